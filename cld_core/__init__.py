@@ -1,0 +1,31 @@
+"""Critically-damped Langevin diffusion: train, sample, evaluate. Needs no cluster.
+
+    import cld_core
+    model = cld_core.load("runs/NAME")
+    x = model.sample(64)
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .model import Model
+
+__version__ = "0.1.0"
+
+
+def load(run: str | Path, checkpoint: int | str = "last", device: str | None = None) -> "Model":
+    """The model of a run folder, with averaged weights; see `cld_core.model.Model`.
+
+    Args:
+        run: path of a run folder.
+        checkpoint: a step, or "last" for the newest good one.
+        device: where to compute; default: a GPU if there is one.
+
+    Raises:
+        NotFoundError: there is no such run or checkpoint.
+        CheckpointError: the checkpoint is damaged or belongs to another recipe.
+    """
+    from .model import Model
+
+    return Model.from_run(run, checkpoint, device)

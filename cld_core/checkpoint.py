@@ -1,0 +1,265 @@
+"""Checkpoints: written in the background, whole or not at all, checked before they are believed.
+
+`step_00010000.pt` holds the tensors, `step_00010000.json` beside it the step, size and checksum. The second is
+renamed into place after the first, so a checkpoint without it was never finished.
+"""
+
+import errno
+import hashlib
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from .errors import CheckpointError, NotFoundError, SaveError
+from .run import RunFolder
+from .run.atomic import read_json, replacing, write_json
+
+FORMAT = 1
+
+
+class CheckpointWriter:
+    """Writes checkpoints of one run without stopping the training.
+
+    `save` copies the state into host memory, which takes as long as a copy takes, and returns; a thread puts it
+    on the disk. At most one write is in flight: `save` waits for the one before. The copy's memory is kept and
+    used again.
+
+    Args:
+        folder: the run.
+        keep: how many of the newest checkpoints stay.
+        milestone: whether the checkpoint of a step is kept for good.
+        check_owner: called right before the new file takes its place; raises when this process may not write.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        *,
+        keep: int,
+        milestone: Callable[[int], bool] = lambda step: False,
+        check_owner: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._folder, self._keep, self._milestone, self._check_owner = folder, keep, milestone, check_owner
+        self._buffers: dict[tuple[str, ...], torch.Tensor] = {}
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether a write went wrong; `wait` raises the error."""
+        return self._error is not None
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        """Take a snapshot of ``state`` (nested dicts and lists of tensors and plain values) and write it behind.
+
+        Raises:
+            SaveError: the write *before* this one failed.
+        """
+        self.wait()
+        snapshot = self._snapshot(state, ())
+        ready = None
+        if torch.cuda.is_available():
+            ready = torch.cuda.Event()
+            ready.record()
+        self._thread = threading.Thread(target=self._write, args=(step, snapshot, ready), name="checkpoint")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Wait until nothing is in flight.
+
+        Raises:
+            SaveError: the write failed. The checkpoints before it are untouched.
+        """
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def _snapshot(self, value: Any, path: tuple[str, ...]) -> Any:
+        if isinstance(value, torch.Tensor):
+            buffer = self._buffers.get(path)
+            if buffer is None or buffer.shape != value.shape or buffer.dtype != value.dtype:
+                buffer = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
+                self._buffers[path] = buffer
+            return buffer.copy_(value.detach(), non_blocking=value.is_cuda)
+        if isinstance(value, dict):
+            return {name: self._snapshot(inner, (*path, str(name))) for name, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(self._snapshot(inner, (*path, str(index))) for index, inner in enumerate(value))
+        return value
+
+    def _write(self, step: int, snapshot: dict[str, Any], ready: "torch.cuda.Event | None") -> None:
+        try:
+            if ready is not None:
+                ready.synchronize()
+            write(self._folder, step, snapshot, check_owner=self._check_owner)
+            prune(self._folder, keep=self._keep, milestone=self._milestone)
+        except BaseException as error:
+            self._error = error
+
+
+def write(
+    folder: RunFolder, step: int, state: dict[str, Any], *, check_owner: Callable[[], None] = lambda: None
+) -> Path:
+    """Write one checkpoint and, after it, its sidecar; returns the path of the tensors.
+
+    Raises:
+        SaveError: the disk is full or broken. Nothing half-written is left.
+    """
+    path = folder.checkpoint_file(step)
+    try:
+        with replacing(path) as file:
+            hashing = _HashingFile(file)
+            torch.save({**state, "format": FORMAT, "step": step}, hashing)
+            check_owner()
+        sidecar = {"format": FORMAT, "step": step, "bytes": hashing.size, "sha256": hashing.digest.hexdigest()}
+        write_json(path.with_suffix(".json"), sidecar)
+    except (OSError, RuntimeError) as error:
+        # torch reports a write that the system refused as a RuntimeError of its zip writer.
+        raise SaveError(_why_not_written(path, error)) from error
+    return path
+
+
+def prune(folder: RunFolder, *, keep: int, milestone: Callable[[int], bool] = lambda step: False) -> None:
+    """Remove all but the newest ``keep`` checkpoints and the milestones, sidecar first."""
+    for step in folder.checkpoint_steps()[:-keep]:
+        if not milestone(step):
+            path = folder.checkpoint_file(step)
+            path.with_suffix(".json").unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+
+
+def clear_unfinished(folder: RunFolder) -> None:
+    """Remove what writers that were killed left behind. For the owner of the run only."""
+    for path in folder.checkpoints.glob(".step_*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def set_aside(folder: RunFolder, after: int) -> list[int]:
+    """Move the checkpoints of steps above ``after`` to `checkpoints/set_aside/`, and return their steps.
+
+    A run that goes on from an earlier step must not meet the later ones of its other life at the next restart.
+    """
+    later = [step for step in folder.checkpoint_steps() if step > after]
+    for step in later:
+        path = folder.checkpoint_file(step)
+        path.parent.joinpath("set_aside").mkdir(exist_ok=True)
+        for file in (path.with_suffix(".json"), path):
+            if file.exists():
+                file.replace(file.parent / "set_aside" / file.name)
+    return later
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """A checkpoint that cannot be used, and why; ``finished`` is false where its write was cut short."""
+
+    step: int
+    reason: str
+    finished: bool = True
+
+
+def verify(folder: RunFolder, step: int) -> None:
+    """Compare size and checksum of a checkpoint with its sidecar.
+
+    Raises:
+        NotFoundError: there is no checkpoint of this step.
+        CheckpointError: it is damaged or from a newer version. Says how.
+    """
+    path = folder.checkpoint_file(step)
+    sidecar = read_json(path.with_suffix(".json"))
+    if sidecar is None and not path.exists():
+        steps = ", ".join(map(str, folder.checkpoint_steps())) or "none"
+        raise NotFoundError(f"{folder.path}: no checkpoint of step {step}. There are: {steps}.")
+    fix = "Resume without --from, or from another step"
+    if sidecar is None or not {"format", "bytes", "sha256"} <= set(sidecar):
+        raise CheckpointError(f"{path}: its sidecar {path.stem}.json is missing or unreadable. {fix}.")
+    if sidecar["format"] != FORMAT:
+        text = f"has format version {sidecar['format']}, this cldctl reads {FORMAT}. Install the version that wrote it."
+        raise CheckpointError(f"{path}: {text}")
+    if not path.exists():
+        raise CheckpointError(f"{path}: missing, though its sidecar is there. {fix}.")
+    size = path.stat().st_size
+    if size != sidecar["bytes"]:
+        raise CheckpointError(f"{path}: truncated ({size} bytes of {sidecar['bytes']}). {fix}.")
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != sidecar["sha256"]:
+        raise CheckpointError(f"{path}: damaged (its checksum is not the one it was written with). {fix}.")
+
+
+def load(
+    folder: RunFolder, step: int, *, model_digest: str | None = None, device: torch.device | str = "cpu"
+) -> dict[str, Any]:
+    """The state of one verified checkpoint.
+
+    Args:
+        model_digest: what `Recipe.model_digest` says; a checkpoint of another model is refused.
+
+    Raises:
+        NotFoundError: there is no checkpoint of this step.
+        CheckpointError: it is damaged, from another version, or belongs to another recipe.
+    """
+    verify(folder, step)
+    path = folder.checkpoint_file(step)
+    try:
+        state = torch.load(path, map_location=device, weights_only=True, mmap=str(device) == "cpu")
+    except Exception as error:
+        raise CheckpointError(f"{path}: cannot be read as a checkpoint ({error}). Resume from another step.") from error
+    if model_digest is not None and state.get("model_digest") != model_digest:
+        text = "belongs to another recipe (data, SDE, network, objective or optimiser differ)"
+        raise CheckpointError(f"{path}: {text}. Move it to the run it came from.")
+    return state
+
+
+def newest_good(folder: RunFolder, model_digest: str | None = None) -> tuple[int | None, list[Damaged]]:
+    """The newest step whose checkpoint is whole, and the damaged ones above it.
+
+    Raises:
+        CheckpointError: a whole one belongs to another recipe, which no older one would mend.
+    """
+    damaged = []
+    written = set(folder.checkpoint_steps())
+    orphans = {int(path.stem.removeprefix("step_")) for path in folder.checkpoints.glob("step_*.pt")}
+    for step in sorted(written | orphans, reverse=True):
+        try:
+            verify(folder, step)
+        except CheckpointError as error:
+            finished = step in written
+            damaged.append(Damaged(step, str(error), finished))
+            continue
+        if model_digest is not None:
+            load(folder, step, model_digest=model_digest)
+        return step, damaged
+    return None, damaged
+
+
+class _HashingFile:
+    """A writable file that knows the size and checksum of what went through it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self.digest, self.size = file, hashlib.sha256(), 0
+
+    def write(self, data: Any) -> int:
+        self.digest.update(data)
+        written = self._file.write(data)
+        self.size += written
+        return written
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def _why_not_written(path: Path, error: BaseException) -> str:
+    cause = next((e for e in (error, error.__context__, error.__cause__) if isinstance(e, OSError)), None)
+    if cause is not None and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+        free = "Free space there, then `cldctl resume`"
+        return f"{path}: no space left on the disk; the checkpoints before it are whole. {free}."
+    fix = "Mend the file system, then `cldctl resume`"
+    return f"{path}: the checkpoint could not be written ({cause or error}); those before it are whole. {fix}."

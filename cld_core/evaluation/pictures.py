@@ -1,0 +1,59 @@
+"""Pictures of samples: a scatter over the true density for toy data."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..run.atomic import replacing
+
+if TYPE_CHECKING:
+    from ..model import Model
+
+# Points a side at which the density is evaluated for the background.
+_GRID = 320
+
+
+def toy_samples(model: "Model", path: Path, *, n: int, seed: int = 0, **settings: object) -> None:
+    """Draw ``n`` samples of a toy model and save them as a scatter over the true density."""
+    drawn = model.draw(n, seed=seed, **settings)
+    title = f"{model.recipe.name}, step {model.step:,}: {n:,} samples, {drawn.nfe:.0f} NFE"
+    scatter(path, drawn.x.cpu(), model, title)
+
+
+def scatter(path: Path, x: Tensor, model: "Model", title: str) -> None:
+    """Points (n, 2) over the density of the model's data set, where that is known."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    density = model.source.density
+    points = x.double().numpy()
+    truth = model.source.test_points(0, 0, 2048).double().numpy()
+    low, high = truth.min(0), truth.max(0)
+    low, high = low - 0.1 * (high - low), high + 0.1 * (high - low)
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 5), sharex=True, sharey=True, layout="constrained")
+    if density.log_density is not None:
+        ticks = [np.linspace(low[i], high[i], _GRID) for i in range(2)]
+        grid = np.stack(np.meshgrid(*ticks, indexing="xy"), axis=-1).reshape(-1, 2)
+        log_p = density.log_density(torch.from_numpy(grid)).numpy().reshape(_GRID, _GRID)
+        shade = np.exp(0.5 * (log_p - log_p.max()))
+        for axis in axes:
+            axis.imshow(
+                shade, origin="lower", extent=(low[0], high[0], low[1], high[1]), cmap="Blues", vmax=1.4, aspect="auto"
+            )
+    axes[0].scatter(*truth.T, s=2, c="tab:gray", alpha=0.5, linewidths=0)
+    axes[0].set_title("data")
+    inside = ((points > low) & (points < high)).all(1)
+    axes[1].scatter(*points[inside].T, s=2, c="tab:red", alpha=0.6, linewidths=0)
+    outside = len(points) - int(inside.sum())
+    axes[1].set_title("samples" + (f" ({outside} outside the picture)" if outside else ""))
+    axes[0].set_xlim(low[0], high[0])
+    axes[0].set_ylim(low[1], high[1])
+    figure.suptitle(title)
+    with replacing(path) as file:
+        figure.savefig(file, dpi=110, format="png")
+    pyplot.close(figure)

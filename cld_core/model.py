@@ -1,0 +1,96 @@
+"""A trained model, ready to sample and to be evaluated."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import checkpoint as checkpoints
+from . import nets, sampling, sde, seeds
+from .data.source import source
+from .errors import CheckpointError, NotFoundError
+from .recipe import Recipe
+from .run import RunFolder
+from .score import Score
+from .train.ema import Ema
+
+
+class Model:
+    """Recipe, SDE, data source and score of a trained network.
+
+    Attributes:
+        recipe: the recipe in force.
+        step: the optimiser step of the weights.
+        score: maps (u, t) to the score of the scored half of u.
+        data_shape: shape of one datum, (C, ...).
+    """
+
+    def __init__(self, recipe: Recipe, device: torch.device | str = "cpu") -> None:
+        self.recipe, self.step, self.device = recipe, 0, torch.device(device)
+        self.source = source(recipe.data)
+        self.data_shape = self.source.shape
+        self.sde = sde.build(recipe.sde)
+        self.net = nets.build(recipe.network, data_shape=self.data_shape, phase_space=self.sde.phase_space)
+        self.net.to(self.device).eval()
+        self.score = Score(self.sde, recipe.objective, self.net)
+
+    @classmethod
+    def from_run(cls, run: str | Path, checkpoint: int | str = "last", device: str | None = None) -> "Model":
+        """Load the averaged weights of a checkpoint; see `cld_core.load`."""
+        folder = RunFolder.open(run)
+        recipe = folder.recipe()
+        step = pick_checkpoint(folder, recipe, checkpoint)
+        model = cls(recipe, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        state = checkpoints.load(folder, step, model_digest=recipe.model_digest(), device=model.device)
+        try:
+            model.net.load_state_dict(state["model"], strict=True)
+            ema = Ema(model.net, recipe.train.ema)
+            ema.load_state_dict(state["ema"])
+        except (KeyError, RuntimeError) as error:
+            path = folder.checkpoint_file(step)
+            raise CheckpointError(f"{path}: does not fit the recipe: {error}. Use the recipe that wrote it.") from error
+        ema.write()
+        model.net.requires_grad_(False)
+        model.step = step
+        return model
+
+    def sample(self, n: int, *, seed: int = 0, first: int = 0, **settings: Any) -> Tensor:
+        """Draw ``n`` samples, (n, C, ...). Sample i of a seed is the same however many are drawn with it.
+
+        Args:
+            seed: key of the noise.
+            first: number of the first sample.
+            settings: changes to the recipe's `sampling` section, for example ``method="em", nfe=50``.
+
+        Raises:
+            SolverError: the adaptive solver cannot reach its tolerance.
+        """
+        return self.draw(n, seed=seed, first=first, **settings).x
+
+    def draw(self, n: int, *, seed: int = 0, first: int = 0, **settings: Any) -> sampling.Samples:
+        """As `sample`, and returns velocities and the number of network evaluations with the samples."""
+        spec = dataclasses.replace(self.recipe.sampling, **settings)
+        noise = seeds.SampleNoise(seed, "sample", first=first, last=first + n, device=self.device)
+        return sampling.sample(self.score, self.sde, spec, noise, self.data_shape, self.device)
+
+
+def pick_checkpoint(folder: RunFolder, recipe: Recipe, checkpoint: int | str) -> int:
+    """The step that ``checkpoint`` (a step or "last") means.
+
+    Raises:
+        NotFoundError: the run has no such checkpoint, or none at all.
+    """
+    if str(checkpoint) != "last":
+        try:
+            return int(checkpoint)
+        except ValueError:
+            steps = ", ".join(map(str, folder.checkpoint_steps())) or "none"
+            text = f"'{checkpoint}' names no checkpoint of {folder.name}. Use 'last' or a step; there are: {steps}."
+            raise NotFoundError(text) from None
+    step, damaged = checkpoints.newest_good(folder, recipe.model_digest())
+    if step is None:
+        why = f": {damaged[0].reason}" if damaged else ""
+        raise NotFoundError(f"{folder.path} has no usable checkpoint yet{why}. Train it first: `cldctl resume`.")
+    return step

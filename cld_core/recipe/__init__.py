@@ -1,0 +1,6 @@
+"""Recipes: strict YAML over frozen dataclasses. Loads no torch."""
+
+from .loading import dump, load, override, with_overrides
+from .schema import Recipe
+
+__all__ = ["Recipe", "dump", "load", "override", "with_overrides"]

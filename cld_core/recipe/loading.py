@@ -1,0 +1,186 @@
+"""From a YAML file, its ancestors (`extends`) and command-line overrides to a checked `Recipe`."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import RecipeError
+from .build import VARIANTS, build, check_keys
+from .schema import Recipe
+
+COMMAND_LINE = "command line"
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe.
+
+    A section whose `name` differs from the parent's starts afresh: the keys of another network or SDE do not leak.
+
+    Args:
+        path: YAML file; its `extends: other.yaml` is looked up beside it.
+        overrides: dotted assignments such as ``train.steps=1000``, applied last.
+
+    Raises:
+        RecipeError: the file cannot be read, or a key or value is wrong. Names file, line, key and the nearest valid one.
+    """
+    layers = [*_file_layers(Path(path), ()), *(_override_layer(text) for text in overrides)]
+    return _assemble(layers, Path(path))
+
+
+def with_overrides(recipe: Recipe, overrides: Sequence[str], source: str = "recipe") -> Recipe:
+    """``recipe`` with dotted assignments applied and everything checked again."""
+    return _assemble([(source, recipe.to_dict(), {}), *(_override_layer(text) for text in overrides)], Path(source))
+
+
+def override(text: str) -> tuple[str, Any]:
+    """Split ``KEY=VALUE``; the value is read as YAML."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    name, equals, value = text.partition("=")
+    if not equals or not name or any(not part for part in name.split(".")):
+        raise RecipeError(f"{COMMAND_LINE}: '{text}' is not an override. Write KEY=VALUE, for example train.steps=1000.")
+    try:
+        parsed = OmegaConf.to_container(OmegaConf.create({"value": OmegaConf.create(f"v: {value}")}), resolve=False)
+    except (YAMLError, OmegaConfBaseException, ValueError) as error:
+        raise RecipeError(f"{COMMAND_LINE}: the value of '{text}' is not YAML. Quote it: '{name}=\"...\"'.") from error
+    return name, parsed["value"]["v"]  # type: ignore[index,call-overload]
+
+
+def dump(recipe: Recipe) -> str:
+    """The recipe as YAML that `load` reads back to an equal recipe."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.create(recipe.to_dict()))
+
+
+Layer = tuple[str, dict[str, Any], dict[str, int]]  # where it is written, its keys, the line of each dotted key
+
+
+def _assemble(layers: Sequence[Layer], path: Path) -> Recipe:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    tree: dict[str, Any] = {}
+    where: dict[str, str] = {"": str(path)}
+    for source, layer, lines in layers:
+        for section, variants in VARIANTS.items():
+            chosen = _name_of(layer.get(section))
+            if chosen in variants and chosen != _name_of(tree.get(section), default=next(iter(variants))):
+                tree.pop(section, None)
+        places = {key: f"{source}, line {line}" for key, line in lines.items()}
+        _merge(tree, layer, "", source, places, where)
+        for top in layer:
+            check_keys({top: layer[top]}, tree, _place_of_unknown(layer[top], str(top), places, source, tree))
+    try:
+        resolved = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
+    except OmegaConfBaseException as error:
+        raise RecipeError(f"{path}: {str(error).splitlines()[0]}. Check the ${{...}} in it.") from error
+    assert isinstance(resolved, dict)
+    resolved.setdefault("name", path.stem)
+    return build(resolved, where)  # type: ignore[arg-type]
+
+
+def _place_of_unknown(value: Any, key: str, places: dict[str, str], source: str, tree: dict[str, Any]) -> str:
+    """Where the first key that is not in the schema stands, so that the message can give its line."""
+    for path in [key, *_paths(value, key)]:
+        try:
+            check_keys(_nest(path, {} if isinstance(_get(value, path, key), Mapping) else 0), tree, "")
+        except RecipeError:
+            return places.get(path, source)
+    return places.get(key, source)
+
+
+def _paths(value: Any, prefix: str) -> list[str]:
+    if not isinstance(value, Mapping):
+        return []
+    found = []
+    for name, inner in value.items():
+        found += [f"{prefix}.{name}", *_paths(inner, f"{prefix}.{name}")]
+    return found
+
+
+def _get(value: Any, path: str, prefix: str) -> Any:
+    for name in path[len(prefix) :].lstrip(".").split(".") if path != prefix else []:
+        value = next(inner for key, inner in value.items() if str(key) == name)
+    return value
+
+
+def _nest(path: str, value: Any) -> dict[str, Any]:
+    for name in reversed(path.split(".")):
+        value = {name: value}
+    return value
+
+
+def _name_of(section: Any, default: str | None = None) -> str | None:
+    return section.get("name", default) if isinstance(section, Mapping) else default
+
+
+def _merge(tree: dict, layer: Mapping, prefix: str, source: str, places: dict, where: dict) -> None:
+    for name, value in layer.items():
+        path = f"{prefix}.{name}" if prefix else str(name)
+        where[path] = places.get(path, source)
+        if isinstance(value, Mapping):
+            inner = tree.setdefault(name, {})
+            if not isinstance(inner, dict):
+                inner = tree[name] = {}
+            _merge(inner, value, path, source, places, where)
+        else:
+            tree[name] = value
+
+
+def _override_layer(text: str) -> Layer:
+    name, value = override(text)
+    return COMMAND_LINE, _nest(name, value), {}
+
+
+def _file_layers(path: Path, children: tuple[Path, ...]) -> list[Layer]:
+    if path.resolve() in children:
+        chain = " -> ".join(str(child) for child in (*children, path.resolve()))
+        raise RecipeError(f"{path}: recipes extend each other in a circle: {chain}. Remove one `extends`.")
+    tree, lines = _read(path)
+    parent = tree.pop("extends", None)
+    layers: list[Layer] = [(str(path), tree, lines)]
+    if parent is None:
+        return layers
+    if not isinstance(parent, str):
+        raise RecipeError(f"{path}: 'extends' cannot be {parent!r}; expected the file name of another recipe.")
+    parent_path = path.parent / parent
+    if not parent_path.is_file():
+        raise RecipeError(f"{path}: extends '{parent}', but there is no {parent_path}. Correct the name in 'extends'.")
+    return [*_file_layers(parent_path, (*children, path.resolve())), *layers]
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
+    import yaml
+    from omegaconf import OmegaConf
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        fix = "`cldctl recipes` lists the recipes there are"
+        raise RecipeError(f"{path}: cannot read the recipe ({error.strerror or error}); {fix}.") from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: not a text file (byte {error.start} is not UTF-8). Name a YAML recipe.") from error
+    try:
+        tree = OmegaConf.to_container(OmegaConf.create(text), resolve=False) if text.strip() else {}
+        lines = _lines(yaml.compose(text), "")
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise RecipeError(f"{path}{line}: not valid YAML ({problem}). Mend the indentation or the quotes.") from error
+    if not isinstance(tree, dict):
+        raise RecipeError(f"{path}: a recipe is a mapping of sections. See `cldctl render recipes/toy.yaml`.")
+    return tree, lines  # type: ignore[return-value]
+
+
+def _lines(node: Any, prefix: str) -> dict[str, int]:
+    """The line, from 1, on which each dotted key of a composed YAML document stands."""
+    found: dict[str, int] = {}
+    for key_node, value_node in getattr(node, "value", []) if type(node).__name__ == "MappingNode" else []:
+        path = f"{prefix}.{key_node.value}" if prefix else str(key_node.value)
+        found[path] = key_node.start_mark.line + 1
+        found.update(_lines(value_node, path))
+    return found

@@ -1,0 +1,145 @@
+"""Where everything of a run lies (docs/architecture.md, "Run folder")."""
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import NotFoundError, UsageError
+from .atomic import read_json, write_json, write_text
+from .ledger import Ledger
+
+if TYPE_CHECKING:
+    from ..recipe import Recipe
+
+FORMAT = 1
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_CHECKPOINT = re.compile(r"step_(\d{8,})\.json")
+
+
+class RunFolder:
+    """The paths of one run, and the small files in it."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).absolute()
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def recipe_file(self) -> Path:
+        return self.path / "recipe.yaml"
+
+    @property
+    def identity_file(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def progress_file(self) -> Path:
+        return self.path / "progress.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples"
+
+    @property
+    def evals(self) -> Path:
+        return self.path / "evals"
+
+    @property
+    def leases(self) -> Path:
+        return self.path / "lease"
+
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger(self.path / "attempts.jsonl")
+
+    @classmethod
+    def create(cls, path: str | Path, recipe: "Recipe", identity: dict[str, Any]) -> "RunFolder":
+        """Make a new run folder holding the frozen recipe and the identity of code and machine.
+
+        Raises:
+            UsageError: the name cannot be used or is taken.
+        """
+        from ..recipe import dump
+
+        folder = cls(path)
+        if not _NAME.fullmatch(folder.name):
+            raise UsageError(f"'{folder.name}' cannot name a run: use letters, digits, '.', '_' and '-', at most 100.")
+        try:
+            folder.path.mkdir(parents=True)
+        except FileExistsError as error:
+            fix = "Choose another --name, or continue it with `cldctl resume`"
+            raise UsageError(f"{folder.path}: there is a run of this name. {fix} {folder.name}.") from error
+        for inner in (folder.checkpoints, folder.logs, folder.tensorboard, folder.samples, folder.evals):
+            inner.mkdir()
+        folder.leases.mkdir()
+        write_text(folder.recipe_file, dump(recipe))
+        # Last, since a folder is a run as soon as it has an identity.
+        write_json(folder.identity_file, {"format": FORMAT, "name": folder.name, **identity})
+        return folder
+
+    @classmethod
+    def open(cls, path: str | Path) -> "RunFolder":
+        """The run at ``path``.
+
+        Raises:
+            NotFoundError: there is none; names the nearest.
+        """
+        folder = cls(path)
+        if not folder.identity_file.is_file():
+            names = [run.name for run in find_runs(folder.path.parent)]
+            close = difflib.get_close_matches(folder.name, names, n=1, cutoff=0.4)
+            guess = f" Did you mean '{close[0]}'?" if close else " `cldctl status` lists the runs there are."
+            raise NotFoundError(f"there is no run at {folder.path}.{guess}")
+        return folder
+
+    def recipe(self) -> "Recipe":
+        """The recipe in force: as submitted, and then what later continuations changed."""
+        from ..recipe import load
+
+        return load(self.recipe_file, self.ledger.overrides())
+
+    def identity(self) -> dict[str, Any]:
+        return read_json(self.identity_file) or {}
+
+    def progress(self) -> dict[str, Any]:
+        """Step, loss, rate and time as last reported; empty before the first report."""
+        return read_json(self.progress_file) or {}
+
+    def checkpoint_file(self, step: int) -> Path:
+        return self.checkpoints / f"step_{step:08d}.pt"
+
+    def checkpoint_steps(self) -> list[int]:
+        """The steps of which a complete checkpoint was written, ascending."""
+        try:
+            names = [entry.name for entry in self.checkpoints.iterdir()]
+        except OSError:
+            return []
+        return sorted(int(match[1]) for name in names if (match := _CHECKPOINT.fullmatch(name)))
+
+
+def find_runs(root: str | Path) -> Sequence[RunFolder]:
+    """The runs right under ``root``, oldest first."""
+    return sorted(_runs_under(Path(root)), key=lambda run: (run.identity().get("created", 0.0), run.name))
+
+
+def _runs_under(root: Path) -> Iterator[RunFolder]:
+    if root.is_dir():
+        for entry in root.iterdir():
+            if (entry / "run.json").is_file():
+                yield RunFolder(entry)

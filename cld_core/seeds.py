@@ -1,0 +1,59 @@
+"""The only place where randomness is keyed (docs/architecture.md, "Randomness").
+
+A draw is a function of what it is for, never of what was drawn before it. So a run that was killed and
+resumed draws what it would have drawn, and a sample does not depend on who computed it.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+
+# Consecutive samples that share a generator. A constant of the format: to change it is to change every sample.
+SAMPLE_BLOCK = 32
+
+
+def key_of(*parts: int | str) -> int:
+    """A 63-bit seed from any sequence of integers and names."""
+    text = "\x1f".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def generator(*parts: int | str, device: torch.device | str = "cpu") -> torch.Generator:
+    """A fresh generator keyed by ``parts``, for example ``(seed, restart, step, "noise")``."""
+    made = torch.Generator(device=device)
+    made.manual_seed(key_of(*parts))
+    return made
+
+
+class SampleNoise:
+    """Noise of the samples ``first <= i < last``, each a function of (``parts``, i) and of the call's number.
+
+    Samples are drawn in fixed blocks of `SAMPLE_BLOCK`, and a range that cuts a block draws the whole block
+    and keeps its share. Hence sample i is the same whatever the batch size, the shard or the rank.
+    """
+
+    def __init__(self, *parts: int | str, first: int, last: int, device: torch.device | str = "cpu") -> None:
+        assert 0 <= first < last, f"an empty range of samples: [{first}, {last})"
+        blocks = range(first // SAMPLE_BLOCK, (last - 1) // SAMPLE_BLOCK + 1)
+        self._generators = [generator(*parts, "block", block, device=device) for block in blocks]
+        start = first - blocks[0] * SAMPLE_BLOCK
+        self._slice = slice(start, start + last - first)
+        self.device = torch.device(device)
+
+    def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """Standard normal noise of shape (last - first, *shape)."""
+        return self._draw(torch.randn, shape, dtype)
+
+    def uniform(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """Uniform noise on [0, 1) of shape (last - first, *shape)."""
+        return self._draw(torch.rand, shape, dtype)
+
+    def rademacher(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """Signs, -1 or 1, of shape (last - first, *shape)."""
+        return torch.where(self.uniform(shape) < 0.5, -1.0, 1.0).to(dtype)
+
+    def _draw(self, draw, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+        size = (SAMPLE_BLOCK, *shape)
+        blocks = [draw(size, generator=g, device=self.device, dtype=dtype) for g in self._generators]
+        return torch.cat(blocks)[self._slice]

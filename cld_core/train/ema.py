@@ -1,0 +1,45 @@
+"""Exponential moving average of the weights."""
+
+import torch
+from torch import nn
+
+
+class Ema:
+    """The average of a network's trainable parameters, held once and updated in one sweep.
+
+    After n updates the decay is min(``decay``, (1 + n) / (10 + n)), so that the start is forgotten soon.
+    """
+
+    def __init__(self, net: nn.Module, decay: float) -> None:
+        named = [(name, parameter) for name, parameter in net.named_parameters() if parameter.requires_grad]
+        self.names = [name for name, _ in named]
+        self._live = [parameter for _, parameter in named]
+        self.average = [parameter.detach().clone() for _, parameter in named]
+        self.decay, self.updates = decay, 0
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move the average a little towards the parameters."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        torch._foreach_lerp_(self.average, [parameter.detach() for parameter in self._live], 1 - decay)
+
+    @torch.no_grad()
+    def write(self) -> None:
+        """Put the average into the network."""
+        for parameter, value in zip(self._live, self.average, strict=True):
+            parameter.copy_(value)
+
+    def state_dict(self) -> dict[str, object]:
+        return {"updates": self.updates, "average": dict(zip(self.names, self.average, strict=True))}
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        average = state["average"]
+        assert isinstance(average, dict), "the average is a dictionary of named tensors"
+        missing, unknown = set(self.names) - set(average), set(average) - set(self.names)
+        if missing or unknown:
+            raise KeyError(f"averaged weights: missing {sorted(missing)}, unknown {sorted(unknown)}")
+        with torch.no_grad():
+            for name, tensor in zip(self.names, self.average, strict=True):
+                tensor.copy_(average[name])
+        self.updates = int(state["updates"])  # type: ignore[call-overload]

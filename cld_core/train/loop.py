@@ -1,0 +1,86 @@
+"""The train loop. It submits nothing, requeues nothing and asks no scheduler: it is handed a flag and says why it ended."""
+
+import faulthandler
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..checkpoint import CheckpointWriter
+from ..recipe.schema import TrainSpec
+from .consensus import Consensus
+from .distributed import Ranks
+from .monitoring import Monitor
+from .step import Trainer
+from .stop import StopCode, StopFlag
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where the loop ended and why: NONE means that all steps are done."""
+
+    step: int
+    code: StopCode
+
+
+def run(
+    trainer: Trainer,
+    ranks: Ranks,
+    stop: StopFlag,
+    *,
+    spec: TrainSpec,
+    first_step: int,
+    writer: CheckpointWriter | None,
+    monitor: Monitor | None,
+    healthy: Callable[[], bool] = lambda: True,
+) -> Outcome:
+    """Train from ``first_step`` until `spec.steps` or until a rank is asked to stop; all ranks end at the same step.
+
+    A checkpoint of the last step is under way when this returns, unless a rank failed.
+
+    Args:
+        writer, monitor: given on rank 0 alone.
+        healthy: polled each step on rank 0; False ends the loop without a save.
+    """
+    consensus = Consensus(ranks)
+    alarm = _Alarm(spec.hang_timeout_s)
+    done, code = first_step, StopCode.NONE
+    while done < spec.steps and code is StopCode.NONE:
+        if (writer is not None and writer.failed) or not healthy():
+            stop.request(StopCode.FAILURE)
+        consensus.begin(stop.code)
+        trainer.step(done)
+        code = consensus.result()
+        done += 1
+        alarm.put_off()
+        ended = done == spec.steps or code is not StopCode.NONE
+        if done % spec.log_every == 0 or ended:
+            scalars = {"loss": trainer.take_loss(), "grad_norm": float(trainer.grad_norm)}
+            scalars["lr"] = trainer.optimiser.param_groups[0]["lr"]
+            if monitor is not None and code is not StopCode.FAILURE:
+                monitor.report(done, scalars)
+        due = done % spec.checkpoint_every == 0 or ended
+        if due and code is not StopCode.FAILURE and writer is not None:
+            writer.save(done, trainer.state_dict())
+    alarm.cancel()
+    if monitor is not None and code is not StopCode.FAILURE:
+        monitor.write(done)
+    return Outcome(done, code)
+
+
+class _Alarm:
+    """Shows all stacks and ends the process when no step was finished for ``timeout_s`` seconds."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s, self._set = timeout_s, 0.0
+        self.put_off()
+
+    def put_off(self) -> None:
+        now = time.monotonic()
+        # Setting it costs a thread, so not at every step.
+        if now - self._set > min(5.0, self._timeout_s / 4):
+            self._set = now
+            faulthandler.dump_traceback_later(self._timeout_s, exit=True, file=sys.__stderr__ or sys.stderr)
+
+    def cancel(self) -> None:
+        faulthandler.cancel_dump_traceback_later()

@@ -1,0 +1,70 @@
+"""What a run tells of itself while it trains: `progress.json` and TensorBoard. Rank 0 alone writes."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ..run import RunFolder
+from ..run.atomic import write_json
+
+# Seconds between two replacements of `progress.json`: often enough to look alive, rarely enough for a shared disk.
+PROGRESS_EVERY_S = 1.0
+
+
+class Monitor:
+    """Rates, and the files they are written to.
+
+    Args:
+        folder: the run.
+        attempt: number of the attempt, from 0.
+        first_step: the step at which it begins; later points of an earlier life are purged from TensorBoard.
+        steps: the step at which the run is finished.
+        may_write: whether this process still owns the run folder; polled before `progress.json` is replaced.
+    """
+
+    def __init__(
+        self, folder: RunFolder, *, attempt: int, first_step: int, steps: int, may_write: Callable[[], bool]
+    ) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._folder, self._attempt, self._steps = folder, attempt, steps
+        self._board = SummaryWriter(str(folder.tensorboard), purge_step=first_step, max_queue=100, flush_secs=30)
+        self._since, self._since_step = time.perf_counter(), first_step
+        self._last_loss: float | None = None
+        self._rate: float | None = None
+        self._written, self._may_write = 0.0, may_write
+
+    def report(self, step: int, scalars: dict[str, float]) -> None:
+        """Note that ``step`` steps are done. ``scalars["loss"]`` is the mean over the steps since the last report."""
+        now = time.perf_counter()
+        if step > self._since_step:
+            fresh = (step - self._since_step) / max(now - self._since, 1e-9)
+            self._rate = fresh if self._rate is None else 0.7 * self._rate + 0.3 * fresh
+        self._since, self._since_step = now, step
+        self._last_loss = scalars.get("loss", self._last_loss)
+        for name, value in scalars.items():
+            self._board.add_scalar(f"train/{name}", value, step)
+        if self._rate is not None:
+            self._board.add_scalar("train/steps_per_s", self._rate, step)
+        if now - self._written > PROGRESS_EVERY_S:
+            self.write(step)
+
+    def write(self, step: int) -> None:
+        """Replace `progress.json`, and say the same in the log."""
+        self._written = time.perf_counter()
+        content: dict[str, Any] = {
+            "attempt": self._attempt,
+            "step": step,
+            "steps": self._steps,
+            "loss": self._last_loss,
+            "steps_per_s": self._rate,
+            "time": time.time(),
+        }
+        if self._may_write():
+            write_json(self._folder.progress_file, content)
+        loss = "-" if self._last_loss is None else f"{self._last_loss:.5g}"
+        rate = "-" if self._rate is None else f"{self._rate:.4g}"
+        print(f"step {step}/{self._steps} loss {loss} steps/s {rate}", flush=True)
+
+    def close(self) -> None:
+        self._board.close()

@@ -1,0 +1,200 @@
+"""One attempt of a run: take the lease, find where to go on, train, and write into the ledger how it ended."""
+
+import os
+import socket
+import traceback
+from dataclasses import dataclass
+from typing import Any
+
+from .. import checkpoint
+from ..errors import CheckpointError, CldError, LeaseHeldError, LeaseLostError, NonFiniteError, SaveError
+from ..recipe import Recipe
+from ..run import Lease, RunFolder, attempts_of
+from . import loop
+from .distributed import Ranks
+from .monitoring import Monitor
+from .step import Trainer
+from .stop import StopCode, StopFlag
+
+
+class RankError(CldError):
+    """Rank 0 could not begin; its log says why."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What rank 0 decided for all ranks of this attempt."""
+
+    attempt: int
+    first_step: int
+    finished: bool = False
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How an attempt ended: the cause as in the ledger, and the step that was reached and saved."""
+
+    cause: str
+    step: int
+
+
+def run(folder: RunFolder, ranks: Ranks, stop: StopFlag, *, job_id: str, restart: int = 0) -> Ended:
+    """Train the run of ``folder`` from its newest good checkpoint, on all ranks.
+
+    Args:
+        job_id: the scheduler's name for this job.
+        restart: how often the scheduler has started this same job before.
+
+    Raises:
+        LeaseHeldError, LeaseLostError: another job writes into this run.
+        CheckpointError: no checkpoint fits, or a new one cannot be written.
+        NonFiniteError: the gradient was not finite.
+        RecipeError: the frozen recipe is damaged.
+    """
+    lease = None
+    try:
+        recipe = folder.recipe()
+        if ranks.is_first:
+            try:
+                lease = Lease.acquire(folder.leases, job_id=job_id, restart=restart)
+                plan = _plan(folder, recipe)
+            except Exception as error:
+                if isinstance(error, LeaseHeldError):
+                    folder.ledger.append("refused", job_id=job_id, reason=str(error))
+                ranks.from_first(Plan(attempt=-1, first_step=0, error=str(error)))
+                raise
+            ranks.from_first(plan)
+        else:
+            plan = ranks.from_first()
+        if plan.error is not None:
+            raise RankError(f"rank 0 could not begin: {plan.error}")
+        if plan.finished:
+            print(f"{folder.name} is finished: {plan.first_step} steps are done. Nothing to do.", flush=True)
+            if ranks.is_first:
+                folder.ledger.append("skipped", job_id=job_id, reason="finished")
+            return Ended("finished", plan.first_step)
+        if lease is None:
+            return _train(folder, recipe, ranks, stop, plan, None)
+        return _recorded(folder, recipe, ranks, stop, plan, lease, job_id, restart)
+    finally:
+        if lease is not None:
+            lease.release()
+
+
+def _plan(folder: RunFolder, recipe: Recipe) -> Plan:
+    """Where to go on. Reports damaged checkpoints and sets those aside that a step back left in the future."""
+    events = folder.ledger.events()
+    checkpoint.clear_unfinished(folder)
+    step, damaged = checkpoint.newest_good(folder, recipe.model_digest())
+    for entry in damaged:
+        print(f"passed over the checkpoint of step {entry.step}: {entry.reason}", flush=True)
+        folder.ledger.append("damaged", step=entry.step, reason=entry.reason)
+    from_step = _asked_for(events)
+    if from_step is not None:
+        checkpoint.load(folder, from_step, model_digest=recipe.model_digest())
+        step = from_step
+    elif step is None and any(entry.finished for entry in damaged):
+        text = f"none of its {len(damaged)} checkpoints is whole: {damaged[0].reason}"
+        raise CheckpointError(f"{folder.path}: {text} To begin anew, submit the recipe again.")
+    step = step or 0
+    moved = checkpoint.set_aside(folder, after=step)
+    if moved:
+        print(f"set aside the checkpoints of steps {', '.join(map(str, moved))}", flush=True)
+    return Plan(len(attempts_of(events)), step, finished=step >= recipe.train.steps)
+
+
+def _asked_for(events: list[dict[str, Any]]) -> int | None:
+    """The step that `resume --from` named, until an attempt has begun there."""
+    asked = None
+    for event in events:
+        if event["event"] == "requested":
+            asked = event.get("from_step")
+        elif event["event"] == "started":
+            asked = None
+    return asked
+
+
+def _recorded(
+    folder: RunFolder,
+    recipe: Recipe,
+    ranks: Ranks,
+    stop: StopFlag,
+    plan: Plan,
+    lease: Lease,
+    job_id: str,
+    restart: int,
+) -> Ended:
+    """`_train` on rank 0, with its begin and its end in the ledger."""
+    ledger = folder.ledger
+    process = {"job_id": job_id, "host": socket.gethostname(), "pid": os.getpid()}
+    ledger.append("started", attempt=plan.attempt, step=plan.first_step, restart=restart, **process)
+    try:
+        ended = _train(folder, recipe, ranks, stop, plan, lease)
+    except LeaseLostError:
+        raise  # The ledger belongs to the new owner.
+    except BaseException as error:
+        causes = {NonFiniteError: "nonfinite", SaveError: "save_failed"}
+        cause = next((cause for cls, cause in causes.items() if isinstance(error, cls)), "crashed")
+        detail = str(error) if isinstance(error, CldError) else traceback.format_exception_only(error)[-1].strip()
+        reached = folder.progress().get("step", plan.first_step)
+        ledger.append("ended", attempt=plan.attempt, cause=cause, step=reached, detail=detail[:500])
+        raise
+    signal = {"preempted": "SIGUSR2", "terminated": "SIGTERM"}.get(ended.cause)
+    ledger.append("ended", attempt=plan.attempt, cause=ended.cause, step=ended.step, detail=signal)
+    return ended
+
+
+def _train(
+    folder: RunFolder, recipe: Recipe, ranks: Ranks, stop: StopFlag, plan: Plan, lease: Lease | None
+) -> Ended:
+    spec = recipe.train
+    trainer = Trainer(recipe, ranks, restart=plan.attempt if spec.on_resume == "reseed" else 0)
+    if plan.first_step > 0:
+        state = checkpoint.load(folder, plan.first_step, model_digest=recipe.model_digest(), device=ranks.device)
+        trainer.load_state_dict(state)
+    trainer.warm_up()
+    writer = monitor = None
+    if lease is not None:
+        writer = checkpoint.CheckpointWriter(
+            folder,
+            keep=spec.keep,
+            milestone=lambda step: bool(
+                spec.milestone_every and step >= spec.milestone_from and step % spec.milestone_every == 0
+            ),
+            check_owner=lease.check,
+        )
+        monitor = Monitor(
+            folder,
+            attempt=plan.attempt,
+            first_step=plan.first_step,
+            steps=spec.steps,
+            may_write=lease.owned,
+        )
+        monitor.write(plan.first_step)
+    outcome = loop.run(
+        trainer,
+        ranks,
+        stop,
+        spec=spec,
+        first_step=plan.first_step,
+        writer=writer,
+        monitor=monitor,
+        healthy=lambda: lease is None or not lease.lost,
+    )
+    if monitor is not None:
+        monitor.close()
+    problem: CldError | None = None
+    try:
+        if writer is not None and lease is not None:
+            writer.wait()
+            lease.check()
+    except CldError as error:
+        problem = error
+    told = ranks.from_first(None if problem is None else str(problem))
+    if problem is not None:
+        raise problem
+    if told is not None:
+        raise RankError(f"rank 0 could not go on: {told}")
+    causes = {StopCode.NONE: "finished", StopCode.USR2: "preempted", StopCode.TERM: "terminated"}
+    return Ended(causes[outcome.code], outcome.step)

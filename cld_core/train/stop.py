@@ -1,0 +1,42 @@
+"""The flag that a signal sets, and nothing else. Loads no torch: a job listens before it loads anything slow."""
+
+import os
+import signal
+from enum import IntEnum
+from types import FrameType
+
+
+class StopCode(IntEnum):
+    """Why to stop, by rank of importance: the highest of all ranks wins."""
+
+    NONE = 0
+    USR2 = 1  # notice of preemption or of the time limit
+    TERM = 2  # end
+    FAILURE = 3  # this rank cannot go on: a save failed, the lease is lost
+
+
+class StopFlag:
+    """What the train loop is handed: says whether, and why, this rank was asked to stop."""
+
+    def __init__(self) -> None:
+        self.code = StopCode.NONE
+        self._pid = os.getpid()
+
+    def request(self, code: StopCode) -> None:
+        self.code = max(self.code, code)
+
+    def listen(self, *, interrupt: bool = False) -> "StopFlag":
+        """Let SIGUSR2 and SIGTERM (with ``interrupt`` also SIGINT) set the flag, and do nothing else.
+
+        Forked children (data loader workers) inherit the handlers and get the signals of the whole process
+        group; for them the handlers do nothing.
+        """
+        signal.signal(signal.SIGUSR2, self._on_signal)
+        signal.signal(signal.SIGTERM, self._on_signal)
+        if interrupt:
+            signal.signal(signal.SIGINT, self._on_signal)
+        return self
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() == self._pid:
+            self.request(StopCode.USR2 if number == signal.SIGUSR2 else StopCode.TERM)

@@ -1,0 +1,5 @@
+"""`python -m cldctl`, where the script is not on PATH."""
+
+from .app import main
+
+main()

@@ -1,0 +1,49 @@
+"""The `cldctl` command: collects the commands, and turns errors into one line and an exit code."""
+
+import sys
+
+import typer
+
+from cld_core.errors import CldError
+
+from .commands import cancel, evaluate, logs, recipes, render, resume, sample, status, submit
+from .ui.console import err
+
+app = typer.Typer(
+    name="cldctl",
+    help="Train and evaluate critically-damped Langevin diffusion on clusters that preempt you.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("submit")(submit.submit)
+app.command("resume")(resume.resume)
+app.command("eval")(evaluate.evaluate)
+app.command("status")(status.status)
+app.command("logs")(logs.logs)
+app.command("cancel")(cancel.cancel)
+app.command("sample")(sample.sample)
+app.command("recipes")(recipes.recipes)
+app.command("render")(render.render)
+
+
+def main() -> None:
+    """Run the command line; the process ends with the exit code of docs/cli.md."""
+    try:
+        app()
+    except CldError as error:
+        err.print(f"[bold red]error:[/] {_escaped(error)}", soft_wrap=True, highlight=False)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        err.print("interrupted")
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+
+
+def _escaped(error: CldError) -> str:
+    from rich.markup import escape
+
+    return escape(str(error))

@@ -1,0 +1,1 @@
+"""Jobs: what to run where, how to start and end it, and what the scheduler says of it."""

@@ -1,0 +1,93 @@
+"""The only file that imports submitit."""
+
+import contextlib
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from cld_core.errors import CldError
+
+from .jobspec import JobSpec
+
+
+class SchedulerError(CldError):
+    """The scheduler refused a job or is away."""
+
+    exit_code = 4
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A job that exists now, and what finds it again from another process."""
+
+    job_id: str
+    cluster: str
+    host: str
+    process_started: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+def submit_local(spec: JobSpec, call: Callable[[], Any]) -> Submitted:
+    """Start ``call`` in `spec.tasks_per_node` processes that outlive this one and its terminal."""
+    import psutil
+    import submitit
+
+    executor = submitit.LocalExecutor(folder=spec.logs)
+    executor.update_parameters(**spec.local_parameters())
+    try:
+        with _deaf_children():
+            job = executor.submit(call)
+    except OSError as error:
+        raise SchedulerError(f"{spec.logs}: the local job could not be started ({error}). Mend it and resume.") from error
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return Submitted(job.job_id, "local", socket.gethostname(), psutil.Process(int(job.job_id)).create_time())
+    return Submitted(job.job_id, "local", socket.gethostname())
+
+
+def local_command(spec: JobSpec) -> str:
+    """The command that each rank of a local job runs, for ``--dry-run``."""
+    parameters = spec.local_parameters()
+    command = f"{sys.executable} -u -m submitit.core._submit {spec.logs}"
+    return f"# local: {parameters['tasks_per_node']} process(es), each:\n{command}\n"
+
+
+def distributed_environment() -> dict[str, str]:
+    """Rank, world size and meeting point of this task of a submitted job, as torch's environment variables."""
+    import submitit.helpers
+
+    environment = submitit.helpers.TorchDistributedEnvironment()
+    return {
+        "RANK": str(environment.rank),
+        "WORLD_SIZE": str(environment.world_size),
+        "LOCAL_RANK": str(environment.local_rank),
+        "LOCAL_WORLD_SIZE": str(environment.local_world_size),
+        "MASTER_ADDR": environment.master_addr,
+        "MASTER_PORT": str(environment.master_port),
+    }
+
+
+def job_id() -> str:
+    """The id of the job that this process is a task of."""
+    import submitit
+
+    return submitit.JobEnvironment().job_id
+
+
+@contextlib.contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Processes started inside ignore what a terminal sends: Ctrl-C, Ctrl-Z, its own end.
+
+    Ignored signals stay ignored across exec. SIGUSR2 and SIGTERM, which end a job, still reach them.
+    """
+    ignored = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in ignored}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,57 @@
+"""Jobs of the local executor, seen from another process: alive or not, and how to end them."""
+
+import contextlib
+import signal
+import socket
+import time
+from typing import Any
+
+GRACE_S = 60.0
+
+
+def alive(job: dict[str, Any]) -> bool | None:
+    """Whether the controller of a local job lives; None where it was started on another machine."""
+    if job.get("host") != socket.gethostname():
+        return None
+    return _process(job) is not None
+
+
+def cancel(job: dict[str, Any], grace_s: float = GRACE_S) -> bool:
+    """Send SIGTERM to a job, which saves and ends, and kill what is left after ``grace_s`` seconds.
+
+    Returns whether there was a job to end.
+    """
+    import psutil
+
+    controller = _process(job)
+    if controller is None:
+        return False
+    family = [controller, *controller.children(recursive=True)]
+    # The controller forwards it to the ranks.
+    with contextlib.suppress(psutil.NoSuchProcess):
+        controller.send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + grace_s
+    while time.monotonic() < deadline and any(_is_up(process) for process in family):
+        time.sleep(0.1)
+    for process in family:
+        if _is_up(process):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+    return True
+
+
+def _process(job: dict[str, Any]) -> Any:
+    import psutil
+
+    try:
+        process = psutil.Process(int(job["job_id"]))
+        same = job.get("process_started") in (None, process.create_time())
+        return process if same and _is_up(process) else None
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _is_up(process: Any) -> bool:
+    import psutil
+
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE

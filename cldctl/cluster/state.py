@@ -1,0 +1,149 @@
+"""What a run is doing, from its ledger and from what the cluster says of its jobs. Pure."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from cld_core.run import Attempt, RunFolder, attempts_of
+from cld_core.run.atomic import read_json
+
+RESUMABLE = frozenset({"STOPPED", "FAILED", "CANCELLED", "LOST"})
+OVER = RESUMABLE | {"FINISHED"}
+_AFTER_CAUSE = {
+    "finished": "FINISHED",
+    "preempted": "STOPPED",
+    "timeout": "STOPPED",
+    "terminated": "STOPPED",
+    "cancelled": "CANCELLED",
+    "killed": "LOST",
+}
+
+# Whether the job of a `submitted` event is alive; None where that cannot be told from here.
+Liveness = Callable[[dict[str, Any]], bool | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStatus:
+    """One row of `cldctl status`; the fields are those of ``--json``."""
+
+    name: str
+    path: str
+    state: str
+    recipe: str | None
+    created: float | None
+    step: int
+    steps: int | None
+    loss: float | None
+    steps_per_s: float | None
+    eta_s: float | None
+    checkpoint_step: int | None
+    cluster: str | None
+    job_id: str | None
+    host: str | None
+    reason: str | None
+    updated: float | None
+    attempts: list[dict[str, Any]] = field(default_factory=list)
+    evals: list[dict[str, Any]] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def status_of(run: RunFolder, alive: Liveness) -> RunStatus:
+    """The status of one run; reads its small files and asks ``alive`` at most once."""
+    events, progress, identity = run.ledger.events(), run.progress(), run.identity()
+    attempts = attempts_of(events, progress)
+    jobs = [event for event in events if event["event"] == "submitted"]
+    job = jobs[-1] if jobs else None
+    state, reason = state_of(events, attempts, alive)
+    requested = [event["steps"] for event in events if event["event"] == "requested"]
+    steps = requested[-1] if requested else progress.get("steps")
+    step = max([progress.get("step", 0), *(attempts[-1].last_step or 0 for _ in attempts[-1:])])
+    rate = progress.get("steps_per_s") if state == "RUNNING" else None
+    checkpoints = run.checkpoint_steps()
+    return RunStatus(
+        name=run.name,
+        path=str(run.path),
+        state=state,
+        recipe=identity.get("recipe"),
+        created=identity.get("created"),
+        step=step,
+        steps=steps,
+        loss=progress.get("loss"),
+        steps_per_s=rate,
+        eta_s=(steps - step) / rate if steps is not None and rate else None,
+        checkpoint_step=checkpoints[-1] if checkpoints else None,
+        cluster=job["cluster"] if job else None,
+        job_id=job["job_id"] if job else None,
+        host=(attempts[-1].host if attempts else None) or (job["host"] if job else None),
+        reason=reason,
+        updated=progress.get("time"),
+        attempts=[_shown(attempt) for attempt in attempts],
+        evals=[eval_status(path, alive) for path in eval_folders(run)],
+    )
+
+
+def state_of(
+    events: Sequence[dict[str, Any]], attempts: Sequence[Attempt], alive: Liveness
+) -> tuple[str, str | None]:
+    """The state of a run and, where it ended badly, why."""
+    turned_away = {event["job_id"] for event in events if event["event"] in ("skipped", "refused")}
+    jobs = [event for event in events if event["event"] == "submitted" and event["job_id"] not in turned_away]
+    last = attempts[-1] if attempts else None
+    if not jobs:
+        return ("PENDING" if last is None else _ended(last)), None
+    job = jobs[-1]
+    cancelled = any(event["event"] == "cancelled" and event.get("job_id") == job["job_id"] for event in events)
+    if last is None or last.job_id != job["job_id"]:
+        if alive(job) is not False:
+            return "PENDING", None
+        return ("CANCELLED", None) if cancelled else ("FAILED", "the job ended before it began; see `cldctl logs`")
+    if last.cause is None:
+        if alive(job) is not False:
+            return "RUNNING", None
+        return ("CANCELLED", None) if cancelled else ("LOST", "the job is gone without a word: killed, or its node is")
+    state = _ended(last)
+    return state, last.detail if state == "FAILED" else None
+
+
+def _ended(attempt: Attempt) -> str:
+    return _AFTER_CAUSE.get(attempt.cause or "killed", "FAILED")
+
+
+def _shown(attempt: Attempt) -> dict[str, Any]:
+    return asdict(attempt)
+
+
+def eval_folders(run: RunFolder) -> list[Any]:
+    """Folders of the evaluations of a run, oldest first."""
+    if not run.evals.is_dir():
+        return []
+    found = [path for path in run.evals.iterdir() if (path / "request.json").is_file()]
+    return sorted(found, key=lambda path: (path / "request.json").stat().st_mtime)
+
+
+def eval_status(path: Any, alive: Liveness) -> dict[str, Any]:
+    """State, shards and results of one evaluation."""
+    request, report = read_json(path / "request.json") or {}, read_json(path / "report.json")
+    done = request.get("shards", 0) if report else _shards_done(path)
+    jobs = read_json(path / "jobs.json") or []
+    state = "FINISHED" if report else "RUNNING" if any(alive(job) for job in jobs) else "STOPPED"
+    elbo = (report or {}).get("elbo") or {}
+    return {
+        "id": path.name,
+        "state": state,
+        "checkpoint_step": request.get("checkpoint_step"),
+        "metrics": request.get("metrics"),
+        "shards_done": done,
+        "shards": request.get("shards"),
+        "fid": ((report or {}).get("fid") or {}).get("value"),
+        "bpd": elbo.get("bpd"),
+        "nll": elbo.get("nll"),
+        "stderr": elbo.get("stderr"),
+        "true_entropy": elbo.get("true_entropy"),
+    }
+
+
+def _shards_done(path: Any) -> int:
+    states = [read_json(file) or {} for file in (path / "shards").glob("*.json")]
+    return sum(1 for state in states if "done" in state and state["done"] == state["last"] - state["first"])

@@ -1,0 +1,92 @@
+"""`cldctl eval`: the likelihood of a checkpoint, in shards."""
+
+from typing import Annotated
+
+import typer
+
+from cld_core.errors import NotFoundError, UsageError
+
+from ..ui.console import err, out
+from .options import ClusterOption, Follow, RunsDir, chosen_cluster, find_run, one_run, runs_dir
+
+
+def evaluate(
+    words: Annotated[list[str] | None, typer.Argument(metavar="[RUN] [KEY=VALUE]...")] = None,
+    elbo: Annotated[bool, typer.Option("--elbo", help="Bound of the negative log-likelihood.")] = False,
+    samples: Annotated[int | None, typer.Option(min=2, help="Test points; default: eval.samples.")] = None,
+    shards: Annotated[int | None, typer.Option(min=1, help="Pieces; default: one a process.")] = None,
+    checkpoint: Annotated[str, typer.Option(metavar="last|STEP", help="Which checkpoint.")] = "last",
+    cluster: ClusterOption = None,
+    follow: Follow = False,
+    directory: RunsDir = None,
+) -> None:
+    """Evaluate a checkpoint of a run. Typed again it computes only what is missing.
+
+    Example: cldctl eval --elbo --follow eval.elbo.velocities=4
+    """
+    from cld_core.evaluation.request import EvalRequest
+    from cld_core.recipe import with_overrides
+    from cld_core.run.atomic import read_json
+
+    from ..cluster import launch
+    from ..cluster.state import eval_status
+
+    if not elbo:
+        raise UsageError("nothing to evaluate: add --elbo.")
+    name, overrides = one_run(words)
+    run = find_run(name, runs_dir(directory))
+    if samples is not None:
+        overrides.append(f"eval.samples={samples}")
+    _only_evaluation_keys(overrides)
+    recipe = with_overrides(run.recipe(), overrides, str(run.recipe_file))
+    step = _step(run, checkpoint)
+    pieces = shards or recipe.cluster.world_size
+    request = EvalRequest.of(recipe, ("elbo",), step, pieces)
+    path = run.evals / request.id
+    there = read_json(path / "request.json")
+    if there is not None and shards is not None and there["shards"] != request.shards:
+        err.print(f"{request.id} was begun in {there['shards']} shards and goes on in them")
+    row = eval_status(path, launch.alive) if there is not None else None
+    where = chosen_cluster(cluster)
+    if row is not None and row["state"] == "RUNNING":
+        err.print(f"{request.id} is being computed already")
+    elif row is not None and row["state"] == "FINISHED" and _still_true(run, path, step):
+        err.print(f"{request.id} is complete already")
+    else:
+        request.save(run)
+        job = launch.evaluate(run, request.id, where, recipe.cluster)
+        err.print(f"evaluation [bold]{request.id}[/] of {run.name}, job {job.job_id} ({where})", soft_wrap=True)
+    finished = eval_status(path, launch.alive)["state"] == "FINISHED"
+    if follow or finished or where == "debug":
+        from ..ui.follow import follow_evaluations
+
+        raise typer.Exit(follow_evaluations(run, (request.id,)))
+    out.print(request.id, markup=False)
+    err.print(f"next:\n  cldctl status {run.name}\n  cldctl logs {run.name} --eval {request.id} -f", soft_wrap=True)
+
+
+def _only_evaluation_keys(overrides: list[str]) -> None:
+    for text in overrides:
+        if text.split(".")[0] not in ("eval", "sampling", "cluster"):
+            key = text.split("=")[0]
+            raise UsageError(f"'{key}' is no key of an evaluation. Those of eval, sampling and cluster can be changed.")
+
+
+def _step(run, checkpoint: str) -> int:
+    steps = run.checkpoint_steps()
+    if not steps:
+        raise NotFoundError(f"{run.name} has no checkpoint to evaluate yet. Train it first: `cldctl resume {run.name}`.")
+    if checkpoint == "last":
+        return steps[-1]
+    if not checkpoint.isdigit() or int(checkpoint) not in steps:
+        there = ", ".join(map(str, steps))
+        raise NotFoundError(f"{run.name} has no checkpoint '{checkpoint}'. There are: {there}; or say 'last'.")
+    return int(checkpoint)
+
+
+def _still_true(run, path, step: int) -> bool:
+    """Whether the finished report is of the checkpoint that the run has now under this step."""
+    from cld_core.run.atomic import read_json
+
+    sidecar = read_json(run.checkpoint_file(step).with_suffix(".json")) or {}
+    return (read_json(path / "report.json") or {}).get("checkpoint") == sidecar.get("sha256")

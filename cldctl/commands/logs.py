@@ -1,0 +1,94 @@
+"""`cldctl logs`: what a run's processes printed."""
+
+import re
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cld_core.errors import NotFoundError
+from cld_core.run import RunFolder
+
+from ..ui.console import err
+from .options import Run, RunsDir, find_run, runs_dir
+
+_LOG = re.compile(r"(?P<job>.+)_(?P<rank>\d+)_log\.(?P<stream>out|err)")
+
+
+def logs(
+    name: Run = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Stay and print what comes.")] = False,
+    rank: Annotated[int, typer.Option(help="Which process.")] = 0,
+    attempt: Annotated[int | None, typer.Option(help="Which attempt; default: the newest job.")] = None,
+    evaluation: Annotated[str | None, typer.Option("--eval", metavar="ID", help="Of an evaluation.")] = None,
+    directory: RunsDir = None,
+) -> None:
+    """Print the log of a run: first what the process printed, then its errors.
+
+    Example: cldctl logs -f --rank 1
+    """
+    run = find_run(name, runs_dir(directory))
+    folder, job = _place(run, attempt, evaluation)
+    files = _files(folder, job, rank)
+    if not files and not follow:
+        ranks = sorted({match["rank"] for file in folder.glob("*_log.*") if (match := _LOG.fullmatch(file.name))})
+        there = f"There are ranks {', '.join(ranks)}." if ranks else "The job has not begun; try -f."
+        raise NotFoundError(f"{run.name}: no log of rank {rank} of job {job} in {folder}. {there}")
+    _print(folder, job, rank, run, follow)
+
+
+def _place(run: RunFolder, attempt: int | None, evaluation: str | None) -> tuple[Path, str]:
+    from cld_core.run import attempts_of
+    from cld_core.run.atomic import read_json
+
+    if evaluation is not None:
+        folder = run.evals / evaluation
+        jobs = read_json(folder / "jobs.json") or []
+        if not jobs:
+            there = ", ".join(path.name for path in run.evals.glob("*/")) or "none"
+            raise NotFoundError(f"{run.name} has no evaluation {evaluation} that was started. There are: {there}.")
+        own = folder / "logs"
+        return (own if own.is_dir() else run.logs), str(jobs[-1]["job_id"])
+    events = run.ledger.events()
+    if attempt is not None:
+        made = {entry.attempt: entry for entry in attempts_of(events)}
+        if attempt not in made:
+            raise NotFoundError(f"{run.name} has no attempt {attempt}. There are: {', '.join(map(str, made)) or 'none'}.")
+        return run.logs, str(made[attempt].job_id)
+    jobs = [event for event in events if event["event"] == "submitted"]
+    if not jobs:
+        raise NotFoundError(f"{run.name} was never submitted, so it has no log. Try `cldctl resume {run.name}`.")
+    return run.logs, str(jobs[-1]["job_id"])
+
+
+def _files(folder: Path, job: str, rank: int) -> list[Path]:
+    return [file for stream in ("out", "err") if (file := folder / f"{job}_{rank}_log.{stream}").is_file()]
+
+
+def _print(folder: Path, job: str, rank: int, run: RunFolder, follow: bool) -> None:
+    from ..cluster import launch
+
+    read: dict[Path, int] = {}
+    while True:
+        over = not follow or not _running(run, job, launch.alive)
+        for file in _files(folder, job, rank):
+            with file.open("rb") as stream:
+                stream.seek(read.get(file, 0))
+                text = stream.read()
+                read[file] = stream.tell()
+            target = err.file if file.suffix == ".err" else None
+            typer.echo(text.decode(errors="replace"), nl=False, file=target)
+        if over:
+            return
+        time.sleep(0.3)
+
+
+def _running(run: RunFolder, job: str, alive) -> bool:
+    from cld_core.run.atomic import read_json
+
+    from ..cluster.state import eval_folders
+
+    jobs = [event for event in run.ledger.events() if event["event"] == "submitted"]
+    jobs += [entry for path in eval_folders(run) for entry in read_json(path / "jobs.json") or []]
+    return any(str(entry["job_id"]) == job and alive(entry) is not False for entry in jobs)

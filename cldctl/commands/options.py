@@ -1,0 +1,71 @@
+"""Arguments that several commands share, and what they mean."""
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cld_core.errors import NotFoundError, UsageError
+from cld_core.run import RunFolder, find_runs
+
+from ..ui.console import err
+
+
+class Cluster(StrEnum):
+    """Where jobs run."""
+
+    slurm = "slurm"
+    local = "local"
+    debug = "debug"
+
+
+RunsDir = Annotated[
+    Path | None, typer.Option("--runs-dir", help="Folder of the runs; default: $CLDCTL_RUNS, else runs/.")
+]
+ClusterOption = Annotated[
+    Cluster | None, typer.Option("--cluster", help="Where to run; default: slurm where sbatch is, else local.")
+]
+Run = Annotated[str | None, typer.Argument(help="A run's name or folder; default: the newest run.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe keys to change.")]
+Follow = Annotated[bool, typer.Option("--follow", "-f", help="Stay and show the progress until the end.")]
+
+
+def runs_dir(option: Path | None) -> Path:
+    """The folder of the runs."""
+    return option or Path(os.environ.get("CLDCTL_RUNS") or "runs")
+
+
+def chosen_cluster(option: Cluster | None) -> str:
+    """The cluster to submit to."""
+    import shutil
+
+    if option is not None:
+        return option.value
+    return "slurm" if shutil.which("sbatch") else "local"
+
+
+def find_run(name: str | None, root: Path) -> RunFolder:
+    """The run of this name or path, or the newest one, which is then named on stderr."""
+    if name is not None:
+        return RunFolder.open(name if "/" in name or (Path(name) / "run.json").is_file() else root / name)
+    runs = find_runs(root)
+    if not runs:
+        raise NotFoundError(f"there are no runs in {root.absolute()}. Start one: `cldctl submit recipes/toy.yaml`.")
+    err.print(f"run: {runs[-1].name} (the newest)", style="dim")
+    return runs[-1]
+
+
+def split_runs(words: list[str] | None) -> tuple[list[str], list[str]]:
+    """Separate run names from KEY=VALUE overrides, which may come in any order."""
+    words = words or []
+    return [word for word in words if "=" not in word], [word for word in words if "=" in word]
+
+
+def one_run(words: list[str] | None) -> tuple[str | None, list[str]]:
+    """At most one run name, and the overrides."""
+    names, overrides = split_runs(words)
+    if len(names) > 1:
+        raise UsageError(f"one run at a time, not {len(names)}: {', '.join(names)}. Overrides are written KEY=VALUE.")
+    return (names[0] if names else None), overrides

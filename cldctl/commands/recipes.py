@@ -1,0 +1,63 @@
+"""`cldctl recipes`: which recipes there are."""
+
+import difflib
+import sysconfig
+from pathlib import Path
+
+from cld_core.errors import RecipeError
+
+from ..ui.console import out
+
+
+def recipes() -> None:
+    """List the recipes that ship with cldctl and those of ./recipes.
+
+    Example: cldctl recipes
+    """
+    from rich import box
+    from rich.table import Table
+
+    from cld_core.recipe import load
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("recipe", "data", "sde", "network", "steps", "batch", "file"):
+        table.add_column(heading, overflow="fold", justify="right" if heading in ("steps", "batch") else "left")
+    for file in _files():
+        recipe = load(file)
+        steps, batch = f"{recipe.train.steps:,}", str(recipe.train.batch_size)
+        network, sde = recipe.network.name, recipe.sde.name
+        table.add_row(file.stem, recipe.data.name, sde, network, steps, batch, _short(file))
+    out.print(table)
+
+
+def find_recipe(name: str) -> Path:
+    """The file of a recipe, given as a path or by its name.
+
+    Raises:
+        RecipeError: there is none; names the nearest.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    by_name = {file.stem: file for file in _files()}
+    if Path(name).suffix == "" and name in by_name:
+        return by_name[name]
+    close = difflib.get_close_matches(Path(name).stem, by_name, n=1)
+    guess = f" Did you mean '{_short(by_name[close[0]])}'?" if close else " `cldctl recipes` lists those there are."
+    raise RecipeError(f"{name}: there is no such recipe.{guess}")
+
+
+def _files() -> list[Path]:
+    beside_code = Path(__file__).parents[2] / "recipes"
+    installed = Path(sysconfig.get_path("data")) / "share" / "cldctl" / "recipes"
+    found: dict[str, Path] = {}
+    for folder in (Path("recipes"), beside_code, installed):
+        for file in sorted(folder.glob("*.yaml")):
+            found.setdefault(file.stem, file)
+    return [found[name] for name in sorted(found)]
+
+
+def _short(file: Path) -> str:
+    try:
+        return str(file.absolute().relative_to(Path.cwd()))
+    except ValueError:
+        return str(file)

@@ -1,0 +1,23 @@
+"""`cldctl render`: the recipe with everything resolved."""
+
+from typing import Annotated
+
+import typer
+
+from ..ui.console import out
+from .options import Overrides
+
+
+def render(
+    recipe: Annotated[str, typer.Argument(help="A recipe file or name.")],
+    overrides: Overrides = None,
+) -> None:
+    """Print the resolved YAML of a recipe.
+
+    Example: cldctl render recipes/toy.yaml sde.beta0=2
+    """
+    from cld_core.recipe import dump, load
+
+    from .recipes import find_recipe
+
+    out.print(dump(load(find_recipe(recipe), overrides or [])), end="", markup=False, soft_wrap=True)

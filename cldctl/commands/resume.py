@@ -1,0 +1,76 @@
+"""`cldctl resume`: go on with runs from their newest good checkpoints."""
+
+from typing import Annotated
+
+import typer
+
+from cld_core.errors import NotFoundError, RecipeError, UsageError
+from cld_core.run import RunFolder, find_runs
+from cld_core.run.lease import newest, held_message, seems_alive
+
+from ..ui.console import err
+from .options import ClusterOption, Follow, RunsDir, chosen_cluster, find_run, runs_dir, split_runs
+
+
+def resume(
+    words: Annotated[list[str] | None, typer.Argument(metavar="[RUN]... [KEY=VALUE]...")] = None,
+    from_step: Annotated[int | None, typer.Option("--from", metavar="STEP", help="Go on from this checkpoint.")] = None,
+    cluster: ClusterOption = None,
+    follow: Follow = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    directory: RunsDir = None,
+) -> None:
+    """Continue runs that were stopped, failed, cancelled or lost, or finished ones with more train.steps.
+
+    Without RUN: every run that can be continued and is not alive.
+
+    Example: cldctl resume toy-0102-101112-ab12 train.steps=40000 --follow
+    """
+    from ..cluster import launch
+    from ..cluster.state import RESUMABLE, status_of
+
+    names, overrides = split_runs(words)
+    root = runs_dir(directory)
+    if names:
+        chosen = [find_run(name, root) for name in names]
+    else:
+        chosen = [run for run in find_runs(root) if status_of(run, launch.alive).state in RESUMABLE]
+        if not chosen:
+            raise NotFoundError(f"{root.absolute()}: no run can be resumed. `cldctl status` shows their states.")
+        err.print("can be resumed: " + ", ".join(run.name for run in chosen), soft_wrap=True)
+        if not yes and not typer.confirm("Resume all of them?", err=True):
+            raise typer.Exit(0)
+    if len(chosen) > 1 and (follow or from_step is not None):
+        raise UsageError(f"--follow and --from go with one run, not with {len(chosen)}. Name one.")
+    for run in chosen:
+        _resume(run, overrides, from_step, chosen_cluster(cluster), follow)
+
+
+def _resume(run: RunFolder, overrides: list[str], from_step: int | None, cluster: str, follow: bool) -> None:
+    from cld_core.recipe import with_overrides
+
+    from ..cluster import launch
+    from ..cluster.state import status_of
+    from .submit import finish
+
+    status = status_of(run, launch.alive)
+    if status.state in ("RUNNING", "PENDING", "REQUEUED"):
+        text = f"is {status.state.lower()} as job {status.job_id}"
+        raise UsageError(f"{run.name} {text}. Wait for it, or end it first with `cldctl cancel {run.name}`.")
+    if seems_alive(run.leases):
+        raise UsageError(held_message(run.path, newest(run.leases)[1] or {}))
+    before = run.recipe()
+    recipe = with_overrides(before, overrides, str(run.recipe_file))
+    if recipe.model_digest() != before.model_digest():
+        text = "data, sde, network, the objective's score and the optimiser are what its checkpoints hold"
+        raise RecipeError(f"{run.name}: this override would make it another run: {text}. Submit a new run instead.")
+    if status.state == "FINISHED" and recipe.train.steps <= status.step and from_step is None:
+        text = f"is finished at step {status.step}"
+        raise UsageError(f"{run.name} {text}. To go on, ask for more: `cldctl resume {run.name} train.steps=...`.")
+    if from_step is not None and from_step not in run.checkpoint_steps():
+        steps = ", ".join(map(str, run.checkpoint_steps())) or "none"
+        raise NotFoundError(f"{run.name} has no checkpoint of step {from_step}. There are: {steps}.")
+    start = from_step if from_step is not None else status.checkpoint_step
+    err.print(f"resuming [bold]{run.name}[/] from step {start or 0} of {recipe.train.steps}")
+    job = launch.train(run, recipe, cluster, overrides=overrides, from_step=from_step)
+    finish(run, job.job_id, cluster, follow)

@@ -1,0 +1,61 @@
+"""`cldctl sample`: pictures or arrays of samples."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cld_core.errors import UsageError
+
+from ..ui.console import err, out
+from .options import RunsDir, find_run, one_run, runs_dir
+
+
+def sample(
+    words: Annotated[list[str] | None, typer.Argument(metavar="[RUN] [KEY=VALUE]...")] = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 2000,
+    output: Annotated[Path | None, typer.Option("-o", metavar="FILE.png|.npz", help="Where to.")] = None,
+    method: Annotated[str | None, typer.Option(help="ode, em or sscs; default: the recipe's.")] = None,
+    nfe: Annotated[int | None, typer.Option(help="Network evaluations of a fixed-step method.")] = None,
+    checkpoint: Annotated[str, typer.Option(metavar="last|STEP", help="Which checkpoint.")] = "last",
+    seed: Annotated[int, typer.Option(min=0, help="Key of the noise.")] = 0,
+    directory: RunsDir = None,
+) -> None:
+    """Draw samples: a scatter over the true density (toy data), or arrays x, v and nfe (.npz).
+
+    Example: cldctl sample -n 4000 --method em --nfe 200 -o samples.png
+    """
+    from cld_core.recipe import with_overrides
+
+    name, overrides = one_run(words)
+    run = find_run(name, runs_dir(directory))
+    overrides += [f"sampling.method={method}"] if method is not None else []
+    overrides += [f"sampling.nfe={nfe}"] if nfe is not None else []
+    for text in overrides:
+        if not text.startswith("sampling."):
+            raise UsageError(f"'{text.split('=')[0]}' does not belong to sampling. Only sampling.* can be changed here.")
+    spec = with_overrides(run.recipe(), overrides, str(run.recipe_file)).sampling
+    if output is not None and output.suffix not in (".png", ".npz"):
+        raise UsageError(f"-o {output}: cannot write '{output.suffix}' files. End the name in .png or .npz.")
+    if output is not None and not output.absolute().parent.is_dir():
+        raise UsageError(f"-o {output}: there is no folder {output.absolute().parent}. Make it first.")
+
+    import numpy
+
+    import cld_core
+    from cld_core.evaluation import pictures
+    from cld_core.run.atomic import replacing
+
+    model = cld_core.load(run.path, checkpoint)
+    target = output or run.samples / f"step_{model.step:08d}_{spec.method}.png"
+    drawn = model.draw(n, seed=seed, **vars(spec))
+    if target.suffix == ".npz":
+        arrays = {"x": drawn.x.cpu().numpy(), "nfe": drawn.nfe_each.cpu().numpy()}
+        arrays |= {"v": drawn.v.cpu().numpy()} if drawn.v is not None else {}
+        with replacing(target.absolute()) as file:
+            numpy.savez(file, **arrays)
+    else:
+        title = f"{model.recipe.name}, step {model.step:,}: {n:,} samples, {spec.method}, {drawn.nfe:.0f} NFE"
+        pictures.scatter(target.absolute(), drawn.x.cpu(), model, title)
+    err.print(f"{n} samples of step {model.step}, {drawn.nfe:.0f} network evaluations each ({spec.method})")
+    out.print(str(target), markup=False, soft_wrap=True)

@@ -1,0 +1,65 @@
+"""`cldctl status`: what the runs are doing."""
+
+import json
+import time
+from typing import Annotated
+
+import typer
+
+from cld_core.run import find_runs
+
+from ..ui.console import err, out
+from .options import RunsDir, find_run, runs_dir
+
+# Runs that ended longer ago are shown with --all only.
+RECENT_S = 7 * 24 * 3600
+
+
+def status(
+    runs: Annotated[list[str] | None, typer.Argument(metavar="[RUN]...", help="Names; default: all recent runs.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Also runs that ended over a week ago.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show again every second, until Ctrl-C.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    directory: RunsDir = None,
+) -> None:
+    """Show runs: state, progress, rate, loss, checkpoints, attempts, evaluations.
+
+    Example: cldctl status --watch
+    """
+    from ..ui.tables import details, overview
+
+    def collect():
+        return _collect(runs or [], everything, directory)
+
+    if as_json:
+        typer.echo(json.dumps([row.to_dict() for row in collect()], indent=1))
+        return
+    view = details if runs else overview
+    if watch and out.is_terminal:
+        from rich.live import Live
+
+        with Live(view(collect()), console=out, auto_refresh=False) as live:
+            while True:
+                time.sleep(1.0)
+                live.update(view(collect()), refresh=True)
+    rows = collect()
+    if not rows:
+        err.print(f"no runs in {runs_dir(directory).absolute()}. Start one: cldctl submit recipes/toy.yaml")
+        return
+    out.print(view(rows))
+
+
+def _collect(names: list[str], everything: bool, directory):
+    from ..cluster.launch import alive
+    from ..cluster.state import OVER, status_of
+
+    root = runs_dir(directory)
+    if names:
+        return [status_of(find_run(name, root), alive) for name in names]
+    rows = [status_of(run, alive) for run in find_runs(root)]
+    now = time.time()
+    return [
+        row
+        for row in rows
+        if everything or row.state not in OVER or now - (row.updated or row.created or now) < RECENT_S
+    ]

@@ -1,0 +1,83 @@
+"""`cldctl submit`: freeze a recipe into a new run folder and start training it."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cld_core.run import RunFolder
+
+from ..ui.console import err, out
+from .options import ClusterOption, Follow, Overrides, RunsDir, chosen_cluster, runs_dir
+
+def submit(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of one that `cldctl recipes` lists.")],
+    overrides: Overrides = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run; default: the recipe's and a suffix.")] = None,
+    cluster: ClusterOption = None,
+    follow: Follow = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the recipe and the job, write nothing.")] = False,
+    evals: Annotated[
+        str | None, typer.Option("--eval", metavar="elbo", help="Evaluate when the training is finished.")
+    ] = None,
+    directory: RunsDir = None,
+) -> None:
+    """Train a recipe.
+
+    Example: cldctl submit recipes/toy.yaml train.steps=20000 --follow --eval elbo
+    """
+    from cld_core.recipe import dump, load
+
+    from ..cluster import executor, launch
+    from ..cluster.jobspec import JobSpec
+    from cld_core.evaluation.request import EvalRequest, parse_metrics
+    from ..identity import identity, new_name
+    from .recipes import find_recipe
+
+    where = chosen_cluster(cluster)
+    file = find_recipe(recipe)
+    resolved = load(file, overrides or [])
+    metrics = parse_metrics(evals)
+    path = runs_dir(directory) / (name or new_name(resolved.name))
+    spec = JobSpec.of(path.name, path.absolute() / "logs", resolved.cluster)
+    launch.check(where, spec)
+    if dry_run:
+        out.print(f"# run: {path}\n{dump(resolved)}", markup=False, soft_wrap=True)
+        out.print(executor.local_command(spec), markup=False, soft_wrap=True)
+        return
+    run = RunFolder.create(path, resolved, {"created": time.time(), "recipe": resolved.name, **identity(file)})
+    names: tuple[str, ...] = ()
+    if metrics:
+        names = (EvalRequest.of(resolved, metrics, resolved.train.steps, spec.nodes * spec.tasks_per_node).save(run),)
+    err.print(f"run [bold]{run.name}[/] in {run.path}", soft_wrap=True)
+    job = launch.train(run, resolved, where, evaluations=names)
+    finish(run, job.job_id, where, follow, names)
+
+
+def finish(run: RunFolder, job_id: str, cluster: str, follow: bool, evaluations: tuple[str, ...] = ()) -> None:
+    """Say what was started and what to type next; stay with it where asked."""
+    out.print(run.name, markup=False)
+    if cluster != "debug":
+        err.print(f"job {job_id} ({cluster})")
+    if follow or cluster == "debug":
+        from ..ui.follow import follow_run
+
+        raise typer.Exit(follow_run(run, evaluations))
+    next_steps(run)
+
+
+def next_steps(run: RunFolder) -> None:
+    """The commands that make sense now."""
+    root = "" if run.path.parent == Path("runs").absolute() else f" --runs-dir {_relative(run.path.parent)}"
+    err.print("next:")
+    for command in ("status", "logs -f", "cancel"):
+        verb, *flags = command.split()
+        err.print(f"  cldctl {verb} {run.name}{' ' + ' '.join(flags) if flags else ''}{root}", soft_wrap=True)
+
+
+def _relative(path: Path) -> Path:
+    try:
+        return path.relative_to(Path.cwd())
+    except ValueError:
+        return path

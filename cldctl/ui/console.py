@@ -1,0 +1,12 @@
+"""Two consoles: data goes to stdout, everything else to stderr. Colours and bars only on a terminal."""
+
+import os
+import sys
+
+from rich.console import Console
+
+# Where nobody looks at a terminal, lines are not cut to its width.
+_PIPED_WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200
+
+out = Console(highlight=False, width=_PIPED_WIDTH)
+err = Console(stderr=True, highlight=False)

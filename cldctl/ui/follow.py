@@ -1,0 +1,127 @@
+"""`--follow`: the progress of a run and of its evaluations until they end."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from cld_core.run import RunFolder
+from cld_core.run.atomic import read_json
+
+from ..cluster import launch
+from ..cluster.state import OVER, RunStatus, eval_status, status_of
+from .console import err, out
+from .format import duration, number
+from .tables import evaluations, state_text
+
+POLL_S = 0.4
+# Seconds between two lines where stderr is no terminal.
+LINE_EVERY_S = 5.0
+
+
+def follow_run(run: RunFolder, names: tuple[str, ...] = ()) -> int:
+    """Show a run until it ends, then its chained evaluations; returns the exit code of docs/cli.md."""
+    try:
+        with _View() as view:
+            row = _watch_run(run, view)
+            if row.state == "FINISHED":
+                _watch_evaluations(run, names, view)
+    except KeyboardInterrupt:
+        err.print(f"\nno longer watching; the job goes on. Again: cldctl status {run.name} --watch")
+        return 130
+    saved = "" if row.checkpoint_step is None else f", checkpoint of step {row.checkpoint_step}"
+    err.print(state_text(row.state), f"at step {row.step} of {row.steps}{saved}")
+    if row.reason:
+        err.print(row.reason, markup=False, soft_wrap=True)
+    if row.state == "FINISHED":
+        return finish_evaluations(run, names)
+    err.print(f"see cldctl logs {run.name}; go on with cldctl resume {run.name}", soft_wrap=True)
+    return 5 if row.state == "CANCELLED" else 1
+
+
+def follow_evaluations(run: RunFolder, names: tuple[str, ...]) -> int:
+    """Show evaluations until they end; returns the exit code."""
+    try:
+        with _View() as view:
+            _watch_evaluations(run, names, view)
+    except KeyboardInterrupt:
+        err.print(f"\nno longer watching; the job goes on. Again: cldctl status {run.name} --watch")
+        return 130
+    return finish_evaluations(run, names)
+
+
+def finish_evaluations(run: RunFolder, names: tuple[str, ...]) -> int:
+    """Print the results of evaluations; 1 where one has none."""
+    rows = [eval_status(run.evals / name, launch.alive) for name in names]
+    if rows:
+        out.print(evaluations(rows))
+    missing = [row["id"] for row in rows if row["state"] != "FINISHED"]
+    for name in missing:
+        err.print(f"evaluation {name} is not complete; see cldctl logs {run.name} --eval {name}", soft_wrap=True)
+    return 1 if missing else 0
+
+
+def _watch_run(run: RunFolder, view: "_View") -> RunStatus:
+    while True:
+        row = status_of(run, launch.alive)
+        text = f"loss {number(row.loss)}  {number(row.steps_per_s, 3)} steps/s  ETA {duration(row.eta_s)}"
+        view.show(run.name, row.step, row.steps or 1, row.state, text)
+        if row.state in OVER:
+            return row
+        time.sleep(POLL_S)
+
+
+def _watch_evaluations(run: RunFolder, names: tuple[str, ...], view: "_View") -> None:
+    for name in names:
+        while True:
+            row = eval_status(run.evals / name, launch.alive)
+            done, total = _data_done(run.evals / name)
+            view.show(name, done, total, row["state"], "data evaluated")
+            if row["state"] != "RUNNING":
+                break
+            time.sleep(POLL_S)
+
+
+def _data_done(folder: Path) -> tuple[int, int]:
+    request = read_json(folder / "request.json") or {}
+    if (folder / "report.json").is_file():
+        return request.get("samples", 1), request.get("samples", 1)
+    states: list[dict[str, Any]] = [read_json(file) or {} for file in (folder / "shards").glob("*.json")]
+    return sum(state.get("done", 0) for state in states), request.get("samples", 1)
+
+
+class _View:
+    """A bar a task on a terminal, a line now and then elsewhere."""
+
+    def __init__(self) -> None:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[state]}"),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TextColumn("{task.fields[text]}"),
+        )
+        self._progress = Progress(*columns, console=err, expand=True) if err.is_terminal else None
+        self._tasks: dict[str, TaskID] = {}
+        self._printed: dict[str, tuple[float, str]] = {}
+
+    def __enter__(self) -> "_View":
+        if self._progress is not None:
+            self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def show(self, name: str, done: int, total: int, state: str, text: str) -> None:
+        if self._progress is not None:
+            if name not in self._tasks:
+                self._tasks[name] = self._progress.add_task(name, total=total, state=state, text=text)
+            self._progress.update(self._tasks[name], completed=done, total=total, state=state, text=text)
+            return
+        when, before = self._printed.get(name, (-LINE_EVERY_S, ""))
+        if state != before or time.monotonic() - when > LINE_EVERY_S:
+            self._printed[name] = (time.monotonic(), state)
+            err.print(f"{name} {state} {done}/{total} {text}", markup=False, soft_wrap=True)

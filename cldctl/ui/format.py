@@ -1,0 +1,37 @@
+"""Numbers as people read them."""
+
+import time
+
+
+def duration(seconds: float | None) -> str:
+    """For example 42s, 3m10s, 5h02m, 2d04h; a dash for None."""
+    if seconds is None:
+        return "-"
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    if whole < 24 * 3600:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"
+
+
+def age(since: float | None) -> str:
+    """How long ago a time was, seconds since 1970."""
+    return "-" if since is None else f"{duration(time.time() - since)} ago"
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A number with ``digits`` significant digits; a dash for None."""
+    return "-" if value is None else f"{value:.{digits}g}"
+
+
+def count(value: int | None) -> str:
+    """A whole number with thousands separated; a dash for None."""
+    return "-" if value is None else f"{value:,}"
+
+
+def signed(value: float | None, digits: int = 3) -> str:
+    """A number with a fixed number of decimals; a dash for None."""
+    return "-" if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,1 @@
+"""The tests; a package because torch-fidelity installs another one of that name into site-packages."""
