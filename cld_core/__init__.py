@@ -1,8 +1,8 @@
 """Critically-damped Langevin diffusion: train, sample, evaluate. Needs no cluster.
 
-    import cld_core
-    model = cld_core.load("runs/NAME")
-    x = model.sample(64)
+import cld_core
+model = cld_core.load("runs/NAME")
+x = model.sample(64)
 """
 
 from pathlib import Path

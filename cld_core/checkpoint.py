@@ -116,7 +116,7 @@ def write(
     try:
         with replacing(path) as file:
             hashing = _HashingFile(file)
-            torch.save({**state, "format": FORMAT, "step": step}, hashing)
+            torch.save({**state, "format": FORMAT, "step": step}, hashing)  # type: ignore[arg-type]
             check_owner()
         sidecar = {"format": FORMAT, "step": step, "bytes": hashing.size, "sha256": hashing.digest.hexdigest()}
         write_json(path.with_suffix(".json"), sidecar)

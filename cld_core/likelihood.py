@@ -73,7 +73,7 @@ class Likelihood:
 
 
 def _trace_by_probes(score: ScoreFunction, sde: SDE, u: Tensor, t: Tensor, probes: Tensor) -> tuple[Tensor, Tensor]:
-    """The score at u (b, ...) and Hutchinson's estimate (b,) with probes (b, P, ...), those of u's or of its scored half."""
+    """The score at u (b, ...) and Hutchinson's estimate (b,), with probes (b, P, ...) of u or of its scored half."""
     with torch.enable_grad():
         leaf = u.detach().requires_grad_()
         s = score(leaf, t)
@@ -89,7 +89,7 @@ def _trace_by_probes(score: ScoreFunction, sde: SDE, u: Tensor, t: Tensor, probe
 
 
 def _trace_exact(score: ScoreFunction, sde: SDE, u: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """The score and the trace (b,) of its Jacobian: in closed form if ``score`` has one, else coordinate by coordinate."""
+    """The score and the trace (b,) of its Jacobian: the closed form of ``score``, else coordinate by coordinate."""
     closed_form = getattr(score, "divergence", None)
     if closed_form is not None:
         return score(u, t), closed_form(u, t)
@@ -123,8 +123,10 @@ def density_field(
             s, trace = _trace_by_probes(score, sde, now, t, probes[rows])
         divergence = sde.flow_divergence(trace, t, dimensions)
         if sees_x:
-            assert probes is not None and isinstance(sde, CLD), "only CLD has two halves"
-            divergence = divergence + torch.stack([sde.probe_cross_term(e, t) for e in probes[rows].unbind(1)]).mean(0)
+            assert probes is not None, "a probe's x half needs probes"
+            assert isinstance(sde, CLD), "only CLD has two halves"
+            cross = [sde.probe_cross_term(e, t) for e in probes[rows].unbind(1)]
+            divergence = divergence + torch.stack(cross).mean(0)
         out = torch.empty_like(y)
         out[:, :n] = sde.flow(now, s, t).flatten(1)
         out[:, n] = divergence

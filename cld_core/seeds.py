@@ -5,7 +5,7 @@ resumed draws what it would have drawn, and a sample does not depend on who comp
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -53,7 +53,7 @@ class SampleNoise:
         """Signs, -1 or 1, of shape (last - first, *shape)."""
         return torch.where(self.uniform(shape) < 0.5, -1.0, 1.0).to(dtype)
 
-    def _draw(self, draw, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    def _draw(self, draw: Callable[..., torch.Tensor], shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
         size = (SAMPLE_BLOCK, *shape)
         blocks = [draw(size, generator=g, device=self.device, dtype=dtype) for g in self._generators]
         return torch.cat(blocks)[self._slice]

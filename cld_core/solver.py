@@ -154,6 +154,6 @@ def _fail(rows: _Rows, h: Tensor, why: str) -> None:
     worst = int(h.nan_to_num(0.0).argmin())
     raise SolverError(
         f"adaptive solver: {why} for {len(h)} row(s); row {int(rows.index[worst])} is at t = "
-        f"{float(rows.t[worst]):.3g} with step {float(h[worst]):.3g}, largest |y| {float(rows.y[worst].abs().max()):.3g}. "
+        f"{float(rows.t[worst]):.3g}, step {float(h[worst]):.3g}, |y| up to {float(rows.y[worst].abs().max()):.3g}. "
         "Raise rtol and atol, or check that the network is trained and its output finite."
     )

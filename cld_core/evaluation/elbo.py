@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from ..likelihood import likelihood
-from ..model import Model
-from ..recipe.schema import ElboSpec
-from ..seeds import SampleNoise
+from cld_core.likelihood import likelihood
+from cld_core.model import Model
+from cld_core.recipe.schema import ElboSpec
+from cld_core.seeds import SampleNoise
+
 from .request import EvalRequest
 
 # Arrays of a shard file, one value a datum: bounds of log p(x) in nats, and evaluations of the network.
@@ -39,12 +40,12 @@ def summary(model: Model, request: EvalRequest, arrays: dict[str, np.ndarray]) -
         **{name: request.elbo[name] for name in ("velocities", "probes")},
     }
     density = model.source.density
-    if density.log_density is not None:
+    if density is not None and density.log_density is not None:
         # The same data on both sides, so that their scatter cancels.
         truth = density.log_density(model.source.test_points(request.seed, 0, n)).numpy()
         report["gap"] = float((truth - arrays["elbo"]).mean())
         report["gap_stderr"] = _stderr(truth - arrays["elbo"])
-    if density.entropy is not None:
+    if density is not None and density.entropy is not None:
         report["true_entropy"] = density.entropy()
     return report
 

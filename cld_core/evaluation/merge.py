@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CldError
-from ..model import Model
-from ..run import RunFolder
-from ..run.atomic import read_json, write_json
+from cld_core.errors import CldError
+from cld_core.model import Model
+from cld_core.run import RunFolder
+from cld_core.run.atomic import read_json, write_json
+
 from . import elbo, pictures
 from .request import EvalRequest
 

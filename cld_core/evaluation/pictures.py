@@ -7,18 +7,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..run.atomic import replacing
+from cld_core.run.atomic import replacing
 
 if TYPE_CHECKING:
-    from ..model import Model
+    from cld_core.model import Model
 
 # Points a side at which the density is evaluated for the background.
 _GRID = 320
 
 
-def toy_samples(model: "Model", path: Path, *, n: int, seed: int = 0, **settings: object) -> None:
+def toy_samples(model: "Model", path: Path, *, n: int, seed: int = 0) -> None:
     """Draw ``n`` samples of a toy model and save them as a scatter over the true density."""
-    drawn = model.draw(n, seed=seed, **settings)
+    drawn = model.draw(n, seed=seed)
     title = f"{model.recipe.name}, step {model.step:,}: {n:,} samples, {drawn.nfe:.0f} NFE"
     scatter(path, drawn.x.cpu(), model, title)
 
@@ -36,7 +36,7 @@ def scatter(path: Path, x: Tensor, model: "Model", title: str) -> None:
     low, high = truth.min(0), truth.max(0)
     low, high = low - 0.1 * (high - low), high + 0.1 * (high - low)
     figure, axes = pyplot.subplots(1, 2, figsize=(10, 5), sharex=True, sharey=True, layout="constrained")
-    if density.log_density is not None:
+    if density is not None and density.log_density is not None:
         ticks = [np.linspace(low[i], high[i], _GRID) for i in range(2)]
         grid = np.stack(np.meshgrid(*ticks, indexing="xy"), axis=-1).reshape(-1, 2)
         log_p = density.log_density(torch.from_numpy(grid)).numpy().reshape(_GRID, _GRID)

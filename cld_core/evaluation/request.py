@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import NotFoundError, UsageError
-from ..recipe import Recipe
-from ..run import RunFolder
-from ..run.atomic import read_json, write_json
+from cld_core.errors import NotFoundError, UsageError
+from cld_core.recipe import Recipe
+from cld_core.run import RunFolder
+from cld_core.run.atomic import read_json, write_json
 
 METRICS = ("elbo",)
 # Raised when the meaning of a number changes, so that old and new never share a folder.

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from ..model import Model
-from ..run import RunFolder
-from ..run.atomic import read_json, replacing, write_json
-from ..train.distributed import Ranks
+from cld_core.model import Model
+from cld_core.run import RunFolder
+from cld_core.run.atomic import read_json, replacing, write_json
+from cld_core.train.distributed import Ranks
+
 from . import elbo, merge
 from .request import EvalRequest
 

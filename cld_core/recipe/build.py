@@ -7,7 +7,8 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..errors import RecipeError
+from cld_core.errors import RecipeError
+
 from .schema import CldSpec, MlpSpec, Recipe, ResnetSpec, ToyDataSpec, VpsdeSpec
 
 # Sections whose keys depend on their `name`.
@@ -25,7 +26,7 @@ def section_class(path: str, tree: Mapping[str, Any]) -> type | None:
     for name in path.split(".") if path else []:
         node = node.get(name, {}) if isinstance(node, Mapping) else {}
         if cls is Recipe and name in DEFAULT_VARIANT:
-            chosen = node.get("name") if isinstance(node, Mapping) else None
+            chosen = str(node.get("name")) if isinstance(node, Mapping) else ""
             cls = VARIANTS.get(name, {}).get(chosen, DEFAULT_VARIANT[name])
             continue
         hint = typing.get_type_hints(cls).get(name)
@@ -74,7 +75,7 @@ def check_keys(layer: Mapping[str, Any], tree: Mapping[str, Any], where: str) ->
         cls = section_class(section, tree)
         names = [entry.name for entry in dataclasses.fields(cls)] if cls is not None else []
         if name not in names:
-            keys = [key for key in known_keys(tree)]
+            keys = list(known_keys(tree))
             guess = nearest(path, keys)
             hint = f"Did you mean '{guess}' ({describe(guess, tree)})?" if guess else _list_keys(section, tree)
             chosen = tree.get(section, {}).get("name") if section in VARIANTS else None
@@ -94,7 +95,7 @@ def build(tree: Mapping[str, Any], where: Mapping[str, str]) -> Recipe:
     Raises:
         RecipeError: a value has the wrong type, is out of bounds, or does not go with another.
     """
-    recipe = _build("", tree, where)
+    recipe: Recipe = _build("", tree, where)
     for key, problem in recipe.problems():
         raise RecipeError(f"{_origin(key, where)}: '{key}' {problem}")
     return recipe

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import RecipeError
+from cld_core.errors import RecipeError
+
 from .build import VARIANTS, build, check_keys
 from .schema import Recipe
 
@@ -21,7 +22,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         overrides: dotted assignments such as ``train.steps=1000``, applied last.
 
     Raises:
-        RecipeError: the file cannot be read, or a key or value is wrong. Names file, line, key and the nearest valid one.
+        RecipeError: the file cannot be read, or a key or value is wrong. Names file, line and the nearest key.
     """
     layers = [*_file_layers(Path(path), ()), *(_override_layer(text) for text in overrides)]
     return _assemble(layers, Path(path))
@@ -40,7 +41,9 @@ def override(text: str) -> tuple[str, Any]:
 
     name, equals, value = text.partition("=")
     if not equals or not name or any(not part for part in name.split(".")):
-        raise RecipeError(f"{COMMAND_LINE}: '{text}' is not an override. Write KEY=VALUE, for example train.steps=1000.")
+        raise RecipeError(
+            f"{COMMAND_LINE}: '{text}' is not an override. Write KEY=VALUE, for example train.steps=1000."
+        )
     try:
         parsed = OmegaConf.to_container(OmegaConf.create({"value": OmegaConf.create(f"v: {value}")}), resolve=False)
     except (YAMLError, OmegaConfBaseException, ValueError) as error:
@@ -108,16 +111,22 @@ def _get(value: Any, path: str, prefix: str) -> Any:
 
 
 def _nest(path: str, value: Any) -> dict[str, Any]:
-    for name in reversed(path.split(".")):
-        value = {name: value}
-    return value
+    first, _, rest = path.partition(".")
+    return {first: _nest(rest, value) if rest else value}
 
 
 def _name_of(section: Any, default: str | None = None) -> str | None:
     return section.get("name", default) if isinstance(section, Mapping) else default
 
 
-def _merge(tree: dict, layer: Mapping, prefix: str, source: str, places: dict, where: dict) -> None:
+def _merge(
+    tree: dict[str, Any],
+    layer: Mapping[str, Any],
+    prefix: str,
+    source: str,
+    places: dict[str, str],
+    where: dict[str, str],
+) -> None:
     for name, value in layer.items():
         path = f"{prefix}.{name}" if prefix else str(name)
         where[path] = places.get(path, source)

@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import NotFoundError, UsageError
+from cld_core.errors import NotFoundError, UsageError
+
 from .atomic import read_json, write_json, write_text
 from .ledger import Ledger
 
 if TYPE_CHECKING:
-    from ..recipe import Recipe
+    from cld_core.recipe import Recipe
 
 FORMAT = 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -75,7 +76,7 @@ class RunFolder:
         Raises:
             UsageError: the name cannot be used or is taken.
         """
-        from ..recipe import dump
+        from cld_core.recipe import dump
 
         folder = cls(path)
         if not _NAME.fullmatch(folder.name):
@@ -110,7 +111,7 @@ class RunFolder:
 
     def recipe(self) -> "Recipe":
         """The recipe in force: as submitted, and then what later continuations changed."""
-        from ..recipe import load
+        from cld_core.recipe import load
 
         return load(self.recipe_file, self.ledger.overrides())
 

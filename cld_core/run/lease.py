@@ -17,7 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..errors import LeaseHeldError, LeaseLostError
+from cld_core.errors import LeaseHeldError, LeaseLostError
+
 from .atomic import read_json, write_json
 
 HEARTBEAT_S = 5.0
@@ -157,7 +158,9 @@ def _create(folder: Path, number: int, owner: dict[str, Any]) -> bool:
     return True
 
 
-def _may_take_over(folder: Path, number: int, holder: dict, owner: dict, stale_after_s: float) -> bool:
+def _may_take_over(
+    folder: Path, number: int, holder: dict[str, Any], owner: dict[str, Any], stale_after_s: float
+) -> bool:
     """Whether the holder is dead. Watches it for up to ``stale_after_s`` seconds when that is not plain."""
     if holder["job_id"] == owner["job_id"] and owner["restart"] > holder.get("restart", 0):
         return True  # The scheduler started the same job anew, so its former self is gone.

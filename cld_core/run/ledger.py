@@ -2,7 +2,7 @@
 
 Events and their fields besides ``time`` (seconds since 1970):
 
-- ``requested``: steps, overrides, from_step; somebody wants training to begin or to go on, written before the job exists
+- ``requested``: steps, overrides, from_step; training shall begin or go on; written before there is a job
 - ``submitted``: cluster, job_id, host, and what finds the job again
 - ``started``: attempt, job_id, host, pid, step (from which it goes on), restart
 - ``ended``: attempt, cause, step (that it reached), detail
@@ -83,7 +83,7 @@ def attempts_of(events: Iterable[dict[str, Any]], progress: dict[str, Any] | Non
     found: dict[int, dict[str, Any]] = {}
     cancelled: set[str] = set()
     for event in events:
-        number = event.get("attempt")
+        number = int(event.get("attempt", -1))
         if event["event"] == "cancelled":
             cancelled.add(str(event.get("job_id")))
         elif event["event"] == "started":
@@ -106,8 +106,8 @@ def attempts_of(events: Iterable[dict[str, Any]], progress: dict[str, Any] | Non
             if cause == "terminated" and str(entry["job_id"]) in cancelled:
                 cause = "cancelled"
             entry.update(ended=event["time"], cause=cause, last_step=event.get("step"), detail=event.get("detail"))
-    if progress and (entry := found.get(progress.get("attempt", -1))) and entry["last_step"] is None:
-        entry["last_step"] = progress.get("step")
+    if progress and (current := found.get(progress.get("attempt", -1))) and current["last_step"] is None:
+        current["last_step"] = progress.get("step")
     return [Attempt(**entry) for _, entry in sorted(found.items())]
 
 

@@ -7,8 +7,9 @@ import argparse
 import os
 import sys
 
-from ..errors import CldError
-from ..run import RunFolder
+from cld_core.errors import CldError
+from cld_core.run import RunFolder
+
 from .stop import StopFlag
 
 

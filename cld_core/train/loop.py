@@ -1,4 +1,4 @@
-"""The train loop. It submits nothing, requeues nothing and asks no scheduler: it is handed a flag and says why it ended."""
+"""The train loop. It submits nothing, requeues nothing and asks no scheduler: handed a flag, it says why it ended."""
 
 import faulthandler
 import sys
@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..checkpoint import CheckpointWriter
-from ..recipe.schema import TrainSpec
+from cld_core.checkpoint import CheckpointWriter
+from cld_core.recipe.schema import TrainSpec
+
 from .consensus import Consensus
 from .distributed import Ranks
 from .monitoring import Monitor
@@ -59,7 +60,7 @@ def run(
             scalars["lr"] = trainer.optimiser.param_groups[0]["lr"]
             if monitor is not None and code is not StopCode.FAILURE:
                 monitor.report(done, scalars)
-        due = done % spec.checkpoint_every == 0 or ended
+        due = done % spec.checkpoint_every == 0 or spec.is_milestone(done) or ended
         if due and code is not StopCode.FAILURE and writer is not None:
             writer.save(done, trainer.state_dict())
     alarm.cancel()

@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ..run import RunFolder
-from ..run.atomic import write_json
+from cld_core.run import RunFolder
+from cld_core.run.atomic import write_json
 
 # Seconds between two replacements of `progress.json`: often enough to look alive, rarely enough for a shared disk.
 PROGRESS_EVERY_S = 1.0

@@ -1,15 +1,21 @@
 """The optimiser of a recipe."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 
-from ..recipe.schema import OptimSpec
+from cld_core.recipe.schema import OptimSpec
 
 
 def build(spec: OptimSpec, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
     """Adam, AdamW or Adamax; the fused kernels where the device and the optimiser have them."""
-    shared = {"lr": spec.lr, "betas": (spec.beta1, spec.beta2), "eps": spec.eps, "weight_decay": spec.weight_decay}
+    shared: dict[str, Any] = {
+        "lr": spec.lr,
+        "betas": (spec.beta1, spec.beta2),
+        "eps": spec.eps,
+        "weight_decay": spec.weight_decay,
+    }
     if spec.name == "adamax":
         return torch.optim.Adamax(parameters, foreach=True, **shared)
     cls = torch.optim.Adam if spec.name == "adam" else torch.optim.AdamW

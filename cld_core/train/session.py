@@ -6,10 +6,11 @@ import traceback
 from dataclasses import dataclass
 from typing import Any
 
-from .. import checkpoint
-from ..errors import CheckpointError, CldError, LeaseHeldError, LeaseLostError, NonFiniteError, SaveError
-from ..recipe import Recipe
-from ..run import Lease, RunFolder, attempts_of
+from cld_core import checkpoint
+from cld_core.errors import CheckpointError, CldError, LeaseHeldError, LeaseLostError, NonFiniteError, SaveError
+from cld_core.recipe import Recipe
+from cld_core.run import Lease, RunFolder, attempts_of
+
 from . import loop
 from .distributed import Ranks
 from .monitoring import Monitor
@@ -145,9 +146,7 @@ def _recorded(
     return ended
 
 
-def _train(
-    folder: RunFolder, recipe: Recipe, ranks: Ranks, stop: StopFlag, plan: Plan, lease: Lease | None
-) -> Ended:
+def _train(folder: RunFolder, recipe: Recipe, ranks: Ranks, stop: StopFlag, plan: Plan, lease: Lease | None) -> Ended:
     spec = recipe.train
     trainer = Trainer(recipe, ranks, restart=plan.attempt if spec.on_resume == "reseed" else 0)
     if plan.first_step > 0:
@@ -159,9 +158,7 @@ def _train(
         writer = checkpoint.CheckpointWriter(
             folder,
             keep=spec.keep,
-            milestone=lambda step: bool(
-                spec.milestone_every and step >= spec.milestone_from and step % spec.milestone_every == 0
-            ),
+            milestone=spec.is_milestone,
             check_owner=lease.check,
         )
         monitor = Monitor(

@@ -8,12 +8,13 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .. import nets, sde, seeds
-from ..data.source import source
-from ..errors import CheckpointError, NonFiniteError
-from ..loss import ScoreMatching
-from ..recipe import Recipe
-from ..score import Score
+from cld_core import nets, sde, seeds
+from cld_core.data.source import source
+from cld_core.errors import CheckpointError, NonFiniteError
+from cld_core.loss import ScoreMatching
+from cld_core.recipe import Recipe
+from cld_core.score import Score
+
 from . import optim
 from .distributed import Ranks
 from .ema import Ema
@@ -45,11 +46,12 @@ class Trainer:
             self.net = nets.build(recipe.network, data_shape=self.source.shape, phase_space=self.sde.phase_space)
         self.net.to(device)
         self.optimiser = optim.build(recipe.optim, self.net.parameters())
+        self._parameters = list(self.net.parameters())
         self.ema = Ema(self.net, train.ema)
         self._dropout = any(isinstance(module, nn.Dropout) and module.p > 0 for module in self.net.modules())
         self.scaler = torch.amp.GradScaler(device.type, enabled=train.precision == "fp16")
-        model = torch.compile(self.net) if train.compile else self.net
-        self._model: nn.Module = model
+        model: Any = torch.compile(self.net) if train.compile else self.net
+        self._model: Any = model
         if ranks.world_size > 1:
             devices = [device] if device.type == "cuda" else None
             self._model = DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
@@ -76,9 +78,9 @@ class Trainer:
             NonFiniteError: the gradient is not finite; weights, optimiser and average are as before.
         """
         self._backward(step)
-        clip, parameters = self.recipe.optim.grad_clip, list(self.net.parameters())
+        clip = self.recipe.optim.grad_clip
         self.scaler.unscale_(self.optimiser)
-        norm = nn.utils.clip_grad_norm_(parameters, clip if clip is not None else math.inf, foreach=True)
+        norm = nn.utils.clip_grad_norm_(self._parameters, clip if clip is not None else math.inf, foreach=True)
         if self.ranks.device.type == "cpu" and not self.scaler.is_enabled() and not bool(torch.isfinite(norm)):
             self.optimiser.zero_grad(set_to_none=True)
             text = "the gradient is not finite; nothing was changed by it. Lower optim.lr or set optim.grad_clip"

@@ -1,6 +1,7 @@
 """The only file that imports submitit."""
 
 import contextlib
+import os
 import signal
 import socket
 import sys
@@ -40,10 +41,12 @@ def submit_local(spec: JobSpec, call: Callable[[], Any]) -> Submitted:
     executor = submitit.LocalExecutor(folder=spec.logs)
     executor.update_parameters(**spec.local_parameters())
     try:
-        with _deaf_children():
+        with _detached_children():
             job = executor.submit(call)
     except OSError as error:
-        raise SchedulerError(f"{spec.logs}: the local job could not be started ({error}). Mend it and resume.") from error
+        raise SchedulerError(
+            f"{spec.logs}: the local job could not be started ({error}). Mend it and resume."
+        ) from error
     with contextlib.suppress(psutil.NoSuchProcess):
         return Submitted(job.job_id, "local", socket.gethostname(), psutil.Process(int(job.job_id)).create_time())
     return Submitted(job.job_id, "local", socket.gethostname())
@@ -79,15 +82,27 @@ def job_id() -> str:
 
 
 @contextlib.contextmanager
-def _deaf_children() -> Iterator[None]:
-    """Processes started inside ignore what a terminal sends: Ctrl-C, Ctrl-Z, its own end.
+def _detached_children() -> Iterator[None]:
+    """Processes started inside outlive this one and its terminal.
 
-    Ignored signals stay ignored across exec. SIGUSR2 and SIGTERM, which end a job, still reach them.
+    They ignore what a terminal sends (Ctrl-C, Ctrl-Z, its own end): ignored signals stay ignored across exec.
+    SIGUSR2 and SIGTERM, which end a job, still reach them. And they do not hold this process's pipes open, on
+    whose end the reader of `cldctl submit | ...` waits; a rank's output goes to its log.
     """
     ignored = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP)
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in ignored}
+    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in ignored}
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(descriptor) for descriptor in range(3)]
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for descriptor in range(3):
+        os.dup2(nowhere, descriptor)
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for descriptor, copy in enumerate(kept):
+            os.dup2(copy, descriptor)
+        for descriptor in (*kept, nowhere):
+            os.close(descriptor)
+        for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -54,4 +54,4 @@ def _process(job: dict[str, Any]) -> Any:
 def _is_up(process: Any) -> bool:
     import psutil
 
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)

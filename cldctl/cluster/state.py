@@ -83,9 +83,7 @@ def status_of(run: RunFolder, alive: Liveness) -> RunStatus:
     )
 
 
-def state_of(
-    events: Sequence[dict[str, Any]], attempts: Sequence[Attempt], alive: Liveness
-) -> tuple[str, str | None]:
+def state_of(events: Sequence[dict[str, Any]], attempts: Sequence[Attempt], alive: Liveness) -> tuple[str, str | None]:
     """The state of a run and, where it ended badly, why."""
     turned_away = {event["job_id"] for event in events if event["event"] in ("skipped", "refused")}
     jobs = [event for event in events if event["event"] == "submitted" and event["job_id"] not in turned_away]

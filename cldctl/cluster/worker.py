@@ -32,6 +32,7 @@ class TrainJob:
             from cld_core.train import session
 
             ended = session.run(folder, ranks, stop, job_id=job_id)
+            print(f"rank {ranks.rank} of {ranks.world_size}: {ended.cause} at step {ended.step}", flush=True)
             if ended.cause == "finished":
                 _evaluate(folder, self.evaluations, ranks, stop)
             return ended.cause

@@ -5,8 +5,8 @@ from typing import Annotated
 import typer
 
 from cld_core.errors import UsageError
+from cldctl.ui.console import err
 
-from ..ui.console import err
 from .options import RunsDir, find_run, runs_dir
 
 
@@ -19,9 +19,8 @@ def cancel(
     Example: cldctl cancel toy-0102-101112-ab12
     """
     from cld_core.run.atomic import read_json
-
-    from ..cluster import launch, local
-    from ..cluster.state import eval_folders, status_of
+    from cldctl.cluster import launch, local
+    from cldctl.cluster.state import eval_folders, status_of
 
     for run in [find_run(name, runs_dir(directory)) for name in runs]:
         jobs = [event for event in run.ledger.events() if event["event"] == "submitted"][-1:]

@@ -1,12 +1,15 @@
 """`cldctl eval`: the likelihood of a checkpoint, in shards."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cld_core.errors import NotFoundError, UsageError
+from cld_core.run import RunFolder
+from cld_core.run.atomic import read_json
+from cldctl.ui.console import err, out
 
-from ..ui.console import err, out
 from .options import ClusterOption, Follow, RunsDir, chosen_cluster, find_run, one_run, runs_dir
 
 
@@ -26,10 +29,8 @@ def evaluate(
     """
     from cld_core.evaluation.request import EvalRequest
     from cld_core.recipe import with_overrides
-    from cld_core.run.atomic import read_json
-
-    from ..cluster import launch
-    from ..cluster.state import eval_status
+    from cldctl.cluster import launch
+    from cldctl.cluster.state import eval_status
 
     if not elbo:
         raise UsageError("nothing to evaluate: add --elbo.")
@@ -58,7 +59,7 @@ def evaluate(
         err.print(f"evaluation [bold]{request.id}[/] of {run.name}, job {job.job_id} ({where})", soft_wrap=True)
     finished = eval_status(path, launch.alive)["state"] == "FINISHED"
     if follow or finished or where == "debug":
-        from ..ui.follow import follow_evaluations
+        from cldctl.ui.follow import follow_evaluations
 
         raise typer.Exit(follow_evaluations(run, (request.id,)))
     out.print(request.id, markup=False)
@@ -72,10 +73,12 @@ def _only_evaluation_keys(overrides: list[str]) -> None:
             raise UsageError(f"'{key}' is no key of an evaluation. Those of eval, sampling and cluster can be changed.")
 
 
-def _step(run, checkpoint: str) -> int:
+def _step(run: RunFolder, checkpoint: str) -> int:
     steps = run.checkpoint_steps()
     if not steps:
-        raise NotFoundError(f"{run.name} has no checkpoint to evaluate yet. Train it first: `cldctl resume {run.name}`.")
+        raise NotFoundError(
+            f"{run.name} has no checkpoint to evaluate yet. Train it first: `cldctl resume {run.name}`."
+        )
     if checkpoint == "last":
         return steps[-1]
     if not checkpoint.isdigit() or int(checkpoint) not in steps:
@@ -84,9 +87,8 @@ def _step(run, checkpoint: str) -> int:
     return int(checkpoint)
 
 
-def _still_true(run, path, step: int) -> bool:
+def _still_true(run: RunFolder, path: Path, step: int) -> bool:
     """Whether the finished report is of the checkpoint that the run has now under this step."""
-    from cld_core.run.atomic import read_json
 
     sidecar = read_json(run.checkpoint_file(step).with_suffix(".json")) or {}
-    return (read_json(path / "report.json") or {}).get("checkpoint") == sidecar.get("sha256")
+    return bool((read_json(path / "report.json") or {}).get("checkpoint") == sidecar.get("sha256"))

@@ -9,8 +9,9 @@ import typer
 
 from cld_core.errors import NotFoundError
 from cld_core.run import RunFolder
+from cldctl.cluster.state import Liveness, eval_folders
+from cldctl.ui.console import err
 
-from ..ui.console import err
 from .options import Run, RunsDir, find_run, runs_dir
 
 _LOG = re.compile(r"(?P<job>.+)_(?P<rank>\d+)_log\.(?P<stream>out|err)")
@@ -54,7 +55,9 @@ def _place(run: RunFolder, attempt: int | None, evaluation: str | None) -> tuple
     if attempt is not None:
         made = {entry.attempt: entry for entry in attempts_of(events)}
         if attempt not in made:
-            raise NotFoundError(f"{run.name} has no attempt {attempt}. There are: {', '.join(map(str, made)) or 'none'}.")
+            raise NotFoundError(
+                f"{run.name} has no attempt {attempt}. There are: {', '.join(map(str, made)) or 'none'}."
+            )
         return run.logs, str(made[attempt].job_id)
     jobs = [event for event in events if event["event"] == "submitted"]
     if not jobs:
@@ -67,7 +70,7 @@ def _files(folder: Path, job: str, rank: int) -> list[Path]:
 
 
 def _print(folder: Path, job: str, rank: int, run: RunFolder, follow: bool) -> None:
-    from ..cluster import launch
+    from cldctl.cluster import launch
 
     read: dict[Path, int] = {}
     while True:
@@ -84,10 +87,8 @@ def _print(folder: Path, job: str, rank: int, run: RunFolder, follow: bool) -> N
         time.sleep(0.3)
 
 
-def _running(run: RunFolder, job: str, alive) -> bool:
+def _running(run: RunFolder, job: str, alive: Liveness) -> bool:
     from cld_core.run.atomic import read_json
-
-    from ..cluster.state import eval_folders
 
     jobs = [event for event in run.ledger.events() if event["event"] == "submitted"]
     jobs += [entry for path in eval_folders(run) for entry in read_json(path / "jobs.json") or []]

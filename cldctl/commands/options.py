@@ -9,8 +9,7 @@ import typer
 
 from cld_core.errors import NotFoundError, UsageError
 from cld_core.run import RunFolder, find_runs
-
-from ..ui.console import err
+from cldctl.ui.console import err
 
 
 class Cluster(StrEnum):

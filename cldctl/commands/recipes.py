@@ -5,8 +5,7 @@ import sysconfig
 from pathlib import Path
 
 from cld_core.errors import RecipeError
-
-from ..ui.console import out
+from cldctl.ui.console import out
 
 
 def recipes() -> None:

@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from ..ui.console import out
+from cldctl.ui.console import out
+
 from .options import Overrides
 
 

@@ -6,9 +6,9 @@ import typer
 
 from cld_core.errors import NotFoundError, RecipeError, UsageError
 from cld_core.run import RunFolder, find_runs
-from cld_core.run.lease import newest, held_message, seems_alive
+from cld_core.run.lease import held_message, newest, seems_alive
+from cldctl.ui.console import err
 
-from ..ui.console import err
 from .options import ClusterOption, Follow, RunsDir, chosen_cluster, find_run, runs_dir, split_runs
 
 
@@ -26,8 +26,8 @@ def resume(
 
     Example: cldctl resume toy-0102-101112-ab12 train.steps=40000 --follow
     """
-    from ..cluster import launch
-    from ..cluster.state import RESUMABLE, status_of
+    from cldctl.cluster import launch
+    from cldctl.cluster.state import RESUMABLE, status_of
 
     names, overrides = split_runs(words)
     root = runs_dir(directory)
@@ -48,9 +48,9 @@ def resume(
 
 def _resume(run: RunFolder, overrides: list[str], from_step: int | None, cluster: str, follow: bool) -> None:
     from cld_core.recipe import with_overrides
+    from cldctl.cluster import launch
+    from cldctl.cluster.state import status_of
 
-    from ..cluster import launch
-    from ..cluster.state import status_of
     from .submit import finish
 
     status = status_of(run, launch.alive)

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from cld_core.errors import UsageError
+from cldctl.ui.console import err, out
 
-from ..ui.console import err, out
 from .options import RunsDir, find_run, one_run, runs_dir
 
 
@@ -33,7 +33,9 @@ def sample(
     overrides += [f"sampling.nfe={nfe}"] if nfe is not None else []
     for text in overrides:
         if not text.startswith("sampling."):
-            raise UsageError(f"'{text.split('=')[0]}' does not belong to sampling. Only sampling.* can be changed here.")
+            raise UsageError(
+                f"'{text.split('=')[0]}' does not belong to sampling. Only sampling.* can be changed here."
+            )
     spec = with_overrides(run.recipe(), overrides, str(run.recipe_file)).sampling
     if output is not None and output.suffix not in (".png", ".npz"):
         raise UsageError(f"-o {output}: cannot write '{output.suffix}' files. End the name in .png or .npz.")
@@ -53,7 +55,7 @@ def sample(
         arrays = {"x": drawn.x.cpu().numpy(), "nfe": drawn.nfe_each.cpu().numpy()}
         arrays |= {"v": drawn.v.cpu().numpy()} if drawn.v is not None else {}
         with replacing(target.absolute()) as file:
-            numpy.savez(file, **arrays)
+            numpy.savez(file, **arrays)  # type: ignore[arg-type]
     else:
         title = f"{model.recipe.name}, step {model.step:,}: {n:,} samples, {spec.method}, {drawn.nfe:.0f} NFE"
         pictures.scatter(target.absolute(), drawn.x.cpu(), model, title)

@@ -2,13 +2,15 @@
 
 import json
 import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cld_core.run import find_runs
+from cldctl.cluster.state import OVER, RunStatus, status_of
+from cldctl.ui.console import err, out
 
-from ..ui.console import err, out
 from .options import RunsDir, find_run, runs_dir
 
 # Runs that ended longer ago are shown with --all only.
@@ -16,7 +18,9 @@ RECENT_S = 7 * 24 * 3600
 
 
 def status(
-    runs: Annotated[list[str] | None, typer.Argument(metavar="[RUN]...", help="Names; default: all recent runs.")] = None,
+    runs: Annotated[
+        list[str] | None, typer.Argument(metavar="[RUN]...", help="Names; default: all recent runs.")
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Also runs that ended over a week ago.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Show again every second, until Ctrl-C.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
@@ -26,9 +30,9 @@ def status(
 
     Example: cldctl status --watch
     """
-    from ..ui.tables import details, overview
+    from cldctl.ui.tables import details, overview
 
-    def collect():
+    def collect() -> list[RunStatus]:
         return _collect(runs or [], everything, directory)
 
     if as_json:
@@ -49,9 +53,8 @@ def status(
     out.print(view(rows))
 
 
-def _collect(names: list[str], everything: bool, directory):
-    from ..cluster.launch import alive
-    from ..cluster.state import OVER, status_of
+def _collect(names: list[str], everything: bool, directory: Path | None) -> list[RunStatus]:
+    from cldctl.cluster.launch import alive
 
     root = runs_dir(directory)
     if names:

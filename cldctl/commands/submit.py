@@ -7,9 +7,10 @@ from typing import Annotated
 import typer
 
 from cld_core.run import RunFolder
+from cldctl.ui.console import err, out
 
-from ..ui.console import err, out
 from .options import ClusterOption, Follow, Overrides, RunsDir, chosen_cluster, runs_dir
+
 
 def submit(
     recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of one that `cldctl recipes` lists.")],
@@ -27,12 +28,12 @@ def submit(
 
     Example: cldctl submit recipes/toy.yaml train.steps=20000 --follow --eval elbo
     """
-    from cld_core.recipe import dump, load
-
-    from ..cluster import executor, launch
-    from ..cluster.jobspec import JobSpec
     from cld_core.evaluation.request import EvalRequest, parse_metrics
-    from ..identity import identity, new_name
+    from cld_core.recipe import dump, load
+    from cldctl.cluster import executor, launch
+    from cldctl.cluster.jobspec import JobSpec
+    from cldctl.identity import identity, new_name
+
     from .recipes import find_recipe
 
     where = chosen_cluster(cluster)
@@ -61,7 +62,7 @@ def finish(run: RunFolder, job_id: str, cluster: str, follow: bool, evaluations:
     if cluster != "debug":
         err.print(f"job {job_id} ({cluster})")
     if follow or cluster == "debug":
-        from ..ui.follow import follow_run
+        from cldctl.ui.follow import follow_run
 
         raise typer.Exit(follow_run(run, evaluations))
     next_steps(run)

@@ -8,9 +8,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from cld_core.run import RunFolder
 from cld_core.run.atomic import read_json
+from cldctl.cluster import launch
+from cldctl.cluster.state import OVER, RunStatus, eval_status, status_of
 
-from ..cluster import launch
-from ..cluster.state import OVER, RunStatus, eval_status, status_of
 from .console import err, out
 from .format import duration, number
 from .tables import evaluations, state_text

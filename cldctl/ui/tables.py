@@ -9,7 +9,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ..cluster.state import RunStatus
+from cldctl.cluster.state import RunStatus
+
 from .console import out
 from .format import age, count, duration, number, signed
 

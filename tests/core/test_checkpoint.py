@@ -160,7 +160,7 @@ def test_another_recipes_checkpoint_is_refused_not_passed_over(run):
 
 def test_no_such_step_names_those_there_are(run):
     fill(run, 10, 20)
-    with pytest.raises(NotFoundError, match="no checkpoint of step 15.*10, 20"):
+    with pytest.raises(NotFoundError, match=r"no checkpoint of step 15.*10, 20"):
         checkpoint.load(run, 15)
 
 

@@ -150,7 +150,6 @@ def test_unreadable_files(tmp_path):
         (["sde.name=vpsde", "objective.name=dsm", "sampling.method=sscs"], "sampling.method"),
         (["train.batch_size=3", "cluster.tasks_per_node=4"], "train.batch_size"),
         (["train.micro_batch=600"], "train.micro_batch"),
-        (["train.milestone_every=15000"], "train.milestone_every"),
     ],
 )
 def test_pairs_that_do_not_go_together(overrides, key):

@@ -43,7 +43,8 @@ def test_a_held_folder_refuses_a_second_job_and_names_the_first(folder):
 
 
 def test_a_dead_process_of_this_host_is_taken_over_at_once(folder):
-    code = f"import os; from pathlib import Path; from cld_core.run import Lease; Lease.acquire(Path({str(folder)!r}), job_id='1'); os._exit(9)"
+    code = "import os; from pathlib import Path; from cld_core.run import Lease; "
+    code += f"Lease.acquire(Path({str(folder)!r}), job_id='1'); os._exit(9)"
     subprocess.run([sys.executable, "-c", code], check=False)
     assert newest(folder)[1]["job_id"] == "1"
     before = time.monotonic()

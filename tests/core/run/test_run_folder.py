@@ -67,9 +67,14 @@ def test_loads_no_torch():
 def test_replacing_is_all_or_nothing(tmp_path):
     path = tmp_path / "file.json"
     write_json(path, {"a": 1})
-    with pytest.raises(ValueError), replacing(path) as file:
-        file.write(b"half")
-        raise ValueError
+
+    def fail():
+        with replacing(path) as file:
+            file.write(b"half")
+            raise ValueError
+
+    with pytest.raises(ValueError):
+        fail()
     assert read_json(path) == {"a": 1}
     assert os.listdir(tmp_path) == ["file.json"]
 
@@ -85,9 +90,7 @@ def test_a_torn_line_spoils_itself_alone(run):
 def test_lines_of_many_writers_do_not_mix(tmp_path):
     path = tmp_path / "lines"
     text = json.dumps({"text": "x" * 3000})
-    threads = [
-        threading.Thread(target=lambda: [append_line(path, text) for _ in range(20)]) for _ in range(8)
-    ]
+    threads = [threading.Thread(target=lambda: [append_line(path, text) for _ in range(20)]) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:

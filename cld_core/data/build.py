@@ -1,0 +1,260 @@
+"""Builds a data set of the one on-disk form from a plan: unit by unit, restartable after each, complete or absent.
+
+A unit is what is read and written at once: a shard, a batch file, some hundred pictures. After a unit its images
+and its line in DIR.partial/progress.json are on disk. A later attempt keeps the longest run of units at the
+beginning that its source still has unchanged, and goes on behind them. At the end the folder is renamed to DIR.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import lmdb
+
+from cld_core.data.lmdb_store import LmdbWriter
+from cld_core.data.store import (
+    CHANNELS,
+    FORMAT,
+    SPLITS,
+    Checksum,
+    Manifest,
+    Split,
+    SplitInfo,
+    lmdb_path,
+    partial_path,
+    read_manifest,
+    write_json,
+    write_manifest,
+)
+from cld_core.errors import DataError
+
+PROGRESS = "progress.json"
+_SECONDS_BETWEEN_REPORTS = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """``read()`` yields images as raw RGB bytes; ``fingerprint`` changes when the unit's source does."""
+
+    name: str
+    fingerprint: str
+    read: Callable[[], Iterable[bytes]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What to build: for each split its units, and in ``expect`` the number of images that must come out."""
+
+    name: str
+    size: int
+    source: str
+    units: Mapping[Split, Sequence[Unit]]
+    expect: Mapping[str, int] = field(default_factory=dict)
+
+    def digest(self) -> str:
+        """Stands for the source's units, so that a second preparation knows whether it has anything to do."""
+        checksum = Checksum()
+        for split in SPLITS:
+            for unit in self.units.get(split, ()):
+                checksum.add("\x1f".join((split, unit.name, unit.fingerprint)).encode())
+        return checksum.state
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a preparation is; ``images`` and ``expected`` count all splits, ``expected`` is None if unknown."""
+
+    split: str
+    unit: str
+    units_done: int
+    units: int
+    images: int
+    expected: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Done:
+    """A finished unit: its images, and the checksum of the split up to its end."""
+
+    name: str
+    fingerprint: str
+    images: int
+    checksum: str
+
+
+ProgressCallback = Callable[[Progress], None]
+
+
+def build(plan: Plan, out: Path, progress: ProgressCallback | None = None) -> Manifest:
+    """Make the data set ``out`` and return its manifest; at once where it is there already.
+
+    Raises:
+        DataError: the source is damaged or short, or ``out`` is something else. What was finished is kept.
+    """
+    digest = plan.digest()
+    done_before = _already_there(plan, out, digest)
+    if done_before is not None:
+        return done_before
+    partial = partial_path(out)
+    partial.mkdir(parents=True, exist_ok=True)
+    with _sole_writer(partial):
+        job = _Job(plan, partial, progress)
+        try:
+            splits: dict[str, SplitInfo] = {split: job.build_split(split) for split in SPLITS if split in plan.units}
+        except (DataError, lmdb.Error, OSError) as error:
+            raise DataError(f"{str(error).rstrip('.')}. {job.what_is_kept()}") from error
+        manifest = Manifest(name=plan.name, size=plan.size, splits=splits, source=plan.source, source_digest=digest)
+        write_manifest(partial, manifest)
+        os.replace(partial, out)
+        _force_to_disk(out.parent)
+        for leftover in (PROGRESS, "lock"):
+            (out / leftover).unlink(missing_ok=True)
+    return manifest
+
+
+def _already_there(plan: Plan, out: Path, digest: str) -> Manifest | None:
+    manifest = read_manifest(out)
+    if manifest is not None:
+        if (manifest.name, manifest.size, manifest.source_digest) == (plan.name, plan.size, digest):
+            return manifest
+        raise DataError(
+            f"{out} already holds {manifest.name} at {manifest.size}x{manifest.size}, made from {manifest.source}. "
+            "Remove that folder or choose another --out."
+        )
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{out} exists and is no prepared data set. Choose another --out.")
+    return None
+
+
+@contextlib.contextmanager
+def _sole_writer(partial: Path) -> Iterator[None]:
+    with open(partial / "lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DataError(
+                f"Another process is writing {partial}. Wait until it ends, then run this command again."
+            ) from error
+        except OSError:
+            pass  # A file system without locks: then it is the user's to start one at a time.
+        yield
+
+
+def _force_to_disk(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class _Job:
+    def __init__(self, plan: Plan, partial: Path, callback: ProgressCallback | None) -> None:
+        self.plan = plan
+        self.partial = partial
+        self.done = self._load()
+        self._callback = callback
+        self._reported = float("-inf")
+        known = all(split in plan.expect for split in plan.units)
+        self._expected = sum(plan.expect[split] for split in plan.units) if known else None
+        self._units = sum(len(units) for units in plan.units.values())
+
+    def _load(self) -> dict[Split, list[_Done]]:
+        """The finished units that the source still has, in order, from the beginning."""
+        try:
+            saved = json.loads((self.partial / PROGRESS).read_text(encoding="utf-8"))
+            same = (saved["format"], saved["size"]) == (FORMAT, self.plan.size)
+            before = {split: [_Done(**done) for done in saved["done"].get(split, ())] for split in SPLITS}
+        except FileNotFoundError:
+            same, before = False, {}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{self.partial / PROGRESS} is damaged. Remove {self.partial} and start anew.") from error
+        kept: dict[Split, list[_Done]] = {split: [] for split in self.plan.units}
+        for split, units in self.plan.units.items() if same else ():
+            for unit, done in zip(units, before[split], strict=False):
+                if (unit.name, unit.fingerprint) != (done.name, done.fingerprint):
+                    break
+                kept[split].append(done)
+        return kept
+
+    def _save(self) -> None:
+        done = {split: [asdict(unit) for unit in units] for split, units in self.done.items()}
+        write_json(self.partial / PROGRESS, {"format": FORMAT, "size": self.plan.size, "done": done})
+
+    def what_is_kept(self) -> str:
+        images = sum(unit.images for units in self.done.values() for unit in units)
+        units = sum(len(units) for units in self.done.values())
+        return (
+            f"The finished part is kept in {self.partial}: {images} images, {units} of {self._units} pieces. "
+            "Mend the source and run the same command again to go on from there."
+        )
+
+    def build_split(self, split: Split) -> SplitInfo:
+        done = self.done[split]
+        path = lmdb_path(self.partial, split)
+        if not done:
+            (path / "data.mdb").unlink(missing_ok=True)
+        with LmdbWriter(path) as writer:
+            for unit in self.plan.units[split][len(done) :]:
+                self._build_unit(split, unit, writer)
+            count = sum(unit.images for unit in done)
+            self._check_count(split, count)
+            writer.cut(count)
+            entries = writer.close()
+        if entries != count:
+            raise DataError(f"{path} has {entries} entries, not {count}. Remove {self.partial} and start anew.")
+        return SplitInfo(
+            count=count,
+            file_bytes=os.path.getsize(path / "data.mdb"),
+            checksum=done[-1].checksum if done else "",
+        )
+
+    def _build_unit(self, split: Split, unit: Unit, writer: LmdbWriter) -> None:
+        done = self.done[split]
+        checksum = Checksum(done[-1].checksum if done else "")
+        length = self.plan.size * self.plan.size * CHANNELS
+        images: list[bytes] = []
+        for image in unit.read():
+            if len(image) != length:
+                size = self.plan.size
+                raise DataError(f"{unit.name}: an image has {len(image)} bytes, not {size} x {size} x 3 = {length}.")
+            checksum.add(image)
+            images.append(image)
+            self._report(split, unit, len(images))
+        writer.put(sum(unit.images for unit in done), images)
+        done.append(_Done(name=unit.name, fingerprint=unit.fingerprint, images=len(images), checksum=checksum.state))
+        self._save()
+        self._report(split, unit, 0, now=True)
+
+    def _report(self, split: Split, unit: Unit, images: int, *, now: bool = False) -> None:
+        if self._callback is None or (not now and time.monotonic() < self._reported + _SECONDS_BETWEEN_REPORTS):
+            return
+        self._reported = time.monotonic()
+        finished = [unit for units in self.done.values() for unit in units]
+        self._callback(
+            Progress(
+                split=split,
+                unit=unit.name,
+                units_done=len(finished),
+                units=self._units,
+                images=sum(unit.images for unit in finished) + images,
+                expected=self._expected,
+            )
+        )
+
+    def _check_count(self, split: Split, count: int) -> None:
+        if not count:
+            raise DataError(f"{self.plan.source} has no images for {split}.")
+        expected = self.plan.expect.get(split, count)
+        if count == expected:
+            return
+        usual, _ = Counter(unit.images for unit in self.done[split]).most_common(1)[0]
+        odd = [f"{unit.name} ({unit.images})" for unit in self.done[split] if unit.images != usual]
+        named = f" Most pieces have {usual}, but not {', '.join(odd[:5])}." if odd else ""
+        raise DataError(f"{split} has {count} images, but {expected} are expected.{named}")

@@ -1,0 +1,158 @@
+"""CelebA-HQ from the TFRecords of GLOW (`celeba-tfr`), a folder or the .tar of it, read shard by shard.
+
+Shards are named `train/train-r08-s-0000-of-0120.tfrecords`: r08 means 2^8 = 256 pixels, and 0120 shards belong
+together. A record has the features `shape` (int, H W C), `data` (raw uint8 bytes, H W C) and `label` (int, unused:
+the models are unconditional).
+"""
+
+import re
+import tarfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from cld_core.data.build import Plan, Unit
+from cld_core.data.store import SPLITS, Split
+from cld_core.data.tfrecord import Readable, parse_example, read_records
+from cld_core.errors import DataError, UsageError
+
+OFFICIAL_COUNTS = {"train": 27_000, "validation": 3_000}
+_SHARD = re.compile(r"(?P<split>train|validation)-r(?P<log>\d\d)-s-(?P<index>\d{4})-of-(?P<shards>\d{4})\.tfrecords$")
+_COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+
+
+_Opener = Callable[[], AbstractContextManager[Readable]]
+
+
+@dataclass(frozen=True)
+class _File:
+    name: str
+    length: int
+    open: _Opener
+
+
+def plan_celebahq(source: Path, size: int = 256, expect: Mapping[str, int] | None = None) -> Plan:
+    """The shards of ``size`` x ``size`` pixels in ``source``.
+
+    Raises:
+        DataError: there are no such shards, some are missing, or the archive cannot be listed.
+        UsageError: ``size`` is no power of two.
+    """
+    log = size.bit_length() - 1
+    if size < 1 or 1 << log != size:
+        raise UsageError(f"CelebA-HQ has sizes that are powers of two, not {size}. Say --size 256.")
+    files = _list(source)
+    found = {split: _shards(files, split, log) for split in SPLITS}
+    _refuse_missing(found, source, log)
+    units = {
+        split: [
+            Unit(name=file.name, fingerprint=f"{file.length} bytes", read=partial(_images, file, size))
+            for file in found[split].values()
+        ]
+        for split in SPLITS
+    }
+    return Plan(
+        name=f"celebahq{size}",
+        size=size,
+        source=source.name,
+        units=units,
+        expect=OFFICIAL_COUNTS if expect is None else expect,
+    )
+
+
+def _images(file: _File, size: int) -> Iterator[bytes]:
+    """The raw RGB bytes of the shard's images."""
+    wanted = [size, size, 3]
+    with file.open() as opened:
+        for number, record in enumerate(read_records(opened, file.name)):
+            try:
+                features = parse_example(record)
+            except ValueError as error:
+                raise DataError(f"{file.name}: record {number} is no tf.train.Example: {error}.") from error
+            shape, data = features.get("shape"), features.get("data")
+            if shape != wanted:
+                raise DataError(f"{file.name}: record {number} has the shape {shape}, not {wanted}.")
+            if not data or not isinstance(data[0], bytes):
+                raise DataError(f"{file.name}: record {number} has no feature `data` with the bytes of an image.")
+            if len(data[0]) != size * size * 3:
+                raise DataError(
+                    f"{file.name}: record {number} has {len(data[0])} bytes of data, not {size * size * 3} "
+                    "(raw pixels are expected, not a JPEG or PNG file)."
+                )
+            yield data[0]
+
+
+def _list(source: Path) -> list[_File]:
+    if source.is_dir():
+        return [
+            _File(path.name, path.stat().st_size, partial(_Slice, path, 0, path.stat().st_size))
+            for path in sorted(source.rglob("*.tfrecords"))
+        ]
+    if not source.is_file():
+        raise DataError(f"{source} does not exist. Say --source with the folder celeba-tfr or with celeba-tfr.tar.")
+    if source.name.endswith(_COMPRESSED):
+        raise DataError(f"{source} is compressed and cannot be read piecewise. Unpack it, and say --source FOLDER.")
+    try:
+        with tarfile.open(source, "r:") as archive:
+            members = [member for member in archive if member.isreg()]
+    except (tarfile.TarError, EOFError) as error:
+        raise DataError(f"{source} is no whole .tar archive ({error}). Fetch it again.") from error
+    return [
+        _File(Path(member.name).name, member.size, partial(_Slice, source, member.offset_data, member.size))
+        for member in members
+    ]
+
+
+class _Slice(AbstractContextManager[Readable]):
+    """A file, or a member of an uncompressed archive, read straight from where its bytes lie."""
+
+    def __init__(self, path: Path, offset: int, length: int) -> None:
+        self._path = path
+        self._at = offset
+        self._end = offset + length
+
+    def __enter__(self) -> "_Slice":
+        self._file = open(self._path, "rb")
+        self._file.seek(self._at)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def read(self, size: int) -> bytes:
+        data = self._file.read(min(size, self._end - self._at))
+        self._at += len(data)
+        return data
+
+
+def _shards(files: list[_File], split: Split, log: int) -> dict[tuple[int, int], _File]:
+    """The shards of a split by their index and their number in all, in order."""
+    found = {}
+    for file in files:
+        match = _SHARD.match(file.name)
+        if match and match["split"] == split and int(match["log"]) == log:
+            found[int(match["index"]), int(match["shards"])] = file
+    return dict(sorted(found.items()))
+
+
+def _refuse_missing(found: Mapping[Split, dict[tuple[int, int], _File]], source: Path, log: int) -> None:
+    for split, shards in found.items():
+        if not shards:
+            raise DataError(
+                f"{source} has no shards named {split}-r{log:02d}-s-0000-of-NNNN.tfrecords. "
+                "Say --source with GLOW's celeba-tfr, complete with train and validation."
+            )
+        totals = {total for _, total in shards}
+        if len(totals) > 1:
+            raise DataError(f"{source} mixes shards of {split} out of {sorted(totals)}. Keep the files of one set.")
+        total = totals.pop()
+        missing = [index for index in range(total) if (index, total) not in shards]
+        if missing:
+            names = ", ".join(f"{split}-r{log:02d}-s-{index:04d}-of-{total:04d}.tfrecords" for index in missing[:5])
+            more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+            raise DataError(
+                f"{source} lacks {len(missing)} of {total} shards of {split}: {names}{more}. Fetch them and run "
+                "the same command again; what an earlier attempt finished is kept."
+            )

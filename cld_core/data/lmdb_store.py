@@ -1,0 +1,181 @@
+"""Images in an LMDB file: raw bytes under str(index), read from any thread, fork or worker process."""
+
+import contextlib
+import os
+import threading
+import weakref
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import lmdb
+import numpy as np
+
+from cld_core.errors import DataError
+
+_FIRST_MAP_BYTES = 64 << 20
+# LMDB may leave pages that it freed at once unwritten at the end of a sound file.
+_UNWRITTEN_PAGES = 16
+
+
+class _Handle:
+    """An open environment. LMDB allows one a file and process, so all readers of a file share it."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self.env = lmdb.open(str(path), readonly=True, create=False, lock=False, readahead=False)
+        except lmdb.Error as error:
+            raise DataError(f"{path} cannot be opened as an LMDB file: {error}.") from error
+        _refuse_cut(path, self.env)
+
+
+_open_handles: "weakref.WeakValueDictionary[tuple[int, int], _Handle]" = weakref.WeakValueDictionary()
+_open_lock = threading.Lock()
+_gate = threading.Condition()
+_reads = 0
+
+
+@contextlib.contextmanager
+def _reading() -> Iterator[None]:
+    """Marks a read, so that no fork happens in the middle of it."""
+    global _reads
+    with _gate:
+        _reads += 1
+    try:
+        yield
+    finally:
+        with _gate:
+            _reads -= 1
+            _gate.notify_all()
+
+
+def _before_fork() -> None:
+    """Let reads in other threads end: in the child they never would, and closing waits for them."""
+    _gate.acquire()
+    _gate.wait_for(lambda: _reads == 0)
+
+
+def _after_fork_in_child() -> None:
+    """A child must not use what its parent opened; closing its own copy lets it open the file anew."""
+    for handle in list(_open_handles.values()):
+        handle.env.close()
+    _open_handles.clear()
+    _gate.release()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_gate.release, after_in_child=_after_fork_in_child)
+
+
+def _shared_handle(path: Path) -> _Handle:
+    try:
+        found = os.stat(path / "data.mdb")
+    except OSError as error:
+        raise DataError(f"{path} is not an LMDB folder: {error.strerror} (data.mdb).") from error
+    with _open_lock:
+        handle = _open_handles.get((found.st_dev, found.st_ino))
+        if handle is None:
+            handle = _Handle(path)
+            _open_handles[found.st_dev, found.st_ino] = handle
+        return handle
+
+
+def _refuse_cut(path: Path, env: lmdb.Environment) -> None:
+    """Reading past the end of a cut file would end the process with a bus error, so it is found out first."""
+    needed = (env.info()["last_pgno"] + 1 - _UNWRITTEN_PAGES) * env.stat()["psize"]
+    there = os.path.getsize(path / "data.mdb")
+    if there < needed:
+        env.close()
+        raise DataError(f"{path}/data.mdb is cut short: {there} bytes of about {needed}. Copy or prepare it again.")
+
+
+class LmdbReader:
+    """The images in the LMDB folder ``path``; cheap to copy into workers, opened where it is first read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.resolve()
+        self._handle: _Handle | None = None
+        self._pid = -1
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "_handle": None, "_pid": -1}
+
+    def _env(self) -> lmdb.Environment:
+        if self._handle is None or self._pid != os.getpid():
+            self._handle = _shared_handle(self.path)
+            self._pid = os.getpid()
+        return self._handle.env
+
+    @property
+    def entries(self) -> int:
+        with _reading():
+            return int(self._env().stat()["entries"])
+
+    @property
+    def file_bytes(self) -> int:
+        return os.path.getsize(self.path / "data.mdb")
+
+    def length(self, index: int) -> int | None:
+        """Bytes of an image; None where there is no such index."""
+        with _reading(), self._env().begin(buffers=True) as transaction:
+            found = transaction.get(str(index).encode())
+            return None if found is None else len(found)
+
+    def read(self, indices: Sequence[int], image_bytes: int) -> np.ndarray:
+        """The raw bytes of images, uint8 of shape (len(indices), image_bytes).
+
+        Raises:
+            DataError: an index is not there, or its value has another length.
+        """
+        out = np.empty((len(indices), image_bytes), dtype=np.uint8)
+        with _reading(), self._env().begin(buffers=True) as transaction:
+            for row, index in enumerate(indices):
+                found = transaction.get(str(index).encode())
+                if found is None:
+                    raise DataError(f"{self.path} has no image {index}. Prepare or copy the data set again.")
+                if len(found) != image_bytes:
+                    raise DataError(
+                        f"Image {index} of {self.path} has {len(found)} bytes, not {image_bytes}. "
+                        "Prepare or copy the data set again."
+                    )
+                out[row] = np.frombuffer(found, dtype=np.uint8)
+        return out
+
+
+class LmdbWriter:
+    """Writes images under str(index); what a call to `put` wrote is on disk when it returns. One writer a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.mkdir(parents=True, exist_ok=True)
+        self._env = lmdb.open(str(path), map_size=_FIRST_MAP_BYTES, lock=False, readahead=False)
+        _refuse_cut(path, self._env)
+
+    def put(self, first: int, images: Sequence[bytes]) -> None:
+        """Store ``images`` under ``first``, ``first + 1``, ... in one transaction: all of them or none."""
+        while True:
+            try:
+                with self._env.begin(write=True) as transaction:
+                    for index, image in enumerate(images, first):
+                        transaction.put(str(index).encode(), image)
+                return
+            except lmdb.MapFullError:
+                self._env.set_mapsize(2 * self._env.info()["map_size"])
+
+    def cut(self, count: int) -> None:
+        """Remove the images from index ``count`` on."""
+        with self._env.begin(write=True) as transaction:
+            while transaction.delete(str(count).encode()):
+                count += 1
+
+    def close(self) -> int:
+        """Close the file and return the number of its entries."""
+        entries = int(self._env.stat()["entries"])
+        self._env.sync(True)
+        self._env.close()
+        return entries
+
+    def __enter__(self) -> "LmdbWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._env.close()

@@ -1,0 +1,57 @@
+"""What training and evaluation take their data from, whatever the data set."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from cld_core import seeds
+from cld_core.recipe.schema import DataSpec
+
+from . import toy
+
+
+class Source(Protocol):
+    """Data by number: a batch is a function of its arguments alone."""
+
+    shape: tuple[int, ...]  # of one datum, (C, ...)
+    density: "toy.Toy | None"  # where the law of the data is known by name
+
+    def batch(self, seed: int, restart: int, step: int, size: int, rows: slice) -> Tensor:
+        """Rows ``rows`` of the global batch of ``size`` data of a step, (len(rows), C, ...)."""
+        ...
+
+    def test_points(self, seed: int, first: int, last: int) -> Tensor:
+        """The test data ``first <= i < last``, (last - first, C, ...)."""
+        ...
+
+
+class ToySource:
+    """Endless draws from a toy density; each step has fresh ones."""
+
+    def __init__(self, density: toy.Toy) -> None:
+        self.density: toy.Toy | None = density
+        self.shape = density.data_shape
+        self._sample = density.sample
+        self._generator = torch.Generator()
+
+    def batch(self, seed: int, restart: int, step: int, size: int, rows: slice) -> Tensor:
+        self._generator.manual_seed(seeds.key_of(seed, restart, step, "data"))
+        return self._sample(size, self._generator)[rows]
+
+    def test_points(self, seed: int, first: int, last: int) -> Tensor:
+        # Drawn in whole blocks, so that point i does not depend on the range it was asked for in.
+        size = seeds.SAMPLE_BLOCK
+        blocks = range(first // size, (last - 1) // size + 1)
+        drawn = [self._sample(size, seeds.generator(seed, "test", block)) for block in blocks]
+        start = first - blocks[0] * size
+        return torch.cat(drawn)[start : start + last - first]
+
+
+def source(spec: DataSpec) -> Source:
+    """The data of a recipe's `data` section.
+
+    Raises:
+        DataError: there is no such data set.
+    """
+    return ToySource(toy.get(spec.name, spec.plugin))

@@ -1,0 +1,130 @@
+"""The one on-disk form of image data, and its manifest.
+
+    DIR/manifest.json      what is there: name, size, channels, and for each split its count, bytes and checksum
+    DIR/train.lmdb/        raw RGB bytes (H, W, 3), row by row, under the key str(index), index 0 .. count - 1
+    DIR/validation.lmdb/
+
+The LMDB files alone, without a manifest, are the published form, which `open_images` reads too.
+While a data set is being prepared it is called DIR.partial, so a folder DIR is always complete.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from cld_core.errors import DataError
+
+FORMAT = "cld-images/1"
+MANIFEST = "manifest.json"
+CHANNELS = 3
+
+Split = Literal["train", "validation"]
+SPLITS: tuple[Split, ...] = ("train", "validation")
+
+
+class Checksum:
+    """A chained digest of a sequence of images, which can be stopped and continued at any image.
+
+    d_0 = b"", d_{i+1} = BLAKE2b-128(d_i + image_i), written in hexadecimal.
+    """
+
+    def __init__(self, state: str = "") -> None:
+        self._digest = bytes.fromhex(state)
+
+    def add(self, image: bytes) -> None:
+        mixed = hashlib.blake2b(self._digest, digest_size=16)
+        mixed.update(image)
+        self._digest = mixed.digest()
+
+    @property
+    def state(self) -> str:
+        return self._digest.hex()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitInfo:
+    """``count`` images, ``file_bytes`` of LMDB, and the `Checksum` of the images in order."""
+
+    count: int
+    file_bytes: int
+    checksum: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a prepared data set says of itself.
+
+    ``size`` is height and width in pixels. ``source`` names what it was made from and ``source_digest``
+    stands for that source's files and for how they were read.
+    """
+
+    name: str
+    size: int
+    splits: Mapping[str, SplitInfo]
+    source: str = ""
+    source_digest: str = ""
+    channels: int = CHANNELS
+    format: str = FORMAT
+
+    @property
+    def image_bytes(self) -> int:
+        return self.size * self.size * self.channels
+
+
+def lmdb_path(root: Path, split: str) -> Path:
+    return root / f"{split}.lmdb"
+
+
+def partial_path(root: Path) -> Path:
+    """Where a data set lies until it is complete."""
+    return root.with_name(root.name + ".partial")
+
+
+def prepare_hint(name: str, root: Path | str) -> str:
+    """The command that makes the data set, for the end of an error message."""
+    size = " --size PIXELS" if name == "folder" else ""
+    return f"cldctl data prepare {name} --source PATH --out {root}{size}"
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write beside, force to disk, rename: the file is the old one or the new one, never half of either."""
+    beside = path.with_name(path.name + ".tmp")
+    with open(beside, "w", encoding="utf-8") as file:
+        json.dump(content, file, indent=1)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+
+
+def write_manifest(root: Path, manifest: Manifest) -> None:
+    write_json(root / MANIFEST, asdict(manifest))
+
+
+def read_manifest(root: Path) -> Manifest | None:
+    """The manifest in the folder ``root``; None where there is none.
+
+    Raises:
+        DataError: the file is there but is no manifest of a format that is known.
+    """
+    path = root / MANIFEST
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise DataError(
+                f"{path} has the format {content['format']!r}; this version reads {FORMAT!r}. Prepare the data "
+                f"anew into another folder: {prepare_hint(str(content.get('name', 'NAME')), 'OTHER')}"
+            )
+        splits = {name: SplitInfo(**info) for name, info in content.pop("splits").items()}
+        return Manifest(splits=splits, **content)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{path} cannot be read as a manifest ({error}). Remove {root} and prepare the data again: "
+            f"{prepare_hint('NAME', root)}"
+        ) from error

@@ -1,0 +1,177 @@
+"""Toy densities on the plane: samples, and where they are known the density and its entropy.
+
+A plug-in adds its own (docs/math.md section 10)::
+
+    from cld_core.data.toy import toy
+
+    @toy("ring")
+    def ring(n, generator):
+        angle = 2 * math.pi * torch.rand(n, generator=generator)
+        return torch.stack([angle.cos(), angle.sin()], dim=1)
+"""
+
+import difflib
+import functools
+import importlib
+import importlib.util
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cld_core import analytic
+from cld_core.analytic import GaussianMixture
+from cld_core.errors import DataError
+from cld_core.seeds import key_of
+
+Sampler = Callable[[int, torch.Generator], Tensor]
+
+
+@dataclass(frozen=True)
+class Toy:
+    """A registered density on R^2."""
+
+    name: str
+    sample: Sampler  # (n, generator) -> (n, 2), float32
+    log_density: Callable[[Tensor], Tensor] | None = None  # (n, 2) -> (n,), float64, nats
+    entropy: Callable[[], float] | None = None  # nats; computed when first asked for, then kept
+    data_shape: tuple[int, ...] = (2,)
+
+
+_REGISTRY: dict[str, Toy] = {}
+
+
+def toy(
+    name: str,
+    *,
+    log_density: Callable[[Tensor], Tensor] | None = None,
+    entropy: Callable[[], float] | None = None,
+) -> Callable[[Sampler], Sampler]:
+    """Register a sampling function (n, generator) -> (n, 2) float32 under ``name``, which the recipe's data.name says.
+
+    Raises:
+        DataError: the name is taken by another function.
+    """
+
+    def register(sampler: Sampler) -> Sampler:
+        taken = _REGISTRY.get(name)
+        if taken is not None and taken.sample.__qualname__ != sampler.__qualname__:
+            owner = taken.sample.__module__
+            raise DataError(f"toy data {name!r} is already registered by {owner}. Choose another name.")
+        cached = functools.cache(entropy) if entropy is not None else None
+        _REGISTRY[name] = Toy(name, sampler, log_density, cached)
+        return sampler
+
+    return register
+
+
+def get(name: str, plugin: str | None = None) -> Toy:
+    """The toy data ``name``, after importing ``plugin``, a Python file or a module, that may register it.
+
+    Raises:
+        DataError: no such name, or the plug-in cannot be imported.
+    """
+    if plugin is not None:
+        _import_plugin(plugin)
+    if name not in _REGISTRY:
+        close = difflib.get_close_matches(name, _REGISTRY, n=1)
+        hint = f"Did you mean {close[0]!r}?" if close else "Name the file that registers it in data.plugin."
+        raise DataError(f"no toy data {name!r}; there are {', '.join(sorted(_REGISTRY))}. {hint}")
+    return _REGISTRY[name]
+
+
+def names() -> tuple[str, ...]:
+    """All registered names, in the order of registration."""
+    return tuple(_REGISTRY)
+
+
+def _import_plugin(plugin: str) -> None:
+    try:
+        if not plugin.endswith(".py"):
+            importlib.import_module(plugin)
+            return
+        path = Path(plugin).expanduser().resolve(strict=True)
+        module_name = f"cld_plugin_{path.stem}_{key_of(str(path)):x}"
+        if module_name in sys.modules:
+            return
+        spec = importlib.util.spec_from_file_location(module_name, path)
+        assert spec is not None, f"{path} is no Python file"
+        assert spec.loader is not None, f"{path} is no Python file"
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[module_name] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[module_name]
+            raise
+    except DataError:
+        raise
+    except Exception as error:  # a plug-in is the user's code and may raise anything
+        raise DataError(
+            f"data.plugin {plugin!r} cannot be imported: {type(error).__name__}: {error}. "
+            "Give the path of a Python file, or a module that is installed."
+        ) from error
+
+
+_ROLL_SCALE = 0.01
+_ROLL_STD = 0.2 * _ROLL_SCALE
+_ROLL_START, _ROLL_END = 1.5 * math.pi, 4.5 * math.pi
+_ROLL_CENTRES = torch.tensor([(0.0, 0.0), (0.8, 0.8), (0.8, -0.8), (-0.8, -0.8), (-0.8, 0.8)], dtype=torch.float64)
+# Panels of 32 Gauss-Legendre nodes along a roll: nodes are at most one noise std of arc apart, where the rule is
+# exact to 1e-12 (tests/core/test_toy.py).
+_ROLL_PANELS = 48
+
+
+def _spiral(angle: Tensor) -> Tensor:
+    return _ROLL_SCALE * torch.stack([angle * angle.cos(), angle * angle.sin()], dim=-1)
+
+
+@functools.cache
+def _roll() -> GaussianMixture:
+    """One roll at the origin: the integral over its angle, uniform between start and end, as a weighted mixture."""
+    nodes, weights = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(32))
+    width = (_ROLL_END - _ROLL_START) / _ROLL_PANELS
+    middles = _ROLL_START + width * (torch.arange(_ROLL_PANELS, dtype=torch.float64) + 0.5)
+    angle = (middles[:, None] + 0.5 * width * nodes).flatten()
+    return GaussianMixture(_spiral(angle), _ROLL_STD, weights.repeat(_ROLL_PANELS))
+
+
+def _swissroll_log_density(x: Tensor) -> Tensor:
+    # Rolls are 350 noise stds apart: at any point, all but the nearest one's density are 0 in float64.
+    x = x.to(torch.float64)
+    nearest = torch.cdist(x, _ROLL_CENTRES).argmin(1)
+    return _roll().log_density(x - _ROLL_CENTRES[nearest]) - math.log(len(_ROLL_CENTRES))
+
+
+def _swissroll_entropy() -> float:
+    return _roll().entropy() + math.log(len(_ROLL_CENTRES))
+
+
+@toy("multimodal_swissroll", log_density=_swissroll_log_density, entropy=_swissroll_entropy)
+def multimodal_swissroll(n: int, generator: torch.Generator) -> Tensor:
+    """Five Swiss rolls with equal probability: the paper's toy data."""
+    centre = _ROLL_CENTRES[torch.randint(len(_ROLL_CENTRES), (n,), generator=generator)]
+    angle = torch.rand(n, generator=generator, dtype=torch.float64) * (_ROLL_END - _ROLL_START) + _ROLL_START
+    noise = torch.randn(n, 2, generator=generator, dtype=torch.float64)
+    return (centre + _spiral(angle) + _ROLL_STD * noise).float()
+
+
+_DIAMOND = analytic.diamond()
+_GAUSSIAN = analytic.gaussian()
+
+
+@toy("diamond", log_density=_DIAMOND.log_density, entropy=_DIAMOND.entropy)
+def diamond(n: int, generator: torch.Generator) -> Tensor:
+    """Nine narrow Gaussians on a turned grid (`analytic.diamond`)."""
+    return _DIAMOND.sample(n, generator)
+
+
+@toy("gaussian", log_density=_GAUSSIAN.log_density, entropy=_GAUSSIAN.entropy)
+def gaussian(n: int, generator: torch.Generator) -> Tensor:
+    """N(0, 0.5^2 I): everything about it has a closed form (`analytic.gaussian`)."""
+    return _GAUSSIAN.sample(n, generator)

@@ -1,0 +1,242 @@
+"""The layers that NCSN++ is made of, and how they start (Song et al. 2021, appendix H; Ho et al. 2020, appendix B).
+
+Weights start uniform with variance scale / fan_avg and biases at zero. Attribute names such as `GroupNorm_0` and
+`NIN_3` are those of the published checkpoints, which load with strict names.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cld_core.recipe.ncsnpp_spec import NcsnppSpec
+
+from .resampling import Direction, Resample, fir_filter, fir_kernel
+
+Activation = Callable[[Tensor], Tensor]
+
+ACTIVATIONS: dict[str, Activation] = {
+    "swish": F.silu,
+    "relu": F.relu,
+    "elu": F.elu,
+    "lrelu": partial(F.leaky_relu, negative_slope=0.2),
+}
+
+
+def init_uniform_(weight: Tensor, scale: float = 1.0) -> None:
+    """Fill (out, in, ...) with uniform numbers of variance scale / fan_avg; scale 0 means 1e-10.
+
+    An exact zero would leave the layer before it without a gradient in the first step.
+    """
+    receptive = math.prod(weight.shape[2:])
+    fan_avg = receptive * (weight.shape[0] + weight.shape[1]) / 2
+    bound = math.sqrt(3 * (scale or 1e-10) / fan_avg)
+    nn.init.uniform_(weight, -bound, bound)
+
+
+def conv(channels_in: int, channels_out: int, size: int, scale: float = 1.0) -> nn.Conv2d:
+    """A convolution that keeps the resolution: (B, channels_in, H, W) -> (B, channels_out, H, W); `size` is odd."""
+    layer = nn.Conv2d(channels_in, channels_out, size, padding=size // 2)
+    init_uniform_(layer.weight, scale)
+    assert layer.bias is not None, "nn.Conv2d has a bias by default"
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def dense(features_in: int, features_out: int) -> nn.Linear:
+    """A linear layer: (B, features_in) -> (B, features_out)."""
+    layer = nn.Linear(features_in, features_out)
+    init_uniform_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Group normalisation with groups of at least four channels and at most 32 groups.
+
+    Where channels is not a multiple of that number of groups, the next smaller divisor is taken.
+    """
+    most = max(1, min(channels // 4, 32))
+    groups = next(n for n in range(most, 0, -1) if channels % n == 0)
+    return nn.GroupNorm(groups, channels, eps=1e-6)
+
+
+def scaled_sum(x: Tensor, h: Tensor, scale: float) -> Tensor:
+    """(x + h) * scale, for tensors of one shape."""
+    return x + h if scale == 1.0 else (x + h) * scale
+
+
+class FourierEmbedding(nn.Module):
+    """Random Fourier features of log t (Tancik et al. 2020): sin and cos of 2 pi W log t.
+
+    W is drawn once from N(0, scale^2) and then frozen; as part of the state it comes back with a checkpoint.
+    """
+
+    def __init__(self, size: int, scale: float) -> None:
+        super().__init__()
+        self.W = nn.Parameter(torch.randn(size) * scale, requires_grad=False)
+
+    def forward(self, t: Tensor) -> Tensor:
+        """t (B,) in (0, 1] -> (B, 2 size) in float64: at small t the phase is thousands of radians."""
+        phase = 2 * math.pi * torch.outer(t.double().log(), self.W.double())
+        return torch.cat([phase.sin(), phase.cos()], dim=1)
+
+
+def positional_embedding(t: Tensor, size: int) -> Tensor:
+    """The sinusoids of DDPM, with wavelengths from 2 pi to 20000 pi, of t itself.
+
+    The published CelebA-HQ models do not multiply t by a number of steps first, so that only the first few
+    sinusoids vary over [0, 1]; their checkpoints need exactly this.
+
+    t (B,) in [0, 1] -> (B, size) in float64; `size` is even and at least 4.
+    """
+    half = size // 2
+    exponent = torch.arange(half, device=t.device, dtype=torch.float64) / (half - 1)
+    phase = torch.outer(t.double(), torch.exp(-math.log(10000) * exponent))
+    return torch.cat([phase.sin(), phase.cos()], dim=1)
+
+
+class NIN(nn.Module):
+    """The same linear map at every position ("network in network"): (..., in) -> (..., out), W (in, out)."""
+
+    def __init__(self, channels_in: int, channels_out: int, scale: float = 0.1) -> None:
+        super().__init__()
+        self.W = nn.Parameter(torch.empty(channels_in, channels_out))
+        self.b = nn.Parameter(torch.zeros(channels_out))
+        init_uniform_(self.W, scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Channels last: (..., channels_in) -> (..., channels_out)."""
+        return F.linear(x, self.W.T, self.b)
+
+
+class Attention(nn.Module):
+    """Self-attention of the pixels, one head, with a residual connection: (B, C, H, W) -> (B, C, H, W).
+
+    It can be differentiated once. For a second derivative (through a gradient) run the forward pass inside
+    `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`: the fused kernels of PyTorch have none.
+    """
+
+    def __init__(self, channels: int, *, skip_rescale: bool, init_scale: float) -> None:
+        super().__init__()
+        self.GroupNorm_0 = group_norm(channels)
+        self.NIN_0 = NIN(channels, channels)
+        self.NIN_1 = NIN(channels, channels)
+        self.NIN_2 = NIN(channels, channels)
+        self.NIN_3 = NIN(channels, channels, init_scale)
+        self.skip_scale = math.sqrt(0.5) if skip_rescale else 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        # (B, heads = 1, H W, C): a view where x is channels_last.
+        pixels = self.GroupNorm_0(x).permute(0, 2, 3, 1).flatten(1, 2).unsqueeze(1)
+        query, key, value = self.NIN_0(pixels), self.NIN_1(pixels), self.NIN_2(pixels)
+        h = self.NIN_3(F.scaled_dot_product_attention(query, key, value))
+        h = h.squeeze(1).unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
+        return scaled_sum(x, h, self.skip_scale)
+
+
+class ConvResample(nn.Module):
+    """Resample by 2 with a learnt 3x3 convolution: (B, C, H, W) -> (B, C', H/2, W/2) or (B, C', 2H, 2W).
+
+    With a FIR filter: blur, then convolve with stride 2; or convolve the zero-interleaved image, then blur.
+    Without: a strided convolution that pads below and to the right (as DDPM does); or nearest neighbour, then
+    a convolution.
+
+    Args:
+        direction: "down" or "up".
+        fir: taps of the FIR filter, or None.
+        channels_in: C.
+        channels_out: C'.
+    """
+
+    kernel: Tensor | None
+
+    def __init__(self, direction: Direction, fir: Sequence[float] | None, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.direction = direction
+        # Published checkpoints have another name for the filtered layer than for the plain one.
+        self.layer_name = "Conv_0" if fir is None else "Conv2d_0"
+        self.add_module(self.layer_name, conv(channels_in, channels_out, 3))
+        self.register_buffer("kernel", None if fir is None else fir_kernel(fir), persistent=False)
+
+    def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor:
+        """`temb` is ignored: it lets a resampling layer stand where a residual block may."""
+        layer = getattr(self, self.layer_name)
+        weight, bias = layer.weight, layer.bias
+        down = self.direction == "down"
+        if self.kernel is None:
+            if down:
+                return F.conv2d(F.pad(x, (0, 1, 0, 1)), weight, bias, stride=2)
+            return F.conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), weight, bias, padding=1)
+        half = self.kernel.shape[0] // 2
+        if down:
+            blurred = fir_filter(x, self.kernel, stride=1, padding=half)
+            return F.conv2d(blurred, weight, bias, stride=2)
+        interleaved = F.conv_transpose2d(x, weight.flip(2, 3).transpose(0, 1), stride=2)
+        blurred = fir_filter(interleaved, 4 * self.kernel, stride=1, padding=half - 1)
+        return blurred + bias[:, None, None].to(blurred.dtype)
+
+
+class ResBlock(nn.Module):
+    """A residual block: (B, C, H, W) and the embedded time (B, E) -> (B, C', H', W').
+
+    Args:
+        spec: which kind of block, and its options.
+        channels_in: C.
+        channels_out: C'.
+        resample: BigGAN blocks only: "down" or "up" changes both branches' resolution by 2.
+    """
+
+    def __init__(
+        self, spec: NcsnppSpec, channels_in: int, channels_out: int, resample: Direction | None = None
+    ) -> None:
+        super().__init__()
+        self.act = ACTIVATIONS[spec.nonlinearity]
+        self.dropout = spec.dropout
+        self.skip_scale = math.sqrt(0.5) if spec.skip_rescale else 1.0
+        self.GroupNorm_0 = group_norm(channels_in)
+        self.resample = None if resample is None else Resample(resample, spec.fir_kernel if spec.fir else None)
+        self.Conv_0 = conv(channels_in, channels_out, 3)
+        self.Dense_0 = dense(4 * spec.channels, channels_out)
+        self.GroupNorm_1 = group_norm(channels_out)
+        self.Conv_1 = conv(channels_out, channels_out, 3, spec.init_scale)
+        if channels_in != channels_out or resample is not None:
+            if spec.resblock == "biggan":
+                self.Conv_2 = conv(channels_in, channels_out, 1)
+            else:
+                self.NIN_0 = NIN(channels_in, channels_out)
+
+    def forward(self, x: Tensor, temb: Tensor) -> Tensor:
+        """`temb` (B, E) has already been through the activation."""
+        h = self.act(self.GroupNorm_0(x))
+        if self.resample is not None:
+            h, x = self.resample(h), self.resample(x)
+        h = self.Conv_0(h) + self.Dense_0(temb)[:, :, None, None]
+        h = F.dropout(self.act(self.GroupNorm_1(h)), self.dropout, self.training)
+        return scaled_sum(self._shortcut(x), self.Conv_1(h), self.skip_scale)
+
+    def _shortcut(self, x: Tensor) -> Tensor:
+        if hasattr(self, "Conv_2"):
+            return self.Conv_2(x)
+        if hasattr(self, "NIN_0"):
+            return self.NIN_0(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return x
+
+
+class Combine(nn.Module):
+    """Merge the input at a lower resolution into the features, through a 1x1 convolution.
+
+    h (B, C, H, W), image (B, A, H, W) -> (B, C, H, W) for "sum", (B, 2C, H, W) for "cat".
+    """
+
+    def __init__(self, channels_image: int, channels: int, method: str) -> None:
+        super().__init__()
+        self.Conv_0 = conv(channels_image, channels, 1)
+        self.method = method
+
+    def forward(self, h: Tensor, image: Tensor) -> Tensor:
+        image = self.Conv_0(image)
+        return torch.cat([image, h], dim=1) if self.method == "cat" else image + h

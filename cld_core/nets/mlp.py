@@ -1,0 +1,58 @@
+"""The fully connected network of the toy experiments (the paper, appendix E)."""
+
+import math
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from cld_core.nets.dense import in_blocks, linear_silu
+
+FREQUENCIES = 8
+
+
+def time_features(t: Tensor, kind: str) -> Tensor:
+    """What of the time (B,) the network sees, (B, k): t, log t, or sines and cosines of log t."""
+    if kind == "raw":
+        return t[:, None]
+    log_t = t.log()[:, None]
+    if kind == "log":
+        return log_t
+    # log t spans 11.5 nats from loss_eps to 1; the slowest wave is twice as long, the fastest a sixteenth of a nat.
+    octaves = torch.arange(FREQUENCIES, device=t.device, dtype=t.dtype)
+    phase = log_t * (math.pi / 12.0) * 2.0**octaves
+    return torch.cat([phase.sin(), phase.cos()], dim=1)
+
+
+class MLP(nn.Module):
+    """``layers`` linear layers with SiLU between; the time is appended to the input.
+
+    Parameters are named as in the published network (`main.0.weight`, `main.2.weight`, ...).
+    """
+
+    def __init__(
+        self,
+        *,
+        inputs: int,
+        outputs: int,
+        width: int = 128,
+        layers: int = 5,
+        time_input: Literal["raw", "log", "fourier"] = "raw",
+    ) -> None:
+        super().__init__()
+        self.time_input = time_input
+        sizes = [inputs + (2 * FREQUENCIES if time_input == "fourier" else 1), *[width] * (layers - 1)]
+        hidden = [module for pair in pairwise(sizes) for module in (nn.Linear(*pair), nn.SiLU())]
+        self.main = nn.Sequential(*hidden, nn.Linear(width, outputs))
+
+    def forward(self, u: Tensor, t: Tensor) -> Tensor:
+        """(B, inputs) and (B,) to (B, outputs)."""
+        return in_blocks(self._rows, u, t)
+
+    def _rows(self, u: Tensor, t: Tensor) -> Tensor:
+        h = torch.cat([u, time_features(t, self.time_input)], dim=1)
+        *hidden, last = self.main
+        for layer in hidden[::2]:
+            h = linear_silu(layer, h)
+        return last(h)

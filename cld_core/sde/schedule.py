@@ -1,0 +1,29 @@
+"""The schedule beta(t) = beta0 + beta1 t and its integral; nothing else writes these two formulas."""
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+
+# Every coefficient is computed either for one time of the whole batch, as a Python float, or for one
+# time a sample, as a (B,) float64 tensor, by the same formula.
+Number = TypeVar("Number", float, torch.Tensor, float | torch.Tensor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """beta(t) on [0, 1]; ``t`` is a float or a float64 tensor of any shape."""
+
+    beta0: float
+    beta1: float
+
+    def beta(self, t: Number) -> Number:
+        return self.beta0 + self.beta1 * t
+
+    def integral(self, t: Number) -> Number:
+        """B(t), the integral of beta from 0 to t."""
+        return t * (self.beta0 + 0.5 * self.beta1 * t)
+
+    def between(self, start: float, end: float) -> float:
+        """B(end) - B(start), without the cancellation that the difference would suffer."""
+        return (end - start) * (self.beta0 + 0.5 * self.beta1 * (start + end))

@@ -1,0 +1,175 @@
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from cld_core.data.images import open_images
+from cld_core.data.prepare import prepare, verify
+from cld_core.errors import DataError
+
+from .formats import CIFAR_BATCHES, cifar_batch, cifar_rows, images_of_rows, write_cifar_archive
+
+FEW = {"train": 50, "validation": 10}
+
+
+@pytest.fixture
+def rows():
+    return {name: cifar_rows(10, seed) for seed, name in enumerate(CIFAR_BATCHES)}
+
+
+@pytest.fixture
+def batches(rows):
+    return {name: cifar_batch(some) for name, some in rows.items()}
+
+
+def images(path, split):
+    opened = open_images(path, split, name="cifar10", size=32)
+    return opened.batch(torch.arange(opened.n)).numpy()
+
+
+def test_the_official_archive_at_its_true_size(tmp_path):
+    number = np.arange(10_000)
+    rows = np.repeat((number % 256).astype(np.uint8)[:, None], 3072, axis=1)
+    rows[:, ::7] = (number // 256)[:, None]
+    batches = {name: cifar_batch(np.roll(rows, shift, axis=0)) for shift, name in enumerate(CIFAR_BATCHES)}
+    archive = write_cifar_archive(tmp_path / "cifar-10-python.tar.gz", batches)
+    manifest = prepare("cifar10", archive, tmp_path / "out")
+    assert {split: info.count for split, info in manifest.splits.items()} == {"train": 50_000, "validation": 10_000}
+    train = images(tmp_path / "out", "train")
+    assert np.array_equal(train[:10_000], images_of_rows(rows))
+    assert np.array_equal(train[40_000:], images_of_rows(np.roll(rows, 4, axis=0)))
+    assert np.array_equal(images(tmp_path / "out", "validation"), images_of_rows(np.roll(rows, 5, axis=0)))
+
+
+def test_archive_and_folders_give_the_same(tmp_path, rows, batches):
+    archive = write_cifar_archive(tmp_path / "cifar-10-python.tar.gz", batches)
+    folder = tmp_path / "unpacked" / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    for name, data in batches.items():
+        (folder / name).write_bytes(data)
+    made = [
+        prepare("cifar10", source, tmp_path / f"out{number}", expect=FEW)
+        for number, source in enumerate((archive, folder, folder.parent))
+    ]
+    assert made[0].splits == made[1].splits == made[2].splits
+    assert made[0].source_digest == made[1].source_digest == made[2].source_digest
+    expected = np.concatenate([images_of_rows(rows[name]) for name in CIFAR_BATCHES[:5]])
+    assert np.array_equal(images(tmp_path / "out0", "train"), expected)
+
+
+def test_batches_that_python_3_pickled_are_read_too(tmp_path, rows):
+    batches = {name: pickle.dumps({b"data": some, b"labels": [0] * 10}, protocol=2) for name, some in rows.items()}
+    archive = write_cifar_archive(tmp_path / "a.tar.gz", batches)
+    prepare("cifar10", archive, tmp_path / "out", expect=FEW)
+    assert np.array_equal(images(tmp_path / "out", "validation"), images_of_rows(rows["test_batch"]))
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_a_pickle_never_runs_code(tmp_path, batches, protocol):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "owned"),)
+
+    batches["data_batch_2"] = pickle.dumps({b"data": Evil()}, protocol=protocol)
+    archive = write_cifar_archive(tmp_path / "a.tar.gz", batches)
+    with pytest.raises(DataError, match=r"data_batch_2 is no batch of CIFAR-10.*mkdir.*10 images, 1 of 6 pieces"):
+        prepare("cifar10", archive, tmp_path / "out", expect=FEW)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_a_missing_batch(tmp_path, batches):
+    data = batches.pop("data_batch_3")
+    archive = write_cifar_archive(tmp_path / "a.tar.gz", batches)
+    with pytest.raises(DataError, match=r"has no data_batch_3.*20 images, 2 of 6 pieces"):
+        prepare("cifar10", archive, tmp_path / "out", expect=FEW)
+    write_cifar_archive(archive, {**batches, "data_batch_3": data})
+    prepare("cifar10", archive, tmp_path / "out", expect=FEW)
+    verify(tmp_path / "out")
+
+
+def test_a_truncated_archive_gives_what_is_before_the_cut(tmp_path, batches):
+    archive = write_cifar_archive(tmp_path / "a.tar.gz", batches, order=CIFAR_BATCHES)
+    data = archive.read_bytes()
+    archive.write_bytes(data[: int(0.6 * len(data))])
+    with pytest.raises(DataError, match=r"data_batch_4 could not be taken.*cut short.*30 images, 3 of 6 pieces"):
+        prepare("cifar10", archive, tmp_path / "out", expect=FEW)
+    archive.write_bytes(data)
+    seen = []
+    prepare("cifar10", archive, tmp_path / "out", expect=FEW, progress=seen.append)
+    assert seen[0].images > 30
+    verify(tmp_path / "out")
+
+
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.95])
+def test_a_damaged_archive_is_not_trusted_at_all(tmp_path, batches, place):
+    archive = write_cifar_archive(tmp_path / "a.tar.gz", batches)
+    data = bytearray(archive.read_bytes())
+    data[int(place * len(data))] ^= 0xFF
+    archive.write_bytes(bytes(data))
+    with pytest.raises(DataError, match=r"data_batch_1 could not be taken.*damaged.*0 images"):
+        prepare("cifar10", archive, tmp_path / "out", expect=FEW)
+
+
+@pytest.mark.parametrize(
+    ("data", "match"),
+    [
+        (cifar_batch(np.zeros((10, 3072), np.uint8))[:-9000], "is no batch"),
+        (pickle.dumps({b"data": np.zeros((10, 3072), np.float32)}, protocol=2), "no unsigned bytes"),
+        (pickle.dumps({b"data": b"bytes"}, protocol=2), "no array"),
+        (pickle.dumps({b"labels": [1]}, protocol=2), "KeyError"),
+        (b"\x89PNG\r\n", "is no batch"),
+        (b"", "is no batch"),
+    ],
+)
+def test_a_batch_that_is_none(tmp_path, batches, data, match):
+    archive = write_cifar_archive(tmp_path / "a.tar.gz", {**batches, "data_batch_2": data})
+    with pytest.raises(DataError, match=rf"data_batch_2 .*{match}.*1 of 6 pieces"):
+        prepare("cifar10", archive, tmp_path / "out", expect=FEW)
+
+
+def test_images_of_a_wrong_size(tmp_path, batches):
+    batches["data_batch_1"] = cifar_batch(np.zeros((10, 3 * 64 * 64), np.uint8))
+    archive = write_cifar_archive(tmp_path / "a.tar.gz", batches)
+    with pytest.raises(DataError, match=r"data of shape \(10, 12288\)"):
+        prepare("cifar10", archive, tmp_path / "out", expect=FEW)
+
+
+def test_a_short_batch(tmp_path, batches):
+    batches["data_batch_4"] = cifar_batch(cifar_rows(9, 0))
+    archive = write_cifar_archive(tmp_path / "a.tar.gz", batches)
+    with pytest.raises(DataError, match=r"train has 49 images, but 50 are expected.*data_batch_4 \(9\)"):
+        prepare("cifar10", archive, tmp_path / "out", expect=FEW)
+
+
+def test_a_source_that_is_not_there(tmp_path):
+    with pytest.raises(DataError, match=r"does not exist.*--download"):
+        prepare("cifar10", tmp_path / "none", tmp_path / "out")
+    with pytest.raises(DataError, match="has no data_batch_1"):
+        prepare("cifar10", tmp_path, tmp_path / "out")
+
+
+def test_download_only_when_asked(tmp_path, batches, monkeypatch):
+    asked = []
+
+    def fetch(url, root, filename, md5):
+        asked.append((url, md5))
+        write_cifar_archive(tmp_path / "fetched" / filename, batches)
+
+    monkeypatch.setattr("torchvision.datasets.utils.download_url", fetch)
+    with pytest.raises(DataError, match="does not exist"):
+        prepare("cifar10", tmp_path / "fetched", tmp_path / "out", expect=FEW)
+    assert asked == []
+    prepare("cifar10", tmp_path / "fetched", tmp_path / "out", expect=FEW, download=True)
+    assert asked[0][0].endswith("cifar-10-python.tar.gz")
+    assert len(asked[0][1]) == 32
+
+
+def test_a_download_that_fails(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr("torchvision.datasets.utils.download_url", fail)
+    with pytest.raises(DataError, match=r"could not be downloaded.*Fetch it by hand"):
+        prepare("cifar10", tmp_path / "fetched", tmp_path / "out", download=True)

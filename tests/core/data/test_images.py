@@ -1,0 +1,249 @@
+import json
+import multiprocessing
+import os
+import pickle
+import shutil
+import threading
+
+import lmdb
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from cld_core.data.build import Plan, Unit, build
+from cld_core.data.images import LmdbImages, MemoryImages, open_images, to_model
+from cld_core.data.prepare import verify
+from cld_core.data.store import read_manifest
+from cld_core.errors import DataError
+
+pytestmark = pytest.mark.timeout(60)
+
+SIZE = 8
+
+
+def pixels(count, seed=0):
+    """uint8 of shape (count, SIZE, SIZE, 3)."""
+    return np.random.default_rng(seed).integers(0, 256, (count, SIZE, SIZE, 3), dtype=np.uint8)
+
+
+TRAIN, VALIDATION = pixels(41), pixels(9, seed=1)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A prepared data set; tests that damage it take a copy."""
+    root = tmp_path_factory.mktemp("data") / "set"
+    units = {
+        "train": [Unit(name="all", fingerprint="1", read=lambda: (image.tobytes() for image in TRAIN))],
+        "validation": [Unit(name="all", fingerprint="1", read=lambda: (image.tobytes() for image in VALIDATION))],
+    }
+    build(Plan(name="cifar10", size=SIZE, source="memory", units=units), root)
+    return root
+
+
+@pytest.fixture
+def copied(made, tmp_path):
+    shutil.copytree(made, tmp_path / "copied")
+    return tmp_path / "copied"
+
+
+def write_published(root, images, split="train"):
+    path = root / f"{split}.lmdb"
+    path.mkdir(parents=True)
+    with lmdb.open(str(path), map_size=1 << 24) as env, env.begin(write=True) as transaction:
+        for index, image in enumerate(images):
+            transaction.put(str(index).encode(), image.tobytes())
+    return root
+
+
+def expected(images, indices, flips=None):
+    chosen = torch.from_numpy(images)[indices].permute(0, 3, 1, 2)
+    if flips is None:
+        return chosen
+    return torch.stack([image.flip(-1) if flip else image for image, flip in zip(chosen, flips, strict=True)])
+
+
+@pytest.mark.parametrize(("cache", "kind"), [("memory", MemoryImages), ("disk", LmdbImages), ("auto", MemoryImages)])
+def test_batches(made, cache, kind):
+    images = open_images(made, "train", name="cifar10", size=SIZE, cache=cache)
+    assert type(images) is kind
+    assert (images.n, len(images), images.shape, images.device) == (41, 41, (3, SIZE, SIZE), torch.device("cpu"))
+    indices = torch.tensor([40, 0, 7, 7, 10])
+    flips = torch.tensor([True, False, True, False, True])
+    assert torch.equal(images.batch(indices), expected(TRAIN, indices))
+    assert torch.equal(images.batch(indices, flips), expected(TRAIN, indices, flips))
+    assert images.batch(indices).is_contiguous()
+    assert torch.equal(images[3], expected(TRAIN, [3])[0])
+    with pytest.raises(IndexError):
+        images[41]
+
+
+def test_a_set_too_large_for_memory_stays_on_disk(made, monkeypatch):
+    monkeypatch.setattr("cld_core.data.images.MEMORY_BYTES", 41 * 3 * SIZE * SIZE - 1)
+    assert isinstance(open_images(made, "train"), LmdbImages)
+    assert isinstance(open_images(made, "validation"), MemoryImages)
+
+
+def test_to_model_spans_minus_one_to_one():
+    got = to_model(torch.arange(256, dtype=torch.uint8))
+    assert got.dtype == torch.float32
+    assert (got[0], got[255]) == (-1, 1)
+    assert torch.allclose(got, torch.linspace(-1, 1, 256), atol=1e-6)
+
+
+def test_published_form(tmp_path):
+    root = write_published(tmp_path / "celeba-lmdb", TRAIN)
+    write_published(root, VALIDATION, "validation")
+    for cache in ("memory", "disk"):
+        images = open_images(root, "train", name="celebahq256", cache=cache)
+        assert images.n == 41
+        assert torch.equal(images.batch(torch.arange(41)), expected(TRAIN, range(41)))
+    assert open_images(root, "validation", size=SIZE).n == 9
+    with pytest.raises(DataError, match=r"8x8, not 256x256.*cldctl data prepare celebahq256"):
+        open_images(root, "train", name="celebahq256", size=256)
+
+
+def test_published_form_of_something_else(tmp_path):
+    with pytest.raises(DataError, match="no square raw RGB images"):
+        open_images(write_published(tmp_path / "jpeg", [np.zeros(1001, np.uint8)]), "train")
+    with pytest.raises(DataError, match="no key '0'"):
+        open_images(write_published(tmp_path / "empty", []), "train")
+    with pytest.raises(DataError, match=r"Image 1 of .* has 27 bytes, not 192"):
+        open_images(write_published(tmp_path / "mixed", [TRAIN[0], np.zeros(27, np.uint8)]), "train")
+
+
+def test_missing_data_names_the_command(tmp_path):
+    path = tmp_path / "nowhere"
+    with pytest.raises(DataError) as caught:
+        open_images(path, "train", name="cifar10", size=32)
+    command = f"cldctl data prepare cifar10 --source PATH --out {path}"
+    assert str(caught.value) == f"The data set {path} does not exist. To prepare it: {command}"
+    path.mkdir()
+    with pytest.raises(DataError, match=r"neither a manifest nor train\.lmdb.*prepare folder .*--size PIXELS"):
+        open_images(path, "train")
+    path.rename(tmp_path / "nowhere.partial")
+    with pytest.raises(DataError, match=r"not prepared to the end.*prepare cifar10"):
+        open_images(path, "train", name="cifar10")
+
+
+def test_another_data_set(made):
+    for arguments, match in (
+        ({"name": "cifar10", "size": 32}, r"8x8, not 32x32.*prepare cifar10"),
+        ({"name": "celebahq256"}, "holds cifar10, not celebahq256.*prepare celebahq256"),
+    ):
+        with pytest.raises(DataError, match=match):
+            open_images(made, "train", **arguments)
+    with pytest.raises(DataError, match=r"no test split, only train, validation.*prepare"):
+        open_images(made, "test")
+
+
+def test_a_copy_that_is_not_whole(copied):
+    data = copied / "train.lmdb" / "data.mdb"
+    whole = data.read_bytes()
+    for length, match in ((len(whole) - 4096, "copied incompletely"), (len(whole) // 2, "cut short"), (0, "LMDB")):
+        data.write_bytes(whole[:length])
+        with pytest.raises(DataError, match=rf"{match}.*cldctl data prepare"):
+            open_images(copied, "train")
+    data.unlink()
+    with pytest.raises(DataError, match=r"No such file.*cldctl data prepare"):
+        open_images(copied, "train")
+    (copied / "manifest.json").write_text("{")
+    with pytest.raises(DataError, match=r"cannot be read as a manifest.*cldctl data prepare"):
+        open_images(copied, "train")
+
+
+def test_a_manifest_of_the_future(copied):
+    content = json.loads((copied / "manifest.json").read_text())
+    (copied / "manifest.json").write_text(json.dumps({**content, "format": "cld-images/9"}))
+    with pytest.raises(DataError, match="has the format 'cld-images/9'; this version reads 'cld-images/1'"):
+        open_images(copied, "train")
+
+
+def test_changed_pixels_are_found_when_loading_and_when_verifying(copied):
+    assert verify(copied) == read_manifest(copied)
+    with lmdb.open(str(copied / "train.lmdb"), lock=False) as env, env.begin(write=True) as transaction:
+        transaction.put(b"17", TRAIN[18].tobytes())
+    content = json.loads((copied / "manifest.json").read_text())
+    content["splits"]["train"]["file_bytes"] = os.path.getsize(copied / "train.lmdb" / "data.mdb")
+    (copied / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match="do not have the checksum in the manifest"):
+        open_images(copied, "train", cache="memory")
+    assert open_images(copied, "train", cache="disk").n == 41
+    seen = []
+    with pytest.raises(DataError, match="not those that were prepared"):
+        verify(copied, lambda done, total: seen.append((done, total)))
+    assert seen == [(41, 50)]
+
+
+def agrees(images, seed=0):
+    """Whether a random batch is right, found out in NumPy: PyTorch's threads do not survive a fork."""
+    generator = np.random.default_rng(seed)
+    indices, flips = generator.integers(0, 41, 30), generator.integers(0, 2, 30).astype(bool)
+    wanted = TRAIN[indices].transpose(0, 3, 1, 2)
+    wanted[flips] = wanted[flips][..., ::-1]
+    return np.array_equal(images.batch(torch.from_numpy(indices), torch.from_numpy(flips)).numpy(), wanted)
+
+
+def test_forks_read_what_the_parent_opened(made):
+    first = open_images(made, "train", cache="disk")
+    second = open_images(made, "train", cache="disk")  # LMDB allows one opening a process
+    assert agrees(first)
+    children = []
+    for seed in range(4):
+        pid = os.fork()
+        if pid == 0:
+            good = agrees(first, seed) and agrees(second, seed)
+            grandchild = os.fork()
+            if grandchild == 0:
+                os._exit(0 if agrees(first, seed) else 1)
+            os._exit(0 if good and os.waitpid(grandchild, 0)[1] == 0 else 1)
+        children.append(pid)
+        assert agrees(first, seed)
+    assert [os.waitpid(pid, 0)[1] for pid in children] == [0] * 4
+    assert agrees(first)
+    assert agrees(second)
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_workers_of_a_data_loader(made, start):
+    images = open_images(made, "train", cache="disk")
+    assert agrees(images)
+    context = multiprocessing.get_context(start)
+    loader = DataLoader(images, batch_size=7, num_workers=2 if start == "fork" else 1, multiprocessing_context=context)
+    for _ in range(2 if start == "fork" else 1):
+        assert torch.equal(torch.cat(list(loader)), expected(TRAIN, range(41)))
+    assert agrees(images)
+
+
+def test_threads_and_forks_at_the_same_time(made):
+    images = open_images(made, "train", cache="disk")
+    stop = threading.Event()
+    wrong = []
+
+    def read(seed):
+        while not stop.is_set():
+            if not agrees(images, seed):
+                wrong.append(seed)
+
+    threads = [threading.Thread(target=read, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        for seed in range(10):
+            pid = os.fork()
+            if pid == 0:
+                os._exit(0 if agrees(images, seed) else 1)
+            assert os.waitpid(pid, 0)[1] == 0
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert wrong == []
+
+
+def test_a_pickled_set_opens_anew(made):
+    images = open_images(made, "train", cache="disk")
+    assert agrees(images)
+    assert len(pickle.dumps(images)) < 2000
+    assert agrees(pickle.loads(pickle.dumps(images)))

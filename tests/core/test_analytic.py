@@ -1,0 +1,86 @@
+import math
+
+import pytest
+import torch
+
+from cld_core.analytic import GaussianMixture, diamond, gaussian
+from cld_core.sde import CLD, VPSDE
+
+SDES = (CLD(), CLD(beta0=0.1, beta1=6.9), VPSDE())
+TIMES = (1e-5, 1e-3, 0.05, 0.4, 1.0)
+
+
+def points(law, sde, n=6):
+    generator = torch.Generator().manual_seed(0)
+    x = law.sample(n, generator).double()
+    v = 0.1 * torch.randn(n, 2, generator=generator, dtype=torch.float64)
+    return torch.cat([x, v], dim=1) if sde.phase_space else x
+
+
+@pytest.mark.parametrize("sde", SDES)
+@pytest.mark.parametrize("law", [gaussian(), diamond()])
+def test_score_and_divergence_are_derivatives_of_the_log_density(sde, law):
+    score, u = law.score(sde), points(law, sde)
+    for t in TIMES:
+        leaf = u.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(score.log_density(leaf, t).sum(), leaf, create_graph=True)
+        half = sde.scored(gradient)
+        torch.testing.assert_close(score(u, t), half.detach(), rtol=1e-8, atol=1e-8)
+        trace = sum(
+            sde.scored(torch.autograd.grad(half[:, i].sum(), leaf, retain_graph=True)[0])[:, i] for i in range(2)
+        )
+        torch.testing.assert_close(score.divergence(u, t), trace, rtol=1e-7, atol=1e-6)
+
+
+@pytest.mark.parametrize("sde", SDES)
+def test_law_is_that_of_the_forward_process(sde):
+    """Log-density at t against a plain mixture of normals with the kernel's mean and covariance."""
+    law = GaussianMixture(torch.tensor([[-0.4, 0.2], [0.7, 0.1], [0.0, -1.0]]), 0.3, torch.tensor([1.0, 2.0, 3.0]))
+    u = points(law, sde)
+    for t in (1e-3, 0.3, 1.0):
+        densities = []
+        for mean, weight in zip(law.means, law.weights, strict=True):
+            if isinstance(sde, CLD):
+                psi, s = sde.transition(t), sde.law(t, data_var=0.09)
+                location = torch.cat([psi.xx * mean, psi.vx * mean])
+                covariance = torch.kron(torch.tensor([[s.xx, s.xv], [s.xv, s.vv]]), torch.eye(2)).double()
+            else:
+                location = sde.mean_factor(t) * mean
+                covariance = torch.eye(2, dtype=torch.float64) * sde.law(t, data_var=0.09)
+            normal = torch.distributions.MultivariateNormal(location, covariance)
+            densities.append(normal.log_prob(u) + weight.log())
+        expected = torch.logsumexp(torch.stack(densities), 0)
+        torch.testing.assert_close(law.score(sde).log_density(u, t), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("sde", SDES)
+def test_at_time_zero_the_data_law_returns(sde):
+    law = diamond()
+    u = points(law, sde)
+    expected = law.log_density(u[:, :2])
+    if sde.phase_space:
+        variance = sde.gamma * sde.mass
+        expected = expected - 0.5 * u[:, 2:].square().sum(1) / variance - math.log(2 * math.pi * variance)
+    torch.testing.assert_close(law.score(sde).log_density(u, 0.0), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_one_time_or_one_a_row():
+    score, u = diamond().score(CLD()), points(diamond(), CLD())
+    t = torch.full((len(u),), 0.3, dtype=torch.float64)
+    torch.testing.assert_close(score(u, t), score(u, 0.3))
+    assert score(u.float(), 0.3).dtype == torch.float32
+
+
+def test_entropy_by_quadrature():
+    for std in (0.5, 0.04):
+        assert gaussian(std).entropy() == pytest.approx(math.log(2 * math.pi * math.e * std**2), abs=1e-10)
+    # Two components so close that no closed form helps: twice the nodes give the same.
+    law = GaussianMixture(torch.tensor([[0.0, 0.0], [0.1, 0.05]]), 0.05)
+    assert law.entropy() == pytest.approx(law.entropy(per_std=8.0), abs=1e-9)
+
+
+def test_samples_have_the_moments_of_the_law():
+    law = GaussianMixture(torch.tensor([[-1.0, 0.0], [1.0, 0.5]]), 0.2, torch.tensor([1.0, 3.0]))
+    x = law.sample(20_000, torch.Generator().manual_seed(0)).double()
+    torch.testing.assert_close(x.mean(0), (law.weights[:, None] * law.means).sum(0), rtol=0, atol=0.03)
+    assert float(law.log_density(x).mean()) == pytest.approx(-law.entropy(), abs=0.03)

@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+import torch
+from scipy.integrate import RK45, solve_ivp
+
+from cld_core.errors import SolverError
+from cld_core.solver import solve
+
+
+def pendulum(t, y, rows):
+    return torch.stack([y[:, 1], -torch.sin(3.0 * y[:, 0]) - 0.2 * t * y[:, 1]], dim=1)
+
+
+STARTS = torch.tensor([[0.1, 0.0], [2.0, -1.0], [0.5, 7.0], [-30.0, 11.0], [0.0, 0.0]], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("span", [(0.0, 3.0), (1.0, 1e-3)])
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-5, 1e-9])
+def test_every_row_takes_scipys_steps(span, tolerance):
+    ours = solve(pendulum, STARTS, *span, rtol=tolerance, atol=tolerance)
+    for i, start in enumerate(STARTS):
+
+        def field(t, y):
+            return pendulum(t, torch.from_numpy(y)[None], None)[0].numpy()
+
+        theirs = solve_ivp(field, span, start.numpy(), method="RK45", rtol=tolerance, atol=tolerance)
+        assert int(ours.nfe[i]) == theirs.nfev
+        np.testing.assert_allclose(ours.y[i].numpy(), theirs.y[:, -1], rtol=1e-9, atol=1e-11)
+
+
+def test_a_row_does_not_depend_on_its_neighbours():
+    together = solve(pendulum, STARTS, 0.0, 3.0, rtol=1e-6, atol=1e-6)
+    for i in range(len(STARTS)):
+        alone = solve(pendulum, STARTS[i : i + 1], 0.0, 3.0, rtol=1e-6, atol=1e-6)
+        # The matrix products of other sizes may round otherwise in the last bit.
+        torch.testing.assert_close(together.y[i], alone.y[0], rtol=1e-13, atol=1e-14)
+        assert int(together.nfe[i]) == int(alone.nfe[0])
+
+
+def test_rows_are_told_who_they_are_after_others_have_left():
+    rates = torch.tensor([50.0, 1.0, 10.0], dtype=torch.float64)
+
+    def field(t, y, rows):
+        return -rates[rows, None] * (y - torch.cos(rates[rows] * t)[:, None])
+
+    ours = solve(field, torch.ones(3, 1, dtype=torch.float64), 0.0, 1.0, rtol=1e-8, atol=1e-8)
+    assert len(set(ours.nfe.tolist())) == 3
+    for i, rate in enumerate(rates.tolist()):
+        theirs = RK45(lambda t, y, r=rate: -r * (y - np.cos(r * t)), 0.0, [1.0], 1.0, rtol=1e-8, atol=1e-8)
+        while theirs.status == "running":
+            theirs.step()
+        assert float(ours.y[i, 0]) == pytest.approx(theirs.y[0], rel=1e-9)
+
+
+def test_error_follows_the_tolerance():
+    def field(t, y, rows):
+        return -2.0 * t[:, None] * y
+
+    exact = float(np.exp(-1.0))
+    errors = [
+        abs(float(solve(field, torch.ones(1, 1), 0.0, 1.0, rtol=tol, atol=tol).y[0, 0]) - exact)
+        for tol in (1e-4, 1e-6, 1e-8)
+    ]
+    assert errors[0] > errors[1] > errors[2]
+    assert errors[2] < 1e-8
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_field_that_is_not_finite_is_named(bad):
+    def field(t, y, rows):
+        return torch.where(t[:, None] > 0.5, bad, y)
+
+    with pytest.raises(SolverError, match=r"row 0 is at t = 0\.\d+.*Raise rtol and atol"):
+        solve(field, torch.ones(2, 1), 0.0, 1.0, rtol=1e-5, atol=1e-5)
+
+
+def test_the_number_of_steps_is_bounded():
+    with pytest.raises(SolverError, match="3 steps were not enough"):
+        solve(pendulum, STARTS, 0.0, 30.0, rtol=1e-8, atol=1e-8, max_steps=3)

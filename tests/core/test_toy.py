@@ -1,0 +1,129 @@
+import math
+
+import pytest
+import torch
+
+from cld_core.data import toy
+from cld_core.errors import DataError
+from cld_core.recipe.schema import TOY_DATA
+
+
+def draws(name, n=4000):
+    return toy.get(name).sample(n, torch.Generator().manual_seed(0))
+
+
+def test_the_recipe_knows_the_built_in_names():
+    assert {name for name in toy.names() if not name.startswith("test_")} == set(TOY_DATA)
+
+
+@pytest.mark.parametrize("name", TOY_DATA)
+def test_samples(name):
+    x = draws(name, 100)
+    assert x.shape == (100, *toy.get(name).data_shape)
+    assert x.dtype == torch.float32
+    assert torch.equal(x, draws(name, 100))
+
+
+@pytest.mark.parametrize("name", TOY_DATA)
+def test_mean_log_density_of_samples_is_minus_the_entropy(name):
+    density = toy.get(name)
+    logp = density.log_density(draws(name))
+    assert logp.dtype == torch.float64
+    assert float(logp.mean()) == pytest.approx(-density.entropy(), abs=4 * float(logp.std()) / len(logp) ** 0.5)
+
+
+@pytest.mark.parametrize(("name", "reach", "step"), [("diamond", 1.0, 0.01), ("gaussian", 4.0, 0.1)])
+def test_density_integrates_to_one(name, reach, step):
+    axis = torch.arange(-reach, reach, step, dtype=torch.float64)
+    p = toy.get(name).log_density(torch.cartesian_prod(axis, axis)).exp()
+    assert float(p.sum()) * step**2 == pytest.approx(1.0, abs=1e-9)
+
+
+def test_a_roll_holds_a_fifth_of_the_mass():
+    step = 0.0015  # three quarters of the noise's std: the trapezoid rule is exact to 1e-10
+    axis = torch.arange(-0.17, 0.17, step, dtype=torch.float64)
+    centre = torch.tensor([0.8, -0.8], dtype=torch.float64)
+    p = toy.get("multimodal_swissroll").log_density(torch.cartesian_prod(axis, axis) + centre).exp()
+    assert float(p.sum()) * step**2 == pytest.approx(0.2, abs=1e-9)
+
+
+def test_true_entropies():
+    # Nine disjoint Gaussians: 1e-8 is their overlap.
+    nine = math.log(9) + math.log(2 * math.pi * math.e * 0.04**2)
+    assert toy.get("diamond").entropy() == pytest.approx(nine, abs=1e-8)
+    assert toy.get("diamond").entropy() == pytest.approx(-1.399, abs=5e-3)  # a Monte Carlo value of it
+    assert toy.get("multimodal_swissroll").entropy() == pytest.approx(-3.337359, abs=1e-6)
+
+
+def test_swiss_roll_quadrature_has_converged(monkeypatch):
+    x = draws("multimodal_swissroll", 200)
+    coarse = toy.get("multimodal_swissroll").log_density(x)
+    monkeypatch.setattr(toy, "_ROLL_PANELS", 200)
+    toy._roll.cache_clear()
+    fine = toy.get("multimodal_swissroll").log_density(x)
+    toy._roll.cache_clear()
+    torch.testing.assert_close(coarse, fine, rtol=0, atol=1e-11)
+
+
+def test_swiss_roll_log_density_far_away_is_finite():
+    far = torch.tensor([[10.0, 10.0], [0.4, 0.4]])
+    assert torch.isfinite(toy.get("multimodal_swissroll").log_density(far)).all()
+
+
+def test_swiss_roll_lies_where_it_should():
+    x = draws("multimodal_swissroll")
+    centres = torch.tensor([(0.0, 0.0), (0.8, 0.8), (0.8, -0.8), (-0.8, -0.8), (-0.8, 0.8)])
+    distance, which = torch.cdist(x, centres).min(1)
+    assert float(distance.max()) < 0.01 * 4.5 * math.pi + 0.012
+    assert float(distance.min()) > 0.01 * 1.5 * math.pi - 0.012
+    assert (torch.bincount(which) / len(x) - 0.2).abs().max() < 0.03
+
+
+def test_unknown_name_lists_what_there_is():
+    with pytest.raises(DataError, match=r"no toy data 'diamont'.*multimodal_swissroll.*Did you mean 'diamond'\?"):
+        toy.get("diamont")
+    with pytest.raises(DataError, match=r"data\.plugin"):
+        toy.get("zzz")
+
+
+PLUGIN = """
+import torch
+from cld_core.data.toy import toy
+
+@toy("{name}", entropy=lambda: 0.0)
+def square(n, generator):
+    return torch.rand(n, 2, generator=generator)
+"""
+
+
+def test_plugin_file(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(PLUGIN.format(name="test_square"))
+    for _ in range(2):  # importing it twice is no conflict
+        density = toy.get("test_square", str(path))
+    assert density.sample(3, torch.Generator()).shape == (3, 2)
+    assert density.log_density is None
+    assert density.entropy() == 0.0
+
+
+def test_plugin_module(tmp_path, monkeypatch):
+    (tmp_path / "toy_plugin_for_test.py").write_text(PLUGIN.format(name="test_module"))
+    monkeypatch.syspath_prepend(tmp_path)
+    assert toy.get("test_module", "toy_plugin_for_test").name == "test_module"
+
+
+def test_bad_plugins_are_named(tmp_path):
+    broken = tmp_path / "broken.py"
+    broken.write_text("raise RuntimeError('inside')")
+    for plugin, message in ((str(broken), "RuntimeError: inside"), ("no_such_module_at_all", "ModuleNotFoundError")):
+        with pytest.raises(DataError, match=message):
+            toy.get("diamond", plugin)
+    with pytest.raises(DataError, match="FileNotFoundError"):
+        toy.get("diamond", str(tmp_path / "absent.py"))
+
+
+def test_a_name_cannot_be_taken_twice(tmp_path):
+    path = tmp_path / "thief.py"
+    path.write_text(PLUGIN.format(name="diamond"))
+    with pytest.raises(DataError, match=r"already registered by cld_core\.data\.toy"):
+        toy.get("diamond", str(path))

@@ -1,0 +1,1 @@
+"""A real, throw-away Slurm on one machine, and the tests that need one."""

@@ -1,0 +1,56 @@
+"""The fixture `slurm`: one real cluster for the whole test run, put in order before each test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+from .cluster import SlurmCluster
+from .errors import INSTALL, why_unusable
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test of this folder, so that `-m "not slurm"` leaves them out."""
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.slurm)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def usable_machine() -> None:
+    """Skip this folder where no Slurm can be started, or fail where CLDCTL_REQUIRE_SLURM=1 says it must."""
+    reason = why_unusable()
+    if reason and os.environ.get("CLDCTL_REQUIRE_SLURM") == "1":
+        pytest.fail(f"CLDCTL_REQUIRE_SLURM=1, but {reason}", pytrace=False)
+    if reason:
+        pytest.skip(f"Slurm tests skipped: {INSTALL} (as root; {reason.split(':')[0]})")
+
+
+@pytest.fixture(scope="session")
+def slurm_cluster(usable_machine: None) -> Iterator[SlurmCluster]:
+    """The cluster as it was left by the last test; ask for `slurm` instead."""
+    with SlurmCluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def slurm(slurm_cluster: SlurmCluster) -> Iterator[SlurmCluster]:
+    """The cluster with default settings, all nodes idle and no job; cleaned up behind the test as well."""
+    slurm_cluster.reset()
+    yield slurm_cluster
+    slurm_cluster.reset()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show what the controller logged with each test that failed: the cluster is gone when one looks."""
+    report = yield
+    cluster = getattr(item, "funcargs", {}).get("slurm")
+    if report.failed and isinstance(cluster, SlurmCluster):
+        report.sections.append(("slurmctld", cluster.processes.log_tail("slurmctld", 60)))
+    return report
