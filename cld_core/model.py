@@ -36,6 +36,11 @@ class Model:
         self.net.to(self.device).eval()
         self.score = Score(self.sde, recipe.objective, self.net)
 
+    @property
+    def is_image(self) -> bool:
+        """Whether samples are images in [-1, 1]."""
+        return self.source.grey_levels is not None
+
     @classmethod
     def from_run(cls, run: str | Path, checkpoint: int | str = "last", device: str | None = None) -> "Model":
         """Load the averaged weights of a checkpoint; see `cld_core.load`."""
@@ -69,11 +74,21 @@ class Model:
         """
         return self.draw(n, seed=seed, first=first, **settings).x
 
-    def draw(self, n: int, *, seed: int = 0, first: int = 0, **settings: Any) -> sampling.Samples:
-        """As `sample`, and returns velocities and the number of network evaluations with the samples."""
+    def draw(
+        self, n: int, *, seed: int = 0, first: int = 0, batch_size: int | None = None, **settings: Any
+    ) -> sampling.Samples:
+        """As `sample`, and returns velocities and the number of network evaluations with the samples.
+
+        Args:
+            batch_size: samples computed at once; None: all.
+        """
         spec = dataclasses.replace(self.recipe.sampling, **settings)
-        noise = seeds.SampleNoise(seed, "sample", first=first, last=first + n, device=self.device)
-        return sampling.sample(self.score, self.sde, spec, noise, self.data_shape, self.device)
+        parts = []
+        for start in range(first, first + n, batch_size or n):
+            last = min(start + (batch_size or n), first + n)
+            noise = seeds.SampleNoise(seed, "sample", first=start, last=last, device=self.device)
+            parts.append(sampling.sample(self.score, self.sde, spec, noise, self.data_shape, self.device))
+        return sampling.Samples.cat(parts)
 
 
 def pick_checkpoint(folder: RunFolder, recipe: Recipe, checkpoint: int | str) -> int:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from cld_core.data.order import rank_slice
+
 
 @dataclass
 class Ranks:
@@ -26,9 +28,7 @@ class Ranks:
 
     def rows(self, batch: int) -> slice:
         """This rank's share of a global batch of ``batch`` rows; shares differ by at most one row."""
-        small, larger = divmod(batch, self.world_size)
-        start = self.rank * small + min(self.rank, larger)
-        return slice(start, start + small + (self.rank < larger))
+        return rank_slice(batch, self.rank, self.world_size)
 
     def from_first(self, value: Any = None) -> Any:
         """The value that rank 0 passes, on every rank."""

@@ -38,7 +38,7 @@ class Trainer:
     def __init__(self, recipe: Recipe, ranks: Ranks, restart: int = 0) -> None:
         train, device = recipe.train, ranks.device
         self.recipe, self.ranks, self._key = recipe, ranks, (train.seed, restart)
-        self.source = source(recipe.data)
+        self.source = source(recipe.data, device)
         self.sde = sde.build(recipe.sde)
         self.loss = ScoreMatching(self.sde, recipe.objective)
         with torch.random.fork_rng(devices=[]):
