@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import checkpoint as checkpoints
 from . import nets, sampling, sde, seeds
-from .data.source import source
+from .data.source import Source, source
 from .errors import CheckpointError, NotFoundError
 from .recipe import Recipe
 from .run import RunFolder
@@ -27,13 +27,24 @@ class Model:
         data_shape: shape of one datum, (C, ...).
     """
 
-    def __init__(self, recipe: Recipe, device: torch.device | str = "cpu") -> None:
-        self.recipe, self.step, self.device = recipe, 0, torch.device(device)
-        self.source = source(recipe.data)
+    def __init__(
+        self,
+        recipe: Recipe,
+        device: torch.device | str = "cpu",
+        *,
+        net: nn.Module | None = None,
+        data: Source | None = None,
+        step: int = 0,
+    ) -> None:
+        """A model with a new network, in evaluation mode, unless ``net`` and ``data`` of the recipe are given."""
+        self.recipe, self.step, self.device = recipe, step, torch.device(device)
+        self.source = data or source(recipe.data)
         self.data_shape = self.source.shape
         self.sde = sde.build(recipe.sde)
-        self.net = nets.build(recipe.network, data_shape=self.data_shape, phase_space=self.sde.phase_space)
-        self.net.to(self.device).eval()
+        if net is None:
+            net = nets.build(recipe.network, data_shape=self.data_shape, phase_space=self.sde.phase_space)
+            net.to(self.device).eval()
+        self.net = net
         self.score = Score(self.sde, recipe.objective, self.net)
 
     @property

@@ -57,8 +57,10 @@ class ImageSource:
 
     def _open(self, split: str) -> ImageSet:
         spec = self._spec
-        device = self._device if split == "train" else "cpu"
-        return open_images(spec.path, split, name=spec.name, size=spec.pixels, cache=spec.cache, device=device)
+        if split != "train":
+            # Evaluation looks at an image once in minutes: not worth the memory.
+            return open_images(spec.path, split, name=spec.name, size=spec.pixels, cache="disk")
+        return open_images(spec.path, split, name=spec.name, size=spec.pixels, cache=spec.cache, device=self._device)
 
     def batch(self, seed: int, restart: int, step: int, size: int, rows: slice) -> Tensor:
         """As in `cld_core.data.source.Source`; float32 in [-1, 1] on the source's device. Steps in order are fast."""

@@ -29,6 +29,10 @@ class Source(Protocol):
         """The test data ``first <= i < last``, (last - first, C, ...)."""
         ...
 
+    def close(self) -> None:
+        """Stop whatever reads ahead."""
+        ...
+
 
 class ToySource:
     """Endless draws from a toy density; each step has fresh ones."""
@@ -53,6 +57,9 @@ class ToySource:
         drawn = [self._sample(size, seeds.generator(seed, "test", block)) for block in blocks]
         start = first - blocks[0] * size
         return torch.cat(drawn)[start : start + last - first]
+
+    def close(self) -> None:
+        """Nothing reads ahead."""
 
 
 def source(spec: DataSpec, device: torch.device | str = "cpu") -> Source:

@@ -34,6 +34,15 @@ def with_overrides(recipe: Recipe, overrides: Sequence[str], source: str = "reci
     return _assemble([(source, recipe.to_dict(), {}), *(_override_layer(text) for text in overrides)], Path(source))
 
 
+def from_dict(tree: Mapping[str, Any], source: str) -> Recipe:
+    """The recipe that `Recipe.to_dict` made ``tree`` of, checked; ``source`` stands in messages.
+
+    Raises:
+        RecipeError: it does not pass.
+    """
+    return _assemble([(source, dict(tree), {})], Path(source))
+
+
 def override(text: str) -> tuple[str, Any]:
     """Split ``KEY=VALUE``; the value is read as YAML."""
     from omegaconf import OmegaConf

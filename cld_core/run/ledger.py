@@ -6,6 +6,7 @@ Events and their fields besides ``time`` (seconds since 1970):
 - ``submitted``: cluster, job_id, host, and what finds the job again
 - ``started``: attempt, job_id, host, pid, step (from which it goes on), restart
 - ``ended``: attempt, cause, step (that it reached), detail
+- ``rolled_back``: attempt, step (that was reached), to_step, reason; the loss or gradient exploded
 - ``skipped``, ``refused``: job_id, reason; a job found the run finished, or held by another job
 - ``damaged``: step, reason; a checkpoint was passed over
 - ``cancelled``: job_id; somebody asked for the end, which an ``ended`` event may follow
@@ -31,6 +32,7 @@ CAUSES = (
     "nonfinite",  # the loss or the gradient was not finite
     "save_failed",  # a checkpoint could not be written
     "lease_lost",  # another job took the run folder over
+    "imported",  # no attempt of ours: the run begins with a checkpoint from elsewhere
     "killed",  # ended without a word: SIGKILL, out of memory, a dead node
 )
 

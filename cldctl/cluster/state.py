@@ -15,6 +15,7 @@ _AFTER_CAUSE = {
     "timeout": "STOPPED",
     "terminated": "STOPPED",
     "cancelled": "CANCELLED",
+    "imported": "STOPPED",
     "killed": "LOST",
 }
 

@@ -28,6 +28,7 @@ def submit(
 
     Example: cldctl submit recipes/toy.yaml train.steps=20000 --follow --eval elbo
     """
+    from cld_core.data import presence
     from cld_core.evaluation.request import EvalRequest, parse_metrics
     from cld_core.recipe import dump, load
     from cldctl.cluster import executor, launch
@@ -47,6 +48,7 @@ def submit(
         out.print(f"# run: {path}\n{dump(resolved)}", markup=False, soft_wrap=True)
         out.print(executor.local_command(spec), markup=False, soft_wrap=True)
         return
+    presence.require(resolved.data)
     run = RunFolder.create(path, resolved, {"created": time.time(), "recipe": resolved.name, **identity(file)})
     names: tuple[str, ...] = ()
     if metrics:
