@@ -7,9 +7,12 @@ import pytest
 import torch
 import torch.multiprocessing as multiprocessing
 
-from cld_core import checkpoint
+from cld_core import checkpoint, seeds
 from cld_core.data import order
 from cld_core.errors import NonFiniteError, RecipeError
+from cld_core.evaluation import elbo
+from cld_core.evaluation.request import EvalRequest
+from cld_core.model import Model
 from cld_core.recipe import load
 from cld_core.run import RunFolder, attempts_of
 from cld_core.train import optim, session
@@ -292,8 +295,6 @@ def test_a_request_to_stop_ends_periodic_work_between_two_batches(data, tmp_path
     flag = StopFlag()
     run = run_folder(tmp_path, data, "sampling.nfe=3", "periodic.batch_size=1", "train.steps=8")
     run.ledger.append("requested", steps=8, overrides=["periodic.samples_every=4", "periodic.samples=50"])
-    from cld_core.model import Model
-
     original, calls = Model.draw, []
 
     def drawing(self, n, **settings):
@@ -320,6 +321,32 @@ def test_kernels_that_are_not_there_are_refused(overrides, words):
     recipe = load(RECIPES / "toy.yaml", overrides)
     with pytest.raises(RecipeError, match=words):
         optim.build(recipe.optim, [torch.nn.Parameter(torch.zeros(1))])
+
+
+def measured(made: Trainer) -> tuple[float, float]:
+    """Loss of the averaged weights on test images, with the same times and noise each time, and their bits/dim."""
+    model = Model(made.recipe, net=made.net.eval(), data=made.source)
+    request = EvalRequest.of(made.recipe, ("elbo",), 0)
+    x = made.source.test_points(0, 0, 40).repeat(20, 1, 1, 1)
+    draws = made.loss.draw(seeds.generator(3), len(x), model.data_shape)
+    with made.ema.in_place():
+        with torch.no_grad():
+            loss = float(made.loss.per_sample(model.score, x, draws).mean())
+        bits = elbo.summary(model, request, elbo.compute(model, request, 0, 16))["bpd"]
+    made.net.train()
+    return loss, bits
+
+
+def test_training_lowers_the_loss_and_the_bits(data):
+    """The smoke recipe at 8x8; docs/reproducing.md has what it does at its full size."""
+    loose = ("eval.elbo.rtol=0.01", "eval.elbo.atol=0.01", "train.batch_size=16", "train.ema=0.9")
+    made = Trainer(tiny_recipe(data, *loose, "optim.lr=0.003", "optim.warmup_steps=0"), Ranks())
+    before = measured(made)
+    for step in range(160):
+        made.step(step)
+    after = measured(made)
+    assert after[0] < 0.8 * before[0], (before, after)
+    assert after[1] < before[1] - 0.3, (before, after)
 
 
 @pytest.mark.slow

@@ -109,9 +109,8 @@ def test_the_baseline_differs_in_the_sde_alone():
 def test_the_smoke_recipe_is_the_published_one_made_small():
     smoke, full = (load(RECIPES / f"{name}.yaml") for name in ("cifar10_smoke", "cifar10"))
     assert (smoke.sde, smoke.objective) == (full.sde, full.objective)
-    assert smoke.network == replace(
-        full.network, channels=16, multipliers=(1, 2, 2), blocks=1, attention=(8,), dropout=0.0
-    )
+    small = {"channels": 16, "multipliers": (1, 2, 2), "blocks": 1, "attention": (8,)}
+    assert smoke.network == replace(full.network, **small, fourier_scale=1.0, dropout=0.0)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
