@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
 from cld_core.data.build import Plan, Unit, build
 from cld_core.recipe import Recipe, load
+from cld_core.run import RunFolder
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 # A network of milliseconds, of the smoke recipe's kind.
@@ -41,3 +44,16 @@ def make_images(root: Path, *, size: int = 8, splits: Mapping[str, int] | None =
 def tiny_recipe(data: Path, *overrides: str) -> Recipe:
     """The smoke recipe at 8x8 pixels."""
     return load(RECIPES / "cifar10_smoke.yaml", [*TINY, f"data.path={data}", *overrides])
+
+
+def run_folder(folder: Path, data: Path, *overrides: str) -> RunFolder:
+    """A run of 12 steps on those images, with checkpoints every 4."""
+    small = ("train.steps=12", "train.checkpoint_every=4", "train.log_every=3", "periodic.samples_every=null")
+    return RunFolder.create(folder / "run", tiny_recipe(data, *small, *overrides), {"created": 1.0})
+
+
+def clone(value: Any) -> Any:
+    """A copy of a state of nested dictionaries of tensors."""
+    if isinstance(value, torch.Tensor):
+        return value.clone()
+    return {name: clone(inner) for name, inner in value.items()} if isinstance(value, dict) else value
