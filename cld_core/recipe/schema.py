@@ -102,6 +102,7 @@ class TrainSpec:
     milestone_every: int | None = key(None, "steps between two checkpoints kept for good, beside the others", ge=1)
     milestone_from: int = key(0, "first step from which milestones are kept", ge=0)
     max_rollbacks: int = key(3, "times that one checkpoint is gone back to after a non-finite loss", ge=0)
+    max_retries: int = key(3, "crashes in a row, without a new checkpoint, after which a run is given up", ge=0)
     hang_timeout_s: float = key(600.0, "seconds without a step after which a rank gives up", gt=0)
 
     def is_milestone(self, step: int) -> bool:
@@ -161,8 +162,21 @@ class ClusterSpec:
     nodes: int = key(1, "machines", ge=1)
     gpus_per_node: int = key(0, "GPUs of a machine; 0: CPU only", ge=0)
     tasks_per_node: int | None = key(None, "ranks of a machine; null: one a GPU, at least one", ge=1)
-    partition: str | None = key(None, "Slurm partition")
     time_min: int | None = key(None, "time limit of one job in minutes; null: the cluster's own", ge=1)
+    partition: str | None = key(None, "Slurm partition")
+    account: str | None = key(None, "Slurm account")
+    qos: str | None = key(None, "Slurm quality of service")
+    mem_gb: float | None = key(None, "memory of a node in GB", gt=0)
+    cpus_per_task: int | None = key(None, "CPU cores of a rank", ge=1)
+    gres: str | None = key(None, "generic resources in the place of gpus_per_node, as gpu:a100:8")
+    constraint: str | None = key(None, "features that nodes must have")
+    exclude: str | None = key(None, "nodes to stay away from")
+    setup: tuple[str, ...] = key((), "shell lines before the job, as module load cuda")
+    sbatch_args: tuple[str, ...] = key((), "further options of sbatch, as --mail-type=END")
+    srun_args: tuple[str, ...] = key((), "further options of srun, as --cpu-bind=cores")
+    container: str | None = key(None, "command in front of python, as apptainer exec --nv image.sif")
+    signal_s: int | None = key(None, "seconds before the limit to stop and save; null: from measured saves", ge=5)
+    successor: bool = key(False, "chain a next job, where preemption cancels jobs instead of requeueing them")
 
     @property
     def ranks_per_node(self) -> int:

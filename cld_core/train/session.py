@@ -4,7 +4,9 @@ import contextlib
 import os
 import socket
 import traceback
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from cld_core import checkpoint
@@ -40,14 +42,30 @@ class Ended:
 
     cause: str
     step: int
+    code: StopCode = StopCode.NONE
 
 
-def run(folder: RunFolder, ranks: Ranks, stop: StopFlag, *, job_id: str, restart: int = 0) -> Ended:
+# Says what a signal stood for, where somebody knows; None where nobody does.
+CauseOf = Callable[[StopCode], str | None]
+
+
+def run(
+    folder: RunFolder,
+    ranks: Ranks,
+    stop: StopFlag,
+    *,
+    job_id: str,
+    restart: int = 0,
+    log: Path | None = None,
+    cause_of: CauseOf = lambda code: None,
+) -> Ended:
     """Train the run of ``folder`` from its newest good checkpoint, on all ranks.
 
     Args:
         job_id: the scheduler's name for this job.
         restart: how often the scheduler has started this same job before.
+        log: the file that the scheduler's own words go to; its size now is noted in the ledger.
+        cause_of: what the scheduler says of a signal, asked on rank 0 once everything is saved.
 
     Raises:
         LeaseHeldError, LeaseLostError: another job writes into this run.
@@ -79,7 +97,11 @@ def run(folder: RunFolder, ranks: Ranks, stop: StopFlag, *, job_id: str, restart
             return Ended("finished", plan.first_step)
         if lease is None:
             return _train(folder, recipe, ranks, stop, plan, None)
-        return _recorded(folder, recipe, ranks, stop, plan, lease, job_id, restart)
+        process: dict[str, Any] = {"job_id": job_id, "host": socket.gethostname(), "pid": os.getpid()}
+        if log is not None:
+            process["log_offset"] = log.stat().st_size if log.exists() else 0
+        folder.ledger.append("started", attempt=plan.attempt, step=plan.first_step, restart=restart, **process)
+        return _recorded(folder, recipe, ranks, stop, plan, lease, cause_of)
     finally:
         if lease is not None:
             lease.release()
@@ -125,13 +147,10 @@ def _recorded(
     stop: StopFlag,
     plan: Plan,
     lease: Lease,
-    job_id: str,
-    restart: int,
+    cause_of: CauseOf,
 ) -> Ended:
-    """`_train` on rank 0, with its begin and its end in the ledger."""
+    """`_train` on rank 0, with its end in the ledger."""
     ledger = folder.ledger
-    process = {"job_id": job_id, "host": socket.gethostname(), "pid": os.getpid()}
-    ledger.append("started", attempt=plan.attempt, step=plan.first_step, restart=restart, **process)
     try:
         ended = _train(folder, recipe, ranks, stop, plan, lease)
     except LeaseLostError:
@@ -143,7 +162,9 @@ def _recorded(
         reached = folder.progress().get("step", plan.first_step)
         ledger.append("ended", attempt=plan.attempt, cause=cause, step=reached, detail=detail[:500])
         raise
-    signal = {"preempted": "SIGUSR2", "terminated": "SIGTERM"}.get(ended.cause)
+    if ended.code is not StopCode.NONE:
+        ended = replace(ended, cause=cause_of(ended.code) or ended.cause)
+    signal = {StopCode.USR2: "SIGUSR2", StopCode.TERM: "SIGTERM"}.get(ended.code)
     ledger.append("ended", attempt=plan.attempt, cause=ended.cause, step=ended.step, detail=signal)
     return ended
 
@@ -205,4 +226,4 @@ def _train(folder: RunFolder, recipe: Recipe, ranks: Ranks, stop: StopFlag, plan
     if told is not None:
         raise RankError(f"rank 0 could not go on: {told}")
     causes = {StopCode.NONE: "finished", StopCode.USR2: "preempted", StopCode.TERM: "terminated"}
-    return Ended(causes[outcome.code], outcome.step)
+    return Ended(causes[outcome.code], outcome.step, outcome.code)
