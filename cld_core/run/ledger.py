@@ -6,6 +6,7 @@ Events and their fields besides ``time`` (seconds since 1970):
 - ``submitted``: cluster, job_id, host, and what finds the job again
 - ``started``: attempt, job_id, host, pid, step (from which it goes on), restart
 - ``ended``: attempt, cause, step (that it reached), detail
+- ``rolled_back``: attempt, to_step, reason; the loss or gradient exploded
 - ``explained``: attempt, cause; found out afterwards why an attempt ended
 - ``requeued``: job_id, cause; the job was put back into the queue by itself
 - ``given_up``: reason; a budget is spent
@@ -37,6 +38,7 @@ CAUSES = (
     "nonfinite",  # the loss or the gradient was not finite
     "save_failed",  # a checkpoint could not be written
     "lease_lost",  # another job took the run folder over
+    "imported",  # no attempt of ours: the run begins with a checkpoint from elsewhere
     "killed",  # ended without a word, and nobody found out why
 )
 

@@ -1,5 +1,6 @@
 """One attempt of a run: take the lease, find where to go on, train, and write into the ledger how it ended."""
 
+import contextlib
 import os
 import socket
 import traceback
@@ -13,9 +14,10 @@ from cld_core.errors import CheckpointError, CldError, LeaseHeldError, LeaseLost
 from cld_core.recipe import Recipe
 from cld_core.run import Lease, RunFolder, attempts_of
 
-from . import loop
+from . import loop, rollback
 from .distributed import Ranks
 from .monitoring import Monitor
+from .periodic import Periodic
 from .step import Trainer
 from .stop import StopCode, StopFlag
 
@@ -68,7 +70,7 @@ def run(
     Raises:
         LeaseHeldError, LeaseLostError: another job writes into this run.
         CheckpointError: no checkpoint fits, or a new one cannot be written.
-        NonFiniteError: the gradient was not finite.
+        NonFiniteError: the gradient was not finite or exploded, more often than going back could mend.
         RecipeError: the frozen recipe is damaged.
     """
     lease = None
@@ -169,12 +171,7 @@ def _recorded(
 
 def _train(folder: RunFolder, recipe: Recipe, ranks: Ranks, stop: StopFlag, plan: Plan, lease: Lease | None) -> Ended:
     spec = recipe.train
-    trainer = Trainer(recipe, ranks, restart=plan.attempt if spec.on_resume == "reseed" else 0)
-    if plan.first_step > 0:
-        state = checkpoint.load(folder, plan.first_step, model_digest=recipe.model_digest(), device=ranks.device)
-        trainer.load_state_dict(state)
-    trainer.warm_up()
-    writer = monitor = None
+    writer = None
     if lease is not None:
         writer = checkpoint.CheckpointWriter(
             folder,
@@ -182,26 +179,40 @@ def _train(folder: RunFolder, recipe: Recipe, ranks: Ranks, stop: StopFlag, plan
             milestone=spec.is_milestone,
             check_owner=lease.check,
         )
-        monitor = Monitor(
-            folder,
-            attempt=plan.attempt,
-            first_step=plan.first_step,
-            steps=spec.steps,
-            may_write=lease.owned,
-        )
-        monitor.write(plan.first_step)
-    outcome = loop.run(
-        trainer,
-        ranks,
-        stop,
-        spec=spec,
-        first_step=plan.first_step,
-        writer=writer,
-        monitor=monitor,
-        healthy=lambda: lease is None or not lease.lost,
-    )
-    if monitor is not None:
-        monitor.close()
+
+    def stretch(first_step: int, rollbacks: int) -> loop.Outcome:
+        restart = plan.attempt if spec.on_resume == "reseed" else 0
+        trainer = Trainer(recipe, ranks, restart=rollback.fresh(restart, rollbacks))
+        if first_step > 0:
+            state = checkpoint.load(folder, first_step, model_digest=recipe.model_digest(), device=ranks.device)
+            trainer.load_state_dict(state)
+        trainer.warm_up()
+        with contextlib.ExitStack() as stack:
+            stack.callback(trainer.close)
+            monitor = None
+            if lease is not None:
+                monitor = Monitor(
+                    folder,
+                    attempt=plan.attempt,
+                    first_step=first_step,
+                    steps=spec.steps,
+                    may_write=lease.owned,
+                )
+                stack.callback(monitor.close)
+                monitor.write(first_step)
+            return loop.run(
+                trainer,
+                ranks,
+                stop,
+                spec=spec,
+                first_step=first_step,
+                writer=writer,
+                monitor=monitor,
+                healthy=lambda: lease is None or not lease.lost,
+                periodic=Periodic(trainer, folder, monitor, stop),
+            )
+
+    outcome = rollback.guarded(stretch, folder, recipe, ranks, writer, attempt=plan.attempt, first_step=plan.first_step)
     problem: CldError | None = None
     try:
         if writer is not None and lease is not None:

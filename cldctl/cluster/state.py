@@ -17,6 +17,7 @@ _AFTER_CAUSE = {
     "timeout": "STOPPED",
     "terminated": "STOPPED",
     "cancelled": "CANCELLED",
+    "imported": "STOPPED",
     "killed": "LOST",
     "requeued": "STOPPED",
     "node_failure": "LOST",

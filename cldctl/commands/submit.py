@@ -30,6 +30,7 @@ def submit(
 
     Example: cldctl submit recipes/toy.yaml train.steps=20000 --follow --eval elbo
     """
+    from cld_core.data import presence
     from cld_core.evaluation.request import EvalRequest, parse_metrics
     from cld_core.recipe import dump, load
     from cld_core.recipe.plugin import with_plugin_found
@@ -50,6 +51,7 @@ def submit(
         script = executor.slurm_script(spec) if where == "slurm" else executor.local_command(spec)
         out.print(script, markup=False, soft_wrap=True)
         return
+    presence.require(resolved.data)
     run = RunFolder.create(path, resolved, {"created": time.time(), "recipe": resolved.name, **identity(file)})
     names: tuple[str, ...] = ()
     if metrics:
