@@ -57,6 +57,8 @@ def explain_previous(folder: RunFolder) -> None:
     last = attempts[-1]
     if last.cause not in (None, "killed", "crashed", "terminated"):
         return
+    if _requeued_by_us(folder, last):
+        return  # Its cause is known, and what Slurm says since is our own requeue.
     cause = why_ended(folder, last)
     if cause is not None and cause != last.cause:
         folder.ledger.append("explained", attempt=last.attempt, cause=cause)
@@ -125,6 +127,13 @@ def crashes_in_a_row(attempts: list[Attempt]) -> int:
         best = reached
         count += 1
     return count
+
+
+def _requeued_by_us(folder: RunFolder, attempt: Attempt) -> bool:
+    return any(
+        event["event"] == "requeued" and event["time"] >= attempt.started and event["job_id"] == attempt.job_id
+        for event in folder.ledger.events()
+    )
 
 
 def _seconds_left(job: dict[str, str]) -> float:

@@ -112,6 +112,8 @@ def state_of(events: Sequence[dict[str, Any]], attempts: Sequence[Attempt], look
             return "FAILED", f"Slurm says {seen.word}; see `cldctl logs`"
         return "LOST", "the job is gone without a word: killed, or its node is"
     state = _ended(last.cause)
+    if state == "FAILED" and job["cluster"] == "slurm" and seen.word == "RUNNING" and not _requeued_since(events, last):
+        return "RUNNING", None  # Its batch script is still deciding whether it begins again.
     if state != "FINISHED" and _comes_back(events, last, job, seen):
         return "REQUEUED", last.detail if state == "FAILED" else None
     given_up = [event["reason"] for event in events if event["event"] == "given_up"]
@@ -137,9 +139,12 @@ def _comes_back(events: Sequence[dict[str, Any]], last: Attempt, job: dict[str, 
         return True
     if seen.phase != "running" or job["cluster"] != "slurm":
         return False
-    since = [event["event"] for event in events if last.ended is not None and event["time"] >= last.ended]
     slurms_own = last.cause in ("preempted", "node_failure", "requeued") and seen.word == "RUNNING"
-    return "requeued" in since or slurms_own
+    return _requeued_since(events, last) or slurms_own
+
+
+def _requeued_since(events: Sequence[dict[str, Any]], last: Attempt) -> bool:
+    return any(event["event"] == "requeued" and event["time"] >= (last.ended or 0) for event in events)
 
 
 def _ended(cause: str | None) -> str:
