@@ -12,7 +12,7 @@ from .schema import Recipe
 COMMAND_LINE = "command line"
 
 
-def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def load(path: str | Path, overrides: Sequence[str] = (), profile: Path | None = None) -> Recipe:
     """Read a recipe.
 
     A section whose `name` stands for another kind than the parent's starts afresh: the keys of another network or
@@ -21,11 +21,15 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Args:
         path: YAML file; its `extends: other.yaml` is looked up beside it.
         overrides: dotted assignments such as ``train.steps=1000``, applied last.
+        profile: YAML file with a `cluster` section that goes over the recipe's.
 
     Raises:
         RecipeError: the file cannot be read, or a key or value is wrong. Names file, line and the nearest key.
     """
-    layers = [*_file_layers(Path(path), ()), *(_override_layer(text) for text in overrides)]
+    layers = _file_layers(Path(path), ())
+    if profile is not None:
+        layers.append(_profile_layer(profile))
+    layers += [_override_layer(text) for text in overrides]
     return _assemble(layers, Path(path))
 
 
@@ -152,6 +156,15 @@ def _merge(
 def _override_layer(text: str) -> Layer:
     name, value = override(text)
     return COMMAND_LINE, _nest(name, value), {}
+
+
+def _profile_layer(path: Path) -> Layer:
+    tree, lines = _read(path)
+    for key in tree:
+        if key != "cluster":
+            place = f"{path}, line {lines[key]}" if key in lines else str(path)
+            raise RecipeError(f"{place}: a profile cannot set '{key}'. It has one section, 'cluster'.")
+    return str(path), tree, lines
 
 
 def _file_layers(path: Path, children: tuple[Path, ...]) -> list[Layer]:

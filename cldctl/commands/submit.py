@@ -19,6 +19,9 @@ def submit(
     overrides: Overrides = None,
     name: Annotated[str | None, typer.Option(help="Name of the run; default: the recipe's and a suffix.")] = None,
     cluster: ClusterOption = None,
+    profile: Annotated[
+        str | None, typer.Option(help="How this cluster wants its jobs: a file, or a name (docs/slurm.md).")
+    ] = None,
     follow: Follow = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the recipe and the job, write nothing.")] = False,
     evals: Annotated[
@@ -36,12 +39,13 @@ def submit(
     from cld_core.recipe.plugin import with_plugin_found
     from cldctl.cluster import executor, launch
     from cldctl.identity import identity, new_name
+    from cldctl.profiles import find_profile
 
     from .recipes import find_recipe
 
     where = chosen_cluster(cluster)
     file = find_recipe(recipe)
-    resolved = with_plugin_found(load(file, overrides or []), file)
+    resolved = with_plugin_found(load(file, overrides or [], find_profile(profile)), file)
     metrics = parse_metrics(evals)
     path = runs_dir(directory) / (name or new_name(resolved.name))
     launch.refuse_slurm_without_it(where)

@@ -1,0 +1,78 @@
+"""What is asked of Slurm: whole scripts against golden files, byte for byte."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from cld_core.errors import RecipeError
+from cld_core.recipe import load
+from cld_core.recipe.schema import Recipe
+from cld_core.run import RunFolder
+from cld_core.run.atomic import write_json
+from cldctl.cluster import executor, launch
+
+GOLDEN = Path(__file__).parent / "golden"
+TOY = Path(__file__).parents[2] / "recipes" / "toy.yaml"
+CASES = {
+    "plain": [],
+    "everything": [
+        *("cluster.nodes=2", "cluster.gpus_per_node=8", "cluster.partition=gpu", "cluster.account=me"),
+        *("cluster.qos=high", "cluster.time_min=90", "cluster.mem_gb=480", "cluster.cpus_per_task=8"),
+        *("cluster.constraint=a100", "cluster.exclude=n[1-3]", "cluster.setup=[module load cuda, ulimit -n 4096]"),
+        *("cluster.sbatch_args=[--mail-type=END, --exclusive]", "cluster.srun_args=[--cpu-bind=cores]"),
+        *("cluster.container=apptainer exec --nv image.sif", "cluster.signal_s=120"),
+    ],
+    "gres": ["cluster.gres=gpu:a100:4", "cluster.gpus_per_node=4", "cluster.mem_gb=1.5"],
+}
+
+
+@pytest.fixture(autouse=True)
+def _srun(tmp_path, monkeypatch):
+    """submitit wants an srun on PATH; no script here is ever run."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "srun").touch(mode=0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+
+
+def script(recipe: Recipe) -> str:
+    spec = launch.train_job(RunFolder("/runs/mine"), recipe, "slurm")
+    return executor.slurm_script(spec).replace(sys.executable, "PYTHON")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_scripts_are_the_golden_ones(case):
+    file = GOLDEN / f"{case}.sh"
+    text = script(load(TOY, CASES[case]))
+    if os.environ.get("CLDCTL_WRITE_GOLDEN"):
+        file.write_text(text)
+    assert text == file.read_text()
+
+
+def test_a_profile_goes_over_the_recipe_and_the_command_line_over_both(tmp_path):
+    profile = tmp_path / "mine.yaml"
+    profile.write_text("cluster:\n  partition: short\n  account: lab\n  gpus_per_node: 4\n")
+    recipe = load(TOY, ["cluster.partition=long"], profile)
+    assert (recipe.cluster.partition, recipe.cluster.account, recipe.cluster.gpus_per_node) == ("long", "lab", 4)
+    profile.write_text("cluster:\n  partitoin: short\n")
+    with pytest.raises(RecipeError, match=r"mine.yaml, line 2.*'cluster.partitoin'.*'cluster.partition'"):
+        load(TOY, [], profile)
+    profile.write_text("train:\n  steps: 3\n")
+    with pytest.raises(RecipeError, match=r"mine.yaml, line 1: a profile cannot set 'train'"):
+        load(TOY, [], profile)
+
+
+def test_options_that_are_none():
+    with pytest.raises(RecipeError, match=r"'mail-type=END', which is no option of sbatch"):
+        script(load(TOY, ["cluster.sbatch_args=[mail-type=END]"]))
+
+
+def test_the_notice_comes_from_measured_saves(tmp_path):
+    run = RunFolder.create(tmp_path / "mine", load(TOY), {"created": 1.0})
+    recipe = run.recipe()
+    assert launch.signal_seconds(run, recipe.cluster) == 90
+    for step, seconds in ((10, 2.0), (20, 100.0)):
+        write_json(run.checkpoint_file(step).with_suffix(".json"), {"step": step, "seconds": seconds})
+    assert launch.signal_seconds(run, recipe.cluster) == 360
+    assert launch.signal_seconds(run, load(TOY, ["cluster.signal_s=45"]).cluster) == 45

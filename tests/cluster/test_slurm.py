@@ -1,0 +1,113 @@
+"""Slurm's words, read without a Slurm."""
+
+import pytest
+
+from cld_core.run import Attempt
+from cldctl.cluster import slurm
+from cldctl.cluster.inside import crashes_in_a_row
+from cldctl.cluster.slurm import Seen
+from cldctl.cluster.state import state_of
+
+
+@pytest.mark.parametrize(
+    ("word", "phase"),
+    [
+        ("PENDING", "pending"),
+        ("REQUEUE_HOLD", "pending"),
+        ("RUNNING", "running"),
+        ("COMPLETING", "running"),
+        ("CANCELLED by 1000", "gone"),
+        ("CANCELLED+", "gone"),
+        ("PREEMPTED", "gone"),
+        ("OUT_OF_MEMORY", "gone"),
+    ],
+)
+def test_phases(word, phase):
+    assert slurm.seen_of(word).phase == phase
+
+
+def test_squeue_and_sacct():
+    found = slurm.parse_squeue("12|RUNNING|n[1-2]\n13_4|PENDING|\n13_5|COMPLETED|n3\nrubbish\n")
+    assert found == {
+        "12": Seen("running", "RUNNING", "n[1-2]"),
+        "13_4": Seen("pending", "PENDING", ""),
+        "13_5": Seen("gone", "COMPLETED", "n3"),
+    }
+    text = "12|PREEMPTED|n1\n12|NODE_FAIL|n1\n12|CANCELLED by 0|n2\n14|COMPLETED|n1\n"
+    assert slurm.parse_sacct(text) == {"12": ["PREEMPTED", "NODE_FAIL", "CANCELLED"], "14": ["COMPLETED"]}
+
+
+@pytest.mark.parametrize(
+    ("log", "cause"),
+    [
+        ("slurmstepd-n1: error: *** STEP 9.0 ON n1 CANCELLED AT 2026-11-25T00:57:43 ***", "cancelled"),
+        ("slurmstepd-n1: error: *** JOB 7 ON n1 CANCELLED AT 2026-11-25T00:32:06 DUE TO PREEMPTION ***", "preempted"),
+        ("error: *** JOB 7 ON n1 CANCELLED AT 2026-11-25T00:32:06 DUE TO TIME LIMIT ***", "timeout"),
+        ("error: *** STEP 2.0 ON n1 CANCELLED AT 2026-11-25T00:31:37 DUE TO JOB REQUEUE ***", "requeued"),
+        (
+            "error: *** JOB 3 ON n1 CANCELLED AT 2026-11-25T00:31:37 DUE TO NODE FAILURE, SEE SLURMCTLD LOG FOR DETAILS ***",
+            "node_failure",
+        ),
+        ("slurmstepd: error: Detected 1 oom_kill event in StepId=4.0", "out_of_memory"),
+        ("Traceback (most recent call last):", None),
+    ],
+)
+def test_notices(log, cause):
+    assert slurm.notice_in(f"before\n{log}\nafter") == cause
+
+
+def attempt(number: int, cause: str | None, first: int, ended: float | None = 5.0) -> Attempt:
+    return Attempt(attempt=number, job_id="7", started=1.0, first_step=first, ended=ended, cause=cause)
+
+
+def test_crashes_count_while_nothing_was_saved_between_them():
+    crash = "crashed"
+    assert crashes_in_a_row([attempt(0, crash, 0), attempt(1, crash, 0), attempt(2, crash, 0)]) == 3
+    assert crashes_in_a_row([attempt(0, crash, 0), attempt(1, crash, 100), attempt(2, crash, 100)]) == 2
+    assert crashes_in_a_row([attempt(0, crash, 0), attempt(1, "preempted", 0), attempt(2, crash, 0)]) == 1
+    assert crashes_in_a_row([attempt(0, "finished", 0)]) == 0
+
+
+SUBMITTED = {"event": "submitted", "time": 0.0, "job_id": "7", "cluster": "slurm", "host": "login"}
+
+
+@pytest.mark.parametrize(
+    ("cause", "seen", "more", "state"),
+    [
+        (None, Seen("running", "RUNNING"), [], "RUNNING"),
+        (None, Seen("pending", "PENDING"), [], "REQUEUED"),
+        (None, Seen("unknown"), [], "RUNNING"),
+        (None, Seen("gone", "CANCELLED"), [], "CANCELLED"),
+        (None, Seen("gone", "OUT_OF_MEMORY"), [], "FAILED"),
+        (None, Seen("gone", "NODE_FAIL"), [], "LOST"),
+        ("preempted", Seen("pending", "PENDING"), [], "REQUEUED"),
+        ("preempted", Seen("running", "RUNNING"), [], "REQUEUED"),
+        ("preempted", Seen("gone", "PREEMPTED"), [], "STOPPED"),
+        ("timeout", Seen("running", "COMPLETING"), [{"event": "requeued", "time": 6.0}], "REQUEUED"),
+        ("cancelled", Seen("running", "COMPLETING"), [], "CANCELLED"),
+        ("crashed", Seen("running", "RUNNING"), [], "RUNNING"),
+        ("crashed", Seen("gone", "FAILED"), [{"event": "given_up", "time": 6.0, "reason": "3 crashes"}], "FAILED"),
+        ("finished", Seen("running", "COMPLETING"), [], "FINISHED"),
+    ],
+)
+def test_states(cause, seen, more, state):
+    attempts = [attempt(0, cause, 0, None if cause is None else 5.0)]
+    assert state_of([SUBMITTED, *more], attempts, lambda job: seen)[0] == state
+
+
+def test_a_job_that_has_not_begun():
+    assert state_of([SUBMITTED], [], lambda job: Seen("pending", "PENDING"))[0] == "PENDING"
+    assert state_of([SUBMITTED], [], lambda job: Seen("gone", "CANCELLED"))[0] == "CANCELLED"
+    assert state_of([SUBMITTED], [], lambda job: Seen("gone", "FAILED"))[0] == "FAILED"
+
+
+def test_a_successor_counts_when_its_turn_has_come():
+    successor = {**SUBMITTED, "job_id": "8", "successor_of": "7"}
+    seen = {"7": Seen("running", "RUNNING"), "8": Seen("pending", "PENDING")}
+    running = [attempt(0, None, 0, None)]
+    assert state_of([SUBMITTED, successor], running, lambda job: seen[job["job_id"]])[0] == "RUNNING"
+    seen["7"] = Seen("gone", "PREEMPTED")
+    stopped = [attempt(0, "preempted", 0)]
+    assert state_of([SUBMITTED, successor], stopped, lambda job: seen[job["job_id"]])[0] == "REQUEUED"
+    finished = [attempt(0, "finished", 0)]
+    assert state_of([SUBMITTED, successor], finished, lambda job: seen[job["job_id"]])[0] == "FINISHED"
