@@ -112,13 +112,47 @@ class TrainSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingSpec:
-    method: Literal["ode", "em", "sscs"] = key("ode", "adaptive probability flow, Euler-Maruyama, or SSCS")
+    method: Literal["ode", "em", "sscs", "exponential"] = key(
+        "ode", "adaptive probability flow, Euler-Maruyama, SSCS, or exponential multistep"
+    )
     nfe: int = key(500, "network evaluations of a fixed-step method, denoising included", ge=2)
-    grid: Literal["linear", "quadratic"] = key("linear", "spacing of the times")
+    grid: Literal["auto", "linear", "quadratic", "power"] = key(
+        "auto", "spacing of the times; auto: power for the exponential method, else linear"
+    )
+    grid_power: float = key(4.0, "p of the power grid, which is uniform in B(t)^(1/p)", ge=1)
+    order: int = key(1, "degree of the exponential method's interpolation", ge=0, le=3)
+    corrector: bool = key(True, "let each evaluation of the exponential method correct the step before")
+    eta: float = key(0.0, "noise of the exponential method: 0 the probability flow, 1 the reverse SDE", ge=0, le=1)
+    sscs_order: int = key(1, "order of convergence of SSCS; 1 is the published one", ge=1, le=2)
     eps: float = key(1e-3, "time at which the reverse process ends", gt=0, lt=1)
     denoise: bool = key(True, "end with a noise-free step of size eps")
     rtol: float = key(1e-5, "relative tolerance of the adaptive solver", gt=0)
     atol: float = key(1e-5, "absolute tolerance of the adaptive solver", gt=0)
+
+    @property
+    def spacing(self) -> str:
+        """The grid in force."""
+        if self.grid != "auto":
+            return self.grid
+        return "power" if self.method == "exponential" else "linear"
+
+    def problems(self) -> list[tuple[str, str]]:
+        """As `Recipe.problems`, with the keys of this section."""
+        defaults, found = SamplingSpec(), []
+        for method, names in METHOD_KEYS.items():
+            for name in names:
+                default = getattr(defaults, name)
+                if method != self.method and getattr(self, name) != default:
+                    text = f"belongs to method={method}, and the method is {self.method}. "
+                    found.append((name, text + f"Set it back to {str(default).lower()} or set sampling.method={method}."))
+        if self.grid_power != defaults.grid_power and self.spacing != "power":
+            text = f"belongs to grid=power, and the grid is {self.spacing}. Set sampling.grid=power."
+            found.append(("grid_power", text))
+        return found
+
+
+# Keys of `sampling` that one method alone reads.
+METHOD_KEYS = {"exponential": ("order", "corrector", "eta"), "sscs": ("sscs_order",)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,6 +231,7 @@ class Recipe:
         if self.sde.name == "vpsde" and self.sampling.method == "sscs":
             text = "cannot be sscs with sde.name=vpsde, which has no velocity to split off. Set sampling.method=em."
             found.append(("sampling.method", text))
+        found += [(f"sampling.{name}", text) for name, text in self.sampling.problems()]
         if self.data.name not in TOY_DATA and self.data.plugin is None:
             close = difflib.get_close_matches(self.data.name, TOY_DATA, n=1)
             guess = f" Did you mean '{close[0]}'?" if close else ""
