@@ -102,7 +102,10 @@ def build(plan: Plan, out: Path, progress: ProgressCallback | None = None) -> Ma
     if done_before is not None:
         return done_before
     partial = partial_path(out)
-    partial.mkdir(parents=True, exist_ok=True)
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{partial} cannot be made: {error.strerror}. Choose another --out.") from error
     with _sole_writer(partial):
         job = _Job(plan, partial, progress)
         try:

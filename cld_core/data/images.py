@@ -150,8 +150,7 @@ def open_images(
             return LmdbImages(reader, n, shape)
         images = _load(reader, n, shape, info)
     except DataError as error:
-        hint = prepare_hint(name, path)
-        raise error if hint in str(error) else DataError(f"{error} To prepare it: {hint}") from error
+        raise DataError(f"{error} To prepare it: {prepare_hint(name, path)}") from error
     return MemoryImages(images.to(device) if _fits(n_bytes, torch.device(device)) else images)
 
 

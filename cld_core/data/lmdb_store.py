@@ -36,13 +36,15 @@ _reads = 0
 
 
 @contextlib.contextmanager
-def _reading() -> Iterator[None]:
-    """Marks a read, so that no fork happens in the middle of it."""
+def _reading(path: Path) -> Iterator[None]:
+    """Marks a read, so that no fork happens in the middle of it, and makes its errors ours."""
     global _reads
     with _gate:
         _reads += 1
     try:
         yield
+    except (lmdb.Error, OSError) as error:
+        raise DataError(f"{path} cannot be read: {error}. Copy or prepare it again.") from error
     finally:
         with _gate:
             _reads -= 1
@@ -107,16 +109,17 @@ class LmdbReader:
 
     @property
     def entries(self) -> int:
-        with _reading():
+        with _reading(self.path):
             return int(self._env().stat()["entries"])
 
     @property
     def file_bytes(self) -> int:
-        return os.path.getsize(self.path / "data.mdb")
+        with _reading(self.path):
+            return os.path.getsize(self.path / "data.mdb")
 
     def length(self, index: int) -> int | None:
         """Bytes of an image; None where there is no such index."""
-        with _reading(), self._env().begin(buffers=True) as transaction:
+        with _reading(self.path), self._env().begin(buffers=True) as transaction:
             found = transaction.get(str(index).encode())
             return None if found is None else len(found)
 
@@ -127,7 +130,7 @@ class LmdbReader:
             DataError: an index is not there, or its value has another length.
         """
         out = np.empty((len(indices), image_bytes), dtype=np.uint8)
-        with _reading(), self._env().begin(buffers=True) as transaction:
+        with _reading(self.path), self._env().begin(buffers=True) as transaction:
             for row, index in enumerate(indices):
                 found = transaction.get(str(index).encode())
                 if found is None:

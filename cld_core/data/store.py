@@ -81,7 +81,8 @@ def lmdb_path(root: Path, split: str) -> Path:
 
 def partial_path(root: Path) -> Path:
     """Where a data set lies until it is complete."""
-    return root.with_name(root.name + ".partial")
+    whole = root.absolute()
+    return whole.parent / f"{whole.name}.partial"
 
 
 def prepare_hint(name: str, root: Path | str) -> str:
@@ -116,8 +117,8 @@ def read_manifest(root: Path) -> Manifest | None:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
             raise DataError(
-                f"{path} has the format {content['format']!r}; this version reads {FORMAT!r}. Prepare the data "
-                f"anew into another folder: {prepare_hint(str(content.get('name', 'NAME')), 'OTHER')}"
+                f"{path} has the format {content['format']!r}; this version reads {FORMAT!r}. "
+                "Prepare the data anew into another folder."
             )
         splits = {name: SplitInfo(**info) for name, info in content.pop("splits").items()}
         return Manifest(splits=splits, **content)
@@ -125,6 +126,5 @@ def read_manifest(root: Path) -> Manifest | None:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"{path} cannot be read as a manifest ({error}). Remove {root} and prepare the data again: "
-            f"{prepare_hint('NAME', root)}"
+            f"{path} cannot be read as a manifest ({error}). Remove {root} and prepare the data again."
         ) from error

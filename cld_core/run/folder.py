@@ -84,8 +84,8 @@ class RunFolder:
         try:
             folder.path.mkdir(parents=True)
         except FileExistsError as error:
-            fix = "Choose another --name, or continue it with `cldctl resume`"
-            raise UsageError(f"{folder.path}: there is a run of this name. {fix} {folder.name}.") from error
+            fix = f"Choose another --name, or continue it with `cldctl resume {folder.name}`."
+            raise UsageError(f"{folder.path}: there is a run of this name. {fix}") from error
         for inner in (folder.checkpoints, folder.logs, folder.tensorboard, folder.samples, folder.evals):
             inner.mkdir()
         folder.leases.mkdir()

@@ -78,7 +78,7 @@ def status_of(run: RunFolder, alive: Liveness) -> RunStatus:
         host=(attempts[-1].host if attempts else None) or (job["host"] if job else None),
         reason=reason,
         updated=progress.get("time"),
-        attempts=[_shown(attempt) for attempt in attempts],
+        attempts=[dict(vars(attempt)) for attempt in attempts],
         evals=[eval_status(path, alive) for path in eval_folders(run)],
     )
 
@@ -106,10 +106,6 @@ def state_of(events: Sequence[dict[str, Any]], attempts: Sequence[Attempt], aliv
 
 def _ended(attempt: Attempt) -> str:
     return _AFTER_CAUSE.get(attempt.cause or "killed", "FAILED")
-
-
-def _shown(attempt: Attempt) -> dict[str, Any]:
-    return asdict(attempt)
 
 
 def eval_folders(run: RunFolder) -> list[Any]:

@@ -94,10 +94,13 @@ def _ranks(folder: RunFolder, debug: bool, together: bool = True) -> Iterator[tu
 @contextlib.contextmanager
 def _errors_in_one_line(debug: bool) -> Iterator[None]:
     """Errors with a fix in them need no traceback, and the process ends with their code."""
+    if debug:
+        # Stdout is the command line's own there, for data.
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+        return
     try:
         yield
     except CldError as error:
-        if debug:
-            raise
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(error.exit_code)

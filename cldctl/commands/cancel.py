@@ -11,7 +11,7 @@ from .options import RunsDir, find_run, runs_dir
 
 
 def cancel(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Names or folders of runs.")],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Names or folders of runs.")],
     directory: RunsDir = None,
 ) -> None:
     """End runs and their evaluations; a run saves a checkpoint first.

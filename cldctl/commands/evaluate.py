@@ -14,7 +14,7 @@ from .options import ClusterOption, Follow, RunsDir, chosen_cluster, find_run, o
 
 
 def evaluate(
-    words: Annotated[list[str] | None, typer.Argument(metavar="[RUN] [KEY=VALUE]...")] = None,
+    words: Annotated[list[str] | None, typer.Argument(metavar="RUN | KEY=VALUE")] = None,
     elbo: Annotated[bool, typer.Option("--elbo", help="Bound of the negative log-likelihood.")] = False,
     samples: Annotated[int | None, typer.Option(min=2, help="Test points; default: eval.samples.")] = None,
     shards: Annotated[int | None, typer.Option(min=1, help="Pieces; default: one a process.")] = None,

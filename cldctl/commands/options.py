@@ -26,8 +26,8 @@ RunsDir = Annotated[
 ClusterOption = Annotated[
     Cluster | None, typer.Option("--cluster", help="Where to run; default: slurm where sbatch is, else local.")
 ]
-Run = Annotated[str | None, typer.Argument(help="A run's name or folder; default: the newest run.")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe keys to change.")]
+Run = Annotated[str | None, typer.Argument(metavar="RUN", help="A run's name or folder; default: the newest run.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Recipe keys to change.")]
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Stay and show the progress until the end.")]
 
 

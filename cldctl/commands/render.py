@@ -10,7 +10,7 @@ from .options import Overrides
 
 
 def render(
-    recipe: Annotated[str, typer.Argument(help="A recipe file or name.")],
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file or name.")],
     overrides: Overrides = None,
 ) -> None:
     """Print the resolved YAML of a recipe.

@@ -13,7 +13,7 @@ from .options import ClusterOption, Follow, RunsDir, chosen_cluster, find_run, r
 
 
 def resume(
-    words: Annotated[list[str] | None, typer.Argument(metavar="[RUN]... [KEY=VALUE]...")] = None,
+    words: Annotated[list[str] | None, typer.Argument(metavar="RUN | KEY=VALUE")] = None,
     from_step: Annotated[int | None, typer.Option("--from", metavar="STEP", help="Go on from this checkpoint.")] = None,
     cluster: ClusterOption = None,
     follow: Follow = False,

@@ -12,7 +12,7 @@ from .options import RunsDir, find_run, one_run, runs_dir
 
 
 def sample(
-    words: Annotated[list[str] | None, typer.Argument(metavar="[RUN] [KEY=VALUE]...")] = None,
+    words: Annotated[list[str] | None, typer.Argument(metavar="RUN | KEY=VALUE")] = None,
     n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 2000,
     output: Annotated[Path | None, typer.Option("-o", metavar="FILE.png|.npz", help="Where to.")] = None,
     method: Annotated[str | None, typer.Option(help="ode, em or sscs; default: the recipe's.")] = None,

@@ -18,9 +18,7 @@ RECENT_S = 7 * 24 * 3600
 
 
 def status(
-    runs: Annotated[
-        list[str] | None, typer.Argument(metavar="[RUN]...", help="Names; default: all recent runs.")
-    ] = None,
+    runs: Annotated[list[str] | None, typer.Argument(metavar="RUN", help="Names; default: all recent runs.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Also runs that ended over a week ago.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Show again every second, until Ctrl-C.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,

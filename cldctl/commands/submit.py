@@ -13,7 +13,9 @@ from .options import ClusterOption, Follow, Overrides, RunsDir, chosen_cluster, 
 
 
 def submit(
-    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of one that `cldctl recipes` lists.")],
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of one that `cldctl recipes` lists.")
+    ],
     overrides: Overrides = None,
     name: Annotated[str | None, typer.Option(help="Name of the run; default: the recipe's and a suffix.")] = None,
     cluster: ClusterOption = None,
@@ -30,6 +32,7 @@ def submit(
     """
     from cld_core.evaluation.request import EvalRequest, parse_metrics
     from cld_core.recipe import dump, load
+    from cld_core.recipe.plugin import with_plugin_found
     from cldctl.cluster import executor, launch
     from cldctl.cluster.jobspec import JobSpec
     from cldctl.identity import identity, new_name
@@ -38,7 +41,7 @@ def submit(
 
     where = chosen_cluster(cluster)
     file = find_recipe(recipe)
-    resolved = load(file, overrides or [])
+    resolved = with_plugin_found(load(file, overrides or []), file)
     metrics = parse_metrics(evals)
     path = runs_dir(directory) / (name or new_name(resolved.name))
     spec = JobSpec.of(path.name, path.absolute() / "logs", resolved.cluster)

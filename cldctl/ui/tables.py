@@ -61,7 +61,9 @@ def overview(rows: Sequence[RunStatus]) -> RenderableType:
             cause = row.attempts[-1]["cause"] if row.attempts else None
             job = f"{row.cluster} {row.job_id}" if row.job_id else "-"
             cells += [_short(row.checkpoint_step), str(len(row.attempts)), cause or "-", job]
-        table.add_row(*cells, _evaluation(row.evals))
+        cells.append(_evaluation(row.evals))
+        # Text, since plain strings are searched for markup, which takes long for a thousand rows.
+        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells))
     return table
 
 

@@ -237,6 +237,12 @@ def test_what_is_there_is_never_overwritten(source, whole, tmp_path):
         build(plan(source), tmp_path / "mine")
 
 
+def test_a_place_that_cannot_be_written(source, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"cannot be made: .*--out"):
+        build(plan(source), tmp_path / "file" / "out")
+
+
 def test_two_at_a_time(source, tmp_path):
     def also(step):
         with pytest.raises(DataError, match="Another process is writing"):

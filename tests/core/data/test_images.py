@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from cld_core.data import images as images_module
 from cld_core.data.build import Plan, Unit, build
 from cld_core.data.images import LmdbImages, MemoryImages, open_images, to_model
 from cld_core.data.prepare import verify
@@ -85,6 +86,13 @@ def test_a_set_too_large_for_memory_stays_on_disk(made, monkeypatch):
     assert isinstance(open_images(made, "validation"), MemoryImages)
 
 
+def test_a_gpu_gets_what_is_small_beside_its_free_memory(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 4000))
+    assert images_module._fits(100, torch.device("cuda", 1))
+    assert not images_module._fits(101, torch.device("cuda"))
+    assert images_module._fits(10**12, torch.device("cpu"))
+
+
 def test_to_model_spans_minus_one_to_one():
     got = to_model(torch.arange(256, dtype=torch.uint8))
     assert got.dtype == torch.float32
@@ -111,6 +119,13 @@ def test_published_form_of_something_else(tmp_path):
         open_images(write_published(tmp_path / "empty", []), "train")
     with pytest.raises(DataError, match=r"Image 1 of .* has 27 bytes, not 192"):
         open_images(write_published(tmp_path / "mixed", [TRAIN[0], np.zeros(27, np.uint8)]), "train")
+
+
+def test_published_form_that_is_cut(tmp_path):
+    root = write_published(tmp_path / "cut", pixels(2000))
+    os.truncate(root / "train.lmdb" / "data.mdb", 200_000)
+    with pytest.raises(DataError, match=r"data.mdb is cut short.*cldctl data prepare"):
+        open_images(root, "train")
 
 
 def test_missing_data_names_the_command(tmp_path):
@@ -141,12 +156,12 @@ def test_another_data_set(made):
 def test_a_copy_that_is_not_whole(copied):
     data = copied / "train.lmdb" / "data.mdb"
     whole = data.read_bytes()
-    for length, match in ((len(whole) - 4096, "copied incompletely"), (len(whole) // 2, "cut short"), (0, "LMDB")):
+    for length, match in ((len(whole) - 4096, "copied incompletely"), (0, "LMDB")):
         data.write_bytes(whole[:length])
         with pytest.raises(DataError, match=rf"{match}.*cldctl data prepare"):
             open_images(copied, "train")
     data.unlink()
-    with pytest.raises(DataError, match=r"No such file.*cldctl data prepare"):
+    with pytest.raises(DataError, match=r"train.lmdb .*No such file.*cldctl data prepare"):
         open_images(copied, "train")
     (copied / "manifest.json").write_text("{")
     with pytest.raises(DataError, match=r"cannot be read as a manifest.*cldctl data prepare"):

@@ -1,0 +1,251 @@
+"""The commands on the debug and local clusters: what they print, write and return."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from cld_core.run import RunFolder
+from cld_core.run.atomic import read_json, write_json
+from tests.tools import ROOT, SMALL, cldctl, status, wait_ended
+
+ONE = (*SMALL, "cluster.tasks_per_node=1", "train.steps=20", "train.checkpoint_every=10")
+DEBUG = ("--cluster", "debug")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A finished run `done` with an evaluation, shared by the tests that only look."""
+    runs = tmp_path_factory.mktemp("runs")
+    done = cldctl("submit", "toy_diamond", *ONE, "--name", "done", *DEBUG, "--eval", "elbo", runs=runs)
+    assert done.stdout.splitlines()[0] == "done"
+    assert "NLL bound" in done.stdout
+    return runs
+
+
+def test_submit_freezes_recipe_code_and_versions(runs):
+    run = RunFolder(runs / "done")
+    assert run.recipe().data.name == "diamond"
+    identity = run.identity()
+    assert {"python", "torch", "submitit", "cldctl"} <= set(identity["versions"])
+    assert identity["git"] is None or len(identity["git"]["commit"]) == 40
+    assert identity["recipe_file"].endswith("toy_diamond.yaml")
+
+
+def test_a_dry_run_prints_and_writes_nothing(tmp_path):
+    done = cldctl("submit", "toy", "train.steps=7", "--dry-run", "--cluster", "local", runs=tmp_path / "runs")
+    assert "steps: 7" in done.stdout
+    assert "submitit.core._submit" in done.stdout
+    assert not (tmp_path / "runs").exists()
+
+
+def test_status_as_json_has_the_promised_fields(runs):
+    row = status(runs, "done")
+    assert row["state"] == "FINISHED"
+    assert (row["step"], row["steps"], row["checkpoint_step"], row["eta_s"]) == (20, 20, 20, None)
+    assert set(row["attempts"][0]) >= {"attempt", "job_id", "started", "ended", "cause", "first_step", "last_step"}
+    assert row["attempts"][0]["cause"] == "finished"
+    entry = row["evals"][0]
+    assert set(entry) >= {"id", "state", "shards_done", "shards", "fid", "bpd", "nll"}
+    assert (entry["state"], entry["shards_done"], entry["shards"]) == ("FINISHED", 1, 1)
+    assert entry["nll"] is not None
+    assert [entry["name"] for entry in json.loads(cldctl("status", "--json", runs=runs).stdout)] == ["done"]
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_tables_fit_and_are_plain_when_piped(runs, width):
+    for arguments in (("status",), ("status", "done"), ("recipes",), ("eval", "done", "--elbo", *DEBUG)):
+        text = cldctl(*arguments, runs=runs, COLUMNS=str(width)).stdout
+        assert "\x1b" not in text
+        assert "━" not in text
+        assert max(len(line) for line in text.splitlines()) <= width
+        assert "…" not in text, "nothing is cut off"
+    assert ("tries" in cldctl("status", runs=runs, COLUMNS=str(width)).stdout) == (width == 160)
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_on_a_terminal_there_are_colours_and_bars(runs, width):
+    text = on_terminal(["status", "done"], runs, width)
+    assert "\x1b[" in text
+    assert "━" in text
+
+
+def on_terminal(arguments, runs, width) -> str:
+    master, slave = pty.openpty()
+    environment = {**os.environ, "CLDCTL_RUNS": str(runs), "COLUMNS": str(width), "TERM": "xterm-256color"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cldctl", *arguments], stdout=slave, stderr=slave, stdin=slave, env=environment
+    )
+    os.close(slave)
+    text = b""
+    while True:
+        try:
+            part = os.read(master, 65536)
+        except OSError:
+            break
+        if not part:
+            break
+        text += part
+    process.wait(30)
+    os.close(master)
+    return text.decode()
+
+
+def test_eval_again_computes_nothing_and_another_setting_is_another(runs):
+    again = cldctl("eval", "done", "--elbo", *DEBUG, runs=runs)
+    assert "is complete already" in again.stderr
+    assert "FINISHED" in again.stdout
+    other = cldctl("eval", "done", "--elbo", "eval.elbo.velocities=2", "--samples", "20", *DEBUG, runs=runs)
+    assert "FINISHED" in other.stdout
+    assert len(status(runs, "done")["evals"]) == 2
+    early = cldctl("eval", "done", "--elbo", "--checkpoint", "10", *DEBUG, runs=runs)
+    assert "elbo-00000010" in early.stdout
+    reports = [read_json(path) for path in (runs / "done" / "evals").glob("*/report.json")]
+    assert sorted(report["checkpoint_step"] for report in reports) == [10, 20, 20]
+
+
+def test_eval_on_local_processes(runs):
+    done = cldctl(
+        *("eval", "done", "--elbo", "--shards", "3", "eval.seed=9", "cluster.tasks_per_node=2"),
+        *("--cluster", "local", "--follow"),
+        runs=runs,
+    )
+    assert "3/3" in done.stdout
+    assert "FINISHED" in done.stdout
+
+
+def test_sample_writes_pictures_and_arrays(runs, tmp_path):
+    done = cldctl("sample", "done", "-n", "30", "--method", "em", "--nfe", "12", runs=runs)
+    path = RunFolder(runs / "done").samples / "step_00000020_em.png"
+    assert done.stdout.strip() == str(path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+    cldctl("sample", "done", "-n", "30", "-o", str(tmp_path / "x.npz"), runs=runs)
+    with np.load(tmp_path / "x.npz") as file:
+        assert file["x"].shape == file["v"].shape == (30, 2)
+        assert file["nfe"].shape == (30,)
+
+
+def test_logs(runs, tmp_path):
+    assert "was never submitted" not in cldctl("logs", "done", runs=runs, code=None).stderr
+    own = tmp_path / "runs"
+    cldctl("submit", "toy", *ONE, "--name", "mine", "--cluster", "local", "--follow", runs=own)
+    assert "step 20/20" in cldctl("logs", "mine", "-f", runs=own).stdout
+    assert "step 20/20" in cldctl("logs", "mine", "--attempt", "0", runs=own).stdout
+    assert "no log of rank 3" in cldctl("logs", "mine", "--rank", "3", runs=own, code=3).stderr
+    assert "no attempt 7" in cldctl("logs", "mine", "--attempt", "7", runs=own, code=3).stderr
+
+
+def test_submit_returns_and_the_job_goes_on(tmp_path):
+    runs = tmp_path / "runs"
+    before = time.monotonic()
+    settings = (*SMALL, "train.steps=20")
+    done = cldctl("submit", "toy", *settings, "--name", "mine", "--cluster", "local", "--eval", "elbo", runs=runs)
+    assert "cldctl cancel mine" in done.stderr
+    assert status(runs, "mine")["state"] in ("PENDING", "RUNNING", "FINISHED")
+    assert time.monotonic() - before < 60
+    row = wait_ended(runs, "mine")
+    assert row["state"] == "FINISHED", row
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["submit", "toy", "train.stepz=3"], 2, ["train.stepz", "train.steps"]),
+        (["submit", "toyy"], 2, ["toyy", "recipes/toy.yaml"]),
+        (["submit", "toy", "--eval", "elb", *DEBUG], 2, ["'elb'", "'elbo'"]),
+        (["submit", "toy", "--name", "done", *DEBUG], 2, ["there is a run of this name", "cldctl resume done"]),
+        (["submit", "toy", "cluster.nodes=2", "--cluster", "local"], 2, ["cluster.nodes", "Set cluster.nodes=1"]),
+        (["submit"], 2, ["RECIPE"]),
+        (["status", "dome"], 3, ["no run at", "'done'"]),
+        (["eval", "done"], 2, ["--elbo"]),
+        (["eval", "done", "--elbo", "--checkpoint", "15"], 3, ["no checkpoint '15'", "10, 20"]),
+        (["eval", "done", "--elbo", "train.steps=3"], 2, ["train.steps", "eval, sampling"]),
+        (["sample", "done", "-o", "x.jpg"], 2, [".png or .npz"]),
+        (["sample", "done", "-o", "/nowhere/x.png"], 2, ["no folder /nowhere"]),
+        (["sample", "done", "--method", "emm"], 2, ["sampling.method", "'em'"]),
+        (["sample", "done", "--checkpoint", "15"], 3, ["no checkpoint of step 15"]),
+        (["resume", "done"], 2, ["is finished at step 20", "train.steps="]),
+        (["resume", "done", "sde.beta0=3"], 2, ["another run", "Submit a new run"]),
+        (["resume", "done", "--from", "15"], 3, ["no checkpoint of step 15", "10, 20"]),
+        (["cancel", "nobody"], 3, ["no run at"]),
+        (["logs", "nobody"], 3, ["no run at"]),
+        (["frobnicate"], 2, ["frobnicate"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_is_wrong_is_said_with_the_fix_and_the_code(runs, arguments, code, words):
+    before = sorted(path.name for path in runs.iterdir())
+    done = cldctl(*arguments, runs=runs, code=code, COLUMNS="300")
+    for word in words:
+        assert word in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(path.name for path in runs.iterdir()) == before, "nothing is half-written"
+
+
+def test_without_runs(tmp_path):
+    assert "no runs in" in cldctl("status", runs=tmp_path).stderr
+    assert cldctl("status", "--json", runs=tmp_path).stdout.strip() == "[]"
+    assert "there are no runs" in cldctl("eval", "--elbo", runs=tmp_path, code=3).stderr
+    assert "no run can be resumed" in cldctl("resume", "--yes", runs=tmp_path, code=3).stderr
+
+
+def test_resume_without_a_name_takes_all_that_can_be(tmp_path):
+    runs = tmp_path / "runs"
+    for name in ("first", "second"):
+        cldctl("submit", "toy", *ONE, "--name", name, *DEBUG, runs=runs)
+    run = RunFolder(runs / "first")
+    run.checkpoint_file(20).unlink()
+    run.checkpoint_file(20).with_suffix(".json").unlink()
+    lines = run.ledger.path.read_text().splitlines()
+    run.ledger.path.write_text("\n".join(lines[:-1]) + "\n")  # its end was never written: it was killed
+    write_json(run.progress_file, {**run.progress(), "step": 15})
+    assert status(runs, "first")["state"] == "LOST"
+    done = cldctl("resume", "--yes", *DEBUG, runs=runs)
+    assert "can be resumed: first\n" in done.stderr
+    row = status(runs, "first")
+    assert row["state"] == "FINISHED"
+    assert [(entry["first_step"], entry["cause"]) for entry in row["attempts"]] == [(0, "killed"), (10, "finished")]
+
+
+def test_a_plugin_brings_a_data_set(tmp_path):
+    plugin = tmp_path / "ring.py"
+    plugin.write_text(
+        "import math, torch\nfrom cld_core.data.toy import toy\n\n@toy('ring')\ndef ring(n, generator):\n"
+        "    angle = 2 * math.pi * torch.rand(n, generator=generator)\n"
+        "    return torch.stack([angle.cos(), angle.sin()], dim=1)\n"
+    )
+    runs = tmp_path / "runs"
+    data = ("data.name=ring", f"data.plugin={plugin}")
+    cldctl("submit", "toy", *ONE, *data, "--name", "mine", *DEBUG, "--eval", "elbo", runs=runs)
+    assert status(runs, "mine")["evals"][0]["true_entropy"] is None
+    for missing in ("none.py", "no_such_module"):
+        wrong = (data[0], f"data.plugin={missing}", "--name", "x")
+        assert missing in cldctl("submit", "toy", *ONE, *wrong, *DEBUG, runs=runs, code=2).stderr
+    assert not (runs / "x").exists()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["status"], ["status", "--json"], ["recipes"], ["submit", "--help"]])
+def test_commands_that_do_not_compute_load_nothing_heavy(runs, arguments):
+    code = (
+        "import sys\nfrom cldctl import app\nsys.argv = ['cldctl'] + sys.argv[1:]\n"
+        "try:\n    app.main()\nexcept SystemExit:\n    pass\n"
+        "print(sorted(m for m in ('torch', 'numpy', 'scipy', 'matplotlib', 'tensorboard') if m in sys.modules),"
+        " file=sys.stderr)"
+    )
+    environment = {**os.environ, "CLDCTL_RUNS": str(runs), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment, timeout=60
+    )
+    assert done.stderr.splitlines()[-1] == "[]", done.stderr
+
+
+def test_every_command_shows_an_example(runs):
+    listed = cldctl("--help", runs=runs, COLUMNS="200").stdout
+    for command in ("submit", "resume", "eval", "status", "logs", "cancel", "sample", "recipes", "render"):
+        assert command in listed
+        assert "Example: cldctl" in cldctl(command, "--help", runs=runs, COLUMNS="200").stdout

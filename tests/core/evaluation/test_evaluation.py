@@ -1,0 +1,141 @@
+"""Evaluations: independent of how they are cut, resumable, and merged only when whole."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cld_core.errors import NotFoundError, UsageError
+from cld_core.evaluation import merge, shard
+from cld_core.evaluation.request import EvalRequest, parse_metrics
+from cld_core.recipe import load
+from cld_core.run import RunFolder
+from cld_core.run.atomic import read_json
+from cld_core.train import session
+from cld_core.train.distributed import Ranks
+from cld_core.train.stop import StopFlag
+
+TOY = Path(__file__).parents[3] / "recipes" / "toy_diamond.yaml"
+SMALL = ["network.width=16", "network.layers=3", "train.steps=20", "train.batch_size=16", "eval.samples=70"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    folder = RunFolder.create(tmp_path_factory.mktemp("runs") / "mine", load(TOY, SMALL), {"created": 1.0})
+    session.run(folder, Ranks(), StopFlag(), job_id="test")
+    return folder.path
+
+
+@pytest.fixture
+def run(trained, tmp_path) -> RunFolder:
+    """A copy that a test may spoil."""
+    import shutil
+
+    shutil.copytree(trained, tmp_path / "mine")
+    return RunFolder(tmp_path / "mine")
+
+
+def request(run: RunFolder, *overrides: str, shards: int = 1) -> EvalRequest:
+    recipe = load(run.recipe_file, overrides)
+    return EvalRequest.of(recipe, ("elbo",), 20, shards)
+
+
+def report(run: RunFolder, name: str) -> dict:
+    return read_json(run.evals / name / "report.json")
+
+
+def test_shards_and_batches_do_not_change_the_numbers(run):
+    found = []
+    for shards, batch in ((1, 2048), (3, 2048), (8, 7)):
+        name = request(run, f"eval.batch_size={batch}", shards=shards).save(run)
+        assert shard.compute(run, name, Ranks())
+        arrays, _ = merge.gather(run.evals / name, EvalRequest.load(run.evals / name))
+        found.append((arrays, report(run, name)["elbo"]))
+        for file in sorted((run.evals / name).rglob("*"), reverse=True):
+            file.unlink() if file.is_file() else file.rmdir()
+        (run.evals / name).rmdir()
+    for arrays, elbo in found[1:]:
+        np.testing.assert_allclose(arrays["elbo"], found[0][0]["elbo"], rtol=1e-5, atol=1e-5)
+        assert elbo["nll"] == pytest.approx(found[0][1]["nll"], rel=1e-6)
+        assert elbo["n"] == 70
+
+
+def test_the_report_says_what_it_promises(run):
+    name = request(run, "eval.elbo.velocities=3").save(run)
+    shard.compute(run, name, Ranks())
+    found = report(run, name)
+    elbo = found["elbo"]
+    assert found["checkpoint_step"] == 20
+    assert elbo["stderr"] > 0
+    assert elbo["nfe_mean"] > 10
+    assert elbo["true_entropy"] == pytest.approx(-1.40265, abs=1e-4)
+    assert elbo["gap"] > 0
+    assert elbo["nll_importance"] <= elbo["nll"]
+    assert (run.evals / name / "samples.png").stat().st_size > 1000
+
+
+def test_two_ranks_share_the_work_and_one_merges(run):
+    name = request(run, shards=4).save(run)
+    assert shard.compute(run, name, Ranks(0, 2))
+    assert report(run, name) is None
+    assert [shard.is_complete(run.evals / name, EvalRequest.load(run.evals / name), k) for k in range(4)] == [
+        True,
+        False,
+        True,
+        False,
+    ]
+    assert shard.compute(run, name, Ranks(1, 2))
+    assert report(run, name)["elbo"]["n"] == 70
+
+
+def test_an_interrupted_shard_goes_on_at_its_next_batch(run, monkeypatch):
+    name = request(run, "eval.batch_size=16").save(run)
+    asked: list[tuple[int, int]] = []
+    compute = shard.elbo.compute
+
+    def counted(model, what, first, last):
+        asked.append((first, last))
+        return compute(model, what, first, last)
+
+    monkeypatch.setattr(shard.elbo, "compute", counted)
+    assert not shard.compute(run, name, Ranks(), should_stop=lambda: len(asked) >= 2)
+    assert shard.compute(run, name, Ranks())
+    assert asked == [(0, 16), (16, 32), (32, 48), (48, 64), (64, 70)]
+    before = report(run, name)
+    assert shard.compute(run, name, Ranks())
+    assert report(run, name) == before, "nothing is left to do"
+
+
+def test_gaps_overlaps_and_strangers_are_refused_in_words(run):
+    name = request(run, shards=3).save(run)
+    path = run.evals / name
+    shard.compute(run, name, Ranks())
+    state = shard.state_file(path, 1)
+    content = json.loads(state.read_text())
+    for change, words in (
+        ({"first": content["first"] + 1}, "a gap"),
+        ({"first": content["first"] - 1}, "an overlap"),
+        ({"done": 3}, "are missing"),
+        ({"checkpoint": "other"}, "different checkpoints"),
+    ):
+        state.write_text(json.dumps({**content, **change}))
+        with pytest.raises(merge.MergeError, match=words):
+            merge.gather(path, EvalRequest.load(path))
+    state.unlink()
+    with pytest.raises(merge.MergeError, match="a gap between data 23 and 46"):
+        merge.gather(path, EvalRequest.load(path))
+
+
+def test_the_name_is_made_of_what_the_numbers_depend_on(run):
+    name = request(run).id
+    assert name.startswith("elbo-00000020-")
+    assert request(run, shards=5).id == request(run, "eval.batch_size=3").id == name
+    assert len({name, request(run, "eval.seed=1").id, request(run, "eval.elbo.probes=2").id}) == 3
+
+
+def test_what_is_not_there(run):
+    with pytest.raises(NotFoundError, match="no evaluation here"):
+        EvalRequest.load(run.evals / "none")
+    with pytest.raises(UsageError, match="'elb' is no metric.*'elbo'"):
+        parse_metrics("elb")
