@@ -6,8 +6,8 @@ Nothing here imports torch: the command line reads recipes and must answer at on
 import difflib
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, cast
 
 # Data sets that ship with the project. `data.plugin` adds others.
 TOY_DATA = ("multimodal_swissroll", "diamond", "gaussian")
@@ -119,7 +119,7 @@ class SamplingSpec:
     grid: Literal["auto", "linear", "quadratic", "power"] = key(
         "auto", "spacing of the times; auto: power for the exponential method, else linear"
     )
-    grid_power: float = key(4.0, "p of the power grid, which is uniform in B(t)^(1/p)", ge=1)
+    grid_power: float = key(6.0, "p of the power grid, which is uniform in B(t)^(1/p)", ge=1)
     order: int = key(1, "degree of the exponential method's interpolation", ge=0, le=3)
     corrector: bool = key(True, "let each evaluation of the exponential method correct the step before")
     eta: float = key(0.0, "noise of the exponential method: 0 the probability flow, 1 the reverse SDE", ge=0, le=1)
@@ -136,18 +136,22 @@ class SamplingSpec:
             return self.grid
         return "power" if self.method == "exponential" else "linear"
 
+    def switched(self, method: str) -> "SamplingSpec":
+        """With another method, unchecked, and the keys that it does not read back at their defaults."""
+        changed = replace(self, method=cast(Any, method))
+        return replace(changed, **{name: getattr(SamplingSpec(), name) for name, _ in changed.problems()})
+
     def problems(self) -> list[tuple[str, str]]:
-        """As `Recipe.problems`, with the keys of this section."""
-        defaults, found = SamplingSpec(), []
-        for method, names in METHOD_KEYS.items():
-            for name in names:
-                default = getattr(defaults, name)
-                if method != self.method and getattr(self, name) != default:
-                    text = f"belongs to method={method}, and the method is {self.method}. "
-                    found.append((name, text + f"Set it back to {str(default).lower()} or set sampling.method={method}."))
-        if self.grid_power != defaults.grid_power and self.spacing != "power":
-            text = f"belongs to grid=power, and the grid is {self.spacing}. Set sampling.grid=power."
-            found.append(("grid_power", text))
+        """Keys that differ from their defaults without any effect, as (key, what is wrong and the fix)."""
+        needs = [(name, "method", method) for method, names in METHOD_KEYS.items() for name in names]
+        in_force = {"method": self.method, "grid": self.spacing}
+        found = []
+        for name, selector, value in [*needs, ("grid_power", "grid", "power")]:
+            default = getattr(SamplingSpec(), name)
+            if getattr(self, name) != default and in_force[selector] != value:
+                text = f"has no effect with sampling.{selector}={in_force[selector]}"
+                fix = f"Set sampling.{selector}={value} or leave it at {str(default).lower()}."
+                found.append((name, f"{text}. {fix}"))
         return found
 
 

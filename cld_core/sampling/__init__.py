@@ -19,6 +19,7 @@ from cld_core.sde import CLD, SDE
 
 __all__ = ["Noise", "Samples", "sample"]
 
+
 @dataclass(frozen=True)
 class Samples:
     """What `sample` returns."""

@@ -6,6 +6,7 @@ step, of any score.
 """
 
 import functools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -72,14 +73,18 @@ def steps(sde: SDE, times: tuple[float, ...], order: int, corrector: bool, eta: 
 
 
 def lagrange(sde: SDE, points: Sequence[float], t: Tensor) -> Tensor:
-    """Lagrange polynomials (len(points), K) of ``points`` at times t (K,), in the variable B(t), the process' clock."""
-    b, nodes = sde.schedule.integral(t), [sde.schedule.integral(point) for point in points]
+    """Lagrange polynomials (len(points), K) of ``points`` at times t (K,), in the variable sqrt(B(t)).
+
+    Not in t: of what was tried it follows alpha best near the data, and no steps depend on how fast beta runs.
+    """
+    root = sde.schedule.integral(t).sqrt()
+    nodes = [math.sqrt(sde.schedule.integral(point)) for point in points]
     rows = []
     for j, here in enumerate(nodes):
-        row = torch.ones_like(b)
+        row = torch.ones_like(root)
         for m, other in enumerate(nodes):
             if m != j:
-                row = row * ((b - other) / (here - other))
+                row = row * ((root - other) / (here - other))
         rows.append(row)
     return torch.stack(rows)
 

@@ -72,9 +72,7 @@ def kicks(sde: CLD, times: tuple[float, ...]) -> tuple[tuple[Kick, Kick], ...]:
     return tuple((a, Kick(b.factor * a.factor, b.factor * a.weight + b.weight)) for a, b in pairs)
 
 
-def sscs_second_order(
-    score: ScoreFunction, sde: CLD, u: Tensor, times: list[float], noise: Iterator[Tensor]
-) -> Tensor:
+def sscs_second_order(score: ScoreFunction, sde: CLD, u: Tensor, times: list[float], noise: Iterator[Tensor]) -> Tensor:
     """As `sscs`, with an error that falls with the square of the number of steps; one evaluation a step.
 
     The score part is exact in v for its linear part, and takes alpha at the middle of the step, in t and in v. The

@@ -30,9 +30,7 @@ class GivenNoise:
 
 
 def affine_errors(sde, spec, numbers, reference):
-    return [
-        float((output_covariance(sde, SamplingSpec(**spec, nfe=n)) - reference).abs().max()) for n in numbers
-    ]
+    return [float((output_covariance(sde, SamplingSpec(**spec, nfe=n)) - reference).abs().max()) for n in numbers]
 
 
 def orders(errors):
@@ -48,29 +46,22 @@ def flow_ends():
 
 @pytest.mark.parametrize("sde", [CONSTANT, RISING, VP], ids=["cld", "cld rising", "vpsde"])
 @pytest.mark.parametrize(
-    ("order", "corrector", "grid", "measured"),
-    [
-        (0, False, "power", 1),
-        (0, True, "power", 2),
-        (1, False, "power", 2),
-        (1, True, "power", 2),
-        (2, False, "power", 3),
-        (2, True, "power", 3),
-    ],
+    ("order", "corrector", "measured"),
+    [(0, False, 1), (0, True, 2), (1, False, 2), (1, True, 2), (2, False, 3), (2, True, 3)],
 )
-def test_the_error_falls_with_the_power_order_plus_one(sde, order, corrector, grid, measured, flow_ends):
+def test_the_error_falls_with_the_power_order_plus_one(sde, order, corrector, measured, flow_ends):
     """`order` is the degree of the interpolation: 0, without corrector, is exponential Euler (DDIM for VPSDE)."""
-    spec = {"method": "exponential", "order": order, "corrector": corrector, "grid": grid, "denoise": False}
-    found = orders(affine_errors(sde, spec, (40, 80, 160), flow_ends[sde]))
-    # The corrector's leading error changes sign on the way to the limit: a slope above the order is no fault.
-    assert min(found) > measured - 0.4, found
-    assert found[-1] < measured + 0.6 or corrector, found
+    spec = {"method": "exponential", "order": order, "corrector": corrector, "grid_power": 3.0, "denoise": False}
+    errors = affine_errors(sde, spec, (80, 160, 320), flow_ends[sde])
+    assert orders(errors)[-1] == pytest.approx(measured, abs=0.25), errors
 
 
 @pytest.mark.parametrize("sde", [CONSTANT, RISING, VP], ids=["cld", "cld rising", "vpsde"])
 def test_order_three_is_fourth_order(sde, flow_ends):
-    errors = affine_errors(sde, {"method": "exponential", "order": 3, "denoise": False}, (40, 80, 160), flow_ends[sde])
-    assert orders(errors)[-1] == pytest.approx(4.0, abs=0.25), errors
+    spec = {"method": "exponential", "order": 3, "grid_power": 3.0, "denoise": False}
+    errors = affine_errors(sde, spec, (40, 80, 160), flow_ends[sde])
+    assert orders(errors)[-1] == pytest.approx(4.0, abs=0.5), errors
+    assert errors[-1] < 2e-7
 
 
 @pytest.mark.parametrize("sde", [RISING, VP], ids=["cld", "vpsde"])
@@ -81,15 +72,22 @@ def test_order_one_on_the_other_grids(sde, grid, flow_ends):
 
 
 @pytest.mark.parametrize("sde", [CONSTANT, RISING, VP], ids=["cld", "cld rising", "vpsde"])
-@pytest.mark.parametrize(("order", "measured"), [(0, 1.0), (1, 2.0)])
-def test_the_stochastic_form_ends_in_the_law_of_the_flow(sde, order, measured):
+@pytest.mark.parametrize(("order", "measured", "within"), [(0, 1.0, 0.55), (1, 2.0, 0.1)])
+def test_the_stochastic_form_ends_in_the_law_of_the_flow(sde, order, measured, within):
     """Successive differences of the covariance fall with the order in the weak sense, and their limit is the law."""
-    spec = {"method": "exponential", "order": order, "corrector": False, "eta": 1.0, "denoise": False}
+    spec = {
+        "method": "exponential",
+        "order": order,
+        "corrector": False,
+        "eta": 1.0,
+        "grid_power": 2.0,
+        "denoise": False,
+    }
     found = [output_covariance(sde, SamplingSpec(**spec, nfe=n)) for n in (50, 100, 200)]
     differences = [float((a - b).abs().max()) for a, b in pairwise(found)]
-    assert orders(differences)[0] == pytest.approx(measured, abs=0.25), differences
+    assert orders(differences)[0] == pytest.approx(measured, abs=within), differences
     # At eps = 1e-3 the law of the data itself has not been reached: VPSDE is 1e-4 away.
-    assert float(found[-1][0, 0].sqrt()) == pytest.approx(0.5, abs=2e-3 if order == 0 else 3e-4)
+    assert float(found[-1][0, 0].sqrt()) == pytest.approx(0.5, abs=1e-2 if order == 0 else 3e-4)
 
 
 def test_order_zero_for_vpsde_is_ddim():
@@ -128,7 +126,7 @@ def test_coefficients_solve_the_split_equation(sde):
 
 
 def test_quadrature_is_exact_for_a_known_equation():
-    """du/dt = u/t^2 ... has Phi(t', t) = exp(1/t - 1/t'), with all its change near the end."""
+    """du/dt = u/t^2 has Phi(t', t) = exp(1/t - 1/t'), with all its change near the end."""
 
     def matrix(t):
         return (t**-2)[:, None, None]
@@ -136,18 +134,28 @@ def test_quadrature_is_exact_for_a_known_equation():
     first, second = segments([1.0, 0.4, 0.02], matrix)
     assert float(first.whole) == pytest.approx(math.exp(1 - 1 / 0.4), rel=1e-13)
     assert float(second.whole) == pytest.approx(math.exp(1 / 0.4 - 1 / 0.02), rel=1e-9)
-    # f = Phi(tau, 0.4) makes the integrand the constant Phi(0.4, 0.4) and Phi(t', 0.4): here the step's length.
+    # f(tau) = Phi(tau, 0.4) makes the integrand Phi(0.4, tau) f(tau) = 1 over the first step.
     assert float(first.integral(torch.exp(1 / 0.4 - 1 / first.times)[:, None])) == pytest.approx(-0.6, rel=1e-12)
 
 
-def test_noise_of_a_step_is_that_of_the_stationary_process():
-    """With gamma = 1 and eta = 1 the split score is exact for Gaussian data and the known part keeps N(0, Sigma_inf)."""
-    sde = CLD(gamma=1.0, numerical_eps=0.0, beta0=0.1, beta1=6.9)
-    stationary = torch.diag(torch.tensor([1.0, 0.25], dtype=torch.float64))
-    # Svv = M only where x0 counts as stationary too: take the limit of large times.
-    step = steps(sde, (1.0, 0.9), 0, False, 1.0)[0]
-    a, noise = (torch.tensor(m, dtype=torch.float64) for m in (step.transition, step.noise))
-    torch.testing.assert_close(a @ stationary @ a.T + noise @ noise.T, stationary, rtol=0, atol=2e-4)
+@pytest.mark.parametrize("sde", [RISING, VP], ids=["cld", "vpsde"])
+def test_noise_of_a_step_has_the_covariance_of_its_equation(sde):
+    """dC/dt = A C + C A^T - eta^2 g^2 e e^T backwards from C = 0, A read off the drift and the split."""
+    n, eta, eye = 2 if sde.phase_space else 1, 0.7, torch.eye(2 if sde.phase_space else 1, dtype=torch.float64)
+
+    def field(t, flat):
+        a = sde.drift(eye, t).T.numpy().copy()
+        a[-1, -1] += 0.5 * (1 + eta**2) * sde.diffusion2(t) * sde.known_precision(t)
+        c = flat.reshape(n, n)
+        change = a @ c + c @ a.T
+        change[-1, -1] -= eta**2 * sde.diffusion2(t)
+        return change.flatten()
+
+    times = (1.0, 0.6, 0.2)
+    for (t, t_next), step in zip(pairwise(times), steps(sde, times, 0, False, eta), strict=True):
+        solution = solve_ivp(field, (t, t_next), np.zeros(n * n), rtol=1e-10, atol=1e-13, method="DOP853")
+        noise = np.array(step.noise)
+        np.testing.assert_allclose(noise @ noise.T, solution.y[:, -1].reshape(n, n), rtol=1e-8, atol=1e-11)
 
 
 def test_coefficients_are_computed_once():
@@ -170,8 +178,7 @@ def test_any_network_converges_to_its_own_flow(name, changes):
     toy = parity.load(name)
     if changes and not toy.sde.phase_space:
         pytest.skip("VPSDE is trained with DSM already")
-    net = toy.net.double()
-    del net
+    toy.net.double()
     generator = torch.Generator().manual_seed(0)
     noise = GivenNoise(torch.randn(16, 4 if toy.sde.phase_space else 2, dtype=torch.float64, generator=generator))
     score = toy.score(**changes)
@@ -189,7 +196,9 @@ def test_any_network_converges_to_its_own_flow(name, changes):
 def test_the_same_noise_gives_the_same_samples_and_eta_others():
     def draw(**settings):
         noise = SampleNoise(3, first=0, last=20)
-        return sample(diamond().score(CONSTANT), CONSTANT, SamplingSpec(method="exponential", nfe=15, **settings), noise, (2,))
+        return sample(
+            diamond().score(CONSTANT), CONSTANT, SamplingSpec(method="exponential", nfe=15, **settings), noise, (2,)
+        )
 
     assert torch.equal(draw().x, draw().x)
     assert torch.equal(draw(eta=0.5).x, draw(eta=0.5).x)
@@ -210,7 +219,7 @@ def test_evaluations_are_where_the_grid_says(settings, sde):
         spec = SamplingSpec(method="exponential", nfe=9, denoise=denoise, **settings)
         out = sample(score, sde, spec, SampleNoise(0, first=0, last=3), (1,))
         assert out.nfe == 9 == len(seen)
-        grid = power(8 if denoise else 9, 1e-3, rho=4.0, schedule=sde.schedule)
+        grid = power(8 if denoise else 9, 1e-3, rho=6.0, schedule=sde.schedule)
         assert seen == (grid if denoise else grid[:-1])
 
 
@@ -219,7 +228,9 @@ def test_twenty_evaluations_reach_the_diamond():
     law = diamond()
     for sde in (CONSTANT, RISING):
         fine, coarse = (
-            sample(law.score(sde), sde, SamplingSpec(method="exponential", nfe=n), SampleNoise(0, first=0, last=1000), (2,))
+            sample(
+                law.score(sde), sde, SamplingSpec(method="exponential", nfe=n), SampleNoise(0, first=0, last=1000), (2,)
+            )
             for n in (200, 20)
         )
         # The same noise: what differs is the solution's error and not the draw.
