@@ -65,9 +65,13 @@ def truth(n: int, seed: int) -> Tensor:
 
 
 def floor(n: int, seeds: int) -> tuple[float, float]:
-    """Mean of the distance of two true sets, over all pairs of seeds, and its standard error."""
+    """Mean of the distance of two true sets, over all pairs of seeds (two at least), and its standard error."""
     pairs = [sliced_w2(truth(n, a), truth(n, b)) for a in range(seeds) for b in range(a)]
-    return statistics.mean(pairs), statistics.stdev(pairs) / math.sqrt(len(pairs))
+    return statistics.mean(pairs), standard_error(pairs)
+
+
+def standard_error(values: list[float]) -> float:
+    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
 
 
 def draw(case: Case, spec: SamplingSpec, n: int, seed: int) -> Tensor:
@@ -98,7 +102,7 @@ class Bench:
             squares.append(float((x - self.flow[seed]).double().square().mean()))
         return Found(
             sw2=statistics.mean(distances),
-            sw2_error=statistics.stdev(distances) / math.sqrt(len(distances)),
+            sw2_error=standard_error(distances),
             logp=statistics.mean(logps),
             rms=math.sqrt(statistics.mean(squares)),
         )
