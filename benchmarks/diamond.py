@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cld_core.analytic import diamond
-from cld_core.recipe.schema import SamplingSpec
+from cld_core.recipe.sampling_spec import SamplingSpec
 from cld_core.sampling import sample
 from cld_core.score import ScoreFunction
 from cld_core.sde import CLD, SDE

@@ -15,17 +15,21 @@ __version__ = "0.1.0"
 
 
 def load(run: str | Path, checkpoint: int | str = "last", device: str | None = None) -> "Model":
-    """The model of a run folder, with averaged weights; see `cld_core.model.Model`.
+    """The model of a run folder or of an exported file, with averaged weights; see `cld_core.model.Model`.
 
     Args:
-        run: path of a run folder.
-        checkpoint: a step, or "last" for the newest good one.
+        run: path of a run folder, or of a file that `cldctl export` wrote.
+        checkpoint: a step, or "last" for the newest good one; a file has only one.
         device: where to compute; default: a GPU if there is one.
 
     Raises:
         NotFoundError: there is no such run or checkpoint.
         CheckpointError: the checkpoint is damaged or belongs to another recipe.
     """
+    if Path(run).suffix == ".safetensors":
+        from . import weights
+
+        return weights.load(run, device)
     from .model import Model
 
     return Model.from_run(run, checkpoint, device)

@@ -7,6 +7,7 @@ renamed into place after the first, so a checkpoint without it was never finishe
 import errno
 import hashlib
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,13 +113,14 @@ def write(
     Raises:
         SaveError: the disk is full or broken. Nothing half-written is left.
     """
-    path = folder.checkpoint_file(step)
+    path, begin = folder.checkpoint_file(step), time.monotonic()
     try:
         with replacing(path) as file:
             hashing = _HashingFile(file)
             torch.save({**state, "format": FORMAT, "step": step}, hashing)  # type: ignore[arg-type]
             check_owner()
         sidecar = {"format": FORMAT, "step": step, "bytes": hashing.size, "sha256": hashing.digest.hexdigest()}
+        sidecar["seconds"] = round(time.monotonic() - begin, 3)
         write_json(path.with_suffix(".json"), sidecar)
     except (OSError, RuntimeError) as error:
         # torch reports a write that the system refused as a RuntimeError of its zip writer.

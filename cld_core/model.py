@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import checkpoint as checkpoints
 from . import nets, sampling, sde, seeds
-from .data.source import source
+from .data.source import Source, source
 from .errors import CheckpointError, NotFoundError
 from .recipe import Recipe
 from .run import RunFolder
@@ -27,14 +27,30 @@ class Model:
         data_shape: shape of one datum, (C, ...).
     """
 
-    def __init__(self, recipe: Recipe, device: torch.device | str = "cpu") -> None:
-        self.recipe, self.step, self.device = recipe, 0, torch.device(device)
-        self.source = source(recipe.data)
+    def __init__(
+        self,
+        recipe: Recipe,
+        device: torch.device | str = "cpu",
+        *,
+        net: nn.Module | None = None,
+        data: Source | None = None,
+        step: int = 0,
+    ) -> None:
+        """A model with a new network, in evaluation mode, unless ``net`` and ``data`` of the recipe are given."""
+        self.recipe, self.step, self.device = recipe, step, torch.device(device)
+        self.source = data or source(recipe.data)
         self.data_shape = self.source.shape
         self.sde = sde.build(recipe.sde)
-        self.net = nets.build(recipe.network, data_shape=self.data_shape, phase_space=self.sde.phase_space)
-        self.net.to(self.device).eval()
+        if net is None:
+            net = nets.build(recipe.network, data_shape=self.data_shape, phase_space=self.sde.phase_space)
+            net.to(self.device).eval()
+        self.net = net
         self.score = Score(self.sde, recipe.objective, self.net)
+
+    @property
+    def is_image(self) -> bool:
+        """Whether samples are images in [-1, 1]."""
+        return self.source.grey_levels is not None
 
     @classmethod
     def from_run(cls, run: str | Path, checkpoint: int | str = "last", device: str | None = None) -> "Model":
@@ -69,11 +85,21 @@ class Model:
         """
         return self.draw(n, seed=seed, first=first, **settings).x
 
-    def draw(self, n: int, *, seed: int = 0, first: int = 0, **settings: Any) -> sampling.Samples:
-        """As `sample`, and returns velocities and the number of network evaluations with the samples."""
+    def draw(
+        self, n: int, *, seed: int = 0, first: int = 0, batch_size: int | None = None, **settings: Any
+    ) -> sampling.Samples:
+        """As `sample`, and returns velocities and the number of network evaluations with the samples.
+
+        Args:
+            batch_size: samples computed at once; None: all.
+        """
         spec = dataclasses.replace(self.recipe.sampling, **settings)
-        noise = seeds.SampleNoise(seed, "sample", first=first, last=first + n, device=self.device)
-        return sampling.sample(self.score, self.sde, spec, noise, self.data_shape, self.device)
+        parts = []
+        for start in range(first, first + n, batch_size or n):
+            last = min(start + (batch_size or n), first + n)
+            noise = seeds.SampleNoise(seed, "sample", first=start, last=last, device=self.device)
+            parts.append(sampling.sample(self.score, self.sde, spec, noise, self.data_shape, self.device))
+        return sampling.Samples.cat(parts)
 
 
 def pick_checkpoint(folder: RunFolder, recipe: Recipe, checkpoint: int | str) -> int:

@@ -6,7 +6,7 @@ import typer
 
 from cld_core.errors import CldError
 
-from .commands import cancel, evaluate, logs, recipes, render, resume, sample, status, submit
+from .commands import cancel, data, evaluate, export, import_, logs, recipes, render, resume, sample, status, submit
 from .ui.console import err
 
 app = typer.Typer(
@@ -24,6 +24,9 @@ app.command("status")(status.status)
 app.command("logs")(logs.logs)
 app.command("cancel")(cancel.cancel)
 app.command("sample")(sample.sample)
+app.add_typer(data.app, name="data")
+app.command("import")(import_.import_checkpoint)
+app.command("export")(export.export)
 app.command("recipes")(recipes.recipes)
 app.command("render")(render.render)
 

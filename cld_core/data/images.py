@@ -37,6 +37,16 @@ def to_model(images: Tensor) -> Tensor:
     return images.to(torch.float32).div_(127.5).sub_(1.0)
 
 
+def to_pixels(x: Tensor, *, floor: bool = False) -> Tensor:
+    """Images in [-1, 1] of any shape as uint8, rounded to the nearest grey level.
+
+    Args:
+        floor: floor(255 (x + 1)/2) instead, as the published code does it: half a level darker.
+    """
+    levels = (x.float() + 1.0) * 127.5
+    return (levels if floor else levels + 0.5).clamp(0.0, 255.0).floor().to(torch.uint8)
+
+
 class ImageSet(ABC):
     """``n`` images of the shape (C, H, W), each uint8; a map-style data set for a DataLoader, too.
 

@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 
 from cld_core import seeds
+from cld_core.recipe.image_spec import ImageDataSpec
 from cld_core.recipe.schema import DataSpec
 
 from . import toy
+from .image_source import ImageSource
 
 
 class Source(Protocol):
@@ -16,6 +18,8 @@ class Source(Protocol):
 
     shape: tuple[int, ...]  # of one datum, (C, ...)
     density: "toy.Toy | None"  # where the law of the data is known by name
+    grey_levels: int | None  # of an image's pixel, over [-1, 1]; None where data are real numbers
+    wait_s: float  # seconds that the last batch was waited for
 
     def batch(self, seed: int, restart: int, step: int, size: int, rows: slice) -> Tensor:
         """Rows ``rows`` of the global batch of ``size`` data of a step, (len(rows), C, ...)."""
@@ -25,9 +29,16 @@ class Source(Protocol):
         """The test data ``first <= i < last``, (last - first, C, ...)."""
         ...
 
+    def close(self) -> None:
+        """Stop whatever reads ahead."""
+        ...
+
 
 class ToySource:
     """Endless draws from a toy density; each step has fresh ones."""
+
+    grey_levels: int | None = None
+    wait_s = 0.0
 
     def __init__(self, density: toy.Toy) -> None:
         self.density: toy.Toy | None = density
@@ -47,11 +58,19 @@ class ToySource:
         start = first - blocks[0] * size
         return torch.cat(drawn)[start : start + last - first]
 
+    def close(self) -> None:
+        """Nothing reads ahead."""
 
-def source(spec: DataSpec) -> Source:
-    """The data of a recipe's `data` section.
+
+def source(spec: DataSpec, device: torch.device | str = "cpu") -> Source:
+    """The data of a recipe's `data` section; images are read when they are first asked for.
+
+    Args:
+        device: where batches are wanted. Those of images are there already.
 
     Raises:
-        DataError: there is no such data set.
+        DataError: there is no such toy.
     """
+    if isinstance(spec, ImageDataSpec):
+        return ImageSource(spec, device)
     return ToySource(toy.get(spec.name, spec.plugin))

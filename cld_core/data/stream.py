@@ -22,6 +22,7 @@ class ImageStream(Iterator[Tensor]):
 
     Images that are on ``device`` already are indexed there. Others are read ahead by threads, into pinned memory
     where ``device`` is a GPU, and copied without waiting. ``wait_s`` is how long the last batch was waited for.
+    ``rows`` says the share of the global batch directly, instead of ``rank`` and ``world``.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class ImageStream(Iterator[Tensor]):
         rank: int = 0,
         world: int = 1,
         start_step: int = 0,
+        rows: slice | None = None,
         flip: bool = True,
         device: torch.device | str = "cpu",
         threads: int = 2,
@@ -44,7 +46,7 @@ class ImageStream(Iterator[Tensor]):
         self._images = images
         self._seed = seed
         self._batch_size = batch_size
-        self._slice = order.rank_slice(batch_size, rank, world)
+        self._slice = order.rank_slice(batch_size, rank, world) if rows is None else rows
         self._flip = flip
         self._device = torch.device(device)
         self._pinned = self._device.type == "cuda"

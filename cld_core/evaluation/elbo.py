@@ -1,6 +1,7 @@
 """The likelihood bound of a range of test data, and what it comes to over all of them."""
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,15 +27,20 @@ def compute(model: Model, request: EvalRequest, first: int, last: int) -> dict[s
 
 
 def summary(model: Model, request: EvalRequest, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Means and standard errors over all data; for toy data also the distance to the truth, in nats."""
+    """Means and standard errors over all data, in nats of the density or in bits/dim of an image's pixels.
+
+    For toy data also the distance to the truth.
+    """
     n = len(arrays["elbo"])
+    unit = bits_per_dim(model) if model.is_image else Unit("nats", "nll")
+    name = unit.key
     report = {
-        "unit": "nats",
-        "nll": -float(arrays["elbo"].mean()),
-        "stderr": _stderr(arrays["elbo"]),
-        "nll_paper_estimator": -float(arrays["paper_elbo"].mean()),
-        "stderr_paper_estimator": _stderr(arrays["paper_elbo"]),
-        "nll_importance": -float(arrays["importance_bound"].mean()),
+        "unit": unit.name,
+        name: unit.of(-arrays["elbo"].mean()),
+        "stderr": unit.scale * _stderr(arrays["elbo"]),
+        f"{name}_paper_estimator": unit.of(-arrays["paper_elbo"].mean()),
+        "stderr_paper_estimator": unit.scale * _stderr(arrays["paper_elbo"]),
+        f"{name}_importance": unit.of(-arrays["importance_bound"].mean()),
         "n": n,
         "nfe_mean": float(arrays["nfe"].mean()),
         **{name: request.elbo[name] for name in ("velocities", "probes")},
@@ -48,6 +54,26 @@ def summary(model: Model, request: EvalRequest, arrays: dict[str, np.ndarray]) -
     if density is not None and density.entropy is not None:
         report["true_entropy"] = density.entropy()
     return report
+
+
+@dataclass(frozen=True)
+class Unit:
+    """How a negative log-density in nats is told: ``scale`` nats + ``offset``, under ``key`` of the report."""
+
+    name: str
+    key: str
+    scale: float = 1.0
+    offset: float = 0.0
+
+    def of(self, nats: float) -> float:
+        return self.scale * float(nats) + self.offset
+
+
+def bits_per_dim(model: Model) -> Unit:
+    """Bits/dim of images with grey levels a = 2/levels apart on [-1, 1]: NLL/(D ln 2) - log2 a (docs/math.md 8)."""
+    levels = model.source.grey_levels
+    assert levels is not None, "only what has grey levels has bits"
+    return Unit("bits/dim", "bpd", 1.0 / (math.prod(model.data_shape) * math.log(2.0)), math.log2(levels / 2.0))
 
 
 def _stderr(values: np.ndarray) -> float:

@@ -42,8 +42,10 @@ def merge(folder: RunFolder, name: str, model: Model) -> dict[str, Any]:
         "created": time.time(),
         "elbo": elbo.summary(model, request, arrays),
     }
-    pictures.toy_samples(model, path / "samples.png", n=2000, seed=request.seed)
-    board(folder, request.checkpoint_step, {"nll": report["elbo"]["nll"], "nll_stderr": report["elbo"]["stderr"]})
+    pictures.samples(model, path / "samples.png", seed=request.seed)
+    value = "bpd" if model.is_image else "nll"
+    scalars = {value: report["elbo"][value], f"{value}_stderr": report["elbo"]["stderr"]}
+    board(folder, request.checkpoint_step, scalars)
     # Last: who sees the report sees everything.
     write_json(path / "report.json", report)
     return report

@@ -1,4 +1,4 @@
-"""Pictures of samples: a scatter over the true density for toy data."""
+"""Pictures of samples: a grid of images, or a scatter over the true density for toy data."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +9,8 @@ from torch import Tensor
 
 from cld_core.run.atomic import replacing
 
+from . import grids
+
 if TYPE_CHECKING:
     from cld_core.model import Model
 
@@ -16,11 +18,24 @@ if TYPE_CHECKING:
 _GRID = 320
 
 
-def toy_samples(model: "Model", path: Path, *, n: int, seed: int = 0) -> None:
-    """Draw ``n`` samples of a toy model and save them as a scatter over the true density."""
-    drawn = model.draw(n, seed=seed)
-    title = f"{model.recipe.name}, step {model.step:,}: {n:,} samples, {drawn.nfe:.0f} NFE"
-    scatter(path, drawn.x.cpu(), model, title)
+def samples(model: "Model", path: Path, *, n: int | None = None, seed: int = 0) -> None:
+    """Draw ``n`` samples (default: 2,000 points, 64 images) and save them as `show` does."""
+    drawn = model.draw(n or default_count(model), seed=seed)
+    show(path, drawn.x, model, f"{drawn.nfe:.0f} NFE")
+
+
+def default_count(model: "Model") -> int:
+    """As many samples as make a picture."""
+    return 64 if model.is_image else 2000
+
+
+def show(path: Path, x: Tensor, model: "Model", how: str) -> None:
+    """Save samples: a grid of images, or a scatter of points over the true density. ``how`` ends the title."""
+    title = f"{model.recipe.name}, step {model.step:,}: {len(x):,} samples, {how}"
+    if model.is_image:
+        grids.save(path, x, title)
+    else:
+        scatter(path, x.cpu(), model, title)
 
 
 def scatter(path: Path, x: Tensor, model: "Model", title: str) -> None:

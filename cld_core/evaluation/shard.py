@@ -15,8 +15,15 @@ from . import elbo, merge
 from .request import EvalRequest
 
 
-def compute(folder: RunFolder, name: str, ranks: Ranks, should_stop: Callable[[], bool] = lambda: False) -> bool:
-    """Compute what is missing of the evaluation ``name``: this rank takes every ``world_size``-th shard.
+def compute(
+    folder: RunFolder,
+    name: str,
+    ranks: Ranks,
+    should_stop: Callable[[], bool] = lambda: False,
+    only: int | None = None,
+) -> bool:
+    """Compute what is missing of the evaluation ``name``: of its shards this rank takes
+    every ``world_size``-th, or ``only`` one.
 
     The rank that finds all shards complete merges them. Returns whether this rank did all of its share.
 
@@ -27,7 +34,8 @@ def compute(folder: RunFolder, name: str, ranks: Ranks, should_stop: Callable[[]
     path = folder.evals / name
     request = EvalRequest.load(path)
     model: Model | None = None
-    for shard in range(ranks.rank, request.shards, ranks.world_size):
+    mine = range(ranks.rank, request.shards, ranks.world_size) if only is None else (only,)
+    for shard in mine:
         checksum = _checksum(folder, request)
         if is_complete(path, request, shard, checksum):
             continue

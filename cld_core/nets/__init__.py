@@ -7,6 +7,7 @@ from torch import nn
 
 from cld_core.errors import RecipeError
 from cld_core.nets.mlp import MLP
+from cld_core.nets.ncsnpp import Ncsnpp
 from cld_core.nets.resnet import ResNet
 
 
@@ -29,8 +30,22 @@ def _resnet(spec: Any, data_shape: tuple[int, ...], halves: int) -> nn.Module:
     return ResNet(inputs=halves * d, outputs=d, width=spec.width, layers=spec.layers)
 
 
+def _ncsnpp(spec: Any, data_shape: tuple[int, ...], halves: int) -> nn.Module:
+    wanted = (spec.image_channels, spec.image_size, spec.image_size)
+    if data_shape != wanted:
+        raise RecipeError(
+            f"network ncsnpp takes images of shape {wanted}, but the data have shape {data_shape}. "
+            "Set network.image_size and network.image_channels to those of the data."
+        )
+    return Ncsnpp(spec, channels_in=halves * spec.image_channels, channels_out=spec.image_channels)
+
+
 # Recipe name -> (spec, data_shape, halves of u) -> module.
-NETWORKS: dict[str, Callable[[Any, tuple[int, ...], int], nn.Module]] = {"mlp": _mlp, "resnet": _resnet}
+NETWORKS: dict[str, Callable[[Any, tuple[int, ...], int], nn.Module]] = {
+    "mlp": _mlp,
+    "resnet": _resnet,
+    "ncsnpp": _ncsnpp,
+}
 
 
 def build(spec: Any, *, data_shape: tuple[int, ...], phase_space: bool) -> nn.Module:

@@ -9,14 +9,22 @@ from typing import Any
 
 from cld_core.errors import RecipeError
 
-from .schema import CldSpec, MlpSpec, Recipe, ResnetSpec, ToyDataSpec, VpsdeSpec
+from .image_spec import IMAGE_DATA, ImageDataSpec
+from .ncsnpp_spec import NcsnppSpec
+from .schema import TOY_DATA, CldSpec, MlpSpec, Recipe, ResnetSpec, ToyDataSpec, VpsdeSpec
 
 # Sections whose keys depend on their `name`.
 VARIANTS: dict[str, dict[str, type]] = {
+    "data": {**dict.fromkeys(TOY_DATA, ToyDataSpec), **dict.fromkeys(IMAGE_DATA, ImageDataSpec)},
     "sde": {"cld": CldSpec, "vpsde": VpsdeSpec},
-    "network": {"mlp": MlpSpec, "resnet": ResnetSpec},
+    "network": {"mlp": MlpSpec, "resnet": ResnetSpec, "ncsnpp": NcsnppSpec},
 }
 DEFAULT_VARIANT: dict[str, type] = {"data": ToyDataSpec, "sde": CldSpec, "network": MlpSpec}
+
+
+def variant(section: str, name: str | None) -> type:
+    """The dataclass that ``name`` chooses for a section of `VARIANTS`, or its default."""
+    return VARIANTS[section].get(str(name), DEFAULT_VARIANT[section])
 
 
 def section_class(path: str, tree: Mapping[str, Any]) -> type | None:
@@ -25,9 +33,8 @@ def section_class(path: str, tree: Mapping[str, Any]) -> type | None:
     node: Any = tree
     for name in path.split(".") if path else []:
         node = node.get(name, {}) if isinstance(node, Mapping) else {}
-        if cls is Recipe and name in DEFAULT_VARIANT:
-            chosen = str(node.get("name")) if isinstance(node, Mapping) else ""
-            cls = VARIANTS.get(name, {}).get(chosen, DEFAULT_VARIANT[name])
+        if cls is Recipe and name in VARIANTS:
+            cls = variant(name, node.get("name") if isinstance(node, Mapping) else None)
             continue
         hint = typing.get_type_hints(cls).get(name)
         if not dataclasses.is_dataclass(hint):
@@ -116,7 +123,10 @@ def _build(path: str, tree: Mapping[str, Any], where: Mapping[str, str]) -> Any:
         elif entry.name in node:
             bounds = entry.metadata.get("bounds", {})
             values[entry.name] = _value(key, node[entry.name], hints[entry.name], bounds, tree, where)
-    return cls(**values)
+    try:
+        return cls(**values)
+    except RecipeError as error:
+        raise RecipeError(f"{_origin(path, where)}: {error}") from error
 
 
 def _value(key: str, value: Any, hint: Any, bounds: dict[str, float], tree: Any, where: Any) -> Any:

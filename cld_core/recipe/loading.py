@@ -6,7 +6,7 @@ from typing import Any
 
 from cld_core.errors import RecipeError
 
-from .build import VARIANTS, build, check_keys
+from .build import VARIANTS, build, check_keys, variant
 from .schema import Recipe
 
 COMMAND_LINE = "command line"
@@ -15,7 +15,8 @@ COMMAND_LINE = "command line"
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe.
 
-    A section whose `name` differs from the parent's starts afresh: the keys of another network or SDE do not leak.
+    A section whose `name` stands for another kind than the parent's starts afresh: the keys of another network or
+    SDE do not leak.
 
     Args:
         path: YAML file; its `extends: other.yaml` is looked up beside it.
@@ -31,6 +32,15 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 def with_overrides(recipe: Recipe, overrides: Sequence[str], source: str = "recipe") -> Recipe:
     """``recipe`` with dotted assignments applied and everything checked again."""
     return _assemble([(source, recipe.to_dict(), {}), *(_override_layer(text) for text in overrides)], Path(source))
+
+
+def from_dict(tree: Mapping[str, Any], source: str) -> Recipe:
+    """The recipe that `Recipe.to_dict` made ``tree`` of, checked; ``source`` stands in messages.
+
+    Raises:
+        RecipeError: it does not pass.
+    """
+    return _assemble([(source, dict(tree), {})], Path(source))
 
 
 def override(text: str) -> tuple[str, Any]:
@@ -68,9 +78,9 @@ def _assemble(layers: Sequence[Layer], path: Path) -> Recipe:
     tree: dict[str, Any] = {}
     where: dict[str, str] = {"": str(path)}
     for source, layer, lines in layers:
-        for section, variants in VARIANTS.items():
+        for section in VARIANTS:
             chosen = _name_of(layer.get(section))
-            if chosen in variants and chosen != _name_of(tree.get(section), default=next(iter(variants))):
+            if chosen is not None and variant(section, chosen) is not variant(section, _name_of(tree.get(section))):
                 tree.pop(section, None)
         places = {key: f"{source}, line {line}" for key, line in lines.items()}
         _merge(tree, layer, "", source, places, where)
@@ -115,8 +125,8 @@ def _nest(path: str, value: Any) -> dict[str, Any]:
     return {first: _nest(rest, value) if rest else value}
 
 
-def _name_of(section: Any, default: str | None = None) -> str | None:
-    return section.get("name", default) if isinstance(section, Mapping) else default
+def _name_of(section: Any) -> str | None:
+    return section.get("name") if isinstance(section, Mapping) else None
 
 
 def _merge(

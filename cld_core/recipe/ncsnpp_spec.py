@@ -5,7 +5,7 @@ from typing import Literal
 
 from cld_core.errors import RecipeError
 
-from .schema import key
+from .keys import key
 
 
 @dataclass(frozen=True, kw_only=True)

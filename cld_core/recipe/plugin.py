@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cld_core.errors import RecipeError
 
-from .schema import Recipe
+from .schema import Recipe, ToyDataSpec
 
 
 def with_plugin_found(recipe: Recipe, recipe_file: Path) -> Recipe:
@@ -15,9 +15,10 @@ def with_plugin_found(recipe: Recipe, recipe_file: Path) -> Recipe:
     Raises:
         RecipeError: there is no such file or module.
     """
-    plugin = getattr(recipe.data, "plugin", None)
-    if plugin is None:
+    data = recipe.data
+    if not isinstance(data, ToyDataSpec) or data.plugin is None:
         return recipe
+    plugin = data.plugin
     if not plugin.endswith(".py"):
         if importlib.util.find_spec(plugin.partition(".")[0]) is None:
             text = f"names the module {plugin}, which is not installed. Install it, or give a path ending in .py."
@@ -26,6 +27,6 @@ def with_plugin_found(recipe: Recipe, recipe_file: Path) -> Recipe:
     for folder in (Path.cwd(), recipe_file.absolute().parent):
         path = folder / Path(plugin).expanduser()
         if path.is_file():
-            return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, plugin=str(path.resolve())))
+            return dataclasses.replace(recipe, data=dataclasses.replace(data, plugin=str(path.resolve())))
     text = f"names {plugin}, but there is no such file here or beside the recipe. Correct the path."
     raise RecipeError(f"{recipe_file}: 'data.plugin' {text}")

@@ -7,24 +7,16 @@ import difflib
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, cast
+from pathlib import Path
+from typing import Any, Literal
+
+from .image_spec import IMAGE_DATA, ImageDataSpec, image_problems
+from .keys import key
+from .ncsnpp_spec import NcsnppSpec
+from .sampling_spec import SamplingSpec
 
 # Data sets that ship with the project. `data.plugin` adds others.
 TOY_DATA = ("multimodal_swissroll", "diamond", "gaussian")
-
-
-def key(
-    default: Any,
-    doc: str,
-    *,
-    gt: float | None = None,
-    ge: float | None = None,
-    lt: float | None = None,
-    le: float | None = None,
-) -> Any:
-    """A recipe key with its default, its one-line description and the bounds of its value."""
-    bounds = {name: bound for name, bound in (("gt", gt), ("ge", ge), ("lt", lt), ("le", le)) if bound is not None}
-    return field(default=default, metadata={"doc": doc, "bounds": bounds})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +69,9 @@ class ObjectiveSpec:
 @dataclass(frozen=True, kw_only=True)
 class OptimSpec:
     name: Literal["adam", "adamw", "adamax"] = key("adam", "optimiser")
-    impl: Literal["auto", "fused", "plain"] = key("auto", "fused kernels where there are any, or plain")
+    impl: Literal["auto", "fused", "apex", "plain"] = key(
+        "auto", "whose kernels: torch's fused ones (auto: where there are any), NVIDIA apex's, or plain ones"
+    )
     lr: float = key(1e-3, "learning rate after the warm-up", gt=0)
     weight_decay: float = key(0.0, "decay per unit of rate", ge=0)
     beta1: float = key(0.9, "decay of the first moment", ge=0, lt=1)
@@ -85,6 +79,9 @@ class OptimSpec:
     eps: float = key(1e-8, "added to the root of the second moment", gt=0)
     warmup_steps: int = key(0, "steps over which the rate rises linearly from 0", ge=0)
     grad_clip: float | None = key(1.0, "largest norm of the gradient; null: no clipping", gt=0)
+    max_grad_growth: float | None = key(
+        None, "gradient norm, in units of its running mean, that is an explosion and never stepped on; null: none", gt=1
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,13 +92,18 @@ class TrainSpec:
     seed: int = key(0, "key of every random draw", ge=0)
     on_resume: Literal["reseed", "exact"] = key("reseed", "fresh noise after a restart, or the same")
     precision: Literal["fp32", "bf16", "fp16"] = key("fp32", "type that the network computes in")
+    tf32: bool = key(True, "let GPUs round the factors of float32 products to 10 bits")
     compile: bool = key(False, "torch.compile the network")
+    channels_last: bool = key(False, "keep images with their channels innermost, which tensor cores like")
+    bucket_mb: int = key(25, "MiB of gradients that ranks exchange at once", ge=1)
     ema: float = key(0.999, "decay of the average of the weights", ge=0, lt=1)
     log_every: int = key(100, "steps between two lines of progress", ge=1)
     checkpoint_every: int = key(10_000, "steps between two checkpoints", ge=1)
     keep: int = key(3, "newest checkpoints that are kept", ge=1)
     milestone_every: int | None = key(None, "steps between two checkpoints kept for good, beside the others", ge=1)
     milestone_from: int = key(0, "first step from which milestones are kept", ge=0)
+    max_rollbacks: int = key(3, "times that one checkpoint is gone back to after a non-finite loss", ge=0)
+    max_retries: int = key(3, "crashes in a row, without a new checkpoint, after which a run is given up", ge=0)
     hang_timeout_s: float = key(600.0, "seconds without a step after which a rank gives up", gt=0)
 
     def is_milestone(self, step: int) -> bool:
@@ -111,52 +113,20 @@ class TrainSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SamplingSpec:
-    method: Literal["ode", "em", "sscs", "exponential"] = key(
-        "ode", "adaptive probability flow, Euler-Maruyama, SSCS, or exponential multistep"
-    )
-    nfe: int = key(500, "network evaluations of a fixed-step method, denoising included", ge=2)
-    grid: Literal["auto", "linear", "quadratic", "power"] = key(
-        "auto", "spacing of the times; auto: power for the exponential method, else linear"
-    )
-    grid_power: float = key(6.0, "p of the power grid, which is uniform in B(t)^(1/p)", ge=1)
-    order: int = key(1, "degree of the exponential method's interpolation", ge=0, le=3)
-    corrector: bool = key(True, "let each evaluation of the exponential method correct the step before")
-    eta: float = key(0.0, "noise of the exponential method: 0 the probability flow, 1 the reverse SDE", ge=0, le=1)
-    sscs_order: int = key(1, "order of convergence of SSCS; 1 is the published one", ge=1, le=2)
-    eps: float = key(1e-3, "time at which the reverse process ends", gt=0, lt=1)
-    denoise: bool = key(True, "end with a noise-free step of size eps")
-    rtol: float = key(1e-5, "relative tolerance of the adaptive solver", gt=0)
-    atol: float = key(1e-5, "absolute tolerance of the adaptive solver", gt=0)
+class PeriodicSpec:
+    samples_every: int | None = key(None, "steps between two pictures of samples; null: none", ge=1)
+    samples_from: int = key(0, "first step from which samples are drawn", ge=0)
+    samples: int = key(64, "samples of a picture", ge=1)
+    elbo_every: int | None = key(None, "steps between two likelihood bounds; null: none", ge=1)
+    elbo_from: int = key(0, "first step from which the bound is computed", ge=0)
+    elbo_points: int = key(512, "test data of a bound", ge=2)
+    batch_size: int = key(64, "samples or data that a rank computes at once", ge=1)
 
-    @property
-    def spacing(self) -> str:
-        """The grid in force."""
-        if self.grid != "auto":
-            return self.grid
-        return "power" if self.method == "exponential" else "linear"
+    def wants_samples(self, step: int) -> bool:
+        return self.samples_every is not None and step >= self.samples_from and step % self.samples_every == 0
 
-    def switched(self, method: str) -> "SamplingSpec":
-        """With another method, unchecked, and the keys that it does not read back at their defaults."""
-        changed = replace(self, method=cast(Any, method))
-        return replace(changed, **{name: getattr(SamplingSpec(), name) for name, _ in changed.problems()})
-
-    def problems(self) -> list[tuple[str, str]]:
-        """Keys that differ from their defaults without any effect, as (key, what is wrong and the fix)."""
-        needs = [(name, "method", method) for method, names in METHOD_KEYS.items() for name in names]
-        in_force = {"method": self.method, "grid": self.spacing}
-        found = []
-        for name, selector, value in [*needs, ("grid_power", "grid", "power")]:
-            default = getattr(SamplingSpec(), name)
-            if getattr(self, name) != default and in_force[selector] != value:
-                text = f"has no effect with sampling.{selector}={in_force[selector]}"
-                fix = f"Set sampling.{selector}={value} or leave it at {str(default).lower()}."
-                found.append((name, f"{text}. {fix}"))
-        return found
-
-
-# Keys of `sampling` that one method alone reads.
-METHOD_KEYS = {"exponential": ("order", "corrector", "eta"), "sscs": ("sscs_order",)}
+    def wants_elbo(self, step: int) -> bool:
+        return self.elbo_every is not None and step >= self.elbo_from and step % self.elbo_every == 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,8 +152,21 @@ class ClusterSpec:
     nodes: int = key(1, "machines", ge=1)
     gpus_per_node: int = key(0, "GPUs of a machine; 0: CPU only", ge=0)
     tasks_per_node: int | None = key(None, "ranks of a machine; null: one a GPU, at least one", ge=1)
-    partition: str | None = key(None, "Slurm partition")
     time_min: int | None = key(None, "time limit of one job in minutes; null: the cluster's own", ge=1)
+    partition: str | None = key(None, "Slurm partition")
+    account: str | None = key(None, "Slurm account")
+    qos: str | None = key(None, "Slurm quality of service")
+    mem_gb: float | None = key(None, "memory of a node in GB", gt=0)
+    cpus_per_task: int | None = key(None, "CPU cores of a rank", ge=1)
+    gres: str | None = key(None, "generic resources in the place of gpus_per_node, as gpu:a100:8")
+    constraint: str | None = key(None, "features that nodes must have")
+    exclude: str | None = key(None, "nodes to stay away from")
+    setup: tuple[str, ...] = key((), "shell lines before the job, as module load cuda")
+    sbatch_args: tuple[str, ...] = key((), "further options of sbatch, as --mail-type=END")
+    srun_args: tuple[str, ...] = key((), "further options of srun, as --cpu-bind=cores")
+    container: str | None = key(None, "command in front of python, as apptainer exec --nv image.sif")
+    signal_s: int | None = key(None, "seconds before the limit to stop and save; null: from measured saves", ge=5)
+    successor: bool = key(False, "chain a next job, where preemption cancels jobs instead of requeueing them")
 
     @property
     def ranks_per_node(self) -> int:
@@ -195,8 +178,8 @@ class ClusterSpec:
 
 
 SdeSpec = CldSpec | VpsdeSpec
-NetworkSpec = MlpSpec | ResnetSpec
-DataSpec = ToyDataSpec
+NetworkSpec = MlpSpec | ResnetSpec | NcsnppSpec
+DataSpec = ToyDataSpec | ImageDataSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,9 +193,17 @@ class Recipe:
     objective: ObjectiveSpec = field(default_factory=ObjectiveSpec)
     optim: OptimSpec = field(default_factory=OptimSpec)
     train: TrainSpec = field(default_factory=TrainSpec)
+    periodic: PeriodicSpec = field(default_factory=PeriodicSpec)
     sampling: SamplingSpec = field(default_factory=SamplingSpec)
     eval: EvalSpec = field(default_factory=EvalSpec)
     cluster: ClusterSpec = field(default_factory=ClusterSpec)
+
+    def anchored(self, folder: Path) -> "Recipe":
+        """The recipe with the data's path, where it is relative, taken from ``folder``."""
+        if not isinstance(self.data, ImageDataSpec):
+            return self
+        path = str(folder.absolute() / Path(self.data.path).expanduser())
+        return replace(self, data=replace(self.data, path=path))
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain dictionaries, in the order of the fields."""
@@ -236,11 +227,13 @@ class Recipe:
             text = "cannot be sscs with sde.name=vpsde, which has no velocity to split off. Set sampling.method=em."
             found.append(("sampling.method", text))
         found += [(f"sampling.{name}", text) for name, text in self.sampling.problems()]
-        if self.data.name not in TOY_DATA and self.data.plugin is None:
-            close = difflib.get_close_matches(self.data.name, TOY_DATA, n=1)
+        if isinstance(self.data, ToyDataSpec) and self.data.name not in TOY_DATA and self.data.plugin is None:
+            names = (*TOY_DATA, *IMAGE_DATA)
+            close = difflib.get_close_matches(self.data.name, names, n=1)
             guess = f" Did you mean '{close[0]}'?" if close else ""
-            text = f"cannot be {self.data.name!r}; expected one of {', '.join(TOY_DATA)}, or set data.plugin.{guess}"
+            text = f"cannot be {self.data.name!r}; expected one of {', '.join(names)}, or set data.plugin.{guess}"
             found.append(("data.name", text))
+        found += image_problems(self)
         if train.batch_size < world:
             text = (
                 f"is {train.batch_size}, less than one example for each of {world} ranks. Raise it or use fewer ranks."

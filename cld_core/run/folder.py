@@ -89,7 +89,8 @@ class RunFolder:
         for inner in (folder.checkpoints, folder.logs, folder.tensorboard, folder.samples, folder.evals):
             inner.mkdir()
         folder.leases.mkdir()
-        write_text(folder.recipe_file, dump(recipe))
+        # A job may start in another folder, and a continuation in yet another.
+        write_text(folder.recipe_file, dump(recipe.anchored(Path.cwd())))
         # Last, since a folder is a run as soon as it has an identity.
         write_json(folder.identity_file, {"format": FORMAT, "name": folder.name, **identity})
         return folder

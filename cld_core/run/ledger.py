@@ -6,6 +6,10 @@ Events and their fields besides ``time`` (seconds since 1970):
 - ``submitted``: cluster, job_id, host, and what finds the job again
 - ``started``: attempt, job_id, host, pid, step (from which it goes on), restart
 - ``ended``: attempt, cause, step (that it reached), detail
+- ``rolled_back``: attempt, to_step, reason; the loss or gradient exploded
+- ``explained``: attempt, cause; found out afterwards why an attempt ended
+- ``requeued``: job_id, cause; the job was put back into the queue by itself
+- ``given_up``: reason; a budget is spent
 - ``skipped``, ``refused``: job_id, reason; a job found the run finished, or held by another job
 - ``damaged``: step, reason; a checkpoint was passed over
 - ``cancelled``: job_id; somebody asked for the end, which an ``ended`` event may follow
@@ -26,12 +30,16 @@ CAUSES = (
     "preempted",  # SIGUSR2: a notice of preemption or of the time limit
     "timeout",  # SIGUSR2 near the known time limit
     "terminated",  # SIGTERM
-    "cancelled",  # SIGTERM after `cldctl cancel`
+    "cancelled",  # by `cldctl cancel` or scancel
+    "requeued",  # by an administrator
+    "node_failure",
+    "out_of_memory",
     "crashed",  # an error in the code or on the machine
     "nonfinite",  # the loss or the gradient was not finite
     "save_failed",  # a checkpoint could not be written
     "lease_lost",  # another job took the run folder over
-    "killed",  # ended without a word: SIGKILL, out of memory, a dead node
+    "imported",  # no attempt of ours: the run begins with a checkpoint from elsewhere
+    "killed",  # ended without a word, and nobody found out why
 )
 
 
@@ -106,6 +114,8 @@ def attempts_of(events: Iterable[dict[str, Any]], progress: dict[str, Any] | Non
             if cause == "terminated" and str(entry["job_id"]) in cancelled:
                 cause = "cancelled"
             entry.update(ended=event["time"], cause=cause, last_step=event.get("step"), detail=event.get("detail"))
+        elif event["event"] == "explained" and number in found:
+            found[number].update(cause=event["cause"], ended=found[number]["ended"] or event["time"])
     if progress and (current := found.get(progress.get("attempt", -1))) and current["last_step"] is None:
         current["last_step"] = progress.get("step")
     return [Attempt(**entry) for _, entry in sorted(found.items())]

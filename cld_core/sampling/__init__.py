@@ -1,13 +1,13 @@
 """Sampling: from noise at t = 1 to data, with any score (a network's, or an exact one of `analytic`)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from cld_core.errors import RecipeError
-from cld_core.recipe.schema import SamplingSpec
+from cld_core.recipe.sampling_spec import SamplingSpec
 from cld_core.sampling.euler_maruyama import euler_maruyama
 from cld_core.sampling.exponential import exponential
 from cld_core.sampling.grids import times
@@ -32,6 +32,13 @@ class Samples:
     def nfe(self) -> float:
         """Network evaluations a sample, denoising included, on average."""
         return float(self.nfe_each.double().mean())
+
+    @staticmethod
+    def cat(parts: "Sequence[Samples]") -> "Samples":
+        """Samples of several batches as one."""
+        v = [part.v for part in parts if part.v is not None]
+        x, nfe_each = (torch.cat([getattr(part, name) for part in parts]) for name in ("x", "nfe_each"))
+        return Samples(x, torch.cat(v) if v else None, nfe_each)
 
 
 @torch.no_grad()

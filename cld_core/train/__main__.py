@@ -1,13 +1,19 @@
-"""Train a run without a scheduler: ``torchrun --nproc-per-node 8 -m cld_core.train runs/NAME``.
+"""Train a run without a scheduler: ``torchrun --nproc-per-node 8 -m cld_core.train runs/NAME --recipe FILE``.
 
-mpirun works too, with MASTER_ADDR and MASTER_PORT set. SIGUSR2 and SIGTERM save and end; the same command goes on.
+The run folder is made from the recipe unless it is there; then the same command goes on with it. mpirun works too,
+with MASTER_ADDR and MASTER_PORT set (docs/reproducing.md). SIGUSR2 and SIGTERM save and end.
 """
 
 import argparse
 import os
+import platform
 import sys
+import time
+from pathlib import Path
 
-from cld_core.errors import CldError
+from cld_core import __version__
+from cld_core.errors import CldError, NotFoundError
+from cld_core.recipe import load
 from cld_core.run import RunFolder
 
 from .stop import StopFlag
@@ -15,14 +21,25 @@ from .stop import StopFlag
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m cld_core.train", description=__doc__)
-    parser.add_argument("run_folder", help="a run folder, as `cldctl submit --cluster none` or `submit` makes it")
-    arguments = parser.parse_args()
+    parser.add_argument("run_folder", help="where the run is, or is to be; on a disk that all hosts see")
+    parser.add_argument("--recipe", help="YAML file to make the run from, unless it is there")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="recipe keys to change, for a new run only")
+    arguments = parser.parse_intermixed_args()
     stop = StopFlag().listen()
     from . import distributed, session
 
     try:
-        folder = RunFolder.open(arguments.run_folder)
         ranks = distributed.join()
+        problem = None
+        if ranks.is_first:
+            try:
+                _make(Path(arguments.run_folder), arguments.recipe, arguments.overrides)
+            except CldError as error:
+                problem = error
+        problem = ranks.from_first(problem)
+        if problem is not None:
+            raise problem
+        folder = RunFolder.open(arguments.run_folder)
         job_id = os.environ.get("TORCHELASTIC_RUN_ID") or f"pid-{os.getpid()}"
         ended = session.run(folder, ranks, stop, job_id=job_id)
         ranks.leave()
@@ -31,6 +48,21 @@ def main() -> int:
         return error.exit_code
     print(f"{folder.name}: {ended.cause} at step {ended.step}", flush=True)
     return 0
+
+
+def _make(path: Path, recipe: str | None, overrides: list[str]) -> None:
+    """Make the run folder unless it is there."""
+    if (path / "run.json").is_file():
+        return
+    if recipe is None:
+        raise NotFoundError(f"there is no run at {path}. Say --recipe FILE to make it.")
+    import torch
+
+    resolved = load(recipe, overrides)
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "cldctl": __version__}
+    about = {"recipe_file": recipe, "versions": versions, "host": platform.node()}
+    path.absolute().parent.mkdir(parents=True, exist_ok=True)
+    RunFolder.create(path, resolved, {"created": time.time(), "recipe": resolved.name, **about})
 
 
 if __name__ == "__main__":

@@ -2,11 +2,14 @@
 
 import datetime
 import os
+import resource
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from cld_core.data.order import rank_slice
 
 
 @dataclass
@@ -26,9 +29,7 @@ class Ranks:
 
     def rows(self, batch: int) -> slice:
         """This rank's share of a global batch of ``batch`` rows; shares differ by at most one row."""
-        small, larger = divmod(batch, self.world_size)
-        start = self.rank * small + min(self.rank, larger)
-        return slice(start, start + small + (self.rank < larger))
+        return rank_slice(batch, self.rank, self.world_size)
 
     def from_first(self, value: Any = None) -> Any:
         """The value that rank 0 passes, on every rank."""
@@ -50,6 +51,14 @@ class Ranks:
         tensor = torch.tensor(value, dtype=torch.float64)
         dist.all_reduce(tensor, group=self.control)
         return float(tensor) / self.world_size
+
+    def gather(self, value: Any) -> list[Any] | None:
+        """The values of all ranks in their order, on rank 0; None on the others."""
+        if self.world_size == 1:
+            return [value]
+        box: list[Any] | None = [None] * self.world_size if self.is_first else None
+        dist.gather_object(value, box, dst=0, group=self.control)
+        return box
 
     def leave(self) -> None:
         """Take leave of the other ranks."""
@@ -103,3 +112,10 @@ def alone() -> Ranks:
 
 def _from_environment(*names: str, default: int = 0) -> int:
     return next((int(os.environ[name]) for name in names if name in os.environ), default)
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes that were held at once: of the GPU by tensors, or by the process where there is no GPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,5 +1,8 @@
 """Exponential moving average of the weights."""
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from torch import nn
 
@@ -29,6 +32,22 @@ class Ema:
         """Put the average into the network."""
         for parameter, value in zip(self._live, self.average, strict=True):
             parameter.copy_(value)
+
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The network has the averaged weights inside the block, and its own again behind it; no third copy is made."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for parameter, value in zip(self._live, self.average, strict=True):
+            kept = parameter.detach().clone()
+            parameter.copy_(value)
+            value.copy_(kept)
 
     def state_dict(self) -> dict[str, object]:
         return {"updates": self.updates, "average": dict(zip(self.names, self.average, strict=True))}

@@ -34,6 +34,7 @@ def run(
     writer: CheckpointWriter | None,
     monitor: Monitor | None,
     healthy: Callable[[], bool] = lambda: True,
+    periodic: Callable[[int, Callable[[], None]], None] | None = None,
 ) -> Outcome:
     """Train from ``first_step`` until `spec.steps` or until a rank is asked to stop; all ranks end at the same step.
 
@@ -42,31 +43,50 @@ def run(
     Args:
         writer, monitor: given on rank 0 alone.
         healthy: polled each step on rank 0; False ends the loop without a save.
+        periodic: called on all ranks after each step with the number of steps done, and a function to call now and
+            then while it computes.
+
+    Raises:
+        NonFiniteError: a gradient or loss was not finite or exploded; on all ranks, and nothing was changed by it.
     """
-    consensus = Consensus(ranks)
     alarm = _Alarm(spec.hang_timeout_s)
+    consensus = Consensus(ranks)
     done, code = first_step, StopCode.NONE
-    while done < spec.steps and code is StopCode.NONE:
-        if (writer is not None and writer.failed) or not healthy():
-            stop.request(StopCode.FAILURE)
-        consensus.begin(stop.code)
-        trainer.step(done)
-        code = consensus.result()
-        done += 1
-        alarm.put_off()
-        ended = done == spec.steps or code is not StopCode.NONE
-        if done % spec.log_every == 0 or ended:
-            scalars = {"loss": trainer.take_loss(), "grad_norm": float(trainer.grad_norm)}
-            scalars["lr"] = trainer.optimiser.param_groups[0]["lr"]
-            if monitor is not None and code is not StopCode.FAILURE:
-                monitor.report(done, scalars)
-        due = done % spec.checkpoint_every == 0 or spec.is_milestone(done) or ended
-        if due and code is not StopCode.FAILURE and writer is not None:
-            writer.save(done, trainer.state_dict())
-    alarm.cancel()
+    try:
+        while done < spec.steps and code is StopCode.NONE:
+            if (writer is not None and writer.failed) or not healthy():
+                stop.request(StopCode.FAILURE)
+            consensus.begin(stop.code)
+            try:
+                trainer.step(done)
+            finally:
+                code = consensus.result()
+            done += 1
+            alarm.put_off()
+            ended = done == spec.steps or code is not StopCode.NONE
+            if done % spec.log_every == 0 or ended:
+                _report(trainer, monitor if code is not StopCode.FAILURE else None, done)
+            due = done % spec.checkpoint_every == 0 or spec.is_milestone(done) or ended
+            if due and code is not StopCode.FAILURE:
+                # A checkpoint is what one goes back to, so nothing bad may lie before it.
+                trainer.check(done - 1)
+                if writer is not None:
+                    writer.save(done, trainer.state_dict())
+            if periodic is not None and code is StopCode.NONE:
+                periodic(done, alarm.put_off)
+    finally:
+        alarm.cancel()
     if monitor is not None and code is not StopCode.FAILURE:
         monitor.write(done)
     return Outcome(done, code)
+
+
+def _report(trainer: Trainer, monitor: Monitor | None, done: int) -> None:
+    trainer.check(done - 1)
+    scalars = trainer.take_scalars()
+    trainer.check(done - 1, scalars["loss"])
+    if monitor is not None:
+        monitor.report(done, scalars)
 
 
 class _Alarm:

@@ -2,10 +2,13 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cld_core.run import RunFolder
 from cld_core.run.atomic import write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Seconds between two replacements of `progress.json`: often enough to look alive, rarely enough for a shared disk.
 PROGRESS_EVERY_S = 1.0
@@ -48,6 +51,19 @@ class Monitor:
             self._board.add_scalar("train/steps_per_s", self._rate, step)
         if now - self._written > PROGRESS_EVERY_S:
             self.write(step)
+
+    def add(self, step: int, scalars: dict[str, float]) -> None:
+        """Results of periodic work, beside the training curves."""
+        for name, value in scalars.items():
+            self._board.add_scalar(f"periodic/{name}", value, step)
+
+    def add_picture(self, step: int, pixels: "Tensor") -> None:
+        """A picture of samples, uint8 (H, W, C)."""
+        self._board.add_image("periodic/samples", pixels.numpy(), step, dataformats="HWC")
+
+    def resume_clock(self, step: int) -> None:
+        """Let what happened since the last report, at the same step, not count as training time."""
+        self._since, self._since_step = time.perf_counter(), step
 
     def write(self, step: int) -> None:
         """Replace `progress.json`, and say the same in the log."""

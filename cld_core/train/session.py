@@ -1,9 +1,12 @@
 """One attempt of a run: take the lease, find where to go on, train, and write into the ledger how it ended."""
 
+import contextlib
 import os
 import socket
 import traceback
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from cld_core import checkpoint
@@ -11,9 +14,10 @@ from cld_core.errors import CheckpointError, CldError, LeaseHeldError, LeaseLost
 from cld_core.recipe import Recipe
 from cld_core.run import Lease, RunFolder, attempts_of
 
-from . import loop
+from . import loop, rollback
 from .distributed import Ranks
 from .monitoring import Monitor
+from .periodic import Periodic
 from .step import Trainer
 from .stop import StopCode, StopFlag
 
@@ -38,19 +42,35 @@ class Ended:
 
     cause: str
     step: int
+    code: StopCode = StopCode.NONE
 
 
-def run(folder: RunFolder, ranks: Ranks, stop: StopFlag, *, job_id: str, restart: int = 0) -> Ended:
+# Says what a signal stood for, where somebody knows; None where nobody does.
+CauseOf = Callable[[StopCode], str | None]
+
+
+def run(
+    folder: RunFolder,
+    ranks: Ranks,
+    stop: StopFlag,
+    *,
+    job_id: str,
+    restart: int = 0,
+    log: Path | None = None,
+    cause_of: CauseOf = lambda code: None,
+) -> Ended:
     """Train the run of ``folder`` from its newest good checkpoint, on all ranks.
 
     Args:
         job_id: the scheduler's name for this job.
         restart: how often the scheduler has started this same job before.
+        log: the file that the scheduler's own words go to; its size now is noted in the ledger.
+        cause_of: what the scheduler says of a signal, asked on rank 0 once everything is saved.
 
     Raises:
         LeaseHeldError, LeaseLostError: another job writes into this run.
         CheckpointError: no checkpoint fits, or a new one cannot be written.
-        NonFiniteError: the gradient was not finite.
+        NonFiniteError: the gradient was not finite or exploded, more often than going back could mend.
         RecipeError: the frozen recipe is damaged.
     """
     lease = None
@@ -77,7 +97,11 @@ def run(folder: RunFolder, ranks: Ranks, stop: StopFlag, *, job_id: str, restart
             return Ended("finished", plan.first_step)
         if lease is None:
             return _train(folder, recipe, ranks, stop, plan, None)
-        return _recorded(folder, recipe, ranks, stop, plan, lease, job_id, restart)
+        process: dict[str, Any] = {"job_id": job_id, "host": socket.gethostname(), "pid": os.getpid()}
+        if log is not None:
+            process["log_offset"] = log.stat().st_size if log.exists() else 0
+        folder.ledger.append("started", attempt=plan.attempt, step=plan.first_step, restart=restart, **process)
+        return _recorded(folder, recipe, ranks, stop, plan, lease, cause_of)
     finally:
         if lease is not None:
             lease.release()
@@ -123,13 +147,10 @@ def _recorded(
     stop: StopFlag,
     plan: Plan,
     lease: Lease,
-    job_id: str,
-    restart: int,
+    cause_of: CauseOf,
 ) -> Ended:
-    """`_train` on rank 0, with its begin and its end in the ledger."""
+    """`_train` on rank 0, with its end in the ledger."""
     ledger = folder.ledger
-    process = {"job_id": job_id, "host": socket.gethostname(), "pid": os.getpid()}
-    ledger.append("started", attempt=plan.attempt, step=plan.first_step, restart=restart, **process)
     try:
         ended = _train(folder, recipe, ranks, stop, plan, lease)
     except LeaseLostError:
@@ -141,19 +162,16 @@ def _recorded(
         reached = folder.progress().get("step", plan.first_step)
         ledger.append("ended", attempt=plan.attempt, cause=cause, step=reached, detail=detail[:500])
         raise
-    signal = {"preempted": "SIGUSR2", "terminated": "SIGTERM"}.get(ended.cause)
+    if ended.code is not StopCode.NONE:
+        ended = replace(ended, cause=cause_of(ended.code) or ended.cause)
+    signal = {StopCode.USR2: "SIGUSR2", StopCode.TERM: "SIGTERM"}.get(ended.code)
     ledger.append("ended", attempt=plan.attempt, cause=ended.cause, step=ended.step, detail=signal)
     return ended
 
 
 def _train(folder: RunFolder, recipe: Recipe, ranks: Ranks, stop: StopFlag, plan: Plan, lease: Lease | None) -> Ended:
     spec = recipe.train
-    trainer = Trainer(recipe, ranks, restart=plan.attempt if spec.on_resume == "reseed" else 0)
-    if plan.first_step > 0:
-        state = checkpoint.load(folder, plan.first_step, model_digest=recipe.model_digest(), device=ranks.device)
-        trainer.load_state_dict(state)
-    trainer.warm_up()
-    writer = monitor = None
+    writer = None
     if lease is not None:
         writer = checkpoint.CheckpointWriter(
             folder,
@@ -161,26 +179,40 @@ def _train(folder: RunFolder, recipe: Recipe, ranks: Ranks, stop: StopFlag, plan
             milestone=spec.is_milestone,
             check_owner=lease.check,
         )
-        monitor = Monitor(
-            folder,
-            attempt=plan.attempt,
-            first_step=plan.first_step,
-            steps=spec.steps,
-            may_write=lease.owned,
-        )
-        monitor.write(plan.first_step)
-    outcome = loop.run(
-        trainer,
-        ranks,
-        stop,
-        spec=spec,
-        first_step=plan.first_step,
-        writer=writer,
-        monitor=monitor,
-        healthy=lambda: lease is None or not lease.lost,
-    )
-    if monitor is not None:
-        monitor.close()
+
+    def stretch(first_step: int, rollbacks: int) -> loop.Outcome:
+        restart = plan.attempt if spec.on_resume == "reseed" else 0
+        trainer = Trainer(recipe, ranks, restart=rollback.fresh(restart, rollbacks))
+        if first_step > 0:
+            state = checkpoint.load(folder, first_step, model_digest=recipe.model_digest(), device=ranks.device)
+            trainer.load_state_dict(state)
+        trainer.warm_up()
+        with contextlib.ExitStack() as stack:
+            stack.callback(trainer.close)
+            monitor = None
+            if lease is not None:
+                monitor = Monitor(
+                    folder,
+                    attempt=plan.attempt,
+                    first_step=first_step,
+                    steps=spec.steps,
+                    may_write=lease.owned,
+                )
+                stack.callback(monitor.close)
+                monitor.write(first_step)
+            return loop.run(
+                trainer,
+                ranks,
+                stop,
+                spec=spec,
+                first_step=first_step,
+                writer=writer,
+                monitor=monitor,
+                healthy=lambda: lease is None or not lease.lost,
+                periodic=Periodic(trainer, folder, monitor, stop),
+            )
+
+    outcome = rollback.guarded(stretch, folder, recipe, ranks, writer, attempt=plan.attempt, first_step=plan.first_step)
     problem: CldError | None = None
     try:
         if writer is not None and lease is not None:
@@ -194,4 +226,4 @@ def _train(folder: RunFolder, recipe: Recipe, ranks: Ranks, stop: StopFlag, plan
     if told is not None:
         raise RankError(f"rank 0 could not go on: {told}")
     causes = {StopCode.NONE: "finished", StopCode.USR2: "preempted", StopCode.TERM: "terminated"}
-    return Ended(causes[outcome.code], outcome.step)
+    return Ended(causes[outcome.code], outcome.step, outcome.code)

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from cld_core import nets, sde, seeds
 from cld_core.data.source import source
@@ -15,11 +14,13 @@ from cld_core.loss import ScoreMatching
 from cld_core.recipe import Recipe
 from cld_core.score import Score
 
-from . import optim
+from . import distributed, optim, parallel
 from .distributed import Ranks
 from .ema import Ema
+from .guard import Guard
 
-_AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+# Below this scale no loss is left to be scaled: every step overflows.
+_SMALLEST_SCALE = 1.0
 
 
 class Trainer:
@@ -38,26 +39,24 @@ class Trainer:
     def __init__(self, recipe: Recipe, ranks: Ranks, restart: int = 0) -> None:
         train, device = recipe.train, ranks.device
         self.recipe, self.ranks, self._key = recipe, ranks, (train.seed, restart)
-        self.source = source(recipe.data)
+        self.source = source(recipe.data, device)
         self.sde = sde.build(recipe.sde)
         self.loss = ScoreMatching(self.sde, recipe.objective)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeds.key_of(train.seed, "weights"))
             self.net = nets.build(recipe.network, data_shape=self.source.shape, phase_space=self.sde.phase_space)
-        self.net.to(device)
+        self._model: Any = parallel.prepare(self.net, train, ranks)
         self.optimiser = optim.build(recipe.optim, self.net.parameters())
+        self._skips_on_device = optim.skips_on_device(self.optimiser)
         self._parameters = list(self.net.parameters())
         self.ema = Ema(self.net, train.ema)
-        self._dropout = any(isinstance(module, nn.Dropout) and module.p > 0 for module in self.net.modules())
+        self._dropout = getattr(recipe.network, "dropout", 0.0) > 0
         self.scaler = torch.amp.GradScaler(device.type, enabled=train.precision == "fp16")
-        model: Any = torch.compile(self.net) if train.compile else self.net
-        self._model: Any = model
-        if ranks.world_size > 1:
-            devices = [device] if device.type == "cuda" else None
-            self._model = DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
-        self.score = Score(self.sde, recipe.objective, _Autocast(self._model, device.type, _AUTOCAST[train.precision]))
+        self.guard = Guard(recipe.optim.max_grad_growth, device, scaled=self.scaler.is_enabled())
+        self.score = Score(self.sde, recipe.objective, parallel.Autocast(self._model, device, train))
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self._loss_steps = 0
+        self._data_wait_s = 0.0
 
     def warm_up(self) -> None:
         """Let DDP settle the order of its gradient buckets, which it does after its first backward pass.
@@ -70,28 +69,53 @@ class Trainer:
                 self._backward(0)
                 self.optimiser.zero_grad(set_to_none=True)
             self.take_loss()
+            self._data_wait_s = 0.0
 
     def step(self, step: int) -> None:
-        """Optimiser step number ``step``, counted from 0.
+        """Optimiser step number ``step``, counted from 0. A gradient that is not finite, or explodes, changes nothing.
+
+        On a GPU nothing here waits for the device with the fused optimisers, and `check` tells later.
 
         Raises:
-            NonFiniteError: the gradient is not finite; weights, optimiser and average are as before.
+            NonFiniteError: on the CPU, at once.
         """
         self._backward(step)
         clip = self.recipe.optim.grad_clip
         self.scaler.unscale_(self.optimiser)
         norm = nn.utils.clip_grad_norm_(self._parameters, clip if clip is not None else math.inf, foreach=True)
-        if self.ranks.device.type == "cpu" and not self.scaler.is_enabled() and not bool(torch.isfinite(norm)):
-            self.optimiser.zero_grad(set_to_none=True)
-            text = "the gradient is not finite; nothing was changed by it. Lower optim.lr or set optim.grad_clip"
-            raise NonFiniteError(f"step {step}: {text}.")
+        skip = self.guard.check(norm)
+        self.grad_norm = norm
         for group in self.optimiser.param_groups:
             group["lr"] = optim.rate(self.recipe.optim, step)
-        self.scaler.step(self.optimiser)
+        # Not by scaler.step, which knows of infinite gradients only.
+        if self._skips_on_device:
+            self.optimiser.found_inf = skip  # type: ignore[attr-defined]
+            self.optimiser.step()
+        elif not bool(skip):
+            self.optimiser.step()
         self.scaler.update()
         self.optimiser.zero_grad(set_to_none=True)
+        if self.ranks.device.type == "cpu":
+            self.check(step)
+            if bool(skip):
+                return
         self.ema.update()
-        self.grad_norm = norm
+
+    def check(self, step: int, loss: float = 0.0) -> None:
+        """See to it that all gradients up to step number ``step`` were good, and a mean ``loss`` of them.
+
+        Raises:
+            NonFiniteError: some were not; weights and optimiser are as if those steps had not been. On all ranks.
+        """
+        bad = self.guard.bad()
+        what = f"the gradient's norm is {float(self.grad_norm):.4g}"
+        if self.scaler.is_enabled() and self.scaler.get_scale() < _SMALLEST_SCALE:
+            bad, what = bad + 1, "the gradient overflows at any scale"
+        if not math.isfinite(loss):
+            bad, what = bad + 1, f"the loss is {loss}"
+        if bad:
+            text = f"{what}; nothing was changed by it. Lower optim.lr, or set optim.grad_clip"
+            raise NonFiniteError(f"step {step}: not finite or exploding: {text}.")
 
     def take_loss(self) -> float:
         """The mean loss over the steps since the last call, on all ranks. Waits for the device."""
@@ -100,13 +124,38 @@ class Trainer:
         self._loss_sum.zero_()
         return self.ranks.mean(mean)
 
+    def take_scalars(self) -> dict[str, float]:
+        """What is worth watching, over the steps since the last call. Waits for the device.
+
+        Loss and gradient norm (before clipping, of the last step), rate, seconds a step waited for data, steps
+        skipped, loss scale, and the most memory held: GiB of the GPU, or of the process where there is none.
+        """
+        steps = max(self._loss_steps, 1)
+        scalars = {
+            "loss": self.take_loss(),
+            "grad_norm": float(self.grad_norm),
+            "lr": self.optimiser.param_groups[0]["lr"],
+            "data_wait_s": self._data_wait_s / steps,
+            "skipped_steps": float(self.guard.take_skipped()),
+            "memory_gib": distributed.peak_memory(self.ranks.device) / 2**30,
+        }
+        if self.scaler.is_enabled():
+            scalars["loss_scale"] = self.scaler.get_scale()
+        self._data_wait_s = 0.0
+        return scalars
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        self.source.close()
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on."""
         return {
             "model": self.net.state_dict(),
             "ema": self.ema.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            "optimiser": optim.portable(self.optimiser.state_dict()),
             "scaler": self.scaler.state_dict(),
+            "guard": self.guard.state_dict(),
             "model_digest": self.recipe.model_digest(),
         }
 
@@ -119,8 +168,12 @@ class Trainer:
         try:
             self.net.load_state_dict(state["model"], strict=True)
             self.ema.load_state_dict(state["ema"])
-            self.optimiser.load_state_dict(state["optimiser"])
-            self.scaler.load_state_dict(state["scaler"])
+            optim.load(self.optimiser, state["optimiser"])
+            if state["scaler"]:
+                # Empty where another precision was trained in, or by another program: then the scale is found anew.
+                self.scaler.load_state_dict(state["scaler"])
+            if "guard" in state:
+                self.guard.load_state_dict(state["guard"])
         except (KeyError, RuntimeError, ValueError) as error:
             text = f"the checkpoint does not fit the recipe: {error}. Resume with the recipe that wrote it."
             raise CheckpointError(text) from error
@@ -130,6 +183,7 @@ class Trainer:
         train, device = self.recipe.train, self.ranks.device
         rows = self.ranks.rows(train.batch_size)
         x = self.source.batch(*self._key, step, train.batch_size, rows).to(device, non_blocking=True)
+        self._data_wait_s += self.source.wait_s
         noise = seeds.generator(*self._key, step, "noise", device=device)
         draws = self.loss.draw(noise, train.batch_size, self.source.shape, device).rows(rows)
         if self._dropout:
@@ -146,17 +200,3 @@ class Trainer:
                 self.scaler.scale(loss).backward()
             self._loss_sum += loss.detach()
         self._loss_steps += 1
-
-
-class _Autocast(nn.Module):
-    """A network that computes in a lower precision and answers in its own."""
-
-    def __init__(self, net: nn.Module, device_type: str, dtype: torch.dtype | None) -> None:
-        super().__init__()
-        self.net, self._device_type, self._dtype = net, device_type, dtype
-
-    def forward(self, u: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        if self._dtype is None:
-            return self.net(u, t)
-        with torch.autocast(self._device_type, dtype=self._dtype):
-            return self.net(u, t).to(u.dtype)

@@ -2,10 +2,11 @@
 
 import contextlib
 import os
+import shlex
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +51,50 @@ def submit_local(spec: JobSpec, call: Callable[[], Any]) -> Submitted:
     with contextlib.suppress(psutil.NoSuchProcess):
         return Submitted(job.job_id, "local", socket.gethostname(), psutil.Process(int(job.job_id)).create_time())
     return Submitted(job.job_id, "local", socket.gethostname())
+
+
+def submit_slurm(spec: JobSpec, calls: Sequence[Callable[[], Any]]) -> list[Submitted]:
+    """Submit one job, or an array where there are several ``calls``.
+
+    Raises:
+        SchedulerError: sbatch refused, or there is none.
+    """
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    executor = _slurm_executor(spec)
+    try:
+        jobs = executor.map_array(lambda call: call(), calls) if len(calls) > 1 else [executor.submit(calls[0])]
+    except (FailedJobError, FailedSubmissionError, OSError) as error:
+        said = str(error).strip().splitlines()
+        text = said[-1] if said else type(error).__name__
+        raise SchedulerError(f"sbatch refused the job {spec.name}: {text}. See `cldctl doctor`.") from error
+    return [Submitted(job.job_id, "slurm", socket.gethostname()) for job in jobs]
+
+
+def slurm_script(spec: JobSpec) -> str:
+    """The sbatch script of a job, byte for byte as it is submitted."""
+    executor = _slurm_executor(spec)
+    return str(executor._make_submission_file_text(executor._submitit_command_str, uid=""))
+
+
+def _slurm_executor(spec: JobSpec) -> Any:
+    import submitit
+
+    try:
+        executor = submitit.SlurmExecutor(folder=spec.logs, python=python_command(spec))
+    except RuntimeError as error:
+        raise SchedulerError(f"there is no Slurm on this machine ({error}). Use --cluster local.") from error
+    try:
+        executor.update_parameters(**spec.slurm_parameters())
+    except ValueError as error:
+        raise SchedulerError(f"this job cannot be described to sbatch: {error}") from error
+    return executor
+
+
+def python_command(spec: JobSpec) -> str:
+    """The python of this environment, behind the container's command where there is one."""
+    container = spec.resources.container
+    return f"{container} {shlex.quote(sys.executable)}" if container else shlex.quote(sys.executable)
 
 
 def local_command(spec: JobSpec) -> str:

@@ -1,6 +1,13 @@
 """Submitting, for every command that does: what is written when, and how jobs are found again."""
 
+import contextlib
+import fcntl
+import os
+import shlex
+import socket
 import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +17,13 @@ from cld_core.recipe.schema import ClusterSpec
 from cld_core.run import RunFolder
 from cld_core.run.atomic import read_json, write_json
 
-from . import executor, local, worker
+from . import executor, local, slurm, worker
 from .executor import Submitted
 from .jobspec import JobSpec
+from .state import Look, eval_folders
 
-
-def alive(job: dict[str, Any]) -> bool | None:
-    """Whether the job of a `submitted` event lives; None where that cannot be told from here."""
-    if job["cluster"] == "debug":
-        return local.alive(job)
-    if job["cluster"] == "local":
-        return local.alive(job)
-    return None
+# Seconds that a save may take beyond three times the slowest one seen, and the least notice before a time limit.
+SAVE_MARGIN_S = 60
 
 
 def train(
@@ -37,46 +39,97 @@ def train(
 
     The request stands in the ledger before the job exists, so a job that starts at once finds it.
     """
-    spec = JobSpec.of(run.name, run.logs, recipe.cluster)
-    check(cluster, spec)
+    spec = train_job(run, recipe, cluster)
     request: dict[str, Any] = {"steps": recipe.train.steps, "overrides": overrides or []}
     if from_step is not None:
         request["from_step"] = from_step
     run.ledger.append("requested", **request)
-    job = worker.TrainJob(str(run.path), evaluations, debug=cluster == "debug")
-    if cluster == "debug":
-        submitted = _here()
-        run.ledger.append("submitted", **submitted.to_dict())
-        job()
-        return submitted
-    submitted = executor.submit_local(spec, job)
-    run.ledger.append("submitted", **submitted.to_dict())
-    for name in evaluations:
-        remember(run.evals / name, submitted)
-    return submitted
-
-
-def evaluate(run: RunFolder, name: str, cluster: str, resources: ClusterSpec) -> Submitted:
-    """Start the missing shards of one evaluation."""
-    spec = JobSpec.of(f"{run.name}-eval", run.evals / name / "logs", resources)
-    check(cluster, spec)
-    job = worker.EvalJob(str(run.path), (name,), debug=cluster == "debug")
-    if cluster == "debug":
-        submitted = _here()
-        remember(run.evals / name, submitted)
-        job()
-        return submitted
-    submitted = executor.submit_local(spec, job)
-    remember(run.evals / name, submitted)
-    return submitted
-
-
-def check(cluster: str, spec: JobSpec) -> None:
-    """Refuse what the cluster cannot do, before anything is written."""
+    # A Slurm evaluation is a job of its own, which waits for this one.
+    chained = evaluations if cluster != "slurm" else ()
+    submitted = _start(
+        spec,
+        worker.TrainJob(str(run.path), cluster, chained),
+        cluster,
+        lambda job: run.ledger.append("submitted", **job.to_dict()),
+    )
+    if cluster == "local":
+        for name in evaluations:
+            remember(run.evals / name, submitted)
     if cluster == "slurm":
-        text = "submission to Slurm is not part of this version. Use --cluster local"
-        raise UsageError(f"{text} inside an allocation, or torchrun (docs/architecture.md).")
-    spec.local_parameters()
+        for name in evaluations:
+            evaluate(run, name, cluster, recipe.cluster, after=submitted.job_id)
+    return submitted
+
+
+def train_job(run: RunFolder, recipe: Recipe, cluster: str) -> JobSpec:
+    """The job that trains ``run``; checked, so that nothing is written for one that cannot be submitted."""
+    spec = JobSpec.of(run.name, run.logs, recipe.cluster)
+    if cluster == "slurm":
+        command = f"{executor.python_command(spec)} -m cldctl.cluster.aftermath {shlex.quote(str(run.path))}"
+        teardown = ("code=$?", f"{command} $code", "exit $code")
+        notice = signal_seconds(run, recipe.cluster)
+        spec = replace(spec, teardown=teardown, signal_s=notice, resources=_noted(recipe.cluster, notice))
+        spec.slurm_parameters()
+    else:
+        spec.local_parameters()
+    return spec
+
+
+def signal_seconds(run: RunFolder, cluster: ClusterSpec) -> int:
+    """How long before the time limit to stop: three times the slowest save that was measured, and a margin."""
+    if cluster.signal_s is not None:
+        return cluster.signal_s
+    slowest = max((save_seconds(run, step) for step in run.checkpoint_steps()), default=10.0)
+    return round(3 * slowest) + SAVE_MARGIN_S
+
+
+def save_seconds(run: RunFolder, step: int) -> float:
+    """How long writing the checkpoint of a step took."""
+    sidecar = read_json(run.checkpoint_file(step).with_suffix(".json")) or {}
+    return float(sidecar.get("seconds", 0.0))
+
+
+def evaluate(
+    run: RunFolder,
+    name: str,
+    cluster: str,
+    resources: ClusterSpec,
+    *,
+    after: str | None = None,
+    parallel: int | None = None,
+) -> Submitted:
+    """Start the missing shards of one evaluation: on Slurm an array, a task a shard; elsewhere processes that share."""
+    path = run.evals / name
+    spec = JobSpec.of(f"{run.name}-eval", path / "logs", resources)
+    if cluster != "slurm":
+        spec.local_parameters()
+        job = worker.EvalJob(str(run.path), (name,), cluster)
+        return _start(spec, job, cluster, lambda submitted: remember(path, submitted))
+    shards = missing_shards(path)
+    spec = replace(
+        spec,
+        nodes=1,
+        tasks_per_node=1,
+        gpus_per_node=min(1, spec.gpus_per_node),
+        signal_s=signal_seconds(run, resources),
+        after=f"afterany:{after}" if after else None,
+        parallel=parallel,
+    )
+    jobs = executor.submit_slurm(spec, [worker.EvalJob(str(run.path), (name,), cluster, shard) for shard in shards])
+    for job_of_shard in jobs:
+        remember(path, job_of_shard)
+    return jobs[0]
+
+
+def missing_shards(evaluation: Path) -> list[int]:
+    """Numbers of the shards that are not complete."""
+    request = read_json(evaluation / "request.json") or {}
+    states = [read_json(evaluation / "shards" / f"{shard:05d}.json") or {} for shard in range(request["shards"])]
+    return [
+        shard
+        for shard, state in enumerate(states)
+        if state.get("done", -1) != state.get("last", 0) - state.get("first", 0)
+    ]
 
 
 def remember(evaluation: Path, submitted: Submitted) -> None:
@@ -85,11 +138,52 @@ def remember(evaluation: Path, submitted: Submitted) -> None:
     write_json(evaluation / "jobs.json", [*jobs, {"time": time.time(), **submitted.to_dict()}])
 
 
-def _here() -> Submitted:
-    import os
-    import socket
+def jobs_of(run: RunFolder) -> list[dict[str, Any]]:
+    """Everything that was ever submitted for a run: training first, then evaluations."""
+    jobs = [event for event in run.ledger.events() if event["event"] == "submitted"]
+    return jobs + [job for path in eval_folders(run) for job in read_json(path / "jobs.json") or []]
 
-    import psutil
 
-    process = psutil.Process()
-    return Submitted(str(os.getpid()), "debug", socket.gethostname(), process.create_time())
+def look_at(runs: Iterable[RunFolder]) -> tuple[Look, str | None]:
+    """Ask the clusters once for all jobs of these runs; returns how to read the answers, and what was out of reach."""
+    wanted = [job["job_id"] for run in runs for job in jobs_of(run) if job["cluster"] == "slurm"]
+    answers = slurm.survey(wanted)
+
+    def look(job: dict[str, Any]) -> slurm.Seen:
+        return answers.of(str(job["job_id"])) if job["cluster"] == "slurm" else local.look(job)
+
+    return look, answers.problem
+
+
+@contextlib.contextmanager
+def only_one(run: RunFolder) -> Iterator[None]:
+    """Of several people who start jobs of a run at the same moment, one at a time gets past here."""
+    with (run.path / ".submit.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _start(spec: JobSpec, job: Callable[[], Any], cluster: str, note: Callable[[Submitted], None]) -> Submitted:
+    if cluster == "debug":
+        import psutil
+
+        submitted = Submitted(str(os.getpid()), "debug", socket.gethostname(), psutil.Process().create_time())
+        note(submitted)
+        job()
+        return submitted
+    submitted = executor.submit_slurm(spec, [job])[0] if cluster == "slurm" else executor.submit_local(spec, job)
+    note(submitted)
+    return submitted
+
+
+def _noted(cluster: ClusterSpec, signal_s: int) -> ClusterSpec:
+    """The job learns how early it is told of its limit, to tell that signal from a preemption's."""
+    return replace(cluster, setup=(*cluster.setup, f"export CLDCTL_SIGNAL_S={signal_s}"))
+
+
+def refuse_slurm_without_it(cluster: str) -> None:
+    """Raises UsageError where Slurm was asked for and is not here."""
+    import shutil
+
+    if cluster == "slurm" and shutil.which("sbatch") is None:
+        raise UsageError("--cluster slurm: there is no sbatch on this machine. Use --cluster local.")

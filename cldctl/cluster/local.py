@@ -6,14 +6,16 @@ import socket
 import time
 from typing import Any
 
+from .slurm import UNKNOWN, Seen
+
 GRACE_S = 60.0
 
 
-def alive(job: dict[str, Any]) -> bool | None:
-    """Whether the controller of a local job lives; None where it was started on another machine."""
+def look(job: dict[str, Any]) -> Seen:
+    """Whether the controller of a local job lives; unknown where it was started on another machine."""
     if job.get("host") != socket.gethostname():
-        return None
-    return _process(job) is not None
+        return UNKNOWN
+    return Seen("gone") if _process(job) is None else Seen("running")
 
 
 def cancel(job: dict[str, Any], grace_s: float = GRACE_S) -> bool:

@@ -7,6 +7,8 @@ from typing import Any
 from cld_core.run import Attempt, RunFolder, attempts_of
 from cld_core.run.atomic import read_json
 
+from .slurm import Seen
+
 RESUMABLE = frozenset({"STOPPED", "FAILED", "CANCELLED", "LOST"})
 OVER = RESUMABLE | {"FINISHED"}
 _AFTER_CAUSE = {
@@ -15,11 +17,14 @@ _AFTER_CAUSE = {
     "timeout": "STOPPED",
     "terminated": "STOPPED",
     "cancelled": "CANCELLED",
+    "imported": "STOPPED",
     "killed": "LOST",
+    "requeued": "STOPPED",
+    "node_failure": "LOST",
 }
 
-# Whether the job of a `submitted` event is alive; None where that cannot be told from here.
-Liveness = Callable[[dict[str, Any]], bool | None]
+# What is known of the job of a `submitted` event.
+Look = Callable[[dict[str, Any]], Seen]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,13 +54,12 @@ class RunStatus:
         return asdict(self)
 
 
-def status_of(run: RunFolder, alive: Liveness) -> RunStatus:
-    """The status of one run; reads its small files and asks ``alive`` at most once."""
+def status_of(run: RunFolder, look: Look) -> RunStatus:
+    """The status of one run; reads its small files and asks ``look`` for its jobs."""
     events, progress, identity = run.ledger.events(), run.progress(), run.identity()
     attempts = attempts_of(events, progress)
-    jobs = [event for event in events if event["event"] == "submitted"]
-    job = jobs[-1] if jobs else None
-    state, reason = state_of(events, attempts, alive)
+    job = current_job(events, attempts[-1] if attempts else None, look)
+    state, reason = state_of(events, attempts, look)
     requested = [event["steps"] for event in events if event["event"] == "requested"]
     steps = requested[-1] if requested else progress.get("steps")
     step = max([progress.get("step", 0), *(attempts[-1].last_step or 0 for _ in attempts[-1:])])
@@ -75,37 +79,71 @@ def status_of(run: RunFolder, alive: Liveness) -> RunStatus:
         checkpoint_step=checkpoints[-1] if checkpoints else None,
         cluster=job["cluster"] if job else None,
         job_id=job["job_id"] if job else None,
-        host=(attempts[-1].host if attempts else None) or (job["host"] if job else None),
+        host=(look(job).node if job and state == "RUNNING" else None)
+        or (attempts[-1].host if attempts else None)
+        or (job["host"] if job else None),
         reason=reason,
         updated=progress.get("time"),
         attempts=[dict(vars(attempt)) for attempt in attempts],
-        evals=[eval_status(path, alive) for path in eval_folders(run)],
+        evals=[eval_status(path, look) for path in eval_folders(run)],
     )
 
 
-def state_of(events: Sequence[dict[str, Any]], attempts: Sequence[Attempt], alive: Liveness) -> tuple[str, str | None]:
+def state_of(events: Sequence[dict[str, Any]], attempts: Sequence[Attempt], look: Look) -> tuple[str, str | None]:
     """The state of a run and, where it ended badly, why."""
-    turned_away = {event["job_id"] for event in events if event["event"] in ("skipped", "refused")}
-    jobs = [event for event in events if event["event"] == "submitted" and event["job_id"] not in turned_away]
     last = attempts[-1] if attempts else None
-    if not jobs:
-        return ("PENDING" if last is None else _ended(last)), None
-    job = jobs[-1]
-    cancelled = any(event["event"] == "cancelled" and event.get("job_id") == job["job_id"] for event in events)
+    job = current_job(events, last, look)
+    if job is None:
+        return ("PENDING" if last is None else _ended(last.cause)), None
+    seen = look(job)
+    cancelled = seen.word == "CANCELLED" or any(
+        event["event"] == "cancelled" and event.get("job_id") == job["job_id"] for event in events
+    )
     if last is None or last.job_id != job["job_id"]:
-        if alive(job) is not False:
-            return "PENDING", None
+        if not seen.over:
+            return ("PENDING" if last is None or "successor_of" not in job else "REQUEUED"), None
         return ("CANCELLED", None) if cancelled else ("FAILED", "the job ended before it began; see `cldctl logs`")
     if last.cause is None:
-        if alive(job) is not False:
-            return "RUNNING", None
-        return ("CANCELLED", None) if cancelled else ("LOST", "the job is gone without a word: killed, or its node is")
-    state = _ended(last)
-    return state, last.detail if state == "FAILED" else None
+        if not seen.over:
+            return ("REQUEUED" if seen.phase == "pending" else "RUNNING"), None
+        if cancelled:
+            return "CANCELLED", None
+        if seen.word in ("FAILED", "OUT_OF_MEMORY"):
+            return "FAILED", f"Slurm says {seen.word}; see `cldctl logs`"
+        return "LOST", "the job is gone without a word: killed, or its node is"
+    state = _ended(last.cause)
+    if state != "FINISHED" and _comes_back(events, last, job, seen):
+        return "REQUEUED", last.detail if state == "FAILED" else None
+    given_up = [event["reason"] for event in events if event["event"] == "given_up"]
+    return state, (given_up[-1] if given_up else last.detail) if state == "FAILED" else None
 
 
-def _ended(attempt: Attempt) -> str:
-    return _AFTER_CAUSE.get(attempt.cause or "killed", "FAILED")
+def current_job(events: Sequence[dict[str, Any]], last: Attempt | None, look: Look) -> dict[str, Any] | None:
+    """The `submitted` event that matters: the newest, but a successor only when its turn has come."""
+    turned_away = {event["job_id"] for event in events if event["event"] in ("skipped", "refused")}
+    jobs = [event for event in events if event["event"] == "submitted" and event["job_id"] not in turned_away]
+    while len(jobs) > 1 and "successor_of" in jobs[-1] and (last is None or last.job_id != jobs[-1]["job_id"]):
+        before = next((job for job in jobs if job["job_id"] == jobs[-1]["successor_of"]), None)
+        over = before is None or look(before).over
+        if over and (last is None or last.cause not in ("finished", "cancelled")):
+            break
+        jobs.pop()
+    return jobs[-1] if jobs else None
+
+
+def _comes_back(events: Sequence[dict[str, Any]], last: Attempt, job: dict[str, Any], seen: Seen) -> bool:
+    """Whether a job whose attempt has ended is to run again by itself."""
+    if seen.phase == "pending":
+        return True
+    if seen.phase != "running" or job["cluster"] != "slurm":
+        return False
+    since = [event["event"] for event in events if last.ended is not None and event["time"] >= last.ended]
+    slurms_own = last.cause in ("preempted", "node_failure", "requeued") and seen.word == "RUNNING"
+    return "requeued" in since or slurms_own
+
+
+def _ended(cause: str | None) -> str:
+    return _AFTER_CAUSE.get(cause or "killed", "FAILED")
 
 
 def eval_folders(run: RunFolder) -> list[Any]:
@@ -116,12 +154,12 @@ def eval_folders(run: RunFolder) -> list[Any]:
     return sorted(found, key=lambda path: (path / "request.json").stat().st_mtime)
 
 
-def eval_status(path: Any, alive: Liveness) -> dict[str, Any]:
+def eval_status(path: Any, look: Look) -> dict[str, Any]:
     """State, shards and results of one evaluation."""
     request, report = read_json(path / "request.json") or {}, read_json(path / "report.json")
     done = request.get("shards", 0) if report else _shards_done(path)
     jobs = read_json(path / "jobs.json") or []
-    state = "FINISHED" if report else "RUNNING" if any(alive(job) for job in jobs) else "STOPPED"
+    state = "FINISHED" if report else _eval_state([look(job) for job in jobs])
     elbo = (report or {}).get("elbo") or {}
     return {
         "id": path.name,
@@ -136,6 +174,11 @@ def eval_status(path: Any, alive: Liveness) -> dict[str, Any]:
         "stderr": elbo.get("stderr"),
         "true_entropy": elbo.get("true_entropy"),
     }
+
+
+def _eval_state(jobs: Sequence[Seen]) -> str:
+    phases = {job.phase for job in jobs}
+    return "RUNNING" if "running" in phases else "PENDING" if phases & {"pending", "unknown"} else "STOPPED"
 
 
 def _shards_done(path: Any) -> int:

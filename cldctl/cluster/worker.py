@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 from cld_core.errors import CldError
 from cld_core.run import RunFolder
-from cld_core.train.stop import StopFlag
+from cld_core.train.stop import StopCode, StopFlag
+
+from . import inside
 
 if TYPE_CHECKING:
     from cld_core.train.distributed import Ranks
@@ -21,53 +23,73 @@ class TrainJob:
     """Train a run, then compute the evaluations that were chained to it."""
 
     run: str
+    cluster: str
     evaluations: tuple[str, ...] = ()
-    debug: bool = False
 
     def __call__(self) -> str:
         # Before anything slow is loaded: a signal that comes early must not be lost, nor kill.
-        stop = StopFlag().listen(interrupt=self.debug)
-        folder = RunFolder(self.run)
-        with _errors_in_one_line(self.debug), _ranks(folder, self.debug) as (ranks, job_id):
+        stop = StopFlag().listen(interrupt=self.cluster == "debug")
+        folder, slurm = RunFolder(self.run), self.cluster == "slurm"
+        with _errors_in_one_line(self.cluster), _ranks(folder, self.cluster) as (ranks, job_id):
             from cld_core.train import session
 
-            ended = session.run(folder, ranks, stop, job_id=job_id)
+            if slurm and ranks.is_first:
+                inside.begin(folder)
+            ended = session.run(
+                folder,
+                ranks,
+                stop,
+                job_id=job_id,
+                restart=inside.restarts() if slurm else 0,
+                log=inside.log_file(folder) if slurm else None,
+                cause_of=(lambda code: inside.cause_of(folder, code)) if slurm else (lambda code: None),
+            )
             print(f"rank {ranks.rank} of {ranks.world_size}: {ended.cause} at step {ended.step}", flush=True)
             if ended.cause == "finished":
                 _evaluate(folder, self.evaluations, ranks, stop)
-            return ended.cause
+        # The other ranks have nothing left to do: to requeue starts the killing.
+        if slurm and ranks.is_first and ended.code is StopCode.USR2:
+            inside.go_on(folder, ended.cause)
+        return ended.cause
 
 
 @dataclass
 class EvalJob:
-    """Compute the missing shards of evaluations, each process its share."""
+    """Compute the missing shards of evaluations: one ``shard``, or each process its share of all."""
 
     run: str
     evaluations: tuple[str, ...]
-    debug: bool = False
+    cluster: str
+    shard: int | None = None
 
     def __call__(self) -> str:
-        stop = StopFlag().listen(interrupt=self.debug)
+        stop = StopFlag().listen(interrupt=self.cluster == "debug")
         folder = RunFolder(self.run)
-        with _errors_in_one_line(self.debug), _ranks(folder, self.debug, together=False) as (ranks, _):
-            _evaluate(folder, self.evaluations, ranks, stop)
-            return "finished"
+        with _errors_in_one_line(self.cluster), _ranks(folder, self.cluster, together=False) as (ranks, _):
+            done = _evaluate(folder, self.evaluations, ranks, stop, self.shard)
+        if not done and self.cluster == "slurm" and stop.code is StopCode.USR2:
+            inside.requeue_task()
+        return "finished" if done else "stopped"
 
 
-def _evaluate(folder: RunFolder, evaluations: tuple[str, ...], ranks: "Ranks", stop: StopFlag) -> None:
-    if evaluations:
-        from cld_core.evaluation import shard
+def _evaluate(
+    folder: RunFolder, evaluations: tuple[str, ...], ranks: "Ranks", stop: StopFlag, shard: int | None = None
+) -> bool:
+    if not evaluations:
+        return True
+    from cld_core.evaluation import shard as shards
 
-        for name in evaluations:
-            shard.compute(folder, name, ranks, should_stop=lambda: stop.code != 0)
+    return all(
+        shards.compute(folder, name, ranks, should_stop=lambda: stop.code != 0, only=shard) for name in evaluations
+    )
 
 
 @contextlib.contextmanager
-def _ranks(folder: RunFolder, debug: bool, together: bool = True) -> Iterator[tuple["Ranks", str]]:
+def _ranks(folder: RunFolder, cluster: str, together: bool = True) -> Iterator[tuple["Ranks", str]]:
     """This process among its peers and the job's id; ``together``: the peers talk to each other."""
     from cld_core.train import distributed
 
-    if debug:
+    if cluster == "debug":
         yield distributed.Ranks(), str(os.getpid())
         return
     from . import executor
@@ -78,7 +100,7 @@ def _ranks(folder: RunFolder, debug: bool, together: bool = True) -> Iterator[tu
         yield distributed.alone(), job_id
         return
     meeting, method = None, "env://"
-    if os.environ.get("SUBMITIT_EXECUTOR") == "local":
+    if cluster == "local":
         # A file rather than a port: nothing on this machine can be in its way.
         meeting = Path(folder.logs / f".meeting_{job_id}")
         method = f"file://{meeting}"
@@ -92,9 +114,9 @@ def _ranks(folder: RunFolder, debug: bool, together: bool = True) -> Iterator[tu
 
 
 @contextlib.contextmanager
-def _errors_in_one_line(debug: bool) -> Iterator[None]:
+def _errors_in_one_line(cluster: str) -> Iterator[None]:
     """Errors with a fix in them need no traceback, and the process ends with their code."""
-    if debug:
+    if cluster == "debug":
         # Stdout is the command line's own there, for data.
         with contextlib.redirect_stdout(sys.stderr):
             yield

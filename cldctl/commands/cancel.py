@@ -18,21 +18,30 @@ def cancel(
 
     Example: cldctl cancel toy-0102-101112-ab12
     """
-    from cld_core.run.atomic import read_json
-    from cldctl.cluster import launch, local
-    from cldctl.cluster.state import eval_folders, status_of
+    from cldctl.cluster import launch, local, slurm
+    from cldctl.cluster.executor import SchedulerError
+    from cldctl.cluster.state import status_of
 
-    for run in [find_run(name, runs_dir(directory)) for name in runs]:
-        jobs = [event for event in run.ledger.events() if event["event"] == "submitted"][-1:]
-        jobs += [job for path in eval_folders(run) for job in read_json(path / "jobs.json") or []]
-        living = {job["job_id"]: job for job in jobs if launch.alive(job)}
-        elsewhere = [job for job in jobs if launch.alive(job) is None]
-        if elsewhere and not living:
+    found = [find_run(name, runs_dir(directory)) for name in runs]
+    look, problem = launch.look_at(found)
+    if problem is not None:
+        raise SchedulerError(f"{problem}. Nothing was cancelled; try again when it answers.")
+    for run in found:
+        jobs = {job["job_id"]: job for job in launch.jobs_of(run) if not look(job).over}
+        elsewhere = [job for job in jobs.values() if look(job).phase == "unknown"]
+        if elsewhere:
             raise UsageError(f"{run.name} was started on {elsewhere[0]['host']}. Cancel it there.")
-        if not living:
-            err.print(f"{run.name}: nothing is running ({status_of(run, launch.alive).state.lower()})")
-        for job in living.values():
-            run.ledger.append("cancelled", job_id=job["job_id"])
-            local.cancel(job)
-            row = status_of(run, launch.alive)
-            err.print(f"{run.name}: cancelled; last checkpoint: step {row.checkpoint_step or 'none'}")
+        if not jobs:
+            err.print(f"{run.name}: nothing is running ({status_of(run, look).state.lower()})")
+            continue
+        for job_id in jobs:
+            run.ledger.append("cancelled", job_id=job_id)
+        on_slurm = [job_id for job_id, job in jobs.items() if job["cluster"] == "slurm"]
+        refused = slurm.cancel(on_slurm) if on_slurm else None
+        if refused is not None:
+            raise SchedulerError(f"{run.name}: scancel refused: {refused}. Try `scancel {' '.join(on_slurm)}`.")
+        for job in jobs.values():
+            if job["cluster"] != "slurm":
+                local.cancel(job)
+        row = status_of(run, launch.look_at([run])[0])
+        err.print(f"{run.name}: cancelled; last checkpoint: step {row.checkpoint_step or 'none'}")

@@ -19,6 +19,9 @@ def evaluate(
     samples: Annotated[int | None, typer.Option(min=2, help="Test points; default: eval.samples.")] = None,
     shards: Annotated[int | None, typer.Option(min=1, help="Pieces; default: one a process.")] = None,
     checkpoint: Annotated[str, typer.Option(metavar="last|STEP", help="Which checkpoint.")] = "last",
+    max_parallel: Annotated[
+        int | None, typer.Option("--max-parallel", min=1, help="Tasks of the array that may run at once.")
+    ] = None,
     cluster: ClusterOption = None,
     follow: Follow = False,
     directory: RunsDir = None,
@@ -47,17 +50,18 @@ def evaluate(
     there = read_json(path / "request.json")
     if there is not None and shards is not None and there["shards"] != request.shards:
         err.print(f"{request.id} was begun in {there['shards']} shards and goes on in them")
-    row = eval_status(path, launch.alive) if there is not None else None
+    look, _ = launch.look_at([run])
+    row = eval_status(path, look) if there is not None else None
     where = chosen_cluster(cluster)
-    if row is not None and row["state"] == "RUNNING":
+    if row is not None and row["state"] in ("RUNNING", "PENDING"):
         err.print(f"{request.id} is being computed already")
     elif row is not None and row["state"] == "FINISHED" and _still_true(run, path, step):
         err.print(f"{request.id} is complete already")
     else:
         request.save(run)
-        job = launch.evaluate(run, request.id, where, recipe.cluster)
+        job = launch.evaluate(run, request.id, where, recipe.cluster, parallel=max_parallel)
         err.print(f"evaluation [bold]{request.id}[/] of {run.name}, job {job.job_id} ({where})", soft_wrap=True)
-    finished = eval_status(path, launch.alive)["state"] == "FINISHED"
+    finished = eval_status(path, launch.look_at([run])[0])["state"] == "FINISHED"
     if follow or finished or where == "debug":
         from cldctl.ui.follow import follow_evaluations
 

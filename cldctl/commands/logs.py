@@ -9,7 +9,6 @@ import typer
 
 from cld_core.errors import NotFoundError
 from cld_core.run import RunFolder
-from cldctl.cluster.state import Liveness, eval_folders
 from cldctl.ui.console import err
 
 from .options import Run, RunsDir, find_run, runs_dir
@@ -70,11 +69,9 @@ def _files(folder: Path, job: str, rank: int) -> list[Path]:
 
 
 def _print(folder: Path, job: str, rank: int, run: RunFolder, follow: bool) -> None:
-    from cldctl.cluster import launch
-
     read: dict[Path, int] = {}
     while True:
-        over = not follow or not _running(run, job, launch.alive)
+        over = not follow or not _running(run, job)
         for file in _files(folder, job, rank):
             with file.open("rb") as stream:
                 stream.seek(read.get(file, 0))
@@ -87,9 +84,8 @@ def _print(folder: Path, job: str, rank: int, run: RunFolder, follow: bool) -> N
         time.sleep(0.3)
 
 
-def _running(run: RunFolder, job: str, alive: Liveness) -> bool:
-    from cld_core.run.atomic import read_json
+def _running(run: RunFolder, job: str) -> bool:
+    from cldctl.cluster import launch
 
-    jobs = [event for event in run.ledger.events() if event["event"] == "submitted"]
-    jobs += [entry for path in eval_folders(run) for entry in read_json(path / "jobs.json") or []]
-    return any(str(entry["job_id"]) == job and alive(entry) is not False for entry in jobs)
+    look, _ = launch.look_at([run])
+    return any(str(entry["job_id"]) == job and not look(entry).over for entry in launch.jobs_of(run))

@@ -27,14 +27,21 @@ def resume(
     Example: cldctl resume toy-0102-101112-ab12 train.steps=40000 --follow
     """
     from cldctl.cluster import launch
+    from cldctl.cluster.executor import SchedulerError
     from cldctl.cluster.state import RESUMABLE, status_of
+
+    from .submit import finish
 
     names, overrides = split_runs(words)
     root = runs_dir(directory)
     if names:
         chosen = [find_run(name, root) for name in names]
     else:
-        chosen = [run for run in find_runs(root) if status_of(run, launch.alive).state in RESUMABLE]
+        every = find_runs(root)
+        look, problem = launch.look_at(every)
+        if problem is not None:
+            raise SchedulerError(f"{problem}. Which runs are alive cannot be told; name one, or try again later.")
+        chosen = [run for run in every if status_of(run, look).state in RESUMABLE]
         if not chosen:
             raise NotFoundError(f"{root.absolute()}: no run can be resumed. `cldctl status` shows their states.")
         err.print("can be resumed: " + ", ".join(run.name for run in chosen), soft_wrap=True)
@@ -42,18 +49,24 @@ def resume(
             raise typer.Exit(0)
     if len(chosen) > 1 and (follow or from_step is not None):
         raise UsageError(f"--follow and --from go with one run, not with {len(chosen)}. Name one.")
+    where = chosen_cluster(cluster)
+    launch.refuse_slurm_without_it(where)
     for run in chosen:
-        _resume(run, overrides, from_step, chosen_cluster(cluster), follow)
+        with launch.only_one(run):
+            job_id = _resume(run, overrides, from_step, where)
+        finish(run, job_id, where, follow)
 
 
-def _resume(run: RunFolder, overrides: list[str], from_step: int | None, cluster: str, follow: bool) -> None:
+def _resume(run: RunFolder, overrides: list[str], from_step: int | None, cluster: str) -> str:
     from cld_core.recipe import with_overrides
     from cldctl.cluster import launch
+    from cldctl.cluster.executor import SchedulerError
     from cldctl.cluster.state import status_of
 
-    from .submit import finish
-
-    status = status_of(run, launch.alive)
+    look, problem = launch.look_at([run])
+    if problem is not None and cluster == "slurm":
+        raise SchedulerError(f"{problem}. Whether {run.name} is alive cannot be told; try again later.")
+    status = status_of(run, look)
     if status.state in ("RUNNING", "PENDING", "REQUEUED"):
         text = f"is {status.state.lower()} as job {status.job_id}"
         raise UsageError(f"{run.name} {text}. Wait for it, or end it first with `cldctl cancel {run.name}`.")
@@ -72,5 +85,4 @@ def _resume(run: RunFolder, overrides: list[str], from_step: int | None, cluster
         raise NotFoundError(f"{run.name} has no checkpoint of step {from_step}. There are: {steps}.")
     start = from_step if from_step is not None else status.checkpoint_step
     err.print(f"resuming [bold]{run.name}[/] from step {start or 0} of {recipe.train.steps}")
-    job = launch.train(run, recipe, cluster, overrides=overrides, from_step=from_step)
-    finish(run, job.job_id, cluster, follow)
+    return launch.train(run, recipe, cluster, overrides=overrides, from_step=from_step).job_id

@@ -13,7 +13,7 @@ from .options import RunsDir, find_run, one_run, runs_dir
 
 def sample(
     words: Annotated[list[str] | None, typer.Argument(metavar="RUN | KEY=VALUE")] = None,
-    n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 2000,
+    n: Annotated[int | None, typer.Option("-n", min=1, help="How many; default: 64 images, 2000 points.")] = None,
     output: Annotated[Path | None, typer.Option("-o", metavar="FILE.png|.npz", help="Where to.")] = None,
     method: Annotated[
         str | None, typer.Option(help="ode, em, sscs or exponential (best below 100 NFE); default: the recipe's.")
@@ -23,7 +23,9 @@ def sample(
     seed: Annotated[int, typer.Option(min=0, help="Key of the noise.")] = 0,
     directory: RunsDir = None,
 ) -> None:
-    """Draw samples: a scatter over the true density (toy data), or arrays x, v and nfe (.npz).
+    """Draw samples: a grid of images, a scatter over the true density (toy data), or arrays (.npz).
+
+    Arrays are x (in [-1, 1] for images), v, nfe, and for images their pixels: uint8, (n, height, width, 3).
 
     Example: cldctl sample -n 4000 --method exponential --nfe 20 -o samples.png
     """
@@ -52,19 +54,21 @@ def sample(
     import numpy
 
     import cld_core
+    from cld_core.data.images import to_pixels
     from cld_core.evaluation import pictures
     from cld_core.run.atomic import replacing
 
     model = cld_core.load(run.path, checkpoint)
     target = output or run.samples / f"step_{model.step:08d}_{spec.method}.png"
-    drawn = model.draw(n, seed=seed, **vars(spec))
+    count = n or pictures.default_count(model)
+    drawn = model.draw(count, seed=seed, batch_size=run.recipe().eval.batch_size, **vars(spec))
     if target.suffix == ".npz":
         arrays = {"x": drawn.x.cpu().numpy(), "nfe": drawn.nfe_each.cpu().numpy()}
         arrays |= {"v": drawn.v.cpu().numpy()} if drawn.v is not None else {}
+        arrays |= {"images": to_pixels(drawn.x).permute(0, 2, 3, 1).cpu().numpy()} if model.is_image else {}
         with replacing(target.absolute()) as file:
             numpy.savez(file, **arrays)  # type: ignore[arg-type]
     else:
-        title = f"{model.recipe.name}, step {model.step:,}: {n:,} samples, {spec.method}, {drawn.nfe:.0f} NFE"
-        pictures.scatter(target.absolute(), drawn.x.cpu(), model, title)
-    err.print(f"{n} samples of step {model.step}, {drawn.nfe:.0f} network evaluations each ({spec.method})")
+        pictures.show(target.absolute(), drawn.x, model, f"{spec.method}, {drawn.nfe:.0f} NFE")
+    err.print(f"{count} samples of step {model.step}, {drawn.nfe:.0f} network evaluations each ({spec.method})")
     out.print(str(target), markup=False, soft_wrap=True)

@@ -52,15 +52,17 @@ def status(
 
 
 def _collect(names: list[str], everything: bool, directory: Path | None) -> list[RunStatus]:
-    from cldctl.cluster.launch import alive
+    from cldctl.cluster.launch import look_at
 
     root = runs_dir(directory)
-    if names:
-        return [status_of(find_run(name, root), alive) for name in names]
-    rows = [status_of(run, alive) for run in find_runs(root)]
+    runs = [find_run(name, root) for name in names] if names else find_runs(root)
+    look, problem = look_at(runs)
+    if problem is not None:
+        err.print(problem, style="yellow")
+    rows = [status_of(run, look) for run in runs]
     now = time.time()
     return [
         row
         for row in rows
-        if everything or row.state not in OVER or now - (row.updated or row.created or now) < RECENT_S
+        if names or everything or row.state not in OVER or now - (row.updated or row.created or now) < RECENT_S
     ]

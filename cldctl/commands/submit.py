@@ -30,11 +30,11 @@ def submit(
 
     Example: cldctl submit recipes/toy.yaml train.steps=20000 --follow --eval elbo
     """
+    from cld_core.data import presence
     from cld_core.evaluation.request import EvalRequest, parse_metrics
     from cld_core.recipe import dump, load
     from cld_core.recipe.plugin import with_plugin_found
     from cldctl.cluster import executor, launch
-    from cldctl.cluster.jobspec import JobSpec
     from cldctl.identity import identity, new_name
 
     from .recipes import find_recipe
@@ -44,12 +44,14 @@ def submit(
     resolved = with_plugin_found(load(file, overrides or []), file)
     metrics = parse_metrics(evals)
     path = runs_dir(directory) / (name or new_name(resolved.name))
-    spec = JobSpec.of(path.name, path.absolute() / "logs", resolved.cluster)
-    launch.check(where, spec)
+    launch.refuse_slurm_without_it(where)
+    spec = launch.train_job(RunFolder(path), resolved, where)
     if dry_run:
         out.print(f"# run: {path}\n{dump(resolved)}", markup=False, soft_wrap=True)
-        out.print(executor.local_command(spec), markup=False, soft_wrap=True)
+        script = executor.slurm_script(spec) if where == "slurm" else executor.local_command(spec)
+        out.print(script, markup=False, soft_wrap=True)
         return
+    presence.require(resolved.data)
     run = RunFolder.create(path, resolved, {"created": time.time(), "recipe": resolved.name, **identity(file)})
     names: tuple[str, ...] = ()
     if metrics:

@@ -16,6 +16,8 @@ from .format import duration, number
 from .tables import evaluations, state_text
 
 POLL_S = 0.4
+SLURM_POLL_S = 2.0
+ENDS_TO_BELIEVE = 3
 # Seconds between two lines where stderr is no terminal.
 LINE_EVERY_S = 5.0
 
@@ -53,7 +55,8 @@ def follow_evaluations(run: RunFolder, names: tuple[str, ...]) -> int:
 
 def finish_evaluations(run: RunFolder, names: tuple[str, ...]) -> int:
     """Print the results of evaluations; 1 where one has none."""
-    rows = [eval_status(run.evals / name, launch.alive) for name in names]
+    look, _ = launch.look_at([run])
+    rows = [eval_status(run.evals / name, look) for name in names]
     if rows:
         out.print(evaluations(rows))
     missing = [row["id"] for row in rows if row["state"] != "FINISHED"]
@@ -63,24 +66,29 @@ def finish_evaluations(run: RunFolder, names: tuple[str, ...]) -> int:
 
 
 def _watch_run(run: RunFolder, view: "_View") -> RunStatus:
+    ends_seen = 0
     while True:
-        row = status_of(run, launch.alive)
+        look, problem = launch.look_at([run])
+        row = status_of(run, look)
         text = f"loss {number(row.loss)}  {number(row.steps_per_s, 3)} steps/s  ETA {duration(row.eta_s)}"
-        view.show(run.name, row.step, row.steps or 1, row.state, text)
-        if row.state in OVER:
+        view.show(run.name, row.step, row.steps or 1, row.state, problem or text)
+        # On Slurm a job that is about to go back into the queue looks over for a moment.
+        ends_seen = ends_seen + 1 if row.state in OVER else 0
+        if ends_seen == (ENDS_TO_BELIEVE if row.cluster == "slurm" and row.state != "FINISHED" else 1):
             return row
-        time.sleep(POLL_S)
+        time.sleep(SLURM_POLL_S if row.cluster == "slurm" else POLL_S)
 
 
 def _watch_evaluations(run: RunFolder, names: tuple[str, ...], view: "_View") -> None:
     for name in names:
         while True:
-            row = eval_status(run.evals / name, launch.alive)
+            look, _ = launch.look_at([run])
+            row = eval_status(run.evals / name, look)
             done, total = _data_done(run.evals / name)
             view.show(name, done, total, row["state"], "data evaluated")
-            if row["state"] != "RUNNING":
+            if row["state"] not in ("RUNNING", "PENDING"):
                 break
-            time.sleep(POLL_S)
+            time.sleep(SLURM_POLL_S if any(job["cluster"] == "slurm" for job in launch.jobs_of(run)) else POLL_S)
 
 
 def _data_done(folder: Path) -> tuple[int, int]:

@@ -124,7 +124,7 @@ def evaluations(evals: Sequence[dict[str, Any]]) -> Table:
             count(entry["checkpoint_step"]),
             with_error(entry["nll"], entry["stderr"]),
             signed(entry["true_entropy"]),
-            signed(entry["bpd"]),
+            with_error(entry["bpd"], entry["stderr"]),
             signed(entry["fid"]),
         )
     return table

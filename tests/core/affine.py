@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cld_core.analytic import gaussian
-from cld_core.recipe.schema import SamplingSpec
+from cld_core.recipe.sampling_spec import SamplingSpec
 from cld_core.sampling import sample
 
 

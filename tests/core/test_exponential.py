@@ -7,7 +7,7 @@ import torch
 from scipy.integrate import solve_ivp
 
 from cld_core.analytic import diamond, gaussian
-from cld_core.recipe.schema import SamplingSpec
+from cld_core.recipe.sampling_spec import SamplingSpec
 from cld_core.sampling import sample
 from cld_core.sampling.exponential import lagrange, steps
 from cld_core.sampling.grids import linear, power, quadratic

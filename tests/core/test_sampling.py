@@ -8,7 +8,7 @@ import torch
 
 from cld_core.analytic import diamond, gaussian
 from cld_core.errors import RecipeError
-from cld_core.recipe.schema import SamplingSpec
+from cld_core.recipe.sampling_spec import SamplingSpec
 from cld_core.sampling import sample
 from cld_core.sampling.grids import GRIDS, linear, quadratic
 from cld_core.sampling.noise import BLOCK, stream

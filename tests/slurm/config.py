@@ -67,6 +67,9 @@ def slurm_conf(root: Path, host: str, ports: Ports, settings: Settings) -> str:
         "ProctrackType=proctrack/linuxproc",
         "TaskPlugin=task/none",
         "JobAcctGatherType=jobacct_gather/linux",
+        # Kill a job that takes more memory than it asked for, which without cgroups nothing else does.
+        "JobAcctGatherParams=OverMemoryKill",
+        "JobAcctGatherFrequency=task=1",
         # The nodes' sizes below are a claim; do not compare them with this machine.
         "SlurmdParameters=config_overrides",
         # Not 2: then a late answer, sent before a node was killed, would bring the dead node back to service.

@@ -137,5 +137,5 @@ def test_the_name_is_made_of_what_the_numbers_depend_on(run):
 def test_what_is_not_there(run):
     with pytest.raises(NotFoundError, match="no evaluation here"):
         EvalRequest.load(run.evals / "none")
-    with pytest.raises(UsageError, match="'elb' is no metric.*'elbo'"):
+    with pytest.raises(UsageError, match=r"'elb' is no metric.*'elbo'"):
         parse_metrics("elb")

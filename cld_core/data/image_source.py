@@ -1,0 +1,103 @@
+"""Images as training and evaluation take them: batches of a step, and test data with uniform dequantisation."""
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from cld_core import seeds
+from cld_core.errors import DataError
+from cld_core.recipe.image_spec import ImageDataSpec
+
+from . import toy
+from .images import ImageSet, open_images, to_model
+from .store import CHANNELS
+from .stream import ImageStream
+
+GREY_LEVELS = 256
+
+
+def dequantise(images: Tensor, noise: Tensor) -> Tensor:
+    """uint8 images and uniform noise in [0, 1) as a density sees them: (k + noise)/128 - 1, float32 in [-1, 1).
+
+    A density p of these has 7 bits less per dimension than its discretisation to 256 levels (docs/math.md section 8).
+    """
+    return (images.to(torch.float32) + noise) * (2.0 / GREY_LEVELS) - 1.0
+
+
+class ImageSource:
+    """A prepared data set. Order and mirroring are keyed by the seed and the step, never by ``restart``.
+
+    So a resumed epoch shows every image once, also where each attempt is to have fresh noise.
+    """
+
+    density: toy.Toy | None = None
+    grey_levels: int | None = GREY_LEVELS
+
+    def __init__(self, spec: ImageDataSpec, device: torch.device | str = "cpu") -> None:
+        self.shape: tuple[int, ...] = (CHANNELS, spec.pixels, spec.pixels)
+        self.wait_s = 0.0
+        self._spec, self._device = spec, torch.device(device)
+        self._stream: ImageStream | None = None
+        self._streams: tuple[int, int, slice] | None = None
+
+    @cached_property
+    def train(self) -> ImageSet:
+        """The training images.
+
+        Raises:
+            DataError: they are missing or others; names the command that prepares them.
+        """
+        return self._open("train")
+
+    @cached_property
+    def test(self) -> ImageSet:
+        """The images of the validation split; raises as `train` does."""
+        return self._open("validation")
+
+    def _open(self, split: str) -> ImageSet:
+        spec = self._spec
+        if split != "train":
+            # Evaluation looks at an image once in minutes: not worth the memory.
+            return open_images(spec.path, split, name=spec.name, size=spec.pixels, cache="disk")
+        return open_images(spec.path, split, name=spec.name, size=spec.pixels, cache=spec.cache, device=self._device)
+
+    def batch(self, seed: int, restart: int, step: int, size: int, rows: slice) -> Tensor:
+        """As in `cld_core.data.source.Source`; float32 in [-1, 1] on the source's device. Steps in order are fast."""
+        wanted = (seed, size, rows)
+        if self._stream is None or self._streams != wanted or self._stream.step != step:
+            self.close()
+            self._stream = ImageStream(
+                self.train,
+                seed=seed,
+                batch_size=size,
+                rows=rows,
+                start_step=step,
+                flip=self._spec.flip,
+                device=self._device,
+                threads=self._spec.threads,
+            )
+            self._streams = wanted
+        images = next(self._stream)
+        self.wait_s = self._stream.wait_s
+        return to_model(images)
+
+    def test_points(self, seed: int, first: int, last: int) -> Tensor:
+        """Validation images ``first <= i < last``, dequantised; image i has its own noise.
+
+        Raises:
+            DataError: there are fewer.
+        """
+        if last > self.test.n:
+            raise DataError(
+                f"{self._spec.path} has {self.test.n} validation images, fewer than the {last} asked for. "
+                f"Evaluate at most that many: eval.samples={self.test.n}, periodic.elbo_points={self.test.n}."
+            )
+        noise = seeds.SampleNoise(seed, "dequantise", first=first, last=last).uniform(self.shape)
+        return dequantise(self.test.batch(torch.arange(first, last)), noise)
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None

@@ -1,0 +1,32 @@
+"""Whether a recipe's images are there, found out without torch and before a job is submitted."""
+
+from pathlib import Path
+
+from cld_core.errors import DataError
+from cld_core.recipe.image_spec import ImageDataSpec
+from cld_core.recipe.schema import DataSpec
+
+from .store import lmdb_path, prepare_hint, read_manifest
+
+
+def require(spec: DataSpec) -> None:
+    """Pass where the data of a recipe are toys, or images that look right from outside.
+
+    Raises:
+        DataError: they are missing or others; the message ends with the command that prepares them.
+    """
+    if not isinstance(spec, ImageDataSpec):
+        return
+    root = Path(spec.path).expanduser()
+    manifest = read_manifest(root)
+    problem = None
+    if manifest is None:
+        files = (root / "train", lmdb_path(root, "train"))
+        if not any((folder / "data.mdb").is_file() for folder in files):
+            problem = f"There is no prepared data set in {root.absolute()}"
+    elif spec.name not in ("folder", manifest.name):
+        problem = f"{root} holds {manifest.name}, not {spec.name}"
+    elif manifest.size != spec.pixels:
+        problem = f"{root} has images of {manifest.size}x{manifest.size}, not {spec.pixels}x{spec.pixels}"
+    if problem is not None:
+        raise DataError(f"{problem}. To prepare it: {prepare_hint(spec.name, spec.path)}")

@@ -1,0 +1,37 @@
+"""Grids of images as PNG."""
+
+import math
+from pathlib import Path
+
+import torch
+from PIL import Image, PngImagePlugin
+from torch import Tensor
+
+from cld_core.data.images import to_pixels
+from cld_core.run.atomic import replacing
+
+_GAP = 2
+
+
+def tile(images: Tensor, *, columns: int | None = None, gap: int = _GAP) -> Tensor:
+    """Images (n, C, H, W), uint8, side by side on black: (H', W', C), as nearly square as n allows."""
+    n, channels, height, width = images.shape
+    columns = columns or math.ceil(math.sqrt(n))
+    rows = math.ceil(n / columns)
+    canvas = torch.zeros(channels, rows * (height + gap) + gap, columns * (width + gap) + gap, dtype=torch.uint8)
+    for index, image in enumerate(images.cpu()):
+        row, column = divmod(index, columns)
+        top, left = gap + row * (height + gap), gap + column * (width + gap)
+        canvas[:, top : top + height, left : left + width] = image
+    return canvas.permute(1, 2, 0).contiguous()
+
+
+def save(path: Path, x: Tensor, title: str = "") -> None:
+    """Samples x (n, C, H, W) in [-1, 1], C of 1 or 3, as one PNG; ``title`` goes into its metadata."""
+    pixels = tile(to_pixels(x))
+    picture = Image.fromarray(pixels.squeeze(-1).numpy())
+    about = PngImagePlugin.PngInfo()
+    if title:
+        about.add_text("Description", title)
+    with replacing(path) as file:
+        picture.save(file, format="PNG", pnginfo=about)

@@ -1,0 +1,56 @@
+"""A network made ready to train: memory format, precision, compilation, and one copy a rank."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from cld_core.recipe.schema import TrainSpec
+
+from .distributed import Ranks
+
+_AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def prepare(net: nn.Module, spec: TrainSpec, ranks: Ranks) -> nn.Module:
+    """What is called in the place of ``net``, which keeps the parameters: moved to the device, compiled, replicated."""
+    device = ranks.device
+    net.to(device)
+    if spec.channels_last:
+        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high" if spec.tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = spec.tf32
+        # It tries kernels by the clock, so that two runs may not take the same ones.
+        torch.backends.cudnn.benchmark = spec.on_resume != "exact"
+    model: Any = torch.compile(net) if spec.compile else net
+    if ranks.world_size == 1:
+        return model
+    return DistributedDataParallel(
+        model,
+        device_ids=[device] if device.type == "cuda" else None,
+        # Nothing in our networks is a buffer that training changes.
+        broadcast_buffers=False,
+        bucket_cap_mb=spec.bucket_mb,
+        gradient_as_bucket_view=True,
+        # Every parameter takes part in every backward pass; with accumulation the passes differ, though.
+        static_graph=spec.micro_batch is None,
+    )
+
+
+class Autocast(nn.Module):
+    """A network that computes in a lower precision and answers in that of its input."""
+
+    def __init__(self, net: nn.Module, device: torch.device, spec: TrainSpec) -> None:
+        super().__init__()
+        self.net, self._device_type, self._dtype = net, device.type, _AUTOCAST[spec.precision]
+        self._channels_last = spec.channels_last
+
+    def forward(self, u: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        if self._channels_last and u.ndim == 4:
+            u = u.contiguous(memory_format=torch.channels_last)
+        if self._dtype is None:
+            return self.net(u, t)
+        with torch.autocast(self._device_type, dtype=self._dtype):
+            return self.net(u, t).to(u.dtype)

@@ -1,0 +1,164 @@
+"""Inside a Slurm job: who it is, why it is being ended, and whether it should go on by itself afterwards."""
+
+import os
+import time
+from pathlib import Path
+
+from cld_core.run import Attempt, RunFolder, attempts_of
+from cld_core.train.stop import StopCode
+
+from . import slurm
+
+# Slurm may send the signal of the time limit up to a minute early.
+_EARLY_S = 90.0
+# Seconds before a crashed job begins again; doubled with every crash in a row.
+BACK_OFF_S = 10.0
+
+
+def job_id() -> str:
+    """The id of this job, ARRAY_TASK for a task of an array: to requeue a bare array id requeues every task."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ["SLURM_JOB_ID"]
+
+
+def restarts() -> int:
+    """How often Slurm has started this job before; unset at the first start."""
+    return int(os.environ.get("SLURM_RESTART_COUNT") or 0)
+
+
+def log_file(folder: RunFolder) -> Path:
+    """Where slurmstepd writes its notices: the error log of rank 0, which is also the batch script's."""
+    return folder.logs / f"{job_id()}_0_log.err"
+
+
+def cause_of(folder: RunFolder, code: StopCode) -> str | None:
+    """What a signal stands for, by the notice in the log and by what the controller knows."""
+    job = slurm.show_job(os.environ["SLURM_JOB_ID"])
+    if job.get("PreemptTime", "None") not in ("None", "Unknown", ""):
+        return "preempted"
+    if code is StopCode.USR2:
+        notice = float(os.environ.get("CLDCTL_SIGNAL_S", "90"))
+        return "timeout" if _seconds_left(job) < notice + _EARLY_S else "preempted"
+    noticed = slurm.notice_in(_log_since(folder, None))
+    if noticed not in (None, "cancelled"):
+        return noticed
+    if int(job.get("Restarts", restarts())) > restarts():
+        return slurm.notice_in(_wait_for_reason(folder)) or "requeued"
+    if "COMPLETING" in job.get("JobState", "") or job.get("JobState") == "CANCELLED":
+        return "timeout" if 0 <= -_seconds_left(job) < 60 and _limit_reached(job) else "cancelled"
+    return None
+
+
+def explain_previous(folder: RunFolder) -> None:
+    """Find out why the attempt before this one ended, where it could not say so itself, and write it down."""
+    attempts = attempts_of(folder.ledger.events())
+    if not attempts:
+        return
+    last = attempts[-1]
+    if last.cause not in (None, "killed", "crashed", "terminated"):
+        return
+    cause = why_ended(folder, last)
+    if cause is not None and cause != last.cause:
+        folder.ledger.append("explained", attempt=last.attempt, cause=cause)
+
+
+def why_ended(folder: RunFolder, attempt: Attempt) -> str | None:
+    """What accounting or, without it, the log says of the end of an attempt; None where neither does."""
+    started = [
+        event
+        for event in folder.ledger.events()
+        if event["event"] == "started" and event.get("attempt") == attempt.attempt
+    ][-1]
+    if "log_offset" not in started:
+        return None
+    states = slurm.states_of_starts(str(attempt.job_id))
+    restart = int(started.get("restart", 0))
+    if restart < len(states) and slurm.seen_of(states[restart]).over | (states[restart] == "REQUEUED"):
+        cause = slurm.CAUSE_OF_STATE.get(states[restart])
+        # A job that ended by itself within the grace time is COMPLETED or FAILED: the log knows better.
+        if cause is not None and cause != "crashed":
+            return cause
+    log = folder.logs / f"{attempt.job_id}_0_log.err"
+    noticed = slurm.notice_in(_read_from(log, int(started["log_offset"])))
+    if noticed == "cancelled" and attempt.cause == "crashed":
+        return None  # srun --kill-on-bad-exit leaves the same notice as scancel.
+    return noticed
+
+
+def begin(folder: RunFolder) -> None:
+    """What rank 0 does before it trains: find out about the last end, and provide for the next."""
+    explain_previous(folder)
+    if folder.recipe().cluster.successor:
+        from . import successor
+
+        successor.submit(folder)
+
+
+def requeue_task() -> None:
+    """Requeue this task of an evaluation's array, and no other."""
+    problem = slurm.requeue(job_id())
+    if problem is not None:
+        print(f"could not requeue {job_id()}: {problem}", flush=True)
+
+
+def go_on(folder: RunFolder, cause: str) -> bool:
+    """Requeue this job and say so in the ledger; returns whether it waits now."""
+    # First the ledger: the requeue ends this process.
+    folder.ledger.append("requeued", job_id=job_id(), cause=cause)
+    problem = slurm.requeue(job_id())
+    if problem is not None:
+        folder.ledger.append("given_up", reason=f"the job could not be requeued: {problem}")
+        print(f"could not requeue job {job_id()}: {problem}", flush=True)
+    return problem is None
+
+
+def crashes_in_a_row(attempts: list[Attempt]) -> int:
+    """How many of the last attempts crashed without getting further than where they began."""
+    count = 0
+    best = None
+    for attempt in reversed(attempts):
+        if attempt.cause not in ("crashed", "out_of_memory", "killed"):
+            break
+        reached = attempt.first_step
+        if best is not None and reached < best:
+            break  # The attempt after this one began further on, so this one had saved progress.
+        best = reached
+        count += 1
+    return count
+
+
+def _seconds_left(job: dict[str, str]) -> float:
+    """Until the job's end as the controller has it; negative afterwards, large where it does not say."""
+    try:
+        return time.mktime(time.strptime(job["EndTime"], "%Y-%m-%dT%H:%M:%S")) - time.time()
+    except (KeyError, ValueError):
+        end = os.environ.get("SLURM_JOB_END_TIME")
+        return float(end) - time.time() if end else 1e9
+
+
+def _limit_reached(job: dict[str, str]) -> bool:
+    return job.get("JobState", "").startswith("TIMEOUT") or job.get("Reason") == "TimeLimit"
+
+
+def _log_since(folder: RunFolder, offset: int | None) -> str:
+    if offset is None:
+        mine = [event for event in folder.ledger.events() if event["event"] == "started"]
+        offset = int(mine[-1].get("log_offset", 0)) if mine else 0
+    return _read_from(log_file(folder), offset)
+
+
+def _wait_for_reason(folder: RunFolder, seconds: float = 1.0) -> str:
+    """The log since this attempt began, once a reason stands in it; slurmstepd writes at its own pace."""
+    deadline = time.monotonic() + seconds
+    while " DUE TO " not in (text := _log_since(folder, None)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return text
+
+
+def _read_from(path: Path, offset: int) -> str:
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,75 @@
+"""`cldctl data`: preparing data sets."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cldctl.ui.console import err, out
+
+if TYPE_CHECKING:
+    from cld_core.data.prepare import Progress as Reached
+
+app = typer.Typer(help="Prepare image data.", no_args_is_help=True)
+
+
+@app.command()
+def prepare(
+    name: Annotated[str, typer.Argument(help="cifar10, celebahq256 or folder.")],
+    source: Annotated[Path, typer.Option(help="The archive, folder or zip file that holds the data.")],
+    output: Annotated[Path, typer.Option("--out", help="Folder to make; a recipe's data.path.")],
+    size: Annotated[int | None, typer.Option(min=1, help="Pixels of a side; for folder only.")] = None,
+    split: Annotated[float | None, typer.Option(help="Share kept for validation; for folder only.")] = None,
+    download: Annotated[bool, typer.Option("--download", help="Fetch CIFAR-10's archive into --source first.")] = False,
+    any_count: Annotated[bool, typer.Option("--any-count", help="Accept another number of images.")] = False,
+) -> None:
+    """Make a data set for training. Typed again it goes on where it stopped, and does nothing when it is done.
+
+    cifar10: from cifar-10-python.tar.gz, or its folder. celebahq256: from GLOW's TFRecords, a folder or a .tar.
+    folder: from any folder or zip of pictures, which are scaled and cut to squares.
+
+    Example: cldctl data prepare folder --source holiday.zip --size 64 --out data/holiday
+    """
+    from cld_core.data.prepare import prepare
+
+    with _bar() as bar:
+        task = bar.add_task(name, total=None, unit="")
+
+        def show(reached: "Reached") -> None:
+            where = f"{reached.split} {reached.unit}"
+            bar.update(task, completed=reached.images, total=reached.expected, unit=where)
+
+        expect: dict[str, int] | None = {} if any_count else None
+        options = {"size": size, "split": split, "expect": expect, "download": download}
+        manifest = prepare(name, source, output, progress=show, **options)  # type: ignore[arg-type]
+    counts = ", ".join(f"{info.count:,} {split}" for split, info in manifest.splits.items())
+    err.print(f"{manifest.name}: {counts} images of {manifest.size}x{manifest.size}")
+    out.print(str(output), markup=False, soft_wrap=True)
+
+
+@app.command()
+def verify(path: Annotated[Path, typer.Argument(help="A folder that `prepare` made.")]) -> None:
+    """Read every image of a prepared data set, and compare counts and checksums with its manifest.
+
+    Example: cldctl data verify data/cifar10
+    """
+    from cld_core.data.prepare import verify
+
+    with _bar() as bar:
+        task = bar.add_task(path.name, total=None, unit="")
+        manifest = verify(path, lambda read, total: bar.update(task, completed=read, total=total))
+    total = sum(info.count for info in manifest.splits.values())
+    out.print(f"{path}: {total:,} images are as they were prepared", markup=False, soft_wrap=True)
+
+
+def _bar() -> Any:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[unit]}", style="dim"),
+    )
+    return Progress(*columns, console=err, transient=True)

@@ -1,0 +1,37 @@
+"""`cldctl export`: averaged weights and recipe in one file."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cld_core.errors import UsageError
+from cldctl.ui.console import err, out
+
+from .options import Run, RunsDir, find_run, runs_dir
+
+
+def export(
+    run: Run = None,
+    output: Annotated[Path | None, typer.Option("-o", metavar="FILE.safetensors", help="Where to.")] = None,
+    checkpoint: Annotated[str, typer.Option(metavar="last|STEP", help="Which checkpoint.")] = "last",
+    directory: RunsDir = None,
+) -> None:
+    """Write the averaged weights and the recipe of a checkpoint as safetensors, for `cld_core.load(FILE)`.
+
+    Example: cldctl export cifar10-0102-101112-ab12 -o cifar10.safetensors
+    """
+    folder = find_run(run, runs_dir(directory))
+    target = output or Path(f"{folder.name}.safetensors")
+    if target.suffix != ".safetensors":
+        raise UsageError(f"-o {target}: weights are written as safetensors. End the name in .safetensors.")
+    if not target.absolute().parent.is_dir():
+        raise UsageError(f"-o {target}: there is no folder {target.absolute().parent}. Make it first.")
+
+    import cld_core
+    from cld_core import weights
+
+    model = cld_core.load(folder.path, checkpoint, "cpu")
+    weights.save(model, target)
+    err.print(f"averaged weights of step {model.step} of {folder.name}, {target.stat().st_size / 2**20:.1f} MiB")
+    out.print(str(target), markup=False, soft_wrap=True)

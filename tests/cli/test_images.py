@@ -1,0 +1,70 @@
+"""The image commands in their own processes: prepare, import, sample, export, and data that are not there."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.tools import cldctl, status
+
+ROOT = Path(__file__).parents[2]
+FILE = ROOT / "tests" / "data" / "parity" / "published_checkpoint_ncsnpp.pth"
+RECIPE = f"""
+extends: {ROOT}/recipes/cifar10.yaml
+name: small
+data: {{name: folder, size: 16, path: set}}
+network: {{image_size: 16, channels: 16, multipliers: [1, 2], blocks: 1, attention: [8]}}
+cluster: {{nodes: 1, gpus_per_node: 0}}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path) -> str:
+    (tmp_path / "small.yaml").write_text(RECIPE)
+    return str(tmp_path / "small.yaml")
+
+
+def test_prepare_says_where_it_made_the_data_and_checks_it(tmp_path):
+    pictures = sorted((ROOT / "tests" / "data" / "cifar").rglob("*.jpg"))
+    with zipfile.ZipFile(tmp_path / "pictures.zip", "w") as archive:
+        for file in pictures:
+            archive.write(file, file.relative_to(ROOT / "tests" / "data" / "cifar"))
+    arguments = ("--source", str(tmp_path / "pictures.zip"), "--out", str(tmp_path / "set"))
+    for _ in range(2):
+        done = cldctl("data", "prepare", "folder", *arguments, "--size", "16", runs=tmp_path)
+        assert done.stdout == f"{tmp_path}/set\n"
+        assert "30 train, 10 validation images of 16x16" in done.stderr
+    assert "40 images" in cldctl("data", "verify", str(tmp_path / "set"), runs=tmp_path).stdout
+    wrong = cldctl("data", "prepare", "folder", *arguments, runs=tmp_path, code=2)
+    assert "--size" in wrong.stderr
+    assert "cifar10" in cldctl("data", "prepare", "cifar", *arguments, runs=tmp_path, code=2).stderr
+
+
+def test_a_recipe_without_its_data_is_refused_before_there_is_a_run(tmp_path, recipe):
+    done = cldctl("submit", recipe, "--cluster", "debug", runs=tmp_path / "runs", code=1)
+    assert "cldctl data prepare folder --source PATH --out set --size PIXELS" in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_published_checkpoint_becomes_a_run(tmp_path, recipe):
+    runs = tmp_path / "runs"
+    cldctl("import", str(FILE), "--recipe", recipe, "--name", "pub", runs=runs)
+    row = status(runs, "pub")
+    assert (row["state"], row["step"], row["steps"], row["checkpoint_step"]) == ("STOPPED", 3, 800_000, 3)
+    quick = ("-n", "5", "--method", "em", "--nfe", "3")
+    cldctl("sample", "pub", *quick, "-o", str(tmp_path / "grid.png"), runs=runs)
+    picture = Image.open(tmp_path / "grid.png")
+    assert picture.size == (3 * 18 + 2, 2 * 18 + 2)
+    assert "small, step 3: 5 samples, em, 3 NFE" in picture.info["Description"]
+    cldctl("sample", "pub", *quick, "-o", str(tmp_path / "arrays.npz"), runs=runs)
+    with np.load(tmp_path / "arrays.npz") as arrays:
+        assert arrays["x"].shape == arrays["v"].shape == (5, 3, 16, 16)
+        assert (arrays["images"].shape, arrays["images"].dtype) == ((5, 16, 16, 3), np.uint8)
+    done = cldctl("export", "pub", "-o", str(tmp_path / "w.safetensors"), runs=runs)
+    assert done.stdout == f"{tmp_path}/w.safetensors\n"
+    assert "safetensors" in cldctl("export", "pub", "-o", str(tmp_path / "w.pt"), runs=runs, code=2).stderr
+    wrong = cldctl("import", str(FILE), "--recipe", recipe, "network.channels=32", "--name", "other", runs=runs, code=1)
+    assert "'all_modules.0.W' is 16, but 32" in wrong.stderr
+    assert not (runs / "other").exists()

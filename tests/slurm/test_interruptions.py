@@ -1,0 +1,256 @@
+"""Everything that a cluster does to a run, done to it by a real Slurm: each ends as docs/slurm.md promises."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cld_core.run import RunFolder
+
+from .cluster import SlurmCluster
+from .lab import PLUGIN, Lab
+from .polling import wait_until
+
+
+@pytest.fixture
+def lab(slurm: SlurmCluster, tmp_path: Path) -> Lab:
+    return Lab(slurm, tmp_path / "runs")
+
+
+@pytest.fixture
+def orders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a test tells the data set `misbehaving` of each rank what to do."""
+    folder = tmp_path / "orders"
+    folder.mkdir()
+    monkeypatch.setenv("CLDCTL_TEST_ORDERS", str(folder))
+    return folder
+
+
+MISBEHAVING = ("data.name=misbehaving", f"data.plugin={PLUGIN}")
+
+
+def went_on(lab: Lab, name: str, cause: str, attempt: int = 1, *, saved: bool = True) -> None:
+    """The run trains again by itself, from the step at which the attempt before it ended, for the right reason."""
+    row = lab.training(name, attempt)
+    before, now = row["attempts"][attempt - 1 :]
+    assert before["cause"] == cause, row
+    if saved:
+        assert now["first_step"] == before["last_step"] > 0, "a step was lost, or trained twice"
+    assert now["job_id"] == before["job_id"], "it is the same job"
+
+
+@pytest.mark.parametrize("user_signal", [True, False], ids=["user signal", "SIGTERM only"])
+def test_preempted_with_grace(lab: Lab, user_signal: bool) -> None:
+    lab.slurm.configure(user_signal=user_signal, grace_time=10)
+    lab.submit("mine")
+    lab.training("mine")
+    lab.slurm.preempt_all(1)
+    went_on(lab, "mine", "preempted")
+
+
+def test_preempted_without_grace(lab: Lab) -> None:
+    lab.submit("mine", partition="low0")
+    lab.training("mine")
+    lab.slurm.preempt_all(1)
+    went_on(lab, "mine", "preempted")
+
+
+def test_preempted_for_good_a_successor_brings_the_run_back(lab: Lab) -> None:
+    lab.submit("mine", "cluster.successor=true", partition="cancel")
+    row = lab.training("mine")
+    lab.slurm.preempt_all(1)
+    again = lab.training("mine", attempt=1)
+    assert again["attempts"][0]["cause"] == "preempted"
+    assert again["attempts"][1]["first_step"] == again["attempts"][0]["last_step"]
+    assert again["job_id"] != row["job_id"]
+    lab.cldctl("cancel", "mine")
+    assert lab.ended("mine")["state"] == "CANCELLED"
+    lab.slurm.wait_idle(60)
+
+
+def test_preempted_for_good_without_a_successor_it_waits_to_be_resumed(lab: Lab) -> None:
+    lab.submit("mine", partition="cancel")
+    lab.training("mine")
+    lab.slurm.preempt_all(1)
+    row = lab.ended("mine")
+    assert (row["state"], row["attempts"][0]["cause"]) == ("STOPPED", "preempted")
+    lab.cldctl("resume", "mine")
+    assert lab.training("mine", attempt=1)["attempts"][1]["first_step"] == row["checkpoint_step"]
+
+
+def test_time_limit(lab: Lab) -> None:
+    run = lab.submit("mine")
+    row = lab.training("mine")
+    lab.slurm.expire(row["job_id"], 40)
+    went_on(lab, "mine", "timeout")
+    assert any(event["event"] == "requeued" for event in run.ledger.events()), "Slurm does not do that by itself"
+
+
+def test_node_failure(lab: Lab) -> None:
+    lab.submit("mine")
+    row = lab.training("mine", steps=250)
+    lab.slurm.kill_node(row["host"] if row["host"] in ("n1", "n2") else "n2")
+    went_on(lab, "mine", "node_failure", saved=False)
+    first, second = lab.status("mine")["attempts"]
+    assert second["first_step"] % 200 == 0
+    assert (first["last_step"] or 0) - second["first_step"] <= 200 + 100, "at most checkpoint_every steps are lost"
+
+
+@pytest.mark.parametrize("what", ["raise", "die"])
+def test_a_rank_that_crashes(lab: Lab, orders: Path, what: str) -> None:
+    lab.submit("mine", *MISBEHAVING)
+    lab.training("mine", steps=250)
+    (orders / "rank1").write_text(what)
+    went_on(lab, "mine", "crashed", saved=False)
+    lab.slurm.run("true")
+
+
+def test_crashes_in_a_row_are_given_up(lab: Lab, orders: Path) -> None:
+    (orders / "rank0").write_text("always raise")
+    run = lab.submit("mine", *MISBEHAVING, "train.max_retries=1")
+    row = lab.ended("mine", timeout=120)
+    assert row["state"] == "FAILED"
+    assert [entry["cause"] for entry in row["attempts"]] == ["crashed", "crashed"]
+    assert "2 crashes in a row" in row["reason"]
+    assert run.ledger.events()[-1]["event"] == "given_up"
+
+
+def test_out_of_memory(lab: Lab, orders: Path) -> None:
+    lab.submit("mine", *MISBEHAVING, "cluster.mem_gb=1.5")
+    lab.training("mine", steps=250)
+    (orders / "rank1").write_text("hog")
+    went_on(lab, "mine", "out_of_memory", saved=False)
+
+
+def test_a_rank_that_hangs(lab: Lab, orders: Path) -> None:
+    run = lab.submit("mine", *MISBEHAVING, "train.hang_timeout_s=8")
+    lab.training("mine", steps=250)
+    (orders / "rank1").write_text("hang")
+    went_on(lab, "mine", "crashed", saved=False)
+    log = (run.logs / f"{lab.status('mine')['job_id']}_0_log.err").read_text()
+    assert "Timeout" in log
+    assert "loop.py" in log, "the stacks are in the log"
+
+
+@pytest.mark.parametrize("how", ["scancel", "cldctl"])
+def test_cancelled(lab: Lab, how: str) -> None:
+    lab.submit("mine")
+    row = lab.training("mine")
+    if how == "scancel":
+        lab.slurm.run(["scancel", row["job_id"]])
+    else:
+        lab.cldctl("cancel", "mine")
+    row = lab.ended("mine")
+    assert (row["state"], row["attempts"][0]["cause"]) == ("CANCELLED", "cancelled")
+    assert row["checkpoint_step"] == row["attempts"][0]["last_step"], "it saved on its way out"
+    lab.slurm.wait_idle(60)
+    lab.cldctl("resume", "mine")
+    assert lab.training("mine", attempt=1)["attempts"][1]["first_step"] == row["checkpoint_step"]
+
+
+def test_requeued_by_an_administrator(lab: Lab) -> None:
+    lab.submit("mine")
+    row = lab.training("mine")
+    lab.slurm.run(["scontrol", "requeue", row["job_id"]])
+    went_on(lab, "mine", "requeued")
+
+
+def test_the_controller_is_restarted_in_the_middle(lab: Lab) -> None:
+    lab.submit("mine")
+    lab.training("mine")
+    lab.slurm.kill_controller()
+    away = lab.cldctl("status", "mine")
+    assert "slurmctld does not answer" in away.stderr
+    assert "RUNNING" in away.stdout
+    refused = lab.cldctl("resume", "--yes", code=4)
+    assert "slurmctld does not answer" in refused.stderr
+    step = lab.status("mine")["step"]
+    lab.slurm.start_controller()
+    row = lab.until("mine", "to go on", lambda row: row["state"] == "RUNNING" and row["step"] > step + 20)
+    assert len(row["attempts"]) == 1
+
+
+def test_a_finished_run_that_slurm_starts_again_ends_at_once(lab: Lab) -> None:
+    run = lab.submit("mine", "train.steps=400")
+    assert lab.ended("mine")["state"] == "FINISHED"
+    job = lab.status("mine")["job_id"]
+    lab.slurm.wait_end(job)
+    lab.slurm.run(["scontrol", "requeue", job])
+    wait_until(lambda: run.ledger.events()[-1]["event"] == "skipped", timeout=60, what="the second start")
+    assert lab.slurm.wait_end(job) == "COMPLETED"
+    row = lab.status("mine")
+    assert (row["state"], len(row["attempts"])) == ("FINISHED", 1)
+
+
+def test_exact_over_a_preemption_ends_bit_identical(lab: Lab) -> None:
+    from cld_core import checkpoint
+    from tests.tools import same
+
+    lab.slurm.configure(user_signal=True)
+    steps = "train.steps=3000"
+    whole = lab.submit("whole", steps, partition="high")
+    cut = lab.submit("cut", steps)
+    lab.training("cut", steps=50)
+    assert lab.ended("whole", 120)["state"] == "FINISHED"
+    if lab.status("cut")["state"] == "RUNNING":
+        lab.slurm.preempt_all(1)
+    assert lab.ended("cut", 180)["state"] == "FINISHED"
+    assert "preempted" in [entry["cause"] for entry in lab.status("cut")["attempts"]]
+    assert same(checkpoint.load(whole, 3000), checkpoint.load(cut, 3000))
+
+
+def test_elastic(lab: Lab) -> None:
+    """2 nodes, then 1, then 2 again, with the same global batch."""
+    run = lab.submit("mine", "train.steps=200", "train.checkpoint_every=100")
+    assert lab.ended("mine")["state"] == "FINISHED"
+    lab.cldctl("resume", "mine", "train.steps=400", "cluster.nodes=1")
+    lab.until("mine", "400 steps", lambda row: row["state"] == "FINISHED" and row["step"] == 400)
+    lab.cldctl("resume", "mine", "train.steps=600", "cluster.nodes=2")
+    row = lab.until("mine", "600 steps", lambda row: row["state"] == "FINISHED" and row["step"] == 600)
+    assert [entry["first_step"] for entry in row["attempts"]] == [0, 200, 400]
+    assert RunFolder(run.path).recipe().train.batch_size == 16
+
+
+def test_two_people_resume_at_the_same_moment(lab: Lab) -> None:
+    import threading
+
+    run = lab.submit("mine")
+    lab.training("mine")
+    lab.cldctl("cancel", "mine")
+    lab.ended("mine")
+    lab.slurm.wait_idle(60)
+    codes: list[int] = []
+    people = [
+        threading.Thread(target=lambda: codes.append(lab.cldctl("resume", "mine", code=None).returncode))
+        for _ in range(2)
+    ]
+    for person in people:
+        person.start()
+    for person in people:
+        person.join()
+    assert sorted(codes) == [0, 2], "one got the run, the other was told so"
+    assert sum(event["event"] == "submitted" for event in run.ledger.events()) == 2
+
+
+def test_an_evaluation_is_an_array_and_waits_for_the_training(lab: Lab) -> None:
+    settings = ("train.steps=300", "cluster.partition=low", "--name", "mine", "--eval", "elbo")
+    from .lab import ENDLESS
+
+    lab.cldctl("submit", "toy", *ENDLESS, *settings)
+    row = lab.until("mine", "a report", lambda row: row["evals"] and row["evals"][0]["nll"] is not None, 120)
+    assert row["evals"][0]["shards_done"] == row["evals"][0]["shards"] == 2
+    lab.cldctl("eval", "mine", "--elbo", "--shards", "4", "eval.seed=3", "--max-parallel", "2")
+    row = lab.until(
+        "mine", "4 shards", lambda row: len(row["evals"]) == 2 and all(e["nll"] is not None for e in row["evals"]), 120
+    )
+
+
+def test_without_accounting_states_are_still_right(lab: Lab) -> None:
+    lab.slurm.configure(accounting=False)
+    lab.submit("mine", "train.steps=300")
+    assert lab.ended("mine")["state"] == "FINISHED"
+    lab.submit("other")
+    row = lab.training("other")
+    lab.slurm.run(["scancel", row["job_id"]])
+    assert lab.ended("other")["state"] == "CANCELLED"
