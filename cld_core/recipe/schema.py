@@ -13,6 +13,7 @@ from typing import Any, Literal
 from .image_spec import IMAGE_DATA, ImageDataSpec, image_problems
 from .keys import key
 from .ncsnpp_spec import NcsnppSpec
+from .sampling_spec import SamplingSpec
 
 # Data sets that ship with the project. `data.plugin` adds others.
 TOY_DATA = ("multimodal_swissroll", "diamond", "gaussian")
@@ -129,17 +130,6 @@ class PeriodicSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SamplingSpec:
-    method: Literal["ode", "em", "sscs"] = key("ode", "adaptive probability flow, Euler-Maruyama, or SSCS")
-    nfe: int = key(500, "network evaluations of a fixed-step method, denoising included", ge=2)
-    grid: Literal["linear", "quadratic"] = key("linear", "spacing of the times")
-    eps: float = key(1e-3, "time at which the reverse process ends", gt=0, lt=1)
-    denoise: bool = key(True, "end with a noise-free step of size eps")
-    rtol: float = key(1e-5, "relative tolerance of the adaptive solver", gt=0)
-    atol: float = key(1e-5, "absolute tolerance of the adaptive solver", gt=0)
-
-
-@dataclass(frozen=True, kw_only=True)
 class ElboSpec:
     velocities: int = key(1, "draws of the initial velocity for each datum", ge=1)
     probes: int = key(1, "probes of the trace for each draw", ge=1)
@@ -236,6 +226,7 @@ class Recipe:
         if self.sde.name == "vpsde" and self.sampling.method == "sscs":
             text = "cannot be sscs with sde.name=vpsde, which has no velocity to split off. Set sampling.method=em."
             found.append(("sampling.method", text))
+        found += [(f"sampling.{name}", text) for name, text in self.sampling.problems()]
         if isinstance(self.data, ToyDataSpec) and self.data.name not in TOY_DATA and self.data.plugin is None:
             names = (*TOY_DATA, *IMAGE_DATA)
             close = difflib.get_close_matches(self.data.name, names, n=1)

@@ -1,25 +1,23 @@
 """Sampling: from noise at t = 1 to data, with any score (a network's, or an exact one of `analytic`)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from cld_core.errors import RecipeError
-from cld_core.recipe.schema import SamplingSpec
+from cld_core.recipe.sampling_spec import SamplingSpec
 from cld_core.sampling.euler_maruyama import euler_maruyama
-from cld_core.sampling.grids import GRIDS
+from cld_core.sampling.exponential import exponential
+from cld_core.sampling.grids import times
 from cld_core.sampling.noise import Noise, stream
 from cld_core.sampling.ode import probability_flow
-from cld_core.sampling.sscs import sscs
+from cld_core.sampling.sscs import sscs, sscs_second_order
 from cld_core.score import ScoreFunction
 from cld_core.sde import CLD, SDE
 
 __all__ = ["Noise", "Samples", "sample"]
-
-# Method -> (sampler with fixed steps, multiples of the data's channels that it wants as noise each step).
-FIXED_STEP: dict[str, tuple[Callable[..., Tensor], int]] = {"em": (euler_maruyama, 1), "sscs": (sscs, 4)}
 
 
 @dataclass(frozen=True)
@@ -66,23 +64,57 @@ def sample(
     channels, *rest = data_shape
     u_channels = channels * (2 if sde.phase_space else 1)
     u = sde.prior(noise.normal((u_channels, *rest)).to(device))
+    steps = spec.nfe - 1 if spec.denoise else spec.nfe
+
+    def each_step(multiple: int) -> Iterator[Tensor]:
+        """Noise with ``multiple`` times the channels of the data, for every step."""
+        return stream(noise, (channels * multiple, *rest), steps, device)
+
     if spec.method == "ode":
         u, nfe_each = probability_flow(score, sde, u, end=spec.eps, rtol=spec.rtol, atol=spec.atol)
     else:
-        if spec.method == "sscs" and not isinstance(sde, CLD):
-            raise RecipeError(
-                "sampling.method=sscs splits the dynamics of (x, v), which sde.name=vpsde has not. "
-                "Choose sampling.method=em or ode."
-            )
-        steps = spec.nfe - 1 if spec.denoise else spec.nfe
-        step, width = FIXED_STEP[spec.method]
-        step_noise = stream(noise, (channels * width, *rest), steps, device)
-        u = step(score, sde, u, GRIDS[spec.grid](steps, spec.eps), step_noise)
+        grid = times(spec.spacing, steps, spec.eps, rho=spec.grid_power, schedule=sde.schedule)
+        u = _fixed_steps(score, sde, spec, u, grid, each_step)
         nfe_each = torch.full((len(u),), steps, dtype=torch.int64, device=u.device)
     if spec.denoise:
-        u = sde.euler_step(u, score(u, spec.eps), spec.eps, spec.eps)
+        # The exponential sampler has done it: its corrector shares the evaluation.
+        if spec.method != "exponential":
+            u = sde.euler_step(u, score(u, spec.eps), spec.eps, spec.eps)
         nfe_each = nfe_each + 1
     if isinstance(sde, CLD):
         x, v = sde.split(u)
         return Samples(x.contiguous(), v.contiguous(), nfe_each)
     return Samples(u, None, nfe_each)
+
+
+def _fixed_steps(
+    score: ScoreFunction,
+    sde: SDE,
+    spec: SamplingSpec,
+    u: Tensor,
+    grid: list[float],
+    each_step: Callable[[int], Iterator[Tensor]],
+) -> Tensor:
+    """u at the end of ``grid``; for the exponential sampler with the denoising step that the recipe asks for."""
+    if spec.method == "exponential":
+        noise = each_step(2 if sde.phase_space else 1) if spec.eta else iter(())
+        return exponential(
+            score,
+            sde,
+            u,
+            grid,
+            noise,
+            order=spec.order,
+            corrector=spec.corrector,
+            eta=spec.eta,
+            denoise=spec.denoise,
+        )
+    if spec.method == "em":
+        return euler_maruyama(score, sde, u, grid, each_step(1))
+    if not isinstance(sde, CLD):
+        raise RecipeError(
+            "sampling.method=sscs splits the dynamics of (x, v), which sde.name=vpsde has not. "
+            "Choose sampling.method=em, ode or exponential."
+        )
+    splitting = sscs_second_order if spec.sscs_order == 2 else sscs
+    return splitting(score, sde, u, grid, each_step(4))

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+from cld_core.sde.schedule import Schedule
+
 
 def linear(n: int, eps: float) -> list[float]:
     """n equal steps."""
@@ -13,4 +15,15 @@ def quadratic(n: int, eps: float) -> list[float]:
     return [eps + (1.0 - eps) * (1.0 - i / n) ** 2 for i in range(n)] + [eps]
 
 
+def power(n: int, eps: float, *, rho: float, schedule: Schedule) -> list[float]:
+    """n equal steps of B(t)^(1/rho), hence of t^(1/rho) where beta is constant."""
+    first, last = (schedule.integral(t) ** (1.0 / rho) for t in (1.0, eps))
+    return [1.0, *(schedule.time((first + (last - first) * i / n) ** rho) for i in range(1, n)), eps]
+
+
 GRIDS: dict[str, Callable[[int, float], list[float]]] = {"linear": linear, "quadratic": quadratic}
+
+
+def times(grid: str, n: int, eps: float, *, rho: float, schedule: Schedule) -> list[float]:
+    """The n + 1 times of a grid by its name in recipes; ``rho`` and ``schedule`` are those of "power"."""
+    return power(n, eps, rho=rho, schedule=schedule) if grid == "power" else GRIDS[grid](n, eps)

@@ -1,11 +1,14 @@
-"""The symmetric splitting CLD sampler SSCS (the paper, section 3.3; docs/math.md section 7)."""
+"""The symmetric splitting CLD sampler SSCS (the paper, section 3.3), of first and of second order (docs/math.md 7)."""
 
+import functools
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from cld_core.sampling.quadrature import segments
 from cld_core.score import ScoreFunction
 from cld_core.sde import CLD, kernel
 
@@ -38,5 +41,54 @@ def sscs(score: ScoreFunction, sde: CLD, u: Tensor, times: list[float], noise: I
         u = half_step(sde, u, t, middle, first)
         v = sde.scored(u)
         v.add_(torch.add(score(u, t), v, alpha=sde.m_inv), alpha=sde.diffusion2(t) * (t - t_next))
+        u = half_step(sde, u, middle, t_next, second)
+    return u
+
+
+@dataclass(frozen=True)
+class Kick:
+    """Solution v <- factor v + weight alpha of the score part, with x and alpha kept."""
+
+    factor: float
+    weight: float
+
+
+@functools.lru_cache(maxsize=64)
+def kicks(sde: CLD, times: tuple[float, ...]) -> tuple[tuple[Kick, Kick], ...]:
+    """For each step the kick over its first half and that over the whole of it.
+
+    The score part is dv/dt = -g^2 (s + v/M), in the alpha of `exponential` g^2 (1/Svv - 1/M) v + g^2 ell alpha.
+    """
+
+    def matrix(t: Tensor) -> Tensor:
+        return (sde.diffusion2(t) * (sde.known_precision(t) - sde.m_inv))[:, None, None]
+
+    with_middles = [times[0], *(t for a, b in pairwise(times) for t in (0.5 * (a + b), b))]
+    halves = []
+    for segment in segments(with_middles, matrix):
+        field = (sde.diffusion2(segment.times) * sde.ell(segment.times))[:, None]
+        halves.append(Kick(float(segment.whole), float(segment.integral(field))))
+    pairs = zip(halves[::2], halves[1::2], strict=True)
+    return tuple((a, Kick(b.factor * a.factor, b.factor * a.weight + b.weight)) for a, b in pairs)
+
+
+def sscs_second_order(score: ScoreFunction, sde: CLD, u: Tensor, times: list[float], noise: Iterator[Tensor]) -> Tensor:
+    """As `sscs`, with an error that falls with the square of the number of steps; one evaluation a step.
+
+    The score part is exact in v for its linear part, and takes alpha at the middle of the step, in t and in v. The
+    v there is predicted with the last step's alpha, which for a second order is near enough.
+    """
+    alpha: Tensor | None = None  # it vanishes with the data's influence, at t = 1
+    for (t, t_next), (half, whole) in zip(pairwise(times), kicks(sde, tuple(times)), strict=True):
+        middle = 0.5 * (t + t_next)
+        first, second = next(noise).chunk(2, dim=1)
+        u = half_step(sde, u, t, middle, first)
+        v = sde.scored(u)
+        start = v.clone()
+        v.mul_(half.factor)
+        if alpha is not None:
+            v.add_(alpha, alpha=half.weight)
+        alpha = score(u, middle).add(v, alpha=sde.known_precision(middle)).mul_(-1.0 / sde.ell(middle))
+        torch.mul(start, whole.factor, out=v).add_(alpha, alpha=whole.weight)
         u = half_step(sde, u, middle, t_next, second)
     return u

@@ -65,6 +65,10 @@ class CLD:
         hsm = self.covariance(t, "hsm")
         return (hsm if objective == "hsm" else self.covariance(t, objective)).ell, hsm.vv
 
+    def known_precision(self, t: Number) -> Number:
+        """p(t) for which -p v is the part of the score that samplers solve exactly: 1 / Svv of HSM."""
+        return 1.0 / self.covariance(t).vv
+
     def diffusion2(self, t: Number) -> Number:
         """Square of the diffusion coefficient of the scored half, 2 Gamma beta(t)."""
         return 2.0 * self.friction * self.schedule.beta(t)

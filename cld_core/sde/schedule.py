@@ -1,5 +1,6 @@
 """The schedule beta(t) = beta0 + beta1 t and its integral; nothing else writes these two formulas."""
 
+import math
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -27,3 +28,7 @@ class Schedule:
     def between(self, start: float, end: float) -> float:
         """B(end) - B(start), without the cancellation that the difference would suffer."""
         return (end - start) * (self.beta0 + 0.5 * self.beta1 * (start + end))
+
+    def time(self, big_b: float) -> float:
+        """The t at which B(t) = ``big_b``; in a form that also holds for beta1 = 0."""
+        return 2.0 * big_b / (self.beta0 + math.sqrt(self.beta0 * self.beta0 + 2.0 * self.beta1 * big_b))

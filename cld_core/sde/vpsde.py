@@ -42,6 +42,10 @@ class VPSDE:
         """(ell_t, variance of the mixed score's Gaussian: that of data with variance 1, at every t the same)."""
         return self.ell(t), self.law(t, data_var=1.0) + self.numerical_eps
 
+    def known_precision(self, t: Number) -> Number:
+        """0: the whole score is interpolated, as predicted noise, which is what DDIM and DEIS do."""
+        return 0.0 * t
+
     def diffusion2(self, t: Number) -> Number:
         return self.schedule.beta(t)
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cld_core.analytic import gaussian
-from cld_core.recipe.schema import SamplingSpec
+from cld_core.recipe.sampling_spec import SamplingSpec
 from cld_core.sampling import sample
 
 
@@ -35,7 +35,7 @@ class UnitNoise:
 
 def output_covariance(sde: Any, spec: SamplingSpec, std: float = 0.5) -> Tensor:
     """Covariance (2, 2), or (1, 1), of (x, v) of samples for data N(0, std^2)."""
-    width = {"em": 1, "sscs": 4, "ode": 0}[spec.method]
+    width = {"em": 1, "sscs": 4, "ode": 0, "exponential": (2 if sde.phase_space else 1) if spec.eta else 0}[spec.method]
     steps = 0 if spec.method == "ode" else spec.nfe - int(spec.denoise)
     noise = UnitNoise(first=2 if sde.phase_space else 1, steps=steps, width=width)
     out = sample(gaussian(std, d=1).score(sde), sde, spec, noise, (1,))

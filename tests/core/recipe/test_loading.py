@@ -7,7 +7,7 @@ import pytest
 from cld_core.errors import RecipeError
 from cld_core.recipe import dump, load, with_overrides
 from cld_core.recipe.build import describe, known_keys
-from cld_core.recipe.schema import MlpSpec, ResnetSpec, VpsdeSpec
+from cld_core.recipe.schema import MlpSpec, ResnetSpec, SamplingSpec, VpsdeSpec
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 
@@ -80,7 +80,7 @@ def test_another_variant_starts_afresh(tmp_path):
         ("train.stepz=3", ["'train.stepz'", "'train.steps'", "whole number >= 1"]),
         ("steps=3", ["'steps'", "'train.steps'"]),
         ("eval.elbo.velocity=3", ["'eval.elbo.velocities'"]),
-        ("sampling.methd=em", ["'sampling.method'", "ode, em, sscs"]),
+        ("sampling.methd=em", ["'sampling.method'", "ode, em, sscs, exponential"]),
         ("train=3", ["'train' is a section", "batch_size"]),
         ("train.steps.x=3", ["'train.steps.x'", "'train.steps'"]),
         ("xyzzy.q=1", ["'xyzzy'", "Keys of a recipe", "sampling"]),
@@ -148,12 +148,28 @@ def test_unreadable_files(tmp_path):
     [
         (["sde.name=vpsde"], "objective.name"),
         (["sde.name=vpsde", "objective.name=dsm", "sampling.method=sscs"], "sampling.method"),
+        (["sampling.order=2"], "sampling.order"),
+        (["sampling.eta=1", "sampling.method=sscs"], "sampling.eta"),
+        (["sampling.corrector=false", "sampling.method=em"], "sampling.corrector"),
+        (["sampling.sscs_order=2", "sampling.method=em"], "sampling.sscs_order"),
+        (["sampling.grid_power=3", "sampling.method=em"], "sampling.grid_power"),
+        (["sampling.grid_power=3", "sampling.method=exponential", "sampling.grid=linear"], "sampling.grid_power"),
+        (["sampling.order=4", "sampling.method=exponential"], "sampling.order"),
         (["train.batch_size=3", "cluster.tasks_per_node=4"], "train.batch_size"),
         (["train.micro_batch=600"], "train.micro_batch"),
     ],
 )
 def test_pairs_that_do_not_go_together(overrides, key):
     assert f"'{key}'" in refused(RECIPES / "toy.yaml", overrides)
+
+
+def test_another_sampling_method_leaves_the_keys_of_the_last_behind():
+    overrides = ["sampling.method=exponential", "sampling.order=3", "sampling.grid_power=3", "sampling.nfe=20"]
+    spec = load(RECIPES / "toy.yaml", overrides).sampling
+    assert spec.spacing == "power"
+    assert spec.switched("exponential") == spec
+    assert spec.switched("em") == SamplingSpec(method="em", nfe=20)
+    assert spec.switched("em").spacing == "linear"
 
 
 def test_overrides_of_a_recipe_in_hand():

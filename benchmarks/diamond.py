@@ -1,0 +1,108 @@
+"""How far a sampler's output is from the diamond, whose density is known: shared by `benchmarks.samplers`."""
+
+import dataclasses
+import functools
+import math
+import statistics
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cld_core.analytic import diamond
+from cld_core.recipe.sampling_spec import SamplingSpec
+from cld_core.sampling import sample
+from cld_core.score import ScoreFunction
+from cld_core.sde import CLD, SDE
+from cld_core.seeds import SampleNoise, generator
+
+LAW = diamond()
+TRUE_LOG_DENSITY = -LAW.entropy()
+DIRECTIONS = 64
+
+
+class NoSplit(CLD):
+    """CLD whose exponential steps interpolate the whole score: what the split is worth."""
+
+    def known_precision(self, t):
+        return 0.0 * t
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A score and its SDE."""
+
+    name: str
+    sde: SDE
+    score: ScoreFunction
+
+
+def exact(name: str, sde: SDE) -> Case:
+    return Case(name=name, sde=sde, score=LAW.score(sde))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """Means over the seeds."""
+
+    sw2: float  # sliced 2-Wasserstein distance from as many true samples
+    sw2_error: float  # its standard error
+    logp: float  # mean true log-density, nats
+    rms: float  # distance from the end of the exact flow of the same noise, per coordinate
+
+
+def sliced_w2(a: Tensor, b: Tensor) -> float:
+    """Sliced 2-Wasserstein distance of two sets (n, 2), over equally spaced directions."""
+    angle = torch.arange(DIRECTIONS, dtype=torch.float64) * (math.pi / DIRECTIONS)
+    directions = torch.stack([angle.cos(), angle.sin()])
+    first, second = ((points.double() @ directions).sort(0).values for points in (a, b))
+    return float((first - second).square().mean(0).mean().sqrt())
+
+
+@functools.cache
+def truth(n: int, seed: int) -> Tensor:
+    return LAW.sample(n, generator(seed, "true"))
+
+
+def floor(n: int, seeds: int) -> tuple[float, float]:
+    """Mean of the distance of two true sets, over all pairs of seeds (two at least), and its standard error."""
+    pairs = [sliced_w2(truth(n, a), truth(n, b)) for a in range(seeds) for b in range(a)]
+    return statistics.mean(pairs), standard_error(pairs)
+
+
+def standard_error(values: list[float]) -> float:
+    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+
+
+def draw(case: Case, spec: SamplingSpec, n: int, seed: int) -> Tensor:
+    """(n, 2) samples; all samplers get the same draw of the prior from a seed."""
+    noise = SampleNoise(seed, "samplers", first=0, last=n)
+    return sample(case.score, case.sde, spec, noise, (2,)).x
+
+
+class Bench:
+    """Measures samplers on one case; the flow's own ends are computed once."""
+
+    def __init__(self, case: Case, n: int, seeds: int) -> None:
+        self.case, self.n, self.seeds = case, n, seeds
+        fine = SamplingSpec(method="exponential", nfe=300, order=2, corrector=False)
+        sde = case.sde
+        if isinstance(sde, NoSplit):
+            sde = exact("", CLD(beta0=sde.schedule.beta0, beta1=sde.schedule.beta1)).sde
+        split = dataclasses.replace(case, sde=sde)
+        self.flow = [draw(split, fine, n, seed) for seed in range(seeds)]
+
+    def __call__(self, **settings) -> Found:
+        spec = SamplingSpec(**settings)
+        distances, logps, squares = [], [], []
+        for seed in range(self.seeds):
+            x = draw(self.case, spec, self.n, seed)
+            distances += [sliced_w2(x, truth(self.n, other)) for other in range(self.seeds)]
+            logps.append(float(LAW.log_density(x).mean()))
+            squares.append(float((x - self.flow[seed]).double().square().mean()))
+        return Found(
+            sw2=statistics.mean(distances),
+            sw2_error=standard_error(distances),
+            logp=statistics.mean(logps),
+            rms=math.sqrt(statistics.mean(squares)),
+        )
