@@ -45,7 +45,7 @@ def test_squeue_and_sacct():
         ("error: *** JOB 7 ON n1 CANCELLED AT 2026-11-25T00:32:06 DUE TO TIME LIMIT ***", "timeout"),
         ("error: *** STEP 2.0 ON n1 CANCELLED AT 2026-11-25T00:31:37 DUE TO JOB REQUEUE ***", "requeued"),
         (
-            "error: *** JOB 3 ON n1 CANCELLED AT 2026-11-25T00:31:37 DUE TO NODE FAILURE, SEE SLURMCTLD LOG FOR DETAILS ***",
+            "error: *** JOB 3 ON n1 CANCELLED AT 2026-11-25T00:31:37 DUE TO NODE FAILURE, SEE SLURMCTLD LOG ***",
             "node_failure",
         ),
         ("slurmstepd: error: Detected 1 oom_kill event in StepId=4.0", "out_of_memory"),

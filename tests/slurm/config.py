@@ -80,7 +80,8 @@ def slurm_conf(root: Path, host: str, ports: Ports, settings: Settings) -> str:
         # squeue and scontrol remember every job of a test run.
         "MinJobAge=3600",
         "SelectType=select/cons_tres",
-        "SelectTypeParameters=CR_Core",
+        "SelectTypeParameters=CR_Core_Memory",
+        "DefMemPerCPU=900",
         "SchedulerType=sched/backfill",
         "SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1",
         "PreemptType=preempt/partition_prio",
