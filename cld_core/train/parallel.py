@@ -1,5 +1,6 @@
 """A network made ready to train: memory format, precision, compilation, and one copy a rank."""
 
+import inspect
 from typing import Any
 
 import torch
@@ -10,6 +11,9 @@ from cld_core.recipe.schema import TrainSpec
 
 from .distributed import Ranks
 
+# Nothing in our networks is a buffer that training changes, so none is sent around. torch 2.13 renamed the argument.
+_renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters
+_FIXED_BUFFERS: dict[str, Any] = {"forward_sync_buffers" if _renamed else "broadcast_buffers": False}
 _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -30,8 +34,7 @@ def prepare(net: nn.Module, spec: TrainSpec, ranks: Ranks) -> nn.Module:
     return DistributedDataParallel(
         model,
         device_ids=[device] if device.type == "cuda" else None,
-        # Nothing in our networks is a buffer that training changes.
-        broadcast_buffers=False,
+        **_FIXED_BUFFERS,
         bucket_cap_mb=spec.bucket_mb,
         gradient_as_bucket_view=True,
         # Every parameter takes part in every backward pass; with accumulation the passes differ, though.

@@ -73,18 +73,19 @@ def why_ended(folder: RunFolder, attempt: Attempt) -> str | None:
     ][-1]
     if "log_offset" not in started:
         return None
-    states = slurm.states_of_starts(str(attempt.job_id))
-    restart = int(started.get("restart", 0))
-    if restart < len(states) and slurm.seen_of(states[restart]).over | (states[restart] == "REQUEUED"):
-        cause = slurm.CAUSE_OF_STATE.get(states[restart])
-        # A job that ended by itself within the grace time is COMPLETED or FAILED: the log knows better.
-        if cause is not None and cause != "crashed":
-            return cause
     log = folder.logs / f"{attempt.job_id}_0_log.err"
     noticed = slurm.notice_in(_read_from(log, int(started["log_offset"])))
-    if noticed == "cancelled" and attempt.cause == "crashed":
-        return None  # srun --kill-on-bad-exit leaves the same notice as scancel.
-    return noticed
+    if noticed not in (None, "cancelled"):
+        return noticed
+    states = slurm.states_of_starts(str(attempt.job_id))
+    restart = int(started.get("restart", 0))
+    if restart < len(states):
+        # A job that ended by itself within the grace time is COMPLETED or FAILED: that is no cause.
+        cause = slurm.CAUSE_OF_STATE.get(states[restart])
+        if cause not in (None, "crashed"):
+            return cause
+    # srun --kill-on-bad-exit leaves the same notice as scancel.
+    return None if attempt.cause == "crashed" else noticed
 
 
 def begin(folder: RunFolder) -> None:

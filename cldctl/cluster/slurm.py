@@ -32,7 +32,7 @@ _CAUSE_OF_NOTICE = {
     "NODE FAILURE": "node_failure",
     "JOB REQUEUE": "requeued",
 }
-_OUT_OF_MEMORY = re.compile(r"oom[-_]kill|exceeded memory limit|Out Of Memory", re.IGNORECASE)
+_OUT_OF_MEMORY = re.compile(r"oom[-_]kill|exceeded (?:job |step )?memory limit|out of memory", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,10 @@ def test_squeue_and_sacct():
             "node_failure",
         ),
         ("slurmstepd: error: Detected 1 oom_kill event in StepId=4.0", "out_of_memory"),
+        (
+            "slurmstepd-n1: error: Exceeded job memory limit\nerror: *** STEP 1.0 ON n1 CANCELLED AT 2026 ***",
+            "out_of_memory",
+        ),
         ("Traceback (most recent call last):", None),
     ],
 )
