@@ -4,7 +4,6 @@ import signal
 import subprocess
 import sys
 
-import psutil
 import pytest
 
 from cld_core.run import RunFolder
@@ -14,11 +13,8 @@ LONG = (*SMALL, "train.steps=1000000", "--name", "mine", "--cluster", "local", "
 
 
 @pytest.fixture
-def runs(tmp_path):
-    yield tmp_path / "runs"
-    for process in psutil.process_iter(["cmdline"]):
-        if any(str(tmp_path) in word for word in process.info["cmdline"] or ()):
-            process.kill()
+def runs(fresh_runs):
+    return fresh_runs
 
 
 @pytest.fixture

@@ -18,11 +18,8 @@ LOCAL = ("--cluster", "local")
 
 
 @pytest.fixture
-def runs(tmp_path):
-    yield tmp_path / "runs"
-    for process in psutil.process_iter(["cmdline"]):
-        if any(str(tmp_path) in word for word in process.info["cmdline"] or ()):
-            process.kill()
+def runs(fresh_runs):
+    return fresh_runs
 
 
 def submit(runs, name, *overrides):
