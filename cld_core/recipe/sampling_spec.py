@@ -6,7 +6,7 @@ from typing import Any, Literal, cast
 from .keys import key
 
 # Keys of `sampling` that one method alone reads.
-METHOD_KEYS = {"exponential": ("order", "corrector", "eta"), "sscs": ("sscs_order",)}
+METHOD_KEYS = {"ode": ("solver",), "exponential": ("order", "corrector", "eta"), "sscs": ("sscs_order",)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +23,9 @@ class SamplingSpec:
     corrector: bool = key(True, "let each evaluation of the exponential method correct the step before")
     eta: float = key(0.0, "noise of the exponential method: 0 the probability flow, 1 the reverse SDE", ge=0, le=1)
     sscs_order: int = key(1, "order of convergence of SSCS; 1 is the published one", ge=1, le=2)
+    solver: Literal["rows", "torchdiffeq"] = key(
+        "rows", "adaptive RK45 with a step size for every sample, or torchdiffeq's, one for the batch"
+    )
     eps: float = key(1e-3, "time at which the reverse process ends", gt=0, lt=1)
     denoise: bool = key(True, "end with a noise-free step of size eps")
     rtol: float = key(1e-5, "relative tolerance of the adaptive solver", gt=0)

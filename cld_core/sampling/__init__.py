@@ -71,7 +71,7 @@ def sample(
         return stream(noise, (channels * multiple, *rest), steps, device)
 
     if spec.method == "ode":
-        u, nfe_each = probability_flow(score, sde, u, end=spec.eps, rtol=spec.rtol, atol=spec.atol)
+        u, nfe_each = probability_flow(score, sde, u, end=spec.eps, rtol=spec.rtol, atol=spec.atol, solver=spec.solver)
     else:
         grid = times(spec.spacing, steps, spec.eps, rho=spec.grid_power, schedule=sde.schedule)
         u = _fixed_steps(score, sde, spec, u, grid, each_step)

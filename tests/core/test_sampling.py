@@ -209,3 +209,16 @@ def test_noise_comes_in_blocks_that_do_not_depend_on_the_batch():
         assert len(drawn) == steps
         assert all(one.shape == (2, *shape) for one in drawn)
     assert asked == [(20, 2), (BLOCK // 2, 2), (5, 2), (1, 3, 64, 64), (1, 3, 64, 64)]
+
+
+@pytest.mark.parametrize("sde", [CONSTANT, RISING, VPSDE()], ids=["constant", "rising", "vpsde"])
+def test_the_library_and_the_solver_of_our_own_agree(sde):
+    """torchdiffeq's dopri5 and the row-wise solver are the same method with other step control."""
+    score = gaussian(std=0.5).score(sde)
+    found = []
+    for solver in ("rows", "torchdiffeq"):
+        noise = SampleNoise(3, "sample", first=0, last=64)
+        drawn = sample(score, sde, SamplingSpec(solver=solver, rtol=1e-7, atol=1e-7), noise, (2,))
+        assert 20 < drawn.nfe < 1000
+        found.append(drawn.x)
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
