@@ -30,7 +30,6 @@ from .lab import PLUGIN, Lab
 from .mishaps import KILL_WAIT_S, Mishap, Scene, draw
 from .polling import wait_until
 
-CHECKPOINT_EVERY = 200
 # Seconds for a job to be ended, requeued and to train again; back-off and a loaded machine included.
 RECOVERY_S = 240.0
 NAME = "soak"
@@ -84,8 +83,8 @@ class Watch:
 class Soak:
     """One run and what is done to it. ``orders``: the folder that CLDCTL_TEST_ORDERS names."""
 
-    def __init__(self, lab: Lab, orders: Path, rng: random.Random) -> None:
-        self.lab, self.orders, self.rng = lab, orders, rng
+    def __init__(self, lab: Lab, orders: Path, rng: random.Random, checkpoint_every: int = 200) -> None:
+        self.lab, self.orders, self.rng, self.checkpoint_every = lab, orders, rng, checkpoint_every
         self.rows: list[Row] = []
         self.orphans: list[str] = []
 
@@ -94,7 +93,7 @@ class Soak:
         self.began = time.monotonic()
         self.lab.slurm.configure(kill_wait=KILL_WAIT_S, grace_time=15)
         self.folder = self.lab.submit(
-            NAME, "data.name=misbehaving", f"data.plugin={PLUGIN}", f"train.checkpoint_every={CHECKPOINT_EVERY}"
+            NAME, "data.name=misbehaving", f"data.plugin={PLUGIN}", f"train.checkpoint_every={self.checkpoint_every}"
         )
         self.watch = Watch(self.folder)
         try:
@@ -108,7 +107,7 @@ class Soak:
 
     def _suffer(self, mishap: Mishap, say: Callable[[str], None]) -> None:
         attempt = sum(row.mishap.cause is not None for row in self.rows)
-        self._wait_for_steps(attempt, self.rng.randrange(5 * CHECKPOINT_EVERY // 2))
+        self._wait_for_steps(attempt, self.rng.randrange(5 * self.checkpoint_every // 2))
         row = Row(mishap, time.monotonic() - self.began, attempt)
         self.rows.append(row)
         job = attempts_of(self.folder.ledger.events())[-1].job_id
@@ -133,7 +132,7 @@ class Soak:
         self.lab.cldctl("cancel", NAME)
         step = self.lab.ended(NAME, RECOVERY_S)["step"]
         self.lab.slurm.wait_idle(RECOVERY_S)
-        self.lab.cldctl("resume", NAME, f"train.steps={step + 2 * CHECKPOINT_EVERY}")
+        self.lab.cldctl("resume", NAME, f"train.steps={step + 2 * self.checkpoint_every}")
         self.final = self.lab.ended(NAME, RECOVERY_S)
         self.lab.slurm.wait_idle(RECOVERY_S)
         self.orphans = mentioning(self.lab.runs)
@@ -178,7 +177,7 @@ class Soak:
         """Every promise that was not kept."""
         problems = []
         for row in self.rows:
-            allowed = 0 if row.mishap.announced else CHECKPOINT_EVERY
+            allowed = 0 if row.mishap.announced else self.checkpoint_every
             if row.found != row.mishap.cause:
                 problems.append(f"attempt {row.attempt}, {row.mishap.name}: the ledger says {row.found}")
             if row.lost > allowed:
