@@ -125,7 +125,7 @@ class SlurmClients:
 
     def describe(self) -> str:
         """Nodes and jobs as Slurm shows them, for error messages."""
-        nodes = self.run(["sinfo", "-N", "-p", "low"], check=False).stdout
+        nodes = self.run(["sinfo", "-N", "-p", "low", "-o", "%N %T %E"], check=False).stdout
         jobs = self.run(["squeue", "-o", "%i %P %T %r %N"], check=False).stdout
         return f"\n{nodes}{jobs}"
 

@@ -274,11 +274,10 @@ class SlurmCluster(SlurmClients):
         )  # fmt: skip
 
     def _wait_nodes_up(self) -> None:
-        alive = [node for node in NODES if self.processes.alive(f"slurmd.{node}")]
-        wait_until(
-            lambda: all(_is_up(self.node_state(node)) for node in alive),
-            timeout=START_TIMEOUT_S, what="the nodes to take the new settings", last_seen=self.describe,
-        )  # fmt: skip
+        # Slurm may take a node out of service while its slurmd reads the new settings, and does not put it back.
+        for node in NODES:
+            if self.processes.alive(f"slurmd.{node}"):
+                self.restore_node(node)
 
     def _active_jobs(self) -> list[str]:
         return sorted(set(self.run(["squeue", "-h", "-o", "%A"]).stdout.split()))
