@@ -3,6 +3,7 @@
 import sys
 
 import typer
+from rich.markup import escape
 
 from cld_core.errors import CldError
 
@@ -36,17 +37,16 @@ def main() -> None:
     try:
         app()
     except CldError as error:
-        err.print(f"[bold red]error:[/] {_escaped(error)}", soft_wrap=True, highlight=False)
+        err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        err.print("interrupted")
-        sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
-
-
-def _escaped(error: CldError) -> str:
-    from rich.markup import escape
-
-    return escape(str(error))
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        text = f"{place}{error.strerror or error}. Check the path and its permissions."
+        err.print(f"[bold red]error:[/] {escape(text)}", soft_wrap=True, highlight=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        err.print("interrupted")
+        sys.exit(130)

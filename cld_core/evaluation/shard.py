@@ -1,8 +1,10 @@
 """Computing an evaluation piece by piece. A shard saves after every batch, and goes on where it was interrupted."""
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -52,7 +54,8 @@ def is_complete(path: Path, request: EvalRequest, shard: int, checksum: str | No
     """Whether all of a shard is there; with ``checksum``, and was made with this very checkpoint."""
     state = read_json(state_file(path, shard)) or {}
     first, last = request.bounds(shard)
-    return state.get("done") == last - first and checksum in (None, state.get("checkpoint"))
+    done = state.get("done") == last - first and checksum in (None, state.get("checkpoint"))
+    return done and len(_read(path, shard, str(state.get("checkpoint")))["elbo"]) == last - first
 
 
 def state_file(path: Path, shard: int) -> Path:
@@ -85,7 +88,8 @@ def _read(path: Path, shard: int, checksum: str) -> dict[str, np.ndarray]:
     """What an interrupted shard has; empty where it has nothing of this checkpoint."""
     state = read_json(state_file(path, shard)) or {}
     if state.get("checkpoint") == checksum and arrays_file(path, shard).is_file():
-        with np.load(arrays_file(path, shard)) as file:
+        # What cannot be read is computed again.
+        with contextlib.suppress(OSError, ValueError, KeyError, BadZipFile), np.load(arrays_file(path, shard)) as file:
             return {field: file[field][: state["done"]] for field in elbo.FIELDS}
     return {field: np.empty(0) for field in elbo.FIELDS}
 

@@ -30,3 +30,15 @@ def with_plugin_found(recipe: Recipe, recipe_file: Path) -> Recipe:
             return dataclasses.replace(recipe, data=dataclasses.replace(data, plugin=str(path.resolve())))
     text = f"names {plugin}, but there is no such file here or beside the recipe. Correct the path."
     raise RecipeError(f"{recipe_file}: 'data.plugin' {text}")
+
+
+def with_paths(overrides: list[str]) -> list[str]:
+    """Overrides whose `data.plugin` and `data.path` are absolute, seen from here: jobs may run elsewhere."""
+    found = []
+    for text in overrides:
+        key, _, value = text.partition("=")
+        path = Path(value).expanduser()
+        if key in ("data.plugin", "data.path") and path.exists():
+            text = f"{key}={path.resolve()}"
+        found.append(text)
+    return found

@@ -117,11 +117,11 @@ class RunFolder:
         return load(self.recipe_file, self.ledger.overrides())
 
     def identity(self) -> dict[str, Any]:
-        return read_json(self.identity_file) or {}
+        return _object(self.identity_file)
 
     def progress(self) -> dict[str, Any]:
         """Step, loss, rate and time as last reported; empty before the first report."""
-        return read_json(self.progress_file) or {}
+        return _object(self.progress_file)
 
     def checkpoint_file(self, step: int) -> Path:
         return self.checkpoints / f"step_{step:08d}.pt"
@@ -133,6 +133,12 @@ class RunFolder:
         except OSError:
             return []
         return sorted(int(match[1]) for name in names if (match := _CHECKPOINT.fullmatch(name)))
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty where there is none."""
+    content = read_json(path)
+    return content if isinstance(content, dict) else {}
 
 
 def find_runs(root: str | Path) -> Sequence[RunFolder]:

@@ -144,6 +144,12 @@ def seems_alive(folder: Path, fresh_s: float = STALE_AFTER_S) -> bool:
         return False
 
 
+def local_holder(folder: Path) -> dict[str, Any] | None:
+    """The owner of a folder, where it is a process of this machine that lives."""
+    _, holder = newest(folder)
+    return holder if holder is not None and _known_to_live(holder) else None
+
+
 def _create(folder: Path, number: int, owner: dict[str, Any]) -> bool:
     """Create the numbered file with its content at once; False when somebody else was first."""
     draft = folder / f".draft.{os.getpid()}.{secrets.token_hex(4)}"

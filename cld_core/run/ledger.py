@@ -10,6 +10,8 @@ Events and their fields besides ``time`` (seconds since 1970):
 - ``explained``: attempt, cause; found out afterwards why an attempt ended
 - ``requeued``: job_id, cause; the job was put back into the queue by itself
 - ``given_up``: reason; a budget is spent
+- ``not_submitted``: reason; the scheduler refused a request
+- ``not_begun``: job_id, reason; a job found nothing that it could go on from
 - ``skipped``, ``refused``: job_id, reason; a job found the run finished, or held by another job
 - ``damaged``: step, reason; a checkpoint was passed over
 - ``cancelled``: job_id; somebody asked for the end, which an ``ended`` event may follow

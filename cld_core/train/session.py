@@ -81,8 +81,8 @@ def run(
                 lease = Lease.acquire(folder.leases, job_id=job_id, restart=restart)
                 plan = _plan(folder, recipe)
             except Exception as error:
-                if isinstance(error, LeaseHeldError):
-                    folder.ledger.append("refused", job_id=job_id, reason=str(error))
+                event = "refused" if isinstance(error, LeaseHeldError) else "not_begun"
+                folder.ledger.append(event, job_id=job_id, reason=str(error))
                 ranks.from_first(Plan(attempt=-1, first_step=0, error=str(error)))
                 raise
             ranks.from_first(plan)
@@ -158,7 +158,7 @@ def _recorded(
     except BaseException as error:
         causes = {NonFiniteError: "nonfinite", SaveError: "save_failed"}
         cause = next((cause for cls, cause in causes.items() if isinstance(error, cls)), "crashed")
-        detail = str(error) if isinstance(error, CldError) else traceback.format_exception_only(error)[-1].strip()
+        detail = _in_words(error)
         reached = folder.progress().get("step", plan.first_step)
         ledger.append("ended", attempt=plan.attempt, cause=cause, step=reached, detail=detail[:500])
         raise
@@ -167,6 +167,14 @@ def _recorded(
     signal = {StopCode.USR2: "SIGUSR2", StopCode.TERM: "SIGTERM"}.get(ended.code)
     ledger.append("ended", attempt=plan.attempt, cause=ended.cause, step=ended.step, detail=signal)
     return ended
+
+
+def _in_words(error: BaseException) -> str:
+    text = str(error) if isinstance(error, CldError) else traceback.format_exception_only(error)[-1].strip()
+    # gloo and NCCL speak of sockets where a peer has died.
+    if "gloo" in text or "NCCL" in text:
+        return "another rank is gone, killed or crashed; `cldctl logs --rank N` shows the last words of each"
+    return text
 
 
 def _train(folder: RunFolder, recipe: Recipe, ranks: Ranks, stop: StopFlag, plan: Plan, lease: Lease | None) -> Ended:

@@ -67,7 +67,9 @@ def submit_slurm(spec: JobSpec, calls: Sequence[Callable[[], Any]]) -> list[Subm
     except (FailedJobError, FailedSubmissionError, OSError) as error:
         said = str(error).strip().splitlines()
         text = said[-1] if said else type(error).__name__
-        raise SchedulerError(f"sbatch refused the job {spec.name}: {text}. See `cldctl doctor`.") from error
+        raise SchedulerError(
+            f"sbatch refused the job {spec.name}: {text}. Mend its options (--dry-run), or use --cluster local."
+        ) from error
     return [Submitted(job.job_id, "slurm", socket.gethostname()) for job in jobs]
 
 

@@ -20,7 +20,7 @@ from cld_core.run.atomic import read_json, write_json
 from . import executor, local, slurm, worker
 from .executor import Submitted
 from .jobspec import JobSpec
-from .state import Look, eval_folders
+from .state import Look, current_report, eval_folders
 
 # Seconds that a save may take beyond three times the slowest one seen, and the least notice before a time limit.
 SAVE_MARGIN_S = 60
@@ -59,6 +59,16 @@ def train(
         for name in evaluations:
             evaluate(run, name, cluster, recipe.cluster, after=submitted.job_id)
     return submitted
+
+
+def chained_evaluations(run: RunFolder, recipe: Recipe) -> tuple[str, ...]:
+    """Evaluations of the run's last step that were asked for with its submission and have no result yet."""
+    waiting = []
+    for path in eval_folders(run):
+        request = read_json(path / "request.json") or {}
+        if request.get("checkpoint_step") == recipe.train.steps and current_report(path) is None:
+            waiting.append(path.name)
+    return tuple(waiting)
 
 
 def train_job(run: RunFolder, recipe: Recipe, cluster: str) -> JobSpec:

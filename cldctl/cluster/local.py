@@ -23,15 +23,28 @@ def cancel(job: dict[str, Any], grace_s: float = GRACE_S) -> bool:
 
     Returns whether there was a job to end.
     """
-    import psutil
-
     controller = _process(job)
     if controller is None:
         return False
-    family = [controller, *controller.children(recursive=True)]
-    # The controller forwards it to the ranks.
+    # The controller forwards the signal to the ranks.
+    _end(controller, [controller, *controller.children(recursive=True)], grace_s)
+    return True
+
+
+def end_process(pid: int, grace_s: float = GRACE_S) -> None:
+    """Send SIGTERM to one process, whose peers stop with it, and kill it if it is there after ``grace_s`` seconds."""
+    import psutil
+
     with contextlib.suppress(psutil.NoSuchProcess):
-        controller.send_signal(signal.SIGTERM)
+        process = psutil.Process(pid)
+        _end(process, [process], grace_s)
+
+
+def _end(first: Any, family: list[Any], grace_s: float) -> None:
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        first.send_signal(signal.SIGTERM)
     deadline = time.monotonic() + grace_s
     while time.monotonic() < deadline and any(_is_up(process) for process in family):
         time.sleep(0.1)
@@ -39,7 +52,6 @@ def cancel(job: dict[str, Any], grace_s: float = GRACE_S) -> bool:
         if _is_up(process):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-    return True
 
 
 def _process(job: dict[str, Any]) -> Any:

@@ -1,14 +1,18 @@
 """What a run is doing, from its ledger and from what the cluster says of its jobs. Pure."""
 
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from cld_core.run import Attempt, RunFolder, attempts_of
 from cld_core.run.atomic import read_json
+from cld_core.run.lease import local_holder
 
 from .slurm import Seen
 
+# Between the request and the job there are moments; after this many seconds there was an accident.
+SUBMITTING_S = 30.0
 RESUMABLE = frozenset({"STOPPED", "FAILED", "CANCELLED", "LOST"})
 OVER = RESUMABLE | {"FINISHED"}
 _AFTER_CAUSE = {
@@ -53,6 +57,13 @@ class RunStatus:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    @classmethod
+    def unreadable(cls, run: RunFolder, reason: str) -> "RunStatus":
+        """A run of which nothing can be said but why."""
+        nothing = dict.fromkeys(entry.name for entry in fields(cls))
+        known = {"name": run.name, "path": str(run.path), "state": "LOST", "step": 0, "reason": reason}
+        return cls(**{**nothing, "attempts": [], "evals": [], **known})  # type: ignore[arg-type]
+
 
 def status_of(run: RunFolder, look: Look) -> RunStatus:
     """The status of one run; reads its small files and asks ``look`` for its jobs."""
@@ -60,6 +71,12 @@ def status_of(run: RunFolder, look: Look) -> RunStatus:
     attempts = attempts_of(events, progress)
     job = current_job(events, attempts[-1] if attempts else None, look)
     state, reason = state_of(events, attempts, look)
+    if state in ("LOST", "STOPPED", "CANCELLED", "FAILED") and (holder := local_holder(run.leases)) is not None:
+        # Started without cldctl, or orphaned by it: what counts is who writes.
+        state, reason = "RUNNING", f"process {holder['pid']} on this machine writes into it (job {holder['job_id']})"
+    shown = [dict(vars(attempt)) for attempt in attempts]
+    if state == "LOST" and shown[-1]["cause"] is None:
+        shown[-1]["cause"] = "killed"
     requested = [event["steps"] for event in events if event["event"] == "requested"]
     steps = requested[-1] if requested else progress.get("steps")
     step = max([progress.get("step", 0), *(attempts[-1].last_step or 0 for _ in attempts[-1:])])
@@ -84,7 +101,7 @@ def status_of(run: RunFolder, look: Look) -> RunStatus:
         or (job["host"] if job else None),
         reason=reason,
         updated=progress.get("time"),
-        attempts=[dict(vars(attempt)) for attempt in attempts],
+        attempts=shown,
         evals=[eval_status(path, look) for path in eval_folders(run)],
     )
 
@@ -93,8 +110,13 @@ def state_of(events: Sequence[dict[str, Any]], attempts: Sequence[Attempt], look
     """The state of a run and, where it ended badly, why."""
     last = attempts[-1] if attempts else None
     job = current_job(events, last, look)
-    if job is None:
-        return ("PENDING" if last is None else _ended(last.cause)), None
+    if job is None or _requested_since(events, job):
+        waiting = [event for event in events if event["event"] in ("requested", "not_submitted")][-1:]
+        if waiting and waiting[0]["event"] == "not_submitted":
+            return "FAILED", waiting[0]["reason"]
+        if waiting and time.time() - waiting[0]["time"] > SUBMITTING_S:
+            return "FAILED", "it was never handed to the scheduler: the submission was interrupted"
+        return ("PENDING" if last is None or waiting else _ended(last.cause)), None
     seen = look(job)
     cancelled = seen.word == "CANCELLED" or any(
         event["event"] == "cancelled" and event.get("job_id") == job["job_id"] for event in events
@@ -102,7 +124,12 @@ def state_of(events: Sequence[dict[str, Any]], attempts: Sequence[Attempt], look
     if last is None or last.job_id != job["job_id"]:
         if not seen.over:
             return ("PENDING" if last is None or "successor_of" not in job else "REQUEUED"), None
-        return ("CANCELLED", None) if cancelled else ("FAILED", "the job ended before it began; see `cldctl logs`")
+        if cancelled:
+            return "CANCELLED", None
+        why = [
+            event["reason"] for event in events if event["event"] == "not_begun" and event["job_id"] == job["job_id"]
+        ]
+        return "FAILED", why[-1] if why else "the job ended before it began; see `cldctl logs`"
     if last.cause is None:
         if not seen.over:
             return ("REQUEUED" if seen.phase == "pending" else "RUNNING"), None
@@ -133,6 +160,11 @@ def current_job(events: Sequence[dict[str, Any]], last: Attempt | None, look: Lo
     return jobs[-1] if jobs else None
 
 
+def _requested_since(events: Sequence[dict[str, Any]], job: dict[str, Any]) -> bool:
+    """Whether somebody asked to go on after ``job`` was submitted, and no job came of it yet."""
+    return any(event["event"] == "requested" and event["time"] > job["time"] for event in events)
+
+
 def _comes_back(events: Sequence[dict[str, Any]], last: Attempt, job: dict[str, Any], seen: Seen) -> bool:
     """Whether a job whose attempt has ended is to run again by itself."""
     if seen.phase == "pending":
@@ -161,7 +193,7 @@ def eval_folders(run: RunFolder) -> list[Any]:
 
 def eval_status(path: Any, look: Look) -> dict[str, Any]:
     """State, shards and results of one evaluation."""
-    request, report = read_json(path / "request.json") or {}, read_json(path / "report.json")
+    request, report = read_json(path / "request.json") or {}, current_report(path)
     done = request.get("shards", 0) if report else _shards_done(path)
     jobs = read_json(path / "jobs.json") or []
     state = "FINISHED" if report else _eval_state([look(job) for job in jobs])
@@ -179,6 +211,17 @@ def eval_status(path: Any, look: Look) -> dict[str, Any]:
         "stderr": elbo.get("stderr"),
         "true_entropy": elbo.get("true_entropy"),
     }
+
+
+def current_report(path: Any) -> dict[str, Any] | None:
+    """The report of an evaluation, unless the run has another checkpoint of that step by now."""
+    report = read_json(path / "report.json")
+    if not isinstance(report, dict):
+        return None
+    run = RunFolder(path.parent.parent)
+    sidecar = read_json(run.checkpoint_file(report["checkpoint_step"]).with_suffix(".json"))
+    # A checkpoint that was cleared away since leaves its numbers as they are.
+    return report if sidecar is None or sidecar.get("sha256") == report.get("checkpoint") else None
 
 
 def _eval_state(jobs: Sequence[Seen]) -> str:

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from cld_core.errors import UsageError
+from cld_core.run.lease import local_holder
 from cldctl.ui.console import err
 
 from .options import RunsDir, find_run, runs_dir
@@ -31,6 +32,12 @@ def cancel(
         elsewhere = [job for job in jobs.values() if look(job).phase == "unknown"]
         if elsewhere:
             raise UsageError(f"{run.name} was started on {elsewhere[0]['host']}. Cancel it there.")
+        holder = local_holder(run.leases) if not jobs else None
+        if holder is not None:
+            run.ledger.append("cancelled", job_id=holder["job_id"])
+            local.end_process(holder["pid"])
+            err.print(f"{run.name}: process {holder['pid']}, which no job of cldctl knew of, was ended")
+            continue
         if not jobs:
             err.print(f"{run.name}: nothing is running ({status_of(run, look).state.lower()})")
             continue

@@ -72,9 +72,9 @@ def evaluate(
 
 def _only_evaluation_keys(overrides: list[str]) -> None:
     for text in overrides:
-        if text.split(".")[0] not in ("eval", "sampling", "cluster"):
+        if text.split(".")[0] not in ("eval", "cluster"):
             key = text.split("=")[0]
-            raise UsageError(f"'{key}' is no key of an evaluation. Those of eval, sampling and cluster can be changed.")
+            raise UsageError(f"'{key}' is no key of an evaluation. Those of eval and cluster can be changed.")
 
 
 def _step(run: RunFolder, checkpoint: str) -> int:

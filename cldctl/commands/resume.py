@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from cld_core.errors import NotFoundError, RecipeError, UsageError
+from cld_core.errors import CldError, NotFoundError, RecipeError, UsageError
 from cld_core.run import RunFolder, find_runs
 from cld_core.run.lease import held_message, newest, seems_alive
 from cldctl.ui.console import err
@@ -51,14 +51,25 @@ def resume(
         raise UsageError(f"--follow and --from go with one run, not with {len(chosen)}. Name one.")
     where = chosen_cluster(cluster)
     launch.refuse_slurm_without_it(where)
+    failed = 0
     for run in chosen:
-        with launch.only_one(run):
-            job_id = _resume(run, overrides, from_step, where)
-        finish(run, job_id, where, follow)
+        try:
+            with launch.only_one(run):
+                job_id, evaluations = _resume(run, overrides, from_step, where)
+        except CldError as error:
+            if len(chosen) == 1:
+                raise
+            err.print(f"{run.name}: {error}", markup=False, style="red", soft_wrap=True)
+            failed += 1
+            continue
+        finish(run, job_id, where, follow, evaluations)
+    if failed:
+        raise typer.Exit(1)
 
 
-def _resume(run: RunFolder, overrides: list[str], from_step: int | None, cluster: str) -> str:
+def _resume(run: RunFolder, overrides: list[str], from_step: int | None, cluster: str) -> tuple[str, tuple[str, ...]]:
     from cld_core.recipe import with_overrides
+    from cld_core.recipe.plugin import with_paths
     from cldctl.cluster import launch
     from cldctl.cluster.executor import SchedulerError
     from cldctl.cluster.state import status_of
@@ -73,6 +84,7 @@ def _resume(run: RunFolder, overrides: list[str], from_step: int | None, cluster
     if seems_alive(run.leases):
         raise UsageError(held_message(run.path, newest(run.leases)[1] or {}))
     before = run.recipe()
+    overrides = with_paths(overrides)
     recipe = with_overrides(before, overrides, str(run.recipe_file))
     if recipe.model_digest() != before.model_digest():
         text = "data, sde, network, the objective's score and the optimiser are what its checkpoints hold"
@@ -85,4 +97,6 @@ def _resume(run: RunFolder, overrides: list[str], from_step: int | None, cluster
         raise NotFoundError(f"{run.name} has no checkpoint of step {from_step}. There are: {steps}.")
     start = from_step if from_step is not None else status.checkpoint_step
     err.print(f"resuming [bold]{run.name}[/] from step {start or 0} of {recipe.train.steps}")
-    return launch.train(run, recipe, cluster, overrides=overrides, from_step=from_step).job_id
+    unfinished = launch.chained_evaluations(run, recipe)
+    job = launch.train(run, recipe, cluster, overrides=overrides, from_step=from_step, evaluations=unfinished)
+    return job.job_id, unfinished

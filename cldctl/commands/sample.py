@@ -46,6 +46,8 @@ def sample(
                 f"'{text.split('=')[0]}' does not belong to sampling. Only sampling.* can be changed here."
             )
     spec = with_overrides(recipe, overrides, str(run.recipe_file)).sampling
+    if nfe is not None and spec.method == "ode":
+        raise UsageError("--nfe: the method ode chooses its own. Add --method em, sscs or exponential.")
     if output is not None and output.suffix not in (".png", ".npz"):
         raise UsageError(f"-o {output}: cannot write '{output.suffix}' files. End the name in .png or .npz.")
     if output is not None and not output.absolute().parent.is_dir():

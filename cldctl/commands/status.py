@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from cld_core.run import find_runs
-from cldctl.cluster.state import OVER, RunStatus, status_of
+from cld_core.run import RunFolder, find_runs
+from cldctl.cluster.state import OVER, Look, RunStatus, status_of
 from cldctl.ui.console import err, out
 
 from .options import RunsDir, find_run, runs_dir
@@ -59,10 +59,18 @@ def _collect(names: list[str], everything: bool, directory: Path | None) -> list
     look, problem = look_at(runs)
     if problem is not None:
         err.print(problem, style="yellow")
-    rows = [status_of(run, look) for run in runs]
+    rows = [_row(run, look) for run in runs]
     now = time.time()
     return [
         row
         for row in rows
         if names or everything or row.state not in OVER or now - (row.updated or row.created or now) < RECENT_S
     ]
+
+
+def _row(run: RunFolder, look: Look) -> RunStatus:
+    """The status of a run; of one whose files cannot be read, just that, so that it spoils itself alone."""
+    try:
+        return status_of(run, look)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return RunStatus.unreadable(run, f"its files cannot be read: {error}")

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from cld_core.errors import UsageError
 from cld_core.run import RunFolder
 from cldctl.ui.console import err, out
 
@@ -47,7 +48,10 @@ def submit(
     file = find_recipe(recipe)
     resolved = with_plugin_found(load(file, overrides or [], find_profile(profile)), file)
     metrics = parse_metrics(evals)
-    path = runs_dir(directory) / (name or new_name(resolved.name))
+    run_name = new_name(resolved.name) if name is None else name
+    if "/" in run_name or not run_name:
+        raise UsageError(f"'{run_name}' cannot name a run: it is one folder. Leave out the '/'.")
+    path = runs_dir(directory) / run_name
     launch.refuse_slurm_without_it(where)
     spec = launch.train_job(RunFolder(path), resolved, where)
     if dry_run:

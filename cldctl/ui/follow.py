@@ -104,11 +104,11 @@ class _View:
 
     def __init__(self) -> None:
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
-            TextColumn("{task.fields[state]}"),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            TextColumn("{task.fields[text]}"),
+            TextColumn("{task.fields[state]}", markup=False),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}", markup=False),
+            TextColumn("{task.fields[text]}", markup=False),
         )
         self._progress = Progress(*columns, console=err, expand=True) if err.is_terminal else None
         self._tasks: dict[str, TaskID] = {}

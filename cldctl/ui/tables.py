@@ -76,19 +76,25 @@ def _details(row: RunStatus) -> RenderableType:
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim", no_wrap=True)
     facts.add_column(overflow="fold")
-    facts.add_row("run", Text(row.name, style="bold"))
-    facts.add_row("state", Text.assemble(state_text(row.state), f"  {row.reason}" if row.reason else ""))
+
+    def fact(name: str, value: RenderableType) -> None:
+        # Text, since paths and messages may hold what rich takes for markup.
+        facts.add_row(name, Text(value) if isinstance(value, str) else value)
+
+    fact("run", Text(row.name, style="bold"))
+    fact("state", Text.assemble(state_text(row.state), f"  {row.reason}" if row.reason else ""))
     share = f"  ({100 * row.step / row.steps:.1f}%)" if row.steps else ""
-    facts.add_row("step", f"{count(row.step)} of {count(row.steps)}{share}")
+    fact("step", f"{count(row.step)} of {count(row.steps)}{share}")
     if out.is_terminal:
-        facts.add_row("", _bar(row))
-    facts.add_row("loss", number(row.loss, 5))
-    facts.add_row("rate", f"{number(row.steps_per_s, 3)} steps/s, ETA {duration(row.eta_s)}")
-    saved = "none" if row.checkpoint_step is None else f"step {count(row.checkpoint_step)}"
-    facts.add_row("checkpoint", saved)
-    facts.add_row("updated", age(row.updated))
-    facts.add_row("job", f"{row.cluster or '-'} {row.job_id or ''} on {row.host or '-'}")
-    facts.add_row("folder", row.path)
+        fact("", _bar(row))
+    fact("loss", number(row.loss, 5))
+    if row.steps_per_s is not None:
+        fact("rate", f"{number(row.steps_per_s, 3)} steps/s, ETA {duration(row.eta_s)}")
+    fact("checkpoint", "none" if row.checkpoint_step is None else f"step {count(row.checkpoint_step)}")
+    fact("updated", age(row.updated))
+    if row.job_id is not None:
+        fact("job", f"{row.cluster} {row.job_id} on {row.host or '-'}")
+    fact("folder", row.path)
     parts: list[RenderableType] = [facts]
     if row.attempts:
         parts += [Text(), _attempts(row.attempts)]
@@ -105,7 +111,8 @@ def _attempts(attempts: Sequence[dict[str, Any]]) -> Table:
         lasted = entry["ended"] - entry["started"] if entry["ended"] is not None else None
         why = (entry["cause"] or "-") + (f": {entry['detail']}" if entry["detail"] else "")
         first, last = count(entry["first_step"]), count(entry["last_step"])
-        table.add_row(str(entry["attempt"]), str(entry["job_id"]), first, last, duration(lasted), why)
+        cells = (str(entry["attempt"]), str(entry["job_id"]), first, last, duration(lasted), why)
+        table.add_row(*map(Text, cells))
     return table
 
 
@@ -114,11 +121,11 @@ def evaluations(evals: Sequence[dict[str, Any]]) -> Table:
     table = _table(title="evaluations")
     table.add_column("evaluation", overflow="fold")
     table.add_column("state", no_wrap=True)
-    for heading in ("shards", "step", "NLL bound [nats]", "true entropy", "bits/dim", "FID"):
+    for heading in ("shards", "step", "NLL bound, nats", "true entropy", "bits/dim", "FID"):
         table.add_column(heading, justify="right", overflow="fold")
     for entry in evals:
         table.add_row(
-            entry["id"],
+            Text(entry["id"]),
             state_text(entry["state"]),
             f"{entry['shards_done']}/{entry['shards']}",
             count(entry["checkpoint_step"]),
@@ -166,4 +173,4 @@ def _evaluation(evals: Sequence[dict[str, Any]]) -> str:
     found = [f"nll {last['nll']:.3f}"] if last["nll"] is not None else []
     found += [f"bpd {last['bpd']:.3f}"] if last["bpd"] is not None else []
     found += [f"FID {last['fid']:.2f}"] if last["fid"] is not None else []
-    return " ".join(found) or f"{last['shards_done']}/{last['shards']} shards"
+    return " ".join(found) or (f"{last['shards_done']}/{last['shards']} shards" if last["state"] == "RUNNING" else "-")
