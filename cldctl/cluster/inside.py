@@ -1,6 +1,7 @@
 """Inside a Slurm job: who it is, why it is being ended, and whether it should go on by itself afterwards."""
 
 import os
+import random
 import time
 from pathlib import Path
 
@@ -24,6 +25,14 @@ def job_id() -> str:
 def restarts() -> int:
     """How often Slurm has started this job before; unset at the first start."""
     return int(os.environ.get("SLURM_RESTART_COUNT") or 0)
+
+
+def port(folder: RunFolder) -> int:
+    """Where the ranks meet: the same for all of a start, another at the next start, should this one be taken.
+
+    submitit's own depends on the job id alone, and lies among those that the kernel gives to outgoing connections.
+    """
+    return random.Random(f"{folder.path} {job_id()} {restarts()}").randrange(20000, 32768)
 
 
 def log_file(folder: RunFolder) -> Path:

@@ -104,6 +104,8 @@ def _ranks(folder: RunFolder, cluster: str, together: bool = True) -> Iterator[t
         # A file rather than a port: nothing on this machine can be in its way.
         meeting = Path(folder.logs / f".meeting_{job_id}")
         method = f"file://{meeting}"
+    elif cluster == "slurm":
+        os.environ["MASTER_PORT"] = str(inside.port(folder))
     ranks = distributed.join(init_method=method)
     try:
         yield ranks, job_id

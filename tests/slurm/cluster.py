@@ -126,7 +126,8 @@ class SlurmCluster(SlurmClients):
             state = self.node_state(name)
             if any(word in state for word in ("down", "drain", "fail")) and not state.endswith("*"):
                 self.run(["scontrol", "update", f"nodename={name}", "state=resume"], check=False)
-            return _is_up(state)
+            # A node that is down is called "completing" as long as it has the remains of a job.
+            return _is_up(state) and state != "completing"
 
         wait_until(is_up, timeout=START_TIMEOUT_S, what=f"node {name} to come back",
                    last_seen=lambda: self.node_state(name))  # fmt: skip
@@ -274,10 +275,11 @@ class SlurmCluster(SlurmClients):
         )  # fmt: skip
 
     def _wait_nodes_up(self) -> None:
-        # Slurm may take a node out of service while its slurmd reads the new settings, and does not put it back.
-        for node in NODES:
-            if self.processes.alive(f"slurmd.{node}"):
-                self.restore_node(node)
+        alive = [node for node in NODES if self.processes.alive(f"slurmd.{node}")]
+        wait_until(
+            lambda: all(_is_up(self.node_state(node)) for node in alive),
+            timeout=START_TIMEOUT_S, what="the nodes to take the new settings", last_seen=self.describe,
+        )  # fmt: skip
 
     def _active_jobs(self) -> list[str]:
         return sorted(set(self.run(["squeue", "-h", "-o", "%A"]).stdout.split()))
