@@ -7,7 +7,21 @@ from rich.markup import escape
 
 from cld_core.errors import CldError
 
-from .commands import cancel, data, evaluate, export, import_, logs, recipes, render, resume, sample, status, submit
+from .commands import (
+    cancel,
+    data,
+    doctor,
+    evaluate,
+    export,
+    import_,
+    logs,
+    recipes,
+    render,
+    resume,
+    sample,
+    status,
+    submit,
+)
 from .ui.console import err
 
 app = typer.Typer(
@@ -30,6 +44,7 @@ app.command("import")(import_.import_checkpoint)
 app.command("export")(export.export)
 app.command("recipes")(recipes.recipes)
 app.command("render")(render.render)
+app.command("doctor")(doctor.doctor)
 
 
 def main() -> None:

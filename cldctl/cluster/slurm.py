@@ -121,7 +121,7 @@ def show_job(job_id: str) -> dict[str, str]:
 
 def requeue(job_id: str) -> str | None:
     """Put a job back into the queue; None when done, otherwise why not. A job that waits already is done."""
-    code, text = _run(["scontrol", "requeue", job_id])
+    code, text = run_client(["scontrol", "requeue", job_id])
     if code == 0 or "pending" in text.lower() or seen_of(show_job(job_id).get("JobState", "")).phase == "pending":
         return None
     return text.strip() or f"scontrol requeue {job_id} ended with {code}"
@@ -129,12 +129,12 @@ def requeue(job_id: str) -> str | None:
 
 def delay(job_id: str, seconds: float) -> None:
     """Let a waiting job begin no earlier than in ``seconds``."""
-    _run(["scontrol", "update", f"jobid={job_id}", f"starttime=now+{round(seconds)}"])
+    run_client(["scontrol", "update", f"jobid={job_id}", f"starttime=now+{round(seconds)}"])
 
 
 def cancel(job_ids: Sequence[str]) -> str | None:
     """scancel; None when done, otherwise what it said."""
-    code, text = _run(["scancel", *job_ids])
+    code, text = run_client(["scancel", *job_ids])
     return None if code == 0 else text.strip()
 
 
@@ -169,11 +169,12 @@ def _sacct(fields: str, job_ids: Sequence[str]) -> str | None:
 
 def _client(command: list[str]) -> str | None:
     """What a client prints; None where it fails, does not answer or does not exist."""
-    code, text = _run(command)
+    code, text = run_client(command)
     return text if code == 0 else None
 
 
-def _run(command: list[str]) -> tuple[int, str]:
+def run_client(command: list[str]) -> tuple[int, str]:
+    """Exit code and output of one of Slurm's clients; -1 where it does not answer in time or does not exist."""
     try:
         done = subprocess.run(
             command,

@@ -21,7 +21,7 @@ def recipes() -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("recipe", "data", "sde", "network", "steps", "batch", "file"):
         table.add_column(heading, overflow="fold", justify="right" if heading in ("steps", "batch") else "left")
-    for file in _files():
+    for file in recipe_files():
         recipe = load(file)
         steps, batch = f"{recipe.train.steps:,}", str(recipe.train.batch_size)
         network, sde = recipe.network.name, recipe.sde.name
@@ -37,7 +37,7 @@ def find_recipe(name: str) -> Path:
     """
     if Path(name).is_file():
         return Path(name)
-    by_name = {file.stem: file for file in _files()}
+    by_name = {file.stem: file for file in recipe_files()}
     if Path(name).suffix == "" and name in by_name:
         return by_name[name]
     close = difflib.get_close_matches(Path(name).stem, by_name, n=1)
@@ -45,7 +45,8 @@ def find_recipe(name: str) -> Path:
     raise RecipeError(f"{name}: there is no such recipe.{guess}")
 
 
-def _files() -> list[Path]:
+def recipe_files() -> list[Path]:
+    """The files of all recipes, by name; those of ./recipes win."""
     beside_code = Path(__file__).parents[2] / "recipes"
     installed = Path(sysconfig.get_path("data")) / "share" / "cldctl" / "recipes"
     found: dict[str, Path] = {}

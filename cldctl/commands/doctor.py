@@ -1,0 +1,87 @@
+"""`cldctl doctor`: whether this machine and this cluster are fit."""
+
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cld_core.errors import CldError
+from cldctl.ui.console import err, out
+
+from .options import ClusterOption, RunsDir, chosen_cluster, runs_dir
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from cld_core.recipe import Recipe
+    from cldctl.cluster.doctor import Check
+
+_STYLE = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+
+
+def doctor(
+    cluster: ClusterOption = None,
+    job: Annotated[bool, typer.Option("--job/--no-job", help="Look from a node, by a small job.")] = True,
+    partition: Annotated[str | None, typer.Option(help="Only this partition; default: all.")] = None,
+    account: Annotated[str | None, typer.Option(help="Account of the small job.")] = None,
+    wait: Annotated[float, typer.Option(metavar="SECONDS", min=1, help="How long the small job may take.")] = 120,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    directory: RunsDir = None,
+) -> None:
+    """Check Python, torch, GPUs, the runs folder, data; on Slurm what preemption and time limits will do to a run.
+
+    Exit code 0 if nothing fails, 1 if something does, 4 if Slurm is away.
+
+    Example: cldctl doctor --partition gpu
+    """
+    from cldctl.cluster import doctor as checks
+
+    root = runs_dir(directory)
+    on_slurm = chosen_cluster(cluster) == "slurm"
+    found: list[Check] = []
+
+    def collect() -> "Iterator[Check]":
+        yield from checks.machine(root, list(_recipes()))
+        if on_slurm:
+            options = checks.JobOptions(account=account, wait_s=wait) if job else None
+            yield from checks.cluster(root, partition, options)
+
+    with err.status("checking"):
+        found.extend(collect())
+    worst = next((verdict for verdict in ("fail", "warn") if any(check.verdict == verdict for check in found)), "ok")
+    if as_json:
+        typer.echo(json.dumps({"verdict": worst, "checks": [check.to_dict() for check in found]}, indent=1))
+    else:
+        out.print(_table(found))
+    if any((check.name, check.verdict) == ("slurm", "fail") for check in found):
+        raise typer.Exit(4)
+    raise typer.Exit(1 if worst == "fail" else 0)
+
+
+def _table(found: "list[Check]") -> "Table":
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("check", overflow="fold")
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("found", overflow="fold", ratio=3)
+    table.add_column("what to do", overflow="fold", ratio=2)
+    for check in found:
+        verdict = Text(check.verdict, style=_STYLE[check.verdict])
+        table.add_row(Text(check.name), verdict, Text(check.found), Text(check.advice))
+    return table
+
+
+def _recipes() -> "Iterator[tuple[str, Recipe]]":
+    from cld_core.recipe import load
+
+    from .recipes import recipe_files
+
+    for file in recipe_files():
+        try:
+            yield file.stem, load(file)
+        except CldError as error:
+            err.print(str(error), style="yellow", markup=False)

@@ -1,0 +1,128 @@
+"""`cldctl doctor` on the test cluster: what it says of partitions that differ, and of a Slurm that is away."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cld_core.run.atomic import write_json
+from cldctl.cluster import doctor, look
+from cldctl.cluster.doctor import Check, JobOptions
+
+from .cluster import SlurmCluster
+from .lab import Lab
+
+PARTITIONS = ("low", "low0", "cancel", "short", "high")
+
+
+@pytest.fixture
+def lab(slurm: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    """For calls from this process as well, which save the time to load torch."""
+    for name, value in slurm.env.items():
+        monkeypatch.setenv(name, value)
+    return Lab(slurm, tmp_path / "runs")
+
+
+def command(lab: Lab, *options: str, code: int = 0) -> dict[str, Check]:
+    """The checks by their names, from the command line."""
+    report = json.loads(lab.cldctl("doctor", "--json", *options, code=code).stdout)
+    return _by_name([Check(**check) for check in report["checks"]])
+
+
+def cluster(lab: Lab, partition: str | None = None, job: JobOptions | None = None) -> dict[str, Check]:
+    return _by_name(list(doctor.cluster(lab.runs, partition, job)))
+
+
+def _by_name(checks: list[Check]) -> dict[str, Check]:
+    return {check.name.replace(" (default)", ""): check for check in checks}
+
+
+def saved(lab: Lab, seconds: float) -> None:
+    """A run whose only save took so long."""
+    run = lab.runs / "mine"
+    (run / "checkpoints").mkdir(parents=True)
+    write_json(run / "run.json", {"format": 1, "name": "mine"})
+    write_json(run / "checkpoints" / "step_00000010.json", {"seconds": seconds})
+
+
+def test_every_partition_and_a_look_from_a_node(lab: Lab) -> None:
+    lab.slurm.configure(grace_time=10)
+    found = command(lab)
+    preemption = {name: found[f"partition {name}: preemption"] for name in PARTITIONS}
+    assert {name: check.verdict for name, check in preemption.items()} == {
+        "low": "ok", "low0": "ok", "cancel": "warn", "short": "ok", "high": "ok",
+    }  # fmt: skip
+    assert "SIGTERM at once, SIGKILL after 15 s" in preemption["low"].found
+    assert "SIGTERM at once, SIGKILL after 5 s" in preemption["low0"].found
+    assert "not brought back by Slurm" in preemption["cancel"].found
+    assert "cluster.successor=true" in preemption["cancel"].advice
+    assert "never" in preemption["high"].found
+    assert "no save was measured" in preemption["low"].found
+    assert found["partition low: time limit"].verdict == "ok"
+    assert "cluster.time_min" in found["partition short: time limit"].advice
+    assert found["accounting"].verdict == found["requeue"].verdict == found["--requeue"].verdict == "ok"
+    assert found["a job on a node"].verdict == found["runs folder on a node"].verdict == "ok"
+    assert "4 nodes" in found["MASTER_ADDR"].found
+    assert lab.slurm.run("squeue -h").stdout == ""
+    assert not list(lab.runs.parent.glob(".cldctl-doctor-*")), "it leaves nothing behind"
+
+
+def test_the_user_signal_and_saves_that_do_not_fit(lab: Lab) -> None:
+    lab.slurm.configure(user_signal=True, grace_time=10, requeue=False)
+    saved(lab, 8.0)
+    found = cluster(lab)
+    low, low0, cancel = (found[f"partition {name}: preemption"] for name in ("low", "low0", "cancel"))
+    assert "SIGUSR2 at once, SIGTERM after 10 s, SIGKILL after 15 s" in low.found
+    assert (low.verdict, low0.verdict) == ("warn", "fail")
+    assert "SIGUSR2 and SIGTERM at once" in low0.found
+    assert "does not fit" in low0.found
+    assert "requeued by the run itself" in cancel.found
+    assert "SIGUSR2 84 s before" in found["partition low: time limit"].found
+    assert "JobRequeue=0" in found["requeue"].found
+    assert "a job on a node" not in found
+    assert [name for name in cluster(lab, "low") if "part" in name] == [
+        "partition low: preemption", "partition low: time limit",
+    ]  # fmt: skip
+    assert "low0" in cluster(lab, "nowhere")["partitions"].advice
+
+
+def test_without_accounting(lab: Lab) -> None:
+    lab.slurm.configure(accounting=False)
+    assert cluster(lab)["accounting"].verdict == "warn"
+
+
+def test_a_job_that_does_not_begin_is_waited_for_in_vain_and_cancelled(lab: Lab) -> None:
+    lab.slurm.preempt_all(60)
+    found = cluster(lab, "high", JobOptions(wait_s=2))["a job on a node"]
+    assert found.verdict == "warn"
+    assert "--wait" in found.advice
+    assert "cldctl-doctor" not in lab.slurm.run("squeue -h -o %j").stdout
+
+
+def test_a_job_that_is_refused(lab: Lab) -> None:
+    lab.slurm.run("scontrol update partitionname=short state=inactive")
+    try:
+        found = cluster(lab, "short", JobOptions())
+    finally:
+        lab.slurm.run("scontrol update partitionname=short state=up")
+    assert found["partition short"].verdict == "warn"
+    assert found["a job on a node"].verdict == "fail"
+    assert "sbatch" in found["a job on a node"].found
+
+
+def test_runs_on_a_disk_that_nodes_do_not_have(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All nodes are this machine, so the job is told of another folder."""
+    written = look.script
+    monkeypatch.setattr(look, "script", lambda folder, hosts: written(folder / "elsewhere", hosts))
+    folder = lab.runs.parent / "here"
+    folder.mkdir()
+    assert look.from_a_node(folder, ["n1"], ["--partition=low"], 60).how == "not_shared"
+
+
+def test_a_controller_that_is_away(lab: Lab) -> None:
+    lab.slurm.kill_controller()
+    found = command(lab, code=4)
+    assert [name for name, check in found.items() if check.verdict == "fail"] == ["slurm"]
+    lab.slurm.start_controller()
