@@ -192,10 +192,10 @@ def test_exact_over_a_preemption_ends_bit_identical(lab: Lab) -> None:
     whole = lab.submit("whole", steps, partition="high")
     cut = lab.submit("cut", steps)
     lab.training("cut", steps=50)
-    assert lab.ended("whole", 120)["state"] == "FINISHED"
+    assert lab.ended("whole", 400)["state"] == "FINISHED"
     if lab.status("cut")["state"] == "RUNNING":
         lab.slurm.preempt_all(1)
-    assert lab.ended("cut", 180)["state"] == "FINISHED"
+    assert lab.ended("cut", 400)["state"] == "FINISHED"
     assert "preempted" in [entry["cause"] for entry in lab.status("cut")["attempts"]]
     assert same(checkpoint.load(whole, 3000), checkpoint.load(cut, 3000))
 
