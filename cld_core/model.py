@@ -1,6 +1,7 @@
 """A trained model, ready to sample and to be evaluated."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ from torch import Tensor, nn
 from . import checkpoint as checkpoints
 from . import nets, sampling, sde, seeds
 from .data.source import Source, source
-from .errors import CheckpointError, NotFoundError
-from .recipe import Recipe
+from .errors import CheckpointError, NotFoundError, UsageError
+from .recipe import Recipe, with_overrides
+from .recipe.sampling_spec import SamplingSpec
 from .run import RunFolder
 from .score import Score
 from .train.ema import Ema
@@ -93,13 +95,27 @@ class Model:
         Args:
             batch_size: samples computed at once; None: all.
         """
-        spec = dataclasses.replace(self.recipe.sampling, **settings)
+        if n < 1 or seed < 0 or first < 0:
+            text = "needs n of at least 1, and seed and first of at least 0"
+            raise UsageError(f"sampling {text}, not n={n}, seed={seed}, first={first}.")
+        spec = self._sampling(settings)
         parts = []
         for start in range(first, first + n, batch_size or n):
             last = min(start + (batch_size or n), first + n)
             noise = seeds.SampleNoise(seed, "sample", first=start, last=last, device=self.device)
             parts.append(sampling.sample(self.score, self.sde, spec, noise, self.data_shape, self.device))
         return sampling.Samples.cat(parts)
+
+    def _sampling(self, settings: dict[str, Any]) -> SamplingSpec:
+        """The recipe's sampling settings with changes, checked as those of a command line are."""
+        if not settings:
+            return self.recipe.sampling
+        recipe = self.recipe
+        if "method" in settings:
+            switched = recipe.sampling.switched(settings["method"])
+            recipe = dataclasses.replace(recipe, sampling=switched)
+        changes = [f"sampling.{name}={json.dumps(value)}" for name, value in settings.items()]
+        return with_overrides(recipe, changes, "sample").sampling
 
 
 def pick_checkpoint(folder: RunFolder, recipe: Recipe, checkpoint: int | str) -> int:

@@ -1,5 +1,7 @@
 """Slurm's words, read without a Slurm."""
 
+import time
+
 import pytest
 
 from cld_core.run import Attempt
@@ -115,3 +117,18 @@ def test_a_successor_counts_when_its_turn_has_come():
     assert state_of([SUBMITTED, successor], stopped, lambda job: seen[job["job_id"]])[0] == "REQUEUED"
     finished = [attempt(0, "finished", 0)]
     assert state_of([SUBMITTED, successor], finished, lambda job: seen[job["job_id"]])[0] == "FINISHED"
+
+
+def test_a_submission_that_made_no_job_can_be_resumed():
+    now = time.time()
+    requested = {"event": "requested", "time": now, "steps": 5}
+    assert state_of([requested], [], lambda job: Seen("gone"))[0] == "PENDING"
+    refused = {"event": "not_submitted", "time": now, "reason": "sbatch refused"}
+    assert state_of([requested, refused], [], lambda job: Seen("gone")) == ("FAILED", "sbatch refused")
+    state, reason = state_of([{**requested, "time": now - 60}], [], lambda job: Seen("gone"))
+    assert (state, reason) == ("FAILED", "it was never handed to the scheduler: the submission was interrupted")
+
+
+def test_a_job_that_could_not_begin_says_why():
+    why = {"event": "not_begun", "time": 1.0, "job_id": "7", "reason": "none of its 3 checkpoints is whole"}
+    assert state_of([SUBMITTED, why], [], lambda job: Seen("gone", "FAILED")) == ("FAILED", why["reason"])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import cld_core
-from cld_core.errors import CheckpointError, NotFoundError
+from cld_core.errors import CheckpointError, NotFoundError, RecipeError, UsageError
 from cld_core.recipe import load
 from cld_core.run import RunFolder
 from cld_core.train import session
@@ -59,6 +59,27 @@ def test_a_chosen_checkpoint(run):
         cld_core.load(run.path, "newest")
     with pytest.raises(NotFoundError, match="there is no run"):
         cld_core.load(run.path.parent / "other")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"method": "foo"}, "'sampling.method' cannot be 'foo'"),
+        ({"grid": "cubic"}, "'sampling.grid' cannot be 'cubic'"),
+        ({"nf": 3}, "'sampling.nfe'"),
+        ({"method": "em", "nfe": 1}, ">= 2"),
+    ],
+)
+def test_wrong_settings_are_refused_as_on_the_command_line(run, settings, words):
+    with pytest.raises(RecipeError) as caught:
+        cld_core.load(run.path).sample(4, **settings)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("arguments", [{"n": 0}, {"n": 4, "seed": -1}, {"n": 4, "first": -1}])
+def test_numbers_that_make_no_sense(run, arguments):
+    with pytest.raises(UsageError, match="at least"):
+        cld_core.load(run.path).sample(**arguments)
 
 
 def test_never_random_weights(tmp_path):
