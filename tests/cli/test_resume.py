@@ -163,3 +163,29 @@ def test_two_jobs_on_one_run_torchrun_style(runs):
     assert done.returncode == 0, done.stderr
     assert [entry["first_step"] for entry in status(runs, "mine")["attempts"]] == [0, 20]
     assert run.checkpoint_steps()[-1] == 40
+
+
+def test_a_chained_evaluation_survives_an_interruption(runs):
+    steps = "train.steps=3000"
+    cldctl("submit", "toy", *SMALL, steps, "--name", "mine", "--eval", "elbo", *LOCAL, runs=runs)
+    run = RunFolder(runs / "mine")
+    wait_step(run, 10)
+    ranks_of(run)[1].send_signal(signal.SIGTERM)
+    assert wait_ended(runs, "mine")["state"] == "STOPPED"
+    done = cldctl("resume", "mine", *LOCAL, "--follow", runs=runs)
+    assert "NLL bound" in done.stdout
+    assert status(runs, "mine")["evals"][0]["nll"] is not None
+
+
+def test_ranks_without_their_controller_are_seen_and_can_be_cancelled(runs):
+    run = submit(runs, "mine", "train.steps=1000000")
+    wait_step(run, 10)
+    processes = ranks_of(run)
+    psutil.Process(int(status(runs, "mine")["job_id"])).kill()
+    row = wait_for(lambda: (row := status(runs, "mine"))["reason"] and row)
+    assert row["state"] == "RUNNING"
+    assert "on this machine writes into it" in row["reason"]
+    cldctl("cancel", "mine", runs=runs)
+    for process in processes:
+        wait_for(lambda process=process: is_gone(process))
+    assert status(runs, "mine")["state"] in ("CANCELLED", "STOPPED")
