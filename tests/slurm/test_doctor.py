@@ -126,3 +126,14 @@ def test_a_controller_that_is_away(lab: Lab) -> None:
     found = command(lab, code=4)
     assert [name for name, check in found.items() if check.verdict == "fail"] == ["slurm"]
     lab.slurm.start_controller()
+
+
+def test_what_it_says_of_cancel_with_the_user_signal_is_true(lab: Lab) -> None:
+    lab.slurm.configure(user_signal=True, grace_time=20)
+    lab.submit("mine", partition="cancel")
+    lab.training("mine")
+    lab.slurm.preempt_all(1)
+    before, now = lab.training("mine", attempt=1)["attempts"]
+    assert (before["cause"], now["job_id"]) == ("preempted", before["job_id"])
+    assert now["first_step"] == before["last_step"] > 0
+    assert "the run itself" in cluster(lab, "cancel")["partition cancel: preemption"].found
