@@ -64,6 +64,7 @@ def test_every_partition_and_a_look_from_a_node(lab: Lab) -> None:
     assert "cluster.time_min" in found["partition short: time limit"].advice
     assert found["accounting"].verdict == found["requeue"].verdict == found["--requeue"].verdict == "ok"
     assert found["a job on a node"].verdict == found["runs folder on a node"].verdict == "ok"
+    assert "that node is this machine" in found["runs folder on a node"].found, "as all nodes of the test cluster are"
     assert "4 nodes" in found["MASTER_ADDR"].found
     assert lab.slurm.run("squeue -h").stdout == ""
     assert not list(lab.runs.parent.glob(".cldctl-doctor-*")), "it leaves nothing behind"
