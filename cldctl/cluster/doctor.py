@@ -126,7 +126,10 @@ def _from_a_node(runs: Path, chosen: Partition, job: JobOptions) -> Iterator[Che
     if seen.how == "answered":
         node = seen.answer["node"] or seen.answer["host"]
         yield Check(name, "ok", f"{number} ran on {node}, Python {seen.answer['python']}")
-        yield Check("runs folder on a node", "ok", f"shared: seen and written there ({seen.answer['file_system']})")
+        # A node that is this machine proves nothing about the others.
+        here = ", but that node is this machine" if seen.answer["host"] == platform.node() else ""
+        found = f"seen and written there ({seen.answer['file_system']}){here}"
+        yield Check("runs folder on a node", "ok", found)
         yield _names(seen.answer["unresolved"], len(hosts))
         yield _requeueable(seen.job)
         return

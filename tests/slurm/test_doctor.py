@@ -64,6 +64,7 @@ def test_every_partition_and_a_look_from_a_node(lab: Lab) -> None:
     assert "cluster.time_min" in found["partition short: time limit"].advice
     assert found["accounting"].verdict == found["requeue"].verdict == found["--requeue"].verdict == "ok"
     assert found["a job on a node"].verdict == found["runs folder on a node"].verdict == "ok"
+    assert "that node is this machine" in found["runs folder on a node"].found, "as all nodes of the test cluster are"
     assert "4 nodes" in found["MASTER_ADDR"].found
     assert lab.slurm.run("squeue -h").stdout == ""
     assert not list(lab.runs.parent.glob(".cldctl-doctor-*")), "it leaves nothing behind"
@@ -126,3 +127,14 @@ def test_a_controller_that_is_away(lab: Lab) -> None:
     found = command(lab, code=4)
     assert [name for name, check in found.items() if check.verdict == "fail"] == ["slurm"]
     lab.slurm.start_controller()
+
+
+def test_what_it_says_of_cancel_with_the_user_signal_is_true(lab: Lab) -> None:
+    lab.slurm.configure(user_signal=True, grace_time=20)
+    lab.submit("mine", partition="cancel")
+    lab.training("mine")
+    lab.slurm.preempt_all(1)
+    before, now = lab.training("mine", attempt=1)["attempts"]
+    assert (before["cause"], now["job_id"]) == ("preempted", before["job_id"])
+    assert now["first_step"] == before["last_step"] > 0
+    assert "the run itself" in cluster(lab, "cancel")["partition cancel: preemption"].found
