@@ -110,13 +110,15 @@ def state_of(events: Sequence[dict[str, Any]], attempts: Sequence[Attempt], look
     """The state of a run and, where it ended badly, why."""
     last = attempts[-1] if attempts else None
     job = current_job(events, last, look)
-    if job is None or _requested_since(events, job):
-        waiting = [event for event in events if event["event"] in ("requested", "not_submitted")][-1:]
-        if waiting and waiting[0]["event"] == "not_submitted":
-            return "FAILED", waiting[0]["reason"]
-        if waiting and time.time() - waiting[0]["time"] > SUBMITTING_S:
+    waiting = _unanswered(events)
+    if waiting is not None:
+        if waiting["event"] == "not_submitted":
+            return "FAILED", waiting["reason"]
+        if time.time() - waiting["time"] > SUBMITTING_S:
             return "FAILED", "it was never handed to the scheduler: the submission was interrupted"
-        return ("PENDING" if last is None or waiting else _ended(last.cause)), None
+        return "PENDING", None
+    if job is None:
+        return ("PENDING" if last is None else _ended(last.cause)), None
     seen = look(job)
     cancelled = seen.word == "CANCELLED" or any(
         event["event"] == "cancelled" and event.get("job_id") == job["job_id"] for event in events
@@ -160,9 +162,10 @@ def current_job(events: Sequence[dict[str, Any]], last: Attempt | None, look: Lo
     return jobs[-1] if jobs else None
 
 
-def _requested_since(events: Sequence[dict[str, Any]], job: dict[str, Any]) -> bool:
-    """Whether somebody asked to go on after ``job`` was submitted, and no job came of it yet."""
-    return any(event["event"] == "requested" and event["time"] > job["time"] for event in events)
+def _unanswered(events: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The last request, or the scheduler's refusal of it, that no submitted job came after."""
+    asked = [event for event in events if event["event"] in ("requested", "not_submitted", "submitted")][-1:]
+    return asked[0] if asked and asked[0]["event"] != "submitted" else None
 
 
 def _comes_back(events: Sequence[dict[str, Any]], last: Attempt, job: dict[str, Any], seen: Seen) -> bool:

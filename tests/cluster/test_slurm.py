@@ -132,3 +132,10 @@ def test_a_submission_that_made_no_job_can_be_resumed():
 def test_a_job_that_could_not_begin_says_why():
     why = {"event": "not_begun", "time": 1.0, "job_id": "7", "reason": "none of its 3 checkpoints is whole"}
     assert state_of([SUBMITTED, why], [], lambda job: Seen("gone", "FAILED")) == ("FAILED", why["reason"])
+
+
+def test_a_finished_run_that_slurm_started_again_stays_finished():
+    requested = {"event": "requested", "time": -1.0, "steps": 5}
+    skipped = {"event": "skipped", "time": 9.0, "job_id": "7", "reason": "finished"}
+    finished = [attempt(0, "finished", 0)]
+    assert state_of([requested, SUBMITTED, skipped], finished, lambda job: Seen("gone", "COMPLETED"))[0] == "FINISHED"
