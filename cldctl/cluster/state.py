@@ -163,9 +163,10 @@ def current_job(events: Sequence[dict[str, Any]], last: Attempt | None, look: Lo
 
 
 def _unanswered(events: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """The last request, or the scheduler's refusal of it, that no submitted job came after."""
-    asked = [event for event in events if event["event"] in ("requested", "not_submitted", "submitted")][-1:]
-    return asked[0] if asked and asked[0]["event"] != "submitted" else None
+    """The last request, or the scheduler's refusal of it, that no job came after."""
+    answers = ("submitted", "started")
+    asked = [event for event in events if event["event"] in ("requested", "not_submitted", *answers)][-1:]
+    return asked[0] if asked and asked[0]["event"] not in answers else None
 
 
 def _comes_back(events: Sequence[dict[str, Any]], last: Attempt, job: dict[str, Any], seen: Seen) -> bool:
