@@ -46,12 +46,12 @@ def train(
     run.ledger.append("requested", **request)
     # A Slurm evaluation is a job of its own, which waits for this one.
     chained = evaluations if cluster != "slurm" else ()
-    submitted = _start(
-        spec,
-        worker.TrainJob(str(run.path), cluster, chained),
-        cluster,
-        lambda job: run.ledger.append("submitted", **job.to_dict()),
-    )
+    job = worker.TrainJob(str(run.path), cluster, chained)
+    try:
+        submitted = _start(spec, job, cluster, lambda made: run.ledger.append("submitted", **made.to_dict()))
+    except executor.SchedulerError as error:
+        run.ledger.append("not_submitted", reason=str(error))
+        raise
     if cluster == "local":
         for name in evaluations:
             remember(run.evals / name, submitted)
