@@ -33,6 +33,7 @@ from cld_core.data.store import (
     write_manifest,
 )
 from cld_core.errors import DataError
+from cld_core.run.atomic import sync_folder
 
 PROGRESS = "progress.json"
 _SECONDS_BETWEEN_REPORTS = 0.1
@@ -115,7 +116,7 @@ def build(plan: Plan, out: Path, progress: ProgressCallback | None = None) -> Ma
         manifest = Manifest(name=plan.name, size=plan.size, splits=splits, source=plan.source, source_digest=digest)
         write_manifest(partial, manifest)
         os.replace(partial, out)
-        _force_to_disk(out.parent)
+        sync_folder(out.parent)
         for leftover in (PROGRESS, "lock"):
             (out / leftover).unlink(missing_ok=True)
     return manifest
@@ -147,14 +148,6 @@ def _sole_writer(partial: Path) -> Iterator[None]:
         except OSError:
             pass  # A file system without locks: then it is the user's to start one at a time.
         yield
-
-
-def _force_to_disk(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class _Job:

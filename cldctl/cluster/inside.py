@@ -48,7 +48,7 @@ def cause_of(folder: RunFolder, code: StopCode) -> str | None:
     if code is StopCode.USR2:
         notice = float(os.environ.get("CLDCTL_SIGNAL_S", "90"))
         return "timeout" if _seconds_left(job) < notice + _EARLY_S else "preempted"
-    noticed = slurm.notice_in(_log_since(folder, None))
+    noticed = slurm.notice_in(_log_since(folder))
     if noticed not in (None, "cancelled"):
         return noticed
     if int(job.get("Restarts", restarts())) > restarts():
@@ -159,17 +159,16 @@ def _limit_reached(job: dict[str, str]) -> bool:
     return job.get("JobState", "").startswith("TIMEOUT") or job.get("Reason") == "TimeLimit"
 
 
-def _log_since(folder: RunFolder, offset: int | None) -> str:
-    if offset is None:
-        mine = [event for event in folder.ledger.events() if event["event"] == "started"]
-        offset = int(mine[-1].get("log_offset", 0)) if mine else 0
-    return _read_from(log_file(folder), offset)
+def _log_since(folder: RunFolder) -> str:
+    """The notices since the newest attempt began."""
+    mine = [event for event in folder.ledger.events() if event["event"] == "started"]
+    return _read_from(log_file(folder), int(mine[-1].get("log_offset", 0)) if mine else 0)
 
 
 def _wait_for_reason(folder: RunFolder, seconds: float = 1.0) -> str:
     """The log since this attempt began, once a reason stands in it; slurmstepd writes at its own pace."""
     deadline = time.monotonic() + seconds
-    while " DUE TO " not in (text := _log_since(folder, None)) and time.monotonic() < deadline:
+    while " DUE TO " not in (text := _log_since(folder)) and time.monotonic() < deadline:
         time.sleep(0.05)
     return text
 

@@ -1,6 +1,5 @@
 """`cldctl eval`: the likelihood of a checkpoint, in shards."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -55,7 +54,7 @@ def evaluate(
     where = chosen_cluster(cluster)
     if row is not None and row["state"] in ("RUNNING", "PENDING"):
         err.print(f"{request.id} is being computed already")
-    elif row is not None and row["state"] == "FINISHED" and _still_true(run, path, step):
+    elif row is not None and row["state"] == "FINISHED":
         err.print(f"{request.id} is complete already")
     else:
         request.save(run)
@@ -89,10 +88,3 @@ def _step(run: RunFolder, checkpoint: str) -> int:
         there = ", ".join(map(str, steps))
         raise NotFoundError(f"{run.name} has no checkpoint '{checkpoint}'. There are: {there}; or say 'last'.")
     return int(checkpoint)
-
-
-def _still_true(run: RunFolder, path: Path, step: int) -> bool:
-    """Whether the finished report is of the checkpoint that the run has now under this step."""
-
-    sidecar = read_json(run.checkpoint_file(step).with_suffix(".json")) or {}
-    return bool((read_json(path / "report.json") or {}).get("checkpoint") == sidecar.get("sha256"))
