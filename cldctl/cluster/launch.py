@@ -20,7 +20,7 @@ from cld_core.run.atomic import read_json, write_json
 from . import executor, local, slurm, worker
 from .executor import Submitted
 from .jobspec import JobSpec
-from .state import Look, current_report, eval_folders
+from .state import Look, current_report, eval_folders, missing_shards
 
 # Seconds that a save may take beyond three times the slowest one seen, and the least notice before a time limit.
 SAVE_MARGIN_S = 60
@@ -115,7 +115,8 @@ def evaluate(
         spec.local_parameters()
         job = worker.EvalJob(str(run.path), (name,), cluster)
         return _start(spec, job, cluster, lambda submitted: remember(path, submitted))
-    shards = missing_shards(path)
+    # Where all are there, one task is left to merge them.
+    shards = missing_shards(path) or [0]
     spec = replace(
         spec,
         nodes=1,
@@ -129,17 +130,6 @@ def evaluate(
     for job_of_shard in jobs:
         remember(path, job_of_shard)
     return jobs[0]
-
-
-def missing_shards(evaluation: Path) -> list[int]:
-    """Numbers of the shards that are not complete."""
-    request = read_json(evaluation / "request.json") or {}
-    states = [read_json(evaluation / "shards" / f"{shard:05d}.json") or {} for shard in range(request["shards"])]
-    return [
-        shard
-        for shard, state in enumerate(states)
-        if state.get("done", -1) != state.get("last", 0) - state.get("first", 0)
-    ]
 
 
 def remember(evaluation: Path, submitted: Submitted) -> None:

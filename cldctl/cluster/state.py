@@ -198,7 +198,8 @@ def eval_folders(run: RunFolder) -> list[Any]:
 def eval_status(path: Any, look: Look) -> dict[str, Any]:
     """State, shards and results of one evaluation."""
     request, report = read_json(path / "request.json") or {}, current_report(path)
-    done = request.get("shards", 0) if report else _shards_done(path)
+    shards = request.get("shards", 0)
+    done = shards if report else shards - len(missing_shards(path))
     jobs = read_json(path / "jobs.json") or []
     state = "FINISHED" if report else _eval_state([look(job) for job in jobs])
     elbo = (report or {}).get("elbo") or {}
@@ -233,6 +234,22 @@ def _eval_state(jobs: Sequence[Seen]) -> str:
     return "RUNNING" if "running" in phases else "PENDING" if phases & {"pending", "unknown"} else "STOPPED"
 
 
-def _shards_done(path: Any) -> int:
-    states = [read_json(file) or {} for file in (path / "shards").glob("*.json")]
-    return sum(1 for state in states if "done" in state and state["done"] == state["last"] - state["first"])
+def shard_is_done(evaluation: Any, shard: int, checkpoint: str | None) -> bool:
+    """Whether a shard is complete and, where the checkpoint is still there, was made with this very one."""
+    state = read_json(evaluation / "shards" / f"{shard:05d}.json") or {}
+    done = "done" in state and state["done"] == state["last"] - state["first"]
+    return done and checkpoint in (None, state.get("checkpoint"))
+
+
+def checkpoint_of(evaluation: Any) -> str | None:
+    """Checksum that the run's checkpoint of an evaluation's step has now; None where it was cleared away."""
+    request = read_json(evaluation / "request.json") or {}
+    run = RunFolder(evaluation.parent.parent)
+    sidecar = read_json(run.checkpoint_file(request.get("checkpoint_step", 0)).with_suffix(".json")) or {}
+    return sidecar.get("sha256")
+
+
+def missing_shards(evaluation: Any) -> list[int]:
+    """Numbers of the shards that are not complete."""
+    request, checkpoint = read_json(evaluation / "request.json") or {}, checkpoint_of(evaluation)
+    return [shard for shard in range(request.get("shards", 0)) if not shard_is_done(evaluation, shard, checkpoint)]

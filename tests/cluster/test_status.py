@@ -9,7 +9,7 @@ from cld_core.recipe import load
 from cld_core.run import Lease, RunFolder
 from cld_core.run.atomic import write_json
 from cldctl.cluster.slurm import Seen
-from cldctl.cluster.state import RunStatus, current_report, status_of
+from cldctl.cluster.state import RunStatus, current_report, missing_shards, status_of
 from cldctl.commands.status import _row
 from cldctl.ui.tables import details, overview
 
@@ -76,3 +76,15 @@ def test_a_process_that_no_job_explains_is_seen_by_its_lease(run):
     assert row.state == "RUNNING"
     assert "job torchrun" in row.reason
     lease.release()
+
+
+def test_shards_of_a_replaced_checkpoint_are_missing(run):
+    path = run.evals / "elbo-00000010-12345678"
+    (path / "shards").mkdir(parents=True)
+    write_json(path / "request.json", {"checkpoint_step": 10, "shards": 3})
+    for shard, (done, checkpoint) in enumerate(((5, "abc"), (4, "abc"))):
+        state = {"first": 5 * shard, "last": 5 * shard + 5, "done": done, "checkpoint": checkpoint}
+        write_json(path / "shards" / f"{shard:05d}.json", state)
+    assert missing_shards(path) == [1, 2]
+    write_json(run.checkpoint_file(10).with_suffix(".json"), {"sha256": "other"})
+    assert missing_shards(path) == [0, 1, 2]
