@@ -163,7 +163,9 @@ def sample_ode(sde: PlainCLD, noise: Tensor, *, eps: float = 1e-3, tolerance: fl
         now = torch.from_numpy(y).float().view(u.shape)
         return sde.flow(now, _times(t, len(u))).double().numpy().reshape(-1)
 
-    solution = solve_ivp(field, (1.0, eps), u.double().numpy().reshape(-1), method="RK45", rtol=tolerance, atol=tolerance)
+    solution = solve_ivp(
+        field, (1.0, eps), u.double().numpy().reshape(-1), method="RK45", rtol=tolerance, atol=tolerance
+    )
     u = torch.from_numpy(solution.y[:, -1]).float().view(u.shape)
     return sde.reverse_mean(u, _times(eps, len(u)), eps).chunk(2, dim=1)[0], solution.nfev + 1
 

@@ -79,7 +79,9 @@ def test_the_plain_ncsnpp_has_the_same_output():
     spec = NcsnppSpec(image_size=8, channels=8, multipliers=(1, 2), blocks=1, attention=(4,), dropout=0.0)
     net = nets.build(spec, data_shape=(3, 8, 8), phase_space=True)
     plain = plain_ncsnpp(net)
-    replaced = [type(module).__name__ for module in plain.modules() if type(module).__module__ == "benchmarks.plain_nets"]
+    replaced = [
+        type(module).__name__ for module in plain.modules() if type(module).__module__ == "benchmarks.plain_nets"
+    ]
     assert sorted(replaced) == ["PlainAttention"] * 3 + ["PlainConvDown"] + ["PlainResample"] * 2
     u, t = torch.randn(2, 6, 8, 8), torch.tensor([0.1, 0.9])
     torch.testing.assert_close(plain(u, t), net(u, t), rtol=1e-4, atol=1e-5)
