@@ -7,6 +7,7 @@ parameter, one velocity and one probe. Its losses and laws are those of `cld_cor
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -174,7 +175,7 @@ def sample_ode(sde: PlainCLD, noise: Tensor, *, eps: float = 1e-3, tolerance: fl
 def sample_em(sde: PlainCLD, noise: Tensor, times: list[float]) -> Tensor:
     """x (B, C, ...) by Euler-Maruyama over ``times``, then a denoising step of size times[-1]."""
     u = sde.prior(noise)
-    for t, t_next in zip(times[:-1], times[1:], strict=True):
+    for t, t_next in pairwise(times):
         dt = t - t_next
         u = sde.reverse_mean(u, _times(t, len(u)), dt)
         x, v = u.chunk(2, dim=1)
@@ -202,7 +203,7 @@ def _half_step(sde: PlainCLD, u: Tensor, d: float) -> Tensor:
 def sample_sscs(sde: PlainCLD, noise: Tensor, times: list[float]) -> Tensor:
     """x (B, C, ...) by SSCS over ``times``, then a denoising step."""
     u = sde.prior(noise)
-    for t, t_next in zip(times[:-1], times[1:], strict=True):
+    for t, t_next in pairwise(times):
         dt = t - t_next
         u = _half_step(sde, u, sde.beta * dt / 2)
         x, v = u.chunk(2, dim=1)

@@ -8,8 +8,8 @@ from torchvision.datasets import VisionDataset
 
 from benchmarks import models
 from benchmarks.harness import BASELINE, Report, Settings, interleaved, rows_of
-from cld_core.data.images import ImageSet
 from cld_core.data.image_source import ImageSource
+from cld_core.data.images import ImageSet
 from cld_core.recipe.image_spec import ImageDataSpec
 
 BATCH = 128

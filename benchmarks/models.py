@@ -23,7 +23,7 @@ def toy_recipe(*overrides: str) -> Recipe:
 
 
 def toy_model(device: str = "cpu", steps: int = 0) -> Model:
-    """A toy model, after ``steps`` steps of training: adaptive solvers take as many evaluations as for a trained one."""
+    """A toy model after ``steps`` steps of training; adaptive solvers take fewer evaluations for an untrained one."""
     from cld_core.train.distributed import Ranks
     from cld_core.train.step import Trainer
 
@@ -60,7 +60,7 @@ def image_folder(folder: Path, size: int, counts: Mapping[str, int]) -> Path:
 
 
 def ncsnpp_recipe(quick: bool, *overrides: str) -> Recipe:
-    """CIFAR-10's recipe in float32 with the 10.1 million parameters that the issue's figures are of; quick: a tiny one."""
+    """CIFAR-10's recipe in float32, with a network of 10.1 million parameters; ``quick``: a tiny one."""
     size = 8 if quick else 32
     shape = ["channels=8", "multipliers=[1,2]", "blocks=1", "attention=[4]"] if quick else ["channels=64", "blocks=2"]
     network = [f"network.{text}" for text in [*shape, f"image_size={size}"]]

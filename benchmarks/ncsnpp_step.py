@@ -63,7 +63,8 @@ def topic(settings: Settings) -> Report:
     for kind in ("float32", "bfloat16"):
         rate = rates[f"3x3 convolution, {kind}"][1]
         report.notes.append(
-            f"limit: {flops / 1e12:.2f} TFLOP a step take {flops / rate:.2f} s at {rate / 1e9:.0f} GFLOP/s of a {kind} convolution"
+            f"limit: {flops / 1e12:.2f} TFLOP a step take {flops / rate:.2f} s "
+            f"at {rate / 1e9:.0f} GFLOP/s of a {kind} convolution"
         )
     return report
 

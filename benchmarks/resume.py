@@ -26,15 +26,8 @@ def topic(settings: Settings) -> Report:
     run = _start(settings.work / "runs")
     try:
         for _ in range(rounds):
-            _kill(run)
-            begin = time.time()
-            last = run.checkpoint_steps()[-1]
-            _cldctl(settings.work / "runs", "resume", run.name, "--cluster", "local")
-            ranges["cldctl resume returns"].append(time.time() - begin)
-            event = _wait(lambda: _started(run, begin))
-            ranges["the attempt has begun"].append(event - begin)
-            _wait(lambda last=last: run.checkpoint_steps()[-1:] > [last])
-            ranges["first new step saved"].append(time.time() - begin)
+            for name, value in zip(ranges, _killed_and_resumed(run), strict=True):
+                ranges[name].append(value)
     finally:
         _kill(run)
     for name, seconds in ranges.items():
@@ -47,6 +40,18 @@ def topic(settings: Settings) -> Report:
         f"{floor[2]:.2f} s; a job is two such processes after one another (submitit's, and the rank)"
     )
     return report
+
+
+def _killed_and_resumed(run: RunFolder) -> tuple[float, float, float]:
+    """Seconds from typing `cldctl resume` to its end, to the attempt's beginning, and to its first new checkpoint."""
+    _kill(run)
+    last = run.checkpoint_steps()[-1]
+    begin = time.time()
+    _cldctl(run.path.parent, "resume", run.name, "--cluster", "local")
+    typed = time.time() - begin
+    started = _wait(lambda: _started(run, begin)) - begin
+    _wait(lambda: run.checkpoint_steps()[-1:] > [last])
+    return typed, started, time.time() - begin
 
 
 def _start(runs: Path) -> RunFolder:
