@@ -28,7 +28,8 @@ def status(
 
     Example: cldctl status --watch
     """
-    from cldctl.ui.tables import details, overview
+    from cldctl.ui.details import details
+    from cldctl.ui.tables import overview
 
     def collect() -> list[RunStatus]:
         return _collect(runs or [], everything, directory)

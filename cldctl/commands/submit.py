@@ -1,7 +1,6 @@
 """`cldctl submit`: freeze a recipe into a new run folder and start training it."""
 
 import time
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -83,15 +82,8 @@ def finish(run: RunFolder, job_id: str, cluster: str, follow: bool, evaluations:
 
 def next_steps(run: RunFolder) -> None:
     """The commands that make sense now."""
-    root = "" if run.path.parent == Path("runs").absolute() else f" --runs-dir {_relative(run.path.parent)}"
+    from cldctl.ui.hints import command
+
     err.print("next:")
-    for command in ("status", "logs -f", "cancel"):
-        verb, *flags = command.split()
-        err.print(f"  cldctl {verb} {run.name}{' ' + ' '.join(flags) if flags else ''}{root}", soft_wrap=True)
-
-
-def _relative(path: Path) -> Path:
-    try:
-        return path.relative_to(Path.cwd())
-    except ValueError:
-        return path
+    for text in (f"status {run.name}", f"logs {run.name} -f", f"cancel {run.name}"):
+        err.print(f"  {command(text, run)}", markup=False, soft_wrap=True)
