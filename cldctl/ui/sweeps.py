@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from cld_core.evaluation.results import BY_KEY, Metric
@@ -22,10 +21,10 @@ def sweep_table(sweep: sweeps.Sweep, rows: Sequence[Mapping[str, Any]], states: 
 
 def _one_result(
     sweep: sweeps.Sweep, rows: Sequence[Mapping[str, Any]], states: Mapping[str, str], metric: Metric | None
-) -> Table:
+) -> RenderableType:
     *down, across = sweep.axes
     label = metric.label if metric is not None else "states"
-    table = plain_table(title=f"{label} by {' and '.join(axis.key for axis in sweep.axes)}")
+    table = plain_table()
     for axis in down:
         table.add_column(axis.key.split(".")[-1], no_wrap=True)
     if not down:
@@ -41,10 +40,11 @@ def _one_result(
             cells.append(states.get(row["evaluation"], "-").lower())
     for head, cells in lines.items():
         table.add_row(*map(Text, [*(head or (label,)), *cells]))
-    return table
+    # A table's own title is wrapped to its width.
+    return Group(Text(f"{label} by {' and '.join(axis.key for axis in sweep.axes)}", style="bold"), table)
 
 
-def by_step(evals: Sequence[Mapping[str, Any]]) -> list[Table]:
+def by_step(evals: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
     """For settings with results at several steps, a table of the results against the step."""
     groups: dict[str, dict[int, Mapping[str, Any]]] = {}
     for entry in evals:
@@ -53,13 +53,13 @@ def by_step(evals: Sequence[Mapping[str, Any]]) -> list[Table]:
     return [_against_step(list(found.values())) for found in groups.values() if len(found) > 1]
 
 
-def _against_step(entries: Sequence[Mapping[str, Any]]) -> Table:
+def _against_step(entries: Sequence[Mapping[str, Any]]) -> RenderableType:
     metrics = [metric for metric in BY_KEY.values() if any(metric.key in entry["results"] for entry in entries)]
-    table = plain_table(title=f"{'-'.join(entries[0]['metrics'])} against the step")
+    table = plain_table()
     table.add_column("step", justify="right", no_wrap=True)
     for metric in metrics:
         table.add_column(metric.label, justify="right", overflow="fold")
     for entry in sorted(entries, key=lambda entry: entry["checkpoint_step"]):
         cells = [count(entry["checkpoint_step"]), *(result_of(entry, metric) for metric in metrics)]
         table.add_row(*map(Text, cells))
-    return table
+    return Group(Text(f"{', '.join(entries[0]['metrics'])} against the step", style="bold"), table)
