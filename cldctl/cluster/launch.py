@@ -115,16 +115,37 @@ def evaluate(
 
     ``logs``: where the output goes; default: into the folder of the first evaluation.
     """
-    spec = JobSpec.of(f"{run.name}-eval", logs or run.evals / names[0] / "logs", resources)
+    spec = eval_job(run, cluster, resources, logs or run.evals / names[0] / "logs", after=after, parallel=parallel)
     if cluster != "slurm":
-        spec.local_parameters()
 
         def note(submitted: Submitted) -> None:
             for name in names:
                 remember(run.evals / name, submitted, spec.logs)
 
         return _start(spec, worker.EvalJob(str(run.path), tuple(names), cluster), cluster, note)
-    spec = replace(
+    tasks = array_tasks(run, names)
+    jobs = executor.submit_slurm(spec, [worker.EvalJob(str(run.path), (), cluster, task) for task in tasks])
+    for task, job in zip(tasks, jobs, strict=True):
+        for name in dict.fromkeys(name for name, _ in task):
+            remember(run.evals / name, job, spec.logs)
+    return jobs[0]
+
+
+def eval_job(
+    run: RunFolder,
+    cluster: str,
+    resources: ClusterSpec,
+    logs: Path,
+    *,
+    after: str | None = None,
+    parallel: int | None = None,
+) -> JobSpec:
+    """The job that evaluates, on Slurm one task of its array; checked."""
+    spec = JobSpec.of(f"{run.name}-eval", logs, resources)
+    if cluster != "slurm":
+        spec.local_parameters()
+        return spec
+    return replace(
         spec,
         nodes=1,
         tasks_per_node=1,
@@ -133,12 +154,6 @@ def evaluate(
         after=f"afterany:{after}" if after else None,
         parallel=parallel,
     )
-    tasks = array_tasks(run, names)
-    jobs = executor.submit_slurm(spec, [worker.EvalJob(str(run.path), (), cluster, task) for task in tasks])
-    for task, job in zip(tasks, jobs, strict=True):
-        for name in dict.fromkeys(name for name, _ in task):
-            remember(run.evals / name, job, spec.logs)
-    return jobs[0]
 
 
 def array_tasks(run: RunFolder, names: Sequence[str]) -> list[tuple[tuple[str, int], ...]]:

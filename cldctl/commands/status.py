@@ -3,7 +3,7 @@
 import json
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,9 @@ from cldctl.cluster.state import OVER, Look, RunStatus, status_of
 from cldctl.ui.console import err, out
 
 from .options import RunsDir, find_run, runs_dir
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 # Runs that ended longer ago are shown with --all only.
 RECENT_S = 7 * 24 * 3600
@@ -29,7 +32,7 @@ def status(
     Example: cldctl status --watch
     """
     from cldctl.ui.details import details
-    from cldctl.ui.tables import overview
+    from cldctl.ui.tables import newest_that_fit, overview
 
     def collect() -> list[RunStatus]:
         return _collect(runs or [], everything, directory)
@@ -41,10 +44,14 @@ def status(
     if watch and out.is_terminal:
         from rich.live import Live
 
-        with Live(view(collect()), console=out, auto_refresh=False) as live:
+        def shown() -> RenderableType:
+            rows = collect()
+            return view(rows) if runs else newest_that_fit(rows, out.height)
+
+        with Live(shown(), console=out, auto_refresh=False) as live:
             while True:
                 time.sleep(1.0)
-                live.update(view(collect()), refresh=True)
+                live.update(shown(), refresh=True)
     rows = collect()
     if not rows:
         err.print(f"no runs in {runs_dir(directory).absolute()}. Start one: cldctl submit recipes/toy.yaml")

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -66,6 +66,19 @@ def overview(rows: Sequence[RunStatus]) -> RenderableType:
         # Text, since plain strings are searched for markup, which takes long for a thousand rows.
         table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells))
     return table
+
+
+def newest_that_fit(rows: Sequence[RunStatus], height: int) -> RenderableType:
+    """The overview of as many of the newest runs as there are lines for, and how many are left out."""
+    count_shown = min(len(rows), height)
+    while True:
+        left_out = len(rows) - count_shown
+        note = [Text(f"{left_out} older not shown", style="dim")] if left_out else []
+        view = Group(overview(rows[left_out:]), *note)
+        # A row may take several lines. One line stays free for the cursor.
+        if count_shown <= 1 or len(out.render_lines(view)) < height:
+            return view
+        count_shown -= 1
 
 
 def result_of(entry: Mapping[str, Any], metric: Metric) -> str:
