@@ -237,8 +237,7 @@ def _eval_state(jobs: Sequence[Seen]) -> str:
 def shard_is_done(evaluation: Any, shard: int, checkpoint: str | None) -> bool:
     """Whether a shard is complete and, where the checkpoint is still there, was made with this very one."""
     state = read_json(evaluation / "shards" / f"{shard:05d}.json") or {}
-    done = "done" in state and state["done"] == state["last"] - state["first"]
-    return done and checkpoint in (None, state.get("checkpoint"))
+    return bool(state.get("complete")) and checkpoint in (None, state.get("checkpoint"))
 
 
 def checkpoint_of(evaluation: Any) -> str | None:

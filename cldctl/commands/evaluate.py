@@ -1,4 +1,4 @@
-"""`cldctl eval`: the likelihood of a checkpoint, in shards."""
+"""`cldctl eval`: what a checkpoint is worth, in shards."""
 
 from typing import Annotated
 
@@ -14,8 +14,15 @@ from .options import ClusterOption, Follow, RunsDir, chosen_cluster, find_run, o
 
 def evaluate(
     words: Annotated[list[str] | None, typer.Argument(metavar="RUN | KEY=VALUE")] = None,
+    fid: Annotated[bool, typer.Option("--fid", help="Frechet distance to the training images.")] = False,
+    kid: Annotated[bool, typer.Option("--kid", help="Kernel distance to the training images.")] = False,
+    isc: Annotated[bool, typer.Option("--isc", help="Inception Score.")] = False,
+    prc: Annotated[bool, typer.Option("--prc", help="Precision and recall.")] = False,
     elbo: Annotated[bool, typer.Option("--elbo", help="Bound of the negative log-likelihood.")] = False,
-    samples: Annotated[int | None, typer.Option(min=2, help="Test points; default: eval.samples.")] = None,
+    loss: Annotated[bool, typer.Option("--loss", help="Training objective of the test data.")] = False,
+    samples: Annotated[
+        int | None, typer.Option(min=2, help="Samples, or test data where none are drawn; default: eval.samples.")
+    ] = None,
     shards: Annotated[int | None, typer.Option(min=1, help="Pieces; default: one a process.")] = None,
     checkpoint: Annotated[str, typer.Option(metavar="last|STEP", help="Which checkpoint.")] = "last",
     max_parallel: Annotated[
@@ -27,24 +34,27 @@ def evaluate(
 ) -> None:
     """Evaluate a checkpoint of a run. Typed again it computes only what is missing.
 
-    Example: cldctl eval --elbo --follow eval.elbo.velocities=4
+    Example: cldctl eval --fid --elbo --samples 50000 --shards 16 --follow sampling.method=exponential sampling.nfe=50
     """
-    from cld_core.evaluation.request import EvalRequest
+    from cld_core.evaluation.request import METRICS, EvalRequest, draws_samples
     from cld_core.recipe import with_overrides
+    from cld_core.recipe.plugin import with_paths
     from cldctl.cluster import launch
     from cldctl.cluster.state import eval_status
 
-    if not elbo:
-        raise UsageError("nothing to evaluate: add --elbo.")
+    flags = {"fid": fid, "kid": kid, "isc": isc, "prc": prc, "elbo": elbo, "loss": loss}
+    metrics = tuple(metric for metric in METRICS if flags[metric])
+    if not metrics:
+        raise UsageError(f"nothing to evaluate: add {', '.join(f'--{metric}' for metric in METRICS)}.")
     name, overrides = one_run(words)
     run = find_run(name, runs_dir(directory))
     if samples is not None:
-        overrides.append(f"eval.samples={samples}")
+        overrides.append(f"eval.{'samples' if draws_samples(metrics) else 'points'}={samples}")
     _only_evaluation_keys(overrides)
-    recipe = with_overrides(run.recipe(), overrides, str(run.recipe_file))
+    recipe = with_overrides(run.recipe(), with_paths(overrides), str(run.recipe_file))
     step = _step(run, checkpoint)
     pieces = shards or recipe.cluster.world_size
-    request = EvalRequest.of(recipe, ("elbo",), step, pieces)
+    request = EvalRequest.of(recipe, metrics, step, pieces)
     path = run.evals / request.id
     there = read_json(path / "request.json")
     if there is not None and shards is not None and there["shards"] != request.shards:
@@ -71,9 +81,9 @@ def evaluate(
 
 def _only_evaluation_keys(overrides: list[str]) -> None:
     for text in overrides:
-        if text.split(".")[0] not in ("eval", "cluster"):
+        if text.split(".")[0] not in ("eval", "sampling", "cluster"):
             key = text.split("=")[0]
-            raise UsageError(f"'{key}' is no key of an evaluation. Those of eval and cluster can be changed.")
+            raise UsageError(f"'{key}' is no key of an evaluation. Those of eval, sampling and cluster can be changed.")
 
 
 def _step(run: RunFolder, checkpoint: str) -> int:

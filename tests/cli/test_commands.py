@@ -164,7 +164,7 @@ def test_submit_returns_and_the_job_goes_on(tmp_path):
         (["status", "dome"], 3, ["no run at", "'done'"]),
         (["eval", "done"], 2, ["--elbo"]),
         (["eval", "done", "--elbo", "--checkpoint", "15"], 3, ["no checkpoint '15'", "10, 20"]),
-        (["eval", "done", "--elbo", "train.steps=3"], 2, ["train.steps", "eval and cluster"]),
+        (["eval", "done", "--elbo", "train.steps=3"], 2, ["train.steps", "eval, sampling and cluster"]),
         (["sample", "done", "-o", "x.jpg"], 2, [".png or .npz"]),
         (["sample", "done", "-o", "/nowhere/x.png"], 2, ["no folder /nowhere"]),
         (["sample", "done", "--method", "emm"], 2, ["sampling.method", "'em'"]),
