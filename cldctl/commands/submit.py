@@ -28,7 +28,7 @@ def submit(
     follow: Follow = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the recipe and the job, write nothing.")] = False,
     evals: Annotated[
-        str | None, typer.Option("--eval", metavar="elbo", help="Evaluate when the training is finished.")
+        str | None, typer.Option("--eval", metavar="fid,elbo", help="Evaluate when the training is finished.")
     ] = None,
     directory: RunsDir = None,
 ) -> None:

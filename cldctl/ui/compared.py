@@ -23,7 +23,9 @@ def compared(columns: Sequence[Column]) -> Table:
         table.add_column(Text(column.run), justify="right", overflow="fold")
     table.add_row("step", *(count(column.step) for column in columns))
     table.add_row("steps of the run", *(count(column.steps) for column in columns))
-    table.add_row("samples", *(count(column.samples) for column in columns))
+    for name, label in (("samples", "samples"), ("points", "test data")):
+        if any(column.counts[name] is not None for column in columns):
+            table.add_row(label, *(count(column.counts[name]) for column in columns))
     for key in keys_of(columns):
         metric = BY_KEY[key]
         cells = [_cell(columns[0], column, key) for column in columns]

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from cld_core.evaluation.request import EvalRequest
 from cld_core.run import RunFolder
 from cld_core.run.atomic import read_json
 from cldctl.cluster import launch
@@ -118,11 +119,12 @@ def _watch_evaluations(run: RunFolder, names: tuple[str, ...], view: "_View", ti
 
 
 def _data_done(folder: Path) -> tuple[int, int]:
-    request = read_json(folder / "request.json") or {}
+    """Samples and test data of an evaluation that are computed, and how many there are to be."""
+    total = sum(EvalRequest.load(folder).work.values())
     if (folder / "report.json").is_file():
-        return request.get("samples", 1), request.get("samples", 1)
+        return total, total
     states: list[dict[str, Any]] = [read_json(file) or {} for file in (folder / "shards").glob("*.json")]
-    return sum(state.get("done", 0) for state in states), request.get("samples", 1)
+    return sum(part.get("done", 0) for state in states for part in state.get("work", {}).values()), total
 
 
 class _View:

@@ -19,8 +19,10 @@ def written(path) -> RunFolder:
         with SummaryWriter(str(run.tensorboard), purge_step=begin or None) as board:
             for step, loss in losses.items():
                 board.add_scalar("train/loss", loss, step)
-    with SummaryWriter(str(run.tensorboard)) as board:
-        board.add_image("periodic/samples", torch.zeros(4, 4, 3, dtype=torch.uint8).numpy(), 30, dataformats="HWC")
+            board.add_image("periodic/samples", torch.full((4, 4, 3), begin).byte().numpy(), 30, dataformats="HWC")
+        # Attempts are processes of other seconds, whose files sort by time.
+        (file,) = run.tensorboard.glob("events*")
+        file.rename(run.tensorboard / f"{begin:02d}.tfevents")
     (run.samples / "step_00000030_em.png").write_bytes(b"\x89PNG and so on")
     (run.path / "recipe.yaml").write_text(run.recipe_file.read_text().replace("name: toy", "name: <toy>"))
     return run

@@ -47,7 +47,7 @@ def test_answers_to_different_questions_are_not_compared(tmp_path):
     ]
     content = compare.to_json(columns)
     assert content["runs"][1]["nll"]["against_first"] is None
-    assert "NLL bound, nats of a and b cannot be compared: samples 100 and 50" in content["warnings"]
+    assert "NLL bound, nats of a and b cannot be compared: points 100 and 50" in content["warnings"]
     with pytest.raises(NotFoundError, match=r"no finished evaluation of step '20'\. There are: 10"):
         compare.column(evaluated(tmp_path / "c", 1.0, 0.1), "20")
     with pytest.raises(NotFoundError, match="d has no finished evaluation"):
