@@ -6,7 +6,7 @@ import os
 import shlex
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -146,8 +146,12 @@ def jobs_of(run: RunFolder) -> list[dict[str, Any]]:
 
 def look_at(runs: Iterable[RunFolder]) -> tuple[Look, str | None]:
     """Ask the clusters once for all jobs of these runs; returns how to read the answers, and what was out of reach."""
-    wanted = [job["job_id"] for run in runs for job in jobs_of(run) if job["cluster"] == "slurm"]
-    answers = slurm.survey(wanted)
+    return look_for(job for run in runs for job in jobs_of(run))
+
+
+def look_for(jobs: Iterable[dict[str, Any]]) -> tuple[Look, str | None]:
+    """As `look_at`, for jobs that were noted elsewhere."""
+    answers = slurm.survey([job["job_id"] for job in jobs if job["cluster"] == "slurm"])
 
     def look(job: dict[str, Any]) -> slurm.Seen:
         return answers.of(str(job["job_id"])) if job["cluster"] == "slurm" else local.look(job)
@@ -187,3 +191,16 @@ def refuse_slurm_without_it(cluster: str) -> None:
 
     if cluster == "slurm" and shutil.which("sbatch") is None:
         raise UsageError("--cluster slurm: there is no sbatch on this machine. Use --cluster local.")
+
+
+def statistics(folder: Path, shards: Sequence[int], cluster: str, resources: ClusterSpec) -> Submitted:
+    """Start computing shards of the statistics of a training set: an array on Slurm, else processes that share."""
+    spec = JobSpec.of("cldctl-stats", folder / "logs", resources)
+    if cluster != "slurm":
+        spec.local_parameters()
+        return _start(spec, worker.StatsJob(str(folder), cluster), cluster, lambda made: remember(folder, made))
+    spec = replace(spec, nodes=1, tasks_per_node=1, gpus_per_node=min(1, spec.gpus_per_node))
+    jobs = executor.submit_slurm(spec, [worker.StatsJob(str(folder), cluster, shard) for shard in shards])
+    for job in jobs:
+        remember(folder, job)
+    return jobs[0]

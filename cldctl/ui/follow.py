@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from cld_core.evaluation.request import EvalRequest
 from cld_core.run import RunFolder
 from cld_core.run.atomic import read_json
 from cldctl.cluster import launch
@@ -25,7 +26,7 @@ LINE_EVERY_S = 5.0
 def follow_run(run: RunFolder, names: tuple[str, ...] = ()) -> int:
     """Show a run until it ends, then its chained evaluations; returns the exit code of docs/cli.md."""
     try:
-        with _View() as view:
+        with View() as view:
             row = _watch_run(run, view)
             if row.state == "FINISHED":
                 _watch_evaluations(run, names, view)
@@ -45,7 +46,7 @@ def follow_run(run: RunFolder, names: tuple[str, ...] = ()) -> int:
 def follow_evaluations(run: RunFolder, names: tuple[str, ...]) -> int:
     """Show evaluations until they end; returns the exit code."""
     try:
-        with _View() as view:
+        with View() as view:
             _watch_evaluations(run, names, view)
     except KeyboardInterrupt:
         err.print(f"\nno longer watching; the job goes on. Again: cldctl status {run.name} --watch")
@@ -65,7 +66,7 @@ def finish_evaluations(run: RunFolder, names: tuple[str, ...]) -> int:
     return 1 if missing else 0
 
 
-def _watch_run(run: RunFolder, view: "_View") -> RunStatus:
+def _watch_run(run: RunFolder, view: "View") -> RunStatus:
     ends_seen = 0
     while True:
         look, problem = launch.look_at([run])
@@ -79,7 +80,7 @@ def _watch_run(run: RunFolder, view: "_View") -> RunStatus:
         time.sleep(SLURM_POLL_S if row.cluster == "slurm" else POLL_S)
 
 
-def _watch_evaluations(run: RunFolder, names: tuple[str, ...], view: "_View") -> None:
+def _watch_evaluations(run: RunFolder, names: tuple[str, ...], view: "View") -> None:
     for name in names:
         while True:
             look, _ = launch.look_at([run])
@@ -92,14 +93,17 @@ def _watch_evaluations(run: RunFolder, names: tuple[str, ...], view: "_View") ->
 
 
 def _data_done(folder: Path) -> tuple[int, int]:
-    request = read_json(folder / "request.json") or {}
-    if (folder / "report.json").is_file():
-        return request.get("samples", 1), request.get("samples", 1)
+    total = sum(EvalRequest.load(folder).work.values())
+    return (total if (folder / "report.json").is_file() else rows_done(folder)), total
+
+
+def rows_done(folder: Path) -> int:
+    """Samples and data that the shards in a folder have done."""
     states: list[dict[str, Any]] = [read_json(file) or {} for file in (folder / "shards").glob("*.json")]
-    return sum(state.get("done", 0) for state in states), request.get("samples", 1)
+    return sum(part["done"] for state in states for part in state.get("work", {}).values())
 
 
-class _View:
+class View:
     """A bar a task on a terminal, a line now and then elsewhere."""
 
     def __init__(self) -> None:
@@ -114,7 +118,7 @@ class _View:
         self._tasks: dict[str, TaskID] = {}
         self._printed: dict[str, tuple[float, str]] = {}
 
-    def __enter__(self) -> "_View":
+    def __enter__(self) -> "View":
         if self._progress is not None:
             self._progress.start()
         return self
