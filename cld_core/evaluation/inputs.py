@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cld_core.data import presence
 from cld_core.errors import UsageError
 from cld_core.recipe import Recipe
 from cld_core.recipe.eval_spec import INCEPTION, FidSpec
@@ -157,9 +156,9 @@ def _fits(recipe: Recipe, metrics: Sequence[str], references: int | None) -> Non
                 raise UsageError(f"'eval.{name}.{key}' {text}")
 
 
-def short_digest(content: Any) -> str:
-    """Eight hexadecimal digits that stand for plain content."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+def digest(content: Any) -> str:
+    """SHA-256 of plain content."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def digest_of(path: Path) -> str:
@@ -172,8 +171,3 @@ def digest_of(path: Path) -> str:
 def _digest_of(path: Path, size: int, mtime_ns: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def of_data(data: ImageDataSpec, identity: dict[str, Any]) -> dict[str, Any]:
-    """What statistics of a training set depend on: the extractor, its layer and weights, and the images."""
-    return {**identity, "data": presence.fingerprint(data, "train")}

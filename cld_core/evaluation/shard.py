@@ -73,16 +73,13 @@ def _compute_shard(
 ) -> bool:
     bounds = {kind: request.bounds(number, kind) for kind in request.work}
     shard = Shard(path / "shards", number, bounds, {"request": request.id, "checkpoint": checksum})
-    for kind, (first, last) in bounds.items():
+    told = f"shard {number} of {request.shards}"
+    for kind in bounds:
         work = WORK[kind]
-        while (done := shard.done(kind)) < last - first:
-            if should_stop():
-                return False
-            size = min(request.batch_size, last - first - done)
-            shard.append(kind, work.compute(model, request, first + done, first + done + size))
-            print(f"shard {number} of {request.shards}: {kind} {done + size}/{last - first}", flush=True)
-        if not shard.is_sealed(kind):
-            shard.seal(kind, functools.partial(work.condense, request))
+        rows = functools.partial(work.compute, model, request)
+        keep = functools.partial(work.condense, request)
+        if not shard.fill(kind, request.batch_size, rows, keep, should_stop, told):
+            return False
     return True
 
 

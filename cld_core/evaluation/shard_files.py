@@ -44,6 +44,33 @@ class Shard:
     def is_sealed(self, work: str) -> bool:
         return "bytes" in self._work[work]
 
+    def fill(
+        self,
+        work: str,
+        batch_size: int,
+        compute: Callable[[int, int], Arrays],
+        condense: Callable[[Arrays], Arrays],
+        should_stop: Callable[[], bool],
+        told: str,
+    ) -> bool:
+        """Compute what is missing in batches, each saved, and seal it; False where it was asked to stop before.
+
+        Args:
+            compute: rows of a range of indices.
+            condense: what of all rows is kept.
+            told: begins the lines of progress.
+        """
+        first, last = self._work[work]["first"], self._work[work]["last"]
+        while not self.is_sealed(work) and (done := self.done(work)) < last - first:
+            if should_stop():
+                return False
+            size = min(batch_size, last - first - done)
+            self.append(work, compute(first + done, first + done + size))
+            print(f"{told}: {work} {done + size}/{last - first}", flush=True)
+        if not self.is_sealed(work):
+            self.seal(work, condense)
+        return True
+
     def append(self, work: str, rows: Arrays) -> None:
         """Add rows, arrays of one length and of the same fields every time, and force them to the disk."""
         state = self._work[work]

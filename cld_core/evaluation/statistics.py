@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from cld_core.data import presence
 from cld_core.errors import UsageError
 from cld_core.recipe import Recipe
 from cld_core.recipe.image_spec import ImageDataSpec
@@ -49,8 +50,8 @@ class Reference:
 
 def default_file(data: ImageDataSpec, extractor: dict[str, Any]) -> Path:
     """Where the statistics of a data set lie unless somebody says otherwise: beside the images."""
-    digest = inputs.short_digest(inputs.of_data(data, extractor))
-    return Path(data.path).expanduser().absolute() / f"stats-{extractor['extractor']}-{digest}.npz"
+    digest = inputs.digest({**extractor, "data": presence.fingerprint(data, "train")})
+    return Path(data.path).expanduser().absolute() / f"stats-{extractor['extractor']}-{digest[:8]}.npz"
 
 
 def find(recipe: Recipe, extractor: dict[str, Any], dimensions: int, features: set[str]) -> tuple[Path, dict[str, Any]]:

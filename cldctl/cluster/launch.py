@@ -56,7 +56,7 @@ def train(
         raise
     if cluster == "local":
         for name in evaluations:
-            remember(run.evals / name, submitted, run.logs)
+            remember(run.evals / name, [submitted], run.logs)
     if cluster == "slurm":
         for name in evaluations:
             evaluate(run, (name,), cluster, recipe.cluster, after=submitted.job_id)
@@ -120,14 +120,14 @@ def evaluate(
 
         def note(submitted: Submitted) -> None:
             for name in names:
-                remember(run.evals / name, submitted, spec.logs)
+                remember(run.evals / name, [submitted], spec.logs)
 
         return _start(spec, worker.EvalJob(str(run.path), tuple(names), cluster), cluster, note)
     tasks = array_tasks(run, names)
     jobs = executor.submit_slurm(spec, [worker.EvalJob(str(run.path), (), cluster, task) for task in tasks])
-    for task, job in zip(tasks, jobs, strict=True):
-        for name in dict.fromkeys(name for name, _ in task):
-            remember(run.evals / name, job, spec.logs)
+    for name in names:
+        own = [job for task, job in zip(tasks, jobs, strict=True) if name in dict(task)]
+        remember(run.evals / name, own, spec.logs)
     return jobs[0]
 
 
@@ -164,11 +164,11 @@ def array_tasks(run: RunFolder, names: Sequence[str]) -> list[tuple[tuple[str, i
     return [tuple(pieces[task::count]) for task in range(count)]
 
 
-def remember(evaluation: Path, submitted: Submitted, logs: Path) -> None:
+def remember(evaluation: Path, submitted: Sequence[Submitted], logs: Path) -> None:
     """Note which jobs work on an evaluation, and where they write, for `status`, `logs` and `cancel`."""
     jobs = read_json(evaluation / "jobs.json") or []
-    entry = {"time": time.time(), **submitted.to_dict(), "logs": os.path.relpath(logs, evaluation)}
-    write_json(evaluation / "jobs.json", [*jobs, entry])
+    about = {"time": time.time(), "logs": os.path.relpath(logs, evaluation)}
+    write_json(evaluation / "jobs.json", [*jobs, *({**about, **job.to_dict()} for job in submitted)])
 
 
 def jobs_of(run: RunFolder) -> list[dict[str, Any]]:
@@ -179,8 +179,12 @@ def jobs_of(run: RunFolder) -> list[dict[str, Any]]:
 
 def look_at(runs: Iterable[RunFolder]) -> tuple[Look, str | None]:
     """Ask the clusters once for all jobs of these runs; returns how to read the answers, and what was out of reach."""
-    wanted = [job["job_id"] for run in runs for job in jobs_of(run) if job["cluster"] == "slurm"]
-    answers = slurm.survey(wanted)
+    return look_for(job for run in runs for job in jobs_of(run))
+
+
+def look_for(jobs: Iterable[dict[str, Any]]) -> tuple[Look, str | None]:
+    """As `look_at`, for jobs that were noted elsewhere."""
+    answers = slurm.survey([job["job_id"] for job in jobs if job["cluster"] == "slurm"])
 
     def look(job: dict[str, Any]) -> slurm.Seen:
         return answers.of(str(job["job_id"])) if job["cluster"] == "slurm" else local.look(job)
@@ -220,3 +224,16 @@ def refuse_slurm_without_it(cluster: str) -> None:
 
     if cluster == "slurm" and shutil.which("sbatch") is None:
         raise UsageError("--cluster slurm: there is no sbatch on this machine. Use --cluster local.")
+
+
+def statistics(folder: Path, shards: Sequence[int], cluster: str, resources: ClusterSpec) -> Submitted:
+    """Start computing shards of the statistics of a training set: an array on Slurm, else processes that share."""
+    spec = JobSpec.of("cldctl-stats", folder / "logs", resources)
+    if cluster != "slurm":
+        spec.local_parameters()
+        job = worker.StatsJob(str(folder), cluster)
+        return _start(spec, job, cluster, lambda made: remember(folder, [made], spec.logs))
+    spec = replace(spec, nodes=1, tasks_per_node=1, gpus_per_node=min(1, spec.gpus_per_node))
+    jobs = executor.submit_slurm(spec, [worker.StatsJob(str(folder), cluster, shard) for shard in shards])
+    remember(folder, jobs, spec.logs)
+    return jobs[0]

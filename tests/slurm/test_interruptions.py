@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cld_core.run import RunFolder
+from cld_core.run.atomic import read_json
 
 from .cluster import SlurmCluster
 from .lab import PLUGIN, Lab
@@ -240,10 +241,15 @@ def test_an_evaluation_is_an_array_and_waits_for_the_training(lab: Lab) -> None:
     lab.cldctl("submit", "toy", *ENDLESS, *settings)
     row = lab.until("mine", "a report", lambda row: row["evals"] and row["evals"][0]["nll"] is not None, 120)
     assert row["evals"][0]["shards_done"] == row["evals"][0]["shards"] == 2
-    lab.cldctl("eval", "mine", "--elbo", "--shards", "4", "eval.seed=3", "--max-parallel", "2")
-    row = lab.until(
-        "mine", "4 shards", lambda row: len(row["evals"]) == 2 and all(e["nll"] is not None for e in row["evals"]), 120
-    )
+    sweep = ("--sweep", "eval.seed=3,4", "--shards", "2", "--max-parallel", "2")
+    lab.cldctl("eval", "mine", "--elbo", *sweep)
+    row = lab.until("mine", "a sweep", lambda row: row["sweeps"] and row["sweeps"][0]["done"] == 2, 120)
+    (name,), evals = {entry["id"] for entry in row["sweeps"]}, RunFolder(lab.runs / "mine").evals
+    jobs = [read_json(evals / member / "jobs.json") for member in row["sweeps"][0]["evaluations"]]
+    tasks = [job["job_id"].split("_") for entries in jobs for job in entries]
+    assert len({array for array, _ in tasks}) == 1, "one array"
+    assert sorted(task for _, task in tasks) == ["0", "1", "2", "3"], "a task a shard"
+    wait_until((evals / name / "table.csv").is_file, timeout=30, every=0.2, what="the table")
 
 
 def test_without_accounting_states_are_still_right(lab: Lab) -> None:
