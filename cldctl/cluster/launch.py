@@ -56,7 +56,7 @@ def train(
         raise
     if cluster == "local":
         for name in evaluations:
-            remember(run.evals / name, [submitted], run.logs)
+            remember(run.evals / name, [submitted], run.logs, ranks=recipe.cluster.world_size)
     if cluster == "slurm":
         for name in evaluations:
             evaluate(run, (name,), cluster, recipe.cluster, after=submitted.job_id)
@@ -120,14 +120,15 @@ def evaluate(
 
         def note(submitted: Submitted) -> None:
             for name in names:
-                remember(run.evals / name, [submitted], spec.logs)
+                remember(run.evals / name, [submitted], spec.logs, ranks=spec.tasks_per_node)
 
         return _start(spec, worker.EvalJob(str(run.path), tuple(names), cluster), cluster, note)
     tasks = array_tasks(run, names)
     jobs = executor.submit_slurm(spec, [worker.EvalJob(str(run.path), (), cluster, task) for task in tasks])
     for name in names:
-        own = [job for task, job in zip(tasks, jobs, strict=True) if name in dict(task)]
-        remember(run.evals / name, own, spec.logs)
+        shards = [[shard for other, shard in task if other == name] for task in tasks]
+        own = [(job, part) for job, part in zip(jobs, shards, strict=True) if part]
+        remember(run.evals / name, [job for job, _ in own], spec.logs, shards=[part for _, part in own])
     return jobs[0]
 
 
@@ -164,11 +165,23 @@ def array_tasks(run: RunFolder, names: Sequence[str]) -> list[tuple[tuple[str, i
     return [tuple(pieces[task::count]) for task in range(count)]
 
 
-def remember(evaluation: Path, submitted: Sequence[Submitted], logs: Path) -> None:
-    """Note which jobs work on an evaluation, and where they write, for `status`, `logs` and `cancel`."""
+def remember(
+    evaluation: Path,
+    submitted: Sequence[Submitted],
+    logs: Path,
+    *,
+    ranks: int | None = None,
+    shards: Sequence[Sequence[int]] | None = None,
+) -> None:
+    """Note which jobs work on an evaluation, and where they write, for `status`, `logs` and `cancel`.
+
+    ``ranks``: how many processes of a job share all shards; ``shards``: those that each job does by itself.
+    """
     jobs = read_json(evaluation / "jobs.json") or []
-    about = {"time": time.time(), "logs": os.path.relpath(logs, evaluation)}
-    write_json(evaluation / "jobs.json", [*jobs, *({**about, **job.to_dict()} for job in submitted)])
+    about = {"time": time.time(), "logs": os.path.relpath(logs, evaluation), "ranks": ranks}
+    for index, job in enumerate(submitted):
+        jobs.append({**about, "shards": list(shards[index]) if shards is not None else None, **job.to_dict()})
+    write_json(evaluation / "jobs.json", jobs)
 
 
 def jobs_of(run: RunFolder) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """`cldctl eval`: what checkpoints are worth, in shards; sweeps over settings; runs side by side."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -76,7 +77,9 @@ def evaluate(
     made = plan.make(run, metrics, steps, overrides, axes, shards)
     for other, pieces in start.cut_otherwise(run, made.requests) if shards is not None else []:
         err.print(f"{other} was begun in {pieces} shards and goes on in them")
-    begun = start.start(run, made, where, resources, max_parallel)
+    # What runs in this very process would keep others waiting.
+    with launch.only_one(run) if where != "debug" else contextlib.nullcontext():
+        begun = start.start(run, made, where, resources, max_parallel)
     _say(run, made, begun, where)
     _show(run, made, begun, follow or where == "debug")
 
