@@ -30,42 +30,42 @@ def status(
     """
     from cldctl.ui.tables import details, overview
 
-    def collect() -> list[RunStatus]:
-        return _collect(runs or [], everything, directory)
-
+    rows, problem = _collect(runs or [], everything, directory)
+    if problem is not None:
+        err.print(problem, style="yellow")
     if as_json:
-        typer.echo(json.dumps([row.to_dict() for row in collect()], indent=1))
+        typer.echo(json.dumps([row.to_dict() for row in rows], indent=1))
         return
     view = details if runs else overview
     if watch and out.is_terminal:
         from rich.live import Live
 
-        with Live(view(collect()), console=out, auto_refresh=False) as live:
+        with Live(view(rows, old=problem is not None), console=out, auto_refresh=False) as live:
             while True:
                 time.sleep(1.0)
-                live.update(view(collect()), refresh=True)
-    rows = collect()
+                rows, problem = _collect(runs or [], everything, directory)
+                live.update(view(rows, old=problem is not None), refresh=True)
     if not rows:
         err.print(f"no runs in {runs_dir(directory).absolute()}. Start one: cldctl submit recipes/toy.yaml")
         return
-    out.print(view(rows))
+    out.print(view(rows, old=problem is not None))
 
 
-def _collect(names: list[str], everything: bool, directory: Path | None) -> list[RunStatus]:
+def _collect(names: list[str], everything: bool, directory: Path | None) -> tuple[list[RunStatus], str | None]:
+    """The rows, and what could not be asked."""
     from cldctl.cluster.launch import look_at
 
     root = runs_dir(directory)
     runs = [find_run(name, root) for name in names] if names else find_runs(root)
     look, problem = look_at(runs)
-    if problem is not None:
-        err.print(problem, style="yellow")
     rows = [_row(run, look) for run in runs]
     now = time.time()
-    return [
+    recent = [
         row
         for row in rows
         if names or everything or row.state not in OVER or now - (row.updated or row.created or now) < RECENT_S
     ]
+    return recent, problem
 
 
 def _row(run: RunFolder, look: Look) -> RunStatus:

@@ -28,12 +28,14 @@ STATE_STYLE = {
 _WIDE = 110
 
 
-def overview(rows: Sequence[RunStatus]) -> RenderableType:
-    """All runs, a line each."""
+def overview(rows: Sequence[RunStatus], *, old: bool = False) -> RenderableType:
+    """All runs, a line each; ``old``: with the age of what is said, since the cluster could not be asked."""
     wide = out.width >= _WIDE
     table = _table()
     table.add_column("run", overflow="fold", ratio=3 if wide else None)
     table.add_column("state", no_wrap=True)
+    if old:
+        table.add_column("as of", no_wrap=True)
     table.add_column("step", justify="right", no_wrap=True)
     if wide and out.is_terminal:
         table.add_column("", width=12)
@@ -51,6 +53,7 @@ def overview(rows: Sequence[RunStatus]) -> RenderableType:
         cells: list[RenderableType] = [
             row.name,
             state_text(row.state),
+            *([age(row.updated or row.created)] if old else []),
             f"{_short(row.step)}/{_short(row.steps)}",
             *bar,
             number(row.loss),
@@ -67,12 +70,12 @@ def overview(rows: Sequence[RunStatus]) -> RenderableType:
     return table
 
 
-def details(rows: Sequence[RunStatus]) -> RenderableType:
-    """Everything about each of a few runs."""
-    return Group(*(_details(row) for row in rows))
+def details(rows: Sequence[RunStatus], *, old: bool = False) -> RenderableType:
+    """Everything about each of a few runs; ``old``: as in `overview`."""
+    return Group(*(_details(row, old) for row in rows))
 
 
-def _details(row: RunStatus) -> RenderableType:
+def _details(row: RunStatus, old: bool) -> RenderableType:
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim", no_wrap=True)
     facts.add_column(overflow="fold")
@@ -82,7 +85,8 @@ def _details(row: RunStatus) -> RenderableType:
         facts.add_row(name, Text(value) if isinstance(value, str) else value)
 
     fact("run", Text(row.name, style="bold"))
-    fact("state", Text.assemble(state_text(row.state), f"  {row.reason}" if row.reason else ""))
+    when = f" as of {age(row.updated or row.created)}" if old else ""
+    fact("state", Text.assemble(state_text(row.state), when, f"  {row.reason}" if row.reason else ""))
     share = f"  ({100 * row.step / row.steps:.1f}%)" if row.steps else ""
     fact("step", f"{count(row.step)} of {count(row.steps)}{share}")
     if out.is_terminal:
