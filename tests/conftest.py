@@ -1,8 +1,12 @@
-"""Order of the whole run: the Slurm tests, which mostly wait, on one worker; everything else beside them."""
+"""The whole run: the Slurm tests, which mostly wait, on one worker, everything else beside them on another."""
 
 from pathlib import Path
 
 import pytest
+import torch
+
+# The tensors of the tests are small: a second thread costs more than it brings, and much where others compute.
+torch.set_num_threads(1)
 
 _SLURM = Path(__file__).parent / "slurm"
 

@@ -22,11 +22,6 @@ TOY = Path(__file__).parents[2] / "recipes" / "toy.yaml"
 SMALL = ["network.width=16", "network.layers=3", "train.batch_size=16", "train.log_every=5", "train.steps=40"]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)
-
-
 @pytest.fixture
 def make(tmp_path):
     def make(name: str = "mine", *overrides: str) -> RunFolder:
