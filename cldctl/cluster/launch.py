@@ -6,7 +6,7 @@ import os
 import shlex
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from .state import Look, current_report, eval_folders, missing_shards
 
 # Seconds that a save may take beyond three times the slowest one seen, and the least notice before a time limit.
 SAVE_MARGIN_S = 60
+# Slurm's own default limit of an array is MaxArraySize=1001.
+MAX_TASKS = 1000
 
 
 def train(
@@ -54,10 +56,10 @@ def train(
         raise
     if cluster == "local":
         for name in evaluations:
-            remember(run.evals / name, submitted)
+            remember(run.evals / name, submitted, run.logs)
     if cluster == "slurm":
         for name in evaluations:
-            evaluate(run, name, cluster, recipe.cluster, after=submitted.job_id)
+            evaluate(run, (name,), cluster, recipe.cluster, after=submitted.job_id)
     return submitted
 
 
@@ -106,23 +108,49 @@ def save_seconds(run: RunFolder, step: int) -> float:
 
 def evaluate(
     run: RunFolder,
-    name: str,
+    names: Sequence[str],
     cluster: str,
     resources: ClusterSpec,
     *,
+    logs: Path | None = None,
     after: str | None = None,
     parallel: int | None = None,
 ) -> Submitted:
-    """Start the missing shards of one evaluation: on Slurm an array, a task a shard; elsewhere processes that share."""
-    path = run.evals / name
-    spec = JobSpec.of(f"{run.name}-eval", path / "logs", resources)
+    """Start the missing shards of evaluations: on Slurm one array, a task a shard; elsewhere processes that share.
+
+    ``logs``: where the output goes; default: into the folder of the first evaluation.
+    """
+    spec = eval_job(run, cluster, resources, logs or run.evals / names[0] / "logs", after=after, parallel=parallel)
+    if cluster != "slurm":
+
+        def note(submitted: Submitted) -> None:
+            for name in names:
+                remember(run.evals / name, submitted, spec.logs)
+
+        return _start(spec, worker.EvalJob(str(run.path), tuple(names), cluster), cluster, note)
+    tasks = array_tasks(run, names)
+    jobs = executor.submit_slurm(spec, [worker.EvalJob(str(run.path), (), cluster, task) for task in tasks])
+    for task, job in zip(tasks, jobs, strict=True):
+        for name in dict.fromkeys(name for name, _ in task):
+            remember(run.evals / name, job, spec.logs)
+    return jobs[0]
+
+
+def eval_job(
+    run: RunFolder,
+    cluster: str,
+    resources: ClusterSpec,
+    logs: Path,
+    *,
+    after: str | None = None,
+    parallel: int | None = None,
+) -> JobSpec:
+    """The job that evaluates, on Slurm one task of its array; checked."""
+    spec = JobSpec.of(f"{run.name}-eval", logs, resources)
     if cluster != "slurm":
         spec.local_parameters()
-        job = worker.EvalJob(str(run.path), (name,), cluster)
-        return _start(spec, job, cluster, lambda submitted: remember(path, submitted))
-    # Where all are there, one task is left to merge them.
-    shards = missing_shards(path) or [0]
-    spec = replace(
+        return spec
+    return replace(
         spec,
         nodes=1,
         tasks_per_node=1,
@@ -132,16 +160,21 @@ def evaluate(
         parallel=parallel,
         teardown=_aftermath(spec, run, name),
     )
-    jobs = executor.submit_slurm(spec, [worker.EvalJob(str(run.path), (name,), cluster, shard) for shard in shards])
-    for job_of_shard in jobs:
-        remember(path, job_of_shard)
-    return jobs[0]
 
 
-def remember(evaluation: Path, submitted: Submitted) -> None:
-    """Note which jobs work on an evaluation, for `status`, `logs` and `cancel`."""
+def array_tasks(run: RunFolder, names: Sequence[str]) -> list[tuple[tuple[str, int], ...]]:
+    """The missing shards (evaluation, number) of evaluations, one a task, or more where an array cannot be so long."""
+    # Where all shards of an evaluation are there, one task is left to merge them.
+    pieces = [(name, shard) for name in names for shard in missing_shards(run.evals / name) or [0]]
+    count = min(len(pieces), MAX_TASKS)
+    return [tuple(pieces[task::count]) for task in range(count)]
+
+
+def remember(evaluation: Path, submitted: Submitted, logs: Path) -> None:
+    """Note which jobs work on an evaluation, and where they write, for `status`, `logs` and `cancel`."""
     jobs = read_json(evaluation / "jobs.json") or []
-    write_json(evaluation / "jobs.json", [*jobs, {"time": time.time(), **submitted.to_dict()}])
+    entry = {"time": time.time(), **submitted.to_dict(), "logs": os.path.relpath(logs, evaluation)}
+    write_json(evaluation / "jobs.json", [*jobs, entry])
 
 
 def waiting_arrays(evaluation: Path) -> list[str]:

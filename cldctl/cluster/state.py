@@ -1,10 +1,13 @@
 """What a run is doing, from its ledger and from what the cluster says of its jobs. Pure."""
 
+import hashlib
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from cld_core.evaluation.results import numbers
 from cld_core.run import Attempt, RunFolder, attempts_of
 from cld_core.run.atomic import read_json
 from cld_core.run.lease import local_holder
@@ -53,6 +56,7 @@ class RunStatus:
     updated: float | None
     attempts: list[dict[str, Any]] = field(default_factory=list)
     evals: list[dict[str, Any]] = field(default_factory=list)
+    sweeps: list[dict[str, Any]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -62,7 +66,7 @@ class RunStatus:
         """A run of which nothing can be said but why."""
         nothing = dict.fromkeys(entry.name for entry in fields(cls))
         known = {"name": run.name, "path": str(run.path), "state": "LOST", "step": 0, "reason": reason}
-        return cls(**{**nothing, "attempts": [], "evals": [], **known})  # type: ignore[arg-type]
+        return cls(**{**nothing, "attempts": [], "evals": [], "sweeps": [], **known})  # type: ignore[arg-type]
 
 
 def status_of(run: RunFolder, look: Look) -> RunStatus:
@@ -82,6 +86,7 @@ def status_of(run: RunFolder, look: Look) -> RunStatus:
     step = max([progress.get("step", 0), *(attempts[-1].last_step or 0 for _ in attempts[-1:])])
     rate = progress.get("steps_per_s") if state == "RUNNING" else None
     checkpoints = run.checkpoint_steps()
+    evals = [eval_status(path, look) for path in eval_folders(run)]
     return RunStatus(
         name=run.name,
         path=str(run.path),
@@ -102,7 +107,8 @@ def status_of(run: RunFolder, look: Look) -> RunStatus:
         reason=reason,
         updated=progress.get("time"),
         attempts=shown,
-        evals=[eval_status(path, look) for path in eval_folders(run)],
+        evals=evals,
+        sweeps=sweep_statuses(run, evals),
     )
 
 
@@ -202,6 +208,19 @@ def eval_folders(run: RunFolder) -> list[Any]:
     return sorted(found, key=lambda path: (path / "request.json").stat().st_mtime)
 
 
+def sweep_statuses(run: RunFolder, evals: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The sweeps of a run, oldest first: their axes, their evaluations, and how many of these are complete."""
+    files = sorted(run.evals.glob("sweep-*/sweep.json"), key=lambda file: file.stat().st_mtime)
+    finished = {entry["id"] for entry in evals if entry["state"] == "FINISHED"}
+    found = []
+    for content in map(read_json, files):
+        if content is not None:
+            names = list(dict.fromkeys(cell["evaluation"] for cell in content["cells"]))
+            done = len(finished.intersection(names))
+            found.append({"id": content["id"], "axes": content["axes"], "evaluations": names, "done": done})
+    return found
+
+
 def eval_status(path: Any, look: Look) -> dict[str, Any]:
     """State, shards and results of one evaluation."""
     request, report = read_json(path / "request.json") or {}, current_report(path)
@@ -222,7 +241,16 @@ def eval_status(path: Any, look: Look) -> dict[str, Any]:
         "nll": elbo.get("nll"),
         "stderr": elbo.get("stderr"),
         "true_entropy": elbo.get("true_entropy"),
+        "settings": settings_of(request),
+        "results": {key: dict(vars(number)) for key, number in numbers(report).items()},
     }
+
+
+def settings_of(request: dict[str, Any]) -> str:
+    """A digest of everything that is asked of a checkpoint, whichever it is: the same against the step."""
+    apart = ("id", "checkpoint_step", "shards", "batch_size")
+    content = {name: value for name, value in request.items() if name not in apart}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def current_report(path: Any) -> dict[str, Any] | None:

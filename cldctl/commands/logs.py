@@ -48,7 +48,7 @@ def _place(run: RunFolder, attempt: int | None, evaluation: str | None) -> tuple
         if not jobs:
             there = ", ".join(path.name for path in run.evals.glob("*/")) or "none"
             raise NotFoundError(f"{run.name} has no evaluation {evaluation} that was started. There are: {there}.")
-        own = folder / "logs"
+        own = folder / jobs[-1].get("logs", "logs")
         return (own if own.is_dir() else run.logs), str(jobs[-1]["job_id"])
     events = run.ledger.events()
     if attempt is not None:

@@ -3,7 +3,7 @@
 import json
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,9 @@ from cldctl.cluster.state import OVER, Look, RunStatus, status_of
 from cldctl.ui.console import err, out
 
 from .options import RunsDir, find_run, runs_dir
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 # Runs that ended longer ago are shown with --all only.
 RECENT_S = 7 * 24 * 3600
@@ -28,7 +31,8 @@ def status(
 
     Example: cldctl status --watch
     """
-    from cldctl.ui.tables import details, overview
+    from cldctl.ui.details import details
+    from cldctl.ui.tables import newest_that_fit, overview
 
     rows, problem = _collect(runs or [], everything, directory)
     if problem is not None:
@@ -40,11 +44,15 @@ def status(
     if watch and out.is_terminal:
         from rich.live import Live
 
-        with Live(view(rows, old=problem is not None), console=out, auto_refresh=False) as live:
+        def shown() -> RenderableType:
+            rows, problem = _collect(runs or [], everything, directory)
+            old = problem is not None
+            return view(rows, old=old) if runs else newest_that_fit(rows, out.height, old=old)
+
+        with Live(shown(), console=out, auto_refresh=False) as live:
             while True:
                 time.sleep(1.0)
-                rows, problem = _collect(runs or [], everything, directory)
-                live.update(view(rows, old=problem is not None), refresh=True)
+                live.update(shown(), refresh=True)
     if not rows:
         err.print(f"no runs in {runs_dir(directory).absolute()}. Start one: cldctl submit recipes/toy.yaml")
         return

@@ -11,7 +11,8 @@ from cld_core.run.atomic import write_json
 from cldctl.cluster.slurm import Seen
 from cldctl.cluster.state import RunStatus, current_report, missing_shards, status_of
 from cldctl.commands.status import _row
-from cldctl.ui.tables import details, overview
+from cldctl.ui.details import details
+from cldctl.ui.tables import overview
 
 TOY = Path(__file__).parents[2] / "recipes" / "toy.yaml"
 
