@@ -1,4 +1,4 @@
-"""The last lines of a batch script: `python -m cldctl.cluster.aftermath RUN EXIT_CODE [EVALUATION]`.
+"""The last lines of a batch script: `python -m cldctl.cluster.aftermath RUN EXIT_CODE [EVAL_LOGS]`.
 
 Ranks that end in order have said why and asked for what should follow. This is for those that could not: a rank that
 crashed, was killed for its memory, or hung. Loads no torch.
@@ -6,6 +6,7 @@ crashed, was killed for its memory, or hung. Loads no torch.
 
 import json
 import sys
+from pathlib import Path
 
 from cld_core.errors import NotFoundError, UsageError
 from cld_core.run import RunFolder, attempts_of
@@ -18,11 +19,11 @@ _HOPELESS = (UsageError.exit_code, NotFoundError.exit_code)
 
 
 def main() -> int:
-    folder, code, evaluation = RunFolder(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
+    folder, code, eval_logs = RunFolder(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
     if code == 0:
         return 0
-    if evaluation:
-        _after_evaluation(folder, evaluation[0], code)
+    if eval_logs:
+        _after_evaluation(folder, Path(eval_logs[0]), code)
     else:
         _after_training(folder, code)
     return code
@@ -73,18 +74,18 @@ def _crashed(folder: RunFolder, code: int) -> str | None:
     return last.cause or "crashed"
 
 
-def _after_evaluation(folder: RunFolder, name: str, code: int) -> None:
+def _after_evaluation(folder: RunFolder, logs: Path, code: int) -> None:
     """Let a task of an evaluation's array that crashed begin again; it goes on at its next batch."""
     if code in _HOPELESS:
         return
-    job, record = inside.job_id(), folder.evals / name / "crashes.jsonl"
+    job, record = inside.job_id(), logs / "crashes.jsonl"
     append_line(record, json.dumps({"job_id": job, "restart": inside.restarts(), "code": code}))
     crashes = sum(json.loads(line)["job_id"] == job for line in record.read_text().splitlines())
     allowed = folder.recipe().train.max_retries
     if crashes > allowed:
-        print(f"{name}: {crashes} crashes (train.max_retries={allowed}); not started again", file=sys.stderr)
+        print(f"task {job}: {crashes} crashes (train.max_retries={allowed}); not started again", file=sys.stderr)
         return
-    wait = _announce(name, crashes, allowed)
+    wait = _announce(f"task {job}", crashes, allowed)
     inside.requeue_task()
     slurm.delay(job, wait)
 

@@ -85,9 +85,9 @@ def train_job(run: RunFolder, recipe: Recipe, cluster: str) -> JobSpec:
     return spec
 
 
-def _aftermath(spec: JobSpec, run: RunFolder, *evaluation: str) -> tuple[str, ...]:
+def _aftermath(spec: JobSpec, run: RunFolder, *eval_logs: str) -> tuple[str, ...]:
     """Last lines of a batch script: what is to follow on its end."""
-    words = " ".join(map(shlex.quote, evaluation))
+    words = " ".join(map(shlex.quote, eval_logs))
     command = f"{executor.python_command(spec)} -m cldctl.cluster.aftermath {shlex.quote(str(run.path))} $code {words}"
     return ("code=$?", command.rstrip(), "exit $code")
 
@@ -158,7 +158,7 @@ def eval_job(
         signal_s=signal_seconds(run, resources),
         after=f"afterany:{after}" if after else None,
         parallel=parallel,
-        teardown=_aftermath(spec, run, name),
+        teardown=_aftermath(spec, run, str(logs)),
     )
 
 

@@ -13,7 +13,7 @@ from cld_core.evaluation.results import Metric
 from cldctl.cluster.state import RunStatus
 
 from .console import out
-from .format import duration, number
+from .format import age, duration, number
 
 STATE_STYLE = {
     "PENDING": "yellow",

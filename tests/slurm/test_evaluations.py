@@ -79,7 +79,7 @@ def test_a_disturbed_evaluation_ends_with_the_numbers_of_a_quiet_one(lab: Lab) -
     computed = [re.findall(r"^shard (\d+) of", log.read_text(), re.M) for log in (evaluation / "logs").glob("*.out")]
     again = sum(map(len, computed)) - SHARDS * BATCHES
     assert 0 <= again <= 8, "of each task that was disturbed at most the batch in flight is computed again"
-    assert any(event["code"] != 0 for event in map(json.loads, (evaluation / "crashes.jsonl").open()))
+    assert any(event["code"] != 0 for event in map(json.loads, (evaluation / "logs" / "crashes.jsonl").open()))
 
 
 def _kill_a_task() -> None:
