@@ -77,14 +77,19 @@ def train_job(run: RunFolder, recipe: Recipe, cluster: str) -> JobSpec:
     """The job that trains ``run``; checked, so that nothing is written for one that cannot be submitted."""
     spec = JobSpec.of(run.name, run.logs, recipe.cluster)
     if cluster == "slurm":
-        command = f"{executor.python_command(spec)} -m cldctl.cluster.aftermath {shlex.quote(str(run.path))}"
-        teardown = ("code=$?", f"{command} $code", "exit $code")
         notice = signal_seconds(run, recipe.cluster)
-        spec = replace(spec, teardown=teardown, signal_s=notice, resources=_noted(recipe.cluster, notice))
+        spec = replace(spec, teardown=_aftermath(spec, run), signal_s=notice, resources=_noted(recipe.cluster, notice))
         spec.slurm_parameters()
     else:
         spec.local_parameters()
     return spec
+
+
+def _aftermath(spec: JobSpec, run: RunFolder, *eval_logs: str) -> tuple[str, ...]:
+    """Last lines of a batch script: what is to follow on its end."""
+    words = " ".join(map(shlex.quote, eval_logs))
+    command = f"{executor.python_command(spec)} -m cldctl.cluster.aftermath {shlex.quote(str(run.path))} $code {words}"
+    return ("code=$?", command.rstrip(), "exit $code")
 
 
 def signal_seconds(run: RunFolder, cluster: ClusterSpec) -> int:
@@ -154,6 +159,7 @@ def eval_job(
         signal_s=signal_seconds(run, resources),
         after=f"afterany:{after}" if after else None,
         parallel=parallel,
+        teardown=_aftermath(spec, run, str(logs)),
     )
 
 
@@ -182,6 +188,13 @@ def remember(
     for index, job in enumerate(submitted):
         jobs.append({**about, "shards": list(shards[index]) if shards is not None else None, **job.to_dict()})
     write_json(evaluation / "jobs.json", jobs)
+
+
+def waiting_arrays(evaluation: Path) -> list[str]:
+    """Slurm's ids of an evaluation's jobs and arrays that have not begun."""
+    jobs = [job for job in read_json(evaluation / "jobs.json") or [] if job["cluster"] == "slurm"]
+    answers = slurm.survey(job["job_id"] for job in jobs)
+    return sorted({job["job_id"].split("_")[0] for job in jobs if answers.of(job["job_id"]).phase == "pending"})
 
 
 def jobs_of(run: RunFolder) -> list[dict[str, Any]]:

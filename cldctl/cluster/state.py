@@ -150,8 +150,10 @@ def state_of(events: Sequence[dict[str, Any]], attempts: Sequence[Attempt], look
         return "RUNNING", None  # Its batch script is still deciding whether it begins again.
     if state != "FINISHED" and _comes_back(events, last, job, seen):
         return "REQUEUED", last.detail if state == "FAILED" else None
-    given_up = [event["reason"] for event in events if event["event"] == "given_up"]
-    return state, (given_up[-1] if given_up else last.detail) if state == "FAILED" else None
+    said = [event["reason"] for event in _since(events, last) if event["event"] in ("given_up", "not_begun")]
+    if said and state != "FINISHED":
+        return "FAILED", said[-1]
+    return state, last.detail if state == "FAILED" else None
 
 
 def current_job(events: Sequence[dict[str, Any]], last: Attempt | None, look: Look) -> dict[str, Any] | None:
@@ -185,7 +187,12 @@ def _comes_back(events: Sequence[dict[str, Any]], last: Attempt, job: dict[str, 
 
 
 def _requeued_since(events: Sequence[dict[str, Any]], last: Attempt) -> bool:
-    return any(event["event"] == "requeued" and event["time"] >= (last.ended or 0) for event in events)
+    return any(event["event"] == "requeued" for event in _since(events, last))
+
+
+def _since(events: Sequence[dict[str, Any]], last: Attempt) -> list[dict[str, Any]]:
+    """Events after the end of the last attempt."""
+    return [event for event in events if event["time"] >= (last.ended or 0)]
 
 
 def _ended(cause: str | None) -> str:

@@ -34,46 +34,46 @@ def status(
     from cldctl.ui.details import details
     from cldctl.ui.tables import newest_that_fit, overview
 
-    def collect() -> list[RunStatus]:
-        return _collect(runs or [], everything, directory)
-
+    rows, problem = _collect(runs or [], everything, directory)
+    if problem is not None:
+        err.print(problem, style="yellow")
     if as_json:
-        typer.echo(json.dumps([row.to_dict() for row in collect()], indent=1))
+        typer.echo(json.dumps([row.to_dict() for row in rows], indent=1))
         return
     view = details if runs else overview
     if watch and out.is_terminal:
         from rich.live import Live
 
         def shown() -> RenderableType:
-            rows = collect()
-            return view(rows) if runs else newest_that_fit(rows, out.height)
+            rows, problem = _collect(runs or [], everything, directory)
+            old = problem is not None
+            return view(rows, old=old) if runs else newest_that_fit(rows, out.height, old=old)
 
         with Live(shown(), console=out, auto_refresh=False) as live:
             while True:
                 time.sleep(1.0)
                 live.update(shown(), refresh=True)
-    rows = collect()
     if not rows:
         err.print(f"no runs in {runs_dir(directory).absolute()}. Start one: cldctl submit recipes/toy.yaml")
         return
-    out.print(view(rows))
+    out.print(view(rows, old=problem is not None))
 
 
-def _collect(names: list[str], everything: bool, directory: Path | None) -> list[RunStatus]:
+def _collect(names: list[str], everything: bool, directory: Path | None) -> tuple[list[RunStatus], str | None]:
+    """The rows, and what could not be asked."""
     from cldctl.cluster.launch import look_at
 
     root = runs_dir(directory)
     runs = [find_run(name, root) for name in names] if names else find_runs(root)
     look, problem = look_at(runs)
-    if problem is not None:
-        err.print(problem, style="yellow")
     rows = [_row(run, look) for run in runs]
     now = time.time()
-    return [
+    recent = [
         row
         for row in rows
         if names or everything or row.state not in OVER or now - (row.updated or row.created or now) < RECENT_S
     ]
+    return recent, problem
 
 
 def _row(run: RunFolder, look: Look) -> RunStatus:

@@ -18,12 +18,12 @@ from .sweeps import by_step, sweep_table
 from .tables import plain_table, progress_bar, result_of, state_text
 
 
-def details(rows: Sequence[RunStatus]) -> RenderableType:
-    """Everything about each of a few runs."""
-    return Group(*(_details(row) for row in rows))
+def details(rows: Sequence[RunStatus], *, old: bool = False) -> RenderableType:
+    """Everything about each of a few runs; ``old``: with the age of the state, as in `overview`."""
+    return Group(*(_details(row, old) for row in rows))
 
 
-def _details(row: RunStatus) -> RenderableType:
+def _details(row: RunStatus, old: bool) -> RenderableType:
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim", no_wrap=True)
     facts.add_column(overflow="fold")
@@ -33,7 +33,8 @@ def _details(row: RunStatus) -> RenderableType:
         facts.add_row(name, Text(value) if isinstance(value, str) else value)
 
     fact("run", Text(row.name, style="bold"))
-    fact("state", Text.assemble(state_text(row.state), f"  {row.reason}" if row.reason else ""))
+    when = f" as of {age(row.updated or row.created)}" if old else ""
+    fact("state", Text.assemble(state_text(row.state), when, f"  {row.reason}" if row.reason else ""))
     share = f"  ({100 * row.step / row.steps:.1f}%)" if row.steps else ""
     fact("step", f"{count(row.step)} of {count(row.steps)}{share}")
     if out.is_terminal:

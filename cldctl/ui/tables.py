@@ -13,7 +13,7 @@ from cld_core.evaluation.results import Metric
 from cldctl.cluster.state import RunStatus
 
 from .console import out
-from .format import duration, number
+from .format import age, duration, number
 
 STATE_STYLE = {
     "PENDING": "yellow",
@@ -29,12 +29,14 @@ STATE_STYLE = {
 _WIDE = 110
 
 
-def overview(rows: Sequence[RunStatus]) -> RenderableType:
-    """All runs, a line each."""
+def overview(rows: Sequence[RunStatus], *, old: bool = False) -> RenderableType:
+    """All runs, a line each; ``old``: with the age of what is said, since the cluster could not be asked."""
     wide = out.width >= _WIDE
     table = plain_table()
     table.add_column("run", overflow="fold", ratio=3 if wide else None)
     table.add_column("state", no_wrap=True)
+    if old:
+        table.add_column("as of", no_wrap=True)
     table.add_column("step", justify="right", no_wrap=True)
     if wide and out.is_terminal:
         table.add_column("", width=12)
@@ -52,6 +54,7 @@ def overview(rows: Sequence[RunStatus]) -> RenderableType:
         cells: list[RenderableType] = [
             row.name,
             state_text(row.state),
+            *([age(row.updated or row.created)] if old else []),
             f"{_short(row.step)}/{_short(row.steps)}",
             *bar,
             number(row.loss),
@@ -68,13 +71,13 @@ def overview(rows: Sequence[RunStatus]) -> RenderableType:
     return table
 
 
-def newest_that_fit(rows: Sequence[RunStatus], height: int) -> RenderableType:
+def newest_that_fit(rows: Sequence[RunStatus], height: int, *, old: bool = False) -> RenderableType:
     """The overview of as many of the newest runs as there are lines for, and how many are left out."""
     count_shown = min(len(rows), height)
     while True:
         left_out = len(rows) - count_shown
         note = [Text(f"{left_out} older not shown", style="dim")] if left_out else []
-        view = Group(overview(rows[left_out:]), *note)
+        view = Group(overview(rows[left_out:], old=old), *note)
         # A row may take several lines. One line stays free for the cursor.
         if count_shown <= 1 or len(out.render_lines(view)) < height:
             return view

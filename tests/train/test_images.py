@@ -25,11 +25,6 @@ from tests.tools import same
 STEPS = 20
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return make_images(tmp_path_factory.mktemp("data") / "set")
