@@ -37,6 +37,11 @@ def is_built_in(kind: Any) -> bool:
     return str(kind.__module__).startswith("torch_fidelity")
 
 
+def score_layer(name: str, plugin: str | None = None) -> str:
+    """The layer of class scores that the Inception Score looks at."""
+    return str(find(name, plugin).get_default_feature_layer_for_metric("isc"))
+
+
 class Extractor:
     """Features of images, by the layers that metrics look at.
 
@@ -54,12 +59,14 @@ class Extractor:
     ) -> None:
         from torch_fidelity.utils import create_feature_extractor
 
-        name, weights = identity["extractor"], files.get("weights")
-        kind = find(name, files.get("plugin"))
+        name, weights, plugin = identity["extractor"], files.get("weights"), files.get("plugin")
         _unchanged(weights, identity["weights"])
+        if plugin is not None and plugin.endswith(".py"):
+            _unchanged(plugin, identity["plugin"])
+        kind = find(name, plugin)
         self.layers = {"features": identity["layer"]}
         if scores:
-            self.layers["scores"] = kind.get_default_feature_layer_for_metric("isc")
+            self.layers["scores"] = score_layer(name, plugin)
         known = kind.get_provided_features_list()
         for layer in self.layers.values():
             if layer not in known:
@@ -94,7 +101,7 @@ def load(
     identity: dict[str, Any], files: dict[str, str | None], device: torch.device | str, scores: bool = False
 ) -> Extractor:
     """As `Extractor`; the last one is kept, for a shard asks for it at every batch."""
-    parts = tuple((name, identity[name]) for name in ("extractor", "layer", "weights"))
+    parts = tuple((name, identity.get(name)) for name in ("extractor", "layer", "weights", "plugin"))
     places = tuple((name, files.get(name)) for name in ("weights", "plugin"))
     return _cached(parts, places, str(device), scores)
 
@@ -120,10 +127,10 @@ def download(url: str, path: Path, sha256: str) -> None:
         raise UsageError(f"{url} cannot be downloaded ({error}). Put the file at {path} by hand.") from error
 
 
-def _unchanged(weights: str | None, sha256: str | None) -> None:
-    if weights is None:
+def _unchanged(path: str | None, sha256: str | None) -> None:
+    if path is None:
         return
-    if not Path(weights).is_file():
-        raise UsageError(f"{weights}: the weights are gone since the evaluation was asked for. Put them back.")
-    if inputs.digest_of(Path(weights)) != sha256:
-        raise UsageError(f"{weights}: other weights than when the evaluation was asked for. Type it again.")
+    if not Path(path).is_file():
+        raise UsageError(f"{path}: gone since the evaluation was asked for. Put it back, or type the command again.")
+    if inputs.digest_of(Path(path)) != sha256:
+        raise UsageError(f"{path}: changed since the evaluation was asked for. Type the command again.")

@@ -79,7 +79,11 @@ def summary(request: EvalRequest, arrays: Arrays) -> dict[str, dict[str, Any]]:
         described = {"images": reference.images, "layout": reference.layout, "identity": request.fid["stats"]}
         common["stats"] = {"file": request.files["stats"], **described}
     found = {metric: _METRICS[metric](request, arrays, reference) for metric in request.metrics if metric in _METRICS}
-    return {metric: {**values, **common} for metric, values in found.items()}
+    report = {metric: {**values, **common} for metric, values in found.items()}
+    if "isc" in report:
+        report["isc"]["layer"] = extractors.score_layer(request.fid["extractor"], request.files.get("plugin"))
+        report["isc"].pop("stats", None)
+    return report
 
 
 def frechet(moments: Moments, reference: Reference) -> float:

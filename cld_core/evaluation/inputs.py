@@ -82,7 +82,9 @@ def extractor(recipe: Recipe) -> tuple[Inputs, int]:
             text = "needs weights. Name their file in eval.fid.weights, or set eval.fid.download=true"
             raise UsageError(f"'eval.fid.extractor' {spec.extractor} {text}.")
     sha256 = None if weights is None else digest_of(weights)
-    identity = {"extractor": spec.extractor, "layer": layer, "weights": sha256}
+    identity: dict[str, Any] = {"extractor": spec.extractor, "layer": layer, "weights": sha256}
+    if plugin is not None:
+        identity["plugin"] = digest_of(Path(plugin)) if plugin.endswith(".py") else plugin
     files = {"weights": None if weights is None else str(weights), "plugin": plugin}
     found = Inputs(identity, files)
     if spec.extractor == INCEPTION and is_published(sha256):

@@ -78,9 +78,9 @@ def find(recipe: Recipe, extractor: dict[str, Any], dimensions: int, features: s
         raise UsageError(
             f"{path} has statistics of {found.dimensions} features, but {own}. Compute them with {command}."
         )
-    for name in ("extractor", "layer", "weights"):
-        if found.about and found.about.get(name) != extractor[name]:
-            text = f"was made with {name} {found.about.get(name)}, not {extractor[name]}"
+    for name in ("extractor", "layer", "weights", "plugin"):
+        if found.about and found.about.get(name) != extractor.get(name):
+            text = f"was made with {name} {found.about.get(name)}, not {extractor.get(name)}"
             raise UsageError(f"{path} {text}. Compute statistics with {command}.")
     if features and found.features is None:
         asked = " and ".join(f"--{name}" for name in sorted(features))
