@@ -32,6 +32,7 @@ class Result:
 
     number: Number
     nfe: float | None
+    how: str
     question: dict[str, Any] = field(default_factory=dict)
 
 
@@ -55,7 +56,7 @@ class Column:
     def to_dict(self) -> dict[str, Any]:
         """For ``--json``."""
         found = {
-            key: {"value": result.number.value, "stderr": result.number.stderr, "nfe": result.nfe}
+            key: {"value": result.number.value, "stderr": result.number.stderr, "nfe": result.nfe, "how": result.how}
             for key, result in self.results.items()
         }
         return {"run": self.run, "checkpoint_step": self.step, "steps": self.steps, **self.counts, **found}
@@ -77,7 +78,8 @@ def column(run: RunFolder, checkpoint: str = "last") -> Column:
         if report["checkpoint_step"] == step:
             request = read_json(path / "request.json") or {}
             for key, number in numbers(report).items():
-                results[key] = Result(number, evaluations_of_network(report, key), _question(run, key, request))
+                nfe = evaluations_of_network(report, key)
+                results[key] = Result(number, nfe, _how(key, request), _question(run, key, request))
     return Column(run.name, step, run.progress().get("steps"), results)
 
 
@@ -132,6 +134,17 @@ def to_json(columns: Sequence[Column]) -> dict[str, Any]:
         for key in column.results.keys() & columns[0].results.keys():
             entry[key]["against_first"] = verdict(BY_KEY[key], columns[0].results[key], column.results[key]) or None
     return {"rule": RULE, "runs": entries, "warnings": warnings(columns)}
+
+
+def _how(key: str, request: dict[str, Any]) -> str:
+    """In words: the settings that runs may well differ in."""
+    asked = BY_KEY[key].request
+    settings = request.get(asked) or {}
+    if asked == "elbo":
+        return f"velocities {settings.get('velocities')}, probes {settings.get('probes')}"
+    if asked == "loss":
+        return f"draws {settings.get('draws')}"
+    return str((request.get("sampling") or {}).get("method", ""))
 
 
 def _question(run: RunFolder, key: str, request: dict[str, Any]) -> dict[str, Any]:
