@@ -10,6 +10,7 @@ import pytest
 from cld_core.errors import NotFoundError, UsageError
 from cld_core.evaluation import merge, shard, shard_files, work
 from cld_core.evaluation.request import EvalRequest, parse_metrics
+from cld_core.model import Model
 from cld_core.recipe import load
 from cld_core.run import RunFolder
 from cld_core.run.atomic import read_json
@@ -72,6 +73,9 @@ def test_the_report_says_what_it_promises(run):
     assert elbo["nfe_mean"] > 10
     assert elbo["true_entropy"] == pytest.approx(-1.40265, abs=1e-4)
     assert elbo["gap"] > 0
+    source = Model.from_run(run.path).source
+    truth = source.density.log_density(source.test_data(0, 0, elbo["n"])).mean()
+    assert elbo["gap"] == pytest.approx(elbo["nll"] + float(truth), abs=1e-9), "the same data on both sides"
     assert elbo["nll_importance"] <= elbo["nll"]
     assert (run.evals / name / "samples.png").stat().st_size > 1000
 
