@@ -4,7 +4,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,18 @@ class EvalRequest:
             shards=min(shards, *parts),
             batch_size=spec.batch_size,
         )
+
+    @classmethod
+    def periodic_fid(cls, recipe: Recipe) -> "EvalRequest | None":
+        """The FID that training computes now and then, with everything that it needs found; None where it does not.
+
+        Raises:
+            UsageError: weights or statistics are missing or do not fit.
+        """
+        if recipe.periodic.fid_every is None:
+            return None
+        spec = replace(recipe.eval, samples=recipe.periodic.fid_samples)
+        return cls.of(replace(recipe, eval=spec), ("fid",), 0)
 
     @property
     def id(self) -> str:

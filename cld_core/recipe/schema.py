@@ -121,6 +121,9 @@ class PeriodicSpec:
     elbo_every: int | None = key(None, "steps between two likelihood bounds; null: none", ge=1)
     elbo_from: int = key(0, "first step from which the bound is computed", ge=0)
     elbo_points: int = key(512, "test data of a bound", ge=2)
+    fid_every: int | None = key(None, "steps between two FIDs; null: none", ge=1)
+    fid_from: int = key(0, "first step from which FID is computed", ge=0)
+    fid_samples: int = key(10_000, "samples of an FID; few make it larger", ge=2)
     batch_size: int = key(64, "samples or data that a rank computes at once", ge=1)
 
     def wants_samples(self, step: int) -> bool:
@@ -128,6 +131,9 @@ class PeriodicSpec:
 
     def wants_elbo(self, step: int) -> bool:
         return self.elbo_every is not None and step >= self.elbo_from and step % self.elbo_every == 0
+
+    def wants_fid(self, step: int) -> bool:
+        return self.fid_every is not None and step >= self.fid_from and step % self.fid_every == 0
 
 
 @dataclass(frozen=True, kw_only=True)
