@@ -32,7 +32,8 @@ def evaluate(
     shards: Annotated[int | None, typer.Option(min=1, help="Pieces; default: one a process.")] = None,
     checkpoint: Annotated[str, typer.Option(metavar="last|all|STEP", help="Which checkpoints.")] = "last",
     sweep: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=a,b,c", help="Every combination; may be given again.")
+        list[str] | None,
+        typer.Option(metavar="KEY=a,b,c", help="A table over settings; once for each key."),
     ] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Show finished results of runs side by side.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --compare: one JSON document.")] = False,

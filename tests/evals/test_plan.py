@@ -13,8 +13,11 @@ def run(tmp_path):
     return run_with(tmp_path / "mine", 10, 20, 30)
 
 
-def test_last_and_all_pass_over_damaged_checkpoints_and_a_step_is_taken_at_its_word(run):
+def test_last_and_all_pass_over_damaged_checkpoints_and_a_step_is_taken_at_its_word(run, monkeypatch):
     assert plan.checkpoints(run, "last") == ([30], [])
+    listed = run.checkpoint_steps
+    monkeypatch.setattr(run, "checkpoint_steps", lambda: [5, *listed()])
+    assert plan.checkpoints(run, "all") == ([10, 20, 30], []), "one that was cleared away meanwhile is none"
     damage(run, 30)
     for wanted, steps in (("last", [20]), ("all", [10, 20])):
         found, damaged = plan.checkpoints(run, wanted)
