@@ -242,9 +242,7 @@ def _fid_weights() -> Check:
         fix = f"For FIDs download {inputs.WEIGHTS_URL} to there, or name a file in eval.fid.weights."
         return Check("FID weights", "warn", f"{path} is not there", fix)
     if not inputs.is_published(inputs.digest_of(path)):
-        return Check(
-            "FID weights", "fail", f"{path} is not the published file", f"Download {inputs.WEIGHTS_URL} again."
-        )
+        return Check("FID weights", "fail", f"{path} is another file", f"Download {inputs.WEIGHTS_URL} again.")
     return Check("FID weights", "ok", str(path))
 
 
