@@ -57,6 +57,8 @@ def newest_whole(folder: RunFolder) -> tuple[int | None, list[Damaged]]:
     for step in sorted(written | orphans, reverse=True):
         try:
             verify(folder, step)
+        except NotFoundError:
+            continue  # Cleared away by the training since it was listed.
         except CheckpointError as error:
             damaged.append(Damaged(step, str(error), finished=step in written))
             continue
@@ -71,6 +73,8 @@ def all_whole(folder: RunFolder) -> tuple[list[int], list[Damaged]]:
     for step in folder.checkpoint_steps():
         try:
             verify(folder, step)
+        except NotFoundError:
+            continue  # Cleared away by the training since it was listed.
         except CheckpointError as error:
             damaged.append(Damaged(step, str(error)))
             continue

@@ -56,7 +56,7 @@ def train(
         raise
     if cluster == "local":
         for name in evaluations:
-            remember(run.evals / name, submitted, run.logs)
+            remember(run.evals / name, [submitted], run.logs, ranks=recipe.cluster.world_size)
     if cluster == "slurm":
         for name in evaluations:
             evaluate(run, (name,), cluster, recipe.cluster, after=submitted.job_id)
@@ -125,14 +125,15 @@ def evaluate(
 
         def note(submitted: Submitted) -> None:
             for name in names:
-                remember(run.evals / name, submitted, spec.logs)
+                remember(run.evals / name, [submitted], spec.logs, ranks=spec.tasks_per_node)
 
         return _start(spec, worker.EvalJob(str(run.path), tuple(names), cluster), cluster, note)
     tasks = array_tasks(run, names)
     jobs = executor.submit_slurm(spec, [worker.EvalJob(str(run.path), (), cluster, task) for task in tasks])
-    for task, job in zip(tasks, jobs, strict=True):
-        for name in dict.fromkeys(name for name, _ in task):
-            remember(run.evals / name, job, spec.logs)
+    for name in names:
+        shards = [[shard for other, shard in task if other == name] for task in tasks]
+        own = [(job, part) for job, part in zip(jobs, shards, strict=True) if part]
+        remember(run.evals / name, [job for job, _ in own], spec.logs, shards=[part for _, part in own])
     return jobs[0]
 
 
@@ -170,11 +171,23 @@ def array_tasks(run: RunFolder, names: Sequence[str]) -> list[tuple[tuple[str, i
     return [tuple(pieces[task::count]) for task in range(count)]
 
 
-def remember(evaluation: Path, submitted: Submitted, logs: Path) -> None:
-    """Note which jobs work on an evaluation, and where they write, for `status`, `logs` and `cancel`."""
+def remember(
+    evaluation: Path,
+    submitted: Sequence[Submitted],
+    logs: Path,
+    *,
+    ranks: int | None = None,
+    shards: Sequence[Sequence[int]] | None = None,
+) -> None:
+    """Note which jobs work on an evaluation, and where they write, for `status`, `logs` and `cancel`.
+
+    ``ranks``: how many processes of a job share all shards; ``shards``: those that each job does by itself.
+    """
     jobs = read_json(evaluation / "jobs.json") or []
-    entry = {"time": time.time(), **submitted.to_dict(), "logs": os.path.relpath(logs, evaluation)}
-    write_json(evaluation / "jobs.json", [*jobs, entry])
+    about = {"time": time.time(), "logs": os.path.relpath(logs, evaluation), "ranks": ranks}
+    for index, job in enumerate(submitted):
+        jobs.append({**about, "shards": list(shards[index]) if shards is not None else None, **job.to_dict()})
+    write_json(evaluation / "jobs.json", jobs)
 
 
 def waiting_arrays(evaluation: Path) -> list[str]:
@@ -192,8 +205,12 @@ def jobs_of(run: RunFolder) -> list[dict[str, Any]]:
 
 def look_at(runs: Iterable[RunFolder]) -> tuple[Look, str | None]:
     """Ask the clusters once for all jobs of these runs; returns how to read the answers, and what was out of reach."""
-    wanted = [job["job_id"] for run in runs for job in jobs_of(run) if job["cluster"] == "slurm"]
-    answers = slurm.survey(wanted)
+    return look_for(job for run in runs for job in jobs_of(run))
+
+
+def look_for(jobs: Iterable[dict[str, Any]]) -> tuple[Look, str | None]:
+    """As `look_at`, for jobs that were noted elsewhere."""
+    answers = slurm.survey([job["job_id"] for job in jobs if job["cluster"] == "slurm"])
 
     def look(job: dict[str, Any]) -> slurm.Seen:
         return answers.of(str(job["job_id"])) if job["cluster"] == "slurm" else local.look(job)
@@ -233,3 +250,16 @@ def refuse_slurm_without_it(cluster: str) -> None:
 
     if cluster == "slurm" and shutil.which("sbatch") is None:
         raise UsageError("--cluster slurm: there is no sbatch on this machine. Use --cluster local.")
+
+
+def statistics(folder: Path, shards: Sequence[int], cluster: str, resources: ClusterSpec) -> Submitted:
+    """Start computing shards of the statistics of a training set: an array on Slurm, else processes that share."""
+    spec = JobSpec.of("cldctl-stats", folder / "logs", resources)
+    if cluster != "slurm":
+        spec.local_parameters()
+        job = worker.StatsJob(str(folder), cluster)
+        return _start(spec, job, cluster, lambda made: remember(folder, [made], spec.logs))
+    spec = replace(spec, nodes=1, tasks_per_node=1, gpus_per_node=min(1, spec.gpus_per_node))
+    jobs = executor.submit_slurm(spec, [worker.StatsJob(str(folder), cluster, shard) for shard in shards])
+    remember(folder, jobs, spec.logs)
+    return jobs[0]

@@ -1,12 +1,11 @@
 """What a run is doing, from its ledger and from what the cluster says of its jobs. Pure."""
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from cld_core.errors import NotFoundError
 from cld_core.evaluation.results import numbers
 from cld_core.run import Attempt, RunFolder, attempts_of
 from cld_core.run.atomic import read_json
@@ -241,16 +240,19 @@ def eval_status(path: Any, look: Look) -> dict[str, Any]:
         "nll": elbo.get("nll"),
         "stderr": elbo.get("stderr"),
         "true_entropy": elbo.get("true_entropy"),
-        "settings": settings_of(request),
+        "settings": _settings_of(path),
         "results": {key: dict(vars(number)) for key, number in numbers(report).items()},
     }
 
 
-def settings_of(request: dict[str, Any]) -> str:
-    """A digest of everything that is asked of a checkpoint, whichever it is: the same against the step."""
-    apart = ("id", "checkpoint_step", "shards", "batch_size")
-    content = {name: value for name, value in request.items() if name not in apart}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+def _settings_of(path: Any) -> str:
+    """What `EvalRequest.settings` says; the evaluation itself where another version of cldctl made it."""
+    from cld_core.evaluation.request import EvalRequest
+
+    try:
+        return EvalRequest.load(path).settings
+    except (NotFoundError, KeyError):
+        return str(path.name)
 
 
 def current_report(path: Any) -> dict[str, Any] | None:
@@ -272,8 +274,7 @@ def _eval_state(jobs: Sequence[Seen]) -> str:
 def shard_is_done(evaluation: Any, shard: int, checkpoint: str | None) -> bool:
     """Whether a shard is complete and, where the checkpoint is still there, was made with this very one."""
     state = read_json(evaluation / "shards" / f"{shard:05d}.json") or {}
-    done = "done" in state and state["done"] == state["last"] - state["first"]
-    return done and checkpoint in (None, state.get("checkpoint"))
+    return bool(state.get("complete")) and checkpoint in (None, state.get("checkpoint"))
 
 
 def checkpoint_of(evaluation: Any) -> str | None:

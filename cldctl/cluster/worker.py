@@ -144,3 +144,23 @@ def _errors_in_one_line(cluster: str) -> Iterator[None]:
     except CldError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(error.exit_code)
+
+
+@dataclass
+class StatsJob:
+    """Compute the missing shards of a training set's statistics: one ``shard``, or each process its share of all."""
+
+    folder: str
+    cluster: str
+    shard: int | None = None
+
+    def __call__(self) -> str:
+        stop = StopFlag().listen(interrupt=self.cluster == "debug")
+        folder = Path(self.folder)
+        with _errors_in_one_line(self.cluster), _ranks(RunFolder(folder), self.cluster, together=False) as (ranks, _):
+            from cld_core.evaluation import training_set
+
+            done = training_set.compute(folder, ranks, lambda: stop.code != 0, self.shard)
+        if not done and self.cluster == "slurm" and stop.code is StopCode.USR2:
+            inside.requeue_task()
+        return "finished" if done else "stopped"

@@ -1,5 +1,6 @@
-"""`cldctl eval`: the likelihood of checkpoints, in shards; sweeps over settings; runs side by side."""
+"""`cldctl eval`: what checkpoints are worth, in shards; sweeps over settings; runs side by side."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,12 +20,20 @@ if TYPE_CHECKING:
 
 def evaluate(
     words: Annotated[list[str] | None, typer.Argument(metavar="RUN | KEY=VALUE")] = None,
+    fid: Annotated[bool, typer.Option("--fid", help="Frechet distance to the training images.")] = False,
+    kid: Annotated[bool, typer.Option("--kid", help="Kernel distance to the training images.")] = False,
+    isc: Annotated[bool, typer.Option("--isc", help="Inception Score.")] = False,
+    prc: Annotated[bool, typer.Option("--prc", help="Precision and recall.")] = False,
     elbo: Annotated[bool, typer.Option("--elbo", help="Bound of the negative log-likelihood.")] = False,
-    samples: Annotated[int | None, typer.Option(min=2, help="Test points; default: eval.samples.")] = None,
+    loss: Annotated[bool, typer.Option("--loss", help="Training objective of the test data.")] = False,
+    samples: Annotated[
+        int | None, typer.Option(min=2, help="Samples, or test data where none are drawn; default: eval.samples.")
+    ] = None,
     shards: Annotated[int | None, typer.Option(min=1, help="Pieces; default: one a process.")] = None,
     checkpoint: Annotated[str, typer.Option(metavar="last|all|STEP", help="Which checkpoints.")] = "last",
     sweep: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=a,b,c", help="Every combination; may be given again.")
+        list[str] | None,
+        typer.Option(metavar="KEY=a,b,c", help="A table over settings; once for each key."),
     ] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Show finished results of runs side by side.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --compare: one JSON document.")] = False,
@@ -37,23 +46,26 @@ def evaluate(
 ) -> None:
     """Evaluate checkpoints of a run. Typed again it computes only what is missing.
 
-    Example: cldctl eval --elbo --follow eval.elbo.velocities=4
+    Example: cldctl eval --fid --elbo --samples 50000 --shards 16 --follow sampling.method=exponential sampling.nfe=50
     """
     if compare:
         _compare(words, checkpoint, as_json, directory)
         return
     if as_json:
         raise UsageError("--json goes with --compare. `cldctl status RUN --json` has the results of one run.")
+    from cld_core.evaluation.request import METRICS, draws_samples
     from cldctl.cluster import launch
     from cldctl.evals import plan, start
     from cldctl.evals.sweep import parse
 
-    if not elbo:
-        raise UsageError("nothing to evaluate: add --elbo.")
+    flags = {"fid": fid, "kid": kid, "isc": isc, "prc": prc, "elbo": elbo, "loss": loss}
+    metrics = tuple(metric for metric in METRICS if flags[metric])
+    if not metrics:
+        raise UsageError(f"nothing to evaluate: add {', '.join(f'--{metric}' for metric in METRICS)}.")
     name, overrides = one_run(words)
     run = find_run(name, runs_dir(directory))
     if samples is not None:
-        overrides.append(f"eval.samples={samples}")
+        overrides.append(f"eval.{'samples' if draws_samples(metrics) else 'points'}={samples}")
     where = chosen_cluster(cluster)
     launch.refuse_slurm_without_it(where)
     axes = parse(sweep or [])
@@ -63,10 +75,12 @@ def evaluate(
         err.print(f"passed over: {entry.reason}", markup=False, style="yellow", soft_wrap=True)
     if damaged:
         err.print(f"evaluating step {', '.join(map(str, steps))} of {run.name}")
-    made = plan.make(run, ("elbo",), steps, overrides, axes, shards)
+    made = plan.make(run, metrics, steps, overrides, axes, shards)
     for other, pieces in start.cut_otherwise(run, made.requests) if shards is not None else []:
         err.print(f"{other} was begun in {pieces} shards and goes on in them")
-    begun = start.start(run, made, where, resources, max_parallel)
+    # What runs in this very process would keep others waiting.
+    with launch.only_one(run) if where != "debug" else contextlib.nullcontext():
+        begun = start.start(run, made, where, resources, max_parallel)
     _say(run, made, begun, where)
     _show(run, made, begun, follow or where == "debug")
 

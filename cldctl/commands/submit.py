@@ -28,7 +28,7 @@ def submit(
     follow: Follow = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the recipe and the job, write nothing.")] = False,
     evals: Annotated[
-        str | None, typer.Option("--eval", metavar="elbo", help="Evaluate when the training is finished.")
+        str | None, typer.Option("--eval", metavar="fid,elbo", help="Evaluate when the training is finished.")
     ] = None,
     directory: RunsDir = None,
 ) -> None:
@@ -64,10 +64,12 @@ def submit(
             _dry_evaluation(RunFolder(path), resolved, metrics, where)
         return
     presence.require(resolved.data)
+    # Before there is a run: what evaluations need is looked for now.
+    EvalRequest.periodic_fid(resolved)
+    steps, pieces = resolved.train.steps, spec.nodes * spec.tasks_per_node
+    request = EvalRequest.of(resolved, metrics, steps, pieces) if metrics else None
     run = RunFolder.create(path, resolved, {"created": time.time(), "recipe": resolved.name, **identity(file)})
-    names: tuple[str, ...] = ()
-    if metrics:
-        names = (EvalRequest.of(resolved, metrics, resolved.train.steps, spec.nodes * spec.tasks_per_node).save(run),)
+    names = () if request is None else (request.save(run),)
     err.print(f"run [bold]{run.name}[/] in {run.path}", soft_wrap=True)
     job = launch.train(run, resolved, where, evaluations=names)
     finish(run, job.job_id, where, follow, names)

@@ -13,12 +13,17 @@ from cldctl.cluster.state import current_report, eval_folders
 
 RULE = "marked: |a - b| > 2 sqrt(sa^2 + sb^2) against the first run, with standard errors sa and sb"
 # What makes two results of a metric answers to different questions, as dotted places in request or report.
+_FEATURES = ("samples", "fid.extractor", "fid.layer", "fid.weights", "fid.quantisation", "fid.stats")
 _SAME_QUESTION = {
-    "fid": ("samples", "fid.weights", "fid.extractor", "fid.quantisation", "fid.stats"),
-    "elbo": ("samples", "seed", "elbo.eps"),
-    "loss": ("samples", "seed", "loss.weighting"),
+    "fid": _FEATURES,
+    "kid": (*_FEATURES, "kid.subsets", "kid.subset_size"),
+    "isc": (*_FEATURES[:-1], "isc.splits"),
+    "prc": (*_FEATURES, "prc.neighbours"),
+    "elbo": ("points", "seed", "elbo.eps"),
+    "loss": ("points", "seed", "loss.objective"),
 }
-_FEATURE_METRICS = ("kid", "isc", "prc")
+# Letters of a checksum that tell it from others.
+_DIGEST = 12
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,7 @@ class Result:
 
     number: Number
     nfe: float | None
+    how: str
     question: dict[str, Any] = field(default_factory=dict)
 
 
@@ -37,16 +43,23 @@ class Column:
     run: str
     step: int
     steps: int | None
-    samples: int | None
     results: dict[str, Result]
+
+    @property
+    def counts(self) -> dict[str, int | None]:
+        """How many samples and how many test data the results are of; None where there are none such."""
+        found: dict[str, int | None] = {"samples": None, "points": None}
+        for result in self.results.values():
+            found.update({name: result.question[name] for name in found if name in result.question})
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """For ``--json``."""
         found = {
-            key: {"value": result.number.value, "stderr": result.number.stderr, "nfe": result.nfe}
+            key: {"value": result.number.value, "stderr": result.number.stderr, "nfe": result.nfe, "how": result.how}
             for key, result in self.results.items()
         }
-        return {"run": self.run, "checkpoint_step": self.step, "steps": self.steps, "samples": self.samples, **found}
+        return {"run": self.run, "checkpoint_step": self.step, "steps": self.steps, **self.counts, **found}
 
 
 def column(run: RunFolder, checkpoint: str = "last") -> Column:
@@ -61,15 +74,13 @@ def column(run: RunFolder, checkpoint: str = "last") -> Column:
         raise NotFoundError(f"{run.name} has no finished evaluation. Make one: `cldctl eval {run.name} --elbo`.")
     step = found[-1][1]["checkpoint_step"] if checkpoint == "last" else _step(run, checkpoint, found)
     results: dict[str, Result] = {}
-    samples = None
     for path, report in found:
         if report["checkpoint_step"] == step:
             request = read_json(path / "request.json") or {}
-            samples = request.get("samples")
             for key, number in numbers(report).items():
-                question = _question(run, key, request, report)
-                results[key] = Result(number, evaluations_of_network(report, key), question)
-    return Column(run.name, step, run.progress().get("steps"), samples, results)
+                nfe = evaluations_of_network(report, key)
+                results[key] = Result(number, nfe, _how(key, request), _question(run, key, request))
+    return Column(run.name, step, run.progress().get("steps"), results)
 
 
 def keys_of(columns: Sequence[Column]) -> list[str]:
@@ -125,16 +136,23 @@ def to_json(columns: Sequence[Column]) -> dict[str, Any]:
     return {"rule": RULE, "runs": entries, "warnings": warnings(columns)}
 
 
-def _question(run: RunFolder, key: str, request: dict[str, Any], report: dict[str, Any]) -> dict[str, Any]:
+def _how(key: str, request: dict[str, Any]) -> str:
+    """In words: the settings that runs may well differ in."""
     asked = BY_KEY[key].request
-    places = _SAME_QUESTION["fid" if asked in _FEATURE_METRICS else asked]
-    found = {}
-    for place in places:
+    settings = request.get(asked) or {}
+    if asked == "elbo":
+        return f"velocities {settings.get('velocities')}, probes {settings.get('probes')}"
+    if asked == "loss":
+        return f"draws {settings.get('draws')}"
+    return str((request.get("sampling") or {}).get("method", ""))
+
+
+def _question(run: RunFolder, key: str, request: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {"data": run.recipe().data.name}
+    for place in _SAME_QUESTION[BY_KEY[key].request]:
         section, _, name = place.rpartition(".")
-        tree = {**(request.get(section) or {}), **(report.get(section) or {})} if section else request
-        if tree.get(name) is not None:
-            found[place] = tree[name]
-    return {"data": run.recipe().data.name, **found}
+        found[place] = (request.get(section) or {}).get(name) if section else request.get(name)
+    return found
 
 
 def _step(run: RunFolder, checkpoint: str, found: Sequence[tuple[Any, dict[str, Any]]]) -> int:
@@ -147,4 +165,4 @@ def _step(run: RunFolder, checkpoint: str, found: Sequence[tuple[Any, dict[str, 
 
 def _text(result: Result, name: str) -> str:
     value = result.question.get(name)
-    return "-" if value is None else str(value.get("sha256", value) if isinstance(value, dict) else value)
+    return "-" if value is None else str(value)[:_DIGEST] if name in ("fid.weights", "fid.stats") else str(value)

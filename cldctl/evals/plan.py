@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from cld_core.errors import CheckpointError, NotFoundError, RecipeError, UsageError
 from cld_core.evaluation.request import EvalRequest
 from cld_core.recipe import Recipe, with_overrides
+from cld_core.recipe.plugin import with_paths
 from cld_core.run import RunFolder
 from cld_core.run.intact import Damaged, all_whole, newest_whole, verify
 
@@ -71,7 +72,7 @@ def settled(base: Recipe, overrides: Sequence[str], source: str) -> Recipe:
             raise UsageError(f"'{key}' is no key of an evaluation. {there}")
         if key == "sampling.method":
             recipe = dataclasses.replace(recipe, sampling=recipe.sampling.switched(value))
-    return with_overrides(recipe, overrides, source)
+    return with_overrides(recipe, with_paths(list(overrides)), source)
 
 
 def checkpoints(run: RunFolder, wanted: str) -> tuple[list[int], list[Damaged]]:

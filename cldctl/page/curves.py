@@ -31,7 +31,8 @@ def read(folder: Path) -> Board:
                 {int(event.step): float(event.value) for event in events.Scalars(tag)}
             )
         for tag in events.Tags()["images"]:
-            newest = events.Images(tag)[-1]
-            board.pictures[f"{prefix}{tag}"] = (int(newest.step), newest.encoded_image_string)
+            # A restart further back leaves a tag without pictures.
+            for picture in events.Images(tag)[-1:]:
+                board.pictures[f"{prefix}{tag}"] = (int(picture.step), picture.encoded_image_string)
     board.scalars = {tag: sorted(points.items()) for tag, points in found.items()}
     return board

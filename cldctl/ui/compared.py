@@ -23,15 +23,22 @@ def compared(columns: Sequence[Column]) -> Table:
         table.add_column(Text(column.run), justify="right", overflow="fold")
     table.add_row("step", *(count(column.step) for column in columns))
     table.add_row("steps of the run", *(count(column.steps) for column in columns))
-    table.add_row("samples", *(count(column.samples) for column in columns))
+    for name, label in (("samples", "samples"), ("points", "test data")):
+        if any(column.counts[name] is not None for column in columns):
+            table.add_row(label, *(count(column.counts[name]) for column in columns))
     for key in keys_of(columns):
         metric = BY_KEY[key]
         cells = [_cell(columns[0], column, key) for column in columns]
         table.add_row(metric.label, *cells)
-        nfe = [column.results[key].nfe if key in column.results else None for column in columns]
-        if any(value is not None for value in nfe):
-            table.add_row(f"  NFE of {metric.label}", *("-" if value is None else f"{value:.1f}" for value in nfe))
+        table.add_row("  how", *(_how(column, key) for column in columns))
     return table
+
+
+def _how(column: Column, key: str) -> Text:
+    if key not in column.results:
+        return Text("-")
+    result = column.results[key]
+    return Text(result.how + ("" if result.nfe is None else f", {result.nfe:.0f} NFE"), style="dim")
 
 
 def _cell(first: Column, column: Column, key: str) -> Text:

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from cld_core.evaluation.request import EvalRequest
 from cld_core.run import RunFolder
 from cld_core.run.atomic import read_json
 from cldctl.cluster import launch
@@ -30,7 +31,7 @@ LINE_EVERY_S = 5.0
 def follow_run(run: RunFolder, names: tuple[str, ...] = ()) -> int:
     """Show a run until it ends, then its chained evaluations; returns the exit code of docs/cli.md."""
     try:
-        with _View() as view:
+        with View() as view:
             row = _watch_run(run, view)
             if row.state == "FINISHED":
                 _watch_evaluations(run, names, view)
@@ -51,7 +52,7 @@ def follow_run(run: RunFolder, names: tuple[str, ...] = ()) -> int:
 def follow_evaluations(run: RunFolder, names: tuple[str, ...], sweep: Sweep | None = None) -> int:
     """Show evaluations, or the cells of a sweep, until they end; returns the exit code."""
     try:
-        with _View() as view:
+        with View() as view:
             _watch_evaluations(run, names, view, sweep.id if sweep is not None else None)
     except KeyboardInterrupt:
         _say_it_goes_on(run)
@@ -85,7 +86,7 @@ def _say_it_goes_on(run: RunFolder) -> None:
     err.print(f"\nno longer watching; the job goes on. Again: {again}", markup=False, soft_wrap=True)
 
 
-def _watch_run(run: RunFolder, view: "_View") -> RunStatus:
+def _watch_run(run: RunFolder, view: "View") -> RunStatus:
     ends_seen = 0
     while True:
         look, problem = launch.look_at([run])
@@ -99,7 +100,7 @@ def _watch_run(run: RunFolder, view: "_View") -> RunStatus:
         time.sleep(SLURM_POLL_S if row.cluster == "slurm" else POLL_S)
 
 
-def _watch_evaluations(run: RunFolder, names: tuple[str, ...], view: "_View", title: str | None = None) -> None:
+def _watch_evaluations(run: RunFolder, names: tuple[str, ...], view: "View", title: str | None = None) -> None:
     """Until all are over; several share a line."""
     if not names:
         return
@@ -118,14 +119,18 @@ def _watch_evaluations(run: RunFolder, names: tuple[str, ...], view: "_View", ti
 
 
 def _data_done(folder: Path) -> tuple[int, int]:
-    request = read_json(folder / "request.json") or {}
-    if (folder / "report.json").is_file():
-        return request.get("samples", 1), request.get("samples", 1)
+    """Samples and test data of an evaluation that are computed, and how many there are to be."""
+    total = sum(EvalRequest.load(folder).work.values())
+    return (total if (folder / "report.json").is_file() else rows_done(folder)), total
+
+
+def rows_done(folder: Path) -> int:
+    """Samples and data that the shards in a folder have done."""
     states: list[dict[str, Any]] = [read_json(file) or {} for file in (folder / "shards").glob("*.json")]
-    return sum(state.get("done", 0) for state in states), request.get("samples", 1)
+    return sum(part["done"] for state in states for part in state.get("work", {}).values())
 
 
-class _View:
+class View:
     """A bar a task on a terminal, a line now and then elsewhere."""
 
     def __init__(self) -> None:
@@ -140,7 +145,7 @@ class _View:
         self._tasks: dict[str, TaskID] = {}
         self._printed: dict[str, tuple[float, str]] = {}
 
-    def __enter__(self) -> "_View":
+    def __enter__(self) -> "View":
         if self._progress is not None:
             self._progress.start()
         return self

@@ -121,6 +121,9 @@ def test_eval_on_local_processes(runs):
     )
     assert "3/3" in done.stdout
     assert "FINISHED" in done.stdout
+    name = next(word for word in done.stdout.split() if word.startswith("elbo-"))
+    assert "shard 1 of 3: elbo" in cldctl("logs", "done", "--eval", name, "--shard", "1", runs=runs).stdout
+    assert "0 to 2" in cldctl("logs", "done", "--eval", name, "--shard", "3", runs=runs, code=3).stderr
 
 
 def test_a_sweep_on_local_processes_computes_what_is_missing(runs):

@@ -1,7 +1,9 @@
 """`cldctl report`: one page that holds everything it shows."""
 
 import base64
+import math
 import re
+from xml.etree import ElementTree
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
@@ -19,8 +21,10 @@ def written(path) -> RunFolder:
         with SummaryWriter(str(run.tensorboard), purge_step=begin or None) as board:
             for step, loss in losses.items():
                 board.add_scalar("train/loss", loss, step)
-    with SummaryWriter(str(run.tensorboard)) as board:
-        board.add_image("periodic/samples", torch.zeros(4, 4, 3, dtype=torch.uint8).numpy(), 30, dataformats="HWC")
+            board.add_image("periodic/samples", torch.full((4, 4, 3), begin).byte().numpy(), 30, dataformats="HWC")
+        # Attempts are processes of other seconds, whose files sort by time.
+        (file,) = run.tensorboard.glob("events*")
+        file.rename(run.tensorboard / f"{begin:02d}.tfevents")
     (run.samples / "step_00000030_em.png").write_bytes(b"\x89PNG and so on")
     (run.path / "recipe.yaml").write_text(run.recipe_file.read_text().replace("name: toy", "name: <toy>"))
     return run
@@ -47,3 +51,13 @@ def test_points_are_thinned_by_means_and_ticks_are_round():
     assert svg.thinned(points, 100)[:2] == [(9.0, 0.5), (19.0, 0.5)]
     assert svg.thinned(points[:50], 100) == points[:50]
     assert svg.ticks(0.13, 1.02, 4) == [0.5, 1.0]
+
+
+def test_a_curve_spans_its_frame_and_leaves_out_what_is_not_finite():
+    drawn = ElementTree.fromstring(svg.curve("<loss>", [(0.0, 1.0), (5.0, math.nan), (10.0, 3.0)]))
+    line = drawn.find("polyline").get("points")
+    assert [point.split(",")[0] for point in line.split()] == ["58.0", "408.0"]
+    (low, high) = (float(point.split(",")[1]) for point in line.split())
+    assert 26.0 < high < low < 194.0, "upwards, with a margin"
+    assert drawn.find("text").text == "<loss>"
+    assert "no finite value" in svg.curve("loss", [(0.0, math.inf)])

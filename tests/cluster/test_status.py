@@ -83,8 +83,8 @@ def test_shards_of_a_replaced_checkpoint_are_missing(run):
     path = run.evals / "elbo-00000010-12345678"
     (path / "shards").mkdir(parents=True)
     write_json(path / "request.json", {"checkpoint_step": 10, "shards": 3})
-    for shard, (done, checkpoint) in enumerate(((5, "abc"), (4, "abc"))):
-        state = {"first": 5 * shard, "last": 5 * shard + 5, "done": done, "checkpoint": checkpoint}
+    for shard, complete in enumerate((True, False)):
+        state = {"complete": complete, "checkpoint": "abc"}
         write_json(path / "shards" / f"{shard:05d}.json", state)
     assert missing_shards(path) == [1, 2]
     write_json(run.checkpoint_file(10).with_suffix(".json"), {"sha256": "other"})

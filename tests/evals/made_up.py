@@ -13,11 +13,11 @@ TOY = Path(__file__).parents[2] / "recipes" / "toy.yaml"
 CONTENT = b"tensors"
 
 
-def run_with(path: Path, *steps: int, recipe: Path = TOY) -> RunFolder:
+def run_with(path: Path, *steps: int, overrides: tuple[str, ...] = ()) -> RunFolder:
     """A run with whole (but empty) checkpoints."""
     import hashlib
 
-    run = RunFolder.create(path, load(recipe), {"created": 1.0})
+    run = RunFolder.create(path, load(TOY, overrides), {"created": 1.0})
     for step in steps:
         file = run.checkpoint_file(step)
         file.write_bytes(CONTENT)

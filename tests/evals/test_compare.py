@@ -33,9 +33,11 @@ def test_a_difference_is_marked_beyond_twice_the_combined_error(tmp_path):
     assert [entry["nll"].get("against_first") for entry in content["runs"]] == [None, "same", "worse", "better"]
     assert [entry["fid"].get("against_first") for entry in content["runs"]] == [None] * 4
     assert content["warnings"] == ["FID has no standard error: no difference is marked"]
-    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(compared(columns))
-    line = next(line for line in console.export_text().splitlines() if "NLL" in line)
+    lines = console.export_text().splitlines()
+    line, how = next((line, lines[index + 1]) for index, line in enumerate(lines) if "NLL" in line)
+    assert how.split() == " ".join(["how", *["velocities 1, probes 1, 80 NFE"] * 4]).split()
     cells = ["3.000 ± 0.300", "3.990 ± 0.400", "4.010 ± 0.400 worse", "1.990 ± 0.400 better"]
     assert line.split() == " ".join(["NLL bound, nats", *cells]).split()
 
@@ -47,7 +49,7 @@ def test_answers_to_different_questions_are_not_compared(tmp_path):
     ]
     content = compare.to_json(columns)
     assert content["runs"][1]["nll"]["against_first"] is None
-    assert "NLL bound, nats of a and b cannot be compared: samples 100 and 50" in content["warnings"]
+    assert "NLL bound, nats of a and b cannot be compared: points 100 and 50" in content["warnings"]
     with pytest.raises(NotFoundError, match=r"no finished evaluation of step '20'\. There are: 10"):
         compare.column(evaluated(tmp_path / "c", 1.0, 0.1), "20")
     with pytest.raises(NotFoundError, match="d has no finished evaluation"):

@@ -3,6 +3,7 @@
 import pytest
 
 from cld_core.errors import CheckpointError, NotFoundError, RecipeError, UsageError
+from cld_core.evaluation import inputs
 from cldctl.evals import plan, sweep
 from tests.evals.made_up import damage, run_with
 
@@ -12,8 +13,11 @@ def run(tmp_path):
     return run_with(tmp_path / "mine", 10, 20, 30)
 
 
-def test_last_and_all_pass_over_damaged_checkpoints_and_a_step_is_taken_at_its_word(run):
+def test_last_and_all_pass_over_damaged_checkpoints_and_a_step_is_taken_at_its_word(run, monkeypatch):
     assert plan.checkpoints(run, "last") == ([30], [])
+    listed = run.checkpoint_steps
+    monkeypatch.setattr(run, "checkpoint_steps", lambda: [5, *listed()])
+    assert plan.checkpoints(run, "all") == ([10, 20, 30], []), "one that was cleared away meanwhile is none"
     damage(run, 30)
     for wanted, steps in (("last", [20]), ("all", [10, 20])):
         found, damaged = plan.checkpoints(run, wanted)
@@ -45,6 +49,20 @@ def test_every_combination_is_a_request_and_one_that_cannot_be_is_named(run):
         plan.make(run, ("elbo",), [30], [], sweep.parse(["sampling.nfe=20,50"]))
     with pytest.raises(UsageError, match=r"train\.steps.*can be changed"):
         plan.make(run, ("elbo",), [30], ["train.steps=3"])
+
+
+def test_cells_that_draw_the_same_samples_share_an_evaluation(tmp_path, monkeypatch):
+    monkeypatch.setattr(inputs, "of", lambda recipe, metrics: inputs.Inputs({"weights": "abc"}, {}))
+    axes = sweep.parse(["sampling.method=em,exponential,ode", "sampling.nfe=20,50"])
+    # The recipe's keys of one method are no obstacle to the others.
+    run = run_with(tmp_path / "mine", 30, overrides=("sampling.method=sscs", "sampling.sscs_order=2"))
+    made = plan.make(run, ("fid",), [30], [], axes)
+    asked = [(request.sampling["method"], request.sampling["nfe"]) for request in made.requests]
+    assert asked == [("em", 20), ("em", 50), ("exponential", 20), ("exponential", 50), ("ode", 500)]
+    assert all(request.sampling["sscs_order"] == 1 for request in made.requests)
+    assert [cell.evaluation for cell in made.sweep.cells[-2:]] == [made.requests[-1].id] * 2
+    both = [plan.make(run, ("fid",), [30], ["sampling.method=em", f"sampling.rtol={rtol}"]) for rtol in (1e-5, 1e-3)]
+    assert both[0].requests[0].id == both[1].requests[0].id, "Euler-Maruyama has no tolerance"
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,10 @@ import csv
 import pytest
 from rich.console import Console
 
+from cld_core.errors import CheckpointError
+from cld_core.train.distributed import Ranks
+from cld_core.train.stop import StopFlag
+from cldctl.cluster import worker
 from cldctl.cluster.slurm import Seen
 from cldctl.cluster.state import eval_status, status_of
 from cldctl.evals import plan, sweep
@@ -60,6 +64,22 @@ def test_table_csv_and_plot_of_a_sweep(run):
     assert rows[0]["nll_stderr"] == "0.25"
     assert (folder / "plot.png").read_bytes().startswith(b"\x89PNG")
     assert sweep.Sweep.load(folder) == made.sweep
+
+
+def test_an_evaluation_that_fails_leaves_the_others_alone(run, monkeypatch):
+    computed = []
+
+    def compute(folder, name, ranks, should_stop, only):
+        computed.append((name, only))
+        if name == "b":
+            raise CheckpointError("b is damaged. Mend it.")
+        return True
+
+    monkeypatch.setattr("cld_core.evaluation.shard.compute", compute)
+    work = [("a", 0), ("b", 0), ("c", 1)]
+    with pytest.raises(CheckpointError, match="b is damaged"):
+        worker._evaluate(run, work, Ranks(), StopFlag())
+    assert computed == work
 
 
 def test_results_against_the_step_are_those_of_the_same_settings(run):

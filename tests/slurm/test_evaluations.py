@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from cld_core.run import RunFolder
+from cld_core.run.atomic import read_json
 
 from .cluster import SlurmCluster
 from .lab import ENDLESS, Lab
@@ -28,13 +29,19 @@ def lab(slurm: SlurmCluster, tmp_path: Path) -> Lab:
 
 def test_an_evaluation_is_an_array_and_waits_for_the_training(lab: Lab) -> None:
     settings = ("train.steps=300", "cluster.partition=low", "--name", "mine", "--eval", "elbo")
-    lab.cldctl("submit", "toy", *ENDLESS, *settings)
+    quick_pictures = ("sampling.method=em", "sampling.nfe=2")
+    lab.cldctl("submit", "toy", *ENDLESS, *settings, *quick_pictures)
     row = lab.until("mine", "a report", lambda row: row["evals"] and row["evals"][0]["nll"] is not None, 120)
     assert row["evals"][0]["shards_done"] == row["evals"][0]["shards"] == 2
-    lab.cldctl("eval", "mine", "--elbo", "--shards", "4", "eval.seed=3", "--max-parallel", "2")
-    row = lab.until(
-        "mine", "4 shards", lambda row: len(row["evals"]) == 2 and all(e["nll"] is not None for e in row["evals"]), 120
-    )
+    sweep = ("--sweep", "eval.seed=3,4", "--shards", "2", "--max-parallel", "2")
+    lab.cldctl("eval", "mine", "--elbo", *sweep)
+    row = lab.until("mine", "a sweep", lambda row: row["sweeps"] and row["sweeps"][0]["done"] == 2, 120)
+    (name,), evals = {entry["id"] for entry in row["sweeps"]}, RunFolder(lab.runs / "mine").evals
+    jobs = [read_json(evals / member / "jobs.json") for member in row["sweeps"][0]["evaluations"]]
+    tasks = [job["job_id"].split("_") for entries in jobs for job in entries]
+    assert len({array for array, _ in tasks}) == 1, "one array"
+    assert sorted(task for _, task in tasks) == ["0", "1", "2", "3"], "a task a shard"
+    wait_until((evals / name / "table.csv").is_file, timeout=30, every=0.2, what="the table")
 
 
 @pytest.mark.parametrize("partition", ["low", "cancel"])
@@ -63,7 +70,7 @@ def test_a_disturbed_evaluation_ends_with_the_numbers_of_a_quiet_one(lab: Lab) -
     def done() -> dict[int, int]:
         """Data that each shard has computed and saved."""
         states = (evaluation / "shards").glob("*.json")
-        return {int(state.stem): json.loads(state.read_text())["done"] for state in states}
+        return {int(state.stem): json.loads(state.read_text())["work"]["elbo"]["done"] for state in states}
 
     wait_until(lambda: sum(0 < n < BATCHES * 16 for n in done().values()) >= 2, timeout=90, what="two shards at work")
     _kill_a_task()

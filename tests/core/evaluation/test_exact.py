@@ -49,7 +49,7 @@ def test_the_bound_of_a_gaussian_model_is_its_log_density_through_shards_merge_a
     (path,) = run.evals.iterdir()
     arrays, _ = merge.gather(path, EvalRequest.load(path))
     truth = gaussian(0.5).log_density(source(recipe.data).test_points(recipe.eval.seed, 0, 40)).numpy()
-    np.testing.assert_allclose(arrays["elbo"], truth, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(arrays["elbo"]["elbo"], truth, rtol=0, atol=1e-5)
     elbo = read_json(path / "report.json")["elbo"]
     assert abs(elbo["nll"] + truth.mean()) < 1e-5
     assert abs(elbo["nll_importance"] + truth.mean()) < 1e-5
