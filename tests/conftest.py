@@ -1,6 +1,6 @@
 """The whole run: the Slurm tests, which mostly wait, on one worker, everything else beside them on another."""
 
-from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,13 +8,14 @@ import torch
 # The tensors of the tests are small: a second thread costs more than it brings, and much where others compute.
 torch.set_num_threads(1)
 
-_SLURM = Path(__file__).parent / "slurm"
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """One cluster for all Slurm tests, hence one worker, which begins with them: the largest scope is dealt first."""
+    from xdist.scheduler import LoadScopeScheduling
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the Slurm tests first, so that with ``-n 2 --dist loadgroup`` one worker begins with them and keeps them."""
-    slurm = [item for item in items if item.path.is_relative_to(_SLURM)]
-    for item in slurm:
-        item.add_marker(pytest.mark.xdist_group("slurm"))
-    items[:] = slurm + [item for item in items if not item.path.is_relative_to(_SLURM)]
+    class Rooms(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "slurm" if nodeid.startswith("tests/slurm/") else nodeid
+
+    return Rooms(config, log)
