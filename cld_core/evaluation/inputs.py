@@ -103,7 +103,7 @@ def _inception_weights(spec: FidSpec) -> Path:
     given = _given_weights(spec)
     if given is not None:
         return given
-    kept = hub_folder() / WEIGHTS_URL.rsplit("/", 1)[1]
+    kept = weights_path()
     if not kept.is_file():
         if not spec.download:
             where = f"put it at {kept}, or name it in eval.fid.weights"
@@ -125,11 +125,11 @@ def _given_weights(spec: FidSpec) -> Path | None:
     return path
 
 
-def hub_folder() -> Path:
-    """Where torch keeps downloaded weights (`torch.hub.get_dir`), found without it."""
+def weights_path() -> Path:
+    """Where torch keeps Inception's weights once they are downloaded (in `torch.hub.get_dir`), found without it."""
     cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
     home = os.environ.get("TORCH_HOME", f"{cache}/torch")
-    return Path(home).expanduser() / "hub" / "checkpoints"
+    return Path(home).expanduser() / "hub" / "checkpoints" / WEIGHTS_URL.rsplit("/", 1)[1]
 
 
 def _plugin(plugin: str) -> str:

@@ -78,7 +78,12 @@ class EvalRequest:
             DataError: there is no test set, or a smaller one.
         """
         spec = recipe.eval
-        found = inputs.of(recipe, metrics) if draws_samples(metrics) else None
+        found = None
+        if draws_samples(metrics):
+            if recipe.sampling.method == "ode" and recipe.sampling.solver != "rows":
+                text = "makes a sample depend on those that share its batch. Set it to rows for an evaluation"
+                raise UsageError(f"'sampling.solver' {recipe.sampling.solver} {text}.")
+            found = inputs.of(recipe, metrics)
         tested = any("points" in BY_NAME[name].depends for name in metrics)
         points = _points(recipe) if tested else 0
         parts = [spec.samples] * (found is not None) + [points] * tested

@@ -268,6 +268,7 @@ def test_what_is_missing_or_wrong_is_said_before_anything_starts(run, tmp_path, 
     np.savez(tmp_path / "odd.npz", mu=np.zeros(DIMENSIONS))
     refused(run, r"neither mu and sigma nor pool_3, but mu \(12,\)", f"eval.fid.stats={tmp_path / 'odd.npz'}")
     refused(run, "no .npz file of statistics", f"eval.fid.stats={tmp_path / 'text.pth'}")
+    refused(run, "'sampling.solver' torchdiffeq makes", "sampling.method=ode", "sampling.solver=torchdiffeq")
     refused(run, "subset_size' is 30, too many for 20 features", "eval.kid.subset_size=30", metrics=("kid",))
     refused(run, "splits' is 50, too many for 40 samples", "eval.isc.splits=50", metrics=("isc",))
     refused(run, "'eval.points' is 41, but .* has 40 test images", "eval.points=41", metrics=("loss",))
