@@ -31,11 +31,11 @@ def test_an_evaluation_is_an_array_and_waits_for_the_training(lab: Lab) -> None:
     settings = ("train.steps=300", "cluster.partition=low", "--name", "mine", "--eval", "elbo")
     quick_pictures = ("sampling.method=em", "sampling.nfe=2")
     lab.cldctl("submit", "toy", *ENDLESS, *settings, *quick_pictures)
-    row = lab.until("mine", "a report", lambda row: row["evals"] and row["evals"][0]["nll"] is not None, 120)
+    row = lab.until("mine", "a report", lambda row: row["evals"] and row["evals"][0]["nll"] is not None, 240)
     assert row["evals"][0]["shards_done"] == row["evals"][0]["shards"] == 2
     sweep = ("--sweep", "eval.seed=3,4", "--shards", "2", "--max-parallel", "2")
     lab.cldctl("eval", "mine", "--elbo", *sweep)
-    row = lab.until("mine", "a sweep", lambda row: row["sweeps"] and row["sweeps"][0]["done"] == 2, 120)
+    row = lab.until("mine", "a sweep", lambda row: row["sweeps"] and row["sweeps"][0]["done"] == 2, 240)
     (name,), evals = {entry["id"] for entry in row["sweeps"]}, RunFolder(lab.runs / "mine").evals
     jobs = [read_json(evals / member / "jobs.json") for member in row["sweeps"][0]["evaluations"]]
     tasks = [job["job_id"].split("_") for entries in jobs for job in entries]
