@@ -44,7 +44,7 @@ def merge(folder: RunFolder, name: str, model: Model) -> dict[str, Any]:
     }
     for kind, joined in arrays.items():
         report |= WORK[kind].summary(model, request, joined)
-    pictures.samples(model, path / "samples.png", seed=request.seed)
+    pictures.samples(model, path / "samples.png", seed=request.seed, batch_size=request.batch_size)
     board(folder, request, numbers(report))
     # Last: who sees the report sees everything.
     write_json(path / "report.json", report)

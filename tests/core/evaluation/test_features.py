@@ -12,7 +12,7 @@ from PIL import Image
 
 from cld_core.data.images import open_images, to_pixels
 from cld_core.errors import CldError, DataError, NotFoundError, UsageError
-from cld_core.evaluation import inputs, merge, shard, statistics, training_set, work
+from cld_core.evaluation import extractors, inputs, merge, shard, statistics, training_set, work
 from cld_core.evaluation.features import frechet
 from cld_core.evaluation.moments import Moments
 from cld_core.evaluation.request import EvalRequest
@@ -197,8 +197,6 @@ def test_statistics_of_a_training_set_in_pieces(trained, tmp_path, monkeypatch):
     assert seen == [(0, 5), (5, 10), (10, 15), (15, 20)]
     assert made.is_done
     found = statistics.read(Path(made.output), features=True)
-    from cld_core.evaluation import extractors
-
     features = extractors.load(made.extractor, made.files, "cpu")(data.batch(torch.arange(data.n)))["features"]
     np.testing.assert_allclose(found.features, features, rtol=1e-6)
     np.testing.assert_allclose(found.mu, features.astype(float).mean(0), rtol=1e-12)
@@ -274,6 +272,16 @@ def test_what_is_missing_or_wrong_is_said_before_anything_starts(run, tmp_path, 
     refused(run, "'eval.points' is 41, but .* has 40 test images", "eval.points=41", metrics=("loss",))
     with pytest.raises(UsageError, match=r"--fid compares images, but data\.name=diamond are vectors"):
         EvalRequest.of(load(RECIPES / "toy_diamond.yaml"), ("fid", "elbo"), 1)
+
+
+def test_weights_are_fetched_and_held_against_their_hash(tmp_path):
+    (tmp_path / "there").write_bytes(b"weights")
+    source, kept = (tmp_path / "there").as_uri(), tmp_path / "hub" / "kept.pth"
+    with pytest.raises(UsageError, match=f"cannot be downloaded.*Put the file at {kept} by hand"):
+        extractors.download(source, kept, inputs.PUBLISHED_SHA256)
+    assert not kept.exists()
+    extractors.download(source, kept, inputs.digest_of(tmp_path / "there")[:8])
+    assert kept.read_bytes() == b"weights"
 
 
 def test_no_test_set(run, tmp_path):
