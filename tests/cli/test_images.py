@@ -11,7 +11,7 @@ from cld_core.run.atomic import read_json
 from cld_core.train import session
 from cld_core.train.distributed import Ranks
 from cld_core.train.stop import StopFlag
-from tests.extractor import tiny
+from tests.extractor import TINY
 from tests.images import make_images, run_folder
 from tests.tools import cldctl, status
 
@@ -79,7 +79,7 @@ def test_a_published_checkpoint_becomes_a_run(tmp_path, recipe):
 def test_fid_from_the_statistics_to_the_status(tmp_path, recipe):
     runs = tmp_path / "runs"
     runs.mkdir()
-    settings = (*tiny(tmp_path), "sampling.nfe=3", "eval.samples=20", "eval.points=10", "train.steps=2")
+    settings = (*TINY, "sampling.nfe=3", "eval.samples=20", "eval.points=10", "train.steps=2")
     run = run_folder(runs, make_images(tmp_path / "set"), *settings)
     session.run(run, Ranks(), StopFlag(), job_id="test")
     # What is missing is said before there is a run.

@@ -9,13 +9,13 @@ from cld_core.train import session
 from cld_core.train.distributed import Ranks
 from cld_core.train.stop import StopFlag
 from cldctl.evals import plan, start, sweep
-from tests.extractor import tiny
+from tests.extractor import TINY
 from tests.images import make_images, run_folder
 
 
 def test_fid_by_sampler_and_nfe(tmp_path):
     settings = ("train.steps=2", "eval.samples=24", "eval.batch_size=24")
-    run = run_folder(tmp_path, make_images(tmp_path / "set"), *settings, *tiny(tmp_path))
+    run = run_folder(tmp_path, make_images(tmp_path / "set"), *settings, *TINY)
     session.run(run, Ranks(), StopFlag(), job_id="test")
     stats = StatsRequest.of(run.recipe(), None, features=False, shards=1).save()
     assert training_set.compute(stats.folder, Ranks())

@@ -22,7 +22,7 @@ from cld_core.train.distributed import Ranks, join
 from cld_core.train.ema import Ema
 from cld_core.train.step import Trainer
 from cld_core.train.stop import StopCode, StopFlag
-from tests.extractor import tiny
+from tests.extractor import TINY
 from tests.images import RECIPES, clone, make_images, run_folder, tiny_recipe
 from tests.tools import same
 
@@ -136,7 +136,7 @@ def test_periodic_work_leaves_pictures_and_numbers_and_training_unchanged(data, 
     loose = ("eval.elbo.rtol=0.05", "eval.elbo.atol=0.05")
     due = ("periodic.samples_every=4", "periodic.elbo_every=4", "periodic.elbo_from=8")
     due += ("periodic.fid_every=4", "periodic.fid_from=8", "periodic.fid_samples=7")
-    fid = (*tiny(tmp_path), "eval.samples=7")
+    fid = (*TINY, "eval.samples=7")
     worked = run_folder(tmp_path, data, *quick, *loose, *fid, "train.on_resume=exact")
     stats = StatsRequest.of(worked.recipe(), None, features=False, shards=1).save()
     assert training_set.compute(stats.folder, Ranks())

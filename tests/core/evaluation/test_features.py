@@ -24,7 +24,7 @@ from cld_core.run.atomic import read_json
 from cld_core.train import session
 from cld_core.train.distributed import Ranks
 from cld_core.train.stop import StopFlag
-from tests.extractor import DIMENSIONS, inception_weights, tiny
+from tests.extractor import TINY, inception_weights
 from tests.images import RECIPES, make_images, run_folder
 
 STEP = 2
@@ -44,7 +44,7 @@ def trained(tmp_path_factory) -> RunFolder:
     """A run on 8x8 images, whose samples a tiny extractor looks at, and the statistics of its training set."""
     torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("features")
-    run = run_folder(root, make_images(root / "set"), *SETTINGS, *tiny(root))
+    run = run_folder(root, make_images(root / "set"), *SETTINGS, *TINY)
     session.run(run, Ranks(), StopFlag(), job_id="test")
     stats_of(run)
     return run
@@ -263,9 +263,9 @@ def test_what_is_missing_or_wrong_is_said_before_anything_starts(run, tmp_path, 
     refused(run, "vgg16 needs weights", "eval.fid.extractor=vgg16")
     refused(run, r"no statistics of the training images.*`cldctl data stats RUN`", "eval.fid.layer=some")
     np.savez(tmp_path / "small.npz", mu=np.zeros(3), sigma=np.eye(3))
-    words = f"statistics of 3 features, but tiny, layer all, has {DIMENSIONS}.*cldctl data stats"
+    words = "statistics of 3 features, but tiny, layer all, has 12.*cldctl data stats"
     refused(run, words, f"eval.fid.stats={tmp_path / 'small.npz'}")
-    np.savez(tmp_path / "odd.npz", mu=np.zeros(DIMENSIONS))
+    np.savez(tmp_path / "odd.npz", mu=np.zeros(12))
     refused(run, r"neither mu and sigma nor pool_3, but mu \(12,\)", f"eval.fid.stats={tmp_path / 'odd.npz'}")
     refused(run, "no .npz file of statistics", f"eval.fid.stats={tmp_path / 'text.pth'}")
     refused(run, "'sampling.solver' torchdiffeq makes", "sampling.method=ode", "sampling.solver=torchdiffeq")
