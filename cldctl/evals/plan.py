@@ -1,10 +1,11 @@
 """From what was typed to requests: which checkpoints, which settings, everything checked before anything starts."""
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from cld_core.errors import CheckpointError, NotFoundError, RecipeError, UsageError
+from cld_core.errors import CheckpointError, NotFoundError, UsageError
 from cld_core.evaluation.request import EvalRequest
 from cld_core.recipe import Recipe, with_overrides
 from cld_core.recipe.plugin import with_paths
@@ -35,8 +36,8 @@ def make(
     """The requests of every checkpoint step and combination of settings.
 
     Raises:
-        RecipeError: a combination does not pass; names it.
-        UsageError: an axis has no effect.
+        UsageError: a combination does not pass, or needs what is not there; names it. Or an axis has no effect.
+        DataError: there is no test set.
     """
     if axes and len(steps) > 1:
         axes = (Axis(CHECKPOINT, tuple(map(str, steps))), *axes)
@@ -45,11 +46,12 @@ def make(
     cells = []
     for values in combinations(axes):
         settings = [f"{key}={value}" for key, value in values.items() if key != CHECKPOINT]
-        recipe = _checked(base, [*overrides, *settings], settings, str(run.recipe_file))
-        for step in [int(values[CHECKPOINT])] if CHECKPOINT in values else steps:
-            request = EvalRequest.of(recipe, metrics, step, shards or recipe.cluster.world_size)
-            requests.setdefault(request.id, request)
-            cells.append(Cell(values, request.id))
+        with _named(settings):
+            recipe = settled(base, [*overrides, *settings], str(run.recipe_file))
+            for step in [int(values[CHECKPOINT])] if CHECKPOINT in values else steps:
+                request = EvalRequest.of(recipe, metrics, step, shards or recipe.cluster.world_size)
+                requests.setdefault(request.id, request)
+                cells.append(Cell(values, request.id))
     if not axes:
         return Plan(tuple(requests.values()))
     sweep = Sweep(tuple(axes), tuple(cells))
@@ -103,10 +105,12 @@ def checkpoints(run: RunFolder, wanted: str) -> tuple[list[int], list[Damaged]]:
     return whole, [entry for entry in damaged if entry.finished]
 
 
-def _checked(base: Recipe, overrides: Sequence[str], settings: Sequence[str], source: str) -> Recipe:
+@contextlib.contextmanager
+def _named(settings: Sequence[str]) -> Iterator[None]:
+    """Errors inside say at which combination of a sweep they are."""
     try:
-        return settled(base, overrides, source)
-    except RecipeError as error:
+        yield
+    except UsageError as error:
         if not settings:
             raise
-        raise RecipeError(f"--sweep, at {' '.join(settings)}: {error}") from error
+        raise UsageError(f"--sweep, at {' '.join(settings)}: {error}") from error

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cld_core.errors import CheckpointError, NotFoundError, RecipeError, UsageError
+from cld_core.errors import CheckpointError, NotFoundError, UsageError
 from cld_core.evaluation import inputs
 from cldctl.evals import plan, sweep
 from tests.evals.made_up import damage, run_with
@@ -43,7 +43,7 @@ def test_every_combination_is_a_request_and_one_that_cannot_be_is_named(run):
     assert [axis.key for axis in steps.sweep.axes] == ["checkpoint", "eval.elbo.velocities", "eval.elbo.probes"]
     assert len(steps.requests) == 12
     wrong = sweep.parse(["eval.elbo.velocities=1,0", "eval.elbo.probes=1,2"])
-    with pytest.raises(RecipeError, match=r"at eval\.elbo\.velocities=0 eval\.elbo\.probes=1: .*velocities"):
+    with pytest.raises(UsageError, match=r"at eval\.elbo\.velocities=0 eval\.elbo\.probes=1: .*velocities"):
         plan.make(run, ("elbo",), [30], [], wrong)
     with pytest.raises(UsageError, match=r"'sampling\.nfe' has no effect"):
         plan.make(run, ("elbo",), [30], [], sweep.parse(["sampling.nfe=20,50"]))
@@ -61,6 +61,8 @@ def test_cells_that_draw_the_same_samples_share_an_evaluation(tmp_path, monkeypa
     assert asked == [("em", 20), ("em", 50), ("exponential", 20), ("exponential", 50), ("ode", 500)]
     assert all(request.sampling["sscs_order"] == 1 for request in made.requests)
     assert [cell.evaluation for cell in made.sweep.cells[-2:]] == [made.requests[-1].id] * 2
+    with pytest.raises(UsageError, match=r"--sweep, at sampling\.solver=torchdiffeq: .*share its batch"):
+        plan.make(run, ("fid",), [30], ["sampling.method=ode"], sweep.parse(["sampling.solver=rows,torchdiffeq"]))
     both = [plan.make(run, ("fid",), [30], ["sampling.method=em", f"sampling.rtol={rtol}"]) for rtol in (1e-5, 1e-3)]
     assert both[0].requests[0].id == both[1].requests[0].id, "Euler-Maruyama has no tolerance"
 
