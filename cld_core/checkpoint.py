@@ -9,17 +9,15 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 
-from .errors import CheckpointError, NotFoundError, SaveError
+from .errors import CheckpointError, SaveError
 from .run import RunFolder
-from .run.atomic import read_json, replacing, write_json
-
-FORMAT = 1
+from .run.atomic import replacing, write_json
+from .run.intact import FORMAT, Damaged, newest_whole, verify
 
 
 class CheckpointWriter:
@@ -158,44 +156,6 @@ def set_aside(folder: RunFolder, after: int) -> list[int]:
     return later
 
 
-@dataclass(frozen=True)
-class Damaged:
-    """A checkpoint that cannot be used, and why; ``finished`` is false where its write was cut short."""
-
-    step: int
-    reason: str
-    finished: bool = True
-
-
-def verify(folder: RunFolder, step: int) -> None:
-    """Compare size and checksum of a checkpoint with its sidecar.
-
-    Raises:
-        NotFoundError: there is no checkpoint of this step.
-        CheckpointError: it is damaged or from a newer version. Says how.
-    """
-    path = folder.checkpoint_file(step)
-    sidecar = read_json(path.with_suffix(".json"))
-    if sidecar is None and not path.exists():
-        steps = ", ".join(map(str, folder.checkpoint_steps())) or "none"
-        raise NotFoundError(f"{folder.path}: no checkpoint of step {step}. There are: {steps}.")
-    fix = "Resume without --from, or from another step"
-    if sidecar is None or not {"format", "bytes", "sha256"} <= set(sidecar):
-        raise CheckpointError(f"{path}: its sidecar {path.stem}.json is missing or unreadable. {fix}.")
-    if sidecar["format"] != FORMAT:
-        text = f"has format version {sidecar['format']}, this cldctl reads {FORMAT}. Install the version that wrote it."
-        raise CheckpointError(f"{path}: {text}")
-    if not path.exists():
-        raise CheckpointError(f"{path}: missing, though its sidecar is there. {fix}.")
-    size = path.stat().st_size
-    if size != sidecar["bytes"]:
-        raise CheckpointError(f"{path}: truncated ({size} bytes of {sidecar['bytes']}). {fix}.")
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != sidecar["sha256"]:
-        raise CheckpointError(f"{path}: damaged (its checksum is not the one it was written with). {fix}.")
-
-
 def load(
     folder: RunFolder, step: int, *, model_digest: str | None = None, device: torch.device | str = "cpu"
 ) -> dict[str, Any]:
@@ -226,20 +186,10 @@ def newest_good(folder: RunFolder, model_digest: str | None = None) -> tuple[int
     Raises:
         CheckpointError: a whole one belongs to another recipe, which no older one would mend.
     """
-    damaged = []
-    written = set(folder.checkpoint_steps())
-    orphans = {int(path.stem.removeprefix("step_")) for path in folder.checkpoints.glob("step_*.pt")}
-    for step in sorted(written | orphans, reverse=True):
-        try:
-            verify(folder, step)
-        except CheckpointError as error:
-            finished = step in written
-            damaged.append(Damaged(step, str(error), finished))
-            continue
-        if model_digest is not None:
-            load(folder, step, model_digest=model_digest)
-        return step, damaged
-    return None, damaged
+    step, damaged = newest_whole(folder)
+    if step is not None and model_digest is not None:
+        load(folder, step, model_digest=model_digest)
+    return step, damaged
 
 
 class _HashingFile:

@@ -10,6 +10,7 @@ from cld_core.recipe.schema import ObjectiveSpec
 from cld_core.score import Score
 from cld_core.sde import CLD, SDE
 from cld_core.sde.coefficients import spread
+from cld_core.seeds import SampleNoise
 
 
 @dataclass(frozen=True)
@@ -43,16 +44,29 @@ class ScoreMatching:
         """Draws for the *global* batch, so that every rank can take its `Draws.rows` of the same numbers."""
         where = generator.device
         u01 = torch.rand(batch, generator=generator, device=where, dtype=torch.float64)
-        channels, *rest = data_shape
-        u_shape = (batch, channels * (2 if self.sde.phase_space else 1), *rest)
-        noise = torch.randn(u_shape, generator=generator, device=where)
+        noise = torch.randn((batch, *self._u_shape(data_shape)), generator=generator, device=where).to(device)
         v0 = None
         if self._draws_velocity:
-            assert isinstance(self.sde, CLD), "only CLD has a velocity"
             v0 = torch.randn((batch, *data_shape), generator=generator, device=where).to(device)
+        return self._draws(u01.to(device), noise, v0)
+
+    def draw_each(self, noise: SampleNoise, data_shape: tuple[int, ...]) -> Draws:
+        """Draws of which each row is a function of its number alone, on the device of ``noise``."""
+        u01 = noise.uniform((), torch.float64)
+        e = noise.normal(self._u_shape(data_shape))
+        return self._draws(u01, e, noise.normal(data_shape) if self._draws_velocity else None)
+
+    def _u_shape(self, data_shape: tuple[int, ...]) -> tuple[int, ...]:
+        channels, *rest = data_shape
+        return (channels * (2 if self.sde.phase_space else 1), *rest)
+
+    def _draws(self, u01: Tensor, noise: Tensor, v0: Tensor | None) -> Draws:
+        """From uniform and standard normal numbers."""
+        if v0 is not None:
+            assert isinstance(self.sde, CLD), "only CLD has a velocity"
             v0 = v0 * math.sqrt(self.sde.gamma * self.sde.mass)
         eps = self.objective.loss_eps
-        return Draws((eps + (1.0 - eps) * u01).to(device), noise.to(device), v0)
+        return Draws(eps + (1.0 - eps) * u01, noise, v0)
 
     def perturb(self, x: Tensor, draws: Draws) -> Tensor:
         """u_t (B, 2C or C, ...) that the data x (B, C, ...) become at the times of ``draws``."""

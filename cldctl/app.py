@@ -17,6 +17,7 @@ from .commands import (
     logs,
     recipes,
     render,
+    report,
     resume,
     sample,
     status,
@@ -39,6 +40,7 @@ app.command("status")(status.status)
 app.command("logs")(logs.logs)
 app.command("cancel")(cancel.cancel)
 app.command("sample")(sample.sample)
+app.command("report")(report.report)
 app.add_typer(data.app, name="data")
 app.command("import")(import_.import_checkpoint)
 app.command("export")(export.export)

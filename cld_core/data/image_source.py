@@ -88,13 +88,21 @@ class ImageSource:
         Raises:
             DataError: there are fewer.
         """
+        images = self._test_images(first, last)
+        noise = seeds.SampleNoise(seed, "dequantise", first=first, last=last).uniform(self.shape)
+        return dequantise(images, noise)
+
+    def test_data(self, seed: int, first: int, last: int) -> Tensor:
+        """Validation images ``first <= i < last`` as training sees its own; raises as `test_points` does."""
+        return to_model(self._test_images(first, last))
+
+    def _test_images(self, first: int, last: int) -> Tensor:
         if last > self.test.n:
             raise DataError(
                 f"{self._spec.path} has {self.test.n} validation images, fewer than the {last} asked for. "
-                f"Evaluate at most that many: eval.samples={self.test.n}, periodic.elbo_points={self.test.n}."
+                f"Evaluate at most that many: eval.points={self.test.n}, periodic.elbo_points={self.test.n}."
             )
-        noise = seeds.SampleNoise(seed, "dequantise", first=first, last=last).uniform(self.shape)
-        return dequantise(self.test.batch(torch.arange(first, last)), noise)
+        return self.test.batch(torch.arange(first, last))
 
     def close(self) -> None:
         """Stop reading ahead."""

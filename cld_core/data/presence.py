@@ -6,7 +6,7 @@ from cld_core.errors import DataError
 from cld_core.recipe.image_spec import ImageDataSpec
 from cld_core.recipe.schema import DataSpec
 
-from .store import lmdb_path, prepare_hint, read_manifest
+from .store import Split, lmdb_path, prepare_hint, read_manifest
 
 
 def require(spec: DataSpec) -> None:
@@ -30,3 +30,34 @@ def require(spec: DataSpec) -> None:
         problem = f"{root} has images of {manifest.size}x{manifest.size}, not {spec.pixels}x{spec.pixels}"
     if problem is not None:
         raise DataError(f"{problem}. To prepare it: {prepare_hint(spec.name, spec.path)}")
+
+
+def count(spec: ImageDataSpec, split: Split) -> int:
+    """How many images a split has.
+
+    Raises:
+        DataError: the data or the split are missing.
+    """
+    return _found(spec, split)[0]
+
+
+def fingerprint(spec: ImageDataSpec, split: Split) -> str:
+    """What stands for the images of a split: their checksum, or without a manifest the size of their file."""
+    return _found(spec, split)[1]
+
+
+def _found(spec: ImageDataSpec, split: Split) -> tuple[int, str]:
+    require(spec)
+    root = Path(spec.path).expanduser()
+    manifest = read_manifest(root)
+    if manifest is not None and split in manifest.splits:
+        info = manifest.splits[split]
+        return info.count, info.checksum
+    for folder in (lmdb_path(root, split), root / split) if manifest is None else ():
+        if (folder / "data.mdb").is_file():
+            from .lmdb_store import LmdbReader
+
+            reader = LmdbReader(folder)
+            return reader.entries, f"{reader.entries} images, {reader.file_bytes} bytes"
+    hint = prepare_hint(spec.name, spec.path)
+    raise DataError(f"{root.absolute()} has no {split} images. Prepare it with some: {hint}")

@@ -29,6 +29,10 @@ class Source(Protocol):
         """The test data ``first <= i < last``, (last - first, C, ...)."""
         ...
 
+    def test_data(self, seed: int, first: int, last: int) -> Tensor:
+        """As `test_points`, but in the form that training sees: images are not dequantised."""
+        ...
+
     def close(self) -> None:
         """Stop whatever reads ahead."""
         ...
@@ -57,6 +61,9 @@ class ToySource:
         drawn = [self._sample(size, seeds.generator(seed, "test", block)) for block in blocks]
         start = first - blocks[0] * size
         return torch.cat(drawn)[start : start + last - first]
+
+    def test_data(self, seed: int, first: int, last: int) -> Tensor:
+        return self.test_points(seed, first, last)
 
     def close(self) -> None:
         """Nothing reads ahead."""

@@ -12,13 +12,9 @@ A plug-in adds its own (docs/math.md section 10)::
 
 import difflib
 import functools
-import importlib
-import importlib.util
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,7 +23,7 @@ from torch import Tensor
 from cld_core import analytic
 from cld_core.analytic import GaussianMixture
 from cld_core.errors import DataError
-from cld_core.seeds import key_of
+from cld_core.recipe.plugin import import_plugin
 
 Sampler = Callable[[int, torch.Generator], Tensor]
 
@@ -77,7 +73,7 @@ def get(name: str, plugin: str | None = None) -> Toy:
         DataError: no such name, or the plug-in cannot be imported.
     """
     if plugin is not None:
-        _import_plugin(plugin)
+        import_plugin(plugin, "data.plugin")
     if name not in _REGISTRY:
         close = difflib.get_close_matches(name, _REGISTRY, n=1)
         hint = f"Did you mean {close[0]!r}?" if close else "Name the file that registers it in data.plugin."
@@ -88,34 +84,6 @@ def get(name: str, plugin: str | None = None) -> Toy:
 def names() -> tuple[str, ...]:
     """All registered names, in the order of registration."""
     return tuple(_REGISTRY)
-
-
-def _import_plugin(plugin: str) -> None:
-    try:
-        if not plugin.endswith(".py"):
-            importlib.import_module(plugin)
-            return
-        path = Path(plugin).expanduser().resolve(strict=True)
-        module_name = f"cld_plugin_{path.stem}_{key_of(str(path)):x}"
-        if module_name in sys.modules:
-            return
-        spec = importlib.util.spec_from_file_location(module_name, path)
-        assert spec is not None, f"{path} is no Python file"
-        assert spec.loader is not None, f"{path} is no Python file"
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[module_name] = module
-        try:
-            spec.loader.exec_module(module)
-        except BaseException:
-            del sys.modules[module_name]
-            raise
-    except DataError:
-        raise
-    except Exception as error:  # a plug-in is the user's code and may raise anything
-        raise DataError(
-            f"data.plugin {plugin!r} cannot be imported: {type(error).__name__}: {error}. "
-            "Give the path of a Python file, or a module that is installed."
-        ) from error
 
 
 _ROLL_SCALE = 0.01

@@ -8,7 +8,7 @@ import numpy as np
 
 from cld_core.likelihood import likelihood
 from cld_core.model import Model
-from cld_core.recipe.schema import ElboSpec
+from cld_core.recipe.eval_spec import ElboSpec
 from cld_core.seeds import SampleNoise
 
 from .request import EvalRequest

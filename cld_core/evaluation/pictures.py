@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 _GRID = 320
 
 
-def samples(model: "Model", path: Path, *, n: int | None = None, seed: int = 0) -> None:
-    """Draw ``n`` samples (default: 2,000 points, 64 images) and save them as `show` does."""
-    drawn = model.draw(n or default_count(model), seed=seed)
+def samples(model: "Model", path: Path, *, seed: int = 0, batch_size: int | None = None) -> None:
+    """Draw as many samples as make a picture, ``batch_size`` at once (None: all), and save them as `show` does."""
+    drawn = model.draw(default_count(model), seed=seed, batch_size=batch_size)
     show(path, drawn.x, model, f"{drawn.nfe:.0f} NFE")
 
 

@@ -1,20 +1,22 @@
 """Computing an evaluation piece by piece. A shard saves after every batch, and goes on where it was interrupted."""
 
-import contextlib
+import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
 
-import numpy as np
+import torch
 
 from cld_core.model import Model
+from cld_core.recipe.sampling_spec import SamplingSpec
 from cld_core.run import RunFolder
-from cld_core.run.atomic import read_json, replacing, write_json
+from cld_core.run.atomic import read_json
 from cld_core.train.distributed import Ranks
 
-from . import elbo, merge
+from . import merge, shard_files
 from .request import EvalRequest
+from .shard_files import Shard
+from .work import WORK
 
 
 def compute(
@@ -32,75 +34,56 @@ def compute(
     Raises:
         NotFoundError: the evaluation or its checkpoint is not there.
         CheckpointError: the checkpoint is damaged.
+        UsageError: weights or statistics are gone or have changed.
     """
     path = folder.evals / name
     request = EvalRequest.load(path)
     model: Model | None = None
     mine = range(ranks.rank, request.shards, ranks.world_size) if only is None else (only,)
     for shard in mine:
-        checksum = _checksum(folder, request)
+        checksum = checkpoint_checksum(folder, request)
         if is_complete(path, request, shard, checksum):
             continue
         if model is None:
-            model = Model.from_run(folder.path, request.checkpoint_step, str(ranks.device))
+            model = load_model(folder, request, ranks.device)
+            for kind in request.work:
+                WORK[kind].prepare(model, request)
         if not _compute_shard(path, request, shard, checksum, model, should_stop):
             return False
     if all(is_complete(path, request, shard) for shard in range(request.shards)) and not merge.is_current(path):
-        merge.merge(folder, name, model or Model.from_run(folder.path, request.checkpoint_step, str(ranks.device)))
+        merge.merge(folder, name, model or load_model(folder, request, ranks.device))
     return True
+
+
+def load_model(folder: RunFolder, request: EvalRequest, device: torch.device) -> Model:
+    """The model of a request's checkpoint, which samples as the request says."""
+    model = Model.from_run(folder.path, request.checkpoint_step, str(device))
+    model.recipe = dataclasses.replace(model.recipe, sampling=SamplingSpec(**request.sampling))
+    return model
 
 
 def is_complete(path: Path, request: EvalRequest, shard: int, checksum: str | None = None) -> bool:
     """Whether all of a shard is there; with ``checksum``, and was made with this very checkpoint."""
-    state = read_json(state_file(path, shard)) or {}
-    first, last = request.bounds(shard)
-    done = state.get("done") == last - first and checksum in (None, state.get("checkpoint"))
-    return done and len(_read(path, shard, str(state.get("checkpoint")))["elbo"]) == last - first
-
-
-def state_file(path: Path, shard: int) -> Path:
-    return path / "shards" / f"{shard:05d}.json"
-
-
-def arrays_file(path: Path, shard: int) -> Path:
-    return path / "shards" / f"{shard:05d}.npz"
+    made_of = {"request": request.id} | ({} if checksum is None else {"checkpoint": checksum})
+    return shard_files.is_complete(path / "shards", shard, made_of)
 
 
 def _compute_shard(
-    path: Path, request: EvalRequest, shard: int, checksum: str, model: Model, should_stop: Callable[[], bool]
+    path: Path, request: EvalRequest, number: int, checksum: str, model: Model, should_stop: Callable[[], bool]
 ) -> bool:
-    first, last = request.bounds(shard)
-    arrays = _read(path, shard, checksum)
-    done = len(arrays["elbo"])
-    while done < last - first:
-        if should_stop():
+    bounds = {kind: request.bounds(number, kind) for kind in request.work}
+    shard = Shard(path / "shards", number, bounds, {"request": request.id, "checkpoint": checksum})
+    told = f"shard {number} of {request.shards}"
+    for kind in bounds:
+        work = WORK[kind]
+        rows = functools.partial(work.compute, model, request)
+        keep = functools.partial(work.condense, request)
+        if not shard.fill(kind, request.batch_size, rows, keep, should_stop, told):
             return False
-        size = min(request.batch_size, last - first - done)
-        fresh = elbo.compute(model, request, first + done, first + done + size)
-        arrays = {field: np.concatenate([arrays[field], fresh[field]]) for field in elbo.FIELDS}
-        done += size
-        _write(path, shard, arrays, {"first": first, "last": last, "done": done, "checkpoint": checksum})
-        print(f"shard {shard} of {request.shards}: {done}/{last - first}", flush=True)
     return True
 
 
-def _read(path: Path, shard: int, checksum: str) -> dict[str, np.ndarray]:
-    """What an interrupted shard has; empty where it has nothing of this checkpoint."""
-    state = read_json(state_file(path, shard)) or {}
-    if state.get("checkpoint") == checksum and arrays_file(path, shard).is_file():
-        # What cannot be read is computed again.
-        with contextlib.suppress(OSError, ValueError, KeyError, BadZipFile), np.load(arrays_file(path, shard)) as file:
-            return {field: file[field][: state["done"]] for field in elbo.FIELDS}
-    return {field: np.empty(0) for field in elbo.FIELDS}
-
-
-def _write(path: Path, shard: int, arrays: dict[str, np.ndarray], state: dict[str, Any]) -> None:
-    with replacing(arrays_file(path, shard)) as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
-    # Second, so that it never promises more than there is.
-    write_json(state_file(path, shard), state)
-
-
-def _checksum(folder: RunFolder, request: EvalRequest) -> str:
+def checkpoint_checksum(folder: RunFolder, request: EvalRequest) -> str:
+    """What stands for the checkpoint that an evaluation is to be made with."""
     sidecar = read_json(folder.checkpoint_file(request.checkpoint_step).with_suffix(".json")) or {}
     return str(sidecar.get("sha256"))

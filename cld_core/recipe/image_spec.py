@@ -37,6 +37,8 @@ def image_problems(recipe: "Recipe") -> Iterator[tuple[str, str]]:
         if network.name == "ncsnpp":
             text = f"cannot be ncsnpp with data.name={data.name}, which are vectors. Set network.name=mlp."
             yield "network.name", text
+        if recipe.periodic.fid_every is not None:
+            yield "periodic.fid_every", f"compares images, but data.name={data.name} are vectors. Set it to null."
         return
     own = IMAGE_DATA[data.name]
     if own is None and data.size is None:

@@ -1,12 +1,17 @@
 """The user's own code that a recipe names: found when it is submitted, not when the job starts."""
 
 import dataclasses
+import hashlib
+import importlib
 import importlib.util
+import sys
 from pathlib import Path
 
-from cld_core.errors import RecipeError
+from cld_core.errors import DataError, RecipeError
 
 from .schema import Recipe, ToyDataSpec
+
+_PATHS = ("data.plugin", "data.path", "eval.fid.plugin", "eval.fid.weights", "eval.fid.stats")
 
 
 def with_plugin_found(recipe: Recipe, recipe_file: Path) -> Recipe:
@@ -33,12 +38,46 @@ def with_plugin_found(recipe: Recipe, recipe_file: Path) -> Recipe:
 
 
 def with_paths(overrides: list[str]) -> list[str]:
-    """Overrides whose `data.plugin` and `data.path` are absolute, seen from here: jobs may run elsewhere."""
+    """Overrides whose paths, such as `data.path`, are absolute, seen from here: jobs may run elsewhere."""
     found = []
     for text in overrides:
         key, _, value = text.partition("=")
         path = Path(value).expanduser()
-        if key in ("data.plugin", "data.path") and path.exists():
+        if key in _PATHS and path.exists():
             text = f"{key}={path.resolve()}"
         found.append(text)
     return found
+
+
+def import_plugin(plugin: str, key: str) -> None:
+    """Import a Python file, or a module, that the recipe's ``key`` names; once, however often it is asked for.
+
+    Raises:
+        DataError: it cannot be imported.
+    """
+    try:
+        if not plugin.endswith(".py"):
+            importlib.import_module(plugin)
+            return
+        path = Path(plugin).expanduser().resolve(strict=True)
+        digest = hashlib.sha256(str(path).encode()).hexdigest()[:16]
+        module_name = f"cld_plugin_{path.stem}_{digest}"
+        if module_name in sys.modules:
+            return
+        spec = importlib.util.spec_from_file_location(module_name, path)
+        assert spec is not None, f"{path} is no Python file"
+        assert spec.loader is not None, f"{path} is no Python file"
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[module_name] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[module_name]
+            raise
+    except DataError:
+        raise
+    except Exception as error:  # a plug-in is the user's code and may raise anything
+        raise DataError(
+            f"{key} {plugin!r} cannot be imported: {type(error).__name__}: {error}. "
+            "Give the path of a Python file, or a module that is installed."
+        ) from error

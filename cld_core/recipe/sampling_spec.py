@@ -39,6 +39,12 @@ class SamplingSpec:
             return self.grid
         return "power" if self.method == "exponential" else "linear"
 
+    def in_force(self) -> "SamplingSpec":
+        """The same sampler, with every key that it does not read at its default: equal where the samples are."""
+        idle = {"ode": ("nfe", "grid", "grid_power")}.get(self.method, ("rtol", "atol"))
+        changed = replace(self, **{name: getattr(SamplingSpec(), name) for name in idle})
+        return changed if changed.method == "ode" else replace(changed, grid=cast(Any, changed.spacing))
+
     def switched(self, method: str) -> "SamplingSpec":
         """With another method, unchecked, and the keys that it does not read back at their defaults."""
         changed = replace(self, method=cast(Any, method))

@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from .eval_spec import EvalSpec
 from .image_spec import IMAGE_DATA, ImageDataSpec, image_problems
-from .keys import key
+from .keys import key, under
 from .ncsnpp_spec import NcsnppSpec
 from .sampling_spec import SamplingSpec
 
@@ -120,6 +121,9 @@ class PeriodicSpec:
     elbo_every: int | None = key(None, "steps between two likelihood bounds; null: none", ge=1)
     elbo_from: int = key(0, "first step from which the bound is computed", ge=0)
     elbo_points: int = key(512, "test data of a bound", ge=2)
+    fid_every: int | None = key(None, "steps between two FIDs; null: none", ge=1)
+    fid_from: int = key(0, "first step from which FID is computed", ge=0)
+    fid_samples: int = key(10_000, "samples of an FID; few make it larger", ge=2)
     batch_size: int = key(64, "samples or data that a rank computes at once", ge=1)
 
     def wants_samples(self, step: int) -> bool:
@@ -128,24 +132,8 @@ class PeriodicSpec:
     def wants_elbo(self, step: int) -> bool:
         return self.elbo_every is not None and step >= self.elbo_from and step % self.elbo_every == 0
 
-
-@dataclass(frozen=True, kw_only=True)
-class ElboSpec:
-    velocities: int = key(1, "draws of the initial velocity for each datum", ge=1)
-    probes: int = key(1, "probes of the trace for each draw", ge=1)
-    probe: Literal["rademacher", "gaussian"] = key("rademacher", "law of the probes")
-    eps: float = key(1e-5, "time at which the flow starts", gt=0, lt=1)
-    rtol: float = key(1e-5, "relative tolerance of the adaptive solver", gt=0)
-    atol: float = key(1e-5, "absolute tolerance of the adaptive solver", gt=0)
-    compile: bool = key(False, "torch.compile the network that bounds are computed with; GPUs: with CUDA graphs")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvalSpec:
-    samples: int = key(2000, "samples to draw; for toy data also the test points of the ELBO", ge=2)
-    batch_size: int = key(2048, "samples or data computed at once", ge=1)
-    seed: int = key(0, "key of every random draw of an evaluation", ge=0)
-    elbo: ElboSpec = field(default_factory=ElboSpec)
+    def wants_fid(self, step: int) -> bool:
+        return self.fid_every is not None and step >= self.fid_from and step % self.fid_every == 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,11 +188,12 @@ class Recipe:
     cluster: ClusterSpec = field(default_factory=ClusterSpec)
 
     def anchored(self, folder: Path) -> "Recipe":
-        """The recipe with the data's path, where it is relative, taken from ``folder``."""
-        if not isinstance(self.data, ImageDataSpec):
-            return self
-        path = str(folder.absolute() / Path(self.data.path).expanduser())
-        return replace(self, data=replace(self.data, path=path))
+        """The recipe with the paths of data, weights and statistics, where relative, taken from ``folder``."""
+        recipe = self
+        if isinstance(self.data, ImageDataSpec):
+            recipe = replace(recipe, data=replace(self.data, path=under(folder, self.data.path)))
+        fid = self.eval.fid.anchored(folder)
+        return recipe if fid == self.eval.fid else replace(recipe, eval=replace(self.eval, fid=fid))
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain dictionaries, in the order of the fields."""

@@ -12,6 +12,7 @@ Events and their fields besides ``time`` (seconds since 1970):
 - ``given_up``: reason; a budget is spent
 - ``not_submitted``: reason; the scheduler refused a request
 - ``not_begun``: job_id, reason; a job found nothing that it could go on from
+- ``died_early``: job_id, restart, reason; a job that had trained was started again and ended before it trained
 - ``skipped``, ``refused``: job_id, reason; a job found the run finished, or held by another job
 - ``damaged``: step, reason; a checkpoint was passed over
 - ``cancelled``: job_id; somebody asked for the end, which an ``ended`` event may follow

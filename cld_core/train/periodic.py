@@ -1,5 +1,6 @@
-"""Samples and likelihood bounds of the averaged weights while training goes on, computed by all ranks together."""
+"""Samples, likelihood bounds and FIDs of the averaged weights during training, computed by all ranks together."""
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -8,8 +9,9 @@ import numpy as np
 import torch
 
 from cld_core.errors import CldError
-from cld_core.evaluation import elbo, grids, pictures
+from cld_core.evaluation import elbo, features, grids, pictures
 from cld_core.evaluation.request import EvalRequest
+from cld_core.evaluation.shard_files import Arrays
 from cld_core.model import Model
 from cld_core.run import RunFolder
 from cld_core.sampling import Samples
@@ -33,20 +35,22 @@ class Periodic:
     def __init__(self, trainer: Trainer, folder: RunFolder, monitor: Monitor | None, stop: StopFlag) -> None:
         self._trainer, self._folder, self._monitor, self._stop = trainer, folder, monitor, stop
         self._spec = trainer.recipe.periodic
+        # What it needs is looked for now, not at the step where it is due.
+        self._fid_request = EvalRequest.periodic_fid(trainer.recipe)
 
     def __call__(self, step: int, heartbeat: Heartbeat) -> None:
-        samples, bound = self._spec.wants_samples(step), self._spec.wants_elbo(step)
-        if not samples and not bound:
+        spec = self._spec
+        works = [self._sample] * spec.wants_samples(step)
+        works += [self._bound] * spec.wants_elbo(step) + [self._fid] * spec.wants_fid(step)
+        if not works:
             return
         trainer = self._trainer
         model = Model(trainer.recipe, trainer.ranks.device, net=trainer.net, data=trainer.source, step=step)
         trainer.net.eval()
         try:
             with trainer.ema.in_place():
-                if samples:
-                    self._sample(model, heartbeat)
-                if bound:
-                    self._bound(model, heartbeat)
+                for work in works:
+                    work(model, heartbeat)
         finally:
             trainer.net.train()
         if self._monitor is not None:
@@ -87,10 +91,39 @@ class Periodic:
         told = " ".join(f"{name} {found[name]:.4f}" for name in names)
         print(f"step {model.step}: likelihood bound of {self._spec.elbo_points} test data: {told}", flush=True)
 
-    def _shared(self, what: str, n: int, compute: Callable[[int, int], T], heartbeat: Heartbeat) -> list[T] | None:
+    def _fid(self, model: Model, heartbeat: Heartbeat) -> None:
+        assert self._fid_request is not None, "a recipe that wants FID has a request for it"
+        request = dataclasses.replace(self._fid_request, checkpoint_step=model.step)
+
+        def compute(first: int, last: int) -> Arrays:
+            return features.compute(model, request, first, last)
+
+        def condense(parts: list[Arrays]) -> list[Arrays]:
+            return [features.condense(request, features.join(parts))] if parts else []
+
+        parts = self._shared("FID", request.samples, compute, heartbeat, condense)
+        if parts is None or self._monitor is None:
+            return
+        try:
+            found = features.summary(request, features.join(parts))["fid"]
+        except CldError as error:
+            print(f"no FID this time: {error}", flush=True)
+            return
+        self._monitor.add(model.step, {"fid": found["value"], "fid_nfe": found["nfe_mean"]})
+        print(f"step {model.step}: FID {found['value']:.4f} of {found['samples']} samples", flush=True)
+
+    def _shared(
+        self,
+        what: str,
+        n: int,
+        compute: Callable[[int, int], T],
+        heartbeat: Heartbeat,
+        condense: Callable[[list[T]], list[T]] = list,
+    ) -> list[T] | None:
         """``compute`` over 0..n in batches, each rank a contiguous share; all parts in order on rank 0.
 
-        None on the other ranks, and on all where somebody was asked to stop or failed.
+        None on the other ranks, and on all where somebody was asked to stop or failed. ``condense`` is what a rank does
+        to its parts before it hands them over.
         """
         ranks, size = self._trainer.ranks, self._spec.batch_size
         bounds = [n * rank // ranks.world_size for rank in range(ranks.world_size + 1)]
@@ -108,7 +141,7 @@ class Periodic:
             heartbeat()
             if consensus.result() is not StopCode.NONE:
                 return None
-        gathered: list[Any] | None = ranks.gather((found, problem))
+        gathered: list[Any] | None = ranks.gather((condense(found), problem))
         if gathered is None:
             return None
         for _, trouble in gathered:

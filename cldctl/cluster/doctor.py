@@ -61,6 +61,7 @@ def machine(runs: Path, recipes: Sequence[tuple[str, Recipe]]) -> Iterator[Check
     yield _torch()
     yield _runs_dir(runs)
     yield from _data(recipes)
+    yield _fid_weights()
 
 
 def cluster(runs: Path, partition: str | None, job: JobOptions | None) -> Iterator[Check]:
@@ -230,6 +231,19 @@ def _data(recipes: Sequence[tuple[str, Recipe]]) -> Iterator[Check]:
             yield Check(f"data {path}", "warn", f"{found}: {problem}", advice)
         else:
             yield Check(f"data {path}", "ok", found)
+
+
+def _fid_weights() -> Check:
+    """The weights that FIDs are computed with unless a recipe names others."""
+    from cld_core.evaluation import inputs
+
+    path = inputs.weights_path()
+    if not path.is_file():
+        fix = f"For FIDs download {inputs.WEIGHTS_URL} to there, or name a file in eval.fid.weights."
+        return Check("FID weights", "warn", f"{path} is not there", fix)
+    if not inputs.is_published(inputs.digest_of(path)):
+        return Check("FID weights", "fail", f"{path} is another file", f"Download {inputs.WEIGHTS_URL} again.")
+    return Check("FID weights", "ok", str(path))
 
 
 @contextlib.contextmanager

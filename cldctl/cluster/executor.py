@@ -73,9 +73,11 @@ def submit_slurm(spec: JobSpec, calls: Sequence[Callable[[], Any]]) -> list[Subm
     return [Submitted(job.job_id, "slurm", socket.gethostname()) for job in jobs]
 
 
-def slurm_script(spec: JobSpec) -> str:
-    """The sbatch script of a job, byte for byte as it is submitted."""
+def slurm_script(spec: JobSpec, tasks: int = 1) -> str:
+    """The sbatch script of a job, or of an array of ``tasks``, byte for byte as it is submitted."""
     executor = _slurm_executor(spec)
+    if tasks > 1:
+        executor.parameters["map_count"] = tasks
     return str(executor._make_submission_file_text(executor._submitit_command_str, uid=""))
 
 

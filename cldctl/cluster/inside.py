@@ -3,7 +3,9 @@
 import os
 import random
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from cld_core.run import Attempt, RunFolder, attempts_of
 from cld_core.train.stop import StopCode
@@ -14,6 +16,8 @@ from . import slurm
 _EARLY_S = 90.0
 # Seconds before a crashed job begins again; doubled with every crash in a row.
 BACK_OFF_S = 10.0
+# Causes of an attempt's end that another start may get past.
+CRASHES = ("crashed", "out_of_memory", "killed")
 
 
 def job_id() -> str:
@@ -106,37 +110,46 @@ def begin(folder: RunFolder) -> None:
         successor.submit(folder)
 
 
-def requeue_task() -> None:
-    """Requeue this task of an evaluation's array, and no other."""
+def requeue_task() -> bool:
+    """Requeue this job, or this task of an array and no other; returns whether it waits now."""
     problem = slurm.requeue(job_id())
     if problem is not None:
-        print(f"could not requeue {job_id()}: {problem}", flush=True)
-
-
-def go_on(folder: RunFolder, cause: str) -> bool:
-    """Requeue this job and say so in the ledger; returns whether it waits now."""
-    # First the ledger: the requeue ends this process.
-    folder.ledger.append("requeued", job_id=job_id(), cause=cause)
-    problem = slurm.requeue(job_id())
-    if problem is not None:
-        folder.ledger.append("given_up", reason=f"the job could not be requeued: {problem}")
         print(f"could not requeue job {job_id()}: {problem}", flush=True)
     return problem is None
 
 
-def crashes_in_a_row(attempts: list[Attempt]) -> int:
-    """How many of the last attempts crashed without getting further than where they began."""
-    count = 0
-    best = None
-    for attempt in reversed(attempts):
-        if attempt.cause not in ("crashed", "out_of_memory", "killed"):
+def go_on(folder: RunFolder, cause: str) -> bool:
+    """Requeue this job and say so in the ledger; returns whether it waits now.
+
+    A time limit that came before a single step was done would come again: that ends it.
+    """
+    attempts = attempts_of(folder.ledger.events())
+    if cause == "timeout" and attempts and attempts[-1].last_step == attempts[-1].first_step:
+        text = "the time limit came before a single step; set cluster.time_min higher and resume"
+        folder.ledger.append("given_up", reason=text)
+        print(f"{folder.name}: {text}", flush=True)
+        return False
+    # First the ledger: the requeue ends this process.
+    folder.ledger.append("requeued", job_id=job_id(), cause=cause)
+    done = requeue_task()
+    if not done:
+        folder.ledger.append("given_up", reason="the job could not be requeued; see cldctl logs")
+    return done
+
+
+def crashes_in_a_row(events: Sequence[dict[str, Any]]) -> int:
+    """How many of the last attempts crashed without getting further than where they began, or before they began."""
+    count, best = 0, None
+    for attempt in reversed(attempts_of(events)):
+        if attempt.cause not in CRASHES:
             break
-        reached = attempt.first_step
-        if best is not None and reached < best:
+        if best is not None and attempt.first_step < best:
             break  # The attempt after this one began further on, so this one had saved progress.
-        best = reached
+        best = attempt.first_step
         count += 1
-    return count
+    started = [place for place, event in enumerate(events) if event["event"] == "started"]
+    early = [event for event in events[started[-1] if started else 0 :] if event["event"] == "died_early"]
+    return count + len(early)
 
 
 def _requeued_by_us(folder: RunFolder, attempt: Attempt) -> bool:

@@ -6,7 +6,7 @@ import os
 import shlex
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from .state import Look, current_report, eval_folders, missing_shards
 
 # Seconds that a save may take beyond three times the slowest one seen, and the least notice before a time limit.
 SAVE_MARGIN_S = 60
+# Slurm's own default limit of an array is MaxArraySize=1001.
+MAX_TASKS = 1000
 
 
 def train(
@@ -54,10 +56,10 @@ def train(
         raise
     if cluster == "local":
         for name in evaluations:
-            remember(run.evals / name, submitted)
+            remember(run.evals / name, [submitted], run.logs, ranks=recipe.cluster.world_size)
     if cluster == "slurm":
         for name in evaluations:
-            evaluate(run, name, cluster, recipe.cluster, after=submitted.job_id)
+            evaluate(run, (name,), cluster, recipe.cluster, after=submitted.job_id)
     return submitted
 
 
@@ -75,14 +77,19 @@ def train_job(run: RunFolder, recipe: Recipe, cluster: str) -> JobSpec:
     """The job that trains ``run``; checked, so that nothing is written for one that cannot be submitted."""
     spec = JobSpec.of(run.name, run.logs, recipe.cluster)
     if cluster == "slurm":
-        command = f"{executor.python_command(spec)} -m cldctl.cluster.aftermath {shlex.quote(str(run.path))}"
-        teardown = ("code=$?", f"{command} $code", "exit $code")
         notice = signal_seconds(run, recipe.cluster)
-        spec = replace(spec, teardown=teardown, signal_s=notice, resources=_noted(recipe.cluster, notice))
+        spec = replace(spec, teardown=_aftermath(spec, run), signal_s=notice, resources=_noted(recipe.cluster, notice))
         spec.slurm_parameters()
     else:
         spec.local_parameters()
     return spec
+
+
+def _aftermath(spec: JobSpec, run: RunFolder, *eval_logs: str) -> tuple[str, ...]:
+    """Last lines of a batch script: what is to follow on its end."""
+    words = " ".join(map(shlex.quote, eval_logs))
+    command = f"{executor.python_command(spec)} -m cldctl.cluster.aftermath {shlex.quote(str(run.path))} $code {words}"
+    return ("code=$?", command.rstrip(), "exit $code")
 
 
 def signal_seconds(run: RunFolder, cluster: ClusterSpec) -> int:
@@ -101,23 +108,50 @@ def save_seconds(run: RunFolder, step: int) -> float:
 
 def evaluate(
     run: RunFolder,
-    name: str,
+    names: Sequence[str],
     cluster: str,
     resources: ClusterSpec,
     *,
+    logs: Path | None = None,
     after: str | None = None,
     parallel: int | None = None,
 ) -> Submitted:
-    """Start the missing shards of one evaluation: on Slurm an array, a task a shard; elsewhere processes that share."""
-    path = run.evals / name
-    spec = JobSpec.of(f"{run.name}-eval", path / "logs", resources)
+    """Start the missing shards of evaluations: on Slurm one array, a task a shard; elsewhere processes that share.
+
+    ``logs``: where the output goes; default: into the folder of the first evaluation.
+    """
+    spec = eval_job(run, cluster, resources, logs or run.evals / names[0] / "logs", after=after, parallel=parallel)
+    if cluster != "slurm":
+
+        def note(submitted: Submitted) -> None:
+            for name in names:
+                remember(run.evals / name, [submitted], spec.logs, ranks=spec.tasks_per_node)
+
+        return _start(spec, worker.EvalJob(str(run.path), tuple(names), cluster), cluster, note)
+    tasks = array_tasks(run, names)
+    jobs = executor.submit_slurm(spec, [worker.EvalJob(str(run.path), (), cluster, task) for task in tasks])
+    for name in names:
+        shards = [[shard for other, shard in task if other == name] for task in tasks]
+        own = [(job, part) for job, part in zip(jobs, shards, strict=True) if part]
+        remember(run.evals / name, [job for job, _ in own], spec.logs, shards=[part for _, part in own])
+    return jobs[0]
+
+
+def eval_job(
+    run: RunFolder,
+    cluster: str,
+    resources: ClusterSpec,
+    logs: Path,
+    *,
+    after: str | None = None,
+    parallel: int | None = None,
+) -> JobSpec:
+    """The job that evaluates, on Slurm one task of its array; checked."""
+    spec = JobSpec.of(f"{run.name}-eval", logs, resources)
     if cluster != "slurm":
         spec.local_parameters()
-        job = worker.EvalJob(str(run.path), (name,), cluster)
-        return _start(spec, job, cluster, lambda submitted: remember(path, submitted))
-    # Where all are there, one task is left to merge them.
-    shards = missing_shards(path) or [0]
-    spec = replace(
+        return spec
+    return replace(
         spec,
         nodes=1,
         tasks_per_node=1,
@@ -125,17 +159,42 @@ def evaluate(
         signal_s=signal_seconds(run, resources),
         after=f"afterany:{after}" if after else None,
         parallel=parallel,
+        teardown=_aftermath(spec, run, str(logs)),
     )
-    jobs = executor.submit_slurm(spec, [worker.EvalJob(str(run.path), (name,), cluster, shard) for shard in shards])
-    for job_of_shard in jobs:
-        remember(path, job_of_shard)
-    return jobs[0]
 
 
-def remember(evaluation: Path, submitted: Submitted) -> None:
-    """Note which jobs work on an evaluation, for `status`, `logs` and `cancel`."""
+def array_tasks(run: RunFolder, names: Sequence[str]) -> list[tuple[tuple[str, int], ...]]:
+    """The missing shards (evaluation, number) of evaluations, one a task, or more where an array cannot be so long."""
+    # Where all shards of an evaluation are there, one task is left to merge them.
+    pieces = [(name, shard) for name in names for shard in missing_shards(run.evals / name) or [0]]
+    count = min(len(pieces), MAX_TASKS)
+    return [tuple(pieces[task::count]) for task in range(count)]
+
+
+def remember(
+    evaluation: Path,
+    submitted: Sequence[Submitted],
+    logs: Path,
+    *,
+    ranks: int | None = None,
+    shards: Sequence[Sequence[int]] | None = None,
+) -> None:
+    """Note which jobs work on an evaluation, and where they write, for `status`, `logs` and `cancel`.
+
+    ``ranks``: how many processes of a job share all shards; ``shards``: those that each job does by itself.
+    """
     jobs = read_json(evaluation / "jobs.json") or []
-    write_json(evaluation / "jobs.json", [*jobs, {"time": time.time(), **submitted.to_dict()}])
+    about = {"time": time.time(), "logs": os.path.relpath(logs, evaluation), "ranks": ranks}
+    for index, job in enumerate(submitted):
+        jobs.append({**about, "shards": list(shards[index]) if shards is not None else None, **job.to_dict()})
+    write_json(evaluation / "jobs.json", jobs)
+
+
+def waiting_arrays(evaluation: Path) -> list[str]:
+    """Slurm's ids of an evaluation's jobs and arrays that have not begun."""
+    jobs = [job for job in read_json(evaluation / "jobs.json") or [] if job["cluster"] == "slurm"]
+    answers = slurm.survey(job["job_id"] for job in jobs)
+    return sorted({job["job_id"].split("_")[0] for job in jobs if answers.of(job["job_id"]).phase == "pending"})
 
 
 def jobs_of(run: RunFolder) -> list[dict[str, Any]]:
@@ -146,8 +205,12 @@ def jobs_of(run: RunFolder) -> list[dict[str, Any]]:
 
 def look_at(runs: Iterable[RunFolder]) -> tuple[Look, str | None]:
     """Ask the clusters once for all jobs of these runs; returns how to read the answers, and what was out of reach."""
-    wanted = [job["job_id"] for run in runs for job in jobs_of(run) if job["cluster"] == "slurm"]
-    answers = slurm.survey(wanted)
+    return look_for(job for run in runs for job in jobs_of(run))
+
+
+def look_for(jobs: Iterable[dict[str, Any]]) -> tuple[Look, str | None]:
+    """As `look_at`, for jobs that were noted elsewhere."""
+    answers = slurm.survey([job["job_id"] for job in jobs if job["cluster"] == "slurm"])
 
     def look(job: dict[str, Any]) -> slurm.Seen:
         return answers.of(str(job["job_id"])) if job["cluster"] == "slurm" else local.look(job)
@@ -187,3 +250,16 @@ def refuse_slurm_without_it(cluster: str) -> None:
 
     if cluster == "slurm" and shutil.which("sbatch") is None:
         raise UsageError("--cluster slurm: there is no sbatch on this machine. Use --cluster local.")
+
+
+def statistics(folder: Path, shards: Sequence[int], cluster: str, resources: ClusterSpec) -> Submitted:
+    """Start computing shards of the statistics of a training set: an array on Slurm, else processes that share."""
+    spec = JobSpec.of("cldctl-stats", folder / "logs", resources)
+    if cluster != "slurm":
+        spec.local_parameters()
+        job = worker.StatsJob(str(folder), cluster)
+        return _start(spec, job, cluster, lambda made: remember(folder, [made], spec.logs))
+    spec = replace(spec, nodes=1, tasks_per_node=1, gpus_per_node=min(1, spec.gpus_per_node))
+    jobs = executor.submit_slurm(spec, [worker.StatsJob(str(folder), cluster, shard) for shard in shards])
+    remember(folder, jobs, spec.logs)
+    return jobs[0]

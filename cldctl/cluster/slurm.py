@@ -132,6 +132,12 @@ def delay(job_id: str, seconds: float) -> None:
     run_client(["scontrol", "update", f"jobid={job_id}", f"starttime=now+{round(seconds)}"])
 
 
+def set_dependency(job_id: str, dependency: str) -> str | None:
+    """Give a waiting job, or array, another condition to begin; None when done, otherwise why not."""
+    code, text = run_client(["scontrol", "update", f"jobid={job_id}", f"dependency={dependency}"])
+    return None if code == 0 else text.strip()
+
+
 def cancel(job_ids: Sequence[str]) -> str | None:
     """scancel; None when done, otherwise what it said."""
     code, text = run_client(["scancel", *job_ids])

@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from cld_core.errors import NotFoundError
+from cld_core.evaluation.results import numbers
 from cld_core.run import Attempt, RunFolder, attempts_of
 from cld_core.run.atomic import read_json
 from cld_core.run.lease import local_holder
@@ -53,6 +55,7 @@ class RunStatus:
     updated: float | None
     attempts: list[dict[str, Any]] = field(default_factory=list)
     evals: list[dict[str, Any]] = field(default_factory=list)
+    sweeps: list[dict[str, Any]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -62,7 +65,7 @@ class RunStatus:
         """A run of which nothing can be said but why."""
         nothing = dict.fromkeys(entry.name for entry in fields(cls))
         known = {"name": run.name, "path": str(run.path), "state": "LOST", "step": 0, "reason": reason}
-        return cls(**{**nothing, "attempts": [], "evals": [], **known})  # type: ignore[arg-type]
+        return cls(**{**nothing, "attempts": [], "evals": [], "sweeps": [], **known})  # type: ignore[arg-type]
 
 
 def status_of(run: RunFolder, look: Look) -> RunStatus:
@@ -82,6 +85,7 @@ def status_of(run: RunFolder, look: Look) -> RunStatus:
     step = max([progress.get("step", 0), *(attempts[-1].last_step or 0 for _ in attempts[-1:])])
     rate = progress.get("steps_per_s") if state == "RUNNING" else None
     checkpoints = run.checkpoint_steps()
+    evals = [eval_status(path, look) for path in eval_folders(run)]
     return RunStatus(
         name=run.name,
         path=str(run.path),
@@ -102,7 +106,8 @@ def status_of(run: RunFolder, look: Look) -> RunStatus:
         reason=reason,
         updated=progress.get("time"),
         attempts=shown,
-        evals=[eval_status(path, look) for path in eval_folders(run)],
+        evals=evals,
+        sweeps=sweep_statuses(run, evals),
     )
 
 
@@ -145,8 +150,10 @@ def state_of(events: Sequence[dict[str, Any]], attempts: Sequence[Attempt], look
         return "RUNNING", None  # Its batch script is still deciding whether it begins again.
     if state != "FINISHED" and _comes_back(events, last, job, seen):
         return "REQUEUED", last.detail if state == "FAILED" else None
-    given_up = [event["reason"] for event in events if event["event"] == "given_up"]
-    return state, (given_up[-1] if given_up else last.detail) if state == "FAILED" else None
+    said = [event["reason"] for event in _since(events, last) if event["event"] in ("given_up", "not_begun")]
+    if said and state != "FINISHED":
+        return "FAILED", said[-1]
+    return state, last.detail if state == "FAILED" else None
 
 
 def current_job(events: Sequence[dict[str, Any]], last: Attempt | None, look: Look) -> dict[str, Any] | None:
@@ -180,7 +187,12 @@ def _comes_back(events: Sequence[dict[str, Any]], last: Attempt, job: dict[str, 
 
 
 def _requeued_since(events: Sequence[dict[str, Any]], last: Attempt) -> bool:
-    return any(event["event"] == "requeued" and event["time"] >= (last.ended or 0) for event in events)
+    return any(event["event"] == "requeued" for event in _since(events, last))
+
+
+def _since(events: Sequence[dict[str, Any]], last: Attempt) -> list[dict[str, Any]]:
+    """Events after the end of the last attempt."""
+    return [event for event in events if event["time"] >= (last.ended or 0)]
 
 
 def _ended(cause: str | None) -> str:
@@ -193,6 +205,19 @@ def eval_folders(run: RunFolder) -> list[Any]:
         return []
     found = [path for path in run.evals.iterdir() if (path / "request.json").is_file()]
     return sorted(found, key=lambda path: (path / "request.json").stat().st_mtime)
+
+
+def sweep_statuses(run: RunFolder, evals: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The sweeps of a run, oldest first: their axes, their evaluations, and how many of these are complete."""
+    files = sorted(run.evals.glob("sweep-*/sweep.json"), key=lambda file: file.stat().st_mtime)
+    finished = {entry["id"] for entry in evals if entry["state"] == "FINISHED"}
+    found = []
+    for content in map(read_json, files):
+        if content is not None:
+            names = list(dict.fromkeys(cell["evaluation"] for cell in content["cells"]))
+            done = len(finished.intersection(names))
+            found.append({"id": content["id"], "axes": content["axes"], "evaluations": names, "done": done})
+    return found
 
 
 def eval_status(path: Any, look: Look) -> dict[str, Any]:
@@ -215,7 +240,19 @@ def eval_status(path: Any, look: Look) -> dict[str, Any]:
         "nll": elbo.get("nll"),
         "stderr": elbo.get("stderr"),
         "true_entropy": elbo.get("true_entropy"),
+        "settings": _settings_of(path),
+        "results": {key: dict(vars(number)) for key, number in numbers(report).items()},
     }
+
+
+def _settings_of(path: Any) -> str:
+    """What `EvalRequest.settings` says; the evaluation itself where another version of cldctl made it."""
+    from cld_core.evaluation.request import EvalRequest
+
+    try:
+        return EvalRequest.load(path).settings
+    except (NotFoundError, KeyError):
+        return str(path.name)
 
 
 def current_report(path: Any) -> dict[str, Any] | None:
@@ -237,8 +274,7 @@ def _eval_state(jobs: Sequence[Seen]) -> str:
 def shard_is_done(evaluation: Any, shard: int, checkpoint: str | None) -> bool:
     """Whether a shard is complete and, where the checkpoint is still there, was made with this very one."""
     state = read_json(evaluation / "shards" / f"{shard:05d}.json") or {}
-    done = "done" in state and state["done"] == state["last"] - state["first"]
-    return done and checkpoint in (None, state.get("checkpoint"))
+    return bool(state.get("complete")) and checkpoint in (None, state.get("checkpoint"))
 
 
 def checkpoint_of(evaluation: Any) -> str | None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from cld_core.run import RunFolder
 
-from . import executor, inside, launch, worker
+from . import executor, inside, launch, slurm, worker
 
 
 def submit(folder: RunFolder) -> None:
@@ -21,6 +21,14 @@ def submit(folder: RunFolder) -> None:
     with _own_environment():
         job = executor.submit_slurm(spec, [worker.TrainJob(str(folder.path), "slurm")])[0]
     folder.ledger.append("submitted", **job.to_dict(), successor_of=mine)
+    # Chained evaluations waited for this job alone. The new one ends at the earliest when this one has.
+    for evaluation in launch.chained_evaluations(folder, folder.recipe()):
+        for array in launch.waiting_arrays(folder.evals / evaluation):
+            problem = slurm.set_dependency(array, f"afterany:{job.job_id}")
+            if problem is not None:
+                print(
+                    f"evaluation {evaluation} (job {array}) does not wait for job {job.job_id}: {problem}", flush=True
+                )
 
 
 @contextlib.contextmanager

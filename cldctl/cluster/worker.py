@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,7 +46,7 @@ class TrainJob:
             )
             print(f"rank {ranks.rank} of {ranks.world_size}: {ended.cause} at step {ended.step}", flush=True)
             if ended.cause == "finished":
-                _evaluate(folder, self.evaluations, ranks, stop)
+                _evaluate(folder, [(name, None) for name in self.evaluations], ranks, stop)
         # The other ranks have nothing left to do: to requeue starts the killing.
         if slurm and ranks.is_first and ended.code is StopCode.USR2:
             inside.go_on(folder, ended.cause)
@@ -55,33 +55,49 @@ class TrainJob:
 
 @dataclass
 class EvalJob:
-    """Compute the missing shards of evaluations: one ``shard``, or each process its share of all."""
+    """Compute the missing shards of evaluations: ``pieces`` (evaluation, shard), or each process its share of all."""
 
     run: str
     evaluations: tuple[str, ...]
     cluster: str
-    shard: int | None = None
+    pieces: tuple[tuple[str, int], ...] = ()
 
     def __call__(self) -> str:
         stop = StopFlag().listen(interrupt=self.cluster == "debug")
         folder = RunFolder(self.run)
         with _errors_in_one_line(self.cluster), _ranks(folder, self.cluster, together=False) as (ranks, _):
-            done = _evaluate(folder, self.evaluations, ranks, stop, self.shard)
+            work: list[tuple[str, int | None]] = [*((name, None) for name in self.evaluations), *self.pieces]
+            done = _evaluate(folder, work, ranks, stop)
         if not done and self.cluster == "slurm" and stop.code is StopCode.USR2:
             inside.requeue_task()
         return "finished" if done else "stopped"
 
 
-def _evaluate(
-    folder: RunFolder, evaluations: tuple[str, ...], ranks: "Ranks", stop: StopFlag, shard: int | None = None
-) -> bool:
-    if not evaluations:
+def _evaluate(folder: RunFolder, work: Sequence[tuple[str, int | None]], ranks: "Ranks", stop: StopFlag) -> bool:
+    """Compute (evaluation, shard) pairs, None for a share of all shards. What fails leaves the others alone.
+
+    Raises:
+        CldError: the first one, when nothing else is left to do.
+    """
+    if not work:
         return True
     from cld_core.evaluation import shard as shards
+    from cldctl.evals import sweep
 
-    return all(
-        shards.compute(folder, name, ranks, should_stop=lambda: stop.code != 0, only=shard) for name in evaluations
-    )
+    first_error: CldError | None = None
+    for name, shard in work:
+        try:
+            if not shards.compute(folder, name, ranks, should_stop=lambda: stop.code != 0, only=shard):
+                return False
+        except CldError as error:
+            if len(work) == 1:
+                raise
+            print(f"{name}: {error}", file=sys.stderr, flush=True)
+            first_error = first_error or error
+    sweep.write_finished(folder)
+    if first_error is not None:
+        raise first_error
+    return True
 
 
 @contextlib.contextmanager
@@ -128,3 +144,23 @@ def _errors_in_one_line(cluster: str) -> Iterator[None]:
     except CldError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(error.exit_code)
+
+
+@dataclass
+class StatsJob:
+    """Compute the missing shards of a training set's statistics: one ``shard``, or each process its share of all."""
+
+    folder: str
+    cluster: str
+    shard: int | None = None
+
+    def __call__(self) -> str:
+        stop = StopFlag().listen(interrupt=self.cluster == "debug")
+        folder = Path(self.folder)
+        with _errors_in_one_line(self.cluster), _ranks(RunFolder(folder), self.cluster, together=False) as (ranks, _):
+            from cld_core.evaluation import training_set
+
+            done = training_set.compute(folder, ranks, lambda: stop.code != 0, self.shard)
+        if not done and self.cluster == "slurm" and stop.code is StopCode.USR2:
+            inside.requeue_task()
+        return "finished" if done else "stopped"

@@ -1,4 +1,4 @@
-"""`cldctl data`: preparing data sets."""
+"""`cldctl data`: preparing data sets, and the statistics that samples are compared with."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -7,10 +7,13 @@ import typer
 
 from cldctl.ui.console import err, out
 
+from .stats import stats
+
 if TYPE_CHECKING:
     from cld_core.data.prepare import Progress as Reached
 
 app = typer.Typer(help="Prepare image data.", no_args_is_help=True)
+app.command()(stats)
 
 
 @app.command()

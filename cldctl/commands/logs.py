@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cld_core.errors import NotFoundError
+from cld_core.errors import NotFoundError, UsageError
 from cld_core.run import RunFolder
 from cldctl.ui.console import err
 
@@ -22,6 +22,7 @@ def logs(
     rank: Annotated[int, typer.Option(help="Which process.")] = 0,
     attempt: Annotated[int | None, typer.Option(help="Which attempt; default: the newest job.")] = None,
     evaluation: Annotated[str | None, typer.Option("--eval", metavar="ID", help="Of an evaluation.")] = None,
+    shard: Annotated[int | None, typer.Option("--shard", metavar="N", help="Who computes this shard of it.")] = None,
     directory: RunsDir = None,
 ) -> None:
     """Print the log of a run: first what the process printed, then its errors.
@@ -29,7 +30,12 @@ def logs(
     Example: cldctl logs -f --rank 1
     """
     run = find_run(name, runs_dir(directory))
-    folder, job = _place(run, attempt, evaluation)
+    if shard is not None and evaluation is None:
+        raise UsageError("--shard goes with --eval: a training has no shards.")
+    if evaluation is not None:
+        folder, job, rank = _place_of_evaluation(run, evaluation, shard, rank)
+    else:
+        folder, job = _place(run, attempt)
     files = _files(folder, job, rank)
     if not files and not follow:
         ranks = sorted({match["rank"] for file in folder.glob("*_log.*") if (match := _LOG.fullmatch(file.name))})
@@ -38,18 +44,31 @@ def logs(
     _print(folder, job, rank, run, follow)
 
 
-def _place(run: RunFolder, attempt: int | None, evaluation: str | None) -> tuple[Path, str]:
-    from cld_core.run import attempts_of
+def _place_of_evaluation(run: RunFolder, name: str, shard: int | None, rank: int) -> tuple[Path, str, int]:
+    """Folder, job and rank of the newest job of an evaluation, or of the newest that computes a shard of it."""
     from cld_core.run.atomic import read_json
 
-    if evaluation is not None:
-        folder = run.evals / evaluation
-        jobs = read_json(folder / "jobs.json") or []
-        if not jobs:
-            there = ", ".join(path.name for path in run.evals.glob("*/")) or "none"
-            raise NotFoundError(f"{run.name} has no evaluation {evaluation} that was started. There are: {there}.")
-        own = folder / "logs"
-        return (own if own.is_dir() else run.logs), str(jobs[-1]["job_id"])
+    folder = run.evals / name
+    jobs = read_json(folder / "jobs.json") or []
+    if not jobs:
+        there = ", ".join(path.parent.name for path in run.evals.glob("*/jobs.json")) or "none"
+        raise NotFoundError(f"{run.name} has no evaluation {name} that was started. There are: {there}.")
+    last = (read_json(folder / "request.json") or {}).get("shards", 1) - 1
+    if shard is not None and not 0 <= shard <= last:
+        raise NotFoundError(f"{name} has no shard {shard}. There are: 0 to {last}.")
+    mine = [job for job in jobs if shard is None or job.get("shards") is None or shard in job["shards"]]
+    if not mine:
+        raise NotFoundError(f"no job of {name} computes shard {shard}, which was complete before it. Ask for another.")
+    job = mine[-1]
+    own = folder / job.get("logs", "logs")
+    if shard is not None and job.get("ranks"):
+        rank = shard % job["ranks"]
+    return (own if own.is_dir() else run.logs), str(job["job_id"]), rank
+
+
+def _place(run: RunFolder, attempt: int | None) -> tuple[Path, str]:
+    from cld_core.run import attempts_of
+
     events = run.ledger.events()
     if attempt is not None:
         made = {entry.attempt: entry for entry in attempts_of(events)}

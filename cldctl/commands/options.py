@@ -1,6 +1,5 @@
 """Arguments that several commands share, and what they mean."""
 
-import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +9,7 @@ import typer
 from cld_core.errors import NotFoundError, UsageError
 from cld_core.run import RunFolder, find_runs
 from cldctl.ui.console import err
+from cldctl.ui.hints import default_root
 
 
 class Cluster(StrEnum):
@@ -33,7 +33,7 @@ Follow = Annotated[bool, typer.Option("--follow", "-f", help="Stay and show the 
 
 def runs_dir(option: Path | None) -> Path:
     """The folder of the runs."""
-    return option or Path(os.environ.get("CLDCTL_RUNS") or "runs")
+    return option or default_root()
 
 
 def chosen_cluster(option: Cluster | None) -> str:

@@ -5,7 +5,7 @@ import sysconfig
 from pathlib import Path
 
 from cld_core.errors import RecipeError
-from cldctl.ui.console import out
+from cldctl.ui.console import err, out
 
 
 def recipes() -> None:
@@ -22,7 +22,11 @@ def recipes() -> None:
     for heading in ("recipe", "data", "sde", "network", "steps", "batch", "file"):
         table.add_column(heading, overflow="fold", justify="right" if heading in ("steps", "batch") else "left")
     for file in recipe_files():
-        recipe = load(file)
+        try:
+            recipe = load(file)
+        except RecipeError as error:
+            err.print(f"passed over: {error}", markup=False, style="yellow", soft_wrap=True)
+            continue
         steps, batch = f"{recipe.train.steps:,}", str(recipe.train.batch_size)
         network, sde = recipe.network.name, recipe.sde.name
         table.add_row(file.stem, recipe.data.name, sde, network, steps, batch, _short(file))

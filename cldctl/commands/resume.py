@@ -68,6 +68,7 @@ def resume(
 
 
 def _resume(run: RunFolder, overrides: list[str], from_step: int | None, cluster: str) -> tuple[str, tuple[str, ...]]:
+    from cld_core.evaluation.request import EvalRequest
     from cld_core.recipe import with_overrides
     from cld_core.recipe.plugin import with_paths
     from cldctl.cluster import launch
@@ -89,6 +90,7 @@ def _resume(run: RunFolder, overrides: list[str], from_step: int | None, cluster
     if recipe.model_digest() != before.model_digest():
         text = "data, sde, network, the objective's score and the optimiser are what its checkpoints hold"
         raise RecipeError(f"{run.name}: this override would make it another run: {text}. Submit a new run instead.")
+    EvalRequest.periodic_fid(recipe)
     if status.state == "FINISHED" and recipe.train.steps <= status.step and from_step is None:
         text = f"is finished at step {status.step}"
         raise UsageError(f"{run.name} {text}. To go on, ask for more: `cldctl resume {run.name} train.steps=...`.")

@@ -3,7 +3,7 @@
 import json
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,9 @@ from cldctl.cluster.state import OVER, Look, RunStatus, status_of
 from cldctl.ui.console import err, out
 
 from .options import RunsDir, find_run, runs_dir
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 # Runs that ended longer ago are shown with --all only.
 RECENT_S = 7 * 24 * 3600
@@ -28,44 +31,49 @@ def status(
 
     Example: cldctl status --watch
     """
-    from cldctl.ui.tables import details, overview
+    from cldctl.ui.details import details
+    from cldctl.ui.tables import newest_that_fit, overview
 
-    def collect() -> list[RunStatus]:
-        return _collect(runs or [], everything, directory)
-
+    rows, problem = _collect(runs or [], everything, directory)
+    if problem is not None:
+        err.print(problem, style="yellow")
     if as_json:
-        typer.echo(json.dumps([row.to_dict() for row in collect()], indent=1))
+        typer.echo(json.dumps([row.to_dict() for row in rows], indent=1))
         return
     view = details if runs else overview
     if watch and out.is_terminal:
         from rich.live import Live
 
-        with Live(view(collect()), console=out, auto_refresh=False) as live:
+        def shown() -> RenderableType:
+            rows, problem = _collect(runs or [], everything, directory)
+            old = problem is not None
+            return view(rows, old=old) if runs else newest_that_fit(rows, out.height, old=old)
+
+        with Live(shown(), console=out, auto_refresh=False) as live:
             while True:
                 time.sleep(1.0)
-                live.update(view(collect()), refresh=True)
-    rows = collect()
+                live.update(shown(), refresh=True)
     if not rows:
         err.print(f"no runs in {runs_dir(directory).absolute()}. Start one: cldctl submit recipes/toy.yaml")
         return
-    out.print(view(rows))
+    out.print(view(rows, old=problem is not None))
 
 
-def _collect(names: list[str], everything: bool, directory: Path | None) -> list[RunStatus]:
+def _collect(names: list[str], everything: bool, directory: Path | None) -> tuple[list[RunStatus], str | None]:
+    """The rows, and what could not be asked."""
     from cldctl.cluster.launch import look_at
 
     root = runs_dir(directory)
     runs = [find_run(name, root) for name in names] if names else find_runs(root)
     look, problem = look_at(runs)
-    if problem is not None:
-        err.print(problem, style="yellow")
     rows = [_row(run, look) for run in runs]
     now = time.time()
-    return [
+    recent = [
         row
         for row in rows
         if names or everything or row.state not in OVER or now - (row.updated or row.created or now) < RECENT_S
     ]
+    return recent, problem
 
 
 def _row(run: RunFolder, look: Look) -> RunStatus:

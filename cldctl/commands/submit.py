@@ -1,8 +1,7 @@
 """`cldctl submit`: freeze a recipe into a new run folder and start training it."""
 
 import time
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +10,9 @@ from cld_core.run import RunFolder
 from cldctl.ui.console import err, out
 
 from .options import ClusterOption, Follow, Overrides, RunsDir, chosen_cluster, runs_dir
+
+if TYPE_CHECKING:
+    from cld_core.recipe import Recipe
 
 
 def submit(
@@ -26,7 +28,7 @@ def submit(
     follow: Follow = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the recipe and the job, write nothing.")] = False,
     evals: Annotated[
-        str | None, typer.Option("--eval", metavar="elbo", help="Evaluate when the training is finished.")
+        str | None, typer.Option("--eval", metavar="fid,elbo", help="Evaluate when the training is finished.")
     ] = None,
     directory: RunsDir = None,
 ) -> None:
@@ -58,15 +60,34 @@ def submit(
         out.print(f"# run: {path}\n{dump(resolved)}", markup=False, soft_wrap=True)
         script = executor.slurm_script(spec) if where == "slurm" else executor.local_command(spec)
         out.print(script, markup=False, soft_wrap=True)
+        if metrics:
+            _dry_evaluation(RunFolder(path), resolved, metrics, where)
         return
     presence.require(resolved.data)
+    # Before there is a run: what evaluations need is looked for now.
+    EvalRequest.periodic_fid(resolved)
+    steps, pieces = resolved.train.steps, spec.nodes * spec.tasks_per_node
+    request = EvalRequest.of(resolved, metrics, steps, pieces) if metrics else None
     run = RunFolder.create(path, resolved, {"created": time.time(), "recipe": resolved.name, **identity(file)})
-    names: tuple[str, ...] = ()
-    if metrics:
-        names = (EvalRequest.of(resolved, metrics, resolved.train.steps, spec.nodes * spec.tasks_per_node).save(run),)
+    names = () if request is None else (request.save(run),)
     err.print(f"run [bold]{run.name}[/] in {run.path}", soft_wrap=True)
     job = launch.train(run, resolved, where, evaluations=names)
     finish(run, job.job_id, where, follow, names)
+
+
+def _dry_evaluation(run: RunFolder, recipe: "Recipe", metrics: tuple[str, ...], cluster: str) -> None:
+    """Show the evaluation that is chained to the training."""
+    from cld_core.evaluation.request import EvalRequest
+    from cldctl.cluster import executor, launch
+
+    request = EvalRequest.of(recipe, metrics, recipe.train.steps, recipe.cluster.world_size)
+    how = "an array after the training" if cluster == "slurm" else "by the same processes, after the training"
+    pieces = f"{request.samples} data in {request.shards} shard{'s' if request.shards > 1 else ''}"
+    out.print(f"# evaluation {request.id}: {pieces}, {how}", markup=False, soft_wrap=True)
+    if cluster == "slurm":
+        logs = run.evals / request.id / "logs"
+        spec = launch.eval_job(run, cluster, recipe.cluster, logs, after="JOB_OF_THE_TRAINING")
+        out.print(executor.slurm_script(spec, request.shards), markup=False, soft_wrap=True)
 
 
 def finish(run: RunFolder, job_id: str, cluster: str, follow: bool, evaluations: tuple[str, ...] = ()) -> None:
@@ -83,15 +104,8 @@ def finish(run: RunFolder, job_id: str, cluster: str, follow: bool, evaluations:
 
 def next_steps(run: RunFolder) -> None:
     """The commands that make sense now."""
-    root = "" if run.path.parent == Path("runs").absolute() else f" --runs-dir {_relative(run.path.parent)}"
+    from cldctl.ui.hints import command
+
     err.print("next:")
-    for command in ("status", "logs -f", "cancel"):
-        verb, *flags = command.split()
-        err.print(f"  cldctl {verb} {run.name}{' ' + ' '.join(flags) if flags else ''}{root}", soft_wrap=True)
-
-
-def _relative(path: Path) -> Path:
-    try:
-        return path.relative_to(Path.cwd())
-    except ValueError:
-        return path
+    for text in (f"status {run.name}", f"logs {run.name} -f", f"cancel {run.name}"):
+        err.print(f"  {command(text, run)}", markup=False, soft_wrap=True)

@@ -6,14 +6,20 @@ from typing import Any
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from cld_core.evaluation.request import EvalRequest
 from cld_core.run import RunFolder
 from cld_core.run.atomic import read_json
 from cldctl.cluster import launch
 from cldctl.cluster.state import OVER, RunStatus, eval_status, status_of
+from cldctl.evals import sweep as sweeps
+from cldctl.evals.sweep import Sweep
 
 from .console import err, out
+from .details import evaluations
 from .format import duration, number
-from .tables import evaluations, state_text
+from .hints import command
+from .sweeps import by_step, sweep_table
+from .tables import state_text
 
 POLL_S = 0.4
 SLURM_POLL_S = 2.0
@@ -25,12 +31,12 @@ LINE_EVERY_S = 5.0
 def follow_run(run: RunFolder, names: tuple[str, ...] = ()) -> int:
     """Show a run until it ends, then its chained evaluations; returns the exit code of docs/cli.md."""
     try:
-        with _View() as view:
+        with View() as view:
             row = _watch_run(run, view)
             if row.state == "FINISHED":
                 _watch_evaluations(run, names, view)
     except KeyboardInterrupt:
-        err.print(f"\nno longer watching; the job goes on. Again: cldctl status {run.name} --watch")
+        _say_it_goes_on(run)
         return 130
     saved = "" if row.checkpoint_step is None else f", checkpoint of step {row.checkpoint_step}"
     err.print(state_text(row.state), f"at step {row.step} of {row.steps}{saved}")
@@ -38,34 +44,49 @@ def follow_run(run: RunFolder, names: tuple[str, ...] = ()) -> int:
         err.print(row.reason, markup=False, soft_wrap=True)
     if row.state == "FINISHED":
         return finish_evaluations(run, names)
-    err.print(f"see cldctl logs {run.name}; go on with cldctl resume {run.name}", soft_wrap=True)
+    see, resume = command(f"logs {run.name}", run), command(f"resume {run.name}", run)
+    err.print(f"see {see}; go on with {resume}", markup=False, soft_wrap=True)
     return 5 if row.state == "CANCELLED" else 1
 
 
-def follow_evaluations(run: RunFolder, names: tuple[str, ...]) -> int:
-    """Show evaluations until they end; returns the exit code."""
+def follow_evaluations(run: RunFolder, names: tuple[str, ...], sweep: Sweep | None = None) -> int:
+    """Show evaluations, or the cells of a sweep, until they end; returns the exit code."""
     try:
-        with _View() as view:
-            _watch_evaluations(run, names, view)
+        with View() as view:
+            _watch_evaluations(run, names, view, sweep.id if sweep is not None else None)
     except KeyboardInterrupt:
-        err.print(f"\nno longer watching; the job goes on. Again: cldctl status {run.name} --watch")
+        _say_it_goes_on(run)
         return 130
-    return finish_evaluations(run, names)
+    return finish_evaluations(run, names, sweep)
 
 
-def finish_evaluations(run: RunFolder, names: tuple[str, ...]) -> int:
+def finish_evaluations(run: RunFolder, names: tuple[str, ...], sweep: Sweep | None = None) -> int:
     """Print the results of evaluations; 1 where one has none."""
     look, _ = launch.look_at([run])
     rows = [eval_status(run.evals / name, look) for name in names]
-    if rows:
-        out.print(evaluations(rows))
     missing = [row["id"] for row in rows if row["state"] != "FINISHED"]
+    if sweep is not None:
+        out.print(sweep_table(sweep, sweeps.rows(run, sweep), {row["id"]: row["state"] for row in rows}))
+        if not missing:
+            sweeps.write_finished(run)
+            out.print(str(run.evals / sweep.id / "table.csv"), markup=False, soft_wrap=True)
+            out.print(str(run.evals / sweep.id / "plot.png"), markup=False, soft_wrap=True)
+    elif rows:
+        out.print(evaluations(rows))
+        for table in by_step(rows):
+            out.print(table)
     for name in missing:
-        err.print(f"evaluation {name} is not complete; see cldctl logs {run.name} --eval {name}", soft_wrap=True)
+        text = f"evaluation {name} is not complete; see {command(f'logs {run.name} --eval {name}', run)}"
+        err.print(text, markup=False, soft_wrap=True)
     return 1 if missing else 0
 
 
-def _watch_run(run: RunFolder, view: "_View") -> RunStatus:
+def _say_it_goes_on(run: RunFolder) -> None:
+    again = command(f"status {run.name} --watch", run)
+    err.print(f"\nno longer watching; the job goes on. Again: {again}", markup=False, soft_wrap=True)
+
+
+def _watch_run(run: RunFolder, view: "View") -> RunStatus:
     ends_seen = 0
     while True:
         look, problem = launch.look_at([run])
@@ -79,27 +100,37 @@ def _watch_run(run: RunFolder, view: "_View") -> RunStatus:
         time.sleep(SLURM_POLL_S if row.cluster == "slurm" else POLL_S)
 
 
-def _watch_evaluations(run: RunFolder, names: tuple[str, ...], view: "_View") -> None:
-    for name in names:
-        while True:
-            look, _ = launch.look_at([run])
-            row = eval_status(run.evals / name, look)
-            done, total = _data_done(run.evals / name)
-            view.show(name, done, total, row["state"], "data evaluated")
-            if row["state"] not in ("RUNNING", "PENDING"):
-                break
-            time.sleep(SLURM_POLL_S if any(job["cluster"] == "slurm" for job in launch.jobs_of(run)) else POLL_S)
+def _watch_evaluations(run: RunFolder, names: tuple[str, ...], view: "View", title: str | None = None) -> None:
+    """Until all are over; several share a line."""
+    if not names:
+        return
+    title = title or (names[0] if len(names) == 1 else f"{len(names)} evaluations")
+    while True:
+        look, _ = launch.look_at([run])
+        states = [eval_status(run.evals / name, look)["state"] for name in names]
+        done, total = map(sum, zip(*(_data_done(run.evals / name) for name in names), strict=True))
+        finished = "" if len(names) == 1 else f"in {states.count('FINISHED')} complete and {len(names)} in all"
+        active = [state for state in ("RUNNING", "PENDING") if state in states]
+        state = active[0] if active else "FINISHED" if set(states) == {"FINISHED"} else "STOPPED"
+        view.show(title, done, total, state, f"data evaluated {finished}".rstrip())
+        if not active:
+            return
+        time.sleep(SLURM_POLL_S if any(job["cluster"] == "slurm" for job in launch.jobs_of(run)) else POLL_S)
 
 
 def _data_done(folder: Path) -> tuple[int, int]:
-    request = read_json(folder / "request.json") or {}
-    if (folder / "report.json").is_file():
-        return request.get("samples", 1), request.get("samples", 1)
+    """Samples and test data of an evaluation that are computed, and how many there are to be."""
+    total = sum(EvalRequest.load(folder).work.values())
+    return (total if (folder / "report.json").is_file() else rows_done(folder)), total
+
+
+def rows_done(folder: Path) -> int:
+    """Samples and data that the shards in a folder have done."""
     states: list[dict[str, Any]] = [read_json(file) or {} for file in (folder / "shards").glob("*.json")]
-    return sum(state.get("done", 0) for state in states), request.get("samples", 1)
+    return sum(part["done"] for state in states for part in state.get("work", {}).values())
 
 
-class _View:
+class View:
     """A bar a task on a terminal, a line now and then elsewhere."""
 
     def __init__(self) -> None:
@@ -114,7 +145,7 @@ class _View:
         self._tasks: dict[str, TaskID] = {}
         self._printed: dict[str, tuple[float, str]] = {}
 
-    def __enter__(self) -> "_View":
+    def __enter__(self) -> "View":
         if self._progress is not None:
             self._progress.start()
         return self

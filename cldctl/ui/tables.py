@@ -1,6 +1,6 @@
 """Tables of runs. They fit 80 columns by leaving out what matters least, and are plain text when piped."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -9,10 +9,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from cld_core.evaluation.results import Metric
 from cldctl.cluster.state import RunStatus
 
 from .console import out
-from .format import age, count, duration, number, signed
+from .format import age, duration, number
 
 STATE_STYLE = {
     "PENDING": "yellow",
@@ -28,12 +29,14 @@ STATE_STYLE = {
 _WIDE = 110
 
 
-def overview(rows: Sequence[RunStatus]) -> RenderableType:
-    """All runs, a line each."""
+def overview(rows: Sequence[RunStatus], *, old: bool = False) -> RenderableType:
+    """All runs, a line each; ``old``: with the age of what is said, since the cluster could not be asked."""
     wide = out.width >= _WIDE
-    table = _table()
+    table = plain_table()
     table.add_column("run", overflow="fold", ratio=3 if wide else None)
     table.add_column("state", no_wrap=True)
+    if old:
+        table.add_column("as of", no_wrap=True)
     table.add_column("step", justify="right", no_wrap=True)
     if wide and out.is_terminal:
         table.add_column("", width=12)
@@ -47,10 +50,11 @@ def overview(rows: Sequence[RunStatus]) -> RenderableType:
         table.add_column("job", overflow="fold")
     table.add_column("eval", overflow="fold")
     for row in rows:
-        bar = [_bar(row)] if wide and out.is_terminal else []
+        bar = [progress_bar(row)] if wide and out.is_terminal else []
         cells: list[RenderableType] = [
             row.name,
             state_text(row.state),
+            *([age(row.updated or row.created)] if old else []),
             f"{_short(row.step)}/{_short(row.steps)}",
             *bar,
             number(row.loss),
@@ -67,79 +71,29 @@ def overview(rows: Sequence[RunStatus]) -> RenderableType:
     return table
 
 
-def details(rows: Sequence[RunStatus]) -> RenderableType:
-    """Everything about each of a few runs."""
-    return Group(*(_details(row) for row in rows))
+def newest_that_fit(rows: Sequence[RunStatus], height: int, *, old: bool = False) -> RenderableType:
+    """The overview of as many of the newest runs as there are lines for, and how many are left out."""
+    count_shown = min(len(rows), height)
+    while True:
+        left_out = len(rows) - count_shown
+        note = [Text(f"{left_out} older not shown", style="dim")] if left_out else []
+        view = Group(overview(rows[left_out:], old=old), *note)
+        # A row may take several lines. One line stays free for the cursor.
+        if count_shown <= 1 or len(out.render_lines(view)) < height:
+            return view
+        count_shown -= 1
 
 
-def _details(row: RunStatus) -> RenderableType:
-    facts = Table.grid(padding=(0, 2))
-    facts.add_column(style="dim", no_wrap=True)
-    facts.add_column(overflow="fold")
-
-    def fact(name: str, value: RenderableType) -> None:
-        # Text, since paths and messages may hold what rich takes for markup.
-        facts.add_row(name, Text(value) if isinstance(value, str) else value)
-
-    fact("run", Text(row.name, style="bold"))
-    fact("state", Text.assemble(state_text(row.state), f"  {row.reason}" if row.reason else ""))
-    share = f"  ({100 * row.step / row.steps:.1f}%)" if row.steps else ""
-    fact("step", f"{count(row.step)} of {count(row.steps)}{share}")
-    if out.is_terminal:
-        fact("", _bar(row))
-    fact("loss", number(row.loss, 5))
-    if row.steps_per_s is not None:
-        fact("rate", f"{number(row.steps_per_s, 3)} steps/s, ETA {duration(row.eta_s)}")
-    fact("checkpoint", "none" if row.checkpoint_step is None else f"step {count(row.checkpoint_step)}")
-    fact("updated", age(row.updated))
-    if row.job_id is not None:
-        fact("job", f"{row.cluster} {row.job_id} on {row.host or '-'}")
-    fact("folder", row.path)
-    parts: list[RenderableType] = [facts]
-    if row.attempts:
-        parts += [Text(), _attempts(row.attempts)]
-    if row.evals:
-        parts += [Text(), evaluations(row.evals)]
-    return Group(*parts, Text())
+def result_of(entry: Mapping[str, Any], metric: Metric) -> str:
+    """A result of a row of ``status``; a dash where it has none."""
+    found = entry["results"].get(metric.key)
+    return result_text(metric, found["value"], found["stderr"]) if found else "-"
 
 
-def _attempts(attempts: Sequence[dict[str, Any]]) -> Table:
-    table = _table(title="attempts")
-    for heading in ("attempt", "job", "from", "to", "lasted", "ended by"):
-        table.add_column(heading, justify="left" if heading in ("job", "ended by") else "right", overflow="fold")
-    for entry in attempts:
-        lasted = entry["ended"] - entry["started"] if entry["ended"] is not None else None
-        why = (entry["cause"] or "-") + (f": {entry['detail']}" if entry["detail"] else "")
-        first, last = count(entry["first_step"]), count(entry["last_step"])
-        cells = (str(entry["attempt"]), str(entry["job_id"]), first, last, duration(lasted), why)
-        table.add_row(*map(Text, cells))
-    return table
-
-
-def evaluations(evals: Sequence[dict[str, Any]]) -> Table:
-    """Evaluations of a run, with their results."""
-    table = _table(title="evaluations")
-    table.add_column("evaluation", overflow="fold")
-    table.add_column("state", no_wrap=True)
-    for heading in ("shards", "step", "NLL bound, nats", "true entropy", "bits/dim", "FID"):
-        table.add_column(heading, justify="right", overflow="fold")
-    for entry in evals:
-        table.add_row(
-            Text(entry["id"]),
-            state_text(entry["state"]),
-            f"{entry['shards_done']}/{entry['shards']}",
-            count(entry["checkpoint_step"]),
-            with_error(entry["nll"], entry["stderr"]),
-            signed(entry["true_entropy"]),
-            with_error(entry["bpd"], entry["stderr"]),
-            signed(entry["fid"]),
-        )
-    return table
-
-
-def with_error(value: float | None, stderr: float | None) -> str:
-    """A mean and its standard error."""
-    return "-" if value is None else f"{value:.3f}" + ("" if stderr is None else f" ± {stderr:.3f}")
+def result_text(metric: Metric, value: float, stderr: float | None) -> str:
+    """A result and its standard error, with the decimals of its kind."""
+    error = "" if stderr is None else f" ± {stderr:.{metric.digits}f}"
+    return f"{value:.{metric.digits}f}{error}"
 
 
 def state_text(state: str) -> Text:
@@ -147,11 +101,13 @@ def state_text(state: str) -> Text:
     return Text(state, style=STATE_STYLE.get(state, ""))
 
 
-def _table(title: str | None = None) -> Table:
+def plain_table(title: str | None = None) -> Table:
+    """A table without a frame, that pipes well."""
     return Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left", title_style="bold")
 
 
-def _bar(row: RunStatus) -> ProgressBar:
+def progress_bar(row: RunStatus) -> ProgressBar:
+    """How far the training is."""
     return ProgressBar(total=row.steps or 1, completed=row.step, width=12)
 
 

@@ -1,5 +1,6 @@
 """The commands on the debug and local clusters: what they print, write and return."""
 
+import csv
 import json
 import os
 import pty
@@ -38,8 +39,10 @@ def test_submit_freezes_recipe_code_and_versions(runs):
 
 
 def test_a_dry_run_prints_and_writes_nothing(tmp_path):
-    done = cldctl("submit", "toy", "train.steps=7", "--dry-run", "--cluster", "local", runs=tmp_path / "runs")
+    arguments = ("train.steps=7", "--dry-run", "--cluster", "local", "--eval", "elbo")
+    done = cldctl("submit", "toy", *arguments, runs=tmp_path / "runs")
     assert "steps: 7" in done.stdout
+    assert "# evaluation elbo-00000007-" in done.stdout
     assert "submitit.core._submit" in done.stdout
     assert not (tmp_path / "runs").exists()
 
@@ -103,8 +106,9 @@ def test_eval_again_computes_nothing_and_another_setting_is_another(runs):
     other = cldctl("eval", "done", "--elbo", "eval.elbo.velocities=2", "--samples", "20", *DEBUG, runs=runs)
     assert "FINISHED" in other.stdout
     assert len(status(runs, "done")["evals"]) == 2
-    early = cldctl("eval", "done", "--elbo", "--checkpoint", "10", *DEBUG, runs=runs)
-    assert "elbo-00000010" in early.stdout
+    every = cldctl("eval", "done", "--elbo", "--checkpoint", "all", *DEBUG, runs=runs)
+    assert "2 evaluations of done: 1 complete already, 1 started" in every.stderr
+    assert "elbo against the step" in every.stdout
     reports = [read_json(path) for path in (runs / "done" / "evals").glob("*/report.json")]
     assert sorted(report["checkpoint_step"] for report in reports) == [10, 20, 20]
 
@@ -117,6 +121,29 @@ def test_eval_on_local_processes(runs):
     )
     assert "3/3" in done.stdout
     assert "FINISHED" in done.stdout
+    name = next(word for word in done.stdout.split() if word.startswith("elbo-"))
+    assert "shard 1 of 3: elbo" in cldctl("logs", "done", "--eval", name, "--shard", "1", runs=runs).stdout
+    assert "0 to 2" in cldctl("logs", "done", "--eval", name, "--shard", "3", runs=runs, code=3).stderr
+
+
+def test_a_sweep_on_local_processes_computes_what_is_missing(runs):
+    quick_pictures = ("sampling.method=em", "sampling.nfe=2")
+    settings = ("--elbo", "--shards", "2", "eval.seed=4", "--samples", "12", *quick_pictures)
+    cldctl("eval", "done", *settings, *DEBUG, runs=runs)
+    sweep = (*settings, "--sweep", "eval.elbo.velocities=1,2", "--cluster", "local")
+    done = cldctl("eval", "done", *sweep, "--follow", runs=runs)
+    assert "2 evaluations of done: 1 complete already, 1 started" in done.stderr
+    table, plot = done.stdout.splitlines()[-2:]
+    assert plot.endswith("plot.png")
+    with open(table) as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        report = read_json(runs / "done" / "evals" / row["evaluation"] / "report.json")
+        assert float(row["nll"]) == report["elbo"]["nll"]
+        assert float(row["eval.elbo.velocities"]) == report["elbo"]["velocities"]
+    assert len({row["nll"] for row in rows}) == 2
+    assert "2 complete already" in cldctl("eval", "done", *sweep, runs=runs).stderr
+    assert "2 of 2 evaluations complete" in cldctl("status", "done", runs=runs).stdout
 
 
 def test_sample_writes_pictures_and_arrays(runs, tmp_path):
@@ -163,8 +190,10 @@ def test_submit_returns_and_the_job_goes_on(tmp_path):
         (["submit"], 2, ["RECIPE"]),
         (["status", "dome"], 3, ["no run at", "'done'"]),
         (["eval", "done"], 2, ["--elbo"]),
+        (["eval", "done", "--elbo", "--sweep", "eval.elbo.probes=1,0"], 2, ["at eval.elbo.probes=0", ">= 1"]),
+        (["eval", "--compare", "done"], 2, ["two or more runs"]),
         (["eval", "done", "--elbo", "--checkpoint", "15"], 3, ["no checkpoint '15'", "10, 20"]),
-        (["eval", "done", "--elbo", "train.steps=3"], 2, ["train.steps", "eval and cluster"]),
+        (["eval", "done", "--elbo", "train.steps=3"], 2, ["train.steps", "eval, sampling and cluster"]),
         (["sample", "done", "-o", "x.jpg"], 2, [".png or .npz"]),
         (["sample", "done", "-o", "/nowhere/x.png"], 2, ["no folder /nowhere"]),
         (["sample", "done", "--method", "emm"], 2, ["sampling.method", "'em'"]),
@@ -246,6 +275,6 @@ def test_commands_that_do_not_compute_load_nothing_heavy(runs, arguments):
 
 def test_every_command_shows_an_example(runs):
     listed = cldctl("--help", runs=runs, COLUMNS="200").stdout
-    for command in ("submit", "resume", "eval", "status", "logs", "cancel", "sample", "recipes", "render"):
+    for command in ("submit", "resume", "eval", "status", "logs", "cancel", "sample", "report", "recipes", "render"):
         assert command in listed
         assert "Example: cldctl" in cldctl(command, "--help", runs=runs, COLUMNS="200").stdout

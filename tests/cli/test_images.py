@@ -7,6 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cld_core.run.atomic import read_json
+from cld_core.train import session
+from cld_core.train.distributed import Ranks
+from cld_core.train.stop import StopFlag
+from tests.extractor import TINY
+from tests.images import make_images, run_folder
 from tests.tools import cldctl, status
 
 ROOT = Path(__file__).parents[2]
@@ -68,3 +74,25 @@ def test_a_published_checkpoint_becomes_a_run(tmp_path, recipe):
     wrong = cldctl("import", str(FILE), "--recipe", recipe, "network.channels=32", "--name", "other", runs=runs, code=1)
     assert "'all_modules.0.W' is 16, but 32" in wrong.stderr
     assert not (runs / "other").exists()
+
+
+def test_fid_from_the_statistics_to_the_status(tmp_path, recipe):
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    settings = (*TINY, "sampling.nfe=3", "eval.samples=20", "eval.points=10", "train.steps=2")
+    run = run_folder(runs, make_images(tmp_path / "set"), *settings)
+    session.run(run, Ranks(), StopFlag(), job_id="test")
+    # What is missing is said before there is a run.
+    data = (f"data.path={tmp_path / 'set'}", "data.size=8", "network.image_size=8", *settings)
+    arguments = ("submit", recipe, *data, "--eval", "fid", "--cluster", "debug")
+    assert "`cldctl data stats RUN`" in cldctl(*arguments, runs=runs, code=2).stderr
+    assert [path.name for path in runs.iterdir()] == ["run"]
+    done = cldctl("data", "stats", "run", "--shards", "2", "--cluster", "debug", runs=runs)
+    assert Path(done.stdout.strip()).parent == tmp_path / "set"
+    assert not Path(f"{done.stdout.strip()}.partial").exists()
+    asked = ("--fid", "--loss", "sampling.nfe=4", "--shards", "2")
+    assert "FINISHED" in cldctl("eval", "run", *asked, "--cluster", "debug", runs=runs).stdout
+    entry = status(runs, "run")["evals"][0]
+    assert entry["fid"] > 0
+    report = read_json(run.evals / entry["id"] / "report.json")
+    assert (report["fid"]["nfe_mean"], report["fid"]["samples"], report["loss"]["n"]) == (4.0, 20, 10)

@@ -76,3 +76,22 @@ def test_the_notice_comes_from_measured_saves(tmp_path):
         write_json(run.checkpoint_file(step).with_suffix(".json"), {"step": step, "seconds": seconds})
     assert launch.signal_seconds(run, recipe.cluster) == 360
     assert launch.signal_seconds(run, load(TOY, ["cluster.signal_s=45"]).cluster) == 45
+
+
+def test_an_evaluation_is_an_array_with_a_task_a_shard_that_waits_for_the_training():
+    run, recipe = RunFolder("/runs/mine"), load(TOY, ["cluster.nodes=2", "cluster.gpus_per_node=8"])
+    spec = launch.eval_job(run, "slurm", recipe.cluster, run.logs, after="42", parallel=5)
+    text = executor.slurm_script(spec, 16)
+    for line in ("array=0-15%5", "dependency=afterany:42", "nodes=1", "ntasks-per-node=1", "gpus-per-node=1"):
+        assert f"#SBATCH --{line}\n" in text
+
+
+def test_shards_share_tasks_where_an_array_cannot_be_so_long(tmp_path, monkeypatch):
+    run = RunFolder(tmp_path)
+    for name, shards in (("a", 3), ("b", 2)):
+        (run.evals / name).mkdir(parents=True)
+        write_json(run.evals / name / "request.json", {"shards": shards})
+    pairs = [("a", 0), ("a", 1), ("a", 2), ("b", 0), ("b", 1)]
+    assert launch.array_tasks(run, ("a", "b")) == [(pair,) for pair in pairs]
+    monkeypatch.setattr(launch, "MAX_TASKS", 2)
+    assert launch.array_tasks(run, ("a", "b")) == [tuple(pairs[::2]), tuple(pairs[1::2])]

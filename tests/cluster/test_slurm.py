@@ -1,11 +1,12 @@
 """Slurm's words, read without a Slurm."""
 
 import time
+from typing import Any
 
 import pytest
 
-from cld_core.run import Attempt
-from cldctl.cluster import slurm
+from cld_core.run import Attempt, RunFolder
+from cldctl.cluster import inside, slurm
 from cldctl.cluster.inside import crashes_in_a_row
 from cldctl.cluster.slurm import Seen
 from cldctl.cluster.state import state_of
@@ -66,12 +67,43 @@ def attempt(number: int, cause: str | None, first: int, ended: float | None = 5.
     return Attempt(attempt=number, job_id="7", started=1.0, first_step=first, ended=ended, cause=cause)
 
 
+def ledger(*ends: tuple[str, int]) -> list[dict[str, Any]]:
+    """Events of attempts that ended for a cause and had begun at a step."""
+    pairs = [
+        (
+            {"event": "started", "time": 1.0, "attempt": number, "job_id": "7", "step": first},
+            {"event": "ended", "time": 2.0, "attempt": number, "cause": cause},
+        )
+        for number, (cause, first) in enumerate(ends)
+    ]
+    return [event for pair in pairs for event in pair]
+
+
 def test_crashes_count_while_nothing_was_saved_between_them():
-    crash = "crashed"
-    assert crashes_in_a_row([attempt(0, crash, 0), attempt(1, crash, 0), attempt(2, crash, 0)]) == 3
-    assert crashes_in_a_row([attempt(0, crash, 0), attempt(1, crash, 100), attempt(2, crash, 100)]) == 2
-    assert crashes_in_a_row([attempt(0, crash, 0), attempt(1, "preempted", 0), attempt(2, crash, 0)]) == 1
-    assert crashes_in_a_row([attempt(0, "finished", 0)]) == 0
+    crash, early = "crashed", {"event": "died_early", "time": 3.0, "job_id": "7", "reason": "no port"}
+    assert crashes_in_a_row(ledger((crash, 0), (crash, 0), (crash, 0))) == 3
+    assert crashes_in_a_row(ledger((crash, 0), (crash, 100), (crash, 100))) == 2
+    assert crashes_in_a_row(ledger((crash, 0), ("preempted", 0), (crash, 0))) == 1
+    assert crashes_in_a_row(ledger(("finished", 0))) == 0
+    assert crashes_in_a_row([*ledger((crash, 0), ("preempted", 50)), early, early]) == 2
+    assert crashes_in_a_row([*ledger((crash, 0)), early]) == 2
+    assert crashes_in_a_row([*ledger((crash, 0)), early, *ledger((crash, 0), (crash, 9))[2:]]) == 1
+
+
+def test_a_time_limit_before_the_first_step_is_not_waited_for_again(tmp_path, monkeypatch):
+    folder = RunFolder(tmp_path)
+    requeued = []
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setattr(slurm, "requeue", requeued.append)
+    for attempt_number, reached in ((0, 0), (1, 30)):
+        folder.ledger.append("started", attempt=attempt_number, job_id="7", step=0)
+        folder.ledger.append("ended", attempt=attempt_number, cause="timeout", step=reached)
+        inside.go_on(folder, "timeout")
+    assert requeued == ["7"]
+    assert [event["event"] for event in folder.ledger.events()] == [
+        *("started", "ended", "given_up"),
+        *("started", "ended", "requeued"),
+    ]
 
 
 SUBMITTED = {"event": "submitted", "time": 0.0, "job_id": "7", "cluster": "slurm", "host": "login"}
@@ -92,6 +124,7 @@ SUBMITTED = {"event": "submitted", "time": 0.0, "job_id": "7", "cluster": "slurm
         ("timeout", Seen("running", "COMPLETING"), [{"event": "requeued", "time": 6.0}], "REQUEUED"),
         ("cancelled", Seen("running", "COMPLETING"), [], "CANCELLED"),
         ("crashed", Seen("running", "RUNNING"), [], "RUNNING"),
+        ("preempted", Seen("gone", "FAILED"), [{"event": "given_up", "time": 6.0, "reason": "3 crashes"}], "FAILED"),
         ("crashed", Seen("gone", "FAILED"), [{"event": "given_up", "time": 6.0, "reason": "3 crashes"}], "FAILED"),
         ("finished", Seen("running", "COMPLETING"), [], "FINISHED"),
     ],

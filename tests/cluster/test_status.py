@@ -11,7 +11,8 @@ from cld_core.run.atomic import write_json
 from cldctl.cluster.slurm import Seen
 from cldctl.cluster.state import RunStatus, current_report, missing_shards, status_of
 from cldctl.commands.status import _row
-from cldctl.ui.tables import details, overview
+from cldctl.ui.details import details
+from cldctl.ui.tables import overview
 
 TOY = Path(__file__).parents[2] / "recipes" / "toy.yaml"
 
@@ -82,8 +83,8 @@ def test_shards_of_a_replaced_checkpoint_are_missing(run):
     path = run.evals / "elbo-00000010-12345678"
     (path / "shards").mkdir(parents=True)
     write_json(path / "request.json", {"checkpoint_step": 10, "shards": 3})
-    for shard, (done, checkpoint) in enumerate(((5, "abc"), (4, "abc"))):
-        state = {"first": 5 * shard, "last": 5 * shard + 5, "done": done, "checkpoint": checkpoint}
+    for shard, complete in enumerate((True, False)):
+        state = {"complete": complete, "checkpoint": "abc"}
         write_json(path / "shards" / f"{shard:05d}.json", state)
     assert missing_shards(path) == [1, 2]
     write_json(run.checkpoint_file(10).with_suffix(".json"), {"sha256": "other"})

@@ -26,15 +26,6 @@ CELEBAHQ = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    # Networks this small only wait for each other's threads.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def tiny(**changes) -> NcsnppSpec:
     """A network of milliseconds, whose residual branches do not start at zero."""
     keys = {"image_size": 4, "channels": 4, "multipliers": (1, 2), "blocks": 1, "attention": (2,), "init_scale": 1.0}

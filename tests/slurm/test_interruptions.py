@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -103,7 +104,6 @@ def test_a_rank_that_crashes(lab: Lab, orders: Path, what: str) -> None:
     lab.training("mine", steps=250)
     (orders / "rank1").write_text(what)
     went_on(lab, "mine", "crashed", saved=False)
-    lab.slurm.run("true")
 
 
 def test_crashes_in_a_row_are_given_up(lab: Lab, orders: Path) -> None:
@@ -114,6 +114,27 @@ def test_crashes_in_a_row_are_given_up(lab: Lab, orders: Path) -> None:
     assert [entry["cause"] for entry in row["attempts"]] == ["crashed", "crashed"]
     assert "2 crashes in a row" in row["reason"]
     assert run.ledger.events()[-1]["event"] == "given_up"
+
+
+def test_a_start_that_dies_before_it_trains(lab: Lab, orders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python itself ends, in the ranks of the second start only."""
+    (orders / "sitecustomize.py").write_text(
+        "import os, pathlib\n"
+        "broken = pathlib.Path(__file__).with_name('broken')\n"
+        "if 'SLURM_PROCID' in os.environ and 'SLURM_STEP_ID' in os.environ and broken.exists():\n"
+        "    os._exit(1)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(orders))
+    run = lab.submit("mine")
+    row = lab.training("mine")
+    (orders / "broken").touch()
+    lab.slurm.run(["scontrol", "requeue", row["job_id"]])
+    wait_until(
+        lambda: any(event["event"] == "died_early" for event in run.ledger.events()),
+        timeout=60, what="the second start to die", last_seen=lambda: run.ledger.path.read_text(),
+    )  # fmt: skip
+    (orders / "broken").unlink()
+    went_on(lab, "mine", "requeued")
 
 
 def test_out_of_memory(lab: Lab, orders: Path) -> None:
@@ -162,7 +183,7 @@ def test_the_controller_is_restarted_in_the_middle(lab: Lab) -> None:
     lab.slurm.kill_controller()
     away = lab.cldctl("status", "mine")
     assert "slurmctld does not answer" in away.stderr
-    assert "RUNNING" in away.stdout
+    assert re.search(r"RUNNING as of \d+ ?s ago", away.stdout)
     refused = lab.cldctl("resume", "--yes", code=4)
     assert "slurmctld does not answer" in refused.stderr
     step = lab.status("mine")["step"]
@@ -188,16 +209,15 @@ def test_exact_over_a_preemption_ends_bit_identical(lab: Lab) -> None:
     from tests.tools import same
 
     lab.slurm.configure(user_signal=True)
-    steps = "train.steps=3000"
-    whole = lab.submit("whole", steps, partition="high")
-    cut = lab.submit("cut", steps)
-    lab.training("cut", steps=50)
-    assert lab.ended("whole", 400)["state"] == "FINISHED"
-    if lab.status("cut")["state"] == "RUNNING":
-        lab.slurm.preempt_all(1)
-    assert lab.ended("cut", 400)["state"] == "FINISHED"
-    assert "preempted" in [entry["cause"] for entry in lab.status("cut")["attempts"]]
-    assert same(checkpoint.load(whole, 3000), checkpoint.load(cut, 3000))
+    cut = lab.submit("cut")
+    lab.training("cut")
+    lab.slurm.preempt_all(1)
+    went_on(lab, "cut", "preempted")
+    lab.cldctl("cancel", "cut")
+    steps = lab.ended("cut")["checkpoint_step"]
+    whole = lab.submit("whole", f"train.steps={steps}", partition="high")
+    assert lab.ended("whole", 200)["state"] == "FINISHED"
+    assert same(checkpoint.load(whole, steps), checkpoint.load(cut, steps))
 
 
 def test_elastic(lab: Lab) -> None:
@@ -231,19 +251,6 @@ def test_two_people_resume_at_the_same_moment(lab: Lab) -> None:
         person.join()
     assert sorted(codes) == [0, 2], "one got the run, the other was told so"
     assert sum(event["event"] == "submitted" for event in run.ledger.events()) == 2
-
-
-def test_an_evaluation_is_an_array_and_waits_for_the_training(lab: Lab) -> None:
-    settings = ("train.steps=300", "cluster.partition=low", "--name", "mine", "--eval", "elbo")
-    from .lab import ENDLESS
-
-    lab.cldctl("submit", "toy", *ENDLESS, *settings)
-    row = lab.until("mine", "a report", lambda row: row["evals"] and row["evals"][0]["nll"] is not None, 120)
-    assert row["evals"][0]["shards_done"] == row["evals"][0]["shards"] == 2
-    lab.cldctl("eval", "mine", "--elbo", "--shards", "4", "eval.seed=3", "--max-parallel", "2")
-    row = lab.until(
-        "mine", "4 shards", lambda row: len(row["evals"]) == 2 and all(e["nll"] is not None for e in row["evals"]), 120
-    )
 
 
 def test_without_accounting_states_are_still_right(lab: Lab) -> None:

@@ -17,11 +17,6 @@ from tests.images import clone, make_images, run_folder, tiny_recipe
 from tests.tools import same
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return make_images(tmp_path_factory.mktemp("data") / "set")

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 
 import pytest
 import torch
@@ -10,24 +11,22 @@ import torch.multiprocessing as multiprocessing
 from cld_core import checkpoint, seeds
 from cld_core.data import order
 from cld_core.errors import RecipeError
-from cld_core.evaluation import elbo
+from cld_core.evaluation import elbo, shard, training_set
 from cld_core.evaluation.request import EvalRequest
+from cld_core.evaluation.stats_request import StatsRequest
 from cld_core.model import Model
 from cld_core.recipe import load
+from cld_core.run.atomic import read_json
 from cld_core.train import optim, session
 from cld_core.train.distributed import Ranks, join
 from cld_core.train.ema import Ema
 from cld_core.train.step import Trainer
 from cld_core.train.stop import StopCode, StopFlag
+from tests.extractor import TINY
 from tests.images import RECIPES, clone, make_images, run_folder, tiny_recipe
 from tests.tools import same
 
 STEPS = 20
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +135,11 @@ def test_periodic_work_leaves_pictures_and_numbers_and_training_unchanged(data, 
     quick = ("sampling.nfe=3", "periodic.samples=5", "periodic.elbo_points=4", "periodic.batch_size=2")
     loose = ("eval.elbo.rtol=0.05", "eval.elbo.atol=0.05")
     due = ("periodic.samples_every=4", "periodic.elbo_every=4", "periodic.elbo_from=8")
-    worked = run_folder(tmp_path, data, *quick, *loose, "train.on_resume=exact")
+    due += ("periodic.fid_every=4", "periodic.fid_from=8", "periodic.fid_samples=7")
+    fid = (*TINY, "eval.samples=7")
+    worked = run_folder(tmp_path, data, *quick, *loose, *fid, "train.on_resume=exact")
+    stats = StatsRequest.of(worked.recipe(), None, features=False, shards=1).save()
+    assert training_set.compute(stats.folder, Ranks())
     (tmp_path / "plain").mkdir()
     plain = run_folder(tmp_path / "plain", data, "train.on_resume=exact")
     worked.recipe_file.write_text(worked.recipe_file.read_text())
@@ -148,6 +151,12 @@ def test_periodic_work_leaves_pictures_and_numbers_and_training_unchanged(data, 
     assert "step 8: likelihood bound of 4 test data: bpd" in out
     assert "step 4: likelihood bound" not in out
     assert same(checkpoint.load(worked, 12), checkpoint.load(plain, 12))
+    found = re.findall(r"step (\d+): FID (\S+) of 7 samples", out)
+    assert [step for step, _ in found] == ["8", "12"]
+    name = EvalRequest.of(worked.recipe(), ("fid",), 12, shards=2).save(worked)
+    assert shard.compute(worked, name, Ranks())
+    report = read_json(worked.evals / name / "report.json")
+    assert float(found[1][1]) == pytest.approx(report["fid"]["value"], abs=1e-4)
 
 
 def test_a_failing_solver_does_not_end_the_training(data, tmp_path, capsys):

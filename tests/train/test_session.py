@@ -16,15 +16,10 @@ from cld_core.train import session
 from cld_core.train.distributed import Ranks
 from cld_core.train.step import Trainer
 from cld_core.train.stop import StopCode, StopFlag
-from tests.tools import same
+from tests.tools import same, wait_for
 
 TOY = Path(__file__).parents[2] / "recipes" / "toy.yaml"
 SMALL = ["network.width=16", "network.layers=3", "train.batch_size=16", "train.log_every=5", "train.steps=40"]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)
 
 
 @pytest.fixture
@@ -188,6 +183,8 @@ def test_an_owner_that_lost_the_run_ends_without_writing(make, monkeypatch):
 
     def stepping(self, number):
         if number == 15:
+            # Behind the training's back the last checkpoint is still being written.
+            wait_for(lambda: 10 in run.checkpoint_steps() and not any(run.checkpoints.glob(".*")))
             number_held, holder = newest(run.leases)
             write_json(run.leases / f"{number_held + 1:08d}.json", {**holder, "job_id": "thief", "host": "elsewhere"})
             seen.update(files())

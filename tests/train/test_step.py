@@ -20,11 +20,6 @@ TOY = Path(__file__).parents[2] / "recipes" / "toy.yaml"
 SMALL = ("network.width=16", "network.layers=3", "train.batch_size=10")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)
-
-
 def trainer(*overrides: str, restart: int = 0) -> Trainer:
     return Trainer(load(TOY, [*SMALL, *overrides]), Ranks(), restart)
 

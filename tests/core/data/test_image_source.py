@@ -65,7 +65,7 @@ def test_test_points_are_dequantised_each_with_its_own_noise(images):
     assert points.min() >= -1.0
     assert points.max() < 1.0
     assert not torch.equal(points, images.test_points(1, 0, 40))
-    with pytest.raises(DataError, match=r"40 validation images.*eval\.samples=40"):
+    with pytest.raises(DataError, match=r"40 validation images.*eval\.points=40"):
         images.test_points(0, 30, 41)
 
 

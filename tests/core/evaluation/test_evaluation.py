@@ -1,5 +1,6 @@
 """Evaluations: independent of how they are cut, resumable, and merged only when whole."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -7,8 +8,9 @@ import numpy as np
 import pytest
 
 from cld_core.errors import NotFoundError, UsageError
-from cld_core.evaluation import merge, shard
+from cld_core.evaluation import merge, shard, shard_files, work
 from cld_core.evaluation.request import EvalRequest, parse_metrics
+from cld_core.model import Model
 from cld_core.recipe import load
 from cld_core.run import RunFolder
 from cld_core.run.atomic import read_json
@@ -51,7 +53,7 @@ def test_shards_and_batches_do_not_change_the_numbers(run):
         name = request(run, f"eval.batch_size={batch}", shards=shards).save(run)
         assert shard.compute(run, name, Ranks())
         arrays, _ = merge.gather(run.evals / name, EvalRequest.load(run.evals / name))
-        found.append((arrays, report(run, name)["elbo"]))
+        found.append((arrays["elbo"], report(run, name)["elbo"]))
         for file in sorted((run.evals / name).rglob("*"), reverse=True):
             file.unlink() if file.is_file() else file.rmdir()
         (run.evals / name).rmdir()
@@ -71,6 +73,9 @@ def test_the_report_says_what_it_promises(run):
     assert elbo["nfe_mean"] > 10
     assert elbo["true_entropy"] == pytest.approx(-1.40265, abs=1e-4)
     assert elbo["gap"] > 0
+    source = Model.from_run(run.path).source
+    truth = source.density.log_density(source.test_data(0, 0, elbo["n"])).mean()
+    assert elbo["gap"] == pytest.approx(elbo["nll"] + float(truth), abs=1e-9), "the same data on both sides"
     assert elbo["nll_importance"] <= elbo["nll"]
     assert (run.evals / name / "samples.png").stat().st_size > 1000
 
@@ -92,13 +97,13 @@ def test_two_ranks_share_the_work_and_one_merges(run):
 def test_an_interrupted_shard_goes_on_at_its_next_batch(run, monkeypatch):
     name = request(run, "eval.batch_size=16").save(run)
     asked: list[tuple[int, int]] = []
-    compute = shard.elbo.compute
+    elbo = work.WORK["elbo"]
 
     def counted(model, what, first, last):
         asked.append((first, last))
-        return compute(model, what, first, last)
+        return elbo.compute(model, what, first, last)
 
-    monkeypatch.setattr(shard.elbo, "compute", counted)
+    monkeypatch.setitem(work.WORK, "elbo", dataclasses.replace(elbo, compute=counted))
     assert not shard.compute(run, name, Ranks(), should_stop=lambda: len(asked) >= 2)
     assert shard.compute(run, name, Ranks())
     assert asked == [(0, 16), (16, 32), (32, 48), (48, 64), (64, 70)]
@@ -111,19 +116,21 @@ def test_gaps_overlaps_and_strangers_are_refused_in_words(run):
     name = request(run, shards=3).save(run)
     path = run.evals / name
     shard.compute(run, name, Ranks())
-    state = shard.state_file(path, 1)
+    state = shard_files.state_file(path / "shards", 1)
     content = json.loads(state.read_text())
+    elbo = content["work"]["elbo"]
     for change, words in (
-        ({"first": content["first"] + 1}, "a gap"),
-        ({"first": content["first"] - 1}, "an overlap"),
-        ({"done": 3}, "are missing"),
+        ({"work": {"elbo": {**elbo, "first": 24}}}, "a gap between 23 and 24"),
+        ({"work": {"elbo": {**elbo, "first": 22}}}, "an overlap between 22 and 23"),
+        ({"work": {"elbo": {**elbo, "done": 3}}}, "26 to 46 of the elbo are missing"),
         ({"checkpoint": "other"}, "different checkpoints"),
+        ({"request": "elbo-00000020-12345678"}, "another request, elbo-00000020-12345678"),
     ):
         state.write_text(json.dumps({**content, **change}))
         with pytest.raises(merge.MergeError, match=words):
             merge.gather(path, EvalRequest.load(path))
     state.unlink()
-    with pytest.raises(merge.MergeError, match="a gap between data 23 and 46"):
+    with pytest.raises(merge.MergeError, match="a gap between 23 and 46"):
         merge.gather(path, EvalRequest.load(path))
 
 

@@ -1,0 +1,54 @@
+"""`cldctl status` of 1,000 runs, 50 of them alive on a real Slurm: `python -m benchmarks.status_slurm` (as root)."""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from cld_core.run import RunFolder
+from tests.slurm.cluster import SlurmCluster
+
+from .cli import REPEATS, make_runs
+
+RUNS, ALIVE = 1000, 50
+
+
+def put_on_slurm(root: Path, slurm: SlurmCluster) -> None:
+    """Let the runs be Slurm's: the first ones wait or run there, of the others Slurm has forgotten the jobs."""
+    for number, folder in enumerate(sorted(root.iterdir())):
+        run = RunFolder(folder)
+        job = slurm.sbatch("--partition=low", "--ntasks=1", wrap="sleep 600") if number < ALIVE else str(10**6 + number)
+        events = run.ledger.events()
+        for event in events:
+            if "job_id" in event:
+                event["job_id"] = job
+            if event["event"] == "submitted":
+                event["cluster"] = "slurm"
+        kept = events[:-1] if number < ALIVE else events
+        run.ledger.path.write_text("".join(json.dumps(event) + "\n" for event in kept))
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder, SlurmCluster() as slurm:
+        root = Path(folder)
+        make_runs(root, RUNS)
+        put_on_slurm(root, slurm)
+        environment = {**os.environ, **slurm.env, "CLDCTL_RUNS": folder}
+        command, times = [sys.executable, "-m", "cldctl", "status", "--json"], []
+        for _ in range(REPEATS + 1):
+            begin = time.perf_counter()
+            text = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+            times.append(time.perf_counter() - begin)
+        states = [row["state"] for row in json.loads(text)]
+        alive = sum(state in ("PENDING", "RUNNING", "REQUEUED") for state in states)
+        assert (len(states), alive) == (RUNS, ALIVE), f"{len(states)} runs, {alive} alive"
+        found = {"status --json, 1,000 runs, 50 alive on Slurm": statistics.median(times[1:])}
+        print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""Feature extractors of torch-fidelity: Inception and whatever else is registered with it."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cld_core.errors import UsageError
+from cld_core.recipe.plugin import import_plugin
+
+from . import inputs
+
+
+def find(name: str, plugin: str | None = None) -> Any:
+    """The class of the extractor ``name``, after importing ``plugin``, which may register it.
+
+    Raises:
+        UsageError: there is none of this name; lists those there are.
+        DataError: the plug-in cannot be imported.
+    """
+    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
+
+    if plugin is not None:
+        import_plugin(plugin, "eval.fid.plugin")
+    if name not in FEATURE_EXTRACTORS_REGISTRY:
+        there = ", ".join(sorted(FEATURE_EXTRACTORS_REGISTRY))
+        fix = "Name one of them, or the file that registers it in eval.fid.plugin"
+        raise UsageError(f"'eval.fid.extractor' is {name!r}, but torch-fidelity has {there}. {fix}.")
+    return FEATURE_EXTRACTORS_REGISTRY[name]
+
+
+def is_built_in(kind: Any) -> bool:
+    """Whether an extractor comes with torch-fidelity, and so needs weights."""
+    return str(kind.__module__).startswith("torch_fidelity")
+
+
+def score_layer(name: str, plugin: str | None = None) -> str:
+    """The layer of class scores that the Inception Score looks at."""
+    return str(find(name, plugin).get_default_feature_layer_for_metric("isc"))
+
+
+class Extractor:
+    """Features of images, by the layers that metrics look at.
+
+    Args:
+        identity: extractor, layer and weights of a request.
+        files: where weights and plug-in lie.
+        scores: whether class scores are wanted, for the Inception Score.
+
+    Raises:
+        UsageError: the weights have changed, or are those of another network.
+    """
+
+    def __init__(
+        self, identity: dict[str, Any], files: dict[str, str | None], device: str, scores: bool = False
+    ) -> None:
+        from torch_fidelity.utils import create_feature_extractor
+
+        name, weights, plugin = identity["extractor"], files.get("weights"), files.get("plugin")
+        _unchanged(weights, identity["weights"])
+        if plugin is not None and plugin.endswith(".py"):
+            _unchanged(plugin, identity["plugin"])
+        kind = find(name, plugin)
+        self.layers = {"features": identity["layer"]}
+        if scores:
+            self.layers["scores"] = score_layer(name, plugin)
+        known = kind.get_provided_features_list()
+        for layer in self.layers.values():
+            if layer not in known:
+                raise UsageError(f"'eval.fid.layer' is {layer!r}, but {name} has {', '.join(known)}.")
+        settings = {} if weights is None else {"feature_extractor_weights_path": weights}
+        try:
+            made = create_feature_extractor(
+                name, list(dict.fromkeys(self.layers.values())), cuda=False, verbose=False, **settings
+            )
+        except Exception as error:  # what a foreign file makes torch and a plug-in raise is anything
+            said = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+            fix = f"The published weights of Inception: {inputs.WEIGHTS_URL}"
+            raise UsageError(f"{weights or name}: these are no weights of {name} ({said}). {fix}") from error
+        self._net = made.to(device)
+        self.device = torch.device(device)
+
+    @torch.no_grad()
+    def __call__(self, pixels: Tensor) -> dict[str, np.ndarray]:
+        """``features`` (B, D), and ``scores`` (B, K) where wanted, float32, of images (B, 3, H, W), uint8."""
+        found = self._net.convert_features_tuple_to_dict(self._net(pixels.to(self.device)))
+        return {key: found[layer].float().cpu().numpy() for key, layer in self.layers.items()}
+
+
+@functools.lru_cache(maxsize=1)
+def _cached(
+    identity: tuple[tuple[str, Any], ...], files: tuple[tuple[str, str | None], ...], device: str, scores: bool
+) -> Extractor:
+    return Extractor(dict(identity), dict(files), device, scores)
+
+
+def load(
+    identity: dict[str, Any], files: dict[str, str | None], device: torch.device | str, scores: bool = False
+) -> Extractor:
+    """As `Extractor`; the last one is kept, for a shard asks for it at every batch."""
+    parts = tuple((name, identity.get(name)) for name in ("extractor", "layer", "weights", "plugin"))
+    places = tuple((name, files.get(name)) for name in ("weights", "plugin"))
+    return _cached(parts, places, str(device), scores)
+
+
+def dimensions(identity: dict[str, Any], files: dict[str, str | None], pixels: int) -> int:
+    """The number of features; by trying the extractor, so that wrong weights are found out, too."""
+    image = torch.zeros(1, 3, pixels, pixels, dtype=torch.uint8)
+    return int(load(identity, files, "cpu")(image)["features"].shape[1])
+
+
+def download(url: str, path: Path, sha256: str) -> None:
+    """Fetch weights to ``path``; ``sha256`` is how their digest begins.
+
+    Raises:
+        UsageError: it cannot be done.
+    """
+    import torch.hub
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256, progress=False)
+    except (OSError, RuntimeError) as error:
+        raise UsageError(f"{url} cannot be downloaded ({error}). Put the file at {path} by hand.") from error
+
+
+def _unchanged(path: str | None, sha256: str | None) -> None:
+    if path is None:
+        return
+    if not Path(path).is_file():
+        raise UsageError(f"{path}: gone since the evaluation was asked for. Put it back, or type the command again.")
+    if inputs.digest_of(Path(path)) != sha256:
+        raise UsageError(f"{path}: changed since the evaluation was asked for. Type the command again.")

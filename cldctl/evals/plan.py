@@ -1,0 +1,116 @@
+"""From what was typed to requests: which checkpoints, which settings, everything checked before anything starts."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from cld_core.errors import CheckpointError, NotFoundError, UsageError
+from cld_core.evaluation.request import EvalRequest
+from cld_core.recipe import Recipe, with_overrides
+from cld_core.recipe.plugin import with_paths
+from cld_core.run import RunFolder
+from cld_core.run.intact import Damaged, all_whole, newest_whole, verify
+
+from .sweep import CHECKPOINT, Axis, Cell, Sweep, combinations, refuse_idle_axes
+
+SECTIONS = ("eval", "sampling", "cluster")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The evaluations to be made, each once; ``sweep`` where they are the cells of a table."""
+
+    requests: tuple[EvalRequest, ...]
+    sweep: Sweep | None = None
+
+
+def make(
+    run: RunFolder,
+    metrics: Sequence[str],
+    steps: Sequence[int],
+    overrides: Sequence[str],
+    axes: Sequence[Axis] = (),
+    shards: int | None = None,
+) -> Plan:
+    """The requests of every checkpoint step and combination of settings.
+
+    Raises:
+        UsageError: a combination does not pass, or needs what is not there; names it. Or an axis has no effect.
+        DataError: there is no test set.
+    """
+    if axes and len(steps) > 1:
+        axes = (Axis(CHECKPOINT, tuple(map(str, steps))), *axes)
+    base = run.recipe()
+    requests: dict[str, EvalRequest] = {}
+    cells = []
+    for values in combinations(axes):
+        settings = [f"{key}={value}" for key, value in values.items() if key != CHECKPOINT]
+        with _named(settings):
+            recipe = settled(base, [*overrides, *settings], str(run.recipe_file))
+            for step in [int(values[CHECKPOINT])] if CHECKPOINT in values else steps:
+                request = EvalRequest.of(recipe, metrics, step, shards or recipe.cluster.world_size)
+                requests.setdefault(request.id, request)
+                cells.append(Cell(values, request.id))
+    if not axes:
+        return Plan(tuple(requests.values()))
+    sweep = Sweep(tuple(axes), tuple(cells))
+    refuse_idle_axes(sweep)
+    return Plan(tuple(requests.values()), sweep)
+
+
+def settled(base: Recipe, overrides: Sequence[str], source: str) -> Recipe:
+    """``base`` with overrides of an evaluation; another sampler forgets the keys that the old one alone read.
+
+    Raises:
+        UsageError: a key of another section.
+        RecipeError: a value does not pass.
+    """
+    recipe = base
+    for text in overrides:
+        key, _, value = text.partition("=")
+        if key.split(".")[0] not in SECTIONS:
+            there = f"Those of {', '.join(SECTIONS[:-1])} and {SECTIONS[-1]} can be changed."
+            raise UsageError(f"'{key}' is no key of an evaluation. {there}")
+        if key == "sampling.method":
+            recipe = dataclasses.replace(recipe, sampling=recipe.sampling.switched(value))
+    return with_overrides(recipe, with_paths(list(overrides)), source)
+
+
+def checkpoints(run: RunFolder, wanted: str) -> tuple[list[int], list[Damaged]]:
+    """The steps that ``last``, ``all`` or a STEP means, and the damaged checkpoints that were passed over for it.
+
+    Raises:
+        NotFoundError: there is none, or none that is whole.
+        CheckpointError: the named one is damaged.
+    """
+    steps = run.checkpoint_steps()
+    if not steps:
+        text = f"has no checkpoint to evaluate yet. Train it first: `cldctl resume {run.name}`."
+        raise NotFoundError(f"{run.name} {text}")
+    if wanted == "last":
+        step, damaged = newest_whole(run)
+        whole = [] if step is None else [step]
+    elif wanted == "all":
+        whole, damaged = all_whole(run)
+    elif wanted.isdigit() and int(wanted) in steps:
+        verify(run, int(wanted))
+        whole, damaged = [int(wanted)], []
+    else:
+        there = ", ".join(map(str, steps))
+        text = f"has no checkpoint '{wanted}'. There are: {there}; or say 'last' or 'all'."
+        raise NotFoundError(f"{run.name} {text}")
+    if not whole:
+        raise CheckpointError(f"{run.name} has no whole checkpoint: {damaged[0].reason}")
+    return whole, [entry for entry in damaged if entry.finished]
+
+
+@contextlib.contextmanager
+def _named(settings: Sequence[str]) -> Iterator[None]:
+    """Errors inside say at which combination of a sweep they are."""
+    try:
+        yield
+    except UsageError as error:
+        if not settings:
+            raise
+        raise UsageError(f"--sweep, at {' '.join(settings)}: {error}") from error

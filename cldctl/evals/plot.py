@@ -1,0 +1,56 @@
+"""The picture of a sweep: each result against the last axis, a line for each choice on the others."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cld_core.evaluation.results import BY_KEY
+from cld_core.run.atomic import replacing
+
+from .sweep import Sweep, keys_of
+
+# Ratio of the largest to the smallest value from which an axis is logarithmic.
+_LOG_FROM = 5.0
+
+
+def plot(path: Path, sweep: Sweep, table: Sequence[Mapping[str, Any]], title: str) -> None:
+    """Draw the rows of a complete sweep (`sweep.rows`) as PNG."""
+    from matplotlib.figure import Figure
+
+    keys, along = keys_of(table), sweep.axes[-1]
+    lines: dict[str, list[Mapping[str, Any]]] = {}
+    for row in table:
+        label = ", ".join(f"{axis.key.split('.')[-1]} {row[axis.key]}" for axis in sweep.axes[:-1])
+        lines.setdefault(label, []).append(row)
+    figure = Figure(figsize=(5.5 * max(1, len(keys)), 4.2), layout="constrained")
+    for index, key in enumerate(keys):
+        axes = figure.add_subplot(1, len(keys), index + 1)
+        positions = _positions(along.values)
+        for label, cells in lines.items():
+            errors = [cell[f"{key}_stderr"] or 0.0 for cell in cells]
+            x = [positions[cell[along.key]] for cell in cells]
+            axes.errorbar(x, [cell[key] for cell in cells], errors, marker="o", capsize=3, label=label)
+        _scale(axes, along.values, positions)
+        axes.set_xlabel(along.key)
+        axes.set_ylabel(BY_KEY[key].label)
+        axes.grid(alpha=0.3)
+        if len(lines) > 1:
+            axes.legend()
+    figure.suptitle(title)
+    with replacing(path) as file:
+        figure.savefig(file, dpi=120, format="png")
+
+
+def _positions(values: Sequence[str]) -> dict[str, float]:
+    """Where each value lies: at itself where all are numbers, else one after the other."""
+    try:
+        return {value: float(value) for value in values}
+    except ValueError:
+        return {value: float(index) for index, value in enumerate(values)}
+
+
+def _scale(axes: Any, values: Sequence[str], positions: Mapping[str, float]) -> None:
+    if positions[values[0]] > 0 and max(positions.values()) >= _LOG_FROM * min(positions.values()) > 0:
+        axes.set_xscale("log")
+    axes.set_xticks([positions[value] for value in values], labels=list(values))
+    axes.minorticks_off()

@@ -1,0 +1,146 @@
+"""The page of a run: facts, curves, samples, evaluations, sweeps, attempts, recipe."""
+
+import base64
+import time
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+
+from cld_core.evaluation.results import METRICS
+from cld_core.run import RunFolder
+from cldctl.cluster.state import RunStatus
+from cldctl.evals import sweep as sweeps
+from cldctl.ui.format import count, duration, number
+from cldctl.ui.tables import result_of, result_text
+
+from . import svg
+from .curves import Board, read
+
+# The newest pictures of `samples/` that are shown.
+_PICTURES = 6
+_STYLE = """
+:root { color-scheme: light dark; --line: #8884; --ink: #2563eb; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1000px; margin: 2em auto; padding: 0 1em; }
+h1 { margin-bottom: 0 } h2 { margin-top: 2em; border-bottom: 1px solid var(--line) }
+table { border-collapse: collapse; margin: .6em 0 } td, th { padding: .2em .9em .2em 0; text-align: left;
+vertical-align: top; border-bottom: 1px solid var(--line); font-variant-numeric: tabular-nums }
+.grid-of { display: grid; grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)); gap: 1em }
+svg text { font: 11px system-ui, sans-serif; fill: currentColor } svg .title { font-weight: 600; font-size: 13px }
+svg .grid { stroke: var(--line) } svg .curve { fill: none; stroke: var(--ink); stroke-width: 1.5 }
+svg .dot { fill: var(--ink) } figure { margin: 0 } figure img { max-width: 100% } figcaption { font-size: 13px }
+pre { overflow-x: auto; font-size: 13px } .dim { opacity: .7 }
+"""
+
+
+def page(run: RunFolder, row: RunStatus) -> str:
+    """The whole page as text; everything it shows is in it."""
+    board = read(run.tensorboard)
+    made = time.strftime("%Y-%m-%d %H:%M", time.localtime())
+    body = [
+        f'<h1>{escape(run.name)}</h1><p class="dim">{escape(str(run.path))}, written {made}</p>',
+        _facts(run, row),
+        _section("Curves", _curves(board)),
+        _section("Samples", _samples(run, board)),
+        _section("Evaluations", _evaluations(row.evals)),
+        *(_section(f"Sweep {entry['id']}", _sweep(run, entry["id"])) for entry in row.sweeps),
+        _section("Attempts", _attempts(row.attempts)),
+        _section("Recipe", f"<pre>{escape(_recipe(run))}</pre>"),
+    ]
+    head = f'<meta charset="utf-8"><title>{escape(run.name)}</title><style>{_STYLE}</style>'
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>{"".join(body)}</body></html>\n'
+
+
+def _facts(run: RunFolder, row: RunStatus) -> str:
+    identity = run.identity()
+    git = identity.get("git") or {}
+    commit = f"{git.get('commit', '')[:12]}{' and changes' if git.get('dirty') else ''}" if git else "unknown"
+    facts = {
+        "state": row.state + (f": {row.reason}" if row.reason else ""),
+        "step": f"{count(row.step)} of {count(row.steps)}",
+        "loss": number(row.loss, 5),
+        "newest checkpoint": "none" if row.checkpoint_step is None else f"step {count(row.checkpoint_step)}",
+        "recipe": row.recipe or "-",
+        "commit": commit,
+        "host": row.host or "-",
+    }
+    return _table((), facts.items())
+
+
+def _curves(board: Board) -> str:
+    order = sorted(board.scalars, key=lambda tag: (tag != "train/loss", not tag.startswith("train/"), tag))
+    drawn = [svg.curve(tag, [(float(step), value) for step, value in board.scalars[tag]]) for tag in order]
+    return f'<div class="grid-of">{"".join(drawn)}</div>' if drawn else ""
+
+
+def _samples(run: RunFolder, board: Board) -> str:
+    files = sorted(run.samples.glob("*.png"), key=lambda file: file.stat().st_mtime)[-_PICTURES:]
+    shown = [_picture(file.stem, file.read_bytes()) for file in reversed(files)]
+    for tag, (step, content) in board.pictures.items():
+        shown.append(_picture(f"{tag}, step {step:,}", content))
+    for file in sorted(run.evals.glob("*/samples.png")):
+        shown.append(_picture(file.parent.name, file.read_bytes()))
+    return f'<div class="grid-of">{"".join(shown)}</div>' if shown else ""
+
+
+def _evaluations(evals: Sequence[dict[str, Any]]) -> str:
+    metrics = [metric for metric in METRICS if any(metric.key in entry["results"] for entry in evals)]
+    headings = ["evaluation", "state", "step", *(metric.label for metric in metrics)]
+    ordered = sorted(evals, key=lambda entry: (entry["checkpoint_step"], entry["id"]))
+    rows = [
+        [
+            entry["id"],
+            entry["state"],
+            count(entry["checkpoint_step"]),
+            *(result_of(entry, metric) for metric in metrics),
+        ]
+        for entry in ordered
+    ]
+    return _table(headings, rows) if rows else ""
+
+
+def _sweep(run: RunFolder, name: str) -> str:
+    sweep = sweeps.Sweep.load(run.evals / name)
+    if sweep is None:
+        return ""
+    table = sweeps.rows(run, sweep)
+    metrics = [metric for metric in METRICS if metric.key in sweeps.keys_of(table)]
+    rows = []
+    for row in table:
+        found = [(metric, row[metric.key], row[f"{metric.key}_stderr"]) for metric in metrics]
+        results = ["-" if value is None else result_text(metric, value, error) for metric, value, error in found]
+        rows.append([*(str(row[axis.key]) for axis in sweep.axes), *results])
+    plot = run.evals / name / "plot.png"
+    picture = _picture(name, plot.read_bytes()) if plot.is_file() else ""
+    return _table([*(axis.key for axis in sweep.axes), *(metric.label for metric in metrics)], rows) + picture
+
+
+def _attempts(attempts: Sequence[dict[str, Any]]) -> str:
+    rows = []
+    for entry in attempts:
+        lasted = None if entry["ended"] is None else entry["ended"] - entry["started"]
+        why = (entry["cause"] or "-") + (f": {entry['detail']}" if entry["detail"] else "")
+        span = (count(entry["first_step"]), count(entry["last_step"]))
+        rows.append([str(entry["attempt"]), str(entry["job_id"]), *span, duration(lasted), why])
+    return _table(("attempt", "job", "from", "to", "lasted", "ended by"), rows) if rows else ""
+
+
+def _recipe(run: RunFolder) -> str:
+    from cld_core.recipe import dump
+
+    return dump(run.recipe())
+
+
+def _section(title: str, content: str) -> str:
+    return f"<h2>{escape(title)}</h2>" + (content or '<p class="dim">none</p>')
+
+
+def _table(headings: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
+    head = "".join(f"<th>{escape(text)}</th>" for text in headings)
+    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return f"<table>{f'<tr>{head}</tr>' if head else ''}{body}</table>"
+
+
+def _picture(caption: str, content: bytes) -> str:
+    data = base64.b64encode(content).decode()
+    image = f'<img alt="{escape(caption)}" src="data:image/png;base64,{data}">'
+    return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"

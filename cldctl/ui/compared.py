@@ -1,0 +1,52 @@
+"""`cldctl eval --compare`: runs as columns."""
+
+from collections.abc import Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from cld_core.evaluation.results import BY_KEY
+from cldctl.evals.compare import Column, keys_of, verdict
+
+from .format import count
+from .tables import plain_table, result_text
+
+_STYLE = {"better": "bold green", "worse": "bold red", "same": "", "": ""}
+_MARK = {"better": "better", "worse": "worse", "same": "", "": ""}
+
+
+def compared(columns: Sequence[Column]) -> Table:
+    """Results of runs side by side; what differs from the first by more than the errors is marked."""
+    table = plain_table()
+    table.add_column("", no_wrap=True)
+    for column in columns:
+        table.add_column(Text(column.run), justify="right", overflow="fold")
+    table.add_row("step", *(count(column.step) for column in columns))
+    table.add_row("steps of the run", *(count(column.steps) for column in columns))
+    for name, label in (("samples", "samples"), ("points", "test data")):
+        if any(column.counts[name] is not None for column in columns):
+            table.add_row(label, *(count(column.counts[name]) for column in columns))
+    for key in keys_of(columns):
+        metric = BY_KEY[key]
+        cells = [_cell(columns[0], column, key) for column in columns]
+        table.add_row(metric.label, *cells)
+        table.add_row("  how", *(_how(column, key) for column in columns))
+    return table
+
+
+def _how(column: Column, key: str) -> Text:
+    if key not in column.results:
+        return Text("-")
+    result = column.results[key]
+    return Text(result.how + ("" if result.nfe is None else f", {result.nfe:.0f} NFE"), style="dim")
+
+
+def _cell(first: Column, column: Column, key: str) -> Text:
+    if key not in column.results:
+        return Text("-")
+    number = column.results[key].number
+    text = result_text(BY_KEY[key], number.value, number.stderr)
+    if column is first or key not in first.results:
+        return Text(text)
+    found = verdict(BY_KEY[key], first.results[key], column.results[key])
+    return Text(f"{text} {_MARK[found]}".rstrip(), style=_STYLE[found])

@@ -1,0 +1,65 @@
+"""Tables of many evaluations: a sweep, and results against the step."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from cld_core.evaluation.results import BY_KEY, Metric
+from cldctl.evals import sweep as sweeps
+
+from .format import count
+from .tables import plain_table, result_of, result_text
+
+
+def sweep_table(sweep: sweeps.Sweep, rows: Sequence[Mapping[str, Any]], states: Mapping[str, str]) -> RenderableType:
+    """A table for each result, the last axis across; cells without one say how their evaluation stands."""
+    metrics: list[Metric | None] = [BY_KEY[key] for key in sweeps.keys_of(rows)]
+    return Group(*(_one_result(sweep, rows, states, metric) for metric in metrics or [None]))
+
+
+def _one_result(
+    sweep: sweeps.Sweep, rows: Sequence[Mapping[str, Any]], states: Mapping[str, str], metric: Metric | None
+) -> RenderableType:
+    *down, across = sweep.axes
+    label = metric.label if metric is not None else "states"
+    table = plain_table()
+    for axis in down:
+        table.add_column(axis.key.split(".")[-1], no_wrap=True)
+    if not down:
+        table.add_column("")
+    for value in across.values:
+        table.add_column(f"{across.key.split('.')[-1]} {value}", justify="right", overflow="fold")
+    lines: dict[tuple[str, ...], list[str]] = {}
+    for row in rows:
+        cells = lines.setdefault(tuple(str(row[axis.key]) for axis in down), [])
+        if metric is not None and row[metric.key] is not None:
+            cells.append(result_text(metric, row[metric.key], row[f"{metric.key}_stderr"]))
+        else:
+            cells.append(states.get(row["evaluation"], "-").lower())
+    for head, cells in lines.items():
+        table.add_row(*map(Text, [*(head or (label,)), *cells]))
+    # A table's own title is wrapped to its width.
+    return Group(Text(f"{label} by {' and '.join(axis.key for axis in sweep.axes)}", style="bold"), table)
+
+
+def by_step(evals: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
+    """For settings with results at several steps, a table of the results against the step."""
+    groups: dict[str, dict[int, Mapping[str, Any]]] = {}
+    for entry in evals:
+        if entry["results"]:
+            groups.setdefault(entry["settings"], {})[entry["checkpoint_step"]] = entry
+    return [_against_step(list(found.values())) for found in groups.values() if len(found) > 1]
+
+
+def _against_step(entries: Sequence[Mapping[str, Any]]) -> RenderableType:
+    metrics = [metric for metric in BY_KEY.values() if any(metric.key in entry["results"] for entry in entries)]
+    table = plain_table()
+    table.add_column("step", justify="right", no_wrap=True)
+    for metric in metrics:
+        table.add_column(metric.label, justify="right", overflow="fold")
+    for entry in sorted(entries, key=lambda entry: entry["checkpoint_step"]):
+        cells = [count(entry["checkpoint_step"]), *(result_of(entry, metric) for metric in metrics)]
+        table.add_row(*map(Text, cells))
+    return Group(Text(f"{', '.join(entries[0]['metrics'])} against the step", style="bold"), table)

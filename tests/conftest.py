@@ -1,0 +1,21 @@
+"""The whole run: the Slurm tests, which mostly wait, on one worker, everything else beside them on another."""
+
+from typing import Any
+
+import pytest
+import torch
+
+# The tensors of the tests are small: a second thread costs more than it brings, and much where others compute.
+torch.set_num_threads(1)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """One cluster for all Slurm tests, hence one worker, which begins with them: the largest scope is dealt first."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Rooms(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "slurm" if nodeid.startswith("tests/slurm/") else nodeid
+
+    return Rooms(config, log)

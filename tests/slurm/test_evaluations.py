@@ -1,0 +1,104 @@
+"""Evaluations as arrays on a real Slurm: chained, throttled, preempted, killed; the numbers stay the same."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cld_core.run import RunFolder
+from cld_core.run.atomic import read_json
+
+from .cluster import SlurmCluster
+from .lab import ENDLESS, Lab
+from .polling import wait_until
+
+SHARDS = 8
+BATCHES = 6
+
+
+@pytest.fixture
+def lab(slurm: SlurmCluster, tmp_path: Path) -> Lab:
+    return Lab(slurm, tmp_path / "runs")
+
+
+def test_an_evaluation_is_an_array_and_waits_for_the_training(lab: Lab) -> None:
+    settings = ("train.steps=300", "cluster.partition=low", "--name", "mine", "--eval", "elbo")
+    quick_pictures = ("sampling.method=em", "sampling.nfe=2")
+    lab.cldctl("submit", "toy", *ENDLESS, *settings, *quick_pictures)
+    row = lab.until("mine", "a report", lambda row: row["evals"] and row["evals"][0]["nll"] is not None, 240)
+    assert row["evals"][0]["shards_done"] == row["evals"][0]["shards"] == 2
+    sweep = ("--sweep", "eval.seed=3,4", "--shards", "2", "--max-parallel", "2")
+    lab.cldctl("eval", "mine", "--elbo", *sweep)
+    row = lab.until("mine", "a sweep", lambda row: row["sweeps"] and row["sweeps"][0]["done"] == 2, 240)
+    (name,), evals = {entry["id"] for entry in row["sweeps"]}, RunFolder(lab.runs / "mine").evals
+    jobs = [read_json(evals / member / "jobs.json") for member in row["sweeps"][0]["evaluations"]]
+    tasks = [job["job_id"].split("_") for entries in jobs for job in entries]
+    assert len({array for array, _ in tasks}) == 1, "one array"
+    assert sorted(task for _, task in tasks) == ["0", "1", "2", "3"], "a task a shard"
+    wait_until((evals / name / "table.csv").is_file, timeout=30, every=0.2, what="the table")
+
+
+@pytest.mark.parametrize("partition", ["low", "cancel"])
+def test_a_chained_evaluation_waits_for_a_preempted_training(lab: Lab, partition: str) -> None:
+    """Also where another job, a successor, ends the training."""
+    settings = (f"cluster.partition={partition}", f"cluster.successor={partition == 'cancel'}".lower())
+    lab.cldctl("submit", "toy", *ENDLESS, "train.steps=2000", *settings, "--name", "mine", "--eval", "elbo")
+    lab.training("mine")
+    lab.slurm.preempt_all(1)
+    row = lab.until("mine", "a report", lambda row: row["evals"][0]["nll"] is not None, 150)
+    assert (row["state"], row["step"]) == ("FINISHED", 2000)
+    assert [entry["cause"] for entry in row["attempts"]] == ["preempted", "finished"]
+
+
+def test_a_disturbed_evaluation_ends_with_the_numbers_of_a_quiet_one(lab: Lab) -> None:
+    """Of eight tasks one is killed, one is out of a node that fails, and whatever runs is preempted."""
+    lab.slurm.configure(grace_time=10)
+    run = lab.submit("mine", "train.steps=100")
+    lab.ended("mine")
+    shutil.copytree(run.path, lab.runs / "quiet")
+    settings = (f"eval.samples={SHARDS * BATCHES * 16}", "eval.batch_size=16", "eval.elbo.velocities=4")
+    lab.cldctl("eval", "mine", "--elbo", "--shards", str(SHARDS), *settings)
+    name = lab.status("mine")["evals"][0]["id"]
+    evaluation = run.evals / name
+
+    def done() -> dict[int, int]:
+        """Data that each shard has computed and saved."""
+        states = (evaluation / "shards").glob("*.json")
+        return {int(state.stem): json.loads(state.read_text())["work"]["elbo"]["done"] for state in states}
+
+    wait_until(lambda: sum(0 < n < BATCHES * 16 for n in done().values()) >= 2, timeout=90, what="two shards at work")
+    _kill_a_task()
+    lab.slurm.kill_node("n2")
+    wait_until(lambda: sum(done().values()) > 2 * BATCHES * 16, timeout=90, what="more shards", last_seen=done)
+    lab.slurm.restore_node("n2")
+    lab.slurm.preempt_all(1)
+    lab.until("mine", "the report", lambda row: row["evals"][0]["nll"] is not None, 240)
+
+    alone = ("cluster.nodes=1", "--cluster", "debug")
+    lab.cldctl("eval", "quiet", "--elbo", "--shards", str(SHARDS), *settings, *alone)
+    assert _elbo(evaluation) == _elbo(RunFolder(lab.runs / "quiet").evals / name)
+    computed = [re.findall(r"^shard (\d+) of", log.read_text(), re.M) for log in (evaluation / "logs").glob("*.out")]
+    again = sum(map(len, computed)) - SHARDS * BATCHES
+    assert 0 <= again <= 8, "of each task that was disturbed at most the batch in flight is computed again"
+    assert any(event["code"] != 0 for event in map(json.loads, (evaluation / "logs" / "crashes.jsonl").open()))
+
+
+def _kill_a_task() -> None:
+    """SIGKILL to a process that computes a shard, as a memory killer would."""
+    for process in psutil.process_iter(["cmdline", "environ"]):
+        command, variables = process.info["cmdline"] or [], process.info["environ"] or {}
+        if "submitit.core._submit" in command and "SLURM_ARRAY_TASK_ID" in variables and "SLURM_PROCID" in variables:
+            process.send_signal(signal.SIGKILL)
+            return
+    raise AssertionError("no task of an array is running")
+
+
+def _elbo(evaluation: Path) -> dict[str, float]:
+    found: dict[str, float] = json.loads((evaluation / "report.json").read_text())["elbo"]
+    return found
