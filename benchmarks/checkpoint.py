@@ -29,7 +29,8 @@ def topic(settings: Settings) -> Report:
     steps = itertools.count(1)
     calls = {
         BASELINE: lambda: torch.save(trainer.state_dict(), settings.work / "plain.pt"),
-        "cldctl": lambda: writer.save(next(steps), trainer.state_dict()),
+        "cldctl": lambda: writer.save(next(steps), trainer.state_dict(), held_still=True),
+        "cldctl, copying at once": lambda: writer.save(next(steps), trainer.state_dict()),
     }
     # What the thread that trains is kept with; the writer's own work goes on beside it.
     own = settings if settings.clock is time.perf_counter else replace(settings, clock=time.thread_time)
@@ -49,5 +50,6 @@ def topic(settings: Settings) -> Report:
     report = Report(topic="checkpoint", title=f"{size / 2**20:.0f} MiB: weights, average, two moments", rows=rows)
     copy = 2 * size / memory_bandwidth(settings)
     disk = disk_bandwidth(settings.work, 2**22 if settings.quick else 2**28)
+    report.notes.append("cldctl copies while the next step's gradients are computed, and updates the weights only then")
     report.notes.append(f"limits: a copy in memory takes {1e3 * copy:.0f} ms, write and fsync {size / disk:.2f} s")
     return report

@@ -34,11 +34,14 @@ class Moments:
         for part in parts:
             counts.append(part.n)
             means.append(part.mean)
-            if scatter is None:
-                scatter = part.scatter.copy()
+            # The first sum is a new array, into which all others go.
+            if len(counts) <= 2:
+                scatter = part.scatter if scatter is None else scatter + part.scatter
             else:
                 scatter += part.scatter
         assert scatter is not None, "moments of nothing"
+        if len(counts) == 1:
+            return cls(counts[0], means[0], scatter)
         n = np.array(counts, dtype=np.float64)
         mean = n @ np.stack(means) / n.sum()
         between = np.sqrt(n)[:, None] * (np.stack(means) - mean)
