@@ -152,6 +152,7 @@ def test_a_rank_that_hangs(lab: Lab, orders: Path) -> None:
     log = (run.logs / f"{lab.status('mine')['job_id']}_0_log.err").read_text()
     assert "Timeout" in log
     assert "loop.py" in log, "the stacks are in the log"
+    assert "train.hang_timeout_s" in lab.status("mine")["attempts"][0]["detail"]
 
 
 def test_a_refused_submission_leaves_nothing(lab: Lab) -> None:
