@@ -68,7 +68,9 @@ def _crashed(folder: RunFolder, code: int) -> str | None:
     if last.job_id != inside.job_id() or last.cause not in (None, *inside.CRASHES):
         return None
     if last.cause is None:
-        detail = f"a rank ended with code {code}; see cldctl logs"
+        hung = "no step finished within train.hang_timeout_s"
+        how = hung if inside.hung(folder) else f"a rank ended with code {code}"
+        detail = f"{how}; see cldctl logs"
         step = int(folder.progress().get("step", 0))
         folder.ledger.append("ended", attempt=last.attempt, cause="crashed", step=step, detail=detail)
     return last.cause or "crashed"

@@ -67,9 +67,9 @@ def submit_slurm(spec: JobSpec, calls: Sequence[Callable[[], Any]]) -> list[Subm
     except (FailedJobError, FailedSubmissionError, OSError) as error:
         said = str(error).strip().splitlines()
         text = said[-1] if said else type(error).__name__
-        raise SchedulerError(
-            f"sbatch refused the job {spec.name}: {text}. Mend its options (--dry-run), or use --cluster local."
-        ) from error
+        away = "contact slurm controller" in text or "timed out" in text.lower()
+        fix = "Try again when slurmctld answers" if away else "Mend its options (--dry-run)"
+        raise SchedulerError(f"sbatch refused the job {spec.name}: {text}. {fix}, or use --cluster local.") from error
     return [Submitted(job.job_id, "slurm", socket.gethostname()) for job in jobs]
 
 

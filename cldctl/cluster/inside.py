@@ -178,6 +178,11 @@ def _log_since(folder: RunFolder) -> str:
     return _read_from(log_file(folder), int(mine[-1].get("log_offset", 0)) if mine else 0)
 
 
+def hung(folder: RunFolder) -> bool:
+    """Whether the watchdog (faulthandler) ended rank 0 in this attempt, and left the stacks in its log."""
+    return "Timeout (" in _log_since(folder)
+
+
 def _wait_for_reason(folder: RunFolder, seconds: float = 1.0) -> str:
     """The log since this attempt began, once a reason stands in it; slurmstepd writes at its own pace."""
     deadline = time.monotonic() + seconds

@@ -150,6 +150,8 @@ def state_of(events: Sequence[dict[str, Any]], attempts: Sequence[Attempt], look
         return "RUNNING", None  # Its batch script is still deciding whether it begins again.
     if state != "FINISHED" and _comes_back(events, last, job, seen):
         return "REQUEUED", last.detail if state == "FAILED" else None
+    if state != "FINISHED" and seen.word == "CANCELLED":
+        return "CANCELLED", None  # While it waited to begin again.
     said = [event["reason"] for event in _since(events, last) if event["event"] in ("given_up", "not_begun")]
     if said and state != "FINISHED":
         return "FAILED", said[-1]

@@ -31,6 +31,15 @@ def submit(folder: RunFolder) -> None:
                 )
 
 
+def withdraw(folder: RunFolder) -> None:
+    """Cancel the job that would go on after this one: the run itself was cancelled."""
+    mine = inside.job_id()
+    waiting = [event["job_id"] for event in folder.ledger.events() if event.get("successor_of") == mine]
+    problem = slurm.cancel(waiting) if waiting else None
+    if problem is not None:
+        print(f"the successor {', '.join(waiting)} of job {mine} could not be cancelled: {problem}", flush=True)
+
+
 @contextlib.contextmanager
 def _own_environment() -> Iterator[None]:
     """Without what Slurm told this job about itself, which sbatch would take for wishes."""

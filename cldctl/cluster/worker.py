@@ -47,6 +47,10 @@ class TrainJob:
             print(f"rank {ranks.rank} of {ranks.world_size}: {ended.cause} at step {ended.step}", flush=True)
             if ended.cause == "finished":
                 _evaluate(folder, [(name, None) for name in self.evaluations], ranks, stop)
+        if slurm and ranks.is_first and ended.cause == "cancelled":
+            from . import successor
+
+            successor.withdraw(folder)
         # The other ranks have nothing left to do: to requeue starts the killing.
         if slurm and ranks.is_first and ended.code is StopCode.USR2:
             inside.go_on(folder, ended.cause)

@@ -1,14 +1,19 @@
 """`cldctl cancel`: end runs."""
 
+import time
 from typing import Annotated
 
 import typer
 
 from cld_core.errors import UsageError
+from cld_core.run import RunFolder
 from cld_core.run.lease import local_holder
 from cldctl.ui.console import err
 
 from .options import RunsDir, find_run, runs_dir
+
+# Seconds to wait for Slurm's jobs to save and end, before that is left to them.
+_WAIT_S = 60.0
 
 
 def cancel(
@@ -50,5 +55,22 @@ def cancel(
         for job in jobs.values():
             if job["cluster"] != "slurm":
                 local.cancel(job)
-        row = status_of(run, launch.look_at([run])[0])
-        err.print(f"{run.name}: cancelled; last checkpoint: step {row.checkpoint_step or 'none'}")
+        err.print(_outcome(run, list(jobs)), markup=False)
+
+
+def _outcome(run: RunFolder, job_ids: list[str]) -> str:
+    """What became of jobs that were told to end; waits for them, since they save first."""
+    from cldctl.cluster import launch
+
+    trained = {event["job_id"] for event in run.ledger.events() if event["event"] == "submitted"} & {*job_ids}
+    if not trained:
+        return f"{run.name}: its evaluations are cancelled"
+    deadline = time.monotonic() + _WAIT_S
+    while True:
+        look, _ = launch.look_at([run])
+        if all(look(job).over for job in launch.jobs_of(run) if job["job_id"] in trained):
+            steps = run.checkpoint_steps()
+            return f"{run.name}: cancelled; last checkpoint: {f'step {steps[-1]}' if steps else 'none'}"
+        if time.monotonic() > deadline:
+            return f"{run.name}: told to end; it saves first. `cldctl status {run.name}` says when it has."
+        time.sleep(0.5)

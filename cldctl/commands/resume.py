@@ -1,5 +1,6 @@
 """`cldctl resume`: go on with runs from their newest good checkpoints."""
 
+import sys
 from typing import Annotated
 
 import typer
@@ -40,12 +41,12 @@ def resume(
         every = find_runs(root)
         look, problem = launch.look_at(every)
         if problem is not None:
-            raise SchedulerError(f"{problem}. Which runs are alive cannot be told; name one, or try again later.")
+            raise SchedulerError(f"{problem}. Which runs are alive cannot be told; try again later.")
         chosen = [run for run in every if status_of(run, look).state in RESUMABLE]
         if not chosen:
             raise NotFoundError(f"{root.absolute()}: no run can be resumed. `cldctl status` shows their states.")
         err.print("can be resumed: " + ", ".join(run.name for run in chosen), soft_wrap=True)
-        if not yes and not typer.confirm("Resume all of them?", err=True):
+        if not yes and not _agreed():
             raise typer.Exit(0)
     if len(chosen) > 1 and (follow or from_step is not None):
         raise UsageError(f"--follow and --from go with one run, not with {len(chosen)}. Name one.")
@@ -65,6 +66,16 @@ def resume(
         finish(run, job_id, where, follow, evaluations)
     if failed:
         raise typer.Exit(1)
+
+
+def _agreed() -> bool:
+    if not sys.stdin.isatty():
+        raise UsageError("resume without RUN asks first, and there is no terminal to ask at. Add --yes, or name a run.")
+    try:
+        return typer.confirm("Resume all of them?", err=True)
+    except typer.Abort:
+        err.print("interrupted")
+        raise typer.Exit(130) from None
 
 
 def _resume(run: RunFolder, overrides: list[str], from_step: int | None, cluster: str) -> tuple[str, tuple[str, ...]]:

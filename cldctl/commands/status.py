@@ -44,7 +44,7 @@ def status(
     if watch and out.is_terminal:
         from rich.live import Live
 
-        def shown() -> RenderableType:
+        def shown() -> "RenderableType":
             rows, problem = _collect(runs or [], everything, directory)
             old = problem is not None
             return view(rows, old=old) if runs else newest_that_fit(rows, out.height, old=old)

@@ -1,5 +1,6 @@
 """`cldctl submit`: freeze a recipe into a new run folder and start training it."""
 
+import shutil
 import time
 from typing import TYPE_CHECKING, Annotated
 
@@ -71,7 +72,13 @@ def submit(
     run = RunFolder.create(path, resolved, {"created": time.time(), "recipe": resolved.name, **identity(file)})
     names = () if request is None else (request.save(run),)
     err.print(f"run [bold]{run.name}[/] in {run.path}", soft_wrap=True)
-    job = launch.train(run, resolved, where, evaluations=names)
+    try:
+        job = launch.train(run, resolved, where, evaluations=names)
+    except executor.SchedulerError:
+        if all(event["event"] != "submitted" for event in run.ledger.events()):
+            # Nothing has begun, and the name shall be free for the next try.
+            shutil.rmtree(run.path)
+        raise
     finish(run, job.job_id, where, follow, names)
 
 

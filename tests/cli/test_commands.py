@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 import time
@@ -78,7 +79,12 @@ def test_on_a_terminal_there_are_colours_and_bars(runs, width):
     assert "━" in text
 
 
-def on_terminal(arguments, runs, width) -> str:
+def test_watching_goes_on_until_it_is_interrupted(runs):
+    text = on_terminal(["status", "--watch"], runs, 160, interrupt_at="FINISHED", code=130)
+    assert "done" in text
+
+
+def on_terminal(arguments, runs, width, interrupt_at=None, code=0) -> str:
     master, slave = pty.openpty()
     environment = {**os.environ, "CLDCTL_RUNS": str(runs), "COLUMNS": str(width), "TERM": "xterm-256color"}
     process = subprocess.Popen(
@@ -94,7 +100,10 @@ def on_terminal(arguments, runs, width) -> str:
         if not part:
             break
         text += part
-    process.wait(30)
+        if interrupt_at is not None and interrupt_at in text.decode(errors="ignore"):
+            process.send_signal(signal.SIGINT)
+            interrupt_at = None
+    assert process.wait(30) == code
     os.close(master)
     return text.decode()
 

@@ -124,6 +124,7 @@ SUBMITTED = {"event": "submitted", "time": 0.0, "job_id": "7", "cluster": "slurm
         ("timeout", Seen("running", "COMPLETING"), [{"event": "requeued", "time": 6.0}], "REQUEUED"),
         ("cancelled", Seen("running", "COMPLETING"), [], "CANCELLED"),
         ("crashed", Seen("running", "RUNNING"), [], "RUNNING"),
+        ("preempted", Seen("gone", "CANCELLED"), [], "CANCELLED"),
         ("preempted", Seen("gone", "FAILED"), [{"event": "given_up", "time": 6.0, "reason": "3 crashes"}], "FAILED"),
         ("crashed", Seen("gone", "FAILED"), [{"event": "given_up", "time": 6.0, "reason": "3 crashes"}], "FAILED"),
         ("finished", Seen("running", "COMPLETING"), [], "FINISHED"),

@@ -10,7 +10,7 @@ import pytest
 from cld_core.run import RunFolder
 
 from .cluster import SlurmCluster
-from .lab import PLUGIN, Lab
+from .lab import ENDLESS, PLUGIN, Lab
 from .polling import wait_until
 
 
@@ -65,8 +65,8 @@ def test_preempted_for_good_a_successor_brings_the_run_back(lab: Lab) -> None:
     assert again["attempts"][0]["cause"] == "preempted"
     assert again["attempts"][1]["first_step"] == again["attempts"][0]["last_step"]
     assert again["job_id"] != row["job_id"]
-    lab.cldctl("cancel", "mine")
-    assert lab.ended("mine")["state"] == "CANCELLED"
+    lab.slurm.run(["scancel", again["job_id"]])
+    assert lab.ended("mine")["state"] == "CANCELLED", "its own successor does not bring it back"
     lab.slurm.wait_idle(60)
 
 
@@ -152,6 +152,13 @@ def test_a_rank_that_hangs(lab: Lab, orders: Path) -> None:
     log = (run.logs / f"{lab.status('mine')['job_id']}_0_log.err").read_text()
     assert "Timeout" in log
     assert "loop.py" in log, "the stacks are in the log"
+    assert "train.hang_timeout_s" in lab.status("mine")["attempts"][0]["detail"]
+
+
+def test_a_refused_submission_leaves_nothing(lab: Lab) -> None:
+    refused = lab.cldctl("submit", "toy", *ENDLESS, "cluster.partition=nowhere", "--name", "mine", code=4)
+    assert "invalid partition" in refused.stderr
+    assert not list(lab.runs.glob("*"))
 
 
 @pytest.mark.parametrize("how", ["scancel", "cldctl"])
@@ -161,7 +168,8 @@ def test_cancelled(lab: Lab, how: str) -> None:
     if how == "scancel":
         lab.slurm.run(["scancel", row["job_id"]])
     else:
-        lab.cldctl("cancel", "mine")
+        said = lab.cldctl("cancel", "mine").stderr
+        assert f"last checkpoint: step {lab.status('mine')['attempts'][0]['last_step']}" in said
     row = lab.ended("mine")
     assert (row["state"], row["attempts"][0]["cause"]) == ("CANCELLED", "cancelled")
     assert row["checkpoint_step"] == row["attempts"][0]["last_step"], "it saved on its way out"
