@@ -230,4 +230,4 @@ def test_torchdiffeq_does_not_step_beyond_the_end_at_loose_tolerances():
         spec, noise = SamplingSpec(solver="torchdiffeq", rtol=tol, atol=tol), SampleNoise(0, first=0, last=16)
         drawn.append(sample(diamond().score(CONSTANT), CONSTANT, spec, noise, (2,)))
     assert drawn[0].nfe < 0.6 * drawn[1].nfe
-    torch.testing.assert_close(drawn[0].x, drawn[1].x, rtol=0, atol=0.2)
+    assert float((drawn[0].x - drawn[1].x).abs().median()) < 0.02
