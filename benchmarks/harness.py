@@ -74,10 +74,12 @@ def interleaved(
     settings: Settings,
     *,
     burst_s: float = 0.2,
+    before: Callable[[], Any] = lambda: None,
 ) -> Times:
     """Seconds a call of each, in turns A B A B ..., ``rounds`` of them, so that all share what disturbs the machine.
 
     One call of each goes before, and where ``burst_s`` is given another, which says how many fill so many seconds.
+    ``before`` is called before each turn and not counted.
     """
     counts = {}
     for name, call in calls.items():
@@ -86,6 +88,7 @@ def interleaved(
     times: Times = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
+            before()
             times[name].append(seconds(call, settings, counts[name]))
     return times
 

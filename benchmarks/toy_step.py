@@ -36,7 +36,7 @@ def topic(settings: Settings) -> Report:
         BASELINE: lambda: plain.step(baseline.swiss_rolls(size, rng)),
         "cldctl": lambda: trainer.step(next(numbers)),
     }
-    times = interleaved(calls, 20 * settings.rounds, settings, burst_s=0.01 if settings.quick else 0.03)
+    times = interleaved(calls, 5 * settings.rounds, settings, burst_s=0.01 if settings.quick else 0.15)
     rows = rows_of(times, notes={name: f"{1 / min(seconds):.0f} steps/s at best" for name, seconds in times.items()})
     report = Report(topic="toy_step", title=f"MLP, batch {size}, swiss rolls", rows=rows)
     best = 1 / min(times["cldctl"])

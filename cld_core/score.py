@@ -27,9 +27,10 @@ class Score:
         self.sde = sde
         self.objective = objective
         self.net = net
+        self._weight = next(net.parameters(), None)
 
     def _network(self, u: Tensor, t: float | Tensor) -> Tensor:
-        weight = next(self.net.parameters(), u)
+        weight = u if self._weight is None else self._weight
         return self.net(u.to(weight.dtype), as_batch(t, len(u), u.device, weight.dtype)).to(u.dtype)
 
     def __call__(self, u: Tensor, t: float | Tensor) -> Tensor:

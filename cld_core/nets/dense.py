@@ -16,6 +16,8 @@ def _has_fused_kernel() -> bool:
 _FUSED = _has_fused_kernel()
 # Rows whose hidden layers stay in the cache and in memory that the allocator has at hand.
 _BLOCK_ROWS = 1024
+# Below it oneDNN's product for the gradient of the weights is the slower one.
+_LEAST_WIDTH = 16
 
 
 def _is_plain_inference(h: Tensor) -> bool:
@@ -34,6 +36,11 @@ def _onednn(h: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "n
     return torch.ops.mkldnn._linear_pointwise(h, weight, bias, activation, [], "")
 
 
+def _weight_gradient(inner: Tensor, h: Tensor) -> Tensor:
+    """inner^T h; with more threads than one MKL's product of this shape is the faster one."""
+    return _onednn(inner.t(), h.t(), None) if torch.get_num_threads() == 1 else inner.t() @ h
+
+
 class _LinearSilu(torch.autograd.Function):
     """SiLU(h W^T + b), whose products oneDNN computes both ways: torch takes MKL's, which know no AVX-512 on AMD."""
 
@@ -50,8 +57,8 @@ class _LinearSilu(torch.autograd.Function):
         inner = torch.ops.aten.silu_backward(gradient, before)
         wants_h, wants_weight, wants_bias = ctx.needs_input_grad
         return (
-            _onednn(inner, weight.t(), None) if wants_h else None,
-            _onednn(inner.t(), h.t(), None) if wants_weight else None,
+            _onednn(inner, weight.t().contiguous(), None) if wants_h else None,
+            _weight_gradient(inner, h) if wants_weight else None,
             inner.sum(0) if wants_bias else None,
         )
 
@@ -67,5 +74,7 @@ def linear_silu(layer: nn.Module, h: Tensor) -> Tensor:
     if not fusable or h.device.type != "cpu" or torch.compiler.is_compiling():
         return functional.silu(layer(h))
     if torch.is_grad_enabled():
+        if min(layer.weight.shape) < _LEAST_WIDTH:
+            return functional.silu(layer(h))
         return _LinearSilu.apply(h, layer.weight, layer.bias)
     return _onednn(h, layer.weight, layer.bias, "swish")
