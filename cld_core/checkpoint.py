@@ -24,8 +24,8 @@ class CheckpointWriter:
     """Writes checkpoints of one run without stopping the training.
 
     `save` copies the state into host memory, which takes as long as a copy takes, and returns; a thread puts it
-    on the disk. At most one write is in flight: `save` waits for the one before. The copy's memory is kept and
-    used again.
+    on the disk. Who does not change the state before `settled` need not even wait for the copy. At most one write is
+    in flight: `save` waits for the one before. The copy's memory is kept and used again.
 
     Args:
         folder: the run.
@@ -45,6 +45,8 @@ class CheckpointWriter:
         self._folder, self._keep, self._milestone, self._check_owner = folder, keep, milestone, check_owner
         self._buffers: dict[tuple[str, ...], torch.Tensor] = {}
         self._thread: threading.Thread | None = None
+        self._copied = threading.Event()
+        self._copied.set()
         self._error: BaseException | None = None
 
     @property
@@ -52,20 +54,34 @@ class CheckpointWriter:
         """Whether a write went wrong; `wait` raises the error."""
         return self._error is not None
 
-    def save(self, step: int, state: dict[str, Any]) -> None:
+    def save(self, step: int, state: dict[str, Any], *, held_still: bool = False) -> None:
         """Take a snapshot of ``state`` (nested dicts and lists of tensors and plain values) and write it behind.
+
+        Args:
+            held_still: the caller changes none of the tensors before `settled` returns. Then those on the CPU are
+                copied by the thread, while the caller computes; those of GPUs are copied without waiting anyway.
 
         Raises:
             SaveError: the write *before* this one failed.
         """
         self.wait()
-        snapshot = self._snapshot(state, ())
+        pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
+        snapshot = self._snapshot(state, (), pairs)
+        later = held_still and not any(value.is_cuda for _, value in pairs)
+        if not later:
+            _copy(pairs)
+            pairs = []
         ready = None
         if torch.cuda.is_available():
             ready = torch.cuda.Event()
             ready.record()
-        self._thread = threading.Thread(target=self._write, args=(step, snapshot, ready), name="checkpoint")
+        self._copied.clear()
+        self._thread = threading.Thread(target=self._write, args=(step, snapshot, pairs, ready), name="checkpoint")
         self._thread.start()
+
+    def settled(self) -> None:
+        """Wait until the snapshot that was last asked for is taken: from then on the state may change."""
+        self._copied.wait()
 
     def wait(self) -> None:
         """Wait until nothing is in flight.
@@ -80,27 +96,44 @@ class CheckpointWriter:
             error, self._error = self._error, None
             raise error
 
-    def _snapshot(self, value: Any, path: tuple[str, ...]) -> Any:
+    def _snapshot(self, value: Any, path: tuple[str, ...], pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> Any:
+        """``value`` with buffers for its tensors, and in ``pairs`` what is to be copied into them."""
         if isinstance(value, torch.Tensor):
             buffer = self._buffers.get(path)
             if buffer is None or buffer.shape != value.shape or buffer.dtype != value.dtype:
                 buffer = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
                 self._buffers[path] = buffer
-            return buffer.copy_(value.detach(), non_blocking=value.is_cuda)
+            pairs.append((buffer, value.detach()))
+            return buffer
         if isinstance(value, dict):
-            return {name: self._snapshot(inner, (*path, str(name))) for name, inner in value.items()}
+            return {name: self._snapshot(inner, (*path, str(name)), pairs) for name, inner in value.items()}
         if isinstance(value, list | tuple):
-            return type(value)(self._snapshot(inner, (*path, str(index))) for index, inner in enumerate(value))
+            return type(value)(self._snapshot(inner, (*path, str(i)), pairs) for i, inner in enumerate(value))
         return value
 
-    def _write(self, step: int, snapshot: dict[str, Any], ready: "torch.cuda.Event | None") -> None:
+    def _write(
+        self,
+        step: int,
+        snapshot: dict[str, Any],
+        pairs: list[tuple[torch.Tensor, torch.Tensor]],
+        ready: "torch.cuda.Event | None",
+    ) -> None:
         try:
+            try:
+                _copy(pairs)
+            finally:
+                self._copied.set()
             if ready is not None:
                 ready.synchronize()
             write(self._folder, step, snapshot, check_owner=self._check_owner)
             prune(self._folder, keep=self._keep, milestone=self._milestone)
         except BaseException as error:
             self._error = error
+
+
+def _copy(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    for buffer, value in pairs:
+        buffer.copy_(value, non_blocking=value.is_cuda)
 
 
 def write(

@@ -97,4 +97,6 @@ class ScoreMatching:
         """Losses (B,), summed over dimensions, of the data x (B, C, ...) with the given random numbers."""
         predicted = score.predicted_noise(self.perturb(x, draws), draws.t)
         error = (predicted - self.sde.scored(draws.noise)).square().flatten(1).sum(1)
+        if self.objective.weighting == "reweightedv2":
+            return error  # times 1
         return spread(self.weight(draws.t), error) * error

@@ -12,6 +12,7 @@ from . import checkpoint as checkpoints
 from . import nets, sampling, sde, seeds
 from .data.source import Source, source
 from .errors import CheckpointError, NotFoundError, UsageError
+from .nets.compiled import Compiled
 from .recipe import Recipe, with_overrides
 from .recipe.sampling_spec import SamplingSpec
 from .run import RunFolder
@@ -48,6 +49,15 @@ class Model:
             net.to(self.device).eval()
         self.net = net
         self.score = Score(self.sde, recipe.objective, self.net)
+        self._compiled: Score | None = None
+
+    def score_of(self, *, compiled: bool) -> Score:
+        """`score`, or the same of the network through `torch.compile`; the first calls compile and take a while."""
+        if not compiled:
+            return self.score
+        if self._compiled is None:
+            self._compiled = Score(self.sde, self.recipe.objective, Compiled(self.net))
+        return self._compiled
 
     @property
     def is_image(self) -> bool:
@@ -99,11 +109,12 @@ class Model:
             text = "needs n of at least 1, and seed and first of at least 0"
             raise UsageError(f"sampling {text}, not n={n}, seed={seed}, first={first}.")
         spec = self._sampling(settings)
+        score = self.score_of(compiled=spec.compile)
         parts = []
         for start in range(first, first + n, batch_size or n):
             last = min(start + (batch_size or n), first + n)
             noise = seeds.SampleNoise(seed, "sample", first=start, last=last, device=self.device)
-            parts.append(sampling.sample(self.score, self.sde, spec, noise, self.data_shape, self.device))
+            parts.append(sampling.sample(score, self.sde, spec, noise, self.data_shape, self.device))
         return sampling.Samples.cat(parts)
 
     def _sampling(self, settings: dict[str, Any]) -> SamplingSpec:

@@ -21,7 +21,8 @@ def compute(model: Model, request: EvalRequest, first: int, last: int) -> dict[s
     """`FIELDS` of the test data ``first <= i < last``, each (last - first,); a function of i, not of the range."""
     x = model.source.test_points(request.seed, first, last).to(model.device)
     noise = SampleNoise(request.seed, "elbo", first=first, last=last, device=model.device)
-    found = likelihood(model.score, model.sde, ElboSpec(**request.elbo), noise, x)
+    spec = ElboSpec(**request.elbo)
+    found = likelihood(model.score_of(compiled=spec.compile), model.sde, spec, noise, x)
     values = (found.elbo, found.paper_elbo, found.importance_bound, found.nfe_each.double().mean(1))
     return {name: value.double().cpu().numpy() for name, value in zip(FIELDS, values, strict=True)}
 

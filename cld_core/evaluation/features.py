@@ -3,7 +3,8 @@
 One pass draws the samples and looks at them for all metrics that are asked for. All formulas are torch-fidelity's.
 """
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,14 +53,18 @@ def condense(request: EvalRequest, rows: Arrays) -> Arrays:
 def join(parts: Iterable[Arrays]) -> Arrays:
     """All shards together: rows one after another, moments merged."""
     kept: list[Arrays] = []
-    moments: Moments | None = None
-    for part in parts:
-        kept.append({name: part[name] for name in ("nfe", "features", "scores") if name in part})
-        if "scatter" in part:
-            own = Moments.from_arrays(part)
-            moments = own if moments is None else moments + own
+
+    def moments() -> Iterator[Moments]:
+        """Those of the parts that have some, one at a time: each may be 32 MiB."""
+        for part in parts:
+            kept.append({name: part[name] for name in ("nfe", "features", "scores") if name in part})
+            if "scatter" in part:
+                yield Moments.from_arrays(part)
+
+    found = list(itertools.islice(stream := moments(), 1))
+    merged = Moments.merged(itertools.chain(found, stream)).arrays() if found else {}
     joined = {name: np.concatenate([part[name] for part in kept]) for name in kept[0]}
-    return joined if moments is None else {**joined, **moments.arrays()}
+    return {**joined, **merged}
 
 
 def summary(request: EvalRequest, arrays: Arrays) -> dict[str, dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import reduce
 
 import numpy as np
 
@@ -26,14 +25,27 @@ class Moments:
 
     @classmethod
     def merged(cls, parts: "Iterable[Moments]") -> "Moments":
-        """Moments of all parts together, whatever their order but for rounding."""
-        return reduce(cls.__add__, parts)
+        """Moments of all parts together, whatever their order but for rounding.
 
-    def __add__(self, other: "Moments") -> "Moments":
-        n = self.n + other.n
-        shift = other.mean - self.mean
-        scatter = self.scatter + other.scatter + np.outer(shift, shift) * (self.n * other.n / n)
-        return Moments(n, self.mean + shift * (other.n / n), scatter)
+        The scatter of the whole is the sum of those within the parts, and that of their means between them.
+        """
+        counts, means = [], []
+        scatter: np.ndarray | None = None
+        for part in parts:
+            counts.append(part.n)
+            means.append(part.mean)
+            # The first sum is a new array, into which all others go.
+            if len(counts) <= 2:
+                scatter = part.scatter if scatter is None else scatter + part.scatter
+            else:
+                scatter += part.scatter
+        assert scatter is not None, "moments of nothing"
+        if len(counts) == 1:
+            return cls(counts[0], means[0], scatter)
+        n = np.array(counts, dtype=np.float64)
+        mean = n @ np.stack(means) / n.sum()
+        between = np.sqrt(n)[:, None] * (np.stack(means) - mean)
+        return cls(sum(counts), mean, scatter + between.T @ between)
 
     @property
     def covariance(self) -> np.ndarray:

@@ -1,9 +1,11 @@
-"""Linear layers followed by SiLU, fused where nobody asks for gradients."""
+"""Linear layers followed by SiLU, by oneDNN on CPUs."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 
@@ -27,14 +29,43 @@ def in_blocks(function: Callable[[Tensor, Tensor], Tensor], u: Tensor, t: Tensor
     return torch.cat([function(*rows) for rows in zip(u.split(_BLOCK_ROWS), t.split(_BLOCK_ROWS), strict=True)])
 
 
-def linear_silu(layer: nn.Module, h: Tensor) -> Tensor:
-    """SiLU(layer(h)) of an `nn.Linear`.
+def _onednn(h: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none") -> Tensor:
+    """activation(h weight^T + bias), (B, in) and (out, in) to (B, out)."""
+    return torch.ops.mkldnn._linear_pointwise(h, weight, bias, activation, [], "")
 
-    Sampling spends its time here. On a CPU and without gradients oneDNN does both in one pass, in half the
-    time and to float32 rounding the same (tests/core/test_score_and_loss.py); everywhere else it is the plain pair.
+
+class _LinearSilu(torch.autograd.Function):
+    """SiLU(h W^T + b), whose products oneDNN computes both ways: torch takes MKL's, which know no AVX-512 on AMD."""
+
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        before = _onednn(h, weight, bias)
+        ctx.save_for_backward(h, weight, before)
+        return functional.silu(before)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        h, weight, before = ctx.saved_tensors
+        inner = torch.ops.aten.silu_backward(gradient, before)
+        wants_h, wants_weight, wants_bias = ctx.needs_input_grad
+        return (
+            _onednn(inner, weight.t(), None) if wants_h else None,
+            _onednn(inner.t(), h.t(), None) if wants_weight else None,
+            inner.sum(0) if wants_bias else None,
+        )
+
+
+def linear_silu(layer: nn.Module, h: Tensor) -> Tensor:
+    """SiLU(layer(h)) of an `nn.Linear`; it can be differentiated once.
+
+    Toy training and sampling spend their time here. On a CPU oneDNN computes it, without gradients in one pass, in
+    half the time and to float32 rounding the same (tests/core/test_score_and_loss.py); elsewhere it is the plain pair.
     """
     assert isinstance(layer, nn.Linear), f"a linear layer is fused with SiLU, not {type(layer).__name__}"
     fusable = _FUSED and h.dtype == torch.float32 == layer.weight.dtype and not torch.is_autocast_enabled("cpu")
-    if fusable and _is_plain_inference(h):
-        return torch.ops.mkldnn._linear_pointwise(h, layer.weight, layer.bias, "swish", [], "")
-    return functional.silu(layer(h))
+    if not fusable or h.device.type != "cpu" or torch.compiler.is_compiling():
+        return functional.silu(layer(h))
+    if torch.is_grad_enabled():
+        return _LinearSilu.apply(h, layer.weight, layer.bias)
+    return _onednn(h, layer.weight, layer.bias, "swish")

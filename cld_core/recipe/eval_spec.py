@@ -17,6 +17,7 @@ class ElboSpec:
     eps: float = key(1e-5, "time at which the flow starts", gt=0, lt=1)
     rtol: float = key(1e-5, "relative tolerance of the adaptive solver", gt=0)
     atol: float = key(1e-5, "absolute tolerance of the adaptive solver", gt=0)
+    compile: bool = key(False, "torch.compile the network that bounds are computed with; GPUs: with CUDA graphs")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,6 +30,7 @@ class SamplingSpec:
     denoise: bool = key(True, "end with a noise-free step of size eps")
     rtol: float = key(1e-5, "relative tolerance of the adaptive solver", gt=0)
     atol: float = key(1e-5, "absolute tolerance of the adaptive solver", gt=0)
+    compile: bool = key(False, "torch.compile the network that samples are drawn with; GPUs: with CUDA graphs")
 
     @property
     def spacing(self) -> str:

@@ -47,8 +47,10 @@ def _by_torchdiffeq(
         return sde.flow(now, score(now, float(t)), float(t)).to(torch.float64)
 
     times = torch.tensor([1.0, end], dtype=torch.float64, device=u.device)
+    # Steps end at the end: beyond it, at loose tolerances, there may be no t any more.
+    options = {"step_t": times[1:]}
     try:
-        path = odeint(field, u.double(), times, rtol=rtol, atol=atol, method="dopri5")
+        path = odeint(field, u.double(), times, rtol=rtol, atol=atol, method="dopri5", options=options)
     except AssertionError as error:  # torchdiffeq's word for a step that became too small
         text = f"torchdiffeq could not keep to rtol={rtol:g}, atol={atol:g}: {error}"
         raise SolverError(f"{text}. Raise sampling.rtol and sampling.atol.") from error

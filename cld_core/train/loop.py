@@ -52,13 +52,15 @@ def run(
     alarm = _Alarm(spec.hang_timeout_s)
     consensus = Consensus(ranks)
     done, code = first_step, StopCode.NONE
+    settled = writer.settled if writer is not None else _nothing
     try:
         while done < spec.steps and code is StopCode.NONE:
             if (writer is not None and writer.failed) or not healthy():
                 stop.request(StopCode.FAILURE)
             consensus.begin(stop.code)
             try:
-                trainer.step(done)
+                # A checkpoint is copied while the next gradients are computed.
+                trainer.step(done, before_update=settled)
             finally:
                 code = consensus.result()
             done += 1
@@ -71,8 +73,9 @@ def run(
                 # A checkpoint is what one goes back to, so nothing bad may lie before it.
                 trainer.check(done - 1)
                 if writer is not None:
-                    writer.save(done, trainer.state_dict())
+                    writer.save(done, trainer.state_dict(), held_still=True)
             if periodic is not None and code is StopCode.NONE:
+                settled()
                 periodic(done, alarm.put_off)
     finally:
         alarm.cancel()
@@ -87,6 +90,10 @@ def _report(trainer: Trainer, monitor: Monitor | None, done: int) -> None:
     trainer.check(done - 1, scalars["loss"])
     if monitor is not None:
         monitor.report(done, scalars)
+
+
+def _nothing() -> None:
+    """Where nobody writes there is nothing to wait for."""
 
 
 class _Alarm:

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -71,15 +72,19 @@ class Trainer:
             self.take_loss()
             self._data_wait_s = 0.0
 
-    def step(self, step: int) -> None:
+    def step(self, step: int, before_update: Callable[[], None] = lambda: None) -> None:
         """Optimiser step number ``step``, counted from 0. A gradient that is not finite, or explodes, changes nothing.
 
         On a GPU nothing here waits for the device with the fused optimisers, and `check` tells later.
+
+        Args:
+            before_update: called when the gradients are there; nothing of `state_dict` changes before.
 
         Raises:
             NonFiniteError: on the CPU, at once.
         """
         self._backward(step)
+        before_update()
         clip = self.recipe.optim.grad_clip
         self.scaler.unscale_(self.optimiser)
         norm = nn.utils.clip_grad_norm_(self._parameters, clip if clip is not None else math.inf, foreach=True)

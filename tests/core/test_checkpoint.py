@@ -52,6 +52,20 @@ def test_the_snapshot_is_of_the_moment_of_the_call(run):
     assert checkpoint.load(run, 6)["model"]["w"][0] == 0.0
 
 
+def test_a_state_that_is_held_still_is_copied_behind_until_settled(run, monkeypatch):
+    gate, copy = threading.Event(), checkpoint._copy
+    monkeypatch.setattr(checkpoint, "_copy", lambda pairs: (gate.wait(10), copy(pairs)))
+    writer = checkpoint.CheckpointWriter(run, keep=3)
+    content = {"w": torch.ones(4)}
+    writer.save(5, content, held_still=True)
+    assert not writer._copied.is_set()
+    gate.set()
+    writer.settled()
+    content["w"].zero_()
+    writer.wait()
+    assert torch.equal(checkpoint.load(run, 5)["w"], torch.ones(4))
+
+
 def test_saving_does_not_wait_for_the_disk_but_for_the_save_before(run):
     gate = threading.Event()
     writer = checkpoint.CheckpointWriter(run, keep=3, check_owner=lambda: gate.wait(10) and None)

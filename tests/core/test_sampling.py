@@ -222,3 +222,12 @@ def test_the_library_and_the_solver_of_our_own_agree(sde):
         assert 20 < drawn.nfe < 1000
         found.append(drawn.x)
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+
+
+def test_torchdiffeq_does_not_step_beyond_the_end_at_loose_tolerances():
+    drawn = []
+    for tol in (1e-2, 1e-5):
+        spec, noise = SamplingSpec(solver="torchdiffeq", rtol=tol, atol=tol), SampleNoise(0, first=0, last=16)
+        drawn.append(sample(diamond().score(CONSTANT), CONSTANT, spec, noise, (2,)))
+    assert drawn[0].nfe < 0.6 * drawn[1].nfe
+    assert float((drawn[0].x - drawn[1].x).abs().median()) < 0.02

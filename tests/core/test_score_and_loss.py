@@ -131,3 +131,17 @@ def test_loss_gradient_reaches_the_network_and_weight_one_is_exact():
     matching.per_sample(Score(sde, objective, net), torch.zeros(4, 2), draws).mean().backward()
     assert all(float(p.grad.abs().sum()) > 0 for p in net.parameters())
     assert torch.equal(matching.weight(draws.t), torch.ones(4, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_the_fused_layer_has_the_gradients_of_the_plain_pair(frozen):
+    torch.manual_seed(0)
+    layer, h = torch.nn.Linear(24, 16), torch.randn(40, 24, requires_grad=True)
+    layer.requires_grad_(not frozen)
+    wanted_from = [h] if frozen else [h, *layer.parameters()]
+    out, plain = dense.linear_silu(layer, h), torch.nn.functional.silu(layer(h))
+    torch.testing.assert_close(out, plain, rtol=1e-5, atol=1e-6)
+    weight = torch.randn_like(out)
+    found, wanted = (torch.autograd.grad((y * weight).sum(), wanted_from) for y in (out, plain))
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)

@@ -39,10 +39,10 @@ def stop_at(step: int, monkeypatch, code: StopCode = StopCode.USR2) -> StopFlag:
     """A flag that is set while optimiser step ``step`` is computed."""
     flag, original = StopFlag(), Trainer.step
 
-    def stepping(self, number):
+    def stepping(self, number, **more):
         if number == step:
             flag.request(code)
-        original(self, number)
+        original(self, number, **more)
 
     monkeypatch.setattr(Trainer, "step", stepping)
     return flag
@@ -88,10 +88,10 @@ def test_reseeded_attempts_have_fresh_noise_and_the_loss_no_jump(make, monkeypat
     flag = StopFlag()
     counting = Trainer.step
 
-    def stepping(self, number):
+    def stepping(self, number, **more):
         if number == 399:
             flag.request(StopCode.USR2)
-        counting(self, number)
+        counting(self, number, **more)
 
     monkeypatch.setattr(Trainer, "step", stepping)
     assert attempt(run, flag).step == 401
@@ -181,14 +181,14 @@ def test_an_owner_that_lost_the_run_ends_without_writing(make, monkeypatch):
         kept = [*run.checkpoints.glob("*"), run.progress_file, run.ledger.path]
         return {path.name: path.read_bytes() for path in kept}
 
-    def stepping(self, number):
+    def stepping(self, number, **more):
         if number == 15:
             # Behind the training's back the last checkpoint is still being written.
             wait_for(lambda: 10 in run.checkpoint_steps() and not any(run.checkpoints.glob(".*")))
             number_held, holder = newest(run.leases)
             write_json(run.leases / f"{number_held + 1:08d}.json", {**holder, "job_id": "thief", "host": "elsewhere"})
             seen.update(files())
-        original(self, number)
+        original(self, number, **more)
 
     monkeypatch.setattr(Trainer, "step", stepping)
     with pytest.raises(LeaseLostError, match="job thief on elsewhere has taken this run over"):
@@ -230,7 +230,7 @@ def test_a_loss_that_is_not_finite(make, monkeypatch):
 
 def test_a_bug_is_a_crash(make, monkeypatch):
     run = make()
-    monkeypatch.setattr(Trainer, "step", lambda self, step: 1 / 0)
+    monkeypatch.setattr(Trainer, "step", lambda self, step, **more: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         attempt(run)
     ended = attempts_of(run.ledger.events())[-1]

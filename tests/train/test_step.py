@@ -14,6 +14,7 @@ from cld_core.train import optim
 from cld_core.train.distributed import Ranks, join
 from cld_core.train.ema import Ema
 from cld_core.train.step import Trainer
+from tests.images import clone
 from tests.tools import same
 
 TOY = Path(__file__).parents[2] / "recipes" / "toy.yaml"
@@ -155,3 +156,12 @@ def test_the_rate_warms_up_linearly():
     spec = OptimSpec(lr=2.0, warmup_steps=4)
     assert [optim.rate(spec, step) for step in range(6)] == [0.5, 1.0, 1.5, 2.0, 2.0, 2.0]
     assert optim.rate(OptimSpec(lr=2.0), 0) == 2.0
+
+
+def test_nothing_of_the_state_changes_before_the_update():
+    made = trained(2)
+    before = clone(made.state_dict())
+    seen = []
+    made.step(2, before_update=lambda: seen.append(same(made.state_dict(), before)))
+    assert seen == [True]
+    assert not same(made.state_dict(), before)

@@ -1,0 +1,44 @@
+"""`python -m benchmarks [TOPIC ...]`: how fast everything is, beside a plain transcription and the machine's limits."""
+
+import argparse
+import importlib
+import tempfile
+from pathlib import Path
+
+from benchmarks import harness
+
+# In the order of a user's day. Each is a module with a function `topic(settings) -> Report`.
+TOPICS = (
+    "limits",
+    "cli",
+    "data",
+    "toy_step",
+    "ema",
+    "sampling",
+    "likelihood",
+    "checkpoint",
+    "resume",
+    "fid",
+    "ncsnpp_step",
+    "gpu",
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("topics", nargs="*", metavar="TOPIC", help=f"any of {', '.join(TOPICS)} (default: all)")
+    harness.arguments(parser)
+    parsed = parser.parse_args()
+    for name in parsed.topics:
+        if name not in TOPICS:
+            parser.error(f"there is no topic {name!r}; there are {', '.join(TOPICS)}")
+    with tempfile.TemporaryDirectory(prefix="benchmarks-") as work:
+        settings = harness.settings_of(parsed, Path(work))
+        chosen = [(name, importlib.import_module(f"benchmarks.{name}").topic) for name in parsed.topics or TOPICS]
+        reports = harness.run(chosen, settings, parsed.json)
+    missed = [text for report in reports for text in report.missed()]
+    print("missed: " + "; ".join(missed) if missed else "no target was missed")
+
+
+if __name__ == "__main__":
+    main()

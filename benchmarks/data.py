@@ -1,0 +1,85 @@
+"""Batches of CIFAR-10's size against torchvision's DataLoader with 2 workers. `python -m benchmarks data`."""
+
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+from torchvision import transforms
+from torchvision.datasets import VisionDataset
+
+from benchmarks import models
+from benchmarks.harness import BASELINE, Report, Settings, interleaved, rows_of
+from cld_core.data.image_source import ImageSource
+from cld_core.data.images import ImageSet
+from cld_core.recipe.image_spec import ImageDataSpec
+
+BATCH = 128
+TARGET = 20.0
+
+
+class PlainImages(VisionDataset):
+    """As torchvision's CIFAR10 once it is read: an array in memory, a PIL image for each item."""
+
+    def __init__(self, images: torch.Tensor) -> None:
+        steps = [transforms.RandomHorizontalFlip(), transforms.ToTensor(), transforms.Normalize((0.5,) * 3, (0.5,) * 3)]
+        super().__init__("", transform=transforms.Compose(steps))
+        self.data = images.permute(0, 2, 3, 1).contiguous().numpy()
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return self.transform(Image.fromarray(self.data[index])), 0
+
+
+class Forever:
+    """Batch after batch of a DataLoader, epoch after epoch; its workers stay."""
+
+    def __init__(self, images: torch.Tensor, batch: int) -> None:
+        self._loader = DataLoader(
+            PlainImages(images), batch_size=batch, shuffle=True, num_workers=2, drop_last=True, persistent_workers=True
+        )
+        self._iterator = iter(self._loader)
+
+    def take(self, batches: int) -> None:
+        for _ in range(batches):
+            try:
+                next(self._iterator)
+            except StopIteration:
+                self._iterator = iter(self._loader)
+                next(self._iterator)
+
+
+class Ours:
+    """What a training step takes."""
+
+    def __init__(self, spec: ImageDataSpec, batch: int, device: str) -> None:
+        self._source, self._batch, self._step = ImageSource(spec, device), batch, 0
+
+    def take(self, batches: int) -> None:
+        for _ in range(batches):
+            self._source.batch(0, 0, self._step, self._batch, slice(0, self._batch))
+            self._step += 1
+
+    @property
+    def images(self) -> ImageSet:
+        return self._source.train
+
+
+def topic(settings: Settings) -> Report:
+    # More than the loader's workers have ready from the round before: 2 each.
+    count, batch, batches = (64, 8, 8) if settings.quick else (20_000, BATCH, 40)
+    folder = models.image_folder(settings.work / "images", 32, {"train": count, "validation": 1})
+    spec = ImageDataSpec(name="folder", path=str(folder), size=32)
+    ours = Ours(spec, batch, settings.device)
+    plain = Forever(ours.images.batch(torch.arange(count)).cpu(), batch)
+    on_disk = Ours(ImageDataSpec(name="folder", path=str(folder), size=32, cache="disk"), batch, settings.device)
+    calls = {
+        BASELINE: lambda: plain.take(batches),
+        "cldctl": lambda: ours.take(batches),
+        "cldctl, cache: disk": lambda: on_disk.take(batches),
+    }
+    times = interleaved(calls, settings.rounds, settings, burst_s=0.0)
+    notes = {name: f"{batch * batches / min(seconds):,.0f} images/s at best" for name, seconds in times.items()}
+    rows = rows_of(times, targets={"cldctl": TARGET}, notes=notes)
+    title = f"{batches} batches of {batch} images of 32x32, mirrored at random; baseline: torchvision, 2 workers"
+    return Report(topic="data", title=title, rows=rows)

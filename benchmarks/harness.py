@@ -1,0 +1,248 @@
+"""Measuring side by side, and telling it: rich tables and JSON. Shared by all topics."""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+ROUNDS, QUICK_ROUNDS = 7, 1
+BASELINE = "baseline"
+Clock = Callable[[], float]
+# "cpu" counts the processor's seconds of this process: what is left to compare on a machine that others use, too.
+CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How thoroughly to measure, and where."""
+
+    quick: bool = False
+    rounds: int = ROUNDS
+    device: str = "cpu"
+    work: Path = Path("/tmp")  # for files that are written and removed
+    clock: Clock = time.perf_counter
+
+    @property
+    def is_gpu(self) -> bool:
+        return self.device.startswith("cuda")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One thing measured. ``ratio`` is how many times faster than the baseline, round by round, the median."""
+
+    name: str
+    seconds: float | None  # median
+    best: float | None = None  # least: what the machine does when nobody disturbs it
+    ratio: float | None = None
+    best_ratio: float | None = None
+    target: str = ""
+    met: bool | None = None
+    note: str = ""
+
+
+@dataclass(kw_only=True)
+class Report:
+    topic: str
+    title: str
+    rows: list[Row] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def missed(self) -> list[str]:
+        return [f"{self.topic}: {row.name} ({row.target})" for row in self.rows if row.met is False]
+
+
+Times = dict[str, list[float]]
+
+
+def interleaved(
+    calls: dict[str, Callable[[], Any]],
+    rounds: int,
+    settings: Settings,
+    *,
+    burst_s: float = 0.2,
+) -> Times:
+    """Seconds a call of each, in turns A B A B ..., ``rounds`` of them, so that all share what disturbs the machine.
+
+    One call of each goes before, and where ``burst_s`` is given another, which says how many fill so many seconds.
+    """
+    counts = {}
+    for name, call in calls.items():
+        call()
+        counts[name] = max(1, min(1000, int(burst_s / max(seconds(call, settings), 1e-7)))) if burst_s else 1
+    times: Times = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            times[name].append(seconds(call, settings, counts[name]))
+    return times
+
+
+def seconds(call: Callable[[], Any], settings: Settings, count: int = 1) -> float:
+    """Seconds a call, of ``count`` in a row."""
+    synchronise(settings.device)
+    begin = settings.clock()
+    for _ in range(count):
+        call()
+    synchronise(settings.device)
+    return (settings.clock() - begin) / count
+
+
+def synchronise(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def rows_of(
+    times: Times,
+    *,
+    targets: dict[str, float] | None = None,
+    notes: dict[str, str] | None = None,
+    baseline: str = BASELINE,
+    scale: dict[str, float] | None = None,
+) -> list[Row]:
+    """Rows with ratios to ``baseline``, and whether the ``targets`` (least ratios) were met.
+
+    ``scale`` multiplies the ratio of a name, where the two did not do the same amount of work.
+    """
+    rows = []
+    for name, values in times.items():
+        factor = (scale or {}).get(name, 1.0)
+        ratio = best_ratio = None
+        if baseline in times and name != baseline:
+            pairs = zip(times[baseline], values, strict=True)
+            ratio = factor * statistics.median(a / b for a, b in pairs)
+            best_ratio = factor * min(times[baseline]) / min(values)
+        target = (targets or {}).get(name)
+        met = None if target is None or ratio is None else ratio >= target
+        rows.append(
+            Row(
+                name=name,
+                seconds=statistics.median(values),
+                best=min(values),
+                ratio=ratio,
+                best_ratio=best_ratio,
+                target="" if target is None else f">= {target:g}x",
+                met=met,
+                note=(notes or {}).get(name, ""),
+            )
+        )
+    return rows
+
+
+def at_most(name: str, seconds: float, limit: float, note: str = "", best: float | None = None) -> Row:
+    """A row whose target is an upper bound in seconds."""
+    return Row(name=name, seconds=seconds, best=best, target=f"< {limit:g} s", met=seconds < limit, note=note)
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were measured on."""
+    gpus = (
+        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    )
+    return {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpus": gpus,
+        "load": os.getloadavg(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "system": platform.platform(),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def tell(report: Report, out: Console) -> None:
+    """Print one report."""
+    table = Table(title=f"{report.topic}: {report.title}", title_justify="left", box=SIMPLE)
+    table.add_column("", no_wrap=True)
+    for heading in ("median", "best", "ratio", "of the best", "target"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("")
+    for row in report.rows:
+        colour = {True: "[green]", False: "[red]", None: ""}[row.met]
+        cells = (_time(row.seconds), _time(row.best), _ratio(row.ratio), _ratio(row.best_ratio), colour + row.target)
+        table.add_row(row.name, *cells, row.note)
+    out.print(table)
+    for note in report.notes:
+        out.print(f"  {note}", highlight=False)
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    for unit, scale in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= scale:
+            return f"{seconds / scale:.3g} {unit}"
+    return f"{seconds / 1e-6:.3g} us"
+
+
+def _ratio(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.2f}x"
+
+
+Topic = Callable[[Settings], Report]
+
+
+def run(topics: Iterable[tuple[str, Topic]], settings: Settings, file: Path | None) -> list[Report]:
+    """Measure and print topic after topic; ``file`` is written anew after each."""
+    out = Console(width=None if sys.stdout.isatty() else 150)
+    document: dict[str, Any] = {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": " ".join([Path(sys.executable).name, *sys.orig_argv[1:]]),
+        "machine": machine(),
+        "quick": settings.quick,
+        "clock": next(name for name, clock in CLOCKS.items() if clock is settings.clock),
+        "topics": {},
+    }
+    out.print(f"{document['date']}  {document['machine']}", highlight=False)
+    reports = []
+    for name, topic in topics:
+        begin = time.monotonic()
+        report = topic(settings)
+        reports.append(report)
+        tell(report, out)
+        took = round(time.monotonic() - begin, 1)
+        document["topics"][name] = {**asdict(report), "took_s": took, "load": os.getloadavg()}
+        if file is not None:
+            file.write_text(json.dumps(document, indent=1))
+    return reports
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that all topics share."""
+    parser.add_argument("--json", type=Path, help="file for everything measured")
+    parser.add_argument("--quick", action="store_true", help="one round of small sizes: does it run at all?")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"rounds of each comparison (default: {ROUNDS})")
+    parser.add_argument("--threads", type=int, help="threads of torch (default: torch's own)")
+    text = "wall, or cpu: this process's seconds of the processor, for busy machines; with --threads 1 (default: wall)"
+    parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help=text)
+    parser.add_argument("--device", help="cpu or cuda (default: cuda if there is one)")
+
+
+def settings_of(parsed: argparse.Namespace, work: Path) -> Settings:
+    if parsed.threads is not None:
+        torch.set_num_threads(parsed.threads)
+    device = parsed.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    rounds = QUICK_ROUNDS if parsed.quick else parsed.rounds
+    return Settings(quick=parsed.quick, rounds=rounds, device=device, work=work, clock=CLOCKS[parsed.clock])

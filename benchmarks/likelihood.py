@@ -1,0 +1,39 @@
+"""The likelihood bound of 512 toy points, at equal tolerance. `python -m benchmarks likelihood`."""
+
+import torch
+
+from benchmarks import baseline, models
+from benchmarks.harness import BASELINE, Report, Settings, interleaved, rows_of
+from cld_core.likelihood import likelihood
+from cld_core.seeds import SampleNoise
+
+PUBLISHED = 0.79  # seconds of the published code for 512 points on 2 idle cores, 182 evaluations
+TARGET = 3.0
+
+
+def topic(settings: Settings) -> Report:
+    n = 16 if settings.quick else 512
+    model = models.toy_model(settings.device, steps=20 if settings.quick else 1500)
+    plain, x = models.plain_toy(model), model.source.test_points(0, 0, n)
+    on_device = x.to(settings.device)
+
+    def bound():
+        noise = SampleNoise(0, "elbo", first=0, last=n, device=settings.device)
+        return likelihood(model.score, model.sde, model.recipe.eval.elbo, noise, on_device)
+
+    torch.manual_seed(0)
+    times = interleaved(
+        {BASELINE: lambda: baseline.elbo(plain, x), "cldctl": bound}, settings.rounds, settings, burst_s=0.0
+    )
+    (theirs, evaluations), ours = baseline.elbo(plain, x), bound()
+    notes = {
+        BASELINE: f"{evaluations} evaluations; {float(theirs.mean()):.2f} nats",
+        "cldctl": f"{ours.nfe:.0f} evaluations a datum; {ours.mean:.2f} +- {ours.standard_error:.2f} nats",
+    }
+    rows = rows_of(times, targets={"cldctl": TARGET}, notes=notes)
+    report = Report(topic="likelihood", title=f"bound of {n} toy points, rtol = atol = 1e-5", rows=rows)
+    report.notes.append(
+        f"published code on 2 idle cores: {PUBLISHED} s; cldctl has {PUBLISHED / min(times['cldctl']):.1f}x. "
+        "Each datum has steps of its own, so none takes more than it needs"
+    )
+    return report

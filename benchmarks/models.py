@@ -1,0 +1,82 @@
+"""The networks that topics measure, ours and the baseline's with the same weights."""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.baseline import PlainCLD, PlainMLP
+from cld_core import nets
+from cld_core.data.build import Plan, Unit, build
+from cld_core.model import Model
+from cld_core.nets.ncsnpp import Ncsnpp
+from cld_core.recipe import Recipe, load
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+
+
+def toy_recipe(*overrides: str) -> Recipe:
+    """The published toy setting."""
+    return load(RECIPES / "toy.yaml", list(overrides))
+
+
+def toy_model(device: str = "cpu", steps: int = 0) -> Model:
+    """A toy model after ``steps`` steps of training; adaptive solvers take fewer evaluations for an untrained one."""
+    from cld_core.train.distributed import Ranks
+    from cld_core.train.step import Trainer
+
+    recipe = toy_recipe()
+    trainer = Trainer(recipe, Ranks(device=torch.device(device)))
+    for step in range(steps):
+        trainer.step(step)
+    trainer.ema.write()
+    trainer.net.requires_grad_(False)
+    return Model(recipe, device, net=trainer.net.eval(), data=trainer.source, step=steps)
+
+
+def plain_toy(model: Model) -> PlainCLD:
+    """The baseline with the weights of ``model``."""
+    net = PlainMLP()
+    net.load_state_dict({name: value.cpu() for name, value in model.net.state_dict().items()})
+    net.requires_grad_(False)
+    return PlainCLD(net)
+
+
+def image_folder(folder: Path, size: int, counts: Mapping[str, int]) -> Path:
+    """A prepared data set of random images of ``size`` pixels, as `cldctl data prepare folder` makes them."""
+
+    def read(count: int, seed: int) -> list[bytes]:
+        images = np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+        return [image.tobytes() for image in images]
+
+    units = {
+        split: [Unit(name="all", fingerprint="1", read=partial(read, count, seed))]
+        for seed, (split, count) in enumerate(counts.items())
+    }
+    build(Plan(name="folder", size=size, source="benchmarks", units=units), folder)
+    return folder
+
+
+def ncsnpp_recipe(quick: bool, *overrides: str) -> Recipe:
+    """CIFAR-10's recipe in float32, with a network of 10.1 million parameters; ``quick``: a tiny one."""
+    size = 8 if quick else 32
+    shape = ["channels=8", "multipliers=[1,2]", "blocks=1", "attention=[4]"] if quick else ["channels=64", "blocks=2"]
+    network = [f"network.{text}" for text in [*shape, f"image_size={size}"]]
+    data = ["data.name=folder", f"data.size={size}"]
+    train = [
+        "train.precision=fp32",
+        "train.channels_last=false",
+        f"train.batch_size={2 if quick else 16}",
+        "cluster.nodes=1",
+    ]
+    train += ["cluster.gpus_per_node=0"]
+    return load(RECIPES / "cifar10.yaml", [*network, *data, *train, *overrides])
+
+
+def image_net(recipe: Recipe) -> Ncsnpp:
+    size = recipe.network.image_size
+    made = nets.build(recipe.network, data_shape=(3, size, size), phase_space=True)
+    assert isinstance(made, Ncsnpp), "a recipe of images has NCSN++"
+    return made

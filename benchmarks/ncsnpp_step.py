@@ -1,0 +1,77 @@
+"""One training step of NCSN++, in every form that a recipe can choose. `python -m benchmarks ncsnpp_step`."""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import baseline, models
+from benchmarks.harness import BASELINE, Report, Settings, interleaved, rows_of
+from benchmarks.limits import flop_rates
+from benchmarks.plain_nets import plain_ncsnpp
+from cld_core.recipe import Recipe
+from cld_core.train.distributed import Ranks
+from cld_core.train.step import Trainer
+
+PUBLISHED_S, PUBLISHED_FORWARD_S = 2.86, 0.485  # on 2 idle cores
+FORMS = {
+    "fp32": (),
+    "fp32, channels_last": ("train.channels_last=true",),
+    "fp32, compiled": ("train.compile=true",),
+    "bf16": ("train.precision=bf16",),
+    "bf16, channels_last": ("train.precision=bf16", "train.channels_last=true"),
+    "bf16, compiled": ("train.precision=bf16", "train.compile=true"),
+}
+TARGETS = {"fp32": 1.0, "fp32, compiled": 1.9, "bf16": 3.0}
+
+
+def trainer_of(recipe: Recipe, device: str) -> tuple[Trainer, Callable[[], Any]]:
+    """A trainer, and a call that takes its next step."""
+    trainer, numbers = Trainer(recipe, Ranks(device=torch.device(device))), itertools.count()
+    return trainer, lambda: trainer.step(next(numbers))
+
+
+def topic(settings: Settings) -> Report:
+    size = 8 if settings.quick else 32
+    count = 8 if settings.quick else 64
+    folder = models.image_folder(settings.work / "ncsnpp", size, {"train": count, "validation": 1})
+    where = f"data.path={folder}"
+    forms = {"fp32": FORMS["fp32"]} if settings.quick else FORMS
+    recipes = {name: models.ncsnpp_recipe(settings.quick, where, *keys) for name, keys in forms.items()}
+    calls: dict[str, Callable[[], Any]] = {}
+    trainer, _ = trainer_of(recipes["fp32"], settings.device)
+    batch = recipes["fp32"].train.batch_size
+    net = plain_ncsnpp(trainer.net).train()
+    plain = baseline.PlainTraining(baseline.PlainCLD(net, mixed_score=True, numerical_eps=1e-9), net, lr=2e-4)
+    x = trainer.source.batch(0, 0, 0, batch, slice(0, batch))
+    # The frozen frequencies take part in the baseline's optimiser, too, as they do where nobody thinks of them.
+    calls[BASELINE] = lambda: plain.step(x)
+    for name, recipe in recipes.items():
+        _, calls[name] = trainer_of(recipe, settings.device)
+    times = interleaved(calls, settings.rounds, settings, burst_s=0.0)
+    flops = step_flops(trainer, batch)
+    notes = {name: f"{flops / min(seconds) / 1e9:.0f} GFLOP/s" for name, seconds in times.items()}
+    rows = rows_of(times, targets=TARGETS, notes=notes)
+    parameters = sum(p.numel() for p in trainer.net.parameters())
+    report = Report(topic="ncsnpp_step", title=f"{parameters / 1e6:.1f} M parameters, batch {batch}", rows=rows)
+    least = min(times["fp32"])
+    report.notes.append(f"published code on 2 idle cores: {PUBLISHED_S} s; cldctl in fp32 {PUBLISHED_S / least:.2f}x")
+    rates = flop_rates(replace(settings, rounds=3), 256 if settings.quick else 2048)
+    for kind in ("float32", "bfloat16"):
+        rate = rates[f"3x3 convolution, {kind}"][1]
+        report.notes.append(
+            f"limit: {flops / 1e12:.2f} TFLOP a step take {flops / rate:.2f} s "
+            f"at {rate / 1e9:.0f} GFLOP/s of a {kind} convolution"
+        )
+    return report
+
+
+def step_flops(trainer: Trainer, batch: int) -> float:
+    """Floating-point operations of products and convolutions in one step, both ways."""
+    with FlopCounterMode(display=False) as counter:
+        trainer._backward(0)
+    trainer.optimiser.zero_grad(set_to_none=True)
+    return float(counter.get_total_flops())

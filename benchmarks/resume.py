@@ -1,0 +1,104 @@
+"""From `cldctl resume` of a killed run to its first new step, on local processes. `python -m benchmarks resume`."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+from benchmarks.harness import Report, Row, Settings
+from cld_core.run import RunFolder
+from cldctl.cluster import local
+
+ROOT = Path(__file__).parents[1]
+
+
+def topic(settings: Settings) -> Report:
+    report = Report(topic="resume", title="toy run, SIGKILL, then `cldctl resume` (local executor, one rank)")
+    ranges: dict[str, list[float]] = {
+        "cldctl resume returns": [],
+        "the attempt has begun": [],
+        "first new step saved": [],
+    }
+    rounds = 1 if settings.quick else min(settings.rounds, 5)
+    run = _start(settings.work / "runs")
+    try:
+        for _ in range(rounds):
+            for name, value in zip(ranges, _killed_and_resumed(run), strict=True):
+                ranges[name].append(value)
+    finally:
+        _kill(run)
+    for name, seconds in ranges.items():
+        report.rows.append(Row(name=name, seconds=sorted(seconds)[len(seconds) // 2], best=min(seconds)))
+    floor = [
+        _seconds([sys.executable, "-c", text]) for text in ("pass", "import torch", "import torch.utils.tensorboard")
+    ]
+    report.notes.append(
+        f"limits: Python starts in {floor[0]:.2f} s, with torch in {floor[1]:.2f} s, with torch's TensorBoard in "
+        f"{floor[2]:.2f} s; a job is two such processes after one another (submitit's, and the rank)"
+    )
+    return report
+
+
+def _killed_and_resumed(run: RunFolder) -> tuple[float, float, float]:
+    """Seconds from typing `cldctl resume` to its end, to the attempt's beginning, and to its first new checkpoint."""
+    _kill(run)
+    last = run.checkpoint_steps()[-1]
+    begin = time.time()
+    _cldctl(run.path.parent, "resume", run.name, "--cluster", "local")
+    typed = time.time() - begin
+    started = _wait(lambda: _started(run, begin)) - begin
+    _wait(lambda: run.checkpoint_steps()[-1:] > [last])
+    return typed, started, time.time() - begin
+
+
+def _start(runs: Path) -> RunFolder:
+    small = ["network.width=16", "train.batch_size=16", "train.checkpoint_every=1", "train.steps=10000000"]
+    name = _cldctl(runs, "submit", str(ROOT / "recipes" / "toy.yaml"), *small, "--cluster", "local").strip()
+    run = RunFolder.open(runs / name)
+    _wait(lambda: run.checkpoint_steps())
+    return run
+
+
+def _cldctl(runs: Path, *arguments: str) -> str:
+    environment = {**os.environ, "CLDCTL_RUNS": str(runs), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "cldctl", *arguments]
+    return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+
+
+def _kill(run: RunFolder) -> None:
+    """SIGKILL to everything of the run's job, at once."""
+    job = next(event for event in reversed(run.ledger.events()) if event["event"] == "submitted")
+    controller = local._process(job)
+    if controller is None:
+        return
+    family = [controller, *controller.children(recursive=True)]
+    for process in family:
+        process.kill()
+    psutil.wait_procs(family, timeout=30)
+
+
+def _started(run: RunFolder, since: float) -> float | None:
+    times = [event["time"] for event in run.ledger.events() if event["event"] == "started"]
+    return next((when for when in times if when >= since), None)
+
+
+def _wait(what, timeout: float = 180.0):
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        value = what()
+        if value:
+            return value
+        time.sleep(0.01)
+    raise TimeoutError("the run did not go on")
+
+
+def _seconds(command: list[str]) -> float:
+    times = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        times.append(time.perf_counter() - begin)
+    return min(times)

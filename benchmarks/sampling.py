@@ -1,0 +1,61 @@
+"""2,048 toy samples by each sampler, at equal evaluations. `python -m benchmarks sampling`."""
+
+from functools import partial
+
+import torch
+
+from benchmarks import baseline, models
+from benchmarks.harness import BASELINE, Report, Row, Settings, interleaved, rows_of
+from cld_core.sampling import grids
+
+# Seconds of the published code for 2,048 samples on 2 idle cores, and its evaluations.
+PUBLISHED = {"ode": 0.47, "em": 1.35, "sscs": 1.47}
+EPS = 1e-3
+TARGET = 3.0
+
+
+def topic(settings: Settings) -> Report:
+    n, steps = (64, 10) if settings.quick else (2048, 500)
+    model = models.toy_model(settings.device, steps=20 if settings.quick else 1500)
+    plain = models.plain_toy(model)
+    times = grids.linear(steps - 1, EPS)
+    generator = torch.Generator().manual_seed(0)
+
+    def noise() -> torch.Tensor:
+        return torch.randn(n, 4, generator=generator)
+
+    theirs = {
+        "ode": lambda: baseline.sample_ode(plain, noise()),
+        "em": lambda: baseline.sample_em(plain, noise(), times),
+        "sscs": lambda: baseline.sample_sscs(plain, noise(), times),
+    }
+    report = Report(topic="sampling", title=f"{n} toy samples; fixed steps: {steps} evaluations")
+    for method, plainly in theirs.items():
+        more = {} if method == "ode" else {"nfe": steps}
+        calls = {BASELINE: plainly, method: partial(model.draw, n, method=method, **more)}
+        if method == "sscs":
+            calls["sscs, order 2"] = partial(model.draw, n, method="sscs", nfe=steps, sscs_order=2)
+        measured = interleaved(calls, settings.rounds, settings, burst_s=0.0)
+        notes, scale = {}, {}
+        if method == "ode":
+            own, evaluations = model.draw(n, method="ode").nfe, plainly()[1]
+            notes = {
+                BASELINE: f"{evaluations} evaluations",
+                "ode": f"{own:.0f} evaluations a sample; ratios at equal ones",
+            }
+            scale = {"ode": own / evaluations}
+        rows = rows_of(measured, targets={method: TARGET}, notes=notes, scale=scale)
+        report.rows += [_named(row, f"{method}, baseline") if row.name == BASELINE else row for row in rows]
+        best = min(measured[method])
+        report.notes.append(
+            f"{method}: published code on 2 idle cores {PUBLISHED[method]} s; {PUBLISHED[method] / best:.1f}x"
+        )
+    others = {
+        f"exponential, {nfe} evaluations": partial(model.draw, n, method="exponential", nfe=nfe) for nfe in (10, 20, 50)
+    }
+    report.rows += rows_of(interleaved(others, settings.rounds, settings, burst_s=0.05))
+    return report
+
+
+def _named(row: Row, name: str) -> Row:
+    return Row(name=name, seconds=row.seconds, best=row.best, note=row.note)

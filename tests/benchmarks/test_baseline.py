@@ -1,0 +1,111 @@
+"""The baseline that speed is compared with computes what cld_core computes."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import baseline
+from benchmarks.plain_nets import plain_ncsnpp
+from cld_core import nets
+from cld_core.likelihood import log_density
+from cld_core.loss import Draws, ScoreMatching
+from cld_core.recipe.ncsnpp_spec import NcsnppSpec
+from cld_core.recipe.sampling_spec import SamplingSpec
+from cld_core.recipe.schema import MlpSpec, ObjectiveSpec
+from cld_core.sampling import grids, sample
+from cld_core.score import Score
+from cld_core.sde import CLD
+
+
+class Fixed:
+    """Prior noise first, then zeros: samplers without their noise."""
+
+    def __init__(self, prior):
+        self.prior = prior
+
+    def normal(self, shape):
+        noise, self.prior = self.prior, None
+        return torch.zeros(self.rows, *shape) if noise is None else self._first(noise)
+
+    def _first(self, noise):
+        self.rows = len(noise)
+        return noise
+
+
+@pytest.fixture(params=[False, True], ids=["plain score", "mixed score"])
+def both(request):
+    torch.manual_seed(0)
+    net = nets.build(MlpSpec(width=32), data_shape=(2,), phase_space=True)
+    objective = ObjectiveSpec(mixed_score=request.param)
+    plain_net = baseline.PlainMLP(width=32)
+    plain_net.load_state_dict(net.state_dict())
+    return Score(CLD(), objective, net), baseline.PlainCLD(plain_net, mixed_score=request.param)
+
+
+def test_losses_and_gradients_agree(both):
+    score, plain = both
+    x, t, noise = torch.randn(64, 2), torch.rand(64, dtype=torch.float64) * 0.99 + 0.01, torch.randn(64, 4)
+    ours = ScoreMatching(score.sde, score.objective).per_sample(score, x, Draws(t, noise, None))
+    theirs = plain.loss(x, t, noise)
+    torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-5)
+    ours.sum().backward()
+    theirs.sum().backward()
+    for a, b in zip(score.net.parameters(), plain.net.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-4 * float(b.grad.abs().max()))
+
+
+def test_samplers_and_likelihood_agree(both, monkeypatch):
+    score, plain = both
+    noise = torch.randn(8, 4)
+    monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
+    for method, theirs in (("em", baseline.sample_em), ("sscs", baseline.sample_sscs)):
+        spec = SamplingSpec(method=method, nfe=20)
+        ours = sample(score, score.sde, spec, Fixed(noise), (2,)).x
+        torch.testing.assert_close(ours, theirs(plain, noise, grids.linear(19, spec.eps)), rtol=1e-4, atol=1e-4)
+    ours = sample(score, score.sde, SamplingSpec(), Fixed(noise), (2,)).x
+    torch.testing.assert_close(ours, baseline.sample_ode(plain, noise)[0], rtol=1e-3, atol=1e-3)
+    x, v, probe = torch.randn(8, 2), 0.1 * torch.randn(8, 2), torch.ones(8, 4)
+    joint, _, _ = log_density(
+        score, score.sde, torch.cat([x, v], dim=1), probe[:, None], eps=1e-5, rtol=1e-5, atol=1e-5
+    )
+    torch.testing.assert_close(joint, baseline.log_density(plain, x, v, probe)[0], rtol=1e-3, atol=1e-3)
+
+
+def test_the_plain_ncsnpp_has_the_same_output():
+    torch.manual_seed(0)
+    spec = NcsnppSpec(image_size=8, channels=8, multipliers=(1, 2), blocks=1, attention=(4,), dropout=0.0)
+    net = nets.build(spec, data_shape=(3, 8, 8), phase_space=True)
+    plain = plain_ncsnpp(net)
+    replaced = [
+        type(module).__name__ for module in plain.modules() if type(module).__module__ == "benchmarks.plain_nets"
+    ]
+    assert sorted(replaced) == ["PlainAttention"] * 3 + ["PlainConvDown"] + ["PlainResample"] * 2
+    u, t = torch.randn(2, 6, 8, 8), torch.tensor([0.1, 0.9])
+    torch.testing.assert_close(plain(u, t), net(u, t), rtol=1e-4, atol=1e-5)
+
+
+def test_the_rolls_are_those_of_the_recipe():
+    from cld_core.data import toy
+
+    points = baseline.swiss_rolls(4000, np.random.default_rng(0))
+    density = toy.get("multimodal_swissroll")
+    mean = float(density.log_density(points).mean())
+    assert mean == pytest.approx(-density.entropy(), abs=5 * math.sqrt(2.0 / 4000))
+
+
+def test_the_average_is_that_of_the_project():
+    from cld_core.train.ema import Ema
+
+    net = torch.nn.Linear(3, 2)
+    ema, average = Ema(net, 0.9), copy.deepcopy(list(net.parameters()))
+    for step in range(1, 4):
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter.add_(1.0)
+        ema.update()
+        baseline.update_average(average, net, min(0.9, (1 + step) / (10 + step)))
+    for a, b in zip(ema.average, average, strict=True):
+        torch.testing.assert_close(a, b)
