@@ -59,8 +59,9 @@ def _load(file: Path) -> dict[str, Any]:
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{file}: cannot be read as plain tensors ({reason}). Fetch the file again.") from error
+        raise CheckpointError(
+            f"{file}: cannot be read as plain tensors ({type(error).__name__}). Fetch the file again."
+        ) from error
     keys = sorted(content) if isinstance(content, dict) else type(content).__name__
     if not isinstance(content, dict) or not set(KEYS) <= set(content):
         text = f"it holds {keys}, a published checkpoint holds {', '.join(KEYS)}"

@@ -21,6 +21,7 @@ from cld_core.data.lmdb_store import LmdbWriter
 from cld_core.data.store import (
     CHANNELS,
     FORMAT,
+    PROGRESS,
     SPLITS,
     Checksum,
     Manifest,
@@ -35,7 +36,6 @@ from cld_core.data.store import (
 from cld_core.errors import DataError
 from cld_core.run.atomic import sync_folder
 
-PROGRESS = "progress.json"
 _SECONDS_BETWEEN_REPORTS = 0.1
 
 

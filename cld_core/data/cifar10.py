@@ -101,7 +101,8 @@ def _in_archive(path: Path) -> _Found:
     except EOFError as error:
         return _Found(batches, error)
     except (tarfile.TarError, OSError, zlib.error) as error:
-        return _Found({}, error)
+        # Of a file of another kind tarfile tells all that it has tried.
+        return _Found({}, tarfile.TarError("it is no tar archive") if "opened" in str(error) else error)
     return _Found(batches)
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cld_core.data.build import Plan, Unit
 from cld_core.data.store import SPLITS, Split
@@ -183,6 +183,9 @@ def _make(picture: _Picture, size: int) -> bytes:
             if rgb.size != (size, size):
                 rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.LANCZOS)
             return rgb.tobytes()
+    except UnidentifiedImageError as error:
+        text = "it is in no format that is known"
+        raise DataError(f"{picture.name} cannot be used as a picture: {text}. Remove it or replace it.") from error
     except Exception as error:  # decoders of pictures raise whatever they like
         raise DataError(
             f"{picture.name} cannot be used as a picture: {error}. Remove it or replace it by a PNG or JPEG."

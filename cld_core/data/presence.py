@@ -6,7 +6,7 @@ from cld_core.errors import DataError
 from cld_core.recipe.image_spec import ImageDataSpec
 from cld_core.recipe.schema import DataSpec
 
-from .store import Split, lmdb_path, prepare_hint, read_manifest
+from .store import PROGRESS, Manifest, Split, lmdb_path, prepare_hint, read_manifest
 
 
 def require(spec: DataSpec) -> None:
@@ -20,7 +20,9 @@ def require(spec: DataSpec) -> None:
     root = Path(spec.path).expanduser()
     manifest = read_manifest(root)
     problem = None
-    if manifest is None:
+    if manifest is None and (root / PROGRESS).is_file():
+        problem = f"{root.absolute()} is a preparation that was not finished"
+    elif manifest is None:
         files = (root / "train", lmdb_path(root, "train"))
         if not any((folder / "data.mdb").is_file() for folder in files):
             problem = f"There is no prepared data set in {root.absolute()}"
@@ -28,8 +30,20 @@ def require(spec: DataSpec) -> None:
         problem = f"{root} holds {manifest.name}, not {spec.name}"
     elif manifest.size != spec.pixels:
         problem = f"{root} has images of {manifest.size}x{manifest.size}, not {spec.pixels}x{spec.pixels}"
+    else:
+        problem = _cut(root, manifest)
     if problem is not None:
-        raise DataError(f"{problem}. To prepare it: {prepare_hint(spec.name, spec.path)}")
+        raise DataError(f"{problem}. To prepare it: {prepare_hint(spec.name, spec.path.removesuffix('.partial'))}")
+
+
+def _cut(root: Path, manifest: Manifest) -> str | None:
+    """What is missing of the files that a manifest promises."""
+    for split, info in manifest.splits.items():
+        file = lmdb_path(root, split) / "data.mdb"
+        there = file.stat().st_size if file.is_file() else 0
+        if there != info.file_bytes:
+            return f"{file.absolute()} has {there} bytes, its manifest says {info.file_bytes}"
+    return None
 
 
 def count(spec: ImageDataSpec, split: Split) -> int:

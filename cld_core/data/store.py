@@ -20,6 +20,8 @@ from cld_core.errors import DataError
 
 FORMAT = "cld-images/1"
 MANIFEST = "manifest.json"
+# How far a preparation is; gone when it is complete.
+PROGRESS = "progress.json"
 CHANNELS = 3
 
 Split = Literal["train", "validation"]

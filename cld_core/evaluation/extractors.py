@@ -77,7 +77,9 @@ class Extractor:
                 name, list(dict.fromkeys(self.layers.values())), cuda=False, verbose=False, **settings
             )
         except Exception as error:  # what a foreign file makes torch and a plug-in raise is anything
-            said = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+            lines = [line.strip() for line in str(error).strip().splitlines()]
+            # Of a foreign network the second line names the first tensors that are missing.
+            said = f"{type(error).__name__}: {' '.join(lines[:2])[:300]}"
             fix = f"The published weights of Inception: {inputs.WEIGHTS_URL}"
             raise UsageError(f"{weights or name}: these are no weights of {name} ({said}). {fix}") from error
         self._net = made.to(device)

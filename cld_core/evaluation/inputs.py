@@ -65,7 +65,7 @@ def extractor(recipe: Recipe) -> tuple[Inputs, int]:
     assert isinstance(recipe.data, ImageDataSpec), "features are of images"
     spec = recipe.eval.fid
     plugin = None if spec.plugin is None else _plugin(spec.plugin)
-    layer = spec.layer or "2048"
+    layer = "2048" if spec.layer is None else str(spec.layer)
     weights: Path | None
     if spec.extractor == INCEPTION:
         if layer not in INCEPTION_LAYERS:
@@ -76,7 +76,7 @@ def extractor(recipe: Recipe) -> tuple[Inputs, int]:
         from . import extractors
 
         kind = extractors.find(spec.extractor, plugin)
-        layer = spec.layer or kind.get_default_feature_layer_for_metric("fid")
+        layer = layer if spec.layer is not None else kind.get_default_feature_layer_for_metric("fid")
         weights = _given_weights(spec)
         if weights is None and extractors.is_built_in(kind) and not spec.download:
             text = "needs weights. Name their file in eval.fid.weights, or set eval.fid.download=true"

@@ -10,7 +10,7 @@ from cld_core.run import RunFolder
 from cld_core.run.atomic import read_json, write_json
 
 from . import pictures, shard_files
-from .request import EvalRequest
+from .request import EvalRequest, draws_samples
 from .results import Number, numbers
 from .shard_files import Arrays
 from .work import WORK
@@ -44,7 +44,11 @@ def merge(folder: RunFolder, name: str, model: Model) -> dict[str, Any]:
     }
     for kind, joined in arrays.items():
         report |= WORK[kind].summary(model, request, joined)
-    pictures.samples(model, path / "samples.png", seed=request.seed, batch_size=request.batch_size)
+    # Drawing pictures for bounds alone would take longer than they did; points of toys cost nothing.
+    if draws_samples(request.metrics) or not model.is_image:
+        print("all shards are complete: drawing samples.png", flush=True)
+        at_once = request.batch_size if model.is_image else None
+        pictures.samples(model, path / "samples.png", seed=request.seed, batch_size=at_once)
     board(folder, request, numbers(report))
     # Last: who sees the report sees everything.
     write_json(path / "report.json", report)

@@ -30,7 +30,7 @@ class FidSpec:
     """Features of images, which FID, KID, Inception Score and precision/recall share."""
 
     extractor: str = key(INCEPTION, "feature extractor, by its name in torch-fidelity or in eval.fid.plugin")
-    layer: str | None = key(None, "layer of the extractor; null: the one that it has for FID")
+    layer: str | int | None = key(None, "layer of the extractor; null: the one that it has for FID")
     plugin: str | None = key(None, "Python file or module that registers further extractors with torch-fidelity")
     weights: str | None = key(None, "file of the extractor's weights; null: where torch keeps its downloads")
     download: bool = key(False, "let torch-fidelity download weights that are not there")

@@ -169,6 +169,13 @@ def _recorded(
     return ended
 
 
+def _imported_step(folder: RunFolder) -> int | None:
+    """The step that the run was imported at, if it was."""
+    if "imported" not in folder.identity():
+        return None
+    return next((int(event["step"]) for event in folder.ledger.events() if event["event"] == "started"), None)
+
+
 def _in_words(error: BaseException) -> str:
     text = str(error) if isinstance(error, CldError) else traceback.format_exception_only(error)[-1].strip()
     # gloo and NCCL speak of sockets where a peer has died.
@@ -181,10 +188,12 @@ def _train(folder: RunFolder, recipe: Recipe, ranks: Ranks, stop: StopFlag, plan
     spec = recipe.train
     writer = None
     if lease is not None:
+        # What came from elsewhere cannot be made again.
+        imported = _imported_step(folder)
         writer = checkpoint.CheckpointWriter(
             folder,
             keep=spec.keep,
-            milestone=spec.is_milestone,
+            milestone=lambda step: spec.is_milestone(step) or step == imported,
             check_owner=lease.check,
         )
 

@@ -47,5 +47,8 @@ def import_checkpoint(
     write_json(run.progress_file, {**progress, "time": time.time()})
     count = sum(tensor.numel() for tensor in state["model"].values())
     err.print(f"run [bold]{run.name}[/] in {run.path}: step {step}, {count:,} parameters", soft_wrap=True)
+    if resolved.optim.name != "adam":
+        text = f"published checkpoints were trained with adam; resuming goes on with its state as {resolved.optim.name}"
+        err.print(text, style="yellow", soft_wrap=True)
     err.print(f"next:\n  cldctl sample {run.name}\n  cldctl eval {run.name} --elbo", soft_wrap=True)
     out.print(run.name, markup=False)

@@ -68,6 +68,19 @@ def test_a_published_checkpoint_becomes_a_run(tmp_path, recipe):
     with np.load(tmp_path / "arrays.npz") as arrays:
         assert arrays["x"].shape == arrays["v"].shape == (5, 3, 16, 16)
         assert (arrays["images"].shape, arrays["images"].dtype) == ((5, 16, 16, 3), np.uint8)
+    data = f"data.path={make_images(tmp_path / 'set', size=16)}"
+    steps = (
+        "train.steps=5",
+        "train.checkpoint_every=1",
+        "train.keep=1",
+        "train.batch_size=2",
+        "periodic.samples_every=null",
+    )
+    cldctl("resume", "pub", data, *steps, "--cluster", "debug", runs=runs)
+    assert [path.stem for path in sorted((runs / "pub" / "checkpoints").glob("*.pt"))] == [
+        "step_00000003",
+        "step_00000005",
+    ]
     done = cldctl("export", "pub", "-o", str(tmp_path / "w.safetensors"), runs=runs)
     assert done.stdout == f"{tmp_path}/w.safetensors\n"
     assert "safetensors" in cldctl("export", "pub", "-o", str(tmp_path / "w.pt"), runs=runs, code=2).stderr

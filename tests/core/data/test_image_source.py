@@ -119,3 +119,12 @@ def test_missing_data_are_noticed_before_anything_is_submitted(data, tmp_path):
     (tmp_path / "published" / "train.lmdb").mkdir(parents=True)
     (tmp_path / "published" / "train.lmdb" / "data.mdb").touch()
     require(ImageDataSpec(name="cifar10", path=str(tmp_path / "published")))
+    (tmp_path / "published").rename(tmp_path / "half.partial")
+    (tmp_path / "half.partial" / "progress.json").touch()
+    with pytest.raises(DataError, match=r"not finished.*--out \S*half$"):
+        require(ImageDataSpec(name="cifar10", path=str(tmp_path / "half.partial")))
+    cut = make_images(tmp_path / "cut")
+    with (cut / "validation.lmdb" / "data.mdb").open("r+b") as file:
+        file.truncate(1000)
+    with pytest.raises(DataError, match=r"validation.lmdb/data.mdb has 1000 bytes, its manifest says \d+.*prepare"):
+        require(ImageDataSpec(name="folder", path=str(cut), size=8))

@@ -93,7 +93,7 @@ def test_all_numbers_are_those_of_torch_fidelity_on_the_same_pictures(run, tmp_p
     weights = inception_weights(tmp_path / "weights.pth")
     data = open_images(make_images(tmp_path / "few", splits={"train": 9}), "train", cache="disk")
     settings = ("eval.fid.extractor=inception-v3-compat", "eval.fid.plugin=null", f"eval.fid.weights={weights}")
-    settings += ("eval.fid.layer='192'", f"data.path={tmp_path / 'few'}", "eval.samples=8")
+    settings += ("eval.fid.layer=192", f"data.path={tmp_path / 'few'}", "eval.samples=8")
     stats = stats_of(run, *settings, shards=1)
     found = evaluated(run, *settings, metrics=("fid", "kid", "isc", "prc"), shards=2)
     expected = calculate_metrics(
