@@ -127,6 +127,7 @@ def test_eval_on_local_processes(runs):
         *("eval", "done", "--elbo", "--shards", "3", "eval.seed=9", "cluster.tasks_per_node=2"),
         *("--cluster", "local", "--follow"),
         runs=runs,
+        COLUMNS="200",
     )
     assert "3/3" in done.stdout
     assert "FINISHED" in done.stdout
