@@ -1,5 +1,6 @@
 """The whole run: the Slurm tests, which mostly wait, on one worker, everything else beside them on another."""
 
+import signal
 from typing import Any
 
 import pytest
@@ -7,6 +8,10 @@ import torch
 
 # The tensors of the tests are small: a second thread costs more than it brings, and much where others compute.
 torch.set_num_threads(1)
+
+# A shell that starts the tests behind its back lets them, and what they start, ignore Ctrl-C, which some of them send.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(optionalhook=True)
