@@ -9,7 +9,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +143,17 @@ def rows_of(
             )
         )
     return rows
+
+
+def against_published(row: Row, published_s: float, least: float, scale: float = 1.0) -> Row:
+    """The row with the target to be ``least`` times as fast, in the median, as the published code on 2 idle cores.
+
+    ``scale`` as in `rows_of`.
+    """
+    assert row.seconds is not None, "what was not measured is not compared"
+    ratio = scale * published_s / row.seconds
+    note = f"{ratio:.1f}x published" + (f"; {row.note}" if row.note else "")
+    return replace(row, target=f">= {least:g}x published", met=ratio >= least, note=note)
 
 
 def at_most(name: str, seconds: float, limit: float, note: str = "", best: float | None = None) -> Row:

@@ -66,15 +66,15 @@ def sample(
     u = sde.prior(noise.normal((u_channels, *rest)).to(device))
     steps = spec.nfe - 1 if spec.denoise else spec.nfe
 
-    def each_step(multiple: int) -> Iterator[Tensor]:
-        """Noise with ``multiple`` times the channels of the data, for every step."""
-        return stream(noise, (channels * multiple, *rest), steps, device)
+    def draws(count: int, multiple: int) -> Iterator[Tensor]:
+        """``count`` times noise with ``multiple`` times the channels of the data."""
+        return stream(noise, (channels * multiple, *rest), count, device)
 
     if spec.method == "ode":
         u, nfe_each = probability_flow(score, sde, u, end=spec.eps, rtol=spec.rtol, atol=spec.atol, solver=spec.solver)
     else:
         grid = times(spec.spacing, steps, spec.eps, rho=spec.grid_power, schedule=sde.schedule)
-        u = _fixed_steps(score, sde, spec, u, grid, each_step)
+        u = _fixed_steps(score, sde, spec, u, grid, draws)
         nfe_each = torch.full((len(u),), steps, dtype=torch.int64, device=u.device)
     if spec.denoise:
         # The exponential sampler has done it: its corrector shares the evaluation.
@@ -93,11 +93,12 @@ def _fixed_steps(
     spec: SamplingSpec,
     u: Tensor,
     grid: list[float],
-    each_step: Callable[[int], Iterator[Tensor]],
+    draws: Callable[[int, int], Iterator[Tensor]],
 ) -> Tensor:
     """u at the end of ``grid``; for the exponential sampler with the denoising step that the recipe asks for."""
+    steps = len(grid) - 1
     if spec.method == "exponential":
-        noise = each_step(2 if sde.phase_space else 1) if spec.eta else iter(())
+        noise = draws(steps, 2 if sde.phase_space else 1) if spec.eta else iter(())
         return exponential(
             score,
             sde,
@@ -110,11 +111,11 @@ def _fixed_steps(
             denoise=spec.denoise,
         )
     if spec.method == "em":
-        return euler_maruyama(score, sde, u, grid, each_step(1))
+        return euler_maruyama(score, sde, u, grid, draws(steps, 1))
     if not isinstance(sde, CLD):
         raise RecipeError(
             "sampling.method=sscs splits the dynamics of (x, v), which sde.name=vpsde has not. "
             "Choose sampling.method=em, ode or exponential."
         )
     splitting = sscs_second_order if spec.sscs_order == 2 else sscs
-    return splitting(score, sde, u, grid, each_step(4))
+    return splitting(score, sde, u, grid, draws(steps + 1, 2))

@@ -13,7 +13,7 @@ from cld_core.score import ScoreFunction
 from cld_core.sde import CLD, kernel
 
 
-def half_step(sde: CLD, u: Tensor, t: float, t_next: float, noise: Tensor) -> Tensor:
+def exact_part(sde: CLD, u: Tensor, t: float, t_next: float, noise: Tensor) -> Tensor:
     """Exact solution of the reverse process' Ornstein-Uhlenbeck part from t down to t_next.
 
     Reversed in time it is the forward process with the velocity's sign changed, so its mean map and covariance
@@ -30,19 +30,26 @@ def half_step(sde: CLD, u: Tensor, t: float, t_next: float, noise: Tensor) -> Te
     return out
 
 
+def _middles(times: list[float]) -> list[float]:
+    """Times at which the score part acts, one a step. Between two of them the exact part acts in one piece.
+
+    The second half of a step and the first half of the next are both exact, hence together the exact part over both.
+    """
+    return [0.5 * (t + t_next) for t, t_next in pairwise(times)]
+
+
 def sscs(score: ScoreFunction, sde: CLD, u: Tensor, times: list[float], noise: Iterator[Tensor]) -> Tensor:
     """u (B, 2C, ...) at times[-1], from u at times[0]; one evaluation a step.
 
-    ``noise`` yields (B, 4C, ...) once a step: that of the first half step, then that of the second.
+    ``noise`` yields (B, 2C, ...), once more often than there are steps.
     """
-    for t, t_next in pairwise(times):
-        middle = 0.5 * (t + t_next)
-        first, second = next(noise).chunk(2, dim=1)
-        u = half_step(sde, u, t, middle, first)
+    now = times[0]
+    for (t, t_next), middle in zip(pairwise(times), _middles(times), strict=True):
+        u = exact_part(sde, u, now, middle, next(noise))
         v = sde.scored(u)
         v.add_(torch.add(score(u, t), v, alpha=sde.m_inv), alpha=sde.diffusion2(t) * (t - t_next))
-        u = half_step(sde, u, middle, t_next, second)
-    return u
+        now = middle
+    return exact_part(sde, u, now, times[-1], next(noise))
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,8 @@ def kicks(sde: CLD, times: tuple[float, ...]) -> tuple[tuple[Kick, Kick], ...]:
     def matrix(t: Tensor) -> Tensor:
         return (sde.diffusion2(t) * (sde.known_precision(t) - sde.m_inv))[:, None, None]
 
-    with_middles = [times[0], *(t for a, b in pairwise(times) for t in (0.5 * (a + b), b))]
+    steps = zip(_middles(list(times)), times[1:], strict=True)
+    with_middles = [times[0], *(t for step in steps for t in step)]
     halves = []
     for segment in segments(with_middles, matrix):
         field = (sde.diffusion2(segment.times) * sde.ell(segment.times))[:, None]
@@ -79,10 +87,9 @@ def sscs_second_order(score: ScoreFunction, sde: CLD, u: Tensor, times: list[flo
     v there is predicted with the last step's alpha, which for a second order is near enough.
     """
     alpha: Tensor | None = None  # it vanishes with the data's influence, at t = 1
-    for (t, t_next), (half, whole) in zip(pairwise(times), kicks(sde, tuple(times)), strict=True):
-        middle = 0.5 * (t + t_next)
-        first, second = next(noise).chunk(2, dim=1)
-        u = half_step(sde, u, t, middle, first)
+    now = times[0]
+    for middle, (half, whole) in zip(_middles(times), kicks(sde, tuple(times)), strict=True):
+        u = exact_part(sde, u, now, middle, next(noise))
         v = sde.scored(u)
         start = v.clone()
         v.mul_(half.factor)
@@ -90,5 +97,5 @@ def sscs_second_order(score: ScoreFunction, sde: CLD, u: Tensor, times: list[flo
             v.add_(alpha, alpha=half.weight)
         alpha = score(u, middle).add(v, alpha=sde.known_precision(middle)).mul_(-1.0 / sde.ell(middle))
         torch.mul(start, whole.factor, out=v).add_(alpha, alpha=whole.weight)
-        u = half_step(sde, u, middle, t_next, second)
-    return u
+        now = middle
+    return exact_part(sde, u, now, times[-1], next(noise))

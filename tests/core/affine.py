@@ -35,8 +35,9 @@ class UnitNoise:
 
 def output_covariance(sde: Any, spec: SamplingSpec, std: float = 0.5) -> Tensor:
     """Covariance (2, 2), or (1, 1), of (x, v) of samples for data N(0, std^2)."""
-    width = {"em": 1, "sscs": 4, "ode": 0, "exponential": (2 if sde.phase_space else 1) if spec.eta else 0}[spec.method]
+    width = {"em": 1, "sscs": 2, "ode": 0, "exponential": (2 if sde.phase_space else 1) if spec.eta else 0}[spec.method]
     steps = 0 if spec.method == "ode" else spec.nfe - int(spec.denoise)
+    steps += spec.method == "sscs"  # its steps have noise between them, before and behind
     noise = UnitNoise(first=2 if sde.phase_space else 1, steps=steps, width=width)
     out = sample(gaussian(std, d=1).score(sde), sde, spec, noise, (1,))
     columns = out.x if out.v is None else torch.cat([out.x, out.v], dim=1)

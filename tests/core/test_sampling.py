@@ -12,7 +12,7 @@ from cld_core.recipe.sampling_spec import SamplingSpec
 from cld_core.sampling import sample
 from cld_core.sampling.grids import GRIDS, linear, quadratic
 from cld_core.sampling.noise import BLOCK, stream
-from cld_core.sampling.sscs import half_step
+from cld_core.sampling.sscs import exact_part
 from cld_core.sde import CLD, VPSDE
 from cld_core.seeds import SampleNoise
 from tests.core import parity
@@ -100,15 +100,15 @@ def test_sscs_is_exact_where_the_score_part_vanishes(sde, grid):
     times = grid(7, 1e-3)
     for t, t_next in pairwise(times):
         middle = 0.5 * (t + t_next)
-        u = half_step(sde, half_step(sde, u, t, middle, torch.zeros_like(u)), middle, t_next, torch.zeros_like(u))
-    whole = half_step(sde, torch.eye(2, dtype=torch.float64), 1.0, 1e-3, torch.zeros(2, 2, dtype=torch.float64))
+        u = exact_part(sde, exact_part(sde, u, t, middle, torch.zeros_like(u)), middle, t_next, torch.zeros_like(u))
+    whole = exact_part(sde, torch.eye(2, dtype=torch.float64), 1.0, 1e-3, torch.zeros(2, 2, dtype=torch.float64))
     torch.testing.assert_close(u, whole, rtol=1e-10, atol=1e-13)
 
 
-def test_sscs_half_step_keeps_the_stationary_law():
+def test_the_exact_part_of_sscs_keeps_the_stationary_law():
     zeros, eye = torch.zeros(2, 2, dtype=torch.float64), torch.eye(2, dtype=torch.float64)
-    map_u = half_step(RISING, eye, 0.9, 0.2, zeros).T
-    map_noise = half_step(RISING, zeros, 0.9, 0.2, eye).T
+    map_u = exact_part(RISING, eye, 0.9, 0.2, zeros).T
+    map_noise = exact_part(RISING, zeros, 0.9, 0.2, eye).T
     stationary = torch.diag(torch.tensor([1.0, 0.25], dtype=torch.float64))
     after = map_u @ stationary @ map_u.T + map_noise @ map_noise.T
     torch.testing.assert_close(after, stationary, rtol=1e-13, atol=1e-15)
