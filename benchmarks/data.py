@@ -74,7 +74,7 @@ def _let_workers_finish() -> None:
 
 def topic(settings: Settings) -> Report:
     # More than the loader's workers have ready from the round before: 2 each.
-    count, batch, batches = (64, 8, 8) if settings.quick else (20_000, BATCH, 40)
+    count, batch, batches = (64, 8, 8) if settings.quick else (20_000, BATCH, 200)
     folder = models.image_folder(settings.work / "images", 32, {"train": count, "validation": 1})
     spec = ImageDataSpec(name="folder", path=str(folder), size=32)
     ours = Ours(spec, batch, settings.device)

@@ -3,7 +3,7 @@
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -38,7 +38,7 @@ def status(
     if problem is not None:
         err.print(problem, style="yellow")
     if as_json:
-        typer.echo(json.dumps([row.to_dict() for row in rows], indent=1))
+        typer.echo(json.dumps([_document(row, old=problem is not None) for row in rows], indent=1))
         return
     view = details if runs else overview
     if watch and out.is_terminal:
@@ -74,6 +74,12 @@ def _collect(names: list[str], everything: bool, directory: Path | None) -> tupl
         if names or everything or row.state not in OVER or now - (row.updated or row.created or now) < RECENT_S
     ]
     return recent, problem
+
+
+def _document(row: RunStatus, *, old: bool) -> dict[str, Any]:
+    """A row of ``--json``; ``as_of``: when it was last heard of, where the cluster could not be asked."""
+    stale = old and row.cluster == "slurm"
+    return {**row.to_dict(), "as_of": (row.updated or row.created) if stale else None}
 
 
 def _row(run: RunFolder, look: Look) -> RunStatus:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -194,10 +195,12 @@ def test_the_controller_is_restarted_in_the_middle(lab: Lab) -> None:
     assert re.search(r"RUNNING as of \d+ ?s ago", away.stdout)
     refused = lab.cldctl("resume", "--yes", code=4)
     assert "slurmctld does not answer" in refused.stderr
-    step = lab.status("mine")["step"]
+    step, as_of = (lab.status("mine")[key] for key in ("step", "as_of"))
+    assert time.time() - 60 < as_of <= time.time()
     lab.slurm.start_controller()
     row = lab.until("mine", "to go on", lambda row: row["state"] == "RUNNING" and row["step"] > step + 20)
     assert len(row["attempts"]) == 1
+    assert row["as_of"] is None
 
 
 def test_a_finished_run_that_slurm_starts_again_ends_at_once(lab: Lab) -> None:
