@@ -75,6 +75,6 @@ def topic(settings: Settings) -> Report:
     ]
     report = Report(topic="cli", title="from typing it to its end; the whole process")
     for name, times, limit in measured:
-        target, met = ("", None) if limit is None else (f"< {limit:g} s", min(times) < limit)
+        target, met = ("", None) if limit is None else (f"< {limit:g} s", statistics.median(times) < limit)
         report.rows.append(Row(name=name, seconds=statistics.median(times), best=min(times), target=target, met=met))
     return report

@@ -10,6 +10,7 @@ from torchvision.datasets import VisionDataset
 
 from benchmarks import models
 from benchmarks.harness import BASELINE, Report, Settings, interleaved, rows_of
+from benchmarks.limits import memory_bandwidth
 from cld_core.data.image_source import ImageSource
 from cld_core.data.images import ImageSet
 from cld_core.recipe.image_spec import ImageDataSpec
@@ -89,4 +90,9 @@ def topic(settings: Settings) -> Report:
     notes = {name: f"{batch * batches / min(seconds):,.0f} images/s at best" for name, seconds in times.items()}
     rows = rows_of(times, targets={"cldctl": TARGET}, notes=notes)
     title = f"{batches} batches of {batch} images of 32x32, mirrored at random; baseline: torchvision, 2 workers"
-    return Report(topic="data", title=title, rows=rows)
+    # A byte is read, a float32 written.
+    moved = batches * batch * 3 * 32 * 32 * 5
+    limit = moved / memory_bandwidth(settings)
+    report = Report(topic="data", title=title, rows=rows)
+    report.notes.append(f"limit: {moved / 1e6:.0f} MB have to be moved, {1e3 * limit:.1f} ms at a copy's bandwidth")
+    return report

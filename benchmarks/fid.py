@@ -6,6 +6,7 @@ import time
 import numpy as np
 
 from benchmarks.harness import BASELINE, Report, Settings, at_most, interleaved, rows_of
+from benchmarks.limits import memory_bandwidth
 
 SHARDS, DIMENSIONS, LIMIT_S = 64, 2048, 3.0
 
@@ -38,7 +39,8 @@ def topic(settings: Settings) -> Report:
         merged.append(time.perf_counter() - begin)
     assert total.n == shards * n, "the merge lost rows"
     moved = shards * d * d * 8
-    note = f"{moved / 1e9:.1f} GB of scatter matrices are read"
+    limit = moved / memory_bandwidth(settings)
+    note = f"{moved / 1e9:.1f} GB of scatter matrices are read, {1e3 * limit:.0f} ms at the bandwidth of a copy"
     report.rows.append(
         at_most(f"merge of {shards} shards", sorted(merged)[len(merged) // 2], LIMIT_S, note, min(merged))
     )

@@ -4,6 +4,7 @@ import torch
 
 from benchmarks import baseline, models
 from benchmarks.harness import BASELINE, Report, Settings, against_published, interleaved, rows_of
+from benchmarks.limits import product_rate
 from cld_core.likelihood import likelihood
 from cld_core.seeds import SampleNoise
 
@@ -31,7 +32,9 @@ def topic(settings: Settings) -> Report:
         "cldctl": f"{ours.nfe:.0f} evaluations a datum; {ours.mean:.2f} +- {ours.standard_error:.2f} nats",
     }
     rows = rows_of(times, notes=notes)
-    rows[1] = against_published(rows[1], PUBLISHED, TARGET)
+    rows[1] = against_published(rows[1], PUBLISHED, TARGET, settings)
     report = Report(topic="likelihood", title=f"bound of {n} toy points, rtol = atol = 1e-5", rows=rows)
+    limit = ours.nfe * models.toy_flops(n, passes=2) / product_rate(settings)
+    report.notes.append(f"limit: the products of {ours.nfe:.0f} evaluations, both ways, take {1e3 * limit:.0f} ms")
     report.notes.append("each datum has steps of its own, and is none of its neighbours' business")
     return report

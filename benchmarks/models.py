@@ -36,6 +36,15 @@ def toy_model(device: str = "cpu", steps: int = 0) -> Model:
     return Model(recipe, device, net=trainer.net.eval(), data=trainer.source, step=steps)
 
 
+# Layers of the published toy network, (in, out).
+TOY_LAYERS = ((5, 128), (128, 128), (128, 128), (128, 128), (128, 2))
+
+
+def toy_flops(rows: int, passes: int = 1) -> float:
+    """FLOP of the products of the toy network's forward pass; ``passes``: 2 with that back to u."""
+    return passes * rows * sum(2.0 * a * b for a, b in TOY_LAYERS)
+
+
 def plain_toy(model: Model) -> PlainCLD:
     """The baseline with the weights of ``model``."""
     net = PlainMLP()

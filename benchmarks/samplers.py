@@ -22,6 +22,7 @@ from rich.table import Table
 
 import cld_core
 from benchmarks.diamond import TRUE_LOG_DENSITY, Bench, Case, Found, NoSplit, exact, floor
+from cld_core.errors import CldError
 from cld_core.sde import CLD, VPSDE
 
 EXPONENTIAL = {"method": "exponential", "corrector": False}
@@ -82,6 +83,8 @@ def main() -> None:
     parser.add_argument("--only-runs", action="store_true", help="leave the exact scores out")
     parser.add_argument("--json", type=Path, help="file for everything measured")
     arguments = parser.parse_args()
+    if arguments.seeds < 2:
+        parser.error("--seeds: errors need two sets of samples at least")
     torch.set_num_threads(1)
     out = Console(width=None if sys.stdout.isatty() else 160)
 
@@ -90,7 +93,10 @@ def main() -> None:
         cases += [exact("exact, CLD, beta 4", CLD()), exact("exact, CLD, beta 0.1 + 6.9 t", CLD(beta0=0.1, beta1=6.9))]
         cases += [exact("exact, CLD without the split", NoSplit()), exact("exact, VPSDE", VPSDE())]
     for run in arguments.run:
-        model = cld_core.load(run, device="cpu")
+        try:
+            model = cld_core.load(run, device="cpu")
+        except CldError as error:
+            parser.error(f"--run {run}: {error}")
         cases.append(Case(name=f"network {run.name}, step {model.step}", sde=model.sde, score=model.score))
 
     mean, error = floor(arguments.samples, arguments.seeds)

@@ -7,6 +7,7 @@ import torch
 
 from benchmarks import baseline, models
 from benchmarks.harness import BASELINE, Report, Settings, against_published, interleaved, rows_of
+from benchmarks.limits import product_rate
 from cld_core.sampling import grids
 
 # Seconds of the published code for 2,048 samples on 2 idle cores, and the evaluations of its adaptive flow.
@@ -49,7 +50,11 @@ def topic(settings: Settings) -> Report:
             scale, to_published = {"ode": own / evaluations}, own / PUBLISHED_NFE
         theirs_row, *ours = rows_of(measured, notes=notes, scale=scale)
         report.rows.append(replace(theirs_row, name=f"{method}, baseline"))
-        report.rows += [against_published(row, PUBLISHED[method], TARGET, to_published) for row in ours]
+        report.rows += [against_published(row, PUBLISHED[method], TARGET, settings, to_published) for row in ours]
+    limit = models.toy_flops(n) / product_rate(settings)
+    report.notes.append(
+        f"limit: the products of one evaluation take {1e3 * limit:.2f} ms, of {steps} {1e3 * steps * limit:.0f} ms"
+    )
     others = {
         f"exponential, {nfe} evaluations": partial(model.draw, n, method="exponential", nfe=nfe) for nfe in (10, 20, 50)
     }

@@ -1,6 +1,7 @@
 """A trained model, ready to sample and to be evaluated."""
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -125,8 +126,17 @@ class Model:
         if "method" in settings:
             switched = recipe.sampling.switched(settings["method"])
             recipe = dataclasses.replace(recipe, sampling=switched)
-        changes = [f"sampling.{name}={json.dumps(value)}" for name, value in settings.items()]
-        return with_overrides(recipe, changes, "sample").sampling
+        spec = _checked(recipe, tuple(f"sampling.{name}={json.dumps(value)}" for name, value in settings.items()))
+        for name in settings:
+            if name in spec.idle:
+                raise UsageError(f"sampling.{name} has no effect with sampling.method={spec.method}. Leave it out.")
+        return spec
+
+
+@functools.lru_cache(maxsize=64)
+def _checked(recipe: Recipe, changes: tuple[str, ...]) -> SamplingSpec:
+    """Checking takes milliseconds, which a few samples do not."""
+    return with_overrides(recipe, changes, "sample").sampling
 
 
 def pick_checkpoint(folder: RunFolder, recipe: Recipe, checkpoint: int | str) -> int:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,10 @@ VARIANTS: dict[str, dict[str, type]] = {
 DEFAULT_VARIANT: dict[str, type] = {"data": ToyDataSpec, "sde": CldSpec, "network": MlpSpec}
 
 
+# Evaluating annotations takes most of the time of checking a recipe, and every call of `Model.sample` checks one.
+_hints = functools.cache(typing.get_type_hints)
+
+
 def variant(section: str, name: str | None) -> type:
     """The dataclass that ``name`` chooses for a section of `VARIANTS`, or its default."""
     return VARIANTS[section].get(str(name), DEFAULT_VARIANT[section])
@@ -36,7 +41,7 @@ def section_class(path: str, tree: Mapping[str, Any]) -> type | None:
         if cls is Recipe and name in VARIANTS:
             cls = variant(name, node.get("name") if isinstance(node, Mapping) else None)
             continue
-        hint = typing.get_type_hints(cls).get(name)
+        hint = _hints(cls).get(name)
         if not dataclasses.is_dataclass(hint):
             return None
         cls = typing.cast(type, hint)
@@ -72,7 +77,7 @@ def describe(path: str, tree: Mapping[str, Any]) -> str:
     assert cls is not None, f"{section} is not a section"
     entry = next(entry for entry in dataclasses.fields(cls) if entry.name == name)
     doc = entry.metadata.get("doc", "")
-    return f"{_expectation(typing.get_type_hints(cls)[name], entry.metadata.get('bounds', {}))}: {doc}"
+    return f"{_expectation(_hints(cls)[name], entry.metadata.get('bounds', {}))}: {doc}"
 
 
 def check_keys(layer: Mapping[str, Any], tree: Mapping[str, Any], where: str) -> None:
@@ -114,7 +119,7 @@ def _build(path: str, tree: Mapping[str, Any], where: Mapping[str, str]) -> Any:
     node: Any = tree
     for name in path.split(".") if path else []:
         node = node.get(name, {})
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     values = {}
     for entry in dataclasses.fields(cls):
         key = f"{path}.{entry.name}" if path else entry.name

@@ -39,10 +39,14 @@ class SamplingSpec:
             return self.grid
         return "power" if self.method == "exponential" else "linear"
 
+    @property
+    def idle(self) -> tuple[str, ...]:
+        """Keys that the method does not read, whatever they are set to."""
+        return ("nfe", "grid", "grid_power") if self.method == "ode" else ("rtol", "atol")
+
     def in_force(self) -> "SamplingSpec":
         """The same sampler, with every key that it does not read at its default: equal where the samples are."""
-        idle = {"ode": ("nfe", "grid", "grid_power")}.get(self.method, ("rtol", "atol"))
-        changed = replace(self, **{name: getattr(SamplingSpec(), name) for name in idle})
+        changed = replace(self, **{name: getattr(SamplingSpec(), name) for name in self.idle})
         return changed if changed.method == "ode" else replace(changed, grid=cast(Any, changed.spacing))
 
     def switched(self, method: str) -> "SamplingSpec":

@@ -1,6 +1,8 @@
 """Critically-damped Langevin diffusion (the paper, section 3; docs/math.md section 2)."""
 
 import math
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -10,29 +12,33 @@ from cld_core.sde.coefficients import spread
 from cld_core.sde.schedule import Number, Schedule
 
 
+@dataclass(frozen=True, kw_only=True)
 class CLD:
     """The forward process of u = (x, v), and what its reversal needs.
 
     ``u`` is (B, 2C, ...): x in the first C channels, v in the last. Times are floats, or (B,) float64 tensors.
     """
 
+    beta0: float = 4.0
+    beta1: float = 0.0
+    m_inv: float = 4.0
+    gamma: float = 0.04
+    numerical_eps: float = 1e-6
+
     phase_space = True
 
-    def __init__(
-        self,
-        *,
-        beta0: float = 4.0,
-        beta1: float = 0.0,
-        m_inv: float = 4.0,
-        gamma: float = 0.04,
-        numerical_eps: float = 1e-6,
-    ) -> None:
-        self.schedule = Schedule(beta0=beta0, beta1=beta1)
-        self.m_inv = m_inv
-        self.mass = 1.0 / m_inv
-        self.friction = 2.0 * math.sqrt(self.mass)
-        self.gamma = gamma
-        self.numerical_eps = numerical_eps
+    @cached_property
+    def schedule(self) -> Schedule:
+        return Schedule(beta0=self.beta0, beta1=self.beta1)
+
+    @cached_property
+    def mass(self) -> float:
+        return 1.0 / self.m_inv
+
+    @cached_property
+    def friction(self) -> float:
+        """Gamma, for critical damping."""
+        return 2.0 * math.sqrt(self.mass)
 
     def split(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Views (x, v), each (B, C, ...), of u."""

@@ -1,6 +1,8 @@
 """The variance-preserving diffusion, the baseline (the paper, appendix; docs/math.md section 3)."""
 
 import math
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -10,14 +12,19 @@ from cld_core.sde.kernel import exp, minus_expm1, sqrt
 from cld_core.sde.schedule import Number, Schedule
 
 
+@dataclass(frozen=True, kw_only=True)
 class VPSDE:
     """dx = -beta/2 x dt + sqrt(beta) dw. The same interface as `CLD`; here u is x, (B, C, ...)."""
 
+    beta0: float = 0.1
+    beta1: float = 19.9
+    numerical_eps: float = 0.0
+
     phase_space = False
 
-    def __init__(self, *, beta0: float = 0.1, beta1: float = 19.9, numerical_eps: float = 0.0) -> None:
-        self.schedule = Schedule(beta0=beta0, beta1=beta1)
-        self.numerical_eps = numerical_eps
+    @cached_property
+    def schedule(self) -> Schedule:
+        return Schedule(beta0=self.beta0, beta1=self.beta1)
 
     def scored(self, u: Tensor) -> Tensor:
         return u

@@ -48,6 +48,9 @@ def sample(
     spec = with_overrides(recipe, overrides, str(run.recipe_file)).sampling
     if nfe is not None and spec.method == "ode":
         raise UsageError("--nfe: the method ode chooses its own. Add --method em, sscs or exponential.")
+    for text in overrides:
+        if text.partition("=")[0].removeprefix("sampling.") in spec.idle:
+            raise UsageError(f"'{text}' has no effect with sampling.method={spec.method}. Leave it out.")
     if output is not None and output.suffix not in (".png", ".npz"):
         raise UsageError(f"-o {output}: cannot write '{output.suffix}' files. End the name in .png or .npz.")
     if output is not None and not output.absolute().parent.is_dir():
@@ -63,7 +66,8 @@ def sample(
     model = cld_core.load(run.path, checkpoint)
     target = output or run.samples / f"step_{model.step:08d}_{spec.method}.png"
     count = n or pictures.default_count(model)
-    drawn = model.draw(count, seed=seed, batch_size=run.recipe().eval.batch_size, **vars(spec))
+    settings = {name: value for name, value in vars(spec).items() if name not in spec.idle}
+    drawn = model.draw(count, seed=seed, batch_size=run.recipe().eval.batch_size, **settings)
     if target.suffix == ".npz":
         arrays = {"x": drawn.x.cpu().numpy(), "nfe": drawn.nfe_each.cpu().numpy()}
         arrays |= {"v": drawn.v.cpu().numpy()} if drawn.v is not None else {}

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -160,7 +161,8 @@ def test_noise_of_a_step_has_the_covariance_of_its_equation(sde):
 
 def test_coefficients_are_computed_once():
     times = tuple(quadratic(9, 1e-3))
-    assert steps(CONSTANT, times, 2, True, 0.0) is steps(CONSTANT, times, 2, True, 0.0)
+    assert steps(CONSTANT, times, 2, True, 0.0) is steps(replace(CONSTANT), times, 2, True, 0.0)
+    assert steps(CONSTANT, times, 2, True, 0.0) is not steps(RISING, times, 2, True, 0.0)
 
 
 @pytest.mark.parametrize("sde", [CONSTANT, RISING, VP], ids=["cld", "cld rising", "vpsde"])

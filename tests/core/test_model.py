@@ -76,6 +76,12 @@ def test_wrong_settings_are_refused_as_on_the_command_line(run, settings, words)
     assert words in str(caught.value)
 
 
+@pytest.mark.parametrize("settings", [{"method": "ode", "nfe": 20}, {"method": "exponential", "rtol": 1e-3}])
+def test_settings_without_effect_are_refused(run, settings):
+    with pytest.raises(UsageError, match="has no effect with sampling"):
+        cld_core.load(run.path).sample(4, **settings)
+
+
 @pytest.mark.parametrize("arguments", [{"n": 0}, {"n": 4, "seed": -1}, {"n": 4, "first": -1}])
 def test_numbers_that_make_no_sense(run, arguments):
     with pytest.raises(UsageError, match="at least"):
