@@ -155,7 +155,7 @@ def write(
         write_json(path.with_suffix(".json"), sidecar)
     except (OSError, RuntimeError) as error:
         # torch reports a write that the system refused as a RuntimeError of its zip writer.
-        raise SaveError(_why_not_written(path, error)) from error
+        raise SaveError(_why_not_written(path, error), step) from error
     return path
 
 

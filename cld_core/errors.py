@@ -28,7 +28,11 @@ class CheckpointError(CldError):
 
 
 class SaveError(CheckpointError):
-    """A checkpoint could not be written."""
+    """The checkpoint of ``step`` could not be written."""
+
+    def __init__(self, message: str, step: int = 0) -> None:
+        super().__init__(message)
+        self.step = step
 
 
 class DataError(CldError):

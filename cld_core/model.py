@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from .recipe.sampling_spec import SamplingSpec
 from .run import RunFolder
 from .score import Score
 from .train.ema import Ema
+
+_log = logging.getLogger(__name__)
 
 
 class Model:
@@ -153,6 +156,9 @@ def pick_checkpoint(folder: RunFolder, recipe: Recipe, checkpoint: int | str) ->
             text = f"'{checkpoint}' names no checkpoint of {folder.name}. Use 'last' or a step; there are: {steps}."
             raise NotFoundError(text) from None
     step, damaged = checkpoints.newest_good(folder, recipe.model_digest())
+    for entry in damaged:
+        if entry.finished:
+            _log.warning("passed over the checkpoint of step %d: %s", entry.step, entry.reason)
     if step is None:
         why = f": {damaged[0].reason}" if damaged else ""
         raise NotFoundError(f"{folder.path} has no usable checkpoint yet{why}. Train it first: `cldctl resume`.")

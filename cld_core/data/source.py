@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from cld_core import seeds
+from cld_core.errors import DataError
 from cld_core.recipe.image_spec import ImageDataSpec
 from cld_core.recipe.schema import DataSpec
 
@@ -47,8 +48,15 @@ class ToySource:
     def __init__(self, density: toy.Toy) -> None:
         self.density: toy.Toy | None = density
         self.shape = density.data_shape
-        self._sample = density.sample
+        self._toy = density
         self._generator = torch.Generator()
+
+    def _sample(self, size: int, generator: torch.Generator) -> Tensor:
+        x = self._toy.sample(size, generator)
+        if x.shape != (size, *self.shape):
+            text = f"gave {tuple(x.shape)} for n = {size}, not {(size, *self.shape)}. Mend its function"
+            raise DataError(f"toy data {self._toy.name!r} {text}.")
+        return x
 
     def batch(self, seed: int, restart: int, step: int, size: int, rows: slice) -> Tensor:
         self._generator.manual_seed(seeds.key_of(seed, restart, step, "data"))

@@ -99,7 +99,7 @@ def alone() -> Ranks:
     if torch.cuda.is_available():
         device = torch.device("cuda", local_rank % torch.cuda.device_count())
         torch.cuda.set_device(device)
-    else:
+    elif "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_world_size))
     return Ranks(
         rank=_from_environment("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK"),

@@ -160,6 +160,8 @@ def _recorded(
         cause = next((cause for cls, cause in causes.items() if isinstance(error, cls)), "crashed")
         detail = _in_words(error)
         reached = folder.progress().get("step", plan.first_step)
+        if isinstance(error, SaveError):
+            reached = max(reached, error.step)
         ledger.append("ended", attempt=plan.attempt, cause=cause, step=reached, detail=detail[:500])
         raise
     if ended.code is not StopCode.NONE:

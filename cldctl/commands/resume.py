@@ -7,6 +7,7 @@ import typer
 
 from cld_core.errors import CldError, NotFoundError, RecipeError, UsageError
 from cld_core.run import RunFolder, find_runs
+from cld_core.run.intact import newest_whole
 from cld_core.run.lease import held_message, newest, seems_alive
 from cldctl.ui.console import err
 
@@ -79,9 +80,10 @@ def _agreed() -> bool:
 
 
 def _resume(run: RunFolder, overrides: list[str], from_step: int | None, cluster: str) -> tuple[str, tuple[str, ...]]:
+    from cld_core.data import presence
     from cld_core.evaluation.request import EvalRequest
     from cld_core.recipe import with_overrides
-    from cld_core.recipe.plugin import with_paths
+    from cld_core.recipe.plugin import with_paths, with_plugin_found
     from cldctl.cluster import launch
     from cldctl.cluster.executor import SchedulerError
     from cldctl.cluster.state import status_of
@@ -97,10 +99,11 @@ def _resume(run: RunFolder, overrides: list[str], from_step: int | None, cluster
         raise UsageError(held_message(run.path, newest(run.leases)[1] or {}))
     before = run.recipe()
     overrides = with_paths(overrides)
-    recipe = with_overrides(before, overrides, str(run.recipe_file))
+    recipe = with_plugin_found(with_overrides(before, overrides, str(run.recipe_file)), run.recipe_file)
     if recipe.model_digest() != before.model_digest():
         text = "data, sde, network, the objective's score and the optimiser are what its checkpoints hold"
         raise RecipeError(f"{run.name}: this override would make it another run: {text}. Submit a new run instead.")
+    presence.require(recipe.data)
     EvalRequest.periodic_fid(recipe)
     if status.state == "FINISHED" and recipe.train.steps <= status.step and from_step is None:
         text = f"is finished at step {status.step}"
@@ -108,8 +111,18 @@ def _resume(run: RunFolder, overrides: list[str], from_step: int | None, cluster
     if from_step is not None and from_step not in run.checkpoint_steps():
         steps = ", ".join(map(str, run.checkpoint_steps())) or "none"
         raise NotFoundError(f"{run.name} has no checkpoint of step {from_step}. There are: {steps}.")
-    start = from_step if from_step is not None else status.checkpoint_step
+    start = from_step if from_step is not None else _whole(run)
     err.print(f"resuming [bold]{run.name}[/] from step {start or 0} of {recipe.train.steps}")
     unfinished = launch.chained_evaluations(run, recipe)
     job = launch.train(run, recipe, cluster, overrides=overrides, from_step=from_step, evaluations=unfinished)
     return job.job_id, unfinished
+
+
+def _whole(run: RunFolder) -> int | None:
+    """The newest step whose checkpoint is whole, where the run will go on; names what is passed over."""
+    step, damaged = newest_whole(run)
+    for entry in damaged:
+        if entry.finished:
+            text = f"passed over the checkpoint of step {entry.step}: {entry.reason}"
+            err.print(text, markup=False, style="yellow", soft_wrap=True)
+    return step

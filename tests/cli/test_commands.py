@@ -266,6 +266,23 @@ def test_a_plugin_brings_a_data_set(tmp_path):
         wrong = (data[0], f"data.plugin={missing}", "--name", "x")
         assert missing in cldctl("submit", "toy", *ONE, *wrong, *DEBUG, runs=runs, code=2).stderr
     assert not (runs / "x").exists()
+    plugin.rename(tmp_path / "moved.py")
+    refused = cldctl("resume", "mine", "train.steps=30", *DEBUG, runs=runs, code=2).stderr
+    assert "ring.py" in refused
+    assert status(runs, "mine")["state"] == "FINISHED"
+
+
+def test_a_damaged_checkpoint_is_passed_over_aloud(tmp_path):
+    cldctl("submit", "toy", *ONE, "--name", "mine", *DEBUG, runs=tmp_path)
+    newest = RunFolder(tmp_path / "mine").checkpoint_file(20)
+    os.truncate(newest, 1000)
+    drawn = cldctl("sample", "mine", "-n", "8", "--method", "em", "--nfe", "4", runs=tmp_path).stderr
+    again = cldctl("resume", "mine", "train.steps=30", *DEBUG, runs=tmp_path).stderr
+    for said in (drawn, again):
+        assert "passed over the checkpoint of step 20" in said
+        assert "truncated" in said
+    assert "8 samples of step 10" in drawn
+    assert "from step 10 of 30" in again
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["status"], ["status", "--json"], ["recipes"], ["submit", "--help"]])

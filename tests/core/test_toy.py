@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from cld_core.data import toy
+from cld_core.data.source import ToySource
 from cld_core.errors import DataError
 from cld_core.recipe.schema import TOY_DATA
 
@@ -110,6 +111,14 @@ def test_plugin_module(tmp_path, monkeypatch):
     (tmp_path / "toy_plugin_for_test.py").write_text(PLUGIN.format(name="test_module"))
     monkeypatch.syspath_prepend(tmp_path)
     assert toy.get("test_module", "toy_plugin_for_test").name == "test_module"
+
+
+def test_data_of_another_shape_are_refused(tmp_path):
+    path = tmp_path / "solid.py"
+    path.write_text(PLUGIN.format(name="test_solid").replace("2", "3"))
+    drawn = ToySource(toy.get("test_solid", str(path)))
+    with pytest.raises(DataError, match=r"'test_solid' gave \(8, 3\) for n = 8, not \(8, 2\)"):
+        drawn.batch(0, 0, 0, 8, slice(0, 8))
 
 
 def test_bad_plugins_are_named(tmp_path):

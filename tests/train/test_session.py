@@ -207,6 +207,8 @@ def test_a_save_that_fails_ends_the_attempt_and_is_the_cause(make, monkeypatch):
     with pytest.raises(SaveError, match="no space left on the disk"):
         attempt(run)
     assert causes(run) == ["save_failed"]
+    ended = run.ledger.events()[-1]
+    assert ended["step"] == run.recipe().train.checkpoint_every, "the step that could not be saved was reached"
     assert run.progress()["step"] < 1000, "it ends soon after the failed save, not with the run"
     monkeypatch.undo()
     run.ledger.append("requested", steps=20, overrides=["train.steps=20"])
