@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import itertools
 import json
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,22 +50,28 @@ def table(bench: Bench, numbers: list[int]) -> dict[str, dict[int, Found]]:
 
 
 def candidates() -> Iterator[dict]:
-    """Settings of the exponential sampler that `search` tries."""
-    grids: list[dict] = [{"grid": "linear"}, {"grid": "quadratic"}, *({"grid_power": p} for p in (2.0, 3.0, 4.0, 6.0))]
-    for grid, order, corrector in itertools.product(grids, (1, 2, 3), (False, True)):
+    """Settings of the exponential sampler that `search` tries, with and without noise."""
+    powers: list[dict] = [{"grid_power": p} for p in (1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)]
+    for grid, order, corrector in itertools.product(
+        [{"grid": "linear"}, {"grid": "quadratic"}, *powers], (1, 2, 3), (False, True)
+    ):
         yield {"order": order, "corrector": corrector, **grid}
-    for grid, order, eta, corrector in itertools.product(grids[1:4], (1, 2), (0.5, 1.0), (False, True)):
-        yield {"order": order, "corrector": corrector, "eta": eta, **grid}
+    for grid, order, eta in itertools.product(powers[1:8:2], (1, 2), (0.3, 0.5, 1.0)):
+        yield {"order": order, "corrector": False, "eta": eta, **grid}
 
 
-def search(bench: Bench, nfe: int) -> list[tuple[dict, Found]]:
-    """All candidates, best first: a distance 0.01 above the best counts as much as 1 nat of mean log-density."""
+def search(bench: Bench, nfe: int) -> list[tuple[dict, Found, float]]:
+    """All candidates with their losses: a distance 0.01 above the best counts as much as 1 nat of mean log-density."""
     found = [(settings, bench(method="exponential", nfe=nfe, **settings)) for settings in candidates()]
-    usable = [pair for pair in found if pair[1].sw2 < 1.0]
-    best = min(pair[1].sw2 for pair in usable)
-    return sorted(
-        usable, key=lambda pair: 100.0 * max(0.0, pair[1].sw2 - 1.1 * best) + abs(pair[1].logp - TRUE_LOG_DENSITY)
-    )
+    best = min(entry.sw2 for _, entry in found if entry.sw2 < 1.0)
+    return [
+        (settings, entry, 100.0 * max(0.0, entry.sw2 - 1.1 * best) + abs(entry.logp - TRUE_LOG_DENSITY))
+        for settings, entry in found
+    ]
+
+
+def told(settings: dict) -> str:
+    return " ".join(f"{key}={value}" for key, value in settings.items())
 
 
 def cell(found: Found) -> str:
@@ -104,6 +111,7 @@ def main() -> None:
     out.print(f"Mean log-density of the truth {TRUE_LOG_DENSITY:.4f} nats. Cells: sliced W2 / mean log-density / rms.")
     report: dict = {"samples": arguments.samples, "seeds": arguments.seeds, "floor": mean, "floor_error": error}
     report |= {"true_log_density": TRUE_LOG_DENSITY, "cases": {}}
+    losses: dict[int, list[list[float]]] = {}
     for case in cases:
         bench = Bench(case, arguments.samples, arguments.seeds)
         fine = bench(method="ode")
@@ -119,14 +127,22 @@ def main() -> None:
         if arguments.search and not isinstance(case.sde, NoSplit):
             entry["search"] = {}
             for nfe in arguments.nfe:
-                ranked = search(bench, nfe)
-                entry["search"][nfe] = [{"settings": s, **dataclasses.asdict(f)} for s, f in ranked]
+                tried = search(bench, nfe)
+                if case.sde.phase_space:
+                    losses.setdefault(nfe, []).append([loss for _, _, loss in tried])
+                ranked = sorted(tried, key=lambda row: row[2] if math.isfinite(row[2]) else math.inf)
+                entry["search"][nfe] = [{"settings": s, "loss": loss, **dataclasses.asdict(f)} for s, f, loss in ranked]
                 out.print(f"{case.name}: the best of {len(ranked)} at {nfe} evaluations")
-                for settings, found in ranked[:6]:
-                    out.print(f"    {cell(found)}   " + " ".join(f"{k}={v}" for k, v in settings.items()))
+                for settings, found, loss in ranked[:6]:
+                    out.print(f"    {loss:.3f}   {cell(found)}   {told(settings)}")
         report["cases"][case.name] = entry
         if arguments.json is not None:
             arguments.json.write_text(json.dumps(report, indent=1))
+    for nfe, rows in losses.items():
+        worst = [max(column) if all(map(math.isfinite, column)) else math.inf for column in zip(*rows, strict=True)]
+        out.print(f"the least worst loss over the {len(rows)} cases of CLD at {nfe} evaluations")
+        for loss, settings in sorted(zip(worst, candidates(), strict=True), key=lambda pair: pair[0])[:6]:
+            out.print(f"    {loss:.3f}   {told(settings)}")
 
 
 if __name__ == "__main__":
