@@ -161,5 +161,7 @@ def pick_checkpoint(folder: RunFolder, recipe: Recipe, checkpoint: int | str) ->
             _log.warning("passed over the checkpoint of step %d: %s", entry.step, entry.reason)
     if step is None:
         why = f": {damaged[0].reason}" if damaged else ""
-        raise NotFoundError(f"{folder.path} has no usable checkpoint yet{why}. Train it first: `cldctl resume`.")
+        train = f"`cldctl resume {folder.name}`"
+        fix = f"Train it anew: {train}" if damaged else f"Wait for its first, or where it does not train: {train}"
+        raise NotFoundError(f"{folder.path} has no usable checkpoint yet{why}. {fix}.")
     return step

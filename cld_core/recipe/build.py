@@ -20,6 +20,8 @@ VARIANTS: dict[str, dict[str, type]] = {
     "sde": {"cld": CldSpec, "vpsde": VpsdeSpec},
     "network": {"mlp": MlpSpec, "resnet": ResnetSpec, "ncsnpp": NcsnppSpec},
 }
+# Where an override of a command line stands, in messages.
+COMMAND_LINE = "command line"
 DEFAULT_VARIANT: dict[str, type] = {"data": ToyDataSpec, "sde": CldSpec, "network": MlpSpec}
 
 
@@ -108,8 +110,8 @@ def build(tree: Mapping[str, Any], where: Mapping[str, str]) -> Recipe:
         RecipeError: a value has the wrong type, is out of bounds, or does not go with another.
     """
     recipe: Recipe = _build("", tree, where)
-    for key, problem in recipe.problems():
-        raise RecipeError(f"{_origin(key, where)}: '{key}' {problem}")
+    for key, other, problem in recipe.problems():
+        raise RecipeError(f"{_origin_of_pair(key, other, where)}: '{key}' {problem}")
     return recipe
 
 
@@ -143,11 +145,13 @@ def _value(key: str, value: Any, hint: Any, bounds: dict[str, float], tree: Any,
         guess = difflib.get_close_matches(str(value), [str(option) for option in options], n=1)
         hint_text = f" Did you mean '{guess[0]}'?" if guess else ""
         expected = f"one of {', '.join(map(str, options))}" if options else describe(key, tree)
-        raise RecipeError(f"{_origin(key, where)}: '{key}' cannot be {value!r}; expected {expected}.{hint_text}")
+        shown = _YAML_WORDS.get(repr(value), repr(value))
+        raise RecipeError(f"{_origin(key, where)}: '{key}' cannot be {shown}; expected {expected}.{hint_text}")
     return converted
 
 
 _WRONG = object()
+_YAML_WORDS = {"None": "null", "True": "true", "False": "false"}
 _INSIDE = {
     "gt": lambda value, bound: value > bound,
     "ge": lambda value, bound: value >= bound,
@@ -227,6 +231,13 @@ def _walk(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
         yield path, value
         if isinstance(value, Mapping):
             yield from _walk(value, path)
+
+
+def _origin_of_pair(key: str, other: str, where: Mapping[str, str]) -> str:
+    """The place that set ``key``, after the one that set ``other`` where that alone was typed."""
+    place, place_of_other = _origin(key, where), _origin(other, where)
+    typed = place_of_other == COMMAND_LINE != place
+    return f"{place_of_other}, and {place}" if typed else place
 
 
 def _origin(key: str, where: Mapping[str, str]) -> str:

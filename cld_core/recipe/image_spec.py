@@ -30,28 +30,32 @@ class ImageDataSpec:
         return pixels
 
 
-def image_problems(recipe: "Recipe") -> Iterator[tuple[str, str]]:
+def image_problems(recipe: "Recipe") -> Iterator[tuple[str, str, str]]:
     """Pairs of keys of data and network that do not go together, as `Recipe.problems` has them."""
     data, network = recipe.data, recipe.network
     if not isinstance(data, ImageDataSpec):
         if network.name == "ncsnpp":
             text = f"cannot be ncsnpp with data.name={data.name}, which are vectors. Set network.name=mlp."
-            yield "network.name", text
+            yield "network.name", "data.name", text
         if recipe.periodic.fid_every is not None:
-            yield "periodic.fid_every", f"compares images, but data.name={data.name} are vectors. Set it to null."
+            text = f"compares images, but data.name={data.name} are vectors. Set it to null."
+            yield "periodic.fid_every", "data.name", text
         return
     own = IMAGE_DATA[data.name]
     if own is None and data.size is None:
-        yield "data.size", "must say how many pixels the images of the folder have. Set data.size=64, for example."
+        text = "must say how many pixels the images of the folder have. Set data.size=64, for example."
+        yield "data.size", "data.name", text
         return
     if own is not None and data.size not in (None, own):
-        yield "data.size", f"is {data.size}, but {data.name} has {own} pixels. Set it to null, or prepare a folder."
+        text = f"is {data.size}, but {data.name} has {own} pixels. Set it to null, or prepare a folder."
+        yield "data.size", "data.name", text
         return
     if network.name != "ncsnpp":
         text = f"cannot be {network.name} with data.name={data.name}, which are images. Set network.name=ncsnpp."
-        yield "network.name", text
+        yield "network.name", "data.name", text
     elif network.image_size != data.pixels:
         text = f"is {network.image_size}, but the images have {data.pixels} pixels. Set it to {data.pixels}."
-        yield "network.image_size", text
+        yield "network.image_size", "data.size", text
     elif network.image_channels != 3:
-        yield "network.image_channels", f"is {network.image_channels}, but images are prepared as RGB. Set it to 3."
+        text = f"is {network.image_channels}, but images are prepared as RGB. Set it to 3."
+        yield "network.image_channels", "data.name", text

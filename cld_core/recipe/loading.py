@@ -6,10 +6,8 @@ from typing import Any
 
 from cld_core.errors import RecipeError
 
-from .build import VARIANTS, build, check_keys, variant
+from .build import COMMAND_LINE, VARIANTS, build, check_keys, variant
 from .schema import Recipe
-
-COMMAND_LINE = "command line"
 
 
 def load(path: str | Path, overrides: Sequence[str] = (), profile: Path | None = None) -> Recipe:
@@ -203,6 +201,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
         line = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise RecipeError(f"{path}{line}: not valid YAML ({problem}). Mend the indentation or the quotes.") from error
+    if not tree:
+        raise RecipeError(f"{path}: there is nothing in it. `cldctl render recipes/toy.yaml` shows what a recipe says.")
     if not isinstance(tree, dict):
         raise RecipeError(f"{path}: a recipe is a mapping of sections. See `cldctl render recipes/toy.yaml`.")
     return tree, lines  # type: ignore[return-value]

@@ -52,10 +52,10 @@ class SamplingSpec:
     def switched(self, method: str) -> "SamplingSpec":
         """With another method, unchecked, and the keys that it does not read back at their defaults."""
         changed = replace(self, method=cast(Any, method))
-        return replace(changed, **{name: getattr(SamplingSpec(), name) for name, _ in changed.problems()})
+        return replace(changed, **{name: getattr(SamplingSpec(), name) for name, _, _ in changed.problems()})
 
-    def problems(self) -> list[tuple[str, str]]:
-        """Keys that differ from their defaults without any effect, as (key, what is wrong and the fix)."""
+    def problems(self) -> list[tuple[str, str, str]]:
+        """Keys that differ from their defaults without any effect, as `Recipe.problems` has them."""
         needs = [(name, "method", method) for method, names in METHOD_KEYS.items() for name in names]
         in_force = {"method": self.method, "grid": self.spacing}
         found = []
@@ -64,5 +64,5 @@ class SamplingSpec:
             if getattr(self, name) != default and in_force[selector] != value:
                 text = f"has no effect with sampling.{selector}={in_force[selector]}"
                 fix = f"Set sampling.{selector}={value} or leave it at {str(default).lower()}."
-                found.append((name, f"{text}. {fix}"))
+                found.append((name, selector, f"{text}. {fix}"))
         return found

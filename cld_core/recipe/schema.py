@@ -206,30 +206,32 @@ class Recipe:
         text = json.dumps({**parts, "objective": objective, "optim": self.optim.name}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def problems(self) -> list[tuple[str, str]]:
-        """Pairs of keys that do not go together, as (key, what is wrong and the fix)."""
+    def problems(self) -> list[tuple[str, str, str]]:
+        """Pairs of keys that do not go together, as (key, the other key, what is wrong with the first and the fix)."""
         train, world = self.train, self.cluster.world_size
         found = []
+        if self.sde.beta0 == self.sde.beta1 == 0:
+            found.append(("sde.beta0", "sde.beta1", "is 0 and so is sde.beta1: nothing would be diffused. Raise one."))
         if self.sde.name == "vpsde" and self.objective.name == "hsm":
             text = "cannot be hsm with sde.name=vpsde, which has no velocity to marginalise. Set objective.name=dsm."
-            found.append(("objective.name", text))
+            found.append(("objective.name", "sde.name", text))
         if self.sde.name == "vpsde" and self.sampling.method == "sscs":
             text = "cannot be sscs with sde.name=vpsde, which has no velocity to split off. Set sampling.method=em."
-            found.append(("sampling.method", text))
-        found += [(f"sampling.{name}", text) for name, text in self.sampling.problems()]
+            found.append(("sampling.method", "sde.name", text))
+        found += [(f"sampling.{name}", f"sampling.{other}", text) for name, other, text in self.sampling.problems()]
         if isinstance(self.data, ToyDataSpec) and self.data.name not in TOY_DATA and self.data.plugin is None:
             names = (*TOY_DATA, *IMAGE_DATA)
             close = difflib.get_close_matches(self.data.name, names, n=1)
             guess = f" Did you mean '{close[0]}'?" if close else ""
             text = f"cannot be {self.data.name!r}; expected one of {', '.join(names)}, or set data.plugin.{guess}"
-            found.append(("data.name", text))
+            found.append(("data.name", "data.plugin", text))
         found += image_problems(self)
         if train.batch_size < world:
             text = (
                 f"is {train.batch_size}, less than one example for each of {world} ranks. Raise it or use fewer ranks."
             )
-            found.append(("train.batch_size", text))
+            found.append(("train.batch_size", "cluster.tasks_per_node", text))
         if train.micro_batch is not None and train.micro_batch > train.batch_size:
             text = f"is {train.micro_batch}, more than train.batch_size={train.batch_size}. Lower it or set it to null."
-            found.append(("train.micro_batch", text))
+            found.append(("train.micro_batch", "train.batch_size", text))
         return found

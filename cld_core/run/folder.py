@@ -19,6 +19,18 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _CHECKPOINT = re.compile(r"step_(\d{8,})\.json")
 
 
+def check_name(name: str) -> None:
+    """Refuse what cannot name a run.
+
+    Raises:
+        UsageError: it cannot be one folder, or could not be typed as the argument of a command.
+    """
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"'{name}' cannot name a run: use letters, digits, '.', '_' and '-', at most 100, a letter or digit first."
+        )
+
+
 class RunFolder:
     """The paths of one run, and the small files in it."""
 
@@ -79,8 +91,7 @@ class RunFolder:
         from cld_core.recipe import dump
 
         folder = cls(path)
-        if not _NAME.fullmatch(folder.name):
-            raise UsageError(f"'{folder.name}' cannot name a run: use letters, digits, '.', '_' and '-', at most 100.")
+        check_name(folder.name)
         try:
             folder.path.mkdir(parents=True)
         except FileExistsError as error:

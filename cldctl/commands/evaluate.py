@@ -48,7 +48,12 @@ def evaluate(
 
     Example: cldctl eval --fid --elbo --samples 50000 --shards 16 --follow sampling.method=exponential sampling.nfe=50
     """
+    flags = {"fid": fid, "kid": kid, "isc": isc, "prc": prc, "elbo": elbo, "loss": loss}
     if compare:
+        options = {"samples": samples, "shards": shards, "sweep": sweep, "max-parallel": max_parallel}
+        given = [name for name, value in {**flags, **options, "cluster": cluster, "follow": follow}.items() if value]
+        if given:
+            raise UsageError(f"--compare shows finished results and computes none: leave out --{', --'.join(given)}.")
         _compare(words, checkpoint, as_json, directory)
         return
     if as_json:
@@ -58,7 +63,6 @@ def evaluate(
     from cldctl.evals import plan, start
     from cldctl.evals.sweep import parse
 
-    flags = {"fid": fid, "kid": kid, "isc": isc, "prc": prc, "elbo": elbo, "loss": loss}
     metrics = tuple(metric for metric in METRICS if flags[metric])
     if not metrics:
         raise UsageError(f"nothing to evaluate: add {', '.join(f'--{metric}' for metric in METRICS)}.")

@@ -1,6 +1,5 @@
 """Arguments that several commands share, and what they mean."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,20 +10,17 @@ from cld_core.run import RunFolder, find_runs
 from cldctl.ui.console import err
 from cldctl.ui.hints import default_root
 
-
-class Cluster(StrEnum):
-    """Where jobs run."""
-
-    slurm = "slurm"
-    local = "local"
-    debug = "debug"
-
+# Where jobs run.
+CLUSTERS = ("slurm", "local", "debug")
 
 RunsDir = Annotated[
     Path | None, typer.Option("--runs-dir", help="Folder of the runs; default: $CLDCTL_RUNS, else runs/.")
 ]
 ClusterOption = Annotated[
-    Cluster | None, typer.Option("--cluster", help="Where to run; default: slurm where sbatch is, else local.")
+    str | None,
+    typer.Option(
+        "--cluster", metavar="|".join(CLUSTERS), help="Where to run; default: slurm where sbatch is, else local."
+    ),
 ]
 Run = Annotated[str | None, typer.Argument(metavar="RUN", help="A run's name or folder; default: the newest run.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Recipe keys to change.")]
@@ -36,12 +32,21 @@ def runs_dir(option: Path | None) -> Path:
     return option or default_root()
 
 
-def chosen_cluster(option: Cluster | None) -> str:
-    """The cluster to submit to."""
+def chosen_cluster(option: str | None) -> str:
+    """The cluster to submit to.
+
+    Raises:
+        UsageError: there is no such one.
+    """
+    import difflib
     import shutil
 
     if option is not None:
-        return option.value
+        if option not in CLUSTERS:
+            close = difflib.get_close_matches(option, CLUSTERS, n=1)
+            guess = f" Did you mean '{close[0]}'?" if close else ""
+            raise UsageError(f"--cluster cannot be '{option}'; expected one of {', '.join(CLUSTERS)}.{guess}")
+        return option
     return "slurm" if shutil.which("sbatch") else "local"
 
 

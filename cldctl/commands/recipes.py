@@ -13,14 +13,12 @@ def recipes() -> None:
 
     Example: cldctl recipes
     """
-    from rich import box
-    from rich.table import Table
-
     from cld_core.recipe import load
+    from cldctl.ui.tables import fitted
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("recipe", "data", "sde", "network", "steps", "batch", "file"):
-        table.add_column(heading, overflow="fold", justify="right" if heading in ("steps", "batch") else "left")
+    columns: dict[str, list[str]] = {
+        heading: [] for heading in ("recipe", "data", "sde", "network", "steps", "batch", "file")
+    }
     for file in recipe_files():
         try:
             recipe = load(file)
@@ -28,9 +26,10 @@ def recipes() -> None:
             err.print(f"passed over: {error}", markup=False, style="yellow", soft_wrap=True)
             continue
         steps, batch = f"{recipe.train.steps:,}", str(recipe.train.batch_size)
-        network, sde = recipe.network.name, recipe.sde.name
-        table.add_row(file.stem, recipe.data.name, sde, network, steps, batch, _short(file))
-    out.print(table)
+        cells = (file.stem, recipe.data.name, recipe.sde.name, recipe.network.name, steps, batch, _short(file))
+        for column, cell in zip(columns.values(), cells, strict=True):
+            column.append(cell)
+    out.print(fitted(columns, ("file", "batch", "network", "sde", "steps"), ("steps", "batch")))
 
 
 def find_recipe(name: str) -> Path:

@@ -34,6 +34,8 @@ def resume(
 
     from .submit import finish
 
+    where = chosen_cluster(cluster)
+    launch.refuse_slurm_without_it(where)
     names, overrides = split_runs(words)
     root = runs_dir(directory)
     if names:
@@ -51,8 +53,6 @@ def resume(
             raise typer.Exit(0)
     if len(chosen) > 1 and (follow or from_step is not None):
         raise UsageError(f"--follow and --from go with one run, not with {len(chosen)}. Name one.")
-    where = chosen_cluster(cluster)
-    launch.refuse_slurm_without_it(where)
     failed = 0
     for run in chosen:
         try:

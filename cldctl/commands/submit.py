@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cld_core.errors import UsageError
 from cld_core.run import RunFolder
+from cld_core.run.folder import check_name
 from cldctl.ui.console import err, out
 
 from .options import ClusterOption, Follow, Overrides, RunsDir, chosen_cluster, runs_dir
@@ -52,8 +52,7 @@ def submit(
     resolved = with_plugin_found(load(file, overrides or [], find_profile(profile)), file)
     metrics = parse_metrics(evals)
     run_name = new_name(resolved.name) if name is None else name
-    if "/" in run_name or not run_name:
-        raise UsageError(f"'{run_name}' cannot name a run: it is one folder. Leave out the '/'.")
+    check_name(run_name)
     path = runs_dir(directory) / run_name
     launch.refuse_slurm_without_it(where)
     spec = launch.train_job(RunFolder(path), resolved, where)

@@ -22,6 +22,8 @@ _SAME_QUESTION = {
     "elbo": ("points", "seed", "elbo.eps"),
     "loss": ("points", "seed", "loss.objective"),
 }
+# Of how many samples, or test data, a result is; results of one checkpoint may differ in it.
+COUNTS = {"samples": "samples", "points": "test data"}
 # Letters of a checksum that tell it from others.
 _DIGEST = 12
 
@@ -45,21 +47,14 @@ class Column:
     steps: int | None
     results: dict[str, Result]
 
-    @property
-    def counts(self) -> dict[str, int | None]:
-        """How many samples and how many test data the results are of; None where there are none such."""
-        found: dict[str, int | None] = {"samples": None, "points": None}
-        for result in self.results.values():
-            found.update({name: result.question[name] for name in found if name in result.question})
-        return found
-
     def to_dict(self) -> dict[str, Any]:
         """For ``--json``."""
         found = {
             key: {"value": result.number.value, "stderr": result.number.stderr, "nfe": result.nfe, "how": result.how}
+            | {name: result.question[name] for name in COUNTS if name in result.question}
             for key, result in self.results.items()
         }
-        return {"run": self.run, "checkpoint_step": self.step, "steps": self.steps, **self.counts, **found}
+        return {"run": self.run, "checkpoint_step": self.step, "steps": self.steps, **found}
 
 
 def column(run: RunFolder, checkpoint: str = "last") -> Column:

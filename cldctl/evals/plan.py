@@ -86,8 +86,9 @@ def checkpoints(run: RunFolder, wanted: str) -> tuple[list[int], list[Damaged]]:
     """
     steps = run.checkpoint_steps()
     if not steps:
-        text = f"has no checkpoint to evaluate yet. Train it first: `cldctl resume {run.name}`."
-        raise NotFoundError(f"{run.name} {text}")
+        train = run.recipe().train
+        text = f"has no checkpoint yet; its first is of step {min(train.checkpoint_every, train.steps)}"
+        raise NotFoundError(f"{run.name} {text}. Wait for it, or where it does not train: `cldctl resume {run.name}`.")
     if wanted == "last":
         step, damaged = newest_whole(run)
         whole = [] if step is None else [step]

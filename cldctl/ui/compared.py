@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cld_core.evaluation.results import BY_KEY
-from cldctl.evals.compare import Column, keys_of, verdict
+from cldctl.evals.compare import COUNTS, Column, keys_of, verdict
 
 from .format import count
 from .tables import plain_table, result_text
@@ -23,15 +23,19 @@ def compared(columns: Sequence[Column]) -> Table:
         table.add_column(Text(column.run), justify="right", overflow="fold")
     table.add_row("step", *(count(column.step) for column in columns))
     table.add_row("steps of the run", *(count(column.steps) for column in columns))
-    for name, label in (("samples", "samples"), ("points", "test data")):
-        if any(column.counts[name] is not None for column in columns):
-            table.add_row(label, *(count(column.counts[name]) for column in columns))
     for key in keys_of(columns):
         metric = BY_KEY[key]
         cells = [_cell(columns[0], column, key) for column in columns]
         table.add_row(metric.label, *cells)
+        table.add_row("  of", *(_of(column, key) for column in columns))
         table.add_row("  how", *(_how(column, key) for column in columns))
     return table
+
+
+def _of(column: Column, key: str) -> Text:
+    question = column.results[key].question if key in column.results else {}
+    counts = [f"{question[name]:,} {label}" for name, label in COUNTS.items() if name in question]
+    return Text(counts[0] if counts else "-", style="dim")
 
 
 def _how(column: Column, key: str) -> Text:

@@ -112,7 +112,8 @@ def _watch_evaluations(run: RunFolder, names: tuple[str, ...], view: "View", tit
         finished = "" if len(names) == 1 else f"in {states.count('FINISHED')} complete and {len(names)} in all"
         active = [state for state in ("RUNNING", "PENDING") if state in states]
         state = active[0] if active else "FINISHED" if set(states) == {"FINISHED"} else "STOPPED"
-        view.show(title, done, total, state, f"data evaluated {finished}".rstrip())
+        doing = "merging and drawing" if active and done >= total else "data evaluated"
+        view.show(title, done, total, state, f"{doing} {finished}".rstrip())
         if not active:
             return
         time.sleep(SLURM_POLL_S if any(job["cluster"] == "slurm" for job in launch.jobs_of(run)) else POLL_S)

@@ -25,50 +25,55 @@ STATE_STYLE = {
     "FINISHED": "green",
     "LOST": "bold red",
 }
-# From this width on a table has all its columns.
-_WIDE = 110
+# Columns of the overview that are left out where the width is short, the first of them first.
+_LEFT_OUT = ("", "job", "last end", "tries", "saved", "steps/s", "ETA", "loss", "eval")
+_RIGHT = ("step", "loss", "steps/s", "ETA", "saved", "tries")
+_BAR = 12
+_PADDING = 3
 
 
 def overview(rows: Sequence[RunStatus], *, old: bool = False) -> RenderableType:
     """All runs, a line each; ``old``: with the age of what is said, since the cluster could not be asked."""
-    wide = out.width >= _WIDE
+    columns: dict[str, list[RenderableType]] = {
+        "run": [row.name for row in rows],
+        "state": [state_text(row.state) for row in rows],
+        **({"as of": [age(row.updated or row.created) for row in rows]} if old else {}),
+        "step": [f"{_short(row.step)}/{_short(row.steps)}" for row in rows],
+        **({"": [progress_bar(row) for row in rows]} if out.is_terminal else {}),
+        "loss": [number(row.loss) for row in rows],
+        "steps/s": [number(row.steps_per_s, 3) for row in rows],
+        "ETA": [duration(row.eta_s) for row in rows],
+        "saved": [_short(row.checkpoint_step) for row in rows],
+        "tries": [str(len(row.attempts)) for row in rows],
+        "last end": [row.attempts[-1]["cause"] or "-" if row.attempts else "-" for row in rows],
+        "job": [f"{row.cluster} {row.job_id}" if row.job_id else "-" for row in rows],
+        "eval": [_evaluation(row.evals) for row in rows],
+    }
+    return fitted(columns, _LEFT_OUT, _RIGHT)
+
+
+def fitted(columns: Mapping[str, Sequence[RenderableType]], left_out: Sequence[str], right: Sequence[str]) -> Table:
+    """A table without those of ``left_out``, in this order, for which there is no room, so that names stay whole.
+
+    Args:
+        columns: the cells (texts or bars) of each heading.
+        right: headings of the columns of numbers.
+    """
+    widths = {heading: max([len(heading), *map(_width, cells)]) for heading, cells in columns.items()}
+    for heading in left_out:
+        if sum(widths.values()) + _PADDING * len(widths) > out.width:
+            widths.pop(heading, None)
     table = plain_table()
-    table.add_column("run", overflow="fold", ratio=3 if wide else None)
-    table.add_column("state", no_wrap=True)
-    if old:
-        table.add_column("as of", no_wrap=True)
-    table.add_column("step", justify="right", no_wrap=True)
-    if wide and out.is_terminal:
-        table.add_column("", width=12)
-    table.add_column("loss", justify="right", no_wrap=True)
-    table.add_column("steps/s", justify="right", no_wrap=True)
-    table.add_column("ETA", justify="right", no_wrap=True)
-    if wide:
-        table.add_column("saved", justify="right", no_wrap=True)
-        table.add_column("tries", justify="right", no_wrap=True)
-        table.add_column("last end", no_wrap=True)
-        table.add_column("job", overflow="fold")
-    table.add_column("eval", overflow="fold")
-    for row in rows:
-        bar = [progress_bar(row)] if wide and out.is_terminal else []
-        cells: list[RenderableType] = [
-            row.name,
-            state_text(row.state),
-            *([age(row.updated or row.created)] if old else []),
-            f"{_short(row.step)}/{_short(row.steps)}",
-            *bar,
-            number(row.loss),
-            number(row.steps_per_s, 3),
-            duration(row.eta_s),
-        ]
-        if wide:
-            cause = row.attempts[-1]["cause"] if row.attempts else None
-            job = f"{row.cluster} {row.job_id}" if row.job_id else "-"
-            cells += [_short(row.checkpoint_step), str(len(row.attempts)), cause or "-", job]
-        cells.append(_evaluation(row.evals))
+    for heading in widths:
+        table.add_column(heading, justify="right" if heading in right else "left", overflow="fold")
+    for cells in zip(*(columns[heading] for heading in widths), strict=True):
         # Text, since plain strings are searched for markup, which takes long for a thousand rows.
         table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells))
     return table
+
+
+def _width(cell: RenderableType) -> int:
+    return len(cell) if isinstance(cell, str | Text) else _BAR
 
 
 def newest_that_fit(rows: Sequence[RunStatus], height: int, *, old: bool = False) -> RenderableType:
@@ -108,7 +113,7 @@ def plain_table(title: str | None = None) -> Table:
 
 def progress_bar(row: RunStatus) -> ProgressBar:
     """How far the training is."""
-    return ProgressBar(total=row.steps or 1, completed=row.step, width=12)
+    return ProgressBar(total=row.steps or 1, completed=row.step, width=_BAR)
 
 
 def _short(value: int | None) -> str:

@@ -69,7 +69,7 @@ def test_tables_fit_and_are_plain_when_piped(runs, width):
         assert "━" not in text
         assert max(len(line) for line in text.splitlines()) <= width
         assert "…" not in text, "nothing is cut off"
-    assert ("tries" in cldctl("status", runs=runs, COLUMNS=str(width)).stdout) == (width == 160)
+    assert ("last end" in cldctl("status", runs=runs, COLUMNS=str(width)).stdout) == (width == 160)
 
 
 @pytest.mark.parametrize("width", [80, 160])
@@ -195,6 +195,8 @@ def test_submit_returns_and_the_job_goes_on(tmp_path):
         (["submit", "toy", "train.stepz=3"], 2, ["train.stepz", "train.steps"]),
         (["submit", "toyy"], 2, ["toyy", "recipes/toy.yaml"]),
         (["submit", "toy", "--eval", "elb", *DEBUG], 2, ["'elb'", "'elbo'"]),
+        (["submit", "toy", "--name", "a b", "--dry-run", *DEBUG], 2, ["'a b' cannot name a run", "letters"]),
+        (["submit", "toy", "train.steps=20", "--cluster", "slrm"], 2, ["--cluster cannot be 'slrm'", "'slurm'?"]),
         (["submit", "toy", "--name", "done", *DEBUG], 2, ["there is a run of this name", "cldctl resume done"]),
         (["submit", "toy", "cluster.nodes=2", "--cluster", "local"], 2, ["cluster.nodes", "Set cluster.nodes=1"]),
         (["submit"], 2, ["RECIPE"]),
@@ -202,6 +204,7 @@ def test_submit_returns_and_the_job_goes_on(tmp_path):
         (["eval", "done"], 2, ["--elbo"]),
         (["eval", "done", "--elbo", "--sweep", "eval.elbo.probes=1,0"], 2, ["at eval.elbo.probes=0", ">= 1"]),
         (["eval", "--compare", "done"], 2, ["two or more runs"]),
+        (["eval", "--compare", "done", "done", "--elbo", "--shards", "2"], 2, ["leave out --elbo, --shards"]),
         (["eval", "done", "--elbo", "--checkpoint", "15"], 3, ["no checkpoint '15'", "10, 20"]),
         (["eval", "done", "--elbo", "train.steps=3"], 2, ["train.steps", "eval, sampling and cluster"]),
         (["sample", "done", "-o", "x.jpg"], 2, [".png or .npz"]),

@@ -36,7 +36,8 @@ def test_a_difference_is_marked_beyond_twice_the_combined_error(tmp_path):
     console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(compared(columns))
     lines = console.export_text().splitlines()
-    line, how = next((line, lines[index + 1]) for index, line in enumerate(lines) if "NLL" in line)
+    line, of, how = next(lines[index : index + 3] for index, line in enumerate(lines) if "NLL" in line)
+    assert of.split() == " ".join(["of", *["100 test data"] * 4]).split()
     assert how.split() == " ".join(["how", *["velocities 1, probes 1, 80 NFE"] * 4]).split()
     cells = ["3.000 ± 0.300", "3.990 ± 0.400", "4.010 ± 0.400 worse", "1.990 ± 0.400 better"]
     assert line.split() == " ".join(["NLL bound, nats", *cells]).split()
@@ -48,6 +49,7 @@ def test_answers_to_different_questions_are_not_compared(tmp_path):
         compare.column(evaluated(tmp_path / "b", 9.0, 0.1, samples=50)),
     ]
     content = compare.to_json(columns)
+    assert [entry["nll"]["points"] for entry in content["runs"]] == [100, 50]
     assert content["runs"][1]["nll"]["against_first"] is None
     assert "NLL bound, nats of a and b cannot be compared: points 100 and 50" in content["warnings"]
     with pytest.raises(NotFoundError, match=r"no finished evaluation of step '20'\. There are: 10"):

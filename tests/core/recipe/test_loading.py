@@ -1,5 +1,6 @@
 """Recipes: what is read, what is refused, and in which words."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -87,11 +88,11 @@ def test_another_variant_starts_afresh(tmp_path):
         ("train.steps=abc", ["'abc'", "whole number"]),
         ("train.steps=2.5", ["2.5", "whole number"]),
         ("train.steps='3'", ["'3'", "whole number"]),
-        ("train.steps=true", ["True", "whole number"]),
+        ("train.steps=true", ["be true", "whole number"]),
         ("train.compile=1", ["true or false"]),
         ("optim.lr=-1", ["-1", "> 0"]),
         ("optim.lr=.inf", ["a number"]),
-        ("optim.lr=", ["None", "a number"]),
+        ("optim.lr=", ["be null", "a number"]),
         ("train.ema=1", ["< 1"]),
         ("network.name=resnt", ["'resnet'"]),
         ("network.hidden=3", ["with network.name=mlp"]),
@@ -116,6 +117,8 @@ def test_a_wrong_override_is_answered_with_the_right_one(override, words):
         ("train:\n  steps: many\n", ["line 2", "'many'"]),
         ("train:\n  steps: [3\n", ["not valid YAML", "line"]),
         ("- 1\n- 2\n", ["mapping of sections"]),
+        ("", ["nothing in it"]),
+        ("# steps: 3\n", ["nothing in it"]),
         ("extends: nowhere.yaml\n", ["nowhere.yaml", "Correct the name"]),
         ("extends: 3\n", ["file name"]),
         ("extends: mine.yaml\n", ["circle"]),
@@ -157,10 +160,21 @@ def test_unreadable_files(tmp_path):
         (["sampling.order=4", "sampling.method=exponential"], "sampling.order"),
         (["train.batch_size=3", "cluster.tasks_per_node=4"], "train.batch_size"),
         (["train.micro_batch=600"], "train.micro_batch"),
+        (["sde.beta0=0"], "sde.beta0"),
+        (["sde.name=vpsde", "objective.name=dsm", "sde.beta0=0", "sde.beta1=0"], "sde.beta0"),
     ],
 )
 def test_pairs_that_do_not_go_together(overrides, key):
-    assert f"'{key}'" in refused(RECIPES / "toy.yaml", overrides)
+    message = refused(RECIPES / "toy.yaml", overrides)
+    assert f"'{key}'" in message
+    assert message.startswith("command line"), "what was typed comes before what stands in the file"
+
+
+def test_a_pair_names_the_place_of_either(tmp_path):
+    message = refused(RECIPES / "toy.yaml", ["sde.name=vpsde"])
+    assert re.match(r"command line, and .*toy\.yaml, line \d+: 'objective\.name'", message)
+    message = refused(write(tmp_path, "sde: {name: vpsde}\nobjective:\n  name: hsm\n"))
+    assert re.match(r".*mine\.yaml, line 3: 'objective\.name'", message)
 
 
 def test_another_sampling_method_leaves_the_keys_of_the_last_behind():

@@ -1,0 +1,36 @@
+"""Tables of many widths: names, which are typed again, are whole in each."""
+
+import dataclasses
+
+import pytest
+from rich.console import Console
+
+from cld_core.run import RunFolder
+from cldctl.cluster.state import RunStatus
+from cldctl.ui import tables
+
+NAMES = ("mine", "toy-1125-102022-1152", "toy_published-1125-102022-1152")
+
+
+def row(name: str) -> RunStatus:
+    attempts = [{"cause": "preempted"}]
+    results = {"bpd": None, "nll": -0.393, "fid": None}
+    known = {"state": "RUNNING", "step": 12_350, "steps": 800_000, "loss": 123.4, "steps_per_s": 221.0, "eta_s": 3600.0}
+    job = {"cluster": "slurm", "job_id": "123456", "checkpoint_step": 10_000}
+    plain = RunStatus.unreadable(RunFolder(name), "made up")
+    return dataclasses.replace(plain, attempts=attempts, evals=[{"state": "FINISHED", **results}], **known, **job)
+
+
+@pytest.mark.parametrize(
+    ("width", "last"), [(60, "step"), (80, "eval"), (100, "eval"), (140, "eval"), (200, "eval")], ids=str
+)
+def test_names_are_whole(monkeypatch, width, last):
+    console = Console(width=width, record=True, file=open("/dev/null", "w"), highlight=False)  # noqa: SIM115
+    monkeypatch.setattr(tables, "out", console)
+    console.print(tables.overview([row(name) for name in NAMES]))
+    lines = [line.rstrip() for line in console.export_text().splitlines() if line.strip()]
+    assert len(lines) == 2 + len(NAMES), "a line each"
+    assert all(line.split()[0] == name for line, name in zip(lines[2:], NAMES, strict=True))
+    assert max(map(len, lines)) <= width
+    assert lines[0].split()[-1] == last
+    assert ("job" in lines[0].split()) == (width >= 140)
