@@ -1,6 +1,8 @@
 """Linear layers followed by SiLU, by oneDNN on CPUs."""
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,12 +10,31 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+# Number of the family of AMD's processors.
+_ZEN_5 = 26
+
 
 def _has_fused_kernel() -> bool:
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
+def _onednn_outruns_mkl() -> bool:
+    """On AMD's processors MKL computes with AVX2: half the rate where AVX-512 has its full width, from Zen 5 on.
+
+    Elsewhere (measured on Zen 4) they are equally fast, and torch's own pair of layers, whose calls cost less, wins.
+    """
+    if torch.backends.cpu.get_cpu_capability() != "AVX512":
+        return False
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    family = re.search(r"^cpu family\s*: (\d+)$", text, re.MULTILINE)
+    return "AuthenticAMD" in text and family is not None and int(family[1]) >= _ZEN_5
+
+
 _FUSED = _has_fused_kernel()
+_FUSED_WITH_GRADIENTS = _FUSED and _onednn_outruns_mkl()
 # Rows whose hidden layers stay in the cache and in memory that the allocator has at hand.
 _BLOCK_ROWS = 2048
 # Below it oneDNN's product for the gradient of the weights is the slower one.
@@ -66,15 +87,16 @@ class _LinearSilu(torch.autograd.Function):
 def linear_silu(layer: nn.Module, h: Tensor) -> Tensor:
     """SiLU(layer(h)) of an `nn.Linear`; it can be differentiated once.
 
-    Toy training and sampling spend their time here. On a CPU oneDNN computes it, without gradients in one pass, in
-    half the time and to float32 rounding the same (tests/core/test_score_and_loss.py); elsewhere it is the plain pair.
+    Toy training and sampling spend their time here. On a CPU oneDNN computes it without gradients, in one pass, and
+    with gradients where its products are faster than MKL's; to float32 rounding it is the same
+    (tests/core/test_score_and_loss.py). Elsewhere it is the plain pair.
     """
     assert isinstance(layer, nn.Linear), f"a linear layer is fused with SiLU, not {type(layer).__name__}"
     fusable = _FUSED and h.dtype == torch.float32 == layer.weight.dtype and not torch.is_autocast_enabled("cpu")
     if not fusable or h.device.type != "cpu" or torch.compiler.is_compiling():
         return functional.silu(layer(h))
     if torch.is_grad_enabled():
-        if min(layer.weight.shape) < _LEAST_WIDTH:
+        if not _FUSED_WITH_GRADIENTS or min(layer.weight.shape) < _LEAST_WIDTH:
             return functional.silu(layer(h))
         return _LinearSilu.apply(h, layer.weight, layer.bias)
     return _onednn(h, layer.weight, layer.bias, "swish")

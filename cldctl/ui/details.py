@@ -49,7 +49,7 @@ def _details(row: RunStatus, old: bool) -> RenderableType:
     fact("folder", row.path)
     parts: list[RenderableType] = [facts]
     if row.attempts:
-        parts += [Text(), _attempts(row.attempts)]
+        parts += [Text(), _attempts(row.attempts, said=row.reason)]
     swept = {name for entry in row.sweeps for name in entry["evaluations"]}
     alone = [entry for entry in row.evals if entry["id"] not in swept]
     if alone:
@@ -66,13 +66,14 @@ def _details(row: RunStatus, old: bool) -> RenderableType:
     return Group(*parts, Text())
 
 
-def _attempts(attempts: Sequence[dict[str, Any]]) -> Table:
+def _attempts(attempts: Sequence[dict[str, Any]], said: str | None) -> Table:
+    """All attempts; the details of the one whose end is the state's reason are ``said`` already."""
     table = plain_table(title="attempts")
     for heading in ("attempt", "job", "from", "to", "lasted", "ended by"):
         table.add_column(heading, justify="left" if heading in ("job", "ended by") else "right", overflow="fold")
     for entry in attempts:
         lasted = entry["ended"] - entry["started"] if entry["ended"] is not None else None
-        why = (entry["cause"] or "-") + (f": {entry['detail']}" if entry["detail"] else "")
+        why = (entry["cause"] or "-") + (f": {entry['detail']}" if entry["detail"] not in (None, "", said) else "")
         first, last = count(entry["first_step"]), count(entry["last_step"])
         cells = (str(entry["attempt"]), str(entry["job_id"]), first, last, duration(lasted), why)
         table.add_row(*map(Text, cells))

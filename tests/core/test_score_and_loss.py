@@ -134,7 +134,8 @@ def test_loss_gradient_reaches_the_network_and_weight_one_is_exact():
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_the_fused_layer_has_the_gradients_of_the_plain_pair(frozen):
+def test_the_fused_layer_has_the_gradients_of_the_plain_pair(frozen, monkeypatch):
+    monkeypatch.setattr(dense, "_FUSED_WITH_GRADIENTS", dense._FUSED)
     torch.manual_seed(0)
     layer, h = torch.nn.Linear(24, 16), torch.randn(40, 24, requires_grad=True)
     layer.requires_grad_(not frozen)
