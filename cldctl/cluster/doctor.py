@@ -89,6 +89,8 @@ def cluster(runs: Path, partition: str | None, job: JobOptions | None) -> Iterat
     save_s, signal_s = slowest_save(runs)
     for entry in wanted:
         yield from _partition(entry, partitions, found, save_s, signal_s)
+    if found.preempt_type == "qos":
+        yield from _by_qos(found, save_s)
     if job is not None:
         chosen = next((entry for entry in wanted if entry.default), wanted[0])
         yield from _from_a_node(runs, chosen, job)
@@ -110,6 +112,18 @@ def _partition(
         yield Check(name, "warn", "is not up: jobs wait", "Use another partition, or ask the administrators.")
     yield _check(f"{name}: preemption", site.on_preemption(entry, every, found, save_s))
     yield _check(f"{name}: time limit", site.at_the_limit(entry, signal_s))
+
+
+def _by_qos(found: Site, save_s: float | None) -> Iterator[Check]:
+    columns = f"format={','.join(site.QOS_COLUMNS)}"
+    code, text = slurm.run_client(["sacctmgr", "--noheader", "--parsable2", "show", "qos", columns])
+    every = site.parse_qos(text) if code == 0 else []
+    if not every:
+        said = text.strip().splitlines()[-1] if text.strip() else "it lists none"
+        advice = "Ask the administrators which QOS preempts yours, and for its GraceTime."
+        yield Check("QOS: preemption", "warn", f"sacctmgr does not say which QOS there are: {said}", advice)
+    for entry in every:
+        yield _check(f"QOS {entry.name}: preemption", site.on_preemption_by_qos(entry, every, found, save_s))
 
 
 def _from_a_node(runs: Path, chosen: Partition, job: JobOptions) -> Iterator[Check]:

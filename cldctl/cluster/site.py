@@ -2,7 +2,9 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+QOS_COLUMNS = ("Name", "Preempt", "PreemptMode", "GraceTime")
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,16 @@ class Partition:
     grace_s: int
     default_time_s: int | None
     max_time_s: int | None
+
+
+@dataclass(frozen=True)
+class Qos:
+    """What `sacctmgr show qos` says that matters to a run where QOS preempt each other."""
+
+    name: str
+    preempts: tuple[str, ...]
+    preempt_mode: str
+    grace_s: int
 
 
 @dataclass(frozen=True)
@@ -90,32 +102,49 @@ def parse_duration(text: str) -> int | None:
     return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
-def notice_s(partition: Partition, site: Site) -> int:
-    """From the first signal of a preemption to SIGKILL, at least: GraceTime, then KillWait after SIGTERM."""
-    return partition.grace_s + site.kill_wait_s
+def parse_qos(text: str) -> list[Qos]:
+    """From `sacctmgr --noheader --parsable2 show qos` with the columns of `QOS_COLUMNS`, in its order."""
+    rows = [line.split("|") for line in text.splitlines() if line.count("|") == len(QOS_COLUMNS) - 1]
+    return [
+        Qos(name, tuple(filter(None, preempts.split(","))), mode.upper(), parse_duration(grace) or 0)
+        for name, preempts, mode, grace in rows
+    ]
 
 
 def on_preemption(partition: Partition, others: Sequence[Partition], site: Site, save_s: float | None) -> Judgement:
     """What preemption does to a run there. ``save_s``: the slowest save that was measured, None before the first."""
     if site.preempt_type in ("", "none"):
         return Judgement("ok", "never: preemption is off on this cluster")
-    mode = _mode(partition, site)
-    if site.preempt_type == "partition_prio":
-        if mode in ("OFF", ""):
-            return Judgement("ok", "never: PreemptMode=OFF")
-        if not any(other.tier > partition.tier for other in others):
-            return Judgement("ok", "never: no partition has a higher PriorityTier")
-    by_qos = "; a QOS may say otherwise (sacctmgr show qos)" if site.preempt_type == "qos" else ""
+    if site.preempt_type == "qos":
+        return Judgement("ok", "by QOS, whatever the partition says: see the lines of the QOS")
+    mode = _mode(partition.preempt_mode, site.preempt_mode)
+    if mode in ("OFF", ""):
+        return Judgement("ok", "never: PreemptMode=OFF")
+    if site.preempt_type == "partition_prio" and not any(other.tier > partition.tier for other in others):
+        return Judgement("ok", "never: no partition has a higher PriorityTier")
+    return _outcome(mode, partition.grace_s, site, save_s)
+
+
+def on_preemption_by_qos(qos: Qos, others: Sequence[Qos], site: Site, save_s: float | None) -> Judgement:
+    """What preemption does to a run of this QOS where PreemptType=preempt/qos; as `on_preemption`."""
+    stronger = [other.name for other in others if qos.name in other.preempts]
+    mode = _mode(qos.preempt_mode, site.preempt_mode)
+    if not stronger or mode in ("OFF", ""):
+        return Judgement("ok", "never: " + ("PreemptMode=OFF" if stronger else "no QOS preempts it"))
+    judged = _outcome(mode, qos.grace_s, site, save_s)
+    return replace(judged, found=f"by {', '.join(stronger)}: {judged.found}")
+
+
+def _outcome(mode: str, grace_s: int, site: Site, save_s: float | None) -> Judgement:
+    """What a preemption of this mode does. SIGKILL comes GraceTime and then KillWait after SIGTERM, or later."""
     if mode == "SUSPEND":
         advice = "Set train.hang_timeout_s above the longest suspension, or the watchdog takes it for a hang."
-        return Judgement("warn", f"SUSPEND: frozen in memory, continued later{by_qos}", advice)
-    if mode in ("OFF", ""):
-        return Judgement("warn" if by_qos else "ok", f"PreemptMode=OFF{by_qos}", "Check the QOS that you use.")
-    told = _first_signals(partition, site)
-    found = f"{mode}: {told}, SIGKILL after {notice_s(partition, site)} s or more{by_qos}"
-    fits = save_fits(notice_s(partition, site), save_s)
+        return Judgement("warn", "SUSPEND: frozen in memory, continued later", advice)
+    notice = grace_s + site.kill_wait_s
+    found = f"{mode}: {_first_signals(grace_s, site)}, SIGKILL after {notice} s or more"
+    fits = save_fits(notice, save_s)
     if mode != "REQUEUE":
-        comes_back = site.user_signal and partition.grace_s > 0
+        comes_back = site.user_signal and grace_s > 0
         then = "requeued by the run itself, if it saves within GraceTime" if comes_back else "not brought back by Slurm"
         advice = "Set cluster.successor=true: a waiting job then brings the run back."
         worst = "fail" if fits.verdict == "fail" else "warn"
@@ -169,18 +198,18 @@ def accounting(site: Site, sacct_answers: bool, said: str) -> Judgement:
     return Judgement("ok", f"{site.accounting}, sacct answers")
 
 
-def _first_signals(partition: Partition, site: Site) -> str:
+def _first_signals(grace_s: int, site: Site) -> str:
     if not site.user_signal:
         return "SIGTERM at once"
-    if partition.grace_s == 0:
+    if grace_s == 0:
         return "SIGUSR2 and SIGTERM at once"
-    return f"SIGUSR2 at once, SIGTERM after {partition.grace_s} s"
+    return f"SIGUSR2 at once, SIGTERM after {grace_s} s"
 
 
-def _mode(partition: Partition, site: Site) -> str:
-    """The word that counts in for example ``GANG,REQUEUE``; the cluster's where the partition has none."""
-    for text in (partition.preempt_mode, site.preempt_mode):
-        words = [word for word in text.split(",") if word not in ("", "GANG", "WITHIN", "PRIORITY")]
+def _mode(own: str, clusters: str) -> str:
+    """The word that counts in for example ``GANG,REQUEUE``; the cluster's where partition or QOS has none."""
+    for text in (own, clusters):
+        words = [word for word in text.split(",") if word not in ("", "CLUSTER", "GANG", "WITHIN", "PRIORITY")]
         if words:
             return words[0]
     return ""

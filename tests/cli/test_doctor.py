@@ -86,8 +86,23 @@ def test_modes_of_preemption():
     assert "requeued by the run itself" in found("CANCEL").found
     assert "not brought back" in found("CANCEL", user_signal=False).found
     assert "successor" in found("CANCEL").advice
-    assert "QOS" in found("REQUEUE", preempt_type="qos").found
+    assert "by QOS" in found("REQUEUE", preempt_type="qos").found
     assert "never" in site.on_preemption(GPU, [SPOT, GPU], SITE, 1.0).found, "it has the highest PriorityTier"
+
+
+def test_preemption_by_qos():
+    every = site.parse_qos("normal||cluster|00:00:00\nspot||REQUEUE|00:02:00\nurgent|spot,normal|cluster|00:00:00\n")
+    normal, spot, urgent = every
+    assert spot == site.Qos("spot", (), "REQUEUE", 120)
+    setup = dataclasses.replace(SITE, preempt_type="qos", preempt_mode="CANCEL")
+
+    def judged(qos):
+        return site.on_preemption_by_qos(qos, every, setup, 80.0)
+
+    assert (judged(spot).verdict, judged(urgent).verdict, judged(normal).verdict) == ("warn", "ok", "fail")
+    assert "by urgent: REQUEUE: SIGUSR2 at once, SIGTERM after 120 s, SIGKILL after 150 s" in judged(spot).found
+    assert "never" in judged(urgent).found
+    assert "by urgent: CANCEL" in judged(normal).found, "the cluster's mode, where a QOS has none"
 
 
 def test_time_limits():

@@ -112,10 +112,10 @@ class SlurmClients:
         """Move a running job's time limit to `seconds` from now; Slurm looks at limits every 30 s at most."""
         self.run(["scontrol", "update", f"jobid={job_id}", f"EndTime=now+{seconds}seconds"])
 
-    def preempt_all(self, seconds: int) -> str:
-        """Submit a job on `high` that takes every node for `seconds`; return its id at once."""
+    def preempt_all(self, seconds: int, how: str = "--partition=high") -> str:
+        """Submit a job, on `high` or as ``how`` says, that takes every node for `seconds`; return its id at once."""
         return self.sbatch(
-            "--partition=high", f"--nodes={len(NODES)}", "--exclusive", "--job-name=preempt",
+            how, f"--nodes={len(NODES)}", "--exclusive", "--job-name=preempt",
             wrap=f"sleep {seconds}",
         )  # fmt: skip
 

@@ -138,3 +138,25 @@ def test_what_it_says_of_cancel_with_the_user_signal_is_true(lab: Lab) -> None:
     assert (before["cause"], now["job_id"]) == ("preempted", before["job_id"])
     assert now["first_step"] == before["last_step"] > 0
     assert "the run itself" in cluster(lab, "cancel")["partition cancel: preemption"].found
+
+
+def test_preemption_by_qos(lab: Lab) -> None:
+    for qos in ("spot gracetime=10 preemptmode=requeue", "urgent preempt=spot"):
+        lab.slurm.run(["sacctmgr", "-i", "add", "qos", *qos.split()])
+    try:
+        lab.slurm.configure(preempt_by_qos=True)
+        found = cluster(lab)
+        assert "by QOS" in found["partition low: preemption"].found
+        assert "by urgent: REQUEUE: SIGTERM at once, SIGKILL after 15 s" in found["QOS spot: preemption"].found
+        assert "never" in found["QOS urgent: preemption"].found
+        lab.submit("mine", "cluster.qos=spot")
+        lab.training("mine")
+        lab.slurm.preempt_all(1, "--qos=urgent")
+        before, now = lab.training("mine", attempt=1)["attempts"]
+        assert (before["cause"], now["job_id"]) == ("preempted", before["job_id"])
+        assert now["first_step"] == before["last_step"] > 0, "it saved in the time that it was said to have"
+        lab.cldctl("cancel", "mine")
+        lab.ended("mine")
+    finally:
+        lab.slurm.wait_idle()
+        lab.slurm.run(["sacctmgr", "-i", "delete", "qos", "spot,urgent"])
