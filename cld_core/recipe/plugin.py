@@ -1,5 +1,6 @@
 """The user's own code that a recipe names: found when it is submitted, not when the job starts."""
 
+import ast
 import dataclasses
 import hashlib
 import importlib
@@ -18,7 +19,7 @@ def with_plugin_found(recipe: Recipe, recipe_file: Path) -> Recipe:
     """``recipe`` with the path of `data.plugin` made absolute, looked up from here and from the recipe's folder.
 
     Raises:
-        RecipeError: there is no such file or module.
+        RecipeError: there is no such file or module, or the file is not Python.
     """
     data = recipe.data
     if not isinstance(data, ToyDataSpec) or data.plugin is None:
@@ -32,9 +33,19 @@ def with_plugin_found(recipe: Recipe, recipe_file: Path) -> Recipe:
     for folder in (Path.cwd(), recipe_file.absolute().parent):
         path = folder / Path(plugin).expanduser()
         if path.is_file():
+            _parse(path)
             return dataclasses.replace(recipe, data=dataclasses.replace(data, plugin=str(path.resolve())))
     text = f"names {plugin}, but there is no such file here or beside the recipe. Correct the path."
     raise RecipeError(f"{recipe_file}: 'data.plugin' {text}")
+
+
+def _parse(path: Path) -> None:
+    """Find mistakes of writing; what the code does is seen by the job, which has torch loaded."""
+    try:
+        ast.parse(path.read_bytes(), str(path))
+    except (SyntaxError, ValueError) as error:
+        line = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
+        raise RecipeError(f"{path}{line}: the plug-in is not Python ({error}). Mend it.") from error
 
 
 def with_paths(overrides: list[str]) -> list[str]:

@@ -268,6 +268,9 @@ def test_a_plugin_brings_a_data_set(tmp_path):
     for missing in ("none.py", "no_such_module"):
         wrong = (data[0], f"data.plugin={missing}", "--name", "x")
         assert missing in cldctl("submit", "toy", *ONE, *wrong, *DEBUG, runs=runs, code=2).stderr
+    (tmp_path / "broken.py").write_text("import torch\ndef ring(:\n")
+    wrong = (data[0], f"data.plugin={tmp_path / 'broken.py'}", "--name", "x")
+    assert "broken.py, line 2: the plug-in is not Python" in cldctl("submit", "toy", *wrong, runs=runs, code=2).stderr
     assert not (runs / "x").exists()
     plugin.rename(tmp_path / "moved.py")
     refused = cldctl("resume", "mine", "train.steps=30", *DEBUG, runs=runs, code=2).stderr
