@@ -102,6 +102,12 @@ def verify(path: str | Path, progress: Callable[[int, int], None] | None = None)
     total = sum(info.count for info in manifest.splits.values())
     read = 0
     for split, info in manifest.splits.items():
+        file = lmdb_path(root, split) / "data.mdb"
+        size = file.stat().st_size if file.is_file() else 0
+        if size != info.file_bytes:
+            # Reading beyond the end of a mapped file would end this process.
+            text = f"has {size} bytes, its manifest says {info.file_bytes}. It was copied incompletely or changed"
+            raise DataError(f"{file} {text}; copy or prepare it again.")
         reader = lmdb_store.LmdbReader(lmdb_path(root, split))
         checksum = Checksum()
         for first in range(0, info.count, _VERIFY_AT_ONCE):

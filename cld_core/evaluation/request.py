@@ -118,6 +118,22 @@ class EvalRequest:
         spec = replace(recipe.eval, samples=recipe.periodic.fid_samples)
         return cls.of(replace(recipe, eval=spec), ("fid",), 0)
 
+    @classmethod
+    def periodic_bound(cls, recipe: Recipe) -> "EvalRequest | None":
+        """The likelihood bound that training computes now and then; None where it does not before its last step.
+
+        Raises:
+            DataError: there is no test set.
+            UsageError: it is smaller.
+        """
+        every = recipe.periodic.elbo_every
+        if every is None or not any(map(recipe.periodic.wants_elbo, range(every, recipe.train.steps + 1, every))):
+            return None
+        if isinstance(recipe.data, ImageDataSpec):
+            _test_images(recipe.data, recipe.periodic.elbo_points, "periodic.elbo_points")
+        spec = replace(recipe.eval, points=recipe.periodic.elbo_points)
+        return cls.of(replace(recipe, eval=spec), ("elbo",), 0)
+
     @property
     def id(self) -> str:
         """Name of the evaluation: metrics, step, and a digest of everything that its numbers depend on."""
@@ -149,15 +165,16 @@ class EvalRequest:
     def save(self, run: RunFolder) -> str:
         """Make the evaluation's folder unless it is there, and return its name.
 
-        An evaluation that was begun keeps its number of shards, and learns where its files are now.
+        An evaluation that was begun keeps its number of shards, and learns where its files are and how many data
+        are to be computed at once now.
         """
         folder = run.evals / self.id
         there = read_json(folder / "request.json")
         if there is None:
             (folder / "shards").mkdir(parents=True, exist_ok=True)
             write_json(folder / "request.json", {"id": self.id, **asdict(self)})
-        elif there.get("files") != self.files:
-            write_json(folder / "request.json", {**there, "files": self.files})
+        elif (there.get("files"), there.get("batch_size")) != (self.files, self.batch_size):
+            write_json(folder / "request.json", {**there, "files": self.files, "batch_size": self.batch_size})
         return self.id
 
     @classmethod
@@ -182,10 +199,16 @@ def _points(recipe: Recipe) -> int:
     wanted = recipe.eval.points
     if not isinstance(recipe.data, ImageDataSpec):
         return wanted or recipe.eval.samples
-    there = presence.count(recipe.data, "validation")
+    return _test_images(recipe.data, wanted, "eval.points")
+
+
+def _test_images(data: ImageDataSpec, wanted: int | None, key: str) -> int:
+    """How many test images there are to be, as ``key`` says."""
+    there = presence.count(data, "validation")
     if wanted is not None and wanted > there:
-        text = f"is {wanted}, but {recipe.data.path} has {there} test images"
-        raise UsageError(f"'eval.points' {text}. Set eval.points={there}, or null for all of them.")
+        all_of_them = ", or null for all of them" if key == "eval.points" else ""
+        text = f"is {wanted}, but {data.path} has {there} test images"
+        raise UsageError(f"'{key}' {text}. Set {key}={there}{all_of_them}.")
     return wanted or there
 
 

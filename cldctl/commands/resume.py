@@ -105,6 +105,7 @@ def _resume(run: RunFolder, overrides: list[str], from_step: int | None, cluster
         raise RecipeError(f"{run.name}: this override would make it another run: {text}. Submit a new run instead.")
     presence.require(recipe.data)
     EvalRequest.periodic_fid(recipe)
+    EvalRequest.periodic_bound(recipe)
     if status.state == "FINISHED" and recipe.train.steps <= status.step and from_step is None:
         text = f"is finished at step {status.step}"
         raise UsageError(f"{run.name} {text}. To go on, ask for more: `cldctl resume {run.name} train.steps=...`.")

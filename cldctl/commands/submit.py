@@ -66,6 +66,7 @@ def submit(
     presence.require(resolved.data)
     # Before there is a run: what evaluations need is looked for now.
     EvalRequest.periodic_fid(resolved)
+    EvalRequest.periodic_bound(resolved)
     steps, pieces = resolved.train.steps, spec.nodes * spec.tasks_per_node
     request = EvalRequest.of(resolved, metrics, steps, pieces) if metrics else None
     run = RunFolder.create(path, resolved, {"created": time.time(), "recipe": resolved.name, **identity(file)})

@@ -84,8 +84,8 @@ def evaluations(evals: Sequence[dict[str, Any]]) -> Table:
     """Evaluations of a run, with those results that any of them has."""
     metrics = [metric for metric in METRICS if any(metric.key in entry["results"] for entry in evals)]
     table = plain_table(title="evaluations")
-    # It is typed after --eval; on less than a terminal's usual width the results matter more.
-    table.add_column("evaluation", overflow="fold", no_wrap=out.width >= 80)
+    # It is typed after --eval; where there is no room for both the results matter more.
+    table.add_column("evaluation", overflow="fold", no_wrap=out.width >= 64 + 16 * len(metrics))
     table.add_column("state", no_wrap=True)
     for heading in ("shards", "step", *(metric.label for metric in metrics)):
         table.add_column(heading, justify="right", overflow="fold")

@@ -130,7 +130,9 @@ def _evaluation(evals: Sequence[dict[str, Any]]) -> str:
     """The newest result, or how far it is."""
     if not evals:
         return "-"
-    last = evals[-1]
+    known = [entry for entry in evals if any(entry[name] is not None for name in ("nll", "bpd", "fid"))]
+    # One that is stopped, or has other numbers, does not hide those of an earlier one.
+    last = evals[-1] if evals[-1]["state"] == "RUNNING" or not known else known[-1]
     found = [f"nll {last['nll']:.3f}"] if last["nll"] is not None else []
     found += [f"bpd {last['bpd']:.3f}"] if last["bpd"] is not None else []
     found += [f"FID {last['fid']:.2f}"] if last["fid"] is not None else []

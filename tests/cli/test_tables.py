@@ -34,3 +34,11 @@ def test_names_are_whole(monkeypatch, width, last):
     assert max(map(len, lines)) <= width
     assert lines[0].split()[-1] == last
     assert ("job" in lines[0].split()) == (width >= 140)
+
+
+def test_a_stopped_evaluation_does_not_hide_the_result_of_an_earlier_one():
+    stopped = {"state": "STOPPED", "bpd": None, "nll": None, "fid": None, "shards_done": 0, "shards": 2}
+    known = {**stopped, "state": "FINISHED", "nll": -0.393}
+    assert tables._evaluation([known, stopped]) == "nll -0.393"
+    assert tables._evaluation([known, {**stopped, "state": "RUNNING"}]) == "0/2 shards"
+    assert tables._evaluation([stopped]) == "-"

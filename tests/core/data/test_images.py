@@ -191,6 +191,12 @@ def test_changed_pixels_are_found_when_loading_and_when_verifying(copied):
     assert seen == [(41, 50)]
 
 
+def test_a_cut_file_is_found_before_it_is_mapped(copied):
+    os.truncate(copied / "train.lmdb" / "data.mdb", 9000)
+    with pytest.raises(DataError, match="has 9000 bytes, its manifest says"):
+        verify(copied)
+
+
 def agrees(images, seed=0):
     """Whether a random batch is right, found out in NumPy: PyTorch's threads do not survive a fork."""
     generator = np.random.default_rng(seed)

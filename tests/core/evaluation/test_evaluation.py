@@ -105,8 +105,9 @@ def test_an_interrupted_shard_goes_on_at_its_next_batch(run, monkeypatch):
 
     monkeypatch.setitem(work.WORK, "elbo", dataclasses.replace(elbo, compute=counted))
     assert not shard.compute(run, name, Ranks(), should_stop=lambda: len(asked) >= 2)
+    assert request(run, "eval.batch_size=24").save(run) == name, "fewer or more at once is the same evaluation"
     assert shard.compute(run, name, Ranks())
-    assert asked == [(0, 16), (16, 32), (32, 48), (48, 64), (64, 70)]
+    assert asked == [(0, 16), (16, 32), (32, 56), (56, 70)]
     before = report(run, name)
     assert shard.compute(run, name, Ranks())
     assert report(run, name) == before, "nothing is left to do"
