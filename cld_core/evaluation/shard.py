@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from cld_core.errors import NotFoundError
 from cld_core.model import Model
 from cld_core.recipe.sampling_spec import SamplingSpec
 from cld_core.run import RunFolder
@@ -48,6 +49,11 @@ def compute(
             model = load_model(folder, request, ranks.device)
             for kind in request.work:
                 WORK[kind].prepare(model, request)
+        elif not folder.checkpoint_file(request.checkpoint_step).with_suffix(".json").exists():
+            text = f"no checkpoint of step {request.checkpoint_step} any more"
+            raise NotFoundError(
+                f"{folder.path}: {text}. What was computed is kept; take another step."
+            )
         if not _compute_shard(path, request, shard, checksum, model, should_stop):
             return False
     if all(is_complete(path, request, shard) for shard in range(request.shards)) and not merge.is_current(path):

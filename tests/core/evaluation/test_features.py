@@ -310,6 +310,21 @@ def test_what_vanishes_or_changes_in_the_middle_is_told(run, tmp_path):
     assert len(list((run.evals / name / "shards").glob("*.json"))) == 1, "what was computed is kept"
 
 
+def test_a_checkpoint_that_vanishes_between_two_shards_is_told(run, monkeypatch):
+    name = request(run, metrics=("loss",), shards=3).save(run)
+    loss = work.WORK["loss"]
+
+    def vanishing(model, what, first, last):
+        for file in run.checkpoints.iterdir():
+            file.unlink()
+        return loss.compute(model, what, first, last)
+
+    monkeypatch.setitem(work.WORK, "loss", dataclasses.replace(loss, compute=vanishing))
+    with pytest.raises(NotFoundError, match="no checkpoint of step 2 any more"):
+        shard.compute(run, name, Ranks())
+    assert len(list((run.evals / name / "shards").glob("*.json"))) == 1, "what was computed is kept"
+
+
 def test_the_test_loss_is_the_training_objective_keyed_by_datum(run):
     found = evaluated(run, metrics=("loss",), shards=3)["loss"]
     assert (found["n"], found["weighting"]) == (10, "reweightedv2")
