@@ -51,9 +51,7 @@ def compute(
                 WORK[kind].prepare(model, request)
         elif not folder.checkpoint_file(request.checkpoint_step).with_suffix(".json").exists():
             text = f"no checkpoint of step {request.checkpoint_step} any more"
-            raise NotFoundError(
-                f"{folder.path}: {text}. What was computed is kept; take another step."
-            )
+            raise NotFoundError(f"{folder.path}: {text}. What was computed is kept; take another step.")
         if not _compute_shard(path, request, shard, checksum, model, should_stop):
             return False
     if all(is_complete(path, request, shard) for shard in range(request.shards)) and not merge.is_current(path):
