@@ -1,5 +1,6 @@
 """What the machine can do at best: products, convolutions, memory, disk. `python -m benchmarks limits`."""
 
+import functools
 import os
 import time
 from pathlib import Path
@@ -48,6 +49,7 @@ def flop_rates(settings: Settings, n: int) -> dict[str, tuple[float, float]]:
     return {name: (min(times[name]), flops / min(times[name])) for name, (_, flops) in calls.items()}
 
 
+@functools.cache
 def memory_bandwidth(settings: Settings) -> float:
     """Bytes a second, read and written, of a copy that no cache holds."""
     source = torch.empty(2**20 if settings.quick else 2**26, device=settings.device).fill_(1.0)
@@ -72,6 +74,7 @@ def disk_bandwidth(folder: Path, size: int) -> float:
     return size / min(times)
 
 
+@functools.cache
 def product_rate(settings: Settings) -> float:
     """FLOP/s of float32 products at best, by torch or by oneDNN."""
     rates = flop_rates(settings, 256 if settings.quick else 2048)

@@ -64,10 +64,12 @@ def search(bench: Bench, nfe: int) -> list[tuple[dict, Found, float]]:
     """All candidates with their losses: a distance 0.01 above the best counts as much as 1 nat of mean log-density."""
     found = [(settings, bench(method="exponential", nfe=nfe, **settings)) for settings in candidates()]
     best = min(entry.sw2 for _, entry in found if entry.sw2 < 1.0)
-    return [
-        (settings, entry, 100.0 * max(0.0, entry.sw2 - 1.1 * best) + abs(entry.logp - TRUE_LOG_DENSITY))
-        for settings, entry in found
-    ]
+
+    def loss(entry: Found) -> float:
+        value = 100.0 * max(0.0, entry.sw2 - 1.1 * best) + abs(entry.logp - TRUE_LOG_DENSITY)
+        return value if math.isfinite(value) else math.inf
+
+    return [(settings, entry, loss(entry)) for settings, entry in found]
 
 
 def told(settings: dict) -> str:
@@ -130,7 +132,7 @@ def main() -> None:
                 tried = search(bench, nfe)
                 if case.sde.phase_space:
                     losses.setdefault(nfe, []).append([loss for _, _, loss in tried])
-                ranked = sorted(tried, key=lambda row: row[2] if math.isfinite(row[2]) else math.inf)
+                ranked = sorted(tried, key=lambda row: row[2])
                 entry["search"][nfe] = [{"settings": s, "loss": loss, **dataclasses.asdict(f)} for s, f, loss in ranked]
                 out.print(f"{case.name}: the best of {len(ranked)} at {nfe} evaluations")
                 for settings, found, loss in ranked[:6]:
@@ -139,7 +141,7 @@ def main() -> None:
         if arguments.json is not None:
             arguments.json.write_text(json.dumps(report, indent=1))
     for nfe, rows in losses.items():
-        worst = [max(column) if all(map(math.isfinite, column)) else math.inf for column in zip(*rows, strict=True)]
+        worst = map(max, zip(*rows, strict=True))
         out.print(f"the least worst loss over the {len(rows)} cases of CLD at {nfe} evaluations")
         for loss, settings in sorted(zip(worst, candidates(), strict=True), key=lambda pair: pair[0])[:6]:
             out.print(f"    {loss:.3f}   {told(settings)}")

@@ -148,6 +148,7 @@ def write(
     try:
         with replacing(path) as file:
             hashing = _HashingFile(file)
+            # Declared to take a whole IO[bytes]; of a file object torch's zip writer calls write and flush alone.
             torch.save({**state, "format": FORMAT, "step": step}, hashing)  # type: ignore[arg-type]
             check_owner()
         sidecar = {"format": FORMAT, "step": step, "bytes": hashing.size, "sha256": hashing.digest.hexdigest()}

@@ -1,5 +1,14 @@
 """The errors that a user meets. Every message names the thing, the place and, last, the fix."""
 
+import difflib
+from collections.abc import Iterable
+
+
+def did_you_mean(word: str, words: Iterable[str], cutoff: float = 0.6) -> str:
+    """A sentence, after a space, that names the nearest of ``words``; empty where none is near."""
+    close = difflib.get_close_matches(word, list(words), n=1, cutoff=cutoff)
+    return f" Did you mean '{close[0]}'?" if close else ""
+
 
 class CldError(Exception):
     """Base of all errors that are somebody's to mend rather than ours; ``exit_code`` is for the shell."""

@@ -130,9 +130,7 @@ class Model:
             switched = recipe.sampling.switched(settings["method"])
             recipe = dataclasses.replace(recipe, sampling=switched)
         spec = _checked(recipe, tuple(f"sampling.{name}={json.dumps(value)}" for name, value in settings.items()))
-        for name in settings:
-            if name in spec.idle:
-                raise UsageError(f"sampling.{name} has no effect with sampling.method={spec.method}. Leave it out.")
+        spec.refuse_idle(settings)
         return spec
 
 
@@ -158,7 +156,7 @@ def pick_checkpoint(folder: RunFolder, recipe: Recipe, checkpoint: int | str) ->
     step, damaged = checkpoints.newest_good(folder, recipe.model_digest())
     for entry in damaged:
         if entry.finished:
-            _log.warning("passed over the checkpoint of step %d: %s", entry.step, entry.reason)
+            _log.warning("%s", entry.passed_over)
     if step is None:
         why = f": {damaged[0].reason}" if damaged else ""
         train = f"`cldctl resume {folder.name}`"

@@ -1,10 +1,9 @@
 """Profiles: how one cluster wants its jobs, apart from what they compute."""
 
-import difflib
 import sysconfig
 from pathlib import Path
 
-from cld_core.errors import RecipeError
+from cld_core.errors import RecipeError, did_you_mean
 
 
 def find_profile(name: str | None) -> Path | None:
@@ -20,9 +19,8 @@ def find_profile(name: str | None) -> Path | None:
     known = {file.stem: file for folder in _folders() for file in sorted(folder.glob("*.yaml"))}
     if name in known:
         return known[name]
-    close = difflib.get_close_matches(name, known, n=1)
-    there = f"Did you mean '{close[0]}'?" if close else f"There are: {', '.join(sorted(known)) or 'none'}."
-    raise RecipeError(f"--profile {name}: no such profile in {', '.join(map(str, _folders()))}. {there}")
+    there = did_you_mean(name, known) or f" There are: {', '.join(sorted(known)) or 'none'}."
+    raise RecipeError(f"--profile {name}: no such profile in {', '.join(map(str, _folders()))}.{there}")
 
 
 def _folders() -> tuple[Path, ...]:

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from cld_core.data import cifar10, lmdb_store, store
+from cld_core.data import cifar10, lmdb_store, presence, store
 from cld_core.data.build import Plan, Progress, ProgressCallback, build
 from cld_core.data.celebahq import plan_celebahq
 from cld_core.data.cifar10 import plan_cifar10
@@ -99,15 +99,13 @@ def verify(path: str | Path, progress: Callable[[int, int], None] | None = None)
     manifest = store.read_manifest(root)
     if manifest is None:
         raise DataError(f"{root} has no {store.MANIFEST}: {store.prepare_hint('NAME', root)}")
+    # Reading beyond the end of a mapped file would end this process.
+    problem = presence.cut(root, manifest)
+    if problem is not None:
+        raise DataError(f"{problem}. It was copied incompletely or changed; copy or prepare it again.")
     total = sum(info.count for info in manifest.splits.values())
     read = 0
     for split, info in manifest.splits.items():
-        file = lmdb_path(root, split) / "data.mdb"
-        size = file.stat().st_size if file.is_file() else 0
-        if size != info.file_bytes:
-            # Reading beyond the end of a mapped file would end this process.
-            text = f"has {size} bytes, its manifest says {info.file_bytes}. It was copied incompletely or changed"
-            raise DataError(f"{file} {text}; copy or prepare it again.")
         reader = lmdb_store.LmdbReader(lmdb_path(root, split))
         checksum = Checksum()
         for first in range(0, info.count, _VERIFY_AT_ONCE):

@@ -31,13 +31,13 @@ def require(spec: DataSpec) -> None:
     elif manifest.size != spec.pixels:
         problem = f"{root} has images of {manifest.size}x{manifest.size}, not {spec.pixels}x{spec.pixels}"
     else:
-        problem = _cut(root, manifest)
+        problem = cut(root, manifest)
     if problem is not None:
         raise DataError(f"{problem}. To prepare it: {prepare_hint(spec.name, spec.path.removesuffix('.partial'))}")
 
 
-def _cut(root: Path, manifest: Manifest) -> str | None:
-    """What is missing of the files that a manifest promises."""
+def cut(root: Path, manifest: Manifest) -> str | None:
+    """What is missing of the files that a manifest promises; None where they have their sizes."""
     for split, info in manifest.splits.items():
         file = lmdb_path(root, split) / "data.mdb"
         there = file.stat().st_size if file.is_file() else 0

@@ -10,7 +10,6 @@ A plug-in adds its own (docs/math.md section 10)::
         return torch.stack([angle.cos(), angle.sin()], dim=1)
 """
 
-import difflib
 import functools
 import math
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from cld_core import analytic
 from cld_core.analytic import GaussianMixture
-from cld_core.errors import DataError
+from cld_core.errors import DataError, did_you_mean
 from cld_core.recipe.plugin import import_plugin
 
 Sampler = Callable[[int, torch.Generator], Tensor]
@@ -75,9 +74,8 @@ def get(name: str, plugin: str | None = None) -> Toy:
     if plugin is not None:
         import_plugin(plugin, "data.plugin")
     if name not in _REGISTRY:
-        close = difflib.get_close_matches(name, _REGISTRY, n=1)
-        hint = f"Did you mean {close[0]!r}?" if close else "Name the file that registers it in data.plugin."
-        raise DataError(f"no toy data {name!r}; there are {', '.join(sorted(_REGISTRY))}. {hint}")
+        hint = did_you_mean(name, _REGISTRY) or " Name the file that registers it in data.plugin."
+        raise DataError(f"no toy data {name!r}; there are {', '.join(sorted(_REGISTRY))}.{hint}")
     return _REGISTRY[name]
 
 

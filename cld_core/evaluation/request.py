@@ -1,6 +1,5 @@
 """What is to be evaluated. The folder of an evaluation is named by its content. Loads no torch."""
 
-import difflib
 import hashlib
 import json
 from collections.abc import Sequence
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cld_core.data import presence
-from cld_core.errors import NotFoundError, UsageError
+from cld_core.errors import NotFoundError, UsageError, did_you_mean
 from cld_core.recipe import Recipe
 from cld_core.recipe.image_spec import ImageDataSpec
 from cld_core.run import RunFolder
@@ -68,10 +67,20 @@ class EvalRequest:
     batch_size: int = 2048
 
     @classmethod
-    def of(cls, recipe: Recipe, metrics: Sequence[str], checkpoint_step: int, shards: int = 1) -> "EvalRequest":
+    def of(
+        cls,
+        recipe: Recipe,
+        metrics: Sequence[str],
+        checkpoint_step: int,
+        shards: int = 1,
+        points_key: str = "eval.points",
+    ) -> "EvalRequest":
         """The request that a recipe's `eval` and `sampling` sections make for the checkpoint of a step.
 
         Everything that it will need is looked for now, before anything is computed.
+
+        Args:
+            points_key: the key that `eval.points` was taken from, for messages.
 
         Raises:
             UsageError: weights or statistics are missing or do not fit, or the data are no images.
@@ -85,7 +94,7 @@ class EvalRequest:
                 raise UsageError(f"'sampling.solver' {recipe.sampling.solver} {text}.")
             found = inputs.of(recipe, metrics)
         tested = any("points" in BY_NAME[name].depends for name in metrics)
-        points = _points(recipe) if tested else 0
+        points = _points(recipe, points_key) if tested else 0
         parts = [spec.samples] * (found is not None) + [points] * tested
         return cls(
             metrics=tuple(metrics),
@@ -126,13 +135,11 @@ class EvalRequest:
             DataError: there is no test set.
             UsageError: it is smaller.
         """
-        every = recipe.periodic.elbo_every
-        if every is None or not any(map(recipe.periodic.wants_elbo, range(every, recipe.train.steps + 1, every))):
+        every, steps = recipe.periodic.elbo_every, recipe.train.steps
+        if every is None or steps < every or not recipe.periodic.wants_elbo(steps - steps % every):
             return None
-        if isinstance(recipe.data, ImageDataSpec):
-            _test_images(recipe.data, recipe.periodic.elbo_points, "periodic.elbo_points")
         spec = replace(recipe.eval, points=recipe.periodic.elbo_points)
-        return cls.of(replace(recipe, eval=spec), ("elbo",), 0)
+        return cls.of(replace(recipe, eval=spec), ("elbo",), 0, points_key="periodic.elbo_points")
 
     @property
     def id(self) -> str:
@@ -194,20 +201,15 @@ class EvalRequest:
             raise NotFoundError(f"{folder}: made by another version of cldctl ({error}). Evaluate again.") from error
 
 
-def _points(recipe: Recipe) -> int:
-    """How many test data there are to be: those that are asked for, or all."""
+def _points(recipe: Recipe, key: str) -> int:
+    """How many test data there are to be: those that are asked for, by ``key``, or all."""
     wanted = recipe.eval.points
     if not isinstance(recipe.data, ImageDataSpec):
         return wanted or recipe.eval.samples
-    return _test_images(recipe.data, wanted, "eval.points")
-
-
-def _test_images(data: ImageDataSpec, wanted: int | None, key: str) -> int:
-    """How many test images there are to be, as ``key`` says."""
-    there = presence.count(data, "validation")
+    there = presence.count(recipe.data, "validation")
     if wanted is not None and wanted > there:
         all_of_them = ", or null for all of them" if key == "eval.points" else ""
-        text = f"is {wanted}, but {data.path} has {there} test images"
+        text = f"is {wanted}, but {recipe.data.path} has {there} test images"
         raise UsageError(f"'{key}' {text}. Set {key}={there}{all_of_them}.")
     return wanted or there
 
@@ -226,7 +228,6 @@ def parse_metrics(text: str | None) -> tuple[str, ...]:
     words = [word.strip() for word in (text or "").split(",") if word.strip()]
     for word in words:
         if word not in METRICS:
-            close = difflib.get_close_matches(word, METRICS, n=1)
-            guess = f" Did you mean '{close[0]}'?" if close else ""
-            raise UsageError(f"--eval: '{word}' is no metric; there are: {', '.join(METRICS)}.{guess}")
+            there = ", ".join(METRICS)
+            raise UsageError(f"--eval: '{word}' is no metric; there are: {there}.{did_you_mean(word, METRICS)}")
     return tuple(metric for metric in METRICS if metric in words)

@@ -49,9 +49,6 @@ def compute(
             model = load_model(folder, request, ranks.device)
             for kind in request.work:
                 WORK[kind].prepare(model, request)
-        elif not folder.checkpoint_file(request.checkpoint_step).with_suffix(".json").exists():
-            text = f"no checkpoint of step {request.checkpoint_step} any more"
-            raise NotFoundError(f"{folder.path}: {text}. What was computed is kept; take another step.")
         if not _compute_shard(path, request, shard, checksum, model, should_stop):
             return False
     if all(is_complete(path, request, shard) for shard in range(request.shards)) and not merge.is_current(path):
@@ -88,6 +85,14 @@ def _compute_shard(
 
 
 def checkpoint_checksum(folder: RunFolder, request: EvalRequest) -> str:
-    """What stands for the checkpoint that an evaluation is to be made with."""
-    sidecar = read_json(folder.checkpoint_file(request.checkpoint_step).with_suffix(".json")) or {}
-    return str(sidecar.get("sha256"))
+    """What stands for the checkpoint that an evaluation is to be made with.
+
+    Raises:
+        NotFoundError: it is gone.
+    """
+    sidecar = folder.checkpoint_file(request.checkpoint_step).with_suffix(".json")
+    if not sidecar.exists():
+        there = ", ".join(map(str, folder.checkpoint_steps())) or "none"
+        text = f"no checkpoint of step {request.checkpoint_step} any more; there are: {there}"
+        raise NotFoundError(f"{folder.path}: {text}. What was computed is kept; take another step.")
+    return str((read_json(sidecar) or {}).get("sha256"))

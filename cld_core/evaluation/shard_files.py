@@ -15,7 +15,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from cld_core.run.atomic import read_json, replacing, write_json
+from cld_core.run.atomic import read_json, write_arrays, write_json
 
 Arrays = dict[str, np.ndarray]
 Bounds = Mapping[str, tuple[int, int]]
@@ -96,8 +96,7 @@ class Shard:
         state, path = self._work[work], self._sealed_file(work)
         table = np.fromfile(self._rows_file(work), _row_type(state), state["done"])
         assert table.dtype.names is not None, "a row has fields"
-        with replacing(path) as file:
-            np.savez(file, **condense({name: table[name] for name in table.dtype.names}))  # type: ignore[arg-type]
+        write_arrays(path, condense({name: table[name] for name in table.dtype.names}))
         state["bytes"] = path.stat().st_size
         self._write()
         self._rows_file(work).unlink(missing_ok=True)

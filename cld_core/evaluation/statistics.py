@@ -18,7 +18,7 @@ from cld_core.data import presence
 from cld_core.errors import UsageError
 from cld_core.recipe import Recipe
 from cld_core.recipe.image_spec import ImageDataSpec
-from cld_core.run.atomic import replacing
+from cld_core.run.atomic import write_arrays
 
 from . import inputs
 from .moments import Moments
@@ -148,8 +148,7 @@ def write(path: Path, moments: Moments, features: np.ndarray | None, about: dict
     arrays = {"mu": moments.mean, "sigma": moments.covariance, "about": np.array(json.dumps(about))}
     if features is not None:
         arrays[FEATURES] = features.astype(np.float32, copy=False)
-    with replacing(path) as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+    write_arrays(path, arrays)
 
 
 def _identity(path: Path, found: Outline) -> str:

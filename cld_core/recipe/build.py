@@ -8,7 +8,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cld_core.errors import RecipeError
+from cld_core.errors import RecipeError, did_you_mean
 
 from .image_spec import IMAGE_DATA, ImageDataSpec
 from .ncsnpp_spec import NcsnppSpec
@@ -142,8 +142,7 @@ def _value(key: str, value: Any, hint: Any, bounds: dict[str, float], tree: Any,
         options = _literals(hint)
         if key.count(".") == 1 and key.endswith(".name") and key.split(".")[0] in VARIANTS:
             options = list(VARIANTS[key.split(".")[0]])
-        guess = difflib.get_close_matches(str(value), [str(option) for option in options], n=1)
-        hint_text = f" Did you mean '{guess[0]}'?" if guess else ""
+        hint_text = did_you_mean(str(value), map(str, options))
         expected = f"one of {', '.join(map(str, options))}" if options else describe(key, tree)
         shown = _YAML_WORDS.get(repr(value), repr(value))
         raise RecipeError(f"{_origin(key, where)}: '{key}' cannot be {shown}; expected {expected}.{hint_text}")

@@ -57,10 +57,12 @@ def override(text: str) -> tuple[str, Any]:
             f"{COMMAND_LINE}: '{text}' is not an override. Write KEY=VALUE, for example train.steps=1000."
         )
     try:
-        parsed = OmegaConf.to_container(OmegaConf.create({"value": OmegaConf.create(f"v: {value}")}), resolve=False)
+        parsed: Any = OmegaConf.to_container(
+            OmegaConf.create({"value": OmegaConf.create(f"v: {value}")}), resolve=False
+        )
     except (YAMLError, OmegaConfBaseException, ValueError) as error:
         raise RecipeError(f"{COMMAND_LINE}: the value of '{text}' is not YAML. Quote it: '{name}=\"...\"'.") from error
-    return name, parsed["value"]["v"]  # type: ignore[index,call-overload]
+    return name, parsed["value"]["v"]
 
 
 def dump(recipe: Recipe) -> str:
@@ -89,12 +91,12 @@ def _assemble(layers: Sequence[Layer], path: Path) -> Recipe:
         for top in layer:
             check_keys({top: layer[top]}, tree, _place_of_unknown(layer[top], str(top), places, source, tree))
     try:
-        resolved = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
+        resolved: Any = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
     except OmegaConfBaseException as error:
         raise RecipeError(f"{path}: {str(error).splitlines()[0]}. Check the ${{...}} in it.") from error
     assert isinstance(resolved, dict)
     resolved.setdefault("name", path.stem)
-    return build(resolved, where)  # type: ignore[arg-type]
+    return build(resolved, where)
 
 
 def _place_of_unknown(value: Any, key: str, places: dict[str, str], source: str, tree: dict[str, Any]) -> str:
@@ -194,7 +196,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path}: not a text file (byte {error.start} is not UTF-8). Name a YAML recipe.") from error
     try:
-        tree = OmegaConf.to_container(OmegaConf.create(text), resolve=False) if text.strip() else {}
+        tree: Any = OmegaConf.to_container(OmegaConf.create(text), resolve=False) if text.strip() else {}
         lines = _lines(yaml.compose(text), "")
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -205,7 +207,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
         raise RecipeError(f"{path}: there is nothing in it. `cldctl render recipes/toy.yaml` shows what a recipe says.")
     if not isinstance(tree, dict):
         raise RecipeError(f"{path}: a recipe is a mapping of sections. See `cldctl render recipes/toy.yaml`.")
-    return tree, lines  # type: ignore[return-value]
+    return tree, lines
 
 
 def _lines(node: Any, prefix: str) -> dict[str, int]:

@@ -1,7 +1,10 @@
 """What a recipe may say about sampling; like everything in `cld_core.recipe`, free of torch."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
+
+from cld_core.errors import UsageError
 
 from .keys import key
 
@@ -43,6 +46,16 @@ class SamplingSpec:
     def idle(self) -> tuple[str, ...]:
         """Keys that the method does not read, whatever they are set to."""
         return ("nfe", "grid", "grid_power") if self.method == "ode" else ("rtol", "atol")
+
+    def refuse_idle(self, names: Iterable[str]) -> None:
+        """Refuse keys that somebody set though the method does not read them.
+
+        Raises:
+            UsageError: names the first.
+        """
+        for name in names:
+            if name in self.idle:
+                raise UsageError(f"sampling.{name} has no effect with sampling.method={self.method}. Leave it out.")
 
     def in_force(self) -> "SamplingSpec":
         """The same sampler, with every key that it does not read at its default: equal where the samples are."""

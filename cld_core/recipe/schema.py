@@ -3,12 +3,13 @@
 Nothing here imports torch: the command line reads recipes and must answer at once.
 """
 
-import difflib
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
+
+from cld_core.errors import did_you_mean
 
 from .eval_spec import EvalSpec
 from .image_spec import IMAGE_DATA, ImageDataSpec, image_problems
@@ -221,8 +222,7 @@ class Recipe:
         found += [(f"sampling.{name}", f"sampling.{other}", text) for name, other, text in self.sampling.problems()]
         if isinstance(self.data, ToyDataSpec) and self.data.name not in TOY_DATA and self.data.plugin is None:
             names = (*TOY_DATA, *IMAGE_DATA)
-            close = difflib.get_close_matches(self.data.name, names, n=1)
-            guess = f" Did you mean '{close[0]}'?" if close else ""
+            guess = did_you_mean(self.data.name, names)
             text = f"cannot be {self.data.name!r}; expected one of {', '.join(names)}, or set data.plugin.{guess}"
             found.append(("data.name", "data.plugin", text))
         found += image_problems(self)

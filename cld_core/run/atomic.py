@@ -4,9 +4,12 @@ import contextlib
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy
 
 
 @contextlib.contextmanager
@@ -46,6 +49,15 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Replace ``path`` by ``content`` as JSON."""
     write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def write_arrays(path: Path, arrays: "Mapping[str, numpy.ndarray]") -> None:
+    """Replace ``path`` by ``arrays`` as an .npz file."""
+    import numpy
+
+    with replacing(path) as file:
+        # numpy's signature has a switch, allow_pickle, among the names that arrays may have; none of ours is called so.
+        numpy.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def read_json(path: Path) -> Any:

@@ -1,12 +1,11 @@
 """Where everything of a run lies (docs/architecture.md, "Run folder")."""
 
-import difflib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cld_core.errors import NotFoundError, UsageError
+from cld_core.errors import NotFoundError, UsageError, did_you_mean
 
 from .atomic import read_json, write_json, write_text
 from .ledger import Ledger
@@ -116,8 +115,7 @@ class RunFolder:
         folder = cls(path)
         if not folder.identity_file.is_file():
             names = [run.name for run in find_runs(folder.path.parent)]
-            close = difflib.get_close_matches(folder.name, names, n=1, cutoff=0.4)
-            guess = f" Did you mean '{close[0]}'?" if close else " `cldctl status` lists the runs there are."
+            guess = did_you_mean(folder.name, names, 0.4) or " `cldctl status` lists the runs there are."
             raise NotFoundError(f"there is no run at {folder.path}.{guess}")
         return folder
 

@@ -19,6 +19,11 @@ class Damaged:
     reason: str
     finished: bool = True
 
+    @property
+    def passed_over(self) -> str:
+        """In words: that a newer checkpoint was not used."""
+        return f"passed over the checkpoint of step {self.step}: {self.reason}"
+
 
 def verify(folder: RunFolder, step: int) -> None:
     """Compare size and checksum of a checkpoint with its sidecar.

@@ -1,7 +1,8 @@
 """Exponential moving average of the weights."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -49,10 +50,10 @@ class Ema:
             parameter.copy_(value)
             value.copy_(kept)
 
-    def state_dict(self) -> dict[str, object]:
+    def state_dict(self) -> dict[str, Any]:
         return {"updates": self.updates, "average": dict(zip(self.names, self.average, strict=True))}
 
-    def load_state_dict(self, state: dict[str, object]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         average = state["average"]
         assert isinstance(average, dict), "the average is a dictionary of named tensors"
         missing, unknown = set(self.names) - set(average), set(average) - set(self.names)
@@ -61,4 +62,4 @@ class Ema:
         with torch.no_grad():
             for name, tensor in zip(self.names, self.average, strict=True):
                 tensor.copy_(average[name])
-        self.updates = int(state["updates"])  # type: ignore[call-overload]
+        self.updates = int(state["updates"])

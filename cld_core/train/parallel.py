@@ -22,6 +22,7 @@ def prepare(net: nn.Module, spec: TrainSpec, ranks: Ranks) -> nn.Module:
     device = ranks.device
     net.to(device)
     if spec.channels_last:
+        # Documented, but no overload of torch's annotations has the argument alone.
         net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high" if spec.tf32 else "highest")

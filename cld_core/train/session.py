@@ -113,7 +113,7 @@ def _plan(folder: RunFolder, recipe: Recipe) -> Plan:
     checkpoint.clear_unfinished(folder)
     step, damaged = checkpoint.newest_good(folder, recipe.model_digest())
     for entry in damaged:
-        print(f"passed over the checkpoint of step {entry.step}: {entry.reason}", flush=True)
+        print(entry.passed_over, flush=True)
         folder.ledger.append("damaged", step=entry.step, reason=entry.reason)
     from_step = _asked_for(events)
     if from_step is not None:

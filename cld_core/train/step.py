@@ -94,6 +94,7 @@ class Trainer:
             group["lr"] = optim.rate(self.recipe.optim, step)
         # Not by scaler.step, which knows of infinite gradients only.
         if self._skips_on_device:
+            # How GradScaler itself tells fused optimisers to skip; torch declares no such attribute.
             self.optimiser.found_inf = skip  # type: ignore[attr-defined]
             self.optimiser.step()
         elif not bool(skip):

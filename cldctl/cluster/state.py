@@ -63,9 +63,9 @@ class RunStatus:
     @classmethod
     def unreadable(cls, run: RunFolder, reason: str) -> "RunStatus":
         """A run of which nothing can be said but why."""
-        nothing = dict.fromkeys(entry.name for entry in fields(cls))
-        known = {"name": run.name, "path": str(run.path), "state": "LOST", "step": 0, "reason": reason}
-        return cls(**{**nothing, "attempts": [], "evals": [], "sweeps": [], **known})  # type: ignore[arg-type]
+        nothing: dict[str, Any] = dict.fromkeys(entry.name for entry in fields(cls))
+        known: dict[str, Any] = {"name": run.name, "path": str(run.path), "state": "LOST", "step": 0, "reason": reason}
+        return cls(**{**nothing, "attempts": [], "evals": [], "sweeps": [], **known})
 
 
 def status_of(run: RunFolder, look: Look) -> RunStatus:

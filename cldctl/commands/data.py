@@ -43,8 +43,9 @@ def prepare(
             bar.update(task, completed=reached.images, total=reached.expected, unit=where)
 
         expect: dict[str, int] | None = {} if any_count else None
-        options = {"size": size, "split": split, "expect": expect, "download": download}
-        manifest = prepare(name, source, output, progress=show, **options)  # type: ignore[arg-type]
+        manifest = prepare(
+            name, source, output, progress=show, size=size, split=split, expect=expect, download=download
+        )
     counts = ", ".join(f"{info.count:,} {split}" for split, info in manifest.splits.items())
     err.print(f"{manifest.name}: {counts} images of {manifest.size}x{manifest.size}")
     out.print(str(output), markup=False, soft_wrap=True)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cld_core.errors import NotFoundError, UsageError
+from cld_core.errors import NotFoundError, UsageError, did_you_mean
 from cld_core.run import RunFolder, find_runs
 from cldctl.ui.console import err
 from cldctl.ui.hints import default_root
@@ -38,13 +38,11 @@ def chosen_cluster(option: str | None) -> str:
     Raises:
         UsageError: there is no such one.
     """
-    import difflib
     import shutil
 
     if option is not None:
         if option not in CLUSTERS:
-            close = difflib.get_close_matches(option, CLUSTERS, n=1)
-            guess = f" Did you mean '{close[0]}'?" if close else ""
+            guess = did_you_mean(option, CLUSTERS)
             raise UsageError(f"--cluster cannot be '{option}'; expected one of {', '.join(CLUSTERS)}.{guess}")
         return option
     return "slurm" if shutil.which("sbatch") else "local"

@@ -124,6 +124,5 @@ def _whole(run: RunFolder) -> int | None:
     step, damaged = newest_whole(run)
     for entry in damaged:
         if entry.finished:
-            text = f"passed over the checkpoint of step {entry.step}: {entry.reason}"
-            err.print(text, markup=False, style="yellow", soft_wrap=True)
+            err.print(entry.passed_over, markup=False, style="yellow", soft_wrap=True)
     return step

@@ -48,32 +48,27 @@ def sample(
     spec = with_overrides(recipe, overrides, str(run.recipe_file)).sampling
     if nfe is not None and spec.method == "ode":
         raise UsageError("--nfe: the method ode chooses its own. Add --method em, sscs or exponential.")
-    for text in overrides:
-        if text.partition("=")[0].removeprefix("sampling.") in spec.idle:
-            raise UsageError(f"'{text}' has no effect with sampling.method={spec.method}. Leave it out.")
+    spec.refuse_idle(text.partition("=")[0].removeprefix("sampling.") for text in overrides)
     if output is not None and output.suffix not in (".png", ".npz"):
         raise UsageError(f"-o {output}: cannot write '{output.suffix}' files. End the name in .png or .npz.")
     if output is not None and not output.absolute().parent.is_dir():
         raise UsageError(f"-o {output}: there is no folder {output.absolute().parent}. Make it first.")
 
-    import numpy
-
     import cld_core
     from cld_core.data.images import to_pixels
     from cld_core.evaluation import pictures
-    from cld_core.run.atomic import replacing
+    from cld_core.run.atomic import write_arrays
 
     model = cld_core.load(run.path, checkpoint)
     target = output or run.samples / f"step_{model.step:08d}_{spec.method}.png"
     count = n or pictures.default_count(model)
-    settings = {name: value for name, value in vars(spec).items() if name not in spec.idle}
-    drawn = model.draw(count, seed=seed, batch_size=run.recipe().eval.batch_size, **settings)
+    model.recipe = replace(model.recipe, sampling=spec)
+    drawn = model.draw(count, seed=seed, batch_size=model.recipe.eval.batch_size)
     if target.suffix == ".npz":
         arrays = {"x": drawn.x.cpu().numpy(), "nfe": drawn.nfe_each.cpu().numpy()}
         arrays |= {"v": drawn.v.cpu().numpy()} if drawn.v is not None else {}
         arrays |= {"images": to_pixels(drawn.x).permute(0, 2, 3, 1).cpu().numpy()} if model.is_image else {}
-        with replacing(target.absolute()) as file:
-            numpy.savez(file, **arrays)  # type: ignore[arg-type]
+        write_arrays(target.absolute(), arrays)
     else:
         pictures.show(target.absolute(), drawn.x, model, f"{spec.method}, {drawn.nfe:.0f} NFE")
     err.print(f"{count} samples of step {model.step}, {drawn.nfe:.0f} network evaluations each ({spec.method})")

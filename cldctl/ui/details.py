@@ -67,7 +67,7 @@ def _details(row: RunStatus, old: bool) -> RenderableType:
 
 
 def _attempts(attempts: Sequence[dict[str, Any]], said: str | None) -> Table:
-    """All attempts; the details of the one whose end is the state's reason are ``said`` already."""
+    """All attempts; details that are the state's reason are ``said`` already."""
     table = plain_table(title="attempts")
     for heading in ("attempt", "job", "from", "to", "lasted", "ended by"):
         table.add_column(heading, justify="left" if heading in ("job", "ended by") else "right", overflow="fold")

@@ -275,20 +275,10 @@ class SlurmCluster(SlurmClients):
         )  # fmt: skip
 
     def _wait_nodes_up(self) -> None:
-        alive = [node for node in NODES if self.processes.alive(f"slurmd.{node}")]
-
-        def are_up() -> bool:
-            states = {node: self.node_state(node) for node in alive}
-            for node, state in states.items():
+        for node in NODES:
+            if self.processes.alive(f"slurmd.{node}"):
                 # A controller that was stopped right after a node came back remembers it as down.
-                if state == "down":
-                    self.run(["scontrol", "update", f"nodename={node}", "state=resume"], check=False)
-            return all(map(_is_up, states.values()))
-
-        wait_until(
-            are_up,
-            timeout=START_TIMEOUT_S, what="the nodes to take the new settings", last_seen=self.describe,
-        )  # fmt: skip
+                self.restore_node(node)
 
     def _active_jobs(self) -> list[str]:
         return sorted(set(self.run(["squeue", "-h", "-o", "%A"]).stdout.split()))
