@@ -26,7 +26,7 @@ def test_every_row_takes_scipys_steps(span, tolerance):
         theirs = solve_ivp(field, span, start.numpy(), method="RK45", rtol=tolerance, atol=tolerance)
         assert int(ours.nfe[i]) == theirs.nfev
         # An error estimate that happens to be nearly 0 hands the processor's rounding on to the next step's size.
-        close = max(1e-9, 1e-4 * tolerance)
+        close = max(1e-9, 1e-5 * tolerance)
         np.testing.assert_allclose(ours.y[i].numpy(), theirs.y[:, -1], rtol=close, atol=1e-2 * close)
 
 
