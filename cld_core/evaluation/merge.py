@@ -66,9 +66,14 @@ def gather(path: Path, request: EvalRequest) -> tuple[dict[str, Arrays], str]:
     checkpoint = _one_origin(path, request, states)
     found = {}
     for kind, size in request.work.items():
-        order = _in_order(path, kind, size, {number: state["work"][kind] for number, state in states.items()})
+        order = _in_order(path, kind, size, _parts(states, kind))
         found[kind] = WORK[kind].join(_loaded(folder, number, kind) for number in order)
     return found, checkpoint
+
+
+def _parts(states: dict[int, dict[str, Any]], kind: str) -> dict[int, dict[str, Any]]:
+    """What the shards say of a kind of work; those that have no share in it are left out."""
+    return {number: state["work"][kind] for number, state in states.items() if kind in state["work"]}
 
 
 def _one_origin(path: Path, request: EvalRequest, states: dict[int, dict[str, Any]]) -> str:

@@ -39,6 +39,8 @@ BY_NAME = {
     "loss": Metric("loss", ("points", "loss")),
 }
 METRICS = tuple(BY_NAME)
+# How many rows there are, which no row depends on.
+_SIZES = ("samples", "points")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +113,7 @@ class EvalRequest:
             elbo=asdict(spec.elbo),
             loss={**asdict(spec.loss), "objective": asdict(recipe.objective)},
             files=found.files if found else {},
-            shards=min(shards, *parts),
+            shards=min(shards, max(parts)),
             batch_size=spec.batch_size,
         )
 
@@ -151,10 +153,16 @@ class EvalRequest:
         """A digest of everything that is asked of a checkpoint, whichever it is: the same at every step."""
         return self._digest()
 
-    def _digest(self, *more: str) -> str:
-        used = {name for metric in self.metrics for name in BY_NAME[metric].depends}
+    def rows_of(self, work: str) -> str:
+        """A digest of everything that each single row of a kind of work depends on; how many there are is not in it."""
+        metrics = [metric for metric in self.metrics if BY_NAME[metric].work == work]
+        return self._digest("checkpoint_step", metrics=metrics, but=_SIZES)
+
+    def _digest(self, *more: str, metrics: Sequence[str] | None = None, but: Sequence[str] = ()) -> str:
+        metrics = self.metrics if metrics is None else metrics
+        used = {name for metric in metrics for name in BY_NAME[metric].depends}.difference(but)
         content = {name: getattr(self, name) for name in (*more, "model_digest", "seed", *sorted(used))}
-        versions = {metric: BY_NAME[metric].version for metric in self.metrics}
+        versions = {metric: BY_NAME[metric].version for metric in metrics}
         text = json.dumps({"metrics": versions, **content}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
@@ -165,7 +173,7 @@ class EvalRequest:
         return {name: self.samples if name == "features" else self.points for name in names}
 
     def bounds(self, shard: int, work: str) -> tuple[int, int]:
-        """First and last-plus-one index of the samples or data of a shard."""
+        """First and last-plus-one index of the samples or data of a shard; equal where there are more shards than those."""
         size = self.work[work]
         return shard * size // self.shards, (shard + 1) * size // self.shards
 

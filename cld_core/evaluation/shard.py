@@ -14,7 +14,7 @@ from cld_core.run import RunFolder
 from cld_core.run.atomic import read_json
 from cld_core.train.distributed import Ranks
 
-from . import merge, shard_files
+from . import merge, reuse, shard_files
 from .request import EvalRequest
 from .shard_files import Shard
 from .work import WORK
@@ -72,11 +72,13 @@ def is_complete(path: Path, request: EvalRequest, shard: int, checksum: str | No
 def _compute_shard(
     path: Path, request: EvalRequest, number: int, checksum: str, model: Model, should_stop: Callable[[], bool]
 ) -> bool:
-    bounds = {kind: request.bounds(number, kind) for kind in request.work}
+    every = {kind: request.bounds(number, kind) for kind in request.work}
+    bounds = {kind: (first, last) for kind, (first, last) in every.items() if first < last}
     shard = Shard(path / "shards", number, bounds, {"request": request.id, "checkpoint": checksum})
     told = f"shard {number} of {request.shards}"
-    for kind in bounds:
+    for kind, (first, last) in bounds.items():
         work = WORK[kind]
+        reuse.take_over(path, request, shard, kind, first, last, checksum, told)
         rows = functools.partial(work.compute, model, request)
         keep = functools.partial(work.condense, request)
         if not shard.fill(kind, request.batch_size, rows, keep, should_stop, told):

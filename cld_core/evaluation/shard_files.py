@@ -93,11 +93,16 @@ class Shard:
 
     def seal(self, work: str, condense: Callable[[Arrays], Arrays]) -> None:
         """Keep what ``condense`` makes of all rows, in the place of them."""
-        state, path = self._work[work], self._sealed_file(work)
+        state = self._work[work]
         table = np.fromfile(self._rows_file(work), _row_type(state), state["done"])
         assert table.dtype.names is not None, "a row has fields"
-        write_arrays(path, condense({name: table[name] for name in table.dtype.names}))
-        state["bytes"] = path.stat().st_size
+        self.keep(work, condense({name: table[name] for name in table.dtype.names}))
+
+    def keep(self, work: str, arrays: Arrays) -> None:
+        """Seal work with what is to be kept of all its rows."""
+        state, path = self._work[work], self._sealed_file(work)
+        write_arrays(path, arrays)
+        state["done"], state["bytes"] = state["last"] - state["first"], path.stat().st_size
         self._write()
         self._rows_file(work).unlink(missing_ok=True)
 

@@ -18,7 +18,7 @@ def _nothing(model: Model, request: EvalRequest) -> None:
     """Nothing has to be looked for."""
 
 
-def _all_rows(request: EvalRequest, rows: Arrays) -> Arrays:
+def all_rows(request: EvalRequest, rows: Arrays) -> Arrays:
     return rows
 
 
@@ -38,7 +38,7 @@ class Work:
     compute: Callable[[Model, EvalRequest, int, int], Arrays]
     summary: Callable[[Model, EvalRequest, Arrays], dict[str, dict[str, Any]]]
     prepare: Callable[[Model, EvalRequest], None] = _nothing
-    condense: Callable[[EvalRequest, Arrays], Arrays] = _all_rows
+    condense: Callable[[EvalRequest, Arrays], Arrays] = all_rows
     join: Callable[[Iterable[Arrays]], Arrays] = _concatenated
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cld_core.errors import NotFoundError, UsageError
-from cld_core.evaluation import merge, shard, shard_files, work
+from cld_core.evaluation import elbo, merge, shard, shard_files, work
 from cld_core.evaluation.request import EvalRequest, parse_metrics
 from cld_core.model import Model
 from cld_core.recipe import load
@@ -61,6 +61,47 @@ def test_shards_and_batches_do_not_change_the_numbers(run):
         np.testing.assert_allclose(arrays["elbo"], found[0][0]["elbo"], rtol=1e-5, atol=1e-5)
         assert elbo["nll"] == pytest.approx(found[0][1]["nll"], rel=1e-6)
         assert elbo["n"] == 70
+
+
+def test_rows_of_another_evaluation_are_not_computed_again(run, monkeypatch, capsys):
+    """More metrics, more data, another number of shards: what is computed is only what nobody has."""
+    shard.compute(run, first := request(run, shards=2).save(run), Ranks())
+    before = report(run, first)["elbo"]
+    computed = []
+
+    def counted(model, request, first, last):
+        computed.append((first, last))
+        return elbo.compute(model, request, first, last)
+
+    monkeypatch.setitem(work.WORK, "elbo", dataclasses.replace(work.WORK["elbo"], compute=counted))
+    both = EvalRequest.of(load(run.recipe_file), ("elbo", "loss"), 20, 3).save(run)
+    shard.compute(run, both, Ranks())
+    assert computed == []
+    assert report(run, both)["elbo"] == before
+    assert report(run, both)["loss"]["n"] == 70
+    assert f"shard 0 of 3: elbo 23/23, taken from {first}" in capsys.readouterr().out
+
+    more = request(run, "eval.samples=90", shards=1).save(run)
+    shard.compute(run, more, Ranks())
+    assert computed == [(70, 90)]
+    assert report(run, more)["elbo"]["n"] == 90
+    np.testing.assert_array_equal(_bounds(run, more)[:70], _bounds(run, first))
+
+    shard.compute(run, request(run, "eval.elbo.velocities=2").save(run), Ranks())
+    assert computed[1:] == [(0, 70)], "with other settings nothing is the same"
+
+
+def _bounds(run, name):
+    return merge.gather(run.evals / name, EvalRequest.load(run.evals / name))[0]["elbo"]["elbo"]
+
+
+def test_rows_of_another_checkpoint_or_a_damaged_shard_are_not_taken(run, capsys):
+    shard.compute(run, first := request(run, shards=2).save(run), Ranks())
+    state = run.evals / first / "shards" / "00000.json"
+    state.write_text(json.dumps({**read_json(state), "checkpoint": "another"}))
+    (run.evals / first / "shards" / "00001-elbo.npz").write_bytes(b"damaged")
+    shard.compute(run, EvalRequest.of(load(run.recipe_file), ("elbo", "loss"), 20, 2).save(run), Ranks())
+    assert "taken from" not in capsys.readouterr().out
 
 
 def test_the_report_says_what_it_promises(run):

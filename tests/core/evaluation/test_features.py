@@ -12,7 +12,7 @@ from PIL import Image
 
 from cld_core.data.images import open_images, to_pixels
 from cld_core.errors import CldError, DataError, NotFoundError, UsageError
-from cld_core.evaluation import extractors, inputs, merge, shard, statistics, training_set, work
+from cld_core.evaluation import extractors, inputs, merge, pictures, shard, statistics, training_set, work
 from cld_core.evaluation.features import frechet
 from cld_core.evaluation.moments import Moments
 from cld_core.evaluation.request import EvalRequest
@@ -181,6 +181,16 @@ def test_an_interrupted_shard_goes_on_at_its_next_batch(run, monkeypatch):
     assert shard.compute(run, name, Ranks())
     again = read_json(run.evals / name / "report.json")
     assert (again["fid"], again["kid"]) == (undisturbed["fid"], undisturbed["kid"])
+
+
+def test_moments_of_another_evaluation_are_taken_and_a_shard_may_lack_a_kind_of_work(run, monkeypatch):
+    """The likelihood of three images, cut into five shards as the samples are."""
+    before = evaluated(run, metrics=("fid",), shards=5)["fid"]
+    monkeypatch.setattr(Model, "draw", None)
+    monkeypatch.setattr(pictures, "samples", lambda *args, **more: None)
+    found = evaluated(run, "eval.points=3", metrics=("fid", "loss"), shards=5)
+    assert found["fid"] == before
+    assert found["loss"]["n"] == 3
 
 
 def test_statistics_of_a_training_set_in_pieces(trained, tmp_path, monkeypatch):
