@@ -19,6 +19,8 @@ from .recipe import Recipe
 from .train import optim
 
 KEYS = ("model", "optimizer", "ema", "step")
+# Of a file of another kind so many of its keys tell what it is.
+_SHOWN = 6
 _FIX = "Choose the --recipe, or the network.* keys, that the checkpoint was trained with"
 
 
@@ -62,9 +64,10 @@ def _load(file: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{file}: cannot be read as plain tensors ({type(error).__name__}). Fetch the file again."
         ) from error
-    keys = sorted(content) if isinstance(content, dict) else type(content).__name__
     if not isinstance(content, dict) or not set(KEYS) <= set(content):
-        text = f"it holds {keys}, a published checkpoint holds {', '.join(KEYS)}"
+        keys = sorted(map(str, content)) if isinstance(content, dict) else [f"a {type(content).__name__}"]
+        more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
+        text = f"it holds {', '.join(keys[:_SHOWN]) or 'nothing'}{more}; a published checkpoint holds {', '.join(KEYS)}"
         raise CheckpointError(f"{file}: {text}. Import a checkpoint that the published code wrote.")
     return content
 

@@ -31,6 +31,8 @@ _SPLIT_FOLDERS: dict[str, Split] = {
     "val": "validation",
     "test": "validation",
 }
+# Pixels of a side; beyond it a single image takes 50 MB and more.
+LARGEST = 4096
 PICTURES_PER_UNIT = 500
 _BYTES_PER_UNIT = 64 << 20
 
@@ -55,8 +57,8 @@ def plan_folder(source: Path, size: int, validation: float | None = None) -> Pla
         DataError: there are no pictures, or a split would get none.
         UsageError: ``size`` or ``validation`` is out of range.
     """
-    if size < 1:
-        raise UsageError(f"An image of {size} pixels is none. Say --size 32, for example.")
+    if not 1 <= size <= LARGEST:
+        raise UsageError(f"Images of {size} pixels cannot be made, only of 1 to {LARGEST}. Say --size 64, for example.")
     if validation is not None and not 0 <= validation < 1:
         raise UsageError(f"The share kept for validation is in [0, 1), not {validation}. Say --split 0.1, for example.")
     pictures = _list(source)

@@ -1,6 +1,5 @@
 """Sets of images as training and evaluation read them: uint8, by index, mirrored on demand."""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -176,7 +175,7 @@ def _open_split(root: Path, split: str, manifest: Manifest | None) -> tuple[Lmdb
     for folder in (lmdb_path(root, split), root / split):
         if (folder / "data.mdb").is_file():
             reader = LmdbReader(folder)
-            return reader, None, _published_size(reader)
+            return reader, None, reader.published_size()
     if partial_path(root).is_dir():
         raise DataError(
             f"{root} is not prepared to the end; {partial_path(root)} holds the finished part. Run the command "
@@ -184,16 +183,6 @@ def _open_split(root: Path, split: str, manifest: Manifest | None) -> tuple[Lmdb
         )
     what = "does not exist" if not root.exists() else f"has neither a manifest nor {split}.lmdb"
     raise DataError(f"The data set {root} {what}.")
-
-
-def _published_size(reader: LmdbReader) -> int:
-    length = reader.length(0)
-    if length is None:
-        raise DataError(f"{reader.path} has no key '0', so it is no LMDB file of images in the published form.")
-    size = math.isqrt(length // CHANNELS)
-    if CHANNELS * size * size != length:
-        raise DataError(f"{reader.path} has values of {length} bytes, which are no square raw RGB images.")
-    return size
 
 
 def _check_images(reader: LmdbReader, n: int, image_bytes: int, info: SplitInfo | None) -> None:

@@ -1,6 +1,7 @@
 """Images in an LMDB file: raw bytes under str(index), read from any thread, fork or worker process."""
 
 import contextlib
+import math
 import os
 import threading
 import weakref
@@ -11,6 +12,7 @@ from typing import Any
 import lmdb
 import numpy as np
 
+from cld_core.data.store import CHANNELS
 from cld_core.errors import DataError
 
 _FIRST_MAP_BYTES = 64 << 20
@@ -122,6 +124,20 @@ class LmdbReader:
         with _reading(self.path), self._env().begin(buffers=True) as transaction:
             found = transaction.get(str(index).encode())
             return None if found is None else len(found)
+
+    def published_size(self) -> int:
+        """Pixels of a side of the images in a file without a manifest, in the published form.
+
+        Raises:
+            DataError: it holds something else.
+        """
+        length = self.length(0)
+        if length is None:
+            raise DataError(f"{self.path} has no key '0', so it is no LMDB file of images in the published form.")
+        size = math.isqrt(length // CHANNELS)
+        if CHANNELS * size * size != length:
+            raise DataError(f"{self.path} has values of {length} bytes, which are no square raw RGB images.")
+        return size
 
     def read(self, indices: Sequence[int], image_bytes: int) -> np.ndarray:
         """The raw bytes of images, uint8 of shape (len(indices), image_bytes).

@@ -38,7 +38,7 @@ def prepare(
         size: height and width in pixels; only a folder's can be chosen, and must be.
         split: share of a folder's pictures kept for validation (`cld_core.data.folder`).
         expect: images that each split must have; None: as published, {} to accept any number.
-        download: fetch CIFAR-10's archive into the folder ``source`` first, with torchvision.
+        download: fetch CIFAR-10's archive first, with torchvision: into the folder ``source``, or as that file.
         progress: called a few times a second and after every unit.
 
     Raises:
@@ -53,7 +53,7 @@ def prepare(
     if download:
         if name != "cifar10":
             raise UsageError(f"{name} cannot be downloaded. Fetch it yourself and say --source PATH.")
-        source = _download_cifar10(source)
+        source = _download_cifar10(_folder_to_fill(source))
     return build(_plan(name, source, size, split, expect), out, progress)
 
 
@@ -68,6 +68,17 @@ def _plan(name: str, source: Path, size: int | None, split: float | None, expect
     if split is not None:
         raise UsageError(f"{name} has its own validation split. Leave --split out.")
     return plan_cifar10(source, expect) if name == "cifar10" else plan_celebahq(source, own_size, expect)
+
+
+def _folder_to_fill(source: Path) -> Path:
+    """Where the archive is to be downloaded to: ``source`` is that folder, or the archive in it."""
+    if source.name == cifar10.ARCHIVE and not source.is_dir():
+        return source.parent
+    if source.is_file() or source.name.endswith((".tar.gz", ".tgz")):
+        raise UsageError(
+            f"--download puts {cifar10.ARCHIVE} into the folder --source. {source} is a file: name a folder."
+        )
+    return source
 
 
 def _download_cifar10(folder: Path) -> Path:

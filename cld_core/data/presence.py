@@ -23,9 +23,7 @@ def require(spec: DataSpec) -> None:
     if manifest is None and (root / PROGRESS).is_file():
         problem = f"{root.absolute()} is a preparation that was not finished"
     elif manifest is None:
-        files = (root / "train", lmdb_path(root, "train"))
-        if not any((folder / "data.mdb").is_file() for folder in files):
-            problem = f"There is no prepared data set in {root.absolute()}"
+        problem = _unlike_published(root, spec.pixels)
     elif spec.name not in ("folder", manifest.name):
         problem = f"{root} holds {manifest.name}, not {spec.name}"
     elif manifest.size != spec.pixels:
@@ -34,6 +32,25 @@ def require(spec: DataSpec) -> None:
         problem = cut(root, manifest)
     if problem is not None:
         raise DataError(f"{problem}. To prepare it: {prepare_hint(spec.name, spec.path.removesuffix('.partial'))}")
+
+
+def _unlike_published(root: Path, pixels: int) -> str | None:
+    """What speaks against a folder without a manifest, which may hold LMDB files in the published form."""
+    folder = next((path for path in _published(root, "train") if (path / "data.mdb").is_file()), None)
+    if folder is None:
+        return f"There is no prepared data set in {root.absolute()}"
+    from .lmdb_store import LmdbReader
+
+    try:
+        size = LmdbReader(folder).published_size()
+    except DataError as error:
+        return str(error).rstrip(".")
+    return None if size == pixels else f"{root} has images of {size}x{size}, not {pixels}x{pixels}"
+
+
+def _published(root: Path, split: Split) -> tuple[Path, Path]:
+    """Where a split lies in the published form: ours, without a manifest, or theirs."""
+    return lmdb_path(root, split), root / split
 
 
 def cut(root: Path, manifest: Manifest) -> str | None:
@@ -67,7 +84,7 @@ def _found(spec: ImageDataSpec, split: Split) -> tuple[int, str]:
     if manifest is not None and split in manifest.splits:
         info = manifest.splits[split]
         return info.count, info.checksum
-    for folder in (lmdb_path(root, split), root / split) if manifest is None else ():
+    for folder in _published(root, split) if manifest is None else ():
         if (folder / "data.mdb").is_file():
             from .lmdb_store import LmdbReader
 

@@ -11,6 +11,7 @@ from cld_core.model import Model
 from cld_core.recipe.eval_spec import ElboSpec
 from cld_core.seeds import SampleNoise
 
+from .moments import standard_error
 from .request import EvalRequest
 
 # Arrays of a shard file, one value a datum: bounds of log p(x) in nats, and evaluations of the network.
@@ -38,9 +39,9 @@ def summary(model: Model, request: EvalRequest, arrays: dict[str, np.ndarray]) -
     report = {
         "unit": unit.name,
         name: unit.of(-arrays["elbo"].mean()),
-        "stderr": unit.scale * _stderr(arrays["elbo"]),
+        "stderr": standard_error(unit.scale * arrays["elbo"]),
         f"{name}_paper_estimator": unit.of(-arrays["paper_elbo"].mean()),
-        "stderr_paper_estimator": unit.scale * _stderr(arrays["paper_elbo"]),
+        "stderr_paper_estimator": standard_error(unit.scale * arrays["paper_elbo"]),
         f"{name}_importance": unit.of(-arrays["importance_bound"].mean()),
         "n": n,
         "nfe_mean": float(arrays["nfe"].mean()),
@@ -51,7 +52,7 @@ def summary(model: Model, request: EvalRequest, arrays: dict[str, np.ndarray]) -
         # The same data on both sides, so that their scatter cancels.
         truth = density.log_density(model.source.test_points(request.seed, 0, n)).numpy()
         report["gap"] = float((truth - arrays["elbo"]).mean())
-        report["gap_stderr"] = _stderr(truth - arrays["elbo"])
+        report["gap_stderr"] = standard_error(truth - arrays["elbo"])
     if density is not None and density.entropy is not None:
         report["true_entropy"] = density.entropy()
     return report
@@ -75,7 +76,3 @@ def bits_per_dim(model: Model) -> Unit:
     levels = model.source.grey_levels
     assert levels is not None, "only what has grey levels has bits"
     return Unit("bits/dim", "bpd", 1.0 / (math.prod(model.data_shape) * math.log(2.0)), math.log2(levels / 2.0))
-
-
-def _stderr(values: np.ndarray) -> float:
-    return float(values.std(ddof=1)) / math.sqrt(len(values))

@@ -1,6 +1,5 @@
 """The training objective of test data: the weighted loss, as training computes it but for keyed draws."""
 
-import math
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from cld_core.model import Model
 from cld_core.recipe.schema import ObjectiveSpec
 from cld_core.seeds import SampleNoise
 
+from .moments import standard_error
 from .request import EvalRequest
 
 
@@ -31,7 +31,7 @@ def summary(request: EvalRequest, arrays: dict[str, np.ndarray]) -> dict[str, An
     losses = arrays["loss"]
     return {
         "value": float(losses.mean()),
-        "stderr": float(losses.std(ddof=1)) / math.sqrt(len(losses)),
+        "stderr": standard_error(losses),
         "n": len(losses),
         "draws": request.loss["draws"],
         "objective": request.loss["objective"]["name"],

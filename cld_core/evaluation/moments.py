@@ -1,5 +1,6 @@
 """Mean and scatter of features, in float64, that merge exactly."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -66,3 +67,8 @@ def _block(features: np.ndarray) -> Moments:
     mean = rows.mean(0)
     rows -= mean
     return Moments(len(rows), mean, rows.T @ rows)
+
+
+def standard_error(values: np.ndarray) -> float | None:
+    """The standard error of the mean of values (n,), in their unit; None for a single one, which has none."""
+    return float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else None

@@ -173,7 +173,7 @@ class EvalRequest:
         return {name: self.samples if name == "features" else self.points for name in names}
 
     def bounds(self, shard: int, work: str) -> tuple[int, int]:
-        """First and last-plus-one index of the samples or data of a shard; equal where there are more shards than those."""
+        """First and last-plus-one index of the samples or data of a shard; equal where it has no share of them."""
         size = self.work[work]
         return shard * size // self.shards, (shard + 1) * size // self.shards
 
@@ -238,4 +238,6 @@ def parse_metrics(text: str | None) -> tuple[str, ...]:
         if word not in METRICS:
             there = ", ".join(METRICS)
             raise UsageError(f"--eval: '{word}' is no metric; there are: {there}.{did_you_mean(word, METRICS)}")
+    if text is not None and not words:
+        raise UsageError(f"--eval names no metric; there are: {', '.join(METRICS)}. Name some, or leave it out.")
     return tuple(metric for metric in METRICS if metric in words)

@@ -68,7 +68,7 @@ def find(recipe: Recipe, extractor: dict[str, Any], dimensions: int, features: s
     assert isinstance(recipe.data, ImageDataSpec), "statistics are of images"
     given = recipe.eval.fid.stats
     path = default_file(recipe.data, extractor) if given is None else Path(given).expanduser().absolute()
-    command = f"`cldctl data stats RUN{' --features' if features else ''}`"
+    command = f"`cldctl data stats RECIPE|RUN{' --features' if features else ''}`"
     if not path.is_file():
         where = "there are no statistics of the training images" if given is None else "'eval.fid.stats' names no file"
         raise UsageError(f"{where}: {path} is missing. Compute them with {command}, or name a file in eval.fid.stats.")
@@ -86,6 +86,8 @@ def find(recipe: Recipe, extractor: dict[str, Any], dimensions: int, features: s
         asked = " and ".join(f"--{name}" for name in sorted(features))
         text = f"has no features of single images, which {asked} need"
         raise UsageError(f"{path} {text}. Compute them with {command}.")
+    if found.layout != FEATURES:
+        read(path)  # Some 30 MB, and a wrong number in them would be found after all samples were drawn.
     return path, {"identity": _identity(path, found), "features": found.features if features else None}
 
 
@@ -129,7 +131,7 @@ def read(path: Path, *, features: bool = False) -> Reference:
     """The statistics in a file of any layout; with ``features`` also those.
 
     Raises:
-        UsageError: it is no such file.
+        UsageError: it is no such file, or has numbers that are not finite.
     """
     found = outline(path)
     with np.load(path, allow_pickle=False) as content:
@@ -140,6 +142,8 @@ def read(path: Path, *, features: bool = False) -> Reference:
             assert rows is not None, "an outline has mu and sigma or features"
             moments = Moments.of(rows)
             mu, sigma = moments.mean, moments.covariance
+    if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
+        raise UsageError(f"{path} has statistics that are not finite. Compute them anew, or name another file.")
     return Reference(mu, sigma, rows if features else None, found.images, found.layout)
 
 

@@ -66,7 +66,7 @@ class PrcSpec:
 @dataclass(frozen=True, kw_only=True)
 class EvalSpec:
     samples: int = key(2000, "samples to draw", ge=2)
-    points: int | None = key(None, "test data of ELBO and loss; null: all images, for toys eval.samples", ge=2)
+    points: int | None = key(None, "test data of ELBO and loss; null: all images, for toys eval.samples", ge=1)
     batch_size: int = key(2048, "samples or data computed at once", ge=1)
     seed: int = key(0, "key of every random draw of an evaluation", ge=0)
     elbo: ElboSpec = field(default_factory=ElboSpec)

@@ -121,7 +121,7 @@ class PeriodicSpec:
     samples: int = key(64, "samples of a picture", ge=1)
     elbo_every: int | None = key(None, "steps between two likelihood bounds; null: none", ge=1)
     elbo_from: int = key(0, "first step from which the bound is computed", ge=0)
-    elbo_points: int = key(512, "test data of a bound", ge=2)
+    elbo_points: int = key(512, "test data of a bound", ge=1)
     fid_every: int | None = key(None, "steps between two FIDs; null: none", ge=1)
     fid_from: int = key(0, "first step from which FID is computed", ge=0)
     fid_samples: int = key(10_000, "samples of an FID; few make it larger", ge=2)

@@ -92,7 +92,7 @@ class Periodic:
         found = elbo.summary(
             model, request, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         )
-        names = [name for name in ("bpd", "nll", "stderr") if name in found]
+        names = [name for name in ("bpd", "nll", "stderr") if found.get(name) is not None]
         self._monitor.add(model.step, {name: found[name] for name in names})
         told = " ".join(f"{name} {found[name]:.4f}" for name in names)
         print(f"step {model.step}: likelihood bound of {self._spec.elbo_points} test data: {told}", flush=True)

@@ -68,7 +68,11 @@ def submit_slurm(spec: JobSpec, calls: Sequence[Callable[[], Any]]) -> list[Subm
         said = str(error).strip().splitlines()
         text = said[-1] if said else type(error).__name__
         away = "contact slurm controller" in text or "timed out" in text.lower()
-        fix = "Try again when slurmctld answers" if away else "Mend its options (--dry-run)"
+        fix = (
+            "Try again when slurmctld answers"
+            if away
+            else "Mend the cluster.* keys or the profile (`cldctl submit --dry-run` shows the script)"
+        )
         raise SchedulerError(f"sbatch refused the job {spec.name}: {text}. {fix}, or use --cluster local.") from error
     return [Submitted(job.job_id, "slurm", socket.gethostname()) for job in jobs]
 

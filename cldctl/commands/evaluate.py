@@ -11,7 +11,17 @@ from cld_core.errors import UsageError
 from cld_core.run import RunFolder
 from cldctl.ui.console import err, out
 
-from .options import ClusterOption, Follow, RunsDir, chosen_cluster, find_run, one_run, runs_dir, split_runs
+from .options import (
+    ClusterOption,
+    Follow,
+    RunsDir,
+    chosen_cluster,
+    find_run,
+    one_run,
+    refuse_twice,
+    runs_dir,
+    split_runs,
+)
 
 if TYPE_CHECKING:
     from cldctl.evals.plan import Plan
@@ -68,11 +78,14 @@ def evaluate(
         raise UsageError(f"nothing to evaluate: add {', '.join(f'--{metric}' for metric in METRICS)}.")
     name, overrides = one_run(words)
     run = find_run(name, runs_dir(directory))
+    axes = parse(sweep or [])
+    refuse_twice("--sweep", [axis.key for axis in axes], overrides)
     if samples is not None:
-        overrides.append(f"eval.{'samples' if draws_samples(metrics) else 'points'}={samples}")
+        key = f"eval.{'samples' if draws_samples(metrics) else 'points'}"
+        refuse_twice("--samples", [key], [*overrides, *(sweep or [])])
+        overrides.append(f"{key}={samples}")
     where = chosen_cluster(cluster)
     launch.refuse_slurm_without_it(where)
-    axes = parse(sweep or [])
     resources = plan.settled(run.recipe(), overrides, str(run.recipe_file)).cluster
     steps, damaged = plan.checkpoints(run, checkpoint)
     for entry in damaged:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from cld_core.errors import UsageError
 from cld_core.run import RunFolder
 from cld_core.run.atomic import write_json
 from cldctl.ui.console import err, out
@@ -36,6 +37,10 @@ def import_checkpoint(
     resolved = load(found, overrides or [])
     state = published.read(file, resolved)
     step = state.pop("step")
+    if step > resolved.train.steps:
+        raise UsageError(
+            f"{file} is of step {step}, beyond train.steps={resolved.train.steps}. Add train.steps={step}."
+        )
     origin = {"imported": str(file.absolute()), **identity(found)}
     path = runs_dir(directory) / (name or new_name(resolved.name))
     run = RunFolder.create(path, resolved, {"created": time.time(), "recipe": resolved.name, **origin})

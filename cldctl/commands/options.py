@@ -1,5 +1,6 @@
 """Arguments that several commands share, and what they mean."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -63,6 +64,13 @@ def split_runs(words: list[str] | None) -> tuple[list[str], list[str]]:
     """Separate run names from KEY=VALUE overrides, which may come in any order."""
     words = words or []
     return [word for word in words if "=" not in word], [word for word in words if "=" in word]
+
+
+def refuse_twice(option: str, keys: Iterable[str], overrides: Iterable[str]) -> None:
+    """Raises UsageError where an override sets one of the keys that an option has set."""
+    for text in overrides:
+        if text.partition("=")[0] in keys:
+            raise UsageError(f"{option} and {text} are about the same. Leave one out.")
 
 
 def one_run(words: list[str] | None) -> tuple[str | None, list[str]]:

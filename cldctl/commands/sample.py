@@ -8,7 +8,7 @@ import typer
 from cld_core.errors import UsageError
 from cldctl.ui.console import err, out
 
-from .options import RunsDir, find_run, one_run, runs_dir
+from .options import RunsDir, find_run, one_run, refuse_twice, runs_dir
 
 
 def sample(
@@ -37,9 +37,12 @@ def sample(
     run = find_run(name, runs_dir(directory))
     recipe = run.recipe()
     if method is not None:
+        refuse_twice("--method", ["sampling.method"], overrides)
         recipe = replace(recipe, sampling=recipe.sampling.switched(method))
         overrides.append(f"sampling.method={method}")
-    overrides += [f"sampling.nfe={nfe}"] if nfe is not None else []
+    if nfe is not None:
+        refuse_twice("--nfe", ["sampling.nfe"], overrides)
+        overrides.append(f"sampling.nfe={nfe}")
     for text in overrides:
         if not text.startswith("sampling."):
             raise UsageError(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cld_core.errors import RecipeError
+from cld_core.errors import RecipeError, UsageError
 from cldctl.ui.console import err, out
 
 from .options import ClusterOption, Follow, Overrides, RunsDir, chosen_cluster, runs_dir
@@ -38,6 +38,8 @@ def stats(
     from cldctl.cluster import launch
     from cldctl.ui.follow_stats import follow_stats, is_alive
 
+    if output is not None and output.suffix != ".npz":
+        raise UsageError(f"-o {output}: statistics are written as .npz. End the name in it.")
     where = chosen_cluster(cluster)
     launch.refuse_slurm_without_it(where)
     recipe = _recipe(name, overrides or [], runs_dir(directory))

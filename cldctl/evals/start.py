@@ -1,5 +1,6 @@
 """Starting what is missing of a plan, by one job."""
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from cld_core.recipe.schema import ClusterSpec
 from cld_core.run import RunFolder
 from cld_core.run.atomic import read_json
 from cldctl.cluster import launch
+from cldctl.cluster.executor import SchedulerError
 from cldctl.cluster.state import eval_status
 
 from .plan import Plan
@@ -28,7 +30,7 @@ def start(run: RunFolder, plan: Plan, cluster: str, resources: ClusterSpec, para
     """Start those evaluations of a plan that are neither complete nor being computed, as one array or local job.
 
     Raises:
-        SchedulerError: the scheduler refused the job.
+        SchedulerError: the scheduler refused the job. What was made for it is gone again.
     """
     look, _ = launch.look_at([run])
     found: dict[str, list[str]] = {"FINISHED": [], "RUNNING": [], "missing": []}
@@ -37,6 +39,7 @@ def start(run: RunFolder, plan: Plan, cluster: str, resources: ClusterSpec, para
         there = (path / "request.json").is_file()
         state = eval_status(path, look)["state"] if there else "missing"
         found[{"PENDING": "RUNNING", "STOPPED": "missing"}.get(state, state)].append(request.id)
+    there_before = {path.name for path in run.evals.iterdir()} if run.evals.is_dir() else set()
     home: Path | None = plan.sweep.save(run) if plan.sweep is not None else None
     missing = [request for request in plan.requests if request.id in found["missing"]]
     for request in missing:
@@ -45,7 +48,12 @@ def start(run: RunFolder, plan: Plan, cluster: str, resources: ClusterSpec, para
     if missing:
         names = [request.id for request in missing]
         logs = home / "logs" if home is not None else None
-        job_id = launch.evaluate(run, names, cluster, resources, logs=logs, parallel=parallel).job_id
+        try:
+            job_id = launch.evaluate(run, names, cluster, resources, logs=logs, parallel=parallel).job_id
+        except SchedulerError:
+            for name in {*names, *([home.name] if home is not None else [])} - there_before:
+                shutil.rmtree(run.evals / name)
+            raise
     return Begun(tuple(found["FINISHED"]), tuple(found["RUNNING"]), tuple(found["missing"]), job_id)
 
 

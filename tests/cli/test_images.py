@@ -89,6 +89,8 @@ def test_a_published_checkpoint_becomes_a_run(tmp_path, recipe):
         "step_00000003",
         "step_00000005",
     ]
+    early = cldctl("import", str(FILE), "--recipe", recipe, "train.steps=2", "--name", "other", runs=runs, code=2)
+    assert "is of step 3, beyond train.steps=2. Add train.steps=3." in early.stderr
     done = cldctl("export", "pub", "-o", str(tmp_path / "w.safetensors"), runs=runs)
     assert done.stdout == f"{tmp_path}/w.safetensors\n"
     assert "safetensors" in cldctl("export", "pub", "-o", str(tmp_path / "w.pt"), runs=runs, code=2).stderr
@@ -106,8 +108,9 @@ def test_fid_from_the_statistics_to_the_status(tmp_path, recipe):
     # What is missing is said before there is a run.
     data = (f"data.path={tmp_path / 'set'}", "data.size=8", "network.image_size=8", *settings)
     arguments = ("submit", recipe, *data, "--eval", "fid", "--cluster", "debug")
-    assert "`cldctl data stats RUN`" in cldctl(*arguments, runs=runs, code=2).stderr
+    assert "`cldctl data stats RECIPE|RUN`" in cldctl(*arguments, runs=runs, code=2).stderr
     assert [path.name for path in runs.iterdir()] == ["run"]
+    assert ".npz" in cldctl("data", "stats", "run", "-o", str(tmp_path / "mine.txt"), runs=runs, code=2).stderr
     done = cldctl("data", "stats", "run", "--shards", "2", "--cluster", "debug", runs=runs)
     assert Path(done.stdout.strip()).parent == tmp_path / "set"
     assert not Path(f"{done.stdout.strip()}.partial").exists()

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import torch
 
+from cld_core.data import cifar10
 from cld_core.data.images import open_images
 from cld_core.data.prepare import prepare, verify
-from cld_core.errors import DataError
+from cld_core.errors import DataError, UsageError
 
 from .formats import CIFAR_BATCHES, cifar_batch, cifar_rows, images_of_rows, write_cifar_archive
 
@@ -164,6 +165,20 @@ def test_download_only_when_asked(tmp_path, batches, monkeypatch):
     prepare("cifar10", tmp_path / "fetched", tmp_path / "out", expect=FEW, download=True)
     assert asked[0][0].endswith("cifar-10-python.tar.gz")
     assert len(asked[0][1]) == 32
+
+
+def test_a_download_goes_into_a_folder(tmp_path, monkeypatch):
+    """Also where the archive in it was named, which is not there yet."""
+    fetched = []
+    monkeypatch.setattr("torchvision.datasets.utils.download_url", lambda url, *where: fetched.append(where[:2]))
+    with pytest.raises(DataError):
+        prepare("cifar10", tmp_path / "new" / cifar10.ARCHIVE, tmp_path / "out", download=True)
+    assert fetched == [(str(tmp_path / "new"), cifar10.ARCHIVE)]
+    assert not (tmp_path / "new" / cifar10.ARCHIVE).exists()
+    for name in ("other.tgz", "other.tar.gz"):
+        with pytest.raises(UsageError, match=f"{name} is a file: name a folder"):
+            prepare("cifar10", tmp_path / name, tmp_path / "out", download=True)
+    assert len(fetched) == 1
 
 
 def test_a_download_that_fails(tmp_path, monkeypatch):

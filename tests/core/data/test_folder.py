@@ -196,6 +196,7 @@ def test_wrong_usage(source, tmp_path):
     for options, match in (
         ({"size": 0}, "0 pixels"),
         ({"size": 8, "split": 1.0}, r"\[0, 1\)"),
+        ({"size": 1_000_000}, "only of 1 to 4096"),
         ({"size": 8, "download": True}, "cannot be downloaded"),
     ):
         with pytest.raises(UsageError, match=match):

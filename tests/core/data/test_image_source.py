@@ -118,7 +118,8 @@ def test_missing_data_are_noticed_before_anything_is_submitted(data, tmp_path):
         require(ImageDataSpec(name="folder", path=str(data), size=16))
     (tmp_path / "published" / "train.lmdb").mkdir(parents=True)
     (tmp_path / "published" / "train.lmdb" / "data.mdb").touch()
-    require(ImageDataSpec(name="cifar10", path=str(tmp_path / "published")))
+    with pytest.raises(DataError, match=r"train.lmdb cannot be opened as an LMDB file.*cldctl data prepare cifar10"):
+        require(ImageDataSpec(name="cifar10", path=str(tmp_path / "published")))
     (tmp_path / "published").rename(tmp_path / "half.partial")
     (tmp_path / "half.partial" / "progress.json").touch()
     with pytest.raises(DataError, match=r"not finished.*--out \S*half$"):

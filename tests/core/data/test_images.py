@@ -12,11 +12,13 @@ import torch
 from torch.utils.data import DataLoader
 
 from cld_core.data import images as images_module
+from cld_core.data import presence
 from cld_core.data.build import Plan, Unit, build
 from cld_core.data.images import LmdbImages, MemoryImages, open_images, to_model
 from cld_core.data.prepare import verify
 from cld_core.data.store import read_manifest
 from cld_core.errors import DataError
+from cld_core.recipe.image_spec import ImageDataSpec
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -119,6 +121,16 @@ def test_published_form_of_something_else(tmp_path):
         open_images(write_published(tmp_path / "empty", []), "train")
     with pytest.raises(DataError, match=r"Image 1 of .* has 27 bytes, not 192"):
         open_images(write_published(tmp_path / "mixed", [TRAIN[0], np.zeros(27, np.uint8)]), "train")
+
+
+def test_published_form_of_another_size_is_seen_before_anything_starts(tmp_path):
+    root = write_published(tmp_path / "celeba-lmdb", TRAIN)
+    presence.require(ImageDataSpec(name="folder", path=str(root), size=SIZE))
+    with pytest.raises(DataError, match=f"images of {SIZE}x{SIZE}, not 64x64.*cldctl data prepare"):
+        presence.require(ImageDataSpec(name="folder", path=str(root), size=64))
+    write_published(tmp_path / "jpeg", [np.zeros(1001, np.uint8)])
+    with pytest.raises(DataError, match="no square raw RGB images"):
+        presence.require(ImageDataSpec(name="folder", path=str(tmp_path / "jpeg"), size=64))
 
 
 def test_published_form_that_is_cut(tmp_path):

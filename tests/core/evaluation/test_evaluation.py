@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cld_core.errors import NotFoundError, UsageError
-from cld_core.evaluation import elbo, merge, shard, shard_files, work
+from cld_core.evaluation import merge, shard, shard_files, work
 from cld_core.evaluation.request import EvalRequest, parse_metrics
 from cld_core.model import Model
 from cld_core.recipe import load
@@ -67,13 +67,13 @@ def test_rows_of_another_evaluation_are_not_computed_again(run, monkeypatch, cap
     """More metrics, more data, another number of shards: what is computed is only what nobody has."""
     shard.compute(run, first := request(run, shards=2).save(run), Ranks())
     before = report(run, first)["elbo"]
-    computed = []
+    computed, kind = [], work.WORK["elbo"]
 
     def counted(model, request, first, last):
         computed.append((first, last))
-        return elbo.compute(model, request, first, last)
+        return kind.compute(model, request, first, last)
 
-    monkeypatch.setitem(work.WORK, "elbo", dataclasses.replace(work.WORK["elbo"], compute=counted))
+    monkeypatch.setitem(work.WORK, "elbo", dataclasses.replace(kind, compute=counted))
     both = EvalRequest.of(load(run.recipe_file), ("elbo", "loss"), 20, 3).save(run)
     shard.compute(run, both, Ranks())
     assert computed == []
@@ -102,6 +102,14 @@ def test_rows_of_another_checkpoint_or_a_damaged_shard_are_not_taken(run, capsys
     (run.evals / first / "shards" / "00001-elbo.npz").write_bytes(b"damaged")
     shard.compute(run, EvalRequest.of(load(run.recipe_file), ("elbo", "loss"), 20, 2).save(run), Ranks())
     assert "taken from" not in capsys.readouterr().out
+
+
+def test_of_a_single_datum_there_is_no_standard_error(run):
+    name = EvalRequest.of(load(run.recipe_file, ["eval.points=1"]), ("elbo", "loss"), 20, 1).save(run)
+    shard.compute(run, name, Ranks())
+    found = json.loads((run.evals / name / "report.json").read_text(), parse_constant=pytest.fail)
+    assert (found["elbo"]["n"], found["elbo"]["stderr"], found["elbo"]["gap_stderr"]) == (1, None, None)
+    assert found["loss"]["stderr"] is None
 
 
 def test_the_report_says_what_it_promises(run):
