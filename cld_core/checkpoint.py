@@ -67,12 +67,12 @@ class CheckpointWriter:
         self.wait()
         pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
         snapshot = self._snapshot(state, (), pairs)
-        later = held_still and not any(value.is_cuda for _, value in pairs)
-        if not later:
+        on_gpu = any(value.is_cuda for _, value in pairs)
+        if on_gpu or not held_still:
             _copy(pairs)
             pairs = []
         ready = None
-        if torch.cuda.is_available():
+        if on_gpu:
             ready = torch.cuda.Event()
             ready.record()
         self._copied.clear()

@@ -163,6 +163,12 @@ class ClusterSpec:
         return self.tasks_per_node or max(1, self.gpus_per_node)
 
     @property
+    def uses_gpu(self) -> bool:
+        """Whether GPUs are asked for; where none are, ranks stay off those that a machine happens to have."""
+        others = (self.gres or "", *self.sbatch_args, *self.srun_args)
+        return self.gpus_per_node > 0 or any("gpu" in text for text in others)
+
+    @property
     def world_size(self) -> int:
         return self.nodes * self.ranks_per_node
 

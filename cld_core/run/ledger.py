@@ -48,7 +48,10 @@ CAUSES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """One stretch of training; ``cause`` and ``ended`` are None while it lasts or when nobody wrote its end."""
+    """One stretch of training; ``cause`` and ``ended`` are None while it lasts or when nobody wrote its end.
+
+    ``warning``: what is not as it should be while it lasts.
+    """
 
     attempt: int
     job_id: str | None
@@ -59,6 +62,7 @@ class Attempt:
     last_step: int | None = None
     detail: str | None = None
     host: str | None = None
+    warning: str | None = None
 
 
 class Ledger:
@@ -105,6 +109,7 @@ def attempts_of(events: Iterable[dict[str, Any]], progress: dict[str, Any] | Non
                 "attempt": number,
                 "job_id": event.get("job_id"),
                 "host": event.get("host"),
+                "warning": event.get("warning"),
                 "started": event["time"],
                 "first_step": event.get("step", 0),
                 "ended": None,

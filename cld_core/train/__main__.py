@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cld_core import __version__
 from cld_core.errors import CldError, NotFoundError
-from cld_core.recipe import load
+from cld_core.recipe import Recipe, load
 from cld_core.run import RunFolder
 
 from .stop import StopFlag
@@ -29,11 +29,13 @@ def main() -> int:
     from . import distributed, session
 
     try:
-        ranks = distributed.join()
+        path = Path(arguments.run_folder)
+        recipe = _recipe(path, arguments.recipe, arguments.overrides)
+        ranks = distributed.join(gpu=recipe.cluster.uses_gpu)
         problem = None
         if ranks.is_first:
             try:
-                _make(Path(arguments.run_folder), arguments.recipe, arguments.overrides)
+                _make(path, recipe, arguments.recipe)
             except CldError as error:
                 problem = error
         problem = ranks.from_first(problem)
@@ -50,19 +52,25 @@ def main() -> int:
     return 0
 
 
-def _make(path: Path, recipe: str | None, overrides: list[str]) -> None:
+def _recipe(path: Path, file: str | None, overrides: list[str]) -> Recipe:
+    """That of the run, or where there is none yet the one to make it from."""
+    if (path / "run.json").is_file():
+        return RunFolder.open(path).recipe()
+    if file is None:
+        raise NotFoundError(f"there is no run at {path}. Say --recipe FILE to make it.")
+    return load(file, overrides)
+
+
+def _make(path: Path, recipe: Recipe, file: str | None) -> None:
     """Make the run folder unless it is there."""
     if (path / "run.json").is_file():
         return
-    if recipe is None:
-        raise NotFoundError(f"there is no run at {path}. Say --recipe FILE to make it.")
     import torch
 
-    resolved = load(recipe, overrides)
     versions = {"python": platform.python_version(), "torch": torch.__version__, "cldctl": __version__}
-    about = {"recipe_file": recipe, "versions": versions, "host": platform.node()}
+    about = {"recipe_file": file, "versions": versions, "host": platform.node()}
     path.absolute().parent.mkdir(parents=True, exist_ok=True)
-    RunFolder.create(path, resolved, {"created": time.time(), "recipe": resolved.name, **about})
+    RunFolder.create(path, recipe, {"created": time.time(), "recipe": recipe.name, **about})
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import datetime
 import os
 import resource
+import socket
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +27,13 @@ class Ranks:
     @property
     def is_first(self) -> bool:
         return self.rank == 0
+
+    def lacks_gpu(self, wanted: bool) -> str | None:
+        """What to say where GPUs were asked for and this process has none."""
+        if not wanted or self.device.type == "cuda":
+            return None
+        text = f"torch {torch.__version__} sees none on {socket.gethostname()}, so this runs on the CPU"
+        return f"GPUs were asked for, but {text}. `cldctl doctor` looks at both"
 
     def rows(self, batch: int) -> slice:
         """This rank's share of a global batch of ``batch`` rows; shares differ by at most one row."""
@@ -66,14 +74,15 @@ class Ranks:
             dist.destroy_process_group()
 
 
-def join(*, init_method: str = "env://", timeout_s: float = 600.0) -> Ranks:
+def join(*, gpu: bool, init_method: str = "env://", timeout_s: float = 600.0) -> Ranks:
     """Join the other ranks, as the environment variables of torchrun, Slurm (through submitit) or mpirun say.
 
     Args:
+        gpu: work on a GPU and talk through NCCL, where torch sees one.
         init_method: where the ranks meet, see `torch.distributed.init_process_group`.
         timeout_s: how long a collective may take, seconds, before it fails.
     """
-    ranks = alone()
+    ranks = alone(gpu=gpu)
     if ranks.world_size > 1:
         limit = datetime.timedelta(seconds=timeout_s)
         dist.init_process_group(
@@ -88,18 +97,15 @@ def join(*, init_method: str = "env://", timeout_s: float = 600.0) -> Ranks:
     return ranks
 
 
-def alone() -> Ranks:
-    """This process's place and device, without meeting the others."""
+def alone(*, gpu: bool) -> Ranks:
+    """This process's place and device, without meeting the others; ``gpu``: a GPU, where torch sees one."""
     world_size = _from_environment("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", default=1)
     local_rank = _from_environment("LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID")
     local_world_size = _from_environment(
         "LOCAL_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", default=world_size
     )
-    device = torch.device("cpu")
-    if torch.cuda.is_available():
-        device = torch.device("cuda", local_rank % torch.cuda.device_count())
-        torch.cuda.set_device(device)
-    elif "OMP_NUM_THREADS" not in os.environ:
+    device = _device(gpu, local_rank)
+    if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_world_size))
     return Ranks(
         rank=_from_environment("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK"),
@@ -108,6 +114,20 @@ def alone() -> Ranks:
         local_world_size=local_world_size,
         device=device,
     )
+
+
+def debugging(*, gpu: bool) -> Ranks:
+    """This process as the only rank, whatever the environment says."""
+    return Ranks(device=_device(gpu, 0))
+
+
+def _device(gpu: bool, local_rank: int) -> torch.device:
+    if not gpu or not torch.cuda.is_available():
+        return torch.device("cpu")
+    # A scheduler may show each rank its own GPU only.
+    device = torch.device("cuda", local_rank % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
 
 
 def _from_environment(*names: str, default: int = 0) -> int:

@@ -100,6 +100,9 @@ def run(
         process: dict[str, Any] = {"job_id": job_id, "host": socket.gethostname(), "pid": os.getpid()}
         if log is not None:
             process["log_offset"] = log.stat().st_size if log.exists() else 0
+        if (warning := ranks.lacks_gpu(recipe.cluster.uses_gpu)) is not None:
+            process["warning"] = warning
+            print(f"warning: {warning}", flush=True)
         folder.ledger.append("started", attempt=plan.attempt, step=plan.first_step, restart=restart, **process)
         return _recorded(folder, recipe, ranks, stop, plan, lease, cause_of)
     finally:

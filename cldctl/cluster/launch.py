@@ -127,9 +127,11 @@ def evaluate(
             for name in names:
                 remember(run.evals / name, [submitted], spec.logs, ranks=spec.tasks_per_node)
 
-        return _start(spec, worker.EvalJob(str(run.path), tuple(names), cluster), cluster, note)
+        return _start(spec, worker.EvalJob(str(run.path), tuple(names), cluster, resources.uses_gpu), cluster, note)
     tasks = array_tasks(run, names)
-    jobs = executor.submit_slurm(spec, [worker.EvalJob(str(run.path), (), cluster, task) for task in tasks])
+    jobs = executor.submit_slurm(
+        spec, [worker.EvalJob(str(run.path), (), cluster, resources.uses_gpu, task) for task in tasks]
+    )
     for name in names:
         shards = [[shard for other, shard in task if other == name] for task in tasks]
         own = [(job, part) for job, part in zip(jobs, shards, strict=True) if part]
@@ -257,9 +259,11 @@ def statistics(folder: Path, shards: Sequence[int], cluster: str, resources: Clu
     spec = JobSpec.of("cldctl-stats", folder / "logs", resources)
     if cluster != "slurm":
         spec.local_parameters()
-        job = worker.StatsJob(str(folder), cluster)
+        job = worker.StatsJob(str(folder), cluster, resources.uses_gpu)
         return _start(spec, job, cluster, lambda made: remember(folder, [made], spec.logs))
     spec = replace(spec, nodes=1, tasks_per_node=1, gpus_per_node=min(1, spec.gpus_per_node))
-    jobs = executor.submit_slurm(spec, [worker.StatsJob(str(folder), cluster, shard) for shard in shards])
+    jobs = executor.submit_slurm(
+        spec, [worker.StatsJob(str(folder), cluster, resources.uses_gpu, shard) for shard in shards]
+    )
     remember(folder, jobs, spec.logs)
     return jobs[0]

@@ -77,6 +77,8 @@ def status_of(run: RunFolder, look: Look) -> RunStatus:
     if state in ("LOST", "STOPPED", "CANCELLED", "FAILED") and (holder := local_holder(run.leases)) is not None:
         # Started without cldctl, or orphaned by it: what counts is who writes.
         state, reason = "RUNNING", f"process {holder['pid']} on this machine writes into it (job {holder['job_id']})"
+    if state == "RUNNING" and reason is None and attempts:
+        reason = attempts[-1].warning
     shown = [dict(vars(attempt)) for attempt in attempts]
     if state == "LOST" and shown[-1]["cause"] is None:
         shown[-1]["cause"] = "killed"

@@ -30,7 +30,7 @@ class TrainJob:
         # Before anything slow is loaded: a signal that comes early must not be lost, nor kill.
         stop = StopFlag().listen(interrupt=self.cluster == "debug")
         folder, slurm = RunFolder(self.run), self.cluster == "slurm"
-        with _errors_in_one_line(self.cluster), _ranks(folder, self.cluster) as (ranks, job_id):
+        with _errors_in_one_line(self.cluster), _ranks(folder, self.cluster, None) as (ranks, job_id):
             from cld_core.train import session
 
             if slurm and ranks.is_first:
@@ -64,12 +64,15 @@ class EvalJob:
     run: str
     evaluations: tuple[str, ...]
     cluster: str
+    gpu: bool
     pieces: tuple[tuple[str, int], ...] = ()
 
     def __call__(self) -> str:
         stop = StopFlag().listen(interrupt=self.cluster == "debug")
         folder = RunFolder(self.run)
-        with _errors_in_one_line(self.cluster), _ranks(folder, self.cluster, together=False) as (ranks, _):
+        with _errors_in_one_line(self.cluster), _ranks(folder, self.cluster, self.gpu, together=False) as (ranks, _):
+            if (warning := ranks.lacks_gpu(self.gpu)) is not None:
+                print(f"warning: {warning}", file=sys.stderr, flush=True)
             work: list[tuple[str, int | None]] = [*((name, None) for name in self.evaluations), *self.pieces]
             done = _evaluate(folder, work, ranks, stop)
         if not done and self.cluster == "slurm" and stop.code is StopCode.USR2:
@@ -105,19 +108,23 @@ def _evaluate(folder: RunFolder, work: Sequence[tuple[str, int | None]], ranks: 
 
 
 @contextlib.contextmanager
-def _ranks(folder: RunFolder, cluster: str, together: bool = True) -> Iterator[tuple["Ranks", str]]:
-    """This process among its peers and the job's id; ``together``: the peers talk to each other."""
+def _ranks(folder: RunFolder, cluster: str, gpu: bool | None, together: bool = True) -> Iterator[tuple["Ranks", str]]:
+    """This process among its peers and the job's id.
+
+    ``gpu``: whether it was given one, None: as the run's recipe says; ``together``: the peers talk to each other.
+    """
     from cld_core.train import distributed
 
+    gpu = folder.recipe().cluster.uses_gpu if gpu is None else gpu
     if cluster == "debug":
-        yield distributed.Ranks(), str(os.getpid())
+        yield distributed.debugging(gpu=gpu), str(os.getpid())
         return
     from . import executor
 
     job_id = executor.job_id()
     os.environ.update(executor.distributed_environment())
     if not together:
-        yield distributed.alone(), job_id
+        yield distributed.alone(gpu=gpu), job_id
         return
     meeting, method = None, "env://"
     if cluster == "local":
@@ -126,7 +133,7 @@ def _ranks(folder: RunFolder, cluster: str, together: bool = True) -> Iterator[t
         method = f"file://{meeting}"
     elif cluster == "slurm":
         os.environ["MASTER_PORT"] = str(inside.port(folder))
-    ranks = distributed.join(init_method=method)
+    ranks = distributed.join(gpu=gpu, init_method=method)
     try:
         yield ranks, job_id
     finally:
@@ -156,12 +163,14 @@ class StatsJob:
 
     folder: str
     cluster: str
+    gpu: bool
     shard: int | None = None
 
     def __call__(self) -> str:
         stop = StopFlag().listen(interrupt=self.cluster == "debug")
         folder = Path(self.folder)
-        with _errors_in_one_line(self.cluster), _ranks(RunFolder(folder), self.cluster, together=False) as (ranks, _):
+        run = RunFolder(folder)
+        with _errors_in_one_line(self.cluster), _ranks(run, self.cluster, self.gpu, together=False) as (ranks, _):
             from cld_core.evaluation import training_set
 
             done = training_set.compute(folder, ranks, lambda: stop.code != 0, self.shard)

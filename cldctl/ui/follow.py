@@ -87,11 +87,14 @@ def _say_it_goes_on(run: RunFolder) -> None:
 
 
 def _watch_run(run: RunFolder, view: "View") -> RunStatus:
-    ends_seen = 0
+    ends_seen, warned = 0, False
     while True:
         look, problem = launch.look_at([run])
         row = status_of(run, look)
         text = f"loss {number(row.loss)}  {number(row.steps_per_s, 3)} steps/s  ETA {duration(row.eta_s)}"
+        if row.state == "RUNNING" and row.reason and not warned:
+            warned = True
+            err.print(row.reason, style="yellow", markup=False, soft_wrap=True)
         view.show(run.name, row.step, row.steps or 1, row.state, problem or text)
         # On Slurm a job that is about to go back into the queue looks over for a moment.
         ends_seen = ends_seen + 1 if row.state in OVER else 0

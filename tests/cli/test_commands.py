@@ -14,7 +14,7 @@ import pytest
 
 from cld_core.run import RunFolder
 from cld_core.run.atomic import read_json, write_json
-from tests.tools import ROOT, SMALL, cldctl, status, wait_ended
+from tests.tools import ROOT, SMALL, cldctl, status, wait_ended, wait_for
 
 ONE = (*SMALL, "cluster.tasks_per_node=1", "train.steps=20", "train.checkpoint_every=10")
 DEBUG = ("--cluster", "debug")
@@ -187,6 +187,18 @@ def test_submit_returns_and_the_job_goes_on(tmp_path):
     assert time.monotonic() - before < 60
     row = wait_ended(runs, "mine")
     assert row["state"] == "FINISHED", row
+
+
+def test_training_on_the_cpu_where_gpus_were_asked_for_is_told(tmp_path):
+    settings = (*ONE, "cluster.gpus_per_node=1", "train.steps=1000000", "--name", "mine", "--cluster", "local")
+    cldctl("submit", "toy", *settings, runs=tmp_path, CUDA_VISIBLE_DEVICES="")
+    try:
+        row = wait_for(lambda: (row := status(tmp_path, "mine"))["state"] == "RUNNING" and row["reason"] and row)
+        assert "GPUs were asked for, but torch" in row["reason"]
+        assert "GPUs were asked for" in cldctl("status", "mine", runs=tmp_path, COLUMNS="300").stdout
+    finally:
+        cldctl("cancel", "mine", runs=tmp_path)
+    assert wait_ended(tmp_path, "mine")["attempts"][0]["warning"] == row["reason"]
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,10 @@ def _drop_updates(content):
         (_drop_parameters, ["2 parameters", "157"]),
         (_drop_updates, ["published layout", "num_updates"]),
         (lambda content: content.pop("ema"), ["it holds model, optimizer, step; a"]),
-        (lambda content: content.update(dict.fromkeys(range(20), 0)) or content.pop("ema"), ["it holds 0, 1, 10, 11, 12, 13 and 17 more;"]),
+        (
+            lambda content: content.update(dict.fromkeys(range(20), 0)) or content.pop("ema"),
+            ["it holds 0, 1, 10, 11, 12, 13 and 17 more;"],
+        ),
     ],
 )
 def test_a_damaged_layout_is_refused(tmp_path, change, words):

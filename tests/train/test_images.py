@@ -45,7 +45,7 @@ def trained(recipe, ranks=None) -> Trainer:
 def _rank(rank: int, world_size: int, meeting: str, recipe, out: str) -> None:
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(rank))
-    ranks = join(init_method=f"file://{meeting}")
+    ranks = join(gpu=False, init_method=f"file://{meeting}")
     made = trained(recipe, ranks)
     if ranks.is_first:
         torch.save({"net": made.net.state_dict(), "loss": made.take_loss()}, out)

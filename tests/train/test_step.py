@@ -93,7 +93,7 @@ def _rank(rank: int, world_size: int, meeting: str, out: str) -> None:
 
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(rank))
-    ranks = join(init_method=f"file://{meeting}")
+    ranks = join(gpu=False, init_method=f"file://{meeting}")
     made = Trainer(load(TOY, [*SMALL]), ranks)
     made.warm_up()
     for step in range(5):
