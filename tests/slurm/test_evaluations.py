@@ -42,6 +42,10 @@ def test_an_evaluation_is_an_array_and_waits_for_the_training(lab: Lab) -> None:
     assert len({array for array, _ in tasks}) == 1, "one array"
     assert sorted(task for _, task in tasks) == ["0", "1", "2", "3"], "a task a shard"
     wait_until((evals / name / "table.csv").is_file, timeout=30, every=0.2, what="the table")
+    before = sorted(evals.iterdir())
+    nowhere = ("eval.seed=5", "cluster.partition=nowhere", "--sweep", "eval.elbo.velocities=1,2")
+    assert "invalid partition" in lab.cldctl("eval", "mine", "--elbo", *nowhere, code=4).stderr
+    assert sorted(evals.iterdir()) == before, "what is refused leaves nothing behind"
 
 
 @pytest.mark.parametrize("partition", ["low", "cancel"])
