@@ -1,13 +1,13 @@
 """Everything about a run: facts, attempts, evaluations, sweeps."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cld_core.evaluation.results import METRICS
+from cld_core.evaluation.results import METRICS, Metric
 from cld_core.run import RunFolder
 from cldctl.cluster.state import RunStatus
 from cldctl.evals import sweep as sweeps
@@ -15,7 +15,10 @@ from cldctl.evals import sweep as sweeps
 from .console import out
 from .format import age, count, duration, number, signed
 from .sweeps import by_step, sweep_table
-from .tables import plain_table, progress_bar, result_of, state_text
+from .tables import PADDING, plain_table, progress_bar, result_of, state_text
+
+# So much of an evaluation's name is to stand in one line of a table.
+_NAME_WIDTH = 16
 
 
 def details(rows: Sequence[RunStatus], *, old: bool = False) -> RenderableType:
@@ -80,26 +83,35 @@ def _attempts(attempts: Sequence[dict[str, Any]], said: str | None) -> Table:
     return table
 
 
-def evaluations(evals: Sequence[dict[str, Any]]) -> Table:
-    """Evaluations of a run, with those results that any of them has."""
+def evaluations(evals: Sequence[dict[str, Any]]) -> RenderableType:
+    """Evaluations of a run, with those results that any of them has: a table, or lists where no number is to be cut."""
     metrics = [metric for metric in METRICS if any(metric.key in entry["results"] for entry in evals)]
+    truth = any(entry["true_entropy"] is not None for entry in evals)
+    headings = ["state", "shards", "step", *(metric.label for metric in metrics), *(["true entropy"] if truth else [])]
+    rows = {entry["id"]: _cells(entry, metrics, truth) for entry in evals}
+    widths = [max(map(len, column)) for column in zip(headings, *rows.values(), strict=True)]
+    room = out.width - sum(widths) - PADDING * (1 + len(widths))
+    if room < _NAME_WIDTH:
+        return Group(Text("evaluations", style="bold"), *(_list(name, headings, row) for name, row in rows.items()))
     table = plain_table(title="evaluations")
     # It is typed after --eval; where there is no room for both the results matter more.
-    table.add_column("evaluation", overflow="fold", no_wrap=out.width >= 64 + 16 * len(metrics))
-    table.add_column("state", no_wrap=True)
-    for heading in ("shards", "step", *(metric.label for metric in metrics)):
-        table.add_column(heading, justify="right", overflow="fold")
-    truth = any(entry["true_entropy"] is not None for entry in evals)
-    if truth:
-        table.add_column("true entropy", justify="right", overflow="fold")
-    for entry in evals:
-        results = [result_of(entry, metric) for metric in metrics]
-        table.add_row(
-            Text(entry["id"]),
-            state_text(entry["state"]),
-            f"{entry['shards_done']}/{entry['shards']}",
-            count(entry["checkpoint_step"]),
-            *results,
-            *([signed(entry["true_entropy"])] if truth else []),
-        )
+    table.add_column("evaluation", overflow="fold", no_wrap=room >= max(map(len, rows)))
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading == "state" else "right", no_wrap=True)
+    for name, (state, *cells) in rows.items():
+        table.add_row(Text(name), state_text(state), *map(Text, cells))
     return table
+
+
+def _cells(entry: Mapping[str, Any], metrics: Sequence[Metric], truth: bool) -> list[str]:
+    results = [result_of(entry, metric) for metric in metrics]
+    shards = f"{entry['shards_done']}/{entry['shards']}"
+    entropy = [signed(entry["true_entropy"])] if truth else []
+    return [entry["state"], shards, count(entry["checkpoint_step"]), *results, *entropy]
+
+
+def _list(name: str, headings: Sequence[str], cells: Sequence[str]) -> RenderableType:
+    facts = Table.grid(padding=(0, 2))
+    for heading, cell in zip(headings, cells, strict=True):
+        facts.add_row(Text(f"  {heading}", style="dim"), state_text(cell))
+    return Group(Text(name, overflow="fold"), facts)

@@ -29,7 +29,8 @@ STATE_STYLE = {
 _LEFT_OUT = ("", "job", "last end", "tries", "saved", "steps/s", "ETA", "loss", "eval")
 _RIGHT = ("step", "loss", "steps/s", "ETA", "saved", "tries")
 _BAR = 12
-_PADDING = 3
+# Blanks between two columns of a table.
+PADDING = 3
 
 
 def overview(rows: Sequence[RunStatus], *, old: bool = False) -> RenderableType:
@@ -61,7 +62,7 @@ def fitted(columns: Mapping[str, Sequence[RenderableType]], left_out: Sequence[s
     """
     widths = {heading: max([len(heading), *map(_width, cells)]) for heading, cells in columns.items()}
     for heading in left_out:
-        if sum(widths.values()) + _PADDING * len(widths) > out.width:
+        if sum(widths.values()) + PADDING * len(widths) > out.width:
             widths.pop(heading, None)
     table = plain_table()
     for heading in widths:

@@ -5,9 +5,10 @@ import dataclasses
 import pytest
 from rich.console import Console
 
+from cld_core.evaluation.results import METRICS
 from cld_core.run import RunFolder
 from cldctl.cluster.state import RunStatus
-from cldctl.ui import tables
+from cldctl.ui import details, tables
 
 NAMES = ("mine", "toy-1125-102022-1152", "toy_published-1125-102022-1152")
 
@@ -42,3 +43,18 @@ def test_a_stopped_evaluation_does_not_hide_the_result_of_an_earlier_one():
     assert tables._evaluation([known, stopped]) == "nll -0.393"
     assert tables._evaluation([known, {**stopped, "state": "RUNNING"}]) == "0/2 shards"
     assert tables._evaluation([stopped]) == "-"
+
+
+@pytest.mark.parametrize("width", [40, 80, 100, 118, 140, 200], ids=str)
+def test_numbers_are_whole(monkeypatch, width):
+    console = Console(width=width, record=True, file=open("/dev/null", "w"), highlight=False)  # noqa: SIM115
+    monkeypatch.setattr(details, "out", console)
+    found = {metric.key: {"value": 3.14159, "stderr": 0.0123} for metric in METRICS}
+    known = {"state": "FINISHED", "shards_done": 16, "shards": 16, "checkpoint_step": 800_000, "true_entropy": -1.4}
+    console.print(
+        details.evaluations([{"id": f"fid-kid-isc-prc-elbo-loss-{n}", "results": found} | known for n in "ab"])
+    )
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= width
+    for number in ("800,000", "3.142 ± 0.012", "3.14159", "-1.400", "16/16"):
+        assert text.count(number) >= 2
