@@ -24,3 +24,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return "slurm" if nodeid.startswith("tests/slurm/") else nodeid
 
     return Rooms(config, log)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End the Slurm cluster of a worker that was killed, as by Ctrl-C: its jobs would keep this machine busy."""
+    if not hasattr(config, "workerinput"):
+        from tests.slurm import machine
+
+        machine.sweep()
