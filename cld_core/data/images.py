@@ -18,6 +18,7 @@ from cld_core.data.store import (
     lmdb_path,
     partial_path,
     prepare_hint,
+    published_paths,
     read_manifest,
 )
 from cld_core.errors import DataError
@@ -172,7 +173,7 @@ def _open_split(root: Path, split: str, manifest: Manifest | None) -> tuple[Lmdb
         if split not in manifest.splits:
             raise DataError(f"{root} has no {split} split, only {', '.join(manifest.splits)}.")
         return LmdbReader(lmdb_path(root, split)), manifest.splits[split], manifest.size
-    for folder in (lmdb_path(root, split), root / split):
+    for folder in published_paths(root, split):
         if (folder / "data.mdb").is_file():
             reader = LmdbReader(folder)
             return reader, None, reader.published_size()

@@ -6,7 +6,7 @@ from cld_core.errors import DataError
 from cld_core.recipe.image_spec import ImageDataSpec
 from cld_core.recipe.schema import DataSpec
 
-from .store import PROGRESS, Manifest, Split, lmdb_path, prepare_hint, read_manifest
+from .store import PROGRESS, Manifest, Split, lmdb_path, prepare_hint, published_paths, read_manifest
 
 
 def require(spec: DataSpec) -> None:
@@ -36,7 +36,7 @@ def require(spec: DataSpec) -> None:
 
 def _unlike_published(root: Path, pixels: int) -> str | None:
     """What speaks against a folder without a manifest, which may hold LMDB files in the published form."""
-    folder = next((path for path in _published(root, "train") if (path / "data.mdb").is_file()), None)
+    folder = next((path for path in published_paths(root, "train") if (path / "data.mdb").is_file()), None)
     if folder is None:
         return f"There is no prepared data set in {root.absolute()}"
     from .lmdb_store import LmdbReader
@@ -46,11 +46,6 @@ def _unlike_published(root: Path, pixels: int) -> str | None:
     except DataError as error:
         return str(error).rstrip(".")
     return None if size == pixels else f"{root} has images of {size}x{size}, not {pixels}x{pixels}"
-
-
-def _published(root: Path, split: Split) -> tuple[Path, Path]:
-    """Where a split lies in the published form: ours, without a manifest, or theirs."""
-    return lmdb_path(root, split), root / split
 
 
 def cut(root: Path, manifest: Manifest) -> str | None:
@@ -84,7 +79,7 @@ def _found(spec: ImageDataSpec, split: Split) -> tuple[int, str]:
     if manifest is not None and split in manifest.splits:
         info = manifest.splits[split]
         return info.count, info.checksum
-    for folder in _published(root, split) if manifest is None else ():
+    for folder in published_paths(root, split) if manifest is None else ():
         if (folder / "data.mdb").is_file():
             from .lmdb_store import LmdbReader
 

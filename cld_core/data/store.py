@@ -81,6 +81,11 @@ def lmdb_path(root: Path, split: str) -> Path:
     return root / f"{split}.lmdb"
 
 
+def published_paths(root: Path, split: str) -> tuple[Path, Path]:
+    """Where a split lies when there is no manifest: under our name, or under that of the published code."""
+    return lmdb_path(root, split), root / split
+
+
 def partial_path(root: Path) -> Path:
     """Where a data set lies until it is complete."""
     whole = root.absolute()
