@@ -24,6 +24,8 @@ SMALL = (
     "cluster.tasks_per_node=2",
     "eval.samples=32",
 )
+ONE = (*SMALL, "cluster.tasks_per_node=1", "train.steps=20", "train.checkpoint_every=10")
+DEBUG = ("--cluster", "debug")
 
 
 def cldctl(*arguments: str, runs: Path, code: int | None = 0, timeout: float = 180, **env: str) -> Any:

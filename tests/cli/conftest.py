@@ -6,6 +6,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.tools import DEBUG, ONE, cldctl
+
 
 @pytest.fixture
 def fresh_runs(tmp_path: Path) -> Iterator[Path]:
@@ -14,3 +16,13 @@ def fresh_runs(tmp_path: Path) -> Iterator[Path]:
     for process in psutil.process_iter(["cmdline"]):
         if any(str(tmp_path) in word for word in process.info["cmdline"] or ()):
             process.kill()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A finished run `done` with an evaluation, shared by the tests that only look."""
+    runs = tmp_path_factory.mktemp("runs")
+    done = cldctl("submit", "toy_diamond", *ONE, "--name", "done", *DEBUG, "--eval", "elbo", runs=runs)
+    assert done.stdout.splitlines()[0] == "done"
+    assert "NLL bound" in done.stdout
+    return runs

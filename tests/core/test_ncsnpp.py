@@ -10,9 +10,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cld_core.errors import RecipeError
-from cld_core.nets.layers import Attention, ConvResample, FourierEmbedding, positional_embedding
+from cld_core.nets.layers import Attention, FourierEmbedding, positional_embedding
 from cld_core.nets.ncsnpp import Ncsnpp
-from cld_core.nets.resampling import Resample, fir_downsample, fir_kernel, fir_upsample
 from cld_core.recipe.ncsnpp_spec import NcsnppSpec
 
 PARITY = Path(__file__).parents[1] / "data" / "parity"
@@ -117,72 +116,6 @@ def test_published_models_have_their_number_of_parameters(keys, parameters, froz
         net = Ncsnpp(NcsnppSpec(**keys))
     assert sum(parameter.numel() for parameter in net.parameters()) == parameters
     assert sum(parameter.numel() for parameter in net.parameters() if not parameter.requires_grad) == frozen
-
-
-def resampled_by_direct_sum(x: np.ndarray, taps: tuple[int, ...], direction: str) -> np.ndarray:
-    """One axis, from the definition: the filter at output pixel i is centred on that pixel's place in the input."""
-    h = np.array(taps) / sum(taps)
-    n, half = len(x), len(taps) // 2
-    if direction == "down":
-        # Output pixel i covers the inputs 2i and 2i + 1, with its centre between them.
-        return np.array(
-            [sum(h[k] * x[j] for k in range(len(h)) if 0 <= (j := 2 * i + 1 - half + k) < n) for i in range(n // 2)]
-        )
-    # Input pixel j sits between the outputs 2j and 2j + 1 and spreads 2 h around its place.
-    output = np.zeros(2 * n)
-    for j, k in itertools.product(range(n), range(len(h))):
-        if 0 <= (i := 2 * j + 1 - half + k) < 2 * n:
-            output[i] += 2 * h[k] * x[j]
-    return output
-
-
-@pytest.mark.parametrize("taps", [(1, 1), TAPS, (-1, 3, 7, 7, 3, -1)])
-@pytest.mark.parametrize("direction", ["down", "up"])
-def test_fir_resampling_is_the_direct_sum_along_both_axes(taps, direction):
-    x = np.random.default_rng(0).standard_normal((6, 8))
-    expected = np.apply_along_axis(resampled_by_direct_sum, 0, x, taps, direction)
-    expected = np.apply_along_axis(resampled_by_direct_sum, 1, expected, taps, direction)
-    layer = Resample(direction, taps).double()
-    image = torch.from_numpy(x)[None, None].expand(2, 3, 6, 8)
-    torch.testing.assert_close(layer(image), torch.from_numpy(expected).expand(2, 3, *expected.shape))
-
-
-def test_up_and_down_are_each_others_adjoint():
-    kernel = fir_kernel(TAPS).double()
-    fine, coarse = torch.randn(2, 3, 8, 8).double(), torch.randn(2, 3, 4, 4).double()
-    inner_fine = (fine * fir_upsample(coarse, kernel)).sum()
-    inner_coarse = (fir_downsample(fine, kernel) * coarse).sum()
-    torch.testing.assert_close(inner_fine, 4 * inner_coarse)
-
-
-def test_resampling_keeps_constants_and_ramps_in_place_away_from_the_border():
-    kernel = fir_kernel(TAPS).double()
-    ramp = 1 + torch.arange(8.0).double().expand(1, 1, 8, 8)
-    up = fir_upsample(ramp, kernel)
-    centres = (torch.arange(16.0).double() - 0.5) / 2 + 1
-    torch.testing.assert_close(up[0, 0, 2:-2, 2:-2], centres[2:-2].expand(12, 12))
-    torch.testing.assert_close(fir_downsample(up, kernel)[..., 2:-2, 2:-2], ramp[..., 2:-2, 2:-2])
-
-
-@pytest.mark.parametrize("direction", ["down", "up"])
-def test_resampling_with_a_convolution_that_does_nothing_is_resampling(direction):
-    layer = ConvResample(direction, TAPS, 3, 3)
-    identity = torch.zeros(3, 3, 3, 3)
-    identity[range(3), range(3), 1, 1] = 1
-    layer.Conv2d_0.weight.data = identity
-    layer.Conv2d_0.bias.data = torch.tensor([0.0, 1.0, 2.0])
-    x = torch.randn(2, 3, 8, 8)
-    expected = Resample(direction, TAPS)(x) + torch.tensor([0.0, 1.0, 2.0])[:, None, None]
-    torch.testing.assert_close(layer(x), expected)
-
-
-@pytest.mark.parametrize("resample", [fir_downsample, fir_upsample])
-def test_fir_resampling_has_first_and_second_derivatives(resample):
-    kernel = fir_kernel(TAPS).double()
-    x = torch.randn(1, 2, 4, 4, dtype=torch.float64, requires_grad=True)
-    # Squared: the second derivative of a linear map is zero.
-    assert torch.autograd.gradcheck(lambda x: resample(x, kernel).square(), x)
-    assert torch.autograd.gradgradcheck(lambda x: resample(x, kernel).square(), x)
 
 
 def divergence(net: Ncsnpp, x: Tensor, v: Tensor, t: Tensor, probe: Tensor, *, differentiable: bool = False) -> Tensor:
