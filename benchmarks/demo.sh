@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 name="demo-$(date +%m%d-%H%M%S)"
-say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+say() { if [ -t 1 ]; then printf '\n\033[1m%s\033[0m\n' "$*"; else printf '\n%s\n' "$*"; fi; }
 
 say "1. Train on two processes and evaluate: cldctl submit recipes/toy_demo.yaml --cluster local --follow --eval elbo"
 cldctl submit recipes/toy_demo.yaml --name "$name" --cluster local --follow --eval elbo

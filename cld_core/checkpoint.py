@@ -161,9 +161,13 @@ def write(
 
 
 def prune(folder: RunFolder, *, keep: int, milestone: Callable[[int], bool] = lambda step: False) -> None:
-    """Remove all but the newest ``keep`` checkpoints and the milestones, sidecar first."""
+    """Remove all but the newest ``keep`` checkpoints, the milestones and those that evaluations are yet to look at.
+
+    The sidecar goes first.
+    """
+    wanted = folder.steps_to_evaluate()
     for step in folder.checkpoint_steps()[:-keep]:
-        if not milestone(step):
+        if not milestone(step) and step not in wanted:
             path = folder.checkpoint_file(step)
             path.with_suffix(".json").unlink(missing_ok=True)
             path.unlink(missing_ok=True)

@@ -164,7 +164,7 @@ def _inside(value: Any, bounds: dict[str, float]) -> bool:
 
 
 def _convert(value: Any, hint: Any) -> Any:
-    """``value`` as the type ``hint``, or `_WRONG`. Nothing is guessed: '3' is no number, 1 is no truth value."""
+    """``value`` as the type ``hint``, or `_WRONG`. Little is guessed: '3' is no number, 1 is no truth value."""
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         tries = [_convert(value, option) for option in typing.get_args(hint)]
@@ -190,7 +190,8 @@ def _convert(value: Any, hint: Any) -> Any:
         finite = isinstance(value, int | float) and value == value and abs(value) != float("inf")
         return float(value) if finite else _WRONG
     if hint is str:
-        return value if isinstance(value, str) else _WRONG
+        # Names that are numbers, as accounts are, need no quotes.
+        return str(value) if isinstance(value, int) else value if isinstance(value, str) else _WRONG
     raise AssertionError(f"the schema uses a type that recipes do not know: {hint}")
 
 

@@ -1,5 +1,6 @@
 """From a YAML file, its ancestors (`extends`) and command-line overrides to a checked `Recipe`."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from cld_core.errors import RecipeError
 
 from .build import COMMAND_LINE, VARIANTS, build, check_keys, variant
 from .schema import Recipe
+
+_OLD_NUMBER = re.compile(r":|^[-+]?0[0-7_]+$")
 
 
 def load(path: str | Path, overrides: Sequence[str] = (), profile: Path | None = None) -> Recipe:
@@ -47,9 +50,9 @@ def from_dict(tree: Mapping[str, Any], source: str) -> Recipe:
 
 def override(text: str) -> tuple[str, Any]:
     """Split ``KEY=VALUE``; the value is read as YAML."""
+    import yaml
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
 
     name, equals, value = text.partition("=")
     if not equals or not name or any(not part for part in name.split(".")):
@@ -57,10 +60,11 @@ def override(text: str) -> tuple[str, Any]:
             f"{COMMAND_LINE}: '{text}' is not an override. Write KEY=VALUE, for example train.steps=1000."
         )
     try:
+        _refuse_old_numbers(yaml.compose(value), COMMAND_LINE, name)
         parsed: Any = OmegaConf.to_container(
             OmegaConf.create({"value": OmegaConf.create(f"v: {value}")}), resolve=False
         )
-    except (YAMLError, OmegaConfBaseException, ValueError) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
         raise RecipeError(f"{COMMAND_LINE}: the value of '{text}' is not YAML. Quote it: '{name}=\"...\"'.") from error
     return name, parsed["value"]["v"]
 
@@ -197,7 +201,9 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
         raise RecipeError(f"{path}: not a text file (byte {error.start} is not UTF-8). Name a YAML recipe.") from error
     try:
         tree: Any = OmegaConf.to_container(OmegaConf.create(text), resolve=False) if text.strip() else {}
-        lines = _lines(yaml.compose(text), "")
+        composed = yaml.compose(text)
+        _refuse_old_numbers(composed, str(path))
+        lines = _lines(composed, "")
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
@@ -208,6 +214,21 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     if not isinstance(tree, dict):
         raise RecipeError(f"{path}: a recipe is a mapping of sections. See `cldctl render recipes/toy.yaml`.")
     return tree, lines
+
+
+def _refuse_old_numbers(node: Any, source: str, key: str = "") -> None:
+    """Refuse what YAML 1.1 reads as a number in base 60 (1:30 is 90) or 8 (0123 is 83): nobody means those."""
+    kind = type(node).__name__
+    if kind == "MappingNode":
+        for name, inner in node.value:
+            _refuse_old_numbers(inner, source, f"{key}.{name.value}" if key else str(name.value))
+    elif kind == "SequenceNode":
+        for inner in node.value:
+            _refuse_old_numbers(inner, source, key)
+    elif kind == "ScalarNode" and node.tag.endswith((":int", ":float")) and _OLD_NUMBER.search(node.value):
+        line = "" if source == COMMAND_LINE else f", line {node.start_mark.line + 1}"
+        text = f"'{key}' cannot be {node.value}, which YAML reads as another number"
+        raise RecipeError(f"{source}{line}: {text}. Write a plain number (times are in minutes), or quote a name.")
 
 
 def _lines(node: Any, prefix: str) -> dict[str, int]:

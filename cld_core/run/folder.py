@@ -1,11 +1,12 @@
 """Where everything of a run lies (docs/architecture.md, "Run folder")."""
 
 import re
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cld_core.errors import NotFoundError, UsageError, did_you_mean
+from cld_core.errors import CldError, NotFoundError, UsageError, did_you_mean
 
 from .atomic import read_json, write_json, write_text
 from .ledger import Ledger
@@ -86,6 +87,7 @@ class RunFolder:
 
         Raises:
             UsageError: the name cannot be used or is taken.
+            CldError: the folder cannot be made or filled; nothing is left of it.
         """
         from cld_core.recipe import dump
 
@@ -94,15 +96,26 @@ class RunFolder:
         try:
             folder.path.mkdir(parents=True)
         except FileExistsError as error:
-            fix = f"Choose another --name, or continue it with `cldctl resume {folder.name}`."
+            if not folder.identity_file.is_file():
+                text = "there is something of this name that is no run. Remove it, or choose another --name."
+                raise UsageError(f"{folder.path}: {text}") from error
+            fix = f"Choose another --name, or continue it with `cldctl resume {folder.path}`."
             raise UsageError(f"{folder.path}: there is a run of this name. {fix}") from error
-        for inner in (folder.checkpoints, folder.logs, folder.tensorboard, folder.samples, folder.evals):
-            inner.mkdir()
-        folder.leases.mkdir()
-        # A job may start in another folder, and a continuation in yet another.
-        write_text(folder.recipe_file, dump(recipe.anchored(Path.cwd())))
-        # Last, since a folder is a run as soon as it has an identity.
-        write_json(folder.identity_file, {"format": FORMAT, "name": folder.name, **identity})
+        except OSError as error:
+            text = f"the run's folder cannot be made ({error.strerror}). Say another --runs-dir."
+            raise CldError(f"{folder.path}: {text}") from error
+        try:
+            for inner in (folder.checkpoints, folder.logs, folder.tensorboard, folder.samples, folder.evals):
+                inner.mkdir()
+            folder.leases.mkdir()
+            # A job may start in another folder, and a continuation in yet another.
+            write_text(folder.recipe_file, dump(recipe.anchored(Path.cwd())))
+            # Last, since a folder is a run as soon as it has an identity.
+            write_json(folder.identity_file, {"format": FORMAT, "name": folder.name, **identity})
+        except OSError as error:
+            shutil.rmtree(folder.path, ignore_errors=True)
+            text = f"the run's folder cannot be filled ({error.strerror}). Make room, or say another --runs-dir."
+            raise CldError(f"{folder.path}: {text}") from error
         return folder
 
     @classmethod
@@ -118,6 +131,12 @@ class RunFolder:
             guess = did_you_mean(folder.name, names, 0.4) or " `cldctl status` lists the runs there are."
             raise NotFoundError(f"there is no run at {folder.path}.{guess}")
         return folder
+
+    def steps_to_evaluate(self) -> set[int]:
+        """Steps of the checkpoints that an evaluation was asked for and has no report of."""
+        asked = [path for path in self.evals.glob("*/request.json") if not path.with_name("report.json").exists()]
+        steps = [_object(path).get("checkpoint_step") for path in asked]
+        return {int(step) for step in steps if step is not None}
 
     def recipe(self) -> "Recipe":
         """The recipe in force: as submitted, and then what later continuations changed."""

@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from cld_core import checkpoint
-from cld_core.errors import CheckpointError, CldError, LeaseHeldError, LeaseLostError, NonFiniteError, SaveError
+from cld_core.errors import (
+    CheckpointError,
+    CldError,
+    LeaseHeldError,
+    LeaseLostError,
+    NonFiniteError,
+    SaveError,
+    UsageError,
+)
 from cld_core.recipe import Recipe
 from cld_core.run import Lease, RunFolder, attempts_of
 
@@ -44,6 +52,21 @@ class Ended:
     step: int
     code: StopCode = StopCode.NONE
 
+
+# What ends a run because of what is written in code or recipe, the same each time: trying again does not mend it.
+_BUGS = (
+    UsageError,
+    NameError,
+    TypeError,
+    AttributeError,
+    ImportError,
+    SyntaxError,
+    LookupError,
+    ValueError,
+    ArithmeticError,
+    AssertionError,
+    NotImplementedError,
+)
 
 # Says what a signal stood for, where somebody knows; None where nobody does.
 CauseOf = Callable[[StopCode], str | None]
@@ -165,7 +188,8 @@ def _recorded(
         reached = folder.progress().get("step", plan.first_step)
         if isinstance(error, SaveError):
             reached = max(reached, error.step)
-        ledger.append("ended", attempt=plan.attempt, cause=cause, step=reached, detail=detail[:500])
+        bug = {"bug": True} if isinstance(error, _BUGS) else {}
+        ledger.append("ended", attempt=plan.attempt, cause=cause, step=reached, detail=detail[:500], **bug)
         raise
     if ended.code is not StopCode.NONE:
         ended = replace(ended, cause=cause_of(ended.code) or ended.cause)

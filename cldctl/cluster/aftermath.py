@@ -6,7 +6,9 @@ crashed, was killed for its memory, or hung. Loads no torch.
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from cld_core.errors import NotFoundError, UsageError
 from cld_core.run import RunFolder, attempts_of
@@ -37,6 +39,11 @@ def _after_training(folder: RunFolder, code: int) -> None:
     cause = _died_early(folder, code) if starts[-1].get("restart") != inside.restarts() else _crashed(folder, code)
     if cause is None:
         return
+    bug = _bug_in(folder.ledger.events())
+    if bug is not None:
+        folder.ledger.append("given_up", reason=bug)
+        print(f"{folder.name}: {bug}; a fault in code or recipe, not started again", file=sys.stderr)
+        return
     crashes = inside.crashes_in_a_row(folder.ledger.events())
     allowed = folder.recipe().train.max_retries
     if crashes > allowed:
@@ -59,6 +66,12 @@ def _died_early(folder: RunFolder, code: int) -> str | None:
     reason = f"start {restart} ended with code {code} before it trained; see cldctl logs"
     folder.ledger.append("died_early", job_id=job, restart=restart, reason=reason)
     return "crashed"
+
+
+def _bug_in(events: Sequence[dict[str, Any]]) -> str | None:
+    """What rank 0 died of, where that was a fault in code or recipe, which is there at the next start, too."""
+    last = [event for event in events if event["event"] in ("started", "ended", "died_early")][-1]
+    return str(last["detail"]) if last.get("bug") else None
 
 
 def _crashed(folder: RunFolder, code: int) -> str | None:

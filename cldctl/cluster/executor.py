@@ -6,13 +6,18 @@ import shlex
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cld_core.errors import CldError
 
+from . import slurm
 from .jobspec import JobSpec
+
+# Seconds that a controller which did not answer is given to say what it has taken.
+_AWAY_S = 60.0
 
 
 class SchedulerError(CldError):
@@ -61,20 +66,37 @@ def submit_slurm(spec: JobSpec, calls: Sequence[Callable[[], Any]]) -> list[Subm
     """
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-    executor = _slurm_executor(spec)
+    executor, began = _slurm_executor(spec), time.time()
     try:
         jobs = executor.map_array(lambda call: call(), calls) if len(calls) > 1 else [executor.submit(calls[0])]
-    except (FailedJobError, FailedSubmissionError, OSError) as error:
+    except OSError as error:
+        raise SchedulerError(f"{spec.logs}: the job could not be written ({error.strerror or error}).") from error
+    except (FailedJobError, FailedSubmissionError) as error:
         said = str(error).strip().splitlines()
-        text = said[-1] if said else type(error).__name__
-        away = "contact slurm controller" in text or "timed out" in text.lower()
-        fix = (
-            "Try again when slurmctld answers"
-            if away
-            else "Mend the cluster.* keys or the profile (`cldctl submit --dry-run` shows the script)"
-        )
-        raise SchedulerError(f"sbatch refused the job {spec.name}: {text}. {fix}, or use --cluster local.") from error
+        told = [line for line in said if line.startswith("sbatch: error:")]
+        text = (told or said or [type(error).__name__])[0].removeprefix("sbatch: error: ")
+        if "timed out" in str(error).lower():
+            fix = _withdraw(spec.name, began)
+        elif "contact slurm controller" in str(error).lower():
+            fix = "Try again when slurmctld answers, or use --cluster local"
+        else:
+            see = "(`cldctl submit --dry-run` shows the script)"
+            fix = f"Mend the cluster.* keys or the profile {see}, or use --cluster local"
+        raise SchedulerError(f"sbatch refused the job {spec.name}: {text}. {fix}.") from error
     return [Submitted(job.job_id, "slurm", socket.gethostname()) for job in jobs]
+
+
+def _withdraw(name: str, since: float) -> str:
+    """Cancel what an sbatch that got no answer may have submitted all the same; returns what to do now."""
+    deadline = time.monotonic() + _AWAY_S
+    while (jobs := slurm.submitted_since(name, since)) is None and time.monotonic() < deadline:
+        time.sleep(1.0)
+    if jobs is None:
+        return f"It may wait there all the same: before you try again, look with `squeue --me --name={name}`"
+    if jobs and (problem := slurm.cancel(jobs)) is not None:
+        return f"It was submitted as job {', '.join(jobs)}, which could not be cancelled ({problem}): scancel it"
+    done = f"What had been submitted (job {', '.join(jobs)}) is cancelled. " if jobs else ""
+    return f"{done}Try again when slurmctld answers, or use --cluster local"
 
 
 def slurm_script(spec: JobSpec, tasks: int = 1) -> str:

@@ -43,6 +43,10 @@ class JobSpec:
     def slurm_parameters(self) -> dict[str, Any]:
         """Parameters of submitit's Slurm executor: one task a rank, requeueable, dead when one rank is."""
         wanted = self.resources
+        if self.time_min is not None and self.time_min * 60 <= self.signal_s:
+            early = f"the job is told {self.signal_s} s before its limit to save and end (cluster.signal_s)"
+            text = f"is {self.time_min}, but {early}: it would never train. Set it to"
+            raise RecipeError(f"recipe: 'cluster.time_min' {text} {self.signal_s // 60 + 2} or more.")
         parameters: dict[str, Any] = {
             "job_name": self.name,
             "nodes": self.nodes,
@@ -58,7 +62,8 @@ class JobSpec:
             "exclude": wanted.exclude,
             "time": self.time_min,
             "dependency": self.after,
-            "setup": list(wanted.setup) or None,
+            # A careful `set -e` is for the lines of the setup: what comes after srun must run when that fails.
+            "setup": [*wanted.setup, *(["set +e"] if self.teardown else [])] or None,
             "teardown": list(self.teardown) or None,
             "signal_delay_s": self.signal_s,
             "srun_args": ["--kill-on-bad-exit=1", *wanted.srun_args],

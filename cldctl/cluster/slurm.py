@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -25,23 +26,32 @@ CAUSE_OF_STATE = {
     "REQUEUED": "requeued",
     "FAILED": "crashed",
 }
-_NOTICE = re.compile(r"\*\*\* (?:JOB|STEP) (\S+) ON \S+ CANCELLED AT \S+(?: DUE TO ([A-Z ]+?))?(?:,.*)? \*\*\*")
+_NOTICE = re.compile(r"\*\*\* (JOB|STEP) \S+ ON \S+ CANCELLED AT \S+(?: DUE TO ([A-Z ]+?))?(?:,.*)? \*\*\*")
 _CAUSE_OF_NOTICE = {
     "PREEMPTION": "preempted",
     "TIME LIMIT": "timeout",
     "NODE FAILURE": "node_failure",
     "JOB REQUEUE": "requeued",
 }
-_OUT_OF_MEMORY = re.compile(r"oom[-_]kill|exceeded (?:job |step )?memory limit|out of memory", re.IGNORECASE)
+# Slurm's own lines, or the error that torch ends with on a GPU; others may speak of memory and live on.
+_OUT_OF_MEMORY = re.compile(
+    r"^(?:slurmstepd|slurmd|srun)\b.*(?:oom[-_]kill|exceeded (?:job |step )?memory limit|out of memory)"
+    r"|^torch\.(?:cuda\.)?OutOfMemoryError:",
+    re.IGNORECASE | re.MULTILINE,
+)
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What a scheduler says of a job: ``phase`` is pending, running, gone or unknown; ``word`` is its own."""
+    """What a scheduler says of a job: ``phase`` is pending, running, gone or unknown; ``word`` is its own.
+
+    ``reason``: why it waits, in Slurm's words.
+    """
 
     phase: str
     word: str = ""
     node: str = ""
+    reason: str = ""
 
     @property
     def over(self) -> bool:
@@ -67,7 +77,7 @@ def survey(job_ids: Iterable[str]) -> Survey:
     wanted = sorted(set(job_ids))
     if not wanted:
         return Survey({})
-    queue = _client(["squeue", "--all", "--noheader", "--array", "--states=all", "--format=%i|%T|%N"])
+    queue = _client(["squeue", "--all", "--noheader", "--array", "--states=all", "--format=%i|%T|%N|%r"])
     found = parse_squeue(queue or "")
     missing = [job for job in wanted if job not in found and "_" not in job]
     missing += sorted({job.split("_")[0] for job in wanted if job not in found and "_" in job})
@@ -84,12 +94,12 @@ def survey(job_ids: Iterable[str]) -> Survey:
 
 
 def parse_squeue(text: str) -> dict[str, Seen]:
-    """Answers of ``squeue --format='%i|%T|%N'``, by job id; tasks of an array are ``ARRAY_TASK``."""
+    """Answers of ``squeue --format='%i|%T|%N|%r'``, by job id; tasks of an array are ``ARRAY_TASK``."""
     found = {}
     for line in text.splitlines():
-        parts = line.strip().split("|")
-        if len(parts) == 3:
-            found[parts[0]] = seen_of(parts[1], parts[2])
+        parts = line.strip().split("|", 3)
+        if len(parts) == 4:
+            found[parts[0]] = seen_of(*parts[1:])
     return found
 
 
@@ -103,11 +113,11 @@ def parse_sacct(text: str) -> dict[str, list[str]]:
     return found
 
 
-def seen_of(state: str, node: str = "") -> Seen:
+def seen_of(state: str, node: str = "", reason: str = "") -> Seen:
     """The phase of one of Slurm's words for a state, for example "CANCELLED by 0"."""
     word = state.split()[0].rstrip("+") if state else ""
     if word in _WAITING:
-        return Seen("pending", word, node)
+        return Seen("pending", word, node, "" if reason == "None" else reason)
     if word in _ACTIVE:
         return Seen("running", word, node)
     return Seen("gone", word, node)
@@ -125,6 +135,15 @@ def requeue(job_id: str) -> str | None:
     if code == 0 or "pending" in text.lower() or seen_of(show_job(job_id).get("JobState", "")).phase == "pending":
         return None
     return text.strip() or f"scontrol requeue {job_id} ended with {code}"
+
+
+def submitted_since(name: str, when: float) -> list[str] | None:
+    """Ids of this user's jobs of a name that were submitted after ``when``, seconds; None without an answer."""
+    text = _client(["squeue", "--me", "--noheader", f"--name={name}", "--format=%A|%V"])
+    if text is None:
+        return None
+    jobs = [line.strip().split("|") for line in text.splitlines() if "|" in line]
+    return sorted({job for job, at in jobs if time.mktime(time.strptime(at, "%Y-%m-%dT%H:%M:%S")) >= int(when)})
 
 
 def delay(job_id: str, seconds: float) -> None:
@@ -147,15 +166,16 @@ def cancel(job_ids: Sequence[str]) -> str | None:
 def notice_in(log: str) -> str | None:
     """The cause that slurmstepd's last notice in a log tells of: "... CANCELLED AT ... DUE TO PREEMPTION ***".
 
-    "cancelled" for a notice without a reason, which is what scancel leaves; None without a notice.
+    "cancelled" for a notice about the job without a reason, which is what scancel leaves; one about a step is left by
+    srun's --kill-on-bad-exit, too, and says nothing. None without a notice.
     """
-    found = [match[2] for match in _NOTICE.finditer(log)]
-    with_reason = [reason for reason in found if reason is not None]
+    found = [(match[1], match[2]) for match in _NOTICE.finditer(log)]
+    with_reason = [reason for _, reason in found if reason is not None]
     if with_reason:
         return _CAUSE_OF_NOTICE.get(with_reason[-1].strip(), "killed")
     if _OUT_OF_MEMORY.search(log):
         return "out_of_memory"
-    return "cancelled" if found else None
+    return "cancelled" if ("JOB", None) in found else None
 
 
 def states_of_starts(job_id: str) -> list[str]:

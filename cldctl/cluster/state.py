@@ -79,6 +79,8 @@ def status_of(run: RunFolder, look: Look) -> RunStatus:
         state, reason = "RUNNING", f"process {holder['pid']} on this machine writes into it (job {holder['job_id']})"
     if state == "RUNNING" and reason is None and attempts:
         reason = attempts[-1].warning
+    if state in ("PENDING", "REQUEUED") and reason is None and job is not None:
+        reason = look(job).reason or None
     shown = [dict(vars(attempt)) for attempt in attempts]
     if state == "LOST" and shown[-1]["cause"] is None:
         shown[-1]["cause"] = "killed"
@@ -104,7 +106,7 @@ def status_of(run: RunFolder, look: Look) -> RunStatus:
         job_id=job["job_id"] if job else None,
         host=(look(job).node if job and state == "RUNNING" else None)
         or (attempts[-1].host if attempts else None)
-        or (job["host"] if job else None),
+        or (job["host"] if job and job["cluster"] != "slurm" else None),
         reason=reason,
         updated=progress.get("time"),
         attempts=shown,
@@ -138,7 +140,8 @@ def state_of(events: Sequence[dict[str, Any]], attempts: Sequence[Attempt], look
         why = [
             event["reason"] for event in events if event["event"] == "not_begun" and event["job_id"] == job["job_id"]
         ]
-        return "FAILED", why[-1] if why else "the job ended before it began; see `cldctl logs`"
+        word = f" (Slurm says {seen.word})" if seen.word else ""
+        return "FAILED", why[-1] if why else f"the job ended before it began{word}; see `cldctl logs`"
     if last.cause is None:
         if not seen.over:
             return ("REQUEUED" if seen.phase == "pending" else "RUNNING"), None

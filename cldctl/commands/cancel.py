@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cld_core.errors import UsageError
+from cld_core.errors import NotFoundError, UsageError
 from cld_core.run import RunFolder
 from cld_core.run.lease import local_holder
 from cldctl.ui.console import err
@@ -28,7 +28,10 @@ def cancel(
     from cldctl.cluster.executor import SchedulerError
     from cldctl.cluster.state import status_of
 
-    found = [find_run(name, runs_dir(directory)) for name in runs]
+    try:
+        found = [find_run(name, runs_dir(directory)) for name in runs]
+    except NotFoundError as error:
+        raise NotFoundError(f"{error} Nothing was cancelled.") from error
     look, problem = launch.look_at(found)
     if problem is not None:
         raise SchedulerError(f"{problem}. Nothing was cancelled; try again when it answers.")

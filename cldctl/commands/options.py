@@ -52,7 +52,7 @@ def chosen_cluster(option: str | None) -> str:
 def find_run(name: str | None, root: Path) -> RunFolder:
     """The run of this name or path, or the newest one, which is then named on stderr."""
     if name is not None:
-        return RunFolder.open(name if "/" in name or (Path(name) / "run.json").is_file() else root / name)
+        return RunFolder.open(name if "/" in name else root / name)
     runs = find_runs(root)
     if not runs:
         raise NotFoundError(f"there are no runs in {root.absolute()}. Start one: `cldctl submit recipes/toy.yaml`.")
@@ -63,7 +63,8 @@ def find_run(name: str | None, root: Path) -> RunFolder:
 def split_runs(words: list[str] | None) -> tuple[list[str], list[str]]:
     """Separate run names from KEY=VALUE overrides, which may come in any order."""
     words = words or []
-    return [word for word in words if "=" not in word], [word for word in words if "=" in word]
+    runs = [word for word in words if "=" not in word or (Path(word) / "run.json").is_file()]
+    return runs, [word for word in words if word not in runs]
 
 
 def refuse_twice(option: str, keys: Iterable[str], overrides: Iterable[str]) -> None:

@@ -1,7 +1,7 @@
 """`cldctl resume`: go on with runs from their newest good checkpoints."""
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,8 +10,12 @@ from cld_core.run import RunFolder, find_runs
 from cld_core.run.intact import newest_whole
 from cld_core.run.lease import held_message, newest, seems_alive
 from cldctl.ui.console import err
+from cldctl.ui.hints import command
 
 from .options import ClusterOption, Follow, RunsDir, chosen_cluster, find_run, runs_dir, split_runs
+
+if TYPE_CHECKING:
+    from cld_core.recipe import Recipe
 
 
 def resume(
@@ -94,29 +98,42 @@ def _resume(run: RunFolder, overrides: list[str], from_step: int | None, cluster
     status = status_of(run, look)
     if status.state in ("RUNNING", "PENDING", "REQUEUED"):
         text = f"is {status.state.lower()} as job {status.job_id}"
-        raise UsageError(f"{run.name} {text}. Wait for it, or end it first with `cldctl cancel {run.name}`.")
+        cancel = command(f"cancel {run.name}", run)
+        raise UsageError(f"{run.name} {text}. Wait for it, or end it first with `{cancel}`.")
     if seems_alive(run.leases):
         raise UsageError(held_message(run.path, newest(run.leases)[1] or {}))
     before = run.recipe()
     overrides = with_paths(overrides)
     recipe = with_plugin_found(with_overrides(before, overrides, str(run.recipe_file)), run.recipe_file)
     if recipe.model_digest() != before.model_digest():
+        which = " ".join(text for text in overrides if _makes_another(before, text)) or " ".join(overrides)
         text = "data, sde, network, the objective's score and the optimiser are what its checkpoints hold"
-        raise RecipeError(f"{run.name}: this override would make it another run: {text}. Submit a new run instead.")
+        raise RecipeError(f"{run.name}: {which} would make it another run: {text}. Submit a new run instead.")
     presence.require(recipe.data)
     EvalRequest.periodic_fid(recipe)
     EvalRequest.periodic_bound(recipe)
+    more = f"To go on, ask for more: `{command(f'resume {run.name} train.steps=...', run)}`"
     if status.state == "FINISHED" and recipe.train.steps <= status.step and from_step is None:
-        text = f"is finished at step {status.step}"
-        raise UsageError(f"{run.name} {text}. To go on, ask for more: `cldctl resume {run.name} train.steps=...`.")
+        raise UsageError(f"{run.name} is finished at step {status.step}. {more}.")
     if from_step is not None and from_step not in run.checkpoint_steps():
         steps = ", ".join(map(str, run.checkpoint_steps())) or "none"
         raise NotFoundError(f"{run.name} has no checkpoint of step {from_step}. There are: {steps}.")
     start = from_step if from_step is not None else _whole(run)
+    if recipe.train.steps < (start or 0):
+        raise UsageError(f"{run.name} is at step {start} already, beyond train.steps={recipe.train.steps}. {more}.")
     err.print(f"resuming [bold]{run.name}[/] from step {start or 0} of {recipe.train.steps}")
     unfinished = launch.chained_evaluations(run, recipe)
     job = launch.train(run, recipe, cluster, overrides=overrides, from_step=from_step, evaluations=unfinished)
     return job.job_id, unfinished
+
+
+def _makes_another(recipe: "Recipe", override: str) -> bool:
+    from cld_core.recipe import with_overrides
+
+    try:
+        return with_overrides(recipe, [override]).model_digest() != recipe.model_digest()
+    except RecipeError:
+        return True
 
 
 def _whole(run: RunFolder) -> int | None:

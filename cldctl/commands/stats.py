@@ -66,10 +66,9 @@ def _recipe(name: str, overrides: list[str], runs: Path) -> "Recipe":
 
     from .recipes import find_recipe
 
-    for path in (runs / name, Path(name)):
-        if (path / "run.json").is_file():
-            run = RunFolder(path)
-            return with_overrides(run.recipe(), with_paths(overrides), str(run.recipe_file))
+    run = RunFolder(name if "/" in name else runs / name)
+    if run.identity_file.is_file():
+        return with_overrides(run.recipe(), with_paths(overrides), str(run.recipe_file))
     try:
         file = find_recipe(name)
     except RecipeError as error:

@@ -71,7 +71,9 @@ def submit(
     request = EvalRequest.of(resolved, metrics, steps, pieces) if metrics else None
     run = RunFolder.create(path, resolved, {"created": time.time(), "recipe": resolved.name, **identity(file)})
     names = () if request is None else (request.save(run),)
-    err.print(f"run [bold]{run.name}[/] in {run.path}", soft_wrap=True)
+    made = f"run [bold]{run.name}[/] in {run.path}"
+    if where == "debug":
+        err.print(made, soft_wrap=True)
     try:
         job = launch.train(run, resolved, where, evaluations=names)
     except executor.SchedulerError:
@@ -79,6 +81,8 @@ def submit(
             # Nothing has begun, and the name shall be free for the next try.
             shutil.rmtree(run.path)
         raise
+    if where != "debug":
+        err.print(made, soft_wrap=True)
     finish(run, job.job_id, where, follow, names)
 
 
@@ -102,6 +106,8 @@ def finish(run: RunFolder, job_id: str, cluster: str, follow: bool, evaluations:
     out.print(run.name, markup=False)
     if cluster != "debug":
         err.print(f"job {job_id} ({cluster})")
+        for name in evaluations:
+            err.print(f"then evaluation {name}", markup=False, soft_wrap=True)
     if follow or cluster == "debug":
         from cldctl.ui.follow import follow_run
 

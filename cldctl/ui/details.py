@@ -48,7 +48,7 @@ def _details(row: RunStatus, old: bool) -> RenderableType:
     fact("checkpoint", "none" if row.checkpoint_step is None else f"step {count(row.checkpoint_step)}")
     fact("updated", age(row.updated))
     if row.job_id is not None:
-        fact("job", f"{row.cluster} {row.job_id} on {row.host or '-'}")
+        fact("job", f"{row.cluster} {row.job_id}" + (f" on {row.host}" if row.host else ""))
     fact("folder", row.path)
     parts: list[RenderableType] = [facts]
     if row.attempts:

@@ -84,6 +84,8 @@ def test_a_published_checkpoint_becomes_a_run(tmp_path, recipe):
         "train.batch_size=2",
         "periodic.samples_every=null",
     )
+    beyond = cldctl("resume", "pub", data, "train.steps=2", "--cluster", "debug", runs=runs, code=2)
+    assert "pub is at step 3 already, beyond train.steps=2" in beyond.stderr
     cldctl("resume", "pub", data, *steps, "--cluster", "debug", runs=runs)
     assert [path.stem for path in sorted((runs / "pub" / "checkpoints").glob("*.pt"))] == [
         "step_00000003",

@@ -1,7 +1,12 @@
 """What is typed wrongly: said in words, with the fix and the promised exit code, and nothing is half-written."""
 
+import shutil
+import subprocess
+import sys
+
 import pytest
 
+from cldctl.commands import options
 from tests.tools import DEBUG, cldctl
 
 
@@ -14,7 +19,7 @@ from tests.tools import DEBUG, cldctl
         (["submit", "toy", "--eval", "", *DEBUG], 2, ["--eval names no metric", "elbo"]),
         (["submit", "toy", "--name", "a b", "--dry-run", *DEBUG], 2, ["'a b' cannot name a run", "letters"]),
         (["submit", "toy", "train.steps=20", "--cluster", "slrm"], 2, ["--cluster cannot be 'slrm'", "'slurm'?"]),
-        (["submit", "toy", "--name", "done", *DEBUG], 2, ["there is a run of this name", "cldctl resume done"]),
+        (["submit", "toy", "--name", "done", *DEBUG], 2, ["there is a run of this name", "/done`"]),
         (["submit", "toy", "cluster.nodes=2", "--cluster", "local"], 2, ["cluster.nodes", "Set cluster.nodes=1"]),
         (["submit"], 2, ["RECIPE"]),
         (["status", "dome"], 3, ["no run at", "'done'"]),
@@ -34,7 +39,8 @@ from tests.tools import DEBUG, cldctl
         (["sample", "done", "--method", "em", "--nfe", "5", "sampling.nfe=6"], 2, ["--nfe and sampling.nfe=6"]),
         (["sample", "done", "--checkpoint", "15"], 3, ["no checkpoint of step 15"]),
         (["resume", "done"], 2, ["is finished at step 20", "train.steps="]),
-        (["resume", "done", "sde.beta0=3"], 2, ["another run", "Submit a new run"]),
+        (["cancel", "done", "dome"], 3, ["no run at", "Nothing was cancelled"]),
+        (["resume", "done", "train.keep=9", "sde.beta0=3"], 2, ["done: sde.beta0=3 would make it another run"]),
         (["resume", "done", "--from", "15"], 3, ["no checkpoint of step 15", "10, 20"]),
         (["cancel", "nobody"], 3, ["no run at"]),
         (["logs", "nobody"], 3, ["no run at"]),
@@ -56,3 +62,21 @@ def test_without_runs(tmp_path):
     assert cldctl("status", "--json", runs=tmp_path).stdout.strip() == "[]"
     assert "there are no runs" in cldctl("eval", "--elbo", runs=tmp_path, code=3).stderr
     assert "no run can be resumed" in cldctl("resume", "--yes", runs=tmp_path, code=3).stderr
+
+
+def test_a_name_is_looked_for_where_runs_dir_says(runs, tmp_path, monkeypatch):
+    """And not beside the shell, where another run may have the same; a path is one by its slash."""
+    shutil.copytree(runs / "done", tmp_path / "here" / "done")
+    shutil.copytree(runs / "done", tmp_path / "lr=0.1" / "done")
+    monkeypatch.chdir(tmp_path / "here")
+    assert options.find_run("done", runs).path == runs / "done"
+    assert options.find_run("./done", runs).path.resolve() == tmp_path / "here" / "done"
+    monkeypatch.chdir(tmp_path)
+    assert options.split_runs(["lr=0.1/done", "optim.lr=0.1/2"]) == (["lr=0.1/done"], ["optim.lr=0.1/2"])
+
+
+def test_what_cannot_be_printed_or_has_nowhere_to_go_ends_nothing(runs):
+    assert "NLL" in cldctl("status", "done", runs=runs, PYTHONIOENCODING="ascii").stdout
+    command = f"{sys.executable} -m cldctl status done --runs-dir {runs} >&-"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert "Traceback" not in done.stderr

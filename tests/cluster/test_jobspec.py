@@ -2,16 +2,18 @@
 
 import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from submitit.core.utils import FailedJobError
 
 from cld_core.errors import RecipeError
 from cld_core.recipe import load
 from cld_core.recipe.schema import Recipe
 from cld_core.run import RunFolder
 from cld_core.run.atomic import write_json
-from cldctl.cluster import executor, launch
+from cldctl.cluster import executor, launch, slurm
 
 GOLDEN = Path(__file__).parent / "golden"
 TOY = Path(__file__).parents[2] / "recipes" / "toy.yaml"
@@ -95,3 +97,45 @@ def test_shards_share_tasks_where_an_array_cannot_be_so_long(tmp_path, monkeypat
     assert launch.array_tasks(run, ("a", "b")) == [(pair,) for pair in pairs]
     monkeypatch.setattr(launch, "MAX_TASKS", 2)
     assert launch.array_tasks(run, ("a", "b")) == [tuple(pairs[::2]), tuple(pairs[1::2])]
+
+
+def test_a_time_limit_within_its_own_notice_is_refused():
+    for settings in (["cluster.time_min=1"], ["cluster.time_min=5", "cluster.signal_s=900"]):
+        with pytest.raises(RecipeError, match=r"'cluster.time_min' is \d, but .* it would never train"):
+            script(load(TOY, settings))
+    script(load(TOY, ["cluster.time_min=2"]))
+
+
+@pytest.mark.parametrize(
+    ("answers", "said", "cancelled"),
+    [
+        (
+            [(0, "31|{now}\n7|2020-01-01T00:00:00\n")],
+            r"What had been submitted \(job 31\) is cancelled\. Try again",
+            ["31"],
+        ),
+        ([(0, "")], "Try again when slurmctld answers", []),
+        ([(1, "timed out"), (0, "31|{now}\n")], "job 31", ["31"]),
+        ([(1, "timed out")] * 9, "It may wait there all the same.*squeue --me --name=mine", []),
+    ],
+)
+def test_an_sbatch_without_an_answer_leaves_no_job_behind(monkeypatch, answers, said, cancelled):
+    """Slurm may have taken the job all the same; nobody would know of it."""
+    asked: list[list[str]] = []
+
+    def client(command: list[str]) -> tuple[int, str]:
+        asked.append(command)
+        now = time.strftime("%Y-%m-%dT%H:%M:%S")
+        code, text = answers.pop(0) if command[0] == "squeue" else (0, "")
+        return code, text.format(now=now)
+
+    def refuse(*arguments, **more):
+        raise FailedJobError("sbatch: error: Batch job submission failed: Socket timed out on send/recv operation\n")
+
+    monkeypatch.setattr(slurm, "run_client", client)
+    monkeypatch.setattr(executor, "_AWAY_S", 2.5)
+    monkeypatch.setattr("submitit.SlurmExecutor.submit", refuse)
+    spec = launch.train_job(RunFolder("/runs/mine"), load(TOY), "slurm")
+    with pytest.raises(executor.SchedulerError, match=f"Socket timed out on send/recv operation. .*{said}"):
+        executor.submit_slurm(spec, [lambda: None])
+    assert [command[1:] for command in asked if command[0] == "scancel"] == ([cancelled] if cancelled else [])

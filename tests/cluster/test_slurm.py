@@ -30,10 +30,10 @@ def test_phases(word, phase):
 
 
 def test_squeue_and_sacct():
-    found = slurm.parse_squeue("12|RUNNING|n[1-2]\n13_4|PENDING|\n13_5|COMPLETED|n3\nrubbish\n")
+    found = slurm.parse_squeue("12|RUNNING|n[1-2]|None\n13_4|PENDING||Priority\n13_5|COMPLETED|n3|None\nrubbish\n")
     assert found == {
         "12": Seen("running", "RUNNING", "n[1-2]"),
-        "13_4": Seen("pending", "PENDING", ""),
+        "13_4": Seen("pending", "PENDING", "", "Priority"),
         "13_5": Seen("gone", "COMPLETED", "n3"),
     }
     text = "12|PREEMPTED|n1\n12|NODE_FAIL|n1\n12|CANCELLED by 0|n2\n14|COMPLETED|n1\n"
@@ -43,7 +43,11 @@ def test_squeue_and_sacct():
 @pytest.mark.parametrize(
     ("log", "cause"),
     [
-        ("slurmstepd-n1: error: *** STEP 9.0 ON n1 CANCELLED AT 2026-11-25T00:57:43 ***", "cancelled"),
+        ("slurmstepd-n1: error: *** STEP 9.0 ON n1 CANCELLED AT 2026-11-25T00:57:43 ***", None),
+        ("slurmstepd-n1: error: *** JOB 9 ON n1 CANCELLED AT 2026-11-25T00:57:43 ***", "cancelled"),
+        ("hint: if you run out of memory lower the batch", None),
+        ("srun: error: n1: task 0: Out Of Memory", "out_of_memory"),
+        ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB", "out_of_memory"),
         ("slurmstepd-n1: error: *** JOB 7 ON n1 CANCELLED AT 2026-11-25T00:32:06 DUE TO PREEMPTION ***", "preempted"),
         ("error: *** JOB 7 ON n1 CANCELLED AT 2026-11-25T00:32:06 DUE TO TIME LIMIT ***", "timeout"),
         ("error: *** STEP 2.0 ON n1 CANCELLED AT 2026-11-25T00:31:37 DUE TO JOB REQUEUE ***", "requeued"),

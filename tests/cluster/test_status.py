@@ -89,3 +89,13 @@ def test_shards_of_a_replaced_checkpoint_are_missing(run):
     assert missing_shards(path) == [1, 2]
     write_json(run.checkpoint_file(10).with_suffix(".json"), {"sha256": "other"})
     assert missing_shards(path) == [0, 1, 2]
+
+
+def test_a_waiting_run_says_what_it_waits_for(run):
+    run.ledger.append("requested", steps=5)
+    run.ledger.append("submitted", job_id="7", cluster="slurm", host="login")
+    row = status_of(run, lambda job: Seen("pending", "PENDING", "", "ReqNodeNotAvail"))
+    assert (row.state, row.reason, row.host) == ("PENDING", "ReqNodeNotAvail", None)
+    assert "PENDING  ReqNodeNotAvail" in text(details([row]))
+    row = status_of(run, lambda job: Seen("gone", "FAILED"))
+    assert (row.state, row.reason) == ("FAILED", "the job ended before it began (Slurm says FAILED); see `cldctl logs`")

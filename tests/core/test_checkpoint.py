@@ -14,6 +14,7 @@ from cld_core import checkpoint
 from cld_core.errors import CheckpointError, LeaseLostError, NotFoundError, SaveError
 from cld_core.recipe import load
 from cld_core.run import RunFolder
+from cld_core.run.atomic import write_json
 
 TOY = Path(__file__).parents[2] / "recipes" / "toy.yaml"
 
@@ -192,3 +193,16 @@ def test_a_write_that_was_killed_leaves_nothing_to_be_believed(run):
     step, damaged = checkpoint.newest_good(run)
     assert step == 10
     assert [entry.step for entry in damaged] == [30]
+
+
+def test_a_checkpoint_that_an_evaluation_waits_for_is_kept(run):
+    for step in (10, 20, 30):
+        checkpoint.write(run, step, {"x": torch.zeros(1)})
+    for step, done in ((10, False), (20, True)):
+        folder = run.evals / f"elbo-{step}"
+        folder.mkdir()
+        write_json(folder / "request.json", {"checkpoint_step": step})
+        if done:
+            write_json(folder / "report.json", {})
+    checkpoint.prune(run, keep=1)
+    assert run.checkpoint_steps() == [10, 30]

@@ -22,6 +22,10 @@ def misbehaving(n: int, generator: torch.Generator) -> torch.Tensor:
         match what.removeprefix("always "):
             case "raise":
                 raise RuntimeError("this rank was told to crash")
+            case "bug":
+                raise TypeError("this rank has a bug")
+            case "nap":
+                time.sleep(20)
             case "die":
                 os.kill(os.getpid(), signal.SIGKILL)
             case "hog":

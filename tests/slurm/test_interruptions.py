@@ -107,6 +107,22 @@ def test_a_rank_that_crashes(lab: Lab, orders: Path, what: str) -> None:
     went_on(lab, "mine", "crashed", saved=False)
 
 
+def test_a_rank_dies_while_the_first_one_is_busy(lab: Lab, orders: Path) -> None:
+    """Rank 0 is killed by srun before it can say anything; a careful `set -e` in the setup changes nothing."""
+    lab.submit("mine", *MISBEHAVING, "cluster.setup=[set -euo pipefail]")
+    lab.training("mine", steps=250)
+    (orders / "rank0").write_text("nap")
+    (orders / "rank1").write_text("die")
+    went_on(lab, "mine", "crashed", saved=False)
+
+
+def test_a_bug_is_not_tried_again(lab: Lab, orders: Path) -> None:
+    (orders / "rank0").write_text("always bug")
+    lab.submit("mine", *MISBEHAVING)
+    row = lab.ended("mine")
+    assert (row["state"], row["reason"], len(row["attempts"])) == ("FAILED", "TypeError: this rank has a bug", 1)
+
+
 def test_crashes_in_a_row_are_given_up(lab: Lab, orders: Path) -> None:
     (orders / "rank0").write_text("always raise")
     run = lab.submit("mine", *MISBEHAVING, "train.max_retries=1")

@@ -25,6 +25,7 @@
 module load cuda
 ulimit -n 4096
 export CLDCTL_SIGNAL_S=120
+set +e
 
 # command
 export SUBMITIT_EXECUTOR=slurm

@@ -14,6 +14,7 @@
 
 # setup
 export CLDCTL_SIGNAL_S=90
+set +e
 
 # command
 export SUBMITIT_EXECUTOR=slurm

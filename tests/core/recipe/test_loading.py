@@ -209,3 +209,16 @@ def test_every_key_can_say_what_it_expects():
         text = describe(key, tree)
         assert text.split(": ")[1], f"{key} has no description"
         assert "a value" not in text
+
+
+@pytest.mark.parametrize("value", ["1:00:00", "12:00", "0123", "1:30.5"])
+def test_numbers_that_yaml_reads_otherwise_than_people_are_refused(tmp_path, value):
+    words = f"'cluster.account' cannot be {re.escape(value)}, which YAML reads as another number"
+    assert re.match(f"command line: {words}", refused(RECIPES / "toy.yaml", [f"cluster.account={value}"]))
+    file = write(tmp_path, f"extends: {RECIPES}/toy.yaml\ncluster:\n  account: {value}\n")
+    assert re.search(f"mine.yaml, line 3: {words}", refused(file))
+    assert load(RECIPES / "toy.yaml", [f"cluster.account='{value}'"]).cluster.account == value
+
+
+def test_a_name_that_is_a_number_needs_no_quotes():
+    assert load(RECIPES / "toy.yaml", ["cluster.account=12345"]).cluster.account == "12345"

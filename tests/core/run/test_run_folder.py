@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cld_core.errors import NotFoundError, UsageError
+from cld_core.errors import CldError, NotFoundError, UsageError
 from cld_core.recipe import load
 from cld_core.run import RunFolder, attempts_of, find_runs
 from cld_core.run.atomic import append_line, read_json, replacing, write_json
@@ -31,7 +31,7 @@ def test_a_new_run_holds_its_recipe(run):
 
 
 def test_names_that_are_taken_or_cannot_be(tmp_path, run):
-    with pytest.raises(UsageError, match=r"cldctl resume.* mine"):
+    with pytest.raises(UsageError, match=r"cldctl resume .*/mine`"):
         RunFolder.create(run.path, load(TOY), {})
     for name in ("-x", ".hidden", "a b", "x" * 101):
         with pytest.raises(UsageError, match="cannot name a run"):
@@ -118,3 +118,16 @@ def test_attempts():
     assert [entry.ended for entry in made] == [2.0, 3.0, 5.0, None]
     assert [entry.last_step for entry in made] == [None, 17, 25, 31]
     assert made[1].detail == "SIGUSR2"
+
+
+def test_a_folder_that_cannot_be_filled_is_gone_again(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("cld_core.run.folder.write_text", full)
+    with pytest.raises(CldError, match=r"mine: the run's folder cannot be filled \(No space left on device\)"):
+        RunFolder.create(tmp_path / "mine", load(TOY), {})
+    assert not (tmp_path / "mine").exists()
+    (tmp_path / "mine" / "logs").mkdir(parents=True)
+    with pytest.raises(UsageError, match=r"something of this name that is no run\. Remove it"):
+        RunFolder.create(tmp_path / "mine", load(TOY), {})
