@@ -6,7 +6,7 @@ import os
 import shlex
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -200,19 +200,34 @@ def waiting_arrays(evaluation: Path) -> list[str]:
 
 
 def jobs_of(run: RunFolder) -> list[dict[str, Any]]:
-    """Everything that was ever submitted for a run: training first, then evaluations."""
-    jobs = [event for event in run.ledger.events() if event["event"] == "submitted"]
-    return jobs + [job for path in eval_folders(run) for job in read_json(path / "jobs.json") or []]
+    """Everything that was ever submitted for a run: training first, then evaluations.
+
+    ``settled``: how it ended is known, by the run's own words: it is finished, the evaluation has its report.
+    """
+    events = run.ledger.events()
+    ends = [event for event in events if event["event"] in ("requested", "started", "ended")]
+    finished = bool(ends) and ends[-1].get("cause") == "finished"
+    jobs = [{**event, "settled": finished} for event in events if event["event"] == "submitted"]
+    for path in eval_folders(run):
+        known = {"settled": (path / "report.json").exists()}
+        jobs += [{**job, **known} for job in read_json(path / "jobs.json") or []]
+    return jobs
 
 
 def look_at(runs: Iterable[RunFolder]) -> tuple[Look, str | None]:
     """Ask the clusters once for all jobs of these runs; returns how to read the answers, and what was out of reach."""
-    return look_for(job for run in runs for job in jobs_of(run))
+    jobs: list[dict[str, Any]] = []
+    settled: set[str] = set()
+    for run in runs:
+        found = jobs_of(run)
+        jobs += found
+        settled.update(job["job_id"] for job in found if job.get("settled"))
+    return look_for(jobs, settled)
 
 
-def look_for(jobs: Iterable[dict[str, Any]]) -> tuple[Look, str | None]:
-    """As `look_at`, for jobs that were noted elsewhere."""
-    answers = slurm.survey([job["job_id"] for job in jobs if job["cluster"] == "slurm"])
+def look_for(jobs: Iterable[dict[str, Any]], settled: Collection[str] = ()) -> tuple[Look, str | None]:
+    """As `look_at`, for jobs that were noted elsewhere; ``settled`` as in `slurm.survey`."""
+    answers = slurm.survey([job["job_id"] for job in jobs if job["cluster"] == "slurm"], settled)
 
     def look(job: dict[str, Any]) -> slurm.Seen:
         return answers.of(str(job["job_id"])) if job["cluster"] == "slurm" else local.look(job)

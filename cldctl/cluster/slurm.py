@@ -4,7 +4,7 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 CLIENT_TIMEOUT_S = 15.0
@@ -72,13 +72,18 @@ class Survey:
         return self.jobs.get(job_id, UNKNOWN)
 
 
-def survey(job_ids: Iterable[str]) -> Survey:
-    """Ask for all jobs by one squeue and, for those that it has forgotten, one sacct."""
+def survey(job_ids: Iterable[str], settled: Collection[str] = ()) -> Survey:
+    """Ask for all jobs by one squeue and, for those that it has forgotten, one sacct.
+
+    settled: jobs of which everything is known but whether Slurm has them still; accounting is not asked about those.
+    """
     wanted = sorted(set(job_ids))
     if not wanted:
         return Survey({})
     queue = _client(["squeue", "--all", "--noheader", "--array", "--states=all", "--format=%i|%T|%N|%r"])
     found = parse_squeue(queue or "")
+    for job in settled:
+        found.setdefault(job, Seen("gone"))
     missing = [job for job in wanted if job not in found and "_" not in job]
     missing += sorted({job.split("_")[0] for job in wanted if job not in found and "_" in job})
     problem = None if queue is not None else "slurmctld does not answer: states are the last that the runs wrote"

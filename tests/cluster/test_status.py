@@ -8,6 +8,7 @@ from rich.console import Console
 from cld_core.recipe import load
 from cld_core.run import Lease, RunFolder
 from cld_core.run.atomic import write_json
+from cldctl.cluster import launch, slurm
 from cldctl.cluster.slurm import Seen
 from cldctl.cluster.state import RunStatus, current_report, missing_shards, status_of
 from cldctl.commands.status import _row
@@ -99,3 +100,23 @@ def test_a_waiting_run_says_what_it_waits_for(run):
     assert "PENDING  ReqNodeNotAvail" in text(details([row]))
     row = status_of(run, lambda job: Seen("gone", "FAILED"))
     assert (row.state, row.reason) == ("FAILED", "the job ended before it began (Slurm says FAILED); see `cldctl logs`")
+
+
+def test_accounting_is_asked_only_about_what_the_run_cannot_say_itself(run, monkeypatch):
+    """A slurmdbd that hangs must not keep those waiting whose runs finished long ago."""
+    asked = []
+    monkeypatch.setattr(slurm, "run_client", lambda command: asked.append(command) or (0, ""))
+    run.ledger.append("submitted", job_id="7", cluster="slurm", host="login")
+    run.ledger.append("started", attempt=0, job_id="7", step=0)
+    launch.look_at([run])
+    assert [command[0] for command in asked] == ["squeue", "sacct"]
+    run.ledger.append("ended", attempt=0, cause="finished", step=3)
+    asked.clear()
+    look, _ = launch.look_at([run])
+    assert [command[0] for command in asked] == ["squeue"]
+    assert status_of(run, look).state == "FINISHED"
+    run.ledger.append("requested", steps=9)
+    run.ledger.append("submitted", job_id="8", cluster="slurm", host="login")
+    asked.clear()
+    launch.look_at([run])
+    assert [command[0] for command in asked] == ["squeue", "sacct"]
