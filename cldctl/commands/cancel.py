@@ -1,7 +1,7 @@
 """`cldctl cancel`: end runs."""
 
 import time
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -35,6 +35,7 @@ def cancel(
     look, problem = launch.look_at(found)
     if problem is not None:
         raise SchedulerError(f"{problem}. Nothing was cancelled; try again when it answers.")
+    told: list[tuple[RunFolder, dict[str, Any]]] = []
     for run in found:
         jobs = {job["job_id"]: job for job in launch.jobs_of(run) if not look(job).over}
         elsewhere = [job for job in jobs.values() if look(job).phase == "unknown"]
@@ -55,10 +56,18 @@ def cancel(
         refused = slurm.cancel(on_slurm) if on_slurm else None
         if refused is not None:
             raise SchedulerError(f"{run.name}: scancel refused: {refused}. Try `scancel {' '.join(on_slurm)}`.")
-        for job in jobs.values():
-            if job["cluster"] != "slurm":
-                local.cancel(job)
-        err.print(_outcome(run, list(jobs)), markup=False)
+        told.append((run, jobs))
+    # All of them end, and save, at the same time.
+    for place, (run, jobs) in enumerate(told):
+        try:
+            for job in jobs.values():
+                if job["cluster"] != "slurm":
+                    local.cancel(job)
+            err.print(_outcome(run, list(jobs)), markup=False)
+        except KeyboardInterrupt:
+            left = ", ".join(other.name for other, _ in told[place:])
+            err.print(f"no longer waiting for {left}: `cldctl status` shows how they end", markup=False)
+            raise typer.Exit(130) from None
 
 
 def _outcome(run: RunFolder, job_ids: list[str]) -> str:
