@@ -105,6 +105,9 @@ def attempts_of(events: Iterable[dict[str, Any]], progress: dict[str, Any] | Non
             for earlier in found.values():
                 if earlier["cause"] is None:
                     earlier.update(cause="killed", ended=event["time"])
+            before = found.get(number - 1)
+            if before is not None and before["last_step"] is None:
+                before["last_step"] = event.get("reached")
             found[number] = {
                 "attempt": number,
                 "job_id": event.get("job_id"),

@@ -126,6 +126,9 @@ def run(
         if (warning := ranks.lacks_gpu(recipe.cluster.uses_gpu)) is not None:
             process["warning"] = warning
             print(f"warning: {warning}", flush=True)
+        before = folder.progress()
+        if before.get("attempt") == plan.attempt - 1:
+            process["reached"] = before.get("step")  # What the attempt before says, where it could not write its end.
         folder.ledger.append("started", attempt=plan.attempt, step=plan.first_step, restart=restart, **process)
         return _recorded(folder, recipe, ranks, stop, plan, lease, cause_of)
     finally:

@@ -41,19 +41,27 @@ def _after_training(folder: RunFolder, code: int) -> None:
         return
     bug = _bug_in(folder.ledger.events())
     if bug is not None:
-        folder.ledger.append("given_up", reason=bug)
-        print(f"{folder.name}: {bug}; a fault in code or recipe, not started again", file=sys.stderr)
+        _give_up(folder, bug, "a fault in code or recipe")
         return
     crashes = inside.crashes_in_a_row(folder.ledger.events())
     allowed = folder.recipe().train.max_retries
     if crashes > allowed:
         text = f"{crashes} crashes in a row without a new checkpoint (train.max_retries={allowed})"
-        folder.ledger.append("given_up", reason=text)
-        print(f"{folder.name}: {text}; not started again", file=sys.stderr)
+        _give_up(folder, text, "the budget is spent")
         return
     wait = _announce(folder.name, crashes, allowed)
     if inside.go_on(folder, cause):
         slurm.delay(job, wait)
+
+
+def _give_up(folder: RunFolder, reason: str, why: str) -> None:
+    """Start the run no more, neither by this job nor by one that waits for it to end badly."""
+    folder.ledger.append("given_up", reason=reason)
+    print(f"{folder.name}: {reason}; {why}: not started again", file=sys.stderr)
+    if folder.recipe().cluster.successor:
+        from . import successor
+
+        successor.withdraw(folder)
 
 
 def _died_early(folder: RunFolder, code: int) -> str | None:

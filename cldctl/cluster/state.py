@@ -165,7 +165,7 @@ def state_of(events: Sequence[dict[str, Any]], attempts: Sequence[Attempt], look
 
 def current_job(events: Sequence[dict[str, Any]], last: Attempt | None, look: Look) -> dict[str, Any] | None:
     """The `submitted` event that matters: the newest, but a successor only when its turn has come."""
-    turned_away = {event["job_id"] for event in events if event["event"] in ("skipped", "refused")}
+    turned_away = {event["job_id"] for event in events if event["event"] in ("skipped", "refused", "withdrawn")}
     jobs = [event for event in events if event["event"] == "submitted" and event["job_id"] not in turned_away]
     while len(jobs) > 1 and "successor_of" in jobs[-1] and (last is None or last.job_id != jobs[-1]["job_id"]):
         before = next((job for job in jobs if job["job_id"] == jobs[-1]["successor_of"]), None)

@@ -32,10 +32,14 @@ def submit(folder: RunFolder) -> None:
 
 
 def withdraw(folder: RunFolder) -> None:
-    """Cancel the job that would go on after this one: the run itself was cancelled."""
+    """Cancel the job that would go on after this one: the run itself was cancelled, or is given up."""
     mine = inside.job_id()
     waiting = [event["job_id"] for event in folder.ledger.events() if event.get("successor_of") == mine]
-    problem = slurm.cancel(waiting) if waiting else None
+    if not waiting:
+        return
+    for job in waiting:
+        folder.ledger.append("withdrawn", job_id=job)
+    problem = slurm.cancel(waiting)
     if problem is not None:
         print(f"the successor {', '.join(waiting)} of job {mine} could not be cancelled: {problem}", flush=True)
 

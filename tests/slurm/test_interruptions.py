@@ -118,9 +118,12 @@ def test_a_rank_dies_while_the_first_one_is_busy(lab: Lab, orders: Path) -> None
 
 def test_a_bug_is_not_tried_again(lab: Lab, orders: Path) -> None:
     (orders / "rank0").write_text("always bug")
-    lab.submit("mine", *MISBEHAVING)
-    row = lab.ended("mine")
-    assert (row["state"], row["reason"], len(row["attempts"])) == ("FAILED", "TypeError: this rank has a bug", 1)
+    lab.submit("mine", *MISBEHAVING, "cluster.successor=true")
+    lab.ended("mine")
+    lab.slurm.wait_idle(60)
+    row = lab.status("mine")
+    assert (row["state"], row["reason"]) == ("FAILED", "TypeError: this rank has a bug")
+    assert len(row["attempts"]) == 1, "nor is it by its successor"
 
 
 def test_crashes_in_a_row_are_given_up(lab: Lab, orders: Path) -> None:

@@ -106,17 +106,17 @@ def started(attempt: int, time: float = 0.0, **more):
 def test_attempts():
     events = [
         started(0, 1.0),
-        started(1, 2.0),
+        started(1, 2.0, reached=12),
         {"event": "ended", "time": 3.0, "attempt": 1, "cause": "preempted", "step": 17, "detail": "SIGUSR2"},
         started(2, 4.0),
         {"event": "cancelled", "time": 4.5, "job_id": "2"},
         {"event": "ended", "time": 5.0, "attempt": 2, "cause": "terminated", "step": 25},
-        started(3, 6.0),
+        started(3, 6.0, reached=99),
     ]
     made = attempts_of(events, {"attempt": 3, "step": 31})
     assert [entry.cause for entry in made] == ["killed", "preempted", "cancelled", None]
     assert [entry.ended for entry in made] == [2.0, 3.0, 5.0, None]
-    assert [entry.last_step for entry in made] == [None, 17, 25, 31]
+    assert [entry.last_step for entry in made] == [12, 17, 25, 31]
     assert made[1].detail == "SIGUSR2"
 
 
