@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cld_core.run import RunFolder
+from cld_core.run.atomic import write_text
 
 from .cluster import SlurmCluster
 from .polling import wait_until
@@ -21,6 +22,14 @@ ENDLESS = (
     *("cluster.nodes=2", "cluster.time_min=30", "cluster.signal_s=20"),
 )
 PLUGIN = Path(__file__).parent / "misbehaving.py"
+
+
+def give(orders: Path, rank: int, what: str) -> None:
+    """Tell a rank of a run on the data set `misbehaving` what to do.
+
+    The order is there whole or not at all: a rank looks hundreds of times a second, and takes what it sees away.
+    """
+    write_text(orders / f"rank{rank}", what)
 
 
 class Lab:

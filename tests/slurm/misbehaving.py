@@ -34,4 +34,6 @@ def misbehaving(n: int, generator: torch.Generator) -> torch.Tensor:
                 del hog
             case "hang":
                 os.kill(os.getpid(), signal.SIGSTOP)
+            case unknown:
+                raise AssertionError(f"there is no order {unknown!r}")
     return torch.randn(n, 2, generator=generator)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .lab import Lab
+from .lab import Lab, give
 
 # From SIGTERM to SIGKILL: a loaded machine needs longer for a save than the 5 s of the other tests.
 KILL_WAIT_S = 15
@@ -64,7 +64,7 @@ def _lose_a_node(scene: Scene) -> Callable[[], None]:
 
 def _crash(what: str) -> Callable[[Scene], None]:
     def do(scene: Scene) -> None:
-        (scene.orders / f"rank{scene.rng.randrange(2)}").write_text(what)
+        give(scene.orders, scene.rng.randrange(2), what)
 
     return do
 

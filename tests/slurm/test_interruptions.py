@@ -11,7 +11,7 @@ import pytest
 from cld_core.run import RunFolder
 
 from .cluster import SlurmCluster
-from .lab import ENDLESS, PLUGIN, Lab
+from .lab import ENDLESS, PLUGIN, Lab, give
 from .polling import wait_until
 
 
@@ -103,7 +103,7 @@ def test_node_failure(lab: Lab) -> None:
 def test_a_rank_that_crashes(lab: Lab, orders: Path, what: str) -> None:
     lab.submit("mine", *MISBEHAVING)
     lab.training("mine", steps=250)
-    (orders / "rank1").write_text(what)
+    give(orders, 1, what)
     went_on(lab, "mine", "crashed", saved=False)
 
 
@@ -111,13 +111,13 @@ def test_a_rank_dies_while_the_first_one_is_busy(lab: Lab, orders: Path) -> None
     """Rank 0 is killed by srun before it can say anything; a careful `set -e` in the setup changes nothing."""
     lab.submit("mine", *MISBEHAVING, "cluster.setup=[set -euo pipefail]")
     lab.training("mine", steps=250)
-    (orders / "rank0").write_text("nap")
-    (orders / "rank1").write_text("die")
+    give(orders, 0, "nap")
+    give(orders, 1, "die")
     went_on(lab, "mine", "crashed", saved=False)
 
 
 def test_a_bug_is_not_tried_again(lab: Lab, orders: Path) -> None:
-    (orders / "rank0").write_text("always bug")
+    give(orders, 0, "always bug")
     lab.submit("mine", *MISBEHAVING, "cluster.successor=true")
     lab.ended("mine")
     lab.slurm.wait_idle(60)
@@ -127,7 +127,7 @@ def test_a_bug_is_not_tried_again(lab: Lab, orders: Path) -> None:
 
 
 def test_crashes_in_a_row_are_given_up(lab: Lab, orders: Path) -> None:
-    (orders / "rank0").write_text("always raise")
+    give(orders, 0, "always raise")
     run = lab.submit("mine", *MISBEHAVING, "train.max_retries=1")
     row = lab.ended("mine", timeout=120)
     assert row["state"] == "FAILED"
@@ -160,14 +160,14 @@ def test_a_start_that_dies_before_it_trains(lab: Lab, orders: Path, monkeypatch:
 def test_out_of_memory(lab: Lab, orders: Path) -> None:
     lab.submit("mine", *MISBEHAVING, "cluster.mem_gb=1.5")
     lab.training("mine", steps=250)
-    (orders / "rank1").write_text("hog")
+    give(orders, 1, "hog")
     went_on(lab, "mine", "out_of_memory", saved=False)
 
 
 def test_a_rank_that_hangs(lab: Lab, orders: Path) -> None:
     run = lab.submit("mine", *MISBEHAVING, "train.hang_timeout_s=8")
     lab.training("mine", steps=250)
-    (orders / "rank1").write_text("hang")
+    give(orders, 1, "hang")
     went_on(lab, "mine", "crashed", saved=False)
     log = (run.logs / f"{lab.status('mine')['job_id']}_0_log.err").read_text()
     assert "Timeout" in log
