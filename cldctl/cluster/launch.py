@@ -6,7 +6,7 @@ import os
 import shlex
 import socket
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -216,18 +216,14 @@ def jobs_of(run: RunFolder) -> list[dict[str, Any]]:
 
 def look_at(runs: Iterable[RunFolder]) -> tuple[Look, str | None]:
     """Ask the clusters once for all jobs of these runs; returns how to read the answers, and what was out of reach."""
-    jobs: list[dict[str, Any]] = []
-    settled: set[str] = set()
-    for run in runs:
-        found = jobs_of(run)
-        jobs += found
-        settled.update(job["job_id"] for job in found if job.get("settled"))
-    return look_for(jobs, settled)
+    return look_for(job for run in runs for job in jobs_of(run))
 
 
-def look_for(jobs: Iterable[dict[str, Any]], settled: Collection[str] = ()) -> tuple[Look, str | None]:
-    """As `look_at`, for jobs that were noted elsewhere; ``settled`` as in `slurm.survey`."""
-    answers = slurm.survey([job["job_id"] for job in jobs if job["cluster"] == "slurm"], settled)
+def look_for(jobs: Iterable[dict[str, Any]]) -> tuple[Look, str | None]:
+    """As `look_at`, for jobs that were noted elsewhere."""
+    on_slurm = [job for job in jobs if job["cluster"] == "slurm"]
+    settled = {job["job_id"] for job in on_slurm if job.get("settled")}
+    answers = slurm.survey([job["job_id"] for job in on_slurm], settled)
 
     def look(job: dict[str, Any]) -> slurm.Seen:
         return answers.of(str(job["job_id"])) if job["cluster"] == "slurm" else local.look(job)

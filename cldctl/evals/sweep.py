@@ -6,14 +6,13 @@ import io
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cld_core.errors import UsageError, did_you_mean
 from cld_core.evaluation.results import METRICS, evaluations_of_network, numbers
-from cld_core.recipe.eval_spec import EvalSpec
-from cld_core.recipe.sampling_spec import SamplingSpec
+from cld_core.recipe.build import known_keys
 from cld_core.run import RunFolder
 from cld_core.run.atomic import read_json, write_json, write_text
 from cldctl.cluster.state import current_report
@@ -90,7 +89,8 @@ def parse(texts: Sequence[str]) -> tuple[Axis, ...]:
         if not equals or not key or not all(values):
             raise UsageError(f"--sweep '{text}': write KEY=a,b,c, for example --sweep sampling.nfe=20,50.")
         if key.split(".")[0] not in SECTIONS:
-            guess = did_you_mean(key, [f"{section}.{key}" for section in SECTIONS if key in _fields(section)], cutoff=0)
+            meant = [f"{name}.{key}" for name in SECTIONS if f"{name}.{key}" in known_keys({}, name)]
+            guess = did_you_mean(key, meant, cutoff=0)
             text = f"only keys of {' and '.join(SECTIONS)} can be swept"
             raise UsageError(f"--sweep '{key}': {text}.{guess or ' Submit other runs.'}")
         if key in [axis.key for axis in axes]:
@@ -99,10 +99,6 @@ def parse(texts: Sequence[str]) -> tuple[Axis, ...]:
             raise UsageError(f"--sweep '{text}' has a value twice. Leave one out.")
         axes.append(Axis(key, values))
     return tuple(axes)
-
-
-def _fields(section: str) -> set[str]:
-    return {field.name for field in fields({"sampling": SamplingSpec, "eval": EvalSpec}[section])}
 
 
 def combinations(axes: Sequence[Axis]) -> list[dict[str, str]]:
