@@ -65,7 +65,7 @@ _BUGS = (
     ValueError,
     ArithmeticError,
     AssertionError,
-    NotImplementedError,
+    NotImplementedError,  # torch, of an operation that a device does not have
 )
 
 # Says what a signal stood for, where somebody knows; None where nobody does.

@@ -6,6 +6,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from . import machine
 from .clients import SlurmClients
@@ -90,12 +91,12 @@ class SlurmCluster(SlurmClients):
 
     # --- settings -------------------------------------------------------------------------------------
 
-    def configure(self, **changes: object) -> None:
+    def configure(self, **changes: Any) -> None:
         """Give the running cluster the default Settings with `changes`; returns when they are in force.
 
         What is not named goes back to its default, so that a test's one call says all that is special.
         """
-        wanted = replace(self.defaults, **changes)  # type: ignore[arg-type]
+        wanted = replace(self.defaults, **changes)
         if wanted.accounting and not self.accounting:
             raise SlurmTestError("this cluster was started without accounting")
         if wanted == self.settings:
