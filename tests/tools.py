@@ -74,8 +74,10 @@ def ranks_of(run: RunFolder) -> list[psutil.Process]:
     if not jobs:
         return []
     try:
-        children = psutil.Process(int(jobs[-1]["job_id"])).children()
-        ranked = [(int(child.environ()["SUBMITIT_LOCAL_GLOBALID"]), child) for child in children]
+        children = [(child.environ(), child) for child in psutil.Process(int(jobs[-1]["job_id"])).children()]
+        # One that was forked this very moment has its parent's environment still, and is no rank yet.
+        number = "SUBMITIT_LOCAL_GLOBALID"
+        ranked = [(int(variables[number]), child) for variables, child in children if number in variables]
     except psutil.Error:
         return []
     return [child for _, child in sorted(ranked, key=lambda pair: pair[0])]
