@@ -14,8 +14,8 @@ from benchmarks.harness import Report, Row, Settings, seconds
 from benchmarks.limits import flop_rates
 from benchmarks.ncsnpp_step import step_flops
 from cld_core.model import Model
+from cld_core.ranks import Ranks
 from cld_core.recipe import Recipe, load
-from cld_core.train.distributed import Ranks
 from cld_core.train.step import Trainer
 
 # Recipe, and the batches to begin with: that of the recipe on one GPU is too much for most.

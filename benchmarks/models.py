@@ -24,7 +24,7 @@ def toy_recipe(*overrides: str) -> Recipe:
 
 def toy_model(device: str = "cpu", steps: int = 0) -> Model:
     """A toy model after ``steps`` steps of training; adaptive solvers take fewer evaluations for an untrained one."""
-    from cld_core.train.distributed import Ranks
+    from cld_core.ranks import Ranks
     from cld_core.train.step import Trainer
 
     recipe = toy_recipe()

@@ -12,8 +12,8 @@ from benchmarks import baseline, models
 from benchmarks.harness import BASELINE, Report, Settings, against_published, interleaved, rows_of
 from benchmarks.limits import flop_rates
 from benchmarks.plain_nets import plain_ncsnpp
+from cld_core.ranks import Ranks
 from cld_core.recipe import Recipe
-from cld_core.train.distributed import Ranks
 from cld_core.train.step import Trainer
 
 PUBLISHED_S = 2.86  # on 2 idle cores

@@ -9,7 +9,7 @@ import torch
 from benchmarks import baseline, models
 from benchmarks.harness import BASELINE, Report, Settings, against_published, interleaved, rows_of
 from benchmarks.limits import product_rate
-from cld_core.train.distributed import Ranks
+from cld_core.ranks import Ranks
 from cld_core.train.step import Trainer
 
 PUBLISHED = 196.0  # steps/s on 2 cores

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from . import checkpoint as checkpoints
 from . import nets, sampling, sde, seeds
 from .data.source import Source, source
+from .ema import Ema
 from .errors import CheckpointError, NotFoundError, UsageError
 from .nets.compiled import Compiled
 from .recipe import Recipe, with_overrides
 from .recipe.sampling_spec import SamplingSpec
 from .run import RunFolder
 from .score import Score
-from .train.ema import Ema
 
 _log = logging.getLogger(__name__)
 

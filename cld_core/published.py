@@ -12,11 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import nets, sde
+from . import nets, optim, sde
 from .data.source import source
 from .errors import CheckpointError, NotFoundError
 from .recipe import Recipe
-from .train import optim
 
 KEYS = ("model", "optimizer", "ema", "step")
 # Of a file of another kind so many of its keys tell what it is.

@@ -1,6 +1,6 @@
 """Dormand-Prince 5(4) with a step size for every row, so that no row's result depends on its neighbours.
 
-The step control is scipy's RK45, row by row: one row alone takes scipy's steps (tests/core/test_solver.py).
+The step control is scipy's RK45, row by row: one row alone takes scipy's steps (tests/cld_core/test_solver.py).
 Rows that have arrived leave the batch, so the work is the sum of what each needs (docs/math.md section 9).
 """
 

@@ -89,7 +89,7 @@ _ROLL_STD = 0.2 * _ROLL_SCALE
 _ROLL_START, _ROLL_END = 1.5 * math.pi, 4.5 * math.pi
 _ROLL_CENTRES = torch.tensor([(0.0, 0.0), (0.8, 0.8), (0.8, -0.8), (-0.8, -0.8), (-0.8, 0.8)], dtype=torch.float64)
 # Panels of 32 Gauss-Legendre nodes along a roll: nodes are at most one noise std of arc apart, where the rule is
-# exact to 1e-12 (tests/core/test_toy.py).
+# exact to 1e-12 (tests/cld_core/data/test_toy.py).
 _ROLL_PANELS = 48
 
 

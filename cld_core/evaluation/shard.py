@@ -9,10 +9,10 @@ import torch
 
 from cld_core.errors import NotFoundError
 from cld_core.model import Model
+from cld_core.ranks import Ranks
 from cld_core.recipe.sampling_spec import SamplingSpec
 from cld_core.run import RunFolder
 from cld_core.run.atomic import read_json
-from cld_core.train.distributed import Ranks
 
 from . import merge, reuse, shard_files
 from .request import EvalRequest

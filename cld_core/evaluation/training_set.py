@@ -10,8 +10,8 @@ import torch
 
 from cld_core.data.images import ImageSet, open_images
 from cld_core.errors import DataError
+from cld_core.ranks import Ranks
 from cld_core.recipe.image_spec import ImageDataSpec
-from cld_core.train.distributed import Ranks
 
 from . import extractors, shard_files, statistics
 from .moments import Moments

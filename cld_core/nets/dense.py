@@ -91,7 +91,7 @@ def linear_silu(layer: nn.Module, h: Tensor) -> Tensor:
 
     Toy training and sampling spend their time here. On a CPU oneDNN computes it without gradients, in one pass, and
     with gradients where its products are faster than MKL's; to float32 rounding it is the same
-    (tests/core/test_score_and_loss.py). Elsewhere it is the plain pair.
+    (tests/cld_core/test_score_and_loss.py). Elsewhere it is the plain pair.
     """
     assert isinstance(layer, nn.Linear), f"a linear layer is fused with SiLU, not {type(layer).__name__}"
     fusable = _FUSED and h.dtype == torch.float32 == layer.weight.dtype and not torch.is_autocast_enabled("cpu")

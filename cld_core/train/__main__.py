@@ -15,8 +15,7 @@ from cld_core import __version__
 from cld_core.errors import CldError, NotFoundError
 from cld_core.recipe import Recipe, load
 from cld_core.run import RunFolder
-
-from .stop import StopFlag
+from cld_core.stop import StopFlag
 
 
 def main() -> int:
@@ -26,7 +25,9 @@ def main() -> int:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="recipe keys to change, for a new run only")
     arguments = parser.parse_intermixed_args()
     stop = StopFlag().listen()
-    from . import distributed, session
+    from cld_core import ranks as distributed
+
+    from . import session
 
     try:
         path = Path(arguments.run_folder)

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cld_core.checkpoint import CheckpointWriter
+from cld_core.consensus import Consensus
+from cld_core.ranks import Ranks
 from cld_core.recipe.schema import TrainSpec
+from cld_core.stop import StopCode, StopFlag
 
-from .consensus import Consensus
-from .distributed import Ranks
 from .monitoring import Monitor
 from .step import Trainer
-from .stop import StopCode, StopFlag
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,8 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from cld_core.ranks import Ranks
 from cld_core.recipe.schema import TrainSpec
-
-from .distributed import Ranks
 
 # Nothing in our networks is a buffer that training changes, so none is sent around. torch 2.13 renamed the argument.
 _renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters

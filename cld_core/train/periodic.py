@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from cld_core.consensus import Consensus
 from cld_core.errors import CldError
 from cld_core.evaluation import elbo, features, grids, pictures
 from cld_core.evaluation.request import EvalRequest
@@ -15,11 +16,10 @@ from cld_core.evaluation.shard_files import Arrays
 from cld_core.model import Model
 from cld_core.run import RunFolder
 from cld_core.sampling import Samples
+from cld_core.stop import StopCode, StopFlag
 
-from .consensus import Consensus
 from .monitoring import Monitor
 from .step import Trainer
-from .stop import StopCode, StopFlag
 
 T = TypeVar("T")
 Heartbeat = Callable[[], None]

@@ -10,10 +10,10 @@ from typing import Any
 from cld_core import checkpoint
 from cld_core.checkpoint import CheckpointWriter
 from cld_core.errors import CldError, NonFiniteError
+from cld_core.ranks import Ranks
 from cld_core.recipe import Recipe
 from cld_core.run import RunFolder
 
-from .distributed import Ranks
 from .loop import Outcome
 
 # (first step, rollbacks of the run so far) -> how a stretch of training ended.

@@ -19,15 +19,15 @@ from cld_core.errors import (
     SaveError,
     UsageError,
 )
+from cld_core.ranks import Ranks
 from cld_core.recipe import Recipe
 from cld_core.run import Lease, RunFolder, attempts_of
+from cld_core.stop import StopCode, StopFlag
 
 from . import loop, rollback
-from .distributed import Ranks
 from .monitoring import Monitor
 from .periodic import Periodic
 from .step import Trainer
-from .stop import StopCode, StopFlag
 
 
 class RankError(CldError):

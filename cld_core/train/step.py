@@ -8,16 +8,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from cld_core import nets, sde, seeds
+from cld_core import nets, optim, sde, seeds
+from cld_core import ranks as distributed
 from cld_core.data.source import source
+from cld_core.ema import Ema
 from cld_core.errors import CheckpointError, NonFiniteError
 from cld_core.loss import ScoreMatching
+from cld_core.ranks import Ranks
 from cld_core.recipe import Recipe
 from cld_core.score import Score
 
-from . import distributed, optim, parallel
-from .distributed import Ranks
-from .ema import Ema
+from . import parallel
 from .guard import Guard
 
 # Below this scale no loss is left to be scaled: every step overflows.

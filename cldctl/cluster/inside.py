@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cld_core.run import Attempt, RunFolder, attempts_of
-from cld_core.train.stop import StopCode
+from cld_core.stop import StopCode
 
 from . import slurm
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from cld_core.errors import CldError
 from cld_core.run import RunFolder
-from cld_core.train.stop import StopCode, StopFlag
+from cld_core.stop import StopCode, StopFlag
 
 from . import inside
 
 if TYPE_CHECKING:
-    from cld_core.train.distributed import Ranks
+    from cld_core.ranks import Ranks
 
 
 @dataclass
@@ -113,7 +113,7 @@ def _ranks(folder: RunFolder, cluster: str, gpu: bool | None, together: bool = T
 
     ``gpu``: whether it was given one, None: as the run's recipe says; ``together``: the peers talk to each other.
     """
-    from cld_core.train import distributed
+    from cld_core import ranks as distributed
 
     gpu = folder.recipe().cluster.uses_gpu if gpu is None else gpu
     if cluster == "debug":

@@ -97,7 +97,7 @@ def test_the_rolls_are_those_of_the_recipe():
 
 
 def test_the_average_is_that_of_the_project():
-    from cld_core.train.ema import Ema
+    from cld_core.ema import Ema
 
     net = torch.nn.Linear(3, 2)
     ema, average = Ema(net, 0.9), copy.deepcopy(list(net.parameters()))

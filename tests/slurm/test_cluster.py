@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.paths import ROOT
+
 from . import machine, probe
 from .cluster import SlurmCluster
 from .errors import SlurmTestError
 from .polling import wait_until
 from .processes import Processes
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def submit_probe(
@@ -184,7 +184,7 @@ def test_a_crashed_test_run_is_cleaned_up_by_the_next() -> None:
         "print(c.root, flush=True); os.kill(os.getpid(), 9)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", crash], cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", crash], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )
     root = Path(done.stdout.strip() or "/nonexistent")
     assert Processes(root).remaining(), done

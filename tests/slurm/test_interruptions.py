@@ -236,7 +236,7 @@ def test_a_finished_run_that_slurm_starts_again_ends_at_once(lab: Lab) -> None:
 
 def test_exact_over_a_preemption_ends_bit_identical(lab: Lab) -> None:
     from cld_core import checkpoint
-    from tests.tools import same
+    from tests.support.tools import same
 
     lab.slurm.configure(user_signal=True)
     cut = lab.submit("cut")

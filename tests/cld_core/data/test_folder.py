@@ -1,0 +1,235 @@
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cld_core.data import folder as folder_module
+from cld_core.data.images import open_images
+from cld_core.data.prepare import prepare, verify
+from cld_core.errors import DataError, UsageError
+from tests.support.paths import FIXTURES, ROOT
+
+CIFAR_FEW = FIXTURES / "cifar"
+CIFAR_SUBSET = ROOT.parent / "shared" / "data" / "cifar10-subset.zip"
+
+
+def picture(width, height, seed=0, mode="RGB"):
+    channels = {"RGB": 3, "L": 1, "RGBA": 4, "CMYK": 4}[mode]
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8)
+    return Image.fromarray(pixels.squeeze(), mode) if channels == 1 else Image.frombytes(mode, (width, height), pixels)
+
+
+@pytest.fixture
+def source(tmp_path):
+    """Twenty pictures of 40 x 32 pixels."""
+    (tmp_path / "pictures" / "more").mkdir(parents=True)
+    for number in range(20):
+        place = "more/" if number % 3 else ""
+        picture(40, 32, number).save(tmp_path / "pictures" / f"{place}{number:02d}.png")
+    return tmp_path / "pictures"
+
+
+def images(path, split):
+    opened = open_images(path, split)
+    return opened.batch(torch.arange(opened.n)).permute(0, 2, 3, 1).numpy()
+
+
+def names_of(source, split, validation):
+    plan = folder_module._splits(folder_module._list(source), validation)
+    return {Path(picture.name).name for picture in plan[split]}
+
+
+def test_real_pictures_with_their_own_splits(tmp_path):
+    manifest = prepare("folder", CIFAR_FEW, tmp_path / "out", size=32)
+    assert {split: info.count for split, info in manifest.splits.items()} == {"train": 30, "validation": 10}
+    for split, top in (("train", "train"), ("validation", "test")):
+        expected = [np.asarray(Image.open(path)) for path in sorted((CIFAR_FEW / top).rglob("*.jpg"))]
+        assert np.array_equal(images(tmp_path / "out", split), np.stack(expected))
+
+
+@pytest.mark.skipif(not CIFAR_SUBSET.exists(), reason="needs ../shared/data/cifar10-subset.zip")
+def test_ten_thousand_real_pictures_from_a_zip(tmp_path):
+    seen = []
+    manifest = prepare("folder", CIFAR_SUBSET, tmp_path / "out", size=32, progress=seen.append)
+    assert {split: info.count for split, info in manifest.splits.items()} == {"train": 8000, "validation": 2000}
+    assert (seen[-1].images, seen[-1].expected) == (10_000, 10_000)
+    means = images(tmp_path / "out", "train").mean(axis=(0, 1, 2))
+    assert np.abs(means - [125.3, 122.9, 113.9]).max() < 2  # the known means of CIFAR-10's channels
+    verify(tmp_path / "out")
+
+
+def test_zip_and_folder_give_the_same(source, tmp_path):
+    with zipfile.ZipFile(tmp_path / "pictures.zip", "w") as archive:
+        for path in source.rglob("*.png"):
+            archive.write(path, path.relative_to(source))
+        archive.writestr("__MACOSX/._00.png", b"not a picture")
+    made = [
+        prepare("folder", source, tmp_path / "a", size=16, split=0.3),
+        prepare("folder", tmp_path / "pictures.zip", tmp_path / "b", size=16, split=0.3),
+    ]
+    assert made[0].splits == made[1].splits
+
+
+def test_the_middle_square_is_kept(tmp_path):
+    wide = np.zeros((20, 60, 3), np.uint8)
+    wide[:, 20:40] = (10, 200, 30)
+    (tmp_path / "p").mkdir()
+    Image.fromarray(wide).save(tmp_path / "p" / "wide.png")
+    Image.fromarray(wide.transpose(1, 0, 2).copy()).save(tmp_path / "p" / "tall.png")
+    prepare("folder", tmp_path / "p", tmp_path / "out", size=10, split=0)
+    made = images(tmp_path / "out", "train")
+    assert (made[:, 3:-3, 3:-3] == (10, 200, 30)).all()  # the filter reaches three pixels over the border
+    assert (made.mean(axis=(1, 2)) > (8, 180, 24)).all()
+
+
+def test_upright_opaque_and_of_three_channels(tmp_path):
+    (tmp_path / "p").mkdir()
+    half = np.zeros((8, 8, 3), np.uint8)
+    half[:4] = 255
+    turned = Image.Exif()
+    turned[0x0112] = 3  # upside down
+    Image.fromarray(half).save(tmp_path / "p" / "0.png", exif=turned)
+    Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(tmp_path / "p" / "1.png")
+    Image.new("L", (8, 8), 77).save(tmp_path / "p" / "2.png")
+    Image.new("P", (8, 8), 0).save(tmp_path / "p" / "3.gif")
+    picture(8, 8, mode="CMYK").save(tmp_path / "p" / "4.jpg")
+    prepare("folder", tmp_path / "p", tmp_path / "out", size=8, split=0)
+    made = images(tmp_path / "out", "train")
+    assert (made[0] == half[::-1]).all()
+    assert (made[1] == 255).all()
+    assert (made[2] == 77).all()
+    assert len(made) == 5
+
+
+def test_other_files_are_passed_over(source, tmp_path):
+    for name in (".DS_Store", "README.txt", ".hidden.png"):
+        (source / name).write_bytes(b"no picture")
+    manifest = prepare("folder", source, tmp_path / "out", size=8, split=0)
+    assert manifest.splits["train"].count == 20
+    assert "validation" not in manifest.splits
+
+
+def not_a_picture(data):
+    return b"hello"
+
+
+def cut(data):
+    return data[: len(data) // 2]
+
+
+def flipped(data):
+    return data[:60] + bytes([data[60] ^ 0xFF]) + data[61:]
+
+
+@pytest.mark.parametrize("damage", [not_a_picture, cut, flipped])
+def test_a_file_that_is_no_picture(source, tmp_path, monkeypatch, damage):
+    monkeypatch.setattr(folder_module, "PICTURES_PER_UNIT", 4)
+    undisturbed = prepare("folder", source, tmp_path / "undisturbed", size=8, split=0)
+    bad = source / "more" / "08.png"
+    data = bad.read_bytes()
+    bad.write_bytes(damage(data))
+    with pytest.raises(DataError, match=r"more/08.png cannot be used.*12 images, 3 of 5 pieces"):
+        prepare("folder", source, tmp_path / "out", size=8, split=0)
+    bad.write_bytes(data)
+    seen = []
+    assert prepare("folder", source, tmp_path / "out", size=8, split=0, progress=seen.append) == undisturbed
+    assert seen[0].units_done >= 3
+
+
+def test_a_bad_picture_may_simply_be_removed(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(folder_module, "PICTURES_PER_UNIT", 4)
+    bad = source / "more" / "11.png"
+    bad.write_bytes(b"hello")
+    with pytest.raises(DataError, match="cannot be used"):
+        prepare("folder", source, tmp_path / "out", size=8, split=0.4)
+    bad.unlink()
+    made = prepare("folder", source, tmp_path / "out", size=8, split=0.4)
+    assert sum(info.count for info in made.splits.values()) == 19
+    assert made.splits == prepare("folder", source, tmp_path / "afresh", size=8, split=0.4).splits
+
+
+def test_too_many_bits(source, tmp_path):
+    Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(source / "deep.png")
+    with pytest.raises(DataError, match=r"deep.png cannot .*more than 8 bits"):
+        prepare("folder", source, tmp_path / "out", size=8, split=0)
+
+
+def test_a_split_depends_on_the_name_alone(source):
+    before = names_of(source, "validation", 0.4)
+    assert 2 <= len(before) <= 14
+    for name in ("07.png", "10.png"):
+        (source / "more" / name).unlink()
+    assert names_of(source, "validation", 0.4) == before - {"07.png", "10.png"}
+    assert names_of(source, "validation", 0.2) <= before
+
+
+def test_folders_that_name_splits(source, tmp_path):
+    (source / "more").rename(source / "train")
+    (source / "val").mkdir()
+    for path in source.glob("*.png"):
+        path.rename(source / "val" / path.name)
+    manifest = prepare("folder", source, tmp_path / "a", size=8)
+    assert {split: info.count for split, info in manifest.splits.items()} == {"train": 13, "validation": 7}
+    wrapped = prepare("folder", source.parent, tmp_path / "b", size=8)
+    assert wrapped.splits == manifest.splits
+
+    mixed = prepare("folder", source, tmp_path / "c", size=8, split=0.5)
+    assert mixed.splits != manifest.splits
+    (source / "val" / "00.png").rename(source / "00.png")
+    with pytest.raises(DataError, match=r"pictures in 00.png.*--split"):
+        prepare("folder", source, tmp_path / "d", size=8)
+
+
+def test_wrong_usage(source, tmp_path):
+    out = tmp_path / "out"
+    for arguments, match in (
+        (("folder", source, out), "--size"),
+        (("folders", source, out), "Did you mean folder"),
+        (("celebahq", source, out), "Did you mean celebahq256"),
+    ):
+        with pytest.raises(UsageError, match=match):
+            prepare(*arguments)
+    for options, match in (
+        ({"size": 0}, "0 pixels"),
+        ({"size": 8, "split": 1.0}, r"\[0, 1\)"),
+        ({"size": 1_000_000}, "only of 1 to 4096"),
+        ({"size": 8, "download": True}, "cannot be downloaded"),
+    ):
+        with pytest.raises(UsageError, match=match):
+            prepare("folder", source, out, **options)
+    for options, match in (({"size": 64}, "has 32 pixels"), ({"split": 0.1}, "its own validation")):
+        with pytest.raises(UsageError, match=match):
+            prepare("cifar10", source, out, **options)
+
+
+def test_sources_without_pictures(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.zip").write_bytes(b"hello")
+    one = io.BytesIO()
+    picture(8, 8).save(one, "PNG")
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "1.png").write_bytes(one.getvalue())
+    for name, match in (
+        ("empty", "has no pictures"),
+        ("text.zip", "neither a folder nor a whole zip"),
+        ("none", "does not exist"),
+        ("one", "None of the 1 pictures"),
+    ):
+        with pytest.raises(DataError, match=match):
+            prepare("folder", tmp_path / name, tmp_path / "out", size=8)
+
+
+def test_a_damaged_zip(source, tmp_path):
+    archive = tmp_path / "pictures.zip"
+    with zipfile.ZipFile(archive, "w") as opened:
+        for path in sorted(source.rglob("*.png")):
+            opened.write(path, path.relative_to(source))
+    data = bytearray(archive.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    archive.write_bytes(bytes(data))
+    with pytest.raises(DataError, match=r"cannot be used.*Bad CRC"):
+        prepare("folder", archive, tmp_path / "out", size=8)

@@ -1,0 +1,41 @@
+"""Evaluations of a run on 8x8 images, for the tests of several files."""
+
+import shutil
+from pathlib import Path
+
+from cld_core.evaluation import shard, training_set
+from cld_core.evaluation.request import EvalRequest
+from cld_core.evaluation.stats_request import StatsRequest
+from cld_core.ranks import Ranks
+from cld_core.recipe import with_overrides
+from cld_core.run import RunFolder
+from cld_core.run.atomic import read_json
+
+STEP = 2
+SETTINGS = (
+    f"train.steps={STEP}",
+    "sampling.nfe=3",
+    "eval.samples=40",
+    "eval.points=10",
+    "eval.kid.subsets=5",
+    "eval.kid.subset_size=8",
+    "eval.isc.splits=2",
+)
+
+
+def stats_of(run: RunFolder, *overrides: str, shards: int = 3) -> Path:
+    recipe = with_overrides(run.recipe(), list(overrides), "test")
+    request = StatsRequest.of(recipe, None, features=True, shards=shards).save()
+    assert training_set.compute(request.folder, Ranks())
+    shutil.rmtree(request.folder)
+    return Path(request.output)
+
+
+def request(run: RunFolder, *overrides: str, metrics=("fid", "kid"), shards: int = 1) -> EvalRequest:
+    return EvalRequest.of(with_overrides(run.recipe(), list(overrides), "test"), metrics, STEP, shards)
+
+
+def evaluated(run: RunFolder, *overrides: str, metrics=("fid", "kid"), shards: int = 1) -> dict:
+    name = request(run, *overrides, metrics=metrics, shards=shards).save(run)
+    assert shard.compute(run, name, Ranks())
+    return read_json(run.evals / name / "report.json")

@@ -1,0 +1,212 @@
+"""FID and its kin: equal to torch-fidelity's, however they are cut."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cld_core.data.images import open_images, to_pixels
+from cld_core.errors import UsageError
+from cld_core.evaluation import extractors, inputs, merge, pictures, shard, statistics, training_set, work
+from cld_core.evaluation.features import frechet
+from cld_core.evaluation.moments import Moments
+from cld_core.evaluation.stats_request import StatsRequest
+from cld_core.model import Model
+from cld_core.ranks import Ranks
+from cld_core.run import RunFolder
+from cld_core.run.atomic import read_json
+from tests.support.extractor import inception_weights
+from tests.support.images import make_images
+
+from .on_images import evaluated, request, stats_of
+
+
+def samples_of(run: RunFolder, n: int) -> torch.Tensor:
+    return to_pixels(Model.from_run(run.path).sample(n))
+
+
+def pngs(folder: Path, images: torch.Tensor) -> str:
+    folder.mkdir()
+    for index, image in enumerate(images):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{index:03d}.png")
+    return str(folder)
+
+
+def test_all_numbers_are_those_of_torch_fidelity_on_the_same_pictures(run, tmp_path):
+    """The real Inception, from a local file; its layer of 192 features keeps the test short."""
+    from torch_fidelity import calculate_metrics
+
+    weights = inception_weights(tmp_path / "weights.pth")
+    data = open_images(make_images(tmp_path / "few", splits={"train": 9}), "train", cache="disk")
+    settings = ("eval.fid.extractor=inception-v3-compat", "eval.fid.plugin=null", f"eval.fid.weights={weights}")
+    settings += ("eval.fid.layer=192", f"data.path={tmp_path / 'few'}", "eval.samples=8")
+    stats = stats_of(run, *settings, shards=1)
+    found = evaluated(run, *settings, metrics=("fid", "kid", "isc", "prc"), shards=2)
+    expected = calculate_metrics(
+        input1=pngs(tmp_path / "ours", samples_of(run, 8)),
+        input2=pngs(tmp_path / "theirs", data.batch(torch.arange(data.n))),
+        **dict.fromkeys(("fid", "kid", "isc", "prc"), True),
+        **{f"feature_layer_{metric}": "192" for metric in ("fid", "kid", "prc")},
+        feature_extractor="inception-v3-compat",
+        feature_extractor_weights_path=str(weights),
+        kid_subsets=5,
+        kid_subset_size=8,
+        isc_splits=2,
+        cuda=False,
+        cache=False,
+        save_cpu_ram=True,
+        verbose=False,
+    )
+    assert found["fid"]["value"] == pytest.approx(expected["frechet_inception_distance"], rel=1e-4)
+    assert found["kid"]["value"] == pytest.approx(expected["kernel_inception_distance_mean"], rel=1e-4)
+    assert found["kid"]["std"] == pytest.approx(expected["kernel_inception_distance_std"], rel=1e-4)
+    assert found["isc"]["value"] == pytest.approx(expected["inception_score_mean"], rel=1e-5)
+    assert found["isc"]["std"] == pytest.approx(expected["inception_score_std"], rel=1e-3, abs=1e-7)
+    for name in ("precision", "recall", "f_score"):
+        assert found["prc"][name] == pytest.approx(expected[name])
+    fid = found["fid"]
+    assert (fid["samples"], fid["nfe_mean"], fid["quantisation"], fid["layer"]) == (8, 3.0, "round", "192")
+    assert fid["weights"] == {"file": str(weights), "sha256": inputs.digest_of(weights), "published": False}
+    assert (fid["stats"]["file"], fid["stats"]["images"]) == (str(stats), data.n)
+
+
+def test_shards_and_batches_change_rounding_only(run):
+    """Eight shards equal one array of features to 1e-6, by torch-fidelity's own functions."""
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+    from torch_fidelity.metric_kid import kid_features_to_metric
+
+    found = []
+    for shards in (1, 3, 8):
+        for batch in (7, 64):
+            both = request(run, f"eval.batch_size={batch}", shards=shards)
+            report = evaluated(run, f"eval.batch_size={batch}", shards=shards)
+            arrays, _ = merge.gather(run.evals / both.id, both)
+            found.append((arrays["features"]["features"], report["fid"]["value"], report["kid"]["value"]))
+            shutil.rmtree(run.evals)
+            run.evals.mkdir()
+    first = torch.from_numpy(found[0][0])
+    from_moments = evaluated(run, metrics=("fid",), shards=8)["fid"]["value"]
+    assert from_moments == pytest.approx(found[-1][1], rel=1e-9)
+    theirs = statistics.read(Path(str(both.files["stats"])), features=True)
+    reference = torch.from_numpy(theirs.features)
+    fid = fid_statistics_to_metric(*(fid_features_to_statistics(rows.double()) for rows in (first, reference)), False)
+    kid = kid_features_to_metric(first, reference, kid_subsets=5, kid_subset_size=8, verbose=False)
+    for features, fid_value, kid_value in found:
+        np.testing.assert_allclose(features, first, rtol=1e-5, atol=1e-5)
+        assert fid_value == pytest.approx(fid["frechet_inception_distance"], rel=1e-6)
+        assert kid_value == pytest.approx(kid["kernel_inception_distance_mean"], rel=1e-6)
+
+
+def test_an_interrupted_shard_goes_on_at_its_next_batch(run, monkeypatch):
+    name = request(run, "eval.batch_size=16").save(run)
+    asked: list[tuple[int, int]] = []
+    features = work.WORK["features"]
+
+    def counted(model, what, first, last):
+        asked.append((first, last))
+        return features.compute(model, what, first, last)
+
+    monkeypatch.setitem(work.WORK, "features", dataclasses.replace(features, compute=counted))
+    assert not shard.compute(run, name, Ranks(), should_stop=lambda: len(asked) >= 2)
+    rows = run.evals / name / "shards" / "00000-features.rows"
+    # A batch that was under way when the process was killed left a part behind.
+    whole = rows.read_bytes()
+    rows.write_bytes(whole + b"torn")
+    assert shard.compute(run, name, Ranks())
+    assert asked == [(0, 16), (16, 32), (32, 40)]
+    assert not rows.exists()
+    undisturbed = read_json(run.evals / name / "report.json")
+    (run.evals / name / "report.json").unlink()
+    # Damage on the disk is found out, and computed again.
+    sealed = run.evals / name / "shards" / "00000-features.npz"
+    content = bytearray(sealed.read_bytes())
+    content[len(content) // 2] ^= 1
+    sealed.write_bytes(content)
+    with pytest.raises(merge.MergeError, match=r"shard 0 is damaged.*again"):
+        shard.compute(run, name, Ranks())
+    assert shard.compute(run, name, Ranks())
+    again = read_json(run.evals / name / "report.json")
+    assert (again["fid"], again["kid"]) == (undisturbed["fid"], undisturbed["kid"])
+
+
+def test_moments_of_another_evaluation_are_taken_and_a_shard_may_lack_a_kind_of_work(run, monkeypatch):
+    """The likelihood of three images, cut into five shards as the samples are."""
+    before = evaluated(run, metrics=("fid",), shards=5)["fid"]
+    monkeypatch.setattr(Model, "draw", None)
+    monkeypatch.setattr(pictures, "samples", lambda *args, **more: None)
+    found = evaluated(run, "eval.points=3", metrics=("fid", "loss"), shards=5)
+    assert found["fid"] == before
+    assert found["loss"]["n"] == 3
+
+
+def test_statistics_of_a_training_set_in_pieces(trained, tmp_path, monkeypatch):
+    recipe = trained.recipe()
+    data = open_images(recipe.data.path, "train", cache="disk")
+    made = StatsRequest.of(recipe, tmp_path / "s.npz", features=True, shards=4).save()
+    seen = []
+    rows = training_set._rows
+    monkeypatch.setattr(training_set, "_rows", lambda *given: seen.append(given[3:]) or rows(*given))
+    assert not training_set.compute(made.folder, Ranks(), lambda: len(seen) >= 2)
+    assert made.missing() == [2, 3]
+    assert training_set.compute(made.folder, Ranks(0, 2))
+    assert training_set.compute(made.folder, Ranks(1, 2))
+    assert seen == [(0, 5), (5, 10), (10, 15), (15, 20)]
+    assert made.is_done
+    found = statistics.read(Path(made.output), features=True)
+    features = extractors.load(made.extractor, made.files, "cpu")(data.batch(torch.arange(data.n)))["features"]
+    np.testing.assert_allclose(found.features, features, rtol=1e-6)
+    np.testing.assert_allclose(found.mu, features.astype(float).mean(0), rtol=1e-12)
+    np.testing.assert_allclose(found.sigma, np.cov(features.astype(float), rowvar=False), rtol=1e-10)
+    assert (found.images, statistics.outline(Path(made.output)).about["data"]) == (20, made.fingerprint)
+
+
+def test_statistics_in_both_published_layouts(run, tmp_path):
+    own = evaluated(run, metrics=("fid",))
+    theirs = statistics.read(Path(own["fid"]["stats"]["file"]), features=True)
+    np.savez(tmp_path / "edm.npz", mu=theirs.mu, sigma=theirs.sigma)
+    np.savez(tmp_path / "score_sde.npz", pool_3=theirs.features)
+    names = set()
+    for file, images, metrics in (("edm.npz", None, ("fid",)), ("score_sde.npz", 20, ("fid", "kid"))):
+        settings = (f"eval.fid.stats={tmp_path / file}",)
+        report = evaluated(run, *settings, metrics=metrics)
+        assert report["fid"]["value"] == pytest.approx(own["fid"]["value"], rel=1e-9)
+        assert (report["fid"]["stats"]["file"], report["fid"]["stats"]["images"]) == (str(tmp_path / file), images)
+        names.add(request(run, *settings).id if len(metrics) > 1 else request(run, *settings, metrics=metrics).id)
+    assert len({*names, own["id"]}) == 3
+    with pytest.raises(UsageError, match=r"no features of single images, which --kid need.*--features"):
+        request(run, f"eval.fid.stats={tmp_path / 'edm.npz'}")
+
+
+def test_moments_merge_exactly():
+    rows = np.random.default_rng(0).normal(3.0, 2.0, (500, 6))
+    merged = Moments.merged(Moments.of(rows[a:b]) for a, b in ((0, 1), (1, 130), (130, 500)))
+    np.testing.assert_allclose(merged.mean, rows.mean(0), rtol=1e-13)
+    np.testing.assert_allclose(merged.covariance, np.cov(rows, rowvar=False), rtol=1e-12)
+    shifted = statistics.Reference(merged.mean + 1.0, merged.covariance, None, 500, "")
+    assert frechet(merged, shifted) == pytest.approx(6.0, rel=1e-9), "equal covariances: the squared distance of means"
+
+
+def test_the_test_loss_is_the_training_objective_keyed_by_datum(run):
+    found = evaluated(run, metrics=("loss",), shards=3)["loss"]
+    assert (found["n"], found["weighting"]) == (10, "reweightedv2")
+    model = Model.from_run(run.path)
+    many = request(run, "eval.loss.draws=100", metrics=("loss",))
+    losses = work.WORK["loss"].compute(model, many, 0, 10)["loss"]
+    from cld_core import seeds
+    from cld_core.loss import ScoreMatching
+
+    objective = ScoreMatching(model.sde, run.recipe().objective)
+    x = model.source.test_data(0, 0, 10).repeat(100, 1, 1, 1)
+    with torch.no_grad():
+        drawn = objective.draw(seeds.generator(7), len(x), model.data_shape)
+        trained_on = objective.per_sample(model.score, x, drawn).double()
+    stderr = float(trained_on.std()) / len(x) ** 0.5
+    assert abs(losses.mean() - float(trained_on.mean())) < 4 * 2**0.5 * stderr
+    part = work.WORK["loss"].compute(model, many, 3, 7)["loss"]
+    np.testing.assert_allclose(part, losses[3:7], rtol=1e-5)
+    assert json.loads(json.dumps(found)) == found

@@ -1,0 +1,285 @@
+import itertools
+import json
+
+import numpy as np
+import pytest
+import torch
+from scipy.linalg import hadamard
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from cld_core.errors import RecipeError
+from cld_core.nets.layers import Attention, FourierEmbedding, positional_embedding
+from cld_core.nets.ncsnpp import Ncsnpp
+from cld_core.recipe.ncsnpp_spec import NcsnppSpec
+from tests.support.paths import FIXTURES
+
+PARITY = FIXTURES / "parity"
+TAPS = (1, 3, 3, 1)
+CELEBAHQ = {
+    "image_size": 256,
+    "multipliers": (1, 1, 2, 2, 2, 2, 2),
+    "fir": False,
+    "progressive_input": "none",
+    "embedding": "positional",
+}
+
+
+def tiny(**changes) -> NcsnppSpec:
+    """A network of milliseconds, whose residual branches do not start at zero."""
+    keys = {"image_size": 4, "channels": 4, "multipliers": (1, 2), "blocks": 1, "attention": (2,), "init_scale": 1.0}
+    return NcsnppSpec(**(keys | changes))
+
+
+def inputs(spec: NcsnppSpec, *, batch: int = 2, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(1)
+    u = torch.randn(batch, 2 * spec.image_channels, spec.image_size, spec.image_size, dtype=dtype)
+    return u, torch.rand(batch, dtype=torch.float64) * 0.9 + 0.1
+
+
+def build(spec: NcsnppSpec, dtype: torch.dtype = torch.float32) -> Ncsnpp:
+    torch.manual_seed(0)
+    return Ncsnpp(spec).to(dtype).eval()
+
+
+def whole_numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in text.split(","))
+
+
+def published_spec(settings: dict) -> NcsnppSpec:
+    return NcsnppSpec(
+        image_size=settings["image_size"],
+        image_channels=settings["image_channels"],
+        channels=settings["n_channels"],
+        multipliers=whole_numbers(settings["ch_mult"]),
+        blocks=settings["n_resblocks"],
+        attention=whole_numbers(settings["attn_resolutions"]),
+        resblock=settings["resblock_type"],
+        fir=settings["use_fir"],
+        fir_kernel=whole_numbers(settings["fir_kernel"]),
+        resample_with_conv=settings["resamp_with_conv"],
+        progressive_input=settings["progressive_input"],
+        combine=settings["progressive_combine"],
+        embedding=settings["embedding_type"],
+        fourier_scale=settings["fourier_scale"],
+        nonlinearity=settings["nonlinearity"],
+        skip_rescale=settings["skip_rescale"],
+        dropout=settings["dropout"],
+        init_scale=settings["init_scale"],
+    )
+
+
+def load(name: str) -> tuple[NcsnppSpec, dict[str, Tensor]]:
+    with np.load(PARITY / f"{name}.npz") as file:
+        spec = published_spec(json.loads(str(file["meta"])))
+        return spec, {key: torch.from_numpy(file[key]) for key in file.files if key != "meta"}
+
+
+@pytest.mark.parametrize("name", ["ncsnpp_cifar_like", "ncsnpp_celeba_like"])
+def test_computes_what_the_published_network_computes(name):
+    spec, arrays = load(name)
+    net = build(spec)
+    net.load_state_dict(
+        {key.removeprefix("state/"): array for key, array in arrays.items() if key.startswith("state/")}
+    )
+    with torch.no_grad():
+        output = net(arrays["u"], arrays["t"])
+    assert output.dtype == torch.float32
+    torch.testing.assert_close(output, arrays["net"], rtol=0, atol=1e-5)
+
+
+def test_published_checkpoint_loads_with_strict_names_and_its_ema_in_the_order_of_the_parameters():
+    spec, arrays = load("published_checkpoint_ncsnpp")
+    checkpoint = torch.load(PARITY / "published_checkpoint_ncsnpp.pth", map_location="cpu", weights_only=True)
+    net = build(spec)
+    net.load_state_dict({name.removeprefix("module."): array for name, array in checkpoint["model"].items()})
+    assert list(net.state_dict()) == [name.removeprefix("module.") for name in checkpoint["model"]]
+    trainable = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    with torch.no_grad():
+        for parameter, average in zip(trainable, checkpoint["ema"]["shadow_params"], strict=True):
+            parameter.copy_(average)
+        output = net(arrays["u"], arrays["t"])
+    torch.testing.assert_close(output, arrays["ema_net"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("keys", "parameters", "frozen"),
+    [
+        ({}, 107_593_987, 128),
+        (CELEBAHQ | {"blocks": 2}, 65_466_371, 0),
+        (CELEBAHQ | {"blocks": 4}, 103_073_795, 0),
+    ],
+    ids=["cifar10", "celebahq_paper", "celebahq_post_paper"],
+)
+def test_published_models_have_their_number_of_parameters(keys, parameters, frozen):
+    with torch.device("meta"):
+        net = Ncsnpp(NcsnppSpec(**keys))
+    assert sum(parameter.numel() for parameter in net.parameters()) == parameters
+    assert sum(parameter.numel() for parameter in net.parameters() if not parameter.requires_grad) == frozen
+
+
+def divergence(net: Ncsnpp, x: Tensor, v: Tensor, t: Tensor, probe: Tensor, *, differentiable: bool = False) -> Tensor:
+    """Hutchinson's probe^T (d alpha / d v) probe of each sample: (B,)."""
+    v = v.detach().requires_grad_() if not differentiable else v
+    output = net(torch.cat([x, v], dim=1), t)
+    (product,) = torch.autograd.grad(output, v, probe, create_graph=differentiable)
+    return (product * probe).flatten(1).sum(1)
+
+
+def test_hutchinson_over_orthogonal_probes_is_the_exact_divergence():
+    net = build(tiny(image_channels=1), torch.float64)
+    u, t = inputs(net.spec, batch=1, dtype=torch.float64)
+    x, v = u.chunk(2, dim=1)
+    jacobian = torch.autograd.functional.jacobian(lambda v: net(torch.cat([x, v], dim=1), t), v).reshape(16, 16)
+    probes = torch.from_numpy(hadamard(16)).double().reshape(16, 1, 4, 4)
+    repeated = [array.expand(16, *array.shape[1:]) for array in (x, v, t)]
+    estimates = divergence(net, *repeated, probes)
+    assert estimates.std() > 1e-4, "the probes should differ"
+    torch.testing.assert_close(estimates.mean(), jacobian.trace(), rtol=1e-12, atol=1e-12)
+
+
+def test_divergence_can_be_differentiated_with_the_math_attention():
+    net = build(tiny(image_channels=1), torch.float64)
+    u, t = inputs(net.spec, batch=1, dtype=torch.float64)
+    x, v = u.chunk(2, dim=1)
+    probe = torch.sign(torch.randn_like(v))
+    v.requires_grad_()
+    with sdpa_kernel(SDPBackend.MATH):
+        (gradient,) = torch.autograd.grad(divergence(net, x, v, t, probe, differentiable=True).sum(), v)
+    direction, step = torch.randn_like(v), 1e-5
+    ahead, behind = (divergence(net, x, v + sign * step * direction, t, probe) for sign in (1, -1))
+    torch.testing.assert_close((gradient * direction).sum(), ((ahead - behind) / (2 * step))[0], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("progressive_output", ["none", "output_skip", "residual"])
+@pytest.mark.parametrize("progressive_input", ["none", "input_skip", "residual"])
+@pytest.mark.parametrize("resblock", ["biggan", "ddpm"])
+def test_every_combination_of_options_computes_and_trains_all_of_its_parameters(
+    resblock, progressive_input, progressive_output
+):
+    fixed = {"resblock": resblock, "progressive_input": progressive_input, "progressive_output": progressive_output}
+    choices = {
+        "fir": [True, False],
+        # Read by these kinds of network only.
+        "resample_with_conv": [True, False] if resblock == "ddpm" else [True],
+        "combine": ["sum", "cat"] if progressive_input == "input_skip" else ["sum"],
+        "embedding": ["fourier", "positional"],
+        "skip_rescale": [True, False],
+    }
+    for chosen in itertools.product(*choices.values()):
+        options = dict(zip(choices, chosen, strict=True))
+        spec = tiny(**fixed, **options)
+        net = build(spec).train()
+        u, t = inputs(spec)
+        output = net(u, t)
+        assert output.shape == (2, 3, 4, 4)
+        output.square().sum().backward()
+        without = [name for name, p in net.named_parameters() if p.requires_grad and p.grad is None]
+        assert not without, f"{options}: {without} take no part"
+        assert all(p.grad is None or p.grad.isfinite().all() for p in net.parameters())
+
+
+@pytest.mark.parametrize("nonlinearity", ["relu", "elu", "lrelu"])
+def test_other_nonlinearities_compute_something_else(nonlinearity):
+    swish, other = build(tiny()), build(tiny(nonlinearity=nonlinearity))
+    other.load_state_dict(swish.state_dict())
+    arrays = inputs(swish.spec)
+    assert not torch.allclose(swish(*arrays), other(*arrays), atol=1e-3)
+
+
+@pytest.mark.parametrize("multipliers", [(1,), (1, 2, 1)])
+@pytest.mark.parametrize("progressive_output", ["none", "output_skip", "residual"])
+def test_one_resolution_or_three(multipliers, progressive_output):
+    spec = tiny(multipliers=multipliers, attention=(4,), progressive_output=progressive_output)
+    net = build(spec)
+    net(*inputs(spec)).sum().backward()
+    assert all(p.grad is not None for p in net.parameters() if p.requires_grad)
+
+
+def test_vpsde_takes_the_image_alone():
+    net = Ncsnpp(tiny(), channels_in=3)
+    assert net(torch.randn(2, 3, 4, 4), torch.rand(2)).shape == (2, 3, 4, 4)
+
+
+@pytest.mark.parametrize("options", [{}, {"resblock": "ddpm", "progressive_output": "residual"}])
+def test_channels_last_and_tracing_give_the_same_numbers(options):
+    spec = tiny(channels=8, **options)
+    net = build(spec)
+    u, t = inputs(spec)
+    expected = net(u, t)
+    # Traced and split into forward and backward graphs, but not compiled: that takes a minute.
+    traced = torch.compile(net, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(traced(u, t), expected, rtol=0, atol=1e-5)
+    net.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(net(u.to(memory_format=torch.channels_last), t), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"resblock": "ddpm", "progressive_output": "residual"}])
+def test_autocast_returns_the_input_type_and_nearly_the_same_numbers(options):
+    spec = tiny(channels=16, **options)
+    net = build(spec)
+    u, t = inputs(spec)
+    expected = net(u, t)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = net(u, t)
+    output.sum().backward()
+    assert output.dtype == torch.float32
+    assert 0 < (output - expected).abs().max() < 0.05 * expected.abs().max()
+
+
+def test_a_new_network_starts_at_next_to_nothing():
+    net = build(tiny(init_scale=0.0))
+    output = net(*inputs(net.spec))
+    assert 0 < output.abs().max() < 1e-4
+
+
+def test_dropout_acts_in_training_only():
+    net = build(tiny(dropout=0.5))
+    arrays = inputs(net.spec)
+    assert torch.equal(net(*arrays), net(*arrays))
+    net.train()
+    assert not torch.equal(net(*arrays), net(*arrays))
+
+
+def test_attention_of_constant_values_returns_them():
+    layer = Attention(4, skip_rescale=False, init_scale=1.0)
+    with torch.no_grad():
+        layer.NIN_2.W.zero_()
+        layer.NIN_2.b.fill_(1.0)
+        layer.NIN_3.W.copy_(torch.eye(4))
+    x = torch.randn(2, 4, 2, 2)
+    torch.testing.assert_close(layer(x), x + 1)
+
+
+def test_embeddings_are_the_formulas_in_float64():
+    t = torch.tensor([1e-5, 0.3, 1.0], dtype=torch.float64)
+    fourier = FourierEmbedding(2, 16.0)
+    fourier.W.data = torch.tensor([10.0, 30.0])
+    phase = 2 * np.pi * np.log(t.numpy())[:, None] * np.array([10.0, 30.0])
+    expected = np.concatenate([np.sin(phase), np.cos(phase)], axis=1)
+    np.testing.assert_allclose(fourier(t).numpy(), expected, atol=1e-11)
+    phase = t.numpy()[:, None] * np.array([1.0, 0.01, 0.0001])
+    expected = np.concatenate([np.sin(phase), np.cos(phase)], axis=1)
+    np.testing.assert_allclose(positional_embedding(t, 6).numpy(), expected, atol=1e-12)
+
+
+def test_another_image_size_is_refused_with_both_shapes():
+    net = build(tiny())
+    with pytest.raises(ValueError, match=r"\(2, 6, 8, 8\).*\(B, 6, 4, 4\)"):
+        net(torch.randn(2, 6, 8, 8), torch.rand(2))
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"multipliers": ()}, "multipliers"),
+        ({"image_size": 6, "multipliers": (1, 2, 2)}, "multiple of 4"),
+        ({"attention": (3,)}, r"never has \[3\]"),
+        ({"fir_kernel": (1, 2, 1)}, "even number"),
+        ({"fir_kernel": (1, 3, 3, 2)}, "symmetric"),
+        ({"channels": 5, "embedding": "positional"}, "even number"),
+    ],
+)
+def test_keys_that_do_not_go_together_are_refused(keys, message):
+    with pytest.raises(RecipeError, match=message):
+        tiny(**keys)

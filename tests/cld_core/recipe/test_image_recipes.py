@@ -1,0 +1,185 @@
+"""The image recipes carry every published value, and what does not go together is refused."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from cld_core import nets, sde
+from cld_core.errors import RecipeError
+from cld_core.recipe import load, with_overrides
+from cld_core.recipe.image_spec import ImageDataSpec
+from cld_core.recipe.ncsnpp_spec import NcsnppSpec
+from cld_core.recipe.schema import CldSpec, ObjectiveSpec, OptimSpec, ToyDataSpec
+from tests.support.paths import RECIPES
+
+PUBLISHED = ("cifar10", "cifar10_vpsde", "celebahq256_paper", "celebahq256")
+CIFAR = {
+    "data": ImageDataSpec(name="cifar10", path="data/cifar10", flip=True),
+    "sde": CldSpec(beta0=4.0, beta1=0.0, m_inv=4.0, gamma=0.04, numerical_eps=1e-9),
+    "network": NcsnppSpec(
+        image_size=32,
+        image_channels=3,
+        channels=128,
+        multipliers=(1, 2, 2, 2),
+        blocks=8,
+        attention=(16,),
+        resblock="biggan",
+        fir=True,
+        fir_kernel=(1, 3, 3, 1),
+        progressive_input="residual",
+        progressive_output="none",
+        combine="sum",
+        embedding="fourier",
+        fourier_scale=16.0,
+        nonlinearity="swish",
+        skip_rescale=True,
+        dropout=0.1,
+        init_scale=0.0,
+    ),
+    "objective": ObjectiveSpec(name="hsm", weighting="reweightedv2", mixed_score=True, loss_eps=1e-5),
+    "optim": OptimSpec(
+        name="adam", lr=2e-4, weight_decay=0.0, beta1=0.9, beta2=0.999, eps=1e-8, warmup_steps=100_000, grad_clip=1.0
+    ),
+}
+CELEBAHQ = {
+    "data": ImageDataSpec(name="celebahq256", path="data/celebahq256", flip=True),
+    "sde": replace(CIFAR["sde"], numerical_eps=1e-6),
+    "network": replace(
+        CIFAR["network"],
+        image_size=256,
+        multipliers=(1, 1, 2, 2, 2, 2, 2),
+        blocks=2,
+        fir=False,
+        progressive_input="none",
+        embedding="positional",
+    ),
+    "objective": CIFAR["objective"],
+    "optim": replace(CIFAR["optim"], lr=1e-4, max_grad_growth=100.0),
+}
+POST_PAPER = {
+    **CELEBAHQ,
+    "sde": replace(CELEBAHQ["sde"], beta0=0.1, beta1=6.9),
+    "network": replace(CELEBAHQ["network"], blocks=4),
+    "objective": replace(CIFAR["objective"], loss_eps=1e-3),
+    "optim": replace(CELEBAHQ["optim"], name="adamw", weight_decay=1e-2),
+}
+# Steps, global batch, milestones, parameters.
+TRAINING = {
+    "cifar10": (800_000, 128, (50_000, 300_000), 107_593_987),
+    "celebahq256_paper": (320_000, 64, (None, 0), 65_466_371),
+    "celebahq256": (600_000, 64, (None, 0), 103_073_795),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "sections"), [("cifar10", CIFAR), ("celebahq256_paper", CELEBAHQ), ("celebahq256", POST_PAPER)]
+)
+def test_every_published_value(name, sections):
+    recipe = load(RECIPES / f"{name}.yaml")
+    for section, value in sections.items():
+        assert getattr(recipe, section) == value
+    train, (steps, batch, milestones, parameters) = recipe.train, TRAINING[name]
+    assert (train.steps, train.batch_size, train.ema, train.precision) == (steps, batch, 0.9999, "fp16")
+    assert (train.checkpoint_every, (train.milestone_every, train.milestone_from)) == (10_000, milestones)
+    sampling = recipe.sampling
+    assert (sampling.method, sampling.eps, sampling.denoise) == ("ode", 1e-3, True)
+    assert (sampling.rtol, sampling.atol) == (1e-5, 1e-5)
+    assert recipe.periodic.samples_every == 10_000
+    assert (recipe.cluster.nodes, recipe.cluster.gpus_per_node) == (2, 8)
+    pixels = recipe.data.pixels
+    with torch.device("meta"):
+        net = nets.build(recipe.network, data_shape=(3, pixels, pixels), phase_space=True)
+    assert sum(parameter.numel() for parameter in net.parameters()) == parameters
+
+
+def test_the_baseline_differs_in_the_sde_alone():
+    cld, baseline = (load(RECIPES / f"{name}.yaml").to_dict() for name in ("cifar10", "cifar10_vpsde"))
+    assert baseline.pop("name") != cld.pop("name")
+    assert baseline.pop("sde") == {"name": "vpsde", "beta0": 0.1, "beta1": 19.9, "numerical_eps": 0.0}
+    assert baseline["objective"].pop("name") == "dsm"
+    cld.pop("sde")
+    cld["objective"].pop("name")
+    assert cld == baseline
+
+
+def test_the_smoke_recipe_is_the_published_one_made_small():
+    smoke, full = (load(RECIPES / f"{name}.yaml") for name in ("cifar10_smoke", "cifar10"))
+    assert (smoke.sde, smoke.objective) == (full.sde, full.objective)
+    small = {"channels": 16, "multipliers": (1, 2, 2), "blocks": 1, "attention": (8,)}
+    assert smoke.network == replace(full.network, **small, fourier_scale=1.0, dropout=0.0)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_periodic_work_is_due_from_its_threshold_on(name):
+    periodic = load(RECIPES / f"{name}.yaml", ["periodic.elbo_every=50000", "periodic.elbo_from=300000"]).periodic
+    assert [step for step in (0, 250_000, 300_000, 310_000, 350_000) if periodic.wants_elbo(step)] == [300_000, 350_000]
+    assert periodic.wants_samples(10_000)
+    assert not periodic.wants_samples(10_001)
+    assert not load(RECIPES / "toy.yaml").periodic.wants_samples(10_000)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "words"),
+    [
+        ("cifar10", ["network.image_size=64"], ["'network.image_size'", "is 64", "32 pixels"]),
+        ("cifar10", ["data.size=64"], ["'data.size'", "cifar10 has 32"]),
+        ("cifar10", ["data.name=folder"], ["'data.size'", "how many pixels"]),
+        ("cifar10", ["network.name=mlp"], ["'network.name'", "mlp", "ncsnpp"]),
+        ("cifar10", ["network.image_channels=1"], ["'network.image_channels'", "RGB"]),
+        ("cifar10", ["data.name=diamond"], ["'network.name'", "vectors"]),
+        ("toy", ["data.name=cifar10"], ["'network.name'", "images"]),
+        ("toy", ["network.name=ncsnpp"], ["'network.name'", "vectors"]),
+        ("toy", ["data.name=cifar"], ["'data.name'", "Did you mean 'cifar10'?"]),
+        ("cifar10", ["data.name=cifar100"], ["'data.name'", "Did you mean 'cifar10'?"]),
+        ("cifar10", ["data.flips=false"], ["'data.flips'", "'data.flip'", "true or false"]),
+        ("cifar10", ["network.attention=[7]"], ["command line", "network.attention", "never has [7]"]),
+        ("cifar10", ["optim.impl=apx"], ["'apex'"]),
+    ],
+)
+def test_what_does_not_go_together(recipe, overrides, words):
+    with pytest.raises(RecipeError) as caught:
+        load(RECIPES / f"{recipe}.yaml", overrides)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_another_kind_of_data_starts_afresh():
+    recipe = load(RECIPES / "cifar10.yaml", ["network.name=mlp", "data.name=diamond"])
+    assert recipe.data == ToyDataSpec(name="diamond")
+    folder = load(RECIPES / "cifar10.yaml", ["data.name=folder", "data.size=32"])
+    assert folder.data == ImageDataSpec(name="folder", path="data/cifar10", size=32)
+
+
+def test_a_relative_path_is_anchored(tmp_path):
+    recipe = load(RECIPES / "cifar10.yaml")
+    assert recipe.anchored(tmp_path).data.path == str(tmp_path / "data/cifar10")
+    assert load(RECIPES / "cifar10.yaml", ["data.path=/x"]).anchored(tmp_path).data.path == "/x"
+    toy = load(RECIPES / "toy.yaml")
+    assert toy.anchored(tmp_path) is toy
+
+
+def test_what_makes_it_another_model():
+    recipe = load(RECIPES / "cifar10.yaml")
+    for same in ("data.path=/elsewhere", "data.flip=false", "optim.impl=plain", "train.channels_last=false"):
+        assert with_overrides(recipe, [same]).model_digest() == recipe.model_digest()
+    for other in ("network.channels=64", "sde.beta1=1", "network.fourier_scale=8"):
+        assert with_overrides(recipe, [other]).model_digest() != recipe.model_digest()
+
+
+def test_image_recipes_are_read_without_torch():
+    code = "import sys; from cld_core.recipe import load; load(sys.argv[1]); print('torch' in sys.modules)"
+    file = str(RECIPES / "celebahq256.yaml")
+    assert subprocess.run([sys.executable, "-c", code, file], capture_output=True, text=True).stdout == "False\n"
+
+
+def test_the_networks_input_follows_the_sde():
+    recipe = load(RECIPES / "cifar10_smoke.yaml")
+    for spec, channels in ((recipe.sde, 6), (load(RECIPES / "cifar10_vpsde.yaml").sde, 3)):
+        with torch.device("meta"):
+            net = nets.build(recipe.network, data_shape=(3, 32, 32), phase_space=sde.build(spec).phase_space)
+        assert (net.channels_in, net.channels_out) == (channels, 3)
+    with pytest.raises(RecipeError, match=r"images of shape \(3, 32, 32\)"):
+        nets.build(recipe.network, data_shape=(3, 16, 16), phase_space=True)

@@ -1,0 +1,223 @@
+"""Recipes: what is read, what is refused, and in which words."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from cld_core.errors import RecipeError
+from cld_core.recipe import dump, load, with_overrides
+from cld_core.recipe.build import describe, known_keys
+from cld_core.recipe.schema import MlpSpec, ResnetSpec, SamplingSpec, VpsdeSpec
+from tests.support.paths import RECIPES
+
+
+def write(folder: Path, text: str, name: str = "mine.yaml") -> Path:
+    file = folder / name
+    file.write_text(text)
+    return file
+
+
+def refused(*arguments, **keywords) -> str:
+    with pytest.raises(RecipeError) as caught:
+        load(*arguments, **keywords)
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("file", sorted(RECIPES.glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_shipped_recipe_survives_a_round_trip(file, tmp_path):
+    recipe = load(file)
+    assert recipe.name == file.stem
+    assert load(write(tmp_path, dump(recipe))) == recipe
+
+
+def test_the_toy_recipes_carry_the_published_settings():
+    for name, data in (("toy", "multimodal_swissroll"), ("toy_diamond", "diamond")):
+        recipe = load(RECIPES / f"{name}.yaml")
+        assert recipe.data.name == data
+        assert (recipe.sde.name, recipe.sde.beta0, recipe.sde.beta1, recipe.sde.m_inv) == ("cld", 4.0, 0.0, 4.0)
+        assert (recipe.sde.gamma, recipe.sde.numerical_eps) == (0.04, 1e-6)
+        assert (recipe.network.name, recipe.network.width, recipe.network.layers) == ("mlp", 128, 5)
+        assert recipe.network.time_input == "raw"
+        objective = recipe.objective
+        assert (objective.name, objective.weighting, objective.mixed_score) == ("hsm", "reweightedv2", False)
+        assert objective.loss_eps == 1e-5
+        assert (recipe.optim.name, recipe.optim.lr, recipe.optim.warmup_steps) == ("adam", 1e-3, 0)
+        assert (recipe.train.steps, recipe.train.batch_size, recipe.train.ema) == (800_000, 512, 0.999)
+        assert (recipe.train.checkpoint_every, recipe.train.milestone_every) == (10_000, 50_000)
+        assert recipe.train.milestone_from == 300_000
+        assert (recipe.sampling.method, recipe.sampling.eps, recipe.sampling.denoise) == ("ode", 1e-3, True)
+
+
+def test_extends_overrides_and_defaults(tmp_path):
+    write(tmp_path, "train: {steps: 10, batch_size: 8}\noptim: {lr: 0.5}\n", "base.yaml")
+    recipe = load(write(tmp_path, "extends: base.yaml\ntrain: {steps: 20}\n"), ["optim.lr=1e-4", "data.name=diamond"])
+    assert (recipe.train.steps, recipe.train.batch_size, recipe.optim.lr) == (20, 8, 1e-4)
+    assert recipe.data.name == "diamond"
+    assert recipe.name == "mine"
+
+
+def test_interpolation(tmp_path):
+    recipe = load(write(tmp_path, "train: {steps: 100, checkpoint_every: '${train.steps}'}"))
+    assert recipe.train.checkpoint_every == 100
+    assert "${" in refused(write(tmp_path, "train: {steps: '${train.stebs}'}"))
+
+
+def test_another_variant_starts_afresh(tmp_path):
+    write(tmp_path, "network: {name: mlp, width: 7, layers: 3}\nsde: {beta0: 9, m_inv: 2}", "base.yaml")
+    text = "extends: base.yaml\nnetwork: {name: resnet}\nsde: {name: vpsde}\nobjective: {name: dsm}"
+    recipe = load(write(tmp_path, text))
+    assert recipe.network == ResnetSpec()
+    assert recipe.sde == VpsdeSpec()
+    again = load(write(tmp_path, "extends: base.yaml\nnetwork: {name: mlp}"))
+    assert again.network == MlpSpec(width=7, layers=3)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.stepz=3", ["'train.stepz'", "'train.steps'", "whole number >= 1"]),
+        ("steps=3", ["'steps'", "'train.steps'"]),
+        ("eval.elbo.velocity=3", ["'eval.elbo.velocities'"]),
+        ("sampling.methd=em", ["'sampling.method'", "ode, em, sscs, exponential"]),
+        ("train=3", ["'train' is a section", "batch_size"]),
+        ("train.steps.x=3", ["'train.steps.x'", "'train.steps'"]),
+        ("xyzzy.q=1", ["'xyzzy'", "Keys of a recipe", "sampling"]),
+        ("train.steps=abc", ["'abc'", "whole number"]),
+        ("train.steps=2.5", ["2.5", "whole number"]),
+        ("train.steps='3'", ["'3'", "whole number"]),
+        ("train.steps=true", ["be true", "whole number"]),
+        ("train.compile=1", ["true or false"]),
+        ("optim.lr=-1", ["-1", "> 0"]),
+        ("optim.lr=.inf", ["a number"]),
+        ("optim.lr=", ["be null", "a number"]),
+        ("train.ema=1", ["< 1"]),
+        ("network.name=resnt", ["'resnet'"]),
+        ("network.hidden=3", ["with network.name=mlp"]),
+        ("objective.weighting=reweighted", ["reweightedv2"]),
+        ("data.name=diamnd", ["'diamond'", "data.plugin"]),
+        ("nonsense", ["KEY=VALUE"]),
+        ("a..b=1", ["KEY=VALUE"]),
+        ("data.name={", ["not YAML"]),
+    ],
+)
+def test_a_wrong_override_is_answered_with_the_right_one(override, words):
+    message = refused(RECIPES / "toy.yaml", [override])
+    assert message.startswith("command line")
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("train:\n  steps: 3\n  batchsize: 4\n", ["line 3", "'train.batchsize'", "'train.batch_size'"]),
+        ("train:\n  steps: many\n", ["line 2", "'many'"]),
+        ("train:\n  steps: [3\n", ["not valid YAML", "line"]),
+        ("- 1\n- 2\n", ["mapping of sections"]),
+        ("", ["nothing in it"]),
+        ("# steps: 3\n", ["nothing in it"]),
+        ("extends: nowhere.yaml\n", ["nowhere.yaml", "Correct the name"]),
+        ("extends: 3\n", ["file name"]),
+        ("extends: mine.yaml\n", ["circle"]),
+        ("train:\n  steps: 1\n  steps: 2\n", ["not valid YAML", "duplicate"]),
+    ],
+)
+def test_a_wrong_file_is_named_with_the_line(tmp_path, text, words):
+    message = refused(write(tmp_path, text))
+    assert "mine.yaml" in message
+    for word in words:
+        assert word in message
+
+
+def test_the_parent_is_named_where_the_parent_is_wrong(tmp_path):
+    write(tmp_path, "train:\n  stebs: 3\n", "base.yaml")
+    message = refused(write(tmp_path, "extends: base.yaml\n"))
+    assert "base.yaml, line 2" in message
+
+
+def test_unreadable_files(tmp_path):
+    assert "cannot read" in refused(tmp_path / "none.yaml")
+    assert "cannot read" in refused(tmp_path)
+    binary = tmp_path / "binary.yaml"
+    binary.write_bytes(b"\xff\xfe\x00")
+    assert "not a text file" in refused(binary)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["sde.name=vpsde"], "objective.name"),
+        (["sde.name=vpsde", "objective.name=dsm", "sampling.method=sscs"], "sampling.method"),
+        (["sampling.order=2"], "sampling.order"),
+        (["sampling.eta=1", "sampling.method=sscs"], "sampling.eta"),
+        (["sampling.corrector=false", "sampling.method=em"], "sampling.corrector"),
+        (["sampling.sscs_order=2", "sampling.method=em"], "sampling.sscs_order"),
+        (["sampling.grid_power=3", "sampling.method=em"], "sampling.grid_power"),
+        (["sampling.grid_power=3", "sampling.method=exponential", "sampling.grid=linear"], "sampling.grid_power"),
+        (["sampling.order=4", "sampling.method=exponential"], "sampling.order"),
+        (["train.batch_size=3", "cluster.tasks_per_node=4"], "train.batch_size"),
+        (["train.micro_batch=600"], "train.micro_batch"),
+        (["sde.beta0=0"], "sde.beta0"),
+        (["sde.name=vpsde", "objective.name=dsm", "sde.beta0=0", "sde.beta1=0"], "sde.beta0"),
+    ],
+)
+def test_pairs_that_do_not_go_together(overrides, key):
+    message = refused(RECIPES / "toy.yaml", overrides)
+    assert f"'{key}'" in message
+    assert message.startswith("command line"), "what was typed comes before what stands in the file"
+
+
+def test_a_pair_names_the_place_of_either(tmp_path):
+    message = refused(RECIPES / "toy.yaml", ["sde.name=vpsde"])
+    assert re.match(r"command line, and .*toy\.yaml, line \d+: 'objective\.name'", message)
+    message = refused(write(tmp_path, "sde: {name: vpsde}\nobjective:\n  name: hsm\n"))
+    assert re.match(r".*mine\.yaml, line 3: 'objective\.name'", message)
+
+
+def test_another_sampling_method_leaves_the_keys_of_the_last_behind():
+    overrides = ["sampling.method=exponential", "sampling.order=3", "sampling.grid_power=3", "sampling.nfe=20"]
+    spec = load(RECIPES / "toy.yaml", overrides).sampling
+    assert spec.spacing == "power"
+    assert spec.switched("exponential") == spec
+    assert spec.switched("em") == SamplingSpec(method="em", nfe=20)
+    assert spec.switched("em").spacing == "linear"
+
+
+def test_overrides_of_a_recipe_in_hand():
+    recipe = load(RECIPES / "toy.yaml")
+    assert with_overrides(recipe, []) == recipe
+    assert with_overrides(recipe, ["train.steps=5"]).train.steps == 5
+
+
+def test_what_makes_it_another_model():
+    recipe = load(RECIPES / "toy.yaml")
+    for same in ("train.steps=5", "optim.lr=1e-4", "sampling.method=em", "train.batch_size=64"):
+        assert with_overrides(recipe, [same]).model_digest() == recipe.model_digest()
+    for other in ("sde.beta0=5", "network.width=64", "objective.mixed_score=true", "data.name=diamond"):
+        assert with_overrides(recipe, [other]).model_digest() != recipe.model_digest()
+
+
+def test_every_key_can_say_what_it_expects():
+    tree = load(RECIPES / "toy.yaml").to_dict()
+    keys = list(known_keys(tree))
+    assert "eval.elbo.probes" in keys
+    assert len(keys) > 50
+    for key in keys:
+        text = describe(key, tree)
+        assert text.split(": ")[1], f"{key} has no description"
+        assert "a value" not in text
+
+
+@pytest.mark.parametrize("value", ["1:00:00", "12:00", "0123", "1:30.5"])
+def test_numbers_that_yaml_reads_otherwise_than_people_are_refused(tmp_path, value):
+    words = f"'cluster.account' cannot be {re.escape(value)}, which YAML reads as another number"
+    assert re.match(f"command line: {words}", refused(RECIPES / "toy.yaml", [f"cluster.account={value}"]))
+    file = write(tmp_path, f"extends: {RECIPES}/toy.yaml\ncluster:\n  account: {value}\n")
+    assert re.search(f"mine.yaml, line 3: {words}", refused(file))
+    assert load(RECIPES / "toy.yaml", [f"cluster.account='{value}'"]).cluster.account == value
+
+
+def test_a_name_that_is_a_number_needs_no_quotes():
+    assert load(RECIPES / "toy.yaml", ["cluster.account=12345"]).cluster.account == "12345"

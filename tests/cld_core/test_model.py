@@ -1,0 +1,104 @@
+"""Library use without any cluster."""
+
+import pytest
+import torch
+
+import cld_core
+from cld_core.errors import CheckpointError, NotFoundError, RecipeError, UsageError
+from cld_core.ranks import Ranks
+from cld_core.recipe import load
+from cld_core.run import RunFolder
+from cld_core.stop import StopFlag
+from cld_core.train import session
+from tests.support.paths import RECIPES
+
+TOY = RECIPES / "toy.yaml"
+SMALL = ["network.width=16", "network.layers=3", "train.steps=20", "train.checkpoint_every=10", "train.batch_size=16"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> RunFolder:
+    folder = RunFolder.create(tmp_path_factory.mktemp("runs") / "mine", load(TOY, SMALL), {"created": 1.0})
+    assert session.run(folder, Ranks(), StopFlag(), job_id="test") == session.Ended("finished", 20)
+    return folder
+
+
+def test_load_and_sample(run):
+    model = cld_core.load(run.path)
+    assert model.step == 20
+    x = model.sample(64)
+    assert x.shape == (64, 2)
+    assert x.isfinite().all()
+
+
+@pytest.mark.parametrize(("method", "nfe"), [("ode", None), ("em", 20), ("sscs", 20)])
+def test_a_sample_is_a_function_of_its_number(run, method, nfe):
+    model = cld_core.load(run.path)
+    settings = {"method": method, **({"nfe": nfe} if nfe else {})}
+    whole = model.draw(50, seed=3, **settings)
+    part = model.sample(10, seed=3, first=35, **settings)
+    torch.testing.assert_close(part, whole.x[35:45], rtol=1e-4, atol=1e-4)
+    assert whole.nfe == nfe or nfe is None
+    assert not torch.allclose(model.sample(10, seed=4, **settings), whole.x[:10])
+
+
+def test_the_weights_are_the_averaged_ones(run):
+    state = torch.load(run.checkpoint_file(20), weights_only=True)
+    net = cld_core.load(run.path).net.state_dict()
+    for name, average in state["ema"]["average"].items():
+        assert torch.equal(net[name], average)
+        assert not torch.equal(net[name], state["model"][name])
+
+
+def test_a_chosen_checkpoint(run):
+    assert cld_core.load(run.path, 10).step == 10
+    with pytest.raises(NotFoundError, match=r"no checkpoint of step 15.*10, 20"):
+        cld_core.load(run.path, 15)
+    with pytest.raises(NotFoundError, match="'newest' names no checkpoint"):
+        cld_core.load(run.path, "newest")
+    with pytest.raises(NotFoundError, match="there is no run"):
+        cld_core.load(run.path.parent / "other")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"method": "foo"}, "'sampling.method' cannot be 'foo'"),
+        ({"grid": "cubic"}, "'sampling.grid' cannot be 'cubic'"),
+        ({"nf": 3}, "'sampling.nfe'"),
+        ({"method": "em", "nfe": 1}, ">= 2"),
+    ],
+)
+def test_wrong_settings_are_refused_as_on_the_command_line(run, settings, words):
+    with pytest.raises(RecipeError) as caught:
+        cld_core.load(run.path).sample(4, **settings)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("settings", [{"method": "ode", "nfe": 20}, {"method": "exponential", "rtol": 1e-3}])
+def test_settings_without_effect_are_refused(run, settings):
+    with pytest.raises(UsageError, match="has no effect with sampling"):
+        cld_core.load(run.path).sample(4, **settings)
+
+
+@pytest.mark.parametrize("arguments", [{"n": 0}, {"n": 4, "seed": -1}, {"n": 4, "first": -1}])
+def test_numbers_that_make_no_sense(run, arguments):
+    with pytest.raises(UsageError, match="at least"):
+        cld_core.load(run.path).sample(**arguments)
+
+
+def test_never_random_weights(tmp_path):
+    """The published code answers a missing checkpoint with a warning and random weights."""
+    folder = RunFolder.create(tmp_path / "empty", load(TOY, SMALL), {"created": 1.0})
+    with pytest.raises(NotFoundError, match="no usable checkpoint yet"):
+        cld_core.load(folder.path)
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(run, tmp_path):
+    other = RunFolder.create(tmp_path / "other", load(TOY, [*SMALL, "sde.beta0=5"]), {"created": 1.0})
+    for file in run.checkpoints.glob("step_00000020.*"):
+        (other.checkpoints / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(CheckpointError, match="belongs to another recipe"):
+        cld_core.load(other.path)
+    with pytest.raises(CheckpointError, match="belongs to another recipe"):
+        session.run(other, Ranks(), StopFlag(), job_id="test")

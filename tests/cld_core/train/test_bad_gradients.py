@@ -1,0 +1,143 @@
+"""What a bad gradient does: nothing to the weights, and a bounded number of ways back."""
+
+import math
+
+import pytest
+import torch
+
+from cld_core import checkpoint, optim
+from cld_core.errors import NonFiniteError
+from cld_core.ranks import Ranks
+from cld_core.run import attempts_of
+from cld_core.stop import StopFlag
+from cld_core.train import session
+from cld_core.train.guard import Guard
+from cld_core.train.step import Trainer
+from tests.support.images import clone, make_images, run_folder, tiny_recipe
+from tests.support.tools import same
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_images(tmp_path_factory.mktemp("data") / "set")
+
+
+def poisoned(monkeypatch, when):
+    """Let the data of the steps for which ``when(key, step)`` holds be infinite; returns the steps that were tried."""
+    original, tried = Trainer._backward, []
+
+    def backward(self, step):
+        tried.append((self._key[1], step))
+        batch = self.source.batch
+        if when(self._key[1], step):
+            self.source.batch = lambda *arguments: batch(*arguments) * math.inf
+        try:
+            original(self, step)
+        finally:
+            self.source.batch = batch
+
+    monkeypatch.setattr(Trainer, "_backward", backward)
+    return tried
+
+
+def test_a_bad_gradient_goes_back_to_the_last_good_checkpoint_with_fresh_noise(data, tmp_path, monkeypatch):
+    tried = poisoned(monkeypatch, lambda restart, step: restart == 0 and step == 6)
+    run = run_folder(tmp_path, data)
+    assert session.run(run, Ranks(), StopFlag(), job_id="test") == session.Ended("finished", 12)
+    assert [step for _, step in tried] == [*range(7), *range(4, 12)]
+    assert {restart for restart, _ in tried[7:]} == {1_000_000}
+    events = [event for event in run.ledger.events() if event["event"] == "rolled_back"]
+    assert [(event["attempt"], event["to_step"]) for event in events] == [(0, 4)]
+    assert "step 6: not finite or exploding: the gradient's norm is nan" in events[0]["reason"]
+    assert [entry.cause for entry in attempts_of(run.ledger.events())] == ["finished"]
+    for step in (8, 12):
+        state = checkpoint.load(run, step)
+        assert all(bool(torch.isfinite(tensor).all()) for tensor in state["model"].values())
+
+
+def test_going_back_is_bounded_and_a_new_attempt_does_not_count_anew(data, tmp_path, monkeypatch):
+    tried = poisoned(monkeypatch, lambda _, step: step == 6)
+    run = run_folder(tmp_path, data, "train.max_rollbacks=2")
+    for attempt in range(2):
+        with pytest.raises(NonFiniteError, match=r"Going back to step 4 2 times.*resume --from"):
+            session.run(run, Ranks(), StopFlag(), job_id="test")
+        assert sum(event["event"] == "rolled_back" for event in run.ledger.events()) == 2
+        assert [entry.cause for entry in attempts_of(run.ledger.events())] == ["nonfinite"] * (attempt + 1)
+    assert [step for _, step in tried] == [*range(7), 4, 5, 6, 4, 5, 6, 4, 5, 6]
+    assert len({restart for restart, _ in tried}) == 4
+    assert run.checkpoint_steps() == [4]
+
+
+def test_progress_earns_new_credit(data, tmp_path, monkeypatch):
+    """One bad step after each checkpoint, and only one rollback allowed from each."""
+    poisoned(monkeypatch, lambda restart, step: (restart // 1_000_000, step) in ((0, 2), (1, 6), (2, 10)))
+    run = run_folder(tmp_path, data, "train.max_rollbacks=1")
+    assert session.run(run, Ranks(), StopFlag(), job_id="test").cause == "finished"
+    events = [event for event in run.ledger.events() if event["event"] == "rolled_back"]
+    assert [event["to_step"] for event in events] == [0, 4, 8]
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing(data, monkeypatch):
+    poisoned(monkeypatch, lambda _, step: step == 2)
+    made = Trainer(tiny_recipe(data), Ranks())
+    for step in range(2):
+        made.step(step)
+    before = {"net": clone(made.net.state_dict()), "moments": clone(made.optimiser.state_dict()["state"])}
+    before["ema"] = clone(made.ema.state_dict())
+    with pytest.raises(NonFiniteError, match=r"step 2.*nothing was changed"):
+        made.step(2)
+    after = {"net": made.net.state_dict(), "moments": made.optimiser.state_dict()["state"]}
+    assert same(before, {**after, "ema": made.ema.state_dict()})
+
+
+def test_the_fused_optimiser_skips_by_itself_and_the_step_need_not_look(data, monkeypatch):
+    """As on a GPU: nothing is read back in the step, and `check` tells afterwards."""
+    poisoned(monkeypatch, lambda _, step: step == 1)
+    made = Trainer(tiny_recipe(data), Ranks())
+    assert optim.skips_on_device(made.optimiser)
+    checked = made.check
+    monkeypatch.setattr(made, "check", lambda *_: None)
+    weights = []
+    for step in range(3):
+        made.step(step)
+        weights.append(clone(made.net.state_dict()))
+    assert same(weights[0], weights[1])
+    assert not same(weights[1], weights[2])
+    with pytest.raises(NonFiniteError):
+        checked(2)
+
+
+def test_an_overflow_under_the_scaler_is_skipped_and_no_harm(data, monkeypatch):
+    poisoned(monkeypatch, lambda _, step: step == 5)
+    made = Trainer(tiny_recipe(data, "train.precision=fp16"), Ranks())
+    for step in range(5):
+        made.step(step)
+    made.take_scalars()
+    scale, before = made.scaler.get_scale(), clone(made.net.state_dict())
+    made.step(5)
+    assert same(before, made.net.state_dict())
+    assert made.scaler.get_scale() == scale / 2
+    assert made.take_scalars()["skipped_steps"] == 1
+    with pytest.raises(NonFiniteError, match="the loss is inf"):
+        made.check(1, math.inf)
+    made.scaler.update(0.5)
+    with pytest.raises(NonFiniteError, match="overflows at any scale"):
+        made.check(1)
+
+
+def test_the_guard_knows_an_explosion_from_its_running_mean():
+    guard = Guard(10.0, torch.device("cpu"), scaled=False)
+    for _ in range(100):
+        assert not guard.check(torch.tensor(2.0))
+    assert not guard.check(torch.tensor(19.0))
+    assert guard.check(torch.tensor(30.0))
+    assert guard.check(torch.tensor(math.nan))
+    assert guard.check(torch.tensor(math.inf))
+    assert guard.bad() == 3
+    assert guard.take_skipped() == 3
+    assert guard.bad() == guard.take_skipped() == 0
+    again = Guard(10.0, torch.device("cpu"), scaled=False)
+    assert not again.check(torch.tensor(30.0)), "nothing to compare with yet"
+    again.load_state_dict(guard.state_dict())
+    assert again.check(torch.tensor(30.0))
+    assert not Guard(None, torch.device("cpu"), scaled=False).check(torch.tensor(1e30))

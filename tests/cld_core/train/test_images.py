@@ -1,0 +1,244 @@
+"""Training on images: ranks, micro-batches, resumed epochs, precision, periodic work, and that it learns."""
+
+import math
+import os
+import re
+
+import pytest
+import torch
+import torch.multiprocessing as multiprocessing
+
+from cld_core import checkpoint, optim, seeds
+from cld_core.data import order
+from cld_core.ema import Ema
+from cld_core.errors import RecipeError
+from cld_core.evaluation import elbo, shard, training_set
+from cld_core.evaluation.request import EvalRequest
+from cld_core.evaluation.stats_request import StatsRequest
+from cld_core.model import Model
+from cld_core.ranks import Ranks, join
+from cld_core.recipe import load
+from cld_core.run.atomic import read_json
+from cld_core.stop import StopCode, StopFlag
+from cld_core.train import session
+from cld_core.train.step import Trainer
+from tests.support.extractor import TINY
+from tests.support.images import clone, make_images, run_folder, tiny_recipe
+from tests.support.paths import RECIPES
+from tests.support.tools import same
+
+STEPS = 20
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_images(tmp_path_factory.mktemp("data") / "set")
+
+
+def trained(recipe, ranks=None) -> Trainer:
+    made = Trainer(recipe, ranks or Ranks())
+    made.warm_up()
+    for step in range(STEPS):
+        made.step(step)
+    return made
+
+
+def _rank(rank: int, world_size: int, meeting: str, recipe, out: str) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(rank))
+    ranks = join(gpu=False, init_method=f"file://{meeting}")
+    made = trained(recipe, ranks)
+    if ranks.is_first:
+        torch.save({"net": made.net.state_dict(), "loss": made.take_loss()}, out)
+    else:
+        made.take_loss()
+    ranks.leave()
+
+
+@pytest.mark.parametrize("micro_batch", [None, 2])
+def test_two_ranks_and_micro_batches_train_as_one(data, tmp_path, micro_batch):
+    """cifar10_smoke at 8x8: after 20 steps the weights agree but for rounding, which Adam's first steps magnify."""
+    alone = trained(tiny_recipe(data))
+    recipe = tiny_recipe(data) if micro_batch is None else tiny_recipe(data, f"train.micro_batch={micro_batch}")
+    arguments = (2, str(tmp_path / "meeting"), recipe, str(tmp_path / "out"))
+    multiprocessing.spawn(_rank, args=arguments, nprocs=2)
+    found = torch.load(tmp_path / "out", weights_only=True)
+    assert found["loss"] == pytest.approx(alone.take_loss(), rel=1e-4)
+    for name, tensor in alone.net.state_dict().items():
+        torch.testing.assert_close(found["net"][name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_micro_batches_change_the_rounding_only(data):
+    whole, cut = trained(tiny_recipe(data)), trained(tiny_recipe(data, "train.micro_batch=4"))
+    assert whole.take_loss() == pytest.approx(cut.take_loss(), rel=1e-4)
+    for name, tensor in whole.net.state_dict().items():
+        torch.testing.assert_close(cut.net.state_dict()[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("train.precision=bf16",),
+        ("train.precision=fp16",),
+        ("train.channels_last=true",),
+        ("optim.name=adamw", "optim.weight_decay=0.01"),
+        ("data.cache=disk",),
+        ("network.dropout=0.2",),
+        ("optim.impl=plain",),
+    ],
+    ids=lambda overrides: overrides[0],
+)
+def test_every_option_trains_and_repeats_itself(data, overrides):
+    recipe = tiny_recipe(data, *overrides)
+    first, second = trained(recipe), trained(recipe)
+    assert same(first.state_dict(), second.state_dict())
+    scalars = first.take_scalars()
+    assert math.isfinite(scalars["loss"])
+    assert scalars["memory_gib"] > 0
+    assert scalars["data_wait_s"] >= 0
+    for made in (first, second):
+        made.close()
+
+
+def test_the_images_of_a_resumed_epoch_are_each_seen_once(data, monkeypatch):
+    """Stopped in the middle of epochs, with fresh noise each time: 20 images, batches of 6."""
+    recipe = tiny_recipe(data, "data.flip=false")
+    n = Trainer(recipe, Ranks()).source.train.n
+    seen: list[int] = []
+    original = type(Trainer(recipe, Ranks()).source.train).batch
+
+    def spying(self, indices, flips=None):
+        seen.extend(indices.tolist())
+        return original(self, indices, flips)
+
+    monkeypatch.setattr("cld_core.data.images.MemoryImages.batch", spying)
+    for restart, steps in enumerate((range(3), range(3, 4), range(4, 10))):
+        made = Trainer(recipe, Ranks(), restart=restart)
+        for step in steps:
+            made.step(step)
+    assert seen == [index for step in range(10) for index in order.indices(step, 6, n, 0).tolist()]
+    for epoch in range(3):
+        assert sorted(seen[n * epoch : n * (epoch + 1)]) == list(range(n))
+
+
+def test_the_average_is_swapped_in_and_out_without_a_trace():
+    net = torch.nn.Linear(2, 2)
+    ema = Ema(net, 0.9)
+    torch.nn.init.ones_(net.weight)
+    own, average = clone(net.state_dict()), ema.average[0].clone()
+    with ema.in_place():
+        assert torch.equal(net.weight, average)
+    assert same(own, net.state_dict())
+    assert torch.equal(ema.average[0], average)
+
+
+def test_periodic_work_leaves_pictures_and_numbers_and_training_unchanged(data, tmp_path, capsys):
+    quick = ("sampling.nfe=3", "periodic.samples=5", "periodic.elbo_points=4", "periodic.batch_size=2")
+    loose = ("eval.elbo.rtol=0.05", "eval.elbo.atol=0.05")
+    due = ("periodic.samples_every=4", "periodic.elbo_every=4", "periodic.elbo_from=8")
+    due += ("periodic.fid_every=4", "periodic.fid_from=8", "periodic.fid_samples=7")
+    fid = (*TINY, "eval.samples=7")
+    worked = run_folder(tmp_path, data, *quick, *loose, *fid, "train.on_resume=exact")
+    stats = StatsRequest.of(worked.recipe(), None, features=False, shards=1).save()
+    assert training_set.compute(stats.folder, Ranks())
+    (tmp_path / "plain").mkdir()
+    plain = run_folder(tmp_path / "plain", data, "train.on_resume=exact")
+    worked.recipe_file.write_text(worked.recipe_file.read_text())
+    worked.ledger.append("requested", steps=12, overrides=list(due))
+    for run in (worked, plain):
+        session.run(run, Ranks(), StopFlag(), job_id="test")
+    assert sorted(file.name for file in worked.samples.iterdir()) == [f"step_{step:08d}.png" for step in (4, 8, 12)]
+    out = capsys.readouterr().out
+    assert "step 8: likelihood bound of 4 test data: bpd" in out
+    assert "step 4: likelihood bound" not in out
+    assert same(checkpoint.load(worked, 12), checkpoint.load(plain, 12))
+    found = re.findall(r"step (\d+): FID (\S+) of 7 samples", out)
+    assert [step for step, _ in found] == ["8", "12"]
+    name = EvalRequest.of(worked.recipe(), ("fid",), 12, shards=2).save(worked)
+    assert shard.compute(worked, name, Ranks())
+    report = read_json(worked.evals / name / "report.json")
+    assert float(found[1][1]) == pytest.approx(report["fid"]["value"], abs=1e-4)
+
+
+def test_a_failing_solver_does_not_end_the_training(data, tmp_path, capsys):
+    run = run_folder(tmp_path, data, "periodic.elbo_points=100", "periodic.elbo_every=4", "train.steps=4")
+    session.run(run, Ranks(), StopFlag(), job_id="test")
+    assert "no likelihood bound this time" in capsys.readouterr().out
+    assert run.checkpoint_steps() == [4]
+
+
+def test_a_request_to_stop_ends_periodic_work_between_two_batches(data, tmp_path, monkeypatch):
+    flag = StopFlag()
+    run = run_folder(tmp_path, data, "sampling.nfe=3", "periodic.batch_size=1", "train.steps=8")
+    run.ledger.append("requested", steps=8, overrides=["periodic.samples_every=4", "periodic.samples=50"])
+    original, calls = Model.draw, []
+
+    def drawing(self, n, **settings):
+        calls.append(settings["first"])
+        if len(calls) == 3:
+            flag.request(StopCode.USR2)
+        return original(self, n, **settings)
+
+    monkeypatch.setattr(Model, "draw", drawing)
+    assert session.run(run, Ranks(), flag, job_id="test").cause == "preempted"
+    assert calls == [0, 1, 2, 3]
+    assert not list(run.samples.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["optim.impl=apex"], "GPUs only"),
+        (["optim.name=adamax", "optim.impl=apex"], "no adamax"),
+        (["optim.name=adamax", "optim.impl=fused"], "no fused kernels"),
+    ],
+)
+def test_kernels_that_are_not_there_are_refused(overrides, words):
+    recipe = load(RECIPES / "toy.yaml", overrides)
+    with pytest.raises(RecipeError, match=words):
+        optim.build(recipe.optim, [torch.nn.Parameter(torch.zeros(1))])
+
+
+def measured(made: Trainer) -> tuple[float, float]:
+    """Loss of the averaged weights on test images, with the same times and noise each time, and their bits/dim."""
+    model = Model(made.recipe, net=made.net.eval(), data=made.source)
+    request = EvalRequest.of(made.recipe, ("elbo",), 0)
+    x = made.source.test_points(0, 0, 40).repeat(20, 1, 1, 1)
+    draws = made.loss.draw(seeds.generator(3), len(x), model.data_shape)
+    with made.ema.in_place():
+        with torch.no_grad():
+            loss = float(made.loss.per_sample(model.score, x, draws).mean())
+        bits = elbo.summary(model, request, elbo.compute(model, request, 0, 16))["bpd"]
+    made.net.train()
+    return loss, bits
+
+
+def test_training_lowers_the_loss_and_the_bits(data):
+    """The smoke recipe at 8x8; docs/reproducing.md has what it does at its full size."""
+    loose = ("eval.elbo.rtol=0.01", "eval.elbo.atol=0.01", "train.batch_size=16", "train.ema=0.9")
+    made = Trainer(tiny_recipe(data, *loose, "optim.lr=0.003", "optim.warmup_steps=0"), Ranks())
+    before = measured(made)
+    for step in range(160):
+        made.step(step)
+    after = measured(made)
+    assert after[0] < 0.8 * before[0], (before, after)
+    assert after[1] < before[1] - 0.3, (before, after)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cifar10", "celebahq256_paper", "celebahq256"])
+def test_one_step_of_the_full_recipe_on_the_cpu(name, tmp_path):
+    """Batch 1, float32; prints loss, time and memory, which docs/reproducing.md records."""
+    import time
+
+    pixels = load(RECIPES / f"{name}.yaml").data.pixels
+    data = make_images(tmp_path / "set", size=pixels, splits={"train": 2, "validation": 1})
+    overrides = ["data.name=folder", f"data.path={data}", f"data.size={pixels}", "train.precision=fp32"]
+    overrides += ["train.batch_size=1", "cluster.nodes=1", "cluster.gpus_per_node=0"]
+    made = Trainer(load(RECIPES / f"{name}.yaml", overrides), Ranks())
+    started = time.perf_counter()
+    made.step(0)
+    seconds, scalars = time.perf_counter() - started, made.take_scalars()
+    print(f"\n{name}: loss {scalars['loss']:.1f}, {seconds:.1f} s, {scalars['memory_gib']:.2f} GiB")
+    assert math.isfinite(scalars["loss"])
+    assert math.isfinite(scalars["grad_norm"])

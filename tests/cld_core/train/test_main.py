@@ -1,0 +1,79 @@
+"""`python -m cld_core.train`: without a scheduler, under torchrun, and as MPI starts it."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from cld_core.run import RunFolder, attempts_of
+from tests.support.images import TINY, make_images
+from tests.support.paths import RECIPES
+
+QUICK = ("train.steps=4", "train.checkpoint_every=2", "periodic.samples_every=null", "train.on_resume=exact")
+
+
+def start(*arguments: str, **env: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def ended(process: subprocess.Popen) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+@pytest.fixture
+def words(tmp_path):
+    data = make_images(tmp_path / "set")
+    recipe = str(RECIPES / "cifar10_smoke.yaml")
+    return [str(tmp_path / "runs" / "mine"), "--recipe", recipe, *TINY, *QUICK, f"data.path={data}"]
+
+
+def test_torchrun_makes_the_run_and_goes_on_with_it(tmp_path, words):
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "cld_core.train")
+    code, out, err = ended(start(*torchrun, *words))
+    assert code == 0, err
+    assert out.count("mine: finished at step 4") == 2
+    run = RunFolder(tmp_path / "runs" / "mine")
+    assert run.recipe().train.steps == 4
+    assert run.checkpoint_steps() == [2, 4]
+    code, out, err = ended(start("-m", "cld_core.train", words[0]))
+    assert code == 0, err
+    assert "Nothing to do" in out
+    assert [entry.cause for entry in attempts_of(run.ledger.events())] == ["finished"]
+
+
+def test_mpis_variables_are_understood(tmp_path, words):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    ranks = [
+        start(
+            "-m",
+            "cld_core.train",
+            *words,
+            OMPI_COMM_WORLD_SIZE="2",
+            OMPI_COMM_WORLD_RANK=str(rank),
+            OMPI_COMM_WORLD_LOCAL_RANK=str(rank),
+            OMPI_COMM_WORLD_LOCAL_SIZE="2",
+            **meeting,
+        )
+        for rank in range(2)
+    ]
+    for process in ranks:
+        code, out, err = ended(process)
+        assert code == 0, err
+        assert "mine: finished at step 4" in out
+
+
+def test_a_run_that_is_not_there_needs_a_recipe(tmp_path):
+    code, _, err = ended(start("-m", "cld_core.train", str(tmp_path / "none")))
+    assert code == 3
+    assert "--recipe FILE" in err

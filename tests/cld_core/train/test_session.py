@@ -1,0 +1,284 @@
+"""Attempts of a run in this process: where they begin, what the ledger says, and what damage does."""
+
+import os
+
+import pytest
+import torch
+
+from cld_core import checkpoint
+from cld_core.errors import CheckpointError, LeaseHeldError, LeaseLostError, NonFiniteError, RecipeError, SaveError
+from cld_core.ranks import Ranks
+from cld_core.recipe import load
+from cld_core.run import Lease, RunFolder, attempts_of
+from cld_core.run.atomic import read_json, write_json
+from cld_core.run.lease import newest
+from cld_core.stop import StopCode, StopFlag
+from cld_core.train import session
+from cld_core.train.step import Trainer
+from tests.support.paths import RECIPES
+from tests.support.tools import same, wait_for
+
+TOY = RECIPES / "toy.yaml"
+SMALL = ["network.width=16", "network.layers=3", "train.batch_size=16", "train.log_every=5", "train.steps=40"]
+
+
+@pytest.fixture
+def make(tmp_path):
+    def make(name: str = "mine", *overrides: str) -> RunFolder:
+        recipe = load(TOY, [*SMALL, "train.checkpoint_every=10", *overrides])
+        return RunFolder.create(tmp_path / name, recipe, {"created": 1.0})
+
+    return make
+
+
+def attempt(run: RunFolder, stop: StopFlag | None = None, job_id: str = "test") -> session.Ended:
+    return session.run(run, Ranks(), stop or StopFlag(), job_id=job_id)
+
+
+def stop_at(step: int, monkeypatch, code: StopCode = StopCode.USR2) -> StopFlag:
+    """A flag that is set while optimiser step ``step`` is computed."""
+    flag, original = StopFlag(), Trainer.step
+
+    def stepping(self, number, **more):
+        if number == step:
+            flag.request(code)
+        original(self, number, **more)
+
+    monkeypatch.setattr(Trainer, "step", stepping)
+    return flag
+
+
+def causes(run: RunFolder) -> list[str | None]:
+    return [entry.cause for entry in attempts_of(run.ledger.events())]
+
+
+def test_a_stopped_and_resumed_run_in_exact_mode_ends_bit_identical(make, monkeypatch):
+    whole, parts = make("whole", "train.on_resume=exact"), make("parts", "train.on_resume=exact")
+    attempt(whole)
+    for step in (3, 17, 24):
+        flag = stop_at(step, monkeypatch)
+        ended = attempt(parts, flag)
+        # The flag is exchanged at the start of a step, so a signal during it counts at the next.
+        assert (ended.cause, ended.step) == ("preempted", step + 2)
+        assert parts.checkpoint_steps()[-1] == step + 2
+        monkeypatch.undo()
+    assert attempt(parts) == session.Ended("finished", 40)
+    assert same(checkpoint.load(whole, 40), checkpoint.load(parts, 40))
+    assert causes(parts) == ["preempted"] * 3 + ["finished"]
+
+
+def test_reseeded_attempts_have_fresh_noise_and_the_loss_no_jump(make, monkeypatch):
+    """Loss of every step, interrupted in the middle: the means before and after agree to the noise of a mean."""
+    settings = ("train.steps=600", "train.log_every=1", "train.checkpoint_every=300", "train.batch_size=64")
+    run, losses, keys = make("mine", *settings), [], []
+    original = Trainer._backward
+
+    def spying(self, step):
+        keys.append(self._key)
+        original(self, step)
+
+    monkeypatch.setattr(Trainer, "_backward", spying)
+    original_take = Trainer.take_loss
+
+    def taking(self):
+        losses.append(original_take(self))
+        return losses[-1]
+
+    monkeypatch.setattr(Trainer, "take_loss", taking)
+    flag = StopFlag()
+    counting = Trainer.step
+
+    def stepping(self, number, **more):
+        if number == 399:
+            flag.request(StopCode.USR2)
+        counting(self, number, **more)
+
+    monkeypatch.setattr(Trainer, "step", stepping)
+    assert attempt(run, flag).step == 401
+    monkeypatch.setattr(Trainer, "step", counting)
+    attempt(run)
+    assert len(losses) == 600
+    assert {key[1] for key in keys[:401]} == {0}
+    assert {key[1] for key in keys[401:]} == {1}
+    before, after = torch.tensor(losses[301:401]), torch.tensor(losses[401:501])
+    scatter = (before.var() / 100 + after.var() / 100).sqrt()
+    assert abs(float(before.mean() - after.mean())) < 4 * float(scatter)
+
+
+def test_fresh_noise_is_other_noise(make):
+    recipe = make().recipe()
+    draws = []
+    for restart in (0, 1):
+        trainer = Trainer(recipe, Ranks(), restart)
+        draws.append(trainer.source.batch(*trainer._key, 5, 16, slice(0, 16)))
+    assert not torch.equal(*draws)
+
+
+def test_a_finished_run_ends_at_once_and_goes_on_with_more_steps(make):
+    run = make()
+    attempt(run)
+    assert attempt(run) == session.Ended("finished", 40)
+    assert causes(run) == ["finished"], "nothing was done, so there is no attempt"
+    assert run.ledger.events()[-1]["event"] == "skipped"
+    run.ledger.append("requested", steps=50, overrides=["train.steps=50"])
+    assert attempt(run) == session.Ended("finished", 50)
+    assert [entry.first_step for entry in attempts_of(run.ledger.events())] == [0, 40]
+
+
+def test_a_damaged_newest_checkpoint_is_reported_and_the_run_goes_on_from_the_one_before(make, capsys):
+    run = make()
+    attempt(run)
+    path = run.checkpoint_file(40)
+    path.write_bytes(path.read_bytes()[:100])
+    attempt(run)
+    events = run.ledger.events()
+    assert any(event["event"] == "damaged" and event["step"] == 40 for event in events)
+    assert "passed over the checkpoint of step 40" in capsys.readouterr().out
+    assert [entry.first_step for entry in attempts_of(events)] == [0, 30]
+    checkpoint.verify(run, 40)
+
+
+def test_with_no_whole_checkpoint_it_does_not_begin_anew_unasked(make):
+    run = make()
+    attempt(run)
+    for step in run.checkpoint_steps():
+        run.checkpoint_file(step).unlink()
+    with pytest.raises(CheckpointError, match=r"none of its 3 checkpoints is whole.*submit the recipe again"):
+        attempt(run)
+
+
+def test_a_first_checkpoint_that_was_cut_short_is_no_damage(make):
+    run = make()
+    run.checkpoint_file(10).write_bytes(b"killed before its sidecar was written")
+    assert attempt(run).cause == "finished"
+
+
+def test_an_unreadable_recipe(make):
+    run = make()
+    run.recipe_file.write_text("train: [")
+    with pytest.raises(RecipeError, match=r"recipe\.yaml, line 2.*not valid YAML"):
+        attempt(run)
+    run.recipe_file.unlink()
+    with pytest.raises(RecipeError, match="cannot read the recipe"):
+        attempt(run)
+
+
+def test_a_folder_that_a_live_job_holds(make):
+    run = make()
+    lease = Lease.acquire(run.leases, job_id="other")
+    with pytest.raises(LeaseHeldError, match="job other"):
+        attempt(run)
+    assert run.ledger.events()[-1]["event"] == "refused"
+    lease.release()
+    assert attempt(run).cause == "finished"
+
+
+def test_an_owner_that_lost_the_run_ends_without_writing(make, monkeypatch):
+    run, original = make("mine", "train.steps=100000"), Trainer.step
+    seen: dict[str, bytes] = {}
+
+    def files() -> dict[str, bytes]:
+        kept = [*run.checkpoints.glob("*"), run.progress_file, run.ledger.path]
+        return {path.name: path.read_bytes() for path in kept}
+
+    def stepping(self, number, **more):
+        if number == 15:
+            # Behind the training's back the last checkpoint is still being written.
+            wait_for(lambda: 10 in run.checkpoint_steps() and not any(run.checkpoints.glob(".*")))
+            number_held, holder = newest(run.leases)
+            write_json(run.leases / f"{number_held + 1:08d}.json", {**holder, "job_id": "thief", "host": "elsewhere"})
+            seen.update(files())
+        original(self, number, **more)
+
+    monkeypatch.setattr(Trainer, "step", stepping)
+    with pytest.raises(LeaseLostError, match="job thief on elsewhere has taken this run over"):
+        attempt(run)
+    assert files() == seen
+    assert newest(run.leases)[1]["job_id"] == "thief"
+
+
+def test_a_save_that_fails_ends_the_attempt_and_is_the_cause(make, monkeypatch):
+    run = make("mine", "train.steps=100000")
+
+    def full(*arguments, **keywords):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(SaveError, match="no space left on the disk"):
+        attempt(run)
+    assert causes(run) == ["save_failed"]
+    ended = run.ledger.events()[-1]
+    assert ended["step"] == run.recipe().train.checkpoint_every, "the step that could not be saved was reached"
+    assert run.progress()["step"] < 1000, "it ends soon after the failed save, not with the run"
+    monkeypatch.undo()
+    run.ledger.append("requested", steps=20, overrides=["train.steps=20"])
+    assert attempt(run) == session.Ended("finished", 20)
+
+
+def test_a_loss_that_is_not_finite(make, monkeypatch):
+    run, original = make(), Trainer._backward
+
+    def poisoned(self, step):
+        original(self, step)
+        if step == 25:
+            next(self.net.parameters()).grad.fill_(torch.nan)
+
+    monkeypatch.setattr(Trainer, "_backward", poisoned)
+    with pytest.raises(NonFiniteError, match="step 25"):
+        attempt(run)
+    assert causes(run) == ["nonfinite"]
+    assert run.checkpoint_steps()[-1] == 20
+
+
+def test_a_bug_is_a_crash(make, monkeypatch):
+    run = make()
+    monkeypatch.setattr(Trainer, "step", lambda self, step, **more: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        attempt(run)
+    ended = attempts_of(run.ledger.events())[-1]
+    assert (ended.cause, ended.detail) == ("crashed", "ZeroDivisionError: division by zero")
+
+
+def test_progress_and_tensorboard(make):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = make()
+    attempt(run)
+    progress = read_json(run.progress_file)
+    assert (progress["step"], progress["steps"], progress["attempt"]) == (40, 40, 0)
+    assert progress["loss"] > 0
+    board = EventAccumulator(str(run.tensorboard))
+    board.Reload()
+    assert [point.step for point in board.Scalars("train/loss")] == [5, 10, 15, 20, 25, 30, 35, 40]
+    assert {"train/grad_norm", "train/lr", "train/steps_per_s"} <= set(board.Tags()["scalars"])
+
+
+def test_a_rank_without_progress_shows_its_stacks_and_ends(tmp_path):
+    import subprocess
+    import sys
+
+    code = "import time\nfrom cld_core.train.loop import _Alarm\n_Alarm(0.3)\ntime.sleep(30)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=25)
+    assert done.returncode == 1
+    assert "Timeout" in done.stderr
+    assert "line 4 in <module>" in done.stderr
+
+
+def test_handlers_set_the_flag_in_their_own_process_only():
+    import signal
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGUSR2, signal.SIGTERM)}
+    try:
+        flag = StopFlag().listen()
+        child = os.fork()
+        if child == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os._exit(0 if flag.code is StopCode.NONE else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        os.kill(os.getpid(), signal.SIGUSR2)
+        assert flag.code is StopCode.USR2
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert flag.code is StopCode.TERM
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

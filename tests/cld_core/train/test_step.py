@@ -1,0 +1,167 @@
+"""One optimiser step: whose noise it uses, and that the number of ranks and micro-batches does not matter."""
+
+import math
+
+import pytest
+import torch
+import torch.multiprocessing as multiprocessing
+
+from cld_core import optim
+from cld_core.ema import Ema
+from cld_core.errors import CheckpointError, NonFiniteError
+from cld_core.ranks import Ranks, join
+from cld_core.recipe import load
+from cld_core.recipe.schema import OptimSpec
+from cld_core.train.step import Trainer
+from tests.support.images import clone
+from tests.support.paths import RECIPES
+from tests.support.tools import same
+
+TOY = RECIPES / "toy.yaml"
+SMALL = ("network.width=16", "network.layers=3", "train.batch_size=10")
+
+
+def trainer(*overrides: str, restart: int = 0) -> Trainer:
+    return Trainer(load(TOY, [*SMALL, *overrides]), Ranks(), restart)
+
+
+def trained(steps: int, *overrides: str, restart: int = 0) -> Trainer:
+    made = trainer(*overrides, restart=restart)
+    for step in range(steps):
+        made.step(step)
+    return made
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        ("objective.name=dsm", "objective.weighting=likelihood"),
+        ("sde.name=vpsde", "objective.name=dsm", "objective.mixed_score=true"),
+        ("network.name=resnet", "network.width=8", "network.layers=2", "optim.name=adamax"),
+        ("optim.name=adamw", "optim.weight_decay=0.1", "optim.grad_clip=null", "optim.impl=plain"),
+        ("train.precision=bf16",),
+        ("train.precision=fp16",),
+    ],
+    ids=lambda overrides: " ".join(overrides) or "published",
+)
+def test_every_kind_of_training_lowers_its_loss(overrides):
+    settings = [text for text in SMALL if text.split("=")[0] not in ("network.width", "network.layers")]
+    made = Trainer(load(TOY, [*settings, "train.batch_size=64", "optim.lr=0.01", *overrides]), Ranks())
+    losses = []
+    for block in range(2):
+        for step in range(100 * block, 100 * block + 100):
+            made.step(step)
+        losses.append(made.take_loss())
+    assert all(math.isfinite(loss) for loss in losses)
+    assert losses[1] < losses[0]
+
+
+def test_the_same_key_gives_the_same_bits():
+    assert same(trained(5).state_dict(), trained(5).state_dict())
+
+
+def test_another_restart_gives_other_noise_from_the_same_weights():
+    first, second = trainer(), trainer(restart=1)
+    assert same(first.net.state_dict(), second.net.state_dict())
+    for made in (first, second):
+        made.step(0)
+    assert first.take_loss() != second.take_loss()
+    assert not same(first.net.state_dict(), second.net.state_dict())
+
+
+def test_the_state_is_all_that_the_next_step_depends_on():
+    whole = trained(7)
+    part = trained(4)
+    resumed = trainer()
+    resumed.load_state_dict(part.state_dict())
+    for step in range(4, 7):
+        resumed.step(step)
+    assert same(whole.state_dict(), resumed.state_dict())
+
+
+@pytest.mark.parametrize("micro_batch", [1, 3, 10])
+def test_micro_batches_change_the_rounding_only(micro_batch):
+    whole, cut = trained(5), trained(5, f"train.micro_batch={micro_batch}")
+    assert whole.take_loss() == pytest.approx(cut.take_loss(), rel=1e-5)
+    for name, tensor in whole.net.state_dict().items():
+        torch.testing.assert_close(cut.net.state_dict()[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def _rank(rank: int, world_size: int, meeting: str, out: str) -> None:
+    import os
+
+    torch.set_num_threads(1)
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(rank))
+    ranks = join(gpu=False, init_method=f"file://{meeting}")
+    made = Trainer(load(TOY, [*SMALL]), ranks)
+    made.warm_up()
+    for step in range(5):
+        made.step(step)
+    torch.save({"net": made.net.state_dict(), "loss": made.take_loss()}, f"{out}.{rank}")
+    ranks.leave()
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_change_the_rounding_only(tmp_path, world_size):
+    """10 examples on 3 ranks: shares of 4, 3 and 3 are weighed by their rows."""
+    arguments = (world_size, str(tmp_path / "meeting"), str(tmp_path / "out"))
+    multiprocessing.spawn(_rank, args=arguments, nprocs=world_size)
+    alone = trained(5)
+    found = [torch.load(tmp_path / f"out.{rank}", weights_only=True) for rank in range(world_size)]
+    loss = alone.take_loss()
+    for entry in found:
+        assert entry["loss"] == pytest.approx(loss, rel=1e-5)
+        assert same(entry["net"], found[0]["net"])
+        for name, tensor in alone.net.state_dict().items():
+            torch.testing.assert_close(entry["net"][name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def test_rows_of_all_ranks_are_the_batch():
+    for world_size in (1, 2, 3, 7):
+        rows = [range(10)[Ranks(rank, world_size).rows(10)] for rank in range(world_size)]
+        assert [row for share in rows for row in share] == list(range(10))
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing():
+    made = trained(2)
+    before = {name: tensor.clone() for name, tensor in made.net.state_dict().items()}
+    sample = made.source._sample
+    made.source._sample = lambda n, generator: sample(n, generator) * math.inf
+    with pytest.raises(NonFiniteError, match=r"step 2.*nothing was changed"):
+        made.step(2)
+    assert same(before, made.net.state_dict())
+
+
+def test_a_state_of_another_network_is_refused():
+    with pytest.raises(CheckpointError, match="does not fit the recipe"):
+        trainer().load_state_dict(trainer("network.width=8").state_dict())
+
+
+def test_the_averages_decay_ramps_up():
+    net = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(net.weight)
+    ema = Ema(net, decay=0.5)
+    torch.nn.init.ones_(net.weight)
+    ema.update()
+    assert float(ema.average[0]) == pytest.approx(1 - 2 / 11)
+    for _ in range(20):
+        ema.update()
+    before = float(ema.average[0])
+    ema.update()
+    assert 1 - float(ema.average[0]) == pytest.approx(0.5 * (1 - before), abs=1e-7)
+
+
+def test_the_rate_warms_up_linearly():
+    spec = OptimSpec(lr=2.0, warmup_steps=4)
+    assert [optim.rate(spec, step) for step in range(6)] == [0.5, 1.0, 1.5, 2.0, 2.0, 2.0]
+    assert optim.rate(OptimSpec(lr=2.0), 0) == 2.0
+
+
+def test_nothing_of_the_state_changes_before_the_update():
+    made = trained(2)
+    before = clone(made.state_dict())
+    seen = []
+    made.step(2, before_update=lambda: seen.append(same(made.state_dict(), before)))
+    assert seen == [True]
+    assert not same(made.state_dict(), before)

@@ -1,0 +1,266 @@
+"""The commands on the debug and local clusters: what they print, write and return."""
+
+import csv
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from cld_core.run import RunFolder
+from cld_core.run.atomic import read_json, write_json
+from tests.support.paths import ROOT
+from tests.support.tools import DEBUG, ONE, SMALL, cldctl, status, wait_ended, wait_for
+
+
+def test_submit_freezes_recipe_code_and_versions(runs):
+    run = RunFolder(runs / "done")
+    assert run.recipe().data.name == "diamond"
+    identity = run.identity()
+    assert {"python", "torch", "submitit", "cldctl"} <= set(identity["versions"])
+    assert identity["git"] is None or len(identity["git"]["commit"]) == 40
+    assert identity["recipe_file"].endswith("toy_diamond.yaml")
+
+
+def test_a_dry_run_prints_and_writes_nothing(tmp_path):
+    arguments = ("train.steps=7", "--dry-run", "--cluster", "local", "--eval", "elbo")
+    done = cldctl("submit", "toy", *arguments, runs=tmp_path / "runs")
+    assert "steps: 7" in done.stdout
+    assert "# evaluation elbo-00000007-" in done.stdout
+    assert "submitit.core._submit" in done.stdout
+    assert not (tmp_path / "runs").exists()
+
+
+def test_status_as_json_has_the_promised_fields(runs):
+    row = status(runs, "done")
+    assert row["state"] == "FINISHED"
+    assert (row["step"], row["steps"], row["checkpoint_step"], row["eta_s"]) == (20, 20, 20, None)
+    assert set(row["attempts"][0]) >= {"attempt", "job_id", "started", "ended", "cause", "first_step", "last_step"}
+    assert row["attempts"][0]["cause"] == "finished"
+    entry = row["evals"][0]
+    assert set(entry) >= {"id", "state", "shards_done", "shards", "fid", "bpd", "nll"}
+    assert (entry["state"], entry["shards_done"], entry["shards"]) == ("FINISHED", 1, 1)
+    assert entry["nll"] is not None
+    assert [entry["name"] for entry in json.loads(cldctl("status", "--json", runs=runs).stdout)] == ["done"]
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_tables_fit_and_are_plain_when_piped(runs, width):
+    for arguments in (("status",), ("status", "done"), ("recipes",), ("eval", "done", "--elbo", *DEBUG)):
+        text = cldctl(*arguments, runs=runs, COLUMNS=str(width)).stdout
+        assert "\x1b" not in text
+        assert "━" not in text
+        assert max(len(line) for line in text.splitlines()) <= width
+        assert "…" not in text, "nothing is cut off"
+    assert ("last end" in cldctl("status", runs=runs, COLUMNS=str(width)).stdout) == (width == 160)
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_on_a_terminal_there_are_colours_and_bars(runs, width):
+    text = on_terminal(["status", "done"], runs, width)
+    assert "\x1b[" in text
+    assert "━" in text
+
+
+def test_watching_goes_on_until_it_is_interrupted(runs):
+    text = on_terminal(["status", "--watch"], runs, 160, interrupt_at="FINISHED", code=130)
+    assert "done" in text
+
+
+def on_terminal(arguments, runs, width, interrupt_at=None, code=0) -> str:
+    master, slave = pty.openpty()
+    environment = {**os.environ, "CLDCTL_RUNS": str(runs), "COLUMNS": str(width), "TERM": "xterm-256color"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cldctl", *arguments], stdout=slave, stderr=slave, stdin=slave, env=environment
+    )
+    os.close(slave)
+    text = b""
+    while True:
+        try:
+            part = os.read(master, 65536)
+        except OSError:
+            break
+        if not part:
+            break
+        text += part
+        if interrupt_at is not None and interrupt_at in text.decode(errors="ignore"):
+            process.send_signal(signal.SIGINT)
+            interrupt_at = None
+    assert process.wait(30) == code
+    os.close(master)
+    return text.decode()
+
+
+def test_eval_again_computes_nothing_and_another_setting_is_another(runs):
+    again = cldctl("eval", "done", "--elbo", *DEBUG, runs=runs)
+    assert "is complete already" in again.stderr
+    assert "FINISHED" in again.stdout
+    other = cldctl("eval", "done", "--elbo", "eval.elbo.velocities=2", "--samples", "20", *DEBUG, runs=runs)
+    assert "FINISHED" in other.stdout
+    assert len(status(runs, "done")["evals"]) == 2
+    every = cldctl("eval", "done", "--elbo", "--checkpoint", "all", *DEBUG, runs=runs)
+    assert "2 evaluations of done: 1 complete already, 1 started" in every.stderr
+    assert "elbo against the step" in every.stdout
+    reports = [read_json(path) for path in (runs / "done" / "evals").glob("*/report.json")]
+    assert sorted(report["checkpoint_step"] for report in reports) == [10, 20, 20]
+
+
+def test_eval_on_local_processes(runs):
+    done = cldctl(
+        *("eval", "done", "--elbo", "--shards", "3", "eval.seed=9", "cluster.tasks_per_node=2"),
+        *("--cluster", "local", "--follow"),
+        runs=runs,
+        COLUMNS="200",
+    )
+    assert "3/3" in done.stdout
+    assert "FINISHED" in done.stdout
+    name = next(word for word in done.stdout.split() if word.startswith("elbo-"))
+    assert "shard 1 of 3: elbo" in cldctl("logs", "done", "--eval", name, "--shard", "1", runs=runs).stdout
+    assert "0 to 2" in cldctl("logs", "done", "--eval", name, "--shard", "3", runs=runs, code=3).stderr
+
+
+def test_a_sweep_on_local_processes_computes_what_is_missing(runs):
+    quick_pictures = ("sampling.method=em", "sampling.nfe=2")
+    settings = ("--elbo", "--shards", "2", "eval.seed=4", "--samples", "12", *quick_pictures)
+    cldctl("eval", "done", *settings, *DEBUG, runs=runs)
+    sweep = (*settings, "--sweep", "eval.elbo.velocities=1,2", "--cluster", "local")
+    done = cldctl("eval", "done", *sweep, "--follow", runs=runs)
+    assert "2 evaluations of done: 1 complete already, 1 started" in done.stderr
+    table, plot = done.stdout.splitlines()[-2:]
+    assert plot.endswith("plot.png")
+    with open(table) as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        report = read_json(runs / "done" / "evals" / row["evaluation"] / "report.json")
+        assert float(row["nll"]) == report["elbo"]["nll"]
+        assert float(row["eval.elbo.velocities"]) == report["elbo"]["velocities"]
+    assert len({row["nll"] for row in rows}) == 2
+    assert "2 complete already" in cldctl("eval", "done", *sweep, runs=runs).stderr
+    assert "2 of 2 evaluations complete" in cldctl("status", "done", runs=runs).stdout
+
+
+def test_sample_writes_pictures_and_arrays(runs, tmp_path):
+    done = cldctl("sample", "done", "-n", "30", "--method", "em", "--nfe", "12", runs=runs)
+    path = RunFolder(runs / "done").samples / "step_00000020_em.png"
+    assert done.stdout.strip() == str(path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+    cldctl("sample", "done", "-n", "30", "-o", str(tmp_path / "x.npz"), runs=runs)
+    with np.load(tmp_path / "x.npz") as file:
+        assert file["x"].shape == file["v"].shape == (30, 2)
+        assert file["nfe"].shape == (30,)
+
+
+def test_logs(runs, tmp_path):
+    assert "was never submitted" not in cldctl("logs", "done", runs=runs, code=None).stderr
+    own = tmp_path / "runs"
+    cldctl("submit", "toy", *ONE, "--name", "mine", "--cluster", "local", "--follow", runs=own)
+    assert "step 20/20" in cldctl("logs", "mine", "-f", runs=own).stdout
+    assert "step 20/20" in cldctl("logs", "mine", "--attempt", "0", runs=own).stdout
+    assert "no log of rank 3" in cldctl("logs", "mine", "--rank", "3", runs=own, code=3).stderr
+    assert "no attempt 7" in cldctl("logs", "mine", "--attempt", "7", runs=own, code=3).stderr
+
+
+def test_submit_returns_and_the_job_goes_on(tmp_path):
+    runs = tmp_path / "runs"
+    before = time.monotonic()
+    settings = (*SMALL, "train.steps=20")
+    done = cldctl("submit", "toy", *settings, "--name", "mine", "--cluster", "local", "--eval", "elbo", runs=runs)
+    assert "cldctl cancel mine" in done.stderr
+    assert status(runs, "mine")["state"] in ("PENDING", "RUNNING", "FINISHED")
+    assert time.monotonic() - before < 60
+    row = wait_ended(runs, "mine")
+    assert row["state"] == "FINISHED", row
+
+
+def test_training_on_the_cpu_where_gpus_were_asked_for_is_told(tmp_path):
+    settings = (*ONE, "cluster.gpus_per_node=1", "train.steps=1000000", "--name", "mine", "--cluster", "local")
+    cldctl("submit", "toy", *settings, runs=tmp_path, CUDA_VISIBLE_DEVICES="")
+    try:
+        row = wait_for(lambda: (row := status(tmp_path, "mine"))["state"] == "RUNNING" and row["reason"] and row)
+        assert "GPUs were asked for, but torch" in row["reason"]
+        assert "GPUs were asked for" in cldctl("status", "mine", runs=tmp_path, COLUMNS="300").stdout
+    finally:
+        cldctl("cancel", "mine", runs=tmp_path)
+    assert wait_ended(tmp_path, "mine")["attempts"][0]["warning"] == row["reason"]
+
+
+def test_resume_without_a_name_takes_all_that_can_be(tmp_path):
+    runs = tmp_path / "runs"
+    for name in ("first", "second"):
+        cldctl("submit", "toy", *ONE, "--name", name, *DEBUG, runs=runs)
+    run = RunFolder(runs / "first")
+    run.checkpoint_file(20).unlink()
+    run.checkpoint_file(20).with_suffix(".json").unlink()
+    lines = run.ledger.path.read_text().splitlines()
+    run.ledger.path.write_text("\n".join(lines[:-1]) + "\n")  # its end was never written: it was killed
+    write_json(run.progress_file, {**run.progress(), "step": 15})
+    assert status(runs, "first")["state"] == "LOST"
+    done = cldctl("resume", "--yes", *DEBUG, runs=runs)
+    assert "can be resumed: first\n" in done.stderr
+    row = status(runs, "first")
+    assert row["state"] == "FINISHED"
+    assert [(entry["first_step"], entry["cause"]) for entry in row["attempts"]] == [(0, "killed"), (10, "finished")]
+
+
+def test_a_plugin_brings_a_data_set(tmp_path):
+    plugin = tmp_path / "ring.py"
+    plugin.write_text(
+        "import math, torch\nfrom cld_core.data.toy import toy\n\n@toy('ring')\ndef ring(n, generator):\n"
+        "    angle = 2 * math.pi * torch.rand(n, generator=generator)\n"
+        "    return torch.stack([angle.cos(), angle.sin()], dim=1)\n"
+    )
+    runs = tmp_path / "runs"
+    data = ("data.name=ring", f"data.plugin={plugin}")
+    cldctl("submit", "toy", *ONE, *data, "--name", "mine", *DEBUG, "--eval", "elbo", runs=runs)
+    assert status(runs, "mine")["evals"][0]["true_entropy"] is None
+    for missing in ("none.py", "no_such_module"):
+        wrong = (data[0], f"data.plugin={missing}", "--name", "x")
+        assert missing in cldctl("submit", "toy", *ONE, *wrong, *DEBUG, runs=runs, code=2).stderr
+    (tmp_path / "broken.py").write_text("import torch\ndef ring(:\n")
+    wrong = (data[0], f"data.plugin={tmp_path / 'broken.py'}", "--name", "x")
+    assert "broken.py, line 2: the plug-in is not Python" in cldctl("submit", "toy", *wrong, runs=runs, code=2).stderr
+    assert not (runs / "x").exists()
+    plugin.rename(tmp_path / "moved.py")
+    refused = cldctl("resume", "mine", "train.steps=30", *DEBUG, runs=runs, code=2).stderr
+    assert "ring.py" in refused
+    assert status(runs, "mine")["state"] == "FINISHED"
+
+
+def test_a_damaged_checkpoint_is_passed_over_aloud(tmp_path):
+    cldctl("submit", "toy", *ONE, "--name", "mine", *DEBUG, runs=tmp_path)
+    newest = RunFolder(tmp_path / "mine").checkpoint_file(20)
+    os.truncate(newest, 1000)
+    drawn = cldctl("sample", "mine", "-n", "8", "--method", "em", "--nfe", "4", runs=tmp_path).stderr
+    again = cldctl("resume", "mine", "train.steps=30", *DEBUG, runs=tmp_path).stderr
+    for said in (drawn, again):
+        assert "passed over the checkpoint of step 20" in said
+        assert "truncated" in said
+    assert "8 samples of step 10" in drawn
+    assert "from step 10 of 30" in again
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["status"], ["status", "--json"], ["recipes"], ["submit", "--help"]])
+def test_commands_that_do_not_compute_load_nothing_heavy(runs, arguments):
+    code = (
+        "import sys\nfrom cldctl import app\nsys.argv = ['cldctl'] + sys.argv[1:]\n"
+        "try:\n    app.main()\nexcept SystemExit:\n    pass\n"
+        "print(sorted(m for m in ('torch', 'numpy', 'scipy', 'matplotlib', 'tensorboard') if m in sys.modules),"
+        " file=sys.stderr)"
+    )
+    environment = {**os.environ, "CLDCTL_RUNS": str(runs), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment, timeout=60
+    )
+    assert done.stderr.splitlines()[-1] == "[]", done.stderr
+
+
+def test_every_command_shows_an_example(runs):
+    listed = cldctl("--help", runs=runs, COLUMNS="200").stdout
+    for command in ("submit", "resume", "eval", "status", "logs", "cancel", "sample", "report", "recipes", "render"):
+        assert command in listed
+        assert "Example: cldctl" in cldctl(command, "--help", runs=runs, COLUMNS="200").stdout

@@ -1,0 +1,82 @@
+"""What is typed wrongly: said in words, with the fix and the promised exit code, and nothing is half-written."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from cldctl.commands import options
+from tests.support.tools import DEBUG, cldctl
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["submit", "toy", "train.stepz=3"], 2, ["train.stepz", "train.steps"]),
+        (["submit", "toyy"], 2, ["toyy", "recipes/toy.yaml"]),
+        (["submit", "toy", "--eval", "elb", *DEBUG], 2, ["'elb'", "'elbo'"]),
+        (["submit", "toy", "--eval", "", *DEBUG], 2, ["--eval names no metric", "elbo"]),
+        (["submit", "toy", "--name", "a b", "--dry-run", *DEBUG], 2, ["'a b' cannot name a run", "letters"]),
+        (["submit", "toy", "train.steps=20", "--cluster", "slrm"], 2, ["--cluster cannot be 'slrm'", "'slurm'?"]),
+        (["submit", "toy", "--name", "done", *DEBUG], 2, ["there is a run of this name", "/done`"]),
+        (["submit", "toy", "cluster.nodes=2", "--cluster", "local"], 2, ["cluster.nodes", "Set cluster.nodes=1"]),
+        (["submit"], 2, ["RECIPE"]),
+        (["status", "dome"], 3, ["no run at", "'done'"]),
+        (["eval", "done"], 2, ["--elbo"]),
+        (["eval", "done", "--elbo", "--sweep", "eval.elbo.probes=1,0"], 2, ["at eval.elbo.probes=0", ">= 1"]),
+        (["eval", "done", "--elbo", "--sweep", "nfe=5,10"], 2, ["only keys of sampling", "'sampling.nfe'?"]),
+        (["eval", "done", "--elbo", "--sweep", "eval.seed=1,2", "eval.seed=3"], 2, ["--sweep and eval.seed=3"]),
+        (["eval", "done", "--elbo", "--samples", "4", "eval.points=6"], 2, ["--samples and eval.points=6"]),
+        (["eval", "--compare", "done"], 2, ["two or more runs"]),
+        (["eval", "--compare", "done", "done", "--elbo", "--shards", "2"], 2, ["leave out --elbo, --shards"]),
+        (["eval", "done", "--elbo", "--checkpoint", "15"], 3, ["no checkpoint '15'", "10, 20"]),
+        (["eval", "done", "--elbo", "train.steps=3"], 2, ["train.steps", "eval, sampling and cluster"]),
+        (["sample", "done", "-o", "x.jpg"], 2, [".png or .npz"]),
+        (["sample", "done", "-o", "/nowhere/x.png"], 2, ["no folder /nowhere"]),
+        (["sample", "done", "--method", "emm"], 2, ["sampling.method", "'em'"]),
+        (["sample", "done", "--method", "em", "sampling.method=sscs"], 2, ["--method and sampling.method=sscs"]),
+        (["sample", "done", "--method", "em", "--nfe", "5", "sampling.nfe=6"], 2, ["--nfe and sampling.nfe=6"]),
+        (["sample", "done", "--checkpoint", "15"], 3, ["no checkpoint of step 15"]),
+        (["resume", "done"], 2, ["is finished at step 20", "train.steps="]),
+        (["cancel", "done", "dome"], 3, ["no run at", "Nothing was cancelled"]),
+        (["resume", "done", "train.keep=9", "sde.beta0=3"], 2, ["done: sde.beta0=3 would make it another run"]),
+        (["resume", "done", "--from", "15"], 3, ["no checkpoint of step 15", "10, 20"]),
+        (["cancel", "nobody"], 3, ["no run at"]),
+        (["logs", "nobody"], 3, ["no run at"]),
+        (["frobnicate"], 2, ["frobnicate"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_is_wrong_is_said_with_the_fix_and_the_code(runs, arguments, code, words):
+    before = sorted(path.name for path in runs.iterdir())
+    done = cldctl(*arguments, runs=runs, code=code, COLUMNS="300")
+    for word in words:
+        assert word in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(path.name for path in runs.iterdir()) == before, "nothing is half-written"
+
+
+def test_without_runs(tmp_path):
+    assert "no runs in" in cldctl("status", runs=tmp_path).stderr
+    assert cldctl("status", "--json", runs=tmp_path).stdout.strip() == "[]"
+    assert "there are no runs" in cldctl("eval", "--elbo", runs=tmp_path, code=3).stderr
+    assert "no run can be resumed" in cldctl("resume", "--yes", runs=tmp_path, code=3).stderr
+
+
+def test_a_name_is_looked_for_where_runs_dir_says(runs, tmp_path, monkeypatch):
+    """And not beside the shell, where another run may have the same; a path is one by its slash."""
+    shutil.copytree(runs / "done", tmp_path / "here" / "done")
+    shutil.copytree(runs / "done", tmp_path / "lr=0.1" / "done")
+    monkeypatch.chdir(tmp_path / "here")
+    assert options.find_run("done", runs).path == runs / "done"
+    assert options.find_run("./done", runs).path.resolve() == tmp_path / "here" / "done"
+    monkeypatch.chdir(tmp_path)
+    assert options.split_runs(["lr=0.1/done", "optim.lr=0.1/2"]) == (["lr=0.1/done"], ["optim.lr=0.1/2"])
+
+
+def test_what_cannot_be_printed_or_has_nowhere_to_go_ends_nothing(runs):
+    assert "NLL" in cldctl("status", "done", runs=runs, PYTHONIOENCODING="ascii").stdout
+    command = f"{sys.executable} -m cldctl status done --runs-dir {runs} >&-"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,191 @@
+"""Two ranks that are killed, signalled and resumed, as real processes of the local executor."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from cld_core import checkpoint
+from cld_core.run import RunFolder
+from tests.support.tools import SMALL, cldctl, is_gone, ranks_of, same, status, wait_ended, wait_for, wait_step
+
+LOCAL = ("--cluster", "local")
+
+
+@pytest.fixture
+def runs(fresh_runs):
+    return fresh_runs
+
+
+def submit(runs, name, *overrides):
+    cldctl("submit", "toy", *SMALL, *overrides, "--name", name, *LOCAL, runs=runs)
+    return RunFolder(runs / name)
+
+
+def test_killed_five_times_a_run_ends_bit_identical(runs):
+    """SIGKILL at five random moments, two of them inside a checkpoint write."""
+    steps = 3000
+    settings = (f"train.steps={steps}", "train.checkpoint_every=50", "train.on_resume=exact")
+    chance = random.Random(7)
+    run = submit(runs, "killed", *settings)
+    for kill in range(5):
+        floor = max(run.checkpoint_steps(), default=0)
+        wait_for(lambda floor=floor: max(run.checkpoint_steps(), default=0) > floor)
+        processes = ranks_of(run)
+        assert len(processes) == 2, "the run was to last longer than five kills"
+        time.sleep(chance.uniform(0, 0.4))
+        if kill % 2:
+            wait_for(lambda: list(run.checkpoints.glob(".step_*.tmp")), every=0.0)
+        for process in chance.sample(processes, 2):
+            process.kill()
+        row = wait_ended(runs, "killed")
+        assert row["state"] == "LOST", row
+        cldctl("resume", "killed", *LOCAL, runs=runs)
+    assert wait_ended(runs, "killed")["state"] == "FINISHED"
+    cldctl("submit", "toy", *SMALL, *settings, "--name", "whole", *LOCAL, "--follow", runs=runs)
+
+    whole, killed = (checkpoint.load(RunFolder(runs / name), steps) for name in ("whole", "killed"))
+    assert same(whole, killed), "parameters, average or optimiser state differ"
+    assert not list(run.checkpoints.glob(".step_*.tmp")), "what the killed writers left is cleared away"
+    row = status(runs, "killed")
+    assert [entry["cause"] for entry in row["attempts"]] == ["killed"] * 5 + ["finished"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM], ids=["USR2", "TERM"])
+@pytest.mark.parametrize("whom", ["one", "all"])
+def test_a_signal_stops_all_ranks_at_the_same_step(runs, number, whom):
+    run = submit(runs, "mine", "train.steps=1000000", "train.checkpoint_every=1000000")
+    processes = wait_for(lambda: len(ranks_of(run)) == 2 and ranks_of(run))
+    wait_step(run, 10)
+    for process in processes[1:] if whom == "one" else processes:
+        process.send_signal(number)
+    row = wait_ended(runs, "mine")
+    assert row["state"] == "STOPPED"
+    attempt = row["attempts"][-1]
+    assert attempt["cause"] == ("preempted" if number == signal.SIGUSR2 else "terminated")
+    assert attempt["detail"] == number.name
+    assert attempt["last_step"] == row["step"] == row["checkpoint_step"]
+    for process in processes:
+        wait_for(lambda process=process: is_gone(process))
+    for rank in (0, 1):
+        log = next(run.logs.glob(f"*_{rank}_log.out")).read_text()
+        assert "Job completed successfully" in log + next(run.logs.glob(f"*_{rank}_log.err")).read_text()
+        assert f"rank {rank} of 2: {attempt['cause']} at step {row['step']}" in log
+
+    again = str(row["step"] + 40)
+    cldctl("resume", "mine", f"train.steps={again}", *LOCAL, "--follow", runs=runs)
+    row = status(runs, "mine")
+    assert (row["state"], row["step"]) == ("FINISHED", int(again))
+    assert row["attempts"][-1]["first_step"] == attempt["last_step"]
+
+
+def test_a_dead_rank_takes_the_others_with_it(runs):
+    run = submit(runs, "mine", "train.steps=1000000", "train.checkpoint_every=10")
+    processes = wait_for(lambda: len(ranks_of(run)) == 2 and ranks_of(run))
+    wait_for(run.checkpoint_steps)
+    processes[1].kill()
+    row = wait_ended(runs, "mine")
+    assert row["state"] == "FAILED"
+    assert row["attempts"][-1]["cause"] == "crashed"
+    wait_for(lambda: is_gone(processes[0]))
+    end = str(row["checkpoint_step"] + 10)
+    cldctl("resume", "mine", f"train.steps={end}", *LOCAL, "--follow", runs=runs)
+
+
+def test_a_run_survives_its_terminal_and_can_be_cancelled(runs):
+    run = submit(runs, "mine", "train.steps=1000000")
+    wait_step(run, 10)
+    job = psutil.Process(int(status(runs, "mine")["job_id"]))
+    # What a closed terminal and Ctrl-C send to the job's process group.
+    for process in (job, *ranks_of(run)):
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTSTP):
+            process.send_signal(number)
+    step = run.progress()["step"]
+    wait_step(run, step + 20)
+    row = status(runs, "mine")
+    assert row["state"] == "RUNNING"
+    assert row["steps_per_s"] > 0
+    assert "mine" in cldctl("status", runs=runs).stdout
+    assert "is running as job" in cldctl("resume", "mine", *LOCAL, runs=runs, code=2).stderr
+
+    cldctl("cancel", "mine", runs=runs)
+    row = status(runs, "mine")
+    assert row["state"] == "CANCELLED"
+    assert row["attempts"][-1]["cause"] == "cancelled"
+    assert row["checkpoint_step"] == row["step"]
+    assert is_gone(job)
+    assert "nothing is running" in cldctl("cancel", "mine", runs=runs).stderr
+
+
+def test_a_second_job_refuses_a_folder_that_a_live_job_holds(runs):
+    """Not the command line, which looks first: the job itself."""
+    run = submit(runs, "mine", "train.steps=1000000")
+    wait_step(run, 5)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    second = subprocess.run(
+        [sys.executable, "-m", "cld_core.train", str(run.path)], capture_output=True, text=True, env=environment
+    )
+    assert second.returncode == 1
+    assert "is alive and writes into this run" in second.stderr
+    step = run.progress()["step"]
+    wait_step(run, step + 10)
+    assert status(runs, "mine")["state"] == "RUNNING"
+    cldctl("cancel", "mine", runs=runs)
+
+
+def test_from_step_sets_the_later_checkpoints_aside(runs):
+    settings = ("train.steps=40", "train.checkpoint_every=10", "train.keep=9", "cluster.tasks_per_node=1")
+    cldctl("submit", "toy", *SMALL, *settings, "--name", "mine", "--cluster", "debug", runs=runs)
+    run = RunFolder(runs / "mine")
+    assert run.checkpoint_steps() == [10, 20, 30, 40]
+    assert "10, 20, 30, 40" in cldctl("resume", "mine", "--from", "15", runs=runs, code=3).stderr
+    cldctl("resume", "mine", "--from", "20", "--cluster", "debug", runs=runs)
+    assert [entry["first_step"] for entry in status(runs, "mine")["attempts"]] == [0, 20]
+    assert len(list((run.checkpoints / "set_aside").glob("*.pt"))) == 2
+    assert run.checkpoint_steps() == [10, 20, 30, 40]
+
+
+def test_two_jobs_on_one_run_torchrun_style(runs):
+    """`python -m cld_core.train` with torchrun goes on where a submitted job stopped."""
+    settings = ("train.steps=20", "train.checkpoint_every=10", "cluster.tasks_per_node=1")
+    cldctl("submit", "toy", *SMALL, *settings, "--name", "mine", "--cluster", "debug", runs=runs)
+    run = RunFolder(runs / "mine")
+    run.ledger.append("requested", steps=40, overrides=["train.steps=40"])
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*command, "-m", "cld_core.train", str(run.path)], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert [entry["first_step"] for entry in status(runs, "mine")["attempts"]] == [0, 20]
+    assert run.checkpoint_steps()[-1] == 40
+
+
+def test_a_chained_evaluation_survives_an_interruption(runs):
+    steps = "train.steps=3000"
+    cldctl("submit", "toy", *SMALL, steps, "--name", "mine", "--eval", "elbo", *LOCAL, runs=runs)
+    run = RunFolder(runs / "mine")
+    wait_step(run, 10)
+    ranks_of(run)[1].send_signal(signal.SIGTERM)
+    assert wait_ended(runs, "mine")["state"] == "STOPPED"
+    done = cldctl("resume", "mine", *LOCAL, "--follow", runs=runs)
+    assert "NLL bound" in done.stdout
+    assert status(runs, "mine")["evals"][0]["nll"] is not None
+
+
+def test_ranks_without_their_controller_are_seen_and_can_be_cancelled(runs):
+    run = submit(runs, "mine", "train.steps=1000000")
+    wait_step(run, 10)
+    processes = ranks_of(run)
+    psutil.Process(int(status(runs, "mine")["job_id"])).kill()
+    row = wait_for(lambda: (row := status(runs, "mine"))["reason"] and row)
+    assert row["state"] == "RUNNING"
+    assert "on this machine writes into it" in row["reason"]
+    cldctl("cancel", "mine", runs=runs)
+    for process in processes:
+        wait_for(lambda process=process: is_gone(process))
+    assert status(runs, "mine")["state"] in ("CANCELLED", "STOPPED")

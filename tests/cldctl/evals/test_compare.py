@@ -1,0 +1,58 @@
+"""Runs side by side: what is marked, what is not, and why."""
+
+import pytest
+from rich.console import Console
+
+from cld_core.errors import NotFoundError
+from cld_core.evaluation.request import EvalRequest
+from cldctl.evals import compare
+from cldctl.ui.compared import compared
+from tests.support.made_up import report, run_with
+
+
+def evaluated(path, nll, stderr, samples=100):
+    run = run_with(path, 10)
+    request = EvalRequest.of(plain(run, samples), ("elbo",), 10)
+    report(run, request, elbo={"nll": nll, "stderr": stderr, "nfe_mean": 80.0}, fid={"value": 3.0})
+    return run
+
+
+def plain(run, samples):
+    import dataclasses
+
+    recipe = run.recipe()
+    return dataclasses.replace(recipe, eval=dataclasses.replace(recipe.eval, samples=samples))
+
+
+def test_a_difference_is_marked_beyond_twice_the_combined_error(tmp_path):
+    # Errors of 0.3 and 0.4 combine to 0.5: the border is at 1.
+    others = {"inside": 3.99, "worse": 4.01, "better": 1.99}
+    runs = [evaluated(tmp_path / name, nll, 0.4) for name, nll in others.items()]
+    columns = [compare.column(run) for run in (evaluated(tmp_path / "first", 3.0, 0.3), *runs)]
+    content = compare.to_json(columns)
+    assert [entry["nll"].get("against_first") for entry in content["runs"]] == [None, "same", "worse", "better"]
+    assert [entry["fid"].get("against_first") for entry in content["runs"]] == [None] * 4
+    assert content["warnings"] == ["FID has no standard error: no difference is marked"]
+    console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(compared(columns))
+    lines = console.export_text().splitlines()
+    line, of, how = next(lines[index : index + 3] for index, line in enumerate(lines) if "NLL" in line)
+    assert of.split() == " ".join(["of", *["100 test data"] * 4]).split()
+    assert how.split() == " ".join(["how", *["velocities 1, probes 1, 80 NFE"] * 4]).split()
+    cells = ["3.000 ± 0.300", "3.990 ± 0.400", "4.010 ± 0.400 worse", "1.990 ± 0.400 better"]
+    assert line.split() == " ".join(["NLL bound, nats", *cells]).split()
+
+
+def test_answers_to_different_questions_are_not_compared(tmp_path):
+    columns = [
+        compare.column(evaluated(tmp_path / "a", 3.0, 0.1)),
+        compare.column(evaluated(tmp_path / "b", 9.0, 0.1, samples=50)),
+    ]
+    content = compare.to_json(columns)
+    assert [entry["nll"]["points"] for entry in content["runs"]] == [100, 50]
+    assert content["runs"][1]["nll"]["against_first"] is None
+    assert "NLL bound, nats of a and b cannot be compared: points 100 and 50" in content["warnings"]
+    with pytest.raises(NotFoundError, match=r"no finished evaluation of step '20'\. There are: 10"):
+        compare.column(evaluated(tmp_path / "c", 1.0, 0.1), "20")
+    with pytest.raises(NotFoundError, match="d has no finished evaluation"):
+        compare.column(run_with(tmp_path / "d", 10))

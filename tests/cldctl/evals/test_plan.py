@@ -1,0 +1,82 @@
+"""What is typed becomes requests: which checkpoints, which combinations, refused before anything starts."""
+
+import pytest
+
+from cld_core.errors import CheckpointError, NotFoundError, UsageError
+from cld_core.evaluation import inputs
+from cldctl.evals import plan, sweep
+from tests.support.made_up import damage, run_with
+
+
+@pytest.fixture
+def run(tmp_path):
+    return run_with(tmp_path / "mine", 10, 20, 30)
+
+
+def test_last_and_all_pass_over_damaged_checkpoints_and_a_step_is_taken_at_its_word(run, monkeypatch):
+    assert plan.checkpoints(run, "last") == ([30], [])
+    listed = run.checkpoint_steps
+    monkeypatch.setattr(run, "checkpoint_steps", lambda: [5, *listed()])
+    assert plan.checkpoints(run, "all") == ([10, 20, 30], []), "one that was cleared away meanwhile is none"
+    damage(run, 30)
+    for wanted, steps in (("last", [20]), ("all", [10, 20])):
+        found, damaged = plan.checkpoints(run, wanted)
+        assert (found, [entry.step for entry in damaged]) == (steps, [30])
+        assert "damaged" in damaged[0].reason
+    with pytest.raises(CheckpointError, match=r"step_00000030.*damaged"):
+        plan.checkpoints(run, "30")
+    with pytest.raises(NotFoundError, match=r"no checkpoint '15'.*10, 20, 30"):
+        plan.checkpoints(run, "15")
+    for step in (10, 20):
+        damage(run, step)
+    with pytest.raises(CheckpointError, match="no whole checkpoint"):
+        plan.checkpoints(run, "all")
+
+
+def test_every_combination_is_a_request_and_one_that_cannot_be_is_named(run):
+    axes = sweep.parse(["eval.elbo.velocities=1,4", "eval.elbo.probes=1,2,3"])
+    made = plan.make(run, ("elbo",), [30], ["eval.samples=8"], axes)
+    asked = [(request.elbo["velocities"], request.elbo["probes"]) for request in made.requests]
+    assert asked == [(1, 1), (1, 2), (1, 3), (4, 1), (4, 2), (4, 3)]
+    assert made.sweep.evaluations == tuple(request.id for request in made.requests)
+    steps = plan.make(run, ("elbo",), [20, 30], [], axes)
+    assert [axis.key for axis in steps.sweep.axes] == ["checkpoint", "eval.elbo.velocities", "eval.elbo.probes"]
+    assert len(steps.requests) == 12
+    wrong = sweep.parse(["eval.elbo.velocities=1,0", "eval.elbo.probes=1,2"])
+    with pytest.raises(UsageError, match=r"at eval\.elbo\.velocities=0 eval\.elbo\.probes=1: .*velocities"):
+        plan.make(run, ("elbo",), [30], [], wrong)
+    with pytest.raises(UsageError, match=r"'sampling\.nfe' has no effect"):
+        plan.make(run, ("elbo",), [30], [], sweep.parse(["sampling.nfe=20,50"]))
+    with pytest.raises(UsageError, match=r"train\.steps.*can be changed"):
+        plan.make(run, ("elbo",), [30], ["train.steps=3"])
+
+
+def test_cells_that_draw_the_same_samples_share_an_evaluation(tmp_path, monkeypatch):
+    monkeypatch.setattr(inputs, "of", lambda recipe, metrics: inputs.Inputs({"weights": "abc"}, {}))
+    axes = sweep.parse(["sampling.method=em,exponential,ode", "sampling.nfe=20,50"])
+    # The recipe's keys of one method are no obstacle to the others.
+    run = run_with(tmp_path / "mine", 30, overrides=("sampling.method=sscs", "sampling.sscs_order=2"))
+    made = plan.make(run, ("fid",), [30], [], axes)
+    asked = [(request.sampling["method"], request.sampling["nfe"]) for request in made.requests]
+    assert asked == [("em", 20), ("em", 50), ("exponential", 20), ("exponential", 50), ("ode", 500)]
+    assert all(request.sampling["sscs_order"] == 1 for request in made.requests)
+    assert [cell.evaluation for cell in made.sweep.cells[-2:]] == [made.requests[-1].id] * 2
+    with pytest.raises(UsageError, match=r"--sweep, at sampling\.solver=torchdiffeq: .*share its batch"):
+        plan.make(run, ("fid",), [30], ["sampling.method=ode"], sweep.parse(["sampling.solver=rows,torchdiffeq"]))
+    both = [plan.make(run, ("fid",), [30], ["sampling.method=em", f"sampling.rtol={rtol}"]) for rtol in (1e-5, 1e-3)]
+    assert both[0].requests[0].id == both[1].requests[0].id, "Euler-Maruyama has no tolerance"
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        (["eval.seed"], "KEY=a,b,c"),
+        (["eval.seed=1,,2"], "KEY=a,b,c"),
+        (["train.steps=1,2"], "only keys of sampling and eval"),
+        (["eval.seed=1", "eval.seed=2"], "is there twice"),
+        (["eval.seed=1,2,1"], "has a value twice"),
+    ],
+)
+def test_what_is_no_axis_is_refused(texts, words):
+    with pytest.raises(UsageError, match=words):
+        sweep.parse(texts)

@@ -1,0 +1,59 @@
+"""Small prepared image data and recipes that train on them, for tests of what comes after preparation."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cld_core.data.build import Plan, Unit, build
+from cld_core.recipe import Recipe, load
+from cld_core.run import RunFolder
+from tests.support.paths import RECIPES
+
+# A network of milliseconds, of the smoke recipe's kind.
+TINY = (
+    "data.size=8",
+    "network.image_size=8",
+    "network.channels=8",
+    "network.multipliers=[1,2]",
+    "network.attention=[4]",
+    "train.batch_size=6",
+    "cluster.tasks_per_node=1",
+)
+
+
+def make_images(root: Path, *, size: int = 8, splits: Mapping[str, int] | None = None) -> Path:
+    """A prepared folder of smooth random images; by default 20 for training and 40 for validation."""
+
+    def images(count: int, seed: int) -> list[bytes]:
+        rng = np.random.default_rng(seed)
+        coarse = rng.integers(0, 256, (count, 2, 2, 3))
+        return [np.kron(image, np.ones((size // 2, size // 2, 1))).astype(np.uint8).tobytes() for image in coarse]
+
+    counts = splits or {"train": 20, "validation": 40}
+    units = {
+        split: [Unit(name="all", fingerprint="1", read=lambda count=count, seed=seed: images(count, seed))]
+        for seed, (split, count) in enumerate(counts.items())
+    }
+    build(Plan(name="folder", size=size, source="tests", units=units), root)
+    return root
+
+
+def tiny_recipe(data: Path, *overrides: str) -> Recipe:
+    """The smoke recipe at 8x8 pixels."""
+    return load(RECIPES / "cifar10_smoke.yaml", [*TINY, f"data.path={data}", *overrides])
+
+
+def run_folder(folder: Path, data: Path, *overrides: str) -> RunFolder:
+    """A run of 12 steps on those images, with checkpoints every 4."""
+    small = ("train.steps=12", "train.checkpoint_every=4", "train.log_every=3", "periodic.samples_every=null")
+    return RunFolder.create(folder / "run", tiny_recipe(data, *small, *overrides), {"created": 1.0})
+
+
+def clone(value: Any) -> Any:
+    """A copy of a state of nested dictionaries of tensors."""
+    if isinstance(value, torch.Tensor):
+        return value.clone()
+    return {name: clone(inner) for name, inner in value.items()} if isinstance(value, dict) else value

@@ -1,0 +1,60 @@
+"""The published implementation's numbers (tests/fixtures/parity) with our objects built from their settings."""
+
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cld_core import nets
+from cld_core.recipe.schema import MlpSpec, ObjectiveSpec, ResnetSpec
+from cld_core.score import Score
+from cld_core.sde import CLD, SDE, VPSDE
+from tests.support.paths import FIXTURES
+
+FOLDER = FIXTURES / "parity"
+TOYS = ("mlp_cld", "mlp_cld_mixed", "resnet_cld_mixed", "mlp_vpsde")
+
+
+def arrays(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """All arrays of NAME.npz, and its settings."""
+    with np.load(FOLDER / f"{name}.npz") as file:
+        return {k: torch.from_numpy(file[k]) for k in file.files if k != "meta"}, json.loads(str(file["meta"]))
+
+
+@dataclass(frozen=True)
+class Toy:
+    data: dict[str, Tensor]
+    sde: SDE
+    objective: ObjectiveSpec
+    net: torch.nn.Module
+
+    def score(self, **changes: Any) -> Score:
+        return Score(self.sde, replace(self.objective, **changes), self.net)
+
+
+def load(name: str) -> Toy:
+    data, meta = arrays(f"toy_{name}")
+    sde: SDE = VPSDE(beta0=meta["beta0"], beta1=meta["beta1"])
+    if meta["sde"] == "cld":
+        sde = CLD(**{k: meta[k] for k in ("beta0", "beta1", "m_inv", "gamma", "numerical_eps")})
+    spec = MlpSpec() if meta["network"] == "mlp" else ResnetSpec()
+    net = nets.build(spec, data_shape=(2,), phase_space=sde.phase_space)
+    net.load_state_dict({k.removeprefix("state/"): v for k, v in data.items() if k.startswith("state/")})
+    return Toy(data, sde, ObjectiveSpec(name=meta["cld_objective"], mixed_score=meta["mixed_score"]), net)
+
+
+class InjectedNoise:
+    """A given draw of the prior, then zeros."""
+
+    def __init__(self, prior: Tensor) -> None:
+        self.prior = prior
+        self._first = True
+
+    def normal(self, shape: tuple[int, ...]) -> Tensor:
+        if self._first:
+            self._first = False
+            return self.prior
+        return torch.zeros(len(self.prior), *shape)

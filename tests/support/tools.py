@@ -1,0 +1,98 @@
+"""What several tests use: the command line in a process of its own, and waiting with a deadline."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from cld_core.run import RunFolder
+
+# A toy that trains in no time, on two processes.
+SMALL = (
+    "network.width=16",
+    "network.layers=3",
+    "train.batch_size=16",
+    "train.log_every=5",
+    "cluster.tasks_per_node=2",
+    "eval.samples=32",
+)
+ONE = (*SMALL, "cluster.tasks_per_node=1", "train.steps=20", "train.checkpoint_every=10")
+DEBUG = ("--cluster", "debug")
+
+
+def cldctl(*arguments: str, runs: Path, code: int | None = 0, timeout: float = 180, **env: str) -> Any:
+    """Run the command line; stdout, stderr and returncode. Fails where the exit code is not ``code``."""
+    done = subprocess.run(
+        [sys.executable, "-m", "cldctl", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, "CLDCTL_RUNS": str(runs), "OMP_NUM_THREADS": "1", **env},
+        stdin=subprocess.DEVNULL,
+    )
+    if code is not None:
+        assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def status(runs: Path, name: str) -> dict[str, Any]:
+    return json.loads(cldctl("status", name, "--json", runs=runs).stdout)[0]
+
+
+def wait_for(what: Callable[[], Any], timeout: float = 90, every: float = 0.05) -> Any:
+    """The first true value of ``what``; fails after ``timeout`` seconds."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        value = what()
+        if value:
+            return value
+        time.sleep(every)
+    raise AssertionError(f"waited {timeout} s in vain")
+
+
+def wait_step(run: RunFolder, step: int) -> None:
+    wait_for(lambda: run.progress().get("step", 0) >= step)
+
+
+def wait_ended(runs: Path, name: str, timeout: float = 120) -> dict[str, Any]:
+    """The status of a run once it is over."""
+    over = ("STOPPED", "FAILED", "CANCELLED", "FINISHED", "LOST")
+    return wait_for(lambda: (row := status(runs, name))["state"] in over and row, timeout, every=0.3)
+
+
+def ranks_of(run: RunFolder) -> list[psutil.Process]:
+    """The living rank processes of a run's newest job, in the order of their ranks."""
+    jobs = [event for event in run.ledger.events() if event["event"] == "submitted"]
+    if not jobs:
+        return []
+    try:
+        children = [(child.environ(), child) for child in psutil.Process(int(jobs[-1]["job_id"])).children()]
+        # One that was forked this very moment has its parent's environment still, and is no rank yet.
+        number = "SUBMITIT_LOCAL_GLOBALID"
+        ranked = [(int(variables[number]), child) for variables, child in children if number in variables]
+    except psutil.Error:
+        return []
+    return [child for _, child in sorted(ranked, key=lambda pair: pair[0])]
+
+
+def is_gone(process: psutil.Process) -> bool:
+    """Whether a process has ended; one that nobody waited for counts as ended."""
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two states of nested dicts, lists and tensors are equal to the last bit."""
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return bool(a == b)
