@@ -1,0 +1,306 @@
+"""What can happen to a run, or to sharded work: one frozen dataclass per event, one line each in a ledger.
+
+A line is a JSON object: ``time`` (seconds since 1970), ``event`` (the name of the class in snake case) and the fields
+of the class. Fields and events that a newer version wrote are kept (``Event.extra``, `Unknown`), not dropped.
+"""
+
+import dataclasses
+import json
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+# Why an attempt ended. What a signal means is decided where the cluster is known.
+Cause = Literal[
+    "finished",
+    "preempted",  # SIGUSR2: a notice of preemption or of the time limit
+    "timeout",  # SIGUSR2 near the known time limit
+    "terminated",  # SIGTERM
+    "cancelled",  # by `cldctl cancel` or scancel
+    "requeued",  # by an administrator
+    "node_failure",
+    "out_of_memory",
+    "crashed",  # an error in the code or on the machine
+    "nonfinite",  # the loss or the gradient was not finite
+    "save_failed",  # a checkpoint could not be written
+    "lease_lost",  # another job took over the run folder
+    "imported",  # not an attempt of ours: the run begins with a checkpoint from elsewhere
+    "killed",  # ended without a message, and nobody found out why
+]
+CAUSES: tuple[Cause, ...] = get_args(Cause)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobRef:
+    """A submitted task, and what finds it again from another process.
+
+    Attributes:
+        job_id: the launcher's name for it; ``ARRAY_TASK`` for a task of a Slurm array.
+        process: where one job pools many tasks, the number of the process that runs this one.
+        logs: the folder that the job's output goes to.
+        restarts: whether the launcher may start the job again, on its own or when asked from inside.
+        details: what only the job's own cluster reads, such as host, process id and its start time.
+    """
+
+    cluster: str
+    job_id: str
+    process: int = 0
+    logs: str = ""
+    restarts: bool = False
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Something that happened at ``time``; ``extra`` holds the fields that this version does not know."""
+
+    time: float = field(default_factory=lambda: round(time.time(), 3))
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unknown(Event):
+    """An event that this version does not know; all its fields are in ``extra``."""
+
+    event: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Requested(Event):
+    """Training is to begin or to continue; written before there is a job."""
+
+    steps: int
+    overrides: tuple[str, ...] = ()
+    from_step: int | None = None
+    recipe_digest: str | None = None
+    code: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotSubmitted(Event):
+    """The scheduler refused a request, or did not answer (``away``)."""
+
+    reason: str
+    away: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submitted(Event):
+    """A job exists.
+
+    Attributes:
+        successor_of: the job that this one waits for to end badly.
+        exclude: nodes that it may not use.
+        shards: of sharded work, the shards that this task computes; None for a training run.
+    """
+
+    job: JobRef
+    successor_of: str | None = None
+    exclude: tuple[str, ...] = ()
+    shards: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Imported(Event):
+    """The run begins with a checkpoint from elsewhere. It counts as attempt 0, so the first start is attempt 1."""
+
+    step: int
+    source: str
+    finished: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Started(Event):
+    """An attempt begins to train at ``step``.
+
+    Attributes:
+        restart: earlier starts of the same job by the launcher.
+        reached: the step that the attempt before had reported, in case it could not write its end.
+        log_offset: size in bytes of the launcher's log at this moment; later notices are about this attempt.
+        warning: what is wrong while the attempt runs, such as a missing GPU.
+    """
+
+    attempt: int
+    job_id: str | None
+    step: int
+    host: str | None = None
+    pid: int | None = None
+    restart: int = 0
+    reached: int | None = None
+    log_offset: int | None = None
+    warning: str | None = None
+    code: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended(Event):
+    """An attempt ended; ``bug``: by a fault in code or recipe, which another start would meet again."""
+
+    attempt: int
+    cause: str
+    step: int | None = None
+    detail: str | None = None
+    bug: bool = False
+    node: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolledBack(Event):
+    """The loss or a gradient exploded, and training went back to the checkpoint of ``to_step``."""
+
+    attempt: int
+    to_step: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explained(Event):
+    """Found out afterwards: why an attempt ended."""
+
+    attempt: int
+    cause: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Requeued(Event):
+    """The job put itself back into the queue."""
+
+    job_id: str
+    cause: str
+    delay_s: float = 0.0
+    exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class GivenUp(Event):
+    """A retry budget is spent; the run is not started again."""
+
+    reason: str
+    job_id: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotBegun(Event):
+    """A job found nothing that it could continue from."""
+
+    job_id: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiedEarly(Event):
+    """A job that had trained before was started again and ended before it trained."""
+
+    job_id: str
+    restart: int
+    reason: str
+    node: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crashed(Event):
+    """A task of sharded work ended with an error."""
+
+    job_id: str
+    restart: int
+    code: int
+    node: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TurnedAway(Event):
+    """A job had nothing to do: the run was finished, held by another job, or the job itself was withdrawn."""
+
+    job_id: str
+    reason: str
+    why: Literal["finished", "held", "withdrawn"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Damaged(Event):
+    """The checkpoint of ``step`` was skipped."""
+
+    step: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cancelled(Event):
+    """Somebody asked a job to end; an `Ended` event may follow."""
+
+    job_id: str
+
+
+def name_of(kind: type[Event]) -> str:
+    """The ``event`` field of a class, for example ``rolled_back`` for `RolledBack`."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower()
+
+
+KINDS: dict[str, type[Event]] = {
+    name_of(kind): kind
+    for kind in (
+        Requested,
+        NotSubmitted,
+        Submitted,
+        Imported,
+        Started,
+        Ended,
+        RolledBack,
+        Explained,
+        Requeued,
+        GivenUp,
+        NotBegun,
+        DiedEarly,
+        Crashed,
+        TurnedAway,
+        Damaged,
+        Cancelled,
+    )
+}
+
+
+def to_line(event: Event) -> str:
+    """One line of JSON without a line break, which `parse` turns back into an equal event."""
+    name = event.event if isinstance(event, Unknown) else name_of(type(event))
+    own = {entry: getattr(event, entry) for entry in _fields(type(event)) if entry not in ("time", "extra", "event")}
+    if isinstance(event, Submitted):
+        own["job"] = {**vars(event.job), "details": dict(event.job.details)}
+    return json.dumps({"time": event.time, "event": name, **own, **event.extra})
+
+
+def parse(line: str) -> Event | None:
+    """The event on a line; None for a line that a killed writer left unfinished."""
+    try:
+        content = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(content, dict) or not isinstance(content.get("time"), int | float) or "event" not in content:
+        return None
+    name, at = str(content.pop("event")), float(content.pop("time"))
+    kind = KINDS.get(name)
+    try:
+        if kind is not None:
+            return _made(kind, at, content)
+    except TypeError:
+        pass  # A required field is missing: another version's meaning of the name.
+    return Unknown(time=at, event=name, extra=content)
+
+
+def _made(kind: type[Event], at: float, content: dict[str, Any]) -> Event:
+    known = _fields(kind)
+    values = {name: _frozen(value) for name, value in content.items() if name in known}
+    if kind is Submitted:
+        values["job"] = JobRef(**values["job"])
+    extra = {name: value for name, value in content.items() if name not in known}
+    return kind(**{**values, "time": at, "extra": extra})
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _fields(kind: type[Event]) -> set[str]:
+    return {entry.name for entry in dataclasses.fields(kind)}

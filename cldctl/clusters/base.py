@@ -1,0 +1,297 @@
+"""The protocol of a cluster: what commands ask of it, and what a job asks of it from inside.
+
+A task is one world of processes. A submission is one or many tasks: an array, a pool of local processes and a loop in
+this process are three ways to run them. A cluster is mechanism: it writes no ledger, knows no policy, and nothing
+outside its own package compares its name. Commands ask for capabilities (`Cluster.blocks`, `Cluster.restarts`,
+`Cluster.max_tasks`).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import ClassVar, Literal, Protocol
+
+from cld_core.errors import CldError
+from cld_core.place import Place
+from cld_core.recipe.schema import ClusterSpec
+from cld_core.run.events import JobRef
+from cld_core.run.history import Attempt
+from cld_core.stop import StopCode
+
+Phase = Literal["pending", "running", "suspended", "ending", "gone", "unknown"]
+
+
+class Work(Protocol):
+    """What a task does. Picklable: it holds names and paths, and loads torch only when it is called."""
+
+    def __call__(self, job: "InJob") -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One start of `JobSpec.size` (nodes x ranks), whose processes form one world."""
+
+    work: Work
+    label: str  # a run of a sweep, or "shards 3, 7"
+
+
+@dataclass(frozen=True)
+class After:
+    """What a job waits for: that others ended, or that they failed (a successor; only where `Cluster.restarts`)."""
+
+    jobs: tuple[JobRef, ...]
+    how: Literal["ended", "failed"] = "ended"
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobSpec:
+    """What one submission of one or many tasks needs.
+
+    Attributes:
+        size: nodes, ranks, GPUs and limits of a single task, and how the recipe or profile wants its jobs.
+        notice_s: seconds before its time limit at which a task is told to save and end.
+        parallel: tasks that may run at once; None for no limit.
+        exclude: nodes to avoid, beside ``size.exclude``.
+        env: environment variables of the job.
+        aftermath: module and arguments that run after a bad end; the launcher adds the exit code.
+    """
+
+    name: str
+    logs: Path
+    size: ClusterSpec
+    notice_s: int = 90
+    after: After | None = None
+    parallel: int | None = None
+    exclude: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    aftermath: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a launcher says about a job.
+
+    Attributes:
+        ended: a cause of the ledger, where the launcher says how the job ended.
+        reason: why it waits, or why nothing is known about it ("started on HOST").
+        word: the launcher's own word for the state; shown to people, compared by nobody.
+    """
+
+    phase: Phase
+    ended: str | None = None
+    node: str = ""
+    reason: str = ""
+    word: str = ""
+
+    @property
+    def is_gone(self) -> bool:
+        return self.phase == "gone"
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Answers about many jobs of one or several clusters, by (cluster, job id).
+
+    Attributes:
+        as_of: when the launchers were asked, seconds since 1970.
+        problem: one line on who could not be asked.
+    """
+
+    jobs: Mapping[tuple[str, str], Seen]
+    as_of: float
+    problem: str | None = None
+
+    def of(self, job: JobRef) -> Seen:
+        return self.jobs.get((job.cluster, job.job_id), Seen("unknown"))
+
+
+class SchedulerRefused(CldError):
+    """The scheduler said no."""
+
+    exit_code = 4
+
+
+class SchedulerAway(CldError):
+    """The scheduler gave no answer. Never worded as a refusal."""
+
+    exit_code = 4
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of `cldctl doctor`: its subject, ``verdict`` (ok, warn, fail), what was found, and what to do."""
+
+    name: str
+    verdict: Literal["ok", "warn", "fail"]
+    found: str
+    advice: str = ""
+
+    def to_dict(self) -> dict[str, str]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorOptions:
+    """What `cldctl doctor` was asked: one partition or all, and whether to look from a node by a small job."""
+
+    partition: str | None = None
+    job: bool = True
+    account: str | None = None
+    wait_s: float = 120.0
+
+
+@dataclass(frozen=True)
+class MeasuredSaves:
+    """How long saving took in the runs so far.
+
+    Attributes:
+        slowest_s: None before the first save.
+        notice_s: how early before a time limit a job is told to stop.
+    """
+
+    slowest_s: float | None
+    notice_s: int
+
+
+class Cluster(ABC):
+    """A way to run jobs.
+
+    Attributes:
+        blocks: `submit` returns when the work is done: no lock is held during it, and there is nothing to follow.
+        restarts: it requeues jobs, runs an aftermath, and keeps a successor waiting.
+        poll_s: seconds between two looks of ``--follow``.
+        looks_to_believe_an_end: how often in a row a job must look over before it is believed.
+    """
+
+    name: ClassVar[str]
+    blocks: ClassVar[bool] = False
+    restarts: ClassVar[bool] = False
+    poll_s: ClassVar[float] = 0.4
+    looks_to_believe_an_end: ClassVar[int] = 1
+
+    @classmethod
+    @abstractmethod
+    def unavailable(cls) -> str | None:
+        """Why it cannot be used on this machine; None where it can."""
+
+    @abstractmethod
+    def max_tasks(self, spec: JobSpec) -> int:
+        """The most tasks that one submission can have."""
+
+    @abstractmethod
+    def check(self, spec: JobSpec, tasks: int = 1) -> None:
+        """Refuse a job that cannot be submitted, before anything is written.
+
+        Raises:
+            RecipeError: names the key and the fix.
+        """
+
+    @abstractmethod
+    def script(self, spec: JobSpec, tasks: int = 1) -> str:
+        """What ``--dry-run`` shows, byte for byte what would be submitted."""
+
+    @abstractmethod
+    def submit(self, spec: JobSpec, tasks: Sequence[Task], note: Callable[[Sequence[JobRef]], None]) -> None:
+        """Start the tasks. ``note`` gets one `JobRef` per task as soon as they exist, before a blocking cluster begins.
+
+        Raises:
+            SchedulerRefused: the scheduler said no.
+            SchedulerAway: it gave no answer.
+        """
+
+    @abstractmethod
+    def survey(self, jobs: Collection[JobRef], *, settled: Collection[JobRef] = (), max_age_s: float = 30.0) -> Survey:
+        """Ask about jobs of this cluster, all at once.
+
+        Args:
+            settled: those whose end is known already; accounting is not asked about them.
+            max_age_s: an answer of this age, in seconds, is good enough; 0 asks now.
+        """
+
+    @abstractmethod
+    def cancel(self, jobs: Collection[JobRef]) -> None:
+        """Ask jobs to save and end; returns at once.
+
+        Raises:
+            SchedulerRefused, SchedulerAway
+        """
+
+    @abstractmethod
+    def kill(self, jobs: Collection[JobRef]) -> None:
+        """End what is left of cancelled jobs after their grace period."""
+
+    def redirect(self, waiting: Collection[JobRef], after: After) -> None:
+        """Let jobs that have not begun wait for ``after`` in place of what they waited for."""
+        raise SchedulerRefused(f"a job of {self.name} cannot be told to wait for another one.")
+
+    def log_files(self, job: JobRef, rank: int) -> list[Path]:
+        """Output and errors of one rank of a job, in this order; empty before it has begun."""
+        folder = Path(job.logs)
+        return [file for stream in ("out", "err") if (file := folder / f"{job.job_id}_{rank}_log.{stream}").is_file()]
+
+    def checks(self, runs: Path, asked: DoctorOptions, saves: MeasuredSaves) -> Iterator[Check]:
+        """Whether this cluster is fit for runs in the folder ``runs``, for `cldctl doctor`."""
+        yield from ()
+
+
+class InJob:
+    """A task seen from inside. This base is a process without a scheduler: one rank, and nobody says anything.
+
+    Attributes:
+        restart: earlier starts of this job by the launcher.
+        log: the file that the launcher writes its notices to.
+        in_process: the job runs inside a command: errors propagate, Ctrl-C stops it, stdout belongs to the command.
+    """
+
+    cluster: Cluster
+    ref: JobRef
+    restart: int = 0
+    node: str = ""
+    log: Path | None = None
+    in_process: bool = True
+
+    @classmethod
+    def current(cls) -> "InJob":
+        """The task that this process belongs to, from its environment. Loads no torch: the aftermath uses it, too."""
+        raise NotImplementedError
+
+    def place(self) -> Place:
+        """This process among those of its task."""
+        return Place()
+
+    def cause_of(self, code: StopCode, log_offset: int) -> str | None:
+        """What a signal meant, a cause of the ledger; None where nobody knows.
+
+        Args:
+            log_offset: where in `log` the notices about this attempt begin, bytes.
+        """
+        return None
+
+    def why_ended(self, attempt: Attempt) -> str | None:
+        """Why an earlier attempt ended that could not say so itself, a cause of the ledger; None if unknown."""
+        return None
+
+    def requeue(self, *, delay_s: float = 0.0, exclude: Sequence[str] = (), within_s: float = 0.0) -> None:
+        """Put this task back into the queue, and no other one of its array.
+
+        Args:
+            delay_s: seconds that it must wait before it begins again.
+            exclude: nodes that it must avoid from now on.
+            within_s: for how many seconds to retry while the scheduler is away.
+
+        Raises:
+            SchedulerRefused, SchedulerAway
+        """
+        raise SchedulerRefused("this launcher does not start a job again.")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a launcher pickles: the work, and the class that tells it where it runs, so that a job looks up no name."""
+
+    work: Work
+    inside: type[InJob]
+
+    def __call__(self) -> None:
+        self.work(self.inside.current())
