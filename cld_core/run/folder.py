@@ -142,7 +142,7 @@ class RunFolder:
         """The recipe in force: as submitted, and then what later continuations changed."""
         from cld_core.recipe import load
 
-        return load(self.recipe_file, self.ledger.overrides())
+        return load(self.recipe_file, self.ledger.history().overrides)
 
     def identity(self) -> dict[str, Any]:
         return _object(self.identity_file)
