@@ -3,6 +3,7 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := demo-runs
+MARKDOWN := README.md CHANGELOG.md docs tests/slurm
 
 .PHONY: demo test test-lab lint bench clean slurm-up slurm-down
 
@@ -29,6 +30,7 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/codespell
+	$(BIN)/mdformat --check --wrap 100 --compact-tables $(MARKDOWN)
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks
