@@ -1,0 +1,84 @@
+"""The work of a task that computes shards, of evaluations and of statistics alike."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cld_core.errors import CldError
+from cld_core.shards import open_work
+from cld_core.stop import StopCode, StopFlag
+from cldctl.clusters.base import InJob, SchedulerAway, SchedulerRefused
+
+from .process import one_line_errors
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Shards of the work in a folder; without shards it is left to merge."""
+
+    folder: str
+    shards: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ShardsWork:
+    """Compute pieces of sharded work. Pickled by the launcher, so it holds paths and numbers only."""
+
+    pieces: tuple[Piece, ...]
+    gpu: bool
+
+    def __call__(self, job: InJob) -> None:
+        # Before anything slow is loaded: an early signal must be neither lost nor fatal.
+        stop = StopFlag().listen(interrupt=job.in_process)
+        with one_line_errors(job):
+            is_done = self._compute(job, stop)
+        if not is_done and job.ref.restarts and stop.code is StopCode.USR2:
+            try:
+                job.requeue()
+            except (SchedulerRefused, SchedulerAway) as error:
+                print(f"could not requeue job {job.ref.job_id}: {error}", flush=True)
+
+    def _compute(self, job: InJob, stop: StopFlag) -> bool:
+        """Compute piece after piece; False when asked to stop first. What fails leaves the other pieces alone.
+
+        Raises:
+            CldError: the first one, when nothing else is left to do.
+        """
+        from cld_core import ranks as distributed
+
+        ranks = distributed.alone(job.place(), gpu=self.gpu)
+        if (warning := ranks.lacks_gpu(self.gpu)) is not None:
+            print(f"warning: {warning}", file=sys.stderr, flush=True)
+        first_error: CldError | None = None
+        for piece in self.pieces:
+            work = open_work(Path(piece.folder))
+            try:
+                if not work.compute(ranks, lambda: stop.code != 0, piece.shards):
+                    return False
+            except CldError as error:
+                if len(self.pieces) == 1:
+                    raise
+                print(f"{work.name}: {error}", file=sys.stderr, flush=True)
+                first_error = first_error or error
+        if first_error is not None:
+            raise first_error
+        return True
+
+
+def divided(missing: Sequence[tuple[str, Sequence[int]]], tasks: int) -> list[tuple[Piece, ...]]:
+    """The missing shards of works, by folder, for at most ``tasks`` tasks: one shard each where there are enough.
+
+    A work without missing shards is left to be merged by one task.
+    """
+    units = [Piece(folder, (shard,)) for folder, shards in missing for shard in shards]
+    units += [Piece(folder, ()) for folder, shards in missing if not shards]
+    count = min(len(units), tasks)
+    return [tuple(_joined(units[task::count])) for task in range(count)]
+
+
+def _joined(units: Sequence[Piece]) -> Iterator[Piece]:
+    folders = dict.fromkeys(unit.folder for unit in units)
+    for folder in folders:
+        shards = tuple(shard for unit in units if unit.folder == folder for shard in unit.shards)
+        yield Piece(folder, shards)

@@ -1,0 +1,74 @@
+"""What jobs need from a cluster: training, and tasks of sharded work."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from cld_core.recipe import Recipe
+from cld_core.recipe.schema import ClusterSpec
+from cld_core.run import RunFolder
+from cld_core.run.atomic import read_json
+from cldctl.clusters.base import After, JobSpec, MeasuredSaves
+
+# What a save is taken to last before the first one was measured, and what it may take beyond three times the slowest.
+FIRST_SAVE_S, SAVE_MARGIN_S = 10.0, 60
+
+
+def training(run: RunFolder, recipe: Recipe, after: After | None = None) -> JobSpec:
+    """The job that trains a run."""
+    return JobSpec(
+        name=run.name,
+        logs=run.logs,
+        size=recipe.cluster,
+        notice_s=notice_s(save_times([run]), recipe.cluster),
+        after=after,
+        aftermath=("cldctl.jobs.aftermath", "training", str(run.path)),
+    )
+
+
+def sharded(
+    name: str,
+    first: Path,
+    logs: Path,
+    size: ClusterSpec,
+    *,
+    run: RunFolder | None = None,
+    after: After | None = None,
+    parallel: int | None = None,
+) -> JobSpec:
+    """The job whose tasks, of one process each, compute shards.
+
+    Args:
+        first: folder of the work whose ledger keeps the crashes of all tasks.
+        size: what a training with the same resources would get.
+        run: whose saves were measured; None for work that belongs to no run.
+    """
+    one = replace(size, nodes=1, tasks_per_node=1, gpus_per_node=min(1, size.gpus_per_node))
+    return JobSpec(
+        name=name,
+        logs=logs,
+        size=one,
+        notice_s=notice_s(save_times([run] if run is not None else []), size),
+        after=after,
+        parallel=parallel,
+        aftermath=("cldctl.jobs.aftermath", "shards", str(first)),
+    )
+
+
+def notice_s(saves: Sequence[float], size: ClusterSpec) -> int:
+    """Seconds before its time limit at which a job is told to stop: three times the slowest save, and a margin."""
+    if size.signal_s is not None:
+        return size.signal_s
+    return round(3 * max(saves, default=FIRST_SAVE_S)) + SAVE_MARGIN_S
+
+
+def save_times(runs: Iterable[RunFolder]) -> list[float]:
+    """How long every checkpoint of the runs took to be written, seconds."""
+    sidecars = (read_json(run.checkpoint_file(step).with_suffix(".json")) for run in runs for step in run.checkpoint_steps())
+    return [float((sidecar or {}).get("seconds", 0.0)) for sidecar in sidecars]
+
+
+def measured_saves(runs: Iterable[RunFolder]) -> MeasuredSaves:
+    """The saves of all runs, as `cldctl doctor` judges a cluster by them."""
+    saves = save_times(runs)
+    return MeasuredSaves(slowest_s=max(saves, default=None), notice_s=notice_s(saves, ClusterSpec()))
