@@ -156,7 +156,7 @@ def pick_checkpoint(folder: RunFolder, recipe: Recipe, checkpoint: int | str) ->
     step, damaged = checkpoints.newest_good(folder, recipe.model_digest())
     for entry in damaged:
         if entry.finished:
-            _log.warning("%s", entry.passed_over)
+            _log.warning("%s", entry.skipped)
     if step is None:
         why = f": {damaged[0].reason}" if damaged else ""
         train = f"`cldctl resume {folder.name}`"

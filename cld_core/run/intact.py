@@ -20,9 +20,9 @@ class Damaged:
     finished: bool = True
 
     @property
-    def passed_over(self) -> str:
-        """In words: that a newer checkpoint was not used."""
-        return f"passed over the checkpoint of step {self.step}: {self.reason}"
+    def skipped(self) -> str:
+        """A message: a newer checkpoint was not used."""
+        return f"skipped the checkpoint of step {self.step}: {self.reason}"
 
 
 def verify(folder: RunFolder, step: int) -> None:
