@@ -1,67 +1,66 @@
-"""Starting what is missing of a plan, by one job."""
+"""Starting what is missing of a plan, by one submission."""
 
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from cld_core.evaluation.request import EvalRequest
 from cld_core.recipe.schema import ClusterSpec
 from cld_core.run import RunFolder
 from cld_core.run.atomic import read_json
-from cldctl.cluster import launch
-from cldctl.cluster.executor import SchedulerError
-from cldctl.cluster.state import eval_status
+from cld_core.run.events import JobRef
+from cld_core.shards import open_work
+from cldctl.clusters.base import Cluster, SchedulerAway, SchedulerRefused
+from cldctl.runs import sharded, survey
+from cldctl.runs.status import work_state
 
 from .plan import Plan
 
 
 @dataclass(frozen=True)
 class Begun:
-    """The evaluations of a plan by how they were found; ``job_id`` computes those of ``started``."""
+    """The evaluations of a plan by the state that they were in; ``job`` computes those of ``started``."""
 
     complete: tuple[str, ...] = ()
     running: tuple[str, ...] = ()
     started: tuple[str, ...] = ()
-    job_id: str | None = None
+    job: JobRef | None = None
 
 
-def start(run: RunFolder, plan: Plan, cluster: str, resources: ClusterSpec, parallel: int | None = None) -> Begun:
-    """Start those evaluations of a plan that are neither complete nor being computed, as one array or local job.
+def start(run: RunFolder, plan: Plan, cluster: Cluster, size: ClusterSpec, parallel: int | None = None) -> Begun:
+    """Start those evaluations of a plan that are neither complete nor being computed.
 
     Raises:
-        SchedulerError: the scheduler refused the job. What was made for it is gone again.
+        RecipeError: the cluster has no such jobs.
+        SchedulerRefused, SchedulerAway: nothing was started, and what was made for it is removed again.
     """
-    look, _ = launch.look_at([run])
-    found: dict[str, list[str]] = {"FINISHED": [], "RUNNING": [], "missing": []}
+    answers = survey.of_runs([run])
+    by_state: dict[str, list[str]] = {"FINISHED": [], "RUNNING": [], "PENDING": [], "STOPPED": []}
     for request in plan.requests:
         path = run.evals / request.id
-        there = (path / "request.json").is_file()
-        state = eval_status(path, look)["state"] if there else "missing"
-        found[{"PENDING": "RUNNING", "STOPPED": "missing"}.get(state, state)].append(request.id)
-    there_before = {path.name for path in run.evals.iterdir()} if run.evals.is_dir() else set()
-    home: Path | None = plan.sweep.save(run) if plan.sweep is not None else None
-    missing = [request for request in plan.requests if request.id in found["missing"]]
-    for request in missing:
-        request.save(run)
-    job_id = None
+        exists = (path / "request.json").is_file()
+        by_state[work_state(open_work(path), answers) if exists else "STOPPED"].append(request.id)
+    missing = by_state["STOPPED"]
+    existing = {path.name for path in run.evals.iterdir()} if run.evals.is_dir() else set()
+    home = plan.sweep.save(run) if plan.sweep is not None else None
+    for request in plan.requests:
+        if request.id in missing:
+            request.save(run)
+    job = None
     if missing:
-        names = [request.id for request in missing]
+        works = [open_work(run.evals / name) for name in missing]
         logs = home / "logs" if home is not None else None
         try:
-            job_id = launch.evaluate(run, names, cluster, resources, logs=logs, parallel=parallel).job_id
-        except SchedulerError:
-            for name in {*names, *([home.name] if home is not None else [])} - there_before:
+            job = sharded.start(works, cluster, size, run=run, logs=logs, parallel=parallel)
+        except (SchedulerRefused, SchedulerAway):
+            for name in {*missing, *([home.name] if home is not None else [])} - existing:
                 shutil.rmtree(run.evals / name)
             raise
-    return Begun(tuple(found["FINISHED"]), tuple(found["RUNNING"]), tuple(found["missing"]), job_id)
+    running = (*by_state["RUNNING"], *by_state["PENDING"])
+    return Begun(tuple(by_state["FINISHED"]), running, tuple(missing), job)
 
 
-def cut_otherwise(run: RunFolder, requests: Sequence[EvalRequest]) -> list[tuple[str, int]]:
-    """Evaluations that were begun in another number of shards, and that number, in which they go on."""
-    found = []
-    for request in requests:
-        there = read_json(run.evals / request.id / "request.json")
-        if there is not None and there["shards"] != request.shards:
-            found.append((request.id, int(there["shards"])))
-    return found
+def divided_otherwise(run: RunFolder, requests: Sequence[EvalRequest]) -> list[tuple[str, int]]:
+    """Evaluations that were begun in another number of shards, which they keep, and that number."""
+    begun = [(request, read_json(run.evals / request.id / "request.json")) for request in requests]
+    return [(request.id, int(it["shards"])) for request, it in begun if it and it["shards"] != request.shards]

@@ -1,7 +1,7 @@
 """The work of a task that computes shards, of evaluations and of statistics alike."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from .process import one_line_errors
 
 @dataclass(frozen=True)
 class Piece:
-    """Shards of the work in a folder; without shards it is left to merge."""
+    """Shards of the work in a folder."""
 
     folder: str
     shards: tuple[int, ...]
@@ -67,18 +67,14 @@ class ShardsWork:
 
 
 def divided(missing: Sequence[tuple[str, Sequence[int]]], tasks: int) -> list[tuple[Piece, ...]]:
-    """The missing shards of works, by folder, for at most ``tasks`` tasks: one shard each where there are enough.
-
-    A work without missing shards is left to be merged by one task.
-    """
-    units = [Piece(folder, (shard,)) for folder, shards in missing for shard in shards]
-    units += [Piece(folder, ()) for folder, shards in missing if not shards]
+    """The missing shards of works, by folder, for at most ``tasks`` tasks: one shard each where there are enough."""
+    units = [(folder, shard) for folder, shards in missing for shard in shards]
     count = min(len(units), tasks)
-    return [tuple(_joined(units[task::count])) for task in range(count)]
+    return [_joined(units[task::count]) for task in range(count)]
 
 
-def _joined(units: Sequence[Piece]) -> Iterator[Piece]:
-    folders = dict.fromkeys(unit.folder for unit in units)
-    for folder in folders:
-        shards = tuple(shard for unit in units if unit.folder == folder for shard in unit.shards)
-        yield Piece(folder, shards)
+def _joined(units: Sequence[tuple[str, int]]) -> tuple[Piece, ...]:
+    shards: dict[str, list[int]] = {}
+    for folder, shard in units:
+        shards.setdefault(folder, []).append(shard)
+    return tuple(Piece(folder, tuple(numbers)) for folder, numbers in shards.items())

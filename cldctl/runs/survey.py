@@ -8,7 +8,7 @@ from cld_core.run import RunFolder
 from cld_core.run.events import JobRef
 from cldctl import clusters
 from cldctl.clusters.base import SchedulerAway, Seen, Survey
-from cldctl.evals.works import evaluations_of
+from cldctl.jobs.evaluations import evaluations_of
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,10 @@ def jobs_of(run: RunFolder) -> Iterator[tuple[JobRef, bool]]:
     if run.format_problem() is not None:
         return
     history = run.ledger.history()
-    finished = history.request is None and history.last is not None and history.last.cause == "finished"
-    # A request or a job after the end means that the run continues.
-    finished = finished and all(event.time <= (history.last.ended or 0.0) for event in history.jobs if history.last)
+    last = history.last
+    finished_at = (last.ended or 0.0) if last is not None and last.cause == "finished" else 0.0
     for event in history.jobs:
-        yield event.job, finished
+        yield event.job, event.time <= finished_at
     for work in evaluations_of(run):
         is_done = work.is_done
         for event in work.ledger.history().jobs:

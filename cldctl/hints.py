@@ -1,4 +1,4 @@
-"""What to type next, such that it works when it is pasted."""
+"""Commands to type next, which work when they are pasted."""
 
 import contextlib
 import os
@@ -9,7 +9,7 @@ from cld_core.run import RunFolder
 
 
 def default_root() -> Path:
-    """Where runs are looked for without ``--runs-dir``."""
+    """The folder of the runs without ``--runs-dir``."""
     return Path(os.environ.get("CLDCTL_RUNS") or "runs")
 
 
