@@ -161,7 +161,8 @@ class Cluster(ABC):
         blocks: `submit` returns when the work is done: no lock is held during it, and there is nothing to follow.
         restarts: it requeues jobs, runs an aftermath, and keeps a successor waiting.
         poll_s: seconds between two looks of ``--follow``.
-        looks_to_believe_an_end: how often in a row a job must look over before it is believed.
+        looks_to_believe_an_end: how many surveys in a row must say that a job is gone before it is believed.
+        inside: how a task of this cluster sees itself; ``inside.current()`` is what an aftermath begins with.
     """
 
     name: ClassVar[str]
@@ -169,6 +170,7 @@ class Cluster(ABC):
     restarts: ClassVar[bool] = False
     poll_s: ClassVar[float] = 0.4
     looks_to_believe_an_end: ClassVar[int] = 1
+    inside: ClassVar[type["InJob"]]
 
     @classmethod
     @abstractmethod
@@ -177,7 +179,10 @@ class Cluster(ABC):
 
     @abstractmethod
     def max_tasks(self, spec: JobSpec) -> int:
-        """The most tasks that one submission can have."""
+        """The most tasks that one submission of work with the wishes ``spec.size`` should be divided into.
+
+        Ask before ``size`` is reduced to that of a single task: on one machine its ranks are the processes to use.
+        """
 
     @abstractmethod
     def check(self, spec: JobSpec, tasks: int = 1) -> None:
@@ -235,6 +240,7 @@ class Cluster(ABC):
         yield from ()
 
 
+@dataclass(kw_only=True)
 class InJob:
     """A task seen from inside. This base is a process without a scheduler: one rank, and nobody says anything.
 
@@ -249,11 +255,15 @@ class InJob:
     restart: int = 0
     node: str = ""
     log: Path | None = None
-    in_process: bool = True
+    in_process: ClassVar[bool] = True
 
     @classmethod
-    def current(cls) -> "InJob":
-        """The task that this process belongs to, from its environment. Loads no torch: the aftermath uses it, too."""
+    def current(cls, logs: Path | None = None) -> "InJob":
+        """The task that this process belongs to, from its environment. Loads no torch: the aftermath uses it, too.
+
+        Args:
+            logs: folder of the job's output; needed in an aftermath, whose environment does not name it.
+        """
         raise NotImplementedError
 
     def place(self) -> Place:
