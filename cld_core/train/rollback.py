@@ -1,13 +1,13 @@
-"""Rolling back to the last good checkpoint, with fresh noise, when a loss or gradient explodes: a bounded number of times.
+"""Rollbacks: when a loss or gradient explodes, continue from the last good checkpoint with fresh noise.
 
-The ledger counts the rollbacks to each checkpoint, so a new attempt does not start counting from zero. Reaching a
+Their number is bounded. The ledger counts those to each checkpoint, so a new attempt does not start from zero. Reaching a
 later checkpoint gives new credit: a run that makes progress is not given up.
 """
 
 from collections.abc import Callable
 
-from cld_core import checkpoint
-from cld_core.checkpoint import CheckpointWriter
+from cld_core.checkpoint.load import newest_good
+from cld_core.checkpoint.write import CheckpointWriter
 from cld_core.errors import CldError, NonFiniteError
 from cld_core.ranks import Ranks
 from cld_core.recipe import Recipe
@@ -63,7 +63,7 @@ def _roll_back(
     try:
         if writer is not None:
             writer.wait()
-        newest, _ = checkpoint.newest_good(folder, recipe.model_digest())
+        newest, _ = newest_good(folder, recipe.model_digest())
     except CldError as trouble:
         return 0, f"{error} Rolling back is impossible: {trouble}"
     target = newest or 0

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from cld_core import checkpoint
+from cld_core.checkpoint.load import load, newest_good
+from cld_core.checkpoint.prune import clear_unfinished, set_aside
 from cld_core.errors import CheckpointError
 from cld_core.recipe import Recipe
 from cld_core.run import RunFolder, events
@@ -28,19 +29,19 @@ def choose(folder: RunFolder, recipe: Recipe) -> Start:
             checkpoints is usable, or they belong to another recipe.
     """
     history = folder.ledger.history()
-    checkpoint.clear_unfinished(folder)
-    newest, damaged = checkpoint.newest_good(folder, recipe.model_digest())
+    clear_unfinished(folder)
+    newest, damaged = newest_good(folder, recipe.model_digest())
     for entry in damaged:
         print(entry.skipped, flush=True)
         folder.ledger.append(events.Damaged(step=entry.step, reason=entry.reason))
     if history.from_step is not None:
-        checkpoint.load(folder, history.from_step, model_digest=recipe.model_digest())
+        load(folder, history.from_step, model_digest=recipe.model_digest())
         newest = history.from_step
     elif newest is None and any(entry.finished for entry in damaged):
         text = f"none of its {len(damaged)} checkpoints is intact: {damaged[0].reason}"
         raise CheckpointError(f"{folder.path}: {text} To start over, submit the recipe again.")
     step = newest or 0
-    moved = checkpoint.set_aside(folder, after=step)
+    moved = set_aside(folder, after=step)
     if moved:
         print(f"set aside the checkpoints of steps {', '.join(map(str, moved))}", flush=True)
     return Start(len(history.attempts), step, finished=step >= recipe.train.steps)

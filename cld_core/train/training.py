@@ -3,8 +3,8 @@
 import contextlib
 from dataclasses import dataclass
 
-from cld_core import checkpoint
-from cld_core.checkpoint import CheckpointWriter
+from cld_core.checkpoint.load import load
+from cld_core.checkpoint.write import CheckpointWriter
 from cld_core.errors import CldError
 from cld_core.ranks import Ranks
 from cld_core.recipe import Recipe
@@ -97,7 +97,7 @@ class Training:
         trainer = Trainer(self.recipe, self.ranks, restart=rollback.noise_key(restart, rollbacks))
         if first_step > 0:
             digest, device = self.recipe.model_digest(), self.ranks.device
-            trainer.load_state_dict(checkpoint.load(self.folder, first_step, model_digest=digest, device=device))
+            trainer.load_state_dict(load(self.folder, first_step, model_digest=digest, device=device))
         trainer.warm_up()
         return trainer
 
