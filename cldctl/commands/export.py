@@ -25,9 +25,8 @@ def export(
     check_output(target, (".safetensors",), "weights are")
 
     import cld_core
-    from cld_core import weights
 
     model = cld_core.load(folder.path, checkpoint, "cpu")
-    weights.save(model, target)
+    model.export(target)
     err.print(f"averaged weights of step {model.step} of {folder.name}, {target.stat().st_size / 2**20:.1f} MiB")
     out.print(str(target), markup=False, soft_wrap=True)

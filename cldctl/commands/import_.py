@@ -23,16 +23,17 @@ def import_checkpoint(
 
     Example: cldctl import checkpoint_800000.pth --recipe cifar10 --name published
     """
+    from cld_core.importing import import_published
     from cld_core.recipe import load
-    from cld_core.run.identity import new_name
-    from cldctl.runs.imported import import_published
+    from cld_core.run.identity import identity, new_name
 
     from .recipes import find_recipe
 
     recipe_file = find_recipe(recipe)
     resolved = load(recipe_file, overrides or [])
-    made = import_published(file, resolved, recipe_file, runs_dir(directory) / (name or new_name(resolved.name)))
-    run = made.run
+    path = runs_dir(directory) / (name or new_name(resolved.name))
+    made = import_published(file, resolved, path, identity(resolved.name, recipe_file))
+    run = made.folder
     err.print(f"run [bold]{run.name}[/] in {run.path}: step {made.step}, {made.parameters:,} parameters", soft_wrap=True)
     if resolved.optim.name != "adam":
         text = f"published checkpoints were trained with adam; resuming uses their state for {resolved.optim.name}"

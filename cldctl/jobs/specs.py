@@ -4,10 +4,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from cld_core.checkpoint.verify import slowest_save_s
 from cld_core.recipe import Recipe
-from cld_core.recipe.schema import ClusterSpec
+from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run import RunFolder
-from cld_core.run.atomic import read_json
 from cldctl.clusters.base import After, JobSpec, MeasuredSaves
 
 # What a save is taken to last before the first one was measured, and what it may take beyond three times the slowest.
@@ -20,7 +20,7 @@ def training(run: RunFolder, recipe: Recipe, after: After | None = None) -> JobS
         name=run.name,
         logs=run.logs,
         size=recipe.cluster,
-        notice_s=notice_s(save_times([run]), recipe.cluster),
+        notice_s=notice_s(slowest_saves([run]), recipe.cluster),
         after=after,
         aftermath=("cldctl.jobs.aftermath", "training", str(run.path)),
     )
@@ -48,7 +48,7 @@ def sharded(
         name=name,
         logs=logs,
         size=one,
-        notice_s=notice_s(save_times([run] if run is not None else []), size),
+        notice_s=notice_s(slowest_saves([run] if run is not None else []), size),
         after=after,
         parallel=parallel,
         aftermath=("cldctl.jobs.aftermath", "shards", str(first)),
@@ -62,13 +62,12 @@ def notice_s(saves: Sequence[float], size: ClusterSpec) -> int:
     return round(3 * max(saves, default=FIRST_SAVE_S)) + SAVE_MARGIN_S
 
 
-def save_times(runs: Iterable[RunFolder]) -> list[float]:
-    """How long every checkpoint of the runs took to be written, seconds."""
-    sidecars = (read_json(run.checkpoint_file(step).with_suffix(".json")) for run in runs for step in run.checkpoint_steps())
-    return [float((sidecar or {}).get("seconds", 0.0)) for sidecar in sidecars]
+def slowest_saves(runs: Iterable[RunFolder]) -> list[float]:
+    """The seconds that the slowest save of each run took, of runs that have saved."""
+    return [seconds for run in runs if (seconds := slowest_save_s(run)) is not None]
 
 
 def measured_saves(runs: Iterable[RunFolder]) -> MeasuredSaves:
     """The saves of all runs, as `cldctl doctor` judges a cluster by them."""
-    saves = save_times(runs)
+    saves = slowest_saves(runs)
     return MeasuredSaves(slowest_s=max(saves, default=None), notice_s=notice_s(saves, ClusterSpec()))

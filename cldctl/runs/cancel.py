@@ -9,9 +9,9 @@ from cld_core.run import RunFolder
 from cld_core.run.events import Cancelled, JobRef
 from cld_core.run.lease import local_holder
 from cldctl import clusters
+from cldctl.clusters import this_machine
 from cldctl.clusters.base import SchedulerAway
 from cldctl.jobs.evaluations import evaluations_of
-from cldctl.jobs.process import end
 
 from . import survey
 from .status import status_of
@@ -98,7 +98,7 @@ def _ask(run: RunFolder, jobs: Sequence[JobRef], answers: Answers) -> Ending:
         if holder is None:
             return Ending(run, state=status_of(run, answers).state.lower())
         run.ledger.append(Cancelled(job_id=holder["job_id"]))
-        end(holder["pid"], GRACE_S)
+        this_machine.end(holder["pid"], GRACE_S)
         return Ending(run, process=holder["pid"])
     names = {job.job_id for job in jobs}
     training = names & {event.job.job_id for event in run.ledger.history().jobs}

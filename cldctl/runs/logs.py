@@ -80,4 +80,7 @@ def of_evaluation(run: RunFolder, name: str, shard: int | None, rank: int) -> Lo
     job = mine[-1].job
     # A copy of the run, or one that was moved, has its logs elsewhere.
     there = Path(job.logs) if Path(job.logs).is_dir() else works[name].folder / "logs"
-    return Log(replace(job, logs=str(there)), rank if shard is None else job.process)
+    if shard is None:
+        # Of a pool of tasks that share a job, ``rank`` is the process.
+        return Log(replace(job, logs=str(there), process=0), rank)
+    return Log(replace(job, logs=str(there)), 0)

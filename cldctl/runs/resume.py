@@ -8,7 +8,7 @@ from cld_core.errors import NotFoundError, RecipeError, UsageError
 from cld_core.recipe import Recipe
 from cld_core.run import RunFolder, find_runs
 from cld_core.run.events import JobRef
-from cld_core.run.intact import Damaged, newest_whole
+from cld_core.checkpoint.verify import Damaged, newest_whole
 from cld_core.run.lease import held_message, newest, seems_alive
 from cld_core.shards import Work
 from cldctl.clusters.base import Cluster, SchedulerAway
@@ -79,13 +79,14 @@ def plan(run: RunFolder, overrides: Sequence[str], from_step: int | None, cluste
         NotFoundError: it has no checkpoint of ``from_step``.
         DataError: its data are missing.
     """
-    from cld_core.recipe import with_overrides
-    from cld_core.recipe.plugin import with_paths, with_plugin_found
+    from cld_core.recipe import anchored_overrides, with_overrides
+    from cld_core.recipe.plugin import with_plugin_found
 
     status = _status_of_dead(run)
     before = run.recipe()
-    overrides = with_paths(list(overrides))
-    recipe = with_plugin_found(with_overrides(before, overrides, str(run.recipe_file)), run.recipe_file)
+    recipe = with_overrides(before, overrides, str(run.recipe_file))
+    overrides = anchored_overrides(overrides, recipe, Path.cwd())
+    recipe = with_plugin_found(recipe.anchored(Path.cwd()), run.recipe_file)
     if recipe.model_digest() != before.model_digest():
         which = " ".join(text for text in overrides if _makes_another(before, text)) or " ".join(overrides)
         text = "its checkpoints depend on data, sde, network, the objective's score and the optimiser"
