@@ -63,7 +63,8 @@ def status(
 def _rows(chosen: list[RunFolder], root: Path, everything: bool) -> "tuple[list[RunStatus], str | None]":
     """The status of the chosen runs, or of all recent ones, and which clusters could not be asked."""
     from cldctl.runs import survey
-    from cldctl.runs.status import OVER, status_or_reason
+    from cldctl.runs.state import OVER
+    from cldctl.runs.status import status_or_reason
 
     runs = chosen or find_runs(root)
     answers = survey.of_runs(runs)

@@ -16,7 +16,8 @@ from cldctl.hints import command
 from cldctl.jobs.evaluations import chained
 
 from . import survey
-from .status import ALIVE, RESUMABLE, RunStatus, status_or_reason, status_of
+from .state import OVER, RESUMABLE
+from .status import RunStatus, status_of, status_or_reason
 from .submit import Begun, require_inputs, train
 
 
@@ -116,7 +117,7 @@ def _status_of_dead(run: RunFolder) -> RunStatus:
     if answers.problem is not None:
         raise SchedulerAway(f"{answers.problem}. It cannot be told whether {run.name} is alive; try again later.")
     status = status_of(run, answers)
-    if status.state in ALIVE:
+    if status.state not in OVER:
         text = f"is {status.state.lower()} as job {status.job_id}"
         cancel = command(f"cancel {run.name}", run)
         raise UsageError(f"{run.name} {text}. Wait for it, or end it first with `{cancel}`.")

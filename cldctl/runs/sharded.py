@@ -76,3 +76,9 @@ def start(
 
 def _label(share: Sequence[Piece]) -> str:
     return "; ".join(f"{Path(piece.folder).name}: shards {', '.join(map(str, piece.shards))}" for piece in share)
+
+
+def existing(work: Work) -> str:
+    """What work in a folder is doing, as `status.work_state`; STOPPED if it was never started."""
+    jobs = [event.job for event in work.ledger.history().jobs]
+    return work_state(work, survey.ask(jobs))

@@ -11,12 +11,9 @@ from cld_core.run.lease import local_holder
 from cld_core.shards import Work
 from cldctl.jobs.evaluations import evaluations_of
 
-from .state import state_of
+from .state import RESUMABLE, state_of
 from .survey import Answers
 
-RESUMABLE = frozenset({"STOPPED", "FAILED", "CANCELLED", "LOST"})
-OVER = RESUMABLE | {"FINISHED"}
-ALIVE = frozenset({"RUNNING", "PENDING", "REQUEUED"})
 
 
 @dataclass(frozen=True, kw_only=True)

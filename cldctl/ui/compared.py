@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from cld_core.evaluation.results import BY_KEY
+from cld_core.evaluation import registry
 from cldctl.evals.compare import COUNTS, Column, keys_of, verdict
 
 from .format import count
@@ -16,7 +16,7 @@ _MARK = {"better": "better", "worse": "worse", "same": "", "": ""}
 
 
 def compared(columns: Sequence[Column]) -> Table:
-    """Results of runs side by side; what differs from the first by more than the errors is marked."""
+    """Results of runs side by side; those that differ from the first by more than the errors are marked."""
     table = plain_table()
     table.add_column("", no_wrap=True)
     for column in columns:
@@ -24,9 +24,9 @@ def compared(columns: Sequence[Column]) -> Table:
     table.add_row("step", *(count(column.step) for column in columns))
     table.add_row("steps of the run", *(count(column.steps) for column in columns))
     for key in keys_of(columns):
-        metric = BY_KEY[key]
+        quantity = registry.quantity(key)
         cells = [_cell(columns[0], column, key) for column in columns]
-        table.add_row(metric.label, *cells)
+        table.add_row(quantity.label, *cells)
         table.add_row("  of", *(_of(column, key) for column in columns))
         table.add_row("  how", *(_how(column, key) for column in columns))
     return table
@@ -49,8 +49,8 @@ def _cell(first: Column, column: Column, key: str) -> Text:
     if key not in column.results:
         return Text("-")
     number = column.results[key].number
-    text = result_text(BY_KEY[key], number.value, number.stderr)
+    text = result_text(registry.quantity(key), number.value, number.stderr)
     if column is first or key not in first.results:
         return Text(text)
-    found = verdict(BY_KEY[key], first.results[key], column.results[key])
-    return Text(f"{text} {_MARK[found]}".rstrip(), style=_STYLE[found])
+    mark = verdict(registry.quantity(key), first.results[key], column.results[key])
+    return Text(f"{text} {_MARK[mark]}".rstrip(), style=_STYLE[mark])
