@@ -18,6 +18,14 @@ class Computation(ABC):
     """How the rows of one work are computed, and what becomes of them; made by `Work.open`."""
 
     @abstractmethod
+    def prepare(self) -> None:
+        """Load and check whatever computing rows needs, before the first one.
+
+        Raises:
+            CldError: something is gone or has changed.
+        """
+
+    @abstractmethod
     def rows(self, kind: str, first: int, last: int) -> Arrays:
         """The rows ``first <= i < last`` of a kind, arrays (last - first, ...); each a function of its index alone."""
 
@@ -53,7 +61,9 @@ def compute(
         if state.is_complete(work.shards, number, made_of, ranges):
             continue
         shard = Shard(work.shards, number, ranges, work.made_of(strict=True))
-        computation = computation or work.open(ranks)
+        if computation is None:
+            computation = work.open(ranks)
+            computation.prepare()
         if not _fill(shard, computation, work, should_stop):
             return False
     if not work.is_done and not work.missing():

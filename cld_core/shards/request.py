@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from cld_core.errors import NotFoundError
 from cld_core.ranges import share
@@ -42,6 +42,11 @@ class Request(ABC):
     def sizes(self) -> Mapping[str, int]:
         """How many rows there are of each kind of rows."""
 
+    @classmethod
+    def chosen(cls, content: Mapping[str, Any]) -> Mapping[str, type]:
+        """By field, the class that the content of a request.json calls for, where the annotation names a base of it."""
+        return {}
+
     def ranges(self, shard: int) -> dict[str, tuple[int, int]]:
         """By kind of rows, first and last-plus-one index of a shard's share; kinds without a row are left out."""
         every = {kind: share(size, shard, self.shards) for kind, size in self.sizes.items()}
@@ -74,7 +79,7 @@ class Request(ABC):
         if content is None:
             raise NotFoundError(f"{folder}: there is no {cls.kind} here. Start it again.")
         try:
-            return from_plain(cls, content)
+            return from_plain(cls, content, cls.chosen(content))
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             text = f"the request was made by another version of cldctl ({error})"
             raise NotFoundError(f"{folder}: {text}. Start the work again.") from error

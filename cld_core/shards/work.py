@@ -26,17 +26,18 @@ class Work(ABC):
 
     Attributes:
         command: the command that continues it when it is run again, for messages.
+        request: what is asked.
+
+    Raises:
+        NotFoundError: the folder has no request, or one that another version of cldctl wrote.
     """
 
     command: ClassVar[str]
+    request: Request
 
+    @abstractmethod
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-
-    @property
-    @abstractmethod
-    def request(self) -> Request:
-        """What is asked."""
 
     @property
     @abstractmethod
