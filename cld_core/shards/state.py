@@ -1,8 +1,8 @@
 """The state file of a shard: what it is made of and how far it is. Loads no numpy, because `status` reads it.
 
-    shards/00003.json              what the shard is made of, and for each kind of rows how far it is
-    shards/00003-features.rows     rows in progress, one batch after another
-    shards/00003-features.npz      what is kept of rows that are complete ("sealed")
+shards/00003.json              what the shard is made of, and for each kind of rows how far it is
+shards/00003-features.rows     rows in progress, one batch after another
+shards/00003-features.npz      what is kept of rows that are complete ("sealed")
 """
 
 from collections.abc import Mapping
