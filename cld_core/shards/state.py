@@ -51,7 +51,7 @@ def is_sealed(folder: Path, shard: int, kind: str, part: Mapping[str, Any], boun
     if "bytes" not in part or (part["first"], part["last"]) != bounds:
         return False
     try:
-        return sealed_file(folder, shard, kind).stat().st_size == part["bytes"]
+        return sealed_file(folder, shard, kind).stat().st_size == int(part["bytes"])
     except OSError:
         return False
 

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import torch
 
 from cld_core.consensus import Consensus
+from cld_core.data.images import to_pixels
 from cld_core.errors import CldError
 from cld_core.evaluation import grids, pictures, registry
 from cld_core.evaluation.joined import Joined
@@ -74,7 +75,7 @@ class Periodic:
         pictures.show(self._folder.samples / f"step_{model.step:08d}.png", drawn.x, model, how)
         self._monitor.add(model.step, {"nfe": drawn.nfe})
         if model.is_image:
-            self._monitor.add_picture(model.step, grids.tile(grids.to_pixels(drawn.x)))
+            self._monitor.add_picture(model.step, grids.tile(to_pixels(drawn.x)))
 
     def _bound(self, model: Model, heartbeat: Heartbeat) -> None:
         try:
