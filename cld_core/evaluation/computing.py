@@ -53,7 +53,7 @@ class EvalComputation(Computation):
 
     def elsewhere(self, kind: str) -> Iterable[Sealed]:
         """Sealed shards of other evaluations of the run that have the same rows, of the same checkpoint."""
-        checkpoint = self._work.made_of().get("checkpoint")
+        checkpoint = self._work.made_of(strict=True)["checkpoint"]
         for folder in self._work.folder.parent.iterdir():
             try:
                 other = None if folder == self._work.folder else Evaluation(folder)
@@ -66,9 +66,9 @@ class EvalComputation(Computation):
             for number in range(other.request.shards):
                 content = state.read_state(other.shards, number)
                 part = content.get("work", {}).get(kind, {})
-                if state.is_made_of(content, {"request": other.request.id, "checkpoint": str(checkpoint)}):
-                    if "bytes" in part:
-                        yield Sealed(other.shards, number, kind, part["first"], part["last"])
+                origin = {"request": other.request.id, "checkpoint": checkpoint}
+                if state.is_made_of(content, origin) and "bytes" in part:
+                    yield Sealed(other.shards, number, kind, part["first"], part["last"])
 
     def finish(self) -> None:
         """Write the report.

@@ -1,7 +1,7 @@
 """An evaluation in its folder (`evals/ID` of a run), as a kind of sharded work. Loads no torch or numpy.
 
-    request.json, jobs.jsonl, shards/      see `cld_core.shards`
-    report.json, samples.png               the results
+request.json, jobs.jsonl, shards/      see `cld_core.shards`
+report.json, samples.png               the results
 """
 
 from pathlib import Path

@@ -127,5 +127,5 @@ def _refuse_too_few(recipe: Recipe, metrics: Sequence[str], references: int | No
             counts["features of training images"] = references
         for what, count in counts.items():
             if value > count - spare:
-                text = f"is {value}, too many for {count} {what}. Set it to at most {count - spare}, or draw more samples."
-                raise UsageError(f"'eval.{metric.name}.{key}' {text}")
+                fix = f"Set it to at most {count - spare}, or draw more samples"
+                raise UsageError(f"'eval.{metric.name}.{key}' is {value}, too many for {count} {what}. {fix}.")

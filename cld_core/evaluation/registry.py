@@ -25,9 +25,7 @@ ROWS = {
         over="samples", depends=("sampling", "fid"), implementation="cld_core.evaluation.rows.features:FeatureRows"
     ),
     "elbo": Rows(over="points", depends=("elbo",), implementation="cld_core.evaluation.rows.elbo:ElboRows"),
-    "loss": Rows(
-        over="points", depends=("loss", "objective"), implementation="cld_core.evaluation.rows.loss:LossRows"
-    ),
+    "loss": Rows(over="points", depends=("loss", "objective"), implementation="cld_core.evaluation.rows.loss:LossRows"),
 }
 
 

@@ -17,7 +17,7 @@ from cld_core.run import RunFolder
 from cld_core.shards import Request
 
 from . import inputs, registry
-from .inputs import FeatureInputs
+from .extraction import FeatureInputs
 
 
 @dataclass(frozen=True, kw_only=True)

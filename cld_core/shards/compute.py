@@ -50,9 +50,7 @@ class Computation(ABC):
         return ()
 
 
-def compute(
-    work: "Work", ranks: "Ranks", should_stop: Callable[[], bool], only: Collection[int] | None = None
-) -> bool:
+def compute(work: "Work", ranks: "Ranks", should_stop: Callable[[], bool], only: Collection[int] | None = None) -> bool:
     """See `Work.compute`."""
     computation: Computation | None = None
     mine = range(ranks.rank, work.request.shards, ranks.world_size) if only is None else only

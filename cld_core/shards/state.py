@@ -1,8 +1,8 @@
 """The state file of a shard: what it is made of and how far it is. Loads no numpy, because `status` reads it.
 
-    shards/00003.json              what the shard is made of, and for each kind of rows how far it is
-    shards/00003-features.rows     rows in progress, one batch after another
-    shards/00003-features.npz      what is kept of rows that are complete ("sealed")
+shards/00003.json              what the shard is made of, and for each kind of rows how far it is
+shards/00003-features.rows     rows in progress, one batch after another
+shards/00003-features.npz      what is kept of rows that are complete ("sealed")
 """
 
 from collections.abc import Mapping
@@ -51,7 +51,7 @@ def is_sealed(folder: Path, shard: int, kind: str, part: Mapping[str, Any], boun
     if "bytes" not in part or (part["first"], part["last"]) != bounds:
         return False
     try:
-        return sealed_file(folder, shard, kind).stat().st_size == part["bytes"]
+        return sealed_file(folder, shard, kind).stat().st_size == int(part["bytes"])
     except OSError:
         return False
 

@@ -1,8 +1,8 @@
 """Sharded work as its folder shows it: what is asked, what is there, what is missing. Loads no torch or numpy.
 
-    request.json      what is asked (`Request`)
-    jobs.jsonl        the ledger: which tasks were started, crashed or were cancelled
-    shards/           the rows, see `state` and `files`
+request.json      what is asked (`Request`)
+jobs.jsonl        the ledger: which tasks were started, crashed or were cancelled
+shards/           the rows, see `state` and `files`
 """
 
 from abc import ABC, abstractmethod

@@ -34,7 +34,7 @@ def stats(
 
     Example: cldctl data stats cifar10 --shards 8 --follow eval.fid.weights=weights-inception-2015-12-05-6726825d.pth
     """
-    from cld_core.evaluation.stats_request import StatsRequest
+    from cld_core.evaluation.training_set import Statistics, StatsRequest
     from cldctl.runs import home, sharded
     from cldctl.ui.follow import follow_statistics
 
@@ -42,18 +42,18 @@ def stats(
     where = home.chosen(cluster)
     recipe = _recipe(name, overrides or [], runs_dir(directory))
     request = StatsRequest.of(recipe, output, features=features, shards=shards or recipe.cluster.world_size)
-    work, state = sharded.existing(request)
-    if state == "FINISHED":
+    if request.is_done:
         err.print("these statistics exist already")
-    elif state in ("RUNNING", "PENDING"):
+    elif sharded.is_alive(request.folder):
         err.print("these statistics are already being computed")
     else:
-        job = sharded.start([work], where, recipe.cluster)
+        job = sharded.start([Statistics(request.save())], where, recipe.cluster)
         err.print(f"statistics of {request.images:,} images, job {job.job_id} ({where.name})", soft_wrap=True)
-    if follow or where.blocks or state == "FINISHED":
-        raise typer.Exit(follow_statistics(work))
+    if not request.is_done and (follow or where.blocks):
+        raise typer.Exit(follow_statistics(Statistics(request.folder)))
     out.print(request.output, markup=False, soft_wrap=True)
-    err.print(f"logs: {work.folder / 'logs'}; run it again with --follow to watch", soft_wrap=True)
+    if not request.is_done:
+        err.print(f"logs: {request.folder / 'logs'}; run it again with --follow to watch", soft_wrap=True)
 
 
 def _recipe(name: str, overrides: list[str], runs: Path) -> "Recipe":

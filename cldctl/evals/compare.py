@@ -83,9 +83,7 @@ def _results(work: Evaluation, report: dict[str, Any], data: str) -> dict[str, R
 def quantities_of(columns: Sequence[Column]) -> list[Quantity]:
     """The results that any column has, in the order of the table of metrics."""
     return [
-        quantity
-        for _, quantity in registry.quantities()
-        if any(quantity.key in column.results for column in columns)
+        quantity for _, quantity in registry.quantities() if any(quantity.key in column.results for column in columns)
     ]
 
 

@@ -4,13 +4,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from cld_core.errors import NotFoundError
 from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run import RunFolder
 from cld_core.run.events import JobRef, Submitted
-from cld_core.shards import Work
+from cld_core.shards import Work, open_work
 from cldctl.clusters.base import After, Cluster, JobSpec, Task
 from cldctl.jobs import specs
 from cldctl.jobs.shards import Piece, ShardsWork, divided
+
+from . import survey
+from .status import work_state
 
 
 def spec_of(
@@ -78,7 +82,11 @@ def _label(share: Sequence[Piece]) -> str:
     return "; ".join(f"{Path(piece.folder).name}: shards {', '.join(map(str, piece.shards))}" for piece in share)
 
 
-def existing(work: Work) -> str:
-    """What work in a folder is doing, as `status.work_state`; STOPPED if it was never started."""
-    jobs = [event.job for event in work.ledger.history().jobs]
-    return work_state(work, survey.ask(jobs))
+def is_alive(folder: Path) -> bool:
+    """Whether a job that computes the work in a folder waits or runs; False if there is no work."""
+    try:
+        work = open_work(folder)
+    except NotFoundError:
+        return False
+    answers = survey.ask(event.job for event in work.ledger.history().jobs)
+    return work_state(work, answers) in ("RUNNING", "PENDING")

@@ -156,7 +156,7 @@ def evaluation_status(work: Work, answers: Answers) -> dict[str, Any]:
 
 def sweep_statuses(run: RunFolder, evals: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The sweeps of a run, oldest first: their axes, their evaluations, and how many of these are complete."""
-    from cld_core.evaluation.sweep import sweeps_of
+    from cld_core.evaluation.sweeps import sweeps_of
 
     finished = {entry["id"] for entry in evals if entry["state"] == "FINISHED"}
     return [

@@ -10,7 +10,7 @@ from cld_core.run import RunFolder
 from cld_core.run.events import JobRef, NotSubmitted, Requested, Submitted
 from cld_core.run.folder import check_name
 from cld_core.run.identity import identity
-from cld_core.shards import Work, open_work
+from cld_core.shards import Work
 from cldctl.clusters.base import After, Cluster, JobSpec, SchedulerAway, SchedulerRefused, Task
 from cldctl.jobs import specs
 from cldctl.jobs.train import TrainWork
@@ -54,7 +54,7 @@ class Order:
             return None
         return EvalRequest.of(self.recipe, self.metrics, self.recipe.train.steps, self.recipe.cluster.world_size)
 
-    def make(self) -> tuple[RunFolder, list[Work]]:
+    def make(self) -> "tuple[RunFolder, list[Work]]":
         """Make the run's folder, with the evaluation that follows.
 
         Raises:
@@ -65,7 +65,7 @@ class Order:
         request = self.evaluation()
         about = identity(self.recipe.name, self.recipe_file)
         run = RunFolder.create(self.path, self.recipe, about)
-        return run, [] if request is None else [open_work(run.evals / request.save(run))]
+        return run, [] if request is None else [Evaluation(request.save(run))]
 
     def submit(self, started: Callable[[RunFolder, JobRef], None]) -> "Begun":
         """Make the run and start its training.
