@@ -18,7 +18,7 @@ from .ema import Ema
 from .errors import CheckpointError, NotFoundError, RecipeError, UsageError
 from .nets.compiled import Compiled
 from .recipe import Recipe, from_dict, with_overrides
-from .recipe.sampling_spec import SamplingSpec
+from .recipe.sampling import SamplingSpec
 from .run import RunFolder
 from .score import Score
 

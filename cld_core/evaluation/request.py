@@ -9,9 +9,9 @@ from cld_core.data import presence
 from cld_core.digests import digest
 from cld_core.errors import UsageError
 from cld_core.recipe import Recipe
-from cld_core.recipe.eval_spec import ElboSpec, IscSpec, KidSpec, LossSpec, PrcSpec
-from cld_core.recipe.image_spec import ImageDataSpec
-from cld_core.recipe.sampling_spec import SamplingSpec
+from cld_core.recipe.eval import ElboSpec, IscSpec, KidSpec, LossSpec, PrcSpec
+from cld_core.recipe.data import ImageDataSpec
+from cld_core.recipe.sampling import SamplingSpec
 from cld_core.recipe.schema import ObjectiveSpec
 from cld_core.run import RunFolder
 from cld_core.shards import Request

@@ -11,7 +11,7 @@ from cld_core.data import presence
 from cld_core.digests import digest
 from cld_core.errors import UsageError
 from cld_core.recipe import Recipe
-from cld_core.recipe.image_spec import ImageDataSpec
+from cld_core.recipe.data import ImageDataSpec
 from cld_core.shards import Request, Work
 
 from . import inputs

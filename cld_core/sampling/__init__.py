@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cld_core.errors import RecipeError
-from cld_core.recipe.sampling_spec import SamplingSpec
+from cld_core.recipe.sampling import SamplingSpec
 from cld_core.sampling.euler_maruyama import euler_maruyama
 from cld_core.sampling.exponential import exponential
 from cld_core.sampling.grids import times

@@ -11,7 +11,7 @@ from cld_core.evaluation.sweeps import Axis, Cell, Sweep
 from cld_core.recipe import Recipe, with_overrides
 from cld_core.recipe.plugin import with_paths
 from cld_core.run import RunFolder
-from cld_core.run.intact import Damaged, all_whole, newest_whole, verify
+from cld_core.checkpoint.verify import Damaged, all_whole, newest_whole, verify
 
 from .sweep import CHECKPOINT, combinations, refuse_idle_axes
 
