@@ -17,8 +17,8 @@ from .options import ClusterOfRun, Follow, RunsDir, find_run, one_run, refuse_tw
 
 if TYPE_CHECKING:
     from cldctl.clusters.base import Cluster
-    from cldctl.evals.plan import Plan
-    from cldctl.evals.start import Begun
+    from cldctl.evals.plan import EvaluationPlan
+    from cldctl.runs.evaluate import Begun
 
 
 def _with_metric_flags(function: Callable[..., None]) -> Callable[..., None]:
@@ -74,7 +74,10 @@ def evaluate(
     """
     if compare:
         options = {"samples": samples, "shards": shards, "sweep": sweep, "max-parallel": max_parallel}
-        given = [*metrics, *(name for name, value in {**options, "cluster": cluster, "follow": follow}.items() if value)]
+        given = [
+            *metrics,
+            *(name for name, value in {**options, "cluster": cluster, "follow": follow}.items() if value),
+        ]
         if given:
             raise UsageError(f"--compare shows finished results and computes none: leave out --{', --'.join(given)}.")
         _compare(words, checkpoint, as_json, directory)
@@ -83,8 +86,9 @@ def evaluate(
         raise UsageError("--json goes with --compare. `cldctl status RUN --json` has the results of one run.")
     if not metrics:
         raise UsageError(f"nothing to evaluate: add {', '.join(metric.flag for metric in registry.metrics())}.")
-    from cldctl.evals import plan, start
+    from cldctl.evals import plan
     from cldctl.evals.sweep import parse
+    from cldctl.runs import evaluate as start
     from cldctl.runs import home
 
     name, overrides = one_run(words)
@@ -111,7 +115,7 @@ def evaluate(
     _show(run, made, begun, follow or where.blocks)
 
 
-def _say(run: RunFolder, made: "Plan", begun: "Begun", where: "Cluster") -> None:
+def _say(run: RunFolder, made: "EvaluationPlan", begun: "Begun", where: "Cluster") -> None:
     many = len(made.requests) > 1
     if many:
         parts = [(begun.complete, "already complete"), (begun.running, "being computed"), (begun.started, "started")]
@@ -126,7 +130,7 @@ def _say(run: RunFolder, made: "Plan", begun: "Begun", where: "Cluster") -> None
         err.print(f"evaluation [bold]{which}[/] of {run.name}, job {begun.job.job_id} ({where.name})", soft_wrap=True)
 
 
-def _show(run: RunFolder, made: "Plan", begun: "Begun", stay: bool) -> None:
+def _show(run: RunFolder, made: "EvaluationPlan", begun: "Begun", stay: bool) -> None:
     """The results if they exist or are waited for; else what to type next."""
     names = tuple(request.id for request in made.requests)
     if stay or not (begun.running or begun.started):

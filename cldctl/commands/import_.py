@@ -34,7 +34,9 @@ def import_checkpoint(
     path = runs_dir(directory) / (name or new_name(resolved.name))
     made = import_published(file, resolved, path, identity(resolved.name, recipe_file))
     run = made.folder
-    err.print(f"run [bold]{run.name}[/] in {run.path}: step {made.step}, {made.parameters:,} parameters", soft_wrap=True)
+    err.print(
+        f"run [bold]{run.name}[/] in {run.path}: step {made.step}, {made.parameters:,} parameters", soft_wrap=True
+    )
     if resolved.optim.name != "adam":
         text = f"published checkpoints were trained with adam; resuming uses their state for {resolved.optim.name}"
         err.print(text, style="yellow", soft_wrap=True)

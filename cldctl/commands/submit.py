@@ -34,7 +34,7 @@ def submit(
 
     Example: cldctl submit recipes/toy.yaml train.steps=20000 --follow --eval elbo
     """
-    from cld_core.evaluation.request import parse_metrics
+    from cld_core.evaluation.registry import parse_metrics
     from cld_core.recipe import load
     from cld_core.recipe.plugin import with_plugin_found
     from cld_core.run.identity import new_name

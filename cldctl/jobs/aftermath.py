@@ -49,9 +49,7 @@ class Retry:
     delay_s: float
 
 
-def after_bad_end(
-    history: History, ref: JobRef, restart: int, code: int, max_retries: int
-) -> Leave | GiveUp | Retry:
+def after_bad_end(history: History, ref: JobRef, restart: int, code: int, max_retries: int) -> Leave | GiveUp | Retry:
     """What to do about a job that ended with exit code ``code`` in start number ``restart``.
 
     Args:

@@ -1,27 +1,24 @@
 """The evaluations of a run, as sharded work."""
 
+import contextlib
+
 from cld_core.errors import NotFoundError
+from cld_core.evaluation import reports
+from cld_core.evaluation.evaluation import Evaluation
 from cld_core.recipe import Recipe
 from cld_core.run import RunFolder
-from cld_core.shards import Work, open_work
 
 
-def evaluations_of(run: RunFolder) -> list[Work]:
+def evaluations_of(run: RunFolder) -> list[Evaluation]:
     """The evaluations of a run, oldest first; those that another version of cldctl requested are skipped."""
-    requests = sorted(run.evals.glob("*/request.json"), key=lambda file: file.stat().st_mtime)
     works = []
-    for file in requests:
-        try:
-            works.append(open_work(file.parent))
-        except NotFoundError:
-            continue
+    for folder in reports.evaluations_of(run):
+        with contextlib.suppress(NotFoundError):
+            works.append(Evaluation(folder))
     return works
 
 
-def chained(run: RunFolder, recipe: Recipe) -> list[Work]:
-    """Evaluations of the run's last step, which wait for the training to finish."""
-    return [
-        work
-        for work in evaluations_of(run)
-        if getattr(work.request, "checkpoint_step", None) == recipe.train.steps and not work.is_done
-    ]
+def chained(run: RunFolder, recipe: Recipe) -> list[Evaluation]:
+    """Evaluations of the run's last step that have no result yet: they wait for the training to finish."""
+    steps = recipe.train.steps
+    return [work for work in evaluations_of(run) if work.request.checkpoint_step == steps and not work.is_done]

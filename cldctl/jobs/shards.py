@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cld_core.errors import CldError
+from cld_core.evaluation.evaluation import Evaluation
 from cld_core.shards import open_work
 from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import InJob, SchedulerAway, SchedulerRefused
+from cldctl.evals.table import write_finished
 
 from .process import one_line_errors
 
@@ -61,6 +63,8 @@ class ShardsWork:
                     raise
                 print(f"{work.name}: {error}", file=sys.stderr, flush=True)
                 first_error = first_error or error
+            if isinstance(work, Evaluation):
+                write_finished(work.run)
         if first_error is not None:
             raise first_error
         return True

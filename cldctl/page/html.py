@@ -7,8 +7,10 @@ from html import escape
 from typing import Any
 
 from cld_core.evaluation import registry
+from cld_core.evaluation.sweeps import Sweep
 from cld_core.run import RunFolder
-from cldctl.evals import sweep as sweeps
+from cldctl.evals.table import keys_of
+from cldctl.evals.table import rows as sweep_rows
 from cldctl.runs.status import RunStatus
 from cldctl.ui.format import count, number
 from cldctl.ui.tables import ATTEMPT_HEADINGS, attempt_cells, present_in, result_of, result_text
@@ -99,11 +101,11 @@ def _evaluations(evals: Sequence[dict[str, Any]]) -> str:
 
 
 def _sweep(run: RunFolder, name: str) -> str:
-    sweep = sweeps.Sweep.load(run.evals / name)
+    sweep = Sweep.load(run.evals / name)
     if sweep is None:
         return ""
-    table = sweeps.rows(run, sweep)
-    quantities = [registry.quantity(key) for key in sweeps.keys_of(table)]
+    table = sweep_rows(run, sweep)
+    quantities = [registry.quantity(key) for key in keys_of(table)]
     rows = []
     for row in table:
         numbers = [(quantity, row[quantity.key], row[f"{quantity.key}_stderr"]) for quantity in quantities]

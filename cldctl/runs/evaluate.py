@@ -4,17 +4,17 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cld_core.evaluation.evaluation import Evaluation
 from cld_core.evaluation.request import EvalRequest
 from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run import RunFolder
 from cld_core.run.atomic import read_json
 from cld_core.run.events import JobRef
-from cld_core.shards import open_work
 from cldctl.clusters.base import Cluster, SchedulerAway, SchedulerRefused
-from cldctl.runs import sharded, survey
-from cldctl.runs.status import work_state
+from cldctl.evals.plan import EvaluationPlan
 
-from .plan import Plan
+from . import sharded, survey
+from .status import work_state
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,9 @@ class Begun:
     job: JobRef | None = None
 
 
-def start(run: RunFolder, plan: Plan, cluster: Cluster, size: ClusterSpec, parallel: int | None = None) -> Begun:
+def start(
+    run: RunFolder, plan: EvaluationPlan, cluster: Cluster, size: ClusterSpec, parallel: int | None = None
+) -> Begun:
     """Start those evaluations of a plan that are neither complete nor being computed.
 
     Raises:
@@ -39,7 +41,7 @@ def start(run: RunFolder, plan: Plan, cluster: Cluster, size: ClusterSpec, paral
     for request in plan.requests:
         path = run.evals / request.id
         exists = (path / "request.json").is_file()
-        by_state[work_state(open_work(path), answers) if exists else "STOPPED"].append(request.id)
+        by_state[work_state(Evaluation(path), answers) if exists else "STOPPED"].append(request.id)
     missing = by_state["STOPPED"]
     existing = {path.name for path in run.evals.iterdir()} if run.evals.is_dir() else set()
     home = plan.sweep.save(run) if plan.sweep is not None else None
@@ -48,7 +50,7 @@ def start(run: RunFolder, plan: Plan, cluster: Cluster, size: ClusterSpec, paral
             request.save(run)
     job = None
     if missing:
-        works = [open_work(run.evals / name) for name in missing]
+        works = [Evaluation(run.evals / name) for name in missing]
         logs = home / "logs" if home is not None else None
         try:
             job = sharded.start(works, cluster, size, run=run, logs=logs, parallel=parallel)

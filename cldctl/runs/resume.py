@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cld_core.checkpoint.verify import Damaged, newest_whole
 from cld_core.errors import NotFoundError, RecipeError, UsageError
 from cld_core.recipe import Recipe
 from cld_core.run import RunFolder, find_runs
 from cld_core.run.events import JobRef
-from cld_core.checkpoint.verify import Damaged, newest_whole
 from cld_core.run.lease import held_message, newest, seems_alive
 from cld_core.shards import Work
 from cldctl.clusters.base import Cluster, SchedulerAway
@@ -126,9 +126,7 @@ def _status_of_dead(run: RunFolder) -> RunStatus:
     return status
 
 
-def _start(
-    run: RunFolder, recipe: Recipe, status: RunStatus, from_step: int | None
-) -> tuple[int, tuple[Damaged, ...]]:
+def _start(run: RunFolder, recipe: Recipe, status: RunStatus, from_step: int | None) -> tuple[int, tuple[Damaged, ...]]:
     """The step from which a run continues, and the checkpoints that are skipped for it."""
     more = f"To continue, ask for more: `{command(f'resume {run.name} train.steps=...', run)}`"
     steps = run.checkpoint_steps()

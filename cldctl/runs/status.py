@@ -5,7 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from cld_core.run import Attempt, RunFolder
+from cld_core.evaluation.evaluation import Evaluation
+from cld_core.evaluation.results import numbers
+from cld_core.evaluation.sweeps import sweeps_of
+from cld_core.run import RunFolder
 from cld_core.run.history import History
 from cld_core.run.lease import local_holder
 from cld_core.shards import Work
@@ -13,7 +16,6 @@ from cldctl.jobs.evaluations import evaluations_of
 
 from .state import RESUMABLE, state_of
 from .survey import Answers
-
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,10 +133,8 @@ def work_state(work: Work, answers: Answers) -> str:
     return "PENDING" if phases & {"pending", "unknown"} else "STOPPED"
 
 
-def evaluation_status(work: Work, answers: Answers) -> dict[str, Any]:
+def evaluation_status(work: Evaluation, answers: Answers) -> dict[str, Any]:
     """State, shards and results of one evaluation, an entry of ``evals``."""
-    from cld_core.evaluation.results import numbers
-
     request, report = work.request, work.report or {}
     elbo = report.get("elbo") or {}
     return {
@@ -156,8 +156,6 @@ def evaluation_status(work: Work, answers: Answers) -> dict[str, Any]:
 
 def sweep_statuses(run: RunFolder, evals: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The sweeps of a run, oldest first: their axes, their evaluations, and how many of these are complete."""
-    from cld_core.evaluation.sweeps import sweeps_of
-
     finished = {entry["id"] for entry in evals if entry["state"] == "FINISHED"}
     return [
         {

@@ -5,6 +5,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cld_core.data import presence
+from cld_core.evaluation.evaluation import Evaluation
+from cld_core.evaluation.request import EvalRequest
 from cld_core.recipe import Recipe
 from cld_core.run import RunFolder
 from cld_core.run.events import JobRef, NotSubmitted, Requested, Submitted
@@ -46,15 +49,13 @@ class Order:
         check_name(self.path.name)
         self.cluster.check(self.spec)
 
-    def evaluation(self) -> "EvalRequest | None":
+    def evaluation(self) -> EvalRequest | None:
         """The request of the evaluation that follows the training."""
-        from cld_core.evaluation.request import EvalRequest
-
         if not self.metrics:
             return None
         return EvalRequest.of(self.recipe, self.metrics, self.recipe.train.steps, self.recipe.cluster.world_size)
 
-    def make(self) -> "tuple[RunFolder, list[Work]]":
+    def make(self) -> tuple[RunFolder, list[Evaluation]]:
         """Make the run's folder, with the evaluation that follows.
 
         Raises:
@@ -102,9 +103,6 @@ def require_inputs(recipe: Recipe) -> None:
     Raises:
         DataError, UsageError
     """
-    from cld_core.data import presence
-    from cld_core.evaluation.request import EvalRequest
-
     presence.require(recipe.data)
     EvalRequest.periodic_fid(recipe)
     EvalRequest.periodic_bound(recipe)

@@ -8,8 +8,9 @@ from rich.table import Table
 from rich.text import Text
 
 from cld_core.evaluation.kinds import Quantity
+from cld_core.evaluation.sweeps import Sweep
 from cld_core.run import RunFolder
-from cldctl.evals import sweep as sweeps
+from cldctl.evals.table import rows as sweep_rows
 from cldctl.runs.status import RunStatus
 
 from .console import out
@@ -88,10 +89,10 @@ def _sweeps(row: RunStatus) -> Iterator[RenderableType]:
     states = {entry["id"]: entry["state"] for entry in row.evals}
     run = RunFolder(row.path)
     for entry in row.sweeps:
-        sweep = sweeps.Sweep.load(run.evals / entry["id"])
+        sweep = Sweep.load(run.evals / entry["id"])
         if sweep is not None:
             title = f"{entry['id']}: {entry['done']} of {len(entry['evaluations'])} evaluations complete"
-            yield from (Text(), Text(title, style="bold"), sweep_table(sweep, sweeps.rows(run, sweep), states))
+            yield from (Text(), Text(title, style="bold"), sweep_table(sweep, sweep_rows(run, sweep), states))
 
 
 def evaluations(evals: Sequence[dict[str, Any]]) -> RenderableType:

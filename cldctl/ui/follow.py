@@ -3,11 +3,14 @@
 import time
 from collections.abc import Sequence
 
+from cld_core.evaluation.evaluation import Evaluation
+from cld_core.evaluation.sweeps import Sweep
+from cld_core.evaluation.training_set import Statistics
 from cld_core.run import RunFolder
-from cld_core.shards import Work, open_work
+from cld_core.shards import Work
 from cldctl import clusters
-from cldctl.evals import sweep as sweeps
-from cldctl.evals.sweep import Sweep
+from cldctl.evals.table import rows as sweep_rows
+from cldctl.evals.table import write_finished
 from cldctl.hints import command
 from cldctl.runs import survey
 from cldctl.runs.state import OVER
@@ -51,7 +54,7 @@ def follow_evaluations(run: RunFolder, names: Sequence[str], sweep: Sweep | None
     return _results(run, names, sweep)
 
 
-def follow_statistics(work: Work) -> int:
+def follow_statistics(work: Statistics) -> int:
     """Show statistics until they are complete, and print the path of their file; returns the exit code."""
     try:
         with View() as view:
@@ -73,9 +76,9 @@ def _results(run: RunFolder, names: Sequence[str], sweep: Sweep | None = None) -
     rows = [evaluation_status(work, answers) for work in works]
     missing = [row["id"] for row in rows if row["state"] != "FINISHED"]
     if sweep is not None:
-        out.print(sweep_table(sweep, sweeps.rows(run, sweep), {row["id"]: row["state"] for row in rows}))
+        out.print(sweep_table(sweep, sweep_rows(run, sweep), {row["id"]: row["state"] for row in rows}))
         if not missing:
-            sweeps.write_finished(run)
+            write_finished(run)
             out.print(str(run.evals / sweep.id / "table.csv"), markup=False, soft_wrap=True)
             out.print(str(run.evals / sweep.id / "plot.png"), markup=False, soft_wrap=True)
     elif rows:
@@ -88,8 +91,8 @@ def _results(run: RunFolder, names: Sequence[str], sweep: Sweep | None = None) -
     return 1 if missing else 0
 
 
-def _evaluations(run: RunFolder, names: Sequence[str]) -> list[Work]:
-    return [open_work(run.evals / name) for name in names]
+def _evaluations(run: RunFolder, names: Sequence[str]) -> list[Evaluation]:
+    return [Evaluation(run.evals / name) for name in names]
 
 
 def _interrupted(text: str, run: RunFolder) -> int:

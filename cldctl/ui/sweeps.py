@@ -8,20 +8,21 @@ from rich.text import Text
 
 from cld_core.evaluation import registry
 from cld_core.evaluation.kinds import Quantity
-from cldctl.evals import sweep as sweeps
+from cld_core.evaluation.sweeps import Sweep
+from cldctl.evals.table import keys_of
 
 from .format import count
 from .tables import plain_table, present_in, result_of, result_text
 
 
-def sweep_table(sweep: sweeps.Sweep, rows: Sequence[Mapping[str, Any]], states: Mapping[str, str]) -> RenderableType:
+def sweep_table(sweep: Sweep, rows: Sequence[Mapping[str, Any]], states: Mapping[str, str]) -> RenderableType:
     """A table for each result, the last axis across; cells without one show the state of their evaluation."""
-    quantities: list[Quantity | None] = [registry.quantity(key) for key in sweeps.keys_of(rows)]
+    quantities: list[Quantity | None] = [registry.quantity(key) for key in keys_of(rows)]
     return Group(*(_one_result(sweep, rows, states, quantity) for quantity in quantities or [None]))
 
 
 def _one_result(
-    sweep: sweeps.Sweep, rows: Sequence[Mapping[str, Any]], states: Mapping[str, str], quantity: Quantity | None
+    sweep: Sweep, rows: Sequence[Mapping[str, Any]], states: Mapping[str, str], quantity: Quantity | None
 ) -> RenderableType:
     *down, across = sweep.axes
     label = quantity.label if quantity is not None else "states"

@@ -95,7 +95,9 @@ def newest_that_fit(rows: Sequence[RunStatus], height: int) -> RenderableType:
 
 def present_in(evals: Sequence[Mapping[str, Any]]) -> list[Quantity]:
     """The numbers that any of these evaluations has, in the order of the table of metrics."""
-    return [quantity for _, quantity in registry.quantities() if any(quantity.key in entry["results"] for entry in evals)]
+    return [
+        quantity for _, quantity in registry.quantities() if any(quantity.key in entry["results"] for entry in evals)
+    ]
 
 
 def result_of(entry: Mapping[str, Any], quantity: Quantity) -> str:
@@ -161,4 +163,6 @@ def _evaluation(evals: Sequence[dict[str, Any]]) -> str:
     results = [f"nll {last['nll']:.3f}"] if last["nll"] is not None else []
     results += [f"bpd {last['bpd']:.3f}"] if last["bpd"] is not None else []
     results += [f"FID {last['fid']:.2f}"] if last["fid"] is not None else []
-    return " ".join(results) or (f"{last['shards_done']}/{last['shards']} shards" if last["state"] == "RUNNING" else "-")
+    return " ".join(results) or (
+        f"{last['shards_done']}/{last['shards']} shards" if last["state"] == "RUNNING" else "-"
+    )
