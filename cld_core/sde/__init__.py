@@ -1,23 +1,23 @@
-"""The two diffusions and the algebra of their kernels."""
+"""The diffusions, and what they have in common (`base`)."""
 
-from cld_core.recipe.schema import CldSpec, SdeSpec
+import dataclasses
+from importlib import import_module
+from typing import Any
+
+from cld_core.sde.base import Auxiliary, Diffusion, Law
 from cld_core.sde.cld import CLD
 from cld_core.sde.schedule import Schedule
 from cld_core.sde.vpsde import VPSDE
 
-__all__ = ["CLD", "SDE", "VPSDE", "Schedule", "build"]
+__all__ = ["CLD", "VPSDE", "Auxiliary", "Diffusion", "Law", "Schedule", "build"]
 
-SDE = CLD | VPSDE
+DIFFUSIONS = {"cld": "cld_core.sde.cld:CLD", "vpsde": "cld_core.sde.vpsde:VPSDE"}
 
 
-def build(spec: SdeSpec) -> SDE:
-    """The diffusion that a recipe's `sde` section describes."""
-    if isinstance(spec, CldSpec):
-        return CLD(
-            beta0=spec.beta0,
-            beta1=spec.beta1,
-            m_inv=spec.m_inv,
-            gamma=spec.gamma,
-            numerical_eps=spec.numerical_eps,
-        )
-    return VPSDE(beta0=spec.beta0, beta1=spec.beta1, numerical_eps=spec.numerical_eps)
+def build(spec: Any) -> Diffusion:
+    """The diffusion that a recipe's `sde` section describes, made with the section's keys as keywords."""
+    module, _, name = DIFFUSIONS[spec.name].partition(":")
+    made: Diffusion = getattr(import_module(module), name)(
+        **{entry.name: getattr(spec, entry.name) for entry in dataclasses.fields(spec) if entry.name != "name"}
+    )
+    return made
