@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from cld_core.recipe.schema import ObjectiveSpec
+from cld_core.recipe.objective import ObjectiveSpec
 from cld_core.sde import Diffusion
 from cld_core.sde.coefficients import apply, as_batch
 from cld_core.sde.rows import negated

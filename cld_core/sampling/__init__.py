@@ -10,24 +10,17 @@ It returns u at the end, denoised if ``spec.denoise``, and the evaluations of th
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from cld_core.recipe.sampling import SamplingSpec
+from cld_core.recipe.variants import implementation_of
 from cld_core.sampling.noise import Noise, stream
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
 
 __all__ = ["Noise", "Samples", "sample"]
-
-METHODS = {
-    "ode": "cld_core.sampling.ode:sample",
-    "em": "cld_core.sampling.euler_maruyama:sample",
-    "sscs": "cld_core.sampling.sscs:sample",
-    "exponential": "cld_core.sampling.exponential:sample",
-}
 
 
 @dataclass(frozen=True)
@@ -55,7 +48,7 @@ class Samples:
 def sample(
     score: ScoreFunction,
     sde: Diffusion,
-    spec: Any,
+    spec: SamplingSpec,
     noise: Noise,
     data_shape: tuple[int, ...],
     device: torch.device | str = "cpu",
@@ -78,8 +71,7 @@ def sample(
     def draws(count: int, halves: int) -> Iterator[Tensor]:
         return stream(noise, (channels * halves, *rest), count, device)
 
-    module, _, function = METHODS[spec.method].partition(":")
-    u, nfe = getattr(import_module(module), function)(score, sde, spec, u, draws)
+    u, nfe = implementation_of("sampling", spec)(score, sde, spec, u, draws)
     nfe_each = nfe if isinstance(nfe, Tensor) else torch.full((len(u),), nfe, dtype=torch.int64, device=u.device)
     if sde.n == 1:
         return Samples(u, None, nfe_each)

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from cld_core.recipe.sampling_spec import SamplingSpec
+from cld_core.recipe.sampling import EmSpec
 from cld_core.sampling.denoising import denoised
 from cld_core.sampling.grids import grid_of
 from cld_core.sampling.noise import Draws
@@ -13,7 +13,7 @@ from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
 
 
-def sample(score: ScoreFunction, sde: Diffusion, spec: SamplingSpec, u: Tensor, draws: Draws) -> tuple[Tensor, int]:
+def sample(score: ScoreFunction, sde: Diffusion, spec: EmSpec, u: Tensor, draws: Draws) -> tuple[Tensor, int]:
     """See `cld_core.sampling`. One evaluation per step; only the scored halves are noisy."""
     times = grid_of(spec, sde.schedule)
     noise = draws(len(times) - 1, sde.m)

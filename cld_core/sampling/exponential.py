@@ -13,7 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from cld_core.recipe.sampling_spec import SamplingSpec
+from cld_core.recipe.sampling import ExponentialSpec
 from cld_core.sampling.grids import grid_of
 from cld_core.sampling.halves import Matrix, add, linear, rest, score_from_rest
 from cld_core.sampling.noise import Draws
@@ -33,7 +33,7 @@ class Step:
     noise: Matrix | None  # (n, n), lower Cholesky factor; None without noise
 
 
-def sample(score: ScoreFunction, sde: Diffusion, spec: SamplingSpec, u: Tensor, draws: Draws) -> tuple[Tensor, int]:
+def sample(score: ScoreFunction, sde: Diffusion, spec: ExponentialSpec, u: Tensor, draws: Draws) -> tuple[Tensor, int]:
     """See `cld_core.sampling`.
 
     One evaluation per step. The corrector uses that of the next step, or of the denoising step, and so costs none.

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from cld_core.recipe.sampling_spec import SamplingSpec
+from cld_core.recipe.sampling import FixedStepSpec
 from cld_core.sde.schedule import Schedule
 
 
@@ -30,7 +30,7 @@ def times(grid: str, n: int, eps: float, *, rho: float, schedule: Schedule) -> l
     return power(n, eps, rho=rho, schedule=schedule) if grid == "power" else GRIDS[grid](n, eps)
 
 
-def grid_of(spec: SamplingSpec, schedule: Schedule) -> list[float]:
+def grid_of(spec: FixedStepSpec, schedule: Schedule) -> list[float]:
     """The times of a recipe's fixed-step method: one step per evaluation, not counting that of the denoising step."""
     steps = spec.nfe - 1 if spec.denoise else spec.nfe
     return times(spec.spacing, steps, spec.eps, rho=spec.grid_power, schedule=schedule)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from cld_core.recipe.sampling_spec import SamplingSpec
+from cld_core.recipe.sampling import OdeSpec
 from cld_core.sampling.denoising import denoised
 from cld_core.sampling.noise import Draws
 from cld_core.score import ScoreFunction
@@ -11,7 +11,7 @@ from cld_core.sde import Diffusion
 from cld_core.solver import solve
 
 
-def sample(score: ScoreFunction, sde: Diffusion, spec: SamplingSpec, u: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+def sample(score: ScoreFunction, sde: Diffusion, spec: OdeSpec, u: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
     """See `cld_core.sampling`. Every sample has its own steps; the evaluations are (B,).
 
     The state is float64, the score is evaluated in the type of u.

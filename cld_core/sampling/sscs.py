@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cld_core.errors import RecipeError
-from cld_core.recipe.sampling_spec import SamplingSpec
+from cld_core.recipe.sampling import SscsSpec
 from cld_core.sampling.denoising import denoised
 from cld_core.sampling.grids import grid_of
 from cld_core.sampling.halves import add, linear, rest
@@ -20,7 +20,7 @@ from cld_core.sde import Diffusion
 from cld_core.sde.coefficients import stacked
 
 
-def sample(score: ScoreFunction, sde: Diffusion, spec: SamplingSpec, u: Tensor, draws: Draws) -> tuple[Tensor, int]:
+def sample(score: ScoreFunction, sde: Diffusion, spec: SscsSpec, u: Tensor, draws: Draws) -> tuple[Tensor, int]:
     """See `cld_core.sampling`. One evaluation per step.
 
     Raises:
@@ -28,8 +28,8 @@ def sample(score: ScoreFunction, sde: Diffusion, spec: SamplingSpec, u: Tensor, 
     """
     if not sde.splits:
         raise RecipeError(
-            f"sampling.method=sscs splits off a part of the dynamics that is solved exactly, which {type(sde).__name__} "
-            "does not have. Choose sampling.method=em, ode or exponential."
+            f"sampling.method=sscs solves a part of the dynamics exactly, and {type(sde).__name__} has no such part. "
+            "Choose sampling.method=em, ode or exponential."
         )
     times = grid_of(spec, sde.schedule)
     method = second_order if spec.sscs_order == 2 else first_order

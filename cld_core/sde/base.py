@@ -9,7 +9,7 @@ from typing import ClassVar, Generic
 import torch
 from torch import Tensor
 
-from cld_core.sde.coefficients import spread
+from cld_core.sde.coefficients import combine, spread
 from cld_core.sde.rows import Rows, inverse_of_lower, inverse_of_upper, matmul, upper
 from cld_core.sde.schedule import Number, Schedule
 
@@ -193,9 +193,7 @@ class Diffusion(ABC):
         """beta A u, minus ``strength`` times beta D score in the scored halves."""
         beta = spread(self.schedule.beta(t), u)
         halves = self.halves(u)
-        rates = []
-        for row in self.A:
-            rates.append(sum(a * half for a, half in zip(row, halves, strict=True)))
+        rates = [combine(row, halves) for row in self.A]
         if score is not None:
             for i, (d, s) in enumerate(zip(self.D, self.scored_halves(score), strict=True), start=self.n - self.m):
                 rates[i] = rates[i] - (strength * d) * s
@@ -231,6 +229,6 @@ class Diffusion(ABC):
     def prior_logp(self, u: Tensor) -> Tensor:
         """Log-density (B,), float64, nats, of the prior."""
         halves = [half.flatten(1).double() for half in self.halves(u)]
-        square = sum(p * half.square().sum(1) for p, half in zip(self.precision, halves, strict=True))
+        square = combine(self.precision, [half.square().sum(1) for half in halves])
         log_det = -math.log(math.prod(self.precision))
         return -0.5 * (square + halves[0].shape[1] * (self.n * math.log(2.0 * math.pi) + log_det))

@@ -9,7 +9,7 @@ from cld_core.sde.rows import Rows
 
 
 def spread(coefficient: float | Tensor, like: Tensor) -> float | Tensor:
-    """A (B,) coefficient, cast to the type of ``like`` (B, ...) and shaped to multiply it. Floats are returned as is."""
+    """A (B,) coefficient, cast to the type of ``like`` (B, ...) and shaped to multiply it; a float as it is."""
     if not isinstance(coefficient, Tensor):
         return coefficient
     return coefficient.to(like.dtype).view(-1, *(1,) * (like.ndim - 1))

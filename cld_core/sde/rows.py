@@ -22,17 +22,19 @@ def matmul(a: Rows[Number], b: Rows[Number]) -> Rows[Number]:
 
 
 def dot(a: tuple[Number, ...], b: tuple[Number, ...]) -> Number:
-    first, *others = (x * y for x, y in zip(a, b, strict=True))
-    return sum(others, start=first)
+    total = a[0] * b[0]
+    for x, y in zip(a[1:], b[1:], strict=True):
+        total = total + x * y
+    return total
 
 
 def inverse_of_lower(a: Rows[Number]) -> Rows[Number]:
     """Inverse of a lower triangular matrix; both are stored without zeros."""
     out: list[tuple[Number, ...]] = []
     for i, row in enumerate(a):
-        pivot = row[i]
-        left = [-dot(row[j:i], tuple(out[k][j] for k in range(j, i))) / pivot for j in range(i)]
-        out.append((*left, 1.0 / pivot))
+        entries: list[Number] = [-dot(row[j:i], tuple(earlier[j] for earlier in out[j:])) / row[i] for j in range(i)]
+        entries.append(1.0 / row[i])
+        out.append(tuple(entries))
     return tuple(out)
 
 
