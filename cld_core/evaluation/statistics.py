@@ -19,7 +19,7 @@ from cld_core.data import presence
 from cld_core.digests import digest, digest_of
 from cld_core.errors import UsageError
 from cld_core.recipe import Recipe
-from cld_core.recipe.image_spec import ImageDataSpec
+from cld_core.recipe.data import ImageDataSpec
 from cld_core.run.atomic import write_arrays
 
 from .extraction import Extraction

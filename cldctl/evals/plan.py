@@ -1,17 +1,16 @@
 """From what is typed to requests: which checkpoints, which settings. Everything is checked before anything starts."""
 
 import contextlib
-import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from cld_core.checkpoint.verify import Damaged, all_whole, newest_whole, verify
 from cld_core.errors import CheckpointError, NotFoundError, UsageError
 from cld_core.evaluation.request import EvalRequest
 from cld_core.evaluation.sweeps import Axis, Cell, Sweep
 from cld_core.recipe import Recipe, with_overrides
-from cld_core.recipe.plugin import with_paths
 from cld_core.run import RunFolder
-from cld_core.run.intact import Damaged, all_whole, newest_whole, verify
 
 from .sweep import CHECKPOINT, combinations, refuse_idle_axes
 
@@ -45,10 +44,12 @@ def make(
     base = run.recipe()
     requests: dict[str, EvalRequest] = {}
     cells = []
+    # A cell whose sampler lacks the key of an axis shares its evaluation with the other values of that axis.
+    idle = [axis.key for axis in axes]
     for values in combinations(axes):
         settings = [f"{key}={value}" for key, value in values.items() if key != CHECKPOINT]
         with _named(settings):
-            recipe = settled(base, [*overrides, *settings], str(run.recipe_file))
+            recipe = settled(base, [*overrides, *settings], str(run.recipe_file), idle)
             for step in [int(values[CHECKPOINT])] if CHECKPOINT in values else steps:
                 request = EvalRequest.of(recipe, metrics, step, shards or recipe.cluster.world_size)
                 requests.setdefault(request.id, request)
@@ -60,22 +61,23 @@ def make(
     return EvaluationPlan(tuple(requests.values()), sweep)
 
 
-def settled(base: Recipe, overrides: Sequence[str], source: str) -> Recipe:
-    """``base`` with overrides of an evaluation; another sampler drops the keys that only the old one has.
+def settled(base: Recipe, overrides: Sequence[str], source: str, idle: Collection[str] = ()) -> Recipe:
+    """``base`` with overrides of an evaluation, whose relative paths are taken from the working directory.
+
+    Args:
+        source: what messages call ``base``.
+        idle: keys that are ignored if the chosen sampler lacks them.
 
     Raises:
         UsageError: a key of another section.
         RecipeError: a value is invalid.
     """
-    recipe = base
     for text in overrides:
-        key, _, value = text.partition("=")
+        key = text.partition("=")[0]
         if key.split(".")[0] not in SECTIONS:
             allowed = f"Those of {', '.join(SECTIONS[:-1])} and {SECTIONS[-1]} can be changed."
             raise UsageError(f"'{key}' is not a key of an evaluation. {allowed}")
-        if key == "sampling.method":
-            recipe = dataclasses.replace(recipe, sampling=recipe.sampling.switched(value))
-    return with_overrides(recipe, with_paths(list(overrides)), source)
+    return with_overrides(base, overrides, source, idle).anchored(Path.cwd())
 
 
 def checkpoints(run: RunFolder, wanted: str) -> tuple[list[int], list[Damaged]]:

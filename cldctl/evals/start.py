@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cld_core.evaluation.request import EvalRequest
-from cld_core.recipe.schema import ClusterSpec
+from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run import RunFolder
 from cld_core.run.atomic import read_json
 from cldctl.cluster import launch

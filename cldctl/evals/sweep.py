@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from cld_core.errors import UsageError, did_you_mean
 from cld_core.evaluation.sweeps import Axis, Sweep
-from cld_core.recipe.build import known_keys
+from cld_core.recipe.tree import known_keys
 
 SECTIONS = ("sampling", "eval")
 # The axis of an evaluation of several checkpoints.
