@@ -10,8 +10,8 @@ from pathlib import Path
 from cld_core.digests import digest_of
 from cld_core.errors import UsageError
 from cld_core.recipe import Recipe
-from cld_core.recipe.eval import INCEPTION, FidSpec
 from cld_core.recipe.data import ImageDataSpec
+from cld_core.recipe.eval import INCEPTION, FidSpec
 
 from . import inception, registry
 from .extraction import Extraction, FeatureInputs, Files

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from cld_core.checkpoint.verify import sidecar_of
 from cld_core.run import RunFolder
 from cld_core.run.atomic import read_json
 
@@ -15,8 +16,8 @@ def evaluations_of(run: RunFolder) -> list[Path]:
 
 def checkpoint_checksum(run: RunFolder, step: int) -> str | None:
     """The checksum of the checkpoint that a run has of a step; None if it has none."""
-    sidecar = read_json(run.checkpoint_file(step).with_suffix(".json"))
-    return str(sidecar["sha256"]) if isinstance(sidecar, dict) and "sha256" in sidecar else None
+    sidecar = sidecar_of(run, step)
+    return None if sidecar is None else sidecar.sha256
 
 
 def current_report(folder: Path) -> dict[str, Any] | None:

@@ -1,6 +1,6 @@
 """What is asked of a checkpoint. The folder of an evaluation is named after the content of its request."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -9,10 +9,11 @@ from cld_core.data import presence
 from cld_core.digests import digest
 from cld_core.errors import UsageError
 from cld_core.recipe import Recipe
-from cld_core.recipe.eval import ElboSpec, IscSpec, KidSpec, LossSpec, PrcSpec
 from cld_core.recipe.data import ImageDataSpec
+from cld_core.recipe.eval import ElboSpec, IscSpec, KidSpec, LossSpec, PrcSpec
+from cld_core.recipe.objective import ObjectiveSpec
 from cld_core.recipe.sampling import SamplingSpec
-from cld_core.recipe.schema import ObjectiveSpec
+from cld_core.recipe.variants import SECTIONS
 from cld_core.run import RunFolder
 from cld_core.shards import Request
 
@@ -84,7 +85,7 @@ class EvalRequest(Request):
             samples=spec.samples,
             points=points,
             # Requests that sample alike are equal.
-            sampling=recipe.sampling.in_force(),
+            sampling=recipe.sampling.canonical(),
             objective=recipe.objective,
             fid=fid,
             kid=spec.kid,
@@ -123,6 +124,10 @@ class EvalRequest(Request):
             return None
         spec = replace(recipe.eval, points=recipe.periodic.elbo_points)
         return cls.of(replace(recipe, eval=spec), ("elbo",), 0, points_key="periodic.elbo_points")
+
+    @classmethod
+    def chosen(cls, content: Mapping[str, Any]) -> Mapping[str, type]:
+        return {"sampling": SECTIONS["sampling"].chosen(content["sampling"]).spec}
 
     @property
     def id(self) -> str:

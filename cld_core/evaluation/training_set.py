@@ -3,15 +3,17 @@
 Loads no torch; numpy only to look into a file of statistics.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from cld_core.data import presence
 from cld_core.digests import digest
 from cld_core.errors import UsageError
 from cld_core.recipe import Recipe
 from cld_core.recipe.data import ImageDataSpec
+from cld_core.recipe.variants import SECTIONS
 from cld_core.shards import Request, Work
 
 from . import inputs
@@ -76,6 +78,10 @@ class StatsRequest(Request):
             shards=min(shards, images),
             retries=recipe.train.max_retries,
         )
+
+    @classmethod
+    def chosen(cls, content: Mapping[str, Any]) -> Mapping[str, type]:
+        return {"data": SECTIONS["data"].chosen(content["data"]).spec}
 
     @property
     def fingerprint(self) -> str:

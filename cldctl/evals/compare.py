@@ -15,7 +15,7 @@ from cld_core.evaluation.results import Number, network_evaluations, numbers
 from cld_core.run import RunFolder
 
 RULE = "marked: |a - b| > 2 sqrt(sa^2 + sb^2) against the first run, with standard errors sa and sb"
-# Of how many samples, or test, or test data, a result is; results of one checkpoint may differ in it.
+# How many samples or test examples a result is of; results of one checkpoint may differ in it.
 COUNTS = {"samples": "samples", "points": "test data"}
 # Letters of a checksum that tell it from others.
 _DIGEST = 12

@@ -5,12 +5,12 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cld_core.checkpoint.verify import Damaged, all_whole, newest_whole, verify
 from cld_core.errors import CheckpointError, NotFoundError, UsageError
 from cld_core.evaluation.request import EvalRequest
 from cld_core.evaluation.sweeps import Axis, Cell, Sweep
 from cld_core.recipe import Recipe, with_overrides
 from cld_core.run import RunFolder
-from cld_core.checkpoint.verify import Damaged, all_whole, newest_whole, verify
 
 from .sweep import CHECKPOINT, combinations, refuse_idle_axes
 
@@ -44,10 +44,12 @@ def make(
     base = run.recipe()
     requests: dict[str, EvalRequest] = {}
     cells = []
+    # A cell whose sampler lacks the key of an axis shares its evaluation with the other values of that axis.
+    idle = [axis.key for axis in axes]
     for values in combinations(axes):
         settings = [f"{key}={value}" for key, value in values.items() if key != CHECKPOINT]
         with _named(settings):
-            recipe = settled(base, [*overrides, *settings], str(run.recipe_file), [axis.key for axis in axes])
+            recipe = settled(base, [*overrides, *settings], str(run.recipe_file), idle)
             for step in [int(values[CHECKPOINT])] if CHECKPOINT in values else steps:
                 request = EvalRequest.of(recipe, metrics, step, shards or recipe.cluster.world_size)
                 requests.setdefault(request.id, request)
@@ -60,7 +62,11 @@ def make(
 
 
 def settled(base: Recipe, overrides: Sequence[str], source: str, idle: Collection[str] = ()) -> Recipe:
-    """``base`` with overrides of an evaluation; another sampler drops the keys that only the old one has.
+    """``base`` with overrides of an evaluation, whose relative paths are taken from the working directory.
+
+    Args:
+        source: what messages call ``base``.
+        idle: keys that are ignored if the chosen sampler lacks them.
 
     Raises:
         UsageError: a key of another section.

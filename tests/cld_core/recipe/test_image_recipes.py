@@ -10,9 +10,12 @@ import torch
 from cld_core import nets, sde
 from cld_core.errors import RecipeError
 from cld_core.recipe import load, with_overrides
-from cld_core.recipe.image_spec import ImageDataSpec
-from cld_core.recipe.ncsnpp_spec import NcsnppSpec
-from cld_core.recipe.schema import CldSpec, ObjectiveSpec, OptimSpec, ToyDataSpec
+from cld_core.recipe.data import ImageDataSpec
+from cld_core.recipe.ncsnpp import NcsnppSpec
+from cld_core.recipe.data import ToyDataSpec
+from cld_core.recipe.objective import ObjectiveSpec
+from cld_core.recipe.optim import OptimSpec
+from cld_core.recipe.sde import CldSpec
 from tests.support.paths import RECIPES
 
 PUBLISHED = ("cifar10", "cifar10_vpsde", "celebahq256_paper", "celebahq256")

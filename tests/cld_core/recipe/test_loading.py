@@ -8,7 +8,9 @@ import pytest
 from cld_core.errors import RecipeError
 from cld_core.recipe import dump, load, with_overrides
 from cld_core.recipe.build import describe, known_keys
-from cld_core.recipe.schema import MlpSpec, ResnetSpec, SamplingSpec, VpsdeSpec
+from cld_core.recipe.network import MlpSpec, ResnetSpec
+from cld_core.recipe.sampling import SamplingSpec
+from cld_core.recipe.sde import VpsdeSpec
 from tests.support.paths import RECIPES
 
 
