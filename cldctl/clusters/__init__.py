@@ -11,7 +11,7 @@ from .base import Cluster
 
 # The default is the first that can be used on this machine.
 CLUSTERS: dict[str, str] = {
-    "slurm": "cldctl.clusters.slurm:SlurmCluster",
+    "slurm": "cldctl.clusters.slurm.cluster:SlurmCluster",
     "local": "cldctl.clusters.local:LocalCluster",
     "debug": "cldctl.clusters.debug:DebugCluster",
 }

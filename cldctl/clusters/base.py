@@ -162,7 +162,6 @@ class Cluster(ABC):
         restarts: it requeues jobs, runs an aftermath, and keeps a successor waiting.
         poll_s: seconds between two looks of ``--follow``.
         looks_to_believe_an_end: how many surveys in a row must say that a job is gone before it is believed.
-        inside: how a task of this cluster sees itself; ``inside.current()`` is what an aftermath begins with.
     """
 
     name: ClassVar[str]
@@ -170,7 +169,6 @@ class Cluster(ABC):
     restarts: ClassVar[bool] = False
     poll_s: ClassVar[float] = 0.4
     looks_to_believe_an_end: ClassVar[int] = 1
-    inside: ClassVar[type["InJob"]]
 
     @classmethod
     @abstractmethod
@@ -235,6 +233,14 @@ class Cluster(ABC):
         folder = Path(job.logs)
         return [file for stream in ("out", "err") if (file := folder / f"{job.job_id}_{rank}_log.{stream}").is_file()]
 
+    def current_job(self, logs: Path | None = None) -> "InJob":
+        """The task of this cluster that this process belongs to, from its environment. Loads no torch.
+
+        Args:
+            logs: folder of the job's output; an aftermath passes it, since its environment does not name it.
+        """
+        raise NotImplementedError(f"jobs of {self.name} are told where they run")
+
     def checks(self, runs: Path, asked: DoctorOptions, saves: MeasuredSaves) -> Iterator[Check]:
         """Whether this cluster is fit for runs in the folder ``runs``, for `cldctl doctor`."""
         yield from ()
@@ -257,18 +263,13 @@ class InJob:
     log: Path | None = None
     in_process: ClassVar[bool] = True
 
-    @classmethod
-    def current(cls, logs: Path | None = None) -> "InJob":
-        """The task that this process belongs to, from its environment. Loads no torch: the aftermath uses it, too.
-
-        Args:
-            logs: folder of the job's output; needed in an aftermath, whose environment does not name it.
-        """
-        raise NotImplementedError
-
     def place(self) -> Place:
         """This process among those of its task."""
         return Place()
+
+    def log_since(self, offset: int) -> str:
+        """What was written to `log` after its first ``offset`` bytes; empty if there is no log."""
+        return read_from(self.log, offset) if self.log is not None else ""
 
     def cause_of(self, code: StopCode, log_offset: int) -> str | None:
         """What a signal meant, a cause of the ledger; None where nobody knows.
@@ -298,10 +299,20 @@ class InJob:
 
 @dataclass(frozen=True)
 class Entry:
-    """What a launcher pickles: the work, and the class that tells it where it runs, so that a job looks up no name."""
+    """What a launcher pickles: the work, and its cluster, so that a job looks up no name."""
 
     work: Work
-    inside: type[InJob]
+    cluster: Cluster
 
     def __call__(self) -> None:
-        self.work(self.inside.current())
+        self.work(self.cluster.current_job())
+
+
+def read_from(path: Path, offset: int) -> str:
+    """The text of a file after its first ``offset`` bytes; empty if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""

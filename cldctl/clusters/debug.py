@@ -15,7 +15,6 @@ from .base import Cluster, InJob, JobSpec, Seen, Survey, Task
 class DebugCluster(Cluster):
     name: ClassVar[str] = "debug"
     blocks: ClassVar[bool] = True
-    inside: ClassVar[type[InJob]] = InJob
 
     @classmethod
     def unavailable(cls) -> str | None:

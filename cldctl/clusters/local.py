@@ -19,7 +19,7 @@ from cld_core.run.events import JobRef
 from cld_core.stop import StopFlag
 
 from . import submitit_jobs, this_machine
-from .base import After, Cluster, Entry, InJob, JobSpec, SchedulerRefused, Seen, Survey, Task, Work
+from .base import After, Cluster, InJob, JobSpec, SchedulerRefused, Seen, Survey, Task, Work
 
 # Tells a process that each process of its controller is a task of its own.
 _POOL = "CLDCTL_LOCAL_POOL"
@@ -32,23 +32,6 @@ _STARTING_S = 10.0
 class LocalJob(InJob):
     in_process: ClassVar[bool] = False
 
-    @classmethod
-    def current(cls, logs: Path | None = None) -> InJob:
-        job_id, process, pooled = (
-            os.environ["SUBMITIT_LOCAL_JOB_ID"],
-            int(os.environ["SUBMITIT_LOCAL_GLOBALID"]),
-            _POOL in os.environ,
-        )
-        details = this_machine.details_of(int(job_id))
-        ref = JobRef(
-            cluster=LocalCluster.name,
-            job_id=f"{job_id}_{process}" if pooled else job_id,
-            process=process if pooled else 0,
-            logs=str(logs or os.environ["SUBMITIT_FOLDER"]),
-            details=details,
-        )
-        return cls(cluster=LocalCluster(), ref=ref, node=details["host"])
-
     def place(self) -> Place:
         # A file rather than a port: nothing else on this machine can be using it.
         place = submitit_jobs.place(f"file://{_meeting_file(self.ref)}")
@@ -57,7 +40,6 @@ class LocalJob(InJob):
 
 class LocalCluster(Cluster):
     name: ClassVar[str] = "local"
-    inside: ClassVar[type[InJob]] = LocalJob
 
     @classmethod
     def unavailable(cls) -> str | None:
@@ -108,6 +90,18 @@ class LocalCluster(Cluster):
             if (process := _process(job)) is not None:
                 this_machine.kill_family(process)
 
+    def current_job(self, logs: Path | None = None) -> InJob:
+        job_id, process = os.environ["SUBMITIT_LOCAL_JOB_ID"], int(os.environ["SUBMITIT_LOCAL_GLOBALID"])
+        details, pooled = this_machine.details_of(int(job_id)), _POOL in os.environ
+        ref = JobRef(
+            cluster=self.name,
+            job_id=f"{job_id}_{process}" if pooled else job_id,
+            process=process if pooled else 0,
+            logs=str(logs or os.environ["SUBMITIT_FOLDER"]),
+            details=details,
+        )
+        return LocalJob(cluster=self, ref=ref, node=details["host"])
+
     def log_files(self, job: JobRef, rank: int) -> list[Path]:
         controller = job.job_id.partition("_")[0]
         return super().log_files(replace(job, job_id=controller), rank + job.process)
@@ -126,13 +120,12 @@ class _Start:
 
     def __call__(self) -> None:
         _wait_for(self.waits_for)
-        process = int(os.environ["SUBMITIT_LOCAL_GLOBALID"])
-        work = self.works[process if len(self.works) > 1 else 0]
+        job = LocalCluster().current_job()
         try:
-            Entry(work, LocalJob)()
+            self.works[job.ref.process](job)
         finally:
-            if process == 0:
-                _meeting_file(LocalJob.current().ref).unlink(missing_ok=True)
+            if os.environ["SUBMITIT_LOCAL_GLOBALID"] == "0":
+                _meeting_file(job.ref).unlink(missing_ok=True)
 
 
 def _wait_for(controllers: Sequence[_Controller]) -> None:
