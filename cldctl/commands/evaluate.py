@@ -74,10 +74,8 @@ def evaluate(
     """
     if compare:
         options = {"samples": samples, "shards": shards, "sweep": sweep, "max-parallel": max_parallel}
-        given = [
-            *metrics,
-            *(name for name, value in {**options, "cluster": cluster, "follow": follow}.items() if value),
-        ]
+        options |= {"cluster": cluster, "follow": follow}
+        given = [*metrics, *(name for name, value in options.items() if value)]
         if given:
             raise UsageError(f"--compare shows finished results and computes none: leave out --{', --'.join(given)}.")
         _compare(words, checkpoint, as_json, directory)

@@ -33,10 +33,7 @@ def logs(
     run = find_run(name, runs_dir(directory))
     if shard is not None and evaluation is None:
         raise UsageError("--shard goes with --eval: a training has no shards.")
-    if evaluation is not None:
-        log = of_evaluation(run, evaluation, shard, rank)
-    else:
-        log = of_training(run, attempt, rank)
+    log = of_training(run, attempt, rank) if evaluation is None else of_evaluation(run, evaluation, shard, rank)
     if not log.files() and not follow:
         ranks = log.ranks()
         known = f"There are ranks {', '.join(ranks)}." if ranks else "The job has not begun; try -f."

@@ -74,7 +74,7 @@ def _preview(order: "Order") -> None:
     run = RunFolder(order.path)
     rows = sum(request.sizes.values())
     show(f"# evaluation {request.id}: {rows} rows in {request.shards} shard(s), after the training")
-    spec = sharded.spec_of([run.evals / request.id], order.recipe.cluster, run=run, after=After(()))
+    spec = sharded.spec_of([run.evals / request.id], order.recipe.cluster, order.cluster, run=run, after=After(()))
     show(order.cluster.script(spec, request.shards))
 
 

@@ -1,9 +1,9 @@
 """What follows when a job ends badly, decided by the job itself: a rank crashed, was killed for its memory, or hung.
 
-    python -m cldctl.jobs.aftermath training|shards FOLDER IN_JOB EXIT_CODE
+    python -m cldctl.jobs.aftermath training|shards FOLDER LOGS CLUSTER EXIT_CODE
 
-Ranks that end in order have noted why and asked for what should follow; this is for those that could not. IN_JOB names
-the launcher's `InJob` class, "module:class". Loads no torch.
+Ranks that exit cleanly have noted why and asked for what should follow; this is for those that could not. LOGS is the
+folder of the job's output, CLUSTER the class of its launcher, "module:class". Loads no torch.
 """
 
 import importlib
@@ -17,7 +17,7 @@ from cld_core.errors import NotFoundError, UsageError
 from cld_core.run import RunFolder
 from cld_core.run.events import Crashed, DiedEarly, Ended, Event, GivenUp, JobRef, NotBegun, TurnedAway
 from cld_core.run.history import CRASHES, History
-from cldctl.clusters.base import InJob, SchedulerAway, SchedulerRefused
+from cldctl.clusters.base import Cluster, InJob, SchedulerAway, SchedulerRefused
 
 from . import successor
 from .train import explain_previous, go_on, log_offset
@@ -146,19 +146,16 @@ def _announce(name: str, retry: Retry, allowed: int) -> None:
 
 def _hung(run: RunFolder, job: InJob) -> bool:
     """Whether the watchdog (faulthandler) ended rank 0 in this attempt, and left the stacks in its log."""
-    if job.log is None or not job.log.is_file():
-        return False
-    with job.log.open("rb") as file:
-        file.seek(log_offset(run))
-        return b"Timeout (" in file.read()
+    return "Timeout (" in job.log_since(log_offset(run))
 
 
 def main(arguments: Sequence[str]) -> int:
-    kind, folder, in_job, code = arguments[0], Path(arguments[1]), arguments[2], int(arguments[3])
+    kind, folder, logs, code = arguments[0], Path(arguments[1]), Path(arguments[2]), int(arguments[4])
     if code == 0:
         return 0
-    module, _, name = in_job.partition(":")
-    job = cast(type[InJob], getattr(importlib.import_module(module), name)).current()
+    module, _, name = arguments[3].partition(":")
+    cluster = cast(type[Cluster], getattr(importlib.import_module(module), name))()
+    job = cluster.current_job(logs)
     if kind == "training":
         after_training(RunFolder(folder), job, code)
     else:

@@ -8,13 +8,13 @@ from cld_core.checkpoint.verify import slowest_save_s
 from cld_core.recipe import Recipe
 from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run import RunFolder
-from cldctl.clusters.base import After, JobSpec, MeasuredSaves
+from cldctl.clusters.base import After, Cluster, JobSpec, MeasuredSaves
 
 # What a save is taken to last before the first one was measured, and what it may take beyond three times the slowest.
 FIRST_SAVE_S, SAVE_MARGIN_S = 10.0, 60
 
 
-def training(run: RunFolder, recipe: Recipe, after: After | None = None) -> JobSpec:
+def training(run: RunFolder, recipe: Recipe, cluster: Cluster, after: After | None = None) -> JobSpec:
     """The job that trains a run."""
     return JobSpec(
         name=run.name,
@@ -22,7 +22,7 @@ def training(run: RunFolder, recipe: Recipe, after: After | None = None) -> JobS
         size=recipe.cluster,
         notice_s=notice_s(slowest_saves([run]), recipe.cluster),
         after=after,
-        aftermath=("cldctl.jobs.aftermath", "training", str(run.path)),
+        aftermath=_aftermath("training", run.path, run.logs, cluster),
     )
 
 
@@ -31,6 +31,7 @@ def sharded(
     first: Path,
     logs: Path,
     size: ClusterSpec,
+    cluster: Cluster,
     *,
     run: RunFolder | None = None,
     after: After | None = None,
@@ -51,8 +52,14 @@ def sharded(
         notice_s=notice_s(slowest_saves([run] if run is not None else []), size),
         after=after,
         parallel=parallel,
-        aftermath=("cldctl.jobs.aftermath", "shards", str(first)),
+        aftermath=_aftermath("shards", first, logs, cluster),
     )
+
+
+def _aftermath(kind: str, folder: Path, logs: Path, cluster: Cluster) -> tuple[str, ...]:
+    """Module and arguments of what follows a bad end; the launcher adds the exit code."""
+    launcher = f"{type(cluster).__module__}:{type(cluster).__qualname__}"
+    return ("cldctl.jobs.aftermath", kind, str(folder), str(logs), launcher)
 
 
 def notice_s(saves: Sequence[float], size: ClusterSpec) -> int:

@@ -14,7 +14,7 @@ def submit(run: RunFolder, job: InJob, work: Work) -> None:
     """Submit the next job of the run, which begins only if this one fails, unless there is one already."""
     if run.ledger.history().successors_of(job.ref.job_id):
         return
-    spec = specs.training(run, run.recipe(), after=After((job.ref,), "failed"))
+    spec = specs.training(run, run.recipe(), job.cluster, After((job.ref,), "failed"))
 
     def note(refs: Collection[JobRef]) -> None:
         for ref in refs:

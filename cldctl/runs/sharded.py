@@ -20,6 +20,7 @@ from .status import work_state
 def spec_of(
     works: Sequence[Path],
     size: ClusterSpec,
+    cluster: Cluster,
     *,
     run: RunFolder | None = None,
     logs: Path | None = None,
@@ -34,7 +35,7 @@ def spec_of(
     """
     name = "cldctl-stats" if run is None else f"{run.name}-eval"
     logs = logs or works[0] / "logs"
-    return specs.sharded(name, works[0], logs, size, run=run, after=after, parallel=parallel)
+    return specs.sharded(name, works[0], logs, size, cluster, run=run, after=after, parallel=parallel)
 
 
 def start(
@@ -59,7 +60,7 @@ def start(
         SchedulerRefused, SchedulerAway: nothing was started.
     """
     folders = [work.folder for work in works]
-    spec = spec_of(folders, size, run=run, logs=logs, after=after, parallel=parallel)
+    spec = spec_of(folders, size, cluster, run=run, logs=logs, after=after, parallel=parallel)
     limit = cluster.max_tasks(replace(spec, size=size))
     shares = divided([(str(work.folder), work.to_start()) for work in works], limit)
     cluster.check(spec, len(shares))

@@ -38,7 +38,7 @@ class Order:
 
     @property
     def spec(self) -> JobSpec:
-        return specs.training(RunFolder(self.path), self.recipe)
+        return specs.training(RunFolder(self.path), self.recipe, self.cluster)
 
     def check(self) -> None:
         """Refuse what cannot be submitted, before anything is written.
@@ -126,7 +126,7 @@ def train(
         RecipeError: the cluster has no such jobs.
         SchedulerRefused, SchedulerAway: no job exists; the ledger says so.
     """
-    spec = specs.training(run, recipe)
+    spec = specs.training(run, recipe, cluster)
     cluster.check(spec)
     run.ledger.append(Requested(steps=recipe.train.steps, overrides=tuple(overrides), from_step=from_step))
     jobs: list[JobRef] = []
