@@ -26,7 +26,7 @@ from cldctl.clusters.base import (
     Task,
 )
 
-from . import client, inside, polling, script
+from . import client, doctor, inside, polling, script
 
 # Seconds that a controller which did not answer is given to say what it has accepted.
 _AWAY_S = 60.0
@@ -95,8 +95,6 @@ class SlurmCluster(Cluster):
         )
 
     def checks(self, runs: Path, asked: DoctorOptions, saves: MeasuredSaves) -> Iterator[Check]:
-        from . import doctor
-
         yield from doctor.checks(runs, asked, saves)
 
     def _ref(self, job_id: str, logs: Path) -> JobRef:

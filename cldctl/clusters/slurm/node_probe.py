@@ -78,7 +78,7 @@ def script(folder: Path, hosts: Sequence[str]) -> str:
     return (
         f"test -e {token} || exit {NOT_SHARED}\n"
         f"{python} -c pass || exit {NO_PYTHON}\n"
-        f"{python} -m {__spec__.name if __spec__ else __name__} {words} || exit {NO_CLDCTL}\n"
+        f"{python} -m {__name__} {words} || exit {NO_CLDCTL}\n"
     )
 
 

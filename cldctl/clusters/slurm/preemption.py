@@ -8,12 +8,14 @@ from cldctl.clusters.base import Check
 
 from .configuration import Configuration, Partition, Qos
 
+Verdict = Literal["ok", "warn", "fail"]
+
 
 @dataclass(frozen=True)
 class Judgement:
     """What is so, how bad it is for a run, and what to do about it."""
 
-    verdict: Literal["ok", "warn", "fail"]
+    verdict: Verdict
     found: str
     advice: str = ""
 
@@ -63,7 +65,7 @@ def _outcome(mode: str, grace_s: int, slurm: Configuration, save_s: float | None
         comes_back = slurm.user_signal and grace_s > 0
         then = "requeued by the run itself, if it saves within GraceTime" if comes_back else "not brought back by Slurm"
         advice = "Set cluster.successor=true: a waiting job then brings the run back."
-        worst = "fail" if fits.verdict == "fail" else "warn"
+        worst: Verdict = "fail" if fits.verdict == "fail" else "warn"
         return Judgement(worst, f"{found}; {then}; {fits.found}", " ".join(filter(None, (advice, fits.advice))))
     return Judgement(fits.verdict, f"{found}; requeued by Slurm; {fits.found}", fits.advice)
 

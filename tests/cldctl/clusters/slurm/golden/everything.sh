@@ -34,5 +34,5 @@ srun --unbuffered --output /runs/mine/logs/%j_%t_log.out --error /runs/mine/logs
 
 # teardown
 code=$?
-apptainer exec --nv image.sif PYTHON -m cldctl.cluster.aftermath /runs/mine $code
+apptainer exec --nv image.sif PYTHON -m cldctl.jobs.aftermath /runs/mine $code
 exit $code

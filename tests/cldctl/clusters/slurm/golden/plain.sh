@@ -2,11 +2,9 @@
 
 # Parameters
 #SBATCH --error=/runs/mine/logs/%j_0_log.err
-#SBATCH --gres=gpu:a100:4
 #SBATCH --job-name=mine
-#SBATCH --mem=1536MB
 #SBATCH --nodes=1
-#SBATCH --ntasks-per-node=4
+#SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append
 #SBATCH --output=/runs/mine/logs/%j_0_log.out
 #SBATCH --requeue
@@ -23,5 +21,5 @@ srun --unbuffered --output /runs/mine/logs/%j_%t_log.out --error /runs/mine/logs
 
 # teardown
 code=$?
-PYTHON -m cldctl.cluster.aftermath /runs/mine $code
+PYTHON -m cldctl.jobs.aftermath /runs/mine $code
 exit $code
