@@ -36,8 +36,7 @@ def doctor(
 
     Example: cldctl doctor --partition gpu
     """
-    from cldctl import clusters
-    from cldctl.clusters import machine
+    from cldctl import clusters, machine
     from cldctl.clusters.base import DoctorOptions
     from cldctl.jobs.specs import measured_saves
 

@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -73,8 +73,8 @@ def evaluate(
     Example: cldctl eval --fid --elbo --samples 50000 --shards 16 --follow sampling.method=exponential sampling.nfe=50
     """
     if compare:
-        options = {"samples": samples, "shards": shards, "sweep": sweep, "max-parallel": max_parallel}
-        options |= {"cluster": cluster, "follow": follow}
+        options: dict[str, object] = {"samples": samples, "shards": shards, "sweep": sweep}
+        options |= {"max-parallel": max_parallel, "cluster": cluster, "follow": follow}
         given = [*metrics, *(name for name, value in options.items() if value)]
         if given:
             raise UsageError(f"--compare shows finished results and computes none: leave out --{', --'.join(given)}.")
@@ -84,19 +84,33 @@ def evaluate(
         raise UsageError("--json goes with --compare. `cldctl status RUN --json` has the results of one run.")
     if not metrics:
         raise UsageError(f"nothing to evaluate: add {', '.join(metric.flag for metric in registry.metrics())}.")
+    name, overrides = one_run(words)
+    run = find_run(name, runs_dir(directory))
+    if samples is not None:
+        key = f"eval.{'samples' if registry.draws_samples(metrics) else 'points'}"
+        refuse_twice("--samples", [key], [*overrides, *(sweep or [])])
+        overrides.append(f"{key}={samples}")
+    _compute(run, metrics, overrides, sweep or [], checkpoint, shards, max_parallel, cluster, follow)
+
+
+def _compute(
+    run: RunFolder,
+    metrics: Sequence[str],
+    overrides: Sequence[str],
+    sweep: Sequence[str],
+    checkpoint: str,
+    shards: int | None,
+    max_parallel: int | None,
+    cluster: str | None,
+    follow: bool,
+) -> None:
     from cldctl.evals import plan
     from cldctl.evals.sweep import parse
     from cldctl.runs import evaluate as start
     from cldctl.runs import home
 
-    name, overrides = one_run(words)
-    run = find_run(name, runs_dir(directory))
-    axes = parse(sweep or [])
+    axes = parse(sweep)
     refuse_twice("--sweep", [axis.key for axis in axes], overrides)
-    if samples is not None:
-        key = f"eval.{'samples' if registry.draws_samples(metrics) else 'points'}"
-        refuse_twice("--samples", [key], [*overrides, *(sweep or [])])
-        overrides.append(f"{key}={samples}")
     where = home.chosen(cluster, run)
     size = plan.settled(run.recipe(), overrides, str(run.recipe_file)).cluster
     steps, damaged = plan.checkpoints(run, checkpoint)

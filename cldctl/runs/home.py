@@ -21,8 +21,7 @@ def chosen(name: str | None, run: RunFolder | None = None) -> Cluster:
         name = jobs[-1].job.cluster if jobs else None
     cluster = clusters.default() if name is None else clusters.find(name)
     if (reason := cluster.unavailable()) is not None:
-        others = [other for other in clusters.CLUSTERS if clusters.find(other).unavailable() is None]
-        raise UsageError(f"--cluster {cluster.name}: {reason}. Use --cluster {others[0]}.")
+        raise UsageError(f"--cluster {cluster.name}: {reason}")
     return cluster
 
 

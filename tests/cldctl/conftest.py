@@ -6,7 +6,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.tools import DEBUG, ONE, cldctl
+from tests.support.tools import DEBUG, ONE, invoke
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def fresh_runs(tmp_path: Path) -> Iterator[Path]:
 def runs(tmp_path_factory):
     """A finished run `done` with an evaluation, shared by the tests that only look."""
     runs = tmp_path_factory.mktemp("runs")
-    done = cldctl("submit", "toy_diamond", *ONE, "--name", "done", *DEBUG, "--eval", "elbo", runs=runs)
+    done = invoke("submit", "toy_diamond", *ONE, "--name", "done", *DEBUG, "--eval", "elbo", runs=runs)
     assert done.stdout.splitlines()[0] == "done"
     assert "NLL bound" in done.stdout
     return runs
