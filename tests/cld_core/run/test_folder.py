@@ -1,17 +1,15 @@
-"""The run folder, its ledger and its atomic files."""
+"""The run folder: what it holds, its name, and the version of its format."""
 
-import json
-import os
 import subprocess
 import sys
-import threading
 
 import pytest
 
 from cld_core.errors import CldError, NotFoundError, UsageError
 from cld_core.recipe import load
-from cld_core.run import RunFolder, attempts_of, find_runs
-from cld_core.run.atomic import append_line, read_json, replacing, write_json
+from cld_core.run import RunFolder, events, find_runs
+from cld_core.run.atomic import write_json
+from cld_core.run.folder import FORMAT, FormatError
 from tests.support.paths import RECIPES
 
 TOY = RECIPES / "toy.yaml"
@@ -47,13 +45,36 @@ def test_an_unknown_run_names_the_nearest(tmp_path, run):
 
 def test_runs_are_found_oldest_first(tmp_path, run):
     RunFolder.create(tmp_path / "a_later_one", load(TOY), {"created": 2.0})
-    (tmp_path / "no_run").mkdir()
+    (tmp_path / "not_a_run").mkdir()
     assert [found.name for found in find_runs(tmp_path)] == ["mine", "a_later_one"]
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"format": FORMAT - 1, "created": 0.5}, "has format 1; this cldctl reads format 2. Use the cldctl that made"),
+        ({"format": FORMAT + 1, "created": 0.5}, "has format 3; this cldctl reads format 2. Install a newer cldctl"),
+        ({"created": "yesterday"}, "run.json is damaged"),
+        (["not", "an", "object"], "run.json is damaged"),
+    ],
+)
+def test_a_folder_of_another_version_says_so_in_one_line_and_breaks_no_other_run(tmp_path, run, content, words):
+    other = tmp_path / "another"
+    other.mkdir()
+    write_json(other / "run.json", content)
+    with pytest.raises(FormatError) as caught:
+        RunFolder.open(other)
+    assert str(caught.value).startswith(f"{other}: ")
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
+    runs = {found.name: found.format_problem() for found in find_runs(tmp_path)}
+    assert runs == {"another": str(caught.value), "mine": None}
+
+
 def test_overrides_of_continuations_add_up(run):
-    run.ledger.append("requested", steps=5, overrides=["train.steps=5", "optim.lr=0.1"])
-    run.ledger.append("requested", steps=9, overrides=["train.steps=9"])
+    run.ledger.append(events.Requested(steps=5, overrides=("train.steps=5", "optim.lr=0.1")))
+    run.ledger.append(events.Requested(steps=9, overrides=("train.steps=9",)))
     recipe = run.recipe()
     assert (recipe.train.steps, recipe.optim.lr) == (9, 0.1)
 
@@ -64,70 +85,14 @@ def test_loads_no_torch():
     assert answer.stdout.strip() == "False"
 
 
-def test_replacing_is_all_or_nothing(tmp_path):
-    path = tmp_path / "file.json"
-    write_json(path, {"a": 1})
-
-    def fail():
-        with replacing(path) as file:
-            file.write(b"half")
-            raise ValueError
-
-    with pytest.raises(ValueError):
-        fail()
-    assert read_json(path) == {"a": 1}
-    assert os.listdir(tmp_path) == ["file.json"]
-
-
-def test_a_torn_line_spoils_itself_alone(run):
-    run.ledger.append("requested", steps=1)
-    with run.ledger.path.open("a") as file:
-        file.write('{"time": 1, "event": "sta')
-    run.ledger.append("submitted", job_id="7")
-    assert [event["event"] for event in run.ledger.events()] == ["requested", "submitted"]
-
-
-def test_lines_of_many_writers_do_not_mix(tmp_path):
-    path = tmp_path / "lines"
-    text = json.dumps({"text": "x" * 3000})
-    threads = [threading.Thread(target=lambda: [append_line(path, text) for _ in range(20)]) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    # A writer that looked while another wrote may have closed a line that was whole: an empty line, passed over.
-    assert [line for line in path.read_text().splitlines() if line] == [text] * 160
-
-
-def started(attempt: int, time: float = 0.0, **more):
-    return {"event": "started", "time": time, "attempt": attempt, "job_id": str(attempt), "step": 10 * attempt, **more}
-
-
-def test_attempts():
-    events = [
-        started(0, 1.0),
-        started(1, 2.0, reached=12),
-        {"event": "ended", "time": 3.0, "attempt": 1, "cause": "preempted", "step": 17, "detail": "SIGUSR2"},
-        started(2, 4.0),
-        {"event": "cancelled", "time": 4.5, "job_id": "2"},
-        {"event": "ended", "time": 5.0, "attempt": 2, "cause": "terminated", "step": 25},
-        started(3, 6.0, reached=99),
-    ]
-    made = attempts_of(events, {"attempt": 3, "step": 31})
-    assert [entry.cause for entry in made] == ["killed", "preempted", "cancelled", None]
-    assert [entry.ended for entry in made] == [2.0, 3.0, 5.0, None]
-    assert [entry.last_step for entry in made] == [12, 17, 25, 31]
-    assert made[1].detail == "SIGUSR2"
-
-
-def test_a_folder_that_cannot_be_filled_is_gone_again(tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_filled_is_removed_again(tmp_path, monkeypatch):
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("cld_core.run.folder.write_text", full)
-    with pytest.raises(CldError, match=r"mine: the run's folder cannot be filled \(No space left on device\)"):
+    with pytest.raises(CldError, match=r"mine: the run folder cannot be filled \(No space left on device\)"):
         RunFolder.create(tmp_path / "mine", load(TOY), {})
     assert not (tmp_path / "mine").exists()
     (tmp_path / "mine" / "logs").mkdir(parents=True)
-    with pytest.raises(UsageError, match=r"something of this name that is no run\. Remove it"):
+    with pytest.raises(UsageError, match=r"it exists, but is not a run\. Remove it"):
         RunFolder.create(tmp_path / "mine", load(TOY), {})
