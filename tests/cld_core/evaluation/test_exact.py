@@ -7,7 +7,8 @@ import numpy as np
 from cld_core import checkpoint
 from cld_core.analytic import gaussian
 from cld_core.data.source import source
-from cld_core.evaluation import merge
+from cld_core.evaluation.computing import gather
+from cld_core.evaluation.evaluation import Evaluation
 from cld_core.evaluation.request import EvalRequest
 from cld_core.recipe import load
 from cld_core.recipe.schema import ToyDataSpec
