@@ -6,7 +6,7 @@ from scipy.integrate import solve_ivp
 
 from cld_core.analytic import diamond, gaussian
 from cld_core.likelihood import density_field, likelihood, log_density
-from cld_core.recipe.eval_spec import ElboSpec
+from cld_core.recipe.eval import ElboSpec
 from cld_core.sde import CLD, VPSDE
 from cld_core.seeds import SampleNoise
 from tests.support import parity
@@ -16,7 +16,7 @@ SDES = {"cld": CLD(), "cld_rising": CLD(beta0=0.1, beta1=6.9), "vpsde": VPSDE()}
 
 def start_and_probe(toy):
     x = toy.data["x"]
-    u = torch.cat([x, toy.data["like/v0"]], dim=1) if toy.sde.phase_space else x
+    u = torch.cat([x, toy.data["like/v0"]], dim=1) if toy.sde.n == 2 else x
     return u, toy.data["like/eps"][:, None]
 
 
@@ -97,10 +97,10 @@ def test_diamond_with_the_exact_score(name):
     x = law.sample(24, torch.Generator().manual_seed(0)).double()
     spec = ElboSpec(velocities=2, rtol=1e-6, atol=1e-6)
     result = likelihood(law.score(sde), sde, spec, SampleNoise(0, first=0, last=24), x, exact_trace=True)
-    assert result.log_joint.shape == (24, 2 if sde.phase_space else 1)
+    assert result.log_joint.shape == (24, sde.n)
     # v0 is independent of x at t = 0: with -log q(v) the bound is tight draw by draw, not only on average.
     torch.testing.assert_close(result.elbo, law.log_density(x), rtol=0, atol=0.02)
-    if sde.phase_space:
+    if sde.n == 2:
         spread = (result.paper_elbo - result.elbo).std()
         assert float(spread) > 0.3, "the entropy in the place of -log q is noisy, which is why it is not the default"
 
