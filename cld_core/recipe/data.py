@@ -8,9 +8,7 @@ from .keys import key
 
 @dataclass(frozen=True, kw_only=True)
 class ToyDataSpec:
-    """A toy density, which may come from a plug-in. The data are vectors, so there are no pixels."""
-
-    pixels: ClassVar[None] = None
+    """A toy density on the plane, which may come from a plug-in."""
 
     name: str = key("multimodal_swissroll", "a registered toy density")
     plugin: str | None = key(None, "Python file or module that registers further data sets", path="code")
@@ -22,9 +20,11 @@ class ImageDataSpec:
 
     Attributes:
         own_pixels: height and width of the images; None: `size` has to say.
+        preparation: the function that plans `cldctl data prepare`, as "module:attribute".
     """
 
     own_pixels: ClassVar[int | None] = None
+    preparation: ClassVar[str] = "cld_core.data.folder:plan_folder"
 
     name: str = key("folder", "a data set that `cldctl data prepare` makes")
     path: str = key("data/cifar10", "folder of the prepared data; absolute in a run folder", path="file")
@@ -44,6 +44,7 @@ class ImageDataSpec:
 @dataclass(frozen=True, kw_only=True)
 class Cifar10Spec(ImageDataSpec):
     own_pixels: ClassVar[int | None] = 32
+    preparation: ClassVar[str] = "cld_core.data.cifar10:plan_cifar10"
 
     name: str = key("cifar10", "CIFAR-10")
 
@@ -51,6 +52,7 @@ class Cifar10Spec(ImageDataSpec):
 @dataclass(frozen=True, kw_only=True)
 class CelebaHq256Spec(ImageDataSpec):
     own_pixels: ClassVar[int | None] = 256
+    preparation: ClassVar[str] = "cld_core.data.celebahq:plan_celebahq"
 
     name: str = key("celebahq256", "CelebA-HQ at 256 x 256 pixels")
 

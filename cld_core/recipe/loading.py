@@ -130,20 +130,23 @@ def _in_order(
     overrides: Sequence[tuple[str, Any]], tree: Mapping[str, Any], idle: Collection[str]
 ) -> list[tuple[str, Any]]:
     """The overrides as typed, except that a key which only a variant chosen later has comes after that choice."""
+    chosen = {section: variants.chosen(tree.get(section)) for section, variants in SECTIONS.items()}
     ordered: list[tuple[str, Any]] = []
     waiting: list[tuple[str, Any]] = []
-    chosen = {section: variants.chosen(tree.get(section)) for section, variants in SECTIONS.items()}
+
+    def is_early(entry: tuple[str, Any]) -> bool:
+        section, _, name = entry[0].partition(".")
+        if section not in SECTIONS or name in keys_of(chosen[section].spec):
+            return False
+        return bool(SECTIONS[section].having(name))
+
     for key, value in overrides:
+        (waiting if is_early((key, value)) else ordered).append((key, value))
         section, _, name = key.partition(".")
         if section in SECTIONS and name == SECTIONS[section].selector:
             chosen[section] = SECTIONS[section].find(value)
-            ready = [entry for entry in waiting if entry[0].startswith(f"{section}.")]
-            waiting = [entry for entry in waiting if entry not in ready]
-            ordered += [(key, value), *ready]
-        elif section in SECTIONS and name not in keys_of(chosen[section].spec) and SECTIONS[section].having(name):
-            waiting.append((key, value))
-        else:
-            ordered.append((key, value))
+            ordered += [entry for entry in waiting if not is_early(entry)]
+            waiting = [entry for entry in waiting if is_early(entry)]
     return ordered + [entry for entry in waiting if entry[0] not in idle]
 
 

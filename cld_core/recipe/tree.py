@@ -11,7 +11,7 @@ from cld_core.errors import RecipeError
 
 from .schema import Recipe
 from .values import expectation
-from .variants import SECTIONS, names
+from .variants import SECTIONS, keys_of, names
 
 # Evaluating annotations takes most of the time of checking a recipe, and every call of `Model.sample` checks one.
 type_hints = functools.cache(typing.get_type_hints)
@@ -43,6 +43,14 @@ def known_keys(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield from known_keys(tree, path)
 
 
+def all_keys(section: str) -> list[str]:
+    """Every dotted key that a section may have, with whichever of its variants."""
+    if section not in SECTIONS:
+        return list(known_keys({}, section))
+    keys = [f"{section}.{key}" for variant in SECTIONS[section].variants.values() for key in keys_of(variant.spec)]
+    return list(dict.fromkeys(keys))
+
+
 def options_of(path: str) -> tuple[str, ...]:
     """The names of the variants among which the key ``path`` selects; empty if it is not a selector."""
     section, _, name = path.rpartition(".")
@@ -52,11 +60,12 @@ def options_of(path: str) -> tuple[str, ...]:
 def describe(path: str, tree: Mapping[str, Any]) -> str:
     """What a key expects, for example "a whole number >= 1: total number of optimiser steps"."""
     section, _, name = path.rpartition(".")
+    options = options_of(path)
+    if options:
+        return f"one of {', '.join(options)}: selects the other keys of the section"
     cls = _existing(section, tree)
     entry = next(entry for entry in dataclasses.fields(cls) if entry.name == name)
-    options = options_of(path)
-    kind = f"one of {', '.join(options)}" if options else expectation(type_hints(cls)[name], entry.metadata["bounds"])
-    return f"{kind}: {entry.metadata['doc']}"
+    return f"{expectation(type_hints(cls)[name], entry.metadata['bounds'])}: {entry.metadata['doc']}"
 
 
 def check_keys(layer: Mapping[str, Any], tree: Mapping[str, Any], where: Mapping[str, str]) -> None:
@@ -82,22 +91,29 @@ def _unknown(path: str, tree: Mapping[str, Any]) -> str:
     section, _, name = path.rpartition(".")
     if section not in SECTIONS:
         return f"unknown key '{path}'. {_suggestion(path, tree)}"
-    selector, chosen = SECTIONS[section].selector, tree.get(section, {})
-    default = names(section)[0]
-    context = f"{section}.{selector}={chosen.get(selector, default) if isinstance(chosen, Mapping) else default}"
-    having = SECTIONS[section].having(name)
-    if having:
-        fix = f"Set {section}.{selector}={having[0]}" if len(having) == 1 else f"Use {section}.{selector}"
-        which = "" if len(having) == 1 else f" {', '.join(having[:-1])} or {having[-1]}"
-        return f"'{path}' is not a key of {context}. {fix}{which}, or leave it out. {_list_keys(section, tree)}"
+    selector, node = SECTIONS[section].selector, tree.get(section)
+    chosen = node.get(selector) if isinstance(node, Mapping) else None
+    context = f"{section}.{selector}={chosen or names(section)[0]}"
+    if SECTIONS[section].having(name):
+        fix = f"Set {_which(section, name)}, or leave it out."
+        return f"'{path}' is not a key of {context}. {fix} {_list_keys(section, tree)}"
     return f"unknown key '{path}' (with {context}). {_suggestion(path, tree)}"
 
 
 def _suggestion(path: str, tree: Mapping[str, Any]) -> str:
-    guess = _nearest(path, list(known_keys(tree)))
+    section = path.rpartition(".")[0]
+    known = list(known_keys(tree))
+    guess = _nearest(path, [*known, *(all_keys(section) if section in SECTIONS else ())])
     if guess is None:
-        return _list_keys(path.rpartition(".")[0], tree)
-    return f"Did you mean '{guess}' ({describe(guess, tree)})?"
+        return _list_keys(section, tree)
+    about = describe(guess, tree) if guess in known else f"with {_which(*guess.split('.'))}"
+    return f"Did you mean '{guess}' ({about})?"
+
+
+def _which(section: str, key: str) -> str:
+    """The choices of a variant that has a key, such as "sampling.method=exponential"."""
+    *others, last = SECTIONS[section].having(key)
+    return f"{section}.{SECTIONS[section].selector}={', '.join(others)}{' or ' if others else ''}{last}"
 
 
 def _nearest(path: str, keys: list[str]) -> str | None:

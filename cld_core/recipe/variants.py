@@ -63,7 +63,7 @@ class Section:
         return [name for name, variant in self.variants.items() if key in keys_of(variant.spec)]
 
 
-_TOY = Variant(ToyDataSpec, "cld_core.data.toy_source:ToySource.of")
+_TOY = Variant(ToyDataSpec, "cld_core.data.toy_source:ToySource")
 _IMAGES = "cld_core.data.image_source:ImageSource"
 
 SECTIONS = {
@@ -126,12 +126,13 @@ def names(section: str) -> tuple[str, ...]:
 
 def implementation_of(section: str, spec: Any) -> Any:
     """What implements a spec: its string, imported."""
-    implementation = SECTIONS[section].find(getattr(spec, SECTIONS[section].selector)).implementation
+    return resolve(SECTIONS[section].find(getattr(spec, SECTIONS[section].selector)).implementation)
+
+
+def resolve(implementation: str) -> Any:
+    """The object that "module:attribute" names."""
     module, _, attribute = implementation.partition(":")
-    found: Any = importlib.import_module(module)
-    for part in attribute.split("."):
-        found = getattr(found, part)
-    return found
+    return getattr(importlib.import_module(module), attribute)
 
 
 def build(section: str, spec: Any, *args: Any, **keywords: Any) -> Any:

@@ -16,8 +16,8 @@ from cld_core.errors import DataError
 from cld_core.evaluation import elbo, grids
 from cld_core.evaluation.request import EvalRequest
 from cld_core.model import Model
-from cld_core.recipe.image_spec import ImageDataSpec
-from cld_core.recipe.schema import ToyDataSpec
+from cld_core.recipe.data import ImageDataSpec
+from cld_core.recipe.data import ToyDataSpec
 from tests.support.images import make_images, tiny_recipe
 
 

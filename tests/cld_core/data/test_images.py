@@ -18,7 +18,7 @@ from cld_core.data.images import LmdbImages, MemoryImages, open_images, to_model
 from cld_core.data.prepare import verify
 from cld_core.data.store import read_manifest
 from cld_core.errors import DataError
-from cld_core.recipe.image_spec import ImageDataSpec
+from cld_core.recipe.data import ImageDataSpec
 
 pytestmark = pytest.mark.timeout(60)
 

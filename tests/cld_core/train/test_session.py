@@ -191,7 +191,7 @@ def test_an_owner_that_lost_the_run_ends_without_writing(make, monkeypatch):
         original(self, number, **more)
 
     monkeypatch.setattr(Trainer, "step", stepping)
-    with pytest.raises(LeaseLostError, match="job thief on elsewhere has taken this run over"):
+    with pytest.raises(LeaseLostError, match="job thief on elsewhere has taken over this run"):
         attempt(run)
     assert files() == seen
     assert newest(run.leases)[1]["job_id"] == "thief"

@@ -1,25 +1,25 @@
-"""Which gradients are stepped on, decided where they are, so that nobody waits for the device."""
+"""Which gradients are used, decided on the device, so that the host need not wait for it."""
 
 import math
 
 import torch
 from torch import Tensor
 
-# A gradient is compared with the mean of those before it once there are this many.
+# Good gradients before the first one is compared with their mean.
 _SETTLED = 100
-# The mean forgets over about this many steps.
+# The running mean covers about this many steps.
 _MEMORY = 100
 
 
-class Guard:
-    """Tells good gradients from non-finite and exploding ones by their norm, before clipping.
+class GradientFilter:
+    """Tells good gradients from non-finite and exploding ones by their norm before clipping.
 
-    Under a gradient scaler a norm that is not finite is how the scaler finds its scale: such a step is skipped, but
-    is no harm. ``bad`` counts the others, ``skipped`` all that were not stepped on.
+    A gradient scaler finds its scale by provoking norms that are not finite: such a step is skipped, but harmless.
+    `bad` counts the harmful steps, `take_skipped` all that were skipped.
 
     Args:
-        growth: a norm above this many running means is an explosion; None: none is.
-        scaled: whether gradients went through a scaler.
+        growth: a norm above this many running means is an explosion; None turns that check off.
+        scaled: whether gradients go through a scaler.
     """
 
     def __init__(self, growth: float | None, device: torch.device, *, scaled: bool) -> None:
@@ -32,7 +32,7 @@ class Guard:
 
     @torch.no_grad()
     def check(self, norm: Tensor) -> Tensor:
-        """1 where a step with a gradient of this norm is to be skipped, else 0; a float scalar on the device."""
+        """1 if the step with a gradient of this norm is to be skipped, else 0; a float scalar on the device."""
         infinite = ~torch.isfinite(norm)
         exploded = (norm > self._growth * self._mean) & (self._good >= _SETTLED) & ~infinite
         skip = infinite | exploded
@@ -44,11 +44,11 @@ class Guard:
         return skip.float()
 
     def bad(self) -> int:
-        """Steps that were skipped for harm since the last `take_skipped`. Waits for the device."""
+        """Harmful steps since the last `take_skipped`. Waits for the device."""
         return int(self._bad)
 
     def take_skipped(self) -> int:
-        """All steps that were skipped since the last call. Waits for the device."""
+        """Skipped steps since the last call. Waits for the device."""
         skipped = int(self._skipped)
         self._bad.zero_()
         self._skipped.zero_()
