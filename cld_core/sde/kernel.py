@@ -11,6 +11,7 @@ from typing import Generic
 
 import torch
 
+from cld_core.sde.rows import Rows
 from cld_core.sde.schedule import Number
 
 # Below it the series is used. At the border the closed form has lost 3 of 16 digits and the series none.
@@ -74,10 +75,10 @@ class Covariance(Generic[Number]):
     vv: Number
     det: Number
 
-    def cholesky(self) -> tuple[Number, Number, Number]:
-        """(Lxx, Lvx, Lvv) of the lower triangular factor."""
+    def cholesky(self) -> Rows[Number]:
+        """((Lxx,), (Lvx, Lvv)), the lower triangular factor."""
         l_xx = sqrt(self.xx)
-        return l_xx, self.xv / l_xx, sqrt(self.det / self.xx)
+        return (l_xx,), (self.xv / l_xx, sqrt(self.det / self.xx))
 
     @property
     def ell(self) -> Number:

@@ -1,31 +1,34 @@
-"""What a recipe may say about NCSN++; like everything in `cld_core.recipe`, free of torch."""
+"""The `network` section of NCSN++, the network for images."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from cld_core.errors import RecipeError
 
 from .keys import key
+from .network import NetworkSpec
 
 
 @dataclass(frozen=True, kw_only=True)
-class NcsnppSpec:
+class NcsnppSpec(NetworkSpec):
     """NCSN++ (Song et al. 2021, appendix H). The defaults are those of CLD's CIFAR-10 model.
 
     Raises:
-        RecipeError: when two keys do not go together, or a list is not usable.
+        RecipeError: two keys do not go together, or a list cannot be used.
     """
+
+    images: ClassVar[bool] = True
 
     name: Literal["ncsnpp"] = key("ncsnpp", "NCSN++, the U-Net for images")
     image_size: int = key(32, "height and width of an image in pixels", ge=1)
     image_channels: int = key(3, "colour channels of an image", ge=1)
     channels: int = key(128, "channels at full resolution", ge=4)
-    multipliers: tuple[int, ...] = key((1, 2, 2, 2), "channels of each resolution, in units of `channels`")
+    multipliers: tuple[int, ...] = key((1, 2, 2, 2), "channels of each resolution, as multiples of `channels`")
     blocks: int = key(8, "residual blocks of each resolution on the way down; one more on the way up", ge=1)
-    attention: tuple[int, ...] = key((16,), "resolutions in pixels that get self-attention")
-    resblock: Literal["biggan", "ddpm"] = key("biggan", "who resamples: the residual block, or a layer of its own")
+    attention: tuple[int, ...] = key((16,), "resolutions, in pixels, that get self-attention")
+    resblock: Literal["biggan", "ddpm"] = key("biggan", "what resamples: a residual block, or a separate layer")
     fir: bool = key(True, "resample with the FIR filter; false: nearest neighbour and 2x2 average")
-    fir_kernel: tuple[int, ...] = key((1, 3, 3, 1), "taps of the FIR filter, symmetric and even in number")
+    fir_kernel: tuple[int, ...] = key((1, 3, 3, 1), "taps of the FIR filter: symmetric, and an even number of them")
     resample_with_conv: bool = key(True, "ddpm blocks only: a 3x3 convolution in every resampling layer")
     progressive_input: Literal["none", "input_skip", "residual"] = key(
         "residual", "how the input at lower resolutions enters on the way down"
@@ -39,16 +42,14 @@ class NcsnppSpec:
     nonlinearity: Literal["swish", "relu", "elu", "lrelu"] = key("swish", "activation function")
     skip_rescale: bool = key(True, "divide every sum of two branches by the square root of 2")
     dropout: float = key(0.1, "probability of dropping a unit between a block's convolutions", ge=0, lt=1)
-    init_scale: float = key(0.0, "variance scale of each branch's last layer at the start; 0: next to nothing", ge=0)
+    init_scale: float = key(0.0, "initial variance scale of each branch's last layer; 0: nearly zero", ge=0)
 
     def __post_init__(self) -> None:
         # Configuration files give lists.
         for name in ("multipliers", "attention", "fir_kernel"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if not self.multipliers or min(self.multipliers) < 1:
-            raise RecipeError(
-                f"network.multipliers = {list(self.multipliers)}: give at least one whole number from 1 up"
-            )
+            raise RecipeError(f"network.multipliers = {list(self.multipliers)}: give at least one whole number >= 1")
         factor = 2 ** (len(self.multipliers) - 1)
         if self.image_size % factor:
             raise RecipeError(
