@@ -189,14 +189,14 @@ def test_wrong_usage(source, tmp_path):
     for arguments, match in (
         (("folder", source, out), "--size"),
         (("folders", source, out), "Did you mean .folder"),
-        (("celebahq", source, out), "Did you mean celebahq256"),
+        (("celebahq", source, out), "Did you mean .celebahq256"),
     ):
         with pytest.raises(UsageError, match=match):
             prepare(*arguments)
     for options, match in (
-        ({"size": 0}, "0 pixels"),
+        ({"size": 0}, "1 to 4096 pixels, not 0"),
         ({"size": 8, "split": 1.0}, r"\[0, 1\)"),
-        ({"size": 1_000_000}, "only of 1 to 4096"),
+        ({"size": 1_000_000}, "1 to 4096 pixels, not 1000000"),
         ({"size": 8, "download": True}, "cannot be downloaded"),
     ):
         with pytest.raises(UsageError, match=match):
