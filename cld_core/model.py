@@ -50,7 +50,7 @@ class Model:
         self.data_shape = self.source.shape
         self.sde = sde.build(recipe.sde)
         if net is None:
-            net = nets.build(recipe.network, data_shape=self.data_shape, phase_space=self.sde.phase_space)
+            net = nets.build(recipe.network, data_shape=self.data_shape, halves_in=self.sde.n, halves_out=self.sde.m)
             net.to(self.device).eval()
         self.net = net
         self.score = Score(self.sde, recipe.objective, self.net)

@@ -1,4 +1,4 @@
-"""The 2x2 algebra of one coordinate pair (x, v): transition matrix, covariance, Cholesky factor.
+"""The kernel of CLD for one coordinate pair (x, v): transition matrix, covariance, Cholesky factor.
 
 Written in the dimensionless variables of docs/math.md section 2, b = 2B/Gamma and y = v / sqrt(M), in which the
 stationary law is N(0, I) and every entry is a sum of terms of one sign: nothing cancels at small t.
@@ -11,26 +11,13 @@ from typing import Generic
 
 import torch
 
+from cld_core.sde.number import Number, exp, sqrt
 from cld_core.sde.rows import Rows
-from cld_core.sde.schedule import Number
 
-# Below it the series is used. At the border the closed form has lost 3 of 16 digits and the series none.
+# The series is used below this value. Here the closed form has lost 3 of 16 digits and the series none.
 SERIES_BELOW = 0.25
-# 6/(k+3)! for k = 0..10: the 12th term is below 1e-18 of the first at the border.
+# 6/(k+3)! for k = 0..10: the 12th term is below 1e-18 of the first at `SERIES_BELOW`.
 _SERIES = [6.0 / math.factorial(k + 3) for k in range(11)]
-
-
-def exp(z: Number) -> Number:
-    return torch.exp(z) if isinstance(z, torch.Tensor) else math.exp(z)
-
-
-def sqrt(z: Number) -> Number:
-    return torch.sqrt(z) if isinstance(z, torch.Tensor) else math.sqrt(z)
-
-
-def minus_expm1(z: Number) -> Number:
-    """1 - exp(-z)."""
-    return -torch.expm1(-z) if isinstance(z, torch.Tensor) else -math.expm1(-z)
 
 
 def gamma3_series(z: Number, exp_minus_z: Number) -> Number:
@@ -42,7 +29,7 @@ def gamma3_series(z: Number, exp_minus_z: Number) -> Number:
 
 
 def gamma3_closed(z: Number, exp_minus_z: Number) -> Number:
-    """P(3, z) by its closed form, which cancels to nothing for small z."""
+    """P(3, z) by its closed form, which loses all digits for small z."""
     return 1.0 - exp_minus_z * (1.0 + z + 0.5 * z * z)
 
 
@@ -57,18 +44,8 @@ def gamma3(z: Number, exp_minus_z: Number) -> Number:
 
 
 @dataclass(frozen=True, slots=True)
-class Transition(Generic[Number]):
-    """Psi: the mean of (x, v) at B given (x, v) at 0, entry by entry."""
-
-    xx: Number
-    xv: Number
-    vx: Number
-    vv: Number
-
-
-@dataclass(frozen=True, slots=True)
 class Covariance(Generic[Number]):
-    """A symmetric 2x2 matrix together with its determinant, which is known better than its entries tell."""
+    """A symmetric 2x2 matrix and its determinant, which is more accurate than one computed from the entries."""
 
     xx: Number
     xv: Number
@@ -86,21 +63,21 @@ class Covariance(Generic[Number]):
         return sqrt(self.xx / self.det)
 
 
-def transition(big_b: Number, m_inv: float) -> Transition[Number]:
-    """Psi(B) of docs/math.md section 2."""
+def transition(big_b: Number, m_inv: float) -> Rows[Number]:
+    """Psi(B), the mean map of (x, v) (docs/math.md section 2)."""
     omega = math.sqrt(m_inv)
     b = omega * big_b
     decay = exp(-b)
-    return Transition(decay * (1.0 + b), decay * b * omega, -decay * b / omega, decay * (1.0 - b))
+    return (decay * (1.0 + b), decay * b * omega), (-decay * b / omega, decay * (1.0 - b))
 
 
 def covariance(
     big_b: Number, m_inv: float, *, var_x: float = 0.0, var_y: float = 0.0, numerical_eps: float = 0.0
 ) -> Covariance[Number]:
-    """Covariance of (x, v) at B(t) = ``big_b`` that started from diag(var_x, var_y M).
+    """Covariance of (x, v) at B(t) = ``big_b``, starting from diag(var_x, var_y M).
 
-    ``numerical_eps`` is added to the diagonal in the end. With both variances 0 it is the covariance of the
-    noise alone, Sigma_inf - Psi Sigma_inf Psi^T, which the SSCS half step also needs (`sampling/sscs.py`).
+    ``numerical_eps`` is added to the diagonal at the end. With both variances 0 it is the covariance of the
+    noise alone, Sigma_inf - Psi Sigma_inf Psi^T, which `CLD.reverse` needs.
     """
     b = math.sqrt(m_inv) * big_b
     decay2 = exp(-2.0 * b)
