@@ -188,7 +188,7 @@ def test_wrong_usage(source, tmp_path):
     out = tmp_path / "out"
     for arguments, match in (
         (("folder", source, out), "--size"),
-        (("folders", source, out), "Did you mean folder"),
+        (("folders", source, out), "Did you mean .folder"),
         (("celebahq", source, out), "Did you mean celebahq256"),
     ):
         with pytest.raises(UsageError, match=match):
@@ -215,7 +215,7 @@ def test_sources_without_pictures(tmp_path):
     (tmp_path / "one" / "1.png").write_bytes(one.getvalue())
     for name, match in (
         ("empty", "has no pictures"),
-        ("text.zip", "neither a folder nor a whole zip"),
+        ("text.zip", "neither a folder nor a complete zip"),
         ("none", "does not exist"),
         ("one", "None of the 1 pictures"),
     ):
