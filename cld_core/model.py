@@ -18,7 +18,7 @@ from .ema import Ema
 from .errors import CheckpointError, NotFoundError, RecipeError, UsageError
 from .nets.compiled import Compiled
 from .recipe import Recipe, from_dict, with_overrides
-from .recipe.sampling_spec import SamplingSpec
+from .recipe.sampling import SamplingSpec
 from .run import RunFolder
 from .score import Score
 
@@ -50,7 +50,9 @@ class Model:
         self.data_shape = self.source.shape
         self.sde = sde.build(recipe.sde)
         if net is None:
-            net = nets.build(recipe.network, data_shape=self.data_shape, phase_space=self.sde.phase_space)
+            net = nets.build(
+                recipe.network, data_shape=self.data_shape, halves_in=self.sde.n, halves_out=self.sde.m
+            )
             net.to(self.device).eval()
         self.net = net
         self.score = Score(self.sde, recipe.objective, self.net)

@@ -293,7 +293,7 @@ def _made(kind: type[Event], at: float, content: Mapping[str, Any]) -> Event:
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
     extra = {name: values.pop(name) for name in content if name not in own}
     if kind is Submitted:
-        values["job"] = _job(values["job"])
+        values["job"] = _job(content["job"])
     return kind(time=at, extra=extra, **values)
 
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from cld_core.sde.coefficients import combine, spread
+from cld_core.sde.number import Number
 from cld_core.sde.rows import Rows, inverse_of_lower, inverse_of_upper, matmul, upper
-from cld_core.sde.schedule import Number, Schedule
+from cld_core.sde.schedule import Schedule
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from cld_core.sde import kernel
+from cld_core.sde import cld_kernel as kernel
 from cld_core.sde.base import Auxiliary, Diffusion, Law
 from cld_core.sde.coefficients import spread
+from cld_core.sde.number import Number
 from cld_core.sde.rows import Rows
-from cld_core.sde.schedule import Number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +62,7 @@ class CLD(Diffusion):
         return (math.sqrt(self.gamma * self.mass),)
 
     def mean(self, t: Number) -> Rows[Number]:
-        psi = kernel.transition(self.schedule.integral(t), self.m_inv)
-        return (psi.xx, psi.xv), (psi.vx, psi.vv)
+        return kernel.transition(self.schedule.integral(t), self.m_inv)
 
     def covariance(self, t: Number, objective: str = "hsm") -> kernel.Covariance[Number]:
         """Sigma_t, numerical_eps included, from Sigma_0 = diag(0, gamma M) for "hsm" and 0 for "dsm"."""
@@ -101,9 +100,9 @@ class CLD(Diffusion):
 
     def reverse(self, big_d: float) -> tuple[Rows[float], Rows[float]]:
         """The forward process with the sign of v changed, hence the kernel with that of its off-diagonal entries."""
-        psi = kernel.transition(big_d, self.m_inv)
+        (xx, xv), (vx, vv) = kernel.transition(big_d, self.m_inv)
         (l_xx,), (l_vx, l_vv) = kernel.covariance(big_d, self.m_inv).cholesky()
-        return ((psi.xx, -psi.xv), (-psi.vx, psi.vv)), ((l_xx,), (-l_vx, l_vv))
+        return ((xx, -xv), (-vx, vv)), ((l_xx,), (-l_vx, l_vv))
 
     def flow(self, u: Tensor, score: Tensor, t: float | Tensor) -> Tensor:
         x, v = self.halves(u)

@@ -4,7 +4,7 @@ A matrix is a tuple of rows. Its entries are floats, or (B,) float64 tensors wit
 A lower triangular matrix is stored without its zeros: row i has i + 1 entries.
 """
 
-from cld_core.sde.schedule import Number
+from cld_core.sde.number import Number
 
 Rows = tuple[tuple[Number, ...], ...]
 

@@ -6,9 +6,8 @@ from torch import Tensor
 
 from cld_core.sde.base import Diffusion, Law
 from cld_core.sde.coefficients import spread
-from cld_core.sde.kernel import exp, minus_expm1, sqrt
+from cld_core.sde.number import Number, exp, minus_expm1, sqrt
 from cld_core.sde.rows import Rows
-from cld_core.sde.schedule import Number
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,7 +46,9 @@ class Trainer:
         self.loss = ScoreMatching(self.sde, recipe.objective)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeds.key_of(train.seed, "weights"))
-            self.net = nets.build(recipe.network, data_shape=self.source.shape, phase_space=self.sde.phase_space)
+            self.net = nets.build(
+                recipe.network, data_shape=self.source.shape, halves_in=self.sde.n, halves_out=self.sde.m
+            )
         self._model: Any = parallel.prepare(self.net, train, ranks)
         self.optimiser = optim.build(recipe.optim, self.net.parameters())
         self._skips_on_device = optim.skips_on_device(self.optimiser)
