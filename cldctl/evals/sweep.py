@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from cld_core.errors import UsageError, did_you_mean
 from cld_core.evaluation.sweeps import Axis, Sweep
-from cld_core.recipe.tree import known_keys
+from cld_core.recipe.tree import all_keys
 
 SECTIONS = ("sampling", "eval")
 # The axis of an evaluation of several checkpoints.
@@ -25,7 +25,7 @@ def parse(texts: Sequence[str]) -> tuple[Axis, ...]:
         if not equals or not key or not all(values):
             raise UsageError(f"--sweep '{text}': write KEY=a,b,c, for example --sweep sampling.nfe=20,50.")
         if key.split(".")[0] not in SECTIONS:
-            candidates = [f"{name}.{key}" for name in SECTIONS if f"{name}.{key}" in known_keys({}, name)]
+            candidates = [f"{name}.{key}" for name in SECTIONS if f"{name}.{key}" in all_keys(name)]
             guess = did_you_mean(key, candidates, cutoff=0)
             problem = f"only keys of {' and '.join(SECTIONS)} can be swept"
             raise UsageError(f"--sweep '{key}': {problem}.{guess or ' Submit several runs instead.'}")
