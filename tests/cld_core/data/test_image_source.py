@@ -13,8 +13,11 @@ from cld_core.data.images import to_model, to_pixels
 from cld_core.data.presence import require
 from cld_core.data.source import source
 from cld_core.errors import DataError
-from cld_core.evaluation import elbo, grids
+from cld_core.evaluation import grids
+from cld_core.evaluation.joined import Joined
+from cld_core.evaluation.metrics.elbo import ELBO, bits_per_dim
 from cld_core.evaluation.request import EvalRequest
+from cld_core.evaluation.rows.elbo import FIELDS
 from cld_core.model import Model
 from cld_core.recipe.data import Cifar10Spec, ImageDataSpec, ToyDataSpec
 from tests.support.images import make_images, tiny_recipe
@@ -82,10 +85,10 @@ def test_pixels_survive_the_way_to_the_model_and_back():
 def test_a_uniform_density_has_eight_bits(data):
     model = Model(tiny_recipe(data))
     d = math.prod(model.data_shape)
-    assert elbo.bits_per_dim(model).of(d * math.log(2.0)) == pytest.approx(8.0)
+    assert bits_per_dim(model).of(d * math.log(2.0)) == pytest.approx(8.0)
     request = EvalRequest.of(model.recipe, ("elbo",), 0)
-    arrays = {name: np.full(4, -d * math.log(2.0)) for name in elbo.FIELDS}
-    report = elbo.summary(model, request, arrays)
+    arrays = {name: np.full(4, -d * math.log(2.0)) for name in FIELDS}
+    report = ELBO.section(Joined(model, request, arrays))
     assert (report["unit"], report["n"], report["stderr"]) == ("bits/dim", 4, 0.0)
     for name in ("bpd", "bpd_paper_estimator", "bpd_importance"):
         assert report[name] == pytest.approx(8.0)
