@@ -1,6 +1,5 @@
 """A trained model, ready to sample and to be evaluated."""
 
-import dataclasses
 import functools
 import json
 import logging
@@ -50,9 +49,7 @@ class Model:
         self.data_shape = self.source.shape
         self.sde = sde.build(recipe.sde)
         if net is None:
-            net = nets.build(
-                recipe.network, data_shape=self.data_shape, halves_in=self.sde.n, halves_out=self.sde.m
-            )
+            net = nets.build(recipe.network, data_shape=self.data_shape, halves_in=self.sde.n, halves_out=self.sde.m)
             net.to(self.device).eval()
         self.net = net
         self.score = Score(self.sde, recipe.objective, self.net)
@@ -145,13 +142,7 @@ class Model:
         """The recipe's sampling settings with changes, checked as those of a command line are."""
         if not settings:
             return self.recipe.sampling
-        recipe = self.recipe
-        if "method" in settings:
-            switched = recipe.sampling.switched(settings["method"])
-            recipe = dataclasses.replace(recipe, sampling=switched)
-        spec = _checked(recipe, tuple(f"sampling.{name}={json.dumps(value)}" for name, value in settings.items()))
-        spec.refuse_idle(settings)
-        return spec
+        return _checked(self.recipe, tuple(f"sampling.{name}={json.dumps(value)}" for name, value in settings.items()))
 
 
 @functools.lru_cache(maxsize=64)

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,26 +17,11 @@ from cld_core.recipe import load
 from cld_core.run import RunFolder
 from cld_core.run.atomic import read_json, write_json
 from cld_core.shards import open_work
-from cld_core.stop import StopFlag
-from cld_core.train import session
-from tests.support.paths import RECIPES
-
-TOY = RECIPES / "toy_diamond.yaml"
-SMALL = ["network.width=16", "network.layers=3", "train.steps=20", "train.batch_size=16", "eval.samples=70"]
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Path:
-    folder = RunFolder.create(tmp_path_factory.mktemp("runs") / "mine", load(TOY, SMALL), {"created": 1.0})
-    session.run(folder, Ranks(), StopFlag(), job_id="test")
-    return folder.path
 
 
 @pytest.fixture
-def run(trained, tmp_path) -> RunFolder:
-    """A copy that a test may spoil."""
-    shutil.copytree(trained, tmp_path / "mine")
-    return RunFolder(tmp_path / "mine")
+def run(toy) -> RunFolder:
+    return toy
 
 
 @pytest.fixture

@@ -13,13 +13,18 @@ from cld_core.evaluation.results import Number, network_evaluations, numbers
 from cld_core.evaluation.rows.base import RowComputer
 from cld_core.shards import KINDS, Work
 
+
+def _worst(joined):
+    return {"value": float(-joined.arrays["elbo"].min()), "nfe_mean": float(joined.arrays["nfe"].max())}
+
+
 WORST = Metric(
     name="worst",
     help="Likelihood bound of the least likely test example.",
     rows="elbo",
     same=("points", "seed"),
     quantities=(Quantity(key="worst_nll", label="worst NLL, nats", digits=2),),
-    section=lambda joined: {"value": float(-joined.arrays["elbo"].min()), "nfe_mean": float(joined.arrays["nfe"].max())},
+    section=_worst,
     how=lambda request: f"of {request.points}",
 )
 

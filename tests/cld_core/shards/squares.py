@@ -63,7 +63,5 @@ class SquaresComputation(Computation):
 
     def finish(self):
         merged = Merged(self.work)
-        sums = {
-            kind: int(sum(part["square"].sum() for part in merged.parts(kind))) for kind in self.work.request.sizes
-        }
+        sums = {kind: int(sum(part["square"].sum() for part in merged.parts(kind))) for kind in self.work.request.sizes}
         write_json(self.work.folder / "sum.json", {"id": self.work.request.id, **sums})

@@ -120,7 +120,7 @@ def test_work_that_was_begun_keeps_its_shards_and_learns_the_rest(folder):
 def test_a_kind_with_fewer_rows_than_shards(tmp_path):
     SquaresRequest(n=20, few=2, shards=5, batch_size=4, files={}).store(tmp_path)
     work = Squares(tmp_path)
-    assert [set(work.request.ranges(shard)) for shard in range(5)] == [{"squares", *few} for few in ([], [], ["few"], [], ["few"])]
+    assert [shard for shard in range(5) if "few" in work.request.ranges(shard)] == [2, 4]
     assert work.compute(Place())
     assert read_json(tmp_path / "sum.json")["few"] == 1
 
