@@ -84,8 +84,8 @@ def plan_folder(source: Path, size: int, validation: float | None = None) -> Pla
 
 def _list(source: Path) -> list[_Picture]:
     if source.is_dir():
-        found = [(path.relative_to(source).as_posix(), path) for path in _walk(source)]
-        pictures = [_Picture(name, path.stat().st_size, path.read_bytes) for name, path in found if _is_picture(name)]
+        files = [(path.relative_to(source).as_posix(), path) for path in _walk(source)]
+        pictures = [_Picture(name, path.stat().st_size, path.read_bytes) for name, path in files if _is_picture(name)]
     elif zipfile.is_zipfile(source):
         archive = zipfile.ZipFile(source)
         pictures = [

@@ -80,7 +80,7 @@ def test_wrong_settings_are_refused_as_on_the_command_line(run, settings, words)
 
 @pytest.mark.parametrize("settings", [{"method": "ode", "nfe": 20}, {"method": "exponential", "rtol": 1e-3}])
 def test_settings_that_the_method_lacks_are_refused(run, settings):
-    with pytest.raises(RecipeError, match="is not a key of sampling.method="):
+    with pytest.raises(RecipeError, match=r"is not a key of sampling\.method="):
         cld_core.load(run.path).sample(4, **settings)
 
 
