@@ -13,7 +13,7 @@ from cld_core.analytic import diamond
 from cld_core.recipe.sampling_spec import SamplingSpec
 from cld_core.sampling import sample
 from cld_core.score import ScoreFunction
-from cld_core.sde import CLD, SDE
+from cld_core.sde import CLD, Diffusion
 from cld_core.seeds import SampleNoise, generator
 
 LAW = diamond()
@@ -25,7 +25,7 @@ class NoSplit(CLD):
     """CLD whose exponential steps interpolate the whole score: what the split is worth."""
 
     def known_precision(self, t):
-        return 0.0 * t
+        return ((0.0 * t,),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +33,11 @@ class Case:
     """A score and its SDE."""
 
     name: str
-    sde: SDE
+    sde: Diffusion
     score: ScoreFunction
 
 
-def exact(name: str, sde: SDE) -> Case:
+def exact(name: str, sde: Diffusion) -> Case:
     return Case(name=name, sde=sde, score=LAW.score(sde))
 
 

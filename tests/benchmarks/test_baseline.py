@@ -38,7 +38,7 @@ class Fixed:
 @pytest.fixture(params=[False, True], ids=["plain score", "mixed score"])
 def both(request):
     torch.manual_seed(0)
-    net = nets.build(MlpSpec(width=32), data_shape=(2,), phase_space=True)
+    net = nets.build(MlpSpec(width=32), data_shape=(2,), halves_in=2, halves_out=1)
     objective = ObjectiveSpec(mixed_score=request.param)
     plain_net = baseline.PlainMLP(width=32)
     plain_net.load_state_dict(net.state_dict())
@@ -77,7 +77,7 @@ def test_samplers_and_likelihood_agree(both, monkeypatch):
 def test_the_plain_ncsnpp_has_the_same_output():
     torch.manual_seed(0)
     spec = NcsnppSpec(image_size=8, channels=8, multipliers=(1, 2), blocks=1, attention=(4,), dropout=0.0)
-    net = nets.build(spec, data_shape=(3, 8, 8), phase_space=True)
+    net = nets.build(spec, data_shape=(3, 8, 8), halves_in=2, halves_out=1)
     plain = plain_ncsnpp(net)
     replaced = [
         type(module).__name__ for module in plain.modules() if type(module).__module__ == "benchmarks.plain_nets"
