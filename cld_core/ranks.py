@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from .errors import UsageError
 from .place import Place
+from .ranges import share
 
 _FILE = "file://"
 
@@ -48,7 +49,7 @@ class Ranks(Place):
         if batch < self.world_size:
             text = f"a batch of {batch} cannot be divided among {self.world_size} ranks"
             raise UsageError(f"{text}. Raise train.batch_size.")
-        return slice(batch * self.rank // self.world_size, batch * (self.rank + 1) // self.world_size)
+        return slice(*share(batch, self.rank, self.world_size))
 
     def from_first(self, value: Any = None) -> Any:
         """The value that rank 0 passes, on every rank."""

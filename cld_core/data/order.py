@@ -10,7 +10,6 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from cld_core.errors import UsageError
 from cld_core.seeds import generator
 
 
@@ -45,14 +44,3 @@ def indices(step: int, batch_size: int, n: int, seed: int) -> Tensor:
 def mirrored(step: int, batch_size: int, n: int, seed: int) -> Tensor:
     """Which images of the global batch of a step are mirrored left to right, bool of shape (batch_size,)."""
     return _take(1, step, batch_size, n, seed)
-
-
-def rank_slice(batch_size: int, rank: int, world: int) -> slice:
-    """A rank's share of a global batch; shares differ by at most one.
-
-    Raises:
-        UsageError: the batch has fewer examples than there are ranks.
-    """
-    if batch_size < world:
-        raise UsageError(f"A batch of {batch_size} cannot be divided among {world} ranks. Raise train.batch_size.")
-    return slice(batch_size * rank // world, batch_size * (rank + 1) // world)

@@ -28,7 +28,7 @@ Cause = Literal[
     "save_failed",  # a checkpoint could not be written
     "lease_lost",  # another job took over the run folder
     "imported",  # not an attempt of ours: the run begins with a checkpoint from elsewhere
-    "killed",  # ended without a message, and nobody found out why
+    "killed",  # ended without a message, for a reason that nobody knows
 ]
 CAUSES: tuple[Cause, ...] = get_args(Cause)
 
@@ -185,7 +185,7 @@ class GivenUp(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class NotBegun(Event):
-    """A job found nothing that it could continue from."""
+    """A job could not begin: its recipe is wrong, or there is no checkpoint to continue from."""
 
     job_id: str
     reason: str
@@ -240,27 +240,8 @@ def name_of(kind: type[Event]) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower()
 
 
-KINDS: dict[str, type[Event]] = {
-    name_of(kind): kind
-    for kind in (
-        Requested,
-        NotSubmitted,
-        Submitted,
-        Imported,
-        Started,
-        Ended,
-        RolledBack,
-        Explained,
-        Requeued,
-        GivenUp,
-        NotBegun,
-        DiedEarly,
-        Crashed,
-        TurnedAway,
-        Damaged,
-        Cancelled,
-    )
-}
+# By their names on a line, in the order of this file.
+KINDS: dict[str, type[Event]] = {name_of(kind): kind for kind in Event.__subclasses__() if kind is not Unknown}
 
 
 def to_line(event: Event) -> str:
@@ -293,7 +274,7 @@ def _made(kind: type[Event], at: float, content: Mapping[str, Any]) -> Event:
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
     extra = {name: values.pop(name) for name in content if name not in own}
     if kind is Submitted:
-        values["job"] = _job(values["job"])
+        values["job"] = _job(content["job"])
     return kind(time=at, extra=extra, **values)
 
 

@@ -8,7 +8,7 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from cld_core.errors import CldError, NotFoundError, UsageError, did_you_mean
 
@@ -189,7 +189,7 @@ class RunFolder:
 
     def progress(self) -> Progress:
         """What was last reported; empty before the first report."""
-        return Progress(**_object(self.progress_file))  # type: ignore[typeddict-item]
+        return cast(Progress, _object(self.progress_file))
 
     def checkpoint_file(self, step: int) -> Path:
         return self.checkpoints / f"step_{step:08d}.pt"

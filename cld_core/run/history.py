@@ -4,25 +4,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .events import (
-    Cancelled,
-    Crashed,
-    DiedEarly,
-    Ended,
-    Event,
-    Explained,
-    GivenUp,
-    Imported,
-    JobRef,
-    NotBegun,
-    NotSubmitted,
-    Requested,
-    Requeued,
-    RolledBack,
-    Started,
-    Submitted,
-    TurnedAway,
-)
+from . import events
+from .events import Event, JobRef, NotSubmitted, Requested, Requeued, Submitted
 
 # Causes of an attempt's end that another start may not meet again.
 CRASHES = ("crashed", "out_of_memory", "killed")
@@ -68,7 +51,7 @@ class History:
         imported_step: the step of the checkpoint that the run was imported with; None for other runs.
         cancelled: ids of the jobs that somebody asked to end.
         not_begun: by job id, why it could not begin.
-        requeued: the last requeue of the job by itself, if there was one since the last attempt ended.
+        requeued: the last time the job requeued itself, if that was after the last attempt ended.
         given_up: why the run is not started again, if that was decided since the last attempt ended.
         requeues: every requeue, oldest first.
         crashes_in_a_row: crashes without a new checkpoint, up to now.
@@ -169,42 +152,42 @@ class _Fold:
         if job_id is not None:
             self.last_of[job_id] = event
         match event:
-            case Requested():
+            case events.Requested():
                 self.request, self.steps, self.from_step = event, event.steps, event.from_step
                 self.overrides += event.overrides
-            case NotSubmitted():
+            case events.NotSubmitted():
                 self.request = event
-            case Submitted():
+            case events.Submitted():
                 self.request = None
                 self.submitted.append(event)
-            case TurnedAway():
+            case events.TurnedAway():
                 self.turned_away.add(event.job_id)
-            case Imported():
+            case events.Imported():
                 self._imported(event)
-            case Started():
+            case events.Started():
                 self._started(event)
-            case Ended():
+            case events.Ended():
                 self._ended(event)
-            case Explained():
+            case events.Explained():
                 self._explained(event)
-            case RolledBack():
+            case events.RolledBack():
                 self.rolled_back_to.append(event.to_step)
-            case Cancelled():
+            case events.Cancelled():
                 self.cancelled.add(event.job_id)
-            case NotBegun():
+            case events.NotBegun():
                 self.not_begun[event.job_id] = self.given_up = event.reason
-            case GivenUp():
+            case events.GivenUp():
                 self.given_up = event.reason
-            case Requeued():
+            case events.Requeued():
                 self.requeued = event
                 self.requeues.append(event)
-            case DiedEarly():
+            case events.DiedEarly():
                 self.died_early += 1
                 self.bug = None
-            case Crashed():
+            case events.Crashed():
                 self.crashes[event.job_id] = self.crashes.get(event.job_id, 0) + 1
 
-    def _imported(self, event: Imported) -> None:
+    def _imported(self, event: events.Imported) -> None:
         self.imported_step = event.step
         self.attempts[0] = Attempt(
             attempt=0,
@@ -217,7 +200,7 @@ class _Fold:
             detail=f"imported from {event.source}",
         )
 
-    def _started(self, event: Started) -> None:
+    def _started(self, event: events.Started) -> None:
         self.request = self.from_step = None
         self.died_early, self.bug = 0, None
         for number, earlier in self.attempts.items():
@@ -237,7 +220,7 @@ class _Fold:
             log_offset=event.log_offset,
         )
 
-    def _ended(self, event: Ended) -> None:
+    def _ended(self, event: events.Ended) -> None:
         self.bug = event.detail if event.bug else None
         before = self.attempts.get(event.attempt)
         if before is None:
@@ -250,7 +233,7 @@ class _Fold:
         )
         self._nothing_since(event.attempt)
 
-    def _explained(self, event: Explained) -> None:
+    def _explained(self, event: events.Explained) -> None:
         before = self.attempts.get(event.attempt)
         if before is None:
             return

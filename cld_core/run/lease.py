@@ -1,8 +1,8 @@
 """One writer per run folder.
 
 The lease is a series of numbered files. Whoever creates the next number (a hard link, which is exclusive on local and
-network file systems alike) owns the folder. The number is a fencing token: an owner that sees a higher one has lost. The
-owner changes its file every few seconds. Clocks of different machines are never compared: a process decides whether
+network file systems alike) owns the folder. The number is a fencing token: an owner that sees a higher one has lost.
+The owner changes its file every few seconds. Clocks of different machines are never compared: a process decides whether
 another owner is alive by watching whether its file still changes.
 """
 

@@ -1,7 +1,7 @@
 """Rollbacks: when a loss or gradient explodes, continue from the last good checkpoint with fresh noise.
 
-Their number is bounded. The ledger counts those to each checkpoint, so a new attempt does not start from zero. Reaching a
-later checkpoint gives new credit: a run that makes progress is not given up.
+Their number is bounded. The ledger counts those to each checkpoint, so a new attempt does not start from zero.
+Reaching a later checkpoint gives new credit: a run that makes progress is not given up.
 """
 
 from collections.abc import Callable

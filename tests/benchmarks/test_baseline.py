@@ -12,9 +12,10 @@ from benchmarks.plain_nets import plain_ncsnpp
 from cld_core import nets
 from cld_core.likelihood import log_density
 from cld_core.loss import Draws, ScoreMatching
-from cld_core.recipe.ncsnpp_spec import NcsnppSpec
-from cld_core.recipe.sampling_spec import SamplingSpec
-from cld_core.recipe.schema import MlpSpec, ObjectiveSpec
+from cld_core.recipe.ncsnpp import NcsnppSpec
+from cld_core.recipe.network import MlpSpec
+from cld_core.recipe.objective import ObjectiveSpec
+from cld_core.recipe.sampling import EmSpec, OdeSpec, SscsSpec
 from cld_core.sampling import grids, sample
 from cld_core.score import Score
 from cld_core.sde import CLD
@@ -61,11 +62,10 @@ def test_samplers_and_likelihood_agree(both, monkeypatch):
     score, plain = both
     noise = torch.randn(8, 4)
     monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
-    for method, theirs in (("em", baseline.sample_em), ("sscs", baseline.sample_sscs)):
-        spec = SamplingSpec(method=method, nfe=20)
+    for spec, theirs in ((EmSpec(nfe=20), baseline.sample_em), (SscsSpec(nfe=20), baseline.sample_sscs)):
         ours = sample(score, score.sde, spec, Fixed(noise), (2,)).x
         torch.testing.assert_close(ours, theirs(plain, noise, grids.linear(19, spec.eps)), rtol=1e-4, atol=1e-4)
-    ours = sample(score, score.sde, SamplingSpec(), Fixed(noise), (2,)).x
+    ours = sample(score, score.sde, OdeSpec(), Fixed(noise), (2,)).x
     torch.testing.assert_close(ours, baseline.sample_ode(plain, noise)[0], rtol=1e-3, atol=1e-3)
     x, v, probe = torch.randn(8, 2), 0.1 * torch.randn(8, 2), torch.ones(8, 4)
     joint, _, _ = log_density(
