@@ -1,6 +1,6 @@
 """A fourth cluster, in one file: jobs are pickled into their log folder, and a plain process runs each of them.
 
-    python -m tests.cldctl.clusters.spool JOB_FILE
+python -m tests.cldctl.clusters.spool JOB_FILE
 """
 
 import os

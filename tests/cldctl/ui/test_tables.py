@@ -15,9 +15,7 @@ def row(name: str) -> RunStatus:
     results = {"bpd": None, "nll": -0.393, "fid": None}
     known = {"state": "RUNNING", "step": 12_350, "steps": 800_000, "loss": 123.4, "steps_per_s": 221.0, "eta_s": 3600.0}
     job = {"cluster": "slurm", "job_id": "123456", "checkpoint_step": 10_000}
-    return RunStatus(
-        name=name, path=name, attempts=attempts, evals=[{"state": "FINISHED", **results}], **known, **job
-    )
+    return RunStatus(name=name, path=name, attempts=attempts, evals=[{"state": "FINISHED", **results}], **known, **job)
 
 
 @pytest.mark.parametrize(
