@@ -92,7 +92,7 @@ def test_a_published_checkpoint_becomes_a_run(tmp_path, recipe):
         "step_00000005",
     ]
     early = invoke("import", str(FILE), "--recipe", recipe, "train.steps=2", "--name", "other", runs=runs, code=2)
-    assert "is of step 3, beyond train.steps=2. Add train.steps=3." in early.stderr
+    assert "is of step 3, later than train.steps=2. Add train.steps=3." in early.stderr
     done = invoke("export", "pub", "-o", str(tmp_path / "w.safetensors"), runs=runs)
     assert done.stdout == f"{tmp_path}/w.safetensors\n"
     assert "safetensors" in invoke("export", "pub", "-o", str(tmp_path / "w.pt"), runs=runs, code=2).stderr

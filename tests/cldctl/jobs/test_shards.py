@@ -3,10 +3,10 @@
 import pytest
 
 from cld_core.errors import CheckpointError
+from cld_core.run.events import JobRef
 from cld_core.stop import StopFlag
 from cldctl.clusters.base import InJob
 from cldctl.clusters.debug import DebugCluster
-from cld_core.run.events import JobRef
 from cldctl.jobs import shards
 from cldctl.jobs.shards import Piece, ShardsWork, divided
 
