@@ -86,6 +86,6 @@ def ncsnpp_recipe(quick: bool, *overrides: str) -> Recipe:
 
 def image_net(recipe: Recipe) -> Ncsnpp:
     size = recipe.network.image_size
-    made = nets.build(recipe.network, data_shape=(3, size, size), phase_space=True)
+    made = nets.build(recipe.network, data_shape=(3, size, size), halves_in=2, halves_out=1)
     assert isinstance(made, Ncsnpp), "an image recipe has NCSN++"
     return made

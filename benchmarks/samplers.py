@@ -45,7 +45,7 @@ WITHOUT_PHASE_SPACE = tuple(name for name in ROWS if not name.startswith("SSCS")
 
 
 def table(bench: Bench, numbers: list[int]) -> dict[str, dict[int, Quality]]:
-    rows = {name: ROWS[name] for name in (ROWS if bench.case.sde.phase_space else WITHOUT_PHASE_SPACE)}
+    rows = {name: ROWS[name] for name in (ROWS if bench.case.sde.n == 2 else WITHOUT_PHASE_SPACE)}
     return {name: {nfe: bench(nfe=nfe, **settings) for nfe in numbers} for name, settings in rows.items()}
 
 
@@ -130,7 +130,7 @@ def main() -> None:
             entry["search"] = {}
             for nfe in arguments.nfe:
                 tried = search(bench, nfe)
-                if case.sde.phase_space:
+                if case.sde.n == 2:
                     losses.setdefault(nfe, []).append([loss for _, _, loss in tried])
                 ranked = sorted(tried, key=lambda row: row[2])
                 entry["search"][nfe] = [{"settings": s, "loss": loss, **dataclasses.asdict(f)} for s, f, loss in ranked]

@@ -20,16 +20,14 @@ def load(run: str | Path, checkpoint: int | str = "last", device: str | None = N
     Args:
         run: path of a run folder, or of a file that `cldctl export` wrote.
         checkpoint: a step, or "last" for the newest good one; a file has only one.
-        device: where to compute; default: a GPU if there is one.
+        device: where to compute; default: a GPU if one is available.
 
     Raises:
-        NotFoundError: there is no such run or checkpoint.
+        NotFoundError: there is no such run, file or checkpoint.
         CheckpointError: the checkpoint is damaged or belongs to another recipe.
     """
-    if Path(run).suffix == ".safetensors":
-        from . import weights
-
-        return weights.load(run, device)
     from .model import Model
 
+    if Path(run).suffix == ".safetensors":
+        return Model.from_file(run, device)
     return Model.from_run(run, checkpoint, device)

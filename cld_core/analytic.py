@@ -1,7 +1,7 @@
-"""Data laws whose score is known exactly at every t, in phase space too (docs/math.md section 6).
+"""Data laws whose score is known exactly at every t (docs/math.md section 6).
 
-Under either diffusion a mixture of isotropic Gaussians stays a mixture of Gaussians, so `MixtureScore` can stand
-wherever a network's `Score` does: samplers and likelihood are tested with it, without training.
+Under any `Diffusion` a mixture of isotropic Gaussians stays a mixture of Gaussians, so `MixtureScore` can replace a
+network's `Score` anywhere: samplers and likelihood are tested with it, without training.
 """
 
 import math
@@ -9,9 +9,10 @@ import math
 import torch
 from torch import Tensor
 
-from cld_core.sde import CLD, SDE
+from cld_core.sde import Diffusion
+from cld_core.sde.rows import Rows, inverse_of_lower
 
-# Rows of a log-density that are computed at once, so that (rows x components) stays small.
+# Limits the rows of a log-density that are computed at once, by rows x components.
 _ROWS_TIMES_COMPONENTS = 4_000_000
 
 
@@ -19,7 +20,7 @@ class GaussianMixture:
     """Mixture of K Gaussians N(means_k, std^2 I) on R^d; float64."""
 
     def __init__(self, means: Tensor, std: float, weights: Tensor | None = None) -> None:
-        """``means`` (K, d); ``weights`` (K,), positive, are normalised; without them all are equal."""
+        """``means`` (K, d); ``weights`` (K,), positive, are normalised, and equal by default."""
         assert means.ndim == 2, f"means must be (K, d), not {tuple(means.shape)}"
         self.means = means.to(torch.float64)
         self.std = std
@@ -42,7 +43,7 @@ class GaussianMixture:
         return torch.cat([self._log_density(part) for part in x.to(torch.float64).split(rows)])
 
     def _log_density(self, x: Tensor) -> Tensor:
-        # Without the expansion of the square: it cancels where std is small.
+        # The square is not expanded, which would cancel if std is small.
         square = sum((x[:, i, None] - self.means[None, :, i]).square() for i in range(self.dimension))
         exponent = self.weights.log() - 0.5 * square / self.std**2
         constant = self.dimension * math.log(math.sqrt(2.0 * math.pi) * self.std)
@@ -51,7 +52,7 @@ class GaussianMixture:
     def entropy(self, *, per_std: float = 4.0, reach: float = 9.0) -> float:
         """Differential entropy in nats of a mixture on the plane, by the trapezoid rule.
 
-        The integrand is smooth on the scale of std, so with ``per_std`` nodes a std the rule is exact to
+        The integrand is smooth on the scale of std, so with ``per_std`` nodes per std the rule is exact to
         rounding (docs/math.md section 10). On a grid the density is a product of two thin matrices.
         """
         assert self.dimension == 2, f"the quadrature is two-dimensional, the law has d = {self.dimension}"
@@ -68,18 +69,18 @@ class GaussianMixture:
         p = (along_x * self.weights) @ along_y.T
         return float(-torch.special.xlogy(p, p).sum()) * step_x * step_y
 
-    def score(self, sde: SDE) -> "MixtureScore":
+    def score(self, sde: Diffusion) -> "MixtureScore":
         """The exact score under ``sde``."""
         return MixtureScore(self, sde)
 
 
 def gaussian(std: float = 0.5, d: int = 2) -> GaussianMixture:
-    """N(0, std^2 I): the score is linear and all that is computed has a closed form."""
+    """N(0, std^2 I): the score is linear and everything has a closed form."""
     return GaussianMixture(torch.zeros(1, d), std)
 
 
 def diamond() -> GaussianMixture:
-    """Nine Gaussians of std 0.04 on the 3x3 grid over [-0.5, 0.5]^2, turned by 45 degrees: the standard case."""
+    """Nine Gaussians of std 0.04 on the 3x3 grid over [-0.5, 0.5]^2, rotated by 45 degrees: the standard case."""
     axis = torch.tensor([-0.5, 0.0, 0.5], dtype=torch.float64)
     grid = torch.cartesian_prod(axis, axis)
     turn = torch.tensor([[1.0, -1.0], [1.0, 1.0]], dtype=torch.float64) / math.sqrt(2.0)
@@ -87,64 +88,79 @@ def diamond() -> GaussianMixture:
 
 
 class MixtureScore:
-    """Exact score of the scored half, log-density and divergence at every t, for a mixture as data law.
+    """Exact score of the scored halves, log-density and divergence at every t, for a mixture as data law.
 
-    Callable as `cld_core.score.Score` is: u (B, 2d or d), t a float or (B,) float64.
+    Callable as `cld_core.score.Score` is: u (B, n d), t a float or (B,) float64.
     """
 
-    def __init__(self, law: GaussianMixture, sde: SDE) -> None:
+    def __init__(self, law: GaussianMixture, sde: Diffusion) -> None:
         self.law = law
         self.sde = sde
+        weights = torch.tensor(sde.trace_weights, dtype=torch.float64)
+        self._trace_weights = weights.repeat_interleave(law.dimension)  # of each number of the score
 
     def __call__(self, u: Tensor, t: float | Tensor) -> Tensor:
-        """Score (B, d) in the type of u."""
+        """Score (B, m d) in the type of u."""
         responsibility, scores, _ = self._components(u, t)
         return (responsibility[:, :, None] * scores).sum(1).to(u.dtype)
 
     def log_density(self, u: Tensor, t: float | Tensor) -> Tensor:
-        """log p_t(u), (B,), float64, nats: joint of (x, v) for CLD, with v0 ~ N(0, gamma M)."""
+        """log p_t(u), (B,), float64, nats, of all halves together."""
         return torch.logsumexp(self._log_joint(u, t)[0], dim=1)
 
     def divergence(self, u: Tensor, t: float | Tensor) -> Tensor:
-        """Trace (B,), float64, of the Jacobian of the score with respect to the scored half."""
+        """Trace (B,), float64, of the score's Jacobian, weighted as in `Diffusion.flow_divergence`."""
         responsibility, scores, curvature = self._components(u, t)
+        weights = self._trace_weights.to(u.device)
         mean = (responsibility[:, :, None] * scores).sum(1)
-        spread = (responsibility * scores.square().sum(2)).sum(1) - mean.square().sum(1)
-        return spread - self.law.dimension * curvature
+        squares = (responsibility * (scores.square() * weights).sum(2)).sum(1)
+        return squares - (mean.square() * weights).sum(1) - self.law.dimension * curvature
 
     def _components(self, u: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Posterior weights (B, K), scores (B, K, d) of the components, and their curvature (B,) or ()."""
+        """Posterior weights (B, K), scores (B, K, m d) of the components, and their curvature (B,) or ()."""
         log_joint, scores, curvature = self._log_joint(u, t)
         return torch.softmax(log_joint, dim=1), scores, curvature
 
     def _log_joint(self, u: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """log(weight_k p_k(u)) (B, K), score of each component (B, K, d), curvature: -d score / d scored half."""
-        law, d = self.law, self.law.dimension
+        """log(weight_k p_k(u)) (B, K), score of each component (B, K, m d), weighted trace of -d score / d u_S."""
+        sde, d = self.sde, self.law.dimension
         time = torch.as_tensor(t, dtype=torch.float64, device=u.device)
-        means, log_weights = law.means.to(u.device), law.weights.log().to(u.device)
-        u = u.to(torch.float64)
+        means, log_weights = self.law.means.to(u.device), self.law.weights.log().to(u.device)
+        psi, law = sde.mean(time), sde.law(time, data_var=self.law.std**2)
 
-        def wide(c: Tensor) -> Tensor:
-            return c.reshape(-1, 1, 1)
+        # The residual of each half given those before it: the square is a sum of n terms, and nothing cancels.
+        residuals: list[Tensor] = []
+        for half, from_mean, slopes in zip(sde.halves(u.to(torch.float64)), psi, law.slopes, strict=True):
+            residual = half[:, None, :] - _wide(from_mean[0]) * means
+            for slope, earlier in zip(slopes, residuals, strict=True):
+                residual = residual - _wide(slope) * earlier
+            residuals.append(residual)
+        squares = [_wide(p) * residual.square() for p, residual in zip(law.precisions, residuals, strict=True)]
+        log_det = law.det.log() + sde.n * math.log(2.0 * math.pi)
+        log_joint = log_weights - 0.5 * (sum(squares[1:], start=squares[0]).sum(2) + d * log_det.reshape(-1, 1))
 
-        if isinstance(self.sde, CLD):
-            psi = self.sde.transition(time)
-            s = self.sde.law(time, data_var=law.std**2)
-            x, v = self.sde.split(u)
-            dx = x[:, None, :] - wide(psi.xx) * means
-            dv = v[:, None, :] - wide(psi.vx) * means
-            # v given x is normal with variance det/Sxx: the square is a sum of two, and nothing cancels.
-            curvature = s.xx / s.det
-            residual = dv - wide(s.xv / s.xx) * dx
-            scores = -wide(curvature) * residual
-            square = wide(1.0 / s.xx) * dx.square() + wide(curvature) * residual.square()
-            log_det = s.det.log() + 2.0 * math.log(2.0 * math.pi)
-        else:
-            variance = self.sde.law(time, data_var=law.std**2)
-            dx = u[:, None, :] - wide(self.sde.mean_factor(time)) * means
-            curvature = 1.0 / variance
-            scores = -wide(curvature) * dx
-            square = wide(curvature) * dx.square()
-            log_det = variance.log() + math.log(2.0 * math.pi)
-        log_joint = log_weights - 0.5 * (square.sum(2) + d * log_det.reshape(-1, 1))
-        return log_joint, scores, curvature
+        # The precision matrix times (u - mean), from the last half backwards, as far as the scored ones.
+        pulls: dict[int, Tensor] = {}
+        for i in reversed(range(sde.n - sde.m, sde.n)):
+            pull = _wide(law.precisions[i]) * residuals[i]
+            for k in range(i + 1, sde.n):
+                pull = pull - _wide(law.slopes[k][i]) * pulls[k]
+            pulls[i] = pull
+        scores = -torch.cat([pulls[i] for i in sorted(pulls)], dim=2)
+        return log_joint, scores, self._curvature(law.slopes, law.precisions)
+
+    def _curvature(self, slopes: Rows[Tensor], precisions: tuple[Tensor, ...]) -> Tensor:
+        """The weighted trace of the precision matrix over the scored halves, per dimension of x: (B,) or ()."""
+        first = self.sde.n - self.sde.m
+        ones = torch.ones_like(precisions[0])
+        inverse = inverse_of_lower(tuple((*row[first:], ones) for row in slopes[first:]))
+        total = torch.zeros_like(ones)
+        for i, weight in enumerate(self.sde.trace_weights):
+            for k in range(i, self.sde.m):
+                total = total + weight * precisions[first + k] * inverse[k][i].square()
+        return total
+
+
+def _wide(coefficient: Tensor) -> Tensor:
+    """A coefficient (B,) or (), shaped to multiply (B, K, d)."""
+    return coefficient.reshape(-1, 1, 1)

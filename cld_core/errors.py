@@ -4,26 +4,32 @@ import difflib
 from collections.abc import Iterable
 
 
-def did_you_mean(word: str, words: Iterable[str], cutoff: float = 0.6) -> str:
-    """A sentence, after a space, that names the nearest of ``words``; empty where none is near."""
+def nearest(word: str, words: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The one of ``words`` that is closest to ``word``; None if none is close."""
     close = difflib.get_close_matches(word, list(words), n=1, cutoff=cutoff)
-    return f" Did you mean '{close[0]}'?" if close else ""
+    return close[0] if close else None
+
+
+def did_you_mean(word: str, words: Iterable[str], cutoff: float = 0.6) -> str:
+    """A sentence, after a space, that names the nearest of ``words``; empty if none is close."""
+    close = nearest(word, words, cutoff)
+    return "" if close is None else f" Did you mean '{close}'?"
 
 
 class CldError(Exception):
-    """Base of all errors that are somebody's to mend rather than ours; ``exit_code`` is for the shell."""
+    """Base of all errors that the user can fix; ``exit_code`` is that of the command."""
 
     exit_code = 1
 
 
 class UsageError(CldError):
-    """The command was put wrongly."""
+    """The command was used wrongly."""
 
     exit_code = 2
 
 
 class RecipeError(UsageError):
-    """A recipe, or an override of it, does not say something that can be run."""
+    """A recipe, or an override of it, cannot be run."""
 
 
 class NotFoundError(CldError):
@@ -45,7 +51,7 @@ class SaveError(CheckpointError):
 
 
 class DataError(CldError):
-    """A data set is missing or is not in the form that it claims."""
+    """A data set is missing or not in the expected form."""
 
 
 class LeaseHeldError(CldError):

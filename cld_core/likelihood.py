@@ -1,6 +1,7 @@
-"""Likelihood by the probability flow (docs/math.md section 8): exact for VPSDE, a lower bound for CLD.
+"""Likelihood by the probability flow (docs/math.md section 8).
 
-All values are in nats and of the density of x itself; bits/dim is the business of who knows the pixels.
+It is exact for a diffusion of x alone, and a lower bound for one with other halves. All values are in nats and of the
+density of x itself; code that knows about pixels converts them to bits/dim.
 """
 
 import math
@@ -10,9 +11,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from cld_core.recipe.eval_spec import ElboSpec
+from cld_core.recipe.eval import ElboSpec
 from cld_core.score import ScoreFunction
-from cld_core.sde import CLD, SDE
+from cld_core.sde import Auxiliary, Diffusion
+from cld_core.sde.coefficients import combine
 from cld_core.solver import Field, solve
 
 
@@ -26,19 +28,22 @@ class ProbeNoise(Protocol):
 
 @dataclass(frozen=True)
 class Likelihood:
-    """Results of B data, K velocities each (K = 1 without phase space). float64, nats."""
+    """Results of B examples with K draws of the other halves each, v_k (CLD: velocities). float64, nats.
 
-    log_joint: Tensor  # (B, K): log p(x, v_k); log p(x) without phase space
-    log_q: Tensor  # (B, K): log q(v_k) of the law that v_k was drawn from; 0 without phase space
-    entropy: float  # of q; 0 without phase space
+    For a diffusion of x alone, K is 1.
+    """
+
+    log_joint: Tensor  # (B, K): log p(x, v_k)
+    log_q: Tensor  # (B, K): log q(v_k) of the law that v_k was drawn from; 0 for x alone
+    entropy: float  # of q; 0 for x alone
     nfe_each: Tensor  # (B, K), int64
 
     @property
     def elbo(self) -> Tensor:
         """(B,): mean over k of log p(x, v_k) - log q(v_k), a lower bound of log p(x) in expectation.
 
-        The paper has H(q) in the place of -log q(v_k). The expectation is the same; this varies far less,
-        for log p(x, v) and log q(v) rise and fall together.
+        The paper has H(q) in place of -log q(v_k). The expectation is the same; this varies far less,
+        because log p(x, v) and log q(v) rise and fall together.
         """
         return (self.log_joint - self.log_q).mean(1)
 
@@ -51,8 +56,8 @@ class Likelihood:
     def importance_bound(self) -> Tensor:
         """(B,): log mean over k of p(x, v_k) / q(v_k); never below `elbo`.
 
-        A lower bound of log p(x) in expectation where the trace is exact. The noise of probes enters
-        exponentiated and lifts it (docs/math.md section 8): take several probes, or the exact trace.
+        A lower bound of log p(x) in expectation if the trace is exact. The noise of probes enters
+        exponentiated and lifts it (docs/math.md section 8): use several probes, or the exact trace.
         """
         return torch.logsumexp(self.log_joint - self.log_q, dim=1) - math.log(self.log_joint.shape[1])
 
@@ -63,17 +68,27 @@ class Likelihood:
 
     @property
     def standard_error(self) -> float:
-        """Standard error of `mean`, over data, velocities and probes together; NaN for a single datum."""
+        """Standard error of `mean`, over data, draws and probes together; NaN for a single example."""
         return float(self.elbo.std()) / math.sqrt(len(self.elbo)) if len(self.elbo) > 1 else math.nan
 
     @property
     def nfe(self) -> float:
-        """Network evaluations of one datum and velocity, on average."""
+        """Mean number of network evaluations per example and draw."""
         return float(self.nfe_each.double().mean())
 
 
-def _trace_by_probes(score: ScoreFunction, sde: SDE, u: Tensor, t: Tensor, probes: Tensor) -> tuple[Tensor, Tensor]:
-    """The score at u (b, ...) and Hutchinson's estimate (b,), with probes (b, P, ...) of u or of its scored half."""
+def _weighted(sde: Diffusion, probe: Tensor) -> Tensor:
+    """The scored halves ``probe`` (B, mC, ...), each times its weight in the trace."""
+    weights = sde.trace_weights
+    if all(weight == 1.0 for weight in weights):
+        return probe
+    return torch.cat([w * part for w, part in zip(weights, sde.scored_halves(probe), strict=True)], dim=1)
+
+
+def _trace_by_probes(
+    score: ScoreFunction, sde: Diffusion, u: Tensor, t: Tensor, probes: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The score at u (b, ...) and Hutchinson's estimate (b,), with probes (b, P, ...) of u or of its scored halves."""
     with torch.enable_grad():
         leaf = u.detach().requires_grad_()
         s = score(leaf, t)
@@ -81,15 +96,15 @@ def _trace_by_probes(score: ScoreFunction, sde: SDE, u: Tensor, t: Tensor, probe
         for p in range(probes.shape[1]):
             probe = probes[:, p]
             whole = probe.shape == u.shape
-            direction = sde.scored(probe) if whole else probe
+            direction = _weighted(sde, sde.scored(probe) if whole else probe)
             (product,) = torch.autograd.grad(s, leaf, direction, retain_graph=p + 1 < probes.shape[1])
-            seen = product if whole else sde.scored(product)
-            total = total + (seen * probe).flatten(1).sum(1)
+            probed = product if whole else sde.scored(product)
+            total = total + (probed * probe).flatten(1).sum(1)
     return s.detach(), total / probes.shape[1]
 
 
-def _trace_exact(score: ScoreFunction, sde: SDE, u: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """The score and the trace (b,) of its Jacobian: the closed form of ``score``, else coordinate by coordinate."""
+def _trace_exact(score: ScoreFunction, sde: Diffusion, u: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """The score and the weighted trace (b,) of its Jacobian: ``score.divergence`` if it exists, else by coordinate."""
     closed_form = getattr(score, "divergence", None)
     if closed_form is not None:
         return score(u, t), closed_form(u, t)
@@ -97,39 +112,38 @@ def _trace_exact(score: ScoreFunction, sde: SDE, u: Tensor, t: Tensor) -> tuple[
         leaf = u.detach().requires_grad_()
         s = score(leaf, t)
         flat = s.flatten(1)
+        dimensions = flat.shape[1] // sde.m
         trace = torch.zeros(len(u), dtype=torch.float64, device=u.device)
         for i in range(flat.shape[1]):
             (row,) = torch.autograd.grad(flat[:, i].sum(), leaf, retain_graph=i + 1 < flat.shape[1])
-            trace = trace + sde.scored(row).flatten(1)[:, i]
+            trace = trace + sde.trace_weights[i // dimensions] * sde.scored(row).flatten(1)[:, i]
     return s.detach(), trace
 
 
 def density_field(
-    score: ScoreFunction, sde: SDE, shape: torch.Size, dtype: torch.dtype, probes: Tensor | None
+    score: ScoreFunction, sde: Diffusion, shape: torch.Size, dtype: torch.dtype, probes: Tensor | None
 ) -> Field:
-    """Field of the state (u, accumulated divergence), flattened to (R, n + 1) float64, for `solver.solve`.
+    """Field of the state (u, accumulated divergence), flattened to (R, N + 1) float64, for `solver.solve`.
 
-    ``shape`` and ``dtype`` are those in which the score sees one u; ``probes`` as in `log_density`.
+    ``shape`` and ``dtype`` are those in which the score sees one u of N numbers; ``probes`` as in `log_density`.
     """
-    n = shape.numel()
-    dimensions = n // 2 if sde.phase_space else n
-    sees_x = probes is not None and isinstance(sde, CLD) and probes.shape[2:] == shape
+    size = shape.numel()
+    whole = probes is not None and sde.m < sde.n and probes.shape[2:] == shape
 
     def field(t: Tensor, y: Tensor, rows: Tensor) -> Tensor:
-        now = y[:, :n].to(dtype).view(-1, *shape)
+        now = y[:, :size].to(dtype).view(-1, *shape)
         if probes is None:
             s, trace = _trace_exact(score, sde, now, t)
         else:
             s, trace = _trace_by_probes(score, sde, now, t, probes[rows])
-        divergence = sde.flow_divergence(trace, t, dimensions)
-        if sees_x:
-            assert probes is not None, "a probe's x half needs probes"
-            assert isinstance(sde, CLD), "only CLD has two halves"
+        divergence = sde.flow_divergence(trace, t, size // sde.n)
+        if whole:
+            assert probes is not None, "only probes see all halves"
             cross = [sde.probe_cross_term(e, t) for e in probes[rows].unbind(1)]
             divergence = divergence + torch.stack(cross).mean(0)
         out = torch.empty_like(y)
-        out[:, :n] = sde.flow(now, s, t).flatten(1)
-        out[:, n] = divergence
+        out[:, :size] = sde.flow(now, s, t).flatten(1)
+        out[:, size] = divergence
         return out
 
     return field
@@ -138,7 +152,7 @@ def density_field(
 @torch.no_grad()
 def log_density(
     score: ScoreFunction,
-    sde: SDE,
+    sde: Diffusion,
     u: Tensor,
     probes: Tensor | None,
     *,
@@ -152,10 +166,10 @@ def log_density(
     one more component of the state and of the error norm.
 
     Args:
-        u: (R, 2C or C, ...): (x, v) for CLD.
-        probes: (R, P, ...) with trailing shape that of u or of its scored half; their estimates are averaged
-            within every evaluation. None: the exact trace, ``score.divergence`` where there is one, otherwise
-            one backward pass a coordinate.
+        u: (R, nC, ...); (x, v) for CLD.
+        probes: (R, P, ...) with the trailing shape of u or of its scored halves; their estimates are averaged
+            within every evaluation. None: the exact trace, which is ``score.divergence`` if that exists and otherwise
+            takes one backward pass per coordinate.
 
     Returns:
         log-density (R,) in nats, u at time 1 shaped as u, and evaluations (R,); float64, float64, int64.
@@ -172,41 +186,37 @@ def log_density(
 
 def likelihood(
     score: ScoreFunction,
-    sde: SDE,
+    sde: Diffusion,
     spec: ElboSpec,
     noise: ProbeNoise,
     x: Tensor,
     *,
     exact_trace: bool = False,
 ) -> Likelihood:
-    """Bound (CLD) or value (VPSDE) of log p(x) for data x (B, C, ...).
+    """Bound, or value for a diffusion of x alone, of log p(x) for data x (B, C, ...).
 
-    Velocities are drawn from q(v | x), the law of v at ``spec.eps``, where the flow starts, given x at 0. It is
-    N(0, gamma M) but for a part in a hundred, and leaves the bound tight (docs/math.md section 8).
+    The other halves are drawn from q(v | x), their law at ``spec.eps``, where the flow starts, given x at 0. For CLD
+    it is within one percent of N(0, gamma M) and makes the bound tight (docs/math.md section 8).
 
     Args:
-        noise: `cld_core.seeds.SampleNoise` of the B data; a datum's result is a function of its own noise.
+        noise: `cld_core.seeds.SampleNoise` of the B examples; the result of an example depends on its own noise only.
         exact_trace: no probes; for low dimensions and exact scores.
 
     Raises:
         SolverError: the tolerance is out of reach.
     """
-    batch, *rest = x.shape
-    shape = tuple(rest)
-    d = math.prod(shape)
-    velocities = spec.velocities if isinstance(sde, CLD) else 1
+    batch, channels, *rest = x.shape
+    shape = (channels * sde.m, *rest)
+    count = spec.velocities if sde.n > 1 else 1
     draw_probe = noise.rademacher if spec.probe == "rademacher" else noise.normal
-    mean_factor, variance = sde.velocity_law(spec.eps) if isinstance(sde, CLD) else (0.0, 0.0)
+    law = sde.auxiliary(spec.eps)
 
-    log_q = torch.zeros(batch, velocities, dtype=torch.float64, device=x.device)
+    log_q = torch.zeros(batch, count, dtype=torch.float64, device=x.device)
     starts, probes = [], []
-    for k in range(velocities):
+    for k in range(count):
         start = x
-        if isinstance(sde, CLD):
-            e = noise.normal(shape).to(x)
-            start = torch.cat([x, mean_factor * x + math.sqrt(variance) * e], dim=1)
-            square = e.double().square().flatten(1).sum(1)
-            log_q[:, k] = -0.5 * (square + d * math.log(2.0 * math.pi * variance))
+        if sde.n > 1:
+            start, log_q[:, k] = _with_auxiliary(law, x, noise.normal((channels * (sde.n - 1), *rest)).to(x))
         starts.append(start)
         if not exact_trace:
             probes.append(draw_probe((spec.probes, *shape)).to(x))
@@ -219,5 +229,18 @@ def likelihood(
         rtol=spec.rtol,
         atol=spec.atol,
     )
-    entropy = 0.5 * d * math.log(2.0 * math.pi * math.e * variance) if isinstance(sde, CLD) else 0.0
-    return Likelihood(log_joint.view(velocities, batch).T, log_q, entropy, nfe.view(velocities, batch).T)
+    volume = (2.0 * math.pi * math.e) ** (sde.n - 1) * law.det
+    entropy = 0.5 * x[0].numel() * math.log(volume)
+    return Likelihood(log_joint.view(count, batch).T, log_q, entropy, nfe.view(count, batch).T)
+
+
+def _with_auxiliary(law: Auxiliary, x: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
+    """u (B, nC, ...) with the halves other than x drawn from ``law`` by the noise e, and their log-density (B,)."""
+    others = len(law.mean)
+    noises = e.chunk(others, dim=1)
+    halves = [x]
+    for i, (mean, row) in enumerate(zip(law.mean, law.factor, strict=True)):
+        halves.append(combine((mean, *row), (x, *noises[: i + 1])))
+    square = e.double().square().flatten(1).sum(1)
+    volume = (2.0 * math.pi) ** others * law.det
+    return torch.cat(halves, dim=1), -0.5 * (square + x[0].numel() * math.log(volume))

@@ -1,15 +1,15 @@
 """Score matching: hybrid (HSM) and denoising (DSM), in the paper's three weightings (docs/math.md section 4)."""
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from cld_core.recipe.schema import ObjectiveSpec
+from cld_core.recipe.objective import ObjectiveSpec
 from cld_core.score import Score
-from cld_core.sde import CLD, SDE
-from cld_core.sde.coefficients import spread
+from cld_core.sde import Diffusion
+from cld_core.sde.coefficients import combine, spread
+from cld_core.sde.rows import Rows
 from cld_core.seeds import SampleNoise
 
 
@@ -18,21 +18,21 @@ class Draws:
     """The random numbers of one step for a batch of B."""
 
     t: Tensor  # (B,), float64
-    noise: Tensor  # (B, 2C, ...) in phase space, (B, C, ...) otherwise
-    v0: Tensor | None  # (B, C, ...), the initial velocity, for DSM only
+    noise: Tensor  # (B, nC, ...)
+    initial: Tensor | None  # (B, (n - 1)C, ...), the halves other than x at time 0; for DSM only
 
     def rows(self, rows: slice) -> "Draws":
         """The share of the examples ``rows`` of the batch."""
-        return Draws(self.t[rows], self.noise[rows], None if self.v0 is None else self.v0[rows])
+        return Draws(self.t[rows], self.noise[rows], None if self.initial is None else self.initial[rows])
 
 
 class ScoreMatching:
-    """Per-sample losses whose mean over data, times and noise is the training objective."""
+    """Per-example losses whose mean over data, times and noise is the training objective."""
 
-    def __init__(self, sde: SDE, objective: ObjectiveSpec) -> None:
+    def __init__(self, sde: Diffusion, objective: ObjectiveSpec) -> None:
         self.sde = sde
         self.objective = objective
-        self._draws_velocity = isinstance(sde, CLD) and objective.name == "dsm"
+        self._draws_initial = sde.n > 1 and objective.name == "dsm"
 
     def draw(
         self,
@@ -43,60 +43,82 @@ class ScoreMatching:
     ) -> Draws:
         """Draws for the *global* batch, so that every rank can take its `Draws.rows` of the same numbers."""
         where = generator.device
+
+        def normal(halves: int) -> Tensor:
+            shape = (batch, *_with_halves(data_shape, halves))
+            return torch.randn(shape, generator=generator, device=where).to(device)
+
         u01 = torch.rand(batch, generator=generator, device=where, dtype=torch.float64)
-        noise = torch.randn((batch, *self._u_shape(data_shape)), generator=generator, device=where).to(device)
-        v0 = None
-        if self._draws_velocity:
-            v0 = torch.randn((batch, *data_shape), generator=generator, device=where).to(device)
-        return self._draws(u01.to(device), noise, v0)
+        noise = normal(self.sde.n)
+        return self._draws(u01.to(device), noise, normal(self.sde.n - 1) if self._draws_initial else None)
 
     def draw_each(self, noise: SampleNoise, data_shape: tuple[int, ...]) -> Draws:
-        """Draws of which each row is a function of its number alone, on the device of ``noise``."""
+        """Draws of which each row depends on its own number only, on the device of ``noise``."""
         u01 = noise.uniform((), torch.float64)
-        e = noise.normal(self._u_shape(data_shape))
-        return self._draws(u01, e, noise.normal(data_shape) if self._draws_velocity else None)
+        e = noise.normal(_with_halves(data_shape, self.sde.n))
+        initial = noise.normal(_with_halves(data_shape, self.sde.n - 1)) if self._draws_initial else None
+        return self._draws(u01, e, initial)
 
-    def _u_shape(self, data_shape: tuple[int, ...]) -> tuple[int, ...]:
-        channels, *rest = data_shape
-        return (channels * (2 if self.sde.phase_space else 1), *rest)
-
-    def _draws(self, u01: Tensor, noise: Tensor, v0: Tensor | None) -> Draws:
+    def _draws(self, u01: Tensor, noise: Tensor, initial: Tensor | None) -> Draws:
         """From uniform and standard normal numbers."""
-        if v0 is not None:
-            assert isinstance(self.sde, CLD), "only CLD has a velocity"
-            v0 = v0 * math.sqrt(self.sde.gamma * self.sde.mass)
+        if initial is not None:
+            stds = self.sde.initial_std
+            parts = zip(initial.chunk(len(stds), dim=1), stds, strict=True)
+            initial = torch.cat([part * std for part, std in parts], dim=1)
         eps = self.objective.loss_eps
-        return Draws(eps + (1.0 - eps) * u01, noise, v0)
+        return Draws(eps + (1.0 - eps) * u01, noise, initial)
 
     def perturb(self, x: Tensor, draws: Draws) -> Tensor:
-        """u_t (B, 2C or C, ...) that the data x (B, C, ...) become at the times of ``draws``."""
-        if not isinstance(self.sde, CLD):
-            scale = spread(self.sde.variance(draws.t).sqrt(), x)
-            return spread(self.sde.mean_factor(draws.t), x) * x + scale * draws.noise
-        psi = self.sde.transition(draws.t)
-        l_xx, l_vx, l_vv = self.sde.covariance(draws.t, self.objective.name).cholesky()
-        noise_x, noise_v = self.sde.split(draws.noise)
-        u_x = spread(psi.xx, x) * x + spread(l_xx, x) * noise_x
-        u_v = spread(psi.vx, x) * x + spread(l_vx, x) * noise_x + spread(l_vv, x) * noise_v
-        if self._draws_velocity:
-            assert draws.v0 is not None, "DSM conditions on the initial velocity: give Draws a v0"
-            u_x = u_x + spread(psi.xv, x) * draws.v0
-            u_v = u_v + spread(psi.vv, x) * draws.v0
-        return torch.cat([u_x, u_v], dim=1)
+        """u_t (B, nC, ...), the data x (B, C, ...) moved to the times of ``draws``."""
+        psi, factor = self.sde.mean(draws.t), self.sde.factor(draws.t, self.objective.name)
+        noise, initial = self.sde.halves(draws.noise), self._initial(draws)
+        halves = []
+        for i, row in enumerate(factor):
+            coefficients = (psi[i][0], *row, *psi[i][1 : 1 + len(initial)])
+            halves.append(combine(coefficients, (x, *noise[: i + 1], *initial)))
+        return torch.cat(halves, dim=1)
 
-    def weight(self, t: Tensor) -> Tensor:
-        """Weight (B,), float64, of the squared error of the predicted noise."""
+    def _initial(self, draws: Draws) -> tuple[Tensor, ...]:
+        """The halves other than x at time 0; none for HSM, which averages over them."""
+        if not self._draws_initial:
+            return ()
+        assert draws.initial is not None, "DSM conditions on the initial halves: give Draws an `initial`"
+        return draws.initial.chunk(self.sde.n - 1, dim=1)
+
+    def weight(self, t: Tensor) -> Rows[float | Tensor]:
+        """W (m, m), symmetric, for the times t (B,): the loss is e^T W e for the error e of the predicted noise."""
+        m = self.sde.m
         if self.objective.weighting == "reweightedv2":
-            return torch.ones_like(t)
-        half_diffusion2 = 0.5 * self.sde.diffusion2(t)
+            return tuple(tuple(float(i == j) for j in range(m)) for i in range(m))
+        rates = [0.5 * rate for rate in self.sde.diffusion2(t)]
         if self.objective.weighting == "reweightedv1":
-            return half_diffusion2
-        return half_diffusion2 * self.sde.ell(t, self.objective.name).square()
+            return tuple(tuple(rates[i] if i == j else 0.0 for j in range(m)) for i in range(m))
+        e = self.sde.target(t, self.objective.name)
+        # E^T diag(rates) E, which makes the loss |s + E e_S|^2 times the rates.
+        terms = [[[rates[k] * (e[k][i] * e[k][j]) for k in range(m)] for j in range(m)] for i in range(m)]
+        return tuple(tuple(sum(term[1:], start=term[0]) for term in row) for row in terms)
 
     def per_sample(self, score: Score, x: Tensor, draws: Draws) -> Tensor:
         """Losses (B,), summed over dimensions, of the data x (B, C, ...) with the given random numbers."""
         predicted = score.predicted_noise(self.perturb(x, draws), draws.t)
-        error = (predicted - self.sde.scored(draws.noise)).square().flatten(1).sum(1)
+        error = predicted - self.sde.scored(draws.noise)
         if self.objective.weighting == "reweightedv2":
-            return error  # times 1
-        return spread(self.weight(draws.t), error) * error
+            return error.square().flatten(1).sum(1)  # W = I
+        return _quadratic_form(self.weight(draws.t), error.chunk(self.sde.m, dim=1))
+
+
+def _with_halves(data_shape: tuple[int, ...], halves: int) -> tuple[int, ...]:
+    channels, *rest = data_shape
+    return (channels * halves, *rest)
+
+
+def _quadratic_form(matrix: Rows[float | Tensor], parts: tuple[Tensor, ...]) -> Tensor:
+    """(B,): sum of matrix[i][j] <parts[i], parts[j]>, for a symmetric matrix."""
+    terms = []
+    for i, row in enumerate(matrix):
+        inner = parts[i].square().flatten(1).sum(1)
+        terms.append(spread(row[i], inner) * inner)
+        for j in range(i):
+            inner = (parts[i] * parts[j]).flatten(1).sum(1)
+            terms.append(2.0 * spread(row[j], inner) * inner)
+    return sum(terms[1:], start=terms[0])

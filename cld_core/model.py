@@ -1,6 +1,5 @@
 """A trained model, ready to sample and to be evaluated."""
 
-import dataclasses
 import functools
 import json
 import logging
@@ -10,14 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import checkpoint as checkpoints
 from . import nets, sampling, sde, seeds
+from .checkpoint import safetensors_file
+from .checkpoint.load import load, newest_good
 from .data.source import Source, source
 from .ema import Ema
-from .errors import CheckpointError, NotFoundError, UsageError
+from .errors import CheckpointError, NotFoundError, RecipeError, UsageError
 from .nets.compiled import Compiled
-from .recipe import Recipe, with_overrides
-from .recipe.sampling_spec import SamplingSpec
+from .recipe import Recipe, from_dict, with_overrides
+from .recipe.sampling import SamplingSpec
 from .run import RunFolder
 from .score import Score
 
@@ -31,7 +31,7 @@ class Model:
         recipe: the recipe in force.
         step: the optimiser step of the weights.
         score: maps (u, t) to the score of the scored half of u.
-        data_shape: shape of one datum, (C, ...).
+        data_shape: shape of one example, (C, ...).
     """
 
     def __init__(
@@ -43,20 +43,20 @@ class Model:
         data: Source | None = None,
         step: int = 0,
     ) -> None:
-        """A model with a new network, in evaluation mode, unless ``net`` and ``data`` of the recipe are given."""
+        """A model with an untrained network in evaluation mode, unless ``net`` and ``data`` of the recipe are given."""
         self.recipe, self.step, self.device = recipe, step, torch.device(device)
         self.source = data or source(recipe.data)
         self.data_shape = self.source.shape
         self.sde = sde.build(recipe.sde)
         if net is None:
-            net = nets.build(recipe.network, data_shape=self.data_shape, phase_space=self.sde.phase_space)
+            net = nets.build(recipe.network, data_shape=self.data_shape, halves_in=self.sde.n, halves_out=self.sde.m)
             net.to(self.device).eval()
         self.net = net
         self.score = Score(self.sde, recipe.objective, self.net)
         self._compiled: Score | None = None
 
     def score_of(self, *, compiled: bool) -> Score:
-        """`score`, or the same of the network through `torch.compile`; the first calls compile and take a while."""
+        """`score`, or the same through `torch.compile`; its first calls compile and take a while."""
         if not compiled:
             return self.score
         if self._compiled is None:
@@ -74,8 +74,8 @@ class Model:
         folder = RunFolder.open(run)
         recipe = folder.recipe()
         step = pick_checkpoint(folder, recipe, checkpoint)
-        model = cls(recipe, device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        state = checkpoints.load(folder, step, model_digest=recipe.model_digest(), device=model.device)
+        model = cls(recipe, device or _default_device(), step=step)
+        state = load(folder, step, model_digest=recipe.model_digest(), device=model.device)
         try:
             model.net.load_state_dict(state["model"], strict=True)
             ema = Ema(model.net, recipe.train.ema)
@@ -85,11 +85,28 @@ class Model:
             raise CheckpointError(f"{path}: does not fit the recipe: {error}. Use the recipe that wrote it.") from error
         ema.write()
         model.net.requires_grad_(False)
-        model.step = step
         return model
 
+    @classmethod
+    def from_file(cls, file: str | Path, device: str | None = None) -> "Model":
+        """Load a file that `export` wrote; see `cld_core.load`."""
+        tensors, about = safetensors_file.read(Path(file))
+        try:
+            recipe = from_dict(json.loads(about["recipe"]), str(file))
+            model = cls(recipe, device or _default_device(), step=int(about["step"]))
+            model.net.load_state_dict(tensors, strict=True)
+        except (KeyError, ValueError, RuntimeError, RecipeError) as error:
+            raise CheckpointError(f"{file}: recipe and tensors do not match: {error}. Export it again.") from error
+        model.net.requires_grad_(False)
+        return model
+
+    def export(self, file: Path) -> None:
+        """Write weights and recipe, all that sampling and evaluating need, to one safetensors file."""
+        about = {"step": str(self.step), "weights": "ema", "recipe": json.dumps(self.recipe.to_dict())}
+        safetensors_file.write(file, self.net.state_dict(), about)
+
     def sample(self, n: int, *, seed: int = 0, first: int = 0, **settings: Any) -> Tensor:
-        """Draw ``n`` samples, (n, C, ...). Sample i of a seed is the same however many are drawn with it.
+        """Draw ``n`` samples, (n, C, ...). Sample i of a seed does not depend on how many are drawn with it.
 
         Args:
             seed: key of the noise.
@@ -104,10 +121,10 @@ class Model:
     def draw(
         self, n: int, *, seed: int = 0, first: int = 0, batch_size: int | None = None, **settings: Any
     ) -> sampling.Samples:
-        """As `sample`, and returns velocities and the number of network evaluations with the samples.
+        """Like `sample`, but returns velocities and the number of network evaluations with the samples.
 
         Args:
-            batch_size: samples computed at once; None: all.
+            batch_size: samples computed at once; None for all.
         """
         if n < 1 or seed < 0 or first < 0:
             text = "needs n of at least 1, and seed and first of at least 0"
@@ -125,19 +142,17 @@ class Model:
         """The recipe's sampling settings with changes, checked as those of a command line are."""
         if not settings:
             return self.recipe.sampling
-        recipe = self.recipe
-        if "method" in settings:
-            switched = recipe.sampling.switched(settings["method"])
-            recipe = dataclasses.replace(recipe, sampling=switched)
-        spec = _checked(recipe, tuple(f"sampling.{name}={json.dumps(value)}" for name, value in settings.items()))
-        spec.refuse_idle(settings)
-        return spec
+        return _checked(self.recipe, tuple(f"sampling.{name}={json.dumps(value)}" for name, value in settings.items()))
 
 
 @functools.lru_cache(maxsize=64)
 def _checked(recipe: Recipe, changes: tuple[str, ...]) -> SamplingSpec:
-    """Checking takes milliseconds, which a few samples do not."""
+    """Cached: checking takes milliseconds, longer than drawing a few samples."""
     return with_overrides(recipe, changes, "sample").sampling
+
+
+def _default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def pick_checkpoint(folder: RunFolder, recipe: Recipe, checkpoint: int | str) -> int:
@@ -151,15 +166,15 @@ def pick_checkpoint(folder: RunFolder, recipe: Recipe, checkpoint: int | str) ->
             return int(checkpoint)
         except ValueError:
             steps = ", ".join(map(str, folder.checkpoint_steps())) or "none"
-            text = f"'{checkpoint}' names no checkpoint of {folder.name}. Use 'last' or a step; there are: {steps}."
+            text = f"'{checkpoint}' is not a checkpoint of {folder.name}. Use 'last' or a step; existing ones: {steps}."
             raise NotFoundError(text) from None
-    step, damaged = checkpoints.newest_good(folder, recipe.model_digest())
+    step, damaged = newest_good(folder, recipe.model_digest())
     for entry in damaged:
         if entry.finished:
-            _log.warning("%s", entry.passed_over)
+            _log.warning("%s", entry.skipped)
     if step is None:
         why = f": {damaged[0].reason}" if damaged else ""
         train = f"`cldctl resume {folder.name}`"
-        fix = f"Train it anew: {train}" if damaged else f"Wait for its first, or where it does not train: {train}"
+        fix = f"Train it again: {train}" if damaged else f"Wait for the first one, or if the run has stopped: {train}"
         raise NotFoundError(f"{folder.path} has no usable checkpoint yet{why}. {fix}.")
     return step

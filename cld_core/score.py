@@ -1,7 +1,8 @@
 """Network output -> score: the one place where float64 coefficients meet the network's tensors.
 
-docs/math.md section 5: s = -ell_t alpha (plain), or s = -v / Svv - ell_t alpha (mixed). Both are -ell_t times
-the *predicted noise* alpha_hat, which is what the losses compare with the noise that was drawn.
+docs/math.md section 5: s = -E alpha (plain), or s = -E alpha - K u_S (mixed), with the scored halves u_S and the
+coefficients `Diffusion.target` and `Diffusion.mixed`. Both are -E times the *predicted noise* alpha_hat, which is what
+the losses compare with the noise that was drawn.
 """
 
 from collections.abc import Callable
@@ -9,21 +10,22 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from cld_core.recipe.schema import ObjectiveSpec
-from cld_core.sde import SDE
-from cld_core.sde.coefficients import as_batch, spread
+from cld_core.recipe.objective import ObjectiveSpec
+from cld_core.sde import Diffusion
+from cld_core.sde.coefficients import apply, as_batch
+from cld_core.sde.rows import negated
 
-# (u: (B, 2C or C, ...), t: a float or (B,) float64) -> (B, C, ...): any score that samplers can use.
+# (u: (B, nC, ...), t: a float or (B,) float64) -> (B, mC, ...): any score that samplers can use.
 ScoreFunction = Callable[[Tensor, float | Tensor], Tensor]
 
 
 class Score:
-    """The score of the scored half (v of CLD, x of VPSDE) that a network stands for.
+    """The score of the scored halves (v of CLD, x of VPSDE) that a network stands for.
 
-    ``net`` maps u and t, (B,), to (B, C, ...). The result has the type of u, whatever the network computes in.
+    ``net`` maps u and t, (B,), to (B, mC, ...). The result has the type of u, whatever the network computes in.
     """
 
-    def __init__(self, sde: SDE, objective: ObjectiveSpec, net: nn.Module) -> None:
+    def __init__(self, sde: Diffusion, objective: ObjectiveSpec, net: nn.Module) -> None:
         self.sde = sde
         self.objective = objective
         self.net = net
@@ -34,20 +36,18 @@ class Score:
         return self.net(u.to(weight.dtype), as_batch(t, len(u), u.device, weight.dtype)).to(u.dtype)
 
     def __call__(self, u: Tensor, t: float | Tensor) -> Tensor:
-        """The score (B, C, ...) at u (B, 2C or C, ...); t is a float or a (B,) float64 tensor."""
-        ell, variance = self.sde.score_coefficients(t, self.objective.name)
-        alpha = self._network(u, t)
-        score = alpha * spread(-ell, alpha)
+        """The score (B, mC, ...) at u (B, nC, ...); t is a float or a (B,) float64 tensor."""
+        target = self.sde.target(t, self.objective.name)
+        score = apply(negated(target), self._network(u, t))
         if not self.objective.mixed_score:
             return score
-        half = self.sde.scored(u)
-        return torch.sub(score, half * spread(1.0 / variance, half))
+        precision, _ = self.sde.mixed(t, self.objective.name)
+        return torch.sub(score, apply(precision, self.sde.scored(u)))
 
     def predicted_noise(self, u: Tensor, t: Tensor) -> Tensor:
-        """-s / ell_t, (B, C, ...): the network's estimate of the noise in the scored half of u."""
+        """-E^-1 s, (B, mC, ...): the network's estimate of the noise in the scored halves of u."""
         alpha = self._network(u, t)
         if not self.objective.mixed_score:
             return alpha
-        ell, variance = self.sde.score_coefficients(t, self.objective.name)
-        half = self.sde.scored(u)
-        return alpha + half * spread(1.0 / (ell * variance), half)
+        _, shift = self.sde.mixed(t, self.objective.name)
+        return alpha + apply(shift, self.sde.scored(u))

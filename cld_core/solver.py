@@ -1,7 +1,7 @@
 """Dormand-Prince 5(4) with a step size for every row, so that no row's result depends on its neighbours.
 
-The step control is scipy's RK45, row by row: one row alone takes scipy's steps (tests/cld_core/test_solver.py).
-Rows that have arrived leave the batch, so the work is the sum of what each needs (docs/math.md section 9).
+The step control is scipy's RK45, row by row: a single row takes scipy's steps (tests/cld_core/test_solver.py).
+Rows that have reached the end leave the batch, so the work is the sum of what each row needs (docs/math.md section 9).
 """
 
 import math
@@ -47,7 +47,7 @@ def _norm(y: Tensor) -> Tensor:
 
 @dataclass
 class _Rows:
-    """The rows that are still under way, packed."""
+    """The rows in progress, packed."""
 
     index: Tensor
     t: Tensor
@@ -63,7 +63,7 @@ class _Rows:
 def _first_step(
     field: Field, t: Tensor, y: Tensor, slope: Tensor, span: float, rows: Tensor, rtol: float, atol: float
 ) -> Tensor:
-    """Hairer, Norsett, Wanner, Solving ODEs I, section II.4: one Euler step of a guessed size gives the size."""
+    """Hairer, Norsett, Wanner, Solving ODEs I, section II.4: one Euler step of a guessed size gives the first size."""
     sign = math.copysign(1.0, span)
     scale = atol + rtol * y.abs()
     d0, d1 = _norm(y / scale), _norm(slope / scale)
@@ -79,16 +79,16 @@ def _first_step(
 def solve(
     field: Field, y0: Tensor, start: float, end: float, *, rtol: float, atol: float, max_steps: int = 10_000
 ) -> Solution:
-    """Integrate dy/dt = field(t, y) from ``start`` to ``end``, which may be the earlier one.
+    """Integrate dy/dt = field(t, y) from ``start`` to ``end``, which may be earlier than ``start``.
 
     A row's error is the root mean square over its n components of error / (atol + rtol |y|).
 
     Args:
-        y0: (B, n). The state is float64 whatever ``y0`` is; the field may compute in less.
-        max_steps: steps, rejected ones included, after which a row is given up.
+        y0: (B, n). The state is float64 whatever ``y0`` is; the field may compute in less precision.
+        max_steps: the largest number of steps of a row, including rejected ones.
 
     Raises:
-        SolverError: a row does not arrive, or its step size falls to nothing.
+        SolverError: a row does not reach the end, or its step size becomes too small.
     """
     batch, n = y0.shape
     out = y0.to(torch.float64, copy=True)
@@ -103,13 +103,13 @@ def solve(
     weights = [torch.tensor([a], dtype=torch.float64, device=y0.device) for a in (*_A, _B, _E)]
 
     for _ in range(max_steps):
-        # A step that would leave less than rounding arrives.
+        # A step that would end within rounding of the end goes there.
         left = (end - rows.t).abs()
         last = rows.h >= left * (1.0 - 1e-10)
         h = torch.where(last, left, rows.h)
         t_new = torch.where(last, end, rows.t + sign * h)
         if bool((h <= 1e-15).any()) or not bool(torch.isfinite(h).all()):
-            _fail(rows, h, "the step size fell to nothing")
+            _fail(rows, h, "the step size became too small")
         step = (sign * h)[:, None]
         b = len(h)
         slopes = torch.empty(7, b * n, dtype=torch.float64, device=y0.device)
@@ -126,7 +126,7 @@ def solve(
         error = _norm((weights[6] @ slopes).view(b, n) / scale) * h
         accepted = error < 1.0
         factor = _SAFETY * error ** (-1.0 / _ORDER)
-        # After a rejection the accepted step must not grow; a rejected one shrinks; NaN shrinks the most.
+        # An accepted step after a rejection does not grow the next one; a rejected step shrinks; NaN shrinks the most.
         ceiling = torch.where(rows.rejected, 1.0, _GROW)
         factor = torch.where(accepted, torch.minimum(factor, ceiling), factor.nan_to_num(_SHRINK).clamp(min=_SHRINK))
         took = accepted[:, None]
@@ -146,7 +146,7 @@ def solve(
             if bool(arrived.all()):
                 return Solution(out, nfe)
             rows = rows.keep(~arrived)
-    _fail(rows, rows.h, f"{max_steps} steps were not enough")
+    _fail(rows, rows.h, f"{max_steps} steps are not enough")
     raise AssertionError("unreachable: _fail raises")
 
 
@@ -155,5 +155,5 @@ def _fail(rows: _Rows, h: Tensor, why: str) -> None:
     raise SolverError(
         f"adaptive solver: {why} for {len(h)} row(s); row {int(rows.index[worst])} is at t = "
         f"{float(rows.t[worst]):.3g}, step {float(h[worst]):.3g}, |y| up to {float(rows.y[worst].abs().max()):.3g}. "
-        "Raise rtol and atol, or check that the network is trained and its output finite."
+        "Raise rtol and atol, or check that the network is trained and its output is finite."
     )

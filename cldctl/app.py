@@ -1,6 +1,7 @@
 """The `cldctl` command: collects the commands, and turns errors into one line and an exit code."""
 
 import sys
+from collections.abc import Sequence
 
 import typer
 from rich.markup import escape
@@ -49,21 +50,31 @@ app.command("render")(render.render)
 app.command("doctor")(doctor.doctor)
 
 
-def main() -> None:
-    """Run the command line; the process ends with the exit code of docs/cli.md."""
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line, by default that of this process; returns the exit code of docs/cli.md."""
     try:
-        app()
+        app(None if arguments is None else list(arguments), prog_name="cldctl")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except CldError as error:
-        err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
-        sys.exit(error.exit_code)
+        _say(str(error))
+        return error.exit_code
     except BrokenPipeError:
         sys.stderr.close()
-        sys.exit(0)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        text = f"{place}{error.strerror or error}. Check the path and its permissions."
-        err.print(f"[bold red]error:[/] {escape(text)}", soft_wrap=True, highlight=False)
-        sys.exit(1)
+        _say(f"{place}{error.strerror or error}. Check the path and its permissions.")
+        return 1
     except KeyboardInterrupt:
         err.print("interrupted")
-        sys.exit(130)
+        return 130
+    return 0
+
+
+def _say(problem: str) -> None:
+    err.print(f"[bold red]error:[/] {escape(problem)}", soft_wrap=True, highlight=False)
+
+
+def main() -> None:
+    """The entry point: the process ends with the exit code of the command."""
+    sys.exit(run())

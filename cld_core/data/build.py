@@ -1,8 +1,8 @@
-"""Builds a data set of the one on-disk form from a plan: unit by unit, restartable after each, complete or absent.
+"""Builds a data set on disk from a plan, unit by unit; it can be resumed after each, and is complete or absent.
 
-A unit is what is read and written at once: a shard, a batch file, some hundred pictures. After a unit its images
-and its line in DIR.partial/progress.json are on disk. A later attempt keeps the longest run of units at the
-beginning that its source still has unchanged, and goes on behind them. At the end the folder is renamed to DIR.
+A unit is what is read and written at once: a shard, a batch file, some hundred pictures. After a unit, its images and
+its entry in DIR.partial/progress.json are on disk. A later attempt keeps the leading units that are unchanged in its
+source and continues after them. At the end the folder is renamed to DIR.
 """
 
 import contextlib
@@ -30,18 +30,17 @@ from cld_core.data.store import (
     lmdb_path,
     partial_path,
     read_manifest,
-    write_json,
     write_manifest,
 )
 from cld_core.errors import DataError
-from cld_core.run.atomic import sync_folder
+from cld_core.run.atomic import sync_folder, write_json
 
 _SECONDS_BETWEEN_REPORTS = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Unit:
-    """``read()`` yields images as raw RGB bytes; ``fingerprint`` changes when the unit's source does."""
+    """A part of the source: ``read()`` yields images as raw RGB bytes, ``fingerprint`` changes when the part does."""
 
     name: str
     fingerprint: str
@@ -50,7 +49,7 @@ class Unit:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What to build: for each split its units, and in ``expect`` the number of images that must come out."""
+    """What to build: the units of each split, and in ``expect`` the number of images that they must give."""
 
     name: str
     size: int
@@ -59,7 +58,7 @@ class Plan:
     expect: Mapping[str, int] = field(default_factory=dict)
 
     def digest(self) -> str:
-        """Stands for the source's units, so that a second preparation knows whether it has anything to do."""
+        """Digest of the source's units, by which a second preparation sees whether there is anything to do."""
         checksum = Checksum()
         for split in SPLITS:
             for unit in self.units.get(split, ()):
@@ -69,7 +68,7 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far a preparation is; ``images`` and ``expected`` count all splits, ``expected`` is None if unknown."""
+    """The progress of a preparation; ``images`` and ``expected`` count all splits, ``expected`` is None if unknown."""
 
     split: str
     unit: str
@@ -93,10 +92,10 @@ ProgressCallback = Callable[[Progress], None]
 
 
 def build(plan: Plan, out: Path, progress: ProgressCallback | None = None) -> Manifest:
-    """Make the data set ``out`` and return its manifest; at once where it is there already.
+    """Make the data set ``out``, unless it exists, and return its manifest.
 
     Raises:
-        DataError: the source is damaged or short, or ``out`` is something else. What was finished is kept.
+        DataError: the source is damaged or short, or ``out`` is something else. Finished units are kept.
     """
     digest = plan.digest()
     done_before = _already_there(plan, out, digest)
@@ -106,7 +105,7 @@ def build(plan: Plan, out: Path, progress: ProgressCallback | None = None) -> Ma
     try:
         partial.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"{partial} cannot be made: {error.strerror}. Choose another --out.") from error
+        raise DataError(f"{partial} cannot be created: {error.strerror}. Choose another --out.") from error
     with _sole_writer(partial):
         job = _Job(plan, partial, progress)
         try:
@@ -132,7 +131,7 @@ def _already_there(plan: Plan, out: Path, digest: str) -> Manifest | None:
             "Remove that folder or choose another --out."
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} exists and is no prepared data set. Choose another --out.")
+        raise DataError(f"{out} exists and is not a prepared data set. Choose another --out.")
     return None
 
 
@@ -146,7 +145,7 @@ def _sole_writer(partial: Path) -> Iterator[None]:
                 f"Another process is writing {partial}. Wait until it ends, then run this command again."
             ) from error
         except OSError:
-            pass  # A file system without locks: then it is the user's to start one at a time.
+            pass  # A file system without locks: then the user must start one at a time.
         yield
 
 
@@ -162,7 +161,7 @@ class _Job:
         self._units = sum(len(units) for units in plan.units.values())
 
     def _load(self) -> dict[Split, list[_Done]]:
-        """The finished units that the source still has, in order, from the beginning."""
+        """The leading units that are finished and unchanged in the source."""
         try:
             saved = json.loads((self.partial / PROGRESS).read_text(encoding="utf-8"))
             same = (saved["format"], saved["size"]) == (FORMAT, self.plan.size)
@@ -170,7 +169,7 @@ class _Job:
         except FileNotFoundError:
             same, before = False, {}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{self.partial / PROGRESS} is damaged. Remove {self.partial} and start anew.") from error
+            raise DataError(f"{self.partial / PROGRESS} is damaged. Remove {self.partial} and start again.") from error
         kept: dict[Split, list[_Done]] = {split: [] for split in self.plan.units}
         for split, units in self.plan.units.items() if same else ():
             for unit, done in zip(units, before[split], strict=False):
@@ -188,7 +187,7 @@ class _Job:
         units = sum(len(units) for units in self.done.values())
         return (
             f"The finished part is kept in {self.partial}: {images} images, {units} of {self._units} pieces. "
-            "Mend the source and run the same command again to go on from there."
+            "Fix the source and run the same command again to continue from there."
         )
 
     def build_split(self, split: Split) -> SplitInfo:
@@ -204,7 +203,7 @@ class _Job:
             writer.cut(count)
             entries = writer.close()
         if entries != count:
-            raise DataError(f"{path} has {entries} entries, not {count}. Remove {self.partial} and start anew.")
+            raise DataError(f"{path} has {entries} entries, not {count}. Remove {self.partial} and start again.")
         return SplitInfo(
             count=count,
             file_bytes=os.path.getsize(path / "data.mdb"),

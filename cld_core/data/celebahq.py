@@ -1,4 +1,4 @@
-"""CelebA-HQ from the TFRecords of GLOW (`celeba-tfr`), a folder or the .tar of it, read shard by shard.
+"""CelebA-HQ from the TFRecords of GLOW (`celeba-tfr`), a folder or its .tar, read shard by shard.
 
 Shards are named `train/train-r08-s-0000-of-0120.tfrecords`: r08 means 2^8 = 256 pixels, and 0120 shards belong
 together. A record has the features `shape` (int, H W C), `data` (raw uint8 bytes, H W C) and `label` (int, unused:
@@ -38,18 +38,18 @@ def plan_celebahq(source: Path, size: int = 256, expect: Mapping[str, int] | Non
 
     Raises:
         DataError: there are no such shards, some are missing, or the archive cannot be listed.
-        UsageError: ``size`` is no power of two.
+        UsageError: ``size`` is not a power of two.
     """
     log = size.bit_length() - 1
     if size < 1 or 1 << log != size:
-        raise UsageError(f"CelebA-HQ has sizes that are powers of two, not {size}. Say --size 256.")
+        raise UsageError(f"CelebA-HQ has sizes that are powers of two, not {size}. Pass --size 256.")
     files = _list(source)
-    found = {split: _shards(files, split, log) for split in SPLITS}
-    _refuse_missing(found, source, log)
+    by_split = {split: _shards(files, split, log) for split in SPLITS}
+    _refuse_missing(by_split, source, log)
     units = {
         split: [
             Unit(name=file.name, fingerprint=f"{file.length} bytes", read=partial(_images, file, size))
-            for file in found[split].values()
+            for file in by_split[split].values()
         ]
         for split in SPLITS
     }
@@ -70,7 +70,7 @@ def _images(file: _File, size: int) -> Iterator[bytes]:
             try:
                 features = parse_example(record)
             except ValueError as error:
-                raise DataError(f"{file.name}: record {number} is no tf.train.Example: {error}.") from error
+                raise DataError(f"{file.name}: record {number} is not a tf.train.Example: {error}.") from error
             shape, data = features.get("shape"), features.get("data")
             if shape != wanted:
                 raise DataError(f"{file.name}: record {number} has the shape {shape}, not {wanted}.")
@@ -91,14 +91,14 @@ def _list(source: Path) -> list[_File]:
             for path in sorted(source.rglob("*.tfrecords"))
         ]
     if not source.is_file():
-        raise DataError(f"{source} does not exist. Say --source with the folder celeba-tfr or with celeba-tfr.tar.")
+        raise DataError(f"{source} does not exist. Pass the folder celeba-tfr or celeba-tfr.tar as --source.")
     if source.name.endswith(_COMPRESSED):
-        raise DataError(f"{source} is compressed and cannot be read piecewise. Unpack it, and say --source FOLDER.")
+        raise DataError(f"{source} is compressed and cannot be read in pieces. Unpack it, and pass --source FOLDER.")
     try:
         with tarfile.open(source, "r:") as archive:
             members = [member for member in archive if member.isreg()]
     except (tarfile.TarError, EOFError) as error:
-        raise DataError(f"{source} is no whole .tar archive ({error}). Fetch it again.") from error
+        raise DataError(f"{source} is not a complete .tar archive ({error}). Fetch it again.") from error
     return [
         _File(Path(member.name).name, member.size, partial(_Slice, source, member.offset_data, member.size))
         for member in members
@@ -106,7 +106,7 @@ def _list(source: Path) -> list[_File]:
 
 
 class _Slice(AbstractContextManager[Readable]):
-    """A file, or a member of an uncompressed archive, read straight from where its bytes lie."""
+    """A file, or a member of an uncompressed archive, read directly from its place in the archive."""
 
     def __init__(self, path: Path, offset: int, length: int) -> None:
         self._path = path
@@ -128,25 +128,27 @@ class _Slice(AbstractContextManager[Readable]):
 
 
 def _shards(files: list[_File], split: Split, log: int) -> dict[tuple[int, int], _File]:
-    """The shards of a split by their index and their number in all, in order."""
-    found = {}
+    """The shards of a split by (index, total number), in order."""
+    shards = {}
     for file in files:
         match = _SHARD.match(file.name)
         if match and match["split"] == split and int(match["log"]) == log:
-            found[int(match["index"]), int(match["shards"])] = file
-    return dict(sorted(found.items()))
+            shards[int(match["index"]), int(match["shards"])] = file
+    return dict(sorted(shards.items()))
 
 
-def _refuse_missing(found: Mapping[Split, dict[tuple[int, int], _File]], source: Path, log: int) -> None:
-    for split, shards in found.items():
+def _refuse_missing(by_split: Mapping[Split, dict[tuple[int, int], _File]], source: Path, log: int) -> None:
+    for split, shards in by_split.items():
         if not shards:
             raise DataError(
                 f"{source} has no shards named {split}-r{log:02d}-s-0000-of-NNNN.tfrecords. "
-                "Say --source with GLOW's celeba-tfr, complete with train and validation."
+                "Pass GLOW's celeba-tfr, complete with train and validation, as --source."
             )
         totals = {total for _, total in shards}
         if len(totals) > 1:
-            raise DataError(f"{source} mixes shards of {split} out of {sorted(totals)}. Keep the files of one set.")
+            raise DataError(
+                f"{source} mixes shards of {split} from sets of {sorted(totals)}. Keep the files of one set."
+            )
         total = totals.pop()
         missing = [index for index in range(total) if (index, total) not in shards]
         if missing:
@@ -154,5 +156,5 @@ def _refuse_missing(found: Mapping[Split, dict[tuple[int, int], _File]], source:
             more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
             raise DataError(
                 f"{source} lacks {len(missing)} of {total} shards of {split}: {names}{more}. Fetch them and run "
-                "the same command again; what an earlier attempt finished is kept."
+                "the same command again; finished parts are kept."
             )

@@ -2,7 +2,7 @@
 
 A batch is a pickle of Python 2: a dictionary with b"data", uint8 of shape (10000, 3072), each row an image with
 its red, green and blue planes one after the other. Pickles can run code, so this one is read by an unpickler that
-knows an array, its type, and nothing else.
+accepts an array and its type, and nothing else.
 """
 
 import hashlib
@@ -34,10 +34,10 @@ _LONGEST_BATCH = 256 << 20
 
 
 @dataclass(frozen=True)
-class _Found:
-    """The batches that could be read, by name, and what kept the others from it."""
+class _Batches:
+    """The batches that could be read, by name, and the error that kept the others from being read."""
 
-    batches: Mapping[str, bytes]
+    files: Mapping[str, bytes]
     damage: Exception | None = None
 
 
@@ -45,65 +45,65 @@ def plan_cifar10(source: Path, expect: Mapping[str, int] | None = None) -> Plan:
     """The six batches of the archive or the folder ``source``, all of them in memory (184 MB).
 
     Raises:
-        DataError: ``source`` does not exist. A missing or damaged batch is found when it is its turn.
+        DataError: ``source`` does not exist. A missing or damaged batch raises when it is read.
     """
     if source.is_dir():
-        found = _in_folder(source / FOLDER if (source / FOLDER).is_dir() else source)
+        batches = _in_folder(source / FOLDER if (source / FOLDER).is_dir() else source)
     elif source.is_file():
-        found = _in_archive(source)
+        batches = _in_archive(source)
     else:
-        raise DataError(f"{source} does not exist. Say --source with {ARCHIVE}, with its folder, or add --download.")
+        raise DataError(f"{source} does not exist. Pass {ARCHIVE} or its folder as --source, or add --download.")
     return Plan(
         name="cifar10",
         size=SIZE,
         source=source.name,
-        units={split: [_unit(found, name, source) for name in names] for split, names in _BATCHES.items()},
+        units={split: [_unit(batches, name, source) for name in names] for split, names in _BATCHES.items()},
         expect=OFFICIAL_COUNTS if expect is None else expect,
     )
 
 
-def _unit(found: _Found, name: str, source: Path) -> Unit:
-    data = found.batches.get(name, b"")
+def _unit(batches: _Batches, name: str, source: Path) -> Unit:
+    data = batches.files.get(name, b"")
 
     def read() -> Iterator[bytes]:
-        if name in found.batches:
+        if name in batches.files:
             return _images_of_batch(data, f"{source}: {name}")
-        if found.damage is not None:
+        if batches.damage is not None:
             raise DataError(
-                f"{name} could not be taken out of {source}, which is damaged or cut short ({found.damage}). "
+                f"{name} could not be extracted from {source}, which is damaged or cut short ({batches.damage}). "
                 f"Fetch {ARCHIVE} again."
-            ) from found.damage
-        raise DataError(f"{source} has no {name}. Is it the official {ARCHIVE}? Fetch that again.")
+            ) from batches.damage
+        raise DataError(f"{source} has no {name}. Is it the official {ARCHIVE}? Fetch it again.")
 
     return Unit(name=name, fingerprint=hashlib.blake2b(data, digest_size=16).hexdigest(), read=read)
 
 
-def _in_folder(folder: Path) -> _Found:
-    return _Found({name: (folder / name).read_bytes() for name in _WANTED if (folder / name).is_file()})
+def _in_folder(folder: Path) -> _Batches:
+    return _Batches({name: (folder / name).read_bytes() for name in _WANTED if (folder / name).is_file()})
 
 
-def _in_archive(path: Path) -> _Found:
-    """The batches, taken out in one pass. Of an archive that was cut, those before the cut.
+def _in_archive(path: Path) -> _Batches:
+    """The batches, extracted in one pass; of an archive that was cut, those before the cut.
 
-    Damage inside is noticed only later, by the archive's checksum at its end, so it makes all batches doubtful.
+    Other damage shows only in the checksum at the archive's end, so it makes all batches doubtful.
     """
-    batches: dict[str, bytes] = {}
+    files: dict[str, bytes] = {}
     try:
         with tarfile.open(path, "r:*") as archive:
             for member in archive:
                 name = Path(member.name).name
                 file = archive.extractfile(member) if name in _WANTED and member.size <= _LONGEST_BATCH else None
                 if file is not None:
-                    batches[name] = file.read()
+                    files[name] = file.read()
             assert archive.fileobj is not None, "an open archive has a file"
             while archive.fileobj.read(1 << 20):
                 pass
     except EOFError as error:
-        return _Found(batches, error)
+        return _Batches(files, error)
     except (tarfile.TarError, OSError, zlib.error) as error:
-        # Of a file of another kind tarfile tells all that it has tried.
-        return _Found({}, tarfile.TarError("it is no tar archive") if "opened" in str(error) else error)
-    return _Found(batches)
+        # For a file of another kind, tarfile lists everything that it has tried.
+        return _Batches({}, tarfile.TarError("it is not a tar archive") if "opened" in str(error) else error)
+    return _Batches(files)
 
 
 def _images_of_batch(data: bytes, name: str) -> Iterator[bytes]:
@@ -119,10 +119,10 @@ def _read_batch(data: bytes, name: str) -> np.ndarray:
         batch = _BatchUnpickler(io.BytesIO(data), encoding="bytes").load()
         stored = batch[b"data"]
         if not isinstance(stored, _Array):
-            raise TypeError(f"its data are a {type(stored).__name__}, no array")
+            raise TypeError(f"its data are a {type(stored).__name__}, not an array")
         rows = stored.to_numpy()
     except (pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        raise DataError(f"{name} is no batch of CIFAR-10 ({error!r}). Fetch {ARCHIVE} again.") from error
+        raise DataError(f"{name} is not a batch of CIFAR-10 ({error!r}). Fetch {ARCHIVE} again.") from error
     if rows.ndim != 2 or rows.shape[1] != 3 * SIZE * SIZE:
         raise DataError(f"{name} has data of shape {rows.shape}, not (10000, 3072). Fetch {ARCHIVE} again.")
     return rows
@@ -135,7 +135,7 @@ class _Type:
     code: Any
 
     def __setstate__(self, state: Any) -> None:
-        """The byte order and the like, which a type of one byte does not have."""
+        """Ignore the byte order and the like, which a type of one byte does not have."""
 
 
 @dataclass
@@ -150,7 +150,7 @@ class _Array:
     def to_numpy(self) -> np.ndarray:
         _, shape, kind, fortran, raw = self.state
         if not isinstance(kind, _Type) or kind.code not in ("u1", b"u1") or not isinstance(raw, bytes):
-            raise TypeError("its data are no unsigned bytes")
+            raise TypeError("its data are not unsigned bytes")
         return np.frombuffer(raw, dtype=np.uint8).reshape(shape, order="F" if fortran else "C")
 
 
@@ -163,14 +163,14 @@ def _type(code: Any, *_: Any) -> _Type:
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """How Python 3 writes bytes into a pickle that Python 2 can read."""
+    """The way in which Python 3 writes bytes into a pickle that Python 2 can read."""
     if encoding not in ("latin1", b"latin1"):
         raise pickle.UnpicklingError(f"unexpected encoding {encoding!r}")
     return text.encode("latin1")
 
 
 class _BatchUnpickler(pickle.Unpickler):
-    """Knows the names that a pickled array of bytes needs, and gives harmless stand-ins for them."""
+    """Accepts the names that a pickled array of bytes needs, and returns harmless stand-ins for them."""
 
     _known: ClassVar[dict[tuple[str, str], Callable[..., Any]]] = {
         ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
@@ -184,4 +184,4 @@ class _BatchUnpickler(pickle.Unpickler):
         try:
             return self._known[module, name]
         except KeyError:
-            raise pickle.UnpicklingError(f"it refers to {module}.{name}, which has no place in it") from None
+            raise pickle.UnpicklingError(f"it refers to {module}.{name}, which does not belong in it") from None

@@ -1,6 +1,6 @@
-"""Pictures of any size and format, in a folder or a zip file, made square RGB images of one size.
+"""Pictures of any size and format, in a folder or a zip file, turned into square RGB images of one size.
 
-Splits: folders at the top called `train` and `validation` (or `val`, `valid`, `test`) are taken as they are.
+Splits: top-level folders called `train` and `validation` (or `val`, `valid`, `test`) are used as they are.
 Otherwise a picture's split is decided by a hash of its name alone, so adding and removing pictures never moves
 others between training and validation.
 """
@@ -31,7 +31,7 @@ _SPLIT_FOLDERS: dict[str, Split] = {
     "val": "validation",
     "test": "validation",
 }
-# Pixels of a side; beyond it a single image takes 50 MB and more.
+# Height and width in pixels; beyond it a single image takes 50 MB and more.
 LARGEST = 4096
 PICTURES_PER_UNIT = 500
 _BYTES_PER_UNIT = 64 << 20
@@ -47,28 +47,30 @@ class _Picture:
 
 
 def plan_folder(source: Path, size: int, validation: float | None = None) -> Plan:
-    """The pictures in the folder or zip file ``source``, to become ``size`` x ``size`` pixels.
+    """The pictures in the folder or zip file ``source``, resized to ``size`` x ``size`` pixels.
 
     Args:
-        validation: the share of pictures kept for validation, in [0, 1). None: what the folders at the top say,
-            or 0.1 where they say nothing.
+        validation: the share of pictures kept for validation, in [0, 1). None: the split given by the
+            top-level folders, or else 0.1.
 
     Raises:
-        DataError: there are no pictures, or a split would get none.
+        DataError: there are no pictures, or a split would be empty.
         UsageError: ``size`` or ``validation`` is out of range.
     """
     if not 1 <= size <= LARGEST:
-        raise UsageError(f"Images of {size} pixels cannot be made, only of 1 to {LARGEST}. Say --size 64, for example.")
+        raise UsageError(f"--size is 1 to {LARGEST} pixels, not {size}. Pass --size 64, for example.")
     if validation is not None and not 0 <= validation < 1:
-        raise UsageError(f"The share kept for validation is in [0, 1), not {validation}. Say --split 0.1, for example.")
+        raise UsageError(
+            f"The share kept for validation is in [0, 1), not {validation}. Pass --split 0.1, for example."
+        )
     pictures = _list(source)
     if not pictures:
-        raise DataError(f"{source} has no pictures ({', '.join(SUFFIXES)}). Say --source with a folder that has.")
+        raise DataError(f"{source} has no pictures ({', '.join(SUFFIXES)}). Pass a folder that has some as --source.")
     by_split = _splits(pictures, validation)
     for split, chosen in by_split.items():
         if not chosen:
             raise DataError(
-                f"None of the {len(pictures)} pictures in {source} falls to {split}. Say another --split, or sort "
+                f"None of the {len(pictures)} pictures in {source} is in {split}. Use another --split, or sort "
                 "them into folders train and validation."
             )
     return Plan(
@@ -82,8 +84,8 @@ def plan_folder(source: Path, size: int, validation: float | None = None) -> Pla
 
 def _list(source: Path) -> list[_Picture]:
     if source.is_dir():
-        found = [(path.relative_to(source).as_posix(), path) for path in _walk(source)]
-        pictures = [_Picture(name, path.stat().st_size, path.read_bytes) for name, path in found if _is_picture(name)]
+        files = [(path.relative_to(source).as_posix(), path) for path in _walk(source)]
+        pictures = [_Picture(name, path.stat().st_size, path.read_bytes) for name, path in files if _is_picture(name)]
     elif zipfile.is_zipfile(source):
         archive = zipfile.ZipFile(source)
         pictures = [
@@ -92,14 +94,14 @@ def _list(source: Path) -> list[_Picture]:
             if not entry.is_dir() and _is_picture(entry.filename)
         ]
     elif source.exists():
-        raise DataError(f"{source} is neither a folder nor a whole zip file. Say --source with one of them.")
+        raise DataError(f"{source} is neither a folder nor a complete zip file. Pass one of them as --source.")
     else:
-        raise DataError(f"{source} does not exist. Say --source with a folder or a zip file of pictures.")
+        raise DataError(f"{source} does not exist. Pass a folder or a zip file of pictures as --source.")
     return sorted(pictures, key=lambda picture: picture.name)
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """All files below a folder, links followed, each folder entered once."""
+    """All files below a folder; follows links, and enters each folder once."""
     entered = set()
     for at, folders, files in os.walk(folder, followlinks=True):
         folders[:] = [name for name in sorted(folders) if not name.startswith(".")]
@@ -133,7 +135,7 @@ def _splits(pictures: Sequence[_Picture], validation: float | None) -> dict[Spli
 
 
 def _splits_by_folder(pictures: Sequence[_Picture]) -> dict[Split, list[_Picture]] | None:
-    """The splits that the folders at the top name, below a single wrapping folder if there is one; else None."""
+    """The splits that the top-level folders, or those in a single wrapping folder, are named after; else None."""
     parts = [PurePosixPath(picture.name).parts for picture in pictures]
     wrapped = len({part[0] for part in parts}) == 1 and min(map(len, parts)) > 1
     tops = [part[1 if wrapped else 0] for part in parts]
@@ -186,7 +188,7 @@ def _make(picture: _Picture, size: int) -> bytes:
                 rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.LANCZOS)
             return rgb.tobytes()
     except UnidentifiedImageError as error:
-        text = "it is in no format that is known"
+        text = "its format is unknown"
         raise DataError(f"{picture.name} cannot be used as a picture: {text}. Remove it or replace it.") from error
     except Exception as error:  # decoders of pictures raise whatever they like
         raise DataError(

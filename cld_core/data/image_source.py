@@ -1,4 +1,4 @@
-"""Images as training and evaluation take them: batches of a step, and test data with uniform dequantisation."""
+"""Images as training and evaluation use them: batches of a step, and test images with uniform dequantisation."""
 
 from functools import cached_property
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cld_core import seeds
 from cld_core.errors import DataError
-from cld_core.recipe.image_spec import ImageDataSpec
+from cld_core.recipe.data import ImageDataSpec
 
 from . import toy
 from .images import ImageSet, open_images, to_model
@@ -18,7 +18,7 @@ GREY_LEVELS = 256
 
 
 def dequantise(images: Tensor, noise: Tensor) -> Tensor:
-    """uint8 images and uniform noise in [0, 1) as a density sees them: (k + noise)/128 - 1, float32 in [-1, 1).
+    """uint8 images with uniform noise in [0, 1), for densities: (k + noise)/128 - 1, float32 in [-1, 1).
 
     A density p of these has 7 bits less per dimension than its discretisation to 256 levels (docs/math.md section 8).
     """
@@ -28,7 +28,7 @@ def dequantise(images: Tensor, noise: Tensor) -> Tensor:
 class ImageSource:
     """A prepared data set. Order and mirroring are keyed by the seed and the step, never by ``restart``.
 
-    So a resumed epoch shows every image once, also where each attempt is to have fresh noise.
+    So a resumed epoch shows every image once, even if each attempt gets fresh noise.
     """
 
     density: toy.Toy | None = None
@@ -46,7 +46,7 @@ class ImageSource:
         """The training images.
 
         Raises:
-            DataError: they are missing or others; names the command that prepares them.
+            DataError: they are missing or not those of the recipe; names the command that prepares them.
         """
         return self._open("train")
 
@@ -58,7 +58,7 @@ class ImageSource:
     def _open(self, split: str) -> ImageSet:
         spec = self._spec
         if split != "train":
-            # Evaluation looks at an image once in minutes: not worth the memory.
+            # Evaluation reads an image once in minutes: not worth the memory.
             return open_images(spec.path, split, name=spec.name, size=spec.pixels, cache="disk")
         return open_images(spec.path, split, name=spec.name, size=spec.pixels, cache=spec.cache, device=self._device)
 

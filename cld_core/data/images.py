@@ -48,9 +48,13 @@ def to_pixels(x: Tensor, *, floor: bool = False) -> Tensor:
 
 
 class ImageSet(ABC):
-    """``n`` images of the shape (C, H, W), each uint8; a map-style data set for a DataLoader, too.
+    """Images of the same size, by index.
 
-    ``in_memory`` says that a batch costs no reading; ``device`` is where batches are made.
+    Attributes:
+        n: number of images.
+        shape: (C, H, W) of each.
+        in_memory: a batch needs no reading.
+        device: where batches are made.
     """
 
     in_memory: bool
@@ -69,14 +73,6 @@ class ImageSet(ABC):
         Returns:
             uint8 of shape (B, C, H, W) on ``device``.
         """
-
-    def __len__(self) -> int:
-        return self.n
-
-    def __getitem__(self, index: int) -> Tensor:
-        if not 0 <= index < self.n:
-            raise IndexError(f"image {index} of {self.n}")
-        return self.batch(torch.tensor([index]))[0]
 
 
 class MemoryImages(ImageSet):
@@ -98,7 +94,7 @@ class MemoryImages(ImageSet):
 
 
 class LmdbImages(ImageSet):
-    """Images read from an LMDB folder when they are asked for; safe to share with threads, forks and workers."""
+    """Images read from an LMDB folder when they are requested, by any number of threads."""
 
     in_memory = False
     device = torch.device("cpu")
@@ -111,7 +107,6 @@ class LmdbImages(ImageSet):
     def batch(self, indices: Tensor, flips: Tensor | None = None) -> Tensor:
         channels, height, width = self.shape
         raw = self._reader.read(indices.tolist(), channels * height * width)
-        # In NumPy, because the threads of PyTorch's own operations do not survive a fork, and then hang.
         images = raw.reshape(-1, height, width, channels).transpose(0, 3, 1, 2)
         if flips is not None:
             images = np.where(flips.numpy()[:, None, None, None], images[..., ::-1], images)
@@ -119,7 +114,7 @@ class LmdbImages(ImageSet):
 
 
 def _mirror(images: Tensor, flips: Tensor) -> Tensor:
-    # Picked out of both forms: on CPUs five times faster than torch.where, which broadcasts byte by byte.
+    # Selects from both forms: on CPUs five times faster than torch.where, which broadcasts byte by byte.
     n = len(images)
     both = torch.cat([images, images.flip(-1)])
     return both.index_select(0, torch.arange(n, device=images.device) + n * flips)
@@ -139,13 +134,13 @@ def open_images(
     Args:
         path: the folder that `prepare` made, or one with ``train.lmdb`` and ``validation.lmdb`` in it.
         split: "train" or "validation".
-        name: what the recipe calls the data; "folder" accepts a data set of any name.
-        size: the pixels that the recipe wants; None accepts any.
+        name: the data set of the recipe; "folder" accepts any.
+        size: height and width in pixels; None accepts any.
         cache: "memory" loads the images, "disk" leaves them there, "auto" loads sets up to `MEMORY_BYTES`.
-        device: where images in memory are wanted; a set that would take too much of a GPU stays on the host.
+        device: where images in memory are wanted; a set that would fill too much of a GPU stays on the host.
 
     Raises:
-        DataError: there is no such data set, or it is another one. The message names the command that prepares it.
+        DataError: there is no such data set, or it is a different one. The message names the command that prepares it.
     """
     root = Path(path).expanduser()
     try:
@@ -168,7 +163,7 @@ def open_images(
 
 
 def _open_split(root: Path, split: str, manifest: Manifest | None) -> tuple[LmdbReader, SplitInfo | None, int]:
-    """The reader of a split, what the manifest says of it, and the size of its images in pixels."""
+    """The reader of a split, its entry in the manifest, and the size of its images in pixels."""
     if manifest is not None:
         if split not in manifest.splits:
             raise DataError(f"{root} has no {split} split, only {', '.join(manifest.splits)}.")
@@ -179,28 +174,28 @@ def _open_split(root: Path, split: str, manifest: Manifest | None) -> tuple[Lmdb
             return reader, None, reader.published_size()
     if partial_path(root).is_dir():
         raise DataError(
-            f"{root} is not prepared to the end; {partial_path(root)} holds the finished part. Run the command "
-            "that prepares it again, and it goes on from there."
+            f"The preparation of {root} is unfinished; {partial_path(root)} holds the finished part. Run the command "
+            "that prepares it again to continue from there."
         )
     what = "does not exist" if not root.exists() else f"has neither a manifest nor {split}.lmdb"
     raise DataError(f"The data set {root} {what}.")
 
 
 def _check_images(reader: LmdbReader, n: int, image_bytes: int, info: SplitInfo | None) -> None:
-    """Cheap checks that find a wrong or half-copied file before training starts."""
+    """Cheap checks that detect a wrong or half-copied file before training starts."""
     if info is not None and (reader.file_bytes, reader.entries) != (info.file_bytes, info.count):
         raise DataError(
             f"{reader.path} has {reader.file_bytes} bytes and {reader.entries} images; its manifest says "
             f"{info.file_bytes} and {info.count}. It was copied incompletely or changed."
         )
     for index in (0, n - 1):
-        found = reader.length(index)
-        if found != image_bytes:
-            raise DataError(f"Image {index} of {reader.path} has {found or 0} bytes, not {image_bytes}.")
+        length = reader.length(index)
+        if length != image_bytes:
+            raise DataError(f"Image {index} of {reader.path} has {length or 0} bytes, not {image_bytes}.")
 
 
 def _load(reader: LmdbReader, n: int, shape: tuple[int, int, int], info: SplitInfo | None) -> Tensor:
-    """All images, uint8 of shape (n, C, H, W), held against the checksum of the manifest."""
+    """All images, uint8 of shape (n, C, H, W), checked against the checksum in the manifest."""
     channels, height, width = shape
     images = torch.empty((n, *shape), dtype=torch.uint8)
     checksum = Checksum()

@@ -1,4 +1,4 @@
-"""Images in an LMDB file: raw bytes under str(index), read from any thread, fork or worker process."""
+"""Images in an LMDB file: raw bytes under str(index), read from any thread."""
 
 import contextlib
 import math
@@ -7,7 +7,6 @@ import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import lmdb
 import numpy as np
@@ -21,7 +20,7 @@ _UNWRITTEN_PAGES = 16
 
 
 class _Handle:
-    """An open environment. LMDB allows one a file and process, so all readers of a file share it."""
+    """An open environment. LMDB allows one per file and process, so all readers of a file share it."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -33,58 +32,32 @@ class _Handle:
 
 _open_handles: "weakref.WeakValueDictionary[tuple[int, int], _Handle]" = weakref.WeakValueDictionary()
 _open_lock = threading.Lock()
-_gate = threading.Condition()
-_reads = 0
 
 
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Marks a read, so that no fork happens in the middle of it, and makes its errors ours."""
-    global _reads
-    with _gate:
-        _reads += 1
+    """Raise the errors of a read as `DataError`."""
     try:
         yield
     except (lmdb.Error, OSError) as error:
         raise DataError(f"{path} cannot be read: {error}. Copy or prepare it again.") from error
-    finally:
-        with _gate:
-            _reads -= 1
-            _gate.notify_all()
-
-
-def _before_fork() -> None:
-    """Let reads in other threads end: in the child they never would, and closing waits for them."""
-    _gate.acquire()
-    _gate.wait_for(lambda: _reads == 0)
-
-
-def _after_fork_in_child() -> None:
-    """A child must not use what its parent opened; closing its own copy lets it open the file anew."""
-    for handle in list(_open_handles.values()):
-        handle.env.close()
-    _open_handles.clear()
-    _gate.release()
-
-
-os.register_at_fork(before=_before_fork, after_in_parent=_gate.release, after_in_child=_after_fork_in_child)
 
 
 def _shared_handle(path: Path) -> _Handle:
     try:
-        found = os.stat(path / "data.mdb")
+        status = os.stat(path / "data.mdb")
     except OSError as error:
         raise DataError(f"{path} is not an LMDB folder: {error.strerror} (data.mdb).") from error
     with _open_lock:
-        handle = _open_handles.get((found.st_dev, found.st_ino))
+        handle = _open_handles.get((status.st_dev, status.st_ino))
         if handle is None:
             handle = _Handle(path)
-            _open_handles[found.st_dev, found.st_ino] = handle
+            _open_handles[status.st_dev, status.st_ino] = handle
         return handle
 
 
 def _refuse_cut(path: Path, env: lmdb.Environment) -> None:
-    """Reading past the end of a cut file would end the process with a bus error, so it is found out first."""
+    """Refuse a file that was cut: reading past its end would kill the process with a bus error."""
     needed = (env.info()["last_pgno"] + 1 - _UNWRITTEN_PAGES) * env.stat()["psize"]
     there = os.path.getsize(path / "data.mdb")
     if there < needed:
@@ -93,26 +66,24 @@ def _refuse_cut(path: Path, env: lmdb.Environment) -> None:
 
 
 class LmdbReader:
-    """The images in the LMDB folder ``path``; cheap to copy into workers, opened where it is first read."""
+    """The images in the LMDB folder ``path``, for any number of threads.
+
+    Raises:
+        DataError: the file is missing, damaged or cut short.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path.resolve()
-        self._handle: _Handle | None = None
-        self._pid = -1
+        self._handle = _shared_handle(self.path)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "_handle": None, "_pid": -1}
-
+    @property
     def _env(self) -> lmdb.Environment:
-        if self._handle is None or self._pid != os.getpid():
-            self._handle = _shared_handle(self.path)
-            self._pid = os.getpid()
         return self._handle.env
 
     @property
     def entries(self) -> int:
         with _reading(self.path):
-            return int(self._env().stat()["entries"])
+            return int(self._env.stat()["entries"])
 
     @property
     def file_bytes(self) -> int:
@@ -120,48 +91,48 @@ class LmdbReader:
             return os.path.getsize(self.path / "data.mdb")
 
     def length(self, index: int) -> int | None:
-        """Bytes of an image; None where there is no such index."""
-        with _reading(self.path), self._env().begin(buffers=True) as transaction:
-            found = transaction.get(str(index).encode())
-            return None if found is None else len(found)
+        """Bytes of an image; None if there is no such index."""
+        with _reading(self.path), self._env.begin(buffers=True) as transaction:
+            value = transaction.get(str(index).encode())
+            return None if value is None else len(value)
 
     def published_size(self) -> int:
-        """Pixels of a side of the images in a file without a manifest, in the published form.
+        """Height and width of the images in a file of the published form, which has no manifest.
 
         Raises:
-            DataError: it holds something else.
+            DataError: the file holds something else.
         """
         length = self.length(0)
         if length is None:
-            raise DataError(f"{self.path} has no key '0', so it is no LMDB file of images in the published form.")
+            raise DataError(f"{self.path} has no key '0', so it is not an LMDB file of images in the published form.")
         size = math.isqrt(length // CHANNELS)
         if CHANNELS * size * size != length:
-            raise DataError(f"{self.path} has values of {length} bytes, which are no square raw RGB images.")
+            raise DataError(f"{self.path} has values of {length} bytes, which are not square raw RGB images.")
         return size
 
     def read(self, indices: Sequence[int], image_bytes: int) -> np.ndarray:
         """The raw bytes of images, uint8 of shape (len(indices), image_bytes).
 
         Raises:
-            DataError: an index is not there, or its value has another length.
+            DataError: an index is missing, or its value has another length.
         """
         out = np.empty((len(indices), image_bytes), dtype=np.uint8)
-        with _reading(self.path), self._env().begin(buffers=True) as transaction:
+        with _reading(self.path), self._env.begin(buffers=True) as transaction:
             for row, index in enumerate(indices):
-                found = transaction.get(str(index).encode())
-                if found is None:
+                value = transaction.get(str(index).encode())
+                if value is None:
                     raise DataError(f"{self.path} has no image {index}. Prepare or copy the data set again.")
-                if len(found) != image_bytes:
+                if len(value) != image_bytes:
                     raise DataError(
-                        f"Image {index} of {self.path} has {len(found)} bytes, not {image_bytes}. "
+                        f"Image {index} of {self.path} has {len(value)} bytes, not {image_bytes}. "
                         "Prepare or copy the data set again."
                     )
-                out[row] = np.frombuffer(found, dtype=np.uint8)
+                out[row] = np.frombuffer(value, dtype=np.uint8)
         return out
 
 
 class LmdbWriter:
-    """Writes images under str(index); what a call to `put` wrote is on disk when it returns. One writer a file."""
+    """Writes images under str(index); when `put` returns, they are on disk. One writer per file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,8 +1,8 @@
-"""In which order training sees the images, and which of them are mirrored (docs/architecture.md, "Randomness").
+"""The order in which training sees the images, and which of them are mirrored (docs/architecture.md, "Randomness").
 
-Training is one endless sequence of epochs, each a fresh permutation keyed by (seed, epoch). Step s takes the
-positions s B .. (s + 1) B - 1 of it, B being the batch of all ranks together, and each rank a slice of them.
-So what a step sees depends on the step alone: not on the ranks, nor on where training was interrupted.
+Training is one endless sequence of epochs, each a fresh permutation keyed by (seed, epoch). Step s takes positions
+s B to (s + 1) B - 1, where B is the global batch, and each rank takes a slice of them. So the images of a step depend
+on the step alone: not on the ranks, and not on where training was interrupted.
 """
 
 from functools import lru_cache
@@ -10,13 +10,12 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from cld_core.errors import UsageError
 from cld_core.seeds import generator
 
 
 @lru_cache(maxsize=4)
 def _epoch(n: int, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
-    """The permutation of an epoch, int64 of shape (n,), and which places in it are mirrored, bool of shape (n,)."""
+    """The permutation of an epoch, int64 of shape (n,), and which positions in it are mirrored, bool of shape (n,)."""
     order = torch.randperm(n, generator=generator(seed, "order", epoch))
     mirrored = torch.rand(n, generator=generator(seed, "mirror", epoch)) < 0.5
     return order, mirrored
@@ -37,7 +36,7 @@ def _take(which: int, step: int, batch_size: int, n: int, seed: int) -> Tensor:
 def indices(step: int, batch_size: int, n: int, seed: int) -> Tensor:
     """The images of the global batch of a step, int64 of shape (batch_size,), each in [0, n).
 
-    A batch that reaches over the end of an epoch goes on with the next one.
+    A batch that crosses the end of an epoch continues with the next one.
     """
     return _take(0, step, batch_size, n, seed)
 
@@ -45,15 +44,3 @@ def indices(step: int, batch_size: int, n: int, seed: int) -> Tensor:
 def mirrored(step: int, batch_size: int, n: int, seed: int) -> Tensor:
     """Which images of the global batch of a step are mirrored left to right, bool of shape (batch_size,)."""
     return _take(1, step, batch_size, n, seed)
-
-
-def rank_slice(batch_size: int, rank: int, world: int) -> slice:
-    """A rank's share of a global batch; shares differ by at most one where the ranks do not divide the batch.
-
-    Raises:
-        UsageError: the batch has fewer examples than there are ranks.
-    """
-    assert 0 <= rank < world, f"rank {rank} of {world}"
-    if batch_size < world:
-        raise UsageError(f"A batch of {batch_size} cannot be shared by {world} ranks. Raise train.batch_size.")
-    return slice(batch_size * rank // world, batch_size * (rank + 1) // world)

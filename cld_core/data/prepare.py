@@ -1,21 +1,24 @@
-"""`cldctl data prepare`: from what one can download to the one on-disk form (cld_core.data.store)."""
+"""`cldctl data prepare`: from a download to the on-disk form (cld_core.data.store)."""
 
-import difflib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from cld_core.data import cifar10, lmdb_store, presence, store
-from cld_core.data.build import Plan, Progress, ProgressCallback, build
-from cld_core.data.celebahq import plan_celebahq
-from cld_core.data.cifar10 import plan_cifar10
-from cld_core.data.folder import plan_folder
-from cld_core.data.store import Checksum, Manifest, lmdb_path
-from cld_core.errors import DataError, UsageError
+from cld_core.errors import DataError, UsageError, did_you_mean
+from cld_core.recipe.data import ImageDataSpec
+from cld_core.recipe.variants import SECTIONS, resolve
 
-__all__ = ["NAMES", "Progress", "prepare", "verify"]
+from . import cifar10, lmdb_store, presence, store
+from .build import Plan, Progress, ProgressCallback, build
+from .store import Checksum, Manifest, lmdb_path
 
-NAMES = ("cifar10", "celebahq256", "folder")
+__all__ = ["Progress", "names", "prepare", "verify"]
+
 _VERIFY_AT_ONCE = 256
+
+
+def names() -> list[str]:
+    """The sets of images that can be prepared."""
+    return [name for name, variant in SECTIONS["data"].variants.items() if issubclass(variant.spec, ImageDataSpec)]
 
 
 def prepare(
@@ -29,60 +32,61 @@ def prepare(
     download: bool = False,
     progress: ProgressCallback | None = None,
 ) -> Manifest:
-    """Make the data set ``out`` from ``source``; go on where an earlier attempt stopped; do nothing if it is there.
+    """Make the data set ``out`` from ``source``: continue an earlier attempt, and do nothing if it is complete.
 
     Args:
-        name: one of `NAMES`.
+        name: one of `names`.
         source: for cifar10 the official archive or its folder, for celebahq256 GLOW's TFRecords in a folder or a
             .tar, for folder a folder or a zip file of pictures.
-        size: height and width in pixels; only a folder's can be chosen, and must be.
+        size: height and width in pixels; required for a folder, fixed for the others.
         split: share of a folder's pictures kept for validation (`cld_core.data.folder`).
-        expect: images that each split must have; None: as published, {} to accept any number.
+        expect: number of images that each split must have; None: as published; {}: any number.
         download: fetch CIFAR-10's archive first, with torchvision: into the folder ``source``, or as that file.
-        progress: called a few times a second and after every unit.
+        progress: called a few times per second and after every unit.
 
     Raises:
         UsageError: the name or an option does not fit.
-        DataError: the source is missing, damaged or short. What was finished is kept, and the message says where.
+        DataError: the source is missing, damaged or short. Finished units are kept, and the message says where.
     """
-    if name not in NAMES:
-        near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.4)
-        guess = f" Did you mean {near[0]}?" if near else ""
-        raise UsageError(f"No data set {name!r} can be prepared.{guess} There are {', '.join(NAMES)}.")
+    if name not in names():
+        guess = did_you_mean(name, names(), cutoff=0.4)
+        raise UsageError(f"No data set {name!r} can be prepared.{guess} Available: {', '.join(names())}.")
     source, out = Path(source).expanduser(), Path(out).expanduser()
     if download:
         if name != "cifar10":
-            raise UsageError(f"{name} cannot be downloaded. Fetch it yourself and say --source PATH.")
+            raise UsageError(f"{name} cannot be downloaded. Fetch it yourself and pass --source PATH.")
         source = _download_cifar10(_folder_to_fill(source))
     return build(_plan(name, source, size, split, expect), out, progress)
 
 
 def _plan(name: str, source: Path, size: int | None, split: float | None, expect: Mapping[str, int] | None) -> Plan:
-    if name == "folder":
+    spec = SECTIONS["data"].variants[name].spec
+    assert issubclass(spec, ImageDataSpec), f"{name} is not a set of images"
+    plan: Callable[..., Plan] = resolve(spec.preparation)
+    if spec.own_pixels is None:
         if size is None:
-            raise UsageError("Pictures in a folder can become any size. Say which: --size 64, for example.")
-        return plan_folder(source, size, split)
-    own_size = cifar10.SIZE if name == "cifar10" else 256
-    if size not in (None, own_size):
-        raise UsageError(f"{name} has {own_size} pixels, not {size}. Leave --size out, or prepare it as a folder.")
+            raise UsageError("Pictures in a folder can be resized to any size. Choose one: --size 64, for example.")
+        return plan(source, size, split)
+    if size not in (None, spec.own_pixels):
+        raise UsageError(f"{name} has {spec.own_pixels} pixels, not {size}. Omit --size, or prepare it as a folder.")
     if split is not None:
-        raise UsageError(f"{name} has its own validation split. Leave --split out.")
-    return plan_cifar10(source, expect) if name == "cifar10" else plan_celebahq(source, own_size, expect)
+        raise UsageError(f"{name} has its own validation split. Omit --split.")
+    return plan(source, expect=expect)
 
 
 def _folder_to_fill(source: Path) -> Path:
-    """Where the archive is to be downloaded to: ``source`` is that folder, or the archive in it."""
+    """The folder to download the archive into: ``source`` is that folder, or the archive in it."""
     if source.name == cifar10.ARCHIVE and not source.is_dir():
         return source.parent
     if source.is_file() or source.name.endswith((".tar.gz", ".tgz")):
         raise UsageError(
-            f"--download puts {cifar10.ARCHIVE} into the folder --source. {source} is a file: name a folder."
+            f"--download puts {cifar10.ARCHIVE} into the folder --source. {source} is a file: pass a folder."
         )
     return source
 
 
 def _download_cifar10(folder: Path) -> Path:
-    """Fetch the archive into ``folder``, unless it is there whole, and return its path."""
+    """Fetch the archive into ``folder``, unless it is there and complete, and return its path."""
     from torchvision.datasets import CIFAR10
     from torchvision.datasets.utils import download_url
 
@@ -92,7 +96,7 @@ def _download_cifar10(folder: Path) -> Path:
     except (OSError, RuntimeError) as error:
         raise DataError(
             f"{cifar10.ARCHIVE} could not be downloaded into {folder}: {error}. Fetch it by hand from "
-            f"{CIFAR10.url} and say --source with it."
+            f"{CIFAR10.url} and pass its path as --source."
         ) from error
     return folder / cifar10.ARCHIVE
 
@@ -101,16 +105,16 @@ def verify(path: str | Path, progress: Callable[[int, int], None] | None = None)
     """Read every image of the prepared data set ``path`` and compare counts and checksums with its manifest.
 
     Args:
-        progress: called with the images read and the images in all.
+        progress: called with the number of images read and the total.
 
     Raises:
-        DataError: there is no manifest, or the images are not what it says.
+        DataError: there is no manifest, or the images do not match it.
     """
     root = Path(path)
     manifest = store.read_manifest(root)
     if manifest is None:
         raise DataError(f"{root} has no {store.MANIFEST}: {store.prepare_hint('NAME', root)}")
-    # Reading beyond the end of a mapped file would end this process.
+    # Reading beyond the end of a mapped file would kill this process.
     problem = presence.cut(root, manifest)
     if problem is not None:
         raise DataError(f"{problem}. It was copied incompletely or changed; copy or prepare it again.")

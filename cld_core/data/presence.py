@@ -1,19 +1,18 @@
-"""Whether a recipe's images are there, found out without torch and before a job is submitted."""
+"""Whether a recipe's images are there, checked without torch and before a job is submitted."""
 
 from pathlib import Path
 
 from cld_core.errors import DataError
-from cld_core.recipe.image_spec import ImageDataSpec
-from cld_core.recipe.schema import DataSpec
+from cld_core.recipe.data import DataSpec, ImageDataSpec
 
 from .store import PROGRESS, Manifest, Split, lmdb_path, prepare_hint, published_paths, read_manifest
 
 
 def require(spec: DataSpec) -> None:
-    """Pass where the data of a recipe are toys, or images that look right from outside.
+    """Check that the images of a recipe are there and look right, without reading them; toy data always pass.
 
     Raises:
-        DataError: they are missing or others; the message ends with the command that prepares them.
+        DataError: they are missing or not those of the recipe; the message ends with the command that prepares them.
     """
     if not isinstance(spec, ImageDataSpec):
         return
@@ -21,7 +20,7 @@ def require(spec: DataSpec) -> None:
     manifest = read_manifest(root)
     problem = None
     if manifest is None and (root / PROGRESS).is_file():
-        problem = f"{root.absolute()} is a preparation that was not finished"
+        problem = f"{root.absolute()} is an unfinished preparation"
     elif manifest is None:
         problem = _unlike_published(root, spec.pixels)
     elif spec.name not in ("folder", manifest.name):
@@ -35,7 +34,7 @@ def require(spec: DataSpec) -> None:
 
 
 def _unlike_published(root: Path, pixels: int) -> str | None:
-    """What speaks against a folder without a manifest, which may hold LMDB files in the published form."""
+    """The problem with a folder without a manifest; None if it has LMDB files in the published form and this size."""
     folder = next((path for path in published_paths(root, "train") if (path / "data.mdb").is_file()), None)
     if folder is None:
         return f"There is no prepared data set in {root.absolute()}"
@@ -49,12 +48,12 @@ def _unlike_published(root: Path, pixels: int) -> str | None:
 
 
 def cut(root: Path, manifest: Manifest) -> str | None:
-    """What is missing of the files that a manifest promises; None where they have their sizes."""
+    """The first file that lacks bytes which the manifest promises; None if all have their sizes."""
     for split, info in manifest.splits.items():
         file = lmdb_path(root, split) / "data.mdb"
         there = file.stat().st_size if file.is_file() else 0
         if there != info.file_bytes:
-            return f"{file.absolute()} has {there} bytes, its manifest says {info.file_bytes}"
+            return f"{file.absolute()} has {there} bytes, but its manifest says {info.file_bytes}"
     return None
 
 

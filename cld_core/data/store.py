@@ -1,26 +1,26 @@
-"""The one on-disk form of image data, and its manifest.
+"""The on-disk form of image data, and its manifest.
 
-    DIR/manifest.json      what is there: name, size, channels, and for each split its count, bytes and checksum
+    DIR/manifest.json      the content: name, size, channels, and for each split its count, bytes and checksum
     DIR/train.lmdb/        raw RGB bytes (H, W, 3), row by row, under the key str(index), index 0 .. count - 1
     DIR/validation.lmdb/
 
-The LMDB files alone, without a manifest, are the published form, which `open_images` reads too.
+The LMDB files alone, without a manifest, are the published form, which `open_images` reads as well.
 While a data set is being prepared it is called DIR.partial, so a folder DIR is always complete.
 """
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from cld_core.errors import DataError
+from cld_core.run.atomic import write_json
 
 FORMAT = "cld-images/1"
 MANIFEST = "manifest.json"
-# How far a preparation is; gone when it is complete.
+# The progress of a preparation; removed when it is complete.
 PROGRESS = "progress.json"
 CHANNELS = 3
 
@@ -29,7 +29,7 @@ SPLITS: tuple[Split, ...] = ("train", "validation")
 
 
 class Checksum:
-    """A chained digest of a sequence of images, which can be stopped and continued at any image.
+    """A chained digest of a sequence of images, which can be stopped and continued after any image.
 
     d_0 = b"", d_{i+1} = BLAKE2b-128(d_i + image_i), written in hexadecimal.
     """
@@ -58,10 +58,12 @@ class SplitInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a prepared data set says of itself.
+    """The description of a prepared data set.
 
-    ``size`` is height and width in pixels. ``source`` names what it was made from and ``source_digest``
-    stands for that source's files and for how they were read.
+    Attributes:
+        size: height and width in pixels.
+        source: name of what it was made from.
+        source_digest: digest of that source's files and of how they were read.
     """
 
     name: str
@@ -82,12 +84,12 @@ def lmdb_path(root: Path, split: str) -> Path:
 
 
 def published_paths(root: Path, split: str) -> tuple[Path, Path]:
-    """Where a split lies when there is no manifest: under our name, or under that of the published code."""
+    """The folders that may hold a split if there is no manifest: under our name, or that of the published code."""
     return lmdb_path(root, split), root / split
 
 
 def partial_path(root: Path) -> Path:
-    """Where a data set lies until it is complete."""
+    """The folder of a data set until it is complete."""
     whole = root.absolute()
     return whole.parent / f"{whole.name}.partial"
 
@@ -98,26 +100,15 @@ def prepare_hint(name: str, root: Path | str) -> str:
     return f"cldctl data prepare {name} --source PATH --out {root}{size}"
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write beside, force to disk, rename: the file is the old one or the new one, never half of either."""
-    beside = path.with_name(path.name + ".tmp")
-    with open(beside, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
-
-
 def write_manifest(root: Path, manifest: Manifest) -> None:
     write_json(root / MANIFEST, asdict(manifest))
 
 
 def read_manifest(root: Path) -> Manifest | None:
-    """The manifest in the folder ``root``; None where there is none.
+    """The manifest in the folder ``root``; None if there is none.
 
     Raises:
-        DataError: the file is there but is no manifest of a format that is known.
+        DataError: the file is not a manifest of a known format.
     """
     path = root / MANIFEST
     try:
@@ -125,7 +116,7 @@ def read_manifest(root: Path) -> Manifest | None:
         if content["format"] != FORMAT:
             raise DataError(
                 f"{path} has the format {content['format']!r}; this version reads {FORMAT!r}. "
-                "Prepare the data anew into another folder."
+                "Prepare the data again, into another folder."
             )
         splits = {name: SplitInfo(**info) for name, info in content.pop("splits").items()}
         return Manifest(splits=splits, **content)

@@ -1,7 +1,7 @@
 """TFRecord files of tf.train.Example messages, read without TensorFlow.
 
 A record is: length (uint64), masked CRC-32C of these 8 bytes (uint32), data, masked CRC-32C of the data (uint32);
-all little-endian. The data here are protocol-buffer messages, of which the wire format is read as far as needed:
+all little-endian. The data here are protocol-buffer messages, whose wire format is read as far as needed:
 
     Example  { Features features = 1 }              BytesList { repeated bytes value = 1 }
     Features { map<string, Feature> feature = 1 }   Int64List { repeated int64 value = 1 }
@@ -35,10 +35,10 @@ def masked_crc32c(data: bytes) -> int:
 
 
 def read_records(file: Readable, name: str) -> Iterator[bytes]:
-    """The records of a TFRecord ``file``; ``name`` is what errors call it.
+    """The records of a TFRecord ``file``; ``name`` stands for it in messages.
 
     Raises:
-        DataError: the file ends within a record, or a checksum does not hold.
+        DataError: the file ends within a record, or a checksum is wrong.
     """
     offset = 0
     number = 0
@@ -51,13 +51,13 @@ def read_records(file: Readable, name: str) -> Iterator[bytes]:
             raise broken("is cut short in its header")
         length, header_crc = struct.unpack("<QI", header)
         if masked_crc32c(header[:8]) != header_crc:
-            raise broken("has a wrong checksum of its length: the file is damaged, or is no TFRecord file")
+            raise broken("has a wrong checksum of its length: the file is damaged or not a TFRecord file")
         if length > _LONGEST_RECORD:
             raise broken(f"claims {length} bytes")
         data = file.read(length)
         footer = file.read(4)
         if len(data) < length or len(footer) < 4:
-            raise broken(f"is cut short: {len(data)} of its {length} bytes are there")
+            raise broken(f"is cut short: it has {len(data)} of {length} bytes")
         if masked_crc32c(data) != struct.unpack("<I", footer)[0]:
             raise broken("has a wrong checksum of its data: the file is damaged")
         yield data
@@ -69,7 +69,7 @@ def parse_example(data: bytes) -> dict[str, Feature]:
     """The features of a serialised tf.train.Example that are lists of bytes or of integers.
 
     Raises:
-        ValueError: ``data`` is no such message.
+        ValueError: ``data`` is not such a message.
     """
     features: dict[str, Feature] = {}
     for field, value in _fields(memoryview(data)):
@@ -104,7 +104,7 @@ def _feature(message: memoryview) -> Feature | None:
 
 
 def _integers(message: memoryview) -> list[int]:
-    """The values of an Int64List, which may be packed into one field or stand in one field each."""
+    """The values of an Int64List, which may be packed into one field or have one field each."""
     values: list[int] = []
     for field, value in _fields(message):
         if field != 1:
@@ -125,12 +125,12 @@ def _signed(value: int) -> int:
 
 def _message(value: int | memoryview) -> memoryview:
     if isinstance(value, int):
-        raise ValueError("a number stands where a message should")
+        raise ValueError("a number instead of a message")
     return value
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """The fields of a message in order: their numbers, with an integer or with the bytes of their value."""
+    """The fields of a message in order: number, and value as an integer or as bytes."""
     at = 0
     while at < len(message):
         tag, at = _varint(message, at)

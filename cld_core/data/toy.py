@@ -1,4 +1,4 @@
-"""Toy densities on the plane: samples, and where they are known the density and its entropy.
+"""Toy densities on the plane: samples, and if known the density and its entropy.
 
 A plug-in adds its own (docs/math.md section 10)::
 
@@ -34,7 +34,7 @@ class Toy:
     name: str
     sample: Sampler  # (n, generator) -> (n, 2), float32
     log_density: Callable[[Tensor], Tensor] | None = None  # (n, 2) -> (n,), float64, nats
-    entropy: Callable[[], float] | None = None  # nats; computed when first asked for, then kept
+    entropy: Callable[[], float] | None = None  # nats; computed on first use, then kept
     data_shape: tuple[int, ...] = (2,)
 
 
@@ -47,7 +47,7 @@ def toy(
     log_density: Callable[[Tensor], Tensor] | None = None,
     entropy: Callable[[], float] | None = None,
 ) -> Callable[[Sampler], Sampler]:
-    """Register a sampling function (n, generator) -> (n, 2) float32 under ``name``, which the recipe's data.name says.
+    """Register a sampling function (n, generator) -> (n, 2) float32 under ``name``, for the recipe's data.name.
 
     Raises:
         DataError: the name is taken by another function.
@@ -66,15 +66,15 @@ def toy(
 
 
 def get(name: str, plugin: str | None = None) -> Toy:
-    """The toy data ``name``, after importing ``plugin``, a Python file or a module, that may register it.
+    """The toy density ``name``; first imports ``plugin``, a Python file or module that may register it.
 
     Raises:
-        DataError: no such name, or the plug-in cannot be imported.
+        DataError: there is no such name, or the plug-in cannot be imported.
     """
     if plugin is not None:
         import_plugin(plugin, "data.plugin")
     if name not in _REGISTRY:
-        hint = did_you_mean(name, _REGISTRY) or " Name the file that registers it in data.plugin."
+        hint = did_you_mean(name, _REGISTRY) or " Set data.plugin to the file that registers it."
         raise DataError(f"no toy data {name!r}; there are {', '.join(sorted(_REGISTRY))}.{hint}")
     return _REGISTRY[name]
 
@@ -88,7 +88,7 @@ _ROLL_SCALE = 0.01
 _ROLL_STD = 0.2 * _ROLL_SCALE
 _ROLL_START, _ROLL_END = 1.5 * math.pi, 4.5 * math.pi
 _ROLL_CENTRES = torch.tensor([(0.0, 0.0), (0.8, 0.8), (0.8, -0.8), (-0.8, -0.8), (-0.8, 0.8)], dtype=torch.float64)
-# Panels of 32 Gauss-Legendre nodes along a roll: nodes are at most one noise std of arc apart, where the rule is
+# Panels of 32 Gauss-Legendre nodes along a roll: nodes are at most one noise std of arc apart, so the rule is
 # exact to 1e-12 (tests/cld_core/data/test_toy.py).
 _ROLL_PANELS = 48
 
@@ -133,7 +133,7 @@ _GAUSSIAN = analytic.gaussian()
 
 @toy("diamond", log_density=_DIAMOND.log_density, entropy=_DIAMOND.entropy)
 def diamond(n: int, generator: torch.Generator) -> Tensor:
-    """Nine narrow Gaussians on a turned grid (`analytic.diamond`)."""
+    """Nine narrow Gaussians on a rotated grid (`analytic.diamond`)."""
     return _DIAMOND.sample(n, generator)
 
 

@@ -8,17 +8,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cld_core.digests import digest_of
 from cld_core.errors import UsageError
 from cld_core.recipe.plugin import import_plugin
 
-from . import inputs
+from . import inception
+from .extraction import Extraction, Files
 
 
 def find(name: str, plugin: str | None = None) -> Any:
     """The class of the extractor ``name``, after importing ``plugin``, which may register it.
 
     Raises:
-        UsageError: there is none of this name; lists those there are.
+        UsageError: no extractor has this name; lists those there are.
         DataError: the plug-in cannot be imported.
     """
     from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
@@ -43,10 +45,10 @@ def score_layer(name: str, plugin: str | None = None) -> str:
 
 
 class Extractor:
-    """Features of images, by the layers that metrics look at.
+    """Features of images, from the layers that metrics look at.
 
     Args:
-        identity: extractor, layer and weights of a request.
+        extraction: which extractor, layer and weights.
         files: where weights and plug-in lie.
         scores: whether class scores are wanted, for the Inception Score.
 
@@ -54,17 +56,15 @@ class Extractor:
         UsageError: the weights have changed, or are those of another network.
     """
 
-    def __init__(
-        self, identity: dict[str, Any], files: dict[str, str | None], device: str, scores: bool = False
-    ) -> None:
+    def __init__(self, extraction: Extraction, files: Files, device: str, scores: bool = False) -> None:
         from torch_fidelity.utils import create_feature_extractor
 
-        name, weights, plugin = identity["extractor"], files.get("weights"), files.get("plugin")
-        _unchanged(weights, identity["weights"])
+        name, weights, plugin = extraction.extractor, files.get("weights"), files.get("plugin")
+        _require_unchanged(weights, extraction.weights)
         if plugin is not None and plugin.endswith(".py"):
-            _unchanged(plugin, identity["plugin"])
+            _require_unchanged(plugin, extraction.plugin)
         kind = find(name, plugin)
-        self.layers = {"features": identity["layer"]}
+        self.layers = {"features": extraction.layer}
         if scores:
             self.layers["scores"] = score_layer(name, plugin)
         known = kind.get_provided_features_list()
@@ -76,49 +76,45 @@ class Extractor:
             made = create_feature_extractor(
                 name, list(dict.fromkeys(self.layers.values())), cuda=False, verbose=False, **settings
             )
-        except Exception as error:  # what a foreign file makes torch and a plug-in raise is anything
+        except Exception as error:  # torch and plug-ins may raise anything for a file of another network
             lines = [line.strip() for line in str(error).strip().splitlines()]
-            # Of a foreign network the second line names the first tensors that are missing.
-            said = f"{type(error).__name__}: {' '.join(lines[:2])[:300]}"
-            fix = f"The published weights of Inception: {inputs.WEIGHTS_URL}"
-            raise UsageError(f"{weights or name}: these are no weights of {name} ({said}). {fix}") from error
+            # For another network, the second line names the first tensors that are missing.
+            reason = f"{type(error).__name__}: {' '.join(lines[:2])[:300]}"
+            fix = f"The published weights of Inception: {inception.WEIGHTS_URL}"
+            raise UsageError(f"{weights or name}: these are not weights of {name} ({reason}). {fix}") from error
         self._net = made.to(device)
         self.device = torch.device(device)
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> dict[str, np.ndarray]:
-        """``features`` (B, D), and ``scores`` (B, K) where wanted, float32, of images (B, 3, H, W), uint8."""
-        found = self._net.convert_features_tuple_to_dict(self._net(pixels.to(self.device)))
-        return {key: found[layer].float().cpu().numpy() for key, layer in self.layers.items()}
+        """``features`` (B, D), and ``scores`` (B, K) if wanted, float32, of images (B, 3, H, W), uint8."""
+        outputs = self._net.convert_features_tuple_to_dict(self._net(pixels.to(self.device)))
+        return {key: outputs[layer].float().cpu().numpy() for key, layer in self.layers.items()}
 
 
 @functools.lru_cache(maxsize=1)
-def _cached(
-    identity: tuple[tuple[str, Any], ...], files: tuple[tuple[str, str | None], ...], device: str, scores: bool
-) -> Extractor:
-    return Extractor(dict(identity), dict(files), device, scores)
+def _cached(extraction: Extraction, files: tuple[tuple[str, str | None], ...], device: str, scores: bool) -> Extractor:
+    return Extractor(extraction, dict(files), device, scores)
 
 
-def load(
-    identity: dict[str, Any], files: dict[str, str | None], device: torch.device | str, scores: bool = False
-) -> Extractor:
-    """As `Extractor`; the last one is kept, for a shard asks for it at every batch."""
-    parts = tuple((name, identity.get(name)) for name in ("extractor", "layer", "weights", "plugin"))
+def load(extraction: Extraction, files: Files, device: torch.device | str, scores: bool = False) -> Extractor:
+    """As `Extractor`; the last one is kept, because a shard asks for it at every batch."""
     places = tuple((name, files.get(name)) for name in ("weights", "plugin"))
-    return _cached(parts, places, str(device), scores)
+    # What else a request says about features does not change the extractor.
+    return _cached(Extraction(**extraction.to_dict()), places, str(device), scores)
 
 
-def dimensions(identity: dict[str, Any], files: dict[str, str | None], pixels: int) -> int:
-    """The number of features; by trying the extractor, so that wrong weights are found out, too."""
+def dimensions(extraction: Extraction, files: Files, pixels: int) -> int:
+    """The number of features, found by trying the extractor, which reveals wrong weights, too."""
     image = torch.zeros(1, 3, pixels, pixels, dtype=torch.uint8)
-    return int(load(identity, files, "cpu")(image)["features"].shape[1])
+    return int(load(extraction, files, "cpu")(image)["features"].shape[1])
 
 
 def download(url: str, path: Path, sha256: str) -> None:
-    """Fetch weights to ``path``; ``sha256`` is how their digest begins.
+    """Fetch weights to ``path``; ``sha256`` is the beginning of their digest.
 
     Raises:
-        UsageError: it cannot be done.
+        UsageError: they cannot be fetched, or are others.
     """
     import torch.hub
 
@@ -129,10 +125,10 @@ def download(url: str, path: Path, sha256: str) -> None:
         raise UsageError(f"{url} cannot be downloaded ({error}). Put the file at {path} by hand.") from error
 
 
-def _unchanged(path: str | None, sha256: str | None) -> None:
+def _require_unchanged(path: str | None, sha256: str | None) -> None:
     if path is None:
         return
     if not Path(path).is_file():
-        raise UsageError(f"{path}: gone since the evaluation was asked for. Put it back, or type the command again.")
-    if inputs.digest_of(Path(path)) != sha256:
-        raise UsageError(f"{path}: changed since the evaluation was asked for. Type the command again.")
+        raise UsageError(f"{path}: gone since the evaluation was asked for. Put it back, or re-run the command.")
+    if digest_of(Path(path)) != sha256:
+        raise UsageError(f"{path}: changed since the evaluation was asked for. Re-run the command.")

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -13,6 +14,8 @@ _ROWS = 4096
 @dataclass(frozen=True)
 class Moments:
     """``n`` vectors of D features: their mean (D,) and their scatter (D, D), the sum of centred outer products."""
+
+    FIELDS: ClassVar[tuple[str, ...]] = ("n", "mean", "scatter")
 
     n: int
     mean: np.ndarray
@@ -26,7 +29,7 @@ class Moments:
 
     @classmethod
     def merged(cls, parts: "Iterable[Moments]") -> "Moments":
-        """Moments of all parts together, whatever their order but for rounding.
+        """Moments of all parts together, in whatever order, except for rounding.
 
         The scatter of the whole is the sum of those within the parts, and that of their means between them.
         """
@@ -54,7 +57,7 @@ class Moments:
         return self.scatter / (self.n - 1)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """As what a file holds."""
+        """As a file holds them, by `FIELDS`."""
         return {"n": np.array(self.n), "mean": self.mean, "scatter": self.scatter}
 
     @classmethod
@@ -70,5 +73,5 @@ def _block(features: np.ndarray) -> Moments:
 
 
 def standard_error(values: np.ndarray) -> float | None:
-    """The standard error of the mean of values (n,), in their unit; None for a single one, which has none."""
+    """The standard error of the mean of values (n,), in their unit; None for a single value."""
     return float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else None

@@ -1,55 +1,41 @@
-"""What is to be evaluated. The folder of an evaluation is named by its content. Loads no torch."""
+"""What is asked of a checkpoint. The folder of an evaluation is named after the content of its request."""
 
-import hashlib
-import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from cld_core.data import presence
-from cld_core.errors import NotFoundError, UsageError, did_you_mean
+from cld_core.digests import digest
+from cld_core.errors import UsageError
 from cld_core.recipe import Recipe
-from cld_core.recipe.image_spec import ImageDataSpec
+from cld_core.recipe.data import ImageDataSpec
+from cld_core.recipe.eval import ElboSpec, IscSpec, KidSpec, LossSpec, PrcSpec
+from cld_core.recipe.objective import ObjectiveSpec
+from cld_core.recipe.sampling import SamplingSpec
+from cld_core.recipe.variants import SECTIONS
 from cld_core.run import RunFolder
-from cld_core.run.atomic import read_json, write_json
+from cld_core.shards import Request
 
-from . import inputs
-
-
-@dataclass(frozen=True)
-class Metric:
-    """``work``: the kind of work that yields it. ``depends``: the fields of a request that its numbers depend on.
-
-    ``version`` is raised when the meaning of its numbers changes, so that old and new never share a folder.
-    """
-
-    work: str
-    depends: tuple[str, ...]
-    version: int = 1
-
-
-_SAMPLES = ("samples", "sampling", "fid")
-BY_NAME = {
-    "fid": Metric("features", _SAMPLES),
-    "kid": Metric("features", (*_SAMPLES, "kid")),
-    "isc": Metric("features", (*_SAMPLES, "isc")),
-    "prc": Metric("features", (*_SAMPLES, "prc")),
-    "elbo": Metric("elbo", ("points", "elbo")),
-    "loss": Metric("loss", ("points", "loss")),
-}
-METRICS = tuple(BY_NAME)
-# How many rows there are, which no row depends on.
-_SIZES = ("samples", "points")
+from . import inputs, registry
+from .extraction import FeatureInputs
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalRequest:
+class EvalRequest(Request):
     """One evaluation of one checkpoint.
 
-    Everything that the numbers of the asked metrics depend on is in `id`; how the work is cut into shards and batches
-    is not, nor where the ``files`` of weights and statistics lie: those are in it by their content (``fid``).
+    Attributes:
+        metrics: names, in the order of the table.
+        model_digest: of the parts of the recipe that the model's tensors depend on.
+        seed: key of every random draw.
+        samples: number of samples.
+        points: number of test examples; 0 if no metric reads them.
+        objective: what the test loss is of.
+        fid: what features of samples come from; None if no metric reads them.
     """
+
+    kind: ClassVar[str] = "evaluation"
 
     metrics: tuple[str, ...]
     checkpoint_step: int
@@ -57,16 +43,14 @@ class EvalRequest:
     seed: int
     samples: int
     points: int
-    sampling: dict[str, Any]
-    fid: dict[str, Any] = field(default_factory=dict)
-    kid: dict[str, Any] = field(default_factory=dict)
-    isc: dict[str, Any] = field(default_factory=dict)
-    prc: dict[str, Any] = field(default_factory=dict)
-    elbo: dict[str, Any] = field(default_factory=dict)
-    loss: dict[str, Any] = field(default_factory=dict)
-    files: dict[str, str | None] = field(default_factory=dict)
-    shards: int = 1
-    batch_size: int = 2048
+    sampling: SamplingSpec
+    objective: ObjectiveSpec
+    fid: FeatureInputs | None = None
+    kid: KidSpec = field(default_factory=KidSpec)
+    isc: IscSpec = field(default_factory=IscSpec)
+    prc: PrcSpec = field(default_factory=PrcSpec)
+    elbo: ElboSpec = field(default_factory=ElboSpec)
+    loss: LossSpec = field(default_factory=LossSpec)
 
     @classmethod
     def of(
@@ -85,41 +69,39 @@ class EvalRequest:
             points_key: the key that `eval.points` was taken from, for messages.
 
         Raises:
-            UsageError: weights or statistics are missing or do not fit, or the data are no images.
+            UsageError: weights or statistics are missing or do not fit, or the data are not images.
             DataError: there is no test set, or a smaller one.
         """
         spec = recipe.eval
-        found = None
-        if draws_samples(metrics):
-            if recipe.sampling.method == "ode" and recipe.sampling.solver != "rows":
-                text = "makes a sample depend on those that share its batch. Set it to rows for an evaluation"
-                raise UsageError(f"'sampling.solver' {recipe.sampling.solver} {text}.")
-            found = inputs.of(recipe, metrics)
-        tested = any("points" in BY_NAME[name].depends for name in metrics)
-        points = _points(recipe, points_key) if tested else 0
-        parts = [spec.samples] * (found is not None) + [points] * tested
+        names = tuple(metric.name for metric in registry.metrics(metrics))
+        over = {registry.ROWS[metric.rows].over for metric in registry.metrics(names)}
+        fid, files = inputs.of(recipe, names) if "samples" in over else (None, {})
+        points = _points(recipe, points_key) if "points" in over else 0
         return cls(
-            metrics=tuple(metrics),
+            metrics=names,
             checkpoint_step=checkpoint_step,
             model_digest=recipe.model_digest(),
             seed=spec.seed,
             samples=spec.samples,
             points=points,
-            sampling=asdict(recipe.sampling.in_force()),
-            fid=found.identity if found else {},
-            kid=asdict(spec.kid),
-            isc=asdict(spec.isc),
-            prc=asdict(spec.prc),
-            elbo=asdict(spec.elbo),
-            loss={**asdict(spec.loss), "objective": asdict(recipe.objective)},
-            files=found.files if found else {},
-            shards=min(shards, max(parts)),
+            # Requests that sample alike are equal.
+            sampling=recipe.sampling.canonical(),
+            objective=recipe.objective,
+            fid=fid,
+            kid=spec.kid,
+            isc=spec.isc,
+            prc=spec.prc,
+            elbo=spec.elbo,
+            loss=spec.loss,
+            files=files,
+            shards=min(shards, max({"samples": spec.samples, "points": points}[name] for name in over)),
             batch_size=spec.batch_size,
+            retries=recipe.train.max_retries,
         )
 
     @classmethod
     def periodic_fid(cls, recipe: Recipe) -> "EvalRequest | None":
-        """The FID that training computes now and then, with everything that it needs found; None where it does not.
+        """The FID that training computes now and then; None if it computes none.
 
         Raises:
             UsageError: weights or statistics are missing or do not fit.
@@ -131,7 +113,7 @@ class EvalRequest:
 
     @classmethod
     def periodic_bound(cls, recipe: Recipe) -> "EvalRequest | None":
-        """The likelihood bound that training computes now and then; None where it does not before its last step.
+        """The likelihood bound that training computes now and then; None if it computes none before its last step.
 
         Raises:
             DataError: there is no test set.
@@ -143,101 +125,61 @@ class EvalRequest:
         spec = replace(recipe.eval, points=recipe.periodic.elbo_points)
         return cls.of(replace(recipe, eval=spec), ("elbo",), 0, points_key="periodic.elbo_points")
 
+    @classmethod
+    def chosen(cls, content: Mapping[str, Any]) -> Mapping[str, type]:
+        return {"sampling": SECTIONS["sampling"].chosen(content["sampling"]).spec}
+
     @property
     def id(self) -> str:
         """Name of the evaluation: metrics, step, and a digest of everything that its numbers depend on."""
-        return f"{'-'.join(self.metrics)}-{self.checkpoint_step:08d}-{self._digest('checkpoint_step')}"
+        return f"{'-'.join(self.metrics)}-{self.checkpoint_step:08d}-{self._digest(self.metrics, 'checkpoint_step')}"
 
     @property
     def settings(self) -> str:
         """A digest of everything that is asked of a checkpoint, whichever it is: the same at every step."""
-        return self._digest()
-
-    def rows_of(self, work: str) -> str:
-        """A digest of everything that each single row of a kind of work depends on; how many there are is not in it."""
-        metrics = [metric for metric in self.metrics if BY_NAME[metric].work == work]
-        return self._digest("checkpoint_step", metrics=metrics, but=_SIZES)
-
-    def _digest(self, *more: str, metrics: Sequence[str] | None = None, but: Sequence[str] = ()) -> str:
-        metrics = self.metrics if metrics is None else metrics
-        used = {name for metric in metrics for name in BY_NAME[metric].depends}.difference(but)
-        content = {name: getattr(self, name) for name in (*more, "model_digest", "seed", *sorted(used))}
-        versions = {metric: BY_NAME[metric].version for metric in metrics}
-        text = json.dumps({"metrics": versions, **content}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:8]
+        return self._digest(self.metrics)
 
     @property
-    def work(self) -> dict[str, int]:
-        """The kinds of work to be done, and how many samples or test data each is over."""
-        names = dict.fromkeys(BY_NAME[metric].work for metric in self.metrics)
-        return {name: self.samples if name == "features" else self.points for name in names}
+    def sizes(self) -> dict[str, int]:
+        """How many rows there are of each kind, in the order of the table of metrics."""
+        kinds = dict.fromkeys(metric.rows for metric in registry.metrics(self.metrics))
+        return {kind: int(getattr(self, registry.ROWS[kind].over)) for kind in kinds}
 
-    def bounds(self, shard: int, work: str) -> tuple[int, int]:
-        """First and last-plus-one index of the samples or data of a shard; equal where it has no share of them."""
-        size = self.work[work]
-        return shard * size // self.shards, (shard + 1) * size // self.shards
+    def rows_id(self, kind: str) -> str:
+        """A digest of everything that each single row of a kind depends on, but not of how many there are."""
+        readers = [metric.name for metric in registry.metrics(self.metrics) if metric.rows == kind]
+        return self._digest(readers, "checkpoint_step", sizes=False)
 
-    def save(self, run: RunFolder) -> str:
-        """Make the evaluation's folder unless it is there, and return its name.
+    def at(self, place: str) -> Any:
+        """What is at a place such as "kid.subsets"; None if a section of it is missing."""
+        found: Any = self
+        for name in place.split("."):
+            found = None if found is None else getattr(found, name)
+        return asdict(found) if is_dataclass(found) and not isinstance(found, type) else found
 
-        An evaluation that was begun keeps its number of shards, and learns where its files are and how many data
-        are to be computed at once now.
-        """
+    def save(self, run: RunFolder) -> Path:
+        """Write the request into the evaluation's folder in a run, see `Request.store`, and return the folder."""
         folder = run.evals / self.id
-        there = read_json(folder / "request.json")
-        if there is None:
-            (folder / "shards").mkdir(parents=True, exist_ok=True)
-            write_json(folder / "request.json", {"id": self.id, **asdict(self)})
-        elif (there.get("files"), there.get("batch_size")) != (self.files, self.batch_size):
-            write_json(folder / "request.json", {**there, "files": self.files, "batch_size": self.batch_size})
-        return self.id
+        self.store(folder)
+        return folder
 
-    @classmethod
-    def load(cls, folder: Path) -> "EvalRequest":
-        """The request of an evaluation's folder.
-
-        Raises:
-            NotFoundError: there is none, or one of a version that is not known.
-        """
-        content = read_json(folder / "request.json")
-        if content is None:
-            raise NotFoundError(f"{folder}: there is no evaluation here. Start one with `cldctl eval`.")
-        content.pop("id")
-        try:
-            return cls(**{**content, "metrics": tuple(content["metrics"])})
-        except TypeError as error:
-            raise NotFoundError(f"{folder}: made by another version of cldctl ({error}). Evaluate again.") from error
+    def _digest(self, metrics: Sequence[str], *more: str, sizes: bool = True) -> str:
+        names = {"model_digest", "seed", *more}
+        for metric in registry.metrics(metrics):
+            rows = registry.ROWS[metric.rows]
+            names |= {*rows.depends, *metric.depends, *([rows.over] if sizes else [])}
+        versions = {metric.name: metric.version for metric in registry.metrics(metrics)}
+        return digest({"metrics": versions, **{name: self.at(name) for name in names}})[:8]
 
 
 def _points(recipe: Recipe, key: str) -> int:
-    """How many test data there are to be: those that are asked for, by ``key``, or all."""
+    """How many test examples there are to be: as many as ``key`` asks for, or all."""
     wanted = recipe.eval.points
     if not isinstance(recipe.data, ImageDataSpec):
         return wanted or recipe.eval.samples
-    there = presence.count(recipe.data, "validation")
-    if wanted is not None and wanted > there:
+    present = presence.count(recipe.data, "validation")
+    if wanted is not None and wanted > present:
         all_of_them = ", or null for all of them" if key == "eval.points" else ""
-        text = f"is {wanted}, but {recipe.data.path} has {there} test images"
-        raise UsageError(f"'{key}' {text}. Set {key}={there}{all_of_them}.")
-    return wanted or there
-
-
-def draws_samples(metrics: Sequence[str]) -> bool:
-    """Whether a metric looks at samples, rather than at test data alone."""
-    return any("samples" in BY_NAME[name].depends for name in metrics)
-
-
-def parse_metrics(text: str | None) -> tuple[str, ...]:
-    """The metrics of a comma-separated list, in their fixed order.
-
-    Raises:
-        UsageError: an unknown one; names the nearest.
-    """
-    words = [word.strip() for word in (text or "").split(",") if word.strip()]
-    for word in words:
-        if word not in METRICS:
-            there = ", ".join(METRICS)
-            raise UsageError(f"--eval: '{word}' is no metric; there are: {there}.{did_you_mean(word, METRICS)}")
-    if text is not None and not words:
-        raise UsageError(f"--eval names no metric; there are: {', '.join(METRICS)}. Name some, or leave it out.")
-    return tuple(metric for metric in METRICS if metric in words)
+        text = f"is {wanted}, but {recipe.data.path} has {present} test images"
+        raise UsageError(f"'{key}' {text}. Set {key}={present}{all_of_them}.")
+    return wanted or present

@@ -1,60 +1,34 @@
-"""The numbers in a report, listed once for all who show them: tables, comparisons, TensorBoard. Loads no torch."""
+"""The numbers in reports, for everything that shows them. Loads no torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-
-@dataclass(frozen=True)
-class Metric:
-    """Where a number stands in `report.json`, and how people read it.
-
-    ``request`` is the metric that has to be asked for to get it.
-    """
-
-    key: str
-    request: str
-    field: str
-    label: str
-    stderr: str | None = None
-    larger_is_better: bool = False
-    digits: int = 3
-
-
-METRICS = (
-    Metric("fid", "fid", "value", "FID"),
-    Metric("kid", "kid", "value", "KID", digits=5),
-    Metric("isc", "isc", "value", "Inception Score", larger_is_better=True),
-    Metric("precision", "prc", "precision", "precision", larger_is_better=True),
-    Metric("recall", "prc", "recall", "recall", larger_is_better=True),
-    Metric("bpd", "elbo", "bpd", "bits/dim", stderr="stderr"),
-    Metric("nll", "elbo", "nll", "NLL bound, nats", stderr="stderr"),
-    Metric("loss", "loss", "value", "test loss", stderr="stderr"),
-)
-BY_KEY = {metric.key: metric for metric in METRICS}
+from . import registry
 
 
 @dataclass(frozen=True)
 class Number:
-    """A result and its standard error; None where it has none."""
+    """A result and its standard error; None if it has none."""
 
     value: float
     stderr: float | None = None
 
 
 def numbers(report: Mapping[str, Any] | None) -> dict[str, Number]:
-    """The results that a report holds, by `Metric.key`, in the order of `METRICS`."""
+    """The results in a report by the `key` of their `Quantity`, in the order of the table of metrics."""
     found = {}
-    for metric in METRICS:
-        section = (report or {}).get(metric.request) or {}
-        if section.get(metric.field) is not None:
-            error = section.get(metric.stderr) if metric.stderr else None
-            found[metric.key] = Number(float(section[metric.field]), None if error is None else float(error))
+    for metric, quantity in registry.quantities():
+        section = (report or {}).get(metric.name) or {}
+        if section.get(quantity.field) is not None:
+            error = section.get(quantity.stderr) if quantity.stderr else None
+            value = float(section[quantity.field])
+            found[quantity.key] = Number(value, None if error is None else float(error))
     return found
 
 
-def evaluations_of_network(report: Mapping[str, Any] | None, key: str) -> float | None:
-    """The mean number of network evaluations (NFE) behind the result ``key``; None where it says none."""
-    section = (report or {}).get(BY_KEY[key].request) or {}
-    nfe = section.get("nfe_mean")
+def network_evaluations(report: Mapping[str, Any] | None, key: str) -> float | None:
+    """The mean number of network evaluations (NFE) behind a result; None if the report does not say."""
+    section = next(metric.name for metric, quantity in registry.quantities() if quantity.key == key)
+    nfe = ((report or {}).get(section) or {}).get("nfe_mean")
     return None if nfe is None else float(nfe)

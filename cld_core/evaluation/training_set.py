@@ -1,87 +1,145 @@
-"""Computing the statistics of a training set, in shards that go on where they were interrupted."""
+"""The statistics of a training set as a kind of sharded work, in a folder beside the file that they end up in.
 
-import functools
-import shutil
-from collections.abc import Callable
+Loads no torch; numpy only to look into a file of statistics.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-import torch
+from cld_core.data import presence
+from cld_core.digests import digest
+from cld_core.errors import UsageError
+from cld_core.recipe import Recipe
+from cld_core.recipe.data import ImageDataSpec
+from cld_core.recipe.variants import SECTIONS
+from cld_core.shards import Request, Work
 
-from cld_core.data.images import ImageSet, open_images
-from cld_core.errors import DataError
-from cld_core.ranks import Ranks
-from cld_core.recipe.image_spec import ImageDataSpec
+from . import inputs
+from .extraction import Extraction
 
-from . import extractors, shard_files, statistics
-from .moments import Moments
-from .shard_files import Arrays, Shard
-from .stats_request import WORK, StatsRequest
+if TYPE_CHECKING:
+    from cld_core.ranks import Ranks
+
+    from .training_features import StatsComputation
 
 
-def compute(
-    folder: Path, ranks: Ranks, should_stop: Callable[[], bool] = lambda: False, only: int | None = None
-) -> bool:
-    """Compute what is missing: of the shards this rank takes every ``world_size``-th, or ``only`` one.
+@dataclass(frozen=True, kw_only=True)
+class StatsRequest(Request):
+    """Statistics of which images, by which extractor, into which file.
 
-    The rank that finds all shards complete writes the file and removes the shards. Returns whether this rank did
-    all of its share.
-
-    Raises:
-        UsageError: the weights are gone or have changed.
-        DataError: the images are gone, or others.
+    Attributes:
+        output: the file to write, an absolute path.
+        data_fingerprint: of the images.
+        images: their number.
+        features: whether the features themselves are kept, too.
     """
-    request = StatsRequest.load(folder)
-    made_of = {"request": request.id}
-    mine = range(ranks.rank, request.shards, ranks.world_size) if only is None else (only,)
-    images: ImageSet | None = None
-    for number in mine:
-        if shard_files.is_complete(folder / "shards", number, made_of):
-            continue
-        if images is None:
-            spec = ImageDataSpec(**request.data)
-            images = open_images(spec.path, "train", name=spec.name, size=spec.pixels, cache="disk")
-        shard = Shard(folder / "shards", number, {WORK: request.bounds(number)}, made_of)
-        rows = functools.partial(_rows, request, images, ranks.device)
-        told = f"shard {number} of {request.shards}"
-        keep = functools.partial(_condense, request)
-        if not shard.fill(WORK, request.batch_size, rows, keep, should_stop, told):
+
+    kind: ClassVar[str] = "statistics"
+
+    output: str
+    data: ImageDataSpec
+    data_fingerprint: str
+    images: int
+    extraction: Extraction
+    features: bool
+
+    @classmethod
+    def of(cls, recipe: Recipe, output: Path | None, *, features: bool, shards: int) -> "StatsRequest":
+        """The request for the data, extractor and weights that a recipe names.
+
+        Args:
+            output: None: beside the images, where evaluations look for it.
+
+        Raises:
+            UsageError: the data are not images, or the extractor is missing.
+            DataError: the images are missing.
+        """
+        data = recipe.data
+        if not isinstance(data, ImageDataSpec):
+            text = f"the examples of data.name={data.name} are vectors; statistics are of images"
+            raise UsageError(f"{text}. Name an image recipe.")
+        images = presence.count(data, "train")
+        extraction, _, files = inputs.extractor(recipe)
+        if output is None:
+            from . import statistics
+
+            output = statistics.default_file(data, extraction)
+        return cls(
+            output=str(output.absolute()),
+            data=data,
+            data_fingerprint=presence.fingerprint(data, "train"),
+            images=images,
+            extraction=extraction,
+            files=files,
+            features=features,
+            batch_size=recipe.eval.batch_size,
+            shards=min(shards, images),
+            retries=recipe.train.max_retries,
+        )
+
+    @classmethod
+    def chosen(cls, content: Mapping[str, Any]) -> Mapping[str, type]:
+        return {"data": SECTIONS["data"].chosen(content["data"]).spec}
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the statistics, whoever computes them."""
+        return digest({**self.extraction.to_dict(), "data": self.data_fingerprint})[:16]
+
+    @property
+    def id(self) -> str:
+        return f"{self.fingerprint}{'-features' if self.features else ''}"
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {"features": self.images}
+
+    @property
+    def folder(self) -> Path:
+        """Where requests, shards and logs lie until all is done."""
+        return Path(f"{self.output}.partial")
+
+    def save(self) -> Path:
+        """Write the request into its folder, see `Request.store`, and return the folder."""
+        self.store(self.folder)
+        return self.folder
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the file holds what is asked for. One that answers another request is replaced."""
+        from . import statistics
+
+        if not Path(self.output).is_file():
             return False
-    if all(shard_files.is_complete(folder / "shards", number, made_of) for number in range(request.shards)):
-        _write(request, folder)
-    return True
+        content = statistics.outline(Path(self.output))
+        is_current = content.about.get("identity") == self.fingerprint
+        return is_current and (not self.features or content.features is not None)
 
 
-def _rows(request: StatsRequest, images: ImageSet, device: torch.device, first: int, last: int) -> Arrays:
-    pixels = images.batch(torch.arange(first, last))
-    return extractors.load(request.extractor, request.files, device)(pixels)
+class Statistics(Work):
+    """Statistics that are being computed; the folder is removed when they are done."""
 
+    command = "cldctl data stats"
+    request: StatsRequest
 
-def _condense(request: StatsRequest, rows: Arrays) -> Arrays:
-    moments = Moments.of(rows["features"]).arrays()
-    return {**moments, **rows} if request.features else moments
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.request = StatsRequest.load(folder)
 
+    @property
+    def name(self) -> str:
+        return Path(self.request.output).name
 
-def _write(request: StatsRequest, folder: Path) -> None:
-    """The file from all shards. Two ranks may do it at once, and write the same."""
-    parts: list[Moments] = []
-    features: list[np.ndarray] = []
-    for number in range(request.shards):
-        part = shard_files.load(folder / "shards", number, WORK)
-        if part is None:
-            if request.is_done:
-                return
-            text = f"shard {number} of the statistics is damaged"
-            raise DataError(f"{folder}: {text}. Type the same `cldctl data stats` again to compute it anew.")
-        parts.append(Moments.from_arrays(part))
-        features += [part["features"]] if request.features else []
-    about = {
-        "identity": request.identity,
-        **request.extractor,
-        "images": request.images,
-        "data": request.fingerprint,
-        "quantisation": "none: the images are uint8",
-    }
-    rows = np.concatenate(features) if request.features else None
-    statistics.write(Path(request.output), Moments.merged(parts), rows, about)
-    shutil.rmtree(folder / "shards", ignore_errors=True)
+    @property
+    def is_done(self) -> bool:
+        return self.request.is_done
+
+    def made_of(self, *, strict: bool = False) -> dict[str, str]:
+        return {"request": self.request.id}
+
+    def open(self, ranks: "Ranks") -> "StatsComputation":
+        from .training_features import StatsComputation
+
+        return StatsComputation(self, ranks.device)

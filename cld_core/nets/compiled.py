@@ -1,20 +1,20 @@
-"""A network compiled for sampling and likelihoods, whose batches have few different sizes."""
+"""A network compiled for sampling and likelihoods, with batches padded to a few different sizes."""
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-# The adaptive solver's batch shrinks as rows arrive. Every size is compiled anew, so there are this many.
+# The adaptive solver's batch shrinks as rows finish. Each size is compiled separately, so there are only this many.
 SIZES = 4
 
 
 class Compiled(nn.Module):
     """``net`` through `torch.compile`; on GPUs with CUDA graphs ("reduce-overhead").
 
-    Batches are padded with copies of their first row up to a multiple of a quarter of the largest batch so far: then a
-    handful of sizes is compiled, each for its own shape, instead of every one that the adaptive solver comes to.
-    Results differ from those of ``net`` by rounding.
+    Batches are padded with copies of their first row to a multiple of a quarter of the largest batch so far. So a
+    handful of sizes is compiled, instead of every size that occurs in the adaptive solver. Results differ from those
+    of ``net`` by rounding.
     """
 
     def __init__(self, net: nn.Module) -> None:
@@ -31,7 +31,7 @@ class Compiled(nn.Module):
         return min(self._largest, -(-rows // unit) * unit)
 
     def forward(self, u: Tensor, t: Tensor) -> Tensor:
-        """(B, 2C or C, ...) and (B,) to (B, C, ...), as ``net``."""
+        """(B, nC, ...) and (B,) to (B, mC, ...), as ``net``."""
         rows = len(u)
         more = self.padded(rows) - rows
         if more:

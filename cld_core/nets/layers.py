@@ -1,7 +1,7 @@
-"""The layers that NCSN++ is made of, and how they start (Song et al. 2021, appendix H; Ho et al. 2020, appendix B).
+"""The layers of NCSN++ and their initial weights (Song et al. 2021, appendix H; Ho et al. 2020, appendix B).
 
 Weights start uniform with variance scale / fan_avg and biases at zero. Attribute names such as `GroupNorm_0` and
-`NIN_3` are those of the published checkpoints, which load with strict names.
+`NIN_3` are those of the published checkpoints, which are loaded with strict names.
 """
 
 import math
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cld_core.recipe.ncsnpp_spec import NcsnppSpec
+from cld_core.recipe.ncsnpp import NcsnppSpec
 
 from .resampling import Direction, Resample, fir_filter, fir_kernel
 
@@ -29,7 +29,7 @@ ACTIVATIONS: dict[str, Activation] = {
 def init_uniform_(weight: Tensor, scale: float = 1.0) -> None:
     """Fill (out, in, ...) with uniform numbers of variance scale / fan_avg; scale 0 means 1e-10.
 
-    An exact zero would leave the layer before it without a gradient in the first step.
+    With exact zeros, the preceding layer would get no gradient in the first step.
     """
     receptive = math.prod(weight.shape[2:])
     fan_avg = receptive * (weight.shape[0] + weight.shape[1]) / 2
@@ -57,7 +57,7 @@ def dense(features_in: int, features_out: int) -> nn.Linear:
 def group_norm(channels: int) -> nn.GroupNorm:
     """Group normalisation with groups of at least four channels and at most 32 groups.
 
-    Where channels is not a multiple of that number of groups, the next smaller divisor is taken.
+    If channels is not a multiple of that number of groups, the next smaller divisor is used.
     """
     most = max(1, min(channels // 4, 32))
     groups = next(n for n in range(most, 0, -1) if channels % n == 0)
@@ -72,7 +72,7 @@ def scaled_sum(x: Tensor, h: Tensor, scale: float) -> Tensor:
 class FourierEmbedding(nn.Module):
     """Random Fourier features of log t (Tancik et al. 2020): sin and cos of 2 pi W log t.
 
-    W is drawn once from N(0, scale^2) and then frozen; as part of the state it comes back with a checkpoint.
+    W is drawn once from N(0, scale^2) and then frozen; it is part of the state and is restored from checkpoints.
     """
 
     def __init__(self, size: int, scale: float) -> None:
@@ -88,8 +88,8 @@ class FourierEmbedding(nn.Module):
 def positional_embedding(t: Tensor, size: int) -> Tensor:
     """The sinusoids of DDPM, with wavelengths from 2 pi to 20000 pi, of t itself.
 
-    The published CelebA-HQ models do not multiply t by a number of steps first, so that only the first few
-    sinusoids vary over [0, 1]; their checkpoints need exactly this.
+    The published CelebA-HQ models do not multiply t by a number of steps first, so only the first few sinusoids
+    vary over [0, 1]; their checkpoints need exactly this.
 
     t (B,) in [0, 1] -> (B, size) in float64; `size` is even and at least 4.
     """
@@ -130,7 +130,7 @@ class Attention(nn.Module):
         self.skip_scale = math.sqrt(0.5) if skip_rescale else 1.0
 
     def forward(self, x: Tensor) -> Tensor:
-        # (B, heads = 1, H W, C): a view where x is channels_last.
+        # (B, heads = 1, H W, C): a view if x is channels_last.
         pixels = self.GroupNorm_0(x).permute(0, 2, 3, 1).flatten(1, 2).unsqueeze(1)
         query, key, value = self.NIN_0(pixels), self.NIN_1(pixels), self.NIN_2(pixels)
         h = self.NIN_3(F.scaled_dot_product_attention(query, key, value))
@@ -157,13 +157,13 @@ class ConvResample(nn.Module):
     def __init__(self, direction: Direction, fir: Sequence[float] | None, channels_in: int, channels_out: int) -> None:
         super().__init__()
         self.direction = direction
-        # Published checkpoints have another name for the filtered layer than for the plain one.
+        # Published checkpoints use different names for the filtered and the plain layer.
         self.layer_name = "Conv_0" if fir is None else "Conv2d_0"
         self.add_module(self.layer_name, conv(channels_in, channels_out, 3))
         self.register_buffer("kernel", None if fir is None else fir_kernel(fir), persistent=False)
 
     def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor:
-        """`temb` is ignored: it lets a resampling layer stand where a residual block may."""
+        """`temb` is ignored: it lets a resampling layer take the place of a residual block."""
         layer = getattr(self, self.layer_name)
         weight, bias = layer.weight, layer.bias
         down = self.direction == "down"
@@ -184,7 +184,7 @@ class ResBlock(nn.Module):
     """A residual block: (B, C, H, W) and the embedded time (B, E) -> (B, C', H', W').
 
     Args:
-        spec: which kind of block, and its options.
+        spec: the kind of block, and its options.
         channels_in: C.
         channels_out: C'.
         resample: BigGAN blocks only: "down" or "up" changes both branches' resolution by 2.

@@ -7,19 +7,22 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from cld_core.nets.dense import in_blocks, linear_silu
+from cld_core.recipe.network import MlpSpec
+
+from .dense import in_blocks, linear_silu
+from .vectors import dimension
 
 FREQUENCIES = 8
 
 
 def time_features(t: Tensor, kind: str) -> Tensor:
-    """What of the time (B,) the network sees, (B, k): t, log t, or sines and cosines of log t."""
+    """The form in which the network sees the time (B,), (B, k): t, log t, or sines and cosines of log t."""
     if kind == "raw":
         return t[:, None]
     log_t = t.log()[:, None]
     if kind == "log":
         return log_t
-    # log t spans 11.5 nats from loss_eps to 1; the slowest wave is twice as long, the fastest a sixteenth of a nat.
+    # log t spans 11.5 from loss_eps to 1; the slowest wave is twice as long, the fastest about a fifth.
     octaves = torch.arange(FREQUENCIES, device=t.device, dtype=t.dtype)
     phase = log_t * (math.pi / 12.0) * 2.0**octaves
     return torch.cat([phase.sin(), phase.cos()], dim=1)
@@ -52,7 +55,14 @@ class MLP(nn.Module):
 
     def _rows(self, u: Tensor, t: Tensor) -> Tensor:
         h = torch.cat([u, time_features(t, self.time_input)], dim=1)
-        *hidden, last = self.main
-        for layer in hidden[::2]:
+        *hidden, last = (layer for layer in self.main if isinstance(layer, nn.Linear))
+        for layer in hidden:
             h = linear_silu(layer, h)
         return last(h)
+
+
+def build(spec: MlpSpec, data_shape: tuple[int, ...], halves_in: int, halves_out: int) -> MLP:
+    """The network of a recipe; see `cld_core.nets.build`."""
+    d = dimension(data_shape, spec.name)
+    sizes = {"inputs": halves_in * d, "outputs": halves_out * d, "width": spec.width, "layers": spec.layers}
+    return MLP(**sizes, time_input=spec.time_input)

@@ -1,15 +1,14 @@
 """NCSN++: the U-Net for images of Song et al. 2021 (arXiv 2011.13456, appendix H).
 
-On the way down, every resolution has `blocks` residual blocks, each followed by attention where asked, and then
-one that halves the resolution. Each of them leaves its output for the way up, which at every resolution has one
-block more, takes those outputs back in the reverse order, and ends with attention (where asked) and a block that
-doubles the resolution. "Progressive" inputs and outputs are resampled images that enter and leave at every
-resolution.
+On the way down, every resolution has `blocks` residual blocks, each followed by attention if configured, and then
+one that halves the resolution. Each of them passes its output to the way up, which has one more block at every
+resolution, takes those outputs in reverse order, and ends with attention (if configured) and a block that doubles
+the resolution. "Progressive" inputs and outputs are resampled images that enter and leave at every resolution.
 
-All layers are in one list, `all_modules`, in the order of their use: with the names inside the layers that makes
-the state that published checkpoints have. Only the layers that the published models use could be checked against
-such checkpoints; the places of the others in the list (ddpm blocks, input_skip, progressive outputs) follow the
-same rule, order of use.
+All layers are in one list, `all_modules`, in the order of their use: together with the names inside the layers,
+this gives the state dict of the published checkpoints. Only the layers of the published models could be checked
+against such checkpoints; the positions of the others (ddpm blocks, input_skip, progressive outputs) follow the same
+rule, order of use.
 """
 
 import math
@@ -18,7 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from cld_core.recipe.ncsnpp_spec import NcsnppSpec
+from cld_core.errors import RecipeError
+from cld_core.recipe.ncsnpp import NcsnppSpec
 
 from .layers import (
     ACTIVATIONS,
@@ -38,7 +38,7 @@ from .resampling import Direction, Resample
 
 @dataclass(frozen=True, kw_only=True)
 class _Level:
-    """One resolution of one direction: the places of its layers in `all_modules`, None for what it lacks."""
+    """One resolution of one direction: the positions of its layers in `all_modules`, None for those it lacks."""
 
     blocks: tuple[int, ...]
     attention: tuple[int | None, ...]
@@ -52,8 +52,8 @@ class Ncsnpp(nn.Module):
 
     Args:
         spec: the recipe's `network` section.
-        channels_in: channels of u, 2C for phase space (x, v) and C for x alone; default 2 `spec.image_channels`.
-        channels_out: default `spec.image_channels`.
+        channels_in: channels of u, nC; by default 2 `spec.image_channels`.
+        channels_out: mC; by default `spec.image_channels`.
     """
 
     def __init__(self, spec: NcsnppSpec, channels_in: int | None = None, channels_out: int | None = None) -> None:
@@ -80,15 +80,15 @@ class Ncsnpp(nn.Module):
         self._last = () if self.image_up else self._add_read_out(channels, self.channels_out, spec.init_scale)
 
     def forward(self, u: Tensor, t: Tensor) -> Tensor:
-        """The result has the type of u, also under autocast; t may be of any floating type, float64 is used in full.
+        """The result has the type of u, even under autocast; t may have any floating type, and float64 is kept.
 
         Raises:
-            ValueError: when u is not of the shape that the network was built for.
+            ValueError: u does not have the shape that the network was built for.
         """
         size = self.spec.image_size
         if u.ndim != 4 or u.shape[1:] != (self.channels_in, size, size):
             raise ValueError(
-                f"NCSN++ got u of shape {tuple(u.shape)}, was built for (B, {self.channels_in}, {size}, {size}): "
+                f"NCSN++ got u of shape {tuple(u.shape)}, but was built for (B, {self.channels_in}, {size}, {size}): "
                 "set network.image_size and network.image_channels to those of the data"
             )
         temb = self.embed(t)
@@ -99,7 +99,7 @@ class Ncsnpp(nn.Module):
         return self._go_up(h, skips, temb).to(u.dtype)
 
     def embed(self, t: Tensor) -> Tensor:
-        """The time (B,) as every residual block sees it: (B, 4 channels)."""
+        """The time (B,) in the form that every residual block gets: (B, 4 channels)."""
         *features, first, second = (self.all_modules[place] for place in self._embedding)
         temb = features[0](t) if features else positional_embedding(t, self.spec.channels)
         return self.act(second(self.act(first(temb.to(next(first.parameters()).dtype)))))
@@ -153,7 +153,7 @@ class Ncsnpp(nn.Module):
         norm, layer = (self.all_modules[place] for place in places)
         return layer(self.act(norm(h)))
 
-    # Building: each of these appends layers to `all_modules` and returns their places.
+    # Building: each of these appends layers to `all_modules` and returns their positions.
 
     def _add(self, layer: nn.Module) -> int:
         self.all_modules.append(layer)
@@ -241,3 +241,14 @@ class Ncsnpp(nn.Module):
 
     def _add_read_out(self, channels: int, channels_out: int, scale: float) -> tuple[int, int]:
         return self._add(group_norm(channels)), self._add(conv(channels, channels_out, 3, scale))
+
+
+def build(spec: NcsnppSpec, data_shape: tuple[int, ...], halves_in: int, halves_out: int) -> Ncsnpp:
+    """The network of a recipe; see `cld_core.nets.build`."""
+    wanted = (spec.image_channels, spec.image_size, spec.image_size)
+    if data_shape != wanted:
+        raise RecipeError(
+            f"network ncsnpp takes images of shape {wanted}, but the data have shape {data_shape}. "
+            "Set network.image_size and network.image_channels to those of the data."
+        )
+    return Ncsnpp(spec, halves_in * spec.image_channels, halves_out * spec.image_channels)

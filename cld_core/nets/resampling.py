@@ -3,10 +3,10 @@
 The FIR filter is that of StyleGAN2 (Karras et al. 2020, appendix B), as used by Song et al. 2021, appendix H: a
 separable filter h with sum 1, applied before every second pixel is dropped, or (times 4) after zeros have been
 inserted between the pixels. Outside the image everything is zero. An even number of symmetric taps keeps the
-centre of the image where it was.
+centre of the image in place.
 
-One depthwise convolution does filter and stride at once, so no pixel is computed that is then dropped and no zero
-is ever multiplied. These are ordinary convolutions: they can be differentiated any number of times, compiled, and
+One depthwise convolution filters and strides at once, so no pixel is computed and then dropped, and no inserted
+zero is multiplied. These are ordinary convolutions: they can be compiled, differentiated any number of times, and
 follow the memory format of their input.
 """
 
@@ -70,7 +70,7 @@ class Resample(nn.Module):
         self.register_buffer("kernel", None if fir is None else fir_kernel(fir), persistent=False)
 
     def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor:
-        """`temb` is ignored: it lets a resampling layer stand where a residual block may."""
+        """`temb` is ignored: it lets a resampling layer take the place of a residual block."""
         if self.direction == "down":
             return F.avg_pool2d(x, 2) if self.kernel is None else fir_downsample(x, self.kernel)
         if self.kernel is None:

@@ -4,9 +4,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cld_core.recipe.network import ResnetSpec
+
+from .vectors import dimension
+
 
 class ResNet(nn.Module):
-    """A first layer, ``layers`` residual ones h + W [h, log t], each followed by SiLU, and a last one.
+    """A first layer, ``layers`` residual layers h + W [h, log t], each followed by SiLU, and a last layer.
 
     Parameters are named as in the published network (`layers.0.weight`, ...).
     """
@@ -24,3 +28,9 @@ class ResNet(nn.Module):
         for layer in hidden:
             h = functional.silu(h + layer(torch.cat([h, log_t], dim=1)))
         return last(torch.cat([h, log_t], dim=1))
+
+
+def build(spec: ResnetSpec, data_shape: tuple[int, ...], halves_in: int, halves_out: int) -> ResNet:
+    """The network of a recipe; see `cld_core.nets.build`."""
+    d = dimension(data_shape, spec.name)
+    return ResNet(inputs=halves_in * d, outputs=halves_out * d, width=spec.width, layers=spec.layers)

@@ -1,8 +1,8 @@
-"""A key of a recipe: its default, and what the command line says of it."""
+"""A key of a recipe: its default, its bounds, and what the command line says about it."""
 
-from dataclasses import field
+from dataclasses import Field, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 
 def key(
@@ -13,12 +13,21 @@ def key(
     ge: float | None = None,
     lt: float | None = None,
     le: float | None = None,
+    path: Literal["file", "code"] | None = None,
 ) -> Any:
-    """A recipe key with its default, its one-line description and the bounds of its value."""
+    """A recipe key with its default, its one-line description and the bounds of its value.
+
+    Args:
+        path: the value is a path, which `Recipe.anchored` makes absolute. "code": a Python file, or the name of a
+            module, which is left alone.
+    """
     bounds = {name: bound for name, bound in (("gt", gt), ("ge", ge), ("lt", lt), ("le", le)) if bound is not None}
-    return field(default=default, metadata={"doc": doc, "bounds": bounds})
+    return field(default=default, metadata={"doc": doc, "bounds": bounds, "path": path})
 
 
-def under(folder: Path, path: str) -> str:
-    """``path``, taken from ``folder`` where it is relative."""
-    return str(folder.absolute() / Path(path).expanduser())
+def anchor(entry: "Field[Any]", value: Any, folder: Path) -> Any:
+    """The value of a key; if the key is a path, absolute, with a relative one taken from ``folder``."""
+    kind = entry.metadata.get("path")
+    if kind is None or value is None or (kind == "code" and not value.endswith(".py")):
+        return value
+    return str(folder.absolute() / Path(value).expanduser())

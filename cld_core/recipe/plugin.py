@@ -1,4 +1,4 @@
-"""The user's own code that a recipe names: found when it is submitted, not when the job starts."""
+"""The user's own code that a recipe names: checked at submission, imported by the job."""
 
 import ast
 import dataclasses
@@ -10,58 +10,45 @@ from pathlib import Path
 
 from cld_core.errors import DataError, RecipeError
 
-from .schema import Recipe, ToyDataSpec
-
-_PATHS = ("data.plugin", "data.path", "eval.fid.plugin", "eval.fid.weights", "eval.fid.stats")
+from .data import ToyDataSpec
+from .schema import Recipe
 
 
 def with_plugin_found(recipe: Recipe, recipe_file: Path) -> Recipe:
-    """``recipe`` with the path of `data.plugin` made absolute, looked up from here and from the recipe's folder.
+    """``recipe`` with `data.plugin` absolute: a file in the working directory, or else beside the recipe.
 
     Raises:
         RecipeError: there is no such file or module, or the file is not Python.
     """
-    data = recipe.data
-    if not isinstance(data, ToyDataSpec) or data.plugin is None:
+    plugin = recipe.data.plugin if isinstance(recipe.data, ToyDataSpec) else None
+    if plugin is None:
         return recipe
-    plugin = data.plugin
     if not plugin.endswith(".py"):
         if importlib.util.find_spec(plugin.partition(".")[0]) is None:
             text = f"names the module {plugin}, which is not installed. Install it, or give a path ending in .py."
             raise RecipeError(f"{recipe_file}: 'data.plugin' {text}")
         return recipe
     for folder in (Path.cwd(), recipe_file.absolute().parent):
-        path = folder / Path(plugin).expanduser()
-        if path.is_file():
-            _parse(path)
-            return dataclasses.replace(recipe, data=dataclasses.replace(data, plugin=str(path.resolve())))
+        data = recipe.anchored(folder).data
+        assert isinstance(data, ToyDataSpec), "a path has changed, not the kind of data"
+        if Path(str(data.plugin)).is_file():
+            _parse(Path(str(data.plugin)))
+            return dataclasses.replace(recipe, data=data)
     text = f"names {plugin}, but there is no such file here or beside the recipe. Correct the path."
     raise RecipeError(f"{recipe_file}: 'data.plugin' {text}")
 
 
 def _parse(path: Path) -> None:
-    """Find mistakes of writing; what the code does is seen by the job, which has torch loaded."""
+    """Refuse syntax errors; other mistakes show when the job, which loads torch, imports the file."""
     try:
         ast.parse(path.read_bytes(), str(path))
     except (SyntaxError, ValueError) as error:
         line = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
-        raise RecipeError(f"{path}{line}: the plug-in is not Python ({error}). Mend it.") from error
-
-
-def with_paths(overrides: list[str]) -> list[str]:
-    """Overrides whose paths, such as `data.path`, are absolute, seen from here: jobs may run elsewhere."""
-    found = []
-    for text in overrides:
-        key, _, value = text.partition("=")
-        path = Path(value).expanduser()
-        if key in _PATHS and path.exists():
-            text = f"{key}={path.resolve()}"
-        found.append(text)
-    return found
+        raise RecipeError(f"{path}{line}: the plug-in is not Python ({error}). Fix it.") from error
 
 
 def import_plugin(plugin: str, key: str) -> None:
-    """Import a Python file, or a module, that the recipe's ``key`` names; once, however often it is asked for.
+    """Import the Python file or module that the recipe's ``key`` names, unless it has been imported.
 
     Raises:
         DataError: it cannot be imported.
@@ -76,8 +63,8 @@ def import_plugin(plugin: str, key: str) -> None:
         if module_name in sys.modules:
             return
         spec = importlib.util.spec_from_file_location(module_name, path)
-        assert spec is not None, f"{path} is no Python file"
-        assert spec.loader is not None, f"{path} is no Python file"
+        assert spec is not None, f"{path} cannot be imported as Python"
+        assert spec.loader is not None, f"{path} cannot be imported as Python"
         module = importlib.util.module_from_spec(spec)
         sys.modules[module_name] = module
         try:
@@ -87,7 +74,7 @@ def import_plugin(plugin: str, key: str) -> None:
             raise
     except DataError:
         raise
-    except Exception as error:  # a plug-in is the user's code and may raise anything
+    except Exception as error:  # user code may raise anything
         raise DataError(
             f"{key} {plugin!r} cannot be imported: {type(error).__name__}: {error}. "
             "Give the path of a Python file, or a module that is installed."

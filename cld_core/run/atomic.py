@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that are written whole or not at all."""
 
 import contextlib
 import json
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Write beside ``path``, and put the result in its place once everything is on the disk.
+    """A temporary file that replaces ``path`` once everything is on disk.
 
-    When the block raises, ``path`` is what it was and nothing is left beside it.
+    If the block raises, ``path`` is unchanged and the temporary file is removed.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
@@ -56,12 +56,12 @@ def write_arrays(path: Path, arrays: "Mapping[str, numpy.ndarray]") -> None:
     import numpy
 
     with replacing(path) as file:
-        # numpy's signature has a switch, allow_pickle, among the names that arrays may have; none of ours is called so.
+        # numpy's signature has a parameter, allow_pickle, among the names of arrays; none of ours has that name.
         numpy.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def read_json(path: Path) -> Any:
-    """The content of ``path``, or None where there is no such file or it is no JSON."""
+    """The content of ``path``; None if there is no such file or it is not JSON."""
     try:
         return json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -69,9 +69,9 @@ def read_json(path: Path) -> Any:
 
 
 def append_line(path: Path, text: str) -> None:
-    """Append one line by one write, so that lines of several writers never mix.
+    """Append one line in one write, so that lines of several writers never mix.
 
-    A last line that a killed writer left unfinished is closed first, so that it spoils itself alone.
+    A last line that a killed writer left unfinished is closed first, so that it spoils only itself.
     """
     assert "\n" not in text, "one line at a time"
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)

@@ -1,15 +1,16 @@
 """What can happen to a run, or to sharded work: one frozen dataclass per event, one line each in a ledger.
 
-A line is a JSON object: ``time`` (seconds since 1970), ``event`` (the name of the class in snake case) and the fields
-of the class. Fields and events that a newer version wrote are kept (``Event.extra``, `Unknown`), not dropped.
+A line is a JSON object: ``time`` (seconds since 1970), ``event`` (the name of the class in snake case) and those fields
+of the class that differ from their defaults. Fields and events that a newer version wrote are kept (`Event.extra`,
+`JobRef.details`, `Unknown`), not dropped.
 """
 
 import dataclasses
 import json
 import re
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import MISSING, Field, dataclass, field
 from typing import Any, Literal, get_args
 
 # Why an attempt ended. What a signal means is decided where the cluster is known.
@@ -27,7 +28,7 @@ Cause = Literal[
     "save_failed",  # a checkpoint could not be written
     "lease_lost",  # another job took over the run folder
     "imported",  # not an attempt of ours: the run begins with a checkpoint from elsewhere
-    "killed",  # ended without a message, and nobody found out why
+    "killed",  # ended without a message, for a reason that nobody knows
 ]
 CAUSES: tuple[Cause, ...] = get_args(Cause)
 
@@ -184,7 +185,7 @@ class GivenUp(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class NotBegun(Event):
-    """A job found nothing that it could continue from."""
+    """A job could not begin: its recipe is wrong, or there is no checkpoint to continue from."""
 
     job_id: str
     reason: str
@@ -239,68 +240,57 @@ def name_of(kind: type[Event]) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower()
 
 
-KINDS: dict[str, type[Event]] = {
-    name_of(kind): kind
-    for kind in (
-        Requested,
-        NotSubmitted,
-        Submitted,
-        Imported,
-        Started,
-        Ended,
-        RolledBack,
-        Explained,
-        Requeued,
-        GivenUp,
-        NotBegun,
-        DiedEarly,
-        Crashed,
-        TurnedAway,
-        Damaged,
-        Cancelled,
-    )
-}
+# By their names on a line, in the order of this file.
+KINDS: dict[str, type[Event]] = {name_of(kind): kind for kind in Event.__subclasses__() if kind is not Unknown}
 
 
 def to_line(event: Event) -> str:
     """One line of JSON without a line break, which `parse` turns back into an equal event."""
     name = event.event if isinstance(event, Unknown) else name_of(type(event))
-    own = {entry: getattr(event, entry) for entry in _fields(type(event)) if entry not in ("time", "extra", "event")}
+    values = _values(event, without=("time", "extra", "event"))
     if isinstance(event, Submitted):
-        own["job"] = {**vars(event.job), "details": dict(event.job.details)}
-    return json.dumps({"time": event.time, "event": name, **own, **event.extra})
+        values["job"] = _values(event.job)
+    return json.dumps({"time": event.time, "event": name, **values, **event.extra})
 
 
 def parse(line: str) -> Event | None:
     """The event on a line; None for a line that a killed writer left unfinished."""
     try:
         content = json.loads(line)
-    except ValueError:
+        name, at = str(content.pop("event")), float(content.pop("time"))
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
-    if not isinstance(content, dict) or not isinstance(content.get("time"), int | float) or "event" not in content:
-        return None
-    name, at = str(content.pop("event")), float(content.pop("time"))
     kind = KINDS.get(name)
     try:
         if kind is not None:
             return _made(kind, at, content)
-    except TypeError:
-        pass  # A required field is missing: another version's meaning of the name.
+    except (KeyError, TypeError):
+        pass  # A required field is missing: another version uses the name for something else.
     return Unknown(time=at, event=name, extra=content)
 
 
-def _made(kind: type[Event], at: float, content: dict[str, Any]) -> Event:
-    known = _fields(kind)
-    values = {name: _frozen(value) for name, value in content.items() if name in known}
+def _made(kind: type[Event], at: float, content: Mapping[str, Any]) -> Event:
+    own = {entry.name for entry in dataclasses.fields(kind)} - {"time", "extra"}
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
+    extra = {name: values.pop(name) for name in content if name not in own}
     if kind is Submitted:
-        values["job"] = JobRef(**values["job"])
-    extra = {name: value for name, value in content.items() if name not in known}
-    return kind(**{**values, "time": at, "extra": extra})
+        values["job"] = _job(content["job"])
+    return kind(time=at, extra=extra, **values)
 
 
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def _job(content: Mapping[str, Any]) -> JobRef:
+    own = {entry.name for entry in dataclasses.fields(JobRef)}
+    unknown = {name: value for name, value in content.items() if name not in own}
+    known = {name: value for name, value in content.items() if name in own}
+    return JobRef(**{**known, "details": {**content.get("details", {}), **unknown}})
 
 
-def _fields(kind: type[Event]) -> set[str]:
-    return {entry.name for entry in dataclasses.fields(kind)}
+def _values(record: Event | JobRef, without: Collection[str] = ()) -> dict[str, Any]:
+    """The fields of a dataclass, in order, that are required or differ from their defaults."""
+    entries = [entry for entry in dataclasses.fields(record) if entry.name not in without]
+    values = {entry.name: getattr(record, entry.name) for entry in entries}
+    return {entry.name: values[entry.name] for entry in entries if values[entry.name] != _default(entry)}
+
+
+def _default(entry: "Field[Any]") -> Any:
+    return entry.default if entry.default_factory is MISSING else entry.default_factory()

@@ -1,10 +1,14 @@
-"""Where everything of a run lies (docs/architecture.md, "Run folder")."""
+"""Where everything of a run is stored (docs/architecture.md, "Run folder").
+
+`run.json` holds the version of the folder's format. A change of the format raises `FORMAT`, adds an upgrade of older
+folders, and freezes an example of the new format in tests/fixtures, with a test that reads it.
+"""
 
 import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from cld_core.errors import CldError, NotFoundError, UsageError, did_you_mean
 
@@ -14,9 +18,24 @@ from .ledger import Ledger
 if TYPE_CHECKING:
     from cld_core.recipe import Recipe
 
-FORMAT = 1
+FORMAT = 2
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _CHECKPOINT = re.compile(r"step_(\d{8,})\.json")
+
+
+class FormatError(UsageError):
+    """The run folder has another version of the format than this cldctl reads; exit code 2."""
+
+
+class Progress(TypedDict, total=False):
+    """What `progress.json` holds; ``time`` in seconds since 1970."""
+
+    attempt: int
+    step: int
+    steps: int
+    loss: float | None
+    steps_per_s: float | None
+    time: float
 
 
 def check_name(name: str) -> None:
@@ -81,6 +100,11 @@ class RunFolder:
     def ledger(self) -> Ledger:
         return Ledger(self.path / "attempts.jsonl")
 
+    @property
+    def exists(self) -> bool:
+        """Whether there is a run at this path, of whatever format."""
+        return self.identity_file.is_file()
+
     @classmethod
     def create(cls, path: str | Path, recipe: "Recipe", identity: dict[str, Any]) -> "RunFolder":
         """Make a new run folder holding the frozen recipe and the identity of code and machine.
@@ -96,25 +120,25 @@ class RunFolder:
         try:
             folder.path.mkdir(parents=True)
         except FileExistsError as error:
-            if not folder.identity_file.is_file():
-                text = "there is something of this name that is no run. Remove it, or choose another --name."
+            if not folder.exists:
+                text = "it exists, but is not a run. Remove it, or choose another --name."
                 raise UsageError(f"{folder.path}: {text}") from error
             fix = f"Choose another --name, or continue it with `cldctl resume {folder.path}`."
-            raise UsageError(f"{folder.path}: there is a run of this name. {fix}") from error
+            raise UsageError(f"{folder.path}: a run of this name exists. {fix}") from error
         except OSError as error:
-            text = f"the run's folder cannot be made ({error.strerror}). Say another --runs-dir."
+            text = f"the run folder cannot be created ({error.strerror}). Use another --runs-dir."
             raise CldError(f"{folder.path}: {text}") from error
         try:
             for inner in (folder.checkpoints, folder.logs, folder.tensorboard, folder.samples, folder.evals):
                 inner.mkdir()
             folder.leases.mkdir()
-            # A job may start in another folder, and a continuation in yet another.
+            # A job may start in another working directory, and a continuation in yet another.
             write_text(folder.recipe_file, dump(recipe.anchored(Path.cwd())))
             # Last, since a folder is a run as soon as it has an identity.
             write_json(folder.identity_file, {"format": FORMAT, "name": folder.name, **identity})
         except OSError as error:
             shutil.rmtree(folder.path, ignore_errors=True)
-            text = f"the run's folder cannot be filled ({error.strerror}). Make room, or say another --runs-dir."
+            text = f"the run folder cannot be filled ({error.strerror}). Free some space, or use another --runs-dir."
             raise CldError(f"{folder.path}: {text}") from error
         return folder
 
@@ -124,18 +148,33 @@ class RunFolder:
 
         Raises:
             NotFoundError: there is none; names the nearest.
+            FormatError: it has another version of the format.
         """
         folder = cls(path)
-        if not folder.identity_file.is_file():
+        if not folder.exists:
             names = [run.name for run in find_runs(folder.path.parent)]
-            guess = did_you_mean(folder.name, names, 0.4) or " `cldctl status` lists the runs there are."
+            guess = did_you_mean(folder.name, names, 0.4) or " `cldctl status` lists the existing runs."
             raise NotFoundError(f"there is no run at {folder.path}.{guess}")
+        if (problem := folder.format_problem()) is not None:
+            raise FormatError(problem)
         return folder
 
+    def format_problem(self) -> str | None:
+        """Why this version of cldctl cannot read the folder, and what to do; None if it can."""
+        version = self.identity().get("format")
+        if version == FORMAT:
+            return None
+        if not isinstance(version, int):
+            return (
+                f"{self.path}: run.json is damaged or not that of a run. Restore it from a backup, or remove the run."
+            )
+        fix = "Use the cldctl that made the run" if version < FORMAT else "Install a newer cldctl"
+        return f"{self.path}: the run folder has format {version}; this cldctl reads format {FORMAT}. {fix}."
+
     def steps_to_evaluate(self) -> set[int]:
-        """Steps of the checkpoints that an evaluation was asked for and has no report of."""
-        asked = [path for path in self.evals.glob("*/request.json") if not path.with_name("report.json").exists()]
-        steps = [_object(path).get("checkpoint_step") for path in asked]
+        """Steps of the checkpoints that an evaluation was requested for and has no report of."""
+        requests = [path for path in self.evals.glob("*/request.json") if not path.with_name("report.json").exists()]
+        steps = [_object(path).get("checkpoint_step") for path in requests]
         return {int(step) for step in steps if step is not None}
 
     def recipe(self) -> "Recipe":
@@ -145,17 +184,18 @@ class RunFolder:
         return load(self.recipe_file, self.ledger.history().overrides)
 
     def identity(self) -> dict[str, Any]:
+        """What `run.json` holds (`identity.identity`)."""
         return _object(self.identity_file)
 
-    def progress(self) -> dict[str, Any]:
-        """Step, loss, rate and time as last reported; empty before the first report."""
-        return _object(self.progress_file)
+    def progress(self) -> Progress:
+        """What was last reported; empty before the first report."""
+        return cast(Progress, _object(self.progress_file))
 
     def checkpoint_file(self, step: int) -> Path:
         return self.checkpoints / f"step_{step:08d}.pt"
 
     def checkpoint_steps(self) -> list[int]:
-        """The steps of which a complete checkpoint was written, ascending."""
+        """The steps of completely written checkpoints, ascending."""
         try:
             names = [entry.name for entry in self.checkpoints.iterdir()]
         except OSError:
@@ -164,18 +204,23 @@ class RunFolder:
 
 
 def _object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; empty where there is none."""
+    """The JSON object in a file; empty if there is none."""
     content = read_json(path)
     return content if isinstance(content, dict) else {}
 
 
 def find_runs(root: str | Path) -> Sequence[RunFolder]:
-    """The runs right under ``root``, oldest first."""
-    return sorted(_runs_under(Path(root)), key=lambda run: (run.identity().get("created", 0.0), run.name))
+    """The runs directly under ``root``, oldest first; also those of another format (`RunFolder.format_problem`)."""
+    return sorted(_runs_under(Path(root)), key=_age)
+
+
+def _age(run: RunFolder) -> tuple[float, str]:
+    created = run.identity().get("created")
+    return (created if isinstance(created, int | float) else 0.0), run.name
 
 
 def _runs_under(root: Path) -> Iterator[RunFolder]:
     if root.is_dir():
         for entry in root.iterdir():
-            if (entry / "run.json").is_file():
-                yield RunFolder(entry)
+            if (run := RunFolder(entry)).exists:
+                yield run

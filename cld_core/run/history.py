@@ -1,42 +1,25 @@
-"""A ledger read in one pass: every reader of events uses this fold and none looks at events itself."""
+"""A ledger read in one pass. Readers use this fold; none of them scans the events itself."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .events import (
-    Cancelled,
-    Crashed,
-    DiedEarly,
-    Ended,
-    Event,
-    Explained,
-    GivenUp,
-    Imported,
-    JobRef,
-    NotBegun,
-    NotSubmitted,
-    Requested,
-    Requeued,
-    RolledBack,
-    Started,
-    Submitted,
-    TurnedAway,
-)
+from . import events
+from .events import Event, JobRef, NotSubmitted, Requested, Requeued, Submitted
 
-# Causes of an attempt's end that another start may get past.
+# Causes of an attempt's end that another start may not meet again.
 CRASHES = ("crashed", "out_of_memory", "killed")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """One stretch of training; ``cause`` and ``ended`` are None while it lasts or when nobody wrote its end.
+    """One stretch of training; ``cause`` and ``ended`` are None while it lasts, and if nobody recorded its end.
 
     Attributes:
         warning: what is wrong while it lasts.
         restart: earlier starts of its job by the launcher.
-        log_offset: size in bytes of the launcher's log when it began; None where there is none.
-        bug: it ended by a fault in code or recipe, which another start would meet again.
+        log_offset: size in bytes of the launcher's log when it began; None if there is none.
+        bug: it ended by an error in code or recipe, which another start would meet again.
     """
 
     attempt: int
@@ -59,22 +42,23 @@ class History:
     """What a ledger says, in the form in which it is asked for.
 
     Attributes:
-        attempts: oldest first; the number of attempts is the number of the next one, which keys the noise.
-        jobs: submitted jobs without those that were turned away, oldest first.
-        request: the last request, or the refusal of it, while no job or attempt has followed.
+        attempts: oldest first; their number is the number of the next one, which keys the noise.
+        jobs: submitted jobs except those that were turned away, oldest first.
+        request: the last request, or its refusal, if no job or attempt has followed it.
         steps: `train.steps` of the last request.
         overrides: those that continuations added, in order.
-        from_step: the step that `resume --from` named, until an attempt has begun there.
-        imported_step: the step of the checkpoint that the run began with; None for a run of our own.
+        from_step: the step that `resume --from` named, until an attempt has started.
+        imported_step: the step of the checkpoint that the run was imported with; None for other runs.
         cancelled: ids of the jobs that somebody asked to end.
-        not_begun: by job, why it could not begin.
-        requeued: the job put itself back into the queue since the last attempt ended.
-        given_up: why the run is not started again, since the last attempt ended.
+        not_begun: by job id, why it could not begin.
+        requeued: the last time the job requeued itself, if that was after the last attempt ended.
+        given_up: why the run is not started again, if that was decided since the last attempt ended.
         requeues: every requeue, oldest first.
         crashes_in_a_row: crashes without a new checkpoint, up to now.
-        bug: what the last attempt died of, where that was a fault in code or recipe.
-        crashes: of sharded work, how often the task of each job ended with an error.
-        last_of: by job, the newest event that names it.
+        bug: what the last attempt died of, if that was an error in code or recipe.
+        crashes: of sharded work, by job id, how often its task ended with an error.
+        last_of: by job id, the newest event that names the job.
+        rolled_back_to: the step of each rollback, oldest first.
     """
 
     attempts: tuple[Attempt, ...] = ()
@@ -99,8 +83,8 @@ class History:
     def of(cls, events: Iterable[Event], progress: Mapping[str, Any] | None = None) -> "History":
         """Read events, oldest first.
 
-        An attempt whose end nobody wrote and that another one followed was ``killed``. The last step of an attempt
-        without an end is taken from ``progress`` if the same attempt wrote that.
+        An attempt without a recorded end that another one followed was ``killed``. The last step of an attempt without
+        an end is taken from ``progress`` if the same attempt wrote it.
         """
         fold = _Fold()
         for event in events:
@@ -113,7 +97,7 @@ class History:
         return self.attempts[-1] if self.attempts else None
 
     def rollbacks(self, to_step: int | None = None) -> int:
-        """Rollbacks so far, all or those to one step; their number keys the noise, too."""
+        """The number of rollbacks so far, all or those to one step. It keys the noise, too."""
         return sum(to_step in (None, step) for step in self.rolled_back_to)
 
     def was_requeued(self, attempt: Attempt) -> bool:
@@ -121,11 +105,11 @@ class History:
         return any(event.time >= attempt.started and event.job_id == attempt.job_id for event in self.requeues)
 
     def successors_of(self, job_id: str) -> list[JobRef]:
-        """Jobs that wait for this one to end badly."""
+        """Jobs that wait for this one to fail."""
         return [event.job for event in self.jobs if event.successor_of == job_id]
 
     def current(self, is_gone: Callable[[JobRef], bool]) -> Submitted | None:
-        """The job that matters: the newest, but a successor only when its turn has come."""
+        """The job that counts: the newest, but a successor only once its turn has come."""
         jobs, last = list(self.jobs), self.last
         while len(jobs) > 1:
             newest = jobs[-1]
@@ -168,42 +152,42 @@ class _Fold:
         if job_id is not None:
             self.last_of[job_id] = event
         match event:
-            case Requested():
+            case events.Requested():
                 self.request, self.steps, self.from_step = event, event.steps, event.from_step
                 self.overrides += event.overrides
-            case NotSubmitted():
+            case events.NotSubmitted():
                 self.request = event
-            case Submitted():
+            case events.Submitted():
                 self.request = None
                 self.submitted.append(event)
-            case TurnedAway():
+            case events.TurnedAway():
                 self.turned_away.add(event.job_id)
-            case Imported():
+            case events.Imported():
                 self._imported(event)
-            case Started():
+            case events.Started():
                 self._started(event)
-            case Ended():
+            case events.Ended():
                 self._ended(event)
-            case Explained():
+            case events.Explained():
                 self._explained(event)
-            case RolledBack():
+            case events.RolledBack():
                 self.rolled_back_to.append(event.to_step)
-            case Cancelled():
+            case events.Cancelled():
                 self.cancelled.add(event.job_id)
-            case NotBegun():
+            case events.NotBegun():
                 self.not_begun[event.job_id] = self.given_up = event.reason
-            case GivenUp():
+            case events.GivenUp():
                 self.given_up = event.reason
-            case Requeued():
+            case events.Requeued():
                 self.requeued = event
                 self.requeues.append(event)
-            case DiedEarly():
+            case events.DiedEarly():
                 self.died_early += 1
                 self.bug = None
-            case Crashed():
+            case events.Crashed():
                 self.crashes[event.job_id] = self.crashes.get(event.job_id, 0) + 1
 
-    def _imported(self, event: Imported) -> None:
+    def _imported(self, event: events.Imported) -> None:
         self.imported_step = event.step
         self.attempts[0] = Attempt(
             attempt=0,
@@ -216,7 +200,7 @@ class _Fold:
             detail=f"imported from {event.source}",
         )
 
-    def _started(self, event: Started) -> None:
+    def _started(self, event: events.Started) -> None:
         self.request = self.from_step = None
         self.died_early, self.bug = 0, None
         for number, earlier in self.attempts.items():
@@ -236,7 +220,7 @@ class _Fold:
             log_offset=event.log_offset,
         )
 
-    def _ended(self, event: Ended) -> None:
+    def _ended(self, event: events.Ended) -> None:
         self.bug = event.detail if event.bug else None
         before = self.attempts.get(event.attempt)
         if before is None:
@@ -249,7 +233,7 @@ class _Fold:
         )
         self._nothing_since(event.attempt)
 
-    def _explained(self, event: Explained) -> None:
+    def _explained(self, event: events.Explained) -> None:
         before = self.attempts.get(event.attempt)
         if before is None:
             return
@@ -258,7 +242,7 @@ class _Fold:
             self._nothing_since(event.attempt)
 
     def _nothing_since(self, attempt: int) -> None:
-        """What was said before the newest attempt ended was about an earlier one."""
+        """What was decided before the newest attempt ended was about an earlier one."""
         if attempt == max(self.attempts):
             self.requeued = self.given_up = None
 
@@ -289,13 +273,13 @@ class _Fold:
 
 
 def _crashes_in_a_row(attempts: tuple[Attempt, ...]) -> int:
-    """How many of the last attempts crashed without getting further than where they began."""
+    """How many of the last attempts crashed without saving progress."""
     count, best = 0, None
     for attempt in reversed(attempts):
         if attempt.cause not in CRASHES:
             break
         if best is not None and attempt.first_step < best:
-            break  # The attempt after this one began further on, so this one had saved progress.
+            break  # The attempt after this one began at a later step, so this one had saved progress.
         best = attempt.first_step
         count += 1
     return count

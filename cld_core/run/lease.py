@@ -1,9 +1,9 @@
-"""One writer a run folder.
+"""One writer per run folder.
 
-The lease is a series of numbered files. Whoever creates the next number (a hard link, which is exclusive on
-local and network file systems alike) owns the folder; the number is a fencing token: an owner that sees a
-higher one has lost. The owner changes its file every few seconds. No clocks are compared: whether another
-owner is alive is decided by watching, with one's own clock, whether its file still changes.
+The lease is a series of numbered files. Whoever creates the next number (a hard link, which is exclusive on local and
+network file systems alike) owns the folder. The number is a fencing token: an owner that sees a higher one has lost.
+The owner changes its file every few seconds. Clocks of different machines are never compared: a process decides whether
+another owner is alive by watching whether its file still changes.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ _NUMBERED = re.compile(r"(\d{8})\.json")
 
 
 class Lease:
-    """Ownership of a run folder, kept up by a thread until `release`; ``lost`` once another owner was seen."""
+    """Ownership of a run folder, renewed by a thread until `release`; ``lost`` once another owner was seen."""
 
     def __init__(self, folder: Path, number: int, owner: dict[str, Any], heartbeat_s: float) -> None:
         self.folder, self.number, self.owner = folder, number, owner
@@ -48,10 +48,10 @@ class Lease:
         heartbeat_s: float = HEARTBEAT_S,
         stale_after_s: float = STALE_AFTER_S,
     ) -> "Lease":
-        """Become the owner of ``folder``, waiting up to ``stale_after_s`` seconds where the owner may be dead.
+        """Become the owner of ``folder``, waiting up to ``stale_after_s`` seconds if the current owner may be dead.
 
         Raises:
-            LeaseHeldError: another job is alive in it. Names the job, its host and its process.
+            LeaseHeldError: another job is alive and owns it. Names the job, its host and its process.
         """
         owner = {
             "job_id": job_id,
@@ -70,11 +70,15 @@ class Lease:
                 return cls(folder, number + 1, owner, heartbeat_s)
 
     def check(self) -> None:
-        """Raises LeaseLostError when another job owns the folder now."""
+        """Fail if another job owns the folder.
+
+        Raises:
+            LeaseLostError
+        """
         number, holder = newest(self.folder)
         if number != self.number:
             taken_by = f"job {holder['job_id']} on {holder['host']}" if holder else "another job"
-            text = f"{self.folder.parent}: {taken_by} has taken this run over. This process ends and writes nothing."
+            text = f"{self.folder.parent}: {taken_by} has taken over this run. This process ends and writes nothing."
             raise LeaseLostError(text)
 
     def owned(self) -> bool:
@@ -83,7 +87,7 @@ class Lease:
         return not self.lost
 
     def release(self) -> None:
-        """Give the folder back. A lost lease is left alone."""
+        """Give up ownership. A lost lease is left alone."""
         self._ended.set()
         self._thread.join()
         if newest(self.folder)[0] == self.number:
@@ -101,13 +105,13 @@ class Lease:
             try:
                 write_json(self._file, {**self.owner, "beat": self._beat})
             except OSError:
-                # A full disk must not cost the lease: the file's time is as good a sign of life.
+                # A full disk must not cost the lease: a new modification time is as good a sign of life.
                 with contextlib.suppress(OSError):
                     os.utime(self._file)
 
 
 def newest(folder: Path) -> tuple[int, dict[str, Any] | None]:
-    """The highest number handed out, 0 at first, and its owner; None where it was released."""
+    """The highest number handed out, 0 at first, and its owner, None if it was released."""
     try:
         names = os.listdir(folder)
     except FileNotFoundError:
@@ -122,15 +126,15 @@ def newest(folder: Path) -> tuple[int, dict[str, Any] | None]:
 
 
 def held_message(run: Path, holder: dict[str, Any]) -> str:
-    """The words for a folder that somebody else writes into."""
+    """The message for a folder that another job writes into."""
     who = f"job {holder['job_id']} (host {holder['host']}, process {holder['pid']})"
     return f"{run}: {who} is alive and writes into this run. Wait for it, or end it with `cldctl cancel {run.name}`."
 
 
 def seems_alive(folder: Path, fresh_s: float = STALE_AFTER_S) -> bool:
-    """Whether somebody owns the folder, judged at once: by the process on this host, elsewhere by the file's age.
+    """Whether somebody owns the folder, without waiting: by its process on this host, elsewhere by the file's age.
 
-    Good enough to show or to warn; `Lease.acquire` alone decides.
+    Good enough to show or to warn; only `Lease.acquire` decides.
     """
     number, holder = newest(folder)
     if holder is None:
@@ -145,13 +149,13 @@ def seems_alive(folder: Path, fresh_s: float = STALE_AFTER_S) -> bool:
 
 
 def local_holder(folder: Path) -> dict[str, Any] | None:
-    """The owner of a folder, where it is a process of this machine that lives."""
+    """The owner of a folder, if it is a live process of this machine."""
     _, holder = newest(folder)
     return holder if holder is not None and _known_to_live(holder) else None
 
 
 def _create(folder: Path, number: int, owner: dict[str, Any]) -> bool:
-    """Create the numbered file with its content at once; False when somebody else was first."""
+    """Create the numbered file with its content, atomically; False if somebody else was first."""
     draft = folder / f".draft.{os.getpid()}.{secrets.token_hex(4)}"
     draft.write_text(json.dumps(owner))
     try:
@@ -167,9 +171,9 @@ def _create(folder: Path, number: int, owner: dict[str, Any]) -> bool:
 def _may_take_over(
     folder: Path, number: int, holder: dict[str, Any], owner: dict[str, Any], stale_after_s: float
 ) -> bool:
-    """Whether the holder is dead. Watches it for up to ``stale_after_s`` seconds when that is not plain."""
+    """Whether the holder is dead. Watches it for up to ``stale_after_s`` seconds if that is not certain."""
     if holder["job_id"] == owner["job_id"] and owner["restart"] > holder.get("restart", 0):
-        return True  # The scheduler started the same job anew, so its former self is gone.
+        return True  # The scheduler started the same job again, so its former process is gone.
     alive = _known_to_live(holder)
     if alive is not None:
         return not alive
@@ -192,14 +196,14 @@ def _mark(file: Path) -> tuple[int, int] | None:
 
 
 def _known_to_live(holder: dict[str, Any]) -> bool | None:
-    """Whether the holder's process lives, where this host can tell; None elsewhere."""
+    """Whether the holder's process is alive; None if it is on another host."""
     if holder["host"] != socket.gethostname() or not holder["pid"]:
         return None
     return _process_started(holder["pid"]) == holder.get("process_started")
 
 
 def _process_started(pid: int) -> float | None:
-    """When the process began, which tells it from a later one of the same number; None if it is gone."""
+    """When the process began, which tells it from a later one with the same id; None if it is gone."""
     import psutil
 
     try:

@@ -1,21 +1,24 @@
-"""Sampling: from noise at t = 1 to data, with any score (a network's, or an exact one of `analytic`)."""
+"""Sampling: from noise at t = 1 to data, with any score (a network's, or an exact one of `analytic`).
 
-from collections.abc import Callable, Iterator, Sequence
+Each method is a module with a function ``sample(score, sde, spec, u, draws)``:
+
+    u       (B, nC, ...), a draw of the prior at t = 1, which the function may overwrite
+    draws   ``draws(count, halves)`` yields standard normal noise (B, halves * C, ...) ``count`` times
+
+It returns u at the end, denoised if ``spec.denoise``, and the evaluations of the network per sample, an int or (B,).
+"""
+
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from cld_core.errors import RecipeError
-from cld_core.recipe.sampling_spec import SamplingSpec
-from cld_core.sampling.euler_maruyama import euler_maruyama
-from cld_core.sampling.exponential import exponential
-from cld_core.sampling.grids import times
+from cld_core.recipe.sampling import SamplingSpec
+from cld_core.recipe.variants import implementation_of
 from cld_core.sampling.noise import Noise, stream
-from cld_core.sampling.ode import probability_flow
-from cld_core.sampling.sscs import sscs, sscs_second_order
 from cld_core.score import ScoreFunction
-from cld_core.sde import CLD, SDE
+from cld_core.sde import Diffusion
 
 __all__ = ["Noise", "Samples", "sample"]
 
@@ -25,17 +28,17 @@ class Samples:
     """What `sample` returns."""
 
     x: Tensor  # (B, C, ...), the samples
-    v: Tensor | None  # (B, C, ...), their velocities; None without phase space
-    nfe_each: Tensor  # (B,), int64: network evaluations that each sample took, denoising included
+    v: Tensor | None  # (B, (n - 1)C, ...), their other halves (CLD: velocities); None if n is 1
+    nfe_each: Tensor  # (B,), int64: network evaluations of each sample, including denoising
 
     @property
     def nfe(self) -> float:
-        """Network evaluations a sample, denoising included, on average."""
+        """Mean number of network evaluations per sample, including denoising."""
         return float(self.nfe_each.double().mean())
 
     @staticmethod
     def cat(parts: "Sequence[Samples]") -> "Samples":
-        """Samples of several batches as one."""
+        """The samples of several batches, concatenated."""
         v = [part.v for part in parts if part.v is not None]
         x, nfe_each = (torch.cat([getattr(part, name) for part in parts]) for name in ("x", "nfe_each"))
         return Samples(x, torch.cat(v) if v else None, nfe_each)
@@ -44,78 +47,32 @@ class Samples:
 @torch.no_grad()
 def sample(
     score: ScoreFunction,
-    sde: SDE,
+    sde: Diffusion,
     spec: SamplingSpec,
     noise: Noise,
     data_shape: tuple[int, ...],
     device: torch.device | str = "cpu",
 ) -> Samples:
-    """Draw as many samples as ``noise`` has rows, each a function of its own noise alone.
+    """Draw as many samples as ``noise`` has rows. Each depends on its own noise only.
 
     Args:
-        score: maps (u, t) to the score of the scored half; t is a float, or (B,) for the adaptive flow.
+        score: maps (u, t) to the score of the scored halves; t is a float, or (B,) for the adaptive flow.
+        spec: a recipe's `sampling` section.
         noise: `cld_core.seeds.SampleNoise`, or anything with ``normal(shape) -> (B, *shape)``.
-        data_shape: shape of one datum, (C, ...).
+        data_shape: shape of one example, (C, ...).
 
     Raises:
-        RecipeError: SSCS without phase space.
+        RecipeError: the method does not go with the diffusion.
         SolverError: the adaptive flow's tolerance is out of reach.
     """
     channels, *rest = data_shape
-    u_channels = channels * (2 if sde.phase_space else 1)
-    u = sde.prior(noise.normal((u_channels, *rest)).to(device))
-    steps = spec.nfe - 1 if spec.denoise else spec.nfe
+    u = sde.prior(noise.normal((channels * sde.n, *rest)).to(device))
 
-    def draws(count: int, multiple: int) -> Iterator[Tensor]:
-        """``count`` times noise with ``multiple`` times the channels of the data."""
-        return stream(noise, (channels * multiple, *rest), count, device)
+    def draws(count: int, halves: int) -> Iterator[Tensor]:
+        return stream(noise, (channels * halves, *rest), count, device)
 
-    if spec.method == "ode":
-        u, nfe_each = probability_flow(score, sde, u, end=spec.eps, rtol=spec.rtol, atol=spec.atol, solver=spec.solver)
-    else:
-        grid = times(spec.spacing, steps, spec.eps, rho=spec.grid_power, schedule=sde.schedule)
-        u = _fixed_steps(score, sde, spec, u, grid, draws)
-        nfe_each = torch.full((len(u),), steps, dtype=torch.int64, device=u.device)
-    if spec.denoise:
-        # The exponential sampler has done it: its corrector shares the evaluation.
-        if spec.method != "exponential":
-            u = sde.euler_step(u, score(u, spec.eps), spec.eps, spec.eps)
-        nfe_each = nfe_each + 1
-    if isinstance(sde, CLD):
-        x, v = sde.split(u)
-        return Samples(x.contiguous(), v.contiguous(), nfe_each)
-    return Samples(u, None, nfe_each)
-
-
-def _fixed_steps(
-    score: ScoreFunction,
-    sde: SDE,
-    spec: SamplingSpec,
-    u: Tensor,
-    grid: list[float],
-    draws: Callable[[int, int], Iterator[Tensor]],
-) -> Tensor:
-    """u at the end of ``grid``; for the exponential sampler with the denoising step that the recipe asks for."""
-    steps = len(grid) - 1
-    if spec.method == "exponential":
-        noise = draws(steps, 2 if sde.phase_space else 1) if spec.eta else iter(())
-        return exponential(
-            score,
-            sde,
-            u,
-            grid,
-            noise,
-            order=spec.order,
-            corrector=spec.corrector,
-            eta=spec.eta,
-            denoise=spec.denoise,
-        )
-    if spec.method == "em":
-        return euler_maruyama(score, sde, u, grid, draws(steps, 1))
-    if not isinstance(sde, CLD):
-        raise RecipeError(
-            "sampling.method=sscs splits the dynamics of (x, v), which sde.name=vpsde has not. "
-            "Choose sampling.method=em, ode or exponential."
-        )
-    splitting = sscs_second_order if spec.sscs_order == 2 else sscs
-    return splitting(score, sde, u, grid, draws(steps + 1, 2))
+    u, nfe = implementation_of("sampling", spec)(score, sde, spec, u, draws)
+    nfe_each = nfe if isinstance(nfe, Tensor) else torch.full((len(u),), nfe, dtype=torch.int64, device=u.device)
+    if sde.n == 1:
+        return Samples(u, None, nfe_each)
+    return Samples(u[:, :channels].contiguous(), u[:, channels:].contiguous(), nfe_each)

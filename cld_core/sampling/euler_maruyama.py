@@ -1,22 +1,28 @@
 """Euler-Maruyama for the reverse SDE (docs/math.md section 7)."""
 
 import math
-from collections.abc import Iterator
 from itertools import pairwise
 
 from torch import Tensor
 
+from cld_core.recipe.sampling import EmSpec
+from cld_core.sampling.denoising import denoised
+from cld_core.sampling.grids import grid_of
+from cld_core.sampling.noise import Draws
 from cld_core.score import ScoreFunction
-from cld_core.sde import SDE
+from cld_core.sde import Diffusion
 
 
-def euler_maruyama(score: ScoreFunction, sde: SDE, u: Tensor, times: list[float], noise: Iterator[Tensor]) -> Tensor:
-    """u (B, 2C or C, ...) at times[-1], from u at times[0]; one evaluation a step.
-
-    ``noise`` yields (B, C, ...) once a step: only the scored half is noisy.
-    """
+def sample(score: ScoreFunction, sde: Diffusion, spec: EmSpec, u: Tensor, draws: Draws) -> tuple[Tensor, int]:
+    """See `cld_core.sampling`. One evaluation per step; only the scored halves are noisy."""
+    times = grid_of(spec, sde.schedule)
+    noise = draws(len(times) - 1, sde.m)
     for t, t_next in pairwise(times):
         dt = t - t_next
         u = sde.euler_step(u, score(u, t), t, dt)
-        sde.scored(u).add_(next(noise), alpha=math.sqrt(sde.diffusion2(t) * dt))
-    return u
+        parts = zip(sde.halves(u)[-sde.m :], sde.scored_halves(next(noise)), sde.diffusion2(t), strict=True)
+        for half, e, rate in parts:
+            half.add_(e, alpha=math.sqrt(rate * dt))
+    if spec.denoise:
+        u = denoised(score, sde, u, spec.eps)
+    return u, spec.nfe

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from cld_core.recipe.sampling import FixedStepSpec
 from cld_core.sde.schedule import Schedule
 
 
@@ -16,7 +17,7 @@ def quadratic(n: int, eps: float) -> list[float]:
 
 
 def power(n: int, eps: float, *, rho: float, schedule: Schedule) -> list[float]:
-    """n equal steps of B(t)^(1/rho), hence of t^(1/rho) where beta is constant."""
+    """n equal steps of B(t)^(1/rho), hence of t^(1/rho) if beta is constant."""
     first, last = (schedule.integral(t) ** (1.0 / rho) for t in (1.0, eps))
     return [1.0, *(schedule.time((first + (last - first) * i / n) ** rho) for i in range(1, n)), eps]
 
@@ -27,3 +28,9 @@ GRIDS: dict[str, Callable[[int, float], list[float]]] = {"linear": linear, "quad
 def times(grid: str, n: int, eps: float, *, rho: float, schedule: Schedule) -> list[float]:
     """The n + 1 times of a grid by its name in recipes; ``rho`` and ``schedule`` are those of "power"."""
     return power(n, eps, rho=rho, schedule=schedule) if grid == "power" else GRIDS[grid](n, eps)
+
+
+def grid_of(spec: FixedStepSpec, schedule: Schedule) -> list[float]:
+    """The times of a recipe's fixed-step method: one step per evaluation, not counting that of the denoising step."""
+    steps = spec.nfe - 1 if spec.denoise else spec.nfe
+    return times(spec.spacing, steps, spec.eps, rho=spec.grid_power, schedule=schedule)

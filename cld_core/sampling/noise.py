@@ -1,19 +1,23 @@
 """Noise for the steps of a sampler, drawn for many steps at once."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-# Numbers a sample that are drawn at once. A constant of the format: to change it is to change every sample.
-# It may depend on the shape of a sample, never on how many there are.
+# Numbers that are drawn at once for each sample. A constant of the format: changing it changes every sample.
+# The number of samples must not matter, or a sample would depend on its batch.
 BLOCK = 4096
 
 
+# (count, halves) -> ``count`` tensors of standard normal noise, (B, halves * C, ...).
+Draws = Callable[[int, int], Iterator[Tensor]]
+
+
 class Noise(Protocol):
-    """What `cld_core.seeds.SampleNoise` offers; anything else that offers it will do."""
+    """What a sampler needs from `cld_core.seeds.SampleNoise`; other classes can provide it."""
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
         """Standard normal noise (B, *shape)."""
@@ -21,7 +25,7 @@ class Noise(Protocol):
 
 
 def stream(noise: Noise, shape: tuple[int, ...], steps: int, device: torch.device | str) -> Iterator[Tensor]:
-    """``steps`` standard normal tensors (B, *shape). For small shapes one call of ``noise`` serves many steps."""
+    """``steps`` standard normal tensors (B, *shape). For small shapes, one call of ``noise`` serves many steps."""
     at_once = max(1, BLOCK // math.prod(shape))
     for first in range(0, steps, at_once):
         block = noise.normal((min(at_once, steps - first), *shape)).to(device)

@@ -1,12 +1,12 @@
 """Float64 quadrature of small linear equations over the steps of a grid (docs/math.md section 7.2).
 
-du/dt = A(t) u + f(t), with n = 1 or 2 components that are the same for every pixel, from t down to t':
+du/dt = A(t) u + f(t), with few components n that are the same for every pixel, from t down to t':
 
     u(t') = Phi(t', t) u(t) - integral over [t', t] of Phi(t', tau) f(tau) dtau.
 
-Each step is cut into panels whose ends differ by a factor of 2 at most, since what drives A and f varies on the scale
-of t. On a panel Phi is found by Gauss-Legendre collocation with 16 nodes, at which the integrals are summed too: both
-are exact to rounding.
+Each step is cut into panels whose ends differ by a factor of 2 at most, because what drives A and f varies on the
+scale of t. On a panel, Gauss-Legendre collocation with 16 nodes gives Phi, and the integrals are summed at the same
+nodes: both are exact to rounding.
 """
 
 import math
@@ -54,7 +54,7 @@ class Segment:
 
 
 def segments(times: list[float], matrix: Callable[[Tensor], Tensor]) -> list[Segment]:
-    """One segment a step of ``times``, which fall; ``matrix`` maps times (K,) to A (K, n, n), float64."""
+    """One segment per step of ``times``, which decrease; ``matrix`` maps times (K,) to A (K, n, n), float64."""
     edges = [_panel_edges(end, start) for start, end in pairwise(times)]
     low = torch.tensor([a for step in edges for a, _ in pairwise(step)], dtype=torch.float64)
     width = torch.tensor([b - a for step in edges for a, b in pairwise(step)], dtype=torch.float64)

@@ -8,94 +8,136 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from cld_core.errors import RecipeError
+from cld_core.recipe.sampling import SscsSpec
+from cld_core.sampling.denoising import denoised
+from cld_core.sampling.grids import grid_of
+from cld_core.sampling.halves import add, linear, rest
+from cld_core.sampling.noise import Draws
 from cld_core.sampling.quadrature import segments
 from cld_core.score import ScoreFunction
-from cld_core.sde import CLD, kernel
+from cld_core.sde import Diffusion
+from cld_core.sde.coefficients import stacked
 
 
-def exact_part(sde: CLD, u: Tensor, t: float, t_next: float, noise: Tensor) -> Tensor:
-    """Exact solution of the reverse process' Ornstein-Uhlenbeck part from t down to t_next.
+def sample(score: ScoreFunction, sde: Diffusion, spec: SscsSpec, u: Tensor, draws: Draws) -> tuple[Tensor, int]:
+    """See `cld_core.sampling`. One evaluation per step.
 
-    Reversed in time it is the forward process with the velocity's sign changed, so its mean map and covariance
-    are those of `kernel` with the off-diagonal entries' signs changed. ``noise`` is shaped as u, (B, 2C, ...).
+    Raises:
+        RecipeError: the diffusion has no exact part to split off.
     """
-    big_d = sde.schedule.between(t_next, t)
-    a = kernel.transition(big_d, sde.m_inv)
-    l_xx, l_vx, l_vv = kernel.covariance(big_d, sde.m_inv).cholesky()
-    (x, v), (noise_x, noise_v) = sde.split(u), sde.split(noise)
+    if not sde.splits:
+        raise RecipeError(
+            f"sampling.method=sscs solves a part of the dynamics exactly, and {type(sde).__name__} has no such part. "
+            "Choose sampling.method=em, ode or exponential."
+        )
+    times = grid_of(spec, sde.schedule)
+    method = second_order if spec.sscs_order == 2 else first_order
+    u = method(score, sde, u, times, draws(len(times), sde.n))
+    if spec.denoise:
+        u = denoised(score, sde, u, spec.eps)
+    return u, spec.nfe
+
+
+def exact_part(sde: Diffusion, u: Tensor, t: float, t_next: float, noise: Tensor) -> Tensor:
+    """Exact solution of the reverse process whose score is the prior's, from t down to t_next.
+
+    ``noise`` is shaped as u, (B, nC, ...).
+    """
+    mean, factor = sde.reverse(sde.schedule.between(t_next, t))
+    halves, noises = sde.halves(u), sde.halves(noise)
     out = torch.empty_like(u)
-    out_x, out_v = sde.split(out)
-    torch.mul(x, a.xx, out=out_x).add_(v, alpha=-a.xv).add_(noise_x, alpha=l_xx)
-    torch.mul(v, a.vv, out=out_v).add_(x, alpha=-a.vx).add_(noise_x, alpha=-l_vx).add_(noise_v, alpha=l_vv)
+    for i, target in enumerate(sde.halves(out)):
+        # A half's own term comes first: the order decides the last bit.
+        torch.mul(halves[i], mean[i][i], out=target)
+        for j in range(sde.n):
+            if j != i:
+                target.add_(halves[j], alpha=mean[i][j])
+        for e, scale in zip(noises, factor[i], strict=False):
+            target.add_(e, alpha=scale)
     return out
 
 
 def _middles(times: list[float]) -> list[float]:
-    """Times at which the score part acts, one a step. Between two of them the exact part acts in one piece.
+    """Times at which the score part acts, one per step. Between two of them the exact part acts in one piece.
 
     The second half of a step and the first half of the next are both exact, hence together the exact part over both.
     """
     return [0.5 * (t + t_next) for t, t_next in pairwise(times)]
 
 
-def sscs(score: ScoreFunction, sde: CLD, u: Tensor, times: list[float], noise: Iterator[Tensor]) -> Tensor:
-    """u (B, 2C, ...) at times[-1], from u at times[0]; one evaluation a step.
+def first_order(score: ScoreFunction, sde: Diffusion, u: Tensor, times: list[float], noise: Iterator[Tensor]) -> Tensor:
+    """u (B, nC, ...) at times[-1], from u at times[0].
 
-    ``noise`` yields (B, 2C, ...), once more often than there are steps.
+    ``noise`` yields (B, nC, ...), once more often than there are steps.
     """
     now = times[0]
     for (t, t_next), middle in zip(pairwise(times), _middles(times), strict=True):
         u = exact_part(sde, u, now, middle, next(noise))
-        v = sde.scored(u)
-        v.add_(torch.add(score(u, t), v, alpha=sde.m_inv), alpha=sde.diffusion2(t) * (t - t_next))
+        scores = sde.scored_halves(score(u, t))
+        scored = zip(sde.halves(u)[-sde.m :], sde.precision[-sde.m :], sde.diffusion2(t), scores, strict=True)
+        for half, precision, rate, s in scored:
+            half.add_(torch.add(s, half, alpha=precision), alpha=rate * (t - t_next))
         now = middle
     return exact_part(sde, u, now, times[-1], next(noise))
 
 
 @dataclass(frozen=True)
 class Kick:
-    """Solution v <- factor v + weight alpha of the score part, with x and alpha kept."""
+    """Solution u_S <- factor u_S + weight alpha of the score part, with the other halves and alpha kept."""
 
-    factor: float
-    weight: float
+    factor: list[list[float]]  # (m, m)
+    weight: list[list[float]]  # (m, m)
 
 
 @functools.lru_cache(maxsize=64)
-def kicks(sde: CLD, times: tuple[float, ...]) -> tuple[tuple[Kick, Kick], ...]:
-    """For each step the kick over its first half and that over the whole of it.
+def kicks(sde: Diffusion, times: tuple[float, ...]) -> tuple[tuple[Kick, Kick], ...]:
+    """For each step the kick over its first half and that over the whole step.
 
-    The score part is dv/dt = -g^2 (s + v/M), in the alpha of `exponential` g^2 (1/Svv - 1/M) v + g^2 ell alpha.
+    The score part is du_S/dt = -G (s + P u_S) with G = beta D and the prior's precisions P; in the alpha of
+    `halves.rest`, G (K - P) u_S + G E alpha.
     """
+    prior = torch.diag(torch.tensor(sde.precision[-sde.m :], dtype=torch.float64))
+
+    def rates(t: Tensor) -> Tensor:
+        return torch.stack(sde.diffusion2(t), dim=1)[:, :, None]
 
     def matrix(t: Tensor) -> Tensor:
-        return (sde.diffusion2(t) * (sde.known_precision(t) - sde.m_inv))[:, None, None]
+        return rates(t) * (stacked(sde.known_precision(t), t) - prior)
 
     steps = zip(_middles(list(times)), times[1:], strict=True)
     with_middles = [times[0], *(t for step in steps for t in step)]
-    halves = []
+    parts = []
     for segment in segments(with_middles, matrix):
-        field = (sde.diffusion2(segment.times) * sde.ell(segment.times))[:, None]
-        halves.append(Kick(float(segment.whole), float(segment.integral(field))))
-    pairs = zip(halves[::2], halves[1::2], strict=True)
-    return tuple((a, Kick(b.factor * a.factor, b.factor * a.weight + b.weight)) for a, b in pairs)
+        fields = rates(segment.times) * stacked(sde.target(segment.times), segment.times)
+        weight = torch.stack([segment.integral(field) for field in fields.unbind(2)], dim=1)
+        parts.append((segment.whole, weight))
+    out = []
+    for (factor, weight), (next_factor, next_weight) in zip(parts[::2], parts[1::2], strict=True):
+        whole = Kick((next_factor @ factor).tolist(), (next_factor @ weight + next_weight).tolist())
+        out.append((Kick(factor.tolist(), weight.tolist()), whole))
+    return tuple(out)
 
 
-def sscs_second_order(score: ScoreFunction, sde: CLD, u: Tensor, times: list[float], noise: Iterator[Tensor]) -> Tensor:
-    """As `sscs`, with an error that falls with the square of the number of steps; one evaluation a step.
+def second_order(
+    score: ScoreFunction, sde: Diffusion, u: Tensor, times: list[float], noise: Iterator[Tensor]
+) -> Tensor:
+    """As `first_order`, with an error that falls with the square of the number of steps.
 
-    The score part is exact in v for its linear part, and takes alpha at the middle of the step, in t and in v. The
-    v there is predicted with the last step's alpha, which for a second order is near enough.
+    The score part is exact in u_S for its linear part, and takes alpha at the middle of the step, in t and in u_S.
+    The u_S there is predicted with the last step's alpha, which is accurate enough for second order.
     """
     alpha: Tensor | None = None  # it vanishes with the data's influence, at t = 1
     now = times[0]
     for middle, (half, whole) in zip(_middles(times), kicks(sde, tuple(times)), strict=True):
         u = exact_part(sde, u, now, middle, next(noise))
-        v = sde.scored(u)
-        start = v.clone()
-        v.mul_(half.factor)
+        scored = sde.scored(u)
+        start = scored.clone()
+        linear(half.factor, start, out=scored)
         if alpha is not None:
-            v.add_(alpha, alpha=half.weight)
-        alpha = score(u, middle).add(v, alpha=sde.known_precision(middle)).mul_(-1.0 / sde.ell(middle))
-        torch.mul(start, whole.factor, out=v).add_(alpha, alpha=whole.weight)
+            add(scored, half.weight, alpha)
+        alpha = rest(score, sde, u, middle)
+        linear(whole.factor, start, out=scored)
+        add(scored, whole.weight, alpha)
         now = middle
     return exact_part(sde, u, now, times[-1], next(noise))

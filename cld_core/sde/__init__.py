@@ -1,23 +1,19 @@
-"""The two diffusions and the algebra of their kernels."""
+"""The diffusions, and what they have in common (`base`)."""
 
-from cld_core.recipe.schema import CldSpec, SdeSpec
+import dataclasses
+
+from cld_core.recipe.sde import SdeSpec
+from cld_core.recipe.variants import implementation_of
+from cld_core.sde.base import Auxiliary, Diffusion, Law
 from cld_core.sde.cld import CLD
 from cld_core.sde.schedule import Schedule
 from cld_core.sde.vpsde import VPSDE
 
-__all__ = ["CLD", "SDE", "VPSDE", "Schedule", "build"]
-
-SDE = CLD | VPSDE
+__all__ = ["CLD", "VPSDE", "Auxiliary", "Diffusion", "Law", "Schedule", "build"]
 
 
-def build(spec: SdeSpec) -> SDE:
-    """The diffusion that a recipe's `sde` section describes."""
-    if isinstance(spec, CldSpec):
-        return CLD(
-            beta0=spec.beta0,
-            beta1=spec.beta1,
-            m_inv=spec.m_inv,
-            gamma=spec.gamma,
-            numerical_eps=spec.numerical_eps,
-        )
-    return VPSDE(beta0=spec.beta0, beta1=spec.beta1, numerical_eps=spec.numerical_eps)
+def build(spec: SdeSpec) -> Diffusion:
+    """The diffusion that a recipe's `sde` section describes, made with the section's keys as keywords."""
+    keys = {entry.name: getattr(spec, entry.name) for entry in dataclasses.fields(spec) if entry.name != "name"}
+    made: Diffusion = implementation_of("sde", spec)(**keys)
+    return made

@@ -7,29 +7,30 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from cld_core.sde import kernel
+from cld_core.sde import cld_kernel as kernel
+from cld_core.sde.base import Auxiliary, Diffusion, Law
 from cld_core.sde.coefficients import spread
-from cld_core.sde.schedule import Number, Schedule
+from cld_core.sde.number import Number
+from cld_core.sde.rows import Rows
 
 
 @dataclass(frozen=True, kw_only=True)
-class CLD:
-    """The forward process of u = (x, v), and what its reversal needs.
+class CLD(Diffusion):
+    """The diffusion of u = (x, v), data and velocity; the score of v is learned.
 
-    ``u`` is (B, 2C, ...): x in the first C channels, v in the last. Times are floats, or (B,) float64 tensors.
+    Where a method of `Diffusion` is overridden without a better formula, this order of operations is what fixes the
+    last bit of a seed's results.
     """
+
+    n = 2
+    m = 1
+    splits = True
 
     beta0: float = 4.0
     beta1: float = 0.0
     m_inv: float = 4.0
     gamma: float = 0.04
     numerical_eps: float = 1e-6
-
-    phase_space = True
-
-    @cached_property
-    def schedule(self) -> Schedule:
-        return Schedule(beta0=self.beta0, beta1=self.beta1)
 
     @cached_property
     def mass(self) -> float:
@@ -40,17 +41,27 @@ class CLD:
         """Gamma, for critical damping."""
         return 2.0 * math.sqrt(self.mass)
 
-    def split(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Views (x, v), each (B, C, ...), of u."""
-        x, v = u.chunk(2, dim=1)
-        return x, v
+    @property
+    def A(self) -> Rows[float]:
+        return (0.0, self.m_inv), (-1.0, -self.friction * self.m_inv)
 
-    def scored(self, u: Tensor) -> Tensor:
-        """View of the half of u whose score is learned: v, (B, C, ...)."""
-        return self.split(u)[1]
+    @property
+    def D(self) -> tuple[float, ...]:
+        return (2.0 * self.friction,)
 
-    def transition(self, t: Number) -> kernel.Transition[Number]:
-        """Psi(B(t)), the mean map from time 0."""
+    @property
+    def precision(self) -> tuple[float, ...]:
+        return 1.0, self.m_inv
+
+    @property
+    def prior_std(self) -> tuple[float, ...]:
+        return 1.0, math.sqrt(self.mass)
+
+    @property
+    def initial_std(self) -> tuple[float, ...]:
+        return (math.sqrt(self.gamma * self.mass),)
+
+    def mean(self, t: Number) -> Rows[Number]:
         return kernel.transition(self.schedule.integral(t), self.m_inv)
 
     def covariance(self, t: Number, objective: str = "hsm") -> kernel.Covariance[Number]:
@@ -58,77 +69,61 @@ class CLD:
         var_y = self.gamma if objective == "hsm" else 0.0
         return kernel.covariance(self.schedule.integral(t), self.m_inv, var_y=var_y, numerical_eps=self.numerical_eps)
 
-    def law(self, t: Number, *, data_var: float) -> kernel.Covariance[Number]:
-        """Exact covariance of (x, v) at t, without numerical_eps, for Gaussian data of variance ``data_var``."""
+    def factor(self, t: Number, objective: str = "hsm") -> Rows[Number]:
+        return self.covariance(t, objective).cholesky()
+
+    def target(self, t: Number, objective: str = "hsm") -> Rows[Number]:
+        """((ell_t,),)."""
+        return ((self.covariance(t, objective).ell,),)
+
+    def mixed(self, t: Number, objective: str) -> tuple[Rows[Number], Rows[Number]]:
+        """The Gaussian is HSM's for either objective: 1 / Svv and 1 / (ell_t Svv)."""
+        hsm = self.covariance(t, "hsm")
+        ell = (hsm if objective == "hsm" else self.covariance(t, objective)).ell
+        return ((1.0 / hsm.vv,),), ((1.0 / (ell * hsm.vv),),)
+
+    def known_precision(self, t: Number) -> Rows[Number]:
+        """1 / Svv of HSM."""
+        return ((1.0 / self.covariance(t).vv,),)
+
+    def _exact(self, t: Number, data_var: float) -> kernel.Covariance[Number]:
         return kernel.covariance(self.schedule.integral(t), self.m_inv, var_x=data_var, var_y=self.gamma)
 
-    def ell(self, t: Number, objective: str = "hsm") -> Number:
-        """ell_t: the score's regression target is -ell_t times the noise of the scored half."""
-        return self.covariance(t, objective).ell
+    def law(self, t: Number, *, data_var: float) -> Law[Number]:
+        s = self._exact(t, data_var)
+        return Law(((), (s.xv / s.xx,)), (1.0 / s.xx, s.xx / s.det), s.det)
 
-    def score_coefficients(self, t: Number, objective: str) -> tuple[Number, Number]:
-        """(ell_t, variance of the mixed score's Gaussian: always that of HSM, numerical_eps included)."""
-        hsm = self.covariance(t, "hsm")
-        return (hsm if objective == "hsm" else self.covariance(t, objective)).ell, hsm.vv
+    def auxiliary(self, t: float) -> Auxiliary:
+        """N(0, gamma M) at t = 0."""
+        variance = self._exact(t, 0.0).vv
+        return Auxiliary((self.mean(t)[1][0],), ((math.sqrt(variance),),), variance)
 
-    def known_precision(self, t: Number) -> Number:
-        """p(t) for which -p v is the part of the score that samplers solve exactly: 1 / Svv of HSM."""
-        return 1.0 / self.covariance(t).vv
-
-    def diffusion2(self, t: Number) -> Number:
-        """Square of the diffusion coefficient of the scored half, 2 Gamma beta(t)."""
-        return 2.0 * self.friction * self.schedule.beta(t)
-
-    def drift(self, u: Tensor, t: float | Tensor) -> Tensor:
-        """Drift F(t) u of the forward process, shaped as u."""
-        x, v = self.split(u)
-        beta = spread(self.schedule.beta(t), u)
-        return torch.cat([(beta * self.m_inv) * v, -beta * (x + (self.friction * self.m_inv) * v)], dim=1)
+    def reverse(self, big_d: float) -> tuple[Rows[float], Rows[float]]:
+        """The forward process with the sign of v changed, hence the kernel with that of its off-diagonal entries."""
+        (xx, xv), (vx, vv) = kernel.transition(big_d, self.m_inv)
+        (l_xx,), (l_vx, l_vv) = kernel.covariance(big_d, self.m_inv).cholesky()
+        return ((xx, -xv), (-vx, vv)), ((l_xx,), (-l_vx, l_vv))
 
     def flow(self, u: Tensor, score: Tensor, t: float | Tensor) -> Tensor:
-        """Field du/dt of the probability flow, shaped as u; ``score`` is (B, C, ...)."""
-        x, v = self.split(u)
+        x, v = self.halves(u)
         beta = spread(self.schedule.beta(t), u)
         pull = torch.add(x, torch.add(score, v, alpha=self.m_inv), alpha=self.friction)
         return torch.cat([(beta * self.m_inv) * v, -beta * pull], dim=1)
 
-    def flow_divergence(self, score_trace: Tensor, t: Number, dimensions: int) -> Tensor:
-        """Divergence (B,) of the flow, from the trace (B,) of the score's Jacobian or an estimate of it.
-
-        ``dimensions`` is that of x.
-        """
-        return -self.schedule.beta(t) * self.friction * (self.m_inv * dimensions + score_trace)
-
-    def probe_cross_term(self, probe: Tensor, t: Number) -> Tensor:
-        """(B,): what e^T F e adds to the divergence for a probe e (B, 2C, ...) that also has an x half.
-
-        Its mean is zero, so a probe of the v half alone is the better one; the published code's has both.
-        """
-        probe_x, probe_v = self.split(probe)
-        return self.schedule.beta(t) * (self.m_inv - 1.0) * (probe_x * probe_v).flatten(1).sum(1).double()
-
-    def velocity_law(self, t: float) -> tuple[float, float]:
-        """v at t given x0, without numerical_eps: (factor of x0 in its mean, variance); (0, gamma M) at t = 0."""
-        return self.transition(t).vx, self.law(t, data_var=0.0).vv
-
     def euler_step(self, u: Tensor, score: Tensor, t: float, dt: float) -> Tensor:
-        """Mean of one Euler-Maruyama step of the reverse process from t to t - dt; u is not changed."""
-        x, v = self.split(u)
+        x, v = self.halves(u)
         c = self.schedule.beta(t) * dt
         out = torch.empty_like(u)
-        out_x, out_v = self.split(out)
+        out_x, out_v = self.halves(out)
         torch.add(x, v, alpha=-c * self.m_inv, out=out_x)
         torch.add(v, x, alpha=c, out=out_v)
         out_v.add_(v, alpha=c * self.friction * self.m_inv).add_(score, alpha=2.0 * c * self.friction)
         return out
 
-    def prior(self, noise: Tensor) -> Tensor:
-        """Draws of the law at t = 1, N(0, I) x N(0, M I), from standard normal ``noise`` shaped as u."""
-        x, v = self.split(noise)
-        return torch.cat([x, v * math.sqrt(self.mass)], dim=1)
+    def flow_divergence(self, score_trace: Tensor, t: Number, dimensions: int) -> Tensor:
+        return -self.schedule.beta(t) * self.friction * (self.m_inv * dimensions + score_trace)
 
     def prior_logp(self, u: Tensor) -> Tensor:
-        """Log-density (B,), float64, nats, of the prior."""
-        x, v = (half.flatten(1).double() for half in self.split(u))
+        x, v = (half.flatten(1).double() for half in self.halves(u))
         constant = 0.5 * x.shape[1] * (2.0 * math.log(2.0 * math.pi) + math.log(self.mass))
         return -0.5 * (x.square().sum(1) + self.m_inv * v.square().sum(1)) - constant

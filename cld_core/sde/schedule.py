@@ -1,14 +1,9 @@
-"""The schedule beta(t) = beta0 + beta1 t and its integral; nothing else writes these two formulas."""
+"""The schedule beta(t) = beta0 + beta1 t and its integral: the only place with these two formulas."""
 
 import math
 from dataclasses import dataclass
-from typing import TypeVar
 
-import torch
-
-# Every coefficient is computed either for one time of the whole batch, as a Python float, or for one
-# time a sample, as a (B,) float64 tensor, by the same formula.
-Number = TypeVar("Number", float, torch.Tensor, float | torch.Tensor)
+from cld_core.sde.number import Number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +21,9 @@ class Schedule:
         return t * (self.beta0 + 0.5 * self.beta1 * t)
 
     def between(self, start: float, end: float) -> float:
-        """B(end) - B(start), without the cancellation that the difference would suffer."""
+        """B(end) - B(start), computed without the cancellation of that difference."""
         return (end - start) * (self.beta0 + 0.5 * self.beta1 * (start + end))
 
     def time(self, big_b: float) -> float:
-        """The t at which B(t) = ``big_b``; in a form that also holds for beta1 = 0."""
+        """The t at which B(t) = ``big_b``; in a form that is also valid for beta1 = 0."""
         return 2.0 * big_b / (self.beta0 + math.sqrt(self.beta0 * self.beta0 + 2.0 * self.beta1 * big_b))

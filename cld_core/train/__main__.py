@@ -1,77 +1,73 @@
 """Train a run without a scheduler: ``torchrun --nproc-per-node 8 -m cld_core.train runs/NAME --recipe FILE``.
 
-The run folder is made from the recipe unless it is there; then the same command goes on with it. mpirun works too,
-with MASTER_ADDR and MASTER_PORT set (docs/reproducing.md). SIGUSR2 and SIGTERM save and end.
+The run folder is created from the recipe if it does not exist; the same command continues an existing run. mpirun
+works too, with MASTER_ADDR and MASTER_PORT set (docs/reproducing.md). SIGUSR2 and SIGTERM save and end.
 """
 
 import argparse
 import os
-import platform
 import sys
-import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cld_core import __version__
 from cld_core.errors import CldError, NotFoundError
+from cld_core.place import Place
 from cld_core.recipe import Recipe, load
 from cld_core.run import RunFolder
+from cld_core.run.identity import identity
 from cld_core.stop import StopFlag
+
+if TYPE_CHECKING:
+    from cld_core.ranks import Ranks
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m cld_core.train", description=__doc__)
-    parser.add_argument("run_folder", help="where the run is, or is to be; on a disk that all hosts see")
-    parser.add_argument("--recipe", help="YAML file to make the run from, unless it is there")
+    parser.add_argument("run_folder", type=Path, help="the run, new or existing; on a disk that all hosts see")
+    parser.add_argument("--recipe", help="YAML file to create the run from, if it does not exist")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="recipe keys to change, for a new run only")
     arguments = parser.parse_intermixed_args()
+    # Before torch is loaded, which takes seconds: an early signal must not kill.
     stop = StopFlag().listen()
-    from cld_core import ranks as distributed
+    from cld_core.ranks import join
 
     from . import session
 
     try:
-        path = Path(arguments.run_folder)
-        recipe = _recipe(path, arguments.recipe, arguments.overrides)
-        ranks = distributed.join(gpu=recipe.cluster.uses_gpu)
-        problem = None
-        if ranks.is_first:
-            try:
-                _make(path, recipe, arguments.recipe)
-            except CldError as error:
-                problem = error
-        problem = ranks.from_first(problem)
-        if problem is not None:
-            raise problem
-        folder = RunFolder.open(arguments.run_folder)
+        recipe = _recipe(arguments.run_folder, arguments.recipe, arguments.overrides)
+        ranks = join(Place.from_environment(), gpu=recipe.cluster.uses_gpu)
+        run = _open(arguments.run_folder, recipe, arguments.recipe, ranks)
         job_id = os.environ.get("TORCHELASTIC_RUN_ID") or f"pid-{os.getpid()}"
-        ended = session.run(folder, ranks, stop, job_id=job_id)
+        ended = session.run(run, ranks, stop, job_id=job_id)
         ranks.leave()
     except CldError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    print(f"{folder.name}: {ended.cause} at step {ended.step}", flush=True)
+    print(f"{run.name}: {ended.cause} at step {ended.step}", flush=True)
     return 0
 
 
 def _recipe(path: Path, file: str | None, overrides: list[str]) -> Recipe:
-    """That of the run, or where there is none yet the one to make it from."""
-    if (path / "run.json").is_file():
+    """That of the run, or if there is no run yet the one to create it from."""
+    if RunFolder(path).exists:
         return RunFolder.open(path).recipe()
     if file is None:
-        raise NotFoundError(f"there is no run at {path}. Say --recipe FILE to make it.")
+        raise NotFoundError(f"there is no run at {path}. Pass --recipe FILE to create it.")
     return load(file, overrides)
 
 
-def _make(path: Path, recipe: Recipe, file: str | None) -> None:
-    """Make the run folder unless it is there."""
-    if (path / "run.json").is_file():
-        return
-    import torch
-
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "cldctl": __version__}
-    about = {"recipe_file": file, "versions": versions, "host": platform.node()}
-    path.absolute().parent.mkdir(parents=True, exist_ok=True)
-    RunFolder.create(path, recipe, {"created": time.time(), "recipe": recipe.name, **about})
+def _open(path: Path, recipe: Recipe, file: str | None, ranks: "Ranks") -> RunFolder:
+    """The run, which rank 0 creates if it does not exist; what goes wrong is raised on all ranks."""
+    problem = None
+    if ranks.is_first and not RunFolder(path).exists:
+        try:
+            RunFolder.create(path, recipe, identity(recipe.name, file))
+        except CldError as error:
+            problem = error
+    problem = ranks.from_first(problem)
+    if problem is not None:
+        raise problem
+    return RunFolder.open(path)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The train loop. It submits nothing, requeues nothing and asks no scheduler: handed a flag, it says why it ended."""
+"""The train loop. It never submits, requeues or polls: it gets a stop flag and returns why it ended."""
 
 import faulthandler
 import sys
@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cld_core.checkpoint import CheckpointWriter
+from cld_core.checkpoint.write import CheckpointWriter
 from cld_core.consensus import Consensus
 from cld_core.ranks import Ranks
-from cld_core.recipe.schema import TrainSpec
+from cld_core.recipe.train import TrainSpec
 from cld_core.stop import StopCode, StopFlag
 
 from .monitoring import Monitor
@@ -18,7 +18,7 @@ from .step import Trainer
 
 @dataclass(frozen=True)
 class Outcome:
-    """Where the loop ended and why: NONE means that all steps are done."""
+    """Where the loop ended and why; `StopCode.NONE` means that all steps are done."""
 
     step: int
     code: StopCode
@@ -38,18 +38,18 @@ def run(
 ) -> Outcome:
     """Train from ``first_step`` until `spec.steps` or until a rank is asked to stop; all ranks end at the same step.
 
-    A checkpoint of the last step is under way when this returns, unless a rank failed.
+    Unless a rank failed, a checkpoint of the last step is being written when this returns.
 
     Args:
         writer, monitor: given on rank 0 alone.
-        healthy: polled each step on rank 0; False ends the loop without a save.
-        periodic: called on all ranks after each step with the number of steps done, and a function to call now and
-            then while it computes.
+        healthy: checked at each step on rank 0; False ends the loop without a save.
+        periodic: called on all ranks after each step with the number of steps done, and with a function to call
+            regularly while it computes.
 
     Raises:
         NonFiniteError: a gradient or loss was not finite or exploded; on all ranks, and nothing was changed by it.
     """
-    alarm = _Alarm(spec.hang_timeout_s)
+    watchdog = _Watchdog(spec.hang_timeout_s)
     consensus = Consensus(ranks)
     done, code = first_step, StopCode.NONE
     settled = writer.settled if writer is not None else _nothing
@@ -64,21 +64,21 @@ def run(
             finally:
                 code = consensus.result()
             done += 1
-            alarm.put_off()
+            watchdog.reset()
             ended = done == spec.steps or code is not StopCode.NONE
             if done % spec.log_every == 0 or ended:
                 _report(trainer, monitor if code is not StopCode.FAILURE else None, done)
             due = done % spec.checkpoint_every == 0 or spec.is_milestone(done) or ended
             if due and code is not StopCode.FAILURE:
-                # A checkpoint is what one goes back to, so nothing bad may lie before it.
+                # A checkpoint is what a rollback returns to, so all steps before it must be good.
                 trainer.check(done - 1)
                 if writer is not None:
                     writer.save(done, trainer.state_dict(), held_still=True)
             if periodic is not None and code is StopCode.NONE:
                 settled()
-                periodic(done, alarm.put_off)
+                periodic(done, watchdog.reset)
     finally:
-        alarm.cancel()
+        watchdog.cancel()
     if monitor is not None and code is not StopCode.FAILURE:
         monitor.write(done)
     return Outcome(done, code)
@@ -93,19 +93,19 @@ def _report(trainer: Trainer, monitor: Monitor | None, done: int) -> None:
 
 
 def _nothing() -> None:
-    """Where nobody writes there is nothing to wait for."""
+    """Without a writer there is nothing to wait for."""
 
 
-class _Alarm:
-    """Shows all stacks and ends the process when no step was finished for ``timeout_s`` seconds."""
+class _Watchdog:
+    """Prints all stacks and ends the process if no step was finished for ``timeout_s`` seconds."""
 
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s, self._set = timeout_s, 0.0
-        self.put_off()
+        self.reset()
 
-    def put_off(self) -> None:
+    def reset(self) -> None:
         now = time.monotonic()
-        # Setting it costs a thread, so not at every step.
+        # Setting it starts a thread, so not at every step.
         if now - self._set > min(5.0, self._timeout_s / 4):
             self._set = now
             faulthandler.dump_traceback_later(self._timeout_s, exit=True, file=sys.__stderr__ or sys.stderr)

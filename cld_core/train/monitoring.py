@@ -1,28 +1,29 @@
-"""What a run tells of itself while it trains: `progress.json` and TensorBoard. Rank 0 alone writes."""
+"""What a run reports while it trains: `progress.json` and TensorBoard. Only rank 0 writes."""
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cld_core.run import RunFolder
 from cld_core.run.atomic import write_json
+from cld_core.run.folder import Progress
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Seconds between two replacements of `progress.json`: often enough to look alive, rarely enough for a shared disk.
+# Seconds between two writes of `progress.json`: often enough for status, rarely enough for a shared disk.
 PROGRESS_EVERY_S = 1.0
 
 
 class Monitor:
-    """Rates, and the files they are written to.
+    """Measures the rate of training, and writes it with the loss to `progress.json`, TensorBoard and the log.
 
     Args:
         folder: the run.
         attempt: number of the attempt, from 0.
-        first_step: the step at which it begins; later points of an earlier life are purged from TensorBoard.
+        first_step: the step at which it begins; later points of earlier attempts are purged from TensorBoard.
         steps: the step at which the run is finished.
-        may_write: whether this process still owns the run folder; polled before `progress.json` is replaced.
+        may_write: whether this process still owns the run folder; checked before `progress.json` is replaced.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class Monitor:
         self._written, self._may_write = 0.0, may_write
 
     def report(self, step: int, scalars: dict[str, float]) -> None:
-        """Note that ``step`` steps are done. ``scalars["loss"]`` is the mean over the steps since the last report."""
+        """Report that ``step`` steps are done; ``scalars["loss"]`` is the mean over the steps since the last report."""
         now = time.perf_counter()
         if step > self._since_step:
             fresh = (step - self._since_step) / max(now - self._since, 1e-9)
@@ -53,31 +54,31 @@ class Monitor:
             self.write(step)
 
     def add(self, step: int, scalars: dict[str, float]) -> None:
-        """Results of periodic work, beside the training curves."""
+        """Plot results of periodic work beside the training curves."""
         for name, value in scalars.items():
             self._board.add_scalar(f"periodic/{name}", value, step)
 
     def add_picture(self, step: int, pixels: "Tensor") -> None:
-        """A picture of samples, uint8 (H, W, C)."""
+        """Show a picture of samples, uint8 (H, W, C)."""
         self._board.add_image("periodic/samples", pixels.numpy(), step, dataformats="HWC")
 
     def resume_clock(self, step: int) -> None:
-        """Let what happened since the last report, at the same step, not count as training time."""
+        """Do not count the time since the last report, at the same step, as training time."""
         self._since, self._since_step = time.perf_counter(), step
 
     def write(self, step: int) -> None:
-        """Replace `progress.json`, and say the same in the log."""
+        """Replace `progress.json`, and print the same to the log."""
         self._written = time.perf_counter()
-        content: dict[str, Any] = {
-            "attempt": self._attempt,
-            "step": step,
-            "steps": self._steps,
-            "loss": self._last_loss,
-            "steps_per_s": self._rate,
-            "time": time.time(),
-        }
+        progress = Progress(
+            attempt=self._attempt,
+            step=step,
+            steps=self._steps,
+            loss=self._last_loss,
+            steps_per_s=self._rate,
+            time=time.time(),
+        )
         if self._may_write():
-            write_json(self._folder.progress_file, content)
+            write_json(self._folder.progress_file, progress)
         loss = "-" if self._last_loss is None else f"{self._last_loss:.5g}"
         rate = "-" if self._rate is None else f"{self._rate:.4g}"
         print(f"step {step}/{self._steps} loss {loss} steps/s {rate}", flush=True)

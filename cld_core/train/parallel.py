@@ -1,4 +1,4 @@
-"""A network made ready to train: memory format, precision, compilation, and one copy a rank."""
+"""A network prepared for training: memory format, precision, compilation, and one copy per rank."""
 
 import inspect
 from typing import Any
@@ -8,25 +8,25 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cld_core.ranks import Ranks
-from cld_core.recipe.schema import TrainSpec
+from cld_core.recipe.train import TrainSpec
 
-# Nothing in our networks is a buffer that training changes, so none is sent around. torch 2.13 renamed the argument.
+# Training changes no buffer of our networks, so none is broadcast. torch 2.13 renamed the argument.
 _renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters
 _FIXED_BUFFERS: dict[str, Any] = {"forward_sync_buffers" if _renamed else "broadcast_buffers": False}
 _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def prepare(net: nn.Module, spec: TrainSpec, ranks: Ranks) -> nn.Module:
-    """What is called in the place of ``net``, which keeps the parameters: moved to the device, compiled, replicated."""
+    """What to call instead of ``net``, which keeps the parameters: moved to the device, compiled and replicated."""
     device = ranks.device
     net.to(device)
     if spec.channels_last:
-        # Documented, but no overload of torch's annotations has the argument alone.
+        # Documented, but no overload in torch's annotations takes this argument alone.
         net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high" if spec.tf32 else "highest")
         torch.backends.cudnn.allow_tf32 = spec.tf32
-        # It tries kernels by the clock, so that two runs may not take the same ones.
+        # It times kernels to choose among them, so two runs may choose differently.
         torch.backends.cudnn.benchmark = spec.on_resume != "exact"
     model: Any = torch.compile(net) if spec.compile else net
     if ranks.world_size == 1:
@@ -37,13 +37,13 @@ def prepare(net: nn.Module, spec: TrainSpec, ranks: Ranks) -> nn.Module:
         **_FIXED_BUFFERS,
         bucket_cap_mb=spec.bucket_mb,
         gradient_as_bucket_view=True,
-        # Every parameter takes part in every backward pass; with accumulation the passes differ, though.
+        # Every parameter takes part in every backward pass, but with accumulation the passes differ.
         static_graph=spec.micro_batch is None,
     )
 
 
 class Autocast(nn.Module):
-    """A network that computes in a lower precision and answers in that of its input."""
+    """A network that computes in a lower precision and returns that of its input."""
 
     def __init__(self, net: nn.Module, device: torch.device, spec: TrainSpec) -> None:
         super().__init__()

@@ -1,19 +1,22 @@
 """Samples, likelihood bounds and FIDs of the averaged weights during training, computed by all ranks together."""
 
 import dataclasses
-import itertools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 
 from cld_core.consensus import Consensus
+from cld_core.data.images import to_pixels
 from cld_core.errors import CldError
-from cld_core.evaluation import elbo, features, grids, pictures
+from cld_core.evaluation import grids, pictures, registry
+from cld_core.evaluation.joined import Joined
 from cld_core.evaluation.request import EvalRequest
-from cld_core.evaluation.shard_files import Arrays
+from cld_core.evaluation.rows.base import Arrays, RowComputer
+from cld_core.evaluation.rows.elbo import ElboRows
+from cld_core.evaluation.rows.features import FeatureRows
 from cld_core.model import Model
+from cld_core.ranges import share
 from cld_core.run import RunFolder
 from cld_core.sampling import Samples
 from cld_core.stop import StopCode, StopFlag
@@ -28,14 +31,14 @@ Heartbeat = Callable[[], None]
 class Periodic:
     """Called after every step; works at those that the recipe's `periodic` section names.
 
-    What it finds depends on the weights and on `eval.seed`, not on the number of ranks. A failure, such as a solver
-    that does not get there, is told and training goes on. A request to stop ends the work between two batches.
+    The results depend on the weights and on `eval.seed`, not on the number of ranks. A failure, such as a solver that
+    does not converge, is reported and training continues. A request to stop ends the work between two batches.
     """
 
     def __init__(self, trainer: Trainer, folder: RunFolder, monitor: Monitor | None, stop: StopFlag) -> None:
         self._trainer, self._folder, self._monitor, self._stop = trainer, folder, monitor, stop
         self._spec = trainer.recipe.periodic
-        # What it needs is looked for now, not at the step where it is due.
+        # What FID needs is looked for now, not at the step where it is due.
         self._fid_request = EvalRequest.periodic_fid(trainer.recipe)
 
     def __call__(self, step: int, heartbeat: Heartbeat) -> None:
@@ -72,7 +75,7 @@ class Periodic:
         pictures.show(self._folder.samples / f"step_{model.step:08d}.png", drawn.x, model, how)
         self._monitor.add(model.step, {"nfe": drawn.nfe})
         if model.is_image:
-            self._monitor.add_picture(model.step, grids.tile(grids.to_pixels(drawn.x)))
+            self._monitor.add_picture(model.step, grids.tile(to_pixels(drawn.x)))
 
     def _bound(self, model: Model, heartbeat: Heartbeat) -> None:
         try:
@@ -82,41 +85,41 @@ class Periodic:
                 print(f"no likelihood bound this time: {error}", flush=True)
             return
         assert request is not None, "a recipe that wants the bound has a request for it"
-
-        def compute(first: int, last: int) -> dict[str, np.ndarray]:
-            return elbo.compute(model, request, first, last)
-
-        parts = self._shared("likelihood bound", self._spec.elbo_points, compute, heartbeat)
-        if parts is None or self._monitor is None:
+        section = self._section("elbo", ElboRows(model, request), "likelihood bound", heartbeat)
+        if section is None or self._monitor is None:
             return
-        found = elbo.summary(
-            model, request, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        )
-        names = [name for name in ("bpd", "nll", "stderr") if found.get(name) is not None]
-        self._monitor.add(model.step, {name: found[name] for name in names})
-        told = " ".join(f"{name} {found[name]:.4f}" for name in names)
-        print(f"step {model.step}: likelihood bound of {self._spec.elbo_points} test data: {told}", flush=True)
+        names = [name for name in ("bpd", "nll", "stderr") if section.get(name) is not None]
+        self._monitor.add(model.step, {name: section[name] for name in names})
+        values = " ".join(f"{name} {section[name]:.4f}" for name in names)
+        print(f"step {model.step}: likelihood bound of {request.points} test examples: {values}", flush=True)
 
     def _fid(self, model: Model, heartbeat: Heartbeat) -> None:
         assert self._fid_request is not None, "a recipe that wants FID has a request for it"
         request = dataclasses.replace(self._fid_request, checkpoint_step=model.step)
+        section = self._section("fid", FeatureRows(model, request), "FID", heartbeat)
+        if section is None or self._monitor is None:
+            return
+        self._monitor.add(model.step, {"fid": section["value"], "fid_nfe": section["nfe_mean"]})
+        print(f"step {model.step}: FID {section['value']:.4f} of {section['samples']} samples", flush=True)
 
-        def compute(first: int, last: int) -> Arrays:
-            return features.compute(model, request, first, last)
+    def _section(self, metric: str, rows: RowComputer, what: str, heartbeat: Heartbeat) -> dict[str, Any] | None:
+        """The section of a report that a metric makes of rows that all ranks compute; None where there is none.
+
+        That is on all ranks but the first, and everywhere if somebody was asked to stop or failed.
+        """
 
         def condense(parts: list[Arrays]) -> list[Arrays]:
-            return [features.condense(request, features.join(parts))] if parts else []
+            return [rows.condense(rows.join(parts))] if parts else []
 
-        parts = self._shared("FID", request.samples, compute, heartbeat, condense)
+        (n,) = rows.request.sizes.values()
+        parts = self._shared(what, n, rows.compute, heartbeat, condense)
         if parts is None or self._monitor is None:
-            return
+            return None
         try:
-            found = features.summary(request, features.join(parts))["fid"]
+            return registry.metric(metric).section(Joined(rows.model, rows.request, rows.join(parts)))
         except CldError as error:
-            print(f"no FID this time: {error}", flush=True)
-            return
-        self._monitor.add(model.step, {"fid": found["value"], "fid_nfe": found["nfe_mean"]})
-        print(f"step {model.step}: FID {found['value']:.4f} of {found['samples']} samples", flush=True)
+            print(f"no {what} this time: {error}", flush=True)
+            return None
 
     def _shared(
         self,
@@ -128,30 +131,32 @@ class Periodic:
     ) -> list[T] | None:
         """``compute`` over 0..n in batches, each rank a contiguous share; all parts in order on rank 0.
 
-        None on the other ranks, and on all where somebody was asked to stop or failed. ``condense`` is what a rank does
-        to its parts before it hands them over.
+        None on the other ranks, and everywhere if somebody was asked to stop or failed.
+
+        Args:
+            condense: what a rank does to its parts before it sends them.
         """
         ranks, size = self._trainer.ranks, self._spec.batch_size
-        bounds = [n * rank // ranks.world_size for rank in range(ranks.world_size + 1)]
-        first, last = bounds[ranks.rank], bounds[ranks.rank + 1]
-        rounds = -(-max(b - a for a, b in itertools.pairwise(bounds)) // size)
-        consensus, found = Consensus(ranks), []
+        first, last = share(n, ranks.rank, ranks.world_size)
+        largest = -(-n // ranks.world_size)
+        rounds = -(-largest // size)
+        consensus, own = Consensus(ranks), []
         problem: str | None = None
         for start in range(first, first + rounds * size, size):
             consensus.begin(self._stop.code)
             try:
                 if start < last and problem is None:
-                    found.append(compute(start, min(start + size, last)))
+                    own.append(compute(start, min(start + size, last)))
             except (CldError, torch.OutOfMemoryError) as error:
                 problem = str(error)
             heartbeat()
             if consensus.result() is not StopCode.NONE:
                 return None
-        gathered: list[Any] | None = ranks.gather((condense(found), problem))
+        gathered: list[Any] | None = ranks.gather((condense(own), problem))
         if gathered is None:
             return None
-        for _, trouble in gathered:
-            if trouble is not None:
-                print(f"no {what} this time: {trouble}", flush=True)
+        for _, failure in gathered:
+            if failure is not None:
+                print(f"no {what} this time: {failure}", flush=True)
                 return None
         return [part for parts, _ in gathered for part in parts]

@@ -1,35 +1,34 @@
-"""Going back to the last good checkpoint with fresh noise when a loss or gradient explodes, a bounded number of times.
+"""Rollbacks: when a loss or gradient explodes, continue from the last good checkpoint with fresh noise.
 
-How often a checkpoint was gone back to stands in the ledger, so that a new attempt does not begin to count anew. As
-soon as a later checkpoint is reached, there is new credit: a run that gets on is not given up.
+Their number is bounded. The ledger counts those to each checkpoint, so a new attempt does not start from zero.
+Reaching a later checkpoint gives new credit: a run that makes progress is not given up.
 """
 
 from collections.abc import Callable
-from typing import Any
 
-from cld_core import checkpoint
-from cld_core.checkpoint import CheckpointWriter
+from cld_core.checkpoint.load import newest_good
+from cld_core.checkpoint.write import CheckpointWriter
 from cld_core.errors import CldError, NonFiniteError
 from cld_core.ranks import Ranks
 from cld_core.recipe import Recipe
-from cld_core.run import RunFolder
+from cld_core.run import RunFolder, events
 
 from .loop import Outcome
 
-# (first step, rollbacks of the run so far) -> how a stretch of training ended.
-Stretch = Callable[[int, int], Outcome]
+# (first step, rollbacks of the run so far) -> how a segment of training ended.
+Segment = Callable[[int, int], Outcome]
 
-# Attempts of a run stay far below.
+# Runs have far fewer attempts.
 _ROLLBACK_KEY = 1_000_000
 
 
-def fresh(restart: int, rollbacks: int) -> int:
-    """The key of the noise after ``rollbacks`` rollbacks of attempt ``restart``: shared with no other stretch."""
+def noise_key(restart: int, rollbacks: int) -> int:
+    """The key of the noise after ``rollbacks`` rollbacks of attempt ``restart``; no other segment has the same."""
     return restart + _ROLLBACK_KEY * rollbacks
 
 
 def guarded(
-    stretch: Stretch,
+    segment: Segment,
     folder: RunFolder,
     recipe: Recipe,
     ranks: Ranks,
@@ -38,48 +37,40 @@ def guarded(
     attempt: int,
     first_step: int,
 ) -> Outcome:
-    """Train by ``stretch``, and go back as often as allowed. For all ranks; ``writer`` is given on rank 0 alone.
+    """Train in segments, and roll back as often as allowed. For all ranks; ``writer`` is given on rank 0 alone.
 
     Raises:
-        NonFiniteError: `train.max_rollbacks` from one checkpoint did not help.
+        NonFiniteError: `train.max_rollbacks` rollbacks to one checkpoint did not help.
     """
     step = first_step
-    rollbacks = ranks.from_first(_count(folder.ledger.events()) if ranks.is_first else None)
+    rollbacks = ranks.from_first(folder.ledger.history().rollbacks() if ranks.is_first else None)
     while True:
         try:
-            return stretch(step, rollbacks)
+            return segment(step, rollbacks)
         except NonFiniteError as error:
             target, problem = ranks.from_first(
-                _go_back(folder, recipe, writer, attempt, error) if ranks.is_first else None
+                _roll_back(folder, recipe, writer, attempt, error) if ranks.is_first else None
             )
             if problem is not None:
                 raise NonFiniteError(problem) from error
             step, rollbacks = target, rollbacks + 1
 
 
-def _go_back(
+def _roll_back(
     folder: RunFolder, recipe: Recipe, writer: CheckpointWriter | None, attempt: int, error: NonFiniteError
 ) -> tuple[int, str | None]:
-    """The step to go on from, noted in the ledger; or why that is no use."""
+    """The step to continue from, recorded in the ledger; or why rolling back is of no use."""
     try:
         if writer is not None:
             writer.wait()
-        found, _ = checkpoint.newest_good(folder, recipe.model_digest())
+        newest, _ = newest_good(folder, recipe.model_digest())
     except CldError as trouble:
-        return 0, f"{error} And there is no going back: {trouble}"
-    target = found or 0
-    before = _count(folder.ledger.events(), target)
-    limit = recipe.train.max_rollbacks
+        return 0, f"{error} Rolling back is impossible: {trouble}"
+    target = newest or 0
+    before, limit = folder.ledger.history().rollbacks(target), recipe.train.max_rollbacks
     if before >= limit:
-        fix = "Lower optim.lr, or `cldctl resume --from` an earlier step"
-        return 0, f"{error} Going back to step {target} {before} times, with other noise each, did not help. {fix}."
-    print(
-        f"{error}\nback to step {target}, for the {before + 1}. time of at most {limit}, with fresh noise", flush=True
-    )
-    folder.ledger.append("rolled_back", attempt=attempt, to_step=target, reason=str(error)[:500])
+        fix = "Lower optim.lr, or use `cldctl resume --from` with an earlier step"
+        return 0, f"{error} {before} rollbacks to step {target}, each with fresh noise, did not help. {fix}."
+    print(f"{error}\nrollback {before + 1} of at most {limit} to step {target}, with fresh noise", flush=True)
+    folder.ledger.append(events.RolledBack(attempt=attempt, to_step=target, reason=str(error)[:500]))
     return target, None
-
-
-def _count(events: list[dict[str, Any]], to_step: int | None = None) -> int:
-    """Rollbacks so far: all, or those to one step."""
-    return sum(event["event"] == "rolled_back" and to_step in (None, event.get("to_step")) for event in events)

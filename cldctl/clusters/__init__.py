@@ -9,23 +9,27 @@ from cld_core.errors import UsageError, did_you_mean
 
 from .base import Cluster
 
-# In the order in which a default is looked for: the first that can be used here.
-CLUSTERS: dict[str, str] = {}
+# The default is the first that can be used on this machine.
+CLUSTERS: dict[str, str] = {
+    "slurm": "cldctl.clusters.slurm.cluster:SlurmCluster",
+    "local": "cldctl.clusters.local:LocalCluster",
+    "debug": "cldctl.clusters.debug:DebugCluster",
+}
 
 
 def find(name: str) -> Cluster:
-    """The cluster of a name.
+    """The cluster with this name.
 
     Raises:
-        UsageError: there is none of this name; lists those there are.
+        UsageError: there is no such cluster; the message lists those there are.
     """
     if name not in CLUSTERS:
         guess = did_you_mean(name, CLUSTERS)
         raise UsageError(f"--cluster cannot be '{name}'; expected one of {', '.join(CLUSTERS)}.{guess}")
     module, _, attribute = CLUSTERS[name].partition(":")
-    made = getattr(importlib.import_module(module), attribute)()
-    assert isinstance(made, Cluster), f"{CLUSTERS[name]} is not a Cluster"
-    return made
+    cluster = getattr(importlib.import_module(module), attribute)()
+    assert isinstance(cluster, Cluster), f"{CLUSTERS[name]} is not a Cluster"
+    return cluster
 
 
 def default() -> Cluster:

@@ -14,7 +14,7 @@ from typing import ClassVar, Literal, Protocol
 
 from cld_core.errors import CldError
 from cld_core.place import Place
-from cld_core.recipe.schema import ClusterSpec
+from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run.events import JobRef
 from cld_core.run.history import Attempt
 from cld_core.stop import StopCode
@@ -54,7 +54,7 @@ class JobSpec:
         parallel: tasks that may run at once; None for no limit.
         exclude: nodes to avoid, beside ``size.exclude``.
         env: environment variables of the job.
-        aftermath: module and arguments that run after a bad end; the launcher adds the exit code.
+        aftermath: module and arguments that run when a start has ended; the launcher adds the exit code.
     """
 
     name: str
@@ -161,7 +161,7 @@ class Cluster(ABC):
         blocks: `submit` returns when the work is done: no lock is held during it, and there is nothing to follow.
         restarts: it requeues jobs, runs an aftermath, and keeps a successor waiting.
         poll_s: seconds between two looks of ``--follow``.
-        looks_to_believe_an_end: how often in a row a job must look over before it is believed.
+        looks_to_believe_an_end: how many surveys in a row must say that a job is gone before it is believed.
     """
 
     name: ClassVar[str]
@@ -177,7 +177,10 @@ class Cluster(ABC):
 
     @abstractmethod
     def max_tasks(self, spec: JobSpec) -> int:
-        """The most tasks that one submission can have."""
+        """The most tasks that one submission of work with the wishes ``spec.size`` should be divided into.
+
+        Ask before ``size`` is reduced to that of a single task: on one machine its ranks are the processes to use.
+        """
 
     @abstractmethod
     def check(self, spec: JobSpec, tasks: int = 1) -> None:
@@ -230,11 +233,20 @@ class Cluster(ABC):
         folder = Path(job.logs)
         return [file for stream in ("out", "err") if (file := folder / f"{job.job_id}_{rank}_log.{stream}").is_file()]
 
+    def current_job(self, logs: Path | None = None) -> "InJob":
+        """The task of this cluster that this process belongs to, from its environment. Loads no torch.
+
+        Args:
+            logs: folder of the job's output; an aftermath passes it, since its environment does not name it.
+        """
+        raise NotImplementedError(f"jobs of {self.name} are told where they run")
+
     def checks(self, runs: Path, asked: DoctorOptions, saves: MeasuredSaves) -> Iterator[Check]:
         """Whether this cluster is fit for runs in the folder ``runs``, for `cldctl doctor`."""
         yield from ()
 
 
+@dataclass(kw_only=True)
 class InJob:
     """A task seen from inside. This base is a process without a scheduler: one rank, and nobody says anything.
 
@@ -249,16 +261,15 @@ class InJob:
     restart: int = 0
     node: str = ""
     log: Path | None = None
-    in_process: bool = True
-
-    @classmethod
-    def current(cls) -> "InJob":
-        """The task that this process belongs to, from its environment. Loads no torch: the aftermath uses it, too."""
-        raise NotImplementedError
+    in_process: ClassVar[bool] = True
 
     def place(self) -> Place:
         """This process among those of its task."""
         return Place()
+
+    def log_since(self, offset: int) -> str:
+        """What was written to `log` after its first ``offset`` bytes; empty if there is no log."""
+        return read_from(self.log, offset) if self.log is not None else ""
 
     def cause_of(self, code: StopCode, log_offset: int) -> str | None:
         """What a signal meant, a cause of the ledger; None where nobody knows.
@@ -288,10 +299,20 @@ class InJob:
 
 @dataclass(frozen=True)
 class Entry:
-    """What a launcher pickles: the work, and the class that tells it where it runs, so that a job looks up no name."""
+    """What a launcher pickles: the work, and its cluster, so that a job looks up no name."""
 
     work: Work
-    inside: type[InJob]
+    cluster: Cluster
 
     def __call__(self) -> None:
-        self.work(self.inside.current())
+        self.work(self.cluster.current_job())
+
+
+def read_from(path: Path, offset: int) -> str:
+    """The text of a file after its first ``offset`` bytes; empty if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""

@@ -26,7 +26,7 @@ def prepare(
     download: Annotated[bool, typer.Option("--download", help="Fetch CIFAR-10's archive into --source first.")] = False,
     any_count: Annotated[bool, typer.Option("--any-count", help="Accept another number of images.")] = False,
 ) -> None:
-    """Make a data set for training. Typed again it goes on where it stopped, and does nothing when it is done.
+    """Make a data set for training. Running it again continues where it stopped, and does nothing if it is done.
 
     cifar10: from cifar-10-python.tar.gz, or its folder. celebahq256: from GLOW's TFRecords, a folder or a .tar.
     folder: from any folder or zip of pictures, which are scaled and cut to squares.
@@ -53,7 +53,7 @@ def prepare(
 
 @app.command()
 def verify(path: Annotated[Path, typer.Argument(help="A folder that `prepare` made.")]) -> None:
-    """Read every image of a prepared data set, and compare counts and checksums with its manifest.
+    """Read every image of a prepared data set and compare counts and checksums with its manifest.
 
     Example: cldctl data verify data/cifar10
     """

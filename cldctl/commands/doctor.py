@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cld_core.errors import CldError
+from cld_core.run import find_runs
 from cldctl.ui.console import err, out
 
-from .options import ClusterOption, RunsDir, chosen_cluster, runs_dir
+from .options import ClusterOption, RunsDir, runs_dir
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from cld_core.recipe import Recipe
-    from cldctl.cluster.doctor import Check
+    from cldctl.clusters.base import Check
 
 _STYLE = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
@@ -31,35 +32,32 @@ def doctor(
 ) -> None:
     """Check Python, torch, GPUs, the runs folder, data; on Slurm what preemption and time limits will do to a run.
 
-    Exit code 0 if nothing fails, 1 if something does, 4 if Slurm is away.
+    Exit code 0 if nothing fails, 1 if something does, 4 if the scheduler does not answer.
 
     Example: cldctl doctor --partition gpu
     """
-    from cldctl.cluster import doctor as checks
+    from cldctl import clusters, machine
+    from cldctl.clusters.base import DoctorOptions
+    from cldctl.jobs.specs import measured_saves
 
     root = runs_dir(directory)
-    on_slurm = chosen_cluster(cluster) == "slurm"
-    found: list[Check] = []
-
-    def collect() -> "Iterator[Check]":
-        yield from checks.machine(root, list(_recipes()))
-        if on_slurm:
-            options = checks.JobOptions(account=account, wait_s=wait) if job else None
-            yield from checks.cluster(root, partition, options)
-
+    where = clusters.default() if cluster is None else clusters.find(cluster)
+    asked = DoctorOptions(partition=partition, job=job, account=account, wait_s=wait)
     with err.status("checking"):
-        found.extend(collect())
-    worst = next((verdict for verdict in ("fail", "warn") if any(check.verdict == verdict for check in found)), "ok")
+        checks = list(machine.checks(root, list(_recipes())))
+        checks += where.checks(root, asked, measured_saves(find_runs(root)))
+    verdicts = {check.verdict for check in checks}
+    worst = next((verdict for verdict in ("fail", "warn") if verdict in verdicts), "ok")
     if as_json:
-        typer.echo(json.dumps({"verdict": worst, "checks": [check.to_dict() for check in found]}, indent=1))
+        typer.echo(json.dumps({"verdict": worst, "checks": [check.to_dict() for check in checks]}, indent=1))
     else:
-        out.print(_table(found))
-    if any((check.name, check.verdict) == ("slurm", "fail") for check in found):
+        out.print(_table(checks))
+    if any((check.name, check.verdict) == (where.name, "fail") for check in checks):
         raise typer.Exit(4)
     raise typer.Exit(1 if worst == "fail" else 0)
 
 
-def _table(found: "list[Check]") -> "Table":
+def _table(checks: "list[Check]") -> "Table":
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -69,7 +67,7 @@ def _table(found: "list[Check]") -> "Table":
     table.add_column("verdict", no_wrap=True)
     table.add_column("found", overflow="fold", ratio=3)
     table.add_column("what to do", overflow="fold", ratio=2)
-    for check in found:
+    for check in checks:
         verdict = Text(check.verdict, style=_STYLE[check.verdict])
         table.add_row(Text(check.name), verdict, Text(check.found), Text(check.advice))
     return table

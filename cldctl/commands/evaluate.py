@@ -1,43 +1,57 @@
-"""`cldctl eval`: what checkpoints are worth, in shards; sweeps over settings; runs side by side."""
+"""`cldctl eval`: evaluate checkpoints, in shards; sweep over settings; compare runs side by side."""
 
-import contextlib
+import inspect
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cld_core.errors import UsageError
+from cld_core.evaluation import registry
 from cld_core.run import RunFolder
 from cldctl.ui.console import err, out
 
-from .options import (
-    ClusterOption,
-    Follow,
-    RunsDir,
-    chosen_cluster,
-    find_run,
-    one_run,
-    refuse_twice,
-    runs_dir,
-    split_runs,
-)
+from .options import ClusterOfRun, Follow, RunsDir, find_run, one_run, refuse_twice, runs_dir, split_runs
 
 if TYPE_CHECKING:
-    from cldctl.evals.plan import Plan
-    from cldctl.evals.start import Begun
+    from cldctl.clusters.base import Cluster
+    from cldctl.evals.plan import EvaluationPlan
+    from cldctl.runs.evaluate import Begun
 
 
+def _with_metric_flags(function: Callable[..., None]) -> Callable[..., None]:
+    """``function`` with a flag for each metric in place of its argument ``metrics``."""
+
+    def command(**arguments: Any) -> None:
+        asked = tuple(metric.name for metric in registry.metrics() if arguments.pop(metric.name))
+        function(metrics=asked, **arguments)
+
+    first, _, *others = inspect.signature(function).parameters.values()
+    flags = [
+        inspect.Parameter(
+            metric.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=False,
+            annotation=Annotated[bool, typer.Option(metric.flag, help=metric.help)],
+        )
+        for metric in registry.metrics()
+    ]
+    parameters = [entry.replace(kind=inspect.Parameter.KEYWORD_ONLY) for entry in (first, *flags, *others)]
+    command.__doc__ = function.__doc__
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {entry.name: entry.annotation for entry in parameters}
+    return command
+
+
+@_with_metric_flags
 def evaluate(
     words: Annotated[list[str] | None, typer.Argument(metavar="RUN | KEY=VALUE")] = None,
-    fid: Annotated[bool, typer.Option("--fid", help="Frechet distance to the training images.")] = False,
-    kid: Annotated[bool, typer.Option("--kid", help="Kernel distance to the training images.")] = False,
-    isc: Annotated[bool, typer.Option("--isc", help="Inception Score.")] = False,
-    prc: Annotated[bool, typer.Option("--prc", help="Precision and recall.")] = False,
-    elbo: Annotated[bool, typer.Option("--elbo", help="Bound of the negative log-likelihood.")] = False,
-    loss: Annotated[bool, typer.Option("--loss", help="Training objective of the test data.")] = False,
+    metrics: tuple[str, ...] = (),
     samples: Annotated[
-        int | None, typer.Option(min=2, help="Samples, or test data where none are drawn; default: eval.samples.")
+        int | None,
+        typer.Option(min=2, help="Samples, or test examples if none are drawn; default: eval.samples."),
     ] = None,
     shards: Annotated[int | None, typer.Option(min=1, help="Pieces; default: one a process.")] = None,
     checkpoint: Annotated[str, typer.Option(metavar="last|all|STEP", help="Which checkpoints.")] = "last",
@@ -48,84 +62,95 @@ def evaluate(
     compare: Annotated[bool, typer.Option("--compare", help="Show finished results of runs side by side.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --compare: one JSON document.")] = False,
     max_parallel: Annotated[
-        int | None, typer.Option("--max-parallel", min=1, help="Tasks of the array that may run at once.")
+        int | None, typer.Option("--max-parallel", min=1, help="Tasks that may run at once.")
     ] = None,
-    cluster: ClusterOption = None,
+    cluster: ClusterOfRun = None,
     follow: Follow = False,
     directory: RunsDir = None,
 ) -> None:
-    """Evaluate checkpoints of a run. Typed again it computes only what is missing.
+    """Evaluate checkpoints of a run. Running it again computes only what is missing.
 
     Example: cldctl eval --fid --elbo --samples 50000 --shards 16 --follow sampling.method=exponential sampling.nfe=50
     """
-    flags = {"fid": fid, "kid": kid, "isc": isc, "prc": prc, "elbo": elbo, "loss": loss}
     if compare:
-        options = {"samples": samples, "shards": shards, "sweep": sweep, "max-parallel": max_parallel}
-        given = [name for name, value in {**flags, **options, "cluster": cluster, "follow": follow}.items() if value]
+        options: dict[str, object] = {"samples": samples, "shards": shards, "sweep": sweep}
+        options |= {"max-parallel": max_parallel, "cluster": cluster, "follow": follow}
+        given = [*metrics, *(name for name, value in options.items() if value)]
         if given:
             raise UsageError(f"--compare shows finished results and computes none: leave out --{', --'.join(given)}.")
         _compare(words, checkpoint, as_json, directory)
         return
     if as_json:
         raise UsageError("--json goes with --compare. `cldctl status RUN --json` has the results of one run.")
-    from cld_core.evaluation.request import METRICS, draws_samples
-    from cldctl.cluster import launch
-    from cldctl.evals import plan, start
-    from cldctl.evals.sweep import parse
-
-    metrics = tuple(metric for metric in METRICS if flags[metric])
     if not metrics:
-        raise UsageError(f"nothing to evaluate: add {', '.join(f'--{metric}' for metric in METRICS)}.")
+        raise UsageError(f"nothing to evaluate: add {', '.join(metric.flag for metric in registry.metrics())}.")
     name, overrides = one_run(words)
     run = find_run(name, runs_dir(directory))
-    axes = parse(sweep or [])
-    refuse_twice("--sweep", [axis.key for axis in axes], overrides)
     if samples is not None:
-        key = f"eval.{'samples' if draws_samples(metrics) else 'points'}"
+        key = f"eval.{'samples' if registry.draws_samples(metrics) else 'points'}"
         refuse_twice("--samples", [key], [*overrides, *(sweep or [])])
         overrides.append(f"{key}={samples}")
-    where = chosen_cluster(cluster)
-    launch.refuse_slurm_without_it(where)
-    resources = plan.settled(run.recipe(), overrides, str(run.recipe_file)).cluster
+    _compute(run, metrics, overrides, sweep or [], checkpoint, shards, max_parallel, cluster, follow)
+
+
+def _compute(
+    run: RunFolder,
+    metrics: Sequence[str],
+    overrides: Sequence[str],
+    sweep: Sequence[str],
+    checkpoint: str,
+    shards: int | None,
+    max_parallel: int | None,
+    cluster: str | None,
+    follow: bool,
+) -> None:
+    from cldctl.evals import plan
+    from cldctl.evals.sweep import parse
+    from cldctl.runs import evaluate as start
+    from cldctl.runs import home
+
+    axes = parse(sweep)
+    refuse_twice("--sweep", [axis.key for axis in axes], overrides)
+    where = home.chosen(cluster, run)
+    size = plan.settled(run.recipe(), overrides, str(run.recipe_file)).cluster
     steps, damaged = plan.checkpoints(run, checkpoint)
     for entry in damaged:
-        err.print(f"passed over: {entry.reason}", markup=False, style="yellow", soft_wrap=True)
+        err.print(entry.skipped, markup=False, style="yellow", soft_wrap=True)
     if damaged:
         err.print(f"evaluating step {', '.join(map(str, steps))} of {run.name}")
     made = plan.make(run, metrics, steps, overrides, axes, shards)
-    for other, pieces in start.cut_otherwise(run, made.requests) if shards is not None else []:
-        err.print(f"{other} was begun in {pieces} shards and goes on in them")
-    # What runs in this very process would keep others waiting.
-    with launch.only_one(run) if where != "debug" else contextlib.nullcontext():
-        begun = start.start(run, made, where, resources, max_parallel)
+    for other, pieces in start.divided_otherwise(run, made.requests) if shards is not None else []:
+        err.print(f"{other} was begun in {pieces} shards and keeps them")
+    with home.only_one(run, where):
+        begun = start.start(run, made, where, size, max_parallel)
     _say(run, made, begun, where)
-    _show(run, made, begun, follow or where == "debug")
+    _show(run, made, begun, follow or where.blocks)
 
 
-def _say(run: RunFolder, made: "Plan", begun: "Begun", where: str) -> None:
+def _say(run: RunFolder, made: "EvaluationPlan", begun: "Begun", where: "Cluster") -> None:
     many = len(made.requests) > 1
     if many:
-        parts = [(begun.complete, "complete already"), (begun.running, "being computed"), (begun.started, "started")]
+        parts = [(begun.complete, "already complete"), (begun.running, "being computed"), (begun.started, "started")]
         counts = ", ".join(f"{len(names)} {words}" for names, words in parts if names)
         err.print(f"{len(made.requests)} evaluations of [bold]{run.name}[/]: {counts}", soft_wrap=True)
     for name in () if many else begun.complete:
-        err.print(f"{name} is complete already")
+        err.print(f"{name} is already complete")
     for name in () if many else begun.running:
-        err.print(f"{name} is being computed already")
-    if begun.job_id is not None:
+        err.print(f"{name} is already being computed")
+    if begun.job is not None:
         which = made.sweep.id if made.sweep is not None else begun.started[0] if not many else "all of them"
-        err.print(f"evaluation [bold]{which}[/] of {run.name}, job {begun.job_id} ({where})", soft_wrap=True)
+        err.print(f"evaluation [bold]{which}[/] of {run.name}, job {begun.job.job_id} ({where.name})", soft_wrap=True)
 
 
-def _show(run: RunFolder, made: "Plan", begun: "Begun", stay: bool) -> None:
-    """The results where they are there or waited for; else what to type next."""
-    from cldctl.ui.hints import command
-
+def _show(run: RunFolder, made: "EvaluationPlan", begun: "Begun", stay: bool) -> None:
+    """The results if they exist or are waited for; else what to type next."""
     names = tuple(request.id for request in made.requests)
     if stay or not (begun.running or begun.started):
         from cldctl.ui.follow import follow_evaluations
 
         raise typer.Exit(follow_evaluations(run, names, made.sweep))
+    from cldctl.hints import command
+
     out.print(made.sweep.id if made.sweep is not None else "\n".join(names), markup=False)
     log = command(f"logs {run.name} --eval {(begun.started or begun.running)[0]} -f", run)
     err.print(f"next:\n  {command(f'status {run.name}', run)}\n  {log}", markup=False, soft_wrap=True)

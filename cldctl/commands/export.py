@@ -5,15 +5,14 @@ from typing import Annotated
 
 import typer
 
-from cld_core.errors import UsageError
 from cldctl.ui.console import err, out
 
-from .options import Run, RunsDir, find_run, runs_dir
+from .options import Run, RunsDir, check_output, find_run, runs_dir
 
 
 def export(
     run: Run = None,
-    output: Annotated[Path | None, typer.Option("-o", metavar="FILE.safetensors", help="Where to.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", metavar="FILE.safetensors", help="Where to write.")] = None,
     checkpoint: Annotated[str, typer.Option(metavar="last|STEP", help="Which checkpoint.")] = "last",
     directory: RunsDir = None,
 ) -> None:
@@ -23,15 +22,11 @@ def export(
     """
     folder = find_run(run, runs_dir(directory))
     target = output or Path(f"{folder.name}.safetensors")
-    if target.suffix != ".safetensors":
-        raise UsageError(f"-o {target}: weights are written as safetensors. End the name in .safetensors.")
-    if not target.absolute().parent.is_dir():
-        raise UsageError(f"-o {target}: there is no folder {target.absolute().parent}. Make it first.")
+    check_output(target, (".safetensors",), "weights are")
 
     import cld_core
-    from cld_core import weights
 
     model = cld_core.load(folder.path, checkpoint, "cpu")
-    weights.save(model, target)
+    model.export(target)
     err.print(f"averaged weights of step {model.step} of {folder.name}, {target.stat().st_size / 2**20:.1f} MiB")
     out.print(str(target), markup=False, soft_wrap=True)

@@ -1,15 +1,14 @@
-"""`cldctl recipes`: which recipes there are."""
+"""`cldctl recipes`: the available recipes."""
 
-import difflib
 import sysconfig
 from pathlib import Path
 
-from cld_core.errors import RecipeError
+from cld_core.errors import RecipeError, nearest
 from cldctl.ui.console import err, out
 
 
 def recipes() -> None:
-    """List the recipes that ship with cldctl and those of ./recipes.
+    """List the recipes that ship with cldctl and those in ./recipes.
 
     Example: cldctl recipes
     """
@@ -23,7 +22,7 @@ def recipes() -> None:
         try:
             recipe = load(file)
         except RecipeError as error:
-            err.print(f"passed over: {error}", markup=False, style="yellow", soft_wrap=True)
+            err.print(f"skipped: {error}", markup=False, style="yellow", soft_wrap=True)
             continue
         steps, batch = f"{recipe.train.steps:,}", str(recipe.train.batch_size)
         cells = (file.stem, recipe.data.name, recipe.sde.name, recipe.network.name, steps, batch, _short(file))
@@ -36,30 +35,31 @@ def find_recipe(name: str) -> Path:
     """The file of a recipe, given as a path or by its name.
 
     Raises:
-        RecipeError: there is none; names the nearest.
+        RecipeError: there is no such recipe; names the nearest.
     """
     if Path(name).is_file():
         return Path(name)
     by_name = {file.stem: file for file in recipe_files()}
     if Path(name).suffix == "" and name in by_name:
         return by_name[name]
-    close = difflib.get_close_matches(Path(name).stem, by_name, n=1)
-    guess = f" Did you mean '{_short(by_name[close[0]])}'?" if close else " `cldctl recipes` lists those there are."
-    raise RecipeError(f"{name}: there is no such recipe.{guess}")
+    close = nearest(Path(name).stem, by_name)
+    fix = "`cldctl recipes` lists the available ones." if close is None else f"Did you mean '{_short(by_name[close])}'?"
+    raise RecipeError(f"{name}: there is no such recipe. {fix}")
 
 
 def recipe_files() -> list[Path]:
-    """The files of all recipes, by name; those of ./recipes win."""
+    """The files of all recipes, sorted by name; those in ./recipes take precedence."""
     beside_code = Path(__file__).parents[2] / "recipes"
     installed = Path(sysconfig.get_path("data")) / "share" / "cldctl" / "recipes"
-    found: dict[str, Path] = {}
+    by_name: dict[str, Path] = {}
     for folder in (Path("recipes"), beside_code, installed):
         for file in sorted(folder.glob("*.yaml")):
-            found.setdefault(file.stem, file)
-    return [found[name] for name in sorted(found)]
+            by_name.setdefault(file.stem, file)
+    return [by_name[name] for name in sorted(by_name)]
 
 
 def _short(file: Path) -> str:
+    """The path from the working directory, if the file is below it."""
     try:
         return str(file.absolute().relative_to(Path.cwd()))
     except ValueError:

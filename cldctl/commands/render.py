@@ -1,4 +1,4 @@
-"""`cldctl render`: the recipe with everything resolved."""
+"""`cldctl render`: the resolved recipe."""
 
 from typing import Annotated
 

@@ -5,10 +5,9 @@ from typing import Annotated
 
 import typer
 
-from cld_core.errors import UsageError
 from cldctl.ui.console import out
 
-from .options import Run, RunsDir, find_run, runs_dir
+from .options import Run, RunsDir, check_output, find_run, runs_dir
 
 
 def report(
@@ -20,17 +19,13 @@ def report(
 
     Example: cldctl report -o report.html
     """
-    if output is not None and output.suffix not in (".html", ".htm"):
-        raise UsageError(f"-o {output}: the report is an HTML page. End the name in .html.")
-    if output is not None and not output.absolute().parent.is_dir():
-        raise UsageError(f"-o {output}: there is no folder {output.absolute().parent}. Make it first.")
+    check_output(output, (".html", ".htm"), "reports are")
     from cld_core.run.atomic import write_text
-    from cldctl.cluster import launch
-    from cldctl.cluster.state import status_of
     from cldctl.page.html import page
+    from cldctl.runs import survey
+    from cldctl.runs.status import status_of
 
     run = find_run(name, runs_dir(directory))
-    look, _ = launch.look_at([run])
     target = (output or run.path / "report.html").absolute()
-    write_text(target, page(run, status_of(run, look)))
+    write_text(target, page(run, status_of(run, survey.of_runs([run]))))
     out.print(str(output or target), markup=False, soft_wrap=True)

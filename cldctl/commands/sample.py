@@ -1,20 +1,24 @@
 """`cldctl sample`: pictures or arrays of samples."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cld_core.errors import UsageError
 from cldctl.ui.console import err, out
 
-from .options import RunsDir, find_run, one_run, refuse_twice, runs_dir
+from .options import RunsDir, check_output, find_run, one_run, refuse_twice, runs_dir
+
+if TYPE_CHECKING:
+    from cld_core.sampling import Samples
 
 
 def sample(
     words: Annotated[list[str] | None, typer.Argument(metavar="RUN | KEY=VALUE")] = None,
     n: Annotated[int | None, typer.Option("-n", min=1, help="How many; default: 64 images, 2000 points.")] = None,
-    output: Annotated[Path | None, typer.Option("-o", metavar="FILE.png|.npz", help="Where to.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", metavar="FILE.png|.npz", help="Where to write.")] = None,
     method: Annotated[
         str | None, typer.Option(help="ode, em, sscs or exponential (best below 100 NFE); default: the recipe's.")
     ] = None,
@@ -29,38 +33,22 @@ def sample(
 
     Example: cldctl sample -n 4000 --method exponential --nfe 20 -o samples.png
     """
-    from dataclasses import replace
-
     from cld_core.recipe import with_overrides
 
     name, overrides = one_run(words)
     run = find_run(name, runs_dir(directory))
-    recipe = run.recipe()
-    if method is not None:
-        refuse_twice("--method", ["sampling.method"], overrides)
-        recipe = replace(recipe, sampling=recipe.sampling.switched(method))
-        overrides.append(f"sampling.method={method}")
-    if nfe is not None:
-        refuse_twice("--nfe", ["sampling.nfe"], overrides)
-        overrides.append(f"sampling.nfe={nfe}")
+    check_output(output, (".png", ".npz"), "samples are")
+    for option, key, value in (("--method", "sampling.method", method), ("--nfe", "sampling.nfe", nfe)):
+        if value is not None:
+            refuse_twice(option, [key], overrides)
+            overrides = [f"{key}={value}", *overrides]
     for text in overrides:
         if not text.startswith("sampling."):
-            raise UsageError(
-                f"'{text.split('=')[0]}' does not belong to sampling. Only sampling.* can be changed here."
-            )
-    spec = with_overrides(recipe, overrides, str(run.recipe_file)).sampling
-    if nfe is not None and spec.method == "ode":
-        raise UsageError("--nfe: the method ode chooses its own. Add --method em, sscs or exponential.")
-    spec.refuse_idle(text.partition("=")[0].removeprefix("sampling.") for text in overrides)
-    if output is not None and output.suffix not in (".png", ".npz"):
-        raise UsageError(f"-o {output}: cannot write '{output.suffix}' files. End the name in .png or .npz.")
-    if output is not None and not output.absolute().parent.is_dir():
-        raise UsageError(f"-o {output}: there is no folder {output.absolute().parent}. Make it first.")
+            raise UsageError(f"'{text.split('=')[0]}' is not a key of sampling. Only sampling.* can be changed here.")
+    spec = with_overrides(run.recipe(), overrides, str(run.recipe_file)).sampling
 
     import cld_core
-    from cld_core.data.images import to_pixels
     from cld_core.evaluation import pictures
-    from cld_core.run.atomic import write_arrays
 
     model = cld_core.load(run.path, checkpoint)
     target = output or run.samples / f"step_{model.step:08d}_{spec.method}.png"
@@ -68,11 +56,20 @@ def sample(
     model.recipe = replace(model.recipe, sampling=spec)
     drawn = model.draw(count, seed=seed, batch_size=model.recipe.eval.batch_size)
     if target.suffix == ".npz":
-        arrays = {"x": drawn.x.cpu().numpy(), "nfe": drawn.nfe_each.cpu().numpy()}
-        arrays |= {"v": drawn.v.cpu().numpy()} if drawn.v is not None else {}
-        arrays |= {"images": to_pixels(drawn.x).permute(0, 2, 3, 1).cpu().numpy()} if model.is_image else {}
-        write_arrays(target.absolute(), arrays)
+        _write_arrays(target.absolute(), drawn, model.is_image)
     else:
         pictures.show(target.absolute(), drawn.x, model, f"{spec.method}, {drawn.nfe:.0f} NFE")
     err.print(f"{count} samples of step {model.step}, {drawn.nfe:.0f} network evaluations each ({spec.method})")
     out.print(str(target), markup=False, soft_wrap=True)
+
+
+def _write_arrays(path: Path, drawn: "Samples", are_images: bool) -> None:
+    from cld_core.data.images import to_pixels
+    from cld_core.run.atomic import write_arrays
+
+    arrays = {"x": drawn.x.cpu().numpy(), "nfe": drawn.nfe_each.cpu().numpy()}
+    if drawn.v is not None:
+        arrays["v"] = drawn.v.cpu().numpy()
+    if are_images:
+        arrays["images"] = to_pixels(drawn.x).permute(0, 2, 3, 1).cpu().numpy()
+    write_arrays(path, arrays)

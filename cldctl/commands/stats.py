@@ -1,14 +1,14 @@
-"""`cldctl data stats`: the statistics of a training set, which FID and its kin compare samples with."""
+"""`cldctl data stats`: the statistics of a training set, which FID and other metrics compare samples with."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cld_core.errors import RecipeError, UsageError
+from cld_core.errors import RecipeError
 from cldctl.ui.console import err, out
 
-from .options import ClusterOption, Follow, Overrides, RunsDir, chosen_cluster, runs_dir
+from .options import ClusterOption, Follow, Overrides, RunsDir, check_output, runs_dir
 
 if TYPE_CHECKING:
     from cld_core.recipe import Recipe
@@ -18,7 +18,7 @@ def stats(
     name: Annotated[str, typer.Argument(metavar="RECIPE|RUN", help="Whose training images are meant.")],
     overrides: Overrides = None,
     output: Annotated[
-        Path | None, typer.Option("-o", metavar="FILE.npz", help="Where to; default: beside the images.")
+        Path | None, typer.Option("-o", metavar="FILE.npz", help="Where to write; default: beside the images.")
     ] = None,
     features: Annotated[
         bool, typer.Option("--features", help="Keep the features, which --kid and --prc need.")
@@ -28,49 +28,49 @@ def stats(
     follow: Follow = False,
     directory: RunsDir = None,
 ) -> None:
-    """Compute the statistics of a training set. Typed again it goes on where it stopped.
+    """Compute the statistics of a training set. Running it again continues where it stopped.
 
-    Which extractor and weights: the recipe's eval.fid section. Evaluations find the file by themselves.
+    Which extractor and weights: the recipe's eval.fid section. Evaluations find the file automatically.
 
     Example: cldctl data stats cifar10 --shards 8 --follow eval.fid.weights=weights-inception-2015-12-05-6726825d.pth
     """
-    from cld_core.evaluation.stats_request import StatsRequest
-    from cldctl.cluster import launch
-    from cldctl.ui.follow_stats import follow_stats, is_alive
+    from cld_core.evaluation.training_set import Statistics, StatsRequest
+    from cldctl.runs import home, sharded
+    from cldctl.ui.follow import follow_statistics
 
-    if output is not None and output.suffix != ".npz":
-        raise UsageError(f"-o {output}: statistics are written as .npz. End the name in it.")
-    where = chosen_cluster(cluster)
-    launch.refuse_slurm_without_it(where)
+    check_output(output, (".npz",), "statistics are")
+    where = home.chosen(cluster)
     recipe = _recipe(name, overrides or [], runs_dir(directory))
-    pieces = shards or recipe.cluster.world_size
-    request = StatsRequest.of(recipe, output, features=features, shards=pieces)
+    request = StatsRequest.of(recipe, output, features=features, shards=shards or recipe.cluster.world_size)
     if request.is_done:
-        err.print("these statistics are there already")
-    elif is_alive(request.folder):
-        err.print("these statistics are being computed already")
+        err.print("these statistics exist already")
+        sharded.clear(request.folder)
+        out.print(request.output, markup=False, soft_wrap=True)
+        return
+    if sharded.is_alive(request.folder):
+        err.print("these statistics are already being computed")
     else:
-        request = request.save()
-        job = launch.statistics(request.folder, request.missing(), where, recipe.cluster)
-        err.print(f"statistics of {request.images:,} images, job {job.job_id} ({where})", soft_wrap=True)
-    if follow or where == "debug" or request.is_done:
-        raise typer.Exit(follow_stats(request))
+        job = sharded.start([Statistics(request.save())], where, recipe.cluster)
+        err.print(f"statistics of {request.images:,} images, job {job.job_id} ({where.name})", soft_wrap=True)
+    if follow or where.blocks:
+        raise typer.Exit(follow_statistics(Statistics(request.folder)))
     out.print(request.output, markup=False, soft_wrap=True)
-    err.print(f"logs: {request.folder / 'logs'}; typed again with --follow: stays with it", soft_wrap=True)
+    err.print(f"logs: {request.folder / 'logs'}; run it again with --follow to watch", soft_wrap=True)
 
 
 def _recipe(name: str, overrides: list[str], runs: Path) -> "Recipe":
+    """The recipe of a run of this name, or of a recipe."""
     from cld_core.recipe import load, with_overrides
-    from cld_core.recipe.plugin import with_paths
     from cld_core.run import RunFolder
 
     from .recipes import find_recipe
 
     run = RunFolder(name if "/" in name else runs / name)
-    if run.identity_file.is_file():
-        return with_overrides(run.recipe(), with_paths(overrides), str(run.recipe_file))
+    if run.exists:
+        run = RunFolder.open(run.path)
+        return with_overrides(run.recipe(), overrides, str(run.recipe_file)).anchored(Path.cwd())
     try:
         file = find_recipe(name)
     except RecipeError as error:
-        raise RecipeError(f"{error} Nor is it a run in {runs.absolute()}.") from error
+        raise RecipeError(f"{error} Nor is there such a run in {runs.absolute()}.") from error
     return load(file, overrides).anchored(Path.cwd())

@@ -3,26 +3,19 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from cld_core.errors import NotFoundError
-from cld_core.evaluation.results import BY_KEY, METRICS, Metric, Number, evaluations_of_network, numbers
+from cld_core.evaluation import registry
+from cld_core.evaluation.evaluation import Evaluation
+from cld_core.evaluation.kinds import Quantity
+from cld_core.evaluation.reports import current_report, evaluations_of
+from cld_core.evaluation.results import Number, network_evaluations, numbers
 from cld_core.run import RunFolder
-from cld_core.run.atomic import read_json
-from cldctl.cluster.state import current_report, eval_folders
 
 RULE = "marked: |a - b| > 2 sqrt(sa^2 + sb^2) against the first run, with standard errors sa and sb"
-# What makes two results of a metric answers to different questions, as dotted places in request or report.
-_FEATURES = ("samples", "fid.extractor", "fid.layer", "fid.weights", "fid.quantisation", "fid.stats")
-_SAME_QUESTION = {
-    "fid": _FEATURES,
-    "kid": (*_FEATURES, "kid.subsets", "kid.subset_size"),
-    "isc": (*_FEATURES[:-1], "isc.splits"),
-    "prc": (*_FEATURES, "prc.neighbours"),
-    "elbo": ("points", "seed", "elbo.eps"),
-    "loss": ("points", "seed", "loss.objective"),
-}
-# Of how many samples, or test data, a result is; results of one checkpoint may differ in it.
+# How many samples or test examples a result is of; results of one checkpoint may differ in it.
 COUNTS = {"samples": "samples", "points": "test data"}
 # Letters of a checksum that tell it from others.
 _DIGEST = 12
@@ -40,7 +33,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Column:
-    """The results of one run at one checkpoint, by `Metric.key`."""
+    """The results of one run at one checkpoint, by `Quantity.key`."""
 
     run: str
     step: int
@@ -49,12 +42,12 @@ class Column:
 
     def to_dict(self) -> dict[str, Any]:
         """For ``--json``."""
-        found = {
+        entries = {
             key: {"value": result.number.value, "stderr": result.number.stderr, "nfe": result.nfe, "how": result.how}
             | {name: result.question[name] for name in COUNTS if name in result.question}
             for key, result in self.results.items()
         }
-        return {"run": self.run, "checkpoint_step": self.step, "steps": self.steps, **found}
+        return {"run": self.run, "checkpoint_step": self.step, "steps": self.steps, **entries}
 
 
 def column(run: RunFolder, checkpoint: str = "last") -> Column:
@@ -63,34 +56,45 @@ def column(run: RunFolder, checkpoint: str = "last") -> Column:
     Raises:
         NotFoundError: there are none.
     """
-    found = [(path, report) for path in eval_folders(run) if (report := current_report(path)) is not None]
-    found.sort(key=lambda pair: pair[1].get("created", 0.0))
-    if not found:
+    finished = [(path, report) for path in evaluations_of(run) if (report := current_report(path)) is not None]
+    finished.sort(key=lambda pair: pair[1].get("created", 0.0))
+    if not finished:
         raise NotFoundError(f"{run.name} has no finished evaluation. Make one: `cldctl eval {run.name} --elbo`.")
-    step = found[-1][1]["checkpoint_step"] if checkpoint == "last" else _step(run, checkpoint, found)
+    step = finished[-1][1]["checkpoint_step"] if checkpoint == "last" else _step(run, checkpoint, finished)
+    data = run.recipe().data.name
     results: dict[str, Result] = {}
-    for path, report in found:
+    for path, report in finished:
         if report["checkpoint_step"] == step:
-            request = read_json(path / "request.json") or {}
-            for key, number in numbers(report).items():
-                nfe = evaluations_of_network(report, key)
-                results[key] = Result(number, nfe, _how(key, request), _question(run, key, request))
+            results |= _results(Evaluation(path), report, data)
     return Column(run.name, step, run.progress().get("steps"), results)
 
 
-def keys_of(columns: Sequence[Column]) -> list[str]:
-    """The results that any column has, in their fixed order."""
-    return [metric.key for metric in METRICS if any(metric.key in column.results for column in columns)]
+def _results(work: Evaluation, report: dict[str, Any], data: str) -> dict[str, Result]:
+    """The results in the report of an evaluation, and what was asked to get them."""
+    request, values, results = work.request, numbers(report), {}
+    for metric, quantity in registry.quantities():
+        if quantity.key in values:
+            question = {"data": data, **{place: request.at(place) for place in metric.same}}
+            nfe = network_evaluations(report, quantity.key)
+            results[quantity.key] = Result(values[quantity.key], nfe, metric.how(request), question)
+    return results
 
 
-def verdict(metric: Metric, first: Result, other: Result) -> str:
-    """better, worse or same than the first by `RULE`; empty where it cannot be told."""
+def quantities_of(columns: Sequence[Column]) -> list[Quantity]:
+    """The results that any column has, in the order of the table of metrics."""
+    return [
+        quantity for _, quantity in registry.quantities() if any(quantity.key in column.results for column in columns)
+    ]
+
+
+def verdict(quantity: Quantity, first: Result, other: Result) -> str:
+    """Whether the other is "better", "worse" or the "same" by `RULE`; empty if that cannot be said."""
     a, b = first.number, other.number
     if a.stderr is None or b.stderr is None or unlike(first, other):
         return ""
     if abs(b.value - a.value) <= 2.0 * math.hypot(a.stderr, b.stderr):
         return "same"
-    return "better" if (b.value > a.value) == metric.larger_is_better else "worse"
+    return "better" if (b.value > a.value) == quantity.larger_is_better else "worse"
 
 
 def unlike(first: Result, other: Result) -> list[str]:
@@ -101,60 +105,43 @@ def unlike(first: Result, other: Result) -> list[str]:
 
 def warnings(columns: Sequence[Column]) -> list[str]:
     """In words: what cannot be compared with the first column, and why."""
-    first, found = columns[0], []
-    for key in keys_of(columns):
-        label = BY_KEY[key].label
+    first, quantities = columns[0], quantities_of(columns)
+    texts = []
+    for quantity in quantities:
         for other in columns[1:]:
-            if key not in first.results or key not in other.results:
+            if quantity.key not in first.results or quantity.key not in other.results:
                 continue
-            a, b = first.results[key], other.results[key]
+            a, b = first.results[quantity.key], other.results[quantity.key]
             differing = [f"{name} {_text(a, name)} and {_text(b, name)}" for name in unlike(a, b)]
             if differing:
-                found.append(f"{label} of {first.run} and {other.run} cannot be compared: {'; '.join(differing)}")
-    bare = [
-        BY_KEY[key].label
-        for key in keys_of(columns)
-        if any(key in column.results and column.results[key].number.stderr is None for column in columns)
-    ]
+                which = f"{quantity.label} of {first.run} and {other.run}"
+                texts.append(f"{which} cannot be compared: {'; '.join(differing)}")
+    bare = [quantity.label for quantity in quantities if _lacks_error(columns, quantity.key)]
     if bare:
         verb = "has" if len(bare) == 1 else "have"
-        found.append(f"{', '.join(bare)} {verb} no standard error: no difference is marked")
-    return found
+        texts.append(f"{', '.join(bare)} {verb} no standard error: no difference is marked")
+    return texts
+
+
+def _lacks_error(columns: Sequence[Column], key: str) -> bool:
+    return any(key in column.results and column.results[key].number.stderr is None for column in columns)
 
 
 def to_json(columns: Sequence[Column]) -> dict[str, Any]:
-    """Everything of a comparison, with a verdict on each number of the columns after the first."""
+    """A comparison for ``--json``, with a verdict on each number of the columns after the first."""
     entries = [column.to_dict() for column in columns]
     for column, entry in zip(columns[1:], entries[1:], strict=True):
         for key in column.results.keys() & columns[0].results.keys():
-            entry[key]["against_first"] = verdict(BY_KEY[key], columns[0].results[key], column.results[key]) or None
+            first, other = columns[0].results[key], column.results[key]
+            entry[key]["against_first"] = verdict(registry.quantity(key), first, other) or None
     return {"rule": RULE, "runs": entries, "warnings": warnings(columns)}
 
 
-def _how(key: str, request: dict[str, Any]) -> str:
-    """In words: the settings that runs may well differ in."""
-    asked = BY_KEY[key].request
-    settings = request.get(asked) or {}
-    if asked == "elbo":
-        return f"velocities {settings.get('velocities')}, probes {settings.get('probes')}"
-    if asked == "loss":
-        return f"draws {settings.get('draws')}"
-    return str((request.get("sampling") or {}).get("method", ""))
-
-
-def _question(run: RunFolder, key: str, request: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {"data": run.recipe().data.name}
-    for place in _SAME_QUESTION[BY_KEY[key].request]:
-        section, _, name = place.rpartition(".")
-        found[place] = (request.get(section) or {}).get(name) if section else request.get(name)
-    return found
-
-
-def _step(run: RunFolder, checkpoint: str, found: Sequence[tuple[Any, dict[str, Any]]]) -> int:
-    steps = sorted({report["checkpoint_step"] for _, report in found})
+def _step(run: RunFolder, checkpoint: str, finished: Sequence[tuple[Path, dict[str, Any]]]) -> int:
+    steps = sorted({report["checkpoint_step"] for _, report in finished})
     if not checkpoint.isdigit() or int(checkpoint) not in steps:
-        there = ", ".join(map(str, steps))
-        raise NotFoundError(f"{run.name} has no finished evaluation of step '{checkpoint}'. There are: {there}.")
+        known = ", ".join(map(str, steps))
+        raise NotFoundError(f"{run.name} has no finished evaluation of step '{checkpoint}'. There are: {known}.")
     return int(checkpoint)
 
 

@@ -1,25 +1,25 @@
-"""From what was typed to requests: which checkpoints, which settings, everything checked before anything starts."""
+"""From what is typed to requests: which checkpoints, which settings. Everything is checked before anything starts."""
 
 import contextlib
-import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from cld_core.checkpoint.verify import Damaged, all_whole, newest_whole, verify
 from cld_core.errors import CheckpointError, NotFoundError, UsageError
 from cld_core.evaluation.request import EvalRequest
+from cld_core.evaluation.sweeps import Axis, Cell, Sweep
 from cld_core.recipe import Recipe, with_overrides
-from cld_core.recipe.plugin import with_paths
 from cld_core.run import RunFolder
-from cld_core.run.intact import Damaged, all_whole, newest_whole, verify
 
-from .sweep import CHECKPOINT, Axis, Cell, Sweep, combinations, refuse_idle_axes
+from .sweep import CHECKPOINT, combinations, refuse_idle_axes
 
 SECTIONS = ("eval", "sampling", "cluster")
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The evaluations to be made, each once; ``sweep`` where they are the cells of a table."""
+class EvaluationPlan:
+    """The evaluations to be made, each once; ``sweep`` if they are the cells of a table."""
 
     requests: tuple[EvalRequest, ...]
     sweep: Sweep | None = None
@@ -32,11 +32,11 @@ def make(
     overrides: Sequence[str],
     axes: Sequence[Axis] = (),
     shards: int | None = None,
-) -> Plan:
+) -> EvaluationPlan:
     """The requests of every checkpoint step and combination of settings.
 
     Raises:
-        UsageError: a combination does not pass, or needs what is not there; names it. Or an axis has no effect.
+        UsageError: a combination is invalid, or needs something that is missing; names it. Or an axis has no effect.
         DataError: there is no test set.
     """
     if axes and len(steps) > 1:
@@ -44,51 +44,54 @@ def make(
     base = run.recipe()
     requests: dict[str, EvalRequest] = {}
     cells = []
+    # A cell whose sampler lacks the key of an axis shares its evaluation with the other values of that axis.
+    idle = [axis.key for axis in axes]
     for values in combinations(axes):
         settings = [f"{key}={value}" for key, value in values.items() if key != CHECKPOINT]
         with _named(settings):
-            recipe = settled(base, [*overrides, *settings], str(run.recipe_file))
+            recipe = settled(base, [*overrides, *settings], str(run.recipe_file), idle)
             for step in [int(values[CHECKPOINT])] if CHECKPOINT in values else steps:
                 request = EvalRequest.of(recipe, metrics, step, shards or recipe.cluster.world_size)
                 requests.setdefault(request.id, request)
                 cells.append(Cell(values, request.id))
     if not axes:
-        return Plan(tuple(requests.values()))
+        return EvaluationPlan(tuple(requests.values()))
     sweep = Sweep(tuple(axes), tuple(cells))
     refuse_idle_axes(sweep)
-    return Plan(tuple(requests.values()), sweep)
+    return EvaluationPlan(tuple(requests.values()), sweep)
 
 
-def settled(base: Recipe, overrides: Sequence[str], source: str) -> Recipe:
-    """``base`` with overrides of an evaluation; another sampler forgets the keys that the old one alone read.
+def settled(base: Recipe, overrides: Sequence[str], source: str, idle: Collection[str] = ()) -> Recipe:
+    """``base`` with overrides of an evaluation, whose relative paths are taken from the working directory.
+
+    Args:
+        source: what messages call ``base``.
+        idle: keys that are ignored if the chosen sampler lacks them.
 
     Raises:
         UsageError: a key of another section.
-        RecipeError: a value does not pass.
+        RecipeError: a value is invalid.
     """
-    recipe = base
     for text in overrides:
-        key, _, value = text.partition("=")
+        key = text.partition("=")[0]
         if key.split(".")[0] not in SECTIONS:
-            there = f"Those of {', '.join(SECTIONS[:-1])} and {SECTIONS[-1]} can be changed."
-            raise UsageError(f"'{key}' is no key of an evaluation. {there}")
-        if key == "sampling.method":
-            recipe = dataclasses.replace(recipe, sampling=recipe.sampling.switched(value))
-    return with_overrides(recipe, with_paths(list(overrides)), source)
+            allowed = f"Those of {', '.join(SECTIONS[:-1])} and {SECTIONS[-1]} can be changed."
+            raise UsageError(f"'{key}' is not a key of an evaluation. {allowed}")
+    return with_overrides(base, overrides, source, idle).anchored(Path.cwd())
 
 
 def checkpoints(run: RunFolder, wanted: str) -> tuple[list[int], list[Damaged]]:
-    """The steps that ``last``, ``all`` or a STEP means, and the damaged checkpoints that were passed over for it.
+    """The steps that ``last``, ``all`` or a STEP means, and the damaged checkpoints that were skipped.
 
     Raises:
-        NotFoundError: there is none, or none that is whole.
+        NotFoundError: there is none, or not the named one.
         CheckpointError: the named one is damaged.
     """
     steps = run.checkpoint_steps()
     if not steps:
         train = run.recipe().train
         text = f"has no checkpoint yet; its first is of step {min(train.checkpoint_every, train.steps)}"
-        raise NotFoundError(f"{run.name} {text}. Wait for it, or where it does not train: `cldctl resume {run.name}`.")
+        raise NotFoundError(f"{run.name} {text}. Wait for it, or if it does not train: `cldctl resume {run.name}`.")
     if wanted == "last":
         step, damaged = newest_whole(run)
         whole = [] if step is None else [step]
@@ -98,9 +101,8 @@ def checkpoints(run: RunFolder, wanted: str) -> tuple[list[int], list[Damaged]]:
         verify(run, int(wanted))
         whole, damaged = [int(wanted)], []
     else:
-        there = ", ".join(map(str, steps))
-        text = f"has no checkpoint '{wanted}'. There are: {there}; or say 'last' or 'all'."
-        raise NotFoundError(f"{run.name} {text}")
+        text = f"has no checkpoint '{wanted}'. There are: {', '.join(map(str, steps))}; or use 'last' or 'all'"
+        raise NotFoundError(f"{run.name} {text}.")
     if not whole:
         raise CheckpointError(f"{run.name} has no whole checkpoint: {damaged[0].reason}")
     return whole, [entry for entry in damaged if entry.finished]
@@ -108,7 +110,7 @@ def checkpoints(run: RunFolder, wanted: str) -> tuple[list[int], list[Damaged]]:
 
 @contextlib.contextmanager
 def _named(settings: Sequence[str]) -> Iterator[None]:
-    """Errors inside say at which combination of a sweep they are."""
+    """Make errors say at which combination of a sweep they occur."""
     try:
         yield
     except UsageError as error:

@@ -4,20 +4,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cld_core.evaluation.results import BY_KEY
+from cld_core.evaluation import registry
+from cld_core.evaluation.sweeps import Sweep
 from cld_core.run.atomic import replacing
-
-from .sweep import Sweep, keys_of
 
 # Ratio of the largest to the smallest value from which an axis is logarithmic.
 _LOG_FROM = 5.0
 
 
-def plot(path: Path, sweep: Sweep, table: Sequence[Mapping[str, Any]], title: str) -> None:
-    """Draw the rows of a complete sweep (`sweep.rows`) as PNG."""
+def plot(path: Path, sweep: Sweep, table: Sequence[Mapping[str, Any]], keys: Sequence[str], title: str) -> None:
+    """Draw the results ``keys`` of a complete sweep, from its rows (`table.rows`), as PNG."""
     from matplotlib.figure import Figure
 
-    keys, along = keys_of(table), sweep.axes[-1]
+    along = sweep.axes[-1]
     lines: dict[str, list[Mapping[str, Any]]] = {}
     for row in table:
         label = ", ".join(f"{axis.key.split('.')[-1]} {row[axis.key]}" for axis in sweep.axes[:-1])
@@ -32,7 +31,7 @@ def plot(path: Path, sweep: Sweep, table: Sequence[Mapping[str, Any]], title: st
             axes.errorbar(x, [cell[key] for cell in cells], errors, marker="o", capsize=3, label=label)
         _scale(axes, along.values, positions)
         axes.set_xlabel(along.key)
-        axes.set_ylabel(BY_KEY[key].label)
+        axes.set_ylabel(registry.quantity(key).label)
         axes.grid(alpha=0.3)
         if len(lines) > 1:
             axes.legend()
@@ -42,7 +41,7 @@ def plot(path: Path, sweep: Sweep, table: Sequence[Mapping[str, Any]], title: st
 
 
 def _positions(values: Sequence[str]) -> dict[str, float]:
-    """Where each value lies: at itself where all are numbers, else one after the other."""
+    """Where each value lies: at itself if all are numbers, otherwise one after the other."""
     try:
         return {value: float(value) for value in values}
     except ValueError:

@@ -6,12 +6,14 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
-from cld_core.evaluation.results import METRICS
+from cld_core.evaluation import registry
+from cld_core.evaluation.sweeps import Sweep
 from cld_core.run import RunFolder
-from cldctl.cluster.state import RunStatus
-from cldctl.evals import sweep as sweeps
-from cldctl.ui.format import count, duration, number
-from cldctl.ui.tables import result_of, result_text
+from cldctl.evals.table import keys_of
+from cldctl.evals.table import rows as sweep_rows
+from cldctl.runs.status import RunStatus
+from cldctl.ui.format import count, number
+from cldctl.ui.tables import ATTEMPT_HEADINGS, attempt_cells, present_in, result_of, result_text
 
 from . import svg
 from .curves import Board, read
@@ -33,7 +35,7 @@ pre { overflow-x: auto; font-size: 13px } .dim { opacity: .7 }
 
 
 def page(run: RunFolder, row: RunStatus) -> str:
-    """The whole page as text; everything it shows is in it."""
+    """The whole page as text; it refers to nothing outside."""
     board = read(run.tensorboard)
     made = time.strftime("%Y-%m-%d %H:%M", time.localtime())
     body = [
@@ -43,7 +45,7 @@ def page(run: RunFolder, row: RunStatus) -> str:
         _section("Samples", _samples(run, board)),
         _section("Evaluations", _evaluations(row.evals)),
         *(_section(f"Sweep {entry['id']}", _sweep(run, entry["id"])) for entry in row.sweeps),
-        _section("Attempts", _attempts(row.attempts)),
+        _section("Attempts", _table(ATTEMPT_HEADINGS, attempt_cells(row.attempts)) if row.attempts else ""),
         _section("Recipe", f"<pre>{escape(_recipe(run))}</pre>"),
     ]
     head = f'<meta charset="utf-8"><title>{escape(run.name)}</title><style>{_STYLE}</style>'
@@ -83,15 +85,15 @@ def _samples(run: RunFolder, board: Board) -> str:
 
 
 def _evaluations(evals: Sequence[dict[str, Any]]) -> str:
-    metrics = [metric for metric in METRICS if any(metric.key in entry["results"] for entry in evals)]
-    headings = ["evaluation", "state", "step", *(metric.label for metric in metrics)]
+    quantities = present_in(evals)
+    headings = ["evaluation", "state", "step", *(quantity.label for quantity in quantities)]
     ordered = sorted(evals, key=lambda entry: (entry["checkpoint_step"], entry["id"]))
     rows = [
         [
             entry["id"],
             entry["state"],
             count(entry["checkpoint_step"]),
-            *(result_of(entry, metric) for metric in metrics),
+            *(result_of(entry, quantity) for quantity in quantities),
         ]
         for entry in ordered
     ]
@@ -99,29 +101,20 @@ def _evaluations(evals: Sequence[dict[str, Any]]) -> str:
 
 
 def _sweep(run: RunFolder, name: str) -> str:
-    sweep = sweeps.Sweep.load(run.evals / name)
+    sweep = Sweep.load(run.evals / name)
     if sweep is None:
         return ""
-    table = sweeps.rows(run, sweep)
-    metrics = [metric for metric in METRICS if metric.key in sweeps.keys_of(table)]
+    table = sweep_rows(run, sweep)
+    quantities = [registry.quantity(key) for key in keys_of(table)]
     rows = []
     for row in table:
-        found = [(metric, row[metric.key], row[f"{metric.key}_stderr"]) for metric in metrics]
-        results = ["-" if value is None else result_text(metric, value, error) for metric, value, error in found]
+        numbers = [(quantity, row[quantity.key], row[f"{quantity.key}_stderr"]) for quantity in quantities]
+        results = ["-" if value is None else result_text(quantity, value, error) for quantity, value, error in numbers]
         rows.append([*(str(row[axis.key]) for axis in sweep.axes), *results])
     plot = run.evals / name / "plot.png"
     picture = _picture(name, plot.read_bytes()) if plot.is_file() else ""
-    return _table([*(axis.key for axis in sweep.axes), *(metric.label for metric in metrics)], rows) + picture
-
-
-def _attempts(attempts: Sequence[dict[str, Any]]) -> str:
-    rows = []
-    for entry in attempts:
-        lasted = None if entry["ended"] is None else entry["ended"] - entry["started"]
-        why = (entry["cause"] or "-") + (f": {entry['detail']}" if entry["detail"] else "")
-        span = (count(entry["first_step"]), count(entry["last_step"]))
-        rows.append([str(entry["attempt"]), str(entry["job_id"]), *span, duration(lasted), why])
-    return _table(("attempt", "job", "from", "to", "lasted", "ended by"), rows) if rows else ""
+    headings = [*(axis.key for axis in sweep.axes), *(quantity.label for quantity in quantities)]
+    return _table(headings, rows) + picture
 
 
 def _recipe(run: RunFolder) -> str:

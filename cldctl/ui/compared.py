@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from cld_core.evaluation.results import BY_KEY
-from cldctl.evals.compare import COUNTS, Column, keys_of, verdict
+from cld_core.evaluation.kinds import Quantity
+from cldctl.evals.compare import COUNTS, Column, quantities_of, verdict
 
 from .format import count
 from .tables import plain_table, result_text
@@ -16,19 +16,17 @@ _MARK = {"better": "better", "worse": "worse", "same": "", "": ""}
 
 
 def compared(columns: Sequence[Column]) -> Table:
-    """Results of runs side by side; what differs from the first by more than the errors is marked."""
+    """Results of runs side by side; those that differ from the first by more than the errors are marked."""
     table = plain_table()
     table.add_column("", no_wrap=True)
     for column in columns:
         table.add_column(Text(column.run), justify="right", overflow="fold")
     table.add_row("step", *(count(column.step) for column in columns))
     table.add_row("steps of the run", *(count(column.steps) for column in columns))
-    for key in keys_of(columns):
-        metric = BY_KEY[key]
-        cells = [_cell(columns[0], column, key) for column in columns]
-        table.add_row(metric.label, *cells)
-        table.add_row("  of", *(_of(column, key) for column in columns))
-        table.add_row("  how", *(_how(column, key) for column in columns))
+    for quantity in quantities_of(columns):
+        table.add_row(quantity.label, *(_cell(columns[0], column, quantity) for column in columns))
+        table.add_row("  of", *(_of(column, quantity.key) for column in columns))
+        table.add_row("  how", *(_how(column, quantity.key) for column in columns))
     return table
 
 
@@ -45,12 +43,13 @@ def _how(column: Column, key: str) -> Text:
     return Text(result.how + ("" if result.nfe is None else f", {result.nfe:.0f} NFE"), style="dim")
 
 
-def _cell(first: Column, column: Column, key: str) -> Text:
+def _cell(first: Column, column: Column, quantity: Quantity) -> Text:
+    key = quantity.key
     if key not in column.results:
         return Text("-")
     number = column.results[key].number
-    text = result_text(BY_KEY[key], number.value, number.stderr)
+    text = result_text(quantity, number.value, number.stderr)
     if column is first or key not in first.results:
         return Text(text)
-    found = verdict(BY_KEY[key], first.results[key], column.results[key])
-    return Text(f"{text} {_MARK[found]}".rstrip(), style=_STYLE[found])
+    mark = verdict(quantity, first.results[key], column.results[key])
+    return Text(f"{text} {_MARK[mark]}".rstrip(), style=_STYLE[mark])

@@ -1,74 +1,85 @@
-"""`--follow`: the progress of a run and of its evaluations until they end."""
+"""`--follow`: the progress of a run, or of sharded work, until it ends."""
 
 import time
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
-
-from cld_core.evaluation.request import EvalRequest
+from cld_core.evaluation.evaluation import Evaluation
+from cld_core.evaluation.sweeps import Sweep
+from cld_core.evaluation.training_set import Statistics
 from cld_core.run import RunFolder
-from cld_core.run.atomic import read_json
-from cldctl.cluster import launch
-from cldctl.cluster.state import OVER, RunStatus, eval_status, status_of
-from cldctl.evals import sweep as sweeps
-from cldctl.evals.sweep import Sweep
+from cld_core.shards import Work
+from cldctl import clusters
+from cldctl.evals.table import rows as sweep_rows
+from cldctl.evals.table import write_finished
+from cldctl.hints import command
+from cldctl.runs import sharded, survey
+from cldctl.runs.state import OVER
+from cldctl.runs.status import RunStatus, evaluation_status, status_of, work_state
 
 from .console import err, out
 from .details import evaluations
 from .format import duration, number
-from .hints import command
 from .sweeps import by_step, sweep_table
 from .tables import state_text
-
-POLL_S = 0.4
-SLURM_POLL_S = 2.0
-ENDS_TO_BELIEVE = 3
-# Seconds between two lines where stderr is no terminal.
-LINE_EVERY_S = 5.0
+from .view import View
 
 
-def follow_run(run: RunFolder, names: tuple[str, ...] = ()) -> int:
+def follow_run(run: RunFolder, names: Sequence[str] = ()) -> int:
     """Show a run until it ends, then its chained evaluations; returns the exit code of docs/cli.md."""
     try:
         with View() as view:
             row = _watch_run(run, view)
             if row.state == "FINISHED":
-                _watch_evaluations(run, names, view)
+                _watch(_evaluations(run, names), view)
     except KeyboardInterrupt:
-        _say_it_goes_on(run)
-        return 130
+        return _interrupted(f"status {run.name} --watch", run)
     saved = "" if row.checkpoint_step is None else f", checkpoint of step {row.checkpoint_step}"
     err.print(state_text(row.state), f"at step {row.step} of {row.steps}{saved}")
     if row.reason:
         err.print(row.reason, markup=False, soft_wrap=True)
     if row.state == "FINISHED":
-        return finish_evaluations(run, names)
+        return _results(run, names)
     see, resume = command(f"logs {run.name}", run), command(f"resume {run.name}", run)
-    err.print(f"see {see}; go on with {resume}", markup=False, soft_wrap=True)
+    err.print(f"see {see}; continue with {resume}", markup=False, soft_wrap=True)
     return 5 if row.state == "CANCELLED" else 1
 
 
-def follow_evaluations(run: RunFolder, names: tuple[str, ...], sweep: Sweep | None = None) -> int:
+def follow_evaluations(run: RunFolder, names: Sequence[str], sweep: Sweep | None = None) -> int:
     """Show evaluations, or the cells of a sweep, until they end; returns the exit code."""
     try:
         with View() as view:
-            _watch_evaluations(run, names, view, sweep.id if sweep is not None else None)
+            _watch(_evaluations(run, names), view, sweep.id if sweep is not None else None)
     except KeyboardInterrupt:
-        _say_it_goes_on(run)
+        return _interrupted(f"status {run.name} --watch", run)
+    return _results(run, names, sweep)
+
+
+def follow_statistics(work: Statistics) -> int:
+    """Show statistics until they are complete, and print the path of their file; returns the exit code."""
+    try:
+        with View() as view:
+            _watch([work], view)
+    except KeyboardInterrupt:
+        err.print("\nno longer watching; the job goes on. Run the same command again to watch")
         return 130
-    return finish_evaluations(run, names, sweep)
+    if not work.request.is_done:
+        err.print(f"not complete; see {work.folder / 'logs'}, and run the same command again", soft_wrap=True)
+        return 1
+    sharded.clear(work.folder)
+    out.print(work.request.output, markup=False, soft_wrap=True)
+    return 0
 
 
-def finish_evaluations(run: RunFolder, names: tuple[str, ...], sweep: Sweep | None = None) -> int:
-    """Print the results of evaluations; 1 where one has none."""
-    look, _ = launch.look_at([run])
-    rows = [eval_status(run.evals / name, look) for name in names]
+def _results(run: RunFolder, names: Sequence[str], sweep: Sweep | None = None) -> int:
+    """Print the results of evaluations; 1 if one has none."""
+    works = _evaluations(run, names)
+    answers = survey.ask(event.job for work in works for event in work.ledger.history().jobs)
+    rows = [evaluation_status(work, answers) for work in works]
     missing = [row["id"] for row in rows if row["state"] != "FINISHED"]
     if sweep is not None:
-        out.print(sweep_table(sweep, sweeps.rows(run, sweep), {row["id"]: row["state"] for row in rows}))
+        out.print(sweep_table(sweep, sweep_rows(run, sweep), {row["id"]: row["state"] for row in rows}))
         if not missing:
-            sweeps.write_finished(run)
+            write_finished(run)
             out.print(str(run.evals / sweep.id / "table.csv"), markup=False, soft_wrap=True)
             out.print(str(run.evals / sweep.id / "plot.png"), markup=False, soft_wrap=True)
     elif rows:
@@ -81,90 +92,48 @@ def finish_evaluations(run: RunFolder, names: tuple[str, ...], sweep: Sweep | No
     return 1 if missing else 0
 
 
-def _say_it_goes_on(run: RunFolder) -> None:
-    again = command(f"status {run.name} --watch", run)
-    err.print(f"\nno longer watching; the job goes on. Again: {again}", markup=False, soft_wrap=True)
+def _evaluations(run: RunFolder, names: Sequence[str]) -> list[Evaluation]:
+    return [Evaluation(run.evals / name) for name in names]
 
 
-def _watch_run(run: RunFolder, view: "View") -> RunStatus:
+def _interrupted(text: str, run: RunFolder) -> int:
+    err.print(f"\nno longer watching; the job goes on. Again: {command(text, run)}", markup=False, soft_wrap=True)
+    return 130
+
+
+def _watch_run(run: RunFolder, view: View) -> RunStatus:
     ends_seen, warned = 0, False
     while True:
-        look, problem = launch.look_at([run])
-        row = status_of(run, look)
+        answers = survey.of_runs([run])
+        row = status_of(run, answers)
         text = f"loss {number(row.loss)}  {number(row.steps_per_s, 3)} steps/s  ETA {duration(row.eta_s)}"
         if row.state == "RUNNING" and row.reason and not warned:
             warned = True
             err.print(row.reason, style="yellow", markup=False, soft_wrap=True)
-        view.show(run.name, row.step, row.steps or 1, row.state, problem or text)
-        # On Slurm a job that is about to go back into the queue looks over for a moment.
+        view.show(run.name, row.step, row.steps or 1, row.state, answers.problem or text)
+        cluster = clusters.default() if row.cluster is None else clusters.find(row.cluster)
+        # A job that is about to return to the queue looks over for a moment.
         ends_seen = ends_seen + 1 if row.state in OVER else 0
-        if ends_seen == (ENDS_TO_BELIEVE if row.cluster == "slurm" and row.state != "FINISHED" else 1):
+        if ends_seen >= (1 if row.state == "FINISHED" else cluster.looks_to_believe_an_end):
             return row
-        time.sleep(SLURM_POLL_S if row.cluster == "slurm" else POLL_S)
+        time.sleep(cluster.poll_s)
 
 
-def _watch_evaluations(run: RunFolder, names: tuple[str, ...], view: "View", title: str | None = None) -> None:
+def _watch(works: Sequence[Work], view: View, title: str | None = None) -> None:
     """Until all are over; several share a line."""
-    if not names:
+    if not works:
         return
-    title = title or (names[0] if len(names) == 1 else f"{len(names)} evaluations")
+    title = title or (works[0].name if len(works) == 1 else f"{len(works)} evaluations")
     while True:
-        look, _ = launch.look_at([run])
-        states = [eval_status(run.evals / name, look)["state"] for name in names]
-        done, total = map(sum, zip(*(_data_done(run.evals / name) for name in names), strict=True))
-        finished = "" if len(names) == 1 else f"in {states.count('FINISHED')} complete and {len(names)} in all"
+        jobs = [event.job for work in works for event in work.ledger.history().jobs]
+        answers = survey.ask(jobs)
+        states = [work_state(work, answers) for work in works]
+        done, total = map(sum, zip(*(work.rows_done() for work in works), strict=True))
+        finished = "" if len(works) == 1 else f"in {states.count('FINISHED')} complete and {len(works)} in all"
         active = [state for state in ("RUNNING", "PENDING") if state in states]
         state = active[0] if active else "FINISHED" if set(states) == {"FINISHED"} else "STOPPED"
-        doing = "merging and drawing" if active and done >= total else "data evaluated"
+        doing = "merging" if active and done >= total else "rows"
         view.show(title, done, total, state, f"{doing} {finished}".rstrip())
         if not active:
             return
-        time.sleep(SLURM_POLL_S if any(job["cluster"] == "slurm" for job in launch.jobs_of(run)) else POLL_S)
-
-
-def _data_done(folder: Path) -> tuple[int, int]:
-    """Samples and test data of an evaluation that are computed, and how many there are to be."""
-    total = sum(EvalRequest.load(folder).work.values())
-    return (total if (folder / "report.json").is_file() else rows_done(folder)), total
-
-
-def rows_done(folder: Path) -> int:
-    """Samples and data that the shards in a folder have done."""
-    states: list[dict[str, Any]] = [read_json(file) or {} for file in (folder / "shards").glob("*.json")]
-    return sum(part["done"] for state in states for part in state.get("work", {}).values())
-
-
-class View:
-    """A bar a task on a terminal, a line now and then elsewhere."""
-
-    def __init__(self) -> None:
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=None),
-            TextColumn("{task.fields[state]}", markup=False),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}", markup=False),
-            TextColumn("{task.fields[text]}", markup=False),
-        )
-        self._progress = Progress(*columns, console=err, expand=True) if err.is_terminal else None
-        self._tasks: dict[str, TaskID] = {}
-        self._printed: dict[str, tuple[float, str]] = {}
-
-    def __enter__(self) -> "View":
-        if self._progress is not None:
-            self._progress.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-
-    def show(self, name: str, done: int, total: int, state: str, text: str) -> None:
-        if self._progress is not None:
-            if name not in self._tasks:
-                self._tasks[name] = self._progress.add_task(name, total=total, state=state, text=text)
-            self._progress.update(self._tasks[name], completed=done, total=total, state=state, text=text)
-            return
-        when, before = self._printed.get(name, (-LINE_EVERY_S, ""))
-        if state != before or time.monotonic() - when > LINE_EVERY_S:
-            self._printed[name] = (time.monotonic(), state)
-            err.print(f"{name} {state} {done}/{total} {text}", markup=False, soft_wrap=True)
+        time.sleep(max((clusters.find(name).poll_s for name in {job.cluster for job in jobs}), default=0.4))

@@ -6,24 +6,26 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from cld_core.evaluation.results import BY_KEY, Metric
-from cldctl.evals import sweep as sweeps
+from cld_core.evaluation import registry
+from cld_core.evaluation.kinds import Quantity
+from cld_core.evaluation.sweeps import Sweep
+from cldctl.evals.table import keys_of
 
 from .format import count
-from .tables import plain_table, result_of, result_text
+from .tables import plain_table, present_in, result_of, result_text
 
 
-def sweep_table(sweep: sweeps.Sweep, rows: Sequence[Mapping[str, Any]], states: Mapping[str, str]) -> RenderableType:
-    """A table for each result, the last axis across; cells without one say how their evaluation stands."""
-    metrics: list[Metric | None] = [BY_KEY[key] for key in sweeps.keys_of(rows)]
-    return Group(*(_one_result(sweep, rows, states, metric) for metric in metrics or [None]))
+def sweep_table(sweep: Sweep, rows: Sequence[Mapping[str, Any]], states: Mapping[str, str]) -> RenderableType:
+    """A table for each result, the last axis across; cells without one show the state of their evaluation."""
+    quantities: list[Quantity | None] = [registry.quantity(key) for key in keys_of(rows)]
+    return Group(*(_one_result(sweep, rows, states, quantity) for quantity in quantities or [None]))
 
 
 def _one_result(
-    sweep: sweeps.Sweep, rows: Sequence[Mapping[str, Any]], states: Mapping[str, str], metric: Metric | None
+    sweep: Sweep, rows: Sequence[Mapping[str, Any]], states: Mapping[str, str], quantity: Quantity | None
 ) -> RenderableType:
     *down, across = sweep.axes
-    label = metric.label if metric is not None else "states"
+    label = quantity.label if quantity is not None else "states"
     table = plain_table()
     for axis in down:
         table.add_column(axis.key.split(".")[-1], no_wrap=True)
@@ -34,8 +36,8 @@ def _one_result(
     lines: dict[tuple[str, ...], list[str]] = {}
     for row in rows:
         cells = lines.setdefault(tuple(str(row[axis.key]) for axis in down), [])
-        if metric is not None and row[metric.key] is not None:
-            cells.append(result_text(metric, row[metric.key], row[f"{metric.key}_stderr"]))
+        if quantity is not None and row[quantity.key] is not None:
+            cells.append(result_text(quantity, row[quantity.key], row[f"{quantity.key}_stderr"]))
         else:
             cells.append(states.get(row["evaluation"], "-").lower())
     for head, cells in lines.items():
@@ -50,16 +52,16 @@ def by_step(evals: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
     for entry in evals:
         if entry["results"]:
             groups.setdefault(entry["settings"], {})[entry["checkpoint_step"]] = entry
-    return [_against_step(list(found.values())) for found in groups.values() if len(found) > 1]
+    return [_against_step(list(group.values())) for group in groups.values() if len(group) > 1]
 
 
 def _against_step(entries: Sequence[Mapping[str, Any]]) -> RenderableType:
-    metrics = [metric for metric in BY_KEY.values() if any(metric.key in entry["results"] for entry in entries)]
+    quantities = present_in(entries)
     table = plain_table()
     table.add_column("step", justify="right", no_wrap=True)
-    for metric in metrics:
-        table.add_column(metric.label, justify="right", overflow="fold")
+    for quantity in quantities:
+        table.add_column(quantity.label, justify="right", overflow="fold")
     for entry in sorted(entries, key=lambda entry: entry["checkpoint_step"]):
-        cells = [count(entry["checkpoint_step"]), *(result_of(entry, metric) for metric in metrics)]
+        cells = [count(entry["checkpoint_step"]), *(result_of(entry, quantity) for quantity in quantities)]
         table.add_row(*map(Text, cells))
     return Group(Text(f"{', '.join(entries[0]['metrics'])} against the step", style="bold"), table)

@@ -9,11 +9,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from cld_core.evaluation.results import Metric
-from cldctl.cluster.state import RunStatus
+from cld_core.evaluation import registry
+from cld_core.evaluation.kinds import Quantity
+from cldctl.runs.status import RunStatus
 
 from .console import out
-from .format import age, duration, number
+from .format import age, count, duration, number
 
 STATE_STYLE = {
     "PENDING": "yellow",
@@ -25,27 +26,29 @@ STATE_STYLE = {
     "FINISHED": "green",
     "LOST": "bold red",
 }
-# Columns of the overview that are left out where the width is short, the first of them first.
-_LEFT_OUT = ("", "job", "last end", "tries", "saved", "steps/s", "ETA", "loss", "eval")
-_RIGHT = ("step", "loss", "steps/s", "ETA", "saved", "tries")
+# Columns of the overview that are left out if there is no room for them, the first of them first.
+_LEFT_OUT = ("", "job", "last end", "attempts", "saved", "steps/s", "ETA", "loss", "eval")
+_RIGHT = ("step", "loss", "steps/s", "ETA", "saved", "attempts")
 _BAR = 12
 # Blanks between two columns of a table.
 PADDING = 3
+ATTEMPT_HEADINGS = ("attempt", "job", "from", "to", "lasted", "ended by")
 
 
-def overview(rows: Sequence[RunStatus], *, old: bool = False) -> RenderableType:
-    """All runs, a line each; ``old``: with the age of what is said, since the cluster could not be asked."""
+def overview(rows: Sequence[RunStatus]) -> RenderableType:
+    """All runs, a line each; with the age of a state whose cluster could not be asked."""
+    is_old = any(row.as_of is not None for row in rows)
     columns: dict[str, list[RenderableType]] = {
         "run": [row.name for row in rows],
         "state": [state_text(row.state) for row in rows],
-        **({"as of": [age(row.updated or row.created) for row in rows]} if old else {}),
+        **({"as of": [age(row.as_of) for row in rows]} if is_old else {}),
         "step": [f"{_short(row.step)}/{_short(row.steps)}" for row in rows],
         **({"": [progress_bar(row) for row in rows]} if out.is_terminal else {}),
         "loss": [number(row.loss) for row in rows],
         "steps/s": [number(row.steps_per_s, 3) for row in rows],
         "ETA": [duration(row.eta_s) for row in rows],
         "saved": [_short(row.checkpoint_step) for row in rows],
-        "tries": [str(len(row.attempts)) for row in rows],
+        "attempts": [str(len(row.attempts)) for row in rows],
         "last end": [row.attempts[-1]["cause"] or "-" if row.attempts else "-" for row in rows],
         "job": [f"{row.cluster} {row.job_id}" if row.job_id else "-" for row in rows],
         "eval": [_evaluation(row.evals) for row in rows],
@@ -54,7 +57,7 @@ def overview(rows: Sequence[RunStatus], *, old: bool = False) -> RenderableType:
 
 
 def fitted(columns: Mapping[str, Sequence[RenderableType]], left_out: Sequence[str], right: Sequence[str]) -> Table:
-    """A table without those of ``left_out``, in this order, for which there is no room, so that names stay whole.
+    """A table without those columns of ``left_out``, in this order, for which there is no room: names stay whole.
 
     Args:
         columns: the cells (texts or bars) of each heading.
@@ -68,7 +71,7 @@ def fitted(columns: Mapping[str, Sequence[RenderableType]], left_out: Sequence[s
     for heading in widths:
         table.add_column(heading, justify="right" if heading in right else "left", overflow="fold")
     for cells in zip(*(columns[heading] for heading in widths), strict=True):
-        # Text, since plain strings are searched for markup, which takes long for a thousand rows.
+        # Text: plain strings are searched for markup, which is slow for a thousand rows.
         table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells))
     return table
 
@@ -77,29 +80,52 @@ def _width(cell: RenderableType) -> int:
     return len(cell) if isinstance(cell, str | Text) else _BAR
 
 
-def newest_that_fit(rows: Sequence[RunStatus], height: int, *, old: bool = False) -> RenderableType:
+def newest_that_fit(rows: Sequence[RunStatus], height: int) -> RenderableType:
     """The overview of as many of the newest runs as there are lines for, and how many are left out."""
     count_shown = min(len(rows), height)
     while True:
         left_out = len(rows) - count_shown
         note = [Text(f"{left_out} older not shown", style="dim")] if left_out else []
-        view = Group(overview(rows[left_out:], old=old), *note)
+        view = Group(overview(rows[left_out:]), *note)
         # A row may take several lines. One line stays free for the cursor.
         if count_shown <= 1 or len(out.render_lines(view)) < height:
             return view
         count_shown -= 1
 
 
-def result_of(entry: Mapping[str, Any], metric: Metric) -> str:
-    """A result of a row of ``status``; a dash where it has none."""
-    found = entry["results"].get(metric.key)
-    return result_text(metric, found["value"], found["stderr"]) if found else "-"
+def present_in(evals: Sequence[Mapping[str, Any]]) -> list[Quantity]:
+    """The numbers that any of these evaluations has, in the order of the table of metrics."""
+    return [
+        quantity for _, quantity in registry.quantities() if any(quantity.key in entry["results"] for entry in evals)
+    ]
 
 
-def result_text(metric: Metric, value: float, stderr: float | None) -> str:
+def result_of(entry: Mapping[str, Any], quantity: Quantity) -> str:
+    """A result of an evaluation's row of ``status``; a dash if it has none."""
+    result = entry["results"].get(quantity.key)
+    return result_text(quantity, result["value"], result["stderr"]) if result else "-"
+
+
+def result_text(quantity: Quantity, value: float, stderr: float | None) -> str:
     """A result and its standard error, with the decimals of its kind."""
-    error = "" if stderr is None else f" ± {stderr:.{metric.digits}f}"
-    return f"{value:.{metric.digits}f}{error}"
+    error = "" if stderr is None else f" ± {stderr:.{quantity.digits}f}"
+    return f"{value:.{quantity.digits}f}{error}"
+
+
+def attempt_cells(attempts: Sequence[Mapping[str, Any]], reason: str | None = None) -> list[list[str]]:
+    """The rows of the table of attempts, under `ATTEMPT_HEADINGS`.
+
+    Args:
+        reason: is shown elsewhere, so that an attempt's detail is left out if it is the same.
+    """
+    rows = []
+    for entry in attempts:
+        lasted = None if entry["ended"] is None else entry["ended"] - entry["started"]
+        cause = entry["cause"] or "-"
+        detail = "" if entry["detail"] in (None, "", reason) else f": {entry['detail']}"
+        steps = (count(entry["first_step"]), count(entry["last_step"]))
+        rows.append([str(entry["attempt"]), str(entry["job_id"]), *steps, duration(lasted), cause + detail])
+    return rows
 
 
 def state_text(state: str) -> Text:
@@ -108,12 +134,12 @@ def state_text(state: str) -> Text:
 
 
 def plain_table(title: str | None = None) -> Table:
-    """A table without a frame, that pipes well."""
+    """A table without a frame, which pipes well."""
     return Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left", title_style="bold")
 
 
 def progress_bar(row: RunStatus) -> ProgressBar:
-    """How far the training is."""
+    """How much of the training is done."""
     return ProgressBar(total=row.steps or 1, completed=row.step, width=_BAR)
 
 
@@ -128,13 +154,15 @@ def _short(value: int | None) -> str:
 
 
 def _evaluation(evals: Sequence[dict[str, Any]]) -> str:
-    """The newest result, or how far it is."""
+    """The newest result, or how many shards of it are done."""
     if not evals:
         return "-"
     known = [entry for entry in evals if any(entry[name] is not None for name in ("nll", "bpd", "fid"))]
-    # One that is stopped, or has other numbers, does not hide those of an earlier one.
+    # An evaluation that is stopped, or has other numbers, does not hide those of an earlier one.
     last = evals[-1] if evals[-1]["state"] == "RUNNING" or not known else known[-1]
-    found = [f"nll {last['nll']:.3f}"] if last["nll"] is not None else []
-    found += [f"bpd {last['bpd']:.3f}"] if last["bpd"] is not None else []
-    found += [f"FID {last['fid']:.2f}"] if last["fid"] is not None else []
-    return " ".join(found) or (f"{last['shards_done']}/{last['shards']} shards" if last["state"] == "RUNNING" else "-")
+    results = [f"nll {last['nll']:.3f}"] if last["nll"] is not None else []
+    results += [f"bpd {last['bpd']:.3f}"] if last["bpd"] is not None else []
+    results += [f"FID {last['fid']:.2f}"] if last["fid"] is not None else []
+    return " ".join(results) or (
+        f"{last['shards_done']}/{last['shards']} shards" if last["state"] == "RUNNING" else "-"
+    )

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ def points(law, sde, n=6):
     generator = torch.Generator().manual_seed(0)
     x = law.sample(n, generator).double()
     v = 0.1 * torch.randn(n, 2, generator=generator, dtype=torch.float64)
-    return torch.cat([x, v], dim=1) if sde.phase_space else x
+    return torch.cat([x, v], dim=1) if sde.n == 2 else x
 
 
 @pytest.mark.parametrize("sde", SDES)
@@ -40,13 +41,13 @@ def test_law_is_that_of_the_forward_process(sde):
     for t in (1e-3, 0.3, 1.0):
         densities = []
         for mean, weight in zip(law.means, law.weights, strict=True):
-            if isinstance(sde, CLD):
-                psi, s = sde.transition(t), sde.law(t, data_var=0.09)
-                location = torch.cat([psi.xx * mean, psi.vx * mean])
-                covariance = torch.kron(torch.tensor([[s.xx, s.xv], [s.xv, s.vv]]), torch.eye(2)).double()
-            else:
-                location = sde.mean_factor(t) * mean
-                covariance = torch.eye(2, dtype=torch.float64) * sde.law(t, data_var=0.09)
+            psi = torch.tensor(sde.mean(t), dtype=torch.float64)
+            # With Sigma = L L^T of the kernel, the data's variance adds a term along the first column of Psi.
+            factor = torch.zeros_like(psi)
+            for i, row in enumerate(replace(sde, numerical_eps=0.0).factor(t)):
+                factor[i, : i + 1] = torch.tensor(row, dtype=torch.float64)
+            covariance = factor @ factor.T + 0.09 * torch.outer(psi[:, 0], psi[:, 0])
+            location, covariance = torch.kron(psi[:, 0], mean), torch.kron(covariance, torch.eye(2).double())
             normal = torch.distributions.MultivariateNormal(location, covariance)
             densities.append(normal.log_prob(u) + weight.log())
         expected = torch.logsumexp(torch.stack(densities), 0)
@@ -58,7 +59,7 @@ def test_at_time_zero_the_data_law_returns(sde):
     law = diamond()
     u = points(law, sde)
     expected = law.log_density(u[:, :2])
-    if sde.phase_space:
+    if sde.n == 2:
         variance = sde.gamma * sde.mass
         expected = expected - 0.5 * u[:, 2:].square().sum(1) / variance - math.log(2 * math.pi * variance)
     torch.testing.assert_close(law.score(sde).log_density(u, 0.0), expected, rtol=1e-10, atol=1e-10)

@@ -1,9 +1,12 @@
 """Library use without any cluster."""
 
+import json
+
 import pytest
 import torch
 
 import cld_core
+from cld_core.checkpoint import safetensors_file
 from cld_core.errors import CheckpointError, NotFoundError, RecipeError, UsageError
 from cld_core.ranks import Ranks
 from cld_core.recipe import load
@@ -54,7 +57,7 @@ def test_a_chosen_checkpoint(run):
     assert cld_core.load(run.path, 10).step == 10
     with pytest.raises(NotFoundError, match=r"no checkpoint of step 15.*10, 20"):
         cld_core.load(run.path, 15)
-    with pytest.raises(NotFoundError, match="'newest' names no checkpoint"):
+    with pytest.raises(NotFoundError, match="'newest' is not a checkpoint"):
         cld_core.load(run.path, "newest")
     with pytest.raises(NotFoundError, match="there is no run"):
         cld_core.load(run.path.parent / "other")
@@ -64,7 +67,7 @@ def test_a_chosen_checkpoint(run):
     ("settings", "words"),
     [
         ({"method": "foo"}, "'sampling.method' cannot be 'foo'"),
-        ({"grid": "cubic"}, "'sampling.grid' cannot be 'cubic'"),
+        ({"method": "em", "grid": "cubic"}, "'sampling.grid' cannot be 'cubic'"),
         ({"nf": 3}, "'sampling.nfe'"),
         ({"method": "em", "nfe": 1}, ">= 2"),
     ],
@@ -76,8 +79,8 @@ def test_wrong_settings_are_refused_as_on_the_command_line(run, settings, words)
 
 
 @pytest.mark.parametrize("settings", [{"method": "ode", "nfe": 20}, {"method": "exponential", "rtol": 1e-3}])
-def test_settings_without_effect_are_refused(run, settings):
-    with pytest.raises(UsageError, match="has no effect with sampling"):
+def test_settings_that_the_method_lacks_are_refused(run, settings):
+    with pytest.raises(RecipeError, match=r"is not a key of sampling\.method="):
         cld_core.load(run.path).sample(4, **settings)
 
 
@@ -102,3 +105,31 @@ def test_a_checkpoint_of_another_recipe_is_refused(run, tmp_path):
         cld_core.load(other.path)
     with pytest.raises(CheckpointError, match="belongs to another recipe"):
         session.run(other, Ranks(), StopFlag(), job_id="test")
+
+
+def test_exported_weights_come_back(run, tmp_path):
+    model = cld_core.load(run.path)
+    model.export(tmp_path / "w.safetensors")
+    again = cld_core.load(tmp_path / "w.safetensors")
+    assert (again.step, again.recipe) == (20, model.recipe)
+    for name, tensor in model.net.state_dict().items():
+        assert torch.equal(again.net.state_dict()[name], tensor)
+    settings = {"method": "em", "nfe": 3}
+    assert torch.equal(model.sample(2, **settings), again.sample(2, **settings))
+
+
+def test_other_files_are_refused(tmp_path):
+    from safetensors.torch import save_file
+
+    with pytest.raises(NotFoundError, match="cldctl export"):
+        cld_core.load(tmp_path / "none.safetensors")
+    (tmp_path / "text.safetensors").write_text("hello")
+    with pytest.raises(CheckpointError, match="not a safetensors file"):
+        cld_core.load(tmp_path / "text.safetensors")
+    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(CheckpointError, match="its format is none"):
+        cld_core.load(tmp_path / "other.safetensors")
+    metadata = {"format": safetensors_file.FORMAT, "step": "3", "recipe": json.dumps(load(TOY, SMALL).to_dict())}
+    save_file({"a": torch.zeros(1)}, tmp_path / "mine.safetensors", metadata)
+    with pytest.raises(CheckpointError, match="do not match"):
+        cld_core.load(tmp_path / "mine.safetensors")

@@ -2,10 +2,9 @@ import pytest
 import torch
 
 from cld_core import nets
-from cld_core.errors import RecipeError
 from cld_core.loss import Draws, ScoreMatching
-from cld_core.nets import dense
-from cld_core.recipe.schema import MlpSpec, ObjectiveSpec, ResnetSpec
+from cld_core.recipe.network import MlpSpec
+from cld_core.recipe.objective import ObjectiveSpec
 from cld_core.score import Score
 from cld_core.sde import CLD, VPSDE
 from tests.support import parity
@@ -25,7 +24,7 @@ def test_network_and_score_agree_with_the_published_ones(name):
 def test_losses_agree_with_the_published_ones(name):
     toy = parity.load(name)
     cases = [key.removesuffix("/loss") for key in toy.data if key.endswith("/loss")]
-    assert len(cases) == (6 if toy.sde.phase_space else 3)
+    assert len(cases) == (6 if toy.sde.n == 2 else 3)
     for case in cases:
         _, objective, weighting = case.split("_")
         matching = ScoreMatching(toy.sde, ObjectiveSpec(name=objective, weighting=weighting))
@@ -47,7 +46,7 @@ def test_score_takes_one_time_or_many_and_keeps_the_type():
 def test_predicted_noise_is_minus_the_score_over_ell():
     toy = parity.load("mlp_cld_mixed")
     u, t, score = toy.data["u"], toy.data["t"], toy.score()
-    ell = toy.sde.ell(t)[:, None].float()
+    ell = toy.sde.target(t)[0][0][:, None].float()
     torch.testing.assert_close(score.predicted_noise(u, t), -score(u, t) / ell, rtol=1e-4, atol=1e-6)
 
 
@@ -56,15 +55,15 @@ def test_perturbed_data_have_the_moments_of_the_kernel(sde, objective):
     n, t = 200_000, 0.2
     matching = ScoreMatching(sde, ObjectiveSpec(name=objective))
     draws = matching.draw(torch.Generator().manual_seed(0), n, (1,))
-    draws = Draws(torch.full((n,), t, dtype=torch.float64), draws.noise, draws.v0)
+    draws = Draws(torch.full((n,), t, dtype=torch.float64), draws.noise, draws.initial)
     u = matching.perturb(torch.full((n, 1), 0.7), draws).double()
+    mean = torch.tensor([row[0] for row in sde.mean(t)]) * 0.7
     if isinstance(sde, CLD):
-        mean = torch.tensor([sde.transition(t).xx, sde.transition(t).vx]) * 0.7
         # Once v0 is drawn, DSM's marginal is HSM's kernel.
         c = sde.covariance(t, "hsm")
         covariance = torch.tensor([[c.xx, c.xv], [c.xv, c.vv]])
     else:
-        mean, covariance = torch.tensor([sde.mean_factor(t)]) * 0.7, torch.tensor([[sde.variance(t)]])
+        covariance = torch.tensor([[sde.variance(t)]])
     torch.testing.assert_close(u.mean(0).float(), mean.float(), rtol=0, atol=5 / n**0.5)
     measured = torch.cov(u.T).reshape(covariance.shape)
     torch.testing.assert_close(measured.float(), covariance.float(), rtol=0.02, atol=2e-3)
@@ -76,73 +75,25 @@ def test_draws_are_of_the_global_batch_and_ranks_take_rows():
     again = matching.draw(torch.Generator().manual_seed(1), 8, (3, 4, 4))
     share = again.rows(slice(2, 5))
     assert whole.noise.shape == (8, 6, 4, 4)
-    assert whole.v0 is not None
-    assert share.v0 is not None
-    assert whole.v0.shape == (8, 3, 4, 4)
+    assert whole.initial is not None
+    assert share.initial is not None
+    assert whole.initial.shape == (8, 3, 4, 4)
     assert torch.equal(share.t, whole.t[2:5])
     assert torch.equal(share.noise, whole.noise[2:5])
-    assert torch.equal(share.v0, whole.v0[2:5])
+    assert torch.equal(share.initial, whole.initial[2:5])
     assert whole.t.dtype == torch.float64
     many = matching.draw(torch.Generator().manual_seed(2), 10_000, (1,))
     assert 1e-3 <= float(many.t.min()) < 2e-3
     assert float(many.t.max()) <= 1.0
-    assert float(many.v0.std()) == pytest.approx(0.1, rel=0.03)
-    assert ScoreMatching(VPSDE(), ObjectiveSpec(name="dsm")).draw(torch.Generator(), 2, (2,)).v0 is None
+    assert float(many.initial.std()) == pytest.approx(0.1, rel=0.03)
+    assert ScoreMatching(VPSDE(), ObjectiveSpec(name="dsm")).draw(torch.Generator(), 2, (2,)).initial is None
 
 
-@pytest.mark.parametrize("time_input", ["raw", "log", "fourier"])
-def test_mlp_time_inputs(time_input):
-    net = nets.build(MlpSpec(time_input=time_input), data_shape=(2,), phase_space=True)
-    out = net(torch.randn(5, 4), torch.tensor([1e-5, 1e-3, 0.1, 0.5, 1.0]))
-    assert out.shape == (5, 2)
-    assert torch.isfinite(out).all()
-    out.sum().backward()
-    assert all(p.grad is not None for p in net.parameters())
-
-
-def test_networks_of_other_sizes_and_of_no_phase_space():
-    for spec in (MlpSpec(width=16, layers=3), ResnetSpec(width=16, layers=4)):
-        assert nets.build(spec, data_shape=(3,), phase_space=False)(torch.randn(2, 3), torch.rand(2)).shape == (2, 3)
-
-
-def test_a_network_for_vectors_refuses_images():
-    with pytest.raises(RecipeError, match=r"mlp takes vectors.*\(3, 8, 8\)"):
-        nets.build(MlpSpec(), data_shape=(3, 8, 8), phase_space=True)
-
-
-@pytest.mark.parametrize("rows", [1, 17, 2500])
-def test_the_fast_path_without_gradients_computes_the_same(rows, monkeypatch):
-    net = nets.build(MlpSpec(), data_shape=(2,), phase_space=True)
-    u, t = torch.randn(rows, 4), torch.rand(rows)
-    plain = net(u, t).detach()
-    with torch.no_grad():
-        fast = net(u, t)
-        monkeypatch.setattr(dense, "_FUSED", False)
-        unfused = net(u, t)
-    torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(unfused, plain, rtol=1e-5, atol=1e-6)
-
-
-def test_loss_gradient_reaches_the_network_and_weight_one_is_exact():
+def test_loss_gradient_reaches_the_network_and_the_default_weight_is_one():
     sde, objective = CLD(), ObjectiveSpec()
-    net = nets.build(MlpSpec(width=8, layers=2), data_shape=(2,), phase_space=True)
+    net = nets.build(MlpSpec(width=8, layers=2), data_shape=(2,), halves_in=2, halves_out=1)
     matching = ScoreMatching(sde, objective)
     draws = matching.draw(torch.Generator().manual_seed(0), 4, (2,))
     matching.per_sample(Score(sde, objective, net), torch.zeros(4, 2), draws).mean().backward()
     assert all(float(p.grad.abs().sum()) > 0 for p in net.parameters())
-    assert torch.equal(matching.weight(draws.t), torch.ones(4, dtype=torch.float64))
-
-
-@pytest.mark.parametrize("frozen", [False, True])
-def test_the_fused_layer_has_the_gradients_of_the_plain_pair(frozen, monkeypatch):
-    monkeypatch.setattr(dense, "_FUSED_WITH_GRADIENTS", dense._FUSED)
-    torch.manual_seed(0)
-    layer, h = torch.nn.Linear(24, 16), torch.randn(40, 24, requires_grad=True)
-    layer.requires_grad_(not frozen)
-    wanted_from = [h] if frozen else [h, *layer.parameters()]
-    out, plain = dense.linear_silu(layer, h), torch.nn.functional.silu(layer(h))
-    torch.testing.assert_close(out, plain, rtol=1e-5, atol=1e-6)
-    weight = torch.randn_like(out)
-    found, wanted = (torch.autograd.grad((y * weight).sum(), wanted_from) for y in (out, plain))
-    for a, b in zip(found, wanted, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+    assert matching.weight(draws.t) == ((1.0,),)

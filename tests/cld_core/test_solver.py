@@ -77,5 +77,5 @@ def test_a_field_that_is_not_finite_is_named(bad):
 
 
 def test_the_number_of_steps_is_bounded():
-    with pytest.raises(SolverError, match="3 steps were not enough"):
+    with pytest.raises(SolverError, match="3 steps are not enough"):
         solve(pendulum, STARTS, 0.0, 30.0, rtol=1e-8, atol=1e-8, max_steps=3)

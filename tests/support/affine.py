@@ -1,20 +1,19 @@
 """Exact law of a sampler's output when the score is linear: no sampling, the sampler itself run on unit vectors."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from cld_core.analytic import gaussian
-from cld_core.recipe.sampling_spec import SamplingSpec
+from cld_core.recipe.sampling import SamplingSpec
 from cld_core.sampling import sample
+from cld_core.sde import Diffusion
 
 
 class UnitNoise:
-    """Row r is zero but for the r-th of all numbers that the sampler asks for, which is 1.
+    """Row r is zero except for the r-th of all numbers that the sampler draws, which is 1.
 
     The rows of the output are then the columns of the affine map from all its noise, and their Gram matrix the
-    covariance. ``width`` is the numbers a step, ``first`` those of the prior.
+    covariance. ``width`` is the number of draws per step, ``first`` that of the prior.
     """
 
     def __init__(self, *, first: int, steps: int, width: int) -> None:
@@ -33,12 +32,12 @@ class UnitNoise:
         return block.reshape(self.rows, *shape)
 
 
-def output_covariance(sde: Any, spec: SamplingSpec, std: float = 0.5) -> Tensor:
-    """Covariance (2, 2), or (1, 1), of (x, v) of samples for data N(0, std^2)."""
-    width = {"em": 1, "sscs": 2, "ode": 0, "exponential": (2 if sde.phase_space else 1) if spec.eta else 0}[spec.method]
-    steps = 0 if spec.method == "ode" else spec.nfe - int(spec.denoise)
-    steps += spec.method == "sscs"  # its steps have noise between them, before and behind
-    noise = UnitNoise(first=2 if sde.phase_space else 1, steps=steps, width=width)
+def output_covariance(sde: Diffusion, spec: SamplingSpec, std: float = 0.5) -> Tensor:
+    """Covariance (n, n) of the halves of samples for data N(0, std^2)."""
+    width = {"em": sde.m, "sscs": sde.n, "exponential": sde.n if getattr(spec, "eta", 0.0) else 0}.get(spec.method, 0)
+    steps = getattr(spec, "nfe", 0) - int(spec.denoise) if width else 0
+    steps += spec.method == "sscs"  # there is noise between its steps, before the first and after the last
+    noise = UnitNoise(first=sde.n, steps=steps, width=width)
     out = sample(gaussian(std, d=1).score(sde), sde, spec, noise, (1,))
     columns = out.x if out.v is None else torch.cat([out.x, out.v], dim=1)
     return columns.T @ columns

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from cld_core import nets
-from cld_core.recipe.schema import MlpSpec, ObjectiveSpec, ResnetSpec
+from cld_core.recipe.network import MlpSpec, ResnetSpec
+from cld_core.recipe.objective import ObjectiveSpec
 from cld_core.score import Score
-from cld_core.sde import CLD, SDE, VPSDE
+from cld_core.sde import CLD, VPSDE, Diffusion
 from tests.support.paths import FIXTURES
 
 FOLDER = FIXTURES / "parity"
@@ -27,7 +28,7 @@ def arrays(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
 @dataclass(frozen=True)
 class Toy:
     data: dict[str, Tensor]
-    sde: SDE
+    sde: Diffusion
     objective: ObjectiveSpec
     net: torch.nn.Module
 
@@ -37,11 +38,11 @@ class Toy:
 
 def load(name: str) -> Toy:
     data, meta = arrays(f"toy_{name}")
-    sde: SDE = VPSDE(beta0=meta["beta0"], beta1=meta["beta1"])
+    sde: Diffusion = VPSDE(beta0=meta["beta0"], beta1=meta["beta1"])
     if meta["sde"] == "cld":
         sde = CLD(**{k: meta[k] for k in ("beta0", "beta1", "m_inv", "gamma", "numerical_eps")})
     spec = MlpSpec() if meta["network"] == "mlp" else ResnetSpec()
-    net = nets.build(spec, data_shape=(2,), phase_space=sde.phase_space)
+    net = nets.build(spec, data_shape=(2,), halves_in=sde.n, halves_out=sde.m)
     net.load_state_dict({k.removeprefix("state/"): v for k, v in data.items() if k.startswith("state/")})
     return Toy(data, sde, ObjectiveSpec(name=meta["cld_objective"], mixed_score=meta["mixed_score"]), net)
 

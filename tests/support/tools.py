@@ -1,11 +1,14 @@
-"""What several tests use: the command line in a process of its own, and waiting with a deadline."""
+"""What several tests use: the command line, in this process or in one of its own, and waiting with a deadline."""
 
+import contextlib
+import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +45,52 @@ def cldctl(*arguments: str, runs: Path, code: int | None = 0, timeout: float = 1
     return done
 
 
+def invoke(
+    *arguments: str, runs: Path, code: int | None = 0, width: int = 200, **env: str
+) -> subprocess.CompletedProcess[str]:
+    """As `cldctl`, in this process: for tests whose subject is not a process, a signal or what is imported."""
+    from cldctl import app
+    from cldctl.ui import console
+
+    out, err = io.StringIO(), io.StringIO()
+    with _environment(CLDCTL_RUNS=str(runs), **env), _signal_handlers():
+        console.out.width = width
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            returned = app.run(arguments)
+    done = subprocess.CompletedProcess(arguments, returned, out.getvalue(), err.getvalue())
+    if code is not None:
+        assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+@contextlib.contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _signal_handlers() -> Iterator[None]:
+    """Put back the handlers that a job in this process replaces."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def status(runs: Path, name: str) -> dict[str, Any]:
-    return json.loads(cldctl("status", name, "--json", runs=runs).stdout)[0]
+    return json.loads(invoke("status", name, "--json", runs=runs).stdout)[0]
 
 
 def wait_for(what: Callable[[], Any], timeout: float = 90, every: float = 0.05) -> Any:
@@ -64,16 +111,16 @@ def wait_step(run: RunFolder, step: int) -> None:
 def wait_ended(runs: Path, name: str, timeout: float = 120) -> dict[str, Any]:
     """The status of a run once it is over."""
     over = ("STOPPED", "FAILED", "CANCELLED", "FINISHED", "LOST")
-    return wait_for(lambda: (row := status(runs, name))["state"] in over and row, timeout, every=0.3)
+    return wait_for(lambda: (row := status(runs, name))["state"] in over and row, timeout, every=0.1)
 
 
 def ranks_of(run: RunFolder) -> list[psutil.Process]:
     """The living rank processes of a run's newest job, in the order of their ranks."""
-    jobs = [event for event in run.ledger.events() if event["event"] == "submitted"]
+    jobs = run.ledger.history().jobs
     if not jobs:
         return []
     try:
-        children = [(child.environ(), child) for child in psutil.Process(int(jobs[-1]["job_id"])).children()]
+        children = [(child.environ(), child) for child in psutil.Process(int(jobs[-1].job.job_id)).children()]
         # One that was forked this very moment has its parent's environment still, and is no rank yet.
         number = "SUBMITIT_LOCAL_GLOBALID"
         ranked = [(int(variables[number]), child) for variables, child in children if number in variables]

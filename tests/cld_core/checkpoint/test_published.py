@@ -1,15 +1,18 @@
-"""Published checkpoints come in whole, exported weights go out and come back, and what does not fit is named."""
+"""Published checkpoints are read completely, and what does not fit is named."""
 
-import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 import cld_core
-from cld_core import checkpoint, published, weights
+from cld_core.checkpoint import published
+from cld_core.checkpoint.load import load as load_checkpoint
 from cld_core.errors import CheckpointError, NotFoundError
+from cld_core.importing import import_published
+from cld_core.model import Model
 from cld_core.ranks import Ranks
 from cld_core.recipe import Recipe, load
 from cld_core.run import RunFolder
@@ -34,10 +37,12 @@ def recipe(*overrides: str) -> Recipe:
 
 @pytest.fixture(scope="module")
 def imported(tmp_path_factory) -> RunFolder:
-    made = RunFolder.create(tmp_path_factory.mktemp("runs") / "pub", recipe(), {"created": 1.0})
-    state = published.read(FILE, recipe())
-    checkpoint.write(made, state.pop("step"), state)
-    return made
+    return import_published(FILE, recipe(), tmp_path_factory.mktemp("runs") / "pub", {"created": 1.0}).folder
+
+
+def read(file: Path, *overrides: str) -> tuple[int, dict[str, Any]]:
+    made = recipe(*overrides)
+    return published.read(file, Model(made).net, made.optim)
 
 
 def spoilt(tmp_path: Path, change) -> Path:
@@ -56,10 +61,10 @@ def test_the_imported_run_computes_what_the_published_one_did(imported):
     torch.testing.assert_close(model.score(u, t.double()), score, rtol=0, atol=2e-5)
 
 
-def test_the_imported_run_goes_on_where_the_published_one_stopped(imported, tmp_path):
+def test_the_imported_run_continues_where_the_published_one_stopped(imported, tmp_path):
     data = make_images(tmp_path / "set", size=16)
     trainer = Trainer(recipe(f"data.path={data}"), Ranks())
-    state = checkpoint.load(imported, 3)
+    state = load_checkpoint(imported, 3)
     trainer.load_state_dict(state)
     theirs = torch.load(FILE, weights_only=True)
     for name, tensor in theirs["model"].items():
@@ -77,14 +82,14 @@ def test_the_imported_run_goes_on_where_the_published_one_stopped(imported, tmp_
     assert all(int(entry["step"]) == 4 for entry in trainer.optimiser.state.values())
 
 
-def test_apexs_way_of_counting_steps_is_read_too(tmp_path):
+def test_the_step_counts_of_apex_are_read_too(tmp_path):
     def as_apex(content):
         for entry in content["optimizer"]["state"].values():
             entry.pop("step")
         content["optimizer"]["param_groups"][0]["step"] = 3
 
-    found = published.read(spoilt(tmp_path, as_apex), recipe())
-    assert {float(entry["step"]) for entry in found["optimiser"]["state"].values()} == {3.0}
+    _, state = read(spoilt(tmp_path, as_apex))
+    assert {float(entry["step"]) for entry in state["optimiser"]["state"].values()} == {3.0}
 
 
 @pytest.mark.parametrize(
@@ -99,7 +104,7 @@ def test_apexs_way_of_counting_steps_is_read_too(tmp_path):
 )
 def test_a_checkpoint_of_another_network_is_named_by_its_first_wrong_tensor(overrides, words):
     with pytest.raises(CheckpointError) as caught:
-        published.read(FILE, recipe(*overrides))
+        read(FILE, *overrides)
     for word in [str(FILE), *words, "--recipe"]:
         assert word in str(caught.value)
 
@@ -146,7 +151,7 @@ def _drop_updates(content):
 )
 def test_a_damaged_layout_is_refused(tmp_path, change, words):
     with pytest.raises(CheckpointError) as caught:
-        published.read(spoilt(tmp_path, change), recipe())
+        read(spoilt(tmp_path, change))
     for word in words:
         assert word in str(caught.value)
 
@@ -158,44 +163,16 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
 
     torch.save({"model": Evil()}, tmp_path / "evil.pth")
     with pytest.raises(CheckpointError, match="plain tensors"):
-        published.read(tmp_path / "evil.pth", recipe())
+        read(tmp_path / "evil.pth")
     assert not (tmp_path / "pwned").exists()
     (tmp_path / "text.pth").write_text("hello")
     with pytest.raises(CheckpointError, match="plain tensors"):
-        published.read(tmp_path / "text.pth", recipe())
+        read(tmp_path / "text.pth")
     with pytest.raises(NotFoundError, match="no file"):
-        published.read(tmp_path / "none.pth", recipe())
+        read(tmp_path / "none.pth")
 
 
-def test_exported_weights_come_back(imported, tmp_path):
-    model = cld_core.load(imported.path)
-    weights.save(model, tmp_path / "w.safetensors")
-    again = cld_core.load(tmp_path / "w.safetensors")
-    assert (again.step, again.recipe) == (3, model.recipe)
-    for name, tensor in model.net.state_dict().items():
-        assert torch.equal(again.net.state_dict()[name], tensor)
-    settings = {"method": "em", "nfe": 3}
-    assert torch.equal(model.sample(2, **settings), again.sample(2, **settings))
-
-
-def test_files_that_are_no_export_are_refused(tmp_path):
-    from safetensors.torch import save_file
-
-    with pytest.raises(NotFoundError, match="cldctl export"):
-        cld_core.load(tmp_path / "none.safetensors")
-    (tmp_path / "text.safetensors").write_text("hello")
-    with pytest.raises(CheckpointError, match="not a safetensors file"):
-        cld_core.load(tmp_path / "text.safetensors")
-    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(CheckpointError, match="its format is none"):
-        cld_core.load(tmp_path / "other.safetensors")
-    metadata = {"format": weights.FORMAT, "step": "3", "recipe": json.dumps(recipe().to_dict())}
-    save_file({"a": torch.zeros(1)}, tmp_path / "mine.safetensors", metadata)
-    with pytest.raises(CheckpointError, match="do not go together"):
-        cld_core.load(tmp_path / "mine.safetensors")
-
-
-def test_a_channels_last_run_takes_up_its_own_moments(tmp_path):
+def test_a_channels_last_run_continues_with_its_own_moments(tmp_path):
     data = make_images(tmp_path / "set")
     first, second = (Trainer(tiny_recipe(data, "train.channels_last=true"), Ranks()) for _ in range(2))
     first.step(0)
@@ -207,7 +184,7 @@ def test_a_channels_last_run_takes_up_its_own_moments(tmp_path):
 
 
 def _copied(value):
-    """As a checkpoint has it: tensors lie in memory in the order of their axes."""
+    """As in a checkpoint: tensors are contiguous."""
     if isinstance(value, torch.Tensor):
         return value.detach().clone(memory_format=torch.contiguous_format)
     return {name: _copied(inner) for name, inner in value.items()} if isinstance(value, dict) else value

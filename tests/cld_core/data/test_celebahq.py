@@ -166,7 +166,7 @@ def test_a_wrong_size(source, tmp_path):
 
 def test_a_record_that_is_no_image(source, tmp_path, images):
     shard(source, 1).write_bytes(tfrecord([b"\xff\xd8\xff\xe0 JFIF"]))
-    fails(source, tmp_path / "out", "record 0 is no tf.train.Example")
+    fails(source, tmp_path / "out", "record 0 is not a tf.train.Example")
     shape = [SIZE, SIZE, 3]
     shard(source, 1).write_bytes(tfrecord([example(shape=shape, data=[b"\xff\xd8\xff\xe0 JFIF"])]))
     fails(source, tmp_path / "out", "raw pixels are expected")
@@ -181,7 +181,7 @@ def test_a_cut_tar(source, tmp_path):
     cut = tmp_path / "cut.tar"
     for length in (len(data) // 2, len(data) // 3, 700, 0):
         cut.write_bytes(data[:length])
-        with pytest.raises(DataError, match=r"cut.tar (is no whole|lacks|has no shards)"):
+        with pytest.raises(DataError, match=r"cut.tar (is not a complete|lacks|has no shards)"):
             build(plan(cut), tmp_path / "out")
     (tmp_path / "a.tar.gz").write_bytes(b"")
     with pytest.raises(DataError, match="Unpack it"):
@@ -233,13 +233,13 @@ def test_what_is_there_is_never_overwritten(source, whole, tmp_path):
         build(plan(tmp_path / "other", expect={}), out)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
-    with pytest.raises(DataError, match="is no prepared data set"):
+    with pytest.raises(DataError, match="is not a prepared data set"):
         build(plan(source), tmp_path / "mine")
 
 
 def test_a_place_that_cannot_be_written(source, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match=r"cannot be made: .*--out"):
+    with pytest.raises(DataError, match=r"cannot be created: .*--out"):
         build(plan(source), tmp_path / "file" / "out")
 
 

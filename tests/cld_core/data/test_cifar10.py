@@ -75,7 +75,7 @@ def test_a_pickle_never_runs_code(tmp_path, batches, protocol):
 
     batches["data_batch_2"] = pickle.dumps({b"data": Evil()}, protocol=protocol)
     archive = write_cifar_archive(tmp_path / "a.tar.gz", batches)
-    with pytest.raises(DataError, match=r"data_batch_2 is no batch of CIFAR-10.*mkdir.*10 images, 1 of 6 pieces"):
+    with pytest.raises(DataError, match=r"data_batch_2 is not a batch of CIFAR-10.*mkdir.*10 images, 1 of 6 pieces"):
         prepare("cifar10", archive, tmp_path / "out", expect=FEW)
     assert not (tmp_path / "owned").exists()
 
@@ -94,7 +94,7 @@ def test_a_truncated_archive_gives_what_is_before_the_cut(tmp_path, batches):
     archive = write_cifar_archive(tmp_path / "a.tar.gz", batches, order=CIFAR_BATCHES)
     data = archive.read_bytes()
     archive.write_bytes(data[: int(0.6 * len(data))])
-    with pytest.raises(DataError, match=r"data_batch_4 could not be taken.*cut short.*30 images, 3 of 6 pieces"):
+    with pytest.raises(DataError, match=r"data_batch_4 could not be extracted.*cut short.*30 images, 3 of 6 pieces"):
         prepare("cifar10", archive, tmp_path / "out", expect=FEW)
     archive.write_bytes(data)
     seen = []
@@ -109,19 +109,19 @@ def test_a_damaged_archive_is_not_trusted_at_all(tmp_path, batches, place):
     data = bytearray(archive.read_bytes())
     data[int(place * len(data))] ^= 0xFF
     archive.write_bytes(bytes(data))
-    with pytest.raises(DataError, match=r"data_batch_1 could not be taken.*damaged.*0 images"):
+    with pytest.raises(DataError, match=r"data_batch_1 could not be extracted.*damaged.*0 images"):
         prepare("cifar10", archive, tmp_path / "out", expect=FEW)
 
 
 @pytest.mark.parametrize(
     ("data", "match"),
     [
-        (cifar_batch(np.zeros((10, 3072), np.uint8))[:-9000], "is no batch"),
-        (pickle.dumps({b"data": np.zeros((10, 3072), np.float32)}, protocol=2), "no unsigned bytes"),
-        (pickle.dumps({b"data": b"bytes"}, protocol=2), "no array"),
+        (cifar_batch(np.zeros((10, 3072), np.uint8))[:-9000], "is not a batch"),
+        (pickle.dumps({b"data": np.zeros((10, 3072), np.float32)}, protocol=2), "not unsigned bytes"),
+        (pickle.dumps({b"data": b"bytes"}, protocol=2), "not an array"),
         (pickle.dumps({b"labels": [1]}, protocol=2), "KeyError"),
-        (b"\x89PNG\r\n", "is no batch"),
-        (b"", "is no batch"),
+        (b"\x89PNG\r\n", "is not a batch"),
+        (b"", "is not a batch"),
     ],
 )
 def test_a_batch_that_is_none(tmp_path, batches, data, match):
@@ -176,7 +176,7 @@ def test_a_download_goes_into_a_folder(tmp_path, monkeypatch):
     assert fetched == [(str(tmp_path / "new"), cifar10.ARCHIVE)]
     assert not (tmp_path / "new" / cifar10.ARCHIVE).exists()
     for name in ("other.tgz", "other.tar.gz"):
-        with pytest.raises(UsageError, match=f"{name} is a file: name a folder"):
+        with pytest.raises(UsageError, match=f"{name} is a file: pass a folder"):
             prepare("cifar10", tmp_path / name, tmp_path / "out", download=True)
     assert len(fetched) == 1
 

@@ -188,15 +188,15 @@ def test_wrong_usage(source, tmp_path):
     out = tmp_path / "out"
     for arguments, match in (
         (("folder", source, out), "--size"),
-        (("folders", source, out), "Did you mean folder"),
-        (("celebahq", source, out), "Did you mean celebahq256"),
+        (("folders", source, out), "Did you mean .folder"),
+        (("celebahq", source, out), "Did you mean .celebahq256"),
     ):
         with pytest.raises(UsageError, match=match):
             prepare(*arguments)
     for options, match in (
-        ({"size": 0}, "0 pixels"),
+        ({"size": 0}, "1 to 4096 pixels, not 0"),
         ({"size": 8, "split": 1.0}, r"\[0, 1\)"),
-        ({"size": 1_000_000}, "only of 1 to 4096"),
+        ({"size": 1_000_000}, "1 to 4096 pixels, not 1000000"),
         ({"size": 8, "download": True}, "cannot be downloaded"),
     ):
         with pytest.raises(UsageError, match=match):
@@ -215,7 +215,7 @@ def test_sources_without_pictures(tmp_path):
     (tmp_path / "one" / "1.png").write_bytes(one.getvalue())
     for name, match in (
         ("empty", "has no pictures"),
-        ("text.zip", "neither a folder nor a whole zip"),
+        ("text.zip", "neither a folder nor a complete zip"),
         ("none", "does not exist"),
         ("one", "None of the 1 pictures"),
     ):

@@ -1,11 +1,7 @@
-"""Images as training and evaluation take them, and what their likelihood means in bits."""
+"""Images as training and evaluation use them."""
 
-import math
-
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from cld_core.data import order
 from cld_core.data.image_source import ImageSource, dequantise
@@ -13,12 +9,8 @@ from cld_core.data.images import to_model, to_pixels
 from cld_core.data.presence import require
 from cld_core.data.source import source
 from cld_core.errors import DataError
-from cld_core.evaluation import elbo, grids
-from cld_core.evaluation.request import EvalRequest
-from cld_core.model import Model
-from cld_core.recipe.image_spec import ImageDataSpec
-from cld_core.recipe.schema import ToyDataSpec
-from tests.support.images import make_images, tiny_recipe
+from cld_core.recipe.data import Cifar10Spec, ImageDataSpec, ToyDataSpec
+from tests.support.images import make_images
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +20,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(params=["memory", "disk"])
 def images(data, request) -> ImageSource:
-    found = source(ImageDataSpec(name="folder", path=str(data), size=8, cache=request.param))
+    found = source(ImageDataSpec(path=str(data), size=8, cache=request.param))
     assert isinstance(found, ImageSource)
     yield found
     found.close()
@@ -48,7 +40,7 @@ def test_a_batch_depends_on_seed_and_step_alone(images):
 
 
 def test_a_batch_has_the_images_of_its_step_mirrored_as_said(images):
-    stored = torch.stack([images.train[index] for index in range(images.train.n)])
+    stored = images.train.batch(torch.arange(images.train.n))
     chosen = order.indices(3, 6, images.train.n, 0)
     expected = stored[chosen]
     flips = order.mirrored(3, 6, images.train.n, 0)
@@ -80,52 +72,25 @@ def test_pixels_survive_the_way_to_the_model_and_back():
     assert torch.equal(to_pixels(middle), levels)
 
 
-def test_a_uniform_density_has_eight_bits(data):
-    model = Model(tiny_recipe(data))
-    d = math.prod(model.data_shape)
-    assert elbo.bits_per_dim(model).of(d * math.log(2.0)) == pytest.approx(8.0)
-    request = EvalRequest.of(model.recipe, ("elbo",), 0)
-    arrays = {name: np.full(4, -d * math.log(2.0)) for name in elbo.FIELDS}
-    report = elbo.summary(model, request, arrays)
-    assert (report["unit"], report["n"], report["stderr"]) == ("bits/dim", 4, 0.0)
-    for name in ("bpd", "bpd_paper_estimator", "bpd_importance"):
-        assert report[name] == pytest.approx(8.0)
-    assert "nll" not in report
-
-
-def test_a_grid_shows_every_image_in_its_place(tmp_path):
-    x = torch.linspace(-1, 1, 5)[:, None, None, None].expand(5, 3, 4, 4)
-    grids.save(tmp_path / "grid.png", x, "five")
-    with Image.open(tmp_path / "grid.png") as file:
-        picture = np.array(file)
-        assert file.info["Description"] == "five"
-    assert picture.shape == (2 * 6 + 2, 3 * 6 + 2, 3)
-    centres = [tuple(picture[4 + 6 * (i // 3), 4 + 6 * (i % 3)]) for i in range(6)]
-    assert centres == [(level,) * 3 for level in (0, 64, 128, 191, 255, 0)]
-    grids.save(tmp_path / "grey.png", x[:, :1])
-    with Image.open(tmp_path / "grey.png") as file:
-        assert file.mode == "L"
-
-
 def test_missing_data_are_noticed_before_anything_is_submitted(data, tmp_path):
     require(ToyDataSpec())
-    require(ImageDataSpec(name="folder", path=str(data), size=8))
+    require(ImageDataSpec(path=str(data), size=8))
     with pytest.raises(DataError, match=r"no prepared data set.*cldctl data prepare cifar10 --source PATH --out"):
-        require(ImageDataSpec(name="cifar10", path=str(tmp_path / "none")))
+        require(Cifar10Spec(path=str(tmp_path / "none")))
     with pytest.raises(DataError, match="holds folder, not cifar10"):
-        require(ImageDataSpec(name="cifar10", path=str(data)))
+        require(Cifar10Spec(path=str(data)))
     with pytest.raises(DataError, match="8x8, not 16x16"):
-        require(ImageDataSpec(name="folder", path=str(data), size=16))
+        require(ImageDataSpec(path=str(data), size=16))
     (tmp_path / "published" / "train.lmdb").mkdir(parents=True)
     (tmp_path / "published" / "train.lmdb" / "data.mdb").touch()
     with pytest.raises(DataError, match=r"train.lmdb cannot be opened as an LMDB file.*cldctl data prepare cifar10"):
-        require(ImageDataSpec(name="cifar10", path=str(tmp_path / "published")))
+        require(Cifar10Spec(path=str(tmp_path / "published")))
     (tmp_path / "published").rename(tmp_path / "half.partial")
     (tmp_path / "half.partial" / "progress.json").touch()
-    with pytest.raises(DataError, match=r"not finished.*--out \S*half$"):
-        require(ImageDataSpec(name="cifar10", path=str(tmp_path / "half.partial")))
+    with pytest.raises(DataError, match=r"unfinished.*--out \S*half$"):
+        require(Cifar10Spec(path=str(tmp_path / "half.partial")))
     cut = make_images(tmp_path / "cut")
     with (cut / "validation.lmdb" / "data.mdb").open("r+b") as file:
         file.truncate(1000)
-    with pytest.raises(DataError, match=r"validation.lmdb/data.mdb has 1000 bytes, its manifest says \d+.*prepare"):
-        require(ImageDataSpec(name="folder", path=str(cut), size=8))
+    with pytest.raises(DataError, match=r"validation.lmdb/data.mdb has 1000 bytes, but its manifest says \d+.*prepare"):
+        require(ImageDataSpec(path=str(cut), size=8))

@@ -1,5 +1,6 @@
 import itertools
 import threading
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -9,13 +10,13 @@ from cld_core.data import order
 from cld_core.data.build import Plan, Unit, build
 from cld_core.data.images import ImageSet, LmdbImages, MemoryImages, open_images
 from cld_core.data.stream import ImageStream
-from cld_core.errors import DataError, UsageError
+from cld_core.errors import DataError
 
 N, SIZE, BATCH, SEED = 37, 4, 12, 5
 
 
 def numbered():
-    """uint8 of shape (N, SIZE, SIZE, 3): an image shows its index, but for the left column, which is 255."""
+    """uint8 of shape (N, SIZE, SIZE, 3): an image shows its index, except in its left column, which is 255."""
     images = np.empty((N, SIZE, SIZE, 3), np.uint8)
     images[:] = np.arange(N)[:, None, None, None]
     images[:, :, 0] = 255
@@ -38,17 +39,22 @@ def images(request, tmp_path_factory):
     return opened
 
 
+def shared(world):
+    """The rows of each rank."""
+    return [slice(BATCH * rank // world, BATCH * (rank + 1) // world) for rank in range(world)]
+
+
 def stream(images, **options):
-    return ImageStream(images, **{"seed": SEED, "batch_size": BATCH, **options})
+    return ImageStream(images, **{"seed": SEED, "batch_size": BATCH, "rows": slice(0, BATCH), **options})
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_ranks_share_the_batches_of_one(images, world):
-    with stream(images) as alone:
+    with closing(stream(images)) as alone:
         whole = list(itertools.islice(alone, 9))
     shares = []
-    for rank in range(world):
-        with stream(images, rank=rank, world=world) as share:
+    for rows in shared(world):
+        with closing(stream(images, rows=rows)) as share:
             shares.append(list(itertools.islice(share, 9)))
     for step, batch in enumerate(whole):
         assert torch.equal(torch.cat([share[step] for share in shares]), batch)
@@ -61,7 +67,7 @@ def test_ranks_share_the_batches_of_one(images, world):
 def test_a_resumed_epoch_shows_every_image_once(images, world):
     indices: list[int] = []
     for first, last in ((0, 2), (2, 3), (3, 8), (8, 12)):  # killed after steps 2, 3 and 8; read ahead each time
-        streams = [stream(images, rank=rank, world=world, start_step=first) for rank in range(world)]
+        streams = [stream(images, rows=rows, start_step=first) for rows in shared(world)]
         for _ in range(first, last):
             for share in streams:
                 indices += seen(next(share))[0]
@@ -73,24 +79,15 @@ def test_a_resumed_epoch_shows_every_image_once(images, world):
 
 
 def test_without_flips(images):
-    with stream(images, flip=False) as batches:
+    with closing(stream(images, flip=False)) as batches:
         assert not any(seen(next(batches))[1])
 
 
-def test_a_closed_stream_goes_on_where_it_was(images):
-    with stream(images) as batches:
-        whole = [next(batches) for _ in range(6)]
-    again = stream(images)
-    for step in range(6):
-        assert torch.equal(next(again), whole[step])
-        again.close()
-    assert again.wait_s >= 0
-
-
 def test_the_same_on_any_number_of_threads(images):
-    with stream(images) as few, stream(images, threads=5, ahead=11) as many:
+    with closing(stream(images)) as few, closing(stream(images, threads=5)) as many:
         for _ in range(20):
             assert torch.equal(next(few), next(many))
+    assert few.wait_s >= 0
 
 
 class Failing(ImageSet):
@@ -101,13 +98,8 @@ class Failing(ImageSet):
         raise DataError("the disk is gone")
 
 
-def test_an_error_reaches_the_one_who_waits():
+def test_an_error_reaches_the_caller():
     before = threading.active_count()
-    with stream(Failing()) as batches, pytest.raises(DataError, match="the disk is gone"):
+    with closing(stream(Failing())) as batches, pytest.raises(DataError, match="the disk is gone"):
         next(batches)
     assert threading.active_count() == before
-
-
-def test_more_ranks_than_examples(images):
-    with pytest.raises(UsageError, match=r"train\.batch_size"):
-        stream(images, batch_size=2, rank=0, world=3)

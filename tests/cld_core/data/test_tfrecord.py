@@ -42,7 +42,7 @@ def test_a_file_that_ends_within_a_record_is_found(cut):
 
 
 def test_a_file_of_something_else_is_found():
-    with pytest.raises(DataError, match="no TFRecord file"):
+    with pytest.raises(DataError, match="not a TFRecord file"):
         records_of(b"\x89PNG\r\n\x1a\n and so on, and so on")
 
 

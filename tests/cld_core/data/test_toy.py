@@ -4,9 +4,12 @@ import pytest
 import torch
 
 from cld_core.data import toy
-from cld_core.data.source import ToySource
+from cld_core.data.toy_source import ToySource
 from cld_core.errors import DataError
-from cld_core.recipe.schema import TOY_DATA
+from cld_core.recipe.data import ToyDataSpec
+from cld_core.recipe.variants import SECTIONS
+
+TOY_DATA = [name for name, variant in SECTIONS["data"].variants.items() if variant.spec is ToyDataSpec]
 
 
 def draws(name, n=4000):
@@ -116,8 +119,8 @@ def test_plugin_module(tmp_path, monkeypatch):
 def test_data_of_another_shape_are_refused(tmp_path):
     path = tmp_path / "solid.py"
     path.write_text(PLUGIN.format(name="test_solid").replace("2", "3"))
-    drawn = ToySource(toy.get("test_solid", str(path)))
-    with pytest.raises(DataError, match=r"'test_solid' gave \(8, 3\) for n = 8, not \(8, 2\)"):
+    drawn = ToySource(ToyDataSpec(name="test_solid", plugin=str(path)))
+    with pytest.raises(DataError, match=r"'test_solid' returned shape \(8, 3\) for n = 8, not \(8, 2\)"):
         drawn.batch(0, 0, 0, 8, slice(0, 8))
 
 

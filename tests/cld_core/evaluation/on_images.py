@@ -3,13 +3,12 @@
 import shutil
 from pathlib import Path
 
-from cld_core.evaluation import shard, training_set
+from cld_core.evaluation.evaluation import Evaluation
 from cld_core.evaluation.request import EvalRequest
-from cld_core.evaluation.stats_request import StatsRequest
+from cld_core.evaluation.training_set import Statistics, StatsRequest
 from cld_core.ranks import Ranks
 from cld_core.recipe import with_overrides
 from cld_core.run import RunFolder
-from cld_core.run.atomic import read_json
 
 STEP = 2
 SETTINGS = (
@@ -25,10 +24,10 @@ SETTINGS = (
 
 def stats_of(run: RunFolder, *overrides: str, shards: int = 3) -> Path:
     recipe = with_overrides(run.recipe(), list(overrides), "test")
-    request = StatsRequest.of(recipe, None, features=True, shards=shards).save()
-    assert training_set.compute(request.folder, Ranks())
-    shutil.rmtree(request.folder)
-    return Path(request.output)
+    work = Statistics(StatsRequest.of(recipe, None, features=True, shards=shards).save())
+    assert work.compute(Ranks())
+    shutil.rmtree(work.folder)
+    return Path(work.request.output)
 
 
 def request(run: RunFolder, *overrides: str, metrics=("fid", "kid"), shards: int = 1) -> EvalRequest:
@@ -36,6 +35,6 @@ def request(run: RunFolder, *overrides: str, metrics=("fid", "kid"), shards: int
 
 
 def evaluated(run: RunFolder, *overrides: str, metrics=("fid", "kid"), shards: int = 1) -> dict:
-    name = request(run, *overrides, metrics=metrics, shards=shards).save(run)
-    assert shard.compute(run, name, Ranks())
-    return read_json(run.evals / name / "report.json")
+    work = Evaluation(request(run, *overrides, metrics=metrics, shards=shards).save(run))
+    assert work.compute(Ranks())
+    return work.report

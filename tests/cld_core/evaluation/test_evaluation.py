@@ -1,199 +1,168 @@
-"""Evaluations: independent of how they are cut, resumable, and merged only when whole."""
+"""Evaluations: independent of how they are divided, resumable, and rows of others are not computed again."""
 
-import dataclasses
 import json
-from pathlib import Path
+import shutil
 
 import numpy as np
 import pytest
 
-from cld_core.errors import NotFoundError, UsageError
-from cld_core.evaluation import merge, shard, shard_files, work
-from cld_core.evaluation.request import EvalRequest, parse_metrics
+from cld_core.errors import NotFoundError
+from cld_core.evaluation.computing import gather
+from cld_core.evaluation.evaluation import Evaluation
+from cld_core.evaluation.request import EvalRequest
+from cld_core.evaluation.rows.elbo import ElboRows
 from cld_core.model import Model
 from cld_core.ranks import Ranks
 from cld_core.recipe import load
 from cld_core.run import RunFolder
-from cld_core.run.atomic import read_json
-from cld_core.stop import StopFlag
-from cld_core.train import session
-from tests.support.paths import RECIPES
-
-TOY = RECIPES / "toy_diamond.yaml"
-SMALL = ["network.width=16", "network.layers=3", "train.steps=20", "train.batch_size=16", "eval.samples=70"]
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Path:
-    folder = RunFolder.create(tmp_path_factory.mktemp("runs") / "mine", load(TOY, SMALL), {"created": 1.0})
-    session.run(folder, Ranks(), StopFlag(), job_id="test")
-    return folder.path
+from cld_core.run.atomic import read_json, write_json
+from cld_core.shards import open_work
 
 
 @pytest.fixture
-def run(trained, tmp_path) -> RunFolder:
-    """A copy that a test may spoil."""
-    import shutil
-
-    shutil.copytree(trained, tmp_path / "mine")
-    return RunFolder(tmp_path / "mine")
+def run(toy) -> RunFolder:
+    return toy
 
 
-def request(run: RunFolder, *overrides: str, shards: int = 1) -> EvalRequest:
-    recipe = load(run.recipe_file, overrides)
-    return EvalRequest.of(recipe, ("elbo",), 20, shards)
+@pytest.fixture
+def asked(monkeypatch) -> list[tuple[int, int]]:
+    """The ranges that likelihood bounds are computed of."""
+    ranges, compute = [], ElboRows.compute
+    monkeypatch.setattr(
+        ElboRows, "compute", lambda self, first, last: ranges.append((first, last)) or compute(self, first, last)
+    )
+    return ranges
 
 
-def report(run: RunFolder, name: str) -> dict:
-    return read_json(run.evals / name / "report.json")
+def evaluation(run: RunFolder, *overrides: str, shards: int = 1, metrics=("elbo",)) -> Evaluation:
+    request = EvalRequest.of(load(run.recipe_file, overrides), metrics, 20, shards)
+    return Evaluation(request.save(run))
+
+
+def computed(run: RunFolder, *overrides: str, shards: int = 1, metrics=("elbo",)) -> Evaluation:
+    work = evaluation(run, *overrides, shards=shards, metrics=metrics)
+    assert work.compute(Ranks())
+    return work
+
+
+def bounds(work: Evaluation) -> np.ndarray:
+    return gather(work)["elbo"]["elbo"]
 
 
 def test_shards_and_batches_do_not_change_the_numbers(run):
-    found = []
+    results = []
     for shards, batch in ((1, 2048), (3, 2048), (8, 7)):
-        name = request(run, f"eval.batch_size={batch}", shards=shards).save(run)
-        assert shard.compute(run, name, Ranks())
-        arrays, _ = merge.gather(run.evals / name, EvalRequest.load(run.evals / name))
-        found.append((arrays["elbo"], report(run, name)["elbo"]))
-        for file in sorted((run.evals / name).rglob("*"), reverse=True):
-            file.unlink() if file.is_file() else file.rmdir()
-        (run.evals / name).rmdir()
-    for arrays, elbo in found[1:]:
-        np.testing.assert_allclose(arrays["elbo"], found[0][0]["elbo"], rtol=1e-5, atol=1e-5)
-        assert elbo["nll"] == pytest.approx(found[0][1]["nll"], rel=1e-6)
+        work = computed(run, f"eval.batch_size={batch}", shards=shards)
+        results.append((bounds(work), work.report["elbo"]))
+        shutil.rmtree(work.folder)
+    for arrays, elbo in results[1:]:
+        np.testing.assert_allclose(arrays, results[0][0], rtol=1e-5, atol=1e-5)
+        assert elbo["nll"] == pytest.approx(results[0][1]["nll"], rel=1e-6)
         assert elbo["n"] == 70
 
 
-def test_rows_of_another_evaluation_are_not_computed_again(run, monkeypatch, capsys):
-    """More metrics, more data, another number of shards: what is computed is only what nobody has."""
-    shard.compute(run, first := request(run, shards=2).save(run), Ranks())
-    before = report(run, first)["elbo"]
-    computed, kind = [], work.WORK["elbo"]
+def test_rows_of_another_evaluation_are_not_computed_again(run, asked, capsys):
+    """More metrics, more examples, another number of shards: only what no evaluation has is computed."""
+    first = computed(run, shards=2)
+    asked.clear()
+    both = computed(run, shards=3, metrics=("elbo", "loss"))
+    assert asked == []
+    assert both.report["elbo"] == first.report["elbo"]
+    assert both.report["loss"]["n"] == 70
+    assert f"shard 0 of 3: elbo 23/23, taken from {first.name}" in capsys.readouterr().out
 
-    def counted(model, request, first, last):
-        computed.append((first, last))
-        return kind.compute(model, request, first, last)
+    more = computed(run, "eval.samples=90")
+    assert asked == [(70, 90)]
+    assert more.report["elbo"]["n"] == 90
+    np.testing.assert_array_equal(bounds(more)[:70], bounds(first))
 
-    monkeypatch.setitem(work.WORK, "elbo", dataclasses.replace(kind, compute=counted))
-    both = EvalRequest.of(load(run.recipe_file), ("elbo", "loss"), 20, 3).save(run)
-    shard.compute(run, both, Ranks())
-    assert computed == []
-    assert report(run, both)["elbo"] == before
-    assert report(run, both)["loss"]["n"] == 70
-    assert f"shard 0 of 3: elbo 23/23, taken from {first}" in capsys.readouterr().out
-
-    more = request(run, "eval.samples=90", shards=1).save(run)
-    shard.compute(run, more, Ranks())
-    assert computed == [(70, 90)]
-    assert report(run, more)["elbo"]["n"] == 90
-    np.testing.assert_array_equal(_bounds(run, more)[:70], _bounds(run, first))
-
-    shard.compute(run, request(run, "eval.elbo.velocities=2").save(run), Ranks())
-    assert computed[1:] == [(0, 70)], "with other settings nothing is the same"
-
-
-def _bounds(run, name):
-    return merge.gather(run.evals / name, EvalRequest.load(run.evals / name))[0]["elbo"]["elbo"]
+    computed(run, "eval.elbo.velocities=2")
+    assert asked[1:] == [(0, 70)], "with other settings nothing is the same"
 
 
 def test_rows_of_another_checkpoint_or_a_damaged_shard_are_not_taken(run, capsys):
-    shard.compute(run, first := request(run, shards=2).save(run), Ranks())
-    state = run.evals / first / "shards" / "00000.json"
+    first = computed(run, shards=2)
+    state = first.shards / "00000.json"
     state.write_text(json.dumps({**read_json(state), "checkpoint": "another"}))
-    (run.evals / first / "shards" / "00001-elbo.npz").write_bytes(b"damaged")
-    shard.compute(run, EvalRequest.of(load(run.recipe_file), ("elbo", "loss"), 20, 2).save(run), Ranks())
+    (first.shards / "00001-elbo.npz").write_bytes(b"damaged")
+    computed(run, shards=2, metrics=("elbo", "loss"))
     assert "taken from" not in capsys.readouterr().out
 
 
-def test_of_a_single_datum_there_is_no_standard_error(run):
-    name = EvalRequest.of(load(run.recipe_file, ["eval.points=1"]), ("elbo", "loss"), 20, 1).save(run)
-    shard.compute(run, name, Ranks())
-    found = json.loads((run.evals / name / "report.json").read_text(), parse_constant=pytest.fail)
-    assert (found["elbo"]["n"], found["elbo"]["stderr"], found["elbo"]["gap_stderr"]) == (1, None, None)
-    assert found["loss"]["stderr"] is None
+def test_shards_of_a_replaced_checkpoint_are_missing(run):
+    work = computed(run, shards=3)
+    assert (work.missing(), work.is_done, work.to_start(), work.rows_done()) == ([], True, [], (70, 70))
+    sidecar = run.checkpoint_file(20).with_suffix(".json")
+    write_json(sidecar, {**read_json(sidecar), "sha256": "other"})
+    assert (work.missing(), work.is_done, work.to_start(), work.rows_done()) == ([0, 1, 2], False, [0, 1, 2], (0, 70))
+    sidecar.unlink()
+    assert work.is_done, "a checkpoint that was cleared away leaves its numbers valid"
+    assert work.missing() == []
+
+
+@pytest.mark.parametrize("damage", ["lost", "short"])
+def test_a_lost_or_short_file_of_a_later_shard_is_computed_again(run, damage):
+    """One task is started for each missing shard, as on Slurm."""
+    work = computed(run, shards=3)
+    before = work.report["elbo"]
+    (work.folder / "report.json").unlink()
+    file = work.shards / "00001-elbo.npz"
+    file.unlink() if damage == "lost" else file.write_bytes(file.read_bytes()[:100])
+    work = open_work(work.folder)
+    assert (work.missing(), work.to_start()) == ([1], [1])
+    for shard in work.to_start():
+        assert work.compute(Ranks(), only=[shard])
+    assert (work.missing(), work.report["elbo"]) == ([], before)
+
+
+def test_a_single_example_has_no_standard_error(run):
+    work = computed(run, "eval.points=1", metrics=("elbo", "loss"))
+    report = json.loads((work.folder / "report.json").read_text(), parse_constant=pytest.fail)
+    assert (report["elbo"]["n"], report["elbo"]["stderr"], report["elbo"]["gap_stderr"]) == (1, None, None)
+    assert report["loss"]["stderr"] is None
 
 
 def test_the_report_says_what_it_promises(run):
-    name = request(run, "eval.elbo.velocities=3").save(run)
-    shard.compute(run, name, Ranks())
-    found = report(run, name)
-    elbo = found["elbo"]
-    assert found["checkpoint_step"] == 20
+    work = computed(run, "eval.elbo.velocities=3")
+    elbo = work.report["elbo"]
+    assert work.report["checkpoint_step"] == 20
     assert elbo["stderr"] > 0
     assert elbo["nfe_mean"] > 10
     assert elbo["true_entropy"] == pytest.approx(-1.40265, abs=1e-4)
     assert elbo["gap"] > 0
     source = Model.from_run(run.path).source
     truth = source.density.log_density(source.test_data(0, 0, elbo["n"])).mean()
-    assert elbo["gap"] == pytest.approx(elbo["nll"] + float(truth), abs=1e-9), "the same data on both sides"
+    assert elbo["gap"] == pytest.approx(elbo["nll"] + float(truth), abs=1e-9), "the same examples on both sides"
     assert elbo["nll_importance"] <= elbo["nll"]
-    assert (run.evals / name / "samples.png").stat().st_size > 1000
+    assert (work.folder / "samples.png").stat().st_size > 1000
 
 
-def test_two_ranks_share_the_work_and_one_merges(run):
-    name = request(run, shards=4).save(run)
-    assert shard.compute(run, name, Ranks(0, 2))
-    assert report(run, name) is None
-    assert [shard.is_complete(run.evals / name, EvalRequest.load(run.evals / name), k) for k in range(4)] == [
-        True,
-        False,
-        True,
-        False,
-    ]
-    assert shard.compute(run, name, Ranks(1, 2))
-    assert report(run, name)["elbo"]["n"] == 70
-
-
-def test_an_interrupted_shard_goes_on_at_its_next_batch(run, monkeypatch):
-    name = request(run, "eval.batch_size=16").save(run)
-    asked: list[tuple[int, int]] = []
-    elbo = work.WORK["elbo"]
-
-    def counted(model, what, first, last):
-        asked.append((first, last))
-        return elbo.compute(model, what, first, last)
-
-    monkeypatch.setitem(work.WORK, "elbo", dataclasses.replace(elbo, compute=counted))
-    assert not shard.compute(run, name, Ranks(), should_stop=lambda: len(asked) >= 2)
-    assert request(run, "eval.batch_size=24").save(run) == name, "fewer or more at once is the same evaluation"
-    assert shard.compute(run, name, Ranks())
+def test_an_interrupted_shard_resumes_at_its_next_batch(run, asked):
+    work = evaluation(run, "eval.batch_size=16")
+    assert not work.compute(Ranks(), should_stop=lambda: len(asked) >= 2)
+    again = evaluation(run, "eval.batch_size=24")
+    assert again.folder == work.folder, "another batch size is the same evaluation"
+    assert again.compute(Ranks())
     assert asked == [(0, 16), (16, 32), (32, 56), (56, 70)]
-    before = report(run, name)
-    assert shard.compute(run, name, Ranks())
-    assert report(run, name) == before, "nothing is left to do"
-
-
-def test_gaps_overlaps_and_strangers_are_refused_in_words(run):
-    name = request(run, shards=3).save(run)
-    path = run.evals / name
-    shard.compute(run, name, Ranks())
-    state = shard_files.state_file(path / "shards", 1)
-    content = json.loads(state.read_text())
-    elbo = content["work"]["elbo"]
-    for change, words in (
-        ({"work": {"elbo": {**elbo, "first": 24}}}, "a gap between 23 and 24"),
-        ({"work": {"elbo": {**elbo, "first": 22}}}, "an overlap between 22 and 23"),
-        ({"work": {"elbo": {**elbo, "done": 3}}}, "26 to 46 of the elbo are missing"),
-        ({"checkpoint": "other"}, "different checkpoints"),
-        ({"request": "elbo-00000020-12345678"}, "another request, elbo-00000020-12345678"),
-    ):
-        state.write_text(json.dumps({**content, **change}))
-        with pytest.raises(merge.MergeError, match=words):
-            merge.gather(path, EvalRequest.load(path))
-    state.unlink()
-    with pytest.raises(merge.MergeError, match="a gap between 23 and 46"):
-        merge.gather(path, EvalRequest.load(path))
+    before = again.report
+    assert again.compute(Ranks())
+    assert again.report == before, "nothing is left to do"
 
 
 def test_the_name_is_made_of_what_the_numbers_depend_on(run):
-    name = request(run).id
+    name = evaluation(run).name
     assert name.startswith("elbo-00000020-")
-    assert request(run, shards=5).id == request(run, "eval.batch_size=3").id == name
-    assert len({name, request(run, "eval.seed=1").id, request(run, "eval.elbo.probes=2").id}) == 3
+    assert evaluation(run, shards=5).name == evaluation(run, "eval.batch_size=3").name == name
+    assert len({name, evaluation(run, "eval.seed=1").name, evaluation(run, "eval.elbo.probes=2").name}) == 3
 
 
-def test_what_is_not_there(run):
+def test_a_request_is_read_back_as_it_was_asked(run):
+    recipe = load(run.recipe_file, ["sampling.method=sscs", "sampling.sscs_order=2", "eval.elbo.probe=gaussian"])
+    request = EvalRequest.of(recipe, ("elbo", "loss"), 20)
+    assert EvalRequest.load(request.save(run)) == request
+    assert request.retries == recipe.train.max_retries
     with pytest.raises(NotFoundError, match="no evaluation here"):
         EvalRequest.load(run.evals / "none")
-    with pytest.raises(UsageError, match=r"'elb' is no metric.*'elbo'"):
-        parse_metrics("elb")
+    write_json(run.evals / request.id / "request.json", {"id": request.id, "sampling": {"method": "sscs"}})
+    with pytest.raises(NotFoundError, match="made by another version"):
+        EvalRequest.load(run.evals / request.id)

@@ -1,6 +1,5 @@
-"""FID and its kin: equal to torch-fidelity's, however they are cut."""
+"""FID and similar metrics: equal to torch-fidelity's, however they are divided."""
 
-import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -11,15 +10,22 @@ import torch
 from PIL import Image
 
 from cld_core.data.images import open_images, to_pixels
+from cld_core.digests import digest_of
 from cld_core.errors import UsageError
-from cld_core.evaluation import extractors, inputs, merge, pictures, shard, statistics, training_set, work
-from cld_core.evaluation.features import frechet
+from cld_core.evaluation import extractors, pictures, statistics
+from cld_core.evaluation.computing import gather
+from cld_core.evaluation.evaluation import Evaluation
+from cld_core.evaluation.metrics.fid import frechet
 from cld_core.evaluation.moments import Moments
-from cld_core.evaluation.stats_request import StatsRequest
+from cld_core.evaluation.rows.features import FeatureRows
+from cld_core.evaluation.rows.loss import LossRows
+from cld_core.evaluation.training_features import StatsComputation
+from cld_core.evaluation.training_set import Statistics, StatsRequest
 from cld_core.model import Model
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
-from cld_core.run.atomic import read_json
+from cld_core.shards import open_work
+from cld_core.shards.merging import MergeError
 from tests.support.extractor import inception_weights
 from tests.support.images import make_images
 
@@ -71,7 +77,7 @@ def test_all_numbers_are_those_of_torch_fidelity_on_the_same_pictures(run, tmp_p
         assert found["prc"][name] == pytest.approx(expected[name])
     fid = found["fid"]
     assert (fid["samples"], fid["nfe_mean"], fid["quantisation"], fid["layer"]) == (8, 3.0, "round", "192")
-    assert fid["weights"] == {"file": str(weights), "sha256": inputs.digest_of(weights), "published": False}
+    assert fid["weights"] == {"file": str(weights), "sha256": digest_of(weights), "published": False}
     assert (fid["stats"]["file"], fid["stats"]["images"]) == (str(stats), data.n)
 
 
@@ -85,7 +91,7 @@ def test_shards_and_batches_change_rounding_only(run):
         for batch in (7, 64):
             both = request(run, f"eval.batch_size={batch}", shards=shards)
             report = evaluated(run, f"eval.batch_size={batch}", shards=shards)
-            arrays, _ = merge.gather(run.evals / both.id, both)
+            arrays = gather(Evaluation(run.evals / both.id))
             found.append((arrays["features"]["features"], report["fid"]["value"], report["kid"]["value"]))
             shutil.rmtree(run.evals)
             run.evals.mkdir()
@@ -102,40 +108,31 @@ def test_shards_and_batches_change_rounding_only(run):
         assert kid_value == pytest.approx(kid["kernel_inception_distance_mean"], rel=1e-6)
 
 
-def test_an_interrupted_shard_goes_on_at_its_next_batch(run, monkeypatch):
-    name = request(run, "eval.batch_size=16").save(run)
+def test_an_interrupted_shard_resumes_at_its_next_batch(run, monkeypatch):
+    work = Evaluation(request(run, "eval.batch_size=16").save(run))
     asked: list[tuple[int, int]] = []
-    features = work.WORK["features"]
-
-    def counted(model, what, first, last):
-        asked.append((first, last))
-        return features.compute(model, what, first, last)
-
-    monkeypatch.setitem(work.WORK, "features", dataclasses.replace(features, compute=counted))
-    assert not shard.compute(run, name, Ranks(), should_stop=lambda: len(asked) >= 2)
-    rows = run.evals / name / "shards" / "00000-features.rows"
-    # A batch that was under way when the process was killed left a part behind.
-    whole = rows.read_bytes()
-    rows.write_bytes(whole + b"torn")
-    assert shard.compute(run, name, Ranks())
+    compute = FeatureRows.compute
+    monkeypatch.setattr(
+        FeatureRows, "compute", lambda self, first, last: asked.append((first, last)) or compute(self, first, last)
+    )
+    assert not work.compute(Ranks(), should_stop=lambda: len(asked) >= 2)
+    assert work.compute(Ranks())
     assert asked == [(0, 16), (16, 32), (32, 40)]
-    assert not rows.exists()
-    undisturbed = read_json(run.evals / name / "report.json")
-    (run.evals / name / "report.json").unlink()
-    # Damage on the disk is found out, and computed again.
-    sealed = run.evals / name / "shards" / "00000-features.npz"
+    undisturbed = work.report
+    (work.folder / "report.json").unlink()
+    # Damage on the disk is noticed, and computed again.
+    sealed = work.shards / "00000-features.npz"
     content = bytearray(sealed.read_bytes())
     content[len(content) // 2] ^= 1
     sealed.write_bytes(content)
-    with pytest.raises(merge.MergeError, match=r"shard 0 is damaged.*again"):
-        shard.compute(run, name, Ranks())
-    assert shard.compute(run, name, Ranks())
-    again = read_json(run.evals / name / "report.json")
-    assert (again["fid"], again["kid"]) == (undisturbed["fid"], undisturbed["kid"])
+    with pytest.raises(MergeError, match=r"shard 0 is damaged.*again"):
+        work.compute(Ranks())
+    assert work.compute(Ranks())
+    assert (work.report["fid"], work.report["kid"]) == (undisturbed["fid"], undisturbed["kid"])
 
 
-def test_moments_of_another_evaluation_are_taken_and_a_shard_may_lack_a_kind_of_work(run, monkeypatch):
-    """The likelihood of three images, cut into five shards as the samples are."""
+def test_moments_of_another_evaluation_are_taken_and_a_shard_may_lack_a_kind_of_rows(run, monkeypatch):
+    """The loss of three images, divided into five shards like the samples."""
     before = evaluated(run, metrics=("fid",), shards=5)["fid"]
     monkeypatch.setattr(Model, "draw", None)
     monkeypatch.setattr(pictures, "samples", lambda *args, **more: None)
@@ -147,22 +144,30 @@ def test_moments_of_another_evaluation_are_taken_and_a_shard_may_lack_a_kind_of_
 def test_statistics_of_a_training_set_in_pieces(trained, tmp_path, monkeypatch):
     recipe = trained.recipe()
     data = open_images(recipe.data.path, "train", cache="disk")
-    made = StatsRequest.of(recipe, tmp_path / "s.npz", features=True, shards=4).save()
-    seen = []
-    rows = training_set._rows
-    monkeypatch.setattr(training_set, "_rows", lambda *given: seen.append(given[3:]) or rows(*given))
-    assert not training_set.compute(made.folder, Ranks(), lambda: len(seen) >= 2)
-    assert made.missing() == [2, 3]
-    assert training_set.compute(made.folder, Ranks(0, 2))
-    assert training_set.compute(made.folder, Ranks(1, 2))
-    assert seen == [(0, 5), (5, 10), (10, 15), (15, 20)]
-    assert made.is_done
-    found = statistics.read(Path(made.output), features=True)
-    features = extractors.load(made.extractor, made.files, "cpu")(data.batch(torch.arange(data.n)))["features"]
-    np.testing.assert_allclose(found.features, features, rtol=1e-6)
-    np.testing.assert_allclose(found.mu, features.astype(float).mean(0), rtol=1e-12)
-    np.testing.assert_allclose(found.sigma, np.cov(features.astype(float), rowvar=False), rtol=1e-10)
-    assert (found.images, statistics.outline(Path(made.output)).about["data"]) == (20, made.fingerprint)
+    folder = StatsRequest.of(recipe, tmp_path / "s.npz", features=True, shards=4).save()
+    work = open_work(folder)
+    assert isinstance(work, Statistics)
+    assert (work.name, work.request) == ("s.npz", StatsRequest.of(recipe, tmp_path / "s.npz", features=True, shards=4))
+    seen, rows = [], StatsComputation.rows
+    monkeypatch.setattr(StatsComputation, "rows", lambda self, *given: seen.append(given[1:]) or rows(self, *given))
+    assert not work.compute(Ranks(), lambda: len(seen) >= 2)
+    assert (work.missing(), work.rows_done()) == ([2, 3], (10, 20))
+    assert work.compute(Ranks(rank=0, world_size=2))
+    (work.shards / "00000-features.npz").unlink()
+    assert work.missing() == [0, 3]
+    assert work.compute(Ranks(rank=1, world_size=2))
+    assert work.to_start() == [0]
+    assert work.compute(Ranks(), only=[0])
+    assert seen == [(0, 5), (5, 10), (10, 15), (15, 20), (0, 5)]
+    assert (work.is_done, work.to_start(), work.rows_done()) == (True, [], (20, 20))
+    made = statistics.read(Path(work.request.output), features=True)
+    extractor = extractors.load(work.request.extraction, work.request.files, "cpu")
+    features = extractor(data.batch(torch.arange(data.n)))["features"]
+    np.testing.assert_allclose(made.features, features, rtol=1e-6)
+    np.testing.assert_allclose(made.mu, features.astype(float).mean(0), rtol=1e-12)
+    np.testing.assert_allclose(made.sigma, np.cov(features.astype(float), rowvar=False), rtol=1e-10)
+    about = statistics.outline(Path(work.request.output)).about
+    assert (made.images, about["data"]) == (20, work.request.data_fingerprint)
 
 
 def test_statistics_in_both_published_layouts(run, tmp_path):
@@ -191,12 +196,12 @@ def test_moments_merge_exactly():
     assert frechet(merged, shifted) == pytest.approx(6.0, rel=1e-9), "equal covariances: the squared distance of means"
 
 
-def test_the_test_loss_is_the_training_objective_keyed_by_datum(run):
+def test_the_test_loss_is_the_training_objective_keyed_by_example(run):
     found = evaluated(run, metrics=("loss",), shards=3)["loss"]
     assert (found["n"], found["weighting"]) == (10, "reweightedv2")
     model = Model.from_run(run.path)
     many = request(run, "eval.loss.draws=100", metrics=("loss",))
-    losses = work.WORK["loss"].compute(model, many, 0, 10)["loss"]
+    losses = LossRows(model, many).compute(0, 10)["loss"]
     from cld_core import seeds
     from cld_core.loss import ScoreMatching
 
@@ -207,6 +212,6 @@ def test_the_test_loss_is_the_training_objective_keyed_by_datum(run):
         trained_on = objective.per_sample(model.score, x, drawn).double()
     stderr = float(trained_on.std()) / len(x) ** 0.5
     assert abs(losses.mean() - float(trained_on.mean())) < 4 * 2**0.5 * stderr
-    part = work.WORK["loss"].compute(model, many, 3, 7)["loss"]
+    part = LossRows(model, many).compute(3, 7)["loss"]
     np.testing.assert_allclose(part, losses[3:7], rtol=1e-5)
     assert json.loads(json.dumps(found)) == found

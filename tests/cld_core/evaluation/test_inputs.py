@@ -1,15 +1,17 @@
-"""What an evaluation is named by, and what is refused before anything is drawn, or where it vanishes on the way."""
+"""What the name of an evaluation depends on, and what is refused: at once, or when it vanishes meanwhile."""
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from cld_core.digests import digest_of
 from cld_core.errors import CldError, DataError, NotFoundError, UsageError
-from cld_core.evaluation import extractors, inputs, shard, statistics, work
+from cld_core.evaluation import extractors, inception, statistics
+from cld_core.evaluation.evaluation import Evaluation
 from cld_core.evaluation.request import EvalRequest
+from cld_core.evaluation.rows.loss import LossRows
 from cld_core.ranks import Ranks
 from cld_core.recipe import load
 from cld_core.run import RunFolder
@@ -44,7 +46,7 @@ def test_what_is_missing_or_wrong_is_said_before_anything_starts(run, tmp_path, 
     (tmp_path / "text.pth").write_text("not found")
     for name in ("wrong", "text"):
         weights = f"eval.fid.weights={tmp_path / name}.pth"
-        refused(run, "these are no weights of inception-v3-compat .*https://", *inception, weights)
+        refused(run, "these are not weights of inception-v3-compat .*https://", *inception, weights)
     refused(run, "'tinny', but torch-fidelity has clip.*inception-v3-compat.*tiny", "eval.fid.extractor=tinny")
     refused(run, "layer' is 'most', but tiny has all, some", "eval.fid.layer=most")
     refused(run, "vgg16 needs weights", "eval.fid.extractor=vgg16")
@@ -56,12 +58,11 @@ def test_what_is_missing_or_wrong_is_said_before_anything_starts(run, tmp_path, 
     refused(run, r"neither mu and sigma nor pool_3, but mu \(12,\)", f"eval.fid.stats={tmp_path / 'odd.npz'}")
     np.savez(tmp_path / "nan.npz", mu=np.full(12, np.nan), sigma=np.eye(12))
     refused(run, "statistics that are not finite", f"eval.fid.stats={tmp_path / 'nan.npz'}")
-    refused(run, "no .npz file of statistics", f"eval.fid.stats={tmp_path / 'text.pth'}")
-    refused(run, "'sampling.solver' torchdiffeq makes", "sampling.method=ode", "sampling.solver=torchdiffeq")
+    refused(run, "not an .npz file of statistics", f"eval.fid.stats={tmp_path / 'text.pth'}")
     refused(run, "subset_size' is 30, too many for 20 features", "eval.kid.subset_size=30", metrics=("kid",))
     refused(run, "splits' is 50, too many for 40 samples", "eval.isc.splits=50", metrics=("isc",))
     refused(run, "'eval.points' is 41, but .* has 40 test images", "eval.points=41", metrics=("loss",))
-    with pytest.raises(UsageError, match=r"--fid compares images, but data\.name=diamond are vectors"):
+    with pytest.raises(UsageError, match=r"--fid compares images, but .*data\.name=diamond are vectors"):
         EvalRequest.of(load(RECIPES / "toy_diamond.yaml"), ("fid", "elbo"), 1)
 
 
@@ -69,9 +70,9 @@ def test_weights_are_fetched_and_held_against_their_hash(tmp_path):
     (tmp_path / "there").write_bytes(b"weights")
     source, kept = (tmp_path / "there").as_uri(), tmp_path / "hub" / "kept.pth"
     with pytest.raises(UsageError, match=f"cannot be downloaded.*Put the file at {kept} by hand"):
-        extractors.download(source, kept, inputs.PUBLISHED_SHA256)
+        extractors.download(source, kept, inception.PUBLISHED_SHA256)
     assert not kept.exists()
-    extractors.download(source, kept, inputs.digest_of(tmp_path / "there")[:8])
+    extractors.download(source, kept, digest_of(tmp_path / "there")[:8])
     assert kept.read_bytes() == b"weights"
 
 
@@ -80,37 +81,41 @@ def test_no_test_set(run, tmp_path):
     refused(run, "no validation images.*data prepare", f"data.path={data}", metrics=("elbo",), error=DataError)
 
 
-def test_what_vanishes_or_changes_in_the_middle_is_told(run, tmp_path):
-    plugin = tmp_path / "own"
-    plugin.mkdir()
+def test_isc_needs_no_statistics(run):
+    asked = request(run, "eval.fid.stats=null", metrics=("isc",))
+    assert (asked.fid.stats, asked.files["stats"]) == (None, None)
+    assert EvalRequest.load(asked.save(run)) == asked
+
+
+def test_what_vanishes_or_changes_meanwhile_is_reported(run, tmp_path):
     stats = tmp_path / "stats.npz"
     theirs = statistics.read(Path(str(request(run).files["stats"])))
     np.savez(stats, mu=theirs.mu, sigma=theirs.sigma)
-    name = request(run, f"eval.fid.stats={stats}", metrics=("fid",), shards=2).save(run)
-    assert shard.compute(run, name, Ranks(), only=0)
+    work = Evaluation(request(run, f"eval.fid.stats={stats}", metrics=("fid",), shards=2).save(run))
+    assert work.compute(Ranks(), only=[0])
     np.savez(stats, mu=theirs.mu + 1, sigma=theirs.sigma)
     with pytest.raises(UsageError, match="other statistics than when the evaluation was asked for"):
-        shard.compute(run, name, Ranks(), only=1)
+        work.compute(Ranks(), only=[1])
     stats.unlink()
     with pytest.raises(UsageError, match="statistics are gone"):
-        shard.compute(run, name, Ranks(), only=1)
+        work.compute(Ranks(), only=[1])
     for file in run.checkpoints.iterdir():
         file.unlink()
     with pytest.raises(NotFoundError, match="no checkpoint of step 2"):
-        shard.compute(run, name, Ranks(), only=1)
-    assert len(list((run.evals / name / "shards").glob("*.json"))) == 1, "what was computed is kept"
+        work.compute(Ranks(), only=[1])
+    assert work.missing() == [1], "what was computed is kept"
 
 
-def test_a_checkpoint_that_vanishes_between_two_shards_is_told(run, monkeypatch):
-    name = request(run, metrics=("loss",), shards=3).save(run)
-    loss = work.WORK["loss"]
+def test_a_checkpoint_that_vanishes_between_two_shards_is_reported(run, monkeypatch):
+    work = Evaluation(request(run, metrics=("loss",), shards=3).save(run))
+    compute = LossRows.compute
 
-    def vanishing(model, what, first, last):
+    def vanishing(self, first, last):
         for file in run.checkpoints.iterdir():
             file.unlink()
-        return loss.compute(model, what, first, last)
+        return compute(self, first, last)
 
-    monkeypatch.setitem(work.WORK, "loss", dataclasses.replace(loss, compute=vanishing))
+    monkeypatch.setattr(LossRows, "compute", vanishing)
     with pytest.raises(NotFoundError, match="no checkpoint of step 2 any more"):
-        shard.compute(run, name, Ranks())
-    assert len(list((run.evals / name / "shards").glob("*.json"))) == 1, "what was computed is kept"
+        work.compute(Ranks())
+    assert work.missing() == [1, 2], "what was computed is kept"

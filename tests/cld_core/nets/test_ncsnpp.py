@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from cld_core.errors import RecipeError
 from cld_core.nets.layers import Attention, FourierEmbedding, positional_embedding
 from cld_core.nets.ncsnpp import Ncsnpp
-from cld_core.recipe.ncsnpp_spec import NcsnppSpec
+from cld_core.recipe.ncsnpp import NcsnppSpec
 from tests.support.paths import FIXTURES
 
 PARITY = FIXTURES / "parity"

@@ -1,4 +1,4 @@
-"""One writer a run folder."""
+"""One writer per run folder."""
 
 import os
 import subprocess
@@ -70,10 +70,18 @@ def test_an_owner_elsewhere_that_shows_life_is_left_alone(folder):
         Lease.acquire(folder, job_id="2", stale_after_s=5.0)
 
 
-def test_the_same_job_started_anew_takes_over_from_its_former_self(folder):
+def test_a_job_that_was_started_again_takes_over_from_its_former_process_at_once(folder, monkeypatch):
+    def waiting(seconds):
+        raise AssertionError("it watches its former process")
+
+    monkeypatch.setattr(leases.time, "sleep", waiting)
     foreign(folder, restart=3)
-    lease = Lease.acquire(folder, job_id="77", restart=4, stale_after_s=30)
+    lease = Lease.acquire(folder, job_id="77", restart=4)
+    assert (lease.number, newest(folder)) == (2, (2, lease.owner))
     lease.release()
+    foreign(folder, number=3, restart=4)
+    with pytest.raises(AssertionError, match="watches"):
+        Lease.acquire(folder, job_id="77", restart=4)
 
 
 def test_a_loser_sees_that_it_lost_and_leaves_the_winner_alone(folder):

@@ -8,7 +8,6 @@ import torch
 from scipy.integrate import solve_ivp
 
 from cld_core.analytic import diamond, gaussian
-from cld_core.recipe.sampling_spec import SamplingSpec
 from cld_core.sampling import sample
 from cld_core.sampling.exponential import lagrange, steps
 from cld_core.sampling.grids import linear, power, quadratic
@@ -17,6 +16,7 @@ from cld_core.sde import CLD, VPSDE
 from cld_core.seeds import SampleNoise
 from tests.support import parity
 from tests.support.affine import output_covariance
+from tests.support.sampling import spec_of
 
 CONSTANT, RISING, VP = CLD(), CLD(beta0=0.1, beta1=6.9), VPSDE()
 
@@ -31,7 +31,7 @@ class GivenNoise:
 
 
 def affine_errors(sde, spec, numbers, reference):
-    return [float((output_covariance(sde, SamplingSpec(**spec, nfe=n)) - reference).abs().max()) for n in numbers]
+    return [float((output_covariance(sde, spec_of(**spec, nfe=n)) - reference).abs().max()) for n in numbers]
 
 
 def orders(errors):
@@ -41,7 +41,7 @@ def orders(errors):
 @pytest.fixture(scope="module")
 def flow_ends():
     """Covariances to which the probability flow itself carries the prior."""
-    spec = SamplingSpec(method="ode", rtol=1e-11, atol=1e-12, denoise=False)
+    spec = spec_of("ode", rtol=1e-11, atol=1e-12, denoise=False)
     return {sde: output_covariance(sde, spec) for sde in (CONSTANT, RISING, VP)}
 
 
@@ -84,7 +84,7 @@ def test_the_stochastic_form_ends_in_the_law_of_the_flow(sde, order, measured, w
         "grid_power": 2.0,
         "denoise": False,
     }
-    found = [output_covariance(sde, SamplingSpec(**spec, nfe=n)) for n in (50, 100, 200)]
+    found = [output_covariance(sde, spec_of(**spec, nfe=n)) for n in (50, 100, 200)]
     differences = [float((a - b).abs().max()) for a, b in pairwise(found)]
     assert orders(differences)[0] == pytest.approx(measured, abs=within), differences
     # At eps = 1e-3 the law of the data itself has not been reached: VPSDE is 1e-4 away.
@@ -94,11 +94,11 @@ def test_the_stochastic_form_ends_in_the_law_of_the_flow(sde, order, measured, w
 def test_order_zero_for_vpsde_is_ddim():
     """x' = a'/a x + (sigma' - sigma a'/a) e, e = the predicted noise: the published closed form."""
     score, u = diamond().score(VP), torch.randn(8, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    spec = SamplingSpec(method="exponential", order=0, corrector=False, grid="linear", nfe=12, denoise=False)
+    spec = spec_of("exponential", order=0, corrector=False, grid="linear", nfe=12, denoise=False)
     ours = sample(score, VP, spec, GivenNoise(u), (2,)).x
     for t, t_next in pairwise(linear(12, 1e-3)):
         sigma, sigma_next = VP.variance(t) ** 0.5, VP.variance(t_next) ** 0.5
-        ratio = VP.mean_factor(t_next) / VP.mean_factor(t)
+        ratio = VP.mean(t_next)[0][0] / VP.mean(t)[0][0]
         u = ratio * u + (sigma_next - sigma * ratio) * (-sigma * score(u, t))
     torch.testing.assert_close(ours, u, rtol=1e-10, atol=1e-12)
 
@@ -107,7 +107,7 @@ def test_order_zero_for_vpsde_is_ddim():
 def test_coefficients_solve_the_split_equation(sde):
     """Transition and predictor weights of steps 0 to 2 against an adaptive solution of the equation itself."""
     times = [1.0, 0.5, 0.1, 1e-3]
-    n = 2 if sde.phase_space else 1
+    n = sde.n
     for i, step in enumerate(steps(sde, tuple(times), 2, False, 0.0)):
         points = times[i::-1]
         assert len(step.predictor) == i + 1
@@ -117,12 +117,12 @@ def test_coefficients_solve_the_split_equation(sde):
             basis = lagrange(sde, points, torch.tensor([t], dtype=torch.float64))[:, 0]
             alpha = float(basis @ torch.arange(1.0, len(points) + 1, dtype=torch.float64))
             v = sde.scored(u)
-            return sde.flow(u, -sde.known_precision(t) * v - sde.ell(t) * alpha, t).flatten().numpy()
+            return sde.flow(u, -sde.known_precision(t)[0][0] * v - sde.target(t)[0][0] * alpha, t).flatten().numpy()
 
         span, start = (times[i], times[i + 1]), np.linspace(1.0, 0.5, n)
         expected = solve_ivp(field, span, start, rtol=1e-11, atol=1e-13, method="DOP853").y[:, -1]
         alphas = np.arange(1.0, len(points) + 1)
-        ours = np.array(step.transition) @ start + alphas @ np.array(step.predictor)
+        ours = np.array(step.transition) @ start + alphas @ np.array(step.predictor)[:, :, 0]
         np.testing.assert_allclose(ours, expected, rtol=2e-9, atol=1e-11)
 
 
@@ -142,14 +142,14 @@ def test_quadrature_is_exact_for_a_known_equation():
 @pytest.mark.parametrize("sde", [RISING, VP], ids=["cld", "vpsde"])
 def test_noise_of_a_step_has_the_covariance_of_its_equation(sde):
     """dC/dt = A C + C A^T - eta^2 g^2 e e^T backwards from C = 0, A read off the drift and the split."""
-    n, eta, eye = 2 if sde.phase_space else 1, 0.7, torch.eye(2 if sde.phase_space else 1, dtype=torch.float64)
+    n, eta, eye = sde.n, 0.7, torch.eye(sde.n, dtype=torch.float64)
 
     def field(t, flat):
         a = sde.drift(eye, t).T.numpy().copy()
-        a[-1, -1] += 0.5 * (1 + eta**2) * sde.diffusion2(t) * sde.known_precision(t)
+        a[-1, -1] += 0.5 * (1 + eta**2) * sde.diffusion2(t)[0] * sde.known_precision(t)[0][0]
         c = flat.reshape(n, n)
         change = a @ c + c @ a.T
-        change[-1, -1] -= eta**2 * sde.diffusion2(t)
+        change[-1, -1] -= eta**2 * sde.diffusion2(t)[0]
         return change.flatten()
 
     times = (1.0, 0.6, 0.2)
@@ -178,19 +178,19 @@ def test_power_grid_is_uniform_in_a_root_of_the_clock(sde):
 def test_any_network_converges_to_its_own_flow(name, changes):
     """Mixed or not, HSM or DSM: only the score counts. Untrained networks are rough, hence the many steps."""
     toy = parity.load(name)
-    if changes and not toy.sde.phase_space:
+    if changes and toy.sde.n == 1:
         pytest.skip("VPSDE is trained with DSM already")
     toy.net.double()
     generator = torch.Generator().manual_seed(0)
-    noise = GivenNoise(torch.randn(16, 4 if toy.sde.phase_space else 2, dtype=torch.float64, generator=generator))
+    noise = GivenNoise(torch.randn(16, 2 * toy.sde.n, dtype=torch.float64, generator=generator))
     score = toy.score(**changes)
 
-    def run(**settings):
-        return sample(score, toy.sde, SamplingSpec(eps=0.05, **settings), noise, (2,)).x
+    def run(method, **settings):
+        return sample(score, toy.sde, spec_of(method, eps=0.05, **settings), noise, (2,)).x
 
-    flow = run(method="ode", rtol=1e-8, atol=1e-8)
+    flow = run("ode", rtol=1e-8, atol=1e-8)
     scale = float(flow.abs().max())
-    errors = [float((run(method="exponential", nfe=n) - flow).abs().max()) / scale for n in (50, 200)]
+    errors = [float((run("exponential", nfe=n) - flow).abs().max()) / scale for n in (50, 200)]
     assert errors[1] < 2e-3
     assert errors[1] < errors[0] / 8
 
@@ -198,9 +198,7 @@ def test_any_network_converges_to_its_own_flow(name, changes):
 def test_the_same_noise_gives_the_same_samples_and_eta_others():
     def draw(**settings):
         noise = SampleNoise(3, first=0, last=20)
-        return sample(
-            diamond().score(CONSTANT), CONSTANT, SamplingSpec(method="exponential", nfe=15, **settings), noise, (2,)
-        )
+        return sample(diamond().score(CONSTANT), CONSTANT, spec_of("exponential", nfe=15, **settings), noise, (2,))
 
     assert torch.equal(draw().x, draw().x)
     assert torch.equal(draw(eta=0.5).x, draw(eta=0.5).x)
@@ -218,7 +216,7 @@ def test_evaluations_are_where_the_grid_says(settings, sde):
 
     for denoise in (True, False):
         seen.clear()
-        spec = SamplingSpec(method="exponential", nfe=9, denoise=denoise, **settings)
+        spec = spec_of("exponential", nfe=9, denoise=denoise, **settings)
         out = sample(score, sde, spec, SampleNoise(0, first=0, last=3), (1,))
         assert out.nfe == 9 == len(seen)
         grid = power(8 if denoise else 9, 1e-3, rho=6.0, schedule=sde.schedule)
@@ -230,9 +228,7 @@ def test_twenty_evaluations_reach_the_diamond():
     law = diamond()
     for sde in (CONSTANT, RISING):
         fine, coarse = (
-            sample(
-                law.score(sde), sde, SamplingSpec(method="exponential", nfe=n), SampleNoise(0, first=0, last=1000), (2,)
-            )
+            sample(law.score(sde), sde, spec_of("exponential", nfe=n), SampleNoise(0, first=0, last=1000), (2,))
             for n in (200, 20)
         )
         # The same noise: what differs is the solution's error and not the draw.

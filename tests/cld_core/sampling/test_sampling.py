@@ -5,10 +5,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from torchdiffeq import odeint
 
 from cld_core.analytic import diamond, gaussian
 from cld_core.errors import RecipeError
-from cld_core.recipe.sampling_spec import SamplingSpec
 from cld_core.sampling import sample
 from cld_core.sampling.grids import GRIDS, linear, quadratic
 from cld_core.sampling.noise import BLOCK, stream
@@ -17,6 +17,7 @@ from cld_core.sde import CLD, VPSDE
 from cld_core.seeds import SampleNoise
 from tests.support import parity
 from tests.support.affine import output_covariance
+from tests.support.sampling import spec_of
 
 CONSTANT, RISING = CLD(), CLD(beta0=0.1, beta1=6.9)
 
@@ -25,15 +26,15 @@ CONSTANT, RISING = CLD(), CLD(beta0=0.1, beta1=6.9)
 def test_samplers_agree_with_the_published_ones(name):
     toy = parity.load(name)
     prior = toy.data["prior"].clone()
-    if toy.sde.phase_space:
+    if toy.sde.n == 2:
         toy.sde.scored(prior).mul_(2.0)  # `sample` scales standard normal noise by sqrt(M) = 1/2 itself
     keys = [key.removesuffix("/x") for key in toy.data if key.endswith(("zeronoise/x", "rk45/x"))]
-    assert len(keys) == (5 if toy.sde.phase_space else 3)
+    assert len(keys) == (5 if toy.sde.n == 2 else 3)
     for key in keys:
         method, grid, *_ = key.split("_")
-        spec = SamplingSpec(method=method)
+        spec = spec_of(method)
         if method != "ode":
-            spec = SamplingSpec(method=method, grid=grid, nfe=int(toy.data["n_discrete_steps"]))
+            spec = spec_of(method, grid=grid, nfe=int(toy.data["n_discrete_steps"]))
         ours = sample(toy.score(), toy.sde, spec, parity.InjectedNoise(prior), (2,))
         # Untrained networks throw some samples to 1e4, hence a tolerance relative to the largest.
         tolerance = 1e-3 if method == "ode" else 2e-6
@@ -47,7 +48,7 @@ def test_samplers_agree_with_the_published_ones(name):
 
 
 def std_error(sde, method, nfe, grid="linear"):
-    return float(output_covariance(sde, SamplingSpec(method=method, nfe=nfe, grid=grid))[0, 0].sqrt()) - 0.5
+    return float(output_covariance(sde, spec_of(method, nfe=nfe, grid=grid))[0, 0].sqrt()) - 0.5
 
 
 def test_sscs_has_the_known_errors_on_gaussian_data():
@@ -61,7 +62,7 @@ def test_sscs_has_the_known_errors_on_gaussian_data():
 )
 def test_fixed_steps_converge_with_first_order(sde, method, grid):
     # Without the denoising step and from a small eps, so that the steps' own error is the only one.
-    spec = SamplingSpec(method=method, grid=grid, eps=1e-6, denoise=False)
+    spec = spec_of(method, grid=grid, eps=1e-6, denoise=False)
     errors = [abs(float(output_covariance(sde, replace(spec, nfe=n))[0, 0].sqrt()) - 0.5) for n in (100, 200, 400)]
     orders = [math.log2(coarse / fine) for coarse, fine in pairwise(errors)]
     assert orders == pytest.approx([1.0, 1.0], abs=0.2), errors
@@ -69,7 +70,7 @@ def test_fixed_steps_converge_with_first_order(sde, method, grid):
 
 @pytest.mark.parametrize(("sde", "grid"), [(CONSTANT, "linear"), (RISING, "linear"), (RISING, "quadratic")])
 def test_sscs_of_second_order_converges_with_second_order(sde, grid):
-    spec = SamplingSpec(method="sscs", sscs_order=2, grid=grid, denoise=False)
+    spec = spec_of("sscs", sscs_order=2, grid=grid, denoise=False)
     found = [float(output_covariance(sde, replace(spec, nfe=n))[0, 0].sqrt()) for n in (50, 100, 200, 400)]
     differences = [coarse - fine for coarse, fine in pairwise(found)]
     assert math.log2(differences[1] / differences[2]) == pytest.approx(2.0, abs=0.2), differences
@@ -81,10 +82,10 @@ def test_sscs_of_second_order_converges_with_second_order(sde, grid):
 def test_the_flow_ends_in_the_exact_law(sde):
     errors = []
     for tolerance in (1e-4, 1e-6, 1e-8):
-        spec = SamplingSpec(method="ode", rtol=tolerance, atol=tolerance, eps=1e-6, denoise=False)
+        spec = spec_of("ode", rtol=tolerance, atol=tolerance, eps=1e-6, denoise=False)
         covariance = output_covariance(sde, spec)
         errors.append(abs(float(covariance[0, 0].sqrt()) - 0.5))
-        if sde.phase_space and tolerance == 1e-8:
+        if sde.n == 2 and tolerance == 1e-8:
             assert float(covariance[1, 1]) == pytest.approx(sde.gamma * sde.mass, rel=1e-3)
             assert float(covariance[0, 1]) == pytest.approx(0.0, abs=1e-4)
     # What is left at 1e-8 is the distance of the prior from the law at t = 1.
@@ -114,6 +115,11 @@ def test_the_exact_part_of_sscs_keeps_the_stationary_law():
     torch.testing.assert_close(after, stationary, rtol=1e-13, atol=1e-15)
 
 
+def with_nfe(method, nfe, **keys):
+    """The spec of one of `METHODS` with ``nfe`` evaluations, if the method has a fixed number."""
+    return spec_of(**method, **keys, **({} if method["method"] == "ode" else {"nfe": nfe}))
+
+
 METHODS = [
     {"method": "em"},
     {"method": "sscs"},
@@ -126,7 +132,7 @@ METHODS = [
 
 @pytest.mark.parametrize("method", METHODS, ids=str)
 def test_a_sample_does_not_depend_on_its_batch(method):
-    sde, spec = CONSTANT, SamplingSpec(**method, nfe=20)
+    sde, spec = CONSTANT, with_nfe(method, 20)
     score = diamond().score(sde)
 
     def draw(first, last):
@@ -149,7 +155,7 @@ def test_nfe_counts_every_evaluation_denoising_included(method, denoise):
         calls.append(len(u))
         return exact(u, t)
 
-    spec = SamplingSpec(**method, nfe=30, denoise=denoise)
+    spec = with_nfe(method, 30, denoise=denoise)
     out = sample(score, sde, spec, SampleNoise(0, first=0, last=3), (1,))
     assert sum(calls) == int(out.nfe_each.sum())
     if spec.method != "ode":
@@ -159,7 +165,7 @@ def test_nfe_counts_every_evaluation_denoising_included(method, denoise):
 def test_samples_of_the_diamond_with_the_exact_score():
     law = diamond()
     for sde in (RISING, VPSDE()):
-        out = sample(law.score(sde), sde, SamplingSpec(), SampleNoise(0, first=0, last=600), (2,))
+        out = sample(law.score(sde), sde, spec_of("ode"), SampleNoise(0, first=0, last=600), (2,))
         logp = law.log_density(out.x)
         # The log-density of a narrow Gaussian on the plane has standard deviation 1.
         assert float(logp.mean()) == pytest.approx(-law.entropy(), abs=4 / 600**0.5)
@@ -173,14 +179,14 @@ def test_images_sample_too():
             return torch.zeros(len(u), 3, 4, 4)
 
     for method in METHODS:
-        out = sample(Zero(), CONSTANT, SamplingSpec(**method, nfe=3), SampleNoise(0, first=0, last=2), (3, 4, 4))
+        out = sample(Zero(), CONSTANT, with_nfe(method, 3), SampleNoise(0, first=0, last=2), (3, 4, 4))
         assert out.x.shape == out.v.shape == (2, 3, 4, 4)
 
 
 def test_sscs_needs_a_velocity():
     sde = VPSDE()
     with pytest.raises(RecipeError, match=r"Choose sampling\.method=em, ode or exponential"):
-        sample(gaussian().score(sde), sde, SamplingSpec(method="sscs"), SampleNoise(0, first=0, last=2), (2,))
+        sample(gaussian().score(sde), sde, spec_of("sscs"), SampleNoise(0, first=0, last=2), (2,))
 
 
 @pytest.mark.parametrize("grid", GRIDS.values())
@@ -212,22 +218,18 @@ def test_noise_comes_in_blocks_that_do_not_depend_on_the_batch():
 
 
 @pytest.mark.parametrize("sde", [CONSTANT, RISING, VPSDE()], ids=["constant", "rising", "vpsde"])
-def test_the_library_and_the_solver_of_our_own_agree(sde):
-    """torchdiffeq's dopri5 and the row-wise solver are the same method with other step control."""
-    score = gaussian(std=0.5).score(sde)
-    found = []
-    for solver in ("rows", "torchdiffeq"):
-        noise = SampleNoise(3, "sample", first=0, last=64)
-        drawn = sample(score, sde, SamplingSpec(solver=solver, rtol=1e-7, atol=1e-7), noise, (2,))
-        assert 20 < drawn.nfe < 1000
-        found.append(drawn.x)
-    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+def test_the_flow_agrees_with_torchdiffeq(sde):
+    """Its dopri5 is the same method as ours with other step control."""
+    score, spec = gaussian(std=0.5).score(sde), spec_of("ode", rtol=1e-7, atol=1e-7)
+    ours = sample(score, sde, spec, SampleNoise(3, "sample", first=0, last=64), (2,))
+    assert 20 < ours.nfe < 1000
 
+    def field(t, u):
+        return sde.flow(u.float(), score(u.float(), float(t)), float(t)).double()
 
-def test_torchdiffeq_does_not_step_beyond_the_end_at_loose_tolerances():
-    drawn = []
-    for tol in (1e-2, 1e-5):
-        spec, noise = SamplingSpec(solver="torchdiffeq", rtol=tol, atol=tol), SampleNoise(0, first=0, last=16)
-        drawn.append(sample(diamond().score(CONSTANT), CONSTANT, spec, noise, (2,)))
-    assert drawn[0].nfe < 0.6 * drawn[1].nfe
-    assert float((drawn[0].x - drawn[1].x).abs().median()) < 0.02
+    u = sde.prior(SampleNoise(3, "sample", first=0, last=64).normal((2 * sde.n,))).double()
+    times = torch.tensor([1.0, spec.eps], dtype=torch.float64)
+    options = {"step_t": times[1:]}  # a step beyond eps might leave [0, 1]
+    u = odeint(field, u, times, rtol=1e-7, atol=1e-7, method="dopri5", options=options)[-1].float()
+    theirs = sde.euler_step(u, score(u, spec.eps), spec.eps, spec.eps)
+    torch.testing.assert_close(ours.x, theirs[:, :2], rtol=1e-4, atol=1e-5)

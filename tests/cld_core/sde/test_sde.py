@@ -5,9 +5,11 @@ import pytest
 import torch
 from scipy.linalg import expm
 
-from cld_core import sde as sde_room
-from cld_core.recipe.schema import CldSpec, VpsdeSpec
-from cld_core.sde import CLD, VPSDE, kernel
+from cld_core import sde as diffusions
+from cld_core.recipe.sde import CldSpec, VpsdeSpec
+from cld_core.sde import CLD, VPSDE
+from cld_core.sde import cld_kernel as kernel
+from cld_core.sde.coefficients import apply
 from tests.support import parity
 
 SETTINGS = {
@@ -61,13 +63,10 @@ def test_kernel_agrees_with_the_published_one(published, name):
         theirs = published[f"{name}/noise_multiplier"][mask]
         torch.testing.assert_close(-covariance.ell[mask], theirs, rtol=rtol, atol=0)
 
-    psi = sde.transition(t)
-    x, v = sde.split(u)
-    mean = torch.cat([psi.xx[:, None] * x + psi.xv[:, None] * v, psi.vx[:, None] * x + psi.vv[:, None] * v], dim=1)
-    torch.testing.assert_close(mean, published[f"{name}/mean"], rtol=1e-9, atol=0)
+    torch.testing.assert_close(apply(sde.mean(t), u), published[f"{name}/mean"], rtol=1e-9, atol=0)
     torch.testing.assert_close(sde.drift(u, t), published[f"{name}/drift"], rtol=1e-12, atol=0)
-    torch.testing.assert_close(sde.diffusion2(t).sqrt(), published[f"{name}/diffusion"][:, 2], rtol=1e-12, atol=0)
-    torch.testing.assert_close(0.5 * sde.diffusion2(t), published[f"{name}/loss_multiplier"], rtol=1e-12, atol=0)
+    torch.testing.assert_close(sde.diffusion2(t)[0].sqrt(), published[f"{name}/diffusion"][:, 2], rtol=1e-12, atol=0)
+    torch.testing.assert_close(0.5 * sde.diffusion2(t)[0], published[f"{name}/loss_multiplier"], rtol=1e-12, atol=0)
     prior = published[f"{name}/prior_logp_x"] + published[f"{name}/prior_logp_v"]
     torch.testing.assert_close(sde.prior_logp(u), prior, rtol=1e-9, atol=0)
 
@@ -75,10 +74,10 @@ def test_kernel_agrees_with_the_published_one(published, name):
 def test_vpsde_agrees_with_the_published_one(published):
     # The published VPSDE never adds numerical_eps, whatever its settings say.
     sde, t, x = VPSDE(numerical_eps=0.0), published["t"], published["u"][:, :2]
-    torch.testing.assert_close(sde.mean_factor(t)[:, None] * x, published["vpsde/mean"], rtol=1e-9, atol=0)
+    torch.testing.assert_close(sde.mean(t)[0][0][:, None] * x, published["vpsde/mean"], rtol=1e-9, atol=0)
     torch.testing.assert_close(sde.variance(t), published["vpsde/var"], rtol=1e-9, atol=0)
-    torch.testing.assert_close(-sde.ell(t), published["vpsde/noise_multiplier"], rtol=1e-9, atol=0)
-    torch.testing.assert_close(0.5 * sde.diffusion2(t), published["vpsde/loss_multiplier"], rtol=1e-12, atol=0)
+    torch.testing.assert_close(-sde.target(t)[0][0], published["vpsde/noise_multiplier"], rtol=1e-9, atol=0)
+    torch.testing.assert_close(0.5 * sde.diffusion2(t)[0], published["vpsde/loss_multiplier"], rtol=1e-12, atol=0)
     torch.testing.assert_close(sde.prior_logp(x), published["vpsde/prior_logp_x"], rtol=1e-9, atol=0)
 
 
@@ -92,8 +91,7 @@ def test_kernel_against_the_matrix_exponential_and_the_lyapunov_equation(m_inv, 
     start = np.diag([initial[0], initial[1] * mass])
     # Beyond b = 4 it is Van Loan's exponential that cancels.
     for big_b in np.array([0.02, 0.5, 1.5, 4.0]) / m_inv**0.5:
-        psi = kernel.transition(big_b, m_inv)
-        np.testing.assert_allclose([[psi.xx, psi.xv], [psi.vx, psi.vv]], expm(drift * big_b), rtol=1e-9, atol=1e-13)
+        np.testing.assert_allclose(kernel.transition(big_b, m_inv), expm(drift * big_b), rtol=1e-9, atol=1e-13)
         # Van Loan: the integral of exp(F s) G exp(F s)^T, from one exponential of twice the size.
         block = expm(np.block([[-drift, noise], [np.zeros((2, 2)), drift.T]]) * big_b)
         sigma = block[2:, 2:].T @ block[:2, 2:] + expm(drift * big_b) @ start @ expm(drift * big_b).T
@@ -109,8 +107,7 @@ def test_kernel_against_the_matrix_exponential_and_the_lyapunov_equation(m_inv, 
 
 def test_semigroup():
     def matrix(big_b: float) -> np.ndarray:
-        psi = kernel.transition(big_b, 4.0)
-        return np.array([[psi.xx, psi.xv], [psi.vx, psi.vv]])
+        return np.array(kernel.transition(big_b, 4.0))
 
     for first, second in ((1e-5, 2e-3), (0.1, 0.4), (1.3, 2.2)):
         np.testing.assert_allclose(matrix(first) @ matrix(second), matrix(first + second), rtol=1e-12, atol=1e-15)
@@ -129,10 +126,15 @@ def test_both_branches_of_the_incomplete_gamma_function_agree():
 
 @pytest.mark.parametrize("sde", [CLD(), CLD(beta0=0.1, beta1=6.9), VPSDE()])
 def test_floats_and_tensors_give_the_same_coefficients(sde):
-    times = [1e-5, 0.01, 0.5, 1.0]
-    at_once = sde.score_coefficients(torch.tensor(times, dtype=torch.float64), "hsm")
-    for i, t in enumerate(times):
-        for whole, single in zip(at_once, sde.score_coefficients(t, "hsm"), strict=True):
+    times = torch.tensor([1e-5, 0.01, 0.5, 1.0], dtype=torch.float64)
+
+    def coefficients(t):
+        matrices = (sde.mean(t), sde.factor(t, "dsm"), sde.target(t), *sde.mixed(t, "hsm"))
+        return [entry for matrix in matrices for row in matrix for entry in row]
+
+    at_once = coefficients(times)
+    for i, t in enumerate(times.tolist()):
+        for whole, single in zip(at_once, coefficients(t), strict=True):
             assert float(whole[i]) == pytest.approx(single, rel=1e-13)
 
 
@@ -144,14 +146,14 @@ def test_schedule_is_its_integral():
 
 
 def test_hsm_target_at_the_smallest_time():
-    assert CLD(numerical_eps=1e-9).ell(1e-5) == pytest.approx(11.2, abs=0.05)
+    assert CLD(numerical_eps=1e-9).target(1e-5)[0][0] == pytest.approx(11.2, abs=0.05)
 
 
 def test_build_reads_the_recipe():
-    cld = sde_room.build(CldSpec(beta0=0.1, beta1=6.9, m_inv=1.0, gamma=0.1, numerical_eps=0.0))
+    cld = diffusions.build(CldSpec(beta0=0.1, beta1=6.9, m_inv=1.0, gamma=0.1, numerical_eps=0.0))
     assert isinstance(cld, CLD)
     assert (cld.schedule.beta1, cld.mass, cld.friction, cld.gamma, cld.numerical_eps) == (6.9, 1.0, 2.0, 0.1, 0.0)
-    assert isinstance(sde_room.build(VpsdeSpec()), VPSDE)
+    assert isinstance(diffusions.build(VpsdeSpec()), VPSDE)
 
 
 def test_prior_has_the_mass_as_velocity_variance():

@@ -1,17 +1,18 @@
-"""What a bad gradient does: nothing to the weights, and a bounded number of ways back."""
+"""What a bad gradient does: it changes nothing, and training rolls back a bounded number of times."""
 
 import math
 
 import pytest
 import torch
 
-from cld_core import checkpoint, optim
+from cld_core import optim
+from cld_core.checkpoint.load import load
 from cld_core.errors import NonFiniteError
 from cld_core.ranks import Ranks
-from cld_core.run import attempts_of
+from cld_core.run import RunFolder, events
 from cld_core.stop import StopFlag
 from cld_core.train import session
-from cld_core.train.guard import Guard
+from cld_core.train.gradients import GradientFilter
 from cld_core.train.step import Trainer
 from tests.support.images import clone, make_images, run_folder, tiny_recipe
 from tests.support.tools import same
@@ -40,29 +41,32 @@ def poisoned(monkeypatch, when):
     return tried
 
 
-def test_a_bad_gradient_goes_back_to_the_last_good_checkpoint_with_fresh_noise(data, tmp_path, monkeypatch):
+def rollbacks(run: RunFolder) -> list[events.RolledBack]:
+    return [event for event in run.ledger.events() if isinstance(event, events.RolledBack)]
+
+
+def test_a_bad_gradient_rolls_back_to_the_last_good_checkpoint_with_fresh_noise(data, tmp_path, monkeypatch):
     tried = poisoned(monkeypatch, lambda restart, step: restart == 0 and step == 6)
     run = run_folder(tmp_path, data)
     assert session.run(run, Ranks(), StopFlag(), job_id="test") == session.Ended("finished", 12)
     assert [step for _, step in tried] == [*range(7), *range(4, 12)]
     assert {restart for restart, _ in tried[7:]} == {1_000_000}
-    events = [event for event in run.ledger.events() if event["event"] == "rolled_back"]
-    assert [(event["attempt"], event["to_step"]) for event in events] == [(0, 4)]
-    assert "step 6: not finite or exploding: the gradient's norm is nan" in events[0]["reason"]
-    assert [entry.cause for entry in attempts_of(run.ledger.events())] == ["finished"]
+    assert [(event.attempt, event.to_step) for event in rollbacks(run)] == [(0, 4)]
+    assert "step 6: not finite or exploding: the gradient's norm is nan" in rollbacks(run)[0].reason
+    assert [entry.cause for entry in run.ledger.history().attempts] == ["finished"]
     for step in (8, 12):
-        state = checkpoint.load(run, step)
+        state = load(run, step)
         assert all(bool(torch.isfinite(tensor).all()) for tensor in state["model"].values())
 
 
-def test_going_back_is_bounded_and_a_new_attempt_does_not_count_anew(data, tmp_path, monkeypatch):
+def test_rollbacks_are_bounded_and_a_new_attempt_does_not_count_from_zero(data, tmp_path, monkeypatch):
     tried = poisoned(monkeypatch, lambda _, step: step == 6)
     run = run_folder(tmp_path, data, "train.max_rollbacks=2")
     for attempt in range(2):
-        with pytest.raises(NonFiniteError, match=r"Going back to step 4 2 times.*resume --from"):
+        with pytest.raises(NonFiniteError, match=r"2 rollbacks to step 4, .* did not help.*resume --from"):
             session.run(run, Ranks(), StopFlag(), job_id="test")
-        assert sum(event["event"] == "rolled_back" for event in run.ledger.events()) == 2
-        assert [entry.cause for entry in attempts_of(run.ledger.events())] == ["nonfinite"] * (attempt + 1)
+        assert run.ledger.history().rollbacks() == 2
+        assert [entry.cause for entry in run.ledger.history().attempts] == ["nonfinite"] * (attempt + 1)
     assert [step for _, step in tried] == [*range(7), 4, 5, 6, 4, 5, 6, 4, 5, 6]
     assert len({restart for restart, _ in tried}) == 4
     assert run.checkpoint_steps() == [4]
@@ -73,8 +77,7 @@ def test_progress_earns_new_credit(data, tmp_path, monkeypatch):
     poisoned(monkeypatch, lambda restart, step: (restart // 1_000_000, step) in ((0, 2), (1, 6), (2, 10)))
     run = run_folder(tmp_path, data, "train.max_rollbacks=1")
     assert session.run(run, Ranks(), StopFlag(), job_id="test").cause == "finished"
-    events = [event for event in run.ledger.events() if event["event"] == "rolled_back"]
-    assert [event["to_step"] for event in events] == [0, 4, 8]
+    assert [event.to_step for event in rollbacks(run)] == [0, 4, 8]
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing(data, monkeypatch):
@@ -90,7 +93,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing(data, monkeypatch):
     assert same(before, {**after, "ema": made.ema.state_dict()})
 
 
-def test_the_fused_optimiser_skips_by_itself_and_the_step_need_not_look(data, monkeypatch):
+def test_the_fused_optimiser_skips_on_the_device_and_the_step_need_not_wait(data, monkeypatch):
     """As on a GPU: nothing is read back in the step, and `check` tells afterwards."""
     poisoned(monkeypatch, lambda _, step: step == 1)
     made = Trainer(tiny_recipe(data), Ranks())
@@ -107,7 +110,7 @@ def test_the_fused_optimiser_skips_by_itself_and_the_step_need_not_look(data, mo
         checked(2)
 
 
-def test_an_overflow_under_the_scaler_is_skipped_and_no_harm(data, monkeypatch):
+def test_an_overflow_under_the_scaler_is_skipped_and_harmless(data, monkeypatch):
     poisoned(monkeypatch, lambda _, step: step == 5)
     made = Trainer(tiny_recipe(data, "train.precision=fp16"), Ranks())
     for step in range(5):
@@ -125,19 +128,19 @@ def test_an_overflow_under_the_scaler_is_skipped_and_no_harm(data, monkeypatch):
         made.check(1)
 
 
-def test_the_guard_knows_an_explosion_from_its_running_mean():
-    guard = Guard(10.0, torch.device("cpu"), scaled=False)
+def test_an_explosion_is_known_from_the_running_mean():
+    gradients = GradientFilter(10.0, torch.device("cpu"), scaled=False)
     for _ in range(100):
-        assert not guard.check(torch.tensor(2.0))
-    assert not guard.check(torch.tensor(19.0))
-    assert guard.check(torch.tensor(30.0))
-    assert guard.check(torch.tensor(math.nan))
-    assert guard.check(torch.tensor(math.inf))
-    assert guard.bad() == 3
-    assert guard.take_skipped() == 3
-    assert guard.bad() == guard.take_skipped() == 0
-    again = Guard(10.0, torch.device("cpu"), scaled=False)
+        assert not gradients.check(torch.tensor(2.0))
+    assert not gradients.check(torch.tensor(19.0))
+    assert gradients.check(torch.tensor(30.0))
+    assert gradients.check(torch.tensor(math.nan))
+    assert gradients.check(torch.tensor(math.inf))
+    assert gradients.bad() == 3
+    assert gradients.take_skipped() == 3
+    assert gradients.bad() == gradients.take_skipped() == 0
+    again = GradientFilter(10.0, torch.device("cpu"), scaled=False)
     assert not again.check(torch.tensor(30.0)), "nothing to compare with yet"
-    again.load_state_dict(guard.state_dict())
+    again.load_state_dict(gradients.state_dict())
     assert again.check(torch.tensor(30.0))
-    assert not Guard(None, torch.device("cpu"), scaled=False).check(torch.tensor(1e30))
+    assert not GradientFilter(None, torch.device("cpu"), scaled=False).check(torch.tensor(1e30))

@@ -1,4 +1,4 @@
-"""`python -m cld_core.train`: without a scheduler, under torchrun, and as MPI starts it."""
+"""`python -m cld_core.train`: without a scheduler, under torchrun, and as started by MPI."""
 
 import os
 import socket
@@ -7,7 +7,9 @@ import sys
 
 import pytest
 
-from cld_core.run import RunFolder, attempts_of
+from cld_core.run import RunFolder
+from cld_core.stop import StopFlag
+from cld_core.train import __main__
 from tests.support.images import TINY, make_images
 from tests.support.paths import RECIPES
 
@@ -47,7 +49,7 @@ def test_torchrun_makes_the_run_and_goes_on_with_it(tmp_path, words):
     code, out, err = ended(start("-m", "cld_core.train", words[0]))
     assert code == 0, err
     assert "Nothing to do" in out
-    assert [entry.cause for entry in attempts_of(run.ledger.events())] == ["finished"]
+    assert [entry.cause for entry in run.ledger.history().attempts] == ["finished"]
 
 
 def test_mpis_variables_are_understood(tmp_path, words):
@@ -71,6 +73,26 @@ def test_mpis_variables_are_understood(tmp_path, words):
         code, out, err = ended(process)
         assert code == 0, err
         assert "mine: finished at step 4" in out
+
+
+PLUGIN = """
+import torch
+from cld_core.data.toy import toy
+
+@toy("from_a_file")
+def square(n, generator):
+    return 2 * torch.rand(n, 2, generator=generator) - 1
+"""
+
+
+def test_a_relative_path_is_recorded_as_an_absolute_one(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(PLUGIN)
+    monkeypatch.chdir(tmp_path)
+    arguments = ["runs/mine", "--recipe", str(RECIPES / "toy.yaml"), *QUICK, "network.width=8", "network.layers=2"]
+    monkeypatch.setattr("sys.argv", ["train", *arguments, "data.name=from_a_file", "data.plugin=mine.py"])
+    monkeypatch.setattr(StopFlag, "listen", lambda self: self)
+    assert __main__.main() == 0
+    assert RunFolder("runs/mine").recipe().data.plugin == str(tmp_path / "mine.py")
 
 
 def test_a_run_that_is_not_there_needs_a_recipe(tmp_path):

@@ -1,15 +1,24 @@
-"""Attempts of a run in this process: where they begin, what the ledger says, and what damage does."""
+"""Attempts of a run in this process: where they start, what the ledger records, and what damage does."""
 
 import os
 
 import pytest
 import torch
 
-from cld_core import checkpoint
-from cld_core.errors import CheckpointError, LeaseHeldError, LeaseLostError, NonFiniteError, RecipeError, SaveError
+from cld_core.checkpoint.load import load as load_checkpoint
+from cld_core.checkpoint.verify import verify
+from cld_core.errors import (
+    CheckpointError,
+    LeaseHeldError,
+    LeaseLostError,
+    NonFiniteError,
+    NotFoundError,
+    RecipeError,
+    SaveError,
+)
 from cld_core.ranks import Ranks
 from cld_core.recipe import load
-from cld_core.run import Lease, RunFolder, attempts_of
+from cld_core.run import Attempt, Lease, RunFolder, events
 from cld_core.run.atomic import read_json, write_json
 from cld_core.run.lease import newest
 from cld_core.stop import StopCode, StopFlag
@@ -48,8 +57,12 @@ def stop_at(step: int, monkeypatch, code: StopCode = StopCode.USR2) -> StopFlag:
     return flag
 
 
+def attempts(run: RunFolder) -> tuple[Attempt, ...]:
+    return run.ledger.history().attempts
+
+
 def causes(run: RunFolder) -> list[str | None]:
-    return [entry.cause for entry in attempts_of(run.ledger.events())]
+    return [entry.cause for entry in attempts(run)]
 
 
 def test_a_stopped_and_resumed_run_in_exact_mode_ends_bit_identical(make, monkeypatch):
@@ -63,7 +76,7 @@ def test_a_stopped_and_resumed_run_in_exact_mode_ends_bit_identical(make, monkey
         assert parts.checkpoint_steps()[-1] == step + 2
         monkeypatch.undo()
     assert attempt(parts) == session.Ended("finished", 40)
-    assert same(checkpoint.load(whole, 40), checkpoint.load(parts, 40))
+    assert same(load_checkpoint(whole, 40), load_checkpoint(parts, 40))
     assert causes(parts) == ["preempted"] * 3 + ["finished"]
 
 
@@ -119,10 +132,12 @@ def test_a_finished_run_ends_at_once_and_goes_on_with_more_steps(make):
     attempt(run)
     assert attempt(run) == session.Ended("finished", 40)
     assert causes(run) == ["finished"], "nothing was done, so there is no attempt"
-    assert run.ledger.events()[-1]["event"] == "skipped"
-    run.ledger.append("requested", steps=50, overrides=["train.steps=50"])
+    last = run.ledger.events()[-1]
+    assert isinstance(last, events.TurnedAway)
+    assert last.why == "finished"
+    run.ledger.append(events.Requested(steps=50, overrides=("train.steps=50",)))
     assert attempt(run) == session.Ended("finished", 50)
-    assert [entry.first_step for entry in attempts_of(run.ledger.events())] == [0, 40]
+    assert [entry.first_step for entry in attempts(run)] == [0, 40]
 
 
 def test_a_damaged_newest_checkpoint_is_reported_and_the_run_goes_on_from_the_one_before(make, capsys):
@@ -131,23 +146,22 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_run_goes_on_from_the_on
     path = run.checkpoint_file(40)
     path.write_bytes(path.read_bytes()[:100])
     attempt(run)
-    events = run.ledger.events()
-    assert any(event["event"] == "damaged" and event["step"] == 40 for event in events)
-    assert "passed over the checkpoint of step 40" in capsys.readouterr().out
-    assert [entry.first_step for entry in attempts_of(events)] == [0, 30]
-    checkpoint.verify(run, 40)
+    assert [event.step for event in run.ledger.events() if isinstance(event, events.Damaged)] == [40]
+    assert "skipped the checkpoint of step 40" in capsys.readouterr().out
+    assert [entry.first_step for entry in attempts(run)] == [0, 30]
+    verify(run, 40)
 
 
-def test_with_no_whole_checkpoint_it_does_not_begin_anew_unasked(make):
+def test_without_an_intact_checkpoint_it_does_not_start_over_unasked(make):
     run = make()
     attempt(run)
     for step in run.checkpoint_steps():
         run.checkpoint_file(step).unlink()
-    with pytest.raises(CheckpointError, match=r"none of its 3 checkpoints is whole.*submit the recipe again"):
+    with pytest.raises(CheckpointError, match=r"none of its 3 checkpoints is intact.*submit the recipe again"):
         attempt(run)
 
 
-def test_a_first_checkpoint_that_was_cut_short_is_no_damage(make):
+def test_a_first_checkpoint_that_was_cut_short_is_not_damage(make):
     run = make()
     run.checkpoint_file(10).write_bytes(b"killed before its sidecar was written")
     assert attempt(run).cause == "finished"
@@ -156,7 +170,7 @@ def test_a_first_checkpoint_that_was_cut_short_is_no_damage(make):
 def test_an_unreadable_recipe(make):
     run = make()
     run.recipe_file.write_text("train: [")
-    with pytest.raises(RecipeError, match=r"recipe\.yaml, line 2.*not valid YAML"):
+    with pytest.raises(RecipeError, match=r"recipe\.yaml, line 1.*not valid YAML"):
         attempt(run)
     run.recipe_file.unlink()
     with pytest.raises(RecipeError, match="cannot read the recipe"):
@@ -168,7 +182,9 @@ def test_a_folder_that_a_live_job_holds(make):
     lease = Lease.acquire(run.leases, job_id="other")
     with pytest.raises(LeaseHeldError, match="job other"):
         attempt(run)
-    assert run.ledger.events()[-1]["event"] == "refused"
+    last = run.ledger.events()[-1]
+    assert isinstance(last, events.TurnedAway)
+    assert last.why == "held"
     lease.release()
     assert attempt(run).cause == "finished"
 
@@ -183,7 +199,7 @@ def test_an_owner_that_lost_the_run_ends_without_writing(make, monkeypatch):
 
     def stepping(self, number, **more):
         if number == 15:
-            # Behind the training's back the last checkpoint is still being written.
+            # The last checkpoint is still being written in the background.
             wait_for(lambda: 10 in run.checkpoint_steps() and not any(run.checkpoints.glob(".*")))
             number_held, holder = newest(run.leases)
             write_json(run.leases / f"{number_held + 1:08d}.json", {**holder, "job_id": "thief", "host": "elsewhere"})
@@ -191,7 +207,7 @@ def test_an_owner_that_lost_the_run_ends_without_writing(make, monkeypatch):
         original(self, number, **more)
 
     monkeypatch.setattr(Trainer, "step", stepping)
-    with pytest.raises(LeaseLostError, match="job thief on elsewhere has taken this run over"):
+    with pytest.raises(LeaseLostError, match="job thief on elsewhere has taken over this run"):
         attempt(run)
     assert files() == seen
     assert newest(run.leases)[1]["job_id"] == "thief"
@@ -207,11 +223,10 @@ def test_a_save_that_fails_ends_the_attempt_and_is_the_cause(make, monkeypatch):
     with pytest.raises(SaveError, match="no space left on the disk"):
         attempt(run)
     assert causes(run) == ["save_failed"]
-    ended = run.ledger.events()[-1]
-    assert ended["step"] == run.recipe().train.checkpoint_every, "the step that could not be saved was reached"
+    assert attempts(run)[-1].last_step == run.recipe().train.checkpoint_every, "the step that was not saved was reached"
     assert run.progress()["step"] < 1000, "it ends soon after the failed save, not with the run"
     monkeypatch.undo()
-    run.ledger.append("requested", steps=20, overrides=["train.steps=20"])
+    run.ledger.append(events.Requested(steps=20, overrides=("train.steps=20",)))
     assert attempt(run) == session.Ended("finished", 20)
 
 
@@ -235,8 +250,49 @@ def test_a_bug_is_a_crash(make, monkeypatch):
     monkeypatch.setattr(Trainer, "step", lambda self, step, **more: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         attempt(run)
-    ended = attempts_of(run.ledger.events())[-1]
-    assert (ended.cause, ended.detail) == ("crashed", "ZeroDivisionError: division by zero")
+    last = attempts(run)[-1]
+    assert (last.cause, last.detail, last.bug) == ("crashed", "ZeroDivisionError: division by zero", True)
+
+
+def test_an_error_of_the_machine_is_a_crash_but_not_a_bug(make, monkeypatch):
+    def failing(self, step, **more):
+        raise RuntimeError("device lost")
+
+    run = make()
+    monkeypatch.setattr(Trainer, "step", failing)
+    with pytest.raises(RuntimeError, match="device lost"):
+        attempt(run)
+    assert (attempts(run)[-1].cause, attempts(run)[-1].bug) == ("crashed", False)
+
+
+def test_resuming_from_a_chosen_step_sets_the_later_checkpoints_aside(make, capsys):
+    run = make()
+    attempt(run)
+    run.ledger.append(events.Requested(steps=40, from_step=30))
+    attempt(run)
+    assert "set aside the checkpoints of steps 40" in capsys.readouterr().out
+    assert [entry.first_step for entry in attempts(run)] == [0, 30]
+    assert run.ledger.history().from_step is None, "the request is met"
+
+
+def test_a_step_without_a_checkpoint_cannot_be_resumed_from(make):
+    run = make()
+    attempt(run)
+    run.ledger.append(events.Requested(steps=40, from_step=7))
+    with pytest.raises(NotFoundError, match="no checkpoint of step 7"):
+        attempt(run, job_id="again")
+    assert "no checkpoint of step 7" in run.ledger.history().not_begun["again"]
+
+
+def test_an_attempt_notes_how_far_a_silent_one_before_it_came_and_where_its_own_notices_begin(make, tmp_path):
+    run, log = make(), tmp_path / "log.err"
+    log.write_text("notices of an earlier start")
+    run.ledger.append(events.Started(attempt=0, job_id="test", step=0))
+    write_json(run.progress_file, {"attempt": 0, "step": 7})
+    session.run(run, Ranks(), StopFlag(), job_id="test", restart=1, log=log)
+    first, second = attempts(run)
+    assert (first.cause, first.last_step) == ("killed", 7)
+    assert (second.restart, second.log_offset) == (1, len("notices of an earlier start"))
 
 
 def test_progress_and_tensorboard(make):
@@ -257,7 +313,7 @@ def test_a_rank_without_progress_shows_its_stacks_and_ends(tmp_path):
     import subprocess
     import sys
 
-    code = "import time\nfrom cld_core.train.loop import _Alarm\n_Alarm(0.3)\ntime.sleep(30)"
+    code = "import time\nfrom cld_core.train.loop import _Watchdog\n_Watchdog(0.3)\ntime.sleep(30)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=25)
     assert done.returncode == 1
     assert "Timeout" in done.stderr

@@ -9,9 +9,10 @@ import torch.multiprocessing as multiprocessing
 from cld_core import optim
 from cld_core.ema import Ema
 from cld_core.errors import CheckpointError, NonFiniteError
+from cld_core.place import Place
 from cld_core.ranks import Ranks, join
 from cld_core.recipe import load
-from cld_core.recipe.schema import OptimSpec
+from cld_core.recipe.optim import OptimSpec
 from cld_core.train.step import Trainer
 from tests.support.images import clone
 from tests.support.paths import RECIPES
@@ -89,11 +90,8 @@ def test_micro_batches_change_the_rounding_only(micro_batch):
 
 
 def _rank(rank: int, world_size: int, meeting: str, out: str) -> None:
-    import os
-
     torch.set_num_threads(1)
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(rank))
-    ranks = join(gpu=False, init_method=f"file://{meeting}")
+    ranks = join(Place(rank, world_size, init_method=f"file://{meeting}"), gpu=False)
     made = Trainer(load(TOY, [*SMALL]), ranks)
     made.warm_up()
     for step in range(5):
@@ -115,12 +113,6 @@ def test_ranks_change_the_rounding_only(tmp_path, world_size):
         assert same(entry["net"], found[0]["net"])
         for name, tensor in alone.net.state_dict().items():
             torch.testing.assert_close(entry["net"][name], tensor, rtol=1e-4, atol=1e-6)
-
-
-def test_rows_of_all_ranks_are_the_batch():
-    for world_size in (1, 2, 3, 7):
-        rows = [range(10)[Ranks(rank, world_size).rows(10)] for rank in range(world_size)]
-        assert [row for share in rows for row in share] == list(range(10))
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing():

@@ -1,4 +1,4 @@
-"""What is typed wrongly: said in words, with the fix and the promised exit code, and nothing is half-written."""
+"""Wrong usage: one line with the fix, the promised exit code, and nothing is written."""
 
 import shutil
 import subprocess
@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from cldctl.commands import options
-from tests.support.tools import DEBUG, cldctl
+from tests.support.tools import DEBUG, cldctl, invoke
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ from tests.support.tools import DEBUG, cldctl
         (["submit", "toy", "--eval", "", *DEBUG], 2, ["--eval names no metric", "elbo"]),
         (["submit", "toy", "--name", "a b", "--dry-run", *DEBUG], 2, ["'a b' cannot name a run", "letters"]),
         (["submit", "toy", "train.steps=20", "--cluster", "slrm"], 2, ["--cluster cannot be 'slrm'", "'slurm'?"]),
-        (["submit", "toy", "--name", "done", *DEBUG], 2, ["there is a run of this name", "/done`"]),
+        (["submit", "toy", "--name", "done", *DEBUG], 2, ["a run of this name exists", "/done`"]),
         (["submit", "toy", "cluster.nodes=2", "--cluster", "local"], 2, ["cluster.nodes", "Set cluster.nodes=1"]),
         (["submit"], 2, ["RECIPE"]),
         (["status", "dome"], 3, ["no run at", "'done'"]),
@@ -48,20 +48,21 @@ from tests.support.tools import DEBUG, cldctl
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_what_is_wrong_is_said_with_the_fix_and_the_code(runs, arguments, code, words):
+def test_wrong_usage_is_refused_with_the_fix_and_the_code(runs, arguments, code, words):
     before = sorted(path.name for path in runs.iterdir())
-    done = cldctl(*arguments, runs=runs, code=code, COLUMNS="300")
+    done = invoke(*arguments, runs=runs, code=code)
+    message = " ".join(done.stderr.replace("│", " ").split())
     for word in words:
-        assert word in done.stderr
+        assert word in message
     assert "Traceback" not in done.stderr
     assert sorted(path.name for path in runs.iterdir()) == before, "nothing is half-written"
 
 
 def test_without_runs(tmp_path):
-    assert "no runs in" in cldctl("status", runs=tmp_path).stderr
-    assert cldctl("status", "--json", runs=tmp_path).stdout.strip() == "[]"
-    assert "there are no runs" in cldctl("eval", "--elbo", runs=tmp_path, code=3).stderr
-    assert "no run can be resumed" in cldctl("resume", "--yes", runs=tmp_path, code=3).stderr
+    assert "no runs in" in invoke("status", runs=tmp_path).stderr
+    assert invoke("status", "--json", runs=tmp_path).stdout.strip() == "[]"
+    assert "there are no runs" in invoke("eval", "--elbo", runs=tmp_path, code=3).stderr
+    assert "no run can be resumed" in invoke("resume", "--yes", runs=tmp_path, code=3).stderr
 
 
 def test_a_name_is_looked_for_where_runs_dir_says(runs, tmp_path, monkeypatch):

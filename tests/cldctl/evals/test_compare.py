@@ -1,5 +1,8 @@
 """Runs side by side: what is marked, what is not, and why."""
 
+import dataclasses
+import io
+
 import pytest
 from rich.console import Console
 
@@ -18,8 +21,6 @@ def evaluated(path, nll, stderr, samples=100):
 
 
 def plain(run, samples):
-    import dataclasses
-
     recipe = run.recipe()
     return dataclasses.replace(recipe, eval=dataclasses.replace(recipe.eval, samples=samples))
 
@@ -33,7 +34,7 @@ def test_a_difference_is_marked_beyond_twice_the_combined_error(tmp_path):
     assert [entry["nll"].get("against_first") for entry in content["runs"]] == [None, "same", "worse", "better"]
     assert [entry["fid"].get("against_first") for entry in content["runs"]] == [None] * 4
     assert content["warnings"] == ["FID has no standard error: no difference is marked"]
-    console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=160, record=True, file=io.StringIO())
     console.print(compared(columns))
     lines = console.export_text().splitlines()
     line, of, how = next(lines[index : index + 3] for index, line in enumerate(lines) if "NLL" in line)

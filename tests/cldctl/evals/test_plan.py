@@ -1,9 +1,11 @@
-"""What is typed becomes requests: which checkpoints, which combinations, refused before anything starts."""
+"""From what is typed to requests: which checkpoints, which combinations, and what is refused at once."""
 
 import pytest
 
 from cld_core.errors import CheckpointError, NotFoundError, UsageError
 from cld_core.evaluation import inputs
+from cld_core.evaluation.extraction import FeatureInputs
+from cld_core.recipe.sampling import OdeSpec
 from cldctl.evals import plan, sweep
 from tests.support.made_up import damage, run_with
 
@@ -13,11 +15,11 @@ def run(tmp_path):
     return run_with(tmp_path / "mine", 10, 20, 30)
 
 
-def test_last_and_all_pass_over_damaged_checkpoints_and_a_step_is_taken_at_its_word(run, monkeypatch):
+def test_last_and_all_skip_damaged_checkpoints_but_a_named_step_is_refused(run, monkeypatch):
     assert plan.checkpoints(run, "last") == ([30], [])
     listed = run.checkpoint_steps
     monkeypatch.setattr(run, "checkpoint_steps", lambda: [5, *listed()])
-    assert plan.checkpoints(run, "all") == ([10, 20, 30], []), "one that was cleared away meanwhile is none"
+    assert plan.checkpoints(run, "all") == ([10, 20, 30], []), "one that was cleared away meanwhile does not count"
     damage(run, 30)
     for wanted, steps in (("last", [20]), ("all", [10, 20])):
         found, damaged = plan.checkpoints(run, wanted)
@@ -33,10 +35,10 @@ def test_last_and_all_pass_over_damaged_checkpoints_and_a_step_is_taken_at_its_w
         plan.checkpoints(run, "all")
 
 
-def test_every_combination_is_a_request_and_one_that_cannot_be_is_named(run):
+def test_every_combination_is_a_request_and_an_invalid_one_is_named(run):
     axes = sweep.parse(["eval.elbo.velocities=1,4", "eval.elbo.probes=1,2,3"])
     made = plan.make(run, ("elbo",), [30], ["eval.samples=8"], axes)
-    asked = [(request.elbo["velocities"], request.elbo["probes"]) for request in made.requests]
+    asked = [(request.elbo.velocities, request.elbo.probes) for request in made.requests]
     assert asked == [(1, 1), (1, 2), (1, 3), (4, 1), (4, 2), (4, 3)]
     assert made.sweep.evaluations == tuple(request.id for request in made.requests)
     steps = plan.make(run, ("elbo",), [20, 30], [], axes)
@@ -51,20 +53,36 @@ def test_every_combination_is_a_request_and_one_that_cannot_be_is_named(run):
         plan.make(run, ("elbo",), [30], ["train.steps=3"])
 
 
-def test_cells_that_draw_the_same_samples_share_an_evaluation(tmp_path, monkeypatch):
-    monkeypatch.setattr(inputs, "of", lambda recipe, metrics: inputs.Inputs({"weights": "abc"}, {}))
+@pytest.fixture
+def features(monkeypatch):
+    """Weights and statistics that nobody looks for."""
+    ref = FeatureInputs(extractor="tiny", layer="all", quantisation="round", stats="abc")
+    monkeypatch.setattr(inputs, "of", lambda recipe, metrics: (ref, {}))
+
+
+def test_cells_that_draw_the_same_samples_share_an_evaluation(tmp_path, features):
     axes = sweep.parse(["sampling.method=em,exponential,ode", "sampling.nfe=20,50"])
-    # The recipe's keys of one method are no obstacle to the others.
+    # The keys of the recipe's own method do not get in the way of the others.
     run = run_with(tmp_path / "mine", 30, overrides=("sampling.method=sscs", "sampling.sscs_order=2"))
     made = plan.make(run, ("fid",), [30], [], axes)
-    asked = [(request.sampling["method"], request.sampling["nfe"]) for request in made.requests]
-    assert asked == [("em", 20), ("em", 50), ("exponential", 20), ("exponential", 50), ("ode", 500)]
-    assert all(request.sampling["sscs_order"] == 1 for request in made.requests)
+    asked = [(request.sampling.method, getattr(request.sampling, "nfe", None)) for request in made.requests]
+    assert asked == [("em", 20), ("em", 50), ("exponential", 20), ("exponential", 50), ("ode", None)]
+    assert made.requests[-1].sampling == OdeSpec()
     assert [cell.evaluation for cell in made.sweep.cells[-2:]] == [made.requests[-1].id] * 2
-    with pytest.raises(UsageError, match=r"--sweep, at sampling\.solver=torchdiffeq: .*share its batch"):
-        plan.make(run, ("fid",), [30], ["sampling.method=ode"], sweep.parse(["sampling.solver=rows,torchdiffeq"]))
-    both = [plan.make(run, ("fid",), [30], ["sampling.method=em", f"sampling.rtol={rtol}"]) for rtol in (1e-5, 1e-3)]
-    assert both[0].requests[0].id == both[1].requests[0].id, "Euler-Maruyama has no tolerance"
+
+
+def test_requests_that_sample_alike_share_an_id(tmp_path, features):
+    run = run_with(tmp_path / "mine", 30)
+
+    def name(*overrides: str) -> str:
+        (request,) = plan.make(run, ("fid",), [30], overrides).requests
+        return request.id
+
+    assert name("sampling.method=em") == name("sampling.method=em", "sampling.grid=linear")
+    assert name("sampling.method=exponential") == name("sampling.method=exponential", "sampling.grid=power")
+    assert name("sampling.method=em") != name("sampling.method=em", "sampling.grid=quadratic")
+    with pytest.raises(UsageError, match=r"sampling\.rtol"):
+        name("sampling.method=em", "sampling.rtol=1e-3")
 
 
 @pytest.mark.parametrize(
@@ -73,10 +91,10 @@ def test_cells_that_draw_the_same_samples_share_an_evaluation(tmp_path, monkeypa
         (["eval.seed"], "KEY=a,b,c"),
         (["eval.seed=1,,2"], "KEY=a,b,c"),
         (["train.steps=1,2"], "only keys of sampling and eval"),
-        (["eval.seed=1", "eval.seed=2"], "is there twice"),
+        (["eval.seed=1", "eval.seed=2"], "is given twice"),
         (["eval.seed=1,2,1"], "has a value twice"),
     ],
 )
-def test_what_is_no_axis_is_refused(texts, words):
+def test_what_is_not_an_axis_is_refused(texts, words):
     with pytest.raises(UsageError, match=words):
         sweep.parse(texts)

@@ -1,0 +1,46 @@
+"""Reading checkpoints: verified first, with `weights_only`, and only those of the same model."""
+
+from typing import Any
+
+import torch
+
+from cld_core.errors import CheckpointError
+from cld_core.run import RunFolder
+
+from .verify import Damaged, newest_whole, verify
+
+
+def load(
+    folder: RunFolder, step: int, *, model_digest: str | None = None, device: torch.device | str = "cpu"
+) -> dict[str, Any]:
+    """The state of one verified checkpoint.
+
+    Args:
+        model_digest: that of the recipe (`Recipe.model_digest`); a checkpoint of another model is refused.
+
+    Raises:
+        NotFoundError: there is no checkpoint of this step.
+        CheckpointError: it is damaged, from another version, or belongs to another recipe.
+    """
+    verify(folder, step)
+    path = folder.checkpoint_file(step)
+    try:
+        state = torch.load(path, map_location=device, weights_only=True, mmap=str(device) == "cpu")
+    except Exception as error:
+        raise CheckpointError(f"{path}: cannot be read as a checkpoint ({error}). Resume from another step.") from error
+    if model_digest is not None and state.get("model_digest") != model_digest:
+        text = "belongs to another recipe (data, SDE, network, objective or optimiser differ)"
+        raise CheckpointError(f"{path}: {text}. Move it to the run it came from.")
+    return state
+
+
+def newest_good(folder: RunFolder, model_digest: str | None = None) -> tuple[int | None, list[Damaged]]:
+    """The newest step whose checkpoint is intact, and the damaged ones above it.
+
+    Raises:
+        CheckpointError: the newest intact one belongs to another recipe; older ones would, too.
+    """
+    step, damaged = newest_whole(folder)
+    if step is not None and model_digest is not None:
+        load(folder, step, model_digest=model_digest)
+    return step, damaged

@@ -1,0 +1,40 @@
+"""Which checkpoints are removed, and which are set aside. Loads no torch."""
+
+from collections.abc import Callable
+
+from cld_core.run import RunFolder
+
+_ASIDE = "set_aside"
+
+
+def prune(folder: RunFolder, *, keep: int, milestone: Callable[[int], bool] = lambda step: False) -> None:
+    """Remove all checkpoints except the newest ``keep``, milestones, and those that an evaluation still needs."""
+    needed = folder.steps_to_evaluate()
+    for step in folder.checkpoint_steps()[:-keep]:
+        if not milestone(step) and step not in needed:
+            path = folder.checkpoint_file(step)
+            # The sidecar first: a checkpoint without one counts as unfinished.
+            path.with_suffix(".json").unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+
+
+def clear_unfinished(folder: RunFolder) -> None:
+    """Remove what killed writers left behind. For the owner of the run only."""
+    for path in folder.checkpoints.glob(".step_*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def set_aside(folder: RunFolder, after: int) -> list[int]:
+    """Move the checkpoints of steps above ``after`` to `checkpoints/set_aside/`, and return their steps.
+
+    A run that continues from an earlier step must not pick up the later ones at its next restart.
+    """
+    later = [step for step in folder.checkpoint_steps() if step > after]
+    for step in later:
+        path = folder.checkpoint_file(step)
+        aside = path.parent / _ASIDE
+        aside.mkdir(exist_ok=True)
+        for file in (path.with_suffix(".json"), path):
+            if file.exists():
+                file.replace(aside / file.name)
+    return later

@@ -1,0 +1,131 @@
+"""Checkpoints in the layout of the published code, translated to the state of ours.
+
+The layout: ``model`` (names under `module.`), ``optimizer`` (of all parameters, in order), ``ema`` (``shadow_params``,
+a list of the trainable parameters in order, and ``num_updates``) and ``step``. Read with `weights_only`, so a
+downloaded file cannot run code.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cld_core import optim
+from cld_core.errors import CheckpointError, NotFoundError
+from cld_core.recipe.optim import OptimSpec
+
+KEYS = ("model", "optimizer", "ema", "step")
+# How many keys of another kind of file a message shows.
+_SHOWN = 6
+_FIX = "Choose the --recipe, or the network.* keys, that the checkpoint was trained with"
+
+
+def read(file: Path, net: nn.Module, spec: OptimSpec) -> tuple[int, dict[str, Any]]:
+    """The step and the state of a published checkpoint, named as a `Trainer` of ``net`` names them.
+
+    Raises:
+        NotFoundError: there is no such file.
+        CheckpointError: it has another layout, or a tensor does not fit ``net``: the message names the first such
+            tensor and both shapes.
+    """
+    content = _load(file)
+    try:
+        return int(content["step"]), {
+            "model": _model(content["model"], net),
+            "ema": _ema(content["ema"], net),
+            "optimiser": _optimiser(content["optimizer"], spec, net),
+            "scaler": {},
+        }
+    except _Mismatch as error:
+        raise CheckpointError(f"{file}: {error}. {_FIX}.") from error
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        text = f"not in the published layout ({type(error).__name__}: {error})"
+        raise CheckpointError(f"{file}: {text}. Import a checkpoint that the published code wrote.") from error
+
+
+class _Mismatch(Exception):
+    """A tensor that does not fit the recipe's network."""
+
+
+def _load(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise NotFoundError(f"there is no file {file}. Pass a checkpoint, such as checkpoint_800000.pth.")
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        text = f"cannot be read as plain tensors ({type(error).__name__}). Download the file again."
+        raise CheckpointError(f"{file}: {text}") from error
+    if not isinstance(content, dict) or not set(KEYS) <= set(content):
+        keys = sorted(map(str, content)) if isinstance(content, dict) else [f"a {type(content).__name__}"]
+        more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
+        text = f"it holds {', '.join(keys[:_SHOWN]) or 'nothing'}{more}; a published checkpoint holds {', '.join(KEYS)}"
+        raise CheckpointError(f"{file}: {text}. Import a checkpoint that the published code wrote.")
+    return content
+
+
+def _model(state: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
+    theirs = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    own = net.state_dict()
+    for name, tensor in own.items():
+        if name not in theirs:
+            raise _Mismatch(f"it has no tensor '{name}', which is {_shape(tensor)} in the recipe's network")
+        _check_shape(f"tensor '{name}'", theirs[name], tensor)
+    unknown = next((name for name in theirs if name not in own), None)
+    if unknown is not None:
+        raise _Mismatch(f"its tensor '{unknown}', {_shape(theirs[unknown])}, is not in the recipe's network")
+    return {name: theirs[name].to(tensor.dtype) for name, tensor in own.items()}
+
+
+def _ema(state: Mapping[str, Any], net: nn.Module) -> dict[str, Any]:
+    trainable = [(name, parameter) for name, parameter in net.named_parameters() if parameter.requires_grad]
+    averages: Sequence[Tensor] = state["shadow_params"]
+    for (name, parameter), average in zip(trainable, averages, strict=False):
+        _check_shape(f"the average of '{name}'", average, parameter)
+    if len(averages) != len(trainable):
+        raise _Mismatch(f"it averages {len(averages)} tensors, the recipe's network has {len(trainable)} to average")
+    named = dict(zip([name for name, _ in trainable], averages, strict=True))
+    return {"updates": int(state["num_updates"]), "average": named}
+
+
+def _optimiser(state: Mapping[str, Any], spec: OptimSpec, net: nn.Module) -> dict[str, Any]:
+    """The moments, under the numbers that the parameters have in our optimiser."""
+    named = list(net.named_parameters())
+    indices = [index for group in state["param_groups"] for index in group["params"]]
+    by_index: dict[int, dict[str, Tensor]] = optim.portable(dict(state))["state"]
+    moments: dict[int, dict[str, Tensor]] = {}
+    for index, number in zip(indices, _numbers(indices, named), strict=True):
+        if index in by_index:
+            name, parameter = named[number]
+            moments[number] = _moments(by_index[index], spec, name, parameter)
+    groups = optim.build(spec, net.parameters()).state_dict()["param_groups"]
+    return {"state": moments, "param_groups": groups}
+
+
+def _numbers(indices: Sequence[int], named: Sequence[tuple[str, nn.Parameter]]) -> list[int]:
+    """Which of our parameters theirs are: all of them, or the trainable ones."""
+    trainable = [number for number, (_, parameter) in enumerate(named) if parameter.requires_grad]
+    if len(indices) == len(named):
+        return list(range(len(named)))
+    if len(indices) != len(trainable):
+        raise _Mismatch(f"its optimiser has {len(indices)} parameters, the recipe's network has {len(named)}")
+    return trainable
+
+
+def _moments(theirs: Mapping[str, Tensor], spec: OptimSpec, name: str, parameter: Tensor) -> dict[str, Tensor]:
+    wanted = optim.moments(spec)
+    for moment in wanted:
+        if moment not in theirs:
+            raise _Mismatch(f"its optimiser has no {moment}, which optim.name={spec.name} needs")
+        _check_shape(f"the optimiser's {moment} of '{name}'", theirs[moment], parameter)
+    return {"step": theirs["step"], **{moment: theirs[moment] for moment in wanted}}
+
+
+def _check_shape(what: str, theirs: Tensor, own: Tensor) -> None:
+    if theirs.shape != own.shape:
+        raise _Mismatch(f"{what} is {_shape(theirs)}, but {_shape(own)} in the recipe's network")
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a scalar"

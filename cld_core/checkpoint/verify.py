@@ -1,0 +1,133 @@
+"""Whether checkpoints are what their sidecars promise. Loads no torch: the command line asks, too."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from cld_core.errors import CheckpointError, NotFoundError
+from cld_core.run import RunFolder
+from cld_core.run.atomic import read_json, write_json
+
+FORMAT = 1
+_FIX = "Use another step, or name none to use the newest intact one"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sidecar:
+    """What the JSON file beside a checkpoint promises.
+
+    Attributes:
+        bytes: size of the checkpoint.
+        sha256: its checksum.
+        seconds: how long saving it took.
+    """
+
+    format: int
+    step: int
+    bytes: int
+    sha256: str
+    seconds: float = 0.0
+
+    @classmethod
+    def read(cls, path: Path) -> "Sidecar | None":
+        """The sidecar in a file; None if it is missing or unreadable."""
+        content = read_json(path)
+        try:
+            return cls(
+                format=int(content["format"]),
+                step=int(content["step"]),
+                bytes=int(content["bytes"]),
+                sha256=str(content["sha256"]),
+                seconds=float(content.get("seconds", 0.0)),
+            )
+        except (KeyError, TypeError, ValueError):
+            return None
+
+    def write(self, path: Path) -> None:
+        write_json(path, asdict(self))
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """A checkpoint that cannot be used, and why; ``finished`` is false if it was never written completely."""
+
+    step: int
+    reason: str
+    finished: bool = True
+
+    @property
+    def skipped(self) -> str:
+        """A message: this checkpoint was not used."""
+        return f"skipped the checkpoint of step {self.step}: {self.reason}"
+
+
+def sidecar_of(folder: RunFolder, step: int) -> Sidecar | None:
+    """The sidecar of a checkpoint; None if it is missing or unreadable."""
+    return Sidecar.read(folder.checkpoint_file(step).with_suffix(".json"))
+
+
+def slowest_save_s(folder: RunFolder) -> float | None:
+    """The most seconds that saving one of the run's checkpoints took; None without checkpoints."""
+    sidecars = (sidecar_of(folder, step) for step in folder.checkpoint_steps())
+    return max((sidecar.seconds for sidecar in sidecars if sidecar is not None), default=None)
+
+
+def verify(folder: RunFolder, step: int) -> None:
+    """Compare size and checksum of a checkpoint with its sidecar.
+
+    Raises:
+        NotFoundError: there is no checkpoint of this step.
+        CheckpointError: it is damaged or from another version. Says how.
+    """
+    path = folder.checkpoint_file(step)
+    sidecar = sidecar_of(folder, step)
+    if sidecar is None and not path.exists():
+        steps = ", ".join(map(str, folder.checkpoint_steps())) or "none"
+        raise NotFoundError(f"{folder.path}: no checkpoint of step {step}. Existing ones: {steps}.")
+    if sidecar is None:
+        raise CheckpointError(f"{path}: its sidecar {path.stem}.json is missing or unreadable. {_FIX}.")
+    if sidecar.format != FORMAT:
+        text = f"has format version {sidecar.format}, this cldctl reads {FORMAT}. Install the version that wrote it."
+        raise CheckpointError(f"{path}: {text}")
+    if not path.exists():
+        raise CheckpointError(f"{path}: missing, though its sidecar exists. {_FIX}.")
+    size = path.stat().st_size
+    if size != sidecar.bytes:
+        raise CheckpointError(f"{path}: truncated ({size} bytes of {sidecar.bytes}). {_FIX}.")
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != sidecar.sha256:
+        raise CheckpointError(f"{path}: damaged (its checksum differs from the one in its sidecar). {_FIX}.")
+
+
+def newest_whole(folder: RunFolder) -> tuple[int | None, list[Damaged]]:
+    """The newest step whose checkpoint is intact, and the damaged ones above it."""
+    orphans = {int(path.stem.removeprefix("step_")) for path in folder.checkpoints.glob("step_*.pt")}
+    damaged: list[Damaged] = []
+    for entry in _verified(folder, sorted(orphans.union(folder.checkpoint_steps()), reverse=True)):
+        if not isinstance(entry, Damaged):
+            return entry, damaged
+        damaged.append(entry)
+    return None, damaged
+
+
+def all_whole(folder: RunFolder) -> tuple[list[int], list[Damaged]]:
+    """The steps whose checkpoints are intact, ascending, and the completely written but damaged ones."""
+    entries = list(_verified(folder, folder.checkpoint_steps()))
+    damaged = [entry for entry in entries if isinstance(entry, Damaged)]
+    return [entry for entry in entries if not isinstance(entry, Damaged)], damaged
+
+
+def _verified(folder: RunFolder, steps: Iterable[int]) -> Iterator[int | Damaged]:
+    """For each step itself, or what is wrong with its checkpoint."""
+    finished = set(folder.checkpoint_steps())
+    for step in steps:
+        try:
+            verify(folder, step)
+        except NotFoundError:
+            continue  # Training has removed it since it was listed.
+        except CheckpointError as error:
+            yield Damaged(step, str(error), finished=step in finished)
+        else:
+            yield step

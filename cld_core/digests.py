@@ -1,0 +1,28 @@
+"""Fingerprints: SHA-256 of plain content and of files, as hexadecimal digits."""
+
+import functools
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+
+def digest(content: Any) -> str:
+    """SHA-256 of content that JSON can express; dictionaries compare equal whatever their order."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file. Remembered while the file keeps its size and time, because sweeps ask often.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    now = path.stat()
+    return _digest_of(path, now.st_size, now.st_mtime_ns)
+
+
+@functools.cache
+def _digest_of(path: Path, size: int, mtime_ns: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

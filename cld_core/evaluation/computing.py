@@ -1,0 +1,124 @@
+"""Computing the rows of an evaluation, and from complete shards its report, TensorBoard scalars and picture."""
+
+import dataclasses
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from cld_core.errors import NotFoundError
+from cld_core.model import Model
+from cld_core.run.atomic import write_json
+from cld_core.shards import state
+from cld_core.shards.compute import Computation
+from cld_core.shards.files import Arrays, Sealed
+from cld_core.shards.merging import Merged
+
+from . import pictures, registry
+from .evaluation import Evaluation
+from .joined import Joined
+from .results import numbers
+from .rows.base import RowComputer
+
+
+class EvalComputation(Computation):
+    """The model of an evaluation's checkpoint, which samples as the request says, and what computes its rows.
+
+    Raises:
+        NotFoundError: the checkpoint is gone.
+        CheckpointError: it is damaged.
+    """
+
+    def __init__(self, work: Evaluation, device: torch.device) -> None:
+        self._work, self._request = work, work.request
+        self._model = Model.from_run(work.run.path, self._request.checkpoint_step, str(device))
+        self._model.recipe = dataclasses.replace(self._model.recipe, sampling=self._request.sampling)
+        self._computers: dict[str, RowComputer] = {
+            kind: registry.row_computer(kind)(self._model, self._request) for kind in self._request.sizes
+        }
+
+    def prepare(self) -> None:
+        for computer in self._computers.values():
+            computer.prepare()
+
+    def rows(self, kind: str, first: int, last: int) -> Arrays:
+        return self._computers[kind].compute(first, last)
+
+    def condense(self, kind: str, rows: Arrays) -> Arrays:
+        return self._computers[kind].condense(rows)
+
+    def keeps_rows(self, kind: str) -> bool:
+        return self._computers[kind].keeps_rows
+
+    def elsewhere(self, kind: str) -> Iterable[Sealed]:
+        """Sealed shards of other evaluations of the run that have the same rows, of the same checkpoint."""
+        checkpoint = self._work.made_of(strict=True)["checkpoint"]
+        for folder in self._work.folder.parent.iterdir():
+            try:
+                other = None if folder == self._work.folder else Evaluation(folder)
+            except NotFoundError:
+                continue  # A sweep's folder, or made by another version.
+            if other is None or kind not in other.request.sizes:
+                continue
+            if other.request.rows_id(kind) != self._request.rows_id(kind):
+                continue
+            for number in range(other.request.shards):
+                content = state.read_state(other.shards, number)
+                part = content.get("work", {}).get(kind, {})
+                origin = {"request": other.request.id, "checkpoint": checkpoint}
+                if state.is_made_of(content, origin) and "bytes" in part:
+                    yield Sealed(other.shards, number, kind, part["first"], part["last"])
+
+    def finish(self) -> None:
+        """Write the report.
+
+        Raises:
+            MergeError: the shards do not fit together, or one is damaged.
+            UsageError: statistics are gone or have changed.
+        """
+        merged = Merged(self._work)
+        report: dict[str, Any] = {
+            "id": self._work.name,
+            "run": self._work.run.name,
+            "checkpoint_step": self._request.checkpoint_step,
+            "checkpoint": merged.made_of["checkpoint"],
+            "created": time.time(),
+        }
+        for kind, computer in self._computers.items():
+            joined = Joined(self._model, self._request, computer.join(merged.parts(kind)))
+            readers = [metric for metric in registry.metrics(self._request.metrics) if metric.rows == kind]
+            report |= {metric.name: metric.section(joined) for metric in readers}
+        self._draw()
+        self._write_scalars(report)
+        # Last: a reader who sees the report sees everything.
+        write_json(self._work.folder / "report.json", report)
+
+    def _draw(self) -> None:
+        """Draw samples, unless it would take longer than the bounds of images did; points of toys cost nothing."""
+        if registry.draws_samples(self._request.metrics) or not self._model.is_image:
+            print("all shards are complete: drawing samples.png", flush=True)
+            at_once = self._request.batch_size if self._model.is_image else None
+            path = self._work.folder / "samples.png"
+            pictures.samples(self._model, path, seed=self._request.seed, batch_size=at_once)
+
+    def _write_scalars(self, report: dict[str, Any]) -> None:
+        """Write results for TensorBoard: for the same settings, one curve over the steps of checkpoints."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        step = self._request.checkpoint_step
+        with SummaryWriter(str(self._work.run.tensorboard / f"eval-{self._request.settings}")) as writer:
+            for name, number in numbers(report).items():
+                writer.add_scalar(f"eval/{name}", number.value, step)
+                if number.stderr is not None:
+                    writer.add_scalar(f"eval/{name}_stderr", number.stderr, step)
+
+
+def gather(work: Evaluation) -> dict[str, Arrays]:
+    """By kind, the rows of all shards of a complete evaluation, in the order of samples or test examples.
+
+    Raises:
+        MergeError: the shards do not fit together, or one is damaged.
+    """
+    merged = Merged(work)
+    return {kind: registry.row_computer(kind).join(merged.parts(kind)) for kind in work.request.sizes}

@@ -1,0 +1,59 @@
+"""An evaluation in its folder (`evals/ID` of a run), as a kind of sharded work. Loads no torch or numpy.
+
+request.json, jobs.jsonl, shards/      see `cld_core.shards`
+report.json, samples.png               the results
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cld_core.errors import NotFoundError
+from cld_core.run import RunFolder
+from cld_core.shards import Work
+
+from .reports import checkpoint_checksum, current_report
+from .request import EvalRequest
+
+if TYPE_CHECKING:
+    from cld_core.ranks import Ranks
+
+    from .computing import EvalComputation
+
+
+class Evaluation(Work):
+    """One evaluation of one checkpoint of ``run``."""
+
+    command = "cldctl eval"
+    request: EvalRequest
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.request = EvalRequest.load(folder)
+        self.run = RunFolder(folder.parent.parent)
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def report(self) -> dict[str, Any] | None:
+        """The results; None until there are some of the run's present checkpoint."""
+        return current_report(self.folder)
+
+    @property
+    def is_done(self) -> bool:
+        return self.report is not None
+
+    def made_of(self, *, strict: bool = False) -> dict[str, str]:
+        step = self.request.checkpoint_step
+        checksum = checkpoint_checksum(self.run, step)
+        if checksum is None and strict:
+            steps = ", ".join(map(str, self.run.checkpoint_steps())) or "none"
+            text = f"no checkpoint of step {step} any more; there are: {steps}"
+            raise NotFoundError(f"{self.run.path}: {text}. What was computed is kept; use another step.")
+        return {"request": self.request.id} | ({} if checksum is None else {"checkpoint": checksum})
+
+    def open(self, ranks: "Ranks") -> "EvalComputation":
+        from .computing import EvalComputation
+
+        return EvalComputation(self, ranks.device)

@@ -1,0 +1,59 @@
+"""All rows of one kind, in order, with what they were computed with: what a metric makes its section from."""
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cld_core.model import Model
+
+from . import inception, registry, statistics
+from .extraction import FeatureInputs
+from .request import EvalRequest
+from .rows.base import Arrays
+
+
+@dataclass(frozen=True)
+class Joined:
+    """The rows of a kind as `RowComputer.join` leaves them."""
+
+    model: Model
+    request: EvalRequest
+    arrays: Arrays
+
+    @property
+    def inputs(self) -> FeatureInputs:
+        """What features come from."""
+        assert self.request.fid is not None, "a request for features says what they come from"
+        return self.request.fid
+
+    @functools.cached_property
+    def reference(self) -> statistics.Reference:
+        """The statistics of the training set, with features if a metric of the request reads them.
+
+        Raises:
+            UsageError: they are gone or have changed.
+        """
+        assert self.inputs.stats is not None, "found when the evaluation was asked for"
+        path = Path(str(self.request.files["stats"]))
+        statistics.require_unchanged(path, self.inputs.stats)
+        wanted = any(metric.reference == "features" for metric in registry.metrics(self.request.metrics))
+        return statistics.read(path, features=wanted)
+
+    def about_samples(self) -> dict[str, Any]:
+        """What a section says about samples and their features."""
+        inputs, nfe = self.inputs, self.arrays["nfe"]
+        published = inception.is_published(inputs.weights)
+        return {
+            "samples": len(nfe),
+            "nfe_mean": float(nfe.mean()),
+            "extractor": inputs.extractor,
+            "layer": inputs.layer,
+            "quantisation": inputs.quantisation,
+            "weights": {"file": self.request.files.get("weights"), "sha256": inputs.weights, "published": published},
+        }
+
+    def about_reference(self) -> dict[str, Any]:
+        """What a section says about the statistics that samples are compared with."""
+        described = {"images": self.reference.images, "layout": self.reference.layout, "identity": self.inputs.stats}
+        return {"stats": {"file": self.request.files["stats"], **described}}

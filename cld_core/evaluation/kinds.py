@@ -1,0 +1,84 @@
+"""What a metric is, what a kind of rows is, and what a number of a report is. Loads no torch.
+
+A kind of rows is computed: one row per sample or test example. A metric reads rows: it makes a section of the report
+of all rows together. Several metrics may read the same rows.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from .joined import Joined
+    from .request import EvalRequest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """A kind of rows.
+
+    Attributes:
+        over: the field of a request that says how many rows there are.
+        depends: the other fields of a request that a row depends on, besides the model, the seed and its index.
+        implementation: "module:Class" of the `rows.base.RowComputer` that computes them.
+    """
+
+    over: Literal["samples", "points"]
+    depends: tuple[str, ...]
+    implementation: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantity:
+    """A number of a report.
+
+    Attributes:
+        key: its name in tables and in ``--json``.
+        field: where it is in the metric's section of the report.
+        label: what people read.
+        stderr: the field of its standard error, in the same unit.
+    """
+
+    key: str
+    field: str = "value"
+    label: str
+    stderr: str | None = None
+    larger_is_better: bool = False
+    digits: int = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """Something that an evaluation can be asked for.
+
+    Attributes:
+        name: its section of the report, and its flag.
+        help: one line for the command line.
+        rows: the kind of rows that it reads.
+        quantities: the numbers that are shown.
+        section: makes the section of the report from all rows; imports torch and numpy when it is called.
+        how: in words, the settings in which runs that are compared may differ.
+        reads: the arrays that it needs of rows that are not always complete.
+        reference: what it needs of the statistics of the training set.
+        depends: the fields of a request that its numbers depend on, besides those that its rows depend on.
+        same: places in a request ("kid.subsets") that must be equal for two results to be comparable.
+        least: a key of its section of the recipe whose value, plus the number, needs at least as many samples.
+        version: raised when the meaning of its numbers changes, so that old and new never share a folder.
+    """
+
+    name: str
+    help: str
+    rows: str
+    quantities: tuple[Quantity, ...]
+    section: "Callable[[Joined], dict[str, Any]]"
+    how: "Callable[[EvalRequest], str]"
+    reads: tuple[str, ...] = ()
+    reference: Literal["moments", "features"] | None = None
+    depends: tuple[str, ...] = ()
+    same: tuple[str, ...] = ()
+    least: tuple[str, int] | None = None
+    version: int = 1
+
+    @property
+    def flag(self) -> str:
+        return f"--{self.name}"

@@ -1,0 +1,29 @@
+"""What metrics of the features of samples share."""
+
+from typing import TYPE_CHECKING
+
+from cld_core.evaluation.request import EvalRequest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cld_core.evaluation.joined import Joined
+
+# What makes two results answers to the same question.
+SAME_FEATURES = ("samples", "fid.extractor", "fid.layer", "fid.weights", "fid.quantisation")
+SAME_REFERENCE = (*SAME_FEATURES, "fid.stats")
+
+
+def sampler(request: EvalRequest) -> str:
+    """In words: how samples were drawn."""
+    return request.sampling.method
+
+
+def both_features(joined: "Joined") -> "tuple[Tensor, Tensor]":
+    """Features (n, D) of samples and (m, D) of training images."""
+    import numpy as np
+    import torch
+
+    theirs = joined.reference.features
+    assert theirs is not None, "checked when the evaluation was asked for"
+    return torch.from_numpy(joined.arrays["features"]), torch.from_numpy(theirs.astype(np.float32, copy=False))

@@ -1,0 +1,81 @@
+"""The likelihood bound: mean and standard error over test examples, in nats or in bits/dim of an image's pixels."""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cld_core.evaluation.kinds import Metric, Quantity
+
+if TYPE_CHECKING:
+    from cld_core.evaluation.joined import Joined
+    from cld_core.model import Model
+
+
+@dataclass(frozen=True)
+class Unit:
+    """How a negative log-density in nats is reported: ``scale`` nats + ``offset``, under the key ``key``."""
+
+    name: str
+    key: str
+    scale: float = 1.0
+    offset: float = 0.0
+
+    def of(self, nats: float) -> float:
+        return self.scale * float(nats) + self.offset
+
+
+def bits_per_dim(model: "Model") -> Unit:
+    """Bits/dim of images with grey levels a = 2/levels apart on [-1, 1]: NLL/(D ln 2) - log2 a (docs/math.md 8)."""
+    levels = model.source.grey_levels
+    assert levels is not None, "only data with grey levels have bits"
+    return Unit("bits/dim", "bpd", 1.0 / (math.prod(model.data_shape) * math.log(2.0)), math.log2(levels / 2.0))
+
+
+def section(joined: "Joined") -> dict[str, Any]:
+    """The bound and its estimators; for toy data also the distance to the truth."""
+    from cld_core.evaluation.moments import standard_error
+
+    model, arrays, spec = joined.model, joined.arrays, joined.request.elbo
+    unit = bits_per_dim(model) if model.is_image else Unit("nats", "nll")
+    report = {
+        "unit": unit.name,
+        unit.key: unit.of(-arrays["elbo"].mean()),
+        "stderr": standard_error(unit.scale * arrays["elbo"]),
+        f"{unit.key}_paper_estimator": unit.of(-arrays["paper_elbo"].mean()),
+        "stderr_paper_estimator": standard_error(unit.scale * arrays["paper_elbo"]),
+        f"{unit.key}_importance": unit.of(-arrays["importance_bound"].mean()),
+        "n": len(arrays["elbo"]),
+        "nfe_mean": float(arrays["nfe"].mean()),
+        "velocities": spec.velocities,
+        "probes": spec.probes,
+    }
+    return report | _against_truth(joined)
+
+
+def _against_truth(joined: "Joined") -> dict[str, Any]:
+    """How far the bound is from the true density, if that is known."""
+    from cld_core.evaluation.moments import standard_error
+
+    source, bound = joined.model.source, joined.arrays["elbo"]
+    density, known = source.density, {}
+    if density is not None and density.log_density is not None:
+        # The same examples on both sides, so that their scatter cancels.
+        truth = density.log_density(source.test_points(joined.request.seed, 0, len(bound))).numpy()
+        known = {"gap": float((truth - bound).mean()), "gap_stderr": standard_error(truth - bound)}
+    if density is not None and density.entropy is not None:
+        known["true_entropy"] = density.entropy()
+    return known
+
+
+ELBO = Metric(
+    name="elbo",
+    help="Bound of the negative log-likelihood.",
+    rows="elbo",
+    same=("points", "seed", "elbo.eps"),
+    quantities=(
+        Quantity(key="bpd", field="bpd", label="bits/dim", stderr="stderr"),
+        Quantity(key="nll", field="nll", label="NLL bound, nats", stderr="stderr"),
+    ),
+    section=section,
+    how=lambda request: f"velocities {request.elbo.velocities}, probes {request.elbo.probes}",
+)

@@ -1,0 +1,42 @@
+"""Fréchet distance between the features of samples and of training images (torch-fidelity's formula, in float64)."""
+
+from typing import TYPE_CHECKING, Any
+
+from cld_core.evaluation.kinds import Metric, Quantity
+
+from .common import SAME_REFERENCE, sampler
+
+if TYPE_CHECKING:
+    from cld_core.evaluation.joined import Joined
+    from cld_core.evaluation.moments import Moments
+    from cld_core.evaluation.statistics import Reference
+
+
+def frechet(moments: "Moments", reference: "Reference") -> float:
+    """The Fréchet distance between samples and training set."""
+    from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
+
+    ours = {"mu": moments.mean, "sigma": moments.covariance}
+    theirs = {"mu": reference.mu, "sigma": reference.sigma}
+    return float(fid_statistics_to_metric(ours, theirs, verbose=False)[KEY_METRIC_FID])
+
+
+def _section(joined: "Joined") -> dict[str, Any]:
+    from cld_core.evaluation.moments import Moments
+
+    arrays = joined.arrays
+    moments = Moments.from_arrays(arrays) if "scatter" in arrays else Moments.of(arrays["features"])
+    return {"value": frechet(moments, joined.reference), **joined.about_samples(), **joined.about_reference()}
+
+
+FID = Metric(
+    name="fid",
+    help="Fréchet distance to the training images.",
+    rows="features",
+    reads=("moments",),
+    reference="moments",
+    same=SAME_REFERENCE,
+    quantities=(Quantity(key="fid", label="FID"),),
+    section=_section,
+    how=sampler,
+)

@@ -1,0 +1,42 @@
+"""Precision and recall of the features of samples against those of training images, by torch-fidelity."""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from cld_core.evaluation.kinds import Metric, Quantity
+
+from .common import SAME_REFERENCE, both_features, sampler
+
+if TYPE_CHECKING:
+    from cld_core.evaluation.joined import Joined
+
+
+def _section(joined: "Joined") -> dict[str, Any]:
+    from torch_fidelity.metric_prc import KEY_METRIC_F_SCORE, KEY_METRIC_PRECISION, KEY_METRIC_RECALL
+    from torch_fidelity.metric_prc import prc_features_to_metric as to_metric
+
+    spec = joined.request.prc
+    # Not the form that holds all distances at once, which are 10 GB for 50,000 samples.
+    options = {"prc_neighborhood": spec.neighbours, "save_cpu_ram": True, "verbose": False}
+    result = to_metric(*both_features(joined), **options)
+    keys = {"precision": KEY_METRIC_PRECISION, "recall": KEY_METRIC_RECALL, "f_score": KEY_METRIC_F_SCORE}
+    values = {**{name: result[key] for name, key in keys.items()}, **asdict(spec)}
+    return {**values, **joined.about_samples(), **joined.about_reference()}
+
+
+PRC = Metric(
+    name="prc",
+    help="Precision and recall.",
+    rows="features",
+    reads=("features",),
+    reference="features",
+    depends=("prc",),
+    same=(*SAME_REFERENCE, "prc.neighbours"),
+    least=("neighbours", 1),
+    quantities=(
+        Quantity(key="precision", field="precision", label="precision", larger_is_better=True),
+        Quantity(key="recall", field="recall", label="recall", larger_is_better=True),
+    ),
+    section=_section,
+    how=sampler,
+)

@@ -1,0 +1,82 @@
+"""The one table of metrics and the one of rows. To add either is to add a line, or to put an entry into the dict.
+
+The entries of `METRICS` are in the order in which they are listed everywhere. They are names, which are imported when
+they are looked up; metric files load no torch.
+"""
+
+import importlib
+from collections.abc import Iterable
+from typing import Any
+
+from cld_core.errors import UsageError, did_you_mean
+
+from .kinds import Metric, Quantity, Rows
+
+METRICS = {
+    "fid": "cld_core.evaluation.metrics.fid:FID",
+    "kid": "cld_core.evaluation.metrics.kid:KID",
+    "isc": "cld_core.evaluation.metrics.isc:ISC",
+    "prc": "cld_core.evaluation.metrics.prc:PRC",
+    "elbo": "cld_core.evaluation.metrics.elbo:ELBO",
+    "loss": "cld_core.evaluation.metrics.loss:LOSS",
+}
+ROWS = {
+    "features": Rows(
+        over="samples", depends=("sampling", "fid"), implementation="cld_core.evaluation.rows.features:FeatureRows"
+    ),
+    "elbo": Rows(over="points", depends=("elbo",), implementation="cld_core.evaluation.rows.elbo:ElboRows"),
+    "loss": Rows(over="points", depends=("loss", "objective"), implementation="cld_core.evaluation.rows.loss:LossRows"),
+}
+
+
+def metric(name: str) -> Metric:
+    """The metric of a registered name."""
+    found: Metric = _imported(METRICS[name])
+    return found
+
+
+def metrics(names: Iterable[str] | None = None) -> list[Metric]:
+    """The metrics of these names, in the order of the table; all of them by default."""
+    wanted = METRICS.keys() if names is None else {*names}
+    return [metric(name) for name in METRICS if name in wanted]
+
+
+def row_computer(kind: str) -> Any:
+    """The class that computes rows of a kind, a `rows.base.RowComputer`. Loads torch."""
+    return _imported(ROWS[kind].implementation)
+
+
+def quantities() -> list[tuple[Metric, Quantity]]:
+    """All numbers that reports may hold, with the metric whose section they are in."""
+    return [(metric, quantity) for metric in metrics() for quantity in metric.quantities]
+
+
+def quantity(key: str) -> Quantity:
+    """The number of this key."""
+    return next(quantity for _, quantity in quantities() if quantity.key == key)
+
+
+def draws_samples(names: Iterable[str]) -> bool:
+    """Whether any of these metrics looks at samples, rather than at test data alone."""
+    return any(ROWS[metric.rows].over == "samples" for metric in metrics(names))
+
+
+def parse_metrics(text: str | None) -> tuple[str, ...]:
+    """The metrics of a comma-separated list, in the order of the table.
+
+    Raises:
+        UsageError: one is unknown; names the nearest.
+    """
+    words = [word.strip() for word in (text or "").split(",") if word.strip()]
+    known = ", ".join(METRICS)
+    for word in words:
+        if word not in METRICS:
+            raise UsageError(f"--eval: '{word}' is not a metric; there are: {known}.{did_you_mean(word, METRICS)}")
+    if text is not None and not words:
+        raise UsageError(f"--eval names no metric; there are: {known}. Name some, or leave the option out.")
+    return tuple(name for name in METRICS if name in words)
+
+
+def _imported(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)

@@ -1,0 +1,47 @@
+"""What computes rows of a kind."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import ClassVar
+
+import numpy as np
+
+from cld_core.evaluation.request import EvalRequest
+from cld_core.model import Model
+
+Arrays = dict[str, np.ndarray]
+
+
+class RowComputer(ABC):
+    """Computes rows of one kind for a request, and puts them together.
+
+    Attributes:
+        keeps_rows: whether `condense` keeps all rows, rather than a summary of them.
+    """
+
+    keeps_rows: ClassVar[bool] = True
+
+    def __init__(self, model: Model, request: EvalRequest) -> None:
+        self.model, self.request = model, request
+
+    def prepare(self) -> None:
+        """Fail before the first row if something that is needed is gone.
+
+        Raises:
+            UsageError: something is gone or has changed.
+        """
+        return
+
+    @abstractmethod
+    def compute(self, first: int, last: int) -> Arrays:
+        """The rows ``first <= i < last``, arrays (last - first, ...); each row is a function of i, not of the range."""
+
+    def condense(self, rows: Arrays) -> Arrays:
+        """What a complete shard keeps of its rows."""
+        return rows
+
+    @staticmethod
+    def join(parts: Iterable[Arrays]) -> Arrays:
+        """What the shards kept, together, in their order."""
+        kept = list(parts)
+        return {name: np.concatenate([part[name] for part in kept]) for name in kept[0]}

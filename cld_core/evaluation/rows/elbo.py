@@ -1,0 +1,21 @@
+"""Likelihood bounds of test examples."""
+
+from cld_core.likelihood import likelihood
+from cld_core.seeds import SampleNoise
+
+from .base import Arrays, RowComputer
+
+# One value per example: bounds of log p(x) in nats, and evaluations of the network.
+FIELDS = ("elbo", "paper_elbo", "importance_bound", "nfe")
+
+
+class ElboRows(RowComputer):
+    """`FIELDS` of the test examples ``first <= i < last``, each (last - first,)."""
+
+    def compute(self, first: int, last: int) -> Arrays:
+        model, seed, spec = self.model, self.request.seed, self.request.elbo
+        x = model.source.test_points(seed, first, last).to(model.device)
+        noise = SampleNoise(seed, "elbo", first=first, last=last, device=model.device)
+        bounds = likelihood(model.score_of(compiled=spec.compile), model.sde, spec, noise, x)
+        values = (bounds.elbo, bounds.paper_elbo, bounds.importance_bound, bounds.nfe_each.double().mean(1))
+        return {name: value.double().cpu().numpy() for name, value in zip(FIELDS, values, strict=True)}

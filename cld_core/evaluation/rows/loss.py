@@ -1,0 +1,23 @@
+"""The training objective of test examples: the weighted loss, as training computes it except for keyed draws."""
+
+import torch
+
+from cld_core.loss import ScoreMatching
+from cld_core.seeds import SampleNoise
+
+from .base import Arrays, RowComputer
+
+
+class LossRows(RowComputer):
+    """``loss`` of the test examples ``first <= i < last``, (last - first,); each has its own times and noise."""
+
+    @torch.no_grad()
+    def compute(self, first: int, last: int) -> Arrays:
+        model, seed, draws = self.model, self.request.seed, self.request.loss.draws
+        x = model.source.test_data(seed, first, last).to(model.device)
+        objective = ScoreMatching(model.sde, self.request.objective)
+        noise = SampleNoise(seed, "loss", first=first, last=last, device=model.device)
+        total = torch.zeros(len(x), dtype=torch.float64, device=model.device)
+        for _ in range(draws):
+            total += objective.per_sample(model.score, x, objective.draw_each(noise, model.data_shape))
+        return {"loss": (total / draws).cpu().numpy()}

@@ -1,0 +1,49 @@
+"""Making a run of a published checkpoint."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .checkpoint import published
+from .checkpoint.write import write
+from .errors import UsageError
+from .model import Model
+from .recipe import Recipe
+from .run import RunFolder, events
+from .run.atomic import write_json
+from .run.folder import Progress
+
+
+@dataclass(frozen=True)
+class ImportedRun:
+    """A new run, the step of its checkpoint, and the number of its parameters."""
+
+    folder: RunFolder
+    step: int
+    parameters: int
+
+
+def import_published(file: Path, recipe: Recipe, path: Path, identity: dict[str, Any]) -> ImportedRun:
+    """Make the run at ``path`` of a published checkpoint: weights, their average, the optimiser's state and the step.
+
+    Nothing is written if a tensor does not fit the recipe.
+
+    Args:
+        identity: what `run.json` is to hold, see `cld_core.run.identity`.
+
+    Raises:
+        NotFoundError, CheckpointError: the file does not exist, has another layout, or does not fit the recipe.
+        UsageError: the checkpoint is later than `train.steps`, or the name is taken.
+    """
+    step, state = published.read(file, Model(recipe).net, recipe.optim)
+    if step > recipe.train.steps:
+        text = f"is of step {step}, later than train.steps={recipe.train.steps}. Add train.steps={step}."
+        raise UsageError(f"{file} {text}")
+    folder = RunFolder.create(path, recipe, {**identity, "imported": str(file.absolute())})
+    write(folder, step, {**state, "model_digest": recipe.model_digest()})
+    finished = step >= recipe.train.steps
+    folder.ledger.append(events.Imported(step=step, source=file.name, finished=finished))
+    progress = Progress(attempt=0, step=step, steps=recipe.train.steps, loss=None, steps_per_s=None, time=time.time())
+    write_json(folder.progress_file, progress)
+    return ImportedRun(folder, step, sum(tensor.numel() for tensor in state["model"].values()))

@@ -1,0 +1,87 @@
+"""What must go together across the sections of a recipe."""
+
+from collections.abc import Iterator
+
+from cld_core.errors import did_you_mean
+
+from .data import ImageDataSpec, ToyDataSpec
+from .ncsnpp import NcsnppSpec
+from .schema import Recipe
+from .variants import names
+
+# The key, the other key, and what is wrong with the first and how to fix it.
+Problem = tuple[str, str, str]
+
+
+def problems(recipe: Recipe) -> Iterator[Problem]:
+    """Pairs of keys that do not go together."""
+    yield from _diffusion(recipe)
+    for name, other, text in recipe.sampling.problems():
+        yield f"sampling.{name}", f"sampling.{other}", text
+    if isinstance(recipe.data, ImageDataSpec):
+        yield from _image_size(recipe.data)
+    elif isinstance(recipe.data, ToyDataSpec):
+        yield from _toy(recipe.data)
+    yield from _network(recipe)
+    yield from _batches(recipe)
+
+
+def _diffusion(recipe: Recipe) -> Iterator[Problem]:
+    sde, objective, sampling = recipe.sde, recipe.objective, recipe.sampling
+    if sde.beta0 == sde.beta1 == 0:
+        yield "sde.beta0", "sde.beta1", "is 0 and so is sde.beta1: nothing would be diffused. Raise one."
+    if objective.name not in sde.objectives:
+        text = f"cannot be {objective.name} with sde.name={sde.name}. Set objective.name={sde.objectives[0]}."
+        yield "objective.name", "sde.name", text
+    if sampling.splits and not sde.split:
+        text = f"cannot be {sampling.method} with sde.name={sde.name}, which has no velocity to split off."
+        yield "sampling.method", "sde.name", f"{text} Set sampling.method=em."
+
+
+def _toy(data: ToyDataSpec) -> Iterator[Problem]:
+    known = names("data")
+    if data.name not in known and data.plugin is None:
+        text = f"cannot be {data.name!r}; expected one of {', '.join(known)}, or set data.plugin."
+        yield "data.name", "data.plugin", text + did_you_mean(data.name, known)
+
+
+def _image_size(data: ImageDataSpec) -> Iterator[Problem]:
+    own = data.own_pixels
+    if own is None and data.size is None:
+        text = "must say how many pixels the images in the folder have. Set data.size=64, for example."
+        yield "data.size", "data.name", text
+    elif own is not None and data.size not in (None, own):
+        text = f"is {data.size}, but {data.name} has {own} pixels. Set it to null, or prepare a folder."
+        yield "data.size", "data.name", text
+
+
+def _network(recipe: Recipe) -> Iterator[Problem]:
+    data, network = recipe.data, recipe.network
+    if not isinstance(data, ImageDataSpec):
+        if network.images:
+            text = f"cannot be {network.name} with data.name={data.name}, which are vectors. Set network.name=mlp."
+            yield "network.name", "data.name", text
+        if recipe.periodic.fid_every is not None:
+            text = f"compares images, but data.name={data.name} are vectors. Set it to null."
+            yield "periodic.fid_every", "data.name", text
+        return
+    if not network.images:
+        text = f"cannot be {network.name} with data.name={data.name}, which are images. Set network.name=ncsnpp."
+        yield "network.name", "data.name", text
+    if isinstance(network, NcsnppSpec):
+        if (data.own_pixels or data.size) not in (None, network.image_size):
+            text = f"is {network.image_size}, but the images have {data.pixels} pixels. Set it to {data.pixels}."
+            yield "network.image_size", "data.size", text
+        if network.image_channels != 3:
+            text = f"is {network.image_channels}, but images are prepared as RGB. Set it to 3."
+            yield "network.image_channels", "data.name", text
+
+
+def _batches(recipe: Recipe) -> Iterator[Problem]:
+    train, world = recipe.train, recipe.cluster.world_size
+    if train.batch_size < world:
+        text = f"is {train.batch_size}, less than one example for each of {world} ranks. Raise it or use fewer ranks."
+        yield "train.batch_size", "cluster.tasks_per_node", text
+    if train.micro_batch is not None and train.micro_batch > train.batch_size:
+        text = f"is {train.micro_batch}, more than train.batch_size={train.batch_size}. Lower it or set it to null."
+        yield "train.micro_batch", "train.batch_size", text

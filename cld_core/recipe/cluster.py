@@ -1,0 +1,45 @@
+"""The `cluster` section: what a job asks its cluster for."""
+
+from dataclasses import dataclass
+
+from .keys import key
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterSpec:
+    nodes: int = key(1, "number of machines", ge=1)
+    gpus_per_node: int = key(0, "GPUs per machine; 0: CPU only", ge=0)
+    tasks_per_node: int | None = key(None, "ranks per machine; null: one per GPU, at least one", ge=1)
+    time_min: int | None = key(None, "time limit of one job in minutes; null: the cluster's default", ge=1)
+    partition: str | None = key(None, "Slurm partition")
+    account: str | None = key(None, "Slurm account")
+    qos: str | None = key(None, "Slurm quality of service")
+    mem_gb: float | None = key(None, "memory per node in GB", gt=0)
+    cpus_per_task: int | None = key(None, "CPU cores per rank", ge=1)
+    gres: str | None = key(None, "generic resources instead of gpus_per_node, such as gpu:a100:8")
+    constraint: str | None = key(None, "features that nodes must have")
+    exclude: str | None = key(None, "nodes to avoid")
+    setup: tuple[str, ...] = key((), "shell lines before the job, such as module load cuda")
+    sbatch_args: tuple[str, ...] = key((), "further options of sbatch, such as --mail-type=END")
+    srun_args: tuple[str, ...] = key((), "further options of srun, such as --cpu-bind=cores")
+    container: str | None = key(None, "command in front of python, such as apptainer exec --nv image.sif")
+    signal_s: int | None = key(
+        None, "seconds before the time limit at which to stop and save; null: from measured saves", ge=5
+    )
+    successor: bool = key(
+        False, "keep a next job waiting, for clusters where preemption cancels jobs instead of requeueing them"
+    )
+
+    @property
+    def ranks_per_node(self) -> int:
+        return self.tasks_per_node or max(1, self.gpus_per_node)
+
+    @property
+    def uses_gpu(self) -> bool:
+        """Whether GPUs are requested; if not, ranks do not use those that a machine happens to have."""
+        others = (self.gres or "", *self.sbatch_args, *self.srun_args)
+        return self.gpus_per_node > 0 or any("gpu" in text for text in others)
+
+    @property
+    def world_size(self) -> int:
+        return self.nodes * self.ranks_per_node

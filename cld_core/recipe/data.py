@@ -1,0 +1,60 @@
+"""The `data` section: toy densities, and prepared sets of images."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from .keys import key
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToyDataSpec:
+    """A toy density on the plane, which may come from a plug-in."""
+
+    name: str = key("multimodal_swissroll", "a registered toy density")
+    plugin: str | None = key(None, "Python file or module that registers further data sets", path="code")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageDataSpec:
+    """A prepared set of images. One of a known size derives from this class and sets ``own_pixels``.
+
+    Attributes:
+        own_pixels: height and width of the images; None: `size` has to say.
+        preparation: the function that plans `cldctl data prepare`, as "module:attribute".
+    """
+
+    own_pixels: ClassVar[int | None] = None
+    preparation: ClassVar[str] = "cld_core.data.folder:plan_folder"
+
+    name: str = key("folder", "a data set that `cldctl data prepare` makes")
+    path: str = key("data/cifar10", "folder of the prepared data; absolute in a run folder", path="file")
+    size: int | None = key(None, "height and width in pixels; null: cifar10 32, celebahq256 256", ge=1)
+    flip: bool = key(True, "mirror training images at random, left to right")
+    cache: Literal["auto", "memory", "disk"] = key("auto", "hold the images in memory; auto: up to 2 GiB")
+    threads: int = key(2, "threads of a rank that read images from the disk", ge=1)
+
+    @property
+    def pixels(self) -> int:
+        """Height and width of an image."""
+        pixels = self.own_pixels or self.size
+        assert pixels is not None, "the check of a recipe refuses a folder of images without a size"
+        return pixels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cifar10Spec(ImageDataSpec):
+    own_pixels: ClassVar[int | None] = 32
+    preparation: ClassVar[str] = "cld_core.data.cifar10:plan_cifar10"
+
+    name: str = key("cifar10", "CIFAR-10")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CelebaHq256Spec(ImageDataSpec):
+    own_pixels: ClassVar[int | None] = 256
+    preparation: ClassVar[str] = "cld_core.data.celebahq:plan_celebahq"
+
+    name: str = key("celebahq256", "CelebA-HQ at 256 x 256 pixels")
+
+
+DataSpec = ToyDataSpec | ImageDataSpec

@@ -1,0 +1,71 @@
+"""The `eval` section: the settings of each metric."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from .keys import key
+
+INCEPTION = "inception-v3-compat"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ElboSpec:
+    velocities: int = key(1, "draws of the initial velocity for each example", ge=1)
+    probes: int = key(1, "probes of the trace for each draw", ge=1)
+    probe: Literal["rademacher", "gaussian"] = key("rademacher", "distribution of the probes")
+    eps: float = key(1e-5, "time at which the flow starts", gt=0, lt=1)
+    rtol: float = key(1e-5, "relative tolerance of the adaptive solver", gt=0)
+    atol: float = key(1e-5, "absolute tolerance of the adaptive solver", gt=0)
+    compile: bool = key(False, "torch.compile the network that bounds are computed with; GPUs: with CUDA graphs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossSpec:
+    draws: int = key(1, "draws of time and noise for each test example", ge=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FidSpec:
+    """The features of images that FID, KID, Inception Score and precision/recall share."""
+
+    extractor: str = key(INCEPTION, "feature extractor, by its name in torch-fidelity or in eval.fid.plugin")
+    layer: str | int | None = key(None, "layer of the extractor; null: its layer for FID")
+    plugin: str | None = key(
+        None, "Python file or module that registers further extractors with torch-fidelity", path="code"
+    )
+    weights: str | None = key(
+        None, "file of the extractor's weights; null: where torch keeps its downloads", path="file"
+    )
+    download: bool = key(False, "let torch-fidelity download missing weights")
+    quantisation: Literal["round", "floor"] = key("round", "how samples become grey levels; floor: as published")
+    stats: str | None = key(None, "statistics of the training set; null: those of `cldctl data stats`", path="file")
+
+
+@dataclass(frozen=True, kw_only=True)
+class KidSpec:
+    subsets: int = key(100, "random subsets over which the distance is averaged", ge=1)
+    subset_size: int = key(1000, "images in a subset", ge=2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IscSpec:
+    splits: int = key(10, "parts of the samples over which the score is averaged", ge=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrcSpec:
+    neighbours: int = key(3, "nearest neighbours that set the radius of the balls of precision and recall", ge=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalSpec:
+    samples: int = key(2000, "samples to draw", ge=2)
+    points: int | None = key(None, "test examples of ELBO and loss; null: all images, for toys eval.samples", ge=1)
+    batch_size: int = key(2048, "samples or test examples computed at once", ge=1)
+    seed: int = key(0, "key of every random draw of an evaluation", ge=0)
+    elbo: ElboSpec = field(default_factory=ElboSpec)
+    loss: LossSpec = field(default_factory=LossSpec)
+    fid: FidSpec = field(default_factory=FidSpec)
+    kid: KidSpec = field(default_factory=KidSpec)
+    isc: IscSpec = field(default_factory=IscSpec)
+    prc: PrcSpec = field(default_factory=PrcSpec)

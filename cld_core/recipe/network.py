@@ -1,0 +1,36 @@
+"""The `network` section for toy data; `ncsnpp` has the network for images."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from .keys import key
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkSpec:
+    """What every network has.
+
+    Attributes:
+        images: it takes images; otherwise vectors.
+    """
+
+    images: ClassVar[bool] = False
+
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class MlpSpec(NetworkSpec):
+    name: Literal["mlp"] = key("mlp", "fully connected network for toy data")
+    width: int = key(128, "units of a hidden layer", ge=1)
+    layers: int = key(5, "linear layers, including the output layer", ge=2)
+    time_input: Literal["raw", "log", "fourier"] = key(
+        "raw", "what is appended to the input: t, log t, or waves of log t"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResnetSpec(NetworkSpec):
+    name: Literal["resnet"] = key("resnet", "residual network for toy data, with log t at every layer")
+    width: int = key(64, "units of a hidden layer", ge=1)
+    layers: int = key(20, "residual layers between the first and the last", ge=1)

@@ -1,0 +1,16 @@
+"""The `objective` section: what the network is trained on."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .keys import key
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveSpec:
+    name: Literal["hsm", "dsm"] = key("hsm", "hybrid or denoising score matching")
+    weighting: Literal["reweightedv2", "reweightedv1", "likelihood"] = key(
+        "reweightedv2", "weight of each t in the loss"
+    )
+    mixed_score: bool = key(False, "add the score of a unit Gaussian to the network's")
+    loss_eps: float = key(1e-5, "smallest t that is trained on", gt=0, lt=1)

@@ -1,0 +1,98 @@
+"""The `sampling` section: one spec for each `method`, which selects the keys that the section has.
+
+A further sampler derives from `SamplingSpec` (or `FixedStepSpec`) and is registered in `variants`. Another method
+keeps the keys that both methods have.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Self, cast
+
+from .keys import key
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingSpec:
+    """The keys that every method has.
+
+    Attributes:
+        splits: the method needs a diffusion that can be split (`split` of its spec).
+    """
+
+    splits: ClassVar[bool] = False
+
+    method: str = key("ode", "how samples are drawn")
+    eps: float = key(1e-3, "time at which the reverse process ends", gt=0, lt=1)
+    denoise: bool = key(True, "end with a noise-free step of size eps")
+    compile: bool = key(False, "torch.compile the network that samples are drawn with; GPUs: with CUDA graphs")
+
+    def canonical(self) -> Self:
+        """The same sampler with "auto" replaced by what it stands for: equal if the samples are equal."""
+        return self
+
+    def problems(self) -> list[tuple[str, str, str]]:
+        """Keys that do not go together, as in `checks.problems`, without the section's name."""
+        return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class OdeSpec(SamplingSpec):
+    """The probability flow, by an adaptive solver that chooses its own number of network evaluations."""
+
+    method: Literal["ode"] = key("ode", "adaptive solver of the probability flow")
+    rtol: float = key(1e-5, "relative tolerance of the adaptive solver", gt=0)
+    atol: float = key(1e-5, "absolute tolerance of the adaptive solver", gt=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FixedStepSpec(SamplingSpec):
+    """The keys of all methods that step through a fixed grid of times.
+
+    Attributes:
+        auto_grid: what `grid: auto` stands for.
+    """
+
+    auto_grid: ClassVar[str] = "linear"
+
+    nfe: int = key(500, "network evaluations of a fixed-step method, denoising included", ge=2)
+    grid: Literal["auto", "linear", "quadratic", "power"] = key(
+        "auto", "spacing of the times; auto: power for the exponential method, else linear"
+    )
+    grid_power: float = key(6.0, "p of the power grid, which is uniform in B(t)^(1/p)", ge=1)
+
+    @property
+    def spacing(self) -> str:
+        """The spacing of the times: `grid`, with "auto" resolved."""
+        return self.auto_grid if self.grid == "auto" else self.grid
+
+    def canonical(self) -> Self:
+        return replace(self, grid=cast(Any, self.spacing))
+
+    def problems(self) -> list[tuple[str, str, str]]:
+        default = FixedStepSpec.grid_power
+        if self.grid_power == default or self.spacing == "power":
+            return []
+        text = f"has no effect with sampling.grid={self.spacing}"
+        return [("grid_power", "grid", f"{text}. Set sampling.grid=power or leave it at {default}.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmSpec(FixedStepSpec):
+    method: Literal["em"] = key("em", "Euler-Maruyama")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SscsSpec(FixedStepSpec):
+    splits: ClassVar[bool] = True
+
+    method: Literal["sscs"] = key("sscs", "symmetric splitting (SSCS)")
+    sscs_order: int = key(1, "order of convergence of SSCS; 1 is the published one", ge=1, le=2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExponentialSpec(FixedStepSpec):
+    auto_grid: ClassVar[str] = "power"
+
+    method: Literal["exponential"] = key("exponential", "exponential multistep")
+    order: int = key(1, "degree of the interpolating polynomial", ge=0, le=3)
+    corrector: bool = key(True, "let each evaluation correct the step before it")
+    eta: float = key(0.0, "amount of noise: 0 the probability flow, 1 the reverse SDE", ge=0, le=1)

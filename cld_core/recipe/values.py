@@ -1,0 +1,78 @@
+"""The values of keys: what a type accepts, and how messages describe it."""
+
+import types
+import typing
+from typing import Any
+
+WRONG = object()
+YAML_WORDS = {"None": "null", "True": "true", "False": "false"}
+_INSIDE = {
+    "gt": lambda value, bound: value > bound,
+    "ge": lambda value, bound: value >= bound,
+    "lt": lambda value, bound: value < bound,
+    "le": lambda value, bound: value <= bound,
+}
+
+
+def inside(value: Any, bounds: dict[str, float]) -> bool:
+    """Whether a value is within its bounds; null always is."""
+    return value is None or all(_INSIDE[name](value, bound) for name, bound in bounds.items())
+
+
+def convert(value: Any, hint: Any) -> Any:
+    """``value`` as the type ``hint``, or `WRONG`.
+
+    Types are not mixed: '3' is not a number, and 1 is not true.
+    """
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        tries = [convert(value, option) for option in typing.get_args(hint)]
+        return next((converted for converted in tries if converted is not WRONG), WRONG)
+    if hint is type(None):
+        return None if value is None else WRONG
+    if origin is typing.Literal:
+        return value if value in typing.get_args(hint) else WRONG
+    if origin is tuple:
+        inner = typing.get_args(hint)[0]
+        if not isinstance(value, list | tuple):
+            return WRONG
+        items = tuple(convert(item, inner) for item in value)
+        return WRONG if WRONG in items else items
+    if hint is bool:
+        return value if isinstance(value, bool) else WRONG
+    if isinstance(value, bool):
+        return WRONG
+    if hint is int:
+        integral = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+        return int(value) if integral else WRONG
+    if hint is float:
+        finite = isinstance(value, int | float) and value == value and abs(value) != float("inf")
+        return float(value) if finite else WRONG
+    if hint is str:
+        # Names that are numbers, such as accounts, need no quotes.
+        return str(value) if isinstance(value, int) else value if isinstance(value, str) else WRONG
+    raise AssertionError(f"a spec uses a type that recipes do not support: {hint}")
+
+
+def literals(hint: Any) -> list[Any]:
+    """The values that a Literal type lists; empty for other types."""
+    if typing.get_origin(hint) is typing.Literal:
+        return list(typing.get_args(hint))
+    return [literal for option in typing.get_args(hint) for literal in literals(option)]
+
+
+def expectation(hint: Any, bounds: dict[str, float]) -> str:
+    """What a type and its bounds accept, in words."""
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+    options = literals(hint)
+    optional = type(None) in typing.get_args(hint)
+    base = next((option for option in typing.get_args(hint) if option is not type(None)), hint) if optional else hint
+    if options:
+        text = "one of " + ", ".join(map(str, options))
+    elif typing.get_origin(base) is tuple:
+        text = f"a list, each {names[typing.get_args(base)[0]]}"
+    else:
+        text = names.get(base, "a value")
+    limits = " and ".join(f"{signs[name]} {bound:g}" for name, bound in bounds.items())
+    return text + (f" {limits}" if limits else "") + (" or null" if optional else "")

@@ -1,0 +1,101 @@
+"""Computing what is missing of sharded work. A shard saves after every batch and resumes where it was interrupted."""
+
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable
+from typing import TYPE_CHECKING
+
+from . import state
+from .files import Arrays, Sealed, Shard
+
+if TYPE_CHECKING:
+    from cld_core.ranks import Ranks
+
+    from .work import Work
+
+
+class Computation(ABC):
+    """How the rows of one work are computed, and what becomes of them; made by `Work.open`."""
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Load and check whatever computing rows needs, before the first one.
+
+        Raises:
+            CldError: something is gone or has changed.
+        """
+
+    @abstractmethod
+    def rows(self, kind: str, first: int, last: int) -> Arrays:
+        """The rows ``first <= i < last`` of a kind, arrays (last - first, ...); each a function of its index alone."""
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Make the product from complete shards. Doing it twice, even at the same time, changes nothing.
+
+        Raises:
+            MergeError: the shards do not fit together, or one is damaged.
+        """
+
+    def keeps_rows(self, kind: str) -> bool:
+        """Whether a sealed shard keeps all rows of a kind, rather than a summary of them."""
+        return True
+
+    def condense(self, kind: str, rows: Arrays) -> Arrays:
+        """What a sealed shard keeps of all its rows."""
+        return rows
+
+    def elsewhere(self, kind: str) -> Iterable[Sealed]:
+        """Shards of other work that hold the same rows."""
+        return ()
+
+
+def compute(work: "Work", ranks: "Ranks", should_stop: Callable[[], bool], only: Collection[int] | None = None) -> bool:
+    """See `Work.compute`."""
+    computation: Computation | None = None
+    mine = range(ranks.rank, work.request.shards, ranks.world_size) if only is None else only
+    for number in mine:
+        made_of, ranges = work.made_of(), work.request.ranges(number)
+        if state.is_complete(work.shards, number, made_of, ranges):
+            continue
+        shard = Shard(work.shards, number, ranges, work.made_of(strict=True))
+        if computation is None:
+            computation = work.open(ranks)
+            computation.prepare()
+        if not _fill(shard, computation, work, should_stop):
+            return False
+    if not work.is_done and not work.missing():
+        (computation or work.open(ranks)).finish()
+    return True
+
+
+def _fill(shard: Shard, computation: Computation, work: "Work", should_stop: Callable[[], bool]) -> bool:
+    """Compute and seal all rows of a shard; False if it was asked to stop before."""
+    label = f"shard {shard.number} of {work.request.shards}"
+    for kind in shard.ranges:
+        if not shard.is_sealed(kind):
+            _take_over(shard, computation, kind, label)
+        rows, keep = functools.partial(computation.rows, kind), functools.partial(computation.condense, kind)
+        if not shard.fill(kind, work.request.batch_size, rows, keep, should_stop, label):
+            return False
+    return True
+
+
+def _take_over(shard: Shard, computation: Computation, kind: str, label: str) -> None:
+    """Copy rows that other work has computed, so that none is computed twice.
+
+    Where sealed shards keep all their rows, any part of them is of use; otherwise only the very same range.
+    """
+    first, last = shard.ranges[kind]
+    for other in sorted(computation.elsewhere(kind), key=lambda other: (other.first, other.last, str(other.folder))):
+        at, stop = first + shard.done(kind), min(other.last, last)
+        part = computation.keeps_rows(kind)
+        wanted = other.first <= at < stop if part else (other.first, other.last) == (first, last)
+        arrays = other.load() if wanted else None
+        if arrays is None:
+            continue
+        print(f"{label}: {kind} {stop - first}/{last - first}, taken from {other.folder.parent.name}", flush=True)
+        if not part:
+            shard.keep(kind, arrays)
+            return
+        shard.append(kind, {name: values[at - other.first : stop - other.first] for name, values in arrays.items()})

@@ -1,0 +1,154 @@
+"""The arrays of a shard: rows that grow batch by batch, and a state that never promises more than is there."""
+
+import contextlib
+import os
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from cld_core.run.atomic import write_arrays, write_json
+
+from . import state as states
+from .state import Ranges
+
+Arrays = dict[str, np.ndarray]
+
+
+class Shard:
+    """One shard, as far as it is computed.
+
+    Args:
+        folder: the folder of all shards.
+        number: which one.
+        ranges: by kind of rows, first and last-plus-one index.
+        made_of: what its numbers come from. A shard that was made of something else is begun again.
+    """
+
+    def __init__(self, folder: Path, number: int, ranges: Ranges, made_of: Mapping[str, str]) -> None:
+        self.number, self.ranges = number, ranges
+        self._folder, self._made_of = folder, dict(made_of)
+        state = states.read_state(folder, number)
+        parts = state.get("work", {}) if states.is_made_of(state, made_of) else {}
+        self._parts = {kind: self._resumed(kind, parts.get(kind), bounds) for kind, bounds in ranges.items()}
+
+    def done(self, kind: str) -> int:
+        """How many rows are there."""
+        return int(self._parts[kind]["done"])
+
+    def is_sealed(self, kind: str) -> bool:
+        return "bytes" in self._parts[kind]
+
+    def fill(
+        self,
+        kind: str,
+        batch_size: int,
+        compute: Callable[[int, int], Arrays],
+        condense: Callable[[Arrays], Arrays],
+        should_stop: Callable[[], bool],
+        label: str,
+    ) -> bool:
+        """Compute what is missing, save it batch by batch, and seal it. False if it was asked to stop before.
+
+        Args:
+            compute: the rows of a range of indices.
+            condense: what to keep of all rows.
+            label: the beginning of each line of progress.
+        """
+        first, last = self.ranges[kind]
+        while not self.is_sealed(kind) and (done := self.done(kind)) < last - first:
+            if should_stop():
+                return False
+            size = min(batch_size, last - first - done)
+            self.append(kind, compute(first + done, first + done + size))
+            print(f"{label}: {kind} {done + size}/{last - first}", flush=True)
+        if not self.is_sealed(kind):
+            self.keep(kind, condense(self._all_rows(kind)))
+        return True
+
+    def append(self, kind: str, rows: Arrays) -> None:
+        """Add rows and force them to the disk: arrays of one length, of the same fields every time."""
+        part = self._parts[kind]
+        part["fields"] = [[name, values.dtype.str, list(values.shape[1:])] for name, values in rows.items()]
+        row = _row_type(part)
+        table = np.empty(len(next(iter(rows.values()))), row)
+        for name, values in rows.items():
+            table[name] = values
+        raw = table.tobytes()
+        with self._rows_file(kind).open("r+b" if part["done"] else "wb") as file:
+            # An interrupted batch may have left something behind the rows that the state promises.
+            file.truncate(part["done"] * row.itemsize)
+            file.seek(0, os.SEEK_END)
+            file.write(raw)
+            file.flush()
+            os.fsync(file.fileno())
+        part["done"] += len(table)
+        part["crc"] = zlib.crc32(raw, part["crc"])
+        self._write()
+
+    def keep(self, kind: str, arrays: Arrays) -> None:
+        """Seal rows with what is to be kept of them."""
+        part, path = self._parts[kind], states.sealed_file(self._folder, self.number, kind)
+        write_arrays(path, arrays)
+        part["done"], part["bytes"] = part["last"] - part["first"], path.stat().st_size
+        self._write()
+        self._rows_file(kind).unlink(missing_ok=True)
+
+    def _all_rows(self, kind: str) -> Arrays:
+        part = self._parts[kind]
+        table = np.fromfile(self._rows_file(kind), _row_type(part), part["done"])
+        assert table.dtype.names is not None, "a row has fields"
+        return {name: table[name] for name in table.dtype.names}
+
+    def _resumed(self, kind: str, part: dict[str, Any] | None, bounds: tuple[int, int]) -> dict[str, Any]:
+        """The part of the state that can be continued; what cannot be read is computed again."""
+        fresh = {"first": bounds[0], "last": bounds[1], "done": 0, "crc": 0}
+        if part is None or (part["first"], part["last"]) != bounds:
+            return fresh
+        if "bytes" in part:
+            return part if states.is_sealed(self._folder, self.number, kind, part, bounds) else fresh
+        if part["done"] == 0:
+            return fresh
+        size = part["done"] * _row_type(part).itemsize
+        with contextlib.suppress(OSError), self._rows_file(kind).open("rb") as file:
+            crc = 0
+            while size and (block := file.read(min(size, 1 << 24))):
+                crc, size = zlib.crc32(block, crc), size - len(block)
+            if not size and crc == part["crc"]:
+                return part
+        return fresh
+
+    def _write(self) -> None:
+        write_json(states.state_file(self._folder, self.number), {**self._made_of, "work": self._parts})
+
+    def _rows_file(self, kind: str) -> Path:
+        return states.rows_file(self._folder, self.number, kind)
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """Sealed rows of one kind, ``first <= i < last``, in the shards' folder of some work."""
+
+    folder: Path
+    shard: int
+    kind: str
+    first: int
+    last: int
+
+    def load(self) -> Arrays | None:
+        """What was kept; None if it cannot be read, and then the whole shard is computed again."""
+        try:
+            file = states.sealed_file(self.folder, self.shard, self.kind)
+            with np.load(file, allow_pickle=False) as content:
+                return {name: content[name] for name in content.files}
+        except (OSError, ValueError, KeyError, BadZipFile, zlib.error):
+            states.state_file(self.folder, self.shard).unlink(missing_ok=True)
+            return None
+
+
+def _row_type(part: Mapping[str, Any]) -> np.dtype:
+    return np.dtype([(name, kind, tuple(shape)) for name, kind, shape in part["fields"]])

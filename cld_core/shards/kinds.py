@@ -1,0 +1,30 @@
+"""The kinds of sharded work, by the ``kind`` field of their request.json."""
+
+import importlib
+from pathlib import Path
+
+from cld_core.errors import NotFoundError
+from cld_core.run.atomic import read_json
+
+from .work import Work
+
+KINDS = {
+    "evaluation": "cld_core.evaluation.evaluation:Evaluation",
+    "statistics": "cld_core.evaluation.training_set:Statistics",
+}
+
+
+def open_work(folder: Path) -> Work:
+    """The work that a folder's request.json describes.
+
+    Raises:
+        NotFoundError: the folder has no request, or one that another version of cldctl wrote.
+    """
+    content = read_json(folder / "request.json")
+    kind = content.get("kind") if isinstance(content, dict) else None
+    if kind not in KINDS:
+        what = "there is no request here" if content is None else "its request was made by another version of cldctl"
+        raise NotFoundError(f"{folder}: {what}. Start the work again.")
+    module, _, name = KINDS[kind].partition(":")
+    made: Work = getattr(importlib.import_module(module), name)(folder)
+    return made

@@ -1,0 +1,85 @@
+"""What sharded work is asked to compute, kept as `request.json` in the work's folder."""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from cld_core.errors import NotFoundError
+from cld_core.ranges import share
+from cld_core.run.atomic import read_json, write_json
+
+from .serial import from_plain
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request(ABC):
+    """One piece of work, complete: everything that its numbers depend on, and how it is divided.
+
+    Attributes:
+        files: where things lie on this machine. What is in them belongs into the identity, where they are does not.
+        shards: pieces that are computed independently of each other.
+        batch_size: rows that are computed at once.
+        retries: crashes of one task after which it is not started again.
+    """
+
+    kind: ClassVar[str]
+
+    files: dict[str, str | None]
+    batch_size: int
+    shards: int = 1
+    retries: int = 3
+
+    @property
+    @abstractmethod
+    def id(self) -> str:
+        """A name made of everything that the numbers depend on; the division and ``files`` are not in it."""
+
+    @property
+    @abstractmethod
+    def sizes(self) -> Mapping[str, int]:
+        """How many rows there are of each kind of rows."""
+
+    @classmethod
+    def chosen(cls, content: Mapping[str, Any]) -> Mapping[str, type]:
+        """By field, the class that the content of a request.json calls for, where the annotation names a base of it."""
+        return {}
+
+    def ranges(self, shard: int) -> dict[str, tuple[int, int]]:
+        """By kind of rows, first and last-plus-one index of a shard's share; kinds without a row are left out."""
+        every = {kind: share(size, shard, self.shards) for kind, size in self.sizes.items()}
+        return {kind: (first, last) for kind, (first, last) in every.items() if first < last}
+
+    def store(self, folder: Path) -> Self:
+        """Write the request into ``folder``, which is made if needed, and return the one in force.
+
+        Work that was begun with the same id keeps its number of shards.
+        """
+        begun = read_json(folder / "request.json")
+        request = self
+        if isinstance(begun, dict) and begun.get("id") == self.id:
+            request = replace(self, shards=int(begun["shards"]))
+        # As it will be read: tuples become lists.
+        content = json.loads(json.dumps({"kind": self.kind, "id": self.id, **asdict(request)}))
+        (folder / "shards").mkdir(parents=True, exist_ok=True)
+        if begun != content:
+            write_json(folder / "request.json", content)
+        return request
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """The request of a folder.
+
+        Raises:
+            NotFoundError: there is none, or one that another version of cldctl wrote.
+        """
+        content = read_json(folder / "request.json")
+        if content is None:
+            raise NotFoundError(f"{folder}: there is no {cls.kind} here. Start it again.")
+        try:
+            return from_plain(cls, content, cls.chosen(content))
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            text = f"the request was made by another version of cldctl ({error})"
+            raise NotFoundError(f"{folder}: {text}. Start the work again.") from error

@@ -1,0 +1,64 @@
+"""The state file of a shard: what it is made of and how far it is. Loads no numpy, because `status` reads it.
+
+shards/00003.json              what the shard is made of, and for each kind of rows how far it is
+shards/00003-features.rows     rows in progress, one batch after another
+shards/00003-features.npz      what is kept of rows that are complete ("sealed")
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cld_core.run.atomic import read_json
+
+Ranges = Mapping[str, tuple[int, int]]
+
+
+def state_file(folder: Path, shard: int) -> Path:
+    return folder / f"{shard:05d}.json"
+
+
+def rows_file(folder: Path, shard: int, kind: str) -> Path:
+    return folder / f"{shard:05d}-{kind}.rows"
+
+
+def sealed_file(folder: Path, shard: int, kind: str) -> Path:
+    return folder / f"{shard:05d}-{kind}.npz"
+
+
+def read_state(folder: Path, shard: int) -> dict[str, Any]:
+    """The content of a state file; empty if there is none."""
+    content = read_json(state_file(folder, shard))
+    return content if isinstance(content, dict) else {}
+
+
+def is_made_of(state: Mapping[str, Any], made_of: Mapping[str, str]) -> bool:
+    """Whether a shard comes from this request, this checkpoint and so on."""
+    return all(state.get(name) == value for name, value in made_of.items())
+
+
+def is_complete(folder: Path, shard: int, made_of: Mapping[str, str], ranges: Ranges) -> bool:
+    """Whether all rows of a shard are sealed, made of just that, and in files of the promised size."""
+    state = read_state(folder, shard)
+    if not is_made_of(state, made_of):
+        return False
+    parts = state.get("work", {})
+    return all(is_sealed(folder, shard, kind, parts.get(kind, {}), bounds) for kind, bounds in ranges.items())
+
+
+def is_sealed(folder: Path, shard: int, kind: str, part: Mapping[str, Any], bounds: tuple[int, int]) -> bool:
+    """Whether a state's part says that these rows are sealed and their file has the size that it says."""
+    if "bytes" not in part or (part["first"], part["last"]) != bounds:
+        return False
+    try:
+        return sealed_file(folder, shard, kind).stat().st_size == int(part["bytes"])
+    except OSError:
+        return False
+
+
+def rows(folder: Path, shards: int, made_of: Mapping[str, str]) -> int:
+    """Rows of all shards that are computed, whether sealed or in progress."""
+    states = [read_state(folder, shard) for shard in range(shards)]
+    return sum(
+        int(part["done"]) for state in states if is_made_of(state, made_of) for part in state.get("work", {}).values()
+    )

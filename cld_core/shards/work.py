@@ -1,0 +1,123 @@
+"""Sharded work as its folder shows it: what is asked, what is there, what is missing. Loads no torch or numpy.
+
+request.json      what is asked (`Request`)
+jobs.jsonl        the ledger: which tasks were started, crashed or were cancelled
+shards/           the rows, see `state` and `files`
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from cld_core.run.ledger import Ledger
+
+from . import state
+from .request import Request
+
+if TYPE_CHECKING:
+    from cld_core.ranks import Ranks
+
+    from .compute import Computation
+
+
+class Work(ABC):
+    """One folder of sharded work.
+
+    Attributes:
+        command: the command that continues it when it is run again, for messages.
+        request: what is asked.
+
+    Raises:
+        NotFoundError: the folder has no request, or one that another version of cldctl wrote.
+    """
+
+    command: ClassVar[str]
+    request: Request
+
+    @abstractmethod
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What people call it."""
+
+    @property
+    @abstractmethod
+    def is_done(self) -> bool:
+        """Whether the product exists and answers the present request."""
+
+    @abstractmethod
+    def made_of(self, *, strict: bool = False) -> Mapping[str, str]:
+        """What rows have to come from for a shard to count: the request, and whatever else may be replaced.
+
+        Args:
+            strict: insist that all of it is there; otherwise what is gone is left out.
+
+        Raises:
+            NotFoundError: with ``strict``, something is gone.
+        """
+
+    @abstractmethod
+    def open(self, ranks: "Ranks") -> "Computation":
+        """Load what computes the rows, which takes seconds.
+
+        Raises:
+            CldError: something that is needed is gone or has changed.
+        """
+
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger(self.folder / "jobs.jsonl")
+
+    @property
+    def shards(self) -> Path:
+        return self.folder / "shards"
+
+    def missing(self) -> list[int]:
+        """The shards that are not complete. This is the one definition of complete (`state.is_complete`)."""
+        made_of = self.made_of()
+        return [
+            shard
+            for shard in range(self.request.shards)
+            if not state.is_complete(self.shards, shard, made_of, self.request.ranges(shard))
+        ]
+
+    def to_start(self) -> list[int]:
+        """The shards that tasks are to be started for: those missing, or the first one, whose task merges.
+
+        Empty if the work is done.
+        """
+        return [] if self.is_done else self.missing() or [0]
+
+    def rows_done(self) -> tuple[int, int]:
+        """How many rows are computed, and how many there are in all."""
+        total = sum(self.request.sizes.values())
+        return (total if self.is_done else state.rows(self.shards, self.request.shards, self.made_of())), total
+
+    def compute(
+        self,
+        ranks: "Ranks",
+        should_stop: Callable[[], bool] = lambda: False,
+        only: Collection[int] | None = None,
+    ) -> bool:
+        """Compute the missing ones of this process's shards; loads torch.
+
+        The process that finds all shards complete merges them.
+
+        Args:
+            ranks: without ``only``, rank r of n takes the shards r, r + n, r + 2 n, ...
+            should_stop: asked before every batch.
+            only: the shards of this process.
+
+        Returns:
+            False if it was asked to stop before its share was done.
+
+        Raises:
+            CldError: what is needed is gone or has changed, or the shards do not fit together.
+        """
+        from .compute import compute
+
+        return compute(self, ranks, should_stop, only)

@@ -1,0 +1,126 @@
+"""The training of one attempt on this rank: from its first step to the last saved one, rollbacks included."""
+
+import contextlib
+from dataclasses import dataclass
+
+from cld_core.checkpoint.load import load
+from cld_core.checkpoint.write import CheckpointWriter
+from cld_core.errors import CldError
+from cld_core.ranks import Ranks
+from cld_core.recipe import Recipe
+from cld_core.run import Lease, RunFolder
+from cld_core.stop import StopFlag
+
+from . import loop, rollback
+from .monitoring import Monitor
+from .periodic import Periodic
+from .step import Trainer
+
+
+class RankError(CldError):
+    """Rank 0 could not continue; its log says why."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """What the segments of an attempt share: an attempt has one segment, and one more after each rollback.
+
+    Attributes:
+        attempt: its number, from 0.
+        lease: held on rank 0 alone.
+    """
+
+    folder: RunFolder
+    recipe: Recipe
+    ranks: Ranks
+    stop: StopFlag
+    attempt: int
+    first_step: int
+    lease: Lease | None
+
+    def run(self) -> loop.Outcome:
+        """Train until the steps are done or a rank was asked to stop; everything is saved when this returns.
+
+        Raises:
+            NonFiniteError: a gradient or loss was not finite or exploded, and rolling back did not help.
+            SaveError: a checkpoint could not be written.
+            LeaseLostError: another job owns the run folder.
+            RankError: one of these happened on rank 0, and this is another rank.
+        """
+        writer = None if self.lease is None else self._writer(self.lease)
+
+        def segment(first_step: int, rollbacks: int) -> loop.Outcome:
+            return self._segment(first_step, rollbacks, writer)
+
+        outcome = rollback.guarded(
+            segment,
+            self.folder,
+            self.recipe,
+            self.ranks,
+            writer,
+            attempt=self.attempt,
+            first_step=self.first_step,
+        )
+        self._settle(writer)
+        return outcome
+
+    def _writer(self, lease: Lease) -> CheckpointWriter:
+        spec = self.recipe.train
+        # A checkpoint from elsewhere cannot be computed again.
+        imported = self.folder.ledger.history().imported_step
+        return CheckpointWriter(
+            self.folder,
+            keep=spec.keep,
+            milestone=lambda step: spec.is_milestone(step) or step == imported,
+            check_owner=lease.check,
+        )
+
+    def _segment(self, first_step: int, rollbacks: int, writer: CheckpointWriter | None) -> loop.Outcome:
+        with contextlib.ExitStack() as stack:
+            trainer = self._trainer(first_step, rollbacks)
+            stack.callback(trainer.close)
+            monitor = self._monitor(first_step, stack)
+            return loop.run(
+                trainer,
+                self.ranks,
+                self.stop,
+                spec=self.recipe.train,
+                first_step=first_step,
+                writer=writer,
+                monitor=monitor,
+                healthy=lambda: self.lease is None or not self.lease.lost,
+                periodic=Periodic(trainer, self.folder, monitor, self.stop),
+            )
+
+    def _trainer(self, first_step: int, rollbacks: int) -> Trainer:
+        restart = self.attempt if self.recipe.train.on_resume == "reseed" else 0
+        trainer = Trainer(self.recipe, self.ranks, restart=rollback.noise_key(restart, rollbacks))
+        if first_step > 0:
+            digest, device = self.recipe.model_digest(), self.ranks.device
+            trainer.load_state_dict(load(self.folder, first_step, model_digest=digest, device=device))
+        trainer.warm_up()
+        return trainer
+
+    def _monitor(self, first_step: int, stack: contextlib.ExitStack) -> Monitor | None:
+        if self.lease is None:
+            return None
+        steps, may_write = self.recipe.train.steps, self.lease.owned
+        monitor = Monitor(self.folder, attempt=self.attempt, first_step=first_step, steps=steps, may_write=may_write)
+        stack.callback(monitor.close)
+        monitor.write(first_step)
+        return monitor
+
+    def _settle(self, writer: CheckpointWriter | None) -> None:
+        """Wait until rank 0 has saved, and fail on all ranks if it could not."""
+        problem: CldError | None = None
+        try:
+            if writer is not None and self.lease is not None:
+                writer.wait()
+                self.lease.check()
+        except CldError as error:
+            problem = error
+        message = self.ranks.from_first(None if problem is None else str(problem))
+        if problem is not None:
+            raise problem
+        if message is not None:
+            raise RankError(f"rank 0 could not continue: {message}")

@@ -1,0 +1,199 @@
+"""``--cluster local``: processes of this machine that outlive the command, started by submitit's local executor.
+
+Tasks of one process each share a controller, so that task k can work on the k-th GPU: submitit shows the processes of
+every controller the same GPUs. Wider tasks get a controller each.
+"""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from cld_core.place import Place
+from cld_core.run.events import JobRef
+from cld_core.stop import StopFlag
+
+from . import local_tasks, submitit_jobs, this_machine
+from .base import After, Cluster, InJob, JobSpec, SchedulerRefused, Survey, Task, Work
+
+# Tells a process that each process of its controller is a task of its own.
+_POOL = "CLDCTL_LOCAL_POOL"
+# What `this_machine.details_of` says about one.
+_Controller = Mapping[str, Any]
+
+
+class LocalJob(InJob):
+    in_process: ClassVar[bool] = False
+
+    def place(self) -> Place:
+        # A file rather than a port: nothing else on this machine can be using it.
+        place = submitit_jobs.place(f"file://{_meeting_file(self.ref)}")
+        return replace(place, rank=0, world_size=1) if _is_pooled() else place
+
+
+class LocalCluster(Cluster):
+    name: ClassVar[str] = "local"
+
+    @classmethod
+    def unavailable(cls) -> str | None:
+        return None
+
+    def max_tasks(self, spec: JobSpec) -> int:
+        return spec.size.ranks_per_node
+
+    def check(self, spec: JobSpec, tasks: int = 1) -> None:
+        this_machine.check_fits(spec)
+
+    def script(self, spec: JobSpec, tasks: int = 1) -> str:
+        self.check(spec, tasks)
+        processes = tasks * spec.size.ranks_per_node
+        return f"# local: {processes} process(es), each:\n{submitit_jobs.local_command(spec.logs)}\n"
+
+    def submit(self, spec: JobSpec, tasks: Sequence[Task], note: Callable[[Sequence[JobRef]], None]) -> None:
+        self.check(spec, len(tasks))
+        limit = spec.parallel or len(tasks)
+        width, at_once = (limit, 1) if spec.size.ranks_per_node == 1 else (1, limit)
+        others = _controllers_of(spec.after)
+        controllers: list[_Controller] = []
+        jobs: list[JobRef] = []
+        try:
+            for number, first in enumerate(range(0, len(tasks), width)):
+                before = (controllers[number - at_once],) if number >= at_once else ()
+                works = tuple(task.work for task in tasks[first : first + width])
+                start = _Start(works, (*others, *before))
+                controllers.append(_start_controller(spec, start))
+                jobs += _refs(spec, start, controllers[-1])
+        except OSError as error:
+            for controller in controllers:
+                this_machine.kill_family(this_machine.find(controller))
+            text = f"the local job could not be started ({error.strerror or error})"
+            raise SchedulerRefused(f"{spec.logs}: {text}. Fix that and resume.") from error
+        note(jobs)
+
+    def survey(self, jobs: Collection[JobRef], *, settled: Collection[JobRef] = (), max_age_s: float = 30.0) -> Survey:
+        return Survey({(self.name, job.job_id): local_tasks.seen(job) for job in jobs}, time.time())
+
+    def cancel(self, jobs: Collection[JobRef]) -> None:
+        for job in jobs:
+            # A signal that comes while the processes are being started would be lost.
+            local_tasks.wait_for_begin(job)
+            # A controller passes the signal on to its processes.
+            this_machine.send(local_tasks.process_of(job), signal.SIGTERM)
+
+    def kill(self, jobs: Collection[JobRef]) -> None:
+        for job in jobs:
+            this_machine.kill_family(local_tasks.process_of(job))
+
+    def current_job(self, logs: Path | None = None) -> InJob:
+        job_id, process = os.environ["SUBMITIT_LOCAL_JOB_ID"], int(os.environ["SUBMITIT_LOCAL_GLOBALID"])
+        details, pooled = this_machine.details_of(int(job_id)), _is_pooled()
+        ref = JobRef(
+            cluster=self.name,
+            job_id=f"{job_id}_{process}" if pooled else job_id,
+            process=process if pooled else 0,
+            logs=str(logs or os.environ["SUBMITIT_FOLDER"]),
+            details={**details, "pooled": pooled},
+        )
+        return LocalJob(cluster=self, ref=ref, node=details["host"])
+
+    def log_files(self, job: JobRef, rank: int) -> list[Path]:
+        controller = job.job_id.partition("_")[0]
+        return super().log_files(replace(job, job_id=controller), rank + job.process)
+
+
+@dataclass(frozen=True)
+class _Start:
+    """What every process of a controller runs, pickled: one work for all of them, or one for each.
+
+    Attributes:
+        waits_for: details of the controllers that must have ended before the work begins.
+    """
+
+    works: tuple[Work, ...]
+    waits_for: tuple[_Controller, ...]
+
+    def __call__(self) -> None:
+        _wait_for(self.waits_for)
+        job = LocalCluster().current_job()
+        try:
+            self.works[job.ref.process](job)
+        finally:
+            if os.environ["SUBMITIT_LOCAL_GLOBALID"] == "0":
+                _meeting_file(job.ref).unlink(missing_ok=True)
+
+
+def _wait_for(controllers: Sequence[_Controller]) -> None:
+    """Wait until all have ended; a job that is asked to end meanwhile ends."""
+    if not controllers:
+        return
+    stop = StopFlag().listen()
+    print(f"waits for job {', '.join(str(controller['pid']) for controller in controllers)}", flush=True)
+    while stop.code == 0 and any(map(this_machine.is_alive, controllers)):
+        time.sleep(0.2)
+    # Nothing has begun: until the work listens, a signal may end the process at once.
+    for number in (signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_DFL)
+    if stop.code != 0:
+        print("asked to end before it began", flush=True)
+        sys.exit(0)
+
+
+def _controllers_of(after: After | None) -> tuple[_Controller, ...]:
+    """The controllers of jobs to wait for.
+
+    Raises:
+        SchedulerRefused: this machine cannot watch one of the jobs, or cannot start a successor.
+    """
+    if after is None:
+        return ()
+    if after.how != "ended":
+        raise SchedulerRefused("a local job cannot wait for another one to fail. Set cluster.successor=false.")
+    for job in after.jobs:
+        if not this_machine.is_here(job.details):
+            text = f"a local job cannot wait for job {job.job_id} of {job.details.get('host', job.cluster)}"
+            raise SchedulerRefused(f"{text}. Submit it there, or when that job has ended.")
+    # This process itself is a job that ran in it (debug) and has returned.
+    own = os.getpid()
+    return tuple(dict(job.details) for job in after.jobs if job.details["pid"] != own)
+
+
+def _start_controller(spec: JobSpec, start: _Start) -> _Controller:
+    """Start the processes of ``start``; returns what finds their controller again."""
+    pooled = len(start.works) > 1
+    processes = len(start.works) if pooled else spec.size.ranks_per_node
+    with this_machine.detached_children({**spec.env, _POOL: "1" if pooled else ""}):
+        pid = submitit_jobs.start_local(
+            spec.logs,
+            start,
+            processes=processes,
+            gpus=spec.size.gpus_per_node * len(start.works),
+            # The controller's clock begins before the wait.
+            minutes=None if start.waits_for else spec.size.time_min,
+        )
+    return this_machine.details_of(pid)
+
+
+def _refs(spec: JobSpec, start: _Start, controller: _Controller) -> list[JobRef]:
+    """One `JobRef` for each task that a controller runs."""
+    details = {
+        **controller,
+        "waits_for": [dict(other) for other in start.waits_for],
+        "pooled": len(start.works) > 1,
+        "ranks": spec.size.ranks_per_node,
+    }
+    return [
+        JobRef(cluster=LocalCluster.name, job_id=job_id, process=number, logs=str(spec.logs), details=details)
+        for number, job_id in enumerate(this_machine.task_ids(controller["pid"], len(start.works)))
+    ]
+
+
+def _is_pooled() -> bool:
+    return bool(os.environ.get(_POOL))
+
+
+def _meeting_file(ref: JobRef) -> Path:
+    return Path(ref.logs) / f".meeting_{ref.job_id}"

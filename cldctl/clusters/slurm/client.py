@@ -1,0 +1,150 @@
+"""Slurm's command line clients, each call with a time limit: a controller may be away."""
+
+import os
+import re
+import subprocess
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from cldctl.clusters.base import SchedulerAway, SchedulerRefused
+
+TIMEOUT_S = 15.0
+# What clients say when the controller does not answer; `scontrol requeue` says the first.
+_AWAY = re.compile(
+    r"unexpected message received|unable to contact slurm|timed out|connection refused|zero bytes were transmitted",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a client printed and its exit code; -1 if it does not exist, or did not answer in time (``away``)."""
+
+    code: int
+    text: str
+    away: bool = False
+
+    @property
+    def last_line(self) -> str:
+        """The line that says what went wrong."""
+        lines = self.text.strip().splitlines()
+        return lines[-1] if lines else f"it ended with {self.code}"
+
+
+def run(command: Sequence[str], stdin: str = "") -> Answer:
+    """Call a client. The time zone and form of times do not depend on the user's settings."""
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            input=stdin,
+            env={**os.environ, "SLURM_TIME_FORMAT": "standard"},
+        )
+    except subprocess.TimeoutExpired:
+        return Answer(-1, f"{command[0]} did not answer within {TIMEOUT_S:.0f} s", away=True)
+    except OSError as error:
+        return Answer(-1, str(error))
+    if done.returncode == 0:
+        return Answer(0, done.stdout)
+    text = done.stdout + done.stderr
+    return Answer(done.returncode, text, away=is_away(text))
+
+
+def is_away(text: str) -> bool:
+    """Whether the text of a failed client says that the controller gave no answer."""
+    return _AWAY.search(text) is not None
+
+
+def output_of(command: Sequence[str]) -> str | None:
+    """What a client prints; None if it fails, does not answer or does not exist."""
+    answer = run(command)
+    return answer.text if answer.code == 0 else None
+
+
+def show_job(job_id: str) -> dict[str, str]:
+    """`scontrol show job` as a dictionary; empty if the controller does not know the job or does not answer."""
+    text = output_of(["scontrol", "--oneliner", "show", "job", job_id]) or ""
+    return dict(word.split("=", 1) for word in text.split() if "=" in word)
+
+
+def cancel(job_ids: Collection[str]) -> None:
+    """Call scancel; jobs that have ended are no error.
+
+    Raises:
+        SchedulerRefused, SchedulerAway
+    """
+    if job_ids:
+        _must(run(["scancel", *job_ids]), f"scancel refused job {', '.join(job_ids)}")
+
+
+def set_dependency(job_id: str, dependency: str) -> None:
+    """Give a waiting job or array another condition to begin.
+
+    Raises:
+        SchedulerRefused, SchedulerAway
+    """
+    answer = run(["scontrol", "update", f"jobid={job_id}", f"dependency={dependency}"])
+    _must(answer, f"job {job_id} does not wait for {dependency}")
+
+
+def requeue(job_id: str, *, delay_s: float = 0.0, exclude: Sequence[str] = ()) -> None:
+    """Put a running job back into the queue; a job that waits already is fine.
+
+    One process does everything: as soon as the job is requeued, Slurm ends the script that asked for it. It ignores
+    SIGTERM, so that it can finish.
+
+    Args:
+        delay_s: seconds before it may begin.
+        exclude: nodes to avoid, beside those that the job avoids already.
+
+    Raises:
+        SchedulerRefused, SchedulerAway
+    """
+    before = show_job(job_id)
+    wishes = [f"starttime=now+{round(delay_s)}"] if delay_s > 0 else []
+    if exclude:
+        known = before.get("ExcNodeList", "(null)")
+        nodes = ",".join([*([] if known == "(null)" else [known]), *exclude])
+        wishes.append(f"excnodelist={nodes}")
+    lines = [f"requeue {job_id}", *([f"update jobid={job_id} {' '.join(wishes)}"] if wishes else [])]
+    answer = run(["sh", "-c", "trap '' TERM; exec scontrol"], "\n".join([*lines, ""]))
+    if answer.code != 0 and not answer.away and _waits(job_id, before):
+        print(f"job {job_id} is in the queue again, though scontrol said: {answer.text.strip()}", flush=True)
+        return
+    _must(answer, f"job {job_id} could not be requeued")
+
+
+def _waits(job_id: str, before: dict[str, str]) -> bool:
+    """Whether a job was requeued since, or is in the queue anyway."""
+    job = show_job(job_id)
+    again = "Restarts" in before and int(job.get("Restarts", 0)) > int(before["Restarts"])
+    return again or job.get("JobState", "") in ("PENDING", "REQUEUED", "REQUEUE_HOLD")
+
+
+def submitted_since(name: str, when: float) -> list[str] | None:
+    """Ids of this user's jobs of a name that were submitted after ``when``, seconds; None without an answer."""
+    text = output_of(["squeue", "--me", "--noheader", f"--name={name}", "--format=%A|%V"])
+    if text is None:
+        return None
+    jobs = [line.strip().split("|") for line in text.splitlines() if "|" in line]
+    return sorted({job for job, at in jobs if time.mktime(time.strptime(at, "%Y-%m-%dT%H:%M:%S")) >= int(when)})
+
+
+def sacct(fields: str, job_ids: Sequence[str]) -> str | None:
+    """Accounting of every start of jobs, oldest first, with ``|`` between the fields; None without an answer."""
+    return output_of(
+        [
+            *("sacct", "--allocations", "--noheader", "--duplicates", "--parsable2", "--starttime=now-90days"),
+            *(f"--format={fields}", "--jobs", ",".join(job_ids)),
+        ]
+    )
+
+
+def _must(answer: Answer, problem: str) -> None:
+    if answer.away:
+        raise SchedulerAway(f"slurmctld does not answer ({answer.last_line}). Try again when it does.")
+    if answer.code != 0:
+        raise SchedulerRefused(f"{problem}: {answer.text.strip() or answer.last_line}")

@@ -1,0 +1,144 @@
+"""Slurm as a `Cluster`: jobs and arrays of it."""
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from cld_core.errors import RecipeError
+from cld_core.run.events import JobRef
+from cldctl.clusters import submitit_jobs
+from cldctl.clusters.base import (
+    After,
+    Check,
+    Cluster,
+    DoctorOptions,
+    Entry,
+    InJob,
+    JobSpec,
+    MeasuredSaves,
+    SchedulerAway,
+    SchedulerRefused,
+    Survey,
+    Task,
+)
+
+from . import client, doctor, inside, polling, script
+
+# Seconds that a controller which did not answer is given to say what it has accepted.
+_AWAY_S = 60.0
+
+
+class SlurmCluster(Cluster):
+    name: ClassVar[str] = "slurm"
+    restarts: ClassVar[bool] = True
+    poll_s: ClassVar[float] = 2.0
+    # A job that is about to return to the queue looks gone for a moment.
+    looks_to_believe_an_end: ClassVar[int] = 3
+
+    @classmethod
+    def unavailable(cls) -> str | None:
+        return None if shutil.which("sbatch") else "there is no sbatch on this machine. Use --cluster local."
+
+    def max_tasks(self, spec: JobSpec) -> int:
+        return script.MAX_TASKS
+
+    def check(self, spec: JobSpec, tasks: int = 1) -> None:
+        script.parameters(spec)
+        if tasks > script.MAX_TASKS:
+            raise RecipeError(f"{tasks} tasks do not fit into one array of Slurm. Submit at most {script.MAX_TASKS}.")
+
+    def script(self, spec: JobSpec, tasks: int = 1) -> str:
+        return script.text(spec, tasks)
+
+    def submit(self, spec: JobSpec, tasks: Sequence[Task], note: Callable[[Sequence[JobRef]], None]) -> None:
+        began = time.time()
+        calls = [Entry(task.work, self) for task in tasks]
+        try:
+            with _without_an_outer_job():
+                python, parameters = script.python_command(spec.size), script.parameters(spec)
+                job_ids = submitit_jobs.submit_slurm(spec.logs, python, parameters, calls)
+        except OSError as error:
+            raise SchedulerRefused(f"{spec.logs}: the job could not be written ({error.strerror or error}).") from error
+        except submitit_jobs.NotSubmitted as error:
+            raise _explained(spec.name, str(error), began) from error
+        note([self._ref(job_id, spec.logs) for job_id in job_ids])
+
+    def survey(self, jobs: Collection[JobRef], *, settled: Collection[JobRef] = (), max_age_s: float = 30.0) -> Survey:
+        known = [job.job_id for job in settled]
+        poll = polling.poll([job.job_id for job in jobs], known, max_age_s)
+        seen = {(self.name, job.job_id): poll.jobs[job.job_id] for job in jobs if job.job_id in poll.jobs}
+        return Survey(seen, poll.as_of, poll.problem)
+
+    def cancel(self, jobs: Collection[JobRef]) -> None:
+        client.cancel([job.job_id for job in jobs])
+
+    def kill(self, jobs: Collection[JobRef]) -> None:
+        """Slurm itself does this, KillWait seconds after `cancel`."""
+
+    def redirect(self, waiting: Collection[JobRef], after: After) -> None:
+        for job_id in sorted({job.job_id.partition("_")[0] for job in waiting}):
+            client.set_dependency(job_id, script.dependency(after))
+
+    def current_job(self, logs: Path | None = None) -> InJob:
+        folder = logs or Path(os.environ["SUBMITIT_FOLDER"])
+        job_id = inside.job_id(os.environ)
+        return inside.SlurmJob(
+            cluster=self,
+            ref=self._ref(job_id, folder),
+            restart=inside.restarts(os.environ),
+            node=os.environ.get("SLURMD_NODENAME", ""),
+            log=inside.log_file(folder, job_id),
+        )
+
+    def checks(self, runs: Path, asked: DoctorOptions, saves: MeasuredSaves) -> Iterator[Check]:
+        yield from doctor.checks(runs, asked, saves)
+
+    def _ref(self, job_id: str, logs: Path) -> JobRef:
+        return JobRef(cluster=self.name, job_id=job_id, logs=str(logs), restarts=True)
+
+
+def _explained(name: str, error: str, since: float) -> SchedulerRefused | SchedulerAway:
+    """The error of an sbatch that failed with ``error``, with what to do about it."""
+    lines = [line for line in error.splitlines() if line.startswith("sbatch: error:")] or error.splitlines()
+    text = lines[0].removeprefix("sbatch: error: ")
+    if "timed out" in error.lower():
+        return SchedulerAway(f"slurmctld does not answer: {text}. {_withdrawn(name, since)}.")
+    if client.is_away(error):
+        fix = "Try again when it does, or use --cluster local"
+        return SchedulerAway(f"slurmctld does not answer, and the job {name} was not submitted: {text}. {fix}.")
+    fix = "Fix the cluster.* keys or the profile (`cldctl submit --dry-run` shows the script), or use --cluster local"
+    return SchedulerRefused(f"sbatch refused the job {name}: {text}. {fix}.")
+
+
+def _withdrawn(name: str, since: float) -> str:
+    """Cancel what an sbatch without an answer may have submitted all the same; returns what to do next."""
+    deadline = time.monotonic() + _AWAY_S
+    while (jobs := client.submitted_since(name, since)) is None and time.monotonic() < deadline:
+        time.sleep(1.0)
+    if jobs is None:
+        return f"The job may wait there all the same: before you try again, look with `squeue --me --name={name}`"
+    try:
+        client.cancel(jobs)
+    except (SchedulerRefused, SchedulerAway) as error:
+        return f"The job was submitted as {', '.join(jobs)} and could not be cancelled ({error}): scancel it"
+    done = f"The job that had been submitted ({', '.join(jobs)}) is cancelled. " if jobs else ""
+    return f"{done}Try again when it answers, or use --cluster local"
+
+
+@contextlib.contextmanager
+def _without_an_outer_job() -> Iterator[None]:
+    """Without what Slurm told the job that this process belongs to, which sbatch would take for wishes."""
+    outer = {}
+    if "SLURM_JOB_ID" in os.environ:
+        outer = {name: value for name, value in os.environ.items() if name.startswith(("SLURM_", "SRUN_"))}
+        outer.pop("SLURM_CONF", None)
+    for name in outer:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(outer)

@@ -1,0 +1,115 @@
+"""A task of a Slurm job seen from inside: who it is, what a signal means, and how it begins again."""
+
+import os
+import random
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from cld_core.place import Place
+from cld_core.run.history import Attempt
+from cld_core.stop import StopCode
+from cldctl.clusters import submitit_jobs
+from cldctl.clusters.base import InJob, SchedulerAway, read_from
+
+from . import client, polling
+
+# Slurm may send the signal of the time limit up to a minute early.
+_EARLY_S = 90.0
+_NOT_PREEMPTED = ("None", "Unknown", "")
+# Seconds between two attempts to requeue while the controller is away.
+_RETRY_S = 2.0
+
+
+def job_id(environment: Mapping[str, str]) -> str:
+    """The id of this job, ARRAY_TASK for a task of an array: to requeue a bare array id requeues every task."""
+    array, task = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else environment["SLURM_JOB_ID"]
+
+
+def restarts(environment: Mapping[str, str]) -> int:
+    """How often Slurm has started this job before; the variable is not set at the first start."""
+    return int(environment.get("SLURM_RESTART_COUNT") or 0)
+
+
+def log_file(logs: Path, job: str) -> Path:
+    """Where slurmstepd writes its notices: the error log of rank 0, which is also that of the batch script."""
+    return logs / f"{job}_0_log.err"
+
+
+class SlurmJob(InJob):
+    in_process: ClassVar[bool] = False
+
+    def place(self) -> Place:
+        return submitit_jobs.place(f"tcp://{submitit_jobs.first_host()}:{self._port()}")
+
+    def _port(self) -> int:
+        """Where the ranks meet: the same for all of a start, another one at the next, in case this one is taken.
+
+        submitit's own depends on the job id alone, and lies among those that the kernel gives to outgoing connections.
+        """
+        return random.Random(f"{self.ref.job_id} {self.restart}").randrange(20000, 32768)
+
+    def cause_of(self, code: StopCode, log_offset: int) -> str | None:
+        """What a signal means, by the notice in the log and by what the controller knows."""
+        job = client.show_job(os.environ["SLURM_JOB_ID"])
+        if job.get("PreemptTime", "None") not in _NOT_PREEMPTED:
+            return "preempted"
+        if code is StopCode.USR2:
+            notice = float(os.environ.get("CLDCTL_SIGNAL_S", "90"))
+            return "timeout" if _seconds_left(job) < notice + _EARLY_S else "preempted"
+        noticed = polling.notice_in(self.log_since(log_offset))
+        if noticed not in (None, "cancelled"):
+            return noticed
+        if int(job.get("Restarts", self.restart)) > self.restart:
+            return polling.notice_in(self._log_with_a_reason(log_offset)) or "requeued"
+        if "COMPLETING" in job.get("JobState", "") or job.get("JobState") == "CANCELLED":
+            return "timeout" if 0 <= -_seconds_left(job) < 60 and _limit_reached(job) else "cancelled"
+        return None
+
+    def why_ended(self, attempt: Attempt) -> str | None:
+        """What the log or else accounting says about the end of an attempt of this job or an earlier one."""
+        if attempt.log_offset is None or attempt.job_id is None:
+            return None
+        noticed = polling.notice_in(read_from(log_file(Path(self.ref.logs), attempt.job_id), attempt.log_offset))
+        if noticed not in (None, "cancelled"):
+            return noticed
+        states = polling.states_of_starts(attempt.job_id)
+        if attempt.restart < len(states):
+            # A job that exited on its own within the grace time is COMPLETED or FAILED, which is not a cause.
+            cause = polling.CAUSE_OF_STATE.get(states[attempt.restart])
+            if cause not in (None, "crashed"):
+                return cause
+        # srun --kill-on-bad-exit leaves the same notice as scancel.
+        return None if attempt.cause == "crashed" else noticed
+
+    def requeue(self, *, delay_s: float = 0.0, exclude: Sequence[str] = (), within_s: float = 0.0) -> None:
+        deadline = time.monotonic() + within_s
+        while True:
+            try:
+                return client.requeue(self.ref.job_id, delay_s=delay_s, exclude=exclude)
+            except SchedulerAway:
+                if time.monotonic() + _RETRY_S > deadline:
+                    raise
+            time.sleep(_RETRY_S)
+
+    def _log_with_a_reason(self, offset: int, within_s: float = 1.0) -> str:
+        """The log of this attempt, once it has a reason in it: slurmstepd writes at its own pace."""
+        deadline = time.monotonic() + within_s
+        while " DUE TO " not in (text := self.log_since(offset)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return text
+
+
+def _seconds_left(job: Mapping[str, str]) -> float:
+    """Until the job's end as the controller knows it; negative after it, large if it does not say."""
+    try:
+        return time.mktime(time.strptime(job["EndTime"], "%Y-%m-%dT%H:%M:%S")) - time.time()
+    except (KeyError, ValueError):
+        end = os.environ.get("SLURM_JOB_END_TIME")
+        return float(end) - time.time() if end else 1e9
+
+
+def _limit_reached(job: Mapping[str, str]) -> bool:
+    return job.get("JobState", "").startswith("TIMEOUT") or job.get("Reason") == "TimeLimit"

@@ -1,0 +1,142 @@
+"""What Slurm says about many jobs: one squeue and, for those that it has forgotten, one sacct."""
+
+import re
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from cldctl.clusters.base import Phase, Seen
+
+from . import client
+
+_PHASES: dict[str, Phase] = {
+    **dict.fromkeys(("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"), "pending"),
+    **dict.fromkeys(("RUNNING", "CONFIGURING", "SIGNALING", "RESIZING"), "running"),
+    **dict.fromkeys(("SUSPENDED", "STOPPED"), "suspended"),
+    **dict.fromkeys(("COMPLETING", "STAGE_OUT"), "ending"),
+}
+# What the end of a job is called in the ledger. A job that ended on its own (COMPLETED) says nothing about a run.
+CAUSE_OF_STATE = {
+    "PREEMPTED": "preempted",
+    "TIMEOUT": "timeout",
+    "DEADLINE": "timeout",
+    "NODE_FAIL": "node_failure",
+    "BOOT_FAIL": "node_failure",
+    "OUT_OF_MEMORY": "out_of_memory",
+    "CANCELLED": "cancelled",
+    "REQUEUED": "requeued",
+    "FAILED": "crashed",
+}
+_NOTICE = re.compile(r"\*\*\* (JOB|STEP) \S+ ON \S+ CANCELLED AT \S+(?: DUE TO ([A-Z ]+?))?(?:,.*)? \*\*\*")
+_CAUSE_OF_NOTICE = {
+    "PREEMPTION": "preempted",
+    "TIME LIMIT": "timeout",
+    "NODE FAILURE": "node_failure",
+    "JOB REQUEUE": "requeued",
+}
+# Slurm's own lines, or the error that torch ends with on a GPU; others may speak of memory and live on.
+_OUT_OF_MEMORY = re.compile(
+    r"^(?:slurmstepd|slurmd|srun)\b.*(?:oom[-_]kill|exceeded (?:job |step )?memory limit|out of memory)"
+    r"|^torch\.(?:cuda\.)?OutOfMemoryError:",
+    re.IGNORECASE | re.MULTILINE,
+)
+AWAY = "slurmctld does not answer: states are the last that the runs wrote"
+
+
+@dataclass(frozen=True)
+class Poll:
+    """Answers about the jobs ``asked`` of this process, by job id.
+
+    Attributes:
+        as_of: when Slurm was asked, seconds since 1970.
+    """
+
+    asked: frozenset[str]
+    jobs: Mapping[str, Seen]
+    as_of: float
+    problem: str | None = None
+
+
+_last = Poll(frozenset(), {}, 0.0)
+
+
+def poll(job_ids: Collection[str], settled: Collection[str], max_age_s: float) -> Poll:
+    """Ask about jobs, unless this process got an answer about all of them in the last ``max_age_s`` seconds.
+
+    Args:
+        settled: jobs about which everything is known except whether Slurm still has them; accounting is not asked
+            about those.
+    """
+    global _last
+    if not _last.asked.issuperset(job_ids) or time.time() - _last.as_of >= max_age_s:
+        _last = _ask(frozenset(job_ids), settled)
+    return _last
+
+
+def _ask(wanted: frozenset[str], settled: Collection[str]) -> Poll:
+    now = time.time()
+    if not wanted:
+        return Poll(wanted, {}, now)
+    queue = client.output_of(["squeue", "--all", "--noheader", "--array", "--states=all", "--format=%i|%T|%N|%r"])
+    jobs = parse_squeue(queue or "")
+    for job in settled:
+        jobs.setdefault(job, Seen("gone"))
+    missing = sorted({job.split("_")[0] for job in wanted if job not in jobs})
+    if missing:
+        for job, states in parse_sacct(client.sacct("JobID,State,NodeList", missing) or "").items():
+            jobs.setdefault(job, seen_of(states[-1]))
+    if queue is not None:
+        # Slurm has forgotten the others: without accounting, a job that is not in the queue has ended.
+        for job in wanted:
+            jobs.setdefault(job, Seen("gone"))
+    return Poll(wanted, jobs, now, None if queue is not None else AWAY)
+
+
+def parse_squeue(text: str) -> dict[str, Seen]:
+    """Answers of ``squeue --format='%i|%T|%N|%r'``, by job id; tasks of an array are ``ARRAY_TASK``."""
+    rows = [line.strip().split("|", 3) for line in text.splitlines()]
+    return {row[0]: seen_of(*row[1:]) for row in rows if len(row) == 4}
+
+
+def parse_sacct(text: str) -> dict[str, list[str]]:
+    """States of every start of each job, oldest first, from ``sacct --parsable2 --duplicates``."""
+    states: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        parts = line.strip().split("|")
+        if len(parts) >= 2 and parts[0]:
+            states.setdefault(parts[0], []).append(parts[1].split()[0])
+    return states
+
+
+def seen_of(state: str, node: str = "", reason: str = "") -> Seen:
+    """What one of Slurm's words for a state means, for example "CANCELLED by 0"."""
+    word = state.split()[0].rstrip("+") if state else ""
+    phase = _PHASES.get(word, "gone")
+    return Seen(
+        phase,
+        ended=CAUSE_OF_STATE.get(word) if phase == "gone" else None,
+        node=node,
+        reason=reason if phase == "pending" and reason != "None" else "",
+        word=word,
+    )
+
+
+def states_of_starts(job_id: str) -> list[str]:
+    """From accounting, the state in which every start of a job ended, oldest first; empty without accounting."""
+    return parse_sacct(client.sacct("JobID,State", [job_id]) or "").get(job_id, [])
+
+
+def notice_in(log: str) -> str | None:
+    """The cause in slurmstepd's last notice in a log: "... CANCELLED AT ... DUE TO PREEMPTION ***".
+
+    Returns:
+        "cancelled" for a notice about the job without a reason, which is what scancel leaves; one about a step is
+        also left by srun's --kill-on-bad-exit, and says nothing. None without a notice.
+    """
+    notices = [(match[1], match[2]) for match in _NOTICE.finditer(log)]
+    reasons = [reason for _, reason in notices if reason is not None]
+    if reasons:
+        return _CAUSE_OF_NOTICE.get(reasons[-1].strip(), "killed")
+    if _OUT_OF_MEMORY.search(log):
+        return "out_of_memory"
+    return "cancelled" if ("JOB", None) in notices else None

@@ -1,0 +1,142 @@
+"""What the configuration of a Slurm means for a run: preemption, time limits, requeueing. Pure: asks nobody."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from cldctl.clusters.base import Check
+
+from .configuration import Configuration, Partition, Qos
+
+Verdict = Literal["ok", "warn", "fail"]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What is so, how bad it is for a run, and what to do about it."""
+
+    verdict: Verdict
+    found: str
+    advice: str = ""
+
+    def named(self, name: str) -> Check:
+        return Check(name, self.verdict, self.found, self.advice)
+
+
+def on_preemption(
+    partition: Partition, others: Sequence[Partition], slurm: Configuration, save_s: float | None
+) -> Judgement:
+    """What preemption does to a run in a partition.
+
+    Args:
+        save_s: seconds of the slowest save that was measured, None before the first.
+    """
+    if slurm.preempt_type in ("", "none"):
+        return Judgement("ok", "never: preemption is off on this cluster")
+    if slurm.preempt_type == "qos":
+        return Judgement("ok", "by QOS, whatever the partition says: see the lines of the QOS")
+    mode = _mode(partition.preempt_mode, slurm.preempt_mode)
+    if mode in ("OFF", ""):
+        return Judgement("ok", "never: PreemptMode=OFF")
+    if slurm.preempt_type == "partition_prio" and not any(other.tier > partition.tier for other in others):
+        return Judgement("ok", "never: no partition has a higher PriorityTier")
+    return _outcome(mode, partition.grace_s, slurm, save_s)
+
+
+def on_preemption_by_qos(qos: Qos, others: Sequence[Qos], slurm: Configuration, save_s: float | None) -> Judgement:
+    """What preemption does to a run of this QOS if PreemptType=preempt/qos; as `on_preemption`."""
+    stronger = [other.name for other in others if qos.name in other.preempts]
+    mode = _mode(qos.preempt_mode, slurm.preempt_mode)
+    if not stronger or mode in ("OFF", ""):
+        return Judgement("ok", "never: " + ("PreemptMode=OFF" if stronger else "no QOS preempts it"))
+    judged = _outcome(mode, qos.grace_s, slurm, save_s)
+    return replace(judged, found=f"by {', '.join(stronger)}: {judged.found}")
+
+
+def _outcome(mode: str, grace_s: int, slurm: Configuration, save_s: float | None) -> Judgement:
+    """What a preemption of this mode does. SIGKILL comes GraceTime and then KillWait after SIGTERM, or later."""
+    if mode == "SUSPEND":
+        advice = "Set train.hang_timeout_s above the longest suspension, or the watchdog takes it for a hang."
+        return Judgement("warn", "SUSPEND: frozen in memory, continued later", advice)
+    notice = grace_s + slurm.kill_wait_s
+    found = f"{mode}: {_first_signals(grace_s, slurm)}, SIGKILL after {notice} s or more"
+    fits = save_fits(notice, save_s)
+    if mode != "REQUEUE":
+        comes_back = slurm.user_signal and grace_s > 0
+        then = "requeued by the run itself, if it saves within GraceTime" if comes_back else "not brought back by Slurm"
+        advice = "Set cluster.successor=true: a waiting job then brings the run back."
+        worst: Verdict = "fail" if fits.verdict == "fail" else "warn"
+        return Judgement(worst, f"{found}; {then}; {fits.found}", " ".join(filter(None, (advice, fits.advice))))
+    return Judgement(fits.verdict, f"{found}; requeued by Slurm; {fits.found}", fits.advice)
+
+
+def save_fits(notice: float, save_s: float | None) -> Judgement:
+    """Whether the slowest measured save, with a margin of its own length, fits into ``notice`` seconds."""
+    if save_s is None:
+        return Judgement("ok", "no save was measured yet", "Ask again once a run has saved a checkpoint.")
+    found = f"the slowest save took {save_s:.1f} s"
+    if save_s > notice:
+        advice = "A preempted run loses up to train.checkpoint_every steps: lower it, or ask for a longer GraceTime."
+        return Judgement("fail", f"{found} and does not fit", advice)
+    if 2 * save_s > notice:
+        advice = "Lower train.checkpoint_every, so that little is lost if a save is cut off."
+        return Judgement("warn", f"{found} and fits barely", advice)
+    return Judgement("ok", f"{found} and fits")
+
+
+def at_the_limit(partition: Partition, notice_s: int) -> Judgement:
+    """What the time limit does to a run in a partition, which is told ``notice_s`` seconds before it to stop."""
+    limit = partition.default_time_s or partition.max_time_s
+    shown = _span(partition.default_time_s) if partition.default_time_s else f"the maximum, {_span(limit)}"
+    found = f"SIGUSR2 {notice_s} s before, save, requeue; default limit {shown}"
+    if partition.default_time_s and partition.default_time_s != partition.max_time_s:
+        found += f", at most {_span(partition.max_time_s)}"
+    if partition.max_time_s is not None and partition.max_time_s <= notice_s:
+        return Judgement("fail", found, "No job there lasts long enough to train and save. Use another partition.")
+    if limit is not None and limit <= notice_s + 60:
+        advice = "Set cluster.time_min: with the default limit a job is told to stop as soon as it begins."
+        return Judgement("warn", found, advice)
+    return Judgement("ok", found)
+
+
+def requeueing(slurm: Configuration) -> Judgement:
+    """Whether jobs can be requeued."""
+    if slurm.job_requeue:
+        return Judgement("ok", "JobRequeue=1, and cldctl submits with --requeue")
+    return Judgement("ok", "JobRequeue=0, but cldctl submits with --requeue", "Other jobs of yours need --requeue.")
+
+
+def accounting(slurm: Configuration, sacct_answers: bool, said: str) -> Judgement:
+    """Whether sacct can say how jobs ended."""
+    fallback = "Works without: causes then come from the job's log and from squeue, as long as it remembers."
+    if slurm.accounting in ("", "none"):
+        return Judgement("warn", "off (AccountingStorageType=none)", fallback)
+    if not sacct_answers:
+        return Judgement("warn", f"{slurm.accounting}, but sacct does not answer: {said}", fallback)
+    return Judgement("ok", f"{slurm.accounting}, sacct answers")
+
+
+def _first_signals(grace_s: int, slurm: Configuration) -> str:
+    if not slurm.user_signal:
+        return "SIGTERM at once"
+    if grace_s == 0:
+        return "SIGUSR2 and SIGTERM at once"
+    return f"SIGUSR2 at once, SIGTERM after {grace_s} s"
+
+
+def _mode(own: str, clusters: str) -> str:
+    """The word that counts in for example ``GANG,REQUEUE``; the cluster's if partition or QOS has none."""
+    for text in (own, clusters):
+        words = [word for word in text.split(",") if word not in ("", "CLUSTER", "GANG", "WITHIN", "PRIORITY")]
+        if words:
+            return words[0]
+    return ""
+
+
+def _span(seconds: int | None) -> str:
+    if seconds is None:
+        return "unlimited"
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size and seconds % size == 0:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"

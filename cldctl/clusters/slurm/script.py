@@ -1,0 +1,111 @@
+"""From a `JobSpec` to sbatch: parameters and the text of the script. Pure: nobody is asked."""
+
+import shlex
+import sys
+from typing import Any
+
+from cld_core.errors import RecipeError
+from cld_core.recipe.cluster import ClusterSpec
+from cldctl.clusters import submitit_jobs
+from cldctl.clusters.base import After, JobSpec
+
+# One below Slurm's default MaxArraySize.
+MAX_TASKS = 1000
+
+
+def text(spec: JobSpec, tasks: int) -> str:
+    """The batch script of a job, or of an array of ``tasks``."""
+    return submitit_jobs.slurm_script(spec.logs, python_command(spec.size), parameters(spec), tasks)
+
+
+def parameters(spec: JobSpec) -> dict[str, Any]:
+    """Parameters of submitit's Slurm executor: one task per rank, requeued when asked, ended when one rank fails.
+
+    Raises:
+        RecipeError: the time limit leaves no time to work, or an option is not one of sbatch.
+    """
+    size = spec.size
+    _check_time(spec)
+    wanted: dict[str, Any] = {
+        "job_name": spec.name,
+        "nodes": size.nodes,
+        "ntasks_per_node": size.ranks_per_node,
+        "gpus_per_node": size.gpus_per_node if size.gpus_per_node and size.gres is None else None,
+        "gres": size.gres,
+        "cpus_per_task": size.cpus_per_task,
+        "mem": None if size.mem_gb is None else _memory(size.mem_gb),
+        "partition": size.partition,
+        "account": size.account,
+        "qos": size.qos,
+        "constraint": size.constraint,
+        "exclude": ",".join(filter(None, (size.exclude, *spec.exclude))) or None,
+        "time": size.time_min,
+        "dependency": None if spec.after is None else dependency(spec.after),
+        "setup": _setup(spec),
+        "teardown": _teardown(spec) or None,
+        "signal_delay_s": spec.notice_s,
+        "srun_args": ["--kill-on-bad-exit=1", *size.srun_args],
+        "array_parallelism": spec.parallel,
+        # submitit's own mark, which sites that track these keys would refuse.
+        "wckey": None,
+        "additional_parameters": {"requeue": True, **_options(size.sbatch_args), **_never_satisfied(spec.after)},
+    }
+    # Without None for these two, submitit would fill in values of its own.
+    return {name: value for name, value in wanted.items() if value is not None or name in ("wckey", "time")}
+
+
+def python_command(size: ClusterSpec) -> str:
+    """The Python of this environment, behind the container's command if there is one."""
+    python = shlex.quote(sys.executable)
+    return f"{size.container} {python}" if size.container else python
+
+
+def dependency(after: After) -> str:
+    """The condition as sbatch and scontrol take it, for example ``afterany:12:13_4``."""
+    how = {"ended": "afterany", "failed": "afternotok"}[after.how]
+    return ":".join([how, *dict.fromkeys(job.job_id for job in after.jobs)])
+
+
+def _check_time(spec: JobSpec) -> None:
+    if spec.size.time_min is not None and spec.size.time_min * 60 <= spec.notice_s:
+        early = f"the job is told {spec.notice_s} s before its limit to save and end (cluster.signal_s)"
+        advice = f"it would never train. Set it to {spec.notice_s // 60 + 2} or more"
+        raise RecipeError(f"recipe: 'cluster.time_min' is {spec.size.time_min}, but {early}: {advice}.")
+
+
+def _setup(spec: JobSpec) -> list[str]:
+    return [
+        *spec.size.setup,
+        *(f"export {name}={shlex.quote(value)}" for name, value in spec.env.items()),
+        # A job tells the signal of its time limit from that of a preemption by how early it comes.
+        f"export CLDCTL_SIGNAL_S={spec.notice_s}",
+        # A careful `set -e` is for the lines above: what comes after srun must run when that fails.
+        *(["set +e"] if spec.aftermath else []),
+    ]
+
+
+def _teardown(spec: JobSpec) -> list[str]:
+    if not spec.aftermath:
+        return []
+    return ["code=$?", f"{python_command(spec.size)} -m {shlex.join(spec.aftermath)} $code", "exit $code"]
+
+
+def _never_satisfied(after: After | None) -> dict[str, Any]:
+    """A successor whose turn cannot come any more leaves the queue."""
+    return {"kill-on-invalid-dep": "yes"} if after is not None and after.how == "failed" else {}
+
+
+def _memory(gb: float) -> str:
+    return f"{int(gb)}GB" if gb == int(gb) else f"{round(gb * 1024)}MB"
+
+
+def _options(arguments: tuple[str, ...]) -> dict[str, Any]:
+    """``--name=value`` and ``--name`` as submitit takes them."""
+    options: dict[str, Any] = {}
+    for argument in arguments:
+        name, equals, value = argument.removeprefix("--").partition("=")
+        if not argument.startswith("--") or not name:
+            example = "Write --name or --name=value, for example --mail-type=END"
+            raise RecipeError(f"recipe: 'cluster.sbatch_args' has {argument!r}, not an option of sbatch. {example}.")
+        options[name] = value if equals else True
+    return options

@@ -1,0 +1,151 @@
+"""Jobs that are processes of this machine: one command starts them, another finds, ends or kills them."""
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cld_core.errors import RecipeError
+
+from .base import JobSpec
+
+# The start time of a process is derived from the clock, which may have been set since it was noted.
+_CLOCK_TOLERANCE_S = 2.0
+
+
+def check_fits(spec: JobSpec) -> None:
+    """Refuse a job of several machines.
+
+    Raises:
+        RecipeError
+    """
+    if spec.size.nodes > 1:
+        text = f"is {spec.size.nodes}, but the local executor has one machine. Set cluster.nodes=1"
+        raise RecipeError(f"recipe: 'cluster.nodes' {text} and cluster.tasks_per_node={spec.size.ranks_per_node}.")
+
+
+def details_of(pid: int) -> dict[str, Any]:
+    """What finds the process again from another one, for `JobRef.details`; JSON."""
+    import psutil
+
+    started = None
+    with contextlib.suppress(psutil.NoSuchProcess):
+        started = psutil.Process(pid).create_time()
+    return {"host": socket.gethostname(), "pid": pid, "process_started": started}
+
+
+def is_here(details: Mapping[str, Any]) -> bool:
+    """Whether the process was started on this machine."""
+    return details.get("host") == socket.gethostname()
+
+
+def task_ids(pid: int, tasks: int) -> list[str]:
+    """Job ids of the tasks that share a process: its id, with a number behind it if there are several."""
+    return [str(pid)] if tasks == 1 else [f"{pid}_{number}" for number in range(tasks)]
+
+
+def find(details: Mapping[str, Any]) -> Any:
+    """The `psutil.Process` that `details_of` describes; None if it has ended, or was started on another machine."""
+    import psutil
+
+    if not is_here(details):
+        return None
+    try:
+        process = psutil.Process(int(details["pid"]))
+        started = details.get("process_started")
+        same = started is None or abs(process.create_time() - started) < _CLOCK_TOLERANCE_S
+        return process if same and _is_up(process) else None
+    except psutil.NoSuchProcess:
+        return None
+
+
+def is_alive(details: Mapping[str, Any]) -> bool:
+    return find(details) is not None
+
+
+def end(pid: int, grace_s: float = 60.0) -> None:
+    """Send SIGTERM to one process, whose peers stop with it, and kill it if it is alive after ``grace_s`` seconds."""
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        send(process, signal.SIGTERM)
+        deadline = time.monotonic() + grace_s
+        while time.monotonic() < deadline and _is_up(process):
+            time.sleep(0.1)
+        send(process, signal.SIGKILL)
+
+
+def send(process: Any, number: int) -> None:
+    """Send a signal to a `psutil.Process`, unless it is None or has ended."""
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        if process is not None and _is_up(process):
+            process.send_signal(number)
+
+
+def kill_family(process: Any) -> None:
+    """Kill a `psutil.Process` with its descendants, unless it is None or has ended."""
+    import psutil
+
+    if process is None:
+        return
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for member in (process, *process.children(recursive=True)):
+            send(member, signal.SIGKILL)
+
+
+def _is_up(process: Any) -> bool:
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    return False
+
+
+@contextlib.contextmanager
+def detached_children(env: Mapping[str, str]) -> Iterator[None]:
+    """Processes started in this block get the variables ``env``, and outlive this process and its terminal.
+
+    They ignore what a terminal sends (Ctrl-C, Ctrl-Z, hang-up): ignored signals stay ignored across exec. SIGUSR2 and
+    SIGTERM, which end a job, still reach them. They do not keep this process's pipes open, so that the reader of
+    `cldctl submit | ...` sees their end; the output of a job goes to its logs.
+    """
+    ignored = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP)
+    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in ignored}
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(descriptor) for descriptor in range(3)]
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for descriptor in range(3):
+        os.dup2(nowhere, descriptor)
+    try:
+        with environment(env):
+            yield
+    finally:
+        for descriptor, copy in enumerate(kept):
+            os.dup2(copy, descriptor)
+        for descriptor in (*kept, nowhere):
+            os.close(descriptor)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables in this block."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

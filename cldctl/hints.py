@@ -1,0 +1,23 @@
+"""Commands to type next, which work when they are pasted."""
+
+import contextlib
+import os
+import shlex
+from pathlib import Path
+
+from cld_core.run import RunFolder
+
+
+def default_root() -> Path:
+    """The folder of the runs without ``--runs-dir``."""
+    return Path(os.environ.get("CLDCTL_RUNS") or "runs")
+
+
+def command(text: str, run: RunFolder) -> str:
+    """``cldctl TEXT``, with the ``--runs-dir`` that it needs to find ``run`` from here."""
+    root = run.path.parent
+    if root.resolve() == default_root().resolve():
+        return f"cldctl {text}"
+    with contextlib.suppress(ValueError):
+        root = root.relative_to(Path.cwd())
+    return f"cldctl {text} --runs-dir {shlex.quote(str(root))}"

@@ -1,0 +1,1 @@
+"""What runs inside a job, and what follows its end."""

@@ -1,0 +1,25 @@
+"""What every process of a job does around its work."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+from cld_core.errors import CldError
+from cldctl.clusters.base import InJob
+
+
+@contextlib.contextmanager
+def one_line_errors(job: InJob) -> Iterator[None]:
+    """Errors that name their fix need no traceback, and the process ends with their exit code.
+
+    Inside a command they propagate, and stdout, which is the command's own for data, is left alone.
+    """
+    if job.in_process:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+        return
+    try:
+        yield
+    except CldError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(error.exit_code)

@@ -1,0 +1,84 @@
+"""The work of a task that computes shards, of evaluations and of statistics alike."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cld_core.errors import CldError
+from cld_core.evaluation.evaluation import Evaluation
+from cld_core.shards import open_work
+from cld_core.stop import StopCode, StopFlag
+from cldctl.clusters.base import InJob, SchedulerAway, SchedulerRefused
+from cldctl.evals.table import write_finished
+
+from .process import one_line_errors
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Shards of the work in a folder."""
+
+    folder: str
+    shards: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ShardsWork:
+    """Compute pieces of sharded work. Pickled by the launcher, so it holds paths and numbers only."""
+
+    pieces: tuple[Piece, ...]
+    gpu: bool
+
+    def __call__(self, job: InJob) -> None:
+        # Before anything slow is loaded: an early signal must be neither lost nor fatal.
+        stop = StopFlag().listen(interrupt=job.in_process)
+        with one_line_errors(job):
+            is_done = self._compute(job, stop)
+        if not is_done and job.ref.restarts and stop.code is StopCode.USR2:
+            try:
+                job.requeue()
+            except (SchedulerRefused, SchedulerAway) as error:
+                print(f"could not requeue job {job.ref.job_id}: {error}", flush=True)
+
+    def _compute(self, job: InJob, stop: StopFlag) -> bool:
+        """Compute piece after piece; False when asked to stop first. What fails leaves the other pieces alone.
+
+        Raises:
+            CldError: the first one, when nothing else is left to do.
+        """
+        from cld_core import ranks as distributed
+
+        ranks = distributed.alone(job.place(), gpu=self.gpu)
+        if (warning := ranks.lacks_gpu(self.gpu)) is not None:
+            print(f"warning: {warning}", file=sys.stderr, flush=True)
+        first_error: CldError | None = None
+        for piece in self.pieces:
+            work = open_work(Path(piece.folder))
+            try:
+                if not work.compute(ranks, lambda: stop.code != 0, piece.shards):
+                    return False
+            except CldError as error:
+                if len(self.pieces) == 1:
+                    raise
+                print(f"{work.name}: {error}", file=sys.stderr, flush=True)
+                first_error = first_error or error
+            if isinstance(work, Evaluation):
+                write_finished(work.run)
+        if first_error is not None:
+            raise first_error
+        return True
+
+
+def divided(missing: Sequence[tuple[str, Sequence[int]]], tasks: int) -> list[tuple[Piece, ...]]:
+    """The missing shards of works, by folder, for at most ``tasks`` tasks: one shard each where there are enough."""
+    units = [(folder, shard) for folder, shards in missing for shard in shards]
+    count = min(len(units), tasks)
+    return [_joined(units[task::count]) for task in range(count)]
+
+
+def _joined(units: Sequence[tuple[str, int]]) -> tuple[Piece, ...]:
+    shards: dict[str, list[int]] = {}
+    for folder, shard in units:
+        shards.setdefault(folder, []).append(shard)
+    return tuple(Piece(folder, tuple(numbers)) for folder, numbers in shards.items())

@@ -1,0 +1,80 @@
+"""What jobs need from a cluster: training, and tasks of sharded work."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from cld_core.checkpoint.verify import slowest_save_s
+from cld_core.recipe import Recipe
+from cld_core.recipe.cluster import ClusterSpec
+from cld_core.run import RunFolder
+from cldctl.clusters.base import After, Cluster, JobSpec, MeasuredSaves
+
+# What a save is taken to last before the first one was measured, and what it may take beyond three times the slowest.
+FIRST_SAVE_S, SAVE_MARGIN_S = 10.0, 60
+
+
+def training(run: RunFolder, recipe: Recipe, cluster: Cluster, after: After | None = None) -> JobSpec:
+    """The job that trains a run."""
+    return JobSpec(
+        name=run.name,
+        logs=run.logs,
+        size=recipe.cluster,
+        notice_s=notice_s(slowest_saves([run]), recipe.cluster),
+        after=after,
+        aftermath=_aftermath("training", run.path, run.logs, cluster),
+    )
+
+
+def sharded(
+    name: str,
+    first: Path,
+    logs: Path,
+    size: ClusterSpec,
+    cluster: Cluster,
+    *,
+    run: RunFolder | None = None,
+    after: After | None = None,
+    parallel: int | None = None,
+) -> JobSpec:
+    """The job whose tasks, of one process each, compute shards.
+
+    Args:
+        first: folder of the work whose ledger keeps the crashes of all tasks.
+        size: what a training with the same resources would get.
+        run: whose saves were measured; None for work that belongs to no run.
+    """
+    one = replace(size, nodes=1, tasks_per_node=1, gpus_per_node=min(1, size.gpus_per_node))
+    return JobSpec(
+        name=name,
+        logs=logs,
+        size=one,
+        notice_s=notice_s(slowest_saves([run] if run is not None else []), size),
+        after=after,
+        parallel=parallel,
+        aftermath=_aftermath("shards", first, logs, cluster),
+    )
+
+
+def _aftermath(kind: str, folder: Path, logs: Path, cluster: Cluster) -> tuple[str, ...]:
+    """Module and arguments of what follows a bad end; the launcher adds the exit code."""
+    launcher = f"{type(cluster).__module__}:{type(cluster).__qualname__}"
+    return ("cldctl.jobs.aftermath", kind, str(folder), str(logs), launcher)
+
+
+def notice_s(saves: Sequence[float], size: ClusterSpec) -> int:
+    """Seconds before its time limit at which a job is told to stop: three times the slowest save, and a margin."""
+    if size.signal_s is not None:
+        return size.signal_s
+    return round(3 * max(saves, default=FIRST_SAVE_S)) + SAVE_MARGIN_S
+
+
+def slowest_saves(runs: Iterable[RunFolder]) -> list[float]:
+    """The seconds that the slowest save of each run took, of runs that have saved."""
+    return [seconds for run in runs if (seconds := slowest_save_s(run)) is not None]
+
+
+def measured_saves(runs: Iterable[RunFolder]) -> MeasuredSaves:
+    """The saves of all runs, as `cldctl doctor` judges a cluster by them."""
+    saves = slowest_saves(runs)
+    return MeasuredSaves(slowest_s=max(saves, default=None), notice_s=notice_s(saves, ClusterSpec()))

@@ -1,0 +1,57 @@
+"""Where preemption cancels jobs, a job that waits for this one to end badly restarts the run."""
+
+from collections.abc import Collection
+
+from cld_core.run import RunFolder
+from cld_core.run.events import JobRef, Submitted, TurnedAway
+from cldctl.clusters.base import After, InJob, SchedulerAway, SchedulerRefused, Task, Work
+
+from . import specs
+from .evaluations import chained
+
+
+def submit(run: RunFolder, job: InJob, work: Work) -> None:
+    """Submit the next job of the run, which begins only if this one fails, unless there is one already."""
+    if run.ledger.history().successors_of(job.ref.job_id):
+        return
+    spec = specs.training(run, run.recipe(), job.cluster, After((job.ref,), "failed"))
+
+    def note(refs: Collection[JobRef]) -> None:
+        for ref in refs:
+            run.ledger.append(Submitted(job=ref, successor_of=job.ref.job_id))
+
+    try:
+        job.cluster.submit(spec, [Task(work=work, label=run.name)], note)
+    except (SchedulerRefused, SchedulerAway) as error:
+        print(f"{run.name} has no successor: {error}", flush=True)
+        return
+    for ref in run.ledger.history().successors_of(job.ref.job_id):
+        _redirect_evaluations(run, job, ref)
+
+
+def withdraw(run: RunFolder, job: InJob) -> None:
+    """Cancel the job that would follow this one: the run itself was cancelled, or is given up."""
+    waiting = run.ledger.history().successors_of(job.ref.job_id)
+    if not waiting:
+        return
+    for ref in waiting:
+        run.ledger.append(TurnedAway(job_id=ref.job_id, reason="withdrawn", why="withdrawn"))
+    try:
+        job.cluster.cancel(waiting)
+    except (SchedulerRefused, SchedulerAway) as error:
+        names = ", ".join(ref.job_id for ref in waiting)
+        print(f"the successor {names} of job {job.ref.job_id} could not be cancelled: {error}", flush=True)
+
+
+def _redirect_evaluations(run: RunFolder, job: InJob, successor: JobRef) -> None:
+    """Chained evaluations waited for this job alone; the successor ends after it."""
+    for work in chained(run, run.recipe()):
+        refs = [event.job for event in work.ledger.history().jobs if event.job.cluster == successor.cluster]
+        survey = job.cluster.survey(refs, max_age_s=0)
+        waiting = [ref for ref in refs if survey.of(ref).phase == "pending"]
+        if not waiting:
+            continue
+        try:
+            job.cluster.redirect(waiting, After((successor,)))
+        except (SchedulerRefused, SchedulerAway) as error:
+            print(f"{work.name} does not wait for job {successor.job_id}: {error}", flush=True)

@@ -1,0 +1,106 @@
+"""The work of a training job, in each of its processes, and what rank 0 does before and after it."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cld_core.run import RunFolder
+from cld_core.run.events import Explained, GivenUp, Requeued
+from cld_core.stop import StopCode, StopFlag
+from cldctl.clusters.base import InJob, SchedulerAway, SchedulerRefused
+
+from . import successor
+from .process import one_line_errors
+
+if TYPE_CHECKING:
+    from cld_core.train.session import Ended
+
+# Seconds for which rank 0 retries to requeue its job while the scheduler is away.
+REQUEUE_WITHIN_S = 60.0
+# Causes that the launcher may know better.
+_UNEXPLAINED = (None, "crashed", "killed", "terminated")
+
+
+@dataclass(frozen=True)
+class TrainWork:
+    """Train a run. Pickled by the launcher, so it holds a path only."""
+
+    run: str
+
+    def __call__(self, job: InJob) -> None:
+        # Before anything slow is loaded: an early signal must be neither lost nor fatal.
+        stop = StopFlag().listen(interrupt=job.in_process)
+        run = RunFolder(self.run)
+        with one_line_errors(job):
+            ended = self._train(run, job, stop)
+        # The other ranks have nothing left to do: a requeue starts the killing.
+        if job.place().rank == 0 and job.ref.restarts:
+            if ended.cause == "cancelled":
+                successor.withdraw(run, job)
+            if ended.code is StopCode.USR2:
+                go_on(run, job, ended.cause)
+
+    def _train(self, run: RunFolder, job: InJob, stop: StopFlag) -> "Ended":
+        if job.place().rank == 0:
+            explain_previous(run, job)
+            if job.ref.restarts and run.recipe().cluster.successor:
+                successor.submit(run, job, self)
+
+        from cld_core import ranks as distributed
+        from cld_core.train import session
+
+        ranks = distributed.join(job.place(), gpu=run.recipe().cluster.uses_gpu)
+        try:
+            ended = session.run(
+                run,
+                ranks,
+                stop,
+                job_id=job.ref.job_id,
+                restart=job.restart,
+                log=job.log,
+                cause_of=lambda code: job.cause_of(code, log_offset(run)),
+            )
+            print(f"rank {ranks.rank} of {ranks.world_size}: {ended.cause} at step {ended.step}", flush=True)
+        finally:
+            ranks.leave()
+        return ended
+
+
+def log_offset(run: RunFolder) -> int:
+    """Where in the launcher's log the notices about the newest attempt begin, bytes."""
+    last = run.ledger.history().last
+    return (last.log_offset or 0) if last is not None else 0
+
+
+def explain_previous(run: RunFolder, job: InJob) -> None:
+    """Find out why the newest attempt ended, if it could not say so itself, and note it."""
+    history = run.ledger.history()
+    last = history.last
+    if last is None or last.cause not in _UNEXPLAINED:
+        return
+    if history.was_requeued(last):
+        return  # Its cause is known, and what the launcher says since is about our own requeue.
+    cause = job.why_ended(last)
+    if cause is not None and cause != last.cause:
+        run.ledger.append(Explained(attempt=last.attempt, cause=cause))
+
+
+def go_on(run: RunFolder, job: InJob, cause: str, *, delay_s: float = 0.0) -> bool:
+    """Requeue this job and note it in the ledger; returns whether it waits in the queue.
+
+    A time limit that came before a single step was done would come again: the run is given up.
+    """
+    last = run.ledger.history().last
+    if cause == "timeout" and last is not None and last.last_step == last.first_step:
+        reason = "the time limit came before a single step; set cluster.time_min higher and resume"
+        run.ledger.append(GivenUp(reason=reason, job_id=job.ref.job_id))
+        print(f"{run.name}: {reason}", flush=True)
+        return False
+    # The ledger comes first: the requeue ends this process.
+    run.ledger.append(Requeued(job_id=job.ref.job_id, cause=cause, delay_s=delay_s))
+    try:
+        job.requeue(delay_s=delay_s, within_s=REQUEUE_WITHIN_S)
+    except (SchedulerRefused, SchedulerAway) as error:
+        print(f"could not requeue job {job.ref.job_id}: {error}", flush=True)
+        run.ledger.append(GivenUp(reason="the job could not be requeued; see cldctl logs", job_id=job.ref.job_id))
+        return False
+    return True

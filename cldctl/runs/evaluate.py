@@ -1,0 +1,68 @@
+"""Starting what is missing of a plan, by one submission."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cld_core.evaluation.evaluation import Evaluation
+from cld_core.evaluation.request import EvalRequest
+from cld_core.recipe.cluster import ClusterSpec
+from cld_core.run import RunFolder
+from cld_core.run.atomic import read_json
+from cld_core.run.events import JobRef
+from cldctl.clusters.base import Cluster, SchedulerAway, SchedulerRefused
+from cldctl.evals.plan import EvaluationPlan
+
+from . import sharded, survey
+from .status import work_state
+
+
+@dataclass(frozen=True)
+class Begun:
+    """The evaluations of a plan by the state that they were in; ``job`` computes those of ``started``."""
+
+    complete: tuple[str, ...] = ()
+    running: tuple[str, ...] = ()
+    started: tuple[str, ...] = ()
+    job: JobRef | None = None
+
+
+def start(
+    run: RunFolder, plan: EvaluationPlan, cluster: Cluster, size: ClusterSpec, parallel: int | None = None
+) -> Begun:
+    """Start those evaluations of a plan that are neither complete nor being computed.
+
+    Raises:
+        RecipeError: the cluster has no such jobs.
+        SchedulerRefused, SchedulerAway: nothing was started, and what was made for it is removed again.
+    """
+    answers = survey.of_runs([run])
+    by_state: dict[str, list[str]] = {"FINISHED": [], "RUNNING": [], "PENDING": [], "STOPPED": []}
+    for request in plan.requests:
+        path = run.evals / request.id
+        exists = (path / "request.json").is_file()
+        by_state[work_state(Evaluation(path), answers) if exists else "STOPPED"].append(request.id)
+    missing = by_state["STOPPED"]
+    existing = {path.name for path in run.evals.iterdir()} if run.evals.is_dir() else set()
+    home = plan.sweep.save(run) if plan.sweep is not None else None
+    for request in plan.requests:
+        if request.id in missing:
+            request.save(run)
+    job = None
+    if missing:
+        works = [Evaluation(run.evals / name) for name in missing]
+        logs = home / "logs" if home is not None else None
+        try:
+            job = sharded.start(works, cluster, size, run=run, logs=logs, parallel=parallel)
+        except (SchedulerRefused, SchedulerAway):
+            for name in {*missing, *([home.name] if home is not None else [])} - existing:
+                shutil.rmtree(run.evals / name)
+            raise
+    running = (*by_state["RUNNING"], *by_state["PENDING"])
+    return Begun(tuple(by_state["FINISHED"]), running, tuple(missing), job)
+
+
+def divided_otherwise(run: RunFolder, requests: Sequence[EvalRequest]) -> list[tuple[str, int]]:
+    """Evaluations that were begun in another number of shards, which they keep, and that number."""
+    begun = [(request, read_json(run.evals / request.id / "request.json")) for request in requests]
+    return [(request.id, int(it["shards"])) for request, it in begun if it and it["shards"] != request.shards]

@@ -1,0 +1,39 @@
+"""Which cluster a run belongs to."""
+
+import contextlib
+import fcntl
+from collections.abc import Iterator
+
+from cld_core.errors import UsageError
+from cld_core.run import RunFolder
+from cldctl import clusters
+from cldctl.clusters.base import Cluster
+
+
+def chosen(name: str | None, run: RunFolder | None = None) -> Cluster:
+    """The cluster of this name; without one that of the run's last job, or the default.
+
+    Raises:
+        UsageError: there is no such cluster, or it cannot be used on this machine.
+    """
+    if name is None and run is not None:
+        jobs = run.ledger.history().jobs
+        name = jobs[-1].job.cluster if jobs else None
+    cluster = clusters.default() if name is None else clusters.find(name)
+    if (reason := cluster.unavailable()) is not None:
+        raise UsageError(f"--cluster {cluster.name}: {reason}")
+    return cluster
+
+
+@contextlib.contextmanager
+def only_one(run: RunFolder, cluster: Cluster) -> Iterator[None]:
+    """Of several people who start jobs of a run at the same moment, one at a time gets past here.
+
+    A cluster that blocks until the work is done would keep the others waiting; there, nobody waits.
+    """
+    if cluster.blocks:
+        yield
+        return
+    with (run.path / ".submit.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

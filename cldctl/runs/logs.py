@@ -1,0 +1,86 @@
+"""Where the output of a process of a run is."""
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cld_core.errors import NotFoundError
+from cld_core.run import RunFolder
+from cld_core.run.events import JobRef
+from cldctl import clusters
+from cldctl.jobs.evaluations import evaluations_of
+
+from . import survey
+
+_LOG = re.compile(r".+_(?P<rank>\d+)_log\.(?:out|err)")
+
+
+@dataclass(frozen=True)
+class Log:
+    """The output of one rank of a job."""
+
+    job: JobRef
+    rank: int
+
+    def files(self) -> list[Path]:
+        """Output and errors; empty before the job has begun."""
+        return clusters.find(self.job.cluster).log_files(self.job, self.rank)
+
+    def ranks(self) -> list[str]:
+        """The ranks that have logs beside this one."""
+        names = (file.name for file in Path(self.job.logs).glob("*_log.*"))
+        return sorted({match["rank"] for name in names if (match := _LOG.fullmatch(name))})
+
+    def is_growing(self) -> bool:
+        """Whether the job is alive, as far as is known."""
+        return not survey.ask([self.job]).of(self.job).is_gone
+
+
+def of_training(run: RunFolder, attempt: int | None, rank: int) -> Log:
+    """The log of an attempt, or of the newest job.
+
+    Raises:
+        NotFoundError: there is no such attempt, or no job at all.
+    """
+    history = run.ledger.history()
+    jobs = {event.job.job_id: event.job for event in history.jobs}
+    if attempt is None:
+        if not jobs:
+            raise NotFoundError(f"{run.name} was never submitted, so it has no log. Try `cldctl resume {run.name}`.")
+        job = history.jobs[-1].job
+    else:
+        made = {entry.attempt: entry for entry in history.attempts}
+        if attempt not in made:
+            existing = ", ".join(map(str, made)) or "none"
+            raise NotFoundError(f"{run.name} has no attempt {attempt}. It has: {existing}.")
+        job_id = str(made[attempt].job_id)
+        # An attempt that was started by hand, with torchrun, is of no job that was submitted.
+        job = jobs.get(job_id) or JobRef(cluster=clusters.default().name, job_id=job_id)
+    return Log(replace(job, logs=str(run.logs)), rank)
+
+
+def of_evaluation(run: RunFolder, name: str, shard: int | None, rank: int) -> Log:
+    """The log of the newest job of an evaluation, or of the newest that computes a shard of it.
+
+    Raises:
+        NotFoundError: there is no such evaluation or shard, or no job of it.
+    """
+    works = {work.folder.name: work for work in evaluations_of(run)}
+    jobs = works[name].ledger.history().jobs if name in works else ()
+    if not jobs:
+        existing = ", ".join(key for key, work in works.items() if work.ledger.history().jobs) or "none"
+        raise NotFoundError(f"{run.name} has no evaluation {name} that was started. It has: {existing}.")
+    last = works[name].request.shards - 1
+    if shard is not None and not 0 <= shard <= last:
+        raise NotFoundError(f"{name} has no shard {shard}. It has: 0 to {last}.")
+    mine = [event for event in jobs if shard is None or shard in (event.shards or ())]
+    if not mine:
+        text = f"no job of {name} computes shard {shard}, which was complete before it"
+        raise NotFoundError(f"{text}. Choose another shard.")
+    job = mine[-1].job
+    # A copy of the run, or one that was moved, has its logs elsewhere.
+    there = Path(job.logs) if Path(job.logs).is_dir() else works[name].folder / "logs"
+    if shard is None:
+        # Of a pool of tasks that share a job, ``rank`` is the process.
+        return Log(replace(job, logs=str(there), process=0), rank)
+    return Log(replace(job, logs=str(there)), 0)

@@ -1,0 +1,107 @@
+"""Starting sharded work: evaluations of a run, statistics of a training set."""
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from cld_core.errors import NotFoundError
+from cld_core.recipe.cluster import ClusterSpec
+from cld_core.run import RunFolder
+from cld_core.run.events import JobRef, Submitted
+from cld_core.shards import Work, open_work
+from cldctl.clusters.base import After, Cluster, JobSpec, Task
+from cldctl.jobs import specs
+from cldctl.jobs.shards import Piece, ShardsWork, divided
+
+from . import survey
+
+# Seconds that jobs may take to end after their product is complete.
+PATIENCE_S = 10.0
+POLL_S = 0.2
+
+
+def spec_of(
+    works: Sequence[Path],
+    size: ClusterSpec,
+    cluster: Cluster,
+    *,
+    run: RunFolder | None = None,
+    logs: Path | None = None,
+    after: After | None = None,
+    parallel: int | None = None,
+) -> JobSpec:
+    """The job that computes the works in these folders.
+
+    Args:
+        run: the one that they evaluate, if they do.
+        logs: where the output goes; default: into the folder of the first work.
+    """
+    name = "cldctl-stats" if run is None else f"{run.name}-eval"
+    logs = logs or works[0] / "logs"
+    return specs.sharded(name, works[0], logs, size, cluster, run=run, after=after, parallel=parallel)
+
+
+def start(
+    works: Sequence[Work],
+    cluster: Cluster,
+    size: ClusterSpec,
+    *,
+    run: RunFolder | None = None,
+    logs: Path | None = None,
+    after: After | None = None,
+    parallel: int | None = None,
+    started: Callable[[JobRef], None] = lambda job: None,
+) -> JobRef:
+    """Start what is missing of works by one submission, a shard a task where the cluster takes so many tasks.
+
+    Args:
+        size: nodes, ranks and limits as a training would get them.
+        started: called as soon as the job exists.
+
+    Raises:
+        RecipeError: the cluster has no such jobs.
+        SchedulerRefused, SchedulerAway: nothing was started.
+    """
+    folders = [work.folder for work in works]
+    spec = spec_of(folders, size, cluster, run=run, logs=logs, after=after, parallel=parallel)
+    limit = cluster.max_tasks(replace(spec, size=size))
+    shares = divided([(str(work.folder), work.to_start()) for work in works], limit)
+    cluster.check(spec, len(shares))
+    ledgers = {str(work.folder): work.ledger for work in works}
+    jobs: list[JobRef] = []
+
+    def note(refs: Sequence[JobRef]) -> None:
+        jobs.extend(refs)
+        for ref, share in zip(refs, shares, strict=True):
+            for piece in share:
+                ledgers[piece.folder].append(Submitted(job=ref, shards=piece.shards))
+        started(refs[0])
+
+    tasks = [Task(work=ShardsWork(share, gpu=size.uses_gpu), label=_label(share)) for share in shares]
+    cluster.submit(spec, tasks, note)
+    return jobs[0]
+
+
+def _label(share: Sequence[Piece]) -> str:
+    return "; ".join(f"{Path(piece.folder).name}: shards {', '.join(map(str, piece.shards))}" for piece in share)
+
+
+def is_alive(folder: Path) -> bool:
+    """Whether a job that computes the work in a folder waits or runs; False if there is no work."""
+    try:
+        jobs = [event.job for event in open_work(folder).ledger.history().jobs]
+    except NotFoundError:
+        return False
+    answers = survey.ask(jobs)
+    return not all(answers.of(job).is_gone for job in jobs)
+
+
+def clear(folder: Path) -> None:
+    """Remove the folder of work whose product is elsewhere, once no job writes its logs there."""
+    deadline = time.monotonic() + PATIENCE_S
+    while is_alive(folder) and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+    if not is_alive(folder):
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,246 @@
+"""The state of a run: a table over its history and what its launcher says. Pure, and knows no cluster by name."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cld_core.run.events import JobRef, NotSubmitted, Submitted
+from cld_core.run.history import Attempt, History
+from cldctl.clusters.base import Seen
+
+# A job follows its request within moments; after this many seconds the submission was interrupted.
+SUBMITTING_S = 30.0
+RESUMABLE = frozenset({"STOPPED", "FAILED", "CANCELLED", "LOST"})
+OVER = RESUMABLE | {"FINISHED"}
+
+# The state of a run whose last attempt ended by this cause; FAILED by any other.
+_AFTER = {
+    "finished": "FINISHED",
+    "preempted": "STOPPED",
+    "timeout": "STOPPED",
+    "terminated": "STOPPED",
+    "requeued": "STOPPED",
+    "imported": "STOPPED",
+    "cancelled": "CANCELLED",
+    "killed": "LOST",
+    "node_failure": "LOST",
+}
+# Causes after which the launcher itself starts a job again.
+_RESTARTED_BY_LAUNCHER = ("preempted", "node_failure", "requeued")
+_FAILURES = ("crashed", "out_of_memory")
+
+
+@dataclass(frozen=True)
+class Situation:
+    """The columns of the table, and what reasons are made of. A column without a value is empty.
+
+    Attributes:
+        request: of a request that no job followed: "refused", "open", or "stale" after `SUBMITTING_S`.
+        job: "none", or whether the current job is the "first" or a "successor" that waited for another to fail.
+        attempt: of the current job: "none", "open" or "ended"; "other" if the newest belongs to an earlier job.
+            Without a job, of the newest attempt.
+        after: the state that the cause of an ended attempt leads to.
+        phase: of the current job, `Seen.phase`.
+        end: how the current job ended: "cancelled", "failed" or "quiet".
+        restarts: "yes" if the launcher can start the current job again.
+        back: "yes" if it does so after the end of the attempt.
+        given_up: "yes" if a retry budget is spent since then.
+    """
+
+    history: History
+    current: JobRef | None
+    seen: Seen
+    request: str = ""
+    job: str = "none"
+    attempt: str = "none"
+    after: str = ""
+    phase: str = ""
+    end: str = ""
+    restarts: str = "no"
+    back: str = "no"
+    given_up: str = "no"
+
+
+Reason = Callable[[Situation], str | None]
+
+
+def _none(situation: Situation) -> str | None:
+    return None
+
+
+def _refusal(situation: Situation) -> str | None:
+    request = situation.history.request
+    return request.reason if isinstance(request, NotSubmitted) else None
+
+
+def _interrupted(situation: Situation) -> str | None:
+    return "the submission was interrupted before it reached the scheduler; resume it"
+
+
+def _why_it_waits(situation: Situation) -> str | None:
+    return situation.seen.reason or None
+
+
+def _never_began(situation: Situation) -> str | None:
+    assert situation.current is not None, "a job that did not begin"
+    word = f" (its launcher says {situation.seen.word})" if situation.seen.word else ""
+    unexplained = f"the job ended before it began{word}; see `cldctl logs`"
+    return situation.history.not_begun.get(situation.current.job_id, unexplained)
+
+
+def _warning(situation: Situation) -> str | None:
+    if situation.phase == "suspended":
+        return "suspended" + (f": {situation.seen.reason}" if situation.seen.reason else "")
+    last = situation.history.last
+    return None if last is None else last.warning
+
+
+def _launchers_word(situation: Situation) -> str | None:
+    return f"its launcher says {situation.seen.word or situation.seen.ended}; see `cldctl logs`"
+
+
+def _vanished(situation: Situation) -> str | None:
+    return "the job is gone without a message: it was killed, or its node failed"
+
+
+def _deciding(situation: Situation) -> str | None:
+    return "the attempt failed; its job is deciding whether to start again"
+
+
+def _given_up(situation: Situation) -> str | None:
+    return situation.history.given_up
+
+
+def _detail(situation: Situation) -> str | None:
+    last = situation.history.last
+    return last.detail if last is not None and situation.after == "FAILED" else None
+
+
+def _detail_or_wait(situation: Situation) -> str | None:
+    return _detail(situation) or _why_it_waits(situation)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table. A cell is empty (any value matches), or lists values: "pending|running".
+
+    Attributes:
+        state: what a situation that matches is called; "<after>" for `Situation.after`.
+    """
+
+    state: str
+    reason: Reason = _none
+    request: str = ""
+    job: str = ""
+    attempt: str = ""
+    after: str = ""
+    phase: str = ""
+    end: str = ""
+    restarts: str = ""
+    back: str = ""
+    given_up: str = ""
+
+    def matches(self, situation: Situation) -> bool:
+        cells = ((getattr(self, column), getattr(situation, column)) for column in _COLUMNS)
+        return all(not cell or value in cell.split("|") for cell, value in cells)
+
+
+_COLUMNS = ("request", "job", "attempt", "after", "phase", "end", "restarts", "back", "given_up")
+_HERE = "pending|running|suspended|ending|unknown"
+
+# The first row that matches decides.
+TABLE = (
+    Row("FAILED", _refusal, request="refused"),
+    Row("FAILED", _interrupted, request="stale"),
+    Row("PENDING", request="open"),
+    Row("PENDING", job="none", attempt="none"),
+    Row("<after>", _detail, job="none", attempt="ended"),
+    Row("LOST", job="none", attempt="open"),
+    Row("REQUEUED", _why_it_waits, job="successor", attempt="other", phase=_HERE),
+    Row("PENDING", _why_it_waits, attempt="none|other", phase=_HERE),
+    Row("CANCELLED", attempt="none|other", phase="gone", end="cancelled"),
+    Row("FAILED", _never_began, attempt="none|other", phase="gone"),
+    Row("REQUEUED", _why_it_waits, attempt="open", phase="pending"),
+    Row("RUNNING", _warning, attempt="open", phase=_HERE),
+    Row("CANCELLED", attempt="open", phase="gone", end="cancelled"),
+    Row("FAILED", _launchers_word, attempt="open", phase="gone", end="failed"),
+    Row("LOST", _vanished, attempt="open", phase="gone", end="quiet"),
+    Row("FINISHED", attempt="ended", after="FINISHED"),
+    Row("RUNNING", _deciding, attempt="ended", after="FAILED", phase="running", restarts="yes", back="no"),
+    Row("REQUEUED", _detail_or_wait, attempt="ended", phase="pending"),
+    Row("REQUEUED", _detail_or_wait, attempt="ended", phase="running|suspended|ending", restarts="yes", back="yes"),
+    Row("CANCELLED", attempt="ended", end="cancelled"),
+    Row("FAILED", _given_up, attempt="ended", given_up="yes"),
+    Row("<after>", _detail, attempt="ended"),
+)
+
+
+def state_of(history: History, seen: Callable[[JobRef], Seen], now: float) -> tuple[str, str | None]:
+    """The state of a run, and if there is something to say about it, why.
+
+    Args:
+        seen: what the launcher says about a job.
+        now: seconds since 1970.
+    """
+    situation = situation_of(history, seen, now)
+    row = row_of(situation)
+    return situation.after if row.state == "<after>" else row.state, row.reason(situation)
+
+
+def row_of(situation: Situation) -> Row:
+    """The row that decides."""
+    return next(row for row in TABLE if row.matches(situation))
+
+
+def situation_of(history: History, seen: Callable[[JobRef], Seen], now: float) -> Situation:
+    """The columns of the table for a run."""
+    last, request = history.last, _request(history, now)
+    submitted = history.current(lambda job: seen(job).is_gone)
+    after = "" if last is None or last.cause is None else _AFTER.get(last.cause, "FAILED")
+    if submitted is None:
+        attempt = "none" if last is None else "open" if last.cause is None else "ended"
+        return Situation(history, None, Seen("unknown"), request, attempt=attempt, after=after)
+    job, answer = submitted.job, seen(submitted.job)
+    return Situation(
+        history,
+        job,
+        answer,
+        request,
+        job="first" if submitted.successor_of is None else "successor",
+        attempt=_attempt(last, submitted),
+        after=after,
+        phase=answer.phase,
+        end=_end(history, job, answer),
+        restarts="yes" if job.restarts else "no",
+        back="yes" if _is_back(history, answer) else "no",
+        given_up="no" if history.given_up is None else "yes",
+    )
+
+
+def _request(history: History, now: float) -> str:
+    if history.request is None:
+        return ""
+    if isinstance(history.request, NotSubmitted):
+        return "refused"
+    return "stale" if now - history.request.time > SUBMITTING_S else "open"
+
+
+def _attempt(last: Attempt | None, submitted: Submitted) -> str:
+    if last is None:
+        return "none"
+    if last.job_id != submitted.job.job_id:
+        return "other"
+    return "open" if last.cause is None else "ended"
+
+
+def _end(history: History, job: JobRef, seen: Seen) -> str:
+    last = history.last
+    has_ended = last is not None and last.job_id == job.job_id and last.cause is not None
+    if seen.ended == "cancelled" or (job.job_id in history.cancelled and not has_ended):
+        return "cancelled"
+    return "failed" if seen.ended in _FAILURES else "quiet"
+
+
+def _is_back(history: History, seen: Seen) -> bool:
+    last = history.last
+    by_launcher = last is not None and last.cause in _RESTARTED_BY_LAUNCHER and seen.phase == "running"
+    return history.requeued is not None or by_launcher

@@ -1,0 +1,168 @@
+"""What a run and its evaluations are doing: their files, and what the clusters say about their jobs."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from cld_core.evaluation.evaluation import Evaluation
+from cld_core.evaluation.results import numbers
+from cld_core.evaluation.sweeps import sweeps_of
+from cld_core.run import RunFolder
+from cld_core.run.history import History
+from cld_core.run.lease import local_holder
+from cld_core.shards import Work
+from cldctl.jobs.evaluations import evaluations_of
+
+from .state import RESUMABLE, state_of
+from .survey import Answers
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStatus:
+    """One row of `cldctl status`; the fields are those of ``--json``.
+
+    Attributes:
+        as_of: when the run itself was last heard of, if its cluster could not be asked; else None.
+    """
+
+    name: str
+    path: str
+    state: str
+    recipe: str | None = None
+    created: float | None = None
+    step: int = 0
+    steps: int | None = None
+    loss: float | None = None
+    steps_per_s: float | None = None
+    eta_s: float | None = None
+    checkpoint_step: int | None = None
+    cluster: str | None = None
+    job_id: str | None = None
+    host: str | None = None
+    reason: str | None = None
+    updated: float | None = None
+    attempts: list[dict[str, Any]] = field(default_factory=list)
+    evals: list[dict[str, Any]] = field(default_factory=list)
+    sweeps: list[dict[str, Any]] = field(default_factory=list)
+    as_of: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @property
+    def heard_of(self) -> float | None:
+        """When the run last wrote anything, seconds since 1970."""
+        return self.updated or self.created
+
+
+def status_or_reason(run: RunFolder, answers: Answers) -> RunStatus:
+    """The status of a run; if its files cannot be read, only that, so that it spoils no other row."""
+    problem = run.format_problem()
+    if problem is None:
+        try:
+            return status_of(run, answers)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            problem = f"its files cannot be read: {error}"
+    return RunStatus(name=run.name, path=str(run.path), state="LOST", reason=problem)
+
+
+def status_of(run: RunFolder, answers: Answers) -> RunStatus:
+    """The status of one run; reads its small files."""
+    progress, identity = run.progress(), run.identity()
+    history = run.ledger.history(progress)
+    last = history.last
+    state, reason = state_of(history, answers.of, time.time())
+    if state in RESUMABLE and (holder := local_holder(run.leases)) is not None:
+        # Started without cldctl, or orphaned by it: what counts is who writes.
+        state, reason = "RUNNING", f"process {holder['pid']} on this machine writes into it (job {holder['job_id']})"
+    current = history.current(lambda job: answers.of(job).is_gone)
+    job = current.job if current is not None else None
+    steps = history.steps if history.steps is not None else progress.get("steps")
+    step = max(progress.get("step", 0), (last.last_step or 0) if last is not None else 0)
+    rate = progress.get("steps_per_s") if state == "RUNNING" else None
+    checkpoints = run.checkpoint_steps()
+    evaluations = [evaluation_status(work, answers) for work in evaluations_of(run)]
+    row = RunStatus(
+        name=run.name,
+        path=str(run.path),
+        state=state,
+        recipe=identity.get("recipe"),
+        created=identity.get("created"),
+        step=step,
+        steps=steps,
+        loss=progress.get("loss"),
+        steps_per_s=rate,
+        eta_s=(steps - step) / rate if steps is not None and rate else None,
+        checkpoint_step=checkpoints[-1] if checkpoints else None,
+        cluster=job.cluster if job else None,
+        job_id=job.job_id if job else None,
+        host=_host(history, state, answers),
+        reason=reason,
+        updated=progress.get("time"),
+        attempts=_attempts(history, state),
+        evals=evaluations,
+        sweeps=sweep_statuses(run, evaluations),
+    )
+    stale = job is not None and answers.is_stale(job.cluster)
+    return replace(row, as_of=row.heard_of) if stale else row
+
+
+def _host(history: History, state: str, answers: Answers) -> str | None:
+    """The node of a running job, else where the newest attempt or job was."""
+    current = history.current(lambda job: answers.of(job).is_gone)
+    node = answers.of(current.job).node if current is not None else ""
+    host = history.last.host if history.last is not None else None
+    return (node if state == "RUNNING" else None) or host or node or None
+
+
+def _attempts(history: History, state: str) -> list[dict[str, Any]]:
+    shown = [dict(vars(attempt)) for attempt in history.attempts]
+    if state == "LOST" and shown and shown[-1]["cause"] is None:
+        shown[-1]["cause"] = "killed"
+    return shown
+
+
+def work_state(work: Work, answers: Answers) -> str:
+    """FINISHED, RUNNING, PENDING or STOPPED."""
+    if work.is_done:
+        return "FINISHED"
+    phases = {answers.of(event.job).phase for event in work.ledger.history().jobs}
+    if phases & {"running", "suspended", "ending"}:
+        return "RUNNING"
+    return "PENDING" if phases & {"pending", "unknown"} else "STOPPED"
+
+
+def evaluation_status(work: Evaluation, answers: Answers) -> dict[str, Any]:
+    """State, shards and results of one evaluation, an entry of ``evals``."""
+    request, report = work.request, work.report or {}
+    elbo = report.get("elbo") or {}
+    return {
+        "id": work.name,
+        "state": work_state(work, answers),
+        "checkpoint_step": request.checkpoint_step,
+        "metrics": list(request.metrics),
+        "shards_done": request.shards if report else request.shards - len(work.missing()),
+        "shards": request.shards,
+        "fid": (report.get("fid") or {}).get("value"),
+        "bpd": elbo.get("bpd"),
+        "nll": elbo.get("nll"),
+        "stderr": elbo.get("stderr"),
+        "true_entropy": elbo.get("true_entropy"),
+        "settings": request.settings,
+        "results": {key: dict(vars(number)) for key, number in numbers(report).items()},
+    }
+
+
+def sweep_statuses(run: RunFolder, evals: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The sweeps of a run, oldest first: their axes, their evaluations, and how many of these are complete."""
+    finished = {entry["id"] for entry in evals if entry["state"] == "FINISHED"}
+    return [
+        {
+            "id": sweep.id,
+            "axes": [{"key": axis.key, "values": list(axis.values)} for axis in sweep.axes],
+            "evaluations": list(sweep.evaluations),
+            "done": len(finished.intersection(sweep.evaluations)),
+        }
+        for _, sweep in sweeps_of(run)
+    ]

@@ -1,0 +1,152 @@
+"""Submitting: a recipe is frozen into a run folder, and its training is started."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cld_core.data import presence
+from cld_core.evaluation.evaluation import Evaluation
+from cld_core.evaluation.request import EvalRequest
+from cld_core.recipe import Recipe
+from cld_core.run import RunFolder
+from cld_core.run.events import JobRef, NotSubmitted, Requested, Submitted
+from cld_core.run.folder import check_name
+from cld_core.run.identity import identity
+from cld_core.shards import Work
+from cldctl.clusters.base import After, Cluster, JobSpec, SchedulerAway, SchedulerRefused, Task
+from cldctl.jobs import specs
+from cldctl.jobs.train import TrainWork
+
+from . import sharded
+
+
+@dataclass(frozen=True)
+class Order:
+    """A run that is to be made.
+
+    Attributes:
+        recipe_file: where the recipe was read from.
+        metrics: of the evaluation that follows the training; none without one.
+    """
+
+    path: Path
+    recipe: Recipe
+    recipe_file: Path
+    cluster: Cluster
+    metrics: tuple[str, ...] = ()
+
+    @property
+    def spec(self) -> JobSpec:
+        return specs.training(RunFolder(self.path), self.recipe, self.cluster)
+
+    def check(self) -> None:
+        """Refuse what cannot be submitted, before anything is written.
+
+        Raises:
+            UsageError: the name cannot be used, or the cluster has no such jobs.
+        """
+        check_name(self.path.name)
+        self.cluster.check(self.spec)
+
+    def evaluation(self) -> EvalRequest | None:
+        """The request of the evaluation that follows the training."""
+        if not self.metrics:
+            return None
+        return EvalRequest.of(self.recipe, self.metrics, self.recipe.train.steps, self.recipe.cluster.world_size)
+
+    def make(self) -> tuple[RunFolder, list[Evaluation]]:
+        """Make the run's folder, with the evaluation that follows.
+
+        Raises:
+            DataError: data are missing.
+            UsageError: the name is taken, or an evaluation lacks what it needs.
+        """
+        require_inputs(self.recipe)
+        request = self.evaluation()
+        about = identity(self.recipe.name, self.recipe_file)
+        run = RunFolder.create(self.path, self.recipe, about)
+        return run, [] if request is None else [Evaluation(request.save(run))]
+
+    def submit(self, started: Callable[[RunFolder, JobRef], None]) -> "Begun":
+        """Make the run and start its training.
+
+        Args:
+            started: called as soon as the job exists, before a blocking cluster begins.
+
+        Raises:
+            SchedulerRefused, SchedulerAway: no job exists, and the run's folder is removed again: its name is free.
+        """
+        run, evaluations = self.make()
+        try:
+            job = train(run, self.recipe, self.cluster, evaluations, started=lambda job: started(run, job))
+        except (SchedulerRefused, SchedulerAway):
+            if not run.ledger.history().jobs:
+                shutil.rmtree(run.path)
+            raise
+        return Begun(run, job, self.cluster, tuple(work.folder.name for work in evaluations))
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A training that was started, and the names of the evaluations that follow it."""
+
+    run: RunFolder
+    job: JobRef
+    cluster: Cluster
+    evaluations: tuple[str, ...] = ()
+
+
+def require_inputs(recipe: Recipe) -> None:
+    """Refuse a recipe whose data, or what its periodic evaluations need, is missing.
+
+    Raises:
+        DataError, UsageError
+    """
+    presence.require(recipe.data)
+    EvalRequest.periodic_fid(recipe)
+    EvalRequest.periodic_bound(recipe)
+
+
+def train(
+    run: RunFolder,
+    recipe: Recipe,
+    cluster: Cluster,
+    evaluations: Sequence[Work] = (),
+    *,
+    overrides: Sequence[str] = (),
+    from_step: int | None = None,
+    started: Callable[[JobRef], None] = lambda job: None,
+) -> JobRef:
+    """Start the training of a run, or its continuation, and the evaluations that wait for its end.
+
+    The request is in the ledger before the job exists, so that a job that starts at once finds it.
+
+    Raises:
+        RecipeError: the cluster has no such jobs.
+        SchedulerRefused, SchedulerAway: no job exists; the ledger says so.
+    """
+    spec = specs.training(run, recipe, cluster)
+    cluster.check(spec)
+    run.ledger.append(Requested(steps=recipe.train.steps, overrides=tuple(overrides), from_step=from_step))
+    jobs: list[JobRef] = []
+
+    def note(refs: Sequence[JobRef]) -> None:
+        for ref in refs:
+            run.ledger.append(Submitted(job=ref))
+        jobs.extend(refs)
+        started(refs[0])
+
+    try:
+        cluster.submit(spec, [Task(work=TrainWork(str(run.path)), label=run.name)], note)
+    except (SchedulerRefused, SchedulerAway) as error:
+        run.ledger.append(NotSubmitted(reason=str(error), away=isinstance(error, SchedulerAway)))
+        raise
+    if evaluations and not (cluster.blocks and not _finished(run)):
+        sharded.start(evaluations, cluster, recipe.cluster, run=run, after=After((jobs[0],)))
+    return jobs[0]
+
+
+def _finished(run: RunFolder) -> bool:
+    last = run.ledger.history().last
+    return last is not None and last.cause == "finished"

@@ -1,0 +1,27 @@
+"""A run to write checkpoints into."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from cld_core.checkpoint.write import write
+from cld_core.recipe import load
+from cld_core.run import RunFolder
+from tests.support.paths import RECIPES
+
+TOY = RECIPES / "toy.yaml"
+
+
+@pytest.fixture
+def run(tmp_path) -> RunFolder:
+    return RunFolder.create(tmp_path / "mine", load(TOY), {"created": 1.0})
+
+
+def state(value: float = 1.0) -> dict[str, Any]:
+    return {"model": {"w": torch.full((100,), value)}, "nested": [{"a": torch.ones(3)}], "model_digest": "abc"}
+
+
+def fill(run: RunFolder, *steps: int) -> None:
+    for step in steps:
+        write(run, step, state(step))

@@ -1,0 +1,96 @@
+"""Checkpoints are never used unverified."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cld_core.checkpoint.load import load as load_checkpoint
+from cld_core.checkpoint.load import newest_good
+from cld_core.checkpoint.verify import Sidecar, all_whole
+from cld_core.errors import CheckpointError, NotFoundError
+from tests.cld_core.checkpoint.conftest import fill
+
+
+def cut(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size // 2)
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def age_format(path: Path) -> None:
+    sidecar = path.with_suffix(".json")
+    sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), "format": 99}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (cut, "truncated"),
+        (flip, "damaged"),
+        (Path.unlink, "missing, though its sidecar"),
+        (lambda path: path.with_suffix(".json").unlink(), "sidecar"),
+        (lambda path: path.with_suffix(".json").write_text("{"), "sidecar"),
+        (age_format, "format version 99"),
+    ],
+    ids=["truncated", "flipped byte", "missing file", "missing sidecar", "broken sidecar", "unknown version"],
+)
+def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(run, damage, words):
+    fill(run, 10, 20)
+    damage(run.checkpoint_file(20))
+    step, damaged = newest_good(run, "abc")
+    assert step == 10
+    assert [entry.step for entry in damaged] == [20]
+    assert words in damaged[0].reason
+    with pytest.raises(CheckpointError, match=words):
+        load_checkpoint(run, 20)
+
+
+def test_a_checkpoint_of_another_recipe_is_refused_not_skipped(run):
+    fill(run, 10)
+    with pytest.raises(CheckpointError, match="belongs to another recipe"):
+        newest_good(run, "another")
+
+
+def test_a_missing_step_names_the_existing_ones(run):
+    fill(run, 10, 20)
+    with pytest.raises(NotFoundError, match=r"no checkpoint of step 15.*10, 20"):
+        load_checkpoint(run, 15)
+
+
+def test_a_write_that_was_killed_leaves_nothing_usable(run):
+    fill(run, 10)
+    (run.checkpoints / ".step_00000020.pt.1.tmp").write_bytes(b"half")
+    run.checkpoint_file(30).write_bytes(b"complete, but its sidecar was never written")
+    step, damaged = newest_good(run)
+    assert step == 10
+    assert [entry.step for entry in damaged] == [30]
+
+
+def test_all_intact_ones_are_listed_with_the_damaged(run):
+    fill(run, 10, 20, 30)
+    cut(run.checkpoint_file(20))
+    run.checkpoint_file(40).write_bytes(b"its sidecar was never written")
+    whole, damaged = all_whole(run)
+    assert whole == [10, 30]
+    assert [(entry.step, entry.finished) for entry in damaged] == [(20, True)]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": 1, "step": 2, "bytes": null, "sha256": "x"}'])
+def test_what_is_not_a_sidecar(tmp_path, text):
+    (tmp_path / "sidecar.json").write_text(text)
+    assert Sidecar.read(tmp_path / "sidecar.json") is None
+    assert Sidecar.read(tmp_path / "missing.json") is None
+
+
+def test_loads_no_torch():
+    code = "import sys, cld_core.checkpoint.verify, cld_core.checkpoint.prune; print('torch' in sys.modules)"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "False"

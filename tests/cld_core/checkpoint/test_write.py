@@ -1,0 +1,119 @@
+"""Checkpoints are written in the background, and whole or not at all."""
+
+import os
+import subprocess
+import threading
+
+import pytest
+import torch
+
+from cld_core.checkpoint import write as writing
+from cld_core.checkpoint.load import load as load_checkpoint
+from cld_core.checkpoint.load import newest_good
+from cld_core.checkpoint.verify import sidecar_of, slowest_save_s
+from cld_core.checkpoint.write import CheckpointWriter
+from cld_core.errors import LeaseLostError, SaveError
+from cld_core.recipe import load
+from cld_core.run import RunFolder
+from tests.cld_core.checkpoint.conftest import TOY, fill, state
+
+
+def test_what_was_saved_is_loaded(run):
+    fill(run, 10)
+    loaded = load_checkpoint(run, 10, model_digest="abc")
+    assert torch.equal(loaded["model"]["w"], torch.full((100,), 10.0))
+    assert loaded["step"] == 10
+    sidecar = sidecar_of(run, 10)
+    assert sidecar is not None
+    assert sidecar.bytes == run.checkpoint_file(10).stat().st_size
+    assert sidecar.seconds == slowest_save_s(run)
+
+
+def test_without_checkpoints_no_save_was_measured(run):
+    assert slowest_save_s(run) is None
+
+
+def test_the_snapshot_is_of_the_moment_of_the_call(run):
+    writer = CheckpointWriter(run, keep=3)
+    content = state(1.0)
+    writer.save(5, content)
+    content["model"]["w"].zero_()
+    writer.save(6, content)
+    writer.wait()
+    assert load_checkpoint(run, 5)["model"]["w"][0] == 1.0
+    assert load_checkpoint(run, 6)["model"]["w"][0] == 0.0
+
+
+def test_a_state_that_is_held_still_is_copied_in_the_background_until_settled(run, monkeypatch):
+    gate, copy = threading.Event(), writing._copy
+    monkeypatch.setattr(writing, "_copy", lambda pairs: (gate.wait(10), copy(pairs)))
+    writer = CheckpointWriter(run, keep=3)
+    content = {"w": torch.ones(4)}
+    writer.save(5, content, held_still=True)
+    assert not writer._copied.is_set()
+    gate.set()
+    writer.settled()
+    content["w"].zero_()
+    writer.wait()
+    assert torch.equal(load_checkpoint(run, 5)["w"], torch.ones(4))
+
+
+def test_saving_waits_for_the_save_before_it_only(run):
+    gate = threading.Event()
+    writer = CheckpointWriter(run, keep=3, check_owner=lambda: gate.wait(10) and None)
+    writer.save(1, state())
+    assert run.checkpoint_steps() == []
+    second = threading.Thread(target=writer.save, args=(2, state()))
+    second.start()
+    second.join(0.1)
+    assert second.is_alive(), "a second write must not be in flight with the first"
+    gate.set()
+    second.join()
+    writer.wait()
+    assert run.checkpoint_steps() == [1, 2]
+
+
+def test_the_last_k_and_the_milestones_are_kept(run):
+    writer = CheckpointWriter(run, keep=2, milestone=lambda step: step == 20)
+    for step in (10, 20, 30, 40, 50):
+        writer.save(step, state())
+    writer.wait()
+    assert run.checkpoint_steps() == [20, 40, 50]
+    assert sorted(path.name for path in run.checkpoints.iterdir()) == sorted(
+        f"step_{step:08d}.{suffix}" for step in (20, 40, 50) for suffix in ("pt", "json")
+    )
+
+
+def test_an_owner_that_lost_the_lease_writes_nothing(run):
+    def lost():
+        raise LeaseLostError("taken over")
+
+    writer = CheckpointWriter(run, keep=2, check_owner=lost)
+    writer.save(10, state())
+    with pytest.raises(LeaseLostError):
+        writer.wait()
+    assert list(run.checkpoints.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root")
+def test_a_full_disk_is_reported_and_leaves_the_earlier_checkpoints(tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(small)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("this machine does not let root mount a tmpfs")
+    try:
+        run = RunFolder.create(small / "mine", load(TOY), {"created": 1.0})
+        writer = CheckpointWriter(run, keep=3)
+        writer.save(1, state())
+        writer.save(2, {"model": {"w": torch.zeros(1_000_000)}})
+        with pytest.raises(SaveError, match=r"step_00000002.*no space left.*cldctl resume"):
+            writer.wait()
+        assert run.checkpoint_steps() == [1]
+        assert sorted(os.listdir(run.checkpoints)) == ["step_00000001.json", "step_00000001.pt"]
+        assert newest_good(run) == (1, [])
+        writer.save(3, state())
+        writer.wait()
+        assert run.checkpoint_steps() == [1, 3]
+    finally:
+        subprocess.run(["umount", str(small)], check=True)

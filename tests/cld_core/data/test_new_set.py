@@ -1,0 +1,76 @@
+"""A set of images that is added in one file: its spec, how it is prepared, and its registration."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+import torch
+
+from cld_core import ranks
+from cld_core.data import presence
+from cld_core.data.build import Plan, Unit
+from cld_core.data.prepare import names, prepare
+from cld_core.errors import DataError, RecipeError, UsageError
+from cld_core.place import Place
+from cld_core.recipe import load
+from cld_core.recipe.data import ImageDataSpec
+from cld_core.recipe.keys import key
+from cld_core.recipe.variants import SECTIONS, Variant, register
+from cld_core.train.step import Trainer
+from tests.support.paths import RECIPES
+
+SIZE = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class GreysSpec(ImageDataSpec):
+    own_pixels: ClassVar[int | None] = SIZE
+    preparation: ClassVar[str] = f"{__name__}:plan_greys"
+
+    name: str = key("greys", "images of one grey level each")
+
+
+def plan_greys(source, expect=None):
+    def unit(split, levels):
+        return Unit(name=split, fingerprint="1", read=lambda: (bytes([level]) * (SIZE * SIZE * 3) for level in levels))
+
+    units = {"train": [unit("train", range(0, 240, 10))], "validation": [unit("validation", range(5, 245, 30))]}
+    return Plan(name="greys", size=SIZE, source=source.name, units=units, expect=expect or {})
+
+
+@pytest.fixture
+def greys(tmp_path):
+    register("data", "greys", Variant(GreysSpec, "cld_core.data.image_source:ImageSource"))
+    yield tmp_path / "greys"
+    del SECTIONS["data"].variants["greys"]
+
+
+def small(path):
+    overrides = ["data.name=greys", f"data.path={path}", "network.image_size=8", "network.attention=[4]"]
+    return load(RECIPES / "cifar10_smoke.yaml", [*overrides, "data.size=null", "train.batch_size=6"])
+
+
+def test_a_set_of_images_is_added_in_one_file(greys):
+    with pytest.raises(DataError, match="cldctl data prepare greys --source PATH"):
+        presence.require(small(greys).data)
+    assert "greys" in names()
+    manifest = prepare("greys", "nothing", greys)
+    assert (manifest.name, manifest.splits["train"].count) == ("greys", 24)
+    recipe = small(greys)
+    presence.require(recipe.data)
+    assert recipe.data == GreysSpec(path=str(greys))
+    trainer = Trainer(recipe, ranks.alone(Place(), gpu=False))
+    before = [parameter.clone() for parameter in trainer.net.parameters()]
+    for step in range(2):
+        trainer.step(step)
+    assert any(not torch.equal(a, b) for a, b in zip(before, trainer.net.parameters(), strict=True))
+    images = trainer.source.batch(0, 0, 0, 6, slice(0, 6))
+    assert float(images.std((1, 2, 3)).max()) == 0.0
+    trainer.source.close()
+
+
+def test_its_size_is_fixed(greys):
+    with pytest.raises(RecipeError, match=r"'data\.size' is 16, but greys has 8 pixels"):
+        load(RECIPES / "cifar10_smoke.yaml", ["data.name=greys", "data.size=16"])
+    with pytest.raises(UsageError, match="greys has 8 pixels, not 16"):
+        prepare("greys", "nothing", greys, size=16)

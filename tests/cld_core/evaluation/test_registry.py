@@ -1,0 +1,99 @@
+"""The tables of metrics and of rows: their names lead somewhere, and a metric is one file and one line."""
+
+import subprocess
+import sys
+
+import pytest
+
+from cld_core.errors import UsageError
+from cld_core.evaluation import registry
+from cld_core.evaluation.kinds import Metric, Quantity
+from cld_core.evaluation.request import EvalRequest
+from cld_core.evaluation.results import Number, network_evaluations, numbers
+from cld_core.evaluation.rows.base import RowComputer
+from cld_core.shards import KINDS, Work
+
+
+def _worst(joined):
+    return {"value": float(-joined.arrays["elbo"].min()), "nfe_mean": float(joined.arrays["nfe"].max())}
+
+
+WORST = Metric(
+    name="worst",
+    help="Likelihood bound of the least likely test example.",
+    rows="elbo",
+    same=("points", "seed"),
+    quantities=(Quantity(key="worst_nll", label="worst NLL, nats", digits=2),),
+    section=_worst,
+    how=lambda request: f"of {request.points}",
+)
+
+
+def test_every_name_leads_somewhere():
+    for name in registry.METRICS:
+        metric = registry.metric(name)
+        assert (metric.name, metric.flag) == (name, f"--{name}")
+        assert metric.rows in registry.ROWS
+        fields = EvalRequest.__dataclass_fields__
+        assert {*metric.depends, *registry.ROWS[metric.rows].depends} <= fields.keys()
+        assert {place.partition(".")[0] for place in metric.same} <= fields.keys()
+    for kind in registry.ROWS:
+        assert issubclass(registry.row_computer(kind), RowComputer)
+    for kind, name in KINDS.items():
+        work = registry._imported(name)
+        assert issubclass(work, Work)
+        assert work.__annotations__["request"].kind == kind
+    keys = [quantity.key for _, quantity in registry.quantities()]
+    assert len(keys) == len(set(keys))
+
+
+def test_labels_and_requests_load_nothing_slow():
+    code = (
+        "import sys; from cld_core.evaluation import evaluation, registry, reports, results, sweeps, training_set;"
+        "registry.quantities(); print([name for name in ('torch', 'numpy', 'scipy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_metrics_are_listed_in_the_order_of_the_table():
+    assert registry.parse_metrics(" elbo,fid ") == ("fid", "elbo")
+    assert registry.parse_metrics(None) == ()
+    with pytest.raises(UsageError, match=r"'elb' is not a metric.*'elbo'"):
+        registry.parse_metrics("elb")
+    with pytest.raises(UsageError, match="names no metric"):
+        registry.parse_metrics(",")
+    assert registry.draws_samples(["kid", "elbo"])
+    assert not registry.draws_samples(["loss", "elbo"])
+
+
+def test_numbers_of_a_report():
+    report = {"fid": {"value": 3, "nfe_mean": 9}, "elbo": {"nll": 1.5, "stderr": 0.1, "unit": "nats"}, "other": {}}
+    assert numbers(report) == {"fid": Number(3.0), "nll": Number(1.5, 0.1)}
+    assert (network_evaluations(report, "fid"), network_evaluations(report, "nll")) == (9.0, None)
+    assert numbers(None) == {}
+
+
+def test_a_metric_is_one_file_and_one_line(toy, tmp_path, monkeypatch):
+    """It reads rows that are there, and is in the report, among the numbers and in comparisons."""
+    from cld_core.evaluation.evaluation import Evaluation
+    from cld_core.ranks import Ranks
+    from cldctl.evals import compare
+
+    def evaluated(*metrics: str) -> Evaluation:
+        work = Evaluation(EvalRequest.of(toy.recipe(), metrics, 20).save(toy))
+        assert work.compute(Ranks())
+        return work
+
+    evaluated("elbo")
+    monkeypatch.setitem(registry.METRICS, "worst", f"{__name__}:WORST")
+    assert registry.parse_metrics("worst") == ("worst",)
+    work = evaluated("elbo", "worst")
+    worst = numbers(work.report)["worst_nll"].value
+    assert worst >= work.report["elbo"]["nll"]
+    assert registry.quantity("worst_nll").label == "worst NLL, nats"
+    columns = [compare.column(toy), compare.column(toy)]
+    assert [quantity.key for quantity in compare.quantities_of(columns)] == ["nll", "worst_nll"]
+    (first, _) = compare.to_json(columns)["runs"]
+    assert (first["worst_nll"]["value"], first["worst_nll"]["how"]) == (worst, "of 70")
+    assert EvalRequest.of(toy.recipe(), ("elbo",), 20).id != EvalRequest.of(toy.recipe(), ("worst",), 20).id

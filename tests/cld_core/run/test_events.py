@@ -1,0 +1,101 @@
+"""The lines of a ledger: nothing is lost on the way to the file and back, even of versions to come."""
+
+import json
+
+import pytest
+
+from cld_core.run import events
+from cld_core.run.events import KINDS, JobRef, Submitted, Unknown, parse, to_line
+from cld_core.run.ledger import Ledger
+
+JOB = JobRef(cluster="local", job_id="7", process=1, logs="/logs", restarts=True, details={"pid": 12, "host": "a"})
+# One of each kind, with values that differ from all defaults.
+EXAMPLES = (
+    events.Requested(steps=5, overrides=("train.steps=5",), from_step=2, recipe_digest="ab", code="cd"),
+    events.NotSubmitted(reason="no such partition", away=True),
+    events.Submitted(job=JOB, successor_of="6", exclude=("n1", "n2"), shards=(3, 7)),
+    events.Imported(step=800_000, source="checkpoint.pth", finished=True),
+    events.Started(
+        attempt=1,
+        job_id="7",
+        step=10,
+        host="n3",
+        pid=99,
+        restart=2,
+        reached=12,
+        log_offset=100,
+        warning="no GPU",
+        code="cd",
+        versions={"torch": "2"},
+    ),
+    events.Ended(attempt=1, cause="crashed", step=17, detail="KeyError", bug=True, node="n3"),
+    events.RolledBack(attempt=1, to_step=10, reason="nan"),
+    events.Explained(attempt=1, cause="node_failure"),
+    events.Requeued(job_id="7", cause="crashed", delay_s=10.0, exclude=("n3",)),
+    events.GivenUp(reason="budget spent", job_id="7"),
+    events.NotBegun(job_id="7", reason="no checkpoint is intact"),
+    events.DiedEarly(job_id="7", restart=3, reason="code 1", node="n3"),
+    events.Crashed(job_id="7", restart=0, code=1, node="n3"),
+    events.TurnedAway(job_id="8", reason="finished", why="finished"),
+    events.Damaged(step=20, reason="truncated"),
+    events.Cancelled(job_id="7"),
+)
+
+
+def test_there_is_an_example_of_each_kind():
+    assert [type(event) for event in EXAMPLES] == list(KINDS.values())
+
+
+@pytest.mark.parametrize("event", EXAMPLES, ids=lambda event: events.name_of(type(event)))
+def test_a_line_turns_back_into_an_equal_event(event):
+    line = to_line(event)
+    assert "\n" not in line
+    assert parse(line) == event
+    assert list(json.loads(line))[:2] == ["time", "event"]
+
+
+def test_a_line_leaves_out_what_has_its_default():
+    event = events.Ended(time=2.0, attempt=0, cause="finished", step=30)
+    assert to_line(event) == '{"time": 2.0, "event": "ended", "attempt": 0, "cause": "finished", "step": 30}'
+
+
+def test_fields_of_a_newer_version_are_kept():
+    line = '{"time": 1.0, "event": "cancelled", "job_id": "7", "by": "ann", "why": ["a", "b"]}'
+    event = parse(line)
+    assert isinstance(event, events.Cancelled)
+    assert event.extra == {"by": "ann", "why": ("a", "b")}
+    assert to_line(event) == line
+
+
+def test_events_of_a_newer_version_are_kept():
+    line = '{"time": 1.0, "event": "paused", "job_id": "7", "for_s": 3.5}'
+    assert parse(line) == Unknown(time=1.0, event="paused", extra={"job_id": "7", "for_s": 3.5})
+    assert to_line(Unknown(time=1.0, event="paused", extra={"job_id": "7", "for_s": 3.5})) == line
+
+
+def test_a_known_name_with_other_fields_is_another_versions_event():
+    event = parse('{"time": 1.0, "event": "ended", "reason": "tired"}')
+    assert event == Unknown(time=1.0, event="ended", extra={"reason": "tired"})
+    assert isinstance(parse('{"time": 1.0, "event": "submitted", "job_id": "7"}'), Unknown)
+
+
+def test_what_a_newer_version_adds_to_a_job_is_kept_for_its_cluster():
+    job = {"cluster": "local", "job_id": "7", "details": {"pid": 1}, "queue": "fast"}
+    event = parse(json.dumps({"time": 1.0, "event": "submitted", "job": job}))
+    assert isinstance(event, Submitted)
+    assert event.job == JobRef(cluster="local", job_id="7", details={"pid": 1, "queue": "fast"})
+
+
+@pytest.mark.parametrize("line", ["", "{", "[]", "3", '{"event": "ended"}', '{"time": null, "event": "ended"}'])
+def test_what_is_not_an_event_is_skipped(line):
+    assert parse(line) is None
+
+
+def test_a_torn_line_spoils_only_itself(tmp_path):
+    ledger = Ledger(tmp_path / "attempts.jsonl")
+    assert ledger.events() == []
+    ledger.append(EXAMPLES[0])
+    with ledger.path.open("a") as file:
+        file.write('{"time": 1, "event": "sta')
+    ledger.append(EXAMPLES[2])
+    assert ledger.events() == [EXAMPLES[0], EXAMPLES[2]]

@@ -1,0 +1,98 @@
+"""The run folder: what it holds, its name, and the version of its format."""
+
+import subprocess
+import sys
+
+import pytest
+
+from cld_core.errors import CldError, NotFoundError, UsageError
+from cld_core.recipe import load
+from cld_core.run import RunFolder, events, find_runs
+from cld_core.run.atomic import write_json
+from cld_core.run.folder import FORMAT, FormatError
+from tests.support.paths import RECIPES
+
+TOY = RECIPES / "toy.yaml"
+
+
+@pytest.fixture
+def run(tmp_path) -> RunFolder:
+    return RunFolder.create(tmp_path / "mine", load(TOY), {"created": 1.0})
+
+
+def test_a_new_run_holds_its_recipe(run):
+    assert run.recipe() == load(TOY)
+    assert run.identity()["name"] == "mine"
+    assert run.progress() == {}
+    assert run.checkpoint_steps() == []
+    assert RunFolder.open(run.path).name == "mine"
+
+
+def test_names_that_are_taken_or_cannot_be(tmp_path, run):
+    with pytest.raises(UsageError, match=r"cldctl resume .*/mine`"):
+        RunFolder.create(run.path, load(TOY), {})
+    for name in ("-x", ".hidden", "a b", "x" * 101):
+        with pytest.raises(UsageError, match="cannot name a run"):
+            RunFolder.create(tmp_path / name, load(TOY), {})
+        assert not (tmp_path / name).exists()
+
+
+def test_an_unknown_run_names_the_nearest(tmp_path, run):
+    with pytest.raises(NotFoundError, match="Did you mean 'mine'") as caught:
+        RunFolder.open(tmp_path / "mime")
+    assert caught.value.exit_code == 3
+
+
+def test_runs_are_found_oldest_first(tmp_path, run):
+    RunFolder.create(tmp_path / "a_later_one", load(TOY), {"created": 2.0})
+    (tmp_path / "not_a_run").mkdir()
+    assert [found.name for found in find_runs(tmp_path)] == ["mine", "a_later_one"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"format": FORMAT - 1, "created": 0.5}, "has format 1; this cldctl reads format 2. Use the cldctl that made"),
+        ({"format": FORMAT + 1, "created": 0.5}, "has format 3; this cldctl reads format 2. Install a newer cldctl"),
+        ({"created": "yesterday"}, "run.json is damaged"),
+        (["not", "an", "object"], "run.json is damaged"),
+    ],
+)
+def test_a_folder_of_another_version_says_so_in_one_line_and_breaks_no_other_run(tmp_path, run, content, words):
+    other = tmp_path / "another"
+    other.mkdir()
+    write_json(other / "run.json", content)
+    with pytest.raises(FormatError) as caught:
+        RunFolder.open(other)
+    assert str(caught.value).startswith(f"{other}: ")
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
+    runs = {found.name: found.format_problem() for found in find_runs(tmp_path)}
+    assert runs == {"another": str(caught.value), "mine": None}
+
+
+def test_overrides_of_continuations_add_up(run):
+    run.ledger.append(events.Requested(steps=5, overrides=("train.steps=5", "optim.lr=0.1")))
+    run.ledger.append(events.Requested(steps=9, overrides=("train.steps=9",)))
+    recipe = run.recipe()
+    assert (recipe.train.steps, recipe.optim.lr) == (9, 0.1)
+
+
+def test_loads_no_torch():
+    code = "import sys, cld_core, cld_core.run, cld_core.recipe, cld_core.stop; print('torch' in sys.modules)"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "False"
+
+
+def test_a_folder_that_cannot_be_filled_is_removed_again(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("cld_core.run.folder.write_text", full)
+    with pytest.raises(CldError, match=r"mine: the run folder cannot be filled \(No space left on device\)"):
+        RunFolder.create(tmp_path / "mine", load(TOY), {})
+    assert not (tmp_path / "mine").exists()
+    (tmp_path / "mine" / "logs").mkdir(parents=True)
+    with pytest.raises(UsageError, match=r"it exists, but is not a run\. Remove it"):
+        RunFolder.create(tmp_path / "mine", load(TOY), {})

@@ -1,0 +1,159 @@
+"""Sharded work: what is complete, what is computed again, how it resumes, and when it is merged."""
+
+import json
+
+import pytest
+
+from cld_core.errors import NotFoundError
+from cld_core.place import Place
+from cld_core.run.atomic import read_json
+from cld_core.shards import KINDS, open_work
+from cld_core.shards.merging import Merged, MergeError
+
+from .squares import Squares, SquaresRequest
+
+SUM = sum(i * i for i in range(20))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    SquaresRequest(n=20, shards=3, batch_size=4, files={}).store(tmp_path / "work")
+    return tmp_path / "work"
+
+
+def result(folder):
+    return (read_json(folder / "sum.json") or {}).get("squares")
+
+
+def complete(folder) -> Squares:
+    """Work whose shards are all complete, but not merged."""
+    work = Squares(folder)
+    assert work.compute(Place())
+    (folder / "sum.json").unlink()
+    work.computed.clear()
+    return work
+
+
+def test_the_process_that_finds_all_shards_complete_merges(folder):
+    work = Squares(folder)
+    assert work.missing() == work.to_start() == [0, 1, 2]
+    assert work.compute(Place(rank=1, world_size=2))
+    assert (work.missing(), work.rows_done(), result(folder)) == ([0, 2], (7, 20), None)
+    assert work.compute(Place(rank=0, world_size=2))
+    assert (work.missing(), work.is_done, work.to_start(), result(folder)) == ([], True, [], SUM)
+    assert work.computed == [(6, 10), (10, 13), (0, 4), (4, 6), (13, 17), (17, 20)]
+
+
+@pytest.mark.parametrize("damage", ["lost", "short"])
+@pytest.mark.parametrize("shard", [0, 1, 2])
+def test_a_lost_or_short_file_is_missing_and_its_task_repairs_it(folder, shard, damage):
+    """The state file says that it is complete, but the numbers are not there."""
+    work = complete(folder)
+    file = folder / "shards" / f"0000{shard}-squares.npz"
+    if damage == "lost":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:-1])
+    assert work.missing() == work.to_start() == [shard]
+    assert work.compute(Place(), only=work.to_start())
+    assert {first for first, _ in work.computed} <= set(range(*work.request.ranges(shard)["squares"]))
+    assert (work.missing(), result(folder)) == ([], SUM)
+
+
+def test_if_only_merging_is_left_one_task_does_it(folder):
+    work = complete(folder)
+    assert (work.missing(), work.to_start()) == ([], [0])
+    assert work.compute(Place(), only=work.to_start())
+    assert (work.computed, result(folder)) == ([], SUM)
+
+
+def test_a_file_of_the_right_size_with_other_bytes_is_computed_again(folder):
+    work = complete(folder)
+    file = folder / "shards" / "00001-squares.npz"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(MergeError, match=r"shard 1 is damaged.*Re-run the same `squares`"):
+        work.compute(Place(), only=[0])
+    assert work.to_start() == [1]
+    assert work.compute(Place(), only=[1])
+    assert result(folder) == SUM
+
+
+def test_a_shard_resumes_at_its_next_batch_whatever_an_interrupted_one_left(folder):
+    work = Squares(folder)
+    assert not work.compute(Place(), lambda: len(work.computed) >= 1, only=[0])
+    rows = folder / "shards" / "00000-squares.rows"
+    rows.write_bytes(rows.read_bytes() + b"torn")
+    assert work.rows_done() == (4, 20)
+    assert work.compute(Place())
+    assert work.computed[:2] == [(0, 4), (4, 6)]
+    assert not rows.exists()
+    assert result(folder) == SUM
+
+
+def test_rows_that_were_damaged_on_the_disk_are_computed_again(folder):
+    work = Squares(folder)
+    assert not work.compute(Place(), lambda: len(work.computed) >= 1, only=[0])
+    rows = folder / "shards" / "00000-squares.rows"
+    rows.write_bytes(b"\xff" + rows.read_bytes()[1:])
+    assert work.compute(Place())
+    assert work.computed[:3] == [(0, 4), (0, 4), (4, 6)]
+    assert result(folder) == SUM
+
+
+def test_shards_of_another_request_do_not_count(folder):
+    complete(folder)
+    SquaresRequest(n=21, shards=3, batch_size=4, files={}).store(folder)
+    work = Squares(folder)
+    assert (work.missing(), work.rows_done()) == ([0, 1, 2], (0, 21))
+    assert work.compute(Place())
+    assert result(folder) == SUM + 400
+
+
+def test_work_that_was_begun_keeps_its_shards_and_learns_the_rest(folder):
+    again = SquaresRequest(n=20, shards=7, batch_size=9, retries=1, files={"weights": "/here"}).store(folder)
+    assert again == SquaresRequest(n=20, shards=3, batch_size=9, retries=1, files={"weights": "/here"})
+    assert SquaresRequest.load(folder) == again
+
+
+def test_a_kind_with_fewer_rows_than_shards(tmp_path):
+    SquaresRequest(n=20, few=2, shards=5, batch_size=4, files={}).store(tmp_path)
+    work = Squares(tmp_path)
+    assert [shard for shard in range(5) if "few" in work.request.ranges(shard)] == [2, 4]
+    assert work.compute(Place())
+    assert read_json(tmp_path / "sum.json")["few"] == 1
+
+
+def test_gaps_overlaps_and_strangers_are_refused(folder):
+    work = complete(folder)
+    file = folder / "shards" / "00001.json"
+    content = json.loads(file.read_text())
+    part = content["work"]["squares"]
+    for change, words in (
+        ({"work": {"squares": {**part, "first": 7}}}, r"a gap between 6 and 7.*Remove .*shards"),
+        ({"work": {"squares": {**part, "first": 5}}}, "an overlap between 5 and 6"),
+        ({"work": {"squares": {**part, "done": 3}}}, "9 to 13 of the squares are missing"),
+        ({"work": {}}, "a gap between 6 and 13"),
+        ({"checkpoint": "other"}, "made with different checkpoints"),
+        ({"request": "squares-1-0"}, "shard 1 belongs to another request, squares-1-0"),
+    ):
+        file.write_text(json.dumps({**content, **change}))
+        with pytest.raises(MergeError, match=words):
+            list(Merged(work).parts("squares"))
+    (folder / "shards" / "00002.json").unlink()
+    file.write_text(json.dumps(content))
+    with pytest.raises(MergeError, match="13 to 20 of the squares are missing"):
+        Merged(work)
+
+
+def test_kinds_are_found_by_their_request(folder, monkeypatch):
+    with pytest.raises(NotFoundError, match="made by another version"):
+        open_work(folder)
+    with pytest.raises(NotFoundError, match="there is no request here"):
+        open_work(folder / "shards")
+    monkeypatch.setitem(KINDS, "squares", "tests.cld_core.shards.squares:Squares")
+    assert isinstance(open_work(folder), Squares)
+    (folder / "request.json").write_text('{"kind": "squares", "shards": 1}')
+    with pytest.raises(NotFoundError, match=r"another version of cldctl .*'files'"):
+        open_work(folder)

@@ -1,0 +1,38 @@
+#!/bin/bash
+
+# Parameters
+#SBATCH --account=me
+#SBATCH --constraint=a100
+#SBATCH --cpus-per-task=8
+#SBATCH --error=/runs/mine/logs/%j_0_log.err
+#SBATCH --exclude='n[1-3]'
+#SBATCH --exclusive
+#SBATCH --gpus-per-node=8
+#SBATCH --job-name=mine
+#SBATCH --mail-type=END
+#SBATCH --mem=480GB
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=8
+#SBATCH --open-mode=append
+#SBATCH --output=/runs/mine/logs/%j_0_log.out
+#SBATCH --partition=gpu
+#SBATCH --qos=high
+#SBATCH --requeue
+#SBATCH --signal=USR2@120
+#SBATCH --time=90
+
+# setup
+module load cuda
+ulimit -n 4096
+export CLDCTL_SIGNAL_S=120
+set +e
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+srun --unbuffered --output /runs/mine/logs/%j_%t_log.out --error /runs/mine/logs/%j_%t_log.err --kill-on-bad-exit=1 --cpu-bind=cores apptainer exec --nv image.sif PYTHON -u -m submitit.core._submit /runs/mine/logs
+
+
+# teardown
+code=$?
+apptainer exec --nv image.sif PYTHON -m cldctl.jobs.aftermath /runs/mine $code
+exit $code

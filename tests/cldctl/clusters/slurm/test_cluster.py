@@ -1,0 +1,150 @@
+"""Submitting to a made-up Slurm: refusals, no answer, and what a job inherits."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from cld_core.recipe.cluster import ClusterSpec
+from cld_core.run.events import JobRef
+from cldctl.clusters import submitit_jobs
+from cldctl.clusters.base import After, JobSpec, SchedulerAway, SchedulerRefused, Task
+from cldctl.clusters.slurm import client, cluster
+from cldctl.clusters.slurm.client import Answer
+from cldctl.clusters.slurm.cluster import SlurmCluster
+from tests.cldctl.clusters.works import Fail
+
+CONTROLLER = """sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)"""
+
+
+@pytest.fixture
+def spec(tmp_path):
+    return JobSpec(name="mine", logs=tmp_path / "logs", size=ClusterSpec())
+
+
+@pytest.fixture
+def sbatch(tmp_path, monkeypatch):
+    """Replaces sbatch by the lines of a shell script."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "srun").touch(mode=0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+
+    def write(lines: str) -> None:
+        (tmp_path / "bin" / "sbatch").write_text(f"#!/bin/sh\n{lines}\n")
+        (tmp_path / "bin" / "sbatch").chmod(0o755)
+
+    return write
+
+
+def submit(spec, count=1):
+    noted = []
+    SlurmCluster().submit(spec, [Task(work=Fail(), label="0")] * count, noted.extend)
+    return noted
+
+
+def test_a_job_and_an_array(spec, sbatch):
+    sbatch("echo Submitted batch job 31")
+    assert submit(spec) == [JobRef(cluster="slurm", job_id="31", logs=str(spec.logs), restarts=True)]
+    assert [job.job_id for job in submit(spec, 2)] == ["31_0", "31_1"]
+
+
+def test_a_job_inside_a_job_inherits_nothing_of_it(spec, sbatch, tmp_path, monkeypatch):
+    sbatch(f"env > {tmp_path}/env; echo Submitted batch job 31")
+    monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
+    monkeypatch.setenv("SLURM_NTASKS", "8")
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    submit(spec)
+    assert "SLURM_NTASKS=8" in (tmp_path / "env").read_text(), "a wish of the user, where there is no outer job"
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    submit(spec)
+    left = [line for line in (tmp_path / "env").read_text().splitlines() if line.startswith("SLURM_")]
+    assert left == ["SLURM_CONF=/etc/slurm.conf"]
+    assert os.environ["SLURM_NTASKS"] == "8"
+
+
+def test_a_refusal_says_what_to_fix(spec, sbatch, capfd):
+    sbatch("echo 'sbatch: error: invalid partition specified: nope' >&2; exit 1")
+    with pytest.raises(SchedulerRefused, match=r"refused the job mine: invalid partition specified: nope. Fix the"):
+        submit(spec)
+    assert capfd.readouterr().err == "", "the message is the only one"
+
+
+def test_a_controller_that_is_away_has_not_refused(spec, sbatch):
+    sbatch(f"echo '{CONTROLLER}' >&2; exit 1")
+    with pytest.raises(SchedulerAway) as error:
+        submit(spec)
+    assert "does not answer" in str(error.value)
+    assert "refused" not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_that_cannot_be_written(spec, sbatch, tmp_path):
+    sbatch("echo Submitted batch job 31")
+    (tmp_path / "logs").touch()
+    with pytest.raises(SchedulerRefused, match="the job could not be written"):
+        submit(spec)
+
+
+@pytest.mark.parametrize(
+    ("answers", "advice", "cancelled"),
+    [
+        (
+            [Answer(0, "31|{now}\n7|2020-01-01T00:00:00\n")],
+            r"The job that had been submitted \(31\) is cancelled\. Try again",
+            ["31"],
+        ),
+        ([Answer(0, "")], "Try again when it answers", []),
+        ([Answer(1, "timed out"), Answer(0, "31|{now}\n")], r"\(31\)", ["31"]),
+        ([Answer(1, "timed out")] * 9, "The job may wait there all the same.*squeue --me --name=mine", []),
+    ],
+)
+def test_an_sbatch_without_an_answer_leaves_no_job_behind(spec, monkeypatch, answers, advice, cancelled):
+    """Slurm may have accepted the job all the same; nobody would know of it."""
+    asked: list[list[str]] = []
+
+    def run(command, stdin=""):
+        asked.append(command)
+        now = time.strftime("%Y-%m-%dT%H:%M:%S")
+        answer = answers.pop(0) if command[0] == "squeue" else Answer(0, "")
+        return Answer(answer.code, answer.text.format(now=now))
+
+    def refuse(*arguments):
+        raise submitit_jobs.NotSubmitted(
+            "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation"
+        )
+
+    monkeypatch.setattr(client, "run", run)
+    monkeypatch.setattr(cluster, "_AWAY_S", 2.5)
+    monkeypatch.setattr(submitit_jobs, "submit_slurm", refuse)
+    with pytest.raises(SchedulerAway, match=f"Socket timed out on send/recv operation. .*{advice}"):
+        submit(spec)
+    assert [command[1:] for command in asked if command[0] == "scancel"] == ([cancelled] if cancelled else [])
+
+
+def test_a_client_that_does_not_answer_is_away(monkeypatch):
+    monkeypatch.setattr(client, "TIMEOUT_S", 0.2)
+    answer = client.run(["sleep", "60"])
+    assert (answer.code, answer.away) == (-1, True)
+    assert client.run(["no-such-client"]).away is False
+    monkeypatch.setattr(client, "run", lambda command, stdin="": Answer(8, f"scancel: error: {CONTROLLER}", away=True))
+    with pytest.raises(SchedulerAway, match=r"slurmctld does not answer .*\. Try again when it does\."):
+        SlurmCluster().cancel([JobRef(cluster="slurm", job_id="7")])
+
+
+def test_waiting_arrays_are_redirected_once(monkeypatch):
+    asked = []
+    monkeypatch.setattr(client, "run", lambda command, stdin="": asked.append(command) or Answer(0, ""))
+    waiting = [JobRef(cluster="slurm", job_id=name) for name in ("8_0", "8_1", "9")]
+    SlurmCluster().redirect(waiting, After((JobRef(cluster="slurm", job_id="12"),)))
+    assert [command[2:] for command in asked] == [
+        ["jobid=8", "dependency=afterany:12"],
+        ["jobid=9", "dependency=afterany:12"],
+    ]
+
+
+def test_unavailable_without_sbatch(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert SlurmCluster.unavailable() == "there is no sbatch on this machine. Use --cluster local."
+    (Path(tmp_path) / "sbatch").touch(mode=0o755)
+    assert SlurmCluster.unavailable() is None

@@ -1,0 +1,175 @@
+"""A task of a Slurm job from inside, with a made-up Slurm: what signals mean, why attempts ended, how it requeues."""
+
+import time
+from typing import Any
+
+import pytest
+
+from cld_core.run.history import Attempt
+from cld_core.stop import StopCode
+from cldctl.clusters.base import SchedulerAway, SchedulerRefused
+from cldctl.clusters.slurm import client, inside
+from cldctl.clusters.slurm.client import Answer
+from cldctl.clusters.slurm.cluster import SlurmCluster
+
+NOTICE = "slurmstepd-n1: error: *** JOB 7 ON n1 CANCELLED AT 2026-11-25T00:32:06 DUE TO {} ***\n"
+SCANCEL = "slurmstepd-n1: error: *** JOB 7 ON n1 CANCELLED AT 2026-11-25T00:32:06 ***\n"
+
+
+@pytest.fixture
+def logs(tmp_path, monkeypatch):
+    for name in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_JOB_END_TIME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"JOB_ID": "7", "RESTART_COUNT": "1"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.setenv("SLURMD_NODENAME", "n1")
+    monkeypatch.setenv("CLDCTL_SIGNAL_S", "60")
+    return tmp_path
+
+
+def in_seconds(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + seconds))
+
+
+def test_who_it_is(logs, monkeypatch):
+    job = SlurmCluster().current_job(logs)
+    assert (job.ref.job_id, job.ref.restarts, job.restart, job.node) == ("7", True, 1, "n1")
+    assert job.log == logs / "7_0_log.err"
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "6")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
+    monkeypatch.delenv("SLURM_RESTART_COUNT")
+    task = SlurmCluster().current_job(logs)
+    assert (task.ref.job_id, task.restart, task.log) == ("6_2", 0, logs / "6_2_0_log.err")
+
+
+def test_where_its_ranks_meet(logs, monkeypatch):
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    for name, value in {"NTASKS": 4, "JOB_NUM_NODES": 2, "PROCID": 3, "LOCALID": 1, "JOB_NODELIST": "n[5-6]"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    places = [SlurmCluster().current_job(logs).place()]
+    assert (places[0].rank, places[0].world_size, places[0].local_rank, places[0].local_world_size) == (3, 4, 1, 2)
+    assert places[0].init_method.startswith("tcp://n5:")
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    places.append(SlurmCluster().current_job(logs).place())
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
+    places.append(SlurmCluster().current_job(logs).place())
+    methods = [place.init_method for place in places]
+    assert methods[0] == methods[1] != methods[2], "another port at the next start, in case this one is taken"
+
+
+@pytest.mark.parametrize(
+    ("code", "known", "log", "cause"),
+    [
+        (StopCode.USR2, {"PreemptTime": "2026-11-25T00:00:00"}, "", "preempted"),
+        (StopCode.USR2, {"EndTime": 100}, "", "timeout"),
+        (StopCode.USR2, {"EndTime": 1000}, "", "preempted"),
+        (StopCode.USR2, {}, "", "preempted"),
+        (StopCode.TERM, {"PreemptTime": "2026-11-25T00:00:00"}, "", "preempted"),
+        (StopCode.TERM, {}, NOTICE.format("PREEMPTION"), "preempted"),
+        (StopCode.TERM, {}, NOTICE.format("TIME LIMIT"), "timeout"),
+        (StopCode.TERM, {"Restarts": "2"}, NOTICE.format("NODE FAILURE"), "node_failure"),
+        (StopCode.TERM, {"Restarts": "2"}, "", "requeued"),
+        (StopCode.TERM, {"Restarts": "1", "JobState": "COMPLETING"}, SCANCEL, "cancelled"),
+        (StopCode.TERM, {"JobState": "COMPLETING", "Reason": "TimeLimit", "EndTime": -10}, "", "timeout"),
+        (StopCode.TERM, {"JobState": "COMPLETING", "Reason": "TimeLimit", "EndTime": -100}, "", "cancelled"),
+        (StopCode.TERM, {"JobState": "CANCELLED"}, "", "cancelled"),
+        (StopCode.TERM, {"JobState": "RUNNING"}, "", None),
+    ],
+)
+def test_what_a_signal_means(logs, monkeypatch, code, known, log, cause):
+    times = {name: in_seconds(value) for name, value in known.items() if name == "EndTime"}
+    monkeypatch.setattr(client, "show_job", lambda job_id: {**known, **times})
+    job = SlurmCluster().current_job(logs)
+    job.log.write_text(f"{NOTICE.format('JOB REQUEUE')}{log}")
+    assert job.cause_of(code, len(NOTICE.format("JOB REQUEUE"))) == cause, "notices of earlier starts do not count"
+
+
+def attempt(**changes: Any) -> Attempt:
+    about = {"attempt": 3, "job_id": "5", "started": 1.0, "first_step": 0, "log_offset": 2, "restart": 1}
+    return Attempt(**{**about, **changes})
+
+
+@pytest.mark.parametrize(
+    ("about", "log", "accounting", "cause"),
+    [
+        ({}, f"..{NOTICE.format('NODE FAILURE')}", "", "node_failure"),
+        ({}, f"..{NOTICE.format('NODE FAILURE')}", "5|FAILED\n5|PREEMPTED\n", "node_failure"),
+        ({}, "..", "5|NODE_FAIL\n5|PREEMPTED\n", "preempted"),
+        ({}, "..", "5|NODE_FAIL\n", None),
+        ({}, "..", "5|NODE_FAIL\n5|FAILED\n", None),
+        ({}, f"..{SCANCEL}", "", "cancelled"),
+        ({"cause": "crashed"}, f"..{SCANCEL}", "", None),
+        ({"cause": "crashed"}, "..srun: error: n1: task 0: Out Of Memory\n", "", "out_of_memory"),
+        ({"log_offset": None}, f"..{NOTICE.format('NODE FAILURE')}", "5|NODE_FAIL\n5|NODE_FAIL\n", None),
+        ({"job_id": None}, "", "", None),
+    ],
+)
+def test_why_an_earlier_attempt_ended(logs, monkeypatch, about, log, accounting, cause):
+    monkeypatch.setattr(client, "sacct", lambda fields, job_ids: accounting if job_ids == ["5"] else None)
+    (logs / "5_0_log.err").write_text(log)
+    assert SlurmCluster().current_job(logs).why_ended(attempt(**about)) == cause
+
+
+class Controller:
+    """What scontrol answers: ``shows`` are those of `show job`, ``answers`` those of its standard input."""
+
+    def __init__(self, *answers: Answer, shows: tuple[dict[str, str], ...] = ()) -> None:
+        self.answers, self.shows, self.stdin = list(answers), list(shows), []
+
+    def run(self, command, stdin=""):
+        self.stdin.append(stdin)
+        return self.answers.pop(0)
+
+    def show_job(self, job_id):
+        return self.shows.pop(0) if self.shows else {}
+
+
+@pytest.fixture
+def controlled_by(monkeypatch):
+    def control(controller: Controller) -> Controller:
+        monkeypatch.setattr(client, "run", controller.run)
+        monkeypatch.setattr(client, "show_job", controller.show_job)
+        monkeypatch.setattr(inside, "_RETRY_S", 0.01)
+        return controller
+
+    return control
+
+
+AWAY = Answer(1, "Unexpected message received for job 7\n", away=True)
+
+
+def test_it_requeues_elsewhere_and_later_by_one_command(logs, controlled_by):
+    controller = controlled_by(Controller(Answer(0, ""), Answer(0, ""), shows=({"ExcNodeList": "n[3-4]"},)))
+    job = SlurmCluster().current_job(logs)
+    job.requeue(delay_s=20, exclude=("n1",))
+    job.requeue()
+    assert controller.stdin == [
+        "requeue 7\nupdate jobid=7 starttime=now+20 excnodelist=n[3-4],n1\n",
+        "requeue 7\n",
+    ]
+
+
+def test_a_job_that_waits_already_is_requeued(logs, controlled_by):
+    refused = Answer(1, "Job is pending execution for job 7\n")
+    controlled_by(Controller(refused, shows=({}, {"JobState": "PENDING"})))
+    SlurmCluster().current_job(logs).requeue()
+    controlled_by(Controller(refused, shows=({"Restarts": "1"}, {"JobState": "COMPLETING", "Restarts": "2"})))
+    SlurmCluster().current_job(logs).requeue()
+
+
+def test_a_refused_requeue_says_so(logs, controlled_by):
+    running = {"Restarts": "1", "JobState": "RUNNING"}
+    controlled_by(Controller(Answer(1, "Requested operation is presently disabled\n"), shows=(running, running)))
+    with pytest.raises(
+        SchedulerRefused, match="job 7 could not be requeued: Requested operation is presently disabled"
+    ):
+        SlurmCluster().current_job(logs).requeue(within_s=60)
+
+
+def test_it_retries_while_the_controller_is_away(logs, controlled_by):
+    controller = controlled_by(Controller(AWAY, AWAY, Answer(0, "")))
+    SlurmCluster().current_job(logs).requeue(within_s=60)
+    assert controller.answers == []
+    controlled_by(Controller(AWAY))
+    with pytest.raises(SchedulerAway, match="slurmctld does not answer"):
+        SlurmCluster().current_job(logs).requeue()

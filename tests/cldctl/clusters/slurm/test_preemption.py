@@ -1,0 +1,130 @@
+"""How a Slurm is set up, and what that means for runs: scontrol's words, read without a Slurm."""
+
+import dataclasses
+
+import pytest
+
+from cld_core.run.atomic import read_json
+from cldctl.clusters.slurm import configuration, doctor, node_probe, preemption
+
+CONFIG = """\
+Configuration data as of 2026-11-25T01:42:53
+AccountingStorageType   = accounting_storage/slurmdbd
+ClusterName             = big
+JobRequeue              = 1
+KillWait                = 30 sec
+PreemptMode             = GANG,SUSPEND
+PreemptParameters       = (null)
+PreemptType             = preempt/partition_prio
+SlurmctldHost[0]        = head(10.0.0.1)
+SlurmctldParameters     = enable_configless,preempt_send_user_signal
+SLURM_VERSION           = 23.02.7
+
+Slurmctld(primary) at head is UP
+"""
+PARTITIONS = """\
+PartitionName=spot AllowQos=ALL Default=NO QoS=N/A DefaultTime=NONE GraceTime=120 MaxTime=1-12:00:00 Nodes=g[1-40] \
+PriorityTier=1 PreemptMode=REQUEUE State=UP TRES=cpu=8,mem=16000M,node=4
+PartitionName=gpu AllowQos=ALL Default=YES QoS=N/A DefaultTime=00:30:00 GraceTime=0 MaxTime=UNLIMITED Nodes=g[1-40] \
+PriorityTier=10 PreemptMode=GANG,SUSPEND State=DOWN TRES=cpu=8,mem=16000M,node=4
+"""
+SLURM = configuration.parse_configuration(CONFIG)
+SPOT, GPU = configuration.parse_partitions(PARTITIONS)
+
+
+def test_scontrol_show_config_is_read():
+    assert (
+        configuration.Configuration(
+            version="23.02.7",
+            cluster="big",
+            preempt_type="partition_prio",
+            preempt_mode="GANG,SUSPEND",
+            user_signal=True,
+            kill_wait_s=30,
+            job_requeue=True,
+            accounting="slurmdbd",
+        )
+        == SLURM
+    )
+
+
+def test_what_is_absent_or_null_is_off():
+    empty = configuration.parse_configuration(
+        "PreemptType = (null)\nAccountingStorageType = (null)\nSlurmctldParameters = (null)\n"
+    )
+    assert (empty.preempt_type, empty.accounting, empty.user_signal, empty.job_requeue) == ("", "", False, False)
+    assert configuration.parse_configuration("PreemptType = preempt/none\n").preempt_type == "none"
+    assert "never" in preemption.on_preemption(SPOT, [SPOT, GPU], empty, 9.0).found
+    assert preemption.accounting(empty, True, "").verdict == "warn"
+
+
+def test_scontrol_show_partition_is_read():
+    assert (SPOT.name, SPOT.tier, SPOT.grace_s, SPOT.nodes, SPOT.up, SPOT.default) == (
+        "spot", 1, 120, "g[1-40]", True, False,
+    )  # fmt: skip
+    assert (SPOT.default_time_s, SPOT.max_time_s) == (None, 36 * 3600)
+    assert (GPU.default, GPU.up, GPU.default_time_s, GPU.max_time_s) == (True, False, 1800, None)
+
+
+@pytest.mark.parametrize(
+    ("save_s", "verdict"), [(None, "ok"), (10.0, "ok"), (80.0, "warn"), (151.0, "fail")]
+)  # of 120 + 30 s
+def test_a_save_must_fit_into_the_notice(save_s, verdict):
+    judged = preemption.on_preemption(SPOT, [SPOT, GPU], SLURM, save_s)
+    assert judged.verdict == verdict
+    assert "SIGUSR2 at once, SIGTERM after 120 s, SIGKILL after 150 s" in judged.found
+
+
+def test_modes_of_preemption():
+    def outcome(mode, **changes):
+        partition = dataclasses.replace(SPOT, preempt_mode=mode)
+        return preemption.on_preemption(partition, [partition, GPU], dataclasses.replace(SLURM, **changes), 1.0)
+
+    assert outcome("OFF").verdict == "ok"
+    assert outcome("").found.startswith("SUSPEND"), "the cluster's mode, since the partition has none"
+    assert "hang_timeout_s" in outcome("GANG,SUSPEND").advice
+    assert "requeued by the run itself" in outcome("CANCEL").found
+    assert "not brought back" in outcome("CANCEL", user_signal=False).found
+    assert "successor" in outcome("CANCEL").advice
+    assert "by QOS" in outcome("REQUEUE", preempt_type="qos").found
+    assert "never" in preemption.on_preemption(GPU, [SPOT, GPU], SLURM, 1.0).found, "it has the highest PriorityTier"
+
+
+def test_preemption_by_qos():
+    every = configuration.parse_qos(
+        "normal||cluster|00:00:00\nspot||REQUEUE|00:02:00\nurgent|spot,normal|cluster|00:00:00\n"
+    )
+    normal, spot, urgent = every
+    assert spot == configuration.Qos("spot", (), "REQUEUE", 120)
+    setup = dataclasses.replace(SLURM, preempt_type="qos", preempt_mode="CANCEL")
+
+    def judged(qos):
+        return preemption.on_preemption_by_qos(qos, every, setup, 80.0)
+
+    assert (judged(spot).verdict, judged(urgent).verdict, judged(normal).verdict) == ("warn", "ok", "fail")
+    assert "by urgent: REQUEUE: SIGUSR2 at once, SIGTERM after 120 s, SIGKILL after 150 s" in judged(spot).found
+    assert "never" in judged(urgent).found
+    assert "by urgent: CANCEL" in judged(normal).found, "the cluster's mode, since the QOS has none"
+
+
+def test_time_limits():
+    assert preemption.at_the_limit(SPOT, 90).verdict == "ok"
+    assert preemption.at_the_limit(GPU, 90).verdict == "ok"
+    assert "30 min, at most unlimited" in preemption.at_the_limit(GPU, 90).found
+    assert "cluster.time_min" in preemption.at_the_limit(GPU, 1790).advice
+    assert preemption.at_the_limit(SPOT, 36 * 3600).verdict == "fail"
+    assert [configuration.parse_duration(text) for text in ("00:01:00", "2-00:00:00", "UNLIMITED")] == [
+        60,
+        172800,
+        None,
+    ]
+
+
+def test_what_the_job_does_on_a_node(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["node_probe", str(tmp_path), "localhost", "no-such-node.invalid"])
+    assert node_probe.main() == 0
+    answer = read_json(tmp_path / node_probe.ANSWER)
+    assert answer["unresolved"] == ["no-such-node.invalid"]
+    assert doctor._names(answer["unresolved"], 2).verdict == "fail"
+    assert doctor._requeueable({"Requeue": "0"}).verdict == "fail"
+    assert "-m cldctl.clusters.slurm.node_probe" in node_probe.script(tmp_path, [])

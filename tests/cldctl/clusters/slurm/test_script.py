@@ -1,0 +1,104 @@
+"""What is asked of Slurm: whole scripts against golden files, byte for byte."""
+
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cld_core.errors import RecipeError
+from cld_core.recipe.cluster import ClusterSpec
+from cld_core.run.events import JobRef
+from cldctl.clusters.base import After, JobSpec
+from cldctl.clusters.slurm.cluster import SlurmCluster
+
+GOLDEN = Path(__file__).parent / "golden"
+CASES = {
+    "plain": (ClusterSpec(), 90),
+    "everything": (
+        ClusterSpec(
+            nodes=2,
+            gpus_per_node=8,
+            partition="gpu",
+            account="me",
+            qos="high",
+            time_min=90,
+            mem_gb=480,
+            cpus_per_task=8,
+            constraint="a100",
+            exclude="n[1-3]",
+            setup=("module load cuda", "ulimit -n 4096"),
+            sbatch_args=("--mail-type=END", "--exclusive"),
+            srun_args=("--cpu-bind=cores",),
+            container="apptainer exec --nv image.sif",
+        ),
+        120,
+    ),
+    "gres": (ClusterSpec(gres="gpu:a100:4", gpus_per_node=4, mem_gb=1.5), 90),
+}
+SPEC = JobSpec(
+    name="mine", logs=Path("/runs/mine/logs"), size=ClusterSpec(), aftermath=("cldctl.jobs.aftermath", "/runs/mine")
+)
+
+
+@pytest.fixture(autouse=True)
+def _srun(tmp_path, monkeypatch):
+    """submitit wants an srun on PATH; no script here is ever run."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "srun").touch(mode=0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+
+
+def script(tasks: int = 1, **changes) -> str:
+    return SlurmCluster().script(replace(SPEC, **changes), tasks).replace(sys.executable, "PYTHON")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_scripts_are_the_golden_ones(case):
+    size, notice_s = CASES[case]
+    file, text = GOLDEN / f"{case}.sh", script(size=size, notice_s=notice_s)
+    if os.environ.get("CLDCTL_WRITE_GOLDEN"):
+        file.write_text(text)
+    assert text == file.read_text()
+
+
+def test_options_that_are_not_options():
+    with pytest.raises(RecipeError, match=r"'mail-type=END', not an option of sbatch"):
+        script(size=ClusterSpec(sbatch_args=("mail-type=END",)))
+
+
+def test_an_array_that_waits_and_avoids_nodes():
+    others = (JobRef(cluster="slurm", job_id="42"), JobRef(cluster="slurm", job_id="43_1"))
+    size = ClusterSpec(gpus_per_node=1, exclude="n1")
+    text = script(16, size=size, after=After(others), parallel=5, exclude=("n7", "n8"))
+    for line in ("array=0-15%5", "dependency=afterany:42:43_1", "nodes=1", "gpus-per-node=1", "exclude=n1,n7,n8"):
+        assert f"#SBATCH --{line}\n" in text
+    assert "%A_%a_0_log.err" in text
+    assert "kill-on-invalid-dep" not in text
+
+
+def test_a_successor_leaves_the_queue_when_its_turn_cannot_come():
+    text = script(after=After((JobRef(cluster="slurm", job_id="42"),), "failed"))
+    assert "#SBATCH --dependency=afternotok:42\n" in text
+    assert "#SBATCH --kill-on-invalid-dep=yes\n" in text
+
+
+def test_the_environment_is_set_after_the_setup_and_without_an_aftermath_nothing_follows():
+    text = script(size=ClusterSpec(setup=("module load x",)), env={"PYTHONPATH": "/a b"}, aftermath=())
+    assert "module load x\nexport PYTHONPATH='/a b'\nexport CLDCTL_SIGNAL_S=90\n" in text
+    assert "set +e" not in text
+    assert "teardown" not in text
+
+
+def test_a_time_limit_within_its_own_notice_is_refused():
+    for minutes, notice in ((1, 90), (5, 900)):
+        with pytest.raises(RecipeError, match=r"'cluster.time_min' is \d, but .* it would never train"):
+            SlurmCluster().check(replace(SPEC, size=ClusterSpec(time_min=minutes), notice_s=notice))
+    SlurmCluster().check(replace(SPEC, size=ClusterSpec(time_min=2)))
+
+
+def test_an_array_that_slurm_would_refuse():
+    assert SlurmCluster().max_tasks(SPEC) == 1000
+    with pytest.raises(RecipeError, match="Submit at most 1000"):
+        SlurmCluster().check(SPEC, 1001)

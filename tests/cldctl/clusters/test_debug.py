@@ -1,0 +1,64 @@
+"""Jobs in the process of the command."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from cld_core.errors import RecipeError
+from cld_core.place import Place
+from cld_core.recipe.cluster import ClusterSpec
+from cldctl.clusters.base import JobSpec, Task
+from cldctl.clusters.debug import DebugCluster
+from cldctl.clusters.this_machine import details_of
+
+CLUSTER = DebugCluster()
+
+
+def spec(tmp_path, **changes):
+    return JobSpec(name="mine", logs=tmp_path, size=ClusterSpec(), **changes)
+
+
+def test_tasks_run_one_after_another_after_they_were_noted(tmp_path):
+    done = []
+
+    def work(number):
+        def call(job):
+            assert (job.in_process, job.place(), job.restart) == (True, Place(), 0)
+            done.append((number, job.ref, os.environ.get("SPECIAL")))
+
+        return call
+
+    def note(jobs):
+        assert not done
+        done.extend(jobs)
+
+    CLUSTER.submit(spec(tmp_path, env={"SPECIAL": "yes"}), [Task(work=work(n), label=str(n)) for n in range(2)], note)
+    jobs, ran = done[:2], done[2:]
+    assert ran == [(0, jobs[0], "yes"), (1, jobs[1], "yes")]
+    assert "SPECIAL" not in os.environ
+    assert [CLUSTER.survey(jobs).of(job).phase for job in jobs] == ["gone", "gone"], "submit has returned"
+    assert CLUSTER.log_files(jobs[0], 0) == []
+
+
+def test_an_error_is_the_commands_own(tmp_path):
+    def fail(job):
+        raise RuntimeError("as it was told to")
+
+    with pytest.raises(RuntimeError, match="as it was told to"):
+        CLUSTER.submit(spec(tmp_path), [Task(work=fail, label="0")], lambda jobs: None)
+    with pytest.raises(RecipeError, match=r"Set cluster.nodes=1"):
+        CLUSTER.check(JobSpec(name="mine", logs=tmp_path, size=ClusterSpec(nodes=2)))
+
+
+def test_a_job_of_another_command_is_seen_cancelled_and_killed(tmp_path):
+    from cld_core.run.events import JobRef
+
+    for end in (CLUSTER.cancel, CLUSTER.kill):
+        with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+            job = JobRef(cluster="debug", job_id=str(other.pid), details=details_of(other.pid))
+            assert CLUSTER.survey([job]).of(job).phase == "running"
+            end([job])
+            assert other.wait(timeout=30) < 0
+            assert CLUSTER.survey([job]).of(job).phase == "gone"

@@ -1,0 +1,247 @@
+"""Jobs as processes of this machine: with real processes."""
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from cld_core.errors import RecipeError
+from cld_core.recipe.cluster import ClusterSpec
+from cld_core.run.events import JobRef, Submitted, parse, to_line
+from cldctl.clusters import submitit_jobs
+from cldctl.clusters.base import After, JobSpec, SchedulerRefused, Task
+from cldctl.clusters.local import LocalCluster
+
+from .works import Fail, Report, Stubborn
+
+CLUSTER = LocalCluster()
+
+
+def until(condition: Callable[[], Any], what: str, timeout: float = 60) -> Any:
+    deadline = time.monotonic() + timeout
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.02)
+    return value
+
+
+def wait_for_end(pids: Iterable[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            psutil.Process(pid).wait(timeout=60)
+
+
+class Submitter:
+    """Submits work that reports into ``folder``, and leaves no process behind."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.jobs = folder, []
+        self.spec = JobSpec(name="mine", logs=folder / "logs", size=ClusterSpec())
+
+    def __call__(self, *works: Any, **changes: Any) -> list[JobRef]:
+        noted: list[JobRef] = []
+        spec = replace(self.spec, **changes)
+        CLUSTER.submit(spec, [Task(work=work, label="test") for work in works], noted.extend)
+        # As another command finds them.
+        noted = [parse(to_line(Submitted(job=job))).job for job in noted]
+        self.jobs += noted
+        return noted
+
+    def report(self, name: str, waits: bool = True) -> Report:
+        return Report(str(self.folder), name, waits)
+
+    def facts(self, name: str) -> dict[str, Any]:
+        file = self.folder / f"{name}.json"
+        until(file.exists, f"{name} to report")
+        return json.loads(file.read_text())
+
+    def until_logged(self, job: JobRef, text: str) -> None:
+        def logged() -> bool:
+            return any(text in file.read_text() for file in CLUSTER.log_files(job, 0))
+
+        until(logged, f"{text!r} in the log of {job.job_id}")
+
+    def phase(self, job: JobRef) -> str:
+        return CLUSTER.survey([job]).of(job).phase
+
+    def until_gone(self, *jobs: JobRef) -> None:
+        for job in jobs:
+            until(lambda job=job: self.phase(job) == "gone", f"the end of {job.job_id}")
+
+
+@pytest.fixture
+def submit(tmp_path: Path) -> Iterator[Submitter]:
+    submitter = Submitter(tmp_path)
+    yield submitter
+    CLUSTER.kill(submitter.jobs)
+    wait_for_end({job.details["pid"] for job in submitter.jobs})
+
+
+def test_tasks_of_one_process_share_a_controller_and_get_a_gpu_each(submit):
+    size = ClusterSpec(gpus_per_node=1)
+    jobs = submit(*(submit.report(name) for name in "abc"), size=size, env={"SPECIAL": "yes"})
+    controller = jobs[0].details["pid"]
+    assert [job.job_id for job in jobs] == [f"{controller}_{number}" for number in range(3)]
+    for number, name in enumerate("abc"):
+        facts = submit.facts(name)
+        assert facts["place"] == {
+            **{"rank": 0, "world_size": 1, "local_rank": number, "local_world_size": 3},
+            "init_method": facts["place"]["init_method"],
+        }
+        assert facts["env"] == {"SPECIAL": "yes", "CUDA_VISIBLE_DEVICES": "0,1,2"}
+        assert (facts["ref"]["job_id"], facts["ref"]["process"]) == (jobs[number].job_id, number)
+        assert submit.phase(jobs[number]) == "running"
+    assert "SPECIAL" not in os.environ
+    (submit.folder / "go").touch()
+    submit.until_gone(*jobs)
+    out, _ = CLUSTER.log_files(jobs[1], 0)
+    assert "work b" in out.read_text()
+    assert not (submit.folder / "a.stopped").exists()
+
+
+def test_one_task_of_a_pool_is_cancelled_alone(submit):
+    jobs = submit(*(submit.report(name) for name in "abc"))
+    for name in "abc":
+        submit.facts(name)
+    CLUSTER.cancel([jobs[1]])
+    submit.until_gone(jobs[1])
+    assert (submit.folder / "b.stopped").exists()
+    assert [submit.phase(job) for job in jobs] == ["running", "gone", "running"]
+    CLUSTER.cancel(jobs)
+    submit.until_gone(*jobs)
+    assert (submit.folder / "a.stopped").exists()
+
+
+@pytest.mark.parametrize("works", [1, 2])
+def test_cancelling_waits_for_processes_that_are_being_started(submit, works):
+    jobs = submit(*(submit.report(name) for name in "ab"[:works]))
+    for job in jobs:
+        CLUSTER.cancel([job])
+        # Either the signal has ended it, or its first line was there when it came.
+        out = Path(job.logs) / f"{job.details['pid']}_{job.process}_log.out"
+        assert submit.phase(job) == "gone" or out.read_text()
+
+
+def test_what_has_begun_is_ended_if_a_later_start_fails(submit, monkeypatch):
+    started = []
+
+    def start(*arguments, **more):
+        if started:
+            raise OSError(28, "No space left on device")
+        started.append(real(*arguments, **more))
+        return started[0]
+
+    real = submitit_jobs.start_local
+    monkeypatch.setattr(submitit_jobs, "start_local", start)
+    with pytest.raises(SchedulerRefused, match="No space left on device"):
+        submit(submit.report("a"), submit.report("b"), parallel=1)
+    assert submit.jobs == []
+    wait_for_end(started)
+
+
+def test_the_ranks_of_a_wide_task_meet_by_a_file_and_end_together(submit):
+    (job,) = submit(submit.report("a"), size=ClusterSpec(tasks_per_node=2))
+    facts = [submit.facts(f"a.{rank}") for rank in range(2)]
+    meeting = f"file://{submit.spec.logs / f'.meeting_{job.job_id}'}"
+    for rank, fact in enumerate(facts):
+        assert fact["place"] == {
+            **{"rank": rank, "world_size": 2, "local_rank": rank, "local_world_size": 2, "init_method": meeting},
+        }
+        assert fact["ref"]["job_id"] == job.job_id
+    Path(meeting.removeprefix("file://")).touch()
+    CLUSTER.cancel([job])
+    submit.until_gone(job)
+    assert {file.name for file in submit.folder.glob("*.stopped")} == {"a.0.stopped", "a.1.stopped"}
+    assert not Path(meeting.removeprefix("file://")).exists(), "left behind, it would mislead a job of the same id"
+    assert "work a.1" in CLUSTER.log_files(job, 1)[0].read_text()
+
+
+def test_what_ignores_the_signal_is_killed(submit):
+    (job,) = submit(Stubborn(str(submit.folder)))
+    until((submit.folder / "ready").exists, "the work to begin")
+    CLUSTER.cancel([job])
+    assert submit.phase(job) == "running"
+    CLUSTER.kill([job])
+    submit.until_gone(job)
+
+
+def test_a_job_waits_for_another_and_can_be_cancelled_meanwhile(submit):
+    (first,) = submit(submit.report("first"))
+    after = After((first,))
+    (second,), (third,) = submit(submit.report("second"), after=after), submit(submit.report("third"), after=after)
+    seen = CLUSTER.survey([second]).of(second)
+    assert (seen.phase, seen.reason) == ("pending", f"waits for job {first.job_id}")
+    submit.until_logged(third, "waits for job")
+    CLUSTER.cancel([third])
+    submit.until_gone(third)
+    submit.facts("first")
+    assert submit.phase(second) == "pending"
+    CLUSTER.cancel([first])
+    submit.until_gone(first)
+    submit.facts("second")
+    assert submit.phase(second) == "running"
+    CLUSTER.cancel([second])
+    submit.until_gone(second)
+    assert not (submit.folder / "third.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("ranks", "phases"), [(1, ["running"] * 2 + ["pending"]), (2, ["running", "pending", "pending"])]
+)
+def test_as_many_tasks_at_once_as_allowed(submit, ranks, phases):
+    size = ClusterSpec(tasks_per_node=ranks)
+    jobs = submit(*(submit.report(name) for name in "abc"), size=size, parallel=3 - ranks)
+    submit.facts("a" if ranks == 1 else "a.0")
+    assert [submit.phase(job) for job in jobs] == phases
+    (submit.folder / "go").touch()
+    submit.until_gone(*jobs)
+    submit.facts("c" if ranks == 1 else "c.0")
+
+
+def test_an_error_is_in_the_log_and_ends_its_task_alone(submit):
+    jobs = submit(Fail(), submit.report("a"))
+    submit.facts("a")
+    submit.until_gone(jobs[0])
+    assert submit.phase(jobs[1]) == "running"
+    assert "as it was told to" in CLUSTER.log_files(jobs[0], 0)[1].read_text()
+
+
+def test_jobs_of_another_machine_are_not_known(submit):
+    job = JobRef(cluster="local", job_id="1", details={"host": "elsewhere", "pid": 1, "process_started": 0.0})
+    seen = CLUSTER.survey([job]).of(job)
+    assert (seen.phase, seen.reason, seen.node) == ("unknown", "started on elsewhere", "elsewhere")
+    with pytest.raises(SchedulerRefused, match="cannot wait for job 1 of elsewhere"):
+        submit(submit.report("a"), after=After((job,)))
+
+
+def test_a_process_id_that_was_given_again_is_not_the_job(tmp_path):
+    job = JobRef(cluster="local", job_id=str(os.getpid()), logs=str(tmp_path), details={"host": os.uname().nodename})
+    started = psutil.Process().create_time()
+    for when, phase in ((started, "running"), (started - 100, "gone")):
+        other = replace(job, details={**job.details, "pid": os.getpid(), "process_started": when})
+        assert CLUSTER.survey([other]).of(other).phase == phase
+
+
+def test_what_cannot_be_started_says_how_to_fix_it(submit):
+    (submit.folder / "file").touch()
+    with pytest.raises(SchedulerRefused, match=r"file/logs: the local job could not be started \(Not a directory\)"):
+        submit(submit.report("a"), logs=submit.folder / "file" / "logs")
+    with pytest.raises(RecipeError, match=r"Set cluster.nodes=1 and cluster.tasks_per_node=2"):
+        submit(submit.report("a"), size=ClusterSpec(nodes=2, tasks_per_node=2))
+    with pytest.raises(SchedulerRefused, match="cannot wait for another one to fail"):
+        submit(submit.report("a"), after=After((), "failed"))
+
+
+def test_what_a_dry_run_shows(submit):
+    spec = replace(submit.spec, size=ClusterSpec(tasks_per_node=2))
+    shown = CLUSTER.script(spec)
+    assert shown.startswith("# local: 2 process(es), each:\n")
+    assert shown.endswith(f" -u -m submitit.core._submit {spec.logs}\n")
+    assert CLUSTER.max_tasks(spec) == 2

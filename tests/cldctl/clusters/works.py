@@ -1,0 +1,85 @@
+"""Work for jobs of tests: small, picklable, without torch."""
+
+import json
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from cld_core.stop import StopFlag
+from cldctl.clusters.base import InJob
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write what the job knows about itself into ``folder/NAME.json``, then wait for ``folder/go`` or a signal."""
+
+    folder: str
+    name: str
+    waits: bool = False
+
+    def __call__(self, job: InJob) -> None:
+        stop = StopFlag().listen() if self.waits else None
+        place = job.place()
+        folder = Path(self.folder)
+        facts = {
+            "pid": os.getpid(),
+            "ref": {**vars(job.ref), "details": dict(job.ref.details)},
+            "place": vars(place),
+            "env": {name: os.environ.get(name) for name in ("SPECIAL", "CUDA_VISIBLE_DEVICES")},
+        }
+        name = self.name if place.world_size == 1 else f"{self.name}.{place.rank}"
+        print(f"work {name}", flush=True)
+        (folder / f".{name}").write_text(json.dumps(facts))
+        (folder / f".{name}").rename(folder / f"{name}.json")
+        while stop is not None and stop.code == 0 and not (folder / "go").exists():
+            time.sleep(0.02)
+        if stop is not None and stop.code:
+            (folder / f"{name}.stopped").touch()
+
+
+@dataclass(frozen=True)
+class Stubborn:
+    """Ignore SIGTERM until killed; ``folder/ready`` says that it does."""
+
+    folder: str
+
+    def __call__(self, job: InJob) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        (Path(self.folder) / "ready").touch()
+        while True:
+            time.sleep(1)
+
+
+@dataclass(frozen=True)
+class Fail:
+    def __call__(self, job: InJob) -> None:
+        raise RuntimeError("as it was told to")
+
+
+@dataclass(frozen=True)
+class FailOnce:
+    """Fail at the first start of the job, and note node and time in ``folder/JOB.again`` at a later one."""
+
+    folder: str
+
+    def __call__(self, job: InJob) -> None:
+        if job.restart == 0:
+            raise RuntimeError("as it was told to")
+        (Path(self.folder) / f"{job.ref.job_id}.again").write_text(f"{job.node} {time.time()}")
+
+
+@dataclass(frozen=True)
+class RequeueOnce:
+    """Requeue the job from within at its first start, and note node and time in ``folder/JOB.again`` at a later one."""
+
+    folder: str
+    delay_s: float
+
+    def __call__(self, job: InJob) -> None:
+        if job.restart == 0:
+            (Path(self.folder) / "requeued").write_text(f"{job.node} {time.time()}")
+            job.requeue(delay_s=self.delay_s, exclude=(job.node,))
+        else:
+            FailOnce(self.folder)(job)

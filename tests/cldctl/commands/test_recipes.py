@@ -1,0 +1,68 @@
+"""Finding recipes and profiles, and printing them."""
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from cld_core.errors import RecipeError
+from cld_core.recipe import dump, load
+from cldctl.commands.recipes import find_recipe, recipe_files, recipes
+from cldctl.commands.render import render
+from cldctl.profiles import find_profile
+from tests.support.paths import RECIPES
+
+
+def run(command, *arguments):
+    app = typer.Typer()
+    app.command()(command)
+    return CliRunner().invoke(app, arguments)
+
+
+def test_a_recipe_is_found_by_path_and_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_recipe(str(RECIPES / "toy.yaml")) == RECIPES / "toy.yaml"
+    assert find_recipe("toy").name == "toy.yaml"
+    (tmp_path / "recipes").mkdir()
+    mine = tmp_path / "recipes" / "toy.yaml"
+    mine.write_text("train: {steps: 3}")
+    assert find_recipe("toy").absolute() == mine
+    assert len(recipe_files()) == len(list(RECIPES.glob("*.yaml")))
+
+
+@pytest.mark.parametrize("name", ["cifar_10", "recipes/cifar_10.yaml"])
+def test_an_unknown_recipe_is_answered_with_the_nearest(name):
+    with pytest.raises(RecipeError, match=r"there is no such recipe\. Did you mean '.*recipes/cifar10\.yaml'\?"):
+        find_recipe(name)
+    with pytest.raises(RecipeError, match=r"there is no such recipe\. `cldctl recipes`"):
+        find_recipe("xyzzy")
+
+
+def test_a_profile_is_found_by_path_and_by_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert find_profile(None) is None
+    assert find_profile("example").read_text() == (RECIPES / "profiles" / "example.yaml").read_text()
+    own = tmp_path / ".config/cldctl/profiles" / "example.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("cluster: {nodes: 2}")
+    assert find_profile("example") == own
+    assert load(RECIPES / "toy.yaml", profile=own).cluster.nodes == 2
+    with pytest.raises(RecipeError, match=r"--profile exampel: there is no such profile.*Did you mean 'example'\?"):
+        find_profile("exampel")
+    with pytest.raises(RecipeError, match="Available: example"):
+        find_profile("xyzzy")
+
+
+def test_render_prints_what_load_reads_back(tmp_path):
+    shown = run(render, str(RECIPES / "toy.yaml"), "sampling.method=em", "sampling.nfe=20")
+    assert shown.exit_code == 0
+    (tmp_path / "toy.yaml").write_text(shown.stdout)
+    recipe = load(tmp_path / "toy.yaml")
+    assert dump(recipe) == shown.stdout
+    assert (recipe.sampling.method, recipe.sampling.nfe) == ("em", 20)
+    assert "rtol" not in shown.stdout.partition("sampling:")[2].partition("eval:")[0]
+
+
+def test_every_shipped_recipe_is_listed():
+    listed = run(recipes).stdout
+    for file in RECIPES.glob("*.yaml"):
+        assert file.stem in listed

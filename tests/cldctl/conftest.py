@@ -1,0 +1,28 @@
+"""Fixtures of the command-line tests."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.tools import DEBUG, ONE, invoke
+
+
+@pytest.fixture
+def fresh_runs(tmp_path: Path) -> Iterator[Path]:
+    """A folder for runs of one test; whatever still runs in it afterwards is killed."""
+    yield tmp_path / "runs"
+    for process in psutil.process_iter(["cmdline"]):
+        if any(str(tmp_path) in word for word in process.info["cmdline"] or ()):
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A finished run `done` with an evaluation, shared by the tests that only look."""
+    runs = tmp_path_factory.mktemp("runs")
+    done = invoke("submit", "toy_diamond", *ONE, "--name", "done", *DEBUG, "--eval", "elbo", runs=runs)
+    assert done.stdout.splitlines()[0] == "done"
+    assert "NLL bound" in done.stdout
+    return runs

@@ -1,0 +1,221 @@
+"""The table of states, row by row, without a cluster."""
+
+import random
+
+import pytest
+
+from cld_core.run import events
+from cld_core.run.events import CAUSES, Event, JobRef
+from cld_core.run.history import History
+from cldctl.clusters.base import Seen
+from cldctl.runs.state import OVER, RESUMABLE, SUBMITTING_S, TABLE, row_of, situation_of, state_of
+
+NOW = 1000.0
+STATES = {"PENDING", "RUNNING", "REQUEUED", *OVER}
+GONE, PENDING, RUNNING, UNKNOWN = Seen("gone"), Seen("pending", reason="Priority"), Seen("running"), Seen("unknown")
+
+Looks = dict[str, Seen]
+
+
+def requested(ago: float = 1.0) -> Event:
+    return events.Requested(time=NOW - ago, steps=9)
+
+
+def submitted(job_id: str = "1", *, restarts: bool = False, successor_of: str | None = None) -> Event:
+    job = JobRef(cluster="any", job_id=job_id, restarts=restarts)
+    return events.Submitted(time=NOW - 50, job=job, successor_of=successor_of)
+
+
+def started(attempt: int = 0, job_id: str = "1", warning: str | None = None) -> Event:
+    return events.Started(time=NOW - 40, attempt=attempt, job_id=job_id, step=0, warning=warning)
+
+
+def ended(cause: str, attempt: int = 0) -> Event:
+    return events.Ended(time=NOW - 30, attempt=attempt, cause=cause, step=5, detail="what it died of")
+
+
+CANCELLED = events.Cancelled(time=NOW - 20, job_id="1")
+REQUEUED = events.Requeued(time=NOW - 20, job_id="1", cause="preempted")
+GIVEN_UP = events.GivenUp(time=NOW - 20, reason="budget spent")
+ELSEWHERE = Seen("unknown", reason="started on n7")
+SUCCESSOR = (
+    submitted(restarts=True),
+    submitted("2", restarts=True, successor_of="1"),
+    started(),
+    ended("node_failure"),
+)
+
+# Row of the table, what happened, what the launcher says about each job, state, reason.
+CASES: list[tuple[int, tuple[Event, ...], Looks, str, str | None]] = [
+    (0, (requested(), events.NotSubmitted(reason="no such partition")), {}, "FAILED", "no such partition"),
+    (
+        1,
+        (requested(SUBMITTING_S + 1),),
+        {},
+        "FAILED",
+        "the submission was interrupted before it reached the scheduler; resume it",
+    ),
+    (2, (requested(SUBMITTING_S - 1),), {}, "PENDING", None),
+    (2, (submitted(), started(), ended("finished"), requested()), {"1": GONE}, "PENDING", None),
+    (3, (), {}, "PENDING", None),
+    (4, (started(job_id="pid-7"), ended("finished")), {}, "FINISHED", None),
+    (4, (started(job_id="pid-7"), ended("crashed")), {}, "FAILED", "what it died of"),
+    (4, (events.Imported(step=8, source="a.pth"),), {}, "STOPPED", None),
+    (5, (started(job_id="pid-7"),), {}, "LOST", None),
+    (6, SUCCESSOR, {"1": GONE, "2": PENDING}, "REQUEUED", "Priority"),
+    (7, (submitted(),), {"1": PENDING}, "PENDING", "Priority"),
+    (7, (submitted(),), {"1": RUNNING}, "PENDING", None),
+    (7, (submitted(),), {"1": ELSEWHERE}, "PENDING", "started on n7"),
+    (7, (started(job_id="0"), ended("timeout"), submitted()), {"1": PENDING}, "PENDING", "Priority"),
+    (8, (submitted(), CANCELLED), {"1": GONE}, "CANCELLED", None),
+    (8, (submitted(),), {"1": Seen("gone", ended="cancelled")}, "CANCELLED", None),
+    (9, (submitted(),), {"1": GONE}, "FAILED", "the job ended before it began; see `cldctl logs`"),
+    (
+        9,
+        (submitted(),),
+        {"1": Seen("gone", ended="crashed", word="FAILED")},
+        "FAILED",
+        "the job ended before it began (its launcher says FAILED); see `cldctl logs`",
+    ),
+    (9, (submitted(), events.NotBegun(job_id="1", reason="bad recipe")), {"1": GONE}, "FAILED", "bad recipe"),
+    (10, (submitted(), started()), {"1": PENDING}, "REQUEUED", "Priority"),
+    (11, (submitted(), started()), {"1": RUNNING}, "RUNNING", None),
+    (11, (submitted(), started()), {"1": UNKNOWN}, "RUNNING", None),
+    (11, (submitted(), started(warning="no GPU")), {"1": RUNNING}, "RUNNING", "no GPU"),
+    (11, (submitted(), started(warning="no GPU")), {"1": Seen("suspended")}, "RUNNING", "suspended"),
+    (12, (submitted(), started(), CANCELLED), {"1": GONE}, "CANCELLED", None),
+    (
+        13,
+        (submitted(), started()),
+        {"1": Seen("gone", ended="out_of_memory", word="OUT_OF_MEMORY")},
+        "FAILED",
+        "its launcher says OUT_OF_MEMORY; see `cldctl logs`",
+    ),
+    (
+        14,
+        (submitted(), started()),
+        {"1": GONE},
+        "LOST",
+        "the job is gone without a message: it was killed, or its node failed",
+    ),
+    (15, (submitted(), started(), ended("finished")), {"1": RUNNING}, "FINISHED", None),
+    (15, (submitted(), started(), ended("finished"), GIVEN_UP), {"1": GONE}, "FINISHED", None),
+    (
+        16,
+        (submitted(restarts=True), started(), ended("crashed")),
+        {"1": RUNNING},
+        "RUNNING",
+        "the attempt failed; its job is deciding whether to start again",
+    ),
+    (17, (submitted(), started(), ended("preempted")), {"1": PENDING}, "REQUEUED", "Priority"),
+    (17, (submitted(), started(), ended("crashed")), {"1": PENDING}, "REQUEUED", "what it died of"),
+    (18, (submitted(restarts=True), started(), ended("preempted")), {"1": RUNNING}, "REQUEUED", None),
+    (
+        18,
+        (submitted(restarts=True), started(), ended("crashed"), REQUEUED),
+        {"1": Seen("ending")},
+        "REQUEUED",
+        "what it died of",
+    ),
+    (19, (submitted(), started(), ended("preempted")), {"1": Seen("gone", ended="cancelled")}, "CANCELLED", None),
+    (20, (submitted(), started(), ended("timeout"), GIVEN_UP), {"1": GONE}, "FAILED", "budget spent"),
+    (21, (submitted(), started(), ended("timeout")), {"1": GONE}, "STOPPED", None),
+    (21, (submitted(), started(), ended("killed")), {"1": GONE}, "LOST", None),
+    (21, (submitted(), started(), ended("crashed")), {"1": GONE}, "FAILED", "what it died of"),
+    (21, (submitted(), started(), ended("preempted")), {"1": RUNNING}, "STOPPED", None),
+    (21, (submitted(), started(), ended("preempted"), CANCELLED), {"1": GONE}, "STOPPED", None),
+    (21, (submitted(), started(), CANCELLED, ended("terminated")), {"1": GONE}, "CANCELLED", None),
+]
+
+
+@pytest.mark.parametrize(("row", "happened", "looks", "state", "reason"), CASES)
+def test_a_row(row, happened, looks, state, reason):
+    history = History.of(happened)
+    situation = situation_of(history, lambda job: looks[job.job_id], NOW)
+    assert TABLE.index(row_of(situation)) == row
+    assert state_of(history, lambda job: looks[job.job_id], NOW) == (state, reason)
+
+
+def test_every_row_has_a_case():
+    assert {row for row, *_ in CASES} == set(range(len(TABLE)))
+
+
+def random_history(rng: random.Random) -> tuple[list[Event], Looks]:
+    """Events in any order that ledgers can have, also after crashes of their writers, and any answers."""
+    jobs: list[str] = []
+    happened: list[Event] = []
+    attempt = -1
+    for _ in range(rng.randrange(14)):
+        job_id = rng.choice(jobs) if jobs else "none"
+        match rng.choice(("request", "job", "start", "start", "end", "end", "other")):
+            case "request":
+                happened.append(requested(rng.choice((1.0, 100.0))))
+            case "job":
+                successor_of = job_id if jobs and rng.random() < 0.4 else None
+                jobs.append(str(len(jobs)))
+                happened.append(submitted(jobs[-1], restarts=rng.random() < 0.7, successor_of=successor_of))
+            case "start":
+                attempt += 1
+                happened.append(started(attempt, job_id))
+            case "end" if attempt >= 0:
+                happened.append(ended(rng.choice(CAUSES), attempt))
+            case "other":
+                happened.append(
+                    rng.choice(
+                        (
+                            events.NotSubmitted(reason="no"),
+                            events.Cancelled(job_id=job_id),
+                            events.Requeued(job_id=job_id, cause="crashed"),
+                            events.NotBegun(job_id=job_id, reason="no"),
+                            events.TurnedAway(job_id=job_id, reason="held", why="held"),
+                            events.Explained(attempt=max(attempt, 0), cause="node_failure"),
+                            GIVEN_UP,
+                        )
+                    )
+                )
+    phases = ("pending", "running", "suspended", "ending", "gone", "gone", "gone", "unknown")
+    ends = (None, "cancelled", "crashed", "out_of_memory", "timeout")
+    answers = ((rng.choice(phases), rng.choice(ends)) for _ in jobs)
+    return happened, {
+        job: Seen(phase, ended=end if phase == "gone" else None)  # type: ignore[arg-type]
+        for job, (phase, end) in zip(jobs, answers, strict=True)
+    }
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_happened_there_is_one_sensible_state(seed):
+    rng = random.Random(seed)
+    states = set()
+    for _ in range(500):
+        happened, looks = random_history(rng)
+        history = History.of(happened)
+        situation = situation_of(history, lambda job, looks=looks: looks[job.job_id], NOW)
+        state, reason = state_of(history, lambda job, looks=looks: looks[job.job_id], NOW)
+        states.add(state)
+        assert state in STATES
+        assert state != "FAILED" or reason or situation.attempt == "ended", "a failure says why"
+        last = history.last
+        if state == "FINISHED":
+            assert last is not None
+            assert last.cause == "finished"
+        if state == "RUNNING":
+            assert situation.phase not in ("", "gone", "pending")
+        if state == "REQUEUED":
+            assert situation.phase != "gone", "what is gone does not come back"
+            assert situation.job == "successor" or situation.attempt in ("open", "ended")
+        if situation.phase == "gone" and not situation.request:
+            assert state in OVER
+        if history.request is not None:
+            assert state in ("PENDING", "FAILED"), "a new request hides what came before"
+    assert states == STATES
+
+
+def test_a_run_that_is_over_can_be_resumed_unless_it_finished():
+    assert "FINISHED" not in RESUMABLE
+    assert RESUMABLE < OVER
+
+
+def test_the_launchers_own_word_decides_nothing():
+    history = History.of((submitted(), started()))
+    states = {state_of(history, lambda job, word=word: Seen("gone", word=word), NOW)[0] for word in ("", "CANCELLED")}
+    assert states == {"LOST"}

@@ -1,0 +1,63 @@
+"""`cldctl report`: one page that holds everything it shows."""
+
+import base64
+import math
+import re
+from xml.etree import ElementTree
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from cld_core.run import RunFolder
+from cldctl.page import curves, svg
+from tests.support.made_up import run_with
+from tests.support.tools import invoke
+
+
+def written(path) -> RunFolder:
+    """A run of two attempts, the second of which repeats steps of the first."""
+    run = run_with(path, 30)
+    for begin, losses in ((0, {10: 3.0, 20: 9.0, 30: 9.0}), (20, {20: 2.0, 30: 1.0})):
+        with SummaryWriter(str(run.tensorboard), purge_step=begin or None) as board:
+            for step, loss in losses.items():
+                board.add_scalar("train/loss", loss, step)
+            board.add_image("periodic/samples", torch.full((4, 4, 3), begin).byte().numpy(), 30, dataformats="HWC")
+        # Attempts are processes of other seconds, whose files sort by time.
+        (file,) = run.tensorboard.glob("events*")
+        file.rename(run.tensorboard / f"{begin:02d}.tfevents")
+    (run.samples / "step_00000030_em.png").write_bytes(b"\x89PNG and so on")
+    (run.path / "recipe.yaml").write_text(run.recipe_file.read_text().replace("name: toy", "name: <toy>"))
+    return run
+
+
+def test_the_page_holds_curves_pictures_and_tables(tmp_path):
+    run = written(tmp_path / "runs" / "mine")
+    board = curves.read(run.tensorboard)
+    assert board.scalars["train/loss"] == [(10, 3.0), (20, 2.0), (30, 1.0)], "what was repeated replaces the old"
+    target = tmp_path / "page.html"
+    assert invoke("report", "mine", "-o", str(target), runs=run.path.parent).stdout == f"{target}\n"
+    page = target.read_text()
+    assert svg.curve("train/loss", [(10, 3.0), (20, 2.0), (30, 1.0)]) in page
+    pictures = [base64.b64decode(data) for data in re.findall(r'src="data:image/png;base64,([^"]*)"', page)]
+    assert pictures == [b"\x89PNG and so on", board.pictures["periodic/samples"][1]]
+    assert len(re.findall("<img", page)) == 2
+    assert not re.search(r'(src|href)="(?!data:)', page), "nothing is outside"
+    assert "name: &lt;toy&gt;" in page
+    assert "no folder" in invoke("report", "mine", "-o", "/nowhere/x.html", runs=run.path.parent, code=2).stderr
+
+
+def test_points_are_thinned_by_means_and_ticks_are_round():
+    points = [(float(x), float(x % 2)) for x in range(1000)]
+    assert svg.thinned(points, 100)[:2] == [(9.0, 0.5), (19.0, 0.5)]
+    assert svg.thinned(points[:50], 100) == points[:50]
+    assert svg.ticks(0.13, 1.02, 4) == [0.5, 1.0]
+
+
+def test_a_curve_spans_its_frame_and_leaves_out_what_is_not_finite():
+    drawn = ElementTree.fromstring(svg.curve("<loss>", [(0.0, 1.0), (5.0, math.nan), (10.0, 3.0)]))
+    line = drawn.find("polyline").get("points")
+    assert [point.split(",")[0] for point in line.split()] == ["58.0", "408.0"]
+    (low, high) = (float(point.split(",")[1]) for point in line.split())
+    assert 26.0 < high < low < 194.0, "upwards, with a margin"
+    assert drawn.find("text").text == "<loss>"
+    assert "no finite value" in svg.curve("loss", [(0.0, math.inf)])

@@ -1,0 +1,11 @@
+"""Sampling specs by the name of their method, for tests that run over several."""
+
+from typing import Any
+
+from cld_core.recipe.sampling import SamplingSpec
+from cld_core.recipe.variants import SECTIONS
+
+
+def spec_of(method: str, **keys: Any) -> SamplingSpec:
+    made: SamplingSpec = SECTIONS["sampling"].find(method).spec(**keys)
+    return made
