@@ -31,8 +31,8 @@ ROWS = {
 
 def metric(name: str) -> Metric:
     """The metric of a registered name."""
-    found: Metric = resolve(METRICS[name])
-    return found
+    registered: Metric = resolve(METRICS[name])
+    return registered
 
 
 def metrics(names: Iterable[str] | None = None) -> list[Metric]:

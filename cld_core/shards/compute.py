@@ -58,7 +58,7 @@ class Computation(ABC):
         return rows
 
     def elsewhere(self, kind: str) -> Iterable[Sealed]:
-        """Shards of other work that hold the same rows."""
+        """Sealed shards of other work that hold the same rows."""
         return ()
 
 
@@ -101,7 +101,7 @@ def _fill(shard: Shard, computation: Computation, work: "Work", should_stop: Cal
 def _take_over(shard: Shard, computation: Computation, kind: str, label: str) -> None:
     """Copy rows that other work has computed, so that none is computed twice.
 
-    Where sealed shards keep all their rows, any part of them is of use; otherwise only the very same range.
+    If sealed shards keep all their rows, any part of them can be used; otherwise only exactly the same range.
     """
     first, last = shard.ranges[kind]
     for other in sorted(computation.elsewhere(kind), key=lambda other: (other.first, other.last, str(other.folder))):
