@@ -10,7 +10,7 @@ from typing import Any
 from cld_core.errors import UsageError, did_you_mean
 from cld_core.imports import resolve
 
-from .kinds import Metric, Quantity, Rows
+from .kinds import Metric, Quantity, RowKind
 
 METRICS = {
     "fid": "cld_core.evaluation.metrics.fid:FID",
@@ -21,11 +21,13 @@ METRICS = {
     "loss": "cld_core.evaluation.metrics.loss:LOSS",
 }
 ROWS = {
-    "features": Rows(
+    "features": RowKind(
         over="samples", depends=("sampling", "fid"), implementation="cld_core.evaluation.rows.features:FeatureRows"
     ),
-    "elbo": Rows(over="points", depends=("elbo",), implementation="cld_core.evaluation.rows.elbo:ElboRows"),
-    "loss": Rows(over="points", depends=("loss", "objective"), implementation="cld_core.evaluation.rows.loss:LossRows"),
+    "elbo": RowKind(over="points", depends=("elbo",), implementation="cld_core.evaluation.rows.elbo:ElboRows"),
+    "loss": RowKind(
+        over="points", depends=("loss", "objective"), implementation="cld_core.evaluation.rows.loss:LossRows"
+    ),
 }
 
 
