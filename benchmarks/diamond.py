@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from cld_core.analytic import diamond
-from cld_core.recipe.sampling_spec import SamplingSpec
+from cld_core.recipe.sampling import ExponentialSpec, SamplingSpec
+from cld_core.recipe.variants import SECTIONS
 from cld_core.sampling import sample
 from cld_core.score import ScoreFunction
-from cld_core.sde import CLD, SDE
+from cld_core.sde import CLD, Diffusion
 from cld_core.seeds import SampleNoise, generator
 
 LAW = diamond()
@@ -33,11 +34,11 @@ class Case:
     """A score and its SDE."""
 
     name: str
-    sde: SDE
+    sde: Diffusion
     score: ScoreFunction
 
 
-def exact(name: str, sde: SDE) -> Case:
+def exact(name: str, sde: Diffusion) -> Case:
     return Case(name=name, sde=sde, score=LAW.score(sde))
 
 
@@ -85,15 +86,15 @@ class Bench:
 
     def __init__(self, case: Case, n: int, seeds: int) -> None:
         self.case, self.n, self.seeds = case, n, seeds
-        fine = SamplingSpec(method="exponential", nfe=300, order=2, corrector=False)
+        fine = ExponentialSpec(nfe=300, order=2, corrector=False)
         sde = case.sde
         if isinstance(sde, NoSplit):
             sde = exact("", CLD(beta0=sde.schedule.beta0, beta1=sde.schedule.beta1)).sde
         split = dataclasses.replace(case, sde=sde)
         self.flow = [draw(split, fine, n, seed) for seed in range(seeds)]
 
-    def __call__(self, **settings) -> Quality:
-        spec = SamplingSpec(**settings)
+    def __call__(self, *, method: str, **settings) -> Quality:
+        spec = SECTIONS["sampling"].find(method).spec(**settings)
         distances, logps, squares = [], [], []
         for seed in range(self.seeds):
             x = draw(self.case, spec, self.n, seed)

@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 
 import psutil
+from cldctl.cluster import local
 
 from benchmarks.harness import Report, Row, Settings
 from cld_core.run import RunFolder
-from cldctl.cluster import local
 
 ROOT = Path(__file__).parents[1]
 

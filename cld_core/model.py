@@ -1,6 +1,5 @@
 """A trained model, ready to sample and to be evaluated."""
 
-import dataclasses
 import functools
 import json
 import logging
@@ -18,7 +17,7 @@ from .ema import Ema
 from .errors import CheckpointError, NotFoundError, RecipeError, UsageError
 from .nets.compiled import Compiled
 from .recipe import Recipe, from_dict, with_overrides
-from .recipe.sampling_spec import SamplingSpec
+from .recipe.sampling import SamplingSpec
 from .run import RunFolder
 from .score import Score
 
@@ -143,13 +142,7 @@ class Model:
         """The recipe's sampling settings with changes, checked as those of a command line are."""
         if not settings:
             return self.recipe.sampling
-        recipe = self.recipe
-        if "method" in settings:
-            switched = recipe.sampling.switched(settings["method"])
-            recipe = dataclasses.replace(recipe, sampling=switched)
-        spec = _checked(recipe, tuple(f"sampling.{name}={json.dumps(value)}" for name, value in settings.items()))
-        spec.refuse_idle(settings)
-        return spec
+        return _checked(self.recipe, tuple(f"sampling.{name}={json.dumps(value)}" for name, value in settings.items()))
 
 
 @functools.lru_cache(maxsize=64)

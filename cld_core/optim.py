@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cld_core.errors import RecipeError
-from cld_core.recipe.schema import OptimSpec
+from cld_core.recipe.optim import OptimSpec
 
 _MOMENTS = {"adam": ("exp_avg", "exp_avg_sq"), "adamw": ("exp_avg", "exp_avg_sq"), "adamax": ("exp_avg", "exp_inf")}
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from cld_core import optim
 from cld_core.errors import CheckpointError, NotFoundError
-from cld_core.recipe.schema import OptimSpec
+from cld_core.recipe.optim import OptimSpec
 
 KEYS = ("model", "optimizer", "ema", "step")
 # How many keys of another kind of file a message shows.

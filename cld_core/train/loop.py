@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from cld_core.checkpoint.write import CheckpointWriter
 from cld_core.consensus import Consensus
 from cld_core.ranks import Ranks
-from cld_core.recipe.schema import TrainSpec
+from cld_core.recipe.train import TrainSpec
 from cld_core.stop import StopCode, StopFlag
 
 from .monitoring import Monitor

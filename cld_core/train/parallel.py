@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cld_core.ranks import Ranks
-from cld_core.recipe.schema import TrainSpec
+from cld_core.recipe.train import TrainSpec
 
 # Training changes no buffer of our networks, so none is broadcast. torch 2.13 renamed the argument.
 _renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters

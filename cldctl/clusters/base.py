@@ -14,7 +14,7 @@ from typing import ClassVar, Literal, Protocol
 
 from cld_core.errors import CldError
 from cld_core.place import Place
-from cld_core.recipe.schema import ClusterSpec
+from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run.events import JobRef
 from cld_core.run.history import Attempt
 from cld_core.stop import StopCode

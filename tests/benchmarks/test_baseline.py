@@ -12,9 +12,10 @@ from benchmarks.plain_nets import plain_ncsnpp
 from cld_core import nets
 from cld_core.likelihood import log_density
 from cld_core.loss import Draws, ScoreMatching
-from cld_core.recipe.ncsnpp_spec import NcsnppSpec
-from cld_core.recipe.sampling_spec import SamplingSpec
-from cld_core.recipe.schema import MlpSpec, ObjectiveSpec
+from cld_core.recipe.ncsnpp import NcsnppSpec
+from cld_core.recipe.network import MlpSpec
+from cld_core.recipe.objective import ObjectiveSpec
+from cld_core.recipe.sampling import EmSpec, OdeSpec, SscsSpec
 from cld_core.sampling import grids, sample
 from cld_core.score import Score
 from cld_core.sde import CLD
@@ -38,7 +39,7 @@ class Fixed:
 @pytest.fixture(params=[False, True], ids=["plain score", "mixed score"])
 def both(request):
     torch.manual_seed(0)
-    net = nets.build(MlpSpec(width=32), data_shape=(2,), phase_space=True)
+    net = nets.build(MlpSpec(width=32), data_shape=(2,), halves_in=2, halves_out=1)
     objective = ObjectiveSpec(mixed_score=request.param)
     plain_net = baseline.PlainMLP(width=32)
     plain_net.load_state_dict(net.state_dict())
@@ -61,11 +62,10 @@ def test_samplers_and_likelihood_agree(both, monkeypatch):
     score, plain = both
     noise = torch.randn(8, 4)
     monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
-    for method, theirs in (("em", baseline.sample_em), ("sscs", baseline.sample_sscs)):
-        spec = SamplingSpec(method=method, nfe=20)
+    for spec, theirs in ((EmSpec(nfe=20), baseline.sample_em), (SscsSpec(nfe=20), baseline.sample_sscs)):
         ours = sample(score, score.sde, spec, Fixed(noise), (2,)).x
         torch.testing.assert_close(ours, theirs(plain, noise, grids.linear(19, spec.eps)), rtol=1e-4, atol=1e-4)
-    ours = sample(score, score.sde, SamplingSpec(), Fixed(noise), (2,)).x
+    ours = sample(score, score.sde, OdeSpec(), Fixed(noise), (2,)).x
     torch.testing.assert_close(ours, baseline.sample_ode(plain, noise)[0], rtol=1e-3, atol=1e-3)
     x, v, probe = torch.randn(8, 2), 0.1 * torch.randn(8, 2), torch.ones(8, 4)
     joint, _, _ = log_density(
@@ -77,7 +77,7 @@ def test_samplers_and_likelihood_agree(both, monkeypatch):
 def test_the_plain_ncsnpp_has_the_same_output():
     torch.manual_seed(0)
     spec = NcsnppSpec(image_size=8, channels=8, multipliers=(1, 2), blocks=1, attention=(4,), dropout=0.0)
-    net = nets.build(spec, data_shape=(3, 8, 8), phase_space=True)
+    net = nets.build(spec, data_shape=(3, 8, 8), halves_in=2, halves_out=1)
     plain = plain_ncsnpp(net)
     replaced = [
         type(module).__name__ for module in plain.modules() if type(module).__module__ == "benchmarks.plain_nets"

@@ -67,7 +67,7 @@ def test_a_chosen_checkpoint(run):
     ("settings", "words"),
     [
         ({"method": "foo"}, "'sampling.method' cannot be 'foo'"),
-        ({"grid": "cubic"}, "'sampling.grid' cannot be 'cubic'"),
+        ({"method": "em", "grid": "cubic"}, "'sampling.grid' cannot be 'cubic'"),
         ({"nf": 3}, "'sampling.nfe'"),
         ({"method": "em", "nfe": 1}, ">= 2"),
     ],
@@ -79,8 +79,8 @@ def test_wrong_settings_are_refused_as_on_the_command_line(run, settings, words)
 
 
 @pytest.mark.parametrize("settings", [{"method": "ode", "nfe": 20}, {"method": "exponential", "rtol": 1e-3}])
-def test_settings_without_effect_are_refused(run, settings):
-    with pytest.raises(UsageError, match="has no effect with sampling"):
+def test_settings_that_the_method_lacks_are_refused(run, settings):
+    with pytest.raises(RecipeError, match=r"is not a key of sampling\.method="):
         cld_core.load(run.path).sample(4, **settings)
 
 

@@ -2,10 +2,8 @@ import pytest
 import torch
 
 from cld_core import nets
-from cld_core.errors import RecipeError
 from cld_core.loss import Draws, ScoreMatching
-from cld_core.nets import dense
-from cld_core.recipe.network import MlpSpec, ResnetSpec
+from cld_core.recipe.network import MlpSpec
 from cld_core.recipe.objective import ObjectiveSpec
 from cld_core.score import Score
 from cld_core.sde import CLD, VPSDE
@@ -91,42 +89,6 @@ def test_draws_are_of_the_global_batch_and_ranks_take_rows():
     assert ScoreMatching(VPSDE(), ObjectiveSpec(name="dsm")).draw(torch.Generator(), 2, (2,)).initial is None
 
 
-@pytest.mark.parametrize("time_input", ["raw", "log", "fourier"])
-def test_mlp_time_inputs(time_input):
-    net = nets.build(MlpSpec(time_input=time_input), data_shape=(2,), halves_in=2, halves_out=1)
-    out = net(torch.randn(5, 4), torch.tensor([1e-5, 1e-3, 0.1, 0.5, 1.0]))
-    assert out.shape == (5, 2)
-    assert torch.isfinite(out).all()
-    out.sum().backward()
-    assert all(p.grad is not None for p in net.parameters())
-
-
-def test_networks_of_other_sizes_and_numbers_of_halves():
-    for spec in (MlpSpec(width=16, layers=3), ResnetSpec(width=16, layers=4)):
-        net = nets.build(spec, data_shape=(3,), halves_in=1, halves_out=1)
-        assert net(torch.randn(2, 3), torch.rand(2)).shape == (2, 3)
-        net = nets.build(spec, data_shape=(3,), halves_in=3, halves_out=2)
-        assert net(torch.randn(2, 9), torch.rand(2)).shape == (2, 6)
-
-
-def test_a_network_for_vectors_refuses_images():
-    with pytest.raises(RecipeError, match=r"mlp takes vectors.*\(3, 8, 8\)"):
-        nets.build(MlpSpec(), data_shape=(3, 8, 8), halves_in=2, halves_out=1)
-
-
-@pytest.mark.parametrize("rows", [1, 17, 2500])
-def test_the_fast_path_without_gradients_computes_the_same(rows, monkeypatch):
-    net = nets.build(MlpSpec(), data_shape=(2,), halves_in=2, halves_out=1)
-    u, t = torch.randn(rows, 4), torch.rand(rows)
-    plain = net(u, t).detach()
-    with torch.no_grad():
-        fast = net(u, t)
-        monkeypatch.setattr(dense, "_FUSED", False)
-        unfused = net(u, t)
-    torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(unfused, plain, rtol=1e-5, atol=1e-6)
-
-
 def test_loss_gradient_reaches_the_network_and_the_default_weight_is_one():
     sde, objective = CLD(), ObjectiveSpec()
     net = nets.build(MlpSpec(width=8, layers=2), data_shape=(2,), halves_in=2, halves_out=1)
@@ -135,18 +97,3 @@ def test_loss_gradient_reaches_the_network_and_the_default_weight_is_one():
     matching.per_sample(Score(sde, objective, net), torch.zeros(4, 2), draws).mean().backward()
     assert all(float(p.grad.abs().sum()) > 0 for p in net.parameters())
     assert matching.weight(draws.t) == ((1.0,),)
-
-
-@pytest.mark.parametrize("frozen", [False, True])
-def test_the_fused_layer_has_the_gradients_of_the_plain_pair(frozen, monkeypatch):
-    monkeypatch.setattr(dense, "_FUSED_WITH_GRADIENTS", dense._FUSED)
-    torch.manual_seed(0)
-    layer, h = torch.nn.Linear(24, 16), torch.randn(40, 24, requires_grad=True)
-    layer.requires_grad_(not frozen)
-    wanted_from = [h] if frozen else [h, *layer.parameters()]
-    out, plain = dense.linear_silu(layer, h), torch.nn.functional.silu(layer(h))
-    torch.testing.assert_close(out, plain, rtol=1e-5, atol=1e-6)
-    weight = torch.randn_like(out)
-    found, wanted = (torch.autograd.grad((y * weight).sum(), wanted_from) for y in (out, plain))
-    for a, b in zip(found, wanted, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)

@@ -5,7 +5,7 @@ import sys
 from typing import Any
 
 from cld_core.errors import RecipeError
-from cld_core.recipe.schema import ClusterSpec
+from cld_core.recipe.cluster import ClusterSpec
 from cldctl.clusters import submitit_jobs
 from cldctl.clusters.base import After, JobSpec
 

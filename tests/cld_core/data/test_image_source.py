@@ -1,11 +1,7 @@
-"""Images as training and evaluation use them, and their likelihood in bits."""
+"""Images as training and evaluation use them."""
 
-import math
-
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from cld_core.data import order
 from cld_core.data.image_source import ImageSource, dequantise
@@ -13,14 +9,8 @@ from cld_core.data.images import to_model, to_pixels
 from cld_core.data.presence import require
 from cld_core.data.source import source
 from cld_core.errors import DataError
-from cld_core.evaluation import grids
-from cld_core.evaluation.joined import Joined
-from cld_core.evaluation.metrics.elbo import ELBO, bits_per_dim
-from cld_core.evaluation.request import EvalRequest
-from cld_core.evaluation.rows.elbo import FIELDS
-from cld_core.model import Model
 from cld_core.recipe.data import Cifar10Spec, ImageDataSpec, ToyDataSpec
-from tests.support.images import make_images, tiny_recipe
+from tests.support.images import make_images
 
 
 @pytest.fixture(scope="module")
@@ -80,33 +70,6 @@ def test_pixels_survive_the_way_to_the_model_and_back():
     assert 0.4 < float(gap.mean()) < 0.6, "half a grey level"
     middle = dequantise(levels, torch.full((256,), 0.5))
     assert torch.equal(to_pixels(middle), levels)
-
-
-def test_a_uniform_density_has_eight_bits(data):
-    model = Model(tiny_recipe(data))
-    d = math.prod(model.data_shape)
-    assert bits_per_dim(model).of(d * math.log(2.0)) == pytest.approx(8.0)
-    request = EvalRequest.of(model.recipe, ("elbo",), 0)
-    arrays = {name: np.full(4, -d * math.log(2.0)) for name in FIELDS}
-    report = ELBO.section(Joined(model, request, arrays))
-    assert (report["unit"], report["n"], report["stderr"]) == ("bits/dim", 4, 0.0)
-    for name in ("bpd", "bpd_paper_estimator", "bpd_importance"):
-        assert report[name] == pytest.approx(8.0)
-    assert "nll" not in report
-
-
-def test_a_grid_shows_every_image_in_its_place(tmp_path):
-    x = torch.linspace(-1, 1, 5)[:, None, None, None].expand(5, 3, 4, 4)
-    grids.save(tmp_path / "grid.png", x, "five")
-    with Image.open(tmp_path / "grid.png") as file:
-        picture = np.array(file)
-        assert file.info["Description"] == "five"
-    assert picture.shape == (2 * 6 + 2, 3 * 6 + 2, 3)
-    centres = [tuple(picture[4 + 6 * (i // 3), 4 + 6 * (i % 3)]) for i in range(6)]
-    assert centres == [(level,) * 3 for level in (0, 64, 128, 191, 255, 0)]
-    grids.save(tmp_path / "grey.png", x[:, :1])
-    with Image.open(tmp_path / "grey.png") as file:
-        assert file.mode == "L"
 
 
 def test_missing_data_are_noticed_before_anything_is_submitted(data, tmp_path):

@@ -198,9 +198,7 @@ def test_any_network_converges_to_its_own_flow(name, changes):
 def test_the_same_noise_gives_the_same_samples_and_eta_others():
     def draw(**settings):
         noise = SampleNoise(3, first=0, last=20)
-        return sample(
-            diamond().score(CONSTANT), CONSTANT, spec_of("exponential", nfe=15, **settings), noise, (2,)
-        )
+        return sample(diamond().score(CONSTANT), CONSTANT, spec_of("exponential", nfe=15, **settings), noise, (2,))
 
     assert torch.equal(draw().x, draw().x)
     assert torch.equal(draw(eta=0.5).x, draw(eta=0.5).x)
@@ -230,9 +228,7 @@ def test_twenty_evaluations_reach_the_diamond():
     law = diamond()
     for sde in (CONSTANT, RISING):
         fine, coarse = (
-            sample(
-                law.score(sde), sde, spec_of("exponential", nfe=n), SampleNoise(0, first=0, last=1000), (2,)
-            )
+            sample(law.score(sde), sde, spec_of("exponential", nfe=n), SampleNoise(0, first=0, last=1000), (2,))
             for n in (200, 20)
         )
         # The same noise: what differs is the solution's error and not the draw.

@@ -12,7 +12,7 @@ from cld_core.errors import CheckpointError, NonFiniteError
 from cld_core.place import Place
 from cld_core.ranks import Ranks, join
 from cld_core.recipe import load
-from cld_core.recipe.schema import OptimSpec
+from cld_core.recipe.optim import OptimSpec
 from cld_core.train.step import Trainer
 from tests.support.images import clone
 from tests.support.paths import RECIPES

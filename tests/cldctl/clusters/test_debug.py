@@ -8,7 +8,7 @@ import pytest
 
 from cld_core.errors import RecipeError
 from cld_core.place import Place
-from cld_core.recipe.schema import ClusterSpec
+from cld_core.recipe.cluster import ClusterSpec
 from cldctl.clusters.base import JobSpec, Task
 from cldctl.clusters.debug import DebugCluster
 from cldctl.clusters.this_machine import details_of

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from cld_core.errors import RecipeError
-from cld_core.recipe.schema import ClusterSpec
+from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run.events import JobRef, Submitted, parse, to_line
 from cldctl.clusters.base import After, JobSpec, SchedulerRefused, Task
 from cldctl.clusters.local import LocalCluster

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cld_core.recipe.schema import ClusterSpec
+from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run.events import JobRef
 from cldctl.clusters import submitit_jobs
 from cldctl.clusters.base import After, JobSpec, SchedulerAway, SchedulerRefused, Task

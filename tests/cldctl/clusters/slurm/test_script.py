@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cld_core.errors import RecipeError
-from cld_core.recipe.schema import ClusterSpec
+from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run.events import JobRef
 from cldctl.clusters.base import After, JobSpec
 from cldctl.clusters.slurm.cluster import SlurmCluster
