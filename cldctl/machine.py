@@ -111,12 +111,13 @@ def _data(recipes: Sequence[tuple[str, Recipe]]) -> Iterator[Check]:
 
 def _fid_weights() -> Check:
     """The weights that FIDs are computed with unless a recipe names others."""
-    from cld_core.evaluation import inputs
+    from cld_core.digests import digest_of
+    from cld_core.evaluation import inception
 
-    path = inputs.weights_path()
+    path = inception.weights_path()
     if not path.is_file():
-        fix = f"For FIDs, download {inputs.WEIGHTS_URL} to that path, or name a file in eval.fid.weights."
+        fix = f"For FIDs, download {inception.WEIGHTS_URL} to that path, or name a file in eval.fid.weights."
         return Check("FID weights", "warn", f"{path} does not exist", fix)
-    if not inputs.is_published(inputs.digest_of(path)):
-        return Check("FID weights", "fail", f"{path} is a different file", f"Download {inputs.WEIGHTS_URL} again.")
+    if not inception.is_published(digest_of(path)):
+        return Check("FID weights", "fail", f"{path} is a different file", f"Download {inception.WEIGHTS_URL} again.")
     return Check("FID weights", "ok", str(path))

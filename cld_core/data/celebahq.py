@@ -44,12 +44,12 @@ def plan_celebahq(source: Path, size: int = 256, expect: Mapping[str, int] | Non
     if size < 1 or 1 << log != size:
         raise UsageError(f"CelebA-HQ has sizes that are powers of two, not {size}. Pass --size 256.")
     files = _list(source)
-    found = {split: _shards(files, split, log) for split in SPLITS}
-    _refuse_missing(found, source, log)
+    by_split = {split: _shards(files, split, log) for split in SPLITS}
+    _refuse_missing(by_split, source, log)
     units = {
         split: [
             Unit(name=file.name, fingerprint=f"{file.length} bytes", read=partial(_images, file, size))
-            for file in found[split].values()
+            for file in by_split[split].values()
         ]
         for split in SPLITS
     }
@@ -129,16 +129,16 @@ class _Slice(AbstractContextManager[Readable]):
 
 def _shards(files: list[_File], split: Split, log: int) -> dict[tuple[int, int], _File]:
     """The shards of a split by (index, total number), in order."""
-    found = {}
+    shards = {}
     for file in files:
         match = _SHARD.match(file.name)
         if match and match["split"] == split and int(match["log"]) == log:
-            found[int(match["index"]), int(match["shards"])] = file
-    return dict(sorted(found.items()))
+            shards[int(match["index"]), int(match["shards"])] = file
+    return dict(sorted(shards.items()))
 
 
-def _refuse_missing(found: Mapping[Split, dict[tuple[int, int], _File]], source: Path, log: int) -> None:
-    for split, shards in found.items():
+def _refuse_missing(by_split: Mapping[Split, dict[tuple[int, int], _File]], source: Path, log: int) -> None:
+    for split, shards in by_split.items():
         if not shards:
             raise DataError(
                 f"{source} has no shards named {split}-r{log:02d}-s-0000-of-NNNN.tfrecords. "

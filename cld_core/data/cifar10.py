@@ -34,10 +34,10 @@ _LONGEST_BATCH = 256 << 20
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Batches:
     """The batches that could be read, by name, and the error that kept the others from being read."""
 
-    batches: Mapping[str, bytes]
+    files: Mapping[str, bytes]
     damage: Exception | None = None
 
 
@@ -48,62 +48,62 @@ def plan_cifar10(source: Path, expect: Mapping[str, int] | None = None) -> Plan:
         DataError: ``source`` does not exist. A missing or damaged batch raises when it is read.
     """
     if source.is_dir():
-        found = _in_folder(source / FOLDER if (source / FOLDER).is_dir() else source)
+        batches = _in_folder(source / FOLDER if (source / FOLDER).is_dir() else source)
     elif source.is_file():
-        found = _in_archive(source)
+        batches = _in_archive(source)
     else:
         raise DataError(f"{source} does not exist. Pass {ARCHIVE} or its folder as --source, or add --download.")
     return Plan(
         name="cifar10",
         size=SIZE,
         source=source.name,
-        units={split: [_unit(found, name, source) for name in names] for split, names in _BATCHES.items()},
+        units={split: [_unit(batches, name, source) for name in names] for split, names in _BATCHES.items()},
         expect=OFFICIAL_COUNTS if expect is None else expect,
     )
 
 
-def _unit(found: _Found, name: str, source: Path) -> Unit:
-    data = found.batches.get(name, b"")
+def _unit(batches: _Batches, name: str, source: Path) -> Unit:
+    data = batches.files.get(name, b"")
 
     def read() -> Iterator[bytes]:
-        if name in found.batches:
+        if name in batches.files:
             return _images_of_batch(data, f"{source}: {name}")
-        if found.damage is not None:
+        if batches.damage is not None:
             raise DataError(
-                f"{name} could not be extracted from {source}, which is damaged or cut short ({found.damage}). "
+                f"{name} could not be extracted from {source}, which is damaged or cut short ({batches.damage}). "
                 f"Fetch {ARCHIVE} again."
-            ) from found.damage
+            ) from batches.damage
         raise DataError(f"{source} has no {name}. Is it the official {ARCHIVE}? Fetch it again.")
 
     return Unit(name=name, fingerprint=hashlib.blake2b(data, digest_size=16).hexdigest(), read=read)
 
 
-def _in_folder(folder: Path) -> _Found:
-    return _Found({name: (folder / name).read_bytes() for name in _WANTED if (folder / name).is_file()})
+def _in_folder(folder: Path) -> _Batches:
+    return _Batches({name: (folder / name).read_bytes() for name in _WANTED if (folder / name).is_file()})
 
 
-def _in_archive(path: Path) -> _Found:
+def _in_archive(path: Path) -> _Batches:
     """The batches, extracted in one pass; of an archive that was cut, those before the cut.
 
     Other damage shows only in the checksum at the archive's end, so it makes all batches doubtful.
     """
-    batches: dict[str, bytes] = {}
+    files: dict[str, bytes] = {}
     try:
         with tarfile.open(path, "r:*") as archive:
             for member in archive:
                 name = Path(member.name).name
                 file = archive.extractfile(member) if name in _WANTED and member.size <= _LONGEST_BATCH else None
                 if file is not None:
-                    batches[name] = file.read()
+                    files[name] = file.read()
             assert archive.fileobj is not None, "an open archive has a file"
             while archive.fileobj.read(1 << 20):
                 pass
     except EOFError as error:
-        return _Found(batches, error)
+        return _Batches(files, error)
     except (tarfile.TarError, OSError, zlib.error) as error:
         # For a file of another kind, tarfile lists everything that it has tried.
-        return _Found({}, tarfile.TarError("it is not a tar archive") if "opened" in str(error) else error)
-    return _Found(batches)
+        return _Batches({}, tarfile.TarError("it is not a tar archive") if "opened" in str(error) else error)
+    return _Batches(files)
 
 
 def _images_of_batch(data: bytes, name: str) -> Iterator[bytes]:

@@ -189,9 +189,9 @@ def _check_images(reader: LmdbReader, n: int, image_bytes: int, info: SplitInfo 
             f"{info.file_bytes} and {info.count}. It was copied incompletely or changed."
         )
     for index in (0, n - 1):
-        found = reader.length(index)
-        if found != image_bytes:
-            raise DataError(f"Image {index} of {reader.path} has {found or 0} bytes, not {image_bytes}.")
+        length = reader.length(index)
+        if length != image_bytes:
+            raise DataError(f"Image {index} of {reader.path} has {length or 0} bytes, not {image_bytes}.")
 
 
 def _load(reader: LmdbReader, n: int, shape: tuple[int, int, int], info: SplitInfo | None) -> Tensor:

@@ -45,14 +45,14 @@ def _reading(path: Path) -> Iterator[None]:
 
 def _shared_handle(path: Path) -> _Handle:
     try:
-        found = os.stat(path / "data.mdb")
+        status = os.stat(path / "data.mdb")
     except OSError as error:
         raise DataError(f"{path} is not an LMDB folder: {error.strerror} (data.mdb).") from error
     with _open_lock:
-        handle = _open_handles.get((found.st_dev, found.st_ino))
+        handle = _open_handles.get((status.st_dev, status.st_ino))
         if handle is None:
             handle = _Handle(path)
-            _open_handles[found.st_dev, found.st_ino] = handle
+            _open_handles[status.st_dev, status.st_ino] = handle
         return handle
 
 
@@ -93,8 +93,8 @@ class LmdbReader:
     def length(self, index: int) -> int | None:
         """Bytes of an image; None if there is no such index."""
         with _reading(self.path), self._env.begin(buffers=True) as transaction:
-            found = transaction.get(str(index).encode())
-            return None if found is None else len(found)
+            value = transaction.get(str(index).encode())
+            return None if value is None else len(value)
 
     def published_size(self) -> int:
         """Height and width of the images in a file of the published form, which has no manifest.
@@ -119,15 +119,15 @@ class LmdbReader:
         out = np.empty((len(indices), image_bytes), dtype=np.uint8)
         with _reading(self.path), self._env.begin(buffers=True) as transaction:
             for row, index in enumerate(indices):
-                found = transaction.get(str(index).encode())
-                if found is None:
+                value = transaction.get(str(index).encode())
+                if value is None:
                     raise DataError(f"{self.path} has no image {index}. Prepare or copy the data set again.")
-                if len(found) != image_bytes:
+                if len(value) != image_bytes:
                     raise DataError(
-                        f"Image {index} of {self.path} has {len(found)} bytes, not {image_bytes}. "
+                        f"Image {index} of {self.path} has {len(value)} bytes, not {image_bytes}. "
                         "Prepare or copy the data set again."
                     )
-                out[row] = np.frombuffer(found, dtype=np.uint8)
+                out[row] = np.frombuffer(value, dtype=np.uint8)
         return out
 
 

@@ -16,7 +16,7 @@ _AHEAD = 4
 
 
 class ImageStream(Iterator[Tensor]):
-    """One global batch after another from ``start_step`` on, or some rows of each, without end.
+    """This rank's rows of one global batch after another, from ``start_step`` on, without end.
 
     Yields uint8 of shape (b, C, H, W) on ``device``; `cld_core.data.images.to_model` turns it into model input there.
     What step s yields depends on (seed, s, batch_size, rows) alone. So a resumed run, which passes the number of
@@ -26,7 +26,7 @@ class ImageStream(Iterator[Tensor]):
     ``device`` is a GPU, and copied asynchronously.
 
     Args:
-        rows: this rank's share of the global batch; None: all of it.
+        rows: this rank's share of the global batch.
         threads: threads that read from disk.
 
     Attributes:
@@ -40,7 +40,7 @@ class ImageStream(Iterator[Tensor]):
         *,
         seed: int,
         batch_size: int,
-        rows: slice | None = None,
+        rows: slice,
         start_step: int = 0,
         flip: bool = True,
         device: torch.device | str = "cpu",
@@ -51,7 +51,7 @@ class ImageStream(Iterator[Tensor]):
         self._images = images
         self._seed = seed
         self._batch_size = batch_size
-        self._rows = rows or slice(None)
+        self._rows = rows
         self._flip = flip
         self._device = torch.device(device)
         self._pinned = self._device.type == "cuda"

@@ -54,7 +54,7 @@ class JobSpec:
         parallel: tasks that may run at once; None for no limit.
         exclude: nodes to avoid, beside ``size.exclude``.
         env: environment variables of the job.
-        aftermath: module and arguments that run after a bad end; the launcher adds the exit code.
+        aftermath: module and arguments that run when a start has ended; the launcher adds the exit code.
     """
 
     name: str
@@ -177,9 +177,10 @@ class Cluster(ABC):
 
     @abstractmethod
     def max_tasks(self, spec: JobSpec) -> int:
-        """The most tasks that one submission of work with the wishes ``spec.size`` should be divided into.
+        """The most tasks that one submission should be divided into.
 
-        Ask before ``size`` is reduced to that of a single task: on one machine its ranks are the processes to use.
+        Ask with the ``size`` of the recipe, not yet reduced to a single task: on one machine, its ranks are the
+        processes to use.
         """
 
     @abstractmethod

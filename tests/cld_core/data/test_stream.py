@@ -45,7 +45,7 @@ def shared(world):
 
 
 def stream(images, **options):
-    return ImageStream(images, **{"seed": SEED, "batch_size": BATCH, **options})
+    return ImageStream(images, **{"seed": SEED, "batch_size": BATCH, "rows": slice(0, BATCH), **options})
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])

@@ -12,15 +12,17 @@ from cld_core.checkpoint.load import load as load_checkpoint
 from cld_core.data import order
 from cld_core.ema import Ema
 from cld_core.errors import RecipeError
-from cld_core.evaluation import elbo, shard, training_set
+from cld_core.evaluation.evaluation import Evaluation
+from cld_core.evaluation.joined import Joined
+from cld_core.evaluation.metrics.elbo import ELBO
 from cld_core.evaluation.request import EvalRequest
-from cld_core.evaluation.stats_request import StatsRequest
+from cld_core.evaluation.rows.elbo import ElboRows
+from cld_core.evaluation.training_set import Statistics, StatsRequest
 from cld_core.model import Model
 from cld_core.place import Place
 from cld_core.ranks import Ranks, join
 from cld_core.recipe import load
 from cld_core.run import events
-from cld_core.run.atomic import read_json
 from cld_core.stop import StopCode, StopFlag
 from cld_core.train import session
 from cld_core.train.step import Trainer
@@ -141,7 +143,7 @@ def test_periodic_work_leaves_pictures_and_numbers_and_training_unchanged(data, 
     fid = (*TINY, "eval.samples=7")
     worked = run_folder(tmp_path, data, *quick, *loose, *fid, "train.on_resume=exact")
     stats = StatsRequest.of(worked.recipe(), None, features=False, shards=1).save()
-    assert training_set.compute(stats.folder, Ranks())
+    assert Statistics(stats).compute(Ranks())
     (tmp_path / "plain").mkdir()
     plain = run_folder(tmp_path / "plain", data, "train.on_resume=exact")
     worked.recipe_file.write_text(worked.recipe_file.read_text())
@@ -150,15 +152,14 @@ def test_periodic_work_leaves_pictures_and_numbers_and_training_unchanged(data, 
         session.run(run, Ranks(), StopFlag(), job_id="test")
     assert sorted(file.name for file in worked.samples.iterdir()) == [f"step_{step:08d}.png" for step in (4, 8, 12)]
     out = capsys.readouterr().out
-    assert "step 8: likelihood bound of 4 test data: bpd" in out
+    assert "step 8: likelihood bound of 4 test examples: bpd" in out
     assert "step 4: likelihood bound" not in out
     assert same(load_checkpoint(worked, 12), load_checkpoint(plain, 12))
     found = re.findall(r"step (\d+): FID (\S+) of 7 samples", out)
     assert [step for step, _ in found] == ["8", "12"]
-    name = EvalRequest.of(worked.recipe(), ("fid",), 12, shards=2).save(worked)
-    assert shard.compute(worked, name, Ranks())
-    report = read_json(worked.evals / name / "report.json")
-    assert float(found[1][1]) == pytest.approx(report["fid"]["value"], abs=1e-4)
+    evaluation = Evaluation(EvalRequest.of(worked.recipe(), ("fid",), 12, shards=2).save(worked))
+    assert evaluation.compute(Ranks())
+    assert float(found[1][1]) == pytest.approx(evaluation.report["fid"]["value"], abs=1e-4)
 
 
 def test_a_failing_solver_does_not_end_the_training(data, tmp_path, capsys):
@@ -210,7 +211,7 @@ def measured(made: Trainer) -> tuple[float, float]:
     with made.ema.in_place():
         with torch.no_grad():
             loss = float(made.loss.per_sample(model.score, x, draws).mean())
-        bits = elbo.summary(model, request, elbo.compute(model, request, 0, 16))["bpd"]
+        bits = ELBO.section(Joined(model, request, ElboRows(model, request).compute(0, 16)))["bpd"]
     made.net.train()
     return loss, bits
 
