@@ -177,9 +177,10 @@ class Cluster(ABC):
 
     @abstractmethod
     def max_tasks(self, spec: JobSpec) -> int:
-        """The most tasks that one submission of work with the wishes ``spec.size`` should be divided into.
+        """The most tasks that one submission should be divided into.
 
-        Ask before ``size`` is reduced to that of a single task: on one machine its ranks are the processes to use.
+        Ask with the ``size`` of the recipe, not yet reduced to a single task: on one machine, its ranks are the
+        processes to use.
         """
 
     @abstractmethod

@@ -11,7 +11,7 @@ from . import this_machine
 from .base import Seen
 
 # Seconds in which a controller starts its processes, also on a busy machine.
-_STARTING_S = 10.0
+_STARTING_S = 30.0
 
 
 def seen(job: JobRef) -> Seen:

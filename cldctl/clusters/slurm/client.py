@@ -33,7 +33,7 @@ class Answer:
 
 
 def run(command: Sequence[str], stdin: str = "") -> Answer:
-    """Call a client. The time zone and form of times do not depend on the user's settings."""
+    """Call a client for at most `TIMEOUT_S` seconds. The form of times does not depend on the user's settings."""
     try:
         done = subprocess.run(
             command,
@@ -44,7 +44,7 @@ def run(command: Sequence[str], stdin: str = "") -> Answer:
             env={**os.environ, "SLURM_TIME_FORMAT": "standard"},
         )
     except subprocess.TimeoutExpired:
-        return Answer(-1, f"{command[0]} did not answer within {TIMEOUT_S:.0f} s", away=True)
+        return Answer(-1, f"no answer within {TIMEOUT_S:.0f} s", away=True)
     except OSError as error:
         return Answer(-1, str(error))
     if done.returncode == 0:
@@ -104,12 +104,12 @@ def requeue(job_id: str, *, delay_s: float = 0.0, exclude: Sequence[str] = ()) -
         SchedulerRefused, SchedulerAway
     """
     before = show_job(job_id)
-    wishes = [f"starttime=now+{round(delay_s)}"] if delay_s > 0 else []
+    changes = [f"starttime=now+{round(delay_s)}"] if delay_s > 0 else []
     if exclude:
         known = before.get("ExcNodeList", "(null)")
         nodes = ",".join([*([] if known == "(null)" else [known]), *exclude])
-        wishes.append(f"excnodelist={nodes}")
-    lines = [f"requeue {job_id}", *([f"update jobid={job_id} {' '.join(wishes)}"] if wishes else [])]
+        changes.append(f"excnodelist={nodes}")
+    lines = [f"requeue {job_id}", *([f"update jobid={job_id} {' '.join(changes)}"] if changes else [])]
     answer = run(["sh", "-c", "trap '' TERM; exec scontrol"], "\n".join([*lines, ""]))
     if answer.code != 0 and not answer.away and _waits(job_id, before):
         print(f"job {job_id} is in the queue again, though scontrol said: {answer.text.strip()}", flush=True)

@@ -1,4 +1,4 @@
-"""Slurm as a `Cluster`: jobs and arrays of it."""
+"""Slurm as a `Cluster`: several tasks are one array."""
 
 import contextlib
 import os
@@ -77,7 +77,7 @@ class SlurmCluster(Cluster):
         client.cancel([job.job_id for job in jobs])
 
     def kill(self, jobs: Collection[JobRef]) -> None:
-        """Slurm itself does this, KillWait seconds after `cancel`."""
+        """Nothing to do: Slurm kills what is left KillWait seconds after `cancel`."""
 
     def redirect(self, waiting: Collection[JobRef], after: After) -> None:
         for job_id in sorted({job.job_id.partition("_")[0] for job in waiting}):
@@ -131,7 +131,7 @@ def _withdrawn(name: str, since: float) -> str:
 
 @contextlib.contextmanager
 def _without_an_outer_job() -> Iterator[None]:
-    """Without what Slurm told the job that this process belongs to, which sbatch would take for wishes."""
+    """Hide what Slurm has set for the job that this process belongs to: sbatch would read it as options."""
     outer = {}
     if "SLURM_JOB_ID" in os.environ:
         outer = {name: value for name, value in os.environ.items() if name.startswith(("SLURM_", "SRUN_"))}

@@ -60,5 +60,5 @@ def test_a_job_of_another_command_is_seen_cancelled_and_killed(tmp_path):
             job = JobRef(cluster="debug", job_id=str(other.pid), details=details_of(other.pid))
             assert CLUSTER.survey([job]).of(job).phase == "running"
             end([job])
-            assert other.wait(timeout=30) < 0
+            assert other.wait(timeout=300) < 0
             assert CLUSTER.survey([job]).of(job).phase == "gone"

@@ -15,7 +15,7 @@ import pytest
 from cld_core.errors import RecipeError
 from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run.events import JobRef, Submitted, parse, to_line
-from cldctl.clusters import submitit_jobs
+from cldctl.clusters import local_tasks, submitit_jobs
 from cldctl.clusters.base import After, JobSpec, SchedulerRefused, Task
 from cldctl.clusters.local import LocalCluster
 
@@ -24,7 +24,7 @@ from .works import Fail, Report, Stubborn
 CLUSTER = LocalCluster()
 
 
-def until(condition: Callable[[], Any], what: str, timeout: float = 60) -> Any:
+def until(condition: Callable[[], Any], what: str, timeout: float = 300) -> Any:
     deadline = time.monotonic() + timeout
     while not (value := condition()):
         assert time.monotonic() < deadline, f"waited in vain for {what}"
@@ -35,7 +35,7 @@ def until(condition: Callable[[], Any], what: str, timeout: float = 60) -> Any:
 def wait_for_end(pids: Iterable[int]) -> None:
     for pid in pids:
         with contextlib.suppress(psutil.NoSuchProcess):
-            psutil.Process(pid).wait(timeout=60)
+            psutil.Process(pid).wait(timeout=300)
 
 
 class Submitter:
@@ -120,7 +120,8 @@ def test_one_task_of_a_pool_is_cancelled_alone(submit):
 
 
 @pytest.mark.parametrize("works", [1, 2])
-def test_cancelling_waits_for_processes_that_are_being_started(submit, works):
+def test_cancelling_waits_for_processes_that_are_being_started(submit, monkeypatch, works):
+    monkeypatch.setattr(local_tasks, "_STARTING_S", 300.0)
     jobs = submit(*(submit.report(name) for name in "ab"[:works]))
     for job in jobs:
         CLUSTER.cancel([job])
