@@ -3,8 +3,9 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := demo-runs
+MARKDOWN := README.md CHANGELOG.md docs tests/slurm
 
-.PHONY: demo test lint bench clean slurm-up slurm-down
+.PHONY: demo test test-lab lint bench clean slurm-up slurm-down
 
 # Made again when the dependencies change.
 $(VENV)/.installed: pyproject.toml
@@ -15,13 +16,21 @@ $(VENV)/.installed: pyproject.toml
 demo: $(VENV)/.installed
 	@PATH="$(CURDIR)/$(BIN):$$PATH" CLDCTL_RUNS=$(DEMO) bash benchmarks/demo.sh
 
+# What a newcomer runs: a few minutes on two cores, no Slurm.
 test: $(VENV)/.installed
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 -m "not slurm and not slow"
+
+# The rest: the Slurm laboratory (tests/slurm/README.md) and whatever is slow.
+test-lab: $(VENV)/.installed
+	$(BIN)/pytest -n 2 -m "slurm or slow"
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/codespell
+	$(BIN)/mdformat --check --wrap 100 --compact-tables $(MARKDOWN)
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks

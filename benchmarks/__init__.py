@@ -1,1 +1,1 @@
-"""Benchmarks: run by hand or by `make bench`. Tests never assert a time."""
+"""Benchmarks, run by hand or with `make bench`. Tests never assert a time."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks [TOPIC ...]`: how fast everything is, beside a plain transcription and the machine's limits."""
+"""`python -m benchmarks [TOPIC ...]`: how fast it all is, compared with a plain baseline and the machine's limits."""
 
 import argparse
 import importlib
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks import harness
 
-# In the order of a user's day. Each is a module with a function `topic(settings) -> Report`.
+# In the order in which users meet them. Each is a module with a function `topic(settings) -> Report`.
 TOPICS = (
     "limits",
     "cli",
@@ -31,13 +31,13 @@ def main() -> None:
     parsed = parser.parse_args()
     for name in parsed.topics:
         if name not in TOPICS:
-            parser.error(f"there is no topic {name!r}; there are {', '.join(TOPICS)}")
+            parser.error(f"unknown topic {name!r}; choose from {', '.join(TOPICS)}")
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as work:
         settings = harness.settings_of(parsed, Path(work))
         chosen = [(name, importlib.import_module(f"benchmarks.{name}").topic) for name in parsed.topics or TOPICS]
         reports = harness.run(chosen, settings, parsed.json)
     missed = [text for report in reports for text in report.missed()]
-    print("missed: " + "; ".join(missed) if missed else "no target was missed")
+    print("missed: " + "; ".join(missed) if missed else "no targets missed")
 
 
 if __name__ == "__main__":

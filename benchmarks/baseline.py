@@ -1,8 +1,14 @@
-"""The method as one would write it down from the paper, for benchmarks alone: what the project is compared with.
+"""The method written down directly from the paper: the baseline of the benchmarks, used nowhere else.
 
-Nothing is made slow on purpose and nothing is tuned. Perturbation in float64 tensors of the shape of the data, one
-adaptive step size for the whole batch (scipy's RK45 on the host), coefficients anew at every step, one average a
-parameter, one velocity and one probe. Its losses and laws are those of `cld_core` (tests/benchmarks).
+Nothing is made slow on purpose and nothing is tuned:
+
+- perturbation in float64 tensors of the shape of the data;
+- one adaptive step size for the whole batch (scipy's RK45 on the host);
+- coefficients computed at every step;
+- weights averaged one parameter at a time;
+- one velocity and one probe.
+
+tests/benchmarks shows that its losses and laws equal those of `cld_core`.
 """
 
 import math
@@ -18,7 +24,7 @@ Net = Callable[[Tensor, Tensor], Tensor]
 
 
 def swiss_rolls(n: int, rng: np.random.Generator) -> Tensor:
-    """(n, 2): five rolls with probability 0.2 each."""
+    """(n, 2): five rolls, each with probability 0.2."""
     centres = np.array([(0.0, 0.0), (0.8, 0.8), (0.8, -0.8), (-0.8, -0.8), (-0.8, 0.8)])
     parts = []
     for centre, count in zip(centres, rng.multinomial(n, [0.2] * 5), strict=True):
@@ -31,7 +37,7 @@ def swiss_rolls(n: int, rng: np.random.Generator) -> Tensor:
 
 
 class PlainMLP(nn.Module):
-    """The toy network; parameters are named as in `cld_core.nets.MLP`."""
+    """The toy network. Parameters have the same names as in `cld_core.nets.MLP`."""
 
     def __init__(self, width: int = 128, layers: int = 5) -> None:
         super().__init__()
@@ -49,7 +55,7 @@ def _as_images(t: Tensor, like: Tensor) -> Tensor:
 
 
 class PlainCLD:
-    """Hybrid score matching with beta constant, reweightedv2."""
+    """Hybrid score matching with constant beta and the weighting reweightedv2."""
 
     def __init__(self, net: Net, *, mixed_score: bool = False, numerical_eps: float = 1e-6) -> None:
         self.net, self.mixed_score, self.numerical_eps = net, mixed_score, numerical_eps
@@ -72,7 +78,7 @@ class PlainCLD:
         return s_xx, s_xv, s_vv
 
     def perturb(self, x0: Tensor, t: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """u_t (B, 2C, ...) and the noise of v, all in float64."""
+        """u_t (B, 2C, ...) and the noise of v, both in float64."""
         x0, noise, t = x0.double(), noise.double(), _as_images(t, x0)
         e_x, e_v = noise.chunk(2, dim=1)
         xx, _, vx, _ = self.psi(t)
@@ -83,7 +89,7 @@ class PlainCLD:
         return torch.cat([xx * x0 + l_xx * e_x, vx * x0 + l_vx * e_x + l_vv * e_v], dim=1), e_v
 
     def score(self, u: Tensor, t: Tensor) -> Tensor:
-        """(B, C, ...) in the type of u; t (B,) float64."""
+        """(B, C, ...) with the dtype of u; t: (B,), float64."""
         when = _as_images(t, u)
         s_xx, s_xv, s_vv = self.covariance(when)
         ell = torch.sqrt(s_xx / (s_xx * s_vv - s_xv**2))
@@ -93,7 +99,7 @@ class PlainCLD:
         return score.to(u.dtype)
 
     def loss(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """Losses (B,)."""
+        """Losses, (B,)."""
         u, e_v = self.perturb(x0, t, noise)
         predicted = self.net(u.float(), t.float())
         if self.mixed_score:
@@ -124,7 +130,7 @@ class PlainCLD:
 
 
 class PlainTraining:
-    """Network, Adam, average: one step after another."""
+    """A network, Adam and averaged weights."""
 
     def __init__(self, sde: PlainCLD, net: nn.Module, *, lr: float = 1e-3, decay: float = 0.999) -> None:
         self.sde, self.net, self.decay, self.steps = sde, net, decay, 0
@@ -145,7 +151,7 @@ class PlainTraining:
 
 
 def update_average(average: list[Tensor], net: nn.Module, decay: float) -> None:
-    """s <- s - (1 - decay) (s - p), one parameter after another."""
+    """s <- s - (1 - decay) (s - p), one parameter at a time."""
     with torch.no_grad():
         for s, p in zip(average, net.parameters(), strict=True):
             s.sub_((1 - decay) * (s - p))
@@ -157,7 +163,10 @@ def _times(t: float, n: int) -> Tensor:
 
 @torch.no_grad()
 def sample_ode(sde: PlainCLD, noise: Tensor, *, eps: float = 1e-3, tolerance: float = 1e-5) -> tuple[Tensor, int]:
-    """x (B, C, ...) and evaluations, from prior noise (B, 2C, ...); scipy's RK45 with one step size for all."""
+    """x (B, C, ...) and the number of evaluations, from prior noise (B, 2C, ...).
+
+    scipy's RK45 with one step size for the whole batch.
+    """
     u = sde.prior(noise)
 
     def field(t: float, y: np.ndarray) -> np.ndarray:
@@ -173,7 +182,7 @@ def sample_ode(sde: PlainCLD, noise: Tensor, *, eps: float = 1e-3, tolerance: fl
 
 @torch.no_grad()
 def sample_em(sde: PlainCLD, noise: Tensor, times: list[float]) -> Tensor:
-    """x (B, C, ...) by Euler-Maruyama over ``times``, then a denoising step of size times[-1]."""
+    """x (B, C, ...) by Euler-Maruyama over ``times``, followed by a denoising step of size times[-1]."""
     u = sde.prior(noise)
     for t, t_next in pairwise(times):
         dt = t - t_next
@@ -201,7 +210,7 @@ def _half_step(sde: PlainCLD, u: Tensor, d: float) -> Tensor:
 
 @torch.no_grad()
 def sample_sscs(sde: PlainCLD, noise: Tensor, times: list[float]) -> Tensor:
-    """x (B, C, ...) by SSCS over ``times``, then a denoising step."""
+    """x (B, C, ...) by SSCS over ``times``, followed by a denoising step."""
     u = sde.prior(noise)
     for t, t_next in pairwise(times):
         dt = t - t_next
@@ -216,7 +225,7 @@ def sample_sscs(sde: PlainCLD, noise: Tensor, times: list[float]) -> Tensor:
 def log_density(
     sde: PlainCLD, x0: Tensor, v0: Tensor, probe: Tensor, *, eps: float = 1e-5, tolerance: float = 1e-5
 ) -> tuple[Tensor, int]:
-    """log p(x0, v0) (B,), nats, and evaluations; ``probe`` is shaped as u, (B, 2C, ...)."""
+    """log p(x0, v0) (B,) in nats and the number of evaluations; ``probe`` has the shape of u, (B, 2C, ...)."""
     u0 = torch.cat([x0, v0], dim=1)
     n = u0.numel()
 
@@ -239,7 +248,10 @@ def log_density(
 
 
 def elbo(sde: PlainCLD, x0: Tensor) -> tuple[Tensor, int]:
-    """Bounds (B,) of log p(x0), nats, with one velocity and one Rademacher probe a datum, and evaluations."""
+    """Bounds (B,) on log p(x0) in nats and the number of evaluations.
+
+    Uses one velocity and one Rademacher probe per example.
+    """
     v0 = math.sqrt(sde.gamma * sde.mass) * torch.randn_like(x0)
     probe = torch.randint(0, 2, (len(x0), 2 * x0.shape[1], *x0.shape[2:])).float() * 2 - 1
     d = x0[0].numel()

@@ -1,4 +1,4 @@
-"""How long the command line takes to answer, over 200 and 1,000 runs. `python -m benchmarks cli`."""
+"""How long the command line takes to answer with 200 and 1,000 runs. `python -m benchmarks cli`."""
 
 import json
 import os
@@ -19,7 +19,7 @@ REPEATS = 7
 
 
 def make_runs(root: Path, count: int) -> None:
-    """Finished runs of ten attempts and three checkpoints each, without the tensors."""
+    """Create finished runs with ten attempts and three checkpoints each, but without tensors."""
     recipe = load(ROOT / "recipes" / "toy.yaml")
     for number in range(count):
         run = RunFolder.create(root / f"run-{number:04d}", recipe, {"created": time.time(), "recipe": "toy"})
@@ -37,7 +37,7 @@ def make_runs(root: Path, count: int) -> None:
 
 
 def cldctl(arguments: list[str], root: Path, repeats: int, clock: Clock) -> list[float]:
-    """Seconds of the whole process, each of ``repeats`` times."""
+    """Seconds that the whole process takes, ``repeats`` times."""
     return processes([sys.executable, "-m", "cldctl", *arguments], root, repeats, clock)
 
 
@@ -52,7 +52,7 @@ def processes(command: list[str], root: Path, repeats: int, clock: Clock) -> lis
 
 
 def _of_children() -> float:
-    """Seconds of the processor that the processes started and ended from here have had."""
+    """CPU seconds of all child processes that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -60,7 +60,7 @@ def _of_children() -> float:
 def topic(settings: Settings) -> Report:
     few_runs, many_runs, repeats = (2, 4, 1) if settings.quick else (200, 1000, REPEATS)
     few, many, submitted = (settings.work / name for name in ("few", "many", "submitted"))
-    # With --clock cpu those of the processes. But `submit` waits for others, which only a wall clock sees.
+    # With --clock cpu, CPU seconds of the child processes. `submit` also waits for others, so it needs a wall clock.
     clock = time.perf_counter if settings.clock is time.perf_counter else _of_children
     make_runs(few, few_runs)
     make_runs(many, many_runs)
@@ -73,7 +73,7 @@ def topic(settings: Settings) -> Report:
         (f"status, {many_runs:,} runs", cldctl(["status"], many, repeats, clock), 1.0),
         ("submit", cldctl(["submit", *job], submitted, min(repeats, 3), time.perf_counter), 3.0),
     ]
-    report = Report(topic="cli", title="from typing it to its end; the whole process")
+    report = Report(topic="cli", title="from start to exit of the whole process")
     for name, times, limit in measured:
         target, met = ("", None) if limit is None else (f"< {limit:g} s", statistics.median(times) < limit)
         report.rows.append(Row(name=name, seconds=statistics.median(times), best=min(times), target=target, met=met))

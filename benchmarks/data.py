@@ -1,4 +1,4 @@
-"""Batches of CIFAR-10's size against torchvision's DataLoader with 2 workers. `python -m benchmarks data`."""
+"""Batches of CIFAR-10 size, compared with torchvision and a DataLoader with 2 workers. `python -m benchmarks data`."""
 
 import time
 
@@ -20,7 +20,7 @@ TARGET = 20.0
 
 
 class PlainImages(VisionDataset):
-    """As torchvision's CIFAR10 once it is read: an array in memory, a PIL image for each item."""
+    """Like torchvision's CIFAR10 after reading: an array in memory, and a PIL image for each item."""
 
     def __init__(self, images: torch.Tensor) -> None:
         steps = [transforms.RandomHorizontalFlip(), transforms.ToTensor(), transforms.Normalize((0.5,) * 3, (0.5,) * 3)]
@@ -35,7 +35,7 @@ class PlainImages(VisionDataset):
 
 
 class Forever:
-    """Batch after batch of a DataLoader, epoch after epoch; its workers stay."""
+    """Endless batches of a DataLoader, whose workers persist between epochs."""
 
     def __init__(self, images: torch.Tensor, batch: int) -> None:
         self._loader = DataLoader(
@@ -53,7 +53,7 @@ class Forever:
 
 
 class Ours:
-    """What a training step takes."""
+    """Batches as a training step takes them."""
 
     def __init__(self, spec: ImageDataSpec, batch: int, device: str) -> None:
         self._source, self._batch, self._step = ImageSource(spec, device), batch, 0
@@ -69,12 +69,12 @@ class Ours:
 
 
 def _let_workers_finish() -> None:
-    """The loader's workers read ahead, which must not be counted as ours."""
+    """Wait until the loader's workers have read ahead, so that their work is not counted as ours."""
     time.sleep(0.5)
 
 
 def topic(settings: Settings) -> Report:
-    # More than the loader's workers have ready from the round before: 2 each.
+    # More batches than the workers have prefetched in the round before (2 each).
     count, batch, batches = (64, 8, 8) if settings.quick else (20_000, BATCH, 200)
     folder = models.image_folder(settings.work / "images", 32, {"train": count, "validation": 1})
     spec = ImageDataSpec(name="folder", path=str(folder), size=32)
@@ -89,10 +89,10 @@ def topic(settings: Settings) -> Report:
     times = interleaved(calls, settings.rounds, settings, burst_s=0.0, before=_let_workers_finish)
     notes = {name: f"{batch * batches / min(seconds):,.0f} images/s at best" for name, seconds in times.items()}
     rows = rows_of(times, targets={"cldctl": TARGET}, notes=notes)
-    title = f"{batches} batches of {batch} images of 32x32, mirrored at random; baseline: torchvision, 2 workers"
-    # A byte is read, a float32 written.
+    title = f"{batches} batches of {batch} images of 32x32, randomly mirrored; baseline: torchvision, 2 workers"
+    # One byte is read and one float32 written per value.
     moved = batches * batch * 3 * 32 * 32 * 5
     limit = moved / memory_bandwidth(settings)
     report = Report(topic="data", title=title, rows=rows)
-    report.notes.append(f"limit: {moved / 1e6:.0f} MB have to be moved, {1e3 * limit:.1f} ms at a copy's bandwidth")
+    report.notes.append(f"limit: {moved / 1e6:.0f} MB are moved: {1e3 * limit:.1f} ms at the bandwidth of a copy")
     return report

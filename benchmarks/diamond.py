@@ -1,4 +1,4 @@
-"""How far a sampler's output is from the diamond, whose density is known: shared by `benchmarks.samplers`."""
+"""How far samples are from the diamond, whose density is known. Used by `benchmarks.samplers`."""
 
 import dataclasses
 import functools
@@ -23,7 +23,7 @@ DIRECTIONS = 64
 
 
 class NoSplit(CLD):
-    """CLD whose exponential steps interpolate the whole score: what the split is worth."""
+    """CLD whose exponential steps interpolate the whole score, to show what splitting the score gains."""
 
     def known_precision(self, t):
         return ((0.0 * t,),)
@@ -43,17 +43,17 @@ def exact(name: str, sde: Diffusion) -> Case:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
-    """Means over the seeds."""
+class Quality:
+    """The quality of samples, averaged over seeds."""
 
-    sw2: float  # sliced 2-Wasserstein distance from as many true samples
+    sw2: float  # sliced 2-Wasserstein distance from the same number of true samples
     sw2_error: float  # its standard error
-    logp: float  # mean true log-density, nats
-    rms: float  # distance from the end of the exact flow of the same noise, per coordinate
+    logp: float  # mean true log-density of the samples, in nats
+    rms: float  # rms distance per coordinate from the exact flow of the same noise
 
 
 def sliced_w2(a: Tensor, b: Tensor) -> float:
-    """Sliced 2-Wasserstein distance of two sets (n, 2), over equally spaced directions."""
+    """Sliced 2-Wasserstein distance between two sets (n, 2), over equally spaced directions."""
     angle = torch.arange(DIRECTIONS, dtype=torch.float64) * (math.pi / DIRECTIONS)
     directions = torch.stack([angle.cos(), angle.sin()])
     first, second = ((points.double() @ directions).sort(0).values for points in (a, b))
@@ -66,7 +66,7 @@ def truth(n: int, seed: int) -> Tensor:
 
 
 def floor(n: int, seeds: int) -> tuple[float, float]:
-    """Mean of the distance of two true sets, over all pairs of seeds (two at least), and its standard error."""
+    """Mean distance between two true sets over all pairs of at least two seeds, and its standard error."""
     pairs = [sliced_w2(truth(n, a), truth(n, b)) for a in range(seeds) for b in range(a)]
     return statistics.mean(pairs), standard_error(pairs)
 
@@ -76,13 +76,13 @@ def standard_error(values: list[float]) -> float:
 
 
 def draw(case: Case, spec: SamplingSpec, n: int, seed: int) -> Tensor:
-    """(n, 2) samples; all samplers get the same draw of the prior from a seed."""
+    """(n, 2) samples. For a given seed, all samplers start from the same draw of the prior."""
     noise = SampleNoise(seed, "samplers", first=0, last=n)
     return sample(case.score, case.sde, spec, noise, (2,)).x
 
 
 class Bench:
-    """Measures samplers on one case; the flow's own ends are computed once."""
+    """Measures samplers on one case. The end points of the exact flow are computed once."""
 
     def __init__(self, case: Case, n: int, seeds: int) -> None:
         self.case, self.n, self.seeds = case, n, seeds
@@ -93,7 +93,7 @@ class Bench:
         split = dataclasses.replace(case, sde=sde)
         self.flow = [draw(split, fine, n, seed) for seed in range(seeds)]
 
-    def __call__(self, *, method: str, **settings) -> Found:
+    def __call__(self, *, method: str, **settings) -> Quality:
         spec = SECTIONS["sampling"].find(method).spec(**settings)
         distances, logps, squares = [], [], []
         for seed in range(self.seeds):
@@ -101,7 +101,7 @@ class Bench:
             distances += [sliced_w2(x, truth(self.n, other)) for other in range(self.seeds)]
             logps.append(float(LAW.log_density(x).mean()))
             squares.append(float((x - self.flow[seed]).double().square().mean()))
-        return Found(
+        return Quality(
             sw2=statistics.mean(distances),
             sw2_error=standard_error(distances),
             logp=statistics.mean(logps),

@@ -1,4 +1,4 @@
-"""Moments of 2048 features, shard by shard, and their merge. `python -m benchmarks fid`."""
+"""Moments of 2048 features for each shard, and merging them. `python -m benchmarks fid`."""
 
 import importlib
 import time
@@ -15,7 +15,7 @@ def topic(settings: Settings) -> Report:
     shards, d, n = (4, 16, 64) if settings.quick else (SHARDS, DIMENSIONS, 512)
     report = Report(topic="fid", title=f"{shards} shards of {d} features")
     if importlib.util.find_spec("cld_core.evaluation.moments") is None:
-        report.notes.append("cld_core.evaluation.moments is not there")
+        report.notes.append("cld_core.evaluation.moments does not exist")
         return report
     from cld_core.evaluation.moments import Moments
 
@@ -30,7 +30,7 @@ def topic(settings: Settings) -> Report:
     flops = 2.0 * n * d * d
     notes = {name: f"{flops / min(seconds) / 1e9:.0f} GFLOP/s" for name, seconds in times.items()}
     report.rows += rows_of(times, notes=notes)
-    report.notes.append(f"baseline: numpy's mean and cov; rows: moments of {n} features in float64")
+    report.notes.append(f"baseline: numpy's mean and cov; both compute the moments of {n} features in float64")
     parts = [Moments.of(features + 0.01 * i) for i in range(4)]
     merged = []
     for _ in range(min(settings.rounds, 5)):
@@ -40,9 +40,9 @@ def topic(settings: Settings) -> Report:
     assert total.n == shards * n, "the merge lost rows"
     moved = shards * d * d * 8
     limit = moved / memory_bandwidth(settings)
-    note = f"{moved / 1e9:.1f} GB of scatter matrices are read, {1e3 * limit:.0f} ms at the bandwidth of a copy"
+    note = f"{moved / 1e9:.1f} GB of scatter matrices are read: {1e3 * limit:.0f} ms at the bandwidth of a copy"
     report.rows.append(
-        at_most(f"merge of {shards} shards", sorted(merged)[len(merged) // 2], LIMIT_S, note, min(merged))
+        at_most(f"merging {shards} shards", sorted(merged)[len(merged) // 2], LIMIT_S, note, min(merged))
     )
     return report
 

@@ -1,6 +1,6 @@
-"""The recipes of images on a GPU: steps and images a second, memory, MFU, and the time of 50,000 samples.
+"""The image recipes on a GPU: steps and images per second, memory, MFU, and the time of 50,000 samples.
 
-`python -m benchmarks gpu`; without a GPU it says so. Batches halve until they fit.
+`python -m benchmarks gpu`; reports if there is no GPU. Batch sizes are halved until they fit.
 """
 
 import itertools
@@ -18,7 +18,7 @@ from cld_core.ranks import Ranks
 from cld_core.recipe import Recipe, load
 from cld_core.train.step import Trainer
 
-# Recipe, and the batches to begin with: that of the recipe on one GPU is too much for most.
+# Recipes and the batch sizes to start with: on one GPU, the batch of the recipe is too large for most cards.
 RECIPES = {"cifar10": 128, "celebahq256_paper": 16, "celebahq256": 16}
 FORMS = {
     "fp32": ("train.precision=fp32", "train.tf32=false"),
@@ -38,15 +38,15 @@ SAMPLES = 50_000
 
 def topic(settings: Settings) -> Report:
     if not settings.is_gpu:
-        report = Report(topic="gpu", title="no GPU here")
-        report.notes.append("on a machine with one: `make bench`, or `python -m benchmarks gpu --json gpu.json`")
+        report = Report(topic="gpu", title="no GPU on this machine")
+        report.notes.append("on a machine with a GPU: `make bench`, or `python -m benchmarks gpu --json gpu.json`")
         return report
     name = torch.cuda.get_device_name()
     report = Report(topic="gpu", title=name)
     rates = flop_rates(replace(settings, rounds=3), 8192)
     peaks = {"fp32": rates["product, float32"][1], "bf16": rates["product, bfloat16"][1]}
-    report.notes.append(", ".join(f"{kind}: {rate / 1e12:.0f} TFLOP/s of a product" for kind, rate in peaks.items()))
-    report.notes.append("MFU: share of the product's rate in the same type, which is what this card reaches at best")
+    report.notes.append(", ".join(f"{kind}: {rate / 1e12:.0f} TFLOP/s for products" for kind, rate in peaks.items()))
+    report.notes.append("MFU: fraction of the rate of products in the same dtype, the best that this card reaches")
     for recipe, batch in RECIPES.items():
         for form, keys in FORMS.items():
             report.rows.append(_training(settings, recipe, batch, form, keys, peaks))
@@ -57,7 +57,7 @@ def topic(settings: Settings) -> Report:
 
 
 def on_one_gpu(settings: Settings, name: str, *keys: str) -> Recipe:
-    """A recipe of images on generated data, for one process."""
+    """An image recipe on generated data, for one process."""
     recipe = load(models.RECIPES / f"{name}.yaml")
     size = recipe.network.image_size
     folder = models.image_folder(settings.work / name, size, {"train": 256, "validation": 1})
@@ -85,11 +85,11 @@ def _training(
         note = f"batch {batch}: {1 / second:.2f} steps/s, {batch / second:.0f} images/s, {memory:.1f} GiB"
         note += "" if share is None else f", MFU {100 * share:.0f} %"
         return Row(name=label, seconds=second, best=min(taken), note=note)
-    return Row(name=label, seconds=None, note="does not fit")
+    return Row(name=label, seconds=None, note="does not fit into memory")
 
 
 def _steps(settings: Settings, recipe: Recipe) -> tuple[Trainer, list[float]]:
-    """A trainer, and the seconds of its steps after some to warm up and compile in."""
+    """A trainer and the seconds of its steps, after some steps for warming up and compiling."""
     trainer, numbers = Trainer(recipe, Ranks(device=torch.device(settings.device))), itertools.count()
     for _ in range(5):
         trainer.step(next(numbers))
@@ -98,7 +98,7 @@ def _steps(settings: Settings, recipe: Recipe) -> tuple[Trainer, list[float]]:
 
 
 def _sampling(settings: Settings, name: str, batch: int) -> list[Row]:
-    """Time of `SAMPLES` samples on one card, from that of one batch."""
+    """Time of `SAMPLES` samples on one card, extrapolated from one batch."""
     torch.cuda.empty_cache()
     torch.set_float32_matmul_precision("high")
     model = Model(on_one_gpu(settings, name), settings.device)
@@ -111,7 +111,7 @@ def _sampling(settings: Settings, name: str, batch: int) -> list[Row]:
             model.draw(batch, **keys)
             second = seconds(lambda keys=keys: model.draw(batch, **keys), settings)
         except torch.OutOfMemoryError:
-            rows.append(Row(name=f"{name}, {label}", seconds=None, note=f"batches of {batch} do not fit"))
+            rows.append(Row(name=f"{name}, {label}", seconds=None, note=f"batches of {batch} do not fit into memory"))
             continue
         hours = second * SAMPLES / batch / 3600
         note = f"batches of {batch}, tf32; {SAMPLES:,} samples in {hours:.2f} h"

@@ -1,4 +1,4 @@
-"""Measuring side by side, and telling it: rich tables and JSON. Shared by all topics."""
+"""Measuring things side by side and reporting the results as tables and JSON. Shared by all topics."""
 
 import argparse
 import datetime
@@ -21,18 +21,18 @@ from rich.table import Table
 ROUNDS, QUICK_ROUNDS = 7, 1
 BASELINE = "baseline"
 Clock = Callable[[], float]
-# "cpu" counts the processor's seconds of this process: what is left to compare on a machine that others use, too.
+# "cpu" counts CPU seconds of this process, which can be compared even if others use the machine.
 CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How thoroughly to measure, and where."""
+    """How thoroughly to measure, and on which device."""
 
     quick: bool = False
     rounds: int = ROUNDS
     device: str = "cpu"
-    work: Path = Path("/tmp")  # for files that are written and removed
+    work: Path = Path("/tmp")  # for temporary files
     clock: Clock = time.perf_counter
 
     @property
@@ -42,11 +42,11 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One thing measured. ``ratio`` is how many times faster than the baseline, round by round, the median."""
+    """One measurement. ``ratio``: how many times faster than the baseline, the median over the rounds."""
 
     name: str
     seconds: float | None  # median
-    best: float | None = None  # least: what the machine does when nobody disturbs it
+    best: float | None = None  # minimum: what the machine does when nothing disturbs it
     ratio: float | None = None
     best_ratio: float | None = None
     target: str = ""
@@ -76,10 +76,12 @@ def interleaved(
     burst_s: float = 0.2,
     before: Callable[[], Any] = lambda: None,
 ) -> Times:
-    """Seconds a call of each, in turns A B A B ..., ``rounds`` of them, so that all share what disturbs the machine.
+    """Seconds per call for each of ``calls``, taking turns A B A B ..., so that disturbances affect all of them.
 
-    One call of each goes before, and where ``burst_s`` is given another, which says how many fill so many seconds.
-    ``before`` is called before each turn and not counted.
+    Args:
+        rounds: number of turns each call gets.
+        burst_s: seconds that the calls of one turn should fill, measured by a first call; 0 makes one call per turn.
+        before: called before each turn; its time does not count.
     """
     counts = {}
     for name, call in calls.items():
@@ -94,7 +96,7 @@ def interleaved(
 
 
 def seconds(call: Callable[[], Any], settings: Settings, count: int = 1) -> float:
-    """Seconds a call, of ``count`` in a row."""
+    """Seconds per call, averaged over ``count`` calls in a row."""
     synchronise(settings.device)
     begin = settings.clock()
     for _ in range(count):
@@ -116,9 +118,9 @@ def rows_of(
     baseline: str = BASELINE,
     scale: dict[str, float] | None = None,
 ) -> list[Row]:
-    """Rows with ratios to ``baseline``, and whether the ``targets`` (least ratios) were met.
+    """Rows with their ratios to ``baseline`` and whether they meet their ``targets`` (minimum ratios).
 
-    ``scale`` multiplies the ratio of a name, where the two did not do the same amount of work.
+    ``scale`` multiplies the ratio of a name if it did not do the same amount of work as the baseline.
     """
     rows = []
     for name, values in times.items():
@@ -146,11 +148,12 @@ def rows_of(
 
 
 def against_published(row: Row, published_s: float, least: float, settings: Settings, scale: float = 1.0) -> Row:
-    """The row with the target to be ``least`` times as fast, in the median, as the published code on 2 idle cores.
+    """The row with the target of being ``least`` times as fast as the published code on 2 idle cores, in the median.
 
-    ``scale`` as in `rows_of`. Its figures are of full sizes and by the wall clock: else there is no comparison.
+    The published figures are for full sizes and wall-clock time; otherwise, the row is returned unchanged. ``scale``
+    is that of `rows_of`.
     """
-    assert row.seconds is not None, "what was not measured is not compared"
+    assert row.seconds is not None, "a row without a measurement cannot be compared"
     if settings.quick or settings.clock is not time.perf_counter:
         return row
     ratio = scale * published_s / row.seconds
@@ -164,7 +167,7 @@ def at_most(name: str, seconds: float, limit: float, note: str = "", best: float
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
+    """The machine on which the numbers were measured."""
     gpus = (
         [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
     )
@@ -188,8 +191,8 @@ def _cpu_name() -> str:
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
-def tell(report: Report, out: Console) -> None:
-    """Print one report."""
+def print_report(report: Report, out: Console) -> None:
+    """Print a report."""
     table = Table(title=f"{report.topic}: {report.title}", title_justify="left", box=SIMPLE)
     table.add_column("", no_wrap=True)
     for heading in ("median", "best", "ratio", "of the best", "target"):
@@ -221,7 +224,7 @@ Topic = Callable[[Settings], Report]
 
 
 def run(topics: Iterable[tuple[str, Topic]], settings: Settings, file: Path | None) -> list[Report]:
-    """Measure and print topic after topic; ``file`` is written anew after each."""
+    """Measure and print one topic after another; ``file`` is rewritten after each."""
     out = Console(width=None if sys.stdout.isatty() else 150)
     document: dict[str, Any] = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -239,7 +242,7 @@ def run(topics: Iterable[tuple[str, Topic]], settings: Settings, file: Path | No
         if settings.quick:
             report.rows = [replace(row, target="", met=None) for row in report.rows]
         reports.append(report)
-        tell(report, out)
+        print_report(report, out)
         took = round(time.monotonic() - begin, 1)
         document["topics"][name] = {**asdict(report), "took_s": took, "load": os.getloadavg()}
         if file is not None:
@@ -248,19 +251,19 @@ def run(topics: Iterable[tuple[str, Topic]], settings: Settings, file: Path | No
 
 
 def positive(text: str) -> int:
-    """A whole number of at least 1, for `argparse`."""
+    """A positive integer, for `argparse`."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"a whole number of at least 1 is needed, not {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a positive integer, got {text!r}")
     return int(text)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that all topics share."""
-    parser.add_argument("--json", type=Path, help="file for everything measured")
-    parser.add_argument("--quick", action="store_true", help="one round of small sizes: does it run at all?")
-    parser.add_argument("--rounds", type=positive, default=ROUNDS, help=f"rounds of a comparison (default: {ROUNDS})")
-    parser.add_argument("--threads", type=positive, help="threads of torch (default: torch's own)")
-    text = "wall, or cpu: this process's seconds of the processor, for busy machines; with --threads 1 (default: wall)"
+    """Add the options that all topics share."""
+    parser.add_argument("--json", type=Path, help="write all measurements to this file")
+    parser.add_argument("--quick", action="store_true", help="one round of small sizes, to check that everything runs")
+    parser.add_argument("--rounds", type=positive, default=ROUNDS, help=f"rounds per comparison (default: {ROUNDS})")
+    parser.add_argument("--threads", type=positive, help="number of torch threads (default: torch's own)")
+    text = "wall, or cpu: CPU seconds of this process, for busy machines, with --threads 1 (default: wall)"
     parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help=text)
     parser.add_argument("--device", help="cpu or cuda (default: cuda if there is one)")
 
@@ -270,8 +273,8 @@ def settings_of(parsed: argparse.Namespace, work: Path) -> Settings:
         torch.set_num_threads(parsed.threads)
     device = parsed.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise SystemExit(f"--device {device}: torch sees no GPU here. Leave it out, or name cpu.")
+        raise SystemExit(f"--device {device}: torch sees no GPU on this machine. Use --device cpu, or omit the option.")
     if parsed.json is not None and not parsed.json.absolute().parent.is_dir():
-        raise SystemExit(f"--json {parsed.json}: there is no folder {parsed.json.absolute().parent}. Make it first.")
+        raise SystemExit(f"--json {parsed.json}: there is no folder {parsed.json.absolute().parent}. Create it first.")
     rounds = QUICK_ROUNDS if parsed.quick else parsed.rounds
     return Settings(quick=parsed.quick, rounds=rounds, device=device, work=work, clock=CLOCKS[parsed.clock])

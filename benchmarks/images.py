@@ -1,11 +1,11 @@
-"""How near a sampler comes to the probability flow of a trained network of images, at equal evaluations.
+"""How close samplers come to the probability flow of a trained image network, at equal numbers of evaluations.
 
     cldctl data prepare folder --source cifar10-subset.zip --size 32 --out data/cifar10_smoke
     cldctl submit cifar10_smoke --cluster local --name smoke --follow
     python -m benchmarks.images runs/smoke --json images.json
 
-Every sampler starts from the same noise and ends with the same denoising step, which counts. The distance is that of
-the images from the end of the finely solved flow: root mean square over pixels that lie in [-1, 1].
+Every sampler starts from the same noise and ends with the same denoising step, which counts as an evaluation. The
+distance is the root mean square, over pixels in [-1, 1], of the difference from the accurately solved flow.
 """
 
 import argparse
@@ -38,7 +38,7 @@ EXPONENTIAL: dict[str, dict[str, Any]] = {
     "exponential, order 3, power 6": {"order": 3, "corrector": False},
     "DDIM-like: exponential, order 0, power 6": {"order": 0, "corrector": False},
 }
-# Fixed-step solvers of torchdiffeq, with their evaluations a step.
+# Fixed-step solvers of torchdiffeq, and their evaluations per step.
 FIXED = {"euler": 1, "heun2": 2, "midpoint": 2, "rk4": 4}
 GRIDS: dict[str, dict[str, Any]] = {
     "linear": {"grid": "linear"},
@@ -49,7 +49,7 @@ TOLERANCES = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 1e-4)
 
 
 class Flow:
-    """The probability flow of a model from fixed noise: evaluations are counted."""
+    """The probability flow of a model from fixed noise, counting evaluations."""
 
     def __init__(self, model: Model, n: int) -> None:
         self.model, self.n, self.evaluations = model, n, 0
@@ -63,7 +63,7 @@ class Flow:
 
     @torch.no_grad()
     def solve(self, grid: list[float], method: str, **options: Any) -> tuple[Tensor, int]:
-        """Images (n, C, H, W) and evaluations, by torchdiffeq."""
+        """Images (n, C, H, W) and the number of evaluations, by torchdiffeq."""
         self.evaluations = 0
         sde, end = self.model.sde, grid[-1]
         u = odeint(self.field, self.start, torch.tensor(grid, dtype=torch.float64), method=method, **options)[-1]
@@ -72,11 +72,11 @@ class Flow:
 
 
 def rows(flow: Flow, numbers: list[int], fine: Tensor) -> dict[str, dict[int, tuple[int, float]]]:
-    """By sampler and asked-for evaluations: evaluations taken, and distance from ``fine``."""
-    found: dict[str, dict[int, tuple[int, float]]] = {}
+    """By sampler and requested evaluations: the evaluations used, and the distance from ``fine``."""
+    measured: dict[str, dict[int, tuple[int, float]]] = {}
 
     def note(name: str, asked: int, x: Tensor, taken: int) -> None:
-        found.setdefault(name, {})[asked] = (taken, float((x - fine).double().square().mean().sqrt()))
+        measured.setdefault(name, {})[asked] = (taken, float((x - fine).double().square().mean().sqrt()))
 
     for nfe in numbers:
         for name, keys in EXPONENTIAL.items():
@@ -88,15 +88,15 @@ def rows(flow: Flow, numbers: list[int], fine: Tensor) -> dict[str, dict[int, tu
                 place = {"rho": 1.0, **settings}
                 where = times(place["grid"], steps, 1e-3, rho=place["rho"], schedule=flow.model.sde.schedule)
                 note(f"{method}, {grid}", nfe, *flow.solve(where, method))
-    # Ours: torchdiffeq's steps over the end and interpolates, and there is nothing to evaluate below t = 0.
+    # Our own solver: torchdiffeq's steps past the end and interpolates, but the network is not defined below t = 0.
     adaptive = [flow.model.draw(flow.n, seed=SEED, method="ode", rtol=tol, atol=tol) for tol in TOLERANCES]
     for nfe in numbers:
         best = max((drawn for drawn in adaptive if drawn.nfe <= nfe), key=lambda drawn: drawn.nfe, default=adaptive[0])
-        note("RK45, a step size for every image", nfe, best.x, round(best.nfe))
-    return found
+        note("RK45, a step size for each image", nfe, best.x, round(best.nfe))
+    return measured
 
 
-def table(found: dict[str, dict[int, tuple[int, float]]], numbers: list[int]) -> Table:
+def table(measured: dict[str, dict[int, tuple[int, float]]], numbers: list[int]) -> Table:
     shown = Table(box=SIMPLE)
     for heading in ("sampler", *(f"NFE {nfe}" for nfe in numbers)):
         shown.add_column(heading, no_wrap=True)
@@ -105,17 +105,17 @@ def table(found: dict[str, dict[int, tuple[int, float]]], numbers: list[int]) ->
         value = f"{distance:.4f}" if distance < 10 else "diverges"
         return value if taken == asked else f"{value} ({taken})"
 
-    for name, row in found.items():
+    for name, row in measured.items():
         shown.add_row(name, *(cell(nfe, *row[nfe]) for nfe in numbers))
     return shown
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="run folder of a network of images")
-    parser.add_argument("--samples", type=int, default=32, help="images (default: 32)")
-    parser.add_argument("--nfe", type=int, nargs="+", default=[10, 20, 50], help="evaluations, denoising included")
-    parser.add_argument("--json", type=Path, help="file for everything measured")
+    parser.add_argument("run", type=Path, help="run folder of an image network")
+    parser.add_argument("--samples", type=int, default=32, help="number of images (default: 32)")
+    parser.add_argument("--nfe", type=int, nargs="+", default=[10, 20, 50], help="evaluations, including denoising")
+    parser.add_argument("--json", type=Path, help="write all measurements to this file")
     arguments = parser.parse_args()
     model = cld_core.load(arguments.run)
     flow = Flow(model, arguments.samples)
@@ -123,18 +123,22 @@ def main() -> None:
     fine = finely(arguments.samples, seed=SEED, method="ode", rtol=1e-6, atol=1e-6)
     rough = finely(arguments.samples, seed=SEED, method="ode")
     published = float((rough.x - fine.x).double().square().mean().sqrt())
-    found = rows(flow, arguments.nfe, fine.x)
+    measured = rows(flow, arguments.nfe, fine.x)
     out = Console(width=None if sys.stdout.isatty() else 120)
     out.print(
-        f"{arguments.run.name}, step {model.step}: {arguments.samples} images; pixels' std {float(fine.x.std()):.3f}"
+        f"{arguments.run.name}, step {model.step}: {arguments.samples} images; std of pixels {float(fine.x.std()):.3f}"
     )
     out.print(
         f"fine: {fine.nfe:.0f} evaluations (1e-6); as published, 1e-5: {rough.nfe:.0f} evaluations, {published:.5f}"
     )
-    out.print(table(found, arguments.nfe))
+    out.print(table(measured, arguments.nfe))
     if arguments.json is not None:
         content = {"run": str(arguments.run), "step": model.step, "samples": arguments.samples, "fine_nfe": fine.nfe}
-        content |= {"published": {"nfe": rough.nfe, "distance": published}, "machine": harness.machine(), "rows": found}
+        content |= {
+            "published": {"nfe": rough.nfe, "distance": published},
+            "machine": harness.machine(),
+            "rows": measured,
+        }
         arguments.json.write_text(json.dumps(content, indent=1))
 
 

@@ -1,4 +1,4 @@
-"""The likelihood bound of 512 toy points, at equal tolerance. `python -m benchmarks likelihood`."""
+"""The likelihood bound of 512 toy points at equal tolerance. `python -m benchmarks likelihood`."""
 
 import torch
 
@@ -29,12 +29,12 @@ def topic(settings: Settings) -> Report:
     (theirs, evaluations), ours = baseline.elbo(plain, x), bound()
     notes = {
         BASELINE: f"{evaluations} evaluations; {float(theirs.mean()):.2f} nats",
-        "cldctl": f"{ours.nfe:.0f} evaluations a datum; {ours.mean:.2f} +- {ours.standard_error:.2f} nats",
+        "cldctl": f"{ours.nfe:.0f} evaluations per example; {ours.mean:.2f} +- {ours.standard_error:.2f} nats",
     }
     rows = rows_of(times, notes=notes)
     rows[1] = against_published(rows[1], PUBLISHED, TARGET, settings)
     report = Report(topic="likelihood", title=f"bound of {n} toy points, rtol = atol = 1e-5", rows=rows)
     limit = ours.nfe * models.toy_flops(n, passes=2) / product_rate(settings)
-    report.notes.append(f"limit: the products of {ours.nfe:.0f} evaluations, both ways, take {1e3 * limit:.0f} ms")
-    report.notes.append("each datum has steps of its own, and is none of its neighbours' business")
+    report.notes.append(f"limit: the products of {ours.nfe:.0f} evaluations, both passes, take {1e3 * limit:.0f} ms")
+    report.notes.append("each example has its own step sizes, so its bound does not depend on its neighbours")
     return report

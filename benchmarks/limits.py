@@ -1,4 +1,4 @@
-"""What the machine can do at best: products, convolutions, memory, disk. `python -m benchmarks limits`."""
+"""The best that the machine can do: products, convolutions, memory, disk. `python -m benchmarks limits`."""
 
 import functools
 import os
@@ -12,7 +12,7 @@ from benchmarks.harness import Report, Row, Settings, interleaved
 
 
 def topic(settings: Settings) -> Report:
-    report = Report(topic="limits", title="what the machine does at best")
+    report = Report(topic="limits", title="the best that the machine can do")
     n = 256 if settings.quick else 2048
     rates = flop_rates(settings, n)
     for name, (seconds, rate) in rates.items():
@@ -28,7 +28,7 @@ def topic(settings: Settings) -> Report:
 
 
 def flop_rates(settings: Settings, n: int) -> dict[str, tuple[float, float]]:
-    """Best seconds and FLOP/s of products (n, n) (n, n), by torch and by oneDNN, and of a 3x3 convolution."""
+    """Best seconds and FLOP/s of (n, n) by (n, n) products, by torch and oneDNN, and of a 3x3 convolution."""
     device = settings.device
     a, b = torch.randn(2, n, n, device=device)
     half_a, half_b = a.bfloat16(), b.bfloat16()
@@ -51,7 +51,7 @@ def flop_rates(settings: Settings, n: int) -> dict[str, tuple[float, float]]:
 
 @functools.cache
 def memory_bandwidth(settings: Settings) -> float:
-    """Bytes a second, read and written, of a copy that no cache holds."""
+    """Bytes per second, read and written, of a copy that is too large for the caches."""
     source = torch.empty(2**20 if settings.quick else 2**26, device=settings.device).fill_(1.0)
     target = torch.empty_like(source)
     times = interleaved({"copy": lambda: target.copy_(source)}, settings.rounds, settings)
@@ -59,7 +59,7 @@ def memory_bandwidth(settings: Settings) -> float:
 
 
 def disk_bandwidth(folder: Path, size: int) -> float:
-    """Bytes a second of one file of ``size`` bytes, until it is on the disk; the best of three."""
+    """Bytes per second of writing one file of ``size`` bytes until it is on the disk; the best of three."""
     data = os.urandom(2**20) * (size >> 20)
     path = folder / "bandwidth"
     times = []
@@ -76,6 +76,6 @@ def disk_bandwidth(folder: Path, size: int) -> float:
 
 @functools.cache
 def product_rate(settings: Settings) -> float:
-    """FLOP/s of float32 products at best, by torch or by oneDNN."""
+    """Best FLOP/s of float32 products, by torch or oneDNN."""
     rates = flop_rates(settings, 256 if settings.quick else 2048)
     return max(rate for name, (_, rate) in rates.items() if name.startswith("product, float32"))

@@ -1,4 +1,4 @@
-"""The networks that topics measure, ours and the baseline's with the same weights."""
+"""The networks that are measured: ours, and the baseline with the same weights."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -23,7 +23,7 @@ def toy_recipe(*overrides: str) -> Recipe:
 
 
 def toy_model(device: str = "cpu", steps: int = 0) -> Model:
-    """A toy model after ``steps`` steps of training; adaptive solvers take fewer evaluations for an untrained one."""
+    """A toy model after ``steps`` training steps; for an untrained one, adaptive solvers need fewer evaluations."""
     from cld_core.ranks import Ranks
     from cld_core.train.step import Trainer
 
@@ -36,12 +36,12 @@ def toy_model(device: str = "cpu", steps: int = 0) -> Model:
     return Model(recipe, device, net=trainer.net.eval(), data=trainer.source, step=steps)
 
 
-# Layers of the published toy network, (in, out).
+# (in, out) of the layers of the published toy network.
 TOY_LAYERS = ((5, 128), (128, 128), (128, 128), (128, 128), (128, 2))
 
 
 def toy_flops(rows: int, passes: int = 1) -> float:
-    """FLOP of the products of the toy network's forward pass; ``passes``: 2 with that back to u."""
+    """FLOP of the products in the forward pass of the toy network; ``passes``: 2 adds the backward pass to u."""
     return passes * rows * sum(2.0 * a * b for a, b in TOY_LAYERS)
 
 
@@ -54,7 +54,7 @@ def plain_toy(model: Model) -> PlainCLD:
 
 
 def image_folder(folder: Path, size: int, counts: Mapping[str, int]) -> Path:
-    """A prepared data set of random images of ``size`` pixels, as `cldctl data prepare folder` makes them."""
+    """A prepared data set of random ``size`` x ``size`` images, as `cldctl data prepare folder` creates it."""
 
     def read(count: int, seed: int) -> list[bytes]:
         images = np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
@@ -69,7 +69,7 @@ def image_folder(folder: Path, size: int, counts: Mapping[str, int]) -> Path:
 
 
 def ncsnpp_recipe(quick: bool, *overrides: str) -> Recipe:
-    """CIFAR-10's recipe in float32, with a network of 10.1 million parameters; ``quick``: a tiny one."""
+    """The CIFAR-10 recipe in float32 with a network of 10.1 million parameters, or with a tiny one (``quick``)."""
     size = 8 if quick else 32
     shape = ["channels=8", "multipliers=[1,2]", "blocks=1", "attention=[4]"] if quick else ["channels=64", "blocks=2"]
     network = [f"network.{text}" for text in [*shape, f"image_size={size}"]]
@@ -87,5 +87,5 @@ def ncsnpp_recipe(quick: bool, *overrides: str) -> Recipe:
 def image_net(recipe: Recipe) -> Ncsnpp:
     size = recipe.network.image_size
     made = nets.build(recipe.network, data_shape=(3, size, size), halves_in=2, halves_out=1)
-    assert isinstance(made, Ncsnpp), "a recipe of images has NCSN++"
+    assert isinstance(made, Ncsnpp), "an image recipe has NCSN++"
     return made

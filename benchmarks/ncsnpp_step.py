@@ -1,4 +1,4 @@
-"""One training step of NCSN++, in every form that a recipe can choose. `python -m benchmarks ncsnpp_step`."""
+"""One training step of NCSN++ in every form that a recipe can select. `python -m benchmarks ncsnpp_step`."""
 
 import itertools
 from collections.abc import Callable
@@ -29,7 +29,7 @@ LEAST_TO_PUBLISHED = {"fp32, compiled": 1.9, "bf16": 3.0}
 
 
 def trainer_of(recipe: Recipe, device: str) -> tuple[Trainer, Callable[[], Any]]:
-    """A trainer, and a call that takes its next step."""
+    """A trainer and a function that takes its next step."""
     trainer, numbers = Trainer(recipe, Ranks(device=torch.device(device))), itertools.count()
     return trainer, lambda: trainer.step(next(numbers))
 
@@ -47,7 +47,7 @@ def topic(settings: Settings) -> Report:
     net = plain_ncsnpp(trainer.net).train()
     plain = baseline.PlainTraining(baseline.PlainCLD(net, mixed_score=True, numerical_eps=1e-9), net, lr=2e-4)
     x = trainer.source.batch(0, 0, 0, batch, slice(0, batch))
-    # The frozen frequencies take part in the baseline's optimiser, too, as they do where nobody thinks of them.
+    # The baseline's optimiser includes the frozen frequencies, as in a straightforward implementation.
     calls[BASELINE] = lambda: plain.step(x)
     for name, recipe in recipes.items():
         _, calls[name] = trainer_of(recipe, settings.device)
@@ -67,14 +67,14 @@ def topic(settings: Settings) -> Report:
     for kind in ("float32", "bfloat16"):
         rate = rates[f"3x3 convolution, {kind}"][1]
         report.notes.append(
-            f"limit: {flops / 1e12:.2f} TFLOP a step take {flops / rate:.2f} s "
-            f"at {rate / 1e9:.0f} GFLOP/s of a {kind} convolution"
+            f"limit: the {flops / 1e12:.2f} TFLOP of a step take {flops / rate:.2f} s "
+            f"at the rate of a {kind} convolution, {rate / 1e9:.0f} GFLOP/s"
         )
     return report
 
 
 def step_flops(trainer: Trainer, batch: int) -> float:
-    """Floating-point operations of products and convolutions in one step, both ways."""
+    """Floating-point operations of products and convolutions in one step, forward and backward."""
     with FlopCounterMode(display=False) as counter:
         trainer._backward(0)
     trainer.optimiser.zero_grad(set_to_none=True)

@@ -1,4 +1,4 @@
-"""NCSN++ with its resampling and attention as one writes them down first; weights are those of `cld_core.nets`."""
+"""NCSN++ with straightforward resampling and attention; it uses the weights of `cld_core.nets`."""
 
 import copy
 import math
@@ -13,7 +13,7 @@ from cld_core.nets.resampling import Resample
 
 
 def upfirdn(x: Tensor, kernel: Tensor, *, up: int = 1, down: int = 1, padding: tuple[int, int]) -> Tensor:
-    """Insert zeros, pad, filter, keep every ``down``-th pixel: (B, C, H, W) -> (B, C, H', W')."""
+    """Insert zeros, pad, filter, and keep every ``down``-th pixel: (B, C, H, W) -> (B, C, H', W')."""
     batch, channels, height, width = x.shape
     x = x.reshape(-1, 1, height, 1, width, 1)
     x = F.pad(x, (0, up - 1, 0, 0, 0, up - 1)).reshape(-1, 1, height * up, width * up)
@@ -30,27 +30,27 @@ class PlainResample(nn.Module):
         self.direction, self.kernel = like.direction, like.kernel
 
     def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor:
-        assert self.kernel is not None, "written for networks with FIR filters"
+        assert self.kernel is not None, "only networks with FIR filters are supported"
         if self.direction == "down":
             return upfirdn(x, self.kernel, down=2, padding=(1, 1))
         return upfirdn(x, 4 * self.kernel, up=2, padding=(2, 1))
 
 
 class PlainConvDown(nn.Module):
-    """`ConvResample` down with a FIR filter."""
+    """Downsampling `ConvResample` with a FIR filter."""
 
     def __init__(self, like: ConvResample) -> None:
         super().__init__()
         self.Conv2d_0, self.kernel = like.Conv2d_0, like.kernel
 
     def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor:
-        assert self.kernel is not None, "written for networks with FIR filters"
+        assert self.kernel is not None, "only networks with FIR filters are supported"
         blurred = upfirdn(x, self.kernel, padding=(2, 2))
         return F.conv2d(blurred, self.Conv2d_0.weight, self.Conv2d_0.bias, stride=2)
 
 
 class PlainAttention(nn.Module):
-    """`Attention` by einsum and softmax, the whole matrix at once."""
+    """`Attention` with einsum and softmax on the whole matrix."""
 
     def __init__(self, like: Attention) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ _PLAIN = {Resample: PlainResample, ConvResample: PlainConvDown, Attention: Plain
 
 
 def plain_ncsnpp(net: Ncsnpp) -> Ncsnpp:
-    """A copy of ``net`` that computes the same in the plain way."""
+    """A copy of ``net`` that computes the same function in the plain way."""
     made = copy.deepcopy(net)
     for parent in list(made.modules()):
         for name, child in list(parent.named_children()):

@@ -1,4 +1,4 @@
-"""From `cldctl resume` of a killed run to its first new step, on local processes. `python -m benchmarks resume`."""
+"""Time from `cldctl resume` of a killed run to its first new step, locally. `python -m benchmarks resume`."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ def topic(settings: Settings) -> Report:
     report = Report(topic="resume", title="toy run, SIGKILL, then `cldctl resume` (local executor, one rank)")
     ranges: dict[str, list[float]] = {
         "cldctl resume returns": [],
-        "the attempt has begun": [],
+        "the attempt begins": [],
         "first new step saved": [],
     }
     rounds = 1 if settings.quick else min(settings.rounds, 5)
@@ -37,13 +37,13 @@ def topic(settings: Settings) -> Report:
     ]
     report.notes.append(
         f"limits: Python starts in {floor[0]:.2f} s, with torch in {floor[1]:.2f} s, with torch's TensorBoard in "
-        f"{floor[2]:.2f} s; a job is two such processes after one another (submitit's, and the rank)"
+        f"{floor[2]:.2f} s; a job runs two such processes one after the other (submitit's and the rank)"
     )
     return report
 
 
 def _killed_and_resumed(run: RunFolder) -> tuple[float, float, float]:
-    """Seconds from typing `cldctl resume` to its end, to the attempt's beginning, and to its first new checkpoint."""
+    """Seconds from the start of `cldctl resume` to its exit, the start of the attempt, and its first checkpoint."""
     _kill(run)
     last = run.checkpoint_steps()[-1]
     begin = time.time()
@@ -69,7 +69,7 @@ def _cldctl(runs: Path, *arguments: str) -> str:
 
 
 def _kill(run: RunFolder) -> None:
-    """SIGKILL to everything of the run's job, at once."""
+    """Send SIGKILL to all processes of the run's job."""
     job = next(event for event in reversed(run.ledger.events()) if event["event"] == "submitted")
     controller = local._process(job)
     if controller is None:
@@ -92,7 +92,7 @@ def _wait(what, timeout: float = 180.0):
         if value:
             return value
         time.sleep(0.01)
-    raise TimeoutError("the run did not go on")
+    raise TimeoutError("the run did not continue")
 
 
 def _seconds(command: list[str]) -> float:

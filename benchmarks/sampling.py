@@ -1,4 +1,4 @@
-"""2,048 toy samples by each sampler, at equal evaluations. `python -m benchmarks sampling`."""
+"""2,048 toy samples from each sampler, at equal numbers of evaluations. `python -m benchmarks sampling`."""
 
 from dataclasses import replace
 from functools import partial
@@ -10,7 +10,7 @@ from benchmarks.harness import BASELINE, Report, Settings, against_published, in
 from benchmarks.limits import product_rate
 from cld_core.sampling import grids
 
-# Seconds of the published code for 2,048 samples on 2 idle cores, and the evaluations of its adaptive flow.
+# Seconds that the published code takes for 2,048 samples on 2 idle cores, and evaluations of its adaptive flow.
 PUBLISHED, PUBLISHED_NFE = {"ode": 0.47, "em": 1.35, "sscs": 1.47}, 165
 EPS = 1e-3
 TARGET = 3.0
@@ -31,7 +31,7 @@ def topic(settings: Settings) -> Report:
         "em": lambda: baseline.sample_em(plain, noise(), times),
         "sscs": lambda: baseline.sample_sscs(plain, noise(), times),
     }
-    report = Report(topic="sampling", title=f"{n} toy samples; fixed steps: {steps} evaluations")
+    report = Report(topic="sampling", title=f"{n} toy samples; {steps} evaluations for fixed-step methods")
     for method, plainly in theirs.items():
         more = {} if method == "ode" else {"nfe": steps}
         calls = {BASELINE: plainly, method: partial(model.draw, n, method=method, **more)}
@@ -45,7 +45,7 @@ def topic(settings: Settings) -> Report:
             own, evaluations = model.draw(n, method="ode").nfe, plainly()[1]
             notes = {
                 BASELINE: f"{evaluations} evaluations",
-                "ode": f"{own:.0f} evaluations a sample; ratios at equal ones",
+                "ode": f"{own:.0f} evaluations per sample; ratios at equal numbers",
             }
             scale, to_published = {"ode": own / evaluations}, own / PUBLISHED_NFE
         theirs_row, *ours = rows_of(measured, notes=notes, scale=scale)
@@ -53,7 +53,7 @@ def topic(settings: Settings) -> Report:
         report.rows += [against_published(row, PUBLISHED[method], TARGET, settings, to_published) for row in ours]
     limit = models.toy_flops(n) / product_rate(settings)
     report.notes.append(
-        f"limit: the products of one evaluation take {1e3 * limit:.2f} ms, of {steps} {1e3 * steps * limit:.0f} ms"
+        f"limit: the products of one evaluation take {1e3 * limit:.2f} ms, of {steps}: {1e3 * steps * limit:.0f} ms"
     )
     others = {
         f"exponential, {nfe} evaluations": partial(model.draw, n, method="exponential", nfe=nfe) for nfe in (10, 20, 50)

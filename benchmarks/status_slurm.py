@@ -1,4 +1,4 @@
-"""`cldctl status` of 1,000 runs, 50 of them alive on a real Slurm: `python -m benchmarks.status_slurm` (as root)."""
+"""`cldctl status` with 1,000 runs, 50 of them alive on a real Slurm: `python -m benchmarks.status_slurm` (as root)."""
 
 import json
 import os
@@ -18,7 +18,7 @@ RUNS, ALIVE = 1000, 50
 
 
 def put_on_slurm(root: Path, slurm: SlurmCluster) -> None:
-    """Let the runs be Slurm's: the first ones wait or run there, of the others Slurm has forgotten the jobs."""
+    """Move the runs to Slurm: the first ones wait or run there; Slurm has forgotten the jobs of the others."""
     for number, folder in enumerate(sorted(root.iterdir())):
         run = RunFolder(folder)
         job = slurm.sbatch("--partition=low", "--ntasks=1", wrap="sleep 600") if number < ALIVE else str(10**6 + number)
@@ -46,8 +46,8 @@ def main() -> None:
         states = [row["state"] for row in json.loads(text)]
         alive = sum(state in ("PENDING", "RUNNING", "REQUEUED") for state in states)
         assert (len(states), alive) == (RUNS, ALIVE), f"{len(states)} runs, {alive} alive"
-        found = {"status --json, 1,000 runs, 50 alive on Slurm": statistics.median(times[1:])}
-        print(json.dumps(found))
+        result = {"status --json, 1,000 runs, 50 alive on Slurm": statistics.median(times[1:])}
+        print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One training step of the published toy setting: batch 512, fresh rolls each step. `python -m benchmarks toy_step`."""
+"""One training step of the published toy setting: batch 512, new data at each step. `python -m benchmarks toy_step`."""
 
 import itertools
 from dataclasses import replace
@@ -16,7 +16,7 @@ PUBLISHED = 196.0  # steps/s on 2 cores
 
 
 def flops(batch: int) -> float:
-    """Of the products of a step: the forward pass and both gradients, but for that of the first layer's input."""
+    """FLOP of the products of a step: forward pass and both gradients, except for the input of the first layer."""
     into, out = models.TOY_LAYERS[0]
     return models.toy_flops(batch, passes=3) - batch * 2.0 * into * out
 
@@ -42,6 +42,6 @@ def topic(settings: Settings) -> Report:
     rows[1] = against_published(rows[1], 1 / PUBLISHED, 3.0, settings)
     limit = flops(size) / product_rate(settings)
     report.notes.append(
-        f"limit: {flops(size) / 1e6:.0f} MFLOP of products a step take {1e3 * limit:.2f} ms at the machine's rate"
+        f"limit: the {flops(size) / 1e6:.0f} MFLOP of products per step take {1e3 * limit:.2f} ms at the machine's best"
     )
     return report

@@ -37,17 +37,16 @@ class Score:
 
     def __call__(self, u: Tensor, t: float | Tensor) -> Tensor:
         """The score (B, mC, ...) at u (B, nC, ...); t is a float or a (B,) float64 tensor."""
-        target = self.sde.target(t, self.objective.name)
-        score = apply(negated(target), self._network(u, t))
+        alpha = self._network(u, t)
         if not self.objective.mixed_score:
-            return score
-        precision, _ = self.sde.mixed(t, self.objective.name)
-        return torch.sub(score, apply(precision, self.sde.scored(u)))
+            return apply(negated(self.sde.target(t, self.objective.name)), alpha)
+        target, precision, _ = self.sde.mixed(t, self.objective.name)
+        return torch.sub(apply(negated(target), alpha), apply(precision, self.sde.scored(u)))
 
     def predicted_noise(self, u: Tensor, t: Tensor) -> Tensor:
         """-E^-1 s, (B, mC, ...): the network's estimate of the noise in the scored halves of u."""
         alpha = self._network(u, t)
         if not self.objective.mixed_score:
             return alpha
-        _, shift = self.sde.mixed(t, self.objective.name)
+        *_, shift = self.sde.mixed(t, self.objective.name)
         return alpha + apply(shift, self.sde.scored(u))

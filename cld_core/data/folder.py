@@ -135,7 +135,7 @@ def _splits(pictures: Sequence[_Picture], validation: float | None) -> dict[Spli
 
 
 def _splits_by_folder(pictures: Sequence[_Picture]) -> dict[Split, list[_Picture]] | None:
-    """The splits that the top-level folders, or those in a single wrapping folder, are named after; else None."""
+    """The splits by the names of the top-level folders, or of those in a single wrapping folder; None without such."""
     parts = [PurePosixPath(picture.name).parts for picture in pictures]
     wrapped = len({part[0] for part in parts}) == 1 and min(map(len, parts)) > 1
     tops = [part[1 if wrapped else 0] for part in parts]
@@ -150,8 +150,8 @@ def _splits_by_folder(pictures: Sequence[_Picture]) -> dict[Split, list[_Picture
         return None
     if others:
         raise DataError(
-            f"Beside folders of training and validation there are pictures in {', '.join(sorted(others)[:5])}. "
-            "Say --split 0.1 to mix all pictures, or take those away."
+            f"Besides the folders for training and validation, there are pictures in {', '.join(sorted(others)[:5])}. "
+            "Pass --split 0.1 to mix all pictures, or remove those."
         )
     return chosen
 
@@ -177,7 +177,7 @@ def _make_all(pictures: Sequence[_Picture], size: int) -> Iterator[bytes]:
 
 
 def _make(picture: _Picture, size: int) -> bytes:
-    """The picture as raw RGB bytes: upright, on white where it is transparent, its middle square, resized."""
+    """The picture as raw RGB bytes: upright, transparent parts on white, cropped to the middle square and resized."""
     try:
         with Image.open(io.BytesIO(picture.read())) as opened:
             if opened.mode.startswith(("I", "F")):

@@ -63,15 +63,15 @@ def count(spec: ImageDataSpec, split: Split) -> int:
     Raises:
         DataError: the data or the split are missing.
     """
-    return _found(spec, split)[0]
+    return _count_and_fingerprint(spec, split)[0]
 
 
 def fingerprint(spec: ImageDataSpec, split: Split) -> str:
-    """What stands for the images of a split: their checksum, or without a manifest the size of their file."""
-    return _found(spec, split)[1]
+    """A fingerprint of the images of a split: their checksum, or without a manifest the size of their file."""
+    return _count_and_fingerprint(spec, split)[1]
 
 
-def _found(spec: ImageDataSpec, split: Split) -> tuple[int, str]:
+def _count_and_fingerprint(spec: ImageDataSpec, split: Split) -> tuple[int, str]:
     require(spec)
     root = Path(spec.path).expanduser()
     manifest = read_manifest(root)
@@ -85,4 +85,4 @@ def _found(spec: ImageDataSpec, split: Split) -> tuple[int, str]:
             reader = LmdbReader(folder)
             return reader.entries, f"{reader.entries} images, {reader.file_bytes} bytes"
     hint = prepare_hint(spec.name, spec.path)
-    raise DataError(f"{root.absolute()} has no {split} images. Prepare it with some: {hint}")
+    raise DataError(f"{root.absolute()} has no {split} images. Prepare the data again with some: {hint}")

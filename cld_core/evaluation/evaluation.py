@@ -5,7 +5,7 @@ report.json, samples.png               the results
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cld_core.errors import NotFoundError
 from cld_core.run import RunFolder
@@ -14,16 +14,12 @@ from cld_core.shards import Work
 from .reports import checkpoint_checksum, current_report
 from .request import EvalRequest
 
-if TYPE_CHECKING:
-    from cld_core.ranks import Ranks
-
-    from .computing import EvalComputation
-
 
 class Evaluation(Work):
     """One evaluation of one checkpoint of ``run``."""
 
     command = "cldctl eval"
+    computation = "cld_core.evaluation.computing:EvalComputation"
     request: EvalRequest
 
     def __init__(self, folder: Path) -> None:
@@ -52,8 +48,3 @@ class Evaluation(Work):
             text = f"no checkpoint of step {step} any more; there are: {steps}"
             raise NotFoundError(f"{self.run.path}: {text}. What was computed is kept; use another step.")
         return {"request": self.request.id} | ({} if checksum is None else {"checkpoint": checksum})
-
-    def open(self, ranks: "Ranks") -> "EvalComputation":
-        from .computing import EvalComputation
-
-        return EvalComputation(self, ranks.device)

@@ -24,7 +24,7 @@ class Extraction:
     plugin: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """For digests and descriptions in files, which leave out a plug-in if there is none."""
+        """For digests and descriptions in files, which omit the plug-in if there is none."""
         content = {name: getattr(self, name) for name in ("extractor", "layer", "weights", "plugin")}
         return {name: value for name, value in content.items() if name != "plugin" or value is not None}
 

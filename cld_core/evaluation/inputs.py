@@ -18,7 +18,7 @@ from .extraction import Extraction, FeatureInputs, Files
 
 
 def of(recipe: Recipe, metrics: Sequence[str]) -> tuple[FeatureInputs, Files]:
-    """What metrics that look at features need, found and checked.
+    """What the metrics that look at features need, looked for and checked.
 
     Raises:
         UsageError: the data are not images, or weights or statistics are missing or do not fit.

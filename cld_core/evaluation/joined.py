@@ -34,7 +34,7 @@ class Joined:
         Raises:
             UsageError: they are gone or have changed.
         """
-        assert self.inputs.stats is not None, "found when the evaluation was asked for"
+        assert self.inputs.stats is not None, "looked for when the evaluation was asked for"
         path = Path(str(self.request.files["stats"]))
         statistics.require_unchanged(path, self.inputs.stats)
         wanted = any(metric.reference == "features" for metric in registry.metrics(self.request.metrics))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rows:
+class RowKind:
     """A kind of rows.
 
     Attributes:

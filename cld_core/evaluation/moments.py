@@ -29,7 +29,7 @@ class Moments:
 
     @classmethod
     def merged(cls, parts: "Iterable[Moments]") -> "Moments":
-        """Moments of all parts together, in whatever order, except for rounding.
+        """Moments of all parts together. The order of the parts changes only rounding.
 
         The scatter of the whole is the sum of those within the parts, and that of their means between them.
         """

@@ -1,35 +1,32 @@
 """Pictures of samples: a grid of images, or a scatter over the true density for toy data."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from cld_core.model import Model
 from cld_core.run.atomic import replacing
 
 from . import grids
 
-if TYPE_CHECKING:
-    from cld_core.model import Model
-
-# Points a side at which the density is evaluated for the background.
+# Points on a side at which the density is evaluated for the background.
 _GRID = 320
 
 
-def samples(model: "Model", path: Path, *, seed: int = 0, batch_size: int | None = None) -> None:
-    """Draw as many samples as make a picture, ``batch_size`` at once (None: all), and save them as `show` does."""
+def samples(model: Model, path: Path, *, seed: int = 0, batch_size: int | None = None) -> None:
+    """Draw as many samples as a picture shows, ``batch_size`` at once (None: all), and save them as `show` does."""
     drawn = model.draw(default_count(model), seed=seed, batch_size=batch_size)
     show(path, drawn.x, model, f"{drawn.nfe:.0f} NFE")
 
 
-def default_count(model: "Model") -> int:
-    """As many samples as make a picture."""
+def default_count(model: Model) -> int:
+    """How many samples a picture shows."""
     return 64 if model.is_image else 2000
 
 
-def show(path: Path, x: Tensor, model: "Model", how: str) -> None:
+def show(path: Path, x: Tensor, model: Model, how: str) -> None:
     """Save samples: a grid of images, or a scatter of points over the true density. ``how`` ends the title."""
     title = f"{model.recipe.name}, step {model.step:,}: {len(x):,} samples, {how}"
     if model.is_image:
@@ -38,8 +35,8 @@ def show(path: Path, x: Tensor, model: "Model", how: str) -> None:
         scatter(path, x.cpu(), model, title)
 
 
-def scatter(path: Path, x: Tensor, model: "Model", title: str) -> None:
-    """Points (n, 2) over the density of the model's data set, where that is known."""
+def scatter(path: Path, x: Tensor, model: Model, title: str) -> None:
+    """Points (n, 2) over the density of the model's data set, if that is known."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -4,13 +4,13 @@ The entries of `METRICS` are in the order in which they are listed everywhere. T
 they are looked up; metric files load no torch.
 """
 
-import importlib
 from collections.abc import Iterable
 from typing import Any
 
 from cld_core.errors import UsageError, did_you_mean
+from cld_core.imports import resolve
 
-from .kinds import Metric, Quantity, Rows
+from .kinds import Metric, Quantity, RowKind
 
 METRICS = {
     "fid": "cld_core.evaluation.metrics.fid:FID",
@@ -21,18 +21,20 @@ METRICS = {
     "loss": "cld_core.evaluation.metrics.loss:LOSS",
 }
 ROWS = {
-    "features": Rows(
+    "features": RowKind(
         over="samples", depends=("sampling", "fid"), implementation="cld_core.evaluation.rows.features:FeatureRows"
     ),
-    "elbo": Rows(over="points", depends=("elbo",), implementation="cld_core.evaluation.rows.elbo:ElboRows"),
-    "loss": Rows(over="points", depends=("loss", "objective"), implementation="cld_core.evaluation.rows.loss:LossRows"),
+    "elbo": RowKind(over="points", depends=("elbo",), implementation="cld_core.evaluation.rows.elbo:ElboRows"),
+    "loss": RowKind(
+        over="points", depends=("loss", "objective"), implementation="cld_core.evaluation.rows.loss:LossRows"
+    ),
 }
 
 
 def metric(name: str) -> Metric:
     """The metric of a registered name."""
-    found: Metric = _imported(METRICS[name])
-    return found
+    registered: Metric = resolve(METRICS[name])
+    return registered
 
 
 def metrics(names: Iterable[str] | None = None) -> list[Metric]:
@@ -43,7 +45,7 @@ def metrics(names: Iterable[str] | None = None) -> list[Metric]:
 
 def row_computer(kind: str) -> Any:
     """The class that computes rows of a kind, a `rows.base.RowComputer`. Loads torch."""
-    return _imported(ROWS[kind].implementation)
+    return resolve(ROWS[kind].implementation)
 
 
 def quantities() -> list[tuple[Metric, Quantity]]:
@@ -75,8 +77,3 @@ def parse_metrics(text: str | None) -> tuple[str, ...]:
     if text is not None and not words:
         raise UsageError(f"--eval names no metric; there are: {known}. Name some, or leave the option out.")
     return tuple(name for name in METRICS if name in words)
-
-
-def _imported(name: str) -> Any:
-    module, _, attribute = name.partition(":")
-    return getattr(importlib.import_module(module), attribute)

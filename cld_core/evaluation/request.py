@@ -152,10 +152,10 @@ class EvalRequest(Request):
 
     def at(self, place: str) -> Any:
         """What is at a place such as "kid.subsets"; None if a section of it is missing."""
-        found: Any = self
+        value: Any = self
         for name in place.split("."):
-            found = None if found is None else getattr(found, name)
-        return asdict(found) if is_dataclass(found) and not isinstance(found, type) else found
+            value = None if value is None else getattr(value, name)
+        return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
     def save(self, run: RunFolder) -> Path:
         """Write the request into the evaluation's folder in a run, see `Request.store`, and return the folder."""

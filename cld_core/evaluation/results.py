@@ -17,14 +17,14 @@ class Number:
 
 def numbers(report: Mapping[str, Any] | None) -> dict[str, Number]:
     """The results in a report by the `key` of their `Quantity`, in the order of the table of metrics."""
-    found = {}
+    results = {}
     for metric, quantity in registry.quantities():
         section = (report or {}).get(metric.name) or {}
         if section.get(quantity.field) is not None:
             error = section.get(quantity.stderr) if quantity.stderr else None
             value = float(section[quantity.field])
-            found[quantity.key] = Number(value, None if error is None else float(error))
-    return found
+            results[quantity.key] = Number(value, None if error is None else float(error))
+    return results
 
 
 def network_evaluations(report: Mapping[str, Any] | None, key: str) -> float | None:

@@ -71,8 +71,12 @@ def find(recipe: Recipe, extraction: Extraction, dimensions: int, flags: str = "
     path = default_file(recipe.data, extraction) if given is None else Path(given).expanduser().absolute()
     command = f"`cldctl data stats RECIPE|RUN{' --features' if flags else ''}`"
     if not path.is_file():
-        where = "there are no statistics of the training images" if given is None else "'eval.fid.stats' names no file"
-        raise UsageError(f"{where}: {path} is missing. Compute them with {command}, or name a file in eval.fid.stats.")
+        problem = (
+            "there are no statistics of the training images" if given is None else "'eval.fid.stats' names no file"
+        )
+        raise UsageError(
+            f"{problem}: {path} is missing. Compute them with {command}, or name a file in eval.fid.stats."
+        )
     content = outline(path)
     if content.dimensions != dimensions:
         own = f"{extraction.extractor}, layer {extraction.layer}, has {dimensions}"

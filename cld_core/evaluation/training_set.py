@@ -6,7 +6,7 @@ Loads no torch; numpy only to look into a file of statistics.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from cld_core.data import presence
 from cld_core.digests import digest
@@ -18,11 +18,6 @@ from cld_core.shards import Request, Work
 
 from . import inputs
 from .extraction import Extraction
-
-if TYPE_CHECKING:
-    from cld_core.ranks import Ranks
-
-    from .training_features import StatsComputation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +117,7 @@ class Statistics(Work):
     """Statistics that are being computed; the folder is removed when they are done."""
 
     command = "cldctl data stats"
+    computation = "cld_core.evaluation.training_features:StatsComputation"
     request: StatsRequest
 
     def __init__(self, folder: Path) -> None:
@@ -138,8 +134,3 @@ class Statistics(Work):
 
     def made_of(self, *, strict: bool = False) -> dict[str, str]:
         return {"request": self.request.id}
-
-    def open(self, ranks: "Ranks") -> "StatsComputation":
-        from .training_features import StatsComputation
-
-        return StatsComputation(self, ranks.device)

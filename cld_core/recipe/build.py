@@ -1,4 +1,4 @@
-"""Plain nested dictionaries -> `Recipe`, with errors that say which key, where it was set and what is accepted."""
+"""Plain nested dictionaries -> `Recipe`, with errors that name the key, its place and what is accepted."""
 
 import dataclasses
 from collections.abc import Mapping

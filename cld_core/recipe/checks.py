@@ -48,7 +48,7 @@ def _toy(data: ToyDataSpec) -> Iterator[Problem]:
 def _image_size(data: ImageDataSpec) -> Iterator[Problem]:
     own = data.own_pixels
     if own is None and data.size is None:
-        text = "must say how many pixels the images in the folder have. Set data.size=64, for example."
+        text = "must be set to how many pixels the images in the folder have. Set data.size=64, for example."
         yield "data.size", "data.name", text
     elif own is not None and data.size not in (None, own):
         text = f"is {data.size}, but {data.name} has {own} pixels. Set it to null, or prepare a folder."

@@ -19,7 +19,7 @@ class ImageDataSpec:
     """A prepared set of images. One of a known size derives from this class and sets ``own_pixels``.
 
     Attributes:
-        own_pixels: height and width of the images; None: `size` has to say.
+        own_pixels: height and width of the images; None: `size` must be set.
         preparation: the function that plans `cldctl data prepare`, as "module:attribute".
     """
 

@@ -26,7 +26,7 @@ class SamplingSpec:
     compile: bool = key(False, "torch.compile the network that samples are drawn with; GPUs: with CUDA graphs")
 
     def canonical(self) -> Self:
-        """The same sampler with "auto" replaced by what it stands for: equal if the samples are equal."""
+        """The same sampler with "auto" replaced by the grid that it means: equal if the samples are equal."""
         return self
 
     def problems(self) -> list[tuple[str, str, str]]:
@@ -48,7 +48,7 @@ class FixedStepSpec(SamplingSpec):
     """The keys of all methods that step through a fixed grid of times.
 
     Attributes:
-        auto_grid: what `grid: auto` stands for.
+        auto_grid: the grid that `auto` means.
     """
 
     auto_grid: ClassVar[str] = "linear"

@@ -127,10 +127,10 @@ class Diffusion(ABC):
         block = tuple(row[first:] for row in self.factor(t, objective)[first:])
         return upper(inverse_of_lower(block))
 
-    def mixed(self, t: Number, objective: str) -> tuple[Rows[Number], Rows[Number]]:
-        """K and E^-1 K, each (m, m), of a mixed score s = -E alpha - K (scored halves)."""
-        known = self.known_precision(t)
-        return known, matmul(inverse_of_upper(self.target(t, objective)), known)
+    def mixed(self, t: Number, objective: str = "hsm") -> tuple[Rows[Number], Rows[Number], Rows[Number]]:
+        """E, K and E^-1 K, each (m, m), of a mixed score s = -E alpha - K (scored halves)."""
+        target, known = self.target(t, objective), self.known_precision(t)
+        return target, known, matmul(inverse_of_upper(target), known)
 
     def auxiliary(self, t: float) -> Auxiliary:
         """Law of the halves other than x at time ``t`` > 0, given x at time 0."""

@@ -76,11 +76,11 @@ class CLD(Diffusion):
         """((ell_t,),)."""
         return ((self.covariance(t, objective).ell,),)
 
-    def mixed(self, t: Number, objective: str) -> tuple[Rows[Number], Rows[Number]]:
-        """The Gaussian is HSM's for either objective: 1 / Svv and 1 / (ell_t Svv)."""
+    def mixed(self, t: Number, objective: str = "hsm") -> tuple[Rows[Number], Rows[Number], Rows[Number]]:
+        """The Gaussian is HSM's for either objective: ell_t, 1 / Svv and 1 / (ell_t Svv)."""
         hsm = self.covariance(t, "hsm")
         ell = (hsm if objective == "hsm" else self.covariance(t, objective)).ell
-        return ((1.0 / hsm.vv,),), ((1.0 / (ell * hsm.vv),),)
+        return ((ell,),), ((1.0 / hsm.vv,),), ((1.0 / (ell * hsm.vv),),)
 
     def known_precision(self, t: Number) -> Rows[Number]:
         """1 / Svv of HSM."""

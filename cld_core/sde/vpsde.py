@@ -49,10 +49,10 @@ class VPSDE(Diffusion):
         variance = self._exact(t, data_var)
         return Law(((),), (1.0 / variance,), variance)
 
-    def mixed(self, t: Number, objective: str) -> tuple[Rows[Number], Rows[Number]]:
+    def mixed(self, t: Number, objective: str = "hsm") -> tuple[Rows[Number], Rows[Number], Rows[Number]]:
         """The Gaussian is that of data of variance 1, the same at every t."""
-        (ell,), variance = self.target(t)[0], self._exact(t, 1.0) + self.numerical_eps
-        return ((1.0 / variance,),), ((1.0 / (ell * variance),),)
+        ((ell,),), variance = self.target(t), self._exact(t, 1.0) + self.numerical_eps
+        return ((ell,),), ((1.0 / variance,),), ((1.0 / (ell * variance),),)
 
     def known_precision(self, t: Number) -> Rows[Number]:
         """0: the whole score is interpolated, as predicted noise, which is what DDIM and DEIS do."""

@@ -3,7 +3,9 @@
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from cld_core.imports import resolve
 
 from . import state
 from .files import Arrays, Sealed, Shard
@@ -15,7 +17,17 @@ if TYPE_CHECKING:
 
 
 class Computation(ABC):
-    """How the rows of one work are computed, and what becomes of them; made by `Work.open`."""
+    """How the rows of one work are computed, and what becomes of them.
+
+    Args:
+        device: where rows are computed, a `torch.device`.
+
+    Raises:
+        CldError: something that is needed is gone or damaged.
+    """
+
+    @abstractmethod
+    def __init__(self, work: Any, device: Any) -> None: ...
 
     @abstractmethod
     def prepare(self) -> None:
@@ -46,7 +58,7 @@ class Computation(ABC):
         return rows
 
     def elsewhere(self, kind: str) -> Iterable[Sealed]:
-        """Shards of other work that hold the same rows."""
+        """Sealed shards of other work that hold the same rows."""
         return ()
 
 
@@ -60,13 +72,18 @@ def compute(work: "Work", ranks: "Ranks", should_stop: Callable[[], bool], only:
             continue
         shard = Shard(work.shards, number, ranges, work.made_of(strict=True))
         if computation is None:
-            computation = work.open(ranks)
+            computation = _opened(work, ranks)
             computation.prepare()
         if not _fill(shard, computation, work, should_stop):
             return False
     if not work.is_done and not work.missing():
-        (computation or work.open(ranks)).finish()
+        (computation or _opened(work, ranks)).finish()
     return True
+
+
+def _opened(work: "Work", ranks: "Ranks") -> Computation:
+    computation: Computation = resolve(work.computation)(work, ranks.device)
+    return computation
 
 
 def _fill(shard: Shard, computation: Computation, work: "Work", should_stop: Callable[[], bool]) -> bool:
@@ -84,7 +101,7 @@ def _fill(shard: Shard, computation: Computation, work: "Work", should_stop: Cal
 def _take_over(shard: Shard, computation: Computation, kind: str, label: str) -> None:
     """Copy rows that other work has computed, so that none is computed twice.
 
-    Where sealed shards keep all their rows, any part of them is of use; otherwise only the very same range.
+    If sealed shards keep all their rows, any part of them can be used; otherwise only exactly the same range.
     """
     first, last = shard.ranges[kind]
     for other in sorted(computation.elsewhere(kind), key=lambda other: (other.first, other.last, str(other.folder))):

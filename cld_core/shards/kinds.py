@@ -1,9 +1,9 @@
 """The kinds of sharded work, by the ``kind`` field of their request.json."""
 
-import importlib
 from pathlib import Path
 
 from cld_core.errors import NotFoundError
+from cld_core.imports import resolve
 from cld_core.run.atomic import read_json
 
 from .work import Work
@@ -25,6 +25,5 @@ def open_work(folder: Path) -> Work:
     if kind not in KINDS:
         what = "there is no request here" if content is None else "its request was made by another version of cldctl"
         raise NotFoundError(f"{folder}: {what}. Start the work again.")
-    module, _, name = KINDS[kind].partition(":")
-    made: Work = getattr(importlib.import_module(module), name)(folder)
-    return made
+    work: Work = resolve(KINDS[kind])(folder)
+    return work

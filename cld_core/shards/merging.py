@@ -11,7 +11,7 @@ from .files import Arrays, Sealed
 if TYPE_CHECKING:
     from .work import Work
 
-States = Mapping[int, Mapping[str, Any]]
+Contents = Mapping[int, Mapping[str, Any]]
 
 
 class MergeError(CldError):
@@ -31,9 +31,9 @@ class Merged:
     def __init__(self, work: "Work") -> None:
         self._work = work
         numbers = sorted(int(file.stem) for file in work.shards.glob("*.json"))
-        found = {number: states.read_state(work.shards, number) for number in numbers}
-        self.made_of = self._one_origin(found)
-        self._order = {kind: self._in_order(kind, size, found) for kind, size in work.request.sizes.items()}
+        contents = {number: states.read_state(work.shards, number) for number in numbers}
+        self.made_of = self._one_origin(contents)
+        self._order = {kind: self._in_order(kind, size, contents) for kind, size in work.request.sizes.items()}
 
     def parts(self, kind: str) -> Iterator[Arrays]:
         """What the shards kept of a kind of rows, one shard after another in the order of the rows.
@@ -48,21 +48,21 @@ class Merged:
                 raise self._error(f"shard {sealed.shard} is damaged ({file})", "compute it again")
             yield arrays
 
-    def _one_origin(self, found: States) -> dict[str, str]:
-        for number, state in found.items():
+    def _one_origin(self, contents: Contents) -> dict[str, str]:
+        for number, state in contents.items():
             if state.get("request") != self._work.request.id:
                 text = f"shard {number} belongs to another request, {state.get('request')}"
                 raise self._error(text, "compute it again")
-        origins = [{name: value for name, value in state.items() if name != "work"} for state in found.values()]
+        origins = [{name: value for name, value in state.items() if name != "work"} for state in contents.values()]
         for origin in origins[1:]:
             for name, value in origin.items():
                 if origins[0].get(name) != value:
                     raise self._error(f"its shards were made with different {name}s", "replace the stale ones")
         return dict(origins[0]) if origins else {}
 
-    def _in_order(self, kind: str, size: int, found: States) -> list[Sealed]:
+    def _in_order(self, kind: str, size: int, contents: Contents) -> list[Sealed]:
         """The shards of a kind by their ranges, which together cover ``size`` rows without a seam."""
-        parts = {number: state["work"][kind] for number, state in found.items() if kind in state.get("work", {})}
+        parts = {number: state["work"][kind] for number, state in contents.items() if kind in state.get("work", {})}
         expected, order = 0, []
         for number in sorted(parts, key=lambda number: int(parts[number]["first"])):
             first, last, done = (int(parts[number][name]) for name in ("first", "last", "done"))

@@ -19,7 +19,7 @@ class Request(ABC):
     """One piece of work, complete: everything that its numbers depend on, and how it is divided.
 
     Attributes:
-        files: where things lie on this machine. What is in them belongs into the identity, where they are does not.
+        files: where things lie on this machine. Their content is part of the id, their place is not.
         shards: pieces that are computed independently of each other.
         batch_size: rows that are computed at once.
         retries: crashes of one task after which it is not started again.
@@ -44,7 +44,7 @@ class Request(ABC):
 
     @classmethod
     def chosen(cls, content: Mapping[str, Any]) -> Mapping[str, type]:
-        """By field, the class that the content of a request.json calls for, where the annotation names a base of it."""
+        """By field, the class that the content of a request.json calls for, if the annotation names only its base."""
         return {}
 
     def ranges(self, shard: int) -> dict[str, tuple[int, int]]:

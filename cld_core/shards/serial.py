@@ -12,7 +12,7 @@ def from_plain(kind: type[T], content: Mapping[str, Any], chosen: Mapping[str, t
     """An instance of a dataclass from a dictionary; nested dataclasses are built, unknown entries ignored.
 
     Args:
-        chosen: by field, the class to build where the annotation names only a base of it.
+        chosen: by field, the class to build if the annotation names only its base.
 
     Raises:
         TypeError: a field without a default is missing, or the content does not fit.

@@ -18,14 +18,13 @@ from .request import Request
 if TYPE_CHECKING:
     from cld_core.ranks import Ranks
 
-    from .compute import Computation
-
 
 class Work(ABC):
     """One folder of sharded work.
 
     Attributes:
         command: the command that continues it when it is run again, for messages.
+        computation: "module:Class" of the `compute.Computation` that computes its rows; it may load torch.
         request: what is asked.
 
     Raises:
@@ -33,6 +32,7 @@ class Work(ABC):
     """
 
     command: ClassVar[str]
+    computation: ClassVar[str]
     request: Request
 
     @abstractmethod
@@ -58,14 +58,6 @@ class Work(ABC):
 
         Raises:
             NotFoundError: with ``strict``, something is gone.
-        """
-
-    @abstractmethod
-    def open(self, ranks: "Ranks") -> "Computation":
-        """Load what computes the rows, which takes seconds.
-
-        Raises:
-            CldError: something that is needed is gone or has changed.
         """
 
     @property

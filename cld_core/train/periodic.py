@@ -29,7 +29,7 @@ Heartbeat = Callable[[], None]
 
 
 class Periodic:
-    """Called after every step; works at those that the recipe's `periodic` section names.
+    """Called after every step; computes something at the steps that the recipe's `periodic` section names.
 
     The results depend on the weights and on `eval.seed`, not on the number of ranks. A failure, such as a solver that
     does not converge, is reported and training continues. A request to stop ends the work between two batches.
@@ -103,9 +103,9 @@ class Periodic:
         print(f"step {model.step}: FID {section['value']:.4f} of {section['samples']} samples", flush=True)
 
     def _section(self, metric: str, rows: RowComputer, what: str, heartbeat: Heartbeat) -> dict[str, Any] | None:
-        """The section of a report that a metric makes of rows that all ranks compute; None where there is none.
+        """The section of a report that a metric makes of rows that all ranks compute; None if there is none.
 
-        That is on all ranks but the first, and everywhere if somebody was asked to stop or failed.
+        There is none on ranks other than the first, nor anywhere if a rank was asked to stop or failed.
         """
 
         def condense(parts: list[Arrays]) -> list[Arrays]:
@@ -131,7 +131,7 @@ class Periodic:
     ) -> list[T] | None:
         """``compute`` over 0..n in batches, each rank a contiguous share; all parts in order on rank 0.
 
-        None on the other ranks, and everywhere if somebody was asked to stop or failed.
+        None on the other ranks, and everywhere if a rank was asked to stop or failed.
 
         Args:
             condense: what a rank does to its parts before it sends them.

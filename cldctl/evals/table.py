@@ -21,7 +21,7 @@ def rows(run: RunFolder, sweep: Sweep) -> list[dict[str, Any]]:
     reports = {name: current_report(run.evals / name) or {} for name in sweep.evaluations}
     results = {name: numbers(report) for name, report in reports.items()}
     keys = [quantity.key for _, quantity in registry.quantities()]
-    present = [key for key in keys if any(key in found for found in results.values())]
+    present = [key for key in keys if any(key in result for result in results.values())]
     table = []
     for cell in sweep.cells:
         report = reports[cell.evaluation]

@@ -52,7 +52,7 @@ def test_all_numbers_are_those_of_torch_fidelity_on_the_same_pictures(run, tmp_p
     settings = ("eval.fid.extractor=inception-v3-compat", "eval.fid.plugin=null", f"eval.fid.weights={weights}")
     settings += ("eval.fid.layer=192", f"data.path={tmp_path / 'few'}", "eval.samples=8")
     stats = stats_of(run, *settings, shards=1)
-    found = evaluated(run, *settings, metrics=("fid", "kid", "isc", "prc"), shards=2)
+    report = evaluated(run, *settings, metrics=("fid", "kid", "isc", "prc"), shards=2)
     expected = calculate_metrics(
         input1=pngs(tmp_path / "ours", samples_of(run, 8)),
         input2=pngs(tmp_path / "theirs", data.batch(torch.arange(data.n))),
@@ -68,14 +68,14 @@ def test_all_numbers_are_those_of_torch_fidelity_on_the_same_pictures(run, tmp_p
         save_cpu_ram=True,
         verbose=False,
     )
-    assert found["fid"]["value"] == pytest.approx(expected["frechet_inception_distance"], rel=1e-4)
-    assert found["kid"]["value"] == pytest.approx(expected["kernel_inception_distance_mean"], rel=1e-4)
-    assert found["kid"]["std"] == pytest.approx(expected["kernel_inception_distance_std"], rel=1e-4)
-    assert found["isc"]["value"] == pytest.approx(expected["inception_score_mean"], rel=1e-5)
-    assert found["isc"]["std"] == pytest.approx(expected["inception_score_std"], rel=1e-3, abs=1e-7)
+    assert report["fid"]["value"] == pytest.approx(expected["frechet_inception_distance"], rel=1e-4)
+    assert report["kid"]["value"] == pytest.approx(expected["kernel_inception_distance_mean"], rel=1e-4)
+    assert report["kid"]["std"] == pytest.approx(expected["kernel_inception_distance_std"], rel=1e-4)
+    assert report["isc"]["value"] == pytest.approx(expected["inception_score_mean"], rel=1e-5)
+    assert report["isc"]["std"] == pytest.approx(expected["inception_score_std"], rel=1e-3, abs=1e-7)
     for name in ("precision", "recall", "f_score"):
-        assert found["prc"][name] == pytest.approx(expected[name])
-    fid = found["fid"]
+        assert report["prc"][name] == pytest.approx(expected[name])
+    fid = report["fid"]
     assert (fid["samples"], fid["nfe_mean"], fid["quantisation"], fid["layer"]) == (8, 3.0, "round", "192")
     assert fid["weights"] == {"file": str(weights), "sha256": digest_of(weights), "published": False}
     assert (fid["stats"]["file"], fid["stats"]["images"]) == (str(stats), data.n)
@@ -86,23 +86,23 @@ def test_shards_and_batches_change_rounding_only(run):
     from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
     from torch_fidelity.metric_kid import kid_features_to_metric
 
-    found = []
+    results = []
     for shards in (1, 3, 8):
         for batch in (7, 64):
             both = request(run, f"eval.batch_size={batch}", shards=shards)
             report = evaluated(run, f"eval.batch_size={batch}", shards=shards)
             arrays = gather(Evaluation(run.evals / both.id))
-            found.append((arrays["features"]["features"], report["fid"]["value"], report["kid"]["value"]))
+            results.append((arrays["features"]["features"], report["fid"]["value"], report["kid"]["value"]))
             shutil.rmtree(run.evals)
             run.evals.mkdir()
-    first = torch.from_numpy(found[0][0])
+    first = torch.from_numpy(results[0][0])
     from_moments = evaluated(run, metrics=("fid",), shards=8)["fid"]["value"]
-    assert from_moments == pytest.approx(found[-1][1], rel=1e-9)
+    assert from_moments == pytest.approx(results[-1][1], rel=1e-9)
     theirs = statistics.read(Path(str(both.files["stats"])), features=True)
     reference = torch.from_numpy(theirs.features)
     fid = fid_statistics_to_metric(*(fid_features_to_statistics(rows.double()) for rows in (first, reference)), False)
     kid = kid_features_to_metric(first, reference, kid_subsets=5, kid_subset_size=8, verbose=False)
-    for features, fid_value, kid_value in found:
+    for features, fid_value, kid_value in results:
         np.testing.assert_allclose(features, first, rtol=1e-5, atol=1e-5)
         assert fid_value == pytest.approx(fid["frechet_inception_distance"], rel=1e-6)
         assert kid_value == pytest.approx(kid["kernel_inception_distance_mean"], rel=1e-6)
@@ -136,9 +136,9 @@ def test_moments_of_another_evaluation_are_taken_and_a_shard_may_lack_a_kind_of_
     before = evaluated(run, metrics=("fid",), shards=5)["fid"]
     monkeypatch.setattr(Model, "draw", None)
     monkeypatch.setattr(pictures, "samples", lambda *args, **more: None)
-    found = evaluated(run, "eval.points=3", metrics=("fid", "loss"), shards=5)
-    assert found["fid"] == before
-    assert found["loss"]["n"] == 3
+    report = evaluated(run, "eval.points=3", metrics=("fid", "loss"), shards=5)
+    assert report["fid"] == before
+    assert report["loss"]["n"] == 3
 
 
 def test_statistics_of_a_training_set_in_pieces(trained, tmp_path, monkeypatch):
@@ -197,8 +197,8 @@ def test_moments_merge_exactly():
 
 
 def test_the_test_loss_is_the_training_objective_keyed_by_example(run):
-    found = evaluated(run, metrics=("loss",), shards=3)["loss"]
-    assert (found["n"], found["weighting"]) == (10, "reweightedv2")
+    report = evaluated(run, metrics=("loss",), shards=3)["loss"]
+    assert (report["n"], report["weighting"]) == (10, "reweightedv2")
     model = Model.from_run(run.path)
     many = request(run, "eval.loss.draws=100", metrics=("loss",))
     losses = LossRows(model, many).compute(0, 10)["loss"]
@@ -214,4 +214,4 @@ def test_the_test_loss_is_the_training_objective_keyed_by_example(run):
     assert abs(losses.mean() - float(trained_on.mean())) < 4 * 2**0.5 * stderr
     part = LossRows(model, many).compute(3, 7)["loss"]
     np.testing.assert_allclose(part, losses[3:7], rtol=1e-5)
-    assert json.loads(json.dumps(found)) == found
+    assert json.loads(json.dumps(report)) == report

@@ -11,7 +11,9 @@ from cld_core.evaluation.kinds import Metric, Quantity
 from cld_core.evaluation.request import EvalRequest
 from cld_core.evaluation.results import Number, network_evaluations, numbers
 from cld_core.evaluation.rows.base import RowComputer
+from cld_core.imports import resolve
 from cld_core.shards import KINDS, Work
+from cld_core.shards.compute import Computation
 
 
 def _worst(joined):
@@ -40,9 +42,10 @@ def test_every_name_leads_somewhere():
     for kind in registry.ROWS:
         assert issubclass(registry.row_computer(kind), RowComputer)
     for kind, name in KINDS.items():
-        work = registry._imported(name)
+        work = resolve(name)
         assert issubclass(work, Work)
         assert work.__annotations__["request"].kind == kind
+        assert issubclass(resolve(work.computation), Computation)
     keys = [quantity.key for _, quantity in registry.quantities()]
     assert len(keys) == len(set(keys))
 

@@ -38,9 +38,9 @@ class AlphaOfExactScore(torch.nn.Module):
         self.sde, self.objective, self.exact = sde, objective, LAW.score(sde)
 
     def forward(self, u, t):
-        known, _ = self.sde.mixed(t, self.objective.name)
+        target, known, _ = self.sde.mixed(t, self.objective.name)
         rest = self.exact(u, t) + (apply(known, self.sde.scored(u)) if self.objective.mixed_score else 0.0)
-        return -apply(inverse_of_upper(self.sde.target(t, self.objective.name)), rest)
+        return -apply(inverse_of_upper(target), rest)
 
 
 @SHAPES

@@ -30,6 +30,7 @@ class SquaresRequest(Request):
 
 class Squares(Work):
     command = "squares"
+    computation = f"{__name__}:SquaresComputation"
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -45,12 +46,9 @@ class Squares(Work):
     def made_of(self, *, strict=False):
         return {"request": self.request.id}
 
-    def open(self, ranks):
-        return SquaresComputation(self)
-
 
 class SquaresComputation(Computation):
-    def __init__(self, work: Squares) -> None:
+    def __init__(self, work: Squares, device: object) -> None:
         self.work = work
 
     def prepare(self):

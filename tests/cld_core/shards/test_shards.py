@@ -5,7 +5,7 @@ import json
 import pytest
 
 from cld_core.errors import NotFoundError
-from cld_core.place import Place
+from cld_core.ranks import Ranks
 from cld_core.run.atomic import read_json
 from cld_core.shards import KINDS, open_work
 from cld_core.shards.merging import Merged, MergeError
@@ -28,7 +28,7 @@ def result(folder):
 def complete(folder) -> Squares:
     """Work whose shards are all complete, but not merged."""
     work = Squares(folder)
-    assert work.compute(Place())
+    assert work.compute(Ranks())
     (folder / "sum.json").unlink()
     work.computed.clear()
     return work
@@ -37,9 +37,9 @@ def complete(folder) -> Squares:
 def test_the_process_that_finds_all_shards_complete_merges(folder):
     work = Squares(folder)
     assert work.missing() == work.to_start() == [0, 1, 2]
-    assert work.compute(Place(rank=1, world_size=2))
+    assert work.compute(Ranks(rank=1, world_size=2))
     assert (work.missing(), work.rows_done(), result(folder)) == ([0, 2], (7, 20), None)
-    assert work.compute(Place(rank=0, world_size=2))
+    assert work.compute(Ranks(rank=0, world_size=2))
     assert (work.missing(), work.is_done, work.to_start(), result(folder)) == ([], True, [], SUM)
     assert work.computed == [(6, 10), (10, 13), (0, 4), (4, 6), (13, 17), (17, 20)]
 
@@ -55,7 +55,7 @@ def test_a_lost_or_short_file_is_missing_and_its_task_repairs_it(folder, shard, 
     else:
         file.write_bytes(file.read_bytes()[:-1])
     assert work.missing() == work.to_start() == [shard]
-    assert work.compute(Place(), only=work.to_start())
+    assert work.compute(Ranks(), only=work.to_start())
     assert {first for first, _ in work.computed} <= set(range(*work.request.ranges(shard)["squares"]))
     assert (work.missing(), result(folder)) == ([], SUM)
 
@@ -63,7 +63,7 @@ def test_a_lost_or_short_file_is_missing_and_its_task_repairs_it(folder, shard, 
 def test_if_only_merging_is_left_one_task_does_it(folder):
     work = complete(folder)
     assert (work.missing(), work.to_start()) == ([], [0])
-    assert work.compute(Place(), only=work.to_start())
+    assert work.compute(Ranks(), only=work.to_start())
     assert (work.computed, result(folder)) == ([], SUM)
 
 
@@ -74,19 +74,19 @@ def test_a_file_of_the_right_size_with_other_bytes_is_computed_again(folder):
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
     with pytest.raises(MergeError, match=r"shard 1 is damaged.*Re-run the same `squares`"):
-        work.compute(Place(), only=[0])
+        work.compute(Ranks(), only=[0])
     assert work.to_start() == [1]
-    assert work.compute(Place(), only=[1])
+    assert work.compute(Ranks(), only=[1])
     assert result(folder) == SUM
 
 
 def test_a_shard_resumes_at_its_next_batch_whatever_an_interrupted_one_left(folder):
     work = Squares(folder)
-    assert not work.compute(Place(), lambda: len(work.computed) >= 1, only=[0])
+    assert not work.compute(Ranks(), lambda: len(work.computed) >= 1, only=[0])
     rows = folder / "shards" / "00000-squares.rows"
     rows.write_bytes(rows.read_bytes() + b"torn")
     assert work.rows_done() == (4, 20)
-    assert work.compute(Place())
+    assert work.compute(Ranks())
     assert work.computed[:2] == [(0, 4), (4, 6)]
     assert not rows.exists()
     assert result(folder) == SUM
@@ -94,10 +94,10 @@ def test_a_shard_resumes_at_its_next_batch_whatever_an_interrupted_one_left(fold
 
 def test_rows_that_were_damaged_on_the_disk_are_computed_again(folder):
     work = Squares(folder)
-    assert not work.compute(Place(), lambda: len(work.computed) >= 1, only=[0])
+    assert not work.compute(Ranks(), lambda: len(work.computed) >= 1, only=[0])
     rows = folder / "shards" / "00000-squares.rows"
     rows.write_bytes(b"\xff" + rows.read_bytes()[1:])
-    assert work.compute(Place())
+    assert work.compute(Ranks())
     assert work.computed[:3] == [(0, 4), (0, 4), (4, 6)]
     assert result(folder) == SUM
 
@@ -107,7 +107,7 @@ def test_shards_of_another_request_do_not_count(folder):
     SquaresRequest(n=21, shards=3, batch_size=4, files={}).store(folder)
     work = Squares(folder)
     assert (work.missing(), work.rows_done()) == ([0, 1, 2], (0, 21))
-    assert work.compute(Place())
+    assert work.compute(Ranks())
     assert result(folder) == SUM + 400
 
 
@@ -121,7 +121,7 @@ def test_a_kind_with_fewer_rows_than_shards(tmp_path):
     SquaresRequest(n=20, few=2, shards=5, batch_size=4, files={}).store(tmp_path)
     work = Squares(tmp_path)
     assert [shard for shard in range(5) if "few" in work.request.ranges(shard)] == [2, 4]
-    assert work.compute(Place())
+    assert work.compute(Ranks())
     assert read_json(tmp_path / "sum.json")["few"] == 1
 
 
