@@ -1,4 +1,4 @@
-"""`python -m cldctl`, where the script is not on PATH."""
+"""`python -m cldctl`, if the script is not on PATH."""
 
 from .app import main
 

@@ -1,1 +1,1 @@
-"""One thin file a command."""
+"""The commands: each parses its arguments, calls one function, and prints."""

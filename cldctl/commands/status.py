@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # Runs that ended longer ago are shown with --all only.
 RECENT_S = 7 * 24 * 3600
+# With --watch, answers of the clusters are used again for this many seconds.
+_WATCHED_S = 3.0
 
 
 def status(
@@ -47,7 +49,7 @@ def status(
         from rich.live import Live
 
         def shown() -> "RenderableType":
-            rows, _ = _rows(chosen, root, everything)
+            rows, _ = _rows(chosen, root, everything, _WATCHED_S)
             return details(rows) if chosen else newest_that_fit(rows, out.height)
 
         with Live(shown(), console=out, auto_refresh=False) as live:
@@ -60,14 +62,16 @@ def status(
     out.print(details(rows) if chosen else overview(rows))
 
 
-def _rows(chosen: list[RunFolder], root: Path, everything: bool) -> "tuple[list[RunStatus], str | None]":
+def _rows(
+    chosen: list[RunFolder], root: Path, everything: bool, max_age_s: float = 0.0
+) -> "tuple[list[RunStatus], str | None]":
     """The status of the chosen runs, or of all recent ones, and which clusters could not be asked."""
     from cldctl.runs import survey
     from cldctl.runs.state import OVER
     from cldctl.runs.status import status_or_reason
 
     runs = chosen or find_runs(root)
-    answers = survey.of_runs(runs)
+    answers = survey.of_runs(runs, max_age_s=max_age_s)
     rows = [status_or_reason(run, answers) for run in runs]
     if not chosen and not everything:
         since = time.time() - RECENT_S

@@ -71,7 +71,7 @@ class ShardsWork:
 
 
 def divided(missing: Sequence[tuple[str, Sequence[int]]], tasks: int) -> list[tuple[Piece, ...]]:
-    """The missing shards of works, by folder, for at most ``tasks`` tasks: one shard each where there are enough."""
+    """The missing shards of works, by folder, for at most ``tasks`` tasks: one shard each if possible."""
     units = [(folder, shard) for folder, shards in missing for shard in shards]
     count = min(len(units), tasks)
     return [_joined(units[task::count]) for task in range(count)]

@@ -15,24 +15,24 @@ class Board:
 
 
 def read(folder: Path) -> Board:
-    """Everything in ``folder`` and the folders right in it; what a restart wrote again replaces the old."""
+    """Everything in ``folder`` and its direct subfolders; what a restart wrote again replaces the old values."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     board = Board()
-    found: dict[str, dict[int, float]] = {}
-    places = sorted({file.parent for file in [*folder.glob("*tfevents*"), *folder.glob("*/*tfevents*")]})
-    for place in places:
-        # 0: all there are.
+    scalars: dict[str, dict[int, float]] = {}
+    folders = sorted({file.parent for file in [*folder.glob("*tfevents*"), *folder.glob("*/*tfevents*")]})
+    for place in folders:
+        # 0 means all of them.
         events = EventAccumulator(str(place), size_guidance={"scalars": 0, "images": 1})
         events.Reload()
         prefix = "" if place == folder else f"{place.name}: "
         for tag in events.Tags()["scalars"]:
-            found.setdefault(f"{prefix}{tag}", {}).update(
+            scalars.setdefault(f"{prefix}{tag}", {}).update(
                 {int(event.step): float(event.value) for event in events.Scalars(tag)}
             )
         for tag in events.Tags()["images"]:
-            # A restart further back leaves a tag without pictures.
+            # A tag has no pictures left if a restart began before them.
             for picture in events.Images(tag)[-1:]:
                 board.pictures[f"{prefix}{tag}"] = (int(picture.step), picture.encoded_image_string)
-    board.scalars = {tag: sorted(points.items()) for tag, points in found.items()}
+    board.scalars = {tag: sorted(points.items()) for tag, points in scalars.items()}
     return board

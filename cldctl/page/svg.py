@@ -7,14 +7,14 @@ from itertools import pairwise
 
 _WIDTH, _HEIGHT = 420, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 12, 26, 26
-# As many points as a curve of this width can show.
+# The number of points that a curve of this width can show.
 _POINTS = 400
-# The share of the smallest and of the largest values that may lie outside.
+# The share of the smallest, and of the largest, values that may be outside the frame.
 _OUTLIERS = 0.01
 
 
 def curve(title: str, points: Sequence[tuple[float, float]]) -> str:
-    """One curve with axes. Values that are not finite are left out; so are outliers beyond the frame."""
+    """One curve with axes. Values that are not finite are left out, and outliers are clipped to the frame."""
     finite = [(x, y) for x, y in points if math.isfinite(y)]
     head = f'<text x="{_LEFT}" y="16" class="title">{escape(title)}</text>'
     if not finite:
@@ -46,7 +46,7 @@ def curve(title: str, points: Sequence[tuple[float, float]]) -> str:
 
 
 def ticks(low: float, high: float, about: int) -> list[float]:
-    """Round numbers within a range, about so many."""
+    """Round numbers within a range, approximately ``about`` of them."""
     size = (high - low) / about
     unit = 10.0 ** math.floor(math.log10(size))
     step = next(multiple * unit for multiple in (1, 2, 5, 10) if multiple * unit >= size)
@@ -55,15 +55,15 @@ def ticks(low: float, high: float, about: int) -> list[float]:
 
 
 def thinned(points: Sequence[tuple[float, float]], count: int) -> list[tuple[float, float]]:
-    """At most ``count`` points: means over stretches of equally many."""
+    """At most ``count`` points, each the mean of equally many neighbours."""
     if len(points) <= count:
         return list(points)
     bounds = [index * len(points) // count for index in range(count + 1)]
-    found = []
+    means = []
     for first, last in pairwise(bounds):
         part = points[first:last]
-        found.append((part[-1][0], sum(y for _, y in part) / len(part)))
-    return found
+        means.append((part[-1][0], sum(y for _, y in part) / len(part)))
+    return means
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:

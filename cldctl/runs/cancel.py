@@ -29,7 +29,7 @@ class Ending:
     Attributes:
         jobs: those of it and of its evaluations that were alive.
         trains: whether one of them trains the run, rather than evaluates it.
-        process: the id of a process on this machine that was ended, of which no job of cldctl knew.
+        process: the id of a process on this machine that was ended, which no job of cldctl explains.
         state: what the run was, if nothing was alive.
     """
 

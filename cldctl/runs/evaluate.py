@@ -3,7 +3,9 @@
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from cld_core.errors import NotFoundError
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.evaluation.request import EvalRequest
 from cld_core.recipe.cluster import ClusterSpec
@@ -15,6 +17,7 @@ from cldctl.evals.plan import EvaluationPlan
 
 from . import sharded, survey
 from .status import work_state
+from .survey import Answers
 
 
 @dataclass(frozen=True)
@@ -33,16 +36,16 @@ def start(
     """Start those evaluations of a plan that are neither complete nor being computed.
 
     Raises:
-        RecipeError: the cluster has no such jobs.
+        RecipeError: the cluster has no such jobs. Nothing is written.
         SchedulerRefused, SchedulerAway: nothing was started, and what was made for it is removed again.
     """
     answers = survey.of_runs([run])
     by_state: dict[str, list[str]] = {"FINISHED": [], "RUNNING": [], "PENDING": [], "STOPPED": []}
     for request in plan.requests:
-        path = run.evals / request.id
-        exists = (path / "request.json").is_file()
-        by_state[work_state(Evaluation(path), answers) if exists else "STOPPED"].append(request.id)
+        by_state[_state(run.evals / request.id, answers)].append(request.id)
     missing = by_state["STOPPED"]
+    if missing:
+        cluster.check(sharded.spec_of([run.evals / missing[0]], size, cluster, run=run))
     existing = {path.name for path in run.evals.iterdir()} if run.evals.is_dir() else set()
     home = plan.sweep.save(run) if plan.sweep is not None else None
     for request in plan.requests:
@@ -60,6 +63,14 @@ def start(
             raise
     running = (*by_state["RUNNING"], *by_state["PENDING"])
     return Begun(tuple(by_state["FINISHED"]), running, tuple(missing), job)
+
+
+def _state(folder: Path, answers: Answers) -> str:
+    """The state of an evaluation, which may not exist yet."""
+    try:
+        return work_state(Evaluation(folder), answers)
+    except NotFoundError:
+        return "STOPPED"
 
 
 def divided_otherwise(run: RunFolder, requests: Sequence[EvalRequest]) -> list[tuple[str, int]]:

@@ -12,6 +12,8 @@ from cldctl.jobs.evaluations import evaluations_of
 
 from . import survey
 
+# Seconds for which an answer about a job is good enough while its log is followed.
+_MAX_AGE_S = 2.0
 _LOG = re.compile(r".+_(?P<rank>\d+)_log\.(?:out|err)")
 
 
@@ -27,13 +29,13 @@ class Log:
         return clusters.find(self.job.cluster).log_files(self.job, self.rank)
 
     def ranks(self) -> list[str]:
-        """The ranks that have logs beside this one."""
+        """The ranks whose logs are in the same folder."""
         names = (file.name for file in Path(self.job.logs).glob("*_log.*"))
         return sorted({match["rank"] for name in names if (match := _LOG.fullmatch(name))})
 
     def is_growing(self) -> bool:
         """Whether the job is alive, as far as is known."""
-        return not survey.ask([self.job]).of(self.job).is_gone
+        return not survey.ask([self.job], max_age_s=_MAX_AGE_S).of(self.job).is_gone
 
 
 def of_training(run: RunFolder, attempt: int | None, rank: int) -> Log:

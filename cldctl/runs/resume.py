@@ -25,13 +25,13 @@ def resumable(root: Path) -> list[RunFolder]:
     """The runs under ``root`` that can be resumed and are not alive.
 
     Raises:
-        SchedulerAway: it cannot be told which runs are alive.
+        SchedulerAway: a cluster that would know which runs are alive does not answer.
         NotFoundError: there are none.
     """
     runs = find_runs(root)
     answers = survey.of_runs(runs)
     if answers.problem is not None:
-        raise SchedulerAway(f"{answers.problem}. It cannot be told which runs are alive; try again later.")
+        raise SchedulerAway(f"{answers.problem}. Which runs are alive is unknown; try again later.")
     chosen = [run for run in runs if status_or_reason(run, answers).state in RESUMABLE and not run.format_problem()]
     if not chosen:
         raise NotFoundError(f"{root.absolute()}: no run can be resumed. `cldctl status` shows their states.")
@@ -75,7 +75,7 @@ def plan(run: RunFolder, overrides: Sequence[str], from_step: int | None, cluste
     """How a run is to continue with these overrides.
 
     Raises:
-        SchedulerAway: it cannot be told whether the run is alive.
+        SchedulerAway: the cluster that would know whether the run is alive does not answer.
         UsageError: it is alive, is finished, or the overrides do not allow it to continue.
         NotFoundError: it has no checkpoint of ``from_step``.
         DataError: its data are missing.
@@ -111,12 +111,12 @@ def _status_of_dead(run: RunFolder) -> RunStatus:
 
     Raises:
         UsageError: it is.
-        SchedulerAway: it cannot be told.
+        SchedulerAway: the cluster that would know does not answer.
     """
     answers = survey.of_runs([run])
-    if answers.problem is not None:
-        raise SchedulerAway(f"{answers.problem}. It cannot be told whether {run.name} is alive; try again later.")
     status = status_of(run, answers)
+    if answers.problem is not None and status.state != "FINISHED":
+        raise SchedulerAway(f"{answers.problem}. Whether {run.name} is alive is unknown; try again later.")
     if status.state not in OVER:
         text = f"is {status.state.lower()} as job {status.job_id}"
         cancel = command(f"cancel {run.name}", run)

@@ -120,7 +120,7 @@ def train(
 ) -> JobRef:
     """Start the training of a run, or its continuation, and the evaluations that wait for its end.
 
-    The request is in the ledger before the job exists, so that a job that starts at once finds it.
+    The request is in the ledger before the job exists, so that a job that starts immediately finds it.
 
     Raises:
         RecipeError: the cluster has no such jobs.

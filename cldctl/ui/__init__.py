@@ -1,1 +1,1 @@
-"""What people see."""
+"""What people see: tables, progress, and the two consoles."""

@@ -8,9 +8,9 @@ from rich.console import Console
 
 for _stream in (sys.stdout, sys.stderr):
     if isinstance(_stream, io.TextIOWrapper):
-        _stream.reconfigure(errors="replace")  # A locale without "±" shall not end a command.
+        _stream.reconfigure(errors="replace")  # A locale without "±" must not end a command.
 
-# Where nobody looks at a terminal, lines are not cut to its width.
+# Output that does not go to a terminal is not cut to the width of one.
 _PIPED_WIDTH = None if (sys.stdout and sys.stdout.isatty()) or "COLUMNS" in os.environ else 200
 
 out = Console(highlight=False, width=_PIPED_WIDTH)

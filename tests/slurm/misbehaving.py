@@ -14,7 +14,7 @@ _orders = Path(os.environ.get("CLDCTL_TEST_ORDERS", "/nonexistent"))
 
 @toy("misbehaving")
 def misbehaving(n: int, generator: torch.Generator) -> torch.Tensor:
-    order = _orders / f"rank{os.environ.get('RANK', '0')}"
+    order = _orders / f"rank{os.environ.get('SLURM_PROCID', '0')}"
     if order.exists():
         what = order.read_text().strip()
         if not what.startswith("always "):

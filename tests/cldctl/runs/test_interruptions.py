@@ -10,8 +10,9 @@ import time
 import psutil
 import pytest
 
-from cld_core import checkpoint
+from cld_core.checkpoint.load import load
 from cld_core.run import RunFolder
+from cld_core.run.events import Requested
 from tests.support.tools import SMALL, cldctl, is_gone, ranks_of, same, status, wait_ended, wait_for, wait_step
 
 LOCAL = ("--cluster", "local")
@@ -49,7 +50,7 @@ def test_killed_five_times_a_run_ends_bit_identical(runs):
     assert wait_ended(runs, "killed")["state"] == "FINISHED"
     cldctl("submit", "toy", *SMALL, *settings, "--name", "whole", *LOCAL, "--follow", runs=runs)
 
-    whole, killed = (checkpoint.load(RunFolder(runs / name), steps) for name in ("whole", "killed"))
+    whole, killed = (load(RunFolder(runs / name), steps) for name in ("whole", "killed"))
     assert same(whole, killed), "parameters, average or optimiser state differ"
     assert not list(run.checkpoints.glob(".step_*.tmp")), "what the killed writers left is cleared away"
     row = status(runs, "killed")
@@ -155,7 +156,7 @@ def test_two_jobs_on_one_run_torchrun_style(runs):
     settings = ("train.steps=20", "train.checkpoint_every=10", "cluster.tasks_per_node=1")
     cldctl("submit", "toy", *SMALL, *settings, "--name", "mine", "--cluster", "debug", runs=runs)
     run = RunFolder(runs / "mine")
-    run.ledger.append("requested", steps=40, overrides=["train.steps=40"])
+    run.ledger.append(Requested(steps=40, overrides=("train.steps=40",)))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
         [*command, "-m", "cld_core.train", str(run.path)], capture_output=True, text=True, timeout=120

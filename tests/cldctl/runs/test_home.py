@@ -1,0 +1,59 @@
+"""Which cluster a run belongs to."""
+
+import pytest
+
+from cld_core.errors import UsageError
+from cld_core.recipe import load
+from cld_core.run import RunFolder
+from cld_core.run.events import JobRef, Submitted
+from cldctl.runs import home
+from tests.support.paths import RECIPES
+from tests.support.tools import DEBUG, ONE, invoke, status
+
+
+@pytest.fixture
+def sbatch(tmp_path, monkeypatch):
+    """An sbatch on PATH that notes that it was called, and refuses."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("sbatch", "srun", "squeue", "sacct", "scontrol", "scancel"):
+        (folder / name).write_text(f"#!/bin/sh\necho {name} >> {tmp_path / 'called'}\necho 'no' >&2\nexit 1\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+    return tmp_path / "called"
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunFolder.create(tmp_path / "mine", load(RECIPES / "toy.yaml"), {"created": 1.0})
+
+
+def test_a_run_stays_on_its_cluster_although_there_is_an_sbatch(tmp_path, sbatch):
+    runs = tmp_path / "runs"
+    invoke("submit", "toy", *ONE, "--name", "mine", *DEBUG, runs=runs)
+    invoke("resume", "mine", "train.steps=30", runs=runs)
+    evaluated = invoke("eval", "mine", "--elbo", "sampling.method=em", "sampling.nfe=2", runs=runs)
+    assert "(debug)" in evaluated.stderr
+    assert (status(runs, "mine")["state"], status(runs, "mine")["cluster"]) == ("FINISHED", "debug")
+    assert not sbatch.exists(), "no client of Slurm was asked"
+    refused = invoke("resume", "mine", "train.steps=40", "--cluster", "slurm", runs=runs, code=4)
+    assert "sbatch" in sbatch.read_text()
+    assert len(refused.stderr.splitlines()) == 2, "the step, and the refusal in one line"
+    assert status(runs, "mine")["state"] == "FAILED"
+
+
+def test_the_last_job_decides(run, sbatch):
+    assert home.chosen(None, run).name == "slurm", "the default"
+    run.ledger.append(Submitted(job=JobRef(cluster="local", job_id="1")))
+    assert home.chosen(None, run).name == "local"
+    assert home.chosen("debug", run).name == "debug"
+
+
+def test_a_cluster_that_cannot_be_used_here_is_named(run, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    run.ledger.append(Submitted(job=JobRef(cluster="slurm", job_id="1")))
+    assert home.chosen(None).name == "local"
+    with pytest.raises(
+        UsageError, match=r"--cluster slurm: there is no sbatch on this machine\. Use --cluster local\."
+    ):
+        home.chosen(None, run)
