@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from cld_core import __version__
+from cld_core.version import __version__
 from cld_core.errors import CheckpointError, NotFoundError
 from cld_core.run.atomic import replacing
 
