@@ -49,11 +49,11 @@ def main() -> int:
 
 
 def _recipe(path: Path, file: str | None, overrides: list[str]) -> Recipe:
-    """That of the run, or if there is no run yet the one to create it from."""
+    """The recipe of the run, or the one to create a new run from."""
     if RunFolder(path).exists:
         return RunFolder.open(path).recipe()
     if file is None:
-        raise NotFoundError(f"there is no run at {path}. Pass --recipe FILE to create it.")
+        raise NotFoundError(f"no run at {path}. Pass --recipe FILE to create it.")
     return with_plugin_found(load(file, overrides), Path(file))
 
 
