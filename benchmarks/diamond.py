@@ -26,7 +26,7 @@ class NoSplit(CLD):
     """CLD whose exponential steps interpolate the whole score, to show what splitting the score gains."""
 
     def known_precision(self, t):
-        return 0.0 * t
+        return ((0.0 * t,),)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -54,7 +54,7 @@ class JobSpec:
         parallel: tasks that may run at once; None for no limit.
         exclude: nodes to avoid, beside ``size.exclude``.
         env: environment variables of the job.
-        aftermath: module and arguments that run after a bad end; the launcher adds the exit code.
+        aftermath: module and arguments that run when a start has ended; the launcher adds the exit code.
     """
 
     name: str

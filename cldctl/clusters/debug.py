@@ -44,13 +44,11 @@ class DebugCluster(Cluster):
 
     def cancel(self, jobs: Collection[JobRef]) -> None:
         for job in jobs:
-            if (process := this_machine.find(job.details)) is not None:
-                this_machine.send(process, signal.SIGTERM)
+            this_machine.send(this_machine.find(job.details), signal.SIGTERM)
 
     def kill(self, jobs: Collection[JobRef]) -> None:
         for job in jobs:
-            if (process := this_machine.find(job.details)) is not None:
-                this_machine.kill_family(process)
+            this_machine.kill_family(this_machine.find(job.details))
 
 
 def _seen(job: JobRef) -> Seen:

@@ -4,7 +4,6 @@ Tasks of one process each share a controller, so that task k can work on the k-t
 every controller the same GPUs. Wider tasks get a controller each.
 """
 
-import contextlib
 import os
 import signal
 import sys
@@ -18,15 +17,13 @@ from cld_core.place import Place
 from cld_core.run.events import JobRef
 from cld_core.stop import StopFlag
 
-from . import submitit_jobs, this_machine
-from .base import After, Cluster, InJob, JobSpec, SchedulerRefused, Seen, Survey, Task, Work
+from . import local_tasks, submitit_jobs, this_machine
+from .base import After, Cluster, InJob, JobSpec, SchedulerRefused, Survey, Task, Work
 
 # Tells a process that each process of its controller is a task of its own.
 _POOL = "CLDCTL_LOCAL_POOL"
 # What `this_machine.details_of` says about one.
 _Controller = Mapping[str, Any]
-# Seconds in which a controller starts its processes, also on a busy machine.
-_STARTING_S = 10.0
 
 
 class LocalJob(InJob):
@@ -35,7 +32,7 @@ class LocalJob(InJob):
     def place(self) -> Place:
         # A file rather than a port: nothing else on this machine can be using it.
         place = submitit_jobs.place(f"file://{_meeting_file(self.ref)}")
-        return replace(place, rank=0, world_size=1) if _POOL in os.environ else place
+        return replace(place, rank=0, world_size=1) if _is_pooled() else place
 
 
 class LocalCluster(Cluster):
@@ -71,34 +68,35 @@ class LocalCluster(Cluster):
                 controllers.append(_start_controller(spec, start))
                 jobs += _refs(spec, start, controllers[-1])
         except OSError as error:
-            self.kill(jobs)
+            for controller in controllers:
+                this_machine.kill_family(this_machine.find(controller))
             text = f"the local job could not be started ({error.strerror or error})"
             raise SchedulerRefused(f"{spec.logs}: {text}. Fix that and resume.") from error
         note(jobs)
 
     def survey(self, jobs: Collection[JobRef], *, settled: Collection[JobRef] = (), max_age_s: float = 30.0) -> Survey:
-        return Survey({(self.name, job.job_id): _seen(job) for job in jobs}, time.time())
+        return Survey({(self.name, job.job_id): local_tasks.seen(job) for job in jobs}, time.time())
 
     def cancel(self, jobs: Collection[JobRef]) -> None:
         for job in jobs:
+            # A signal that comes while the processes are being started would be lost.
+            local_tasks.wait_for_begin(job)
             # A controller passes the signal on to its processes.
-            if (process := _begun_process(job)) is not None:
-                this_machine.send(process, signal.SIGTERM)
+            this_machine.send(local_tasks.process_of(job), signal.SIGTERM)
 
     def kill(self, jobs: Collection[JobRef]) -> None:
         for job in jobs:
-            if (process := _process(job)) is not None:
-                this_machine.kill_family(process)
+            this_machine.kill_family(local_tasks.process_of(job))
 
     def current_job(self, logs: Path | None = None) -> InJob:
         job_id, process = os.environ["SUBMITIT_LOCAL_JOB_ID"], int(os.environ["SUBMITIT_LOCAL_GLOBALID"])
-        details, pooled = this_machine.details_of(int(job_id)), _POOL in os.environ
+        details, pooled = this_machine.details_of(int(job_id)), _is_pooled()
         ref = JobRef(
             cluster=self.name,
             job_id=f"{job_id}_{process}" if pooled else job_id,
             process=process if pooled else 0,
             logs=str(logs or os.environ["SUBMITIT_FOLDER"]),
-            details=details,
+            details={**details, "pooled": pooled},
         )
         return LocalJob(cluster=self, ref=ref, node=details["host"])
 
@@ -133,6 +131,7 @@ def _wait_for(controllers: Sequence[_Controller]) -> None:
     if not controllers:
         return
     stop = StopFlag().listen()
+    print(f"waits for job {', '.join(str(controller['pid']) for controller in controllers)}", flush=True)
     while stop.code == 0 and any(map(this_machine.is_alive, controllers)):
         time.sleep(0.2)
     # Nothing has begun: until the work listens, a signal may end the process at once.
@@ -164,9 +163,9 @@ def _controllers_of(after: After | None) -> tuple[_Controller, ...]:
 
 def _start_controller(spec: JobSpec, start: _Start) -> _Controller:
     """Start the processes of ``start``; returns what finds their controller again."""
-    processes = len(start.works) if len(start.works) > 1 else spec.size.ranks_per_node
-    pool = {_POOL: "1"} if len(start.works) > 1 else {}
-    with this_machine.detached_children({**spec.env, **pool}):
+    pooled = len(start.works) > 1
+    processes = len(start.works) if pooled else spec.size.ranks_per_node
+    with this_machine.detached_children({**spec.env, _POOL: "1" if pooled else ""}):
         pid = submitit_jobs.start_local(
             spec.logs,
             start,
@@ -180,66 +179,20 @@ def _start_controller(spec: JobSpec, start: _Start) -> _Controller:
 
 def _refs(spec: JobSpec, start: _Start, controller: _Controller) -> list[JobRef]:
     """One `JobRef` for each task that a controller runs."""
-    waits_for = [dict(other) for other in start.waits_for]
-    pooled = len(start.works) > 1
-    details = {**controller, "waits_for": waits_for, "pooled": pooled}
+    details = {
+        **controller,
+        "waits_for": [dict(other) for other in start.waits_for],
+        "pooled": len(start.works) > 1,
+        "ranks": spec.size.ranks_per_node,
+    }
     return [
         JobRef(cluster=LocalCluster.name, job_id=job_id, process=number, logs=str(spec.logs), details=details)
         for number, job_id in enumerate(this_machine.task_ids(controller["pid"], len(start.works)))
     ]
 
 
-def _seen(job: JobRef) -> Seen:
-    host = str(job.details.get("host", ""))
-    if not this_machine.is_here(job.details):
-        return Seen("unknown", node=host, reason=f"started on {host}")
-    if this_machine.find(job.details) is None:
-        return Seen("gone", node=host)
-    waits_for = [str(other["pid"]) for other in job.details.get("waits_for", ()) if this_machine.is_alive(other)]
-    if waits_for:
-        return Seen("pending", node=host, reason=f"waits for job {', '.join(waits_for)}")
-    began = _has_begun(job)
-    return Seen("gone" if began and _process(job) is None else "running", node=host)
-
-
-def _begun_process(job: JobRef) -> Any:
-    """As `_process`; a task whose controller is only starting is waited for."""
-    deadline = time.monotonic() + _STARTING_S
-    while (process := _process(job)) is None and this_machine.is_alive(job.details) and not _has_begun(job):
-        if time.monotonic() > deadline:
-            break
-        time.sleep(0.05)
-    return process
-
-
-def _process(job: JobRef) -> Any:
-    """The process to signal: a task's own in a pool, else the controller; None if it has ended or not begun."""
-    import psutil
-
-    controller = this_machine.find(job.details)
-    if controller is None or not job.details.get("pooled"):
-        return controller
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return next((child for child in controller.children() if _number_of(child) in (job.process, None)), None)
-    return None
-
-
-def _has_begun(job: JobRef) -> bool:
-    """Whether the task's process was started: submitit writes a line to its log first of all."""
-    log = Path(job.logs) / f"{job.details['pid']}_{job.process}_log.out"
-    return log.is_file() and log.stat().st_size > 0
-
-
-def _number_of(process: Any) -> int | None:
-    """The number of a process among those of its controller; -1 if it has none, None if this user may not see it."""
-    import psutil
-
-    try:
-        return int(process.environ().get("SUBMITIT_LOCAL_GLOBALID", -1))
-    except psutil.AccessDenied:
-        return None
-    except psutil.Error:
-        return -1
+def _is_pooled() -> bool:
+    return bool(os.environ.get(_POOL))
 
 
 def _meeting_file(ref: JobRef) -> Path:

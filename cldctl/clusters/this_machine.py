@@ -81,18 +81,20 @@ def end(pid: int, grace_s: float = 60.0) -> None:
 
 
 def send(process: Any, number: int) -> None:
-    """Send a signal to a `psutil.Process`, unless it has ended."""
+    """Send a signal to a `psutil.Process`, unless it is None or has ended."""
     import psutil
 
     with contextlib.suppress(psutil.NoSuchProcess):
-        if _is_up(process):
+        if process is not None and _is_up(process):
             process.send_signal(number)
 
 
 def kill_family(process: Any) -> None:
-    """Kill a `psutil.Process` with its descendants."""
+    """Kill a `psutil.Process` with its descendants, unless it is None or has ended."""
     import psutil
 
+    if process is None:
+        return
     with contextlib.suppress(psutil.NoSuchProcess):
         for member in (process, *process.children(recursive=True)):
             send(member, signal.SIGKILL)

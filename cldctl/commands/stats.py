@@ -44,16 +44,18 @@ def stats(
     request = StatsRequest.of(recipe, output, features=features, shards=shards or recipe.cluster.world_size)
     if request.is_done:
         err.print("these statistics exist already")
-    elif sharded.is_alive(request.folder):
+        sharded.clear(request.folder)
+        out.print(request.output, markup=False, soft_wrap=True)
+        return
+    if sharded.is_alive(request.folder):
         err.print("these statistics are already being computed")
     else:
         job = sharded.start([Statistics(request.save())], where, recipe.cluster)
         err.print(f"statistics of {request.images:,} images, job {job.job_id} ({where.name})", soft_wrap=True)
-    if not request.is_done and (follow or where.blocks):
+    if follow or where.blocks:
         raise typer.Exit(follow_statistics(Statistics(request.folder)))
     out.print(request.output, markup=False, soft_wrap=True)
-    if not request.is_done:
-        err.print(f"logs: {request.folder / 'logs'}; run it again with --follow to watch", soft_wrap=True)
+    err.print(f"logs: {request.folder / 'logs'}; run it again with --follow to watch", soft_wrap=True)
 
 
 def _recipe(name: str, overrides: list[str], runs: Path) -> "Recipe":

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 from cld_core.run import RunFolder
 from cld_core.run.events import Explained, GivenUp, Requeued
-from cld_core.run.history import CRASHES
 from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import InJob, SchedulerAway, SchedulerRefused
 
@@ -17,6 +16,8 @@ if TYPE_CHECKING:
 
 # Seconds for which rank 0 retries to requeue its job while the scheduler is away.
 REQUEUE_WITHIN_S = 60.0
+# Causes that the launcher may know better.
+_UNEXPLAINED = (None, "crashed", "killed", "terminated")
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def explain_previous(run: RunFolder, job: InJob) -> None:
     """Find out why the newest attempt ended, if it could not say so itself, and note it."""
     history = run.ledger.history()
     last = history.last
-    if last is None or last.cause not in (None, "terminated", *CRASHES) or last.cause == "out_of_memory":
+    if last is None or last.cause not in _UNEXPLAINED:
         return
     if history.was_requeued(last):
         return  # Its cause is known, and what the launcher says since is about our own requeue.

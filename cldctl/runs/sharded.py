@@ -1,5 +1,7 @@
 """Starting sharded work: evaluations of a run, statistics of a training set."""
 
+import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +16,10 @@ from cldctl.jobs import specs
 from cldctl.jobs.shards import Piece, ShardsWork, divided
 
 from . import survey
-from .status import work_state
+
+# Seconds that jobs may take to end after their product is complete.
+PATIENCE_S = 10.0
+POLL_S = 0.2
 
 
 def spec_of(
@@ -86,8 +91,17 @@ def _label(share: Sequence[Piece]) -> str:
 def is_alive(folder: Path) -> bool:
     """Whether a job that computes the work in a folder waits or runs; False if there is no work."""
     try:
-        work = open_work(folder)
+        jobs = [event.job for event in open_work(folder).ledger.history().jobs]
     except NotFoundError:
         return False
-    answers = survey.ask(event.job for event in work.ledger.history().jobs)
-    return work_state(work, answers) in ("RUNNING", "PENDING")
+    answers = survey.ask(jobs)
+    return not all(answers.of(job).is_gone for job in jobs)
+
+
+def clear(folder: Path) -> None:
+    """Remove the folder of work whose product is elsewhere, once no job writes its logs there."""
+    deadline = time.monotonic() + PATIENCE_S
+    while is_alive(folder) and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+    if not is_alive(folder):
+        shutil.rmtree(folder, ignore_errors=True)

@@ -66,7 +66,7 @@ def jobs_of(run: RunFolder) -> Iterator[tuple[JobRef, bool]]:
     last = history.last
     finished_at = (last.ended or 0.0) if last is not None and last.cause == "finished" else 0.0
     for event in history.jobs:
-        yield event.job, event.time <= finished_at
+        yield event.job, event.time < finished_at
     for work in evaluations_of(run):
         is_done = work.is_done
         for event in work.ledger.history().jobs:

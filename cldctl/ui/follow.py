@@ -12,7 +12,7 @@ from cldctl import clusters
 from cldctl.evals.table import rows as sweep_rows
 from cldctl.evals.table import write_finished
 from cldctl.hints import command
-from cldctl.runs import survey
+from cldctl.runs import sharded, survey
 from cldctl.runs.state import OVER
 from cldctl.runs.status import RunStatus, evaluation_status, status_of, work_state
 
@@ -62,9 +62,10 @@ def follow_statistics(work: Statistics) -> int:
     except KeyboardInterrupt:
         err.print("\nno longer watching; the job goes on. Run the same command again to watch")
         return 130
-    if not work.is_done:
+    if not work.request.is_done:
         err.print(f"not complete; see {work.folder / 'logs'}, and run the same command again", soft_wrap=True)
         return 1
+    sharded.clear(work.folder)
     out.print(work.request.output, markup=False, soft_wrap=True)
     return 0
 

@@ -22,7 +22,8 @@ from pathlib import Path
 
 import psutil
 
-from cld_core.run import RunFolder, attempts_of
+from cld_core.run import Attempt, RunFolder
+from cld_core.run.events import Damaged, GivenUp, Started, TurnedAway
 
 from .cluster import SlurmCluster
 from .errors import SlurmTestError
@@ -110,7 +111,7 @@ class Soak:
         self._wait_for_steps(attempt, self.rng.randrange(5 * self.checkpoint_every // 2))
         row = Row(mishap, time.monotonic() - self.began, attempt)
         self.rows.append(row)
-        job = attempts_of(self.folder.ledger.events())[-1].job_id
+        job = self._attempts()[-1].job_id
         put_right = mishap.do(Scene(self.lab, NAME, str(job), self.orders, self.rng))
         if mishap.cause is None:
             row.before = self.watch.reached[attempt]
@@ -118,7 +119,7 @@ class Soak:
             row.after = self.watch.reached[attempt]
         else:
             self._wait_for_steps(attempt + 1, 0)
-            before, now = attempts_of(self.folder.ledger.events())[attempt:]
+            before, now = self._attempts()[attempt:]
             row.before = max(before.last_step or 0, self.watch.reached.get(attempt, 0), before.first_step)
             row.after, row.found = now.first_step, before.cause
         if put_right is not None:
@@ -141,9 +142,9 @@ class Soak:
         """Until attempt number ``attempt``, the newest, has done ``steps`` steps."""
 
         def there() -> bool:
-            attempts = attempts_of(self.folder.ledger.events())
+            attempts = self._attempts()
             if len(attempts) > attempt + 1:
-                raise SlurmTestError(f"attempt {attempt + 1} came by itself: {attempts}")
+                raise SlurmTestError(f"attempt {attempt + 1} began unasked: {attempts}")
             if len(attempts) <= attempt or attempts[-1].cause is not None:
                 return False
             first = attempts[-1].first_step
@@ -155,7 +156,10 @@ class Soak:
         )  # fmt: skip
 
     def _first_step(self, attempt: int) -> int:
-        return attempts_of(self.folder.ledger.events())[attempt].first_step
+        return self._attempts()[attempt].first_step
+
+    def _attempts(self) -> tuple[Attempt, ...]:
+        return self.folder.ledger.history().attempts
 
     def table(self) -> str:
         """What was done and what became of it, a line a mishap."""
@@ -182,14 +186,12 @@ class Soak:
                 problems.append(f"attempt {row.attempt}, {row.mishap.name}: the ledger says {row.found}")
             if row.lost > allowed:
                 problems.append(f"attempt {row.attempt}, {row.mishap.name}: {row.lost} steps were trained twice")
-        events = self.folder.ledger.events()
-        for event in events:
-            if event["event"] == "started" and event["step"] != self.watch.newest_at(event["time"]):
-                newest = self.watch.newest_at(event["time"])
-                problems.append(f"attempt {event['attempt']} began at {event['step']}, but {newest} was saved")
-            if event["event"] in ("damaged", "given_up", "refused", "skipped"):
+        for event in self.folder.ledger.events():
+            if isinstance(event, Started) and event.step != (newest := self.watch.newest_at(event.time)):
+                problems.append(f"attempt {event.attempt} began at {event.step}, but {newest} was saved")
+            if isinstance(event, Damaged | GivenUp | TurnedAway):
                 problems.append(f"the ledger has {event}")
-        ends = [attempt.cause for attempt in attempts_of(events)]
+        ends = [attempt.cause for attempt in self._attempts()]
         done = [row.mishap.cause for row in self.rows if row.mishap.cause is not None]
         if ends != [*done, "cancelled", "finished"]:
             problems.append(f"the ledger's causes are {ends}")

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from cld_core.run.atomic import write_json
-from cldctl.cluster import doctor, look
-from cldctl.cluster.doctor import Check, JobOptions
+from cldctl.clusters.base import Check, DoctorOptions, MeasuredSaves
+from cldctl.clusters.slurm import node_probe
+from cldctl.clusters.slurm.cluster import SlurmCluster
 
-from .cluster import SlurmCluster
+from . import cluster
 from .lab import Lab
 
+NO_SAVES = MeasuredSaves(slowest_s=None, notice_s=90)
 PARTITIONS = ("low", "low0", "cancel", "short", "high")
 
 
 @pytest.fixture
-def lab(slurm: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+def lab(slurm: cluster.SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
     """For calls from this process as well, which save the time to load torch."""
     for name, value in slurm.env.items():
         monkeypatch.setenv(name, value)
@@ -31,20 +33,13 @@ def command(lab: Lab, *options: str, code: int = 0) -> dict[str, Check]:
     return _by_name([Check(**check) for check in report["checks"]])
 
 
-def cluster(lab: Lab, partition: str | None = None, job: JobOptions | None = None) -> dict[str, Check]:
-    return _by_name(list(doctor.cluster(lab.runs, partition, job)))
+def checks(lab: Lab, saves: MeasuredSaves = NO_SAVES, **asked: Any) -> dict[str, Check]:
+    """The checks of the cluster alone, from this process; without a job unless asked for."""
+    return _by_name(list(SlurmCluster().checks(lab.runs, DoctorOptions(**{"job": False, **asked}), saves)))
 
 
 def _by_name(checks: list[Check]) -> dict[str, Check]:
     return {check.name.replace(" (default)", ""): check for check in checks}
-
-
-def saved(lab: Lab, seconds: float) -> None:
-    """A run whose only save took so long."""
-    run = lab.runs / "mine"
-    (run / "checkpoints").mkdir(parents=True)
-    write_json(run / "run.json", {"format": 1, "name": "mine"})
-    write_json(run / "checkpoints" / "step_00000010.json", {"seconds": seconds})
 
 
 def test_every_partition_and_a_look_from_a_node(lab: Lab) -> None:
@@ -72,8 +67,7 @@ def test_every_partition_and_a_look_from_a_node(lab: Lab) -> None:
 
 def test_the_user_signal_and_saves_that_do_not_fit(lab: Lab) -> None:
     lab.slurm.configure(user_signal=True, grace_time=10, requeue=False)
-    saved(lab, 8.0)
-    found = cluster(lab)
+    found = checks(lab, MeasuredSaves(slowest_s=8.0, notice_s=84))
     low, low0, cancel = (found[f"partition {name}: preemption"] for name in ("low", "low0", "cancel"))
     assert "SIGUSR2 at once, SIGTERM after 10 s, SIGKILL after 15 s" in low.found
     assert (low.verdict, low0.verdict) == ("warn", "fail")
@@ -83,20 +77,20 @@ def test_the_user_signal_and_saves_that_do_not_fit(lab: Lab) -> None:
     assert "SIGUSR2 84 s before" in found["partition low: time limit"].found
     assert "JobRequeue=0" in found["requeue"].found
     assert "a job on a node" not in found
-    assert [name for name in cluster(lab, "low") if "part" in name] == [
+    assert [name for name in checks(lab, partition="low") if "part" in name] == [
         "partition low: preemption", "partition low: time limit",
     ]  # fmt: skip
-    assert "low0" in cluster(lab, "nowhere")["partitions"].advice
+    assert "low0" in checks(lab, partition="nowhere")["partitions"].advice
 
 
 def test_without_accounting(lab: Lab) -> None:
     lab.slurm.configure(accounting=False)
-    assert cluster(lab)["accounting"].verdict == "warn"
+    assert checks(lab)["accounting"].verdict == "warn"
 
 
 def test_a_job_that_does_not_begin_is_waited_for_in_vain_and_cancelled(lab: Lab) -> None:
     lab.slurm.preempt_all(60)
-    found = cluster(lab, "high", JobOptions(wait_s=2))["a job on a node"]
+    found = checks(lab, partition="high", job=True, wait_s=2)["a job on a node"]
     assert found.verdict == "warn"
     assert "--wait" in found.advice
     assert "cldctl-doctor" not in lab.slurm.run("squeue -h -o %j").stdout
@@ -105,7 +99,7 @@ def test_a_job_that_does_not_begin_is_waited_for_in_vain_and_cancelled(lab: Lab)
 def test_a_job_that_is_refused(lab: Lab) -> None:
     lab.slurm.run("scontrol update partitionname=short state=inactive")
     try:
-        found = cluster(lab, "short", JobOptions())
+        found = checks(lab, partition="short", job=True)
     finally:
         lab.slurm.run("scontrol update partitionname=short state=up")
     assert found["partition short"].verdict == "warn"
@@ -115,11 +109,11 @@ def test_a_job_that_is_refused(lab: Lab) -> None:
 
 def test_runs_on_a_disk_that_nodes_do_not_have(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """All nodes are this machine, so the job is told of another folder."""
-    written = look.script
-    monkeypatch.setattr(look, "script", lambda folder, hosts: written(folder / "elsewhere", hosts))
+    written = node_probe.script
+    monkeypatch.setattr(node_probe, "script", lambda folder, hosts: written(folder / "elsewhere", hosts))
     folder = lab.runs.parent / "here"
     folder.mkdir()
-    assert look.from_a_node(folder, ["n1"], ["--partition=low"], 60).how == "not_shared"
+    assert node_probe.probe(folder, ["n1"], ["--partition=low"], 60).outcome == "not_shared"
 
 
 def test_a_controller_that_is_away(lab: Lab) -> None:
@@ -137,7 +131,7 @@ def test_what_it_says_of_cancel_with_the_user_signal_is_true(lab: Lab) -> None:
     before, now = lab.training("mine", attempt=1)["attempts"]
     assert (before["cause"], now["job_id"]) == ("preempted", before["job_id"])
     assert now["first_step"] == before["last_step"] > 0
-    assert "the run itself" in cluster(lab, "cancel")["partition cancel: preemption"].found
+    assert "the run itself" in checks(lab, partition="cancel")["partition cancel: preemption"].found
 
 
 def test_preemption_by_qos(lab: Lab) -> None:
@@ -145,7 +139,7 @@ def test_preemption_by_qos(lab: Lab) -> None:
         lab.slurm.run(["sacctmgr", "-i", "add", "qos", *qos.split()])
     try:
         lab.slurm.configure(preempt_by_qos=True)
-        found = cluster(lab)
+        found = checks(lab)
         assert "by QOS" in found["partition low: preemption"].found
         assert "by urgent: REQUEUE: SIGTERM at once, SIGKILL after 15 s" in found["QOS spot: preemption"].found
         assert "never" in found["QOS urgent: preemption"].found

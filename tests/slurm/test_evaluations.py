@@ -11,8 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from cld_core.evaluation.evaluation import Evaluation
 from cld_core.run import RunFolder
-from cld_core.run.atomic import read_json
+from cld_core.run.events import Crashed
 
 from .cluster import SlurmCluster
 from .lab import ENDLESS, Lab
@@ -37,8 +38,9 @@ def test_an_evaluation_is_an_array_and_waits_for_the_training(lab: Lab) -> None:
     lab.cldctl("eval", "mine", "--elbo", *sweep)
     row = lab.until("mine", "a sweep", lambda row: row["sweeps"] and row["sweeps"][0]["done"] == 2, 240)
     (name,), evals = {entry["id"] for entry in row["sweeps"]}, RunFolder(lab.runs / "mine").evals
-    jobs = [read_json(evals / member / "jobs.json") for member in row["sweeps"][0]["evaluations"]]
-    tasks = [job["job_id"].split("_") for entries in jobs for job in entries]
+    members = [Evaluation(evals / member) for member in row["sweeps"][0]["evaluations"]]
+    jobs = [event.job for member in members for event in member.ledger.history().jobs]
+    tasks = [job.job_id.split("_") for job in jobs]
     assert len({array for array, _ in tasks}) == 1, "one array"
     assert sorted(task for _, task in tasks) == ["0", "1", "2", "3"], "a task a shard"
     wait_until((evals / name / "table.csv").is_file, timeout=30, every=0.2, what="the table")
@@ -79,8 +81,8 @@ def test_a_disturbed_evaluation_ends_with_the_numbers_of_a_quiet_one(lab: Lab) -
     wait_until(lambda: sum(0 < n < BATCHES * 16 for n in done().values()) >= 2, timeout=90, what="two shards at work")
     lab.slurm.kill_node("n2")
     _kill_a_task()  # after the node: what dies on a node that fails is no crash
-    crashes = evaluation / "logs" / "crashes.jsonl"
-    wait_until(crashes.is_file, timeout=60, what="the crash in the records")
+    ledger = Evaluation(evaluation).ledger
+    wait_until(lambda: ledger.history().crashes, timeout=60, what="the crash in the ledger")
     wait_until(lambda: sum(done().values()) > 2 * BATCHES * 16, timeout=90, what="more shards", last_seen=done)
     lab.slurm.restore_node("n2")
     lab.slurm.preempt_all(1)
@@ -92,7 +94,29 @@ def test_a_disturbed_evaluation_ends_with_the_numbers_of_a_quiet_one(lab: Lab) -
     computed = [re.findall(r"^shard (\d+) of", log.read_text(), re.M) for log in (evaluation / "logs").glob("*.out")]
     again = sum(map(len, computed)) - SHARDS * BATCHES
     assert 0 <= again <= 8, "of each task that was disturbed at most the batch in flight is computed again"
-    assert any(event["code"] != 0 for event in map(json.loads, crashes.open()))
+    assert all(event.code != 0 for event in ledger.events() if isinstance(event, Crashed))
+
+
+def test_a_shard_whose_file_is_lost_is_computed_again(lab: Lab) -> None:
+    """By the one task that is started for it; and the product alone is merged by one task, too."""
+    run = lab.submit("mine", "train.steps=100")
+    lab.ended("mine")
+    settings = ("--elbo", "--shards", "3", "sampling.method=em", "sampling.nfe=2")
+    lab.cldctl("eval", "mine", *settings)
+    row = lab.until("mine", "a report", lambda row: row["evals"] and row["evals"][0]["nll"] is not None, 240)
+    work = Evaluation(run.evals / row["evals"][0]["id"])
+    before = _elbo(work.folder)
+    for lost in (["report.json", "shards/00002-elbo.npz"], ["report.json"]):
+        for name in lost:
+            (work.folder / name).unlink()
+        missing = [2] if len(lost) == 2 else []
+        assert work.missing() == missing
+        assert lab.status("mine")["evals"][0]["shards_done"] == 3 - len(missing)
+        lab.cldctl("eval", "mine", *settings)
+        newest = work.ledger.history().jobs[-1]
+        assert newest.shards == tuple(missing or [0])
+        lab.until("mine", "a report again", lambda row: row["evals"][0]["nll"] is not None, 120)
+        assert _elbo(work.folder) == before
 
 
 def _kill_a_task() -> None:

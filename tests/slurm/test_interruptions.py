@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cld_core.run import RunFolder
+from cld_core.run.events import DiedEarly, GivenUp, TurnedAway
 
 from .cluster import SlurmCluster
 from .lab import ENDLESS, PLUGIN, Lab, give
@@ -86,7 +87,7 @@ def test_time_limit(lab: Lab) -> None:
     row = lab.training("mine")
     lab.slurm.expire(row["job_id"], 40)
     went_on(lab, "mine", "timeout")
-    assert any(event["event"] == "requeued" for event in run.ledger.events()), "Slurm does not do that by itself"
+    assert run.ledger.history().requeues, "Slurm does not do that automatically"
 
 
 def test_node_failure(lab: Lab) -> None:
@@ -133,7 +134,7 @@ def test_crashes_in_a_row_are_given_up(lab: Lab, orders: Path) -> None:
     assert row["state"] == "FAILED"
     assert [entry["cause"] for entry in row["attempts"]] == ["crashed", "crashed"]
     assert "2 crashes in a row" in row["reason"]
-    assert run.ledger.events()[-1]["event"] == "given_up"
+    assert isinstance(run.ledger.events()[-1], GivenUp)
 
 
 def test_a_start_that_dies_before_it_trains(lab: Lab, orders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +151,7 @@ def test_a_start_that_dies_before_it_trains(lab: Lab, orders: Path, monkeypatch:
     (orders / "broken").touch()
     lab.slurm.run(["scontrol", "requeue", row["job_id"]])
     wait_until(
-        lambda: any(event["event"] == "died_early" for event in run.ledger.events()),
+        lambda: any(isinstance(event, DiedEarly) for event in run.ledger.events()),
         timeout=60, what="the second start to die", last_seen=lambda: run.ledger.path.read_text(),
     )  # fmt: skip
     (orders / "broken").unlink()
@@ -228,14 +229,14 @@ def test_a_finished_run_that_slurm_starts_again_ends_at_once(lab: Lab) -> None:
     job = lab.status("mine")["job_id"]
     lab.slurm.wait_end(job)
     lab.slurm.run(["scontrol", "requeue", job])
-    wait_until(lambda: run.ledger.events()[-1]["event"] == "skipped", timeout=60, what="the second start")
+    wait_until(lambda: isinstance(run.ledger.events()[-1], TurnedAway), timeout=60, what="the second start")
     assert lab.slurm.wait_end(job) == "COMPLETED"
     row = lab.status("mine")
     assert (row["state"], len(row["attempts"])) == ("FINISHED", 1)
 
 
 def test_exact_over_a_preemption_ends_bit_identical(lab: Lab) -> None:
-    from cld_core import checkpoint
+    from cld_core.checkpoint.load import load
     from tests.support.tools import same
 
     lab.slurm.configure(user_signal=True)
@@ -247,7 +248,7 @@ def test_exact_over_a_preemption_ends_bit_identical(lab: Lab) -> None:
     steps = lab.ended("cut")["checkpoint_step"]
     whole = lab.submit("whole", f"train.steps={steps}", partition="high")
     assert lab.ended("whole", 200)["state"] == "FINISHED"
-    assert same(checkpoint.load(whole, steps), checkpoint.load(cut, steps))
+    assert same(load(whole, steps), load(cut, steps))
 
 
 def test_elastic(lab: Lab) -> None:
@@ -280,7 +281,7 @@ def test_two_people_resume_at_the_same_moment(lab: Lab) -> None:
     for person in people:
         person.join()
     assert sorted(codes) == [0, 2], "one got the run, the other was told so"
-    assert sum(event["event"] == "submitted" for event in run.ledger.events()) == 2
+    assert len(run.ledger.history().jobs) == 2
 
 
 def test_without_accounting_states_are_still_right(lab: Lab) -> None:

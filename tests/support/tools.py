@@ -45,15 +45,16 @@ def cldctl(*arguments: str, runs: Path, code: int | None = 0, timeout: float = 1
     return done
 
 
-def invoke(*arguments: str, runs: Path, code: int | None = 0) -> subprocess.CompletedProcess[str]:
-    """Run the command line in this process; like `cldctl`, which tests processes, signals and import time.
-
-    Lines are 200 columns wide.
-    """
+def invoke(
+    *arguments: str, runs: Path, code: int | None = 0, width: int = 200, **env: str
+) -> subprocess.CompletedProcess[str]:
+    """As `cldctl`, in this process: for tests whose subject is not a process, a signal or what is imported."""
     from cldctl import app
+    from cldctl.ui import console
 
     out, err = io.StringIO(), io.StringIO()
-    with _environment(CLDCTL_RUNS=str(runs)), _signal_handlers():
+    with _environment(CLDCTL_RUNS=str(runs), **env), _signal_handlers():
+        console.out.width = width
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             returned = app.run(arguments)
     done = subprocess.CompletedProcess(arguments, returned, out.getvalue(), err.getvalue())

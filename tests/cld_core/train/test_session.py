@@ -170,7 +170,7 @@ def test_a_first_checkpoint_that_was_cut_short_is_not_damage(make):
 def test_an_unreadable_recipe(make):
     run = make()
     run.recipe_file.write_text("train: [")
-    with pytest.raises(RecipeError, match=r"recipe\.yaml, line 2.*not valid YAML"):
+    with pytest.raises(RecipeError, match=r"recipe\.yaml, line 1.*not valid YAML"):
         attempt(run)
     run.recipe_file.unlink()
     with pytest.raises(RecipeError, match="cannot read the recipe"):

@@ -1,9 +1,10 @@
 """Jobs as processes of this machine: with real processes."""
 
+import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from cld_core.errors import RecipeError
 from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run.events import JobRef, Submitted, parse, to_line
+from cldctl.clusters import submitit_jobs
 from cldctl.clusters.base import After, JobSpec, SchedulerRefused, Task
 from cldctl.clusters.local import LocalCluster
 
@@ -28,6 +30,12 @@ def until(condition: Callable[[], Any], what: str, timeout: float = 60) -> Any:
         assert time.monotonic() < deadline, f"waited in vain for {what}"
         time.sleep(0.02)
     return value
+
+
+def wait_for_end(pids: Iterable[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            psutil.Process(pid).wait(timeout=60)
 
 
 class Submitter:
@@ -54,6 +62,12 @@ class Submitter:
         until(file.exists, f"{name} to report")
         return json.loads(file.read_text())
 
+    def until_logged(self, job: JobRef, text: str) -> None:
+        def logged() -> bool:
+            return any(text in file.read_text() for file in CLUSTER.log_files(job, 0))
+
+        until(logged, f"{text!r} in the log of {job.job_id}")
+
     def phase(self, job: JobRef) -> str:
         return CLUSTER.survey([job]).of(job).phase
 
@@ -67,10 +81,7 @@ def submit(tmp_path: Path) -> Iterator[Submitter]:
     submitter = Submitter(tmp_path)
     yield submitter
     CLUSTER.kill(submitter.jobs)
-    controllers = {job.job_id.partition("_")[0] for job in submitter.jobs}
-    for controller in controllers:
-        if psutil.pid_exists(int(controller)):
-            psutil.Process(int(controller)).wait(timeout=30)
+    wait_for_end({job.details["pid"] for job in submitter.jobs})
 
 
 def test_tasks_of_one_process_share_a_controller_and_get_a_gpu_each(submit):
@@ -108,10 +119,31 @@ def test_one_task_of_a_pool_is_cancelled_alone(submit):
     assert (submit.folder / "a.stopped").exists()
 
 
-def test_cancelling_before_it_has_begun_is_not_lost(submit):
-    jobs = submit(*(submit.report(name) for name in "ab"))
-    CLUSTER.cancel(jobs)
-    submit.until_gone(*jobs)
+@pytest.mark.parametrize("works", [1, 2])
+def test_cancelling_waits_for_processes_that_are_being_started(submit, works):
+    jobs = submit(*(submit.report(name) for name in "ab"[:works]))
+    for job in jobs:
+        CLUSTER.cancel([job])
+        # Either the signal has ended it, or its first line was there when it came.
+        out = Path(job.logs) / f"{job.details['pid']}_{job.process}_log.out"
+        assert submit.phase(job) == "gone" or out.read_text()
+
+
+def test_what_has_begun_is_ended_if_a_later_start_fails(submit, monkeypatch):
+    started = []
+
+    def start(*arguments, **more):
+        if started:
+            raise OSError(28, "No space left on device")
+        started.append(real(*arguments, **more))
+        return started[0]
+
+    real = submitit_jobs.start_local
+    monkeypatch.setattr(submitit_jobs, "start_local", start)
+    with pytest.raises(SchedulerRefused, match="No space left on device"):
+        submit(submit.report("a"), submit.report("b"), parallel=1)
+    assert submit.jobs == []
+    wait_for_end(started)
 
 
 def test_the_ranks_of_a_wide_task_meet_by_a_file_and_end_together(submit):
@@ -146,7 +178,7 @@ def test_a_job_waits_for_another_and_can_be_cancelled_meanwhile(submit):
     (second,), (third,) = submit(submit.report("second"), after=after), submit(submit.report("third"), after=after)
     seen = CLUSTER.survey([second]).of(second)
     assert (seen.phase, seen.reason) == ("pending", f"waits for job {first.job_id}")
-    until(lambda: CLUSTER.log_files(third, 0), "the log of a job that waits")
+    submit.until_logged(third, "waits for job")
     CLUSTER.cancel([third])
     submit.until_gone(third)
     submit.facts("first")

@@ -14,7 +14,7 @@ from cld_core.train import session
 from tests.support.extractor import TINY
 from tests.support.images import make_images, run_folder
 from tests.support.paths import FIXTURES, ROOT
-from tests.support.tools import cldctl, status
+from tests.support.tools import invoke, status
 
 FILE = FIXTURES / "parity" / "published_checkpoint_ncsnpp.pth"
 RECIPE = f"""
@@ -39,17 +39,17 @@ def test_prepare_says_where_it_made_the_data_and_checks_it(tmp_path):
             archive.write(file, file.relative_to(FIXTURES / "cifar"))
     arguments = ("--source", str(tmp_path / "pictures.zip"), "--out", str(tmp_path / "set"))
     for _ in range(2):
-        done = cldctl("data", "prepare", "folder", *arguments, "--size", "16", runs=tmp_path)
+        done = invoke("data", "prepare", "folder", *arguments, "--size", "16", runs=tmp_path)
         assert done.stdout == f"{tmp_path}/set\n"
         assert "30 train, 10 validation images of 16x16" in done.stderr
-    assert "40 images" in cldctl("data", "verify", str(tmp_path / "set"), runs=tmp_path).stdout
-    wrong = cldctl("data", "prepare", "folder", *arguments, runs=tmp_path, code=2)
+    assert "40 images" in invoke("data", "verify", str(tmp_path / "set"), runs=tmp_path).stdout
+    wrong = invoke("data", "prepare", "folder", *arguments, runs=tmp_path, code=2)
     assert "--size" in wrong.stderr
-    assert "cifar10" in cldctl("data", "prepare", "cifar", *arguments, runs=tmp_path, code=2).stderr
+    assert "cifar10" in invoke("data", "prepare", "cifar", *arguments, runs=tmp_path, code=2).stderr
 
 
 def test_a_recipe_without_its_data_is_refused_before_there_is_a_run(tmp_path, recipe):
-    done = cldctl("submit", recipe, "--cluster", "debug", runs=tmp_path / "runs", code=1)
+    done = invoke("submit", recipe, "--cluster", "debug", runs=tmp_path / "runs", code=1)
     assert "cldctl data prepare folder --source PATH --out set --size PIXELS" in done.stderr
     assert not (tmp_path / "runs").exists()
 
@@ -57,22 +57,22 @@ def test_a_recipe_without_its_data_is_refused_before_there_is_a_run(tmp_path, re
 def test_a_bound_that_training_could_not_compute_is_refused_before_there_is_a_run(tmp_path, recipe):
     data = f"data.path={make_images(tmp_path / 'set', size=16)}"
     asked = ("periodic.elbo_every=2", "periodic.elbo_points=1000", "eval.points=null")
-    done = cldctl("submit", recipe, data, *asked, "--cluster", "debug", runs=tmp_path / "runs", code=2)
+    done = invoke("submit", recipe, data, *asked, "--cluster", "debug", runs=tmp_path / "runs", code=2)
     assert "'periodic.elbo_points' is 1000" in done.stderr
     assert not (tmp_path / "runs").exists()
 
 
 def test_a_published_checkpoint_becomes_a_run(tmp_path, recipe):
     runs = tmp_path / "runs"
-    cldctl("import", str(FILE), "--recipe", recipe, "--name", "pub", runs=runs)
+    invoke("import", str(FILE), "--recipe", recipe, "--name", "pub", runs=runs)
     row = status(runs, "pub")
     assert (row["state"], row["step"], row["steps"], row["checkpoint_step"]) == ("STOPPED", 3, 800_000, 3)
     quick = ("-n", "5", "--method", "em", "--nfe", "3")
-    cldctl("sample", "pub", *quick, "-o", str(tmp_path / "grid.png"), runs=runs)
+    invoke("sample", "pub", *quick, "-o", str(tmp_path / "grid.png"), runs=runs)
     picture = Image.open(tmp_path / "grid.png")
     assert picture.size == (3 * 18 + 2, 2 * 18 + 2)
     assert "small, step 3: 5 samples, em, 3 NFE" in picture.info["Description"]
-    cldctl("sample", "pub", *quick, "-o", str(tmp_path / "arrays.npz"), runs=runs)
+    invoke("sample", "pub", *quick, "-o", str(tmp_path / "arrays.npz"), runs=runs)
     with np.load(tmp_path / "arrays.npz") as arrays:
         assert arrays["x"].shape == arrays["v"].shape == (5, 3, 16, 16)
         assert (arrays["images"].shape, arrays["images"].dtype) == ((5, 16, 16, 3), np.uint8)
@@ -84,19 +84,19 @@ def test_a_published_checkpoint_becomes_a_run(tmp_path, recipe):
         "train.batch_size=2",
         "periodic.samples_every=null",
     )
-    beyond = cldctl("resume", "pub", data, "train.steps=2", "--cluster", "debug", runs=runs, code=2)
-    assert "pub is at step 3 already, beyond train.steps=2" in beyond.stderr
-    cldctl("resume", "pub", data, *steps, "--cluster", "debug", runs=runs)
+    beyond = invoke("resume", "pub", data, "train.steps=2", "--cluster", "debug", runs=runs, code=2)
+    assert "pub is already at step 3, beyond train.steps=2" in beyond.stderr
+    invoke("resume", "pub", data, *steps, "--cluster", "debug", runs=runs)
     assert [path.stem for path in sorted((runs / "pub" / "checkpoints").glob("*.pt"))] == [
         "step_00000003",
         "step_00000005",
     ]
-    early = cldctl("import", str(FILE), "--recipe", recipe, "train.steps=2", "--name", "other", runs=runs, code=2)
-    assert "is of step 3, beyond train.steps=2. Add train.steps=3." in early.stderr
-    done = cldctl("export", "pub", "-o", str(tmp_path / "w.safetensors"), runs=runs)
+    early = invoke("import", str(FILE), "--recipe", recipe, "train.steps=2", "--name", "other", runs=runs, code=2)
+    assert "is of step 3, later than train.steps=2. Add train.steps=3." in early.stderr
+    done = invoke("export", "pub", "-o", str(tmp_path / "w.safetensors"), runs=runs)
     assert done.stdout == f"{tmp_path}/w.safetensors\n"
-    assert "safetensors" in cldctl("export", "pub", "-o", str(tmp_path / "w.pt"), runs=runs, code=2).stderr
-    wrong = cldctl("import", str(FILE), "--recipe", recipe, "network.channels=32", "--name", "other", runs=runs, code=1)
+    assert "safetensors" in invoke("export", "pub", "-o", str(tmp_path / "w.pt"), runs=runs, code=2).stderr
+    wrong = invoke("import", str(FILE), "--recipe", recipe, "network.channels=32", "--name", "other", runs=runs, code=1)
     assert "'all_modules.0.W' is 16, but 32" in wrong.stderr
     assert not (runs / "other").exists()
 
@@ -104,20 +104,20 @@ def test_a_published_checkpoint_becomes_a_run(tmp_path, recipe):
 def test_fid_from_the_statistics_to_the_status(tmp_path, recipe):
     runs = tmp_path / "runs"
     runs.mkdir()
-    settings = (*TINY, "sampling.nfe=3", "eval.samples=20", "eval.points=10", "train.steps=2")
+    settings = (*TINY, "sampling.method=em", "sampling.nfe=3", "eval.samples=20", "eval.points=10", "train.steps=2")
     run = run_folder(runs, make_images(tmp_path / "set"), *settings)
     session.run(run, Ranks(), StopFlag(), job_id="test")
     # What is missing is said before there is a run.
     data = (f"data.path={tmp_path / 'set'}", "data.size=8", "network.image_size=8", *settings)
     arguments = ("submit", recipe, *data, "--eval", "fid", "--cluster", "debug")
-    assert "`cldctl data stats RECIPE|RUN`" in cldctl(*arguments, runs=runs, code=2).stderr
+    assert "`cldctl data stats RECIPE|RUN`" in invoke(*arguments, runs=runs, code=2).stderr
     assert [path.name for path in runs.iterdir()] == ["run"]
-    assert ".npz" in cldctl("data", "stats", "run", "-o", str(tmp_path / "mine.txt"), runs=runs, code=2).stderr
-    done = cldctl("data", "stats", "run", "--shards", "2", "--cluster", "debug", runs=runs)
+    assert ".npz" in invoke("data", "stats", "run", "-o", str(tmp_path / "mine.txt"), runs=runs, code=2).stderr
+    done = invoke("data", "stats", "run", "--shards", "2", "--cluster", "debug", runs=runs)
     assert Path(done.stdout.strip()).parent == tmp_path / "set"
     assert not Path(f"{done.stdout.strip()}.partial").exists()
     asked = ("--fid", "--loss", "sampling.nfe=4", "--shards", "2")
-    assert "FINISHED" in cldctl("eval", "run", *asked, "--cluster", "debug", runs=runs).stdout
+    assert "FINISHED" in invoke("eval", "run", *asked, "--cluster", "debug", runs=runs).stdout
     entry = status(runs, "run")["evals"][0]
     assert entry["fid"] > 0
     report = read_json(run.evals / entry["id"] / "report.json")

@@ -1,20 +1,27 @@
-"""Status of runs in unusual shape: what is shown, and that one cannot hide the others."""
+"""Status of runs: what is shown of unusual ones, that one cannot hide the others, and who is asked about what."""
 
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from cld_core.evaluation.request import EvalRequest
 from cld_core.recipe import load
 from cld_core.run import Lease, RunFolder
-from cld_core.run.atomic import write_json
-from cldctl.cluster import launch, slurm
-from cldctl.cluster.slurm import Seen
-from cldctl.cluster.state import RunStatus, current_report, missing_shards, status_of
-from cldctl.commands.status import _row
+from cld_core.run.atomic import read_json, write_json
+from cld_core.run.events import Ended, JobRef, Requested, Started, Submitted
+from cldctl import clusters
+from cldctl.clusters.base import Seen, Survey
+from cldctl.clusters.debug import DebugCluster
+from cldctl.jobs.evaluations import evaluations_of
+from cldctl.runs import survey
+from cldctl.runs.status import RunStatus, evaluation_status, status_of, status_or_reason
+from cldctl.runs.survey import Answers
 from cldctl.ui.details import details
 from cldctl.ui.tables import overview
+from tests.support.made_up import report, run_with
 from tests.support.paths import RECIPES
+from tests.support.tools import invoke
 
 TOY = RECIPES / "toy.yaml"
 
@@ -24,8 +31,21 @@ def run(tmp_path: Path) -> RunFolder:
     return RunFolder.create(tmp_path / "mine", load(TOY), {"created": 1.0})
 
 
-def gone(job):
-    return Seen("gone")
+def ref(job_id: str = "7", **more) -> JobRef:
+    return JobRef(cluster="elsewhere", job_id=job_id, **more)
+
+
+def saying(seen: Seen, problem: str | None = None) -> Answers:
+    """Every job of the cluster `elsewhere` is in the same phase."""
+
+    class Same(dict):
+        def get(self, key, default=None):
+            return seen
+
+    return Answers({"elsewhere": Survey(Same(), 0.0, problem)})
+
+
+GONE = saying(Seen("gone"))
 
 
 def text(view) -> str:
@@ -34,90 +54,113 @@ def text(view) -> str:
     return console.export_text()
 
 
-def test_brackets_in_messages_are_no_markup(run):
-    run.ledger.append("submitted", job_id="7", cluster="local", host="elsewhere")
-    run.ledger.append("started", attempt=0, job_id="7", step=0)
+def test_brackets_in_messages_are_not_markup(run):
+    run.ledger.append(Submitted(job=ref()))
+    run.ledger.append(Started(attempt=0, job_id="7", step=0))
     detail = "RuntimeError: [/pytorch/third_party/gloo/pair.cc:525] closed [bold]"
-    run.ledger.append("ended", attempt=0, cause="crashed", step=3, detail=detail)
-    shown = text(details([status_of(run, gone)]))
+    run.ledger.append(Ended(attempt=0, cause="crashed", step=3, detail=detail))
+    shown = text(details([status_of(run, GONE)]))
     assert "[/pytorch/third_party/gloo/pair.cc:525]" in shown
-    assert shown.count("[bold]") == 1, "what ended it is said once"
+    assert shown.count("[bold]") == 1, "what ended it is shown once"
 
 
-def test_a_run_that_cannot_be_read_spoils_itself_alone(run):
-    run.ledger.path.write_text(
-        '{"event": "started", "time": "yesterday", "attempt": 0}\n{"event": "requested", "time": 1}\n'
-    )
-    row = _row(run, gone)
-    assert row.state == "LOST"
-    assert "cannot be read" in row.reason
-    assert isinstance(row, RunStatus)
+def test_a_run_that_cannot_be_read_spoils_no_other_row(run, monkeypatch):
+    def damaged(*_):
+        raise ValueError("torn")
+
+    monkeypatch.setattr(RunFolder, "checkpoint_steps", damaged)
+    row = status_or_reason(run, GONE)
+    assert (row.state, row.reason) == ("LOST", "its files cannot be read: torn")
     assert "mine" in text(overview([row]))
-    run.progress_file.write_text("[1, 2]")
-    assert run.progress() == {}
 
 
-def test_a_report_of_a_checkpoint_that_was_replaced_is_none(run):
-    path = run.evals / "elbo-00000010-12345678"
-    path.mkdir()
-    write_json(path / "report.json", {"checkpoint_step": 10, "checkpoint": "abc"})
-    assert current_report(path) is not None, "its checkpoint was cleared away"
-    sidecar = run.checkpoint_file(10).with_suffix(".json")
-    write_json(sidecar, {"sha256": "abc"})
-    assert current_report(path) is not None
-    write_json(sidecar, {"sha256": "other"})
-    assert current_report(path) is None
+def test_a_run_of_another_format_gets_one_line_from_every_command(run, tmp_path):
+    other = RunFolder.create(tmp_path / "old", load(TOY), {"created": 0.5})
+    write_json(other.identity_file, {**read_json(other.identity_file), "format": 1})
+    rows = invoke("status", runs=tmp_path).stdout
+    assert [line.split()[:2] for line in rows.splitlines()[3:5]] == [["old", "LOST"], ["mine", "PENDING"]]
+    for arguments in (["resume"], ["eval", "--elbo"], ["cancel"], ["logs"], ["report"], ["status"], ["export"]):
+        said = invoke(arguments[0], "old", *arguments[1:], runs=tmp_path, code=2).stderr
+        assert "has format 1; this cldctl reads format" in said
+        assert len(said.splitlines()) == 1
 
 
 def test_a_process_that_no_job_explains_is_seen_by_its_lease(run):
-    run.ledger.append("submitted", job_id="7", cluster="local", host="elsewhere")
-    run.ledger.append("started", attempt=0, job_id="7", step=0)
-    assert status_of(run, gone).state == "LOST"
-    assert status_of(run, gone).attempts[-1]["cause"] == "killed"
+    run.ledger.append(Submitted(job=ref()))
+    run.ledger.append(Started(attempt=0, job_id="7", step=0))
+    assert status_of(run, GONE).state == "LOST"
+    assert status_of(run, GONE).attempts[-1]["cause"] == "killed"
     lease = Lease.acquire(run.leases, job_id="torchrun")
-    row = status_of(run, gone)
+    row = status_of(run, GONE)
     assert row.state == "RUNNING"
     assert "job torchrun" in row.reason
     lease.release()
 
 
-def test_shards_of_a_replaced_checkpoint_are_missing(run):
-    path = run.evals / "elbo-00000010-12345678"
-    (path / "shards").mkdir(parents=True)
-    write_json(path / "request.json", {"checkpoint_step": 10, "shards": 3})
-    for shard, complete in enumerate((True, False)):
-        state = {"complete": complete, "checkpoint": "abc"}
-        write_json(path / "shards" / f"{shard:05d}.json", state)
-    assert missing_shards(path) == [1, 2]
-    write_json(run.checkpoint_file(10).with_suffix(".json"), {"sha256": "other"})
-    assert missing_shards(path) == [0, 1, 2]
-
-
 def test_a_waiting_run_says_what_it_waits_for(run):
-    run.ledger.append("requested", steps=5)
-    run.ledger.append("submitted", job_id="7", cluster="slurm", host="login")
-    row = status_of(run, lambda job: Seen("pending", "PENDING", "", "ReqNodeNotAvail"))
+    run.ledger.append(Requested(steps=5))
+    run.ledger.append(Submitted(job=ref()))
+    row = status_of(run, saying(Seen("pending", reason="ReqNodeNotAvail")))
     assert (row.state, row.reason, row.host) == ("PENDING", "ReqNodeNotAvail", None)
     assert "PENDING  ReqNodeNotAvail" in text(details([row]))
-    row = status_of(run, lambda job: Seen("gone", "FAILED"))
-    assert (row.state, row.reason) == ("FAILED", "the job ended before it began (Slurm says FAILED); see `cldctl logs`")
 
 
-def test_accounting_is_asked_only_about_what_the_run_cannot_say_itself(run, monkeypatch):
-    """A slurmdbd that hangs must not keep those waiting whose runs finished long ago."""
-    asked = []
-    monkeypatch.setattr(slurm, "run_client", lambda command: asked.append(command) or (0, ""))
-    run.ledger.append("submitted", job_id="7", cluster="slurm", host="login")
-    run.ledger.append("started", attempt=0, job_id="7", step=0)
-    launch.look_at([run])
-    assert [command[0] for command in asked] == ["squeue", "sacct"]
-    run.ledger.append("ended", attempt=0, cause="finished", step=3)
-    asked.clear()
-    look, _ = launch.look_at([run])
-    assert [command[0] for command in asked] == ["squeue"]
-    assert status_of(run, look).state == "FINISHED"
-    run.ledger.append("requested", steps=9)
-    run.ledger.append("submitted", job_id="8", cluster="slurm", host="login")
-    asked.clear()
-    launch.look_at([run])
-    assert [command[0] for command in asked] == ["squeue", "sacct"]
+def test_a_run_whose_cluster_is_away_says_how_old_its_state_is(run):
+    run.ledger.append(Submitted(job=ref()))
+    away = saying(Seen("unknown"), "elsewhere does not answer")
+    row = status_of(run, away)
+    assert (row.state, row.as_of) == ("PENDING", 1.0)
+    assert "PENDING as of" in text(details([row]))
+    assert status_of(run, saying(Seen("unknown"))).as_of is None
+    assert "as of" in text(overview([row, RunStatus(name="b", path="b", state="RUNNING")]))
+
+
+def test_the_state_of_an_evaluation(tmp_path):
+    run = run_with(tmp_path / "mine", 10)
+    request = EvalRequest.of(run.recipe(), ("elbo",), 10, 3)
+    request.save(run)
+    (work,) = evaluations_of(run)
+    states = {
+        phase: evaluation_status(work, saying(Seen(phase)))["state"] for phase in ("running", "pending", "unknown")
+    }
+    assert set(states.values()) == {"STOPPED"}, "nothing was started"
+    work.ledger.append(Submitted(job=ref(), shards=(0, 1, 2)))
+    for phase, state in (("running", "RUNNING"), ("ending", "RUNNING"), ("pending", "PENDING"), ("gone", "STOPPED")):
+        row = evaluation_status(work, saying(Seen(phase)))
+        assert (row["state"], row["shards_done"], row["shards"]) == (state, 0, 3)
+    report(run, request, elbo={"nll": 1.5, "stderr": 0.5})
+    row = evaluation_status(work, GONE)
+    assert (row["state"], row["nll"], row["shards_done"]) == ("FINISHED", 1.5, 3)
+
+
+class Listening(DebugCluster):
+    name = "elsewhere"
+    asked: tuple[list[str], list[str]]
+
+    def survey(self, jobs, *, settled=(), max_age_s=30.0):
+        Listening.asked = ([job.job_id for job in jobs], [job.job_id for job in settled])
+        return Survey({}, 0.0)
+
+
+def test_a_cluster_hears_which_jobs_are_settled(run, monkeypatch):
+    """Slow accounting must not delay those whose runs finished long ago."""
+    monkeypatch.setitem(clusters.CLUSTERS, "elsewhere", f"{__name__}:Listening")
+    run.ledger.append(Submitted(time=1.0, job=ref("7")))
+    run.ledger.append(Started(time=2.0, attempt=0, job_id="7", step=0))
+    survey.of_runs([run])
+    assert Listening.asked == (["7"], [])
+    run.ledger.append(Ended(time=3.0, attempt=0, cause="finished", step=3))
+    survey.of_runs([run])
+    assert Listening.asked == (["7"], ["7"])
+    run.ledger.append(Requested(time=4.0, steps=9))
+    run.ledger.append(Submitted(time=4.0, job=ref("8")))
+    survey.of_runs([run])
+    assert Listening.asked == (["8", "7"], ["7"])
+
+
+def test_a_cluster_that_this_version_does_not_know_is_a_problem_of_its_own_runs(run):
+    run.ledger.append(Submitted(job=ref()))
+    answers = survey.of_runs([run])
+    assert answers.problem == "cluster 'elsewhere' is not known to this cldctl"
+    assert answers.is_stale("elsewhere")
+    assert not answers.is_stale("local")

@@ -1,10 +1,10 @@
-"""What commands say besides their results: commands to paste, files passed over, rows that fit."""
+"""What commands print besides their results: commands to paste, skipped files, rows that fit."""
 
 from cld_core.run import RunFolder
-from cldctl.cluster.state import RunStatus
 from cldctl.commands import recipes
+from cldctl.hints import command
+from cldctl.runs.status import RunStatus
 from cldctl.ui.console import out
-from cldctl.ui.hints import command
 from cldctl.ui.tables import newest_that_fit
 
 
@@ -31,7 +31,7 @@ def test_a_broken_recipe_does_not_hide_the_others(tmp_path, monkeypatch, capsys)
 
 
 def test_a_screen_shows_the_newest_runs_that_fit(tmp_path):
-    rows = [RunStatus.unreadable(RunFolder(tmp_path / f"run-{index:02d}"), "torn") for index in range(30)]
+    rows = [RunStatus(name=f"run-{index:02d}", path="", state="LOST", reason="torn") for index in range(30)]
     lines = out.render_lines(newest_that_fit(rows, 12))
     text = ["".join(segment.text for segment in line).strip() for line in lines]
     assert len(lines) < 12

@@ -11,7 +11,7 @@ from torch.utils.tensorboard import SummaryWriter
 from cld_core.run import RunFolder
 from cldctl.page import curves, svg
 from tests.support.made_up import run_with
-from tests.support.tools import cldctl
+from tests.support.tools import invoke
 
 
 def written(path) -> RunFolder:
@@ -35,7 +35,7 @@ def test_the_page_holds_curves_pictures_and_tables(tmp_path):
     board = curves.read(run.tensorboard)
     assert board.scalars["train/loss"] == [(10, 3.0), (20, 2.0), (30, 1.0)], "what was repeated replaces the old"
     target = tmp_path / "page.html"
-    assert cldctl("report", "mine", "-o", str(target), runs=run.path.parent).stdout == f"{target}\n"
+    assert invoke("report", "mine", "-o", str(target), runs=run.path.parent).stdout == f"{target}\n"
     page = target.read_text()
     assert svg.curve("train/loss", [(10, 3.0), (20, 2.0), (30, 1.0)]) in page
     pictures = [base64.b64decode(data) for data in re.findall(r'src="data:image/png;base64,([^"]*)"', page)]
@@ -43,7 +43,7 @@ def test_the_page_holds_curves_pictures_and_tables(tmp_path):
     assert len(re.findall("<img", page)) == 2
     assert not re.search(r'(src|href)="(?!data:)', page), "nothing is outside"
     assert "name: &lt;toy&gt;" in page
-    assert "no folder" in cldctl("report", "mine", "-o", "/nowhere/x.html", runs=run.path.parent, code=2).stderr
+    assert "no folder" in invoke("report", "mine", "-o", "/nowhere/x.html", runs=run.path.parent, code=2).stderr
 
 
 def test_points_are_thinned_by_means_and_ticks_are_round():

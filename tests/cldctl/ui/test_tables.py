@@ -1,13 +1,10 @@
-"""Tables of many widths: names, which are typed again, are whole in each."""
-
-import dataclasses
+"""Tables of many widths: names, which people type, are whole in each."""
 
 import pytest
 from rich.console import Console
 
-from cld_core.evaluation.results import METRICS
-from cld_core.run import RunFolder
-from cldctl.cluster.state import RunStatus
+from cld_core.evaluation import registry
+from cldctl.runs.status import RunStatus
 from cldctl.ui import details, tables
 
 NAMES = ("mine", "toy-1125-102022-1152", "toy_published-1125-102022-1152")
@@ -18,8 +15,7 @@ def row(name: str) -> RunStatus:
     results = {"bpd": None, "nll": -0.393, "fid": None}
     known = {"state": "RUNNING", "step": 12_350, "steps": 800_000, "loss": 123.4, "steps_per_s": 221.0, "eta_s": 3600.0}
     job = {"cluster": "slurm", "job_id": "123456", "checkpoint_step": 10_000}
-    plain = RunStatus.unreadable(RunFolder(name), "made up")
-    return dataclasses.replace(plain, attempts=attempts, evals=[{"state": "FINISHED", **results}], **known, **job)
+    return RunStatus(name=name, path=name, attempts=attempts, evals=[{"state": "FINISHED", **results}], **known, **job)
 
 
 @pytest.mark.parametrize(
@@ -34,7 +30,7 @@ def test_names_are_whole(monkeypatch, width, last):
     assert all(line.split()[0] == name for line, name in zip(lines[2:], NAMES, strict=True))
     assert max(map(len, lines)) <= width
     assert lines[0].split()[-1] == last
-    assert ("job" in lines[0].split()) == (width >= 140)
+    assert ("job" in lines[0].split()) == (width >= 200)
 
 
 def test_a_stopped_evaluation_does_not_hide_the_result_of_an_earlier_one():
@@ -49,10 +45,10 @@ def test_a_stopped_evaluation_does_not_hide_the_result_of_an_earlier_one():
 def test_numbers_are_whole(monkeypatch, width):
     console = Console(width=width, record=True, file=open("/dev/null", "w"), highlight=False)  # noqa: SIM115
     monkeypatch.setattr(details, "out", console)
-    found = {metric.key: {"value": 3.14159, "stderr": 0.0123} for metric in METRICS}
+    results = {quantity.key: {"value": 3.14159, "stderr": 0.0123} for _, quantity in registry.quantities()}
     known = {"state": "FINISHED", "shards_done": 16, "shards": 16, "checkpoint_step": 800_000, "true_entropy": -1.4}
     console.print(
-        details.evaluations([{"id": f"fid-kid-isc-prc-elbo-loss-{n}", "results": found} | known for n in "ab"])
+        details.evaluations([{"id": f"fid-kid-isc-prc-elbo-loss-{n}", "results": results} | known for n in "ab"])
     )
     text = console.export_text()
     assert max(map(len, text.splitlines())) <= width

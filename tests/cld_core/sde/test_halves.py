@@ -1,0 +1,217 @@
+"""Everything that is written for n halves, the last m scored, with shapes that CLD and VPSDE do not have."""
+
+import math
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from cld_core.analytic import GaussianMixture, gaussian
+from cld_core.likelihood import likelihood, log_density
+from cld_core.loss import Draws, ScoreMatching
+from cld_core.recipe.eval import ElboSpec
+from cld_core.recipe.objective import ObjectiveSpec
+from cld_core.sampling import sample
+from cld_core.score import Score
+from cld_core.sde.coefficients import apply
+from cld_core.sde.rows import inverse_of_upper, matmul
+from cld_core.seeds import SampleNoise
+from tests.support.affine import output_covariance
+from tests.support.numeric import BothScored, ThirdOrder
+from tests.support.sampling import spec_of
+
+SHAPES = pytest.mark.parametrize("sde", [BothScored(), ThirdOrder()], ids=["n=2, m=2", "n=3, m=1"])
+LAW = GaussianMixture(torch.tensor([[-0.4, 0.2], [0.7, 0.1], [0.0, -1.0]]), 0.3, torch.tensor([1.0, 2.0, 3.0]))
+
+
+def numbers(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+class AlphaOfExactScore(torch.nn.Module):
+    """The network whose score, plain or mixed, is the exact one."""
+
+    def __init__(self, sde, objective):
+        super().__init__()
+        self.sde, self.objective, self.exact = sde, objective, LAW.score(sde)
+
+    def forward(self, u, t):
+        known, _ = self.sde.mixed(t, self.objective.name)
+        rest = self.exact(u, t) + (apply(known, self.sde.scored(u)) if self.objective.mixed_score else 0.0)
+        return -apply(inverse_of_upper(self.sde.target(t, self.objective.name)), rest)
+
+
+@SHAPES
+def test_score_and_divergence_are_derivatives_of_the_log_density(sde):
+    score, d = LAW.score(sde), LAW.dimension
+    for t in (0.01, 0.3, 1.0):
+        leaf = numbers(5, sde.n * d).requires_grad_()
+        (gradient,) = torch.autograd.grad(score.log_density(leaf, t).sum(), leaf, create_graph=True)
+        scored = sde.scored(gradient)
+        torch.testing.assert_close(score(leaf.detach(), t), scored.detach(), rtol=1e-8, atol=1e-8)
+        trace = torch.zeros(5, dtype=torch.float64)
+        for i in range(sde.m * d):
+            (row,) = torch.autograd.grad(scored[:, i].sum(), leaf, retain_graph=True)
+            trace += sde.trace_weights[i // d] * sde.scored(row)[:, i]
+        torch.testing.assert_close(score.divergence(leaf.detach(), t), trace, rtol=1e-8, atol=1e-8)
+
+
+@SHAPES
+def test_the_target_is_the_score_of_the_kernel(sde):
+    """-E e_S against -Sigma^-1 L e."""
+    for objective in ("hsm", "dsm"):
+        lower = torch.zeros(sde.n, sde.n, dtype=torch.float64)
+        for i, row in enumerate(sde.factor(0.2, objective)):
+            lower[i, : i + 1] = torch.tensor(row, dtype=torch.float64)
+        first = sde.n - sde.m
+        expected = torch.linalg.inv(lower).T[first:]
+        assert float(expected[:, :first].abs().sum()) < 1e-12, (
+            "the noise of halves that are not scored has no part in it"
+        )
+        ours = torch.tensor(sde.target(0.2, objective), dtype=torch.float64)
+        torch.testing.assert_close(ours, expected[:, first:], rtol=1e-10, atol=1e-10)
+        np.testing.assert_allclose(
+            matmul(inverse_of_upper(sde.target(0.2)), sde.target(0.2)), np.eye(sde.m), atol=1e-12
+        )
+
+
+@SHAPES
+@pytest.mark.parametrize("name", ["hsm", "dsm"])
+def test_perturbed_data_have_the_moments_of_the_law(sde, name):
+    n = 200_000
+    matching = ScoreMatching(sde, ObjectiveSpec(name=name))
+    draws = matching.draw(torch.Generator().manual_seed(0), n, (1,))
+    assert (draws.initial is None) == (name == "hsm")
+    draws = replace(draws, t=torch.full((n,), 0.1, dtype=torch.float64))
+    u = matching.perturb(torch.full((n, 1), 0.7), draws).double()
+    mean = torch.tensor([row[0] for row in sde.mean(0.1)], dtype=torch.float64) * 0.7
+    torch.testing.assert_close(u.mean(0), mean, rtol=0, atol=5 / n**0.5)
+    # Once the initial halves are drawn, DSM's marginal is HSM's kernel.
+    factor = [[*row, *[0.0] * (sde.n - len(row))] for row in sde.factor(0.1)]
+    covariance = torch.tensor(factor, dtype=torch.float64) @ torch.tensor(factor, dtype=torch.float64).T
+    torch.testing.assert_close(torch.cov(u.T), covariance, rtol=0.02, atol=3e-3)
+
+
+@SHAPES
+@pytest.mark.parametrize("mixed", [False, True])
+def test_scores_and_losses(sde, mixed):
+    x, t = LAW.sample(6, torch.Generator().manual_seed(0)).double(), torch.linspace(0.05, 1.0, 6, dtype=torch.float64)
+    draws = Draws(t, numbers(6, 2 * sde.n), None)
+    e = sde.scored(draws.noise)
+    for weighting in ("reweightedv2", "reweightedv1", "likelihood"):
+        objective = ObjectiveSpec(weighting=weighting, mixed_score=mixed)
+        score, matching = Score(sde, objective, AlphaOfExactScore(sde, objective)), ScoreMatching(sde, objective)
+        u = matching.perturb(x, draws)
+        exact, target = LAW.score(sde)(u, t), sde.target(t)
+        torch.testing.assert_close(score(u, t), exact, rtol=1e-9, atol=1e-9)
+        predicted = -apply(inverse_of_upper(target), exact)
+        torch.testing.assert_close(score.predicted_noise(u, t), predicted, rtol=1e-9, atol=1e-9)
+        error = predicted - e if weighting != "likelihood" else exact + apply(target, e)
+        rates = [torch.ones(6)] * sde.m if weighting == "reweightedv2" else [0.5 * g for g in sde.diffusion2(t)]
+        expected = sum(g * part.square().sum(1) for g, part in zip(rates, sde.scored_halves(error), strict=True))
+        torch.testing.assert_close(matching.per_sample(score, x, draws), expected, rtol=1e-8, atol=1e-8)
+
+
+@SHAPES
+def test_the_generic_tensors_agree_with_each_other(sde):
+    u, s = numbers(4, 2 * sde.n), numbers(4, 2 * sde.m, seed=1)
+    pull = torch.zeros_like(u)
+    sde.scored(pull).copy_(
+        apply(tuple(tuple(g if i == j else 0.0 for j in range(sde.m)) for i, g in enumerate(sde.diffusion2(0.3))), s)
+    )
+    torch.testing.assert_close(sde.flow(u, s, 0.3), sde.drift(u, 0.3) - 0.5 * pull)
+    torch.testing.assert_close(sde.euler_step(u, s, 0.3, 0.1), u - 0.1 * (sde.drift(u, 0.3) - pull))
+    normal = torch.distributions.Normal(0.0, torch.tensor(sde.prior_std).repeat_interleave(2).double())
+    torch.testing.assert_close(sde.prior_logp(u), normal.log_prob(u).sum(1))
+    torch.testing.assert_close(sde.prior(u), u * normal.scale)
+
+
+@pytest.fixture(scope="module")
+def ends():
+    """Covariances to which the probability flow carries the prior."""
+    spec = spec_of("ode", rtol=1e-9, atol=1e-9, eps=0.1, denoise=False)
+    return {sde: output_covariance(sde, spec) for sde in (BothScored(), ThirdOrder())}
+
+
+@SHAPES
+def test_the_flow_ends_in_the_exact_law(sde, ends):
+    law = sde.law(0.1, data_var=0.25)
+    # The variance of x is the first pivot. The prior is not quite the law at t = 1.
+    assert float(ends[sde][0, 0]) == pytest.approx(1.0 / law.precisions[0], abs=2e-3)
+    assert float(torch.linalg.det(ends[sde])) == pytest.approx(law.det, rel=2e-2)
+
+
+@SHAPES
+@pytest.mark.parametrize(
+    ("keys", "order"),
+    [
+        ({"method": "exponential", "order": 1, "corrector": False}, 2.0),
+        ({"method": "exponential", "order": 2, "corrector": False}, 3.0),
+        ({"method": "exponential", "order": 1, "corrector": False, "eta": 1.0}, 2.0),
+        ({"method": "em"}, 1.0),
+        ({"method": "sscs"}, 1.0),
+        ({"method": "sscs", "sscs_order": 2}, 2.0),
+    ],
+    ids=str,
+)
+def test_samplers_converge_to_the_law_of_the_flow(sde, keys, order, ends):
+    if keys["method"] != "exponential":
+        # The kernel of three halves is too inaccurate for the short steps of the quadratic grid.
+        keys = {**keys, "grid": "quadratic" if sde.n == 2 else "linear"}
+    found = [output_covariance(sde, spec_of(**keys, nfe=n, eps=0.1, denoise=False)) for n in (80, 160, 320)]
+    differences = [float((a - b).abs().max()) for a, b in pairwise(found)]
+    assert math.log2(differences[0] / differences[1]) == pytest.approx(order, abs=0.35), differences
+    # The reverse SDE forgets how far the prior is from the law at t = 1; the flow does not.
+    assert float((found[-1] - ends[sde]).abs().max()) < (0.15 if order == 1.0 else 1e-3)
+
+
+@SHAPES
+def test_samples_and_their_other_halves(sde):
+    out = sample(LAW.score(sde), sde, spec_of("exponential", nfe=9), SampleNoise(0, first=0, last=5), (2,))
+    assert out.x.shape == (5, 2)
+    assert out.v.shape == (5, 2 * (sde.n - 1))
+
+
+@SHAPES
+def test_the_density_along_the_flow_is_that_of_the_law(sde):
+    law, sde = gaussian(0.5), replace(sde, beta0=3 * sde.beta0)  # so that the prior is the law at t = 1
+    score, u = law.score(sde), 0.3 * numbers(8, 2 * sde.n)
+    logp = log_density(score, sde, u, None, eps=0.01, rtol=1e-7, atol=1e-7)[0]
+    torch.testing.assert_close(logp, score.log_density(u, 0.01), rtol=0, atol=1e-4)
+
+
+@SHAPES
+def test_the_bound_is_tight_on_gaussian_data(sde):
+    law = gaussian(0.5)
+    x = law.sample(16, torch.Generator().manual_seed(0)).double()
+    spec, noise = ElboSpec(velocities=3, eps=1e-3), SampleNoise(0, first=0, last=16)
+    result = likelihood(law.score(sde), sde, spec, noise, x, exact_trace=True)
+    torch.testing.assert_close(result.elbo, law.log_density(x), rtol=0, atol=2e-2)
+    # Tight for each draw, so that all draws agree.
+    assert float((result.log_joint - result.log_q).std(1).max()) < 3e-2
+
+
+@SHAPES
+def test_the_auxiliary_law_is_that_of_the_kernel(sde):
+    law, t = sde.auxiliary(0.05), 0.05
+    full = sde._covariance(t, (0.0, *sde.initial_std))[1:, 1:]
+    factor = torch.zeros(sde.n - 1, sde.n - 1, dtype=torch.float64)
+    for i, row in enumerate(law.factor):
+        factor[i, : i + 1] = torch.tensor(row, dtype=torch.float64)
+    torch.testing.assert_close(factor @ factor.T, full, rtol=1e-9, atol=1e-12)
+    assert law.det == pytest.approx(float(torch.linalg.det(full)), rel=1e-9)
+    assert law.mean == tuple(row[0] for row in sde.mean(t)[1:])
+
+
+@SHAPES
+@pytest.mark.parametrize("whole", [False, True], ids=["scored halves", "all halves"])
+def test_probes_average_to_the_exact_trace(sde, whole):
+    law = GaussianMixture(torch.tensor([[-0.4], [0.7]]), 0.3)
+    score, u = law.score(sde), numbers(2, sde.n)
+    exact = log_density(score, sde, u, None, eps=0.3, rtol=1e-7, atol=1e-7)[0]
+    count = sde.n if whole else sde.m
+    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * count).view(-1, count)
+    averaged = log_density(score, sde, u, signs.expand(2, -1, count), eps=0.3, rtol=1e-7, atol=1e-7)[0]
+    torch.testing.assert_close(averaged, exact, rtol=0, atol=1e-6)

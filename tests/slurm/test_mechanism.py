@@ -1,0 +1,169 @@
+"""`cldctl.clusters.slurm` on the test cluster: submit, survey, cancel, redirect, requeue elsewhere and later."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from cld_core.recipe.schema import ClusterSpec
+from cld_core.run.events import JobRef
+from cldctl.clusters.base import After, JobSpec, SchedulerAway, SchedulerRefused, Seen, Task, Work
+from cldctl.clusters.slurm.cluster import SlurmCluster as Slurm
+from cldctl.clusters.slurm.inside import SlurmJob
+from tests.cldctl.clusters.works import FailOnce, Report, RequeueOnce
+from tests.support.paths import ROOT
+
+from .cluster import SlurmCluster
+from .polling import wait_until
+
+DELAY_S = 8.0
+
+
+@dataclass
+class Bench:
+    """Submits work on partition ``low``, each task on a node of its own, and asks about it."""
+
+    slurm: SlurmCluster
+    spec: JobSpec
+
+    def submit(self, *works: Work, **changes: object) -> list[JobRef]:
+        jobs: list[JobRef] = []
+        tasks = [Task(work=work, label="test") for work in works]
+        Slurm().submit(replace(self.spec, **changes), tasks, jobs.extend)  # type: ignore[arg-type]
+        return jobs
+
+    def report(self, name: str) -> Report:
+        return Report(str(self.spec.logs.parent), name, waits=True)
+
+    def seen(self, job: JobRef) -> Seen:
+        return Slurm().survey([job], max_age_s=0).of(job)
+
+    def until(self, phase: str, jobs: Sequence[JobRef]) -> None:
+        def all_there() -> bool:
+            survey = Slurm().survey(jobs, max_age_s=0)
+            return all(survey.of(job).phase == phase for job in jobs)
+
+        wait_until(all_there, timeout=60, what=f"{jobs} to be {phase}", every=0.3, last_seen=self.slurm.describe)
+
+    def again(self, job: JobRef) -> tuple[str, float]:
+        """Node and time of a later start."""
+        file = self.spec.logs.parent / f"{job.job_id}.again"
+        wait_until(lambda: file.exists() and file.read_text(), timeout=60, what=f"another start of {job.job_id}",
+                   last_seen=self.slurm.describe)  # fmt: skip
+        node, at = file.read_text().split()
+        return node, float(at)
+
+
+@pytest.fixture
+def bench(slurm: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    for name, value in slurm.env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    size = ClusterSpec(partition="low", time_min=10, sbatch_args=("--exclusive",))
+    return Bench(slurm, JobSpec(name="mine", logs=tmp_path / "logs", size=size, env={"PYTHONPATH": str(ROOT)}))
+
+
+def test_an_array_from_waiting_to_its_end(bench: Bench) -> None:
+    blocker = bench.slurm.sbatch("-N4", "--exclusive", wrap="sleep 300")
+    bench.slurm.wait_state(blocker, "RUNNING")
+    jobs = bench.submit(bench.report("a"), bench.report("b"))
+    assert [job.job_id.partition("_")[2] for job in jobs] == ["0", "1"]
+    bench.until("pending", jobs)
+    wait_until(lambda: bench.seen(jobs[0]).reason, timeout=30, what="a reason")
+    bench.slurm.run(["scancel", blocker])
+    bench.until("running", jobs)
+    folder = bench.spec.logs.parent
+    wait_until(lambda: (folder / "b.json").exists(), timeout=60, what="the work to begin")
+    assert bench.seen(jobs[0]).node.startswith("n")
+    assert "work b" in Slurm().log_files(jobs[1], 0)[0].read_text()
+    Slurm().cancel([jobs[1]])
+    bench.until("gone", [jobs[1]])
+    assert (folder / "b.stopped").exists()
+    assert bench.seen(jobs[1]).ended == "cancelled"
+    assert bench.seen(jobs[0]).phase == "running", "the other task of the array goes on"
+    bench.slurm.run(["scontrol", "suspend", jobs[0].job_id])
+    assert bench.seen(jobs[0]).phase == "suspended"
+    bench.slurm.run(["scontrol", "resume", jobs[0].job_id])
+    (folder / "go").touch()
+    bench.until("gone", jobs)
+    assert bench.seen(jobs[0]) == Seen("gone", node=bench.seen(jobs[0]).node, word="COMPLETED")
+    Slurm().cancel(jobs)  # Jobs that have ended are not an error.
+
+
+def test_a_job_waits_for_others_and_can_be_redirected(bench: Bench) -> None:
+    first, second = bench.submit(bench.report("first")) + bench.submit(bench.report("second"))
+    waiting = bench.submit(bench.report("a"), bench.report("b"), after=After((first,)))
+    successor = bench.submit(bench.report("successor"), after=After((first,), "failed"))
+    bench.until("running", [first, second])
+    wait_until(lambda: bench.seen(waiting[0]).reason == "Dependency", timeout=30, what="the dependency")
+    Slurm().redirect(waiting, After((second,)))
+    folder = bench.spec.logs.parent
+    wait_until(lambda: (folder / "first.json").exists(), timeout=60, what="the work to begin")
+    Slurm().cancel([first])
+    bench.until("gone", [first])
+    bench.until("running", successor)
+    assert {bench.seen(job).phase for job in waiting} == {"pending"}
+    (folder / "go").touch()
+    bench.until("gone", [second, *waiting, *successor])
+    assert (folder / "b.json").exists()
+
+
+def test_a_crashed_array_begins_again_elsewhere_and_later(bench: Bench) -> None:
+    folder = bench.spec.logs.parent
+    aftermath = ("tests.slurm.requeue_elsewhere", str(folder), str(DELAY_S))
+    work = FailOnce(str(folder))
+    jobs = bench.submit(work, work, aftermath=aftermath)
+    for job in jobs:
+        node, at = bench.again(job)
+        rows = [line.split() for line in (folder / "crashes.txt").read_text().splitlines()]
+        ((_, crashed_on, crashed_at),) = [row for row in rows if row[0] == job.job_id]
+        assert node != crashed_on
+        # Slurm counts whole seconds.
+        assert at - float(crashed_at) >= DELAY_S - 1
+    bench.until("gone", jobs)
+
+
+def test_a_rank_requeues_its_own_job_elsewhere_and_later(bench: Bench) -> None:
+    folder = bench.spec.logs.parent
+    (job,) = bench.submit(RequeueOnce(str(folder), DELAY_S))
+    node, at = bench.again(job)
+    left, left_at = (folder / "requeued").read_text().split()
+    assert node != left
+    assert at - float(left_at) >= DELAY_S - 1
+    assert bench.slurm.job_info(job.job_id)["ExcNodeList"] == left
+
+
+def test_a_controller_that_is_away_is_waited_for_or_said_to_be_away(bench: Bench) -> None:
+    (job,) = bench.submit(bench.report("a"))
+    bench.until("running", [job])
+    bench.slurm.kill_controller()
+    survey = Slurm().survey([job], max_age_s=0)
+    assert survey.of(job).phase in ("running", "unknown"), "accounting may know it"
+    assert "does not answer" in (survey.problem or "")
+    for call in (lambda: Slurm().cancel([job]), lambda: bench.submit(bench.report("b"))):
+        with pytest.raises(SchedulerAway) as error:
+            call()
+        assert "does not answer" in str(error.value)
+        assert "refused" not in str(error.value)
+        assert "\n" not in str(error.value)
+    back = threading.Timer(1.0, bench.slurm.start_controller)
+    back.start()
+    try:
+        SlurmJob(cluster=Slurm(), ref=job).requeue(within_s=120)
+    finally:
+        back.join()
+    bench.slurm.wait_requeued(job.job_id)
+
+
+def test_a_refusal_is_a_refusal(bench: Bench) -> None:
+    size = replace(bench.spec.size, partition="nowhere")
+    with pytest.raises(SchedulerRefused, match="refused the job mine: invalid partition"):
+        bench.submit(bench.report("a"), size=size)
+    job = JobRef(cluster="slurm", job_id="999999")
+    with pytest.raises(SchedulerRefused, match="Invalid job id"):
+        SlurmJob(cluster=Slurm(), ref=job).requeue(within_s=60)
+    assert bench.seen(job).phase == "gone"
