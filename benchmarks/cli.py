@@ -1,6 +1,5 @@
 """How long the command line takes to answer with 200 and 1,000 runs. `python -m benchmarks cli`."""
 
-import json
 import os
 import resource
 import statistics
@@ -13,6 +12,7 @@ from benchmarks.harness import Clock, Report, Row, Settings
 from cld_core.recipe import load
 from cld_core.run import RunFolder
 from cld_core.run.atomic import write_json
+from cld_core.run.events import Ended, Event, JobRef, Requested, Started, Submitted, to_line
 
 ROOT = Path(__file__).parents[1]
 REPEATS = 7
@@ -23,17 +23,20 @@ def make_runs(root: Path, count: int) -> None:
     recipe = load(ROOT / "recipes" / "toy.yaml")
     for number in range(count):
         run = RunFolder.create(root / f"run-{number:04d}", recipe, {"created": time.time(), "recipe": "toy"})
-        job = {"job_id": str(number), "cluster": "local", "host": "elsewhere"}
-        lines = [{"event": "requested", "steps": 1000}, {"event": "submitted", **job}]
-        for attempt in range(10):
-            end = {"cause": "finished" if attempt == 9 else "preempted", "step": 100 * attempt + 100}
-            lines.append({"event": "started", "attempt": attempt, "step": 100 * attempt, "job_id": str(number)})
-            lines.append({"event": "ended", "attempt": attempt, **end})
-        text = "".join(json.dumps({"time": time.time(), **line}) + "\n" for line in lines)
-        run.ledger.path.write_text(text)
+        run.ledger.path.write_text("".join(f"{to_line(event)}\n" for event in _events(str(number))))
         write_json(run.progress_file, {"attempt": 9, "step": 1000, "steps": 1000, "loss": 1.0, "time": time.time()})
         for step in (800, 900, 1000):
             write_json(run.checkpoint_file(step).with_suffix(".json"), {"step": step})
+
+
+def _events(job_id: str) -> list[Event]:
+    job = JobRef(cluster="local", job_id=job_id, details={"host": "elsewhere", "pid": 1})
+    events: list[Event] = [Requested(steps=1000), Submitted(job=job)]
+    for attempt in range(10):
+        cause, step = "finished" if attempt == 9 else "preempted", 100 * attempt
+        events.append(Started(attempt=attempt, step=step, job_id=job_id))
+        events.append(Ended(attempt=attempt, cause=cause, step=step + 100))
+    return events
 
 
 def cldctl(arguments: list[str], root: Path, repeats: int, clock: Clock) -> list[float]:

@@ -7,10 +7,11 @@ import time
 from pathlib import Path
 
 import psutil
-from cldctl.cluster import local
 
 from benchmarks.harness import Report, Row, Settings
 from cld_core.run import RunFolder
+from cld_core.run.events import Started
+from cldctl.clusters import this_machine
 
 ROOT = Path(__file__).parents[1]
 
@@ -70,8 +71,7 @@ def _cldctl(runs: Path, *arguments: str) -> str:
 
 def _kill(run: RunFolder) -> None:
     """Send SIGKILL to all processes of the run's job."""
-    job = next(event for event in reversed(run.ledger.events()) if event["event"] == "submitted")
-    controller = local._process(job)
+    controller = this_machine.find(run.ledger.history().jobs[-1].job.details)
     if controller is None:
         return
     family = [controller, *controller.children(recursive=True)]
@@ -81,7 +81,7 @@ def _kill(run: RunFolder) -> None:
 
 
 def _started(run: RunFolder, since: float) -> float | None:
-    times = [event["time"] for event in run.ledger.events() if event["event"] == "started"]
+    times = [event.time for event in run.ledger.events() if isinstance(event, Started)]
     return next((when for when in times if when >= since), None)
 
 

@@ -7,9 +7,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from cld_core.run import RunFolder
+from cld_core.run.events import Event, JobRef, Started, Submitted, to_line
 from tests.slurm.cluster import SlurmCluster
 
 from .cli import REPEATS, make_runs
@@ -22,14 +24,15 @@ def put_on_slurm(root: Path, slurm: SlurmCluster) -> None:
     for number, folder in enumerate(sorted(root.iterdir())):
         run = RunFolder(folder)
         job = slurm.sbatch("--partition=low", "--ntasks=1", wrap="sleep 600") if number < ALIVE else str(10**6 + number)
-        events = run.ledger.events()
-        for event in events:
-            if "job_id" in event:
-                event["job_id"] = job
-            if event["event"] == "submitted":
-                event["cluster"] = "slurm"
+        events = [_moved(event, job) for event in run.ledger.events()]
         kept = events[:-1] if number < ALIVE else events
-        run.ledger.path.write_text("".join(json.dumps(event) + "\n" for event in kept))
+        run.ledger.path.write_text("".join(f"{to_line(event)}\n" for event in kept))
+
+
+def _moved(event: Event, job: str) -> Event:
+    if isinstance(event, Submitted):
+        return replace(event, job=JobRef(cluster="slurm", job_id=job, restarts=True))
+    return replace(event, job_id=job) if isinstance(event, Started) else event
 
 
 def main() -> None:
