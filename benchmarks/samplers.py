@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 import cld_core
-from benchmarks.diamond import TRUE_LOG_DENSITY, Bench, Case, Found, NoSplit, exact, floor
+from benchmarks.diamond import TRUE_LOG_DENSITY, Bench, Case, NoSplit, Quality, exact, floor
 from cld_core.errors import CldError
 from cld_core.sde import CLD, VPSDE
 
@@ -60,12 +60,12 @@ def candidates() -> Iterator[dict]:
         yield {"order": order, "corrector": False, "eta": eta, **grid}
 
 
-def search(bench: Bench, nfe: int) -> list[tuple[dict, Found, float]]:
+def search(bench: Bench, nfe: int) -> list[tuple[dict, Quality, float]]:
     """All candidates with their losses: a distance 0.01 above the best counts as much as 1 nat of mean log-density."""
     found = [(settings, bench(method="exponential", nfe=nfe, **settings)) for settings in candidates()]
     best = min(entry.sw2 for _, entry in found if entry.sw2 < 1.0)
 
-    def loss(entry: Found) -> float:
+    def loss(entry: Quality) -> float:
         value = 100.0 * max(0.0, entry.sw2 - 1.1 * best) + abs(entry.logp - TRUE_LOG_DENSITY)
         return value if math.isfinite(value) else math.inf
 
@@ -76,7 +76,7 @@ def told(settings: dict) -> str:
     return " ".join(f"{key}={value}" for key, value in settings.items())
 
 
-def cell(found: Found) -> str:
+def cell(found: Quality) -> str:
     if not found.sw2 < 1.0:
         return "diverges"
     return f"{found.sw2:.4f} / {found.logp:.3f} / {found.rms:.3f}"
