@@ -100,6 +100,7 @@ def _rank(rank: int, world_size: int, meeting: str, out: str) -> None:
     ranks.leave()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_ranks_change_the_rounding_only(tmp_path, world_size):
     """10 examples on 3 ranks: shares of 4, 3 and 3 are weighed by their rows."""

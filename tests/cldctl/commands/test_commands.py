@@ -231,6 +231,7 @@ def test_a_plugin_brings_a_data_set(tmp_path):
     assert status(runs, "mine")["state"] == "FINISHED"
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_skipped_with_a_message(tmp_path):
     invoke("submit", "toy", *ONE, "--name", "mine", *DEBUG, runs=tmp_path)
     newest = RunFolder(tmp_path / "mine").checkpoint_file(20)

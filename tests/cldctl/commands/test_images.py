@@ -62,6 +62,7 @@ def test_a_bound_that_training_could_not_compute_is_refused_before_there_is_a_ru
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_published_checkpoint_becomes_a_run(tmp_path, recipe):
     runs = tmp_path / "runs"
     invoke("import", str(FILE), "--recipe", recipe, "--name", "pub", runs=runs)

@@ -28,6 +28,7 @@ def submit(runs, name, *overrides):
     return RunFolder(runs / name)
 
 
+@pytest.mark.slow
 def test_killed_five_times_a_run_ends_bit_identical(runs):
     """SIGKILL at five random moments, two of them inside a checkpoint write."""
     steps = 3000
@@ -166,6 +167,7 @@ def test_two_jobs_on_one_run_torchrun_style(runs):
     assert run.checkpoint_steps()[-1] == 40
 
 
+@pytest.mark.slow
 def test_a_chained_evaluation_survives_an_interruption(runs):
     steps = "train.steps=3000"
     cldctl("submit", "toy", *SMALL, steps, "--name", "mine", "--eval", "elbo", *LOCAL, runs=runs)
