@@ -1,7 +1,7 @@
-"""Samplers on the diamond, at equal numbers of network evaluations: `python -m benchmarks.samplers --help`.
+"""Samplers on the diamond at equal numbers of network evaluations: `python -m benchmarks.samplers --help`.
 
-Without arguments, it prints the table of docs/samplers.md with exact scores. `--search` tries grids, orders and noise.
-`--run` adds networks trained on the diamond, with or without mixed score, for example
+Without arguments: the table of docs/samplers.md with exact scores. `--search` tries grids, orders and noise; `--run`
+adds networks trained on the diamond, mixed or not, for example
 
     cldctl submit toy_diamond --cluster local --follow --name plain train.steps=25000
     python -m benchmarks.samplers --run runs/plain --json samplers.json
@@ -50,7 +50,7 @@ def table(bench: Bench, numbers: list[int]) -> dict[str, dict[int, Quality]]:
 
 
 def candidates() -> Iterator[dict]:
-    """The settings of the exponential sampler that `search` tries, with and without noise."""
+    """Settings of the exponential sampler that `search` tries, with and without noise."""
     powers: list[dict] = [{"grid_power": p} for p in (1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)]
     for grid, order, corrector in itertools.product(
         [{"grid": "linear"}, {"grid": "quadratic"}, *powers], (1, 2, 3), (False, True)
@@ -61,39 +61,39 @@ def candidates() -> Iterator[dict]:
 
 
 def search(bench: Bench, nfe: int) -> list[tuple[dict, Quality, float]]:
-    """All candidates with their losses. A distance 0.01 above the best counts as much as 1 nat of mean log-density."""
-    tried = [(settings, bench(method="exponential", nfe=nfe, **settings)) for settings in candidates()]
-    best = min(entry.sw2 for _, entry in tried if entry.sw2 < 1.0)
+    """All candidates with their losses: a distance 0.01 above the best counts as much as 1 nat of mean log-density."""
+    found = [(settings, bench(method="exponential", nfe=nfe, **settings)) for settings in candidates()]
+    best = min(entry.sw2 for _, entry in found if entry.sw2 < 1.0)
 
     def loss(entry: Quality) -> float:
         value = 100.0 * max(0.0, entry.sw2 - 1.1 * best) + abs(entry.logp - TRUE_LOG_DENSITY)
         return value if math.isfinite(value) else math.inf
 
-    return [(settings, entry, loss(entry)) for settings, entry in tried]
+    return [(settings, entry, loss(entry)) for settings, entry in found]
 
 
-def as_text(settings: dict) -> str:
+def told(settings: dict) -> str:
     return " ".join(f"{key}={value}" for key, value in settings.items())
 
 
-def cell(quality: Quality) -> str:
-    if not quality.sw2 < 1.0:
+def cell(found: Quality) -> str:
+    if not found.sw2 < 1.0:
         return "diverges"
-    return f"{quality.sw2:.4f} / {quality.logp:.3f} / {quality.rms:.3f}"
+    return f"{found.sw2:.4f} / {found.logp:.3f} / {found.rms:.3f}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=10_000, help="samples per seed (default: 10,000)")
-    parser.add_argument("--seeds", type=int, default=4, help="independent sets of samples, at least 2 (default: 4)")
-    parser.add_argument("--nfe", type=int, nargs="+", default=[10, 20, 50, 150], help="evaluations per sample")
-    parser.add_argument("--search", action="store_true", help="also try grids, orders, correctors and noise")
+    parser.add_argument("--samples", type=int, default=10_000, help="samples of a seed (default: 10,000)")
+    parser.add_argument("--seeds", type=int, default=4, help="independent sets of samples, 2 at least (default: 4)")
+    parser.add_argument("--nfe", type=int, nargs="+", default=[10, 20, 50, 150], help="evaluations of a sample")
+    parser.add_argument("--search", action="store_true", help="try grids, orders, correctors and noise too")
     parser.add_argument("--run", type=Path, action="append", default=[], help="run folder of a network; repeatable")
-    parser.add_argument("--only-runs", action="store_true", help="leave out the exact scores")
-    parser.add_argument("--json", type=Path, help="write all measurements to this file")
+    parser.add_argument("--only-runs", action="store_true", help="leave the exact scores out")
+    parser.add_argument("--json", type=Path, help="file for everything measured")
     arguments = parser.parse_args()
     if arguments.seeds < 2:
-        parser.error("--seeds: standard errors need at least two sets of samples")
+        parser.error("--seeds: errors need two sets of samples at least")
     torch.set_num_threads(1)
     out = Console(width=None if sys.stdout.isatty() else 160)
 
@@ -109,8 +109,8 @@ def main() -> None:
         cases.append(Case(name=f"network {run.name}, step {model.step}", sde=model.sde, score=model.score))
 
     mean, error = floor(arguments.samples, arguments.seeds)
-    out.print(f"{arguments.seeds} x {arguments.samples} samples; two true sets are {mean:.4f} +- {error:.4f} apart.")
-    out.print(f"True mean log-density: {TRUE_LOG_DENSITY:.4f} nats. Cells: sliced W2 / mean log-density / rms.")
+    out.print(f"{arguments.seeds} x {arguments.samples} samples; two true sets: {mean:.4f} +- {error:.4f} apart.")
+    out.print(f"Mean log-density of the truth {TRUE_LOG_DENSITY:.4f} nats. Cells: sliced W2 / mean log-density / rms.")
     report: dict = {"samples": arguments.samples, "seeds": arguments.seeds, "floor": mean, "floor_error": error}
     report |= {"true_log_density": TRUE_LOG_DENSITY, "cases": {}}
     losses: dict[int, list[list[float]]] = {}
@@ -134,17 +134,17 @@ def main() -> None:
                     losses.setdefault(nfe, []).append([loss for _, _, loss in tried])
                 ranked = sorted(tried, key=lambda row: row[2])
                 entry["search"][nfe] = [{"settings": s, "loss": loss, **dataclasses.asdict(f)} for s, f, loss in ranked]
-                out.print(f"{case.name}: the best of {len(ranked)} settings at {nfe} evaluations")
-                for settings, quality, loss in ranked[:6]:
-                    out.print(f"    {loss:.3f}   {cell(quality)}   {as_text(settings)}")
+                out.print(f"{case.name}: the best of {len(ranked)} at {nfe} evaluations")
+                for settings, found, loss in ranked[:6]:
+                    out.print(f"    {loss:.3f}   {cell(found)}   {told(settings)}")
         report["cases"][case.name] = entry
         if arguments.json is not None:
             arguments.json.write_text(json.dumps(report, indent=1))
     for nfe, rows in losses.items():
         worst = map(max, zip(*rows, strict=True))
-        out.print(f"smallest worst-case loss over the {len(rows)} cases of CLD at {nfe} evaluations")
+        out.print(f"the least worst loss over the {len(rows)} cases of CLD at {nfe} evaluations")
         for loss, settings in sorted(zip(worst, candidates(), strict=True), key=lambda pair: pair[0])[:6]:
-            out.print(f"    {loss:.3f}   {as_text(settings)}")
+            out.print(f"    {loss:.3f}   {told(settings)}")
 
 
 if __name__ == "__main__":

@@ -8,10 +8,10 @@ x = model.sample(64)
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .version import __version__ as __version__
+
 if TYPE_CHECKING:
     from .model import Model
-
-__version__ = "0.1.0"
 
 
 def load(run: str | Path, checkpoint: int | str = "last", device: str | None = None) -> "Model":

@@ -51,7 +51,7 @@ class _Mismatch(Exception):
 
 def _load(file: Path) -> dict[str, Any]:
     if not file.is_file():
-        raise NotFoundError(f"there is no file {file}. Pass a checkpoint, such as checkpoint_800000.pth.")
+        raise NotFoundError(f"{file}: no such file. Pass a checkpoint, such as checkpoint_800000.pth.")
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:

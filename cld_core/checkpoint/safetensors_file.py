@@ -5,9 +5,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from cld_core import __version__
 from cld_core.errors import CheckpointError, NotFoundError
 from cld_core.run.atomic import replacing
+from cld_core.version import __version__
 
 FORMAT = "cldctl-weights/1"
 
@@ -31,7 +31,7 @@ def read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     from safetensors import SafetensorError, safe_open
 
     if not file.is_file():
-        raise NotFoundError(f"there is no file {file}. `cldctl export` writes one.")
+        raise NotFoundError(f"{file}: no such file. `cldctl export` writes one.")
     try:
         with safe_open(file, "pt") as content:
             about = content.metadata() or {}

@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from cld_core.errors import DataError, UsageError, did_you_mean
+from cld_core.imports import resolve
 from cld_core.recipe.data import ImageDataSpec
-from cld_core.recipe.variants import SECTIONS, resolve
+from cld_core.recipe.variants import SECTIONS
 
 from . import cifar10, lmdb_store, presence, store
 from .build import Plan, Progress, ProgressCallback, build

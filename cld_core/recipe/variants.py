@@ -10,12 +10,12 @@ A further variant is a spec, an implementation and one line here. A test, or a u
 """
 
 import dataclasses
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from cld_core.errors import RecipeError
+from cld_core.imports import resolve
 
 from .data import CelebaHq256Spec, Cifar10Spec, ImageDataSpec, ToyDataSpec
 from .ncsnpp import NcsnppSpec
@@ -127,12 +127,6 @@ def names(section: str) -> tuple[str, ...]:
 def implementation_of(section: str, spec: Any) -> Any:
     """What implements a spec: its string, imported."""
     return resolve(SECTIONS[section].find(getattr(spec, SECTIONS[section].selector)).implementation)
-
-
-def resolve(implementation: str) -> Any:
-    """The object that "module:attribute" names."""
-    module, _, attribute = implementation.partition(":")
-    return getattr(importlib.import_module(module), attribute)
 
 
 def build(section: str, spec: Any, *args: Any, **keywords: Any) -> Any:

@@ -154,7 +154,7 @@ class RunFolder:
         if not folder.exists:
             names = [run.name for run in find_runs(folder.path.parent)]
             guess = did_you_mean(folder.name, names, 0.4) or " `cldctl status` lists the existing runs."
-            raise NotFoundError(f"there is no run at {folder.path}.{guess}")
+            raise NotFoundError(f"no run at {folder.path}.{guess}")
         if (problem := folder.format_problem()) is not None:
             raise FormatError(problem)
         return folder

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from cld_core import __version__
+from cld_core.version import __version__
 
 _PACKAGES = ("torch", "numpy", "submitit")
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from cld_core.errors import CldError, NotFoundError
 from cld_core.place import Place
 from cld_core.recipe import Recipe, load
+from cld_core.recipe.plugin import with_plugin_found
 from cld_core.run import RunFolder
 from cld_core.run.identity import identity
 from cld_core.stop import StopFlag
@@ -48,12 +49,12 @@ def main() -> int:
 
 
 def _recipe(path: Path, file: str | None, overrides: list[str]) -> Recipe:
-    """That of the run, or if there is no run yet the one to create it from."""
+    """The recipe of the run, or the one to create a new run from."""
     if RunFolder(path).exists:
         return RunFolder.open(path).recipe()
     if file is None:
-        raise NotFoundError(f"there is no run at {path}. Pass --recipe FILE to create it.")
-    return load(file, overrides)
+        raise NotFoundError(f"no run at {path}. Pass --recipe FILE to create it.")
+    return with_plugin_found(load(file, overrides), Path(file))
 
 
 def _open(path: Path, recipe: Recipe, file: str | None, ranks: "Ranks") -> RunFolder:

@@ -3,9 +3,8 @@
 The names are strings, so that naming a cluster loads nothing.
 """
 
-import importlib
-
 from cld_core.errors import UsageError, did_you_mean
+from cld_core.imports import resolve
 
 from .base import Cluster
 
@@ -26,8 +25,7 @@ def find(name: str) -> Cluster:
     if name not in CLUSTERS:
         guess = did_you_mean(name, CLUSTERS)
         raise UsageError(f"--cluster cannot be '{name}'; expected one of {', '.join(CLUSTERS)}.{guess}")
-    module, _, attribute = CLUSTERS[name].partition(":")
-    cluster = getattr(importlib.import_module(module), attribute)()
+    cluster = resolve(CLUSTERS[name])()
     assert isinstance(cluster, Cluster), f"{CLUSTERS[name]} is not a Cluster"
     return cluster
 

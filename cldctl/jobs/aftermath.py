@@ -6,14 +6,13 @@ Ranks that exit cleanly have noted why and asked for what should follow; this is
 folder of the job's output, CLUSTER the class of its launcher, "module:class". Loads no torch.
 """
 
-import importlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from cld_core.errors import NotFoundError, UsageError
+from cld_core.imports import resolve
 from cld_core.run import RunFolder
 from cld_core.run.events import Crashed, DiedEarly, Ended, Event, GivenUp, JobRef, NotBegun, TurnedAway
 from cld_core.run.history import CRASHES, History
@@ -153,8 +152,7 @@ def main(arguments: Sequence[str]) -> int:
     kind, folder, logs, code = arguments[0], Path(arguments[1]), Path(arguments[2]), int(arguments[4])
     if code == 0:
         return 0
-    module, _, name = arguments[3].partition(":")
-    cluster = cast(type[Cluster], getattr(importlib.import_module(module), name))()
+    cluster: Cluster = resolve(arguments[3])()
     job = cluster.current_job(logs)
     if kind == "training":
         after_training(RunFolder(folder), job, code)

@@ -59,7 +59,7 @@ def test_a_chosen_checkpoint(run):
         cld_core.load(run.path, 15)
     with pytest.raises(NotFoundError, match="'newest' is not a checkpoint"):
         cld_core.load(run.path, "newest")
-    with pytest.raises(NotFoundError, match="there is no run"):
+    with pytest.raises(NotFoundError, match="no run at"):
         cld_core.load(run.path.parent / "other")
 
 

@@ -201,7 +201,7 @@ class Soak:
 
 
 def mentioning(folder: Path) -> list[str]:
-    """Processes with ``folder`` in their command line, environment or working directory, but for our own."""
+    """Processes with ``folder`` in their command line, environment or working directory, except for our own."""
     me = psutil.Process()
     spared = {me.pid, *(parent.pid for parent in me.parents())}
     found = []

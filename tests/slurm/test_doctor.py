@@ -51,7 +51,7 @@ def test_every_partition_and_a_look_from_a_node(lab: Lab) -> None:
     }  # fmt: skip
     assert "SIGTERM at once, SIGKILL after 15 s" in preemption["low"].found
     assert "SIGTERM at once, SIGKILL after 5 s" in preemption["low0"].found
-    assert "not brought back by Slurm" in preemption["cancel"].found
+    assert "not restarted by Slurm" in preemption["cancel"].found
     assert "cluster.successor=true" in preemption["cancel"].advice
     assert "never" in preemption["high"].found
     assert "no save was measured" in preemption["low"].found

@@ -63,8 +63,8 @@ def _outcome(mode: str, grace_s: int, slurm: Configuration, save_s: float | None
     fits = save_fits(notice, save_s)
     if mode != "REQUEUE":
         comes_back = slurm.user_signal and grace_s > 0
-        then = "requeued by the run itself, if it saves within GraceTime" if comes_back else "not brought back by Slurm"
-        advice = "Set cluster.successor=true: a waiting job then brings the run back."
+        then = "requeued by the run itself, if it saves within GraceTime" if comes_back else "not restarted by Slurm"
+        advice = "Set cluster.successor=true: a waiting job then starts the run again."
         worst: Verdict = "fail" if fits.verdict == "fail" else "warn"
         return Judgement(worst, f"{found}; {then}; {fits.found}", " ".join(filter(None, (advice, fits.advice))))
     return Judgement(fits.verdict, f"{found}; requeued by Slurm; {fits.found}", fits.advice)

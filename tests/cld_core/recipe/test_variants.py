@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from cld_core.errors import RecipeError
+from cld_core.imports import resolve
 from cld_core.model import Model
 from cld_core.recipe import dump, load, variants, with_overrides
 from cld_core.recipe.data import ImageDataSpec
@@ -37,9 +38,9 @@ def refused(*overrides) -> str:
 )
 def test_every_string_of_the_registries_names_something(section, name):
     variant = SECTIONS[section].variants[name]
-    assert callable(variants.resolve(variant.implementation))
+    assert callable(resolve(variant.implementation))
     if issubclass(variant.spec, ImageDataSpec):
-        assert callable(variants.resolve(variant.spec.preparation))
+        assert callable(resolve(variant.spec.preparation))
 
 
 @pytest.mark.parametrize("section", SECTIONS)

@@ -60,7 +60,7 @@ def _rank(rank: int, world_size: int, meeting: str, recipe, out: str) -> None:
 
 @pytest.mark.parametrize("micro_batch", [None, 2])
 def test_two_ranks_and_micro_batches_train_as_one(data, tmp_path, micro_batch):
-    """cifar10_smoke at 8x8: after 20 steps the weights agree but for rounding, which Adam's first steps magnify."""
+    """cifar10_smoke at 8x8: after 20 steps the weights agree except for rounding, which Adam's first steps magnify."""
     alone = trained(tiny_recipe(data))
     recipe = tiny_recipe(data) if micro_batch is None else tiny_recipe(data, f"train.micro_batch={micro_batch}")
     arguments = (2, str(tmp_path / "meeting"), recipe, str(tmp_path / "out"))

@@ -84,7 +84,7 @@ def test_modes_of_preemption():
     assert outcome("").found.startswith("SUSPEND"), "the cluster's mode, since the partition has none"
     assert "hang_timeout_s" in outcome("GANG,SUSPEND").advice
     assert "requeued by the run itself" in outcome("CANCEL").found
-    assert "not brought back" in outcome("CANCEL", user_signal=False).found
+    assert "not restarted" in outcome("CANCEL", user_signal=False).found
     assert "successor" in outcome("CANCEL").advice
     assert "by QOS" in outcome("REQUEUE", preempt_type="qos").found
     assert "never" in preemption.on_preemption(GPU, [SPOT, GPU], SLURM, 1.0).found, "it has the highest PriorityTier"
