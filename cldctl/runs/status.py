@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cld_core.evaluation.evaluation import Evaluation
@@ -48,7 +48,8 @@ class RunStatus:
     as_of: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        # Not `asdict`, which copies every attempt of a thousand runs.
+        return dict(vars(self))
 
     @property
     def heard_of(self) -> float | None:
