@@ -243,6 +243,9 @@ def name_of(kind: type[Event]) -> str:
 # By their names on a line, in the order of this file.
 KINDS: dict[str, type[Event]] = {name_of(kind): kind for kind in Event.__subclasses__() if kind is not Unknown}
 
+# Fields that a line may have, besides time.
+_OWN = {kind: {entry.name for entry in dataclasses.fields(kind)} - {"time", "extra"} for kind in KINDS.values()}
+
 
 def to_line(event: Event) -> str:
     """One line of JSON without a line break, which `parse` turns back into an equal event."""
@@ -270,7 +273,7 @@ def parse(line: str) -> Event | None:
 
 
 def _made(kind: type[Event], at: float, content: Mapping[str, Any]) -> Event:
-    own = {entry.name for entry in dataclasses.fields(kind)} - {"time", "extra"}
+    own = _OWN[kind]
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
     extra = {name: values.pop(name) for name in content if name not in own}
     if kind is Submitted:

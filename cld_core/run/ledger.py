@@ -1,5 +1,6 @@
 """The ledger file: what happened, one line per event, only ever appended to (`events` defines the lines)."""
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,18 @@ class Ledger:
     def events(self) -> list[Event]:
         """All events, oldest first. A line that a killed writer left unfinished is skipped."""
         try:
-            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+            found = self.path.stat()
         except FileNotFoundError:
             return []
-        return [event for line in lines if (event := parse(line)) is not None]
+        return list(_events(self.path, found.st_ino, found.st_size, found.st_mtime_ns))
 
     def history(self, progress: Mapping[str, Any] | None = None) -> History:
         """The events read in one pass; see `History.of`."""
         return History.of(self.events(), progress)
+
+
+@functools.lru_cache(maxsize=4096)
+def _events(path: Path, inode: int, size: int, mtime_ns: int) -> tuple[Event, ...]:
+    """The events of a file that is as long and as old as this; `status` reads each ledger more than once."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return tuple(event for line in lines if (event := parse(line)) is not None)
