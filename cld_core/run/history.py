@@ -80,16 +80,24 @@ class History:
     rolled_back_to: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, events: Iterable[Event], progress: Mapping[str, Any] | None = None) -> "History":
+    def of(cls, events: Iterable[Event]) -> "History":
         """Read events, oldest first.
 
-        An attempt without a recorded end that another one followed was ``killed``. The last step of an attempt without
-        an end is taken from ``progress`` if the same attempt wrote it.
+        An attempt without an end that another one followed was ``killed``.
         """
         fold = _Fold()
         for event in events:
             fold.take(event)
-        return fold.result(progress)
+        return fold.result()
+
+    def with_progress(self, progress: Mapping[str, Any]) -> "History":
+        """The last step of an attempt without an end, from the ``progress`` that the same attempt wrote."""
+        number = progress.get("attempt")
+        if not any(attempt.attempt == number and attempt.last_step is None for attempt in self.attempts):
+            return self
+        reached = progress.get("step")
+        attempts = (replace(it, last_step=reached) if it.attempt == number else it for it in self.attempts)
+        return replace(self, attempts=tuple(attempts))
 
     @property
     def last(self) -> Attempt | None:
@@ -246,10 +254,7 @@ class _Fold:
         if attempt == max(self.attempts):
             self.requeued = self.given_up = None
 
-    def result(self, progress: Mapping[str, Any] | None) -> History:
-        current = self.attempts.get((progress or {}).get("attempt", -1))
-        if current is not None and current.last_step is None:
-            self.attempts[current.attempt] = replace(current, last_step=(progress or {}).get("step"))
+    def result(self) -> History:
         attempts = tuple(attempt for _, attempt in sorted(self.attempts.items()))
         return History(
             attempts=attempts,

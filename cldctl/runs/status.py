@@ -71,7 +71,7 @@ def status_or_reason(run: RunFolder, answers: Answers) -> RunStatus:
 def status_of(run: RunFolder, answers: Answers) -> RunStatus:
     """The status of one run; reads its small files."""
     progress, identity = run.progress(), run.identity()
-    history = run.ledger.history(progress)
+    history = run.ledger.history().with_progress(progress)
     last = history.last
     state, reason = state_of(history, answers.of, time.time())
     if state in RESUMABLE and (holder := local_holder(run.leases)) is not None:

@@ -35,7 +35,7 @@ def test_its_identity_progress_and_recipe(run):
 
 
 def test_its_attempts(run):
-    imported, requeued, crashed, running = run.ledger.history(run.progress()).attempts
+    imported, requeued, crashed, running = run.ledger.history().with_progress(run.progress()).attempts
     assert imported == Attempt(
         attempt=0,
         job_id=None,
@@ -78,7 +78,7 @@ def test_its_attempts(run):
 
 
 def test_the_rest_of_its_history(run):
-    history = run.ledger.history(run.progress())
+    history = run.ledger.history().with_progress(run.progress())
     steps = ("train.steps=300", "train.steps=300", "cluster.partition=gpu", "train.steps=400")
     expected = History(
         attempts=history.attempts,

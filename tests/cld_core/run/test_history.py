@@ -8,7 +8,7 @@ from cld_core.run.history import History
 
 
 def history(*happened: Event, progress=None) -> History:
-    return History.of(happened, progress)
+    return History.of(happened).with_progress(progress or {})
 
 
 def submitted(job_id: str, successor_of: str | None = None) -> events.Submitted:
