@@ -21,7 +21,7 @@ def submit(run: RunFolder, job: InJob, work: Work) -> None:
             run.ledger.append(Submitted(job=ref, successor_of=job.ref.job_id))
 
     try:
-        job.cluster.submit(spec, [Task(work=work, label=run.name)], note)
+        job.cluster.submit(spec, [Task(work=work)], note)
     except (SchedulerRefused, SchedulerAway) as error:
         print(f"{run.name} has no successor: {error}", flush=True)
         return

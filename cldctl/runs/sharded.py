@@ -13,7 +13,7 @@ from cld_core.run.events import JobRef, Submitted
 from cld_core.shards import Work, open_work
 from cldctl.clusters.base import After, Cluster, JobSpec, Task
 from cldctl.jobs import specs
-from cldctl.jobs.shards import Piece, ShardsWork, divided
+from cldctl.jobs.shards import ShardsWork, divided
 
 from . import survey
 
@@ -79,13 +79,9 @@ def start(
                 ledgers[piece.folder].append(Submitted(job=ref, shards=piece.shards))
         started(refs[0])
 
-    tasks = [Task(work=ShardsWork(share, gpu=size.uses_gpu), label=_label(share)) for share in shares]
+    tasks = [Task(work=ShardsWork(share, gpu=size.uses_gpu)) for share in shares]
     cluster.submit(spec, tasks, note)
     return jobs[0]
-
-
-def _label(share: Sequence[Piece]) -> str:
-    return "; ".join(f"{Path(piece.folder).name}: shards {', '.join(map(str, piece.shards))}" for piece in share)
 
 
 def is_alive(folder: Path) -> bool:

@@ -138,7 +138,7 @@ def train(
         started(refs[0])
 
     try:
-        cluster.submit(spec, [Task(work=TrainWork(str(run.path)), label=run.name)], note)
+        cluster.submit(spec, [Task(work=TrainWork(str(run.path)))], note)
     except (SchedulerRefused, SchedulerAway) as error:
         run.ledger.append(NotSubmitted(reason=str(error), away=isinstance(error, SchedulerAway)))
         raise

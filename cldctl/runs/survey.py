@@ -77,11 +77,11 @@ def _survey(name: str, jobs: Collection[JobRef], settled: Collection[JobRef], ma
     try:
         cluster = clusters.find(name)
     except UsageError:
-        return Survey({}, 0.0, f"cluster '{name}' is not known to this cldctl")
+        return Survey({}, f"cluster '{name}' is not known to this cldctl")
     try:
         return cluster.survey(jobs, settled=settled, max_age_s=max_age_s)
     except SchedulerAway as error:
-        return Survey({}, 0.0, str(error))
+        return Survey({}, str(error))
 
 
 def _by_cluster(jobs: Iterable[JobRef]) -> dict[str, list[JobRef]]:

@@ -24,7 +24,7 @@ class Scripted(DebugCluster):
 
     def survey(self, jobs, *, settled=(), max_age_s=30.0):
         seen = {(self.name, job.job_id): Seen(self.phases[job.job_id], reason="started on far") for job in jobs}
-        return Survey(seen, 0.0, self.problem)
+        return Survey(seen, self.problem)
 
     def cancel(self, jobs):
         self._end("cancel", [job.job_id for job in jobs if job.job_id not in self.stubborn], jobs)

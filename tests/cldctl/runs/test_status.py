@@ -42,7 +42,7 @@ def saying(seen: Seen, problem: str | None = None) -> Answers:
         def get(self, key, default=None):
             return seen
 
-    return Answers({"elsewhere": Survey(Same(), 0.0, problem)})
+    return Answers({"elsewhere": Survey(Same(), problem)})
 
 
 GONE = saying(Seen("gone"))
@@ -139,7 +139,7 @@ class Listening(DebugCluster):
 
     def survey(self, jobs, *, settled=(), max_age_s=30.0):
         Listening.asked = ([job.job_id for job in jobs], [job.job_id for job in settled])
-        return Survey({}, 0.0)
+        return Survey({})
 
 
 def test_a_cluster_hears_which_jobs_are_settled(run, monkeypatch):
