@@ -19,6 +19,7 @@ from typing import Any
 
 from cld_core.errors import LeaseHeldError, LeaseLostError
 
+from . import process
 from .atomic import read_json, write_json
 
 HEARTBEAT_S = 5.0
@@ -58,7 +59,7 @@ class Lease:
             "restart": restart,
             "host": socket.gethostname(),
             "pid": os.getpid(),
-            "process_started": _process_started(os.getpid()),
+            "process_started": process.start_time(os.getpid()),
             "since": time.time(),
         }
         folder.mkdir(exist_ok=True)
@@ -199,15 +200,4 @@ def _known_to_live(holder: dict[str, Any]) -> bool | None:
     """Whether the holder's process is alive; None if it is on another host."""
     if holder["host"] != socket.gethostname() or not holder["pid"]:
         return None
-    return _process_started(holder["pid"]) == holder.get("process_started")
-
-
-def _process_started(pid: int) -> float | None:
-    """When the process began, which tells it from a later one with the same id; None if it is gone."""
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
-    except psutil.NoSuchProcess:
-        return None
+    return process.find(holder["pid"], holder.get("process_started")) is not None

@@ -27,6 +27,7 @@ def find(name: str) -> Cluster:
         raise UsageError(f"--cluster cannot be '{name}'; expected one of {', '.join(CLUSTERS)}.{guess}")
     cluster = resolve(CLUSTERS[name])()
     assert isinstance(cluster, Cluster), f"{CLUSTERS[name]} is not a Cluster"
+    assert cluster.name == name, f"{CLUSTERS[name]} is registered as '{name}' and calls itself '{cluster.name}'"
     return cluster
 
 

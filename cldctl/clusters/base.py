@@ -4,6 +4,15 @@ A task is one world of processes. A submission is one or many tasks: an array, a
 this process are three ways to run them. A cluster is mechanism: it writes no ledger, knows no policy, and nothing
 outside its own package compares its name. Commands ask for capabilities (`Cluster.blocks`, `Cluster.restarts`,
 `Cluster.max_tasks`).
+
+What the author of a cluster has to do:
+
+- start one process for each rank, which calls ``Entry(task.work, self)()`` and so needs `Cluster.current_job`;
+- let a job wait for `JobSpec.after`: the work itself does not wait. Where `Cluster.restarts` is False,
+  ``how="failed"`` is refused with `SchedulerRefused`;
+- enforce ``size.time_min``: send SIGUSR2 ``notice_s`` seconds before the limit, and kill what is left at the limit;
+- send SIGTERM in `Cluster.cancel`. A signal that arrives before the work listens for it ends the process, or is lost
+  while the process is being started: wait until the task has begun, or accept that it ends without a message.
 """
 
 from abc import ABC, abstractmethod
@@ -33,12 +42,14 @@ class Task:
     """One start of `JobSpec.size` (nodes x ranks), whose processes form one world."""
 
     work: Work
-    label: str  # a run of a sweep, or "shards 3, 7"
 
 
 @dataclass(frozen=True)
 class After:
-    """What a job waits for: that others ended, or that they failed (a successor; only where `Cluster.restarts`)."""
+    """What a job waits for: that others ended, or that they failed (a successor; only where `Cluster.restarts`).
+
+    The cluster waits, not the work. The jobs are of the same cluster.
+    """
 
     jobs: tuple[JobRef, ...]
     how: Literal["ended", "failed"] = "ended"
@@ -49,7 +60,9 @@ class JobSpec:
     """What one submission of one or many tasks needs.
 
     Attributes:
-        size: nodes, ranks, GPUs and limits of a single task, and how the recipe or profile wants its jobs.
+        size: nodes, ranks, GPUs and limits of a single task, and how the recipe or profile wants its jobs. Where
+            several one-GPU tasks share the GPUs of a machine, task k is shown all of them and works on the k-th, its
+            `Place.local_rank`.
         notice_s: seconds before its time limit at which a task is told to save and end.
         parallel: tasks that may run at once; None for no limit.
         exclude: nodes to avoid, beside ``size.exclude``.
@@ -94,12 +107,10 @@ class Survey:
     """Answers about many jobs of one or several clusters, by (cluster, job id).
 
     Attributes:
-        as_of: when the launchers were asked, seconds since 1970.
         problem: one line on who could not be asked.
     """
 
     jobs: Mapping[tuple[str, str], Seen]
-    as_of: float
     problem: str | None = None
 
     def of(self, job: JobRef) -> Seen:
@@ -181,6 +192,9 @@ class Cluster(ABC):
 
         Ask with the ``size`` of the recipe, not yet reduced to a single task: on one machine, its ranks are the
         processes to use.
+
+        Raises:
+            RecipeError: the cluster has no jobs of this size.
         """
 
     @abstractmethod
@@ -193,7 +207,7 @@ class Cluster(ABC):
 
     @abstractmethod
     def script(self, spec: JobSpec, tasks: int = 1) -> str:
-        """What ``--dry-run`` shows, byte for byte what would be submitted."""
+        """What ``--dry-run`` shows: what would be submitted, except for ids that are made at submission."""
 
     @abstractmethod
     def submit(self, spec: JobSpec, tasks: Sequence[Task], note: Callable[[Sequence[JobRef]], None]) -> None:
@@ -240,7 +254,7 @@ class Cluster(ABC):
         Args:
             logs: folder of the job's output; an aftermath passes it, since its environment does not name it.
         """
-        raise NotImplementedError(f"jobs of {self.name} are told where they run")
+        raise NotImplementedError(f"{type(self).__name__} does not define current_job, which its jobs call")
 
     def checks(self, runs: Path, asked: DoctorOptions, saves: MeasuredSaves) -> Iterator[Check]:
         """Whether this cluster is fit for runs in the folder ``runs``, for `cldctl doctor`."""
@@ -253,7 +267,7 @@ class InJob:
 
     Attributes:
         restart: earlier starts of this job by the launcher.
-        log: the file that the launcher writes its notices to.
+        log: the file that the launcher writes its notices to; None if it writes none.
         in_process: the job runs inside a command: errors propagate, Ctrl-C stops it, stdout belongs to the command.
     """
 
@@ -262,7 +276,7 @@ class InJob:
     restart: int = 0
     node: str = ""
     log: Path | None = None
-    in_process: ClassVar[bool] = True
+    in_process: ClassVar[bool] = False
 
     def place(self) -> Place:
         """This process among those of its task."""

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 from collections.abc import Callable, Collection, Sequence
 from typing import ClassVar
 
@@ -10,6 +9,10 @@ from cld_core.run.events import JobRef
 
 from . import this_machine
 from .base import Cluster, InJob, JobSpec, Seen, Survey, Task
+
+
+class DebugJob(InJob):
+    in_process: ClassVar[bool] = True
 
 
 class DebugCluster(Cluster):
@@ -21,6 +24,7 @@ class DebugCluster(Cluster):
         return None
 
     def max_tasks(self, spec: JobSpec) -> int:
+        self.check(spec)
         return 1
 
     def check(self, spec: JobSpec, tasks: int = 1) -> None:
@@ -37,10 +41,10 @@ class DebugCluster(Cluster):
         note(jobs)
         with this_machine.environment(spec.env):
             for job, task in zip(jobs, tasks, strict=True):
-                task.work(InJob(cluster=self, ref=job, node=details["host"]))
+                task.work(DebugJob(cluster=self, ref=job, node=details["host"]))
 
     def survey(self, jobs: Collection[JobRef], *, settled: Collection[JobRef] = (), max_age_s: float = 30.0) -> Survey:
-        return Survey({(self.name, job.job_id): _seen(job) for job in jobs}, time.time())
+        return Survey({(self.name, job.job_id): _seen(job) for job in jobs})
 
     def cancel(self, jobs: Collection[JobRef]) -> None:
         for job in jobs:

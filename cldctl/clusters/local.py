@@ -1,12 +1,14 @@
 """``--cluster local``: processes of this machine that outlive the command, started by submitit's local executor.
 
 Tasks of one process each share a controller, so that task k can work on the k-th GPU: submitit shows the processes of
-every controller the same GPUs. Wider tasks get a controller each.
+every controller the same GPUs. Wider tasks get a controller each. Each process enforces its own time limit: a
+controller's clock would begin before a wait for other jobs.
 """
 
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,11 +29,10 @@ _Controller = Mapping[str, Any]
 
 
 class LocalJob(InJob):
-    in_process: ClassVar[bool] = False
-
     def place(self) -> Place:
         # A file rather than a port: nothing else on this machine can be using it.
-        place = submitit_jobs.place(f"file://{_meeting_file(self.ref)}")
+        meeting = Path(self.ref.logs) / f".meeting_{self.ref.job_id}"
+        place = submitit_jobs.place(f"file://{meeting}")
         return replace(place, rank=0, world_size=1) if _is_pooled() else place
 
 
@@ -43,7 +44,9 @@ class LocalCluster(Cluster):
         return None
 
     def max_tasks(self, spec: JobSpec) -> int:
-        return spec.size.ranks_per_node
+        self.check(spec)
+        # As many tasks as GPUs: a pool must not show more of them than the recipe asks for.
+        return min(spec.size.ranks_per_node, spec.size.gpus_per_node or spec.size.ranks_per_node)
 
     def check(self, spec: JobSpec, tasks: int = 1) -> None:
         this_machine.check_fits(spec)
@@ -57,14 +60,14 @@ class LocalCluster(Cluster):
         self.check(spec, len(tasks))
         limit = spec.parallel or len(tasks)
         width, at_once = (limit, 1) if spec.size.ranks_per_node == 1 else (1, limit)
-        others = _controllers_of(spec.after)
+        others = self._controllers_of(spec.after)
         controllers: list[_Controller] = []
         jobs: list[JobRef] = []
         try:
             for number, first in enumerate(range(0, len(tasks), width)):
                 before = (controllers[number - at_once],) if number >= at_once else ()
                 works = tuple(task.work for task in tasks[first : first + width])
-                start = _Start(works, (*others, *before))
+                start = _Start(works, (*others, *before), spec.size.time_min, spec.notice_s)
                 controllers.append(_start_controller(spec, start))
                 jobs += _refs(spec, start, controllers[-1])
         except OSError as error:
@@ -75,18 +78,18 @@ class LocalCluster(Cluster):
         note(jobs)
 
     def survey(self, jobs: Collection[JobRef], *, settled: Collection[JobRef] = (), max_age_s: float = 30.0) -> Survey:
-        return Survey({(self.name, job.job_id): local_tasks.seen(job) for job in jobs}, time.time())
+        return Survey(local_tasks.survey(jobs))
 
     def cancel(self, jobs: Collection[JobRef]) -> None:
         for job in jobs:
             # A signal that comes while the processes are being started would be lost.
             local_tasks.wait_for_begin(job)
-            # A controller passes the signal on to its processes.
-            this_machine.send(local_tasks.process_of(job), signal.SIGTERM)
+            for process in local_tasks.Ranks().of(job):
+                this_machine.send(process, signal.SIGTERM)
 
     def kill(self, jobs: Collection[JobRef]) -> None:
         for job in jobs:
-            this_machine.kill_family(local_tasks.process_of(job))
+            local_tasks.kill(job)
 
     def current_job(self, logs: Path | None = None) -> InJob:
         job_id, process = os.environ["SUBMITIT_LOCAL_JOB_ID"], int(os.environ["SUBMITIT_LOCAL_GLOBALID"])
@@ -104,6 +107,22 @@ class LocalCluster(Cluster):
         controller = job.job_id.partition("_")[0]
         return super().log_files(replace(job, job_id=controller), rank + job.process)
 
+    def _controllers_of(self, after: After | None) -> tuple[_Controller, ...]:
+        """The controllers of jobs to wait for.
+
+        Raises:
+            SchedulerRefused: this machine cannot watch one of the jobs, or cannot start a successor.
+        """
+        if after is None:
+            return ()
+        if after.how != "ended":
+            raise SchedulerRefused("a local job cannot wait for another one to fail. Set cluster.successor=false.")
+        for job in after.jobs:
+            if job.cluster != self.name or not this_machine.is_here(job.details):
+                text = f"a local job cannot wait for job {job.job_id} of {job.details.get('host', job.cluster)}"
+                raise SchedulerRefused(f"{text}. Submit it there, or when that job has ended.")
+        return tuple(dict(job.details) for job in after.jobs)
+
 
 @dataclass(frozen=True)
 class _Start:
@@ -111,19 +130,30 @@ class _Start:
 
     Attributes:
         waits_for: details of the controllers that must have ended before the work begins.
+        time_min: limit of the work, minutes; None for no limit.
+        notice_s: seconds before the limit at which SIGUSR2 asks it to save and end.
     """
 
     works: tuple[Work, ...]
     waits_for: tuple[_Controller, ...]
+    time_min: int | None
+    notice_s: float
 
     def __call__(self) -> None:
         _wait_for(self.waits_for)
+        if self.time_min is not None:
+            _limit(60 * self.time_min, self.notice_s)
         job = LocalCluster().current_job()
-        try:
-            self.works[job.ref.process](job)
-        finally:
-            if os.environ["SUBMITIT_LOCAL_GLOBALID"] == "0":
-                _meeting_file(job.ref).unlink(missing_ok=True)
+        self.works[job.ref.process](job)
+
+
+def _limit(seconds: float, notice_s: float) -> None:
+    """Send this process SIGUSR2 before its time limit, at half of a short one, and kill it at the limit."""
+    notice = seconds - min(notice_s, seconds / 2)
+    for delay, number in ((notice, signal.SIGUSR2), (seconds, signal.SIGKILL)):
+        timer = threading.Timer(delay, os.kill, (os.getpid(), number))
+        timer.daemon = True
+        timer.start()
 
 
 def _wait_for(controllers: Sequence[_Controller]) -> None:
@@ -142,25 +172,6 @@ def _wait_for(controllers: Sequence[_Controller]) -> None:
         sys.exit(0)
 
 
-def _controllers_of(after: After | None) -> tuple[_Controller, ...]:
-    """The controllers of jobs to wait for.
-
-    Raises:
-        SchedulerRefused: this machine cannot watch one of the jobs, or cannot start a successor.
-    """
-    if after is None:
-        return ()
-    if after.how != "ended":
-        raise SchedulerRefused("a local job cannot wait for another one to fail. Set cluster.successor=false.")
-    for job in after.jobs:
-        if not this_machine.is_here(job.details):
-            text = f"a local job cannot wait for job {job.job_id} of {job.details.get('host', job.cluster)}"
-            raise SchedulerRefused(f"{text}. Submit it there, or when that job has ended.")
-    # This process itself is a job that ran in it (debug) and has returned.
-    own = os.getpid()
-    return tuple(dict(job.details) for job in after.jobs if job.details["pid"] != own)
-
-
 def _start_controller(spec: JobSpec, start: _Start) -> _Controller:
     """Start the processes of ``start``; returns what finds their controller again."""
     pooled = len(start.works) > 1
@@ -171,8 +182,6 @@ def _start_controller(spec: JobSpec, start: _Start) -> _Controller:
             start,
             processes=processes,
             gpus=spec.size.gpus_per_node * len(start.works),
-            # The controller's clock begins before the wait.
-            minutes=None if start.waits_for else spec.size.time_min,
         )
     return this_machine.details_of(pid)
 
@@ -193,7 +202,3 @@ def _refs(spec: JobSpec, start: _Start, controller: _Controller) -> list[JobRef]
 
 def _is_pooled() -> bool:
     return bool(os.environ.get(_POOL))
-
-
-def _meeting_file(ref: JobRef) -> Path:
-    return Path(ref.logs) / f".meeting_{ref.job_id}"

@@ -1,7 +1,8 @@
-"""Tasks of local jobs, found by another process: by their controller, and in a pool by their number."""
+"""Tasks of local jobs, found by another process: by their controller, and by what submitit calls their ranks."""
 
 import contextlib
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -9,22 +10,66 @@ from cld_core.run.events import JobRef
 
 from . import this_machine
 from .base import Seen
+from .submitit_jobs import LOCAL_MODULE
 
 # Seconds in which a controller starts its processes, also on a busy machine.
 _STARTING_S = 30.0
 
 
-def seen(job: JobRef) -> Seen:
+class Ranks:
+    """The processes of local jobs that are alive at this moment, also those whose controller was killed."""
+
+    def __init__(self) -> None:
+        import psutil
+
+        # By log folder, controller and number; the last two are None if this user may not read the environment.
+        self._processes: list[tuple[str, str | None, int | None, Any]] = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                command = process.cmdline()
+                if LOCAL_MODULE in command:
+                    self._processes.append((command[-1], *_names(process), process))
+
+    def of(self, job: JobRef) -> list[Any]:
+        """The processes to signal for a task: its own, or its controller if no environment can be read."""
+        logs, pid = str(Path(job.logs).absolute()), str(job.details["pid"])
+        here = [rank for rank in self._processes if rank[0] == logs]
+        numbers = range(job.process, job.process + job.details.get("ranks", 1))
+        mine = [process for _, job_id, number, process in here if job_id == pid and number in numbers]
+        controller = this_machine.find(job.details)
+        if mine or controller is None or all(job_id is not None for _, job_id, _, _ in here):
+            return mine
+        return [controller]
+
+
+def survey(jobs: Collection[JobRef]) -> dict[tuple[str, str], Seen]:
+    # Asked before the processes: a task that begins in between has not ended.
+    begun = {job.job_id: this_machine.is_here(job.details) and _has_begun(job) for job in jobs}
+    ranks = Ranks()
+    return {(job.cluster, job.job_id): _seen(job, begun[job.job_id], ranks) for job in jobs}
+
+
+def _seen(job: JobRef, has_begun: bool, ranks: Ranks) -> Seen:
     host = str(job.details.get("host", ""))
     if not this_machine.is_here(job.details):
         return Seen("unknown", node=host, reason=f"started on {host}")
-    if this_machine.find(job.details) is None:
+    if not ranks.of(job) and (has_begun or not this_machine.is_alive(job.details)):
         return Seen("gone", node=host)
     waits_for = [str(other["pid"]) for other in job.details.get("waits_for", ()) if this_machine.is_alive(other)]
     if waits_for:
         return Seen("pending", node=host, reason=f"waits for job {', '.join(waits_for)}")
-    began = _has_begun(job)
-    return Seen("gone" if began and process_of(job) is None else "running", node=host)
+    return Seen("running", node=host)
+
+
+def _names(process: Any) -> tuple[str | None, int | None]:
+    """The controller of a rank, and its number."""
+    import psutil
+
+    try:
+        variables = process.environ()
+    except psutil.AccessDenied:
+        return None, None
+    return variables.get("SUBMITIT_LOCAL_JOB_ID", ""), int(variables.get("SUBMITIT_LOCAL_GLOBALID", -1))
 
 
 def wait_for_begin(job: JobRef) -> None:
@@ -34,16 +79,13 @@ def wait_for_begin(job: JobRef) -> None:
         time.sleep(0.05)
 
 
-def process_of(job: JobRef) -> Any:
-    """The process to signal: a task's own in a pool, else the controller; None if it has ended or not begun."""
-    import psutil
-
-    controller = this_machine.find(job.details)
-    if controller is None or not job.details.get("pooled"):
-        return controller
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return next((child for child in controller.children() if _number_of(child) in (job.process, None)), None)
-    return None
+def kill(job: JobRef) -> None:
+    """End what is left of a task; in a pool its siblings, and their controller, live on."""
+    doomed = Ranks().of(job)
+    if not job.details.get("pooled"):
+        doomed.append(this_machine.find(job.details))
+    for process in doomed:
+        this_machine.kill_family(process)
 
 
 def _has_begun(job: JobRef) -> bool:
@@ -51,15 +93,3 @@ def _has_begun(job: JobRef) -> bool:
     numbers = range(job.process, job.process + job.details.get("ranks", 1))
     logs = [Path(job.logs) / f"{job.details['pid']}_{number}_log.out" for number in numbers]
     return all(log.is_file() and log.stat().st_size > 0 for log in logs)
-
-
-def _number_of(process: Any) -> int | None:
-    """The number of a process among those of its controller; -1 if it has none, None if this user may not see it."""
-    import psutil
-
-    try:
-        return int(process.environ().get("SUBMITIT_LOCAL_GLOBALID", -1))
-    except psutil.AccessDenied:
-        return None
-    except psutil.Error:
-        return -1

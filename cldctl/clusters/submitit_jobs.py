@@ -12,6 +12,8 @@ from cld_core.place import Place
 
 from .base import SchedulerRefused
 
+# What each process of a local job runs, with the log folder as its last argument.
+LOCAL_MODULE = "submitit.core._submit"
 # submitit wants a number of minutes.
 FOREVER_MIN = 10 * 365 * 24 * 60
 
@@ -20,8 +22,8 @@ class NotSubmitted(Exception):
     """sbatch ended with an error, which is the message."""
 
 
-def start_local(logs: Path, call: Callable[[], Any], *, processes: int, gpus: int, minutes: int | None) -> int:
-    """Start ``call`` in several processes; returns the process id of their controller.
+def start_local(logs: Path, call: Callable[[], Any], *, processes: int, gpus: int) -> int:
+    """Start ``call`` in several processes; returns the process id of their controller. They have no time limit.
 
     Raises:
         OSError: a file could not be written, or the controller could not be started.
@@ -29,13 +31,13 @@ def start_local(logs: Path, call: Callable[[], Any], *, processes: int, gpus: in
     import submitit
 
     executor = submitit.LocalExecutor(folder=logs)
-    executor.update_parameters(tasks_per_node=processes, gpus_per_node=gpus, timeout_min=minutes or FOREVER_MIN)
+    executor.update_parameters(tasks_per_node=processes, gpus_per_node=gpus, timeout_min=FOREVER_MIN)
     return int(executor.submit(call).job_id)
 
 
 def local_command(logs: Path) -> str:
     """The command that each process of a local job runs."""
-    return f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(logs))}"
+    return f"{shlex.quote(sys.executable)} -u -m {LOCAL_MODULE} {shlex.quote(str(logs))}"
 
 
 def submit_slurm(

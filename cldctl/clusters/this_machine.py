@@ -10,11 +10,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cld_core.errors import RecipeError
+from cld_core.run import process as processes
 
 from .base import JobSpec
-
-# The start time of a process is derived from the clock, which may have been set since it was noted.
-_CLOCK_TOLERANCE_S = 2.0
 
 
 def check_fits(spec: JobSpec) -> None:
@@ -24,18 +22,13 @@ def check_fits(spec: JobSpec) -> None:
         RecipeError
     """
     if spec.size.nodes > 1:
-        text = f"is {spec.size.nodes}, but the local executor has one machine. Set cluster.nodes=1"
+        text = f"is {spec.size.nodes}, but this cluster has one machine. Set cluster.nodes=1"
         raise RecipeError(f"recipe: 'cluster.nodes' {text} and cluster.tasks_per_node={spec.size.ranks_per_node}.")
 
 
 def details_of(pid: int) -> dict[str, Any]:
     """What finds the process again from another one, for `JobRef.details`; JSON."""
-    import psutil
-
-    started = None
-    with contextlib.suppress(psutil.NoSuchProcess):
-        started = psutil.Process(pid).create_time()
-    return {"host": socket.gethostname(), "pid": pid, "process_started": started}
+    return {"host": socket.gethostname(), "pid": pid, "process_started": processes.start_time(pid)}
 
 
 def is_here(details: Mapping[str, Any]) -> bool:
@@ -50,17 +43,7 @@ def task_ids(pid: int, tasks: int) -> list[str]:
 
 def find(details: Mapping[str, Any]) -> Any:
     """The `psutil.Process` that `details_of` describes; None if it has ended, or was started on another machine."""
-    import psutil
-
-    if not is_here(details):
-        return None
-    try:
-        process = psutil.Process(int(details["pid"]))
-        started = details.get("process_started")
-        same = started is None or abs(process.create_time() - started) < _CLOCK_TOLERANCE_S
-        return process if same and _is_up(process) else None
-    except psutil.NoSuchProcess:
-        return None
+    return processes.find(int(details["pid"]), details.get("process_started")) if is_here(details) else None
 
 
 def is_alive(details: Mapping[str, Any]) -> bool:
@@ -69,15 +52,12 @@ def is_alive(details: Mapping[str, Any]) -> bool:
 
 def end(pid: int, grace_s: float = 60.0) -> None:
     """Send SIGTERM to one process, whose peers stop with it, and kill it if it is alive after ``grace_s`` seconds."""
-    import psutil
-
-    with contextlib.suppress(psutil.NoSuchProcess):
-        process = psutil.Process(pid)
-        send(process, signal.SIGTERM)
-        deadline = time.monotonic() + grace_s
-        while time.monotonic() < deadline and _is_up(process):
-            time.sleep(0.1)
-        send(process, signal.SIGKILL)
+    process = processes.find(pid)
+    send(process, signal.SIGTERM)
+    deadline = time.monotonic() + grace_s
+    while process is not None and processes.is_up(process) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    send(process, signal.SIGKILL)
 
 
 def send(process: Any, number: int) -> None:
@@ -85,7 +65,7 @@ def send(process: Any, number: int) -> None:
     import psutil
 
     with contextlib.suppress(psutil.NoSuchProcess):
-        if process is not None and _is_up(process):
+        if process is not None and processes.is_up(process):
             process.send_signal(number)
 
 
@@ -98,14 +78,6 @@ def kill_family(process: Any) -> None:
     with contextlib.suppress(psutil.NoSuchProcess):
         for member in (process, *process.children(recursive=True)):
             send(member, signal.SIGKILL)
-
-
-def _is_up(process: Any) -> bool:
-    import psutil
-
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    return False
 
 
 @contextlib.contextmanager

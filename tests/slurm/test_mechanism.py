@@ -32,7 +32,7 @@ class Bench:
 
     def submit(self, *works: Work, **changes: object) -> list[JobRef]:
         jobs: list[JobRef] = []
-        tasks = [Task(work=work, label="test") for work in works]
+        tasks = [Task(work=work) for work in works]
         Slurm().submit(replace(self.spec, **changes), tasks, jobs.extend)  # type: ignore[arg-type]
         return jobs
 

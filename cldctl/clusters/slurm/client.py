@@ -1,5 +1,6 @@
 """Slurm's command line clients, each call with a time limit: a controller may be away."""
 
+import functools
 import os
 import re
 import subprocess
@@ -10,9 +11,10 @@ from dataclasses import dataclass
 from cldctl.clusters.base import SchedulerAway, SchedulerRefused
 
 TIMEOUT_S = 15.0
-# What clients say when the controller does not answer; `scontrol requeue` says the first.
+# What clients say when the controller does not answer (`scontrol requeue` says the first), or cannot be located.
 _AWAY = re.compile(
-    r"unexpected message received|unable to contact slurm|timed out|connection refused|zero bytes were transmitted",
+    r"unexpected message received|unable to contact slurm|timed out|connection refused|zero bytes were transmitted"
+    r"|could not establish a configuration source|dns srv lookup failed",
     re.IGNORECASE,
 )
 
@@ -122,6 +124,13 @@ def _waits(job_id: str, before: dict[str, str]) -> bool:
     job = show_job(job_id)
     again = "Restarts" in before and int(job.get("Restarts", 0)) > int(before["Restarts"])
     return again or job.get("JobState", "") in ("PENDING", "REQUEUED", "REQUEUE_HOLD")
+
+
+@functools.cache
+def max_array_size() -> int | None:
+    """The most tasks of an array, asked once per process; None without an answer."""
+    size = re.search(r"^MaxArraySize\s*=\s*(\d+)", output_of(["scontrol", "show", "config"]) or "", re.MULTILINE)
+    return int(size[1]) if size else None
 
 
 def submitted_since(name: str, when: float) -> list[str] | None:

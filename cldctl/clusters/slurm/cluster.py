@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -28,6 +29,8 @@ from cldctl.clusters.base import (
 
 from . import client, doctor, inside, polling, script
 
+# The most tasks of an array if Slurm does not say: one below the default of MaxArraySize.
+_MAX_TASKS = 1000
 # Seconds that a controller which did not answer is given to say what it has accepted.
 _AWAY_S = 60.0
 
@@ -44,12 +47,13 @@ class SlurmCluster(Cluster):
         return None if shutil.which("sbatch") else "there is no sbatch on this machine. Use --cluster local."
 
     def max_tasks(self, spec: JobSpec) -> int:
-        return script.MAX_TASKS
+        size = client.max_array_size()
+        return _MAX_TASKS if size is None else max(1, size)
 
     def check(self, spec: JobSpec, tasks: int = 1) -> None:
         script.parameters(spec)
-        if tasks > script.MAX_TASKS:
-            raise RecipeError(f"{tasks} tasks do not fit into one array of Slurm. Submit at most {script.MAX_TASKS}.")
+        if tasks > 1 and tasks > (most := self.max_tasks(spec)):
+            raise RecipeError(f"{tasks} tasks do not fit into one array of Slurm. Submit at most {most}.")
 
     def script(self, spec: JobSpec, tasks: int = 1) -> str:
         return script.text(spec, tasks)
@@ -71,7 +75,7 @@ class SlurmCluster(Cluster):
         known = [job.job_id for job in settled]
         poll = polling.poll([job.job_id for job in jobs], known, max_age_s)
         seen = {(self.name, job.job_id): poll.jobs[job.job_id] for job in jobs if job.job_id in poll.jobs}
-        return Survey(seen, poll.as_of, poll.problem)
+        return Survey(seen, poll.problem)
 
     def cancel(self, jobs: Collection[JobRef]) -> None:
         client.cancel([job.job_id for job in jobs])
@@ -98,20 +102,21 @@ class SlurmCluster(Cluster):
         yield from doctor.checks(runs, asked, saves)
 
     def _ref(self, job_id: str, logs: Path) -> JobRef:
-        return JobRef(cluster=self.name, job_id=job_id, logs=str(logs), restarts=True)
+        return JobRef(cluster=self.name, job_id=job_id, logs=str(logs), restarts=self.restarts)
 
 
 def _explained(name: str, error: str, since: float) -> SchedulerRefused | SchedulerAway:
     """The error of an sbatch that failed with ``error``, with what to do about it."""
-    lines = [line for line in error.splitlines() if line.startswith("sbatch: error:")] or error.splitlines()
-    text = lines[0].removeprefix("sbatch: error: ")
+    prefix = re.compile(r"sbatch: (error|fatal): ")
+    lines = [prefix.sub("", line) for line in error.splitlines() if prefix.match(line)] or error.splitlines()
+    text = lines[-1]
     if "timed out" in error.lower():
         return SchedulerAway(f"slurmctld does not answer: {text}. {_withdrawn(name, since)}.")
     if client.is_away(error):
         fix = "Try again when it does, or use --cluster local"
         return SchedulerAway(f"slurmctld does not answer, and the job {name} was not submitted: {text}. {fix}.")
     fix = "Fix the cluster.* keys or the profile (`cldctl submit --dry-run` shows the script), or use --cluster local"
-    return SchedulerRefused(f"sbatch refused the job {name}: {text}. {fix}.")
+    return SchedulerRefused(f"sbatch refused the job {name}: {'; '.join(lines)}. {fix}.")
 
 
 def _withdrawn(name: str, since: float) -> str:

@@ -29,9 +29,9 @@ def checks(runs: Path, asked: DoctorOptions, saves: MeasuredSaves) -> Iterator[C
         return
     slurm = configuration.parse_configuration(answer.text)
     yield Check("slurm", "ok", f"{slurm.version}, cluster {slurm.cluster}")
-    yield preemption.requeueing(slurm).named("requeue")
+    yield preemption.requeueing("requeue", slurm)
     answer = client.run(["sacct", "--allocations", "--noheader", "--starttime=now-1hours"])
-    yield preemption.accounting(slurm, answer.code == 0, answer.text.strip()).named("accounting")
+    yield preemption.accounting("accounting", slurm, answer.code == 0, answer.text.strip())
     partitions = configuration.parse_partitions(client.output_of(["scontrol", "--oneliner", "show", "partition"]) or "")
     wanted = [partition for partition in partitions if asked.partition in (None, partition.name)]
     if not wanted:
@@ -54,8 +54,8 @@ def _partition(
     name = f"partition {partition.name}" + (" (default)" if partition.default else "")
     if not partition.up:
         yield Check(name, "warn", "is not up: jobs wait", "Use another partition, or ask the administrators.")
-    yield preemption.on_preemption(partition, every, slurm, saves.slowest_s).named(f"{name}: preemption")
-    yield preemption.at_the_limit(partition, saves.notice_s).named(f"{name}: time limit")
+    yield preemption.on_preemption(f"{name}: preemption", partition, every, slurm, saves.slowest_s)
+    yield preemption.at_the_limit(f"{name}: time limit", partition, saves.notice_s)
 
 
 def _by_qos(slurm: Configuration, saves: MeasuredSaves) -> Iterator[Check]:
@@ -67,8 +67,7 @@ def _by_qos(slurm: Configuration, saves: MeasuredSaves) -> Iterator[Check]:
         advice = "Ask the administrators which QOS preempts yours, and for its GraceTime."
         yield Check("QOS: preemption", "warn", f"sacctmgr does not say which QOS there are: {problem}", advice)
     for qos in every:
-        judgement = preemption.on_preemption_by_qos(qos, every, slurm, saves.slowest_s)
-        yield judgement.named(f"QOS {qos.name}: preemption")
+        yield preemption.on_preemption_by_qos(f"QOS {qos.name}: preemption", qos, every, slurm, saves.slowest_s)
 
 
 def _from_a_node(runs: Path, partition: Partition, asked: DoctorOptions) -> Iterator[Check]:
@@ -103,6 +102,8 @@ def _without_an_answer(probe: Probe, runs: Path) -> Check:
     match probe.outcome:
         case "refused":
             return Check(name, "fail", f"sbatch: {probe.message}", "Name --partition or --account, or pass --no-job.")
+        case "away":
+            return Check(name, "fail", f"slurmctld does not answer ({probe.message})", "Ask again later.")
         case "waiting":
             return Check(name, "warn", f"{job} did not run ({probe.message})", "Wait longer: --wait SECONDS.")
         case "not_shared":

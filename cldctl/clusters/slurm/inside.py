@@ -5,7 +5,6 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
 
 from cld_core.place import Place
 from cld_core.run.history import Attempt
@@ -39,8 +38,6 @@ def log_file(logs: Path, job: str) -> Path:
 
 
 class SlurmJob(InJob):
-    in_process: ClassVar[bool] = False
-
     def place(self) -> Place:
         return submitit_jobs.place(f"tcp://{submitit_jobs.first_host()}:{self._port()}")
 

@@ -28,7 +28,7 @@ _MEANING: dict[int, "Outcome"] = {NOT_SHARED: "not_shared", NO_PYTHON: "no_pytho
 # How long a file written on a node may take to appear here: attribute caches of NFS last up to a minute.
 APPEARS_LATE_S = 15.0
 
-Outcome = Literal["answered", "refused", "waiting", "not_shared", "no_python", "no_cldctl", "unseen", "failed"]
+Outcome = Literal["answered", "away", "refused", "waiting", "not_shared", "no_python", "no_cldctl", "unseen", "failed"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def probe(folder: Path, hosts: Sequence[str], options: Sequence[str], wait_s: fl
         ]
     )
     if submitted.code != 0:
-        return Probe("refused", message=submitted.last_line)
+        return Probe("away" if submitted.away else "refused", message=submitted.last_line)
     job_id = submitted.last_line.split(";")[0]
     try:
         return _wait(folder, job_id, wait_s)

@@ -1,90 +1,80 @@
 """What the configuration of a Slurm means for a run: preemption, time limits, requeueing. Pure: asks nobody."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 from cldctl.clusters.base import Check
 
 from .configuration import Configuration, Partition, Qos
 
-Verdict = Literal["ok", "warn", "fail"]
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """What is so, how bad it is for a run, and what to do about it."""
-
-    verdict: Verdict
-    found: str
-    advice: str = ""
-
-    def named(self, name: str) -> Check:
-        return Check(name, self.verdict, self.found, self.advice)
-
 
 def on_preemption(
-    partition: Partition, others: Sequence[Partition], slurm: Configuration, save_s: float | None
-) -> Judgement:
+    name: str, partition: Partition, others: Sequence[Partition], slurm: Configuration, save_s: float | None
+) -> Check:
     """What preemption does to a run in a partition.
 
     Args:
         save_s: seconds of the slowest save that was measured, None before the first.
     """
     if slurm.preempt_type in ("", "none"):
-        return Judgement("ok", "never: preemption is off on this cluster")
+        return Check(name, "ok", "never: preemption is off on this cluster")
     if slurm.preempt_type == "qos":
-        return Judgement("ok", "by QOS, whatever the partition says: see the lines of the QOS")
+        return Check(name, "ok", "by QOS, whatever the partition says: see the lines of the QOS")
     mode = _mode(partition.preempt_mode, slurm.preempt_mode)
     if mode in ("OFF", ""):
-        return Judgement("ok", "never: PreemptMode=OFF")
+        return Check(name, "ok", "never: PreemptMode=OFF")
     if slurm.preempt_type == "partition_prio" and not any(other.tier > partition.tier for other in others):
-        return Judgement("ok", "never: no partition has a higher PriorityTier")
-    return _outcome(mode, partition.grace_s, slurm, save_s)
+        return Check(name, "ok", "never: no partition has a higher PriorityTier")
+    return _outcome(name, mode, partition.grace_s, slurm, save_s)
 
 
-def on_preemption_by_qos(qos: Qos, others: Sequence[Qos], slurm: Configuration, save_s: float | None) -> Judgement:
+def on_preemption_by_qos(
+    name: str, qos: Qos, others: Sequence[Qos], slurm: Configuration, save_s: float | None
+) -> Check:
     """What preemption does to a run of this QOS if PreemptType=preempt/qos; as `on_preemption`."""
     stronger = [other.name for other in others if qos.name in other.preempts]
     mode = _mode(qos.preempt_mode, slurm.preempt_mode)
     if not stronger or mode in ("OFF", ""):
-        return Judgement("ok", "never: " + ("PreemptMode=OFF" if stronger else "no QOS preempts it"))
-    judged = _outcome(mode, qos.grace_s, slurm, save_s)
+        return Check(name, "ok", "never: " + ("PreemptMode=OFF" if stronger else "no QOS preempts it"))
+    judged = _outcome(name, mode, qos.grace_s, slurm, save_s)
     return replace(judged, found=f"by {', '.join(stronger)}: {judged.found}")
 
 
-def _outcome(mode: str, grace_s: int, slurm: Configuration, save_s: float | None) -> Judgement:
+def _outcome(name: str, mode: str, grace_s: int, slurm: Configuration, save_s: float | None) -> Check:
     """What a preemption of this mode does. SIGKILL comes GraceTime and then KillWait after SIGTERM, or later."""
     if mode == "SUSPEND":
         advice = "Set train.hang_timeout_s above the longest suspension, or the watchdog takes it for a hang."
-        return Judgement("warn", "SUSPEND: frozen in memory, continued later", advice)
+        return Check(name, "warn", "SUSPEND: frozen in memory, continued later", advice)
     notice = grace_s + slurm.kill_wait_s
     found = f"{mode}: {_first_signals(grace_s, slurm)}, SIGKILL after {notice} s or more"
-    fits = save_fits(notice, save_s)
+    fits = save_fits(name, notice, save_s)
     if mode != "REQUEUE":
         comes_back = slurm.user_signal and grace_s > 0
         then = "requeued by the run itself, if it saves within GraceTime" if comes_back else "not restarted by Slurm"
         advice = "Set cluster.successor=true: a waiting job then starts the run again."
-        worst: Verdict = "fail" if fits.verdict == "fail" else "warn"
-        return Judgement(worst, f"{found}; {then}; {fits.found}", " ".join(filter(None, (advice, fits.advice))))
-    return Judgement(fits.verdict, f"{found}; requeued by Slurm; {fits.found}", fits.advice)
+        verdict: Literal["warn", "fail"] = "fail" if fits.verdict == "fail" else "warn"
+        return replace(
+            fits, verdict=verdict, found=f"{found}; {then}; {fits.found}", advice=f"{advice} {fits.advice}".strip()
+        )
+    return replace(fits, found=f"{found}; requeued by Slurm; {fits.found}")
 
 
-def save_fits(notice: float, save_s: float | None) -> Judgement:
+def save_fits(name: str, notice: float, save_s: float | None) -> Check:
     """Whether the slowest measured save, with a margin of its own length, fits into ``notice`` seconds."""
     if save_s is None:
-        return Judgement("ok", "no save was measured yet", "Ask again once a run has saved a checkpoint.")
+        return Check(name, "ok", "no save was measured yet", "Ask again once a run has saved a checkpoint.")
     found = f"the slowest save took {save_s:.1f} s"
     if save_s > notice:
         advice = "A preempted run loses up to train.checkpoint_every steps: lower it, or ask for a longer GraceTime."
-        return Judgement("fail", f"{found} and does not fit", advice)
+        return Check(name, "fail", f"{found} and does not fit", advice)
     if 2 * save_s > notice:
         advice = "Lower train.checkpoint_every, so that little is lost if a save is cut off."
-        return Judgement("warn", f"{found} and fits barely", advice)
-    return Judgement("ok", f"{found} and fits")
+        return Check(name, "warn", f"{found} and fits barely", advice)
+    return Check(name, "ok", f"{found} and fits")
 
 
-def at_the_limit(partition: Partition, notice_s: int) -> Judgement:
+def at_the_limit(name: str, partition: Partition, notice_s: int) -> Check:
     """What the time limit does to a run in a partition, which is told ``notice_s`` seconds before it to stop."""
     limit = partition.default_time_s or partition.max_time_s
     shown = _span(partition.default_time_s) if partition.default_time_s else f"the maximum, {_span(limit)}"
@@ -92,28 +82,28 @@ def at_the_limit(partition: Partition, notice_s: int) -> Judgement:
     if partition.default_time_s and partition.default_time_s != partition.max_time_s:
         found += f", at most {_span(partition.max_time_s)}"
     if partition.max_time_s is not None and partition.max_time_s <= notice_s:
-        return Judgement("fail", found, "No job there lasts long enough to train and save. Use another partition.")
+        return Check(name, "fail", found, "No job there lasts long enough to train and save. Use another partition.")
     if limit is not None and limit <= notice_s + 60:
         advice = "Set cluster.time_min: with the default limit a job is told to stop as soon as it begins."
-        return Judgement("warn", found, advice)
-    return Judgement("ok", found)
+        return Check(name, "warn", found, advice)
+    return Check(name, "ok", found)
 
 
-def requeueing(slurm: Configuration) -> Judgement:
+def requeueing(name: str, slurm: Configuration) -> Check:
     """Whether jobs can be requeued."""
     if slurm.job_requeue:
-        return Judgement("ok", "JobRequeue=1, and cldctl submits with --requeue")
-    return Judgement("ok", "JobRequeue=0, but cldctl submits with --requeue", "Other jobs of yours need --requeue.")
+        return Check(name, "ok", "JobRequeue=1, and cldctl submits with --requeue")
+    return Check(name, "ok", "JobRequeue=0, but cldctl submits with --requeue", "Other jobs of yours need --requeue.")
 
 
-def accounting(slurm: Configuration, sacct_answers: bool, said: str) -> Judgement:
+def accounting(name: str, slurm: Configuration, sacct_answers: bool, said: str) -> Check:
     """Whether sacct can say how jobs ended."""
     fallback = "Works without: causes then come from the job's log and from squeue, as long as it remembers."
     if slurm.accounting in ("", "none"):
-        return Judgement("warn", "off (AccountingStorageType=none)", fallback)
+        return Check(name, "warn", "off (AccountingStorageType=none)", fallback)
     if not sacct_answers:
-        return Judgement("warn", f"{slurm.accounting}, but sacct does not answer: {said}", fallback)
-    return Judgement("ok", f"{slurm.accounting}, sacct answers")
+        return Check(name, "warn", f"{slurm.accounting}, but sacct does not answer: {said}", fallback)
+    return Check(name, "ok", f"{slurm.accounting}, sacct answers")
 
 
 def _first_signals(grace_s: int, slurm: Configuration) -> str:

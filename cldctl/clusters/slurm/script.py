@@ -9,9 +9,6 @@ from cld_core.recipe.cluster import ClusterSpec
 from cldctl.clusters import submitit_jobs
 from cldctl.clusters.base import After, JobSpec
 
-# One below Slurm's default MaxArraySize.
-MAX_TASKS = 1000
-
 
 def text(spec: JobSpec, tasks: int) -> str:
     """The batch script of a job, or of an array of ``tasks``."""
@@ -62,6 +59,7 @@ def python_command(size: ClusterSpec) -> str:
 
 def dependency(after: After) -> str:
     """The condition as sbatch and scontrol take it, for example ``afterany:12:13_4``."""
+    assert after.jobs, "a dependency needs a job"
     how = {"ended": "afterany", "failed": "afternotok"}[after.how]
     return ":".join([how, *dict.fromkeys(job.job_id for job in after.jobs)])
 

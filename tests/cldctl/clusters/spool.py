@@ -58,7 +58,7 @@ class SpoolCluster(Cluster):
         note(jobs)
 
     def survey(self, jobs: Collection[JobRef], *, settled: Collection[JobRef] = (), max_age_s: float = 30.0) -> Survey:
-        return Survey({(self.name, job.job_id): Seen(_phase(job)) for job in jobs}, time.time())
+        return Survey({(self.name, job.job_id): Seen(_phase(job)) for job in jobs})
 
     def cancel(self, jobs: Collection[JobRef]) -> None:
         for job in jobs:
@@ -69,11 +69,7 @@ class SpoolCluster(Cluster):
             os.kill(job.details["pid"], signal.SIGKILL)
 
     def current_job(self, logs: Path | None = None) -> InJob:
-        return SpoolJob(cluster=self, ref=JobRef(cluster=self.name, job_id=os.environ[_JOB]))
-
-
-class SpoolJob(InJob):
-    in_process: ClassVar[bool] = False
+        return InJob(cluster=self, ref=JobRef(cluster=self.name, job_id=os.environ[_JOB]))
 
 
 def _phase(job: JobRef) -> str:

@@ -34,7 +34,7 @@ def test_tasks_run_one_after_another_after_they_were_noted(tmp_path):
         assert not done
         done.extend(jobs)
 
-    CLUSTER.submit(spec(tmp_path, env={"SPECIAL": "yes"}), [Task(work=work(n), label=str(n)) for n in range(2)], note)
+    CLUSTER.submit(spec(tmp_path, env={"SPECIAL": "yes"}), [Task(work=work(n)) for n in range(2)], note)
     jobs, ran = done[:2], done[2:]
     assert ran == [(0, jobs[0], "yes"), (1, jobs[1], "yes")]
     assert "SPECIAL" not in os.environ
@@ -47,7 +47,7 @@ def test_an_error_is_the_commands_own(tmp_path):
         raise RuntimeError("as it was told to")
 
     with pytest.raises(RuntimeError, match="as it was told to"):
-        CLUSTER.submit(spec(tmp_path), [Task(work=fail, label="0")], lambda jobs: None)
+        CLUSTER.submit(spec(tmp_path), [Task(work=fail)], lambda jobs: None)
     with pytest.raises(RecipeError, match=r"Set cluster.nodes=1"):
         CLUSTER.check(JobSpec(name="mine", logs=tmp_path, size=ClusterSpec(nodes=2)))
 

@@ -48,7 +48,7 @@ class Submitter:
     def __call__(self, *works: Any, **changes: Any) -> list[JobRef]:
         noted: list[JobRef] = []
         spec = replace(self.spec, **changes)
-        CLUSTER.submit(spec, [Task(work=work, label="test") for work in works], noted.extend)
+        CLUSTER.submit(spec, [Task(work=work) for work in works], noted.extend)
         # As another command finds them.
         noted = [parse(to_line(Submitted(job=job))).job for job in noted]
         self.jobs += noted

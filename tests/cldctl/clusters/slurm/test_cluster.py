@@ -39,7 +39,7 @@ def sbatch(tmp_path, monkeypatch):
 
 def submit(spec, count=1):
     noted = []
-    SlurmCluster().submit(spec, [Task(work=Fail(), label="0")] * count, noted.extend)
+    SlurmCluster().submit(spec, [Task(work=Fail())] * count, noted.extend)
     return noted
 
 
