@@ -19,6 +19,8 @@ _EARLY_S = 90.0
 _NOT_PREEMPTED = ("None", "Unknown", "")
 # Seconds between two attempts to requeue while the controller is away.
 _RETRY_S = 2.0
+# How long slurmstepd, which writes at its own pace, may take to say why a job was requeued.
+_NOTICE_WITHIN_S = 1.0
 
 
 def job_id(environment: Mapping[str, str]) -> str:
@@ -91,9 +93,9 @@ class SlurmJob(InJob):
                     raise
             time.sleep(_RETRY_S)
 
-    def _log_with_a_reason(self, offset: int, within_s: float = 1.0) -> str:
-        """The log of this attempt, once it has a reason in it: slurmstepd writes at its own pace."""
-        deadline = time.monotonic() + within_s
+    def _log_with_a_reason(self, offset: int) -> str:
+        """The log of this attempt, once it has a reason in it."""
+        deadline = time.monotonic() + _NOTICE_WITHIN_S
         while " DUE TO " not in (text := self.log_since(offset)) and time.monotonic() < deadline:
             time.sleep(0.05)
         return text

@@ -3,10 +3,12 @@
 import contextlib
 import json
 import os
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -15,9 +17,11 @@ import pytest
 from cld_core.errors import RecipeError
 from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run.events import JobRef, Submitted, parse, to_line
-from cldctl.clusters import local_tasks, submitit_jobs
+from cldctl.clusters import local, local_tasks, submitit_jobs
 from cldctl.clusters.base import After, JobSpec, SchedulerRefused, Task
+from cldctl.clusters.debug import DebugCluster
 from cldctl.clusters.local import LocalCluster
+from cldctl.clusters.this_machine import details_of
 
 from .works import Fail, Report, Stubborn
 
@@ -119,6 +123,23 @@ def test_one_task_of_a_pool_is_cancelled_alone(submit):
     assert (submit.folder / "a.stopped").exists()
 
 
+def test_a_task_that_has_ended_is_not_cancelled_in_place_of_its_sibling(submit, monkeypatch):
+    jobs = submit(submit.report("a"), Fail())
+    pid = submit.facts("a")["pid"]
+    submit.until_gone(jobs[1])
+    for call in (CLUSTER.cancel, CLUSTER.kill):
+        call([jobs[1]])
+    assert submit.phase(jobs[0]) == "running"
+
+    def denied(process):
+        raise psutil.AccessDenied(process.pid)
+
+    assert [process.pid for process in local_tasks.Ranks().of(jobs[0])] == [pid]
+    monkeypatch.setattr(psutil.Process, "environ", denied)
+    controller = jobs[0].details["pid"]
+    assert [process.pid for process in local_tasks.Ranks().of(jobs[0])] == [controller], "all that is left to signal"
+
+
 @pytest.mark.parametrize("works", [1, 2])
 def test_cancelling_waits_for_processes_that_are_being_started(submit, monkeypatch, works):
     monkeypatch.setattr(local_tasks, "_STARTING_S", 300.0)
@@ -156,11 +177,9 @@ def test_the_ranks_of_a_wide_task_meet_by_a_file_and_end_together(submit):
             **{"rank": rank, "world_size": 2, "local_rank": rank, "local_world_size": 2, "init_method": meeting},
         }
         assert fact["ref"]["job_id"] == job.job_id
-    Path(meeting.removeprefix("file://")).touch()
     CLUSTER.cancel([job])
     submit.until_gone(job)
     assert {file.name for file in submit.folder.glob("*.stopped")} == {"a.0.stopped", "a.1.stopped"}
-    assert not Path(meeting.removeprefix("file://")).exists(), "left behind, it would mislead a job of the same id"
     assert "work a.1" in CLUSTER.log_files(job, 1)[0].read_text()
 
 
@@ -171,6 +190,55 @@ def test_what_ignores_the_signal_is_killed(submit):
     assert submit.phase(job) == "running"
     CLUSTER.kill([job])
     submit.until_gone(job)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_stopped_rank_is_alive_and_killed_though_its_controller_is_dead(submit, ranks):
+    (job,) = submit(submit.report("a"), size=ClusterSpec(tasks_per_node=ranks))
+    names = ["a"] if ranks == 1 else ["a.0", "a.1"]
+    processes = [psutil.Process(submit.facts(name)["pid"]) for name in names]
+    processes[-1].suspend()
+    controller = psutil.Process(job.details["pid"])
+    controller.kill()
+    wait_for_end([controller.pid])
+    CLUSTER.cancel([job])
+    wait_for_end(process.pid for process in processes[:-1])
+    assert submit.phase(job) == "running"
+    CLUSTER.kill([job])
+    submit.until_gone(job)
+    wait_for_end(process.pid for process in processes)
+
+
+def test_a_time_limit_begins_after_the_wait(submit, monkeypatch):
+    """Each process enforces it, whether it has waited or not."""
+    order: list[Any] = []
+
+    class Timer:
+        def __init__(self, delay: float, call: Any, arguments: Any) -> None:
+            self.start = lambda: order.append((delay, call, arguments))
+
+    class FakeCluster:
+        def current_job(self) -> Any:
+            return SimpleNamespace(ref=JobRef(cluster="local", job_id="1"))
+
+    monkeypatch.setattr(local.threading, "Timer", Timer)
+    monkeypatch.setattr(local, "_wait_for", order.append)
+    monkeypatch.setattr(local, "LocalCluster", FakeCluster)
+    for minutes, notice in ((10, 510.0), (1, 30.0)):
+        local._Start((order.append,), ("others",), minutes, 90)()
+        waited, told, killed, work = order
+        assert waited == ("others",)
+        assert told == (notice, os.kill, (os.getpid(), signal.SIGUSR2))
+        assert killed == (60 * minutes, os.kill, (os.getpid(), signal.SIGKILL))
+        assert work.ref.job_id == "1"
+        order.clear()
+
+
+def test_a_job_that_has_waited_ends_at_its_time_limit(submit):
+    (first,) = submit(submit.report("first"))
+    (second,) = submit(Stubborn(str(submit.folder)), after=After((first,)), size=ClusterSpec(time_min=0.01))
+    (submit.folder / "go").touch()
+    submit.until_gone(first, second)
 
 
 def test_a_job_waits_for_another_and_can_be_cancelled_meanwhile(submit):
@@ -220,6 +288,9 @@ def test_jobs_of_another_machine_are_not_known(submit):
     assert (seen.phase, seen.reason, seen.node) == ("unknown", "started on elsewhere", "elsewhere")
     with pytest.raises(SchedulerRefused, match="cannot wait for job 1 of elsewhere"):
         submit(submit.report("a"), after=After((job,)))
+    job = JobRef(cluster="debug", job_id="1", details=details_of(os.getpid()))
+    with pytest.raises(SchedulerRefused, match="cannot wait for job 1 of"):
+        submit(submit.report("a"), after=After((job,)))
 
 
 def test_a_process_id_that_was_given_again_is_not_the_job(tmp_path):
@@ -245,4 +316,15 @@ def test_what_a_dry_run_shows(submit):
     shown = CLUSTER.script(spec)
     assert shown.startswith("# local: 2 process(es), each:\n")
     assert shown.endswith(f" -u -m submitit.core._submit {spec.logs}\n")
-    assert CLUSTER.max_tasks(spec) == 2
+
+
+@pytest.mark.parametrize(("ranks", "gpus", "tasks"), [(None, 0, 1), (3, 0, 3), (None, 2, 2), (4, 2, 2), (2, 4, 2)])
+def test_as_many_tasks_as_ranks_and_never_more_gpus_than_asked_for(submit, ranks, gpus, tasks):
+    size = ClusterSpec(tasks_per_node=ranks, gpus_per_node=gpus)
+    assert CLUSTER.max_tasks(replace(submit.spec, size=size)) == tasks
+
+
+@pytest.mark.parametrize("cluster", [CLUSTER, DebugCluster()])
+def test_shards_of_a_recipe_of_several_machines_are_refused(submit, cluster):
+    with pytest.raises(RecipeError, match="'cluster.nodes' is 2, but this cluster has one machine"):
+        cluster.max_tasks(replace(submit.spec, size=ClusterSpec(nodes=2)))

@@ -1,8 +1,10 @@
 """Submitting to a made-up Slurm: refusals, no answer, and what a job inherits."""
 
+import itertools
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,7 +17,9 @@ from cldctl.clusters.slurm.client import Answer
 from cldctl.clusters.slurm.cluster import SlurmCluster
 from tests.cldctl.clusters.works import Fail
 
-CONTROLLER = """sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)"""
+CONTROLLER = "sbatch: error: Unable to contact slurm controller (connect failure)"
+# Where no slurm.conf and no controller can be located.
+NOWHERE = "sbatch: error: DNS SRV lookup failed\\nsbatch: fatal: Could not establish a configuration source"
 
 
 @pytest.fixture
@@ -49,6 +53,16 @@ def test_a_job_and_an_array(spec, sbatch):
     assert [job.job_id for job in submit(spec, 2)] == ["31_0", "31_1"]
 
 
+def test_a_cluster_derived_from_it_that_does_not_restart_jobs(spec, sbatch):
+    class Once(SlurmCluster):
+        restarts = False
+
+    sbatch("echo Submitted batch job 31")
+    noted = []
+    Once().submit(spec, [Task(work=Fail())], noted.extend)
+    assert not noted[0].restarts
+
+
 def test_a_job_inside_a_job_inherits_nothing_of_it(spec, sbatch, tmp_path, monkeypatch):
     sbatch(f"env > {tmp_path}/env; echo Submitted batch job 31")
     monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
@@ -70,11 +84,18 @@ def test_a_refusal_says_what_to_fix(spec, sbatch, capfd):
     assert capfd.readouterr().err == "", "the message is the only one"
 
 
-def test_a_controller_that_is_away_has_not_refused(spec, sbatch):
-    sbatch(f"echo '{CONTROLLER}' >&2; exit 1")
+def test_a_refusal_of_several_lines(spec, sbatch):
+    sbatch("printf 'sbatch: error: AssocMaxSubmitJobLimit\\nsbatch: error: Job violates policy\\n' >&2; exit 1")
+    with pytest.raises(SchedulerRefused, match="mine: AssocMaxSubmitJobLimit; Job violates policy"):
+        submit(spec)
+
+
+@pytest.mark.parametrize("said", [CONTROLLER, NOWHERE])
+def test_a_controller_that_is_away_has_not_refused(spec, sbatch, said):
+    sbatch(f"printf '{said}' >&2; exit 1")
     with pytest.raises(SchedulerAway) as error:
         submit(spec)
-    assert "does not answer" in str(error.value)
+    assert f"does not answer, and the job mine was not submitted: {said.rpartition(': ')[2]}" in str(error.value)
     assert "refused" not in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -114,8 +135,10 @@ def test_an_sbatch_without_an_answer_leaves_no_job_behind(spec, monkeypatch, ans
             "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation"
         )
 
+    passed = itertools.count()
+    clock = SimpleNamespace(time=time.time, sleep=lambda seconds: None, monotonic=lambda: 20.0 * next(passed))
+    monkeypatch.setattr(cluster, "time", clock)
     monkeypatch.setattr(client, "run", run)
-    monkeypatch.setattr(cluster, "_AWAY_S", 2.5)
     monkeypatch.setattr(submitit_jobs, "submit_slurm", refuse)
     with pytest.raises(SchedulerAway, match=f"Socket timed out on send/recv operation. .*{advice}"):
         submit(spec)

@@ -24,6 +24,7 @@ def logs(tmp_path, monkeypatch):
         monkeypatch.setenv(f"SLURM_{name}", value)
     monkeypatch.setenv("SLURMD_NODENAME", "n1")
     monkeypatch.setenv("CLDCTL_SIGNAL_S", "60")
+    monkeypatch.setattr(inside, "_NOTICE_WITHIN_S", 0.0)
     return tmp_path
 
 

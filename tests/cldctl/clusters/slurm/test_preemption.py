@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from cld_core.run.atomic import read_json
-from cldctl.clusters.slurm import configuration, doctor, node_probe, preemption
+from cldctl.clusters.slurm import client, configuration, doctor, node_probe, preemption
 
 CONFIG = """\
 Configuration data as of 2026-11-25T01:42:53
@@ -54,8 +54,8 @@ def test_what_is_absent_or_null_is_off():
     )
     assert (empty.preempt_type, empty.accounting, empty.user_signal, empty.job_requeue) == ("", "", False, False)
     assert configuration.parse_configuration("PreemptType = preempt/none\n").preempt_type == "none"
-    assert "never" in preemption.on_preemption(SPOT, [SPOT, GPU], empty, 9.0).found
-    assert preemption.accounting(empty, True, "").verdict == "warn"
+    assert "never" in preemption.on_preemption("it", SPOT, [SPOT, GPU], empty, 9.0).found
+    assert preemption.accounting("it", empty, True, "").verdict == "warn"
 
 
 def test_scontrol_show_partition_is_read():
@@ -70,15 +70,15 @@ def test_scontrol_show_partition_is_read():
     ("save_s", "verdict"), [(None, "ok"), (10.0, "ok"), (80.0, "warn"), (151.0, "fail")]
 )  # of 120 + 30 s
 def test_a_save_must_fit_into_the_notice(save_s, verdict):
-    judged = preemption.on_preemption(SPOT, [SPOT, GPU], SLURM, save_s)
-    assert judged.verdict == verdict
+    judged = preemption.on_preemption("it", SPOT, [SPOT, GPU], SLURM, save_s)
+    assert (judged.name, judged.verdict) == ("it", verdict)
     assert "SIGUSR2 at once, SIGTERM after 120 s, SIGKILL after 150 s" in judged.found
 
 
 def test_modes_of_preemption():
     def outcome(mode, **changes):
         partition = dataclasses.replace(SPOT, preempt_mode=mode)
-        return preemption.on_preemption(partition, [partition, GPU], dataclasses.replace(SLURM, **changes), 1.0)
+        return preemption.on_preemption("it", partition, [partition, GPU], dataclasses.replace(SLURM, **changes), 1.0)
 
     assert outcome("OFF").verdict == "ok"
     assert outcome("").found.startswith("SUSPEND"), "the cluster's mode, since the partition has none"
@@ -87,7 +87,9 @@ def test_modes_of_preemption():
     assert "not restarted" in outcome("CANCEL", user_signal=False).found
     assert "successor" in outcome("CANCEL").advice
     assert "by QOS" in outcome("REQUEUE", preempt_type="qos").found
-    assert "never" in preemption.on_preemption(GPU, [SPOT, GPU], SLURM, 1.0).found, "it has the highest PriorityTier"
+    assert "never" in preemption.on_preemption("it", GPU, [SPOT, GPU], SLURM, 1.0).found, (
+        "it has the highest PriorityTier"
+    )
 
 
 def test_preemption_by_qos():
@@ -99,7 +101,7 @@ def test_preemption_by_qos():
     setup = dataclasses.replace(SLURM, preempt_type="qos", preempt_mode="CANCEL")
 
     def judged(qos):
-        return preemption.on_preemption_by_qos(qos, every, setup, 80.0)
+        return preemption.on_preemption_by_qos("it", qos, every, setup, 80.0)
 
     assert (judged(spot).verdict, judged(urgent).verdict, judged(normal).verdict) == ("warn", "ok", "fail")
     assert "by urgent: REQUEUE: SIGUSR2 at once, SIGTERM after 120 s, SIGKILL after 150 s" in judged(spot).found
@@ -108,11 +110,11 @@ def test_preemption_by_qos():
 
 
 def test_time_limits():
-    assert preemption.at_the_limit(SPOT, 90).verdict == "ok"
-    assert preemption.at_the_limit(GPU, 90).verdict == "ok"
-    assert "30 min, at most unlimited" in preemption.at_the_limit(GPU, 90).found
-    assert "cluster.time_min" in preemption.at_the_limit(GPU, 1790).advice
-    assert preemption.at_the_limit(SPOT, 36 * 3600).verdict == "fail"
+    assert preemption.at_the_limit("it", SPOT, 90).verdict == "ok"
+    assert preemption.at_the_limit("it", GPU, 90).verdict == "ok"
+    assert "30 min, at most unlimited" in preemption.at_the_limit("it", GPU, 90).found
+    assert "cluster.time_min" in preemption.at_the_limit("it", GPU, 1790).advice
+    assert preemption.at_the_limit("it", SPOT, 36 * 3600).verdict == "fail"
     assert [configuration.parse_duration(text) for text in ("00:01:00", "2-00:00:00", "UNLIMITED")] == [
         60,
         172800,
@@ -128,3 +130,12 @@ def test_what_the_job_does_on_a_node(tmp_path, monkeypatch):
     assert doctor._names(answer["unresolved"], 2).verdict == "fail"
     assert doctor._requeueable({"Requeue": "0"}).verdict == "fail"
     assert "-m cldctl.clusters.slurm.node_probe" in node_probe.script(tmp_path, [])
+
+
+def test_an_sbatch_without_an_answer_has_not_refused(tmp_path, monkeypatch):
+    gone = client.Answer(1, "sbatch: error: Unable to contact slurm controller", away=True)
+    monkeypatch.setattr(client, "run", lambda command, stdin="": gone)
+    probe = node_probe.probe(tmp_path, [], [], 1.0)
+    check = doctor._without_an_answer(probe, tmp_path)
+    assert (probe.outcome, check.verdict) == ("away", "fail")
+    assert check.found == "slurmctld does not answer (sbatch: error: Unable to contact slurm controller)"

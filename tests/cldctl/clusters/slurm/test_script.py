@@ -11,6 +11,7 @@ from cld_core.errors import RecipeError
 from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run.events import JobRef
 from cldctl.clusters.base import After, JobSpec
+from cldctl.clusters.slurm import client
 from cldctl.clusters.slurm.cluster import SlurmCluster
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -98,7 +99,30 @@ def test_a_time_limit_within_its_own_notice_is_refused():
     SlurmCluster().check(replace(SPEC, size=ClusterSpec(time_min=2)))
 
 
-def test_an_array_that_slurm_would_refuse():
-    assert SlurmCluster().max_tasks(SPEC) == 1000
-    with pytest.raises(RecipeError, match="Submit at most 1000"):
-        SlurmCluster().check(SPEC, 1001)
+@pytest.mark.parametrize(
+    ("config", "most"),
+    [("MaxArraySize            = 101\n", 101), ("MaxArraySize = 0\n", 1), ("KillWait = 30 sec\n", 1000), (None, 1000)],
+)
+def test_an_array_that_slurm_would_refuse(monkeypatch, config, most):
+    asked = []
+    client.max_array_size.cache_clear()
+    monkeypatch.setattr(client, "output_of", lambda command: asked.append(command) or config)
+    assert SlurmCluster().max_tasks(SPEC) == most
+    SlurmCluster().check(SPEC, most)
+    with pytest.raises(RecipeError, match=f"Submit at most {most}"):
+        SlurmCluster().check(SPEC, most + 1)
+    assert len(asked) == 1, "once per process"
+    client.max_array_size.cache_clear()
+
+
+def test_a_dependency_on_no_job():
+    with pytest.raises(AssertionError, match="needs a job"):
+        script(after=After(()))
+
+
+def test_a_dry_run_waits_for_a_job_without_an_id():
+    file, text = GOLDEN / "chained.sh", script(2, after=After((JobRef(cluster="slurm", job_id="JOB_OF_THE_TRAINING"),)))
+    if os.environ.get("CLDCTL_WRITE_GOLDEN"):
+        file.write_text(text)
+    assert "#SBATCH --dependency=afterany:JOB_OF_THE_TRAINING\n" in text
+    assert text == file.read_text()

@@ -1,0 +1,27 @@
+#!/bin/bash
+
+# Parameters
+#SBATCH --array=0-1%2
+#SBATCH --dependency=afterany:JOB_OF_THE_TRAINING
+#SBATCH --error=/runs/mine/logs/%A_%a_0_log.err
+#SBATCH --job-name=mine
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output=/runs/mine/logs/%A_%a_0_log.out
+#SBATCH --requeue
+#SBATCH --signal=USR2@90
+
+# setup
+export CLDCTL_SIGNAL_S=90
+set +e
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+srun --unbuffered --output /runs/mine/logs/%A_%a_%t_log.out --error /runs/mine/logs/%A_%a_%t_log.err --kill-on-bad-exit=1 PYTHON -u -m submitit.core._submit /runs/mine/logs
+
+
+# teardown
+code=$?
+PYTHON -m cldctl.jobs.aftermath /runs/mine $code
+exit $code
