@@ -1,1 +1,1 @@
-"""A real, throw-away Slurm on one machine, and the tests that need one."""
+"""A real, disposable Slurm on one machine, and the tests that need one."""

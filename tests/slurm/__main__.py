@@ -1,4 +1,4 @@
-"""A Slurm to play with: `python -m tests.slurm up|down|status`, as root, in the repository's .slurm-test/."""
+"""A Slurm to try things on: `python -m tests.slurm up|down|status`, as root, in the repository's .slurm-test/."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ def main(arguments: list[str]) -> int:
 
 
 def up() -> int:
-    """Start the cluster, or say that it runs; standard output is the same either way."""
+    """Start the cluster, or report that it is running; standard output is the same either way."""
     if _is_up():
-        print("It is up already.", file=sys.stderr)
+        print("It is already up.", file=sys.stderr)
     else:
         SlurmCluster(ROOT, keep=True).start()
     print(f"export SLURM_CONF={ROOT}/slurm.conf")
-    print("# Type the line above in your shell, and then for instance:")
+    print("# Paste the line above into your shell. Then, for example:")
     print("#   sinfo                                                    4 nodes, 5 partitions")
     print("#   srun -N2 hostname                                        a job on 2 nodes")
-    print("#   sbatch -p high -N4 --exclusive --wrap 'sleep 3'          preempt what runs on `low`")
+    print("#   sbatch -p high -N4 --exclusive --wrap 'sleep 3'          preempt the jobs on `low`")
     print("#   scontrol update nodename=n1 state=down reason=test       lose a node (state=resume: get it back)")
-    print("#   make slurm-down                                          stop it all")
+    print("#   make slurm-down                                          stop everything")
     return 0
 
 
 def down() -> int:
-    """Stop the cluster and remove its folder; nothing to stop is fine too."""
+    """Stop the cluster and remove its folder; does nothing if there is none."""
     if (ROOT / "owner.json").exists():
         machine.destroy(ROOT)
         print("The test Slurm is down.")
@@ -54,7 +54,7 @@ def down() -> int:
 
 
 def status() -> int:
-    """Say which daemons run; exit code 0 if the cluster is up, 3 if it is not (as systemd's `status`)."""
+    """List the daemons that are running; exit code 0 if the cluster is up, 3 if it is not (like `systemctl status`)."""
     if not _is_up():
         print("The test Slurm is down (make slurm-up starts it).")
         return 3

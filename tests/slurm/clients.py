@@ -1,4 +1,4 @@
-"""What users ask of Slurm (submit, look, wait), as methods on a cluster."""
+"""What users do with Slurm (submit, query, wait), as methods of a cluster."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ ENDED = frozenset(
 
 
 class SlurmClients:
-    """Client calls, each with a time limit, to the cluster whose slurm.conf is in `root`."""
+    """Client calls, each with a time limit, for the cluster whose slurm.conf is in `root`."""
 
     root: Path
 
     @property
     def env(self) -> dict[str, str]:
-        """Environment for client calls: this cluster's SLURM_CONF, and no trace of any other Slurm."""
+        """Environment for client calls: this cluster's SLURM_CONF, and nothing of any other Slurm."""
         foreign = ("SLURM", "SBATCH_", "SALLOC_", "SRUN_", "SQUEUE_", "SACCT_", "SINFO_", "SCANCEL_")
         clean = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
         return clean | {"SLURM_CONF": str(self.root / "slurm.conf"), "PATH": search_path()}
@@ -36,19 +36,17 @@ class SlurmClients:
         *,
         check: bool = True,
         env: Mapping[str, str] | None = None,
-        cwd: Path | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a client (no shell; a string is split as a shell would), for at most `timeout` seconds.
+        """Run a client (no shell; a string is split as a shell would split it), for at most `timeout` seconds.
 
         `env` is added to `self.env`. With `check`, raises SlurmTestError with what the command printed if it
-        fails; always raises SlurmTestError on a time-out.
+        fails. Always raises SlurmTestError on a timeout.
         """
         argv = shlex.split(command) if isinstance(command, str) else list(command)
         try:
             done = subprocess.run(
                 argv,
                 env=self.env | dict(env or {}),
-                cwd=cwd,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
@@ -61,11 +59,11 @@ class SlurmClients:
             raise SlurmTestError(f"`{shlex.join(argv)}` ended with {done.returncode}:\n{done.stdout}{done.stderr}")
         return done
 
-    def sbatch(self, *options: str, wrap: str | None = None, cwd: Path | None = None) -> str:
+    def sbatch(self, *options: str, wrap: str | None = None) -> str:
         """Submit a job and return its id. `options`: sbatch's own, then a script unless `wrap` is given."""
         wrapped = [] if wrap is None else ["--wrap", wrap]
-        # Options that come later win: without one of the caller's, no slurm-N.out is left behind.
-        done = self.run(["sbatch", "--parsable", "--output=/dev/null", *wrapped, *options], cwd=cwd)
+        # Later options win: unless the caller passes --output, no slurm-N.out is left behind.
+        done = self.run(["sbatch", "--parsable", "--output=/dev/null", *wrapped, *options])
         return done.stdout.strip().split(";")[0]
 
     def job_state(self, job_id: str) -> str:
@@ -73,7 +71,7 @@ class SlurmClients:
         return self._squeue(job_id, "%T")
 
     def job_info(self, job_id: str) -> dict[str, str]:
-        """`scontrol show job` as a dict; {} for a job that Slurm does not know."""
+        """`scontrol show job` as a dict; {} for an unknown job."""
         done = self.run(["scontrol", "--oneliner", "show", "job", job_id], check=False)
         pairs = (word.split("=", 1) for word in done.stdout.split() if "=" in word)
         return {pair[0]: pair[1] for pair in pairs}
@@ -100,7 +98,7 @@ class SlurmClients:
         return self.wait_state(job_id, ENDED, timeout)
 
     def wait_requeued(self, job_id: str, restarts: int = 1, timeout: float = 60) -> None:
-        """Wait until Slurm has requeued the job `restarts` times; it may wait or run again by then."""
+        """Wait until Slurm has requeued the job `restarts` times; by then it may be pending or running again."""
         wait_until(
             lambda: int(self.job_info(job_id).get("Restarts", 0)) >= restarts,
             timeout=timeout,
@@ -109,11 +107,11 @@ class SlurmClients:
         )
 
     def expire(self, job_id: str, seconds: int = 1) -> None:
-        """Move a running job's time limit to `seconds` from now; Slurm looks at limits every 30 s at most."""
+        """Move a running job's time limit to `seconds` from now; Slurm checks limits only every 30 s."""
         self.run(["scontrol", "update", f"jobid={job_id}", f"EndTime=now+{seconds}seconds"])
 
     def preempt_all(self, seconds: int, how: str = "--partition=high") -> str:
-        """Submit a job, on `high` or as ``how`` says, that takes every node for `seconds`; return its id at once."""
+        """Submit a job that takes every node for `seconds`, on `high` or as ``how`` says; return its id immediately."""
         return self.sbatch(
             how, f"--nodes={len(NODES)}", "--exclusive", "--job-name=preempt",
             wrap=f"sleep {seconds}",

@@ -1,4 +1,4 @@
-"""A Slurm cluster on this machine: controller, four nodes, accounting; up in seconds, and gone."""
+"""A Slurm cluster on this machine: controller, four nodes, accounting. Starts in seconds and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .errors import SlurmTestError, why_unusable
 from .polling import wait_until
 from .processes import Processes
 
-# Loaded CI machines are slow; a healthy cluster needs a tenth of this.
+# Busy CI machines are slow; a healthy cluster needs a tenth of this.
 START_TIMEOUT_S = 60.0
 
 
 class SlurmCluster(SlurmClients):
-    """A throw-away cluster; every file is under `root`, every process ends with `stop()`.
+    """A disposable cluster; every file is under `root`, every process ends with `stop()`.
 
-    Nodes n1..n4 (2 CPUs and 2 imaginary GPUs each) are in all partitions:
+    Nodes n1..n4 (2 CPUs and 2 fake GPUs each) are in all partitions:
 
     low      preempted by `high`: REQUEUE, GraceTime=settings.grace_time; the default partition
     low0     the same with GraceTime=0, as on most clusters
@@ -42,7 +42,7 @@ class SlurmCluster(SlurmClients):
         self.defaults = Settings(accounting=accounting)
         self.settings = self.defaults
 
-    # --- life -----------------------------------------------------------------------------------------
+    # --- lifecycle -----------------------------------------------------------------------------------------
 
     def start(self) -> SlurmCluster:
         """Bring up every daemon; return when all nodes are idle.
@@ -92,9 +92,9 @@ class SlurmCluster(SlurmClients):
     # --- settings -------------------------------------------------------------------------------------
 
     def configure(self, **changes: Any) -> None:
-        """Give the running cluster the default Settings with `changes`; returns when they are in force.
+        """Give the running cluster the default Settings with `changes`; returns when they are in effect.
 
-        What is not named goes back to its default, so that a test's one call says all that is special.
+        Settings that are not named return to their defaults, so that one call shows everything a test changes.
         """
         wanted = replace(self.defaults, **changes)
         if wanted.accounting and not self.accounting:
@@ -109,14 +109,10 @@ class SlurmCluster(SlurmClients):
 
     # --- failures -------------------------------------------------------------------------------------
 
-    def kill_node(self, name: str, *, noticed: bool = True) -> None:
-        """Cut the power of a node: slurmd, job steps and tasks vanish.
-
-        noticed: tell the controller at once; otherwise it finds out by itself after SlurmdTimeout (30 s).
-        """
+    def kill_node(self, name: str) -> None:
+        """Cut the power of a node (slurmd, job steps and tasks vanish), and tell the controller."""
         self.processes.kill_node(_node(name))
-        if noticed:
-            self.run(["scontrol", "update", f"nodename={name}", "state=down", "reason=test"])
+        self.run(["scontrol", "update", f"nodename={name}", "state=down", "reason=test"])
 
     def restore_node(self, name: str) -> None:
         """Bring a node back from whatever state it is in; returns when it accepts jobs."""
@@ -127,36 +123,33 @@ class SlurmCluster(SlurmClients):
             state = self.node_state(name)
             if any(word in state for word in ("down", "drain", "fail")) and not state.endswith("*"):
                 self.run(["scontrol", "update", f"nodename={name}", "state=resume"], check=False)
-            # A node that is down is called "completing" as long as it has the remains of a job.
+            # A node that is down is called "completing" as long as parts of a job are left on it.
             return _is_up(state) and state != "completing"
 
         wait_until(is_up, timeout=START_TIMEOUT_S, what=f"node {name} to come back",
                    last_seen=lambda: self.node_state(name))  # fmt: skip
 
-    def kill_controller(self, *, crash: bool = False) -> None:
-        """Stop slurmctld. With `crash` it saves no state: jobs of the last seconds may be forgotten."""
-        if crash:
-            self.processes.kill("slurmctld")
-        else:
-            self.processes.stop("slurmctld", timeout=20)
+    def kill_controller(self) -> None:
+        """Stop slurmctld."""
+        self.processes.stop("slurmctld", timeout=20)
 
     def start_controller(self) -> None:
-        """Start slurmctld, if it does not run; returns when it answers."""
+        """Start slurmctld if it is not running; returns when it answers."""
         if not self.processes.alive("slurmctld"):
             self.processes.start("slurmctld", ["slurmctld", "-D"], self.env)
         self._wait_controller()
 
     def stop_accounting(self) -> None:
-        """Stop slurmdbd: sacct fails, everything else goes on."""
+        """Stop slurmdbd: sacct fails, everything else keeps working."""
         self.processes.stop("slurmdbd")
 
     def start_accounting(self) -> None:
-        """Start slurmdbd, if it does not run; returns when it answers."""
+        """Start slurmdbd if it is not running; returns when it answers."""
         if not self.processes.alive("slurmdbd"):
             self.processes.start("slurmdbd", ["slurmdbd", "-D"], self.env)
         self._wait_port("slurmdbd", self.ports.accounting)
 
-    # --- peace ----------------------------------------------------------------------------------------
+    # --- cleanup ----------------------------------------------------------------------------------------
 
     def wait_idle(self, timeout: float = 60) -> None:
         """Wait until no job is waiting, running or cleaning up, and every node is idle."""
@@ -164,19 +157,19 @@ class SlurmCluster(SlurmClients):
         def is_idle() -> bool:
             return not self._active_jobs() and all(state == "idle" for state in self._node_states())
 
-        def found() -> str:
+        def current_state() -> str:
             return f"{self.describe()}\nslurmctld's log ends with:\n{self.processes.log_tail('slurmctld')}"
 
-        wait_until(is_idle, timeout=timeout, what="an idle cluster", last_seen=found)
+        wait_until(is_idle, timeout=timeout, what="an idle cluster", last_seen=current_state)
 
     def cancel_all(self, timeout: float = 30) -> None:
-        """End every job at once, without the courtesy of KillWait."""
+        """End every job immediately, without waiting for KillWait."""
 
         def none_left() -> bool:
             jobs = self._active_jobs()
             if jobs:
-                # Slurm takes even scancel --signal=KILL for SIGTERM, KillWait, SIGKILL. A job may have ended
-                # since the look at the queue, hence no check.
+                # Slurm turns even scancel --signal=KILL into SIGTERM, KillWait, SIGKILL. A job may have ended
+                # since the queue was read, hence no check.
                 self.run(["scancel", *jobs], check=False)
                 self.processes.kill_tasks()
             return not jobs
@@ -195,7 +188,7 @@ class SlurmCluster(SlurmClients):
                 self.restore_node(node)
         self.wait_idle()
 
-    # --- inside ---------------------------------------------------------------------------------------
+    # --- internals ---------------------------------------------------------------------------------------
 
     def _write_config(self) -> None:
         host = machine.short_hostname()
@@ -244,13 +237,13 @@ class SlurmCluster(SlurmClients):
                 "mariadbd", "--no-defaults", "--user=root", f"--datadir={data}", f"--socket={socket}",
                 f"--port={self.ports.database}", "--bind-address=127.0.0.1", "--skip-name-resolve",
                 f"--pid-file={self.root}/run/mariadbd.pid",
-                # Nothing here must survive a power cut.
+                # Nothing here has to survive a power cut.
                 "--innodb-flush-log-at-trx-commit=0", "--skip-log-bin", "--innodb-lock-wait-timeout=900",
             ],
             self.env,
         )  # fmt: skip
         self._wait_port("mariadbd", self.ports.database)
-        # Where slurmdbd has to create the database itself, Debian's build dies.
+        # Debian's slurmdbd crashes if it has to create the database itself.
         self.run(
             ["mariadb", "--no-defaults", f"--socket={socket}", "--user=root", "--execute",
              "CREATE DATABASE slurm_acct_db;"
@@ -268,7 +261,7 @@ class SlurmCluster(SlurmClients):
         )  # fmt: skip
 
     def _wait_controller(self) -> None:
-        # Clients block for long on a controller that does not listen yet.
+        # Clients block for a long time on a controller that does not listen yet.
         self._wait_port("slurmctld", self.ports.controller)
         wait_until(
             lambda: "is UP" in self.run("scontrol ping", check=False).stdout,

@@ -19,7 +19,7 @@ class Settings:
     """What tests switch in a running cluster. Times are in seconds."""
 
     user_signal: bool = False
-    """Preemption sends a job's own `--signal` at once (SlurmctldParameters=preempt_send_user_signal)."""
+    """Preemption sends a job's own `--signal` immediately (SlurmctldParameters=preempt_send_user_signal)."""
     grace_time: int = 10
     """GraceTime of the partitions `low` and `cancel`; `low0` always has 0."""
     requeue: bool = True
@@ -29,7 +29,7 @@ class Settings:
     preempt_by_qos: bool = False
     """QOS preempt each other, whatever their partitions (PreemptType=preempt/qos)."""
     accounting: bool = True
-    """False hides slurmdbd: sacct says that accounting is disabled, as on a cluster that has none."""
+    """False hides slurmdbd: sacct says that accounting is disabled, as on a cluster without it."""
 
     def __post_init__(self) -> None:
         assert self.grace_time >= 0, f"grace_time must be >= 0 seconds, got {self.grace_time}"
@@ -69,10 +69,10 @@ def slurm_conf(root: Path, host: str, ports: Ports, settings: Settings) -> str:
         "ProctrackType=proctrack/linuxproc",
         "TaskPlugin=task/none",
         "JobAcctGatherType=jobacct_gather/linux",
-        # Kill a job that takes more memory than it asked for, which without cgroups nothing else does.
+        # Kill a job that uses more memory than it asked for; without cgroups nothing else does.
         "JobAcctGatherParams=OverMemoryKill",
         "JobAcctGatherFrequency=task=1",
-        # The nodes' sizes below are a claim; do not compare them with this machine.
+        # The nodes' sizes below are made up; do not compare them with this machine.
         "SlurmdParameters=config_overrides",
         # Not 2: then a late answer, sent before a node was killed, would bring the dead node back to service.
         "ReturnToService=1",
@@ -88,7 +88,7 @@ def slurm_conf(root: Path, host: str, ports: Ports, settings: Settings) -> str:
         "SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1",
         f"PreemptType=preempt/{'qos' if settings.preempt_by_qos else 'partition_prio'}",
         "PreemptMode=REQUEUE",
-        # Slurm takes no empty list for an answer.
+        # Slurm does not accept an empty list.
         *(["SlurmctldParameters=preempt_send_user_signal"] if settings.user_signal else []),
         "GresTypes=gpu",
         *_accounting_lines(root, ports, settings),
@@ -153,10 +153,10 @@ def gpu_files(root: Path) -> list[Path]:
 
 
 def gres_conf(root: Path) -> str:
-    """GPUs that are counted and handed out (CUDA_VISIBLE_DEVICES), but are not there."""
+    """GPUs that are counted and assigned (CUDA_VISIBLE_DEVICES), but do not exist."""
     return "".join(f"NodeName={','.join(NODES)} Name=gpu File={file}\n" for file in gpu_files(root))
 
 
 def cgroup_conf() -> str:
-    """Containers and CI machines often have no cgroup tree that one may write to."""
+    """Containers and CI machines often have no writable cgroup tree."""
     return "CgroupPlugin=disabled\n"

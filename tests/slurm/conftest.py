@@ -1,4 +1,4 @@
-"""The fixture `slurm`: one real cluster for the whole test run, put in order before each test."""
+"""The fixture `slurm`: one real cluster for the whole test run, reset before each test."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def usable_machine() -> None:
-    """Skip this folder where no Slurm can be started, or fail where CLDCTL_REQUIRE_SLURM=1 says it must."""
+    """Skip this folder if no Slurm can be started, or fail if CLDCTL_REQUIRE_SLURM=1 is set."""
     reason = why_unusable()
     if reason and os.environ.get("CLDCTL_REQUIRE_SLURM") == "1":
         pytest.fail(f"CLDCTL_REQUIRE_SLURM=1, but {reason}", pytrace=False)
@@ -33,14 +33,14 @@ def usable_machine() -> None:
 
 @pytest.fixture(scope="session")
 def slurm_cluster(usable_machine: None) -> Iterator[SlurmCluster]:
-    """The cluster as it was left by the last test; ask for `slurm` instead."""
+    """The cluster as the last test left it; use `slurm` instead."""
     with SlurmCluster() as cluster:
         yield cluster
 
 
 @pytest.fixture
 def slurm(slurm_cluster: SlurmCluster) -> Iterator[SlurmCluster]:
-    """The cluster with default settings, all nodes idle and no job; cleaned up behind the test as well."""
+    """The cluster with default settings, all nodes idle and no job; reset after the test as well."""
     slurm_cluster.reset()
     yield slurm_cluster
     slurm_cluster.reset()
@@ -48,7 +48,7 @@ def slurm(slurm_cluster: SlurmCluster) -> Iterator[SlurmCluster]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show what the controller logged with each test that failed: the cluster is gone when one looks."""
+    """Add the end of the controller's log to each failed test: the cluster is gone when somebody reads it."""
     report = yield
     cluster = getattr(item, "funcargs", {}).get("slurm")
     if report.failed and isinstance(cluster, SlurmCluster):

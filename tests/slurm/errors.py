@@ -1,4 +1,4 @@
-"""What can go wrong with the test cluster, and the packages it is made of."""
+"""The error of the test cluster, and the packages it needs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class SlurmTestError(RuntimeError):
 
 
 def search_path() -> str:
-    """PATH with the folders in which Debian keeps daemons, which users often lack."""
+    """PATH with the folders in which Debian keeps daemons, which is often missing from that of users."""
     return os.pathsep.join(filter(None, [os.environ.get("PATH", ""), _SYSTEM_PATH]))
 
 
@@ -45,5 +45,5 @@ def why_unusable(*, accounting: bool = True) -> str | None:
     needed = _PACKAGE_OF | (_PACKAGE_OF_ACCOUNTING if accounting else {})
     for binary, package in needed.items():
         if shutil.which(binary, path=search_path()) is None:
-            return f"`{binary}` is missing, of the Debian package {package}: {INSTALL}"
+            return f"`{binary}` is missing (Debian package {package}): {INSTALL}"
     return None

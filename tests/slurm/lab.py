@@ -1,4 +1,4 @@
-"""Runs of cldctl on the test cluster: the command line with its environment, and waiting for what should come."""
+"""Runs of cldctl on the test cluster: the command line with its environment, and waiting for states."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cld_core.run.atomic import write_text
 from .cluster import SlurmCluster
 from .polling import wait_until
 
-# A toy on two nodes, a rank each, that trains until it is told to stop.
+# A toy on two nodes with one rank each that trains until it is told to stop.
 ENDLESS = (
     *("network.width=16", "network.layers=3", "train.batch_size=16", "train.log_every=5", "eval.samples=64"),
     *("train.checkpoint_every=200", "train.steps=100000000", "train.on_resume=exact"),
@@ -25,9 +25,9 @@ PLUGIN = Path(__file__).parent / "misbehaving.py"
 
 
 def give(orders: Path, rank: int, what: str) -> None:
-    """Tell a rank of a run on the data set `misbehaving` what to do.
+    """Tell a rank of a run with the data set `misbehaving` what to do.
 
-    The order is there whole or not at all: a rank looks hundreds of times a second, and takes what it sees away.
+    The file is written atomically: a rank checks hundreds of times a second, and removes what it reads.
     """
     write_text(orders / f"rank{rank}", what)
 
@@ -39,7 +39,7 @@ class Lab:
         self.slurm, self.runs = slurm, runs
 
     def cldctl(self, *arguments: str, code: int | None = 0, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-        """Run the command line; fails where the exit code is not ``code``."""
+        """Run the command line; fails if the exit code is not ``code``."""
         command = [sys.executable, "-m", "cldctl", *arguments]
         environment = {"CLDCTL_RUNS": str(self.runs), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
         done = self.slurm.run(command, timeout, check=False, env=environment)

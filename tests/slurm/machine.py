@@ -1,4 +1,4 @@
-"""What the test cluster takes from the machine it runs on: names, free ports, a folder, and tidiness."""
+"""What the test cluster takes from the machine it runs on: host names, free ports, a folder, and its removal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .config import NODES, Ports
 from .errors import SlurmTestError
 from .processes import Processes, identity, is_running
 
-# Below the ports that the kernel hands out (32768 and up) and those that submitit picks for torch's
+# Below the ports that the kernel assigns (32768 and up) and those that submitit picks for torch's
 # MASTER_PORT (20000 to 60000), so that a daemon that is down finds its port still free when it comes back.
 _PORTS = range(10000, 20000)
 
@@ -42,7 +42,7 @@ def name_nodes(hosts: Path = Path("/etc/hosts")) -> None:
 
 
 def free_ports() -> Ports:
-    """Ports that nobody listens on. Call it, and start what uses them, inside `starting_alone()`."""
+    """Ports that nobody listens on. Call it, and start what uses them, within `starting_alone()`."""
     candidates = iter(random.SystemRandom().sample(_PORTS, len(_PORTS)))
     free = (port for port in candidates if _is_free(port))
     return Ports(
@@ -71,13 +71,13 @@ def is_listening(port: int) -> bool:
 
 
 def roots() -> Path:
-    """The folder with the root of every cluster that was given none."""
+    """The folder with the roots of clusters that were started without one."""
     return Path(tempfile.gettempdir()) / "cldctl-slurm"
 
 
 @contextlib.contextmanager
 def starting_alone() -> Iterator[None]:
-    """Two clusters that start at the same moment would pick the same free ports."""
+    """Keep other clusters from starting: two at the same moment would pick the same free ports."""
     roots().mkdir(mode=0o755, exist_ok=True)
     with open(roots() / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -85,22 +85,22 @@ def starting_alone() -> Iterator[None]:
 
 
 def make_root(root: Path | None, *, keep: bool) -> Path:
-    """Create the folder of a cluster, with a note of its owner: this process, or nobody with `keep`.
+    """Create the folder of a cluster, and note its owner: this process, or nobody with `keep`.
 
-    Raises SlurmTestError for a path in which no cluster can live, or where one lives already.
+    Raises SlurmTestError for a path that Slurm cannot use, or if a cluster is already running there.
     """
     root = Path(tempfile.mkdtemp(dir=roots(), prefix="c")) if root is None else root.absolute()
     if len(str(root / "munge.socket")) > _MAX_SOCKET_PATH or any(c in str(root) for c in " ,=#"):
         raise SlurmTestError(
-            f"{root} is too long for a socket's path, or has a space, comma, '=' or '#': take another folder"
+            f"{root} is too long for a socket's path, or has a space, comma, '=' or '#': use another folder"
         )
     if (root / "owner.json").exists():
         if not is_stale(root):
-            raise SlurmTestError(f"a cluster runs in {root} already: stop it first (make slurm-down)")
+            raise SlurmTestError(f"a cluster is already running in {root}: stop it first (make slurm-down)")
         destroy(root)
     root.mkdir(exist_ok=True, parents=True)
     (root / "owner.json").write_text(json.dumps(None if keep else identity()))
-    # munge's clients, and jobs of other users, must reach the socket; the keys inside are closed.
+    # munge's clients, and jobs of other users, must reach the socket; the folder of the key is private.
     root.chmod(0o755)
     for folder in ("log", "run", "state", "spool", "gpu", "pids", "key"):
         (root / folder).mkdir(mode=0o700 if folder == "key" else 0o755)
@@ -123,7 +123,7 @@ def is_stale(root: Path) -> bool:
 def sweep() -> None:
     """End the processes and remove the folders of test runs that crashed."""
     for root in roots().glob("c*"):
-        # A root without a note is either being made at this moment, or has no process yet.
+        # A root without an owner is being created, or has no process yet.
         if (root / "owner.json").exists() and is_stale(root):
             destroy(root)
 
@@ -138,7 +138,7 @@ def destroy(root: Path) -> None:
 
 
 def _remove(root: Path) -> None:
-    # Only what this module made is ever removed.
+    # Only folders that this module created are ever removed.
     if (root / "owner.json").exists():
         shutil.rmtree(root, onerror=_unless_gone)
 

@@ -1,4 +1,4 @@
-"""A data set for tests that does what a file beside the run tells it, once: crash a rank, take memory, or hang."""
+"""A data set for tests that does what a file tells it, once: crash a rank, take memory, or hang."""
 
 import os
 import signal
@@ -35,5 +35,5 @@ def misbehaving(n: int, generator: torch.Generator) -> torch.Tensor:
             case "hang":
                 os.kill(os.getpid(), signal.SIGSTOP)
             case unknown:
-                raise AssertionError(f"there is no order {unknown!r}")
+                raise AssertionError(f"unknown order {unknown!r}")
     return torch.randn(n, 2, generator=generator)

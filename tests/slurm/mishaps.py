@@ -1,4 +1,4 @@
-"""What the soak does to a run: every mishap by name, what the ledger shall call it, and how it is done."""
+"""What the soak does to a run: every mishap by name, the cause that the ledger should give, and how to make it happen."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 
 from .lab import Lab, give
 
-# From SIGTERM to SIGKILL: a loaded machine needs longer for a save than the 5 s of the other tests.
+# From SIGTERM to SIGKILL: a busy machine needs longer for a save than the 5 s of the other tests.
 KILL_WAIT_S = 15
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Where a mishap happens: the job of the run at that moment."""
+    """Where a mishap happens: the run and its current job."""
 
     lab: Lab
     run: str
@@ -37,9 +37,9 @@ class Scene:
 class Mishap:
     """One kind of event.
 
-    cause: what the ledger has to call the end of the attempt; None where the attempt has to live through it.
+    cause: the cause that the ledger has to give; None if the attempt has to survive.
     announced: whether the ranks are told, so that no step may be lost.
-    do: makes it happen; returns what has to be put right once the run trains again.
+    do: makes it happen; returns what repairs the cluster once the run trains again, if anything.
     """
 
     name: str
@@ -75,7 +75,7 @@ def _requeue(scene: Scene) -> None:
 
 def _expire(scene: Scene) -> Callable[[], None]:
     scene.lab.slurm.expire(scene.job, 40)
-    # Slurm moves the limit itself, which the job keeps when it begins again.
+    # This changes the limit of the job itself, which it keeps when it starts again.
     return lambda: void(scene.lab.slurm.run(["scontrol", "update", f"jobid={scene.job}", "TimeLimit=30"]))
 
 
@@ -99,7 +99,7 @@ def void(_: object) -> None:
 MISHAPS = (
     Mishap("preempted, user signal", "preempted", _preempt(user_signal=True, grace_time=15)),
     Mishap("preempted, SIGTERM only", "preempted", _preempt(user_signal=False, grace_time=15)),
-    # Partition `low` with the one setting that makes `low0` what it is: a running job cannot change partitions.
+    # Partition `low` with the one setting in which `low0` differs: a running job cannot change partitions.
     Mishap("preempted, no grace", "preempted", _preempt(user_signal=False, grace_time=0)),
     Mishap("node failure", "node_failure", _lose_a_node, announced=False),
     Mishap("a rank raises", "crashed", _crash("raise"), announced=False),
@@ -112,7 +112,7 @@ MISHAPS = (
 
 
 def draw(rng: random.Random, number: int, without: tuple[str, ...] = ()) -> list[Mishap]:
-    """Mishaps in random order; every kind comes before any comes once more."""
+    """Mishaps in random order; every kind comes once before any comes again."""
     drawn: list[Mishap] = []
     while len(drawn) < number:
         kinds = [mishap for mishap in MISHAPS if mishap.name not in without]

@@ -1,4 +1,4 @@
-"""Waiting with a deadline: the only way in which these tests wait."""
+"""Waiting with a deadline: the only way these tests wait."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def wait_until(
 ) -> T:
     """Poll `condition` until it is true and return its value.
 
-    `timeout` and `every` are in seconds. `last_seen` is asked once, on failure, for what there was instead.
+    `timeout` and `every` are in seconds. `last_seen` is called once, on failure, to show the actual state.
     Raises SlurmTestError naming `what` at the deadline.
     """
     deadline = time.monotonic() + timeout
@@ -31,5 +31,5 @@ def wait_until(
             return value
         if time.monotonic() >= deadline:
             instead = f"; last seen: {last_seen()}" if last_seen else ""
-            raise SlurmTestError(f"waited {timeout:g} s in vain for {what}{instead}")
+            raise SlurmTestError(f"timed out after {timeout:g} s waiting for {what}{instead}")
         time.sleep(every)

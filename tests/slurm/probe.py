@@ -1,9 +1,9 @@
-"""A task for tests: writes down each signal that it gets, and ends when told to.
+"""A task for tests: records each signal that it gets, and ends when told to.
 
     python probe.py FOLDER [--stop-on SIGNAL] [--last SECONDS]
 
 Each rank of each start appends lines "<signal> <unix time>" to FOLDER/<restart>.<rank>, the first being "start".
-A signal other than the one to stop on changes nothing; SIGKILL cannot be noted.
+Other signals than the one to stop on are only recorded; SIGKILL cannot be.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def main() -> int:
     restart = os.environ.get("SLURM_RESTART_COUNT", "0")
     notes = args.folder / f"{restart}.{os.environ.get('SLURM_PROCID', '0')}"
 
-    # Blocked signals wait for sigtimedwait: none is lost, and there is no handler to get wrong.
+    # Blocked signals wait for sigtimedwait: none is lost, and no handler is needed.
     signal.pthread_sigmask(signal.SIG_BLOCK, NOTED)
     note(notes, "start")
     deadline = time.monotonic() + args.last
@@ -49,7 +49,7 @@ def note(notes: Path, event: str) -> None:
 
 
 def signals(folder: Path, restart: int, rank: int) -> list[str]:
-    """What the task `rank` of the job's start number `restart` has noted so far."""
+    """What the task `rank` of the job's start number `restart` has recorded so far."""
     notes = folder / f"{restart}.{rank}"
     return [line.split()[0] for line in notes.read_text().splitlines()] if notes.exists() else []
 

@@ -1,11 +1,11 @@
-"""Every process of a test cluster: start, find, and end them all, also those of a run that crashed.
+"""Every process of a test cluster: start, find and end all of them, including those of a crashed test run.
 
 A process belongs to a cluster
 
 - if it is a daemon: its pid is recorded in the cluster's root, with the time at which it began, since pids are
-  used again; and its environment carries ROOT_MARK, in case this process died before it could record the pid;
-- if it is a helper of a daemon, such as slurmstepd, which overwrites its own environment: it is called slurm...
-  and works in a folder inside the root, the one in which its daemon was started;
+  reused; and its environment carries ROOT_MARK, in case this process died before it could record the pid;
+- if it is a helper of a daemon, such as slurmstepd, which overwrites its own environment: its name begins with
+  slurm and it works in a folder inside the root, the one in which its daemon was started;
 - if it is a task of a job: its environment has the cluster's SLURM_CONF, and SLURMD_NODENAME, which no user's
   shell has; or it descends from one of the above.
 """
@@ -36,7 +36,7 @@ class Processes:
         self._pids = root / "pids"
 
     def start(self, name: str, argv: Sequence[str], env: Mapping[str, str], node: str | None = None) -> None:
-        """Start a daemon (`argv` keeps it in the foreground), detached from this process; record its pid.
+        """Start a daemon (`argv` keeps it in the foreground) detached from this process; record its pid.
 
         node: the node of which it is the slurmd.
         """
@@ -55,7 +55,7 @@ class Processes:
         _write_identity(self._pids / f"{name}.json", daemon.pid)
 
     def alive(self, name: str) -> bool:
-        """Whether the daemon called `name` runs."""
+        """Whether the daemon called `name` is running."""
         return _read_identity(self._pids / f"{name}.json") is not None
 
     def check_alive(self, name: str) -> bool:
@@ -88,7 +88,7 @@ class Processes:
             end([process])
 
     def kill_node(self, node: str) -> None:
-        """End slurmd and all that runs on `node`, as a power cut does. Nothing has time to say goodbye."""
+        """End slurmd and all that runs on `node`, as a power cut does. Nothing is notified."""
         self.kill(f"slurmd.{node}")
         self._end_all(node)
 
@@ -104,7 +104,7 @@ class Processes:
         self._end_all(None)
 
     def remaining(self) -> list[psutil.Process]:
-        """What still runs of this cluster: daemons, job steps, tasks."""
+        """What is still running of this cluster: daemons, job steps, tasks."""
         return list({process.pid: process for process in [*self._recorded(), *self._found(None)]}.values())
 
     def _recorded(self) -> list[psutil.Process]:
@@ -112,7 +112,7 @@ class Processes:
         return [process for process in processes if process is not None]
 
     def _end_all(self, node: str | None) -> None:
-        # A process may fork between the look and the kill: look until there is nothing more to see.
+        # A process may fork between the scan and the kill: scan until nothing is left.
         def none_left() -> bool:
             found = self._found(node)
             end([*found, *(child for process in found for child in _descendants(process))])
@@ -121,7 +121,7 @@ class Processes:
         wait_until(none_left, timeout=20, what=f"the end of the processes of {self.root}", every=0.02)
 
     def _found(self, node: str | None) -> list[psutil.Process]:
-        """The running processes of this cluster, or those on `node`, that can be told by their looks."""
+        """The running processes of this cluster, or those on `node`, that can be recognised."""
         me = psutil.Process()
         spared = {me.pid, *(parent.pid for parent in me.parents())}
         return [
@@ -148,7 +148,7 @@ class Processes:
 
 
 def end(processes: Iterable[psutil.Process], *, timeout: float = 10) -> None:
-    """SIGKILL each process and wait until it is gone."""
+    """SIGKILL each process, and wait until all are gone."""
     doomed = list(processes)
     for process in doomed:
         _signal(process, signal.SIGKILL)
@@ -162,12 +162,12 @@ def end(processes: Iterable[psutil.Process], *, timeout: float = 10) -> None:
 
 
 def identity() -> dict[str, int]:
-    """What tells this very process from a later one with the same pid."""
+    """What distinguishes this process from a later one with the same pid."""
     return {"pid": os.getpid(), "start": _start_ticks(os.getpid())}
 
 
 def is_running(recorded: Mapping[str, int]) -> bool:
-    """Whether the process recorded by `identity()` still runs."""
+    """Whether the process recorded by `identity()` is still running."""
     return _find(recorded) is not None
 
 
@@ -204,7 +204,7 @@ def _start_ticks(pid: int) -> int:
 
 
 def _runs(process: psutil.Process) -> bool:
-    """Whether `process` runs; one that has ended is reaped if it is our child."""
+    """Whether `process` is running; a child of ours that has ended is reaped."""
     with contextlib.suppress(psutil.NoSuchProcess):
         if process.status() != psutil.STATUS_ZOMBIE:
             return bool(process.is_running())
@@ -219,7 +219,7 @@ def _signal(process: psutil.Process, signum: signal.Signals) -> None:
 
 
 def _is_step(process: psutil.Process) -> bool:
-    # A new task is still called so until it begins with its own programme.
+    # A new task has this name too until it executes its own program.
     try:
         return bool(process.name() == "slurmstepd")
     except psutil.Error:

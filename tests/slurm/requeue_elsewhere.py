@@ -1,6 +1,6 @@
 """An aftermath for tests: `python -m tests.slurm.requeue_elsewhere FOLDER DELAY_S EXIT_CODE`.
 
-After a crash it notes the node and the time in FOLDER/crashes.txt, and the job begins again later on another node.
+After a crash it records the node and the time in FOLDER/crashes.txt, and requeues the job for later on another node.
 """
 
 import sys

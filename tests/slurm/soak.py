@@ -2,9 +2,9 @@
 
     python -m tests.slurm.soak --events 20 --seed 1
 
-Ends with a table of what was done, what the ledger says of it and what it cost, and with exit code 1 where a
-promise was broken: no checkpoint lost, no step trained twice beyond `checkpoint_every` for each end that nobody
-announced (and none at all for the others), every cause right, no process left.
+Ends with a table of what was done, what the ledger says about it and how many steps were lost. Exits with 1 if a
+promise was broken: no checkpoint is lost, at most `checkpoint_every` steps are trained twice after an unannounced end
+and none after an announced one, every cause is right, and no process is left behind.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from .lab import PLUGIN, Lab
 from .mishaps import KILL_WAIT_S, Mishap, Scene, draw
 from .polling import wait_until
 
-# Seconds for a job to be ended, requeued and to train again; back-off and a loaded machine included.
+# Seconds in which a job ends, is requeued and trains again, including back-off and on a busy machine.
 RECOVERY_S = 240.0
 NAME = "soak"
 
 
 @dataclass
 class Row:
-    """One mishap; steps are the last one that was reached before and the one from which the run went on."""
+    """One mishap; ``before`` is the last step reached, ``after`` the step from which the run continued."""
 
     mishap: Mishap
     when_s: float
     attempt: int
     before: int = 0
     after: int = 0
-    found: str | None = None
+    cause: str | None = None
 
     @property
     def lost(self) -> int:
@@ -53,14 +53,14 @@ class Row:
 
 
 class Watch:
-    """Notes, beside the ledger, how far each attempt got and which checkpoint was the newest at what time."""
+    """Records, independently of the ledger, how far each attempt got and when each checkpoint was saved."""
 
     def __init__(self, run: RunFolder) -> None:
         self._run = run
         self.reached: dict[int, int] = {}
         self.saved: list[tuple[float, int]] = [(0.0, 0)]
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -71,7 +71,7 @@ class Watch:
         """The newest checkpoint ever seen until ``moment`` (seconds since 1970)."""
         return max(step for at, step in self.saved if at <= moment)
 
-    def _look(self) -> None:
+    def _watch(self) -> None:
         while not self._over.wait(0.05):
             progress, steps = self._run.progress(), self._run.checkpoint_steps()
             if progress:
@@ -90,7 +90,7 @@ class Soak:
         self.orphans: list[str] = []
 
     def run(self, mishaps: Sequence[Mishap], say: Callable[[str], None] = print) -> list[str]:
-        """Do it all, print the table, and return every promise that was broken."""
+        """Do everything, print the table, and return every promise that was broken."""
         self.began = time.monotonic()
         self.lab.slurm.configure(kill_wait=KILL_WAIT_S, grace_time=15)
         self.folder = self.lab.submit(
@@ -99,20 +99,20 @@ class Soak:
         self.watch = Watch(self.folder)
         try:
             for mishap in mishaps:
-                self._suffer(mishap, say)
+                self._apply(mishap, say)
             self._finish()
         finally:
             self.watch.stop()
             say(self.table())
         return self.broken()
 
-    def _suffer(self, mishap: Mishap, say: Callable[[str], None]) -> None:
+    def _apply(self, mishap: Mishap, say: Callable[[str], None]) -> None:
         attempt = sum(row.mishap.cause is not None for row in self.rows)
         self._wait_for_steps(attempt, self.rng.randrange(5 * self.checkpoint_every // 2))
         row = Row(mishap, time.monotonic() - self.began, attempt)
         self.rows.append(row)
         job = self._attempts()[-1].job_id
-        put_right = mishap.do(Scene(self.lab, NAME, str(job), self.orders, self.rng))
+        repair = mishap.do(Scene(self.lab, NAME, str(job), self.orders, self.rng))
         if mishap.cause is None:
             row.before = self.watch.reached[attempt]
             self._wait_for_steps(attempt, row.before - self._first_step(attempt) + 20)
@@ -121,13 +121,13 @@ class Soak:
             self._wait_for_steps(attempt + 1, 0)
             before, now = self._attempts()[attempt:]
             row.before = max(before.last_step or 0, self.watch.reached.get(attempt, 0), before.first_step)
-            row.after, row.found = now.first_step, before.cause
-        if put_right is not None:
-            put_right()
-        say(f"{row.when_s:6.0f} s  {mishap.name}: {row.found or '-'}, {row.before} -> {row.after}")
+            row.after, row.cause = now.first_step, before.cause
+        if repair is not None:
+            repair()
+        say(f"{row.when_s:6.0f} s  {mishap.name}: {row.cause or '-'}, {row.before} -> {row.after}")
 
     def _finish(self) -> None:
-        """Stop the endless run once more, and let it go on to an end that is near."""
+        """Cancel the endless run, and resume it with few steps left."""
         attempt = sum(row.mishap.cause is not None for row in self.rows)
         self._wait_for_steps(attempt, 20)
         self.lab.cldctl("cancel", NAME)
@@ -141,17 +141,17 @@ class Soak:
     def _wait_for_steps(self, attempt: int, steps: int) -> None:
         """Until attempt number ``attempt``, the newest, has done ``steps`` steps."""
 
-        def there() -> bool:
+        def reached() -> bool:
             attempts = self._attempts()
             if len(attempts) > attempt + 1:
-                raise SlurmTestError(f"attempt {attempt + 1} began unasked: {attempts}")
+                raise SlurmTestError(f"attempt {attempt + 1} began unexpectedly: {attempts}")
             if len(attempts) <= attempt or attempts[-1].cause is not None:
                 return False
             first = attempts[-1].first_step
             return steps == 0 or self.watch.reached.get(attempt, first) >= first + steps
 
         wait_until(
-            there, timeout=RECOVERY_S, what=f"step {steps} of attempt {attempt}", every=0.05,
+            reached, timeout=RECOVERY_S, what=f"step {steps} of attempt {attempt}", every=0.05,
             last_seen=lambda: f"{self.folder.ledger.path.read_text()}\n{self.lab.slurm.describe()}",
         )  # fmt: skip
 
@@ -162,11 +162,11 @@ class Soak:
         return self.folder.ledger.history().attempts
 
     def table(self) -> str:
-        """What was done and what became of it, a line a mishap."""
+        """What was done and how it ended, one line for each mishap."""
         head = ("event", "when", "expected", "found", "before", "after", "lost")
         body = [
             (
-                *(row.mishap.name, f"{row.when_s:.0f} s", row.mishap.cause or "-", row.found or "-"),
+                *(row.mishap.name, f"{row.when_s:.0f} s", row.mishap.cause or "-", row.cause or "-"),
                 *(str(row.before), str(row.after), str(row.lost)),
             )
             for row in self.rows
@@ -182,8 +182,8 @@ class Soak:
         problems = []
         for row in self.rows:
             allowed = 0 if row.mishap.announced else self.checkpoint_every
-            if row.found != row.mishap.cause:
-                problems.append(f"attempt {row.attempt}, {row.mishap.name}: the ledger says {row.found}")
+            if row.cause != row.mishap.cause:
+                problems.append(f"attempt {row.attempt}, {row.mishap.name}: the ledger says {row.cause}")
             if row.lost > allowed:
                 problems.append(f"attempt {row.attempt}, {row.mishap.name}: {row.lost} steps were trained twice")
         for event in self.folder.ledger.events():
@@ -204,21 +204,21 @@ def mentioning(folder: Path) -> list[str]:
     """Processes with ``folder`` in their command line, environment or working directory, except for our own."""
     me = psutil.Process()
     spared = {me.pid, *(parent.pid for parent in me.parents())}
-    found = []
+    orphans = []
     for process in psutil.process_iter():
         try:
-            looks = [*process.cmdline(), *process.environ().values(), process.cwd()]
+            texts = [*process.cmdline(), *process.environ().values(), process.cwd()]
         except (psutil.Error, OSError):
             continue
-        if process.pid not in spared and any(str(folder) in text for text in looks):
-            found.append(f"{process.pid} {' '.join(process.cmdline())[:200]}")
-    return found
+        if process.pid not in spared and any(str(folder) in text for text in texts):
+            orphans.append(f"{process.pid} {' '.join(process.cmdline())[:200]}")
+    return orphans
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.slurm.soak", description="The preemption soak.")
     parser.add_argument("--events", type=int, default=20, help="how many mishaps (default 20)")
-    parser.add_argument("--seed", type=int, default=1, help="which ones, and when (default 1)")
+    parser.add_argument("--seed", type=int, default=1, help="decides which ones, and when (default 1)")
     options = parser.parse_args(arguments)
     rng = random.Random(options.seed)
     with tempfile.TemporaryDirectory(prefix="cldctl-soak") as text, SlurmCluster() as slurm:

@@ -1,4 +1,4 @@
-"""The test cluster itself: it behaves as docs and product code take Slurm to behave."""
+"""The test cluster itself: it behaves as the docs and the code assume that Slurm does."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .processes import Processes
 def submit_probe(
     slurm: SlurmCluster, folder: Path, *options: str, partition: str = "low", nodes: int = 1, stop_on: str = ""
 ) -> str:
-    """Submit a job with one probe a node, wait until all of them run, and return its id."""
+    """Submit a job with one probe per node, wait until all are running, and return its id."""
     task = shlex.join(["srun", sys.executable, probe.__file__, str(folder), f"--stop-on={stop_on}"])
     job = slurm.sbatch(f"-p{partition}", f"-N{nodes}", f"-n{nodes}", *options, wrap=task)
     wait_start(folder, restart=0, nodes=nodes)
@@ -37,7 +37,7 @@ def wait_start(folder: Path, *, restart: int, nodes: int = 1) -> None:
 
 
 def asked_to_stop(folder: Path, rank: int = 0) -> set[str]:
-    """The signals of the first start, less SIGCONT: Slurm sends it too, but it may come second, or too late."""
+    """The signals of the first start, without SIGCONT, which Slurm also sends, but perhaps second or too late."""
     return set(probe.signals(folder, 0, rank)) - {"start", "SIGCONT"}
 
 
@@ -77,7 +77,7 @@ def test_preemption_without_user_signal_sends_term(slurm: SlurmCluster, tmp_path
     assert asked_to_stop(tmp_path) == {"SIGTERM"}
 
 
-def test_preemption_by_cancel_is_for_good(slurm: SlurmCluster, tmp_path: Path) -> None:
+def test_preemption_by_cancel_is_final(slurm: SlurmCluster, tmp_path: Path) -> None:
     job = submit_probe(slurm, tmp_path, partition="cancel", stop_on="SIGTERM")
     slurm.preempt_all(1)
     assert slurm.wait_end(job) == "PREEMPTED"
@@ -93,7 +93,7 @@ def test_a_job_that_may_not_be_requeued_is_gone_after_preemption(slurm: SlurmClu
 
 
 def test_the_ends_of_time_limit_and_grace_time(slurm: SlurmCluster, tmp_path: Path) -> None:
-    """Slurm looks for expired time limits every 30 s only; the other end comes to pass meanwhile."""
+    """Slurm checks time limits only every 30 s; the other job ends meanwhile."""
     slurm.configure(grace_time=2, kill_wait=1)
     (tmp_path / "limited").mkdir()
     (tmp_path / "stubborn").mkdir()
@@ -135,7 +135,7 @@ def test_jobs_survive_the_controller(slurm: SlurmCluster, tmp_path: Path) -> Non
     assert slurm.job_state(waiting) == "PENDING"
 
 
-def test_accounting_may_go_while_squeue_works(slurm: SlurmCluster) -> None:
+def test_squeue_works_without_accounting(slurm: SlurmCluster) -> None:
     job = slurm.sbatch(wrap="true")
     slurm.wait_end(job)
     ask = ["sacct", "-X", "-n", "-P", "-o", "State", "-j", job]
@@ -155,7 +155,7 @@ def test_a_cluster_without_accounting_says_so(slurm: SlurmCluster) -> None:
     assert (done.returncode, done.stderr.strip()) == (1, "Slurm accounting storage is disabled")
 
 
-def test_configure_goes_back_to_defaults(slurm: SlurmCluster) -> None:
+def test_configure_restores_defaults(slurm: SlurmCluster) -> None:
     slurm.configure(user_signal=True, grace_time=7, kill_wait=3, requeue=False)
     shown = slurm.run("scontrol show config").stdout
     assert "preempt_send_user_signal" in shown
@@ -166,7 +166,7 @@ def test_configure_goes_back_to_defaults(slurm: SlurmCluster) -> None:
     assert "GraceTime=10 " in slurm.run("scontrol show partition low").stdout
 
 
-def test_stop_leaves_nothing_not_even_a_job_that_fights() -> None:
+def test_stop_ends_even_a_job_that_ignores_sigterm() -> None:
     with SlurmCluster(accounting=False) as cluster:
         root = cluster.root
         job = cluster.sbatch("-N4", "-n4", wrap="trap '' TERM; srun sh -c \"trap '' TERM; sleep 1000\"")

@@ -1,4 +1,4 @@
-"""`cldctl doctor` on the test cluster: what it says of partitions that differ, and of a Slurm that is away."""
+"""`cldctl doctor` on the test cluster: what it says about different partitions, and if Slurm does not answer."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ PARTITIONS = ("low", "low0", "cancel", "short", "high")
 
 @pytest.fixture
 def lab(slurm: cluster.SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
-    """For calls from this process as well, which save the time to load torch."""
+    """Also sets the environment for calls from this process, which do not have to load torch."""
     for name, value in slurm.env.items():
         monkeypatch.setenv(name, value)
     return Lab(slurm, tmp_path / "runs")
 
 
 def command(lab: Lab, *options: str, code: int = 0) -> dict[str, Check]:
-    """The checks by their names, from the command line."""
+    """The checks by name, from the command line."""
     report = json.loads(lab.cldctl("doctor", "--json", *options, code=code).stdout)
     return _by_name([Check(**check) for check in report["checks"]])
 
@@ -42,7 +42,7 @@ def _by_name(checks: list[Check]) -> dict[str, Check]:
     return {check.name.replace(" (default)", ""): check for check in checks}
 
 
-def test_every_partition_and_a_look_from_a_node(lab: Lab) -> None:
+def test_every_partition_and_a_job_on_a_node(lab: Lab) -> None:
     lab.slurm.configure(grace_time=10)
     found = command(lab)
     preemption = {name: found[f"partition {name}: preemption"] for name in PARTITIONS}
@@ -88,7 +88,7 @@ def test_without_accounting(lab: Lab) -> None:
     assert checks(lab)["accounting"].verdict == "warn"
 
 
-def test_a_job_that_does_not_begin_is_waited_for_in_vain_and_cancelled(lab: Lab) -> None:
+def test_a_job_that_does_not_start_in_time_is_cancelled(lab: Lab) -> None:
     lab.slurm.preempt_all(60)
     found = checks(lab, partition="high", job=True, wait_s=2)["a job on a node"]
     assert found.verdict == "warn"
@@ -108,7 +108,7 @@ def test_a_job_that_is_refused(lab: Lab) -> None:
 
 
 def test_runs_on_a_disk_that_nodes_do_not_have(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All nodes are this machine, so the job is told of another folder."""
+    """All nodes are this machine, so the job is given another folder."""
     written = node_probe.script
     monkeypatch.setattr(node_probe, "script", lambda folder, hosts: written(folder / "elsewhere", hosts))
     folder = lab.runs.parent / "here"
@@ -123,7 +123,7 @@ def test_a_controller_that_is_away(lab: Lab) -> None:
     lab.slurm.start_controller()
 
 
-def test_what_it_says_of_cancel_with_the_user_signal_is_true(lab: Lab) -> None:
+def test_what_it_says_about_cancel_with_the_user_signal_is_true(lab: Lab) -> None:
     lab.slurm.configure(user_signal=True, grace_time=20)
     lab.submit("mine", partition="cancel")
     lab.training("mine")
@@ -148,7 +148,7 @@ def test_preemption_by_qos(lab: Lab) -> None:
         lab.slurm.preempt_all(1, "--qos=urgent")
         before, now = lab.training("mine", attempt=1)["attempts"]
         assert (before["cause"], now["job_id"]) == ("preempted", before["job_id"])
-        assert now["first_step"] == before["last_step"] > 0, "it saved in the time that it was said to have"
+        assert now["first_step"] == before["last_step"] > 0, "it saved in the time that was announced"
         lab.cldctl("cancel", "mine")
         lab.ended("mine")
     finally:

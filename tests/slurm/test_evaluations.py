@@ -1,4 +1,4 @@
-"""Evaluations as arrays on a real Slurm: chained, throttled, preempted, killed; the numbers stay the same."""
+"""Evaluations as arrays on a real Slurm: chained, throttled, preempted, killed. The numbers stay the same."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ def test_an_evaluation_is_an_array_and_waits_for_the_training(lab: Lab) -> None:
     jobs = [event.job for member in members for event in member.ledger.history().jobs]
     tasks = [job.job_id.split("_") for job in jobs]
     assert len({array for array, _ in tasks}) == 1, "one array"
-    assert sorted(task for _, task in tasks) == ["0", "1", "2", "3"], "a task a shard"
+    assert sorted(task for _, task in tasks) == ["0", "1", "2", "3"], "one task per shard"
     wait_until((evals / name / "table.csv").is_file, timeout=30, every=0.2, what="the table")
     before = sorted(evals.iterdir())
     nowhere = ("eval.seed=5", "cluster.partition=nowhere", "--sweep", "eval.elbo.velocities=1,2")
     assert "invalid partition" in lab.cldctl("eval", "mine", "--elbo", *nowhere, code=4).stderr
-    assert sorted(evals.iterdir()) == before, "what is refused leaves nothing behind"
+    assert sorted(evals.iterdir()) == before, "a refused submission leaves nothing behind"
 
 
 @pytest.mark.parametrize("partition", ["low", "cancel"])
 def test_a_chained_evaluation_waits_for_a_preempted_training(lab: Lab, partition: str) -> None:
-    """Also where another job, a successor, ends the training."""
+    """Also if another job, a successor, finishes the training."""
     settings = (f"cluster.partition={partition}", f"cluster.successor={partition == 'cancel'}".lower())
     lab.cldctl("submit", "toy", *ENDLESS, "train.steps=2000", *settings, "--name", "mine", "--eval", "elbo")
     lab.training("mine")
@@ -63,7 +63,7 @@ def test_a_chained_evaluation_waits_for_a_preempted_training(lab: Lab, partition
 
 
 def test_a_disturbed_evaluation_ends_with_the_numbers_of_a_quiet_one(lab: Lab) -> None:
-    """Of eight tasks those of a node that fails die, another is killed, and whatever runs is preempted."""
+    """Of eight tasks, those on a failing node die, another one is killed, and the rest is preempted."""
     lab.slurm.configure(grace_time=10)
     run = lab.submit("mine", "train.steps=100")
     lab.ended("mine")
@@ -74,13 +74,15 @@ def test_a_disturbed_evaluation_ends_with_the_numbers_of_a_quiet_one(lab: Lab) -
     evaluation = run.evals / name
 
     def done() -> dict[int, int]:
-        """Data that each shard has computed and saved."""
+        """Examples that each shard has computed and saved."""
         states = (evaluation / "shards").glob("*.json")
         return {int(state.stem): json.loads(state.read_text())["work"]["elbo"]["done"] for state in states}
 
-    wait_until(lambda: sum(0 < n < BATCHES * 16 for n in done().values()) >= 2, timeout=90, what="two shards at work")
+    wait_until(
+        lambda: sum(0 < n < BATCHES * 16 for n in done().values()) >= 2, timeout=90, what="two shards to be in progress"
+    )
     lab.slurm.kill_node("n2")
-    _kill_a_task()  # after the node: what dies on a node that fails is no crash
+    _kill_a_task()  # after the node: what dies on a failing node does not count as a crash
     ledger = Evaluation(evaluation).ledger
     wait_until(lambda: ledger.history().crashes, timeout=60, what="the crash in the ledger")
     wait_until(lambda: sum(done().values()) > 2 * BATCHES * 16, timeout=90, what="more shards", last_seen=done)
@@ -93,12 +95,12 @@ def test_a_disturbed_evaluation_ends_with_the_numbers_of_a_quiet_one(lab: Lab) -
     assert _elbo(evaluation) == _elbo(RunFolder(lab.runs / "quiet").evals / name)
     computed = [re.findall(r"^shard (\d+) of", log.read_text(), re.M) for log in (evaluation / "logs").glob("*.out")]
     again = sum(map(len, computed)) - SHARDS * BATCHES
-    assert 0 <= again <= 8, "of each task that was disturbed at most the batch in flight is computed again"
+    assert 0 <= again <= 8, "each disturbed task computes at most its current batch again"
     assert all(event.code != 0 for event in ledger.events() if isinstance(event, Crashed))
 
 
 def test_a_shard_whose_file_is_lost_is_computed_again(lab: Lab) -> None:
-    """By the one task that is started for it; and the product alone is merged by one task, too."""
+    """By the one task that is started for it. If only the report is lost, one task merges it."""
     run = lab.submit("mine", "train.steps=100")
     lab.ended("mine")
     settings = ("--elbo", "--shards", "3", "sampling.method=em", "sampling.nfe=2")
@@ -120,7 +122,7 @@ def test_a_shard_whose_file_is_lost_is_computed_again(lab: Lab) -> None:
 
 
 def _kill_a_task() -> None:
-    """SIGKILL to a process that computes a shard, as a memory killer would."""
+    """SIGKILL to a process that computes a shard, as the OOM killer would."""
 
     def killed() -> bool:
         for process in psutil.process_iter(["cmdline", "environ"]):
@@ -134,5 +136,5 @@ def _kill_a_task() -> None:
 
 
 def _elbo(evaluation: Path) -> dict[str, float]:
-    found: dict[str, float] = json.loads((evaluation / "report.json").read_text())["elbo"]
-    return found
+    elbo: dict[str, float] = json.loads((evaluation / "report.json").read_text())["elbo"]
+    return elbo

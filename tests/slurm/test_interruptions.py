@@ -1,4 +1,4 @@
-"""Everything that a cluster does to a run, done to it by a real Slurm: each ends as docs/slurm.md promises."""
+"""Everything that a cluster can do to a run, done by a real Slurm: each case ends as docs/slurm.md promises."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MISBEHAVING = ("data.name=misbehaving", f"data.plugin={PLUGIN}")
 
 
 def went_on(lab: Lab, name: str, cause: str, attempt: int = 1, *, saved: bool = True) -> None:
-    """The run trains again by itself, from the step at which the attempt before it ended, for the right reason."""
+    """The run trains again automatically, from the step at which the last attempt ended, with the right cause."""
     row = lab.training(name, attempt)
     before, now = row["attempts"][attempt - 1 :]
     assert before["cause"] == cause, row
@@ -59,7 +59,7 @@ def test_preempted_without_grace(lab: Lab) -> None:
     went_on(lab, "mine", "preempted")
 
 
-def test_preempted_for_good_a_successor_brings_the_run_back(lab: Lab) -> None:
+def test_after_a_final_preemption_a_successor_restarts_the_run(lab: Lab) -> None:
     lab.submit("mine", "cluster.successor=true", partition="cancel")
     row = lab.training("mine")
     lab.slurm.preempt_all(1)
@@ -68,11 +68,11 @@ def test_preempted_for_good_a_successor_brings_the_run_back(lab: Lab) -> None:
     assert again["attempts"][1]["first_step"] == again["attempts"][0]["last_step"]
     assert again["job_id"] != row["job_id"]
     lab.slurm.run(["scancel", again["job_id"]])
-    assert lab.ended("mine")["state"] == "CANCELLED", "its own successor does not bring it back"
+    assert lab.ended("mine")["state"] == "CANCELLED", "its own successor does not restart it"
     lab.slurm.wait_idle(60)
 
 
-def test_preempted_for_good_without_a_successor_it_waits_to_be_resumed(lab: Lab) -> None:
+def test_after_a_final_preemption_without_a_successor_the_run_waits_to_be_resumed(lab: Lab) -> None:
     lab.submit("mine", partition="cancel")
     lab.training("mine")
     lab.slurm.preempt_all(1)
@@ -109,7 +109,7 @@ def test_a_rank_that_crashes(lab: Lab, orders: Path, what: str) -> None:
 
 
 def test_a_rank_dies_while_the_first_one_is_busy(lab: Lab, orders: Path) -> None:
-    """Rank 0 is killed by srun before it can say anything; a careful `set -e` in the setup changes nothing."""
+    """Rank 0 is killed by srun before it can report anything; `set -e` in the setup changes nothing."""
     lab.submit("mine", *MISBEHAVING, "cluster.setup=[set -euo pipefail]")
     lab.training("mine", steps=250)
     give(orders, 0, "nap")
@@ -117,14 +117,14 @@ def test_a_rank_dies_while_the_first_one_is_busy(lab: Lab, orders: Path) -> None
     went_on(lab, "mine", "crashed", saved=False)
 
 
-def test_a_bug_is_not_tried_again(lab: Lab, orders: Path) -> None:
+def test_a_bug_is_not_retried(lab: Lab, orders: Path) -> None:
     give(orders, 0, "always bug")
     lab.submit("mine", *MISBEHAVING, "cluster.successor=true")
     lab.ended("mine")
     lab.slurm.wait_idle(60)
     row = lab.status("mine")
     assert (row["state"], row["reason"]) == ("FAILED", "TypeError: this rank has a bug")
-    assert len(row["attempts"]) == 1, "nor is it by its successor"
+    assert len(row["attempts"]) == 1, "its successor does not retry it either"
 
 
 def test_crashes_in_a_row_are_given_up(lab: Lab, orders: Path) -> None:
@@ -138,7 +138,7 @@ def test_crashes_in_a_row_are_given_up(lab: Lab, orders: Path) -> None:
 
 
 def test_a_start_that_dies_before_it_trains(lab: Lab, orders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python itself ends, in the ranks of the second start only."""
+    """Python itself exits, only in the ranks of the second start."""
     (orders / "sitecustomize.py").write_text(
         "import os, pathlib\n"
         "broken = pathlib.Path(__file__).with_name('broken')\n"
@@ -193,7 +193,7 @@ def test_cancelled(lab: Lab, how: str) -> None:
         assert f"last checkpoint: step {lab.status('mine')['attempts'][0]['last_step']}" in said
     row = lab.ended("mine")
     assert (row["state"], row["attempts"][0]["cause"]) == ("CANCELLED", "cancelled")
-    assert row["checkpoint_step"] == row["attempts"][0]["last_step"], "it saved on its way out"
+    assert row["checkpoint_step"] == row["attempts"][0]["last_step"], "it saved before it ended"
     lab.slurm.wait_idle(60)
     lab.cldctl("resume", "mine")
     assert lab.training("mine", attempt=1)["attempts"][1]["first_step"] == row["checkpoint_step"]
@@ -280,7 +280,7 @@ def test_two_people_resume_at_the_same_moment(lab: Lab) -> None:
         person.start()
     for person in people:
         person.join()
-    assert sorted(codes) == [0, 2], "one got the run, the other was told so"
+    assert sorted(codes) == [0, 2], "one got the run, the other one was refused"
     assert len(run.ledger.history().jobs) == 2
 
 

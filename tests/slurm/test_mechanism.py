@@ -25,7 +25,7 @@ DELAY_S = 8.0
 
 @dataclass
 class Bench:
-    """Submits work on partition ``low``, each task on a node of its own, and asks about it."""
+    """Submits work to partition ``low``, each task on its own node, and asks about it."""
 
     slurm: SlurmCluster
     spec: JobSpec
@@ -43,11 +43,11 @@ class Bench:
         return Slurm().survey([job], max_age_s=0).of(job)
 
     def until(self, phase: str, jobs: Sequence[JobRef]) -> None:
-        def all_there() -> bool:
+        def all_in_phase() -> bool:
             survey = Slurm().survey(jobs, max_age_s=0)
             return all(survey.of(job).phase == phase for job in jobs)
 
-        wait_until(all_there, timeout=60, what=f"{jobs} to be {phase}", every=0.3, last_seen=self.slurm.describe)
+        wait_until(all_in_phase, timeout=60, what=f"{jobs} to be {phase}", every=0.3, last_seen=self.slurm.describe)
 
     def again(self, job: JobRef) -> tuple[str, float]:
         """Node and time of a later start."""
@@ -84,7 +84,7 @@ def test_an_array_from_waiting_to_its_end(bench: Bench) -> None:
     bench.until("gone", [jobs[1]])
     assert (folder / "b.stopped").exists()
     assert bench.seen(jobs[1]).ended == "cancelled"
-    assert bench.seen(jobs[0]).phase == "running", "the other task of the array goes on"
+    assert bench.seen(jobs[0]).phase == "running", "the other task of the array keeps running"
     bench.slurm.run(["scontrol", "suspend", jobs[0].job_id])
     assert bench.seen(jobs[0]).phase == "suspended"
     bench.slurm.run(["scontrol", "resume", jobs[0].job_id])
@@ -137,7 +137,7 @@ def test_a_rank_requeues_its_own_job_elsewhere_and_later(bench: Bench) -> None:
     assert bench.slurm.job_info(job.job_id)["ExcNodeList"] == left
 
 
-def test_a_controller_that_is_away_is_waited_for_or_said_to_be_away(bench: Bench) -> None:
+def test_a_controller_that_is_away_is_waited_for_or_reported(bench: Bench) -> None:
     (job,) = bench.submit(bench.report("a"))
     bench.until("running", [job])
     bench.slurm.kill_controller()

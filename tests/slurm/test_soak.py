@@ -1,4 +1,4 @@
-"""The preemption soak, short: `python -m tests.slurm.soak` is the long one."""
+"""A short preemption soak; `python -m tests.slurm.soak` is the long one."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .soak import Soak
 
 
 @pytest.mark.slow
-def test_a_run_survives_whatever_comes(slurm: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_survives_everything(slurm: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     orders = tmp_path / "orders"
     orders.mkdir()
     monkeypatch.setenv("CLDCTL_TEST_ORDERS", str(orders))
     rng = random.Random(8)
     soak = Soak(Lab(slurm, tmp_path / "runs"), orders, rng, checkpoint_every=100)
-    # Slurm looks at time limits every 30 s only.
+    # Slurm checks time limits only every 30 s.
     assert soak.run(draw(rng, 5, without=("time limit",))) == [], soak.table()

@@ -27,15 +27,17 @@ def evaluated(runs, name, number):
     return wait_for(finished)
 
 
-def test_submit_status_logs_and_eval(runs):
+@pytest.mark.slow
+def test_a_run_is_submitted_evaluated_cancelled_and_resumed(runs):
     done = invoke("submit", "toy", *ONE, *QUICK, "--name", "mine", "--cluster", "spool", "--eval", "elbo", runs=runs)
     assert done.stdout == "mine\n"
     assert "(spool)" in done.stderr
-    assert status(runs, "mine")["state"] in ("PENDING", "RUNNING", "FINISHED")
     row = wait_ended(runs, "mine")
-    assert (row["state"], row["cluster"]) == ("FINISHED", "spool")
+    assert (row["state"], row["cluster"], row["step"]) == ("FINISHED", "spool", 20)
+    assert row["job_id"].startswith("mine-")
     assert evaluated(runs, "mine", 0)["nll"] is not None, "the chained evaluation waited for the training"
     assert "step 20/20" in invoke("logs", "mine", runs=runs).stdout
+
     again = invoke("eval", "mine", "--elbo", "--shards", "3", "eval.seed=4", "--follow", runs=runs)
     assert "(spool)" in again.stderr, "the run's own cluster"
     assert "3/3" in again.stdout
@@ -44,21 +46,18 @@ def test_submit_status_logs_and_eval(runs):
     assert len(jobs.read_text().splitlines()) == 2, "three shards, two tasks"
     assert "shard 1 of 3" in invoke("logs", "mine", "--eval", name, "--shard", "1", runs=runs).stdout
 
-
-def test_cancel_and_resume(runs):
-    endless = (*ONE, "train.steps=1000000", "train.checkpoint_every=1000000")
-    invoke("submit", "toy", *endless, "--name", "mine", "--cluster", "spool", runs=runs)
-    run = RunFolder(runs / "mine")
-    wait_step(run, 10)
+    invoke("resume", "mine", "train.steps=1000000", runs=runs)
+    wait_step(RunFolder(runs / "mine"), 30)
+    assert status(runs, "mine")["state"] == "RUNNING"
     assert "is running as job" in invoke("resume", "mine", runs=runs, code=2).stderr
     assert "mine: cancelled; last checkpoint: step" in invoke("cancel", "mine", runs=runs).stderr
     row = status(runs, "mine")
-    assert (row["state"], row["attempts"][0]["cause"]) == ("CANCELLED", "cancelled")
-    steps = row["checkpoint_step"] + 20
-    done = invoke("resume", "mine", f"train.steps={steps}", "--follow", runs=runs)
-    assert "(spool)" in done.stderr
+    assert (row["state"], row["attempts"][1]["cause"]) == ("CANCELLED", "cancelled")
+
+    step = row["checkpoint_step"]
+    invoke("resume", "mine", f"train.steps={step + 20}", "--follow", runs=runs)
     row = status(runs, "mine")
-    assert (row["state"], row["step"], row["attempts"][1]["first_step"]) == ("FINISHED", steps, steps - 20)
+    assert (row["state"], row["step"], row["attempts"][2]["first_step"]) == ("FINISHED", step + 20, step)
 
 
 def test_what_it_cannot_run_is_refused_before_anything_is_written(runs):

@@ -326,5 +326,5 @@ def test_as_many_tasks_as_ranks_and_never_more_gpus_than_asked_for(submit, ranks
 
 @pytest.mark.parametrize("cluster", [CLUSTER, DebugCluster()])
 def test_shards_of_a_recipe_of_several_machines_are_refused(submit, cluster):
-    with pytest.raises(RecipeError, match="'cluster.nodes' is 2, but this cluster has one machine"):
+    with pytest.raises(RecipeError, match=r"'cluster.nodes' is 2, but this cluster has one machine"):
         cluster.max_tasks(replace(submit.spec, size=ClusterSpec(nodes=2)))

@@ -87,9 +87,8 @@ def test_modes_of_preemption():
     assert "not restarted" in outcome("CANCEL", user_signal=False).found
     assert "successor" in outcome("CANCEL").advice
     assert "by QOS" in outcome("REQUEUE", preempt_type="qos").found
-    assert "never" in preemption.on_preemption("it", GPU, [SPOT, GPU], SLURM, 1.0).found, (
-        "it has the highest PriorityTier"
-    )
+    highest = preemption.on_preemption("it", GPU, [SPOT, GPU], SLURM, 1.0)
+    assert highest.found == "never: no partition has a higher PriorityTier"
 
 
 def test_preemption_by_qos():
