@@ -1,4 +1,4 @@
-"""What the soak does to a run: every mishap by name, the cause that the ledger should give, and how to make it happen."""
+"""What the soak does to a run: each mishap by name, the cause that the ledger should give, and how it is done."""
 
 from __future__ import annotations
 
