@@ -12,7 +12,7 @@ from .model import Model
 from .recipe import Recipe
 from .run import RunFolder, events
 from .run.atomic import write_json
-from .run.folder import Progress
+from .run.folder import ReportedProgress
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ def import_published(file: Path, recipe: Recipe, path: Path, identity: dict[str,
     write(folder, step, {**state, "model_digest": recipe.model_digest()})
     finished = step >= recipe.train.steps
     folder.ledger.append(events.Imported(step=step, source=file.name, finished=finished))
-    progress = Progress(attempt=0, step=step, steps=recipe.train.steps, loss=None, steps_per_s=None, time=time.time())
+    progress = ReportedProgress(
+        attempt=0, step=step, steps=recipe.train.steps, loss=None, steps_per_s=None, time=time.time()
+    )
     write_json(folder.progress_file, progress)
     return ImportedRun(folder, step, sum(tensor.numel() for tensor in state["model"].values()))

@@ -6,12 +6,14 @@ of the class that differ from their defaults. Fields and events that a newer ver
 """
 
 import dataclasses
+import functools
 import json
 import re
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, Field, dataclass, field
-from typing import Any, Literal, get_args
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 # Why an attempt ended. What a signal means is decided where the cluster is known.
 Cause = Literal[
@@ -26,11 +28,13 @@ Cause = Literal[
     "crashed",  # an error in the code or on the machine
     "nonfinite",  # the loss or the gradient was not finite
     "save_failed",  # a checkpoint could not be written
-    "lease_lost",  # another job took over the run folder
     "imported",  # not an attempt of ours: the run begins with a checkpoint from elsewhere
     "killed",  # ended without a message, for a reason that nobody knows
 ]
 CAUSES: tuple[Cause, ...] = get_args(Cause)
+
+# Why a job had nothing to do: the run was finished, held by another job, or the job itself was withdrawn.
+Why = Literal["finished", "held", "withdrawn"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +79,6 @@ class Requested(Event):
     steps: int
     overrides: tuple[str, ...] = ()
     from_step: int | None = None
-    recipe_digest: str | None = None
-    code: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,13 +95,11 @@ class Submitted(Event):
 
     Attributes:
         successor_of: the job that this one waits for to end badly.
-        exclude: nodes that it may not use.
         shards: of sharded work, the shards that this task computes; None for a training run.
     """
 
     job: JobRef
     successor_of: str | None = None
-    exclude: tuple[str, ...] = ()
     shards: tuple[int, ...] | None = None
 
 
@@ -132,7 +132,6 @@ class Started(Event):
     reached: int | None = None
     log_offset: int | None = None
     warning: str | None = None
-    code: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -141,11 +140,10 @@ class Ended(Event):
     """An attempt ended; ``bug``: by a fault in code or recipe, which another start would meet again."""
 
     attempt: int
-    cause: str
+    cause: Cause
     step: int | None = None
     detail: str | None = None
     bug: bool = False
-    node: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +160,7 @@ class Explained(Event):
     """Found out afterwards: why an attempt ended."""
 
     attempt: int
-    cause: str
+    cause: Cause
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,9 +168,8 @@ class Requeued(Event):
     """The job put itself back into the queue."""
 
     job_id: str
-    cause: str
+    cause: Cause
     delay_s: float = 0.0
-    exclude: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,7 +195,6 @@ class DiedEarly(Event):
     job_id: str
     restart: int
     reason: str
-    node: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,11 +209,11 @@ class Crashed(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class TurnedAway(Event):
-    """A job had nothing to do: the run was finished, held by another job, or the job itself was withdrawn."""
+    """A job had nothing to do; ``reason`` says more than ``why``, if there is more to say."""
 
     job_id: str
-    reason: str
-    why: Literal["finished", "held", "withdrawn"]
+    why: Why
+    reason: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,9 +239,6 @@ def name_of(kind: type[Event]) -> str:
 # By their names on a line, in the order of this file.
 KINDS: dict[str, type[Event]] = {name_of(kind): kind for kind in Event.__subclasses__() if kind is not Unknown}
 
-# Fields that a line may have, besides time.
-_OWN = {kind: {entry.name for entry in dataclasses.fields(kind)} - {"time", "extra"} for kind in KINDS.values()}
-
 
 def to_line(event: Event) -> str:
     """One line of JSON without a line break, which `parse` turns back into an equal event."""
@@ -257,7 +250,10 @@ def to_line(event: Event) -> str:
 
 
 def parse(line: str) -> Event | None:
-    """The event on a line; None for a line that a killed writer left unfinished."""
+    """The event on a line; None for a line that a killed writer left unfinished.
+
+    A known name with other fields, or with values of other types, is `Unknown`: another version gave it that meaning.
+    """
     try:
         content = json.loads(line)
         name, at = str(content.pop("event")), float(content.pop("time"))
@@ -266,26 +262,51 @@ def parse(line: str) -> Event | None:
     kind = KINDS.get(name)
     try:
         if kind is not None:
-            return _made(kind, at, content)
-    except (KeyError, TypeError):
-        pass  # A required field is missing: another version uses the name for something else.
+            values, extra = _fields(kind, content)
+            return kind(time=at, extra=extra, **values)
+    except TypeError:
+        pass
     return Unknown(time=at, event=name, extra=content)
 
 
-def _made(kind: type[Event], at: float, content: Mapping[str, Any]) -> Event:
-    own = _OWN[kind]
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
-    extra = {name: values.pop(name) for name in content if name not in own}
-    if kind is Submitted:
-        values["job"] = _job(content["job"])
-    return kind(time=at, extra=extra, **values)
+def _fields(kind: type[Event | JobRef], content: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The fields of ``kind`` in a JSON object, and those that it does not have.
+
+    Raises:
+        TypeError: it is not an object, or a field has a value of another type.
+    """
+    if not isinstance(content, dict):
+        raise TypeError(f"{content!r} is not an object")
+    types, values, extra = _types(kind), {}, {}
+    for name, value in content.items():
+        value = tuple(value) if isinstance(value, list) else value
+        if name not in types:
+            extra[name] = value
+            continue
+        if types[name] is JobRef:
+            own, unknown = _fields(JobRef, value)
+            value = JobRef(**{**own, "details": {**own.get("details", {}), **unknown}})
+        if not _fits(value, types[name]):
+            raise TypeError(f"{name} cannot be {value!r}")
+        values[name] = value
+    return values, extra
 
 
-def _job(content: Mapping[str, Any]) -> JobRef:
-    own = {entry.name for entry in dataclasses.fields(JobRef)}
-    unknown = {name: value for name, value in content.items() if name not in own}
-    known = {name: value for name, value in content.items() if name in own}
-    return JobRef(**{**known, "details": {**content.get("details", {}), **unknown}})
+@functools.cache
+def _types(kind: type[Any]) -> dict[str, Any]:
+    """The types of the fields that a line may have, besides time."""
+    return {name: hint for name, hint in get_type_hints(kind).items() if name not in ("time", "extra")}
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    parts = get_args(hint)
+    if isinstance(hint, UnionType):
+        return any(_fits(value, part) for part in parts)
+    origin = get_origin(hint) or hint
+    if origin is tuple:
+        return isinstance(value, tuple) and all(isinstance(entry, parts[0]) for entry in value)
+    # A newer version may know more literals.
+    return isinstance(value, {Literal: str, float: int | float}.get(origin, origin))
 
 
 def _values(record: Event | JobRef, without: Collection[str] = ()) -> dict[str, Any]:

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from . import events
-from .events import Event, JobRef, NotSubmitted, Requested, Requeued, Submitted
+from .events import Cause, Event, JobRef, NotSubmitted, Requested, Requeued, Submitted, Why
 
 # Causes of an attempt's end that another start may not meet again.
-CRASHES = ("crashed", "out_of_memory", "killed")
+CRASHES: tuple[Cause, ...] = ("crashed", "out_of_memory", "killed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class Attempt:
     started: float
     first_step: int
     ended: float | None = None
-    cause: str | None = None
+    cause: Cause | None = None
     last_step: int | None = None
     detail: str | None = None
     host: str | None = None
@@ -43,7 +43,8 @@ class History:
 
     Attributes:
         attempts: oldest first; their number is the number of the next one, which keys the noise.
-        jobs: submitted jobs except those that were turned away, oldest first.
+        submitted: all jobs, oldest first.
+        turned_away: by job id, why it had nothing to do.
         request: the last request, or its refusal, if no job or attempt has followed it.
         steps: `train.steps` of the last request.
         overrides: those that continuations added, in order.
@@ -54,7 +55,7 @@ class History:
         requeued: the last time the job requeued itself, if that was after the last attempt ended.
         given_up: why the run is not started again, if that was decided since the last attempt ended.
         requeues: every requeue, oldest first.
-        crashes_in_a_row: crashes without a new checkpoint, up to now.
+        died_early: starts that ended before they trained, since the last attempt began.
         bug: what the last attempt died of, if that was an error in code or recipe.
         crashes: of sharded work, by job id, how often its task ended with an error.
         last_of: by job id, the newest event that names the job.
@@ -62,7 +63,8 @@ class History:
     """
 
     attempts: tuple[Attempt, ...] = ()
-    jobs: tuple[Submitted, ...] = ()
+    submitted: tuple[Submitted, ...] = ()
+    turned_away: Mapping[str, Why] = field(default_factory=dict)
     request: Requested | NotSubmitted | None = None
     steps: int | None = None
     overrides: tuple[str, ...] = ()
@@ -73,7 +75,7 @@ class History:
     requeued: Requeued | None = None
     given_up: str | None = None
     requeues: tuple[Requeued, ...] = ()
-    crashes_in_a_row: int = 0
+    died_early: int = 0
     bug: str | None = None
     crashes: Mapping[str, int] = field(default_factory=dict)
     last_of: Mapping[str, Event] = field(default_factory=dict)
@@ -85,10 +87,13 @@ class History:
 
         An attempt without an end that another one followed was ``killed``.
         """
-        fold = _Fold()
+        history = cls()
         for event in events:
-            fold.take(event)
-        return fold.result()
+            history = history._after(event)
+            job_id = event.job.job_id if isinstance(event, Submitted) else getattr(event, "job_id", None)
+            if job_id is not None:
+                history = replace(history, last_of={**history.last_of, job_id: event})
+        return history
 
     def with_progress(self, progress: Mapping[str, Any]) -> "History":
         """The last step of an attempt without an end, from the ``progress`` that the same attempt wrote."""
@@ -100,6 +105,11 @@ class History:
         return replace(self, attempts=tuple(attempts))
 
     @property
+    def jobs(self) -> tuple[Submitted, ...]:
+        """Submitted jobs except those that were turned away, oldest first."""
+        return tuple(event for event in self.submitted if event.job.job_id not in self.turned_away)
+
+    @property
     def last(self) -> Attempt | None:
         """The newest attempt."""
         return self.attempts[-1] if self.attempts else None
@@ -107,6 +117,19 @@ class History:
     def rollbacks(self, to_step: int | None = None) -> int:
         """The number of rollbacks so far, all or those to one step. It keys the noise, too."""
         return sum(to_step in (None, step) for step in self.rolled_back_to)
+
+    @property
+    def crashes_in_a_row(self) -> int:
+        """Crashes without a new checkpoint, up to now."""
+        count, best = self.died_early, None
+        for attempt in reversed(self.attempts):
+            if attempt.cause not in CRASHES:
+                break
+            if best is not None and attempt.first_step < best:
+                break  # The attempt after this one began at a later step, so this one had saved progress.
+            best = attempt.first_step
+            count += 1
+        return count
 
     def was_requeued(self, attempt: Attempt) -> bool:
         """Whether the job of ``attempt`` has put itself back into the queue since the attempt began."""
@@ -131,160 +154,106 @@ class History:
             jobs.pop()
         return jobs[-1] if jobs else None
 
-
-class _Fold:
-    """The state of the pass over the events."""
-
-    def __init__(self) -> None:
-        self.attempts: dict[int, Attempt] = {}
-        self.submitted: list[Submitted] = []
-        self.turned_away: set[str] = set()
-        self.request: Requested | NotSubmitted | None = None
-        self.steps: int | None = None
-        self.overrides: list[str] = []
-        self.from_step: int | None = None
-        self.imported_step: int | None = None
-        self.cancelled: set[str] = set()
-        self.not_begun: dict[str, str] = {}
-        self.requeued: Requeued | None = None
-        self.given_up: str | None = None
-        self.requeues: list[Requeued] = []
-        self.died_early = 0
-        self.bug: str | None = None
-        self.crashes: dict[str, int] = {}
-        self.last_of: dict[str, Event] = {}
-        self.rolled_back_to: list[int] = []
-
-    def take(self, event: Event) -> None:
-        job_id = event.job.job_id if isinstance(event, Submitted) else getattr(event, "job_id", None)
-        if job_id is not None:
-            self.last_of[job_id] = event
+    def _after(self, event: Event) -> "History":
         match event:
             case events.Requested():
-                self.request, self.steps, self.from_step = event, event.steps, event.from_step
-                self.overrides += event.overrides
+                overrides = self.overrides + event.overrides
+                return replace(self, request=event, steps=event.steps, from_step=event.from_step, overrides=overrides)
             case events.NotSubmitted():
-                self.request = event
+                return replace(self, request=event)
             case events.Submitted():
-                self.request = None
-                self.submitted.append(event)
+                return replace(self, request=None, submitted=(*self.submitted, event))
             case events.TurnedAway():
-                self.turned_away.add(event.job_id)
+                return replace(self, turned_away={**self.turned_away, event.job_id: event.why})
             case events.Imported():
-                self._imported(event)
+                return replace(self, imported_step=event.step, attempts=self._with(_imported(event)))
             case events.Started():
-                self._started(event)
+                attempts = self._with(*self._before(event), _started(event))
+                return replace(self, attempts=attempts, request=None, from_step=None, died_early=0, bug=None)
             case events.Ended():
-                self._ended(event)
+                return replace(self._ended(event), bug=event.detail if event.bug else None)
             case events.Explained():
-                self._explained(event)
+                return self._explained(event)
             case events.RolledBack():
-                self.rolled_back_to.append(event.to_step)
+                return replace(self, rolled_back_to=(*self.rolled_back_to, event.to_step))
             case events.Cancelled():
-                self.cancelled.add(event.job_id)
+                return replace(self, cancelled=self.cancelled | {event.job_id})
             case events.NotBegun():
-                self.not_begun[event.job_id] = self.given_up = event.reason
+                not_begun = {**self.not_begun, event.job_id: event.reason}
+                return replace(self, not_begun=not_begun, given_up=event.reason)
             case events.GivenUp():
-                self.given_up = event.reason
+                return replace(self, given_up=event.reason)
             case events.Requeued():
-                self.requeued = event
-                self.requeues.append(event)
+                return replace(self, requeued=event, requeues=(*self.requeues, event))
             case events.DiedEarly():
-                self.died_early += 1
-                self.bug = None
+                return replace(self, died_early=self.died_early + 1, bug=None)
             case events.Crashed():
-                self.crashes[event.job_id] = self.crashes.get(event.job_id, 0) + 1
+                crashes = self.crashes.get(event.job_id, 0) + 1
+                return replace(self, crashes={**self.crashes, event.job_id: crashes})
+        return self
 
-    def _imported(self, event: events.Imported) -> None:
-        self.imported_step = event.step
-        self.attempts[0] = Attempt(
-            attempt=0,
-            job_id=None,
-            started=event.time,
-            first_step=event.step,
-            ended=event.time,
-            cause="finished" if event.finished else "imported",
-            last_step=event.step,
-            detail=f"imported from {event.source}",
-        )
+    def _numbered(self, attempt: int) -> Attempt | None:
+        return next((it for it in self.attempts if it.attempt == attempt), None)
 
-    def _started(self, event: events.Started) -> None:
-        self.request = self.from_step = None
-        self.died_early, self.bug = 0, None
-        for number, earlier in self.attempts.items():
-            if earlier.cause is None:
-                self.attempts[number] = replace(earlier, cause="killed", ended=event.time)
-        before = self.attempts.get(event.attempt - 1)
-        if before is not None and before.last_step is None:
-            self.attempts[before.attempt] = replace(before, last_step=event.reached)
-        self.attempts[event.attempt] = Attempt(
-            attempt=event.attempt,
-            job_id=event.job_id,
-            started=event.time,
-            first_step=event.step,
-            host=event.host,
-            warning=event.warning,
-            restart=event.restart,
-            log_offset=event.log_offset,
-        )
+    def _with(self, *changed: Attempt) -> tuple[Attempt, ...]:
+        by_number = {it.attempt: it for it in (*self.attempts, *changed)}
+        return tuple(it for _, it in sorted(by_number.items()))
 
-    def _ended(self, event: events.Ended) -> None:
-        self.bug = event.detail if event.bug else None
-        before = self.attempts.get(event.attempt)
+    def _before(self, event: events.Started) -> Iterable[Attempt]:
+        """The earlier attempts: all have ended, and the one before may not have been able to say where."""
+        for it in self.attempts:
+            if it.cause is None:
+                it = replace(it, cause="killed", ended=event.time)
+            if it.attempt == event.attempt - 1 and it.last_step is None:
+                it = replace(it, last_step=event.reached)
+            yield it
+
+    def _ended(self, event: events.Ended) -> "History":
+        before = self._numbered(event.attempt)
         if before is None:
-            return
+            return self
         cause = event.cause
         if cause == "terminated" and before.job_id in self.cancelled:
             cause = "cancelled"
-        self.attempts[event.attempt] = replace(
-            before, ended=event.time, cause=cause, last_step=event.step, detail=event.detail, bug=event.bug
+        return self._with_end(
+            replace(before, ended=event.time, cause=cause, last_step=event.step, detail=event.detail, bug=event.bug)
         )
-        self._nothing_since(event.attempt)
 
-    def _explained(self, event: events.Explained) -> None:
-        before = self.attempts.get(event.attempt)
+    def _explained(self, event: events.Explained) -> "History":
+        before = self._numbered(event.attempt)
         if before is None:
-            return
-        self.attempts[event.attempt] = replace(before, cause=event.cause, ended=before.ended or event.time)
-        if before.ended is None:
-            self._nothing_since(event.attempt)
+            return self
+        if before.ended is not None:
+            return replace(self, attempts=self._with(replace(before, cause=event.cause)))
+        return self._with_end(replace(before, cause=event.cause, ended=event.time))
 
-    def _nothing_since(self, attempt: int) -> None:
-        """What was decided before the newest attempt ended was about an earlier one."""
-        if attempt == max(self.attempts):
-            self.requeued = self.given_up = None
-
-    def result(self) -> History:
-        attempts = tuple(attempt for _, attempt in sorted(self.attempts.items()))
-        return History(
-            attempts=attempts,
-            jobs=tuple(event for event in self.submitted if event.job.job_id not in self.turned_away),
-            request=self.request,
-            steps=self.steps,
-            overrides=tuple(self.overrides),
-            from_step=self.from_step,
-            imported_step=self.imported_step,
-            cancelled=frozenset(self.cancelled),
-            not_begun=self.not_begun,
-            requeued=self.requeued,
-            given_up=self.given_up,
-            requeues=tuple(self.requeues),
-            crashes_in_a_row=_crashes_in_a_row(attempts) + self.died_early,
-            bug=self.bug,
-            crashes=self.crashes,
-            last_of=self.last_of,
-            rolled_back_to=tuple(self.rolled_back_to),
-        )
+    def _with_end(self, ended: Attempt) -> "History":
+        """With an end that was not known before: what was decided by then was about an earlier attempt."""
+        history = replace(self, attempts=self._with(ended))
+        return replace(history, requeued=None, given_up=None) if ended == history.last else history
 
 
-def _crashes_in_a_row(attempts: tuple[Attempt, ...]) -> int:
-    """How many of the last attempts crashed without saving progress."""
-    count, best = 0, None
-    for attempt in reversed(attempts):
-        if attempt.cause not in CRASHES:
-            break
-        if best is not None and attempt.first_step < best:
-            break  # The attempt after this one began at a later step, so this one had saved progress.
-        best = attempt.first_step
-        count += 1
-    return count
+def _imported(event: events.Imported) -> Attempt:
+    return Attempt(
+        attempt=0,
+        job_id=None,
+        started=event.time,
+        first_step=event.step,
+        ended=event.time,
+        cause="finished" if event.finished else "imported",
+        last_step=event.step,
+        detail=f"imported from {event.source}",
+    )
+
+
+def _started(event: events.Started) -> Attempt:
+    return Attempt(
+        attempt=event.attempt,
+        job_id=event.job_id,
+        started=event.time,
+        first_step=event.step,
+        host=event.host,
+        warning=event.warning,
+        restart=event.restart,
+        log_offset=event.log_offset,
+    )

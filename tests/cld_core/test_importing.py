@@ -59,7 +59,7 @@ def test_an_import_is_attempt_0_and_the_run_continues_as_attempt_1(tmp_path):
 def test_a_checkpoint_of_the_last_step_makes_a_finished_run(tmp_path):
     run = made(tmp_path, 20, "train.steps=20")
     assert [entry.cause for entry in run.folder.ledger.history().attempts] == ["finished"]
-    assert session.run(run.folder, Ranks(), StopFlag(), job_id="test") == session.Ended("finished", 20)
+    assert session.run(run.folder, Ranks(), StopFlag(), job_id="test") == session.SessionResult("finished", 20)
 
 
 def test_a_checkpoint_later_than_the_recipes_end_is_refused_and_leaves_nothing(tmp_path):

@@ -40,7 +40,7 @@ def make(tmp_path):
     return make
 
 
-def attempt(run: RunFolder, stop: StopFlag | None = None, job_id: str = "test") -> session.Ended:
+def attempt(run: RunFolder, stop: StopFlag | None = None, job_id: str = "test") -> session.SessionResult:
     return session.run(run, Ranks(), stop or StopFlag(), job_id=job_id)
 
 
@@ -75,7 +75,7 @@ def test_a_stopped_and_resumed_run_in_exact_mode_ends_bit_identical(make, monkey
         assert (ended.cause, ended.step) == ("preempted", step + 2)
         assert parts.checkpoint_steps()[-1] == step + 2
         monkeypatch.undo()
-    assert attempt(parts) == session.Ended("finished", 40)
+    assert attempt(parts) == session.SessionResult("finished", 40)
     assert same(load_checkpoint(whole, 40), load_checkpoint(parts, 40))
     assert causes(parts) == ["preempted"] * 3 + ["finished"]
 
@@ -130,13 +130,13 @@ def test_fresh_noise_is_other_noise(make):
 def test_a_finished_run_ends_at_once_and_goes_on_with_more_steps(make):
     run = make()
     attempt(run)
-    assert attempt(run) == session.Ended("finished", 40)
+    assert attempt(run) == session.SessionResult("finished", 40)
     assert causes(run) == ["finished"], "nothing was done, so there is no attempt"
     last = run.ledger.events()[-1]
     assert isinstance(last, events.TurnedAway)
     assert last.why == "finished"
     run.ledger.append(events.Requested(steps=50, overrides=("train.steps=50",)))
-    assert attempt(run) == session.Ended("finished", 50)
+    assert attempt(run) == session.SessionResult("finished", 50)
     assert [entry.first_step for entry in attempts(run)] == [0, 40]
 
 
@@ -227,7 +227,7 @@ def test_a_save_that_fails_ends_the_attempt_and_is_the_cause(make, monkeypatch):
     assert run.progress()["step"] < 1000, "it ends soon after the failed save, not with the run"
     monkeypatch.undo()
     run.ledger.append(events.Requested(steps=20, overrides=("train.steps=20",)))
-    assert attempt(run) == session.Ended("finished", 20)
+    assert attempt(run) == session.SessionResult("finished", 20)
 
 
 def test_a_loss_that_is_not_finite(make, monkeypatch):
