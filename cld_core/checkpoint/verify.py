@@ -1,10 +1,10 @@
 """Whether checkpoints are what their sidecars promise. Loads no torch: the command line asks, too."""
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from cld_core.digests import checksum
 from cld_core.errors import CheckpointError, NotFoundError
 from cld_core.run import RunFolder
 from cld_core.run.atomic import read_json, write_json
@@ -95,9 +95,7 @@ def verify(folder: RunFolder, step: int) -> None:
     size = path.stat().st_size
     if size != sidecar.bytes:
         raise CheckpointError(f"{path}: truncated ({size} bytes of {sidecar.bytes}). {_FIX}.")
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != sidecar.sha256:
+    if checksum(path) != sidecar.sha256:
         raise CheckpointError(f"{path}: damaged (its checksum differs from the one in its sidecar). {_FIX}.")
 
 

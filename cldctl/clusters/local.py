@@ -119,11 +119,7 @@ class _Start:
     def __call__(self) -> None:
         _wait_for(self.waits_for)
         job = LocalCluster().current_job()
-        try:
-            self.works[job.ref.process](job)
-        finally:
-            if os.environ["SUBMITIT_LOCAL_GLOBALID"] == "0":
-                _meeting_file(job.ref).unlink(missing_ok=True)
+        self.works[job.ref.process](job)
 
 
 def _wait_for(controllers: Sequence[_Controller]) -> None:

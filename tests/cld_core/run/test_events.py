@@ -5,9 +5,10 @@ import json
 import pytest
 
 from cld_core.run import events
-from cld_core.run.events import KINDS, JobRef, Submitted, Unknown, parse, to_line
+from cld_core.run.events import KINDS, JobRef, Submitted, Unknown
 from cld_core.run.history import History
 from cld_core.run.ledger import Ledger
+from cld_core.run.lines import parse, to_line
 
 JOB = JobRef(cluster="local", job_id="7", process=1, logs="/logs", restarts=True, details={"pid": 12, "host": "a"})
 # One of each kind, with values that differ from all defaults.
