@@ -1,9 +1,14 @@
 """A run folder of format 2, frozen: every later version reads or upgrades it. Never change the fixture."""
 
 import dataclasses
+import shutil
+from pathlib import Path
 
 import pytest
 
+from cld_core.checkpoint.verify import sidecar_of
+from cld_core.evaluation.evaluation import Evaluation
+from cld_core.recipe.sampling import OdeSpec
 from cld_core.run import RunFolder
 from cld_core.run.events import KINDS, Event, JobRef, Requested, Requeued, Submitted, TurnedAway, Unknown
 from cld_core.run.history import Attempt, History
@@ -129,3 +134,27 @@ def test_requests_of_this_version_have_these_fields(run):
         "overrides": ("train.steps=300", "cluster.partition=gpu"),
         "from_step": 10,
     }
+
+
+def test_its_checkpoint(run):
+    assert run.checkpoint_steps() == [120]
+    sidecar = sidecar_of(run, 120)
+    assert sidecar is not None
+    assert (sidecar.format, sidecar.bytes, sidecar.sha256[:8], sidecar.seconds) == (1, 824007, "d6c952d8", 0.023)
+
+
+def test_its_evaluation(run, tmp_path):
+    work = Evaluation(run.evals / "elbo-00000120-78ce5c25")
+    request = work.request
+    assert (request.id, request.shards, request.points, request.sizes) == (work.name, 2, 4, {"elbo": 4})
+    assert request.sampling == OdeSpec()
+    assert [event.shards for event in work.ledger.history().submitted] == [(0,), (1,)]
+    assert work.ledger.history().crashes == {"44_1": 1}
+    assert work.is_done
+    assert work.report["elbo"]["n"] == 4
+    assert work.missing() == [0, 1], "the fixture has no rows, only their descriptions"
+    copied = Evaluation(Path(shutil.copytree(run.path, tmp_path / "copy")) / "evals" / work.name)
+    for shard in range(2):
+        (copied.shards / f"{shard:05d}-elbo.npz").write_bytes(bytes(1080))
+    assert copied.missing() == []
+    assert copied.rows_done() == (4, 4)
