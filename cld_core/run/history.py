@@ -37,9 +37,9 @@ class Attempt:
     bug: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class History:
-    """What a ledger says, in the form in which it is asked for.
+    """What a ledger says, in the form in which it is asked for. Only `of` changes it: readers share it.
 
     Attributes:
         attempts: oldest first; their number is the number of the next one, which keys the noise.
@@ -64,21 +64,21 @@ class History:
 
     attempts: tuple[Attempt, ...] = ()
     submitted: tuple[Submitted, ...] = ()
-    turned_away: Mapping[str, Why] = field(default_factory=dict)
+    turned_away: dict[str, Why] = field(default_factory=dict)
     request: Requested | NotSubmitted | None = None
     steps: int | None = None
     overrides: tuple[str, ...] = ()
     from_step: int | None = None
     imported_step: int | None = None
     cancelled: frozenset[str] = frozenset()
-    not_begun: Mapping[str, str] = field(default_factory=dict)
+    not_begun: dict[str, str] = field(default_factory=dict)
     requeued: Requeued | None = None
     given_up: str | None = None
     requeues: tuple[Requeued, ...] = ()
     died_early: int = 0
     bug: str | None = None
-    crashes: Mapping[str, int] = field(default_factory=dict)
-    last_of: Mapping[str, Event] = field(default_factory=dict)
+    crashes: dict[str, int] = field(default_factory=dict)
+    last_of: dict[str, Event] = field(default_factory=dict)
     rolled_back_to: tuple[int, ...] = ()
 
     @classmethod
@@ -89,10 +89,7 @@ class History:
         """
         history = cls()
         for event in events:
-            history = history._after(event)
-            job_id = event.job.job_id if isinstance(event, Submitted) else getattr(event, "job_id", None)
-            if job_id is not None:
-                history = replace(history, last_of={**history.last_of, job_id: event})
+            history._take(event)
         return history
 
     def with_progress(self, progress: Mapping[str, Any]) -> "History":
@@ -154,83 +151,89 @@ class History:
             jobs.pop()
         return jobs[-1] if jobs else None
 
-    def _after(self, event: Event) -> "History":
+    def _take(self, event: Event) -> None:
+        job_id = event.job.job_id if isinstance(event, Submitted) else getattr(event, "job_id", None)
+        if job_id is not None:
+            self.last_of[job_id] = event
         match event:
             case events.Requested():
-                overrides = self.overrides + event.overrides
-                return replace(self, request=event, steps=event.steps, from_step=event.from_step, overrides=overrides)
+                self.request, self.steps, self.from_step = event, event.steps, event.from_step
+                self.overrides += event.overrides
             case events.NotSubmitted():
-                return replace(self, request=event)
+                self.request = event
             case events.Submitted():
-                return replace(self, request=None, submitted=(*self.submitted, event))
+                self.request = None
+                self.submitted += (event,)
             case events.TurnedAway():
-                return replace(self, turned_away={**self.turned_away, event.job_id: event.why})
+                self.turned_away[event.job_id] = event.why
             case events.Imported():
-                return replace(self, imported_step=event.step, attempts=self._with(_imported(event)))
+                self.imported_step = event.step
+                self._set(_imported(event))
             case events.Started():
-                attempts = self._with(*self._before(event), _started(event))
-                return replace(self, attempts=attempts, request=None, from_step=None, died_early=0, bug=None)
+                self._started(event)
             case events.Ended():
-                return replace(self._ended(event), bug=event.detail if event.bug else None)
+                self._ended(event)
             case events.Explained():
-                return self._explained(event)
+                self._explained(event)
             case events.RolledBack():
-                return replace(self, rolled_back_to=(*self.rolled_back_to, event.to_step))
+                self.rolled_back_to += (event.to_step,)
             case events.Cancelled():
-                return replace(self, cancelled=self.cancelled | {event.job_id})
+                self.cancelled |= {event.job_id}
             case events.NotBegun():
-                not_begun = {**self.not_begun, event.job_id: event.reason}
-                return replace(self, not_begun=not_begun, given_up=event.reason)
+                self.not_begun[event.job_id] = self.given_up = event.reason
             case events.GivenUp():
-                return replace(self, given_up=event.reason)
+                self.given_up = event.reason
             case events.Requeued():
-                return replace(self, requeued=event, requeues=(*self.requeues, event))
+                self.requeued = event
+                self.requeues += (event,)
             case events.DiedEarly():
-                return replace(self, died_early=self.died_early + 1, bug=None)
+                self.died_early += 1
+                self.bug = None
             case events.Crashed():
-                crashes = self.crashes.get(event.job_id, 0) + 1
-                return replace(self, crashes={**self.crashes, event.job_id: crashes})
-        return self
+                self.crashes[event.job_id] = self.crashes.get(event.job_id, 0) + 1
+
+    def _set(self, attempt: Attempt) -> None:
+        others = (it for it in self.attempts if it.attempt != attempt.attempt)
+        self.attempts = tuple(sorted((*others, attempt), key=lambda it: it.attempt))
 
     def _numbered(self, attempt: int) -> Attempt | None:
-        return next((it for it in self.attempts if it.attempt == attempt), None)
+        return next((it for it in reversed(self.attempts) if it.attempt == attempt), None)
 
-    def _with(self, *changed: Attempt) -> tuple[Attempt, ...]:
-        by_number = {it.attempt: it for it in (*self.attempts, *changed)}
-        return tuple(it for _, it in sorted(by_number.items()))
+    def _started(self, event: events.Started) -> None:
+        self.request = self.from_step = self.bug = None
+        self.died_early = 0
+        for it in [it for it in self.attempts if it.cause is None]:
+            self._set(replace(it, cause="killed", ended=event.time))
+        before = self._numbered(event.attempt - 1)
+        if before is not None and before.last_step is None:
+            self._set(replace(before, last_step=event.reached))
+        self._set(_started(event))
 
-    def _before(self, event: events.Started) -> Iterable[Attempt]:
-        """The earlier attempts: all have ended, and the one before may not have been able to say where."""
-        for it in self.attempts:
-            if it.cause is None:
-                it = replace(it, cause="killed", ended=event.time)
-            if it.attempt == event.attempt - 1 and it.last_step is None:
-                it = replace(it, last_step=event.reached)
-            yield it
-
-    def _ended(self, event: events.Ended) -> "History":
+    def _ended(self, event: events.Ended) -> None:
+        self.bug = event.detail if event.bug else None
         before = self._numbered(event.attempt)
         if before is None:
-            return self
+            return
         cause = event.cause
         if cause == "terminated" and before.job_id in self.cancelled:
             cause = "cancelled"
-        return self._with_end(
+        self._set(
             replace(before, ended=event.time, cause=cause, last_step=event.step, detail=event.detail, bug=event.bug)
         )
+        self._nothing_since(event.attempt)
 
-    def _explained(self, event: events.Explained) -> "History":
+    def _explained(self, event: events.Explained) -> None:
         before = self._numbered(event.attempt)
         if before is None:
-            return self
-        if before.ended is not None:
-            return replace(self, attempts=self._with(replace(before, cause=event.cause)))
-        return self._with_end(replace(before, cause=event.cause, ended=event.time))
+            return
+        self._set(replace(before, cause=event.cause, ended=before.ended or event.time))
+        if before.ended is None:
+            self._nothing_since(event.attempt)
 
-    def _with_end(self, ended: Attempt) -> "History":
-        """With an end that was not known before: what was decided by then was about an earlier attempt."""
-        history = replace(self, attempts=self._with(ended))
-        return replace(history, requeued=None, given_up=None) if ended == history.last else history
+    def _nothing_since(self, attempt: int) -> None:
+        """What was decided before the newest attempt ended was about an earlier one."""
+        if self.last is not None and attempt == self.last.attempt:
+            self.requeued = self.given_up = None
 
 
 def _imported(event: events.Imported) -> Attempt:
