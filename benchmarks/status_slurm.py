@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from cld_core.run import RunFolder
-from cld_core.run.events import Event, JobRef, Started, Submitted, to_line
+from cld_core.run.events import Event, JobRef, Started, Submitted
+from cld_core.run.lines import to_line
 from tests.slurm.cluster import SlurmCluster
 
 from .cli import REPEATS, make_runs

@@ -1,5 +1,6 @@
 """Making a run of a published checkpoint."""
 
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from .model import Model
 from .recipe import Recipe
 from .run import RunFolder, events
 from .run.atomic import write_json
-from .run.folder import Progress
+from .run.folder import ReportedProgress
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class ImportedRun:
 def import_published(file: Path, recipe: Recipe, path: Path, identity: dict[str, Any]) -> ImportedRun:
     """Make the run at ``path`` of a published checkpoint: weights, their average, the optimiser's state and the step.
 
-    Nothing is written if a tensor does not fit the recipe.
+    Nothing is left of the run if a tensor does not fit the recipe, or if something cannot be written.
 
     Args:
         identity: what `run.json` is to hold, see `cld_core.run.identity`.
@@ -35,15 +36,24 @@ def import_published(file: Path, recipe: Recipe, path: Path, identity: dict[str,
     Raises:
         NotFoundError, CheckpointError: the file does not exist, has another layout, or does not fit the recipe.
         UsageError: the checkpoint is later than `train.steps`, or the name is taken.
+        SaveError: the checkpoint cannot be written.
     """
     step, state = published.read(file, Model(recipe).net, recipe.optim)
     if step > recipe.train.steps:
         text = f"is of step {step}, later than train.steps={recipe.train.steps}. Add train.steps={step}."
         raise UsageError(f"{file} {text}")
     folder = RunFolder.create(path, recipe, {**identity, "imported": str(file.absolute())})
-    write(folder, step, {**state, "model_digest": recipe.model_digest()})
-    finished = step >= recipe.train.steps
-    folder.ledger.append(events.Imported(step=step, source=file.name, finished=finished))
-    progress = Progress(attempt=0, step=step, steps=recipe.train.steps, loss=None, steps_per_s=None, time=time.time())
-    write_json(folder.progress_file, progress)
+    try:
+        write(folder, step, {**state, "model_digest": recipe.model_digest()})
+        _record(folder, step, recipe.train.steps, file.name)
+    except BaseException:
+        # A run without events would look as if it waited to be submitted.
+        shutil.rmtree(folder.path, ignore_errors=True)
+        raise
     return ImportedRun(folder, step, sum(tensor.numel() for tensor in state["model"].values()))
+
+
+def _record(folder: RunFolder, step: int, steps: int, source: str) -> None:
+    folder.ledger.append(events.Imported(step=step, source=source, finished=step >= steps))
+    progress = ReportedProgress(attempt=0, step=step, steps=steps, loss=None, steps_per_s=None, time=time.time())
+    write_json(folder.progress_file, progress)

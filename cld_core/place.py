@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 
-# Of torchrun (and of submitit's export), Open MPI, and MPICH or MVAPICH.
+# Of torchrun, Open MPI, and MPICH or MVAPICH.
 _RANK = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 _WORLD_SIZE = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 _LOCAL_RANK = ("LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID")
@@ -36,6 +36,12 @@ class Place:
             local_rank=_first_of(_LOCAL_RANK, 0),
             local_world_size=_first_of(_LOCAL_WORLD_SIZE, world_size),
         )
+
+    def export(self) -> None:
+        """Set the variables that torchrun sets: plug-ins, and libraries that they use, read them."""
+        place = (self.rank, self.world_size, self.local_rank, self.local_world_size)
+        for (name, *_), value in zip((_RANK, _WORLD_SIZE, _LOCAL_RANK, _LOCAL_WORLD_SIZE), place, strict=True):
+            os.environ[name] = str(value)
 
 
 def _first_of(names: tuple[str, ...], default: int) -> int:

@@ -59,11 +59,6 @@ class Ranks(Place):
         dist.broadcast_object_list(box, src=0, group=self.control)
         return box[0]
 
-    def barrier(self) -> None:
-        """Wait for all ranks."""
-        if self.world_size > 1:
-            dist.barrier(group=self.control)
-
     def mean(self, value: float) -> float:
         """The mean of one number over the ranks."""
         if self.world_size == 1:
@@ -84,9 +79,12 @@ class Ranks(Place):
         """Leave the other ranks. Rank 0 removes the file that they met at, if it was a file."""
         if self.control is None:
             return
-        dist.destroy_process_group()
-        if self.is_first and self.init_method.startswith(_FILE):
-            Path(self.init_method.removeprefix(_FILE)).unlink(missing_ok=True)
+        try:
+            dist.destroy_process_group()
+        finally:
+            if self.is_first and self.init_method.startswith(_FILE):
+                # Left behind, it would mislead a job of the same id.
+                Path(self.init_method.removeprefix(_FILE)).unlink(missing_ok=True)
 
 
 def join(place: Place, *, gpu: bool, timeout_s: float = 600.0) -> Ranks:
@@ -112,7 +110,11 @@ def join(place: Place, *, gpu: bool, timeout_s: float = 600.0) -> Ranks:
 
 
 def alone(place: Place, *, gpu: bool) -> Ranks:
-    """The process at ``place`` with its device, without meeting the others; on a GPU if wanted and torch sees one."""
+    """The process at ``place`` with its device, without meeting the others; on a GPU if wanted and torch sees one.
+
+    Sets `RANK` and the other environment variables of torchrun (`Place.export`).
+    """
+    place.export()
     device = _device(gpu, place.local_rank)
     if device.type == "cpu" and place.local_world_size > 1 and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // place.local_world_size))

@@ -1,6 +1,5 @@
 """The flag that a signal sets, and nothing else. Loads no torch: a job listens before it loads anything slow."""
 
-import os
 import signal
 from enum import IntEnum
 from types import FrameType
@@ -20,17 +19,12 @@ class StopFlag:
 
     def __init__(self) -> None:
         self.code = StopCode.NONE
-        self._pid = os.getpid()
 
     def request(self, code: StopCode) -> None:
         self.code = max(self.code, code)
 
     def listen(self, *, interrupt: bool = False) -> "StopFlag":
-        """Let SIGUSR2 and SIGTERM (with ``interrupt`` also SIGINT) set the flag, and do nothing else.
-
-        Forked children (data loader workers) inherit the handlers and get the signals of the whole process
-        group; for them the handlers do nothing.
-        """
+        """Let SIGUSR2 and SIGTERM (with ``interrupt`` also SIGINT) set the flag, and do nothing else."""
         signal.signal(signal.SIGUSR2, self._on_signal)
         signal.signal(signal.SIGTERM, self._on_signal)
         if interrupt:
@@ -38,5 +32,4 @@ class StopFlag:
         return self
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() == self._pid:
-            self.request(StopCode.USR2 if number == signal.SIGUSR2 else StopCode.TERM)
+        self.request(StopCode.USR2 if number == signal.SIGUSR2 else StopCode.TERM)

@@ -1,7 +1,10 @@
 """The whole run: the Slurm tests, which mostly wait, on one worker, everything else beside them on another."""
 
+import os
 import signal
+from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -12,6 +15,13 @@ torch.set_num_threads(1)
 # A shell that starts the tests behind its back lets them, and what they start, ignore Ctrl-C, which some of them send.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def environment() -> Iterator[None]:
+    """Jobs that run inside a test export their place; processes that later tests start would inherit it."""
+    with mock.patch.dict(os.environ):
+        yield
 
 
 @pytest.hookimpl(optionalhook=True)

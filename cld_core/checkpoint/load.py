@@ -7,7 +7,7 @@ import torch
 from cld_core.errors import CheckpointError
 from cld_core.run import RunFolder
 
-from .verify import Damaged, newest_whole, verify
+from .verify import DamagedCheckpoint, newest_whole, verify
 
 
 def load(
@@ -34,7 +34,7 @@ def load(
     return state
 
 
-def newest_good(folder: RunFolder, model_digest: str | None = None) -> tuple[int | None, list[Damaged]]:
+def newest_good(folder: RunFolder, model_digest: str | None = None) -> tuple[int | None, list[DamagedCheckpoint]]:
     """The newest step whose checkpoint is intact, and the damaged ones above it.
 
     Raises:

@@ -1,10 +1,10 @@
 """Whether checkpoints are what their sidecars promise. Loads no torch: the command line asks, too."""
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from cld_core.digests import checksum
 from cld_core.errors import CheckpointError, NotFoundError
 from cld_core.run import RunFolder
 from cld_core.run.atomic import read_json, write_json
@@ -49,7 +49,7 @@ class Sidecar:
 
 
 @dataclass(frozen=True)
-class Damaged:
+class DamagedCheckpoint:
     """A checkpoint that cannot be used, and why; ``finished`` is false if it was never written completely."""
 
     step: int
@@ -95,31 +95,29 @@ def verify(folder: RunFolder, step: int) -> None:
     size = path.stat().st_size
     if size != sidecar.bytes:
         raise CheckpointError(f"{path}: truncated ({size} bytes of {sidecar.bytes}). {_FIX}.")
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != sidecar.sha256:
+    if checksum(path) != sidecar.sha256:
         raise CheckpointError(f"{path}: damaged (its checksum differs from the one in its sidecar). {_FIX}.")
 
 
-def newest_whole(folder: RunFolder) -> tuple[int | None, list[Damaged]]:
+def newest_whole(folder: RunFolder) -> tuple[int | None, list[DamagedCheckpoint]]:
     """The newest step whose checkpoint is intact, and the damaged ones above it."""
     orphans = {int(path.stem.removeprefix("step_")) for path in folder.checkpoints.glob("step_*.pt")}
-    damaged: list[Damaged] = []
+    damaged: list[DamagedCheckpoint] = []
     for entry in _verified(folder, sorted(orphans.union(folder.checkpoint_steps()), reverse=True)):
-        if not isinstance(entry, Damaged):
+        if not isinstance(entry, DamagedCheckpoint):
             return entry, damaged
         damaged.append(entry)
     return None, damaged
 
 
-def all_whole(folder: RunFolder) -> tuple[list[int], list[Damaged]]:
+def all_whole(folder: RunFolder) -> tuple[list[int], list[DamagedCheckpoint]]:
     """The steps whose checkpoints are intact, ascending, and the completely written but damaged ones."""
     entries = list(_verified(folder, folder.checkpoint_steps()))
-    damaged = [entry for entry in entries if isinstance(entry, Damaged)]
-    return [entry for entry in entries if not isinstance(entry, Damaged)], damaged
+    damaged = [entry for entry in entries if isinstance(entry, DamagedCheckpoint)]
+    return [entry for entry in entries if not isinstance(entry, DamagedCheckpoint)], damaged
 
 
-def _verified(folder: RunFolder, steps: Iterable[int]) -> Iterator[int | Damaged]:
+def _verified(folder: RunFolder, steps: Iterable[int]) -> Iterator[int | DamagedCheckpoint]:
     """For each step itself, or what is wrong with its checkpoint."""
     finished = set(folder.checkpoint_steps())
     for step in steps:
@@ -128,6 +126,6 @@ def _verified(folder: RunFolder, steps: Iterable[int]) -> Iterator[int | Damaged
         except NotFoundError:
             continue  # Training has removed it since it was listed.
         except CheckpointError as error:
-            yield Damaged(step, str(error), finished=step in finished)
+            yield DamagedCheckpoint(step, str(error), finished=step in finished)
         else:
             yield step

@@ -1,16 +1,12 @@
 """What can happen to a run, or to sharded work: one frozen dataclass per event, one line each in a ledger.
 
-A line is a JSON object: ``time`` (seconds since 1970), ``event`` (the name of the class in snake case) and those fields
-of the class that differ from their defaults. Fields and events that a newer version wrote are kept (`Event.extra`,
-`JobRef.details`, `Unknown`), not dropped.
+Fields and events that a newer version wrote are kept (`Event.extra`, `JobRef.details`, `Unknown`), not dropped.
 """
 
-import dataclasses
-import json
 import re
 import time
-from collections.abc import Collection, Mapping
-from dataclasses import MISSING, Field, dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 # Why an attempt ended. What a signal means is decided where the cluster is known.
@@ -26,11 +22,13 @@ Cause = Literal[
     "crashed",  # an error in the code or on the machine
     "nonfinite",  # the loss or the gradient was not finite
     "save_failed",  # a checkpoint could not be written
-    "lease_lost",  # another job took over the run folder
     "imported",  # not an attempt of ours: the run begins with a checkpoint from elsewhere
     "killed",  # ended without a message, for a reason that nobody knows
 ]
 CAUSES: tuple[Cause, ...] = get_args(Cause)
+
+# Why a job had nothing to do: the run was finished, held by another job, or the job itself was withdrawn.
+Why = Literal["finished", "held", "withdrawn"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +73,6 @@ class Requested(Event):
     steps: int
     overrides: tuple[str, ...] = ()
     from_step: int | None = None
-    recipe_digest: str | None = None
-    code: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,13 +89,11 @@ class Submitted(Event):
 
     Attributes:
         successor_of: the job that this one waits for to end badly.
-        exclude: nodes that it may not use.
         shards: of sharded work, the shards that this task computes; None for a training run.
     """
 
     job: JobRef
     successor_of: str | None = None
-    exclude: tuple[str, ...] = ()
     shards: tuple[int, ...] | None = None
 
 
@@ -132,7 +126,6 @@ class Started(Event):
     reached: int | None = None
     log_offset: int | None = None
     warning: str | None = None
-    code: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -141,11 +134,10 @@ class Ended(Event):
     """An attempt ended; ``bug``: by a fault in code or recipe, which another start would meet again."""
 
     attempt: int
-    cause: str
+    cause: Cause
     step: int | None = None
     detail: str | None = None
     bug: bool = False
-    node: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +154,7 @@ class Explained(Event):
     """Found out afterwards: why an attempt ended."""
 
     attempt: int
-    cause: str
+    cause: Cause
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,9 +162,8 @@ class Requeued(Event):
     """The job put itself back into the queue."""
 
     job_id: str
-    cause: str
+    cause: Cause
     delay_s: float = 0.0
-    exclude: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,7 +189,6 @@ class DiedEarly(Event):
     job_id: str
     restart: int
     reason: str
-    node: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,11 +203,11 @@ class Crashed(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class TurnedAway(Event):
-    """A job had nothing to do: the run was finished, held by another job, or the job itself was withdrawn."""
+    """A job had nothing to do; ``reason`` says more than ``why``, if there is more to say."""
 
     job_id: str
-    reason: str
-    why: Literal["finished", "held", "withdrawn"]
+    why: Why
+    reason: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,58 +232,3 @@ def name_of(kind: type[Event]) -> str:
 
 # By their names on a line, in the order of this file.
 KINDS: dict[str, type[Event]] = {name_of(kind): kind for kind in Event.__subclasses__() if kind is not Unknown}
-
-# Fields that a line may have, besides time.
-_OWN = {kind: {entry.name for entry in dataclasses.fields(kind)} - {"time", "extra"} for kind in KINDS.values()}
-
-
-def to_line(event: Event) -> str:
-    """One line of JSON without a line break, which `parse` turns back into an equal event."""
-    name = event.event if isinstance(event, Unknown) else name_of(type(event))
-    values = _values(event, without=("time", "extra", "event"))
-    if isinstance(event, Submitted):
-        values["job"] = _values(event.job)
-    return json.dumps({"time": event.time, "event": name, **values, **event.extra})
-
-
-def parse(line: str) -> Event | None:
-    """The event on a line; None for a line that a killed writer left unfinished."""
-    try:
-        content = json.loads(line)
-        name, at = str(content.pop("event")), float(content.pop("time"))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return None
-    kind = KINDS.get(name)
-    try:
-        if kind is not None:
-            return _made(kind, at, content)
-    except (KeyError, TypeError):
-        pass  # A required field is missing: another version uses the name for something else.
-    return Unknown(time=at, event=name, extra=content)
-
-
-def _made(kind: type[Event], at: float, content: Mapping[str, Any]) -> Event:
-    own = _OWN[kind]
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
-    extra = {name: values.pop(name) for name in content if name not in own}
-    if kind is Submitted:
-        values["job"] = _job(content["job"])
-    return kind(time=at, extra=extra, **values)
-
-
-def _job(content: Mapping[str, Any]) -> JobRef:
-    own = {entry.name for entry in dataclasses.fields(JobRef)}
-    unknown = {name: value for name, value in content.items() if name not in own}
-    known = {name: value for name, value in content.items() if name in own}
-    return JobRef(**{**known, "details": {**content.get("details", {}), **unknown}})
-
-
-def _values(record: Event | JobRef, without: Collection[str] = ()) -> dict[str, Any]:
-    """The fields of a dataclass, in order, that are required or differ from their defaults."""
-    entries = [entry for entry in dataclasses.fields(record) if entry.name not in without]
-    values = {entry.name: getattr(record, entry.name) for entry in entries}
-    return {entry.name: values[entry.name] for entry in entries if values[entry.name] != _default(entry)}
-
-
-def _default(entry: "Field[Any]") -> Any:
-    return entry.default if entry.default_factory is MISSING else entry.default_factory()

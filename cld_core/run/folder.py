@@ -27,7 +27,7 @@ class FormatError(UsageError):
     """The run folder has another version of the format than this cldctl reads; exit code 2."""
 
 
-class Progress(TypedDict, total=False):
+class ReportedProgress(TypedDict, total=False):
     """What `progress.json` holds; ``time`` in seconds since 1970."""
 
     attempt: int
@@ -187,9 +187,9 @@ class RunFolder:
         """What `run.json` holds (`identity.identity`)."""
         return _object(self.identity_file)
 
-    def progress(self) -> Progress:
+    def progress(self) -> ReportedProgress:
         """What was last reported; empty before the first report."""
-        return cast(Progress, _object(self.progress_file))
+        return cast(ReportedProgress, _object(self.progress_file))
 
     def checkpoint_file(self, step: int) -> Path:
         return self.checkpoints / f"step_{step:08d}.pt"

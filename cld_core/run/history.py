@@ -5,10 +5,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from . import events
-from .events import Event, JobRef, NotSubmitted, Requested, Requeued, Submitted
+from .events import Cause, Event, JobRef, NotSubmitted, Requested, Requeued, Submitted, Why
 
 # Causes of an attempt's end that another start may not meet again.
-CRASHES = ("crashed", "out_of_memory", "killed")
+CRASHES: tuple[Cause, ...] = ("crashed", "out_of_memory", "killed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class Attempt:
     started: float
     first_step: int
     ended: float | None = None
-    cause: str | None = None
+    cause: Cause | None = None
     last_step: int | None = None
     detail: str | None = None
     host: str | None = None
@@ -37,13 +37,14 @@ class Attempt:
     bug: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class History:
-    """What a ledger says, in the form in which it is asked for.
+    """What a ledger says, in the form in which it is asked for. Only `of` changes it: readers share it.
 
     Attributes:
         attempts: oldest first; their number is the number of the next one, which keys the noise.
-        jobs: submitted jobs except those that were turned away, oldest first.
+        submitted: all jobs, oldest first.
+        turned_away: by job id, why it had nothing to do.
         request: the last request, or its refusal, if no job or attempt has followed it.
         steps: `train.steps` of the last request.
         overrides: those that continuations added, in order.
@@ -54,7 +55,7 @@ class History:
         requeued: the last time the job requeued itself, if that was after the last attempt ended.
         given_up: why the run is not started again, if that was decided since the last attempt ended.
         requeues: every requeue, oldest first.
-        crashes_in_a_row: crashes without a new checkpoint, up to now.
+        died_early: starts that ended before they trained, since the last attempt began.
         bug: what the last attempt died of, if that was an error in code or recipe.
         crashes: of sharded work, by job id, how often its task ended with an error.
         last_of: by job id, the newest event that names the job.
@@ -62,21 +63,22 @@ class History:
     """
 
     attempts: tuple[Attempt, ...] = ()
-    jobs: tuple[Submitted, ...] = ()
+    submitted: tuple[Submitted, ...] = ()
+    turned_away: dict[str, Why] = field(default_factory=dict)
     request: Requested | NotSubmitted | None = None
     steps: int | None = None
     overrides: tuple[str, ...] = ()
     from_step: int | None = None
     imported_step: int | None = None
     cancelled: frozenset[str] = frozenset()
-    not_begun: Mapping[str, str] = field(default_factory=dict)
+    not_begun: dict[str, str] = field(default_factory=dict)
     requeued: Requeued | None = None
     given_up: str | None = None
     requeues: tuple[Requeued, ...] = ()
-    crashes_in_a_row: int = 0
+    died_early: int = 0
     bug: str | None = None
-    crashes: Mapping[str, int] = field(default_factory=dict)
-    last_of: Mapping[str, Event] = field(default_factory=dict)
+    crashes: dict[str, int] = field(default_factory=dict)
+    last_of: dict[str, Event] = field(default_factory=dict)
     rolled_back_to: tuple[int, ...] = ()
 
     @classmethod
@@ -85,10 +87,10 @@ class History:
 
         An attempt without an end that another one followed was ``killed``.
         """
-        fold = _Fold()
+        history = cls()
         for event in events:
-            fold.take(event)
-        return fold.result()
+            history._take(event)
+        return history
 
     def with_progress(self, progress: Mapping[str, Any]) -> "History":
         """The last step of an attempt without an end, from the ``progress`` that the same attempt wrote."""
@@ -100,6 +102,11 @@ class History:
         return replace(self, attempts=tuple(attempts))
 
     @property
+    def jobs(self) -> tuple[Submitted, ...]:
+        """Submitted jobs except those that were turned away, oldest first."""
+        return tuple(event for event in self.submitted if event.job.job_id not in self.turned_away)
+
+    @property
     def last(self) -> Attempt | None:
         """The newest attempt."""
         return self.attempts[-1] if self.attempts else None
@@ -107,6 +114,19 @@ class History:
     def rollbacks(self, to_step: int | None = None) -> int:
         """The number of rollbacks so far, all or those to one step. It keys the noise, too."""
         return sum(to_step in (None, step) for step in self.rolled_back_to)
+
+    @property
+    def crashes_in_a_row(self) -> int:
+        """Crashes without a new checkpoint, up to now."""
+        count, best = self.died_early, None
+        for attempt in reversed(self.attempts):
+            if attempt.cause not in CRASHES:
+                break
+            if best is not None and attempt.first_step < best:
+                break  # The attempt after this one began at a later step, so this one had saved progress.
+            best = attempt.first_step
+            count += 1
+        return count
 
     def was_requeued(self, attempt: Attempt) -> bool:
         """Whether the job of ``attempt`` has put itself back into the queue since the attempt began."""
@@ -131,31 +151,7 @@ class History:
             jobs.pop()
         return jobs[-1] if jobs else None
 
-
-class _Fold:
-    """The state of the pass over the events."""
-
-    def __init__(self) -> None:
-        self.attempts: dict[int, Attempt] = {}
-        self.submitted: list[Submitted] = []
-        self.turned_away: set[str] = set()
-        self.request: Requested | NotSubmitted | None = None
-        self.steps: int | None = None
-        self.overrides: list[str] = []
-        self.from_step: int | None = None
-        self.imported_step: int | None = None
-        self.cancelled: set[str] = set()
-        self.not_begun: dict[str, str] = {}
-        self.requeued: Requeued | None = None
-        self.given_up: str | None = None
-        self.requeues: list[Requeued] = []
-        self.died_early = 0
-        self.bug: str | None = None
-        self.crashes: dict[str, int] = {}
-        self.last_of: dict[str, Event] = {}
-        self.rolled_back_to: list[int] = []
-
-    def take(self, event: Event) -> None:
+    def _take(self, event: Event) -> None:
         job_id = event.job.job_id if isinstance(event, Submitted) else getattr(event, "job_id", None)
         if job_id is not None:
             self.last_of[job_id] = event
@@ -167,11 +163,12 @@ class _Fold:
                 self.request = event
             case events.Submitted():
                 self.request = None
-                self.submitted.append(event)
+                self.submitted += (event,)
             case events.TurnedAway():
-                self.turned_away.add(event.job_id)
+                self.turned_away[event.job_id] = event.why
             case events.Imported():
-                self._imported(event)
+                self.imported_step = event.step
+                self._set(_imported(event))
             case events.Started():
                 self._started(event)
             case events.Ended():
@@ -179,112 +176,87 @@ class _Fold:
             case events.Explained():
                 self._explained(event)
             case events.RolledBack():
-                self.rolled_back_to.append(event.to_step)
+                self.rolled_back_to += (event.to_step,)
             case events.Cancelled():
-                self.cancelled.add(event.job_id)
+                self.cancelled |= {event.job_id}
             case events.NotBegun():
                 self.not_begun[event.job_id] = self.given_up = event.reason
             case events.GivenUp():
                 self.given_up = event.reason
             case events.Requeued():
                 self.requeued = event
-                self.requeues.append(event)
+                self.requeues += (event,)
             case events.DiedEarly():
                 self.died_early += 1
                 self.bug = None
             case events.Crashed():
                 self.crashes[event.job_id] = self.crashes.get(event.job_id, 0) + 1
 
-    def _imported(self, event: events.Imported) -> None:
-        self.imported_step = event.step
-        self.attempts[0] = Attempt(
-            attempt=0,
-            job_id=None,
-            started=event.time,
-            first_step=event.step,
-            ended=event.time,
-            cause="finished" if event.finished else "imported",
-            last_step=event.step,
-            detail=f"imported from {event.source}",
-        )
+    def _set(self, attempt: Attempt) -> None:
+        others = (it for it in self.attempts if it.attempt != attempt.attempt)
+        self.attempts = tuple(sorted((*others, attempt), key=lambda it: it.attempt))
+
+    def _numbered(self, attempt: int) -> Attempt | None:
+        return next((it for it in reversed(self.attempts) if it.attempt == attempt), None)
 
     def _started(self, event: events.Started) -> None:
-        self.request = self.from_step = None
-        self.died_early, self.bug = 0, None
-        for number, earlier in self.attempts.items():
-            if earlier.cause is None:
-                self.attempts[number] = replace(earlier, cause="killed", ended=event.time)
-        before = self.attempts.get(event.attempt - 1)
+        self.request = self.from_step = self.bug = None
+        self.died_early = 0
+        for it in [it for it in self.attempts if it.cause is None]:
+            self._set(replace(it, cause="killed", ended=event.time))
+        before = self._numbered(event.attempt - 1)
         if before is not None and before.last_step is None:
-            self.attempts[before.attempt] = replace(before, last_step=event.reached)
-        self.attempts[event.attempt] = Attempt(
-            attempt=event.attempt,
-            job_id=event.job_id,
-            started=event.time,
-            first_step=event.step,
-            host=event.host,
-            warning=event.warning,
-            restart=event.restart,
-            log_offset=event.log_offset,
-        )
+            self._set(replace(before, last_step=event.reached))
+        self._set(_started(event))
 
     def _ended(self, event: events.Ended) -> None:
         self.bug = event.detail if event.bug else None
-        before = self.attempts.get(event.attempt)
+        before = self._numbered(event.attempt)
         if before is None:
             return
         cause = event.cause
         if cause == "terminated" and before.job_id in self.cancelled:
             cause = "cancelled"
-        self.attempts[event.attempt] = replace(
-            before, ended=event.time, cause=cause, last_step=event.step, detail=event.detail, bug=event.bug
+        self._set(
+            replace(before, ended=event.time, cause=cause, last_step=event.step, detail=event.detail, bug=event.bug)
         )
         self._nothing_since(event.attempt)
 
     def _explained(self, event: events.Explained) -> None:
-        before = self.attempts.get(event.attempt)
+        before = self._numbered(event.attempt)
         if before is None:
             return
-        self.attempts[event.attempt] = replace(before, cause=event.cause, ended=before.ended or event.time)
+        self._set(replace(before, cause=event.cause, ended=before.ended or event.time))
         if before.ended is None:
             self._nothing_since(event.attempt)
 
     def _nothing_since(self, attempt: int) -> None:
         """What was decided before the newest attempt ended was about an earlier one."""
-        if attempt == max(self.attempts):
+        if self.last is not None and attempt == self.last.attempt:
             self.requeued = self.given_up = None
 
-    def result(self) -> History:
-        attempts = tuple(attempt for _, attempt in sorted(self.attempts.items()))
-        return History(
-            attempts=attempts,
-            jobs=tuple(event for event in self.submitted if event.job.job_id not in self.turned_away),
-            request=self.request,
-            steps=self.steps,
-            overrides=tuple(self.overrides),
-            from_step=self.from_step,
-            imported_step=self.imported_step,
-            cancelled=frozenset(self.cancelled),
-            not_begun=self.not_begun,
-            requeued=self.requeued,
-            given_up=self.given_up,
-            requeues=tuple(self.requeues),
-            crashes_in_a_row=_crashes_in_a_row(attempts) + self.died_early,
-            bug=self.bug,
-            crashes=self.crashes,
-            last_of=self.last_of,
-            rolled_back_to=tuple(self.rolled_back_to),
-        )
+
+def _imported(event: events.Imported) -> Attempt:
+    return Attempt(
+        attempt=0,
+        job_id=None,
+        started=event.time,
+        first_step=event.step,
+        ended=event.time,
+        cause="finished" if event.finished else "imported",
+        last_step=event.step,
+        detail=f"imported from {event.source}",
+    )
 
 
-def _crashes_in_a_row(attempts: tuple[Attempt, ...]) -> int:
-    """How many of the last attempts crashed without saving progress."""
-    count, best = 0, None
-    for attempt in reversed(attempts):
-        if attempt.cause not in CRASHES:
-            break
-        if best is not None and attempt.first_step < best:
-            break  # The attempt after this one began at a later step, so this one had saved progress.
-        best = attempt.first_step
-        count += 1
-    return count
+def _started(event: events.Started) -> Attempt:
+    return Attempt(
+        attempt=event.attempt,
+        job_id=event.job_id,
+        started=event.time,
+        first_step=event.step,
+        host=event.host,
+        warning=event.warning,
+        restart=event.restart,
+        log_offset=event.log_offset,
+    )

@@ -1,12 +1,13 @@
-"""The ledger file: what happened, one line per event, only ever appended to (`events` defines the lines)."""
+"""The ledger file: what happened, one line per event, only ever appended to (`lines` defines them)."""
 
 import functools
 from dataclasses import dataclass
 from pathlib import Path
 
 from .atomic import append_line
-from .events import Event, parse, to_line
+from .events import Event
 from .history import History
+from .lines import parse, to_line
 
 
 @dataclass(frozen=True)

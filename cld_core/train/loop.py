@@ -42,46 +42,49 @@ def run(
 
     Args:
         writer, monitor: given on rank 0 alone.
-        healthy: checked at each step on rank 0; False ends the loop without a save.
+        healthy: checked at each step on rank 0; False ends the loop without a report or a save.
         periodic: called on all ranks after each step with the number of steps done, and with a function to call
             regularly while it computes.
 
     Raises:
         NonFiniteError: a gradient or loss was not finite or exploded; on all ranks, and nothing was changed by it.
     """
-    watchdog = _Watchdog(spec.hang_timeout_s)
-    consensus = Consensus(ranks)
-    done, code = first_step, StopCode.NONE
+    watchdog, consensus = _Watchdog(spec.hang_timeout_s), Consensus(ranks)
     settled = writer.settled if writer is not None else _nothing
+    done, code = first_step, StopCode.NONE
     try:
         while done < spec.steps and code is StopCode.NONE:
             if (writer is not None and writer.failed) or not healthy():
                 stop.request(StopCode.FAILURE)
-            consensus.begin(stop.code)
-            try:
-                # A checkpoint is copied while the next gradients are computed.
-                trainer.step(done, before_update=settled)
-            finally:
-                code = consensus.result()
+            code = _step(trainer, consensus, stop, done, settled)
             done += 1
             watchdog.reset()
-            ended = done == spec.steps or code is not StopCode.NONE
-            if done % spec.log_every == 0 or ended:
-                _report(trainer, monitor if code is not StopCode.FAILURE else None, done)
-            due = done % spec.checkpoint_every == 0 or spec.is_milestone(done) or ended
-            if due and code is not StopCode.FAILURE:
-                # A checkpoint is what a rollback returns to, so all steps before it must be good.
-                trainer.check(done - 1)
-                if writer is not None:
-                    writer.save(done, trainer.state_dict(), held_still=True)
+            if code is StopCode.FAILURE:
+                return Outcome(done, code)
+            ends = done == spec.steps or code is not StopCode.NONE
+            if ends or done % spec.log_every == 0:
+                _report(trainer, monitor, done)
+            if ends or done % spec.checkpoint_every == 0 or spec.is_milestone(done):
+                _save(trainer, writer, done)
             if periodic is not None and code is StopCode.NONE:
                 settled()
                 periodic(done, watchdog.reset)
     finally:
         watchdog.cancel()
-    if monitor is not None and code is not StopCode.FAILURE:
+    if monitor is not None:
         monitor.write(done)
     return Outcome(done, code)
+
+
+def _step(trainer: Trainer, consensus: Consensus, stop: StopFlag, step: int, settled: Callable[[], None]) -> StopCode:
+    """One optimiser step, and beside it the exchange of whether to stop after it."""
+    consensus.begin(stop.code)
+    try:
+        # A checkpoint is copied while the next gradients are computed.
+        trainer.step(step, before_update=settled)
+    finally:
+        code = consensus.result()
+    return code
 
 
 def _report(trainer: Trainer, monitor: Monitor | None, done: int) -> None:
@@ -90,6 +93,13 @@ def _report(trainer: Trainer, monitor: Monitor | None, done: int) -> None:
     trainer.check(done - 1, scalars["loss"])
     if monitor is not None:
         monitor.report(done, scalars)
+
+
+def _save(trainer: Trainer, writer: CheckpointWriter | None, done: int) -> None:
+    # A checkpoint is what a rollback returns to, so all steps before it must be good.
+    trainer.check(done - 1)
+    if writer is not None:
+        writer.save(done, trainer.state_dict(), held_still=True)
 
 
 def _nothing() -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from cld_core.run import RunFolder
 from cld_core.run.atomic import write_json
-from cld_core.run.folder import Progress
+from cld_core.run.folder import ReportedProgress
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,7 +69,7 @@ class Monitor:
     def write(self, step: int) -> None:
         """Replace `progress.json`, and print the same to the log."""
         self._written = time.perf_counter()
-        progress = Progress(
+        progress = ReportedProgress(
             attempt=self._attempt,
             step=step,
             steps=self._steps,

@@ -22,9 +22,9 @@ Segment = Callable[[int, int], Outcome]
 _ROLLBACK_KEY = 1_000_000
 
 
-def noise_key(restart: int, rollbacks: int) -> int:
-    """The key of the noise after ``rollbacks`` rollbacks of attempt ``restart``; no other segment has the same."""
-    return restart + _ROLLBACK_KEY * rollbacks
+def noise_key(attempt: int, rollbacks: int) -> int:
+    """The key of the noise of ``attempt`` after ``rollbacks`` rollbacks; no other segment has the same."""
+    return attempt + _ROLLBACK_KEY * rollbacks
 
 
 def guarded(

@@ -12,6 +12,7 @@ from cld_core.errors import CldError, LeaseHeldError, LeaseLostError, NonFiniteE
 from cld_core.ranks import Ranks
 from cld_core.recipe import Recipe
 from cld_core.run import Lease, RunFolder, events
+from cld_core.run.events import Cause
 from cld_core.run.identity import versions
 from cld_core.stop import StopCode, StopFlag
 
@@ -33,19 +34,23 @@ _BUGS = (
     AssertionError,
     NotImplementedError,  # by torch, for an operation that a device does not have
 )
-_CAUSE_OF_CODE = {StopCode.NONE: "finished", StopCode.USR2: "preempted", StopCode.TERM: "terminated"}
+_CAUSE_OF_CODE: dict[StopCode, Cause] = {
+    StopCode.NONE: "finished",
+    StopCode.USR2: "preempted",
+    StopCode.TERM: "terminated",
+}
 _SIGNAL = {StopCode.USR2: "SIGUSR2", StopCode.TERM: "SIGTERM"}
 _MAX_DETAIL = 500  # characters
 
 # What a signal meant, a cause of the ledger; None if nobody knows.
-CauseOf = Callable[[StopCode], str | None]
+CauseOf = Callable[[StopCode], Cause | None]
 
 
 @dataclass(frozen=True)
-class Ended:
+class SessionResult:
     """How an attempt ended: the cause as in the ledger, and the step that was reached and saved."""
 
-    cause: str
+    cause: Cause
     step: int
     code: StopCode = StopCode.NONE
 
@@ -59,7 +64,7 @@ def run(
     restart: int = 0,
     log: Path | None = None,
     cause_of: CauseOf = lambda code: None,
-) -> Ended:
+) -> SessionResult:
     """Train the run of ``folder`` from its newest good checkpoint, on all ranks.
 
     Args:
@@ -80,12 +85,12 @@ def run(
         if start.finished:
             print(f"{folder.name} is finished: {start.step} steps are done. Nothing to do.", flush=True)
             if lease is not None:
-                folder.ledger.append(events.TurnedAway(job_id=job_id, reason="finished", why="finished"))
-            return Ended("finished", start.step)
+                folder.ledger.append(events.TurnedAway(job_id=job_id, why="finished"))
+            return SessionResult("finished", start.step)
         training = Training(folder, recipe, ranks, stop, start.attempt, start.step, lease)
         if lease is None:
             outcome = training.run()
-            return Ended(_CAUSE_OF_CODE[outcome.code], outcome.step, outcome.code)
+            return SessionResult(_CAUSE_OF_CODE[outcome.code], outcome.step, outcome.code)
         folder.ledger.append(_beginning(folder, recipe, ranks, start, job_id, restart, log))
         return _recorded(training, cause_of)
 
@@ -154,7 +159,7 @@ def _beginning(
     )
 
 
-def _recorded(training: Training, cause_of: CauseOf) -> Ended:
+def _recorded(training: Training, cause_of: CauseOf) -> SessionResult:
     """Train on rank 0, and record in the ledger how it ended."""
     ledger = training.folder.ledger
     try:
@@ -168,12 +173,12 @@ def _recorded(training: Training, cause_of: CauseOf) -> Ended:
     if code is not StopCode.NONE:
         cause = cause_of(code) or cause
     ledger.append(events.Ended(attempt=training.attempt, cause=cause, step=outcome.step, detail=_SIGNAL.get(code)))
-    return Ended(cause, outcome.step, code)
+    return SessionResult(cause, outcome.step, code)
 
 
 def _failure(training: Training, error: BaseException) -> events.Ended:
     reached = training.folder.progress().get("step", training.first_step)
-    cause = "crashed"
+    cause: Cause = "crashed"
     if isinstance(error, NonFiniteError):
         cause = "nonfinite"
     elif isinstance(error, SaveError):

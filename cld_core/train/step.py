@@ -28,19 +28,19 @@ _SMALLEST_SCALE = 1.0
 class Trainer:
     """Network, optimiser, average and loss of a run.
 
-    All randomness of step k is keyed by (seed, restart, k, purpose) and drawn for the global batch, of which this rank
-    takes its rows. So except for rounding the result does not depend on the number of ranks, and a resumed run that
-    keeps ``restart`` is bit-identical to an uninterrupted one.
+    All randomness of step k is keyed by (seed, noise key, k, purpose) and drawn for the global batch, of which this
+    rank takes its rows. So except for rounding the result does not depend on the number of ranks, and a resumed run
+    that keeps its noise key is bit-identical to an uninterrupted one.
 
     Args:
         recipe: the experiment.
         ranks: this process among its peers.
-        restart: 0, or the number of the attempt if each attempt is to have fresh noise.
+        noise_key: 0, or a number of its own for each segment of training that is to have fresh noise.
     """
 
-    def __init__(self, recipe: Recipe, ranks: Ranks, restart: int = 0) -> None:
+    def __init__(self, recipe: Recipe, ranks: Ranks, noise_key: int = 0) -> None:
         train, device = recipe.train, ranks.device
-        self.recipe, self.ranks, self._key = recipe, ranks, (train.seed, restart)
+        self.recipe, self.ranks, self._key = recipe, ranks, (train.seed, noise_key)
         self.source = source(recipe.data, device)
         self.sde = sde.build(recipe.sde)
         self.loss = ScoreMatching(self.sde, recipe.objective)
@@ -63,12 +63,13 @@ class Trainer:
         self._data_wait_s = 0.0
 
     def warm_up(self) -> None:
-        """Let DDP choose the order of its gradient buckets, which it does after its first backward pass.
+        """Let `DistributedDataParallel` (DDP) choose how it groups gradients into buckets, by two discarded passes.
 
-        The order decides how sums over three or more ranks are rounded. Choosing it before the first step of every
-        attempt makes it the same for a resumed and an uninterrupted run.
+        The buckets decide how sums over three or more ranks are rounded. Choosing them before the first step of every
+        attempt makes them the same for a resumed and an uninterrupted run.
         """
         if self.ranks.world_size > 1:
+            # DDP sees in the first backward pass in which order gradients arrive, and regroups in the next forward.
             for _ in range(2):
                 self._backward(0)
                 self.optimiser.zero_grad(set_to_none=True)

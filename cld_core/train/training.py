@@ -93,8 +93,8 @@ class Training:
             )
 
     def _trainer(self, first_step: int, rollbacks: int) -> Trainer:
-        restart = self.attempt if self.recipe.train.on_resume == "reseed" else 0
-        trainer = Trainer(self.recipe, self.ranks, restart=rollback.noise_key(restart, rollbacks))
+        attempt = self.attempt if self.recipe.train.on_resume == "reseed" else 0
+        trainer = Trainer(self.recipe, self.ranks, rollback.noise_key(attempt, rollbacks))
         if first_step > 0:
             digest, device = self.recipe.model_digest(), self.ranks.device
             trainer.load_state_dict(load(self.folder, first_step, model_digest=digest, device=device))

@@ -24,7 +24,7 @@ from typing import ClassVar, Literal, Protocol
 from cld_core.errors import CldError
 from cld_core.place import Place
 from cld_core.recipe.cluster import ClusterSpec
-from cld_core.run.events import JobRef
+from cld_core.run.events import Cause, JobRef
 from cld_core.run.history import Attempt
 from cld_core.stop import StopCode
 
@@ -92,7 +92,7 @@ class Seen:
     """
 
     phase: Phase
-    ended: str | None = None
+    ended: Cause | None = None
     node: str = ""
     reason: str = ""
     word: str = ""
@@ -286,7 +286,7 @@ class InJob:
         """What was written to `log` after its first ``offset`` bytes; empty if there is no log."""
         return read_from(self.log, offset) if self.log is not None else ""
 
-    def cause_of(self, code: StopCode, log_offset: int) -> str | None:
+    def cause_of(self, code: StopCode, log_offset: int) -> Cause | None:
         """What a signal meant, a cause of the ledger; None where nobody knows.
 
         Args:
@@ -294,7 +294,7 @@ class InJob:
         """
         return None
 
-    def why_ended(self, attempt: Attempt) -> str | None:
+    def why_ended(self, attempt: Attempt) -> Cause | None:
         """Why an earlier attempt ended that could not say so itself, a cause of the ledger; None if unknown."""
         return None
 

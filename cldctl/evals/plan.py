@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cld_core.checkpoint.verify import Damaged, all_whole, newest_whole, verify
+from cld_core.checkpoint.verify import DamagedCheckpoint, all_whole, newest_whole, verify
 from cld_core.errors import CheckpointError, NotFoundError, UsageError
 from cld_core.evaluation.request import EvalRequest
 from cld_core.evaluation.sweeps import Axis, Cell, Sweep
@@ -83,7 +83,7 @@ def settled(base: Recipe, overrides: Sequence[str], source: str, idle: Collectio
     return with_overrides(base, overrides, source, idle).anchored(Path.cwd())
 
 
-def checkpoints(run: RunFolder, wanted: str) -> tuple[list[int], list[Damaged]]:
+def checkpoints(run: RunFolder, wanted: str) -> tuple[list[int], list[DamagedCheckpoint]]:
     """The steps that ``last``, ``all`` or a STEP means, and the damaged checkpoints that were skipped.
 
     Raises:

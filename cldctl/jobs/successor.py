@@ -35,7 +35,7 @@ def withdraw(run: RunFolder, job: InJob) -> None:
     if not waiting:
         return
     for ref in waiting:
-        run.ledger.append(TurnedAway(job_id=ref.job_id, reason="withdrawn", why="withdrawn"))
+        run.ledger.append(TurnedAway(job_id=ref.job_id, why="withdrawn"))
     try:
         job.cluster.cancel(waiting)
     except (SchedulerRefused, SchedulerAway) as error:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cld_core.run import RunFolder
-from cld_core.run.events import Explained, GivenUp, Requeued
+from cld_core.run.events import Cause, Explained, GivenUp, Requeued
 from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import InJob, SchedulerAway, SchedulerRefused
 
@@ -12,7 +12,7 @@ from . import successor
 from .process import one_line_errors
 
 if TYPE_CHECKING:
-    from cld_core.train.session import Ended
+    from cld_core.train.session import SessionResult
 
 # Seconds for which rank 0 retries to requeue its job while the scheduler is away.
 REQUEUE_WITHIN_S = 60.0
@@ -39,7 +39,7 @@ class TrainWork:
             if ended.code is StopCode.USR2:
                 go_on(run, job, ended.cause)
 
-    def _train(self, run: RunFolder, job: InJob, stop: StopFlag) -> "Ended":
+    def _train(self, run: RunFolder, job: InJob, stop: StopFlag) -> "SessionResult":
         if job.place().rank == 0:
             explain_previous(run, job)
             if job.ref.restarts and run.recipe().cluster.successor:
@@ -84,7 +84,7 @@ def explain_previous(run: RunFolder, job: InJob) -> None:
         run.ledger.append(Explained(attempt=last.attempt, cause=cause))
 
 
-def go_on(run: RunFolder, job: InJob, cause: str, *, delay_s: float = 0.0) -> bool:
+def go_on(run: RunFolder, job: InJob, cause: Cause, *, delay_s: float = 0.0) -> bool:
     """Requeue this job and note it in the ledger; returns whether it waits in the queue.
 
     A time limit that came before a single step was done would come again: the run is given up.

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cld_core.checkpoint.verify import Damaged, newest_whole
+from cld_core.checkpoint.verify import DamagedCheckpoint, newest_whole
 from cld_core.errors import NotFoundError, RecipeError, UsageError
 from cld_core.recipe import Recipe
 from cld_core.run import RunFolder, find_runs
@@ -54,7 +54,7 @@ class Continuation:
     cluster: Cluster
     start: int
     from_step: int | None
-    skipped: tuple[Damaged, ...]
+    skipped: tuple[DamagedCheckpoint, ...]
     evaluations: tuple[Work, ...]
 
     def submit(self, started: Callable[[JobRef], None]) -> Begun:
@@ -126,7 +126,9 @@ def _status_of_dead(run: RunFolder) -> RunStatus:
     return status
 
 
-def _start(run: RunFolder, recipe: Recipe, status: RunStatus, from_step: int | None) -> tuple[int, tuple[Damaged, ...]]:
+def _start(
+    run: RunFolder, recipe: Recipe, status: RunStatus, from_step: int | None
+) -> tuple[int, tuple[DamagedCheckpoint, ...]]:
     """The step from which a run continues, and the checkpoints that are skipped for it."""
     more = f"To continue, ask for more: `{command(f'resume {run.name} train.steps=...', run)}`"
     steps = run.checkpoint_steps()
@@ -135,7 +137,7 @@ def _start(run: RunFolder, recipe: Recipe, status: RunStatus, from_step: int | N
     if from_step is not None and from_step not in steps:
         existing = ", ".join(map(str, steps)) or "none"
         raise NotFoundError(f"{run.name} has no checkpoint of step {from_step}. It has: {existing}.")
-    skipped: tuple[Damaged, ...] = ()
+    skipped: tuple[DamagedCheckpoint, ...] = ()
     start = from_step
     if start is None:
         start, damaged = newest_whole(run)

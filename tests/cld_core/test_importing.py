@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cld_core.errors import UsageError
+from cld_core.errors import SaveError, UsageError
 from cld_core.importing import ImportedRun, import_published
 from cld_core.ranks import Ranks
 from cld_core.recipe import load
@@ -59,10 +59,21 @@ def test_an_import_is_attempt_0_and_the_run_continues_as_attempt_1(tmp_path):
 def test_a_checkpoint_of_the_last_step_makes_a_finished_run(tmp_path):
     run = made(tmp_path, 20, "train.steps=20")
     assert [entry.cause for entry in run.folder.ledger.history().attempts] == ["finished"]
-    assert session.run(run.folder, Ranks(), StopFlag(), job_id="test") == session.Ended("finished", 20)
+    assert session.run(run.folder, Ranks(), StopFlag(), job_id="test") == session.SessionResult("finished", 20)
 
 
 def test_a_checkpoint_later_than_the_recipes_end_is_refused_and_leaves_nothing(tmp_path):
     with pytest.raises(UsageError, match=r"is of step 20, later than train\.steps=10\. Add train\.steps=20"):
         made(tmp_path, 20, "train.steps=10")
     assert not (tmp_path / "runs").exists()
+
+
+def test_nothing_is_left_of_an_import_that_cannot_be_written(tmp_path, monkeypatch):
+    def full(*arguments, **keywords):
+        raise OSError(28, "No space left on device")
+
+    save = torch.save
+    monkeypatch.setattr("torch.save", lambda content, to: save(content, to) if isinstance(to, Path) else full())
+    with pytest.raises(SaveError, match="no space left on the disk"):
+        made(tmp_path, 20)
+    assert list((tmp_path / "runs").iterdir()) == []

@@ -22,7 +22,7 @@ SMALL = ["network.width=16", "network.layers=3", "train.steps=20", "train.checkp
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> RunFolder:
     folder = RunFolder.create(tmp_path_factory.mktemp("runs") / "mine", load(TOY, SMALL), {"created": 1.0})
-    assert session.run(folder, Ranks(), StopFlag(), job_id="test") == session.Ended("finished", 20)
+    assert session.run(folder, Ranks(), StopFlag(), job_id="test") == session.SessionResult("finished", 20)
     return folder
 
 

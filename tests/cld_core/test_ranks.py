@@ -1,5 +1,7 @@
 """The ranks of a job: which device each uses, its share of a batch, and the file where they meet."""
 
+import os
+
 import pytest
 import torch
 import torch.multiprocessing as multiprocessing
@@ -34,6 +36,16 @@ def test_the_place_stays_as_it_was_given():
     assert (ranks.rank, ranks.world_size, ranks.local_rank, ranks.local_world_size) == (3, 4, 1, 2)
     assert ranks.init_method == "file:///meeting"
     assert ranks.control is None
+
+
+def test_the_place_is_exported_as_torchrun_does(monkeypatch):
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    place = Place(rank=3, world_size=4, local_rank=1, local_world_size=2)
+    alone(place, gpu=False)
+    assert [os.environ[name] for name in names] == ["3", "4", "1", "2"]
+    assert Place.from_environment() == place
 
 
 def test_processes_on_one_machine_share_its_cores(monkeypatch):

@@ -108,6 +108,8 @@ def test_a_shard_whose_file_is_lost_is_computed_again(lab: Lab) -> None:
     row = lab.until("mine", "a report", lambda row: row["evals"] and row["evals"][0]["nll"] is not None, 240)
     work = Evaluation(run.evals / row["evals"][0]["id"])
     before = _elbo(work.folder)
+    # Of two tasks that find all shards complete, each merges them.
+    lab.slurm.wait_idle()
     for lost in (["report.json", "shards/00002-elbo.npz"], ["report.json"]):
         for name in lost:
             (work.folder / name).unlink()
@@ -119,6 +121,7 @@ def test_a_shard_whose_file_is_lost_is_computed_again(lab: Lab) -> None:
         assert newest.shards == tuple(missing or [0])
         lab.until("mine", "a report again", lambda row: row["evals"][0]["nll"] is not None, 120)
         assert _elbo(work.folder) == before
+        lab.slurm.wait_idle()
 
 
 def _kill_a_task() -> None:

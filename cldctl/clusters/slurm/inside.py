@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cld_core.place import Place
+from cld_core.run.events import Cause
 from cld_core.run.history import Attempt
 from cld_core.stop import StopCode
 from cldctl.clusters import submitit_jobs
@@ -50,7 +51,7 @@ class SlurmJob(InJob):
         """
         return random.Random(f"{self.ref.job_id} {self.restart}").randrange(20000, 32768)
 
-    def cause_of(self, code: StopCode, log_offset: int) -> str | None:
+    def cause_of(self, code: StopCode, log_offset: int) -> Cause | None:
         """What a signal means, by the notice in the log and by what the controller knows."""
         job = client.show_job(os.environ["SLURM_JOB_ID"])
         if job.get("PreemptTime", "None") not in _NOT_PREEMPTED:
@@ -67,7 +68,7 @@ class SlurmJob(InJob):
             return "timeout" if 0 <= -_seconds_left(job) < 60 and _limit_reached(job) else "cancelled"
         return None
 
-    def why_ended(self, attempt: Attempt) -> str | None:
+    def why_ended(self, attempt: Attempt) -> Cause | None:
         """What the log or else accounting says about the end of an attempt of this job or an earlier one."""
         if attempt.log_offset is None or attempt.job_id is None:
             return None

@@ -5,6 +5,7 @@ import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from cld_core.run.events import Cause
 from cldctl.clusters.base import Phase, Seen
 
 from . import client
@@ -16,7 +17,7 @@ _PHASES: dict[str, Phase] = {
     **dict.fromkeys(("COMPLETING", "STAGE_OUT"), "ending"),
 }
 # What the end of a job is called in the ledger. A job that ended on its own (COMPLETED) says nothing about a run.
-CAUSE_OF_STATE = {
+CAUSE_OF_STATE: dict[str, Cause] = {
     "PREEMPTED": "preempted",
     "TIMEOUT": "timeout",
     "DEADLINE": "timeout",
@@ -28,7 +29,7 @@ CAUSE_OF_STATE = {
     "FAILED": "crashed",
 }
 _NOTICE = re.compile(r"\*\*\* (JOB|STEP) \S+ ON \S+ CANCELLED AT \S+(?: DUE TO ([A-Z ]+?))?(?:,.*)? \*\*\*")
-_CAUSE_OF_NOTICE = {
+_CAUSE_OF_NOTICE: dict[str, Cause] = {
     "PREEMPTION": "preempted",
     "TIME LIMIT": "timeout",
     "NODE FAILURE": "node_failure",
@@ -126,7 +127,7 @@ def states_of_starts(job_id: str) -> list[str]:
     return parse_sacct(client.sacct("JobID,State", [job_id]) or "").get(job_id, [])
 
 
-def notice_in(log: str) -> str | None:
+def notice_in(log: str) -> Cause | None:
     """The cause in slurmstepd's last notice in a log: "... CANCELLED AT ... DUE TO PREEMPTION ***".
 
     Returns:

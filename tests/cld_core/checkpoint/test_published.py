@@ -168,7 +168,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
     (tmp_path / "text.pth").write_text("hello")
     with pytest.raises(CheckpointError, match="plain tensors"):
         read(tmp_path / "text.pth")
-    with pytest.raises(NotFoundError, match="no file"):
+    with pytest.raises(NotFoundError, match="no such file"):
         read(tmp_path / "none.pth")
 
 

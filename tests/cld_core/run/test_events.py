@@ -5,15 +5,17 @@ import json
 import pytest
 
 from cld_core.run import events
-from cld_core.run.events import KINDS, JobRef, Submitted, Unknown, parse, to_line
+from cld_core.run.events import KINDS, JobRef, Submitted, Unknown
+from cld_core.run.history import History
 from cld_core.run.ledger import Ledger
+from cld_core.run.lines import parse, to_line
 
 JOB = JobRef(cluster="local", job_id="7", process=1, logs="/logs", restarts=True, details={"pid": 12, "host": "a"})
 # One of each kind, with values that differ from all defaults.
 EXAMPLES = (
-    events.Requested(steps=5, overrides=("train.steps=5",), from_step=2, recipe_digest="ab", code="cd"),
+    events.Requested(steps=5, overrides=("train.steps=5",), from_step=2),
     events.NotSubmitted(reason="no such partition", away=True),
-    events.Submitted(job=JOB, successor_of="6", exclude=("n1", "n2"), shards=(3, 7)),
+    events.Submitted(job=JOB, successor_of="6", shards=(3, 7)),
     events.Imported(step=800_000, source="checkpoint.pth", finished=True),
     events.Started(
         attempt=1,
@@ -25,18 +27,17 @@ EXAMPLES = (
         reached=12,
         log_offset=100,
         warning="no GPU",
-        code="cd",
         versions={"torch": "2"},
     ),
-    events.Ended(attempt=1, cause="crashed", step=17, detail="KeyError", bug=True, node="n3"),
+    events.Ended(attempt=1, cause="crashed", step=17, detail="KeyError", bug=True),
     events.RolledBack(attempt=1, to_step=10, reason="nan"),
     events.Explained(attempt=1, cause="node_failure"),
-    events.Requeued(job_id="7", cause="crashed", delay_s=10.0, exclude=("n3",)),
+    events.Requeued(job_id="7", cause="crashed", delay_s=10.0),
     events.GivenUp(reason="budget spent", job_id="7"),
     events.NotBegun(job_id="7", reason="no checkpoint is intact"),
-    events.DiedEarly(job_id="7", restart=3, reason="code 1", node="n3"),
+    events.DiedEarly(job_id="7", restart=3, reason="code 1"),
     events.Crashed(job_id="7", restart=0, code=1, node="n3"),
-    events.TurnedAway(job_id="8", reason="finished", why="finished"),
+    events.TurnedAway(job_id="8", why="held", reason="job 7 is alive"),
     events.Damaged(step=20, reason="truncated"),
     events.Cancelled(job_id="7"),
 )
@@ -77,6 +78,32 @@ def test_a_known_name_with_other_fields_is_another_versions_event():
     event = parse('{"time": 1.0, "event": "ended", "reason": "tired"}')
     assert event == Unknown(time=1.0, event="ended", extra={"reason": "tired"})
     assert isinstance(parse('{"time": 1.0, "event": "submitted", "job_id": "7"}'), Unknown)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"time": 1, "event": "submitted", "job": "17"}',
+        '{"time": 1, "event": "submitted", "job": {"cluster": "local", "job_id": 17}}',
+        '{"time": 1, "event": "submitted", "job": {"cluster": "local", "job_id": "17", "details": 3}}',
+        '{"time": 1, "event": "submitted", "job": {"cluster": "local", "job_id": "17"}, "shards": "all"}',
+        '{"time": 1, "event": "started", "attempt": "first", "job_id": "17", "step": 0}',
+        '{"time": 1, "event": "started", "attempt": null, "job_id": "17", "step": 0}',
+        '{"time": 1, "event": "ended", "attempt": 1, "cause": {"a": 1}}',
+        '{"time": 1, "event": "cancelled", "job_id": ["17"]}',
+    ],
+)
+def test_a_value_of_another_type_is_another_versions_event(line):
+    event = parse(line)
+    assert isinstance(event, Unknown)
+    assert json.loads(to_line(event)) == json.loads(line)
+    assert History.of([events.Started(attempt=0, job_id="1", step=0), event]).attempts
+
+
+def test_causes_of_a_newer_version_are_kept():
+    event = parse('{"time": 1.0, "event": "ended", "attempt": 1, "cause": "moved"}')
+    assert isinstance(event, events.Ended)
+    assert event.cause == "moved"
 
 
 def test_what_a_newer_version_adds_to_a_job_is_kept_for_its_cluster():

@@ -1,9 +1,14 @@
 """A run folder of format 2, frozen: every later version reads or upgrades it. Never change the fixture."""
 
 import dataclasses
+import shutil
+from pathlib import Path
 
 import pytest
 
+from cld_core.checkpoint.verify import sidecar_of
+from cld_core.evaluation.evaluation import Evaluation
+from cld_core.recipe.sampling import OdeSpec
 from cld_core.run import RunFolder
 from cld_core.run.events import KINDS, Event, JobRef, Requested, Requeued, Submitted, TurnedAway, Unknown
 from cld_core.run.history import Attempt, History
@@ -15,6 +20,10 @@ LOGS = "/runs/run_v2/logs"
 @pytest.fixture(scope="module")
 def run() -> RunFolder:
     return RunFolder.open(FIXTURES / "run_v2")
+
+
+def slurm(job_id: str) -> JobRef:
+    return JobRef(cluster="slurm", job_id=job_id, logs=LOGS, restarts=True)
 
 
 def local(job_id: str, started: float, **more) -> JobRef:
@@ -82,19 +91,21 @@ def test_the_rest_of_its_history(run):
     steps = ("train.steps=300", "train.steps=300", "cluster.partition=gpu", "train.steps=400")
     expected = History(
         attempts=history.attempts,
-        jobs=(
-            Submitted(time=1767225801.0, job=JobRef(cluster="slurm", job_id="41", logs=LOGS, restarts=True)),
+        submitted=(
+            Submitted(time=1767225801.0, job=slurm("41")),
+            Submitted(time=1767225905.0, job=slurm("42"), successor_of="41"),
             Submitted(time=1767229001.0, job=local("7001", 1767229000.9, process=1)),
             Submitted(time=1767229100.0, job=local("7002", 1767229099.5)),
         ),
+        turned_away={"42": "withdrawn"},
         steps=400,
         overrides=steps,
         imported_step=10,
         cancelled=frozenset({"7002"}),
         not_begun={"7001": "no checkpoint is intact"},
-        requeued=Requeued(time=1767226201.0, job_id="41", cause="crashed", delay_s=10.0, exclude=("n2",)),
+        requeued=Requeued(time=1767226201.0, job_id="41", cause="crashed", delay_s=10.0),
         given_up="no checkpoint is intact",
-        requeues=(Requeued(time=1767226201.0, job_id="41", cause="crashed", delay_s=10.0, exclude=("n2",)),),
+        requeues=(Requeued(time=1767226201.0, job_id="41", cause="crashed", delay_s=10.0),),
         crashes={"43_1": 1},
         rolled_back_to=(10,),
         last_of=history.last_of,
@@ -111,7 +122,7 @@ def test_the_last_event_of_each_job(run):
         "7001": "NotBegun",
         "7002": "Cancelled",
     }
-    assert last["42"] == TurnedAway(time=1767226302.0, job_id="42", reason="the run was given up", why="withdrawn")
+    assert last["42"] == TurnedAway(time=1767226302.0, job_id="42", why="withdrawn")
 
 
 def test_requests_of_this_version_have_these_fields(run):
@@ -122,6 +133,28 @@ def test_requests_of_this_version_have_these_fields(run):
         "steps": 300,
         "overrides": ("train.steps=300", "cluster.partition=gpu"),
         "from_step": 10,
-        "recipe_digest": "00112233",
-        "code": "44556677",
     }
+
+
+def test_its_checkpoint(run):
+    assert run.checkpoint_steps() == [120]
+    sidecar = sidecar_of(run, 120)
+    assert sidecar is not None
+    assert (sidecar.format, sidecar.bytes, sidecar.sha256[:8], sidecar.seconds) == (1, 824007, "d6c952d8", 0.023)
+
+
+def test_its_evaluation(run, tmp_path):
+    work = Evaluation(run.evals / "elbo-00000120-78ce5c25")
+    request = work.request
+    assert (request.id, request.shards, request.points, request.sizes) == (work.name, 2, 4, {"elbo": 4})
+    assert request.sampling == OdeSpec()
+    assert [event.shards for event in work.ledger.history().submitted] == [(0,), (1,)]
+    assert work.ledger.history().crashes == {"44_1": 1}
+    assert work.is_done
+    assert work.report["elbo"]["n"] == 4
+    assert work.missing() == [0, 1], "the fixture has no rows, only their descriptions"
+    copied = Evaluation(Path(shutil.copytree(run.path, tmp_path / "copy")) / "evals" / work.name)
+    for shard in range(2):
+        (copied.shards / f"{shard:05d}-elbo.npz").write_bytes(bytes(1080))
+    assert copied.missing() == []
+    assert copied.rows_done() == (4, 4)

@@ -94,11 +94,13 @@ def test_what_requests_asked_for():
 
 
 def test_jobs_that_were_turned_away_do_not_count():
-    away = events.TurnedAway(job_id="2", reason="held", why="held")
+    away = events.TurnedAway(job_id="2", why="held", reason="job 1 is alive")
     made = history(submitted("1"), submitted("2"), away, submitted("3", successor_of="1"))
     assert [event.job.job_id for event in made.jobs] == ["1", "3"]
     assert [job.job_id for job in made.successors_of("1")] == ["3"]
     assert made.last_of["2"] == away
+    assert [event.job.job_id for event in made.submitted] == ["1", "2", "3"]
+    assert made.turned_away == {"2": "held"}
 
 
 def current(*happened: Event, gone: tuple[str, ...] = ()) -> str | None:

@@ -26,6 +26,8 @@ def test_a_user_without_a_name(monkeypatch):
     assert identity("toy", None)["user"] == "4711"
 
 
-def test_names_do_not_repeat():
-    assert len({new_name("toy") for _ in range(100)}) == 100
-    assert all(name.startswith("toy-") for name in (new_name("toy"),))
+def test_runs_of_the_same_second_have_different_names(monkeypatch):
+    suffixes = iter(("00ff", "a1b2"))
+    monkeypatch.setattr("secrets.token_hex", lambda size: next(suffixes) if size == 2 else "")
+    monkeypatch.setattr("time.strftime", lambda form: {"%m%d-%H%M%S": "0103-040506"}[form])
+    assert [new_name("toy") for _ in range(2)] == ["toy-0103-040506-00ff", "toy-0103-040506-a1b2"]

@@ -48,7 +48,7 @@ def rollbacks(run: RunFolder) -> list[events.RolledBack]:
 def test_a_bad_gradient_rolls_back_to_the_last_good_checkpoint_with_fresh_noise(data, tmp_path, monkeypatch):
     tried = poisoned(monkeypatch, lambda restart, step: restart == 0 and step == 6)
     run = run_folder(tmp_path, data)
-    assert session.run(run, Ranks(), StopFlag(), job_id="test") == session.Ended("finished", 12)
+    assert session.run(run, Ranks(), StopFlag(), job_id="test") == session.SessionResult("finished", 12)
     assert [step for _, step in tried] == [*range(7), *range(4, 12)]
     assert {restart for restart, _ in tried[7:]} == {1_000_000}
     assert [(event.attempt, event.to_step) for event in rollbacks(run)] == [(0, 4)]

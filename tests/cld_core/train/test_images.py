@@ -115,8 +115,8 @@ def test_the_images_of_a_resumed_epoch_are_each_seen_once(data, monkeypatch):
         return original(self, indices, flips)
 
     monkeypatch.setattr("cld_core.data.images.MemoryImages.batch", spying)
-    for restart, steps in enumerate((range(3), range(3, 4), range(4, 10))):
-        made = Trainer(recipe, Ranks(), restart=restart)
+    for key, steps in enumerate((range(3), range(3, 4), range(4, 10))):
+        made = Trainer(recipe, Ranks(), noise_key=key)
         for step in steps:
             made.step(step)
     assert seen == [index for step in range(10) for index in order.indices(step, 6, n, 0).tolist()]

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -27,7 +28,7 @@ def start(*arguments: str, **env: str) -> subprocess.Popen:
 
 
 def ended(process: subprocess.Popen) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=600)
     return process.returncode, out, err
 
 
@@ -52,10 +53,17 @@ def test_torchrun_makes_the_run_and_goes_on_with_it(tmp_path, words):
     assert [entry.cause for entry in run.ledger.history().attempts] == ["finished"]
 
 
-def test_mpis_variables_are_understood(tmp_path, words):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+@pytest.fixture
+def free_port() -> Iterator[int]:
+    """A port that only sockets which ask for this number and set SO_REUSEADDR, as torch's do, can have meanwhile."""
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
+
+
+def test_mpis_variables_are_understood(words, free_port):
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port)}
     ranks = [
         start(
             "-m",

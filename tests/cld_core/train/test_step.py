@@ -22,12 +22,12 @@ TOY = RECIPES / "toy.yaml"
 SMALL = ("network.width=16", "network.layers=3", "train.batch_size=10")
 
 
-def trainer(*overrides: str, restart: int = 0) -> Trainer:
-    return Trainer(load(TOY, [*SMALL, *overrides]), Ranks(), restart)
+def trainer(*overrides: str, noise_key: int = 0) -> Trainer:
+    return Trainer(load(TOY, [*SMALL, *overrides]), Ranks(), noise_key)
 
 
-def trained(steps: int, *overrides: str, restart: int = 0) -> Trainer:
-    made = trainer(*overrides, restart=restart)
+def trained(steps: int, *overrides: str, noise_key: int = 0) -> Trainer:
+    made = trainer(*overrides, noise_key=noise_key)
     for step in range(steps):
         made.step(step)
     return made
@@ -62,8 +62,8 @@ def test_the_same_key_gives_the_same_bits():
     assert same(trained(5).state_dict(), trained(5).state_dict())
 
 
-def test_another_restart_gives_other_noise_from_the_same_weights():
-    first, second = trainer(), trainer(restart=1)
+def test_another_key_gives_other_noise_from_the_same_weights():
+    first, second = trainer(), trainer(noise_key=1)
     assert same(first.net.state_dict(), second.net.state_dict())
     for made in (first, second):
         made.step(0)

@@ -16,7 +16,8 @@ import pytest
 
 from cld_core.errors import RecipeError
 from cld_core.recipe.cluster import ClusterSpec
-from cld_core.run.events import JobRef, Submitted, parse, to_line
+from cld_core.run.events import JobRef, Submitted
+from cld_core.run.lines import parse, to_line
 from cldctl.clusters import local, local_tasks, submitit_jobs
 from cldctl.clusters.base import After, JobSpec, SchedulerRefused, Task
 from cldctl.clusters.debug import DebugCluster
@@ -174,7 +175,7 @@ def test_the_ranks_of_a_wide_task_meet_by_a_file_and_end_together(submit):
     meeting = f"file://{submit.spec.logs / f'.meeting_{job.job_id}'}"
     for rank, fact in enumerate(facts):
         assert fact["place"] == {
-            **{"rank": rank, "world_size": 2, "local_rank": rank, "local_world_size": 2, "init_method": meeting},
+            **{"rank": rank, "world_size": 2, "local_rank": rank, "local_world_size": 2, "init_method": meeting}
         }
         assert fact["ref"]["job_id"] == job.job_id
     CLUSTER.cancel([job])

@@ -1,0 +1,94 @@
+"""Events as lines of a ledger.
+
+A line is a JSON object: ``time`` (seconds since 1970), ``event`` (the name of the class in snake case) and those fields
+of the class that differ from their defaults.
+"""
+
+import dataclasses
+import json
+from collections.abc import Collection
+from dataclasses import MISSING, Field
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from .events import KINDS, Event, JobRef, Submitted, Unknown, name_of
+
+# The fields that a line may have, besides time, and their types.
+_TYPES = {
+    kind: {name: hint for name, hint in get_type_hints(kind).items() if name not in ("time", "extra")}
+    for kind in (*KINDS.values(), JobRef)
+}
+
+
+def to_line(event: Event) -> str:
+    """One line of JSON without a line break, which `parse` turns back into an equal event."""
+    name = event.event if isinstance(event, Unknown) else name_of(type(event))
+    values = _values(event, without=("time", "extra", "event"))
+    if isinstance(event, Submitted):
+        values["job"] = _values(event.job)
+    return json.dumps({"time": event.time, "event": name, **values, **event.extra})
+
+
+def parse(line: str) -> Event | None:
+    """The event on a line; None for a line that a killed writer left unfinished.
+
+    A known name with other fields, or with values of other types, is `Unknown`: another version gave it that meaning.
+    """
+    try:
+        content = json.loads(line)
+        name, at = str(content.pop("event")), float(content.pop("time"))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    kind = KINDS.get(name)
+    try:
+        if kind is not None:
+            values, extra = _fields(kind, content)
+            return kind(time=at, extra=extra, **values)
+    except TypeError:
+        pass
+    return Unknown(time=at, event=name, extra=content)
+
+
+def _fields(kind: type[Event | JobRef], content: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The fields of ``kind`` in a JSON object, and those that it does not have.
+
+    Raises:
+        TypeError: it is not an object, or a field has a value of another type.
+    """
+    if not isinstance(content, dict):
+        raise TypeError(f"{content!r} is not an object")
+    types, values, extra = _TYPES[kind], {}, {}
+    for name, value in content.items():
+        value = tuple(value) if isinstance(value, list) else value
+        if name not in types:
+            extra[name] = value
+            continue
+        if types[name] is JobRef:
+            own, unknown = _fields(JobRef, value)
+            value = JobRef(**{**own, "details": {**own.get("details", {}), **unknown}})
+        if not _fits(value, types[name]):
+            raise TypeError(f"{name} cannot be {value!r}")
+        values[name] = value
+    return values, extra
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    parts = get_args(hint)
+    if isinstance(hint, UnionType):
+        return any(_fits(value, part) for part in parts)
+    origin = get_origin(hint) or hint
+    if origin is tuple:
+        return isinstance(value, tuple) and all(isinstance(entry, parts[0]) for entry in value)
+    # A newer version may know more literals.
+    return isinstance(value, {Literal: str, float: int | float}.get(origin, origin))
+
+
+def _values(record: Event | JobRef, without: Collection[str] = ()) -> dict[str, Any]:
+    """The fields of a dataclass, in order, that are required or differ from their defaults."""
+    entries = [entry for entry in dataclasses.fields(record) if entry.name not in without]
+    values = {entry.name: getattr(record, entry.name) for entry in entries}
+    return {entry.name: values[entry.name] for entry in entries if values[entry.name] != _default(entry)}
+
+
+def _default(entry: "Field[Any]") -> Any:
+    return entry.default if entry.default_factory is MISSING else entry.default_factory()
