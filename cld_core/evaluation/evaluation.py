@@ -4,10 +4,12 @@ request.json, jobs.jsonl, shards/      see `cld_core.shards`
 report.json, samples.png               the results
 """
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 from cld_core.errors import NotFoundError
+from cld_core.recipe import Recipe
 from cld_core.run import RunFolder
 from cld_core.shards import Work
 
@@ -48,3 +50,18 @@ class Evaluation(Work):
             text = f"no checkpoint of step {step} any more; there are: {steps}"
             raise NotFoundError(f"{self.run.path}: {text}. What was computed is kept; use another step.")
         return {"request": self.request.id} | ({} if checksum is None else {"checkpoint": checksum})
+
+
+def evaluations_of(run: RunFolder) -> list[Evaluation]:
+    """The evaluations of a run, oldest first; those that another version of cldctl requested are skipped."""
+    works = []
+    for file in sorted(run.evals.glob("*/request.json"), key=lambda file: file.stat().st_mtime):
+        with contextlib.suppress(NotFoundError):
+            works.append(Evaluation(file.parent))
+    return works
+
+
+def chained(run: RunFolder, recipe: Recipe) -> list[Evaluation]:
+    """Evaluations of the run's last step that have no result yet: they wait for the training to finish."""
+    steps = recipe.train.steps
+    return [work for work in evaluations_of(run) if work.request.checkpoint_step == steps and not work.is_done]

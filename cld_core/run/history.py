@@ -43,7 +43,8 @@ class History:
 
     Attributes:
         attempts: oldest first; their number is the number of the next one, which keys the noise.
-        jobs: submitted jobs except those that were turned away, oldest first.
+        submitted: every job that was submitted, oldest first.
+        jobs: those of them that were not turned away.
         request: the last request, or its refusal, if no job or attempt has followed it.
         steps: `train.steps` of the last request.
         overrides: those that continuations added, in order.
@@ -62,6 +63,7 @@ class History:
     """
 
     attempts: tuple[Attempt, ...] = ()
+    submitted: tuple[Submitted, ...] = ()
     jobs: tuple[Submitted, ...] = ()
     request: Requested | NotSubmitted | None = None
     steps: int | None = None
@@ -258,6 +260,7 @@ class _Fold:
         attempts = tuple(attempt for _, attempt in sorted(self.attempts.items()))
         return History(
             attempts=attempts,
+            submitted=tuple(self.submitted),
             jobs=tuple(event for event in self.submitted if event.job.job_id not in self.turned_away),
             request=self.request,
             steps=self.steps,

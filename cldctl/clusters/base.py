@@ -33,7 +33,6 @@ class Task:
     """One start of `JobSpec.size` (nodes x ranks), whose processes form one world."""
 
     work: Work
-    label: str  # a run of a sweep, or "shards 3, 7"
 
 
 @dataclass(frozen=True)

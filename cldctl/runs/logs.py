@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cld_core.errors import NotFoundError
+from cld_core.evaluation.evaluation import evaluations_of
 from cld_core.run import RunFolder
 from cld_core.run.events import JobRef
 from cldctl import clusters
-from cldctl.jobs.evaluations import evaluations_of
 
 from . import survey
 

@@ -5,14 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from cld_core.evaluation.evaluation import Evaluation
+from cld_core.evaluation.evaluation import Evaluation, evaluations_of
 from cld_core.evaluation.results import numbers
 from cld_core.evaluation.sweeps import sweeps_of
 from cld_core.run import RunFolder
 from cld_core.run.history import History
 from cld_core.run.lease import local_holder
 from cld_core.shards import Work
-from cldctl.jobs.evaluations import evaluations_of
 
 from .state import RESUMABLE, state_of
 from .survey import Answers
