@@ -26,8 +26,7 @@ def import_checkpoint(
     from cld_core.importing import import_published
     from cld_core.recipe import load
     from cld_core.run.identity import identity, new_name
-
-    from .recipes import find_recipe
+    from cldctl.lookup import find_recipe
 
     recipe_file = find_recipe(recipe)
     resolved = load(recipe_file, overrides or [])

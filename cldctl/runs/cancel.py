@@ -11,6 +11,7 @@ from cld_core.run.events import Cancelled, JobRef
 from cld_core.run.lease import local_holder
 from cldctl import clusters
 from cldctl.clusters import this_machine
+from cldctl.clusters.base import SchedulerAway, SchedulerRefused
 
 from . import survey
 from .status import status_of
@@ -41,6 +42,11 @@ class Ending:
     problem: CldError | None = None
     is_over: bool = False
 
+    def leave(self, cluster: str, problem: CldError) -> None:
+        """Do not wait for the jobs of a cluster that did not cancel them."""
+        self.jobs = tuple(job for job in self.jobs if job.cluster != cluster)
+        self.problem = problem
+
 
 def cancel(runs: Sequence[RunFolder]) -> list[Ending]:
     """Ask everything of several runs to end, all at the same time; `wait` for it.
@@ -60,10 +66,12 @@ def cancel(runs: Sequence[RunFolder]) -> list[Ending]:
             _note(ending.run, {job.job_id for job in ending.jobs if job.cluster == name})
         try:
             clusters.find(name).cancel(jobs)
-        except CldError as error:
+        except SchedulerAway as error:
             for ending in mine:
-                ending.jobs = tuple(job for job in ending.jobs if job.cluster != name)
-                ending.problem = error
+                ending.leave(name, error)
+        except SchedulerRefused:
+            for ending in mine:
+                _cancel_alone(ending, name)
     for ending in endings:
         if not ending.jobs and ending.problem is None:
             _end_process(ending, answers)
@@ -95,7 +103,11 @@ def wait(endings: Sequence[Ending], over: Callable[[Ending], None], grace_s: flo
 
 def _ending(run: RunFolder, answers: Answers) -> Ending:
     """What of a run is alive."""
-    jobs = {job.job_id: job for job, _ in survey.jobs_of(run) if not answers.of(job).is_gone}
+    jobs = {
+        job.job_id: job
+        for job, is_settled in survey.jobs_of(run)
+        if answers.of(job).phase not in ("gone", *(["unknown"] if is_settled else []))
+    }
     try:
         answers.require((job.cluster for job in jobs.values()), f"{run.name} was not cancelled")
     except UsageError as error:
@@ -106,6 +118,17 @@ def _ending(run: RunFolder, answers: Answers) -> Ending:
             raise UsageError(f"{run.name} was {seen.reason or 'started elsewhere'}. Cancel it there.")
     training = {event.job.job_id for event in run.ledger.history().submitted}
     return Ending(run, tuple(jobs.values()), trains=not training.isdisjoint(jobs))
+
+
+def _cancel_alone(ending: Ending, cluster: str) -> None:
+    """What a cluster refused for many runs at once: one of their jobs may have ended meanwhile."""
+    jobs = [job for job in ending.jobs if job.cluster == cluster]
+    try:
+        clusters.find(cluster).cancel(jobs)
+    except (SchedulerRefused, SchedulerAway) as error:
+        answers = survey.ask(jobs)
+        if not all(answers.of(job).is_gone for job in jobs):
+            ending.leave(cluster, error)
 
 
 def _note(run: RunFolder, job_ids: set[str]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cld_core.errors import NotFoundError, UsageError
+from cld_core.evaluation.training_set import Statistics, StatsRequest
 from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run import RunFolder
 from cld_core.run.events import JobRef, Submitted
@@ -16,7 +17,7 @@ from cldctl.clusters.base import After, Cluster, JobSpec, SchedulerAway, Task
 from cldctl.jobs import specs
 from cldctl.jobs.shards import ShardsWork, divided
 
-from . import survey
+from . import home, survey
 from .survey import Answers
 
 # Seconds that jobs may take to end after their product is complete.
@@ -84,6 +85,21 @@ def start(
     cluster.submit(spec, [Task(work=ShardsWork(share, gpu=size.uses_gpu)) for share in shares], note)
     assert jobs, f"cluster {cluster.name} did not report its jobs"
     return jobs[0]
+
+
+def start_statistics(request: StatsRequest, cluster: Cluster, size: ClusterSpec) -> JobRef | None:
+    """Start what is missing of statistics; None if they exist or are being computed.
+
+    Raises:
+        RecipeError: the cluster has no such jobs.
+        SchedulerRefused, SchedulerAway: nothing was started.
+    """
+    if request.is_done:
+        return None
+    with home.only_one(request.folder, cluster):
+        if request.is_done or is_alive(request.folder):
+            return None
+        return start([Statistics(request.save())], cluster, size)
 
 
 def ask_about(works: Iterable[Work]) -> Answers:

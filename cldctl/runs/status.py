@@ -14,7 +14,13 @@ from cld_core.run.lease import local_holder
 from cld_core.shards import Work
 
 from .state import RESUMABLE, state_of
-from .survey import Answers
+from .survey import UNREADABLE, Answers
+
+# What ``--json`` shows of an attempt.
+_ATTEMPT = (
+    *("attempt", "job_id", "started", "ended", "cause", "first_step", "last_step"),
+    *("detail", "host", "warning"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +29,7 @@ class RunStatus:
 
     Attributes:
         as_of: when the run itself was last heard of, if its cluster could not be asked; else None.
+        is_readable: not a field of ``--json``; False if the files are damaged or of another format.
     """
 
     name: str
@@ -45,10 +52,11 @@ class RunStatus:
     evals: list[dict[str, Any]] = field(default_factory=list)
     sweeps: list[dict[str, Any]] = field(default_factory=list)
     as_of: float | None = None
+    is_readable: bool = True
 
     def to_dict(self) -> dict[str, Any]:
         # Not `asdict`, which copies every attempt of a thousand runs.
-        return dict(vars(self))
+        return {name: value for name, value in vars(self).items() if name != "is_readable"}
 
     @property
     def heard_of(self) -> float | None:
@@ -62,9 +70,9 @@ def status_or_reason(run: RunFolder, answers: Answers) -> RunStatus:
     if problem is None:
         try:
             return status_of(run, answers)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except UNREADABLE as error:
             problem = f"its files cannot be read: {error}"
-    return RunStatus(name=run.name, path=str(run.path), state="LOST", reason=problem)
+    return RunStatus(name=run.name, path=str(run.path), state="LOST", reason=problem, is_readable=False)
 
 
 def status_of(run: RunFolder, answers: Answers) -> RunStatus:
@@ -117,7 +125,7 @@ def _host(history: History, state: str, answers: Answers) -> str | None:
 
 
 def _attempts(history: History, state: str) -> list[dict[str, Any]]:
-    shown = [dict(vars(attempt)) for attempt in history.attempts]
+    shown = [{name: getattr(attempt, name) for name in _ATTEMPT} for attempt in history.attempts]
     if state == "LOST" and shown and shown[-1]["cause"] is None:
         shown[-1]["cause"] = "killed"
     return shown
@@ -127,7 +135,7 @@ def work_state(work: Work, answers: Answers) -> str:
     """FINISHED, RUNNING, PENDING or STOPPED."""
     if work.is_done:
         return "FINISHED"
-    phases = {answers.of(event.job).phase for event in work.ledger.history().jobs}
+    phases = {answers.of(event.job).phase for event in work.ledger.history().submitted}
     if phases & {"running", "suspended", "ending"}:
         return "RUNNING"
     return "PENDING" if phases & {"pending", "unknown"} else "STOPPED"

@@ -1,6 +1,7 @@
 """Ending several runs at once, on clusters that are made up."""
 
 import pytest
+from cldctl.jobs.evaluations import evaluations_of
 
 from cld_core.errors import UsageError
 from cld_core.evaluation.request import EvalRequest
@@ -8,7 +9,6 @@ from cld_core.run.events import Cancelled, Ended, JobRef, Started, Submitted
 from cldctl import clusters
 from cldctl.clusters.base import SchedulerAway, Seen, Survey
 from cldctl.clusters.debug import DebugCluster
-from cldctl.jobs.evaluations import evaluations_of
 from cldctl.runs import cancel
 from tests.support.made_up import run_with
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from cldctl.jobs.evaluations import evaluations_of
 from rich.console import Console
 
 from cld_core.evaluation.request import EvalRequest
@@ -13,7 +14,6 @@ from cld_core.run.events import Ended, JobRef, Requested, Started, Submitted
 from cldctl import clusters
 from cldctl.clusters.base import Seen, Survey
 from cldctl.clusters.debug import DebugCluster
-from cldctl.jobs.evaluations import evaluations_of
 from cldctl.runs import survey
 from cldctl.runs.status import RunStatus, evaluation_status, status_of, status_or_reason
 from cldctl.runs.survey import Answers

@@ -1,6 +1,7 @@
 """What is written when, and what is left of a submission that fails."""
 
 import pytest
+from cldctl.jobs.evaluations import chained
 
 from cld_core.recipe import load
 from cld_core.run import RunFolder
@@ -8,7 +9,6 @@ from cld_core.run.events import JobRef, NotSubmitted, Requested, Submitted
 from cldctl.clusters.base import After, SchedulerAway, SchedulerRefused
 from cldctl.clusters.debug import DebugCluster
 from cldctl.evals import plan
-from cldctl.jobs.evaluations import chained
 from cldctl.runs import evaluate, sharded
 from cldctl.runs.submit import Order, train
 from tests.support.made_up import run_with
