@@ -130,12 +130,8 @@ def _compute(
 def _say(run: RunFolder, made: "EvaluationPlan", outcome: "Outcome", where: "Cluster") -> None:
     many = len(made.requests) > 1
     if many:
-        parts = [
-            (outcome.complete, "already complete"),
-            (outcome.running, "being computed"),
-            (outcome.started, "started"),
-        ]
-        counts = ", ".join(f"{len(names)} {words}" for names, words in parts if names)
+        groups = {"already complete": outcome.complete, "being computed": outcome.running, "started": outcome.started}
+        counts = ", ".join(f"{len(names)} {words}" for words, names in groups.items() if names)
         err.print(f"{len(made.requests)} evaluations of [bold]{run.name}[/]: {counts}", soft_wrap=True)
     for name in () if many else outcome.complete:
         err.print(f"{name} is already complete")

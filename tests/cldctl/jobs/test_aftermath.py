@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 
 from cld_core.run.events import (
-    Crashed,
     DiedEarly,
     Ended,
     Event,
@@ -16,7 +15,7 @@ from cld_core.run.events import (
     TurnedAway,
 )
 from cld_core.run.history import History
-from cldctl.jobs.aftermath import GiveUp, Leave, Retry, after_bad_end, missing_event
+from cldctl.jobs.aftermath import GiveUp, Leave, Retry, after_bad_end, after_crash, missing_event
 
 REF = JobRef(cluster="any", job_id="7", restarts=True)
 
@@ -29,8 +28,8 @@ def ended(attempt: int = 0, cause: str = "crashed", **more: Any) -> Ended:
     return Ended(attempt=attempt, cause=cause, **more)
 
 
-def after(*events: Event, restart: int = 0, code: int = 1, max_retries: int = 3) -> Leave | GiveUp | Retry:
-    return after_bad_end(History.of(events), REF, restart, code, max_retries)
+def after(*events: Event, restart: int = 0, max_retries: int = 3) -> Leave | GiveUp | Retry:
+    return after_bad_end(History.of(events), REF, restart, max_retries)
 
 
 def test_a_job_that_never_began_is_left():
@@ -61,7 +60,7 @@ def test_an_end_that_explains_itself_is_left(cause):
 
 
 def test_a_bug_is_given_up_at_once():
-    decision = after(started(), ended(detail="TypeError: no", bug=True), code=2)
+    decision = after(started(), ended(detail="TypeError: no", bug=True))
     assert decision == GiveUp("TypeError: no", "a fault in code or recipe")
 
 
@@ -78,16 +77,11 @@ def test_a_start_that_died_before_it_trained_counts_as_a_crash():
 
 
 def test_a_task_of_sharded_work_has_a_budget_of_its_own():
-    submitted = Submitted(job=REF, shards=(3,))
-    crash = Crashed(job_id="7", restart=0, code=137)
-    other = Crashed(job_id="8", restart=0, code=137)
-    assert after(submitted) == Leave()
-    assert after(submitted, crash, other) == Retry(1, 10.0)
-    assert after(submitted, crash, crash, max_retries=1) == GiveUp(
-        "2 crashes (train.max_retries=1)", "the budget is spent"
-    )
-    assert after(submitted, crash, code=2) == Leave(), "a fault in the request"
-    assert after(submitted, crash, code=3) == Leave(), "its checkpoint is gone"
+    assert after_crash(1, code=137, retries=3) == Retry(1, 10.0)
+    assert after_crash(2, code=137, retries=3) == Retry(2, 20.0)
+    assert after_crash(2, code=137, retries=1) == GiveUp("2 crashes (1 allowed)", "the budget is spent")
+    assert after_crash(1, code=2, retries=3) == Leave(), "a fault in the request"
+    assert after_crash(1, code=3, retries=3) == Leave(), "its checkpoint is gone"
 
 
 def missing(*events: Event, restart: int = 0, code: int = 1, hung: bool = False) -> Event | None:

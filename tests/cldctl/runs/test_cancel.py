@@ -1,9 +1,9 @@
 """Ending several runs at once, on clusters that are made up."""
 
 import pytest
-from cldctl.jobs.evaluations import evaluations_of
 
 from cld_core.errors import UsageError
+from cld_core.evaluation.evaluation import evaluations_of
 from cld_core.evaluation.request import EvalRequest
 from cld_core.run.events import Cancelled, Ended, JobRef, Started, Submitted
 from cldctl import clusters

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from cldctl.jobs.evaluations import evaluations_of
 from rich.console import Console
 
+from cld_core.evaluation.evaluation import evaluations_of
 from cld_core.evaluation.request import EvalRequest
 from cld_core.recipe import load
 from cld_core.run import Lease, RunFolder

@@ -1,8 +1,8 @@
 """What is written when, and what is left of a submission that fails."""
 
 import pytest
-from cldctl.jobs.evaluations import chained
 
+from cld_core.evaluation.evaluation import chained
 from cld_core.recipe import load
 from cld_core.run import RunFolder
 from cld_core.run.events import JobRef, NotSubmitted, Requested, Submitted
@@ -10,7 +10,7 @@ from cldctl.clusters.base import After, SchedulerAway, SchedulerRefused
 from cldctl.clusters.debug import DebugCluster
 from cldctl.evals import plan
 from cldctl.runs import evaluate, sharded
-from cldctl.runs.submit import Order, train
+from cldctl.runs.submit import submit, train
 from tests.support.made_up import run_with
 from tests.support.paths import RECIPES
 
@@ -37,8 +37,8 @@ class Recording(DebugCluster):
         note([JobRef(cluster=self.name, job_id=f"{len(self.submitted)}_{k}") for k in range(len(tasks))])
 
 
-def order(path, cluster, metrics=()):
-    return Order(path, load(TOY, ["train.steps=20", "eval.samples=32"]), TOY, cluster, metrics)
+def submitted(path, cluster, metrics=(), *overrides):
+    return submit(path, load(TOY, ["train.steps=20", "eval.samples=32", *overrides]), TOY, cluster, metrics)
 
 
 def test_the_request_is_in_the_ledger_before_the_job_exists(tmp_path):
@@ -49,20 +49,19 @@ def test_the_request_is_in_the_ledger_before_the_job_exists(tmp_path):
             events.extend(RunFolder(tmp_path / "mine").ledger.events())
             super().submit(spec, tasks, note)
 
-    begun = order(tmp_path / "mine", Looking()).submit(lambda run, job: None)
+    begun = submitted(tmp_path / "mine", Looking())
     assert [type(event) for event in events] == [Requested]
     assert [type(event) for event in begun.run.ledger.events()] == [Requested, Submitted]
 
 
 def test_an_evaluation_is_a_job_that_waits_for_the_training(tmp_path):
     cluster = Recording()
-    recipe = load(TOY, ["train.steps=20", "eval.samples=32", "cluster.tasks_per_node=4"])
-    begun = Order(tmp_path / "mine", recipe, TOY, cluster, ("elbo",)).submit(lambda run, job: None)
+    begun = submitted(tmp_path / "mine", cluster, ("elbo",), "cluster.tasks_per_node=4")
     (training, _), (evaluation, tasks) = cluster.submitted
     assert training.after is None
     assert evaluation.after == After((begun.job,))
     assert len(tasks) == 2, "four shards, at most two tasks"
-    (work,) = chained(begun.run, recipe)
+    (work,) = chained(begun.run, begun.run.recipe())
     assert begun.evaluations == (work.name,)
     assert [event.shards for event in work.ledger.history().jobs] == [(0, 2), (1, 3)]
 
@@ -70,7 +69,7 @@ def test_an_evaluation_is_a_job_that_waits_for_the_training(tmp_path):
 @pytest.mark.parametrize("error", [SchedulerRefused("no"), SchedulerAway("nobody answers")])
 def test_a_new_run_that_was_not_submitted_leaves_its_name_free(tmp_path, error):
     with pytest.raises(type(error)):
-        order(tmp_path / "mine", Recording(error), ("elbo",)).submit(lambda run, job: None)
+        submitted(tmp_path / "mine", Recording(error), ("elbo",))
     assert not (tmp_path / "mine").exists()
 
 
@@ -94,6 +93,8 @@ def test_an_evaluation_that_was_refused_leaves_nothing(tmp_path):
     assert begun.started == (made.requests[0].id,)
 
 
-def test_work_that_was_not_begun_is_not_alive(tmp_path):
-    assert not sharded.is_alive(tmp_path)
-    sharded.clear(tmp_path / "nothing")
+def test_work_that_was_not_begun_is_not_alive_and_its_folder_is_cleared(tmp_path):
+    (tmp_path / "a.npz.partial" / "logs").mkdir(parents=True)
+    assert not sharded.is_alive(tmp_path / "a.npz.partial")
+    sharded.clear(tmp_path / "a.npz.partial")
+    assert list(tmp_path.iterdir()) == []
