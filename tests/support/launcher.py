@@ -1,5 +1,8 @@
 """A launcher that is made up, seen from outside and from inside of job 7."""
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 from cld_core.place import Place
 from cld_core.run.events import JobRef
 from cldctl.clusters.base import InJob
@@ -26,12 +29,13 @@ class Launcher(DebugCluster):
         self.cancelled += [job.job_id for job in jobs]
 
 
+@dataclass(kw_only=True)
 class Inside(InJob):
-    in_process = False
-    cause = None
-    refusal = None
-    size = 1
-    said = ""
+    in_process: ClassVar[bool] = False
+    cause: str | None = None
+    refusal: Exception | None = None
+    size: int = 1
+    said: str = ""
 
     def place(self):
         return Place(world_size=self.size)

@@ -1,8 +1,11 @@
 """What is written when, and what is left of a submission that fails."""
 
+import contextlib
+
 import pytest
 
-from cld_core.evaluation.evaluation import chained
+from cld_core.evaluation.evaluation import Evaluation, chained
+from cld_core.evaluation.request import EvalRequest
 from cld_core.recipe import load
 from cld_core.run import RunFolder
 from cld_core.run.events import JobRef, NotSubmitted, Requested, Submitted
@@ -11,8 +14,9 @@ from cldctl.clusters.debug import DebugCluster
 from cldctl.evals import plan
 from cldctl.runs import evaluate, sharded
 from cldctl.runs.submit import submit, train
-from tests.support.made_up import run_with
+from tests.support.made_up import report, run_with
 from tests.support.paths import RECIPES
+from tests.support.tools import invoke
 
 TOY = RECIPES / "toy.yaml"
 
@@ -98,3 +102,68 @@ def test_work_that_was_not_begun_is_not_alive_and_its_folder_is_cleared(tmp_path
     assert not sharded.is_alive(tmp_path / "a.npz.partial")
     sharded.clear(tmp_path / "a.npz.partial")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_shows_what_the_evaluation_waits_for(tmp_path, monkeypatch):
+    (tmp_path / "sbatch").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    shown = invoke("submit", "toy", "--dry-run", "--cluster", "slurm", "--eval", "elbo", runs=tmp_path / "runs").stdout
+    assert "--dependency=afterany:JOB_OF_THE_TRAINING" in shown
+
+
+def test_a_cluster_that_does_not_report_its_jobs_is_named(tmp_path):
+    class Silent(Recording):
+        def submit(self, spec, tasks, note):
+            pass
+
+    run = run_with(tmp_path / "mine", 10)
+    with pytest.raises(AssertionError, match="cluster recording did not report its jobs"):
+        train(run, run.recipe(), Silent())
+    work = Evaluation(EvalRequest.of(run.recipe(), ("elbo",), 10).save(run))
+    with pytest.raises(AssertionError, match="cluster recording did not report its jobs"):
+        sharded.start([work], Silent(), run.recipe().cluster, run=run)
+
+
+def test_whether_an_evaluation_is_being_computed_must_be_known(tmp_path, scripted):
+    """Otherwise it would be called "already being computed", and nobody would compute it."""
+    run = run_with(tmp_path / "mine", 10, 20)
+    made = plan.make(run, ("elbo",), [10, 20], [])
+    cluster = Recording()
+    Recording.name = "scripted"
+    try:
+        evaluate.start(run, made, cluster, run.recipe().cluster)
+        scripted.away.add("scripted")
+        with pytest.raises(SchedulerAway, match="nobody answers. Whether this is being computed is unknown; try again"):
+            evaluate.start(run, made, cluster, run.recipe().cluster)
+        with pytest.raises(SchedulerAway):
+            sharded.is_alive(run.evals / made.requests[0].id)
+        for request in made.requests:
+            report(run, request)
+        assert len(evaluate.start(run, made, cluster, run.recipe().cluster).complete) == 2, "nobody has to be asked"
+    finally:
+        Recording.name = "recording"
+
+
+def test_two_commands_start_statistics_once(tmp_path, scripted, monkeypatch):
+    class Asked:
+        """A request that is already stored."""
+
+        folder = tmp_path / "a.npz.partial"
+        is_done = False
+
+        def save(self):
+            raise AssertionError("the other command has started it")
+
+    request = Asked()
+    order = []
+
+    @contextlib.contextmanager
+    def locked(folder, cluster):
+        order.append(folder)
+        yield
+
+    monkeypatch.setattr(sharded.home, "only_one", locked)
+    monkeypatch.setattr(sharded, "is_alive", lambda folder: order.append("asked") or True)
+    assert sharded.start_statistics(request, Recording(), load(TOY).cluster) is None
+    assert order == [request.folder, "asked"], "decided inside the lock"
