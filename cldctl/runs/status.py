@@ -13,7 +13,7 @@ from cld_core.run.history import History
 from cld_core.run.lease import local_holder
 from cld_core.shards import Work
 
-from .state import RESUMABLE, state_of
+from .state import OVER, RESUMABLE, state_of
 from .survey import UNREADABLE, Answers
 
 # What ``--json`` shows of an attempt.
@@ -84,6 +84,9 @@ def status_of(run: RunFolder, answers: Answers) -> RunStatus:
     if state in RESUMABLE and (holder := local_holder(run.leases)) is not None:
         # Started without cldctl, or orphaned by it: what counts is who writes.
         state, reason = "RUNNING", f"process {holder['pid']} on this machine writes into it (job {holder['job_id']})"
+    turned_away = (event.job for event in history.submitted if event not in history.jobs)
+    if state in OVER and (waiting := [job.job_id for job in turned_away if answers.of(job).phase == "pending"]):
+        reason = f"job {', '.join(waiting)} still waits, with nothing to do: `cldctl cancel {run.name}`"
     current = history.current(lambda job: answers.of(job).is_gone)
     job = current.job if current is not None else None
     steps = history.steps if history.steps is not None else progress.get("steps")
@@ -118,6 +121,9 @@ def status_of(run: RunFolder, answers: Answers) -> RunStatus:
 
 def _host(history: History, state: str, answers: Answers) -> str | None:
     """The node of a running job, else where the newest attempt or job was."""
+    turned_away = (event.job for event in history.submitted if event not in history.jobs)
+    if state in OVER and (waiting := [job.job_id for job in turned_away if answers.of(job).phase == "pending"]):
+        reason = f"job {', '.join(waiting)} still waits, with nothing to do: `cldctl cancel {run.name}`"
     current = history.current(lambda job: answers.of(job).is_gone)
     node = answers.of(current.job).node if current is not None else ""
     host = history.last.host if history.last is not None else None

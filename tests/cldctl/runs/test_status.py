@@ -10,7 +10,7 @@ from cld_core.evaluation.request import EvalRequest
 from cld_core.recipe import load
 from cld_core.run import Lease, RunFolder
 from cld_core.run.atomic import read_json, write_json
-from cld_core.run.events import Ended, JobRef, Requested, Started, Submitted
+from cld_core.run.events import Ended, JobRef, Requested, Started, Submitted, TurnedAway
 from cldctl import clusters
 from cldctl.clusters.base import Seen, Survey
 from cldctl.clusters.debug import DebugCluster
@@ -175,3 +175,13 @@ def test_an_attempt_shows_only_its_public_fields(run):
     public = "attempt job_id started ended cause first_step last_step detail host warning"
     assert set(row["attempts"][0]) == set(public.split())
     assert "is_readable" not in row
+
+
+def test_a_withdrawn_job_that_still_waits_is_shown(run):
+    run.ledger.append(Started(attempt=0, job_id="7", step=0))
+    run.ledger.append(Ended(attempt=0, cause="cancelled", step=3))
+    run.ledger.append(Submitted(job=ref("8"), successor_of="7"))
+    run.ledger.append(TurnedAway(job_id="8", reason="withdrawn", why="withdrawn"))
+    row = status_of(run, saying(Seen("pending")))
+    assert (row.state, row.reason) == ("CANCELLED", "job 8 still waits, with nothing to do: `cldctl cancel mine`")
+    assert status_of(run, GONE).reason is None

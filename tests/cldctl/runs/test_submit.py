@@ -125,24 +125,21 @@ def test_a_cluster_that_does_not_report_its_jobs_is_named(tmp_path):
         sharded.start([work], Silent(), run.recipe().cluster, run=run)
 
 
-def test_whether_an_evaluation_is_being_computed_must_be_known(tmp_path, scripted):
+def test_whether_an_evaluation_is_being_computed_must_be_known(tmp_path, scripted, monkeypatch):
     """Otherwise it would be called "already being computed", and nobody would compute it."""
-    run = run_with(tmp_path / "mine", 10, 20)
+    monkeypatch.setattr(Recording, "name", "scripted")
+    run, cluster = run_with(tmp_path / "mine", 10, 20), Recording()
+    size = run.recipe().cluster
     made = plan.make(run, ("elbo",), [10, 20], [])
-    cluster = Recording()
-    Recording.name = "scripted"
-    try:
-        evaluate.start(run, made, cluster, run.recipe().cluster)
-        scripted.away.add("scripted")
-        with pytest.raises(SchedulerAway, match="nobody answers. Whether this is being computed is unknown; try again"):
-            evaluate.start(run, made, cluster, run.recipe().cluster)
-        with pytest.raises(SchedulerAway):
-            sharded.is_alive(run.evals / made.requests[0].id)
-        for request in made.requests:
-            report(run, request)
-        assert len(evaluate.start(run, made, cluster, run.recipe().cluster).complete) == 2, "nobody has to be asked"
-    finally:
-        Recording.name = "recording"
+    evaluate.start(run, made, cluster, size)
+    scripted.away.add("scripted")
+    with pytest.raises(SchedulerAway, match=r"nobody answers\. Whether this is being computed is unknown; try again"):
+        evaluate.start(run, made, cluster, size)
+    with pytest.raises(SchedulerAway):
+        sharded.is_alive(run.evals / made.requests[0].id)
+    for request in made.requests:
+        report(run, request)
+    assert len(evaluate.start(run, made, cluster, size).complete) == 2, "nobody has to be asked"
 
 
 def test_two_commands_start_statistics_once(tmp_path, scripted, monkeypatch):
