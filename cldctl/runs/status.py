@@ -121,9 +121,6 @@ def status_of(run: RunFolder, answers: Answers) -> RunStatus:
 
 def _host(history: History, state: str, answers: Answers) -> str | None:
     """The node of a running job, else where the newest attempt or job was."""
-    turned_away = (event.job for event in history.submitted if event not in history.jobs)
-    if state in OVER and (waiting := [job.job_id for job in turned_away if answers.of(job).phase == "pending"]):
-        reason = f"job {', '.join(waiting)} still waits, with nothing to do: `cldctl cancel {run.name}`"
     current = history.current(lambda job: answers.of(job).is_gone)
     node = answers.of(current.job).node if current is not None else ""
     host = history.last.host if history.last is not None else None
