@@ -66,7 +66,7 @@ def _preview(run: RunFolder, recipe: "Recipe", cluster: "Cluster", spec: "JobSpe
     from cld_core.recipe import dump
     from cld_core.run.events import JobRef
     from cldctl.clusters.base import After
-    from cldctl.runs import sharded
+    from cldctl.jobs import specs
     from cldctl.runs.submit import following
 
     def show(text: str) -> None:
@@ -80,7 +80,7 @@ def _preview(run: RunFolder, recipe: "Recipe", cluster: "Cluster", spec: "JobSpe
     rows = sum(request.sizes.values())
     show(f"# evaluation {request.id}: {rows} rows in {request.shards} shard(s), after the training")
     after = After((JobRef(cluster=cluster.name, job_id="JOB_OF_THE_TRAINING"),))
-    spec = sharded.spec_of([run.evals / request.id], recipe.cluster, cluster, run=run, after=after)
+    spec = specs.sharded([run.evals / request.id], recipe.cluster, cluster, run=run, after=after)
     show(cluster.script(spec, request.shards))
 
 

@@ -29,11 +29,6 @@ _HOPELESS = (UsageError.exit_code, NotFoundError.exit_code)
 
 
 @dataclass(frozen=True)
-class Leave:
-    """Nothing: the job never began, or noted itself why it cannot continue."""
-
-
-@dataclass(frozen=True)
 class GiveUp:
     """Another start would end in the same way, or the budget is spent (``why``)."""
 
@@ -49,8 +44,10 @@ class Retry:
     delay_s: float
 
 
-def after_bad_end(history: History, ref: JobRef, restart: int, max_retries: int) -> Leave | GiveUp | Retry:
+def after_bad_end(history: History, ref: JobRef, restart: int, max_retries: int) -> GiveUp | Retry | None:
     """What to do about a training job that ended badly in start number ``restart``.
+
+    None if it never began, or noted itself why it cannot continue.
 
     Args:
         history: with the event of `missing_event` in it.
@@ -58,21 +55,21 @@ def after_bad_end(history: History, ref: JobRef, restart: int, max_retries: int)
     starts = [attempt for attempt in history.attempts if attempt.job_id == ref.job_id]
     last = history.last
     if not starts:
-        return Leave()
+        return None
     if starts[-1].restart != restart:
         if not isinstance(history.last_of.get(ref.job_id), DiedEarly):
-            return Leave()
+            return None
     elif last is None or last.job_id != ref.job_id or last.cause not in CRASHES:
-        return Leave()
+        return None
     if history.bug is not None:
         return GiveUp(history.bug, "a fault in code or recipe")
     how = f"in a row without a new checkpoint (train.max_retries={max_retries})"
     return _within(history.crashes_in_a_row, max_retries, how)
 
 
-def after_crash(crashes: int, code: int, retries: int) -> Leave | GiveUp | Retry:
+def after_crash(crashes: int, code: int, retries: int) -> GiveUp | Retry | None:
     """What to do about a task of sharded work that ended with exit code ``code``, its crash number ``crashes``."""
-    return Leave() if code in _HOPELESS else _within(crashes, retries, f"({retries} allowed)")
+    return None if code in _HOPELESS else _within(crashes, retries, f"({retries} allowed)")
 
 
 def _within(crashes: int, allowed: int, how: str) -> GiveUp | Retry:

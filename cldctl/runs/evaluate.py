@@ -12,6 +12,7 @@ from cld_core.run.atomic import read_json
 from cld_core.run.events import JobRef
 from cldctl.clusters.base import Cluster, SchedulerAway, SchedulerRefused
 from cldctl.evals.plan import EvaluationPlan
+from cldctl.jobs import specs
 
 from . import sharded
 from .status import work_state
@@ -46,7 +47,7 @@ def start(
         by_state[state].append(request.id)
     missing = by_state["STOPPED"]
     if missing:
-        cluster.check(sharded.spec_of([run.evals / missing[0]], size, cluster, run=run))
+        cluster.check(specs.sharded([run.evals / missing[0]], size, cluster, run=run))
     existing = {path.name for path in run.evals.iterdir()} if run.evals.is_dir() else set()
     home = plan.sweep.save(run) if plan.sweep is not None else None
     for request in plan.requests:

@@ -13,7 +13,7 @@ from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run import RunFolder
 from cld_core.run.events import JobRef, Submitted
 from cld_core.shards import Work, open_work
-from cldctl.clusters.base import After, Cluster, JobSpec, SchedulerAway, Task
+from cldctl.clusters.base import After, Cluster, SchedulerAway, Task
 from cldctl.jobs import specs
 from cldctl.jobs.shards import ShardsWork, divided
 
@@ -23,27 +23,6 @@ from .survey import Answers
 # Seconds that jobs may take to end after their product is complete.
 PATIENCE_S = 10.0
 POLL_S = 0.2
-
-
-def spec_of(
-    works: Sequence[Path],
-    size: ClusterSpec,
-    cluster: Cluster,
-    *,
-    run: RunFolder | None = None,
-    logs: Path | None = None,
-    after: After | None = None,
-    parallel: int | None = None,
-) -> JobSpec:
-    """The job that computes the works in these folders.
-
-    Args:
-        run: the one that they evaluate, if they do.
-        logs: where the output goes; default: into the folder of the first work.
-    """
-    name = "cldctl-stats" if run is None else f"{run.name}-eval"
-    logs = logs or works[0] / "logs"
-    return specs.sharded(name, works[0], logs, size, cluster, run=run, after=after, parallel=parallel)
 
 
 def start(
@@ -68,7 +47,7 @@ def start(
         SchedulerRefused, SchedulerAway: nothing was started.
     """
     folders = [work.folder for work in works]
-    spec = spec_of(folders, size, cluster, run=run, logs=logs, after=after, parallel=parallel)
+    spec = specs.sharded(folders, size, cluster, run=run, logs=logs, after=after, parallel=parallel)
     limit = cluster.max_tasks(replace(spec, size=size))
     shares = divided([(str(work.folder), work.to_start()) for work in works], limit)
     cluster.check(spec, len(shares))
