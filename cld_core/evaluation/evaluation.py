@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from cld_core.errors import NotFoundError
-from cld_core.recipe import Recipe
 from cld_core.run import RunFolder
 from cld_core.shards import Work
 
@@ -59,9 +58,3 @@ def evaluations_of(run: RunFolder) -> list[Evaluation]:
         with contextlib.suppress(NotFoundError):
             works.append(Evaluation(file.parent))
     return works
-
-
-def chained(run: RunFolder, recipe: Recipe) -> list[Evaluation]:
-    """Evaluations of the run's last step that have no result yet: they wait for the training to finish."""
-    steps = recipe.train.steps
-    return [work for work in evaluations_of(run) if work.request.checkpoint_step == steps and not work.is_done]

@@ -2,7 +2,8 @@
 
 from collections.abc import Collection
 
-from cld_core.evaluation.evaluation import chained
+from cld_core.evaluation.evaluation import Evaluation, evaluations_of
+from cld_core.recipe import Recipe
 from cld_core.run import RunFolder
 from cld_core.run.events import JobRef, Submitted, TurnedAway
 from cldctl.clusters.base import After, InJob, SchedulerAway, SchedulerRefused, Task, Work
@@ -47,6 +48,12 @@ def is_withdrawn(run: RunFolder, ref: JobRef) -> bool:
     """Whether this job was withdrawn; it begins if the scheduler did not take the cancellation."""
     event = run.ledger.history().last_of.get(ref.job_id)
     return isinstance(event, TurnedAway) and event.why == "withdrawn"
+
+
+def chained(run: RunFolder, recipe: Recipe) -> list[Evaluation]:
+    """Evaluations of the run's last step that have no result yet: they wait for the training to finish."""
+    steps = recipe.train.steps
+    return [work for work in evaluations_of(run) if work.request.checkpoint_step == steps and not work.is_done]
 
 
 def _redirect_evaluations(run: RunFolder, job: InJob, successor: JobRef) -> None:

@@ -5,12 +5,12 @@ from pathlib import Path
 
 from cld_core.checkpoint.verify import Damaged, newest_whole
 from cld_core.errors import NotFoundError, RecipeError, UsageError
-from cld_core.evaluation.evaluation import chained
 from cld_core.recipe import Recipe
 from cld_core.run import RunFolder, find_runs
 from cld_core.run.lease import held_message, newest, seems_alive
 from cldctl.clusters.base import Cluster
 from cldctl.hints import command
+from cldctl.jobs.successor import chained
 
 from . import survey
 from .state import OVER, RESUMABLE

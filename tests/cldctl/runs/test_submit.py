@@ -4,7 +4,7 @@ import contextlib
 
 import pytest
 
-from cld_core.evaluation.evaluation import Evaluation, chained
+from cld_core.evaluation.evaluation import Evaluation
 from cld_core.evaluation.request import EvalRequest
 from cld_core.recipe import load
 from cld_core.run import RunFolder
@@ -12,6 +12,7 @@ from cld_core.run.events import JobRef, NotSubmitted, Requested, Submitted
 from cldctl.clusters.base import After, SchedulerAway, SchedulerRefused
 from cldctl.clusters.debug import DebugCluster
 from cldctl.evals import plan
+from cldctl.jobs.successor import chained
 from cldctl.runs import evaluate, sharded
 from cldctl.runs.submit import submit, train
 from tests.support.made_up import report, run_with
