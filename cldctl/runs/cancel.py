@@ -14,7 +14,7 @@ from cldctl.clusters import this_machine
 from cldctl.clusters.base import SchedulerAway, SchedulerRefused
 
 from . import survey
-from .status import status_of
+from .status import status_or_reason
 from .survey import Answers, by_cluster
 
 # Seconds that cancelled jobs are given to save and end.
@@ -29,7 +29,7 @@ class Ending:
     Attributes:
         jobs: those of it and of its evaluations that were alive.
         trains: whether one of them trains the run, rather than evaluates it.
-        process: the id of a process on this machine that was ended, which no job of cldctl explains.
+        process: the id of a process on this machine that was ended, which cldctl did not start.
         state: what the run was, if nothing was alive.
         problem: why it could not be cancelled, in full or in part.
     """
@@ -142,7 +142,7 @@ def _end_process(ending: Ending, answers: Answers) -> None:
     """End the process of this machine that writes into a run without a job of its own, if there is one."""
     run, holder = ending.run, local_holder(ending.run.leases)
     if holder is None:
-        ending.state = status_of(run, answers).state.lower()
+        ending.state = status_or_reason(run, answers).state.lower()
         return
     run.ledger.append(Cancelled(job_id=holder["job_id"]))
     this_machine.end(holder["pid"], GRACE_S)
