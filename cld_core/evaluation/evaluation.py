@@ -4,6 +4,7 @@ request.json, jobs.jsonl, shards/      see `cld_core.shards`
 report.json, samples.png               the results
 """
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -48,3 +49,12 @@ class Evaluation(Work):
             text = f"no checkpoint of step {step} any more; there are: {steps}"
             raise NotFoundError(f"{self.run.path}: {text}. What was computed is kept; use another step.")
         return {"request": self.request.id} | ({} if checksum is None else {"checkpoint": checksum})
+
+
+def evaluations_of(run: RunFolder) -> list[Evaluation]:
+    """The evaluations of a run, oldest first; those that another version of cldctl requested are skipped."""
+    works = []
+    for file in sorted(run.evals.glob("*/request.json"), key=lambda file: file.stat().st_mtime):
+        with contextlib.suppress(NotFoundError):
+            works.append(Evaluation(file.parent))
+    return works

@@ -8,12 +8,6 @@ from cld_core.run import RunFolder
 from cld_core.run.atomic import read_json
 
 
-def evaluations_of(run: RunFolder) -> list[Path]:
-    """The folders of a run's evaluations, oldest first."""
-    files = run.evals.glob("*/request.json")
-    return [file.parent for file in sorted(files, key=lambda file: file.stat().st_mtime)]
-
-
 def checkpoint_checksum(run: RunFolder, step: int) -> str | None:
     """The checksum of the checkpoint that a run has of a step; None if it has none."""
     sidecar = sidecar_of(run, step)

@@ -28,22 +28,26 @@ def cancel(
     except NotFoundError as error:
         raise NotFoundError(f"{error} Nothing was cancelled.") from error
     endings = policy.cancel(chosen)
-    waiting = [ending for ending in endings if ending.jobs]
     for ending in endings:
-        if not ending.jobs:
+        if ending.problem is not None:
+            err.print(f"{ending.run.name}: {ending.problem}", style="red", markup=False, soft_wrap=True)
+        elif not ending.jobs:
             err.print(_outcome(ending), markup=False)
+    waiting = [ending for ending in endings if ending.jobs]
     try:
         policy.wait(waiting, lambda ending: err.print(_outcome(ending), markup=False))
     except KeyboardInterrupt:
         left = ", ".join(ending.run.name for ending in waiting if not ending.is_over)
         err.print(f"no longer waiting for {left}: `cldctl status` shows how they end", markup=False)
         raise typer.Exit(130) from None
+    if problems := [ending.problem for ending in endings if ending.problem is not None]:
+        raise typer.Exit(problems[0].exit_code)
 
 
 def _outcome(ending: "Ending") -> str:
     run = ending.run
     if ending.process is not None:
-        return f"{run.name}: process {ending.process}, which no job of cldctl explains, was ended"
+        return f"{run.name}: ended process {ending.process}, which cldctl did not start"
     if not ending.jobs:
         return f"{run.name}: nothing is running ({ending.state})"
     if not ending.is_over:

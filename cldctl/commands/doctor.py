@@ -75,11 +75,10 @@ def _table(checks: "list[Check]") -> "Table":
 
 def _recipes() -> "Iterator[tuple[str, Recipe]]":
     from cld_core.recipe import load
+    from cldctl.lookup import recipe_files
 
-    from .recipes import recipe_files
-
-    for file in recipe_files():
+    for name, file in recipe_files().items():
         try:
-            yield file.stem, load(file)
+            yield name, load(file)
         except CldError as error:
             err.print(str(error), style="yellow", markup=False)

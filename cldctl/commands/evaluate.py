@@ -18,7 +18,7 @@ from .options import ClusterOfRun, Follow, RunsDir, find_run, one_run, refuse_tw
 if TYPE_CHECKING:
     from cldctl.clusters.base import Cluster
     from cldctl.evals.plan import EvaluationPlan
-    from cldctl.runs.evaluate import Begun
+    from cldctl.runs.evaluate import Outcome
 
 
 def _with_metric_flags(function: Callable[..., None]) -> Callable[..., None]:
@@ -106,53 +106,53 @@ def _compute(
 ) -> None:
     from cldctl.evals import plan
     from cldctl.evals.sweep import parse
-    from cldctl.runs import evaluate as start
     from cldctl.runs import home
+    from cldctl.runs.evaluate import divided_otherwise, start
 
     axes = parse(sweep)
     refuse_twice("--sweep", [axis.key for axis in axes], overrides)
     where = home.chosen(cluster, run)
-    size = plan.settled(run.recipe(), overrides, str(run.recipe_file)).cluster
+    size = plan.recipe_for_evaluation(run.recipe(), overrides, str(run.recipe_file)).cluster
     steps, damaged = plan.checkpoints(run, checkpoint)
     for entry in damaged:
         err.print(entry.skipped, markup=False, style="yellow", soft_wrap=True)
     if damaged:
         err.print(f"evaluating step {', '.join(map(str, steps))} of {run.name}")
     made = plan.make(run, metrics, steps, overrides, axes, shards)
-    for other, pieces in start.divided_otherwise(run, made.requests) if shards is not None else []:
+    for other, pieces in divided_otherwise(run, made.requests) if shards is not None else []:
         err.print(f"{other} was begun in {pieces} shards and keeps them")
-    with home.only_one(run, where):
-        begun = start.start(run, made, where, size, max_parallel)
-    _say(run, made, begun, where)
-    _show(run, made, begun, follow or where.blocks)
+    with home.only_one(run.path, where):
+        outcome = start(run, made, where, size, max_parallel)
+    _say(run, made, outcome, where)
+    _show(run, made, outcome, follow or where.blocks)
 
 
-def _say(run: RunFolder, made: "EvaluationPlan", begun: "Begun", where: "Cluster") -> None:
+def _say(run: RunFolder, made: "EvaluationPlan", outcome: "Outcome", where: "Cluster") -> None:
     many = len(made.requests) > 1
     if many:
-        parts = [(begun.complete, "already complete"), (begun.running, "being computed"), (begun.started, "started")]
-        counts = ", ".join(f"{len(names)} {words}" for names, words in parts if names)
+        groups = {"already complete": outcome.complete, "being computed": outcome.running, "started": outcome.started}
+        counts = ", ".join(f"{len(names)} {words}" for words, names in groups.items() if names)
         err.print(f"{len(made.requests)} evaluations of [bold]{run.name}[/]: {counts}", soft_wrap=True)
-    for name in () if many else begun.complete:
+    for name in () if many else outcome.complete:
         err.print(f"{name} is already complete")
-    for name in () if many else begun.running:
+    for name in () if many else outcome.running:
         err.print(f"{name} is already being computed")
-    if begun.job is not None:
-        which = made.sweep.id if made.sweep is not None else begun.started[0] if not many else "all of them"
-        err.print(f"evaluation [bold]{which}[/] of {run.name}, job {begun.job.job_id} ({where.name})", soft_wrap=True)
+    if outcome.job is not None:
+        which = made.sweep.id if made.sweep is not None else outcome.started[0] if not many else "all of them"
+        err.print(f"evaluation [bold]{which}[/] of {run.name}, job {outcome.job.job_id} ({where.name})", soft_wrap=True)
 
 
-def _show(run: RunFolder, made: "EvaluationPlan", begun: "Begun", stay: bool) -> None:
+def _show(run: RunFolder, made: "EvaluationPlan", outcome: "Outcome", stay: bool) -> None:
     """The results if they exist or are waited for; else what to type next."""
     names = tuple(request.id for request in made.requests)
-    if stay or not (begun.running or begun.started):
+    if stay or not (outcome.running or outcome.started):
         from cldctl.ui.follow import follow_evaluations
 
         raise typer.Exit(follow_evaluations(run, names, made.sweep))
     from cldctl.hints import command
 
     out.print(made.sweep.id if made.sweep is not None else "\n".join(names), markup=False)
-    log = command(f"logs {run.name} --eval {(begun.started or begun.running)[0]} -f", run)
+    log = command(f"logs {run.name} --eval {(outcome.started or outcome.running)[0]} -f", run)
     err.print(f"next:\n  {command(f'status {run.name}', run)}\n  {log}", markup=False, soft_wrap=True)
 
 

@@ -27,8 +27,7 @@ def import_checkpoint(
     from cld_core.recipe import load
     from cld_core.recipe.plugin import with_plugin_found
     from cld_core.run.identity import identity, new_name
-
-    from .recipes import find_recipe
+    from cldctl.lookup import find_recipe
 
     recipe_file = find_recipe(recipe)
     resolved = with_plugin_found(load(recipe_file, overrides or []), recipe_file)

@@ -34,6 +34,8 @@ def logs(
     if shard is not None and evaluation is None:
         raise UsageError("--shard goes with --eval: a training has no shards.")
     log = of_training(run, attempt, rank) if evaluation is None else of_evaluation(run, evaluation, shard, rank)
+    if log.note is not None:
+        err.print(log.note, style="yellow", markup=False, soft_wrap=True)
     if not log.files() and not follow:
         ranks = log.ranks()
         known = f"There are ranks {', '.join(ranks)}." if ranks else "The job has not begun; try -f."

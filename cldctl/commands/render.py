@@ -18,7 +18,6 @@ def render(
     Example: cldctl render recipes/toy.yaml sde.beta0=2
     """
     from cld_core.recipe import dump, load
-
-    from .recipes import find_recipe
+    from cldctl.lookup import find_recipe
 
     out.print(dump(load(find_recipe(recipe), overrides or [])), end="", markup=False, soft_wrap=True)

@@ -6,14 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cld_core.errors import CldError, UsageError
+from cld_core.errors import CldError, NotFoundError, UsageError
 from cld_core.run import RunFolder
 from cldctl.ui.console import err
 
 from .options import ClusterOfRun, Follow, RunsDir, find_run, runs_dir, split_runs
 
 if TYPE_CHECKING:
-    from cldctl.runs.resume import Continuation
+    from collections.abc import Sequence
+
+    from cld_core.checkpoint.verify import DamagedCheckpoint
+    from cld_core.recipe import Recipe
     from cldctl.runs.submit import Begun
 
 
@@ -58,7 +61,11 @@ def resume(
 def _all_resumable(root: Path, yes: bool) -> list[RunFolder]:
     from cldctl.runs.resume import resumable
 
-    runs = resumable(root)
+    runs, skipped = resumable(root)
+    for line in skipped:
+        err.print(f"skipped: {line}", markup=False, style="yellow", soft_wrap=True)
+    if not runs:
+        raise NotFoundError(f"{root.absolute()}: no run can be resumed. `cldctl status` shows their states.")
     err.print("can be resumed: " + ", ".join(run.name for run in runs), soft_wrap=True)
     if not yes and not _agreed():
         raise typer.Exit(0)
@@ -79,14 +86,11 @@ def _resume(run: RunFolder, overrides: list[str], from_step: int | None, cluster
     from cldctl.runs import home
     from cldctl.runs import resume as policy
 
+    def about(recipe: "Recipe", start: int, damaged: "Sequence[DamagedCheckpoint]") -> None:
+        for entry in damaged:
+            err.print(entry.skipped, markup=False, style="yellow", soft_wrap=True)
+        err.print(f"resuming [bold]{run.name}[/] from step {start} of {recipe.train.steps}")
+
     where = home.chosen(cluster, run)
-    with home.only_one(run, where):
-        plan = policy.plan(run, overrides, from_step, where)
-        _say(plan)
-        return plan.submit(lambda job: None)
-
-
-def _say(plan: "Continuation") -> None:
-    for entry in plan.skipped:
-        err.print(entry.skipped, markup=False, style="yellow", soft_wrap=True)
-    err.print(f"resuming [bold]{plan.run.name}[/] from step {plan.start} of {plan.recipe.train.steps}")
+    with home.only_one(run.path, where):
+        return policy.resume(run, overrides, from_step, where, about)

@@ -42,16 +42,16 @@ def stats(
     where = home.chosen(cluster)
     recipe = _recipe(name, overrides or [], runs_dir(directory))
     request = StatsRequest.of(recipe, output, features=features, shards=shards or recipe.cluster.world_size)
-    if request.is_done:
+    job = sharded.start_statistics(request, where, recipe.cluster)
+    if job is not None:
+        err.print(f"statistics of {request.images:,} images, job {job.job_id} ({where.name})", soft_wrap=True)
+    elif request.is_done:
         err.print("these statistics exist already")
         sharded.clear(request.folder)
         out.print(request.output, markup=False, soft_wrap=True)
         return
-    if sharded.is_alive(request.folder):
-        err.print("these statistics are already being computed")
     else:
-        job = sharded.start([Statistics(request.save())], where, recipe.cluster)
-        err.print(f"statistics of {request.images:,} images, job {job.job_id} ({where.name})", soft_wrap=True)
+        err.print("these statistics are already being computed")
     if follow or where.blocks:
         raise typer.Exit(follow_statistics(Statistics(request.folder)))
     out.print(request.output, markup=False, soft_wrap=True)
@@ -62,8 +62,7 @@ def _recipe(name: str, overrides: list[str], runs: Path) -> "Recipe":
     """The recipe of a run of this name, or of a recipe."""
     from cld_core.recipe import load, with_overrides
     from cld_core.run import RunFolder
-
-    from .recipes import find_recipe
+    from cldctl.lookup import find_recipe
 
     run = RunFolder(name if "/" in name else runs / name)
     if run.exists:

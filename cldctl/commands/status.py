@@ -60,6 +60,9 @@ def status(
         err.print(f"no runs in {root.absolute()}. Start one: cldctl submit recipes/toy.yaml")
         return
     out.print(details(rows) if chosen else overview(rows))
+    for row in () if chosen else rows:
+        if not row.is_readable:
+            err.print(f"{row.name}: {row.reason}", style="yellow", markup=False, soft_wrap=True)
 
 
 def _rows(

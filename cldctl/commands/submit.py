@@ -10,7 +10,10 @@ from cldctl.ui.console import err, out
 from .options import ClusterOption, Follow, Overrides, RunsDir, runs_dir
 
 if TYPE_CHECKING:
-    from cldctl.runs.submit import Begun, Order
+    from cld_core.recipe import Recipe
+    from cld_core.run.events import JobRef
+    from cldctl.clusters.base import Cluster, JobSpec
+    from cldctl.runs.submit import Begun
 
 
 def submit(
@@ -38,44 +41,47 @@ def submit(
     from cld_core.recipe import load
     from cld_core.recipe.plugin import with_plugin_found
     from cld_core.run.identity import new_name
-    from cldctl.profiles import find_profile
+    from cldctl.lookup import find_profile, find_recipe
     from cldctl.runs import home
-    from cldctl.runs.submit import Order
-
-    from .recipes import find_recipe
+    from cldctl.runs import submit as policy
 
     where = home.chosen(cluster)
     file = find_recipe(recipe)
     resolved = with_plugin_found(load(file, overrides or [], find_profile(profile)), file)
     path = runs_dir(directory) / (new_name(resolved.name) if name is None else name)
-    order = Order(path, resolved, file, where, parse_metrics(evals))
-    order.check()
+    metrics = parse_metrics(evals)
+    spec = policy.check(path, resolved, where)
     if dry_run:
-        _preview(order)
+        _preview(RunFolder(path), resolved, where, spec, metrics)
         return
-    begun = order.submit(lambda run, job: err.print(f"run [bold]{run.name}[/] in {run.path}", soft_wrap=True))
-    finish(begun, follow)
+
+    def started(run: RunFolder, job: "JobRef") -> None:
+        err.print(f"run [bold]{run.name}[/] in {run.path}", soft_wrap=True)
+
+    finish(policy.submit(path, resolved, file, where, metrics, started), follow)
 
 
-def _preview(order: "Order") -> None:
+def _preview(run: RunFolder, recipe: "Recipe", cluster: "Cluster", spec: "JobSpec", metrics: tuple[str, ...]) -> None:
     """What would be written and submitted."""
     from cld_core.recipe import dump
+    from cld_core.run.events import JobRef
     from cldctl.clusters.base import After
-    from cldctl.runs import sharded
+    from cldctl.jobs import specs
+    from cldctl.runs.submit import following
 
     def show(text: str) -> None:
         out.print(text, markup=False, soft_wrap=True)
 
-    show(f"# run: {order.path}\n{dump(order.recipe)}")
-    show(order.cluster.script(order.spec))
-    request = order.evaluation()
+    show(f"# run: {run.path}\n{dump(recipe)}")
+    show(cluster.script(spec))
+    request = following(recipe, metrics)
     if request is None:
         return
-    run = RunFolder(order.path)
     rows = sum(request.sizes.values())
     show(f"# evaluation {request.id}: {rows} rows in {request.shards} shard(s), after the training")
-    spec = sharded.spec_of([run.evals / request.id], order.recipe.cluster, order.cluster, run=run, after=After(()))
-    show(order.cluster.script(spec, request.shards))
+    after = After((JobRef(cluster=cluster.name, job_id="JOB_OF_THE_TRAINING"),))
+    spec = specs.sharded([run.evals / request.id], recipe.cluster, cluster, run=run, after=after)
+    show(cluster.script(spec, request.shards))
 
 
 def finish(begun: "Begun", follow: bool) -> None:

@@ -3,14 +3,12 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from cld_core.errors import NotFoundError
 from cld_core.evaluation import registry
-from cld_core.evaluation.evaluation import Evaluation
+from cld_core.evaluation.evaluation import Evaluation, evaluations_of
 from cld_core.evaluation.kinds import Quantity
-from cld_core.evaluation.reports import current_report, evaluations_of
 from cld_core.evaluation.results import Number, network_evaluations, numbers
 from cld_core.run import RunFolder
 
@@ -56,16 +54,16 @@ def column(run: RunFolder, checkpoint: str = "last") -> Column:
     Raises:
         NotFoundError: there are none.
     """
-    finished = [(path, report) for path in evaluations_of(run) if (report := current_report(path)) is not None]
+    finished = [(work, report) for work in evaluations_of(run) if (report := work.report) is not None]
     finished.sort(key=lambda pair: pair[1].get("created", 0.0))
     if not finished:
         raise NotFoundError(f"{run.name} has no finished evaluation. Make one: `cldctl eval {run.name} --elbo`.")
     step = finished[-1][1]["checkpoint_step"] if checkpoint == "last" else _step(run, checkpoint, finished)
     data = run.recipe().data.name
     results: dict[str, Result] = {}
-    for path, report in finished:
+    for work, report in finished:
         if report["checkpoint_step"] == step:
-            results |= _results(Evaluation(path), report, data)
+            results |= _results(work, report, data)
     return Column(run.name, step, run.progress().get("steps"), results)
 
 
@@ -137,7 +135,7 @@ def to_json(columns: Sequence[Column]) -> dict[str, Any]:
     return {"rule": RULE, "runs": entries, "warnings": warnings(columns)}
 
 
-def _step(run: RunFolder, checkpoint: str, finished: Sequence[tuple[Path, dict[str, Any]]]) -> int:
+def _step(run: RunFolder, checkpoint: str, finished: Sequence[tuple[Evaluation, dict[str, Any]]]) -> int:
     steps = sorted({report["checkpoint_step"] for _, report in finished})
     if not checkpoint.isdigit() or int(checkpoint) not in steps:
         known = ", ".join(map(str, steps))

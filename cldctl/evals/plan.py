@@ -14,7 +14,7 @@ from cld_core.run import RunFolder
 
 from .sweep import CHECKPOINT, combinations, refuse_idle_axes
 
-SECTIONS = ("eval", "sampling", "cluster")
+CHANGEABLE = ("eval", "sampling", "cluster")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def make(
     for values in combinations(axes):
         settings = [f"{key}={value}" for key, value in values.items() if key != CHECKPOINT]
         with _named(settings):
-            recipe = settled(base, [*overrides, *settings], str(run.recipe_file), idle)
+            recipe = recipe_for_evaluation(base, [*overrides, *settings], str(run.recipe_file), idle)
             for step in [int(values[CHECKPOINT])] if CHECKPOINT in values else steps:
                 request = EvalRequest.of(recipe, metrics, step, shards or recipe.cluster.world_size)
                 requests.setdefault(request.id, request)
@@ -64,7 +64,7 @@ def make(
     return EvaluationPlan(tuple(requests.values()), sweep)
 
 
-def settled(base: Recipe, overrides: Sequence[str], source: str, idle: Collection[str] = ()) -> Recipe:
+def recipe_for_evaluation(base: Recipe, overrides: Sequence[str], source: str, idle: Collection[str] = ()) -> Recipe:
     """``base`` with overrides of an evaluation, whose relative paths are taken from the working directory.
 
     Args:
@@ -77,8 +77,8 @@ def settled(base: Recipe, overrides: Sequence[str], source: str, idle: Collectio
     """
     for text in overrides:
         key = text.partition("=")[0]
-        if key.split(".")[0] not in SECTIONS:
-            allowed = f"Those of {', '.join(SECTIONS[:-1])} and {SECTIONS[-1]} can be changed."
+        if key.split(".")[0] not in CHANGEABLE:
+            allowed = f"Those of {', '.join(CHANGEABLE[:-1])} and {CHANGEABLE[-1]} can be changed."
             raise UsageError(f"'{key}' is not a key of an evaluation. {allowed}")
     return with_overrides(base, overrides, source, idle).anchored(Path.cwd())
 

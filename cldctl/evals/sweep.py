@@ -7,7 +7,7 @@ from cld_core.errors import UsageError, did_you_mean
 from cld_core.evaluation.sweeps import Axis, Sweep
 from cld_core.recipe.tree import all_keys
 
-SECTIONS = ("sampling", "eval")
+SWEEPABLE = ("sampling", "eval")
 # The axis of an evaluation of several checkpoints.
 CHECKPOINT = "checkpoint"
 
@@ -24,10 +24,10 @@ def parse(texts: Sequence[str]) -> tuple[Axis, ...]:
         values = tuple(value.strip() for value in listed.split(","))
         if not equals or not key or not all(values):
             raise UsageError(f"--sweep '{text}': write KEY=a,b,c, for example --sweep sampling.nfe=20,50.")
-        if key.split(".")[0] not in SECTIONS:
-            candidates = [f"{name}.{key}" for name in SECTIONS if f"{name}.{key}" in all_keys(name)]
+        if key.split(".")[0] not in SWEEPABLE:
+            candidates = [f"{name}.{key}" for name in SWEEPABLE if f"{name}.{key}" in all_keys(name)]
             guess = did_you_mean(key, candidates, cutoff=0)
-            problem = f"only keys of {' and '.join(SECTIONS)} can be swept"
+            problem = f"only keys of {' and '.join(SWEEPABLE)} can be swept"
             raise UsageError(f"--sweep '{key}': {problem}.{guess or ' Submit several runs instead.'}")
         if key in [axis.key for axis in axes]:
             raise UsageError(f"--sweep '{key}' is given twice. Put all its values into one.")

@@ -16,20 +16,16 @@ from cld_core.imports import resolve
 from cld_core.run import RunFolder
 from cld_core.run.events import Crashed, DiedEarly, Ended, Event, GivenUp, JobRef, NotBegun, TurnedAway
 from cld_core.run.history import CRASHES, History
-from cldctl.clusters.base import Cluster, InJob, SchedulerAway, SchedulerRefused
+from cldctl.clusters.base import Cluster, InJob
 
 from . import successor
+from .process import requeue
 from .train import explain_previous, go_on, log_offset
 
 # Seconds before a crashed job begins again; doubled with every crash in a row.
 BACK_OFF_S = 10.0
 # Exit codes of errors that another start would meet again.
 _HOPELESS = (UsageError.exit_code, NotFoundError.exit_code)
-
-
-@dataclass(frozen=True)
-class Leave:
-    """Nothing: the job never began, or noted itself why it cannot continue."""
 
 
 @dataclass(frozen=True)
@@ -48,30 +44,37 @@ class Retry:
     delay_s: float
 
 
-def after_bad_end(history: History, ref: JobRef, restart: int, code: int, max_retries: int) -> Leave | GiveUp | Retry:
-    """What to do about a job that ended with exit code ``code`` in start number ``restart``.
+def after_bad_end(history: History, ref: JobRef, restart: int, max_retries: int) -> GiveUp | Retry | None:
+    """What to do about a training job that ended badly in start number ``restart``.
+
+    None if it never began, or noted itself why it cannot continue.
 
     Args:
-        history: of the run, or of sharded work, with the event of `missing_event` in it.
+        history: with the event of `missing_event` in it.
     """
     starts = [attempt for attempt in history.attempts if attempt.job_id == ref.job_id]
-    if not starts:
-        crashes = history.crashes.get(ref.job_id, 0)
-        return Leave() if crashes == 0 or code in _HOPELESS else _within(crashes, max_retries, "")
     last = history.last
+    if not starts:
+        return None
     if starts[-1].restart != restart:
         if not isinstance(history.last_of.get(ref.job_id), DiedEarly):
-            return Leave()
+            return None
     elif last is None or last.job_id != ref.job_id or last.cause not in CRASHES:
-        return Leave()
+        return None
     if history.bug is not None:
         return GiveUp(history.bug, "a fault in code or recipe")
-    return _within(history.crashes_in_a_row, max_retries, " in a row without a new checkpoint")
+    how = f"in a row without a new checkpoint (train.max_retries={max_retries})"
+    return _within(history.crashes_in_a_row, max_retries, how)
 
 
-def _within(crashes: int, max_retries: int, how: str) -> GiveUp | Retry:
-    if crashes > max_retries:
-        return GiveUp(f"{crashes} crashes{how} (train.max_retries={max_retries})", "the budget is spent")
+def after_crash(crashes: int, code: int, retries: int) -> GiveUp | Retry | None:
+    """What to do about a task of sharded work that ended with exit code ``code``, its crash number ``crashes``."""
+    return None if code in _HOPELESS else _within(crashes, retries, f"({retries} allowed)")
+
+
+def _within(crashes: int, allowed: int, how: str) -> GiveUp | Retry:
+    if crashes > allowed:
+        return GiveUp(f"{crashes} crashes {how}", "the budget is spent")
     return Retry(crashes, BACK_OFF_S * 2 ** (crashes - 1))
 
 
@@ -107,7 +110,7 @@ def after_training(run: RunFolder, job: InJob, code: int) -> None:
     )
     if event is not None:
         run.ledger.append(event)
-    decision = after_bad_end(run.ledger.history(), job.ref, job.restart, code, run.recipe().train.max_retries)
+    decision = after_bad_end(run.ledger.history(), job.ref, job.restart, run.recipe().train.max_retries)
     if isinstance(decision, GiveUp):
         run.ledger.append(GivenUp(reason=decision.reason, job_id=job.ref.job_id))
         print(f"{run.name}: {decision.reason}; {decision.why}: not started again", file=sys.stderr)
@@ -123,19 +126,20 @@ def after_shards(folder: Path, job: InJob, code: int) -> None:
     """Start a task of sharded work again after a crash; it continues at its next batch."""
     from cld_core.shards import open_work
 
-    work = open_work(folder)
+    name = f"task {job.ref.job_id}"
+    try:
+        work = open_work(folder)
+    except NotFoundError as error:
+        print(f"{name}: not started again: {error}", file=sys.stderr)
+        return
     if code not in _HOPELESS:
         work.ledger.append(Crashed(job_id=job.ref.job_id, restart=job.restart, code=code, node=job.node or None))
-    decision = after_bad_end(work.ledger.history(), job.ref, job.restart, code, work.request.retries)
-    name = f"task {job.ref.job_id}"
+    decision = after_crash(work.ledger.history().crashes.get(job.ref.job_id, 0), code, work.request.retries)
     if isinstance(decision, GiveUp):
         print(f"{name}: {decision.reason}; not started again", file=sys.stderr)
     if isinstance(decision, Retry):
         _announce(name, decision, work.request.retries)
-        try:
-            job.requeue(delay_s=decision.delay_s)
-        except (SchedulerRefused, SchedulerAway) as error:
-            print(f"could not requeue job {job.ref.job_id}: {error}", flush=True)
+        requeue(job, decision.delay_s)
 
 
 def _announce(name: str, retry: Retry, allowed: int) -> None:

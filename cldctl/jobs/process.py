@@ -5,7 +5,10 @@ import sys
 from collections.abc import Iterator
 
 from cld_core.errors import CldError
-from cldctl.clusters.base import InJob
+from cldctl.clusters.base import InJob, SchedulerAway, SchedulerRefused
+
+# Seconds for which a job tries to requeue itself while the scheduler is away.
+REQUEUE_WITHIN_S = 60.0
 
 
 @contextlib.contextmanager
@@ -23,3 +26,13 @@ def one_line_errors(job: InJob) -> Iterator[None]:
     except CldError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(error.exit_code)
+
+
+def requeue(job: InJob, delay_s: float = 0.0) -> bool:
+    """Put a job back into the queue; False, and a line in its log, if that failed."""
+    try:
+        job.requeue(delay_s=delay_s, within_s=REQUEUE_WITHIN_S)
+    except (SchedulerRefused, SchedulerAway) as error:
+        print(f"could not requeue job {job.ref.job_id}: {error}", flush=True)
+        return False
+    return True

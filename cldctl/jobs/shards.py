@@ -7,12 +7,13 @@ from pathlib import Path
 
 from cld_core.errors import CldError
 from cld_core.evaluation.evaluation import Evaluation
+from cld_core.run import RunFolder
 from cld_core.shards import open_work
 from cld_core.stop import StopCode, StopFlag
-from cldctl.clusters.base import InJob, SchedulerAway, SchedulerRefused
+from cldctl.clusters.base import InJob
 from cldctl.evals.table import write_finished
 
-from .process import one_line_errors
+from .process import one_line_errors, requeue
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,7 @@ class ShardsWork:
         with one_line_errors(job):
             is_done = self._compute(job, stop)
         if not is_done and job.ref.restarts and stop.code is StopCode.USR2:
-            try:
-                job.requeue()
-            except (SchedulerRefused, SchedulerAway) as error:
-                print(f"could not requeue job {job.ref.job_id}: {error}", flush=True)
+            requeue(job)
 
     def _compute(self, job: InJob, stop: StopFlag) -> bool:
         """Compute piece after piece; False when asked to stop first. What fails leaves the other pieces alone.
@@ -53,6 +51,7 @@ class ShardsWork:
         if (warning := ranks.lacks_gpu(self.gpu)) is not None:
             print(f"warning: {warning}", file=sys.stderr, flush=True)
         first_error: CldError | None = None
+        runs: dict[Path, RunFolder] = {}
         for piece in self.pieces:
             work = open_work(Path(piece.folder))
             try:
@@ -64,10 +63,19 @@ class ShardsWork:
                 print(f"{work.name}: {error}", file=sys.stderr, flush=True)
                 first_error = first_error or error
             if isinstance(work, Evaluation):
-                write_finished(work.run)
+                runs[work.run.path] = work.run
+        for run in runs.values():
+            _write_tables(run)
         if first_error is not None:
             raise first_error
         return True
+
+
+def _write_tables(run: RunFolder) -> None:
+    try:
+        write_finished(run)
+    except OSError as error:
+        print(f"warning: the tables of the sweeps of {run.name} could not be written: {error}", file=sys.stderr)
 
 
 def divided(missing: Sequence[tuple[str, Sequence[int]]], tasks: int) -> list[tuple[Piece, ...]]:

@@ -27,32 +27,34 @@ def training(run: RunFolder, recipe: Recipe, cluster: Cluster, after: After | No
 
 
 def sharded(
-    name: str,
-    first: Path,
-    logs: Path,
+    works: Sequence[Path],
     size: ClusterSpec,
     cluster: Cluster,
     *,
     run: RunFolder | None = None,
+    logs: Path | None = None,
     after: After | None = None,
     parallel: int | None = None,
 ) -> JobSpec:
-    """The job whose tasks, of one process each, compute shards.
+    """The job whose tasks, of one process each, compute shards of the works in these folders.
+
+    The ledger of the first work keeps the crashes of all tasks.
 
     Args:
-        first: folder of the work whose ledger keeps the crashes of all tasks.
         size: what a training with the same resources would get.
-        run: whose saves were measured; None for work that belongs to no run.
+        run: the one that the works evaluate, whose saves were measured; None for work that belongs to no run.
+        logs: where the output goes; default: into the folder of the first work.
     """
+    logs = logs or works[0] / "logs"
     one = replace(size, nodes=1, tasks_per_node=1, gpus_per_node=min(1, size.gpus_per_node))
     return JobSpec(
-        name=name,
+        name="cldctl-stats" if run is None else f"{run.name}-eval",
         logs=logs,
         size=one,
         notice_s=notice_s(slowest_saves([run] if run is not None else []), size),
         after=after,
         parallel=parallel,
-        aftermath=_aftermath("shards", first, logs, cluster),
+        aftermath=_aftermath("shards", works[0], logs, cluster),
     )
 
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Collection
 
+from cld_core.evaluation.evaluation import Evaluation, evaluations_of
+from cld_core.recipe import Recipe
 from cld_core.run import RunFolder
 from cld_core.run.events import JobRef, Submitted, TurnedAway
 from cldctl.clusters.base import After, InJob, SchedulerAway, SchedulerRefused, Task, Work
 
 from . import specs
-from .evaluations import chained
 
 
 def submit(run: RunFolder, job: InJob, work: Work) -> None:
@@ -43,15 +44,24 @@ def withdraw(run: RunFolder, job: InJob) -> None:
         print(f"the successor {names} of job {job.ref.job_id} could not be cancelled: {error}", flush=True)
 
 
+def is_withdrawn(run: RunFolder, ref: JobRef) -> bool:
+    """Whether this job was withdrawn; it begins if the scheduler did not take the cancellation."""
+    return run.ledger.history().turned_away.get(ref.job_id) == "withdrawn"
+
+
+def chained(run: RunFolder, recipe: Recipe) -> list[Evaluation]:
+    """Evaluations of the run's last step that have no result yet: they wait for the training to finish."""
+    steps = recipe.train.steps
+    return [work for work in evaluations_of(run) if work.request.checkpoint_step == steps and not work.is_done]
+
+
 def _redirect_evaluations(run: RunFolder, job: InJob, successor: JobRef) -> None:
     """Chained evaluations waited for this job alone; the successor ends after it."""
     for work in chained(run, run.recipe()):
         refs = [event.job for event in work.ledger.history().jobs if event.job.cluster == successor.cluster]
-        survey = job.cluster.survey(refs, max_age_s=0)
-        waiting = [ref for ref in refs if survey.of(ref).phase == "pending"]
-        if not waiting:
-            continue
         try:
-            job.cluster.redirect(waiting, After((successor,)))
+            survey = job.cluster.survey(refs, max_age_s=0)
+            if waiting := [ref for ref in refs if survey.of(ref).phase == "pending"]:
+                job.cluster.redirect(waiting, After((successor,)))
         except (SchedulerRefused, SchedulerAway) as error:
             print(f"{work.name} does not wait for job {successor.job_id}: {error}", flush=True)

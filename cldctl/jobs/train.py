@@ -3,19 +3,18 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cld_core.errors import UsageError
 from cld_core.run import RunFolder
 from cld_core.run.events import Cause, Explained, GivenUp, Requeued
 from cld_core.stop import StopCode, StopFlag
-from cldctl.clusters.base import InJob, SchedulerAway, SchedulerRefused
+from cldctl.clusters.base import InJob
 
 from . import successor
-from .process import one_line_errors
+from .process import one_line_errors, requeue
 
 if TYPE_CHECKING:
     from cld_core.train.session import SessionResult
 
-# Seconds for which rank 0 retries to requeue its job while the scheduler is away.
-REQUEUE_WITHIN_S = 60.0
 # Causes that the launcher may know better.
 _UNEXPLAINED = (None, "crashed", "killed", "terminated")
 
@@ -30,7 +29,11 @@ class TrainWork:
         # Before anything slow is loaded: an early signal must be neither lost nor fatal.
         stop = StopFlag().listen(interrupt=job.in_process)
         run = RunFolder(self.run)
+        if successor.is_withdrawn(run, job.ref):
+            print(f"{run.name}: job {job.ref.job_id} was withdrawn. Nothing to do.", flush=True)
+            return
         with one_line_errors(job):
+            _check_size(run, job)
             ended = self._train(run, job, stop)
         # The other ranks have nothing left to do: a requeue starts the killing.
         if job.place().rank == 0 and job.ref.restarts:
@@ -65,6 +68,14 @@ class TrainWork:
         return ended
 
 
+def _check_size(run: RunFolder, job: InJob) -> None:
+    """Refuse to train in a world of another size: ranks that do not know of each other would train twice."""
+    size, wanted = job.place().world_size, run.recipe().cluster.world_size
+    if size != wanted and not job.in_process:
+        text = f"the job has {size} process(es), and the recipe asks for {wanted}"
+        raise UsageError(f"{run.name}: {text}. Set cluster.nodes and cluster.tasks_per_node to what the job gets.")
+
+
 def log_offset(run: RunFolder) -> int:
     """Where in the launcher's log the notices about the newest attempt begin, bytes."""
     last = run.ledger.history().last
@@ -97,10 +108,7 @@ def go_on(run: RunFolder, job: InJob, cause: Cause, *, delay_s: float = 0.0) -> 
         return False
     # The ledger comes first: the requeue ends this process.
     run.ledger.append(Requeued(job_id=job.ref.job_id, cause=cause, delay_s=delay_s))
-    try:
-        job.requeue(delay_s=delay_s, within_s=REQUEUE_WITHIN_S)
-    except (SchedulerRefused, SchedulerAway) as error:
-        print(f"could not requeue job {job.ref.job_id}: {error}", flush=True)
-        run.ledger.append(GivenUp(reason="the job could not be requeued; see cldctl logs", job_id=job.ref.job_id))
-        return False
-    return True
+    if requeue(job, delay_s):
+        return True
+    run.ledger.append(GivenUp(reason="the job could not be requeued; see cldctl logs", job_id=job.ref.job_id))
+    return False

@@ -1,21 +1,21 @@
 """Ending runs and their evaluations; a run saves a checkpoint first."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cld_core.errors import UsageError
+from cld_core.errors import CldError, UsageError
+from cld_core.evaluation.evaluation import evaluations_of
 from cld_core.run import RunFolder
 from cld_core.run.events import Cancelled, JobRef
 from cld_core.run.lease import local_holder
 from cldctl import clusters
 from cldctl.clusters import this_machine
-from cldctl.clusters.base import SchedulerAway
-from cldctl.jobs.evaluations import evaluations_of
+from cldctl.clusters.base import SchedulerAway, SchedulerRefused
 
 from . import survey
-from .status import status_of
-from .survey import Answers
+from .status import status_or_reason
+from .survey import Answers, by_cluster
 
 # Seconds that cancelled jobs are given to save and end.
 GRACE_S = 60.0
@@ -29,8 +29,9 @@ class Ending:
     Attributes:
         jobs: those of it and of its evaluations that were alive.
         trains: whether one of them trains the run, rather than evaluates it.
-        process: the id of a process on this machine that was ended, which no job of cldctl explains.
+        process: the id of a process on this machine that was ended, which cldctl did not start.
         state: what the run was, if nothing was alive.
+        problem: why it could not be cancelled, in full or in part.
     """
 
     run: RunFolder
@@ -38,24 +39,42 @@ class Ending:
     trains: bool = False
     process: int | None = None
     state: str = ""
+    problem: CldError | None = None
     is_over: bool = False
+
+    def leave(self, cluster: str, problem: CldError) -> None:
+        """Do not wait for the jobs of a cluster that did not cancel them."""
+        self.jobs = tuple(job for job in self.jobs if job.cluster != cluster)
+        self.problem = problem
 
 
 def cancel(runs: Sequence[RunFolder]) -> list[Ending]:
     """Ask everything of several runs to end, all at the same time; `wait` for it.
 
+    A cluster that refuses, and a run that cannot be cancelled, do not keep the others from ending (`Ending.problem`).
+
     Raises:
         SchedulerAway: a cluster does not answer; nothing was cancelled.
         UsageError: a job was started on another machine, where it has to be cancelled; nothing was cancelled.
-        SchedulerRefused: a cluster refused.
     """
     answers = survey.of_runs(runs)
-    if answers.problem is not None:
-        raise SchedulerAway(f"{answers.problem}. Nothing was cancelled; try again when it answers.")
-    alive = [(run, _alive(run, answers)) for run in runs]
-    endings = [_ask(run, jobs, answers) for run, jobs in alive]
-    for name, jobs in _by_cluster(ending.jobs for ending in endings).items():
-        clusters.find(name).cancel(jobs)
+    answers.require(filter(clusters.CLUSTERS.__contains__, answers.surveys), "Nothing was cancelled")
+    endings = [_ending(run, answers) for run in runs]
+    for name, jobs in by_cluster(job for ending in endings for job in ending.jobs).items():
+        mine = [ending for ending in endings if any(job.cluster == name for job in ending.jobs)]
+        for ending in mine:
+            _note(ending.run, {job.job_id for job in ending.jobs if job.cluster == name})
+        try:
+            clusters.find(name).cancel(jobs)
+        except SchedulerAway as error:
+            for ending in mine:
+                ending.leave(name, error)
+        except SchedulerRefused:
+            for ending in mine:
+                _cancel_alone(ending, name)
+    for ending in endings:
+        if not ending.jobs and ending.problem is None:
+            _end_process(ending, answers)
     return endings
 
 
@@ -75,44 +94,56 @@ def wait(endings: Sequence[Ending], over: Callable[[Ending], None], grace_s: flo
             if ending.is_over or is_late:
                 waiting.remove(ending)
                 if not ending.is_over:
-                    for name, jobs in _by_cluster([ending.jobs]).items():
+                    for name, jobs in by_cluster(ending.jobs).items():
                         clusters.find(name).kill(jobs)
                 over(ending)
         if waiting:
             time.sleep(POLL_S)
 
 
-def _alive(run: RunFolder, answers: Answers) -> list[JobRef]:
-    jobs = {job.job_id: job for job, _ in survey.jobs_of(run) if not answers.of(job).is_gone}
+def _ending(run: RunFolder, answers: Answers) -> Ending:
+    """What of a run is alive."""
+    jobs = {
+        job.job_id: job
+        for job, is_settled in survey.jobs_of(run)
+        if answers.of(job).phase not in ("gone", *(["unknown"] if is_settled else []))
+    }
+    try:
+        answers.require((job.cluster for job in jobs.values()), f"{run.name} was not cancelled")
+    except UsageError as error:
+        return Ending(run, problem=error)
     for job in jobs.values():
         seen = answers.of(job)
         if seen.phase == "unknown":
             raise UsageError(f"{run.name} was {seen.reason or 'started elsewhere'}. Cancel it there.")
-    return list(jobs.values())
+    training = {event.job.job_id for event in run.ledger.history().submitted}
+    return Ending(run, tuple(jobs.values()), trains=not training.isdisjoint(jobs))
 
 
-def _ask(run: RunFolder, jobs: Sequence[JobRef], answers: Answers) -> Ending:
-    """Note in the ledgers what is cancelled, and end a process that no job explains."""
-    if not jobs:
-        holder = local_holder(run.leases)
-        if holder is None:
-            return Ending(run, state=status_of(run, answers).state.lower())
-        run.ledger.append(Cancelled(job_id=holder["job_id"]))
-        this_machine.end(holder["pid"], GRACE_S)
-        return Ending(run, process=holder["pid"])
-    names = {job.job_id for job in jobs}
-    training = names & {event.job.job_id for event in run.ledger.history().jobs}
-    for job_id in sorted(training):
-        run.ledger.append(Cancelled(job_id=job_id))
-    for work in evaluations_of(run):
-        for job_id in sorted(names & {event.job.job_id for event in work.ledger.history().jobs}):
-            work.ledger.append(Cancelled(job_id=job_id))
-    return Ending(run, tuple(jobs), trains=bool(training))
+def _cancel_alone(ending: Ending, cluster: str) -> None:
+    """What a cluster refused for many runs at once: one of their jobs may have ended meanwhile."""
+    jobs = [job for job in ending.jobs if job.cluster == cluster]
+    try:
+        clusters.find(cluster).cancel(jobs)
+    except (SchedulerRefused, SchedulerAway) as error:
+        answers = survey.ask(jobs)
+        if not all(answers.of(job).is_gone for job in jobs):
+            ending.leave(cluster, error)
 
 
-def _by_cluster(groups: Iterable[Iterable[JobRef]]) -> dict[str, list[JobRef]]:
-    grouped: dict[str, list[JobRef]] = {}
-    for jobs in groups:
-        for job in jobs:
-            grouped.setdefault(job.cluster, []).append(job)
-    return grouped
+def _note(run: RunFolder, job_ids: set[str]) -> None:
+    """Note in the ledgers of a run and of its evaluations that these jobs are cancelled."""
+    for ledger in (run.ledger, *(work.ledger for work in evaluations_of(run))):
+        for job_id in sorted(job_ids & {event.job.job_id for event in ledger.history().submitted}):
+            ledger.append(Cancelled(job_id=job_id))
+
+
+def _end_process(ending: Ending, answers: Answers) -> None:
+    """End the process of this machine that writes into a run without a job of its own, if there is one."""
+    run, holder = ending.run, local_holder(ending.run.leases)
+    if holder is None:
+        ending.state = status_or_reason(run, answers).state.lower()
+        return
+    run.ledger.append(Cancelled(job_id=holder["job_id"]))
+    this_machine.end(holder["pid"], GRACE_S)
+    ending.process = holder["pid"]

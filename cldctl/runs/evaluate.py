@@ -3,10 +3,8 @@
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from cld_core.errors import NotFoundError
-from cld_core.evaluation.evaluation import Evaluation
+from cld_core.evaluation.evaluation import Evaluation, evaluations_of
 from cld_core.evaluation.request import EvalRequest
 from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run import RunFolder
@@ -14,14 +12,14 @@ from cld_core.run.atomic import read_json
 from cld_core.run.events import JobRef
 from cldctl.clusters.base import Cluster, SchedulerAway, SchedulerRefused
 from cldctl.evals.plan import EvaluationPlan
+from cldctl.jobs import specs
 
-from . import sharded, survey
+from . import sharded
 from .status import work_state
-from .survey import Answers
 
 
 @dataclass(frozen=True)
-class Begun:
+class Outcome:
     """The evaluations of a plan by the state that they were in; ``job`` computes those of ``started``."""
 
     complete: tuple[str, ...] = ()
@@ -32,20 +30,24 @@ class Begun:
 
 def start(
     run: RunFolder, plan: EvaluationPlan, cluster: Cluster, size: ClusterSpec, parallel: int | None = None
-) -> Begun:
+) -> Outcome:
     """Start those evaluations of a plan that are neither complete nor being computed.
 
     Raises:
         RecipeError: the cluster has no such jobs. Nothing is written.
         SchedulerRefused, SchedulerAway: nothing was started, and what was made for it is removed again.
+        UsageError: a job of one of them belongs to a cluster that this cldctl does not know.
     """
-    answers = survey.of_runs([run])
+    works = {work.name: work for work in evaluations_of(run)}
+    begun = [works[request.id] for request in plan.requests if request.id in works]
+    answers = sharded.ask_about(work for work in begun if not work.is_done)
     by_state: dict[str, list[str]] = {"FINISHED": [], "RUNNING": [], "PENDING": [], "STOPPED": []}
     for request in plan.requests:
-        by_state[_state(run.evals / request.id, answers)].append(request.id)
+        state = work_state(works[request.id], answers) if request.id in works else "STOPPED"
+        by_state[state].append(request.id)
     missing = by_state["STOPPED"]
     if missing:
-        cluster.check(sharded.spec_of([run.evals / missing[0]], size, cluster, run=run))
+        cluster.check(specs.sharded([run.evals / missing[0]], size, cluster, run=run))
     existing = {path.name for path in run.evals.iterdir()} if run.evals.is_dir() else set()
     home = plan.sweep.save(run) if plan.sweep is not None else None
     for request in plan.requests:
@@ -53,24 +55,16 @@ def start(
             request.save(run)
     job = None
     if missing:
-        works = [Evaluation(run.evals / name) for name in missing]
+        started = [Evaluation(run.evals / name) for name in missing]
         logs = home / "logs" if home is not None else None
         try:
-            job = sharded.start(works, cluster, size, run=run, logs=logs, parallel=parallel)
+            job = sharded.start(started, cluster, size, run=run, logs=logs, parallel=parallel)
         except (SchedulerRefused, SchedulerAway):
             for name in {*missing, *([home.name] if home is not None else [])} - existing:
                 shutil.rmtree(run.evals / name)
             raise
     running = (*by_state["RUNNING"], *by_state["PENDING"])
-    return Begun(tuple(by_state["FINISHED"]), running, tuple(missing), job)
-
-
-def _state(folder: Path, answers: Answers) -> str:
-    """The state of an evaluation, which may not exist yet."""
-    try:
-        return work_state(Evaluation(folder), answers)
-    except NotFoundError:
-        return "STOPPED"
+    return Outcome(tuple(by_state["FINISHED"]), running, tuple(missing), job)
 
 
 def divided_otherwise(run: RunFolder, requests: Sequence[EvalRequest]) -> list[tuple[str, int]]:

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 from collections.abc import Iterator
+from pathlib import Path
 
 from cld_core.errors import UsageError
 from cld_core.run import RunFolder
@@ -26,14 +27,15 @@ def chosen(name: str | None, run: RunFolder | None = None) -> Cluster:
 
 
 @contextlib.contextmanager
-def only_one(run: RunFolder, cluster: Cluster) -> Iterator[None]:
-    """Of several people who start jobs of a run at the same moment, one at a time gets past here.
+def only_one(folder: Path, cluster: Cluster) -> Iterator[None]:
+    """Of several people who start jobs in a folder at the same moment, one at a time gets past here.
 
     A cluster that blocks until the work is done would keep the others waiting; there, nobody waits.
     """
     if cluster.blocks:
         yield
         return
-    with (run.path / ".submit.lock").open("w") as file:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".submit.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

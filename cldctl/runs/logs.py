@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cld_core.errors import NotFoundError
+from cld_core.evaluation.evaluation import evaluations_of
 from cld_core.run import RunFolder
-from cld_core.run.events import JobRef
+from cld_core.run.events import JobRef, TurnedAway
 from cldctl import clusters
-from cldctl.jobs.evaluations import evaluations_of
 
 from . import survey
 
@@ -19,10 +19,11 @@ _LOG = re.compile(r".+_(?P<rank>\d+)_log\.(?:out|err)")
 
 @dataclass(frozen=True)
 class Log:
-    """The output of one rank of a job."""
+    """The output of one rank of a job; ``note`` is what has to be known about the job."""
 
     job: JobRef
     rank: int
+    note: str | None = None
 
     def files(self) -> list[Path]:
         """Output and errors; empty before the job has begun."""
@@ -39,26 +40,28 @@ class Log:
 
 
 def of_training(run: RunFolder, attempt: int | None, rank: int) -> Log:
-    """The log of an attempt, or of the newest job.
+    """The log of an attempt, or of the newest job that was not turned away.
 
     Raises:
         NotFoundError: there is no such attempt, or no job at all.
     """
     history = run.ledger.history()
-    jobs = {event.job.job_id: event.job for event in history.jobs}
+    jobs = {event.job.job_id: event.job for event in history.submitted}
     if attempt is None:
         if not jobs:
             raise NotFoundError(f"{run.name} was never submitted, so it has no log. Try `cldctl resume {run.name}`.")
-        job = history.jobs[-1].job
+        job = (history.jobs or history.submitted)[-1].job
     else:
         made = {entry.attempt: entry for entry in history.attempts}
         if attempt not in made:
             existing = ", ".join(map(str, made)) or "none"
             raise NotFoundError(f"{run.name} has no attempt {attempt}. It has: {existing}.")
         job_id = str(made[attempt].job_id)
-        # An attempt that was started by hand, with torchrun, is of no job that was submitted.
+        # An attempt that was started by hand, with torchrun, belongs to no submitted job.
         job = jobs.get(job_id) or JobRef(cluster=clusters.default().name, job_id=job_id)
-    return Log(replace(job, logs=str(run.logs)), rank)
+    event = history.last_of.get(job.job_id)
+    note = f"job {job.job_id} did not train: {event.reason}" if isinstance(event, TurnedAway) else None
+    return Log(replace(job, logs=str(run.logs)), rank, note)
 
 
 def of_evaluation(run: RunFolder, name: str, shard: int | None, rank: int) -> Log:
@@ -80,8 +83,8 @@ def of_evaluation(run: RunFolder, name: str, shard: int | None, rank: int) -> Lo
         text = f"no job of {name} computes shard {shard}, which was complete before it"
         raise NotFoundError(f"{text}. Choose another shard.")
     job = mine[-1].job
-    # A copy of the run, or one that was moved, has its logs elsewhere.
-    there = Path(job.logs) if Path(job.logs).is_dir() else works[name].folder / "logs"
+    # The logs lie in the folder of the first evaluation or of the sweep. The run may have been moved or copied.
+    there = run.evals / Path(job.logs).parent.name / "logs"
     if shard is None:
         # Of a pool of tasks that share a job, ``rank`` is the process.
         return Log(replace(job, logs=str(there), process=0), rank)

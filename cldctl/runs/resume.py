@@ -1,81 +1,68 @@
 """Continuing runs from their newest good checkpoints."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from cld_core.checkpoint.verify import DamagedCheckpoint, newest_whole
 from cld_core.errors import NotFoundError, RecipeError, UsageError
 from cld_core.recipe import Recipe
 from cld_core.run import RunFolder, find_runs
-from cld_core.run.events import JobRef
 from cld_core.run.lease import held_message, newest, seems_alive
-from cld_core.shards import Work
-from cldctl.clusters.base import Cluster, SchedulerAway
+from cldctl.clusters.base import Cluster
 from cldctl.hints import command
-from cldctl.jobs.evaluations import chained
+from cldctl.jobs.successor import chained
 
 from . import survey
 from .state import OVER, RESUMABLE
 from .status import RunStatus, status_of, status_or_reason
 from .submit import Begun, require_inputs, train
+from .survey import Answers
 
 
-def resumable(root: Path) -> list[RunFolder]:
-    """The runs under ``root`` that can be resumed and are not alive.
+def resumable(root: Path) -> tuple[list[RunFolder], list[str]]:
+    """The runs under ``root`` that can be resumed and are not alive, and why others could not be judged, a line each.
 
     Raises:
         SchedulerAway: a cluster that would know which runs are alive does not answer.
-        NotFoundError: there are none.
     """
     runs = find_runs(root)
     answers = survey.of_runs(runs)
-    if answers.problem is not None:
-        raise SchedulerAway(f"{answers.problem}. Which runs are alive is unknown; try again later.")
-    chosen = [run for run in runs if status_or_reason(run, answers).state in RESUMABLE and not run.format_problem()]
-    if not chosen:
-        raise NotFoundError(f"{root.absolute()}: no run can be resumed. `cldctl status` shows their states.")
-    return chosen
+    chosen, skipped = [], []
+    for run in runs:
+        row = status_or_reason(run, answers)
+        if not row.is_readable:
+            skipped.append(f"{run.name}: {row.reason}")
+        elif row.state != "FINISHED":
+            try:
+                _require_answers(run, answers)
+            except UsageError as error:
+                skipped.append(str(error))
+            else:
+                chosen += [run] if row.state in RESUMABLE else []
+    return chosen, skipped
 
 
-@dataclass(frozen=True)
-class Continuation:
-    """How a run is to continue.
-
-    Attributes:
-        start: the step of the checkpoint that it continues from.
-        skipped: newer checkpoints that are damaged.
-        evaluations: those that wait for its end.
-    """
-
-    run: RunFolder
-    recipe: Recipe
-    overrides: tuple[str, ...]
-    cluster: Cluster
-    start: int
-    from_step: int | None
-    skipped: tuple[DamagedCheckpoint, ...]
-    evaluations: tuple[Work, ...]
-
-    def submit(self, started: Callable[[JobRef], None]) -> Begun:
-        """Start it; see `submit.train`."""
-        job = train(
-            self.run,
-            self.recipe,
-            self.cluster,
-            self.evaluations,
-            overrides=self.overrides,
-            from_step=self.from_step,
-            started=started,
-        )
-        return Begun(self.run, job, self.cluster, tuple(work.folder.name for work in self.evaluations))
+def _require_answers(run: RunFolder, answers: Answers) -> None:
+    trained_on = (event.job.cluster for event in run.ledger.history().submitted)
+    answers.require(trained_on, f"Whether {run.name} is alive is unknown")
 
 
-def plan(run: RunFolder, overrides: Sequence[str], from_step: int | None, cluster: Cluster) -> Continuation:
-    """How a run is to continue with these overrides.
+def resume(
+    run: RunFolder,
+    overrides: Sequence[str],
+    from_step: int | None,
+    cluster: Cluster,
+    about: Callable[[Recipe, int, Sequence[DamagedCheckpoint]], None],
+) -> Begun:
+    """Continue a run with these overrides.
+
+    Args:
+        about: called before the job is submitted, with the recipe, the step of the checkpoint that the run continues
+            from, and newer checkpoints that are damaged.
 
     Raises:
-        SchedulerAway: the cluster that would know whether the run is alive does not answer.
+        SchedulerAway: the cluster that would know whether the run is alive, or the one to submit to, does not answer.
+        SchedulerRefused: no job exists; the ledger says so.
         UsageError: it is alive, is finished, or the overrides do not allow it to continue.
         NotFoundError: it has no checkpoint of ``from_step``.
         DataError: its data are missing.
@@ -93,17 +80,10 @@ def plan(run: RunFolder, overrides: Sequence[str], from_step: int | None, cluste
         text = "its checkpoints depend on data, sde, network, the objective's score and the optimiser"
         raise RecipeError(f"{run.name}: {which} would make it another run: {text}. Submit a new run instead.")
     require_inputs(recipe)
-    start, skipped = _start(run, recipe, status, from_step)
-    return Continuation(
-        run=run,
-        recipe=recipe,
-        overrides=tuple(overrides),
-        cluster=cluster,
-        start=start,
-        from_step=from_step,
-        skipped=skipped,
-        evaluations=tuple(chained(run, recipe)),
-    )
+    about(recipe, *_start(run, recipe, status, from_step))
+    evaluations = chained(run, recipe)
+    job = train(run, recipe, cluster, evaluations, overrides=overrides, from_step=from_step)
+    return Begun(run, job, cluster, tuple(work.name for work in evaluations))
 
 
 def _status_of_dead(run: RunFolder) -> RunStatus:
@@ -115,8 +95,8 @@ def _status_of_dead(run: RunFolder) -> RunStatus:
     """
     answers = survey.of_runs([run])
     status = status_of(run, answers)
-    if answers.problem is not None and status.state != "FINISHED":
-        raise SchedulerAway(f"{answers.problem}. Whether {run.name} is alive is unknown; try again later.")
+    if status.state != "FINISHED":
+        _require_answers(run, answers)
     if status.state not in OVER:
         text = f"is {status.state.lower()} as job {status.job_id}"
         cancel = command(f"cancel {run.name}", run)

@@ -1,46 +1,28 @@
 """Starting sharded work: evaluations of a run, statistics of a training set."""
 
+import contextlib
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cld_core.errors import NotFoundError
+from cld_core.errors import NotFoundError, UsageError
+from cld_core.evaluation.training_set import Statistics, StatsRequest
 from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run import RunFolder
 from cld_core.run.events import JobRef, Submitted
 from cld_core.shards import Work, open_work
-from cldctl.clusters.base import After, Cluster, JobSpec, Task
+from cldctl.clusters.base import After, Cluster, SchedulerAway, Task
 from cldctl.jobs import specs
 from cldctl.jobs.shards import ShardsWork, divided
 
-from . import survey
+from . import home, survey
+from .survey import Answers
 
 # Seconds that jobs may take to end after their product is complete.
 PATIENCE_S = 10.0
 POLL_S = 0.2
-
-
-def spec_of(
-    works: Sequence[Path],
-    size: ClusterSpec,
-    cluster: Cluster,
-    *,
-    run: RunFolder | None = None,
-    logs: Path | None = None,
-    after: After | None = None,
-    parallel: int | None = None,
-) -> JobSpec:
-    """The job that computes the works in these folders.
-
-    Args:
-        run: the one that they evaluate, if they do.
-        logs: where the output goes; default: into the folder of the first work.
-    """
-    name = "cldctl-stats" if run is None else f"{run.name}-eval"
-    logs = logs or works[0] / "logs"
-    return specs.sharded(name, works[0], logs, size, cluster, run=run, after=after, parallel=parallel)
 
 
 def start(
@@ -65,7 +47,7 @@ def start(
         SchedulerRefused, SchedulerAway: nothing was started.
     """
     folders = [work.folder for work in works]
-    spec = spec_of(folders, size, cluster, run=run, logs=logs, after=after, parallel=parallel)
+    spec = specs.sharded(folders, size, cluster, run=run, logs=logs, after=after, parallel=parallel)
     limit = cluster.max_tasks(replace(spec, size=size))
     shares = divided([(str(work.folder), work.to_start()) for work in works], limit)
     cluster.check(spec, len(shares))
@@ -79,25 +61,57 @@ def start(
                 ledgers[piece.folder].append(Submitted(job=ref, shards=piece.shards))
         started(refs[0])
 
-    tasks = [Task(work=ShardsWork(share, gpu=size.uses_gpu)) for share in shares]
-    cluster.submit(spec, tasks, note)
+    cluster.submit(spec, [Task(work=ShardsWork(share, gpu=size.uses_gpu)) for share in shares], note)
+    assert jobs, f"cluster {cluster.name} did not report its jobs"
     return jobs[0]
 
 
+def start_statistics(request: StatsRequest, cluster: Cluster, size: ClusterSpec) -> JobRef | None:
+    """Start what is missing of statistics; None if they exist or are being computed.
+
+    Raises:
+        RecipeError: the cluster has no such jobs.
+        SchedulerRefused, SchedulerAway: nothing was started.
+    """
+    if request.is_done:
+        return None
+    with home.only_one(request.folder, cluster):
+        if request.is_done or is_alive(request.folder):
+            return None
+        return start([Statistics(request.save())], cluster, size)
+
+
+def ask_about(works: Iterable[Work]) -> Answers:
+    """What the clusters say about all jobs of works.
+
+    Raises:
+        SchedulerAway, UsageError: it cannot be known whether they are being computed.
+    """
+    answers = survey.ask(event.job for work in works for event in work.ledger.history().submitted)
+    answers.require(answers.surveys, "Whether this is being computed is unknown")
+    return answers
+
+
 def is_alive(folder: Path) -> bool:
-    """Whether a job that computes the work in a folder waits or runs; False if there is no work."""
+    """Whether a job that computes the work in a folder waits or runs; False if there is no work.
+
+    Raises:
+        SchedulerAway, UsageError: it cannot be known.
+    """
     try:
-        jobs = [event.job for event in open_work(folder).ledger.history().jobs]
+        work = open_work(folder)
     except NotFoundError:
         return False
-    answers = survey.ask(jobs)
-    return not all(answers.of(job).is_gone for job in jobs)
+    answers = ask_about([work])
+    return not all(answers.of(event.job).is_gone for event in work.ledger.history().submitted)
 
 
 def clear(folder: Path) -> None:
     """Remove the folder of work whose product is elsewhere, once no job writes its logs there."""
     deadline = time.monotonic() + PATIENCE_S
-    while is_alive(folder) and time.monotonic() < deadline:
-        time.sleep(POLL_S)
-    if not is_alive(folder):
+    with contextlib.suppress(SchedulerAway, UsageError):
+        while is_alive(folder):
+            if time.monotonic() > deadline:
+                return
+            time.sleep(POLL_S)
         shutil.rmtree(folder, ignore_errors=True)

@@ -60,20 +60,8 @@ class Situation:
     given_up: str = "no"
 
 
-Reason = Callable[[Situation], str | None]
-
-
-def _none(situation: Situation) -> str | None:
-    return None
-
-
-def _refusal(situation: Situation) -> str | None:
-    request = situation.history.request
-    return request.reason if isinstance(request, NotSubmitted) else None
-
-
-def _interrupted(situation: Situation) -> str | None:
-    return "the submission was interrupted before it reached the scheduler; resume it"
+# A text, or how it is made from the situation.
+Reason = str | Callable[[Situation], str | None] | None
 
 
 def _why_it_waits(situation: Situation) -> str | None:
@@ -98,18 +86,6 @@ def _launchers_word(situation: Situation) -> str | None:
     return f"its launcher says {situation.seen.word or situation.seen.ended}; see `cldctl logs`"
 
 
-def _vanished(situation: Situation) -> str | None:
-    return "the job is gone without a message: it was killed, or its node failed"
-
-
-def _deciding(situation: Situation) -> str | None:
-    return "the attempt failed; its job is deciding whether to start again"
-
-
-def _given_up(situation: Situation) -> str | None:
-    return situation.history.given_up
-
-
 def _detail(situation: Situation) -> str | None:
     last = situation.history.last
     return last.detail if last is not None and situation.after == "FAILED" else None
@@ -128,7 +104,7 @@ class Row:
     """
 
     state: str
-    reason: Reason = _none
+    reason: Reason = None
     request: str = ""
     job: str = ""
     attempt: str = ""
@@ -146,11 +122,14 @@ class Row:
 
 _COLUMNS = ("request", "job", "attempt", "after", "phase", "end", "restarts", "back", "given_up")
 _HERE = "pending|running|suspended|ending|unknown"
+_INTERRUPTED = "the submission was interrupted before it reached the scheduler; resume it"
+_VANISHED = "the job is gone without a message: it was killed, or its node failed"
+_DECIDING = "the attempt failed; its job is deciding whether to start again"
 
 # The first row that matches decides.
 TABLE = (
-    Row("FAILED", _refusal, request="refused"),
-    Row("FAILED", _interrupted, request="stale"),
+    Row("FAILED", lambda it: getattr(it.history.request, "reason", None), request="refused"),
+    Row("FAILED", _INTERRUPTED, request="stale"),
     Row("PENDING", request="open"),
     Row("PENDING", job="none", attempt="none"),
     Row("<after>", _detail, job="none", attempt="ended"),
@@ -163,13 +142,13 @@ TABLE = (
     Row("RUNNING", _warning, attempt="open", phase=_HERE),
     Row("CANCELLED", attempt="open", phase="gone", end="cancelled"),
     Row("FAILED", _launchers_word, attempt="open", phase="gone", end="failed"),
-    Row("LOST", _vanished, attempt="open", phase="gone", end="quiet"),
+    Row("LOST", _VANISHED, attempt="open", phase="gone", end="quiet"),
     Row("FINISHED", attempt="ended", after="FINISHED"),
-    Row("RUNNING", _deciding, attempt="ended", after="FAILED", phase="running", restarts="yes", back="no"),
+    Row("RUNNING", _DECIDING, attempt="ended", after="FAILED", phase="running", restarts="yes", back="no"),
     Row("REQUEUED", _detail_or_wait, attempt="ended", phase="pending"),
     Row("REQUEUED", _detail_or_wait, attempt="ended", phase="running|suspended|ending", restarts="yes", back="yes"),
     Row("CANCELLED", attempt="ended", end="cancelled"),
-    Row("FAILED", _given_up, attempt="ended", given_up="yes"),
+    Row("FAILED", lambda it: it.history.given_up, attempt="ended", given_up="yes"),
     Row("<after>", _detail, attempt="ended"),
 )
 
@@ -183,7 +162,8 @@ def state_of(history: History, seen: Callable[[JobRef], Seen], now: float) -> tu
     """
     situation = situation_of(history, seen, now)
     row = row_of(situation)
-    return situation.after if row.state == "<after>" else row.state, row.reason(situation)
+    state = situation.after if row.state == "<after>" else row.state
+    return state, row.reason(situation) if callable(row.reason) else row.reason
 
 
 def row_of(situation: Situation) -> Row:

@@ -5,17 +5,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from cld_core.evaluation.evaluation import Evaluation
+from cld_core.evaluation.evaluation import Evaluation, evaluations_of
 from cld_core.evaluation.results import numbers
 from cld_core.evaluation.sweeps import sweeps_of
 from cld_core.run import RunFolder
 from cld_core.run.history import History
 from cld_core.run.lease import local_holder
 from cld_core.shards import Work
-from cldctl.jobs.evaluations import evaluations_of
 
-from .state import RESUMABLE, state_of
-from .survey import Answers
+from .state import OVER, RESUMABLE, state_of
+from .survey import UNREADABLE, Answers
+
+# What ``--json`` shows of an attempt.
+_ATTEMPT = (
+    *("attempt", "job_id", "started", "ended", "cause", "first_step", "last_step"),
+    *("detail", "host", "warning"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +29,7 @@ class RunStatus:
 
     Attributes:
         as_of: when the run itself was last heard of, if its cluster could not be asked; else None.
+        is_readable: not a field of ``--json``; False if the files are damaged or of another format.
     """
 
     name: str
@@ -46,10 +52,11 @@ class RunStatus:
     evals: list[dict[str, Any]] = field(default_factory=list)
     sweeps: list[dict[str, Any]] = field(default_factory=list)
     as_of: float | None = None
+    is_readable: bool = True
 
     def to_dict(self) -> dict[str, Any]:
         # Not `asdict`, which copies every attempt of a thousand runs.
-        return dict(vars(self))
+        return {name: value for name, value in vars(self).items() if name != "is_readable"}
 
     @property
     def heard_of(self) -> float | None:
@@ -63,9 +70,9 @@ def status_or_reason(run: RunFolder, answers: Answers) -> RunStatus:
     if problem is None:
         try:
             return status_of(run, answers)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except UNREADABLE as error:
             problem = f"its files cannot be read: {error}"
-    return RunStatus(name=run.name, path=str(run.path), state="LOST", reason=problem)
+    return RunStatus(name=run.name, path=str(run.path), state="LOST", reason=problem, is_readable=False)
 
 
 def status_of(run: RunFolder, answers: Answers) -> RunStatus:
@@ -77,6 +84,9 @@ def status_of(run: RunFolder, answers: Answers) -> RunStatus:
     if state in RESUMABLE and (holder := local_holder(run.leases)) is not None:
         # Started without cldctl, or orphaned by it: what counts is who writes.
         state, reason = "RUNNING", f"process {holder['pid']} on this machine writes into it (job {holder['job_id']})"
+    turned_away = (event.job for event in history.submitted if event not in history.jobs)
+    if state in OVER and (waiting := [job.job_id for job in turned_away if answers.of(job).phase == "pending"]):
+        reason = f"job {', '.join(waiting)} still waits, with nothing to do: `cldctl cancel {run.name}`"
     current = history.current(lambda job: answers.of(job).is_gone)
     job = current.job if current is not None else None
     steps = history.steps if history.steps is not None else progress.get("steps")
@@ -118,7 +128,7 @@ def _host(history: History, state: str, answers: Answers) -> str | None:
 
 
 def _attempts(history: History, state: str) -> list[dict[str, Any]]:
-    shown = [dict(vars(attempt)) for attempt in history.attempts]
+    shown = [{name: getattr(attempt, name) for name in _ATTEMPT} for attempt in history.attempts]
     if state == "LOST" and shown and shown[-1]["cause"] is None:
         shown[-1]["cause"] = "killed"
     return shown
@@ -128,7 +138,7 @@ def work_state(work: Work, answers: Answers) -> str:
     """FINISHED, RUNNING, PENDING or STOPPED."""
     if work.is_done:
         return "FINISHED"
-    phases = {answers.of(event.job).phase for event in work.ledger.history().jobs}
+    phases = {answers.of(event.job).phase for event in work.ledger.history().submitted}
     if phases & {"running", "suspended", "ending"}:
         return "RUNNING"
     return "PENDING" if phases & {"pending", "unknown"} else "STOPPED"

@@ -22,72 +22,6 @@ from . import sharded
 
 
 @dataclass(frozen=True)
-class Order:
-    """A run that is to be made.
-
-    Attributes:
-        recipe_file: where the recipe was read from.
-        metrics: of the evaluation that follows the training; none without one.
-    """
-
-    path: Path
-    recipe: Recipe
-    recipe_file: Path
-    cluster: Cluster
-    metrics: tuple[str, ...] = ()
-
-    @property
-    def spec(self) -> JobSpec:
-        return specs.training(RunFolder(self.path), self.recipe, self.cluster)
-
-    def check(self) -> None:
-        """Refuse what cannot be submitted, before anything is written.
-
-        Raises:
-            UsageError: the name cannot be used, or the cluster has no such jobs.
-        """
-        check_name(self.path.name)
-        self.cluster.check(self.spec)
-
-    def evaluation(self) -> EvalRequest | None:
-        """The request of the evaluation that follows the training."""
-        if not self.metrics:
-            return None
-        return EvalRequest.of(self.recipe, self.metrics, self.recipe.train.steps, self.recipe.cluster.world_size)
-
-    def make(self) -> tuple[RunFolder, list[Evaluation]]:
-        """Make the run's folder, with the evaluation that follows.
-
-        Raises:
-            DataError: data are missing.
-            UsageError: the name is taken, or an evaluation lacks what it needs.
-        """
-        require_inputs(self.recipe)
-        request = self.evaluation()
-        about = identity(self.recipe.name, self.recipe_file)
-        run = RunFolder.create(self.path, self.recipe, about)
-        return run, [] if request is None else [Evaluation(request.save(run))]
-
-    def submit(self, started: Callable[[RunFolder, JobRef], None]) -> "Begun":
-        """Make the run and start its training.
-
-        Args:
-            started: called as soon as the job exists, before a blocking cluster begins.
-
-        Raises:
-            SchedulerRefused, SchedulerAway: no job exists, and the run's folder is removed again: its name is free.
-        """
-        run, evaluations = self.make()
-        try:
-            job = train(run, self.recipe, self.cluster, evaluations, started=lambda job: started(run, job))
-        except (SchedulerRefused, SchedulerAway):
-            if not run.ledger.history().jobs:
-                shutil.rmtree(run.path)
-            raise
-        return Begun(run, job, self.cluster, tuple(work.folder.name for work in evaluations))
-
-
-@dataclass(frozen=True)
 class Begun:
     """A training that was started, and the names of the evaluations that follow it."""
 
@@ -95,6 +29,60 @@ class Begun:
     job: JobRef
     cluster: Cluster
     evaluations: tuple[str, ...] = ()
+
+
+def check(path: Path, recipe: Recipe, cluster: Cluster) -> JobSpec:
+    """Refuse what cannot be submitted, before anything is written; returns the job that trains.
+
+    Raises:
+        UsageError: the name cannot be used, or the cluster has no such jobs.
+    """
+    check_name(path.name)
+    spec = specs.training(RunFolder(path), recipe, cluster)
+    cluster.check(spec)
+    return spec
+
+
+def following(recipe: Recipe, metrics: tuple[str, ...]) -> EvalRequest | None:
+    """The request of the evaluation that follows the training; None without metrics.
+
+    Raises:
+        UsageError: it lacks what it needs.
+    """
+    return EvalRequest.of(recipe, metrics, recipe.train.steps, recipe.cluster.world_size) if metrics else None
+
+
+def submit(
+    path: Path,
+    recipe: Recipe,
+    recipe_file: Path,
+    cluster: Cluster,
+    metrics: tuple[str, ...] = (),
+    started: Callable[[RunFolder, JobRef], None] = lambda run, job: None,
+) -> Begun:
+    """Make a run's folder, with the evaluation that follows, and start its training.
+
+    Args:
+        recipe_file: where the recipe was read from.
+        metrics: of the evaluation that follows the training; none without one.
+        started: called as soon as the job exists, before a blocking cluster begins.
+
+    Raises:
+        DataError: data are missing.
+        UsageError: the name is taken, or an evaluation lacks what it needs.
+        SchedulerRefused, SchedulerAway: no job exists, and the run's folder is removed again: its name is free.
+    """
+    require_inputs(recipe)
+    request = following(recipe, metrics)
+    run = RunFolder.create(path, recipe, identity(recipe.name, recipe_file))
+    evaluations = [] if request is None else [Evaluation(request.save(run))]
+    try:
+        job = train(run, recipe, cluster, evaluations, started=lambda job: started(run, job))
+    except (SchedulerRefused, SchedulerAway):
+        if not run.ledger.history().submitted:
+            shutil.rmtree(run.path)
+        raise
+    return Begun(run, job, cluster, tuple(work.name for work in evaluations))
 
 
 def require_inputs(recipe: Recipe) -> None:
@@ -142,6 +130,7 @@ def train(
     except (SchedulerRefused, SchedulerAway) as error:
         run.ledger.append(NotSubmitted(reason=str(error), away=isinstance(error, SchedulerAway)))
         raise
+    assert jobs, f"cluster {cluster.name} did not report its jobs"
     if evaluations and not (cluster.blocks and not _finished(run)):
         sharded.start(evaluations, cluster, recipe.cluster, run=run, after=After((jobs[0],)))
     return jobs[0]

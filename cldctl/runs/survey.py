@@ -1,14 +1,18 @@
 """Asking the clusters about jobs of many runs at once, each cluster only about its own."""
 
+import contextlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from cld_core.errors import UsageError
+from cld_core.evaluation.evaluation import evaluations_of
 from cld_core.run import RunFolder
 from cld_core.run.events import JobRef
 from cldctl import clusters
 from cldctl.clusters.base import SchedulerAway, Seen, Survey
-from cldctl.jobs.evaluations import evaluations_of
+
+# What reading a damaged file may raise.
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,23 @@ class Answers:
         survey = self.surveys.get(cluster or "")
         return survey is not None and survey.problem is not None
 
+    def require(self, names: Iterable[str], otherwise: str) -> None:
+        """Refuse to go on unless these clusters could be asked.
+
+        Args:
+            otherwise: what is not known or not done without their answers; a sentence without its full stop.
+
+        Raises:
+            UsageError: this cldctl does not know one of them, and so never will.
+            SchedulerAway: one does not answer.
+        """
+        stale = [name for name in dict.fromkeys(names) if self.is_stale(name)]
+        problem = Answers({name: self.surveys[name] for name in stale}).problem
+        if any(name not in clusters.CLUSTERS for name in stale):
+            raise UsageError(f"{problem}. {otherwise}. Use the cldctl that submitted the job.")
+        if problem is not None:
+            raise SchedulerAway(f"{problem}. {otherwise}; try again when it answers.")
+
 
 def ask(jobs: Iterable[JobRef], settled: Iterable[JobRef] = (), *, max_age_s: float = 0.0) -> Answers:
     """Ask about jobs.
@@ -40,7 +61,7 @@ def ask(jobs: Iterable[JobRef], settled: Iterable[JobRef] = (), *, max_age_s: fl
         settled: further jobs, whose end is known: nobody waits for accounting because of them.
         max_age_s: an answer of this age, in seconds, is good enough.
     """
-    open_jobs, known = _by_cluster(jobs), _by_cluster(settled)
+    open_jobs, known = by_cluster(jobs), by_cluster(settled)
     surveys = {}
     for name in [*open_jobs, *(name for name in known if name not in open_jobs)]:
         mine = known.get(name, [])
@@ -49,43 +70,48 @@ def ask(jobs: Iterable[JobRef], settled: Iterable[JobRef] = (), *, max_age_s: fl
 
 
 def of_runs(runs: Iterable[RunFolder], *, max_age_s: float = 0.0) -> Answers:
-    """Ask about all jobs of runs and of their evaluations."""
+    """Ask about all jobs of runs and of their evaluations; those of a damaged file are left out."""
     jobs: list[JobRef] = []
     settled: list[JobRef] = []
     for run in runs:
-        for job, is_settled in jobs_of(run):
-            (settled if is_settled else jobs).append(job)
+        with contextlib.suppress(*UNREADABLE):
+            for job, is_settled in jobs_of(run):
+                (settled if is_settled else jobs).append(job)
     return ask(jobs, settled, max_age_s=max_age_s)
 
 
 def jobs_of(run: RunFolder) -> Iterator[tuple[JobRef, bool]]:
-    """Every job of a run, training first, and whether it is known how it ended: the run or evaluation is finished."""
+    """Every job of a run, training first, and whether it is known how it ended: the run or evaluation is finished.
+
+    Those that were turned away are among them: one may wait in the queue, if the scheduler did not cancel it.
+    """
     if run.format_problem() is not None:
         return
     history = run.ledger.history()
     last = history.last
     finished_at = (last.ended or 0.0) if last is not None and last.cause == "finished" else 0.0
-    for event in history.jobs:
+    for event in history.submitted:
         yield event.job, event.time < finished_at
     for work in evaluations_of(run):
         is_done = work.is_done
-        for event in work.ledger.history().jobs:
+        for event in work.ledger.history().submitted:
             yield event.job, is_done
 
 
-def _survey(name: str, jobs: Collection[JobRef], settled: Collection[JobRef], max_age_s: float) -> Survey:
-    try:
-        cluster = clusters.find(name)
-    except UsageError:
-        return Survey({}, f"cluster '{name}' is not known to this cldctl")
-    try:
-        return cluster.survey(jobs, settled=settled, max_age_s=max_age_s)
-    except SchedulerAway as error:
-        return Survey({}, str(error))
-
-
-def _by_cluster(jobs: Iterable[JobRef]) -> dict[str, list[JobRef]]:
+def by_cluster(jobs: Iterable[JobRef]) -> dict[str, list[JobRef]]:
+    """Jobs by the names of their clusters."""
     grouped: dict[str, list[JobRef]] = {}
     for job in jobs:
         grouped.setdefault(job.cluster, []).append(job)
     return grouped
+
+
+def _survey(name: str, jobs: Collection[JobRef], settled: Collection[JobRef], max_age_s: float) -> Survey:
+    if name not in clusters.CLUSTERS:
+        return Survey({}, f"cluster '{name}' is not known to this cldctl")
+    try:
+        return clusters.find(name).survey(jobs, settled=settled, max_age_s=max_age_s)
+    except SchedulerAway as error:
+        return Survey({}, str(error))
+    except Exception as error:  # What is wrong with one cluster does not hide the runs of the others.
+        return Survey({}, f"cluster '{name}' could not be asked: {type(error).__name__}: {error}")

@@ -14,7 +14,7 @@ from cldctl.evals.table import rows as sweep_rows
 from cldctl.runs.status import RunStatus
 
 from .console import out
-from .format import age, count, duration, number, signed
+from .format import age, count, duration, fixed, number
 from .sweeps import by_step, sweep_table
 from .tables import (
     ATTEMPT_HEADINGS,
@@ -119,7 +119,7 @@ def evaluations(evals: Sequence[dict[str, Any]]) -> RenderableType:
 def _cells(entry: Mapping[str, Any], quantities: Sequence[Quantity], truth: bool) -> list[str]:
     results = [result_of(entry, quantity) for quantity in quantities]
     shards = f"{entry['shards_done']}/{entry['shards']}"
-    entropy = [signed(entry["true_entropy"])] if truth else []
+    entropy = [fixed(entry["true_entropy"])] if truth else []
     return [entry["state"], shards, count(entry["checkpoint_step"]), *results, *entropy]
 
 

@@ -73,7 +73,7 @@ def follow_statistics(work: Statistics) -> int:
 def _results(run: RunFolder, names: Sequence[str], sweep: Sweep | None = None) -> int:
     """Print the results of evaluations; 1 if one has none."""
     works = _evaluations(run, names)
-    answers = survey.ask(event.job for work in works for event in work.ledger.history().jobs)
+    answers = survey.ask(event.job for work in works for event in work.ledger.history().submitted)
     rows = [evaluation_status(work, answers) for work in works]
     missing = [row["id"] for row in rows if row["state"] != "FINISHED"]
     if sweep is not None:
@@ -111,7 +111,7 @@ def _watch_run(run: RunFolder, view: View) -> RunStatus:
             warned = True
             err.print(row.reason, style="yellow", markup=False, soft_wrap=True)
         view.show(run.name, row.step, row.steps or 1, row.state, answers.problem or text)
-        cluster = clusters.default() if row.cluster is None else clusters.find(row.cluster)
+        cluster = clusters.find(row.cluster) if row.cluster in clusters.CLUSTERS else clusters.default()
         # A job that is about to return to the queue looks over for a moment.
         ends_seen = ends_seen + 1 if row.state in OVER else 0
         if ends_seen >= (1 if row.state == "FINISHED" else cluster.looks_to_believe_an_end):
@@ -124,16 +124,19 @@ def _watch(works: Sequence[Work], view: View, title: str | None = None) -> None:
     if not works:
         return
     title = title or (works[0].name if len(works) == 1 else f"{len(works)} evaluations")
+    ends_seen = 0
     while True:
-        jobs = [event.job for work in works for event in work.ledger.history().jobs]
-        answers = survey.ask(jobs)
+        answers = survey.ask(event.job for work in works for event in work.ledger.history().submitted)
         states = [work_state(work, answers) for work in works]
         done, total = map(sum, zip(*(work.rows_done() for work in works), strict=True))
-        finished = "" if len(works) == 1 else f"in {states.count('FINISHED')} complete and {len(works)} in all"
+        finished = "" if len(works) == 1 else f"; {states.count('FINISHED')} of {len(works)} evaluations complete"
         active = [state for state in ("RUNNING", "PENDING") if state in states]
         state = active[0] if active else "FINISHED" if set(states) == {"FINISHED"} else "STOPPED"
         doing = "merging" if active and done >= total else "rows"
-        view.show(title, done, total, state, f"{doing} {finished}".rstrip())
-        if not active:
+        view.show(title, done, total, state, doing + finished)
+        where = [clusters.find(name) for name in answers.surveys if name in clusters.CLUSTERS]
+        # A task that is about to return to the queue looks over for a moment.
+        ends_seen = 0 if active else ends_seen + 1
+        if state == "FINISHED" or ends_seen >= max((cluster.looks_to_believe_an_end for cluster in where), default=1):
             return
-        time.sleep(max((clusters.find(name).poll_s for name in {job.cluster for job in jobs}), default=0.4))
+        time.sleep(max((cluster.poll_s for cluster in where), default=0.4))

@@ -32,6 +32,6 @@ def count(value: int | None) -> str:
     return "-" if value is None else f"{value:,}"
 
 
-def signed(value: float | None, digits: int = 3) -> str:
+def fixed(value: float | None, digits: int = 3) -> str:
     """A number with a fixed number of decimals; a dash for None."""
     return "-" if value is None else f"{value:.{digits}f}"

@@ -16,6 +16,7 @@ import psutil
 import torch
 
 from cld_core.run import RunFolder
+from cldctl.clusters.this_machine import environment
 
 # A toy that trains in no time, on two processes.
 SMALL = (
@@ -53,7 +54,7 @@ def invoke(
     from cldctl.ui import console
 
     out, err = io.StringIO(), io.StringIO()
-    with _environment(CLDCTL_RUNS=str(runs), **env), _signal_handlers():
+    with environment({"CLDCTL_RUNS": str(runs), **env}), _signal_handlers():
         console.out.width = width
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             returned = app.run(arguments)
@@ -61,20 +62,6 @@ def invoke(
     if code is not None:
         assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
-
-
-@contextlib.contextmanager
-def _environment(**variables: str) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 @contextlib.contextmanager

@@ -6,9 +6,9 @@ from typer.testing import CliRunner
 
 from cld_core.errors import RecipeError
 from cld_core.recipe import dump, load
-from cldctl.commands.recipes import find_recipe, recipe_files, recipes
+from cldctl.commands.recipes import recipes
 from cldctl.commands.render import render
-from cldctl.profiles import find_profile
+from cldctl.lookup import find_profile, find_recipe, recipe_files
 from tests.support.paths import RECIPES
 
 

@@ -1,9 +1,11 @@
-"""What follows a bad end, decided without a cluster."""
+"""What follows a bad end: decided without a cluster, and done with a launcher that is made up."""
 
 from typing import Any
 
 import pytest
 
+from cld_core.evaluation.evaluation import Evaluation
+from cld_core.evaluation.request import EvalRequest
 from cld_core.run.events import (
     Crashed,
     DiedEarly,
@@ -11,14 +13,16 @@ from cld_core.run.events import (
     Event,
     JobRef,
     NotBegun,
+    Requeued,
     Started,
     Submitted,
     TurnedAway,
 )
 from cld_core.run.history import History
-from cldctl.jobs.aftermath import GiveUp, Leave, Retry, after_bad_end, missing_event
-
-REF = JobRef(cluster="any", job_id="7", restarts=True)
+from cldctl.jobs import aftermath
+from cldctl.jobs.aftermath import GiveUp, Retry, after_bad_end, after_crash, missing_event
+from tests.support.launcher import REF, Launcher, inside
+from tests.support.made_up import run_with
 
 
 def started(attempt: int = 0, step: int = 0, restart: int = 0, job_id: str = "7") -> Started:
@@ -29,13 +33,13 @@ def ended(attempt: int = 0, cause: str = "crashed", **more: Any) -> Ended:
     return Ended(attempt=attempt, cause=cause, **more)
 
 
-def after(*events: Event, restart: int = 0, code: int = 1, max_retries: int = 3) -> Leave | GiveUp | Retry:
-    return after_bad_end(History.of(events), REF, restart, code, max_retries)
+def after(*events: Event, restart: int = 0, max_retries: int = 3) -> GiveUp | Retry | None:
+    return after_bad_end(History.of(events), REF, restart, max_retries)
 
 
 def test_a_job_that_never_began_is_left():
-    assert after(Submitted(job=REF)) == Leave()
-    assert after(started(job_id="6"), ended(), Submitted(job=REF)) == Leave()
+    assert after(Submitted(job=REF)) is None
+    assert after(started(job_id="6"), ended(), Submitted(job=REF)) is None
 
 
 def test_crashes_are_retried_later_and_later_until_the_budget_is_spent():
@@ -57,37 +61,32 @@ def test_what_another_start_may_get_past(cause):
 
 @pytest.mark.parametrize("cause", ["finished", "preempted", "timeout", "cancelled", "nonfinite", "save_failed"])
 def test_an_end_that_explains_itself_is_left(cause):
-    assert after(started(), ended(cause=cause)) == Leave()
+    assert after(started(), ended(cause=cause)) is None
 
 
 def test_a_bug_is_given_up_at_once():
-    decision = after(started(), ended(detail="TypeError: no", bug=True), code=2)
+    decision = after(started(), ended(detail="TypeError: no", bug=True))
     assert decision == GiveUp("TypeError: no", "a fault in code or recipe")
 
 
 def test_another_job_has_taken_over():
-    assert after(started(0), ended(0), started(1, job_id="8")) == Leave()
+    assert after(started(0), ended(0), started(1, job_id="8")) is None
 
 
 def test_a_start_that_died_before_it_trained_counts_as_a_crash():
     before = [started(0), ended(0, cause="preempted")]
-    assert after(*before, restart=1) == Leave()
+    assert after(*before, restart=1) is None
     early = DiedEarly(job_id="7", restart=1, reason="no port")
     assert after(*before, early, restart=1) == Retry(1, 10.0)
     assert after(*before, early, early, restart=2) == Retry(2, 20.0)
 
 
 def test_a_task_of_sharded_work_has_a_budget_of_its_own():
-    submitted = Submitted(job=REF, shards=(3,))
-    crash = Crashed(job_id="7", restart=0, code=137)
-    other = Crashed(job_id="8", restart=0, code=137)
-    assert after(submitted) == Leave()
-    assert after(submitted, crash, other) == Retry(1, 10.0)
-    assert after(submitted, crash, crash, max_retries=1) == GiveUp(
-        "2 crashes (train.max_retries=1)", "the budget is spent"
-    )
-    assert after(submitted, crash, code=2) == Leave(), "a fault in the request"
-    assert after(submitted, crash, code=3) == Leave(), "its checkpoint is gone"
+    assert after_crash(1, code=137, retries=3) == Retry(1, 10.0)
+    assert after_crash(2, code=137, retries=3) == Retry(2, 20.0)
+    assert after_crash(2, code=137, retries=1) == GiveUp("2 crashes (1 allowed)", "the budget is spent")
+    assert after_crash(1, code=2, retries=3) is None, "a fault in the request"
+    assert after_crash(1, code=3, retries=3) is None, "its checkpoint is gone"
 
 
 def missing(*events: Event, restart: int = 0, code: int = 1, hung: bool = False) -> Event | None:
@@ -116,3 +115,79 @@ def test_a_second_start_that_said_nothing_died_early():
     assert missing(*before, restart=1, code=2) is None, "wrong usage is there at the next start, too"
     assert missing(*before, NotBegun(job_id="7", reason="damaged"), restart=1) is None
     assert missing(*before, TurnedAway(job_id="7", reason="held", why="held"), restart=1) is None
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = run_with(tmp_path / "mine", 10, overrides=("train.max_retries=1", "cluster.successor=true"))
+    run.ledger.append(Submitted(job=REF))
+    return run
+
+
+def test_a_training_that_crashed_is_started_again_until_its_budget_is_spent(run, capsys):
+    run.ledger.append(started())
+    job = inside()
+    aftermath.after_training(run, job, 137)
+    ended, requeued = run.ledger.events()[-2:]
+    assert isinstance(ended, Ended)
+    assert ended.detail == "a rank ended with code 137; see cldctl logs"
+    assert isinstance(requeued, Requeued)
+    assert (requeued.cause, job.delay_s, job.within_s) == ("crashed", 10.0, 60.0)
+    assert "mine: crash 1 of 1 allowed; again in 10 s" in capsys.readouterr().err
+
+    run.ledger.append(started(1, restart=1))
+    run.ledger.append(Submitted(job=JobRef(cluster="made-up", job_id="8"), successor_of="7"))
+    job = inside(restart=1, said="Timeout (0:05:00)!")
+    aftermath.after_training(run, job, 1)
+    history = run.ledger.history()
+    assert history.given_up == "2 crashes in a row without a new checkpoint (train.max_retries=1)"
+    assert history.last.detail.startswith("no step finished within train.hang_timeout_s")
+    assert job.cluster.cancelled == ["8"], "its successor is not to begin"
+    assert not hasattr(job, "delay_s")
+
+
+def test_what_the_launcher_knows_is_the_cause(run):
+    run.ledger.append(started())
+    job = inside()
+    job.cause = "out_of_memory"
+    aftermath.after_training(run, job, 137)
+    history = run.ledger.history()
+    assert history.last.cause == history.requeued.cause == "out_of_memory"
+
+
+@pytest.fixture
+def work(run):
+    return Evaluation(EvalRequest.of(run.recipe(), ("elbo",), 10).save(run))
+
+
+def test_a_task_of_shards_that_crashed_is_started_again_until_its_budget_is_spent(work, capsys):
+    job = inside()
+    aftermath.after_shards(work.folder, job, 137)
+    assert (job.delay_s, job.within_s) == (10.0, 60.0)
+    assert "task 7: crash 1 of 1 allowed; again in 10 s" in capsys.readouterr().err
+    job = inside(restart=1)
+    aftermath.after_shards(work.folder, job, 137)
+    assert "task 7: 2 crashes (1 allowed); not started again" in capsys.readouterr().err
+    assert not hasattr(job, "delay_s")
+    assert work.ledger.history().crashes == {"7": 2}
+
+
+class Known(Launcher):
+    def current_job(self, logs=None):
+        return inside()
+
+
+@pytest.mark.parametrize("code", [0, 137])
+def test_the_exit_code_is_kept_although_the_folder_is_gone(tmp_path, capsys, code):
+    arguments = ["shards", str(tmp_path / "gone"), str(tmp_path), f"{__name__}:Known", str(code)]
+    assert aftermath.main(arguments) == code
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == (code != 0)
+    assert said.startswith("task 7: not started again: " if code else "")
+
+
+def test_main_decides_by_the_kind_of_work(run, work):
+    for kind, folder, ledger in (("training", run.path, run.ledger), ("shards", work.folder, work.ledger)):
+        run.ledger.append(started())
+        assert aftermath.main([kind, str(folder), str(run.logs), f"{__name__}:Known", "1"]) == 1
+        assert isinstance(ledger.events()[-1], Requeued if kind == "training" else Crashed)

@@ -3,12 +3,16 @@
 import pytest
 
 from cld_core.errors import CheckpointError
+from cld_core.evaluation.evaluation import Evaluation
+from cld_core.evaluation.request import EvalRequest
 from cld_core.run.events import JobRef
-from cld_core.stop import StopFlag
-from cldctl.clusters.base import InJob
+from cld_core.stop import StopCode, StopFlag
+from cldctl.clusters.base import InJob, SchedulerAway
 from cldctl.clusters.debug import DebugCluster
 from cldctl.jobs import shards
 from cldctl.jobs.shards import Piece, ShardsWork, divided
+from tests.support.launcher import inside
+from tests.support.made_up import run_with
 
 
 def test_a_task_a_shard_and_shared_tasks_if_a_submission_cannot_have_so_many():
@@ -42,3 +46,43 @@ def test_a_piece_that_fails_leaves_the_others_alone(monkeypatch):
     with pytest.raises(CheckpointError, match="b is damaged"):
         ShardsWork(pieces, gpu=False)._compute(job, StopFlag())
     assert computed == [("a", (0,)), ("b", (0,)), ("c", (1, 2))]
+
+
+@pytest.fixture
+def evaluations(tmp_path, monkeypatch):
+    """Two evaluations that compute nothing."""
+    run = run_with(tmp_path / "mine", 10, 20)
+    folders = [EvalRequest.of(run.recipe(), ("elbo",), step, 1).save(run) for step in (10, 20)]
+    monkeypatch.setattr(Evaluation, "compute", lambda *_: True)
+    return tuple(Piece(str(folder), (0,)) for folder in folders)
+
+
+def test_tables_are_written_once_when_all_pieces_are_computed(evaluations, monkeypatch, capsys):
+    written = []
+
+    def full(run):
+        written.append(run.name)
+        raise OSError("no space left")
+
+    monkeypatch.setattr(shards, "write_finished", full)
+    assert ShardsWork(evaluations, gpu=False)._compute(inside(), StopFlag())
+    assert written == ["mine"]
+    assert "warning: the tables of the sweeps of mine could not be written: no space left" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("is_away", [False, True])
+def test_a_task_that_is_preempted_requeues_itself_like_a_training(evaluations, monkeypatch, capsys, is_away):
+    job = inside()
+    job.refusal = SchedulerAway("nobody answers") if is_away else None
+
+    def preempted(work, job, stop):
+        stop.code = StopCode.USR2
+        return False
+
+    monkeypatch.setattr(ShardsWork, "_compute", preempted)
+    monkeypatch.setattr(StopFlag, "listen", lambda self, interrupt=False: self)
+    ShardsWork(evaluations, gpu=False)(job)
+    if is_away:
+        assert "could not requeue job 7: nobody answers" in capsys.readouterr().out
+    else:
+        assert (job.delay_s, job.within_s) == (0.0, 60.0)

@@ -25,7 +25,7 @@ def saved(run: RunFolder, step: int, seconds: float) -> None:
 def test_the_notice_comes_from_measured_saves_for_training_and_shards_alike(run):
     def notices(recipe):
         training = specs.training(run, recipe, DebugCluster())
-        shards = specs.sharded("e", run.evals, run.logs, recipe.cluster, DebugCluster(), run=run)
+        shards = specs.sharded([run.evals / "e"], recipe.cluster, DebugCluster(), run=run)
         return {training.notice_s, shards.notice_s}
 
     assert notices(run.recipe()) == {90}
@@ -33,14 +33,14 @@ def test_the_notice_comes_from_measured_saves_for_training_and_shards_alike(run)
     saved(run, 20, 100.0)
     assert notices(run.recipe()) == {360}
     assert notices(load(TOY, ["cluster.signal_s=45"])) == {45}
-    statistics = specs.sharded("cldctl-stats", run.evals, run.logs, run.recipe().cluster, DebugCluster())
+    statistics = specs.sharded([run.evals / "e"], run.recipe().cluster, DebugCluster())
     assert statistics.notice_s == 90, "no save was measured"
     assert specs.measured_saves([run]).slowest_s == 100.0
 
 
 def test_a_task_of_shards_is_one_process(run):
     size = load(TOY, ["cluster.nodes=2", "cluster.gpus_per_node=8"]).cluster
-    spec = specs.sharded("e", run.evals, run.logs, size, DebugCluster(), run=run, parallel=5)
+    spec = specs.sharded([run.evals / "e"], size, DebugCluster(), run=run, parallel=5)
     assert (spec.size.nodes, spec.size.ranks_per_node, spec.size.gpus_per_node, spec.parallel) == (1, 1, 1, 5)
 
 

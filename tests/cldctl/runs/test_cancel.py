@@ -3,59 +3,28 @@
 import pytest
 
 from cld_core.errors import UsageError
+from cld_core.evaluation.evaluation import evaluations_of
 from cld_core.evaluation.request import EvalRequest
-from cld_core.run.events import Cancelled, Ended, JobRef, Started, Submitted
-from cldctl import clusters
-from cldctl.clusters.base import SchedulerAway, Seen, Survey
-from cldctl.clusters.debug import DebugCluster
-from cldctl.jobs.evaluations import evaluations_of
+from cld_core.run.events import Cancelled, Ended, JobRef, Submitted, TurnedAway
+from cldctl.clusters.base import SchedulerAway, SchedulerRefused
 from cldctl.runs import cancel
 from tests.support.made_up import run_with
+from tests.support.scripted import trained
+from tests.support.tools import invoke
 
 
-class Scripted(DebugCluster):
-    """Jobs are in the phase that ``phases`` says; cancelled ones are gone, unless they are stubborn."""
-
-    name = "scripted"
-    phases: dict[str, str]
-    calls: list[tuple[str, list[str]]]
-    stubborn: set[str]
-    problem: str | None
-
-    def survey(self, jobs, *, settled=(), max_age_s=30.0):
-        seen = {(self.name, job.job_id): Seen(self.phases[job.job_id], reason="started on far") for job in jobs}
-        return Survey(seen, self.problem)
-
-    def cancel(self, jobs):
-        self._end("cancel", [job.job_id for job in jobs if job.job_id not in self.stubborn], jobs)
-
-    def kill(self, jobs):
-        self._end("kill", [job.job_id for job in jobs], jobs)
-
-    def _end(self, how, gone, jobs):
-        self.calls.append((how, [job.job_id for job in jobs]))
-        self.phases.update(dict.fromkeys(gone, "gone"))
-
-
-@pytest.fixture
-def scripted(monkeypatch):
-    Scripted.phases, Scripted.calls, Scripted.stubborn, Scripted.problem = {}, [], set(), None
-    monkeypatch.setitem(clusters.CLUSTERS, "scripted", f"{__name__}:Scripted")
-    return Scripted
-
-
-def run_of(path, job_id, phase="running"):
-    run = run_with(path, 10)
-    run.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id=job_id)))
-    run.ledger.append(Started(attempt=0, job_id=job_id, step=0))
-    Scripted.phases[job_id] = phase
-    return run
+def run_of(path, job_id, phase="running", cluster="scripted"):
+    return trained(run_with(path, 10), job_id, phase, cluster)
 
 
 def ended(endings, grace_s=60.0):
     over = []
     cancel.wait([ending for ending in endings if ending.jobs], over.append, grace_s)
     return over
+
+
+def is_noted(run):
+    return any(isinstance(event, Cancelled) for event in run.ledger.events())
 
 
 def test_several_runs_and_their_evaluations_end_at_the_same_time(tmp_path, scripted):
@@ -86,8 +55,55 @@ def test_nothing_is_cancelled_unless_everything_can_be(tmp_path, scripted):
     runs = [run_of(tmp_path / "a", "1"), run_of(tmp_path / "b", "2", "unknown")]
     with pytest.raises(UsageError, match=r"b was started on far\. Cancel it there\."):
         cancel.cancel(runs)
-    scripted.problem = "nobody answers"
+    scripted.away.add("scripted")
     with pytest.raises(SchedulerAway, match=r"nobody answers\. Nothing was cancelled; try again when it answers\."):
         cancel.cancel(runs)
     assert scripted.calls == []
-    assert not any(isinstance(event, Cancelled) for run in runs for event in run.ledger.events())
+    assert not any(map(is_noted, runs))
+
+
+def test_a_cluster_that_refuses_keeps_no_other_from_being_asked(tmp_path, scripted):
+    runs = [run_of(tmp_path / "a", "1"), run_of(tmp_path / "b", "2", cluster="other")]
+    scripted.refused.add("1")
+    first, second = cancel.cancel(runs)
+    assert isinstance(first.problem, SchedulerRefused)
+    assert first.jobs == (), "nobody waits for it"
+    assert (second.problem, [job.job_id for job in second.jobs]) == (None, ["2"])
+    assert scripted.phases == {"1": "running", "2": "gone"}
+    said = invoke("cancel", "a", "b", runs=tmp_path, code=4).stderr
+    assert "a: no" in said
+
+
+def test_a_job_that_ended_meanwhile_fails_no_other_run(tmp_path, scripted, monkeypatch):
+    runs = [run_of(tmp_path / "a", "1"), run_of(tmp_path / "b", "2")]
+    scripted.refused.add("1")
+
+    def note(run, job_ids):
+        scripted.phases["1"] = "gone"  # after it was seen alive
+
+    monkeypatch.setattr(cancel, "_note", note)
+    endings = cancel.cancel(runs)
+    assert [ending.problem for ending in endings] == [None, None]
+    assert scripted.phases["2"] == "gone"
+    assert all(ending.is_over for ending in ended(endings))
+
+
+def test_a_run_of_an_unknown_cluster_keeps_no_other_from_ending(tmp_path, scripted):
+    strange, known = run_of(tmp_path / "a", "1", cluster="moon"), run_of(tmp_path / "b", "2")
+    first, second = cancel.cancel([strange, known])
+    assert str(first.problem) == (
+        "cluster 'moon' is not known to this cldctl. a was not cancelled. Use the cldctl that submitted the job."
+    )
+    assert not is_noted(strange)
+    assert [job.job_id for job in second.jobs] == ["2"]
+
+
+def test_a_withdrawn_successor_that_still_waits_is_cancelled(tmp_path, scripted):
+    """Its predecessor noted that it is withdrawn, and then could not reach the scheduler."""
+    run = run_of(tmp_path / "a", "1", "gone")
+    run.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="2"), successor_of="1"))
+    run.ledger.append(TurnedAway(job_id="2", reason="withdrawn", why="withdrawn"))
+    scripted.phases["2"] = "pending"
+    (ending,) = cancel.cancel([run])
+    assert [job.job_id for job in ending.jobs] == ["2"]
+    assert scripted.calls == [("cancel", ["2"])]

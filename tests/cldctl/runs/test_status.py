@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from cld_core.evaluation.evaluation import evaluations_of
 from cld_core.evaluation.request import EvalRequest
 from cld_core.recipe import load
 from cld_core.run import Lease, RunFolder
 from cld_core.run.atomic import read_json, write_json
-from cld_core.run.events import Ended, JobRef, Requested, Started, Submitted
+from cld_core.run.events import Ended, JobRef, Requested, Started, Submitted, TurnedAway
 from cldctl import clusters
 from cldctl.clusters.base import Seen, Survey
 from cldctl.clusters.debug import DebugCluster
-from cldctl.jobs.evaluations import evaluations_of
 from cldctl.runs import survey
 from cldctl.runs.status import RunStatus, evaluation_status, status_of, status_or_reason
 from cldctl.runs.survey import Answers
@@ -77,7 +77,9 @@ def test_a_run_that_cannot_be_read_spoils_no_other_row(run, monkeypatch):
 def test_a_run_of_another_format_gets_one_line_from_every_command(run, tmp_path):
     other = RunFolder.create(tmp_path / "old", load(TOY), {"created": 0.5})
     write_json(other.identity_file, {**read_json(other.identity_file), "format": 1})
-    rows = invoke("status", runs=tmp_path).stdout
+    shown = invoke("status", runs=tmp_path)
+    assert [line.split(":")[0] for line in shown.stderr.splitlines()] == ["old"], "the reason of what is not readable"
+    rows = shown.stdout
     assert [line.split()[:2] for line in rows.splitlines()[3:5]] == [["old", "LOST"], ["mine", "PENDING"]]
     for arguments in (["resume"], ["eval", "--elbo"], ["cancel"], ["logs"], ["report"], ["status"], ["export"]):
         said = invoke(arguments[0], "old", *arguments[1:], runs=tmp_path, code=2).stderr
@@ -164,3 +166,22 @@ def test_a_cluster_that_this_version_does_not_know_is_a_problem_of_its_own_runs(
     assert answers.problem == "cluster 'elsewhere' is not known to this cldctl"
     assert answers.is_stale("elsewhere")
     assert not answers.is_stale("local")
+
+
+def test_an_attempt_shows_only_its_public_fields(run):
+    run.ledger.append(Submitted(job=ref()))
+    run.ledger.append(Started(attempt=0, job_id="7", step=0, log_offset=12, restart=1))
+    row = status_of(run, GONE).to_dict()
+    public = "attempt job_id started ended cause first_step last_step detail host warning"
+    assert set(row["attempts"][0]) == set(public.split())
+    assert "is_readable" not in row
+
+
+def test_a_withdrawn_job_that_still_waits_is_shown(run):
+    run.ledger.append(Started(attempt=0, job_id="7", step=0))
+    run.ledger.append(Ended(attempt=0, cause="cancelled", step=3))
+    run.ledger.append(Submitted(job=ref("8"), successor_of="7"))
+    run.ledger.append(TurnedAway(job_id="8", reason="withdrawn", why="withdrawn"))
+    row = status_of(run, saying(Seen("pending")))
+    assert (row.state, row.reason) == ("CANCELLED", "job 8 still waits, with nothing to do: `cldctl cancel mine`")
+    assert status_of(run, GONE).reason is None

@@ -1,18 +1,23 @@
 """What is written when, and what is left of a submission that fails."""
 
+import contextlib
+
 import pytest
 
+from cld_core.evaluation.evaluation import Evaluation
+from cld_core.evaluation.request import EvalRequest
 from cld_core.recipe import load
 from cld_core.run import RunFolder
 from cld_core.run.events import JobRef, NotSubmitted, Requested, Submitted
 from cldctl.clusters.base import After, SchedulerAway, SchedulerRefused
 from cldctl.clusters.debug import DebugCluster
 from cldctl.evals import plan
-from cldctl.jobs.evaluations import chained
+from cldctl.jobs.successor import chained
 from cldctl.runs import evaluate, sharded
-from cldctl.runs.submit import Order, train
-from tests.support.made_up import run_with
+from cldctl.runs.submit import submit, train
+from tests.support.made_up import report, run_with
 from tests.support.paths import RECIPES
+from tests.support.tools import invoke
 
 TOY = RECIPES / "toy.yaml"
 
@@ -37,8 +42,8 @@ class Recording(DebugCluster):
         note([JobRef(cluster=self.name, job_id=f"{len(self.submitted)}_{k}") for k in range(len(tasks))])
 
 
-def order(path, cluster, metrics=()):
-    return Order(path, load(TOY, ["train.steps=20", "eval.samples=32"]), TOY, cluster, metrics)
+def submitted(path, cluster, metrics=(), *overrides):
+    return submit(path, load(TOY, ["train.steps=20", "eval.samples=32", *overrides]), TOY, cluster, metrics)
 
 
 def test_the_request_is_in_the_ledger_before_the_job_exists(tmp_path):
@@ -49,20 +54,19 @@ def test_the_request_is_in_the_ledger_before_the_job_exists(tmp_path):
             events.extend(RunFolder(tmp_path / "mine").ledger.events())
             super().submit(spec, tasks, note)
 
-    begun = order(tmp_path / "mine", Looking()).submit(lambda run, job: None)
+    begun = submitted(tmp_path / "mine", Looking())
     assert [type(event) for event in events] == [Requested]
     assert [type(event) for event in begun.run.ledger.events()] == [Requested, Submitted]
 
 
 def test_an_evaluation_is_a_job_that_waits_for_the_training(tmp_path):
     cluster = Recording()
-    recipe = load(TOY, ["train.steps=20", "eval.samples=32", "cluster.tasks_per_node=4"])
-    begun = Order(tmp_path / "mine", recipe, TOY, cluster, ("elbo",)).submit(lambda run, job: None)
+    begun = submitted(tmp_path / "mine", cluster, ("elbo",), "cluster.tasks_per_node=4")
     (training, _), (evaluation, tasks) = cluster.submitted
     assert training.after is None
     assert evaluation.after == After((begun.job,))
     assert len(tasks) == 2, "four shards, at most two tasks"
-    (work,) = chained(begun.run, recipe)
+    (work,) = chained(begun.run, begun.run.recipe())
     assert begun.evaluations == (work.name,)
     assert [event.shards for event in work.ledger.history().jobs] == [(0, 2), (1, 3)]
 
@@ -70,7 +74,7 @@ def test_an_evaluation_is_a_job_that_waits_for_the_training(tmp_path):
 @pytest.mark.parametrize("error", [SchedulerRefused("no"), SchedulerAway("nobody answers")])
 def test_a_new_run_that_was_not_submitted_leaves_its_name_free(tmp_path, error):
     with pytest.raises(type(error)):
-        order(tmp_path / "mine", Recording(error), ("elbo",)).submit(lambda run, job: None)
+        submitted(tmp_path / "mine", Recording(error), ("elbo",))
     assert not (tmp_path / "mine").exists()
 
 
@@ -94,6 +98,70 @@ def test_an_evaluation_that_was_refused_leaves_nothing(tmp_path):
     assert begun.started == (made.requests[0].id,)
 
 
-def test_work_that_was_not_begun_is_not_alive(tmp_path):
-    assert not sharded.is_alive(tmp_path)
-    sharded.clear(tmp_path / "nothing")
+def test_work_that_was_not_begun_is_not_alive_and_its_folder_is_cleared(tmp_path):
+    (tmp_path / "a.npz.partial" / "logs").mkdir(parents=True)
+    assert not sharded.is_alive(tmp_path / "a.npz.partial")
+    sharded.clear(tmp_path / "a.npz.partial")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_shows_what_the_evaluation_waits_for(tmp_path, monkeypatch):
+    (tmp_path / "sbatch").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    shown = invoke("submit", "toy", "--dry-run", "--cluster", "slurm", "--eval", "elbo", runs=tmp_path / "runs").stdout
+    assert "--dependency=afterany:JOB_OF_THE_TRAINING" in shown
+
+
+def test_a_cluster_that_does_not_report_its_jobs_is_named(tmp_path):
+    class Silent(Recording):
+        def submit(self, spec, tasks, note):
+            pass
+
+    run = run_with(tmp_path / "mine", 10)
+    with pytest.raises(AssertionError, match="cluster recording did not report its jobs"):
+        train(run, run.recipe(), Silent())
+    work = Evaluation(EvalRequest.of(run.recipe(), ("elbo",), 10).save(run))
+    with pytest.raises(AssertionError, match="cluster recording did not report its jobs"):
+        sharded.start([work], Silent(), run.recipe().cluster, run=run)
+
+
+def test_whether_an_evaluation_is_being_computed_must_be_known(tmp_path, scripted, monkeypatch):
+    """Otherwise it would be called "already being computed", and nobody would compute it."""
+    monkeypatch.setattr(Recording, "name", "scripted")
+    run, cluster = run_with(tmp_path / "mine", 10, 20), Recording()
+    size = run.recipe().cluster
+    made = plan.make(run, ("elbo",), [10, 20], [])
+    evaluate.start(run, made, cluster, size)
+    scripted.away.add("scripted")
+    with pytest.raises(SchedulerAway, match=r"nobody answers\. Whether this is being computed is unknown; try again"):
+        evaluate.start(run, made, cluster, size)
+    with pytest.raises(SchedulerAway):
+        sharded.is_alive(run.evals / made.requests[0].id)
+    for request in made.requests:
+        report(run, request)
+    assert len(evaluate.start(run, made, cluster, size).complete) == 2, "nobody has to be asked"
+
+
+def test_two_commands_start_statistics_once(tmp_path, scripted, monkeypatch):
+    class Asked:
+        """A request that is already stored."""
+
+        folder = tmp_path / "a.npz.partial"
+        is_done = False
+
+        def save(self):
+            raise AssertionError("the other command has started it")
+
+    request = Asked()
+    order = []
+
+    @contextlib.contextmanager
+    def locked(folder, cluster):
+        order.append(folder)
+        yield
+
+    monkeypatch.setattr(sharded.home, "only_one", locked)
+    monkeypatch.setattr(sharded, "is_alive", lambda folder: order.append("asked") or True)
+    assert sharded.start_statistics(request, Recording(), load(TOY).cluster) is None
+    assert order == [request.folder, "asked"], "decided inside the lock"

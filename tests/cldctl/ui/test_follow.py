@@ -1,4 +1,4 @@
-"""`--follow`: the exit code says how the run ended, and Ctrl-C leaves the job alone."""
+"""`--follow`: the exit code says how it ended, and Ctrl-C leaves the job alone."""
 
 import signal
 import subprocess
@@ -6,50 +6,74 @@ import sys
 
 import pytest
 
+from cld_core.evaluation.evaluation import Evaluation
+from cld_core.evaluation.request import EvalRequest
 from cld_core.run import RunFolder
-from tests.support.tools import SMALL, cldctl, ranks_of, status, wait_for, wait_step
+from cld_core.run.events import Ended, JobRef, Submitted
+from cldctl import clusters
+from cldctl.clusters.base import Seen, Survey
+from cldctl.ui.follow import follow_evaluations, follow_run
+from tests.support.made_up import report, run_with
+from tests.support.scripted import Scripted, register, trained
+from tests.support.tools import SMALL, cldctl, status, wait_step
 
-LONG = (*SMALL, "train.steps=1000000", "--name", "mine", "--cluster", "local", "--follow")
 
-
-@pytest.fixture
-def runs(fresh_runs):
-    return fresh_runs
-
-
-@pytest.fixture
-def following(runs):
-    command = [sys.executable, "-m", "cldctl", "submit", "toy", *LONG, "--runs-dir", str(runs)]
+def test_interrupted_is_130_and_the_job_goes_on(fresh_runs):
+    settings = (*SMALL, "train.steps=1000000", "--name", "mine", "--cluster", "local", "--follow")
+    command = [sys.executable, "-m", "cldctl", "submit", "toy", *settings, "--runs-dir", str(fresh_runs)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    wait_for((runs / "mine" / "run.json").is_file)
-    wait_step(RunFolder(runs / "mine"), 10)
-    yield process
-    process.kill()
-
-
-def test_cancelled_is_5(runs, following):
-    cldctl("cancel", "mine", runs=runs)
-    out, err = following.communicate(timeout=60)
-    assert following.returncode == 5
+    run = RunFolder(fresh_runs / "mine")
+    wait_step(run, 10)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
     assert out.splitlines() == ["mine"]
-    assert "CANCELLED at step" in err
     assert "mine RUNNING" in err
-    assert "cldctl resume mine" in err
-
-
-def test_failed_is_1(runs, following):
-    ranks_of(RunFolder(runs / "mine"))[1].kill()
-    _, err = following.communicate(timeout=60)
-    assert following.returncode == 1
-    assert "FAILED" in err
-
-
-def test_interrupted_is_130_and_the_job_goes_on(runs, following):
-    following.send_signal(signal.SIGINT)
-    _, err = following.communicate(timeout=60)
-    assert following.returncode == 130
     assert "the job goes on" in err
-    run = RunFolder(runs / "mine")
     wait_step(run, run.progress()["step"] + 10)
-    assert status(runs, "mine")["state"] == "RUNNING"
-    cldctl("cancel", "mine", runs=runs)
+    assert status(fresh_runs, "mine")["state"] == "RUNNING"
+    cldctl("cancel", "mine", runs=fresh_runs)
+
+
+@pytest.mark.parametrize(
+    ("cause", "state", "code"), [("cancelled", "CANCELLED", 5), ("crashed", "FAILED", 1), ("finished", "FINISHED", 0)]
+)
+def test_the_exit_code_says_how_a_run_ended(tmp_path, monkeypatch, capsys, cause, state, code):
+    register(monkeypatch)
+    run = trained(run_with(tmp_path / "mine", 10), "1", "gone")
+    run.ledger.append(Ended(attempt=0, cause=cause, step=10))
+    assert follow_run(run) == code
+    said = capsys.readouterr().err
+    assert f"{state} at step 10" in said
+    assert ("cldctl resume mine" in said) == (code != 0)
+
+
+class Blinking(Scripted):
+    """A job that seems to be gone for a moment, between its requeue and the queue."""
+
+    name = "blinking"
+    poll_s = 0.0
+    looks_to_believe_an_end = 2
+    phases: list[str]
+
+    def survey(self, jobs, *, settled=(), max_age_s=30.0):
+        phase = self.phases.pop(0)
+        return Survey({(self.name, job.job_id): Seen(phase) for job in jobs})
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_one_answer_that_a_task_is_gone_is_not_its_end(tmp_path, monkeypatch, capsys, comes_back):
+    monkeypatch.setitem(clusters.CLUSTERS, "blinking", f"{__name__}:Blinking")
+    run = run_with(tmp_path / "mine", 10, 20)
+    requests = [EvalRequest.of(run.recipe(), ("elbo",), step) for step in (10, 20)]
+    for request in requests:
+        request.save(run)
+    work = Evaluation(run.evals / requests[0].id)
+    work.ledger.append(Submitted(job=JobRef(cluster="blinking", job_id="1"), shards=(0,)))
+    report(run, requests[1], elbo={"nll": 1.0, "stderr": 0.1})
+    Blinking.phases = ["running", "gone", *(["pending", "gone"] if comes_back else []), "gone", "gone"]
+    assert follow_evaluations(run, [request.id for request in requests]) == 1
+    assert Blinking.phases == [], "two answers in a row, and one for the results"
+    said = capsys.readouterr().err
+    assert "rows; 1 of 2 evaluations complete" in said
+    assert ("PENDING" in said) == comes_back

@@ -1,0 +1,83 @@
+"""Which runs can be continued, from where, and what is refused, on clusters that are made up."""
+
+import pytest
+
+from cld_core.errors import NotFoundError, RecipeError, UsageError
+from cld_core.evaluation.evaluation import Evaluation
+from cld_core.evaluation.request import EvalRequest
+from cld_core.run.atomic import read_json, write_json
+from cld_core.run.events import Ended, JobRef, Requested, Submitted
+from cldctl.clusters.base import SchedulerAway
+from cldctl.runs.resume import resumable, resume
+from tests.support.made_up import damage, run_with
+from tests.support.scripted import Scripted, trained
+from tests.support.tools import invoke
+
+
+def stopped(path, job_id="1", cause="preempted", phase="gone", cluster="scripted", steps=(10, 20)):
+    run = trained(run_with(path, *steps, overrides=("train.steps=50",)), job_id, phase, cluster)
+    run.ledger.append(Ended(attempt=0, cause=cause, step=steps[-1]))
+    return run
+
+
+def resumed(run, *overrides, from_step=None):
+    told = []
+    resume(run, overrides, from_step, Scripted(), lambda recipe, start, damaged: told.append((start, len(damaged))))
+    return told[0]
+
+
+def test_a_run_continues_from_its_newest_whole_checkpoint(tmp_path, scripted):
+    run = stopped(tmp_path / "a")
+    damage(run, 20)
+    assert resumed(run, "train.steps=60") == (10, 1)
+    request, submitted = run.ledger.events()[-2:]
+    assert isinstance(request, Requested)
+    assert (request.steps, request.overrides) == (60, ("train.steps=60",))
+    assert isinstance(submitted, Submitted)
+    assert resumed(stopped(tmp_path / "b"), from_step=10) == (10, 0)
+
+
+def test_what_is_refused(tmp_path, scripted):
+    run = stopped(tmp_path / "a")
+    with pytest.raises(NotFoundError, match=r"no checkpoint of step 15\. It has: 10, 20"):
+        resumed(run, from_step=15)
+    with pytest.raises(RecipeError, match=r"sde\.beta0=3 would make it another run"):
+        resumed(run, "train.keep=9", "sde.beta0=3")
+    with pytest.raises(UsageError, match="already at step 20, beyond"):
+        resumed(run, "train.steps=15")
+    with pytest.raises(UsageError, match="is running as job 2"):
+        resumed(trained(run_with(tmp_path / "b", 10), "2"))
+    assert not any(isinstance(event, Requested) for event in run.ledger.events())
+
+
+def test_only_the_clusters_of_the_training_jobs_have_to_answer(tmp_path, scripted):
+    run = stopped(tmp_path / "a")
+    work = Evaluation(EvalRequest.of(run.recipe(), ("elbo",), 10).save(run))
+    work.ledger.append(Submitted(job=JobRef(cluster="other", job_id="9"), shards=(0,)))
+    scripted.away.add("other")
+    runs, skipped = resumable(tmp_path)
+    assert ([run.name for run in runs], skipped) == (["a"], [])
+    assert resumed(run) == (20, 0)
+    other = stopped(tmp_path / "b", "2", cluster="other")
+    for refused in (lambda: resumed(other), lambda: resumable(tmp_path)):
+        with pytest.raises(SchedulerAway, match="Whether b is alive is unknown; try again when it answers"):
+            refused()
+
+
+def test_runs_that_cannot_be_judged_are_named_and_the_others_go_on(tmp_path, scripted):
+    good = stopped(tmp_path / "a")
+    stopped(tmp_path / "b", "2", phase="running", cause="finished")
+    strange = stopped(tmp_path / "c", "3", cluster="moon")
+    old = stopped(tmp_path / "d", "4")
+    write_json(old.identity_file, {**read_json(old.identity_file), "format": 1})
+    runs, skipped = resumable(tmp_path)
+    assert [run.name for run in runs] == ["a"]
+    assert sorted(line.split(". ")[0] for line in skipped) == sorted(
+        ["cluster 'moon' is not known to this cldctl", f"d: {old.format_problem()}".split(". ")[0]]
+    )
+    with pytest.raises(UsageError, match=r"'moon' is not known.*Whether c is alive is unknown\. Use the cldctl"):
+        resumed(strange)
+    said = invoke("resume", "--yes", runs=tmp_path).stderr
+    assert "skipped: d: " in said
+    assert good.ledger.history().request is None
+    assert "has format 1" in invoke("status", runs=tmp_path).stderr

@@ -1,0 +1,65 @@
+"""Asking clusters about many runs: one of them spoils no other."""
+
+import pytest
+
+from cld_core.errors import UsageError
+from cld_core.evaluation.evaluation import Evaluation
+from cld_core.evaluation.request import EvalRequest
+from cld_core.run.events import JobRef, Submitted, TurnedAway
+from cldctl.clusters.base import SchedulerAway
+from cldctl.runs import survey
+from tests.support.made_up import run_with
+from tests.support.scripted import trained
+
+
+@pytest.fixture
+def runs(tmp_path, scripted):
+    return [
+        trained(run_with(tmp_path / name, 10), job_id, cluster=cluster)
+        for name, job_id, cluster in (("a", "1", "scripted"), ("b", "2", "other"))
+    ]
+
+
+def phases(answers, runs):
+    return [answers.of(job).phase for run in runs for job, _ in survey.jobs_of(run)]
+
+
+def test_a_job_that_was_turned_away_is_asked_about(runs, scripted):
+    runs[0].ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="3")))
+    runs[0].ledger.append(TurnedAway(job_id="3", reason="withdrawn", why="withdrawn"))
+    scripted.phases["3"] = "pending"
+    assert phases(survey.of_runs(runs), runs) == ["running", "pending", "running"]
+
+
+@pytest.mark.parametrize(
+    ("how", "problem"),
+    [("away", "nobody answers"), ("broken", "cluster 'scripted' could not be asked: RuntimeError: a bug")],
+)
+def test_a_cluster_that_cannot_be_asked_spoils_no_other(runs, scripted, how, problem):
+    getattr(scripted, how).add("scripted")
+    answers = survey.of_runs(runs)
+    assert phases(answers, runs) == ["unknown", "running"]
+    assert answers.problem == problem
+    answers.require(["other"], "Nothing happened")
+    with pytest.raises(SchedulerAway, match="Nothing happened; try again when it answers"):
+        answers.require(["other", "scripted"], "Nothing happened")
+
+
+def test_a_damaged_file_of_one_run_spoils_no_other(runs, monkeypatch):
+    EvalRequest.of(runs[0].recipe(), ("elbo",), 10).save(runs[0])
+
+    def damaged(work):
+        raise KeyError("checkpoint_step")
+
+    monkeypatch.setattr(Evaluation, "is_done", property(damaged))
+    answers = survey.of_runs(runs)
+    jobs = [event.job for run in runs for event in run.ledger.history().jobs]
+    assert [answers.of(job).phase for job in jobs] == ["running", "running"]
+
+
+def test_an_unknown_cluster_will_never_answer(tmp_path, runs):
+    trained(run_with(tmp_path / "c", 10), "3", cluster="moon")
+    answers = survey.of_runs([*runs, run_with(tmp_path / "d"), *map(type(runs[0]), [tmp_path / "c"])])
+    with pytest.raises(UsageError, match=r"'moon' is not known.*Use the cldctl that submitted the job\.") as raised:
+        answers.require(answers.surveys, "Nothing happened")
+    assert "try again" not in str(raised.value)
