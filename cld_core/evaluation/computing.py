@@ -18,7 +18,7 @@ from cld_core.shards.merging import Merged
 from . import pictures, registry
 from .evaluation import Evaluation
 from .joined import Joined
-from .results import numbers
+from .report_numbers import numbers
 from .rows.base import RowComputer
 
 

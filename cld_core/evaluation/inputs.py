@@ -14,7 +14,7 @@ from cld_core.recipe.data import ImageDataSpec
 from cld_core.recipe.eval import INCEPTION, FidSpec
 
 from . import inception, registry
-from .extraction import Extraction, FeatureInputs, Files
+from .feature_inputs import Extraction, FeatureInputs, Files
 
 
 def of(recipe: Recipe, metrics: Sequence[str]) -> tuple[FeatureInputs, Files]:
@@ -33,10 +33,10 @@ def of(recipe: Recipe, metrics: Sequence[str]) -> tuple[FeatureInputs, Files]:
     extraction, dimensions, files = extractor(recipe)
     stats = references = None
     if any(metric.reference is not None for metric in readers):
-        from . import statistics
+        from . import stats_file
 
         flags = " and ".join(metric.flag for metric in readers if metric.reference == "features")
-        path, stats, references = statistics.find(recipe, extraction, dimensions, flags)
+        path, stats, references = stats_file.find(recipe, extraction, dimensions, flags)
         files = {**files, "stats": str(path)}
     _refuse_too_few(recipe, metrics, references)
     return FeatureInputs.of(extraction, recipe.eval.fid.quantisation, stats), {"stats": None, **files}

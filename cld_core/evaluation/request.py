@@ -18,7 +18,7 @@ from cld_core.run import RunFolder
 from cld_core.shards import Request
 
 from . import inputs, registry
-from .extraction import FeatureInputs
+from .feature_inputs import FeatureInputs
 
 
 @dataclass(frozen=True, kw_only=True)

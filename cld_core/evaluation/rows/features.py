@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from cld_core.data.images import to_pixels
-from cld_core.evaluation import extractors, registry, statistics
-from cld_core.evaluation.extraction import FeatureInputs
+from cld_core.evaluation import extractors, registry, stats_file
+from cld_core.evaluation.feature_inputs import FeatureInputs
 from cld_core.evaluation.moments import Moments
 
 from .base import Arrays, RowComputer
@@ -25,7 +25,7 @@ class FeatureRows(RowComputer):
     def prepare(self) -> None:
         self._extractor()
         if self._inputs.stats is not None:
-            statistics.require_unchanged(Path(str(self.request.files["stats"])), self._inputs.stats)
+            stats_file.require_unchanged(Path(str(self.request.files["stats"])), self._inputs.stats)
 
     def compute(self, first: int, last: int) -> Arrays:
         drawn = self.model.draw(last - first, seed=self.request.seed, first=first)

@@ -7,9 +7,9 @@ import pytest
 
 from cld_core.errors import UsageError
 from cld_core.evaluation import registry
-from cld_core.evaluation.kinds import Metric, Quantity
+from cld_core.evaluation.definitions import Metric, Quantity
+from cld_core.evaluation.report_numbers import Number, network_evaluations, numbers
 from cld_core.evaluation.request import EvalRequest
-from cld_core.evaluation.results import Number, network_evaluations, numbers
 from cld_core.evaluation.rows.base import RowComputer
 from cld_core.imports import resolve
 from cld_core.shards import KINDS, Work
@@ -52,7 +52,7 @@ def test_every_name_leads_somewhere():
 
 def test_labels_and_requests_load_nothing_slow():
     code = (
-        "import sys; from cld_core.evaluation import evaluation, registry, reports, results, sweeps, training_set;"
+        "import sys; from cld_core.evaluation import evaluation, registry, report_numbers, reports, stats_work, sweeps;"
         "registry.quantities(); print([name for name in ('torch', 'numpy', 'scipy') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -207,7 +207,7 @@ def test_from_a_recipe_through_training_to_samples_and_a_bound():
         for step in range(20):
             trainer.step(step)
         score, keyed = Score(trainer.sde, recipe.objective, trainer.net), {"first": 0, "last": 8}
-        x = trainer.source.test_points(0, **keyed)
+        x = trainer.source.dequantised_test_data(0, **keyed)
         bound = likelihood(score, trainer.sde, recipe.eval.elbo, SampleNoise(0, **keyed), x).elbo
         samples = [
             sampling.sample(score, trainer.sde, spec_of(method), SampleNoise(0, **keyed), (2,)).x

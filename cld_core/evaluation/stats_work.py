@@ -17,7 +17,7 @@ from cld_core.recipe.variants import SECTIONS
 from cld_core.shards import Request, Work
 
 from . import inputs
-from .extraction import Extraction
+from .feature_inputs import Extraction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +58,9 @@ class StatsRequest(Request):
         images = presence.count(data, "train")
         extraction, _, files = inputs.extractor(recipe)
         if output is None:
-            from . import statistics
+            from . import stats_file
 
-            output = statistics.default_file(data, extraction)
+            output = stats_file.default_file(data, extraction)
         return cls(
             output=str(output.absolute()),
             data=data,
@@ -104,11 +104,11 @@ class StatsRequest(Request):
     @property
     def is_done(self) -> bool:
         """Whether the file holds what is asked for. One that answers another request is replaced."""
-        from . import statistics
+        from . import stats_file
 
         if not Path(self.output).is_file():
             return False
-        content = statistics.outline(Path(self.output))
+        content = stats_file.outline(Path(self.output))
         is_current = content.about.get("identity") == self.fingerprint
         return is_current and (not self.features or content.features is not None)
 
@@ -117,7 +117,7 @@ class Statistics(Work):
     """Statistics that are being computed; the folder is removed when they are done."""
 
     command = "cldctl data stats"
-    computation = "cld_core.evaluation.training_features:StatsComputation"
+    computation = "cld_core.evaluation.stats_computing:StatsComputation"
     request: StatsRequest
 
     def __init__(self, folder: Path) -> None:

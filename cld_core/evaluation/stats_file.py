@@ -22,7 +22,7 @@ from cld_core.recipe import Recipe
 from cld_core.recipe.data import ImageDataSpec
 from cld_core.run.atomic import write_arrays
 
-from .extraction import Extraction
+from .feature_inputs import Extraction
 from .moments import Moments
 
 FEATURES = "pool_3"
