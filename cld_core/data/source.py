@@ -24,11 +24,11 @@ class Source(Protocol):
         ...
 
     def dequantised_test_data(self, seed: int, first: int, last: int) -> Tensor:
-        """The test examples ``first <= i < last``, (last - first, C, ...)."""
+        """The test examples ``first <= i < last``, (last - first, C, ...), as points of a density."""
         ...
 
     def test_data(self, seed: int, first: int, last: int) -> Tensor:
-        """As `dequantised_test_data`, but in the form that training sees: images are not dequantised."""
+        """The same examples in the form that training sees: images are not dequantised."""
         ...
 
     def close(self) -> None:

@@ -4,13 +4,14 @@ request.json, jobs.jsonl, shards/      see `cld_core.shards`
 report.json, samples.png               the results
 """
 
-from pathlib import Path
+import contextlib
 from typing import Any
 
 from cld_core.errors import NotFoundError
 from cld_core.run import RunFolder
 from cld_core.shards import Work
 
+from . import reports
 from .reports import checkpoint_checksum, current_report
 from .request import EvalRequest
 
@@ -20,12 +21,12 @@ class Evaluation(Work):
 
     command = "cldctl eval"
     computation = "cld_core.evaluation.computing:EvalComputation"
+    request_type = EvalRequest
     request: EvalRequest
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self.request = EvalRequest.load(folder)
-        self.run = RunFolder(folder.parent.parent)
+    @property
+    def run(self) -> RunFolder:
+        return RunFolder(self.folder.parent.parent)
 
     @property
     def name(self) -> str:
@@ -48,3 +49,12 @@ class Evaluation(Work):
             text = f"no checkpoint of step {step} any more; there are: {steps}"
             raise NotFoundError(f"{self.run.path}: {text}. What was computed is kept; use another step.")
         return {"request": self.request.id} | ({} if checksum is None else {"checkpoint": checksum})
+
+
+def evaluations_of(run: RunFolder) -> list[Evaluation]:
+    """The evaluations of a run, oldest first; those that another version of cldctl requested are skipped."""
+    works = []
+    for folder in reports.evaluations_of(run):
+        with contextlib.suppress(NotFoundError):
+            works.append(Evaluation(folder))
+    return works

@@ -14,20 +14,24 @@ from cld_core.recipe.data import ImageDataSpec
 from cld_core.recipe.eval import INCEPTION, FidSpec
 
 from . import inception, registry
+from .definitions import Metric
 from .feature_inputs import Extraction, FeatureInputs, Files
 
 
-def of(recipe: Recipe, metrics: Sequence[str]) -> tuple[FeatureInputs, Files]:
-    """What the metrics that look at features need, looked for and checked.
+def of(recipe: Recipe, metrics: Sequence[str]) -> tuple[FeatureInputs | None, Files]:
+    """What the metrics that look at features need, looked for and checked; None if none does.
 
     Raises:
-        UsageError: the data are not images, or weights or statistics are missing or do not fit.
+        UsageError: the data are not images, weights or statistics are missing or do not fit, or samples are too few.
         DataError: the training set, whose statistics are meant, is missing.
     """
-    readers = [metric for metric in registry.metrics(metrics) if metric.rows == "features"]
+    readers = [metric for metric in registry.metrics(metrics) if _looks_at_features(metric)]
+    if not readers:
+        _refuse_too_few(recipe, metrics, None)
+        return None, {}
     if not isinstance(recipe.data, ImageDataSpec):
         flags = ", ".join(metric.flag for metric in readers)
-        others = " or ".join(metric.flag for metric in registry.metrics() if metric.rows != "features")
+        others = " or ".join(metric.flag for metric in registry.metrics() if not _looks_at_features(metric))
         text = f"compares images, but the examples of data.name={recipe.data.name} are vectors. Ask for {others}."
         raise UsageError(f"{flags} {text}")
     extraction, dimensions, files = extractor(recipe)
@@ -40,6 +44,10 @@ def of(recipe: Recipe, metrics: Sequence[str]) -> tuple[FeatureInputs, Files]:
         files = {**files, "stats": str(path)}
     _refuse_too_few(recipe, metrics, references)
     return FeatureInputs.of(extraction, recipe.eval.fid.quantisation, stats), {"stats": None, **files}
+
+
+def _looks_at_features(metric: Metric) -> bool:
+    return "fid" in registry.ROWS[metric.rows].depends
 
 
 def extractor(recipe: Recipe) -> tuple[Extraction, int, Files]:

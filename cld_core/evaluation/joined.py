@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from cld_core.model import Model
+from cld_core.shards.files import Arrays
 
 from . import inception, registry, stats_file
 from .feature_inputs import FeatureInputs
 from .request import EvalRequest
-from .rows.base import Arrays
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,9 @@ class StatsComputation(Computation):
     def rows(self, kind: str, first: int, last: int) -> Arrays:
         return self._extractor()(self._images.batch(torch.arange(first, last)))
 
+    def keeps_rows(self, kind: str) -> bool:
+        return False  # Moments are of all rows together.
+
     def condense(self, kind: str, rows: Arrays) -> Arrays:
         moments = Moments.of(rows["features"]).arrays()
         return {**moments, **rows} if self._request.features else moments

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from cld_core.data import presence
-from cld_core.digests import digest
 from cld_core.errors import UsageError
 from cld_core.recipe import Recipe
 from cld_core.recipe.data import ImageDataSpec
@@ -76,12 +75,12 @@ class StatsRequest(Request):
 
     @classmethod
     def chosen(cls, content: Mapping[str, Any]) -> Mapping[str, type]:
-        return {"data": SECTIONS["data"].chosen(content["data"]).spec}
+        return {"data": SECTIONS["data"].exact(content["data"]).spec}
 
     @property
     def fingerprint(self) -> str:
         """Of the statistics, whoever computes them."""
-        return digest({**self.extraction.to_dict(), "data": self.data_fingerprint})[:16]
+        return self.extraction.fingerprint_of_stats(self.data_fingerprint)
 
     @property
     def id(self) -> str:
@@ -98,8 +97,7 @@ class StatsRequest(Request):
 
     def save(self) -> Path:
         """Write the request into its folder, see `Request.store`, and return the folder."""
-        self.store(self.folder)
-        return self.folder
+        return self.store(self.folder)
 
     @property
     def is_done(self) -> bool:
@@ -118,11 +116,8 @@ class Statistics(Work):
 
     command = "cldctl data stats"
     computation = "cld_core.evaluation.stats_computing:StatsComputation"
+    request_type = StatsRequest
     request: StatsRequest
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self.request = StatsRequest.load(folder)
 
     @property
     def name(self) -> str:

@@ -2,8 +2,9 @@
 
 from cld_core.likelihood import likelihood
 from cld_core.seeds import SampleNoise
+from cld_core.shards.files import Arrays
 
-from .base import Arrays, RowComputer
+from .base import RowComputer
 
 # One value per example: bounds of log p(x) in nats, and evaluations of the network.
 FIELDS = ("elbo", "paper_elbo", "importance_bound", "nfe")

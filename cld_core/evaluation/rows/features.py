@@ -10,8 +10,9 @@ from cld_core.data.images import to_pixels
 from cld_core.evaluation import extractors, registry, stats_file
 from cld_core.evaluation.feature_inputs import FeatureInputs
 from cld_core.evaluation.moments import Moments
+from cld_core.shards.files import Arrays
 
-from .base import Arrays, RowComputer
+from .base import RowComputer
 
 
 class FeatureRows(RowComputer):

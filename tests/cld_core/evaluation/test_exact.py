@@ -8,7 +8,6 @@ import torch
 from cld_core.analytic import gaussian
 from cld_core.checkpoint.write import write
 from cld_core.data.source import source
-from cld_core.evaluation.computing import gather
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.evaluation.request import EvalRequest
 from cld_core.ranks import Ranks
@@ -17,6 +16,8 @@ from cld_core.recipe.network import MlpSpec
 from cld_core.run import RunFolder
 from cld_core.sde import build
 from tests.support.paths import RECIPES
+
+from .gathered import gather
 
 
 class Exact(torch.nn.Module):

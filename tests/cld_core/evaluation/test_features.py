@@ -13,7 +13,6 @@ from cld_core.data.images import open_images, to_pixels
 from cld_core.digests import digest_of
 from cld_core.errors import UsageError
 from cld_core.evaluation import extractors, pictures, stats_file
-from cld_core.evaluation.computing import gather
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.evaluation.metrics.fid import frechet
 from cld_core.evaluation.moments import Moments
@@ -29,6 +28,7 @@ from cld_core.shards.merging import MergeError
 from tests.support.extractor import inception_weights
 from tests.support.images import make_images
 
+from .gathered import gather
 from .on_images import evaluated, request, stats_of
 
 
