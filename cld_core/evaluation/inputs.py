@@ -58,7 +58,7 @@ def extractor(recipe: Recipe) -> tuple[Extraction, int, Files]:
     """
     assert isinstance(recipe.data, ImageDataSpec), "features are of images"
     spec = recipe.eval.fid
-    plugin = None if spec.plugin is None else _plugin(spec.plugin)
+    plugin = None if spec.plugin is None else _plugin_fingerprint(spec.plugin)
     layer = "2048" if spec.layer is None else str(spec.layer)
     if spec.extractor == INCEPTION:
         if layer not in inception.LAYERS:
@@ -68,7 +68,7 @@ def extractor(recipe: Recipe) -> tuple[Extraction, int, Files]:
         # Registries and plug-ins are code, which needs torch.
         from . import extractors
 
-        kind = extractors.find(spec.extractor, plugin)
+        kind = extractors.find(spec.extractor, spec.plugin)
         layer = layer if spec.layer is not None else kind.get_default_feature_layer_for_metric("fid")
         weights = _given_weights(spec)
         if weights is None and extractors.is_built_in(kind) and not spec.download:
@@ -78,9 +78,9 @@ def extractor(recipe: Recipe) -> tuple[Extraction, int, Files]:
         extractor=spec.extractor,
         layer=layer,
         weights=None if weights is None else digest_of(weights),
-        plugin=digest_of(Path(plugin)) if plugin is not None and plugin.endswith(".py") else plugin,
+        plugin=plugin,
     )
-    files: Files = {"weights": None if weights is None else str(weights), "plugin": plugin}
+    files: Files = {"weights": None if weights is None else str(weights), "plugin": spec.plugin}
     if spec.extractor == INCEPTION and inception.is_published(extraction.weights):
         return extraction, inception.LAYERS[layer], files
     from . import extractors
@@ -107,20 +107,20 @@ def _inception_weights(spec: FidSpec) -> Path:
 def _given_weights(spec: FidSpec) -> Path | None:
     if spec.weights is None:
         return None
-    path = Path(spec.weights).expanduser().absolute()
+    path = Path(spec.weights)
     if not path.is_file():
         hint = f" Download {inception.WEIGHTS_URL} to there." if spec.extractor == INCEPTION else ""
         raise UsageError(f"'eval.fid.weights' names {path}, but there is no such file. Correct the path.{hint}")
     return path
 
 
-def _plugin(plugin: str) -> str:
+def _plugin_fingerprint(plugin: str) -> str:
+    """SHA-256 of the file, or the name of the module."""
     if not plugin.endswith(".py"):
         return plugin
-    path = Path(plugin).expanduser().absolute()
-    if not path.is_file():
-        raise UsageError(f"'eval.fid.plugin' names {path}, but there is no such file. Correct the path.")
-    return str(path)
+    if not Path(plugin).is_file():
+        raise UsageError(f"'eval.fid.plugin' names {plugin}, but there is no such file. Correct the path.")
+    return digest_of(Path(plugin))
 
 
 def _refuse_too_few(recipe: Recipe, metrics: Sequence[str], references: int | None) -> None:

@@ -66,6 +66,7 @@ class EvalRequest(Request):
         Everything that it will need is looked for now, before anything is computed.
 
         Args:
+            recipe: its paths are absolute (`Recipe.anchored`).
             points_key: the key that `eval.points` was taken from, for messages.
 
         Raises:

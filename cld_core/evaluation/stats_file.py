@@ -53,7 +53,7 @@ class Reference:
 def default_file(data: ImageDataSpec, extraction: Extraction) -> Path:
     """Where the statistics of a data set lie by default: beside the images."""
     fingerprint = extraction.fingerprint_of_stats(presence.fingerprint(data, "train"))
-    return Path(data.path).expanduser().absolute() / f"stats-{extraction.extractor}-{fingerprint[:8]}.npz"
+    return Path(data.path) / f"stats-{extraction.extractor}-{fingerprint[:8]}.npz"
 
 
 def find(recipe: Recipe, extraction: Extraction, dimensions: int, flags: str = "") -> tuple[Path, str, int | None]:
@@ -68,7 +68,7 @@ def find(recipe: Recipe, extraction: Extraction, dimensions: int, flags: str = "
     """
     assert isinstance(recipe.data, ImageDataSpec), "statistics are of images"
     given = recipe.eval.fid.stats
-    path = default_file(recipe.data, extraction) if given is None else Path(given).expanduser().absolute()
+    path = default_file(recipe.data, extraction) if given is None else Path(given)
     command = f"`cldctl data stats RECIPE|RUN{' --features' if flags else ''}`"
     if not path.is_file():
         problem = (

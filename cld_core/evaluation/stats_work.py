@@ -44,6 +44,7 @@ class StatsRequest(Request):
         """The request for the data, extractor and weights that a recipe names.
 
         Args:
+            recipe: its paths are absolute (`Recipe.anchored`).
             output: None: beside the images, where evaluations look for it.
 
         Raises:

@@ -2,12 +2,12 @@
 
 import ast
 import dataclasses
-import hashlib
 import importlib
 import importlib.util
 import sys
 from pathlib import Path
 
+from cld_core.digests import digest
 from cld_core.errors import DataError, RecipeError
 
 from .data import ToyDataSpec
@@ -15,25 +15,26 @@ from .schema import Recipe
 
 
 def with_plugin_found(recipe: Recipe, recipe_file: Path) -> Recipe:
-    """``recipe`` with `data.plugin` absolute: a file in the working directory, or else beside the recipe.
+    """``recipe`` anchored in the working directory, except that `data.plugin` may also lie beside the recipe.
 
     Raises:
         RecipeError: there is no such file or module, or the file is not Python.
     """
     plugin = recipe.data.plugin if isinstance(recipe.data, ToyDataSpec) else None
+    anchored = recipe.anchored(Path.cwd())
     if plugin is None:
-        return recipe
+        return anchored
     if not plugin.endswith(".py"):
         if importlib.util.find_spec(plugin.partition(".")[0]) is None:
             text = f"names the module {plugin}, which is not installed. Install it, or give a path ending in .py."
             raise RecipeError(f"{recipe_file}: 'data.plugin' {text}")
-        return recipe
+        return anchored
     for folder in (Path.cwd(), recipe_file.absolute().parent):
         data = recipe.anchored(folder).data
         assert isinstance(data, ToyDataSpec), "a path has changed, not the kind of data"
         if Path(str(data.plugin)).is_file():
             _parse(Path(str(data.plugin)))
-            return dataclasses.replace(recipe, data=data)
+            return dataclasses.replace(anchored, data=data)
     text = f"names {plugin}, but there is no such file here or beside the recipe. Correct the path."
     raise RecipeError(f"{recipe_file}: 'data.plugin' {text}")
 
@@ -58,8 +59,7 @@ def import_plugin(plugin: str, key: str) -> None:
             importlib.import_module(plugin)
             return
         path = Path(plugin).expanduser().resolve(strict=True)
-        digest = hashlib.sha256(str(path).encode()).hexdigest()[:16]
-        module_name = f"cld_plugin_{path.stem}_{digest}"
+        module_name = f"cld_plugin_{path.stem}_{digest(str(path))[:16]}"
         if module_name in sys.modules:
             return
         spec = importlib.util.spec_from_file_location(module_name, path)
