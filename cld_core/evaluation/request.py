@@ -66,7 +66,6 @@ class EvalRequest(Request):
         Everything that it will need is looked for now, before anything is computed.
 
         Args:
-            recipe: its paths are absolute (`Recipe.anchored`).
             points_key: the key that `eval.points` was taken from, for messages.
 
         Raises:
@@ -76,7 +75,7 @@ class EvalRequest(Request):
         spec = recipe.eval
         names = tuple(metric.name for metric in registry.metrics(metrics))
         over = {registry.ROWS[metric.rows].over for metric in registry.metrics(names)}
-        fid, files = inputs.of(recipe, names)
+        fid, files = inputs.of(recipe.anchored(Path.cwd()), names)
         points = _points(recipe, points_key) if "points" in over else 0
         return cls(
             metrics=names,

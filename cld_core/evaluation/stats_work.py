@@ -44,13 +44,13 @@ class StatsRequest(Request):
         """The request for the data, extractor and weights that a recipe names.
 
         Args:
-            recipe: its paths are absolute (`Recipe.anchored`).
             output: None: beside the images, where evaluations look for it.
 
         Raises:
             UsageError: the data are not images, or the extractor is missing.
             DataError: the images are missing.
         """
+        recipe = recipe.anchored(Path.cwd())
         data = recipe.data
         if not isinstance(data, ImageDataSpec):
             text = f"the examples of data.name={data.name} are vectors; statistics are of images"

@@ -15,26 +15,25 @@ from .schema import Recipe
 
 
 def with_plugin_found(recipe: Recipe, recipe_file: Path) -> Recipe:
-    """``recipe`` anchored in the working directory, except that `data.plugin` may also lie beside the recipe.
+    """``recipe`` with `data.plugin` absolute: a file in the working directory, or else beside the recipe.
 
     Raises:
         RecipeError: there is no such file or module, or the file is not Python.
     """
     plugin = recipe.data.plugin if isinstance(recipe.data, ToyDataSpec) else None
-    anchored = recipe.anchored(Path.cwd())
     if plugin is None:
-        return anchored
+        return recipe
     if not plugin.endswith(".py"):
         if importlib.util.find_spec(plugin.partition(".")[0]) is None:
             text = f"names the module {plugin}, which is not installed. Install it, or give a path ending in .py."
             raise RecipeError(f"{recipe_file}: 'data.plugin' {text}")
-        return anchored
+        return recipe
     for folder in (Path.cwd(), recipe_file.absolute().parent):
         data = recipe.anchored(folder).data
         assert isinstance(data, ToyDataSpec), "a path has changed, not the kind of data"
         if Path(str(data.plugin)).is_file():
             _parse(Path(str(data.plugin)))
-            return dataclasses.replace(anchored, data=data)
+            return dataclasses.replace(recipe, data=data)
     text = f"names {plugin}, but there is no such file here or beside the recipe. Correct the path."
     raise RecipeError(f"{recipe_file}: 'data.plugin' {text}")
 

@@ -74,13 +74,3 @@ def test_a_module_must_be_installed():
     recipe = load(RECIPES / "toy.yaml", ["data.plugin=no_such_module_at_all"])
     with pytest.raises(RecipeError, match="no_such_module_at_all, which is not installed"):
         with_plugin_found(recipe, RECIPES / "toy.yaml")
-
-
-def test_with_a_plugin_all_other_paths_are_those_here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "recipes").mkdir()
-    (tmp_path / "recipes" / "ring.py").touch()
-    recipe = load(RECIPES / "toy.yaml", ["data.plugin=ring.py", "eval.fid.weights=w.pth"])
-    located = with_plugin_found(recipe, tmp_path / "recipes" / "mine.yaml")
-    assert located.data.plugin == str(tmp_path / "recipes" / "ring.py")
-    assert located.eval.fid.weights == str(tmp_path / "w.pth")
