@@ -166,6 +166,7 @@ def test_statistics_of_a_training_set_in_pieces(trained, tmp_path, monkeypatch):
     np.testing.assert_allclose(made.features, features, rtol=1e-6)
     np.testing.assert_allclose(made.mu, features.astype(float).mean(0), rtol=1e-12)
     np.testing.assert_allclose(made.sigma, np.cov(features.astype(float), rowvar=False), rtol=1e-10)
+    assert not StatsComputation(work, torch.device("cpu")).keeps_rows("features"), "moments are not rows"
     about = stats_file.outline(Path(work.request.output)).about
     assert (made.images, about["data"]) == (20, work.request.data_fingerprint)
 

@@ -87,6 +87,12 @@ def test_isc_needs_no_statistics(run):
     assert EvalRequest.load(asked.save(run)) == asked
 
 
+def test_relative_paths_in_a_recipe_are_those_here(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here.npz").write_bytes(Path(str(request(run).files["stats"])).read_bytes())
+    assert request(run, "eval.fid.stats=here.npz").files["stats"] == str(tmp_path / "here.npz")
+
+
 def test_what_vanishes_or_changes_meanwhile_is_reported(run, tmp_path):
     stats = tmp_path / "stats.npz"
     theirs = stats_file.read(Path(str(request(run).files["stats"])))
