@@ -15,7 +15,7 @@ TARGET = 3.0
 def topic(settings: Settings) -> Report:
     n = 16 if settings.quick else 512
     model = models.toy_model(settings.device, steps=20 if settings.quick else 1500)
-    plain, x = models.plain_toy(model), model.source.test_points(0, 0, n)
+    plain, x = models.plain_toy(model), model.source.dequantised_test_data(0, 0, n)
     on_device = x.to(settings.device)
 
     def bound():

@@ -1,6 +1,6 @@
 """Network output -> score: the one place where float64 coefficients meet the network's tensors.
 
-docs/math.md section 5: s = -E alpha (plain), or s = -E alpha - K u_S (mixed), with the scored halves u_S and the
+docs/math.md section 5: s = -E alpha (plain), or s = -E alpha - P u_S (mixed), with the scored halves u_S and the
 coefficients `Diffusion.target` and `Diffusion.mixed`. Both are -E times the *predicted noise* alpha_hat, which is what
 the losses compare with the noise that was drawn.
 """

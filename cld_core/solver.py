@@ -90,7 +90,7 @@ def solve(
     Raises:
         SolverError: a row does not reach the end, or its step size becomes too small.
     """
-    batch, n = y0.shape
+    batch = len(y0)
     out = y0.to(torch.float64, copy=True)
     nfe = torch.zeros(batch, dtype=torch.int64, device=y0.device)
     sign = math.copysign(1.0, end - start)
@@ -110,31 +110,17 @@ def solve(
         t_new = torch.where(last, end, rows.t + sign * h)
         if bool((h <= 1e-15).any()) or not bool(torch.isfinite(h).all()):
             _fail(rows, h, "the step size became too small")
-        step = (sign * h)[:, None]
-        b = len(h)
-        slopes = torch.empty(7, b * n, dtype=torch.float64, device=y0.device)
-        slopes[0] = rows.slope.reshape(-1)
-        for i, (c, a) in enumerate(zip(_C, weights, strict=False), start=1):
-            y = torch.addcmul(rows.y, step, (a @ slopes[:i]).view(b, n))
-            slopes[i] = field(rows.t + (sign * c) * h, y, rows.index).reshape(-1)
-        y = torch.addcmul(rows.y, step, (weights[5] @ slopes[:6]).view(b, n))
-        slope = field(t_new, y, rows.index)
-        slopes[6] = slope.reshape(-1)
+        y, slope, estimate = _trial(field, rows, sign, h, t_new, weights)
         evaluations += 6
-
         scale = torch.maximum(rows.y.abs(), y.abs()).mul_(rtol).add_(atol)
-        error = _norm((weights[6] @ slopes).view(b, n) / scale) * h
+        error = _norm(estimate / scale) * h
         accepted = error < 1.0
-        factor = _SAFETY * error ** (-1.0 / _ORDER)
-        # An accepted step after a rejection does not grow the next one; a rejected step shrinks; NaN shrinks the most.
-        ceiling = torch.where(rows.rejected, 1.0, _GROW)
-        factor = torch.where(accepted, torch.minimum(factor, ceiling), factor.nan_to_num(_SHRINK).clamp(min=_SHRINK))
         took = accepted[:, None]
         rows = _Rows(
             rows.index,
             torch.where(accepted, t_new, rows.t),
             torch.where(took, y, rows.y),
-            h * factor,
+            h * _factor(error, accepted, rows.rejected),
             torch.where(took, slope, rows.slope),
             ~accepted,
         )
@@ -148,6 +134,33 @@ def solve(
             rows = rows.keep(~arrived)
     _fail(rows, rows.h, f"{max_steps} steps are not enough")
     raise AssertionError("unreachable: _fail raises")
+
+
+def _trial(
+    field: Field, rows: _Rows, sign: float, h: Tensor, t_new: Tensor, weights: list[Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One step of every row: the new state and its slope, and the error of the state per unit of h, each (b, n)."""
+    b, n = rows.y.shape
+    step = (sign * h)[:, None]
+    slopes = torch.empty(7, b * n, dtype=torch.float64, device=h.device)
+    slopes[0] = rows.slope.reshape(-1)
+    for i, (c, a) in enumerate(zip(_C, weights, strict=False), start=1):
+        y = torch.addcmul(rows.y, step, (a @ slopes[:i]).view(b, n))
+        slopes[i] = field(rows.t + (sign * c) * h, y, rows.index).reshape(-1)
+    y = torch.addcmul(rows.y, step, (weights[5] @ slopes[:6]).view(b, n))
+    slope = field(t_new, y, rows.index)
+    slopes[6] = slope.reshape(-1)
+    return y, slope, (weights[6] @ slopes).view(b, n)
+
+
+def _factor(error: Tensor, accepted: Tensor, rejected: Tensor) -> Tensor:
+    """What step sizes are multiplied by, (b,); ``rejected`` says which rows' last steps were.
+
+    An accepted step after a rejection does not grow the next one. A rejected step shrinks, NaN the most.
+    """
+    factor = _SAFETY * error ** (-1.0 / _ORDER)
+    ceiling = torch.where(rejected, 1.0, _GROW)
+    return torch.where(accepted, torch.minimum(factor, ceiling), factor.nan_to_num(_SHRINK).clamp(min=_SHRINK))
 
 
 def _fail(rows: _Rows, h: Tensor, why: str) -> None:

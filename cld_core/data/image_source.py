@@ -82,7 +82,7 @@ class ImageSource:
         self.wait_s = self._stream.wait_s
         return to_model(images)
 
-    def test_points(self, seed: int, first: int, last: int) -> Tensor:
+    def dequantised_test_data(self, seed: int, first: int, last: int) -> Tensor:
         """Validation images ``first <= i < last``, dequantised; image i has its own noise.
 
         Raises:
@@ -93,7 +93,7 @@ class ImageSource:
         return dequantise(images, noise)
 
     def test_data(self, seed: int, first: int, last: int) -> Tensor:
-        """Validation images ``first <= i < last`` as training sees its own; raises as `test_points` does."""
+        """Validation images ``first <= i < last`` as training sees its own; raises as `dequantised_test_data` does."""
         return to_model(self._test_images(first, last))
 
     def _test_images(self, first: int, last: int) -> Tensor:

@@ -23,12 +23,12 @@ class Source(Protocol):
         """Rows ``rows`` of the global batch of ``size`` examples of a step, (len(rows), C, ...)."""
         ...
 
-    def test_points(self, seed: int, first: int, last: int) -> Tensor:
-        """The test examples ``first <= i < last``, (last - first, C, ...)."""
+    def dequantised_test_data(self, seed: int, first: int, last: int) -> Tensor:
+        """The test examples ``first <= i < last``, (last - first, C, ...), as points of a density."""
         ...
 
     def test_data(self, seed: int, first: int, last: int) -> Tensor:
-        """As `test_points`, but in the form that training sees: images are not dequantised."""
+        """The same examples in the form that training sees: images are not dequantised."""
         ...
 
     def close(self) -> None:

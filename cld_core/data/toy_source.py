@@ -38,7 +38,7 @@ class ToySource:
         self._generator.manual_seed(seeds.key_of(seed, restart, step, "data"))
         return self._sample(size, self._generator)[rows]
 
-    def test_points(self, seed: int, first: int, last: int) -> Tensor:
+    def dequantised_test_data(self, seed: int, first: int, last: int) -> Tensor:
         # Drawn in whole blocks, so that point i does not depend on the requested range.
         size = seeds.SAMPLE_BLOCK
         blocks = range(first // size, (last - 1) // size + 1)
@@ -47,7 +47,7 @@ class ToySource:
         return torch.cat(drawn)[start : start + last - first]
 
     def test_data(self, seed: int, first: int, last: int) -> Tensor:
-        return self.test_points(seed, first, last)
+        return self.dequantised_test_data(seed, first, last)
 
     def close(self) -> None:
         """Nothing reads ahead."""

@@ -18,7 +18,7 @@ from cld_core.shards.merging import Merged
 from . import pictures, registry
 from .evaluation import Evaluation
 from .joined import Joined
-from .results import numbers
+from .report_numbers import numbers
 from .rows.base import RowComputer
 
 
@@ -112,13 +112,3 @@ class EvalComputation(Computation):
                 writer.add_scalar(f"eval/{name}", number.value, step)
                 if number.stderr is not None:
                     writer.add_scalar(f"eval/{name}_stderr", number.stderr, step)
-
-
-def gather(work: Evaluation) -> dict[str, Arrays]:
-    """By kind, the rows of all shards of a complete evaluation, in the order of samples or test examples.
-
-    Raises:
-        MergeError: the shards do not fit together, or one is damaged.
-    """
-    merged = Merged(work)
-    return {kind: registry.row_computer(kind).join(merged.parts(kind)) for kind in work.request.sizes}

@@ -5,7 +5,6 @@ report.json, samples.png               the results
 """
 
 import contextlib
-from pathlib import Path
 from typing import Any
 
 from cld_core.errors import NotFoundError
@@ -21,12 +20,12 @@ class Evaluation(Work):
 
     command = "cldctl eval"
     computation = "cld_core.evaluation.computing:EvalComputation"
+    request_type = EvalRequest
     request: EvalRequest
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self.request = EvalRequest.load(folder)
-        self.run = RunFolder(folder.parent.parent)
+    @property
+    def run(self) -> RunFolder:
+        return RunFolder(self.folder.parent.parent)
 
     @property
     def name(self) -> str:

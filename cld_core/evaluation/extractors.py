@@ -13,7 +13,7 @@ from cld_core.errors import UsageError
 from cld_core.recipe.plugin import import_plugin
 
 from . import inception
-from .extraction import Extraction, Files
+from .feature_inputs import Extraction, Files
 
 
 def find(name: str, plugin: str | None = None) -> Any:

@@ -14,32 +14,40 @@ from cld_core.recipe.data import ImageDataSpec
 from cld_core.recipe.eval import INCEPTION, FidSpec
 
 from . import inception, registry
-from .extraction import Extraction, FeatureInputs, Files
+from .definitions import Metric
+from .feature_inputs import Extraction, FeatureInputs, Files
 
 
-def of(recipe: Recipe, metrics: Sequence[str]) -> tuple[FeatureInputs, Files]:
-    """What the metrics that look at features need, looked for and checked.
+def of(recipe: Recipe, metrics: Sequence[str]) -> tuple[FeatureInputs | None, Files]:
+    """What the metrics that look at features need, looked for and checked; None if none does.
 
     Raises:
-        UsageError: the data are not images, or weights or statistics are missing or do not fit.
+        UsageError: the data are not images, weights or statistics are missing or do not fit, or samples are too few.
         DataError: the training set, whose statistics are meant, is missing.
     """
-    readers = [metric for metric in registry.metrics(metrics) if metric.rows == "features"]
+    readers = [metric for metric in registry.metrics(metrics) if _looks_at_features(metric)]
+    if not readers:
+        _refuse_too_few(recipe, metrics, None)
+        return None, {}
     if not isinstance(recipe.data, ImageDataSpec):
         flags = ", ".join(metric.flag for metric in readers)
-        others = " or ".join(metric.flag for metric in registry.metrics() if metric.rows != "features")
+        others = " or ".join(metric.flag for metric in registry.metrics() if not _looks_at_features(metric))
         text = f"compares images, but the examples of data.name={recipe.data.name} are vectors. Ask for {others}."
         raise UsageError(f"{flags} {text}")
     extraction, dimensions, files = extractor(recipe)
     stats = references = None
     if any(metric.reference is not None for metric in readers):
-        from . import statistics
+        from . import stats_file
 
         flags = " and ".join(metric.flag for metric in readers if metric.reference == "features")
-        path, stats, references = statistics.find(recipe, extraction, dimensions, flags)
+        path, stats, references = stats_file.find(recipe, extraction, dimensions, flags)
         files = {**files, "stats": str(path)}
     _refuse_too_few(recipe, metrics, references)
     return FeatureInputs.of(extraction, recipe.eval.fid.quantisation, stats), {"stats": None, **files}
+
+
+def _looks_at_features(metric: Metric) -> bool:
+    return "fid" in registry.ROWS[metric.rows].depends
 
 
 def extractor(recipe: Recipe) -> tuple[Extraction, int, Files]:
@@ -50,7 +58,7 @@ def extractor(recipe: Recipe) -> tuple[Extraction, int, Files]:
     """
     assert isinstance(recipe.data, ImageDataSpec), "features are of images"
     spec = recipe.eval.fid
-    plugin = None if spec.plugin is None else _plugin(spec.plugin)
+    plugin = None if spec.plugin is None else _plugin_fingerprint(spec.plugin)
     layer = "2048" if spec.layer is None else str(spec.layer)
     if spec.extractor == INCEPTION:
         if layer not in inception.LAYERS:
@@ -60,7 +68,7 @@ def extractor(recipe: Recipe) -> tuple[Extraction, int, Files]:
         # Registries and plug-ins are code, which needs torch.
         from . import extractors
 
-        kind = extractors.find(spec.extractor, plugin)
+        kind = extractors.find(spec.extractor, spec.plugin)
         layer = layer if spec.layer is not None else kind.get_default_feature_layer_for_metric("fid")
         weights = _given_weights(spec)
         if weights is None and extractors.is_built_in(kind) and not spec.download:
@@ -70,9 +78,9 @@ def extractor(recipe: Recipe) -> tuple[Extraction, int, Files]:
         extractor=spec.extractor,
         layer=layer,
         weights=None if weights is None else digest_of(weights),
-        plugin=digest_of(Path(plugin)) if plugin is not None and plugin.endswith(".py") else plugin,
+        plugin=plugin,
     )
-    files: Files = {"weights": None if weights is None else str(weights), "plugin": plugin}
+    files: Files = {"weights": None if weights is None else str(weights), "plugin": spec.plugin}
     if spec.extractor == INCEPTION and inception.is_published(extraction.weights):
         return extraction, inception.LAYERS[layer], files
     from . import extractors
@@ -99,20 +107,20 @@ def _inception_weights(spec: FidSpec) -> Path:
 def _given_weights(spec: FidSpec) -> Path | None:
     if spec.weights is None:
         return None
-    path = Path(spec.weights).expanduser().absolute()
+    path = Path(spec.weights)
     if not path.is_file():
         hint = f" Download {inception.WEIGHTS_URL} to there." if spec.extractor == INCEPTION else ""
         raise UsageError(f"'eval.fid.weights' names {path}, but there is no such file. Correct the path.{hint}")
     return path
 
 
-def _plugin(plugin: str) -> str:
+def _plugin_fingerprint(plugin: str) -> str:
+    """SHA-256 of the file, or the name of the module."""
     if not plugin.endswith(".py"):
         return plugin
-    path = Path(plugin).expanduser().absolute()
-    if not path.is_file():
-        raise UsageError(f"'eval.fid.plugin' names {path}, but there is no such file. Correct the path.")
-    return str(path)
+    if not Path(plugin).is_file():
+        raise UsageError(f"'eval.fid.plugin' names {plugin}, but there is no such file. Correct the path.")
+    return digest_of(Path(plugin))
 
 
 def _refuse_too_few(recipe: Recipe, metrics: Sequence[str], references: int | None) -> None:

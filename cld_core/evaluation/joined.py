@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from cld_core.model import Model
+from cld_core.shards.files import Arrays
 
-from . import inception, registry, statistics
-from .extraction import FeatureInputs
+from . import inception, registry, stats_file
+from .feature_inputs import FeatureInputs
 from .request import EvalRequest
-from .rows.base import Arrays
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Joined:
         return self.request.fid
 
     @functools.cached_property
-    def reference(self) -> statistics.Reference:
+    def reference(self) -> stats_file.Reference:
         """The statistics of the training set, with features if a metric of the request reads them.
 
         Raises:
@@ -36,9 +36,9 @@ class Joined:
         """
         assert self.inputs.stats is not None, "looked for when the evaluation was asked for"
         path = Path(str(self.request.files["stats"]))
-        statistics.require_unchanged(path, self.inputs.stats)
+        stats_file.require_unchanged(path, self.inputs.stats)
         wanted = any(metric.reference == "features" for metric in registry.metrics(self.request.metrics))
-        return statistics.read(path, features=wanted)
+        return stats_file.read(path, features=wanted)
 
     def about_samples(self) -> dict[str, Any]:
         """What a section says about samples and their features."""

@@ -44,7 +44,7 @@ def scatter(path: Path, x: Tensor, model: Model, title: str) -> None:
 
     density = model.source.density
     points = x.double().numpy()
-    truth = model.source.test_points(0, 0, 2048).double().numpy()
+    truth = model.source.dequantised_test_data(0, 0, 2048).double().numpy()
     low, high = truth.min(0), truth.max(0)
     low, high = low - 0.1 * (high - low), high + 0.1 * (high - low)
     figure, axes = pyplot.subplots(1, 2, figsize=(10, 5), sharex=True, sharey=True, layout="constrained")

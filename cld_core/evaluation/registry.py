@@ -10,7 +10,7 @@ from typing import Any
 from cld_core.errors import UsageError, did_you_mean
 from cld_core.imports import resolve
 
-from .kinds import Metric, Quantity, RowKind
+from .definitions import Metric, Quantity, RowKind
 
 METRICS = {
     "fid": "cld_core.evaluation.metrics.fid:FID",

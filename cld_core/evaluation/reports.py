@@ -20,7 +20,7 @@ def current_report(folder: Path) -> dict[str, Any] | None:
     A checkpoint that was cleared away leaves its numbers valid.
     """
     report = read_json(folder / "report.json")
-    if not isinstance(report, dict):
+    if not isinstance(report, dict) or "checkpoint_step" not in report:
         return None
     checksum = checkpoint_checksum(RunFolder(folder.parent.parent), report["checkpoint_step"])
     return report if checksum in (None, report.get("checkpoint")) else None

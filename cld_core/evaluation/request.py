@@ -18,7 +18,7 @@ from cld_core.run import RunFolder
 from cld_core.shards import Request
 
 from . import inputs, registry
-from .extraction import FeatureInputs
+from .feature_inputs import FeatureInputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class EvalRequest(Request):
         spec = recipe.eval
         names = tuple(metric.name for metric in registry.metrics(metrics))
         over = {registry.ROWS[metric.rows].over for metric in registry.metrics(names)}
-        fid, files = inputs.of(recipe, names) if "samples" in over else (None, {})
+        fid, files = inputs.of(recipe.anchored(Path.cwd()), names)
         points = _points(recipe, points_key) if "points" in over else 0
         return cls(
             metrics=names,
@@ -127,7 +127,7 @@ class EvalRequest(Request):
 
     @classmethod
     def chosen(cls, content: Mapping[str, Any]) -> Mapping[str, type]:
-        return {"sampling": SECTIONS["sampling"].chosen(content["sampling"]).spec}
+        return {"sampling": SECTIONS["sampling"].exact(content["sampling"]).spec}
 
     @property
     def id(self) -> str:
@@ -159,9 +159,7 @@ class EvalRequest(Request):
 
     def save(self, run: RunFolder) -> Path:
         """Write the request into the evaluation's folder in a run, see `Request.store`, and return the folder."""
-        folder = run.evals / self.id
-        self.store(folder)
-        return folder
+        return self.store(run.evals / self.id)
 
     def _digest(self, metrics: Sequence[str], *more: str, sizes: bool = True) -> str:
         names = {"model_digest", "seed", *more}

@@ -33,9 +33,9 @@ def _diffusion(recipe: Recipe) -> Iterator[Problem]:
     if objective.name not in sde.objectives:
         text = f"cannot be {objective.name} with sde.name={sde.name}. Set objective.name={sde.objectives[0]}."
         yield "objective.name", "sde.name", text
-    if sampling.splits and not sde.split:
-        text = f"cannot be {sampling.method} with sde.name={sde.name}, which has no velocity to split off."
-        yield "sampling.method", "sde.name", f"{text} Set sampling.method=em."
+    if sampling.needs_split and not sde.splittable:
+        text = f"cannot be {sampling.method} with sde.name={sde.name}, which cannot be split. Set sampling.method=em."
+        yield "sampling.method", "sde.name", text
 
 
 def _toy(data: ToyDataSpec) -> Iterator[Problem]:

@@ -27,7 +27,7 @@ class ClusterSpec:
         None, "seconds before the time limit at which to stop and save; null: from measured saves", ge=5
     )
     successor: bool = key(
-        False, "keep a next job waiting, for clusters where preemption cancels jobs instead of requeueing them"
+        False, "keep a successor job queued, for clusters where preemption cancels jobs instead of requeueing them"
     )
 
     @property

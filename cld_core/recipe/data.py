@@ -5,6 +5,8 @@ from typing import ClassVar, Literal
 
 from .keys import key
 
+_PATH = "folder of the prepared data; absolute in a run folder"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ToyDataSpec:
@@ -27,8 +29,10 @@ class ImageDataSpec:
     preparation: ClassVar[str] = "cld_core.data.folder:plan_folder"
 
     name: str = key("folder", "a data set that `cldctl data prepare` makes")
-    path: str = key("data/cifar10", "folder of the prepared data; absolute in a run folder", path="file")
-    size: int | None = key(None, "height and width in pixels; null: cifar10 32, celebahq256 256", ge=1)
+    path: str = key("data/folder", _PATH, path="file")
+    size: int | None = key(
+        None, "height and width in pixels; needed for folder; null: cifar10 32, celebahq256 256", ge=1
+    )
     flip: bool = key(True, "mirror training images at random, left to right")
     cache: Literal["auto", "memory", "disk"] = key("auto", "hold the images in memory; auto: up to 2 GiB")
     threads: int = key(2, "threads of a rank that read images from the disk", ge=1)
@@ -47,6 +51,7 @@ class Cifar10Spec(ImageDataSpec):
     preparation: ClassVar[str] = "cld_core.data.cifar10:plan_cifar10"
 
     name: str = key("cifar10", "CIFAR-10")
+    path: str = key("data/cifar10", _PATH, path="file")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +60,7 @@ class CelebaHq256Spec(ImageDataSpec):
     preparation: ClassVar[str] = "cld_core.data.celebahq:plan_celebahq"
 
     name: str = key("celebahq256", "CelebA-HQ at 256 x 256 pixels")
+    path: str = key("data/celebahq256", _PATH, path="file")
 
 
 DataSpec = ToyDataSpec | ImageDataSpec

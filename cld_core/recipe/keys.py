@@ -25,6 +25,11 @@ def key(
     return field(default=default, metadata={"doc": doc, "bounds": bounds, "path": path})
 
 
+def is_due(step: int, every: int | None, first: int) -> bool:
+    """Whether something that happens at multiples of ``every`` from the step ``first`` on happens at ``step``."""
+    return every is not None and step >= first and step % every == 0
+
+
 def anchor(entry: "Field[Any]", value: Any, folder: Path) -> Any:
     """The value of a key; if the key is a path, absolute, with a relative one taken from ``folder``."""
     kind = entry.metadata.get("path")

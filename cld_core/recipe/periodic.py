@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from .keys import key
+from .keys import is_due, key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,10 +19,10 @@ class PeriodicSpec:
     batch_size: int = key(64, "samples or test examples that a rank computes at once", ge=1)
 
     def wants_samples(self, step: int) -> bool:
-        return self.samples_every is not None and step >= self.samples_from and step % self.samples_every == 0
+        return is_due(step, self.samples_every, self.samples_from)
 
     def wants_elbo(self, step: int) -> bool:
-        return self.elbo_every is not None and step >= self.elbo_from and step % self.elbo_every == 0
+        return is_due(step, self.elbo_every, self.elbo_from)
 
     def wants_fid(self, step: int) -> bool:
-        return self.fid_every is not None and step >= self.fid_from and step % self.fid_every == 0
+        return is_due(step, self.fid_every, self.fid_from)

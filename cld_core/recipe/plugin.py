@@ -2,12 +2,12 @@
 
 import ast
 import dataclasses
-import hashlib
 import importlib
 import importlib.util
 import sys
 from pathlib import Path
 
+from cld_core.digests import digest
 from cld_core.errors import DataError, RecipeError
 
 from .data import ToyDataSpec
@@ -58,8 +58,7 @@ def import_plugin(plugin: str, key: str) -> None:
             importlib.import_module(plugin)
             return
         path = Path(plugin).expanduser().resolve(strict=True)
-        digest = hashlib.sha256(str(path).encode()).hexdigest()[:16]
-        module_name = f"cld_plugin_{path.stem}_{digest}"
+        module_name = f"cld_plugin_{path.stem}_{digest(str(path))[:16]}"
         if module_name in sys.modules:
             return
         spec = importlib.util.spec_from_file_location(module_name, path)

@@ -15,10 +15,10 @@ class SamplingSpec:
     """The keys that every method has.
 
     Attributes:
-        splits: the method needs a diffusion that can be split (`split` of its spec).
+        needs_split: the method needs a diffusion that is `splittable`.
     """
 
-    splits: ClassVar[bool] = False
+    needs_split: ClassVar[bool] = False
 
     method: str = key("ode", "how samples are drawn")
     eps: float = key(1e-3, "time at which the reverse process ends", gt=0, lt=1)
@@ -82,7 +82,7 @@ class EmSpec(FixedStepSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class SscsSpec(FixedStepSpec):
-    splits: ClassVar[bool] = True
+    needs_split: ClassVar[bool] = True
 
     method: Literal["sscs"] = key("sscs", "symmetric splitting (SSCS)")
     sscs_order: int = key(1, "order of convergence of SSCS; 1 is the published one", ge=1, le=2)

@@ -4,11 +4,11 @@ Nothing here imports torch: the command line reads recipes and must answer at on
 """
 
 import dataclasses
-import hashlib
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from cld_core.digests import digest
 
 from .cluster import ClusterSpec
 from .data import DataSpec, ToyDataSpec
@@ -55,8 +55,7 @@ class Recipe:
         """Digest of what a checkpoint's tensors depend on; it does not change in the course of a run."""
         objective = {"name": self.objective.name, "mixed_score": self.objective.mixed_score}
         parts = {"data": self.data.name, "sde": asdict(self.sde), "network": asdict(self.network)}
-        text = json.dumps({**parts, "objective": objective, "optim": self.optim.name}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return digest({**parts, "objective": objective, "optim": self.optim.name})[:16]
 
 
 def _anchored(spec: Any, folder: Path) -> Any:

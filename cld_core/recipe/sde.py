@@ -11,14 +11,12 @@ class SdeSpec:
     """What every diffusion has.
 
     Attributes:
-        halves: parts of the state u = (x, ...), each of the shape of the data.
         objectives: values of `objective.name` that train it.
-        split: its dynamics can be split, as SSCS needs.
+        splittable: its dynamics can be split, as SSCS needs; the implementation then defines `reverse`.
     """
 
-    halves: ClassVar[int]
-    objectives: ClassVar[tuple[str, ...]]
-    split: ClassVar[bool] = False
+    objectives: ClassVar[tuple[str, ...]] = ("hsm", "dsm")
+    splittable: ClassVar[bool] = False
 
     name: str
     beta0: float
@@ -27,9 +25,7 @@ class SdeSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class CldSpec(SdeSpec):
-    halves: ClassVar[int] = 2
-    objectives: ClassVar[tuple[str, ...]] = ("hsm", "dsm")
-    split: ClassVar[bool] = True
+    splittable: ClassVar[bool] = True
 
     name: Literal["cld"] = key("cld", "critically-damped Langevin diffusion")
     beta0: float = key(4.0, "beta(t) = beta0 + beta1 t", ge=0)
@@ -41,7 +37,6 @@ class CldSpec(SdeSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class VpsdeSpec(SdeSpec):
-    halves: ClassVar[int] = 1
     objectives: ClassVar[tuple[str, ...]] = ("dsm",)
 
     name: Literal["vpsde"] = key("vpsde", "variance-preserving diffusion, the baseline")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from .keys import key
+from .keys import is_due, key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,5 +30,4 @@ class TrainSpec:
 
     def is_milestone(self, step: int) -> bool:
         """Whether the checkpoint of a step is never deleted."""
-        every = self.milestone_every
-        return every is not None and step >= self.milestone_from and step % every == 0
+        return is_due(step, self.milestone_every, self.milestone_from)

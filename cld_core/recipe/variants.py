@@ -50,8 +50,19 @@ class Section:
         return self.variants.get(str(name), next(iter(self.variants.values())))
 
     def chosen(self, node: Any) -> Variant:
-        """The variant that the keys of a section choose."""
+        """The variant that the keys of a section choose, with the fallback of `find`."""
         return self.find(node.get(self.selector) if isinstance(node, Mapping) else None)
+
+    def exact(self, keys: Mapping[str, Any]) -> Variant:
+        """The variant that these keys choose; a plug-in may know other names of the default one.
+
+        Raises:
+            RecipeError: it is not registered.
+        """
+        name = keys[self.selector]
+        if name not in self.variants and keys.get("plugin") is None:
+            raise RecipeError(f"no {self.selector} is called {name!r}; there are {', '.join(self.variants)}.")
+        return self.find(name)
 
     def kept(self, old: type, new: type) -> frozenset[str]:
         """The keys that survive a change from one spec to another."""
@@ -125,8 +136,12 @@ def names(section: str) -> tuple[str, ...]:
 
 
 def implementation_of(section: str, spec: Any) -> Any:
-    """What implements a spec: its string, imported."""
-    return resolve(SECTIONS[section].find(getattr(spec, SECTIONS[section].selector)).implementation)
+    """What implements a spec: its string, imported.
+
+    Raises:
+        RecipeError: the spec's name is not registered.
+    """
+    return resolve(SECTIONS[section].exact(vars(spec)).implementation)
 
 
 def build(section: str, spec: Any, *args: Any, **keywords: Any) -> Any:

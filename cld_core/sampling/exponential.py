@@ -77,34 +77,37 @@ def steps(sde: Diffusion, times: tuple[float, ...], order: int, corrector: bool,
     first = sde.n - sde.m
     a = torch.tensor(sde.A, dtype=torch.float64)
 
-    def strengths(t: Tensor) -> Tensor:
-        """Factors (K, m, 1) of -s in du/dt of the scored halves."""
-        return torch.stack([0.5 * (1.0 + eta * eta) * rate for rate in sde.diffusion2(t)], dim=1)[:, :, None]
-
     def matrix(t: Tensor) -> Tensor:
         out = (sde.schedule.beta(t) * torch.ones_like(t))[:, None, None] * a
-        out[:, first:, first:] += strengths(t) * stacked(sde.known_precision(t), t)
+        out[:, first:, first:] += _strengths(sde, eta, t) * stacked(sde.known_precision(t), t)
         return out
 
-    out = []
-    for i, segment in enumerate(segments(list(times), matrix)):
-        fields = torch.zeros(len(segment.times), sde.n, sde.m, dtype=torch.float64)
-        fields[:, first:] = strengths(segment.times) * stacked(sde.target(segment.times), segment.times)
+    parts = enumerate(segments(list(times), matrix))
+    # The times t_(i+1), t_i, ..., t_0 of step i.
+    return tuple(_step(sde, segment, times[: i + 2][::-1], order, corrector, eta) for i, segment in parts)
 
-        def weights(points: Sequence[float], segment: Segment = segment, fields: Tensor = fields) -> list[Matrix]:
-            basis = lagrange(sde, points, segment.times)
-            return [_columns(segment, fields * row[:, None, None]) for row in basis]
 
-        past = times[i::-1]  # t_i, t_(i-1), ..., t_0
-        predictor = weights(past[: order + 1])
-        correction: list[Matrix] = []
-        if corrector:
-            improved = weights((times[i + 1], *past[: max(order, 1)]))
-            nothing = [[0.0] * sde.m for _ in range(sde.n)]
-            correction = _differences(improved, [nothing, *predictor], nothing)
-        noise = _noise(sde, segment, eta) if eta else None
-        out.append(Step(segment.whole.tolist(), predictor, correction, noise))
-    return tuple(out)
+def _strengths(sde: Diffusion, eta: float, t: Tensor) -> Tensor:
+    """Factors (K, m, 1) of -s in du/dt of the scored halves."""
+    return torch.stack([0.5 * (1.0 + eta * eta) * rate for rate in sde.diffusion2(t)], dim=1)[:, :, None]
+
+
+def _step(sde: Diffusion, segment: Segment, times: Sequence[float], order: int, corrector: bool, eta: float) -> Step:
+    """The step over a segment; ``times`` are its end, its start and those before, back to 1."""
+    fields = torch.zeros(len(segment.times), sde.n, sde.m, dtype=torch.float64)
+    strengths = _strengths(sde, eta, segment.times)
+    fields[:, sde.n - sde.m :] = strengths * stacked(sde.target(segment.times), segment.times)
+
+    def weights(points: Sequence[float]) -> list[Matrix]:
+        basis = lagrange(sde, points, segment.times)
+        return [_columns(segment, fields * row[:, None, None]) for row in basis]
+
+    predictor = weights(times[1 : order + 2])
+    correction: list[Matrix] = []
+    if corrector:
+        nothing = [[0.0] * sde.m for _ in range(sde.n)]
+        correction = _differences(weights(times[: max(order, 1) + 1]), [nothing, *predictor], nothing)
+    return Step(segment.whole.tolist(), predictor, correction, _noise(sde, segment, eta) if eta else None)
 
 
 def _columns(segment: Segment, fields: Tensor) -> Matrix:

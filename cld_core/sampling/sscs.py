@@ -26,7 +26,7 @@ def sample(score: ScoreFunction, sde: Diffusion, spec: SscsSpec, u: Tensor, draw
     Raises:
         RecipeError: the diffusion has no exact part to split off.
     """
-    if not sde.splits:
+    if not sde.splittable:
         raise RecipeError(
             f"sampling.method=sscs solves a part of the dynamics exactly, and {type(sde).__name__} has no such part. "
             "Choose sampling.method=em, ode or exponential."

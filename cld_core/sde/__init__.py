@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from cld_core.errors import RecipeError
 from cld_core.recipe.sde import SdeSpec
 from cld_core.recipe.variants import implementation_of
 from cld_core.sde.base import Auxiliary, Diffusion, Law
@@ -13,7 +14,15 @@ __all__ = ["CLD", "VPSDE", "Auxiliary", "Diffusion", "Law", "Schedule", "build"]
 
 
 def build(spec: SdeSpec) -> Diffusion:
-    """The diffusion that a recipe's `sde` section describes, made with the section's keys as keywords."""
+    """The diffusion that a recipe's `sde` section describes, made with the section's keys as keywords.
+
+    Raises:
+        RecipeError: the spec and its implementation disagree.
+    """
     keys = {entry.name: getattr(spec, entry.name) for entry in dataclasses.fields(spec) if entry.name != "name"}
     made: Diffusion = implementation_of("sde", spec)(**keys)
+    if made.splittable != spec.splittable:
+        does = "defines" if made.splittable else "does not define"
+        text = f"{type(spec).__name__}.splittable is {spec.splittable}, but {type(made).__name__} {does} `reverse`"
+        raise RecipeError(f"sde {spec.name!r}: {text}. Correct one.")
     return made

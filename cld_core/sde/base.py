@@ -27,16 +27,6 @@ class Law(Generic[Number]):
     precisions: tuple[Number, ...]  # (n,)
     det: Number  # of the covariance
 
-    @staticmethod
-    def of_factor(factor: Rows[Number]) -> "Law[Number]":
-        """The law whose covariance has the lower triangular factor ``factor``."""
-        pivots = tuple(row[i] for i, row in enumerate(factor))
-        det = pivots[0] * pivots[0]
-        for pivot in pivots[1:]:
-            det = det * pivot * pivot
-        slopes = tuple(tuple(row[j] / pivots[j] for j in range(i)) for i, row in enumerate(factor))
-        return Law(slopes, tuple(1.0 / (pivot * pivot) for pivot in pivots), det)
-
 
 @dataclass(frozen=True, slots=True)
 class Auxiliary:
@@ -63,11 +53,15 @@ class Diffusion(ABC):
 
     n: ClassVar[int]
     m: ClassVar[int]
-    splits: ClassVar[bool] = False  # whether `reverse` exists
 
     beta0: float
     beta1: float
-    numerical_eps: float  # added to the diagonal of the kernel's covariance
+    numerical_eps: float = 0.0  # added to the diagonal of the kernel's covariance
+
+    @property
+    def splittable(self) -> bool:
+        """Whether its dynamics can be split, as SSCS needs: whether it defines `reverse`."""
+        return type(self).reverse is not Diffusion.reverse
 
     @cached_property
     def schedule(self) -> Schedule:
@@ -116,7 +110,11 @@ class Diffusion(ABC):
 
     @abstractmethod
     def known_precision(self, t: Number) -> Rows[Number]:
-        """K, (m, m): -K times the scored halves is the part of the score that samplers solve exactly."""
+        """K, (m, m): -K times the scored halves is the part of the score that samplers solve exactly.
+
+        Choose the precision of the scored halves at t for data of about the right scale (of CLD's v: any scale); with
+        0, the whole score is interpolated. It is also the P of ``objective.mixed_score``, unless `mixed` is overridden.
+        """
 
     def target(self, t: Number, objective: str = "hsm") -> Rows[Number]:
         """E, (m, m), upper triangular: the regression target of the score is -E times the noise of the scored halves.
@@ -128,7 +126,7 @@ class Diffusion(ABC):
         return upper(inverse_of_lower(block))
 
     def mixed(self, t: Number, objective: str = "hsm") -> tuple[Rows[Number], Rows[Number], Rows[Number]]:
-        """E, K and E^-1 K, each (m, m), of a mixed score s = -E alpha - K (scored halves)."""
+        """E, P and E^-1 P, each (m, m), of a mixed score s = -E alpha - P (scored halves); P is K unless overridden."""
         target, known = self.target(t, objective), self.known_precision(t)
         return target, known, matmul(inverse_of_upper(target), known)
 
@@ -149,7 +147,7 @@ class Diffusion(ABC):
     def reverse(self, big_d: float) -> tuple[Rows[float], Rows[float]]:
         """Mean map (n, n) and lower triangular noise factor of the reverse process whose score is the prior's.
 
-        ``big_d`` is the increment of B that the process runs back over. Only diffusions with ``splits`` have it.
+        ``big_d`` is the increment of B that the process runs back over. Diffusions that cannot be split do without it.
         """
         raise NotImplementedError(f"{type(self).__name__} has no reverse process in closed form")
 
@@ -178,10 +176,6 @@ class Diffusion(ABC):
         """The m parts of ``s`` (B, mC, ...), views, each (B, C, ...)."""
         return s.chunk(self.m, dim=1)
 
-    def drift(self, u: Tensor, t: float | Tensor) -> Tensor:
-        """Drift beta(t) A u of the forward process, shaped as u."""
-        return self._with_score(u, None, t, 0.0)
-
     def flow(self, u: Tensor, score: Tensor, t: float | Tensor) -> Tensor:
         """Field du/dt of the probability flow, shaped as u; ``score`` is (B, mC, ...)."""
         return self._with_score(u, score, t, 0.5)
@@ -190,14 +184,13 @@ class Diffusion(ABC):
         """Mean of one Euler-Maruyama step of the reverse process from t to t - dt; u is not changed."""
         return u - dt * self._with_score(u, score, t, 1.0)
 
-    def _with_score(self, u: Tensor, score: Tensor | None, t: float | Tensor, strength: float) -> Tensor:
+    def _with_score(self, u: Tensor, score: Tensor, t: float | Tensor, strength: float) -> Tensor:
         """beta A u, minus ``strength`` times beta D score in the scored halves."""
         beta = spread(self.schedule.beta(t), u)
         halves = self.halves(u)
         rates = [combine(row, halves) for row in self.A]
-        if score is not None:
-            for i, (d, s) in enumerate(zip(self.D, self.scored_halves(score), strict=True), start=self.n - self.m):
-                rates[i] = rates[i] - (strength * d) * s
+        for i, (d, s) in enumerate(zip(self.D, self.scored_halves(score), strict=True), start=self.n - self.m):
+            rates[i] = rates[i] - (strength * d) * s
         return torch.cat([beta * rate for rate in rates], dim=1)
 
     def flow_divergence(self, score_trace: Tensor, t: Number, dimensions: int) -> Tensor:

@@ -7,6 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from cld_core.recipe.sde import CldSpec
 from cld_core.sde import cld_kernel as kernel
 from cld_core.sde.base import Auxiliary, Diffusion, Law
 from cld_core.sde.coefficients import spread
@@ -18,19 +19,17 @@ from cld_core.sde.rows import Rows
 class CLD(Diffusion):
     """The diffusion of u = (x, v), data and velocity; the score of v is learned.
 
-    Where a method of `Diffusion` is overridden without a better formula, this order of operations is what fixes the
-    last bit of a seed's results.
+    Some overrides exist only to keep the order of operations, and so the last bit of results, unchanged.
     """
 
     n = 2
     m = 1
-    splits = True
 
-    beta0: float = 4.0
-    beta1: float = 0.0
-    m_inv: float = 4.0
-    gamma: float = 0.04
-    numerical_eps: float = 1e-6
+    beta0: float = CldSpec.beta0
+    beta1: float = CldSpec.beta1
+    m_inv: float = CldSpec.m_inv
+    gamma: float = CldSpec.gamma
+    numerical_eps: float = CldSpec.numerical_eps
 
     @cached_property
     def mass(self) -> float:
@@ -77,7 +76,7 @@ class CLD(Diffusion):
         return ((self.covariance(t, objective).ell,),)
 
     def mixed(self, t: Number, objective: str = "hsm") -> tuple[Rows[Number], Rows[Number], Rows[Number]]:
-        """The Gaussian is HSM's for either objective: ell_t, 1 / Svv and 1 / (ell_t Svv)."""
+        """ell_t, 1 / Svv and 1 / (ell_t Svv); Svv is HSM's for either objective."""
         hsm = self.covariance(t, "hsm")
         ell = (hsm if objective == "hsm" else self.covariance(t, objective)).ell
         return ((ell,),), ((1.0 / hsm.vv,),), ((1.0 / (ell * hsm.vv),),)

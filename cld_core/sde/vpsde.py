@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from cld_core.recipe.sde import VpsdeSpec
 from cld_core.sde.base import Diffusion, Law
 from cld_core.sde.coefficients import spread
 from cld_core.sde.number import Number, exp, minus_expm1, sqrt
@@ -14,16 +15,15 @@ from cld_core.sde.rows import Rows
 class VPSDE(Diffusion):
     """dx = -beta/2 x dt + sqrt(beta) dw. There is one half: u is x. The two objectives are the same.
 
-    Where a method of `Diffusion` is overridden without a better formula, this order of operations is what fixes the
-    last bit of a seed's results.
+    Some overrides exist only to keep the order of operations, and so the last bit of results, unchanged.
     """
 
     n = 1
     m = 1
 
-    beta0: float = 0.1
-    beta1: float = 19.9
-    numerical_eps: float = 0.0
+    beta0: float = VpsdeSpec.beta0
+    beta1: float = VpsdeSpec.beta1
+    numerical_eps: float = VpsdeSpec.numerical_eps
 
     A = ((-0.5,),)
     D = (1.0,)
@@ -50,7 +50,7 @@ class VPSDE(Diffusion):
         return Law(((),), (1.0 / variance,), variance)
 
     def mixed(self, t: Number, objective: str = "hsm") -> tuple[Rows[Number], Rows[Number], Rows[Number]]:
-        """The Gaussian is that of data of variance 1, the same at every t."""
+        """P is the inverse variance of x for data of variance 1, the same at every t."""
         ((ell,),), variance = self.target(t), self._exact(t, 1.0) + self.numerical_eps
         return ((ell,),), ((1.0 / variance,),), ((1.0 / (ell * variance),),)
 

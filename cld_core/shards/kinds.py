@@ -10,7 +10,7 @@ from .work import Work
 
 KINDS = {
     "evaluation": "cld_core.evaluation.evaluation:Evaluation",
-    "statistics": "cld_core.evaluation.training_set:Statistics",
+    "statistics": "cld_core.evaluation.stats_work:Statistics",
 }
 
 

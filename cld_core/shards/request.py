@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from cld_core.errors import NotFoundError
+from cld_core.errors import NotFoundError, RecipeError
 from cld_core.ranges import share
 from cld_core.run.atomic import read_json, write_json
 
@@ -44,7 +44,11 @@ class Request(ABC):
 
     @classmethod
     def chosen(cls, content: Mapping[str, Any]) -> Mapping[str, type]:
-        """By field, the class that the content of a request.json calls for, if the annotation names only its base."""
+        """By field, the class that the content of a request.json calls for, if the annotation names only its base.
+
+        Raises:
+            RecipeError: it is not registered here.
+        """
         return {}
 
     def ranges(self, shard: int) -> dict[str, tuple[int, int]]:
@@ -52,8 +56,8 @@ class Request(ABC):
         every = {kind: share(size, shard, self.shards) for kind, size in self.sizes.items()}
         return {kind: (first, last) for kind, (first, last) in every.items() if first < last}
 
-    def store(self, folder: Path) -> Self:
-        """Write the request into ``folder``, which is made if needed, and return the one in force.
+    def store(self, folder: Path) -> Path:
+        """Write the request into ``folder``, which is made if needed, and return the folder.
 
         Work that was begun with the same id keeps its number of shards.
         """
@@ -66,7 +70,7 @@ class Request(ABC):
         (folder / "shards").mkdir(parents=True, exist_ok=True)
         if begun != content:
             write_json(folder / "request.json", content)
-        return request
+        return folder
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -80,6 +84,6 @@ class Request(ABC):
             raise NotFoundError(f"{folder}: there is no {cls.kind} here. Start it again.")
         try:
             return from_plain(cls, content, cls.chosen(content))
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
+        except (RecipeError, TypeError, ValueError, KeyError, AttributeError) as error:
             text = f"the request was made by another version of cldctl ({error})"
             raise NotFoundError(f"{folder}: {text}. Start the work again.") from error

@@ -23,6 +23,7 @@ class Work(ABC):
     """One folder of sharded work.
 
     Attributes:
+        request_type: the class of `request`.
         command: the command that continues it when it is run again, for messages.
         computation: "module:Class" of the `compute.Computation` that computes its rows; it may load torch.
         request: what is asked.
@@ -33,11 +34,12 @@ class Work(ABC):
 
     command: ClassVar[str]
     computation: ClassVar[str]
+    request_type: ClassVar[type[Request]]
     request: Request
 
-    @abstractmethod
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.request = self.request_type.load(folder)
 
     @property
     @abstractmethod

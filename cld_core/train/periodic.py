@@ -12,13 +12,14 @@ from cld_core.errors import CldError
 from cld_core.evaluation import grids, pictures, registry
 from cld_core.evaluation.joined import Joined
 from cld_core.evaluation.request import EvalRequest
-from cld_core.evaluation.rows.base import Arrays, RowComputer
+from cld_core.evaluation.rows.base import RowComputer
 from cld_core.evaluation.rows.elbo import ElboRows
 from cld_core.evaluation.rows.features import FeatureRows
 from cld_core.model import Model
 from cld_core.ranges import share
 from cld_core.run import RunFolder
 from cld_core.sampling import Samples
+from cld_core.shards.files import Arrays
 from cld_core.stop import StopCode, StopFlag
 
 from .monitoring import Monitor

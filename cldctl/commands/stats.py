@@ -34,7 +34,7 @@ def stats(
 
     Example: cldctl data stats cifar10 --shards 8 --follow eval.fid.weights=weights-inception-2015-12-05-6726825d.pth
     """
-    from cld_core.evaluation.training_set import Statistics, StatsRequest
+    from cld_core.evaluation.stats_work import Statistics, StatsRequest
     from cldctl.runs import home, sharded
     from cldctl.ui.follow import follow_statistics
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from cld_core.errors import NotFoundError
 from cld_core.evaluation import registry
+from cld_core.evaluation.definitions import Quantity
 from cld_core.evaluation.evaluation import Evaluation, evaluations_of
-from cld_core.evaluation.kinds import Quantity
-from cld_core.evaluation.results import Number, network_evaluations, numbers
+from cld_core.evaluation.report_numbers import Number, network_evaluations, numbers
 from cld_core.run import RunFolder
 
 RULE = "marked: |a - b| > 2 sqrt(sa^2 + sb^2) against the first run, with standard errors sa and sb"

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cld_core.evaluation import registry
+from cld_core.evaluation.report_numbers import network_evaluations, numbers
 from cld_core.evaluation.reports import current_report
-from cld_core.evaluation.results import network_evaluations, numbers
 from cld_core.evaluation.sweeps import Sweep, sweeps_of
 from cld_core.run import RunFolder
 from cld_core.run.atomic import write_text

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cld_core.errors import NotFoundError, UsageError
-from cld_core.evaluation.training_set import Statistics, StatsRequest
+from cld_core.evaluation.stats_work import Statistics, StatsRequest
 from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run import RunFolder
 from cld_core.run.events import JobRef, Submitted

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cld_core.evaluation.evaluation import Evaluation, evaluations_of
-from cld_core.evaluation.results import numbers
+from cld_core.evaluation.report_numbers import numbers
 from cld_core.evaluation.sweeps import sweeps_of
 from cld_core.run import RunFolder
 from cld_core.run.history import History

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from cld_core.evaluation.kinds import Quantity
+from cld_core.evaluation.definitions import Quantity
 from cldctl.evals.compare import COUNTS, Column, quantities_of, verdict
 
 from .format import count

@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cld_core.evaluation.kinds import Quantity
+from cld_core.evaluation.definitions import Quantity
 from cld_core.evaluation.sweeps import Sweep
 from cld_core.run import RunFolder
 from cldctl.evals.table import rows as sweep_rows

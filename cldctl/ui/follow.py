@@ -4,8 +4,8 @@ import time
 from collections.abc import Sequence
 
 from cld_core.evaluation.evaluation import Evaluation
+from cld_core.evaluation.stats_work import Statistics
 from cld_core.evaluation.sweeps import Sweep
-from cld_core.evaluation.training_set import Statistics
 from cld_core.run import RunFolder
 from cld_core.shards import Work
 from cldctl import clusters

@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from cld_core.evaluation import registry
-from cld_core.evaluation.kinds import Quantity
+from cld_core.evaluation.definitions import Quantity
 from cld_core.evaluation.sweeps import Sweep
 from cldctl.evals.table import keys_of
 

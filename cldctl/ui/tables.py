@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cld_core.evaluation import registry
-from cld_core.evaluation.kinds import Quantity
+from cld_core.evaluation.definitions import Quantity
 from cldctl.runs.status import RunStatus
 
 from .console import out

@@ -1,8 +1,11 @@
-"""Diffusions of other shapes than the shipped ones, with a kernel computed by matrix exponentials: right, but slow.
+"""Kernel and law of a diffusion by matrix exponentials, which are right, but slow and too inaccurate below t = 1e-3.
 
-Their stationary law is the prior, so everything follows from A, D and the prior. Too inaccurate below t = 1e-3.
+`check` compares a diffusion with them. Others, of other shapes than the shipped ones, consist of them.
 """
 
+import functools
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +13,8 @@ import torch
 from torch import Tensor
 
 from cld_core.sde import Diffusion, Law
+from cld_core.sde.coefficients import apply, spread
+from cld_core.sde.rows import Rows
 
 
 def rows(matrix: Tensor, t: float | Tensor, *, lower: bool = False) -> Any:
@@ -21,46 +26,93 @@ def rows(matrix: Tensor, t: float | Tensor, *, lower: bool = False) -> Any:
     return tuple(tuple(row) for row in entries)
 
 
+def dense(matrix: Rows[float]) -> Tensor:
+    """The n rows of a matrix, with or without the zeros of its upper triangle, as (n, n), float64."""
+    return torch.tensor([[*row, *[0.0] * (len(matrix) - len(row))] for row in matrix], dtype=torch.float64)
+
+
+def diagonal(stds: Sequence[float]) -> Tensor:
+    """The covariance (n, n) of independent halves."""
+    return torch.diag(torch.tensor(stds, dtype=torch.float64).square())
+
+
+def psi(sde: Diffusion, big_b: float | Tensor) -> Tensor:
+    """Psi(B), (..., n, n)."""
+    return torch.matrix_exp(torch.as_tensor(big_b, dtype=torch.float64)[..., None, None] * dense(sde.A))
+
+
+def covariance(sde: Diffusion, t: float | Tensor, initial: Sequence[float]) -> Tensor:
+    """Sigma_t (..., n, n), from independent halves of standard deviations ``initial``, if the prior is stationary."""
+    moved, prior = psi(sde, sde.schedule.integral(t)), diagonal(sde.prior_std)
+    return prior + moved @ (diagonal(initial) - prior) @ moved.mT
+
+
+def reverse(sde: Diffusion, big_d: float) -> tuple[Tensor, Tensor]:
+    """Mean map Sigma_inf Psi^T Sigma_inf^-1 and covariance of the reverse of the stationary process."""
+    prior = diagonal(sde.prior_std)
+    back = prior @ psi(sde, big_d).mT @ torch.linalg.inv(prior)
+    return back, prior - back @ prior @ back.T
+
+
+def drift(sde: Diffusion, u: Tensor, t: float | Tensor) -> Tensor:
+    """beta(t) A u."""
+    return spread(sde.schedule.beta(t), u) * apply(sde.A, u)
+
+
+def law_of_factor(factor: Rows[Any]) -> Law[Any]:
+    """The law whose covariance has the lower triangular factor ``factor``."""
+    pivots = tuple(row[i] for i, row in enumerate(factor))
+    slopes = tuple(tuple(row[j] / pivots[j] for j in range(i)) for i, row in enumerate(factor))
+    return Law(slopes, tuple(1.0 / (pivot * pivot) for pivot in pivots), math.prod(pivots) ** 2)
+
+
+def check(sde: Diffusion) -> None:
+    """Compare what a diffusion answers with what follows from its A, D and prior."""
+    same = functools.partial(torch.testing.assert_close, rtol=1e-8, atol=1e-10)
+    a, prior = dense(sde.A), diagonal(sde.prior_std)
+    noise = torch.diag(torch.tensor([0.0] * (sde.n - sde.m) + list(sde.D), dtype=torch.float64))
+    same(a @ prior + prior @ a.T, -noise, msg="the prior is not the stationary law of A and D")
+    same(torch.diag(torch.tensor(sde.precision, dtype=torch.float64)), torch.linalg.inv(prior))
+    for t in (0.02, 0.3, 1.0):
+        same(dense(sde.mean(t)), psi(sde, sde.schedule.integral(t)))
+        for objective in ("hsm", "dsm"):
+            others = sde.initial_std if objective == "hsm" else (0.0,) * (sde.n - 1)
+            factor = dense(sde.factor(t, objective))
+            eps = sde.numerical_eps * torch.eye(sde.n, dtype=torch.float64)
+            same(factor @ factor.T, covariance(sde, t, (0.0, *others)) + eps)
+        law, whole = sde.law(t, data_var=0.25), covariance(sde, t, (0.5, *sde.initial_std))
+        unit = dense(tuple((*slopes, 1.0) for slopes in law.slopes))
+        same(unit @ torch.diag(1.0 / torch.tensor(law.precisions, dtype=torch.float64)) @ unit.T, whole)
+        same(torch.tensor(law.det, dtype=torch.float64), torch.linalg.det(whole))
+    if sde.splittable:
+        back, factor = map(dense, sde.reverse(0.3))
+        same((back, factor @ factor.T), reverse(sde, 0.3))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Numeric(Diffusion):
-    splits = True
-
     beta0: float = 4.0
     beta1: float = 0.0
-    numerical_eps: float = 0.0
-
-    def _psi(self, big_b: float | Tensor) -> Tensor:
-        return torch.matrix_exp(
-            torch.as_tensor(big_b, dtype=torch.float64)[..., None, None] * torch.tensor(self.A).double()
-        )
-
-    def _covariance(self, t: float | Tensor, initial: tuple[float, ...]) -> Tensor:
-        """Sigma_t (..., n, n), from independent halves of standard deviations ``initial``."""
-        psi, prior = self._psi(self.schedule.integral(t)), torch.diag(torch.tensor(self.prior_std).double().square())
-        start = torch.diag(torch.tensor(initial).double().square())
-        return prior + psi @ (start - prior) @ psi.mT
 
     def mean(self, t):
-        return rows(self._psi(self.schedule.integral(t)), t)
+        return rows(psi(self, self.schedule.integral(t)), t)
 
     def factor(self, t, objective="hsm"):
         others = self.initial_std if objective == "hsm" else (0.0,) * (self.n - 1)
-        return rows(torch.linalg.cholesky(self._covariance(t, (0.0, *others))), t, lower=True)
+        return rows(torch.linalg.cholesky(covariance(self, t, (0.0, *others))), t, lower=True)
 
     def law(self, t, *, data_var):
-        covariance = self._covariance(t, (data_var**0.5, *self.initial_std))
-        return Law.of_factor(rows(torch.linalg.cholesky(covariance), t, lower=True))
+        whole = covariance(self, t, (data_var**0.5, *self.initial_std))
+        return law_of_factor(rows(torch.linalg.cholesky(whole), t, lower=True))
 
     def known_precision(self, t):
         first = self.n - self.m
-        covariance = self._covariance(t, (0.0, *self.initial_std))[..., first:, first:]
-        return rows(torch.linalg.inv(covariance), t)
+        scored = covariance(self, t, (0.0, *self.initial_std))[..., first:, first:]
+        return rows(torch.linalg.inv(scored), t)
 
     def reverse(self, big_d):
-        """Of the stationary process: Sigma_inf Psi^T Sigma_inf^-1."""
-        prior = torch.diag(torch.tensor(self.prior_std).double().square())
-        back = prior @ self._psi(big_d).mT @ torch.linalg.inv(prior)
-        return rows(back, 0.0), rows(torch.linalg.cholesky(prior - back @ prior @ back.T), 0.0, lower=True)
+        back, noise = reverse(self, big_d)
+        return rows(back, 0.0), rows(torch.linalg.cholesky(noise), 0.0, lower=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cld_core.evaluation.kinds import Metric, Quantity
+from cld_core.evaluation.definitions import Metric, Quantity
 
 if TYPE_CHECKING:
     from cld_core.evaluation.joined import Joined
@@ -60,7 +60,7 @@ def _against_truth(joined: "Joined") -> dict[str, Any]:
     density, known = source.density, {}
     if density is not None and density.log_density is not None:
         # The same examples on both sides, so that their scatter cancels.
-        truth = density.log_density(source.test_points(joined.request.seed, 0, len(bound))).numpy()
+        truth = density.log_density(source.dequantised_test_data(joined.request.seed, 0, len(bound))).numpy()
         known = {"gap": float((truth - bound).mean()), "gap_stderr": standard_error(truth - bound)}
     if density is not None and density.entropy is not None:
         known["true_entropy"] = density.entropy()

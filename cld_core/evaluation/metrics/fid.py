@@ -2,14 +2,14 @@
 
 from typing import TYPE_CHECKING, Any
 
-from cld_core.evaluation.kinds import Metric, Quantity
+from cld_core.evaluation.definitions import Metric, Quantity
 
 from .common import SAME_REFERENCE, sampler
 
 if TYPE_CHECKING:
     from cld_core.evaluation.joined import Joined
     from cld_core.evaluation.moments import Moments
-    from cld_core.evaluation.statistics import Reference
+    from cld_core.evaluation.stats_file import Reference
 
 
 def frechet(moments: "Moments", reference: "Reference") -> float:

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from cld_core.evaluation.kinds import Metric, Quantity
+from cld_core.evaluation.definitions import Metric, Quantity
 
 from .common import SAME_REFERENCE, both_features, sampler
 

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from cld_core.evaluation.kinds import Metric, Quantity
+from cld_core.evaluation.definitions import Metric, Quantity
 
 if TYPE_CHECKING:
     from cld_core.evaluation.joined import Joined

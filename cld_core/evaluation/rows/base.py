@@ -8,8 +8,7 @@ import numpy as np
 
 from cld_core.evaluation.request import EvalRequest
 from cld_core.model import Model
-
-Arrays = dict[str, np.ndarray]
+from cld_core.shards.files import Arrays
 
 
 class RowComputer(ABC):

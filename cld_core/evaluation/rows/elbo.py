@@ -2,8 +2,9 @@
 
 from cld_core.likelihood import likelihood
 from cld_core.seeds import SampleNoise
+from cld_core.shards.files import Arrays
 
-from .base import Arrays, RowComputer
+from .base import RowComputer
 
 # One value per example: bounds of log p(x) in nats, and evaluations of the network.
 FIELDS = ("elbo", "paper_elbo", "importance_bound", "nfe")
@@ -14,7 +15,7 @@ class ElboRows(RowComputer):
 
     def compute(self, first: int, last: int) -> Arrays:
         model, seed, spec = self.model, self.request.seed, self.request.elbo
-        x = model.source.test_points(seed, first, last).to(model.device)
+        x = model.source.dequantised_test_data(seed, first, last).to(model.device)
         noise = SampleNoise(seed, "elbo", first=first, last=last, device=model.device)
         bounds = likelihood(model.score_of(compiled=spec.compile), model.sde, spec, noise, x)
         values = (bounds.elbo, bounds.paper_elbo, bounds.importance_bound, bounds.nfe_each.double().mean(1))

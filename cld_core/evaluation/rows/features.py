@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from cld_core.data.images import to_pixels
-from cld_core.evaluation import extractors, registry, statistics
-from cld_core.evaluation.extraction import FeatureInputs
+from cld_core.evaluation import extractors, registry, stats_file
+from cld_core.evaluation.feature_inputs import FeatureInputs
 from cld_core.evaluation.moments import Moments
+from cld_core.shards.files import Arrays
 
-from .base import Arrays, RowComputer
+from .base import RowComputer
 
 
 class FeatureRows(RowComputer):
@@ -25,7 +26,7 @@ class FeatureRows(RowComputer):
     def prepare(self) -> None:
         self._extractor()
         if self._inputs.stats is not None:
-            statistics.require_unchanged(Path(str(self.request.files["stats"])), self._inputs.stats)
+            stats_file.require_unchanged(Path(str(self.request.files["stats"])), self._inputs.stats)
 
     def compute(self, first: int, last: int) -> Arrays:
         drawn = self.model.draw(last - first, seed=self.request.seed, first=first)

@@ -4,8 +4,9 @@ import torch
 
 from cld_core.loss import ScoreMatching
 from cld_core.seeds import SampleNoise
+from cld_core.shards.files import Arrays
 
-from .base import Arrays, RowComputer
+from .base import RowComputer
 
 
 class LossRows(RowComputer):

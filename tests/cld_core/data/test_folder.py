@@ -105,7 +105,7 @@ def test_upright_opaque_and_of_three_channels(tmp_path):
     assert len(made) == 5
 
 
-def test_other_files_are_passed_over(source, tmp_path):
+def test_other_files_are_skipped(source, tmp_path):
     for name in (".DS_Store", "README.txt", ".hidden.png"):
         (source / name).write_bytes(b"no picture")
     manifest = prepare("folder", source, tmp_path / "out", size=8, split=0)

@@ -48,17 +48,17 @@ def test_a_batch_has_the_images_of_its_step_mirrored_as_said(images):
     assert torch.equal(images.batch(0, 0, 3, 6, slice(0, 6)), to_model(expected))
 
 
-def test_test_points_are_dequantised_each_with_its_own_noise(images):
-    points = images.test_points(0, 0, 40)
-    again = torch.cat([images.test_points(0, first, first + 8) for first in range(0, 40, 8)])
+def test_test_images_are_dequantised_each_with_its_own_noise(images):
+    points = images.dequantised_test_data(0, 0, 40)
+    again = torch.cat([images.dequantised_test_data(0, first, first + 8) for first in range(0, 40, 8)])
     assert torch.equal(points, again)
     levels = ((points + 1.0) * 128.0).floor().to(torch.uint8)
     assert torch.equal(levels, images.test.batch(torch.arange(40)))
     assert points.min() >= -1.0
     assert points.max() < 1.0
-    assert not torch.equal(points, images.test_points(1, 0, 40))
+    assert not torch.equal(points, images.dequantised_test_data(1, 0, 40))
     with pytest.raises(DataError, match=r"40 validation images.*eval\.points=40"):
-        images.test_points(0, 30, 41)
+        images.dequantised_test_data(0, 30, 41)
 
 
 def test_pixels_survive_the_way_to_the_model_and_back():

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.evaluation.request import EvalRequest
-from cld_core.evaluation.training_set import Statistics, StatsRequest
+from cld_core.evaluation.stats_work import Statistics, StatsRequest
 from cld_core.ranks import Ranks
 from cld_core.recipe import with_overrides
 from cld_core.run import RunFolder

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from cld_core.errors import NotFoundError
-from cld_core.evaluation.computing import gather
-from cld_core.evaluation.evaluation import Evaluation
+from cld_core.evaluation.evaluation import Evaluation, evaluations_of
 from cld_core.evaluation.request import EvalRequest
 from cld_core.evaluation.rows.elbo import ElboRows
 from cld_core.model import Model
@@ -17,6 +16,8 @@ from cld_core.recipe import load
 from cld_core.run import RunFolder
 from cld_core.run.atomic import read_json, write_json
 from cld_core.shards import open_work
+
+from .gathered import gather
 
 
 @pytest.fixture
@@ -100,6 +101,13 @@ def test_shards_of_a_replaced_checkpoint_are_missing(run):
     assert work.missing() == []
 
 
+@pytest.mark.parametrize("content", [{}, {"fid": {"value": 3.0}}, []], ids=str)
+def test_a_report_that_does_not_name_its_checkpoint_is_none(run, content):
+    work = evaluation(run)
+    write_json(work.folder / "report.json", content)
+    assert (work.report, work.is_done, work.to_start()) == (None, False, [0])
+
+
 @pytest.mark.parametrize("damage", ["lost", "short"])
 def test_a_lost_or_short_file_of_a_later_shard_is_computed_again(run, damage):
     """One task is started for each missing shard, as on Slurm."""
@@ -166,3 +174,13 @@ def test_a_request_is_read_back_as_it_was_asked(run):
     write_json(run.evals / request.id / "request.json", {"id": request.id, "sampling": {"method": "sscs"}})
     with pytest.raises(NotFoundError, match="made by another version"):
         EvalRequest.load(run.evals / request.id)
+
+
+def test_a_request_for_a_sampler_that_is_not_registered_here_is_not_read_as_another(run):
+    work = evaluation(run, "sampling.method=em")
+    file = work.folder / "request.json"
+    content = read_json(file)
+    write_json(file, {**content, "sampling": {**content["sampling"], "method": "heun"}})
+    with pytest.raises(NotFoundError, match=r"no method is called 'heun'.*Start the work again"):
+        Evaluation(work.folder)
+    assert evaluations_of(run) == []

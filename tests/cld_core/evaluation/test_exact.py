@@ -8,7 +8,6 @@ import torch
 from cld_core.analytic import gaussian
 from cld_core.checkpoint.write import write
 from cld_core.data.source import source
-from cld_core.evaluation.computing import gather
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.evaluation.request import EvalRequest
 from cld_core.ranks import Ranks
@@ -17,6 +16,8 @@ from cld_core.recipe.network import MlpSpec
 from cld_core.run import RunFolder
 from cld_core.sde import build
 from tests.support.paths import RECIPES
+
+from .gathered import gather
 
 
 class Exact(torch.nn.Module):
@@ -46,7 +47,7 @@ def test_the_bound_of_a_gaussian_model_is_its_log_density_through_shards_merge_a
     write(run, 1, {"model": {}, "ema": {"average": {}, "updates": 0}, "model_digest": recipe.model_digest()})
     work = Evaluation(EvalRequest.of(recipe, ("elbo",), 1, shards=3).save(run))
     assert work.compute(Ranks())
-    truth = gaussian(0.5).log_density(source(recipe.data).test_points(recipe.eval.seed, 0, 40)).numpy()
+    truth = gaussian(0.5).log_density(source(recipe.data).dequantised_test_data(recipe.eval.seed, 0, 40)).numpy()
     np.testing.assert_allclose(gather(work)["elbo"]["elbo"], truth, rtol=0, atol=1e-5)
     elbo = work.report["elbo"]
     assert abs(elbo["nll"] + truth.mean()) < 1e-5

@@ -12,15 +12,14 @@ from PIL import Image
 from cld_core.data.images import open_images, to_pixels
 from cld_core.digests import digest_of
 from cld_core.errors import UsageError
-from cld_core.evaluation import extractors, pictures, statistics
-from cld_core.evaluation.computing import gather
+from cld_core.evaluation import extractors, pictures, stats_file
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.evaluation.metrics.fid import frechet
 from cld_core.evaluation.moments import Moments
 from cld_core.evaluation.rows.features import FeatureRows
 from cld_core.evaluation.rows.loss import LossRows
-from cld_core.evaluation.training_features import StatsComputation
-from cld_core.evaluation.training_set import Statistics, StatsRequest
+from cld_core.evaluation.stats_computing import StatsComputation
+from cld_core.evaluation.stats_work import Statistics, StatsRequest
 from cld_core.model import Model
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
@@ -29,6 +28,7 @@ from cld_core.shards.merging import MergeError
 from tests.support.extractor import inception_weights
 from tests.support.images import make_images
 
+from .gathered import gather
 from .on_images import evaluated, request, stats_of
 
 
@@ -98,7 +98,7 @@ def test_shards_and_batches_change_rounding_only(run):
     first = torch.from_numpy(results[0][0])
     from_moments = evaluated(run, metrics=("fid",), shards=8)["fid"]["value"]
     assert from_moments == pytest.approx(results[-1][1], rel=1e-9)
-    theirs = statistics.read(Path(str(both.files["stats"])), features=True)
+    theirs = stats_file.read(Path(str(both.files["stats"])), features=True)
     reference = torch.from_numpy(theirs.features)
     fid = fid_statistics_to_metric(*(fid_features_to_statistics(rows.double()) for rows in (first, reference)), False)
     kid = kid_features_to_metric(first, reference, kid_subsets=5, kid_subset_size=8, verbose=False)
@@ -160,19 +160,20 @@ def test_statistics_of_a_training_set_in_pieces(trained, tmp_path, monkeypatch):
     assert work.compute(Ranks(), only=[0])
     assert seen == [(0, 5), (5, 10), (10, 15), (15, 20), (0, 5)]
     assert (work.is_done, work.to_start(), work.rows_done()) == (True, [], (20, 20))
-    made = statistics.read(Path(work.request.output), features=True)
+    made = stats_file.read(Path(work.request.output), features=True)
     extractor = extractors.load(work.request.extraction, work.request.files, "cpu")
     features = extractor(data.batch(torch.arange(data.n)))["features"]
     np.testing.assert_allclose(made.features, features, rtol=1e-6)
     np.testing.assert_allclose(made.mu, features.astype(float).mean(0), rtol=1e-12)
     np.testing.assert_allclose(made.sigma, np.cov(features.astype(float), rowvar=False), rtol=1e-10)
-    about = statistics.outline(Path(work.request.output)).about
+    assert not StatsComputation(work, torch.device("cpu")).keeps_rows("features"), "moments are not rows"
+    about = stats_file.outline(Path(work.request.output)).about
     assert (made.images, about["data"]) == (20, work.request.data_fingerprint)
 
 
 def test_statistics_in_both_published_layouts(run, tmp_path):
     own = evaluated(run, metrics=("fid",))
-    theirs = statistics.read(Path(own["fid"]["stats"]["file"]), features=True)
+    theirs = stats_file.read(Path(own["fid"]["stats"]["file"]), features=True)
     np.savez(tmp_path / "edm.npz", mu=theirs.mu, sigma=theirs.sigma)
     np.savez(tmp_path / "score_sde.npz", pool_3=theirs.features)
     names = set()
@@ -192,7 +193,7 @@ def test_moments_merge_exactly():
     merged = Moments.merged(Moments.of(rows[a:b]) for a, b in ((0, 1), (1, 130), (130, 500)))
     np.testing.assert_allclose(merged.mean, rows.mean(0), rtol=1e-13)
     np.testing.assert_allclose(merged.covariance, np.cov(rows, rowvar=False), rtol=1e-12)
-    shifted = statistics.Reference(merged.mean + 1.0, merged.covariance, None, 500, "")
+    shifted = stats_file.Reference(merged.mean + 1.0, merged.covariance, None, 500, "")
     assert frechet(merged, shifted) == pytest.approx(6.0, rel=1e-9), "equal covariances: the squared distance of means"
 
 

@@ -8,7 +8,7 @@ import torch
 
 from cld_core.digests import digest_of
 from cld_core.errors import CldError, DataError, NotFoundError, UsageError
-from cld_core.evaluation import extractors, inception, statistics
+from cld_core.evaluation import extractors, inception, stats_file
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.evaluation.request import EvalRequest
 from cld_core.evaluation.rows.loss import LossRows
@@ -87,9 +87,15 @@ def test_isc_needs_no_statistics(run):
     assert EvalRequest.load(asked.save(run)) == asked
 
 
+def test_relative_paths_in_a_recipe_are_those_here(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here.npz").write_bytes(Path(str(request(run).files["stats"])).read_bytes())
+    assert request(run, "eval.fid.stats=here.npz").files["stats"] == str(tmp_path / "here.npz")
+
+
 def test_what_vanishes_or_changes_meanwhile_is_reported(run, tmp_path):
     stats = tmp_path / "stats.npz"
-    theirs = statistics.read(Path(str(request(run).files["stats"])))
+    theirs = stats_file.read(Path(str(request(run).files["stats"])))
     np.savez(stats, mu=theirs.mu, sigma=theirs.sigma)
     work = Evaluation(request(run, f"eval.fid.stats={stats}", metrics=("fid",), shards=2).save(run))
     assert work.compute(Ranks(), only=[0])

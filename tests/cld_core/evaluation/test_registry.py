@@ -7,11 +7,13 @@ import pytest
 
 from cld_core.errors import UsageError
 from cld_core.evaluation import registry
-from cld_core.evaluation.kinds import Metric, Quantity
+from cld_core.evaluation.definitions import Metric, Quantity, RowKind
+from cld_core.evaluation.evaluation import Evaluation
+from cld_core.evaluation.report_numbers import Number, network_evaluations, numbers
 from cld_core.evaluation.request import EvalRequest
-from cld_core.evaluation.results import Number, network_evaluations, numbers
 from cld_core.evaluation.rows.base import RowComputer
 from cld_core.imports import resolve
+from cld_core.ranks import Ranks
 from cld_core.shards import KINDS, Work
 from cld_core.shards.compute import Computation
 
@@ -31,6 +33,24 @@ WORST = Metric(
 )
 
 
+class DrawRows(RowComputer):
+    """Samples themselves, of data that need not be images."""
+
+    def compute(self, first, last):
+        return {"x": self.model.draw(last - first, seed=self.request.seed, first=first).x.numpy()}
+
+
+DRAWS = RowKind(over="samples", depends=("sampling",), implementation=f"{__name__}:DrawRows")
+SPREAD = Metric(
+    name="spread",
+    help="Standard deviation of the samples.",
+    rows="draws",
+    quantities=(Quantity(key="spread", label="spread"),),
+    section=lambda joined: {"value": float(joined.arrays["x"].std()), "n": len(joined.arrays["x"])},
+    how=lambda request: request.sampling.method,
+)
+
+
 def test_every_name_leads_somewhere():
     for name in registry.METRICS:
         metric = registry.metric(name)
@@ -44,7 +64,7 @@ def test_every_name_leads_somewhere():
     for kind, name in KINDS.items():
         work = resolve(name)
         assert issubclass(work, Work)
-        assert work.__annotations__["request"].kind == kind
+        assert work.request_type.kind == kind
         assert issubclass(resolve(work.computation), Computation)
     keys = [quantity.key for _, quantity in registry.quantities()]
     assert len(keys) == len(set(keys))
@@ -52,7 +72,7 @@ def test_every_name_leads_somewhere():
 
 def test_labels_and_requests_load_nothing_slow():
     code = (
-        "import sys; from cld_core.evaluation import evaluation, registry, reports, results, sweeps, training_set;"
+        "import sys; from cld_core.evaluation import evaluation, registry, report_numbers, reports, stats_work, sweeps;"
         "registry.quantities(); print([name for name in ('torch', 'numpy', 'scipy') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -79,8 +99,6 @@ def test_numbers_of_a_report():
 
 def test_a_metric_is_one_file_and_one_line(toy, tmp_path, monkeypatch):
     """It reads rows that are there, and is in the report, among the numbers and in comparisons."""
-    from cld_core.evaluation.evaluation import Evaluation
-    from cld_core.ranks import Ranks
     from cldctl.evals import compare
 
     def evaluated(*metrics: str) -> Evaluation:
@@ -100,3 +118,14 @@ def test_a_metric_is_one_file_and_one_line(toy, tmp_path, monkeypatch):
     (first, _) = compare.to_json(columns)["runs"]
     assert (first["worst_nll"]["value"], first["worst_nll"]["how"]) == (worst, "of 70")
     assert EvalRequest.of(toy.recipe(), ("elbo",), 20).id != EvalRequest.of(toy.recipe(), ("worst",), 20).id
+
+
+def test_a_metric_of_samples_need_not_look_at_images(toy, monkeypatch):
+    monkeypatch.setitem(registry.ROWS, "draws", DRAWS)
+    monkeypatch.setitem(registry.METRICS, "spread", f"{__name__}:SPREAD")
+    work = Evaluation(EvalRequest.of(toy.recipe(), ("spread",), 20, shards=2).save(toy))
+    assert work.compute(Ranks())
+    assert work.report["spread"]["n"] == 70
+    assert numbers(work.report)["spread"].value > 0
+    with pytest.raises(UsageError, match=r"--fid compares images.*Ask for --elbo or --loss or --spread"):
+        EvalRequest.of(toy.recipe(), ("fid", "spread"), 20)

@@ -169,6 +169,11 @@ def test_image_recipes_are_read_without_torch():
     assert subprocess.run([sys.executable, "-c", code, file], capture_output=True, text=True).stdout == "False\n"
 
 
+@pytest.mark.parametrize("spec", [Cifar10Spec(), CelebaHq256Spec(), ImageDataSpec()], ids=lambda spec: spec.name)
+def test_data_lie_in_a_folder_of_their_name(spec):
+    assert spec.path == f"data/{spec.name}"
+
+
 def test_channels_follow_the_halves():
     recipe = load(RECIPES / "cifar10_smoke.yaml")
     for halves in ((2, 1), (1, 1), (2, 2)):

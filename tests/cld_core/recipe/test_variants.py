@@ -1,6 +1,6 @@
 """Variants: what a registry holds, how a section changes from one to another, and which keys each has."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -11,7 +11,7 @@ from cld_core.errors import RecipeError
 from cld_core.imports import resolve
 from cld_core.model import Model
 from cld_core.recipe import dump, load, variants, with_overrides
-from cld_core.recipe.data import ImageDataSpec
+from cld_core.recipe.data import ImageDataSpec, ToyDataSpec
 from cld_core.recipe.keys import key
 from cld_core.recipe.network import MlpSpec, ResnetSpec
 from cld_core.recipe.sampling import EmSpec, ExponentialSpec, FixedStepSpec, OdeSpec, SscsSpec
@@ -178,6 +178,14 @@ def test_a_sampler_is_added_in_one_file(flow, tmp_path):
     assert drawn.x.shape == (5, 2)
     assert drawn.nfe_each.tolist() == [10] * 5
     assert torch.isfinite(drawn.x).all()
+
+
+def test_a_spec_of_an_unknown_name_has_no_implementation():
+    with pytest.raises(RecipeError, match="no method is called 'heun'; there are ode, em"):
+        variants.implementation_of("sampling", replace(OdeSpec(), method="heun"))
+    with pytest.raises(RecipeError, match="no name is called 'ring'"):
+        variants.implementation_of("data", ToyDataSpec(name="ring"))
+    assert variants.implementation_of("data", ToyDataSpec(name="ring", plugin="rings.py"))
 
 
 def test_a_name_cannot_be_registered_twice(flow):

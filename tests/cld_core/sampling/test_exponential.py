@@ -16,6 +16,7 @@ from cld_core.sde import CLD, VPSDE
 from cld_core.seeds import SampleNoise
 from tests.support import parity
 from tests.support.affine import output_covariance
+from tests.support.numeric import drift
 from tests.support.sampling import spec_of
 
 CONSTANT, RISING, VP = CLD(), CLD(beta0=0.1, beta1=6.9), VPSDE()
@@ -145,7 +146,7 @@ def test_noise_of_a_step_has_the_covariance_of_its_equation(sde):
     n, eta, eye = sde.n, 0.7, torch.eye(sde.n, dtype=torch.float64)
 
     def field(t, flat):
-        a = sde.drift(eye, t).T.numpy().copy()
+        a = drift(sde, eye, t).T.numpy().copy()
         a[-1, -1] += 0.5 * (1 + eta**2) * sde.diffusion2(t)[0] * sde.known_precision(t)[0][0]
         c = flat.reshape(n, n)
         change = a @ c + c @ a.T

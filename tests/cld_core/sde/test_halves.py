@@ -19,7 +19,7 @@ from cld_core.sde.coefficients import apply
 from cld_core.sde.rows import inverse_of_upper, matmul
 from cld_core.seeds import SampleNoise
 from tests.support.affine import output_covariance
-from tests.support.numeric import BothScored, ThirdOrder
+from tests.support.numeric import BothScored, ThirdOrder, check, covariance, drift
 from tests.support.sampling import spec_of
 
 SHAPES = pytest.mark.parametrize("sde", [BothScored(), ThirdOrder()], ids=["n=2, m=2", "n=3, m=1"])
@@ -41,6 +41,11 @@ class AlphaOfExactScore(torch.nn.Module):
         target, known, _ = self.sde.mixed(t, self.objective.name)
         rest = self.exact(u, t) + (apply(known, self.sde.scored(u)) if self.objective.mixed_score else 0.0)
         return -apply(inverse_of_upper(target), rest)
+
+
+@SHAPES
+def test_their_matrices_go_together(sde):
+    check(sde)
 
 
 @SHAPES
@@ -90,8 +95,8 @@ def test_perturbed_data_have_the_moments_of_the_law(sde, name):
     torch.testing.assert_close(u.mean(0), mean, rtol=0, atol=5 / n**0.5)
     # Once the initial halves are drawn, DSM's marginal is HSM's kernel.
     factor = [[*row, *[0.0] * (sde.n - len(row))] for row in sde.factor(0.1)]
-    covariance = torch.tensor(factor, dtype=torch.float64) @ torch.tensor(factor, dtype=torch.float64).T
-    torch.testing.assert_close(torch.cov(u.T), covariance, rtol=0.02, atol=3e-3)
+    expected = torch.tensor(factor, dtype=torch.float64) @ torch.tensor(factor, dtype=torch.float64).T
+    torch.testing.assert_close(torch.cov(u.T), expected, rtol=0.02, atol=3e-3)
 
 
 @SHAPES
@@ -121,8 +126,8 @@ def test_the_generic_tensors_agree_with_each_other(sde):
     sde.scored(pull).copy_(
         apply(tuple(tuple(g if i == j else 0.0 for j in range(sde.m)) for i, g in enumerate(sde.diffusion2(0.3))), s)
     )
-    torch.testing.assert_close(sde.flow(u, s, 0.3), sde.drift(u, 0.3) - 0.5 * pull)
-    torch.testing.assert_close(sde.euler_step(u, s, 0.3, 0.1), u - 0.1 * (sde.drift(u, 0.3) - pull))
+    torch.testing.assert_close(sde.flow(u, s, 0.3), drift(sde, u, 0.3) - 0.5 * pull)
+    torch.testing.assert_close(sde.euler_step(u, s, 0.3, 0.1), u - 0.1 * (drift(sde, u, 0.3) - pull))
     normal = torch.distributions.Normal(0.0, torch.tensor(sde.prior_std).repeat_interleave(2).double())
     torch.testing.assert_close(sde.prior_logp(u), normal.log_prob(u).sum(1))
     torch.testing.assert_close(sde.prior(u), u * normal.scale)
@@ -196,7 +201,7 @@ def test_the_bound_is_tight_on_gaussian_data(sde):
 @SHAPES
 def test_the_auxiliary_law_is_that_of_the_kernel(sde):
     law, t = sde.auxiliary(0.05), 0.05
-    full = sde._covariance(t, (0.0, *sde.initial_std))[1:, 1:]
+    full = covariance(sde, t, (0.0, *sde.initial_std))[1:, 1:]
     factor = torch.zeros(sde.n - 1, sde.n - 1, dtype=torch.float64)
     for i, row in enumerate(law.factor):
         factor[i, : i + 1] = torch.tensor(row, dtype=torch.float64)

@@ -13,6 +13,7 @@ import torch
 
 from cld_core import sampling, sde
 from cld_core.analytic import diamond
+from cld_core.errors import RecipeError
 from cld_core.likelihood import likelihood, log_density
 from cld_core.loss import Draws, ScoreMatching
 from cld_core.nets.mlp import MLP
@@ -24,18 +25,17 @@ from cld_core.recipe.objective import ObjectiveSpec
 from cld_core.recipe.sde import SdeSpec
 from cld_core.recipe.variants import SECTIONS, Variant, register
 from cld_core.score import Score
-from cld_core.sde import CLD, Diffusion, Law, cld_kernel
+from cld_core.sde import CLD, Diffusion, cld_kernel
 from cld_core.seeds import SampleNoise
 from cld_core.train.step import Trainer
+from tests.support.numeric import check, law_of_factor
 from tests.support.paths import RECIPES
 from tests.support.sampling import spec_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class LangevinSpec(SdeSpec):
-    halves: ClassVar[int] = 2
-    objectives: ClassVar[tuple[str, ...]] = ("hsm", "dsm")
-    split: ClassVar[bool] = True
+    splittable: ClassVar[bool] = True
 
     name: Literal["langevin"] = key("langevin", "Langevin diffusion of mass 1/4")
     beta0: float = key(4.0, "beta(t) = beta0 + beta1 t", ge=0)
@@ -46,7 +46,6 @@ class LangevinSpec(SdeSpec):
 class Langevin(Diffusion):
     n = 2
     m = 1
-    splits = True
     numerical_eps: float = 1e-6
 
     A = ((0.0, 4.0), (-1.0, -4.0))
@@ -65,7 +64,7 @@ class Langevin(Diffusion):
 
     def law(self, t, *, data_var):
         covariance = cld_kernel.covariance(self.schedule.integral(t), 4.0, var_x=data_var, var_y=0.04)
-        return Law.of_factor(covariance.cholesky())
+        return law_of_factor(covariance.cholesky())
 
     def known_precision(self, t):
         _, (l_vx, l_vv) = self.factor(t)
@@ -130,7 +129,6 @@ def test_coefficients(pair):
 def test_tensors(pair):
     u, s, times = numbers(4, 4, 3, 3), numbers(4, 2, 3, 3, seed=1), torch.tensor([1e-5, 1e-3, 0.2, 1.0]).double()
     for t in (times, 0.3):
-        agree(*(d.drift(u, t) for d in pair))
         agree(*(d.flow(u, s, t) for d in pair))
         agree(*(d.flow_divergence(numbers(4), t, 18) for d in pair))
         agree(*(d.probe_cross_term(u, t) for d in pair))
@@ -207,7 +205,7 @@ def test_from_a_recipe_through_training_to_samples_and_a_bound():
         for step in range(20):
             trainer.step(step)
         score, keyed = Score(trainer.sde, recipe.objective, trainer.net), {"first": 0, "last": 8}
-        x = trainer.source.test_points(0, **keyed)
+        x = trainer.source.dequantised_test_data(0, **keyed)
         bound = likelihood(score, trainer.sde, recipe.eval.elbo, SampleNoise(0, **keyed), x).elbo
         samples = [
             sampling.sample(score, trainer.sde, spec_of(method), SampleNoise(0, **keyed), (2,)).x
@@ -217,6 +215,24 @@ def test_from_a_recipe_through_training_to_samples_and_a_bound():
     # Training is in float32.
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+@BOTH
+def test_it_is_what_its_matrices_say(pair):
+    check(pair[0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unsplit(LangevinSpec):
+    splittable: ClassVar[bool] = False
+
+
+def test_a_spec_that_disagrees_with_its_implementation_is_refused():
+    with pytest.raises(RecipeError, match=r"Unsplit\.splittable is False, but Langevin defines `reverse`"):
+        sde.build(Unsplit())
+    SECTIONS["sde"].variants["langevin"] = Variant(Unsplit, f"{__name__}:Langevin")
+    with pytest.raises(RecipeError, match=r"cannot be sscs with sde\.name=langevin, which cannot be split"):
+        load(RECIPES / "toy.yaml", ["sde.name=langevin", "sampling.method=sscs"])
 
 
 def test_build_passes_the_keys_of_the_spec():

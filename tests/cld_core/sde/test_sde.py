@@ -11,6 +11,7 @@ from cld_core.sde import CLD, VPSDE
 from cld_core.sde import cld_kernel as kernel
 from cld_core.sde.coefficients import apply
 from tests.support import parity
+from tests.support.numeric import check, drift
 
 SETTINGS = {
     "cifar10": (CLD(numerical_eps=1e-9), "hsm"),
@@ -64,7 +65,7 @@ def test_kernel_agrees_with_the_published_one(published, name):
         torch.testing.assert_close(-covariance.ell[mask], theirs, rtol=rtol, atol=0)
 
     torch.testing.assert_close(apply(sde.mean(t), u), published[f"{name}/mean"], rtol=1e-9, atol=0)
-    torch.testing.assert_close(sde.drift(u, t), published[f"{name}/drift"], rtol=1e-12, atol=0)
+    torch.testing.assert_close(drift(sde, u, t), published[f"{name}/drift"], rtol=1e-12, atol=0)
     torch.testing.assert_close(sde.diffusion2(t)[0].sqrt(), published[f"{name}/diffusion"][:, 2], rtol=1e-12, atol=0)
     torch.testing.assert_close(0.5 * sde.diffusion2(t)[0], published[f"{name}/loss_multiplier"], rtol=1e-12, atol=0)
     prior = published[f"{name}/prior_logp_x"] + published[f"{name}/prior_logp_v"]
@@ -103,6 +104,31 @@ def test_kernel_against_the_matrix_exponential_and_the_lyapunov_equation(m_inv, 
         slope = np.array([up.xx - down.xx, up.xv - down.xv, up.vv - down.vv]) / (2 * h)
         right = drift @ sigma + sigma @ drift.T + noise
         np.testing.assert_allclose(slope, [right[0, 0], right[0, 1], right[1, 1]], rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    "sde", [CLD(), CLD(beta0=0.1, beta1=6.9, m_inv=9.0, gamma=0.5), VPSDE(), VPSDE(numerical_eps=1e-3)]
+)
+def test_kernel_law_and_reverse_are_what_the_matrices_say(sde):
+    check(sde)
+
+
+class TooMuchNoise(CLD):
+    @property
+    def D(self):
+        return (3.0 * self.friction,)
+
+
+class MixedUpMean(CLD):
+    def mean(self, t):
+        (xx, xv), (vx, vv) = super().mean(t)
+        return (xx, vx), (xv, vv)
+
+
+@pytest.mark.parametrize(("wrong", "words"), [(TooMuchNoise(), "not the stationary law"), (MixedUpMean(), "not close")])
+def test_the_check_notices_what_is_wrong(wrong, words):
+    with pytest.raises(AssertionError, match=words):
+        check(wrong)
 
 
 def test_semigroup():

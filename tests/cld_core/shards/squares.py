@@ -32,9 +32,10 @@ class Squares(Work):
     command = "squares"
     computation = f"{__name__}:SquaresComputation"
 
+    request_type = SquaresRequest
+
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.request = SquaresRequest.load(folder)
         self.computed: list[tuple[int, int]] = []
 
     name = "squares"

@@ -112,9 +112,9 @@ def test_shards_of_another_request_do_not_count(folder):
 
 
 def test_work_that_was_begun_keeps_its_shards_and_learns_the_rest(folder):
-    again = SquaresRequest(n=20, shards=7, batch_size=9, retries=1, files={"weights": "/here"}).store(folder)
-    assert again == SquaresRequest(n=20, shards=3, batch_size=9, retries=1, files={"weights": "/here"})
-    assert SquaresRequest.load(folder) == again
+    SquaresRequest(n=20, shards=7, batch_size=9, retries=1, files={"weights": "/here"}).store(folder)
+    in_force = SquaresRequest(n=20, shards=3, batch_size=9, retries=1, files={"weights": "/here"})
+    assert SquaresRequest.load(folder) == in_force
 
 
 def test_a_kind_with_fewer_rows_than_shards(tmp_path):

@@ -17,7 +17,7 @@ from cld_core.evaluation.joined import Joined
 from cld_core.evaluation.metrics.elbo import ELBO
 from cld_core.evaluation.request import EvalRequest
 from cld_core.evaluation.rows.elbo import ElboRows
-from cld_core.evaluation.training_set import Statistics, StatsRequest
+from cld_core.evaluation.stats_work import Statistics, StatsRequest
 from cld_core.model import Model
 from cld_core.place import Place
 from cld_core.ranks import Ranks, join
@@ -206,7 +206,7 @@ def measured(made: Trainer) -> tuple[float, float]:
     """Loss of the averaged weights on test images, with the same times and noise each time, and their bits/dim."""
     model = Model(made.recipe, net=made.net.eval(), data=made.source)
     request = EvalRequest.of(made.recipe, ("elbo",), 0)
-    x = made.source.test_points(0, 0, 40).repeat(20, 1, 1, 1)
+    x = made.source.dequantised_test_data(0, 0, 40).repeat(20, 1, 1, 1)
     draws = made.loss.draw(seeds.generator(3), len(x), model.data_shape)
     with made.ema.in_place():
         with torch.no_grad():

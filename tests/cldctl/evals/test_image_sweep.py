@@ -3,7 +3,7 @@
 from PIL import Image
 
 from cld_core.evaluation.evaluation import Evaluation
-from cld_core.evaluation.training_set import Statistics, StatsRequest
+from cld_core.evaluation.stats_work import Statistics, StatsRequest
 from cld_core.ranks import Ranks
 from cld_core.stop import StopFlag
 from cld_core.train import session

@@ -4,7 +4,7 @@ import pytest
 
 from cld_core.errors import CheckpointError, NotFoundError, UsageError
 from cld_core.evaluation import inputs
-from cld_core.evaluation.extraction import FeatureInputs
+from cld_core.evaluation.feature_inputs import FeatureInputs
 from cld_core.recipe.sampling import OdeSpec
 from cldctl.evals import plan, sweep
 from tests.support.made_up import damage, run_with

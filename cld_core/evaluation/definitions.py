@@ -62,7 +62,7 @@ class Metric:
         reference: what it needs of the statistics of the training set.
         depends: the fields of a request that its numbers depend on, besides those that its rows depend on.
         same: places in a request ("kid.subsets") that must be equal for two results to be comparable.
-        least: a key of its section of the recipe whose value, plus the number, needs at least as many samples.
+        least: (key, spare): the value of this key in its section of the recipe may be at most samples - spare.
         version: raised when the meaning of its numbers changes, so that old and new never share a folder.
     """
 

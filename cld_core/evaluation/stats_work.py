@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from cld_core.data import presence
-from cld_core.digests import digest
 from cld_core.errors import UsageError
 from cld_core.recipe import Recipe
 from cld_core.recipe.data import ImageDataSpec
@@ -17,7 +16,7 @@ from cld_core.recipe.variants import SECTIONS
 from cld_core.shards import Request, Work
 
 from . import inputs
-from .extraction import Extraction
+from .feature_inputs import Extraction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +50,7 @@ class StatsRequest(Request):
             UsageError: the data are not images, or the extractor is missing.
             DataError: the images are missing.
         """
+        recipe = recipe.anchored(Path.cwd())
         data = recipe.data
         if not isinstance(data, ImageDataSpec):
             text = f"the examples of data.name={data.name} are vectors; statistics are of images"
@@ -58,9 +58,9 @@ class StatsRequest(Request):
         images = presence.count(data, "train")
         extraction, _, files = inputs.extractor(recipe)
         if output is None:
-            from . import statistics
+            from . import stats_file
 
-            output = statistics.default_file(data, extraction)
+            output = stats_file.default_file(data, extraction)
         return cls(
             output=str(output.absolute()),
             data=data,
@@ -76,12 +76,12 @@ class StatsRequest(Request):
 
     @classmethod
     def chosen(cls, content: Mapping[str, Any]) -> Mapping[str, type]:
-        return {"data": SECTIONS["data"].chosen(content["data"]).spec}
+        return {"data": SECTIONS["data"].exact(content["data"]).spec}
 
     @property
     def fingerprint(self) -> str:
         """Of the statistics, whoever computes them."""
-        return digest({**self.extraction.to_dict(), "data": self.data_fingerprint})[:16]
+        return self.extraction.fingerprint_of_stats(self.data_fingerprint)
 
     @property
     def id(self) -> str:
@@ -98,17 +98,16 @@ class StatsRequest(Request):
 
     def save(self) -> Path:
         """Write the request into its folder, see `Request.store`, and return the folder."""
-        self.store(self.folder)
-        return self.folder
+        return self.store(self.folder)
 
     @property
     def is_done(self) -> bool:
         """Whether the file holds what is asked for. One that answers another request is replaced."""
-        from . import statistics
+        from . import stats_file
 
         if not Path(self.output).is_file():
             return False
-        content = statistics.outline(Path(self.output))
+        content = stats_file.outline(Path(self.output))
         is_current = content.about.get("identity") == self.fingerprint
         return is_current and (not self.features or content.features is not None)
 
@@ -117,12 +116,9 @@ class Statistics(Work):
     """Statistics that are being computed; the folder is removed when they are done."""
 
     command = "cldctl data stats"
-    computation = "cld_core.evaluation.training_features:StatsComputation"
+    computation = "cld_core.evaluation.stats_computing:StatsComputation"
+    request_type = StatsRequest
     request: StatsRequest
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self.request = StatsRequest.load(folder)
 
     @property
     def name(self) -> str:

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 
 from cld_core.data import presence
-from cld_core.digests import digest, digest_of
+from cld_core.digests import digest_of
 from cld_core.errors import UsageError
 from cld_core.recipe import Recipe
 from cld_core.recipe.data import ImageDataSpec
 from cld_core.run.atomic import write_arrays
 
-from .extraction import Extraction
+from .feature_inputs import Extraction
 from .moments import Moments
 
 FEATURES = "pool_3"
@@ -52,8 +52,8 @@ class Reference:
 
 def default_file(data: ImageDataSpec, extraction: Extraction) -> Path:
     """Where the statistics of a data set lie by default: beside the images."""
-    fingerprint = digest({**extraction.to_dict(), "data": presence.fingerprint(data, "train")})
-    return Path(data.path).expanduser().absolute() / f"stats-{extraction.extractor}-{fingerprint[:8]}.npz"
+    fingerprint = extraction.fingerprint_of_stats(presence.fingerprint(data, "train"))
+    return Path(data.path) / f"stats-{extraction.extractor}-{fingerprint[:8]}.npz"
 
 
 def find(recipe: Recipe, extraction: Extraction, dimensions: int, flags: str = "") -> tuple[Path, str, int | None]:
@@ -68,7 +68,7 @@ def find(recipe: Recipe, extraction: Extraction, dimensions: int, flags: str = "
     """
     assert isinstance(recipe.data, ImageDataSpec), "statistics are of images"
     given = recipe.eval.fid.stats
-    path = default_file(recipe.data, extraction) if given is None else Path(given).expanduser().absolute()
+    path = default_file(recipe.data, extraction) if given is None else Path(given)
     command = f"`cldctl data stats RECIPE|RUN{' --features' if flags else ''}`"
     if not path.is_file():
         problem = (
@@ -151,7 +151,7 @@ def read(path: Path, *, features: bool = False) -> Reference:
 
 
 def write(path: Path, moments: Moments, features: np.ndarray | None, about: dict[str, Any]) -> None:
-    """Write statistics in both published layouts at once; features (n, D) only if they are given."""
+    """Write mu and sigma, and the features (n, D) as well if given."""
     arrays = {"mu": moments.mean, "sigma": moments.covariance, "about": np.array(json.dumps(about))}
     if features is not None:
         arrays[FEATURES] = features.astype(np.float32, copy=False)

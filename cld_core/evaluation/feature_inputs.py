@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from cld_core.digests import digest
+
 # Where things lie on this machine ("weights", "plugin", "stats"), as in `Request.files`.
 Files = dict[str, str | None]
 
@@ -27,6 +29,10 @@ class Extraction:
         """For digests and descriptions in files, which omit the plug-in if there is none."""
         content = {name: getattr(self, name) for name in ("extractor", "layer", "weights", "plugin")}
         return {name: value for name, value in content.items() if name != "plugin" or value is not None}
+
+    def fingerprint_of_stats(self, data: str) -> str:
+        """Of the statistics of a training set with the fingerprint ``data``, whoever computes them."""
+        return digest({**self.to_dict(), "data": data})[:16]
 
 
 @dataclass(frozen=True, kw_only=True)

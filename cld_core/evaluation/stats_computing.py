@@ -12,10 +12,10 @@ from cld_core.shards.compute import Computation
 from cld_core.shards.files import Arrays
 from cld_core.shards.merging import Merged, MergeError
 
-from . import extractors, statistics
+from . import extractors, stats_file
 from .moments import Moments
 from .rows.features import FeatureRows
-from .training_set import Statistics
+from .stats_work import Statistics
 
 
 class StatsComputation(Computation):
@@ -39,6 +39,9 @@ class StatsComputation(Computation):
     def rows(self, kind: str, first: int, last: int) -> Arrays:
         return self._extractor()(self._images.batch(torch.arange(first, last)))
 
+    def keeps_rows(self, kind: str) -> bool:
+        return False  # Moments are of all rows together.
+
     def condense(self, kind: str, rows: Arrays) -> Arrays:
         moments = Moments.of(rows["features"]).arrays()
         return {**moments, **rows} if self._request.features else moments
@@ -59,7 +62,7 @@ class StatsComputation(Computation):
             "data": request.data_fingerprint,
             "quantisation": "none: the images are uint8",
         }
-        statistics.write(Path(request.output), Moments.from_arrays(joined), joined.get("features"), about)
+        stats_file.write(Path(request.output), Moments.from_arrays(joined), joined.get("features"), about)
         shutil.rmtree(self._work.shards, ignore_errors=True)
 
     @functools.cached_property
