@@ -53,7 +53,9 @@ def _seen(job: JobRef, has_begun: bool, ranks: Ranks) -> Seen:
     host = str(job.details.get("host", ""))
     if not this_machine.is_here(job.details):
         return Seen("unknown", node=host, reason=f"started on {host}")
-    if not ranks.of(job) and (has_begun or not this_machine.is_alive(job.details)):
+    # A task of a pool is over before its controller, which has others to watch.
+    is_over = bool(job.details.get("pooled")) and has_begun
+    if not ranks.of(job) and (is_over or not this_machine.is_alive(job.details)):
         return Seen("gone", node=host)
     waits_for = [str(other["pid"]) for other in job.details.get("waits_for", ()) if this_machine.is_alive(other)]
     if waits_for:
