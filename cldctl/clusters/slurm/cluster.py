@@ -11,7 +11,6 @@ from typing import ClassVar
 
 from cld_core.errors import RecipeError
 from cld_core.run.events import JobRef
-from cldctl.clusters import submitit_jobs
 from cldctl.clusters.base import (
     After,
     Check,
@@ -27,7 +26,7 @@ from cldctl.clusters.base import (
     Task,
 )
 
-from . import client, doctor, inside, polling, script
+from . import client, doctor, inside, polling, script, submission
 
 # The most tasks of an array if Slurm does not say: one below the default of MaxArraySize.
 _MAX_TASKS = 1000
@@ -64,10 +63,10 @@ class SlurmCluster(Cluster):
         try:
             with _without_an_outer_job():
                 python, parameters = script.python_command(spec.size), script.parameters(spec)
-                job_ids = submitit_jobs.submit_slurm(spec.logs, python, parameters, calls)
+                job_ids = submission.submit(spec.logs, python, parameters, calls)
         except OSError as error:
             raise SchedulerRefused(f"{spec.logs}: the job could not be written ({error.strerror or error}).") from error
-        except submitit_jobs.NotSubmitted as error:
+        except submission.NotSubmitted as error:
             raise _explained(spec.name, str(error), began) from error
         note([self._ref(job_id, spec.logs) for job_id in job_ids])
 

@@ -13,7 +13,7 @@ from cld_core.stop import StopCode
 from cldctl.clusters import submitit_jobs
 from cldctl.clusters.base import InJob, SchedulerAway, read_from
 
-from . import client, polling
+from . import client, polling, submission
 
 # Slurm may send the signal of the time limit up to a minute early.
 _EARLY_S = 90.0
@@ -42,7 +42,7 @@ def log_file(logs: Path, job: str) -> Path:
 
 class SlurmJob(InJob):
     def place(self) -> Place:
-        return submitit_jobs.place(f"tcp://{submitit_jobs.first_host()}:{self._port()}")
+        return submitit_jobs.place(f"tcp://{submission.first_host()}:{self._port()}")
 
     def _port(self) -> int:
         """Where the ranks meet: the same for all of a start, another one at the next, in case this one is taken.

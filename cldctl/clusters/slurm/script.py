@@ -6,13 +6,14 @@ from typing import Any
 
 from cld_core.errors import RecipeError
 from cld_core.recipe.cluster import ClusterSpec
-from cldctl.clusters import submitit_jobs
 from cldctl.clusters.base import After, JobSpec
+
+from . import submission
 
 
 def text(spec: JobSpec, tasks: int) -> str:
     """The batch script of a job, or of an array of ``tasks``."""
-    return submitit_jobs.slurm_script(spec.logs, python_command(spec.size), parameters(spec), tasks)
+    return submission.script(spec.logs, python_command(spec.size), parameters(spec), tasks)
 
 
 def parameters(spec: JobSpec) -> dict[str, Any]:

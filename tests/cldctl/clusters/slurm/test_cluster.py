@@ -10,9 +10,8 @@ import pytest
 
 from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run.events import JobRef
-from cldctl.clusters import submitit_jobs
 from cldctl.clusters.base import After, JobSpec, SchedulerAway, SchedulerRefused, Task
-from cldctl.clusters.slurm import client, cluster
+from cldctl.clusters.slurm import client, cluster, submission
 from cldctl.clusters.slurm.client import Answer
 from cldctl.clusters.slurm.cluster import SlurmCluster
 from tests.cldctl.clusters.works import Fail
@@ -131,7 +130,7 @@ def test_an_sbatch_without_an_answer_leaves_no_job_behind(spec, monkeypatch, ans
         return Answer(answer.code, answer.text.format(now=now))
 
     def refuse(*arguments):
-        raise submitit_jobs.NotSubmitted(
+        raise submission.NotSubmitted(
             "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation"
         )
 
@@ -139,7 +138,7 @@ def test_an_sbatch_without_an_answer_leaves_no_job_behind(spec, monkeypatch, ans
     clock = SimpleNamespace(time=time.time, sleep=lambda seconds: None, monotonic=lambda: 20.0 * next(passed))
     monkeypatch.setattr(cluster, "time", clock)
     monkeypatch.setattr(client, "run", run)
-    monkeypatch.setattr(submitit_jobs, "submit_slurm", refuse)
+    monkeypatch.setattr(submission, "submit", refuse)
     with pytest.raises(SchedulerAway, match=f"Socket timed out on send/recv operation. .*{advice}"):
         submit(spec)
     assert [command[1:] for command in asked if command[0] == "scancel"] == ([cancelled] if cancelled else [])
