@@ -40,7 +40,7 @@ def read(file: Path, net: nn.Module, spec: OptimSpec) -> tuple[int, dict[str, An
         }
     except _Mismatch as error:
         raise CheckpointError(f"{file}: {error}. {_FIX}.") from error
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         text = f"not in the published layout ({type(error).__name__}: {error})"
         raise CheckpointError(f"{file}: {text}. Import a checkpoint that the published code wrote.") from error
 

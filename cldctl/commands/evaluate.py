@@ -138,8 +138,10 @@ def _say(run: RunFolder, made: "EvaluationPlan", outcome: "Outcome", where: "Clu
     for name in () if many else outcome.running:
         err.print(f"{name} is already being computed")
     if outcome.job is not None:
-        which = made.sweep.id if made.sweep is not None else outcome.started[0] if not many else "all of them"
-        err.print(f"evaluation [bold]{which}[/] of {run.name}, job {outcome.job.job_id} ({where.name})", soft_wrap=True)
+        which = made.sweep.id if made.sweep is not None else outcome.started[0]
+        several = many and made.sweep is None
+        what = f"evaluations of {run.name}" if several else f"evaluation [bold]{which}[/] of {run.name}"
+        err.print(f"{what}, job {outcome.job.job_id} ({where.name})", soft_wrap=True)
 
 
 def _show(run: RunFolder, made: "EvaluationPlan", outcome: "Outcome", stay: bool) -> None:

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cld_core.evaluation.evaluation import Evaluation, evaluations_of
 from cld_core.evaluation.request import EvalRequest
@@ -47,15 +47,18 @@ def start(
         by_state[state].append(request.id)
     missing = by_state["STOPPED"]
     if missing:
-        cluster.check(specs.sharded([run.evals / missing[0]], size, cluster, run=run))
+        spec = specs.sharded([run.evals / missing[0]], size, cluster, run=run)
+        cluster.check(spec)
+        cluster.max_tasks(replace(spec, size=size))
     existing = {path.name for path in run.evals.iterdir()} if run.evals.is_dir() else set()
     home = plan.sweep.save(run) if plan.sweep is not None else None
     for request in plan.requests:
         if request.id in missing:
             request.save(run)
     job = None
-    if missing:
-        started = [Evaluation(run.evals / name) for name in missing]
+    # A request that was damaged is written again above; its report may be there already.
+    started = [work for name in missing if not (work := Evaluation(run.evals / name)).is_done]
+    if started:
         logs = home / "logs" if home is not None else None
         try:
             job = sharded.start(started, cluster, size, run=run, logs=logs, parallel=parallel)
@@ -64,7 +67,9 @@ def start(
                 shutil.rmtree(run.evals / name)
             raise
     running = (*by_state["RUNNING"], *by_state["PENDING"])
-    return Outcome(tuple(by_state["FINISHED"]), running, tuple(missing), job)
+    names = tuple(work.name for work in started)
+    complete = (*by_state["FINISHED"], *(name for name in missing if name not in names))
+    return Outcome(complete, running, names, job)
 
 
 def divided_otherwise(run: RunFolder, requests: Sequence[EvalRequest]) -> list[tuple[str, int]]:

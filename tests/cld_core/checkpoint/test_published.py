@@ -142,6 +142,7 @@ def _drop_updates(content):
         (_add_tensor, ["'more', 2x3"]),
         (_drop_parameters, ["2 parameters", "157"]),
         (_drop_updates, ["published layout", "num_updates"]),
+        (lambda content: content.update(step="abc"), ["published layout", "abc"]),
         (lambda content: content.pop("ema"), ["it holds model, optimizer, step; a"]),
         (
             lambda content: content.update(dict.fromkeys(range(20), 0)) or content.pop("ema"),

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -108,6 +109,14 @@ def test_eval_again_computes_nothing_and_another_setting_is_another(runs):
     assert "elbo against the step" in every.stdout
     reports = [read_json(path) for path in (runs / "done" / "evals").glob("*/report.json")]
     assert sorted(report["checkpoint_step"] for report in reports) == [10, 20, 20]
+
+
+def test_a_damaged_request_is_written_again(runs, tmp_path):
+    shutil.copytree(runs / "done", tmp_path / "done")
+    for request in (tmp_path / "done" / "evals").glob("*/request.json"):
+        request.write_text("{}")
+    assert "is already complete" in invoke("eval", "done", "--elbo", *DEBUG, runs=tmp_path).stderr
+    assert [entry["state"] for entry in status(tmp_path, "done")["evals"]] == ["FINISHED"]
 
 
 def test_eval_on_local_processes(runs):
