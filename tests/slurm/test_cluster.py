@@ -37,8 +37,14 @@ def wait_start(folder: Path, *, restart: int, nodes: int = 1) -> None:
 
 
 def asked_to_stop(folder: Path, rank: int = 0) -> set[str]:
-    """The signals of the first start, without SIGCONT, which Slurm also sends, but perhaps second or too late."""
-    return set(probe.signals(folder, 0, rank)) - {"start", "SIGCONT"}
+    """The signals of the first start, without SIGCONT, which Slurm also sends, but perhaps second or too late.
+
+    Slurm may report the requeue before the probe has recorded why.
+    """
+    return wait_until(
+        lambda: set(probe.signals(folder, 0, rank)) - {"start", "SIGCONT"},
+        timeout=40, what="a signal that asks the probe to stop",
+    )  # fmt: skip
 
 
 def test_job_runs_on_two_nodes_and_gets_gpus(slurm: SlurmCluster, tmp_path: Path) -> None:
