@@ -18,6 +18,7 @@ def from_plain(kind: type[T], content: Mapping[str, Any], chosen: Mapping[str, t
         TypeError: a field without a default is missing, or the content does not fit.
     """
     hints = {**typing.get_type_hints(kind), **(chosen or {})}
+    # A type variable cannot be bound to "any dataclass".
     names = [entry.name for entry in dataclasses.fields(kind) if entry.init]  # type: ignore[arg-type]
     return kind(**{name: _value(hints[name], content[name]) for name in names if name in content})
 

@@ -40,6 +40,7 @@ def _with_metric_flags(function: Callable[..., None]) -> Callable[..., None]:
     ]
     parameters = [entry.replace(kind=inspect.Parameter.KEYWORD_ONLY) for entry in (first, *flags, *others)]
     command.__doc__ = function.__doc__
+    # typer reads the signature; functions declare no such attribute, although inspect honours it.
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {entry.name: entry.annotation for entry in parameters}
     return command

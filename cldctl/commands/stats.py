@@ -67,9 +67,9 @@ def _recipe(name: str, overrides: list[str], runs: Path) -> "Recipe":
     run = RunFolder(name if "/" in name else runs / name)
     if run.exists:
         run = RunFolder.open(run.path)
-        return with_overrides(run.recipe(), overrides, str(run.recipe_file)).anchored(Path.cwd())
+        return with_overrides(run.recipe(), overrides, str(run.recipe_file))
     try:
         file = find_recipe(name)
     except RecipeError as error:
         raise RecipeError(f"{error} Nor is there such a run in {runs.absolute()}.") from error
-    return load(file, overrides).anchored(Path.cwd())
+    return load(file, overrides)
