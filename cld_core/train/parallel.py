@@ -23,11 +23,6 @@ def prepare(net: nn.Module, spec: TrainSpec, ranks: Ranks) -> nn.Module:
     if spec.channels_last:
         # Documented, but no overload in torch's annotations takes this argument alone.
         net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high" if spec.tf32 else "highest")
-        torch.backends.cudnn.allow_tf32 = spec.tf32
-        # It times kernels to choose among them, so two runs may choose differently.
-        torch.backends.cudnn.benchmark = spec.on_resume != "exact"
     model: Any = torch.compile(net) if spec.compile else net
     if ranks.world_size == 1:
         return model

@@ -3,6 +3,7 @@
 import contextlib
 from dataclasses import dataclass
 
+from cld_core import numerics
 from cld_core.checkpoint.load import load
 from cld_core.checkpoint.write import CheckpointWriter
 from cld_core.errors import CldError
@@ -48,19 +49,22 @@ class Training:
             RankError: one of these happened on rank 0, and this is another rank.
         """
         writer = None if self.lease is None else self._writer(self.lease)
+        spec = self.recipe.train
 
         def segment(first_step: int, rollbacks: int) -> loop.Outcome:
             return self._segment(first_step, rollbacks, writer)
 
-        outcome = rollback.guarded(
-            segment,
-            self.folder,
-            self.recipe,
-            self.ranks,
-            writer,
-            attempt=self.attempt,
-            first_step=self.first_step,
-        )
+        # A run that is to be repeatable does not leave the choice of kernels to a stopwatch.
+        with numerics.using(tf32=spec.tf32, fixed_shapes=spec.on_resume != "exact"):
+            outcome = rollback.guarded(
+                segment,
+                self.folder,
+                self.recipe,
+                self.ranks,
+                writer,
+                attempt=self.attempt,
+                first_step=self.first_step,
+            )
         self._settle(writer)
         return outcome
 
