@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class Ema:
@@ -19,14 +19,33 @@ class Ema:
         self.names = [name for name, _ in named]
         self._live = [parameter for _, parameter in named]
         self.average = [parameter.detach().clone() for _, parameter in named]
-        self.decay, self.updates = decay, 0
+        self.decay = decay
+        # Once the device decides which steps count, only the device knows their number.
+        self._updates: int | Tensor = 0
+
+    @property
+    def updates(self) -> int:
+        """How often the average was updated. Waits for the device if `update_unless` was called."""
+        return int(self._updates)
 
     @torch.no_grad()
     def update(self) -> None:
         """Move the average a little towards the parameters."""
-        self.updates += 1
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        self._updates = updates = self.updates + 1
+        decay = min(self.decay, (1 + updates) / (10 + updates))
         torch._foreach_lerp_(self.average, [parameter.detach() for parameter in self._live], 1 - decay)
+
+    @torch.no_grad()
+    def update_unless(self, skip: Tensor) -> None:
+        """`update` where ``skip``, a scalar on the device, is 0, and nothing where it is 1. Does not wait for it."""
+        good = 1.0 - skip.double()
+        self._updates = updates = self._updates + good
+        decay = torch.clamp((1.0 + updates) / (10.0 + updates), max=self.decay)
+        # The kernels for lists want a factor of the same type.
+        weight = ((1.0 - decay) * good).to(self.average[0].dtype)
+        change = torch._foreach_sub([parameter.detach() for parameter in self._live], self.average)
+        torch._foreach_mul_(change, weight)
+        torch._foreach_add_(self.average, change)
 
     @torch.no_grad()
     def write(self) -> None:
@@ -62,4 +81,4 @@ class Ema:
         with torch.no_grad():
             for name, tensor in zip(self.names, self.average, strict=True):
                 tensor.copy_(average[name])
-        self.updates = int(state["updates"])
+        self._updates = int(state["updates"])

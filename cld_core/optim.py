@@ -58,7 +58,7 @@ def skips_on_device(optimiser: torch.optim.Optimizer) -> bool:
 
 def rate(spec: OptimSpec, step: int) -> float:
     """The learning rate of optimiser step ``step``, counted from 0: a linear rise over the warm-up, then constant."""
-    return spec.lr * min(1.0, (step + 1) / spec.warmup_steps) if spec.warmup_steps else spec.lr
+    return spec.lr * min(1.0, step / spec.warmup_steps) if spec.warmup_steps else spec.lr
 
 
 def moments(spec: OptimSpec) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """The ranks of one job, and how they talk to each other."""
 
 import datetime
+import math
 import os
 import resource
 import socket
@@ -11,11 +12,15 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from . import network
 from .errors import UsageError
 from .place import Place
 from .ranges import share
 
 _FILE = "file://"
+# Meeting, loading a checkpoint and saving the last one may take so long, however short a step is; seconds.
+_PATIENCE_S = 600.0
+_NCCL_MONITOR = "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC"
 
 
 @dataclass(frozen=True)
@@ -87,26 +92,62 @@ class Ranks(Place):
                 Path(self.init_method.removeprefix(_FILE)).unlink(missing_ok=True)
 
 
-def join(place: Place, *, gpu: bool, timeout_s: float = 600.0) -> Ranks:
+def join(place: Place, *, gpu: bool, timeout_s: float) -> Ranks:
     """Meet the other ranks at ``place.init_method``.
 
     Args:
         gpu: compute on a GPU and talk through NCCL, if torch sees one.
-        timeout_s: seconds after which a collective operation fails.
+        timeout_s: seconds of silence after which a rank is given up, `train.hang_timeout_s`; groups of ranks wait at
+            least 10 minutes. All their clocks run on while a scheduler suspends the job.
     """
     ranks = alone(place, gpu=gpu)
     if ranks.world_size == 1:
         return ranks
-    limit = datetime.timedelta(seconds=timeout_s)
+    patience_s = max(timeout_s, _PATIENCE_S)
+    limit = datetime.timedelta(seconds=patience_s)
+    if ranks.device.type == "cuda":
+        # Otherwise NCCL's monitor, with a limit of its own of 8 minutes, may abort a job that was suspended for longer.
+        os.environ.setdefault(_NCCL_MONITOR, str(math.ceil(patience_s)))
+    store, *_ = next(dist.rendezvous(ranks.init_method, ranks.rank, ranks.world_size, timeout=limit))
+    store.set_timeout(limit)
+    _let_gloo_be_reached(ranks, store)
     dist.init_process_group(
         "nccl" if ranks.device.type == "cuda" else "gloo",
-        init_method=ranks.init_method,
+        store=store,
         rank=ranks.rank,
         world_size=ranks.world_size,
         timeout=limit,
     )
     # Not the default group, even if that is gloo too: DDP's reductions and the stop flag must not queue up.
     return replace(ranks, control=dist.new_group(backend="gloo", timeout=limit))
+
+
+def _let_gloo_be_reached(ranks: Ranks, store: "dist.Store") -> None:
+    """If the ranks are on several machines, let gloo use the interface that leads to the others (`cld_core.network`).
+
+    That is the one that leads to the meeting point, or, on the machine of the meeting point, to some other rank.
+    """
+    host = network.meeting_host(ranks.init_method)
+    if ranks.world_size == ranks.local_world_size or host is None:
+        return
+    own = _reachable_source(host)
+    # The others may need it, even if a variable decides for this rank.
+    store.set(f"cldctl/address/{ranks.rank}", own or "")
+    if network.GLOO in os.environ:
+        return
+    if own is None:
+        addresses = (store.get(f"cldctl/address/{rank}").decode() for rank in range(ranks.world_size))
+        other = next(filter(None, addresses), None)
+        own = None if other is None else _reachable_source(other)
+    name = None if own is None else network.interface_with(own, network.interfaces())
+    if name is not None:
+        os.environ[network.GLOO] = name
+
+
+def _reachable_source(host: str) -> str | None:
+    """This machine's address on the way to ``host``, unless the way does not leave this machine."""
+    own = network.source_towards(host)
+    return None if own is None or network.is_loopback(own) else own
 
 
 def alone(place: Place, *, gpu: bool) -> Ranks:

@@ -1,9 +1,11 @@
-"""Which gradients are used, decided on the device, so that the host need not wait for it."""
+"""Which gradients are used, and the mean loss of their steps: kept on the device, so that the host need not wait for it."""
 
 import math
 
 import torch
 from torch import Tensor
+
+from cld_core.ranks import Ranks
 
 # Good gradients before the first one is compared with their mean.
 _SETTLED = 100
@@ -60,3 +62,27 @@ class GradientFilter:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self._mean.copy_(state["mean"])
         self._good.copy_(state["good"])
+
+
+class MeanLoss:
+    """The mean of the losses of the steps that were not skipped, over all ranks.
+
+    A step that overflows in the forward pass is skipped, and its loss is not finite on some rank.
+    """
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+        self._sum = torch.zeros((), dtype=torch.float64, device=ranks.device)
+        self._good = torch.zeros((), device=ranks.device)
+
+    def add(self, loss: Tensor, skip: Tensor) -> None:
+        """Count this rank's ``loss`` of a step if ``skip``, which is the same on all ranks, is 0 and not 1."""
+        self._sum += loss.masked_fill(skip.bool(), 0.0)
+        self._good += 1.0 - skip
+
+    def take(self) -> float | None:
+        """The mean over the steps since the last call; None if all were skipped. For all ranks; waits for the device."""
+        total, good = float(self._sum), float(self._good)
+        self._sum.zero_()
+        self._good.zero_()
+        return self._ranks.mean(total / good) if good else None

@@ -90,7 +90,7 @@ def _step(trainer: Trainer, consensus: Consensus, stop: StopFlag, step: int, set
 def _report(trainer: Trainer, monitor: Monitor | None, done: int) -> None:
     trainer.check(done - 1)
     scalars = trainer.take_scalars()
-    trainer.check(done - 1, scalars["loss"])
+    trainer.check(done - 1, scalars.get("loss"))
     if monitor is not None:
         monitor.report(done, scalars)
 

@@ -39,13 +39,13 @@ class Monitor:
         self._written, self._may_write = 0.0, may_write
 
     def report(self, step: int, scalars: dict[str, float]) -> None:
-        """Report that ``step`` steps are done; ``scalars["loss"]`` is the mean over the steps since the last report."""
+        """Report that ``step`` steps are done; ``scalars["loss"]``, if any, is the mean since the last report."""
         now = time.perf_counter()
         if step > self._since_step:
             fresh = (step - self._since_step) / max(now - self._since, 1e-9)
             self._rate = fresh if self._rate is None else 0.7 * self._rate + 0.3 * fresh
         self._since, self._since_step = now, step
-        self._last_loss = scalars.get("loss", self._last_loss)
+        self._last_loss = scalars.get("loss")
         for name, value in scalars.items():
             self._board.add_scalar(f"train/{name}", value, step)
         if self._rate is not None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cld_core import nets, optim, sde, seeds
 from cld_core import ranks as distributed
@@ -19,7 +19,7 @@ from cld_core.recipe import Recipe
 from cld_core.score import Score
 
 from . import parallel
-from .gradients import GradientFilter
+from .gradients import GradientFilter, MeanLoss
 
 # Below this loss scale every step overflows.
 _SMALLEST_SCALE = 1.0
@@ -36,6 +36,10 @@ class Trainer:
         recipe: the experiment.
         ranks: this process among its peers.
         noise_key: 0, or a number of its own for each segment of training that is to have fresh noise.
+
+    Attributes:
+        deferred: whether the host does not wait to learn if a step was skipped: the device skips it, and `check`
+            reports it later. True on GPUs if the optimiser can skip there; tests set it on the CPU.
     """
 
     def __init__(self, recipe: Recipe, ranks: Ranks, noise_key: int = 0) -> None:
@@ -52,15 +56,15 @@ class Trainer:
         self._model: Any = parallel.prepare(self.net, train, ranks)
         self.optimiser = optim.build(recipe.optim, self.net.parameters())
         self._skips_on_device = optim.skips_on_device(self.optimiser)
+        self.deferred = self._skips_on_device and device.type != "cpu"
         self._parameters = list(self.net.parameters())
         self.ema = Ema(self.net, train.ema)
         self._dropout = getattr(recipe.network, "dropout", 0.0) > 0
         self.scaler = torch.amp.GradScaler(device.type, enabled=train.precision == "fp16")
         self.gradients = GradientFilter(recipe.optim.max_grad_growth, device, scaled=self.scaler.is_enabled())
         self.score = Score(self.sde, recipe.objective, parallel.Autocast(self._model, device, train))
-        self._loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-        self._loss_steps = 0
-        self._data_wait_s = 0.0
+        self._mean_loss = MeanLoss(ranks)
+        self._steps, self._data_wait_s = 0, 0.0
 
     def warm_up(self) -> None:
         """Let `DistributedDataParallel` (DDP) choose how it groups gradients into buckets, by two discarded passes.
@@ -73,27 +77,28 @@ class Trainer:
             for _ in range(2):
                 self._backward(0)
                 self.optimiser.zero_grad(set_to_none=True)
-            self.take_loss()
-            self._data_wait_s = 0.0
+            self._steps, self._data_wait_s = 0, 0.0
 
     def step(self, step: int, before_update: Callable[[], None] = lambda: None) -> None:
         """Optimiser step number ``step``, counted from 0. A gradient that is not finite, or explodes, changes nothing.
 
-        With fused optimisers on a GPU nothing here waits for the device, and `check` reports bad gradients later.
+        If the step is `deferred`, nothing here waits for the device.
 
         Args:
             before_update: called once the gradients are computed; nothing in `state_dict` changes before.
 
         Raises:
-            NonFiniteError: on the CPU, at once.
+            NonFiniteError: at once, unless the step is `deferred`.
         """
-        self._backward(step)
+        loss = self._backward(step)
         before_update()
         clip = self.recipe.optim.grad_clip
         self.scaler.unscale_(self.optimiser)
         norm = nn.utils.clip_grad_norm_(self._parameters, clip if clip is not None else math.inf, foreach=True)
         skip = self.gradients.check(norm)
         self.grad_norm = norm
+        self._mean_loss.add(loss, skip)
+        skipped = None if self.deferred else bool(skip)
         for group in self.optimiser.param_groups:
             group["lr"] = optim.rate(self.recipe.optim, step)
         # Not through scaler.step, which only checks for infinite gradients.
@@ -101,18 +106,19 @@ class Trainer:
             # GradScaler itself makes fused optimisers skip this way; torch declares no such attribute.
             self.optimiser.found_inf = skip  # type: ignore[attr-defined]
             self.optimiser.step()
-        elif not bool(skip):
+        elif not skipped:
             self.optimiser.step()
         self.scaler.update()
         self.optimiser.zero_grad(set_to_none=True)
-        if self.ranks.device.type == "cpu":
+        if skipped is None:
+            self.ema.update_unless(skip)
+        elif skipped:
             self.check(step)
-            if bool(skip):
-                return
-        self.ema.update()
+        else:
+            self.ema.update()
 
-    def check(self, step: int, loss: float = 0.0) -> None:
-        """Check that all gradients up to step number ``step`` were good, and so is their mean ``loss``.
+    def check(self, step: int, loss: float | None = None) -> None:
+        """Check that all gradients up to step number ``step`` were good, and so is their mean ``loss``, if it is given.
 
         Raises:
             NonFiniteError: some were not; weights and optimiser are as if those steps had not happened. On all ranks.
@@ -121,37 +127,38 @@ class Trainer:
         what = f"the gradient's norm is {float(self.grad_norm):.4g}"
         if self.scaler.is_enabled() and self.scaler.get_scale() < _SMALLEST_SCALE:
             bad, what = bad + 1, "the gradient overflows at any scale"
-        if not math.isfinite(loss):
+        if loss is not None and not math.isfinite(loss):
             bad, what = bad + 1, f"the loss is {loss}"
         if bad:
             text = f"{what}; nothing was changed by it. Lower optim.lr, or set optim.grad_clip"
             raise NonFiniteError(f"step {step}: not finite or exploding: {text}.")
 
-    def take_loss(self) -> float:
-        """The mean loss over the steps since the last call, on all ranks. Waits for the device."""
-        steps, self._loss_steps = max(self._loss_steps, 1), 0
-        mean = float(self._loss_sum) / steps
-        self._loss_sum.zero_()
-        return self.ranks.mean(mean)
+    def take_loss(self) -> float | None:
+        """The mean loss over the steps since the last call that were not skipped, on all ranks; None if all were.
+
+        Waits for the device.
+        """
+        return self._mean_loss.take()
 
     def take_scalars(self) -> dict[str, float]:
         """What the monitor plots, over the steps since the last call. Waits for the device.
 
-        The loss, the gradient norm (before clipping, of the last step), the learning rate, the seconds a step waited
-        for data, skipped steps, the loss scale, and peak memory in GiB: of the GPU, or of the process on the CPU.
+        The loss (missing if all steps were skipped), the gradient norm (before clipping, of the last step), the
+        learning rate, the seconds a step waited for data, skipped steps, the loss scale, and peak memory in GiB: of the
+        GPU, or of the process on the CPU.
         """
-        steps = max(self._loss_steps, 1)
-        scalars = {
-            "loss": self.take_loss(),
+        loss = self.take_loss()
+        scalars = {} if loss is None else {"loss": loss}
+        scalars |= {
             "grad_norm": float(self.grad_norm),
             "lr": self.optimiser.param_groups[0]["lr"],
-            "data_wait_s": self._data_wait_s / steps,
+            "data_wait_s": self._data_wait_s / max(self._steps, 1),
             "skipped_steps": float(self.gradients.take_skipped()),
             "memory_gib": distributed.peak_memory(self.ranks.device) / 2**30,
         }
         if self.scaler.is_enabled():
             scalars["loss_scale"] = self.scaler.get_scale()
-        self._data_wait_s = 0.0
+        self._steps, self._data_wait_s = 0, 0.0
         return scalars
 
     def close(self) -> None:
@@ -188,16 +195,17 @@ class Trainer:
             text = f"the checkpoint does not fit the recipe: {error}. Resume with the recipe that wrote it."
             raise CheckpointError(text) from error
 
-    def _backward(self, step: int) -> None:
-        """Gradients of the mean loss over the global batch."""
+    def _backward(self, step: int) -> Tensor:
+        """Gradients of the mean loss over the global batch; returns this rank's share of that loss, float64."""
         train, device = self.recipe.train, self.ranks.device
         rows = self.ranks.rows(train.batch_size)
-        x = self.source.batch(*self._key, step, train.batch_size, rows).to(device, non_blocking=True)
+        x = moved(self.source.batch(*self._key, step, train.batch_size, rows), device)
         self._data_wait_s += self.source.wait_s
         noise = seeds.generator(*self._key, step, "noise", device=device)
         draws = self.loss.draw(noise, train.batch_size, self.source.shape, device).rows(rows)
         if self._dropout:
             torch.manual_seed(seeds.key_of(*self._key, step, "dropout", self.ranks.rank))
+        total = torch.zeros((), dtype=torch.float64, device=device)
         size = train.micro_batch or len(x)
         starts = range(0, len(x), size)
         for start in starts:
@@ -208,5 +216,13 @@ class Trainer:
                 # DDP averages over the ranks, whose shares may differ by a row: weight by rows, not by ranks.
                 loss = losses.sum() * (self.ranks.world_size / train.batch_size)
                 self.scaler.scale(loss).backward()
-            self._loss_sum += loss.detach()
-        self._loss_steps += 1
+            total += loss.detach()
+        self._steps += 1
+        return total
+
+
+def moved(x: Tensor, device: torch.device) -> Tensor:
+    """``x`` on ``device``, without waiting for it: a copy from memory that can be paged out would."""
+    if device.type == "cuda" and x.device.type == "cpu":
+        x = x.pin_memory()
+    return x.to(device, non_blocking=True)

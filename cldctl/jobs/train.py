@@ -51,7 +51,9 @@ class TrainWork:
         from cld_core import ranks as distributed
         from cld_core.train import session
 
-        ranks = distributed.join(job.place(), gpu=run.recipe().cluster.uses_gpu)
+        recipe = run.recipe()
+        timeout_s = recipe.train.hang_timeout_s
+        ranks = distributed.join(job.place(), gpu=recipe.cluster.uses_gpu, timeout_s=timeout_s)
         try:
             ended = session.run(
                 run,

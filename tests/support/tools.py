@@ -5,6 +5,7 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -89,6 +90,15 @@ def wait_for(what: Callable[[], Any], timeout: float = 90, every: float = 0.05) 
             return value
         time.sleep(every)
     raise AssertionError(f"waited {timeout} s in vain")
+
+
+@contextlib.contextmanager
+def held_port() -> Iterator[int]:
+    """A port that only sockets which ask for this number and set SO_REUSEADDR, as torch's do, can have meanwhile."""
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("", 0))
+        yield held.getsockname()[1]
 
 
 def wait_step(run: RunFolder, step: int) -> None:

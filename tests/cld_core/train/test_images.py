@@ -49,7 +49,7 @@ def trained(recipe, ranks=None) -> Trainer:
 
 def _rank(rank: int, world_size: int, meeting: str, recipe, out: str) -> None:
     torch.set_num_threads(1)
-    ranks = join(Place(rank, world_size, init_method=f"file://{meeting}"), gpu=False)
+    ranks = join(Place(rank, world_size, init_method=f"file://{meeting}"), gpu=False, timeout_s=600.0)
     made = trained(recipe, ranks)
     if ranks.is_first:
         torch.save({"net": made.net.state_dict(), "loss": made.take_loss()}, out)

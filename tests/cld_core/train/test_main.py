@@ -1,10 +1,8 @@
 """`python -m cld_core.train`: without a scheduler, under torchrun, and as started by MPI."""
 
 import os
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 
@@ -13,6 +11,7 @@ from cld_core.stop import StopFlag
 from cld_core.train import __main__
 from tests.support.images import TINY, make_images
 from tests.support.paths import RECIPES
+from tests.support.tools import held_port
 
 QUICK = ("train.steps=4", "train.checkpoint_every=2", "periodic.samples_every=null", "train.on_resume=exact")
 
@@ -53,17 +52,12 @@ def test_torchrun_makes_the_run_and_goes_on_with_it(tmp_path, words):
     assert [entry.cause for entry in run.ledger.history().attempts] == ["finished"]
 
 
-@pytest.fixture
-def free_port() -> Iterator[int]:
-    """A port that only sockets which ask for this number and set SO_REUSEADDR, as torch's do, can have meanwhile."""
-    with socket.socket() as held:
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        held.bind(("127.0.0.1", 0))
-        yield held.getsockname()[1]
+def test_mpis_variables_are_understood(words):
+    with held_port() as port:
+        _mpi(words, {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
 
 
-def test_mpis_variables_are_understood(words, free_port):
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port)}
+def _mpi(words: list[str], meeting: dict[str, str]) -> None:
     ranks = [
         start(
             "-m",
@@ -81,6 +75,23 @@ def test_mpis_variables_are_understood(words, free_port):
         code, out, err = ended(process)
         assert code == 0, err
         assert "mine: finished at step 4" in out
+
+
+class Joined(Exception):
+    """Enough was seen."""
+
+
+def test_the_ranks_wait_as_long_as_the_recipe_says(tmp_path, monkeypatch):
+    arguments = [str(tmp_path / "mine"), "--recipe", str(RECIPES / "toy.yaml"), "train.hang_timeout_s=1234"]
+    monkeypatch.setattr("sys.argv", ["train", *arguments])
+    monkeypatch.setattr(StopFlag, "listen", lambda self: self)
+
+    def join(place, *, gpu, timeout_s):
+        raise Joined(timeout_s)
+
+    monkeypatch.setattr("cld_core.ranks.join", join)
+    with pytest.raises(Joined, match=r"1234\.0"):
+        __main__.main()
 
 
 PLUGIN = """

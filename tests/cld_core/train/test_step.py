@@ -91,7 +91,7 @@ def test_micro_batches_change_the_rounding_only(micro_batch):
 
 def _rank(rank: int, world_size: int, meeting: str, out: str) -> None:
     torch.set_num_threads(1)
-    ranks = join(Place(rank, world_size, init_method=f"file://{meeting}"), gpu=False)
+    ranks = join(Place(rank, world_size, init_method=f"file://{meeting}"), gpu=False, timeout_s=600.0)
     made = Trainer(load(TOY, [*SMALL]), ranks)
     made.warm_up()
     for step in range(5):
@@ -145,9 +145,30 @@ def test_the_averages_decay_ramps_up():
     assert 1 - float(ema.average[0]) == pytest.approx(0.5 * (1 - before), abs=1e-7)
 
 
+@pytest.mark.parametrize("updates", [0, 5, 800_000])
+def test_the_average_moves_as_far_where_the_device_decides(updates):
+    nets, emas = [torch.nn.Linear(3, 4), torch.nn.Linear(3, 4)], []
+    nets[1].load_state_dict(nets[0].state_dict())
+    for net in nets:
+        ema = Ema(net, decay=0.9999)
+        ema.load_state_dict({**ema.state_dict(), "updates": updates})
+        torch.nn.init.ones_(net.weight)
+        emas.append(ema)
+    before = emas[0].average[0].clone()
+    emas[0].update()
+    for skip in (1.0, 0.0, 1.0):
+        emas[1].update_unless(torch.tensor(skip))
+    assert emas[0].updates == emas[1].updates == updates + 1
+    assert all(isinstance(ema.state_dict()["updates"], int) for ema in emas)
+    moved, expected = emas[1].average[0] - before, emas[0].average[0] - before
+    torch.testing.assert_close(moved, expected, rtol=1e-5, atol=2e-7)
+    emas[1].update()
+    assert emas[1].updates == updates + 2
+
+
 def test_the_rate_warms_up_linearly():
     spec = OptimSpec(lr=2.0, warmup_steps=4)
-    assert [optim.rate(spec, step) for step in range(6)] == [0.5, 1.0, 1.5, 2.0, 2.0, 2.0]
+    assert [optim.rate(spec, step) for step in range(6)] == [0.0, 0.5, 1.0, 1.5, 2.0, 2.0]
     assert optim.rate(OptimSpec(lr=2.0), 0) == 2.0
 
 

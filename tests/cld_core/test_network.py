@@ -1,0 +1,68 @@
+"""Interfaces by their addresses, with made-up machines, and what is asked of the real one."""
+
+import ipaddress
+import socket
+
+import pytest
+
+from cld_core import network
+
+MACHINE = {"lo": ["127.0.0.1", "::1"], "eth0": ["10.0.0.7", "fe80::1"], "ib0": ["172.16.3.7", "fd00::0:7"]}
+
+
+@pytest.mark.parametrize(
+    ("init_method", "host"),
+    [
+        ("tcp://n1:29500", "n1"),
+        ("tcp://[fd00::7]:29500", "fd00::7"),
+        ("file:///runs/mine/logs/meeting", None),
+        ("env://", "host1"),
+    ],
+)
+def test_where_processes_meet(init_method, host, monkeypatch):
+    monkeypatch.setenv("MASTER_ADDR", "host1")
+    assert network.meeting_host(init_method) == host
+    monkeypatch.delenv("MASTER_ADDR")
+    assert network.meeting_host("env://") is None
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        ("10.0.0.7", "eth0"),
+        ("172.16.3.7", "ib0"),
+        ("fd00::7", "ib0"),
+        ("127.0.0.1", "lo"),
+        ("10.0.0.8", None),
+    ],
+)
+def test_the_interface_with_an_address(address, name):
+    assert network.interface_with(address, MACHINE) == name
+
+
+def test_what_debian_calls_itself_is_loopback():
+    assert network.is_loopback("127.0.1.1")
+    assert network.is_loopback("::1")
+    assert not network.is_loopback("10.0.0.7")
+
+
+def test_this_machine():
+    found = network.interfaces()
+    assert "127.0.0.1" in found[network.interface_with("127.0.0.1", found)]
+    assert network.source_towards("127.0.1.1") is not None
+    assert network.is_loopback(network.source_towards("127.0.1.1"))
+    for addresses in found.values():
+        for address in addresses:
+            ipaddress.ip_address(address)
+
+
+def test_names_and_routes_that_do_not_exist(monkeypatch):
+    assert network.address_of("no-such-node.invalid") is None
+    assert network.source_towards("no-such-node.invalid") is None
+    assert network.is_loopback(network.address_of("localhost"))
+
+    def unreachable(self, where):
+        raise OSError("Network is unreachable")
+
+    monkeypatch.setattr(socket.socket, "connect", unreachable)
+    assert network.source_towards("10.0.0.7") is None
