@@ -99,10 +99,15 @@ class Ncsnpp(nn.Module):
         return self._go_up(h, skips, temb).to(u.dtype)
 
     def embed(self, t: Tensor) -> Tensor:
-        """The time (B,) in the form that every residual block gets: (B, 4 channels)."""
+        """The time (B,) in the form that every residual block gets: (B, 4 channels), in the type of the weights.
+
+        Autocast does not apply: in half precision near times would look the same, and sampling, which is in float32,
+        would see other embeddings than training.
+        """
         *features, first, second = (self.all_modules[place] for place in self._embedding)
-        temb = features[0](t) if features else positional_embedding(t, self.spec.channels)
-        return self.act(second(self.act(first(temb.to(next(first.parameters()).dtype)))))
+        with torch.autocast(t.device.type, enabled=False):
+            temb = features[0](t) if features else positional_embedding(t, self.spec.channels)
+            return self.act(second(self.act(first(temb.to(next(first.parameters()).dtype)))))
 
     def _go_down(self, u: Tensor, temb: Tensor) -> tuple[Tensor, list[Tensor]]:
         h = self.all_modules[self._first](u)

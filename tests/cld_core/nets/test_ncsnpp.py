@@ -227,6 +227,22 @@ def test_autocast_returns_the_input_type_and_nearly_the_same_numbers(options):
     assert 0 < (output - expected).abs().max() < 0.05 * expected.abs().max()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("embedding", ["fourier", "positional"])
+def test_the_time_is_embedded_in_float32_whatever_autocast_says(embedding, dtype):
+    net, t = build(tiny(channels=16, embedding=embedding)), torch.linspace(1e-5, 1.0, 50, dtype=torch.float64)
+    expected = net.embed(t)
+    with torch.autocast("cpu", dtype):
+        found = net.embed(t)
+        assert torch.mm(found, found.T).dtype is dtype, "autocast goes on after it"
+        traced = torch.compile(net.embed, backend="aot_eager", fullgraph=True)(t)
+    found.square().sum().backward()
+    assert found.dtype is traced.dtype is torch.float32
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(traced, expected, rtol=1e-6, atol=1e-6)
+    assert all(layer.weight.grad is not None for layer in net.all_modules[:3] if isinstance(layer, torch.nn.Linear))
+
+
 def test_a_new_network_starts_at_next_to_nothing():
     net = build(tiny(init_scale=0.0))
     output = net(*inputs(net.spec))
