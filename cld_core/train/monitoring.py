@@ -21,7 +21,8 @@ class Monitor:
     Args:
         folder: the run.
         attempt: number of the attempt, from 0.
-        first_step: the step at which it begins; later points of earlier attempts are purged from TensorBoard.
+        first_step: the number of steps that were done when it began; TensorBoard forgets what earlier attempts wrote
+            after these.
         steps: the step at which the run is finished.
         may_write: whether this process still owns the run folder; checked before `progress.json` is replaced.
     """
@@ -32,7 +33,8 @@ class Monitor:
         from torch.utils.tensorboard import SummaryWriter
 
         self._folder, self._attempt, self._steps = folder, attempt, steps
-        self._board = SummaryWriter(str(folder.tensorboard), purge_step=first_step, max_queue=100, flush_secs=30)
+        # A point at step n is of n steps done, so the one at the first step stays.
+        self._board = SummaryWriter(str(folder.tensorboard), purge_step=first_step + 1, max_queue=100, flush_secs=30)
         self._since, self._since_step = time.perf_counter(), first_step
         self._last_loss: float | None = None
         self._rate: float | None = None

@@ -1,7 +1,11 @@
 """What a run wrote for TensorBoard: scalars against the step, and the newest picture."""
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 Points = list[tuple[int, float]]
 
@@ -15,24 +19,50 @@ class Board:
 
 
 def read(folder: Path) -> Board:
-    """Everything in ``folder`` and its direct subfolders; what a restart wrote again replaces the old values."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    """Everything in ``folder`` and its direct subfolders that is part of the run.
 
+    What an attempt wrote after the step from which a later one resumed is not, and where two wrote the same step, the
+    later one counts. TensorBoard's own reader does the same, but complains of steps that are "out of order".
+    """
     board = Board()
-    scalars: dict[str, dict[int, float]] = {}
-    folders = sorted({file.parent for file in [*folder.glob("*tfevents*"), *folder.glob("*/*tfevents*")]})
-    for place in folders:
-        # 0 means all of them.
-        events = EventAccumulator(str(place), size_guidance={"scalars": 0, "images": 1})
-        events.Reload()
+    for place in sorted({file.parent for file in [*folder.glob("*tfevents*"), *folder.glob("*/*tfevents*")]}):
+        scalars: dict[str, dict[int, float]] = {}
+        pictures: dict[str, tuple[int, bytes]] = {}
+        end = math.inf
+        for events in reversed(_files(place)):
+            end = _add(scalars, pictures, events, end)
         prefix = "" if place == folder else f"{place.name}: "
-        for tag in events.Tags()["scalars"]:
-            scalars.setdefault(f"{prefix}{tag}", {}).update(
-                {int(event.step): float(event.value) for event in events.Scalars(tag)}
-            )
-        for tag in events.Tags()["images"]:
-            # A tag has no pictures left if a restart began before them.
-            for picture in events.Images(tag)[-1:]:
-                board.pictures[f"{prefix}{tag}"] = (int(picture.step), picture.encoded_image_string)
-    board.scalars = {tag: sorted(points.items()) for tag, points in scalars.items()}
+        board.scalars |= {f"{prefix}{tag}": sorted(points.items()) for tag, points in scalars.items()}
+        board.pictures |= {f"{prefix}{tag}": picture for tag, picture in pictures.items()}
     return board
+
+
+def _add(
+    scalars: dict[str, dict[int, float]], pictures: dict[str, tuple[int, bytes]], events: Iterator[Any], end: float
+) -> float:
+    """Add the events of a file to those of later files, of which the first begins at step ``end``; returns its own."""
+    from tensorboard.compat.proto.event_pb2 import SessionLog
+
+    begin, own, shown = end, {}, {}
+    for event in events:
+        if event.session_log.status == SessionLog.START:
+            begin = min(begin, event.step)
+        for value in event.summary.value if event.step < end else ():
+            if value.HasField("simple_value"):
+                own.setdefault(value.tag, {})[int(event.step)] = float(value.simple_value)
+            elif value.HasField("image"):
+                shown[value.tag] = int(event.step), value.image.encoded_image_string
+    for tag, points in own.items():
+        scalars[tag] = points | scalars.get(tag, {})
+    for tag, picture in shown.items():
+        pictures[tag] = max(pictures.get(tag, picture), picture, key=lambda entry: entry[0])
+    return begin
+
+
+def _files(place: Path) -> list[Iterator[Any]]:
+    """The events of each file in a folder, in the order in which the files were begun."""
+    from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+
+    loaded = [LegacyEventFileLoader(str(file)).Load() for file in place.glob("*tfevents*")]
+    begun = [(first, events) for events in loaded if (first := next(events, None)) is not None]
+    return [chain([first], events) for first, events in sorted(begun, key=lambda entry: entry[0].wall_time)]

@@ -6,9 +6,11 @@ import re
 from xml.etree import ElementTree
 
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
 from cld_core.run import RunFolder
+from cld_core.train.monitoring import Monitor
 from cldctl.page import curves, svg
 from tests.support.made_up import run_with
 from tests.support.tools import invoke
@@ -17,8 +19,8 @@ from tests.support.tools import invoke
 def written(path) -> RunFolder:
     """A run of two attempts, the second of which repeats steps of the first."""
     run = run_with(path, 30)
-    for begin, losses in ((0, {10: 3.0, 20: 9.0, 30: 9.0}), (20, {20: 2.0, 30: 1.0})):
-        with SummaryWriter(str(run.tensorboard), purge_step=begin or None) as board:
+    for begin, losses in ((0, {10: 3.0, 20: 2.0, 30: 9.0}), (20, {30: 1.0})):
+        with SummaryWriter(str(run.tensorboard), purge_step=begin + 1) as board:
             for step, loss in losses.items():
                 board.add_scalar("train/loss", loss, step)
             board.add_image("periodic/samples", torch.full((4, 4, 3), begin).byte().numpy(), 30, dataformats="HWC")
@@ -44,6 +46,64 @@ def test_the_page_holds_curves_pictures_and_tables(tmp_path):
     assert not re.search(r'(src|href)="(?!data:)', page), "nothing is outside"
     assert "name: &lt;toy&gt;" in page
     assert "no folder" in invoke("report", "mine", "-o", "/nowhere/x.html", runs=run.path.parent, code=2).stderr
+
+
+def test_the_curves_of_a_resumed_run_are_those_of_its_last_attempts(tmp_path, caplog):
+    """Attempts as training writes them: each resumes from a step before the last point of the one before it."""
+    run = run_with(tmp_path / "runs" / "mine", 60)
+    made = torch.zeros(4, 4, 3, dtype=torch.uint8)
+    for attempt, (first, last) in enumerate(((0, 40), (20, 30), (20, 60))):
+        monitor = Monitor(run, attempt=attempt, first_step=first, steps=60, may_write=lambda: False)
+        for step in range(first + 10, last + 1, 10):
+            monitor.report(step, {"loss": 100.0 * attempt + step})
+            monitor.add(step, {"nfe": float(attempt)})
+            monitor.add_picture(step, made + attempt)
+        if attempt == 1:
+            monitor.add_picture(50, made)
+        monitor.close()
+    board = curves.read(run.tensorboard)
+    expected = [(10, 10.0), (20, 20.0), (30, 230.0), (40, 240.0), (50, 250.0), (60, 260.0)]
+    assert board.scalars["train/loss"] == expected
+    assert [step for step, _ in board.scalars["periodic/nfe"]] == [10, 20, 30, 40, 50, 60]
+    assert board.pictures["periodic/samples"][0] == 60
+    invoke("report", "mine", "-o", str(tmp_path / "page.html"), runs=run.path.parent)
+    assert caplog.text == ""
+
+
+def test_an_orphaned_picture_gives_way_to_the_newest_one_before_it(tmp_path):
+    run = run_with(tmp_path / "runs" / "mine", 60)
+    made = torch.zeros(4, 4, 3, dtype=torch.uint8)
+    for attempt, (first, steps) in enumerate(((0, (10, 20, 30)), (20, ()))):
+        monitor = Monitor(run, attempt=attempt, first_step=first, steps=60, may_write=lambda: False)
+        for step in steps:
+            monitor.add_picture(step, made)
+        monitor.close()
+    assert curves.read(run.tensorboard).pictures["periodic/samples"][0] == 20
+
+
+def test_tensorboard_itself_keeps_the_point_that_a_run_is_resumed_from(tmp_path):
+    run = run_with(tmp_path / "runs" / "mine", 60)
+    for attempt, steps in enumerate(((10, 20, 30), (30,))):
+        monitor = Monitor(run, attempt=attempt, first_step=20 * attempt, steps=60, may_write=lambda: False)
+        for step in steps:
+            monitor.report(step, {"loss": 1.0 * attempt})
+        monitor.close()
+    events = EventAccumulator(str(run.tensorboard))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(10, 0.0), (20, 0.0), (30, 1.0)]
+
+
+def test_a_file_that_is_being_written_is_read_to_its_last_whole_record(tmp_path):
+    run = run_with(tmp_path / "runs" / "mine", 30)
+    monitor = Monitor(run, attempt=0, first_step=0, steps=30, may_write=lambda: False)
+    for step in (10, 20):
+        monitor.report(step, {"loss": 1.0})
+    monitor.close()
+    (file,) = run.tensorboard.glob("*tfevents*")
+    file.write_bytes(file.read_bytes()[:-5])
+    (run.tensorboard / "empty.tfevents").touch()
+    board = curves.read(run.tensorboard)
+    assert [step for step, _ in board.scalars["train/loss"]] == [10, 20]
 
 
 def test_points_are_thinned_by_means_and_ticks_are_round():
