@@ -36,7 +36,7 @@ def address_of(host: str) -> str | None:
         (*_, where), *_ = socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM)
     except OSError:
         return None
-    return _without_zone(where[0])
+    return _without_zone(str(where[0]))
 
 
 def source_towards(host: str) -> str | None:

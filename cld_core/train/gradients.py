@@ -1,4 +1,4 @@
-"""Which gradients are used, and the mean loss of their steps: kept on the device, so that the host need not wait for it."""
+"""Which gradients are used, and the mean loss of their steps, kept on the device so that the host need not wait."""
 
 import math
 
@@ -81,7 +81,7 @@ class MeanLoss:
         self._good += 1.0 - skip
 
     def take(self) -> float | None:
-        """The mean over the steps since the last call; None if all were skipped. For all ranks; waits for the device."""
+        """The mean over the steps since the last call, None if all were skipped. Waits for the device and all ranks."""
         total, good = float(self._sum), float(self._good)
         self._sum.zero_()
         self._good.zero_()

@@ -43,7 +43,9 @@ def _add(
     """Add the events of a file to those of later files, of which the first begins at step ``end``; returns its own."""
     from tensorboard.compat.proto.event_pb2 import SessionLog
 
-    begin, own, shown = end, {}, {}
+    begin = end
+    own: dict[str, dict[int, float]] = {}
+    shown: dict[str, tuple[int, bytes]] = {}
     for event in events:
         if event.session_log.status == SessionLog.START:
             begin = min(begin, event.step)

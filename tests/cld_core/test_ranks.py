@@ -1,14 +1,10 @@
 """The ranks of a job: which device each uses, its share of a batch, and the file where they meet."""
 
 import os
-import signal
-import time
 
-import psutil
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
 
 from cld_core import network
 from cld_core import ranks as distributed
@@ -17,7 +13,6 @@ from cld_core.place import Place
 from cld_core.ranks import Ranks, alone, join
 from cld_core.recipe import load
 from tests.support.paths import RECIPES
-from tests.support.tools import held_port, wait_for
 
 
 @pytest.fixture
@@ -79,22 +74,6 @@ def test_a_batch_smaller_than_the_world_is_refused():
         Ranks(0, 3).rows(2)
 
 
-def _talk(rank: int, meeting: str, out: str) -> None:
-    torch.set_num_threads(1)
-    ranks = join(Place(rank, 2, init_method=f"file://{meeting}"), gpu=False, timeout_s=600.0)
-    said = (ranks.from_first("hello" if ranks.is_first else None), ranks.mean(float(rank)), ranks.gather(rank))
-    torch.save(said, f"{out}.{rank}")
-    ranks.leave()
-
-
-def test_ranks_meet_at_a_file_talk_and_leave_nothing(tmp_path):
-    multiprocessing.spawn(_talk, args=(str(tmp_path / "meeting"), str(tmp_path / "out")), nprocs=2)
-    first, second = (torch.load(tmp_path / f"out.{rank}") for rank in range(2))
-    assert first == ("hello", 0.5, [0, 1])
-    assert second == ("hello", 0.5, None)
-    assert not (tmp_path / "meeting").exists()
-
-
 def test_a_missing_gpu_is_a_warning():
     ranks = Ranks()
     assert "GPUs were requested, but torch" in ranks.lacks_gpu(True)
@@ -149,82 +128,6 @@ def test_every_group_waits_as_long_as_the_recipe_says_but_no_less_than_ten_minut
     monkeypatch.delenv("TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC")
 
 
-# Seconds; two processes that are ready meet in far less.
-SHORT_S, LONG_S = 3.0, 300.0
-
-
-def _add_up(rank: int, meeting: str, pipe) -> None:
-    """Join with the long limit and then with the short one; each time, talk to the other rank when the test says so."""
-    torch.set_num_threads(1)
-    distributed._PATIENCE_S = 0.0
-    pipe.send("loaded")
-    for limit in (LONG_S, SHORT_S):
-        pipe.recv()
-        ranks = join(Place(rank, 2, init_method=f"file://{meeting}.{limit}"), gpu=False, timeout_s=limit)
-        pipe.send("joined")
-        pipe.recv()
-        try:
-            pipe.send(ranks.mean(float(rank)))
-        except RuntimeError as error:
-            pipe.send(f"failed: {error}")
-        ranks.leave()
-
-
-@pytest.fixture
-def two_ranks(tmp_path):
-    """Two processes with `_add_up`, and a pipe to each."""
-    context = multiprocessing.get_context("spawn")
-    pipes, processes = [], []
-    for rank in range(2):
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_add_up, args=(rank, str(tmp_path / "meeting"), theirs), daemon=True)
-        process.start()
-        pipes.append(ours)
-        processes.append(psutil.Process(process.pid))
-    yield processes, pipes
-    for process in processes:
-        process.kill()
-
-
-def received(pipes) -> list:
-    assert all(pipe.poll(120) for pipe in pipes), "a rank does not answer"
-    return [pipe.recv() for pipe in pipes]
-
-
-def suspend(process: psutil.Process) -> None:
-    process.send_signal(signal.SIGSTOP)
-    wait_for(lambda: process.status() == psutil.STATUS_STOPPED)
-
-
-@pytest.mark.slow
-def test_a_suspended_job_goes_on_if_the_limit_is_longer(two_ranks):
-    """As with PreemptMode=SUSPEND: clocks run on while processes are stopped."""
-    processes, pipes = two_ranks
-    first, second = pipes
-    assert received(pipes) == ["loaded"] * 2
-    for pipe in pipes:
-        pipe.send("join")
-    assert received(pipes) == ["joined"] * 2
-    suspend(processes[1])
-    first.send("talk")
-    second.send("talk")
-    time.sleep(0.5)
-    suspend(processes[0])
-    time.sleep(1.5 * SHORT_S)
-    for process in processes:
-        process.send_signal(signal.SIGCONT)
-    assert received(pipes) == [0.5] * 2
-
-    for pipe in pipes:
-        pipe.send("join")
-    assert received(pipes) == ["joined"] * 2
-    suspend(processes[1])
-    first.send("talk")
-    (answer,) = received([first])
-    assert "failed" in answer
-    assert "imed out" in answer
-
-
 def test_gloo_listens_where_the_other_machines_are(monkeypatch):
     """Rank 0 is on the machine that the ranks meet at, whose own name is 127.0.1.1; rank 1 is on another one."""
     towards = {"n0": "127.0.0.1", "10.0.0.8": "10.0.0.7"}, {"n0": "10.0.0.8"}
@@ -261,42 +164,3 @@ def test_gloo_is_left_alone(monkeypatch, ranks, own, before):
     store.set("cldctl/address/1", "")
     distributed._let_gloo_be_reached(ranks, store)
     assert os.environ.get(network.GLOO) == before
-
-
-def outside() -> str | None:
-    """An address of this machine that is not loopback, if it has one."""
-    for addresses in network.interfaces().values():
-        for address in addresses:
-            if ":" not in address and not network.is_loopback(address):
-                return address
-    return None
-
-
-def _meet(rank: int, host: str, port: int, out: str) -> None:
-    torch.set_num_threads(1)
-    ranks = join(Place(rank, 2, init_method=f"tcp://{host}:{port}"), gpu=False, timeout_s=600.0)
-    mean = ranks.mean(float(rank))
-    listening = {c.laddr.ip for c in psutil.Process().net_connections("tcp") if c.status == psutil.CONN_LISTEN}
-    torch.save((mean, os.environ.get(network.GLOO), listening), f"{out}.{rank}")
-    ranks.leave()
-
-
-@pytest.mark.skipif(outside() is None, reason="this machine has a loopback address only")
-def test_two_processes_talk_through_the_address_of_this_machine(tmp_path, monkeypatch):
-    """Rank 0 meets the other one at a name that is loopback to it, as on the machine of the meeting point."""
-    monkeypatch.delenv(network.GLOO, raising=False)
-    host = outside()
-    context = multiprocessing.get_context("spawn")
-    with held_port() as port:
-        hosts = ("localhost", host)
-        ranks = [context.Process(target=_meet, args=(r, hosts[r], port, str(tmp_path / "out"))) for r in range(2)]
-        for process in ranks:
-            process.start()
-        for process in ranks:
-            process.join()
-    interface = network.interface_with(host, network.interfaces())
-    for rank in range(2):
-        mean, chosen, listening = torch.load(tmp_path / f"out.{rank}", weights_only=False)
-        assert (mean, chosen) == (0.5, interface)
-        assert host in listening
-        assert not any(network.is_loopback(address) for address in listening), listening

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from cld_core import network
 from cldctl import file_system
 from cldctl.clusters.base import Check, DoctorOptions, MeasuredSaves
 
@@ -94,6 +95,10 @@ def _answered(probe: Probe, hosts: int) -> Iterator[Check]:
     here = ", but that node is this machine" if answer["host"] == platform.node() else ""
     yield Check("runs folder on a node", "ok", f"seen and written there ({answer['file_system']}){here}")
     yield _names(answer["unresolved"], hosts)
+    if hosts > 1:
+        yield _own_name(answer["host"], answer["own_address"])
+    for variable, value in answer["variables"].items():
+        yield _interface(variable, value, answer["interfaces"])
     yield _requeueable(probe.job)
 
 
@@ -124,6 +129,39 @@ def _names(unresolved: Sequence[str], count: int) -> Check:
         advice = "Jobs of several nodes cannot meet there; ask the administrators, or use cluster.nodes=1."
         return Check("MASTER_ADDR", "fail", f"names that a node cannot resolve: {shown}", advice)
     return Check("MASTER_ADDR", "ok", f"the names of {count} nodes resolve there")
+
+
+def _own_name(host: str, address: str | None) -> Check:
+    """Whether gloo, left to itself, would listen where other nodes can reach it."""
+    if address is not None and not network.is_loopback(address):
+        return Check("own name of a node", "ok", f"{host} is {address} there")
+    problem = "does not resolve there" if address is None else f"is {address} there, which no other node can reach"
+    advice = f"cldctl has gloo use the interface that leads to the other nodes; {network.GLOO} names another one."
+    return Check("own name of a node", "warn", f"{host} {problem}", advice)
+
+
+def _interface(variable: str, value: str, interfaces: Sequence[str]) -> Check:
+    """Whether a variable that chooses interfaces fits those of a node."""
+    if variable == network.NCCL:
+        absent = [] if _usable_by_nccl(value, interfaces) else [value]
+    else:
+        absent = [name for name in value.split(",") if name not in interfaces]
+    if not absent:
+        return Check(variable, "ok", f"{value}, which that node has")
+    problem = f"{', '.join(absent)}: that node has only {', '.join(interfaces)}"
+    return Check(variable, "fail", problem, "Jobs of several ranks cannot start there; unset it, or name one of these.")
+
+
+def _usable_by_nccl(value: str, interfaces: Sequence[str]) -> list[str]:
+    """The interfaces that NCCL_SOCKET_IFNAME admits: prefixes; after "=", whole names; after "^", all but those."""
+    names = value.removeprefix("^")
+    wanted = names.removeprefix("=").split(",")
+    exact, excluded = names.startswith("="), value.startswith("^")
+
+    def named(interface: str) -> bool:
+        return interface in wanted if exact else interface.startswith(tuple(wanted))
+
+    return [interface for interface in interfaces if named(interface) is not excluded]
 
 
 def _requeueable(job: dict[str, str]) -> Check:

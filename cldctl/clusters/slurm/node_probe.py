@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from cld_core import network
 from cld_core.run.atomic import read_json, write_json
 from cldctl import file_system
 from cldctl.clusters.base import SchedulerAway, SchedulerRefused
@@ -122,18 +123,13 @@ def main() -> int:
         "node": os.environ.get("SLURMD_NODENAME"),
         "python": platform.python_version(),
         "file_system": kind,
-        "unresolved": [host for host in hosts if not _resolves(host)],
+        "unresolved": [host for host in hosts if network.address_of(host) is None],
+        "own_address": network.address_of(socket.gethostname()),
+        "interfaces": list(network.interfaces()),
+        "variables": {name: os.environ[name] for name in (network.GLOO, network.NCCL) if name in os.environ},
     }
     write_json(folder / ANSWER, answer)
     return 0
-
-
-def _resolves(host: str) -> bool:
-    try:
-        socket.getaddrinfo(host, None)
-    except OSError:
-        return False
-    return True
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def parameters(spec: JobSpec) -> dict[str, Any]:
         "setup": _setup(spec),
         "teardown": _teardown(spec) or None,
         "signal_delay_s": spec.notice_s,
-        "srun_args": ["--kill-on-bad-exit=1", *size.srun_args],
+        "srun_args": ["--kill-on-bad-exit=1", *_cores(size), *size.srun_args],
         "array_parallelism": spec.parallel,
         # submitit's own mark, which sites that track these keys would refuse.
         "wckey": None,
@@ -63,6 +63,11 @@ def dependency(after: After) -> str:
     assert after.jobs, "a dependency needs a job"
     how = {"ended": "afterany", "failed": "afternotok"}[after.how]
     return ":".join([how, *dict.fromkeys(job.job_id for job in after.jobs)])
+
+
+def _cores(size: ClusterSpec) -> list[str]:
+    """The cores of a rank once more: between 22.05 and 23.02, srun does not take them over from sbatch."""
+    return [] if size.cpus_per_task is None else [f"--cpus-per-task={size.cpus_per_task}"]
 
 
 def _check_time(spec: JobSpec) -> None:

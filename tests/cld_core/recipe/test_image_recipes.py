@@ -90,7 +90,7 @@ def test_every_published_value(name, sections):
     assert (sampling.method, sampling.eps, sampling.denoise) == ("ode", 1e-3, True)
     assert (sampling.rtol, sampling.atol) == (1e-5, 1e-5)
     assert recipe.periodic.samples_every == 10_000
-    assert (recipe.cluster.nodes, recipe.cluster.gpus_per_node) == (2, 8)
+    assert (recipe.cluster.nodes, recipe.cluster.gpus_per_node, recipe.cluster.cpus_per_task) == (2, 8, 4)
     pixels = recipe.data.pixels
     with torch.device("meta"):
         net = nets.build(recipe.network, data_shape=(3, pixels, pixels), halves_in=2, halves_out=1)

@@ -4,20 +4,14 @@ import math
 
 import pytest
 import torch
-import torch.multiprocessing as multiprocessing
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from cld_core import optim
 from cld_core.checkpoint.load import load
 from cld_core.errors import NonFiniteError
-from cld_core.place import Place
-from cld_core.ranks import Ranks, join
+from cld_core.ranks import Ranks
 from cld_core.run import RunFolder, events
-from cld_core.sde import cld_kernel
 from cld_core.stop import StopFlag
 from cld_core.train import session
 from cld_core.train.gradients import GradientFilter
-from cld_core.train.monitoring import Monitor
 from cld_core.train.step import Trainer
 from tests.support.images import clone, make_images, run_folder, tiny_recipe
 from tests.support.tools import same
@@ -44,38 +38,6 @@ def poisoned(monkeypatch, when):
 
     monkeypatch.setattr(Trainer, "_backward", backward)
     return tried
-
-
-def overflow(module, inputs, out):
-    """A forward hook after which the output of a network in half precision is infinite."""
-    return 2.0 * (6e4 * out.half() + 6e4)
-
-
-def overflowing(monkeypatch, when):
-    """Let the network overflow in half precision in the forward passes of the steps for which ``when(step)`` holds."""
-    original = Trainer._backward
-
-    def backward(self, step):
-        hook = self.net.register_forward_hook(overflow) if when(step) else None
-        try:
-            return original(self, step)
-        finally:
-            if hook is not None:
-                hook.remove()
-
-    monkeypatch.setattr(Trainer, "_backward", backward)
-
-
-def reported(monkeypatch) -> dict[int, dict[str, float]]:
-    """What is reported at which number of steps, filled while a run trains."""
-    original, seen = Monitor.report, {}
-
-    def report(self, step, scalars):
-        seen[step] = scalars
-        original(self, step, scalars)
-
-    monkeypatch.setattr(Monitor, "report", report)
-    return seen
 
 
 def rollbacks(run: RunFolder) -> list[events.RolledBack]:
@@ -130,86 +92,6 @@ def test_a_gradient_that_is_not_finite_changes_nothing(data, monkeypatch):
     assert same(before, {**after, "ema": made.ema.state_dict()})
 
 
-def deferred(*arguments) -> Trainer:
-    """A trainer that leaves bad steps to the device, as on a GPU."""
-    made = Trainer(*arguments)
-    assert not made.deferred, "the CPU need not"
-    assert optim.skips_on_device(made.optimiser)
-    made.deferred = True
-    return made
-
-
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_a_deferred_step_changes_nothing_and_is_reported_later(data, monkeypatch, precision):
-    poisoned(monkeypatch, lambda _, step: step == 6)
-    made = deferred(tiny_recipe(data, f"train.precision={precision}", "optim.lr=0.01"), Ranks())
-    for step in range(6):
-        made.step(step)
-    made.take_loss()
-    names = ("model", "ema", "optimiser")
-    before = clone({name: made.state_dict()[name] for name in names})
-    made.step(6)
-    after = made.state_dict()
-    assert same(before["model"], after["model"])
-    assert same(before["ema"], after["ema"])
-    assert same(before["optimiser"]["state"], after["optimiser"]["state"])
-    assert made.take_loss() is None
-    if precision == "fp32":
-        with pytest.raises(NonFiniteError, match="step 6"):
-            made.check(6)
-    else:
-        made.check(6)
-    made.step(7)
-    assert made.take_loss() is not None
-    assert made.ema.updates == before["ema"]["updates"] + 1
-
-
-def test_a_deferred_step_is_the_same_step(data):
-    """To the last bit, but for the average, whose weight the device computes."""
-    now, later = Trainer(tiny_recipe(data), Ranks()), deferred(tiny_recipe(data), Ranks())
-    for step in range(8):
-        now.step(step)
-        later.step(step)
-    assert now.take_loss() == later.take_loss()
-    first, second = now.state_dict(), later.state_dict()
-    assert same(first["model"], second["model"])
-    assert first["ema"]["updates"] == second["ema"]["updates"] == 8
-    for name, tensor in first["ema"]["average"].items():
-        torch.testing.assert_close(second["ema"]["average"][name], tensor, rtol=1e-5, atol=1e-7)
-
-
-class Waits(TorchDispatchMode):
-    """Counts the operations for which a host waits for its device."""
-
-    _WAITING = frozenset(("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal", "is_nonzero"))
-
-    def __init__(self):
-        super().__init__()
-        self.seen = []
-
-    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
-        if function.overloadpacket.__name__ in self._WAITING:
-            self.seen.append(function.overloadpacket.__name__)
-        return function(*arguments, **(keywords or {}))
-
-
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-@pytest.mark.parametrize("diffusion", [(), ("sde.name=vpsde", "objective.name=dsm")], ids=["cld", "vpsde"])
-def test_a_deferred_step_reads_nothing_back(data, precision, diffusion, monkeypatch):
-    # Only a CPU is asked whether any time needs the series.
-    monkeypatch.setattr(cld_kernel, "gamma3", cld_kernel.gamma3_series)
-    overrides = (f"train.precision={precision}", "network.dropout=0.1", *diffusion)
-    made, plain = deferred(tiny_recipe(data, *overrides), Ranks()), Trainer(tiny_recipe(data, *overrides), Ranks())
-    made.step(0)
-    with Waits() as waits:
-        made.step(1)
-    assert waits.seen == []
-    with Waits() as waits:
-        plain.step(0)
-        made.take_scalars()
-    assert "_local_scalar_dense" in waits.seen, "else this test would see nothing"
-
-
 def test_an_overflow_under_the_scaler_is_skipped_and_harmless(data, monkeypatch):
     poisoned(monkeypatch, lambda _, step: step == 5)
     made = Trainer(tiny_recipe(data, "train.precision=fp16"), Ranks())
@@ -226,68 +108,6 @@ def test_an_overflow_under_the_scaler_is_skipped_and_harmless(data, monkeypatch)
     made.scaler.update(0.5)
     with pytest.raises(NonFiniteError, match="overflows at any scale"):
         made.check(1)
-
-
-def test_an_overflow_in_the_forward_pass_stays_out_of_the_mean_loss(data, monkeypatch):
-    overflowing(monkeypatch, lambda step: step == 2)
-    whole, single = (Trainer(tiny_recipe(data, "train.precision=fp16"), Ranks()) for _ in range(2))
-    losses = []
-    for step in range(6):
-        whole.step(step)
-        single.step(step)
-        losses.append(single.take_loss())
-    assert losses[2] is None, "the only step was skipped"
-    good = [loss for loss in losses if loss is not None]
-    assert whole.take_loss() == pytest.approx(sum(good) / len(good), rel=1e-12)
-
-
-def _rank(rank: int, meeting: str, recipe, out: str) -> None:
-    torch.set_num_threads(1)
-    ranks = join(Place(rank, 2, init_method=f"file://{meeting}"), gpu=False, timeout_s=60.0)
-    made = Trainer(recipe, ranks)
-    made.warm_up()
-    for step in range(8):
-        hook = made.net.register_forward_hook(overflow) if (rank, step) == (1, 7) else None
-        made.step(step)
-        if hook is not None:
-            hook.remove()
-        if step == 6:
-            made.take_scalars()
-    scalars = made.take_scalars()
-    torch.save((scalars["skipped_steps"], scalars.get("loss"), made.net.state_dict()), f"{out}.{rank}")
-    ranks.leave()
-
-
-def test_an_overflow_on_one_rank_is_skipped_by_all(data, tmp_path):
-    recipe = tiny_recipe(data, "train.precision=fp16")
-    multiprocessing.spawn(_rank, args=(str(tmp_path / "meeting"), recipe, str(tmp_path / "out")), nprocs=2)
-    first, second = (torch.load(tmp_path / f"out.{rank}", weights_only=True) for rank in range(2))
-    assert first[:2] == second[:2] == (1.0, None)
-    assert same(first[2], second[2])
-    assert all(bool(torch.isfinite(tensor).all()) for tensor in first[2].values())
-
-
-def test_a_run_survives_an_overflow_in_a_forward_pass(data, tmp_path, monkeypatch):
-    overflowing(monkeypatch, lambda step: step == 6)
-    seen = reported(monkeypatch)
-    run = run_folder(tmp_path, data, "train.precision=fp16")
-    assert session.run(run, Ranks(), StopFlag(), job_id="test").cause == "finished"
-    assert rollbacks(run) == []
-    assert seen[9]["skipped_steps"] >= 1
-    assert all(math.isfinite(scalars.get("loss", 0.0)) for scalars in seen.values())
-
-
-def test_a_report_without_a_good_step_has_no_loss(data, tmp_path, monkeypatch, capsys):
-    """As at the start of fp16, whose loss scaler begins with a scale that overflows."""
-    overflowing(monkeypatch, lambda step: step in (0, 1, 11))
-    seen = reported(monkeypatch)
-    run = run_folder(tmp_path, data, "train.precision=fp16", "train.log_every=1")
-    assert session.run(run, Ranks(), StopFlag(), job_id="test").cause == "finished"
-    assert rollbacks(run) == []
-    assert all(("loss" in scalars) == (scalars["skipped_steps"] == 0) for scalars in seen.values())
-    assert {1, 2, 12} <= {step for step, scalars in seen.items() if "loss" not in scalars} < set(range(1, 13))
-    assert run.progress()["loss"] is None
-    assert "step 12/12 loss - " in capsys.readouterr().out
 
 
 def test_a_loss_that_is_not_finite_in_a_step_that_was_not_skipped_rolls_back(data, tmp_path, monkeypatch):

@@ -131,6 +131,59 @@ def test_what_the_job_does_on_a_node(tmp_path, monkeypatch):
     assert "-m cldctl.clusters.slurm.node_probe" in node_probe.script(tmp_path, [])
 
 
+def test_what_the_job_says_about_the_network_of_its_node(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["node_probe", str(tmp_path)])
+    monkeypatch.setattr("socket.gethostname", lambda: "localhost")
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "nowhere0")
+    monkeypatch.delenv("NCCL_SOCKET_IFNAME", raising=False)
+    assert node_probe.main() == 0
+    probe = node_probe.Probe("answered", "7", answer=read_json(tmp_path / node_probe.ANSWER))
+    found = {check.name: check for check in doctor._answered(probe, 4)}
+    assert found["own name of a node"].verdict == "warn"
+    assert found["GLOO_SOCKET_IFNAME"].verdict == "fail"
+    assert found["GLOO_SOCKET_IFNAME"].found.startswith("nowhere0: that node has only ")
+    assert "lo" in found["GLOO_SOCKET_IFNAME"].found
+    assert "NCCL_SOCKET_IFNAME" not in found, "it is not set"
+
+
+@pytest.mark.parametrize(
+    ("address", "verdict", "words"),
+    [
+        ("10.0.0.7", "ok", "n1 is 10.0.0.7"),
+        ("127.0.1.1", "warn", "n1 is 127.0.1.1 there, which no other node can reach"),
+        (None, "warn", "n1 does not resolve"),
+    ],
+)
+def test_the_own_name_of_a_node(address, verdict, words):
+    check = doctor._own_name("n1", address)
+    assert check.verdict == verdict
+    assert words in check.found
+    assert ("GLOO_SOCKET_IFNAME" in check.advice) == (verdict == "warn")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "verdict"),
+    [
+        ("GLOO_SOCKET_IFNAME", "eth0", "ok"),
+        ("GLOO_SOCKET_IFNAME", "eth0,ib1", "ok"),
+        ("GLOO_SOCKET_IFNAME", "eth0,ib2", "fail"),
+        ("GLOO_SOCKET_IFNAME", "eth", "fail"),
+        ("NCCL_SOCKET_IFNAME", "eth", "ok"),
+        ("NCCL_SOCKET_IFNAME", "en,ib", "ok"),
+        ("NCCL_SOCKET_IFNAME", "en", "fail"),
+        ("NCCL_SOCKET_IFNAME", "=eth0", "ok"),
+        ("NCCL_SOCKET_IFNAME", "=eth", "fail"),
+        ("NCCL_SOCKET_IFNAME", "^docker,lo", "ok"),
+        ("NCCL_SOCKET_IFNAME", "^=eth0", "ok"),
+        ("NCCL_SOCKET_IFNAME", "^eth,ib,lo", "fail"),
+    ],
+)
+def test_variables_that_name_interfaces(variable, value, verdict):
+    check = doctor._interface(variable, value, ["lo", "eth0", "ib0", "ib1"])
+    assert check.verdict == verdict
+    assert ("unset it" in check.advice) == (verdict == "fail")
+
+
 def test_an_sbatch_without_an_answer_has_not_refused(tmp_path, monkeypatch):
     gone = client.Answer(1, "sbatch: error: Unable to contact slurm controller", away=True)
     monkeypatch.setattr(client, "run", lambda command, stdin="": gone)

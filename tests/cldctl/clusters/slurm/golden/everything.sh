@@ -29,7 +29,7 @@ set +e
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output /runs/mine/logs/%j_%t_log.out --error /runs/mine/logs/%j_%t_log.err --kill-on-bad-exit=1 --cpu-bind=cores apptainer exec --nv image.sif PYTHON -u -m submitit.core._submit /runs/mine/logs
+srun --unbuffered --output /runs/mine/logs/%j_%t_log.out --error /runs/mine/logs/%j_%t_log.err --kill-on-bad-exit=1 --cpus-per-task=8 --cpu-bind=cores apptainer exec --nv image.sif PYTHON -u -m submitit.core._submit /runs/mine/logs
 
 
 # teardown

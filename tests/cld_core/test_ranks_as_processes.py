@@ -1,0 +1,147 @@
+"""Ranks that are processes: where they meet, through which interface they talk, and what a suspension does."""
+
+import os
+import signal
+import time
+
+import psutil
+import pytest
+import torch
+import torch.multiprocessing as multiprocessing
+
+from cld_core import network
+from cld_core import ranks as distributed
+from cld_core.place import Place
+from cld_core.ranks import join
+from tests.support.tools import held_port, wait_for
+
+
+def _talk(rank: int, meeting: str, out: str) -> None:
+    torch.set_num_threads(1)
+    ranks = join(Place(rank, 2, init_method=f"file://{meeting}"), gpu=False, timeout_s=600.0)
+    said = (ranks.from_first("hello" if ranks.is_first else None), ranks.mean(float(rank)), ranks.gather(rank))
+    torch.save(said, f"{out}.{rank}")
+    ranks.leave()
+
+
+def test_ranks_meet_at_a_file_talk_and_leave_nothing(tmp_path):
+    multiprocessing.spawn(_talk, args=(str(tmp_path / "meeting"), str(tmp_path / "out")), nprocs=2)
+    first, second = (torch.load(tmp_path / f"out.{rank}") for rank in range(2))
+    assert first == ("hello", 0.5, [0, 1])
+    assert second == ("hello", 0.5, None)
+    assert not (tmp_path / "meeting").exists()
+
+
+# Seconds; two processes that are ready meet in far less.
+SHORT_S, LONG_S = 3.0, 300.0
+
+
+def _add_up(rank: int, meeting: str, pipe) -> None:
+    """Join with the long limit and then with the short one; each time, talk to the other rank when the test says so."""
+    torch.set_num_threads(1)
+    distributed._PATIENCE_S = 0.0
+    pipe.send("loaded")
+    for limit in (LONG_S, SHORT_S):
+        pipe.recv()
+        ranks = join(Place(rank, 2, init_method=f"file://{meeting}.{limit}"), gpu=False, timeout_s=limit)
+        pipe.send("joined")
+        pipe.recv()
+        try:
+            pipe.send(ranks.mean(float(rank)))
+        except RuntimeError as error:
+            pipe.send(f"failed: {error}")
+        ranks.leave()
+
+
+@pytest.fixture
+def two_ranks(tmp_path):
+    """Two processes with `_add_up`, and a pipe to each."""
+    context = multiprocessing.get_context("spawn")
+    pipes, processes = [], []
+    for rank in range(2):
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_add_up, args=(rank, str(tmp_path / "meeting"), theirs), daemon=True)
+        process.start()
+        pipes.append(ours)
+        processes.append(psutil.Process(process.pid))
+    yield processes, pipes
+    for process in processes:
+        process.kill()
+
+
+def received(pipes) -> list:
+    assert all(pipe.poll(120) for pipe in pipes), "a rank does not answer"
+    return [pipe.recv() for pipe in pipes]
+
+
+def suspend(process: psutil.Process) -> None:
+    process.send_signal(signal.SIGSTOP)
+    wait_for(lambda: process.status() == psutil.STATUS_STOPPED)
+
+
+@pytest.mark.slow
+def test_a_suspended_job_goes_on_if_the_limit_is_longer(two_ranks):
+    """As with PreemptMode=SUSPEND: clocks run on while processes are stopped."""
+    processes, pipes = two_ranks
+    first, second = pipes
+    assert received(pipes) == ["loaded"] * 2
+    for pipe in pipes:
+        pipe.send("join")
+    assert received(pipes) == ["joined"] * 2
+    suspend(processes[1])
+    first.send("talk")
+    second.send("talk")
+    time.sleep(0.5)
+    suspend(processes[0])
+    time.sleep(1.5 * SHORT_S)
+    for process in processes:
+        process.send_signal(signal.SIGCONT)
+    assert received(pipes) == [0.5] * 2
+
+    for pipe in pipes:
+        pipe.send("join")
+    assert received(pipes) == ["joined"] * 2
+    suspend(processes[1])
+    first.send("talk")
+    (answer,) = received([first])
+    assert "failed" in answer
+    assert "imed out" in answer
+
+
+def outside() -> str | None:
+    """An address of this machine that is not loopback, if it has one."""
+    for addresses in network.interfaces().values():
+        for address in addresses:
+            if ":" not in address and not network.is_loopback(address):
+                return address
+    return None
+
+
+def _meet(rank: int, host: str, port: int, out: str) -> None:
+    torch.set_num_threads(1)
+    ranks = join(Place(rank, 2, init_method=f"tcp://{host}:{port}"), gpu=False, timeout_s=600.0)
+    mean = ranks.mean(float(rank))
+    listening = {c.laddr.ip for c in psutil.Process().net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+    torch.save((mean, os.environ.get(network.GLOO), listening), f"{out}.{rank}")
+    ranks.leave()
+
+
+@pytest.mark.skipif(outside() is None, reason="this machine has a loopback address only")
+def test_two_processes_talk_through_the_address_of_this_machine(tmp_path, monkeypatch):
+    """Rank 0 meets the other one at a name that is loopback to it, as on the machine of the meeting point."""
+    monkeypatch.delenv(network.GLOO, raising=False)
+    host = outside()
+    context = multiprocessing.get_context("spawn")
+    with held_port() as port:
+        hosts = ("localhost", host)
+        ranks = [context.Process(target=_meet, args=(r, hosts[r], port, str(tmp_path / "out"))) for r in range(2)]
+        for process in ranks:
+            process.start()
+        for process in ranks:
+            process.join()
+    interface = network.interface_with(host, network.interfaces())
+    for rank in range(2):
+        mean, chosen, listening = torch.load(tmp_path / f"out.{rank}", weights_only=False)
+        assert (mean, chosen) == (0.5, interface)
+        assert host in listening
+        assert not any(network.is_loopback(address) for address in listening), listening
