@@ -88,7 +88,7 @@ def test_reseeded_attempts_have_fresh_noise_and_the_loss_no_jump(make, monkeypat
 
     def spying(self, step):
         keys.append(self._key)
-        original(self, step)
+        return original(self, step)
 
     monkeypatch.setattr(Trainer, "_backward", spying)
     original_take = Trainer.take_loss
@@ -234,9 +234,10 @@ def test_a_loss_that_is_not_finite(make, monkeypatch):
     run, original = make(), Trainer._backward
 
     def poisoned(self, step):
-        original(self, step)
+        loss = original(self, step)
         if step == 25:
             next(self.net.parameters()).grad.fill_(torch.nan)
+        return loss
 
     monkeypatch.setattr(Trainer, "_backward", poisoned)
     with pytest.raises(NonFiniteError, match="step 25"):

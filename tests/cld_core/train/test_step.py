@@ -13,7 +13,7 @@ from cld_core.place import Place
 from cld_core.ranks import Ranks, join
 from cld_core.recipe import load
 from cld_core.recipe.optim import OptimSpec
-from cld_core.train.step import Trainer
+from cld_core.train.step import Trainer, moved
 from tests.support.images import clone
 from tests.support.paths import RECIPES
 from tests.support.tools import same
@@ -170,6 +170,26 @@ def test_the_rate_warms_up_linearly():
     spec = OptimSpec(lr=2.0, warmup_steps=4)
     assert [optim.rate(spec, step) for step in range(6)] == [0.0, 0.5, 1.0, 1.5, 2.0, 2.0]
     assert optim.rate(OptimSpec(lr=2.0), 0) == 2.0
+
+
+class Elsewhere:
+    """A tensor on some device, as far as `moved` looks at it."""
+
+    def __init__(self, device: str, pinned: bool = False):
+        self.device, self.pinned = torch.device(device), pinned
+
+    def pin_memory(self):
+        return Elsewhere("cpu", pinned=True)
+
+    def to(self, device, *, non_blocking):
+        return (self.device.type, self.pinned, device.type, non_blocking)
+
+
+def test_a_batch_reaches_a_gpu_without_waiting():
+    cpu, gpu = torch.device("cpu"), torch.device("cuda", 0)
+    assert moved(Elsewhere("cpu"), gpu) == ("cpu", True, "cuda", True)
+    assert moved(Elsewhere("cuda:0"), gpu) == ("cuda", False, "cuda", True)
+    assert moved(Elsewhere("cpu"), cpu) == ("cpu", False, "cpu", True), "pinning needs a GPU"
 
 
 def test_nothing_of_the_state_changes_before_the_update():
