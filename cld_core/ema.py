@@ -37,8 +37,8 @@ class Ema:
 
     @torch.no_grad()
     def update_unless(self, skip: Tensor) -> None:
-        """`update` where ``skip``, a scalar on the device, is 0, and nothing where it is 1. Does not wait for it."""
-        good = 1.0 - skip.double()
+        """Do nothing if ``skip``, a bool scalar on the device, and `update` otherwise. Does not wait for the device."""
+        good = (~skip).double()
         self._updates = updates = self._updates + good
         decay = torch.clamp((1.0 + updates) / (10.0 + updates), max=self.decay)
         # The kernels for lists want a factor of the same type.

@@ -34,7 +34,7 @@ class GradientFilter:
 
     @torch.no_grad()
     def check(self, norm: Tensor) -> Tensor:
-        """1 if the step with a gradient of this norm is to be skipped, else 0; a float scalar on the device."""
+        """Whether the step with a gradient of this norm is to be skipped; a bool scalar on the device."""
         infinite = ~torch.isfinite(norm)
         exploded = (norm > self._growth * self._mean) & (self._good >= _SETTLED) & ~infinite
         skip = infinite | exploded
@@ -43,7 +43,7 @@ class GradientFilter:
         weight = torch.clamp(1.0 / (self._good + 1.0), min=1.0 / _MEMORY)
         self._mean.copy_(torch.where(skip, self._mean, torch.lerp(self._mean, norm.float(), weight)))
         self._good += ~skip
-        return skip.float()
+        return skip
 
     def bad(self) -> int:
         """Harmful steps since the last `take_skipped`. Waits for the device."""
@@ -76,9 +76,9 @@ class MeanLoss:
         self._good = torch.zeros((), device=ranks.device)
 
     def add(self, loss: Tensor, skip: Tensor) -> None:
-        """Count this rank's ``loss`` of a step if ``skip``, which is the same on all ranks, is 0 and not 1."""
-        self._sum += loss.masked_fill(skip.bool(), 0.0)
-        self._good += 1.0 - skip
+        """Count this rank's ``loss`` of a step unless ``skip``, a bool scalar which is the same on all ranks."""
+        self._sum += loss.masked_fill(skip, 0.0)
+        self._good += ~skip
 
     def take(self) -> float | None:
         """The mean over the steps since the last call, None if all were skipped. Waits for the device and all ranks."""

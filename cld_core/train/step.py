@@ -104,7 +104,7 @@ class Trainer:
         # Not through scaler.step, which only checks for infinite gradients.
         if self._skips_on_device:
             # GradScaler itself makes fused optimisers skip this way; torch declares no such attribute.
-            self.optimiser.found_inf = skip  # type: ignore[attr-defined]
+            self.optimiser.found_inf = skip.float()  # type: ignore[attr-defined]
             self.optimiser.step()
         elif not skipped:
             self.optimiser.step()
@@ -196,7 +196,7 @@ class Trainer:
             raise CheckpointError(text) from error
 
     def _backward(self, step: int) -> Tensor:
-        """Gradients of the mean loss over the global batch; returns this rank's share of that loss, float64."""
+        """Gradients of the mean loss over the global batch; returns this rank's share of that loss."""
         train, device = self.recipe.train, self.ranks.device
         rows = self.ranks.rows(train.batch_size)
         x = moved(self.source.batch(*self._key, step, train.batch_size, rows), device)
@@ -205,7 +205,7 @@ class Trainer:
         draws = self.loss.draw(noise, train.batch_size, self.source.shape, device).rows(rows)
         if self._dropout:
             torch.manual_seed(seeds.key_of(*self._key, step, "dropout", self.ranks.rank))
-        total = torch.zeros((), dtype=torch.float64, device=device)
+        shares = []
         size = train.micro_batch or len(x)
         starts = range(0, len(x), size)
         for start in starts:
@@ -216,9 +216,9 @@ class Trainer:
                 # DDP averages over the ranks, whose shares may differ by a row: weight by rows, not by ranks.
                 loss = losses.sum() * (self.ranks.world_size / train.batch_size)
                 self.scaler.scale(loss).backward()
-            total += loss.detach()
+            shares.append(loss.detach())
         self._steps += 1
-        return total
+        return sum(shares[1:], start=shares[0])
 
 
 def moved(x: Tensor, device: torch.device) -> Tensor:
