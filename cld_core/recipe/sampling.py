@@ -24,6 +24,9 @@ class SamplingSpec:
     eps: float = key(1e-3, "time at which the reverse process ends", gt=0, lt=1)
     denoise: bool = key(True, "end with a noise-free step of size eps")
     compile: bool = key(False, "torch.compile the network that samples are drawn with; GPUs: with CUDA graphs")
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = key(
+        "fp32", "precision of the network that samples are drawn with; tf32: on GPUs", added=True
+    )
 
     def canonical(self) -> Self:
         """The same sampler with "auto" replaced by the grid that it means: equal if the samples are equal."""
