@@ -1,4 +1,4 @@
-"""How a network computes: in which precision, and with which memory format of images. Training and sampling share it."""
+"""How a network computes: its precision and the memory format of images. Training and sampling share this."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""Ids of evaluations that older versions requested: a key that was added later changes none while it has its default."""
+"""Ids of evaluations stay what older versions made them: a key that was added later is in none at its default."""
 
 from dataclasses import replace
 
