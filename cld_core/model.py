@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import nets, sampling, sde, seeds
+from . import nets, numerics, sampling, sde, seeds
 from .checkpoint import safetensors_file
 from .checkpoint.load import load, newest_good
 from .data.source import Source, source
-from .ema import Ema
 from .errors import CheckpointError, NotFoundError, RecipeError, UsageError
+from .nets import precision as precisions
 from .nets.compiled import Compiled
 from .recipe import Recipe, from_dict, with_overrides
 from .recipe.sampling import SamplingSpec
@@ -51,17 +51,24 @@ class Model:
         if net is None:
             net = nets.build(recipe.network, data_shape=self.data_shape, halves_in=self.sde.n, halves_out=self.sde.m)
             net.to(self.device).eval()
+            if precisions.prefers_channels_last(self.device):
+                precisions.store_channels_last(net)
         self.net = net
-        self.score = Score(self.sde, recipe.objective, self.net)
-        self._compiled: Score | None = None
+        self._scores: dict[tuple[bool, str], Score] = {}
+        self.score = self.score_of(compiled=False)
 
-    def score_of(self, *, compiled: bool) -> Score:
-        """`score`, or the same through `torch.compile`; its first calls compile and take a while."""
-        if not compiled:
-            return self.score
-        if self._compiled is None:
-            self._compiled = Score(self.sde, self.recipe.objective, Compiled(self.net))
-        return self._compiled
+    def score_of(self, *, compiled: bool, precision: str = "fp32") -> Score:
+        """`score`, or the same with the network in another precision of `sampling.precision`.
+
+        Args:
+            compiled: through `torch.compile`; the first calls compile and take a while.
+        """
+        known = self._scores.get((compiled, precision))
+        if known is None:
+            net = precisions.prepared(self.net, self.device, precision)
+            known = Score(self.sde, self.recipe.objective, Compiled(net) if compiled else net)
+            self._scores[compiled, precision] = known
+        return known
 
     @property
     def is_image(self) -> bool:
@@ -75,15 +82,16 @@ class Model:
         recipe = folder.recipe()
         step = pick_checkpoint(folder, recipe, checkpoint)
         model = cls(recipe, device or _default_device(), step=step)
-        state = load(folder, step, model_digest=recipe.model_digest(), device=model.device)
+        # Mapped, not read: the weights as they are trained and the optimiser's moments stay on the disk.
+        state = load(folder, step, model_digest=recipe.model_digest())
+        trained = {name for name, parameter in model.net.named_parameters() if parameter.requires_grad}
         try:
-            model.net.load_state_dict(state["model"], strict=True)
-            ema = Ema(model.net, recipe.train.ema)
-            ema.load_state_dict(state["ema"])
+            fixed = {name: tensor for name, tensor in state["model"].items() if name not in trained}
+            model.net.load_state_dict({**state["ema"]["average"], **fixed}, strict=True)
         except (KeyError, RuntimeError) as error:
             path = folder.checkpoint_file(step)
-            raise CheckpointError(f"{path}: does not fit the recipe: {error}. Use the recipe that wrote it.") from error
-        ema.write()
+            text = f"does not fit the recipe: {_in_one_line(error)}. Use the recipe that wrote it."
+            raise CheckpointError(f"{path}: {text}") from error
         model.net.requires_grad_(False)
         return model
 
@@ -96,7 +104,8 @@ class Model:
             model = cls(recipe, device or _default_device(), step=int(about["step"]))
             model.net.load_state_dict(tensors, strict=True)
         except (KeyError, ValueError, RuntimeError, RecipeError) as error:
-            raise CheckpointError(f"{file}: recipe and tensors do not match: {error}. Export it again.") from error
+            text = f"recipe and tensors do not match: {_in_one_line(error)}. Export it again."
+            raise CheckpointError(f"{file}: {text}") from error
         model.net.requires_grad_(False)
         return model
 
@@ -130,12 +139,13 @@ class Model:
             text = "needs n of at least 1, and seed and first of at least 0"
             raise UsageError(f"sampling {text}, not n={n}, seed={seed}, first={first}.")
         spec = self._sampling(settings)
-        score = self.score_of(compiled=spec.compile)
+        score = self.score_of(compiled=spec.compile, precision=spec.precision)
         parts = []
-        for start in range(first, first + n, batch_size or n):
-            last = min(start + (batch_size or n), first + n)
-            noise = seeds.SampleNoise(seed, "sample", first=start, last=last, device=self.device)
-            parts.append(sampling.sample(score, self.sde, spec, noise, self.data_shape, self.device))
+        with numerics.using(tf32=spec.precision == "tf32"):
+            for start in range(first, first + n, batch_size or n):
+                last = min(start + (batch_size or n), first + n)
+                noise = seeds.SampleNoise(seed, "sample", first=start, last=last, device=self.device)
+                parts.append(sampling.sample(score, self.sde, spec, noise, self.data_shape, self.device))
         return sampling.Samples.cat(parts)
 
     def _sampling(self, settings: dict[str, Any]) -> SamplingSpec:
@@ -149,6 +159,11 @@ class Model:
 def _checked(recipe: Recipe, changes: tuple[str, ...]) -> SamplingSpec:
     """Cached: checking takes milliseconds, longer than drawing a few samples."""
     return with_overrides(recipe, changes, "sample").sampling
+
+
+def _in_one_line(error: Exception) -> str:
+    """torch lists what does not fit on lines of their own."""
+    return " ".join(str(error).split()).rstrip(".")
 
 
 def _default_device() -> str:

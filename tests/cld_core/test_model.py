@@ -7,6 +7,7 @@ import torch
 
 import cld_core
 from cld_core.checkpoint import safetensors_file
+from cld_core.checkpoint.write import write
 from cld_core.errors import CheckpointError, NotFoundError, RecipeError, UsageError
 from cld_core.ranks import Ranks
 from cld_core.recipe import load
@@ -51,6 +52,63 @@ def test_the_weights_are_the_averaged_ones(run):
     for name, average in state["ema"]["average"].items():
         assert torch.equal(net[name], average)
         assert not torch.equal(net[name], state["model"][name])
+
+
+class Opened(dict):
+    """A dictionary that notes which of its entries are looked at."""
+
+    def __init__(self, content, seen):
+        super().__init__(content)
+        self.seen = seen
+
+    def __getitem__(self, name):
+        self.seen.add(name)
+        return super().__getitem__(name)
+
+
+@pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter")
+def test_only_the_averaged_weights_reach_the_device(run, monkeypatch):
+    """A device without memory stands for a GPU, where optimiser and trained weights take three times as much."""
+    read, opened, looked_at, copied = torch.load, [], set(), []
+    copy = torch.Tensor.copy_
+
+    def reading(*args, **keywords):
+        opened.append(keywords)
+        return Opened(read(*args, **keywords), looked_at)
+
+    def copying(tensor, source, *args, **keywords):
+        copied.append(source)
+        return copy(tensor, source, *args, **keywords)
+
+    monkeypatch.setattr(torch, "load", reading)
+    monkeypatch.setattr(torch.Tensor, "copy_", copying)
+    net = cld_core.load(run.path, 20, device="meta").net
+    assert {weight.device.type for weight in net.parameters()} == {"meta"}
+    assert opened == [{"map_location": "cpu", "weights_only": True, "mmap": True}]
+    assert looked_at == {"model", "ema"}
+    state = read(run.checkpoint_file(20), weights_only=True)
+    averages = state["ema"]["average"]
+    fixed = [name for name, _ in net.named_buffers()]
+    assert len(copied) == len(averages) + len(fixed) == len(net.state_dict())
+    assert all(any(torch.equal(one, average) for one in copied) for average in averages.values())
+
+
+@pytest.mark.parametrize("spoil", ["missing", "unknown", "shape"])
+def test_averages_of_another_network_are_refused(run, tmp_path, spoil):
+    folder = RunFolder.create(tmp_path / "spoilt", run.recipe(), {"created": 1.0})
+    state = torch.load(run.checkpoint_file(20), weights_only=True)
+    averages = state["ema"]["average"]
+    name, tensor = next(iter(averages.items()))
+    match spoil:
+        case "missing":
+            del averages[name]
+        case "unknown":
+            averages["other"] = tensor
+        case "shape":
+            averages[name] = tensor[:1]
+    write(folder, 20, state)
+    with pytest.raises(CheckpointError, match=r"does not fit the recipe: .*(Missing|Unexpected|size mismatch)"):
+        cld_core.load(folder.path)
 
 
 def test_a_chosen_checkpoint(run):

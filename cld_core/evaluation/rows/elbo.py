@@ -1,5 +1,6 @@
 """Likelihood bounds of test examples."""
 
+from cld_core import numerics
 from cld_core.likelihood import likelihood
 from cld_core.seeds import SampleNoise
 from cld_core.shards.files import Arrays
@@ -13,6 +14,7 @@ FIELDS = ("elbo", "paper_elbo", "importance_bound", "nfe")
 class ElboRows(RowComputer):
     """`FIELDS` of the test examples ``first <= i < last``, each (last - first,)."""
 
+    @numerics.using(tf32=False)
     def compute(self, first: int, last: int) -> Arrays:
         model, seed, spec = self.model, self.request.seed, self.request.elbo
         x = model.source.dequantised_test_data(seed, first, last).to(model.device)

@@ -2,6 +2,7 @@
 
 import torch
 
+from cld_core import numerics
 from cld_core.loss import ScoreMatching
 from cld_core.seeds import SampleNoise
 from cld_core.shards.files import Arrays
@@ -12,6 +13,7 @@ from .base import RowComputer
 class LossRows(RowComputer):
     """``loss`` of the test examples ``first <= i < last``, (last - first,); each has its own times and noise."""
 
+    @numerics.using(tf32=False)
     @torch.no_grad()
     def compute(self, first: int, last: int) -> Arrays:
         model, seed, draws = self.model, self.request.seed, self.request.loss.draws

@@ -50,6 +50,33 @@ def test_a_spec_selects_its_own_variant(section):
             assert getattr(variant.spec(), SECTIONS[section].selector) == name
 
 
+@pytest.mark.parametrize("eta", ["0.3", "1"])
+def test_noise_with_order_three_and_the_corrector_is_refused(eta):
+    message = refused("sampling.method=exponential", "sampling.order=3", f"sampling.eta={eta}")
+    assert "'sampling.order' cannot be 3 with sampling.corrector=true and" in message
+    assert "Set sampling.order=2 and sampling.corrector=false." in message
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ("nfe=10", "order=3", "corrector=false", "grid_power=3"),  # recommended
+        ("nfe=20",),
+        ("nfe=50",),
+        ("nfe=50", "order=2", "corrector=false", "eta=1", "grid_power=2"),
+        ("nfe=50", "order=2"),  # images
+        ("nfe=20", "order=0", "corrector=false"),  # DDIM
+        ("nfe=10", "order=1", "corrector=false", "eta=0.3", "grid_power=3"),
+        ("nfe=25", "order=3", "eta=0.1"),
+        ("nfe=25", "order=3", "corrector=false", "eta=1"),
+        ("nfe=25", "order=3"),
+    ],
+    ids=" ".join,
+)
+def test_recommended_and_documented_settings_are_not_refused(keys):
+    assert sampling("method=exponential", *keys).method == "exponential"
+
+
 def test_a_method_keeps_the_keys_that_both_have():
     exponential = ["method=exponential", "order=3", "grid_power=3", "nfe=20", "eps=1e-4"]
     spec = sampling(*exponential)

@@ -8,8 +8,8 @@ import torch
 from scipy.integrate import solve_ivp
 
 from cld_core.analytic import diamond, gaussian
-from cld_core.sampling import sample
-from cld_core.sampling.exponential import lagrange, steps
+from cld_core.sampling import exponential, sample
+from cld_core.sampling.exponential import lagrange, steps, widening
 from cld_core.sampling.grids import linear, power, quadratic
 from cld_core.sampling.quadrature import segments
 from cld_core.sde import CLD, VPSDE
@@ -90,6 +90,70 @@ def test_the_stochastic_form_ends_in_the_law_of_the_flow(sde, order, measured, w
     assert orders(differences)[0] == pytest.approx(measured, abs=within), differences
     # At eps = 1e-3 the law of the data itself has not been reached: VPSDE is 1e-4 away.
     assert float(found[-1][0, 0].sqrt()) == pytest.approx(0.5, abs=1e-2 if order == 0 else 3e-4)
+
+
+def weak_order(sde, numbers=(200, 400, 800), **keys):
+    """Of the covariance, from three numbers of steps."""
+    specs = [spec_of("exponential", eta=1.0, denoise=False, nfe=n, **keys) for n in numbers]
+    found = [output_covariance(sde, spec) for spec in specs]
+    return orders([float((a - b).abs().max()) for a, b in pairwise(found)])[0]
+
+
+@pytest.mark.parametrize(
+    ("order", "corrector"), [(0, True), (1, False), (1, True), (2, False), (2, True), (3, False), (3, True)]
+)
+def test_noise_limits_the_weak_order_to_two(order, corrector):
+    """VPSDE, where all of the score is interpolated. Without noise these orders are 2 to 4."""
+    assert weak_order(VP, order=order, corrector=corrector, grid_power=2.0) == pytest.approx(2.0, abs=0.15)
+
+
+def test_noise_limits_the_weak_order_of_cld_in_the_end():
+    """What is left of the score beside its known part is small: for tens of steps the order looks higher."""
+    keys = {"order": 3, "corrector": False}
+    assert weak_order(CONSTANT, (25, 50, 100), **keys) > 2.5
+    assert weak_order(CONSTANT, **keys) == pytest.approx(2.0, abs=0.1)
+
+
+RECOMMENDED_WITH_NOISE = {"order": 2, "corrector": False, "eta": 1.0, "grid_power": 2.0}
+
+
+@pytest.mark.parametrize("nfe", [50, 100, 150])
+@pytest.mark.parametrize("sde", [CONSTANT, RISING], ids=["constant", "rising"])
+def test_recommended_settings_keep_narrow_data_narrow(sde, nfe):
+    assert widening(sde, spec_of("exponential", nfe=nfe, **RECOMMENDED_WITH_NOISE)) == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize("sde", [CONSTANT, VP], ids=["cld", "vpsde"])
+@pytest.mark.parametrize("settings", [{"order": 3, "corrector": False}, {"eta": 0.3}, {"eta": 1.0}], ids=str)
+def test_widening_is_that_of_samples(settings, sde):
+    """Of normal data on a line, whose score is linear."""
+    spec, law = spec_of("exponential", nfe=12, **settings), gaussian(0.04, d=1)
+    x = sample(law.score(sde), sde, spec, SampleNoise(0, first=0, last=20_000), (1,)).x.double()
+    assert float(x.square().mean().sqrt()) / 0.04 == pytest.approx(widening(sde, spec), rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("sde", "settings", "warned"),
+    [
+        (VP, {"eta": 1.0, "nfe": 20}, True),
+        (VP, {"eta": 1.0, "nfe": 50}, False),
+        (CONSTANT, {"eta": 1.0, "nfe": 10}, True),
+        (CONSTANT, {"eta": 1.0, "nfe": 20}, False),
+        (CONSTANT, {**RECOMMENDED_WITH_NOISE, "nfe": 50}, False),
+        (VP, {"nfe": 3}, False),
+    ],
+    ids=str,
+)
+def test_noise_that_grows_from_step_to_step_is_reported_once(sde, settings, warned, caplog):
+    exponential._warn_of_growing_noise.cache_clear()
+    spec = spec_of("exponential", **settings)
+    for _ in range(2):
+        sample(gaussian(d=1).score(sde), sde, spec, SampleNoise(0, first=0, last=2), (1,))
+    found = [record.getMessage() for record in caplog.records]
+    assert len(found) == int(warned)
+    if warned:
+        assert f"sampling.nfe={spec.nfe} is too small for sampling.eta=1" in found[0]
+        assert "times too wide. Raise" in found[0]
 
 
 def test_order_zero_for_vpsde_is_ddim():

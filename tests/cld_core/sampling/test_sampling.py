@@ -126,7 +126,7 @@ METHODS = [
     {"method": "sscs", "sscs_order": 2},
     {"method": "ode"},
     {"method": "exponential"},
-    {"method": "exponential", "order": 3, "eta": 0.5},
+    {"method": "exponential", "order": 3, "corrector": False, "eta": 0.5},
 ]
 
 

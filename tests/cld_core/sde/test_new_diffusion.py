@@ -161,7 +161,7 @@ METHODS = [
     {"method": "sscs", "nfe": 12},
     {"method": "sscs", "nfe": 12, "sscs_order": 2, "grid": "quadratic"},
     {"method": "exponential", "nfe": 10},
-    {"method": "exponential", "nfe": 10, "order": 3, "eta": 0.7, "denoise": False},
+    {"method": "exponential", "nfe": 10, "order": 3, "corrector": False, "eta": 0.7, "denoise": False},
 ]
 
 

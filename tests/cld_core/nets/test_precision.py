@@ -1,0 +1,134 @@
+"""Precision and memory format of the network that samples are drawn with."""
+
+import shutil
+
+import pytest
+import torch
+from torch import nn
+
+from cld_core import numerics
+from cld_core.model import Model
+from cld_core.nets import precision
+from cld_core.nets.compiled import Compiled
+from cld_core.recipe import load
+from tests.support.images import TINY, make_images
+from tests.support.paths import RECIPES
+
+TOY = load(RECIPES / "toy.yaml", ["network.width=16", "network.layers=2"])
+CPU = torch.device("cpu")
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on CPUs")
+
+
+@pytest.fixture
+def model() -> Model:
+    torch.manual_seed(0)
+    return Model(TOY)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    data = make_images(tmp_path_factory.mktemp("precision") / "set")
+    recipe = load(RECIPES / "cifar10_smoke.yaml", [*TINY, f"data.path={data}", "sampling.nfe=3"])
+
+    def made() -> Model:
+        torch.manual_seed(0)
+        net = Model(recipe)
+        with torch.no_grad():
+            for weight in net.net.parameters():  # the last layer starts at 0
+                weight.copy_(0.1 * torch.randn(weight.shape))
+        return net
+
+    return made
+
+
+def layers_of(model: Model, kind: type[nn.Module]) -> list[torch.Tensor]:
+    """The outputs of its layers of a kind, in a list that grows with every call."""
+    outputs: list[torch.Tensor] = []
+    for layer in model.net.modules():
+        if isinstance(layer, kind):
+            layer.register_forward_hook(lambda _, inputs, output: outputs.append(output))
+    return outputs
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [("fp32", torch.float32), ("tf32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)],
+)
+@pytest.mark.parametrize("method", ["ode", "exponential"])
+def test_the_network_alone_computes_in_it(model, name, dtype, method):
+    # Nearer to the data, an untrained network leads beyond the largest number of fp16.
+    settings = {"method": method, "eps": 0.5, **({"rtol": 0.1, "atol": 0.1} if method == "ode" else {"nfe": 6})}
+    outputs = layers_of(model, nn.Linear)
+    exact = model.sample(20, **settings)
+    outputs.clear()
+    found = model.sample(20, precision=name, **settings)
+    assert {output.dtype for output in outputs} == {dtype}
+    assert found.dtype == torch.float32
+    if dtype == torch.float32:
+        assert torch.equal(found, exact)
+    elif method == "exponential":  # the steps of the other depend on rounding
+        assert 0 < float((found - exact).norm() / exact.norm()) < 0.05
+
+
+def test_the_score_has_the_precision_of_its_input(model):
+    score = model.score_of(compiled=False, precision="bf16")
+    model.net.requires_grad_(False)
+    u = torch.randn(5, 4)
+    exact = model.score(u, 0.5)
+    torch.testing.assert_close(score(u, 0.5), exact, rtol=0.05, atol=0.05 * float(exact.abs().max()))
+    assert score(u.double(), 0.5).dtype == torch.float64
+    assert model.score_of(compiled=False, precision="bf16") is score
+    assert model.score_of(compiled=False) is model.score
+
+
+@needs_compiler
+def test_it_can_be_compiled(model):
+    model.net.requires_grad_(False)
+    score = model.score_of(compiled=True, precision="bf16")
+    assert isinstance(score.net, Compiled)
+    found = model.sample(20, method="exponential", nfe=6, compile=True, precision="bf16")
+    plain = model.sample(20, method="exponential", nfe=6, precision="bf16")
+    torch.testing.assert_close(found, plain, rtol=0.05, atol=0.05)
+
+
+def test_on_the_cpu_nothing_is_changed(images):
+    made = images()
+    assert made.score.net is made.net
+    assert all(weight.is_contiguous() for weight in made.net.parameters())
+    precision.store_channels_last(made.net)  # as `train.channels_last` does
+    assert precision.prepared(made.net, CPU, "fp32") is made.net
+
+
+@pytest.mark.parametrize("name", ["fp32", "bf16"])
+def test_images_are_computed_with_channels_last_where_that_is_preferred(images, name, monkeypatch):
+    exact = images().sample(3, precision=name)
+    monkeypatch.setattr(precision, "prefers_channels_last", lambda device: True)
+    made, seen = images(), []
+    made.net.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    found = made.sample(3, precision=name)
+    assert {u.is_contiguous(memory_format=torch.channels_last) for u in seen} == {True}
+    assert any(weight.ndim == 4 and not weight.is_contiguous() for weight in made.net.parameters())
+    tolerance = 1e-4 if name == "fp32" else 0.1
+    torch.testing.assert_close(found, exact, rtol=tolerance, atol=tolerance)
+
+
+def test_a_network_that_is_given_keeps_its_format(images, monkeypatch):
+    """That of training, whose optimiser and ranks hold on to it."""
+    monkeypatch.setattr(precision, "prefers_channels_last", lambda device: True)
+    made = images()
+    plain = nn.Conv2d(3, 3, 3)
+    assert Model(made.recipe, net=plain, data=made.source).score.net is plain
+    assert plain.weight.is_contiguous()
+
+
+@pytest.mark.parametrize(("device", "preferred"), [("cpu", False), ("cuda", True), ("mps", False)])
+def test_only_gpus_prefer_channels_last(device, preferred):
+    assert precision.prefers_channels_last(torch.device(device)) == preferred
+
+
+def test_autocast_survives_the_settings_of_training(model):
+    """Periodic work samples in its own precision."""
+    with torch.autocast("cpu", dtype=torch.float16), numerics.using(tf32=True):
+        outputs = layers_of(model, nn.Linear)
+        model.sample(2, method="exponential", nfe=3, precision="bf16")
+        assert {output.dtype for output in outputs} == {torch.bfloat16}

@@ -1,0 +1,83 @@
+"""Noise of samples: the same numbers on any device, because it is always drawn on the CPU."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import cld_core
+from cld_core import seeds
+from cld_core.seeds import SAMPLE_BLOCK, SampleNoise, generator
+
+DRAWS = {
+    "normal": lambda noise: noise.normal((3, 2)),
+    "uniform": lambda noise: noise.uniform((3, 2)),
+    "uniform in float64": lambda noise: noise.uniform((), torch.float64),
+    "rademacher": lambda noise: noise.rademacher((3, 2)),
+}
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, 5), (30, 70), (64, 96)])
+def test_a_sample_has_the_numbers_of_its_block(first, last):
+    noise = SampleNoise(3, "sample", first=first, last=last)
+    blocks = range(first // SAMPLE_BLOCK, (last - 1) // SAMPLE_BLOCK + 1)
+    generators = [generator(3, "sample", "block", block) for block in blocks]
+    for shape in ((3, 2), (5,)):  # one call after another
+        whole = torch.cat([torch.randn(SAMPLE_BLOCK, *shape, generator=g) for g in generators])
+        start = first - blocks[0] * SAMPLE_BLOCK
+        assert torch.equal(noise.normal(shape), whole[start : start + last - first])
+
+
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+def test_another_device_gets_the_numbers_of_the_cpu(draw, monkeypatch):
+    """A device without generators stands for a GPU, whose generators depend on the model of the card."""
+    delivered, to = [], torch.Tensor.to
+
+    def record(tensor, *args, **keywords):
+        if torch.device("meta") in args:
+            delivered.append(tensor)
+        return to(tensor, *args, **keywords)
+
+    monkeypatch.setattr(torch.Tensor, "to", record)
+    wanted = draw(SampleNoise(3, first=30, last=70))
+    found = draw(SampleNoise(3, first=30, last=70, device="meta"))
+    assert (found.device.type, found.shape, found.dtype) == ("meta", wanted.shape, wanted.dtype)
+    (numbers,) = delivered
+    assert torch.equal(numbers, wanted)
+
+
+class Recorder:
+    """What is done to a tensor on its way to a device."""
+
+    def __init__(self) -> None:
+        self.calls: list[object] = []
+
+    def pin_memory(self):
+        self.calls.append("pinned")
+        return self
+
+    def to(self, device, *, non_blocking):
+        self.calls.append((device, non_blocking))
+        return self
+
+
+@pytest.mark.parametrize(
+    ("device", "calls"),
+    [
+        ("cpu", []),
+        ("cuda:1", ["pinned", (torch.device("cuda:1"), True)]),
+        ("mps", [(torch.device("mps"), False)]),
+    ],
+)
+def test_cuda_devices_get_it_through_pinned_memory_without_waiting(device, calls):
+    recorder = Recorder()
+    assert seeds.delivered(recorder, torch.device(device)) is recorder
+    assert recorder.calls == calls
+
+
+def test_training_alone_makes_generators_of_a_device():
+    making = re.compile(r"Generator\([^)]|generator\([^)]*device=")
+    folder = Path(cld_core.__file__).parent
+    files = {str(file.relative_to(folder)) for file in folder.rglob("*.py") if making.search(file.read_text())}
+    assert files == {"seeds.py", "train/step.py"}
