@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from cld_core.nets import compiled
 from cld_core.ranks import Ranks
 from cld_core.recipe.train import TrainSpec
 
@@ -23,7 +24,7 @@ def prepare(net: nn.Module, spec: TrainSpec, ranks: Ranks) -> nn.Module:
     if spec.channels_last:
         # Documented, but no overload in torch's annotations takes this argument alone.
         net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    model: Any = torch.compile(net) if spec.compile else net
+    model: Any = compiled.compiled(compiled.Watched(net)) if spec.compile else net
     if ranks.world_size == 1:
         return model
     return DistributedDataParallel(
