@@ -35,10 +35,10 @@ def fir_kernel(taps: Sequence[float]) -> Tensor:
 
 
 def phase_filters(kernel: Tensor) -> Tensor:
-    """The filters of ``kernel`` (K, K), K even, that one place of each output block of 2x2 pixels sees: (4, L, L), L odd.
+    """What is left of ``kernel`` (K, K), K even, for each of the 4 places in an output block of 2x2: (4, L, L), L odd.
 
-    Of the taps, every second one meets a pixel and the others meet inserted zeros. Where the number of those is even,
-    a zero at one end makes it odd, so that the filters of all places have the same centre.
+    Every second tap meets a pixel, and the others meet inserted zeros. Where their number is even, a zero at one end
+    makes it odd, so that the filters of all places have the same centre.
     """
     half = kernel.shape[0] // 2
     length = half // 2 * 2 + 1
