@@ -62,9 +62,9 @@ def _warn(rows: int) -> None:
     global _warned
     if not _warned:
         _warned = True
-        cause = f"this process has compiled {compilations()} sizes and modes, and the limit is {LIMIT}"
+        count = f"this process has compiled {compilations()} sizes and modes of at most {LIMIT}"
         fix = "Use fewer batch sizes, or set `compile` to false in the recipe"
-        _log.warning("a batch of %d runs uncompiled, which is slower but as accurate: %s. %s.", rows, cause, fix)
+        _log.warning("a batch of %d runs uncompiled, which is slower but as accurate: %s. %s.", rows, count, fix)
 
 
 class Compiled(nn.Module):

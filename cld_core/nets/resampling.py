@@ -131,8 +131,9 @@ class Resample(nn.Module):
         self.direction = direction
         self.form: Form = "transposed"
         kernel = None if fir is None else fir_kernel(fir)
+        phases = None if kernel is None or direction == "down" else phase_filters(4 * kernel)
         self.register_buffer("kernel", kernel, persistent=False)
-        self.register_buffer("phases", None if kernel is None else phase_filters(4 * kernel), persistent=False)
+        self.register_buffer("phases", phases, persistent=False)
 
     def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor:
         """`temb` is ignored: it lets a resampling layer take the place of a residual block."""
