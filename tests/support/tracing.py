@@ -1,4 +1,7 @@
-"""torch.compile without generating code, which takes seconds for each size and changes the rounding."""
+"""Backends for torch.compile that generate no code, which takes seconds for each size and changes the rounding.
+
+They take the place of `cld_core.nets.compiled.BACKEND`.
+"""
 
 from torch._dynamo.backends.registry import lookup_backend
 
@@ -6,7 +9,12 @@ from torch._dynamo.backends.registry import lookup_backend
 graphs: list[int] = []
 
 
-def backend(graph, inputs, **options):
-    """Takes the place of `cld_core.nets.compiled.BACKEND`: graphs are traced, cut and differentiated as always."""
+def trace(graph, inputs, **options):
+    """Graphs are traced, and run operation by operation."""
+    return graph.forward
+
+
+def differentiate(graph, inputs, **options):
+    """Graphs are counted, cut for several ranks, and have backward graphs, as always."""
     graphs.append(sum(node.op.startswith("call") for node in graph.graph.nodes))
     return lookup_backend("aot_eager")(graph, inputs)

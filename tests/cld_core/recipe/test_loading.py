@@ -78,7 +78,7 @@ def test_interpolation(tmp_path):
         ("train.steps=true", ["be true", "whole number"]),
         ("train.tf32=1", ["true or false"]),
         ("train.compile=1", ["cannot be 1", "one of auto, true, false"]),
-        ("train.compile=ture", ["one of auto, true, false", "Did you mean 'true'"]),
+        ("train.compile=automatic", ["one of auto, true, false", "Did you mean 'auto'"]),
         ("optim.lr=-1", ["-1", "> 0"]),
         ("optim.lr=.inf", ["a number"]),
         ("optim.lr=", ["be null", "a number"]),

@@ -36,8 +36,10 @@ class FakeCard:
         self.order, self.released, self.on_take = [], 0, lambda: None
         self._prepare = tuning.prepare
         monkeypatch.setattr(tuning, "prepare", self.prepare)
-        monkeypatch.setattr(compiled, "BACKEND", tracing.backend)
+        monkeypatch.setattr(compiled, "BACKEND", tracing.trace)
         monkeypatch.setattr(forms, "WORTH_COMPILING_S", 0.0)
+        monkeypatch.setattr(tuning, "WARM_UP", 1)
+        monkeypatch.setattr(tuning, "PASSES", 2)
         self.card = Card("a fake card", self.clock, self.release)
 
     def clock(self):
@@ -99,25 +101,29 @@ def test_the_fastest_form_is_chosen_printed_and_written_down(data, ledger, card,
 
 
 def test_the_same_kind_of_place_is_not_measured_again(data, ledger, card, capsys):
-    chosen = tuning.decide(tiny_recipe(data), Ranks(), ledger=ledger, card=card.card)
-    count = len(card.order)
-    assert tuning.decide(tiny_recipe(data), Ranks(), ledger=ledger, card=card.card) == chosen
-    assert len(card.order) == count
-    assert "as measured before on a fake card" in capsys.readouterr().out
+    layouts = ("network.fir=false", "train.compile=false")
+
+    def decided(*overrides):
+        return tuning.decide(tiny_recipe(data, *layouts, *overrides), Ranks(), ledger=ledger, card=card.card)
+
+    assert decided() == LAST
+    assert len(card.order) == 2
+    assert decided() == LAST
+    assert len(card.order) == 2
+    assert "channels_last, as measured before on a fake card" in capsys.readouterr().out
     assert len(ledger.events()) == 1
-    # Another batch, and a key that is now fixed.
-    assert tuning.decide(tiny_recipe(data, "train.batch_size=5"), Ranks(), ledger=ledger, card=card.card) == chosen
-    assert len(card.order) == 2 * count
-    fixed = tiny_recipe(data, "train.compile=false")
-    assert tuning.decide(fixed, Ranks(), ledger=ledger, card=card.card) == QUICK
-    assert set(ledger.history().measured) == {event.where for event in ledger.events()}
-    # The latest holds.
-    assert ledger.history().measured[ledger.events()[0].where].compile == "eager"
+    # Another batch, and a key that is now fixed otherwise.
+    assert decided("train.batch_size=5") == LAST
+    assert len(card.order) == 4
+    assert decided("train.compile=true") == Choice("compiled", True)
+    assert len(card.order) == 6
+    assert ledger.history().measured[ledger.events()[0].where].compile == "compiled"
 
 
 def test_a_form_that_fails_is_noted_and_not_chosen(data, ledger, card, capsys):
-    card.speeds = {**SPEEDS, QUICK: "tried to allocate 3 GiB\nand more", LAST: 40.0}
-    assert tuning.decide(tiny_recipe(data), Ranks(), ledger=ledger, card=card.card) == LAST
+    card.speeds = {QUICK: "tried to allocate 3 GiB\nand more", LAST: 40.0}
+    recipe = tiny_recipe(data, "train.compile=false")
+    assert tuning.decide(recipe, Ranks(), ledger=ledger, card=card.card) == LAST
     (event,) = ledger.events()
     assert event.failed == {"channels_last + zeros upsampling": "OutOfMemoryError: tried to allocate 3 GiB"}
     assert (
@@ -128,11 +134,12 @@ def test_a_form_that_fails_is_noted_and_not_chosen(data, ledger, card, capsys):
 def test_measuring_leaves_random_numbers_and_training_as_they_are(data, card):
     torch.manual_seed(5)
     random.seed(5)
-    recipe = tiny_recipe(data, "network.dropout=0.5")
+    recipe = tiny_recipe(data, "network.dropout=0.5", "network.fir=false", "train.channels_last=true")
     before, own = torch.get_rng_state(), random.getstate()
     trainer = Trainer(recipe, Ranks())
     weights = {name: tensor.clone() for name, tensor in trainer.net.state_dict().items()}
     choice = tuning.decide(recipe, Ranks(), card=card.card)
+    assert len(card.order) == 3
     assert torch.equal(torch.get_rng_state(), before)
     assert random.getstate() == own
     assert same(trainer.net.state_dict(), weights)
