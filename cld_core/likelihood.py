@@ -5,6 +5,7 @@ density of x itself; code that knows about pixels converts them to bits/dim.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -85,19 +86,31 @@ def _weighted(sde: Diffusion, probe: Tensor) -> Tensor:
     return torch.cat([w * part for w, part in zip(weights, sde.scored_halves(probe), strict=True)], dim=1)
 
 
+def _scores(score: ScoreFunction, leaf: Tensor, t: Tensor, count: int) -> Iterator[tuple[Tensor, bool]]:
+    """The score at ``leaf`` for each of ``count`` backward passes, and whether the next one needs its graph again.
+
+    Compiled networks may free what a backward pass reads (`Score.single_backward`); they are evaluated each time.
+    """
+    once = getattr(score, "single_backward", False)
+    s = score(leaf, t)
+    for left in reversed(range(count)):
+        yield s, left > 0 and not once
+        if left and once:
+            s = score(leaf, t)
+
+
 def _trace_by_probes(
     score: ScoreFunction, sde: Diffusion, u: Tensor, t: Tensor, probes: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The score at u (b, ...) and Hutchinson's estimate (b,), with probes (b, P, ...) of u or of its scored halves."""
     with torch.enable_grad():
         leaf = u.detach().requires_grad_()
-        s = score(leaf, t)
         total = torch.zeros(len(u), dtype=torch.float64, device=u.device)
-        for p in range(probes.shape[1]):
+        for p, (s, again) in enumerate(_scores(score, leaf, t, probes.shape[1])):
             probe = probes[:, p]
             whole = probe.shape == u.shape
             direction = _weighted(sde, sde.scored(probe) if whole else probe)
-            (product,) = torch.autograd.grad(s, leaf, direction, retain_graph=p + 1 < probes.shape[1])
+            (product,) = torch.autograd.grad(s, leaf, direction, retain_graph=again)
             probed = product if whole else sde.scored(product)
             total = total + (probed * probe).flatten(1).sum(1)
     return s.detach(), total / probes.shape[1]
@@ -110,12 +123,10 @@ def _trace_exact(score: ScoreFunction, sde: Diffusion, u: Tensor, t: Tensor) -> 
         return score(u, t), closed_form(u, t)
     with torch.enable_grad():
         leaf = u.detach().requires_grad_()
-        s = score(leaf, t)
-        flat = s.flatten(1)
-        dimensions = flat.shape[1] // sde.m
+        dimensions = u[0].numel() // sde.n
         trace = torch.zeros(len(u), dtype=torch.float64, device=u.device)
-        for i in range(flat.shape[1]):
-            (row,) = torch.autograd.grad(flat[:, i].sum(), leaf, retain_graph=i + 1 < flat.shape[1])
+        for i, (s, again) in enumerate(_scores(score, leaf, t, dimensions * sde.m)):
+            (row,) = torch.autograd.grad(s.flatten(1)[:, i].sum(), leaf, retain_graph=again)
             trace = trace + sde.trace_weights[i // dimensions] * sde.scored(row).flatten(1)[:, i]
     return s.detach(), trace
 

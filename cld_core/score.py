@@ -23,12 +23,16 @@ class Score:
     """The score of the scored halves (v of CLD, x of VPSDE) that a network stands for.
 
     ``net`` maps u and t, (B,), to (B, mC, ...). The result has the type of u, whatever the network computes in.
+
+    Attributes:
+        single_backward: a result may be differentiated once only, because the network is compiled.
     """
 
     def __init__(self, sde: Diffusion, objective: ObjectiveSpec, net: nn.Module) -> None:
         self.sde = sde
         self.objective = objective
         self.net = net
+        self.single_backward = any(getattr(module, "single_backward", False) for module in net.modules())
         self._weight = next(net.parameters(), None)
 
     def _network(self, u: Tensor, t: float | Tensor) -> Tensor:

@@ -1,5 +1,6 @@
-"""A network compiled for sampling and likelihoods, with batches padded to a few different sizes."""
+"""Networks through `torch.compile`, which nothing else calls."""
 
+import logging
 from typing import Any
 
 import torch
@@ -7,22 +8,84 @@ from torch import Tensor, nn
 
 # The adaptive solver's batch shrinks as rows finish. Each size is compiled separately, so there are only this many.
 SIZES = 4
+# Each size is compiled once with and once without gradients, in training and in evaluation mode, and for each setting
+# of TF32. torch's own limit is 8 for everything in a process, and what exceeds it silently runs uncompiled.
+LIMIT = 64
+# What turns graphs into code.
+BACKEND = "inductor"
+
+_log = logging.getLogger(__name__)
+_warned = False
+
+
+def compiled(net: nn.Module, *, graphs: bool = False) -> nn.Module:
+    """``net`` through `torch.compile`, one compilation for each size of batch. Results differ by rounding.
+
+    Args:
+        net: maps (u, t) to a tensor; it is, or contains, what `watched` returns.
+        graphs: GPUs replay recorded CUDA graphs. Every result is written into the same memory, so call
+            `torch.compiler.cudagraph_mark_step_begin` before each forward pass, and copy what is to outlive the next.
+    """
+    from torch._dynamo import config
+
+    # torch 2.6 has the older name only.
+    name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
+    if getattr(config, name) < LIMIT:
+        setattr(config, name, LIMIT)
+    made: Any = torch.compile(net, dynamic=False, backend=BACKEND, mode="reduce-overhead" if graphs else None)
+    return made
+
+
+def compilations() -> int:
+    """How often this process has compiled a network: once for each size, mode and float32 setting."""
+    from torch._dynamo.utils import counters
+
+    return int(counters["stats"]["unique_graphs"])
+
+
+class Watched(nn.Module):
+    """``net``, which reports a batch that runs uncompiled although it was to be compiled."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, u: Tensor, t: Tensor) -> Tensor:
+        # Compiled code does not contain this branch.
+        if not torch.compiler.is_compiling():
+            _warn(len(u))
+        return self.net(u, t)
+
+
+def _warn(rows: int) -> None:
+    """Say once that torch.compile has given up."""
+    global _warned
+    if not _warned:
+        _warned = True
+        count = f"this process has compiled {compilations()} sizes and modes of at most {LIMIT}"
+        fix = "Use fewer batch sizes, or set `compile` to false in the recipe"
+        _log.warning("a batch of %d runs uncompiled, which is slower but as accurate: %s. %s.", rows, count, fix)
 
 
 class Compiled(nn.Module):
-    """``net`` through `torch.compile`; on GPUs with CUDA graphs ("reduce-overhead").
+    """``net`` compiled for sampling and likelihoods; on GPUs with CUDA graphs.
 
     Batches are padded with copies of their first row to a multiple of a quarter of the largest batch so far. So a
     handful of sizes is compiled, instead of every size that occurs in the adaptive solver. Results differ from those
     of ``net`` by rounding.
+
+    Attributes:
+        single_backward: a result may be differentiated once only. Compiled code may overwrite what it has saved.
     """
+
+    single_backward = True
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
         self._largest = 0
         self._on_gpu = next(net.parameters()).is_cuda
-        self._call: Any = torch.compile(net, dynamic=False, mode="reduce-overhead" if self._on_gpu else None)
+        self._call: Any = compiled(Watched(net), graphs=self._on_gpu)
 
     def padded(self, rows: int) -> int:
         """The size that a batch of ``rows`` is computed with."""

@@ -52,8 +52,8 @@ def _value(key: str, value: Any, hint: Any, bounds: dict[str, float], tree: Any,
     converted = convert(value, hint)
     if converted is WRONG or not inside(converted, bounds):
         options = options_of(key) or literals(hint)
-        guess = did_you_mean(str(value), map(str, options))
-        expected = f"one of {', '.join(map(str, options))}" if options else describe(key, tree)
+        guess = did_you_mean(str(value), options)
+        expected = f"one of {', '.join(options)}" if options else describe(key, tree)
         shown = YAML_WORDS.get(repr(value), repr(value))
         raise RecipeError(f"{_origin(key, where)}: '{key}' cannot be {shown}; expected {expected}.{guess}")
     return converted

@@ -31,7 +31,8 @@ def convert(value: Any, hint: Any) -> Any:
     if hint is type(None):
         return None if value is None else WRONG
     if origin is typing.Literal:
-        return value if value in typing.get_args(hint) else WRONG
+        # 1 == True, but it is not one of auto, true and false.
+        return next((it for it in typing.get_args(hint) if it == value and type(it) is type(value)), WRONG)
     if origin is tuple:
         inner = typing.get_args(hint)[0]
         if not isinstance(value, list | tuple):
@@ -54,10 +55,10 @@ def convert(value: Any, hint: Any) -> Any:
     raise AssertionError(f"a spec uses a type that recipes do not support: {hint}")
 
 
-def literals(hint: Any) -> list[Any]:
-    """The values that a Literal type lists; empty for other types."""
+def literals(hint: Any) -> list[str]:
+    """The values that a Literal type lists, as YAML spells them; empty for other types."""
     if typing.get_origin(hint) is typing.Literal:
-        return list(typing.get_args(hint))
+        return [YAML_WORDS.get(str(value), str(value)) for value in typing.get_args(hint)]
     return [literal for option in typing.get_args(hint) for literal in literals(option)]
 
 
@@ -69,7 +70,7 @@ def expectation(hint: Any, bounds: dict[str, float]) -> str:
     optional = type(None) in typing.get_args(hint)
     base = next((option for option in typing.get_args(hint) if option is not type(None)), hint) if optional else hint
     if options:
-        text = "one of " + ", ".join(map(str, options))
+        text = "one of " + ", ".join(options)
     elif typing.get_origin(base) is tuple:
         text = f"a list, each {names[typing.get_args(base)[0]]}"
     else:

@@ -60,6 +60,7 @@ class History:
         crashes: of sharded work, by job id, how often its task ended with an error.
         last_of: by job id, the newest event that names the job.
         rolled_back_to: the step of each rollback, oldest first.
+        measured: by kind of place, the form in which the network was last found to train fastest there.
     """
 
     attempts: tuple[Attempt, ...] = ()
@@ -80,6 +81,7 @@ class History:
     crashes: dict[str, int] = field(default_factory=dict)
     last_of: dict[str, Event] = field(default_factory=dict)
     rolled_back_to: tuple[int, ...] = ()
+    measured: dict[str, events.Measured] = field(default_factory=dict)
 
     @classmethod
     def of(cls, events: Iterable[Event]) -> "History":
@@ -177,6 +179,8 @@ class History:
                 self._explained(event)
             case events.RolledBack():
                 self.rolled_back_to += (event.to_step,)
+            case events.Measured():
+                self.measured[event.where] = event
             case events.Cancelled():
                 self.cancelled |= {event.job_id}
             case events.NotBegun():

@@ -64,6 +64,12 @@ class Monitor:
         """Show a picture of samples, uint8 (H, W, C)."""
         self._board.add_image("periodic/samples", pixels.numpy(), step, dataformats="HWC")
 
+    def started(self, step: int, seconds: float) -> None:
+        """Report how long it took from loading to the end of the first step, which compiles; the rate leaves it out."""
+        self._board.add_scalar("train/first_step_s", seconds, step)
+        print(f"first step done after {seconds:.1f} s", flush=True)
+        self.resume_clock(step)
+
     def resume_clock(self, step: int) -> None:
         """Do not count the time since the last report, at the same step, as training time."""
         self._since, self._since_step = time.perf_counter(), step

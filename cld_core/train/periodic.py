@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from cld_core import numerics
 from cld_core.consensus import Consensus
 from cld_core.data.images import to_pixels
 from cld_core.errors import CldError
@@ -52,7 +53,8 @@ class Periodic:
         model = Model(trainer.recipe, trainer.ranks.device, net=trainer.net, data=trainer.source, step=step)
         trainer.net.eval()
         try:
-            with trainer.ema.in_place():
+            # Batch sizes vary here, and each of them would be timed.
+            with trainer.ema.in_place(), numerics.using(tf32=trainer.recipe.train.tf32):
                 for work in works:
                     work(model, heartbeat)
         finally:

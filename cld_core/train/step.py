@@ -19,6 +19,7 @@ from cld_core.recipe import Recipe
 from cld_core.score import Score
 
 from . import parallel
+from .forms import Choice
 from .gradients import GradientFilter, MeanLoss
 
 # Below this loss scale every step overflows.
@@ -36,14 +37,16 @@ class Trainer:
         recipe: the experiment.
         ranks: this process among its peers.
         noise_key: 0, or a number of its own for each segment of training that is to have fresh noise.
+        choice: the form in which the network computes; by default what the recipe names, and plain where that is open.
 
     Attributes:
         deferred: whether the host does not wait to learn if a step was skipped: the device skips it, and `check`
             reports it later. True on GPUs if the optimiser can skip there; tests set it on the CPU.
     """
 
-    def __init__(self, recipe: Recipe, ranks: Ranks, noise_key: int = 0) -> None:
+    def __init__(self, recipe: Recipe, ranks: Ranks, noise_key: int = 0, choice: Choice | None = None) -> None:
         train, device = recipe.train, ranks.device
+        self.choice = Choice.plain(train) if choice is None else choice
         self.recipe, self.ranks, self._key = recipe, ranks, (train.seed, noise_key)
         self.source = source(recipe.data, device)
         self.sde = sde.build(recipe.sde)
@@ -53,7 +56,7 @@ class Trainer:
             self.net = nets.build(
                 recipe.network, data_shape=self.source.shape, halves_in=self.sde.n, halves_out=self.sde.m
             )
-        self._model: Any = parallel.prepare(self.net, train, ranks)
+        self._model: Any = parallel.prepare(self.net, train, ranks, self.choice)
         self.optimiser = optim.build(recipe.optim, self.net.parameters())
         self._skips_on_device = optim.skips_on_device(self.optimiser)
         self.deferred = self._skips_on_device and device.type != "cpu"
@@ -62,7 +65,8 @@ class Trainer:
         self._dropout = getattr(recipe.network, "dropout", 0.0) > 0
         self.scaler = torch.amp.GradScaler(device.type, enabled=train.precision == "fp16")
         self.gradients = GradientFilter(recipe.optim.max_grad_growth, device, scaled=self.scaler.is_enabled())
-        self.score = Score(self.sde, recipe.objective, parallel.Autocast(self._model, device, train))
+        autocast = parallel.Autocast(self._model, device, train, self.choice)
+        self.score = Score(self.sde, recipe.objective, autocast)
         self._mean_loss = MeanLoss(ranks)
         self._steps, self._data_wait_s = 0, 0.0
 

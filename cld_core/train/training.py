@@ -12,9 +12,10 @@ from cld_core.recipe import Recipe
 from cld_core.run import Lease, RunFolder
 from cld_core.stop import StopFlag
 
-from . import loop, rollback
+from . import loop, rollback, tuning
+from .forms import Choice
 from .monitoring import Monitor
-from .periodic import Periodic
+from .periodic import Heartbeat, Periodic
 from .step import Trainer
 
 
@@ -51,11 +52,13 @@ class Training:
         writer = None if self.lease is None else self._writer(self.lease)
         spec = self.recipe.train
 
-        def segment(first_step: int, rollbacks: int) -> loop.Outcome:
-            return self._segment(first_step, rollbacks, writer)
-
-        # A run that is to be repeatable does not leave the choice of kernels to a stopwatch.
+        # A run that is to be repeatable does not leave the choice of kernels to a stopwatch each time it starts.
         with numerics.using(tf32=spec.tf32, fixed_shapes=spec.on_resume != "exact"):
+            choice = tuning.decide(self.recipe, self.ranks, ledger=self.folder.ledger, stop=self.stop)
+
+            def segment(first_step: int, rollbacks: int) -> loop.Outcome:
+                return self._segment(first_step, rollbacks, writer, choice)
+
             outcome = rollback.guarded(
                 segment,
                 self.folder,
@@ -79,11 +82,22 @@ class Training:
             check_owner=lease.check,
         )
 
-    def _segment(self, first_step: int, rollbacks: int, writer: CheckpointWriter | None) -> loop.Outcome:
+    def _segment(
+        self, first_step: int, rollbacks: int, writer: CheckpointWriter | None, choice: Choice
+    ) -> loop.Outcome:
+        clock = tuning.clock_of(self.ranks.device)
+        began = clock()
         with contextlib.ExitStack() as stack:
-            trainer = self._trainer(first_step, rollbacks)
+            trainer = self._trainer(first_step, rollbacks, choice)
             stack.callback(trainer.close)
             monitor = self._monitor(first_step, stack)
+            periodic = Periodic(trainer, self.folder, monitor, self.stop)
+
+            def after_step(step: int, heartbeat: Heartbeat) -> None:
+                if monitor is not None and step == first_step + 1:
+                    monitor.started(step, clock() - began)
+                periodic(step, heartbeat)
+
             return loop.run(
                 trainer,
                 self.ranks,
@@ -93,12 +107,12 @@ class Training:
                 writer=writer,
                 monitor=monitor,
                 healthy=lambda: self.lease is None or not self.lease.lost,
-                periodic=Periodic(trainer, self.folder, monitor, self.stop),
+                periodic=after_step,
             )
 
-    def _trainer(self, first_step: int, rollbacks: int) -> Trainer:
+    def _trainer(self, first_step: int, rollbacks: int, choice: Choice) -> Trainer:
         attempt = self.attempt if self.recipe.train.on_resume == "reseed" else 0
-        trainer = Trainer(self.recipe, self.ranks, rollback.noise_key(attempt, rollbacks))
+        trainer = Trainer(self.recipe, self.ranks, rollback.noise_key(attempt, rollbacks), choice)
         if first_step > 0:
             digest, device = self.recipe.model_digest(), self.ranks.device
             trainer.load_state_dict(load(self.folder, first_step, model_digest=digest, device=device))

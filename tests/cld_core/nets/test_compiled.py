@@ -1,4 +1,4 @@
-"""torch.compile for sampling and likelihoods: the same numbers, and few sizes to compile."""
+"""torch.compile: the same numbers, few sizes to compile, gradients as often as needed, and a word when it gives up."""
 
 import shutil
 from dataclasses import replace
@@ -6,17 +6,46 @@ from dataclasses import replace
 import pytest
 import torch
 
+from cld_core import numerics
 from cld_core.likelihood import likelihood
 from cld_core.model import Model
-from cld_core.nets.compiled import SIZES, Compiled
+from cld_core.nets import compiled
+from cld_core.nets.compiled import SIZES, Compiled, Watched
+from cld_core.ranks import Ranks
 from cld_core.recipe import load
 from cld_core.seeds import SampleNoise
+from cld_core.train.step import Trainer
 from tests.support.paths import RECIPES
 
-RECIPE = load(RECIPES / "toy.yaml", ["network.width=8", "network.layers=2"])
+SMALL = ("network.width=8", "network.layers=2")
+RECIPE = load(RECIPES / "toy.yaml", SMALL)
+with_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on CPUs")
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on CPUs")
+class Sum(torch.nn.Linear):
+    """A network that remembers how many rows it was called with by Python."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 2)
+        self.seen: list[int] = []
+
+    def forward(self, u, t):
+        if not torch.compiler.is_compiling():
+            self.seen.append(len(u))
+        return super().forward(u) + t[:, None]
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """Compiled as elsewhere, but without generating code, which takes seconds for each size."""
+    torch.compiler.reset()
+    monkeypatch.setattr(compiled, "BACKEND", "aot_eager")
+    monkeypatch.setattr(compiled, "_warned", False)
+    yield
+    torch.compiler.reset()
+
+
+@with_compiler
 def test_compiled_samples_and_bounds_are_those_of_the_plain_network():
     torch.manual_seed(0)
     model = Model(RECIPE)
@@ -33,6 +62,23 @@ def test_compiled_samples_and_bounds_are_those_of_the_plain_network():
     assert isinstance(model.score_of(compiled=True).net, Compiled)
 
 
+@with_compiler
+def test_a_compiled_network_is_differentiated_as_often_as_probes_and_coordinates_ask_for():
+    """Compiled for one backward pass, a network of this width reuses what further ones would read."""
+    torch.manual_seed(0)
+    model = Model(load(RECIPES / "toy.yaml", ["network.width=32", "network.layers=5"]))
+    model.net.requires_grad_(False)
+    x = 0.5 * torch.randn(1, 2)
+
+    def bound(compiled: bool, probes: int | None) -> torch.Tensor:
+        spec = replace(RECIPE.eval.elbo, rtol=1e-2, atol=1e-2, probes=probes or 1)
+        noise, score = SampleNoise(0, first=0, last=1), model.score_of(compiled=compiled)
+        return likelihood(score, model.sde, spec, noise, x, exact_trace=probes is None).elbo
+
+    for probes in (1, 2, 3, None):
+        torch.testing.assert_close(bound(True, probes), bound(False, probes), rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("largest", [1, 3, 24, 2048])
 def test_a_shrinking_batch_is_computed_in_few_sizes(largest):
     net = Compiled(torch.nn.Linear(1, 1))
@@ -42,16 +88,57 @@ def test_a_shrinking_batch_is_computed_in_few_sizes(largest):
 
 
 def test_padding_does_not_reach_the_result():
-    seen = []
-
-    class Net(torch.nn.Linear):
-        def forward(self, u, t):
-            seen.append(len(u))
-            return super().forward(u) + t[:, None]
-
-    net = Compiled(Net(2, 2))
+    net = Compiled(Sum())
     net._call = net.net
     u, t = torch.randn(9, 2), torch.rand(9)
     whole = net(u, t)
     torch.testing.assert_close(net(u[:4], t[:4]), whole[:4])
-    assert seen == [9, 6]
+    assert net.net.seen == [9, 6]
+
+
+def test_beyond_the_limit_a_size_runs_uncompiled_says_so_once_and_is_right(traced, monkeypatch, caplog):
+    monkeypatch.setattr(compiled, "LIMIT", 2)
+    net = Sum()
+    call = compiled.compiled(Watched(net))
+    limit = "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"
+    with torch._dynamo.config.patch(**{limit: 2}):
+        for rows in (5, 4, 3, 2, 5):
+            u, t = torch.randn(rows, 2), torch.rand(rows)
+            torch.testing.assert_close(call(u, t), torch.nn.functional.linear(u, net.weight, net.bias) + t[:, None])
+    assert net.seen == [3, 2]
+    ours = [record.getMessage() for record in caplog.records if record.name == "cld_core.nets.compiled"]
+    assert len(ours) == 1
+    assert "a batch of 3 runs uncompiled" in ours[0]
+    assert "set `compile` to false" in ours[0]
+
+
+def test_training_samples_and_bounds_are_each_compiled_once(traced, caplog):
+    """One size in training, four without and four with gradients: more than torch's own limit of 8.
+
+    The settings of float32 and of cuDNN change back and forth, and compiled code depends on some of them.
+    """
+    trainer = Trainer(load(RECIPES / "toy.yaml", [*SMALL, "train.batch_size=12", "train.compile=true"]), Ranks())
+    spec = replace(trainer.recipe.eval.elbo, rtol=1e-2, atol=1e-2, compile=True)
+
+    def period() -> int:
+        before = compiled.compilations()
+        for step in (0, 1):
+            with numerics.using(tf32=True, fixed_shapes=True):
+                trainer.step(step)
+        trainer.net.eval()
+        # As periodic work does, with a model of its own each time.
+        model = Model(trainer.recipe, net=trainer.net, data=trainer.source)
+        score = model.score_of(compiled=True)
+        for rows in (8, 7, 6, 5, 4, 3, 2, 1):
+            u, t = torch.randn(rows, 4), torch.full((rows,), 0.5, dtype=torch.float64)
+            with torch.no_grad(), numerics.using(tf32=True):
+                score(u, t)
+            with numerics.using(tf32=False):
+                likelihood(score, model.sde, spec, SampleNoise(0, first=0, last=rows), u[:, :2])
+        trainer.net.train()
+        return compiled.compilations() - before
+
+    first = period()
+    assert 1 + SIZES < first <= 1 + 2 * SIZES
+    assert period() == 0
+    assert not [record for record in caplog.records if record.name == "cld_core.nets.compiled"]

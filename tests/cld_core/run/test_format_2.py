@@ -10,11 +10,13 @@ from cld_core.checkpoint.verify import sidecar_of
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.recipe.sampling import OdeSpec
 from cld_core.run import RunFolder
-from cld_core.run.events import KINDS, Event, JobRef, Requested, Requeued, Submitted, TurnedAway, Unknown
+from cld_core.run.events import KINDS, Event, JobRef, Measured, Requested, Requeued, Submitted, TurnedAway, Unknown
 from cld_core.run.history import Attempt, History
 from tests.support.paths import FIXTURES
 
 LOGS = "/runs/run_v2/logs"
+# Events that the version which wrote the fixture did not have.
+LATER = {Measured}
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +34,7 @@ def local(job_id: str, started: float, **more) -> JobRef:
 
 
 def test_the_fixture_has_every_kind_of_event(run):
-    assert {type(event) for event in run.ledger.events()} == {*KINDS.values(), Unknown}
+    assert {type(event) for event in run.ledger.events()} == {*KINDS.values(), Unknown} - LATER
 
 
 def test_its_identity_progress_and_recipe(run):

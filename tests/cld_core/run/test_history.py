@@ -183,3 +183,11 @@ def test_crashes_of_sharded_work_are_counted_by_job():
 def test_events_of_a_newer_version_change_nothing():
     unknown = events.Unknown(time=1.0, event="paused", extra={"job_id": "1"})
     assert history(started(0), unknown) == history(started(0))
+
+
+def test_of_each_kind_of_place_the_latest_choice_holds():
+    def measured(where: str, compile: str) -> events.Measured:
+        return events.Measured(where=where, compile=compile, channels_last=True, upsampling="transposed")
+
+    made = history(measured("a", "eager"), measured("b", "graphs"), measured("a", "compiled"))
+    assert {where: event.compile for where, event in made.measured.items()} == {"a": "compiled", "b": "graphs"}

@@ -1,0 +1,81 @@
+"""The order in which forms are compared, and what is chosen."""
+
+import pytest
+
+from cld_core.recipe.train import TrainSpec
+from cld_core.train.forms import Choice, Options, compare
+
+EAGER, LAST = Choice(), Choice(channels_last=True)
+ALL = Options(("eager", "compiled", "graphs"), (False, True), ("transposed", "zeros", "polyphase"))
+LONG = 10**9
+
+
+def compared(options, speeds, passes=LONG, otherwise=50.0):
+    """The choice and the forms that were measured, in order, by their milliseconds; a text is a failure."""
+    order = []
+
+    def take(choice, timings):
+        order.append(choice)
+        found = speeds.get(choice, otherwise)
+        (timings.failed if isinstance(found, str) else timings.milliseconds)[choice] = found
+
+    best, timings = compare(options, take, passes)
+    assert set(order) == {*timings.milliseconds, *timings.failed}
+    return best, order
+
+
+def test_layouts_and_upsampling_come_first_and_only_the_best_is_compiled():
+    quick = Choice("eager", True, "polyphase")
+    compiled, graphs = Choice("compiled", True, "polyphase"), Choice("graphs", True, "polyphase")
+    best, order = compared(ALL, {quick: 40.0, compiled: 30.0, graphs: 31.0})
+    assert best == compiled
+    assert len(order) == 8
+    assert order[0] == EAGER
+    assert order[-2:] == [compiled, graphs]
+
+
+def test_what_is_not_faster_is_not_chosen():
+    assert compared(ALL, {LAST: 40.0})[0] == LAST
+
+
+def test_a_form_that_fails_is_noted_and_not_chosen():
+    best, order = compared(Options(("eager", "compiled"), (False, True), ("transposed",)), {EAGER: "out of memory"})
+    assert best == LAST
+    assert order == [EAGER, LAST, Choice("compiled", True)]
+
+
+def test_if_nothing_works_training_itself_meets_the_error_in_the_plainest_form():
+    best, order = compared(ALL, {}, otherwise="out of memory")
+    assert best == EAGER
+    assert order[-2:] == [Choice("compiled"), Choice("graphs")]
+
+
+def test_a_short_training_is_not_compiled():
+    options = Options(("eager", "compiled"), (False,), ("transposed",))
+    assert compared(options, {}, passes=11_999) == (EAGER, [EAGER])
+    assert compared(options, {}, passes=12_000)[1] == [EAGER, Choice("compiled")]
+
+
+@pytest.mark.parametrize(
+    ("options", "best", "count"),
+    [
+        (Options(("eager",), (True,), ("transposed",)), LAST, 0),
+        (Options(("compiled",), (True,), ("transposed",)), Choice("compiled", True), 0),
+        (Options(("compiled",), (False, True), ("transposed",)), Choice("compiled"), 2),
+    ],
+)
+def test_what_the_recipe_fixes_is_not_chosen(options, best, count):
+    found, order = compared(options, {})
+    assert (found, len(order)) == (best, count)
+    assert found in options
+
+
+def test_without_measurement_a_form_is_what_the_recipe_names():
+    assert Choice.plain(TrainSpec()) == EAGER
+    assert Choice.plain(TrainSpec(compile=True, channels_last=True)) == Choice("compiled", True)
+    assert Choice.plain(TrainSpec(compile=False, channels_last=False)) == EAGER
+
+
+def test_forms_in_words():
+    assert str(EAGER) == "eager"
+    assert str(Choice("graphs", True, "zeros")) == "compiled with CUDA graphs + channels_last + zeros upsampling"

@@ -1,0 +1,109 @@
+"""Compiled networks on several ranks: they train as uncompiled ones, and their graph is cut where DDP's buckets end."""
+
+import pytest
+import torch
+import torch.multiprocessing as multiprocessing
+
+from cld_core.nets import compiled
+from cld_core.place import Place
+from cld_core.ranks import Ranks, join
+from cld_core.recipe import load
+from cld_core.train import forms, tuning
+from cld_core.train.forms import Choice
+from cld_core.train.step import Trainer
+from tests.support import tracing
+from tests.support.images import make_images, tiny_recipe
+from tests.support.paths import RECIPES
+from tests.support.tools import same
+
+# Two matrices of 1 MiB, so that their gradients do not fit into one bucket.
+WIDE = ("network.width=512", "network.layers=4", "train.batch_size=9", "train.bucket_mb=1")
+STEPS = 3
+
+
+def _join(rank: int, world_size: int, meeting: str) -> Ranks:
+    torch.set_num_threads(1)
+    compiled.BACKEND = tracing.differentiate
+    return join(Place(rank, world_size, init_method=f"file://{meeting}"), gpu=False)
+
+
+def trained(recipe, ranks, choice, *, stop_at=None) -> Trainer:
+    """After `STEPS` steps; with ``stop_at``, the state of that step went into another trainer, as on resuming."""
+    made = Trainer(recipe, ranks, choice=choice)
+    made.warm_up()
+    for step in range(STEPS):
+        if step == stop_at:
+            state = made.state_dict()
+            made = Trainer(recipe, ranks, choice=choice)
+            made.load_state_dict(state)
+            made.warm_up()
+        made.step(step)
+    return made
+
+
+def _compare(rank: int, world_size: int, meeting: str, out: str) -> None:
+    ranks, found = _join(rank, world_size, meeting), {}
+    for name, more in {"whole": (), "cut": ("train.micro_batch=2",)}.items():
+        recipe = load(RECIPES / "toy.yaml", [*WIDE, *more])
+        eager = trained(recipe, ranks, Choice())
+        before = len(tracing.graphs)
+        fast = trained(recipe, ranks, Choice("compiled"))
+        found[name] = {
+            "graphs": len(tracing.graphs) - before,
+            "gave_up": compiled._warned,
+            "eager": eager.net.state_dict(),
+            "compiled": fast.net.state_dict(),
+            "resumed": trained(recipe, ranks, Choice("compiled"), stop_at=2).net.state_dict(),
+        }
+    torch.save(found, f"{out}.{rank}")
+    ranks.leave()
+
+
+@pytest.mark.parametrize("world_size", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_compiled_ranks_train_as_others_and_resume_to_the_last_bit(tmp_path, world_size):
+    """With three ranks, the rounding of a sum depends on the bucket that it is in."""
+    arguments = (world_size, str(tmp_path / "meeting"), str(tmp_path / "out"))
+    multiprocessing.spawn(_compare, args=arguments, nprocs=world_size)
+    results = [torch.load(tmp_path / f"out.{rank}", weights_only=True) for rank in range(world_size)]
+    for name, found in results[0].items():
+        # Of one size of batch, or two if the last micro-batch is smaller, and more than one piece of each.
+        assert found["graphs"] >= 2, name
+        assert not found["gave_up"]
+        for weight, tensor in found["eager"].items():
+            torch.testing.assert_close(found["compiled"][weight], tensor, rtol=1e-3, atol=1e-5)
+        assert same(found["resumed"], found["compiled"])
+        assert all(same(result[name]["compiled"], found["compiled"]) for result in results)
+
+
+def _measure(rank: int, world_size: int, meeting: str, data: str, out: str) -> None:
+    ranks, forms.WORTH_COMPILING_S = _join(rank, world_size, meeting), 0.0
+    original = tuning.prepare
+
+    def prepare(net, spec, ranks, choice, **settings):
+        if choice.compile == "compiled" and rank == 1:
+            raise torch.OutOfMemoryError("on this rank only")
+        card.tick = 1.0 if choice.channels_last and rank == 1 else 2.0
+        return original(net, spec, ranks, choice, **settings)
+
+    class Clock:
+        tick = now = 0.0
+
+        def __call__(self) -> float:
+            self.now += self.tick
+            return self.now
+
+    card = Clock()
+    tuning.prepare = prepare
+    recipe = tiny_recipe(data, "cluster.tasks_per_node=2")
+    choice = tuning.decide(recipe, ranks, card=tuning.Card("fake", card, lambda: None))
+    torch.save((choice.compile, choice.channels_last, choice.upsampling), f"{out}.{rank}")
+    ranks.leave()
+
+
+def test_ranks_choose_together_and_what_fails_on_one_is_not_chosen(tmp_path):
+    data = make_images(tmp_path / "set")
+    arguments = (2, str(tmp_path / "meeting"), str(data), str(tmp_path / "out"))
+    multiprocessing.spawn(_measure, args=arguments, nprocs=2)
+    choices = [torch.load(tmp_path / f"out.{rank}", weights_only=True) for rank in range(2)]
+    # The slowest counts: on rank 0, channels_last is not faster.
+    assert choices == 2 * [("eager", False, "transposed")]
