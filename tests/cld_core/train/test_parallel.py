@@ -24,7 +24,7 @@ STEPS = 3
 def _join(rank: int, world_size: int, meeting: str) -> Ranks:
     torch.set_num_threads(1)
     compiled.BACKEND = tracing.differentiate
-    return join(Place(rank, world_size, init_method=f"file://{meeting}"), gpu=False)
+    return join(Place(rank, world_size, init_method=f"file://{meeting}"), gpu=False, timeout_s=300)
 
 
 def trained(recipe, ranks, choice, *, stop_at=None) -> Trainer:
