@@ -66,5 +66,9 @@ class NonFiniteError(CldError):
     """The loss or the gradient became infinite or not a number."""
 
 
+class UnusableSamplesError(CldError):
+    """Too many samples are not finite for results to be based on them. Another start would draw the same ones."""
+
+
 class SolverError(CldError):
     """An adaptive solver could not reach the asked tolerance."""

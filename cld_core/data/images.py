@@ -40,11 +40,15 @@ def to_model(images: Tensor) -> Tensor:
 def to_pixels(x: Tensor, *, floor: bool = False) -> Tensor:
     """Images in [-1, 1] of any shape as uint8, rounded to the nearest grey level.
 
+    What lies outside, infinities included, becomes 0 or 255; what is not a number becomes 0.
+
     Args:
         floor: floor(255 (x + 1)/2) instead, as the published code does it: half a level darker.
     """
     levels = (x.float() + 1.0) * 127.5
-    return (levels if floor else levels + 0.5).clamp(0.0, 255.0).floor().to(torch.uint8)
+    levels = (levels if floor else levels + 0.5).clamp(0.0, 255.0).floor()
+    # Converting NaN to an integer is undefined.
+    return levels.nan_to_num_(nan=0.0).to(torch.uint8)
 
 
 class ImageSet(ABC):

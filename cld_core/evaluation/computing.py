@@ -18,7 +18,7 @@ from cld_core.shards.merging import Merged
 from . import pictures, registry
 from .evaluation import Evaluation
 from .joined import Joined
-from .report_numbers import numbers
+from .report_numbers import numbers, remarks
 from .rows.base import RowComputer
 
 
@@ -48,12 +48,16 @@ class EvalComputation(Computation):
     def condense(self, kind: str, rows: Arrays) -> Arrays:
         return self._computers[kind].condense(rows)
 
+    def review(self, kind: str, rows: Arrays) -> None:
+        self._computers[kind].review(rows)
+
     def keeps_rows(self, kind: str) -> bool:
         return self._computers[kind].keeps_rows
 
     def elsewhere(self, kind: str) -> Iterable[Sealed]:
         """Sealed shards of other evaluations of the run that have the same rows, of the same checkpoint."""
         checkpoint = self._work.made_of(strict=True)["checkpoint"]
+        version = registry.row_versions([kind])
         for folder in self._work.folder.parent.iterdir():
             try:
                 other = None if folder == self._work.folder else Evaluation(folder)
@@ -66,7 +70,7 @@ class EvalComputation(Computation):
             for number in range(other.request.shards):
                 content = state.read_state(other.shards, number)
                 part = content.get("work", {}).get(kind, {})
-                origin = {"request": other.request.id, "checkpoint": checkpoint}
+                origin = {"request": other.request.id, "checkpoint": checkpoint, **version}
                 if state.is_made_of(content, origin) and "bytes" in part:
                     yield Sealed(other.shards, number, kind, part["first"], part["last"])
 
@@ -76,6 +80,7 @@ class EvalComputation(Computation):
         Raises:
             MergeError: the shards do not fit together, or one is damaged.
             UsageError: statistics are gone or have changed.
+            UnusableSamplesError: too many samples are not finite.
         """
         merged = Merged(self._work)
         report: dict[str, Any] = {
@@ -89,6 +94,8 @@ class EvalComputation(Computation):
             joined = Joined(self._model, self._request, computer.join(merged.parts(kind)))
             readers = [metric for metric in registry.metrics(self._request.metrics) if metric.rows == kind]
             report |= {metric.name: metric.section(joined) for metric in readers}
+        for text in remarks(report):
+            print(text, flush=True)
         self._draw()
         self._write_scalars(report)
         # Last: a reader who sees the report sees everything.

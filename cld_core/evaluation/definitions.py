@@ -4,7 +4,7 @@ A kind of rows is computed: one row per sample or test example. A metric reads r
 of all rows together. Several metrics may read the same rows.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,11 +21,13 @@ class RowKind:
         over: the field of a request that says how many rows there are.
         depends: the other fields of a request that a row depends on, besides the model, the seed and its index.
         implementation: "module:Class" of the `rows.base.RowComputer` that computes them.
+        version: raised when rows gain an array that metrics need; shards without it are computed again.
     """
 
     over: Literal["samples", "points"]
     depends: tuple[str, ...]
     implementation: str
+    version: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +60,7 @@ class Metric:
         quantities: the numbers that are shown.
         section: makes the section of the report from all rows; imports torch and numpy when it is called.
         how: in words, the settings in which runs that are compared may differ.
+        remark: in words, what readers of the numbers in a section should know; None if there is nothing unusual.
         reads: the arrays that it needs of rows that are not always complete.
         reference: what it needs of the statistics of the training set.
         depends: the fields of a request that its numbers depend on, besides those that its rows depend on.
@@ -72,6 +75,7 @@ class Metric:
     quantities: tuple[Quantity, ...]
     section: "Callable[[Joined], dict[str, Any]]"
     how: "Callable[[EvalRequest], str]"
+    remark: Callable[[Mapping[str, Any]], str | None] = lambda section: None
     reads: tuple[str, ...] = ()
     reference: Literal["moments", "features"] | None = None
     depends: tuple[str, ...] = ()

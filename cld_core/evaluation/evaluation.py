@@ -11,6 +11,7 @@ from cld_core.errors import NotFoundError
 from cld_core.run import RunFolder
 from cld_core.shards import Work
 
+from . import registry
 from .reports import checkpoint_checksum, current_report
 from .request import EvalRequest
 
@@ -47,7 +48,8 @@ class Evaluation(Work):
             steps = ", ".join(map(str, self.run.checkpoint_steps())) or "none"
             text = f"no checkpoint of step {step} any more; there are: {steps}"
             raise NotFoundError(f"{self.run.path}: {text}. What was computed is kept; use another step.")
-        return {"request": self.request.id} | ({} if checksum is None else {"checkpoint": checksum})
+        made_of = {"request": self.request.id, **registry.row_versions(self.request.sizes)}
+        return made_of | ({} if checksum is None else {"checkpoint": checksum})
 
 
 def evaluations_of(run: RunFolder) -> list[Evaluation]:

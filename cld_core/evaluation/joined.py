@@ -8,18 +8,27 @@ from typing import Any
 from cld_core.model import Model
 from cld_core.shards.files import Arrays
 
-from . import inception, registry, stats_file
+from . import inception, nonfinite, registry, stats_file
 from .feature_inputs import FeatureInputs
 from .request import EvalRequest
 
 
 @dataclass(frozen=True)
 class Joined:
-    """The rows of a kind as `RowComputer.join` leaves them."""
+    """The rows of a kind as `RowComputer.join` leaves them.
+
+    Raises:
+        UnusableSamplesError: more samples are not finite than the request allows.
+    """
 
     model: Model
     request: EvalRequest
     arrays: Arrays
+
+    def __post_init__(self) -> None:
+        if "nonfinite" in self.arrays:
+            samples, allowed = len(self.arrays["nonfinite"]), self.request.max_nonfinite
+            nonfinite.require_few(self._nonfinite, samples, samples=samples, allowed=allowed)
 
     @property
     def inputs(self) -> FeatureInputs:
@@ -40,12 +49,17 @@ class Joined:
         wanted = any(metric.reference == "features" for metric in registry.metrics(self.request.metrics))
         return stats_file.read(path, features=wanted)
 
+    @property
+    def _nonfinite(self) -> int:
+        return int(self.arrays["nonfinite"].sum())
+
     def about_samples(self) -> dict[str, Any]:
         """What a section says about samples and their features."""
         inputs, nfe = self.inputs, self.arrays["nfe"]
         published = inception.is_published(inputs.weights)
         return {
             "samples": len(nfe),
+            "nonfinite": self._nonfinite,
             "nfe_mean": float(nfe.mean()),
             "extractor": inputs.extractor,
             "layer": inputs.layer,

@@ -9,7 +9,7 @@ from torch import Tensor
 from cld_core.model import Model
 from cld_core.run.atomic import replacing
 
-from . import grids
+from . import grids, nonfinite
 
 # Points on a side at which the density is evaluated for the background.
 _GRID = 320
@@ -28,7 +28,9 @@ def default_count(model: Model) -> int:
 
 def show(path: Path, x: Tensor, model: Model, how: str) -> None:
     """Save samples: a grid of images, or a scatter of points over the true density. ``how`` ends the title."""
-    title = f"{model.recipe.name}, step {model.step:,}: {len(x):,} samples, {how}"
+    bad = int(nonfinite.rows(x).sum())
+    some = f" ({bad:,} not finite)" if bad else ""
+    title = f"{model.recipe.name}, step {model.step:,}: {len(x):,} samples{some}, {how}"
     if model.is_image:
         grids.save(path, x, title)
     else:

@@ -22,7 +22,10 @@ METRICS = {
 }
 ROWS = {
     "features": RowKind(
-        over="samples", depends=("sampling", "fid"), implementation="cld_core.evaluation.rows.features:FeatureRows"
+        over="samples",
+        depends=("sampling", "fid"),
+        implementation="cld_core.evaluation.rows.features:FeatureRows",
+        version=2,
     ),
     "elbo": RowKind(over="points", depends=("elbo",), implementation="cld_core.evaluation.rows.elbo:ElboRows"),
     "loss": RowKind(
@@ -46,6 +49,11 @@ def metrics(names: Iterable[str] | None = None) -> list[Metric]:
 def row_computer(kind: str) -> Any:
     """The class that computes rows of a kind, a `rows.base.RowComputer`. Loads torch."""
     return resolve(ROWS[kind].implementation)
+
+
+def row_versions(kinds: Iterable[str]) -> dict[str, str]:
+    """What shards say about the versions of rows of these kinds; nothing about the first ones."""
+    return {f"{kind} version": str(ROWS[kind].version) for kind in kinds if ROWS[kind].version > 1}
 
 
 def quantities() -> list[tuple[Metric, Quantity]]:

@@ -27,6 +27,13 @@ def numbers(report: Mapping[str, Any] | None) -> dict[str, Number]:
     return results
 
 
+def remarks(report: Mapping[str, Any] | None) -> list[str]:
+    """In words, what readers of the numbers in a report should know, each once."""
+    sections = [(metric, (report or {}).get(metric.name)) for metric in registry.metrics()]
+    texts = [metric.remark(section) for metric, section in sections if section]
+    return list(dict.fromkeys(text for text in texts if text is not None))
+
+
 def network_evaluations(report: Mapping[str, Any] | None, key: str) -> float | None:
     """The mean number of network evaluations (NFE) behind a result; None if the report does not say."""
     section = next(metric.name for metric, quantity in registry.quantities() if quantity.key == key)

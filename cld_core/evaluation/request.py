@@ -10,7 +10,7 @@ from cld_core.digests import digest
 from cld_core.errors import UsageError
 from cld_core.recipe import Recipe
 from cld_core.recipe.data import ImageDataSpec
-from cld_core.recipe.eval import ElboSpec, IscSpec, KidSpec, LossSpec, PrcSpec
+from cld_core.recipe.eval import ElboSpec, EvalSpec, IscSpec, KidSpec, LossSpec, PrcSpec
 from cld_core.recipe.keys import identity
 from cld_core.recipe.objective import ObjectiveSpec
 from cld_core.recipe.sampling import SamplingSpec
@@ -34,6 +34,10 @@ class EvalRequest(Request):
         points: number of test examples; 0 if no metric reads them.
         objective: what the test loss is of.
         fid: what features of samples come from; None if no metric reads them.
+        max_nonfinite: fraction of samples that may be not finite. It changes no number and is not part of the id, so
+            that work that had too many is completed, and not begun again, when more are allowed.
+        elbo: its ``eps`` is never before `ObjectiveSpec.loss_eps`: the network has seen no smaller t.
+        elbo_eps_asked: `eval.elbo.eps` if that is another one.
     """
 
     kind: ClassVar[str] = "evaluation"
@@ -44,6 +48,7 @@ class EvalRequest(Request):
     seed: int
     samples: int
     points: int
+    max_nonfinite: float = EvalSpec.max_nonfinite
     sampling: SamplingSpec
     objective: ObjectiveSpec
     fid: FeatureInputs | None = None
@@ -51,6 +56,7 @@ class EvalRequest(Request):
     isc: IscSpec = field(default_factory=IscSpec)
     prc: PrcSpec = field(default_factory=PrcSpec)
     elbo: ElboSpec = field(default_factory=ElboSpec)
+    elbo_eps_asked: float | None = None
     loss: LossSpec = field(default_factory=LossSpec)
 
     @classmethod
@@ -78,6 +84,7 @@ class EvalRequest(Request):
         over = {registry.ROWS[metric.rows].over for metric in registry.metrics(names)}
         fid, files = inputs.of(recipe.anchored(Path.cwd()), names)
         points = _points(recipe, points_key) if "points" in over else 0
+        eps = max(spec.elbo.eps, recipe.objective.loss_eps)
         return cls(
             metrics=names,
             checkpoint_step=checkpoint_step,
@@ -85,6 +92,7 @@ class EvalRequest(Request):
             seed=spec.seed,
             samples=spec.samples,
             points=points,
+            max_nonfinite=spec.max_nonfinite,
             # Requests that sample alike are equal.
             sampling=recipe.sampling.canonical(),
             objective=recipe.objective,
@@ -92,7 +100,8 @@ class EvalRequest(Request):
             kid=spec.kid,
             isc=spec.isc,
             prc=spec.prc,
-            elbo=spec.elbo,
+            elbo=replace(spec.elbo, eps=eps),
+            elbo_eps_asked=spec.elbo.eps if spec.elbo.eps < eps else None,
             loss=spec.loss,
             files=files,
             shards=min(shards, max({"samples": spec.samples, "points": points}[name] for name in over)),

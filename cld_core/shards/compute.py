@@ -49,6 +49,14 @@ class Computation(ABC):
             MergeError: the shards do not fit together, or one is damaged.
         """
 
+    def review(self, kind: str, rows: Arrays) -> None:
+        """Look at rows that are saved, each once, before further ones are computed.
+
+        Raises:
+            CldError: they make the others pointless.
+        """
+        return
+
     def keeps_rows(self, kind: str) -> bool:
         """Whether a sealed shard keeps all rows of a kind, rather than a summary of them."""
         return True
@@ -93,7 +101,8 @@ def _fill(shard: Shard, computation: Computation, work: "Work", should_stop: Cal
         if not shard.is_sealed(kind):
             _take_over(shard, computation, kind, label)
         rows, keep = functools.partial(computation.rows, kind), functools.partial(computation.condense, kind)
-        if not shard.fill(kind, work.request.batch_size, rows, keep, should_stop, label):
+        review = functools.partial(computation.review, kind)
+        if not shard.fill(kind, work.request.batch_size, rows, review, keep, should_stop, label):
             return False
     return True
 

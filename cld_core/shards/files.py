@@ -48,6 +48,7 @@ class Shard:
         kind: str,
         batch_size: int,
         compute: Callable[[int, int], Arrays],
+        review: Callable[[Arrays], None],
         condense: Callable[[Arrays], Arrays],
         should_stop: Callable[[], bool],
         label: str,
@@ -56,16 +57,21 @@ class Shard:
 
         Args:
             compute: the rows of a range of indices.
+            review: sees all rows, once they are saved; what it raises ends the work.
             condense: what to keep of all rows.
             label: the beginning of each line of progress.
         """
         first, last = self.ranges[kind]
+        if not self.is_sealed(kind) and self.done(kind):
+            review(self._all_rows(kind))
         while not self.is_sealed(kind) and (done := self.done(kind)) < last - first:
             if should_stop():
                 return False
             size = min(batch_size, last - first - done)
-            self.append(kind, compute(first + done, first + done + size))
+            rows = compute(first + done, first + done + size)
+            self.append(kind, rows)
             print(f"{label}: {kind} {done + size}/{last - first}", flush=True)
+            review(rows)
         if not self.is_sealed(kind):
             self.keep(kind, condense(self._all_rows(kind)))
         return True

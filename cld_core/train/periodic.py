@@ -10,7 +10,7 @@ from cld_core import numerics
 from cld_core.consensus import Consensus
 from cld_core.data.images import to_pixels
 from cld_core.errors import CldError
-from cld_core.evaluation import grids, pictures, registry
+from cld_core.evaluation import grids, nonfinite, pictures, registry
 from cld_core.evaluation.joined import Joined
 from cld_core.evaluation.request import EvalRequest
 from cld_core.evaluation.rows.base import RowComputer
@@ -74,6 +74,8 @@ class Periodic:
         if parts is None or self._monitor is None:
             return
         drawn = Samples.cat(parts)
+        if (remark := nonfinite.remark_on(drawn.x)) is not None:
+            print(f"step {model.step}: {remark}", flush=True)
         how = f"{model.recipe.sampling.method}, {drawn.nfe:.0f} NFE"
         pictures.show(self._folder.samples / f"step_{model.step:08d}.png", drawn.x, model, how)
         self._monitor.add(model.step, {"nfe": drawn.nfe})
@@ -119,10 +121,13 @@ class Periodic:
         if parts is None or self._monitor is None:
             return None
         try:
-            return registry.metric(metric).section(Joined(rows.model, rows.request, rows.join(parts)))
+            section = registry.metric(metric).section(Joined(rows.model, rows.request, rows.join(parts)))
         except CldError as error:
             print(f"no {what} this time: {error}", flush=True)
             return None
+        if (remark := registry.metric(metric).remark(section)) is not None:
+            print(f"step {rows.model.step}: {remark}", flush=True)
+        return section
 
     def _shared(
         self,

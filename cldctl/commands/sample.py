@@ -48,7 +48,7 @@ def sample(
     spec = with_overrides(run.recipe(), overrides, str(run.recipe_file)).sampling
 
     import cld_core
-    from cld_core.evaluation import pictures
+    from cld_core.evaluation import nonfinite, pictures
 
     model = cld_core.load(run.path, checkpoint)
     target = output or run.samples / f"step_{model.step:08d}_{spec.method}.png"
@@ -59,6 +59,8 @@ def sample(
         _write_arrays(target.absolute(), drawn, model.is_image)
     else:
         pictures.show(target.absolute(), drawn.x, model, f"{spec.method}, {drawn.nfe:.0f} NFE")
+    if (remark := nonfinite.remark_on(drawn.x)) is not None:
+        err.print(remark, style="yellow")
     err.print(f"{count} samples of step {model.step}, {drawn.nfe:.0f} network evaluations each ({spec.method})")
     out.print(str(target), markup=False, soft_wrap=True)
 

@@ -10,6 +10,7 @@ from cld_core.evaluation import registry
 from cld_core.evaluation.definitions import Quantity
 from cld_core.evaluation.evaluation import Evaluation, evaluations_of
 from cld_core.evaluation.report_numbers import Number, network_evaluations, numbers
+from cld_core.evaluation.request import EvalRequest
 from cld_core.run import RunFolder
 
 RULE = "marked: |a - b| > 2 sqrt(sa^2 + sb^2) against the first run, with standard errors sa and sb"
@@ -21,11 +22,12 @@ _DIGEST = 12
 
 @dataclass(frozen=True)
 class Result:
-    """One number of a run, and what was asked to get it."""
+    """One number of a run, what was asked to get it, and what readers of it should know."""
 
     number: Number
     nfe: float | None
     how: str
+    remark: str | None = None
     question: dict[str, Any] = field(default_factory=dict)
 
 
@@ -72,10 +74,18 @@ def _results(work: Evaluation, report: dict[str, Any], data: str) -> dict[str, R
     request, values, results = work.request, numbers(report), {}
     for metric, quantity in registry.quantities():
         if quantity.key in values:
-            question = {"data": data, **{place: request.at(place) for place in metric.same}}
-            nfe = network_evaluations(report, quantity.key)
-            results[quantity.key] = Result(values[quantity.key], nfe, metric.how(request), question)
+            question = {"data": data, **_settings(request, metric.same)}
+            nfe, remark = network_evaluations(report, quantity.key), metric.remark(report[metric.name])
+            results[quantity.key] = Result(values[quantity.key], nfe, metric.how(request), remark, question)
     return results
+
+
+def _settings(request: EvalRequest, places: Sequence[str]) -> dict[str, Any]:
+    """What is at places of a request; a section is taken apart, so that only what differs in it is named."""
+    values = {place: request.at(place) for place in places}
+    parts = {place: value for place, value in values.items() if isinstance(value, dict)}
+    inner = {f"{place}.{name}": value for place, part in parts.items() for name, value in part.items()}
+    return {place: value for place, value in values.items() if place not in parts} | inner
 
 
 def quantities_of(columns: Sequence[Column]) -> list[Quantity]:
@@ -102,7 +112,7 @@ def unlike(first: Result, other: Result) -> list[str]:
 
 
 def warnings(columns: Sequence[Column]) -> list[str]:
-    """In words: what cannot be compared with the first column, and why."""
+    """In words: what cannot be compared with the first column, and why; and what is unusual about results."""
     first, quantities = columns[0], quantities_of(columns)
     texts = []
     for quantity in quantities:
@@ -114,6 +124,8 @@ def warnings(columns: Sequence[Column]) -> list[str]:
             if differing:
                 which = f"{quantity.label} of {first.run} and {other.run}"
                 texts.append(f"{which} cannot be compared: {'; '.join(differing)}")
+    remarks = (f"{it.run}: {result.remark}" for it in columns for result in it.results.values() if result.remark)
+    texts += dict.fromkeys(remarks)
     bare = [quantity.label for quantity in quantities if _lacks_error(columns, quantity.key)]
     if bare:
         verb = "has" if len(bare) == 1 else "have"

@@ -19,13 +19,13 @@ from cld_core.run.history import CRASHES, History
 from cldctl.clusters.base import Cluster, InJob
 
 from . import successor
-from .process import requeue
+from .process import HOPELESS, requeue
 from .train import explain_previous, go_on, log_offset
 
 # Seconds before a crashed job begins again; doubled with every crash in a row.
 BACK_OFF_S = 10.0
 # Exit codes of errors that another start would meet again.
-_HOPELESS = (UsageError.exit_code, NotFoundError.exit_code)
+_HOPELESS = (UsageError.exit_code, NotFoundError.exit_code, HOPELESS)
 
 
 @dataclass(frozen=True)

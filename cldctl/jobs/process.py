@@ -4,11 +4,13 @@ import contextlib
 import sys
 from collections.abc import Iterator
 
-from cld_core.errors import CldError
+from cld_core.errors import CldError, UnusableSamplesError
 from cldctl.clusters.base import InJob, SchedulerAway, SchedulerRefused
 
 # Seconds for which a job tries to requeue itself while the scheduler is away.
 REQUEUE_WITHIN_S = 60.0
+# How a process of a job ends, in place of 1 as after a crash, if another start would end in the same way.
+HOPELESS = 6
 
 
 @contextlib.contextmanager
@@ -25,7 +27,7 @@ def one_line_errors(job: InJob) -> Iterator[None]:
         yield
     except CldError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.exit(error.exit_code)
+        sys.exit(HOPELESS if isinstance(error, UnusableSamplesError) else error.exit_code)
 
 
 def requeue(job: InJob, delay_s: float = 0.0) -> bool:

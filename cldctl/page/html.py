@@ -97,7 +97,8 @@ def _evaluations(evals: Sequence[dict[str, Any]]) -> str:
         ]
         for entry in ordered
     ]
-    return _table(headings, rows) if rows else ""
+    remarks = (f"<p>{escape(entry['id'])}: {escape(text)}</p>" for entry in ordered for text in entry["remarks"])
+    return _table(headings, rows) + "".join(remarks) if rows else ""
 
 
 def _sweep(run: RunFolder, name: str) -> str:

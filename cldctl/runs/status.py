@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cld_core.evaluation.evaluation import Evaluation, evaluations_of
-from cld_core.evaluation.report_numbers import numbers
+from cld_core.evaluation.report_numbers import numbers, remarks
 from cld_core.evaluation.sweeps import sweeps_of
 from cld_core.run import RunFolder
 from cld_core.run.history import History
@@ -162,6 +162,7 @@ def evaluation_status(work: Evaluation, answers: Answers) -> dict[str, Any]:
         "true_entropy": elbo.get("true_entropy"),
         "settings": request.settings,
         "results": {key: dict(vars(number)) for key, number in numbers(report).items()},
+        "remarks": remarks(report),
     }
 
 

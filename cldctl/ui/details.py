@@ -43,7 +43,7 @@ def _details(row: RunStatus) -> RenderableType:
     swept = {name for entry in row.sweeps for name in entry["evaluations"]}
     alone = [entry for entry in row.evals if entry["id"] not in swept]
     if alone:
-        parts += [Text(), evaluations(alone)]
+        parts += [Text(), evaluations(alone), *remarks(alone)]
     for table in by_step(alone):
         parts += [Text(), table]
     return Group(*parts, *_sweeps(row), Text())
@@ -86,13 +86,15 @@ def _attempts(row: RunStatus) -> Table:
 
 
 def _sweeps(row: RunStatus) -> Iterator[RenderableType]:
-    states = {entry["id"]: entry["state"] for entry in row.evals}
+    evals = {entry["id"]: entry for entry in row.evals}
+    states = {name: entry["state"] for name, entry in evals.items()}
     run = RunFolder(row.path)
     for entry in row.sweeps:
         sweep = Sweep.load(run.evals / entry["id"])
         if sweep is not None:
             title = f"{entry['id']}: {entry['done']} of {len(entry['evaluations'])} evaluations complete"
             yield from (Text(), Text(title, style="bold"), sweep_table(sweep, sweep_rows(run, sweep), states))
+            yield from remarks([evals[name] for name in sweep.evaluations if name in evals])
 
 
 def evaluations(evals: Sequence[dict[str, Any]]) -> RenderableType:
@@ -114,6 +116,12 @@ def evaluations(evals: Sequence[dict[str, Any]]) -> RenderableType:
     for name, (state, *cells) in rows.items():
         table.add_row(Text(name), state_text(state), *map(Text, cells))
     return table
+
+
+def remarks(evals: Sequence[Mapping[str, Any]]) -> list[Text]:
+    """What is unusual about the results of evaluations, a line each."""
+    texts = [f"{entry['id']}: {text}" for entry in evals for text in entry["remarks"]]
+    return [Text(text, style="yellow", overflow="fold") for text in texts]
 
 
 def _cells(entry: Mapping[str, Any], quantities: Sequence[Quantity], truth: bool) -> list[str]:

@@ -17,7 +17,7 @@ from cldctl.runs.state import OVER
 from cldctl.runs.status import RunStatus, evaluation_status, status_of, work_state
 
 from .console import err, out
-from .details import evaluations
+from .details import evaluations, remarks
 from .format import duration, number
 from .sweeps import by_step, sweep_table
 from .tables import state_text
@@ -86,6 +86,8 @@ def _results(run: RunFolder, names: Sequence[str], sweep: Sweep | None = None) -
         out.print(evaluations(rows))
         for table in by_step(rows):
             out.print(table)
+    for line in remarks(rows):
+        err.print(line, soft_wrap=True)
     for name in missing:
         text = f"evaluation {name} is not complete; see {command(f'logs {run.name} --eval {name}', run)}"
         err.print(text, markup=False, soft_wrap=True)

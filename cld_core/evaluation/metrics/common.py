@@ -1,7 +1,9 @@
 """What metrics of the features of samples share."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
+from cld_core.evaluation import nonfinite
 from cld_core.evaluation.request import EvalRequest
 
 if TYPE_CHECKING:
@@ -17,6 +19,11 @@ SAME_REFERENCE = (*SAME_FEATURES, "fid.stats")
 def sampler(request: EvalRequest) -> str:
     """In words: how samples were drawn."""
     return request.sampling.method
+
+
+def remark(section: Mapping[str, Any]) -> str | None:
+    """In words: how many samples are not finite. Reports of older versions do not say."""
+    return nonfinite.remark(section.get("nonfinite", 0), section.get("samples", 0))
 
 
 def both_features(joined: "Joined") -> "tuple[Tensor, Tensor]":

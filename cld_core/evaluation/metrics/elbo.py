@@ -1,6 +1,7 @@
 """The likelihood bound: mean and standard error over test examples, in nats or in bits/dim of an image's pixels."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +9,7 @@ from cld_core.evaluation.definitions import Metric, Quantity
 
 if TYPE_CHECKING:
     from cld_core.evaluation.joined import Joined
+    from cld_core.evaluation.request import EvalRequest
     from cld_core.model import Model
 
 
@@ -45,11 +47,13 @@ def section(joined: "Joined") -> dict[str, Any]:
         "stderr_paper_estimator": standard_error(unit.scale * arrays["paper_elbo"]),
         f"{unit.key}_importance": unit.of(-arrays["importance_bound"].mean()),
         "n": len(arrays["elbo"]),
+        "eps": spec.eps,
         "nfe_mean": float(arrays["nfe"].mean()),
         "velocities": spec.velocities,
         "probes": spec.probes,
     }
-    return report | _against_truth(joined)
+    asked = joined.request.elbo_eps_asked
+    return report | ({} if asked is None else {"eps_asked": asked}) | _against_truth(joined)
 
 
 def _against_truth(joined: "Joined") -> dict[str, Any]:
@@ -67,6 +71,18 @@ def _against_truth(joined: "Joined") -> dict[str, Any]:
     return known
 
 
+def _how(request: "EvalRequest") -> str:
+    start = "" if request.elbo_eps_asked is None else f", from t = {request.elbo.eps:g}"
+    return f"velocities {request.elbo.velocities}, probes {request.elbo.probes}{start}"
+
+
+def _remark(section: Mapping[str, Any]) -> str | None:
+    if "eps_asked" not in section:
+        return None
+    seen = "the network was trained on no smaller t (objective.loss_eps)"
+    return f"the bound starts at t = {section['eps']:g}, not at eval.elbo.eps = {section['eps_asked']:g}: {seen}"
+
+
 ELBO = Metric(
     name="elbo",
     help="Bound of the negative log-likelihood.",
@@ -77,5 +93,6 @@ ELBO = Metric(
         Quantity(key="nll", field="nll", label="NLL bound, nats", stderr="stderr"),
     ),
     section=section,
-    how=lambda request: f"velocities {request.elbo.velocities}, probes {request.elbo.probes}",
+    how=_how,
+    remark=_remark,
 )

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from cld_core.evaluation.definitions import Metric, Quantity
 
-from .common import SAME_REFERENCE, sampler
+from .common import SAME_REFERENCE, remark, sampler
 
 if TYPE_CHECKING:
     from cld_core.evaluation.joined import Joined
@@ -39,4 +39,5 @@ FID = Metric(
     quantities=(Quantity(key="fid", label="FID"),),
     section=_section,
     how=sampler,
+    remark=remark,
 )

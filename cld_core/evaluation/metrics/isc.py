@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from cld_core.evaluation.definitions import Metric, Quantity
 
-from .common import SAME_FEATURES, sampler
+from .common import SAME_FEATURES, remark, sampler
 
 if TYPE_CHECKING:
     from cld_core.evaluation.joined import Joined
@@ -35,4 +35,5 @@ ISC = Metric(
     quantities=(Quantity(key="isc", label="Inception Score", larger_is_better=True),),
     section=_section,
     how=sampler,
+    remark=remark,
 )

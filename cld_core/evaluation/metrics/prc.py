@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from cld_core.evaluation.definitions import Metric, Quantity
 
-from .common import SAME_REFERENCE, both_features, sampler
+from .common import SAME_REFERENCE, both_features, remark, sampler
 
 if TYPE_CHECKING:
     from cld_core.evaluation.joined import Joined
@@ -39,4 +39,5 @@ PRC = Metric(
     ),
     section=_section,
     how=sampler,
+    remark=remark,
 )

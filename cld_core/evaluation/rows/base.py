@@ -35,6 +35,14 @@ class RowComputer(ABC):
     def compute(self, first: int, last: int) -> Arrays:
         """The rows ``first <= i < last``, arrays (last - first, ...); each row is a function of i, not of the range."""
 
+    def review(self, rows: Arrays) -> None:
+        """Look at rows that are saved, each once, before further ones are computed.
+
+        Raises:
+            CldError: they make the others pointless.
+        """
+        return
+
     def condense(self, rows: Arrays) -> Arrays:
         """What a complete shard keeps of its rows."""
         return rows

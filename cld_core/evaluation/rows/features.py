@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from cld_core.data.images import to_pixels
-from cld_core.evaluation import extractors, registry, stats_file
+from cld_core.evaluation import extractors, nonfinite, registry, stats_file
 from cld_core.evaluation.feature_inputs import FeatureInputs
 from cld_core.evaluation.moments import Moments
+from cld_core.evaluation.request import EvalRequest
+from cld_core.model import Model
 from cld_core.shards.files import Arrays
 
 from .base import RowComputer
@@ -18,10 +20,16 @@ from .base import RowComputer
 class FeatureRows(RowComputer):
     """Of the samples ``first <= i < last``: ``nfe``, ``features`` (last - first, D), ``scores`` if a metric reads them.
 
+    ``nonfinite`` (last - first,), bool, says which samples are not finite. Pixels do not show it.
+
     A shard keeps the features themselves only if a metric reads them, otherwise their moments.
     """
 
     keeps_rows = False
+
+    def __init__(self, model: Model, request: EvalRequest) -> None:
+        super().__init__(model, request)
+        self._reviewed = self._nonfinite = 0
 
     def prepare(self) -> None:
         self._extractor()
@@ -33,7 +41,19 @@ class FeatureRows(RowComputer):
         columns = self._extractor()(to_pixels(drawn.x, floor=self._inputs.quantisation == "floor"))
         if not {"features", "moments"} & self._read:
             del columns["features"]
-        return {"nfe": drawn.nfe_each.double().cpu().numpy(), **columns}
+        about = {"nfe": drawn.nfe_each.double(), "nonfinite": nonfinite.rows(drawn.x)}
+        return {**{name: values.cpu().numpy() for name, values in about.items()}, **columns}
+
+    def review(self, rows: Arrays) -> None:
+        """Count samples that are not finite.
+
+        Raises:
+            UnusableSamplesError: those of this process alone are more than all samples may have.
+        """
+        self._reviewed += len(rows["nonfinite"])
+        self._nonfinite += int(rows["nonfinite"].sum())
+        samples, allowed = self.request.samples, self.request.max_nonfinite
+        nonfinite.require_few(self._nonfinite, self._reviewed, samples=samples, allowed=allowed)
 
     def condense(self, rows: Arrays) -> Arrays:
         if "features" not in rows or "features" in self._read:

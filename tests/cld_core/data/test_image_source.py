@@ -1,5 +1,7 @@
 """Images as training and evaluation use them."""
 
+import math
+
 import pytest
 import torch
 
@@ -70,6 +72,13 @@ def test_pixels_survive_the_way_to_the_model_and_back():
     assert 0.4 < float(gap.mean()) < 0.6, "half a grey level"
     middle = dequantise(levels, torch.full((256,), 0.5))
     assert torch.equal(to_pixels(middle), levels)
+
+
+@pytest.mark.parametrize("floor", [False, True])
+def test_numbers_that_are_not_finite_become_defined_grey_levels(floor):
+    x = torch.tensor([math.nan, math.inf, -math.inf, 0.0]).repeat(100)
+    assert to_pixels(x, floor=floor).view(100, 4).unique(dim=0).tolist() == [[0, 255, 0, 127 + (not floor)]]
+    assert to_pixels(x.to(torch.bfloat16), floor=floor).view(100, 4)[:, :3].unique(dim=0).tolist() == [[0, 255, 0]]
 
 
 def test_missing_data_are_noticed_before_anything_is_submitted(data, tmp_path):

@@ -10,7 +10,7 @@ from cld_core.run.atomic import read_json
 from cld_core.shards import KINDS, open_work
 from cld_core.shards.merging import Merged, MergeError
 
-from .squares import Squares, SquaresRequest
+from .squares import Squares, SquaresComputation, SquaresRequest
 
 SUM = sum(i * i for i in range(20))
 
@@ -89,6 +89,33 @@ def test_a_shard_resumes_at_its_next_batch_whatever_an_interrupted_one_left(fold
     assert work.compute(Ranks())
     assert work.computed[:2] == [(0, 4), (4, 6)]
     assert not rows.exists()
+    assert result(folder) == SUM
+
+
+def test_every_row_is_reviewed_once_it_is_saved_and_a_refusal_ends_the_work(folder, monkeypatch):
+    seen, limit = [], 10
+
+    def review(self, kind, rows):
+        seen.extend(rows["square"].tolist())
+        if len(seen) > limit:
+            raise MergeError("enough")
+
+    monkeypatch.setattr(SquaresComputation, "review", review)
+    work = Squares(folder)
+    with pytest.raises(MergeError, match="enough"):
+        work.compute(Ranks())
+    assert seen == [i * i for i in range(13)], "of a shard that is sealed and one that is not"
+    assert work.computed == [(0, 4), (4, 6), (6, 10), (10, 13)]
+    assert work.missing() == [1, 2]
+    seen.clear()
+    with pytest.raises(MergeError, match="enough"):
+        Squares(folder).compute(Ranks())
+    assert seen == [i * i for i in range(6, 17)]
+    limit = 20
+    seen.clear()
+    again = Squares(folder)
+    assert again.compute(Ranks())
+    assert (seen, again.computed) == ([i * i for i in range(13, 20)], [(17, 20)])
     assert result(folder) == SUM
 
 

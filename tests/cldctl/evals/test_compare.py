@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from cld_core.errors import NotFoundError
+from cld_core.evaluation import registry
 from cld_core.evaluation.request import EvalRequest
 from cldctl.evals import compare
 from cldctl.ui.compared import compared
@@ -57,3 +58,32 @@ def test_answers_to_different_questions_are_not_compared(tmp_path):
         compare.column(evaluated(tmp_path / "c", 1.0, 0.1), "20")
     with pytest.raises(NotFoundError, match="d has no finished evaluation"):
         compare.column(run_with(tmp_path / "d", 10))
+
+
+def asked(path, metric, *overrides):
+    """A run with a result of this metric."""
+    run = run_with(path, 10, overrides=overrides)
+    sections = {"elbo": {"nll": 1.0, "stderr": 0.1}, "loss": {"value": 1.0, "stderr": 0.1}}
+    report(run, EvalRequest.of(run.recipe(), (metric,), 10), **{metric: sections[metric]})
+    return compare.column(run)
+
+
+def test_of_a_section_only_what_differs_is_named(tmp_path):
+    columns = [asked(tmp_path / "a", "loss"), asked(tmp_path / "b", "loss", "objective.weighting=likelihood")]
+    (warning,) = compare.to_json(columns)["warnings"]
+    expected = "test loss of a and b cannot be compared: objective.weighting reweightedv2 and likelihood"
+    assert warning == expected
+    assert compare.verdict(registry.quantity("loss"), *(column.results["loss"] for column in columns)) == ""
+
+
+def test_bounds_are_compared_by_where_they_start(tmp_path):
+    later = "objective.loss_eps=0.001"
+    columns = [asked(tmp_path / "a", "elbo"), asked(tmp_path / "b", "elbo", later)]
+    assert "NLL bound, nats of a and b cannot be compared: elbo.eps 1e-05 and 0.001" in compare.warnings(columns)
+    same = [*columns[1:], asked(tmp_path / "c", "elbo", "eval.elbo.eps=0.001")]
+    assert compare.warnings(same) == []
+    assert [it.results["nll"].how for it in (*columns, same[1])] == [
+        "velocities 1, probes 1",
+        "velocities 1, probes 1, from t = 0.001",
+        "velocities 1, probes 1",
+    ]

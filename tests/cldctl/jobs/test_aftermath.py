@@ -21,6 +21,7 @@ from cld_core.run.events import (
 from cld_core.run.history import History
 from cldctl.jobs import aftermath
 from cldctl.jobs.aftermath import GiveUp, Retry, after_bad_end, after_crash, missing_event
+from cldctl.jobs.process import HOPELESS
 from tests.support.launcher import REF, Launcher, inside
 from tests.support.made_up import run_with
 
@@ -87,6 +88,7 @@ def test_a_task_of_sharded_work_has_a_budget_of_its_own():
     assert after_crash(2, code=137, retries=1) == GiveUp("2 crashes (1 allowed)", "the budget is spent")
     assert after_crash(1, code=2, retries=3) is None, "a fault in the request"
     assert after_crash(1, code=3, retries=3) is None, "its checkpoint is gone"
+    assert after_crash(1, code=HOPELESS, retries=3) is None, "it would draw the same samples"
 
 
 def missing(*events: Event, restart: int = 0, code: int = 1, hung: bool = False) -> Event | None:
@@ -170,6 +172,13 @@ def test_a_task_of_shards_that_crashed_is_started_again_until_its_budget_is_spen
     assert "task 7: 2 crashes (1 allowed); not started again" in capsys.readouterr().err
     assert not hasattr(job, "delay_s")
     assert work.ledger.history().crashes == {"7": 2}
+
+
+def test_a_task_whose_samples_are_unusable_did_not_crash(work):
+    job = inside()
+    aftermath.after_shards(work.folder, job, HOPELESS)
+    assert work.ledger.history().crashes == {}
+    assert not hasattr(job, "delay_s")
 
 
 class Known(Launcher):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cld_core.errors import CheckpointError
+from cld_core.errors import CheckpointError, UnusableSamplesError
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.evaluation.request import EvalRequest
 from cld_core.run.events import JobRef
@@ -10,6 +10,7 @@ from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import InJob, SchedulerAway
 from cldctl.clusters.debug import DebugCluster
 from cldctl.jobs import shards
+from cldctl.jobs.process import HOPELESS
 from cldctl.jobs.shards import Piece, ShardsWork, divided
 from tests.support.launcher import inside
 from tests.support.made_up import run_with
@@ -68,6 +69,18 @@ def test_tables_are_written_once_when_all_pieces_are_computed(evaluations, monke
     assert ShardsWork(evaluations, gpu=False)._compute(inside(), StopFlag())
     assert written == ["mine"]
     assert "warning: the tables of the sweeps of mine could not be written: no space left" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("error", "code"), [(CheckpointError, 1), (UnusableSamplesError, HOPELESS)])
+def test_a_process_ends_as_its_error_asks_to_be_treated(evaluations, monkeypatch, capsys, error, code):
+    def failing(*arguments):
+        raise error("so it is. Fix it.")
+
+    monkeypatch.setattr(Evaluation, "compute", failing)
+    with pytest.raises(SystemExit) as end:
+        ShardsWork(evaluations, gpu=False)(inside())
+    assert (end.value.code, error.exit_code) == (code, 1)
+    assert "error: so it is. Fix it." in capsys.readouterr().err.splitlines()
 
 
 @pytest.mark.parametrize("is_away", [False, True])

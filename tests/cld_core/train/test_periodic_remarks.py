@@ -1,0 +1,59 @@
+"""What training says about periodic results that are unusual, and that it goes on without them."""
+
+import pytest
+
+from cld_core.evaluation.stats_work import Statistics, StatsRequest
+from cld_core.ranks import Ranks
+from cld_core.run import events
+from cld_core.stop import StopFlag
+from cld_core.train import session
+from tests.support.extractor import TINY
+from tests.support.images import make_images, run_folder
+from tests.support.spoiled import spoil
+
+STEP = 2
+QUICK = (f"train.steps={STEP}", "sampling.nfe=3", "periodic.batch_size=3", "eval.samples=7")
+
+
+@pytest.fixture
+def trained(tmp_path, capsys):
+    """Trains a run with the periodic work that is asked for, and returns what it printed."""
+
+    def train(*due: str, settings: tuple[str, ...] = ()) -> list[str]:
+        run = run_folder(tmp_path, make_images(tmp_path / "set"), *QUICK, *TINY, *settings)
+        stats = StatsRequest.of(run.recipe(), None, features=False, shards=1).save()
+        assert Statistics(stats).compute(Ranks())
+        run.ledger.append(events.Requested(steps=STEP, overrides=due))
+        assert session.run(run, Ranks(), StopFlag(), job_id="test").cause == "finished"
+        return capsys.readouterr().out.splitlines()
+
+    return train
+
+
+def test_pictures_with_samples_that_are_not_finite(trained, monkeypatch):
+    spoil(monkeypatch, [0, 4])
+    assert "step 2: 2 of 5 samples are not finite" in trained("periodic.samples_every=2", "periodic.samples=5")
+
+
+def test_too_many_of_them_and_there_is_no_fid_this_time(trained, monkeypatch):
+    spoil(monkeypatch, [0, 4])
+    lines = trained("periodic.fid_every=2", "periodic.fid_samples=7")
+    (line,) = [line for line in lines if "FID" in line]
+    assert line.startswith("no FID this time: 2 of 7 samples are not finite, a fraction of 0.286, but")
+
+
+def test_a_few_of_them_are_named_beside_the_fid(trained, monkeypatch):
+    spoil(monkeypatch, [0, 4])
+    lines = trained("periodic.fid_every=2", "periodic.fid_samples=7", settings=("eval.max_nonfinite=0.3",))
+    assert "step 2: 2 of 7 samples are not finite" in lines
+    assert any(line.startswith("step 2: FID ") for line in lines)
+
+
+def test_a_bound_that_starts_where_training_did(trained):
+    loose = ("eval.elbo.rtol=0.05", "eval.elbo.atol=0.05", "objective.loss_eps=0.001")
+    lines = trained("periodic.elbo_every=2", "periodic.elbo_points=2", settings=loose)
+    start = "step 2: the bound starts at t = 0.001, not at eval.elbo.eps = 1e-05: "
+    assert [line for line in lines if "the bound starts" in line] == [
+        f"{start}the network was trained on no smaller t (objective.loss_eps)"
+    ]
+    assert any(line.startswith("step 2: likelihood bound of 2 test examples: bpd") for line in lines)

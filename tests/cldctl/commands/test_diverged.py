@@ -1,0 +1,119 @@
+"""Samples that are not finite, as people meet them: from the network's weights to tables, pages and exit codes."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cld_core.checkpoint.load import load
+from cld_core.checkpoint.write import write
+from cld_core.evaluation.request import EvalRequest
+from cld_core.evaluation.rows.features import FeatureRows
+from cld_core.evaluation.stats_work import Statistics, StatsRequest
+from cld_core.ranks import Ranks
+from cld_core.recipe import with_overrides
+from cld_core.run import RunFolder
+from cld_core.stop import StopFlag
+from cld_core.train import session
+from tests.support.extractor import TINY
+from tests.support.images import make_images, run_folder
+from tests.support.made_up import report, run_with
+from tests.support.spoiled import spoil
+from tests.support.tools import DEBUG, invoke, status
+
+STEP = 2
+QUICK = ("sampling.method=em", "sampling.nfe=3")
+SAID = "3 of 50,000 samples are not finite"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run on 8x8 images and the statistics of its training set."""
+    runs = tmp_path_factory.mktemp("runs")
+    settings = (*TINY, *QUICK, "eval.samples=20", f"train.steps={STEP}")
+    run = run_folder(runs, make_images(runs.parent / f"{runs.name}-set"), *settings)
+    session.run(run, Ranks(), StopFlag(), job_id="test")
+    assert Statistics(StatsRequest.of(run.recipe(), None, features=False, shards=1).save()).compute(Ranks())
+    return run
+
+
+def test_a_network_that_has_diverged_gets_no_fid_on_the_local_cluster(trained, tmp_path):
+    """In processes of their own."""
+    runs = tmp_path / "runs"
+    run = RunFolder(shutil.copytree(trained.path, runs / "run"))
+    state = load(run, STEP)
+    next(iter(state["ema"]["average"].values())).fill_(float("nan"))
+    write(run, STEP, state)
+    done = invoke("eval", "run", "--fid", "--shards", "2", "--cluster", "local", "--follow", runs=runs, code=1)
+    assert "is not complete" in done.stderr
+    (entry,) = status(runs, "run")["evals"]
+    assert (entry["state"], entry["fid"]) == ("STOPPED", None)
+    log = invoke("logs", "run", "--eval", entry["id"], runs=runs)
+    assert "error: 10 of 10 samples are not finite" in log.stderr
+
+
+def test_too_many_fail_and_more_may_be_allowed_without_drawing_again(trained, monkeypatch):
+    runs, drawn, compute = trained.path.parent, [], FeatureRows.compute
+    monkeypatch.setattr(FeatureRows, "compute", lambda self, *given: drawn.append(given) or compute(self, *given))
+    spoil(monkeypatch, [1, 2, 12])
+    asked = ("eval", "run", "--fid", "eval.seed=1", "--shards", "2", *DEBUG)
+    failed = invoke(*asked, runs=runs, code=1)
+    assert "2 of 10 samples are not finite, a fraction of 0.1 of the 20 asked for" in failed.stderr
+    assert failed.stderr.count("eval.max_nonfinite higher") == 1
+    assert not list(trained.evals.glob("*/report.json"))
+    done = invoke(*asked, "eval.max_nonfinite=0.2", runs=runs)
+    assert "3 of 20 samples are not finite" in done.stderr.splitlines()[-1]
+    assert "FINISHED" in done.stdout
+    assert drawn == [(0, 10), (10, 20)]
+    (entry,) = [it for it in status(runs, "run")["evals"] if it["fid"] is not None]
+    assert entry["remarks"] == ["3 of 20 samples are not finite"]
+
+
+def test_pictures_and_arrays_of_such_samples_come_with_a_warning(trained, tmp_path, monkeypatch):
+    spoil(monkeypatch, [0, 1, 4])
+    runs = trained.path.parent
+    for name in ("grid.png", "arrays.npz"):
+        done = invoke("sample", "run", "-n", "5", "-o", str(tmp_path / name), runs=runs)
+        assert "3 of 5 samples are not finite" in done.stderr.splitlines()
+    assert "5 samples (3 not finite), em, 3 NFE" in Image.open(tmp_path / "grid.png").info["Description"]
+    with np.load(tmp_path / "arrays.npz") as arrays:
+        assert np.isnan(arrays["x"][[0, 1, 4], -1, -1, -1]).all()
+        assert arrays["images"][[0, 1, 4], -1, -1, -1].tolist() == [0, 0, 0]
+
+
+def test_toy_samples_as_well(runs, tmp_path, monkeypatch):
+    spoil(monkeypatch, [7], float("inf"))
+    for name in ("points.png", "points.npz"):
+        arguments = ("-n", "30", "--method", "em", "--nfe", "3", "-o", str(tmp_path / name))
+        done = invoke("sample", "done", *arguments, runs=runs)
+        assert "1 of 30 samples is not finite" in done.stderr.splitlines()
+        monkeypatch.undo()
+        assert "not finite" not in invoke("sample", "done", *arguments, runs=runs).stderr
+        spoil(monkeypatch, [7], float("inf"))
+
+
+def test_status_page_and_comparison_say_it(tmp_path):
+    fid, bad = {"value": 3.0, "samples": 50_000}, {"nonfinite": 3}
+    for name, more in (("good", {"nonfinite": 0}), ("bad", bad), ("old", {})):
+        run = run_with(tmp_path / name, 10)
+        report(run, EvalRequest.of(run.recipe(), ("elbo",), 10), elbo={"nll": 1.0}, fid=fid | more)
+    for name, count in (("good", 0), ("bad", 1), ("old", 0)):
+        assert invoke("status", name, runs=tmp_path).stdout.count(SAID) == count
+        invoke("report", name, "-o", str(tmp_path / "page.html"), runs=tmp_path)
+        assert (tmp_path / "page.html").read_text().count(SAID) == count
+    compared = ("eval", "--compare", "good", "bad", "old")
+    assert invoke(*compared, runs=tmp_path).stderr.splitlines().count(f"bad: {SAID}") == 1
+    assert f"bad: {SAID}" in json.loads(invoke(*compared, "--json", runs=tmp_path).stdout)["warnings"]
+
+
+def test_a_sweep_says_which_of_its_cells_it_is(tmp_path):
+    run = run_with(tmp_path / "mine", 10)
+    made = invoke("eval", "mine", "--elbo", "--sweep", "eval.elbo.probes=1,2", *DEBUG, runs=tmp_path, code=None)
+    assert made.returncode != 0, "its checkpoints hold no tensors"
+    recipe = with_overrides(run.recipe(), ["eval.elbo.probes=2"], "test")
+    request = EvalRequest.of(recipe, ("elbo",), 10)
+    report(run, request, elbo={"nll": 1.0}, fid={"value": 3.0, "samples": 50_000, "nonfinite": 3})
+    shown = invoke("status", "mine", runs=tmp_path).stdout
+    assert shown.count(f"{request.id}: {SAID}") == 1
