@@ -52,7 +52,7 @@ class Model:
             net = nets.build(recipe.network, data_shape=self.data_shape, halves_in=self.sde.n, halves_out=self.sde.m)
             net.to(self.device).eval()
             if precisions.prefers_channels_last(self.device):
-                precisions.store_channels_last(net)
+                precisions.store(net, channels_last=True)
         self.net = net
         self._scores: dict[tuple[bool, str], Score] = {}
         self.score = self.score_of(compiled=False)

@@ -46,10 +46,10 @@ def prefers_channels_last(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def store_channels_last(net: nn.Module) -> None:
-    """Store the weights of convolutions with channels last, in place; other weights stay as they are."""
+def store(net: nn.Module, *, channels_last: bool) -> None:
+    """Store the weights of convolutions in this memory format, in place; other weights stay as they are."""
     # Documented, but no overload in torch's annotations takes this argument alone.
-    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)  # type: ignore[call-overload]
 
 
 def _stores_channels_last(net: nn.Module) -> bool:

@@ -21,7 +21,7 @@ def prepare(net: nn.Module, spec: TrainSpec, ranks: Ranks) -> nn.Module:
     device = ranks.device
     net.to(device)
     if spec.channels_last:
-        precision.store_channels_last(net)
+        precision.store(net, channels_last=True)
     model: Any = torch.compile(net) if spec.compile else net
     if ranks.world_size == 1:
         return model

@@ -95,7 +95,7 @@ def test_on_the_cpu_nothing_is_changed(images):
     made = images()
     assert made.score.net is made.net
     assert all(weight.is_contiguous() for weight in made.net.parameters())
-    precision.store_channels_last(made.net)  # as `train.channels_last` does
+    precision.store(made.net, channels_last=True)  # as `train.channels_last` does
     assert precision.prepared(made.net, CPU, "fp32") is made.net
 
 
