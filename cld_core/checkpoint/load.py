@@ -10,10 +10,8 @@ from cld_core.run import RunFolder
 from .verify import DamagedCheckpoint, newest_whole, verify
 
 
-def load(
-    folder: RunFolder, step: int, *, model_digest: str | None = None, device: torch.device | str = "cpu"
-) -> dict[str, Any]:
-    """The state of one verified checkpoint.
+def load(folder: RunFolder, step: int, *, model_digest: str | None = None) -> dict[str, Any]:
+    """The state of one verified checkpoint, on the CPU: its tensors are mapped, and read when they are used.
 
     Args:
         model_digest: that of the recipe (`Recipe.model_digest`); a checkpoint of another model is refused.
@@ -25,7 +23,7 @@ def load(
     verify(folder, step)
     path = folder.checkpoint_file(step)
     try:
-        state = torch.load(path, map_location=device, weights_only=True, mmap=str(device) == "cpu")
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
         raise CheckpointError(f"{path}: cannot be read as a checkpoint ({error}). Resume from another step.") from error
     if model_digest is not None and state.get("model_digest") != model_digest:

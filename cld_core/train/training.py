@@ -114,8 +114,8 @@ class Training:
         attempt = self.attempt if self.recipe.train.on_resume == "reseed" else 0
         trainer = Trainer(self.recipe, self.ranks, rollback.noise_key(attempt, rollbacks), choice)
         if first_step > 0:
-            digest, device = self.recipe.model_digest(), self.ranks.device
-            trainer.load_state_dict(load(self.folder, first_step, model_digest=digest, device=device))
+            # Mapped, not read at once, and copied from there to the device, so that no second copy takes its memory.
+            trainer.load_state_dict(load(self.folder, first_step, model_digest=self.recipe.model_digest()))
         trainer.warm_up()
         return trainer
 

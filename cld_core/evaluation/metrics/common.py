@@ -18,7 +18,8 @@ SAME_REFERENCE = (*SAME_FEATURES, "fid.stats")
 
 def sampler(request: EvalRequest) -> str:
     """In words: how samples were drawn."""
-    return request.sampling.method
+    spec = request.sampling
+    return spec.method if spec.precision == "fp32" else f"{spec.method} in {spec.precision}"
 
 
 def remark(section: Mapping[str, Any]) -> str | None:
