@@ -30,18 +30,6 @@ def copied(value: Any) -> Any:
     return {name: copied(inner) for name, inner in value.items()} if isinstance(value, dict) else value
 
 
-def tensors(value: Any, name: str = "") -> dict[str, Tensor]:
-    """The tensors in nested dictionaries, by their dotted names."""
-    if isinstance(value, Tensor):
-        return {name: value}
-    if not isinstance(value, dict):
-        return {}
-    found: dict[str, Tensor] = {}
-    for key, inner in value.items():
-        found |= tensors(inner, f"{name}.{key}" if name else str(key))
-    return found
-
-
 def same(a: Any, b: Any) -> bool:
     """Whether two states of nested dictionaries are equal to the last bit."""
     if isinstance(a, Tensor):
@@ -56,8 +44,24 @@ def changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     return [name for name in before if not same(before[name], after[name])]
 
 
+def difference(found: Any, expected: Any, start: Any) -> float:
+    """The L2 distance of two states, in units of the distance of ``expected`` from ``start``.
+
+    Nested dictionaries of the same names; what is not a floating-point tensor does not count.
+    """
+    pairs = list(zip(_tensors(found), _tensors(expected), _tensors(start), strict=True))
+    error = sum(float((a - b).square().sum()) for a, b, _ in pairs)
+    way = sum(float((b - c).square().sum()) for _, b, c in pairs)
+    return float((error / way) ** 0.5)
+
+
 def distance(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
-    """The relative L2 distance of two sets of tensors of the same names."""
-    pairs = [(found[name].double().cpu(), tensor.double().cpu()) for name, tensor in expected.items()]
-    squares = sum(float((a - b).square().sum()) for a, b in pairs)
-    return float((squares / sum(float(b.square().sum()) for _, b in pairs)) ** 0.5)
+    """The L2 distance of two sets of tensors of the same names, in units of the norm of ``expected``."""
+    return difference(found, expected, {name: torch.zeros_like(tensor) for name, tensor in expected.items()})
+
+
+def _tensors(state: Any) -> list[Tensor]:
+    """The floating-point tensors in order, float64 on the CPU."""
+    if isinstance(state, Tensor):
+        return [state.double().cpu()] if state.is_floating_point() else []
+    return [tensor for name in state for tensor in _tensors(state[name])] if isinstance(state, dict) else []
