@@ -15,7 +15,7 @@ from cld_core.train.step import Trainer
 from .findings import Context, Finding, judged
 from .setups import image_recipe
 
-# What is compared is the same numbers but for rounding: no dropout, whose masks differ between devices, and branches
+# What is compared is the same numbers except for rounding: no dropout, whose masks differ between devices, and branches
 # that count. (Those of a new network start at nearly zero, where half precision would underflow.)
 _NETWORK = ("network.dropout=0", "network.init_scale=1", "train.batch_size=4")
 # Depth adds time to the check, and no kind of layer.

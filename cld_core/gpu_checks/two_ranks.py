@@ -18,7 +18,7 @@ from . import states
 from .findings import Context, Finding, judged
 from .setups import image_recipe
 
-# float32 without TF32 but for the order of sums, as in `parity`.
+# float32 without TF32, in which only the order of sums differs; as in `parity`.
 _TOLERANCE = 2.0**-12
 _STEPS = 3
 _LIMIT_S = 180.0
