@@ -21,6 +21,9 @@ _LIMIT_S = 300.0
 # amplifies where gradients are nearly zero. Lost moments, a lost average, or other noise make 8 times this.
 _TOLERANCE = 2.0**-7
 _SETTINGS = (
+    # Without it there is one form of upsampling. Of several, the fastest would be chosen, and not always the same.
+    "network.fir=false",
+    "train.channels_last=true",
     f"train.steps={_STEPS}",
     f"train.checkpoint_every={_EVERY}",
     "train.on_resume=exact",

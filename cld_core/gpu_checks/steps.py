@@ -43,7 +43,8 @@ def _stepped(context: Context, recipe: Recipe) -> Finding:
     if context.on_gpu:
         torch.cuda.reset_peak_memory_stats()
     seconds: list[float] = []
-    with numerics.using(tf32=recipe.train.tf32):
+    # As training does: timing kernels takes memory, too.
+    with numerics.using(tf32=recipe.train.tf32, fixed_shapes=True):
         trainer = Trainer(recipe, Ranks(device=torch.device(context.device)))
         before = {"weights": _copies(trainer.net.parameters()), "average": _copies(trainer.ema.average)}
         while True:
