@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.harness import Report, Row, Settings, interleaved, seconds
@@ -114,14 +116,13 @@ def _training(settings: Settings, recipe: Recipe) -> Training:
 
 def flops(recipe: Recipe) -> float:
     """FLOP of the products and convolutions of a step, forward and backward, in any form; computed without numbers."""
-    rows, size = recipe.train.batch_size, recipe.network.image_size
-    diffusion, meta = sde.build(recipe.sde), torch.device("meta")
-    with meta:
-        shape = (recipe.network.image_channels, size, size)
-        net = nets.build(recipe.network, data_shape=shape, halves_in=diffusion.n, halves_out=diffusion.m)
-        u, t = torch.empty(rows, diffusion.n * shape[0], size, size), torch.empty(rows)
-    with FlopCounterMode(display=False) as counter:
-        net(u, t).sum().backward()
+    rows, diffusion, network = recipe.train.batch_size, sde.build(recipe.sde), recipe.network
+    shape = (network.image_channels, network.image_size, network.image_size)
+    # torch does not count the fused attention of CPUs.
+    with FakeTensorMode(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        net = nets.build(network, data_shape=shape, halves_in=diffusion.n, halves_out=diffusion.m)
+        u = torch.empty(rows, diffusion.n * shape[0], *shape[1:])
+        net(u, torch.empty(rows)).sum().backward()
     return float(counter.get_total_flops())
 
 
