@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO := demo-runs
 MARKDOWN := README.md CHANGELOG.md docs tests/slurm
 
-.PHONY: demo test test-lab lint bench clean slurm-up slurm-down
+.PHONY: demo test test-lab test-gpu lint bench clean slurm-up slurm-down
 
 # Made again when the dependencies change.
 $(VENV)/.installed: pyproject.toml
@@ -18,11 +18,15 @@ demo: $(VENV)/.installed
 
 # What a newcomer runs: a few minutes on two cores, no Slurm.
 test: $(VENV)/.installed
-	$(BIN)/pytest -n 2 -m "not slurm and not slow"
+	$(BIN)/pytest -n 2 -m "not slurm and not slow and not gpu"
 
 # The rest: the Slurm laboratory (tests/slurm/README.md) and whatever is slow.
 test-lab: $(VENV)/.installed
-	$(BIN)/pytest -n 2 -m "slurm or slow"
+	$(BIN)/pytest -n 2 -m "(slurm or slow) and not gpu"
+
+# Where there is a GPU (docs/gpu.md); elsewhere, all of it is skipped.
+test-gpu: $(VENV)/.installed
+	$(BIN)/pytest -m gpu -rs tests/gpu
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

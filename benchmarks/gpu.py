@@ -1,119 +1,157 @@
-"""The image recipes on a GPU: steps and images per second, memory, MFU, and the time of 50,000 samples.
+"""The image recipes on a GPU, as they run: `python -m benchmarks gpu`. Reports if there is none.
 
-`python -m benchmarks gpu`; reports if there is no GPU. Batch sizes are halved until they fit.
+Training on the rows that each GPU of the recipe gets, in its precision: the form that `auto` chooses, and the others;
+the time of the first step, memory, and the model FLOPs utilisation (MFU), which is relative to the card's own measured
+rate of products in half precision. Then the time of 50,000 samples by each sampler and in each precision.
 """
 
 import itertools
 import statistics
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import models
-from benchmarks.harness import Report, Row, Settings, seconds
-from benchmarks.limits import flop_rates
-from benchmarks.ncsnpp_step import step_flops
-from cld_core.model import Model
+from benchmarks.harness import Report, Row, Settings, interleaved, seconds
+from cld_core import nets, numerics, sde
+from cld_core.gpu_checks import sampling
+from cld_core.gpu_checks.findings import Context
+from cld_core.gpu_checks.setups import image_recipe
 from cld_core.ranks import Ranks
-from cld_core.recipe import Recipe, load
+from cld_core.recipe import Recipe
 from cld_core.train.step import Trainer
 
-# Recipes and the batch sizes to start with: on one GPU, the batch of the recipe is too large for most cards.
-RECIPES = {"cifar10": 128, "celebahq256_paper": 16, "celebahq256": 16}
+RECIPES = ("cifar10", "celebahq256_paper", "celebahq256")
 FORMS = {
-    "fp32": ("train.precision=fp32", "train.tf32=false"),
-    "tf32": ("train.precision=fp32",),
-    "bf16": ("train.precision=bf16",),
-    "bf16, compiled": ("train.precision=bf16", "train.compile=true"),
+    "eager": ("train.compile=false", "train.channels_last=false"),
+    "channels_last": ("train.compile=false", "train.channels_last=true"),
+    "compiled": ("train.compile=true", "train.channels_last=false"),
+    "compiled, channels_last": ("train.compile=true", "train.channels_last=true"),
+    "bf16, channels_last": ("train.precision=bf16", "train.compile=false", "train.channels_last=true"),
 }
-SAMPLERS = {
-    "exponential, 20 evaluations": {"method": "exponential", "nfe": 20},
-    "exponential, 20 evaluations, compiled": {"method": "exponential", "nfe": 20, "compile": True},
-    "EM, 500 evaluations": {"method": "em", "nfe": 500},
-    "SSCS, 150 evaluations": {"method": "sscs", "nfe": 150, "grid": "quadratic"},
-    "probability flow": {"method": "ode"},
-}
+PRECISIONS = ("fp32", "tf32")
 SAMPLES = 50_000
+# Steps before and within each measurement.
+_WARM_UP, _STEPS = 5, 10
+
+
+@dataclass(frozen=True)
+class Training:
+    """One measurement: ``steps`` in seconds each, ``first`` with what it compiles, memory in bytes, FLOP of a step."""
+
+    rows: int
+    first: float
+    steps: list[float]
+    memory: int
+    flops: float
 
 
 def topic(settings: Settings) -> Report:
-    if not settings.is_gpu:
+    if not settings.is_gpu and not settings.quick:
         report = Report(topic="gpu", title="no GPU on this machine")
-        report.notes.append("on a machine with a GPU: `make bench`, or `python -m benchmarks gpu --json gpu.json`")
+        report.notes.append("on a machine with a GPU: `python -m benchmarks gpu --json gpu.json` (docs/gpu.md)")
         return report
-    name = torch.cuda.get_device_name()
-    report = Report(topic="gpu", title=name)
-    rates = flop_rates(replace(settings, rounds=3), 8192)
-    peaks = {"fp32": rates["product, float32"][1], "bf16": rates["product, bfloat16"][1]}
-    report.notes.append(", ".join(f"{kind}: {rate / 1e12:.0f} TFLOP/s for products" for kind, rate in peaks.items()))
-    report.notes.append("MFU: fraction of the rate of products in the same dtype, the best that this card reaches")
-    for recipe, batch in RECIPES.items():
-        for form, keys in FORMS.items():
-            report.rows.append(_training(settings, recipe, batch, form, keys, peaks))
-        report.rows += _sampling(settings, recipe, 2 * batch)
-        if settings.quick:
-            break
+    context = Context(
+        work=settings.work, device=settings.device, scale="small" if settings.quick else "full", clock=settings.clock
+    )
+    peak = half_rate(settings)
+    report = Report(topic="gpu", title=torch.cuda.get_device_name() if settings.is_gpu else "small sizes on the CPU")
+    report.notes.append(f"products in half precision: {peak / 1e12:.3g} TFLOP/s, which MFU is relative to")
+    for name in RECIPES[:1] if settings.quick else RECIPES:
+        for form, keys in forms(settings).items():
+            report.rows.append(_row(f"{name}, {form}", measured(settings, context, name, keys), peak))
+        report.rows += _samplers(context, name)
     return report
 
 
-def on_one_gpu(settings: Settings, name: str, *keys: str) -> Recipe:
-    """An image recipe on generated data, for one process."""
-    recipe = load(models.RECIPES / f"{name}.yaml")
-    size = recipe.network.image_size
-    folder = models.image_folder(settings.work / name, size, {"train": 256, "validation": 1})
-    one = ("cluster.nodes=1", "cluster.gpus_per_node=1", "data.name=folder", f"data.size={size}")
-    return load(models.RECIPES / f"{name}.yaml", [*one, f"data.path={folder}", "train.channels_last=true", *keys])
+def forms(settings: Settings) -> dict[str, tuple[str, ...]]:
+    """Without those that compile if it is to be quick."""
+    return {name: keys for name, keys in FORMS.items() if not (settings.quick and "compiled" in name)}
 
 
-def _training(
-    settings: Settings, name: str, batch: int, form: str, keys: tuple[str, ...], peaks: dict[str, float]
-) -> Row:
-    label = f"{name}, {form}"
-    while batch:
+def half_rate(settings: Settings) -> float:
+    """The most FLOP/s of products in float16 or bfloat16."""
+    n = 256 if settings.quick else 8192
+    a, b = torch.randn(2, n, n, device=settings.device)
+    # CPUs compute float16 by other means.
+    kinds = (torch.bfloat16, torch.float16) if settings.is_gpu else (torch.bfloat16,)
+    factors = {str(kind): (a.to(kind), b.to(kind)) for kind in kinds}
+    calls = {name: partial(torch.matmul, *pair) for name, pair in factors.items()}
+    times = interleaved(calls, min(settings.rounds, 3), settings)
+    return 2.0 * n**3 / min(min(taken) for taken in times.values())
+
+
+def measured(settings: Settings, context: Context, name: str, keys: tuple[str, ...]) -> Training | None:
+    """Training in one form, on fewer rows if they do not fit into memory; None if not even one does."""
+    rows = image_recipe(context, name).train.batch_size
+    while rows:
+        try:
+            return _training(settings, image_recipe(context, name, *keys, f"train.batch_size={rows}"))
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            rows //= 2
+    return None
+
+
+def _training(settings: Settings, recipe: Recipe) -> Training:
+    numbers = itertools.count()
+    if settings.is_gpu:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        try:
-            trainer, taken = _steps(settings, on_one_gpu(settings, name, f"train.batch_size={batch}", *keys))
-        except torch.OutOfMemoryError:
-            batch //= 2
-            continue
-        second = statistics.median(taken)
-        memory = torch.cuda.max_memory_allocated() / 2**30
-        peak = peaks["bf16" if form.startswith("bf16") else "fp32"]
-        share = step_flops(trainer, batch) / second / peak if "compiled" not in form else None
+    with numerics.using(tf32=recipe.train.tf32, fixed_shapes=True):
+        trainer = Trainer(recipe, Ranks(device=torch.device(settings.device)))
+        first = seconds(lambda: trainer.step(next(numbers)), settings)
+        for _ in range(_WARM_UP):
+            trainer.step(next(numbers))
+        count = 1 if settings.quick else _STEPS
+        taken = [seconds(lambda: trainer.step(next(numbers)), settings, count) for _ in range(settings.rounds)]
+        memory = torch.cuda.max_memory_allocated() if settings.is_gpu else 0
         trainer.close()
-        note = f"batch {batch}: {1 / second:.2f} steps/s, {batch / second:.0f} images/s, {memory:.1f} GiB"
-        note += "" if share is None else f", MFU {100 * share:.0f} %"
-        return Row(name=label, seconds=second, best=min(taken), note=note)
-    return Row(name=label, seconds=None, note="does not fit into memory")
+    return Training(recipe.train.batch_size, first, taken, memory, flops(recipe))
 
 
-def _steps(settings: Settings, recipe: Recipe) -> tuple[Trainer, list[float]]:
-    """A trainer and the seconds of its steps, after some steps for warming up and compiling."""
-    trainer, numbers = Trainer(recipe, Ranks(device=torch.device(settings.device))), itertools.count()
-    for _ in range(5):
-        trainer.step(next(numbers))
-    count = 2 if settings.quick else 10
-    return trainer, [seconds(lambda: trainer.step(next(numbers)), settings, count) for _ in range(settings.rounds)]
+def flops(recipe: Recipe) -> float:
+    """FLOP of the products and convolutions of a step, forward and backward, in any form; computed without numbers."""
+    rows, diffusion, network = recipe.train.batch_size, sde.build(recipe.sde), recipe.network
+    shape = (network.image_channels, network.image_size, network.image_size)
+    # torch does not count the fused attention of CPUs.
+    with FakeTensorMode(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        net = nets.build(network, data_shape=shape, halves_in=diffusion.n, halves_out=diffusion.m)
+        u = torch.empty(rows, diffusion.n * shape[0], *shape[1:])
+        net(u, torch.empty(rows)).sum().backward()
+    return float(counter.get_total_flops())
 
 
-def _sampling(settings: Settings, name: str, batch: int) -> list[Row]:
-    """Time of `SAMPLES` samples on one card, extrapolated from one batch."""
-    torch.cuda.empty_cache()
-    torch.set_float32_matmul_precision("high")
-    model = Model(on_one_gpu(settings, name), settings.device)
-    model.net.requires_grad_(False)
-    rows = []
-    for label, keys in SAMPLERS.items():
-        if settings.quick and keys["method"] != "exponential":
-            continue
+def _row(name: str, training: Training | None, peak: float) -> Row:
+    if training is None:
+        return Row(name=name, seconds=None, note="does not fit into memory")
+    second = statistics.median(training.steps)
+    note = (
+        f"{training.rows} rows: {training.rows / second:.0f} images/s, first step {training.first:.1f} s, "
+        f"{training.memory / 2**30:.1f} GiB, MFU {100 * training.flops / second / peak:.0f} %"
+    )
+    return Row(name=name, seconds=second, best=min(training.steps), note=note)
+
+
+def _samplers(context: Context, name: str) -> Iterator[Row]:
+    """Seconds of one evaluation of a batch, and hours for `SAMPLES` samples."""
+    recipe = image_recipe(context, name)
+    rows = 2 if context.small else recipe.eval.batch_size
+    model = sampling.untrained(recipe, context.device)
+    for method, precision in itertools.product(sampling.EVALUATIONS, PRECISIONS):
+        label = f"{name}, {method}, {precision}"
         try:
-            model.draw(batch, **keys)
-            second = seconds(lambda keys=keys: model.draw(batch, **keys), settings)
+            with numerics.using(tf32=precision == "tf32"):
+                each, _ = sampling.per_evaluation(context, model, rows, method)
         except torch.OutOfMemoryError:
-            rows.append(Row(name=f"{name}, {label}", seconds=None, note=f"batches of {batch} do not fit into memory"))
+            torch.cuda.empty_cache()
+            yield Row(name=label, seconds=None, note=f"batches of {rows} do not fit into memory")
             continue
-        hours = second * SAMPLES / batch / 3600
-        note = f"batches of {batch}, tf32; {SAMPLES:,} samples in {hours:.2f} h"
-        rows.append(Row(name=f"{name}, {label}", seconds=second, note=note))
-    return rows
+        evaluations = sampling.EVALUATIONS[method]
+        hours = each * evaluations * SAMPLES / rows / 3600
+        note = f"evaluations of {rows} rows; {SAMPLES:,} samples of {evaluations} evaluations in {hours:.2f} h"
+        yield Row(name=label, seconds=each, note=note)

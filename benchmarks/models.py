@@ -1,15 +1,11 @@
 """The networks that are measured: ours, and the baseline with the same weights."""
 
-from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from benchmarks.baseline import PlainCLD, PlainMLP
 from cld_core import nets
-from cld_core.data.build import Plan, Unit, build
 from cld_core.model import Model
 from cld_core.nets.ncsnpp import Ncsnpp
 from cld_core.recipe import Recipe, load
@@ -51,21 +47,6 @@ def plain_toy(model: Model) -> PlainCLD:
     net.load_state_dict({name: value.cpu() for name, value in model.net.state_dict().items()})
     net.requires_grad_(False)
     return PlainCLD(net)
-
-
-def image_folder(folder: Path, size: int, counts: Mapping[str, int]) -> Path:
-    """A prepared data set of random ``size`` x ``size`` images, as `cldctl data prepare folder` creates it."""
-
-    def read(count: int, seed: int) -> list[bytes]:
-        images = np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
-        return [image.tobytes() for image in images]
-
-    units = {
-        split: [Unit(name="all", fingerprint="1", read=partial(read, count, seed))]
-        for seed, (split, count) in enumerate(counts.items())
-    }
-    build(Plan(name="folder", size=size, source="benchmarks", units=units), folder)
-    return folder
 
 
 def ncsnpp_recipe(quick: bool, *overrides: str) -> Recipe:

@@ -1,12 +1,9 @@
 """Recipes and profiles, found by name: those of the user take precedence over those that ship with cldctl."""
 
-import sysconfig
 from pathlib import Path
 
 from cld_core.errors import RecipeError, did_you_mean, nearest
-
-# Beside the code of a checkout, and where an installed package has them.
-_SHIPPED = (Path(__file__).parents[1] / "recipes", Path(sysconfig.get_path("data")) / "share" / "cldctl" / "recipes")
+from cld_core.recipe import shipped
 
 
 def find_recipe(name: str) -> Path:
@@ -31,7 +28,7 @@ def find_profile(name: str | None) -> Path | None:
     """
     if name is None:
         return None
-    folders = (Path.home() / ".config/cldctl/profiles", *(folder / "profiles" for folder in _SHIPPED))
+    folders = (Path.home() / ".config/cldctl/profiles", *(folder / "profiles" for folder in shipped.FOLDERS))
     by_name = _by_name(folders)
     if (file := _file_of(name, by_name)) is not None:
         return file
@@ -41,7 +38,7 @@ def find_profile(name: str | None) -> Path | None:
 
 def recipe_files() -> dict[str, Path]:
     """The files of all recipes by name, sorted; those in ./recipes take precedence."""
-    return _by_name((Path("recipes"), *_SHIPPED))
+    return _by_name((Path("recipes"), *shipped.FOLDERS))
 
 
 def short(file: Path) -> str:

@@ -131,10 +131,10 @@ class SchedulerAway(CldError):
 
 @dataclass(frozen=True)
 class Check:
-    """One line of `cldctl doctor`: its subject, ``verdict`` (ok, warn, fail), what was found, and what to do."""
+    """One line of `cldctl doctor`: its subject, ``verdict``, what was found, and what to do."""
 
     name: str
-    verdict: Literal["ok", "warn", "fail"]
+    verdict: Literal["ok", "warn", "fail", "skip"]
     found: str
     advice: str = ""
 

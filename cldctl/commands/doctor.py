@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cld_core.recipe import Recipe
     from cldctl.clusters.base import Check
 
-_STYLE = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+_STYLE = {"ok": "green", "warn": "yellow", "fail": "bold red", "skip": "dim"}
 
 
 def doctor(
@@ -27,6 +27,7 @@ def doctor(
     partition: Annotated[str | None, typer.Option(help="Only this partition; default: all.")] = None,
     account: Annotated[str | None, typer.Option(help="Account of the small job.")] = None,
     wait: Annotated[float, typer.Option(metavar="SECONDS", min=1, help="How long the small job may take.")] = 120,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Check this machine's GPU, too: about two minutes.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
     directory: RunsDir = None,
 ) -> None:
@@ -36,7 +37,7 @@ def doctor(
 
     Example: cldctl doctor --partition gpu
     """
-    from cldctl import clusters, machine
+    from cldctl import card, clusters, machine
     from cldctl.clusters.base import DoctorOptions
     from cldctl.jobs.specs import measured_saves
 
@@ -46,6 +47,9 @@ def doctor(
     with err.status("checking"):
         checks = list(machine.checks(root, list(_recipes())))
         checks += where.checks(root, asked, measured_saves(find_runs(root)))
+    if gpu:
+        with err.status("checking the GPU: about two minutes"):
+            checks += card.checks()
     verdicts = {check.verdict for check in checks}
     worst = next((verdict for verdict in ("fail", "warn") if verdict in verdicts), "ok")
     if as_json:

@@ -20,12 +20,12 @@ from cld_core.evaluation.rows.features import FeatureRows
 from cld_core.evaluation.rows.loss import LossRows
 from cld_core.evaluation.stats_computing import StatsComputation
 from cld_core.evaluation.stats_work import Statistics, StatsRequest
+from cld_core.gpu_checks.fid import random_inception
 from cld_core.model import Model
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
 from cld_core.shards import open_work
 from cld_core.shards.merging import MergeError
-from tests.support.extractor import inception_weights
 from tests.support.images import make_images
 
 from .gathered import gather
@@ -47,7 +47,7 @@ def test_all_numbers_are_those_of_torch_fidelity_on_the_same_pictures(run, tmp_p
     """The real Inception, from a local file; its layer of 192 features keeps the test short."""
     from torch_fidelity import calculate_metrics
 
-    weights = inception_weights(tmp_path / "weights.pth")
+    weights = random_inception(tmp_path / "weights.pth")
     data = open_images(make_images(tmp_path / "few", splits={"train": 9}), "train", cache="disk")
     settings = ("eval.fid.extractor=inception-v3-compat", "eval.fid.plugin=null", f"eval.fid.weights={weights}")
     settings += ("eval.fid.layer=192", f"data.path={tmp_path / 'few'}", "eval.samples=8")

@@ -1,8 +1,10 @@
 """`cldctl doctor` without a Slurm."""
 
 import json
+import sys
 
-from tests.support.tools import cldctl
+from cldctl import card
+from tests.support.tools import cldctl, invoke
 
 
 def test_this_machine(tmp_path):
@@ -13,6 +15,45 @@ def test_this_machine(tmp_path):
     assert found["torch"]["verdict"] == "ok"
     assert "free" in found["runs folder"]["found"]
     assert not list(tmp_path.iterdir()), "it leaves nothing behind"
+
+
+NO_CARD = '{"card": null, "checks": 2}'
+ONE_FAILS = """
+{"card": "A card, 80 GiB", "checks": 2}
+{"name": "tf32", "verdict": "ok", "found": "as it should be", "advice": ""}
+{"name": "overflow", "verdict": "fail", "found": "average changed", "advice": "Train in bf16."}
+"""
+
+
+def asked_for_the_gpu(tmp_path, monkeypatch, answer, *, code):
+    monkeypatch.setattr(card, "COMMAND", (sys.executable, "-c", f"print({answer.strip()!r})"))
+    done = invoke("doctor", "--gpu", "--cluster", "debug", "--json", runs=tmp_path / "runs", code=code)
+    checks = json.loads(done.stdout)["checks"]
+    return [check for check in checks if check["name"].startswith("gpu")]
+
+
+def test_without_a_card_the_gpu_is_one_row_and_nothing_fails(tmp_path, monkeypatch):
+    (row,) = asked_for_the_gpu(tmp_path, monkeypatch, NO_CARD, code=0)
+    assert (row["verdict"], row["found"]) == ("warn", "no card here")
+    assert "srun --gpus=1 cldctl doctor --gpu --no-job" in row["advice"]
+
+
+def test_a_gpu_check_that_fails_is_a_row_and_exit_code_1(tmp_path, monkeypatch):
+    rows = asked_for_the_gpu(tmp_path, monkeypatch, ONE_FAILS, code=1)
+    assert [(row["name"], row["verdict"]) for row in rows] == [
+        ("gpu", "ok"),
+        ("gpu: tf32", "ok"),
+        ("gpu: overflow", "fail"),
+    ]
+    assert rows[-1]["advice"] == "Train in bf16."
+
+
+def test_a_row_that_was_skipped_is_shown(tmp_path, monkeypatch):
+    skipped = '{"name": "two ranks", "verdict": "skip", "found": "needs two cards", "advice": ""}'
+    monkeypatch.setattr(card, "COMMAND", ("printf", '{"card": "A card", "checks": 1}\\n' + skipped))
+    shown = invoke("doctor", "--gpu", "--cluster", "debug", runs=tmp_path / "runs").stdout
+    line = next(line for line in shown.splitlines() if "two ranks" in line)
+    assert line.split()[3:5] == ["skip", "needs"]
 
 
 def test_slurm_that_is_asked_for_and_is_not_there(tmp_path):

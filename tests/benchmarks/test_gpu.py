@@ -1,0 +1,74 @@
+"""The benchmark of GPUs, on a CPU with small sizes: what does not fit, and the table that waits for its numbers."""
+
+import re
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from benchmarks import gpu
+from benchmarks.harness import Settings
+from benchmarks.ncsnpp_step import step_flops
+from cld_core.gpu_checks import sampling
+from cld_core.gpu_checks.findings import Context
+from cld_core.gpu_checks.setups import image_recipe
+from cld_core.ranks import Ranks
+from cld_core.train.step import Trainer
+from tests.support.paths import ROOT
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return Settings(quick=True, rounds=1, work=tmp_path)
+
+
+def test_every_form_and_sampler_has_a_row(settings):
+    report = gpu.topic(settings)
+    names = [row.name for row in report.rows]
+    assert names == [
+        *(f"cifar10, {form}" for form in gpu.FORMS if "compiled" not in form),
+        *(f"cifar10, {method}, {precision}" for method in sampling.EVALUATIONS for precision in gpu.PRECISIONS),
+    ]
+    assert all(row.seconds > 0 for row in report.rows)
+    assert re.search(r"8 rows: \d+ images/s, first step [\d.]+ s, 0.0 GiB, MFU \d+ %", report.rows[0].note)
+    assert re.search(r"50,000 samples of 312 evaluations in [\d.]+ h", report.rows[-8].note)
+
+
+def test_rows_that_do_not_fit_are_halved(settings, monkeypatch, tmp_path):
+    step = Trainer.step
+
+    def limited(self, *arguments):
+        if self.recipe.train.batch_size > limit:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        step(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "step", limited)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    context = Context(work=tmp_path, device="cpu", scale="small")
+    limit = 2
+    assert gpu.measured(settings, context, "cifar10", ("train.precision=bf16",)).rows == 2
+    limit = 0
+    assert gpu.measured(settings, context, "cifar10", ()) is None
+
+
+@pytest.mark.parametrize("name", ["cifar10", "celebahq256"])
+def test_flops_are_those_of_a_step(tmp_path, name):
+    recipe = image_recipe(Context(work=tmp_path, device="cpu", scale="small"), name, "train.precision=fp32")
+    trainer = Trainer(recipe, Ranks())
+    # torch does not count the fused attention of CPUs.
+    with sdpa_kernel(SDPBackend.MATH):
+        expected = step_flops(trainer, recipe.train.batch_size)
+    assert gpu.flops(recipe) == expected
+    trainer.close()
+
+
+def test_without_a_gpu_it_says_so(tmp_path):
+    report = gpu.topic(Settings(work=tmp_path))
+    assert (report.title, report.rows) == ("no GPU on this machine", [])
+
+
+def test_the_tables_in_the_documentation_wait_for_the_rows_that_it_measures():
+    text = (ROOT / "docs" / "benchmarks.md").read_text().partition("## On a GPU")[2]
+    cells = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ") and "--" not in line]
+    assert set(gpu.FORMS) <= set(cells)
+    assert set(sampling.EVALUATIONS) <= set(cells)
