@@ -1,8 +1,9 @@
 """The image recipes on a GPU, as they run: `python -m benchmarks gpu`. Reports if there is none.
 
-Training on the rows that each GPU of the recipe gets, in its precision: the form that `auto` chooses, and the others;
-the time of the first step, memory, and the model FLOPs utilisation (MFU), which is relative to the card's own measured
-rate of products in half precision. Then the time of 50,000 samples by each sampler and in each precision.
+Training on the rows that each GPU of the recipe gets, in its precision and in each form: the time of a step and of the
+first one, memory, and the model FLOPs utilisation (MFU), which is relative to the card's own measured rate of products
+in half precision; and which form `train.compile: auto` chooses. Then the time of 50,000 samples by each sampler and in
+each precision.
 """
 
 import itertools
@@ -18,22 +19,23 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.harness import Report, Row, Settings, interleaved, seconds
 from cld_core import nets, numerics, sde
-from cld_core.gpu_checks import sampling
+from cld_core.gpu_checks import forms, sampling
 from cld_core.gpu_checks.findings import Context
 from cld_core.gpu_checks.setups import image_recipe
 from cld_core.ranks import Ranks
 from cld_core.recipe import Recipe
+from cld_core.train.forms import Choice
 from cld_core.train.step import Trainer
 
 RECIPES = ("cifar10", "celebahq256_paper", "celebahq256")
+# In the precision of the recipe.
 FORMS = {
-    "eager": ("train.compile=false", "train.channels_last=false"),
-    "channels_last": ("train.compile=false", "train.channels_last=true"),
-    "compiled": ("train.compile=true", "train.channels_last=false"),
-    "compiled, channels_last": ("train.compile=true", "train.channels_last=true"),
-    "bf16, channels_last": ("train.precision=bf16", "train.compile=false", "train.channels_last=true"),
+    "eager": Choice(),
+    "channels_last": Choice(channels_last=True),
+    "compiled": Choice("compiled", channels_last=True),
+    "CUDA graphs": Choice("graphs", channels_last=True),
 }
-PRECISIONS = ("fp32", "tf32")
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 SAMPLES = 50_000
 # Steps before and within each measurement.
 _WARM_UP, _STEPS = 5, 10
@@ -62,15 +64,14 @@ def topic(settings: Settings) -> Report:
     report = Report(topic="gpu", title=torch.cuda.get_device_name() if settings.is_gpu else "small sizes on the CPU")
     report.notes.append(f"products in half precision: {peak / 1e12:.3g} TFLOP/s, which MFU is relative to")
     for name in RECIPES[:1] if settings.quick else RECIPES:
-        for form, keys in forms(settings).items():
-            report.rows.append(_row(f"{name}, {form}", measured(settings, context, name, keys), peak))
+        for form, choice in FORMS.items():
+            # Compiling takes minutes.
+            if choice.compile == "eager" or not settings.quick:
+                report.rows.append(_row(f"{name}, {form}", measured(settings, context, name, choice), peak))
+        if not settings.quick:
+            report.notes.append(f"{name}, auto: {forms.check(context, name).found}")
         report.rows += _samplers(context, name)
     return report
-
-
-def forms(settings: Settings) -> dict[str, tuple[str, ...]]:
-    """Without those that compile if it is to be quick."""
-    return {name: keys for name, keys in FORMS.items() if not (settings.quick and "compiled" in name)}
 
 
 def half_rate(settings: Settings) -> float:
@@ -85,25 +86,27 @@ def half_rate(settings: Settings) -> float:
     return 2.0 * n**3 / min(min(taken) for taken in times.values())
 
 
-def measured(settings: Settings, context: Context, name: str, keys: tuple[str, ...]) -> Training | None:
+def measured(settings: Settings, context: Context, name: str, choice: Choice) -> Training | None:
     """Training in one form, on fewer rows if they do not fit into memory; None if not even one does."""
+    # CPUs compute float16 slowly.
+    keys = ("train.precision=fp32",) if context.small else ()
     rows = image_recipe(context, name).train.batch_size
     while rows:
         try:
-            return _training(settings, image_recipe(context, name, *keys, f"train.batch_size={rows}"))
+            return _training(settings, image_recipe(context, name, f"train.batch_size={rows}", *keys), choice)
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             rows //= 2
     return None
 
 
-def _training(settings: Settings, recipe: Recipe) -> Training:
+def _training(settings: Settings, recipe: Recipe, choice: Choice) -> Training:
     numbers = itertools.count()
     if settings.is_gpu:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     with numerics.using(tf32=recipe.train.tf32, fixed_shapes=True):
-        trainer = Trainer(recipe, Ranks(device=torch.device(settings.device)))
+        trainer = Trainer(recipe, Ranks(device=torch.device(settings.device)), choice=choice)
         first = seconds(lambda: trainer.step(next(numbers)), settings)
         for _ in range(_WARM_UP):
             trainer.step(next(numbers))
@@ -145,8 +148,7 @@ def _samplers(context: Context, name: str) -> Iterator[Row]:
     for method, precision in itertools.product(sampling.EVALUATIONS, PRECISIONS):
         label = f"{name}, {method}, {precision}"
         try:
-            with numerics.using(tf32=precision == "tf32"):
-                each, _ = sampling.per_evaluation(context, model, rows, method)
+            each, _ = sampling.per_evaluation(context, model, rows, method, precision=precision)
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             yield Row(name=label, seconds=None, note=f"batches of {rows} do not fit into memory")

@@ -10,6 +10,7 @@ from torch import Tensor
 from cld_core import numerics, seeds
 from cld_core.ranks import Ranks
 from cld_core.recipe import Recipe
+from cld_core.train.forms import Choice
 from cld_core.train.step import Trainer
 
 from .findings import Context, Finding, judged
@@ -27,27 +28,36 @@ OUTPUT, GRADIENTS, PARAMETER = 16, 32, 64
 _FLOOR = 0.1
 # Halvings of a loss scale of 65,536 after which no gradient can overflow for the scale's sake.
 _HALVINGS = 24
+# A CUDA graph is recorded in the second pass, and replayed from the third on.
+_REPLAYED = 3
+
+
+_EAGER, _LAST = Choice(), Choice(channels_last=True)
 
 
 @dataclass(frozen=True)
 class Form:
-    """A way to compute: changes of the recipe, and how many bits of its products can be trusted."""
+    """A way to compute, and how many bits of its products can be trusted."""
 
-    changes: tuple[str, ...]
     bits: int
+    choice: Choice = _EAGER
+    precision: str = "fp32"
+    tf32: bool = False
 
 
 # float32 has 24 bits, of which sums of up to 4,608 products in another order and Winograd's convolutions leave 17. TF32
 # and float16 round the factors to 11 bits, bfloat16 to 8. TF32 where it is off exceeds the tolerance 10 times.
-_FP32 = ("train.precision=fp32", "train.tf32=false")
 FORMS = {
-    "fp32": Form((*_FP32, "train.channels_last=false"), 17),
-    "channels_last": Form((*_FP32, "train.channels_last=true"), 17),
-    "compiled": Form((*_FP32, "train.channels_last=false", "train.compile=true"), 17),
-    "tf32": Form(("train.precision=fp32", "train.tf32=true"), 11),
-    "bf16": Form(("train.precision=bf16",), 8),
-    "fp16": Form(("train.precision=fp16",), 11),
-    "fp16 compiled": Form(("train.precision=fp16", "train.compile=true"), 11),
+    "fp32": Form(17),
+    "channels_last": Form(17, _LAST),
+    "zeros upsampling": Form(17, Choice(upsampling="zeros")),
+    "polyphase upsampling": Form(17, Choice(upsampling="polyphase")),
+    "compiled": Form(17, Choice("compiled", channels_last=True)),
+    "graphs": Form(17, Choice("graphs", channels_last=True)),
+    "tf32": Form(11, _LAST, tf32=True),
+    "bf16": Form(8, _LAST, "bf16"),
+    "fp16": Form(11, _LAST, "fp16"),
+    "fp16 graphs": Form(11, Choice("graphs", channels_last=True), "fp16"),
 }
 
 
@@ -70,7 +80,8 @@ def check(context: Context, form: str, recipe: str = "cifar10") -> Finding:
     """Whether a form agrees with the reference to its tolerance."""
     expected = reference(context, recipe)
     spec = FORMS[form]
-    found = numbers(_recipe(context, recipe, *spec.changes), torch.device(context.device))
+    keys = (f"train.precision={spec.precision}", f"train.tf32={str(spec.tf32).lower()}")
+    found = numbers(_recipe(context, recipe, *keys), torch.device(context.device), spec.choice)
     # One that is missing counts as zero.
     gradients = {name: found.gradients.get(name, torch.zeros_like(g)) for name, g in expected.gradients.items()}
     unit = 2.0**-spec.bits
@@ -90,28 +101,31 @@ def check(context: Context, form: str, recipe: str = "cifar10") -> Finding:
 @functools.lru_cache(maxsize=2)
 def reference(context: Context, recipe: str) -> Numbers:
     """float32 on the CPU."""
-    changes = (*_FP32, "train.channels_last=false", "cluster.gpus_per_node=0")
-    return numbers(_recipe(replace(context, device="cpu"), recipe, *changes), torch.device("cpu"))
+    made = _recipe(replace(context, device="cpu"), recipe, "train.precision=fp32", "train.tf32=false")
+    return numbers(made, torch.device("cpu"), _EAGER)
 
 
-def numbers(recipe: Recipe, device: torch.device) -> Numbers:
+def numbers(recipe: Recipe, device: torch.device, choice: Choice) -> Numbers:
     """One step of a new network: the same weights, images, times and noise for all forms and devices."""
     with numerics.using(tf32=recipe.train.tf32):
-        trainer = Trainer(recipe, Ranks(device=device))
+        trainer = Trainer(recipe, Ranks(device=device), choice=choice)
         rows = recipe.train.batch_size
         x = trainer.source.batch(0, 0, 0, rows, slice(0, rows)).to(device)
         draws = trainer.loss.draw(seeds.generator("parity"), rows, trainer.source.shape, device)
+        passes = _REPLAYED if choice.compile == "graphs" else 1
         for _ in range(_HALVINGS):
-            loss = trainer.loss.per_sample(trainer.score, x, draws).mean()
-            trainer.scaler.scale(loss).backward()
+            for _ in range(passes):
+                trainer.optimiser.zero_grad()
+                loss = trainer.loss.per_sample(trainer.score, x, draws).mean()
+                trainer.scaler.scale(loss).backward()
             trainer.scaler.unscale_(trainer.optimiser)
             gradients = {name: _copied(p.grad) for name, p in trainer.net.named_parameters() if p.grad is not None}
             if not trainer.scaler.is_enabled() or bool(torch.isfinite(_joined(gradients)).all()):
                 break
             trainer.scaler.update()
-            trainer.optimiser.zero_grad()
         with torch.no_grad():
-            output = trainer.score.net(trainer.loss.perturb(x, draws), draws.t.to(x.dtype))
+            for _ in range(passes):
+                output = trainer.score.net(trainer.loss.perturb(x, draws), draws.t.to(x.dtype))
         trainer.close()
     return Numbers(float(loss.detach()), _copied(output), gradients)
 

@@ -30,7 +30,6 @@ class Check:
 
 # Those that train on GPUs.
 RECIPES = ("cifar10", "cifar10_vpsde", "celebahq256_paper", "celebahq256")
-_COMPILED = ("train.compile=true",)
 CHECKS = (
     Check("tf32", "tf32:check", quick=True),
     Check("parity fp32", "parity:check", ("fp32",), quick=True),
@@ -38,15 +37,20 @@ CHECKS = (
     Check("parity tf32", "parity:check", ("tf32",), quick=True),
     Check("parity bf16", "parity:check", ("bf16",), quick=True),
     Check("parity fp16", "parity:check", ("fp16",), quick=True),
+    Check("parity zeros upsampling", "parity:check", ("zeros upsampling",), quick=True),
+    Check("parity polyphase upsampling", "parity:check", ("polyphase upsampling",), quick=True),
     Check("parity compiled", "parity:check", ("compiled",)),
-    Check("parity fp16 compiled", "parity:check", ("fp16 compiled",)),
+    Check("parity graphs", "parity:check", ("graphs",)),
+    Check("parity fp16 graphs", "parity:check", ("fp16 graphs",)),
     Check("parity fp16 celebahq256", "parity:check", ("fp16", "celebahq256")),
     Check("same samples", "sampling:same_as_cpu", quick=True),
     *(Check(f"step {name}", "steps:check", (name,), quick=name in ("cifar10", "celebahq256")) for name in RECIPES),
-    Check("no waiting fp32", "synchronisation:check", ("train.precision=fp32",)),
-    Check("no waiting fp16", "synchronisation:check", ("train.precision=fp16",), quick=True),
-    Check("no waiting compiled", "synchronisation:check", ("train.precision=fp16", *_COMPILED)),
+    Check("no waiting fp32", "synchronisation:check", ("fp32",)),
+    Check("no waiting fp16", "synchronisation:check", ("fp16",), quick=True),
+    Check("no waiting compiled", "synchronisation:check", ("fp16", "compiled")),
+    Check("no waiting graphs", "synchronisation:check", ("fp16", "graphs")),
     Check("overflow", "overflow:check", quick=True),
+    Check("auto", "forms:check"),
     Check("two ranks", "two_ranks:check"),
     Check("checkpoint", "saving:check"),
     Check("resume", "resuming:check"),

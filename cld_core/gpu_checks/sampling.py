@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 
-from cld_core import numerics
 from cld_core.model import Model
 from cld_core.recipe import Recipe
 from cld_core.sampling import Samples
@@ -28,8 +27,7 @@ def check(context: Context, method: str) -> Finding:
     """Samples per second of the CIFAR-10 network, untrained, in the batches of its evaluation; all must be finite."""
     recipe = image_recipe(context, "cifar10")
     rows = 2 if context.small else recipe.eval.batch_size
-    with numerics.using(tf32=recipe.train.tf32):
-        each, samples = per_evaluation(context, untrained(recipe, context.device), rows, method)
+    each, samples = per_evaluation(context, untrained(recipe, context.device), rows, method)
     bad = not bool(torch.isfinite(samples.x).all())
     rate = rows / (each * EVALUATIONS[method]) if each > 0 else math.inf
     found = f"{rate:.3g} samples/s at {EVALUATIONS[method]} evaluations, {1e3 * each:.1f} ms per evaluation of {rows}"
@@ -69,9 +67,8 @@ def same_as_cpu(context: Context) -> Finding:
     shallow = () if context.small else ("network.blocks=1",)
     recipe = image_recipe(context, "cifar10", "network.init_scale=1", *shallow)
     found = []
-    with numerics.using(tf32=False):
-        for device in ("cpu", context.device):
-            found.append(untrained(recipe, device).sample(_COMPARED, method="exponential", nfe=_FEW).double().cpu())
+    for device in ("cpu", context.device):
+        found.append(untrained(recipe, device).sample(_COMPARED, method="exponential", nfe=_FEW).double().cpu())
     expected, here = found
     error = float((here - expected).norm() / expected.norm())
     text = f"{_COMPARED} samples differ from the CPU's by {error:.1e} (at most {_TOLERANCE:.1e}; other noise: 1)"

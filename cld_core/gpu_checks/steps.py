@@ -17,16 +17,16 @@ from .setups import image_recipe
 
 # A loss scale starts at 65,536 and is halved by each step that it lets overflow: after these it cannot be the reason.
 _MOST_STEPS = 20
-# Compiling takes minutes and has checks of its own.
-_PLAIN = "train.compile=false"
+# Measuring forms, and compiling, takes minutes; there are checks of their own for both.
+_PLAIN = ("train.compile=false", "train.channels_last=true")
 
 
 def check(context: Context, name: str) -> Finding:
     """Steps of the recipe ``name`` on the rows that each of its GPUs gets; if they do not fit, on half of them, ..."""
-    wanted = rows = image_recipe(context, name, _PLAIN).train.batch_size
+    wanted = rows = image_recipe(context, name, *_PLAIN).train.batch_size
     while rows:
         try:
-            finding = _stepped(context, image_recipe(context, name, _PLAIN, f"train.batch_size={rows}"))
+            finding = _stepped(context, image_recipe(context, name, *_PLAIN, f"train.batch_size={rows}"))
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             rows //= 2

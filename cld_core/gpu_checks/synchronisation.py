@@ -10,6 +10,7 @@ import torch
 
 from cld_core import numerics
 from cld_core.ranks import Ranks
+from cld_core.train.forms import Choice, Compile
 from cld_core.train.step import Trainer
 
 from .findings import Context, Finding, judged
@@ -36,16 +37,19 @@ def waits_are_errors() -> Iterator[None]:
 
 def check(
     context: Context,
-    *changes: str,
+    precision: str,
+    compile: Compile = "eager",
+    *,
     forbidden: Callable[[], AbstractContextManager[None]] = waits_are_errors,
 ) -> Finding:
-    """Steps of training, in the form that ``changes`` of the recipe give it, where waiting is ``forbidden``."""
+    """Steps of training where waiting is ``forbidden``."""
     if not context.on_gpu and forbidden is waits_are_errors:
         return Finding("skip", "needs a GPU to wait for")
     shallow = () if context.small else ("network.blocks=1",)
-    recipe = image_recipe(context, "cifar10", "train.compile=false", *shallow, *changes)
+    recipe = image_recipe(context, "cifar10", *shallow, f"train.precision={precision}")
     with numerics.using(tf32=recipe.train.tf32, fixed_shapes=True):
-        trainer = Trainer(recipe, Ranks(device=torch.device(context.device)))
+        choice = Choice(compile, channels_last=True)
+        trainer = Trainer(recipe, Ranks(device=torch.device(context.device)), choice=choice)
         try:
             for step in range(_WARM_UP):
                 trainer.step(step)
@@ -57,7 +61,7 @@ def check(
             return judged(False, found, "Each wait costs GPU time. Report it with torch's version.")
         finally:
             trainer.close()
-    return judged(True, f"{_STEPS} steps in {recipe.train.precision} without waiting for the GPU")
+    return judged(True, f"{_STEPS} steps in {recipe.train.precision} without waiting for the GPU, {choice}")
 
 
 def _place(error: Exception) -> str:

@@ -12,8 +12,11 @@ from benchmarks.ncsnpp_step import step_flops
 from cld_core.gpu_checks import sampling
 from cld_core.gpu_checks.findings import Context
 from cld_core.gpu_checks.setups import image_recipe
+from cld_core.nets import compiled
 from cld_core.ranks import Ranks
+from cld_core.train.forms import Choice
 from cld_core.train.step import Trainer
+from tests.support import tracing
 from tests.support.paths import ROOT
 
 
@@ -26,12 +29,21 @@ def test_every_form_and_sampler_has_a_row(settings):
     report = gpu.topic(settings)
     names = [row.name for row in report.rows]
     assert names == [
-        *(f"cifar10, {form}" for form in gpu.FORMS if "compiled" not in form),
+        *(f"cifar10, {form}" for form, choice in gpu.FORMS.items() if choice.compile == "eager"),
         *(f"cifar10, {method}, {precision}" for method in sampling.EVALUATIONS for precision in gpu.PRECISIONS),
     ]
     assert all(row.seconds > 0 for row in report.rows)
     assert re.search(r"8 rows: \d+ images/s, first step [\d.]+ s, 0.0 GiB, MFU \d+ %", report.rows[0].note)
-    assert re.search(r"50,000 samples of 312 evaluations in [\d.]+ h", report.rows[-8].note)
+    assert re.search(r"50,000 samples of 312 evaluations in [\d.]+ h", report.rows[-16].note)
+
+
+def test_a_form_that_compiles_is_measured(settings, monkeypatch, tmp_path):
+    monkeypatch.setattr(compiled, "BACKEND", tracing.differentiate)
+    before = len(tracing.graphs)
+    context = Context(work=tmp_path, device="cpu", scale="small")
+    measured = gpu.measured(settings, context, "cifar10", gpu.FORMS["CUDA graphs"])
+    assert measured.first > 0
+    assert len(tracing.graphs) > before
 
 
 def test_rows_that_do_not_fit_are_halved(settings, monkeypatch, tmp_path):
@@ -46,9 +58,9 @@ def test_rows_that_do_not_fit_are_halved(settings, monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     context = Context(work=tmp_path, device="cpu", scale="small")
     limit = 2
-    assert gpu.measured(settings, context, "cifar10", ("train.precision=bf16",)).rows == 2
+    assert gpu.measured(settings, context, "cifar10", Choice()).rows == 2
     limit = 0
-    assert gpu.measured(settings, context, "cifar10", ()) is None
+    assert gpu.measured(settings, context, "cifar10", Choice()) is None
 
 
 @pytest.mark.parametrize("name", ["cifar10", "celebahq256"])

@@ -11,10 +11,10 @@ from cld_core.gpu_checks.registry import CHECKS, find
 from cld_core.recipe import load
 from tests.support.paths import RECIPES
 
-# On a CPU, they start processes, compile, or compute much in float16.
-SLOW = ("parity compiled", "parity fp16 compiled", "two ranks", "resume", "fid")
+# They start processes, or compute much.
+SLOW = ("two ranks", "resume", "fid")
 # What a CPU cannot be asked; their own tests fake it.
-SKIPPED = ("no waiting fp32", "no waiting fp16", "no waiting compiled")
+SKIPPED = ("no waiting fp32", "no waiting fp16", "no waiting compiled", "no waiting graphs")
 
 
 @pytest.mark.parametrize(

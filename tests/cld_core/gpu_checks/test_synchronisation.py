@@ -10,14 +10,14 @@ from cld_core.train.gradients import GradientFilter
 from tests.support import meta
 
 
-def check(context, *changes):
+def check(context, precision):
     with meta.in_place_of_a_gpu() as no_blocking_copies:
-        return synchronisation.check(replace(context, device="meta"), *changes, forbidden=lambda: no_blocking_copies)
+        return synchronisation.check(replace(context, device="meta"), precision, forbidden=lambda: no_blocking_copies)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_a_step_reads_nothing_back(context, precision):
-    finding = check(context, f"train.precision={precision}")
+    finding = check(context, precision)
     assert finding.verdict == "ok", finding.found
     assert precision in finding.found
 
@@ -42,13 +42,13 @@ def test_a_wait_is_found_with_its_place(context, monkeypatch, wait):
         return whole(self, norm)
 
     monkeypatch.setattr(GradientFilter, "check", waiting)
-    finding = check(context, "train.precision=fp32")
+    finding = check(context, "fp32")
     assert finding.verdict == "fail"
     assert "a step waits or fails at step.py:" in finding.found
 
 
 def test_a_cpu_is_not_waited_for(context):
-    assert synchronisation.check(context).verdict == "skip"
+    assert synchronisation.check(context, "fp32").verdict == "skip"
 
 
 def test_torch_is_told_to_refuse_waits_and_then_not_to(monkeypatch):
