@@ -25,6 +25,7 @@ def settings(tmp_path):
     return Settings(quick=True, rounds=1, work=tmp_path)
 
 
+@pytest.mark.slow
 def test_every_form_and_sampler_has_a_row(settings):
     report = gpu.topic(settings)
     names = [row.name for row in report.rows]

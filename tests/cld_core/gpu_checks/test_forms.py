@@ -1,9 +1,13 @@
 """A form that does not work on a card is found."""
 
+import pytest
+
 from cld_core.gpu_checks import forms
 from cld_core.train import tuning
+from cld_core.train.forms import Options
 
 
+@pytest.mark.slow
 def test_the_fastest_form_is_told_with_all_times(context):
     finding = forms.check(context)
     assert finding.verdict == "ok"
@@ -12,6 +16,8 @@ def test_the_fastest_form_is_told_with_all_times(context):
 
 
 def test_a_form_that_fails_is_found(context, monkeypatch):
+    few = Options(("eager",), (False,), ("transposed", "zeros"))
+    monkeypatch.setattr(tuning, "options_of", lambda *_: few)
     prepare = tuning.prepare
 
     def failing(net, spec, ranks, choice, **options):

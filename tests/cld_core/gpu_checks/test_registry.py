@@ -11,8 +11,8 @@ from cld_core.gpu_checks.registry import CHECKS, find
 from cld_core.recipe import load
 from tests.support.paths import RECIPES
 
-# They start processes, or compute much.
-SLOW = ("two ranks", "resume", "fid")
+# They start processes, trace many graphs, or compute much.
+SLOW = ("parity graphs", "parity fp16 graphs", "auto", "two ranks", "resume", "fid")
 # What a CPU cannot be asked; their own tests fake it.
 SKIPPED = ("no waiting fp32", "no waiting fp16", "no waiting compiled", "no waiting graphs")
 
