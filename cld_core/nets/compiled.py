@@ -44,7 +44,7 @@ def compiled(net: nn.Module, *, graphs: bool = False) -> nn.Module:
 def start_workers() -> None:
     """Start the processes in which torch compiles for GPUs, unless they run.
 
-    Slurm sends SIGUSR2 to them, too. It would end them, and with them a compilation that is under way.
+    Slurm sends SIGUSR2 to them, too. It would end them, and with them the compilation that is in progress.
     """
     # SIGTERM is left to them: the pool ends its processes with it.
     with _blocked(signal.SIGUSR2):

@@ -253,24 +253,29 @@ def decide(
         if known is not None:
             _say(ranks, f"{known}, as measured before on {notes.where}")
             return known
-        bench, deadly = Bench(recipe, ranks, card, stop), notes.deadly()
-
-        def take(choice: Choice, timings: Timings) -> None:
-            heartbeat()
-            if str(choice) in deadly:
-                timings.failed[choice] = DIED
-                return
-            if choice.compile != "eager":
-                notes.begin(choice)
-            bench.take(choice, timings)
-
         began = time.monotonic()
-        choice, timings = compare(options, take, passes)
+        choice, timings = compare(options, _noted(Bench(recipe, ranks, card, stop), notes, heartbeat), passes)
         seconds = time.monotonic() - began
     if timings.milliseconds or timings.failed:
         _say(ranks, f"measured on {card.name}: {timings} -> {choice} (measuring took {seconds:.0f} s)")
         notes.end(choice, timings, seconds)
     return choice
+
+
+def _noted(bench: Bench, notes: Notes, heartbeat: Callable[[], None]) -> Callable[[Choice, Timings], None]:
+    """`Bench.take`, which skips forms that end the process, and notes that it begins one that might."""
+    deadly = notes.deadly()
+
+    def take(choice: Choice, timings: Timings) -> None:
+        heartbeat()
+        if str(choice) in deadly:
+            timings.failed[choice] = DIED
+            return
+        if choice.compile != "eager":
+            notes.begin(choice)
+        bench.take(choice, timings)
+
+    return take
 
 
 def _say(ranks: Ranks, text: str) -> None:
