@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+# Tensors of which `Ema.update_unless` holds the changes at once.
+_PART = 64
+
 
 class Ema:
     """The average of a network's trainable parameters, held once and updated in one sweep.
@@ -43,9 +46,12 @@ class Ema:
         decay = torch.clamp((1.0 + updates) / (10.0 + updates), max=self.decay)
         # The kernels for lists want a factor of the same type.
         weight = ((1.0 - decay) * good).to(self.average[0].dtype)
-        change = torch._foreach_sub([parameter.detach() for parameter in self._live], self.average)
-        torch._foreach_mul_(change, weight)
-        torch._foreach_add_(self.average, change)
+        # A part at a time, or the changes would take as much memory as the weights.
+        for first in range(0, len(self.average), _PART):
+            average = self.average[first : first + _PART]
+            change = torch._foreach_sub([it.detach() for it in self._live[first : first + _PART]], average)
+            torch._foreach_mul_(change, weight)
+            torch._foreach_add_(average, change)
 
     @torch.no_grad()
     def write(self) -> None:
@@ -73,11 +79,20 @@ class Ema:
         return {"updates": self.updates, "average": dict(zip(self.names, self.average, strict=True))}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a `state_dict`.
+
+        Raises:
+            KeyError, ValueError: its names or shapes are not those of the network; nothing was changed.
+        """
         average = state["average"]
         assert isinstance(average, dict), "the average is a dictionary of named tensors"
         missing, unknown = set(self.names) - set(average), set(average) - set(self.names)
         if missing or unknown:
             raise KeyError(f"averaged weights: missing {sorted(missing)}, unknown {sorted(unknown)}")
+        for name, tensor in zip(self.names, self.average, strict=True):
+            found, wanted = tuple(average[name].shape), tuple(tensor.shape)
+            if found != wanted:
+                raise ValueError(f"averaged weights: {name} has shape {found}, not {wanted}")
         with torch.no_grad():
             for name, tensor in zip(self.names, self.average, strict=True):
                 tensor.copy_(average[name])

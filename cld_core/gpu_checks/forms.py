@@ -20,7 +20,7 @@ def check(context: Context, name: str = "cifar10") -> Finding:
     with numerics.using(tf32=recipe.train.tf32, fixed_shapes=True):
         bench = tuning.Bench(recipe, ranks, card)
         begin = card.clock()
-        choice, timings = compare(tuning.options_of(recipe, ranks, bench.net), bench.take, recipe.train.steps)
+        choice, timings = compare(tuning.options_of(recipe, ranks), bench.take, recipe.train.steps)
         taken = card.clock() - begin
     found = f"{timings} -> {choice}, measured in {taken:.0f} s"
     return judged(not timings.failed, found, "Training leaves out forms that fail. Report them with torch's version.")

@@ -1,6 +1,9 @@
 """Networks through `torch.compile`, which nothing else calls."""
 
+import contextlib
 import logging
+import signal
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -22,7 +25,7 @@ def compiled(net: nn.Module, *, graphs: bool = False) -> nn.Module:
     """``net`` through `torch.compile`, one compilation for each size of batch. Results differ by rounding.
 
     Args:
-        net: maps (u, t) to a tensor; it is, or contains, what `watched` returns.
+        net: maps (u, t) to a tensor; it is, or contains, a `Watched`, if it is to say when it runs uncompiled.
         graphs: GPUs replay recorded CUDA graphs. Every result is written into the same memory, so call
             `torch.compiler.cudagraph_mark_step_begin` before each forward pass, and copy what is to outlive the next.
     """
@@ -32,8 +35,33 @@ def compiled(net: nn.Module, *, graphs: bool = False) -> nn.Module:
     name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
     if getattr(config, name) < LIMIT:
         setattr(config, name, LIMIT)
+    if next(net.parameters()).is_cuda:
+        start_workers()
     made: Any = torch.compile(net, dynamic=False, backend=BACKEND, mode="reduce-overhead" if graphs else None)
     return made
+
+
+def start_workers() -> None:
+    """Start the processes in which torch compiles for GPUs, unless they run.
+
+    Slurm sends SIGUSR2 to them, too. It would end them, and with them the compilation that is in progress.
+    """
+    # SIGTERM is left to them: the pool ends its processes with it.
+    with _blocked(signal.SIGUSR2):
+        # Importing it may start them.
+        from torch._inductor.async_compile import AsyncCompile
+
+        AsyncCompile.warm_pool()
+
+
+@contextlib.contextmanager
+def _blocked(number: signal.Signals) -> Iterator[None]:
+    """A signal is not delivered to this thread, and never to processes and threads that begin inside the block."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def compilations() -> int:

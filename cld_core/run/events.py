@@ -150,6 +150,14 @@ class RolledBack(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Measuring(Event):
+    """A form of the network is tried on a GPU, and may end the process; ``where`` and ``form`` as in `Measured`."""
+
+    where: str
+    form: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Measured(Event):
     """The forms in which the network can compute were timed on a GPU, and one was chosen.
 

@@ -1,5 +1,6 @@
 """A ledger read in one pass. Readers use this fold; none of them scans the events itself."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -61,6 +62,7 @@ class History:
         last_of: by job id, the newest event that names the job.
         rolled_back_to: the step of each rollback, oldest first.
         measured: by kind of place, the form in which the network was last found to train fastest there.
+        trials: (kind of place, form) of each trial of a form that neither led to a measurement nor was left in order.
     """
 
     attempts: tuple[Attempt, ...] = ()
@@ -82,6 +84,7 @@ class History:
     last_of: dict[str, Event] = field(default_factory=dict)
     rolled_back_to: tuple[int, ...] = ()
     measured: dict[str, events.Measured] = field(default_factory=dict)
+    trials: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def of(cls, events: Iterable[Event]) -> "History":
@@ -129,6 +132,10 @@ class History:
             best = attempt.first_step
             count += 1
         return count
+
+    def begun(self, where: str) -> Counter[str]:
+        """By form, how often a trial of it in a kind of place seems to have ended the process."""
+        return Counter(form for place, form in self.trials if place == where)
 
     def was_requeued(self, attempt: Attempt) -> bool:
         """Whether the job of ``attempt`` has put itself back into the queue since the attempt began."""
@@ -179,8 +186,11 @@ class History:
                 self._explained(event)
             case events.RolledBack():
                 self.rolled_back_to += (event.to_step,)
+            case events.Measuring():
+                self.trials += ((event.where, event.form),)
             case events.Measured():
                 self.measured[event.where] = event
+                self.trials = tuple(trial for trial in self.trials if trial[0] != event.where)
             case events.Cancelled():
                 self.cancelled |= {event.job_id}
             case events.NotBegun():
@@ -215,6 +225,7 @@ class History:
 
     def _ended(self, event: events.Ended) -> None:
         self.bug = event.detail if event.bug else None
+        self._excuse(event.cause)
         before = self._numbered(event.attempt)
         if before is None:
             return
@@ -227,12 +238,18 @@ class History:
         self._nothing_since(event.attempt)
 
     def _explained(self, event: events.Explained) -> None:
+        self._excuse(event.cause)
         before = self._numbered(event.attempt)
         if before is None:
             return
         self._set(replace(before, cause=event.cause, ended=before.ended or event.time))
         if before.ended is None:
             self._nothing_since(event.attempt)
+
+    def _excuse(self, cause: Cause) -> None:
+        """What was tried when an attempt ended is not to blame if it did not crash."""
+        if cause not in CRASHES:
+            self.trials = ()
 
     def _nothing_since(self, attempt: int) -> None:
         """What was decided before the newest attempt ended was about an earlier one."""

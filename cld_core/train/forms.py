@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -48,9 +48,6 @@ class Options:
     channels_last: tuple[bool, ...]
     upsampling: tuple[Form, ...]
 
-    def __contains__(self, choice: Choice) -> bool:
-        return choice in itertools.starmap(Choice, itertools.product(self.compile, self.channels_last, self.upsampling))
-
     def uncompiled(self) -> list[Choice]:
         return [Choice("eager", *parts) for parts in itertools.product(self.channels_last, self.upsampling)]
 
@@ -89,3 +86,25 @@ def compare(options: Options, take: Callable[[Choice, Timings], None], passes: i
         for choice in second[1:]:
             take(choice, timings)
     return timings.best(second) or second[0], timings
+
+
+def recalled(
+    options: Options, milliseconds: Mapping[str, float], failed: Mapping[str, str], passes: int
+) -> Choice | None:
+    """What `compare` would choose, from earlier times and failures by form in words; None if they lack one of them.
+
+    If nothing worked, the reason may be gone: that decides nothing.
+    """
+    if not milliseconds:
+        return None
+
+    def take(choice: Choice, timings: Timings) -> None:
+        if str(choice) in milliseconds:
+            timings.milliseconds[choice] = milliseconds[str(choice)]
+        else:
+            timings.failed[choice] = failed[str(choice)]
+
+    try:
+        return compare(options, take, passes)[0]
+    except KeyError:
+        return None

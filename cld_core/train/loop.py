@@ -1,8 +1,5 @@
 """The train loop. It never submits, requeues or polls: it gets a stop flag and returns why it ended."""
 
-import faulthandler
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,6 +11,7 @@ from cld_core.stop import StopCode, StopFlag
 
 from .monitoring import Monitor
 from .step import Trainer
+from .watchdog import Watchdog
 
 
 @dataclass(frozen=True)
@@ -30,6 +28,7 @@ def run(
     stop: StopFlag,
     *,
     spec: TrainSpec,
+    watchdog: Watchdog,
     first_step: int,
     writer: CheckpointWriter | None,
     monitor: Monitor | None,
@@ -41,6 +40,7 @@ def run(
     Unless a rank failed, a checkpoint of the last step is being written when this returns.
 
     Args:
+        watchdog: reset after each step, and closed when this returns.
         writer, monitor: given on rank 0 alone.
         healthy: checked at each step on rank 0; False ends the loop without a report or a save.
         periodic: called on all ranks after each step with the number of steps done, and with a function to call
@@ -49,7 +49,8 @@ def run(
     Raises:
         NonFiniteError: a gradient or loss was not finite or exploded; on all ranks, and nothing was changed by it.
     """
-    watchdog, consensus = _Watchdog(spec.hang_timeout_s), Consensus(ranks)
+    consensus = Consensus(ranks)
+    watchdog.reset()
     settled = writer.settled if writer is not None else _nothing
     done, code = first_step, StopCode.NONE
     try:
@@ -70,7 +71,7 @@ def run(
                 settled()
                 periodic(done, watchdog.reset)
     finally:
-        watchdog.cancel()
+        watchdog.close()
     if monitor is not None:
         monitor.write(done)
     return Outcome(done, code)
@@ -104,21 +105,3 @@ def _save(trainer: Trainer, writer: CheckpointWriter | None, done: int) -> None:
 
 def _nothing() -> None:
     """Without a writer there is nothing to wait for."""
-
-
-class _Watchdog:
-    """Prints all stacks and ends the process if no step was finished for ``timeout_s`` seconds."""
-
-    def __init__(self, timeout_s: float) -> None:
-        self._timeout_s, self._set = timeout_s, 0.0
-        self.reset()
-
-    def reset(self) -> None:
-        now = time.monotonic()
-        # Setting it starts a thread, so not at every step.
-        if now - self._set > min(5.0, self._timeout_s / 4):
-            self._set = now
-            faulthandler.dump_traceback_later(self._timeout_s, exit=True, file=sys.__stderr__ or sys.stderr)
-
-    def cancel(self) -> None:
-        faulthandler.cancel_dump_traceback_later()

@@ -17,8 +17,9 @@ from cld_core.run.identity import versions
 from cld_core.stop import StopCode, StopFlag
 
 from . import start as starts
+from .jointly import RankError
 from .start import Start
-from .training import RankError, Training
+from .training import Training
 
 # Errors that are written in code or recipe, the same at each start: another attempt would meet them again.
 _BUGS = (

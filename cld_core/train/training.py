@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from cld_core import numerics
 from cld_core.checkpoint.load import load
 from cld_core.checkpoint.write import CheckpointWriter
-from cld_core.errors import CldError
 from cld_core.ranks import Ranks
 from cld_core.recipe import Recipe
 from cld_core.run import Lease, RunFolder
@@ -14,13 +13,11 @@ from cld_core.stop import StopFlag
 
 from . import loop, rollback, tuning
 from .forms import Choice
+from .jointly import on_first
 from .monitoring import Monitor
 from .periodic import Heartbeat, Periodic
 from .step import Trainer
-
-
-class RankError(CldError):
-    """Rank 0 could not continue; its log says why."""
+from .watchdog import Watchdog
 
 
 @dataclass(frozen=True)
@@ -53,23 +50,39 @@ class Training:
         spec = self.recipe.train
 
         # A run that is to be repeatable does not leave the choice of kernels to a stopwatch each time it starts.
-        with numerics.using(tf32=spec.tf32, fixed_shapes=spec.on_resume != "exact"):
-            choice = tuning.decide(self.recipe, self.ranks, ledger=self.folder.ledger, stop=self.stop)
-
-            def segment(first_step: int, rollbacks: int) -> loop.Outcome:
-                return self._segment(first_step, rollbacks, writer, choice)
-
-            outcome = rollback.guarded(
-                segment,
-                self.folder,
-                self.recipe,
-                self.ranks,
-                writer,
-                attempt=self.attempt,
-                first_step=self.first_step,
-            )
+        with (
+            numerics.using(tf32=spec.tf32, fixed_shapes=spec.on_resume != "exact"),
+            contextlib.closing(Watchdog(spec.hang_timeout_s)) as watchdog,
+        ):
+            outcome = self._trained(writer, watchdog)
         self._settle(writer)
         return outcome
+
+    def _trained(self, writer: CheckpointWriter | None, watchdog: Watchdog) -> loop.Outcome:
+        try:
+            choice = tuning.decide(
+                self.recipe,
+                self.ranks,
+                ledger=self.folder.ledger,
+                lease=self.lease,
+                stop=self.stop,
+                heartbeat=watchdog.reset,
+            )
+        except tuning.Stopped as stopped:
+            return loop.Outcome(self.first_step, stopped.code)
+
+        def segment(first_step: int, rollbacks: int) -> loop.Outcome:
+            return self._segment(first_step, rollbacks, writer, choice, watchdog)
+
+        return rollback.guarded(
+            segment,
+            self.folder,
+            self.recipe,
+            self.ranks,
+            writer,
+            attempt=self.attempt,
+            first_step=self.first_step,
+        )
 
     def _writer(self, lease: Lease) -> CheckpointWriter:
         spec = self.recipe.train
@@ -83,12 +96,13 @@ class Training:
         )
 
     def _segment(
-        self, first_step: int, rollbacks: int, writer: CheckpointWriter | None, choice: Choice
+        self, first_step: int, rollbacks: int, writer: CheckpointWriter | None, choice: Choice, watchdog: Watchdog
     ) -> loop.Outcome:
         clock = tuning.clock_of(self.ranks.device)
         began = clock()
         with contextlib.ExitStack() as stack:
-            trainer = self._trainer(first_step, rollbacks, choice)
+            watchdog.reset()
+            trainer = self._trainer(first_step, rollbacks, choice, watchdog)
             stack.callback(trainer.close)
             monitor = self._monitor(first_step, stack)
             periodic = Periodic(trainer, self.folder, monitor, self.stop)
@@ -103,6 +117,7 @@ class Training:
                 self.ranks,
                 self.stop,
                 spec=self.recipe.train,
+                watchdog=watchdog,
                 first_step=first_step,
                 writer=writer,
                 monitor=monitor,
@@ -110,12 +125,13 @@ class Training:
                 periodic=after_step,
             )
 
-    def _trainer(self, first_step: int, rollbacks: int, choice: Choice) -> Trainer:
+    def _trainer(self, first_step: int, rollbacks: int, choice: Choice, watchdog: Watchdog) -> Trainer:
         attempt = self.attempt if self.recipe.train.on_resume == "reseed" else 0
         trainer = Trainer(self.recipe, self.ranks, rollback.noise_key(attempt, rollbacks), choice)
         if first_step > 0:
             # Mapped, not read at once, and copied from there to the device, so that no second copy takes its memory.
             trainer.load_state_dict(load(self.folder, first_step, model_digest=self.recipe.model_digest()))
+        watchdog.reset()
         trainer.warm_up()
         return trainer
 
@@ -130,15 +146,10 @@ class Training:
 
     def _settle(self, writer: CheckpointWriter | None) -> None:
         """Wait until rank 0 has saved, and fail on all ranks if it could not."""
-        problem: CldError | None = None
-        try:
+
+        def settle() -> None:
             if writer is not None and self.lease is not None:
                 writer.wait()
                 self.lease.check()
-        except CldError as error:
-            problem = error
-        message = self.ranks.from_first(None if problem is None else str(problem))
-        if problem is not None:
-            raise problem
-        if message is not None:
-            raise RankError(f"rank 0 could not continue: {message}")
+
+        on_first(self.ranks, settle)

@@ -11,22 +11,25 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cld_core import nets, sde, seeds
 from cld_core.data.source import source
 from cld_core.nets.resampling import upsampling_forms
 from cld_core.ranks import Ranks
 from cld_core.recipe import Recipe
-from cld_core.run import events
+from cld_core.run import Lease
 from cld_core.run.ledger import Ledger
 from cld_core.stop import StopCode, StopFlag
 
 from .forms import Choice, Compile, Options, Timings, compare
+from .notes import DIED, Notes
 from .parallel import Autocast, prepare
+
+T = TypeVar("T")
 
 # CUDA graphs are recorded in the second pass.
 WARM_UP, PASSES = 4, 9
@@ -74,26 +77,32 @@ def _release() -> None:
 
 
 class Stopped(Exception):
-    """A rank was asked to stop while forms were compared."""
+    """A rank was asked to stop while forms were compared; ``code`` says why, the same on all ranks."""
+
+    def __init__(self, code: StopCode) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+class _Setup(NamedTuple):
+    """What forms are tried on; ``others`` only takes memory."""
+
+    net: nn.Module
+    u: Tensor
+    t: Tensor
+    others: list[Tensor]
 
 
 class Bench:
     """Times forward and backward passes of the recipe's network: of a copy, with random weights and data.
 
-    It has the precision and the rows that a pass has in training, and as much memory is taken as there.
+    It has the precision and the rows that a pass has in training, and as much memory is taken as there. All of that is
+    built for the first form.
     """
 
     def __init__(self, recipe: Recipe, ranks: Ranks, card: Card, stop: StopFlag | None = None) -> None:
-        self._train, self._ranks, self._card, self._stop = recipe.train, ranks, card, stop
-        diffusion, shape = sde.build(recipe.sde), source(recipe.data).shape
-        self.net = nets.build(recipe.network, data_shape=shape, halves_in=diffusion.n, halves_out=diffusion.m)
-        self.rows = rows_of(recipe, ranks)
-        noise = seeds.generator("tuning")
-        self._u = torch.randn(self.rows, diffusion.n * shape[0], *shape[1:], generator=noise).to(ranks.device)
-        self._t = torch.rand(self.rows, generator=noise).to(ranks.device)
-        parameters = list(self.net.parameters())
-        # The average of the weights and two moments.
-        self._others = [torch.empty_like(it, device=ranks.device) for it in parameters for _ in range(3)]
+        self._recipe, self._ranks, self._card, self._stop = recipe, ranks, card, stop
+        self._setup: _Setup | None = None
 
     def take(self, choice: Choice, timings: Timings) -> None:
         """Measure one form on all ranks together.
@@ -101,43 +110,74 @@ class Bench:
         Raises:
             Stopped: a rank was asked to stop.
         """
-        milliseconds, problem = 0.0, None
-        try:
-            milliseconds = self._milliseconds(choice)
-        except Exception as error:
-            problem = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"[:_MAX_REASON]
-        self.net.zero_grad(set_to_none=True)
-        if choice.compile != "eager":
-            torch.compiler.reset()
-        self._card.release()
-        asked = self._stop is not None and self._stop.code is not StopCode.NONE
-        reports = self._ranks.gather((milliseconds, problem, asked))
+        # Nothing may raise on one rank only: the others wait for its report.
+        milliseconds, problem = _tried(lambda: self._milliseconds(choice))
+        # Not while an error is handled: it keeps the memory of the pass.
+        _, trouble = _tried(lambda: self._clean_up(choice))
+        asked = StopCode.NONE if self._stop is None else self._stop.code
+        reports = self._ranks.gather((milliseconds or 0.0, problem or trouble, asked))
         slowest, problem, asked = self._ranks.from_first(None if reports is None else _joined(reports))
-        if asked:
-            raise Stopped
+        if asked is not StopCode.NONE:
+            raise Stopped(asked)
         if problem is None:
             timings.milliseconds[choice] = slowest
         else:
             timings.failed[choice] = problem
 
     def _milliseconds(self, choice: Choice) -> float:
+        if self._setup is None:
+            self._setup = _set_up(self._recipe, self._ranks)
+        net, u, t, _ = self._setup
+        train = self._recipe.train
         # The ranks exchange nothing: one that fails must not keep the others waiting.
-        prepared: Any = prepare(self.net, self._train, self._ranks, choice, alone=True)
-        model = Autocast(prepared, self._ranks.device, self._train, choice)
+        prepared: Any = prepare(net, train, self._ranks, choice, alone=True)
+        model = Autocast(prepared, self._ranks.device, train, choice)
         taken, clock = [], self._card.clock
         with getattr(prepared, "no_sync", contextlib.nullcontext)():
             for _ in range(WARM_UP + PASSES):
                 began = clock()
-                model(self._u, self._t).square().mean().backward()
+                model(u, t).square().mean().backward()
                 taken.append(clock() - began)
-                self.net.zero_grad(set_to_none=True)
+                net.zero_grad(set_to_none=True)
         return 1e3 * statistics.median(taken[WARM_UP:])
 
+    def _clean_up(self, choice: Choice) -> None:
+        if self._setup is not None:
+            self._setup.net.zero_grad(set_to_none=True)
+        if choice.compile != "eager":
+            torch.compiler.reset()
+        self._card.release()
 
-def _joined(reports: list[tuple[float, str | None, bool]]) -> tuple[float, str | None, bool]:
-    """Of all ranks, the slowest time, the first problem, and whether any was asked to stop."""
+
+def _set_up(recipe: Recipe, ranks: Ranks) -> _Setup:
+    rows, noise = rows_of(recipe, ranks), seeds.generator("tuning")
+    diffusion, shape = sde.build(recipe.sde), source(recipe.data).shape
+    net = _network(recipe, "cpu")
+    u = torch.randn(rows, diffusion.n * shape[0], *shape[1:], generator=noise).to(ranks.device)
+    t = torch.rand(rows, generator=noise).to(ranks.device)
+    # The average of the weights and two moments.
+    others = [torch.empty_like(it, device=ranks.device) for it in net.parameters() for _ in range(3)]
+    return _Setup(net, u, t, others)
+
+
+def _network(recipe: Recipe, device: str) -> nn.Module:
+    diffusion, shape = sde.build(recipe.sde), source(recipe.data).shape
+    with torch.device(device):
+        return nets.build(recipe.network, data_shape=shape, halves_in=diffusion.n, halves_out=diffusion.m)
+
+
+def _tried(work: Callable[[], T]) -> tuple[T | None, str | None]:
+    """The result of ``work``, or why there is none."""
+    try:
+        return work(), None
+    except Exception as error:
+        return None, f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"[:_MAX_REASON]
+
+
+def _joined(reports: list[tuple[float, str | None, StopCode]]) -> tuple[float, str | None, StopCode]:
+    """Of all ranks, the slowest time, the first problem, and why to stop."""
     times, problems, asked = zip(*reports, strict=True)
-    return max(times), next((problem for problem in problems if problem is not None), None), any(asked)
+    return max(times), next((problem for problem in problems if problem is not None), None), max(asked)
 
 
 def rows_of(recipe: Recipe, ranks: Ranks) -> int:
@@ -153,19 +193,21 @@ def _passes(recipe: Recipe, ranks: Ranks) -> int:
     return -(-(share.stop - share.start) // rows_of(recipe, ranks))
 
 
-def options_of(recipe: Recipe, ranks: Ranks, net: nn.Module) -> Options:
-    """What the recipe leaves to `auto`, and what ``net`` and the ranks allow."""
+def options_of(recipe: Recipe, ranks: Ranks) -> Options:
+    """What the recipe leaves to `auto`, and what its network and the ranks allow."""
     train = recipe.train
     compiling: tuple[Compile, ...] = ("eager", "compiled")
     layouts: tuple[bool, ...] = (False, True) if recipe.network.images else (False,)
     if ranks.world_size == 1 and _passes(recipe, ranks) == 1:
-        # Further passes of a step would overwrite its gradients, which are in the memory of the graphs.
+        # Gradients are in the memory of the graphs. Further passes of a step would overwrite them, and DDP's reductions
+        # would read them there, beside the replay; that has not been tried on a card.
         compiling = (*compiling, "graphs")
     if train.compile != "auto":
         compiling = ("compiled",) if train.compile else ("eager",)
     if train.channels_last != "auto":
         layouts = (train.channels_last,)
-    return Options(compiling, layouts, upsampling_forms(net))
+    # Looked at only, so it needs no memory.
+    return Options(compiling, layouts, upsampling_forms(_network(recipe, "meta")))
 
 
 def place_of(recipe: Recipe, ranks: Ranks, card: Card) -> str:
@@ -181,55 +223,59 @@ def decide(
     ranks: Ranks,
     *,
     ledger: Ledger | None = None,
+    lease: Lease | None = None,
     stop: StopFlag | None = None,
     card: Card | None = None,
+    heartbeat: Callable[[], None] = lambda: None,
 ) -> Choice:
     """The form to train in, the same on all ranks; weights, gradients and random numbers stay as they are.
 
     Args:
         ledger: of the run, if there is one. What was found is written down there, and is not measured again at the
             same kind of place.
+        lease: of the run, on rank 0 alone: nothing is written once another job holds it.
         stop: ends the comparison.
         card: instead of that of the ranks' device.
+        heartbeat: called before each form.
+
+    Raises:
+        Stopped: a rank was asked to stop.
+        LeaseLostError: another job owns the run folder; RankError on ranks other than the first.
     """
     card = card or Card.of(ranks.device)
-    if card is None:
+    # A run that is to be repeatable does not leave its form to a stopwatch.
+    if card is None or recipe.train.on_resume == "exact":
         return Choice.plain(recipe.train)
+    notes = Notes(ranks, place_of(recipe, ranks, card), ledger, lease)
     with torch.random.fork_rng(devices=[ranks.device] if ranks.device.type == "cuda" else []):
-        bench = Bench(recipe, ranks, card, stop)
-        options, where = options_of(recipe, ranks, bench.net), place_of(recipe, ranks, card)
-        known: Choice | None = ranks.from_first(_known(ledger, where) if ranks.is_first else None)
-        if known is not None and known in options:
-            _say(ranks, f"{known}, as measured before on {where}")
+        options, passes = options_of(recipe, ranks), recipe.train.steps * _passes(recipe, ranks)
+        known = notes.known(options, passes)
+        if known is not None:
+            _say(ranks, f"{known}, as measured before on {notes.where}")
             return known
-        began = card.clock()
-        try:
-            choice, timings = compare(options, bench.take, recipe.train.steps * _passes(recipe, ranks))
-        except Stopped:
-            return Choice.plain(recipe.train)
-        seconds = card.clock() - began
+        began = time.monotonic()
+        choice, timings = compare(options, _noted(Bench(recipe, ranks, card, stop), notes, heartbeat), passes)
+        seconds = time.monotonic() - began
     if timings.milliseconds or timings.failed:
         _say(ranks, f"measured on {card.name}: {timings} -> {choice} (measuring took {seconds:.0f} s)")
-    if ledger is not None and ranks.is_first and timings.milliseconds:
-        ledger.append(_event(where, choice, timings, seconds))
+        notes.end(choice, timings, seconds)
     return choice
 
 
-def _known(ledger: Ledger | None, where: str) -> Choice | None:
-    event = None if ledger is None else ledger.history().measured.get(where)
-    return None if event is None else Choice(event.compile, event.channels_last, event.upsampling)
+def _noted(bench: Bench, notes: Notes, heartbeat: Callable[[], None]) -> Callable[[Choice, Timings], None]:
+    """`Bench.take`, which skips forms that end the process, and notes that it begins one that might."""
+    deadly = notes.deadly()
 
+    def take(choice: Choice, timings: Timings) -> None:
+        heartbeat()
+        if str(choice) in deadly:
+            timings.failed[choice] = DIED
+            return
+        if choice.compile != "eager":
+            notes.begin(choice)
+        bench.take(choice, timings)
 
-def _event(where: str, choice: Choice, timings: Timings, seconds: float) -> events.Measured:
-    return events.Measured(
-        where=where,
-        compile=choice.compile,
-        channels_last=choice.channels_last,
-        upsampling=choice.upsampling,
-        milliseconds={str(form): round(ms, 3) for form, ms in timings.milliseconds.items()},
-        failed={str(form): reason for form, reason in timings.failed.items()},
-        seconds=round(seconds, 1),
-    )
+    return take
 
 
 def _say(ranks: Ranks, text: str) -> None:

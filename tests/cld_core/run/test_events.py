@@ -31,6 +31,7 @@ EXAMPLES = (
     ),
     events.Ended(attempt=1, cause="crashed", step=17, detail="KeyError", bug=True),
     events.RolledBack(attempt=1, to_step=10, reason="nan"),
+    events.Measuring(where="NVIDIA A100, torch 2.13.0", form="compiled"),
     events.Measured(
         where="NVIDIA A100, torch 2.13.0, 1 x 16 rows, fp16",
         compile="compiled",

@@ -3,7 +3,7 @@
 import pytest
 
 from cld_core.recipe.train import TrainSpec
-from cld_core.train.forms import Choice, Options, compare
+from cld_core.train.forms import Choice, Options, compare, recalled
 
 EAGER, LAST = Choice(), Choice(channels_last=True)
 ALL = Options(("eager", "compiled", "graphs"), (False, True), ("transposed", "zeros", "polyphase"))
@@ -67,7 +67,6 @@ def test_a_short_training_is_not_compiled():
 def test_what_the_recipe_fixes_is_not_chosen(options, best, count):
     found, order = compared(options, {})
     assert (found, len(order)) == (best, count)
-    assert found in options
 
 
 def test_without_measurement_a_form_is_what_the_recipe_names():
@@ -79,3 +78,22 @@ def test_without_measurement_a_form_is_what_the_recipe_names():
 def test_forms_in_words():
     assert str(EAGER) == "eager"
     assert str(Choice("graphs", True, "zeros")) == "compiled with CUDA graphs + channels_last + zeros upsampling"
+
+
+def test_what_was_measured_decides_again_only_if_nothing_is_missing():
+    options = Options(("eager", "compiled"), (False, True), ("transposed",))
+    uncompiled = {"eager": 50.0, "channels_last": 40.0}
+    assert recalled(options, uncompiled, {}, passes=100) == LAST
+    assert recalled(options, uncompiled, {}, LONG) is None
+    assert recalled(options, {**uncompiled, "compiled": 30.0}, {}, LONG) is None, "not the best uncompiled form"
+    compiled = {**uncompiled, "compiled + channels_last": 30.0}
+    assert recalled(options, compiled, {}, LONG) == Choice("compiled", True)
+    assert recalled(options, compiled, {}, passes=100) == LAST
+    assert recalled(options, uncompiled, {"compiled + channels_last": "out of memory"}, LONG) == LAST
+    assert recalled(Options(("compiled",), (False, True), ("transposed",)), uncompiled, {}, LONG) == Choice(
+        "compiled", True
+    )
+    assert recalled(ALL, compiled, {}, LONG) is None
+    assert (
+        recalled(Options(("eager",), (False,), ("transposed", "zeros")), {}, {"eager": "", "zeros": ""}, LONG) is None
+    )

@@ -1,16 +1,18 @@
 """Which form a network trains in: the CPU in the place of a GPU, with a clock that is told what to say."""
 
+import faulthandler
 import random
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from cld_core.errors import LeaseLostError
 from cld_core.model import Model
 from cld_core.nets import compiled
 from cld_core.ranks import Ranks
 from cld_core.recipe import load
-from cld_core.run import events
+from cld_core.run import Lease, events
 from cld_core.run.ledger import Ledger
 from cld_core.stop import StopCode, StopFlag
 from cld_core.train import forms, session, tuning
@@ -24,6 +26,7 @@ from tests.support.tools import same
 
 LAST = Choice(channels_last=True)
 QUICK = Choice("eager", True, "zeros")
+COMPILED = ("compiled", "compiled with CUDA graphs")
 # Milliseconds by form.
 SPEEDS = {LAST: 52.0, QUICK: 50.0, Choice("compiled", True, "zeros"): 33.0, Choice("graphs", True, "zeros"): 34.0}
 
@@ -88,7 +91,8 @@ def test_the_fastest_form_is_chosen_printed_and_written_down(data, ledger, card,
     recipe = tiny_recipe(data)
     assert tuning.decide(recipe, Ranks(), ledger=ledger, card=card.card) == Choice("compiled", True, "zeros")
     assert len(card.order) == card.released == 8
-    (event,) = ledger.events()
+    *begun, event = ledger.events()
+    assert [it.form for it in begun] == [f"{how} + channels_last + zeros upsampling" for how in COMPILED]
     assert isinstance(event, events.Measured)
     assert event.where == f"a fake card, torch {torch.__version__}, 1 x 6 rows, fp32, tf32"
     assert (event.compile, event.channels_last, event.upsampling) == ("compiled", True, "zeros")
@@ -116,8 +120,105 @@ def test_the_same_kind_of_place_is_not_measured_again(data, ledger, card, capsys
     assert decided("train.batch_size=5") == LAST
     assert len(card.order) == 4
     assert decided("train.compile=true") == Choice("compiled", True)
+    assert len(card.order) == 4
+
+
+@pytest.mark.parametrize("before", ["train.steps=100", "train.compile=false"])
+def test_a_form_that_was_left_out_before_is_measured_once_it_may_be_chosen(data, ledger, card, monkeypatch, before):
+    """After a short run, which was not worth compiling, and after one in which the recipe forbade it."""
+    monkeypatch.setattr(forms, "WORTH_COMPILING_S", 600.0)
+
+    def decided(*overrides):
+        return tuning.decide(tiny_recipe(data, *overrides), Ranks(), ledger=ledger, card=card.card)
+
+    assert decided(before) == QUICK
     assert len(card.order) == 6
-    assert ledger.history().measured[ledger.events()[0].where].compile == "compiled"
+    assert decided(before) == QUICK
+    assert len(card.order) == 6
+    assert decided("train.steps=1000000") == Choice("compiled", True, "zeros")
+    assert len(card.order) == 14
+    assert decided("train.steps=1000000") == Choice("compiled", True, "zeros")
+    assert decided(before) == QUICK
+    assert len(card.order) == 14
+
+
+def test_a_run_that_resumes_exactly_leaves_nothing_to_a_stopwatch(data, ledger, card):
+    recipe = tiny_recipe(data, "train.on_resume=exact")
+    assert tuning.decide(recipe, Ranks(), ledger=ledger, card=card.card) == Choice()
+    assert not card.order
+    assert not ledger.events()
+
+
+def test_nothing_is_built_to_measure_what_is_known_or_fixed(data, ledger, card, monkeypatch):
+    recipe = tiny_recipe(data, "train.compile=false")
+    tuning.decide(recipe, Ranks(), ledger=ledger, card=card.card)
+    monkeypatch.setattr(tuning, "_set_up", lambda *arguments: pytest.fail("built"))
+    assert tuning.decide(recipe, Ranks(), ledger=ledger, card=card.card) == QUICK
+    fixed = ("network.fir=false", "train.compile=true", "train.channels_last=true")
+    assert tuning.decide(tiny_recipe(data, *fixed), Ranks(), card=card.card) == Choice("compiled", True)
+
+
+def failing(*arguments):
+    raise RuntimeError("CUDA error: an illegal memory access")
+
+
+def test_a_form_after_which_the_card_cannot_be_cleaned_up_has_failed(data, ledger, card):
+    card.speeds = {LAST: 40.0}
+    broken = Card("a fake card", card.clock, lambda: card.order[-1] == LAST and failing())
+    recipe = tiny_recipe(data, "train.compile=false")
+    assert tuning.decide(recipe, Ranks(), ledger=ledger, card=broken) != LAST
+    assert ledger.events()[-1].failed == {"channels_last": "RuntimeError: CUDA error: an illegal memory access"}
+
+
+def test_if_nothing_can_be_built_training_begins_plainly_and_the_next_start_tries_again(
+    data, ledger, card, monkeypatch
+):
+    recipe = tiny_recipe(data, "train.compile=false")
+    with monkeypatch.context() as broken:
+        broken.setattr(tuning, "_set_up", failing)
+        assert tuning.decide(recipe, Ranks(), ledger=ledger, card=card.card) == Choice()
+    assert len(ledger.events()[-1].failed) == 6
+    assert tuning.decide(recipe, Ranks(), ledger=ledger, card=card.card) == QUICK
+
+
+class Killed(BaseException):
+    """The process ends."""
+
+
+def test_a_form_that_twice_ended_the_process_is_not_tried_again(data, ledger, card):
+    deadly = Choice("compiled", True, "zeros")
+
+    def kill():
+        if card.order[-1] == deadly:
+            raise Killed
+
+    card.on_take = kill
+    recipe = tiny_recipe(data)
+    for _ in range(2):
+        with pytest.raises(Killed):
+            tuning.decide(recipe, Ranks(), ledger=ledger, card=card.card)
+    card.order.clear()
+    assert tuning.decide(recipe, Ranks(), ledger=ledger, card=card.card) == Choice("graphs", True, "zeros")
+    assert deadly not in card.order
+    assert ledger.events()[-1].failed == {str(deadly): "ended the process"}
+    tuning.decide(recipe, Ranks(), ledger=ledger, card=card.card)
+    assert len(card.order) == 7
+
+
+def test_nothing_is_written_once_another_job_holds_the_run(data, tmp_path, card):
+    run = run_folder(tmp_path, data)
+    lease = Lease.acquire(run.leases, job_id="first", restart=0)
+    before = run.ledger.events()
+    try:
+        taken = Lease.acquire(run.leases, job_id="first", restart=1)
+        try:
+            with pytest.raises(LeaseLostError):
+                tuning.decide(run.recipe(), Ranks(), ledger=run.ledger, lease=lease, card=card.card)
+        finally:
+            taken.release()
+    finally:
+        lease.release()
+    assert run.ledger.events() == before
 
 
 def test_a_form_that_fails_is_noted_and_not_chosen(data, ledger, card, capsys):
@@ -179,14 +280,58 @@ def test_vectors_have_one_memory_format(card):
 def test_a_request_to_stop_ends_the_comparison(data, ledger, card, capsys):
     stop = StopFlag()
     card.on_take = lambda: len(card.order) == 3 and stop.request(StopCode.USR2)
-    assert tuning.decide(tiny_recipe(data), Ranks(), ledger=ledger, stop=stop, card=card.card) == Choice()
+    with pytest.raises(tuning.Stopped) as stopped:
+        tuning.decide(tiny_recipe(data), Ranks(), ledger=ledger, stop=stop, card=card.card)
+    assert stopped.value.code is StopCode.USR2
     assert len(card.order) == 3
     assert not ledger.events()
 
 
+def test_a_run_that_is_stopped_while_it_compares_trains_nothing_and_goes_on_later(data, tmp_path, card, monkeypatch):
+    monkeypatch.setattr(Card, "of", lambda device: card.card)
+    trained = []
+    step = Trainer.step
+    monkeypatch.setattr(
+        Trainer, "step", lambda self, number, **rest: (trained.append(number), step(self, number, **rest))
+    )
+    run, stop = run_folder(tmp_path, data, "train.compile=false", "train.steps=2"), StopFlag()
+    card.on_take = lambda: stop.request(StopCode.USR2)
+    ended = session.run(run, Ranks(), stop, job_id="test")
+    assert (ended.cause, ended.step, ended.code) == ("preempted", 0, StopCode.USR2)
+    assert not trained
+    last = run.ledger.history().last
+    assert (last.cause, last.first_step, last.last_step) == ("preempted", 0, 0)
+    card.on_take = lambda: None
+    assert session.run(run, Ranks(), StopFlag(), job_id="test").cause == "finished"
+    assert trained == [0, 1]
+
+
+def test_tuning_loading_and_warming_up_are_watched(data, tmp_path, card, monkeypatch):
+    monkeypatch.setattr(Card, "of", lambda device: card.card)
+    seen, armed = [], []
+    monkeypatch.setattr(faulthandler, "dump_traceback_later", lambda *_, **__: armed.append(True))
+    monkeypatch.setattr(faulthandler, "cancel_dump_traceback_later", armed.clear)
+    card.on_take = lambda: seen.append(("form", bool(armed)))
+    for name in ("load_state_dict", "warm_up", "step"):
+        original = getattr(Trainer, name)
+
+        def noting(self, *arguments, _original=original, **settings):
+            seen.append((_original.__name__, bool(armed)))
+            return _original(self, *arguments, **settings)
+
+        monkeypatch.setattr(Trainer, name, noting)
+    run = run_folder(tmp_path, data, "train.compile=false", "train.steps=1", "network.fir=false")
+    session.run(run, Ranks(), StopFlag(), job_id="test")
+    run.ledger.append(events.Requested(steps=2, overrides=("train.steps=2",)))
+    session.run(run, Ranks(), StopFlag(), job_id="test")
+    names = ["form", "form", "warm_up", "step", "load_state_dict", "warm_up", "step"]
+    assert seen == [(name, True) for name in names]
+    assert not armed
+
+
 def test_a_run_measures_once_and_says_how_long_its_first_step_took(data, tmp_path, card, monkeypatch, capsys):
     monkeypatch.setattr(Card, "of", lambda device: card.card)
-    run = run_folder(tmp_path, data, "train.on_resume=exact", "train.compile=false", "train.steps=4")
+    run = run_folder(tmp_path, data, "train.compile=false", "train.steps=4")
     session.run(run, Ranks(), StopFlag(), job_id="test")
     count = len(card.order)
     assert count == 6

@@ -1,0 +1,40 @@
+"""The average of the weights: how much memory an update takes, and what it takes up."""
+
+import pytest
+import torch
+from torch import nn
+
+from cld_core.ema import Ema
+
+
+def test_an_update_on_the_device_holds_few_changes_at_once_and_is_that_of_the_host(monkeypatch):
+    torch.manual_seed(0)
+    net = nn.ModuleList(nn.Linear(2, 3) for _ in range(70))
+    on_device, on_host = Ema(net, 0.9), Ema(net, 0.9)
+    sizes, original = [], torch._foreach_sub
+
+    def subtract(these, those):
+        sizes.append(len(these))
+        return original(these, those)
+
+    monkeypatch.setattr(torch, "_foreach_sub", subtract)
+    for skip in (False, True, False):
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        on_device.update_unless(torch.tensor(skip))
+        if not skip:
+            on_host.update()
+    assert sizes == 3 * [64, 64, 12]
+    torch.testing.assert_close(on_device.average, on_host.average)
+    assert on_device.updates == on_host.updates == 2
+
+
+def test_an_average_of_another_shape_is_refused_and_named():
+    ema = Ema(nn.Linear(2, 3), 0.9)
+    state = ema.state_dict()
+    before = [tensor.clone() for tensor in ema.average]
+    wrong = {"weight": torch.zeros(3, 2), "bias": torch.zeros(1)}
+    with pytest.raises(ValueError, match=r"averaged weights: bias has shape \(1,\), not \(3,\)"):
+        ema.load_state_dict({**state, "average": wrong})
+    torch.testing.assert_close(ema.average, before)
