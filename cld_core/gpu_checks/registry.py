@@ -14,7 +14,7 @@ class Check:
     """A check: ``call`` names a function of a `Context` and of ``arguments`` that returns a `Finding`.
 
     Attributes:
-        quick: part of `cldctl doctor --gpu`, which is to take two minutes.
+        quick: one of the quick checks, which `cldctl doctor --gpu` runs.
     """
 
     name: str
