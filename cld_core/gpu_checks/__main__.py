@@ -10,7 +10,7 @@ from typing import TextIO
 
 from cld_core.errors import CldError
 
-from .findings import Context, Finding
+from .findings import Context, Finding, counted, without_card
 from .registry import CHECKS, find
 
 
@@ -60,13 +60,9 @@ def _announce(answers: TextIO, card: str | None, checks: int, *, as_json: bool) 
     if as_json:
         print(json.dumps({"card": card, "checks": checks}), file=answers)
     elif card is None:
-        print(f"gpu: no card on this machine, {_counted(checks)} skipped", file=answers)
+        print(without_card(checks), file=answers)
     else:
-        print(f"{_counted(checks)} on {card}", file=answers)
-
-
-def _counted(checks: int) -> str:
-    return f"{checks} {'check' if checks == 1 else 'checks'}"
+        print(f"{counted(checks)} on {card}", file=answers)
 
 
 def _print(answers: TextIO, finding: Finding, *, as_json: bool) -> None:
