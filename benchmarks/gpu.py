@@ -1,9 +1,9 @@
 """The image recipes on a GPU, as they run: `python -m benchmarks gpu`. Reports if there is none.
 
-Training on the rows that each GPU of the recipe gets, in its precision and in each form: the time of a step and of the
-first one, memory, and the model FLOPs utilisation (MFU), which is relative to the card's own measured rate of products
-in half precision; and which form `train.compile: auto` chooses. Then the time of 50,000 samples by each sampler and in
-each precision.
+Training on the rows that each GPU of the recipe gets, in its precision, in each form and in the one that
+`train.compile: auto` chooses: the time of a step and of the first one, memory, and the model FLOPs utilisation (MFU),
+which is relative to the card's own measured rate of products in half precision. Then the time of 50,000 samples by each
+sampler and in each precision.
 """
 
 import itertools
@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.harness import Report, Row, Settings, interleaved, seconds
 from cld_core import nets, numerics, sde
-from cld_core.gpu_checks import forms, sampling
+from cld_core.gpu_checks import forms, memory, sampling
 from cld_core.gpu_checks.findings import Context
 from cld_core.gpu_checks.setups import image_recipe
 from cld_core.ranks import Ranks
@@ -68,8 +68,8 @@ def topic(settings: Settings) -> Report:
             # Compiling takes minutes.
             if choice.compile == "eager" or not settings.quick:
                 report.rows.append(_row(f"{name}, {form}", measured(settings, context, name, choice), peak))
-        if not settings.quick:
-            report.notes.append(f"{name}, auto: {forms.check(context, name).found}")
+        decision = forms.decided(context, forms.recipe_of(context, name))
+        report.rows.append(_row(f"{name}, auto", measured(settings, context, name, decision.choice), peak, decision))
         report.rows += _samplers(context, name)
     return report
 
@@ -88,16 +88,12 @@ def half_rate(settings: Settings) -> float:
 
 def measured(settings: Settings, context: Context, name: str, choice: Choice) -> Training | None:
     """Training in one form, on fewer rows if they do not fit into memory; None if not even one does."""
-    # CPUs compute float16 slowly.
-    keys = ("train.precision=fp32",) if context.small else ()
-    rows = image_recipe(context, name).train.batch_size
-    while rows:
-        try:
-            return _training(settings, image_recipe(context, name, f"train.batch_size={rows}", *keys), choice)
-        except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
-            rows //= 2
-    return None
+
+    def training(rows: int) -> Training:
+        return _training(settings, forms.recipe_of(context, name, f"train.batch_size={rows}"), choice)
+
+    fitting = memory.halved(image_recipe(context, name).train.batch_size, training)
+    return None if fitting is None else fitting[1]
 
 
 def _training(settings: Settings, recipe: Recipe, choice: Choice) -> Training:
@@ -107,14 +103,16 @@ def _training(settings: Settings, recipe: Recipe, choice: Choice) -> Training:
         torch.cuda.reset_peak_memory_stats()
     with numerics.using(tf32=recipe.train.tf32, fixed_shapes=True):
         trainer = Trainer(recipe, Ranks(device=torch.device(settings.device)), choice=choice)
-        first = seconds(lambda: trainer.step(next(numbers)), settings)
-        for _ in range(_WARM_UP):
-            trainer.step(next(numbers))
-        count = 1 if settings.quick else _STEPS
-        taken = [seconds(lambda: trainer.step(next(numbers)), settings, count) for _ in range(settings.rounds)]
-        memory = torch.cuda.max_memory_allocated() if settings.is_gpu else 0
-        trainer.close()
-    return Training(recipe.train.batch_size, first, taken, memory, flops(recipe))
+        try:
+            first = seconds(lambda: trainer.step(next(numbers)), settings)
+            for _ in range(_WARM_UP):
+                trainer.step(next(numbers))
+            count = 1 if settings.quick else _STEPS
+            taken = [seconds(lambda: trainer.step(next(numbers)), settings, count) for _ in range(settings.rounds)]
+            most = torch.cuda.max_memory_allocated() if settings.is_gpu else 0
+        finally:
+            trainer.close()
+    return Training(recipe.train.batch_size, first, taken, most, flops(recipe))
 
 
 def flops(recipe: Recipe) -> float:
@@ -129,12 +127,13 @@ def flops(recipe: Recipe) -> float:
     return float(counter.get_total_flops())
 
 
-def _row(name: str, training: Training | None, peak: float) -> Row:
+def _row(name: str, training: Training | None, peak: float, decision: forms.Decision | None = None) -> Row:
+    chosen = "" if decision is None else f"{decision}; "
     if training is None:
-        return Row(name=name, seconds=None, note="does not fit into memory")
+        return Row(name=name, seconds=None, note=f"{chosen}does not fit into memory")
     second = statistics.median(training.steps)
     note = (
-        f"{training.rows} rows: {training.rows / second:.0f} images/s, first step {training.first:.1f} s, "
+        f"{chosen}{training.rows} rows: {training.rows / second:.0f} images/s, first step {training.first:.1f} s, "
         f"{training.memory / 2**30:.1f} GiB, MFU {100 * training.flops / second / peak:.0f} %"
     )
     return Row(name=name, seconds=second, best=min(training.steps), note=note)
@@ -147,12 +146,12 @@ def _samplers(context: Context, name: str) -> Iterator[Row]:
     model = sampling.untrained(recipe, context.device)
     for method, precision in itertools.product(sampling.EVALUATIONS, PRECISIONS):
         label = f"{name}, {method}, {precision}"
-        try:
-            each, _ = sampling.per_evaluation(context, model, rows, method, precision=precision)
-        except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
+        measure = partial(sampling.per_evaluation, context, model, rows, method, precision=precision)
+        timed = memory.attempted(measure)
+        if timed is None:
             yield Row(name=label, seconds=None, note=f"batches of {rows} do not fit into memory")
             continue
+        each, _ = timed
         evaluations = sampling.EVALUATIONS[method]
         hours = each * evaluations * SAMPLES / rows / 3600
         note = f"evaluations of {rows} rows; {SAMPLES:,} samples of {evaluations} evaluations in {hours:.2f} h"

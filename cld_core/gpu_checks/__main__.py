@@ -10,7 +10,7 @@ from typing import TextIO
 
 from cld_core.errors import CldError
 
-from .findings import Context, Finding
+from .findings import Context, Finding, counted, without_card
 from .registry import CHECKS, find
 
 
@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m cld_core.gpu_checks", description=__doc__)
     parser.add_argument("checks", nargs="*", metavar="CHECK", help="names of checks (default: all)")
     parser.add_argument("--list", action="store_true", help="list the checks and exit")
-    parser.add_argument("--quick", action="store_true", help="only the quick ones, about two minutes")
+    parser.add_argument("--quick", action="store_true", help="only the quick checks")
     parser.add_argument("--json", action="store_true", help="one JSON object per line")
     parser.add_argument("--debug", action="store_true", help="let a check raise, to see where")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu tries the checks themselves")
@@ -60,9 +60,9 @@ def _announce(answers: TextIO, card: str | None, checks: int, *, as_json: bool) 
     if as_json:
         print(json.dumps({"card": card, "checks": checks}), file=answers)
     elif card is None:
-        print(f"gpu: no card on this machine, {checks} checks skipped", file=answers)
+        print(without_card(checks), file=answers)
     else:
-        print(f"{checks} checks on {card}", file=answers)
+        print(f"{counted(checks)} on {card}", file=answers)
 
 
 def _print(answers: TextIO, finding: Finding, *, as_json: bool) -> None:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+NO_CARD = "no card on this machine"
 Verdict = Literal["ok", "fail", "skip"]
 
 
@@ -45,6 +46,15 @@ class Finding:
 
     def to_dict(self) -> dict[str, str]:
         return asdict(self)
+
+
+def without_card(checks: int) -> str:
+    """The one line for all checks where torch sees no card."""
+    return f"gpu: {NO_CARD}, {counted(checks)} skipped"
+
+
+def counted(checks: int) -> str:
+    return f"{checks} {'check' if checks == 1 else 'checks'}"
 
 
 def judged(good: bool, found: str, advice: str = "") -> Finding:

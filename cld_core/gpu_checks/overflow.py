@@ -16,7 +16,7 @@ from .findings import Context, Finding, judged
 from .setups import image_recipe
 
 _WARM_UP = 3
-# A loss scale at which no gradient overflows on its own account.
+# A loss scale at which no gradient overflows by itself.
 _SCALE = 256.0
 # float16 ends at 65,504.
 _TOO_LARGE = 1e6

@@ -33,6 +33,7 @@ _REPLAYED = 3
 
 
 _EAGER, _LAST = Choice(), Choice(channels_last=True)
+_COMPILED, _GRAPHS = Choice("compiled", channels_last=True), Choice("graphs", channels_last=True)
 
 
 @dataclass(frozen=True)
@@ -47,17 +48,20 @@ class Form:
 
 # float32 has 24 bits, of which sums of up to 4,608 products in another order and Winograd's convolutions leave 17. TF32
 # and float16 round the factors to 11 bits, bfloat16 to 8. TF32 where it is off exceeds the tolerance 10 times.
+_BITS = {"fp32": 17, "fp16": 11, "bf16": 8}
 FORMS = {
     "fp32": Form(17),
     "channels_last": Form(17, _LAST),
     "zeros upsampling": Form(17, Choice(upsampling="zeros")),
     "polyphase upsampling": Form(17, Choice(upsampling="polyphase")),
-    "compiled": Form(17, Choice("compiled", channels_last=True)),
-    "graphs": Form(17, Choice("graphs", channels_last=True)),
+    "compiled": Form(17, _COMPILED),
+    "graphs": Form(17, _GRAPHS),
     "tf32": Form(11, _LAST, tf32=True),
     "bf16": Form(8, _LAST, "bf16"),
+    "bf16 compiled": Form(8, _COMPILED, "bf16"),
     "fp16": Form(11, _LAST, "fp16"),
-    "fp16 graphs": Form(11, Choice("graphs", channels_last=True), "fp16"),
+    "fp16 compiled": Form(11, _COMPILED, "fp16"),
+    "fp16 graphs": Form(11, _GRAPHS, "fp16"),
 }
 
 
@@ -76,10 +80,21 @@ class Numbers:
     gradients: dict[str, Tensor]
 
 
+def form_of(recipe: Recipe, choice: Choice) -> Form:
+    """``choice`` in the precision of a recipe."""
+    train = recipe.train
+    bits = 11 if train.precision == "fp32" and train.tf32 else _BITS[train.precision]
+    return Form(bits, choice, train.precision, train.tf32)
+
+
 def check(context: Context, form: str, recipe: str = "cifar10") -> Finding:
+    """Whether the form of this name agrees with the reference to its tolerance."""
+    return compared(context, FORMS[form], recipe)
+
+
+def compared(context: Context, spec: Form, recipe: str) -> Finding:
     """Whether a form agrees with the reference to its tolerance."""
     expected = reference(context, recipe)
-    spec = FORMS[form]
     keys = (f"train.precision={spec.precision}", f"train.tf32={str(spec.tf32).lower()}")
     found = numbers(_recipe(context, recipe, *keys), torch.device(context.device), spec.choice)
     # One that is missing counts as zero.

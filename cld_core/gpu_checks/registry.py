@@ -14,7 +14,7 @@ class Check:
     """A check: ``call`` names a function of a `Context` and of ``arguments`` that returns a `Finding`.
 
     Attributes:
-        quick: part of `cldctl doctor --gpu`, which is to take two minutes.
+        quick: one of the quick checks, which `cldctl doctor --gpu` runs.
     """
 
     name: str
@@ -41,6 +41,8 @@ CHECKS = (
     Check("parity polyphase upsampling", "parity:check", ("polyphase upsampling",), quick=True),
     Check("parity compiled", "parity:check", ("compiled",)),
     Check("parity graphs", "parity:check", ("graphs",)),
+    Check("parity bf16 compiled", "parity:check", ("bf16 compiled",)),
+    Check("parity fp16 compiled", "parity:check", ("fp16 compiled",)),
     Check("parity fp16 graphs", "parity:check", ("fp16 graphs",)),
     Check("parity fp16 celebahq256", "parity:check", ("fp16", "celebahq256")),
     Check("same samples", "sampling:same_as_cpu", quick=True),
@@ -52,6 +54,7 @@ CHECKS = (
     Check("overflow", "overflow:check", quick=True),
     Check("auto", "forms:check"),
     Check("two ranks", "two_ranks:check"),
+    Check("two ranks compiled", "two_ranks:check", ("compiled",)),
     Check("checkpoint", "saving:check"),
     Check("resume", "resuming:check"),
     *(Check(f"sampler {name}", "sampling:check", (name,)) for name in ("ode", "em", "sscs", "exponential")),

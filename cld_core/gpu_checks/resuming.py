@@ -62,7 +62,8 @@ def check(context: Context) -> Finding:
         return Finding("ok", f"{text}: equal to an uninterrupted run to the last bit")
     errors = {part: states.difference(found[part], expected[part], start[part]) for part in different}
     differences = ", ".join(f"{part} by {100 * error:.2g} %" for part, error in errors.items())
-    text += f": off the way of an uninterrupted run in {differences} (at most {100 * _TOLERANCE:.2g} %)"
+    text += f": differs from an uninterrupted run in {differences} of the distance trained"
+    text += f" (at most {100 * _TOLERANCE:.2g} %)"
     good = context.on_gpu and all(error <= _TOLERANCE for error in errors.values())
     return judged(good, text, "A resumed run is another run: report it with torch's version.")
 

@@ -12,6 +12,7 @@ from cld_core.ranks import Ranks
 from cld_core.recipe import Recipe
 from cld_core.train.step import Trainer
 
+from . import memory
 from .findings import Context, Finding, judged
 from .setups import image_recipe
 
@@ -23,19 +24,19 @@ _PLAIN = ("train.compile=false", "train.channels_last=true")
 
 def check(context: Context, name: str) -> Finding:
     """Steps of the recipe ``name`` on the rows that each of its GPUs gets; if they do not fit, on half of them, ..."""
-    wanted = rows = image_recipe(context, name, *_PLAIN).train.batch_size
-    while rows:
-        try:
-            finding = _stepped(context, image_recipe(context, name, *_PLAIN, f"train.batch_size={rows}"))
-        except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
-            rows //= 2
-            continue
-        if rows < wanted and finding.verdict == "ok":
-            fix = f"Set train.micro_batch={rows}."
-            return replace(finding, found=f"{wanted} rows do not fit into memory; {finding.found}", advice=fix)
-        return finding
-    return Finding("fail", "one row does not fit into memory", "Use a card with more memory, alone on it.")
+
+    def stepped(rows: int) -> Finding:
+        return _stepped(context, image_recipe(context, name, *_PLAIN, f"train.batch_size={rows}"))
+
+    wanted = image_recipe(context, name, *_PLAIN).train.batch_size
+    fitting = memory.halved(wanted, stepped)
+    if fitting is None:
+        return Finding("fail", "one row does not fit into memory", "Use a card with more memory, alone on it.")
+    rows, finding = fitting
+    if rows < wanted and finding.verdict == "ok":
+        fix = f"Set train.micro_batch={rows}."
+        return replace(finding, found=f"{wanted} rows do not fit into memory; {finding.found}", advice=fix)
+    return finding
 
 
 def _stepped(context: Context, recipe: Recipe) -> Finding:
@@ -46,17 +47,19 @@ def _stepped(context: Context, recipe: Recipe) -> Finding:
     # As training does: timing kernels takes memory, too.
     with numerics.using(tf32=recipe.train.tf32, fixed_shapes=True):
         trainer = Trainer(recipe, Ranks(device=torch.device(context.device)))
-        before = {"weights": _copies(trainer.net.parameters()), "average": _copies(trainer.ema.average)}
-        while True:
-            begin = context.clock()
-            trainer.step(len(seconds))
-            scalars = trainer.take_scalars()
-            seconds.append(context.clock() - begin)
-            applied = scalars["skipped_steps"] == 0
-            if (applied and len(seconds) > 1) or len(seconds) == _MOST_STEPS:
-                break
-        trainer.close()
-    after: dict[str, list[Tensor]] = {"weights": list(trainer.net.parameters()), "average": trainer.ema.average}
+        before = _carried(trainer)
+        try:
+            while True:
+                begin = context.clock()
+                trainer.step(len(seconds))
+                scalars = trainer.take_scalars()
+                seconds.append(context.clock() - begin)
+                applied = scalars["skipped_steps"] == 0
+                if (applied and len(seconds) > 1) or len(seconds) == _MOST_STEPS:
+                    break
+        finally:
+            trainer.close()
+    after = _carried(trainer)
     wrong = [problem for what in after for problem in _problems(what, before[what], after[what])]
     if not applied:
         wrong.insert(0, f"each of {_MOST_STEPS} steps was skipped")
@@ -70,8 +73,13 @@ def _stepped(context: Context, recipe: Recipe) -> Finding:
     return judged(not wrong, text, "Do not train on this card before the parity checks pass.")
 
 
+def _carried(trainer: Trainer) -> dict[str, list[Tensor]]:
+    return {"weights": _copies(trainer.net.parameters()), "average": _copies(trainer.ema.average)}
+
+
 def _copies(values: Iterable[Tensor]) -> list[Tensor]:
-    return [value.detach().clone() for value in values]
+    """On the CPU: on the GPU they would count as memory of the step."""
+    return [value.detach().to("cpu", copy=True) for value in values]
 
 
 def _problems(what: str, before: list[Tensor], after: list[Tensor]) -> list[str]:

@@ -5,15 +5,14 @@ from typing import Any
 
 import torch
 
+from cld_core.train.tuning import clock_of
+
 from .findings import Context
 
 
 def seconds(context: Context, call: Callable[[], Any]) -> float:
     """Seconds from an idle device to an idle device."""
-    if context.on_gpu:
-        torch.cuda.synchronize()
-    begin = context.clock()
+    now = clock_of(torch.device(context.device)) if context.on_gpu else context.clock
+    begin = now()
     call()
-    if context.on_gpu:
-        torch.cuda.synchronize()
-    return context.clock() - begin
+    return now() - begin

@@ -3,7 +3,7 @@
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.multiprocessing as multiprocessing
@@ -12,6 +12,7 @@ from cld_core import numerics
 from cld_core.place import Place
 from cld_core.ranks import Ranks, join
 from cld_core.recipe import Recipe
+from cld_core.train.forms import Choice
 from cld_core.train.step import Trainer
 
 from . import states
@@ -21,25 +22,32 @@ from .setups import image_recipe
 # float32 without TF32, in which only the order of sums differs; as in `parity`.
 _TOLERANCE = 2.0**-12
 _STEPS = 3
-_LIMIT_S = 180.0
+_LIMIT_S, _COMPILING_S = 180.0, 420.0
 _ADVICE = "Run it again with NCCL_DEBUG=INFO, and with NCCL_P2P_DISABLE=1, which avoids direct copies between cards."
 
 
-def check(context: Context) -> Finding:
-    """The gradients of one step of one and of two ranks, and the weights that both ranks have after some."""
+def check(context: Context, form: Literal["eager", "compiled"] = "eager") -> Finding:
+    """The gradients of one step of one and of two ranks, and the weights that both ranks have after some.
+
+    Args:
+        form: of the two ranks. The one is not compiled.
+    """
     cards = torch.cuda.device_count() if context.on_gpu else 2
     if cards < 2:
         return Finding("skip", f"needs two cards, and torch sees {cards}")
     shallow = () if context.small else ("network.blocks=1",)
-    exact = ("train.precision=fp32", "train.tf32=false", "train.compile=false")
+    exact = ("train.precision=fp32", "train.tf32=false", "train.channels_last=true")
     # Masks of dropout are keyed by the rank, and the branches of a new network are nearly zero.
     network = ("network.dropout=0", "network.init_scale=1")
-    recipe = image_recipe(context, "cifar10", *network, *exact, *shallow)
-    expected = _trained(recipe, Ranks(device=torch.device(context.device)))
-    how = "NCCL" if context.on_gpu else "gloo"
+    one, two = (
+        image_recipe(context, "cifar10", *network, *exact, *shallow, f"train.compile={compile}")
+        for compile in ("false", str(form == "compiled").lower())
+    )
+    expected = _trained(one, Ranks(device=torch.device(context.device)))
+    how = f"{'NCCL' if context.on_gpu else 'gloo'}, {Choice.plain(two.train)}"
     with tempfile.TemporaryDirectory(dir=context.work) as folder:
-        if not _finished(recipe, context.on_gpu, folder):
-            return Finding("fail", f"over {how}: two ranks did not finish within {_LIMIT_S:.0f} s", _ADVICE)
+        if not _finished(two, context.on_gpu, folder):
+            return Finding("fail", f"over {how}: two ranks did not finish within {_limit_s(two):.0f} s", _ADVICE)
         first, second = (torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(2))
     error = states.distance(first["gradients"], expected["gradients"])
     apart = states.changed(first, second)
@@ -52,7 +60,7 @@ def check(context: Context) -> Finding:
 def _finished(recipe: Recipe, gpu: bool, folder: str) -> bool:
     """Run both ranks; False if they hang, as they do where cards cannot reach each other."""
     ranks = multiprocessing.spawn(_rank, args=(recipe, gpu, folder), nprocs=2, join=False)
-    deadline = time.monotonic() + _LIMIT_S
+    deadline = time.monotonic() + _limit_s(recipe)
     while not ranks.join(timeout=1.0):
         if time.monotonic() > deadline:
             for process in ranks.processes:
@@ -61,11 +69,15 @@ def _finished(recipe: Recipe, gpu: bool, folder: str) -> bool:
     return True
 
 
+def _limit_s(recipe: Recipe) -> float:
+    return _LIMIT_S + (_COMPILING_S if recipe.train.compile is True else 0.0)
+
+
 def _rank(rank: int, recipe: Recipe, gpu: bool, folder: str) -> None:
     if not gpu:
         torch.set_num_threads(1)
     place = Place(rank, 2, local_rank=rank, local_world_size=2, init_method=f"file://{folder}/meeting")
-    ranks = join(place, gpu=gpu, timeout_s=_LIMIT_S)
+    ranks = join(place, gpu=gpu, timeout_s=_limit_s(recipe))
     torch.save(_trained(recipe, ranks), Path(folder) / f"{rank}.pt")
     ranks.leave()
 

@@ -27,7 +27,7 @@ def doctor(
     partition: Annotated[str | None, typer.Option(help="Only this partition; default: all.")] = None,
     account: Annotated[str | None, typer.Option(help="Account of the small job.")] = None,
     wait: Annotated[float, typer.Option(metavar="SECONDS", min=1, help="How long the small job may take.")] = 120,
-    gpu: Annotated[bool, typer.Option("--gpu", help="Check this machine's GPU, too: about two minutes.")] = False,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Check this machine's GPU, too: the quick checks.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
     directory: RunsDir = None,
 ) -> None:
@@ -48,7 +48,7 @@ def doctor(
         checks = list(machine.checks(root, list(_recipes())))
         checks += where.checks(root, asked, measured_saves(find_runs(root)))
     if gpu:
-        with err.status("checking the GPU: about two minutes"):
+        with err.status("checking the GPU: the quick checks"):
             checks += card.checks()
     verdicts = {check.verdict for check in checks}
     worst = next((verdict for verdict in ("fail", "warn") if verdict in verdicts), "ok")

@@ -14,6 +14,7 @@ from cld_core.gpu_checks.findings import Context
 from cld_core.gpu_checks.setups import image_recipe
 from cld_core.nets import compiled
 from cld_core.ranks import Ranks
+from cld_core.train import tuning
 from cld_core.train.forms import Choice
 from cld_core.train.step import Trainer
 from tests.support import tracing
@@ -25,16 +26,19 @@ def settings(tmp_path):
     return Settings(quick=True, rounds=1, work=tmp_path)
 
 
-@pytest.mark.slow
-def test_every_form_and_sampler_has_a_row(settings):
+def test_every_form_and_sampler_has_a_row(settings, monkeypatch):
+    chosen = Choice(channels_last=True)
+    monkeypatch.setattr(tuning, "decide", lambda *_, **__: chosen)
     report = gpu.topic(settings)
     names = [row.name for row in report.rows]
     assert names == [
         *(f"cifar10, {form}" for form, choice in gpu.FORMS.items() if choice.compile == "eager"),
+        "cifar10, auto",
         *(f"cifar10, {method}, {precision}" for method in sampling.EVALUATIONS for precision in gpu.PRECISIONS),
     ]
     assert all(row.seconds > 0 for row in report.rows)
     assert re.search(r"8 rows: \d+ images/s, first step [\d.]+ s, 0.0 GiB, MFU \d+ %", report.rows[0].note)
+    assert report.rows[2].note.startswith("channels_last; 8 rows: ")
     assert re.search(r"50,000 samples of 312 evaluations in [\d.]+ h", report.rows[-16].note)
 
 
@@ -83,5 +87,5 @@ def test_without_a_gpu_it_says_so(tmp_path):
 def test_the_tables_in_the_documentation_wait_for_the_rows_that_it_measures():
     text = (ROOT / "docs" / "benchmarks.md").read_text().partition("## On a GPU")[2]
     cells = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ") and "--" not in line]
-    assert set(gpu.FORMS) <= set(cells)
+    assert {*gpu.FORMS, "auto"} <= set(cells)
     assert set(sampling.EVALUATIONS) <= set(cells)

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from cld_core.gpu_checks.findings import NO_CARD, without_card
+
 HERE = Path(__file__).parent
-NO_CARD = "no card on this machine"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -26,4 +27,4 @@ def card() -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     skipped = [report for report in terminalreporter.getreports("skipped") if NO_CARD in str(report.longrepr)]
     if skipped:
-        terminalreporter.write_line(f"gpu: {NO_CARD}, {len(skipped)} checks skipped")
+        terminalreporter.write_line(without_card(len(skipped)))

@@ -49,7 +49,7 @@ sys.exit(__main__.main())
 def test_a_failure_is_exit_code_1_and_advice():
     done = subprocess.run([sys.executable, "-c", FAILING], capture_output=True, text=True, timeout=300)
     assert done.returncode == 1, done.stderr
-    assert done.stdout.splitlines() == ["1 checks on the CPU", "fail  tf32: wrong", "      Fix it."]
+    assert done.stdout.splitlines() == ["1 check on the CPU", "fail  tf32: wrong", "      Fix it."]
     assert "noise" in done.stderr
 
 

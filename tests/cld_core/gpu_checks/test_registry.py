@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -11,8 +12,8 @@ from cld_core.gpu_checks.registry import CHECKS, find
 from cld_core.recipe import load
 from tests.support.paths import RECIPES
 
-# They start processes, trace many graphs, or compute much.
-SLOW = ("parity graphs", "parity fp16 graphs", "auto", "two ranks", "resume", "fid")
+# They start processes, or compute much.
+SLOW = ("two ranks", "two ranks compiled", "resume", "fid", "auto", "parity bf16 compiled", "parity fp16 compiled")
 # What a CPU cannot be asked; their own tests fake it.
 SKIPPED = ("no waiting fp32", "no waiting fp16", "no waiting compiled", "no waiting graphs")
 
@@ -21,6 +22,9 @@ SKIPPED = ("no waiting fp32", "no waiting fp16", "no waiting compiled", "no wait
     "check", [pytest.param(c, id=c.name, marks=[pytest.mark.slow] if c.name in SLOW else []) for c in CHECKS]
 )
 def test_every_check_works_on_the_cpu(check, context):
+    if check.name == "checkpoint":
+        # By a clock that stands still: a real one could find a slow disk.
+        context = replace(context, clock=lambda: 0.0)
     finding = running.run(check, context, catch=False)
     assert finding.name == check.name
     assert finding.verdict == ("skip" if check.name in SKIPPED else "ok"), finding.found

@@ -77,7 +77,7 @@ def test_what_is_lost_is_found_by_far(context, monkeypatch, broken):
     broken(monkeypatch)
     finding = resuming.check(context)
     assert finding.verdict == "fail"
-    assert "off the way of an uninterrupted run" in finding.found
+    assert "differs from an uninterrupted run" in finding.found
     errors = [float(part.split()[0]) for part in finding.found.split(" by ")[1:]]
     assert max(errors) > 8 * 100 * resuming._TOLERANCE, "far more than kernels that are not deterministic may"
 

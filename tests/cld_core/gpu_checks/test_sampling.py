@@ -6,8 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from cld_core import numerics
 from cld_core.evaluation.extractors import Extractor
 from cld_core.gpu_checks import fid, sampling
+from cld_core.gpu_checks.setups import image_recipe
 from cld_core.model import Model
 from cld_core.seeds import SampleNoise
 
@@ -61,6 +63,24 @@ def test_rates_are_those_of_the_evaluations_that_a_sampler_is_worth(context):
     times = iter([0.0, 1.0])
     finding = sampling.check(replace(context, clock=lambda: next(times)), "em")
     assert finding.found == "0.024 samples/s at 500 evaluations, 166.7 ms per evaluation of 2"
+
+
+@pytest.mark.parametrize(("precision", "used"), [("fp32", False), ("tf32", True), ("bf16", False), ("fp16", False)])
+def test_each_precision_is_measured_as_it_is_named(context, precision, used):
+    model = sampling.untrained(image_recipe(context, "cifar10"), "cpu")
+    seen, kinds = set(), set()
+
+    def record(module, arguments, output):
+        seen.add((torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32))
+        kinds.add(output.dtype)
+
+    convolution = next(module for module in model.net.modules() if isinstance(module, torch.nn.Conv2d))
+    convolution.register_forward_hook(record)
+    # From outside, nothing may decide.
+    with numerics.using(tf32=not used):
+        sampling.per_evaluation(context, model, 1, "exponential", precision=precision)
+    assert seen == {(used, used)}
+    assert kinds == {{"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)}
 
 
 @pytest.fixture
