@@ -15,6 +15,7 @@ TIMEOUT_S = 600.0
 COMMAND: tuple[str, ...] = (sys.executable, "-m", "cld_core.gpu_checks", "--quick", "--json")
 _SRUN = "srun --gpus=1 --cpus-per-task=8 --mem=32G cldctl doctor --gpu --no-job"
 _ELSEWHERE = f"Run it where the GPUs are; on Slurm: {_SRUN}"
+_OTHERWISE = "If this is where they are, install a torch that is built for CUDA and fits the driver."
 _AGAIN = "Run `python -m cld_core.gpu_checks --quick` to see more."
 
 
@@ -23,7 +24,7 @@ def checks(timeout_s: float = TIMEOUT_S) -> Iterator[Check]:
     out, problem = _output(timeout_s)
     first, *findings = _objects(out) or [{}]
     if not problem and first.get("card", "") is None:
-        yield Check("gpu", "warn", "no card here", _ELSEWHERE)
+        yield Check("gpu", "warn", "torch sees no card here", f"{_ELSEWHERE}. {_OTHERWISE}")
         return
     if problem:
         last = f" after the check '{findings[-1]['name']}'" if findings else ""

@@ -77,11 +77,14 @@ class EvalRequest(Request):
 
         Raises:
             UsageError: weights or statistics are missing or do not fit, or the data are not images.
+            RecipeError: samples drawn as the recipe says would be useless.
             DataError: there is no test set, or a smaller one.
         """
         spec = recipe.eval
         names = tuple(metric.name for metric in registry.metrics(metrics))
         over = {registry.ROWS[metric.rows].over for metric in registry.metrics(names)}
+        if "samples" in over:
+            recipe.sampling.require_usable()
         fid, files = inputs.of(recipe.anchored(Path.cwd()), names)
         points = _points(recipe, points_key) if "points" in over else 0
         eps = max(spec.elbo.eps, recipe.objective.loss_eps)

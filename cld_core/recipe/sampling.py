@@ -7,6 +7,8 @@ keeps the keys that both methods have.
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self, cast
 
+from cld_core.errors import RecipeError
+
 from .keys import key
 
 
@@ -35,6 +37,13 @@ class SamplingSpec:
     def problems(self) -> list[tuple[str, str, str]]:
         """Keys that do not go together, as in `checks.problems`, without the section's name."""
         return []
+
+    def require_usable(self) -> None:
+        """Refuse settings that give useless samples. They may be in the recipe of a run that does without samples.
+
+        Raises:
+            RecipeError: names the keys.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,10 +109,9 @@ class ExponentialSpec(FixedStepSpec):
     corrector: bool = key(True, "let each evaluation correct the step before it")
     eta: float = key(0.0, "amount of noise: 0 the probability flow, 1 the reverse SDE", ge=0, le=1)
 
-    def problems(self) -> list[tuple[str, str, str]]:
-        found = super().problems()
+    def require_usable(self) -> None:
         # Where it does not diverge, other settings are as close: docs/samplers.md, "Noise".
         if self.order == 3 and self.corrector and self.eta >= 0.3:
-            text = f"cannot be 3 with sampling.corrector=true and sampling.eta={self.eta:g}: noise grows in long steps"
-            found.append(("order", "eta", f"{text}. Set sampling.order=2 and sampling.corrector=false."))
-        return found
+            text = "'sampling.order' cannot be 3 with sampling.corrector=true and sampling.eta of 0.3 or more"
+            found = f"sampling.eta is {self.eta:g}, and noise grows in long steps"
+            raise RecipeError(f"{text}: {found}. Set sampling.corrector=false, and best sampling.order=2 with it.")

@@ -62,9 +62,10 @@ def sample(
         data_shape: shape of one example, (C, ...).
 
     Raises:
-        RecipeError: the method does not go with the diffusion.
+        RecipeError: the method does not go with the diffusion, or its settings give useless samples.
         SolverError: the adaptive flow's tolerance is out of reach.
     """
+    spec.require_usable()
     channels, *rest = data_shape
     u = sde.prior(noise.normal((channels * sde.n, *rest)).to(device))
 

@@ -69,10 +69,13 @@ def submit(
 
     Raises:
         DataError: data are missing.
+        RecipeError: samples drawn as the recipe says would be useless.
         UsageError: the name is taken, or an evaluation lacks what it needs.
         SchedulerRefused, SchedulerAway: no job exists, and the run's folder is removed again: its name is free.
     """
     require_inputs(recipe)
+    # Continuing a run that has such settings is allowed: it may do without samples.
+    recipe.sampling.require_usable()
     request = following(recipe, metrics)
     run = RunFolder.create(path, recipe, identity(recipe.name, recipe_file))
     evaluations = [] if request is None else [Evaluation(request.save(run))]

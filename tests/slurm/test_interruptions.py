@@ -166,7 +166,7 @@ def test_out_of_memory(lab: Lab, orders: Path) -> None:
 
 
 def test_a_rank_that_hangs(lab: Lab, orders: Path) -> None:
-    run = lab.submit("mine", *MISBEHAVING, "train.hang_timeout_s=8")
+    run = lab.submit("mine", *MISBEHAVING, "train.hang_timeout_s=20")
     lab.training("mine", steps=250)
     give(orders, 1, "hang")
     went_on(lab, "mine", "crashed", saved=False)

@@ -72,15 +72,15 @@ def _against_truth(joined: "Joined") -> dict[str, Any]:
 
 
 def _how(request: "EvalRequest") -> str:
-    start = "" if request.elbo_eps_asked is None else f", from t = {request.elbo.eps:g}"
-    return f"velocities {request.elbo.velocities}, probes {request.elbo.probes}{start}"
+    spec = request.elbo
+    return f"velocities {spec.velocities}, probes {spec.probes}, from t = {spec.eps:g}"
 
 
 def _remark(section: Mapping[str, Any]) -> str | None:
     if "eps_asked" not in section:
         return None
-    seen = "the network was trained on no smaller t (objective.loss_eps)"
-    return f"the bound starts at t = {section['eps']:g}, not at eval.elbo.eps = {section['eps_asked']:g}: {seen}"
+    seen = "and not at a smaller eval.elbo.eps: the network saw no smaller t (objective.loss_eps)"
+    return f"the bound starts at t = {section['eps']:g}, {seen}"
 
 
 ELBO = Metric(

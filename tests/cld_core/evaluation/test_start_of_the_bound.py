@@ -23,8 +23,8 @@ from .gathered import gather
 
 LATER = "objective.loss_eps=0.001"
 RAISED = (
-    "the bound starts at t = 0.001, not at eval.elbo.eps = 1e-05: "
-    "the network was trained on no smaller t (objective.loss_eps)"
+    "the bound starts at t = 0.001, and not at a smaller eval.elbo.eps: "
+    "the network saw no smaller t (objective.loss_eps)"
 )
 
 

@@ -51,10 +51,11 @@ def test_a_spec_selects_its_own_variant(section):
 
 
 @pytest.mark.parametrize("eta", ["0.3", "1"])
-def test_noise_with_order_three_and_the_corrector_is_refused(eta):
-    message = refused("sampling.method=exponential", "sampling.order=3", f"sampling.eta={eta}")
-    assert "'sampling.order' cannot be 3 with sampling.corrector=true and" in message
-    assert "Set sampling.order=2 and sampling.corrector=false." in message
+def test_noise_with_order_three_and_the_corrector_can_be_read_but_not_used(eta):
+    spec = sampling("method=exponential", "order=3", f"eta={eta}")
+    with pytest.raises(RecipeError, match=r"'sampling\.order' cannot be 3 with sampling\.corrector=true and") as error:
+        spec.require_usable()
+    assert str(error.value).endswith("Set sampling.corrector=false, and best sampling.order=2 with it.")
 
 
 @pytest.mark.parametrize(
@@ -74,7 +75,9 @@ def test_noise_with_order_three_and_the_corrector_is_refused(eta):
     ids=" ".join,
 )
 def test_recommended_and_documented_settings_are_not_refused(keys):
-    assert sampling("method=exponential", *keys).method == "exponential"
+    spec = sampling("method=exponential", *keys)
+    assert spec.method == "exponential"
+    spec.require_usable()
 
 
 def test_a_method_keeps_the_keys_that_both_have():

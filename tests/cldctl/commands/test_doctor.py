@@ -34,7 +34,7 @@ def asked_for_the_gpu(tmp_path, monkeypatch, answer, *, code):
 
 def test_without_a_card_the_gpu_is_one_row_and_nothing_fails(tmp_path, monkeypatch):
     (row,) = asked_for_the_gpu(tmp_path, monkeypatch, NO_CARD, code=0)
-    assert (row["verdict"], row["found"]) == ("warn", "no card here")
+    assert (row["verdict"], row["found"]) == ("warn", "torch sees no card here")
     assert "srun --gpus=1 --cpus-per-task=8 --mem=32G cldctl doctor --gpu --no-job" in row["advice"]
 
 

@@ -83,7 +83,7 @@ def test_bounds_are_compared_by_where_they_start(tmp_path):
     same = [*columns[1:], asked(tmp_path / "c", "elbo", "eval.elbo.eps=0.001")]
     assert compare.warnings(same) == []
     assert [it.results["nll"].how for it in (*columns, same[1])] == [
-        "velocities 1, probes 1",
+        "velocities 1, probes 1, from t = 1e-05",
         "velocities 1, probes 1, from t = 0.001",
-        "velocities 1, probes 1",
+        "velocities 1, probes 1, from t = 0.001",
     ]
