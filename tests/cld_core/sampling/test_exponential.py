@@ -99,9 +99,7 @@ def weak_order(sde, numbers=(200, 400, 800), **keys):
     return orders([float((a - b).abs().max()) for a, b in pairwise(found)])[0]
 
 
-@pytest.mark.parametrize(
-    ("order", "corrector"), [(0, True), (1, False), (1, True), (2, False), (2, True), (3, False), (3, True)]
-)
+@pytest.mark.parametrize(("order", "corrector"), [(0, True), (1, False), (1, True), (2, False), (2, True), (3, False)])
 def test_noise_limits_the_weak_order_to_two(order, corrector):
     """VPSDE, where all of the score is interpolated. Without noise these orders are 2 to 4."""
     assert weak_order(VP, order=order, corrector=corrector, grid_power=2.0) == pytest.approx(2.0, abs=0.15)

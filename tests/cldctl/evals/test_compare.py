@@ -35,12 +35,12 @@ def test_a_difference_is_marked_beyond_twice_the_combined_error(tmp_path):
     assert [entry["nll"].get("against_first") for entry in content["runs"]] == [None, "same", "worse", "better"]
     assert [entry["fid"].get("against_first") for entry in content["runs"]] == [None] * 4
     assert content["warnings"] == ["FID has no standard error: no difference is marked"]
-    console = Console(width=160, record=True, file=io.StringIO())
+    console = Console(width=240, record=True, file=io.StringIO())
     console.print(compared(columns))
     lines = console.export_text().splitlines()
     line, of, how = next(lines[index : index + 3] for index, line in enumerate(lines) if "NLL" in line)
     assert of.split() == " ".join(["of", *["100 test data"] * 4]).split()
-    assert how.split() == " ".join(["how", *["velocities 1, probes 1, 80 NFE"] * 4]).split()
+    assert how.split() == " ".join(["how", *["velocities 1, probes 1, from t = 1e-05, 80 NFE"] * 4]).split()
     cells = ["3.000 ± 0.300", "3.990 ± 0.400", "4.010 ± 0.400 worse", "1.990 ± 0.400 better"]
     assert line.split() == " ".join(["NLL bound, nats", *cells]).split()
 
