@@ -37,9 +37,9 @@ class Score:
         return self._score(u, t, *self._coefficients(t))
 
     def at(self, times: Tensor, dtype: torch.dtype) -> list[Callable[[Tensor], Tensor]]:
-        """For each of ``times`` (k, B), the score as a function of u of type ``dtype``.
+        """The score at each of ``times`` (k, B), float64, as a function of u of type ``dtype``.
 
-        It is the same as that of `__call__`, but the coefficients for all times are computed together.
+        It is what `__call__` computes; the coefficients for all times are computed together.
         """
         target, precision = (_each(matrix, len(times), dtype) for matrix in self._coefficients(times))
         stages = zip(times.to(self._dtype(dtype)), target, precision, strict=True)
@@ -74,22 +74,16 @@ class Score:
 
 
 def at_each(score: ScoreFunction, times: Tensor, dtype: torch.dtype) -> list[Callable[[Tensor], Tensor]]:
-    """For each of ``times`` (k, B), ``score`` as a function of u of type ``dtype``, by `Score.at` where there is one."""
+    """`Score.at`, for any ``score``."""
     together = getattr(score, "at", None)
     if together is not None:
         return together(times, dtype)
-    return [functools.partial(_swapped, score, t) for t in times]
-
-
-def _swapped(score: ScoreFunction, t: Tensor, u: Tensor) -> Tensor:
-    return score(u, t)
+    return [functools.partial(lambda t, u: score(u, t), t) for t in times]
 
 
 def _each(matrix: Rows | None, count: int, dtype: torch.dtype) -> Sequence[Rows | None]:
-    """The matrix at each of ``count`` times, from one whose entries are floats or (count, B)."""
+    """The matrix at each of ``count`` times, from one with floats or (count, B) tensors, which become ``dtype``."""
     if matrix is None:
         return [None] * count
     entries = [[c.to(dtype) if isinstance(c, Tensor) else c for c in row] for row in matrix]
-    return [
-        tuple(tuple(c[k] if isinstance(c, Tensor) else c for c in row) for row in entries) for k in range(count)
-    ]
+    return [tuple(tuple(c[k] if isinstance(c, Tensor) else c for c in row) for row in entries) for k in range(count)]

@@ -73,8 +73,11 @@ class _Step:
     def __init__(self, field: Field, prepare: Prepare, sign: float, y: Tensor) -> None:
         self._field, self._prepare, self._sign = field, prepare, sign
         self._slopes = torch.empty(7, y.numel(), dtype=torch.float64, device=y.device)
-        self._weights = [torch.tensor([a], dtype=torch.float64, device=y.device) for a in (*_A, _B, _E)]
-        self._fractions = torch.tensor(_C, dtype=torch.float64, device=y.device)[:, None]
+        # One table, because each copy to a device waits for it.
+        table = [(*row, *[0.0] * (7 - len(row))) for row in (*_A, _B, _E, _C)]
+        *weights, fractions = torch.tensor(table, dtype=torch.float64, device=y.device)
+        self._weights = [row[None, : i + 1] for i, row in enumerate(weights)]
+        self._fractions = fractions[: len(_C), None]
 
     def __call__(self, rows: _Rows, h: Tensor, t_new: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One step of every row: the new state and its slope, and the error of the state per unit of h, each (b, n)."""
@@ -123,31 +126,15 @@ def solve(
     _check(rows)
     sign = math.copysign(1.0, end - start)
     take_step = _Step(field, prepare, sign, solution.y)
-    active, evaluations = len(y0), 2
     for _ in range(max_steps):
-        # A step that would end within rounding of the end goes there. Rows that have arrived stand still.
+        # A step that would end within rounding of the end goes there.
         left = (end - rows.t).abs()
         last = rows.h >= left * (1.0 - 1e-10)
         h = torch.where(last, left, rows.h)
-        t = torch.where(last, end, rows.t + sign * h)
+        t = (rows.t + sign * h).masked_fill_(last, end)
         y, slope, estimate = take_step(rows, h, t)
-        evaluations += 6
         scale = torch.maximum(rows.y.abs(), y.abs()).mul_(rtol).add_(atol)
-        error = _norm(estimate / scale) * h
-        accepted = error < 1.0
-        done = accepted & last
-        h = torch.where(done, 1.0, h * _factor(error, rows.rejected))
-        # The only question to the device.
-        shortest, longest, good, at_end = torch.stack([*torch.aminmax(h), accepted.sum(), done.sum()]).tolist()
-        if good < len(h):
-            took = accepted[:, None]
-            t = torch.where(accepted, t, rows.t)
-            y, slope = torch.where(took, y, rows.y), torch.where(took, slope, rows.slope)
-        nfe = torch.where(rows.done, rows.nfe, evaluations)
-        rows = _Rows(rows.index, t, y, h, slope, ~accepted, done, nfe)
-        if not (shortest > _SMALLEST_STEP and longest < math.inf):
-            _check(rows)
-        active = len(h) - int(at_end)
+        rows, active = _after(rows, h, t, y, slope, last, _norm(estimate / scale) * h)
         size = _size(active)
         if size < len(h):
             solution.y[rows.index], solution.nfe[rows.index] = rows.y, rows.nfe
@@ -157,12 +144,39 @@ def solve(
     raise _error(rows, f"{max_steps} steps are not enough")
 
 
+def _after(
+    rows: _Rows, h: Tensor, t: Tensor, y: Tensor, slope: Tensor, last: Tensor, error: Tensor
+) -> tuple[_Rows, int]:
+    """The rows after steps of size h to t, y and slope, if their errors (b,) allow; and how many are not at the end.
+
+    Rows at the end stand still, with steps of size 0, until the others are few enough to be packed.
+
+    Raises:
+        SolverError: a step size becomes too small.
+    """
+    accepted = error < 1.0
+    done = (accepted & last).logical_or_(rows.done)
+    h = (h * _factor(error, rows.rejected)).masked_fill_(done, 1.0)
+    # The only time that the host waits. (`torch.where` with a number is another, since it is copied to the device.)
+    counts = (mask.sum(dtype=torch.float64) for mask in (accepted, done))
+    shortest, longest, good, at_end = torch.stack([*torch.aminmax(h), *counts]).tolist()
+    if good < len(h):
+        took = accepted[:, None]
+        t = torch.where(accepted, t, rows.t)
+        y, slope = torch.where(took, y, rows.y), torch.where(took, slope, rows.slope)
+    nfe = rows.nfe + 6 * ~rows.done
+    after = _Rows(rows.index, t, y, h, slope, ~accepted, done, nfe)
+    if not (shortest > _SMALLEST_STEP and longest < math.inf):
+        _check(after)
+    return after, len(h) - int(at_end)
+
+
 def _size(rows: int) -> int:
-    """The number of rows to go on with, at least ``rows``: every number up to 8, then four to each doubling.
+    """The number of rows to go on with, at least ``rows``: every number up to 16, then eight to each doubling.
 
     Libraries prepare for each size of a batch that is new to them, which takes oneDNN half a millisecond for a layer.
     """
-    step = 1 << max(0, (rows - 1).bit_length() - 3)
+    step = 1 << max(0, (rows - 1).bit_length() - 4)
     return -(-rows // step) * step
 
 
@@ -175,15 +189,15 @@ def _begin(
     """
     index = torch.arange(len(y), device=y.device)
     t = torch.full((len(y),), start, dtype=torch.float64, device=y.device)
-    slope = field(prepare(t[None])[0], y, index)
+    slope = field(prepare(t[None])[0], y, index).to(torch.float64)
     span, sign = abs(end - start), math.copysign(1.0, end - start)
     scale = atol + rtol * y.abs()
     d0, d1 = _norm(y / scale), _norm(slope / scale)
-    h0 = torch.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, 0.01 * d0 / d1).clamp(max=span)
+    h0 = (0.01 * d0 / d1).masked_fill_((d0 < 1e-5) | (d1 < 1e-5), 1e-6).clamp_(max=span)
     probe = field(prepare((t + sign * h0)[None])[0], y + (sign * h0)[:, None] * slope, index)
     d2 = _norm((probe - slope) / scale) / h0
     largest = torch.maximum(d1, d2)
-    h1 = torch.where(largest <= 1e-15, (h0 * 1e-3).clamp(min=1e-6), (0.01 / largest) ** (1.0 / _ORDER))
+    h1 = torch.where(largest <= 1e-15, (h0 * 1e-3).clamp_(min=1e-6), (0.01 / largest) ** (1.0 / _ORDER))
     h = torch.minimum(100.0 * h0, h1).clamp(max=span)
     no = torch.zeros_like(index, dtype=torch.bool)
     return _Rows(index, t, y.clone(), h, slope, no, no, torch.full_like(index, 2))
@@ -199,8 +213,8 @@ def _factor(error: Tensor, rejected: Tensor) -> Tensor:
 
     An accepted step, whose error is below 1, after a rejection does not grow the next one. NaN shrinks the most.
     """
-    factor = (_SAFETY * error ** (-1.0 / _ORDER)).nan_to_num_(_SHRINK).clamp_(min=_SHRINK)
-    return torch.minimum(factor, torch.where(rejected, 1.0, _GROW))
+    factor = (_SAFETY * error ** (-1.0 / _ORDER)).nan_to_num_(_SHRINK).clamp_(_SHRINK, _GROW)
+    return torch.where(rejected, factor.clamp(max=1.0), factor)
 
 
 def _check(rows: _Rows) -> None:

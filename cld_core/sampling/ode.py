@@ -11,6 +11,9 @@ from cld_core.score import ScoreFunction, at_each
 from cld_core.sde import Diffusion
 from cld_core.solver import solve
 
+# A time (b,), and the score at it.
+_Stage = tuple[Tensor, Callable[[Tensor], Tensor]]
+
 
 def sample(score: ScoreFunction, sde: Diffusion, spec: OdeSpec, u: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
     """See `cld_core.sampling`. Every sample has its own steps; the evaluations are (B,).
@@ -22,13 +25,13 @@ def sample(score: ScoreFunction, sde: Diffusion, spec: OdeSpec, u: Tensor, draws
     """
     shape, dtype = u.shape[1:], u.dtype
 
-    def prepare(times: Tensor) -> list[tuple[Tensor, Callable[[Tensor], Tensor]]]:
+    def prepare(times: Tensor) -> list[_Stage]:
         return list(zip(times, at_each(score, times, dtype), strict=True))
 
-    def field(at: tuple[Tensor, Callable[[Tensor], Tensor]], y: Tensor, rows: Tensor) -> Tensor:
-        t, score_at = at
+    def field(stage: _Stage, y: Tensor, rows: Tensor) -> Tensor:
+        t, score_then = stage
         now = y.to(dtype).view(-1, *shape)
-        return sde.flow(now, score_at(now), t).flatten(1)
+        return sde.flow(now, score_then(now), t).flatten(1)
 
     solution = solve(field, u.flatten(1), 1.0, spec.eps, rtol=spec.rtol, atol=spec.atol, prepare=prepare)
     u = solution.y.to(dtype).view_as(u)

@@ -18,15 +18,16 @@ _Formula = Callable[Concatenate[_Owner, Number, _Rest], _Result]
 
 
 def exp(z: Number) -> Number:
-    if isinstance(z, np.ndarray):
-        return torch.exp(torch.from_numpy(z)).numpy()  # numpy's own rounds otherwise
-    return torch.exp(z) if isinstance(z, torch.Tensor) else math.exp(z)
+    return torch.exp(z) if isinstance(z, torch.Tensor) else _of_array(torch.exp, math.exp, z)
 
 
 def sqrt(z: Number) -> Number:
-    if isinstance(z, np.ndarray):
-        return np.sqrt(z)
-    return torch.sqrt(z) if isinstance(z, torch.Tensor) else math.sqrt(z)
+    return torch.sqrt(z) if isinstance(z, torch.Tensor) else _of_array(torch.sqrt, math.sqrt, z)
+
+
+def _of_array(by_torch: Callable[..., torch.Tensor], otherwise: Callable[[float], float], z: Any) -> Any:
+    """A function of an array or a float: numpy's own functions round otherwise than torch's."""
+    return by_torch(torch.from_numpy(z)).numpy() if isinstance(z, np.ndarray) else otherwise(z)
 
 
 def minus_expm1(z: Number) -> Number:
@@ -38,8 +39,8 @@ def by_numpy(formula: _Formula) -> _Formula:
     """The method ``formula(self, t, ...)``, which computes with numpy if t is a tensor on the CPU.
 
     Formulas are dozens of operations on a few hundred numbers. A call of numpy costs half of what one of torch does, and
-    sums, products, quotients and roots have one correct rounding. Inside, ``t`` is then an array, for which `exp`,
-    `sqrt` and the operators do; the result, an array, or tuples of arrays and floats, is given back as tensors.
+    sums, products and quotients are the same to the last bit. Inside, ``t`` is then an array, for which operators, `exp`
+    and `sqrt` are all that there is. Arrays in the result, or in tuples of it, are returned as tensors.
     """
 
     @functools.wraps(formula)
