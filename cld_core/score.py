@@ -5,7 +5,8 @@ coefficients `Diffusion.target` and `Diffusion.mixed`. Both are -E times the *pr
 the losses compare with the noise that was drawn.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from cld_core.recipe.objective import ObjectiveSpec
 from cld_core.sde import Diffusion
 from cld_core.sde.coefficients import apply, as_batch
-from cld_core.sde.rows import negated
+from cld_core.sde.rows import Rows, negated
 
 # (u: (B, nC, ...), t: a float or (B,) float64) -> (B, mC, ...): any score that samplers can use.
 ScoreFunction = Callable[[Tensor, float | Tensor], Tensor]
@@ -35,17 +36,37 @@ class Score:
         self.single_backward = any(getattr(module, "single_backward", False) for module in net.modules())
         self._weight = next(net.parameters(), None)
 
-    def _network(self, u: Tensor, t: float | Tensor) -> Tensor:
-        weight = u if self._weight is None else self._weight
-        return self.net(u.to(weight.dtype), as_batch(t, len(u), u.device, weight.dtype)).to(u.dtype)
-
     def __call__(self, u: Tensor, t: float | Tensor) -> Tensor:
         """The score (B, mC, ...) at u (B, nC, ...); t is a float or a (B,) float64 tensor."""
-        alpha = self._network(u, t)
+        return self._score(u, t, *self._coefficients(t))
+
+    def at(self, times: Tensor, dtype: torch.dtype) -> list[Callable[[Tensor], Tensor]]:
+        """The score at each of ``times`` (k, B), float64, as a function of u of type ``dtype``.
+
+        It is what `__call__` computes; the coefficients for all times are computed together.
+        """
+        target, precision = (_each(matrix, len(times), dtype) for matrix in self._coefficients(times))
+        stages = zip(times.to(self._dtype(dtype)), target, precision, strict=True)
+        return [functools.partial(self._score, t=t, target=e, precision=p) for t, e, p in stages]
+
+    def _coefficients(self, t: float | Tensor) -> tuple[Rows, Rows | None]:
+        """-E, and P for a mixed score."""
         if not self.objective.mixed_score:
-            return apply(negated(self.sde.target(t, self.objective.name)), alpha)
+            return negated(self.sde.target(t, self.objective.name)), None
         target, precision, _ = self.sde.mixed(t, self.objective.name)
-        return torch.sub(apply(negated(target), alpha), apply(precision, self.sde.scored(u)))
+        return negated(target), precision
+
+    def _score(self, u: Tensor, t: float | Tensor, target: Rows, precision: Rows | None) -> Tensor:
+        score = apply(target, self._network(u, t))
+        return score if precision is None else torch.sub(score, apply(precision, self.sde.scored(u)))
+
+    def _network(self, u: Tensor, t: float | Tensor) -> Tensor:
+        dtype = self._dtype(u.dtype)
+        return self.net(u.to(dtype), as_batch(t, len(u), u.device, dtype)).to(u.dtype)
+
+    def _dtype(self, otherwise: torch.dtype) -> torch.dtype:
+        """What the network computes in."""
+        return otherwise if self._weight is None else self._weight.dtype
 
     def predicted_noise(self, u: Tensor, t: Tensor) -> Tensor:
         """-E^-1 s, (B, mC, ...): the network's estimate of the noise in the scored halves of u."""
@@ -54,3 +75,19 @@ class Score:
             return alpha
         *_, shift = self.sde.mixed(t, self.objective.name)
         return alpha + apply(shift, self.sde.scored(u))
+
+
+def at_each(score: ScoreFunction, times: Tensor, dtype: torch.dtype) -> list[Callable[[Tensor], Tensor]]:
+    """`Score.at`, for any ``score``."""
+    together = getattr(score, "at", None)
+    if together is not None:
+        return together(times, dtype)
+    return [functools.partial(lambda t, u: score(u, t), t) for t in times]
+
+
+def _each(matrix: Rows | None, count: int, dtype: torch.dtype) -> Sequence[Rows | None]:
+    """The matrix at each of ``count`` times, from one with floats or (count, B) tensors, which become ``dtype``."""
+    if matrix is None:
+        return [None] * count
+    entries = [[c.to(dtype) if isinstance(c, Tensor) else c for c in row] for row in matrix]
+    return [tuple(tuple(c[k] if isinstance(c, Tensor) else c for c in row) for row in entries) for k in range(count)]

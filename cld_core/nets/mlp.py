@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from cld_core.recipe.network import MlpSpec
 
-from .dense import in_blocks, linear_silu
+from .dense import in_blocks, silu_layers
 from .vectors import dimension
 
 FREQUENCIES = 8
@@ -56,9 +56,7 @@ class MLP(nn.Module):
     def _rows(self, u: Tensor, t: Tensor) -> Tensor:
         h = torch.cat([u, time_features(t, self.time_input)], dim=1)
         *hidden, last = (layer for layer in self.main if isinstance(layer, nn.Linear))
-        for layer in hidden:
-            h = linear_silu(layer, h)
-        return last(h)
+        return last(silu_layers(hidden, h))
 
 
 def build(spec: MlpSpec, data_shape: tuple[int, ...], halves_in: int, halves_out: int) -> MLP:

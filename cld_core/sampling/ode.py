@@ -1,14 +1,18 @@
 """The probability flow, solved adaptively (docs/math.md section 7)."""
 
-import torch
+from collections.abc import Callable
+
 from torch import Tensor
 
 from cld_core.recipe.sampling import OdeSpec
 from cld_core.sampling.denoising import denoised
 from cld_core.sampling.noise import Draws
-from cld_core.score import ScoreFunction
+from cld_core.score import ScoreFunction, at_each
 from cld_core.sde import Diffusion
 from cld_core.solver import solve
+
+# A time (b,), and the score at it.
+_Stage = tuple[Tensor, Callable[[Tensor], Tensor]]
 
 
 def sample(score: ScoreFunction, sde: Diffusion, spec: OdeSpec, u: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
@@ -21,11 +25,15 @@ def sample(score: ScoreFunction, sde: Diffusion, spec: OdeSpec, u: Tensor, draws
     """
     shape, dtype = u.shape[1:], u.dtype
 
-    def field(t: Tensor, y: Tensor, rows: Tensor) -> Tensor:
-        now = y.to(dtype).view(-1, *shape)
-        return sde.flow(now, score(now, t), t).flatten(1).to(torch.float64)
+    def prepare(times: Tensor) -> list[_Stage]:
+        return list(zip(times, at_each(score, times, dtype), strict=True))
 
-    solution = solve(field, u.flatten(1), 1.0, spec.eps, rtol=spec.rtol, atol=spec.atol)
+    def field(stage: _Stage, y: Tensor, rows: Tensor) -> Tensor:
+        t, score_then = stage
+        now = y.to(dtype).view(-1, *shape)
+        return sde.flow(now, score_then(now), t).flatten(1)
+
+    solution = solve(field, u.flatten(1), 1.0, spec.eps, rtol=spec.rtol, atol=spec.atol, prepare=prepare)
     u = solution.y.to(dtype).view_as(u)
     if not spec.denoise:
         return u, solution.nfe

@@ -11,7 +11,7 @@ from cld_core.recipe.sde import CldSpec
 from cld_core.sde import cld_kernel as kernel
 from cld_core.sde.base import Auxiliary, Diffusion, Law
 from cld_core.sde.coefficients import spread
-from cld_core.sde.number import Number
+from cld_core.sde.number import Number, by_numpy
 from cld_core.sde.rows import Rows
 
 
@@ -60,6 +60,7 @@ class CLD(Diffusion):
     def initial_std(self) -> tuple[float, ...]:
         return (math.sqrt(self.gamma * self.mass),)
 
+    @by_numpy
     def mean(self, t: Number) -> Rows[Number]:
         return kernel.transition(self.schedule.integral(t), self.m_inv)
 
@@ -68,19 +69,23 @@ class CLD(Diffusion):
         var_y = self.gamma if objective == "hsm" else 0.0
         return kernel.covariance(self.schedule.integral(t), self.m_inv, var_y=var_y, numerical_eps=self.numerical_eps)
 
+    @by_numpy
     def factor(self, t: Number, objective: str = "hsm") -> Rows[Number]:
         return self.covariance(t, objective).cholesky()
 
+    @by_numpy
     def target(self, t: Number, objective: str = "hsm") -> Rows[Number]:
         """((ell_t,),)."""
         return ((self.covariance(t, objective).ell,),)
 
+    @by_numpy
     def mixed(self, t: Number, objective: str = "hsm") -> tuple[Rows[Number], Rows[Number], Rows[Number]]:
         """ell_t, 1 / Svv and 1 / (ell_t Svv); Svv is HSM's for either objective."""
         hsm = self.covariance(t, "hsm")
         ell = (hsm if objective == "hsm" else self.covariance(t, objective)).ell
         return ((ell,),), ((1.0 / hsm.vv,),), ((1.0 / (ell * hsm.vv),),)
 
+    @by_numpy
     def known_precision(self, t: Number) -> Rows[Number]:
         """1 / Svv of HSM."""
         return ((1.0 / self.covariance(t).vv,),)
@@ -105,9 +110,13 @@ class CLD(Diffusion):
 
     def flow(self, u: Tensor, score: Tensor, t: float | Tensor) -> Tensor:
         x, v = self.halves(u)
-        beta = spread(self.schedule.beta(t), u)
-        pull = torch.add(x, torch.add(score, v, alpha=self.m_inv), alpha=self.friction)
-        return torch.cat([(beta * self.m_inv) * v, -beta * pull], dim=1)
+        beta = spread(self.schedule.rate(t), u)
+        out = torch.empty_like(u)
+        out_x, out_v = self.halves(out)
+        torch.mul(v, beta * self.m_inv, out=out_x)
+        torch.add(score, v, alpha=self.m_inv, out=out_v)
+        torch.add(x, out_v, alpha=self.friction, out=out_v).mul_(-beta)
+        return out
 
     def euler_step(self, u: Tensor, score: Tensor, t: float, dt: float) -> Tensor:
         x, v = self.halves(u)

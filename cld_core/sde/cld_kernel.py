@@ -2,13 +2,14 @@
 
 Written in the dimensionless variables of docs/math.md section 2, b = 2B/Gamma and y = v / sqrt(M), in which the
 stationary law is N(0, I) and every entry is a sum of terms of one sign: nothing cancels at small t.
-All functions take floats or float64 tensors of any shape.
+All functions take floats, or float64 tensors or arrays of any shape.
 """
 
 import math
 from dataclasses import dataclass
 from typing import Generic
 
+import numpy as np
 import torch
 
 from cld_core.sde.number import Number, exp, sqrt
@@ -22,8 +23,8 @@ _SERIES = [6.0 / math.factorial(k + 3) for k in range(11)]
 
 def gamma3_series(z: Number, exp_minus_z: Number) -> Number:
     """P(3, z) by its series, exact for small z (eleven terms: for z up to `SERIES_BELOW`)."""
-    tail: Number = _SERIES[-1] + 0.0 * z
-    for c in reversed(_SERIES[:-1]):
+    tail: Number = _SERIES[-1] * z + _SERIES[-2]
+    for c in reversed(_SERIES[:-2]):
         tail = tail * z + c
     return tail * exp_minus_z * z * z * z / 6.0
 
@@ -35,12 +36,15 @@ def gamma3_closed(z: Number, exp_minus_z: Number) -> Number:
 
 def gamma3(z: Number, exp_minus_z: Number) -> Number:
     """Regularised lower incomplete gamma function P(3, z) = 1 - exp(-z) (1 + z + z^2/2), z >= 0."""
-    if not isinstance(z, torch.Tensor):
-        return gamma3_series(z, exp_minus_z) if z < SERIES_BELOW else gamma3_closed(z, exp_minus_z)
     small = z < SERIES_BELOW
-    if z.device.type == "cpu" and not small.any():
-        return gamma3_closed(z, exp_minus_z)
-    return torch.where(small, gamma3_series(z, exp_minus_z), gamma3_closed(z, exp_minus_z))
+    if isinstance(z, torch.Tensor):
+        return torch.where(small, gamma3_series(z, exp_minus_z), gamma3_closed(z, exp_minus_z))
+    if isinstance(z, np.ndarray):
+        result = gamma3_closed(z, exp_minus_z)
+        if small.any():
+            result[small] = gamma3_series(z[small], exp_minus_z[small])
+        return result
+    return gamma3_series(z, exp_minus_z) if small else gamma3_closed(z, exp_minus_z)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,8 @@ def combine(coefficients: Sequence[float | Tensor], parts: Sequence[Tensor]) -> 
 
 def apply(matrix: Rows, u: Tensor) -> Tensor:
     """The matrix (k, j) applied to the j parts of u (B, jC, ...); the result is (B, kC, ...)."""
+    if len(matrix) == len(matrix[0]) == 1:
+        return spread(matrix[0][0], u) * u
     parts = u.chunk(len(matrix[0]), dim=1)
     out = [combine(row, parts) for row in matrix]
     return out[0] if len(out) == 1 else torch.cat(out, dim=1)

@@ -1,22 +1,59 @@
 """Coefficients are numbers of one of two kinds, computed by the same formulas."""
 
+import functools
 import math
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
+import numpy as np
 import torch
 
 # A Python float for one time that the whole batch shares, or a (B,) float64 tensor with a time per example.
 Number = TypeVar("Number", float, torch.Tensor, float | torch.Tensor)
 
+_Owner = TypeVar("_Owner")
+_Result = TypeVar("_Result")
+_Rest = ParamSpec("_Rest")
+_Formula = Callable[Concatenate[_Owner, Number, _Rest], _Result]
+
 
 def exp(z: Number) -> Number:
-    return torch.exp(z) if isinstance(z, torch.Tensor) else math.exp(z)
+    return torch.exp(z) if isinstance(z, torch.Tensor) else _of_array(torch.exp, math.exp, z)
 
 
 def sqrt(z: Number) -> Number:
-    return torch.sqrt(z) if isinstance(z, torch.Tensor) else math.sqrt(z)
+    return torch.sqrt(z) if isinstance(z, torch.Tensor) else _of_array(torch.sqrt, math.sqrt, z)
+
+
+def _of_array(by_torch: Callable[..., torch.Tensor], otherwise: Callable[[float], float], z: Any) -> Any:
+    """A function of an array or a float: numpy's own functions round otherwise than torch's."""
+    return by_torch(torch.from_numpy(z)).numpy() if isinstance(z, np.ndarray) else otherwise(z)
 
 
 def minus_expm1(z: Number) -> Number:
     """1 - exp(-z)."""
     return -torch.expm1(-z) if isinstance(z, torch.Tensor) else -math.expm1(-z)
+
+
+def by_numpy(formula: _Formula) -> _Formula:
+    """The method ``formula(self, t, ...)``, which computes with numpy if t is a tensor on the CPU.
+
+    Formulas are dozens of operations on a few hundred numbers. A call of numpy costs half of what one of torch does, and
+    sums, products and quotients are the same to the last bit. Inside, ``t`` is then an array, for which operators, `exp`
+    and `sqrt` are all that there is. Arrays in the result, or in tuples of it, are returned as tensors.
+    """
+
+    @functools.wraps(formula)
+    def computed(self: Any, t: Any, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(t, torch.Tensor) or t.device.type != "cpu" or t.requires_grad or t.ndim == 0:
+            return formula(self, t, *args, **kwargs)
+        with np.errstate(all="ignore"):  # as torch does
+            return _as_tensors(formula(self, t.numpy(), *args, **kwargs))
+
+    return computed
+
+
+def _as_tensors(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_as_tensors(entry) for entry in value)
+    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value

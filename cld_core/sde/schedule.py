@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from cld_core.sde.number import Number
 
 
@@ -15,6 +17,10 @@ class Schedule:
 
     def beta(self, t: Number) -> Number:
         return self.beta0 + self.beta1 * t
+
+    def rate(self, t: float | Tensor) -> float | Tensor:
+        """beta(t); a single float if it is the same at all times."""
+        return self.beta(t) if self.beta1 else self.beta0
 
     def integral(self, t: Number) -> Number:
         """B(t), the integral of beta from 0 to t."""

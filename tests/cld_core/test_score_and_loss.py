@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 
@@ -5,9 +7,10 @@ from cld_core import nets
 from cld_core.loss import Draws, ScoreMatching
 from cld_core.recipe.network import MlpSpec
 from cld_core.recipe.objective import ObjectiveSpec
-from cld_core.score import Score
+from cld_core.score import Score, at_each
 from cld_core.sde import CLD, VPSDE
 from tests.support import parity
+from tests.support.waits import Waits
 
 
 @pytest.mark.parametrize("name", parity.TOYS)
@@ -41,6 +44,18 @@ def test_score_takes_one_time_or_many_and_keeps_the_type():
     torch.testing.assert_close(score(u, torch.full((16,), 0.3, dtype=torch.float64)), one, rtol=1e-6, atol=1e-6)
     assert one.dtype == torch.float32
     assert score(u.double(), 0.3).dtype == torch.float64
+
+
+@pytest.mark.parametrize("name", parity.TOYS)
+@torch.no_grad()
+def test_the_score_at_many_times_is_that_at_each(name):
+    toy = parity.load(name)
+    u, score = toy.data["u"], toy.score()
+    times = torch.rand(3, len(u), dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 1e-3
+    for dtype in (torch.float32, torch.float64):
+        for function in (score, lambda u, t: score(u, t)):
+            for t, then in zip(times, at_each(function, times, dtype), strict=True):
+                assert torch.equal(then(u.to(dtype)), score(u.to(dtype), t))
 
 
 def test_predicted_noise_is_minus_the_score_over_ell():
@@ -97,3 +112,22 @@ def test_loss_gradient_reaches_the_network_and_the_default_weight_is_one():
     matching.per_sample(Score(sde, objective, net), torch.zeros(4, 2), draws).mean().backward()
     assert all(float(p.grad.abs().sum()) > 0 for p in net.parameters())
     assert matching.weight(draws.t) == ((1.0,),)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("weighting", ["likelihood", "reweightedv1", "reweightedv2"])
+@pytest.mark.parametrize(("sde", "name"), [(CLD(), "hsm"), (CLD(beta1=2.0), "dsm"), (VPSDE(), "hsm")])
+def test_the_loss_and_its_gradient_never_wait_for_the_device(sde, name, weighting, mixed):
+    objective = ObjectiveSpec(name=name, weighting=weighting, mixed_score=mixed)
+    net = nets.build(MlpSpec(width=8, layers=2), data_shape=(2,), halves_in=sde.n, halves_out=1)
+    matching, x = ScoreMatching(sde, objective), torch.zeros(4, 2)
+    draws = matching.draw(torch.Generator().manual_seed(0), 4, (2,))
+    # Times that can be differentiated are computed with by torch, as on a GPU, and so are those without numbers.
+    can = Draws(draws.t.requires_grad_(), draws.noise, draws.initial)
+    initial = None if draws.initial is None else draws.initial.to("meta")
+    bare = Draws(draws.t.detach().to("meta"), draws.noise.to("meta"), initial)
+    score, bare_score = Score(sde, objective, net), Score(sde, objective, copy.deepcopy(net).to("meta"))
+    with Waits() as waits:
+        matching.per_sample(score, x, can)
+        matching.per_sample(bare_score, x.to("meta"), bare).sum().backward()
+    assert waits.names == []

@@ -5,6 +5,7 @@ from scipy.integrate import RK45, solve_ivp
 
 from cld_core.errors import SolverError
 from cld_core.solver import solve
+from tests.support.waits import Waits
 
 
 def pendulum(t, y, rows):
@@ -52,6 +53,72 @@ def test_rows_are_told_who_they_are_after_others_have_left():
         while theirs.status == "running":
             theirs.step()
         assert float(ours.y[i, 0]) == pytest.approx(theirs.y[0], rel=1e-9)
+
+
+def test_rows_that_are_done_wait_until_enough_others_are():
+    """Then the batch becomes one of a few sizes, since libraries prepare for each."""
+    rates, sizes = torch.linspace(1.0, 60.0, 100, dtype=torch.float64), []
+
+    def field(t, y, rows):
+        sizes.append(len(y))
+        assert len(t) == len(rows) == len(y)
+        return -rates[rows, None] * (y - torch.cos(rates[rows] * t)[:, None])
+
+    together = solve(field, torch.ones(100, 1, dtype=torch.float64), 0.0, 1.0, rtol=1e-6, atol=1e-6)
+    assert sizes[0] == 100
+    assert sizes == sorted(sizes, reverse=True)
+    assert set(sizes) - {100} <= {*range(1, 17), *range(18, 33, 2), *range(36, 65, 4), *range(72, 129, 8)}
+    assert sum(sizes) < 1.1 * int(together.nfe.sum())
+    for i in (0, 40, 99):
+        alone = solve(
+            lambda t, y, rows, i=i: field(t, y, rows + i), torch.ones(1, 1), 0.0, 1.0, rtol=1e-6, atol=1e-6
+        )
+        torch.testing.assert_close(together.y[i], alone.y[0], rtol=1e-12, atol=0)
+        assert int(together.nfe[i]) == int(alone.nfe[0])
+
+
+def test_a_step_prepares_all_its_times_at_once():
+    prepared = []
+
+    def prepare(times):
+        prepared.append(times.clone())
+        return [(k, t) for k, t in enumerate(times)]
+
+    def field(stage, y, rows):
+        k, t = stage
+        assert torch.equal(t, prepared[-1][k])
+        return pendulum(t, y, rows)
+
+    ours = solve(field, STARTS, 1.0, 1e-3, rtol=1e-5, atol=1e-5, prepare=prepare)
+    plain = solve(pendulum, STARTS, 1.0, 1e-3, rtol=1e-5, atol=1e-5)
+    assert torch.equal(ours.y, plain.y)
+    assert torch.equal(ours.nfe, plain.nfe)
+    first, probe, *steps = prepared
+    assert (first == 1.0).all()
+    assert probe.shape == (1, len(STARTS))
+    assert 2 + 6 * len(steps) >= int(ours.nfe.max())
+    for times in steps:
+        assert times.shape[0] == 5
+        assert (times.diff(dim=0) <= 0).all()  # 0 for a row at the end
+        assert (times >= 1e-3).all()
+
+
+def test_the_host_waits_for_the_device_once_per_step(monkeypatch):
+    """On a GPU it would otherwise launch nothing while it waits."""
+    steps = []
+
+    def prepare(times):
+        steps.append(len(waits.names))
+        return times.unbind()
+
+    with Waits() as waits:
+        waits.watch_reading(monkeypatch)
+        solve(pendulum, STARTS, 0.0, 3.0, rtol=1e-6, atol=1e-6, prepare=prepare)
+    # The first two calls are for the first step size, which is checked before the first step.
+    _, _, first, *later = [*steps, len(waits.names)]
+    assert first <= 3
+    assert len(later) > 10
+    assert later == [first + k for k in range(1, len(later) + 1)]
 
 
 def test_error_follows_the_tolerance():

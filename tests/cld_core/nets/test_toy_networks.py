@@ -1,4 +1,4 @@
-"""The networks for toy data: their inputs, their shapes, and the fused layers of sampling."""
+"""The networks for toy data: their inputs, their shapes, and how their layers are computed on CPUs."""
 
 import pytest
 import torch
@@ -43,7 +43,69 @@ def test_without_gradients_the_result_is_the_same_to_rounding(rows, monkeypatch)
     plain = net(u, t).detach()
     with torch.no_grad():
         fused = net(u, t)
-        monkeypatch.setattr(dense, "_FUSED", False)
+        monkeypatch.setattr(dense, "_AVAILABLE", False)
         unfused = net(u, t)
     torch.testing.assert_close(fused, plain, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(unfused, plain, rtol=1e-5, atol=1e-6)
+
+
+def gradients(net, u, t):
+    leaf = u.clone().requires_grad_()
+    out = net(leaf, t)
+    return [out, *torch.autograd.grad(out.square().sum(), [leaf, *net.parameters()])]
+
+
+@pytest.fixture
+def compared():
+    """Trials are made again in the test, and after it."""
+    dense._compared.cache_clear()
+    yield
+    dense._compared.cache_clear()
+
+
+@pytest.mark.parametrize("rows", [1, 128, 500])
+@pytest.mark.parametrize("width", [128, 256])
+@pytest.mark.usefixtures("compared")
+def test_in_training_the_result_is_that_of_torch_to_the_last_bit(rows, width, monkeypatch):
+    net = built(MlpSpec(width=width))
+    u, t = torch.randn(rows, 4), torch.rand(rows)
+    monkeypatch.setattr(dense, "_WORTHWHILE", float("inf"))  # whatever the time
+    ours = gradients(net, u, t)
+    monkeypatch.setattr(dense, "_AVAILABLE", False)
+    for one, other in zip(ours, gradients(net, u, t), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.skipif(not dense._AVAILABLE, reason="torch has no oneDNN")
+@pytest.mark.usefixtures("compared")
+def test_in_training_a_product_that_rounds_otherwise_is_never_chosen(monkeypatch):
+    h, weight = torch.randn(128, 16), torch.randn(8, 16)
+    monkeypatch.setattr(dense, "_WORTHWHILE", float("inf"))
+    monkeypatch.setattr(dense, "_onednn", lambda h, weight, bias: (h.double() @ weight.double().t() + bias).float())
+    assert not dense._onednn_wins(h, weight)
+
+
+@pytest.mark.skipif(not dense._AVAILABLE, reason="torch has no oneDNN")
+@pytest.mark.usefixtures("compared")
+@pytest.mark.parametrize(("seconds", "wins"), [(0.7, True), (0.9, False)])
+def test_in_training_the_faster_one_of_equals_is_chosen(seconds, wins, monkeypatch):
+    same = torch.nn.functional.linear
+    monkeypatch.setattr(dense, "_onednn", lambda *factors: same(*factors))
+    monkeypatch.setattr(dense, "_seconds", lambda product, *factors: 1.0 if product is same else seconds)
+    assert dense._onednn_wins(torch.randn(128, 16), torch.randn(8, 16)) is wins
+    assert not dense._onednn_wins(torch.randn(127, 16), torch.randn(8, 16))
+
+
+@pytest.mark.skipif(not dense._AVAILABLE, reason="torch has no oneDNN")
+def test_only_what_wants_a_gradient_gets_one(monkeypatch):
+    monkeypatch.setattr(dense, "_onednn_wins", lambda h, weight: True)
+    net, u, t = built(MlpSpec()), torch.randn(128, 4), torch.rand(128)
+    first, *others = net.parameters()
+    first.requires_grad_(False)
+    net(u, t).sum().backward()
+    assert first.grad is None
+    assert all(p.grad is not None for p in others)
+    net.requires_grad_(False)
+    leaf = u.clone().requires_grad_()
+    (of_u,) = torch.autograd.grad(net(leaf, t).sum(), leaf)
+    assert torch.isfinite(of_u).all()

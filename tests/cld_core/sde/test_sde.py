@@ -185,3 +185,33 @@ def test_build_reads_the_recipe():
 def test_prior_has_the_mass_as_velocity_variance():
     draws = CLD(m_inv=4.0).prior(torch.ones(3, 4))
     torch.testing.assert_close(draws, torch.tensor([[1.0, 1.0, 0.5, 0.5]]).expand(3, 4))
+
+
+TIMES = torch.cat([torch.logspace(-9, 0, 300, dtype=torch.float64), torch.linspace(0.01, 0.02, 100, dtype=torch.float64)])
+
+
+@pytest.mark.parametrize("sde", [CLD(), CLD(beta0=0.1, beta1=6.9, m_inv=9.0, gamma=0.5), CLD(numerical_eps=0.0)])
+@pytest.mark.parametrize("name", ["mean", "factor", "target", "mixed", "known_precision"])
+def test_on_the_cpu_numpy_computes_what_torch_does_to_the_last_bit(sde, name):
+    for times in (TIMES, TIMES.view(4, 100), TIMES[:0], TIMES[7]):
+        by_numpy, by_torch = getattr(sde, name)(times), getattr(CLD, name).__wrapped__(sde, times)
+        for ours, theirs in zip(leaves(by_numpy), leaves(by_torch), strict=True):
+            assert isinstance(ours, torch.Tensor)
+            assert ours.shape == times.shape
+            assert torch.equal(ours, theirs)
+
+
+def test_numpy_is_silent_where_torch_is():
+    assert bool(torch.isnan(CLD(numerical_eps=0.0).factor(torch.zeros(3, dtype=torch.float64))[1][0]).all())
+
+
+def test_times_can_be_differentiated():
+    t = torch.tensor([0.1, 0.7], dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(CLD().target(t)[0][0].sum(), t)
+    for i, at in enumerate(t.tolist()):
+        up, down = (CLD().target(at + h)[0][0] for h in (1e-6, -1e-6))
+        assert float(slope[i]) == pytest.approx((up - down) / 2e-6, rel=1e-6)
+
+
+def leaves(value):
+    return [leaf for entry in value for leaf in leaves(entry)] if isinstance(value, tuple) else [value]
