@@ -42,7 +42,10 @@ def topic(settings: Settings) -> Report:
     report = Report(topic="sampling", title=f"{n} toy samples; {steps} evaluations for fixed-step methods")
     for method, plainly in theirs.items():
         more = {} if method == "ode" else {"nfe": steps}
-        calls: dict[str, Callable[[], object]] = {BASELINE: plainly, method: partial(model.draw, n, method=method, **more)}
+        calls: dict[str, Callable[[], object]] = {
+            BASELINE: plainly,
+            method: partial(model.draw, n, method=method, **more),
+        }
         notes: dict[str, str] = {}
         scale: dict[str, float] = {}
         if method == "ode":

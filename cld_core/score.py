@@ -6,7 +6,7 @@ the losses compare with the noise that was drawn.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -45,8 +45,10 @@ class Score:
 
         It is what `__call__` computes; the coefficients for all times are computed together.
         """
-        target, precision = (_each(matrix, len(times), dtype) for matrix in self._coefficients(times))
-        stages = zip(times.to(self._dtype(dtype)), target, precision, strict=True)
+        target, precision = self._coefficients(times)
+        count = len(times)
+        precisions = [None] * count if precision is None else _each(precision, count, dtype)
+        stages = zip(times.to(self._dtype(dtype)), _each(target, count, dtype), precisions, strict=True)
         return [functools.partial(self._score, t=t, target=e, precision=p) for t, e, p in stages]
 
     def _coefficients(self, t: float | Tensor) -> tuple[Rows, Rows | None]:
@@ -85,9 +87,7 @@ def at_each(score: ScoreFunction, times: Tensor, dtype: torch.dtype) -> list[Cal
     return [functools.partial(lambda t, u: score(u, t), t) for t in times]
 
 
-def _each(matrix: Rows | None, count: int, dtype: torch.dtype) -> Sequence[Rows | None]:
+def _each(matrix: Rows, count: int, dtype: torch.dtype) -> list[Rows]:
     """The matrix at each of ``count`` times, from one with floats or (count, B) tensors, which become ``dtype``."""
-    if matrix is None:
-        return [None] * count
     entries = [[c.to(dtype) if isinstance(c, Tensor) else c for c in row] for row in matrix]
     return [tuple(tuple(c[k] if isinstance(c, Tensor) else c for c in row) for row in entries) for k in range(count)]

@@ -180,9 +180,7 @@ def _size(rows: int) -> int:
     return -(-rows // step) * step
 
 
-def _begin(
-    field: Field, prepare: Prepare, y: Tensor, start: float, end: float, rtol: float, atol: float
-) -> _Rows:
+def _begin(field: Field, prepare: Prepare, y: Tensor, start: float, end: float, rtol: float, atol: float) -> _Rows:
     """All rows at the start, with the first step size of Hairer, Norsett, Wanner, Solving ODEs I, section II.4.
 
     One Euler step of a guessed size gives it.

@@ -1,9 +1,9 @@
 """Linear layers with SiLU after each. On a CPU, oneDNN computes them where it is the faster one.
 
 Torch's own float32 products are MKL's, which on AMD's processors do without AVX-512. Without gradients, which is
-sampling of toy data, oneDNN fuses layer and SiLU. With gradients, it computes a product only if it gets what torch gets,
-to the last bit. Which of the two is faster is measured, once per process, and a measurement must not decide how a run
-continues that is resumed.
+sampling of toy data, oneDNN fuses layer and SiLU. With gradients, it computes a product only if it gets what torch
+gets, to the last bit: which of the two is faster is measured, once per process, and a measurement must not decide how a
+run continues that is resumed.
 """
 
 import functools
@@ -104,7 +104,10 @@ def _linear(h: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def _onednn_wins(h: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN gets the same h weight^T as torch, in less time."""
     threads = torch.get_num_threads()
-    return len(h) >= _least_rows(threads) and _compared(weight.shape, weight.stride(), threads)
+    if len(h) < _least_rows(threads):
+        return False
+    layout = weight.shape, weight.stride(), threads
+    return _is_faster(*layout) and _is_same(len(h), *layout)
 
 
 def _least_rows(threads: int) -> int:
@@ -112,21 +115,29 @@ def _least_rows(threads: int) -> int:
 
 
 @functools.cache
-def _compared(shape: torch.Size, strides: tuple[int, ...], threads: int) -> bool:
-    """`_onednn_wins` for a weight of this layout, by a trial.
+def _is_same(rows: int, shape: torch.Size, strides: tuple[int, ...], threads: int) -> bool:
+    """Whether a trial with this many rows gives the same bits.
 
     Both add up products in the order of the inputs. But MKL does so for a limited number of inputs (192 with AVX2),
-    beyond which it adds the next sum to the first, and it takes other ways to few outputs.
+    beyond which it adds the next sum to the first, and it takes other ways to few outputs. ``threads`` is in the key.
     """
+    factors = _trial(rows, shape, strides)
+    with torch.no_grad():
+        return torch.equal(_onednn(*factors), functional.linear(*factors))
+
+
+@functools.cache
+def _is_faster(shape: torch.Size, strides: tuple[int, ...], threads: int) -> bool:
+    factors = _trial(4 * _least_rows(threads), shape, strides)
+    with torch.no_grad():
+        return _seconds(_onednn, *factors) < _WORTHWHILE * _seconds(functional.linear, *factors)
+
+
+def _trial(rows: int, shape: torch.Size, strides: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     weight = torch.empty_strided(shape, strides).normal_(generator=generator)
-    bias = torch.randn(shape[0], generator=generator)
-    with torch.no_grad():
-        for rows in (_least_rows(threads), 4 * _least_rows(threads) - 3):
-            factors = torch.randn(rows, shape[1], generator=generator), weight, bias
-            if not torch.equal(_onednn(*factors), functional.linear(*factors)):
-                return False
-        return _seconds(_onednn, *factors) < _WORTHWHILE * _seconds(functional.linear, *factors)
+    h, bias = (torch.randn(size, generator=generator) for size in ((rows, shape[1]), (shape[0],)))
+    return h, weight, bias
 
 
 def _seconds(product: Callable[..., Tensor], *factors: Tensor) -> float:

@@ -38,6 +38,7 @@ def gamma3(z: Number, exp_minus_z: Number) -> Number:
     """Regularised lower incomplete gamma function P(3, z) = 1 - exp(-z) (1 + z + z^2/2), z >= 0."""
     small = z < SERIES_BELOW
     if isinstance(z, torch.Tensor):
+        assert isinstance(small, torch.Tensor), "a comparison of tensors is one"
         return torch.where(small, gamma3_series(z, exp_minus_z), gamma3_closed(z, exp_minus_z))
     if isinstance(z, np.ndarray):
         result = gamma3_closed(z, exp_minus_z)

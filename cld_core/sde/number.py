@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -11,10 +11,7 @@ import torch
 # A Python float for one time that the whole batch shares, or a (B,) float64 tensor with a time per example.
 Number = TypeVar("Number", float, torch.Tensor, float | torch.Tensor)
 
-_Owner = TypeVar("_Owner")
-_Result = TypeVar("_Result")
-_Rest = ParamSpec("_Rest")
-_Formula = Callable[Concatenate[_Owner, Number, _Rest], _Result]
+_Formula = TypeVar("_Formula", bound=Callable[..., Any])
 
 
 def exp(z: Number) -> Number:
@@ -38,9 +35,9 @@ def minus_expm1(z: Number) -> Number:
 def by_numpy(formula: _Formula) -> _Formula:
     """The method ``formula(self, t, ...)``, which computes with numpy if t is a tensor on the CPU.
 
-    Formulas are dozens of operations on a few hundred numbers. A call of numpy costs half of what one of torch does, and
-    sums, products and quotients are the same to the last bit. Inside, ``t`` is then an array, for which operators, `exp`
-    and `sqrt` are all that there is. Arrays in the result, or in tuples of it, are returned as tensors.
+    Formulas are dozens of operations on a few hundred numbers. A call of numpy costs half of what one of torch does,
+    and sums, products and quotients are the same to the last bit. Inside, ``t`` is then an array, for which operators,
+    `exp` and `sqrt` are all that there is. Arrays in the result, or in tuples of it, are returned as tensors.
     """
 
     @functools.wraps(formula)
@@ -50,7 +47,7 @@ def by_numpy(formula: _Formula) -> _Formula:
         with np.errstate(all="ignore"):  # as torch does
             return _as_tensors(formula(self, t.numpy(), *args, **kwargs))
 
-    return computed
+    return cast(_Formula, computed)
 
 
 def _as_tensors(value: Any) -> Any:

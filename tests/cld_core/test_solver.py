@@ -70,9 +70,7 @@ def test_rows_that_are_done_wait_until_enough_others_are():
     assert set(sizes) - {100} <= {*range(1, 17), *range(18, 33, 2), *range(36, 65, 4), *range(72, 129, 8)}
     assert sum(sizes) < 1.1 * int(together.nfe.sum())
     for i in (0, 40, 99):
-        alone = solve(
-            lambda t, y, rows, i=i: field(t, y, rows + i), torch.ones(1, 1), 0.0, 1.0, rtol=1e-6, atol=1e-6
-        )
+        alone = solve(lambda t, y, rows, i=i: field(t, y, rows + i), torch.ones(1, 1), 0.0, 1.0, rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(together.y[i], alone.y[0], rtol=1e-12, atol=0)
         assert int(together.nfe[i]) == int(alone.nfe[0])
 

@@ -187,7 +187,9 @@ def test_prior_has_the_mass_as_velocity_variance():
     torch.testing.assert_close(draws, torch.tensor([[1.0, 1.0, 0.5, 0.5]]).expand(3, 4))
 
 
-TIMES = torch.cat([torch.logspace(-9, 0, 300, dtype=torch.float64), torch.linspace(0.01, 0.02, 100, dtype=torch.float64)])
+TIMES = torch.cat(
+    [torch.logspace(-9, 0, 300, dtype=torch.float64), torch.linspace(0.01, 0.02, 100, dtype=torch.float64)]
+)
 
 
 @pytest.mark.parametrize("sde", [CLD(), CLD(beta0=0.1, beta1=6.9, m_inv=9.0, gamma=0.5), CLD(numerical_eps=0.0)])
