@@ -85,19 +85,21 @@ def covariance(
     noise alone, Sigma_inf - Psi Sigma_inf Psi^T, which `CLD.reverse` needs.
     """
     b = math.sqrt(m_inv) * big_b
-    decay2 = exp(-2.0 * b)
-    noise_xx = gamma3(2.0 * b, decay2)
-    noise_xy = 2.0 * b * b * decay2
+    z = 2.0 * b
+    decay2 = exp(-z)
+    noise_xx = gamma3(z, decay2)
+    noise_xy = z * b * decay2
     noise_yy = noise_xx + 4.0 * b * decay2
     det = noise_xx * noise_yy - noise_xy * noise_xy
     xx, xy, yy = noise_xx, noise_xy, noise_yy
     # Each initial variance adds a rank-one term along a column p = exp(-b) (p0, p1) of Psi, and to the
     # determinant the (positive) value of adj(noise) at p.
-    for variance, p0, p1 in ((var_x, 1.0 + b, -b), (var_y, b, 1.0 - b)):
-        if variance:
-            w = variance * decay2
-            xx, xy, yy = xx + w * p0 * p0, xy + w * p0 * p1, yy + w * p1 * p1
-            det = det + w * (p0 * p0 * noise_yy - 2.0 * p0 * p1 * noise_xy + p1 * p1 * noise_xx)
+    columns = [(var_x, 1.0 + b, -b)] if var_x else []
+    columns += [(var_y, b, 1.0 - b)] if var_y else []
+    for variance, p0, p1 in columns:
+        w = variance * decay2
+        xx, xy, yy = xx + w * p0 * p0, xy + w * p0 * p1, yy + w * p1 * p1
+        det = det + w * (p0 * p0 * noise_yy - 2.0 * p0 * p1 * noise_xy + p1 * p1 * noise_xx)
     if var_x and var_y:
         det = det + var_x * var_y * decay2 * decay2
     xv, vv, det = xy / math.sqrt(m_inv), yy / m_inv, det / m_inv

@@ -24,7 +24,7 @@ class Schedule:
 
     def integral(self, t: Number) -> Number:
         """B(t), the integral of beta from 0 to t."""
-        return t * (self.beta0 + 0.5 * self.beta1 * t)
+        return t * (self.beta0 + 0.5 * self.beta1 * t) if self.beta1 else t * self.beta0
 
     def between(self, start: float, end: float) -> float:
         """B(end) - B(start), computed without the cancellation of that difference."""
