@@ -10,13 +10,24 @@ from cld_core.checkpoint.verify import sidecar_of
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.recipe.sampling import OdeSpec
 from cld_core.run import RunFolder
-from cld_core.run.events import KINDS, Event, JobRef, Measured, Requested, Requeued, Submitted, TurnedAway, Unknown
+from cld_core.run.events import (
+    KINDS,
+    Event,
+    JobRef,
+    Measured,
+    Measuring,
+    Requested,
+    Requeued,
+    Submitted,
+    TurnedAway,
+    Unknown,
+)
 from cld_core.run.history import Attempt, History
 from tests.support.paths import FIXTURES
 
 LOGS = "/runs/run_v2/logs"
 # Events that the version which wrote the fixture did not have.
-LATER = {Measured}
+LATER = {Measured, Measuring}
 
 
 @pytest.fixture(scope="module")
