@@ -7,7 +7,8 @@ from pathlib import Path
 from cld_core.digests import checksum
 from cld_core.errors import CheckpointError, NotFoundError
 from cld_core.run import RunFolder
-from cld_core.run.atomic import read_json, write_json
+from cld_core.run.atomic import write_json
+from cld_core.small_files import read_json
 
 FORMAT = 1
 _FIX = "Use another step, or name none to use the newest intact one"

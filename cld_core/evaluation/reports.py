@@ -5,7 +5,7 @@ from typing import Any
 
 from cld_core.checkpoint.verify import sidecar_of
 from cld_core.run import RunFolder
-from cld_core.run.atomic import read_json
+from cld_core.small_files import read_json
 
 
 def checkpoint_checksum(run: RunFolder, step: int) -> str | None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from cld_core.digests import digest
 from cld_core.run import RunFolder
-from cld_core.run.atomic import read_json, write_json
+from cld_core.run.atomic import write_json
+from cld_core.small_files import read_json
 
 
 @dataclass(frozen=True)

@@ -60,14 +60,6 @@ def write_arrays(path: Path, arrays: "Mapping[str, numpy.ndarray]") -> None:
         numpy.savez(file, **arrays)  # type: ignore[arg-type]
 
 
-def read_json(path: Path) -> Any:
-    """The content of ``path``; None if there is no such file or it is not JSON."""
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-
-
 def append_line(path: Path, text: str) -> None:
     """Append one line in one write, so that lines of several writers never mix.
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from cld_core.errors import CldError, NotFoundError, UsageError, did_you_mean
+from cld_core.small_files import read_object
 
-from .atomic import read_json, write_json, write_text
+from .atomic import write_json, write_text
 from .ledger import Ledger
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ class RunFolder:
     def steps_to_evaluate(self) -> set[int]:
         """Steps of the checkpoints that an evaluation was requested for and has no report of."""
         requests = [path for path in self.evals.glob("*/request.json") if not path.with_name("report.json").exists()]
-        steps = [_object(path).get("checkpoint_step") for path in requests]
+        steps = [read_object(path).get("checkpoint_step") for path in requests]
         return {int(step) for step in steps if step is not None}
 
     def recipe(self) -> "Recipe":
@@ -185,11 +186,11 @@ class RunFolder:
 
     def identity(self) -> dict[str, Any]:
         """What `run.json` holds (`identity.identity`)."""
-        return _object(self.identity_file)
+        return read_object(self.identity_file)
 
     def progress(self) -> ReportedProgress:
         """What was last reported; empty before the first report."""
-        return cast(ReportedProgress, _object(self.progress_file))
+        return cast(ReportedProgress, read_object(self.progress_file))
 
     def checkpoint_file(self, step: int) -> Path:
         return self.checkpoints / f"step_{step:08d}.pt"
@@ -201,12 +202,6 @@ class RunFolder:
         except OSError:
             return []
         return sorted(int(match[1]) for name in names if (match := _CHECKPOINT.fullmatch(name)))
-
-
-def _object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; empty if there is none."""
-    content = read_json(path)
-    return content if isinstance(content, dict) else {}
 
 
 def find_runs(root: str | Path) -> Sequence[RunFolder]:

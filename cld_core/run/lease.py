@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from cld_core.errors import LeaseHeldError, LeaseLostError
+from cld_core.small_files import read_json
 
 from . import process
-from .atomic import read_json, write_json
+from .atomic import write_json
 
 HEARTBEAT_S = 5.0
 STALE_AFTER_S = 45.0

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from cld_core.errors import NotFoundError
 from cld_core.imports import resolve
-from cld_core.run.atomic import read_json
+from cld_core.small_files import read_json
 
 from .work import Work
 

@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Self
 
 from cld_core.errors import NotFoundError, RecipeError
 from cld_core.ranges import share
-from cld_core.run.atomic import read_json, write_json
+from cld_core.run.atomic import write_json
+from cld_core.small_files import read_json
 
 from .serial import from_plain
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cld_core.run.atomic import read_json
+from cld_core.small_files import read_json
 
 Ranges = Mapping[str, tuple[int, int]]
 

@@ -8,8 +8,8 @@ from cld_core.evaluation.evaluation import Evaluation, evaluations_of
 from cld_core.evaluation.request import EvalRequest
 from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run import RunFolder
-from cld_core.run.atomic import read_json
 from cld_core.run.events import JobRef
+from cld_core.small_files import read_json
 from cldctl.clusters.base import Cluster, SchedulerAway, SchedulerRefused
 from cldctl.evals.plan import EvaluationPlan
 from cldctl.jobs import specs

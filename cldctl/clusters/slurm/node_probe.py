@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cld_core import network
-from cld_core.run.atomic import read_json, write_json
+from cld_core.run.atomic import write_json
+from cld_core.small_files import read_json
 from cldctl import file_system
 from cldctl.clusters.base import SchedulerAway, SchedulerRefused
 

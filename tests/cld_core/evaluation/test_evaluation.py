@@ -14,8 +14,9 @@ from cld_core.model import Model
 from cld_core.ranks import Ranks
 from cld_core.recipe import load
 from cld_core.run import RunFolder
-from cld_core.run.atomic import read_json, write_json
+from cld_core.run.atomic import write_json
 from cld_core.shards import open_work
+from cld_core.small_files import read_json
 
 from .gathered import gather
 

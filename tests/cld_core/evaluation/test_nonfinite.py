@@ -14,8 +14,9 @@ from cld_core.evaluation.rows.elbo import ElboRows
 from cld_core.evaluation.rows.features import FeatureRows
 from cld_core.ranks import Ranks
 from cld_core.recipe import load
-from cld_core.run.atomic import read_json, write_arrays, write_json
+from cld_core.run.atomic import write_arrays, write_json
 from cld_core.shards.files import Shard
+from cld_core.small_files import read_json
 from tests.support.paths import RECIPES
 from tests.support.spoiled import spoil
 

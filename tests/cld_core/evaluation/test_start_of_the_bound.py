@@ -14,8 +14,9 @@ from cld_core.ranks import Ranks
 from cld_core.recipe import Recipe, load
 from cld_core.recipe.data import ImageDataSpec
 from cld_core.recipe.eval import ElboSpec
-from cld_core.run.atomic import read_json, write_json
+from cld_core.run.atomic import write_json
 from cld_core.seeds import SampleNoise
+from cld_core.small_files import read_json
 from tests.support.images import make_images
 from tests.support.paths import RECIPES
 

@@ -6,7 +6,8 @@ import threading
 
 import pytest
 
-from cld_core.run.atomic import append_line, read_json, replacing, write_json
+from cld_core.run.atomic import append_line, replacing, write_json
+from cld_core.small_files import read_json
 
 
 def test_replacing_is_all_or_nothing(tmp_path):

@@ -12,9 +12,10 @@ import pytest
 
 from cld_core.errors import LeaseHeldError, LeaseLostError
 from cld_core.run import lease as leases
-from cld_core.run.atomic import read_json, write_json
+from cld_core.run.atomic import write_json
 from cld_core.run.lease import Lease, newest, seems_alive
 from cld_core.run.process import start_time
+from cld_core.small_files import read_json
 
 
 class Clock:

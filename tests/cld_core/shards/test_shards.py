@@ -6,9 +6,9 @@ import pytest
 
 from cld_core.errors import NotFoundError
 from cld_core.ranks import Ranks
-from cld_core.run.atomic import read_json
 from cld_core.shards import KINDS, open_work
 from cld_core.shards.merging import Merged, MergeError
+from cld_core.small_files import read_json
 
 from .squares import Squares, SquaresComputation, SquaresRequest
 

@@ -19,8 +19,9 @@ from cld_core.errors import (
 from cld_core.ranks import Ranks
 from cld_core.recipe import load
 from cld_core.run import Attempt, Lease, RunFolder, events
-from cld_core.run.atomic import read_json, write_json
+from cld_core.run.atomic import write_json
 from cld_core.run.lease import newest
+from cld_core.small_files import read_json
 from cld_core.stop import StopCode, StopFlag
 from cld_core.train import session
 from cld_core.train.step import Trainer

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from cld_core.run import RunFolder
-from cld_core.run.atomic import read_json, write_json
+from cld_core.run.atomic import write_json
+from cld_core.small_files import read_json
 from tests.support.paths import ROOT
 from tests.support.tools import DEBUG, ONE, SMALL, cldctl, invoke, status, wait_ended, wait_for
 

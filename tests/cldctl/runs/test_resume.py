@@ -5,8 +5,9 @@ import pytest
 from cld_core.errors import NotFoundError, RecipeError, UsageError
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.evaluation.request import EvalRequest
-from cld_core.run.atomic import read_json, write_json
+from cld_core.run.atomic import write_json
 from cld_core.run.events import Ended, JobRef, Requested, Submitted
+from cld_core.small_files import read_json
 from cldctl.clusters.base import SchedulerAway
 from cldctl.runs.resume import resumable, resume
 from tests.support.made_up import damage, run_with

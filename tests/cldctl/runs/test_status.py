@@ -9,8 +9,9 @@ from cld_core.evaluation.evaluation import evaluations_of
 from cld_core.evaluation.request import EvalRequest
 from cld_core.recipe import load
 from cld_core.run import Lease, RunFolder
-from cld_core.run.atomic import read_json, write_json
+from cld_core.run.atomic import write_json
 from cld_core.run.events import Ended, JobRef, Requested, Started, Submitted, TurnedAway
+from cld_core.small_files import read_json
 from cldctl import clusters
 from cldctl.clusters.base import Seen, Survey
 from cldctl.clusters.debug import DebugCluster

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from cld_core.run.atomic import read_json
+from cld_core.small_files import read_json
 from cldctl.clusters.slurm import client, configuration, doctor, node_probe, preemption
 
 CONFIG = """\

@@ -1,0 +1,88 @@
+"""Small files that anybody may have made, read within bounds.
+
+A run folder may be a colleague's, damaged, or made by hand. What looks like a small file of ours may be a pipe, a
+device, a link to somewhere else, or a terabyte: none of these may block, fill the memory, or be followed.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+# A ledger of a million events fits.
+MAX_BYTES = 256 * 2**20
+# No file of ours is nested deeper than ten levels.
+MAX_DEPTH = 50
+
+
+@contextlib.contextmanager
+def opened(path: Path, *, follow: bool = False) -> Iterator[IO[bytes]]:
+    """A regular file, open for reading.
+
+    Args:
+        follow: whether ``path`` itself may be a symbolic link; its folders may always be.
+
+    Raises:
+        OSError: it cannot be opened; a link (ELOOP) or anything but a regular file (EINVAL) is refused.
+    """
+    # A pipe without a writer would keep `open` waiting.
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    with os.fdopen(os.open(path, flags), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        yield file
+
+
+def read_bytes(path: Path, *, limit: int = MAX_BYTES, follow: bool = False) -> bytes:
+    """The content of a regular file of at most ``limit`` bytes.
+
+    Raises:
+        OSError: as `opened`; EFBIG if the file is larger.
+    """
+    with opened(path, follow=follow) as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise OSError(errno.EFBIG, f"larger than {limit} bytes", str(path))
+    return content
+
+
+def parse_json(text: str | bytes, *, depth: int = MAX_DEPTH) -> Any:
+    """A JSON value nested at most ``depth`` levels deep.
+
+    Raises:
+        ValueError: it is not JSON, or nested deeper.
+    """
+    try:
+        content = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    level = [content]
+    for _ in range(depth):
+        level = [inner for value in level for inner in _inside(value)]
+        if not level:
+            return content
+    raise ValueError(f"nested more than {depth} levels deep")
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value in a file; None if it cannot be read, or is not JSON within bounds."""
+    try:
+        return parse_json(read_bytes(path))
+    except (OSError, ValueError):
+        return None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty if there is none."""
+    content = read_json(path)
+    return content if isinstance(content, dict) else {}
+
+
+def _inside(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else []

@@ -1,0 +1,27 @@
+"""Texts that come from files and commands of others, made safe to show or to pass on."""
+
+import re
+import unicodedata
+
+# Sequences that a terminal obeys: CSI (colours, cursor), OSC (titles, links, clipboard), and two-character escapes.
+_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_].*?(?:\x07|\x1b\\|\Z)|\x1b[ -/]*[0-~]?", re.DOTALL)
+# Bidirectional overrides and isolates, which show a text in another order than it has.
+_REORDERING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c")
+
+
+def is_control(character: str) -> bool:
+    """Whether a character steers a terminal or a script rather than being shown: also line breaks and tabs."""
+    return unicodedata.category(character) in ("Cc", "Zl", "Zp") or character in _REORDERING
+
+
+def has_control(text: str) -> bool:
+    """Whether there is any such character in ``text``."""
+    return any(map(is_control, text))
+
+
+def printable(text: str, keep: str = "\n\t") -> str:
+    """``text`` without escape sequences and control characters, except for those in ``keep``."""
+    if text.isprintable():
+        return text
+    text = _ESCAPES.sub("", text)
+    return "".join(character for character in text if character in keep or not is_control(character))
