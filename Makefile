@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO := demo-runs
 MARKDOWN := README.md CHANGELOG.md docs tests/slurm
 
-.PHONY: demo test test-lab test-gpu lint bench clean slurm-up slurm-down
+.PHONY: demo test test-lab test-gpu fuzz chaos lint bench clean slurm-up slurm-down
 
 # Made again when the dependencies change.
 $(VENV)/.installed: pyproject.toml
@@ -27,6 +27,16 @@ test-lab: $(VENV)/.installed
 # Where there is a GPU (docs/gpu.md); elsewhere, all of it is skipped.
 test-gpu: $(VENV)/.installed
 	$(BIN)/pytest -m gpu -rs tests/gpu
+
+# Damaged input and faults for as long as one likes, by hand (docs/reliability.md): make fuzz SECONDS=3600 SEED=7
+SECONDS ?= 600
+EVENTS ?= 200
+SEED ?= 1
+fuzz: $(VENV)/.installed
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --seed $(SEED)
+
+chaos: $(VENV)/.installed
+	$(BIN)/python -m tests.chaos --events $(EVENTS) --seed $(SEED)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

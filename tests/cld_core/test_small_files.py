@@ -1,0 +1,77 @@
+"""Small files that others may have made: whatever lies there, reading ends, within bounds."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from cld_core.small_files import MAX_DEPTH, opened, parse_json, read_bytes, read_json, read_object
+
+
+def _nested(depth: int) -> str:
+    return "[" * depth + "]" * depth
+
+
+def test_a_regular_file(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"content")
+    assert read_bytes(file) == b"content"
+    assert read_bytes(file, limit=7) == b"content"
+
+
+def test_a_file_that_is_too_large_is_refused_without_being_read(tmp_path: Path) -> None:
+    file = tmp_path / "large"
+    with file.open("wb") as opened_file:
+        opened_file.truncate(2**50)
+    with pytest.raises(OSError, match="larger than 1024 bytes") as refused:
+        read_bytes(file, limit=1024)
+    assert refused.value.errno == errno.EFBIG
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_anything_but_a_regular_file_is_refused_at_once(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "path"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path = Path("/dev/zero")
+    with pytest.raises(OSError):
+        read_bytes(path)
+    assert read_json(path) is None
+
+
+def test_links_are_followed_only_where_the_caller_says_so(tmp_path: Path) -> None:
+    target, link = tmp_path / "target", tmp_path / "link"
+    target.write_text("{}")
+    link.symlink_to(target)
+    with pytest.raises(OSError) as refused, opened(link):
+        pass
+    assert refused.value.errno == errno.ELOOP
+    assert read_bytes(link, follow=True) == b"{}"
+
+
+@pytest.mark.parametrize("text", ["", "{", "\ufeff{}", _nested(MAX_DEPTH + 1), _nested(100_000), "[" * 100_000])
+def test_what_is_not_json_within_bounds(text: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError):
+        parse_json(text)
+    file = tmp_path / "file.json"
+    file.write_text(text)
+    assert read_json(file) is None
+
+
+def test_json_of_the_deepest_allowed_level() -> None:
+    assert parse_json(_nested(MAX_DEPTH)) == json.loads(_nested(MAX_DEPTH))
+
+
+@pytest.mark.parametrize(("text", "content"), [('{"a": 1}', {"a": 1}), ("[1]", {}), ("null", {}), ("{", {})])
+def test_an_object(text: str, content: dict[str, int], tmp_path: Path) -> None:
+    file = tmp_path / "file.json"
+    file.write_text(text)
+    assert read_object(file) == content
+    assert read_object(tmp_path / "none") == {}
