@@ -26,7 +26,7 @@ def test_a_regular_file(tmp_path: Path) -> None:
 def test_a_file_that_is_too_large_is_refused_without_being_read(tmp_path: Path) -> None:
     file = tmp_path / "large"
     with file.open("wb") as opened_file:
-        opened_file.truncate(2**50)
+        opened_file.truncate(2**40)
     with pytest.raises(OSError, match="larger than 1024 bytes") as refused:
         read_bytes(file, limit=1024)
     assert refused.value.errno == errno.EFBIG
@@ -56,7 +56,7 @@ def test_links_are_followed_only_where_the_caller_says_so(tmp_path: Path) -> Non
     assert read_bytes(link, follow=True) == b"{}"
 
 
-@pytest.mark.parametrize("text", ["", "{", "\ufeff{}", _nested(MAX_DEPTH + 1), _nested(100_000), "[" * 100_000])
+@pytest.mark.parametrize("text", ["", "{", _nested(MAX_DEPTH + 1), _nested(100_000), "[" * 100_000])
 def test_what_is_not_json_within_bounds(text: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError):
         parse_json(text)
