@@ -64,7 +64,8 @@ def test_a_bound_that_training_could_not_compute_is_refused_before_there_is_a_ru
 
 
 def test_weights_that_would_run_code_in_the_command_itself(tmp_path, recipe):
-    settings = (f"data.path={make_images(tmp_path / 'set', size=16)}", "eval.samples=20", "eval.isc.splits=2")
+    data = f"data.path={make_images(tmp_path / 'set', size=16)}"
+    settings = (data, "eval.samples=20", "eval.isc.splits=2", "periodic.elbo_every=null")
     settings += (f"eval.fid.weights={crafted(tmp_path / 'w.pth', 'zip', tmp_path / 'marker')}", "--cluster", "debug")
     runs = tmp_path / "runs"
     for command in (("data", "stats", recipe), ("submit", recipe, "--eval", "isc")):
