@@ -1,11 +1,11 @@
 """From a `JobSpec` to sbatch: parameters and the text of the script. Pure: nobody is asked."""
 
 import shlex
-import sys
 from typing import Any
 
 from cld_core.errors import RecipeError
 from cld_core.recipe.cluster import ClusterSpec
+from cldctl.clusters import submitit_jobs
 from cldctl.clusters.base import After, JobSpec
 
 from . import submission
@@ -54,7 +54,7 @@ def parameters(spec: JobSpec) -> dict[str, Any]:
 
 def python_command(size: ClusterSpec) -> str:
     """The Python of this environment, behind the container's command if there is one."""
-    python = shlex.quote(sys.executable)
+    python = submitit_jobs.python_command()
     return f"{size.container} {python}" if size.container else python
 
 
@@ -83,6 +83,7 @@ def _setup(spec: JobSpec) -> list[str]:
         *(f"export {name}={shlex.quote(value)}" for name, value in spec.env.items()),
         # A job tells the signal of its time limit from that of a preemption by how early it comes.
         f"export CLDCTL_SIGNAL_S={spec.notice_s}",
+        *(f"export {name}={value}" for name, value in submitit_jobs.SAFE_PATH.items()),
         # A careful `set -e` is for the lines above: what comes after srun must run when that fails.
         *(["set +e"] if spec.aftermath else []),
     ]
