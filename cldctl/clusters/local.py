@@ -180,8 +180,7 @@ def _start_controller(spec: JobSpec, start: _Start) -> _Controller:
     """Start the processes of ``start``; returns what finds their controller again."""
     pooled = len(start.works) > 1
     processes = len(start.works) if pooled else spec.size.ranks_per_node
-    variables = {**spec.env, **submitit_jobs.SAFE_PATH, _POOL: "1" if pooled else ""}
-    with this_machine.detached_children(variables):
+    with this_machine.detached_children({**spec.env, _POOL: "1" if pooled else ""}):
         pid = submitit_jobs.start_local(
             spec.logs,
             start,

@@ -14,8 +14,6 @@ from . import job_logs
 ENTRY = "cldctl.clusters.entry"
 # What those of an older cldctl run: they are found and ended all the same.
 ENTRIES = (ENTRY, "submitit.core._submit")
-# No folder in which a command happens to be typed is searched for modules, by the processes that these start either.
-SAFE_PATH = {"PYTHONSAFEPATH": "1"}
 # submitit wants a number of minutes.
 FOREVER_MIN = 10 * 365 * 24 * 60
 

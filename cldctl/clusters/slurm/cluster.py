@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from cld_core.errors import CldError, RecipeError
 from cld_core.run.events import JobRef
-from cldctl.clusters import job_logs
+from cldctl.clusters import job_logs, this_machine
 from cldctl.clusters.base import (
     After,
     Check,
@@ -63,7 +63,7 @@ class SlurmCluster(Cluster):
         began = time.time()
         calls = [Entry(task.work, self) for task in tasks]
         try:
-            with _without_an_outer_job():
+            with _without_an_outer_job(), this_machine.environment(this_machine.safe_path()):
                 python, parameters = script.python_command(spec.size), script.parameters(spec)
                 job_ids = submission.submit(spec.logs, python, parameters, calls)
         except (SchedulerRefused, SchedulerAway):

@@ -5,7 +5,7 @@ from typing import Any
 
 from cld_core.errors import RecipeError
 from cld_core.recipe.cluster import ClusterSpec
-from cldctl.clusters import submitit_jobs
+from cldctl.clusters import submitit_jobs, this_machine
 from cldctl.clusters.base import After, JobSpec
 
 from . import submission
@@ -83,7 +83,7 @@ def _setup(spec: JobSpec) -> list[str]:
         *(f"export {name}={shlex.quote(value)}" for name, value in spec.env.items()),
         # A job tells the signal of its time limit from that of a preemption by how early it comes.
         f"export CLDCTL_SIGNAL_S={spec.notice_s}",
-        *(f"export {name}={value}" for name, value in submitit_jobs.SAFE_PATH.items()),
+        *(f"export {name}={value}" for name, value in this_machine.SAFE_PATH.items()),
         # A careful `set -e` is for the lines above: what comes after srun must run when that fails.
         *(["set +e"] if spec.aftermath else []),
     ]
