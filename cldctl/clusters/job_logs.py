@@ -18,8 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from cld_core import ownership
-from cld_core.errors import CldError
+from cld_core.errors import CldError, UsageError
+from cld_core.texts import has_control
 
+# What submitit replaces in paths.
+_TAG = re.compile(r"%[jtAa]")
 _WHY = "a job would run what is in it"
 
 
@@ -39,7 +42,11 @@ def check(logs: Path) -> None:
 
     Raises:
         CldError: somebody else owns it or something in it, or it is a link.
+        UsageError: its name would not be read as it is.
     """
+    if _TAG.search(str(logs)) or has_control(str(logs)):
+        text = "a control character, or %j, %t, %A or %a, which stand for numbers of jobs"
+        raise UsageError(f"{str(logs)!r}: the path of a job's logs cannot have {text}. Use another --runs-dir.")
     if not ownership.can_be_private(logs) and _is_folder_or_link(logs):
         ownership.require_private(logs, _WHY)
         raise CldError(f"{logs}: others have put files into it, and {_WHY}. Remove it, or use another folder.")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cld_core.errors import RecipeError
+from cld_core.errors import RecipeError, UsageError
 from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run.events import JobRef
 from cldctl.clusters.base import After, JobSpec
@@ -126,3 +126,49 @@ def test_a_dry_run_waits_for_a_job_without_an_id():
         file.write_text(text)
     assert "#SBATCH --dependency=afterany:JOB_OF_THE_TRAINING\n" in text
     assert text == file.read_text()
+
+
+def unchecked(**keys) -> ClusterSpec:
+    """A spec that comes from elsewhere than a recipe."""
+    size = ClusterSpec()
+    for name, value in keys.items():
+        object.__setattr__(size, name, value)
+    return size
+
+
+INJECTED = "x\n#SBATCH --wrap=true\ntouch y"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": INJECTED},
+        {"name": "it's"},
+        {"name": "x\\"},
+        {"logs": Path(f"/runs/{INJECTED}/logs")},
+        {"logs": Path("/runs/100%/logs")},
+        {"logs": Path("/runs/it's/logs")},
+        {"logs": Path("/runs/a\\b/logs")},
+        {"logs": Path("/runs/\udcff/logs")},
+        {"env": {"A": INJECTED}},
+        {"env": {"A=b; touch y;": "x"}},
+        {"env": {"A": "\u2028"}},
+        {"exclude": (INJECTED,)},
+        {"aftermath": ("cldctl.jobs.aftermath", INJECTED)},
+        *({"size": unchecked(**{name: INJECTED})} for name in ("partition", "gres", "exclude", "container")),
+        *({"size": unchecked(**{name: (INJECTED,)})} for name in ("setup", "srun_args", "sbatch_args")),
+    ],
+)
+def test_texts_that_would_become_lines_or_options_of_their_own(changes):
+    for call in (script, lambda **more: SlurmCluster().check(replace(SPEC, **more))):
+        with pytest.raises(UsageError) as refusal:
+            call(**changes)
+        assert str(refusal.value).isprintable()
+
+
+@pytest.mark.parametrize("option", ["--wrap=x", "--output=/dev/null", "--array=1-9", "--error=x", "--test-only"])
+def test_options_that_would_make_another_job_of_it(option):
+    with pytest.raises(RecipeError, match="which cldctl sets itself"):
+        script(size=ClusterSpec(sbatch_args=(option,)))
+    with pytest.raises(RecipeError, match="not the name of an option"):
+        script(size=ClusterSpec(sbatch_args=("--a b=c",)))
