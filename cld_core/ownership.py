@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cld_core.errors import CldError
+from cld_core.texts import printable
 
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
@@ -104,9 +105,11 @@ def _problem_inside(descriptor: int) -> str | None:
     """Why the entries of an open folder show that somebody else could write into it; None if nothing shows it."""
     with os.scandir(descriptor) as entries:
         for entry in entries:
-            owned_by = entry.stat(follow_symlinks=False).st_uid
-            if owned_by != os.geteuid():
-                return f"{entry.name} in it belongs to user {owned_by}"
+            # What is removed or renamed meanwhile says nothing.
+            with contextlib.suppress(FileNotFoundError):
+                owned_by = entry.stat(follow_symlinks=False).st_uid
+                if owned_by != os.geteuid():
+                    return f"{printable(entry.name, keep='')} in it belongs to user {owned_by}"
     return None
 
 

@@ -1,5 +1,6 @@
 """Submitting to Slurm by submitit."""
 
+import contextlib
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -38,8 +39,9 @@ def submit(logs: Path, python: str, parameters: Mapping[str, Any], calls: Sequen
     job_ids = [job_id] if len(calls) == 1 else [f"{job_id}_{number}" for number in range(len(calls))]
     for file, name in zip(pickles, job_ids, strict=True):
         file.rename(JobPaths(logs, name).submitted_pickle)
-    # For people: sbatch has its own copy.
-    JobPaths(logs, job_id).submission_file.write_text(text)
+    # For people: sbatch has its own copy. "x" follows no link.
+    with contextlib.suppress(OSError), JobPaths(logs, job_id).submission_file.open("x") as script_file:
+        script_file.write(text)
     return job_ids
 
 
