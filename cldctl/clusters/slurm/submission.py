@@ -9,6 +9,9 @@ from typing import Any
 from cldctl.clusters import job_logs, submitit_jobs
 from cldctl.clusters.base import SchedulerRefused
 
+# Seconds that sbatch may take.
+SBATCH_WITHIN_S = 120
+
 
 class NotSubmitted(Exception):
     """sbatch ended with an error, which is the message."""
@@ -50,7 +53,10 @@ def _sbatch(text: str) -> str:
     from submitit import SlurmExecutor
     from submitit.core.utils import FailedSubmissionError
 
-    done = subprocess.run(["sbatch"], input=text, capture_output=True, text=True)
+    try:
+        done = subprocess.run(["sbatch"], input=text, capture_output=True, text=True, timeout=SBATCH_WITHIN_S)
+    except subprocess.TimeoutExpired as error:
+        raise NotSubmitted(f"sbatch: error: timed out: no answer within {SBATCH_WITHIN_S} s") from error
     if done.returncode != 0:
         raise NotSubmitted(done.stderr.strip() or f"sbatch ended with {done.returncode}")
     try:
