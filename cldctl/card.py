@@ -1,6 +1,7 @@
 """The GPU's part of `cldctl doctor`: the quick checks of `cld_core.gpu_checks`, in a process of their own."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -8,11 +9,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from .clusters.base import Check
+from .clusters.this_machine import safe_path
 
 # Nobody has measured the quick checks yet: far more than they are meant to take (docs/gpu.md).
 TIMEOUT_S = 600.0
 # Prints JSON objects, a line each: the card, then findings.
-COMMAND: tuple[str, ...] = (sys.executable, "-m", "cld_core.gpu_checks", "--quick", "--json")
+COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "cld_core.gpu_checks", "--quick", "--json")
 _SRUN = "srun --gpus=1 --cpus-per-task=8 --mem=32G cldctl doctor --gpu --no-job"
 _ELSEWHERE = f"Run it where the GPUs are; on Slurm: {_SRUN}"
 _OTHERWISE = "If this is where they are, install a torch that is built for CUDA and fits the driver."
@@ -38,7 +40,14 @@ def checks(timeout_s: float = TIMEOUT_S) -> Iterator[Check]:
 def _output(timeout_s: float) -> tuple[str, str]:
     """What the command printed, and in one line what went wrong, if something did."""
     try:
-        done = subprocess.run(COMMAND, capture_output=True, text=True, timeout=timeout_s, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            COMMAND,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, **safe_path()},
+        )
     except subprocess.TimeoutExpired as error:
         # Bytes, whatever was asked for.
         return (error.stdout or b"").decode(errors="replace"), f"no answer within {timeout_s:.0f} s"

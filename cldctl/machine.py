@@ -15,6 +15,7 @@ from cld_core.recipe import Recipe
 
 from . import file_system
 from .clusters.base import Check
+from .clusters.this_machine import safe_path
 
 TORCH_TIMEOUT_S = 120.0
 # With less room than this, a few checkpoints fill the disk.
@@ -38,7 +39,13 @@ def checks(runs: Path, recipes: Sequence[tuple[str, Recipe]]) -> Iterator[Check]
 
 def _torch() -> Check:
     try:
-        done = subprocess.run([sys.executable, "-c", _TORCH], capture_output=True, text=True, timeout=TORCH_TIMEOUT_S)
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", _TORCH],
+            capture_output=True,
+            text=True,
+            timeout=TORCH_TIMEOUT_S,
+            env={**os.environ, **safe_path()},
+        )
         answer = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
     except (OSError, subprocess.TimeoutExpired, ValueError, IndexError) as error:
         return Check("torch", "fail", str(error), "Reinstall torch.")

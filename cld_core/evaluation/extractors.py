@@ -10,10 +10,12 @@ from torch import Tensor
 
 from cld_core import numerics
 from cld_core.digests import digest_of
-from cld_core.errors import UsageError
+from cld_core.errors import CldError, UsageError
 from cld_core.recipe.plugin import import_plugin
+from cld_core.texts import printable
 
 from . import inception
+from . import weights as files_of_weights
 from .feature_inputs import Extraction, Files
 
 
@@ -58,10 +60,7 @@ class Extractor:
     """
 
     def __init__(self, extraction: Extraction, files: Files, device: str, scores: bool = False) -> None:
-        from torch_fidelity.utils import create_feature_extractor
-
-        name, weights, plugin = extraction.extractor, files.get("weights"), files.get("plugin")
-        _require_unchanged(weights, extraction.weights)
+        name, plugin = extraction.extractor, files.get("plugin")
         if plugin is not None and plugin.endswith(".py"):
             _require_unchanged(plugin, extraction.plugin)
         kind = find(name, plugin)
@@ -72,17 +71,7 @@ class Extractor:
         for layer in self.layers.values():
             if layer not in known:
                 raise UsageError(f"'eval.fid.layer' is {layer!r}, but {name} has {', '.join(known)}.")
-        settings = {} if weights is None else {"feature_extractor_weights_path": weights}
-        try:
-            made = create_feature_extractor(
-                name, list(dict.fromkeys(self.layers.values())), cuda=False, verbose=False, **settings
-            )
-        except Exception as error:  # torch and plug-ins may raise anything for a file of another network
-            lines = [line.strip() for line in str(error).strip().splitlines()]
-            # For another network, the second line names the first tensors that are missing.
-            reason = f"{type(error).__name__}: {' '.join(lines[:2])[:300]}"
-            fix = f"The published weights of Inception: {inception.WEIGHTS_URL}"
-            raise UsageError(f"{weights or name}: these are not weights of {name} ({reason}). {fix}") from error
+        made = _made(kind, extraction, files.get("weights"), list(dict.fromkeys(self.layers.values())))
         self._net = made.to(device)
         self.device = torch.device(device)
 
@@ -92,6 +81,31 @@ class Extractor:
         """``features`` (B, D), and ``scores`` (B, K) if wanted, float32, of images (B, 3, H, W), uint8."""
         outputs = self._net.convert_features_tuple_to_dict(self._net(pixels.to(self.device)))
         return {key: outputs[layer].float().cpu().numpy() for key, layer in self.layers.items()}
+
+
+def _made(kind: Any, extraction: Extraction, weights: str | None, layers: list[str]) -> Any:
+    """The network of an extractor, with its weights."""
+    from torch_fidelity.utils import create_feature_extractor
+
+    name = extraction.extractor
+    if weights is None and is_built_in(kind):
+        # torch-fidelity would unpickle what lies where torch keeps downloads.
+        raise UsageError(f"'eval.fid.extractor' {name} needs weights. Name their file in eval.fid.weights.")
+    try:
+        if weights is None:
+            return create_feature_extractor(name, layers, cuda=False, verbose=False)
+        with files_of_weights.handed_over(weights, extraction.weights, kind, name) as path:
+            settings = {"feature_extractor_weights_path": path}
+            return create_feature_extractor(name, layers, cuda=False, verbose=False, **settings)
+    except CldError:
+        raise
+    except Exception as error:  # torch and plug-ins may raise anything for a file of another network
+        lines = [line.strip() for line in str(error).strip().splitlines()]
+        # For another network, the second line names the first tensors that are missing.
+        kept = "" if isinstance(error, files_of_weights.NotWeights) else f"{type(error).__name__}: "
+        reason = printable(f"{kept}{' '.join(lines[:2])[:300]}", keep="")
+        fix = f"The published weights of Inception: {inception.WEIGHTS_URL}"
+        raise UsageError(f"{weights or name}: these are not weights of {name} ({reason}). {fix}") from error
 
 
 @functools.lru_cache(maxsize=1)
@@ -113,7 +127,7 @@ def dimensions(extraction: Extraction, files: Files, pixels: int) -> int:
 
 
 def download(url: str, path: Path, sha256: str) -> None:
-    """Fetch weights to ``path``; ``sha256`` is the beginning of their digest.
+    """Fetch weights with the digest ``sha256`` to ``path``.
 
     Raises:
         UsageError: they cannot be fetched, or are others.

@@ -7,14 +7,14 @@ from pathlib import Path
 WEIGHTS_URL = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 )
-PUBLISHED_SHA256 = "6726825d"
+PUBLISHED_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 # Layers and their numbers of features.
 LAYERS = {"64": 64, "192": 192, "768": 768, "2048": 2048}
 
 
 def is_published(sha256: str | None) -> bool:
     """Whether weights are those that published FIDs are computed with."""
-    return sha256 is not None and sha256.startswith(PUBLISHED_SHA256)
+    return sha256 == PUBLISHED_SHA256
 
 
 def weights_path() -> Path:

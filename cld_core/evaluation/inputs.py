@@ -71,8 +71,8 @@ def extractor(recipe: Recipe) -> tuple[Extraction, int, Files]:
         kind = extractors.find(spec.extractor, spec.plugin)
         layer = layer if spec.layer is not None else kind.get_default_feature_layer_for_metric("fid")
         weights = _given_weights(spec)
-        if weights is None and extractors.is_built_in(kind) and not spec.download:
-            text = "needs weights. Name their file in eval.fid.weights, or set eval.fid.download=true"
+        if weights is None and extractors.is_built_in(kind):
+            text = "needs weights. Name their file in eval.fid.weights"
             raise UsageError(f"'eval.fid.extractor' {spec.extractor} {text}.")
     extraction = Extraction(
         extractor=spec.extractor,
@@ -101,6 +101,11 @@ def _inception_weights(spec: FidSpec) -> Path:
         from . import extractors
 
         extractors.download(inception.WEIGHTS_URL, kept, inception.PUBLISHED_SHA256)
+    if not inception.is_published(found := digest_of(kept)):
+        # Anybody's program may have put it there, and nobody has named it.
+        text = f"not the published weights of {INCEPTION}: its SHA-256 is {found[:16]}..."
+        fix = f"Remove it and download {inception.WEIGHTS_URL} to there, or name a file of your own in eval.fid.weights"
+        raise UsageError(f"{kept}: {text}. {fix}.")
     return kept
 
 

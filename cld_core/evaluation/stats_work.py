@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from cld_core import ownership
 from cld_core.data import presence
-from cld_core.errors import UsageError
+from cld_core.errors import CldError, UsageError
 from cld_core.recipe import Recipe
 from cld_core.recipe.data import ImageDataSpec
 from cld_core.recipe.variants import SECTIONS
@@ -17,6 +18,8 @@ from cld_core.shards import Request, Work
 
 from . import inputs
 from .feature_inputs import Extraction
+
+_WHY = "jobs would compute, and import, what is in it"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +100,35 @@ class StatsRequest(Request):
         return Path(f"{self.output}.partial")
 
     def save(self) -> Path:
-        """Write the request into its folder, see `Request.store`, and return the folder."""
+        """Write the request into its folder, see `Request.store`, and return the folder.
+
+        Raises:
+            CldError: somebody else may write into the folder.
+        """
+        self.make_folder()
         return self.store(self.folder)
+
+    def make_folder(self) -> None:
+        """Make the folder, which nobody but this user may read or write.
+
+        Raises:
+            CldError: somebody else owns it, or something in it.
+        """
+        try:
+            ownership.make_private(self.folder, _WHY, hidden=True)
+        except OSError as error:
+            if self.folder.is_symlink():
+                ownership.require_private(self.folder, _WHY)
+            text = f"the folder cannot be made ({error.strerror}). Write the statistics to another place with -o."
+            raise CldError(f"{self.folder}: {text}") from error
+
+    def require_own(self) -> None:
+        """Refuse a folder that may have been exchanged since the work was asked for.
+
+        Raises:
+            CldError
+        """
+        ownership.require_private(self.folder, _WHY)
 
     @property
     def is_done(self) -> bool:

@@ -74,7 +74,7 @@ def _folder(path: Path, recipe: Recipe) -> RunFolder:
 
 def _run(folder: RunFolder, *options: str) -> tuple[int, str]:
     """Exit code and last line of a training process."""
-    command = [sys.executable, "-m", f"{__package__}.killed", str(folder.path), *options]
+    command = [sys.executable, "-P", "-m", f"{__package__}.killed", str(folder.path), *options]
     # cuBLAS is deterministic only with workspaces of fixed size.
     env = {**os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=_LIMIT_S)

@@ -1,8 +1,20 @@
 """The `cluster` section: what a job asks its cluster for."""
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, fields
+
+from cld_core.errors import RecipeError
+from cld_core.texts import has_control
 
 from .keys import key
+
+# sbatch reads a backslash as an escape even between quotes, which would move the end of a text.
+_MISREAD = re.compile(r"""['"\\]""")
+# What is one word of an option.
+_WORDS = ("partition", "account", "qos", "gres", "constraint", "exclude")
+_NOT_IN_A_WORD = re.compile(r"\s|#")
+# sbatch reads such comments as options until the first command, of other schedulers, too.
+_DIRECTIVE = re.compile(r"\s*#(SBATCH|PBS|BSUB)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +42,14 @@ class ClusterSpec:
         False, "keep a successor job queued, for clusters where preemption cancels jobs instead of requeueing them"
     )
 
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            for text in value if isinstance(value, tuple) else (value,):
+                problem = _problem(entry.name, text) if isinstance(text, str) else None
+                if problem is not None:
+                    raise RecipeError(f"'cluster.{entry.name}' cannot be {text!r}: {problem}.")
+
     @property
     def ranks_per_node(self) -> int:
         return self.tasks_per_node or max(1, self.gpus_per_node)
@@ -43,3 +63,34 @@ class ClusterSpec:
     @property
     def world_size(self) -> int:
         return self.nodes * self.ranks_per_node
+
+
+def not_plain(text: str) -> str | None:
+    """Why a text cannot be part of a script, of an environment or of a name, in words; None if it can."""
+    if has_control(text):
+        return "it has a line break or another control character. Remove it"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "it is not valid Unicode. Correct it"
+    return None
+
+
+def misread(text: str) -> str | None:
+    """Why sbatch would read a text of a script's options as another one, in words; None if it would not."""
+    return "sbatch would misread its quote or backslash. Remove it" if _MISREAD.search(text) else not_plain(text)
+
+
+def _problem(name: str, text: str) -> str | None:
+    if name == "setup":
+        if _DIRECTIVE.match(text):
+            return "sbatch would read it as an option. Use cluster.sbatch_args"
+        # Shell, a line each, which may be indented.
+        return not_plain(text.replace("\t", " "))
+    if (problem := not_plain(text)) is not None:
+        return problem
+    if not text.strip():
+        return "it is empty. Set it to null, or remove it"
+    if name in _WORDS and _NOT_IN_A_WORD.search(text):
+        return "it has a space or '#'. Further options belong in cluster.sbatch_args"
+    return misread(text) if name in (*_WORDS, "sbatch_args") else None

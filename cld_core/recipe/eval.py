@@ -36,7 +36,7 @@ class FidSpec:
     weights: str | None = key(
         None, "file of the extractor's weights; null: where torch keeps its downloads", path="file"
     )
-    download: bool = key(False, "let torch-fidelity download missing weights")
+    download: bool = key(False, "download missing weights of Inception")
     quantisation: Literal["round", "floor"] = key("round", "how samples become grey levels; floor: as published")
     stats: str | None = key(None, "statistics of the training set; null: those of `cldctl data stats`", path="file")
 

@@ -15,11 +15,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from cld_core.errors import CldError
 from cld_core.place import Place
 from cld_core.run.events import JobRef
 from cld_core.stop import StopFlag
 
-from . import local_tasks, submitit_jobs, this_machine
+from . import job_logs, local_tasks, submitit_jobs, this_machine
 from .base import After, Cluster, InJob, JobSpec, SchedulerRefused, Survey, Task, Work
 
 # Tells a process that each process of its controller is a task of its own.
@@ -50,6 +51,7 @@ class LocalCluster(Cluster):
 
     def check(self, spec: JobSpec, tasks: int = 1) -> None:
         this_machine.check_fits(spec)
+        job_logs.check(spec.logs)
 
     def script(self, spec: JobSpec, tasks: int = 1) -> str:
         self.check(spec, tasks)
@@ -70,9 +72,11 @@ class LocalCluster(Cluster):
                 start = _Start(works, (*others, *before), spec.size.time_min, spec.notice_s)
                 controllers.append(_start_controller(spec, start))
                 jobs += _refs(spec, start, controllers[-1])
-        except OSError as error:
+        except (OSError, CldError) as error:
             for controller in controllers:
                 this_machine.kill_family(this_machine.find(controller))
+            if isinstance(error, CldError):
+                raise SchedulerRefused(str(error)) from error
             text = f"the local job could not be started ({error.strerror or error})"
             raise SchedulerRefused(f"{spec.logs}: {text}. Fix that and resume.") from error
         note(jobs)

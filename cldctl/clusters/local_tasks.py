@@ -10,7 +10,7 @@ from cld_core.run.events import JobRef
 
 from . import this_machine
 from .base import Seen
-from .submitit_jobs import LOCAL_MODULE
+from .submitit_jobs import ENTRIES
 
 # Seconds in which a controller starts its processes, also on a busy machine.
 _STARTING_S = 30.0
@@ -27,7 +27,7 @@ class Ranks:
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 command = process.cmdline()
-                if LOCAL_MODULE in command:
+                if any(entry in command for entry in ENTRIES):
                     self._processes.append((command[-1], *_names(process), process))
 
     def of(self, job: JobRef) -> list[Any]:

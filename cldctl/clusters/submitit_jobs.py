@@ -8,8 +8,12 @@ from typing import Any
 
 from cld_core.place import Place
 
-# What each process of a local job runs, with the log folder as its last argument.
-LOCAL_MODULE = "submitit.core._submit"
+from . import job_logs
+
+# What each process of a job runs, with the log folder as its last argument.
+ENTRY = "cldctl.clusters.entry"
+# What those of an older cldctl run: they are found and ended all the same.
+ENTRIES = (ENTRY, "submitit.core._submit")
 # submitit wants a number of minutes.
 FOREVER_MIN = 10 * 365 * 24 * 60
 
@@ -18,18 +22,42 @@ def start_local(logs: Path, call: Callable[[], Any], *, processes: int, gpus: in
     """Start ``call`` in several processes; returns the process id of their controller. They have no time limit.
 
     Raises:
+        CldError: others may write into the folder.
         OSError: a file could not be written, or the controller could not be started.
     """
-    import submitit
+    from submitit.core.utils import JobPaths
+    from submitit.local.local import start_controller
 
-    executor = submitit.LocalExecutor(folder=logs)
-    executor.update_parameters(tasks_per_node=processes, gpus_per_node=gpus, timeout_min=FOREVER_MIN)
-    return int(executor.submit(call).job_id)
+    job_logs.prepare(logs)
+    pickled = job_logs.store(logs, call, FOREVER_MIN)
+    try:
+        controller = start_controller(
+            logs,
+            local_command(logs),
+            tasks_per_node=processes,
+            cuda_devices=",".join(map(str, range(gpus))),
+            timeout_min=FOREVER_MIN,
+        )
+    except BaseException:
+        pickled.unlink(missing_ok=True)
+        raise
+    pickled.rename(JobPaths(logs, str(controller.pid)).submitted_pickle)
+    return int(controller.pid)
+
+
+def python_command() -> str:
+    """The Python of this environment, which imports nothing from the working directory."""
+    return f"{shlex.quote(sys.executable)} -P"
+
+
+def command(python: str, logs: Path) -> str:
+    """The command that each process of a job runs."""
+    return f"{python} -u -m {ENTRY} {shlex.quote(str(logs))}"
 
 
 def local_command(logs: Path) -> str:
     """The command that each process of a local job runs."""
-    return f"{shlex.quote(sys.executable)} -u -m {LOCAL_MODULE} {shlex.quote(str(logs))}"
+    return command(python_command(), logs)
 
 
 def place(init_method: str) -> Place:

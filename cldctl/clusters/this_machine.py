@@ -14,6 +14,9 @@ from cld_core.run import process as processes
 
 from .base import JobSpec
 
+# The working directory is not searched for modules.
+SAFE_PATH = {"PYTHONSAFEPATH": "1"}
+
 
 def check_fits(spec: JobSpec) -> None:
     """Refuse a job of several machines.
@@ -80,13 +83,24 @@ def kill_family(process: Any) -> None:
             send(member, signal.SIGKILL)
 
 
+def safe_path() -> dict[str, str]:
+    """Variables with which Python, and what it starts, imports nothing from the folder where a command is typed.
+
+    An empty element of PYTHONPATH, as in ``export PYTHONPATH=$PYTHONPATH:/mine``, means that folder, too.
+    """
+    before = os.environ.get("PYTHONPATH", "")
+    kept = os.pathsep.join(filter(None, before.split(os.pathsep)))
+    return {**SAFE_PATH, **({"PYTHONPATH": kept} if kept != before else {})}
+
+
 @contextlib.contextmanager
 def detached_children(env: Mapping[str, str]) -> Iterator[None]:
     """Processes started in this block get the variables ``env``, and outlive this process and its terminal.
 
     They ignore what a terminal sends (Ctrl-C, Ctrl-Z, hang-up): ignored signals stay ignored across exec. SIGUSR2 and
     SIGTERM, which end a job, still reach them. They do not keep this process's pipes open, so that the reader of
-    `cldctl submit | ...` sees their end; the output of a job goes to its logs.
+    `cldctl submit | ...` sees their end; the output of a job goes to its logs. They import nothing from the working
+    directory (`safe_path`).
     """
     ignored = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP)
     handlers = {number: signal.signal(number, signal.SIG_IGN) for number in ignored}
@@ -97,7 +111,7 @@ def detached_children(env: Mapping[str, str]) -> Iterator[None]:
     for descriptor in range(3):
         os.dup2(nowhere, descriptor)
     try:
-        with environment(env):
+        with environment({**safe_path(), **env, **SAFE_PATH}):
             yield
     finally:
         for descriptor, copy in enumerate(kept):

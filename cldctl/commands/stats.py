@@ -55,7 +55,8 @@ def stats(
     if follow or where.blocks:
         raise typer.Exit(follow_statistics(Statistics(request.folder)))
     out.print(request.output, markup=False, soft_wrap=True)
-    err.print(f"logs: {request.folder / 'logs'}; run it again with --follow to watch", soft_wrap=True)
+    logs = request.folder / "logs" if job is None else job.logs
+    err.print(f"logs: {logs}; run it again with --follow to watch", soft_wrap=True)
 
 
 def _recipe(name: str, overrides: list[str], runs: Path) -> "Recipe":

@@ -8,6 +8,7 @@ from cld_core.checkpoint.verify import slowest_save_s
 from cld_core.recipe import Recipe
 from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run import RunFolder
+from cldctl.clusters import job_logs
 from cldctl.clusters.base import After, Cluster, JobSpec, MeasuredSaves
 
 # What a save is taken to last before the first one was measured, and what it may take beyond three times the slowest.
@@ -16,13 +17,14 @@ FIRST_SAVE_S, SAVE_MARGIN_S = 10.0, 60
 
 def training(run: RunFolder, recipe: Recipe, cluster: Cluster, after: After | None = None) -> JobSpec:
     """The job that trains a run."""
+    logs = job_logs.folder_for(run.logs)
     return JobSpec(
         name=run.name,
-        logs=run.logs,
+        logs=logs,
         size=recipe.cluster,
         notice_s=notice_s(slowest_saves([run]), recipe.cluster),
         after=after,
-        aftermath=_aftermath("training", run.path, run.logs, cluster),
+        aftermath=_aftermath("training", run.path, logs, cluster),
     )
 
 
@@ -43,9 +45,10 @@ def sharded(
     Args:
         size: what a training with the same resources would get.
         run: the one that the works evaluate, whose saves were measured; None for work that belongs to no run.
-        logs: where the output goes; default: into the folder of the first work.
+        logs: where the output goes; default: into the folder of the first work. If it belongs to somebody else, into a
+            folder of this user's beside it.
     """
-    logs = logs or works[0] / "logs"
+    logs = job_logs.folder_for(logs or works[0] / "logs")
     one = replace(size, nodes=1, tasks_per_node=1, gpus_per_node=min(1, size.gpus_per_node))
     return JobSpec(
         name="cldctl-stats" if run is None else f"{run.name}-eval",

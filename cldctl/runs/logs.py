@@ -9,6 +9,7 @@ from cld_core.evaluation.evaluation import evaluations_of
 from cld_core.run import RunFolder
 from cld_core.run.events import JobRef, TurnedAway
 from cldctl import clusters
+from cldctl.clusters import job_logs
 
 from . import survey
 
@@ -61,7 +62,7 @@ def of_training(run: RunFolder, attempt: int | None, rank: int) -> Log:
         job = jobs.get(job_id) or JobRef(cluster=clusters.default().name, job_id=job_id)
     event = history.last_of.get(job.job_id)
     note = f"job {job.job_id} did not train: {event.reason}" if isinstance(event, TurnedAway) else None
-    return Log(replace(job, logs=str(run.logs)), rank, note)
+    return Log(replace(job, logs=str(job_logs.moved(run.logs, job.logs))), rank, note)
 
 
 def of_evaluation(run: RunFolder, name: str, shard: int | None, rank: int) -> Log:
@@ -84,7 +85,7 @@ def of_evaluation(run: RunFolder, name: str, shard: int | None, rank: int) -> Lo
         raise NotFoundError(f"{text}. Choose another shard.")
     job = mine[-1].job
     # The logs lie in the folder of the first evaluation or of the sweep. The run may have been moved or copied.
-    there = run.evals / Path(job.logs).parent.name / "logs"
+    there = job_logs.moved(run.evals / Path(job.logs).parent.name / "logs", job.logs)
     if shard is None:
         # Of a pool of tasks that share a job, ``rank`` is the process.
         return Log(replace(job, logs=str(there), process=0), rank)

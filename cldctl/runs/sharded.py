@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from cld_core import ownership
 from cld_core.errors import NotFoundError, UsageError
 from cld_core.evaluation.stats_work import Statistics, StatsRequest
 from cld_core.recipe.cluster import ClusterSpec
@@ -70,11 +71,14 @@ def start_statistics(request: StatsRequest, cluster: Cluster, size: ClusterSpec)
     """Start what is missing of statistics; None if they exist or are being computed.
 
     Raises:
+        CldError: somebody else may write into its folder.
         RecipeError: the cluster has no such jobs.
         SchedulerRefused, SchedulerAway: nothing was started.
     """
     if request.is_done:
         return None
+    # What is in it says what jobs compute with, and which plug-in they import.
+    request.make_folder()
     with home.only_one(request.folder, cluster):
         if request.is_done or is_alive(request.folder):
             return None
@@ -114,4 +118,6 @@ def clear(folder: Path) -> None:
             if time.monotonic() > deadline:
                 return
             time.sleep(POLL_S)
+        if folder.exists() and not ownership.is_mine(folder):
+            return
         shutil.rmtree(folder, ignore_errors=True)

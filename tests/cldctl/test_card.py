@@ -64,7 +64,7 @@ def test_a_command_that_is_not_there_is_told(monkeypatch):
 
 
 def test_what_it_runs_is_quick():
-    assert card.COMMAND[1:] == ("-m", "cld_core.gpu_checks", "--quick", "--json")
+    assert card.COMMAND[1:] == ("-P", "-m", "cld_core.gpu_checks", "--quick", "--json")
     assert find(quick=True)
 
 

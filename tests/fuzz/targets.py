@@ -6,7 +6,9 @@ from cld_core.imports import resolve
 
 from .campaign import Target
 
-TARGETS: dict[str, str] = {}
+TARGETS: dict[str, str] = {
+    "weights": "tests.fuzz.weights:TARGET",
+}
 
 
 def find(name: str) -> Target:

@@ -130,7 +130,7 @@ def _kill_a_task() -> None:
     def killed() -> bool:
         for process in psutil.process_iter(["cmdline", "environ"]):
             command, variables = process.info["cmdline"] or [], process.info["environ"] or {}
-            if "submitit.core._submit" in command and {"SLURM_ARRAY_TASK_ID", "SLURM_PROCID"} <= variables.keys():
+            if "cldctl.clusters.entry" in command and {"SLURM_ARRAY_TASK_ID", "SLURM_PROCID"} <= variables.keys():
                 process.send_signal(signal.SIGKILL)
                 return True
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from pathlib import Path
@@ -145,7 +146,7 @@ def test_a_start_that_dies_before_it_trains(lab: Lab, orders: Path, monkeypatch:
         "if 'SLURM_PROCID' in os.environ and 'SLURM_STEP_ID' in os.environ and broken.exists():\n"
         "    os._exit(1)\n"
     )
-    monkeypatch.setenv("PYTHONPATH", str(orders))
+    monkeypatch.setenv("PYTHONPATH", str(orders), prepend=os.pathsep)
     run = lab.submit("mine")
     row = lab.training("mine")
     (orders / "broken").touch()

@@ -137,6 +137,15 @@ def test_a_rank_requeues_its_own_job_elsewhere_and_later(bench: Bench) -> None:
     assert bench.slurm.job_info(job.job_id)["ExcNodeList"] == left
 
 
+def test_options_reach_slurm_as_they_were_written(bench: Bench) -> None:
+    comment = "two words #1, $HOME; `x` & (y) 100%"
+    (job,) = bench.submit(bench.report("a"), size=replace(bench.spec.size, sbatch_args=(f"--comment={comment}",)))
+    shown = bench.slurm.run(["scontrol", "show", "job", job.job_id]).stdout
+    assert f"Comment={comment}" in [line.strip() for line in shown.splitlines()]
+    Slurm().cancel([job])
+    bench.until("gone", [job])
+
+
 def test_a_controller_that_is_away_is_waited_for_or_reported(bench: Bench) -> None:
     (job,) = bench.submit(bench.report("a"))
     bench.until("running", [job])

@@ -9,8 +9,9 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from cld_core.errors import RecipeError
+from cld_core.errors import CldError, RecipeError
 from cld_core.run.events import JobRef
+from cldctl.clusters import job_logs, this_machine
 from cldctl.clusters.base import (
     After,
     Check,
@@ -51,6 +52,7 @@ class SlurmCluster(Cluster):
 
     def check(self, spec: JobSpec, tasks: int = 1) -> None:
         script.parameters(spec)
+        job_logs.check(spec.logs)
         if tasks > 1 and tasks > (most := self.max_tasks(spec)):
             raise RecipeError(f"{tasks} tasks do not fit into one array of Slurm. Submit at most {most}.")
 
@@ -61,9 +63,13 @@ class SlurmCluster(Cluster):
         began = time.time()
         calls = [Entry(task.work, self) for task in tasks]
         try:
-            with _without_an_outer_job():
+            with _without_an_outer_job(), this_machine.environment(this_machine.safe_path()):
                 python, parameters = script.python_command(spec.size), script.parameters(spec)
                 job_ids = submission.submit(spec.logs, python, parameters, calls)
+        except (SchedulerRefused, SchedulerAway):
+            raise
+        except CldError as error:
+            raise SchedulerRefused(str(error)) from error
         except OSError as error:
             raise SchedulerRefused(f"{spec.logs}: the job could not be written ({error.strerror or error}).") from error
         except submission.NotSubmitted as error:

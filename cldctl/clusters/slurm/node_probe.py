@@ -18,6 +18,7 @@ from cld_core import network
 from cld_core.run.atomic import write_json
 from cld_core.small_files import read_json
 from cldctl import file_system
+from cldctl.clusters import submitit_jobs
 from cldctl.clusters.base import SchedulerAway, SchedulerRefused
 
 from . import client, polling
@@ -75,7 +76,7 @@ def probe(folder: Path, hosts: Sequence[str], options: Sequence[str], wait_s: fl
 
 def script(folder: Path, hosts: Sequence[str]) -> str:
     """The shell lines that the job runs."""
-    python = shlex.quote(sys.executable)
+    python = submitit_jobs.python_command()
     token, words = shlex.quote(str(folder / TOKEN)), shlex.join([str(folder), *hosts])
     return (
         f"test -e {token} || exit {NOT_SHARED}\n"

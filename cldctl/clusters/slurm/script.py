@@ -1,14 +1,23 @@
 """From a `JobSpec` to sbatch: parameters and the text of the script. Pure: nobody is asked."""
 
+import re
 import shlex
 import sys
+from dataclasses import replace
 from typing import Any
 
-from cld_core.errors import RecipeError
-from cld_core.recipe.cluster import ClusterSpec
+from cld_core.errors import RecipeError, UsageError
+from cld_core.recipe.cluster import ClusterSpec, misread, not_plain
+from cld_core.texts import printable
+from cldctl.clusters import submitit_jobs, this_machine
 from cldctl.clusters.base import After, JobSpec
 
 from . import submission
+
+_OPTION = re.compile(r"[a-z][a-z0-9-]*")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# Others would make another job of it, or hide its logs.
+_OWN = ("array", "dependency", "error", "job-name", "open-mode", "output", "test-only", "wrap")
 
 
 def text(spec: JobSpec, tasks: int) -> str:
@@ -21,9 +30,11 @@ def parameters(spec: JobSpec) -> dict[str, Any]:
 
     Raises:
         RecipeError: the time limit leaves no time to work, or an option is not one of sbatch.
+        UsageError: a name, path or variable would be read as something else.
     """
     size = spec.size
     _check_time(spec)
+    _check_texts(spec)
     wanted: dict[str, Any] = {
         "job_name": spec.name,
         "nodes": size.nodes,
@@ -54,7 +65,7 @@ def parameters(spec: JobSpec) -> dict[str, Any]:
 
 def python_command(size: ClusterSpec) -> str:
     """The Python of this environment, behind the container's command if there is one."""
-    python = shlex.quote(sys.executable)
+    python = submitit_jobs.python_command()
     return f"{size.container} {python}" if size.container else python
 
 
@@ -77,12 +88,36 @@ def _check_time(spec: JobSpec) -> None:
         raise RecipeError(f"recipe: 'cluster.time_min' is {spec.size.time_min}, but {early}: {advice}.")
 
 
+def _check_texts(spec: JobSpec) -> None:
+    """The last net under what the recipe has checked, and what is not of the recipe."""
+    logs = str(spec.logs)
+    if "%" in logs:
+        text = "Slurm replaces what follows a '%' in the names of logs. Use another --runs-dir"
+        raise UsageError(f"{printable(logs, keep='')}: {text}.")
+    for what, quoted in (("run", spec.name), ("folder", logs), *(("node", node) for node in spec.exclude)):
+        _require(what, quoted, misread(quoted))
+    for name, value in spec.env.items():
+        _require(f"value of the variable {name}", value, not_plain(value))
+        if not _VARIABLE.fullmatch(name):
+            raise UsageError(f"{name!r} cannot name a variable of a job. Use letters, digits and '_'.")
+    for argument in (*spec.aftermath, sys.executable):
+        _require("path", argument, not_plain(argument))
+    # Again, since a spec may have been made in another way than from a recipe.
+    replace(spec.size)
+
+
+def _require(what: str, text: str, problem: str | None) -> None:
+    if problem is not None:
+        raise UsageError(f"the {what} {text!r} cannot be part of a batch script: {problem}.")
+
+
 def _setup(spec: JobSpec) -> list[str]:
     return [
         *spec.size.setup,
         *(f"export {name}={shlex.quote(value)}" for name, value in spec.env.items()),
         # A job tells the signal of its time limit from that of a preemption by how early it comes.
         f"export CLDCTL_SIGNAL_S={spec.notice_s}",
+        *(f"export {name}={value}" for name, value in this_machine.SAFE_PATH.items()),
         # A careful `set -e` is for the lines above: what comes after srun must run when that fails.
         *(["set +e"] if spec.aftermath else []),
     ]
@@ -111,5 +146,8 @@ def _options(arguments: tuple[str, ...]) -> dict[str, Any]:
         if not argument.startswith("--") or not name:
             example = "Write --name or --name=value, for example --mail-type=END"
             raise RecipeError(f"recipe: 'cluster.sbatch_args' has {argument!r}, not an option of sbatch. {example}.")
+        if not _OPTION.fullmatch(name) or name in _OWN:
+            text = "which cldctl sets itself" if name in _OWN else "not the name of an option"
+            raise RecipeError(f"recipe: 'cluster.sbatch_args' has --{name}, {text}. Remove it.")
         options[name] = value if equals else True
     return options

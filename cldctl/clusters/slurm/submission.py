@@ -1,12 +1,16 @@
 """Submitting to Slurm by submitit."""
 
 import contextlib
-import io
+import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cldctl.clusters import job_logs, submitit_jobs
 from cldctl.clusters.base import SchedulerRefused
+
+# Seconds that sbatch may take.
+SBATCH_WITHIN_S = 120
 
 
 class NotSubmitted(Exception):
@@ -17,20 +21,48 @@ def submit(logs: Path, python: str, parameters: Mapping[str, Any], calls: Sequen
     """Submit one job, or an array if there are several ``calls``; returns the job ids.
 
     Raises:
+        CldError: others may write into the folder.
         OSError: a file could not be written.
         NotSubmitted: sbatch failed.
         SchedulerRefused: there is no Slurm here, or submitit does not accept the parameters.
     """
-    from submitit.core.utils import FailedJobError, FailedSubmissionError
+    from submitit.core.utils import JobPaths
 
-    executor = _executor(logs, python, parameters)
+    text = script(logs, python, parameters, len(calls))
+    job_logs.prepare(logs)
+    pickles: list[Path] = []
     try:
-        # submitit prints what sbatch says before it raises it.
-        with contextlib.redirect_stderr(io.StringIO()):
-            jobs = executor.map_array(_call, calls) if len(calls) > 1 else [executor.submit(calls[0])]
-    except (FailedJobError, FailedSubmissionError) as error:
-        raise NotSubmitted(str(error).strip() or type(error).__name__) from error
-    return [str(job.job_id) for job in jobs]
+        for call in calls:
+            pickles.append(job_logs.store(logs, call, parameters.get("time")))
+        job_id = _sbatch(text)
+    except BaseException:
+        for file in pickles:
+            file.unlink(missing_ok=True)
+        raise
+    job_ids = [job_id] if len(calls) == 1 else [f"{job_id}_{number}" for number in range(len(calls))]
+    for file, name in zip(pickles, job_ids, strict=True):
+        file.rename(JobPaths(logs, name).submitted_pickle)
+    # For people: sbatch has its own copy. "x" follows no link.
+    with contextlib.suppress(OSError), JobPaths(logs, job_id).submission_file.open("x") as script_file:
+        script_file.write(text)
+    return job_ids
+
+
+def _sbatch(text: str) -> str:
+    """Submit a script, which no file holds that somebody could exchange; returns the job id."""
+    from submitit import SlurmExecutor
+    from submitit.core.utils import FailedSubmissionError
+
+    try:
+        done = subprocess.run(["sbatch"], input=text, capture_output=True, text=True, timeout=SBATCH_WITHIN_S)
+    except subprocess.TimeoutExpired as error:
+        raise NotSubmitted(f"sbatch: error: timed out: no answer within {SBATCH_WITHIN_S} s") from error
+    if done.returncode != 0:
+        raise NotSubmitted(done.stderr.strip() or f"sbatch ended with {done.returncode}")
+    try:
+        return str(SlurmExecutor._get_job_id_from_submission_command(done.stdout))
+    except FailedSubmissionError as error:
+        raise NotSubmitted(str(error).strip()) from error
 
 
 def script(logs: Path, python: str, parameters: Mapping[str, Any], tasks: int) -> str:
@@ -38,11 +70,7 @@ def script(logs: Path, python: str, parameters: Mapping[str, Any], tasks: int) -
     executor = _executor(logs, python, parameters)
     if tasks > 1:
         executor.parameters["map_count"] = tasks
-    return str(executor._make_submission_file_text(executor._submitit_command_str, uid=""))
-
-
-def _call(call: Callable[[], Any]) -> Any:
-    return call()
+    return str(executor._make_submission_file_text(submitit_jobs.command(python, executor.folder), uid=""))
 
 
 def _executor(logs: Path, python: str, parameters: Mapping[str, Any]) -> Any:

@@ -316,7 +316,7 @@ def test_what_a_dry_run_shows(submit):
     spec = replace(submit.spec, size=ClusterSpec(tasks_per_node=2))
     shown = CLUSTER.script(spec)
     assert shown.startswith("# local: 2 process(es), each:\n")
-    assert shown.endswith(f" -u -m submitit.core._submit {spec.logs}\n")
+    assert shown.endswith(f" -P -u -m cldctl.clusters.entry {spec.logs}\n")
 
 
 @pytest.mark.parametrize(("ranks", "gpus", "tasks"), [(None, 0, 1), (3, 0, 3), (None, 2, 2), (4, 2, 2), (2, 4, 2)])

@@ -34,7 +34,7 @@ def test_a_dry_run_prints_and_writes_nothing(tmp_path):
     done = invoke("submit", "toy", *arguments, runs=tmp_path / "runs")
     assert "steps: 7" in done.stdout
     assert "# evaluation elbo-00000007-" in done.stdout
-    assert "submitit.core._submit" in done.stdout
+    assert "cldctl.clusters.entry" in done.stdout
     assert not (tmp_path / "runs").exists()
 
 

@@ -81,3 +81,17 @@ def test_what_cannot_be_printed_or_has_nowhere_to_go_ends_nothing(runs):
     command = f"{sys.executable} -m cldctl status done --runs-dir {runs} >&-"
     done = subprocess.run(command, shell=True, capture_output=True, text=True)
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [("render", "toy"), ("submit", "toy", "--dry-run", *DEBUG), ("submit", "toy", *DEBUG)]
+)
+def test_a_line_of_a_batch_script_cannot_be_injected(tmp_path, command):
+    injected = 'cluster.partition="low\\ntouch x #"'
+    refused = invoke(*command, injected, runs=tmp_path / "runs", code=2)
+    assert "'cluster.partition' cannot be 'low\\ntouch x #': it has a line break" in refused.stderr
+    assert not (tmp_path / "runs").exists()
+    runs = tmp_path / "a\nb"
+    refused = invoke("submit", "toy", "--name", "mine", "--cluster", "local", runs=runs, code=2)
+    assert "the path of a job's logs cannot have" in refused.stderr
+    assert not runs.exists()

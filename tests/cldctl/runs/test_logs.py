@@ -1,6 +1,7 @@
 """Which file the output of a process is in."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -76,3 +77,21 @@ def test_an_evaluation_without_a_job_has_no_log(run):
         logs.of_evaluation(run, work.name, 1, 0)
     with pytest.raises(NotFoundError, match=r"no shard 2\. It has: 0 to 1"):
         logs.of_evaluation(run, work.name, 2, 0)
+
+
+def test_the_logs_of_a_colleague_s_job_are_in_a_folder_of_their_own(run, tmp_path):
+    """Wherever the ledger says that it is, it is looked for in this run."""
+    run.ledger.append(submitted("7", run.path / "logs-anna"))
+    write(run.path / "logs-anna", "7")
+    moved = tmp_path / "moved"
+    shutil.move(run.path, moved)
+    (file,) = logs.of_training(RunFolder(moved), None, 0).files()
+    assert file == moved / "logs-anna" / "7_0_log.out"
+    work = Evaluation(EvalRequest.of(RunFolder(moved).recipe(), ("elbo",), 10).save(RunFolder(moved)))
+    work.ledger.append(submitted("8", work.folder / "logs-anna"))
+    write(work.folder / "logs-anna", "8")
+    (file,) = logs.of_evaluation(RunFolder(moved), work.name, None, 0).files()
+    assert file == work.folder / "logs-anna" / "8_0_log.out"
+    for elsewhere in ("/etc", str(moved / "logs-anna" / ".."), "logs-", ""):
+        RunFolder(moved).ledger.append(submitted("9", elsewhere))
+        assert Path(logs.of_training(RunFolder(moved), None, 0).job.logs).parent == moved

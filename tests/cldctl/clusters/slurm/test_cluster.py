@@ -2,12 +2,14 @@
 
 import itertools
 import os
+import stat
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from cld_core.errors import CldError
 from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run.events import JobRef
 from cldctl.clusters.base import After, JobSpec, SchedulerAway, SchedulerRefused, Task
@@ -15,6 +17,7 @@ from cldctl.clusters.slurm import client, cluster, submission
 from cldctl.clusters.slurm.client import Answer
 from cldctl.clusters.slurm.cluster import SlurmCluster
 from tests.cldctl.clusters.works import Fail
+from tests.support.users import as_root, give_away
 
 CONTROLLER = "sbatch: error: Unable to contact slurm controller (connect failure)"
 # Where no slurm.conf and no controller can be located.
@@ -52,6 +55,32 @@ def test_a_job_and_an_array(spec, sbatch):
     assert [job.job_id for job in submit(spec, 2)] == ["31_0", "31_1"]
 
 
+def test_what_sbatch_and_the_job_read_is_nobody_else_s(spec, sbatch, tmp_path):
+    """sbatch gets the script through a pipe: no file of it can be exchanged in between."""
+    sbatch(f"test $# = 0 || exit 1; cat > {tmp_path}/script; ls {spec.logs} > {tmp_path}/there; echo batch job 31")
+    spec.logs.mkdir()
+    spec.logs.chmod(0o2777)
+    submit(spec, 2)
+    assert stat.S_IMODE(spec.logs.stat().st_mode) == 0o2755
+    assert (tmp_path / "script").read_text() == SlurmCluster().script(spec, 2)
+    assert len((tmp_path / "there").read_text().split()) == 2, "what the job runs is there before it is"
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in spec.logs.glob("*.pkl")}
+    assert modes == {"31_0_submitted.pkl": 0o600, "31_1_submitted.pkl": 0o600}
+    assert (spec.logs / "31_submission.sh").read_text() == SlurmCluster().script(spec, 2)
+
+
+@as_root
+def test_a_folder_that_belongs_to_somebody_else(spec, sbatch):
+    sbatch("echo Submitted batch job 31")
+    spec.logs.mkdir()
+    give_away(spec.logs)
+    with pytest.raises(CldError, match="it belongs to user 65534"):
+        SlurmCluster().check(spec)
+    with pytest.raises(SchedulerRefused, match="it belongs to user 65534"):
+        submit(spec)
+    assert not list(spec.logs.iterdir())
+
+
 def test_a_cluster_derived_from_it_that_does_not_restart_jobs(spec, sbatch):
     class Once(SlurmCluster):
         restarts = False
@@ -80,6 +109,7 @@ def test_a_refusal_says_what_to_fix(spec, sbatch, capfd):
     sbatch("echo 'sbatch: error: invalid partition specified: nope' >&2; exit 1")
     with pytest.raises(SchedulerRefused, match=r"refused the job mine: invalid partition specified: nope. Fix the"):
         submit(spec)
+    assert not list(spec.logs.iterdir())
     assert capfd.readouterr().err == "", "the message is the only one"
 
 
@@ -97,6 +127,19 @@ def test_a_controller_that_is_away_has_not_refused(spec, sbatch, said):
     assert f"does not answer, and the job mine was not submitted: {said.rpartition(': ')[2]}" in str(error.value)
     assert "refused" not in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_an_sbatch_that_hangs_is_ended_and_its_job_looked_for(spec, sbatch, tmp_path, monkeypatch):
+    monkeypatch.setattr(submission, "SBATCH_WITHIN_S", 1)
+    sbatch("exec sleep 600")
+    asked = []
+    monkeypatch.setattr(client, "submitted_since", lambda name, since: asked.append(name) or ["31"])
+    monkeypatch.setattr(client, "cancel", asked.append)
+    with pytest.raises(
+        SchedulerAway, match=r"no answer within 1 s\. The job that had been submitted \(31\) is cancelled"
+    ):
+        submit(spec)
+    assert asked == ["mine", ["31"]]
 
 
 def test_a_folder_that_cannot_be_written(spec, sbatch, tmp_path):

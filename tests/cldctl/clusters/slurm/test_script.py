@@ -5,9 +5,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import hypothesis
+import hypothesis.strategies
 import pytest
 
-from cld_core.errors import RecipeError
+from cld_core.errors import RecipeError, UsageError
 from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run.events import JobRef
 from cldctl.clusters.base import After, JobSpec
@@ -126,3 +128,106 @@ def test_a_dry_run_waits_for_a_job_without_an_id():
         file.write_text(text)
     assert "#SBATCH --dependency=afterany:JOB_OF_THE_TRAINING\n" in text
     assert text == file.read_text()
+
+
+def unchecked(**keys) -> ClusterSpec:
+    """A spec that comes from elsewhere than a recipe."""
+    size = ClusterSpec()
+    for name, value in keys.items():
+        object.__setattr__(size, name, value)
+    return size
+
+
+INJECTED = "x\n#SBATCH --wrap=true\ntouch y"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": INJECTED},
+        {"name": "it's"},
+        {"name": "x\\"},
+        {"logs": Path(f"/runs/{INJECTED}/logs")},
+        {"logs": Path("/runs/100%/logs")},
+        {"logs": Path("/runs/it's/logs")},
+        {"logs": Path("/runs/a\\b/logs")},
+        {"logs": Path("/runs/\udcff/logs")},
+        {"env": {"A": INJECTED}},
+        {"env": {"A=b; touch y;": "x"}},
+        {"env": {"A": "\u2028"}},
+        {"exclude": (INJECTED,)},
+        {"aftermath": ("cldctl.jobs.aftermath", INJECTED)},
+        *({"size": unchecked(**{name: INJECTED})} for name in ("partition", "gres", "exclude", "container")),
+        *({"size": unchecked(**{name: (INJECTED,)})} for name in ("setup", "srun_args", "sbatch_args")),
+    ],
+)
+def test_texts_that_would_become_lines_or_options_of_their_own(changes):
+    for call in (script, lambda **more: SlurmCluster().check(replace(SPEC, **more))):
+        with pytest.raises(UsageError) as refusal:
+            call(**changes)
+        assert str(refusal.value).isprintable()
+
+
+@pytest.mark.parametrize("option", ["--wrap=x", "--output=/dev/null", "--array=1-9", "--error=x", "--test-only"])
+def test_options_that_would_make_another_job_of_it(option):
+    with pytest.raises(RecipeError, match="which cldctl sets itself"):
+        script(size=ClusterSpec(sbatch_args=(option,)))
+    with pytest.raises(RecipeError, match="not the name of an option"):
+        script(size=ClusterSpec(sbatch_args=("--a b=c",)))
+
+
+def as_sbatch_reads(line: str) -> list[str]:
+    """The options on a line of a script: sbatch's own rules, in which a backslash counts between quotes, too."""
+    options, option, quote, escaped = [], None, "", False
+    for character in line.removeprefix("#SBATCH"):
+        if escaped:
+            option, escaped = (option or "") + character, False
+        elif character == "\\":
+            escaped = True
+        elif quote:
+            quote, option = ("", option) if character == quote else (quote, (option or "") + character)
+        elif character in "'\"":
+            quote, option = character, option or ""
+        elif character == "#":
+            break
+        elif character.isspace():
+            options, option = [*options, *([option] if option is not None else [])], None
+        else:
+            option = (option or "") + character
+    assert not quote, line
+    assert not escaped, line
+    return [*options, *([option] if option is not None else [])]
+
+
+TEXTS = hypothesis.strategies.text(
+    hypothesis.strategies.one_of(
+        hypothesis.strategies.sampled_from(" '\"\\#=-\n\t%$`;&|()<>a1"), hypothesis.strategies.characters()
+    ),
+    max_size=12,
+)
+
+
+@hypothesis.settings(
+    max_examples=300,
+    deadline=None,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+)
+@hypothesis.given(
+    text=TEXTS, key=hypothesis.strategies.sampled_from(["partition", "gres", "exclude", "comment", "name"])
+)
+def test_whatever_is_accepted_is_one_option_with_this_text(text, key):
+    try:
+        if key == "comment":
+            made = script(size=ClusterSpec(sbatch_args=(f"--comment={text}",)))
+        elif key == "name":
+            made, key = script(name=text), "job-name"
+        else:
+            made = script(size=ClusterSpec(**{key: text}))
+    except UsageError:
+        return
+    options = [as_sbatch_reads(line) for line in made.split("\n") if line.startswith("#SBATCH")]
+    assert [f"--{key}={text}"] in options
+    usual = [as_sbatch_reads(line) for line in script().split("\n") if line.startswith("#SBATCH")]
+    others = [words for words in options if not words[0].startswith(f"--{key}=")]
+    assert others == [words for words in usual if not words[0].startswith("--job-name=") or key != "job-name"]

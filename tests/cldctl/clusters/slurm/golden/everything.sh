@@ -25,14 +25,15 @@
 module load cuda
 ulimit -n 4096
 export CLDCTL_SIGNAL_S=120
+export PYTHONSAFEPATH=1
 set +e
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output /runs/mine/logs/%j_%t_log.out --error /runs/mine/logs/%j_%t_log.err --kill-on-bad-exit=1 --cpus-per-task=8 --cpu-bind=cores apptainer exec --nv image.sif PYTHON -u -m submitit.core._submit /runs/mine/logs
+srun --unbuffered --output /runs/mine/logs/%j_%t_log.out --error /runs/mine/logs/%j_%t_log.err --kill-on-bad-exit=1 --cpus-per-task=8 --cpu-bind=cores apptainer exec --nv image.sif PYTHON -P -u -m cldctl.clusters.entry /runs/mine/logs
 
 
 # teardown
 code=$?
-apptainer exec --nv image.sif PYTHON -m cldctl.jobs.aftermath /runs/mine $code
+apptainer exec --nv image.sif PYTHON -P -m cldctl.jobs.aftermath /runs/mine $code
 exit $code

@@ -12,14 +12,15 @@
 
 # setup
 export CLDCTL_SIGNAL_S=90
+export PYTHONSAFEPATH=1
 set +e
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output /runs/mine/logs/%j_%t_log.out --error /runs/mine/logs/%j_%t_log.err --kill-on-bad-exit=1 PYTHON -u -m submitit.core._submit /runs/mine/logs
+srun --unbuffered --output /runs/mine/logs/%j_%t_log.out --error /runs/mine/logs/%j_%t_log.err --kill-on-bad-exit=1 PYTHON -P -u -m cldctl.clusters.entry /runs/mine/logs
 
 
 # teardown
 code=$?
-PYTHON -m cldctl.jobs.aftermath /runs/mine $code
+PYTHON -P -m cldctl.jobs.aftermath /runs/mine $code
 exit $code

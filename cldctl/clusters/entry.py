@@ -1,0 +1,69 @@
+"""What each process of a job that submitit starts runs: ``python -P -m cldctl.clusters.entry LOGS``.
+
+submitit's own entry unpickles whatever lies in LOGS under the name of the job. This one makes sure that the file was
+written by this user, and by nobody else, and lets submitit go on with the very content that it has looked at: a folder
+that is moved away after the submission, and replaced by one of somebody else, cannot bring in another pickle.
+"""
+
+import errno
+import os
+import pickle
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from cld_core import ownership, small_files
+from cld_core.errors import CldError, UsageError
+
+# A job may begin before the command that has submitted it knows its number, by which the file is named.
+PATIENCE_S = 60.0
+# Paths and numbers.
+MAX_BYTES = 64 * 2**20
+_WHY = "this job would run what is in it"
+
+
+def content_of(file: Path, patience_s: float = PATIENCE_S) -> bytes:
+    """What this user has submitted as ``file``, which may take a while to appear.
+
+    Raises:
+        UsageError: somebody else may have written it, or it does not appear.
+    """
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            with small_files.opened(file) as stream:
+                problem = ownership.problem_of(os.fstat(stream.fileno()))
+                if problem is not None:
+                    raise UsageError(f"{file}: {problem}, and {_WHY}. Remove it, and submit the job again.")
+                return stream.read(MAX_BYTES)
+        except OSError as error:
+            # NFS says ESTALE while the file is being given its name.
+            if error.errno not in (errno.ENOENT, errno.ESTALE) or time.monotonic() > deadline:
+                raise UsageError(f"{file}: {error.strerror}. Submit the job again.") from error
+        time.sleep(0.2)
+
+
+def main(arguments: list[str]) -> int:
+    folder = arguments[0]
+    os.environ["SUBMITIT_FOLDER"] = folder
+    from submitit.core import submission, utils
+    from submitit.core.job_environment import JobEnvironment
+
+    try:
+        content = content_of(JobEnvironment().paths.submitted_pickle)
+    except CldError as error:
+        # Usage, which the aftermath does not try again: the next start would find the same file.
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return error.exit_code
+
+    def load(path: Any) -> Any:
+        return pickle.loads(content)
+
+    setattr(utils.DelayedSubmission, "load", staticmethod(load))  # noqa: B010
+    submission.process_job(folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

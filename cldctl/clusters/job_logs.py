@@ -1,0 +1,104 @@
+"""Where a launcher keeps the output of jobs, their scripts, and the pickles that they begin with.
+
+A job runs what its pickle says, so the folder has to be this user's own, whoever owns the run: others may read it, and
+nobody else may write into it. In a run that a group shares, everybody but its owner has a folder of their own:
+
+    logs/          of the user who made it, in most runs the only one
+    logs-NAME/     of the user NAME
+"""
+
+import contextlib
+import errno
+import os
+import pwd
+import re
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cld_core import ownership
+from cld_core.errors import CldError, UsageError
+from cld_core.texts import has_control
+
+# What submitit replaces in paths.
+_TAG = re.compile(r"%[jtAa]")
+_WHY = "a job would run what is in it"
+
+
+def folder_for(folder: Path) -> Path:
+    """Where this user's jobs with output in ``folder`` really have it: there, or in a folder of their own beside it."""
+    return folder if ownership.can_be_private(folder) else folder.with_name(f"{folder.name}-{_user()}")
+
+
+def moved(folder: Path, logs: str) -> Path:
+    """The folder of logs that a job had, ``logs``, beside ``folder``: the run may have been moved or copied since."""
+    name = Path(logs).name
+    return folder.with_name(name) if name.startswith(f"{folder.name}-") else folder
+
+
+def check(logs: Path) -> None:
+    """Refuse a folder that cannot hold this user's jobs; nothing is changed.
+
+    Raises:
+        CldError: somebody else owns it or something in it, or it is a link.
+        UsageError: its name would not be read as it is.
+    """
+    if _TAG.search(str(logs)) or has_control(str(logs)):
+        text = "a control character, or %j, %t, %A or %a, which stand for numbers of jobs"
+        raise UsageError(f"{str(logs)!r}: the path of a job's logs cannot have {text}. Use another --runs-dir.")
+    if not ownership.can_be_private(logs) and _is_folder_or_link(logs):
+        ownership.require_private(logs, _WHY)
+        raise CldError(f"{logs}: others have put files into it, and {_WHY}. Remove it, or use another folder.")
+
+
+def prepare(logs: Path) -> None:
+    """Create the folder, or take away the right of others to write into it.
+
+    Raises:
+        CldError: as `check`.
+        OSError: it cannot be created or opened.
+    """
+    try:
+        ownership.make_private(logs, _WHY)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENOTDIR) and logs.is_symlink():
+            ownership.require_private(logs, _WHY)
+        raise
+
+
+def store(logs: Path, call: Callable[[], Any], timeout_min: int | None) -> Path:
+    """Write what a job of submitit calls into a file that only this user may read or write.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    import cloudpickle
+    from submitit.core.utils import DelayedSubmission
+
+    delayed = DelayedSubmission(call)
+    # The second number is how often submitit would requeue a job, which ours do themselves.
+    delayed.set_timeout(timeout_min, 3)  # type: ignore[arg-type]
+    file = logs / f"{secrets.token_hex(16)}.pkl"
+    try:
+        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as stream:
+            stream.write(cloudpickle.dumps(delayed))
+    except BaseException:
+        file.unlink(missing_ok=True)
+        raise
+    return file
+
+
+def _is_folder_or_link(path: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return path.is_symlink() or path.is_dir()
+    return False
+
+
+def _user() -> str:
+    """The name of this user as part of a file's name; the number if there is no such name."""
+    try:
+        name = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        name = ""
+    return name if re.fullmatch(r"[A-Za-z0-9._-]+", name) else str(os.geteuid())
