@@ -137,8 +137,9 @@ class _Inspection:
         """All of ``node``, which is the value of the dotted key ``path``."""
         self.values += 1
         if depth > MAX_DEPTH or self.values > MAX_VALUES:
-            limit = f"more than {MAX_DEPTH} levels deep" if depth > MAX_DEPTH else f"more than {MAX_VALUES} values"
-            self._refuse(node, f"{_named(path)} has {limit}, aliases included. Write plain values")
+            deep = f"is nested more than {MAX_DEPTH} levels deep"
+            limit = deep if depth > MAX_DEPTH else f"has more than {MAX_VALUES} values"
+            self._refuse(node, f"{_named(path)} {limit}, aliases included. Write plain values")
         if node.tag not in _KINDS:
             self._refuse(node, f"{_named(path)} has the YAML tag {shown(node.tag)}. Write a plain value, or quote it")
         if isinstance(node, yaml.MappingNode):

@@ -6,7 +6,11 @@ from cld_core.imports import resolve
 
 from .campaign import Target
 
-TARGETS: dict[str, str] = {}
+TARGETS: dict[str, str] = {
+    "recipes": "tests.fuzz.recipes:TARGET",
+    "command_lines": "tests.fuzz.command_lines:TARGET",
+    "slurm_output": "tests.fuzz.slurm_output:TARGET",
+}
 
 
 def find(name: str) -> Target:

@@ -117,9 +117,10 @@ def _without_an_answer(folder: Path, job_id: str, job: dict[str, str]) -> Probe:
 def _answer(folder: Path) -> dict[str, Any] | None:
     """What the job wrote, see `main`; None before it has."""
     answer = read_json(folder / ANSWER)
-    return (
-        answer if isinstance(answer, dict) and all(fits(answer.get(name)) for name, fits in _FIELDS.items()) else None
-    )
+    if not isinstance(answer, dict):
+        return None
+    fits = all(name in answer and is_of(answer[name]) for name, is_of in _FIELDS.items())
+    return answer if fits else None
 
 
 def _is_text(value: Any) -> bool:

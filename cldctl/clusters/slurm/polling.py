@@ -107,9 +107,12 @@ def parse_squeue(text: str) -> dict[str, Seen]:
 
 
 def is_torn(text: str) -> bool:
-    """Whether lines about jobs in squeue's answer cannot be read: a job without a line may be in the queue still."""
+    """Whether squeue's answer was cut off, or has lines about jobs that cannot be read.
+
+    A job without a line may then be in the queue still.
+    """
     lines = [line.strip() for line in text.splitlines()]
-    return any(line[:1].isdecimal() and not _ROW.fullmatch(line) for line in lines)
+    return (text != "" and not text.endswith("\n")) or any(line[:1].isdecimal() and not _ROW.fullmatch(line) for line in lines)
 
 
 def parse_sacct(text: str) -> dict[str, list[str]]:
