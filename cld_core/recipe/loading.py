@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from cld_core.errors import RecipeError
+from cld_core.texts import has_control
 
 from .build import COMMAND_LINE, build
 from .reading import MAX_BYTES, MAX_DEPTH, parse, printed, read, to_yaml, to_yaml_line
@@ -183,8 +184,10 @@ def _check_shape(layer: _Layer, node: Mapping[str, Any], path: str, depth: int) 
     """
     for name, value in node.items():
         key = f"{path}.{name}" if path else str(name)
-        if not isinstance(name, str) or depth > MAX_DEPTH:
-            raise RecipeError(f"{layer.place(path)}: '{path}' has no key {shown(name)}. Write the name of a key.")
+        is_name = isinstance(name, str) and len(name) <= MAX_NAME and not has_control(name)
+        if not is_name or depth > MAX_DEPTH or ("." in name and not _OVERRIDE.fullmatch(name)):
+            whose = f"'{path}'" if path else "a recipe"
+            raise RecipeError(f"{layer.place(path)}: {whose} has no key {shown(name)}. Write the name of a key.")
         if "." in name:
             *sections, last = name.split(".")
             nested = "".join(f"{section}: {{" for section in sections) + f"{last}: ...{'}' * len(sections)}"

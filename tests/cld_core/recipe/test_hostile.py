@@ -289,12 +289,27 @@ def test_a_ledger_of_an_older_version_is_still_read(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "tree", [None, 3, [], "x", {"train.steps": 5}, {"train": {1: 2}}, {"": {}}, {"train": {"steps": 10**400}}]
+    "tree",
+    [
+        None,
+        3,
+        [],
+        "x",
+        {"train.steps": 5},
+        {"train": {1: 2}},
+        {"": {}},
+        {"a\nb": 3},
+        {"../x": 3},
+        {"x" * 9000: 3},
+        {"train": {"a\x1b": 3}},
+        {"train": {"steps": 10**400}},
+    ],
 )
 def test_a_hostile_dictionary(tree):
     with pytest.raises(RecipeError) as caught:
         from_dict(tree, "x.safetensors")
     assert str(caught.value).startswith("x.safetensors: ")
+    assert str(caught.value).isprintable()
 
 
 def test_frozen_recipes_look_as_they_always_did():
