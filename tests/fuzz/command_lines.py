@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import gc
 import importlib
 import io
 import os
@@ -13,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
+
+import typer
 
 import cld_core
 import cldctl
@@ -139,6 +143,12 @@ WORDS = (
 CODES = {0, 1, 2, 3, 4, 5}
 
 
+@functools.cache
+def _parser() -> Any:
+    """What typer makes of all commands, at every call."""
+    return typer.main.get_command(app.app)
+
+
 def _prepare() -> None:
     # What a command imports when it needs it would otherwise be imported by every fork.
     for package in (cld_core, cldctl):
@@ -147,6 +157,9 @@ def _prepare() -> None:
                 importlib.import_module(module.name)
 
     recipes.TARGET.prepare()
+    _parser()
+    gc.collect()
+    gc.freeze()  # Forks then share its pages.
 
 
 def _word(rng: random.Random) -> str:
@@ -188,6 +201,7 @@ def _make(rng: random.Random, folder: Path) -> Callable[[], Any]:
         with (
             mock.patch.dict(os.environ, {"CLDCTL_RUNS": str(folder)}),
             mock.patch.object(client, "run", return_value=away),
+            mock.patch.object(app, "app", _parser()),
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),
         ):
