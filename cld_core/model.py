@@ -20,7 +20,7 @@ from .recipe import Recipe, from_dict, with_overrides
 from .recipe.sampling import SamplingSpec
 from .run import RunFolder
 from .score import Score
-from .texts import is_count, shortened
+from .texts import is_count, one_line
 
 _log = logging.getLogger(__name__)
 
@@ -181,7 +181,7 @@ def pick_checkpoint(folder: RunFolder, recipe: Recipe, checkpoint: int | str) ->
         if is_count(str(checkpoint)):
             return int(checkpoint)
         steps = ", ".join(map(str, folder.checkpoint_steps())) or "none"
-        text = f"'{shortened(str(checkpoint))}' is not a checkpoint of {folder.name}"
+        text = f"'{one_line(str(checkpoint))}' is not a checkpoint of {folder.name}"
         raise NotFoundError(f"{text}. Use 'last' or a step; existing ones: {steps}.")
     step, damaged = newest_good(folder, recipe.model_digest())
     for entry in damaged:

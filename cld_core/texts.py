@@ -31,12 +31,12 @@ def printable(text: str, keep: str = "\n\t") -> str:
     return "".join(character for character in text if character in keep or not is_control(character))
 
 
+def one_line(text: object, most: int = 200) -> str:
+    """A text for the inside of a message: on one line, without control characters, at most ``most`` characters."""
+    line = " ".join(printable(str(text)[: 4 * most]).split())
+    return line if len(line) <= most else f"{line[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
+
+
 def is_count(text: str) -> bool:
     """Whether ``text`` is a whole number in plain digits, in the one spelling that it has."""
     return re.fullmatch(r"0|[1-9][0-9]{0,17}", text) is not None
-
-
-def shortened(text: str, most: int = 200) -> str:
-    """``text`` on one line of about ``most`` characters: its beginning and its end."""
-    line = " ".join(printable(text).split())
-    return line if len(line) <= most else f"{line[: most * 3 // 4]}...{line[-most // 8 :]}"

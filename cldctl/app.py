@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 
 from cld_core.errors import CldError
-from cld_core.texts import shortened
+from cld_core.texts import one_line
 
 from .commands import (
     cancel,
@@ -92,7 +92,7 @@ def _unforeseen(error: Exception) -> int:
         return int(error.exit_code)
     if os.environ.get("CLDCTL_DEBUG") == "1":
         err.print("".join(traceback.format_exception(error)), end="", soft_wrap=True)
-    what = shortened(f"{type(error).__name__}: {error}")
+    what = one_line(f"{type(error).__name__}: {error}")
     _say(f"internal error ({what}). Set CLDCTL_DEBUG=1 to see the traceback, and report it with that.")
     return 1
 

@@ -11,7 +11,7 @@ from cld_core.evaluation.request import EvalRequest
 from cld_core.evaluation.sweeps import Axis, Cell, Sweep
 from cld_core.recipe import Recipe, with_overrides
 from cld_core.run import RunFolder
-from cld_core.texts import is_count, shortened
+from cld_core.texts import is_count, one_line
 
 from .sweep import CHECKPOINT, combinations, refuse_idle_axes
 
@@ -106,7 +106,7 @@ def checkpoints(run: RunFolder, wanted: str) -> tuple[list[int], list[DamagedChe
         whole, damaged = [int(wanted)], []
     else:
         text = (
-            f"has no checkpoint '{shortened(wanted)}'. There are: {', '.join(map(str, steps))}; or use 'last' or 'all'"
+            f"has no checkpoint '{one_line(wanted)}'. There are: {', '.join(map(str, steps))}; or use 'last' or 'all'"
         )
         raise NotFoundError(f"{run.name} {text}.")
     if not whole:

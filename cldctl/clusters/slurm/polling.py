@@ -112,7 +112,9 @@ def is_torn(text: str) -> bool:
     A job without a line may then be in the queue still.
     """
     lines = [line.strip() for line in text.splitlines()]
-    return (text != "" and not text.endswith("\n")) or any(line[:1].isdecimal() and not _ROW.fullmatch(line) for line in lines)
+    return (text != "" and not text.endswith("\n")) or any(
+        line[:1].isdecimal() and not _ROW.fullmatch(line) for line in lines
+    )
 
 
 def parse_sacct(text: str) -> dict[str, list[str]]:
