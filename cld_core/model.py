@@ -20,6 +20,7 @@ from .recipe import Recipe, from_dict, with_overrides
 from .recipe.sampling import SamplingSpec
 from .run import RunFolder
 from .score import Score
+from .texts import is_count, one_line
 
 _log = logging.getLogger(__name__)
 
@@ -177,12 +178,11 @@ def pick_checkpoint(folder: RunFolder, recipe: Recipe, checkpoint: int | str) ->
         NotFoundError: the run has no such checkpoint, or none at all.
     """
     if str(checkpoint) != "last":
-        try:
+        if is_count(str(checkpoint)):
             return int(checkpoint)
-        except ValueError:
-            steps = ", ".join(map(str, folder.checkpoint_steps())) or "none"
-            text = f"'{checkpoint}' is not a checkpoint of {folder.name}. Use 'last' or a step; existing ones: {steps}."
-            raise NotFoundError(text) from None
+        steps = ", ".join(map(str, folder.checkpoint_steps())) or "none"
+        text = f"'{one_line(str(checkpoint))}' is not a checkpoint of {folder.name}"
+        raise NotFoundError(f"{text}. Use 'last' or a step; existing ones: {steps}.")
     step, damaged = newest_good(folder, recipe.model_digest())
     for entry in damaged:
         if entry.finished:

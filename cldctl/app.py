@@ -1,12 +1,15 @@
 """The `cldctl` command: collects the commands, and turns errors into one line and an exit code."""
 
+import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 import typer
-from rich.markup import escape
+from rich.text import Text
 
 from cld_core.errors import CldError
+from cld_core.texts import one_line
 
 from .commands import (
     cancel,
@@ -53,12 +56,17 @@ app.command("doctor")(doctor.doctor)
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line, by default that of this process; returns the exit code of docs/cli.md."""
     try:
-        app(None if arguments is None else list(arguments), prog_name="cldctl")
+        words = None if arguments is None else list(arguments)
+        code = app(words, prog_name="cldctl", standalone_mode=False)
+        return code if isinstance(code, int) else 0
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except CldError as error:
         _say(str(error))
         return error.exit_code
+    except typer.Abort:
+        err.print("aborted")
+        return 1
     except BrokenPipeError:
         sys.stderr.close()
     except OSError as error:
@@ -68,11 +76,29 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         err.print("interrupted")
         return 130
+    except Exception as error:
+        return _unforeseen(error)
     return 0
 
 
+def _unforeseen(error: Exception) -> int:
+    """Say what no command expected; returns the exit code. Wrong usage is among it: typer has its own errors."""
+    if hasattr(error, "format_message") and hasattr(error, "exit_code"):
+        message, context = str(error.format_message()), getattr(error, "ctx", None)
+        if message and context is not None:
+            message = f"{message.rstrip('.')}. See `{context.command_path} --help`."
+        if message:
+            _say(message)
+        return int(error.exit_code)
+    if os.environ.get("CLDCTL_DEBUG") == "1":
+        err.print("".join(traceback.format_exception(error)), end="", soft_wrap=True)
+    what = one_line(f"{type(error).__name__}: {error}")
+    _say(f"internal error ({what}). Set CLDCTL_DEBUG=1 to see the traceback, and report it with that.")
+    return 1
+
+
 def _say(problem: str) -> None:
-    err.print(f"[bold red]error:[/] {escape(problem)}", soft_wrap=True, highlight=False)
+    err.print(Text("error:", "bold red"), " ".join(problem.splitlines()), soft_wrap=True)
 
 
 def main() -> None:

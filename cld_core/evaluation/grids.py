@@ -8,14 +8,27 @@ from PIL import Image, PngImagePlugin
 from torch import Tensor
 
 from cld_core.data.images import to_pixels
+from cld_core.errors import UsageError
+from cld_core.recipe.checks import MAX_PICTURE
 from cld_core.run.atomic import replacing
 
 _GAP = 2
 
 
+def require_size(n: int, pixels: int) -> None:
+    """Refuse a grid of n images with so many pixels each that cannot be made in memory.
+
+    Raises:
+        UsageError: names how many can be.
+    """
+    if n * pixels > MAX_PICTURE:
+        raise UsageError(f"{n} images are too many for one picture. Draw at most {MAX_PICTURE // pixels}, or an .npz.")
+
+
 def tile(images: Tensor, *, columns: int | None = None, gap: int = _GAP) -> Tensor:
     """Images (n, C, H, W), uint8, side by side on black: (H', W', C), as nearly square as n allows."""
     n, channels, height, width = images.shape
+    require_size(n, height * width)
     columns = columns or math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
     canvas = torch.zeros(channels, rows * (height + gap) + gap, columns * (width + gap) + gap, dtype=torch.uint8)

@@ -8,8 +8,8 @@ from cld_core.errors import RecipeError, did_you_mean
 
 from .checks import problems
 from .schema import Recipe
-from .tree import describe, options_of, section_class, type_hints
-from .values import WRONG, YAML_WORDS, convert, inside, literals
+from .tree import describe, options_of, origin, section_class, type_hints
+from .values import WRONG, convert, inside, is_text, literals, shown
 
 # The place of an override, in messages.
 COMMAND_LINE = "command line"
@@ -45,29 +45,23 @@ def _build(path: str, node: Mapping[str, Any], tree: Mapping[str, Any], where: M
     try:
         return cls(**values)
     except RecipeError as error:
-        raise RecipeError(f"{_origin(path, where)}: {error}") from error
+        raise RecipeError(f"{origin(path, where)}: {error}") from error
 
 
 def _value(key: str, value: Any, hint: Any, bounds: dict[str, float], tree: Any, where: Any) -> Any:
     converted = convert(value, hint)
     if converted is WRONG or not inside(converted, bounds):
         options = options_of(key) or literals(hint)
-        guess = did_you_mean(str(value), options)
+        guess = did_you_mean(value, options) if isinstance(value, str) and len(value) < 100 else ""
         expected = f"one of {', '.join(options)}" if options else describe(key, tree)
-        shown = YAML_WORDS.get(repr(value), repr(value))
-        raise RecipeError(f"{_origin(key, where)}: '{key}' cannot be {shown}; expected {expected}.{guess}")
+        if isinstance(value, str) and not options and not is_text(value):
+            guess = " Leave out control characters, and shorten it."
+        raise RecipeError(f"{origin(key, where)}: '{key}' cannot be {shown(value)}; expected {expected}.{guess}")
     return converted
 
 
 def _origin_of_pair(key: str, other: str, where: Mapping[str, str]) -> str:
     """The place that set ``key``; if only ``other`` was typed, the command line comes first."""
-    place, place_of_other = _origin(key, where), _origin(other, where)
+    place, place_of_other = origin(key, where), origin(other, where)
     typed = place_of_other == COMMAND_LINE != place
     return f"{place_of_other}, and {place}" if typed else place
-
-
-def _origin(key: str, where: Mapping[str, str]) -> str:
-    """The place that set ``key``, or the nearest section above it that was set."""
-    while key and key not in where:
-        key = key.rpartition(".")[0]
-    return where.get(key, where.get("", "recipe"))

@@ -6,11 +6,17 @@ from cld_core.errors import did_you_mean
 
 from .data import ImageDataSpec, ToyDataSpec
 from .ncsnpp import NcsnppSpec
+from .network import MlpSpec, ResnetSpec
 from .schema import Recipe
 from .variants import names
 
 # The key, the other key, and what is wrong with the first and how to fix it.
 Problem = tuple[str, str, str]
+
+# A picture of so many pixels takes 800 MB while it is made.
+MAX_PICTURE = 2**28
+# Weights of a network for toy data: with gradients and moments, so many take 160 GB.
+MAX_WEIGHTS = 10**10
 
 
 def problems(recipe: Recipe) -> Iterator[Problem]:
@@ -20,6 +26,7 @@ def problems(recipe: Recipe) -> Iterator[Problem]:
         yield f"sampling.{name}", f"sampling.{other}", text
     if isinstance(recipe.data, ImageDataSpec):
         yield from _image_size(recipe.data)
+        yield from _pictures(recipe.periodic.samples, recipe.data)
     elif isinstance(recipe.data, ToyDataSpec):
         yield from _toy(recipe.data)
     yield from _network(recipe)
@@ -55,8 +62,18 @@ def _image_size(data: ImageDataSpec) -> Iterator[Problem]:
         yield "data.size", "data.name", text
 
 
+def _pictures(samples: int, data: ImageDataSpec) -> Iterator[Problem]:
+    pixels = data.own_pixels or data.size or 1
+    if samples * pixels**2 > MAX_PICTURE:
+        text = f"is {samples}: with images of {pixels} pixels, a picture shows at most {MAX_PICTURE // pixels**2}."
+        yield "periodic.samples", "data.size", f"{text} Lower it."
+
+
 def _network(recipe: Recipe) -> Iterator[Problem]:
     data, network = recipe.data, recipe.network
+    if isinstance(network, MlpSpec | ResnetSpec) and network.width**2 * network.layers > MAX_WEIGHTS:
+        text = f"is {network.width} in {network.layers} layers: more than {MAX_WEIGHTS:g} weights. Lower one of them."
+        yield "network.width", "network.layers", text
     if not isinstance(data, ImageDataSpec):
         if network.images:
             text = f"cannot be {network.name} with data.name={data.name}, which are vectors. Set network.name=mlp."

@@ -31,11 +31,11 @@ class ImageDataSpec:
     name: str = key("folder", "a data set that `cldctl data prepare` makes")
     path: str = key("data/folder", _PATH, path="file")
     size: int | None = key(
-        None, "height and width in pixels; needed for folder; null: cifar10 32, celebahq256 256", ge=1
+        None, "height and width in pixels; needed for folder; null: cifar10 32, celebahq256 256", ge=1, le=4096
     )
     flip: bool = key(True, "mirror training images at random, left to right")
     cache: Literal["auto", "memory", "disk"] = key("auto", "hold the images in memory; auto: up to 2 GiB")
-    threads: int = key(2, "threads of a rank that read images from the disk", ge=1)
+    threads: int = key(2, "threads of a rank that read images from the disk", ge=1, le=1024)
 
     @property
     def pixels(self) -> int:

@@ -4,6 +4,8 @@ from dataclasses import Field, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from cld_core.errors import RecipeError
+
 
 def key(
     default: Any,
@@ -50,4 +52,8 @@ def anchor(entry: "Field[Any]", value: Any, folder: Path) -> Any:
     kind = entry.metadata.get("path")
     if kind is None or value is None or (kind == "code" and not value.endswith(".py")):
         return value
-    return str(folder.absolute() / Path(value).expanduser())
+    try:
+        path = Path(value).expanduser()
+    except RuntimeError as error:
+        raise RecipeError(f"'{entry.name}' cannot be {value!r}: there is no such home folder. Correct it.") from error
+    return str(folder.absolute() / path)

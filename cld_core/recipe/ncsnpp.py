@@ -7,6 +7,7 @@ from cld_core.errors import RecipeError
 
 from .keys import key
 from .network import NetworkSpec
+from .values import shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,11 +21,11 @@ class NcsnppSpec(NetworkSpec):
     images: ClassVar[bool] = True
 
     name: Literal["ncsnpp"] = key("ncsnpp", "NCSN++, the U-Net for images")
-    image_size: int = key(32, "height and width of an image in pixels", ge=1)
-    image_channels: int = key(3, "colour channels of an image", ge=1)
-    channels: int = key(128, "channels at full resolution", ge=4)
+    image_size: int = key(32, "height and width of an image in pixels", ge=1, le=4096)
+    image_channels: int = key(3, "colour channels of an image", ge=1, le=64)
+    channels: int = key(128, "channels at full resolution", ge=4, le=8192)
     multipliers: tuple[int, ...] = key((1, 2, 2, 2), "channels of each resolution, as multiples of `channels`")
-    blocks: int = key(8, "residual blocks of each resolution on the way down; one more on the way up", ge=1)
+    blocks: int = key(8, "residual blocks of each resolution on the way down; one more on the way up", ge=1, le=256)
     attention: tuple[int, ...] = key((16,), "resolutions, in pixels, that get self-attention")
     resblock: Literal["biggan", "ddpm"] = key("biggan", "what resamples: a residual block, or a separate layer")
     fir: bool = key(True, "resample with the FIR filter; false: nearest neighbour and 2x2 average")
@@ -48,8 +49,9 @@ class NcsnppSpec(NetworkSpec):
         # Configuration files give lists.
         for name in ("multipliers", "attention", "fir_kernel"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        if not self.multipliers or min(self.multipliers) < 1:
-            raise RecipeError(f"network.multipliers = {list(self.multipliers)}: give at least one whole number >= 1")
+        if not 1 <= len(self.multipliers) <= 12 or not 1 <= min(self.multipliers) <= max(self.multipliers) <= 256:
+            found = f"network.multipliers = {shown(list(self.multipliers))}"
+            raise RecipeError(f"{found}: give at least one whole number >= 1, at most 12, none above 256")
         factor = 2 ** (len(self.multipliers) - 1)
         if self.image_size % factor:
             raise RecipeError(
@@ -58,13 +60,13 @@ class NcsnppSpec(NetworkSpec):
             )
         if unknown := sorted(set(self.attention) - set(self.resolutions)):
             raise RecipeError(
-                f"network.attention = {list(self.attention)}: the network never has {unknown} pixels; "
+                f"network.attention = {shown(list(self.attention))}: the network never has {shown(unknown)} pixels; "
                 f"choose among {list(self.resolutions)}"
             )
         taps = self.fir_kernel
         if not taps or len(taps) % 2 or taps != taps[::-1] or sum(taps) == 0:
             raise RecipeError(
-                f"network.fir_kernel = {list(taps)}: give an even number of symmetric taps, such as [1, 3, 3, 1]"
+                f"network.fir_kernel = {shown(list(taps))}: give an even number of symmetric taps, such as [1, 3, 3, 1]"
             )
         if self.embedding == "positional" and self.channels % 2:
             raise RecipeError(f"network.channels = {self.channels}: the positional embedding needs an even number")

@@ -22,8 +22,8 @@ class NetworkSpec:
 @dataclass(frozen=True, kw_only=True)
 class MlpSpec(NetworkSpec):
     name: Literal["mlp"] = key("mlp", "fully connected network for toy data")
-    width: int = key(128, "units of a hidden layer", ge=1)
-    layers: int = key(5, "linear layers, including the output layer", ge=2)
+    width: int = key(128, "units of a hidden layer", ge=1, le=65_536)
+    layers: int = key(5, "linear layers, including the output layer", ge=2, le=1000)
     time_input: Literal["raw", "log", "fourier"] = key(
         "raw", "what is appended to the input: t, log t, or waves of log t"
     )
@@ -32,5 +32,5 @@ class MlpSpec(NetworkSpec):
 @dataclass(frozen=True, kw_only=True)
 class ResnetSpec(NetworkSpec):
     name: Literal["resnet"] = key("resnet", "residual network for toy data, with log t at every layer")
-    width: int = key(64, "units of a hidden layer", ge=1)
-    layers: int = key(20, "residual layers between the first and the last", ge=1)
+    width: int = key(64, "units of a hidden layer", ge=1, le=65_536)
+    layers: int = key(20, "residual layers between the first and the last", ge=1, le=1000)

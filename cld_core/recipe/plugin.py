@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import importlib
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
@@ -24,25 +25,35 @@ def with_plugin_found(recipe: Recipe, recipe_file: Path) -> Recipe:
     if plugin is None:
         return recipe
     if not plugin.endswith(".py"):
-        if importlib.util.find_spec(plugin.partition(".")[0]) is None:
+        if not _is_installed(plugin):
             text = f"names the module {plugin}, which is not installed. Install it, or give a path ending in .py."
             raise RecipeError(f"{recipe_file}: 'data.plugin' {text}")
         return recipe
     for folder in (Path.cwd(), recipe_file.absolute().parent):
         data = recipe.anchored(folder).data
         assert isinstance(data, ToyDataSpec), "a path has changed, not the kind of data"
-        if Path(str(data.plugin)).is_file():
+        if os.path.isfile(str(data.plugin)):
             _parse(Path(str(data.plugin)))
             return dataclasses.replace(recipe, data=data)
     text = f"names {plugin}, but there is no such file here or beside the recipe. Correct the path."
     raise RecipeError(f"{recipe_file}: 'data.plugin' {text}")
 
 
+def _is_installed(module: str) -> bool:
+    """Whether a module of this name can be looked for, and its package found. Nothing of it is imported."""
+    if not all(part.isidentifier() for part in module.split(".")):
+        return False
+    try:
+        return importlib.util.find_spec(module.partition(".")[0]) is not None
+    except (ImportError, ValueError):  # ValueError: a module that is not from a file, such as __main__
+        return False
+
+
 def _parse(path: Path) -> None:
     """Refuse syntax errors; other mistakes show when the job, which loads torch, imports the file."""
     try:
         ast.parse(path.read_bytes(), str(path))
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError, OSError) as error:
         line = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
         raise RecipeError(f"{path}{line}: the plug-in is not Python ({error}). Fix it.") from error
 

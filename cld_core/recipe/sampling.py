@@ -65,11 +65,11 @@ class FixedStepSpec(SamplingSpec):
 
     auto_grid: ClassVar[str] = "linear"
 
-    nfe: int = key(500, "network evaluations of a fixed-step method, denoising included", ge=2)
+    nfe: int = key(500, "network evaluations of a fixed-step method, denoising included", ge=2, le=1_000_000)
     grid: Literal["auto", "linear", "quadratic", "power"] = key(
         "auto", "spacing of the times; auto: power for the exponential method, else linear"
     )
-    grid_power: float = key(6.0, "p of the power grid, which is uniform in B(t)^(1/p)", ge=1)
+    grid_power: float = key(6.0, "p of the power grid, which is uniform in B(t)^(1/p)", ge=1, le=1000)
 
     @property
     def spacing(self) -> str:

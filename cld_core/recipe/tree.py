@@ -93,7 +93,9 @@ def _unknown(path: str, tree: Mapping[str, Any]) -> str:
         return f"unknown key '{path}'. {_suggestion(path, tree)}"
     selector, node = SECTIONS[section].selector, tree.get(section)
     chosen = node.get(selector) if isinstance(node, Mapping) else None
-    context = f"{section}.{selector}={chosen or names(section)[0]}"
+    context = (
+        f"{section}.{selector}={chosen if isinstance(chosen, str) and chosen.isprintable() else names(section)[0]}"
+    )
     if SECTIONS[section].having(name):
         fix = f"Set {_which(section, name)}, or leave it out."
         return f"'{path}' is not a key of {context}. {fix} {_list_keys(section, tree)}"
@@ -137,6 +139,13 @@ def _existing(section: str, tree: Mapping[str, Any]) -> type:
     cls = section_class(section, tree)
     assert cls is not None, f"{section} is not a section"
     return cls
+
+
+def origin(key: str, where: Mapping[str, str]) -> str:
+    """The place that set ``key``, or the nearest section above it that was set."""
+    while key and key not in where:
+        key = key.rpartition(".")[0]
+    return where.get(key, where.get("", "recipe"))
 
 
 def walk(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

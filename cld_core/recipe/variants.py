@@ -47,7 +47,8 @@ class Section:
 
     def find(self, name: Any) -> Variant:
         """The variant of this name; the default if there is none, so that messages can list its keys."""
-        return self.variants.get(str(name), next(iter(self.variants.values())))
+        default = next(iter(self.variants.values()))
+        return self.variants.get(name, default) if isinstance(name, str) else default
 
     def chosen(self, node: Any) -> Variant:
         """The variant that the keys of a section choose, with the fallback of `find`."""

@@ -180,9 +180,9 @@ class RunFolder:
 
     def recipe(self) -> "Recipe":
         """The recipe in force: as submitted, and then what later continuations changed."""
-        from cld_core.recipe import load
+        from cld_core.recipe import load_frozen
 
-        return load(self.recipe_file, self.ledger.history().overrides)
+        return load_frozen(self.recipe_file, self.ledger.history().overrides)
 
     def identity(self) -> dict[str, Any]:
         """What `run.json` holds (`identity.identity`)."""

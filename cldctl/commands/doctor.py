@@ -26,7 +26,9 @@ def doctor(
     job: Annotated[bool, typer.Option("--job/--no-job", help="Look from a node, by a small job.")] = True,
     partition: Annotated[str | None, typer.Option(help="Only this partition; default: all.")] = None,
     account: Annotated[str | None, typer.Option(help="Account of the small job.")] = None,
-    wait: Annotated[float, typer.Option(metavar="SECONDS", min=1, help="How long the small job may take.")] = 120,
+    wait: Annotated[
+        float, typer.Option(metavar="SECONDS", min=1, max=86400, help="How long the small job may take.")
+    ] = 120,
     gpu: Annotated[bool, typer.Option("--gpu", help="Check this machine's GPU, too: the quick checks.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
     directory: RunsDir = None,

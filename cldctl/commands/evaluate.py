@@ -11,9 +11,9 @@ import typer
 from cld_core.errors import UsageError
 from cld_core.evaluation import registry
 from cld_core.run import RunFolder
-from cldctl.ui.console import err, out
+from cldctl.ui.console import err, out, strong
 
-from .options import ClusterOfRun, Follow, RunsDir, find_run, one_run, refuse_twice, runs_dir, split_runs
+from .options import MAX_SHARDS, ClusterOfRun, Follow, RunsDir, find_run, one_run, refuse_twice, runs_dir, split_runs
 
 if TYPE_CHECKING:
     from cldctl.clusters.base import Cluster
@@ -54,7 +54,7 @@ def evaluate(
         int | None,
         typer.Option(min=2, help="Samples, or test examples if none are drawn; default: eval.samples."),
     ] = None,
-    shards: Annotated[int | None, typer.Option(min=1, help="Pieces; default: one a process.")] = None,
+    shards: Annotated[int | None, typer.Option(min=1, max=MAX_SHARDS, help="Pieces; default: one a process.")] = None,
     checkpoint: Annotated[str, typer.Option(metavar="last|all|STEP", help="Which checkpoints.")] = "last",
     sweep: Annotated[
         list[str] | None,
@@ -133,7 +133,7 @@ def _say(run: RunFolder, made: "EvaluationPlan", outcome: "Outcome", where: "Clu
     if many:
         groups = {"already complete": outcome.complete, "being computed": outcome.running, "started": outcome.started}
         counts = ", ".join(f"{len(names)} {words}" for words, names in groups.items() if names)
-        err.print(f"{len(made.requests)} evaluations of [bold]{run.name}[/]: {counts}", soft_wrap=True)
+        err.print(strong(f"{len(made.requests)} evaluations of ", run.name, f": {counts}"), soft_wrap=True)
     for name in () if many else outcome.complete:
         err.print(f"{name} is already complete")
     for name in () if many else outcome.running:
@@ -141,8 +141,8 @@ def _say(run: RunFolder, made: "EvaluationPlan", outcome: "Outcome", where: "Clu
     if outcome.job is not None:
         which = made.sweep.id if made.sweep is not None else outcome.started[0]
         several = many and made.sweep is None
-        what = f"evaluations of {run.name}" if several else f"evaluation [bold]{which}[/] of {run.name}"
-        err.print(f"{what}, job {outcome.job.job_id} ({where.name})", soft_wrap=True)
+        what = ("evaluations",) if several else ("evaluation ", which)
+        err.print(strong(*what), f"of {run.name}, job {outcome.job.job_id} ({where.name})", soft_wrap=True)
 
 
 def _show(run: RunFolder, made: "EvaluationPlan", outcome: "Outcome", stay: bool) -> None:

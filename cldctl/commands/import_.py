@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cldctl.ui.console import err, out
+from cldctl.ui.console import err, out, strong
 
 from .options import Overrides, RunsDir, runs_dir
 
@@ -34,9 +34,8 @@ def import_checkpoint(
     path = runs_dir(directory) / (name or new_name(resolved.name))
     made = import_published(file, resolved, path, identity(resolved.name, recipe_file))
     run = made.folder
-    err.print(
-        f"run [bold]{run.name}[/] in {run.path}: step {made.step}, {made.parameters:,} parameters", soft_wrap=True
-    )
+    done = f" in {run.path}: step {made.step}, {made.parameters:,} parameters"
+    err.print(strong("run ", run.name, done), soft_wrap=True)
     if resolved.optim.name != "adam":
         text = f"published checkpoints were trained with adam; resuming uses their state for {resolved.optim.name}"
         err.print(text, style="yellow", soft_wrap=True)

@@ -1,5 +1,6 @@
 """Arguments that several commands share, and what they mean."""
 
+import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
@@ -8,9 +9,13 @@ import typer
 
 from cld_core.errors import NotFoundError, UsageError
 from cld_core.run import RunFolder, find_runs
+from cld_core.texts import has_control
 from cldctl.clusters import CLUSTERS
 from cldctl.hints import default_root
 from cldctl.ui.console import err
+
+# Each has files of its own, and Slurm accepts arrays of a few thousand tasks.
+MAX_SHARDS = 100_000
 
 RunsDir = Annotated[
     Path | None, typer.Option("--runs-dir", help="Folder of the runs; default: $CLDCTL_RUNS, else runs/.")
@@ -54,8 +59,15 @@ def find_run(name: str | None, root: Path) -> RunFolder:
 def split_runs(words: list[str] | None) -> tuple[list[str], list[str]]:
     """Separate run names from KEY=VALUE overrides, which may come in any order."""
     words = words or []
-    runs = [word for word in words if "=" not in word or RunFolder(word).exists]
+    runs = [word for word in words if "=" not in word or _is_run(word)]
     return runs, [word for word in words if word not in runs]
+
+
+def _is_run(word: str) -> bool:
+    # An override may be longer than a path.
+    with contextlib.suppress(OSError, ValueError):
+        return RunFolder(word).exists
+    return False
 
 
 def one_run(words: list[str] | None) -> tuple[str | None, list[str]]:
@@ -87,5 +99,7 @@ def check_output(file: Path | None, suffixes: Iterable[str], what: str) -> None:
     endings = " or ".join(suffixes)
     if file.suffix not in suffixes:
         raise UsageError(f"-o {file}: {what} written as {endings}. Use a name that ends in {endings}.")
+    if has_control(file.name):
+        raise UsageError(f"-o {file}: the name has control characters. Use another one.")
     if not file.absolute().parent.is_dir():
         raise UsageError(f"-o {file}: there is no folder {file.absolute().parent}. Create it first.")

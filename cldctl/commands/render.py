@@ -20,4 +20,4 @@ def render(
     from cld_core.recipe import dump, load
     from cldctl.lookup import find_recipe
 
-    out.print(dump(load(find_recipe(recipe), overrides or [])), end="", markup=False, soft_wrap=True)
+    out.print(dump(load(find_recipe(recipe), overrides or []), frozen=False), end="", markup=False, soft_wrap=True)

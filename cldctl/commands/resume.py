@@ -8,7 +8,7 @@ import typer
 
 from cld_core.errors import CldError, NotFoundError, UsageError
 from cld_core.run import RunFolder
-from cldctl.ui.console import err
+from cldctl.ui.console import err, strong
 
 from .options import ClusterOfRun, Follow, RunsDir, find_run, runs_dir, split_runs
 
@@ -89,7 +89,7 @@ def _resume(run: RunFolder, overrides: list[str], from_step: int | None, cluster
     def about(recipe: "Recipe", start: int, damaged: "Sequence[DamagedCheckpoint]") -> None:
         for entry in damaged:
             err.print(entry.skipped, markup=False, style="yellow", soft_wrap=True)
-        err.print(f"resuming [bold]{run.name}[/] from step {start} of {recipe.train.steps}")
+        err.print(strong("resuming ", run.name, f" from step {start} of {recipe.train.steps}"))
 
     where = home.chosen(cluster, run)
     with home.only_one(run.path, where):

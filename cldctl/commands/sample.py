@@ -12,19 +12,25 @@ from cldctl.ui.console import err, out
 from .options import RunsDir, check_output, find_run, one_run, refuse_twice, runs_dir
 
 if TYPE_CHECKING:
+    from cld_core.model import Model
     from cld_core.sampling import Samples
+
+# More do not fit into one file that anybody could open; `cldctl eval` draws and keeps as many as there is disk for.
+MAX_SAMPLES = 10_000_000
 
 
 def sample(
     words: Annotated[list[str] | None, typer.Argument(metavar="RUN | KEY=VALUE")] = None,
-    n: Annotated[int | None, typer.Option("-n", min=1, help="How many; default: 64 images, 2000 points.")] = None,
+    n: Annotated[
+        int | None, typer.Option("-n", min=1, max=MAX_SAMPLES, help="How many; default: 64 images, 2000 points.")
+    ] = None,
     output: Annotated[Path | None, typer.Option("-o", metavar="FILE.png|.npz", help="Where to write.")] = None,
     method: Annotated[
         str | None, typer.Option(help="ode, em, sscs or exponential (best below 100 NFE); default: the recipe's.")
     ] = None,
     nfe: Annotated[int | None, typer.Option(help="Network evaluations of a fixed-step method.")] = None,
     checkpoint: Annotated[str, typer.Option(metavar="last|STEP", help="Which checkpoint.")] = "last",
-    seed: Annotated[int, typer.Option(min=0, help="Key of the noise.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Key of the noise.")] = 0,
     directory: RunsDir = None,
 ) -> None:
     """Draw samples: a grid of images, a scatter over the true density (toy data), or arrays (.npz).
@@ -53,6 +59,7 @@ def sample(
     model = cld_core.load(run.path, checkpoint)
     target = output or run.samples / f"step_{model.step:08d}_{spec.method}.png"
     count = n or pictures.default_count(model)
+    _require_room(count, model, target)
     model.recipe = replace(model.recipe, sampling=spec)
     drawn = model.draw(count, seed=seed, batch_size=model.recipe.eval.batch_size)
     if target.suffix == ".npz":
@@ -63,6 +70,27 @@ def sample(
         err.print(remark, style="yellow")
     err.print(f"{count} samples of step {model.step}, {drawn.nfe:.0f} network evaluations each ({spec.method})")
     out.print(str(target), markup=False, soft_wrap=True)
+
+
+def _require_room(count: int, model: "Model", target: Path) -> None:
+    """Refuse more samples than the picture or the memory can hold, before any is drawn.
+
+    Raises:
+        UsageError: names how many can be.
+    """
+    import math
+
+    import psutil
+
+    from cld_core.evaluation import grids
+
+    pixels = math.prod(model.data_shape[1:])
+    if model.is_image and target.suffix == ".png":
+        grids.require_size(count, pixels)
+    # float32: positions, velocities, and what is written of them.
+    most = psutil.virtual_memory().total // (16 * math.prod(model.data_shape))
+    if count > most:
+        raise UsageError(f"-n {count}: so many samples do not fit into the memory. Draw at most {most} at once.")
 
 
 def _write_arrays(path: Path, drawn: "Samples", are_images: bool) -> None:

@@ -8,7 +8,7 @@ import typer
 from cld_core.errors import RecipeError
 from cldctl.ui.console import err, out
 
-from .options import ClusterOption, Follow, Overrides, RunsDir, check_output, runs_dir
+from .options import MAX_SHARDS, ClusterOption, Follow, Overrides, RunsDir, check_output, runs_dir
 
 if TYPE_CHECKING:
     from cld_core.recipe import Recipe
@@ -23,7 +23,7 @@ def stats(
     features: Annotated[
         bool, typer.Option("--features", help="Keep the features, which --kid and --prc need.")
     ] = False,
-    shards: Annotated[int | None, typer.Option(min=1, help="Pieces; default: one a process.")] = None,
+    shards: Annotated[int | None, typer.Option(min=1, max=MAX_SHARDS, help="Pieces; default: one a process.")] = None,
     cluster: ClusterOption = None,
     follow: Follow = False,
     directory: RunsDir = None,

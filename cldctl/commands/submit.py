@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cld_core.run import RunFolder
-from cldctl.ui.console import err, out
+from cldctl.ui.console import err, out, strong
 
 from .options import ClusterOption, Follow, Overrides, RunsDir, runs_dir
 
@@ -56,7 +56,7 @@ def submit(
         return
 
     def started(run: RunFolder, job: "JobRef") -> None:
-        err.print(f"run [bold]{run.name}[/] in {run.path}", soft_wrap=True)
+        err.print(strong("run ", run.name, f" in {run.path}"), soft_wrap=True)
 
     finish(policy.submit(path, resolved, file, where, metrics, started), follow)
 

@@ -12,6 +12,7 @@ from cld_core.evaluation.evaluation import Evaluation, evaluations_of
 from cld_core.evaluation.report_numbers import Number, network_evaluations, numbers
 from cld_core.evaluation.request import EvalRequest
 from cld_core.run import RunFolder
+from cld_core.texts import is_count, one_line
 
 RULE = "marked: |a - b| > 2 sqrt(sa^2 + sb^2) against the first run, with standard errors sa and sb"
 # How many samples or test examples a result is of; results of one checkpoint may differ in it.
@@ -149,9 +150,11 @@ def to_json(columns: Sequence[Column]) -> dict[str, Any]:
 
 def _step(run: RunFolder, checkpoint: str, finished: Sequence[tuple[Evaluation, dict[str, Any]]]) -> int:
     steps = sorted({report["checkpoint_step"] for _, report in finished})
-    if not checkpoint.isdigit() or int(checkpoint) not in steps:
+    if not is_count(checkpoint) or int(checkpoint) not in steps:
         known = ", ".join(map(str, steps))
-        raise NotFoundError(f"{run.name} has no finished evaluation of step '{checkpoint}'. There are: {known}.")
+        raise NotFoundError(
+            f"{run.name} has no finished evaluation of step '{one_line(checkpoint)}'. There are: {known}."
+        )
     return int(checkpoint)
 
 

@@ -11,6 +11,7 @@ from cld_core.evaluation.request import EvalRequest
 from cld_core.evaluation.sweeps import Axis, Cell, Sweep
 from cld_core.recipe import Recipe, with_overrides
 from cld_core.run import RunFolder
+from cld_core.texts import is_count, one_line
 
 from .sweep import CHECKPOINT, combinations, refuse_idle_axes
 
@@ -100,11 +101,13 @@ def checkpoints(run: RunFolder, wanted: str) -> tuple[list[int], list[DamagedChe
         whole = [] if step is None else [step]
     elif wanted == "all":
         whole, damaged = all_whole(run)
-    elif wanted.isdigit() and int(wanted) in steps:
+    elif is_count(wanted) and int(wanted) in steps:
         verify(run, int(wanted))
         whole, damaged = [int(wanted)], []
     else:
-        text = f"has no checkpoint '{wanted}'. There are: {', '.join(map(str, steps))}; or use 'last' or 'all'"
+        text = (
+            f"has no checkpoint '{one_line(wanted)}'. There are: {', '.join(map(str, steps))}; or use 'last' or 'all'"
+        )
         raise NotFoundError(f"{run.name} {text}.")
     if not whole:
         raise CheckpointError(f"{run.name} has no whole checkpoint: {damaged[0].reason}")

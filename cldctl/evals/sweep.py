@@ -1,6 +1,7 @@
 """The axes of a sweep: from what is typed to combinations of settings."""
 
 import itertools
+import math
 from collections.abc import Sequence
 
 from cld_core.errors import UsageError, did_you_mean
@@ -10,6 +11,8 @@ from cld_core.recipe.tree import all_keys
 SWEEPABLE = ("sampling", "eval")
 # The axis of an evaluation of several checkpoints.
 CHECKPOINT = "checkpoint"
+# Each is an evaluation with a folder of its own.
+MAX_CELLS = 10_000
 
 
 def parse(texts: Sequence[str]) -> tuple[Axis, ...]:
@@ -34,6 +37,8 @@ def parse(texts: Sequence[str]) -> tuple[Axis, ...]:
         if len(set(values)) < len(values):
             raise UsageError(f"--sweep '{text}' has a value twice. Remove one.")
         axes.append(Axis(key, values))
+    if (cells := math.prod(len(axis.values) for axis in axes)) > MAX_CELLS:
+        raise UsageError(f"--sweep: {cells} combinations are more than {MAX_CELLS}. Sweep over fewer values at once.")
     return tuple(axes)
 
 

@@ -1,10 +1,20 @@
-"""Two consoles: data goes to stdout, everything else to stderr. Colours and bars only on a terminal."""
+"""Two consoles: data goes to stdout, everything else to stderr. Colours and bars only on a terminal.
+
+Names, reasons and details come from files and commands of others. The consoles show them as they are: markup is off
+unless a call asks for it, and nothing in a text steers the terminal.
+"""
 
 import io
 import os
 import sys
+from collections.abc import Iterable
+from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.text import Text
+
+from cld_core.texts import printable
 
 for _stream in (sys.stdout, sys.stderr):
     if isinstance(_stream, io.TextIOWrapper):
@@ -13,5 +23,27 @@ for _stream in (sys.stdout, sys.stderr):
 # Output that does not go to a terminal is not cut to the width of one.
 _PIPED_WIDTH = None if (sys.stdout and sys.stdout.isatty()) or "COLUMNS" in os.environ else 200
 
-out = Console(highlight=False, width=_PIPED_WIDTH)
-err = Console(stderr=True, highlight=False)
+
+class PlainConsole(Console):
+    """Shows texts without escape sequences and control characters, wherever in a table or bar they are."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False, **options)
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        """As the base class, from the text that is left: here, so that it is measured without what is cut out."""
+        return super().render_str(printable(text), **how)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """As the base class; for texts that were not strings. Control segments are rich's own, such as cursor moves."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=printable(segment.text))
+
+
+out = PlainConsole(width=_PIPED_WIDTH)
+err = PlainConsole(stderr=True)
+
+
+def strong(*parts: str) -> Text:
+    """A text whose second, fourth, ... part is bold."""
+    return Text.assemble(*((part, "bold" if index % 2 else "") for index, part in enumerate(parts)))

@@ -8,6 +8,9 @@ from .campaign import Target
 
 TARGETS: dict[str, str] = {
     "weights": "tests.fuzz.weights:TARGET",
+    "recipes": "tests.fuzz.recipes:TARGET",
+    "command_lines": "tests.fuzz.command_lines:TARGET",
+    "slurm_output": "tests.fuzz.slurm_output:TARGET",
 }
 
 

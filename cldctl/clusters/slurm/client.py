@@ -5,9 +5,10 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from cld_core.texts import is_count
 from cldctl.clusters.base import SchedulerAway, SchedulerRefused
 
 TIMEOUT_S = 15.0
@@ -41,13 +42,15 @@ def run(command: Sequence[str], stdin: str = "") -> Answer:
             command,
             capture_output=True,
             text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=TIMEOUT_S,
             input=stdin,
             env={**os.environ, "SLURM_TIME_FORMAT": "standard"},
         )
     except subprocess.TimeoutExpired:
         return Answer(-1, f"no answer within {TIMEOUT_S:.0f} s", away=True)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a word with a NUL
         return Answer(-1, str(error))
     if done.returncode == 0:
         return Answer(0, done.stdout)
@@ -70,6 +73,20 @@ def show_job(job_id: str) -> dict[str, str]:
     """`scontrol show job` as a dictionary; empty if the controller does not know the job or does not answer."""
     text = output_of(["scontrol", "--oneliner", "show", "job", job_id]) or ""
     return dict(word.split("=", 1) for word in text.split() if "=" in word)
+
+
+def restarts_of(job: Mapping[str, str]) -> int | None:
+    """How often Slurm has started a job again, from `show_job`; None if it does not say."""
+    text = job.get("Restarts", "")
+    return int(text) if is_count(text) else None
+
+
+def seconds_of(moment: str) -> float | None:
+    """A time as Slurm writes it, in seconds since 1970; None if it is none, such as "N/A"."""
+    try:
+        return time.mktime(time.strptime(moment, "%Y-%m-%dT%H:%M:%S"))
+    except (ValueError, OverflowError):
+        return None
 
 
 def cancel(job_ids: Collection[str]) -> None:
@@ -122,24 +139,38 @@ def requeue(job_id: str, *, delay_s: float = 0.0, exclude: Sequence[str] = ()) -
 def _waits(job_id: str, before: dict[str, str]) -> bool:
     """Whether a job was requeued since, or is in the queue anyway."""
     job = show_job(job_id)
-    again = "Restarts" in before and int(job.get("Restarts", 0)) > int(before["Restarts"])
+    again = restarts_of(before) is not None and (restarts_of(job) or 0) > (restarts_of(before) or 0)
     return again or job.get("JobState", "") in ("PENDING", "REQUEUED", "REQUEUE_HOLD")
 
 
 @functools.cache
 def max_array_size() -> int | None:
     """The most tasks of an array, asked once per process; None without an answer."""
-    size = re.search(r"^MaxArraySize\s*=\s*(\d+)", output_of(["scontrol", "show", "config"]) or "", re.MULTILINE)
+    size = re.search(
+        r"^MaxArraySize\s*=\s*([0-9]{1,9})\b", output_of(["scontrol", "show", "config"]) or "", re.MULTILINE
+    )
     return int(size[1]) if size else None
 
 
 def submitted_since(name: str, when: float) -> list[str] | None:
-    """Ids of this user's jobs of a name that were submitted after ``when``, seconds; None without an answer."""
+    """Ids of this user's jobs of a name that were submitted after ``when``, seconds.
+
+    None without an answer, or if a line of it cannot be read: there may be such jobs.
+    """
     text = output_of(["squeue", "--me", "--noheader", f"--name={name}", "--format=%A|%V"])
     if text is None:
         return None
-    jobs = [line.strip().split("|") for line in text.splitlines() if "|" in line]
-    return sorted({job for job, at in jobs if time.mktime(time.strptime(at, "%Y-%m-%dT%H:%M:%S")) >= int(when)})
+    found = set()
+    for line in text.splitlines():
+        job, _, at = line.strip().partition("|")
+        if not job[:1].isdecimal():
+            continue
+        submitted = seconds_of(at) if is_count(job) else None
+        if submitted is None:
+            return None
+        if submitted >= int(when):
+            found.add(job)
+    return sorted(found)
 
 
 def sacct(fields: str, job_ids: Sequence[str]) -> str | None:

@@ -86,7 +86,7 @@ def parse_partitions(text: str) -> list[Partition]:
 
 def parse_duration(text: str) -> int | None:
     """Seconds of Slurm's ``[days-]hours:minutes:seconds``; None for UNLIMITED and NONE."""
-    match = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", text)
+    match = re.fullmatch(r"(?:([0-9]{1,9})-)?([0-9]{1,9}):([0-9]{1,9}):([0-9]{1,9})", text)
     if match is None:
         return None
     days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
@@ -108,5 +108,5 @@ def _word(pairs: Mapping[str, str], key: str) -> str:
 
 
 def _leading_number(text: str) -> int:
-    match = re.match(r"\d+", text)
+    match = re.match(r"[0-9]{1,18}(?![0-9])", text)
     return int(match[0]) if match else 0

@@ -10,6 +10,7 @@ from cld_core.place import Place
 from cld_core.run.events import Cause
 from cld_core.run.history import Attempt
 from cld_core.stop import StopCode
+from cld_core.texts import is_count
 from cldctl.clusters import submitit_jobs
 from cldctl.clusters.base import InJob, SchedulerAway, read_from
 
@@ -62,7 +63,7 @@ class SlurmJob(InJob):
         noticed = polling.notice_in(self.log_since(log_offset))
         if noticed not in (None, "cancelled"):
             return noticed
-        if int(job.get("Restarts", self.restart)) > self.restart:
+        if (client.restarts_of(job) or 0) > self.restart:
             return polling.notice_in(self._log_with_a_reason(log_offset)) or "requeued"
         if "COMPLETING" in job.get("JobState", "") or job.get("JobState") == "CANCELLED":
             return "timeout" if 0 <= -_seconds_left(job) < 60 and _limit_reached(job) else "cancelled"
@@ -104,11 +105,11 @@ class SlurmJob(InJob):
 
 def _seconds_left(job: Mapping[str, str]) -> float:
     """Until the job's end as the controller knows it; negative after it, large if it does not say."""
-    try:
-        return time.mktime(time.strptime(job["EndTime"], "%Y-%m-%dT%H:%M:%S")) - time.time()
-    except (KeyError, ValueError):
-        end = os.environ.get("SLURM_JOB_END_TIME")
-        return float(end) - time.time() if end else 1e9
+    end = client.seconds_of(job.get("EndTime", ""))
+    if end is None:
+        known = os.environ.get("SLURM_JOB_END_TIME", "")
+        end = float(known) if is_count(known) else None
+    return 1e9 if end is None else end - time.time()
 
 
 def _limit_reached(job: Mapping[str, str]) -> bool:

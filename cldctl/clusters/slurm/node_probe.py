@@ -3,13 +3,14 @@
 Its answer is written into a folder beside the runs; that it arrives proves that the folder is shared. Loads no torch.
 """
 
+import ipaddress
 import os
 import platform
 import shlex
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from typing import Any, Literal
 from cld_core import network
 from cld_core.run.atomic import write_json
 from cld_core.small_files import read_json
+from cld_core.texts import is_count
 from cldctl import file_system
 from cldctl.clusters import submitit_jobs
 from cldctl.clusters.base import SchedulerAway, SchedulerRefused
@@ -67,7 +69,9 @@ def probe(folder: Path, hosts: Sequence[str], options: Sequence[str], wait_s: fl
     )
     if submitted.code != 0:
         return Probe("away" if submitted.away else "refused", message=submitted.last_line)
-    job_id = submitted.last_line.split(";")[0]
+    job_id = submitted.last_line.split(";")[0].strip()
+    if not is_count(job_id):
+        return Probe("refused", message=f"it did not say which job it submitted: {submitted.last_line}")
     try:
         return _wait(folder, job_id, wait_s)
     finally:
@@ -88,7 +92,7 @@ def script(folder: Path, hosts: Sequence[str]) -> str:
 def _wait(folder: Path, job_id: str, wait_s: float) -> Probe:
     deadline = time.monotonic() + wait_s
     job: dict[str, str] = {}
-    while (answer := read_json(folder / ANSWER)) is None:
+    while (answer := _answer(folder)) is None:
         job = client.show_job(job_id) or job
         if job and polling.seen_of(job.get("JobState", "")).is_gone:
             return _without_an_answer(folder, job_id, job)
@@ -99,15 +103,55 @@ def _wait(folder: Path, job_id: str, wait_s: float) -> Probe:
 
 
 def _without_an_answer(folder: Path, job_id: str, job: dict[str, str]) -> Probe:
-    code = int(job.get("ExitCode", "0:0").split(":")[0])
+    said = job.get("ExitCode", "0:0").split(":")[0]
+    code = int(said) if is_count(said) else -1
     if code == 0 and job.get("JobState") == "COMPLETED":
         deadline = time.monotonic() + APPEARS_LATE_S
         while time.monotonic() < deadline:
-            if (answer := read_json(folder / ANSWER)) is not None:
+            if (answer := _answer(folder)) is not None:
                 return Probe("answered", job_id, job=job, answer=answer)
             time.sleep(0.5)
         return Probe("unseen", job_id, job=job)
     return Probe(_MEANING.get(code, "failed"), job_id, f"{job.get('JobState')}, exit code {code}", job)
+
+
+def _answer(folder: Path) -> dict[str, Any] | None:
+    """What the job wrote, see `main`; None before it has."""
+    answer = read_json(folder / ANSWER)
+    if not isinstance(answer, dict):
+        return None
+    fits = all(name in answer and is_of(answer[name]) for name, is_of in _FIELDS.items())
+    return answer if fits else None
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_address_or_none(value: Any) -> bool:
+    if value is None:
+        return True
+    try:
+        return _is_text(value) and bool(ipaddress.ip_address(value))
+    except ValueError:
+        return False
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+def _are_named_texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_text, value.values()))
+
+
+_FIELDS: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("host", "python", "file_system"), _is_text),
+    "node": lambda value: value is None or _is_text(value),
+    "own_address": _is_address_or_none,
+    **dict.fromkeys(("unresolved", "interfaces"), _are_texts),
+    "variables": _are_named_texts,
+}
 
 
 def _cancel(job_id: str) -> None:

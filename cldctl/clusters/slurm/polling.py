@@ -15,6 +15,8 @@ _PHASES: dict[str, Phase] = {
     **dict.fromkeys(("RUNNING", "CONFIGURING", "SIGNALING", "RESIZING"), "running"),
     **dict.fromkeys(("SUSPENDED", "STOPPED"), "suspended"),
     **dict.fromkeys(("COMPLETING", "STAGE_OUT"), "ending"),
+    **dict.fromkeys(("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "DEADLINE", "PREEMPTED"), "gone"),
+    **dict.fromkeys(("NODE_FAIL", "BOOT_FAIL", "LAUNCH_FAILED", "RECONFIG_FAIL", "OUT_OF_MEMORY"), "gone"),
 }
 # What the end of a job is called in the ledger. A job that ended on its own (COMPLETED) says nothing about a run.
 CAUSE_OF_STATE: dict[str, Cause] = {
@@ -35,6 +37,8 @@ _CAUSE_OF_NOTICE: dict[str, Cause] = {
     "NODE FAILURE": "node_failure",
     "JOB REQUEUE": "requeued",
 }
+_JOB = re.compile(r"[0-9]+(?:[_+][0-9]+)?")
+_ROW = re.compile(rf"({_JOB.pattern})\|([^|]*)\|([^|]*)\|(.*)")
 # Slurm's own lines, or the error that torch ends with on a GPU; others may speak of memory and live on.
 _OUT_OF_MEMORY = re.compile(
     r"^(?:slurmstepd|slurmd|srun)\b.*(?:oom[-_]kill|exceeded (?:job |step )?memory limit|out of memory)"
@@ -86,7 +90,7 @@ def _ask(wanted: frozenset[str], settled: Collection[str]) -> Poll:
     if missing:
         for job, states in parse_sacct(client.sacct("JobID,State,NodeList", missing) or "").items():
             jobs.setdefault(job, seen_of(states[-1]))
-    if queue is not None:
+    if queue is not None and not is_torn(queue):
         # Slurm has forgotten the others: without accounting, a job that is not in the queue has ended.
         for job in wanted:
             jobs.setdefault(job, Seen("gone"))
@@ -94,32 +98,50 @@ def _ask(wanted: frozenset[str], settled: Collection[str]) -> Poll:
 
 
 def parse_squeue(text: str) -> dict[str, Seen]:
-    """Answers of ``squeue --format='%i|%T|%N|%r'``, by job id; tasks of an array are ``ARRAY_TASK``."""
-    rows = [line.strip().split("|", 3) for line in text.splitlines()]
-    return {row[0]: seen_of(*row[1:]) for row in rows if len(row) == 4}
+    """Answers of ``squeue --format='%i|%T|%N|%r'``, by job id; tasks of an array are ``ARRAY_TASK``.
+
+    Lines of another form are left out: see `is_torn`.
+    """
+    rows = [match.groups() for line in text.splitlines() if (match := _ROW.fullmatch(line.strip()))]
+    return {job: seen_of(state, node, reason) for job, state, node, reason in rows}
+
+
+def is_torn(text: str) -> bool:
+    """Whether squeue's answer was cut off, or has lines about jobs that cannot be read.
+
+    A job without a line may then be in the queue still.
+    """
+    lines = [line.strip() for line in text.splitlines()]
+    return (text != "" and not text.endswith("\n")) or any(
+        line[:1].isdecimal() and not _ROW.fullmatch(line) for line in lines
+    )
 
 
 def parse_sacct(text: str) -> dict[str, list[str]]:
-    """States of every start of each job, oldest first, from ``sacct --parsable2 --duplicates``."""
+    """States of every start of each job, oldest first, from ``sacct --parsable2 --duplicates``.
+
+    Lines of another form are left out; a state that is not there is empty.
+    """
     states: dict[str, list[str]] = {}
     for line in text.splitlines():
-        parts = line.strip().split("|")
-        if len(parts) >= 2 and parts[0]:
-            states.setdefault(parts[0], []).append(parts[1].split()[0])
+        job, bar, rest = line.strip().partition("|")
+        if bar and _JOB.fullmatch(job):
+            states.setdefault(job, []).append((rest.partition("|")[0].split() or [""])[0])
     return states
 
 
 def seen_of(state: str, node: str = "", reason: str = "") -> Seen:
-    """What one of Slurm's words for a state means, for example "CANCELLED by 0"."""
-    word = state.split()[0].rstrip("+") if state else ""
-    phase = _PHASES.get(word, "gone")
-    return Seen(
-        phase,
-        ended=CAUSE_OF_STATE.get(word) if phase == "gone" else None,
-        node=node,
-        reason=reason if phase == "pending" and reason != "None" else "",
-        word=word,
-    )
+    """What one of Slurm's words for a state means, for example "CANCELLED by 0".
+
+    Nothing is concluded from a word that nobody knows: who takes a job for gone starts another one.
+    """
+    word = (state.split() or [""])[0].rstrip("+")
+    phase = _PHASES.get(word, "unknown")
+    if phase == "unknown":
+        reason = f"Slurm calls its state {word!r}"
+    elif phase != "pending" or reason == "None":
+        reason = ""
+    return Seen(phase, CAUSE_OF_STATE.get(word) if phase == "gone" else None, node, reason, word)
 
 
 def states_of_starts(job_id: str) -> list[str]:

@@ -74,3 +74,25 @@ def test_a_module_must_be_installed():
     recipe = load(RECIPES / "toy.yaml", ["data.plugin=no_such_module_at_all"])
     with pytest.raises(RecipeError, match="no_such_module_at_all, which is not installed"):
         with_plugin_found(recipe, RECIPES / "toy.yaml")
+
+
+@pytest.mark.parametrize(
+    "plugin", ["__main__", "", ".", "..x", ".x", "a b", "builtins.", "no_such_module_", "x" * 3000]
+)
+def test_what_is_not_a_module_is_refused(plugin):
+    with pytest.raises(RecipeError, match="not installed"):
+        with_plugin_found(load(RECIPES / "toy.yaml", [f"data.plugin='{plugin}'"]), RECIPES / "toy.yaml")
+
+
+@pytest.mark.parametrize("content", [b"\x00", b"(" * 5000, b"-" * 100_000 + b"1", b"\xff", b"# coding: nothing\n"])
+def test_a_file_that_is_not_python_is_refused(tmp_path, content):
+    (tmp_path / "ring.py").write_bytes(content)
+    with pytest.raises(RecipeError, match="not Python"):
+        with_plugin_found(load(RECIPES / "toy.yaml", ["data.plugin=ring.py"]), tmp_path / "mine.yaml")
+
+
+def test_paths_that_lead_nowhere(tmp_path):
+    with pytest.raises(RecipeError, match="no such file"):
+        with_plugin_found(load(RECIPES / "toy.yaml", [f"data.plugin={'x' * 3000}.py"]), tmp_path / "mine.yaml")
+    with pytest.raises(RecipeError, match="'path' cannot be '~nobody-is-called-so/x'"):
+        load(RECIPES / "cifar10.yaml", ["data.path=~nobody-is-called-so/x"]).anchored(tmp_path)

@@ -1,0 +1,245 @@
+"""What Slurm's clients print may be cut, garbled or of another version: every reader copes, and guesses nothing."""
+
+import json
+import random
+import string
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cld_core.run.events import JobRef
+from cldctl.clusters.base import DoctorOptions, MeasuredSaves
+from cldctl.clusters.slurm import client, configuration, doctor, inside, node_probe, polling, preemption
+from cldctl.clusters.slurm.client import Answer
+from cldctl.clusters.slurm.cluster import SlurmCluster
+from tests.fuzz.mutations import damaged
+
+SQUEUE = "12|RUNNING|n[1-2]|None\n13_4|PENDING||Priority\n13_5|COMPLETED|n3|None\n14|CANCELLED|n1|None\n"
+SACCT = "12|PREEMPTED|n1\n12|NODE_FAIL|n1\n12|CANCELLED by 0|n2\n14|COMPLETED|n1\n"
+JOB = (
+    "JobId=12 JobName=toy UserId=ann(1000) Requeue=1 Restarts=1 ExitCode=0:0 JobState=RUNNING Reason=None "
+    "EndTime=2026-11-25T00:57:43 PreemptTime=None ExcNodeList=(null) Comment=a=b\n"
+)
+SUBMITTED = "12|2026-11-25T00:57:43\n13|2026-11-25T01:57:43\n"
+CONFIG = (
+    "SLURM_VERSION = 23.11.4\nClusterName = c\nPreemptType = preempt/partition_prio\nPreemptMode = GANG,REQUEUE\n"
+    "KillWait = 30 sec\nJobRequeue = 1\nSlurmctldParameters = preempt_send_user_signal\nMaxArraySize = 1001\n"
+)
+PARTITION = (
+    "PartitionName=low Default=YES State=UP Nodes=n[1-2] PriorityTier=1 PreemptMode=REQUEUE GraceTime=90 "
+    "DefaultTime=01:00:00 MaxTime=2-00:00:00\n"
+)
+QOS = "normal||cluster|00:00:00\nhigh|normal|REQUEUE|00:01:30\n"
+LOG = "error: *** JOB 7 ON n1 CANCELLED AT 2026-11-25T00:32:06 DUE TO TIME LIMIT ***\nslurmstepd: error: oom_kill\n"
+
+# The same cases in every run, however busy the machine; tests/fuzz has new ones for hours.
+steadily = settings(derandomize=True, deadline=None, max_examples=200)
+
+PHASES = {"pending", "running", "suspended", "ending", "gone", "unknown"}
+# Lines of Slurm with one to four changes, and anything at all.
+ODD = {"\u0661\u0662", "9" * 5000, "\u00b2", "-1", "nan", "", "|", "=", "\x00", "\ud800", "1970-01-01T00:00:00"}
+
+
+def text_like(example: str) -> st.SearchStrategy[str]:
+    pieces = st.sampled_from([*example.split("|"), *example.split(), *ODD, "|", "\n", " ", "="])
+    changed = st.integers(0, 2**32).map(
+        lambda seed: damaged(random.Random(seed), example.encode()).decode(errors="replace")
+    )
+    cut = st.integers(0, len(example)).map(lambda end: example[:end])
+    return st.one_of(st.text(), cut, changed, st.lists(pieces, max_size=20).map("".join))
+
+
+@steadily
+@given(text_like(SQUEUE))
+def test_squeue(text):
+    for job, seen in polling.parse_squeue(text).items():
+        assert job[0] in string.digits
+        assert seen.phase in PHASES
+    assert isinstance(polling.is_torn(text), bool)
+
+
+@steadily
+@given(text_like(SACCT))
+def test_sacct(text):
+    for job, states in polling.parse_sacct(text).items():
+        assert job[0] in string.digits
+        assert states
+        assert {polling.seen_of(state).phase for state in states} <= PHASES
+
+
+@steadily
+@given(
+    st.one_of(
+        st.text(),
+        st.sampled_from(sorted(polling._PHASES)).flatmap(
+            lambda word: st.integers(0, len(word)).map(lambda n: word[:n])
+        ),
+    )
+)
+def test_only_a_word_of_slurm_means_that_a_job_is_gone(word):
+    seen = polling.seen_of(word)
+    known = (word.split() or [""])[0].rstrip("+") in polling._PHASES
+    assert (seen.phase == "unknown") == (not known)
+    assert seen.ended is None or seen.phase == "gone"
+
+
+@steadily
+@given(st.integers(0, len(SQUEUE)))
+def test_a_torn_answer_never_ends_a_job(end):
+    """Whatever is cut off, a job that the whole answer shows in the queue does not look gone."""
+    whole, cut = polling.parse_squeue(SQUEUE), SQUEUE[:end]
+    for job, seen in polling.parse_squeue(cut).items():
+        assert seen.phase in (whole[job].phase, "unknown"), "a line is whole, or left out"
+    assert polling.is_torn(cut) == (cut != "" and cut[-1] != "\n")
+
+
+@steadily
+@given(text_like(JOB))
+def test_jobs(text):
+    job = dict(word.split("=", 1) for word in text.split() if "=" in word)
+    assert client.restarts_of(job) is None or client.restarts_of(job) >= 0
+    assert isinstance(inside._seconds_left(job), float)
+    assert isinstance(inside._limit_reached(job), bool)
+
+
+@steadily
+@given(text_like("2026-11-25T00:57:43"))
+def test_moments(text):
+    found = client.seconds_of(text)
+    assert found is None or time.strftime("%Y", time.localtime(found)).isdecimal()
+
+
+@steadily
+@given(text_like(CONFIG), text_like(PARTITION), text_like(QOS), st.one_of(st.none(), st.floats(0, 1e6)))
+def test_configurations(config, partition, qos, save_s):
+    slurm = configuration.parse_configuration(config)
+    partitions = [*configuration.parse_partitions(PARTITION), *configuration.parse_partitions(partition)]
+    for each in partitions:
+        preemption.on_preemption("x", each, partitions, slurm, save_s)
+        preemption.at_the_limit("x", each, 90)
+    every = configuration.parse_qos(qos)
+    for row in every:
+        preemption.on_preemption_by_qos("x", row, every, slurm, save_s)
+
+
+@steadily
+@given(text_like(LOG))
+def test_notices(text):
+    assert polling.notice_in(text) in {None, "killed", "cancelled", "out_of_memory", *polling._CAUSE_OF_NOTICE.values()}
+
+
+class Printed:
+    """Clients that print these texts, whatever they are asked."""
+
+    def __init__(self, *texts: str) -> None:
+        self.random, self.texts = random.Random(0), texts
+
+    def __call__(self, command, stdin=""):
+        return Answer(0, self.random.choice(self.texts))
+
+
+@steadily
+@given(
+    st.lists(
+        st.one_of(*map(text_like, (SQUEUE, SACCT, JOB, SUBMITTED, CONFIG, PARTITION, QOS))), min_size=1, max_size=4
+    )
+)
+def test_all_that_asks(texts):
+    jobs = [JobRef(cluster="slurm", job_id=name) for name in ("12", "13_4", "14", "15")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(client, "run", Printed(*texts))
+        survey = SlurmCluster().survey(jobs, settled=jobs[2:3], max_age_s=0)
+        assert {survey.of(job).phase for job in jobs} <= PHASES
+        client.submitted_since("toy", 0.0)
+        client.show_job("12")
+        client.max_array_size.cache_clear()
+        assert (client.max_array_size() or 1) > 0
+        polling.states_of_starts("12")
+        asked = DoctorOptions(job=False)
+        assert list(doctor.checks(None, asked, MeasuredSaves(slowest_s=None, notice_s=90)))
+    client.max_array_size.cache_clear()
+
+
+ANSWER = {
+    **{
+        "host": "n1",
+        "node": "n1",
+        "python": "3.12.1",
+        "file_system": "nfs",
+        "unresolved": [],
+        "own_address": "10.0.0.1",
+    },
+    **{"interfaces": ["lo", "eth0"], "variables": {"NCCL_SOCKET_IFNAME": "eth0"}},
+}
+VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text()),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(), inner, max_size=3)),
+    max_leaves=6,
+)
+
+
+CHANGED = st.tuples(
+    st.dictionaries(st.sampled_from(sorted(ANSWER)), VALUES), st.sets(st.sampled_from(sorted(ANSWER)))
+).map(lambda pair: {name: value for name, value in (ANSWER | pair[0]).items() if name not in pair[1]})
+
+
+@steadily
+@given(
+    st.one_of(VALUES, CHANGED),
+    text_like(JOB),
+)
+def test_answers_of_a_node(tmp_path_factory, answer, text):
+    folder = tmp_path_factory.getbasetemp() / "probe"
+    folder.mkdir(exist_ok=True)
+    (folder / node_probe.ANSWER).write_text(json.dumps(answer))
+    job = dict(word.split("=", 1) for word in text.split() if "=" in word)
+    found = node_probe._answer(folder)
+    probe = node_probe.Probe("answered", "12", job=job, answer=found or ANSWER)
+    assert list(doctor._answered(probe, 2))
+    if job.get("JobState") != "COMPLETED":
+        assert node_probe._without_an_answer(folder, "12", job).outcome != "answered"
+
+
+def test_a_job_that_was_only_cut_off_is_not_gone(monkeypatch):
+    """With "gone", `resume` would start a second job beside it."""
+    for squeue, sacct in (
+        ("12|RUNNING|n1|None\n13|RUNN", ""),
+        ("12|RUNNING|n1|None\n1", ""),
+        ("13|RUNNI|n1|None\n", ""),
+    ):
+        answers = {"squeue": squeue, "sacct": sacct}
+        monkeypatch.setattr(client, "run", lambda command, stdin="", answers=answers: Answer(0, answers[command[0]]))
+        survey = SlurmCluster().survey([JobRef(cluster="slurm", job_id="13")], max_age_s=0)
+        assert survey.of(JobRef(cluster="slurm", job_id="13")).phase == "unknown"
+
+
+def test_what_accounting_says_counts_where_squeue_was_cut(monkeypatch):
+    answers = {"squeue": "12|RUNNING|n1|None\n13|RUNN", "sacct": "13|COMPLETED|n1\n"}
+    monkeypatch.setattr(client, "run", lambda command, stdin="": Answer(0, answers[command[0]]))
+    survey = SlurmCluster().survey([JobRef(cluster="slurm", job_id="13")], max_age_s=0)
+    assert survey.of(JobRef(cluster="slurm", job_id="13")).phase == "gone"
+
+
+@pytest.mark.parametrize(
+    "line", ["12|N/A", "12|", "12|2026-11-2", "12|2026-11-25T00:57:43|x", "12", "1x|2026-11-25T00:57:43"]
+)
+def test_a_job_submitted_at_an_unreadable_time_is_not_forgotten(monkeypatch, line):
+    monkeypatch.setattr(
+        client, "run", lambda command, stdin="": Answer(0, f"Welcome to this cluster\n{SUBMITTED}{line}\n")
+    )
+    assert client.submitted_since("toy", 0.0) is None
+    monkeypatch.setattr(client, "run", lambda command, stdin="": Answer(0, f"Welcome to this cluster\n{SUBMITTED}"))
+    assert client.submitted_since("toy", 0.0) == ["12", "13"]
+
+
+def test_output_that_is_not_text():
+    assert client.run(["printf", "12|RUNNING|\\377|None"]).text == "12|RUNNING|\ufffd|None"
+    assert client.run(["printf", "a\0b"]).code == -1
+
+
+def test_a_state_that_nobody_knows_keeps_a_run_alive():
+    """And says why: the word may be that of a newer Slurm."""
+    seen = polling.seen_of("HIBERNATING", "n1", "None")
+    assert (seen.phase, seen.ended, seen.reason) == ("unknown", None, "Slurm calls its state 'HIBERNATING'")

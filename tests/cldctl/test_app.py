@@ -1,0 +1,120 @@
+"""The last net of the command line: one line and an exit code, whatever happens."""
+
+import pytest
+import typer
+
+from cldctl import app
+from tests.support.tools import invoke
+
+
+@pytest.fixture
+def failing(monkeypatch, tmp_path):
+    """Let `cldctl recipes` raise an error; returns stderr and the exit code."""
+
+    def fail(error: BaseException, **env: str):
+        def command() -> None:
+            raise error
+
+        broken = typer.Typer(pretty_exceptions_enable=False)
+        broken.command("recipes")(command)
+        broken.command("other")(command)
+        monkeypatch.setattr(app, "app", broken)
+        done = invoke("recipes", runs=tmp_path, code=None, **env)
+        return done.stderr, done.returncode
+
+    return fail
+
+
+def recursion() -> RecursionError:
+    try:
+        return recursion()
+    except RecursionError as error:
+        return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TypeError("unsupported\nthing\x1b[31m"),
+        KeyError("x" * 5000),
+        MemoryError(),
+        UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed"),
+        UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"),
+        OverflowError("int too large"),
+        AssertionError(),
+        recursion(),
+        RuntimeError("\ud800"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_nobody_expected_is_one_line(failing, error):
+    said, code = failing(error)
+    assert code == 1
+    assert said.startswith(f"error: internal error ({type(error).__name__}")
+    assert said.endswith("Set CLDCTL_DEBUG=1 to see the traceback, and report it with that.\n")
+    assert said.count("\n") == 1
+    assert len(said) < 500
+    assert "\x1b" not in said
+
+
+def test_the_traceback_is_there_for_who_asks(failing):
+    said, code = failing(TypeError("unsupported"), CLDCTL_DEBUG="1")
+    assert code == 1
+    assert "Traceback (most recent call last)" in said
+    assert "in command" in said
+    assert said.splitlines()[-1].startswith("error: internal error (TypeError: unsupported)")
+
+
+def test_other_ways_to_end_keep_their_codes(failing):
+    assert failing(typer.Exit(5)) == ("", 5)
+    assert failing(typer.Abort())[1] == 1
+    assert failing(KeyboardInterrupt())[1] == 130
+    assert failing(FileNotFoundError(2, "No such file", "x")) == (
+        "error: x: No such file. Check the path and its permissions.\n",
+        1,
+    )
+    assert failing(typer.BadParameter("\x1b[31mwrong\nhere")) == (
+        "error: Invalid value: wrong here. See `cldctl recipes --help`.\n",
+        2,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["\x1b[31mfrob\nnicate"], ["No such command", "`cldctl --help`"]),
+        (["status", "--\x1b]0;x\x07"], ["No such option", "`cldctl status --help`"]),
+        (["status", "--[red]x"], ["No such option: --[red]x"]),
+        (["sample", "-n", "1e14"], ["-n", "`cldctl sample --help`"]),
+        (["sample", "-n", "100000000000000"], ["-n", "10000000"]),
+        (["sample", "-n", "-1"], ["-n"]),
+        (["sample", "-n", "9" * 6000], ["-n"]),
+        (["sample", "-n", "\u00b2"], ["-n"]),
+        (["sample", "-n", ""], ["-n"]),
+        (["sample", "-n", "nan"], ["-n"]),
+        (["eval", "x", "--fid", "--samples", "1e9"], ["--samples"]),
+        (["eval", "x", "--fid", "--shards", "1000000000"], ["--shards", "100000"]),
+        (["doctor", "--wait", "nan"], ["--wait"]),
+        (["doctor", "--wait", "inf"], ["--wait"]),
+        (["submit", "a\nb\x1b[31m"], ["there is no such recipe"]),
+        (["submit", "toy", "--profile", "/dev/zero"], ["--profile"]),
+        (["submit", "/dev/zero"], ["no such recipe"]),
+        (["submit", "toy", "--name", "a/b\nc", "--cluster", "debug"], ["cannot name a run"]),
+        (["submit", "toy", f"cluster.setup=['{'x' * 9000}']", "--dry-run"], ["cluster.setup"]),
+        (
+            ["eval", "x", *(f"--sweep=eval.k{i}={','.join(map(str, range(1000)))}" for i in range(3)), "--fid"],
+            ["no run"],
+        ),
+    ],
+    ids=lambda value: ascii(" ".join(value))[:60] if isinstance(value, list) else "",
+)
+def test_wrong_usage_is_one_line_that_no_terminal_obeys(tmp_path, arguments, words):
+    done = invoke(*arguments, runs=tmp_path, code=None)
+    assert done.returncode in (2, 3)
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.strip().isprintable()
+    assert done.stdout == ""
+    for word in words:
+        assert word in done.stderr
+    assert list(tmp_path.iterdir()) == []

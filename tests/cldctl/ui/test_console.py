@@ -1,0 +1,61 @@
+"""Names, reasons and logs of others are shown, and not obeyed."""
+
+import io
+
+import pytest
+from rich.live import Live
+from rich.text import Text
+
+from cldctl.ui.console import PlainConsole, strong
+from cldctl.ui.tables import fitted
+from cldctl.ui.view import View
+
+ESCAPES = "\x1b[31mred\x1b[0m \x1b]0;title\x07\x1b]8;;http://x\x1b\\link\x1b]8;;\x1b\\ \x9b2J\x07\x08\u202eabc"
+
+
+def shown(*objects, terminal: bool = False, **how) -> str:
+    stream = io.StringIO()
+    # Without colours, so that every escape sequence on the terminal comes from a text.
+    PlainConsole(file=stream, width=200, force_terminal=terminal, no_color=True).print(*objects, **how)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("wrap", [Text, str, lambda text: fitted({"name": [text]}, (), ()), lambda text: strong(text)])
+def test_nothing_in_a_text_steers_the_terminal(wrap, terminal):
+    text = shown(wrap(ESCAPES), terminal=terminal).replace("\x1b[1m", "").replace("\x1b[0m", "")  # a heading
+    assert "[0m" not in text
+    assert not any(character in text for character in "\x1b\x07\x08\x9b\u202e")
+    for word in ("red", "link", "abc"):
+        assert word in text
+
+
+def test_markup_and_emoji_are_shown_as_they_are():
+    assert shown("[red]x[/red] [link=http://x]y[/] :warning: [/]") == "[red]x[/red] [link=http://x]y[/] :warning: [/]\n"
+
+
+def test_strong_texts_are_bold_and_nothing_else():
+    text = strong("run ", "[red]", " in x")
+    assert text.plain == "run [red] in x"
+    assert [(span.start, span.end, span.style) for span in text.spans if span.style] == [(4, 9, "bold")]
+
+
+def test_rich_may_still_move_the_cursor():
+    stream = io.StringIO()
+    console = PlainConsole(file=stream, width=80, force_terminal=True)
+    with Live("a\x1b[2Jb", console=console, auto_refresh=False) as live:
+        live.update("c", refresh=True)
+    assert "\x1b[?25l" in stream.getvalue(), "the cursor is hidden"
+    assert "\x1b[2J" not in stream.getvalue()
+
+
+def test_progress_bars_are_clean(monkeypatch):
+    from cldctl.ui import view
+
+    stream = io.StringIO()
+    monkeypatch.setattr(view, "err", PlainConsole(file=stream, width=200, force_terminal=True, no_color=True))
+    with View() as shown_bars:
+        shown_bars.show("name\x1b]0;t\x07", 1, 2, "RUNNING", "\x1b[2Jwhy")
+    assert "name" in stream.getvalue()
+    assert "\x1b]0" not in stream.getvalue()
+    assert "\x1b[2Jwhy" not in stream.getvalue()

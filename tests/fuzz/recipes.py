@@ -1,0 +1,139 @@
+"""Recipes, profiles and overrides: refused in one line, or frozen and read again to the same values."""
+
+from __future__ import annotations
+
+import functools
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cld_core.recipe import anchored_overrides, dump, from_dict, load, load_frozen, with_overrides
+from cld_core.recipe.tree import known_keys
+from tests.support.paths import RECIPES
+
+from .campaign import Target
+from .mutations import ODD_VALUES, changed, damaged
+
+# Texts of YAML and of references that once did harm, or might.
+SNIPPETS = (
+    *("&a [*a]", "&a {b: *a}", "*nowhere", "<<: *a", "!!python/object/apply:os.system [true]", "!x y", "!!binary aGk="),
+    *("${", "${}", "${train.steps}", "${oc.env:HOME}", "${${a}}", r"\${HOME}", "${.x}", "${oc.decode:x}", "$", "}"),
+    *("${name}${name}${name}", "[" * 500, "{a: " * 200, "'", '"', "|", ">-", "? ", "- ", ": ", "---", "...", "%YAML 9"),
+    *("9" * 400, "9" * 5000, "0x" + "f" * 5000, "1e999", "-.inf", ".nan", "1_0", "0o17", "1:30", "012", "=", "+1"),
+    *("null: 1", "~: 1", "3: 1", "[a]: 1", "true: 1", "train.steps: 5", "a.b.c: 1", "'': 1", "extends: mine.yaml"),
+    *('"\\0"', '"\\e[31m"', '"\\uD800"', '"\\u202e"', "\t", "\u0085", "\u2028", "\ufeff", "on", "2026-01-31", "\u0967"),
+)  # fmt: skip
+
+
+@functools.cache
+def _shipped() -> tuple[tuple[str, str, dict[str, Any]], ...]:
+    found = [load(file) for file in sorted(RECIPES.glob("*.yaml"))]
+    return tuple((recipe.name, dump(recipe), recipe.to_dict()) for recipe in found)
+
+
+@functools.cache
+def _keys() -> tuple[str, ...]:
+    return tuple(key for _, _, tree in _shipped() for key in known_keys(tree))
+
+
+def text_of(rng: random.Random) -> bytes:
+    """A recipe, or a part of one, with something wrong in it."""
+    _, text, tree = rng.choice(_shipped())
+    match rng.randrange(7):
+        case 5 | 6:
+            return text.encode()
+        case 0:
+            return damaged(rng, text.encode())
+        case 1:
+            content = changed(rng, json.loads(json.dumps(tree)))
+            try:
+                return yaml.safe_dump(content, sort_keys=False).encode("utf-8", "surrogatepass")
+            except (yaml.YAMLError, RecursionError, ValueError):
+                return b"train: " + b"[" * 5000
+        case 2:
+            lines = text.splitlines()
+            for _ in range(rng.randint(1, 3)):
+                lines.insert(rng.randrange(len(lines) + 1), " " * rng.choice((0, 0, 2, 4)) + rng.choice(SNIPPETS))
+            return "\n".join(lines).encode("utf-8", "surrogatepass")
+        case 3:
+            lines = text.splitlines()
+            for _ in range(rng.randint(1, 3)):
+                place = rng.randrange(len(lines))
+                lines[place] = lines[place].partition(":")[0] + ": " + rng.choice(SNIPPETS)
+            return "\n".join(lines).encode("utf-8", "surrogatepass")
+        case _:
+            return "\n".join(f"{key}: {_value(rng)}" for key in rng.choices(_keys(), k=3)).encode(
+                "utf-8", "surrogatepass"
+            )
+
+
+def literal_of(rng: random.Random) -> str:
+    """An assignment of a text that a recipe accepts, with what means something in YAML or to references."""
+    name = rng.choice(("name", "data.plugin", "cluster.account", "cluster.partition", "eval.fid.stats"))
+    pieces = ("a", "\\", "\\${", "}", "${train.steps}", " ", ": ", "#", "1e3", "\u00e9", "true", '"', "[", "&b", "*b")
+    return f"{name}='{''.join(rng.choice(pieces) for _ in range(rng.randint(1, 5)))}'"
+
+
+def _value(rng: random.Random) -> str:
+    return rng.choice(SNIPPETS) if rng.random() < 0.5 else str(_short(rng.choice(ODD_VALUES)))
+
+
+def _short(value: Any) -> Any:
+    return "9" * 400 if value == 10**400 else value
+
+
+def override_of(rng: random.Random) -> str:
+    """An assignment of one key, mostly an odd one."""
+    key = rng.choice(_keys())
+    match rng.randrange(10):
+        case 0:
+            return damaged(rng, f"{key}=1".encode()).decode(errors="surrogateescape").replace("\0", "")
+        case 1:
+            return f"{key.rpartition('.')[0]}={{{key.rpartition('.')[2]}: {_value(rng)}}}"
+        case 2:
+            return f"{rng.choice(SNIPPETS)}={_value(rng)}"
+        case 3:
+            return f"{key}=${{{rng.choice(_keys())}}}"
+        case 4 | 5:
+            return literal_of(rng)
+        case 6 | 7:
+            return f"{key}={rng.choice((1, 2, 3, 10, 1e3, 0.5, 'true', 'null', 'em', 'ncsnpp', 'folder', 'vpsde'))}"
+        case _:
+            return f"{key}={_value(rng)}"
+
+
+def _make(rng: random.Random, folder: Path) -> Callable[[], Any]:
+    mine, parent, profile = (folder / name for name in ("mine.yaml", "parent.yaml", "profile.yaml"))
+    overrides = [override_of(rng) for _ in range(rng.choice((0, 0, 1, 2, 4)))]
+    content = text_of(rng)
+    if rng.random() < 0.3:
+        content, overrides = rng.choice(_shipped())[1].encode(), [literal_of(rng) for _ in range(rng.randint(1, 3))]
+    if rng.random() < 0.2:
+        parent.write_bytes(text_of(rng))
+        content = b"extends: parent.yaml\n" + content
+    mine.write_bytes(content)
+    profile.write_bytes(b"cluster:\n  nodes: " + _value(rng).encode("utf-8", "surrogatepass"))
+    with_profile = profile if rng.random() < 0.1 else None
+    is_frozen = rng.random() < 0.2
+
+    def case() -> None:
+        recipe = load_frozen(mine, overrides) if is_frozen else load(mine, overrides, with_profile)
+        frozen = folder / "frozen.yaml"
+        frozen.write_text(dump(recipe))
+        assert load_frozen(frozen) == recipe
+        assert from_dict(json.loads(json.dumps(recipe.to_dict())), "x") == recipe
+        assert with_overrides(recipe, []) == recipe
+        frozen.write_text(dump(recipe, frozen=False))
+        assert load(frozen) == recipe
+        if not is_frozen:
+            settled = anchored_overrides(overrides, recipe, folder)
+            assert load_frozen(mine, settled).anchored(folder) == recipe.anchored(folder) or b"${" in content
+
+    return case
+
+
+TARGET = Target("recipes", _make, prepare=_keys)
