@@ -140,7 +140,7 @@ class _Pages:
             raise _Damage(f"its pages have {trees[0].page_size} bytes")
         if last_page >= 2**48:
             raise _Damage(f"its last page is number {last_page}")
-        return _Meta(*trees, last_page, transaction)
+        return _Meta(trees[0], trees[1], last_page, transaction)
 
     def _walk(self, tree: _Tree, *, overflow: bool, free: bool = False) -> None:
         """Follow a tree from its root, page by page; each belongs to one place in it."""
