@@ -6,7 +6,16 @@ from cld_core.imports import resolve
 
 from .campaign import Target
 
-TARGETS: dict[str, str] = {}
+TARGETS: dict[str, str] = {
+    "archives": "tests.fuzz.archives:TARGET",
+    "checkpoints": "tests.fuzz.checkpoints:TARGET",
+    "images": "tests.fuzz.images:TARGET",
+    "lmdb": "tests.fuzz.lmdb:TARGET",
+    "manifests": "tests.fuzz.manifests:TARGET",
+    "npz": "tests.fuzz.npz:TARGET",
+    "safetensors": "tests.fuzz.safetensors:TARGET",
+    "tfrecord": "tests.fuzz.tfrecord:TARGET",
+}
 
 
 def find(name: str) -> Target:
