@@ -105,8 +105,8 @@ class Reader:
 
     def rest(self) -> None:
         """Read to the end, where a compressed archive has its checksum."""
-        while self._file.read(_AT_ONCE):
-            self._at += _AT_ONCE
+        while piece := self._file.read(_AT_ONCE):
+            self._at += len(piece)
             self._refuse_more()
 
     def _take(self, count: int) -> bytes:
