@@ -11,6 +11,14 @@ TARGETS: dict[str, str] = {
     "recipes": "tests.fuzz.recipes:TARGET",
     "command_lines": "tests.fuzz.command_lines:TARGET",
     "slurm_output": "tests.fuzz.slurm_output:TARGET",
+    "archives": "tests.fuzz.archives:TARGET",
+    "checkpoints": "tests.fuzz.checkpoints:TARGET",
+    "images": "tests.fuzz.images:TARGET",
+    "lmdb": "tests.fuzz.lmdb:TARGET",
+    "manifests": "tests.fuzz.manifests:TARGET",
+    "npz": "tests.fuzz.npz:TARGET",
+    "safetensors": "tests.fuzz.safetensors:TARGET",
+    "tfrecord": "tests.fuzz.tfrecord:TARGET",
 }
 
 
