@@ -1,4 +1,4 @@
-"""Whose files these are: a job may unpickle only what nobody else can have written."""
+"""Whose files these are: a job may unpickle only what nobody else can have written, and runs belong to somebody."""
 
 import os
 import stat
@@ -48,3 +48,39 @@ def require_private(path: Path, why: str) -> None:
     problem = "it is a symbolic link" if stat.S_ISLNK(status.st_mode) else problem_of(status)
     if problem is not None:
         raise CldError(f"{path}: {problem}, and {why}. Remove it, or use another folder.")
+
+
+def require_may_change(path: Path, what: str) -> None:
+    """Refuse to act on a folder that belongs to somebody else, unless it is shared with a group of this user.
+
+    Shared is a folder that its group may write into. root, who could write anywhere, acts on runs of others no more
+    than anybody else does: jobs would be started, and files left, under a name that their owner cannot work with.
+
+    Args:
+        what: what is not done, for the message: "It was not cancelled".
+
+    Raises:
+        CldError: names the folder, its owner and the fix.
+        OSError: it cannot be looked at.
+    """
+    status = path.stat()
+    if status.st_uid == os.geteuid():
+        return
+    name = user_name(status.st_uid)
+    if not status.st_mode & stat.S_IWGRP:
+        text, fix = f"it belongs to {name}, who shares it with nobody", "Ask them, or copy it to a folder of yours"
+    elif status.st_gid not in {os.getegid(), *os.getgroups()}:
+        text, fix = f"it belongs to {name}, who shares it with a group that you are not in", "Ask them to add you"
+    else:
+        return
+    raise CldError(f"{path}: {text}. {what}. {fix}.")
+
+
+def user_name(number: int) -> str:
+    """The name of a user; its number if it has none here."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return f"user {number}"

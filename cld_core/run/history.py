@@ -85,6 +85,7 @@ class History:
     rolled_back_to: tuple[int, ...] = ()
     measured: dict[str, events.Measured] = field(default_factory=dict)
     trials: tuple[tuple[str, str], ...] = ()
+    _before_request: tuple[int | None, int | None] = field(default=(None, None), repr=False, compare=False)
 
     @classmethod
     def of(cls, events: Iterable[Event]) -> "History":
@@ -166,10 +167,11 @@ class History:
             self.last_of[job_id] = event
         match event:
             case events.Requested():
+                self._before_request = self.steps, self.from_step
                 self.request, self.steps, self.from_step = event, event.steps, event.from_step
                 self.overrides += event.overrides
             case events.NotSubmitted():
-                self.request = event
+                self._not_submitted(event)
             case events.Submitted():
                 self.request = None
                 self.submitted += (event,)
@@ -206,7 +208,18 @@ class History:
             case events.Crashed():
                 self.crashes[event.job_id] = self.crashes.get(event.job_id, 0) + 1
 
+    def _not_submitted(self, event: NotSubmitted) -> None:
+        if event.undone and isinstance(self.request, Requested):
+            self.overrides = self.overrides[: len(self.overrides) - len(self.request.overrides)]
+            self.steps, self.from_step = self._before_request
+        self.request = event
+
     def _set(self, attempt: Attempt) -> None:
+        newest = self.attempts[-1].attempt if self.attempts else -1
+        if attempt.attempt >= newest:
+            kept = self.attempts[:-1] if attempt.attempt == newest else self.attempts
+            self.attempts = (*kept, attempt)
+            return
         others = (it for it in self.attempts if it.attempt != attempt.attempt)
         self.attempts = tuple(sorted((*others, attempt), key=lambda it: it.attempt))
 

@@ -60,9 +60,18 @@ def test_only_the_clusters_of_the_training_jobs_have_to_answer(tmp_path, scripte
     assert ([run.name for run in runs], skipped) == (["a"], [])
     assert resumed(run) == (20, 0)
     other = stopped(tmp_path / "b", "2", cluster="other")
-    for refused in (lambda: resumed(other), lambda: resumable(tmp_path)):
-        with pytest.raises(SchedulerAway, match="Whether b is alive is unknown; try again when it answers"):
-            refused()
+    with pytest.raises(SchedulerAway, match="Whether b is alive is unknown; try again when it answers"):
+        resumed(other)
+
+
+def test_a_scheduler_that_is_away_keeps_no_other_run_from_being_resumed(tmp_path, scripted):
+    stopped(tmp_path / "a", cluster="other")
+    stopped(tmp_path / "b", "2")
+    scripted.away.add("other")
+    done = invoke("resume", "--yes", runs=tmp_path, code=4)
+    assert done.stdout == "b\n"
+    assert "skipped: nobody answers. Whether a is alive is unknown; try again when it answers." in done.stderr
+    assert invoke("resume", "--yes", runs=tmp_path, code=4).stdout == "", "b is pending, a is not known"
 
 
 def test_runs_that_cannot_be_judged_are_named_and_the_others_go_on(tmp_path, scripted):
@@ -73,7 +82,7 @@ def test_runs_that_cannot_be_judged_are_named_and_the_others_go_on(tmp_path, scr
     write_json(old.identity_file, {**read_json(old.identity_file), "format": 1})
     runs, skipped = resumable(tmp_path)
     assert [run.name for run in runs] == ["a"]
-    assert sorted(line.split(". ")[0] for line in skipped) == sorted(
+    assert sorted(entry.reason.split(". ")[0] for entry in skipped) == sorted(
         ["cluster 'moon' is not known to this cldctl", f"d: {old.format_problem()}".split(". ")[0]]
     )
     with pytest.raises(UsageError, match=r"'moon' is not known.*Whether c is alive is unknown\. Use the cldctl"):
