@@ -6,7 +6,9 @@ from cld_core.imports import resolve
 
 from .campaign import Target
 
-TARGETS: dict[str, str] = {}
+TARGETS: dict[str, str] = {
+    "run_folders": "tests.fuzz.run_folders:TARGET",
+}
 
 
 def find(name: str) -> Target:

@@ -11,9 +11,9 @@ from cld_core.run import RunFolder
 from cld_core.run.atomic import append_line
 from cld_core.run.events import Ended
 from tests.support.made_up import run_with
+from tests.support.other_users import NOBODY, SHARED_GROUP, as_user, give, needs_root, open_folder
 from tests.support.scripted import trained
 from tests.support.tools import invoke
-from tests.support.users import NOBODY, SHARED_GROUP, as_user, give, needs_root, open_folder
 
 __all__ = ["open_folder"]
 pytestmark = needs_root

@@ -18,7 +18,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become 
 
 
 @functools.cache
-def _load_all() -> None:
+def load_all() -> None:
     """Import what commands import late: another user may be unable to read Python's own folder."""
     import zoneinfo
 
@@ -41,7 +41,7 @@ def as_user(
     umask: int = 0o022,
 ) -> Any:
     """What ``function`` returns, JSON, in a fork that belongs to another user; its error is raised here."""
-    _load_all()
+    load_all()
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
