@@ -197,7 +197,7 @@ def _json(rng: random.Random, folder: Path) -> bool:
     if files:
         file = rng.choice(files)
         with contextlib.suppress(ValueError):
-            file.write_text(_text(changed(rng, json.loads(file.read_text()))), errors="surrogatepass")
+            file.write_text(_text(changed(rng, json.loads(file.read_bytes()))), errors="surrogatepass")
     return False
 
 
@@ -205,7 +205,7 @@ def _lines(rng: random.Random, folder: Path) -> bool:
     files = [file for file in _files(folder) if file.suffix == ".jsonl"]
     if files:
         file = rng.choice(files)
-        lines = file.read_text().splitlines()
+        lines = file.read_text(errors="replace").splitlines()
         place = rng.randrange(len(lines) + 1)
         with contextlib.suppress(ValueError, IndexError):
             lines.insert(place, _text(changed(rng, json.loads(lines[rng.randrange(len(lines))]))))
