@@ -1,4 +1,4 @@
-"""Whose files these are: a job may unpickle only what nobody else can have written, and runs belong to somebody."""
+"""Whose files these are: a job may unpickle only what nobody else can have written."""
 
 import os
 import stat
@@ -19,35 +19,6 @@ def owner(path: Path) -> int:
 def is_mine(path: Path) -> bool:
     """Whether the user of this process owns ``path``. root, for whom ownership says nothing, owns what root owns."""
     return owner(path) == os.geteuid()
-
-
-def problem_of(what: os.stat_result) -> str | None:
-    """Why the content of a file or folder with this status may have been written by somebody else; None if it cannot.
-
-    Args:
-        what: of a file that is open, or of a folder, so that no other one can take its place after the check.
-    """
-    if what.st_uid != os.geteuid():
-        return f"it belongs to user {what.st_uid}"
-    if what.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        return f"others may write into it (mode {stat.S_IMODE(what.st_mode):04o})"
-    return None
-
-
-def require_private(path: Path, why: str) -> None:
-    """Refuse a file or folder that others own or may write into; a link is refused too.
-
-    Args:
-        why: what would happen otherwise, for the message: "a job would run what is in it".
-
-    Raises:
-        CldError: names the path and the fix.
-        OSError: it cannot be looked at.
-    """
-    status = path.lstat()
-    problem = "it is a symbolic link" if stat.S_ISLNK(status.st_mode) else problem_of(status)
-    if problem is not None:
-        raise CldError(f"{path}: {problem}, and {why}. Remove it, or use another folder.")
 
 
 def require_may_change(path: Path, what: str) -> None:
@@ -84,3 +55,32 @@ def user_name(number: int) -> str:
         return pwd.getpwuid(number).pw_name
     except KeyError:
         return f"user {number}"
+
+
+def problem_of(what: os.stat_result) -> str | None:
+    """Why the content of a file or folder with this status may have been written by somebody else; None if it cannot.
+
+    Args:
+        what: of a file that is open, or of a folder, so that no other one can take its place after the check.
+    """
+    if what.st_uid != os.geteuid():
+        return f"it belongs to user {what.st_uid}"
+    if what.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return f"others may write into it (mode {stat.S_IMODE(what.st_mode):04o})"
+    return None
+
+
+def require_private(path: Path, why: str) -> None:
+    """Refuse a file or folder that others own or may write into; a link is refused too.
+
+    Args:
+        why: what would happen otherwise, for the message: "a job would run what is in it".
+
+    Raises:
+        CldError: names the path and the fix.
+        OSError: it cannot be looked at.
+    """
+    status = path.lstat()
+    problem = "it is a symbolic link" if stat.S_ISLNK(status.st_mode) else problem_of(status)
+    if problem is not None:
+        raise CldError(f"{path}: {problem}, and {why}. Remove it, or use another folder.")

@@ -15,6 +15,7 @@ from typing import IO, Any
 
 # A ledger of a million events fits.
 MAX_BYTES = 256 * 2**20
+MAX_JSON_BYTES = 64 * 2**20
 # No file of ours is nested deeper than ten levels.
 MAX_DEPTH = 50
 # Beyond this, a number of steps, bytes or seconds is damage.
@@ -77,7 +78,8 @@ def parse_json(text: str | bytes, *, depth: int = MAX_DEPTH) -> Any:
         ValueError: it is not JSON, or nested deeper.
     """
     try:
-        content = json.loads(text)
+        # Python would guess other encodings of bytes.
+        content = json.loads(text if isinstance(text, str) else text.decode())
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     level = [content]
@@ -91,7 +93,7 @@ def parse_json(text: str | bytes, *, depth: int = MAX_DEPTH) -> Any:
 def read_json(path: Path) -> Any:
     """The JSON value in a file; None if it cannot be read, or is not JSON within bounds."""
     try:
-        return parse_json(read_bytes(path))
+        return parse_json(read_bytes(path, limit=MAX_JSON_BYTES))
     except (OSError, ValueError):
         return None
 
