@@ -13,7 +13,7 @@ from .history import History
 from .lines import parse, to_line
 
 # Far more than a run of years has; reading them takes seconds.
-MAX_LINES = 100_000
+MAX_LINES = 50_000
 
 
 @dataclass(frozen=True)
