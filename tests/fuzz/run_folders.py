@@ -22,6 +22,7 @@ from .mutations import changed, damaged
 _TEMPLATES: list[Path] = []
 _GOOD = "good"
 _BAD = "bad"
+_HUGE = 2**22
 _CODES = frozenset(range(6))
 _STRAY = (
     *("step_00020000.bak.pt", "step_00020000.json", "step_٣٣٣٣٣٣٣٣.json", "step_99999999999999999999.json"),
@@ -154,7 +155,9 @@ def _make(rng: random.Random, folder: Path) -> Callable[[], Any]:
     shutil.copytree(bad, runs / _BAD, symlinks=True)
     closed = False
     for _ in range(rng.randint(1, 4)):
-        closed |= rng.choice(_DAMAGE)(rng, folder)
+        # What is damaged already may be too damaged for more.
+        with contextlib.suppress(OSError, ValueError, IndexError, RecursionError):
+            closed |= rng.choice(_DAMAGE)(rng, folder)
     commands = rng.sample(_commands(folder), rng.randint(1, 3))
 
     def case() -> None:
@@ -189,7 +192,9 @@ def _become_nobody(folder: Path) -> None:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in (folder / "runs" / _BAD).rglob("*") if path.is_file() and not path.is_symlink())
+    """The regular files of the bad run, except for those that were made huge."""
+    found = (path for path in (folder / "runs" / _BAD).rglob("*") if path.is_file() and not path.is_symlink())
+    return sorted(path for path in found if path.stat().st_size < _HUGE)
 
 
 def _json(rng: random.Random, folder: Path) -> bool:
