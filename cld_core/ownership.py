@@ -26,6 +26,42 @@ def is_mine(path: Path) -> bool:
     return owner(path) == os.geteuid()
 
 
+def require_may_change(path: Path, what: str) -> None:
+    """Refuse to act on a folder that belongs to somebody else, unless it is shared with a group of this user.
+
+    Shared is a folder that its group may write into. root, who could write anywhere, acts on runs of others no more
+    than anybody else does: jobs would be started, and files left, under a name that their owner cannot work with.
+
+    Args:
+        what: what is not done, for the message: "It was not cancelled".
+
+    Raises:
+        CldError: names the folder, its owner and the fix.
+        OSError: it cannot be looked at.
+    """
+    status = path.stat()
+    if status.st_uid == os.geteuid():
+        return
+    name = user_name(status.st_uid)
+    if not status.st_mode & stat.S_IWGRP:
+        text, fix = f"it belongs to {name}, who shares it with nobody", "Ask them, or copy it to a folder of yours"
+    elif status.st_gid not in {os.getegid(), *os.getgroups()}:
+        text, fix = f"it belongs to {name}, who shares it with a group that you are not in", "Ask them to add you"
+    else:
+        return
+    raise CldError(f"{path}: {text}. {what}. {fix}.")
+
+
+def user_name(number: int) -> str:
+    """The name of a user; its number if it has none here."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return f"user {number}"
+
+
 def problem_of(what: os.stat_result) -> str | None:
     """Why the content of a file or folder with this status may have been written by somebody else; None if it cannot.
 

@@ -9,14 +9,17 @@ import errno
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 # A ledger of a million events fits.
 MAX_BYTES = 256 * 2**20
+MAX_JSON_BYTES = 64 * 2**20
 # No file of ours is nested deeper than ten levels.
 MAX_DEPTH = 50
+# Beyond this, a number of steps, bytes or seconds is damage.
+MAX_NUMBER = 2**62
 
 
 @contextlib.contextmanager
@@ -35,6 +38,24 @@ def opened(path: Path, *, follow: bool = False) -> Iterator[IO[bytes]]:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
         yield file
+
+
+def descriptor_for_writing(path: Path, flags: int = 0) -> int:
+    """A descriptor for reading and writing a regular file in place; the file is created if there is none.
+
+    Args:
+        flags: further flags of `os.open`. Nothing is truncated: the content of a file that is not ours would be gone.
+
+    Raises:
+        OSError: as `opened`, for a link too.
+    """
+    flags |= os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    # The umask decides who else may write: runs can be shared by a group.
+    descriptor = os.open(path, flags, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return descriptor
 
 
 def read_bytes(path: Path, *, limit: int = MAX_BYTES, follow: bool = False) -> bytes:
@@ -57,7 +78,8 @@ def parse_json(text: str | bytes, *, depth: int = MAX_DEPTH) -> Any:
         ValueError: it is not JSON, or nested deeper.
     """
     try:
-        content = json.loads(text)
+        # Python would guess other encodings of bytes.
+        content = json.loads(text if isinstance(text, str) else text.decode())
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     level = [content]
@@ -71,7 +93,7 @@ def parse_json(text: str | bytes, *, depth: int = MAX_DEPTH) -> Any:
 def read_json(path: Path) -> Any:
     """The JSON value in a file; None if it cannot be read, or is not JSON within bounds."""
     try:
-        return parse_json(read_bytes(path))
+        return parse_json(read_bytes(path, limit=MAX_JSON_BYTES))
     except (OSError, ValueError):
         return None
 
@@ -80,6 +102,32 @@ def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file; empty if there is none."""
     content = read_json(path)
     return content if isinstance(content, dict) else {}
+
+
+def by_age(files: Iterable[Path]) -> list[Path]:
+    """Those of ``files`` that exist, the one that was changed first of all first; links count as themselves."""
+    aged = []
+    for file in files:
+        with contextlib.suppress(OSError):
+            aged.append((file.lstat().st_mtime, file))
+    return [file for _, file in sorted(aged)]
+
+
+def whole(value: Any, least: int = 0) -> int | None:
+    """``value`` if it is a whole number from ``least`` to `MAX_NUMBER`; else None."""
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    return value if is_whole and least <= value <= MAX_NUMBER else None
+
+
+def real(value: Any) -> float | None:
+    """``value`` if it is a finite number within `MAX_NUMBER`; else None."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if is_number and abs(value) <= MAX_NUMBER else None
+
+
+def text(value: Any) -> str | None:
+    """``value`` if it is a text that can be written as UTF-8; else None."""
+    return value if isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value) else None
 
 
 def _inside(value: Any) -> list[Any]:

@@ -1,5 +1,6 @@
 """Recipes and profiles, found by name: those of the user take precedence over those that ship with cldctl."""
 
+import os
 from pathlib import Path
 
 from cld_core.errors import RecipeError, did_you_mean, nearest
@@ -50,7 +51,7 @@ def short(file: Path) -> str:
 
 
 def _file_of(name: str, by_name: dict[str, Path]) -> Path | None:
-    return Path(name) if Path(name).is_file() else by_name.get(name)
+    return Path(name) if os.path.isfile(name) else by_name.get(name)
 
 
 def _by_name(folders: tuple[Path, ...]) -> dict[str, Path]:

@@ -10,6 +10,7 @@ from typing import Any
 from cld_core.errors import NotFoundError
 from cld_core.run import RunFolder
 from cld_core.shards import Work
+from cld_core.small_files import by_age
 
 from . import registry
 from .reports import checkpoint_checksum, current_report
@@ -53,9 +54,9 @@ class Evaluation(Work):
 
 
 def evaluations_of(run: RunFolder) -> list[Evaluation]:
-    """The evaluations of a run, oldest first; those that another version of cldctl requested are skipped."""
+    """The evaluations of a run, oldest first; those that are damaged or of another version of cldctl are skipped."""
     works = []
-    for file in sorted(run.evals.glob("*/request.json"), key=lambda file: file.stat().st_mtime):
+    for file in by_age(run.evals.glob("*/request.json")):
         with contextlib.suppress(NotFoundError):
             works.append(Evaluation(file.parent))
     return works

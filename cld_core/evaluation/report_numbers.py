@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import registry
+from .definitions import Metric
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,16 @@ def numbers(report: Mapping[str, Any] | None) -> dict[str, Number]:
 def remarks(report: Mapping[str, Any] | None) -> list[str]:
     """In words, what readers of the numbers in a report should know, each once."""
     sections = [(metric, (report or {}).get(metric.name)) for metric in registry.metrics()]
-    texts = [metric.remark(section) for metric, section in sections if section]
+    texts = [remark_on(metric, section) for metric, section in sections if section]
     return list(dict.fromkeys(text for text in texts if text is not None))
+
+
+def remark_on(metric: Metric, section: Mapping[str, Any]) -> str | None:
+    """What readers of a section should know; None if there is nothing unusual, or the section is damaged."""
+    try:
+        return metric.remark(section)
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
+        return None
 
 
 def network_evaluations(report: Mapping[str, Any] | None, key: str) -> float | None:

@@ -17,6 +17,7 @@ from cld_core.recipe.sampling import SamplingSpec
 from cld_core.recipe.variants import SECTIONS
 from cld_core.run import RunFolder
 from cld_core.shards import Request
+from cld_core.shards.request import MAX_ROWS, MAX_SHARDS
 
 from . import inputs, registry
 from .feature_inputs import FeatureInputs
@@ -88,6 +89,11 @@ class EvalRequest(Request):
         fid, files = inputs.of(recipe.anchored(Path.cwd()), names)
         points = _points(recipe, points_key) if "points" in over else 0
         eps = max(spec.elbo.eps, recipe.objective.loss_eps)
+        sizes = {"samples": spec.samples, "points": points}
+        pieces = min(shards, max(sizes[name] for name in over))
+        if pieces > MAX_SHARDS or max(sizes[name] for name in over) > MAX_ROWS:
+            text = f"at most {MAX_SHARDS:,} shards and {MAX_ROWS:,} samples or test examples make an evaluation"
+            raise UsageError(f"--shards {shards}: {text}. Ask for fewer.")
         return cls(
             metrics=names,
             checkpoint_step=checkpoint_step,
@@ -107,7 +113,7 @@ class EvalRequest(Request):
             elbo_eps_asked=spec.elbo.eps if spec.elbo.eps < eps else None,
             loss=spec.loss,
             files=files,
-            shards=min(shards, max({"samples": spec.samples, "points": points}[name] for name in over)),
+            shards=pieces,
             batch_size=spec.batch_size,
             retries=recipe.train.max_retries,
         )

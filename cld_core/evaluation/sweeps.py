@@ -6,11 +6,13 @@ Loads no torch or numpy.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cld_core.digests import digest
 from cld_core.run import RunFolder
 from cld_core.run.atomic import write_json
-from cld_core.small_files import read_json
+from cld_core.run.folder import is_name
+from cld_core.small_files import by_age, read_object, text
 
 
 @dataclass(frozen=True)
@@ -59,15 +61,28 @@ class Sweep:
 
     @classmethod
     def load(cls, folder: Path) -> "Sweep | None":
-        """The sweep of a folder; None if there is none."""
-        content = read_json(folder / "sweep.json")
-        if content is None:
+        """The sweep of a folder; None if there is none, or it is damaged."""
+        content = read_object(folder / "sweep.json")
+        try:
+            axes = tuple(Axis(_text(axis["key"]), tuple(map(_text, axis["values"]))) for axis in content["axes"])
+            keys = [axis.key for axis in axes]
+            cells = [
+                ({key: _text(cell["values"][key]) for key in keys}, cell["evaluation"]) for cell in content["cells"]
+            ]
+        except (KeyError, TypeError):
             return None
-        axes = tuple(Axis(axis["key"], tuple(axis["values"])) for axis in content["axes"])
-        return cls(axes, tuple(Cell(cell["values"], cell["evaluation"]) for cell in content["cells"]))
+        if not axes or not all(axis.values for axis in axes) or not all(is_name(str(name)) for _, name in cells):
+            return None
+        return cls(axes, tuple(Cell(values, name) for values, name in cells))
 
 
 def sweeps_of(run: RunFolder) -> list[tuple[Path, Sweep]]:
     """The sweeps of a run with their folders, oldest first."""
-    files = sorted(run.evals.glob("sweep-*/sweep.json"), key=lambda file: file.stat().st_mtime)
+    files = by_age(run.evals.glob("sweep-*/sweep.json"))
     return [(file.parent, sweep) for file in files if (sweep := Sweep.load(file.parent)) is not None]
+
+
+def _text(value: Any) -> str:
+    if text(value) is None:
+        raise TypeError(f"{value!r} is not a text")
+    return str(value)

@@ -68,7 +68,7 @@ def load_frozen(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: the file cannot be read, or a key or value is wrong.
     """
-    keys, lines = read(Path(path))
+    keys, lines = read(Path(path), follow=False)
     return _assemble([_frozen(_Layer(printed(path), keys, lines))], overrides, Path(path), strict=False)
 
 

@@ -95,15 +95,18 @@ def printed(path: str | Path) -> str:
     return printable(str(path), keep="")
 
 
-def read(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
+def read(path: Path, *, follow: bool = True) -> tuple[dict[str, Any], dict[str, int]]:
     """The keys of a recipe file and the line of each.
+
+    Args:
+        follow: whether the file may be a symbolic link.
 
     Raises:
         RecipeError: the file cannot be read, or is not a mapping in YAML.
     """
     name = printed(path)
     try:
-        text = read_bytes(path, limit=MAX_BYTES, follow=True).decode("utf-8-sig")
+        text = read_bytes(path, limit=MAX_BYTES, follow=follow).decode("utf-8-sig")
         content, lines = parse(text, lambda line: f"{name}, line {line}")
     except UnicodeDecodeError as error:
         problem = f"not a text file (byte {error.start} is not UTF-8). Pass a recipe in YAML"

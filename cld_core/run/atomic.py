@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from cld_core.small_files import descriptor_for_writing
+
 if TYPE_CHECKING:
     import numpy
 
@@ -64,9 +66,12 @@ def append_line(path: Path, text: str) -> None:
     """Append one line in one write, so that lines of several writers never mix.
 
     A last line that a killed writer left unfinished is closed first, so that it spoils only itself.
+
+    Raises:
+        OSError: it cannot be written, or is a link or anything else but a regular file.
     """
     assert "\n" not in text, "one line at a time"
-    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+    descriptor = descriptor_for_writing(path, os.O_APPEND)
     try:
         size = os.fstat(descriptor).st_size
         torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"

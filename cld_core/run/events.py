@@ -77,10 +77,15 @@ class Requested(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class NotSubmitted(Event):
-    """The scheduler refused a request, or did not answer (``away``)."""
+    """The scheduler refused a request, or did not answer (``away``).
+
+    Attributes:
+        undone: the request's steps and overrides are not in force; in older ledgers, without it, they are.
+    """
 
     reason: str
     away: bool = False
+    undone: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

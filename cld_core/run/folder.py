@@ -4,14 +4,16 @@
 folders, and freezes an example of the new format in tests/fixtures, with a test that reads it.
 """
 
+import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from cld_core.errors import CldError, NotFoundError, UsageError, did_you_mean
-from cld_core.small_files import read_object
+from cld_core.small_files import read_bytes, read_object, real, text, whole
 
 from .atomic import write_json, write_text
 from .ledger import Ledger
@@ -21,7 +23,20 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_CHECKPOINT = re.compile(r"step_(\d{8,})\.json")
+_CHECKPOINT = re.compile(r"step_([0-9]{8,18})\.json")
+# What the small files hold, by field; a value of another type, or out of bounds, is left out.
+_IDENTITY: dict[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(("name", "recipe", "recipe_file", "user", "host", "imported"), text),
+    "created": real,
+    "format": whole,
+    "git": lambda value: value if isinstance(value, dict) and text(value.get("commit", "")) is not None else None,
+}
+_PROGRESS: dict[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(("attempt", "step", "steps"), whole),
+    **dict.fromkeys(("loss", "steps_per_s", "time"), real),
+}
+# Those that may be null.
+_OPTIONAL = ("loss", "steps_per_s", "git", "recipe_file")
 
 
 class FormatError(UsageError):
@@ -39,13 +54,18 @@ class ReportedProgress(TypedDict, total=False):
     time: float
 
 
+def is_name(name: str) -> bool:
+    """Whether a text names one folder that can be typed as the argument of a command."""
+    return _NAME.fullmatch(name) is not None
+
+
 def check_name(name: str) -> None:
     """Refuse what cannot name a run.
 
     Raises:
         UsageError: it cannot be one folder, or could not be typed as the argument of a command.
     """
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         raise UsageError(
             f"'{name}' cannot name a run: use letters, digits, '.', '_' and '-', at most 100, a letter or digit first."
         )
@@ -103,8 +123,22 @@ class RunFolder:
 
     @property
     def exists(self) -> bool:
-        """Whether there is a run at this path, of whatever format."""
-        return self.identity_file.is_file()
+        """Whether this user can see that there is a run at this path, of whatever format, or a damaged one."""
+        try:
+            return not stat.S_ISDIR(self.identity_file.lstat().st_mode)
+        except (OSError, ValueError):
+            return False
+
+    @property
+    def unreadable(self) -> str | None:
+        """Why this user cannot see whether there is a run at this path; None if they can."""
+        try:
+            self.identity_file.lstat()
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            return None
+        except OSError as error:
+            return error.strerror or str(error)
+        return None
 
     @classmethod
     def create(cls, path: str | Path, recipe: "Recipe", identity: dict[str, Any]) -> "RunFolder":
@@ -150,8 +184,11 @@ class RunFolder:
         Raises:
             NotFoundError: there is none; names the nearest.
             FormatError: it has another version of the format.
+            CldError: this user may not look into it.
         """
         folder = cls(path)
+        if (reason := folder.unreadable) is not None:
+            raise CldError(f"{folder.path}: the run cannot be read ({reason}). Ask its owner, or use another run.")
         if not folder.exists:
             names = [run.name for run in find_runs(folder.path.parent)]
             guess = did_you_mean(folder.name, names, 0.4) or " `cldctl status` lists the existing runs."
@@ -165,7 +202,11 @@ class RunFolder:
         version = self.identity().get("format")
         if version == FORMAT:
             return None
-        if not isinstance(version, int):
+        if version is None:
+            try:
+                read_bytes(self.identity_file)
+            except OSError as error:
+                return f"{self.path}: run.json cannot be read ({error.strerror}). Ask its owner, or restore it."
             return (
                 f"{self.path}: run.json is damaged or not that of a run. Restore it from a backup, or remove the run."
             )
@@ -174,23 +215,29 @@ class RunFolder:
 
     def steps_to_evaluate(self) -> set[int]:
         """Steps of the checkpoints that an evaluation was requested for and has no report of."""
-        requests = [path for path in self.evals.glob("*/request.json") if not path.with_name("report.json").exists()]
-        steps = [read_object(path).get("checkpoint_step") for path in requests]
-        return {int(step) for step in steps if step is not None}
+        requests = [
+            path for path in self.evals.glob("*/request.json") if not os.path.exists(path.parent / "report.json")
+        ]
+        steps = [whole(read_object(path).get("checkpoint_step")) for path in requests]
+        return {step for step in steps if step is not None}
 
     def recipe(self) -> "Recipe":
-        """The recipe in force: as submitted, and then what later continuations changed."""
+        """The recipe in force: as submitted, and then what later continuations changed.
+
+        Raises:
+            RecipeError: it cannot be read, or has a mistake.
+        """
         from cld_core.recipe import load_frozen
 
         return load_frozen(self.recipe_file, self.ledger.history().overrides)
 
     def identity(self) -> dict[str, Any]:
-        """What `run.json` holds (`identity.identity`)."""
-        return read_object(self.identity_file)
+        """What `run.json` holds (`identity.identity`), without values of unexpected types; empty if it is damaged."""
+        return _typed(read_object(self.identity_file), _IDENTITY)
 
     def progress(self) -> ReportedProgress:
-        """What was last reported; empty before the first report."""
-        return cast(ReportedProgress, read_object(self.progress_file))
+        """What was last reported, without values of unexpected types; empty before the first report."""
+        return cast(ReportedProgress, _typed(read_object(self.progress_file), _PROGRESS))
 
     def checkpoint_file(self, step: int) -> Path:
         return self.checkpoints / f"step_{step:08d}.pt"
@@ -209,13 +256,33 @@ def find_runs(root: str | Path) -> Sequence[RunFolder]:
     return sorted(_runs_under(Path(root)), key=_age)
 
 
+def unreadable_under(root: str | Path) -> Sequence[RunFolder]:
+    """The folders directly under ``root`` into which this user may not look: whether they are runs is not known."""
+    folders = (RunFolder(entry) for entry in _entries(Path(root)))
+    return sorted((folder for folder in folders if folder.unreadable is not None), key=lambda folder: folder.name)
+
+
 def _age(run: RunFolder) -> tuple[float, str]:
-    created = run.identity().get("created")
-    return (created if isinstance(created, int | float) else 0.0), run.name
+    return run.identity().get("created", 0.0), run.name
 
 
 def _runs_under(root: Path) -> Iterator[RunFolder]:
-    if root.is_dir():
-        for entry in root.iterdir():
-            if (run := RunFolder(entry)).exists:
-                yield run
+    for entry in _entries(root):
+        if (run := RunFolder(entry)).exists:
+            yield run
+
+
+def _entries(root: Path) -> Sequence[Path]:
+    try:
+        return list(root.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _typed(content: Mapping[str, Any], types: Mapping[str, Callable[[Any], Any]]) -> dict[str, Any]:
+    """``content`` without the fields of ``types`` whose values do not fit."""
+
+    def fits(name: str, value: Any) -> bool:
+        return name in _OPTIONAL if value is None else name not in types or types[name](value) is not None
+
+    return {name: value for name, value in content.items() if fits(name, value)}

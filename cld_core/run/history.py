@@ -1,7 +1,8 @@
 """A ledger read in one pass. Readers use this fold; none of them scans the events itself."""
 
+import bisect
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -65,7 +66,7 @@ class History:
         trials: (kind of place, form) of each trial of a form that neither led to a measurement nor was left in order.
     """
 
-    attempts: tuple[Attempt, ...] = ()
+    attempts: Sequence[Attempt] = ()
     submitted: tuple[Submitted, ...] = ()
     turned_away: dict[str, Why] = field(default_factory=dict)
     request: Requested | NotSubmitted | None = None
@@ -85,6 +86,11 @@ class History:
     rolled_back_to: tuple[int, ...] = ()
     measured: dict[str, events.Measured] = field(default_factory=dict)
     trials: tuple[tuple[str, str], ...] = ()
+    # While events are read: growing a tuple by each of many would take time quadratic in their number.
+    _submitted: list[Submitted] = field(default_factory=list, repr=False, compare=False)
+    _cancelled: set[str] = field(default_factory=set, repr=False, compare=False)
+    _newest_start: int | None = field(default=None, repr=False, compare=False)
+    _before_request: tuple[int | None, int | None] = field(default=(None, None), repr=False, compare=False)
 
     @classmethod
     def of(cls, events: Iterable[Event]) -> "History":
@@ -92,9 +98,11 @@ class History:
 
         An attempt without an end that another one followed was ``killed``.
         """
-        history = cls()
+        history = cls(attempts=[])
         for event in events:
             history._take(event)
+        history.attempts, history.submitted = tuple(history.attempts), tuple(history._submitted)
+        history.cancelled = frozenset(history._cancelled)
         return history
 
     def with_progress(self, progress: Mapping[str, Any]) -> "History":
@@ -166,13 +174,14 @@ class History:
             self.last_of[job_id] = event
         match event:
             case events.Requested():
+                self._before_request = self.steps, self.from_step
                 self.request, self.steps, self.from_step = event, event.steps, event.from_step
                 self.overrides += event.overrides
             case events.NotSubmitted():
-                self.request = event
+                self._not_submitted(event)
             case events.Submitted():
                 self.request = None
-                self.submitted += (event,)
+                self._submitted.append(event)
             case events.TurnedAway():
                 self.turned_away[event.job_id] = event.why
             case events.Imported():
@@ -192,7 +201,7 @@ class History:
                 self.measured[event.where] = event
                 self.trials = tuple(trial for trial in self.trials if trial[0] != event.where)
             case events.Cancelled():
-                self.cancelled |= {event.job_id}
+                self._cancelled.add(event.job_id)
             case events.NotBegun():
                 self.not_begun[event.job_id] = self.given_up = event.reason
             case events.GivenUp():
@@ -206,18 +215,34 @@ class History:
             case events.Crashed():
                 self.crashes[event.job_id] = self.crashes.get(event.job_id, 0) + 1
 
+    def _not_submitted(self, event: NotSubmitted) -> None:
+        if event.undone and isinstance(self.request, Requested):
+            self.overrides = self.overrides[: len(self.overrides) - len(self.request.overrides)]
+            self.steps, self.from_step = self._before_request
+        self.request = event
+
     def _set(self, attempt: Attempt) -> None:
-        others = (it for it in self.attempts if it.attempt != attempt.attempt)
-        self.attempts = tuple(sorted((*others, attempt), key=lambda it: it.attempt))
+        place = self._place(attempt.attempt)
+        assert isinstance(self.attempts, list), "while events are read"
+        self.attempts[place : place + (self._numbered(attempt.attempt) is not None)] = [attempt]
 
     def _numbered(self, attempt: int) -> Attempt | None:
-        return next((it for it in reversed(self.attempts) if it.attempt == attempt), None)
+        place = self._place(attempt)
+        found = self.attempts[place] if place < len(self.attempts) else None
+        return found if found is not None and found.attempt == attempt else None
+
+    def _place(self, attempt: int) -> int:
+        """Where the attempt of a number is, or would be."""
+        return bisect.bisect_left(self.attempts, attempt, key=lambda it: it.attempt)
 
     def _started(self, event: events.Started) -> None:
         self.request = self.from_step = self.bug = None
         self.died_early = 0
-        for it in [it for it in self.attempts if it.cause is None]:
-            self._set(replace(it, cause="killed", ended=event.time))
+        # Only the attempt that started last can be without an end.
+        open_one = None if self._newest_start is None else self._numbered(self._newest_start)
+        if open_one is not None and open_one.cause is None:
+            self._set(replace(open_one, cause="killed", ended=event.time))
+        self._newest_start = event.attempt
         before = self._numbered(event.attempt - 1)
         if before is not None and before.last_step is None:
             self._set(replace(before, last_step=event.reached))
@@ -230,7 +255,7 @@ class History:
         if before is None:
             return
         cause = event.cause
-        if cause == "terminated" and before.job_id in self.cancelled:
+        if cause == "terminated" and before.job_id in self._cancelled:
             cause = "cancelled"
         self._set(
             replace(before, ended=event.time, cause=cause, last_step=event.step, detail=event.detail, bug=event.bug)

@@ -1,13 +1,19 @@
 """The ledger file: what happened, one line per event, only ever appended to (`lines` defines them)."""
 
+import errno
 import functools
 from dataclasses import dataclass
 from pathlib import Path
+
+from cld_core.small_files import read_bytes
 
 from .atomic import append_line
 from .events import Event
 from .history import History
 from .lines import parse, to_line
+
+# Far more than a run of years has; reading them takes seconds.
+MAX_LINES = 50_000
 
 
 @dataclass(frozen=True)
@@ -21,17 +27,24 @@ class Ledger:
         append_line(self.path, to_line(event))
 
     def events(self) -> list[Event]:
-        """All events, oldest first. A line that a killed writer left unfinished is skipped."""
+        """All events, oldest first. A line that a killed writer left unfinished is skipped.
+
+        Raises:
+            OSError: the file cannot be read, is no regular file, or is larger than any ledger.
+        """
         try:
-            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+            content = read_bytes(self.path)
         except FileNotFoundError:
             return []
+        if content.count(b"\n") > MAX_LINES:
+            raise OSError(errno.EFBIG, f"more than {MAX_LINES} lines", str(self.path))
+        lines = content.decode(errors="replace").split("\n")
         return [event for line in lines if (event := parse(line)) is not None]
 
     def history(self) -> History:
         """The events read in one pass; see `History.of`."""
         try:
-            file = self.path.stat()
+            file = self.path.lstat()
         except FileNotFoundError:
             return History()
         return _history(self, file.st_ino, file.st_size, file.st_mtime_ns)

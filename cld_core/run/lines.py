@@ -5,11 +5,15 @@ of the class that differ from their defaults.
 """
 
 import dataclasses
+import functools
 import json
-from collections.abc import Collection
+import re
+from collections.abc import Callable, Collection
 from dataclasses import MISSING, Field
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from cld_core.small_files import parse_json, real, text, whole
 
 from .events import KINDS, Event, JobRef, Submitted, Unknown, name_of
 
@@ -17,6 +21,17 @@ from .events import KINDS, Event, JobRef, Submitted, Unknown, name_of
 _TYPES = {
     kind: {name: hint for name, hint in get_type_hints(kind).items() if name not in ("time", "extra")}
     for kind in (*KINDS.values(), JobRef)
+}
+
+# What may name a job or a cluster: it is passed on to commands of the scheduler, and is part of a file's name.
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
+
+# What a field of a plain type may hold. A newer version may know more literals.
+_WITHIN_BOUNDS: dict[Any, Callable[[Any], Any]] = {
+    int: functools.partial(whole, least=-1),
+    float: real,
+    str: text,
+    Literal: text,
 }
 
 
@@ -35,9 +50,13 @@ def parse(line: str) -> Event | None:
     A known name with other fields, or with values of other types, is `Unknown`: another version gave it that meaning.
     """
     try:
-        content = json.loads(line)
-        name, at = str(content.pop("event")), float(content.pop("time"))
-    except (ValueError, KeyError, TypeError, AttributeError):
+        content = parse_json(line)
+    except ValueError:
+        return None
+    if not isinstance(content, dict):
+        return None
+    name, at = text(content.pop("event", None)), real(content.pop("time", None))
+    if name is None or at is None:
         return None
     kind = KINDS.get(name)
     try:
@@ -65,6 +84,8 @@ def _fields(kind: type[Event | JobRef], content: Any) -> tuple[dict[str, Any], d
             continue
         if types[name] is JobRef:
             own, unknown = _fields(JobRef, value)
+            if not all(_WORD.fullmatch(own.get(part, "")) for part in ("cluster", "job_id")):
+                raise TypeError(f"{value!r} is not a job")
             value = JobRef(**{**own, "details": {**own.get("details", {}), **unknown}})
         if not _fits(value, types[name]):
             raise TypeError(f"{name} cannot be {value!r}")
@@ -78,9 +99,10 @@ def _fits(value: Any, hint: Any) -> bool:
         return any(_fits(value, part) for part in parts)
     origin = get_origin(hint) or hint
     if origin is tuple:
-        return isinstance(value, tuple) and all(isinstance(entry, parts[0]) for entry in value)
-    # A newer version may know more literals.
-    return isinstance(value, {Literal: str, float: int | float}.get(origin, origin))
+        return isinstance(value, tuple) and all(_fits(entry, parts[0]) for entry in value)
+    if origin in _WITHIN_BOUNDS:
+        return _WITHIN_BOUNDS[origin](value) is not None
+    return isinstance(value, origin)
 
 
 def _values(record: Event | JobRef, without: Collection[str] = ()) -> dict[str, Any]:

@@ -1,9 +1,18 @@
 """Processes of this machine, told from later ones with the same id by the time at which they began."""
 
+import os
+import time
+from collections.abc import Sequence
+from pathlib import PurePath
 from typing import Any
 
 # The start time of a process is derived from the clock, which may have been set since it was noted.
 _CLOCK_TOLERANCE_S = 2.0
+_BEGINNING_S = 1.0
+# What our processes run, as a module or as a script: those of cldctl, of training without it, and of submitit.
+_PROGRAMS = ("cldctl", "cld_core", "submitit.core", "submitit.local")
+# Options of Python that take a value in the next word.
+_WITH_VALUE = ("-X", "-W")
 
 
 def start_time(pid: int) -> float | None:
@@ -24,8 +33,65 @@ def find(pid: int, started: float | None = None) -> Any:
         process = psutil.Process(pid)
         is_same = started is None or abs(process.create_time() - started) < _CLOCK_TOLERANCE_S
         return process if is_same and is_up(process) else None
+    except (psutil.NoSuchProcess, ValueError, OverflowError):
+        return None
+
+
+def not_ours(process: Any) -> str | None:
+    """Why a `psutil.Process` must not be signalled because of what a run folder says; None if it may be.
+
+    Folders can be copied, damaged or made by somebody else, and process ids are given again: a process is one of ours
+    if it belongs to this user and runs cldctl, training without it, or what submitit starts.
+    """
+    import psutil
+
+    try:
+        owner, words = process.uids().real, _command_line(process)
     except psutil.NoSuchProcess:
         return None
+    except psutil.AccessDenied:
+        return "cannot be looked at"
+    if owner != os.getuid():
+        return "belongs to another user"
+    program = program_of(words)
+    if any(program == ours or program.startswith(f"{ours}.") for ours in _PROGRAMS):
+        return None
+    return f"runs {program or 'something else'}"
+
+
+def _command_line(process: Any) -> list[str]:
+    """The words of a process's command line, which is empty for a moment while the process begins."""
+    deadline = time.monotonic() + _BEGINNING_S
+    while not (words := process.cmdline()) and is_up(process) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return list(words)
+
+
+def program_of(words: Sequence[str]) -> str:
+    """What a command line runs: of Python its module, or the name of its script; empty if it names neither."""
+    if not words or not PurePath(words[0]).name.startswith(("python", "pypy")):
+        return PurePath(words[0]).name if words else ""
+    rest = iter(words[1:])
+    for word in rest:
+        if word in _WITH_VALUE:
+            next(rest, None)
+        elif not word.startswith("-"):
+            return _of_script(PurePath(word))
+        elif word.startswith(("--", *_WITH_VALUE)):
+            continue
+        elif "m" in word:
+            return word.partition("m")[2] or next(rest, "")
+        elif "c" in word:
+            return ""
+    return ""
+
+
+def _of_script(path: PurePath) -> str:
+    """The module that a script is, for ``python .../cld_core/train/__main__.py``; else its name."""
+    if path.name != "__main__.py":
+        return path.name
+    parts = path.parts[:-1]
+    return next((".".join(parts[parts.index(name) :]) for name in ("cldctl", "cld_core") if name in parts), path.name)
 
 
 def is_up(process: Any) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 
 from cld_core import npz
 from cld_core.run.atomic import write_arrays, write_json
+from cld_core.small_files import descriptor_for_writing, opened
 
 from . import state as states
 from .state import Ranges
@@ -85,7 +86,7 @@ class Shard:
         for name, values in rows.items():
             table[name] = values
         raw = table.tobytes()
-        with self._rows_file(kind).open("r+b" if part["done"] else "wb") as file:
+        with os.fdopen(descriptor_for_writing(self._rows_file(kind)), "r+b") as file:
             # An interrupted batch may have left something behind the rows that the state promises.
             file.truncate(part["done"] * row.itemsize)
             file.seek(0, os.SEEK_END)
@@ -106,7 +107,8 @@ class Shard:
 
     def _all_rows(self, kind: str) -> Arrays:
         part = self._parts[kind]
-        table = np.fromfile(self._rows_file(kind), _row_type(part), part["done"])
+        with opened(self._rows_file(kind)) as file:
+            table = np.fromfile(file, _row_type(part), part["done"])
         assert table.dtype.names is not None, "a row has fields"
         return {name: table[name] for name in table.dtype.names}
 
@@ -117,14 +119,17 @@ class Shard:
             return fresh
         if "bytes" in part:
             return part if states.is_sealed(self._folder, self.number, kind, part, bounds) else fresh
-        if part["done"] == 0:
+        if not 0 < part["done"] <= bounds[1] - bounds[0]:
             return fresh
-        size = part["done"] * _row_type(part).itemsize
-        with contextlib.suppress(OSError), self._rows_file(kind).open("rb") as file:
+        try:
+            size = part["done"] * _row_type(part).itemsize
+        except (KeyError, TypeError, ValueError):
+            return fresh
+        with contextlib.suppress(OSError), opened(self._rows_file(kind)) as file:
             crc = 0
             while size and (block := file.read(min(size, 1 << 24))):
                 crc, size = zlib.crc32(block, crc), size - len(block)
-            if not size and crc == part["crc"]:
+            if not size and crc == part.get("crc"):
                 return part
         return fresh
 

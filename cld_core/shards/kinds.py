@@ -4,7 +4,7 @@ from pathlib import Path
 
 from cld_core.errors import NotFoundError
 from cld_core.imports import resolve
-from cld_core.small_files import read_json
+from cld_core.small_files import read_json, text
 
 from .work import Work
 
@@ -21,7 +21,7 @@ def open_work(folder: Path) -> Work:
         NotFoundError: the folder has no request, or one that another version of cldctl wrote.
     """
     content = read_json(folder / "request.json")
-    kind = content.get("kind") if isinstance(content, dict) else None
+    kind = text(content.get("kind")) if isinstance(content, dict) else None
     if kind not in KINDS:
         what = "there is no request here" if content is None else "its request was made by another version of cldctl"
         raise NotFoundError(f"{folder}: {what}. Start the work again.")

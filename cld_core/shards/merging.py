@@ -30,7 +30,7 @@ class Merged:
 
     def __init__(self, work: "Work") -> None:
         self._work = work
-        numbers = sorted(int(file.stem) for file in work.shards.glob("*.json"))
+        numbers = sorted(states.begun(work.shards))
         contents = {number: states.read_state(work.shards, number) for number in numbers}
         self.made_of = self._one_origin(contents)
         self._order = {kind: self._in_order(kind, size, contents) for kind, size in work.request.sizes.items()}

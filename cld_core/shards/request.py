@@ -7,12 +7,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from cld_core.errors import NotFoundError, RecipeError
+from cld_core.errors import NotFoundError, one_line
 from cld_core.ranges import share
 from cld_core.run.atomic import write_json
 from cld_core.small_files import read_json
 
 from .serial import from_plain
+
+# The most pieces that work is divided into, and the most rows of a kind.
+MAX_SHARDS = 100_000
+MAX_ROWS = 10**9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +69,7 @@ class Request(ABC):
         begun = read_json(folder / "request.json")
         request = self
         if isinstance(begun, dict) and begun.get("id") == self.id:
-            request = replace(self, shards=int(begun["shards"]))
+            request = replace(self, shards=type(self).load(folder).shards)
         # As it will be read: tuples become lists.
         content = json.loads(json.dumps({"kind": self.kind, "id": self.id, **asdict(request)}))
         (folder / "shards").mkdir(parents=True, exist_ok=True)
@@ -84,7 +88,24 @@ class Request(ABC):
         if content is None:
             raise NotFoundError(f"{folder}: there is no {cls.kind} here. Start it again.")
         try:
-            return from_plain(cls, content, cls.chosen(content))
-        except (RecipeError, TypeError, ValueError, KeyError, AttributeError) as error:
-            text = f"the request was made by another version of cldctl ({error})"
+            request = from_plain(cls, content, cls.chosen(content))
+            request.require_bounds()
+            return request
+        except Exception as error:  # Whatever reading it meets: nobody but another version writes such a file.
+            text = f"the request was made by another version of cldctl ({one_line(error)})"
             raise NotFoundError(f"{folder}: {text}. Start the work again.") from error
+
+    def require_bounds(self) -> None:
+        """Refuse numbers that no request of cldctl has.
+
+        Raises:
+            ValueError
+        """
+        sizes = {**self.sizes, "batch_size": self.batch_size}
+        for name, size in sizes.items():
+            if not 1 <= size <= MAX_ROWS:
+                raise ValueError(f"{name} is {size}")
+        if not 1 <= self.shards <= min(MAX_SHARDS, max(self.sizes.values())):
+            raise ValueError(f"shards is {self.shards}")
+        if self.retries < 0:
+            raise ValueError(f"retries is {self.retries}")

@@ -5,12 +5,15 @@ shards/00003-features.rows     rows in progress, one batch after another
 shards/00003-features.npz      what is kept of rows that are complete ("sealed")
 """
 
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cld_core.small_files import read_json
+from cld_core.small_files import read_object, whole
 
+_STATE = re.compile(r"([0-9]{5,9})\.json")
 Ranges = Mapping[str, tuple[int, int]]
 
 
@@ -27,9 +30,30 @@ def sealed_file(folder: Path, shard: int, kind: str) -> Path:
 
 
 def read_state(folder: Path, shard: int) -> dict[str, Any]:
-    """The content of a state file; empty if there is none."""
-    content = read_json(state_file(folder, shard))
-    return content if isinstance(content, dict) else {}
+    """The content of a state file; empty if there is none. Parts that are not those of a shard are left out."""
+    content = read_object(state_file(folder, shard))
+    parts = content.get("work")
+    if parts is not None:
+        found = parts.items() if isinstance(parts, dict) else ()
+        content["work"] = {kind: part for kind, part in found if _is_part(part)}
+    return content
+
+
+def _is_part(part: Any) -> bool:
+    """Whether a part of a state has the numbers of one, and they make sense."""
+    if not isinstance(part, dict):
+        return False
+    first, last, done = (whole(part.get(name)) for name in ("first", "last", "done"))
+    size = whole(part.get("bytes", 0))
+    return None not in (first, last, done, size) and bool(part["first"] <= part["last"])
+
+
+def begun(folder: Path) -> set[int]:
+    """The shards that have a state file."""
+    try:
+        return {int(match[1]) for name in os.listdir(folder) if (match := _STATE.fullmatch(name))}
+    except OSError:
+        return set()
 
 
 def is_made_of(state: Mapping[str, Any], made_of: Mapping[str, str]) -> bool:
@@ -51,14 +75,14 @@ def is_sealed(folder: Path, shard: int, kind: str, part: Mapping[str, Any], boun
     if "bytes" not in part or (part["first"], part["last"]) != bounds:
         return False
     try:
-        return sealed_file(folder, shard, kind).stat().st_size == int(part["bytes"])
+        return bool(sealed_file(folder, shard, kind).lstat().st_size == part["bytes"])
     except OSError:
         return False
 
 
 def rows(folder: Path, shards: int, made_of: Mapping[str, str]) -> int:
     """Rows of all shards that are computed, whether sealed or in progress."""
-    states = [read_state(folder, shard) for shard in range(shards)]
+    states = [read_state(folder, shard) for shard in sorted(begun(folder)) if shard < shards]
     return sum(
-        int(part["done"]) for state in states if is_made_of(state, made_of) for part in state.get("work", {}).values()
+        part["done"] for state in states if is_made_of(state, made_of) for part in state.get("work", {}).values()
     )

@@ -72,11 +72,11 @@ class Work(ABC):
 
     def missing(self) -> list[int]:
         """The shards that are not complete. This is the one definition of complete (`state.is_complete`)."""
-        made_of = self.made_of()
+        made_of, begun = self.made_of(), state.begun(self.shards)
         return [
             shard
             for shard in range(self.request.shards)
-            if not state.is_complete(self.shards, shard, made_of, self.request.ranges(shard))
+            if shard not in begun or not state.is_complete(self.shards, shard, made_of, self.request.ranges(shard))
         ]
 
     def to_start(self) -> list[int]:

@@ -15,6 +15,7 @@ What the author of a cluster has to do:
   while the process is being started: wait until the task has begun, or accept that it ends without a message.
 """
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -246,7 +247,8 @@ class Cluster(ABC):
     def log_files(self, job: JobRef, rank: int) -> list[Path]:
         """Output and errors of one rank of a job, in this order; empty before it has begun."""
         folder = Path(job.logs)
-        return [file for stream in ("out", "err") if (file := folder / f"{job.job_id}_{rank}_log.{stream}").is_file()]
+        files = [folder / f"{job.job_id}_{rank}_log.{stream}" for stream in ("out", "err")]
+        return [file for file in files if os.path.isfile(file)]
 
     def current_job(self, logs: Path | None = None) -> "InJob":
         """The task of this cluster that this process belongs to, from its environment. Loads no torch.

@@ -48,6 +48,8 @@ class DebugCluster(Cluster):
 
     def cancel(self, jobs: Collection[JobRef]) -> None:
         for job in jobs:
+            this_machine.require_ours(this_machine.find(job.details))
+        for job in jobs:
             this_machine.send(this_machine.find(job.details), signal.SIGTERM)
 
     def kill(self, jobs: Collection[JobRef]) -> None:
@@ -60,5 +62,5 @@ def _seen(job: JobRef) -> Seen:
     if not this_machine.is_here(job.details):
         return Seen("unknown", node=host, reason=f"started on {host}")
     # `submit` blocks: a process that can ask has left it.
-    own = job.details["pid"] == os.getpid()
+    own = job.details.get("pid") == os.getpid()
     return Seen("running" if this_machine.is_alive(job.details) and not own else "gone", node=host)

@@ -86,6 +86,8 @@ class LocalCluster(Cluster):
 
     def cancel(self, jobs: Collection[JobRef]) -> None:
         for job in jobs:
+            this_machine.require_ours(this_machine.find(job.details))
+        for job in jobs:
             # A signal that comes while the processes are being started would be lost.
             local_tasks.wait_for_begin(job)
             for process in local_tasks.Ranks().of(job):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cld_core.run.events import JobRef
+from cld_core.small_files import whole
 
 from . import this_machine
 from .base import Seen
@@ -14,6 +15,8 @@ from .submitit_jobs import ENTRIES
 
 # Seconds in which a controller starts its processes, also on a busy machine.
 _STARTING_S = 30.0
+# More than any machine runs.
+_MOST_RANKS = 4096
 
 
 class Ranks:
@@ -32,9 +35,9 @@ class Ranks:
 
     def of(self, job: JobRef) -> list[Any]:
         """The processes to signal for a task: its own, or its controller if no environment can be read."""
-        logs, pid = str(Path(job.logs).absolute()), str(job.details["pid"])
+        logs, pid = str(Path(job.logs).absolute()), str(job.details.get("pid"))
         here = [rank for rank in self._processes if rank[0] == logs]
-        numbers = range(job.process, job.process + job.details.get("ranks", 1))
+        numbers = _numbers(job)
         mine = [process for _, job_id, number, process in here if job_id == pid and number in numbers]
         controller = this_machine.find(job.details)
         if mine or controller is None or all(job_id is not None for _, job_id, _, _ in here):
@@ -57,7 +60,9 @@ def _seen(job: JobRef, has_begun: bool, ranks: Ranks) -> Seen:
     is_over = bool(job.details.get("pooled")) and has_begun
     if not ranks.of(job) and (is_over or not this_machine.is_alive(job.details)):
         return Seen("gone", node=host)
-    waits_for = [str(other["pid"]) for other in job.details.get("waits_for", ()) if this_machine.is_alive(other)]
+    others = job.details.get("waits_for", ())
+    known = [other for other in others if isinstance(other, dict)] if isinstance(others, tuple | list) else []
+    waits_for = [str(other["pid"]) for other in known if this_machine.is_alive(other)]
     if waits_for:
         return Seen("pending", node=host, reason=f"waits for job {', '.join(waits_for)}")
     return Seen("running", node=host)
@@ -71,7 +76,8 @@ def _names(process: Any) -> tuple[str | None, int | None]:
         variables = process.environ()
     except psutil.AccessDenied:
         return None, None
-    return variables.get("SUBMITIT_LOCAL_JOB_ID", ""), int(variables.get("SUBMITIT_LOCAL_GLOBALID", -1))
+    number = variables.get("SUBMITIT_LOCAL_GLOBALID", "")
+    return variables.get("SUBMITIT_LOCAL_JOB_ID", ""), int(number) if number.isdecimal() else -1
 
 
 def wait_for_begin(job: JobRef) -> None:
@@ -92,6 +98,17 @@ def kill(job: JobRef) -> None:
 
 def _has_begun(job: JobRef) -> bool:
     """Whether all processes of the task have begun: submitit writes a line to their logs first of all."""
-    numbers = range(job.process, job.process + job.details.get("ranks", 1))
-    logs = [Path(job.logs) / f"{job.details['pid']}_{number}_log.out" for number in numbers]
-    return all(log.is_file() and log.stat().st_size > 0 for log in logs)
+    logs = (Path(job.logs) / f"{job.details.get('pid')}_{number}_log.out" for number in _numbers(job))
+    return all(map(_has_content, logs))
+
+
+def _numbers(job: JobRef) -> range:
+    """The processes of a task among those of its controller."""
+    return range(job.process, job.process + min(whole(job.details.get("ranks", 1), least=1) or 1, _MOST_RANKS))
+
+
+def _has_content(log: Path) -> bool:
+    try:
+        return log.lstat().st_size > 0
+    except (OSError, ValueError):
+        return False

@@ -11,8 +11,9 @@ from typing import Any
 
 from cld_core.errors import RecipeError
 from cld_core.run import process as processes
+from cld_core.small_files import real, whole
 
-from .base import JobSpec
+from .base import JobSpec, SchedulerRefused
 
 # The working directory is not searched for modules.
 SAFE_PATH = {"PYTHONSAFEPATH": "1"}
@@ -45,17 +46,36 @@ def task_ids(pid: int, tasks: int) -> list[str]:
 
 
 def find(details: Mapping[str, Any]) -> Any:
-    """The `psutil.Process` that `details_of` describes; None if it has ended, or was started on another machine."""
-    return processes.find(int(details["pid"]), details.get("process_started")) if is_here(details) else None
+    """The `psutil.Process` that `details_of` describes; None if it has ended, or was started on another machine.
+
+    Without the time at which it began there is no telling it from a later process with the same id.
+    """
+    pid, started = whole(details.get("pid"), least=2), real(details.get("process_started"))
+    return processes.find(pid, started) if is_here(details) and pid is not None and started is not None else None
 
 
 def is_alive(details: Mapping[str, Any]) -> bool:
     return find(details) is not None
 
 
-def end(pid: int, grace_s: float = 60.0) -> None:
-    """Send SIGTERM to one process, whose peers stop with it, and kill it if it is alive after ``grace_s`` seconds."""
-    process = processes.find(pid)
+def require_ours(process: Any) -> None:
+    """Refuse to signal a process that is not one of ours (`processes.not_ours`); None is fine.
+
+    Raises:
+        SchedulerRefused: names the process and the fix.
+    """
+    if process is not None and (reason := processes.not_ours(process)) is not None:
+        text = f"process {process.pid} on this machine {reason}, and was left alone"
+        raise SchedulerRefused(f"{text}. If it belongs to the run, end it with `kill {process.pid}`.")
+
+
+def end(process: Any, grace_s: float = 60.0) -> None:
+    """Send SIGTERM to one process, whose peers stop with it, and kill it if it is alive after ``grace_s`` seconds.
+
+    Raises:
+        SchedulerRefused: it is not one of ours.
+    """
+    require_ours(process)
     send(process, signal.SIGTERM)
     deadline = time.monotonic() + grace_s
     while process is not None and processes.is_up(process) and time.monotonic() < deadline:
@@ -64,23 +84,28 @@ def end(pid: int, grace_s: float = 60.0) -> None:
 
 
 def send(process: Any, number: int) -> None:
-    """Send a signal to a `psutil.Process`, unless it is None or has ended."""
+    """Send a signal to a `psutil.Process`, unless it is None, has ended, or is not one of ours."""
+    if process is not None and processes.not_ours(process) is None:
+        _signal(process, number)
+
+
+def _signal(process: Any, number: int) -> None:
     import psutil
 
-    with contextlib.suppress(psutil.NoSuchProcess):
-        if process is not None and processes.is_up(process):
+    with contextlib.suppress(psutil.Error):
+        if processes.is_up(process):
             process.send_signal(number)
 
 
 def kill_family(process: Any) -> None:
-    """Kill a `psutil.Process` with its descendants, unless it is None or has ended."""
+    """Kill a `psutil.Process` with its descendants, unless it is None, has ended, or is not one of ours."""
     import psutil
 
-    if process is None:
+    if process is None or processes.not_ours(process) is not None:
         return
-    with contextlib.suppress(psutil.NoSuchProcess):
+    with contextlib.suppress(psutil.Error):
         for member in (process, *process.children(recursive=True)):
-            send(member, signal.SIGKILL)
+            _signal(member, signal.SIGKILL)
 
 
 def safe_path() -> dict[str, str]:

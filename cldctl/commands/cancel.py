@@ -55,4 +55,8 @@ def _outcome(ending: "Ending") -> str:
     if not ending.trains:
         return f"{run.name}: its evaluations are cancelled"
     steps = run.checkpoint_steps()
+    if ending.had_finished:
+        return (
+            f"{run.name}: had finished before it could be cancelled; last checkpoint: step {steps[-1] if steps else 0}"
+        )
     return f"{run.name}: cancelled; last checkpoint: {f'step {steps[-1]}' if steps else 'none'}"

@@ -10,6 +10,7 @@ import typer
 
 from cld_core.errors import UsageError
 from cld_core.evaluation import registry
+from cld_core.ownership import require_may_change
 from cld_core.run import RunFolder
 from cldctl.ui.console import err, out, strong
 
@@ -110,6 +111,7 @@ def _compute(
     from cldctl.runs import home
     from cldctl.runs.evaluate import divided_otherwise, start
 
+    require_may_change(run.path, "Nothing was evaluated")
     axes = parse(sweep)
     refuse_twice("--sweep", [axis.key for axis in axes], overrides)
     where = home.chosen(cluster, run)

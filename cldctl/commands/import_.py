@@ -26,12 +26,15 @@ def import_checkpoint(
     from cld_core.importing import import_published
     from cld_core.recipe import load
     from cld_core.recipe.plugin import with_plugin_found
+    from cld_core.run.folder import check_name
     from cld_core.run.identity import identity, new_name
     from cldctl.lookup import find_recipe
 
     recipe_file = find_recipe(recipe)
     resolved = with_plugin_found(load(recipe_file, overrides or []), recipe_file)
-    path = runs_dir(directory) / (name or new_name(resolved.name))
+    new = name or new_name(resolved.name)
+    check_name(new)
+    path = runs_dir(directory) / new
     made = import_published(file, resolved, path, identity(resolved.name, recipe_file))
     run = made.folder
     done = f" in {run.path}: step {made.step}, {made.parameters:,} parameters"

@@ -1,18 +1,25 @@
 """`cldctl logs`: what a run's processes printed."""
 
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cld_core.errors import NotFoundError, UsageError
+from cld_core.errors import CldError, NotFoundError, UsageError
+from cld_core.small_files import opened
+from cld_core.texts import printable
 from cldctl.ui.console import err
 
 from .options import Run, RunsDir, find_run, runs_dir
 
 if TYPE_CHECKING:
     from cldctl.runs.logs import Log
+
+# The end of a log that is shown: nobody reads more, and a file may be larger than the disk.
+MOST_BYTES = 64 * 2**20
+_LINE_BYTES = 2**20
 
 
 def logs(
@@ -49,12 +56,26 @@ def _print(log: "Log", follow: bool) -> None:
     while True:
         is_last = not follow or not log.is_growing()
         for file in log.files():
-            with file.open("rb") as stream:
-                stream.seek(read.get(file, 0))
-                text = stream.read()
-                read[file] = stream.tell()
-            target = err.file if file.suffix == ".err" else None
-            typer.echo(text.decode(errors="replace"), nl=False, file=target)
+            read[file] = _show(file, read.get(file))
         if is_last:
             return
         time.sleep(0.3)
+
+
+def _show(file: Path, since: int | None) -> int:
+    """Print what is in a log behind ``since`` bytes, at most `MOST_BYTES` at first; returns its size."""
+    target = err.file if file.suffix == ".err" else None
+    try:
+        with opened(file) as stream:
+            if since is None:
+                since = max(0, os.fstat(stream.fileno()).st_size - MOST_BYTES)
+                if since:
+                    text = f"the first {since:,} bytes of {file} are not shown"
+                    err.print(text, style="yellow", markup=False, soft_wrap=True)
+            stream.seek(since)
+            while line := stream.readline(_LINE_BYTES):
+                # What a process printed must not steer the terminal of whoever looks at it.
+                typer.echo(printable(line.decode(errors="replace"), keep="\n\t\r"), nl=False, file=target)
+            return stream.tell()
+    except OSError as error:
+        raise CldError(f"{file}: the log cannot be read ({error.strerror}). Look at the file itself.") from error

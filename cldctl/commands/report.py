@@ -20,12 +20,15 @@ def report(
     Example: cldctl report -o report.html
     """
     check_output(output, (".html", ".htm"), "reports are")
+    from cld_core.ownership import require_may_change
     from cld_core.run.atomic import write_text
     from cldctl.page.html import page
     from cldctl.runs import survey
     from cldctl.runs.status import status_of
 
     run = find_run(name, runs_dir(directory))
+    if output is None:
+        require_may_change(run.path, "Its report was not written; use -o FILE.html")
     target = (output or run.path / "report.html").absolute()
     write_text(target, page(run, status_of(run, survey.of_runs([run]))))
     out.print(str(output or target), markup=False, soft_wrap=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cld_core.errors import CldError, NotFoundError, UsageError
+from cld_core.errors import NotFoundError, UsageError, one_line
 from cld_core.run import RunFolder
 from cldctl.ui.console import err, strong
 
@@ -38,38 +38,56 @@ def resume(
     """
     names, overrides = split_runs(words)
     root = runs_dir(directory)
-    runs = [find_run(name, root) for name in names] if names else _all_resumable(root, yes)
+    code = 0
+    if names:
+        runs = [find_run(name, root) for name in names]
+    else:
+        runs, code = _all_resumable(root, yes)
     if len(runs) > 1 and (follow or from_step is not None):
         raise UsageError(f"--follow and --from go with one run, not with {len(runs)}. Name one.")
-    failed = False
     for run in runs:
-        try:
-            begun = _resume(run, overrides, from_step, cluster)
-        except CldError as error:
-            if len(runs) == 1:
-                raise
-            err.print(f"{run.name}: {error}", markup=False, style="red", soft_wrap=True)
-            failed = True
-            continue
-        from .submit import finish
-
-        finish(begun, follow)
-    if failed:
-        raise typer.Exit(1)
+        if len(runs) == 1 and names:
+            _start(run, overrides, from_step, cluster, follow)
+        else:
+            code = _tried(run, overrides, from_step, cluster, follow) or code
+    if code:
+        raise typer.Exit(code)
 
 
-def _all_resumable(root: Path, yes: bool) -> list[RunFolder]:
+def _start(run: RunFolder, overrides: list[str], from_step: int | None, cluster: str | None, follow: bool) -> None:
+    from .submit import finish
+
+    finish(_resume(run, overrides, from_step, cluster), follow)
+
+
+def _tried(run: RunFolder, overrides: list[str], from_step: int | None, cluster: str | None, follow: bool) -> int:
+    """Resume one of many runs; the exit code. Whatever is wrong with it, the others go on."""
+    try:
+        _start(run, overrides, from_step, cluster, follow)
+    except typer.Exit as end:
+        return end.exit_code
+    except Exception as error:
+        err.print(f"{run.name}: {one_line(error)}", markup=False, style="red", soft_wrap=True)
+        return 1
+    return 0
+
+
+def _all_resumable(root: Path, yes: bool) -> tuple[list[RunFolder], int]:
+    """The runs to resume, and the exit code for those that should have been among them."""
     from cldctl.runs.resume import resumable
 
     runs, skipped = resumable(root)
-    for line in skipped:
-        err.print(f"skipped: {line}", markup=False, style="yellow", soft_wrap=True)
+    for entry in skipped:
+        err.print(f"skipped: {entry.reason}", markup=False, style="yellow", soft_wrap=True)
+    code = max((entry.exit_code for entry in skipped), default=0)
+    if not runs and code:
+        raise typer.Exit(code)
     if not runs:
         raise NotFoundError(f"{root.absolute()}: no run can be resumed. `cldctl status` shows their states.")
     err.print("can be resumed: " + ", ".join(run.name for run in runs), soft_wrap=True)
     if not yes and not _agreed():
         raise typer.Exit(0)
-    return runs
+    return runs, code
 
 
 def _agreed() -> bool:

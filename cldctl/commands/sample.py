@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cld_core.errors import UsageError
+from cld_core.ownership import require_may_change
 from cldctl.ui.console import err, out
 
 from .options import RunsDir, check_output, find_run, one_run, refuse_twice, runs_dir
@@ -43,6 +44,8 @@ def sample(
 
     name, overrides = one_run(words)
     run = find_run(name, runs_dir(directory))
+    if output is None:
+        require_may_change(run.path, "No samples were drawn; use -o FILE.png")
     check_output(output, (".png", ".npz"), "samples are")
     for option, key, value in (("--method", "sampling.method", method), ("--nfe", "sampling.nfe", nfe)):
         if value is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cld_core.run import RunFolder, find_runs
+from cld_core.run.folder import unreadable_under
 from cldctl.ui.console import err, out
 
 from .options import RunsDir, find_run, runs_dir
@@ -56,6 +57,9 @@ def status(
             while True:
                 time.sleep(1.0)
                 live.update(shown(), refresh=True)
+    closed = [] if chosen else unreadable_under(root)
+    for folder in closed:
+        err.print(f"{folder.name}: {folder.unreadable}", style="dim", markup=False, soft_wrap=True)
     if not rows:
         err.print(f"no runs in {root.absolute()}. Start one: cldctl submit recipes/toy.yaml")
         return

@@ -40,6 +40,7 @@ def submit(
     from cld_core.evaluation.registry import parse_metrics
     from cld_core.recipe import load
     from cld_core.recipe.plugin import with_plugin_found
+    from cld_core.run.folder import check_name
     from cld_core.run.identity import new_name
     from cldctl.lookup import find_profile, find_recipe
     from cldctl.runs import home
@@ -48,7 +49,9 @@ def submit(
     where = home.chosen(cluster)
     file = find_recipe(recipe)
     resolved = with_plugin_found(load(file, overrides or [], find_profile(profile)), file)
-    path = runs_dir(directory) / (new_name(resolved.name) if name is None else name)
+    new = new_name(resolved.name) if name is None else name
+    check_name(new)
+    path = runs_dir(directory) / new
     metrics = parse_metrics(evals)
     spec = policy.check(path, resolved, where)
     if dry_run:

@@ -9,7 +9,7 @@ from cld_core.errors import NotFoundError
 from cld_core.evaluation import registry
 from cld_core.evaluation.definitions import Quantity
 from cld_core.evaluation.evaluation import Evaluation, evaluations_of
-from cld_core.evaluation.report_numbers import Number, network_evaluations, numbers
+from cld_core.evaluation.report_numbers import Number, network_evaluations, numbers, remark_on
 from cld_core.evaluation.request import EvalRequest
 from cld_core.run import RunFolder
 from cld_core.texts import is_count, one_line
@@ -76,7 +76,7 @@ def _results(work: Evaluation, report: dict[str, Any], data: str) -> dict[str, R
     for metric, quantity in registry.quantities():
         if quantity.key in values:
             question = {"data": data, **_settings(request, metric.same)}
-            nfe, remark = network_evaluations(report, quantity.key), metric.remark(report[metric.name])
+            nfe, remark = network_evaluations(report, quantity.key), remark_on(metric, report[metric.name])
             results[quantity.key] = Result(values[quantity.key], nfe, metric.how(request), remark, question)
     return results
 

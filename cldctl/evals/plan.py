@@ -110,7 +110,8 @@ def checkpoints(run: RunFolder, wanted: str) -> tuple[list[int], list[DamagedChe
         )
         raise NotFoundError(f"{run.name} {text}.")
     if not whole:
-        raise CheckpointError(f"{run.name} has no whole checkpoint: {damaged[0].reason}")
+        reason = damaged[0].reason if damaged else "those that it had were removed meanwhile. Try again."
+        raise CheckpointError(f"{run.name} has no whole checkpoint: {reason}")
     return whole, [entry for entry in damaged if entry.finished]
 
 

@@ -1,12 +1,18 @@
 """What a run wrote for TensorBoard: scalars against the step, and the newest picture."""
 
+import contextlib
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from cld_core.small_files import opened
+
+# Of one file. A reader of damaged ones may want all of it in memory.
+_MOST_BYTES = 512 * 2**20
 Points = list[tuple[int, float]]
 
 
@@ -63,8 +69,17 @@ def _add(
 
 def _files(place: Path) -> list[Iterator[Any]]:
     """The events of each file in a folder, in the order in which the files were begun."""
-    from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
-
-    loaded = [LegacyEventFileLoader(str(file)).Load() for file in place.glob("*tfevents*")]
+    loaded = [_events(file) for file in place.glob("*tfevents*")]
     begun = [(first, events) for events in loaded if (first := next(events, None)) is not None]
     return [chain([first], events) for first, events in sorted(begun, key=lambda entry: entry[0].wall_time)]
+
+
+def _events(file: Path) -> Iterator[Any]:
+    """The events of a file up to the first that is damaged; none of a link, or of what is larger than any such file."""
+    from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+
+    # Whatever its reader meets in a damaged file: the other files are shown.
+    with contextlib.suppress(Exception), opened(file) as held:
+        if os.fstat(held.fileno()).st_size <= _MOST_BYTES:
+            # By its descriptor: another file may take its name meanwhile.
+            yield from LegacyEventFileLoader(f"/proc/self/fd/{held.fileno()}").Load()

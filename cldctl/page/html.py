@@ -1,14 +1,17 @@
 """The page of a run: facts, curves, samples, evaluations, sweeps, attempts, recipe."""
 
 import base64
+import os
 import time
 from collections.abc import Iterable, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from cld_core.evaluation import registry
 from cld_core.evaluation.sweeps import Sweep
 from cld_core.run import RunFolder
+from cld_core.small_files import by_age, read_bytes
 from cldctl.evals.table import keys_of
 from cldctl.evals.table import rows as sweep_rows
 from cldctl.runs.status import RunStatus
@@ -20,6 +23,10 @@ from .curves import Board, read
 
 # The newest pictures of `samples/` that are shown.
 _PICTURES = 6
+# At most so many evaluations are shown with their samples, and so large a picture.
+_EVALUATIONS = 100
+_PICTURE_BYTES = 16 * 2**20
+_PNG = b"\x89PNG\r\n\x1a\n"
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --ink: #2563eb; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1000px; margin: 2em auto; padding: 0 1em; }
@@ -55,7 +62,7 @@ def page(run: RunFolder, row: RunStatus) -> str:
 def _facts(run: RunFolder, row: RunStatus) -> str:
     identity = run.identity()
     git = identity.get("git") or {}
-    commit = f"{git.get('commit', '')[:12]}{' and changes' if git.get('dirty') else ''}" if git else "unknown"
+    commit = f"{str(git.get('commit', ''))[:12]}{' and changes' if git.get('dirty') else ''}" if git else "unknown"
     facts = {
         "state": row.state + (f": {row.reason}" if row.reason else ""),
         "step": f"{count(row.step)} of {count(row.steps)}",
@@ -75,12 +82,12 @@ def _curves(board: Board) -> str:
 
 
 def _samples(run: RunFolder, board: Board) -> str:
-    files = sorted(run.samples.glob("*.png"), key=lambda file: file.stat().st_mtime)[-_PICTURES:]
-    shown = [_picture(file.stem, file.read_bytes()) for file in reversed(files)]
+    files = by_age(run.samples.glob("*.png"))[-_PICTURES:]
+    shown = [_picture(file.stem, _content(file)) for file in reversed(files)]
     for tag, (step, content) in board.pictures.items():
         shown.append(_picture(f"{tag}, step {step:,}", content))
-    for file in sorted(run.evals.glob("*/samples.png")):
-        shown.append(_picture(file.parent.name, file.read_bytes()))
+    for file in sorted(run.evals.glob("*/samples.png"))[-_EVALUATIONS:]:
+        shown.append(_picture(file.parent.name, _content(file)))
     return f'<div class="grid-of">{"".join(shown)}</div>' if shown else ""
 
 
@@ -113,7 +120,7 @@ def _sweep(run: RunFolder, name: str) -> str:
         results = ["-" if value is None else result_text(quantity, value, error) for quantity, value, error in numbers]
         rows.append([*(str(row[axis.key]) for axis in sweep.axes), *results])
     plot = run.evals / name / "plot.png"
-    picture = _picture(name, plot.read_bytes()) if plot.is_file() else ""
+    picture = _picture(name, _content(plot)) if os.path.lexists(plot) else ""
     headings = [*(axis.key for axis in sweep.axes), *(quantity.label for quantity in quantities)]
     return _table(headings, rows) + picture
 
@@ -134,7 +141,18 @@ def _table(headings: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
     return f"<table>{f'<tr>{head}</tr>' if head else ''}{body}</table>"
 
 
+def _content(file: Path) -> bytes:
+    """What is in a picture; empty if it cannot be read, is a link, or is larger than any picture of a run."""
+    try:
+        return read_bytes(file, limit=_PICTURE_BYTES)
+    except OSError:
+        return b""
+
+
 def _picture(caption: str, content: bytes) -> str:
+    """A picture with its caption. Anything but a PNG is left out: a run folder must not smuggle files into a page."""
+    if not content.startswith(_PNG):
+        return f"<figure><figcaption>{escape(caption)}: not a picture</figcaption></figure>"
     data = base64.b64encode(content).decode()
     image = f'<img alt="{escape(caption)}" src="data:image/png;base64,{data}">'
     return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"

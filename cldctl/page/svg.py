@@ -11,11 +11,13 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 12, 26, 26
 _POINTS = 400
 # The share of the smallest, and of the largest, values that may be outside the frame.
 _OUTLIERS = 0.01
+# Differences of two values stay finite.
+_LARGEST = 1e300
 
 
 def curve(title: str, points: Sequence[tuple[float, float]]) -> str:
     """One curve with axes. Values that are not finite are left out, and outliers are clipped to the frame."""
-    finite = [(x, y) for x, y in points if math.isfinite(y)]
+    finite = [(x, y) for x, y in points if abs(y) < _LARGEST]
     head = f'<text x="{_LEFT}" y="16" class="title">{escape(title)}</text>'
     if not finite:
         return _frame(f'{head}<text x="{_LEFT}" y="{_HEIGHT // 2}">no finite value</text>')

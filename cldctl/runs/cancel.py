@@ -1,11 +1,14 @@
 """Ending runs and their evaluations; a run saves a checkpoint first."""
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from cld_core.errors import CldError, UsageError
 from cld_core.evaluation.evaluation import evaluations_of
+from cld_core.ownership import require_may_change
 from cld_core.run import RunFolder
 from cld_core.run.events import Cancelled, JobRef
 from cld_core.run.lease import local_holder
@@ -32,6 +35,8 @@ class Ending:
         process: the id of a process on this machine that was ended, which cldctl did not start.
         state: what the run was, if nothing was alive.
         problem: why it could not be cancelled, in full or in part.
+        is_over: whether all its jobs have ended.
+        had_finished: whether its training was finished before it could be ended.
     """
 
     run: RunFolder
@@ -41,6 +46,7 @@ class Ending:
     state: str = ""
     problem: CldError | None = None
     is_over: bool = False
+    had_finished: bool = False
 
     def leave(self, cluster: str, problem: CldError) -> None:
         """Do not wait for the jobs of a cluster that did not cancel them."""
@@ -54,9 +60,12 @@ def cancel(runs: Sequence[RunFolder]) -> list[Ending]:
     A cluster that refuses, and a run that cannot be cancelled, do not keep the others from ending (`Ending.problem`).
 
     Raises:
+        CldError: a run belongs to somebody else; nothing was cancelled.
         SchedulerAway: a cluster does not answer; nothing was cancelled.
         UsageError: a job was started on another machine, where it has to be cancelled; nothing was cancelled.
     """
+    for run in runs:
+        require_may_change(run.path, "Nothing was cancelled")
     answers = survey.of_runs(runs)
     answers.require(filter(clusters.CLUSTERS.__contains__, answers.surveys), "Nothing was cancelled")
     endings = [_ending(run, answers) for run in runs]
@@ -91,6 +100,7 @@ def wait(endings: Sequence[Ending], over: Callable[[Ending], None], grace_s: flo
         is_late = time.monotonic() > deadline
         for ending in list(waiting):
             ending.is_over = all(answers.of(job).is_gone for job in ending.jobs)
+            ending.had_finished = ending.is_over and ending.trains and _has_finished(ending.run)
             if ending.is_over or is_late:
                 waiting.remove(ending)
                 if not ending.is_over:
@@ -112,12 +122,26 @@ def _ending(run: RunFolder, answers: Answers) -> Ending:
         answers.require((job.cluster for job in jobs.values()), f"{run.name} was not cancelled")
     except UsageError as error:
         return Ending(run, problem=error)
+    if (strange := next((job for job in jobs.values() if not _is_of(run, job)), None)) is not None:
+        text = f"job {strange.job_id} writes its logs to {strange.logs}, so it belongs to another run"
+        return Ending(run, problem=UsageError(f"{text}. Cancel that one."))
     for job in jobs.values():
         seen = answers.of(job)
         if seen.phase == "unknown":
             raise UsageError(f"{run.name} was {seen.reason or 'started elsewhere'}. Cancel it there.")
     training = {event.job.job_id for event in run.ledger.history().submitted}
     return Ending(run, tuple(jobs.values()), trains=not training.isdisjoint(jobs))
+
+
+def _is_of(run: RunFolder, job: JobRef) -> bool:
+    """Whether a job belongs to a run, rather than to the one whose folder was copied: its logs are inside.
+
+    A folder that is not there under this name may have another one on this machine.
+    """
+    logs = Path(job.logs)
+    if not job.logs or not os.path.isdir(logs):
+        return not job.logs or run.name in logs.parts
+    return any(os.path.samefile(folder, run.path) for folder in logs.parents)
 
 
 def _cancel_alone(ending: Ending, cluster: str) -> None:
@@ -144,6 +168,17 @@ def _end_process(ending: Ending, answers: Answers) -> None:
     if holder is None:
         ending.state = status_or_reason(run, answers).state.lower()
         return
+    process = this_machine.find(holder)
+    try:
+        this_machine.require_ours(process)
+    except SchedulerRefused as error:
+        ending.problem = error
+        return
     run.ledger.append(Cancelled(job_id=holder["job_id"]))
-    this_machine.end(holder["pid"], GRACE_S)
+    this_machine.end(process, GRACE_S)
     ending.process = holder["pid"]
+
+
+def _has_finished(run: RunFolder) -> bool:
+    last = run.ledger.history().last
+    return last is not None and last.cause == "finished"

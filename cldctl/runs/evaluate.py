@@ -9,7 +9,7 @@ from cld_core.evaluation.request import EvalRequest
 from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run import RunFolder
 from cld_core.run.events import JobRef
-from cld_core.small_files import read_json
+from cld_core.small_files import read_object, whole
 from cldctl.clusters.base import Cluster, SchedulerAway, SchedulerRefused
 from cldctl.evals.plan import EvaluationPlan
 from cldctl.jobs import specs
@@ -74,5 +74,7 @@ def start(
 
 def divided_otherwise(run: RunFolder, requests: Sequence[EvalRequest]) -> list[tuple[str, int]]:
     """Evaluations that were begun in another number of shards, which they keep, and that number."""
-    begun = [(request, read_json(run.evals / request.id / "request.json")) for request in requests]
-    return [(request.id, int(it["shards"])) for request, it in begun if it and it["shards"] != request.shards]
+    begun = [
+        (request, whole(read_object(run.evals / request.id / "request.json").get("shards"))) for request in requests
+    ]
+    return [(request.id, shards) for request, shards in begun if shards not in (None, request.shards)]

@@ -2,13 +2,20 @@
 
 import contextlib
 import fcntl
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from cld_core.errors import UsageError
+from cld_core.errors import CldError, UsageError
+from cld_core.ownership import require_may_change, user_name
 from cld_core.run import RunFolder
+from cld_core.small_files import descriptor_for_writing
 from cldctl import clusters
 from cldctl.clusters.base import Cluster
+
+# Seconds that others may take to start their jobs: as long as a scheduler that does not answer keeps them.
+PATIENCE_S = 180.0
 
 
 def chosen(name: str | None, run: RunFolder | None = None) -> Cluster:
@@ -31,11 +38,57 @@ def only_one(folder: Path, cluster: Cluster) -> Iterator[None]:
     """Of several people who start jobs in a folder at the same moment, one at a time gets past here.
 
     A cluster that blocks until the work is done would keep the others waiting; there, nobody waits.
+
+    Raises:
+        CldError: the folder belongs to somebody else (nothing is left in it), or the others take too long.
+        OSError: this user may not write into the folder.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    require_may_change(folder, "Nothing was started")
     if cluster.blocks:
         yield
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".submit.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    file = folder / ".submit.lock"
+    descriptor = _open_lock(file)
+    try:
+        _lock(descriptor, file)
         yield
+    finally:
+        os.close(descriptor)
+
+
+def _open_lock(file: Path) -> int:
+    """A descriptor of the lock, whoever has created it; reading is enough to lock it on a local disk."""
+    try:
+        return descriptor_for_writing(file)
+    except PermissionError:
+        if not os.access(file.parent, os.W_OK):
+            raise
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        return os.open(file, flags)
+    except PermissionError as error:
+        text = f"it belongs to {user_name(file.lstat().st_uid)} and cannot be read"
+        raise CldError(f"{file}: {text}. Remove it and try again.") from error
+
+
+def _lock(descriptor: int, file: Path) -> None:
+    """Lock a file, waiting for others up to `PATIENCE_S` seconds.
+
+    Raises:
+        CldError: somebody holds it for longer, or it cannot be locked.
+    """
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError as error:
+            if time.monotonic() > deadline:
+                text = f"another cldctl has been starting jobs here for over {PATIENCE_S:.0f} s"
+                raise CldError(f"{file}: {text}. Wait for it, or remove the file if there is none.") from error
+        except OSError as error:
+            # On NFS, only those who may write into a file can lock it.
+            text = f"it cannot be locked ({error.strerror})"
+            raise CldError(f"{file}: {text}. Remove it and try again.") from error
+        time.sleep(0.1)

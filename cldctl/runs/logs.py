@@ -8,6 +8,7 @@ from cld_core.errors import NotFoundError
 from cld_core.evaluation.evaluation import evaluations_of
 from cld_core.run import RunFolder
 from cld_core.run.events import JobRef, TurnedAway
+from cld_core.run.folder import is_name
 from cldctl import clusters
 from cldctl.clusters import job_logs
 
@@ -15,7 +16,7 @@ from . import survey
 
 # Seconds for which an answer about a job is good enough while its log is followed.
 _MAX_AGE_S = 2.0
-_LOG = re.compile(r".+_(?P<rank>\d+)_log\.(?:out|err)")
+_LOG = re.compile(r".+_(?P<rank>[0-9]{1,9})_log\.(?:out|err)")
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Log:
     def ranks(self) -> list[str]:
         """The ranks whose logs are in the same folder."""
         names = (file.name for file in Path(self.job.logs).glob("*_log.*"))
-        return sorted({match["rank"] for name in names if (match := _LOG.fullmatch(name))})
+        return sorted({match["rank"] for name in names if (match := _LOG.fullmatch(name))}, key=int)
 
     def is_growing(self) -> bool:
         """Whether the job is alive, as far as is known."""
@@ -59,6 +60,8 @@ def of_training(run: RunFolder, attempt: int | None, rank: int) -> Log:
             raise NotFoundError(f"{run.name} has no attempt {attempt}. It has: {existing}.")
         job_id = str(made[attempt].job_id)
         # An attempt that was started by hand, with torchrun, belongs to no submitted job.
+        if job_id not in jobs and not is_name(job_id):
+            raise NotFoundError(f"{run.name}: attempt {attempt} names no job, so it has no log here. Choose another.")
         job = jobs.get(job_id) or JobRef(cluster=clusters.default().name, job_id=job_id)
     event = history.last_of.get(job.job_id)
     note = f"job {job.job_id} did not train: {event.reason}" if isinstance(event, TurnedAway) else None
@@ -85,7 +88,10 @@ def of_evaluation(run: RunFolder, name: str, shard: int | None, rank: int) -> Lo
         raise NotFoundError(f"{text}. Choose another shard.")
     job = mine[-1].job
     # The logs lie in the folder of the first evaluation or of the sweep. The run may have been moved or copied.
-    there = job_logs.moved(run.evals / Path(job.logs).parent.name / "logs", job.logs)
+    own = Path(job.logs).parent.name
+    if not is_name(own):
+        raise NotFoundError(f"{run.name}: job {job.job_id} has no log here. Choose another.")
+    there = job_logs.moved(run.evals / own / "logs", job.logs)
     if shard is None:
         # Of a pool of tasks that share a job, ``rank`` is the process.
         return Log(replace(job, logs=str(there), process=0), rank)

@@ -1,10 +1,12 @@
 """Continuing runs from their newest good checkpoints."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from cld_core.checkpoint.verify import DamagedCheckpoint, newest_whole
-from cld_core.errors import NotFoundError, RecipeError, UsageError
+from cld_core.errors import CldError, NotFoundError, RecipeError, UsageError
+from cld_core.ownership import require_may_change
 from cld_core.recipe import Recipe
 from cld_core.run import RunFolder, find_runs
 from cld_core.run.lease import held_message, newest, seems_alive
@@ -19,26 +21,38 @@ from .submit import Begun, require_inputs, train
 from .survey import Answers
 
 
-def resumable(root: Path) -> tuple[list[RunFolder], list[str]]:
-    """The runs under ``root`` that can be resumed and are not alive, and why others could not be judged, a line each.
+@dataclass(frozen=True)
+class Skipped:
+    """A run that is left alone, and why.
 
-    Raises:
-        SchedulerAway: a cluster that would know which runs are alive does not answer.
+    Attributes:
+        exit_code: of the command; 0 if nothing failed: it is not known to be a run that this user could resume.
     """
+
+    run: RunFolder
+    reason: str
+    exit_code: int = 0
+
+
+def resumable(root: Path) -> tuple[list[RunFolder], list[Skipped]]:
+    """The runs under ``root`` that can be resumed and are not alive, and those that could not be judged or changed."""
     runs = find_runs(root)
     answers = survey.of_runs(runs)
     chosen, skipped = [], []
     for run in runs:
         row = status_or_reason(run, answers)
         if not row.is_readable:
-            skipped.append(f"{run.name}: {row.reason}")
+            skipped.append(Skipped(run, f"{run.name}: {row.reason}"))
         elif row.state != "FINISHED":
             try:
                 _require_answers(run, answers)
+                if row.state in RESUMABLE:
+                    require_may_change(run.path, "It was not resumed")
+                    chosen.append(run)
             except UsageError as error:
-                skipped.append(str(error))
-            else:
-                chosen += [run] if row.state in RESUMABLE else []
+                skipped.append(Skipped(run, str(error)))
+            except CldError as error:
+                skipped.append(Skipped(run, str(error), error.exit_code))
     return chosen, skipped
 
 
@@ -61,6 +75,7 @@ def resume(
             from, and newer checkpoints that are damaged.
 
     Raises:
+        CldError: it belongs to somebody else.
         SchedulerAway: the cluster that would know whether the run is alive, or the one to submit to, does not answer.
         SchedulerRefused: no job exists; the ledger says so.
         UsageError: it is alive, is finished, or the overrides do not allow it to continue.
@@ -70,6 +85,7 @@ def resume(
     from cld_core.recipe import anchored_overrides, with_overrides
     from cld_core.recipe.plugin import with_plugin_found
 
+    require_may_change(run.path, "It was not resumed")
     status = _status_of_dead(run)
     before = run.recipe()
     recipe = with_overrides(before, overrides, str(run.recipe_file))

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from cld_core.errors import one_line
 from cld_core.evaluation.evaluation import Evaluation, evaluations_of
 from cld_core.evaluation.report_numbers import numbers, remarks
 from cld_core.evaluation.sweeps import sweeps_of
@@ -12,9 +13,10 @@ from cld_core.run import RunFolder
 from cld_core.run.history import History
 from cld_core.run.lease import local_holder
 from cld_core.shards import Work
+from cld_core.small_files import real
 
 from .state import OVER, RESUMABLE, state_of
-from .survey import UNREADABLE, Answers
+from .survey import Answers
 
 # What ``--json`` shows of an attempt.
 _ATTEMPT = (
@@ -65,13 +67,13 @@ class RunStatus:
 
 
 def status_or_reason(run: RunFolder, answers: Answers) -> RunStatus:
-    """The status of a run; if its files cannot be read, only that, so that it spoils no other row."""
-    problem = run.format_problem()
-    if problem is None:
-        try:
+    """The status of a run; if its files cannot be read, only that. It never raises, so that it spoils no other row."""
+    try:
+        problem = run.format_problem()
+        if problem is None:
             return status_of(run, answers)
-        except UNREADABLE as error:
-            problem = f"its files cannot be read: {error}"
+    except Exception as error:
+        problem = f"its files cannot be read: {one_line(error)}"
     return RunStatus(name=run.name, path=str(run.path), state="LOST", reason=problem, is_readable=False)
 
 
@@ -104,7 +106,7 @@ def status_of(run: RunFolder, answers: Answers) -> RunStatus:
         steps=steps,
         loss=progress.get("loss"),
         steps_per_s=rate,
-        eta_s=(steps - step) / rate if steps is not None and rate else None,
+        eta_s=real((steps - step) / rate) if steps is not None and rate else None,
         checkpoint_step=checkpoints[-1] if checkpoints else None,
         cluster=job.cluster if job else None,
         job_id=job.job_id if job else None,

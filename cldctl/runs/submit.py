@@ -131,7 +131,7 @@ def train(
     try:
         cluster.submit(spec, [Task(work=TrainWork(str(run.path)))], note)
     except (SchedulerRefused, SchedulerAway) as error:
-        run.ledger.append(NotSubmitted(reason=str(error), away=isinstance(error, SchedulerAway)))
+        run.ledger.append(NotSubmitted(reason=str(error), away=isinstance(error, SchedulerAway), undone=True))
         raise
     assert jobs, f"cluster {cluster.name} did not report its jobs"
     if evaluations and not (cluster.blocks and not _finished(run)):

@@ -11,9 +11,6 @@ from cld_core.run.events import JobRef
 from cldctl import clusters
 from cldctl.clusters.base import SchedulerAway, Seen, Survey
 
-# What reading a damaged file may raise.
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)
-
 
 @dataclass(frozen=True)
 class Answers:
@@ -74,7 +71,8 @@ def of_runs(runs: Iterable[RunFolder], *, max_age_s: float = 0.0) -> Answers:
     jobs: list[JobRef] = []
     settled: list[JobRef] = []
     for run in runs:
-        with contextlib.suppress(*UNREADABLE):
+        # What is wrong with one run does not hide the others; `status_or_reason` says what it is.
+        with contextlib.suppress(Exception):
             for job, is_settled in jobs_of(run):
                 (settled if is_settled else jobs).append(job)
     return ask(jobs, settled, max_age_s=max_age_s)

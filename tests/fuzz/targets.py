@@ -19,6 +19,7 @@ TARGETS: dict[str, str] = {
     "npz": "tests.fuzz.npz:TARGET",
     "safetensors": "tests.fuzz.safetensors:TARGET",
     "tfrecord": "tests.fuzz.tfrecord:TARGET",
+    "run_folders": "tests.fuzz.run_folders:TARGET",
 }
 
 

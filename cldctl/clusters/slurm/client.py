@@ -20,6 +20,10 @@ _AWAY = re.compile(
 )
 
 
+# A job, or a task of an array.
+_JOB_ID = re.compile(r"[0-9]{1,18}(_[0-9]{1,18})?")
+
+
 @dataclass(frozen=True)
 class Answer:
     """What a client printed and its exit code; -1 if it does not exist, or did not answer in time (``away``)."""
@@ -89,12 +93,29 @@ def seconds_of(moment: str) -> float | None:
         return None
 
 
+def is_job_id(text: str) -> bool:
+    """Whether a text can name a job or a task of an array, and nothing else that a client of Slurm understands."""
+    return _JOB_ID.fullmatch(text) is not None
+
+
+def require_job_ids(job_ids: Collection[str]) -> None:
+    """Refuse what a client would take for an option or for other jobs.
+
+    Raises:
+        SchedulerRefused
+    """
+    for job_id in job_ids:
+        if not is_job_id(job_id):
+            raise SchedulerRefused(f"'{job_id}' is not a job of Slurm. Its ledger is damaged: see `squeue --me`.")
+
+
 def cancel(job_ids: Collection[str]) -> None:
     """Call scancel; jobs that have ended are no error.
 
     Raises:
         SchedulerRefused, SchedulerAway
     """
+    require_job_ids(job_ids)
     if job_ids:
         _must(run(["scancel", *job_ids]), f"scancel refused job {', '.join(job_ids)}")
 
@@ -105,6 +126,7 @@ def set_dependency(job_id: str, dependency: str) -> None:
     Raises:
         SchedulerRefused, SchedulerAway
     """
+    require_job_ids([job_id])
     answer = run(["scontrol", "update", f"jobid={job_id}", f"dependency={dependency}"])
     _must(answer, f"job {job_id} does not wait for {dependency}")
 

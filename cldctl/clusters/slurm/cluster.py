@@ -23,6 +23,7 @@ from cldctl.clusters.base import (
     MeasuredSaves,
     SchedulerAway,
     SchedulerRefused,
+    Seen,
     Survey,
     Task,
 )
@@ -77,9 +78,11 @@ class SlurmCluster(Cluster):
         note([self._ref(job_id, spec.logs) for job_id in job_ids])
 
     def survey(self, jobs: Collection[JobRef], *, settled: Collection[JobRef] = (), max_age_s: float = 30.0) -> Survey:
-        known = [job.job_id for job in settled]
-        poll = polling.poll([job.job_id for job in jobs], known, max_age_s)
+        known = [job.job_id for job in settled if client.is_job_id(job.job_id)]
+        poll = polling.poll([job.job_id for job in jobs if client.is_job_id(job.job_id)], known, max_age_s)
         seen = {(self.name, job.job_id): poll.jobs[job.job_id] for job in jobs if job.job_id in poll.jobs}
+        # Slurm has no such jobs, whatever else a client would take them for.
+        seen |= {(self.name, job.job_id): Seen("gone") for job in jobs if not client.is_job_id(job.job_id)}
         return Survey(seen, poll.problem)
 
     def cancel(self, jobs: Collection[JobRef]) -> None:

@@ -101,6 +101,13 @@ def test_a_known_name_with_other_fields_is_another_versions_event():
         '{"time": 1, "event": "started", "attempt": null, "job_id": "17", "step": 0}',
         '{"time": 1, "event": "ended", "attempt": 1, "cause": {"a": 1}}',
         '{"time": 1, "event": "cancelled", "job_id": ["17"]}',
+        '{"time": 1, "event": "requested", "steps": 99999999999999999999}',
+        '{"time": 1, "event": "requested", "steps": true}',
+        '{"time": 1, "event": "requeued", "job_id": "1", "cause": "crashed", "delay_s": 1e300}',
+        '{"time": 1, "event": "submitted", "job": {"cluster": "slurm", "job_id": "--user=root"}}',
+        '{"time": 1, "event": "submitted", "job": {"cluster": "slurm", "job_id": "1,2"}}',
+        '{"time": 1, "event": "submitted", "job": {"cluster": "../x", "job_id": "1"}}',
+        '{"time": 1, "event": "submitted", "job": {"cluster": "slurm", "job_id": ""}}',
     ],
 )
 def test_a_value_of_another_type_is_another_versions_event(line):
@@ -123,7 +130,12 @@ def test_what_a_newer_version_adds_to_a_job_is_kept_for_its_cluster():
     assert event.job == JobRef(cluster="local", job_id="7", details={"pid": 1, "queue": "fast"})
 
 
-@pytest.mark.parametrize("line", ["", "{", "[]", "3", '{"event": "ended"}', '{"time": null, "event": "ended"}'])
+DAMAGED = ("[" * 5000, '{"time": 1e999, "event": "x"}', '{"time": NaN, "event": "x"}', '{"time": 1, "event": 3}')
+
+
+@pytest.mark.parametrize(
+    "line", ["", "{", "[]", "3", '{"event": "ended"}', '{"time": null, "event": "ended"}', *DAMAGED]
+)
 def test_what_is_not_an_event_is_skipped(line):
     assert parse(line) is None
 

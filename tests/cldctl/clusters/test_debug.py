@@ -55,8 +55,10 @@ def test_an_error_is_the_commands_own(tmp_path):
 def test_a_job_of_another_command_is_seen_cancelled_and_killed(tmp_path):
     from cld_core.run.events import JobRef
 
+    program = tmp_path / "cldctl"
+    program.write_text("input()")
     for end in (CLUSTER.cancel, CLUSTER.kill):
-        with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        with subprocess.Popen([sys.executable, str(program)], stdin=subprocess.PIPE) as other:
             job = JobRef(cluster="debug", job_id=str(other.pid), details=details_of(other.pid))
             assert CLUSTER.survey([job]).of(job).phase == "running"
             end([job])

@@ -8,7 +8,8 @@ from cld_core.evaluation.request import EvalRequest
 from cld_core.run.atomic import write_json
 from cld_core.run.events import Ended, JobRef, Requested, Submitted
 from cld_core.small_files import read_json
-from cldctl.clusters.base import SchedulerAway
+from cldctl.clusters.base import SchedulerAway, SchedulerRefused
+from cldctl.runs import resume as policy
 from cldctl.runs.resume import resumable, resume
 from tests.support.made_up import damage, run_with
 from tests.support.scripted import Scripted, trained
@@ -60,9 +61,18 @@ def test_only_the_clusters_of_the_training_jobs_have_to_answer(tmp_path, scripte
     assert ([run.name for run in runs], skipped) == (["a"], [])
     assert resumed(run) == (20, 0)
     other = stopped(tmp_path / "b", "2", cluster="other")
-    for refused in (lambda: resumed(other), lambda: resumable(tmp_path)):
-        with pytest.raises(SchedulerAway, match="Whether b is alive is unknown; try again when it answers"):
-            refused()
+    with pytest.raises(SchedulerAway, match="Whether b is alive is unknown; try again when it answers"):
+        resumed(other)
+
+
+def test_a_scheduler_that_is_away_keeps_no_other_run_from_being_resumed(tmp_path, scripted):
+    stopped(tmp_path / "a", cluster="other")
+    stopped(tmp_path / "b", "2")
+    scripted.away.add("other")
+    done = invoke("resume", "--yes", runs=tmp_path, code=4)
+    assert done.stdout == "b\n"
+    assert "skipped: nobody answers. Whether a is alive is unknown; try again when it answers." in done.stderr
+    assert invoke("resume", "--yes", runs=tmp_path, code=4).stdout == "", "b is pending, a is not known"
 
 
 def test_runs_that_cannot_be_judged_are_named_and_the_others_go_on(tmp_path, scripted):
@@ -73,7 +83,7 @@ def test_runs_that_cannot_be_judged_are_named_and_the_others_go_on(tmp_path, scr
     write_json(old.identity_file, {**read_json(old.identity_file), "format": 1})
     runs, skipped = resumable(tmp_path)
     assert [run.name for run in runs] == ["a"]
-    assert sorted(line.split(". ")[0] for line in skipped) == sorted(
+    assert sorted(entry.reason.split(". ")[0] for entry in skipped) == sorted(
         ["cluster 'moon' is not known to this cldctl", f"d: {old.format_problem()}".split(". ")[0]]
     )
     with pytest.raises(UsageError, match=r"'moon' is not known.*Whether c is alive is unknown\. Use the cldctl"):
@@ -82,3 +92,34 @@ def test_runs_that_cannot_be_judged_are_named_and_the_others_go_on(tmp_path, scr
     assert "skipped: d: " in said
     assert good.ledger.history().request is None
     assert "has format 1" in invoke("status", runs=tmp_path).stderr
+
+
+def test_overrides_of_a_refused_continuation_are_not_in_force(tmp_path, scripted, monkeypatch):
+    run = stopped(tmp_path / "a")
+
+    def refuse(cluster, spec, tasks, note):
+        raise SchedulerRefused("no")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Scripted, "submit", refuse)
+        with pytest.raises(SchedulerRefused):
+            resumed(run, "train.steps=1000", "train.keep=7")
+    assert (run.recipe().train.steps, run.ledger.history().overrides) == (50, ())
+    resumed(run, "train.keep=5")
+    assert (run.recipe().train.steps, run.recipe().train.keep) == (50, 5)
+
+
+def test_what_is_wrong_with_one_run_keeps_no_other_from_being_resumed(tmp_path, scripted, monkeypatch):
+    for name, job_id in (("a", "1"), ("b", "2")):
+        stopped(tmp_path / name, job_id)
+    judge = policy.resume
+
+    def broken(run, *arguments):
+        if run.name == "a":
+            raise RecursionError("too\ndeep")
+        return judge(run, *arguments)
+
+    monkeypatch.setattr(policy, "resume", broken)
+    done = invoke("resume", "--yes", runs=tmp_path, code=1)
+    assert done.stdout == "b\n"
+    assert "a: too deep" in done.stderr.splitlines()

@@ -27,7 +27,7 @@ def written(path) -> RunFolder:
         # Attempts are processes of other seconds, whose files sort by time.
         (file,) = run.tensorboard.glob("events*")
         file.rename(run.tensorboard / f"{begin:02d}.tfevents")
-    (run.samples / "step_00000030_em.png").write_bytes(b"\x89PNG and so on")
+    (run.samples / "step_00000030_em.png").write_bytes(b"\x89PNG\r\n\x1a\n and so on")
     (run.path / "recipe.yaml").write_text(run.recipe_file.read_text().replace("name: toy", "name: <toy>"))
     return run
 
@@ -41,7 +41,7 @@ def test_the_page_holds_curves_pictures_and_tables(tmp_path):
     page = target.read_text()
     assert svg.curve("train/loss", [(10, 3.0), (20, 2.0), (30, 1.0)]) in page
     pictures = [base64.b64decode(data) for data in re.findall(r'src="data:image/png;base64,([^"]*)"', page)]
-    assert pictures == [b"\x89PNG and so on", board.pictures["periodic/samples"][1]]
+    assert pictures == [b"\x89PNG\r\n\x1a\n and so on", board.pictures["periodic/samples"][1]]
     assert len(re.findall("<img", page)) == 2
     assert not re.search(r'(src|href)="(?!data:)', page), "nothing is outside"
     assert "name: &lt;toy&gt;" in page

@@ -1,0 +1,133 @@
+"""One damaged run spoils no command for the others, and is shown with a reason."""
+
+import json
+import os
+import shutil
+import time
+
+import pytest
+
+from cld_core.run import find_runs
+from cld_core.run.events import Ended
+from tests.support.made_up import run_with
+from tests.support.paths import FIXTURES
+from tests.support.scripted import trained
+from tests.support.tools import invoke
+
+DEEP = "[" * 100_000
+# Seconds within which a command answers, also on a busy machine; the runs are small.
+PATIENCE_S = 20
+
+
+def replaced(name, content):
+    def damage(run):
+        (run.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (run.path / name).unlink(missing_ok=True)
+        (run.path / name).write_text(content)
+
+    return damage
+
+
+def in_place_of(name, make):
+    def damage(run):
+        (run.path / name).unlink(missing_ok=True)
+        make(run.path / name)
+
+    return damage
+
+
+def sparse(path):
+    with path.open("wb") as file:
+        file.truncate(2**40)
+
+
+def request(**changes):
+    def damage(run):
+        fixture = FIXTURES / "run_v2/evals/elbo-00000120-78ce5c25"
+        folder = run.evals / fixture.name
+        shutil.copytree(fixture, folder)
+        (folder / "report.json").unlink()
+        content = json.loads((folder / "request.json").read_text())
+        (folder / "request.json").write_text(json.dumps({**content, **changes}))
+
+    return damage
+
+
+def zeros(path):
+    path.symlink_to("/dev/zero")
+
+
+DAMAGE = {
+    "created is an object": replaced("run.json", '{"format": 2, "created": {}}'),
+    "an empty identity": replaced("run.json", "{}"),
+    "a deep identity": replaced("run.json", DEEP),
+    "a list": replaced("run.json", "[]"),
+    "no JSON": replaced("run.json", "\x00"),
+    "the identity is a pipe": in_place_of("run.json", os.mkfifo),
+    "the identity is /dev/zero": in_place_of("run.json", zeros),
+    "the identity is huge": in_place_of("run.json", sparse),
+    "the ledger is a pipe": in_place_of("attempts.jsonl", os.mkfifo),
+    "the ledger is /dev/zero": in_place_of("attempts.jsonl", zeros),
+    "the ledger is huge": in_place_of("attempts.jsonl", sparse),
+    "the ledger is a folder": in_place_of("attempts.jsonl", os.mkdir),
+    "a deep event": replaced("attempts.jsonl", DEEP + "\n" + '{"time": 1, "event": ' + DEEP + "\n"),
+    "times that are none": replaced(
+        "attempts.jsonl", '{"time": 1e999, "event": "started"}\n{"time": [], "event": 1}\n'
+    ),
+    "many lines": replaced("attempts.jsonl", "{}\n" * 200_000),
+    "progress of other types": replaced("progress.json", '{"step": "1", "steps": [], "loss": {}, "time": "x"}'),
+    "progress without bounds": replaced("progress.json", f'{{"step": {10**400}, "steps": 0, "steps_per_s": NaN}}'),
+    "progress is a pipe": in_place_of("progress.json", os.mkfifo),
+    "a billion shards": request(shards=10**9),
+    "fractions of shards": request(shards=1e9),
+    "negative shards": request(shards=-1),
+    "shards that are text": request(shards="many"),
+    "no metrics": request(metrics=[]),
+    "points without bounds": request(points=10**400),
+    "a sampler that is none": request(sampling={"method": "magic"}),
+    "a lease that is a list": replaced("lease/00000001.json", "[]"),
+    "a stray checkpoint": replaced("checkpoints/step_00020000.bak.pt", "x"),
+    "a sidecar of other types": replaced("checkpoints/step_00000020.json", '{"step": [], "bytes": NaN}'),
+}
+
+
+@pytest.fixture
+def good(tmp_path, scripted):
+    run = trained(run_with(tmp_path / "good", 10, 20), "1", "gone")
+    run.ledger.append(Ended(attempt=0, cause="preempted", step=20))
+    return run
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_run_spoils_no_other(tmp_path, good, scripted, damage):
+    bad = trained(run_with(tmp_path / "bad", 10, 20), "2", "gone")
+    bad.ledger.append(Ended(attempt=0, cause="preempted", step=20))
+    damage(bad)
+    began = time.monotonic()
+    assert {run.name for run in find_runs(tmp_path)} == {"good", "bad"}
+    rows = {row["name"]: row for row in json.loads(invoke("status", "--json", "--all", runs=tmp_path).stdout)}
+    assert rows["good"]["state"] == "STOPPED"
+    assert rows["bad"]["state"] in ("STOPPED", "LOST", "PENDING")
+    assert rows["bad"]["state"] != "LOST" or rows["bad"]["reason"]
+    assert "\n good " in invoke("status", "--all", runs=tmp_path).stdout
+    assert invoke("logs", "god", runs=tmp_path, code=3).stderr.count("Did you mean 'good'?") == 1
+    done = invoke("resume", "--yes", runs=tmp_path, code=None)
+    assert "good\n" in done.stdout, done.stderr
+    assert time.monotonic() - began < PATIENCE_S
+
+
+def test_a_bug_of_ours_is_one_row(tmp_path, good, monkeypatch):
+    from cld_core.run import RunFolder
+
+    run_with(tmp_path / "bad", 10)
+    read = RunFolder.progress
+
+    def broken(run):
+        if run.name == "bad":
+            raise RecursionError("too\ndeep")
+        return read(run)
+
+    monkeypatch.setattr(RunFolder, "progress", broken)
+    rows = {row["name"]: row for row in json.loads(invoke("status", "--json", "--all", runs=tmp_path).stdout)}
+    assert rows["good"]["state"] == "STOPPED"
+    assert (rows["bad"]["state"], rows["bad"]["reason"]) == ("LOST", "its files cannot be read: too deep")

@@ -1,0 +1,163 @@
+"""Runs of other users: those that nobody shares are left alone, those that a group shares can be worked on."""
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from cld_core.run import RunFolder
+from cld_core.run.atomic import append_line
+from cld_core.run.events import Ended
+from tests.support.made_up import run_with
+from tests.support.other_users import NOBODY, SHARED_GROUP, as_user, give, needs_root, open_folder
+from tests.support.scripted import trained
+from tests.support.tools import invoke
+
+__all__ = ["open_folder"]
+pytestmark = needs_root
+
+
+def stopped(path: Path, job_id: str = "1") -> RunFolder:
+    run = trained(run_with(path, 10, 20), job_id, "gone")
+    run.ledger.append(Ended(attempt=0, cause="preempted", step=20))
+    return run
+
+
+def shared(root: Path, name: str = "ours", job_id: str = "1") -> RunFolder:
+    """A run of root in a folder as docs/slurm.md says that groups should set theirs up."""
+    folder = root / "group"
+    folder.mkdir(exist_ok=True)
+    os.chown(folder, 0, SHARED_GROUP)
+    folder.chmod(0o2775)
+    before = os.umask(0o002)
+    try:
+        return stopped(folder / name, job_id)
+    finally:
+        os.umask(before)
+
+
+def said(*arguments: str, runs: Path, **user) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command of another user."""
+
+    def command():
+        done = invoke(*arguments, runs=runs, code=None)
+        return done.returncode, done.stdout, done.stderr
+
+    return tuple(as_user(command, **user))
+
+
+def colleague(*arguments: str, runs: Path) -> tuple[int, str, str]:
+    return said(*arguments, runs=runs, groups=(SHARED_GROUP,), umask=0o002)
+
+
+def modes(run: RunFolder) -> dict[str, int]:
+    return {str(path.relative_to(run.path)): stat.S_IMODE(path.lstat().st_mode) for path in run.path.rglob("*")}
+
+
+def test_folders_that_nobody_else_may_enter_spoil_no_command(open_folder, scripted):
+    mine = give(stopped(open_folder / "mine").path)
+    (open_folder / "lost+found").mkdir(mode=0o700)
+    run_with(open_folder / "alices", 10).path.chmod(0o700)
+    secret = give(run_with(open_folder / "hidden", 10).path)
+    (secret / "run.json").chmod(0)
+    code, out, err = said("status", "--json", "--all", runs=open_folder)
+    assert code == 0
+    states = {row["name"]: (row["state"], row["reason"]) for row in json.loads(out)}
+    assert states["mine"] == ("STOPPED", None)
+    assert states["hidden"][0] == "LOST"
+    assert set(states) == {"mine", "hidden"}
+    code, out, err = said("status", runs=open_folder)
+    assert "hidden: " in err
+    assert "run.json cannot be read (Permission denied)" in err
+    assert "alices: Permission denied" in err
+    assert "lost+found: Permission denied" in err
+    code, _, err = said("logs", "mine", runs=open_folder)
+    assert (code, "no log of" in err) == (3, True)
+    code, _, err = said("report", "alices", runs=open_folder)
+    assert (code, "cannot be read (Permission denied). Ask its owner" in err) == (1, True)
+    code, out, _ = said("resume", "--yes", runs=open_folder)
+    assert (code, out) == (0, "mine\n")
+    assert mine.exists()
+
+
+def test_a_refused_resume_leaves_nothing(open_folder, scripted):
+    run = stopped(open_folder / "theirs")
+    run.path.chmod(0o777)
+    before = modes(run)
+    code, _, err = said("resume", "theirs", runs=open_folder)
+    assert code == 1
+    assert err == (
+        f"error: {run.path}: it belongs to root, who shares it with a group that you are not in. Nothing was started. "
+        "Ask them to add you.\n"
+    )
+    assert modes(run) == before, "no lock that would keep the owner out"
+    assert invoke("resume", "theirs", runs=open_folder).stdout == "theirs\n"
+
+
+@pytest.mark.parametrize(
+    "command", [("cancel", "theirs"), ("eval", "theirs", "--elbo"), ("report", "theirs"), ("sample", "theirs")]
+)
+def test_runs_of_others_are_left_alone_also_by_root(open_folder, scripted, command):
+    run = trained(run_with(open_folder / "theirs", 10), "1")
+    give(run.path)
+    before = modes(run), run.ledger.events()
+    done = invoke(*command, runs=open_folder, code=1)
+    assert "it belongs to nobody, who shares it with nobody" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert (modes(run), run.ledger.events()) == before
+    assert scripted.calls == []
+
+
+def test_resuming_all_goes_on_past_runs_of_others(open_folder, scripted):
+    stopped(open_folder / "a-theirs", "1")
+    give(stopped(open_folder / "b-mine", "2").path)
+    code, out, err = said("resume", "--yes", runs=open_folder)
+    assert (code, out) == (1, "b-mine\n")
+    assert "skipped: " in err
+    assert "a-theirs: it belongs to root" in err
+
+
+def test_a_group_shares_runs(open_folder, scripted):
+    run = shared(open_folder)
+    assert run.path.stat().st_gid == SHARED_GROUP
+    files = {path: mode for path, mode in modes(run).items() if not (run.path / path).is_dir()}
+    assert set(files.values()) == {0o664}
+    assert {mode for path, mode in modes(run).items() if path not in files} == {0o2775}
+    runs = run.path.parent
+    code, out, err = colleague("resume", "ours", runs=runs)
+    assert (code, out) == (0, "ours\n"), err
+    assert (run.path / ".submit.lock").stat().st_uid == NOBODY
+    scripted.phases["100"] = "running"
+    code, _, err = colleague("cancel", "ours", runs=runs)
+    assert (code, "ours: cancelled" in err) == (0, True), err
+    scripted.phases["100"] = "gone"
+    assert invoke("resume", "ours", runs=runs).stdout == "ours\n", "the owner goes on where the colleague stopped"
+    code, _, err = colleague("eval", "ours", "--elbo", "sampling.method=em", "sampling.nfe=2", runs=runs)
+    assert code == 0, err
+    code, _, err = said("resume", "ours", runs=runs)
+    assert (code, "a group that you are not in" in err) == (1, True)
+
+
+def test_a_lock_that_another_user_left_keeps_nobody_out(open_folder, scripted):
+    run = shared(open_folder)
+    lock = run.path / ".submit.lock"
+    lock.touch(0o644)
+    code, out, err = colleague("resume", "ours", runs=run.path.parent)
+    assert (code, out) == (0, "ours\n"), err
+    lock.chmod(0o600)
+    scripted.phases.clear()
+    code, _, err = colleague("eval", "ours", "--elbo", runs=run.path.parent)
+    assert code == 1
+    assert f"{lock}: it belongs to root and cannot be read. Remove it and try again." in err
+
+
+def test_files_are_made_as_the_umask_says(tmp_path):
+    for umask, mode in ((0o002, 0o664), (0o077, 0o600)):
+        before = os.umask(umask)
+        try:
+            append_line(tmp_path / str(umask), "line")
+        finally:
+            os.umask(before)
+        assert stat.S_IMODE((tmp_path / str(umask)).stat().st_mode) == mode

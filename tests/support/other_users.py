@@ -1,0 +1,79 @@
+"""Other users: what a function does in a fork that is not root, since root may read and write everything."""
+
+import functools
+import importlib
+import json
+import os
+import pkgutil
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+NOBODY, SHARED_GROUP = 65534, 54321
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+
+
+@functools.cache
+def load_all() -> None:
+    """Import what commands import late: another user may be unable to read Python's own folder."""
+    import zoneinfo
+
+    import cld_core
+    import cldctl
+
+    assert zoneinfo
+    for package in (cldctl, cld_core):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not module.name.endswith("__main__") and "gpu_checks" not in module.name:
+                importlib.import_module(module.name)
+
+
+def as_user(
+    function: Callable[[], Any],
+    *,
+    uid: int = NOBODY,
+    gid: int = NOBODY,
+    groups: tuple[int, ...] = (),
+    umask: int = 0o022,
+) -> Any:
+    """What ``function`` returns, JSON, in a fork that belongs to another user; its error is raised here."""
+    load_all()
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgroups(groups)
+            os.setgid(gid)
+            os.setuid(uid)
+            os.umask(umask)
+            said = {"value": function()}
+        except BaseException:
+            said = {"error": traceback.format_exc()}
+        os.write(writing, json.dumps(said).encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        content = pipe.read()
+    os.waitpid(child, 0)
+    answer = json.loads(content)
+    assert "error" not in answer, answer["error"]
+    return answer["value"]
+
+
+def give(path: Path, uid: int = NOBODY, gid: int = NOBODY) -> Path:
+    """Let a folder, with all that is in it, belong to another user."""
+    for entry in (path, *path.rglob("*")):
+        os.chown(entry, uid, gid, follow_symlinks=False)
+    return path
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user may enter, unlike pytest's tmp_path, and may make runs in."""
+    with tempfile.TemporaryDirectory(prefix="cldctl-users-") as name:
+        Path(name).chmod(0o1777)
+        yield Path(name)
