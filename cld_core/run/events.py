@@ -68,11 +68,13 @@ class Unknown(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Requested(Event):
-    """Training is to begin or to continue; written before there is a job."""
+    """Training is to begin or to continue; written before there is a job, by process ``pid`` of ``host``."""
 
     steps: int
     overrides: tuple[str, ...] = ()
     from_step: int | None = None
+    host: str | None = None
+    pid: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -171,7 +171,8 @@ class History:
                 self.request, self.steps, self.from_step = event, event.steps, event.from_step
                 self.overrides += event.overrides
             case events.NotSubmitted():
-                self.request = event
+                # A late one, after the job of another request, is about none that matters.
+                self.request = event if self.request is not None else None
             case events.Submitted():
                 self.request = None
                 self.submitted += (event,)

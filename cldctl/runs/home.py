@@ -7,8 +7,12 @@ from pathlib import Path
 
 from cld_core.errors import UsageError
 from cld_core.run import RunFolder
+from cld_core.small_files import opened
 from cldctl import clusters
 from cldctl.clusters.base import Cluster
+
+# Folders that this process has locked.
+_held: set[Path] = set()
 
 
 def chosen(name: str | None, run: RunFolder | None = None) -> Cluster:
@@ -38,4 +42,22 @@ def only_one(folder: Path, cluster: Cluster) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".submit.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        _held.add(folder)
+        try:
+            yield
+        finally:
+            _held.discard(folder)
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process, other than this one, starts jobs in a folder at this moment."""
+    if folder in _held:
+        return False
+    try:
+        with opened(folder / ".submit.lock") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False

@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cld_core.run.events import JobRef, NotSubmitted, Submitted
+from cld_core.run.events import JobRef, NotSubmitted, Requested, Submitted
 from cld_core.run.history import Attempt, History
 from cldctl.clusters.base import Seen
 
-# A job follows its request within moments; after this many seconds the submission was interrupted.
+# A job follows its request within moments; after this many seconds the submission was interrupted, unless its process
+# still works on it.
 SUBMITTING_S = 30.0
 RESUMABLE = frozenset({"STOPPED", "FAILED", "CANCELLED", "LOST"})
 OVER = RESUMABLE | {"FINISHED"}
@@ -64,6 +65,13 @@ class Situation:
 
 # A text, or how it is made from the situation.
 Reason = str | Callable[[Situation], str | None] | None
+
+
+def _submitter(situation: Situation) -> str | None:
+    request = situation.history.request
+    if not isinstance(request, Requested) or request.host is None:
+        return None
+    return f"being submitted by process {request.pid} on {request.host}"
 
 
 def _why_it_waits(situation: Situation) -> str | None:
@@ -138,7 +146,7 @@ _DECIDING = "the attempt failed; its job is deciding whether to start again"
 TABLE = (
     Row("FAILED", lambda it: getattr(it.history.request, "reason", None), request="refused"),
     Row("FAILED", _INTERRUPTED, request="stale"),
-    Row("PENDING", request="open"),
+    Row("PENDING", _submitter, request="open"),
     Row("PENDING", job="none", attempt="none"),
     Row("<after>", _detail, job="none", attempt="ended"),
     Row("LOST", job="none", attempt="open"),
@@ -162,14 +170,17 @@ TABLE = (
 )
 
 
-def state_of(history: History, seen: Callable[[JobRef], Seen], now: float) -> tuple[str, str | None]:
+def state_of(
+    history: History, seen: Callable[[JobRef], Seen], now: float, is_submitting: Callable[[], bool] = lambda: False
+) -> tuple[str, str | None]:
     """The state of a run, and if there is something to say about it, why.
 
     Args:
         seen: what the launcher says about a job.
         now: seconds since 1970.
+        is_submitting: whether a process submits a job of this run at this moment.
     """
-    situation = situation_of(history, seen, now)
+    situation = situation_of(history, seen, now, is_submitting)
     row = row_of(situation)
     state = situation.after if row.state == "<after>" else row.state
     return state, row.reason(situation) if callable(row.reason) else row.reason
@@ -180,9 +191,11 @@ def row_of(situation: Situation) -> Row:
     return next(row for row in TABLE if row.matches(situation))
 
 
-def situation_of(history: History, seen: Callable[[JobRef], Seen], now: float) -> Situation:
+def situation_of(
+    history: History, seen: Callable[[JobRef], Seen], now: float, is_submitting: Callable[[], bool] = lambda: False
+) -> Situation:
     """The columns of the table for a run."""
-    last, request = history.last, _request(history, now)
+    last, request = history.last, _request(history, now, is_submitting)
     submitted = history.current(lambda job: seen(job).is_gone)
     after = "" if last is None or last.cause is None else _AFTER.get(last.cause, "FAILED")
     if submitted is None:
@@ -206,12 +219,12 @@ def situation_of(history: History, seen: Callable[[JobRef], Seen], now: float) -
     )
 
 
-def _request(history: History, now: float) -> str:
+def _request(history: History, now: float, is_submitting: Callable[[], bool]) -> str:
     if history.request is None:
         return ""
     if isinstance(history.request, NotSubmitted):
         return "refused"
-    return "stale" if now - history.request.time > SUBMITTING_S else "open"
+    return "stale" if now - history.request.time > SUBMITTING_S and not is_submitting() else "open"
 
 
 def _attempt(last: Attempt | None, submitted: Submitted) -> str:

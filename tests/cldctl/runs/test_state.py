@@ -1,6 +1,7 @@
 """The table of states, row by row, without a cluster."""
 
 import random
+from typing import Any
 
 import pytest
 
@@ -17,8 +18,8 @@ GONE, PENDING, RUNNING, UNKNOWN = Seen("gone"), Seen("pending", reason="Priority
 Looks = dict[str, Seen]
 
 
-def requested(ago: float = 1.0) -> Event:
-    return events.Requested(time=NOW - ago, steps=9)
+def requested(ago: float = 1.0, **more: Any) -> Event:
+    return events.Requested(time=NOW - ago, steps=9, **more)
 
 
 def submitted(job_id: str = "1", *, restarts: bool = False, successor_of: str | None = None) -> Event:
@@ -57,6 +58,14 @@ CASES: list[tuple[int, tuple[Event, ...], Looks, str, str | None]] = [
         "the submission was interrupted before it reached the scheduler; resume it",
     ),
     (2, (requested(SUBMITTING_S - 1),), {}, "PENDING", None),
+    (
+        2,
+        (requested(SUBMITTING_S - 1, host="login1", pid=12),),
+        {},
+        "PENDING",
+        "being submitted by process 12 on login1",
+    ),
+    (11, (requested(), submitted(), started(), events.NotSubmitted(reason="late")), {"1": RUNNING}, "RUNNING", None),
     (2, (submitted(), started(), ended("finished"), requested()), {"1": GONE}, "PENDING", None),
     (3, (), {}, "PENDING", None),
     (4, (started(job_id="pid-7"), ended("finished")), {}, "FINISHED", None),
@@ -241,3 +250,10 @@ def test_the_launchers_own_word_decides_nothing():
     history = History.of((submitted(), started()))
     states = {state_of(history, lambda job, word=word: Seen("gone", word=word), NOW)[0] for word in ("", "CANCELLED")}
     assert states == {"LOST"}
+
+
+def test_a_submission_is_not_interrupted_while_its_process_works_on_it():
+    history = History.of([requested(10 * SUBMITTING_S, host="login1", pid=12)])
+    state, reason = state_of(history, lambda job: GONE, NOW, lambda: True)
+    assert (state, reason) == ("PENDING", "being submitted by process 12 on login1")
+    assert state_of(history, lambda job: GONE, NOW, lambda: False)[0] == "FAILED"
