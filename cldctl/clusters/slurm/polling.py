@@ -30,6 +30,8 @@ CAUSE_OF_STATE: dict[str, Cause] = {
     "REQUEUED": "requeued",
     "FAILED": "crashed",
 }
+# After these, a job may run again before accounting has heard of it: only squeue knows.
+_STARTS_AGAIN = ("PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "REQUEUED")
 _NOTICE = re.compile(r"\*\*\* (JOB|STEP) \S+ ON \S+ CANCELLED AT \S+(?: DUE TO ([A-Z ]+?))?(?:,.*)? \*\*\*")
 _CAUSE_OF_NOTICE: dict[str, Cause] = {
     "PREEMPTION": "preempted",
@@ -83,14 +85,17 @@ def _ask(wanted: frozenset[str], settled: Collection[str]) -> Poll:
     if not wanted:
         return Poll(wanted, {}, now)
     queue = client.output_of(["squeue", "--all", "--noheader", "--array", "--states=all", "--format=%i|%T|%N|%r"])
+    is_whole = queue is not None and not is_torn(queue)
     jobs = parse_squeue(queue or "")
     for job in settled:
         jobs.setdefault(job, Seen("gone"))
     missing = sorted({job.split("_")[0] for job in wanted if job not in jobs})
     if missing:
         for job, states in parse_sacct(client.sacct("JobID,State,NodeList", missing) or "").items():
-            jobs.setdefault(job, seen_of(states[-1]))
-    if queue is not None and not is_torn(queue):
+            seen = seen_of(states[-1])
+            if is_whole or seen.word not in _STARTS_AGAIN:
+                jobs.setdefault(job, seen)
+    if is_whole:
         # Slurm has forgotten the others: without accounting, a job that is not in the queue has ended.
         for job in wanted:
             jobs.setdefault(job, Seen("gone"))
