@@ -19,15 +19,17 @@ _DIRECTIVE = re.compile(r"\s*#(SBATCH|PBS|BSUB)")
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterSpec:
-    nodes: int = key(1, "number of machines", ge=1)
-    gpus_per_node: int = key(0, "GPUs per machine; 0: CPU only", ge=0)
-    tasks_per_node: int | None = key(None, "ranks per machine; null: one per GPU, at least one", ge=1)
-    time_min: int | None = key(None, "time limit of one job in minutes; null: the cluster's default", ge=1)
+    nodes: int = key(1, "number of machines", ge=1, le=100_000)
+    gpus_per_node: int = key(0, "GPUs per machine; 0: CPU only", ge=0, le=1024)
+    tasks_per_node: int | None = key(None, "ranks per machine; null: one per GPU, at least one", ge=1, le=1024)
+    time_min: int | None = key(
+        None, "time limit of one job in minutes; null: the cluster's default", ge=1, le=10_000_000
+    )
     partition: str | None = key(None, "Slurm partition")
     account: str | None = key(None, "Slurm account")
     qos: str | None = key(None, "Slurm quality of service")
-    mem_gb: float | None = key(None, "memory per node in GB", gt=0)
-    cpus_per_task: int | None = key(None, "CPU cores per rank", ge=1)
+    mem_gb: float | None = key(None, "memory per node in GB", gt=0, le=1_000_000)
+    cpus_per_task: int | None = key(None, "CPU cores per rank", ge=1, le=100_000)
     gres: str | None = key(None, "generic resources instead of gpus_per_node, such as gpu:a100:8")
     constraint: str | None = key(None, "features that nodes must have")
     exclude: str | None = key(None, "nodes to avoid")
@@ -36,7 +38,7 @@ class ClusterSpec:
     srun_args: tuple[str, ...] = key((), "further options of srun, such as --cpu-bind=cores")
     container: str | None = key(None, "command in front of python, such as apptainer exec --nv image.sif")
     signal_s: int | None = key(
-        None, "seconds before the time limit at which to stop and save; null: from measured saves", ge=5
+        None, "seconds before the time limit at which to stop and save; null: from measured saves", ge=5, le=1_000_000
     )
     successor: bool = key(
         False, "keep a successor job queued, for clusters where preemption cancels jobs instead of requeueing them"

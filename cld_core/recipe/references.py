@@ -94,7 +94,7 @@ class _References:
                 pieces.append("${")
                 continue
             place = end + 1
-            if opening.start() == 0 and place == len(text):
+            if not backslashes and opening.start() == 0 and place == len(text):
                 return value
             if isinstance(value, list):
                 raise _Unresolved(f"has ${{{text[start:end]}}}, a list, within a text. Write the reference alone.")
@@ -112,7 +112,8 @@ class _References:
             return self.known[name]
         if name in self.chain or len(self.chain) >= MAX_CHAIN:
             chain = " -> ".join([*self.chain[:3], "...", name] if len(self.chain) > 3 else [*self.chain, name])
-            raise _Unresolved(f"refers to {chain}, which never ends. Write one of the values.")
+            what = "never ends" if name in self.chain else f"has more than {MAX_CHAIN} steps"
+            raise _Unresolved(f"refers to {chain}, which {what}. Write one of the values.")
         node: Any = self.tree
         for part in name.split("."):
             node = node.get(part) if isinstance(node, Mapping) else None

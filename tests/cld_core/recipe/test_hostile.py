@@ -10,6 +10,8 @@ import yaml
 from cld_core.errors import RecipeError
 from cld_core.recipe import anchored_overrides, dump, from_dict, load, load_frozen, with_overrides
 from cld_core.recipe.reading import MAX_BYTES
+from cld_core.run import RunFolder
+from cld_core.run.events import Requested
 from tests.support.paths import FIXTURES, RECIPES
 
 TOY = RECIPES / "toy.yaml"
@@ -175,6 +177,8 @@ def test_a_hostile_override(override):
         ("network.layers=1e14", "1000"),
         ("periodic.samples=1e14", "10000"),
         ("train.steps=1e18", "1e+12"),
+        ("cluster.tasks_per_node=1e9", "1024"),
+        ("cluster.nodes=1e9", "100000"),
     ],
 )
 def test_counts_are_bounded(override, limit):
@@ -267,6 +271,16 @@ def test_overrides_are_settled_for_the_ledger(tmp_path):
     assert load_frozen(frozen, settled) == recipe
     later = load_frozen(frozen, [*settled, "train.steps=77"])
     assert (later.train.steps, later.train.checkpoint_every) == (77, 9)
+
+
+def test_a_run_keeps_what_was_typed(tmp_path, monkeypatch):
+    monkeypatch.setenv("TOKEN", "secret")
+    recipe = load(TOY, ["cluster.account='\\${oc.env:TOKEN}'", "name='\\${HOME}'"])
+    run = RunFolder.create(tmp_path / "run", recipe, {})
+    run.ledger.append(Requested(time=1.0, steps=9, overrides=("train.steps=9", "cluster.qos=\\${oc.env:TOKEN}")))
+    again = RunFolder.open(run.path).recipe()
+    assert (again.name, again.train.steps) == ("${HOME}", 9)
+    assert again.cluster.account == again.cluster.qos == "${oc.env:TOKEN}"
 
 
 def test_paths_with_odd_characters_in_the_ledger(tmp_path):

@@ -205,7 +205,7 @@ def test_answers_of_a_node(tmp_path_factory, answer, text):
 def test_a_job_that_was_only_cut_off_is_not_gone(monkeypatch):
     """With "gone", `resume` would start a second job beside it."""
     for squeue, sacct in (
-        ("12|RUNNING|n1|None\n13|RUNN", ""),
+        ("12|RUNNING|n1|None\n13|RUN", ""),
         ("12|RUNNING|n1|None\n1", ""),
         ("13|RUNNI|n1|None\n", ""),
     ):
@@ -216,7 +216,7 @@ def test_a_job_that_was_only_cut_off_is_not_gone(monkeypatch):
 
 
 def test_what_accounting_says_counts_where_squeue_was_cut(monkeypatch):
-    answers = {"squeue": "12|RUNNING|n1|None\n13|RUNN", "sacct": "13|COMPLETED|n1\n"}
+    answers = {"squeue": "12|RUNNING|n1|None\n13|RUN", "sacct": "13|COMPLETED|n1\n"}
     monkeypatch.setattr(client, "run", lambda command, stdin="": Answer(0, answers[command[0]]))
     survey = SlurmCluster().survey([JobRef(cluster="slurm", job_id="13")], max_age_s=0)
     assert survey.of(JobRef(cluster="slurm", job_id="13")).phase == "gone"
