@@ -10,6 +10,7 @@ import hashlib
 import os
 import pickle
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,7 +91,10 @@ def state_of(path: Path) -> dict[str, torch.Tensor]:
     if is_zip:
         _require_stored(path)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        with warnings.catch_warnings():
+            # Of odd files; what they are is said below.
+            warnings.simplefilter("ignore")
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
         raise NotWeights("it is damaged, or there is more in it than tensors") from error
     except Exception as error:  # torch raises anything for a damaged file
