@@ -105,22 +105,8 @@ class StatsRequest(Request):
         Raises:
             CldError: somebody else may write into the folder.
         """
-        self.make_folder()
+        make_folder(self.folder)
         return self.store(self.folder)
-
-    def make_folder(self) -> None:
-        """Make the folder, which nobody but this user may read or write.
-
-        Raises:
-            CldError: somebody else owns it, or something in it.
-        """
-        try:
-            ownership.make_private(self.folder, _WHY, hidden=True)
-        except OSError as error:
-            if self.folder.is_symlink():
-                ownership.require_private(self.folder, _WHY)
-            text = f"the folder cannot be made ({error.strerror}). Write the statistics to another place with -o."
-            raise CldError(f"{self.folder}: {text}") from error
 
     def require_own(self) -> None:
         """Refuse a folder that may have been exchanged since the work was asked for.
@@ -160,3 +146,18 @@ class Statistics(Work):
 
     def made_of(self, *, strict: bool = False) -> dict[str, str]:
         return {"request": self.request.id}
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of statistics, which nobody but this user may read or write.
+
+    Raises:
+        CldError: somebody else owns it, or something in it.
+    """
+    try:
+        ownership.make_private(folder, _WHY, hidden=True)
+    except OSError as error:
+        if folder.is_symlink():
+            ownership.require_private(folder, _WHY)
+        text = f"the folder cannot be made ({error.strerror}). Write the statistics to another place with -o."
+        raise CldError(f"{folder}: {text}") from error

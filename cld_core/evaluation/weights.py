@@ -10,6 +10,7 @@ import hashlib
 import os
 import pickle
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,11 +87,12 @@ def state_of(path: Path) -> dict[str, torch.Tensor]:
     Raises:
         NotWeights: the file is damaged, or there is something else in it.
     """
-    is_zip = zipfile.is_zipfile(path)
-    if is_zip:
-        _require_stored(path)
+    is_zip = _is_archive(path)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        with warnings.catch_warnings():
+            # Of odd files; what they are is said below.
+            warnings.simplefilter("ignore")
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
         raise NotWeights("it is damaged, or there is more in it than tensors") from error
     except Exception as error:  # torch raises anything for a damaged file
@@ -104,9 +106,11 @@ def state_of(path: Path) -> dict[str, torch.Tensor]:
     return dict(state)
 
 
-def _require_stored(path: Path) -> None:
-    """Refuse an archive that grows when it is read: torch stores its records as they are."""
+def _is_archive(path: Path) -> bool:
+    """Whether it is a zip archive. One that grows when it is read is refused: torch stores its records as they are."""
     try:
+        if not zipfile.is_zipfile(path):
+            return False
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()
     except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
@@ -115,6 +119,7 @@ def _require_stored(path: Path) -> None:
         raise NotWeights("a compressed archive")
     if sum(record.file_size for record in records) > path.stat().st_size:
         raise NotWeights("an archive whose records overlap")
+    return True
 
 
 def _copied(path: str, target: Path) -> str:

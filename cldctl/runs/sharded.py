@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cld_core import ownership
 from cld_core.errors import NotFoundError, UsageError
-from cld_core.evaluation.stats_work import Statistics, StatsRequest
+from cld_core.evaluation.stats_work import Statistics, StatsRequest, make_folder
 from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run import RunFolder
 from cld_core.run.events import JobRef, Submitted
@@ -78,7 +78,7 @@ def start_statistics(request: StatsRequest, cluster: Cluster, size: ClusterSpec)
     if request.is_done:
         return None
     # What is in it says what jobs compute with, and which plug-in they import.
-    request.make_folder()
+    make_folder(request.folder)
     with home.only_one(request.folder, cluster):
         if request.is_done or is_alive(request.folder):
             return None

@@ -20,7 +20,7 @@ from cld_core.run.atomic import write_json
 from cld_core.small_files import read_json
 from cld_core.texts import is_count
 from cldctl import file_system
-from cldctl.clusters import submitit_jobs
+from cldctl.clusters import submitit_jobs, this_machine
 from cldctl.clusters.base import SchedulerAway, SchedulerRefused
 
 from . import client, polling
@@ -61,12 +61,12 @@ def probe(folder: Path, hosts: Sequence[str], options: Sequence[str], wait_s: fl
         options: of sbatch.
     """
     (folder / TOKEN).write_text("here\n")
-    submitted = client.run(
-        [
-            *("sbatch", "--parsable", "--job-name=cldctl-doctor", "--nodes=1", "--ntasks=1", "--time=1", "--requeue"),
-            *("--output=/dev/null", *options, "--wrap", script(folder, hosts)),
-        ]
-    )
+    command = [
+        *("sbatch", "--parsable", "--job-name=cldctl-doctor", "--nodes=1", "--ntasks=1", "--time=1", "--requeue"),
+        *("--output=/dev/null", *options, "--wrap", script(folder, hosts)),
+    ]
+    with this_machine.environment(this_machine.safe_path()):
+        submitted = client.run(command)
     if submitted.code != 0:
         return Probe("away" if submitted.away else "refused", message=submitted.last_line)
     job_id = submitted.last_line.split(";")[0].strip()
