@@ -85,10 +85,11 @@ def misread(text: str) -> str | None:
 
 def _problem(name: str, text: str) -> str | None:
     if name == "setup":
-        if _DIRECTIVE.match(text):
+        # Shell: an entry may be a block of lines, which may be indented.
+        lines = text.replace("\t", " ").split("\n")
+        if any(map(_DIRECTIVE.match, lines)):
             return "sbatch would read it as an option. Use cluster.sbatch_args"
-        # Shell, a line each, which may be indented.
-        return not_plain(text.replace("\t", " "))
+        return next(filter(None, map(not_plain, lines)), None)
     if (problem := not_plain(text)) is not None:
         return problem
     if not text.strip():
