@@ -61,9 +61,8 @@ def test_sidecars_that_are_none(run, text):
 
 def test_strays_among_the_checkpoints(run):
     fill(run, 10)
-    for name in ("step_00000010.bak.pt", "step_.pt", "step_²²²²²²²².pt", "step_-0000001.pt", f"step_{'9' * 5000}"):
-        if len(name) < 200:
-            shutil.copy(run.checkpoint_file(10), run.checkpoints / name)
+    for name in ("step_00000010.bak.pt", "step_.pt", "step_²²²²²²²².pt", "step_-0000001.pt", f"step_{'9' * 200}.pt"):
+        shutil.copy(run.checkpoint_file(10), run.checkpoints / name)
     assert newest_whole(run) == (10, [])
 
 
@@ -197,7 +196,7 @@ def test_a_storage_that_claims_terabytes(tmp_path):
     with zipfile.ZipFile(tmp_path / "p.pth") as archive:
         members = {entry.filename: archive.read(entry) for entry in archive.infolist()}
     (name,) = (name for name in members if name.endswith("data.pkl"))
-    assert members[name].count(b"K\x04") == 1 or b"K\x04" in members[name]
+    assert b"K\x04" in members[name]
     members[name] = members[name].replace(b"K\x04", b"\x8a\x06" + (2**44).to_bytes(6, "little"))
     with zipfile.ZipFile(tmp_path / "q.pth", "w") as archive:
         for member, content in members.items():
