@@ -8,6 +8,7 @@ from cld_core.errors import CheckpointError
 from cld_core.run import RunFolder
 from cld_core.texts import one_line
 
+from . import archive
 from .verify import DamagedCheckpoint, newest_whole, verify
 
 
@@ -23,6 +24,7 @@ def load(folder: RunFolder, step: int, *, model_digest: str | None = None) -> di
     """
     verify(folder, step)
     path = folder.checkpoint_file(step)
+    archive.require_plain(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:

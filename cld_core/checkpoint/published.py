@@ -18,6 +18,8 @@ from cld_core.errors import CheckpointError, NotFoundError
 from cld_core.recipe.optim import OptimSpec
 from cld_core.texts import one_line
 
+from . import archive
+
 KEYS = ("model", "optimizer", "ema", "step")
 _MOST = 2**53
 # How many keys of another kind of file a message shows.
@@ -55,6 +57,7 @@ class _Mismatch(Exception):
 def _load(file: Path) -> dict[str, Any]:
     if not os.path.isfile(file):
         raise NotFoundError(f"{file}: no such file. Pass a checkpoint, such as checkpoint_800000.pth.")
+    archive.require_plain(file)
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:

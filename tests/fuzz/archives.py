@@ -42,6 +42,11 @@ def _zip() -> bytes:
 
 
 @cache
+def _zeros() -> bytes:
+    return gzip.compress(bytes(2**26), 1)
+
+
+@cache
 def _shards() -> dict[str, bytes]:
     from tests.cld_core.data.formats import celebahq_images, image_example, tfrecord
 
@@ -108,11 +113,12 @@ def _odd_zip(rng: random.Random, content: bytes) -> bytes:
     return bytes(data)
 
 
-def _bomb(rng: random.Random) -> bytes:
+@cache
+def _bomb(mebibytes: int) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("a.png", "w") as file:
         file.write(_pictures()["more/0.png"])
-        for _ in range(rng.choice((10, 200))):
+        for _ in range(mebibytes):
             file.write(bytes(2**20))
     return out.getvalue()
 
@@ -156,8 +162,8 @@ def _make(rng: random.Random, folder: Path) -> Callable[[], Any]:
     match rng.randrange(5):
         case 0 | 1:
             source = folder / "p.zip"
-            content = rng.choice((damaged, _odd_zip, lambda rng, _: _bomb(rng)))(rng, _zip())
-            source.write_bytes(content)
+            change = rng.choice((damaged, damaged, _odd_zip, _odd_zip, lambda rng, _: _bomb(rng.choice((10, 200)))))
+            source.write_bytes(change(rng, _zip()))
             return lambda: (prepare("folder", source, out, size=8, split=0.5), check())
         case 2:
             source = folder / "c.tar"
@@ -173,7 +179,7 @@ def _make(rng: random.Random, folder: Path) -> Callable[[], Any]:
                 case 1:
                     source.write_bytes(gzip.compress(_odd_headers(rng, plain), 1))
                 case 2:
-                    source.write_bytes(gzip.compress(plain, 1) + gzip.compress(bytes(2**26), 1) * rng.choice((1, 20)))
+                    source.write_bytes(gzip.compress(plain, 1) + _zeros() * rng.choice((1, 1, 1, 20)))
             return lambda: (prepare("cifar10", source, out, expect={}), check())
         case _:
             source = folder / "batches"
@@ -189,7 +195,7 @@ def _prepare() -> None:
     from cld_core.data import prepare  # noqa: F401 (forks have it)
 
     torch.set_num_threads(1)
-    _zip(), _shards(), _batches()
+    _zip(), _shards(), _batches(), _zeros(), _bomb(10), _bomb(200)
 
 
 TARGET = Target("archives", _make, _prepare)

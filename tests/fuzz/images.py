@@ -15,7 +15,7 @@ from .campaign import Target
 from .mutations import damaged
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-_OTHERS = ("ICO", "PCX", "SGI", "TGA", "MSP", "DDS", "IM", "SPIDER", "PDF", "EPS", "JPEG2000", "ICNS")
+_OTHERS = ("ICO", "PCX", "SGI", "TGA", "MSP", "DDS", "SPIDER", "PDF", "EPS", "JPEG2000", "ICNS")
 
 
 @cache

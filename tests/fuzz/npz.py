@@ -41,6 +41,16 @@ def _array(value: Any) -> bytes:
     return out.getvalue()
 
 
+@cache
+def _bomb() -> bytes:
+    """25 KB that unpack to 25 MB."""
+    import numpy as np
+
+    out = io.BytesIO()
+    np.savez_compressed(out, pool_3=np.zeros((2**16, 50)))
+    return out.getvalue()
+
+
 def _odd_member(rng: random.Random, name: str, content: bytes) -> bytes:
     import numpy as np
 
@@ -84,9 +94,7 @@ def _make(rng: random.Random, folder: Path) -> Callable[[], Any]:
     with zipfile.ZipFile(out, "w", method) as archive:
         for name, content in members.items():
             archive.writestr(name, content)
-        if rng.random() < 0.02:
-            archive.writestr("pool_3.npy", _array(__import__("numpy").zeros((2**20, 60))))
-    content = out.getvalue()
+    content = out.getvalue() if rng.random() < 0.98 else _bomb()
     if kind != 1:
         content = damaged(rng, content)
     path = folder / "00000-features.npz"
@@ -101,7 +109,7 @@ def _prepare() -> None:
     from cld_core.evaluation import stats_file  # noqa: F401 (forks have it)
     from cld_core.shards import files  # noqa: F401
 
-    _sound()
+    _sound(), _bomb()
 
 
 TARGET = Target("npz", _make, _prepare)

@@ -47,7 +47,7 @@ NESTED = b"\x80\x04}" + b")" + b"2\x86" * 60 + b"Ns."
         b"\x80\x04\x95" + struct.pack("<Q", 2**62) + b".",
         b"\x80\x04\x8b" + struct.pack("<i", 2**31 - 1) + b".",
         b"I" + b"9" * 10**6 + b"\n.",
-        b"(" * 10**6,
+        b"(" * 10**5,
         b"\x80\x04\x8f(" + b")" + b"2\x86" * 60 + b"\x90.",
         b"\x80\x04}\x8c\x01a" + b")" + b"2\x86" * 60 + b"s.",
         b"cnumpy\ndtype\n}\x8c\x0c__defaults__)sb.",
