@@ -13,6 +13,8 @@ from cld_core.errors import CheckpointError
 from cld_core.recipe import Recipe
 from cld_core.run import RunFolder, events, pending
 
+_SIDECAR = re.compile(r"step_(\d{8,})\.json")
+
 
 @dataclass(frozen=True)
 class Start:
@@ -59,15 +61,14 @@ def _newest(folder: RunFolder, recipe: Recipe) -> tuple[int | None, list[Damaged
     Raises:
         OSError: some of them cannot be read at this moment. They would look missing or damaged, and be set aside.
     """
-    listed = {name for name in os.listdir(folder.checkpoints) if re.fullmatch(r"step_\d{8,}\.json", name)}
+    listed = {int(match[1]) for name in os.listdir(folder.checkpoints) if (match := _SIDECAR.fullmatch(name))}
     newest, damaged = newest_good(folder, recipe.model_digest())
-    seen = {entry.step for entry in damaged} | {newest}
-    for step in folder.checkpoint_steps():
-        listed.discard(folder.checkpoint_file(step).with_suffix(".json").name)
-        if step > (newest or 0) and step not in seen:
-            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(folder.checkpoint_file(step)))
-    if listed:
-        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(folder.checkpoints / listed.pop()))
+    seen = {entry.step for entry in damaged}.intersection(folder.checkpoint_steps())
+    for step in listed:
+        file = folder.checkpoint_file(step)
+        # Missing for good is another matter than missed.
+        if step > (newest or 0) and step not in seen and file.exists():
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(file))
     for entry in damaged:
         for suffix in (".pt", ".json"):
             with contextlib.suppress(FileNotFoundError):

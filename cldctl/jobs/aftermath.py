@@ -161,6 +161,8 @@ def after_shards(folder: Path, job: InJob, code: int, told_to_end: Callable[[], 
         pending.append(work.ledger, crash, within_s=_NOTE_WITHIN_S)
     decision = after_crash(pending.history(work.ledger).crashes.get(job.ref.job_id, 0), code, work.request.retries)
     if isinstance(decision, GiveUp):
+        given_up = GivenUp(reason=decision.reason, job_id=job.ref.job_id)
+        pending.append(work.ledger, given_up, within_s=_NOTE_WITHIN_S)
         print(f"{name}: {decision.reason}; not started again", file=sys.stderr)
     if isinstance(decision, Retry):
         _announce(name, decision, work.request.retries)

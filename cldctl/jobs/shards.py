@@ -9,7 +9,7 @@ from cld_core import faults
 from cld_core.errors import CldError
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.run import RunFolder, pending
-from cld_core.run.events import Event, NotRequeued
+from cld_core.run.events import Event, GivenUp, NotRequeued
 from cld_core.shards import open_work
 from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import InJob
@@ -71,6 +71,7 @@ class ShardsWork:
                 if not work.compute(ranks, lambda: stop.code != 0, piece.shards):
                     return False
             except CldError as error:
+                pending.append(work.ledger, GivenUp(reason=str(error), job_id=job.ref.job_id))
                 if len(self.pieces) == 1:
                     raise
                 print(f"{work.name}: {error}", file=sys.stderr, flush=True)

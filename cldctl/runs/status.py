@@ -149,11 +149,12 @@ def work_state(work: Work, answers: Answers) -> str:
 
 def evaluation_status(work: Evaluation, answers: Answers) -> dict[str, Any]:
     """State, shards and results of one evaluation, an entry of ``evals``."""
-    request, report = work.request, work.report or {}
+    request, report, state = work.request, work.report or {}, work_state(work, answers)
+    failure = work.ledger.history().given_up if state == "STOPPED" else None
     elbo = report.get("elbo") or {}
     return {
         "id": work.name,
-        "state": work_state(work, answers),
+        "state": state,
         "checkpoint_step": request.checkpoint_step,
         "metrics": list(request.metrics),
         "shards_done": request.shards if report else request.shards - len(work.missing()),
@@ -165,7 +166,7 @@ def evaluation_status(work: Evaluation, answers: Answers) -> dict[str, Any]:
         "true_entropy": elbo.get("true_entropy"),
         "settings": request.settings,
         "results": {key: dict(vars(number)) for key, number in numbers(report).items()},
-        "remarks": remarks(report),
+        "remarks": [*remarks(report), *([failure] if failure else [])],
     }
 
 

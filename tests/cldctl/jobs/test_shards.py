@@ -8,6 +8,7 @@ from cld_core.errors import CheckpointError, SolverError, UnusableSamplesError
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.evaluation.request import EvalRequest
 from cld_core.run.events import JobRef
+from cld_core.run.ledger import Ledger
 from cld_core.shards import open_work
 from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import InJob, SchedulerAway
@@ -32,12 +33,12 @@ def test_a_task_a_shard_and_shared_tasks_if_a_submission_cannot_have_so_many():
     assert divided(missing, 2) == [(Piece("a", (0, 2)), Piece("b", (1,))), (Piece("a", (1,)), Piece("b", (0,)))]
 
 
-def test_a_piece_that_fails_leaves_the_others_alone(monkeypatch):
+def test_a_piece_that_fails_leaves_the_others_alone(monkeypatch, tmp_path):
     computed = []
 
     class Made:
         def __init__(self, folder):
-            self.name = folder.name
+            self.name, self.ledger = folder.name, Ledger(tmp_path / folder.name)
 
         def compute(self, ranks, should_stop, only):
             computed.append((self.name, only))
@@ -87,6 +88,8 @@ def test_a_process_ends_as_its_error_asks_to_be_treated(evaluations, monkeypatch
         ShardsWork(evaluations, gpu=False)(inside())
     assert (end.value.code, error.exit_code) == (code, 1)
     assert "error: so it is. Fix it." in capsys.readouterr().err.splitlines()
+    noted = [open_work(Path(piece.folder)).ledger.history().given_up for piece in evaluations]
+    assert "so it is. Fix it." in noted
 
 
 @pytest.mark.parametrize("is_away", [False, True])

@@ -1,0 +1,61 @@
+"""Where an attempt starts, on a file system that fails for a moment."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from cld_core.checkpoint.write import write
+from cld_core.recipe import load
+from cld_core.run import RunFolder
+from cld_core.train import start
+from tests.support.paths import RECIPES
+
+RECIPE = load(RECIPES / "toy.yaml")
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = RunFolder.create(tmp_path / "mine", RECIPE, {"created": 1.0})
+    for step in (10, 20):
+        write(run, step, {"model": {"w": torch.ones(3)}, "model_digest": RECIPE.model_digest()})
+    return run
+
+
+def stale(*arguments, **options):
+    raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+
+def test_checkpoints_that_cannot_be_listed_are_not_missing(run, monkeypatch):
+    """The run would begin again at step 0, and set all of them aside."""
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "iterdir", stale)
+        assert start.choose(run, RECIPE).step == 20
+    with monkeypatch.context() as patched:
+        patched.setattr("os.listdir", stale)
+        with pytest.raises(OSError, match="Stale"):
+            start.choose(run, RECIPE)
+    assert start.choose(run, RECIPE).step == 20
+    assert run.checkpoint_steps() == [10, 20]
+
+
+def test_a_sidecar_that_cannot_be_read_is_not_damaged(run, monkeypatch):
+    real = os.open
+
+    def opened(path, *arguments, **options):
+        return stale() if str(path).endswith("step_00000020.json") else real(path, *arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("cld_core.small_files.os.open", opened)
+        patched.setattr(Path, "open", lambda path, mode="r", **more: os.fdopen(os.open(path, os.O_RDONLY), mode))
+        with pytest.raises(OSError, match="Stale"):
+            start.choose(run, RECIPE)
+    assert start.choose(run, RECIPE).step == 20
+
+
+def test_what_is_damaged_or_half_gone_is_passed_by(run):
+    run.checkpoint_file(20).with_suffix(".json").write_text("{")
+    run.checkpoint_file(30).with_suffix(".json").write_text("{")
+    assert start.choose(run, RECIPE).step == 10
