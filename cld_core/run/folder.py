@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
-from cld_core.errors import CldError, NotFoundError, RecipeError, UsageError, did_you_mean
-from cld_core.small_files import opened, read_bytes, read_object, real, text, whole
+from cld_core.errors import CldError, NotFoundError, UsageError, did_you_mean
+from cld_core.small_files import read_bytes, read_object, real, text, whole
 
 from .atomic import write_json, write_text
 from .ledger import Ledger
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from cld_core.recipe import Recipe
 
 FORMAT = 2
-MAX_RECIPE_BYTES = 2**20
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _CHECKPOINT = re.compile(r"step_([0-9]{8,18})\.json")
 # What the small files hold, by field; a value of another type, or out of bounds, is left out.
@@ -223,21 +222,9 @@ class RunFolder:
         return {step for step in steps if step is not None}
 
     def recipe(self) -> "Recipe":
-        """The recipe in force: as submitted, and then what later continuations changed.
-
-        Raises:
-            RecipeError: it cannot be read, or has a mistake.
-        """
+        """The recipe in force: as submitted, and then what later continuations changed."""
         from cld_core.recipe import load
 
-        try:
-            with opened(self.recipe_file) as file:
-                size = os.fstat(file.fileno()).st_size
-        except OSError as error:
-            text = f"the run's recipe cannot be read ({error.strerror})"
-            raise RecipeError(f"{self.recipe_file}: {text}. Restore it from a backup.") from error
-        if size > MAX_RECIPE_BYTES:
-            raise RecipeError(f"{self.recipe_file}: {size} bytes are not a recipe. Restore it from a backup.")
         return load(self.recipe_file, self.ledger.history().overrides)
 
     def identity(self) -> dict[str, Any]:
