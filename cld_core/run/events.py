@@ -68,11 +68,13 @@ class Unknown(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Requested(Event):
-    """Training is to begin or to continue; written before there is a job."""
+    """Training is to begin or to continue; written before there is a job, by process ``pid`` of ``host``."""
 
     steps: int
     overrides: tuple[str, ...] = ()
     from_step: int | None = None
+    host: str | None = None
+    pid: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,6 +253,23 @@ class Damaged(Event):
     """The checkpoint of ``step`` was skipped."""
 
     step: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dropped(Event):
+    """For a while, something that is not worth a training could not be written: ``count`` times ``what``."""
+
+    what: str
+    count: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotRequeued(Event):
+    """The job could not be put back into the queue, after all; `resume` continues the run."""
+
+    job_id: str
     reason: str
 
 

@@ -56,6 +56,7 @@ class History:
         not_begun: by job id, why it could not begin.
         requeued: the last time the job requeued itself, if that was after the last attempt ended.
         given_up: why the run is not started again, if that was decided since the last attempt ended.
+        not_requeued: why the job could not requeue itself, if it has not begun again since.
         requeues: every requeue, oldest first.
         died_early: starts that ended before they trained, since the last attempt began.
         bug: what the last attempt died of, if that was an error in code or recipe.
@@ -78,6 +79,7 @@ class History:
     not_begun: dict[str, str] = field(default_factory=dict)
     requeued: Requeued | None = None
     given_up: str | None = None
+    not_requeued: str | None = None
     requeues: tuple[Requeued, ...] = ()
     died_early: int = 0
     bug: str | None = None
@@ -207,8 +209,10 @@ class History:
             case events.GivenUp():
                 self.given_up = event.reason
             case events.Requeued():
-                self.requeued = event
+                self.requeued, self.not_requeued = event, None
                 self.requeues += (event,)
+            case events.NotRequeued():
+                self.requeued, self.not_requeued = None, event.reason
             case events.DiedEarly():
                 self.died_early += 1
                 self.bug = None
@@ -216,6 +220,8 @@ class History:
                 self.crashes[event.job_id] = self.crashes.get(event.job_id, 0) + 1
 
     def _not_submitted(self, event: NotSubmitted) -> None:
+        if self.request is None:
+            return  # A late one, after the job of another request, is about none that matters.
         if event.undone and isinstance(self.request, Requested):
             self.overrides = self.overrides[: len(self.overrides) - len(self.request.overrides)]
             self.steps, self.from_step = self._before_request
@@ -236,7 +242,7 @@ class History:
         return bisect.bisect_left(self.attempts, attempt, key=lambda it: it.attempt)
 
     def _started(self, event: events.Started) -> None:
-        self.request = self.from_step = self.bug = None
+        self.request = self.from_step = self.bug = self.not_requeued = None
         self.died_early = 0
         # Only the attempt that started last can be without an end.
         open_one = None if self._newest_start is None else self._numbered(self._newest_start)

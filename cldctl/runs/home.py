@@ -10,12 +10,14 @@ from pathlib import Path
 from cld_core.errors import CldError, UsageError
 from cld_core.ownership import require_may_change, user_name
 from cld_core.run import RunFolder
-from cld_core.small_files import descriptor_for_writing
+from cld_core.small_files import descriptor_for_writing, opened
 from cldctl import clusters
 from cldctl.clusters.base import Cluster
 
 # Seconds that others may take to start their jobs: as long as a scheduler that does not answer keeps them.
 PATIENCE_S = 180.0
+# Folders that this process has locked.
+_held: set[Path] = set()
 
 
 def chosen(name: str | None, run: RunFolder | None = None) -> Cluster:
@@ -52,8 +54,10 @@ def only_one(folder: Path, cluster: Cluster) -> Iterator[None]:
     descriptor = _open_lock(file)
     try:
         _lock(descriptor, file)
+        _held.add(folder)
         yield
     finally:
+        _held.discard(folder)
         os.close(descriptor)
 
 
@@ -92,3 +96,17 @@ def _lock(descriptor: int, file: Path) -> None:
             text = f"it cannot be locked ({error.strerror})"
             raise CldError(f"{file}: {text}. Remove it and try again.") from error
         time.sleep(0.1)
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process, other than this one, starts jobs in a folder at this moment."""
+    if folder in _held:
+        return False
+    try:
+        with opened(folder / ".submit.lock") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False

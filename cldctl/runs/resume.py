@@ -114,7 +114,8 @@ def _status_of_dead(run: RunFolder) -> RunStatus:
     if status.state != "FINISHED":
         _require_answers(run, answers)
     if status.state not in OVER:
-        text = f"is {status.state.lower()} as job {status.job_id}"
+        job = f" as job {status.job_id}" if status.job_id else ""
+        text = f"is {status.state.lower()}{job}" + (f" ({status.reason})" if status.reason and not job else "")
         cancel = command(f"cancel {run.name}", run)
         raise UsageError(f"{run.name} {text}. Wait for it, or end it first with `{cancel}`.")
     if seems_alive(run.leases):

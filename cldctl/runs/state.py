@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cld_core.run.events import JobRef, NotSubmitted, Submitted
+from cld_core.run.events import JobRef, NotSubmitted, Requested, Submitted
 from cld_core.run.history import Attempt, History
 from cldctl.clusters.base import Seen
 
-# A job follows its request within moments; after this many seconds the submission was interrupted.
+# A job follows its request within moments; after this many seconds the submission was interrupted, unless its process
+# still works on it.
 SUBMITTING_S = 30.0
 RESUMABLE = frozenset({"STOPPED", "FAILED", "CANCELLED", "LOST"})
 OVER = RESUMABLE | {"FINISHED"}
@@ -44,6 +45,7 @@ class Situation:
         restarts: "yes" if the launcher can start the current job again.
         back: "yes" if it does so after the end of the attempt.
         given_up: "yes" if a retry budget is spent since then.
+        stuck: "yes" if the job ended because it could not put itself back into the queue.
     """
 
     history: History
@@ -58,10 +60,18 @@ class Situation:
     restarts: str = "no"
     back: str = "no"
     given_up: str = "no"
+    stuck: str = "no"
 
 
 # A text, or how it is made from the situation.
 Reason = str | Callable[[Situation], str | None] | None
+
+
+def _submitter(situation: Situation) -> str | None:
+    request = situation.history.request
+    if not isinstance(request, Requested) or request.host is None:
+        return None
+    return f"being submitted by process {request.pid} on {request.host}"
 
 
 def _why_it_waits(situation: Situation) -> str | None:
@@ -95,6 +105,11 @@ def _detail_or_wait(situation: Situation) -> str | None:
     return _detail(situation) or _why_it_waits(situation)
 
 
+def _stuck(situation: Situation) -> str | None:
+    reason = situation.history.not_requeued or "its job asked for it, and is gone all the same"
+    return f"could not be requeued: {reason}; `cldctl resume`"
+
+
 @dataclass(frozen=True)
 class Row:
     """One row of the table. A cell is empty (any value matches), or lists values: "pending|running".
@@ -114,13 +129,14 @@ class Row:
     restarts: str = ""
     back: str = ""
     given_up: str = ""
+    stuck: str = ""
 
     def matches(self, situation: Situation) -> bool:
         cells = ((getattr(self, column), getattr(situation, column)) for column in _COLUMNS)
         return all(not cell or value in cell.split("|") for cell, value in cells)
 
 
-_COLUMNS = ("request", "job", "attempt", "after", "phase", "end", "restarts", "back", "given_up")
+_COLUMNS = ("request", "job", "attempt", "after", "phase", "end", "restarts", "back", "given_up", "stuck")
 _HERE = "pending|running|suspended|ending|unknown"
 _INTERRUPTED = "the submission was interrupted before it reached the scheduler; resume it"
 _VANISHED = "the job is gone without a message: it was killed, or its node failed"
@@ -130,7 +146,7 @@ _DECIDING = "the attempt failed; its job is deciding whether to start again"
 TABLE = (
     Row("FAILED", lambda it: getattr(it.history.request, "reason", None), request="refused"),
     Row("FAILED", _INTERRUPTED, request="stale"),
-    Row("PENDING", request="open"),
+    Row("PENDING", _submitter, request="open"),
     Row("PENDING", job="none", attempt="none"),
     Row("<after>", _detail, job="none", attempt="ended"),
     Row("LOST", job="none", attempt="open"),
@@ -149,18 +165,22 @@ TABLE = (
     Row("REQUEUED", _detail_or_wait, attempt="ended", phase="running|suspended|ending", restarts="yes", back="yes"),
     Row("CANCELLED", attempt="ended", end="cancelled"),
     Row("FAILED", lambda it: it.history.given_up, attempt="ended", given_up="yes"),
+    Row("STOPPED", _stuck, attempt="ended", stuck="yes"),
     Row("<after>", _detail, attempt="ended"),
 )
 
 
-def state_of(history: History, seen: Callable[[JobRef], Seen], now: float) -> tuple[str, str | None]:
+def state_of(
+    history: History, seen: Callable[[JobRef], Seen], now: float, is_submitting: Callable[[], bool] = lambda: False
+) -> tuple[str, str | None]:
     """The state of a run, and if there is something to say about it, why.
 
     Args:
         seen: what the launcher says about a job.
         now: seconds since 1970.
+        is_submitting: whether a process submits a job of this run at this moment.
     """
-    situation = situation_of(history, seen, now)
+    situation = situation_of(history, seen, now, is_submitting)
     row = row_of(situation)
     state = situation.after if row.state == "<after>" else row.state
     return state, row.reason(situation) if callable(row.reason) else row.reason
@@ -171,9 +191,11 @@ def row_of(situation: Situation) -> Row:
     return next(row for row in TABLE if row.matches(situation))
 
 
-def situation_of(history: History, seen: Callable[[JobRef], Seen], now: float) -> Situation:
+def situation_of(
+    history: History, seen: Callable[[JobRef], Seen], now: float, is_submitting: Callable[[], bool] = lambda: False
+) -> Situation:
     """The columns of the table for a run."""
-    last, request = history.last, _request(history, now)
+    last, request = history.last, _request(history, now, is_submitting)
     submitted = history.current(lambda job: seen(job).is_gone)
     after = "" if last is None or last.cause is None else _AFTER.get(last.cause, "FAILED")
     if submitted is None:
@@ -193,15 +215,16 @@ def situation_of(history: History, seen: Callable[[JobRef], Seen], now: float) -
         restarts="yes" if job.restarts else "no",
         back="yes" if _is_back(history, answer) else "no",
         given_up="no" if history.given_up is None else "yes",
+        stuck="yes" if _is_stuck(history, answer) else "no",
     )
 
 
-def _request(history: History, now: float) -> str:
+def _request(history: History, now: float, is_submitting: Callable[[], bool]) -> str:
     if history.request is None:
         return ""
     if isinstance(history.request, NotSubmitted):
         return "refused"
-    return "stale" if now - history.request.time > SUBMITTING_S else "open"
+    return "stale" if now - history.request.time > SUBMITTING_S and not is_submitting() else "open"
 
 
 def _attempt(last: Attempt | None, submitted: Submitted) -> str:
@@ -224,3 +247,8 @@ def _is_back(history: History, seen: Seen) -> bool:
     last = history.last
     by_launcher = last is not None and last.cause in _RESTARTED_BY_LAUNCHER and seen.phase == "running"
     return history.requeued is not None or by_launcher
+
+
+def _is_stuck(history: History, seen: Seen) -> bool:
+    """Whether a requeue failed, or one that was asked for was not done before the job was killed."""
+    return history.not_requeued is not None or (history.requeued is not None and seen.is_gone)

@@ -15,6 +15,7 @@ from cld_core.run.lease import local_holder
 from cld_core.shards import Work
 from cld_core.small_files import real
 
+from . import home
 from .state import OVER, RESUMABLE, state_of
 from .survey import Answers
 
@@ -82,7 +83,7 @@ def status_of(run: RunFolder, answers: Answers) -> RunStatus:
     progress, identity = run.progress(), run.identity()
     history = run.ledger.history().with_progress(progress)
     last = history.last
-    state, reason = state_of(history, answers.of, time.time())
+    state, reason = state_of(history, answers.of, time.time(), lambda: home.is_locked(run.path))
     if state in RESUMABLE and (holder := local_holder(run.leases)) is not None:
         # Started without cldctl, or orphaned by it: what counts is who writes.
         state, reason = "RUNNING", f"process {holder['pid']} on this machine writes into it (job {holder['job_id']})"

@@ -1,6 +1,8 @@
 """Submitting: a recipe is frozen into a run folder, and its training is started."""
 
+import os
 import shutil
+import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +20,7 @@ from cldctl.clusters.base import After, Cluster, JobSpec, SchedulerAway, Schedul
 from cldctl.jobs import specs
 from cldctl.jobs.train import TrainWork
 
-from . import sharded
+from . import home, sharded
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,8 @@ def submit(
     run = RunFolder.create(path, recipe, identity(recipe.name, recipe_file))
     evaluations = [] if request is None else [Evaluation(request.save(run))]
     try:
-        job = train(run, recipe, cluster, evaluations, started=lambda job: started(run, job))
+        with home.only_one(run.path, cluster):
+            job = train(run, recipe, cluster, evaluations, started=lambda job: started(run, job))
     except (SchedulerRefused, SchedulerAway):
         if not run.ledger.history().submitted:
             shutil.rmtree(run.path)
@@ -119,7 +122,15 @@ def train(
     """
     spec = specs.training(run, recipe, cluster)
     cluster.check(spec)
-    run.ledger.append(Requested(steps=recipe.train.steps, overrides=tuple(overrides), from_step=from_step))
+    run.ledger.append(
+        Requested(
+            steps=recipe.train.steps,
+            overrides=tuple(overrides),
+            from_step=from_step,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+        )
+    )
     jobs: list[JobRef] = []
 
     def note(refs: Sequence[JobRef]) -> None:

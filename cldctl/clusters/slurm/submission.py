@@ -2,11 +2,16 @@
 
 import contextlib
 import io
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cldctl.clusters.base import SchedulerRefused
+
+# Seconds that sbatch may take, and the exit code of `timeout` when it took longer.
+SBATCH_WITHIN_S = 120
+_TIMED_OUT = 124
 
 
 class NotSubmitted(Exception):
@@ -26,11 +31,32 @@ def submit(logs: Path, python: str, parameters: Mapping[str, Any], calls: Sequen
     executor = _executor(logs, python, parameters)
     try:
         # submitit prints what sbatch says before it raises it.
-        with contextlib.redirect_stderr(io.StringIO()):
+        with contextlib.redirect_stderr(io.StringIO()), _limited():
             jobs = executor.map_array(_call, calls) if len(calls) > 1 else [executor.submit(calls[0])]
     except (FailedJobError, FailedSubmissionError) as error:
+        if getattr(error.__cause__, "returncode", None) == _TIMED_OUT:
+            raise NotSubmitted(f"sbatch: error: timed out: no answer within {SBATCH_WITHIN_S} s") from error
         raise NotSubmitted(str(error).strip() or type(error).__name__) from error
     return [str(job.job_id) for job in jobs]
+
+
+@contextlib.contextmanager
+def _limited() -> Iterator[None]:
+    """Let sbatch take no longer than `SBATCH_WITHIN_S` seconds. submitit waits for it without a limit."""
+    import submitit
+
+    executor: Any = submitit.SlurmExecutor
+    original = executor._make_submission_command
+
+    def command(self: Any, file: Path) -> list[str]:
+        return ["timeout", "--kill-after=5", str(SBATCH_WITHIN_S), *original(self, file)]
+
+    if shutil.which("timeout"):
+        executor._make_submission_command = command
+    try:
+        yield
+    finally:
+        executor._make_submission_command = original
 
 
 def script(logs: Path, python: str, parameters: Mapping[str, Any], tasks: int) -> str:

@@ -13,7 +13,7 @@ from cld_core.run.lines import parse, to_line
 JOB = JobRef(cluster="local", job_id="7", process=1, logs="/logs", restarts=True, details={"pid": 12, "host": "a"})
 # One of each kind, with values that differ from all defaults.
 EXAMPLES = (
-    events.Requested(steps=5, overrides=("train.steps=5",), from_step=2),
+    events.Requested(steps=5, overrides=("train.steps=5",), from_step=2, host="login1", pid=12),
     events.NotSubmitted(reason="no such partition", away=True),
     events.Submitted(job=JOB, successor_of="6", shards=(3, 7)),
     events.Imported(step=800_000, source="checkpoint.pth", finished=True),
@@ -49,6 +49,8 @@ EXAMPLES = (
     events.Crashed(job_id="7", restart=0, code=1, node="n3"),
     events.TurnedAway(job_id="8", why="held", reason="job 7 is alive"),
     events.Damaged(step=20, reason="truncated"),
+    events.Dropped(what="progress.json", count=12, reason="No space left on device"),
+    events.NotRequeued(job_id="7", reason="nobody answers"),
     events.Cancelled(job_id="7"),
 )
 

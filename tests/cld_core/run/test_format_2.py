@@ -12,10 +12,12 @@ from cld_core.recipe.sampling import OdeSpec
 from cld_core.run import RunFolder
 from cld_core.run.events import (
     KINDS,
+    Dropped,
     Event,
     JobRef,
     Measured,
     Measuring,
+    NotRequeued,
     Requested,
     Requeued,
     Submitted,
@@ -27,7 +29,7 @@ from tests.support.paths import FIXTURES
 
 LOGS = "/runs/run_v2/logs"
 # Events that the version which wrote the fixture did not have.
-LATER = {Measured, Measuring}
+LATER = {Dropped, Measured, Measuring, NotRequeued}
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +148,8 @@ def test_requests_of_this_version_have_these_fields(run):
         "steps": 300,
         "overrides": ("train.steps=300", "cluster.partition=gpu"),
         "from_step": 10,
+        "host": None,
+        "pid": None,
     }
 
 

@@ -1,14 +1,19 @@
 """Sharded work: what is complete, what is computed again, how it resumes, and when it is merged."""
 
+import errno
+import itertools
 import json
+import os
 
 import pytest
 
+from cld_core import faults
 from cld_core.errors import NotFoundError
 from cld_core.ranks import Ranks
 from cld_core.shards import KINDS, open_work
 from cld_core.shards.merging import Merged, MergeError
 from cld_core.small_files import read_json
+from tests.support.clock import Clock
 
 from .squares import Squares, SquaresComputation, SquaresRequest
 
@@ -184,3 +189,48 @@ def test_kinds_are_found_by_their_request(folder, monkeypatch):
     (folder / "request.json").write_text('{"kind": "squares", "shards": 1}')
     with pytest.raises(NotFoundError, match=r"another version of cldctl .*'files'"):
         open_work(folder)
+
+
+@pytest.fixture
+def disk(monkeypatch):
+    """Let every n-th flush of a file to the disk fail, whatever it belongs to."""
+    real, count = os.fsync, itertools.count(1)
+
+    def let(every: int, error: int = errno.ENOSPC) -> None:
+        def fsync(descriptor):
+            if next(count) % every == 0:
+                raise OSError(error, os.strerror(error))
+            real(descriptor)
+
+        monkeypatch.setattr("os.fsync", fsync)
+
+    monkeypatch.setattr(faults, "time", Clock())
+    return let
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.ESTALE, errno.EIO])
+@pytest.mark.parametrize("every", [3, 4, 5])
+def test_a_disk_that_fails_now_and_then_costs_no_row(folder, disk, every, error):
+    work = Squares(folder)
+    disk(every, error)
+    assert work.compute(Ranks())
+    assert result(folder) == SUM
+    assert sum(last - first for first, last in work.computed) == 20, "nothing is computed twice"
+
+
+def test_a_disk_that_stays_full_ends_the_task_and_the_next_start_continues(folder, disk, monkeypatch):
+    work = Squares(folder)
+    disk(1)
+    with pytest.raises(OSError, match="No space left"):
+        work.compute(Ranks())
+    monkeypatch.undo()
+    assert work.compute(Ranks())
+    assert result(folder) == SUM
+
+
+def test_a_task_that_is_told_to_stop_does_not_wait_for_the_disk(folder, disk):
+    work = Squares(folder)
+    disk(1)
+    asked = iter([False])
+    assert not work.compute(Ranks(), lambda: next(asked, True))
+    assert faults.time.now == 0.0

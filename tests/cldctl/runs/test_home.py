@@ -1,11 +1,15 @@
 """Which cluster a run belongs to."""
 
+import subprocess
+import sys
+
 import pytest
 
 from cld_core.errors import UsageError
 from cld_core.recipe import load
 from cld_core.run import RunFolder
 from cld_core.run.events import JobRef, Submitted
+from cldctl import clusters
 from cldctl.runs import home
 from tests.support.paths import RECIPES
 from tests.support.tools import DEBUG, ONE, invoke, status
@@ -57,3 +61,14 @@ def test_a_cluster_that_cannot_be_used_here_is_named(run, monkeypatch, tmp_path)
         UsageError, match=r"--cluster slurm: there is no sbatch on this machine\. Use --cluster local\."
     ):
         home.chosen(None, run)
+
+
+def test_whether_somebody_submits_at_this_moment(run):
+    """A process that holds the lock itself is not somebody else."""
+    assert not home.is_locked(run.path)
+    with home.only_one(run.path, clusters.find("local")):
+        assert not home.is_locked(run.path)
+        look = "import sys; from pathlib import Path; from cldctl.runs.home import is_locked; "
+        look += "sys.exit(is_locked(Path(sys.argv[1])))"
+        assert subprocess.run([sys.executable, "-c", look, str(run.path)]).returncode == 1
+    assert not home.is_locked(run.path)

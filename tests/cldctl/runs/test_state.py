@@ -1,6 +1,7 @@
 """The table of states, row by row, without a cluster."""
 
 import random
+from typing import Any
 
 import pytest
 
@@ -17,8 +18,8 @@ GONE, PENDING, RUNNING, UNKNOWN = Seen("gone"), Seen("pending", reason="Priority
 Looks = dict[str, Seen]
 
 
-def requested(ago: float = 1.0) -> Event:
-    return events.Requested(time=NOW - ago, steps=9)
+def requested(ago: float = 1.0, **more: Any) -> Event:
+    return events.Requested(time=NOW - ago, steps=9, **more)
 
 
 def submitted(job_id: str = "1", *, restarts: bool = False, successor_of: str | None = None) -> Event:
@@ -36,6 +37,7 @@ def ended(cause: str, attempt: int = 0) -> Event:
 
 CANCELLED = events.Cancelled(time=NOW - 20, job_id="1")
 REQUEUED = events.Requeued(time=NOW - 20, job_id="1", cause="preempted")
+NOT_REQUEUED = events.NotRequeued(time=NOW - 20, job_id="1", reason="nobody answers")
 GIVEN_UP = events.GivenUp(time=NOW - 20, reason="budget spent")
 ELSEWHERE = Seen("unknown", reason="started on n7")
 SUCCESSOR = (
@@ -56,6 +58,14 @@ CASES: list[tuple[int, tuple[Event, ...], Looks, str, str | None]] = [
         "the submission was interrupted before it reached the scheduler; resume it",
     ),
     (2, (requested(SUBMITTING_S - 1),), {}, "PENDING", None),
+    (
+        2,
+        (requested(SUBMITTING_S - 1, host="login1", pid=12),),
+        {},
+        "PENDING",
+        "being submitted by process 12 on login1",
+    ),
+    (11, (requested(), submitted(), started(), events.NotSubmitted(reason="late")), {"1": RUNNING}, "RUNNING", None),
     (2, (submitted(), started(), ended("finished"), requested()), {"1": GONE}, "PENDING", None),
     (3, (), {}, "PENDING", None),
     (4, (started(job_id="pid-7"), ended("finished")), {}, "FINISHED", None),
@@ -119,12 +129,33 @@ CASES: list[tuple[int, tuple[Event, ...], Looks, str, str | None]] = [
     ),
     (19, (submitted(), started(), ended("preempted")), {"1": Seen("gone", ended="cancelled")}, "CANCELLED", None),
     (20, (submitted(), started(), ended("timeout"), GIVEN_UP), {"1": GONE}, "FAILED", "budget spent"),
-    (21, (submitted(), started(), ended("timeout")), {"1": GONE}, "STOPPED", None),
-    (21, (submitted(), started(), ended("killed")), {"1": GONE}, "LOST", None),
-    (21, (submitted(), started(), ended("crashed")), {"1": GONE}, "FAILED", "what it died of"),
-    (21, (submitted(), started(), ended("preempted")), {"1": RUNNING}, "STOPPED", None),
-    (21, (submitted(), started(), ended("preempted"), CANCELLED), {"1": GONE}, "STOPPED", None),
-    (21, (submitted(), started(), CANCELLED, ended("terminated")), {"1": GONE}, "CANCELLED", None),
+    (
+        21,
+        (submitted(), started(), ended("preempted"), REQUEUED),
+        {"1": GONE},
+        "STOPPED",
+        "could not be requeued: its job asked for it, and is gone all the same; `cldctl resume`",
+    ),
+    (
+        21,
+        (submitted(), started(), ended("crashed"), REQUEUED, NOT_REQUEUED),
+        {"1": GONE},
+        "STOPPED",
+        "could not be requeued: nobody answers; `cldctl resume`",
+    ),
+    (
+        10,
+        (submitted(), started(), ended("crashed"), NOT_REQUEUED, started(attempt=1)),
+        {"1": PENDING},
+        "REQUEUED",
+        "Priority",
+    ),
+    (22, (submitted(), started(), ended("timeout")), {"1": GONE}, "STOPPED", None),
+    (22, (submitted(), started(), ended("killed")), {"1": GONE}, "LOST", None),
+    (22, (submitted(), started(), ended("crashed")), {"1": GONE}, "FAILED", "what it died of"),
+    (22, (submitted(), started(), ended("preempted")), {"1": RUNNING}, "STOPPED", None),
+    (22, (submitted(), started(), ended("preempted"), CANCELLED), {"1": GONE}, "STOPPED", None),
+    (22, (submitted(), started(), CANCELLED, ended("terminated")), {"1": GONE}, "CANCELLED", None),
 ]
 
 
@@ -219,3 +250,10 @@ def test_the_launchers_own_word_decides_nothing():
     history = History.of((submitted(), started()))
     states = {state_of(history, lambda job, word=word: Seen("gone", word=word), NOW)[0] for word in ("", "CANCELLED")}
     assert states == {"LOST"}
+
+
+def test_a_submission_is_not_interrupted_while_its_process_works_on_it():
+    history = History.of([requested(10 * SUBMITTING_S, host="login1", pid=12)])
+    state, reason = state_of(history, lambda job: GONE, NOW, lambda: True)
+    assert (state, reason) == ("PENDING", "being submitted by process 12 on login1")
+    assert state_of(history, lambda job: GONE, NOW, lambda: False)[0] == "FAILED"

@@ -99,6 +99,19 @@ def test_a_controller_that_is_away_has_not_refused(spec, sbatch, said):
     assert "\n" not in str(error.value)
 
 
+def test_an_sbatch_that_hangs_is_ended_and_its_job_looked_for(spec, sbatch, tmp_path, monkeypatch):
+    monkeypatch.setattr(submission, "SBATCH_WITHIN_S", 1)
+    sbatch("exec sleep 600")
+    asked = []
+    monkeypatch.setattr(client, "submitted_since", lambda name, since: asked.append(name) or ["31"])
+    monkeypatch.setattr(client, "cancel", asked.append)
+    with pytest.raises(
+        SchedulerAway, match=r"no answer within 1 s\. The job that had been submitted \(31\) is cancelled"
+    ):
+        submit(spec)
+    assert asked == ["mine", ["31"]]
+
+
 def test_a_folder_that_cannot_be_written(spec, sbatch, tmp_path):
     sbatch("echo Submitted batch job 31")
     (tmp_path / "logs").touch()

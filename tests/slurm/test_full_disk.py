@@ -1,0 +1,68 @@
+"""A disk that is full for some seconds: what a job cannot write, it does without, and starts again all the same."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cld_core.evaluation.evaluation import Evaluation
+from cld_core.run.events import Crashed, GivenUp
+from tests.support.tools import fill, small_disk
+
+from .cluster import SlurmCluster
+from .lab import PLUGIN, Lab, give
+from .polling import wait_until
+
+
+@pytest.fixture
+def lab(slurm: SlurmCluster, tmp_path: Path) -> Iterator[Lab]:
+    (tmp_path / "runs").mkdir()
+    with small_disk(tmp_path / "runs"):
+        yield Lab(slurm, tmp_path / "runs")
+        slurm.cancel_all()
+
+
+def aftermaths() -> list[psutil.Process]:
+    processes = psutil.process_iter(["cmdline"])
+    return [process for process in processes if "cldctl.jobs.aftermath" in (process.info["cmdline"] or [])]
+
+
+def test_a_rank_crashes_while_the_disk_is_full(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (orders := tmp_path / "orders").mkdir()
+    monkeypatch.setenv("CLDCTL_TEST_ORDERS", str(orders))
+    run = lab.submit("mine", "data.name=misbehaving", f"data.plugin={PLUGIN}")
+    lab.training("mine", steps=250)
+    ballast = fill(lab.runs)
+    give(orders, 1, "die")
+    wait_until(aftermaths, timeout=60, what="the aftermath")
+    # It has tried to write by the time at which it has tried for as long as a rank does.
+    wait_until(
+        lambda: any(process.create_time() < time.time() - 10 for process in aftermaths()) or not aftermaths(),
+        timeout=60, what="an aftermath that could not write",
+    )  # fmt: skip
+    ballast.unlink()
+    first, second = lab.training("mine", 1)["attempts"]
+    assert first["cause"] == "crashed"
+    assert first["job_id"] == second["job_id"]
+    assert not any(isinstance(event, GivenUp) for event in run.ledger.events())
+
+
+def test_an_evaluation_meets_a_full_disk(lab: Lab) -> None:
+    run = lab.submit("mine", "train.steps=100")
+    lab.ended("mine")
+    settings = ("eval.samples=480", "eval.batch_size=16", "eval.elbo.velocities=4")
+    lab.cldctl("eval", "mine", "--elbo", "--shards", "1", *settings)
+    work = Evaluation(run.evals / lab.status("mine")["evals"][0]["id"])
+    wait_until(lambda: 0 < work.rows_done()[0] < 400, timeout=90, what="a shard in progress")
+    ballast = fill(lab.runs)
+    done = work.rows_done()[0]
+    state = work.shards / "00000.json"
+    wait_until(lambda: time.time() - state.stat().st_mtime > 8, timeout=60, what="a task that waits")
+    assert work.rows_done()[0] <= done + 16
+    ballast.unlink()
+    lab.until("mine", "the report", lambda row: row["evals"][0]["nll"] is not None, 240)
+    assert not any(isinstance(event, Crashed) for event in work.ledger.events())
