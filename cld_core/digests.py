@@ -1,8 +1,11 @@
 """Fingerprints: SHA-256 of plain content and of files, as hexadecimal digits."""
 
+import errno
 import functools
 import hashlib
 import json
+import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +34,10 @@ def checksum(path: Path) -> str:
     """SHA-256 of a file, read each time: size and time do not show that a disk has damaged it.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError: the file cannot be read, or is not a regular one: a pipe would be waited for.
     """
-    with path.open("rb") as file:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
         return hashlib.file_digest(file, "sha256").hexdigest()

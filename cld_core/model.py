@@ -3,6 +3,7 @@
 import functools
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,21 @@ import torch
 from torch import Tensor, nn
 
 from . import nets, numerics, sampling, sde, seeds
-from .checkpoint import safetensors_file
+from .checkpoint import contents, safetensors_file
 from .checkpoint.load import load, newest_good
+from .data.described import DescribedSource, describe
 from .data.source import Source, source
 from .errors import CheckpointError, NotFoundError, RecipeError, UsageError
+from .nets import fit
 from .nets import precision as precisions
 from .nets.compiled import Compiled
+from .ownership import is_mine, owner
 from .recipe import Recipe, from_dict, with_overrides
+from .recipe.data import ToyDataSpec
 from .recipe.sampling import SamplingSpec
 from .run import RunFolder
 from .score import Score
+from .texts import one_line
 
 _log = logging.getLogger(__name__)
 
@@ -76,19 +82,31 @@ class Model:
         return self.source.grey_levels is not None
 
     @classmethod
-    def from_run(cls, run: str | Path, checkpoint: int | str = "last", device: str | None = None) -> "Model":
+    def from_run(
+        cls,
+        run: str | Path,
+        checkpoint: int | str = "last",
+        device: str | None = None,
+        *,
+        allow_plugin: bool = False,
+    ) -> "Model":
         """Load the averaged weights of a checkpoint; see `cld_core.load`."""
         folder = RunFolder.open(run)
         recipe = folder.recipe()
+        if not allow_plugin:
+            _require_own_plugin(folder, recipe)
         step = pick_checkpoint(folder, recipe, checkpoint)
-        model = cls(recipe, device or _default_device(), step=step)
         # Mapped, not read: the weights as they are trained and the optimiser's moments stay on the disk.
         state = load(folder, step, model_digest=recipe.model_digest())
-        trained = {name for name, parameter in model.net.named_parameters() if parameter.requires_grad}
         try:
-            fixed = {name: tensor for name, tensor in state["model"].items() if name not in trained}
-            model.net.load_state_dict({**state["ema"]["average"], **fixed}, strict=True)
-        except (KeyError, RuntimeError) as error:
+            data = source(recipe.data)
+            weights, averages = contents.weights(state), contents.averages(state)
+            _require_fit(recipe, data.shape, {name: tuple(tensor.shape) for name, tensor in weights.items()})
+            model = cls(recipe, device or _default_device(), data=data, step=step)
+            trained = {name for name, parameter in model.net.named_parameters() if parameter.requires_grad}
+            fixed = {name: tensor for name, tensor in weights.items() if name not in trained}
+            model.net.load_state_dict({**averages, **fixed}, strict=True)
+        except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
             path = folder.checkpoint_file(step)
             text = f"does not fit the recipe: {_in_one_line(error)}. Use the recipe that wrote it."
             raise CheckpointError(f"{path}: {text}") from error
@@ -96,22 +114,27 @@ class Model:
         return model
 
     @classmethod
-    def from_file(cls, file: str | Path, device: str | None = None) -> "Model":
+    def from_file(cls, file: str | Path, device: str | None = None, *, allow_plugin: bool = False) -> "Model":
         """Load a file that `export` wrote; see `cld_core.load`."""
-        tensors, about = safetensors_file.read(Path(file))
-        try:
-            recipe = from_dict(json.loads(about["recipe"]), str(file))
-            model = cls(recipe, device or _default_device(), step=int(about["step"]))
-            model.net.load_state_dict(tensors, strict=True)
-        except (KeyError, ValueError, RuntimeError, RecipeError) as error:
-            text = f"recipe and tensors do not match: {_in_one_line(error)}. Export it again."
-            raise CheckpointError(f"{file}: {text}") from error
+        path = Path(file)
+        with safetensors_file.opened(path) as weights:
+            try:
+                recipe = from_dict(contents.described(weights.about, "recipe"), str(path))
+                step = contents.step(weights.about)
+                data = _data_of(path, recipe, weights.about, allow_plugin)
+                _require_fit(recipe, data.shape, weights.shapes)
+                model = cls(recipe, device or _default_device(), data=data, step=step)
+                model.net.load_state_dict(weights.tensors(), strict=True)
+            except (KeyError, ValueError, TypeError, RuntimeError, ArithmeticError, RecipeError) as error:
+                text = f"recipe and tensors do not match: {_in_one_line(error)}. Export it again."
+                raise CheckpointError(f"{path}: {text}") from error
         model.net.requires_grad_(False)
         return model
 
     def export(self, file: Path) -> None:
-        """Write weights and recipe, all that sampling and evaluating need, to one safetensors file."""
-        about = {"step": str(self.step), "weights": "ema", "recipe": json.dumps(self.recipe.to_dict())}
+        """Write weights, recipe and the form of the data, all that sampling needs, to one safetensors file."""
+        recipe = json.dumps(self.recipe.to_dict())
+        about = {"step": str(self.step), "weights": "ema", "recipe": recipe, "data": describe(self.source)}
         safetensors_file.write(file, self.net.state_dict(), about)
 
     def sample(self, n: int, *, seed: int = 0, first: int = 0, **settings: Any) -> Tensor:
@@ -161,9 +184,50 @@ def _checked(recipe: Recipe, changes: tuple[str, ...]) -> SamplingSpec:
     return with_overrides(recipe, changes, "sample").sampling
 
 
+def plugin_of(recipe: Recipe) -> str | None:
+    """The code that a recipe's data need."""
+    return recipe.data.plugin if isinstance(recipe.data, ToyDataSpec) else None
+
+
+def _require_own_plugin(folder: RunFolder, recipe: Recipe) -> None:
+    """Refuse to run the code that somebody else's run names; whoever owns the run has chosen its plug-in."""
+    plugin = plugin_of(recipe)
+    if plugin is None:
+        return
+    for path in (folder.path, folder.recipe_file, folder.ledger.path):
+        # A link of mine says nothing about what it leads to.
+        real = path.resolve()
+        if real.exists() and not is_mine(real):
+            text = f"belongs to user {owner(real)}, and data.plugin={one_line(plugin)} would run code of their choice"
+            fix = f'If you trust it: cld_core.load("{folder.path}", allow_plugin=True)'
+            raise CheckpointError(f"{path}: it {text}. {fix}.")
+
+
+def _data_of(path: Path, recipe: Recipe, about: Mapping[str, str], allow_plugin: bool) -> Source:
+    """The data of an exported model: without its plug-in, only their form is known.
+
+    Raises:
+        CheckpointError: the plug-in is needed and not allowed.
+    """
+    plugin = plugin_of(recipe)
+    if plugin is None or allow_plugin:
+        return source(recipe.data)
+    text = f"{path}: its recipe names the plug-in {one_line(plugin)}, which is code and does not run unasked"
+    why = f'{text}. If you trust it: cld_core.load("{path}", allow_plugin=True).'
+    if "data" not in about:
+        raise CheckpointError(why)
+    return DescribedSource(contents.described(about, "data"), why)
+
+
+def _require_fit(recipe: Recipe, data_shape: tuple[int, ...], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse tensors that are not those of the recipe's network, before one is made; raises as `nets.fit.require`."""
+    diffusion = sde.build(recipe.sde)
+    fit.require(recipe.network, shapes, data_shape=data_shape, halves_in=diffusion.n, halves_out=diffusion.m)
+
+
 def _in_one_line(error: Exception) -> str:
     """torch lists what does not fit on lines of their own."""
-    return " ".join(str(error).split()).rstrip(".")
+    return one_line(error, 400).rstrip(".")
 
 
 def _default_device() -> str:

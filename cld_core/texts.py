@@ -25,3 +25,9 @@ def printable(text: str, keep: str = "\n\t") -> str:
         return text
     text = _ESCAPES.sub("", text)
     return "".join(character for character in text if character in keep or not is_control(character))
+
+
+def one_line(text: object, most: int = 200) -> str:
+    """A text for the inside of a message: on one line, without control characters, at most ``most`` characters."""
+    line = " ".join(printable(str(text)[: 4 * most]).split())
+    return line if len(line) <= most else f"{line[: most - 1]}\N{HORIZONTAL ELLIPSIS}"

@@ -6,6 +6,7 @@ import torch
 
 from cld_core.errors import CheckpointError
 from cld_core.run import RunFolder
+from cld_core.texts import one_line
 
 from .verify import DamagedCheckpoint, newest_whole, verify
 
@@ -25,7 +26,12 @@ def load(folder: RunFolder, step: int, *, model_digest: str | None = None) -> di
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
-        raise CheckpointError(f"{path}: cannot be read as a checkpoint ({error}). Resume from another step.") from error
+        raise CheckpointError(
+            f"{path}: cannot be read as a checkpoint ({one_line(error)}). Resume from another step."
+        ) from error
+    if not isinstance(state, dict):
+        text = f"holds a {type(state).__name__} instead of the state of a run. Resume from another step."
+        raise CheckpointError(f"{path}: {text}")
     if model_digest is not None and state.get("model_digest") != model_digest:
         text = "belongs to another recipe (data, SDE, network, objective or optimiser differ)"
         raise CheckpointError(f"{path}: {text}. Move it to the run it came from.")

@@ -5,6 +5,7 @@ a list of the trainable parameters in order, and ``num_updates``) and ``step``. 
 downloaded file cannot run code.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from torch import Tensor, nn
 from cld_core import optim
 from cld_core.errors import CheckpointError, NotFoundError
 from cld_core.recipe.optim import OptimSpec
+from cld_core.texts import one_line
 
 KEYS = ("model", "optimizer", "ema", "step")
+_MOST = 2**53
 # How many keys of another kind of file a message shows.
 _SHOWN = 6
 _FIX = "Choose the --recipe, or the network.* keys, that the checkpoint was trained with"
@@ -32,16 +35,16 @@ def read(file: Path, net: nn.Module, spec: OptimSpec) -> tuple[int, dict[str, An
     """
     content = _load(file)
     try:
-        return int(content["step"]), {
+        return _count(content["step"], "step"), {
             "model": _model(content["model"], net),
             "ema": _ema(content["ema"], net),
             "optimiser": _optimiser(content["optimizer"], spec, net),
             "scaler": {},
         }
     except _Mismatch as error:
-        raise CheckpointError(f"{file}: {error}. {_FIX}.") from error
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        text = f"not in the published layout ({type(error).__name__}: {error})"
+        raise CheckpointError(f"{file}: {one_line(error)}. {_FIX}.") from error
+    except Exception as error:  # a file of another layout leads anywhere
+        text = f"not in the published layout ({type(error).__name__}: {one_line(error)})"
         raise CheckpointError(f"{file}: {text}. Import a checkpoint that the published code wrote.") from error
 
 
@@ -50,7 +53,7 @@ class _Mismatch(Exception):
 
 
 def _load(file: Path) -> dict[str, Any]:
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise NotFoundError(f"{file}: no such file. Pass a checkpoint, such as checkpoint_800000.pth.")
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
@@ -58,7 +61,11 @@ def _load(file: Path) -> dict[str, Any]:
         text = f"cannot be read as plain tensors ({type(error).__name__}). Download the file again."
         raise CheckpointError(f"{file}: {text}") from error
     if not isinstance(content, dict) or not set(KEYS) <= set(content):
-        keys = sorted(map(str, content)) if isinstance(content, dict) else [f"a {type(content).__name__}"]
+        keys = (
+            sorted(one_line(key, 40) for key in content)
+            if isinstance(content, dict)
+            else [f"a {type(content).__name__}"]
+        )
         more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
         text = f"it holds {', '.join(keys[:_SHOWN]) or 'nothing'}{more}; a published checkpoint holds {', '.join(KEYS)}"
         raise CheckpointError(f"{file}: {text}. Import a checkpoint that the published code wrote.")
@@ -66,7 +73,7 @@ def _load(file: Path) -> dict[str, Any]:
 
 
 def _model(state: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
-    theirs = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    theirs = {str(name).removeprefix("module."): tensor for name, tensor in state.items()}
     own = net.state_dict()
     for name, tensor in own.items():
         if name not in theirs:
@@ -81,12 +88,14 @@ def _model(state: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
 def _ema(state: Mapping[str, Any], net: nn.Module) -> dict[str, Any]:
     trainable = [(name, parameter) for name, parameter in net.named_parameters() if parameter.requires_grad]
     averages: Sequence[Tensor] = state["shadow_params"]
+    if not isinstance(averages, list | tuple):
+        raise _Mismatch(f"its averages are a {type(averages).__name__}, not a list")
     for (name, parameter), average in zip(trainable, averages, strict=False):
         _check_shape(f"the average of '{name}'", average, parameter)
     if len(averages) != len(trainable):
         raise _Mismatch(f"it averages {len(averages)} tensors, the recipe's network has {len(trainable)} to average")
     named = dict(zip([name for name, _ in trainable], averages, strict=True))
-    return {"updates": int(state["num_updates"]), "average": named}
+    return {"updates": _count(state["num_updates"], "number of updates"), "average": named}
 
 
 def _optimiser(state: Mapping[str, Any], spec: OptimSpec, net: nn.Module) -> dict[str, Any]:
@@ -119,13 +128,28 @@ def _moments(theirs: Mapping[str, Tensor], spec: OptimSpec, name: str, parameter
         if moment not in theirs:
             raise _Mismatch(f"its optimiser has no {moment}, which optim.name={spec.name} needs")
         _check_shape(f"the optimiser's {moment} of '{name}'", theirs[moment], parameter)
+    if not isinstance(theirs["step"], Tensor) or theirs["step"].numel() != 1:
+        raise _Mismatch(f"the optimiser's step of '{name}' is not a number")
     return {"step": theirs["step"], **{moment: theirs[moment] for moment in wanted}}
 
 
-def _check_shape(what: str, theirs: Tensor, own: Tensor) -> None:
+def _count(value: Any, what: str) -> int:
+    count = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+    if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count < _MOST:
+        raise ValueError(f"its {what} is {one_line(repr(count), 40)}, not a whole number")
+    return count
+
+
+def _check_shape(what: str, theirs: Any, own: Tensor) -> None:
+    if not isinstance(theirs, Tensor) or theirs.layout != torch.strided or theirs.device.type != "cpu":
+        raise _Mismatch(f"{what} is not a plain tensor")
+    if theirs.is_floating_point() != own.is_floating_point():
+        raise _Mismatch(f"{what} holds {theirs.dtype}, not {own.dtype}")
     if theirs.shape != own.shape:
         raise _Mismatch(f"{what} is {_shape(theirs)}, but {_shape(own)} in the recipe's network")
 
 
-def _shape(tensor: Tensor) -> str:
+def _shape(tensor: Any) -> str:
+    if not isinstance(tensor, Tensor):
+        return f"a {type(tensor).__name__}"
     return "x".join(map(str, tensor.shape)) or "a scalar"

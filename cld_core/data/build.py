@@ -5,14 +5,11 @@ its entry in DIR.partial/progress.json are on disk. A later attempt keeps the le
 source and continues after them. At the end the folder is renamed to DIR.
 """
 
-import contextlib
-import fcntl
-import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import lmdb
@@ -20,7 +17,6 @@ import lmdb
 from cld_core.data.lmdb_store import LmdbWriter
 from cld_core.data.store import (
     CHANNELS,
-    FORMAT,
     PROGRESS,
     SPLITS,
     Checksum,
@@ -33,7 +29,11 @@ from cld_core.data.store import (
     write_manifest,
 )
 from cld_core.errors import DataError
-from cld_core.run.atomic import sync_folder, write_json
+from cld_core.run.atomic import sync_folder
+from cld_core.texts import one_line
+
+from . import unfinished
+from .unfinished import Done
 
 _SECONDS_BETWEEN_REPORTS = 0.1
 
@@ -78,16 +78,6 @@ class Progress:
     expected: int | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Done:
-    """A finished unit: its images, and the checksum of the split up to its end."""
-
-    name: str
-    fingerprint: str
-    images: int
-    checksum: str
-
-
 ProgressCallback = Callable[[Progress], None]
 
 
@@ -104,20 +94,29 @@ def build(plan: Plan, out: Path, progress: ProgressCallback | None = None) -> Ma
     partial = partial_path(out)
     try:
         partial.mkdir(parents=True, exist_ok=True)
+        unfinished.require_own(partial)
     except OSError as error:
         raise DataError(f"{partial} cannot be created: {error.strerror}. Choose another --out.") from error
-    with _sole_writer(partial):
-        job = _Job(plan, partial, progress)
+    with unfinished.sole_writer(partial):
         try:
-            splits: dict[str, SplitInfo] = {split: job.build_split(split) for split in SPLITS if split in plan.units}
-        except (DataError, lmdb.Error, OSError) as error:
-            raise DataError(f"{str(error).rstrip('.')}. {job.what_is_kept()}") from error
+            return _build(plan, digest, partial, out, progress)
+        except BaseException:
+            unfinished.remove_if_useless(partial)
+            raise
+
+
+def _build(plan: Plan, digest: str, partial: Path, out: Path, progress: ProgressCallback | None) -> Manifest:
+    job = _Job(plan, partial, progress)
+    try:
+        splits: dict[str, SplitInfo] = {split: job.build_split(split) for split in SPLITS if split in plan.units}
         manifest = Manifest(name=plan.name, size=plan.size, splits=splits, source=plan.source, source_digest=digest)
         write_manifest(partial, manifest)
         os.replace(partial, out)
         sync_folder(out.parent)
-        for leftover in (PROGRESS, "lock"):
-            (out / leftover).unlink(missing_ok=True)
+    except (DataError, lmdb.Error, OSError) as error:
+        raise DataError(f"{one_line(error, 1000).rstrip('.')}. {job.what_is_kept()}") from error
+    for leftover in (PROGRESS, unfinished.LOCK):
+        (out / leftover).unlink(missing_ok=True)
     return manifest
 
 
@@ -135,20 +134,6 @@ def _already_there(plan: Plan, out: Path, digest: str) -> Manifest | None:
     return None
 
 
-@contextlib.contextmanager
-def _sole_writer(partial: Path) -> Iterator[None]:
-    with open(partial / "lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DataError(
-                f"Another process is writing {partial}. Wait until it ends, then run this command again."
-            ) from error
-        except OSError:
-            pass  # A file system without locks: then the user must start one at a time.
-        yield
-
-
 class _Job:
     def __init__(self, plan: Plan, partial: Path, callback: ProgressCallback | None) -> None:
         self.plan = plan
@@ -160,31 +145,25 @@ class _Job:
         self._expected = sum(plan.expect[split] for split in plan.units) if known else None
         self._units = sum(len(units) for units in plan.units.values())
 
-    def _load(self) -> dict[Split, list[_Done]]:
+    def _load(self) -> dict[Split, list[Done]]:
         """The leading units that are finished and unchanged in the source."""
-        try:
-            saved = json.loads((self.partial / PROGRESS).read_text(encoding="utf-8"))
-            same = (saved["format"], saved["size"]) == (FORMAT, self.plan.size)
-            before = {split: [_Done(**done) for done in saved["done"].get(split, ())] for split in SPLITS}
-        except FileNotFoundError:
-            same, before = False, {}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{self.partial / PROGRESS} is damaged. Remove {self.partial} and start again.") from error
-        kept: dict[Split, list[_Done]] = {split: [] for split in self.plan.units}
-        for split, units in self.plan.units.items() if same else ():
-            for unit, done in zip(units, before[split], strict=False):
+        before = unfinished.read(self.partial, self.plan.size)
+        kept: dict[Split, list[Done]] = {split: [] for split in self.plan.units}
+        for split, units in self.plan.units.items():
+            for unit, done in zip(units, before.get(split, ()), strict=False):
                 if (unit.name, unit.fingerprint) != (done.name, done.fingerprint):
                     break
                 kept[split].append(done)
         return kept
 
     def _save(self) -> None:
-        done = {split: [asdict(unit) for unit in units] for split, units in self.done.items()}
-        write_json(self.partial / PROGRESS, {"format": FORMAT, "size": self.plan.size, "done": done})
+        unfinished.write(self.partial, self.plan.size, self.done)
 
     def what_is_kept(self) -> str:
         images = sum(unit.images for units in self.done.values() for unit in units)
         units = sum(len(units) for units in self.done.values())
+        if not units:
+            return "0 images were finished, so nothing is kept. Fix that and run the same command again."
         return (
             f"The finished part is kept in {self.partial}: {images} images, {units} of {self._units} pieces. "
             "Fix the source and run the same command again to continue from there."
@@ -223,8 +202,12 @@ class _Job:
             images.append(image)
             self._report(split, unit, len(images))
         writer.put(sum(unit.images for unit in done), images)
-        done.append(_Done(name=unit.name, fingerprint=unit.fingerprint, images=len(images), checksum=checksum.state))
-        self._save()
+        done.append(Done(name=unit.name, fingerprint=unit.fingerprint, images=len(images), checksum=checksum.state))
+        try:
+            self._save()
+        except BaseException:
+            done.pop()  # Not on the disk, so not kept.
+            raise
         self._report(split, unit, 0, now=True)
 
     def _report(self, split: Split, unit: Unit, images: int, *, now: bool = False) -> None:

@@ -6,17 +6,20 @@ the models are unconditional).
 """
 
 import re
-import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from cld_core.data.build import Plan, Unit
 from cld_core.data.store import SPLITS, Split
 from cld_core.data.tfrecord import Readable, parse_example, read_records
 from cld_core.errors import DataError, UsageError
+from cld_core.small_files import opened
+from cld_core.texts import one_line
+
+from . import tar
 
 OFFICIAL_COUNTS = {"train": 27_000, "validation": 3_000}
 _SHARD = re.compile(r"(?P<split>train|validation)-r(?P<log>\d\d)-s-(?P<index>\d{4})-of-(?P<shards>\d{4})\.tfrecords$")
@@ -65,15 +68,15 @@ def plan_celebahq(source: Path, size: int = 256, expect: Mapping[str, int] | Non
 def _images(file: _File, size: int) -> Iterator[bytes]:
     """The raw RGB bytes of the shard's images."""
     wanted = [size, size, 3]
-    with file.open() as opened:
-        for number, record in enumerate(read_records(opened, file.name)):
+    with file.open() as records:
+        for number, record in enumerate(read_records(records, file.name)):
             try:
                 features = parse_example(record)
             except ValueError as error:
                 raise DataError(f"{file.name}: record {number} is not a tf.train.Example: {error}.") from error
             shape, data = features.get("shape"), features.get("data")
             if shape != wanted:
-                raise DataError(f"{file.name}: record {number} has the shape {shape}, not {wanted}.")
+                raise DataError(f"{file.name}: record {number} has the shape {one_line(shape, 60)}, not {wanted}.")
             if not data or not isinstance(data[0], bytes):
                 raise DataError(f"{file.name}: record {number} has no feature `data` with the bytes of an image.")
             if len(data[0]) != size * size * 3:
@@ -85,24 +88,30 @@ def _images(file: _File, size: int) -> Iterator[bytes]:
 
 
 def _list(source: Path) -> list[_File]:
-    if source.is_dir():
-        return [
-            _File(path.name, path.stat().st_size, partial(_Slice, path, 0, path.stat().st_size))
-            for path in sorted(source.rglob("*.tfrecords"))
-        ]
-    if not source.is_file():
-        raise DataError(f"{source} does not exist. Pass the folder celeba-tfr or celeba-tfr.tar as --source.")
-    if source.name.endswith(_COMPRESSED):
-        raise DataError(f"{source} is compressed and cannot be read in pieces. Unpack it, and pass --source FOLDER.")
     try:
-        with tarfile.open(source, "r:") as archive:
-            members = [member for member in archive if member.isreg()]
-    except (tarfile.TarError, EOFError) as error:
+        if source.is_dir():
+            # Neither broken links nor pipes.
+            return [_in_folder(path) for path in sorted(source.rglob("*.tfrecords")) if path.is_file()]
+        if not source.is_file():
+            raise DataError(f"{source} does not exist. Pass the folder celeba-tfr or celeba-tfr.tar as --source.")
+        if source.name.endswith(_COMPRESSED):
+            text = "is compressed and cannot be read in pieces. Unpack it, and pass --source FOLDER"
+            raise DataError(f"{source} {text}.")
+        with opened(source, follow=True) as file:
+            members = list(tar.Reader(file).members())
+    except (tar.TarError, EOFError) as error:
         raise DataError(f"{source} is not a complete .tar archive ({error}). Fetch it again.") from error
+    except OSError as error:
+        raise DataError(f"{source} cannot be read: {one_line(error)}. Check its permissions.") from error
     return [
-        _File(Path(member.name).name, member.size, partial(_Slice, source, member.offset_data, member.size))
+        _File(PurePosixPath(member.name).name, member.size, partial(_Slice, source, member.offset, member.size))
         for member in members
     ]
+
+
+def _in_folder(path: Path) -> _File:
+    size = path.stat().st_size
+    return _File(path.name, size, partial(_Slice, path, 0, size))
 
 
 class _Slice(AbstractContextManager[Readable]):

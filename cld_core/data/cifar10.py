@@ -8,11 +8,9 @@ accepts an array and its type, and nothing else.
 import hashlib
 import io
 import pickle
-import tarfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,6 +18,10 @@ import numpy as np
 from cld_core.data.build import Plan, Unit
 from cld_core.data.store import Split
 from cld_core.errors import DataError
+from cld_core.small_files import opened, read_bytes
+from cld_core.texts import one_line
+
+from . import tar
 
 ARCHIVE = "cifar-10-python.tar.gz"
 FOLDER = "cifar-10-batches-py"
@@ -30,7 +32,8 @@ _BATCHES: dict[Split, tuple[str, ...]] = {
     "validation": ("test_batch",),
 }
 _WANTED = frozenset(name for names in _BATCHES.values() for name in names)
-_LONGEST_BATCH = 256 << 20
+# Twice a batch, and five times the archive unpacked.
+_LONGEST_BATCH, _LONGEST_ARCHIVE = 64 << 20, 1 << 30
 
 
 @dataclass(frozen=True)
@@ -69,17 +72,21 @@ def _unit(batches: _Batches, name: str, source: Path) -> Unit:
         if name in batches.files:
             return _images_of_batch(data, f"{source}: {name}")
         if batches.damage is not None:
-            raise DataError(
-                f"{name} could not be extracted from {source}, which is damaged or cut short ({batches.damage}). "
-                f"Fetch {ARCHIVE} again."
-            ) from batches.damage
+            why = f"which is damaged or cut short ({one_line(batches.damage)})"
+            text = f"{name} could not be extracted from {source}, {why}. Fetch {ARCHIVE} again."
+            raise DataError(text) from batches.damage
         raise DataError(f"{source} has no {name}. Is it the official {ARCHIVE}? Fetch it again.")
 
     return Unit(name=name, fingerprint=hashlib.blake2b(data, digest_size=16).hexdigest(), read=read)
 
 
 def _in_folder(folder: Path) -> _Batches:
-    return _Batches({name: (folder / name).read_bytes() for name in _WANTED if (folder / name).is_file()})
+    try:
+        # A link to a file is followed, a pipe is not waited for.
+        found = [folder / name for name in sorted(_WANTED) if (folder / name).is_file()]
+        return _Batches({path.name: read_bytes(path, limit=_LONGEST_BATCH, follow=True) for path in found})
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read: {one_line(error)}. Fetch {ARCHIVE} again.") from error
 
 
 def _in_archive(path: Path) -> _Batches:
@@ -89,20 +96,17 @@ def _in_archive(path: Path) -> _Batches:
     """
     files: dict[str, bytes] = {}
     try:
-        with tarfile.open(path, "r:*") as archive:
-            for member in archive:
-                name = Path(member.name).name
-                file = archive.extractfile(member) if name in _WANTED and member.size <= _LONGEST_BATCH else None
-                if file is not None:
-                    files[name] = file.read()
-            assert archive.fileobj is not None, "an open archive has a file"
-            while archive.fileobj.read(1 << 20):
-                pass
+        with opened(path, follow=True) as file:
+            archive = tar.Reader(tar.decompressed(file), most=_LONGEST_ARCHIVE)
+            for member in archive.members():
+                name = PurePosixPath(member.name).name
+                if name in _WANTED and member.size <= _LONGEST_BATCH:
+                    files[name] = archive.read(member)
+            archive.rest()
     except EOFError as error:
         return _Batches(files, error)
-    except (tarfile.TarError, OSError, zlib.error) as error:
-        # For a file of another kind, tarfile lists everything that it has tried.
-        return _Batches({}, tarfile.TarError("it is not a tar archive") if "opened" in str(error) else error)
+    except (tar.TarError, *tar.DAMAGE) as error:
+        return _Batches({}, error)
     return _Batches(files)
 
 
@@ -121,10 +125,13 @@ def _read_batch(data: bytes, name: str) -> np.ndarray:
         if not isinstance(stored, _Array):
             raise TypeError(f"its data are a {type(stored).__name__}, not an array")
         rows = stored.to_numpy()
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        raise DataError(f"{name} is not a batch of CIFAR-10 ({error!r}). Fetch {ARCHIVE} again.") from error
+    except Exception as error:  # a damaged pickle leads anywhere
+        what = f"{type(error).__name__}: {one_line(error)}"
+        raise DataError(f"{name} is not a batch of CIFAR-10 ({what}). Fetch {ARCHIVE} again.") from error
     if rows.ndim != 2 or rows.shape[1] != 3 * SIZE * SIZE:
-        raise DataError(f"{name} has data of shape {rows.shape}, not (10000, 3072). Fetch {ARCHIVE} again.")
+        raise DataError(
+            f"{name} has data of shape {one_line(rows.shape, 60)}, not (10000, 3072). Fetch {ARCHIVE} again."
+        )
     return rows
 
 
@@ -165,12 +172,29 @@ def _type(code: Any, *_: Any) -> _Type:
 def _encode(text: str, encoding: str) -> bytes:
     """The way in which Python 3 writes bytes into a pickle that Python 2 can read."""
     if encoding not in ("latin1", b"latin1"):
-        raise pickle.UnpicklingError(f"unexpected encoding {encoding!r}")
+        raise pickle.UnpicklingError("unexpected encoding")
     return text.encode("latin1")
 
 
-class _BatchUnpickler(pickle.Unpickler):
-    """Accepts the names that a pickled array of bytes needs, and returns harmless stand-ins for them."""
+_OPCODES = (
+    *(pickle.PROTO, pickle.FRAME, pickle.STOP, pickle.MARK, pickle.POP, pickle.POP_MARK, pickle.DUP),
+    *(pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE, pickle.INT, pickle.BININT, pickle.BININT1, pickle.BININT2),
+    *(pickle.LONG, pickle.LONG1, pickle.STRING, pickle.BINSTRING, pickle.SHORT_BINSTRING),
+    *(pickle.UNICODE, pickle.BINUNICODE, pickle.SHORT_BINUNICODE, pickle.BINUNICODE8),
+    *(pickle.BINBYTES, pickle.SHORT_BINBYTES, pickle.BINBYTES8),
+    *(pickle.TUPLE, pickle.EMPTY_TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3),
+    *(pickle.LIST, pickle.EMPTY_LIST, pickle.APPEND, pickle.APPENDS, pickle.EMPTY_DICT),
+    *(pickle.PUT, pickle.BINPUT, pickle.LONG_BINPUT, pickle.MEMOIZE, pickle.GET, pickle.BINGET, pickle.LONG_BINGET),
+    *(pickle.GLOBAL, pickle.STACK_GLOBAL, pickle.REDUCE),
+)
+
+
+class _BatchUnpickler(pickle._Unpickler):
+    """Accepts the names that a pickled array of bytes needs, and returns harmless stand-ins for them.
+
+    It is the one that is written in Python, whose opcodes can be chosen: the other one fills the memory if an object is
+    kept under a large number, and hashes nested tuples that would take years.
+    """
 
     _known: ClassVar[dict[tuple[str, str], Callable[..., Any]]] = {
         ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
@@ -180,8 +204,46 @@ class _BatchUnpickler(pickle.Unpickler):
         ("_codecs", "encode"): _encode,
     }
 
+    stack: list[Any]
+    pop_mark: Callable[[], list[Any]]
+
     def find_class(self, module: str, name: str) -> Any:
         try:
             return self._known[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(f"it refers to {module}.{name}, which does not belong in it") from None
+        except (KeyError, TypeError):
+            shown = f"{one_line(module, 60)}.{one_line(name, 60)}"
+            raise pickle.UnpicklingError(f"it refers to {shown}, which does not belong in it") from None
+
+    def _set_items(self) -> None:
+        items = self.pop_mark()
+        self._update(list(zip(items[::2], items[1::2], strict=True)))
+
+    def _dictionary(self) -> None:
+        items = self.pop_mark()
+        self.stack.append({})
+        self._update(list(zip(items[::2], items[1::2], strict=True)))
+
+    def _set_item(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._update([(key, value)])
+
+    def _update(self, items: list[tuple[Any, Any]]) -> None:
+        if not all(isinstance(key, str | bytes | int) for key, _ in items):
+            raise pickle.UnpicklingError("it has a dictionary of other things than names")
+        if not isinstance(self.stack[-1], dict):
+            raise pickle.UnpicklingError("it has items of no dictionary")
+        self.stack[-1].update(items)
+
+    def _build(self) -> None:
+        state = self.stack.pop()
+        if not isinstance(self.stack[-1], _Array | _Type):
+            raise pickle.UnpicklingError("it has the state of something other than an array")
+        self.stack[-1].__setstate__(state)
+
+    dispatch: ClassVar[dict[int, Any]] = {
+        **{code[0]: pickle._Unpickler.dispatch[code[0]] for code in _OPCODES},
+        pickle.DICT[0]: _dictionary,
+        pickle.SETITEM[0]: _set_item,
+        pickle.SETITEMS[0]: _set_items,
+        pickle.BUILD[0]: _build,
+    }

@@ -1,13 +1,15 @@
-"""Pictures of any size and format, in a folder or a zip file, turned into square RGB images of one size.
+"""Pictures of usual formats (`FORMATS`), in a folder or a zip file, turned into square RGB images of one size.
 
 Splits: top-level folders called `train` and `validation` (or `val`, `valid`, `test`) are used as they are.
 Otherwise a picture's split is decided by a hash of its name alone, so adding and removing pictures never moves
 others between training and validation.
 """
 
+import contextlib
 import hashlib
 import io
 import os
+import threading
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,9 +23,19 @@ from cld_core.data.build import Plan, Unit
 from cld_core.data.store import SPLITS, Split
 from cld_core.errors import DataError, UsageError
 from cld_core.seeds import key_of
+from cld_core.small_files import read_bytes
+from cld_core.texts import one_line
 
 DEFAULT_VALIDATION = 0.1
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+# The decoders that may see a picture, whatever its name says: Pillow has others that start programs or are little used.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+# Of one picture. A decoded one takes four bytes a pixel, several times over while it is scaled.
+MOST_PIXELS = 40_000_000
+MOST_BYTES = 128 << 20
+# Pictures beyond these are decoded one at a time, so that the memory does not grow with the number of threads.
+_LARGE_PIXELS, _LARGE_BYTES = 4_000_000, 8 << 20
+_one_large_at_a_time = threading.RLock()
 _SPLIT_FOLDERS: dict[str, Split] = {
     "train": "train",
     "validation": "validation",
@@ -83,21 +95,44 @@ def plan_folder(source: Path, size: int, validation: float | None = None) -> Pla
 
 
 def _list(source: Path) -> list[_Picture]:
-    if source.is_dir():
-        files = [(path.relative_to(source).as_posix(), path) for path in _walk(source)]
-        pictures = [_Picture(name, path.stat().st_size, path.read_bytes) for name, path in files if _is_picture(name)]
-    elif zipfile.is_zipfile(source):
-        archive = zipfile.ZipFile(source)
-        pictures = [
-            _Picture(entry.filename, entry.file_size, partial(archive.read, entry))
-            for entry in archive.infolist()
-            if not entry.is_dir() and _is_picture(entry.filename)
-        ]
-    elif source.exists():
-        raise DataError(f"{source} is neither a folder nor a complete zip file. Pass one of them as --source.")
-    else:
-        raise DataError(f"{source} does not exist. Pass a folder or a zip file of pictures as --source.")
+    try:
+        if source.is_dir():
+            pictures = list(_in_folder(source))
+        elif source.is_file() and zipfile.is_zipfile(source):
+            pictures = list(_in_zip(source))
+        elif source.exists():
+            raise DataError(f"{source} is neither a folder nor a complete zip file. Pass one of them as --source.")
+        else:
+            raise DataError(f"{source} does not exist. Pass a folder or a zip file of pictures as --source.")
+    except OSError as error:
+        raise DataError(f"{source} cannot be listed: {one_line(error)}. Check the folder's permissions.") from error
     return sorted(pictures, key=lambda picture: picture.name)
+
+
+def _in_folder(source: Path) -> Iterator[_Picture]:
+    for path in _walk(source):
+        name = path.relative_to(source).as_posix()
+        if _is_picture(name):
+            yield _Picture(name, path.stat().st_size, partial(read_bytes, path, limit=MOST_BYTES, follow=True))
+
+
+def _in_zip(source: Path) -> Iterator[_Picture]:
+    try:
+        archive = zipfile.ZipFile(source)
+        entries = [entry for entry in archive.infolist() if not entry.is_dir() and _is_picture(entry.filename)]
+    except OSError:
+        raise
+    except Exception as error:  # zipfile raises whatever the numbers in a damaged file lead to
+        text = f"{source} is not a complete zip file ({one_line(error)})"
+        raise DataError(f"{text}. Fetch or make it again.") from error
+    for entry in entries:
+        yield _Picture(entry.filename, entry.file_size, partial(_read_entry, archive, entry))
+
+
+def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    """The content of an entry, of which no more is unpacked than it says that it has."""
+    with archive.open(entry) as file:
+        return file.read(MOST_BYTES + 1)
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -130,7 +165,7 @@ def _splits(pictures: Sequence[_Picture], validation: float | None) -> dict[Spli
     below = int(validation * 2**63)
     chosen: dict[Split, list[_Picture]] = {split: [] for split in SPLITS}
     for picture in pictures:
-        chosen["validation" if key_of("split", picture.name) < below else "train"].append(picture)
+        chosen["validation" if key_of("split", _as_text(picture.name)) < below else "train"].append(picture)
     return chosen
 
 
@@ -150,7 +185,8 @@ def _splits_by_folder(pictures: Sequence[_Picture]) -> dict[Split, list[_Picture
         return None
     if others:
         raise DataError(
-            f"Besides the folders for training and validation, there are pictures in {', '.join(sorted(others)[:5])}. "
+            f"Besides the folders for training and validation, there are pictures in "
+            f"{one_line(_as_text(', '.join(sorted(others)[:5])))}. "
             "Pass --split 0.1 to mix all pictures, or remove those."
         )
     return chosen
@@ -160,12 +196,17 @@ def _units(split: Split, pictures: Sequence[_Picture], size: int) -> Iterator[Un
     at_once = max(1, min(PICTURES_PER_UNIT, _BYTES_PER_UNIT // (3 * size * size)))
     for first in range(0, len(pictures), at_once):
         some = pictures[first : first + at_once]
-        digest = hashlib.blake2b("\n".join(f"{p.name}\t{p.length}" for p in some).encode(), digest_size=16)
+        digest = hashlib.blake2b(_lines(some), digest_size=16)
         yield Unit(
             name=f"{split} pictures {first} to {first + len(some) - 1}",
             fingerprint=digest.hexdigest(),
             read=partial(_make_all, some, size),
         )
+
+
+def _lines(pictures: Sequence[_Picture]) -> bytes:
+    # Names of files need not be text.
+    return "\n".join(f"{p.name}\t{p.length}" for p in pictures).encode(errors="surrogateescape")
 
 
 def _make_all(pictures: Sequence[_Picture], size: int) -> Iterator[bytes]:
@@ -179,21 +220,46 @@ def _make_all(pictures: Sequence[_Picture], size: int) -> Iterator[bytes]:
 def _make(picture: _Picture, size: int) -> bytes:
     """The picture as raw RGB bytes: upright, transparent parts on white, cropped to the middle square and resized."""
     try:
-        with Image.open(io.BytesIO(picture.read())) as opened:
-            if opened.mode.startswith(("I", "F")):
-                raise ValueError("it has more than 8 bits a channel")
-            upright = ImageOps.exif_transpose(opened)
-            rgb = _on_white(upright) if upright.has_transparency_data else upright.convert("RGB")
-            if rgb.size != (size, size):
-                rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.LANCZOS)
-            return rgb.tobytes()
+        if picture.length > MOST_BYTES:
+            raise ValueError(f"it has {picture.length} bytes, more than {MOST_BYTES}")
+        with _one_large_at_a_time if picture.length > _LARGE_BYTES else contextlib.nullcontext():
+            return _decode(picture.read(), size)
     except UnidentifiedImageError as error:
-        text = "its format is unknown"
-        raise DataError(f"{picture.name} cannot be used as a picture: {text}. Remove it or replace it.") from error
+        text = f"its format is unknown, or not one of {', '.join(FORMATS)}"
+        raise DataError(f"{_shown(picture)} cannot be used as a picture: {text}. Remove it or replace it.") from error
     except Exception as error:  # decoders of pictures raise whatever they like
         raise DataError(
-            f"{picture.name} cannot be used as a picture: {error}. Remove it or replace it by a PNG or JPEG."
+            f"{_shown(picture)} cannot be used as a picture: {one_line(error).rstrip('.')}. Remove it or replace it by "
+            "a PNG or JPEG."
         ) from error
+
+
+def _decode(content: bytes, size: int) -> bytes:
+    with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
+        pixels = opened.width * opened.height
+        if pixels > MOST_PIXELS:
+            raise ValueError(f"it has {opened.width} x {opened.height} pixels, more than {MOST_PIXELS:,}")
+        if opened.mode.startswith(("I", "F")):
+            raise ValueError("it has more than 8 bits a channel")
+        with _one_large_at_a_time if pixels > _LARGE_PIXELS else contextlib.nullcontext():
+            return _scaled(opened, size)
+
+
+def _scaled(opened: Image.Image, size: int) -> bytes:
+    upright = ImageOps.exif_transpose(opened)
+    rgb = _on_white(upright) if upright.has_transparency_data else upright.convert("RGB")
+    if rgb.size != (size, size):
+        rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.LANCZOS)
+    return rgb.tobytes()
+
+
+def _shown(picture: _Picture) -> str:
+    return one_line(_as_text(picture.name))
+
+
+def _as_text(name: str) -> str:
+    """The name of a file, with what is not text in it replaced."""
+    return name.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def _on_white(picture: Image.Image) -> Image.Image:

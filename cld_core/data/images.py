@@ -171,7 +171,9 @@ def _open_split(root: Path, split: str, manifest: Manifest | None) -> tuple[Lmdb
     if manifest is not None:
         if split not in manifest.splits:
             raise DataError(f"{root} has no {split} split, only {', '.join(manifest.splits)}.")
-        return LmdbReader(lmdb_path(root, split)), manifest.splits[split], manifest.size
+        info, path = manifest.splits[split], lmdb_path(root, split)
+        _require_size(path, info)
+        return LmdbReader(path), info, manifest.size
     for folder in published_paths(root, split):
         if (folder / "data.mdb").is_file():
             reader = LmdbReader(folder)
@@ -185,12 +187,25 @@ def _open_split(root: Path, split: str, manifest: Manifest | None) -> tuple[Lmdb
     raise DataError(f"The data set {root} {what}.")
 
 
+def _require_size(path: Path, info: SplitInfo) -> None:
+    """The file of a split has the size that the manifest promises; a missing one is the reader's to report."""
+    try:
+        there = (path / "data.mdb").stat().st_size
+    except OSError:
+        return
+    if there != info.file_bytes:
+        raise DataError(
+            f"The LMDB file {path}/data.mdb has {there} bytes; its manifest says {info.file_bytes}. It was copied "
+            "incompletely or changed."
+        )
+
+
 def _check_images(reader: LmdbReader, n: int, image_bytes: int, info: SplitInfo | None) -> None:
     """Cheap checks that detect a wrong or half-copied file before training starts."""
-    if info is not None and (reader.file_bytes, reader.entries) != (info.file_bytes, info.count):
+    if info is not None and reader.entries != info.count:
         raise DataError(
-            f"{reader.path} has {reader.file_bytes} bytes and {reader.entries} images; its manifest says "
-            f"{info.file_bytes} and {info.count}. It was copied incompletely or changed."
+            f"{reader.path} has {reader.entries} images; its manifest says {info.count}. It was copied incompletely "
+            "or changed."
         )
     for index in (0, n - 1):
         length = reader.length(index)

@@ -11,23 +11,22 @@ from pathlib import Path
 import lmdb
 import numpy as np
 
+from cld_core.data.lmdb_pages import require_sound
 from cld_core.data.store import CHANNELS
 from cld_core.errors import DataError
 
 _FIRST_MAP_BYTES = 64 << 20
-# LMDB may leave pages that it freed at once unwritten at the end of a sound file.
-_UNWRITTEN_PAGES = 16
 
 
 class _Handle:
     """An open environment. LMDB allows one per file and process, so all readers of a file share it."""
 
     def __init__(self, path: Path) -> None:
+        require_sound(path)
         try:
             self.env = lmdb.open(str(path), readonly=True, create=False, lock=False, readahead=False)
         except lmdb.Error as error:
-            raise DataError(f"{path} cannot be opened as an LMDB file: {error}.") from error
-        _refuse_cut(path, self.env)
+            raise DataError(f"{path} cannot be opened as an LMDB file: {error}. Copy or prepare it again.") from error
 
 
 _open_handles: "weakref.WeakValueDictionary[tuple[int, int], _Handle]" = weakref.WeakValueDictionary()
@@ -54,15 +53,6 @@ def _shared_handle(path: Path) -> _Handle:
             handle = _Handle(path)
             _open_handles[status.st_dev, status.st_ino] = handle
         return handle
-
-
-def _refuse_cut(path: Path, env: lmdb.Environment) -> None:
-    """Refuse a file that was cut: reading past its end would kill the process with a bus error."""
-    needed = (env.info()["last_pgno"] + 1 - _UNWRITTEN_PAGES) * env.stat()["psize"]
-    there = os.path.getsize(path / "data.mdb")
-    if there < needed:
-        env.close()
-        raise DataError(f"{path}/data.mdb is cut short: {there} bytes of about {needed}. Copy or prepare it again.")
 
 
 class LmdbReader:
@@ -106,7 +96,7 @@ class LmdbReader:
         if length is None:
             raise DataError(f"{self.path} has no key '0', so it is not an LMDB file of images in the published form.")
         size = math.isqrt(length // CHANNELS)
-        if CHANNELS * size * size != length:
+        if not size or CHANNELS * size * size != length:
             raise DataError(f"{self.path} has values of {length} bytes, which are not square raw RGB images.")
         return size
 
@@ -137,8 +127,9 @@ class LmdbWriter:
     def __init__(self, path: Path) -> None:
         self.path = path
         path.mkdir(parents=True, exist_ok=True)
+        if (path / "data.mdb").exists():
+            require_sound(path, writing=True)
         self._env = lmdb.open(str(path), map_size=_FIRST_MAP_BYTES, lock=False, readahead=False)
-        _refuse_cut(path, self._env)
 
     def put(self, first: int, images: Sequence[bytes]) -> None:
         """Store ``images`` under ``first``, ``first + 1``, ... in one transaction: all of them or none."""

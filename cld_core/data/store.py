@@ -9,20 +9,28 @@ While a data set is being prepared it is called DIR.partial, so a folder DIR is 
 """
 
 import hashlib
-import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from cld_core.errors import DataError
 from cld_core.run.atomic import write_json
+from cld_core.small_files import parse_json, read_bytes
+from cld_core.texts import has_control, one_line
 
 FORMAT = "cld-images/1"
 MANIFEST = "manifest.json"
 # The progress of a preparation; removed when it is complete.
 PROGRESS = "progress.json"
 CHANNELS = 3
+# Bounds of what a manifest says: bytes of it, pixels of a side, images and bytes, characters of a name.
+_LONGEST_MANIFEST = 2**20
+_LARGEST_SIZE = 2**16
+_MOST = 2**50
+_LONGEST_TEXT = 4096
+_CHECKSUM = re.compile(r"[0-9a-f]{32}")
 
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, ...] = ("train", "validation")
@@ -112,17 +120,58 @@ def read_manifest(root: Path) -> Manifest | None:
     """
     path = root / MANIFEST
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["format"] != FORMAT:
+        content = parse_json(read_bytes(path, limit=_LONGEST_MANIFEST, follow=True))
+        if not isinstance(content, dict):
+            raise ValueError("it is not a JSON object")
+        if (form := content.get("format")) != FORMAT:
             raise DataError(
-                f"{path} has the format {content['format']!r}; this version reads {FORMAT!r}. "
+                f"{path} has the format {one_line(repr(form), 40)}; this version reads {FORMAT!r}. "
                 "Prepare the data again, into another folder."
             )
-        splits = {name: SplitInfo(**info) for name, info in content.pop("splits").items()}
-        return Manifest(splits=splits, **content)
+        return _manifest(content)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise DataError(
-            f"{path} cannot be read as a manifest ({error}). Remove {root} and prepare the data again."
+            f"{path} cannot be read as a manifest ({one_line(error)}). Remove {root} and prepare the data again."
         ) from error
+
+
+def _manifest(content: dict[str, Any]) -> Manifest:
+    """The manifest that a JSON object is; raises ValueError if a part of it is missing or of another kind."""
+    splits = content.get("splits")
+    if not isinstance(splits, dict) or not splits or not set(splits) <= set(SPLITS):
+        raise ValueError(f"it needs splits, among {', '.join(SPLITS)}")
+    if content.get("channels", CHANNELS) != CHANNELS:
+        raise ValueError(f"its images do not have {CHANNELS} channels")
+    return Manifest(
+        name=_text(content, "name", least=1),
+        size=_number(content, "size", least=1, most=_LARGEST_SIZE),
+        splits={name: _split_info(info) for name, info in splits.items()},
+        source=one_line(content.get("source", "")),
+        source_digest=_text(content, "source_digest"),
+    )
+
+
+def _split_info(info: Any) -> SplitInfo:
+    if not isinstance(info, dict):
+        raise ValueError("a split is not a JSON object")
+    checksum = _text(info, "checksum")
+    if not _CHECKSUM.fullmatch(checksum):
+        raise ValueError("a checksum is not one")
+    count = _number(info, "count", least=1, most=_MOST)
+    return SplitInfo(count=count, file_bytes=_number(info, "file_bytes", least=1, most=_MOST), checksum=checksum)
+
+
+def _number(content: dict[str, Any], name: str, *, least: int, most: int) -> int:
+    value = content.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise ValueError(f"its {name} is not a whole number of {least} to {most}")
+    return value
+
+
+def _text(content: dict[str, Any], name: str, least: int = 0) -> str:
+    value = content.get(name, "")
+    if not isinstance(value, str) or not least <= len(value) <= _LONGEST_TEXT or has_control(value):
+        raise ValueError(f"its {name} is not a short text")
+    return value

@@ -18,8 +18,10 @@ from cld_core.errors import DataError
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MASK_DELTA = 0xA282EAD8
-# A record of one image; a longer one means that the length itself is nonsense.
-_LONGEST_RECORD = 1 << 30
+# A record of one image of 4096 pixels a side fits; a longer one means that the length itself is nonsense.
+_LONGEST_RECORD = 64 << 20
+# An image has three: shape, data, label. The values of a list are numbers, such as those of a shape.
+_MOST_FEATURES, _MOST_VALUES = 1000, 1000
 
 Feature = list[bytes] | list[int]
 
@@ -80,6 +82,8 @@ def parse_example(data: bytes) -> dict[str, Feature]:
                 name, feature = _map_entry(_message(entry))
                 if feature is not None:
                     features[name] = feature
+                if len(features) > _MOST_FEATURES:
+                    raise ValueError(f"more than {_MOST_FEATURES} features")
     return features
 
 
@@ -97,7 +101,10 @@ def _map_entry(entry: memoryview) -> tuple[str, Feature | None]:
 def _feature(message: memoryview) -> Feature | None:
     for kind, value in _fields(message):
         if kind == 1:
-            return [bytes(_message(item)) for field, item in _fields(_message(value)) if field == 1]
+            items = [_message(item) for field, item in _fields(_message(value)) if field == 1]
+            if len(items) > _MOST_VALUES:
+                raise ValueError(f"a list of more than {_MOST_VALUES} values")
+            return [bytes(item) for item in items]
         if kind == 3:
             return _integers(_message(value))
     return None
@@ -111,11 +118,15 @@ def _integers(message: memoryview) -> list[int]:
             continue
         if isinstance(value, int):
             values.append(_signed(value))
+            if len(values) > _MOST_VALUES:
+                raise ValueError(f"a list of more than {_MOST_VALUES} numbers")
             continue
         at = 0
         while at < len(value):
             number, at = _varint(value, at)
             values.append(_signed(number))
+            if len(values) > _MOST_VALUES:
+                raise ValueError(f"a list of more than {_MOST_VALUES} numbers")
     return values
 
 

@@ -7,25 +7,33 @@
 from.
 """
 
+import contextlib
 import json
-import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cld_core import npz
 from cld_core.data import presence
 from cld_core.digests import digest_of
 from cld_core.errors import UsageError
 from cld_core.recipe import Recipe
 from cld_core.recipe.data import ImageDataSpec
 from cld_core.run.atomic import write_arrays
+from cld_core.small_files import parse_json
+from cld_core.texts import one_line
 
 from .feature_inputs import Extraction
 from .moments import Moments
 
 FEATURES = "pool_3"
+_ARRAYS = ("mu", "sigma", FEATURES)
+# Of an image. A covariance of more takes gigabytes; Inception has 2048.
+_MOST_DIMENSIONS = 8192
+_LONGEST_ABOUT = 2**20
 
 
 @dataclass(frozen=True)
@@ -86,7 +94,8 @@ def find(recipe: Recipe, extraction: Extraction, dimensions: int, flags: str = "
     for name in ("extractor", "layer", "weights", "plugin"):
         theirs, ours = content.about.get(name), getattr(extraction, name)
         if content.about and theirs != ours:
-            raise UsageError(f"{path} was made with {name} {theirs}, not {ours}. Compute statistics with {command}.")
+            text = f"was made with {name} {one_line(theirs, 80)}, not {ours}"
+            raise UsageError(f"{path} {text}. Compute statistics with {command}.")
     if flags and content.features is None:
         text = f"has no features of single images, which {flags} need"
         raise UsageError(f"{path} {text}. Compute them with {command}.")
@@ -113,21 +122,28 @@ def outline(path: Path) -> Outline:
     Raises:
         UsageError: it is not such a file.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            shapes = {name.removesuffix(".npy"): _shape(archive, name) for name in archive.namelist()}
-        about = _about(path) if "about" in shapes else {}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise UsageError(f"{path} is not an .npz file of statistics ({error}). Correct eval.fid.stats.") from error
-    mu, sigma, rows = shapes.get("mu", ()), shapes.get("sigma", ()), shapes.get(FEATURES, ())
+    with _content(path) as content:
+        return _outline(path, content)
+
+
+def _outline(path: Path, content: npz.Arrays) -> Outline:
+    shapes = {name: array.shape for name, array in content.outlines.items()}
+    about = _about(content) if "about" in shapes else {}
+    mu, sigma, rows = (shapes.get(name, ()) for name in _ARRAYS)
     features = rows[0] if len(rows) == 2 else None
-    if len(mu) == 1 and sigma == (*mu, *mu):
+    for name in set(_ARRAYS).intersection(shapes):
+        if content.outlines[name].dtype.kind not in "iuf":
+            raise npz.DamagedError(f"its {name} are not numbers")
+        if max(shapes[name][-1:], default=0) > _MOST_DIMENSIONS:
+            raise npz.DamagedError(f"it has {shapes[name][-1]} features, more than {_MOST_DIMENSIONS}")
+    if len(mu) == 1 and mu[0] and sigma == (*mu, *mu):
         layout = f"mu, sigma, {FEATURES}" if features else "mu, sigma"
-        return Outline(mu[0], about.get("images", features), features, about, layout)
-    if features is not None:
+        return Outline(mu[0], _images(about, features), features, about, layout)
+    if features is not None and features > 1 and rows[1]:
         return Outline(rows[1], features, features, about, FEATURES)
     names = ", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "nothing"
-    raise UsageError(f"{path} has neither mu and sigma nor {FEATURES}, but {names}. Correct eval.fid.stats.")
+    text = f"has neither mu and sigma nor {FEATURES}, but {one_line(names)}"
+    raise UsageError(f"{path} {text}. Correct eval.fid.stats.")
 
 
 def read(path: Path, *, features: bool = False) -> Reference:
@@ -136,15 +152,18 @@ def read(path: Path, *, features: bool = False) -> Reference:
     Raises:
         UsageError: it is not such a file, or has numbers that are not finite.
     """
-    shapes = outline(path)
-    with np.load(path, allow_pickle=False) as content:
-        rows = content[FEATURES] if FEATURES in content and (features or "mu" not in content) else None
-        if "mu" in content:
-            mu, sigma = content["mu"].astype(np.float64), content["sigma"].astype(np.float64)
+    with _content(path) as content:
+        shapes = _outline(path, content)
+        has_moments = shapes.layout != FEATURES
+        rows = content.load(FEATURES) if shapes.features and (features or not has_moments) else None
+        if has_moments:
+            mu, sigma = (content.load(name).astype(np.float64) for name in ("mu", "sigma"))
         else:
             assert rows is not None, "an outline has mu and sigma or features"
-            moments = Moments.of(rows)
-            mu, sigma = moments.mean, moments.covariance
+            # What is not finite is refused below.
+            with np.errstate(all="ignore"):
+                moments = Moments.of(rows)
+                mu, sigma = moments.mean, moments.covariance
     if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
         raise UsageError(f"{path} has statistics that are not finite. Compute them again, or name another file.")
     return Reference(mu, sigma, rows if features else None, shapes.images, shapes.layout)
@@ -163,14 +182,27 @@ def _fingerprint(path: Path, content: Outline) -> str:
     return str(content.about.get("identity") or digest_of(path))
 
 
-def _shape(archive: zipfile.ZipFile, name: str) -> tuple[int, ...]:
-    with archive.open(name) as file:
-        version = np.lib.format.read_magic(file)
-        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        return tuple(header(file)[0])
+@contextlib.contextmanager
+def _content(path: Path) -> Iterator[npz.Arrays]:
+    try:
+        with npz.arrays(path) as content:
+            yield content
+    except (OSError, npz.DamagedError) as error:
+        text = f"is not an .npz file of statistics ({one_line(error)})"
+        raise UsageError(f"{path} {text}. Correct eval.fid.stats.") from error
 
 
-def _about(path: Path) -> dict[str, Any]:
-    with np.load(path, allow_pickle=False) as content:
-        about = json.loads(str(content["about"]))
+def _about(content: npz.Arrays) -> dict[str, Any]:
+    outline = content.outlines["about"]
+    if outline.dtype.kind != "U" or outline.shape or outline.bytes > _LONGEST_ABOUT:
+        raise npz.DamagedError("what it says about its origin is not a short text")
+    try:
+        about = parse_json(str(content.load("about")))
+    except ValueError as error:
+        raise npz.DamagedError(f"what it says about its origin is not JSON: {one_line(error)}") from error
     return about if isinstance(about, dict) else {}
+
+
+def _images(about: dict[str, Any], features: int | None) -> int | None:
+    images = about.get("images", features)
+    return images if isinstance(images, int) and not isinstance(images, bool) else None

@@ -63,10 +63,12 @@ def with_overrides(
 def from_dict(tree: Mapping[str, Any], source: str) -> Recipe:
     """The recipe whose `Recipe.to_dict` is ``tree``, checked; ``source`` is its name in messages.
 
+    Its values are what they are: the tree may come from anybody's file, so ``${...}`` in it is text.
+
     Raises:
         RecipeError: a key or value is wrong.
     """
-    return _assemble([_Layer(source, tree)], (), Path(source))
+    return _assemble([_Layer(source, tree)], (), Path(source), resolve=False)
 
 
 def override(text: str) -> tuple[str, Any]:
@@ -102,14 +104,16 @@ def dump(recipe: Recipe) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(recipe.to_dict()))
 
 
-def _assemble(layers: Sequence[_Layer], overrides: Sequence[str], path: Path, idle: Collection[str] = ()) -> Recipe:
+def _assemble(
+    layers: Sequence[_Layer], overrides: Sequence[str], path: Path, idle: Collection[str] = (), *, resolve: bool = True
+) -> Recipe:
     tree: dict[str, Any] = {}
     where: dict[str, str] = {"": str(path)}
     for layer in layers:
         _apply(layer, tree, where)
     for name, value in _in_order([override(text) for text in overrides], tree, idle):
         _apply(_Layer(COMMAND_LINE, _nest(name, value)), tree, where)
-    resolved = _resolve(tree, path)
+    resolved = _resolve(tree, path) if resolve else tree
     resolved.setdefault("name", path.stem)
     return build(resolved, where)
 

@@ -7,11 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
-from cld_core import faults
+from cld_core import faults, npz
 from cld_core.run.atomic import write_arrays, write_json
 from cld_core.small_files import descriptor_for_writing, opened
 
@@ -170,10 +169,8 @@ class Sealed:
     def load(self) -> Arrays | None:
         """What was kept; None if it cannot be read, and then the whole shard is computed again."""
         try:
-            file = states.sealed_file(self.folder, self.shard, self.kind)
-            with opened(file) as stream, np.load(stream, allow_pickle=False) as content:
-                return {name: content[name] for name in content.files}
-        except (OSError, ValueError, KeyError, BadZipFile, zlib.error):
+            return npz.load(states.sealed_file(self.folder, self.shard, self.kind))
+        except (OSError, npz.DamagedError):
             states.state_file(self.folder, self.shard).unlink(missing_ok=True)
             return None
 

@@ -77,7 +77,8 @@ def test_only_the_averaged_weights_reach_the_device(run, monkeypatch):
         return Opened(read(*args, **keywords), looked_at)
 
     def copying(tensor, source, *args, **keywords):
-        copied.append(source)
+        if source.device.type != "meta":  # The network's own initialisation, when its shapes are compared.
+            copied.append(source)
         return copy(tensor, source, *args, **keywords)
 
     monkeypatch.setattr(torch, "load", reading)

@@ -8,6 +8,14 @@ from .campaign import Target
 
 TARGETS: dict[str, str] = {
     "run_folders": "tests.fuzz.run_folders:TARGET",
+    "archives": "tests.fuzz.archives:TARGET",
+    "checkpoints": "tests.fuzz.checkpoints:TARGET",
+    "images": "tests.fuzz.images:TARGET",
+    "lmdb": "tests.fuzz.lmdb:TARGET",
+    "manifests": "tests.fuzz.manifests:TARGET",
+    "npz": "tests.fuzz.npz:TARGET",
+    "safetensors": "tests.fuzz.safetensors:TARGET",
+    "tfrecord": "tests.fuzz.tfrecord:TARGET",
 }
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from cld_core.data import build as build_module
+from cld_core.data import unfinished
 from cld_core.data.build import build
 from cld_core.data.celebahq import plan_celebahq
 from cld_core.data.images import open_images
@@ -251,11 +252,20 @@ def test_two_at_a_time(source, tmp_path):
     build(plan(source), tmp_path / "out", also)
 
 
-def test_a_full_disk_is_an_error_like_the_others(source, whole, tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
+@pytest.mark.parametrize(("room", "words"), [(0, "0 images were finished"), (2, "The finished part is kept in")])
+def test_a_full_disk_is_an_error_like_the_others(source, whole, tmp_path, monkeypatch, room, words):
+    """There is room for so many finished shards."""
+    writes, write = [], unfinished.write_json
+
+    def filling(*arguments):
+        writes.append(arguments)
+        if len(writes) > room:
+            raise OSError(28, "No space left on device")
+        write(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(build_module, "write_json", full)
-        fails(source, tmp_path / "out", r"No space left on device\. The finished part is kept")
+        patch.setattr(unfinished, "write_json", filling)
+        message = fails(source, tmp_path / "out", rf"No space left on device\. {words}")
+    assert partial_path(tmp_path / "out").exists() == bool(room)
+    assert ("6 images, 2 of 6 pieces" in message) == bool(room)
     assert build(plan(source), tmp_path / "out").splits["train"].checksum == whole.splits["train"].checksum

@@ -1,0 +1,179 @@
+"""Code that a file or somebody else's run names does not run unasked; what they describe is bounded."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import cld_core
+from cld_core import model as model_module
+from cld_core.checkpoint import safetensors_file
+from cld_core.errors import CheckpointError, DataError
+from cld_core.model import Model
+from cld_core.ranks import Ranks
+from cld_core.recipe import load
+from cld_core.run import RunFolder
+from cld_core.stop import StopFlag
+from cld_core.train import session
+from tests.support.paths import RECIPES
+
+SMALL = ["network.width=16", "network.layers=3", "train.steps=2", "train.checkpoint_every=2", "train.batch_size=16"]
+PLUGIN = """
+from pathlib import Path
+import torch
+from cld_core.data.toy import toy
+Path({marker!r}).touch()
+
+@toy({name!r})
+def ring(n, generator):
+    return torch.randn(n, 2, generator=generator)
+"""
+
+
+def plugin(folder: Path, name: str) -> tuple[Path, Path]:
+    """A plug-in, and the file that it makes when it runs."""
+    code, marker = folder / f"{name}.py", folder / "it ran"
+    code.write_text(PLUGIN.format(marker=str(marker), name=name))
+    return code, marker
+
+
+def saved(path: Path, tree: dict, tensors: dict | None = None, **about: str) -> Path:
+    metadata = {"format": safetensors_file.FORMAT, "step": "3", "recipe": json.dumps(tree), **about}
+    save_file({"a": torch.zeros(1)} if tensors is None else tensors, path, metadata)
+    return path
+
+
+def test_a_file_names_code_that_does_not_run(tmp_path):
+    code, marker = plugin(tmp_path, "hostile_ring")
+    recipe = load(RECIPES / "toy.yaml", SMALL).to_dict()
+    recipe["data"] |= {"name": "hostile_ring", "plugin": str(code)}
+    file = saved(tmp_path / "w.safetensors", recipe)
+    with pytest.raises(CheckpointError) as caught:
+        cld_core.load(file)
+    assert not marker.exists()
+    for part in (str(file), str(code), "allow_plugin=True"):
+        assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(CheckpointError, match="do not match"):
+        cld_core.load(file, allow_plugin=True)
+    assert marker.exists()
+
+
+def test_an_exported_model_is_sampled_without_its_plugin(tmp_path, monkeypatch):
+    code, marker = plugin(tmp_path, "own_ring")
+    recipe = load(RECIPES / "toy.yaml", [*SMALL, "data.name=own_ring", f"data.plugin={code}"])
+    run = RunFolder.create(tmp_path / "mine", recipe, {"created": 1.0})
+    assert session.run(run, Ranks(), StopFlag(), job_id="test").cause == "finished"
+    model = cld_core.load(run.path)
+    assert marker.exists(), "the plug-in of one's own run runs"
+    model.export(tmp_path / "w.safetensors")
+    monkeypatch.setattr(model_module, "source", lambda *_: pytest.fail("the data were made"))
+    again = cld_core.load(tmp_path / "w.safetensors")
+    assert (again.recipe, again.data_shape, again.is_image) == (recipe, (2,), False)
+    settings = {"method": "em", "nfe": 3}
+    assert torch.equal(again.sample(4, **settings), model.sample(4, **settings))
+    with pytest.raises(DataError, match=r"own_ring\.py.*allow_plugin=True"):
+        again.source.test_data(0, 0, 4)
+
+
+def test_the_plugin_of_somebody_elses_run(tmp_path, monkeypatch):
+    code, marker = plugin(tmp_path, "their_ring")
+    recipe = load(RECIPES / "toy.yaml", [*SMALL, "data.name=their_ring", f"data.plugin={code}"])
+    run = RunFolder.create(tmp_path / "theirs", recipe, {"created": 1.0})
+    link = tmp_path / "link"
+    link.symlink_to(run.path)
+    monkeypatch.setattr(os, "geteuid", lambda: run.path.stat().st_uid + 1)
+    for path in (run.path, link):
+        with pytest.raises(CheckpointError, match=r"belongs to user .*their_ring\.py.*allow_plugin=True"):
+            cld_core.load(path)
+    assert not marker.exists()
+    with pytest.raises(cld_core.model.NotFoundError, match="no usable checkpoint"):
+        cld_core.load(run.path, allow_plugin=True)
+
+
+def test_somebody_elses_run_without_a_plugin_loads(tmp_path, monkeypatch):
+    run = RunFolder.create(tmp_path / "theirs", load(RECIPES / "toy.yaml", SMALL), {"created": 1.0})
+    session.run(run, Ranks(), StopFlag(), job_id="test")
+    monkeypatch.setattr(os, "geteuid", lambda: run.path.stat().st_uid + 1)
+    assert cld_core.load(run.path).step == 2
+
+
+def test_nothing_of_the_environment_gets_into_a_recipe_of_a_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("TOKEN", "secret")
+    recipe = load(RECIPES / "toy.yaml", SMALL)
+    Model(recipe).export(tmp_path / "w.safetensors")
+    about = {"name": "${oc.env:TOKEN}"}
+    with safetensors_file.opened(tmp_path / "w.safetensors") as weights:
+        file = saved(tmp_path / "x.safetensors", {**recipe.to_dict(), **about}, weights.tensors())
+    assert cld_core.load(file).recipe.name == "${oc.env:TOKEN}"
+
+
+def changed(section: str, **keys) -> dict:
+    tree = load(RECIPES / "toy.yaml", SMALL).to_dict()
+    tree[section] |= keys
+    return tree
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        changed("network", width=10**9),
+        changed("network", width=10**12),
+        changed("network", layers=10**9),
+        {**changed("data"), "network": {"name": "ncsnpp", "channels": 2**20}},
+        {**changed("data"), "network": {"name": "resnet", "width": 10**9, "layers": 10**8}},
+        {},
+        [],
+        "text",
+        10**300,
+        {"name": {"a": 1}},
+        {**changed("data"), "data": None},
+        {**changed("data"), "sde": {"beta0": 1e308, "beta1": 1e308}},
+    ],
+    ids=range(12),
+)
+def test_a_described_network_takes_no_memory_before_it_fits(tmp_path, recipe, monkeypatch):
+    monkeypatch.setattr(Model, "__init__", lambda *_, **__: pytest.fail("the network was made"))
+    file = saved(tmp_path / "w.safetensors", recipe)
+    with pytest.raises(CheckpointError) as caught:
+        cld_core.load(file)
+    assert str(caught.value).startswith(str(file))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        *({"step": text} for text in ("", "²", "-1", "1e3", "9" * 400)),
+        {"recipe": "{" * 5000},
+        {"recipe": '{"a":' * 5000 + "1" + "}" * 5000},
+        {"recipe": " " * 2**21 + "{}"},
+        {"format": "cldctl-weights/1\n\x1b[31m"},
+    ],
+    ids=range(9),
+)
+def test_wrong_metadata(tmp_path, about):
+    file = saved(tmp_path / "w.safetensors", load(RECIPES / "toy.yaml", SMALL).to_dict(), **about)
+    with pytest.raises(CheckpointError) as caught:
+        cld_core.load(file)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
+def test_tensors_that_are_no_weights(tmp_path, dtype):
+    recipe = load(RECIPES / "toy.yaml", SMALL)
+    tensors = {name: tensor.to(dtype) for name, tensor in Model(recipe).net.state_dict().items()}
+    with pytest.raises(CheckpointError, match="of kind"):
+        cld_core.load(saved(tmp_path / "w.safetensors", recipe.to_dict(), tensors))
+
+
+@pytest.mark.parametrize(
+    "data", [{}, {"shape": 2}, {"shape": [True]}, {"shape": [2**40]}, {"shape": [2**20, 2**20]}, {"shape": [0]}]
+)
+def test_wrong_forms_of_data(tmp_path, data):
+    recipe = changed("data", name="some", plugin="some.py")
+    with pytest.raises(CheckpointError, match="its data have"):
+        cld_core.load(saved(tmp_path / "w.safetensors", recipe, data=json.dumps(data)))
