@@ -16,12 +16,6 @@ def did_you_mean(word: str, words: Iterable[str], cutoff: float = 0.6) -> str:
     return "" if close is None else f" Did you mean '{close}'?"
 
 
-def one_line(error: BaseException, most: int = 300) -> str:
-    """What an unexpected error says, shortened to one line; its class if it says nothing."""
-    said = " ".join(str(error).split()) or type(error).__name__
-    return said if len(said) <= most else f"{said[: most - 3]}..."
-
-
 class CldError(Exception):
     """Base of all errors that the user can fix; ``exit_code`` is that of the command."""
 

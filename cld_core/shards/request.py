@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from cld_core.errors import NotFoundError, one_line
+from cld_core.errors import NotFoundError
 from cld_core.ranges import share
 from cld_core.run.atomic import write_json
 from cld_core.small_files import read_json
+from cld_core.texts import one_line
 
 from .serial import from_plain
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cld_core.errors import NotFoundError, UsageError, one_line
+from cld_core.errors import CldError, NotFoundError, UsageError
 from cld_core.run import RunFolder
+from cld_core.texts import one_line
 from cldctl.ui.console import err, strong
 
 from .options import ClusterOfRun, Follow, RunsDir, find_run, runs_dir, split_runs
@@ -67,7 +68,8 @@ def _tried(run: RunFolder, overrides: list[str], from_step: int | None, cluster:
     except typer.Exit as end:
         return end.exit_code
     except Exception as error:
-        err.print(f"{run.name}: {one_line(error)}", markup=False, style="red", soft_wrap=True)
+        reason = str(error) if isinstance(error, CldError) else one_line(error) or type(error).__name__
+        err.print(f"{run.name}: {reason}", markup=False, style="red", soft_wrap=True)
         return 1
     return 0
 

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from cld_core.errors import one_line
 from cld_core.evaluation.evaluation import Evaluation, evaluations_of
 from cld_core.evaluation.report_numbers import numbers, remarks
 from cld_core.evaluation.sweeps import sweeps_of
@@ -14,6 +13,7 @@ from cld_core.run.history import History
 from cld_core.run.lease import local_holder
 from cld_core.shards import Work
 from cld_core.small_files import real
+from cld_core.texts import one_line
 
 from . import home
 from .state import OVER, RESUMABLE, state_of
@@ -74,7 +74,7 @@ def status_or_reason(run: RunFolder, answers: Answers) -> RunStatus:
         if problem is None:
             return status_of(run, answers)
     except Exception as error:
-        problem = f"its files cannot be read: {one_line(error)}"
+        problem = f"its files cannot be read: {one_line(error) or type(error).__name__}"
     return RunStatus(name=run.name, path=str(run.path), state="LOST", reason=problem, is_readable=False)
 
 

@@ -9,7 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from cld_core.small_files import MAX_DEPTH, opened, parse_json, read_bytes, read_json, read_object
+from cld_core.small_files import (
+    MAX_DEPTH,
+    by_age,
+    descriptor_for_writing,
+    opened,
+    parse_json,
+    read_bytes,
+    read_json,
+    read_object,
+    real,
+    text,
+    whole,
+)
 
 
 def _nested(depth: int) -> str:
@@ -75,3 +87,48 @@ def test_an_object(text: str, content: dict[str, int], tmp_path: Path) -> None:
     file.write_text(text)
     assert read_object(file) == content
     assert read_object(tmp_path / "none") == {}
+
+
+@pytest.mark.parametrize("value", [True, None, "1", 1.0, -1, 2**63, 10**400, [], {}])
+def test_what_is_no_count(value):
+    assert whole(value) is None
+
+
+@pytest.mark.parametrize("value", [True, None, "1", float("nan"), float("inf"), 1e300, 10**400, [], {}])
+def test_what_is_no_number(value):
+    assert real(value) is None
+
+
+def test_values_that_are_of_their_types():
+    assert (whole(0), whole(7), whole(-1, least=-1)) == (0, 7, -1)
+    assert (real(-1.5), real(3)) == (-1.5, 3)
+    assert (text(""), text("ä"), text(1), text("\udcff")) == ("", "ä", None, None)
+
+
+def test_json_is_utf_8(tmp_path):
+    file = tmp_path / "file"
+    file.write_bytes('{"a": 1}'.encode("utf-16"))
+    assert read_json(file) is None
+
+
+def test_a_file_is_changed_in_place_unless_it_is_a_link(tmp_path):
+    file, link, pipe = tmp_path / "file", tmp_path / "link", tmp_path / "pipe"
+    os.close(descriptor_for_writing(file))
+    file.write_text("kept")
+    os.close(descriptor_for_writing(file))
+    assert file.read_text() == "kept"
+    link.symlink_to(file)
+    os.mkfifo(pipe)
+    for other in (link, pipe, tmp_path):
+        with pytest.raises(OSError):
+            descriptor_for_writing(other)
+
+
+def test_files_by_age(tmp_path):
+    old, new, gone = tmp_path / "old", tmp_path / "new", tmp_path / "gone"
+    new.touch()
+    old.touch()
+    os.utime(old, (1, 1))
+    (tmp_path / "dangling").symlink_to(gone)
+    os.utime(tmp_path / "dangling", (2, 2), follow_symlinks=False)
+    assert [file.name for file in by_age([new, gone, tmp_path / "dangling", old])] == ["old", "dangling", "new"]

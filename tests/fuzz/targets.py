@@ -11,6 +11,7 @@ TARGETS: dict[str, str] = {
     "recipes": "tests.fuzz.recipes:TARGET",
     "command_lines": "tests.fuzz.command_lines:TARGET",
     "slurm_output": "tests.fuzz.slurm_output:TARGET",
+    "run_folders": "tests.fuzz.run_folders:TARGET",
     "archives": "tests.fuzz.archives:TARGET",
     "checkpoints": "tests.fuzz.checkpoints:TARGET",
     "images": "tests.fuzz.images:TARGET",
@@ -19,7 +20,6 @@ TARGETS: dict[str, str] = {
     "npz": "tests.fuzz.npz:TARGET",
     "safetensors": "tests.fuzz.safetensors:TARGET",
     "tfrecord": "tests.fuzz.tfrecord:TARGET",
-    "run_folders": "tests.fuzz.run_folders:TARGET",
 }
 
 

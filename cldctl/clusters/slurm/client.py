@@ -99,22 +99,6 @@ def seconds_of(moment: str) -> float | None:
         return None
 
 
-def is_job_id(text: str) -> bool:
-    """Whether a text can name a job or a task of an array, and nothing else that a client of Slurm understands."""
-    return _JOB_ID.fullmatch(text) is not None
-
-
-def require_job_ids(job_ids: Collection[str]) -> None:
-    """Refuse what a client would take for an option or for other jobs.
-
-    Raises:
-        SchedulerRefused
-    """
-    for job_id in job_ids:
-        if not is_job_id(job_id):
-            raise SchedulerRefused(f"'{job_id}' is not a job of Slurm. Its ledger is damaged: see `squeue --me`.")
-
-
 def cancel(job_ids: Collection[str]) -> None:
     """Call scancel; jobs that have ended are no error.
 
@@ -216,3 +200,19 @@ def _must(answer: Answer, problem: str) -> None:
         raise SchedulerAway(f"slurmctld does not answer ({answer.last_line}). Try again when it does.")
     if answer.code != 0:
         raise SchedulerRefused(f"{problem}: {answer.text.strip() or answer.last_line}")
+
+
+def is_job_id(text: str) -> bool:
+    """Whether a text can name a job or a task of an array, and nothing else that a client of Slurm understands."""
+    return _JOB_ID.fullmatch(text) is not None
+
+
+def require_job_ids(job_ids: Collection[str]) -> None:
+    """Refuse what a client would take for an option or for other jobs.
+
+    Raises:
+        SchedulerRefused
+    """
+    for job_id in job_ids:
+        if not is_job_id(job_id):
+            raise SchedulerRefused(f"'{job_id}' is not a job of Slurm. Its ledger is damaged: see `squeue --me`.")
