@@ -48,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1, help="decides which ones, and when (default 1)")
     parser.add_argument("--local", action="store_true", help="without Slurm")
     parser.add_argument("--only", metavar="WORD", action="append", default=[], help="events with this in their names")
+    parser.add_argument("--every", type=int, default=100, help="steps between two checkpoints (default 100)")
     parser.add_argument("--no-twin", action="store_true", help="do not repeat the run without events at the end")
     parser.add_argument("--list", action="store_true", help="list the events and exit")
     options = parser.parse_args(arguments)
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("no event has such a name; see --list")
     rng = random.Random(options.seed)
     with place(options.local, options.seed) as stage:
-        campaign = Campaign(stage, rng, twin=not options.no_twin)
+        campaign = Campaign(stage, rng, checkpoint_every=options.every, twin=not options.no_twin)
         try:
             broken = campaign.run(draw(rng, kinds, options.events), say=lambda line: print(line, flush=True))
         except BaseException:
@@ -73,6 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print("\n".join([f"BROKEN: {problem}" for problem in broken] or ["Every promise was kept."]))
     if broken:
         words = "".join(f" --only '{word}'" for word in options.only) + " --local" * options.local
+        words += f" --every {options.every}" * (options.every != parser.get_default("every"))
         print(f"Again: python -m tests.chaos --events {options.events} --seed {options.seed}{words}")
     return 1 if broken else 0
 

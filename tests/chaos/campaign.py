@@ -52,7 +52,10 @@ class Campaign:
     def _apply(self, event: Event, say: Callable[[str], None]) -> None:
         self._train(self.rng.randrange(2 * self.record.checkpoint_every))
         first = self._attempts()[-1].attempt
-        row = Row(event.name, event.causes, event.announced, event.saves, first, time.monotonic() - self.began)
+        row = Row(
+            event.name, event.causes, announced=event.announced, saves=event.saves, strict=event.strict,
+            attempt=first, when_s=time.monotonic() - self.began,
+        )  # fmt: skip
         self.record.rows.append(row)
         noted = len(self.record.noted)
         scene = Scene(self.stage, NAME, str(self._attempts()[-1].job_id), self.rng, self._note)
@@ -81,7 +84,7 @@ class Campaign:
             self._note(f"status says {row['state']} ({row.get('reason')}) of a run that trains in attempt {last.attempt}")
         if row.get("step", 0) > max(self.watch.reached.values()):
             self._note(f"status says step {row['step']}, which was not reached")
-        if event.hurts:
+        if event.strict:
             before = sign_of_life(self.folder)
             try:
                 wait_until(

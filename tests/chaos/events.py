@@ -33,8 +33,8 @@ SPELL_S = 4.0
 PATIENCE_S = 240.0
 # Where the whole run stops at once, nobody is told why.
 DEAD = ("killed", "crashed")
-# A rank that meets an error it cannot bear ends the attempt, and says why if it can.
-HURT = (None, "crashed", "save_failed", "killed")
+# Nothing but a checkpoint that cannot be written for long may end an attempt.
+HURT = (None, "save_failed")
 
 Repair = Callable[[], object]
 
@@ -111,7 +111,7 @@ class Event:
         announced: whether the ranks are told, so that no step may be lost.
         saves: whether checkpoints can be written all the time.
         ends: whether the run ends, so that it has to be resumed by hand on any cluster.
-        hurts: whether the lease has to be seen to live on.
+        strict: whether an end that nobody can explain breaks a promise, and the lease has to be seen to live on.
     """
 
     name: str
@@ -120,7 +120,7 @@ class Event:
     announced: bool = False
     saves: bool = True
     ends: bool = False
-    hurts: bool = False
+    strict: bool = False
 
 
 def kill(*ranks: int) -> Callable[[Scene], None]:
@@ -337,13 +337,13 @@ COMMON = (
     Event("kill all ranks", DEAD, kill()),
     Event("SIGSTOP of a rank", (None,), stop(1)),
     Event("SIGSTOP of all ranks", (None,), stop()),
-    Event("full disk", HURT, full_disk, saves=False, hurts=True),
-    Event("read-only disk", HURT, burst(WRITING, errno.EROFS), saves=False, hurts=True),
-    Event("one ESTALE of a listing", HURT, burst(("list",), errno.ESTALE, times=1), hurts=True),
-    Event("ESTALE, all calls", HURT, burst(CLASSES, errno.ESTALE), saves=False, hurts=True),
-    Event("ESTALE, some calls", HURT, burst(CLASSES, errno.ESTALE, rate=0.1), saves=False, hurts=True),
-    Event("EIO, some calls", HURT, burst(CLASSES, errno.EIO, rate=0.1), saves=False, hurts=True),
-    Event("quota, some calls", HURT, burst(GROWING, errno.EDQUOT, rate=0.3), saves=False, hurts=True),
+    Event("full disk", HURT, full_disk, saves=False, strict=True),
+    Event("read-only disk", HURT, burst(WRITING, errno.EROFS), saves=False, strict=True),
+    Event("one ESTALE of a listing", HURT, burst(("list",), errno.ESTALE, times=1), strict=True),
+    Event("ESTALE, all calls", HURT, burst(CLASSES, errno.ESTALE), saves=False, strict=True),
+    Event("ESTALE, some calls", HURT, burst(CLASSES, errno.ESTALE, rate=0.1), saves=False, strict=True),
+    Event("EIO, some calls", HURT, burst(CLASSES, errno.EIO, rate=0.1), saves=False, strict=True),
+    Event("quota, some calls", HURT, burst(GROWING, errno.EDQUOT, rate=0.3), saves=False, strict=True),
     Event("EINTR, many calls", (None,), burst(("read", "write", "open_read"), errno.EINTR, rate=0.5)),
     Event("listings as on NFS", DEAD, listings, saves=False),
     Event("clock +1 h", DEAD, clock(3600)),

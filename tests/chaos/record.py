@@ -17,7 +17,8 @@ class Row:
     """One event; ``before`` is the last step reached, ``after`` the step from which the run continued.
 
     Attributes:
-        causes: those that the ledger may give; None if the attempt may survive.
+        causes: those that the ledger may give, beside "killed" for what nobody knows; None if the attempt may survive.
+        strict: whether not even "killed" is allowed.
         announced: whether the ranks were told in time, so that no step may be lost.
         saves: whether checkpoints could be written all the time.
         attempt: the one that it happened to.
@@ -27,6 +28,7 @@ class Row:
     causes: Sequence[str | None]
     announced: bool = False
     saves: bool = True
+    strict: bool = False
     attempt: int = 0
     when_s: float = 0.0
     before: int = 0
@@ -79,11 +81,9 @@ class Record:
         problems = []
         for number, row in enumerate(self.rows):
             where = f"event {number}, {row.name}"
-            if wrong := [cause for cause in row.found if cause not in (*row.causes, "killed")]:
+            unknown = () if row.strict else ("killed",)
+            if wrong := [cause for cause in row.found if cause not in (*row.causes, *unknown)]:
                 problems.append(f"{where}: the ledger says {', '.join(map(str, wrong))}")
-            # A cause that nobody knows is "killed", which is right only where somebody was not told.
-            if "killed" in row.found and "killed" not in row.causes and row.announced:
-                problems.append(f"{where}: the ledger says killed")
             allowed = 0 if row.announced else 2 * self.checkpoint_every
             if row.saves and row.lost > allowed:
                 problems.append(f"{where}: {row.lost} steps were trained twice, from {row.after} to {row.before}")
