@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import random
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -61,6 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     if not kinds:
         parser.error("no event has such a name; see --list")
+    # Whoever ends this wants its processes and its cluster to end, too.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     rng = random.Random(options.seed)
     with place(options.local, options.seed) as stage:
         campaign = Campaign(stage, rng, checkpoint_every=options.every, twin=not options.no_twin)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +22,8 @@ from .watch import Watch, mentioning, not_whole, ranks_of, sign_of_life
 NAME = "chaos"
 # Steps after which a run counts as training again.
 STEPS = 20
+# Steps between two events, at most.
+MOST_STEPS = 500
 # Heartbeats of a lease come every 5 seconds.
 LEASE_S = 60.0
 
@@ -50,7 +53,7 @@ class Campaign:
         return self.record.broken()
 
     def _apply(self, event: Event, say: Callable[[str], None]) -> None:
-        self._train(self.rng.randrange(2 * self.record.checkpoint_every))
+        self._train(self.rng.randrange(min(2 * self.record.checkpoint_every, MOST_STEPS)))
         first = self._attempts()[-1].attempt
         row = Row(
             event.name, event.causes, announced=event.announced, saves=event.saves, strict=event.strict,
@@ -81,15 +84,15 @@ class Campaign:
             self._note(problem)
         row, last = scene.look(), self._attempts()[-1]
         if row["state"] != "RUNNING" or row["attempts"][-1]["attempt"] != last.attempt:
-            self._note(f"status says {row['state']} ({row.get('reason')}) of a run that trains in attempt {last.attempt}")
+            self._note(
+                f"status says {row['state']} ({row.get('reason')}) of a run that trains in attempt {last.attempt}"
+            )
         if row.get("step", 0) > max(self.watch.reached.values()):
             self._note(f"status says step {row['step']}, which was not reached")
         if event.strict:
             before = sign_of_life(self.folder)
             try:
-                wait_until(
-                    lambda: sign_of_life(self.folder) != before, timeout=LEASE_S, what="the lease to be renewed"
-                )
+                wait_until(lambda: sign_of_life(self.folder) != before, timeout=LEASE_S, what="the lease to be renewed")
             except SlurmTestError:
                 self._note("the lease is not renewed any more, though the run trains")
 
@@ -162,10 +165,8 @@ class Campaign:
             left[:] = mentioning(self.stage.runs)
             return not left
 
-        try:
+        with contextlib.suppress(SlurmTestError):
             wait_until(none, timeout=30, what="the end of all processes")
-        except SlurmTestError:
-            pass
         return left
 
     def _must(self, *arguments: str) -> None:

@@ -19,6 +19,7 @@ from tests.slurm.lab import PLUGIN, Lab
 from tests.slurm.mishaps import KILL_WAIT_S
 
 from .shim import Faults
+from .watch import end_all
 
 SMALL = (
     *("network.width=16", "network.layers=3", "train.batch_size=16", "train.log_every=5", "eval.samples=64"),
@@ -112,7 +113,10 @@ def local(seed: int) -> Iterator[Stage]:
     with tempfile.TemporaryDirectory(prefix="cldctl-chaos") as text:
         runs, orders = _folders(Path(text))
         with _disk(runs) as own_disk:
-            yield Stage(runs, orders, Faults(Path(text) / "control", runs, seed), own_disk)
+            try:
+                yield Stage(runs, orders, Faults(Path(text) / "control", runs, seed), own_disk)
+            finally:
+                end_all(runs)
 
 
 @contextlib.contextmanager
@@ -122,7 +126,11 @@ def on_slurm(seed: int, slurm: SlurmCluster) -> Iterator[Stage]:
         runs, orders = _folders(Path(text))
         slurm.configure(kill_wait=KILL_WAIT_S, grace_time=15)
         with _disk(runs) as own_disk:
-            yield Stage(runs, orders, Faults(Path(text) / "control", runs, seed), own_disk, Lab(slurm, runs))
+            try:
+                yield Stage(runs, orders, Faults(Path(text) / "control", runs, seed), own_disk, Lab(slurm, runs))
+            finally:
+                # The processes of a job end with it.
+                slurm.reset()
 
 
 def _folders(root: Path) -> tuple[Path, Path]:

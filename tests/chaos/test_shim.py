@@ -97,7 +97,14 @@ def test_every_errno_and_nothing_outside(folder: Path, faults: Faults, tmp_path:
 
 
 def test_faults_are_limited_in_number_and_end(folder: Path, faults: Faults) -> None:
-    count = "import os,sys\nfails=0\nfor _ in range(100):\n try: os.stat(sys.argv[1])\n except OSError: fails+=1\nprint(fails)"
+    count = """
+import os, sys
+fails = 0
+for _ in range(100):
+    try: os.stat(sys.argv[1])
+    except OSError: fails += 1
+print(fails)
+"""
     faults.fail(("stat",), errno.EIO, times=3)
     assert python(count, folder, faults=faults) == "3\n"
     faults.fail(("stat",), errno.EIO, rate=0.3)

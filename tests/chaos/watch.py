@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from pathlib import Path
@@ -12,6 +13,7 @@ from cld_core.checkpoint.verify import verify
 from cld_core.errors import CldError
 from cld_core.run import RunFolder
 from cld_core.run.lease import newest
+from tests.slurm.polling import wait_until
 
 from .record import Begun, Record
 
@@ -90,16 +92,33 @@ def sign_of_life(run: RunFolder) -> tuple[int, int, int]:
 
 def mentioning(folder: Path) -> list[str]:
     """Processes with ``folder`` in their command line, environment or working directory, except for our own."""
-    me = psutil.Process()
-    spared = {me.pid, *(parent.pid for parent in me.parents())}
     orphans = []
-    for process in psutil.process_iter():
-        try:
-            texts = [*process.cmdline(), *process.environ().values(), process.cwd()]
-            if process.pid not in spared and any(str(folder) in text for text in texts):
-                orphans.append(f"{process.pid} {' '.join(process.cmdline())[:200]}")
-        except (psutil.Error, OSError):
-            continue
+    for process in processes_of(folder):
+        with contextlib.suppress(psutil.Error):
+            orphans.append(f"{process.pid} {' '.join(process.cmdline())[:200]}")
     return orphans
 
 
+def processes_of(folder: Path) -> list[psutil.Process]:
+    me = psutil.Process()
+    spared = {me.pid, *(parent.pid for parent in me.parents())}
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            texts = [*process.cmdline(), *process.environ().values(), process.cwd()]
+            if process.pid not in spared and any(str(folder) in text for text in texts):
+                found.append(process)
+    return found
+
+
+def end_all(folder: Path) -> None:
+    """Kill whatever `processes_of` finds, until nothing is left."""
+    wait_until(lambda: not _killed(folder), timeout=60, what=f"the end of the processes of {folder}")
+
+
+def _killed(folder: Path) -> list[psutil.Process]:
+    found = processes_of(folder)
+    for process in found:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    return found
