@@ -146,7 +146,7 @@ class Campaign:
         self._train(STEPS)
         self._must("cancel", NAME)
         step = self._ended(NAME)["step"]
-        steps = f"train.steps={step + 2 * self.record.checkpoint_every}"
+        steps = f"train.steps={step + min(2 * self.record.checkpoint_every, MOST_STEPS)}"
         self._must("resume", NAME, steps)
         self.record.final = self._ended(NAME)
         if self.twin:
