@@ -10,12 +10,16 @@ from typing import IO, Any
 
 import torch
 
+from cld_core import faults
 from cld_core.errors import SaveError
 from cld_core.run import RunFolder
 from cld_core.run.atomic import replacing
 
 from .prune import prune
 from .verify import FORMAT, Sidecar
+
+# Seconds for which training goes on although no checkpoint can be written.
+PATIENCE_S = 1800.0
 
 
 class CheckpointWriter:
@@ -24,6 +28,9 @@ class CheckpointWriter:
     `save` copies the state into host memory and returns; a thread writes it to disk. A caller that does not change the
     state before `settled` need not even wait for the copy. At most one write is in flight: `save` waits for the one
     before. The memory of the copy is reused.
+
+    A write that meets a fault that passes (`faults.passes`), such as a full disk, is repeated: until the next snapshot
+    takes its place, or for `PATIENCE_S` seconds without any success, or after `wait` as long as that allows.
 
     Args:
         folder: the run.
@@ -46,6 +53,10 @@ class CheckpointWriter:
         self._copied = threading.Event()
         self._copied.set()
         self._error: BaseException | None = None
+        self._failing_since: float | None = None
+        # Until when a write may be repeated; the event wakes one that pauses.
+        self._deadline = float("inf")
+        self._replaced, self._awake = False, threading.Event()
 
     @property
     def failed(self) -> bool:
@@ -60,9 +71,9 @@ class CheckpointWriter:
                 on the CPU while the caller computes; those on GPUs are copied asynchronously anyway.
 
         Raises:
-            SaveError: the write *before* this one failed.
+            SaveError: the write *before* this one failed for good.
         """
-        self.wait()
+        self.abandon()
         pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
         snapshot = self._snapshot(state, (), pairs)
         on_gpu = any(value.is_cuda for _, value in pairs)
@@ -74,6 +85,8 @@ class CheckpointWriter:
             ready = torch.cuda.Event()
             ready.record()
         self._copied.clear()
+        self._awake.clear()
+        self._replaced, self._deadline = False, float("inf")
         self._thread = threading.Thread(target=self._write, args=(step, snapshot, pairs, ready), name="checkpoint")
         self._thread.start()
 
@@ -81,12 +94,27 @@ class CheckpointWriter:
         """Wait until the last snapshot is taken: from then on the state may change."""
         self._copied.wait()
 
-    def wait(self) -> None:
-        """Wait until nothing is in flight.
+    def wait(self, within_s: float = 0.0) -> None:
+        """Wait until nothing is in flight. A write that fails is repeated for at most ``within_s`` seconds more.
 
         Raises:
             SaveError: the write failed. The checkpoints before it are untouched.
         """
+        self._deadline = time.monotonic() + within_s
+        self._awake.set()
+        self._join()
+
+    def abandon(self) -> None:
+        """Wait until nothing is in flight. A write that fails is not repeated, and nobody is told but the log.
+
+        Raises:
+            SaveError: it failed for another reason than a fault that passes, or for too long.
+        """
+        self._replaced = True
+        self._awake.set()
+        self._join()
+
+    def _join(self) -> None:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -123,10 +151,46 @@ class CheckpointWriter:
                 self._copied.set()
             if ready is not None:
                 ready.synchronize()
-            write(self._folder, step, snapshot, check_owner=self._check_owner)
-            prune(self._folder, keep=self._keep, milestone=self._milestone)
+            self._repeat(step, snapshot)
         except BaseException as error:
             self._error = error
+
+    def _repeat(self, step: int, snapshot: dict[str, Any]) -> None:
+        """Write until it succeeds, or is not worth another try."""
+        for pause in faults.pauses(first_s=0.25):
+            try:
+                write(self._folder, step, snapshot, check_owner=self._check_owner)
+            except SaveError as error:
+                if not faults.passes(_system_error(error)):
+                    raise
+                self._judge(step, error)
+                if self._replaced:
+                    print(f"the checkpoint of step {step} was not written", flush=True)
+                    return
+            else:
+                break
+            self._awake.wait(pause)
+            self._awake.clear()
+        if self._failing_since is not None:
+            print(f"the checkpoint of step {step} is written: the disk takes checkpoints again", flush=True)
+            self._failing_since = None
+        self._prune()
+
+    def _judge(self, step: int, error: SaveError) -> None:
+        """Raise the error of a write if it was the last try."""
+        now = time.monotonic()
+        if self._failing_since is None:
+            self._failing_since = now
+            reason = getattr(_system_error(error), "strerror", None) or error
+            print(f"the checkpoint of step {step} cannot be written yet ({reason}); trying again", flush=True)
+        if now > self._deadline or now - self._failing_since > PATIENCE_S:
+            raise error
+
+    def _prune(self) -> None:
+        try:
+            prune(self._folder, keep=self._keep, milestone=self._milestone)
+        except OSError as error:
+            print(f"older checkpoints could not be removed ({error}); the next save will", flush=True)
 
 
 def _copy(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
@@ -179,8 +243,15 @@ class _HashingFile:
         self._file.flush()
 
 
+def _system_error(error: BaseException | None) -> OSError | None:
+    """The error of the system that an error is, or was raised for."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 def _why_not_written(path: Path, error: BaseException) -> str:
-    cause = next((e for e in (error, error.__context__, error.__cause__) if isinstance(e, OSError)), None)
+    cause = _system_error(error)
     if cause is not None and cause.errno in (errno.ENOSPC, errno.EDQUOT):
         fix = "Free some space, then `cldctl resume`"
         return f"{path}: no space left on the disk; earlier checkpoints are intact. {fix}."

@@ -250,6 +250,23 @@ class Damaged(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Dropped(Event):
+    """For a while, something that is not worth a training could not be written: ``count`` times ``what``."""
+
+    what: str
+    count: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotRequeued(Event):
+    """The job could not be put back into the queue, after all; `resume` continues the run."""
+
+    job_id: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Cancelled(Event):
     """Somebody asked a job to end; an `Ended` event may follow."""
 

@@ -55,6 +55,7 @@ class History:
         not_begun: by job id, why it could not begin.
         requeued: the last time the job requeued itself, if that was after the last attempt ended.
         given_up: why the run is not started again, if that was decided since the last attempt ended.
+        not_requeued: why the job could not requeue itself, if it has not begun again since.
         requeues: every requeue, oldest first.
         died_early: starts that ended before they trained, since the last attempt began.
         bug: what the last attempt died of, if that was an error in code or recipe.
@@ -77,6 +78,7 @@ class History:
     not_begun: dict[str, str] = field(default_factory=dict)
     requeued: Requeued | None = None
     given_up: str | None = None
+    not_requeued: str | None = None
     requeues: tuple[Requeued, ...] = ()
     died_early: int = 0
     bug: str | None = None
@@ -198,8 +200,10 @@ class History:
             case events.GivenUp():
                 self.given_up = event.reason
             case events.Requeued():
-                self.requeued = event
+                self.requeued, self.not_requeued = event, None
                 self.requeues += (event,)
+            case events.NotRequeued():
+                self.requeued, self.not_requeued = None, event.reason
             case events.DiedEarly():
                 self.died_early += 1
                 self.bug = None
@@ -214,7 +218,7 @@ class History:
         return next((it for it in reversed(self.attempts) if it.attempt == attempt), None)
 
     def _started(self, event: events.Started) -> None:
-        self.request = self.from_step = self.bug = None
+        self.request = self.from_step = self.bug = self.not_requeued = None
         self.died_early = 0
         for it in [it for it in self.attempts if it.cause is None]:
             self._set(replace(it, cause="killed", ended=event.time))

@@ -4,6 +4,9 @@ The lease is a series of numbered files. Whoever creates the next number (a hard
 network file systems alike) owns the folder. The number is a fencing token: an owner that sees a higher one has lost.
 The owner changes its file every few seconds. Clocks of different machines are never compared: a process decides whether
 another owner is alive by watching whether its file still changes.
+
+A file system may fail for a moment. Then nothing is known, which is neither a sign of life nor one of death: the owner
+goes on, a newcomer waits, and nothing of value is written before it is known who owns the folder (`Lease.check`).
 """
 
 import contextlib
@@ -17,8 +20,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from cld_core import faults
 from cld_core.errors import LeaseHeldError, LeaseLostError
-from cld_core.small_files import read_json
+from cld_core.small_files import read_object
 
 from . import process
 from .atomic import write_json
@@ -26,7 +30,12 @@ from .atomic import write_json
 HEARTBEAT_S = 5.0
 STALE_AFTER_S = 45.0
 KEPT_NUMBERS = 4
+# Seconds for which a question about the owner is repeated while the file system fails.
+PATIENCE_S = 10.0
+# As long as this, in place of once, a newcomer waits if it cannot see whether the owner is alive.
+_BLIND = 10
 _NUMBERED = re.compile(r"(\d{8})\.json")
+_UNKNOWN = {"job_id": "unknown", "host": "unknown", "pid": 0, "restart": 0, "process_started": None}
 
 
 class Lease:
@@ -54,6 +63,7 @@ class Lease:
 
         Raises:
             LeaseHeldError: another job is alive and owns it. Names the job, its host and its process.
+            OSError: the folder cannot be read or written.
         """
         owner = {
             "job_id": job_id,
@@ -72,34 +82,52 @@ class Lease:
                 return cls(folder, number + 1, owner, heartbeat_s)
 
     def check(self) -> None:
-        """Fail if another job owns the folder.
+        """Fail if another job owns the folder, or if that cannot be found out for `PATIENCE_S` seconds.
 
         Raises:
-            LeaseLostError
+            LeaseLostError: another job does.
+            OSError: the folder cannot be read.
         """
-        number, holder = newest(self.folder)
-        if number != self.number:
+        if faults.retried(self._is_ours, PATIENCE_S):
+            return
+        with contextlib.suppress(OSError):
+            _, holder = newest(self.folder)
             taken_by = f"job {holder['job_id']} on {holder['host']}" if holder else "another job"
-            text = f"{self.folder.parent}: {taken_by} has taken over this run. This process ends and writes nothing."
-            raise LeaseLostError(text)
+            raise self._taken(taken_by)
+        raise self._taken("another job")
 
     def owned(self) -> bool:
-        """Whether this process still owns the folder."""
-        self.lost = self.lost or newest(self.folder)[0] != self.number
+        """Whether this process still owns the folder, as far as can be seen at this moment."""
+        with contextlib.suppress(OSError):
+            self.lost = self.lost or not self._is_ours()
         return not self.lost
 
     def release(self) -> None:
-        """Give up ownership. A lost lease is left alone."""
+        """Give up ownership. A lost lease is left alone; one that cannot be released ends with its process."""
         self._ended.set()
         self._thread.join()
-        if newest(self.folder)[0] == self.number:
+        with contextlib.suppress(OSError):
+            faults.retried(self._release, PATIENCE_S)
+
+    def _release(self) -> None:
+        if self._is_ours():
             write_json(self._file, {**self.owner, "released": True})
+
+    def _is_ours(self) -> bool:
+        number, _ = newest(self.folder)
+        # A listing may be older than our own file.
+        return number == self.number or (number < self.number and self._file.exists())
+
+    def _taken(self, by: str) -> LeaseLostError:
+        text = f"{by} has taken over this run. This process ends and writes nothing."
+        return LeaseLostError(f"{self.folder.parent}: {text}")
 
     @property
     def _file(self) -> Path:
         return self.folder / f"{self.number:08d}.json"
 
     def _keep_alive(self) -> None:
+        # A file of a number that is no longer the newest is read by nobody: in doubt, the heart beats.
         while not self._ended.wait(self._heartbeat_s):
             if not self.owned():
                 return
@@ -113,7 +141,11 @@ class Lease:
 
 
 def newest(folder: Path) -> tuple[int, dict[str, Any] | None]:
-    """The highest number handed out, 0 at first, and its owner, None if it was released."""
+    """The highest number handed out, 0 at first, and its owner, None if it was released.
+
+    Raises:
+        OSError: the folder cannot be read at this moment.
+    """
     try:
         names = os.listdir(folder)
     except FileNotFoundError:
@@ -121,77 +153,109 @@ def newest(folder: Path) -> tuple[int, dict[str, Any] | None]:
     number = max((int(match[1]) for name in names if (match := _NUMBERED.fullmatch(name))), default=0)
     if number == 0:
         return 0, None
-    holder = read_json(folder / f"{number:08d}.json")
-    if holder is None:
-        holder = {"job_id": "unknown", "host": "unknown", "pid": 0}
-    return number, None if holder.get("released") else holder
+    holder = _holder(folder / f"{number:08d}.json")
+    return number, None if holder.get("released") is True else holder
+
+
+def _holder(file: Path) -> dict[str, Any]:
+    """The owner that a file names; what is missing, damaged or of another type is unknown."""
+    content = read_object(file)
+    kinds = {"job_id": str, "host": str, "pid": int, "restart": int, "process_started": int | float}
+    known = {name: content[name] for name, kind in kinds.items() if isinstance(content.get(name), kind)}
+    return {**content, **_UNKNOWN, **known}
 
 
 def held_message(run: Path, holder: dict[str, Any]) -> str:
     """The message for a folder that another job writes into."""
-    who = f"job {holder['job_id']} (host {holder['host']}, process {holder['pid']})"
+    known = {**_UNKNOWN, **holder}
+    who = f"job {known['job_id']} (host {known['host']}, process {known['pid']})"
     return f"{run}: {who} is alive and writes into this run. Wait for it, or end it with `cldctl cancel {run.name}`."
 
 
 def seems_alive(folder: Path, fresh_s: float = STALE_AFTER_S) -> bool:
     """Whether somebody owns the folder, without waiting: by its process on this host, elsewhere by the file's age.
 
-    Good enough to show or to warn; only `Lease.acquire` decides.
+    Good enough to show or to warn; only `Lease.acquire` decides. False if the folder cannot be read.
     """
-    number, holder = newest(folder)
-    if holder is None:
-        return False
-    known = _known_to_live(holder)
-    if known is not None:
-        return known
     try:
+        number, holder = newest(folder)
+        if holder is None:
+            return False
+        known = _known_to_live(holder)
+        if known is not None:
+            return known
         return time.time() - (folder / f"{number:08d}.json").stat().st_mtime < fresh_s
-    except FileNotFoundError:
+    except OSError:
         return False
 
 
 def local_holder(folder: Path) -> dict[str, Any] | None:
     """The owner of a folder, if it is a live process of this machine."""
-    _, holder = newest(folder)
+    try:
+        _, holder = newest(folder)
+    except OSError:
+        return None
     return holder if holder is not None and _known_to_live(holder) else None
 
 
 def _create(folder: Path, number: int, owner: dict[str, Any]) -> bool:
     """Create the numbered file with its content, atomically; False if somebody else was first."""
     draft = folder / f".draft.{os.getpid()}.{secrets.token_hex(4)}"
-    draft.write_text(json.dumps(owner))
     try:
+        draft.write_text(json.dumps(owner))
         os.link(draft, folder / f"{number:08d}.json")
     except FileExistsError:
-        return False
+        # A network file system may repeat a request that was already done.
+        if draft.stat().st_nlink != 2:
+            return False
     finally:
-        draft.unlink()
-    (folder / f"{number - KEPT_NUMBERS:08d}.json").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            draft.unlink()
+    with contextlib.suppress(OSError):
+        (folder / f"{number - KEPT_NUMBERS:08d}.json").unlink()
     return True
 
 
 def _may_take_over(
     folder: Path, number: int, holder: dict[str, Any], owner: dict[str, Any], stale_after_s: float
 ) -> bool:
-    """Whether the holder is dead. Watches it for up to ``stale_after_s`` seconds if that is not certain."""
-    if holder["job_id"] == owner["job_id"] and owner["restart"] > holder.get("restart", 0):
+    """Whether the holder is dead. Watches it for up to ``stale_after_s`` seconds if that is not certain.
+
+    Raises:
+        OSError: it cannot be watched.
+    """
+    if holder["job_id"] == owner["job_id"] and owner["restart"] > holder["restart"]:
         return True  # The scheduler started the same job again, so its former process is gone.
     alive = _known_to_live(holder)
     if alive is not None:
         return not alive
-    file = folder / f"{number:08d}.json"
-    first, deadline = _mark(file), time.monotonic() + stale_after_s
-    while time.monotonic() < deadline:
-        time.sleep(min(1.0, stale_after_s / 10))
-        if newest(folder) != (number, holder) or _mark(file) != first:
-            current = newest(folder)
-            return current[1] is None or (current[0] == number and _mark(file) == first)
+    pause = min(1.0, stale_after_s / 10)
+    first, silent_s, blind_s = None, 0.0, 0.0
+    with contextlib.suppress(OSError):
+        first = _mark(folder, number)
+    while silent_s < stale_after_s:
+        time.sleep(pause)
+        try:
+            latest, current = newest(folder)
+            mark = _mark(folder, number)
+        except OSError:
+            # What cannot be seen may have changed.
+            blind_s += pause
+            if blind_s > _BLIND * stale_after_s:
+                raise
+            continue
+        if latest > number or (mark is not None and first is not None and mark != first):
+            return current is None
+        if latest == number and current is None:
+            return True
+        first, silent_s = first or mark, silent_s + pause
     return True
 
 
-def _mark(file: Path) -> tuple[int, int] | None:
+def _mark(folder: Path, number: int) -> tuple[int, int] | None:
+    """What changes with every beat; None if the file is gone."""
     try:
-        stat = file.stat()
+        stat = (folder / f"{number:08d}.json").stat()
     except FileNotFoundError:
         return None
     return stat.st_ino, stat.st_mtime_ns
@@ -199,6 +263,6 @@ def _mark(file: Path) -> tuple[int, int] | None:
 
 def _known_to_live(holder: dict[str, Any]) -> bool | None:
     """Whether the holder's process is alive; None if it is on another host."""
-    if holder["host"] != socket.gethostname() or not holder["pid"]:
+    if holder["host"] != socket.gethostname() or holder["pid"] <= 0:
         return None
-    return process.find(holder["pid"], holder.get("process_started")) is not None
+    return process.find(holder["pid"], holder["process_started"]) is not None

@@ -5,10 +5,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
+from cld_core import faults
 from cld_core.imports import resolve
 
 from . import state
-from .files import Arrays, Sealed, Shard
+from .files import PATIENCE_S, Arrays, Sealed, Shard
 
 if TYPE_CHECKING:
     from cld_core.ranks import Ranks
@@ -85,7 +86,7 @@ def compute(work: "Work", ranks: "Ranks", should_stop: Callable[[], bool], only:
         if not _fill(shard, computation, work, should_stop):
             return False
     if not work.is_done and not work.missing():
-        (computation or _opened(work, ranks)).finish()
+        faults.retried((computation or _opened(work, ranks)).finish, PATIENCE_S, stop=should_stop)
     return True
 
 

@@ -11,12 +11,15 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from cld_core import faults
 from cld_core.run.atomic import write_arrays, write_json
 
 from . import state as states
 from .state import Ranges
 
 Arrays = dict[str, np.ndarray]
+# Seconds for which a disk may fail before the task ends, as by a crash, and is started again elsewhere or later.
+PATIENCE_S = 120.0
 
 
 class Shard:
@@ -69,15 +72,24 @@ class Shard:
                 return False
             size = min(batch_size, last - first - done)
             rows = compute(first + done, first + done + size)
-            self.append(kind, rows)
+            try:
+                self.append(kind, rows, should_stop)
+            except OSError:
+                if should_stop():
+                    return False
+                raise
             print(f"{label}: {kind} {done + size}/{last - first}", flush=True)
             review(rows)
         if not self.is_sealed(kind):
             self.keep(kind, condense(self._all_rows(kind)))
         return True
 
-    def append(self, kind: str, rows: Arrays) -> None:
-        """Add rows and force them to the disk: arrays of one length, of the same fields every time."""
+    def append(self, kind: str, rows: Arrays, should_stop: Callable[[], bool] = lambda: False) -> None:
+        """Add rows and force them to the disk: arrays of one length, of the same fields every time.
+
+        Raises:
+            OSError: the disk failed for `PATIENCE_S` seconds, or when the work was asked to stop.
+        """
         part = self._parts[kind]
         part["fields"] = [[name, values.dtype.str, list(values.shape[1:])] for name, values in rows.items()]
         row = _row_type(part)
@@ -85,24 +97,29 @@ class Shard:
         for name, values in rows.items():
             table[name] = values
         raw = table.tobytes()
-        with self._rows_file(kind).open("r+b" if part["done"] else "wb") as file:
-            # An interrupted batch may have left something behind the rows that the state promises.
-            file.truncate(part["done"] * row.itemsize)
-            file.seek(0, os.SEEK_END)
-            file.write(raw)
-            file.flush()
-            os.fsync(file.fileno())
+
+        def write() -> None:
+            with self._rows_file(kind).open("r+b" if part["done"] else "wb") as file:
+                # An interrupted batch may have left something behind the rows that the state promises.
+                file.truncate(part["done"] * row.itemsize)
+                file.seek(0, os.SEEK_END)
+                file.write(raw)
+                file.flush()
+                os.fsync(file.fileno())
+
+        faults.retried(write, PATIENCE_S, stop=should_stop)
         part["done"] += len(table)
         part["crc"] = zlib.crc32(raw, part["crc"])
-        self._write()
+        faults.retried(self._write, PATIENCE_S, stop=should_stop)
 
     def keep(self, kind: str, arrays: Arrays) -> None:
         """Seal rows with what is to be kept of them."""
         part, path = self._parts[kind], states.sealed_file(self._folder, self.number, kind)
-        write_arrays(path, arrays)
+        faults.retried(lambda: write_arrays(path, arrays), PATIENCE_S)
         part["done"], part["bytes"] = part["last"] - part["first"], path.stat().st_size
-        self._write()
-        self._rows_file(kind).unlink(missing_ok=True)
+        faults.retried(self._write, PATIENCE_S)
+        with contextlib.suppress(OSError):
+            self._rows_file(kind).unlink()
 
     def _all_rows(self, kind: str) -> Arrays:
         part = self._parts[kind]

@@ -4,9 +4,12 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from cld_core.run import RunFolder
+from cld_core.faults import Dropping
+from cld_core.run import RunFolder, events, pending
 from cld_core.run.atomic import write_json
 from cld_core.run.folder import ReportedProgress
+
+from .board import Board
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,6 +20,8 @@ PROGRESS_EVERY_S = 1.0
 
 class Monitor:
     """Measures the rate of training, and writes it with the loss to `progress.json`, TensorBoard and the log.
+
+    What cannot be written is dropped, and noted in the log and in the ledger: none of it is worth a training.
 
     Args:
         folder: the run.
@@ -30,11 +35,11 @@ class Monitor:
     def __init__(
         self, folder: RunFolder, *, attempt: int, first_step: int, steps: int, may_write: Callable[[], bool]
     ) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
         self._folder, self._attempt, self._steps = folder, attempt, steps
         # A point at step n is of n steps done, so the one at the first step stays.
-        self._board = SummaryWriter(str(folder.tensorboard), purge_step=first_step + 1, max_queue=100, flush_secs=30)
+        self._board = Board(folder.tensorboard, first_step + 1, self._noting("tensorboard"))
+        self._progress = Dropping("progress.json", self._noting("progress.json"))
+        self._pictures = Dropping("a picture of samples", self._noting("pictures"))
         self._since, self._since_step = time.perf_counter(), first_step
         self._last_loss: float | None = None
         self._rate: float | None = None
@@ -49,24 +54,28 @@ class Monitor:
         self._since, self._since_step = now, step
         self._last_loss = scalars.get("loss")
         for name, value in scalars.items():
-            self._board.add_scalar(f"train/{name}", value, step)
+            self._board.scalar(f"train/{name}", value, step)
         if self._rate is not None:
-            self._board.add_scalar("train/steps_per_s", self._rate, step)
+            self._board.scalar("train/steps_per_s", self._rate, step)
         if now - self._written > PROGRESS_EVERY_S:
             self.write(step)
 
     def add(self, step: int, scalars: dict[str, float]) -> None:
         """Plot results of periodic work beside the training curves."""
         for name, value in scalars.items():
-            self._board.add_scalar(f"periodic/{name}", value, step)
+            self._board.scalar(f"periodic/{name}", value, step)
 
     def add_picture(self, step: int, pixels: "Tensor") -> None:
         """Show a picture of samples, uint8 (H, W, C)."""
-        self._board.add_image("periodic/samples", pixels.numpy(), step, dataformats="HWC")
+        self._board.picture("periodic/samples", pixels, step)
+
+    def save_picture(self, draw: Callable[[], object]) -> None:
+        """Let ``draw`` write a picture into the run folder."""
+        self._pictures.attempt(draw)
 
     def started(self, step: int, seconds: float) -> None:
         """Report how long it took from loading to the end of the first step, which compiles; the rate leaves it out."""
-        self._board.add_scalar("train/first_step_s", seconds, step)
+        self._board.scalar("train/first_step_s", seconds, step)
         print(f"first step done after {seconds:.1f} s", flush=True)
         self.resume_clock(step)
 
@@ -86,10 +95,18 @@ class Monitor:
             time=time.time(),
         )
         if self._may_write():
-            write_json(self._folder.progress_file, progress)
+            self._progress.attempt(lambda: write_json(self._folder.progress_file, progress))
         loss = "-" if self._last_loss is None else f"{self._last_loss:.5g}"
         rate = "-" if self._rate is None else f"{self._rate:.4g}"
         print(f"step {step}/{self._steps} loss {loss} steps/s {rate}", flush=True)
 
     def close(self) -> None:
         self._board.close()
+
+    def _noting(self, what: str) -> Callable[[int, str], object]:
+        """What notes in the ledger that something was dropped for a while."""
+
+        def note(count: int, reason: str) -> None:
+            pending.append(self._folder.ledger, events.Dropped(what=what, count=count, reason=reason))
+
+        return note

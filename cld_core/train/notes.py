@@ -1,11 +1,12 @@
 """What the ledger of a run says about forms that were measured, and what is added to it."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
 from cld_core.ranks import Ranks
-from cld_core.run import Lease, events
+from cld_core.run import Lease, events, pending
 from cld_core.run.events import Event
 from cld_core.run.history import History
 from cld_core.run.ledger import Ledger
@@ -74,7 +75,7 @@ class Notes:
         )
 
     def _from_first(self, read: Callable[[History], T]) -> T | None:
-        own = read(self.ledger.history()) if self.ranks.is_first and self.ledger is not None else None
+        own = read(pending.history(self.ledger)) if self.ranks.is_first and self.ledger is not None else None
         found: T | None = self.ranks.from_first(own)
         return found
 
@@ -84,8 +85,10 @@ class Notes:
             return
 
         def write() -> None:
-            if lease is not None:
-                lease.check()
-            ledger.append(event)
+            # Without the note, the forms are measured again another time.
+            with contextlib.suppress(OSError):
+                if lease is not None:
+                    lease.check()
+                pending.append(ledger, event)
 
         on_first(self.ranks, write)

@@ -77,7 +77,8 @@ class Periodic:
         if (remark := nonfinite.remark_on(drawn.x)) is not None:
             print(f"step {model.step}: {remark}", flush=True)
         how = f"{model.recipe.sampling.method}, {drawn.nfe:.0f} NFE"
-        pictures.show(self._folder.samples / f"step_{model.step:08d}.png", drawn.x, model, how)
+        picture = self._folder.samples / f"step_{model.step:08d}.png"
+        self._monitor.save_picture(lambda: pictures.show(picture, drawn.x, model, how))
         self._monitor.add(model.step, {"nfe": drawn.nfe})
         if model.is_image:
             self._monitor.add_picture(model.step, grids.tile(to_pixels(drawn.x)))
@@ -85,7 +86,7 @@ class Periodic:
     def _bound(self, model: Model, heartbeat: Heartbeat) -> None:
         try:
             request = EvalRequest.periodic_bound(model.recipe)
-        except CldError as error:  # The same on all ranks, which see the same data.
+        except (CldError, OSError) as error:  # The same on all ranks, which see the same data.
             if self._monitor is not None:
                 print(f"no likelihood bound this time: {error}", flush=True)
             return
@@ -122,7 +123,7 @@ class Periodic:
             return None
         try:
             section = registry.metric(metric).section(Joined(rows.model, rows.request, rows.join(parts)))
-        except CldError as error:
+        except (CldError, OSError) as error:
             print(f"no {what} this time: {error}", flush=True)
             return None
         if (remark := registry.metric(metric).remark(section)) is not None:
@@ -155,7 +156,7 @@ class Periodic:
             try:
                 if start < last and problem is None:
                     own.append(compute(start, min(start + size, last)))
-            except (CldError, torch.OutOfMemoryError) as error:
+            except (CldError, OSError, torch.OutOfMemoryError) as error:
                 problem = str(error)
             heartbeat()
             if consensus.result() is not StopCode.NONE:

@@ -11,7 +11,7 @@ from cld_core.checkpoint.write import CheckpointWriter
 from cld_core.errors import CldError, NonFiniteError
 from cld_core.ranks import Ranks
 from cld_core.recipe import Recipe
-from cld_core.run import RunFolder, events
+from cld_core.run import RunFolder, events, pending
 
 from .loop import Outcome
 
@@ -43,7 +43,7 @@ def guarded(
         NonFiniteError: `train.max_rollbacks` rollbacks to one checkpoint did not help.
     """
     step = first_step
-    rollbacks = ranks.from_first(folder.ledger.history().rollbacks() if ranks.is_first else None)
+    rollbacks = ranks.from_first(pending.history(folder.ledger).rollbacks() if ranks.is_first else None)
     while True:
         try:
             return segment(step, rollbacks)
@@ -62,15 +62,15 @@ def _roll_back(
     """The step to continue from, recorded in the ledger; or why rolling back is of no use."""
     try:
         if writer is not None:
-            writer.wait()
+            writer.abandon()
         newest, _ = newest_good(folder, recipe.model_digest())
-    except CldError as trouble:
+    except (CldError, OSError) as trouble:
         return 0, f"{error} Rolling back is impossible: {trouble}"
     target = newest or 0
-    before, limit = folder.ledger.history().rollbacks(target), recipe.train.max_rollbacks
+    before, limit = pending.history(folder.ledger).rollbacks(target), recipe.train.max_rollbacks
     if before >= limit:
         fix = "Lower optim.lr, or use `cldctl resume --from` with an earlier step"
         return 0, f"{error} {before} rollbacks to step {target}, each with fresh noise, did not help. {fix}."
     print(f"{error}\nrollback {before + 1} of at most {limit} to step {target}, with fresh noise", flush=True)
-    folder.ledger.append(events.RolledBack(attempt=attempt, to_step=target, reason=str(error)[:500]))
+    pending.append(folder.ledger, events.RolledBack(attempt=attempt, to_step=target, reason=str(error)[:500]))
     return target, None

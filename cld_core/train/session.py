@@ -1,6 +1,7 @@
 """One attempt of a run: take the lease, choose where to start, train, and record how it ended."""
 
 import contextlib
+import functools
 import os
 import socket
 import traceback
@@ -8,10 +9,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from cld_core import faults
 from cld_core.errors import CldError, LeaseHeldError, LeaseLostError, NonFiniteError, SaveError, UsageError
 from cld_core.ranks import Ranks
 from cld_core.recipe import Recipe
-from cld_core.run import Lease, RunFolder, events
+from cld_core.run import Lease, RunFolder, events, pending
 from cld_core.run.events import Cause
 from cld_core.run.identity import versions
 from cld_core.stop import StopCode, StopFlag
@@ -42,6 +44,8 @@ _CAUSE_OF_CODE: dict[StopCode, Cause] = {
 }
 _SIGNAL = {StopCode.USR2: "SIGUSR2", StopCode.TERM: "SIGTERM"}
 _MAX_DETAIL = 500  # characters
+# Seconds for which a start is repeated while the disk or the file system fails, and for which a line of the ledger is.
+_START_WITHIN_S, _NOTE_WITHIN_S = 60.0, 10.0
 
 # What a signal meant, a cause of the ledger; None if nobody knows.
 CauseOf = Callable[[StopCode], Cause | None]
@@ -86,13 +90,14 @@ def run(
         if start.finished:
             print(f"{folder.name} is finished: {start.step} steps are done. Nothing to do.", flush=True)
             if lease is not None:
-                folder.ledger.append(events.TurnedAway(job_id=job_id, why="finished"))
+                pending.append(folder.ledger, events.TurnedAway(job_id=job_id, why="finished"))
             return SessionResult("finished", start.step)
         training = Training(folder, recipe, ranks, stop, start.attempt, start.step, lease)
         if lease is None:
             outcome = training.run()
             return SessionResult(_CAUSE_OF_CODE[outcome.code], outcome.step, outcome.code)
-        folder.ledger.append(_beginning(folder, recipe, ranks, start, job_id, restart, log))
+        beginning = _beginning(folder, recipe, ranks, start, job_id, restart, log)
+        pending.append(folder.ledger, beginning, within_s=_NOTE_WITHIN_S)
         return _recorded(training, cause_of)
 
 
@@ -110,10 +115,13 @@ def _started(
     lease = None
     try:
         try:
-            lease = Lease.acquire(folder.leases, job_id=job_id, restart=restart)
-            start = starts.choose(folder, recipe)
+            acquire = functools.partial(Lease.acquire, folder.leases, job_id=job_id, restart=restart)
+            lease = faults.retried(acquire, _START_WITHIN_S)
+            start = faults.retried(lambda: starts.choose(folder, recipe), _START_WITHIN_S)
         except Exception as error:
-            folder.ledger.append(_not_begun(job_id, error))
+            # What passes is no reason not to start again.
+            if not faults.passes(error):
+                pending.append(folder.ledger, _not_begun(job_id, error), within_s=_NOTE_WITHIN_S)
             ranks.from_first(Start(problem=str(error)))
             raise
         ranks.from_first(start)
@@ -143,7 +151,7 @@ def _beginning(
         print(f"warning: {warning}", flush=True)
     offset = None
     if log is not None:
-        offset = log.stat().st_size if log.exists() else 0
+        offset = _size(log)
     progress = folder.progress()
     before = progress.get("step") if progress.get("attempt") == start.attempt - 1 else None
     return events.Started(
@@ -160,20 +168,31 @@ def _beginning(
     )
 
 
+def _size(log: Path) -> int:
+    try:
+        return log.stat().st_size
+    except OSError:
+        return 0
+
+
 def _recorded(training: Training, cause_of: CauseOf) -> SessionResult:
     """Train on rank 0, and record in the ledger how it ended."""
     ledger = training.folder.ledger
+
+    def note(event: events.Ended) -> None:
+        pending.append(ledger, event, within_s=_NOTE_WITHIN_S)
+
     try:
         outcome = training.run()
     except LeaseLostError:
         raise  # The ledger belongs to the new owner.
     except BaseException as error:
-        ledger.append(_failure(training, error))
+        note(_failure(training, error))
         raise
     code, cause = outcome.code, _CAUSE_OF_CODE[outcome.code]
     if code is not StopCode.NONE:
         cause = cause_of(code) or cause
-    ledger.append(events.Ended(attempt=training.attempt, cause=cause, step=outcome.step, detail=_SIGNAL.get(code)))
+    note(events.Ended(attempt=training.attempt, cause=cause, step=outcome.step, detail=_SIGNAL.get(code)))
     return SessionResult(cause, outcome.step, code)
 
 

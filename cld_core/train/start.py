@@ -1,12 +1,17 @@
 """Where an attempt starts: which checkpoint it continues from, decided by rank 0 for all ranks."""
 
+import contextlib
+import errno
+import os
+import re
 from dataclasses import dataclass
 
 from cld_core.checkpoint.load import load, newest_good
 from cld_core.checkpoint.prune import clear_unfinished, set_aside
+from cld_core.checkpoint.verify import DamagedCheckpoint
 from cld_core.errors import CheckpointError
 from cld_core.recipe import Recipe
-from cld_core.run import RunFolder, events
+from cld_core.run import RunFolder, events, pending
 
 
 @dataclass(frozen=True)
@@ -25,15 +30,16 @@ def choose(folder: RunFolder, recipe: Recipe) -> Start:
     Records damaged checkpoints, and sets those aside that are later than the first step.
 
     Raises:
+        OSError: the checkpoints cannot be read at this moment.
         NotFoundError, CheckpointError: the checkpoint that was asked for is missing or damaged, none of the
             checkpoints is usable, or they belong to another recipe.
     """
-    history = folder.ledger.history()
+    history = pending.history(folder.ledger)
     clear_unfinished(folder)
-    newest, damaged = newest_good(folder, recipe.model_digest())
+    newest, damaged = _newest(folder, recipe)
     for entry in damaged:
         print(entry.skipped, flush=True)
-        folder.ledger.append(events.Damaged(step=entry.step, reason=entry.reason))
+        pending.append(folder.ledger, events.Damaged(step=entry.step, reason=entry.reason))
     if history.from_step is not None:
         load(folder, history.from_step, model_digest=recipe.model_digest())
         newest = history.from_step
@@ -45,3 +51,25 @@ def choose(folder: RunFolder, recipe: Recipe) -> Start:
     if moved:
         print(f"set aside the checkpoints of steps {', '.join(map(str, moved))}", flush=True)
     return Start(len(history.attempts), step, finished=step >= recipe.train.steps)
+
+
+def _newest(folder: RunFolder, recipe: Recipe) -> tuple[int | None, list[DamagedCheckpoint]]:
+    """The newest good checkpoint, and the damaged ones above it.
+
+    Raises:
+        OSError: some of them cannot be read at this moment. They would look missing or damaged, and be set aside.
+    """
+    listed = {name for name in os.listdir(folder.checkpoints) if re.fullmatch(r"step_\d{8,}\.json", name)}
+    newest, damaged = newest_good(folder, recipe.model_digest())
+    seen = {entry.step for entry in damaged} | {newest}
+    for step in folder.checkpoint_steps():
+        listed.discard(folder.checkpoint_file(step).with_suffix(".json").name)
+        if step > (newest or 0) and step not in seen:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(folder.checkpoint_file(step)))
+    if listed:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(folder.checkpoints / listed.pop()))
+    for entry in damaged:
+        for suffix in (".pt", ".json"):
+            with contextlib.suppress(FileNotFoundError):
+                folder.checkpoint_file(entry.step).with_suffix(suffix).open("rb").close()
+    return newest, damaged

@@ -8,8 +8,8 @@ from cld_core.checkpoint.load import load
 from cld_core.checkpoint.write import CheckpointWriter
 from cld_core.ranks import Ranks
 from cld_core.recipe import Recipe
-from cld_core.run import Lease, RunFolder
-from cld_core.stop import StopFlag
+from cld_core.run import Lease, RunFolder, pending
+from cld_core.stop import StopCode, StopFlag
 
 from . import loop, rollback, tuning
 from .forms import Choice
@@ -18,6 +18,12 @@ from .monitoring import Monitor
 from .periodic import Heartbeat, Periodic
 from .step import Trainer
 from .watchdog import Watchdog
+
+# Seconds for which the last save is repeated: after the last step (the other ranks wait no longer than ten minutes),
+# and after SIGTERM, which leaves KillWait (30 s on most clusters). After SIGUSR2, a share of the notice.
+_AT_THE_END_S = 480.0
+_TERM_S = 20.0
+_NOTICE_S, _SHARE = 90, 2 / 3
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,7 @@ class Training:
             contextlib.closing(Watchdog(spec.hang_timeout_s)) as watchdog,
         ):
             outcome = self._trained(writer, watchdog)
-        self._settle(writer)
+        self._settle(writer, outcome.code)
         return outcome
 
     def _trained(self, writer: CheckpointWriter | None, watchdog: Watchdog) -> loop.Outcome:
@@ -87,7 +93,7 @@ class Training:
     def _writer(self, lease: Lease) -> CheckpointWriter:
         spec = self.recipe.train
         # A checkpoint from elsewhere cannot be computed again.
-        imported = self.folder.ledger.history().imported_step
+        imported = pending.history(self.folder.ledger).imported_step
         return CheckpointWriter(
             self.folder,
             keep=spec.keep,
@@ -144,12 +150,20 @@ class Training:
         monitor.write(first_step)
         return monitor
 
-    def _settle(self, writer: CheckpointWriter | None) -> None:
+    def _settle(self, writer: CheckpointWriter | None, code: StopCode) -> None:
         """Wait until rank 0 has saved, and fail on all ranks if it could not."""
 
         def settle() -> None:
             if writer is not None and self.lease is not None:
-                writer.wait()
-                self.lease.check()
+                writer.wait(self._patience_s(code))
+                # No checkpoint was written without asking; now it is only about what else follows.
+                with contextlib.suppress(OSError):
+                    self.lease.check()
 
         on_first(self.ranks, settle)
+
+    def _patience_s(self, code: StopCode) -> float:
+        """For how many seconds the last save may be repeated, so that there is time for what follows it."""
+        if code is StopCode.USR2:
+            return (self.recipe.cluster.signal_s or _NOTICE_S) * _SHARE
+        return {StopCode.NONE: _AT_THE_END_S, StopCode.TERM: _TERM_S}.get(code, 0.0)

@@ -298,18 +298,24 @@ class InJob:
         """Why an earlier attempt ended that could not say so itself, a cause of the ledger; None if unknown."""
         return None
 
-    def requeue(self, *, delay_s: float = 0.0, exclude: Sequence[str] = (), within_s: float = 0.0) -> None:
-        """Put this task back into the queue, and no other one of its array.
+    def requeue(self, *, delay_s: float = 0.0, exclude: Sequence[str] = ()) -> None:
+        """Put this task back into the queue, and no other one of its array. Asks once.
+
+        A task that is back in the queue already, because an earlier request was heard late, is fine.
 
         Args:
             delay_s: seconds that it must wait before it begins again.
             exclude: nodes that it must avoid from now on.
-            within_s: for how many seconds to retry while the scheduler is away.
 
         Raises:
-            SchedulerRefused, SchedulerAway
+            SchedulerRefused: the scheduler said no.
+            SchedulerAway: it gave no answer; it may still do what was asked.
         """
         raise SchedulerRefused("this launcher does not start a job again.")
+
+    def is_cancelled(self) -> bool:
+        """Whether the launcher says that somebody cancelled this task; False if it does not answer."""
+        return False
 
 
 @dataclass(frozen=True)

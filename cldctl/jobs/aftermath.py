@@ -4,28 +4,36 @@
 
 Ranks that exit cleanly have noted why and asked for what should follow; this is for those that could not. LOGS is the
 folder of the job's output, CLUSTER the class of its launcher, "module:class". Loads no torch.
+
+It decides with what it knows: a disk that is full keeps no job from starting again.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cld_core import faults
 from cld_core.errors import NotFoundError, UsageError
 from cld_core.imports import resolve
-from cld_core.run import RunFolder
-from cld_core.run.events import Crashed, DiedEarly, Ended, Event, GivenUp, JobRef, NotBegun, TurnedAway
+from cld_core.run import RunFolder, pending
+from cld_core.run.events import Crashed, DiedEarly, Ended, Event, GivenUp, JobRef, NotBegun, NotRequeued, TurnedAway
 from cld_core.run.history import CRASHES, History
+from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import Cluster, InJob
 
 from . import successor
-from .process import HOPELESS, requeue
+from .process import HOPELESS, NOT_REQUEUED, readable, requeue
 from .train import explain_previous, go_on, log_offset
 
 # Seconds before a crashed job begins again; doubled with every crash in a row.
 BACK_OFF_S = 10.0
 # Exit codes of errors that another start would meet again.
-_HOPELESS = (UsageError.exit_code, NotFoundError.exit_code, HOPELESS)
+_HOPELESS = (UsageError.exit_code, NotFoundError.exit_code, HOPELESS, NOT_REQUEUED)
+# Starts that a job which can neither read nor write its folder is given.
+_BLIND_STARTS = 3
+# Seconds for which a line that the next start will need is tried to be written. It begins all the same.
+_NOTE_WITHIN_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -100,46 +108,75 @@ def missing_event(history: History, ref: JobRef, restart: int, code: int, *, hun
     return Ended(attempt=last.attempt, cause="crashed", step=step, detail=f"{how}; see cldctl logs")
 
 
-def after_training(run: RunFolder, job: InJob, code: int) -> None:
-    """Note how a training job ended, and start it again or give the run up."""
-    history = run.ledger.history()
+def after_training(run: RunFolder, job: InJob, code: int, told_to_end: Callable[[], bool] = lambda: False) -> None:
+    """Note how a training job ended, and start it again or give the run up.
+
+    Raises:
+        OSError: nothing can be read.
+    """
+    readable(run.recipe_file)
+    history = pending.history(run.ledger)
     if any(attempt.job_id == job.ref.job_id for attempt in history.attempts):
         explain_previous(run, job)
     event = missing_event(
-        run.ledger.history(), job.ref, job.restart, code, hung=_hung(run, job), step=int(run.progress().get("step", 0))
+        pending.history(run.ledger),
+        job.ref,
+        job.restart,
+        code,
+        hung=_hung(run, job),
+        step=int(run.progress().get("step", 0)),
     )
     if event is not None:
-        run.ledger.append(event)
-    decision = after_bad_end(run.ledger.history(), job.ref, job.restart, run.recipe().train.max_retries)
+        pending.append(run.ledger, event, within_s=_NOTE_WITHIN_S)
+    decision = after_bad_end(pending.history(run.ledger), job.ref, job.restart, run.recipe().train.max_retries)
     if isinstance(decision, GiveUp):
-        run.ledger.append(GivenUp(reason=decision.reason, job_id=job.ref.job_id))
+        pending.append(run.ledger, GivenUp(reason=decision.reason, job_id=job.ref.job_id), within_s=_NOTE_WITHIN_S)
         print(f"{run.name}: {decision.reason}; {decision.why}: not started again", file=sys.stderr)
         if run.recipe().cluster.successor:
             successor.withdraw(run, job)
     if isinstance(decision, Retry):
         _announce(run.name, decision, run.recipe().train.max_retries)
-        last = run.ledger.history().last
-        go_on(run, job, (last.cause if last and event is None else None) or "crashed", delay_s=decision.delay_s)
+        last = pending.history(run.ledger).last
+        cause = (last.cause if last and event is None else None) or "crashed"
+        go_on(run, job, cause, delay_s=decision.delay_s, told_to_end=told_to_end)
 
 
-def after_shards(folder: Path, job: InJob, code: int) -> None:
-    """Start a task of sharded work again after a crash; it continues at its next batch."""
+def after_shards(folder: Path, job: InJob, code: int, told_to_end: Callable[[], bool] = lambda: False) -> None:
+    """Start a task of sharded work again after a crash; it continues at its next batch.
+
+    Raises:
+        OSError: nothing can be read.
+    """
     from cld_core.shards import open_work
 
     name = f"task {job.ref.job_id}"
+    readable(folder / "request.json")
     try:
         work = open_work(folder)
     except NotFoundError as error:
         print(f"{name}: not started again: {error}", file=sys.stderr)
         return
     if code not in _HOPELESS:
-        work.ledger.append(Crashed(job_id=job.ref.job_id, restart=job.restart, code=code, node=job.node or None))
-    decision = after_crash(work.ledger.history().crashes.get(job.ref.job_id, 0), code, work.request.retries)
+        crash = Crashed(job_id=job.ref.job_id, restart=job.restart, code=code, node=job.node or None)
+        pending.append(work.ledger, crash, within_s=_NOTE_WITHIN_S)
+    decision = after_crash(pending.history(work.ledger).crashes.get(job.ref.job_id, 0), code, work.request.retries)
     if isinstance(decision, GiveUp):
         print(f"{name}: {decision.reason}; not started again", file=sys.stderr)
     if isinstance(decision, Retry):
         _announce(name, decision, work.request.retries)
-        requeue(job, decision.delay_s)
+        problem = requeue(job, decision.delay_s, told_to_end=told_to_end)
+        if problem is not None:
+            pending.append(work.ledger, NotRequeued(job_id=job.ref.job_id, reason=problem), within_s=_NOTE_WITHIN_S)
+
+
+def after_blindness(name: str, job: InJob, code: int, error: OSError, told_to_end: Callable[[], bool]) -> None:
+    """Start a job again about which nothing can be read but how often Slurm has started it."""
+    if code in _HOPELESS or job.restart >= _BLIND_STARTS:
+        print(f"{name}: its files cannot be read ({error}); not started again", file=sys.stderr)
+        return
+    delay_s = BACK_OFF_S * 2**job.restart
+    print(f"{name}: its files cannot be read ({error}); again in {delay_s:.0f} s", file=sys.stderr)
+    requeue(job, delay_s, told_to_end=told_to_end)
 
 
 def _announce(name: str, retry: Retry, allowed: int) -> None:
@@ -152,18 +189,27 @@ def _hung(run: RunFolder, job: InJob) -> bool:
     return "Timeout (" in job.log_since(log_offset(run))
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str], stop: StopFlag | None = None) -> int:
     kind, folder, logs, code = arguments[0], Path(arguments[1]), Path(arguments[2]), int(arguments[4])
     if code == 0:
         return 0
     cluster: Cluster = resolve(arguments[3])()
     job = cluster.current_job(logs)
-    if kind == "training":
-        after_training(RunFolder(folder), job, code)
-    else:
-        after_shards(folder, job, code)
+    flag = stop or StopFlag()
+
+    def told_to_end() -> bool:
+        return flag.code >= StopCode.TERM
+
+    try:
+        if kind == "training":
+            after_training(RunFolder(folder), job, code, told_to_end)
+        else:
+            after_shards(folder, job, code, told_to_end)
+    except OSError as error:
+        after_blindness(folder.name, job, code, error, told_to_end)
     return code
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    faults.forgive_output()
+    sys.exit(main(sys.argv[1:], StopFlag().listen()))

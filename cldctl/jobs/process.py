@@ -2,15 +2,23 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
-from cld_core.errors import CldError, UnusableSamplesError
+from cld_core import faults
+from cld_core.errors import CldError, SolverError, UnusableSamplesError
 from cldctl.clusters.base import InJob, SchedulerAway, SchedulerRefused
 
-# Seconds for which a job tries to requeue itself while the scheduler is away.
-REQUEUE_WITHIN_S = 60.0
+# Seconds for which a job tries to requeue itself while the scheduler is away; its end may come earlier.
+REQUEUE_WITHIN_S = 3600.0
 # How a process of a job ends, in place of 1 as after a crash, if another start would end in the same way.
 HOPELESS = 6
+# How it ends if it saved and could not requeue the job: badly, so that a successor begins, and yet not by a crash.
+NOT_REQUEUED = 7
+# Seconds for which a job waits for the file system before it begins.
+_READ_WITHIN_S = 60.0
+_HOPELESS_ERRORS = (UnusableSamplesError, SolverError)
 
 
 @contextlib.contextmanager
@@ -27,14 +35,47 @@ def one_line_errors(job: InJob) -> Iterator[None]:
         yield
     except CldError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.exit(HOPELESS if isinstance(error, UnusableSamplesError) else error.exit_code)
+        sys.exit(HOPELESS if isinstance(error, _HOPELESS_ERRORS) else error.exit_code)
 
 
-def requeue(job: InJob, delay_s: float = 0.0) -> bool:
-    """Put a job back into the queue; False, and a line in its log, if that failed."""
+def readable(file: Path) -> None:
+    """Wait until a file can be read. What is missing for good is left to those who read it.
+
+    Raises:
+        OSError: the file system fails for too long. Not an error of the user's: another start may succeed.
+    """
     try:
-        job.requeue(delay_s=delay_s, within_s=REQUEUE_WITHIN_S)
-    except (SchedulerRefused, SchedulerAway) as error:
-        print(f"could not requeue job {job.ref.job_id}: {error}", flush=True)
-        return False
-    return True
+        faults.retried(file.read_bytes, _READ_WITHIN_S)
+    except OSError as error:
+        if faults.passes(error):
+            raise
+
+
+def requeue(job: InJob, delay_s: float = 0.0, *, told_to_end: Callable[[], bool] = lambda: False) -> str | None:
+    """Put a job back into the queue, asking until the scheduler answers; why it is not there, if that failed.
+
+    Whoever asks may be killed meanwhile: the notice, the grace time or the time limit is over.
+
+    Args:
+        told_to_end: whether a signal asked this process to end, maybe because somebody cancelled the job.
+    """
+    deadline = time.monotonic() + REQUEUE_WITHIN_S
+    for pause in faults.pauses(first_s=2.0):
+        try:
+            if told_to_end() and job.is_cancelled():
+                return "it was cancelled"
+            job.requeue(delay_s=delay_s)
+            return None
+        except SchedulerRefused as error:
+            return _not_requeued(job, error)
+        except SchedulerAway as error:
+            if time.monotonic() + pause > deadline:
+                return _not_requeued(job, error)
+            print(f"job {job.ref.job_id} is not requeued yet: {error}", flush=True)
+        time.sleep(pause)
+    raise AssertionError("pauses never end")
+
+
+def _not_requeued(job: InJob, error: SchedulerRefused | SchedulerAway) -> str:
+    print(f"could not requeue job {job.ref.job_id}: {error}", flush=True)
+    return str(error).partition(". ")[0]

@@ -5,15 +5,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cld_core import faults
 from cld_core.errors import CldError
 from cld_core.evaluation.evaluation import Evaluation
-from cld_core.run import RunFolder
+from cld_core.run import RunFolder, pending
+from cld_core.run.events import Event, NotRequeued
 from cld_core.shards import open_work
 from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import InJob
 from cldctl.evals.table import write_finished
 
-from .process import one_line_errors, requeue
+from .process import NOT_REQUEUED, one_line_errors, readable, requeue
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,21 @@ class ShardsWork:
     def __call__(self, job: InJob) -> None:
         # Before anything slow is loaded: an early signal must be neither lost nor fatal.
         stop = StopFlag().listen(interrupt=job.in_process)
+        if not job.in_process:
+            faults.forgive_output()
+        for piece in self.pieces:
+            readable(Path(piece.folder, "request.json"))
         with one_line_errors(job):
             is_done = self._compute(job, stop)
         if not is_done and job.ref.restarts and stop.code is StopCode.USR2:
-            requeue(job)
+            problem = requeue(job, told_to_end=lambda: stop.code >= StopCode.TERM)
+            if problem is not None:
+                self._note(NotRequeued(job_id=job.ref.job_id, reason=problem))
+                sys.exit(NOT_REQUEUED)
+
+    def _note(self, event: Event) -> None:
+        for piece in self.pieces:
+            pending.append(open_work(Path(piece.folder)).ledger, event)
 
     def _compute(self, job: InJob, stop: StopFlag) -> bool:
         """Compute piece after piece; False when asked to stop first. What fails leaves the other pieces alone.

@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 from cld_core.evaluation.evaluation import Evaluation, evaluations_of
 from cld_core.recipe import Recipe
-from cld_core.run import RunFolder
+from cld_core.run import RunFolder, pending
 from cld_core.run.events import JobRef, Submitted, TurnedAway
 from cldctl.clusters.base import After, InJob, SchedulerAway, SchedulerRefused, Task, Work
 
@@ -13,30 +13,30 @@ from . import specs
 
 def submit(run: RunFolder, job: InJob, work: Work) -> None:
     """Submit the next job of the run, which begins only if this one fails, unless there is one already."""
-    if run.ledger.history().successors_of(job.ref.job_id):
+    if pending.history(run.ledger).successors_of(job.ref.job_id):
         return
     spec = specs.training(run, run.recipe(), job.cluster, After((job.ref,), "failed"))
 
     def note(refs: Collection[JobRef]) -> None:
         for ref in refs:
-            run.ledger.append(Submitted(job=ref, successor_of=job.ref.job_id))
+            pending.append(run.ledger, Submitted(job=ref, successor_of=job.ref.job_id), within_s=60.0)
 
     try:
         job.cluster.submit(spec, [Task(work=work)], note)
     except (SchedulerRefused, SchedulerAway) as error:
         print(f"{run.name} has no successor: {error}", flush=True)
         return
-    for ref in run.ledger.history().successors_of(job.ref.job_id):
+    for ref in pending.history(run.ledger).successors_of(job.ref.job_id):
         _redirect_evaluations(run, job, ref)
 
 
 def withdraw(run: RunFolder, job: InJob) -> None:
     """Cancel the job that would follow this one: the run itself was cancelled, or is given up."""
-    waiting = run.ledger.history().successors_of(job.ref.job_id)
+    waiting = pending.history(run.ledger).successors_of(job.ref.job_id)
     if not waiting:
         return
     for ref in waiting:
-        run.ledger.append(TurnedAway(job_id=ref.job_id, why="withdrawn"))
+        pending.append(run.ledger, TurnedAway(job_id=ref.job_id, why="withdrawn"), within_s=10.0)
     try:
         job.cluster.cancel(waiting)
     except (SchedulerRefused, SchedulerAway) as error:
@@ -46,7 +46,7 @@ def withdraw(run: RunFolder, job: InJob) -> None:
 
 def is_withdrawn(run: RunFolder, ref: JobRef) -> bool:
     """Whether this job was withdrawn; it begins if the scheduler did not take the cancellation."""
-    return run.ledger.history().turned_away.get(ref.job_id) == "withdrawn"
+    return pending.history(run.ledger).turned_away.get(ref.job_id) == "withdrawn"
 
 
 def chained(run: RunFolder, recipe: Recipe) -> list[Evaluation]:

@@ -1,22 +1,27 @@
 """The work of a training job, in each of its processes, and what rank 0 does before and after it."""
 
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+from cld_core import faults
 from cld_core.errors import UsageError
-from cld_core.run import RunFolder
-from cld_core.run.events import Cause, Explained, GivenUp, Requeued
+from cld_core.run import RunFolder, pending
+from cld_core.run.events import Cause, Explained, GivenUp, NotRequeued, Requeued
 from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import InJob
 
 from . import successor
-from .process import one_line_errors, requeue
+from .process import NOT_REQUEUED, one_line_errors, readable, requeue
 
 if TYPE_CHECKING:
     from cld_core.train.session import SessionResult
 
 # Causes that the launcher may know better.
 _UNEXPLAINED = (None, "crashed", "killed", "terminated")
+# Seconds for which a line of the ledger that matters to others is tried to be written.
+_NOTE_WITHIN_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,9 @@ class TrainWork:
         # Before anything slow is loaded: an early signal must be neither lost nor fatal.
         stop = StopFlag().listen(interrupt=job.in_process)
         run = RunFolder(self.run)
+        if not job.in_process:
+            faults.forgive_output()
+        readable(run.recipe_file)
         if successor.is_withdrawn(run, job.ref):
             print(f"{run.name}: job {job.ref.job_id} was withdrawn. Nothing to do.", flush=True)
             return
@@ -40,7 +48,9 @@ class TrainWork:
             if ended.cause == "cancelled":
                 successor.withdraw(run, job)
             if ended.code is StopCode.USR2:
-                go_on(run, job, ended.cause)
+                followed = go_on(run, job, ended.cause, told_to_end=lambda: stop.code >= StopCode.TERM)
+                if followed == "not requeued":
+                    sys.exit(NOT_REQUEUED)
 
     def _train(self, run: RunFolder, job: InJob, stop: StopFlag) -> "SessionResult":
         if job.place().rank == 0:
@@ -80,13 +90,13 @@ def _check_size(run: RunFolder, job: InJob) -> None:
 
 def log_offset(run: RunFolder) -> int:
     """Where in the launcher's log the notices about the newest attempt begin, bytes."""
-    last = run.ledger.history().last
+    last = pending.history(run.ledger).last
     return (last.log_offset or 0) if last is not None else 0
 
 
 def explain_previous(run: RunFolder, job: InJob) -> None:
     """Find out why the newest attempt ended, if it could not say so itself, and note it."""
-    history = run.ledger.history()
+    history = pending.history(run.ledger)
     last = history.last
     if last is None or last.cause not in _UNEXPLAINED:
         return
@@ -94,23 +104,35 @@ def explain_previous(run: RunFolder, job: InJob) -> None:
         return  # Its cause is known, and what the launcher says since is about our own requeue.
     cause = job.why_ended(last)
     if cause is not None and cause != last.cause:
-        run.ledger.append(Explained(attempt=last.attempt, cause=cause))
+        pending.append(run.ledger, Explained(attempt=last.attempt, cause=cause))
 
 
-def go_on(run: RunFolder, job: InJob, cause: Cause, *, delay_s: float = 0.0) -> bool:
-    """Requeue this job and note it in the ledger; returns whether it waits in the queue.
+def go_on(
+    run: RunFolder,
+    job: InJob,
+    cause: Cause,
+    *,
+    delay_s: float = 0.0,
+    told_to_end: Callable[[], bool] = lambda: False,
+) -> Literal["requeued", "given up", "not requeued"]:
+    """Requeue this job, and note in the ledger what follows.
 
     A time limit that came before a single step was done would come again: the run is given up.
+
+    Args:
+        told_to_end: see `process.requeue`.
     """
-    last = run.ledger.history().last
+    last = pending.history(run.ledger).last
     if cause == "timeout" and last is not None and last.last_step == last.first_step:
         reason = "the time limit came before a single step; set cluster.time_min higher and resume"
-        run.ledger.append(GivenUp(reason=reason, job_id=job.ref.job_id))
+        pending.append(run.ledger, GivenUp(reason=reason, job_id=job.ref.job_id), within_s=_NOTE_WITHIN_S)
         print(f"{run.name}: {reason}", flush=True)
-        return False
+        return "given up"
     # The ledger comes first: the requeue ends this process.
-    run.ledger.append(Requeued(job_id=job.ref.job_id, cause=cause, delay_s=delay_s))
-    if requeue(job, delay_s):
-        return True
-    run.ledger.append(GivenUp(reason="the job could not be requeued; see cldctl logs", job_id=job.ref.job_id))
-    return False
+    pending.append(run.ledger, Requeued(job_id=job.ref.job_id, cause=cause, delay_s=delay_s), within_s=_NOTE_WITHIN_S)
+    problem = requeue(job, delay_s, told_to_end=told_to_end)
+    if problem is None:
+        pending.settle(run.ledger, _NOTE_WITHIN_S)
+        return "requeued"
+    pending.append(run.ledger, NotRequeued(job_id=job.ref.job_id, reason=problem), within_s=_NOTE_WITHIN_S)
+    return "not requeued"

@@ -44,6 +44,7 @@ class Situation:
         restarts: "yes" if the launcher can start the current job again.
         back: "yes" if it does so after the end of the attempt.
         given_up: "yes" if a retry budget is spent since then.
+        stuck: "yes" if the job ended because it could not put itself back into the queue.
     """
 
     history: History
@@ -58,6 +59,7 @@ class Situation:
     restarts: str = "no"
     back: str = "no"
     given_up: str = "no"
+    stuck: str = "no"
 
 
 # A text, or how it is made from the situation.
@@ -95,6 +97,11 @@ def _detail_or_wait(situation: Situation) -> str | None:
     return _detail(situation) or _why_it_waits(situation)
 
 
+def _stuck(situation: Situation) -> str | None:
+    reason = situation.history.not_requeued or "its job asked for it, and is gone all the same"
+    return f"could not be requeued: {reason}; `cldctl resume`"
+
+
 @dataclass(frozen=True)
 class Row:
     """One row of the table. A cell is empty (any value matches), or lists values: "pending|running".
@@ -114,13 +121,14 @@ class Row:
     restarts: str = ""
     back: str = ""
     given_up: str = ""
+    stuck: str = ""
 
     def matches(self, situation: Situation) -> bool:
         cells = ((getattr(self, column), getattr(situation, column)) for column in _COLUMNS)
         return all(not cell or value in cell.split("|") for cell, value in cells)
 
 
-_COLUMNS = ("request", "job", "attempt", "after", "phase", "end", "restarts", "back", "given_up")
+_COLUMNS = ("request", "job", "attempt", "after", "phase", "end", "restarts", "back", "given_up", "stuck")
 _HERE = "pending|running|suspended|ending|unknown"
 _INTERRUPTED = "the submission was interrupted before it reached the scheduler; resume it"
 _VANISHED = "the job is gone without a message: it was killed, or its node failed"
@@ -149,6 +157,7 @@ TABLE = (
     Row("REQUEUED", _detail_or_wait, attempt="ended", phase="running|suspended|ending", restarts="yes", back="yes"),
     Row("CANCELLED", attempt="ended", end="cancelled"),
     Row("FAILED", lambda it: it.history.given_up, attempt="ended", given_up="yes"),
+    Row("STOPPED", _stuck, attempt="ended", stuck="yes"),
     Row("<after>", _detail, attempt="ended"),
 )
 
@@ -193,6 +202,7 @@ def situation_of(history: History, seen: Callable[[JobRef], Seen], now: float) -
         restarts="yes" if job.restarts else "no",
         back="yes" if _is_back(history, answer) else "no",
         given_up="no" if history.given_up is None else "yes",
+        stuck="yes" if _is_stuck(history, answer) else "no",
     )
 
 
@@ -224,3 +234,8 @@ def _is_back(history: History, seen: Seen) -> bool:
     last = history.last
     by_launcher = last is not None and last.cause in _RESTARTED_BY_LAUNCHER and seen.phase == "running"
     return history.requeued is not None or by_launcher
+
+
+def _is_stuck(history: History, seen: Seen) -> bool:
+    """Whether a requeue failed, or one that was asked for was not done before the job was killed."""
+    return history.not_requeued is not None or (history.requeued is not None and seen.is_gone)

@@ -94,6 +94,12 @@ class Processes:
         if process is not None:
             end([process])
 
+    def send(self, name: str, number: signal.Signals) -> None:
+        """Send a signal to a daemon that is alive."""
+        process = _read_identity(self._pids / f"{name}.json")
+        assert process is not None, f"{name} is not alive"
+        process.send_signal(number)
+
     def kill_node(self, node: str) -> None:
         """End slurmd and all that runs on `node`, as a power cut does. Nothing is notified."""
         self.kill(f"slurmd.{node}")

@@ -14,6 +14,7 @@ from cld_core.run.events import JobRef
 from cldctl.clusters.base import After, JobSpec, SchedulerAway, SchedulerRefused, Seen, Task, Work
 from cldctl.clusters.slurm.cluster import SlurmCluster as Slurm
 from cldctl.clusters.slurm.inside import SlurmJob
+from cldctl.jobs.process import requeue
 from tests.cldctl.clusters.works import FailOnce, Report, RequeueOnce
 from tests.support.paths import ROOT
 
@@ -153,7 +154,7 @@ def test_a_controller_that_is_away_is_waited_for_or_reported(bench: Bench) -> No
     back = threading.Timer(1.0, bench.slurm.start_controller)
     back.start()
     try:
-        SlurmJob(cluster=Slurm(), ref=job).requeue(within_s=120)
+        assert requeue(SlurmJob(cluster=Slurm(), ref=job)) is None
     finally:
         back.join()
     bench.slurm.wait_requeued(job.job_id)
@@ -165,5 +166,5 @@ def test_a_refusal_is_a_refusal(bench: Bench) -> None:
         bench.submit(bench.report("a"), size=size)
     job = JobRef(cluster="slurm", job_id="999999")
     with pytest.raises(SchedulerRefused, match="Invalid job id"):
-        SlurmJob(cluster=Slurm(), ref=job).requeue(within_s=60)
+        SlurmJob(cluster=Slurm(), ref=job).requeue()
     assert bench.seen(job).phase == "gone"

@@ -34,6 +34,9 @@ class Inside(InJob):
     in_process: ClassVar[bool] = False
     cause: str | None = None
     refusal: Exception | None = None
+    refusals: float = float("inf")
+    asked: int = 0
+    cancelled: bool = False
     size: int = 1
     said: str = ""
 
@@ -46,10 +49,14 @@ class Inside(InJob):
     def why_ended(self, attempt):
         return self.cause
 
-    def requeue(self, *, delay_s=0.0, exclude=(), within_s=0.0):
-        if self.refusal:
+    def requeue(self, *, delay_s=0.0, exclude=()):
+        self.asked += 1
+        if self.refusal and self.asked <= self.refusals:
             raise self.refusal
-        self.delay_s, self.within_s = delay_s, within_s
+        self.delay_s = delay_s
+
+    def is_cancelled(self):
+        return self.cancelled
 
 
 def inside(error: Exception | None = None, **more) -> Inside:

@@ -8,13 +8,16 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from cld_core import faults
 from cldctl.clusters.base import SchedulerAway, SchedulerRefused
 
 TIMEOUT_S = 15.0
 # What clients say when the controller does not answer (`scontrol requeue` says the first), or cannot be located.
 _AWAY = re.compile(
     r"unexpected message received|unable to contact slurm|timed out|connection refused|zero bytes were transmitted"
-    r"|could not establish a configuration source|dns srv lookup failed",
+    r"|could not establish a configuration source|dns srv lookup failed|standby mode|communication connection failure"
+    r"|temporarily un(?:able|available)|protocol authentication error|transport endpoint is not connected"
+    r"|no route to host|network is unreachable|connection reset",
     re.IGNORECASE,
 )
 
@@ -48,7 +51,8 @@ def run(command: Sequence[str], stdin: str = "") -> Answer:
     except subprocess.TimeoutExpired:
         return Answer(-1, f"no answer within {TIMEOUT_S:.0f} s", away=True)
     except OSError as error:
-        return Answer(-1, str(error))
+        # A machine that cannot start a process at this moment knows no more about the controller.
+        return Answer(-1, str(error), away=faults.passes(error))
     if done.returncode == 0:
         return Answer(0, done.stdout)
     text = done.stdout + done.stderr
@@ -92,37 +96,38 @@ def set_dependency(job_id: str, dependency: str) -> None:
     _must(answer, f"job {job_id} does not wait for {dependency}")
 
 
-def requeue(job_id: str, *, delay_s: float = 0.0, exclude: Sequence[str] = ()) -> None:
+def requeue(job_id: str, restart: int, *, delay_s: float = 0.0, exclude: Sequence[str] = ()) -> None:
     """Put a running job back into the queue; a job that waits already is fine.
 
     One process does everything: as soon as the job is requeued, Slurm ends the script that asked for it. It ignores
     SIGTERM, so that it can finish.
 
     Args:
+        restart: how often the job had been started before, when the present start began.
         delay_s: seconds before it may begin.
         exclude: nodes to avoid, beside those that the job avoids already.
 
     Raises:
         SchedulerRefused, SchedulerAway
     """
-    before = show_job(job_id)
     changes = [f"starttime=now+{round(delay_s)}"] if delay_s > 0 else []
     if exclude:
-        known = before.get("ExcNodeList", "(null)")
+        known = show_job(job_id).get("ExcNodeList", "(null)")
         nodes = ",".join([*([] if known == "(null)" else [known]), *exclude])
         changes.append(f"excnodelist={nodes}")
     lines = [f"requeue {job_id}", *([f"update jobid={job_id} {' '.join(changes)}"] if changes else [])]
     answer = run(["sh", "-c", "trap '' TERM; exec scontrol"], "\n".join([*lines, ""]))
-    if answer.code != 0 and not answer.away and _waits(job_id, before):
+    if answer.code != 0 and not answer.away and _waits(job_id, restart):
         print(f"job {job_id} is in the queue again, though scontrol said: {answer.text.strip()}", flush=True)
         return
     _must(answer, f"job {job_id} could not be requeued")
 
 
-def _waits(job_id: str, before: dict[str, str]) -> bool:
-    """Whether a job was requeued since, or is in the queue anyway."""
+def _waits(job_id: str, restart: int) -> bool:
+    """Whether a job was requeued since start number ``restart``, maybe by a request that was heard late."""
     job = show_job(job_id)
-    again = "Restarts" in before and int(job.get("Restarts", 0)) > int(before["Restarts"])
+    restarts = job.get("Restarts", "")
+    again = restarts.isdigit() and int(restarts) > restart
     return again or job.get("JobState", "") in ("PENDING", "REQUEUED", "REQUEUE_HOLD")
 
 

@@ -11,15 +11,13 @@ from cld_core.run.events import Cause
 from cld_core.run.history import Attempt
 from cld_core.stop import StopCode
 from cldctl.clusters import submitit_jobs
-from cldctl.clusters.base import InJob, SchedulerAway, read_from
+from cldctl.clusters.base import InJob, read_from
 
 from . import client, polling, submission
 
 # Slurm may send the signal of the time limit up to a minute early.
 _EARLY_S = 90.0
 _NOT_PREEMPTED = ("None", "Unknown", "")
-# Seconds between two attempts to requeue while the controller is away.
-_RETRY_S = 2.0
 # How long slurmstepd, which writes at its own pace, may take to say why a job was requeued.
 _NOTICE_WITHIN_S = 1.0
 
@@ -84,15 +82,15 @@ class SlurmJob(InJob):
         # srun --kill-on-bad-exit leaves the same notice as scancel.
         return None if attempt.cause == "crashed" else noticed
 
-    def requeue(self, *, delay_s: float = 0.0, exclude: Sequence[str] = (), within_s: float = 0.0) -> None:
-        deadline = time.monotonic() + within_s
-        while True:
-            try:
-                return client.requeue(self.ref.job_id, delay_s=delay_s, exclude=exclude)
-            except SchedulerAway:
-                if time.monotonic() + _RETRY_S > deadline:
-                    raise
-            time.sleep(_RETRY_S)
+    def requeue(self, *, delay_s: float = 0.0, exclude: Sequence[str] = ()) -> None:
+        client.requeue(self.ref.job_id, self.restart, delay_s=delay_s, exclude=exclude)
+
+    def is_cancelled(self) -> bool:
+        job = client.show_job(self.ref.job_id)
+        state = job.get("JobState", "")
+        by_slurm = _limit_reached(job) or job.get("PreemptTime", "None") not in _NOT_PREEMPTED
+        is_back = int(job.get("Restarts", self.restart)) > self.restart
+        return ("COMPLETING" in state or state.startswith("CANCELLED")) and not by_slurm and not is_back
 
     def _log_with_a_reason(self, offset: int) -> str:
         """The log of this attempt, once it has a reason in it."""

@@ -1,8 +1,11 @@
 """Checkpoints are written in the background, and whole or not at all."""
 
+import errno
+import itertools
 import os
 import subprocess
 import threading
+import time
 
 import pytest
 import torch
@@ -117,3 +120,103 @@ def test_a_full_disk_is_reported_and_leaves_the_earlier_checkpoints(tmp_path):
         assert run.checkpoint_steps() == [1, 3]
     finally:
         subprocess.run(["umount", str(small)], check=True)
+
+
+class Disk:
+    """`torch.save` on a disk that fails while ``fails`` says so."""
+
+    def __init__(self, monkeypatch, error: int = errno.ENOSPC) -> None:
+        self.tries, self.fails, self._error, self._save = 0, lambda tries: False, error, torch.save
+        monkeypatch.setattr(torch, "save", self)
+        monkeypatch.setattr(writing.faults, "pauses", lambda **options: itertools.repeat(0.01))
+
+    def __call__(self, content, file):
+        self.tries += 1
+        if self.fails(self.tries):
+            raise OSError(self._error, os.strerror(self._error))
+        self._save(content, file)
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EAGAIN])
+def test_a_save_is_repeated_until_the_disk_takes_it(run, monkeypatch, capsys, error):
+    disk = Disk(monkeypatch, error)
+    disk.fails = lambda tries: tries <= 5
+    writer = CheckpointWriter(run, keep=3)
+    writer.save(1, state())
+    writer.wait(within_s=300)
+    assert newest_good(run) == (1, [])
+    assert disk.tries == 6
+    said = capsys.readouterr().out.splitlines()
+    assert said == [
+        f"the checkpoint of step 1 cannot be written yet ({os.strerror(error)}); trying again",
+        "the checkpoint of step 1 is written: the disk takes checkpoints again",
+    ]
+
+
+def test_training_goes_on_while_a_save_is_repeated_and_the_next_one_takes_its_place(run, monkeypatch, capsys):
+    disk = Disk(monkeypatch)
+    disk.fails = lambda tries: not disk_is_free.is_set()
+    disk_is_free = threading.Event()
+    writer = CheckpointWriter(run, keep=3)
+    writer.save(1, state(1.0))
+    while disk.tries < 3:
+        time.sleep(0.01)
+    assert not writer.failed
+    writer.save(2, state(2.0))
+    assert "the checkpoint of step 1 was not written" in capsys.readouterr().out
+    disk_is_free.set()
+    writer.wait(within_s=300)
+    assert run.checkpoint_steps() == [2]
+    assert torch.equal(load_checkpoint(run, 2)["model"]["w"], torch.full((100,), 2.0))
+
+
+def test_a_save_is_given_up_after_so_many_seconds(run, monkeypatch):
+    disk = Disk(monkeypatch)
+    disk.fails = lambda tries: True
+    writer = CheckpointWriter(run, keep=3)
+    writer.save(1, state())
+    with pytest.raises(SaveError, match="no space left"):
+        writer.wait(within_s=0.05)
+    monkeypatch.setattr(writing, "PATIENCE_S", -1.0)
+    writer.save(2, state())
+    while not writer.failed:
+        time.sleep(0.01)
+    with pytest.raises(SaveError, match="step_00000002"):
+        writer.save(3, state())
+
+
+def test_what_does_not_pass_is_not_repeated(run, monkeypatch):
+    disk = Disk(monkeypatch, errno.EACCES)
+    disk.fails = lambda tries: True
+    writer = CheckpointWriter(run, keep=3)
+    writer.save(1, state())
+    with pytest.raises(SaveError, match="Permission denied"):
+        writer.wait(within_s=300)
+    assert disk.tries == 1
+
+
+def test_an_owner_that_cannot_be_known_writes_nothing_until_it_is(run, monkeypatch):
+    unknown = [OSError(errno.ESTALE, "stale")] * 3
+
+    def check():
+        assert not list(run.checkpoints.glob("step_*"))
+        if unknown:
+            raise unknown.pop()
+
+    monkeypatch.setattr(writing.faults, "pauses", lambda **options: itertools.repeat(0.01))
+    writer = CheckpointWriter(run, keep=2, check_owner=check)
+    writer.save(10, state())
+    writer.wait(within_s=300)
+    assert run.checkpoint_steps() == [10]
+
+
+def test_old_checkpoints_that_cannot_be_removed_end_nothing(run, monkeypatch, capsys):
+    def failing(*arguments, **options):
+        raise OSError(errno.EIO, "disk")
+
+    monkeypatch.setattr(writing, "prune", failing)
+    writer = CheckpointWriter(run, keep=1)
+    writer.save(1, state())
+    writer.wait()
+    assert run.checkpoint_steps() == [1]
+    assert "older checkpoints could not be removed" in capsys.readouterr().out

@@ -1,5 +1,6 @@
 """One writer per run folder."""
 
+import errno
 import os
 import socket
 import subprocess
@@ -10,6 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
+from cld_core import faults
 from cld_core.errors import LeaseHeldError, LeaseLostError
 from cld_core.run import lease as leases
 from cld_core.run.atomic import write_json
@@ -151,3 +153,159 @@ def test_old_numbers_are_cleared_away(folder):
         Lease.acquire(folder, job_id=str(job)).release()
     assert newest(folder)[0] == 12
     assert len(list(folder.iterdir())) <= leases.KEPT_NUMBERS
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.01)
+
+
+class Failing:
+    """A function of the operating system that fails a number of times, then works."""
+
+    def __init__(self, function: Callable[..., object], times: float, error: int = errno.ESTALE) -> None:
+        self.function, self.times, self.error, self.called = function, times, error, 0
+
+    def __call__(self, *arguments, **options):
+        self.called += 1
+        if self.called <= self.times:
+            raise OSError(self.error, os.strerror(self.error))
+        return self.function(*arguments, **options)
+
+
+@pytest.fixture
+def blind(monkeypatch):
+    """Let `os.listdir` fail so many times."""
+    real = os.listdir
+
+    def let(times: float) -> Failing:
+        failing = Failing(real, times)
+        monkeypatch.setattr(leases.os, "listdir", failing)
+        return failing
+
+    return let
+
+
+@pytest.mark.parametrize("function", ["listdir", "utime", "fsync", "open"])
+def test_the_heart_beats_on_after_a_fault(folder, monkeypatch, function):
+    lease = Lease.acquire(folder, job_id="1", heartbeat_s=0.02)
+    failing = Failing(getattr(os, function), 3)
+    monkeypatch.setattr(leases.os, function, failing)
+    if function == "utime":
+        monkeypatch.setattr(leases, "write_json", Failing(write_json, 10))
+    wait_until(lambda: failing.called > 2)
+    monkeypatch.undo()
+    beat = read_json(lease._file).get("beat", 0)
+    wait_until(lambda: read_json(lease._file).get("beat", 0) > beat)
+    assert lease._thread.is_alive()
+    assert not lease.lost
+    lease.release()
+    assert newest(folder) == (1, None)
+
+
+def test_who_owns_the_folder_is_asked_again_before_anything_is_written(folder, blind, monkeypatch):
+    lease = Lease.acquire(folder, job_id="1", heartbeat_s=1000)
+    monkeypatch.setattr(faults, "time", Clock())
+    blind(3)
+    lease.check()
+    blind(float("inf"))
+    assert lease.owned(), "what cannot be seen is not lost"
+    with pytest.raises(OSError, match="Stale file handle"):
+        lease.check()
+    foreign(folder, number=2)
+    blind(3)
+    with pytest.raises(LeaseLostError, match="job 77 on elsewhere"):
+        lease.check()
+
+
+def test_a_listing_that_is_older_than_our_own_file_says_nothing(folder, monkeypatch):
+    Lease.acquire(folder, job_id="1").release()
+    lease = Lease.acquire(folder, job_id="2", heartbeat_s=1000)
+    monkeypatch.setattr(leases.os, "listdir", lambda path: ["00000001.json"])
+    lease.check()
+    assert lease.owned()
+
+
+def test_a_lease_that_cannot_be_released_raises_nothing(folder, blind, monkeypatch):
+    lease = Lease.acquire(folder, job_id="1")
+    monkeypatch.setattr(faults, "time", Clock())
+    blind(float("inf"))
+    lease.release()
+    assert not seems_alive(folder)
+    assert leases.local_holder(folder) is None
+
+
+def test_a_newcomer_that_cannot_see_the_owner_waits(folder, monkeypatch, blind):
+    """A live owner is not taken for dead because the newcomer's view of it fails."""
+    foreign(folder)
+    monkeypatch.setattr(leases, "time", clock := Clock())
+    monkeypatch.setattr(leases.os, "listdir", lambda path, real=os.listdir: seen(clock, real(path), folder))
+    with pytest.raises(LeaseHeldError, match="elsewhere"):
+        Lease.acquire(folder, job_id="2", stale_after_s=20.0)
+    assert clock.now >= 30.0
+
+
+def seen(clock: Clock, names: list[str], folder) -> list[str]:
+    """A listing that fails between 1 and 30 seconds; then the owner has beaten once more."""
+    if 1 <= clock.now < 30:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+    if clock.now >= 30:
+        foreign(folder, beat=1)
+    return names
+
+
+def test_a_newcomer_that_never_sees_anything_gives_up(folder, monkeypatch):
+    foreign(folder)
+    monkeypatch.setattr(leases, "time", Clock())
+    blinded = Failing(os.listdir, float("inf"))
+    monkeypatch.setattr(leases, "_mark", blinded)
+    with pytest.raises(OSError, match="Stale"):
+        Lease.acquire(folder, job_id="2", stale_after_s=20.0)
+
+
+def test_an_owner_whose_file_was_half_visible_is_watched_all_the_same(folder, monkeypatch):
+    """Its content appears while the file itself does not change: no sign of death."""
+    foreign(folder)
+    half = [{}, {}]
+    monkeypatch.setattr(leases, "read_object", lambda file: half.pop() if half else read_json(file))
+    monkeypatch.setattr(leases, "time", clock := Clock())
+    Lease.acquire(folder, job_id="2", stale_after_s=20.0).release()
+    assert clock.now >= 20.0
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "7",
+        '{"pid": "x"}',
+        '{"host": 7, "pid": -5, "job_id": null}',
+        '{"restart": "3", "process_started": []}',
+    ],
+)
+def test_a_damaged_lease_file_raises_nothing(folder, monkeypatch, content):
+    folder.mkdir()
+    (folder / "00000001.json").write_text(content)
+    assert seems_alive(folder)
+    assert leases.local_holder(folder) is None
+    assert "unknown" in leases.held_message(folder.parent, newest(folder)[1])
+    assert "unknown" in leases.held_message(folder.parent, {})
+    monkeypatch.setattr(leases, "time", clock := Clock())
+    Lease.acquire(folder, job_id="2", stale_after_s=20.0).release()
+    assert clock.now >= 20.0, "it is watched"
+
+
+def test_a_link_that_was_made_although_it_is_said_to_exist(folder, monkeypatch):
+    """As a network file system answers a request that it got twice."""
+
+    def twice(source, target, real=os.link):
+        real(source, target)
+        raise FileExistsError
+
+    monkeypatch.setattr(leases.os, "link", twice)
+    lease = Lease.acquire(folder, job_id="1")
+    assert lease.number == 1
+    lease.release()

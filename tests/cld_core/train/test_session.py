@@ -221,6 +221,7 @@ def test_a_save_that_fails_ends_the_attempt_and_is_the_cause(make, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
+    monkeypatch.setattr("cld_core.checkpoint.write.PATIENCE_S", -1.0)
     with pytest.raises(SaveError, match="no space left on the disk"):
         attempt(run)
     assert causes(run) == ["save_failed"]

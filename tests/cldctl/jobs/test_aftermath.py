@@ -1,16 +1,21 @@
 """What follows a bad end: decided without a cluster, and done with a launcher that is made up."""
 
+import errno
 from typing import Any
 
 import pytest
 
+from cld_core import faults
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.evaluation.request import EvalRequest
+from cld_core.run import pending
+from cld_core.run.atomic import append_line
 from cld_core.run.events import (
     Crashed,
     DiedEarly,
     Ended,
     Event,
+    GivenUp,
     JobRef,
     NotBegun,
     Requeued,
@@ -19,9 +24,13 @@ from cld_core.run.events import (
     TurnedAway,
 )
 from cld_core.run.history import History
-from cldctl.jobs import aftermath
+from cld_core.run.ledger import Ledger
+from cld_core.run.lines import to_line
+from cldctl.clusters.base import SchedulerAway
+from cldctl.jobs import aftermath, process
 from cldctl.jobs.aftermath import GiveUp, Retry, after_bad_end, after_crash, missing_event
-from cldctl.jobs.process import HOPELESS
+from cldctl.jobs.process import HOPELESS, NOT_REQUEUED
+from tests.support.clock import Clock
 from tests.support.launcher import REF, Launcher, inside
 from tests.support.made_up import run_with
 
@@ -134,7 +143,7 @@ def test_a_training_that_crashed_is_started_again_until_its_budget_is_spent(run,
     assert isinstance(ended, Ended)
     assert ended.detail == "a rank ended with code 137; see cldctl logs"
     assert isinstance(requeued, Requeued)
-    assert (requeued.cause, job.delay_s, job.within_s) == ("crashed", 10.0, 60.0)
+    assert (requeued.cause, job.delay_s) == ("crashed", 10.0)
     assert "mine: crash 1 of 1 allowed; again in 10 s" in capsys.readouterr().err
 
     run.ledger.append(started(1, restart=1))
@@ -165,7 +174,7 @@ def work(run):
 def test_a_task_of_shards_that_crashed_is_started_again_until_its_budget_is_spent(work, capsys):
     job = inside()
     aftermath.after_shards(work.folder, job, 137)
-    assert (job.delay_s, job.within_s) == (10.0, 60.0)
+    assert job.delay_s == 10.0
     assert "task 7: crash 1 of 1 allowed; again in 10 s" in capsys.readouterr().err
     job = inside(restart=1)
     aftermath.after_shards(work.folder, job, 137)
@@ -200,3 +209,68 @@ def test_main_decides_by_the_kind_of_work(run, work):
         run.ledger.append(started())
         assert aftermath.main([kind, str(folder), str(run.logs), f"{__name__}:Known", "1"]) == 1
         assert isinstance(ledger.events()[-1], Requeued if kind == "training" else Crashed)
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """Nothing can be appended to any ledger."""
+
+    def append(ledger, event):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(faults, "time", Clock())
+    monkeypatch.setattr(Ledger, "append", append)
+
+
+def test_a_training_is_started_again_although_nothing_can_be_written(run, full_disk):
+    append_line(run.ledger.path, to_line(started()))
+    job = inside()
+    aftermath.after_training(run, job, 137)
+    assert job.delay_s == 10.0
+    assert pending.history(run.ledger).last.cause == "crashed"
+    assert isinstance(run.ledger.events()[-1], Started), "nothing was written"
+
+
+def test_a_task_is_started_again_although_nothing_can_be_written(work, full_disk):
+    job = inside()
+    aftermath.after_shards(work.folder, job, 137)
+    assert job.delay_s == 10.0
+
+
+@pytest.mark.parametrize("kind", ["training", "shards"])
+def test_a_job_is_started_again_although_nothing_can_be_read(run, work, monkeypatch, capsys, kind):
+    def stale(*arguments, **options):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    jobs = [inside(restart=restart) for restart in (0, 1, 2, 3, 0)]
+    coming = iter(jobs)
+    monkeypatch.setattr(Known, "current_job", lambda self, logs: next(coming))
+    monkeypatch.setattr(faults, "time", Clock())
+    monkeypatch.setattr("pathlib.Path.read_bytes", stale)
+    folder = run.path if kind == "training" else work.folder
+    for code in (137, 137, 137, 137, HOPELESS):
+        aftermath.main([kind, str(folder), str(run.logs), f"{__name__}:Known", str(code)])
+    assert [getattr(job, "delay_s", None) for job in jobs] == [10.0, 20.0, 40.0, None, None]
+    assert "its files cannot be read" in capsys.readouterr().err
+
+
+def test_a_job_that_saved_and_could_not_requeue_itself_is_left(run, work):
+    """Its ranks have asked as long as they could; a successor may begin."""
+    run.ledger.append(started())
+    run.ledger.append(ended(cause="preempted", step=3))
+    before = run.ledger.events()
+    for kind, folder in (("training", run.path), ("shards", work.folder)):
+        job = aftermath.main([kind, str(folder), str(run.logs), f"{__name__}:Known", str(NOT_REQUEUED)])
+        assert job == NOT_REQUEUED
+    assert run.ledger.events() == before
+    assert work.ledger.history().crashes == {}
+
+
+def test_an_aftermath_asks_until_the_scheduler_answers(run, monkeypatch):
+    monkeypatch.setattr(process, "time", Clock())
+    run.ledger.append(started())
+    job = inside()
+    job.refusal, job.refusals = SchedulerAway("nobody answers"), 40
+    aftermath.after_training(run, job, 137)
+    assert job.delay_s == 10.0
+    assert not any(isinstance(event, GivenUp) for event in run.ledger.events())

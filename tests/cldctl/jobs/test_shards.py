@@ -1,17 +1,21 @@
 """How sharded work is divided over tasks, and what a task does with its pieces."""
 
+from pathlib import Path
+
 import pytest
 
-from cld_core.errors import CheckpointError, UnusableSamplesError
+from cld_core.errors import CheckpointError, SolverError, UnusableSamplesError
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.evaluation.request import EvalRequest
 from cld_core.run.events import JobRef
+from cld_core.shards import open_work
 from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import InJob, SchedulerAway
 from cldctl.clusters.debug import DebugCluster
-from cldctl.jobs import shards
+from cldctl.jobs import process, shards
 from cldctl.jobs.process import HOPELESS
 from cldctl.jobs.shards import Piece, ShardsWork, divided
+from tests.support.clock import Clock
 from tests.support.launcher import inside
 from tests.support.made_up import run_with
 
@@ -71,7 +75,9 @@ def test_tables_are_written_once_when_all_pieces_are_computed(evaluations, monke
     assert "warning: the tables of the sweeps of mine could not be written: no space left" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("error", "code"), [(CheckpointError, 1), (UnusableSamplesError, HOPELESS)])
+@pytest.mark.parametrize(
+    ("error", "code"), [(CheckpointError, 1), (UnusableSamplesError, HOPELESS), (SolverError, HOPELESS)]
+)
 def test_a_process_ends_as_its_error_asks_to_be_treated(evaluations, monkeypatch, capsys, error, code):
     def failing(*arguments):
         raise error("so it is. Fix it.")
@@ -94,8 +100,14 @@ def test_a_task_that_is_preempted_requeues_itself_like_a_training(evaluations, m
 
     monkeypatch.setattr(ShardsWork, "_compute", preempted)
     monkeypatch.setattr(StopFlag, "listen", lambda self, interrupt=False: self)
-    ShardsWork(evaluations, gpu=False)(job)
+    monkeypatch.setattr(process, "time", Clock())
     if is_away:
+        with pytest.raises(SystemExit) as end:
+            ShardsWork(evaluations, gpu=False)(job)
+        assert end.value.code == process.NOT_REQUEUED
         assert "could not requeue job 7: nobody answers" in capsys.readouterr().out
+        noted = [open_work(Path(piece.folder)).ledger.events()[-1] for piece in evaluations]
+        assert [event.reason for event in noted] == ["nobody answers"] * len(noted)
     else:
-        assert (job.delay_s, job.within_s) == (0.0, 60.0)
+        ShardsWork(evaluations, gpu=False)(job)
+        assert job.delay_s == 0.0

@@ -7,7 +7,9 @@ from cld_core.recipe import load
 from cld_core.run import RunFolder
 from cld_core.run.events import Ended, Explained, GivenUp, Requeued, Started, Submitted, TurnedAway
 from cldctl.clusters.base import SchedulerAway, SchedulerRefused
+from cldctl.jobs import process
 from cldctl.jobs.train import TrainWork, explain_previous, go_on
+from tests.support.clock import Clock
 from tests.support.launcher import REF, inside
 from tests.support.paths import RECIPES
 
@@ -22,6 +24,12 @@ def run(tmp_path):
 @pytest.fixture
 def job():
     return inside()
+
+
+@pytest.fixture(autouse=True)
+def _clock(monkeypatch):
+    """Waiting for the scheduler takes no time."""
+    monkeypatch.setattr(process, "time", Clock())
 
 
 @pytest.mark.parametrize(
@@ -53,12 +61,12 @@ def test_our_own_requeue_explains_nothing(run, job):
 
 def test_a_time_limit_before_the_first_step_would_come_again(run, job):
     run.ledger.append(Ended(attempt=0, cause="timeout", step=0))
-    assert not go_on(run, job, "timeout")
+    assert go_on(run, job, "timeout") == "given up"
     assert isinstance(run.ledger.events()[-1], GivenUp)
     run.ledger.append(Started(attempt=1, job_id="7", step=0))
     run.ledger.append(Ended(attempt=1, cause="timeout", step=30))
-    assert go_on(run, job, "timeout", delay_s=5.0)
-    assert (job.delay_s, job.within_s) == (5.0, 60.0)
+    assert go_on(run, job, "timeout", delay_s=5.0) == "requeued"
+    assert job.delay_s == 5.0
     assert isinstance(run.ledger.events()[-1], Requeued)
 
 
@@ -66,9 +74,28 @@ def test_a_time_limit_before_the_first_step_would_come_again(run, job):
 def test_a_requeue_that_fails_is_noted(run, job, error, capsys):
     run.ledger.append(Ended(attempt=0, cause="preempted", step=3))
     job.refusal = error
-    assert not go_on(run, job, "preempted")
-    assert run.ledger.history().given_up == "the job could not be requeued; see cldctl logs"
+    assert go_on(run, job, "preempted") == "not requeued"
+    history = run.ledger.history()
+    assert (history.not_requeued, history.requeued, history.given_up) == (str(error), None, None)
     assert "could not requeue job 7" in capsys.readouterr().out
+    run.ledger.append(Started(attempt=1, job_id="7", step=3, restart=1))
+    assert run.ledger.history().not_requeued is None, "it came back after all"
+
+
+def test_a_scheduler_that_is_away_is_asked_until_it_answers(run, job):
+    run.ledger.append(Ended(attempt=0, cause="preempted", step=3))
+    job.refusal, job.refusals = SchedulerAway("nobody answers"), 40
+    assert go_on(run, job, "preempted") == "requeued"
+    assert job.asked == 41
+    assert isinstance(run.ledger.events()[-1], Requeued)
+
+
+@pytest.mark.parametrize(("cancelled", "followed"), [(True, "not requeued"), (False, "requeued")])
+def test_a_job_that_is_told_to_end_requeues_itself_unless_it_was_cancelled(run, job, cancelled, followed):
+    run.ledger.append(Ended(attempt=0, cause="preempted", step=3))
+    job.cancelled = cancelled
+    assert go_on(run, job, "preempted", told_to_end=lambda: True) == followed
+    assert job.asked == (not cancelled)
 
 
 def test_a_withdrawn_job_leaves_at_once(run, capsys):

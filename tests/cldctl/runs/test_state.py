@@ -36,6 +36,7 @@ def ended(cause: str, attempt: int = 0) -> Event:
 
 CANCELLED = events.Cancelled(time=NOW - 20, job_id="1")
 REQUEUED = events.Requeued(time=NOW - 20, job_id="1", cause="preempted")
+NOT_REQUEUED = events.NotRequeued(time=NOW - 20, job_id="1", reason="nobody answers")
 GIVEN_UP = events.GivenUp(time=NOW - 20, reason="budget spent")
 ELSEWHERE = Seen("unknown", reason="started on n7")
 SUCCESSOR = (
@@ -119,12 +120,33 @@ CASES: list[tuple[int, tuple[Event, ...], Looks, str, str | None]] = [
     ),
     (19, (submitted(), started(), ended("preempted")), {"1": Seen("gone", ended="cancelled")}, "CANCELLED", None),
     (20, (submitted(), started(), ended("timeout"), GIVEN_UP), {"1": GONE}, "FAILED", "budget spent"),
-    (21, (submitted(), started(), ended("timeout")), {"1": GONE}, "STOPPED", None),
-    (21, (submitted(), started(), ended("killed")), {"1": GONE}, "LOST", None),
-    (21, (submitted(), started(), ended("crashed")), {"1": GONE}, "FAILED", "what it died of"),
-    (21, (submitted(), started(), ended("preempted")), {"1": RUNNING}, "STOPPED", None),
-    (21, (submitted(), started(), ended("preempted"), CANCELLED), {"1": GONE}, "STOPPED", None),
-    (21, (submitted(), started(), CANCELLED, ended("terminated")), {"1": GONE}, "CANCELLED", None),
+    (
+        21,
+        (submitted(), started(), ended("preempted"), REQUEUED),
+        {"1": GONE},
+        "STOPPED",
+        "could not be requeued: its job asked for it, and is gone all the same; `cldctl resume`",
+    ),
+    (
+        21,
+        (submitted(), started(), ended("crashed"), REQUEUED, NOT_REQUEUED),
+        {"1": GONE},
+        "STOPPED",
+        "could not be requeued: nobody answers; `cldctl resume`",
+    ),
+    (
+        10,
+        (submitted(), started(), ended("crashed"), NOT_REQUEUED, started(attempt=1)),
+        {"1": PENDING},
+        "REQUEUED",
+        "Priority",
+    ),
+    (22, (submitted(), started(), ended("timeout")), {"1": GONE}, "STOPPED", None),
+    (22, (submitted(), started(), ended("killed")), {"1": GONE}, "LOST", None),
+    (22, (submitted(), started(), ended("crashed")), {"1": GONE}, "FAILED", "what it died of"),
+    (22, (submitted(), started(), ended("preempted")), {"1": RUNNING}, "STOPPED", None),
+    (22, (submitted(), started(), ended("preempted"), CANCELLED), {"1": GONE}, "STOPPED", None),
+    (22, (submitted(), started(), CANCELLED, ended("terminated")), {"1": GONE}, "CANCELLED", None),
 ]
 
 

@@ -130,7 +130,6 @@ def controlled_by(monkeypatch):
     def control(controller: Controller) -> Controller:
         monkeypatch.setattr(client, "run", controller.run)
         monkeypatch.setattr(client, "show_job", controller.show_job)
-        monkeypatch.setattr(inside, "_RETRY_S", 0.01)
         return controller
 
     return control
@@ -152,25 +151,39 @@ def test_it_requeues_elsewhere_and_later_by_one_command(logs, controlled_by):
 
 def test_a_job_that_waits_already_is_requeued(logs, controlled_by):
     refused = Answer(1, "Job is pending execution for job 7\n")
-    controlled_by(Controller(refused, shows=({}, {"JobState": "PENDING"})))
+    controlled_by(Controller(refused, shows=({"JobState": "PENDING"},)))
     SlurmCluster().current_job(logs).requeue()
-    controlled_by(Controller(refused, shows=({"Restarts": "1"}, {"JobState": "COMPLETING", "Restarts": "2"})))
+    controlled_by(Controller(refused, shows=({"JobState": "COMPLETING", "Restarts": "2"},)))
     SlurmCluster().current_job(logs).requeue()
 
 
 def test_a_refused_requeue_says_so(logs, controlled_by):
     running = {"Restarts": "1", "JobState": "RUNNING"}
-    controlled_by(Controller(Answer(1, "Requested operation is presently disabled\n"), shows=(running, running)))
+    controlled_by(Controller(Answer(1, "Requested operation is presently disabled\n"), shows=(running,)))
     with pytest.raises(
         SchedulerRefused, match="job 7 could not be requeued: Requested operation is presently disabled"
     ):
-        SlurmCluster().current_job(logs).requeue(within_s=60)
+        SlurmCluster().current_job(logs).requeue()
 
 
-def test_it_retries_while_the_controller_is_away(logs, controlled_by):
-    controller = controlled_by(Controller(AWAY, AWAY, Answer(0, "")))
-    SlurmCluster().current_job(logs).requeue(within_s=60)
-    assert controller.answers == []
+@pytest.mark.parametrize(
+    ("known", "cancelled"),
+    [
+        ({}, False),
+        ({"JobState": "RUNNING"}, False),
+        ({"JobState": "CANCELLED"}, True),
+        ({"JobState": "COMPLETING"}, True),
+        ({"JobState": "COMPLETING", "PreemptTime": "2026-11-25T00:00:00"}, False),
+        ({"JobState": "COMPLETING", "Reason": "TimeLimit"}, False),
+        ({"JobState": "COMPLETING", "Restarts": "2"}, False),
+    ],
+)
+def test_whether_somebody_cancelled_it(logs, monkeypatch, known, cancelled):
+    monkeypatch.setattr(client, "show_job", lambda job_id: known)
+    assert SlurmCluster().current_job(logs).is_cancelled() is cancelled
+
+
+def test_a_controller_that_is_away_is_no_refusal(logs, controlled_by):
     controlled_by(Controller(AWAY))
     with pytest.raises(SchedulerAway, match="slurmctld does not answer"):
         SlurmCluster().current_job(logs).requeue()

@@ -1,0 +1,123 @@
+"""A controller that does not answer when a job wants to go back into the queue: the job asks until it does."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cld_core.evaluation.evaluation import Evaluation
+from cld_core.run import RunFolder
+from cld_core.run.events import Ended, Event, GivenUp, Started
+from cld_core.run.ledger import Ledger
+
+from .cluster import SlurmCluster
+from .lab import PLUGIN, Lab, give
+from .polling import wait_until
+
+# Longer than a job that asks once a minute, each time for half a minute, would notice.
+OUTAGE_S = 110.0
+
+
+@pytest.fixture
+def lab(slurm: SlurmCluster, tmp_path: Path) -> Lab:
+    return Lab(slurm, tmp_path / "runs")
+
+
+def pid_of_rank_0(run: RunFolder) -> int:
+    started = [event for event in run.ledger.events() if isinstance(event, Started)]
+    assert started[-1].pid is not None
+    return started[-1].pid
+
+
+def until(ledger: Ledger, kind: type[Event]) -> None:
+    wait_until(
+        lambda: any(isinstance(event, kind) for event in ledger.events()),
+        timeout=60, what=f"{kind.__name__} in the ledger", last_seen=ledger.path.read_text,
+    )  # fmt: skip
+
+
+def outage(seconds: float) -> None:
+    """The fault itself: so many seconds without a controller."""
+    over = time.monotonic() + seconds
+    wait_until(lambda: time.monotonic() >= over, timeout=2 * seconds, what="the end of the outage", every=0.5)
+
+
+def went_on(lab: Lab, run: RunFolder, cause: str) -> None:
+    first, second = lab.training(run.name, 1)["attempts"]
+    assert first["cause"] == cause
+    assert first["job_id"] == second["job_id"]
+    assert not any(isinstance(event, GivenUp) for event in run.ledger.events()), run.ledger.path.read_text()
+
+
+def test_it_is_away_when_the_notice_comes(lab: Lab) -> None:
+    run = lab.submit("mine")
+    lab.training("mine")
+    lab.slurm.kill_controller()
+    os.kill(pid_of_rank_0(run), signal.SIGUSR2)
+    until(run.ledger, Ended)
+    outage(OUTAGE_S)
+    lab.slurm.start_controller()
+    went_on(lab, run, "preempted")
+
+
+def test_it_is_away_when_a_rank_crashes(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (orders := tmp_path / "orders").mkdir()
+    monkeypatch.setenv("CLDCTL_TEST_ORDERS", str(orders))
+    run = lab.submit("mine", "data.name=misbehaving", f"data.plugin={PLUGIN}")
+    lab.training("mine", steps=250)
+    lab.slurm.kill_controller()
+    give(orders, 1, "raise")
+    until(run.ledger, Ended)
+    outage(OUTAGE_S)
+    lab.slurm.start_controller()
+    went_on(lab, run, "crashed")
+
+
+def test_it_is_stopped_for_a_while_when_the_notice_comes(lab: Lab) -> None:
+    """What was asked before may be heard late."""
+    run = lab.submit("mine")
+    lab.training("mine")
+    with stopped(lab.slurm):
+        os.kill(pid_of_rank_0(run), signal.SIGUSR2)
+        outage(40)
+    went_on(lab, run, "preempted")
+
+
+def test_it_is_away_when_the_notice_of_a_task_comes(lab: Lab) -> None:
+    run = lab.submit("mine", "train.steps=100")
+    lab.ended("mine")
+    settings = ("eval.samples=480", "eval.batch_size=16", "eval.elbo.velocities=4")
+    lab.cldctl("eval", "mine", "--elbo", "--shards", "1", *settings)
+    work = Evaluation(run.evals / lab.status("mine")["evals"][0]["id"])
+    wait_until(lambda: 0 < work.rows_done()[0] < 400, timeout=90, what="a shard in progress")
+    lab.slurm.kill_controller()
+    task = next(iter(tasks()))
+    task.send_signal(signal.SIGUSR2)
+    outage(OUTAGE_S)
+    lab.slurm.start_controller()
+    lab.until("mine", "the report", lambda row: row["evals"][0]["nll"] is not None, 240)
+    assert not work.ledger.history().crashes
+
+
+def tasks() -> Iterator[psutil.Process]:
+    for process in psutil.process_iter(["cmdline", "environ"]):
+        command, variables = process.info["cmdline"] or [], process.info["environ"] or {}
+        if "submitit.core._submit" in command and "SLURM_PROCID" in variables:
+            yield process
+
+
+@contextlib.contextmanager
+def stopped(slurm: SlurmCluster) -> Iterator[None]:
+    """A controller that is there and does not answer."""
+    slurm.processes.send("slurmctld", signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        slurm.processes.send("slurmctld", signal.SIGCONT)
