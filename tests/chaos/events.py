@@ -363,3 +363,9 @@ def draw(rng: random.Random, kinds: Sequence[Event], number: int) -> list[Event]
     while len(drawn) < number:
         drawn += rng.sample(list(kinds), len(kinds))
     return drawn[:number]
+
+
+def named(kinds: Sequence[Event], names: Sequence[str]) -> list[Event]:
+    """The events of these names, in this order."""
+    by_name = {event.name: event for event in kinds}
+    return [by_name[name] for name in names]

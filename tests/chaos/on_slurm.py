@@ -9,9 +9,10 @@ from collections.abc import Callable
 
 import psutil
 
+from tests.slurm import mishaps
 from tests.slurm.mishaps import MISHAPS, Mishap
 
-from .events import COMMON, DEAD, OVER, Event, Repair, Scene, kill, order
+from .events import COMMON, DEAD, OVER, PATIENCE_S, Event, Repair, Scene, kill, order
 
 # Seconds for which a daemon is away, shorter than a job tries to requeue.
 AWAY_S = 10.0
@@ -19,12 +20,21 @@ AWAY_S = 10.0
 
 def of(mishap: Mishap) -> Event:
     """A mishap of the soak as an event."""
-    ends = mishap.name == "scancel, resume"
 
     def do(scene: Scene) -> Repair | None:
-        return mishap.do(scene)
+        return mishap.do(mishaps.Scene(scene.lab, scene.run, scene.job, scene.orders, scene.rng))
 
-    return Event(mishap.name, (mishap.cause,), do, announced=mishap.announced, ends=ends)
+    return Event(mishap.name, (mishap.cause,), do, announced=mishap.announced)
+
+
+def scancel(scene: Scene) -> None:
+    scene.lab.slurm.run(["scancel", scene.job])
+    scene.over()
+    scene.lab.slurm.wait_end(scene.job, PATIENCE_S)
+
+
+def requeue(scene: Scene) -> None:
+    scene.lab.slurm.run(["scontrol", "requeue", scene.job])
 
 
 def away(then: Callable[[Scene], None]) -> Callable[[Scene], None]:
@@ -35,8 +45,8 @@ def away(then: Callable[[Scene], None]) -> Callable[[Scene], None]:
         try:
             then(scene)
             time.sleep(AWAY_S)
-            if (state := scene.look()["state"]) in OVER and scene.ranks():
-                scene.note(f"status calls a living run {state}")
+            if (row := scene.look())["state"] in OVER and scene.ranks():
+                scene.note(f"status calls a living run {row['state']}: {row['reason']}")
         finally:
             scene.lab.slurm.start_controller()
 
@@ -47,13 +57,13 @@ def stopped(name: str, then: Callable[[Scene], None], seconds: float = AWAY_S) -
     """A daemon takes connections and does not answer while ``then`` happens."""
 
     def do(scene: Scene) -> None:
-        daemon = scene.lab.slurm.processes.of(name)
-        daemon.send_signal(signal.SIGSTOP)
+        processes = scene.lab.slurm.processes
+        processes.send(name, signal.SIGSTOP)
         try:
             then(scene)
             time.sleep(seconds)
         finally:
-            daemon.send_signal(signal.SIGCONT)
+            processes.send(name, signal.SIGCONT)
 
     return do
 
@@ -65,12 +75,12 @@ def notice(scene: Scene) -> None:
 
 def slow(scene: Scene) -> None:
     """slurmctld is stopped most of the time while the job requeues itself."""
-    daemon = scene.lab.slurm.processes.of("slurmctld")
+    processes = scene.lab.slurm.processes
     notice(scene)
     for _ in range(6):
-        daemon.send_signal(signal.SIGSTOP)
+        processes.send("slurmctld", signal.SIGSTOP)
         time.sleep(1.5)
-        daemon.send_signal(signal.SIGCONT)
+        processes.send("slurmctld", signal.SIGCONT)
         time.sleep(0.3)
 
 
@@ -88,8 +98,9 @@ def batch_script(scene: Scene) -> None:
     """The shell around the ranks is killed, and with it whoever could requeue the job."""
     for process in psutil.process_iter():
         try:
-            is_ours = process.name() in ("bash", "sh", "slurm_script") and "slurm_script" in " ".join(process.cmdline())
-            if is_ours and process.environ().get("SLURM_JOB_ID") == scene.job:
+            is_script = any(word.endswith("/slurm_script") for word in process.cmdline())
+            # Another cluster of this machine has a job of the same number.
+            if is_script and process.environ().get("CHAOS_PREFIX") == str(scene.stage.runs):
                 os.kill(process.pid, signal.SIGKILL)
         except (psutil.Error, OSError):
             continue
@@ -97,7 +108,9 @@ def batch_script(scene: Scene) -> None:
 
 
 SLURM = (
-    *(of(mishap) for mishap in MISHAPS),
+    # That one resumes the run where it would meet no more faults.
+    *(of(mishap) for mishap in MISHAPS if mishap.name != "scancel, resume"),
+    Event("scancel", ("cancelled",), scancel, announced=True, ends=True),
     *COMMON,
     Event("kill the batch script", (*DEAD, "cancelled"), batch_script, ends=True),
     Event("slurmctld down at a notice", ("preempted", "timeout"), away(notice), announced=True),
@@ -106,5 +119,5 @@ SLURM = (
     Event("slurmctld stopped at a notice", ("preempted", "timeout"), stopped("slurmctld", notice, 40), announced=True),
     Event("slurmctld slow at a notice", ("preempted", "timeout"), slow, announced=True),
     Event("slurmdbd down at a crash", ("crashed",), no_accounting(order("raise"))),
-    Event("slurmdbd down at a requeue", ("requeued",), no_accounting(MISHAPS[6].do), announced=True),
+    Event("slurmdbd down at a requeue", ("requeued",), no_accounting(requeue), announced=True),
 )

@@ -54,13 +54,6 @@ class Processes:
         daemon.returncode = 0
         _write_identity(self._pids / f"{name}.json", daemon.pid)
 
-    def of(self, name: str) -> psutil.Process:
-        """The running daemon called `name`."""
-        process = _read_identity(self._pids / f"{name}.json")
-        if process is None:
-            raise SlurmTestError(f"{name} is not running")
-        return process
-
     def alive(self, name: str) -> bool:
         """Whether the daemon called `name` is running."""
         return _read_identity(self._pids / f"{name}.json") is not None
