@@ -2,6 +2,7 @@
 
     python -m tests.chaos --events 200 --seed 1            on a throw-away Slurm
     python -m tests.chaos --events 200 --seed 1 --local    on this machine alone
+    python -m tests.chaos --submit                         `cldctl submit` dies at each of its writes
 
 Ends with a table of what was done, what the ledger says about it and how many steps were lost. Exits with 1 if a
 promise was broken.
@@ -19,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from tests.slurm.cluster import SlurmCluster
 
 from . import stage as stages
+from . import submitting
 from .campaign import Campaign
 from .events import LOCAL, Event, draw
 from .on_slurm import SLURM
@@ -51,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", metavar="WORD", action="append", default=[], help="events with this in their names")
     parser.add_argument("--every", type=int, default=100, help="steps between two checkpoints (default 100)")
     parser.add_argument("--no-twin", action="store_true", help="do not repeat the run without events at the end")
+    parser.add_argument("--submit", action="store_true", help="kill the submitting command instead, at each write")
     parser.add_argument("--list", action="store_true", help="list the events and exit")
     options = parser.parse_args(arguments)
     kinds = chosen(LOCAL if options.local else SLURM, options.only)
@@ -64,6 +67,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("no event has such a name; see --list")
     # Whoever ends this wants its processes and its cluster to end, too.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    if options.submit:
+        with stages.local(options.seed) as stage:
+            broken = submitting.sweep(stage, range(1, submitting.count(stage) + 1))
+        print("\n".join([f"BROKEN: {problem}" for problem in broken] or ["Every promise was kept."]))
+        return 1 if broken else 0
     rng = random.Random(options.seed)
     with place(options.local, options.seed) as stage:
         campaign = Campaign(stage, rng, checkpoint_every=options.every, twin=not options.no_twin)

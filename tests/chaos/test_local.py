@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from . import stage as stages
+from . import submitting
 from .campaign import Campaign
 from .events import LOCAL, draw, named
 from .shim import library
@@ -15,7 +16,7 @@ from .stage import Stage
 
 pytestmark = pytest.mark.skipif(library() is None, reason="needs a C compiler")
 SEED = 5
-EVENTS = ("full disk", "ESTALE, some calls", "listings as on NFS", "clock -1 h", "two resumes at once")
+EVENTS = ("full disk", "ESTALE, some calls", "clock -1 h", "two resumes at once")
 
 
 @pytest.fixture
@@ -29,6 +30,15 @@ def test_every_promise_is_kept(stage: Stage) -> None:
     campaign = Campaign(stage, random.Random(SEED))
     broken = campaign.run(named(LOCAL, EVENTS))
     assert broken == [], f"{campaign.record.table()}\n{stage.describe()}"
+
+
+@pytest.mark.slow
+def test_a_submission_may_die_at_any_write(stage: Stage) -> None:
+    """Some of them: within the folder, around the ledger's lines, and at the last one."""
+    last = submitting.count(stage)
+    assert last > 20
+    chosen = [*random.Random(SEED).sample(range(1, last), 2), last]
+    assert submitting.sweep(stage, chosen) == []
 
 
 def test_the_same_seed_draws_the_same_events_and_every_kind_first() -> None:
