@@ -63,7 +63,9 @@ class Campaign:
         noted = len(self.record.noted)
         scene = Scene(self.stage, NAME, str(self._attempts()[-1].job_id), self.rng, self._note)
         repair = event.do(scene)
-        self._train(STEPS, since=dict(self.watch.reached), ends=event.ends)
+        # What comes late, as a preemption does, is waited for.
+        least = first if None in event.causes else first + 1
+        self._train(STEPS, since=dict(self.watch.reached), ends=event.ends, least=least)
         if repair is not None:
             repair()
         attempts = [attempt for attempt in self._attempts() if attempt.attempt >= first]
@@ -96,8 +98,8 @@ class Campaign:
             except SlurmTestError:
                 self._note("the lease is not renewed any more, though the run trains")
 
-    def _train(self, steps: int, *, since: dict[int, int] | None = None, ends: bool = False) -> None:
-        """Until the newest attempt has done so many steps, ``since`` some moment or its beginning.
+    def _train(self, steps: int, *, since: dict[int, int] | None = None, ends: bool = False, least: int = 0) -> None:
+        """Until the newest attempt, of number ``least`` or more, has done so many steps, ``since`` some moment.
 
         A run that ended is resumed: where its cluster starts it again, that is a broken promise.
         """
@@ -111,7 +113,8 @@ class Campaign:
             if attempts and attempts[-1].cause is None:
                 number, first = attempts[-1].attempt, attempts[-1].first_step
                 step = self.watch.reached.get(number, first)
-                if step >= max(first, (since or {}).get(number, first)) + steps and self._is_alone():
+                enough = max(first, (since or {}).get(number, first)) + steps
+                if number >= least and step >= enough and self._is_alone():
                     return True
                 if seen != (number, step):
                     seen, moved = (number, step), time.monotonic()

@@ -56,7 +56,7 @@ def _one(stage: Stage, number: int, torn: bool) -> tuple[list[str], str]:
     again = stage.cldctl(*command, **later)
     how = "submitted again"
     if again.returncode == 2 and run.exists:
-        resumed = stage.cldctl("resume", name, **later)
+        resumed = stage.cldctl("resume", name, "--cluster", "local", **later)
         how = "resumed" if resumed.returncode == 0 else "lives"
         if resumed.returncode not in (0, 2) or "Traceback" in resumed.stderr:
             problems.append(f"resume: exit code {resumed.returncode}: {resumed.stderr[-1000:]}")
