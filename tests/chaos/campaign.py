@@ -68,6 +68,8 @@ class Campaign:
         self._train(STEPS, since=dict(self.watch.reached), ends=event.ends, least=least)
         if repair is not None:
             repair()
+        if self.stage.lab is not None:
+            self.stage.lab.slurm.restore_nodes()
         attempts = [attempt for attempt in self._attempts() if attempt.attempt >= first]
         row.found = tuple(attempt.cause for attempt in attempts[:-1]) or (None,)
         before = [self.watch.reached.get(attempt.attempt, 0) for attempt in attempts[:-1]]
