@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := demo-runs
-MARKDOWN := README.md CHANGELOG.md docs tests/slurm
+MARKDOWN := README.md CHANGELOG.md docs tests/slurm tests/chaos
 
 .PHONY: demo test test-lab test-gpu fuzz chaos lint bench clean slurm-up slurm-down
 

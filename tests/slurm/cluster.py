@@ -183,10 +183,14 @@ class SlurmCluster(SlurmClients):
         self.start_controller()
         self.cancel_all()
         self.configure()
+        self.restore_nodes()
+        self.wait_idle()
+
+    def restore_nodes(self) -> None:
+        """Bring back every node that is down."""
         for node in NODES:
             if not _is_up(self.node_state(node)) or not self.processes.alive(f"slurmd.{node}"):
                 self.restore_node(node)
-        self.wait_idle()
 
     # --- internals ---------------------------------------------------------------------------------------
 

@@ -1,4 +1,7 @@
-"""A data set for tests that does what a file tells it, once: crash a rank, take memory, or hang."""
+"""A data set for tests that does what a file tells it, once: crash a rank, take memory, or hang.
+
+CLDCTL_TEST_PACE: seconds that each batch takes at least, so that a run does not get too far to be repeated.
+"""
 
 import os
 import signal
@@ -10,11 +13,14 @@ import torch
 from cld_core.data.toy import toy
 
 _orders = Path(os.environ.get("CLDCTL_TEST_ORDERS", "/nonexistent"))
+_rank = os.environ.get("SLURM_PROCID", os.environ.get("SUBMITIT_LOCAL_GLOBALID", "0"))
+_pace = float(os.environ.get("CLDCTL_TEST_PACE", "0"))
 
 
 @toy("misbehaving")
 def misbehaving(n: int, generator: torch.Generator) -> torch.Tensor:
-    order = _orders / f"rank{os.environ.get('SLURM_PROCID', '0')}"
+    time.sleep(_pace)
+    order = _orders / f"rank{_rank}"
     if order.exists():
         what = order.read_text().strip()
         if not what.startswith("always "):

@@ -20,10 +20,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from cld_core.run import Attempt, RunFolder
 from cld_core.run.events import Damaged, GivenUp, Started, TurnedAway
+from tests.chaos.watch import mentioning
 
 from .cluster import SlurmCluster
 from .errors import SlurmTestError
@@ -198,21 +197,6 @@ class Soak:
         if self.final["state"] != "FINISHED" or self.final["step"] != self.final["steps"]:
             problems.append(f"the run did not finish: {self.final}")
         return problems + [f"left behind: {orphan}" for orphan in self.orphans]
-
-
-def mentioning(folder: Path) -> list[str]:
-    """Processes with ``folder`` in their command line, environment or working directory, except for our own."""
-    me = psutil.Process()
-    spared = {me.pid, *(parent.pid for parent in me.parents())}
-    orphans = []
-    for process in psutil.process_iter():
-        try:
-            texts = [*process.cmdline(), *process.environ().values(), process.cwd()]
-        except (psutil.Error, OSError):
-            continue
-        if process.pid not in spared and any(str(folder) in text for text in texts):
-            orphans.append(f"{process.pid} {' '.join(process.cmdline())[:200]}")
-    return orphans
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,0 +1,134 @@
+"""The file system and the clock of other processes, made unreliable: shim.c, and the memory that it is told through."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import mmap
+import shutil
+import struct
+import subprocess
+import tempfile
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+# The calls that can fail, as shim.c counts them.
+CLASSES = (
+    *("open_read", "open_write", "read", "write", "sync", "rename", "link"),
+    *("unlink", "mkdir", "stat", "list", "truncate", "touch"),
+)
+READING = ("open_read", "read", "stat", "list")
+WRITING = tuple(name for name in CLASSES if name not in READING)
+# Calls that need space, and so fail on a full disk.
+GROWING = ("open_write", "write", "sync", "link", "mkdir", "truncate")
+ALWAYS = 1.0
+
+_LONGS = ("seed", "clock_ns", "budget", "writes", "delayed", "shuffled", "hidden")
+_INTS = ("armed", "delay_us", "delay_ppm", "shuffle", "stale_ms")
+_OFFSETS = {name: 8 * i for i, name in enumerate(_LONGS)}
+_INJECTED = 8 * len(_LONGS)
+_AFTER_LONGS = _INJECTED + 8 * len(CLASSES)
+_OFFSETS |= {name: _AFTER_LONGS + 4 * i for i, name in enumerate(_INTS)}
+_PPM = _AFTER_LONGS + 4 * len(_INTS)
+_ERROR = _PPM + 4 * len(CLASSES)
+_SIZE = _ERROR + 4 * len(CLASSES)
+
+
+@functools.cache
+def library() -> Path | None:
+    """The compiled shim, in a folder of its own until this process ends; None without a C compiler."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        return None
+    folder = tempfile.TemporaryDirectory(prefix="cldctl-chaos-shim")
+    _folders.append(folder)
+    built = Path(folder.name) / "shim.so"
+    source = Path(__file__).with_name("shim.c")
+    subprocess.run([compiler, "-shared", "-fPIC", "-O2", "-w", "-o", built, source, "-ldl", "-pthread"], check=True)
+    return built
+
+
+_folders: list[tempfile.TemporaryDirectory[str]] = []
+
+
+class Faults:
+    """What happens to the calls of processes that were started with `environment`; may be changed while they run.
+
+    Args:
+        control: a new file, outside of ``prefix``.
+        prefix: the folder on which calls fail.
+    """
+
+    def __init__(self, control: Path, prefix: Path, seed: int = 0) -> None:
+        self._control, self._prefix = control, prefix.resolve()
+        control.write_bytes(bytes(_SIZE))
+        with control.open("r+b") as file:
+            self._memory = mmap.mmap(file.fileno(), _SIZE)
+        self._set(seed=seed, budget=-1)
+
+    def environment(self, *, kill_at: int | None = None, torn: bool = False) -> dict[str, str]:
+        """Variables for a process and its descendants.
+
+        Args:
+            kill_at: the process, but no other that it starts, dies before this writing call (from 1); 0 only counts.
+            torn: if that call is a write, half of it gets through.
+        """
+        built = library()
+        assert built is not None, "no C compiler"
+        dying = {} if kill_at is None else {"CHAOS_KILL_AT": str(kill_at)}
+        dying |= {"CHAOS_KILL_TORN": "1"} if torn else {}
+        return {
+            "LD_PRELOAD": str(built),
+            "CHAOS_CONTROL": str(self._control),
+            "CHAOS_PREFIX": str(self._prefix),
+            **dying,
+        }
+
+    def fail(
+        self, calls: Collection[str] = CLASSES, error: int = errno.ESTALE, rate: float = ALWAYS, times: int = -1
+    ) -> None:
+        """From now on, calls fail with ``error``, each with this probability, at most so many ``times`` in all."""
+        self._set(budget=times)
+        for number, name in enumerate(CLASSES):
+            struct.pack_into("<i", self._memory, _ERROR + 4 * number, error)
+            struct.pack_into("<I", self._memory, _PPM + 4 * number, round(1e6 * rate) if name in calls else 0)
+        self._set(armed=1)
+
+    def be_slow(self, seconds: float, rate: float = ALWAYS) -> None:
+        """Delay calls by ``seconds``, each with this probability."""
+        self._set(delay_us=round(1e6 * seconds), delay_ppm=round(1e6 * rate), armed=1)
+
+    def list_badly(self, stale_s: float = 0.0) -> None:
+        """Listings come in random order, and without what other processes made in the last ``stale_s`` seconds."""
+        self._set(shuffle=1, stale_ms=round(1000 * stale_s), armed=1)
+
+    def jump(self, seconds: int) -> None:
+        """The time of day is this far from the truth."""
+        self._set(clock_ns=seconds * 10**9, armed=1)
+
+    def calm(self) -> None:
+        """Nothing fails any more."""
+        self._set(armed=0, clock_ns=0, shuffle=0, stale_ms=0, delay_ppm=0, budget=-1)
+        self._memory[_PPM:_ERROR] = bytes(_ERROR - _PPM)
+
+    @property
+    def injected(self) -> Mapping[str, int]:
+        """How many calls of each class have failed so far."""
+        return dict(zip(CLASSES, struct.unpack_from(f"<{len(CLASSES)}Q", self._memory, _INJECTED), strict=True))
+
+    @property
+    def failed(self) -> int:
+        return sum(self.injected.values())
+
+    def count(self, what: str) -> int:
+        """A counter of shim.c: writes, delayed, shuffled or hidden."""
+        return int(struct.unpack_from("<Q", self._memory, _OFFSETS[what])[0])
+
+    def forget_writes(self) -> None:
+        """Count the writing calls of the next process from 1."""
+        self._set(writes=0)
+
+    def _set(self, **values: int) -> None:
+        for name, value in values.items():
+            form = "<I" if name in _INTS else "<q"
+            struct.pack_into(form, self._memory, _OFFSETS[name], value)

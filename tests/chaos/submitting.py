@@ -1,0 +1,75 @@
+"""`cldctl submit`, killed at each of its writes: what it leaves is a run that goes on, or refused with what to do."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterable
+
+from cld_core.run import RunFolder
+from tests.slurm.polling import wait_until
+
+from .events import OVER, PATIENCE_S
+from .stage import Stage
+from .watch import ranks_of
+
+SHORT = (
+    *("toy", "network.width=16", "network.layers=3", "train.batch_size=16", "train.steps=4", "eval.samples=64"),
+    *("--cluster", "local"),
+)
+
+
+def count(stage: Stage) -> int:
+    """How many writing calls a submission makes."""
+    stage.faults.forget_writes()
+    done = stage.cldctl("submit", *SHORT, "--name", "whole", **stage.faults.environment(kill_at=0))
+    assert done.returncode == 0, done.stderr
+    return stage.faults.count("writes")
+
+
+def sweep(stage: Stage, numbers: Iterable[int], say: Callable[[str], None] = print) -> list[str]:
+    """Die at each of these writes; returns every broken promise."""
+    broken = []
+    for number in numbers:
+        for torn in (False, True):
+            problems, how = _one(stage, number, torn)
+            say(f"write {number}{', half of it' * torn}: {how}" + "".join(f"\n  BROKEN: {text}" for text in problems))
+            broken += [f"submit killed at write {number}: {text}" for text in problems]
+    return broken
+
+
+def _one(stage: Stage, number: int, torn: bool) -> tuple[list[str], str]:
+    name, faults = f"died{number}{'t' * torn}", stage.faults
+    faults.calm()
+    faults.forget_writes()
+    command = ("submit", *SHORT, "--name", name)
+    died = stage.cldctl(*command, **faults.environment(kill_at=number, torn=torn))
+    run = RunFolder(stage.runs / name)
+    problems = []
+    if died.returncode not in (0, -signal.SIGKILL):
+        problems.append(f"exit code {died.returncode}: {died.stderr[-1000:]}")
+    # Half an hour later nobody believes any more that a job will follow.
+    faults.jump(1800)
+    later = faults.environment()
+    row = stage.cldctl("status", name, **later)
+    if row.returncode not in (0, 3) or "Traceback" in row.stderr:
+        problems.append(f"status: exit code {row.returncode}: {row.stderr[-1000:]}")
+    again = stage.cldctl(*command, **later)
+    how = "submitted again"
+    if again.returncode == 2 and run.exists:
+        resumed = stage.cldctl("resume", name, "--cluster", "local", **later)
+        how = "resumed" if resumed.returncode == 0 else "lives"
+        if resumed.returncode not in (0, 2) or "Traceback" in resumed.stderr:
+            problems.append(f"resume: exit code {resumed.returncode}: {resumed.stderr[-1000:]}")
+    elif again.returncode != 0:
+        # Half of a folder is refused, and the message has to say what helps.
+        if again.returncode != 2 or "is not a run. Remove it" not in again.stderr:
+            problems.append(f"submitted again: exit code {again.returncode}: {again.stderr[-1000:]}")
+        return problems, "half of a folder"
+    faults.calm()
+    wait_until(
+        lambda: stage.status(name)["state"] in OVER and not ranks_of(run), timeout=PATIENCE_S, what=f"{name} to end",
+        last_seen=stage.describe,
+    )  # fmt: skip
+    if (final := stage.status(name))["state"] != "FINISHED":
+        problems.append(f"the run did not finish: {final['state']}, {final['reason']}")
+    return problems, how

@@ -1,0 +1,27 @@
+"""A minute of chaos on Slurm; `python -m tests.chaos` goes on for hours."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from tests.chaos import stage as stages
+from tests.chaos.campaign import Campaign
+from tests.chaos.events import named
+from tests.chaos.on_slurm import SLURM
+from tests.chaos.shim import library
+
+from .cluster import SlurmCluster
+
+SEED = 3
+EVENTS = ("EIO, some calls", "slurmctld down at a kill", "preempted, no grace")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(library() is None, reason="needs a C compiler")
+def test_every_promise_is_kept(slurm: SlurmCluster) -> None:
+    with stages.on_slurm(SEED, slurm) as stage:
+        campaign = Campaign(stage, random.Random(SEED))
+        broken = campaign.run(named(SLURM, EVENTS))
+        assert broken == [], f"{campaign.record.table()}\n{stage.describe()}"
