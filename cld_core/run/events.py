@@ -68,13 +68,18 @@ class Unknown(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Requested(Event):
-    """Training is to begin or to continue; written before there is a job, by process ``pid`` of ``host``."""
+    """Training is to begin or to continue; written before there is a job, by process ``pid`` of ``host``.
+
+    Attributes:
+        cluster: the name of the cluster that is asked for the job; None in older ledgers.
+    """
 
     steps: int
     overrides: tuple[str, ...] = ()
     from_step: int | None = None
     host: str | None = None
     pid: int | None = None
+    cluster: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

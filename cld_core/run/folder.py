@@ -4,8 +4,10 @@
 folders, and freezes an example of the new format in tests/fixtures, with a test that reads it.
 """
 
+import errno
 import os
 import re
+import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 from cld_core.errors import CldError, NotFoundError, UsageError, did_you_mean
 from cld_core.small_files import read_bytes, read_object, real, text, whole
 
-from .atomic import write_json, write_text
+from .atomic import sync_folder, write_json, write_text
 from .ledger import Ledger
 
 if TYPE_CHECKING:
@@ -152,30 +154,41 @@ class RunFolder:
 
         folder = cls(path)
         check_name(folder.name)
+        folder._require_free()
+        # Filled under another name: whoever is killed meanwhile has not taken this one.
+        draft = cls(folder.path.with_name(f".{folder.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"))
         try:
-            folder.path.mkdir(parents=True)
-        except FileExistsError as error:
-            if not folder.exists:
-                text = "it exists, but is not a run. Remove it, or choose another --name."
-                raise UsageError(f"{folder.path}: {text}") from error
-            fix = f"Choose another --name, or continue it with `cldctl resume {folder.path}`."
-            raise UsageError(f"{folder.path}: a run of this name exists. {fix}") from error
+            draft.path.mkdir(parents=True)
         except OSError as error:
             text = f"the run folder cannot be created ({error.strerror}). Use another --runs-dir."
             raise CldError(f"{folder.path}: {text}") from error
         try:
-            for inner in (folder.checkpoints, folder.logs, folder.tensorboard, folder.samples, folder.evals):
-                inner.mkdir()
-            folder.leases.mkdir()
-            # A job may start in another working directory, and a continuation in yet another.
-            write_text(folder.recipe_file, dump(recipe.anchored(Path.cwd())))
-            # Last, since a folder is a run as soon as it has an identity.
-            write_json(folder.identity_file, {"format": FORMAT, "name": folder.name, **identity})
+            draft._fill({"format": FORMAT, "name": folder.name, **identity}, dump(recipe.anchored(Path.cwd())))
+            folder._require_free()
+            draft.path.rename(folder.path)
+            sync_folder(folder.path.parent)
         except OSError as error:
-            shutil.rmtree(folder.path, ignore_errors=True)
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                folder._require_free()  # Another command was first.
             text = f"the run folder cannot be filled ({error.strerror}). Free some space, or use another --runs-dir."
             raise CldError(f"{folder.path}: {text}") from error
+        finally:
+            shutil.rmtree(draft.path, ignore_errors=True)
         return folder
+
+    def _require_free(self) -> None:
+        if self.exists:
+            fix = f"Choose another --name, or continue it with `cldctl resume {self.path}`."
+            raise UsageError(f"{self.path}: a run of this name exists. {fix}")
+        if os.path.lexists(self.path):
+            raise UsageError(f"{self.path}: it exists, but is not a run. Remove it, or choose another --name.")
+
+    def _fill(self, identity: dict[str, Any], recipe: str) -> None:
+        for inner in (self.checkpoints, self.logs, self.tensorboard, self.samples, self.evals, self.leases):
+            inner.mkdir()
+        # A job may start in another working directory, and a continuation in yet another.
+        write_text(self.recipe_file, recipe)
+        write_json(self.identity_file, identity)
 
     @classmethod
     def open(cls, path: str | Path) -> "RunFolder":
@@ -268,7 +281,8 @@ def _age(run: RunFolder) -> tuple[float, str]:
 
 def _runs_under(root: Path) -> Iterator[RunFolder]:
     for entry in _entries(root):
-        if (run := RunFolder(entry)).exists:
+        # A hidden one is a run that is being made, or whose command was killed.
+        if not entry.name.startswith(".") and (run := RunFolder(entry)).exists:
             yield run
 
 

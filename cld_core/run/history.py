@@ -122,6 +122,12 @@ class History:
         return tuple(event for event in self.submitted if event.job.job_id not in self.turned_away)
 
     @property
+    def cluster(self) -> str | None:
+        """The name of the cluster that was last asked for a job, unless it refused; None if nobody knows."""
+        asked = self.request.cluster if isinstance(self.request, Requested) else None
+        return asked or (self.jobs[-1].job.cluster if self.jobs else None)
+
+    @property
     def last(self) -> Attempt | None:
         """The newest attempt."""
         return self.attempts[-1] if self.attempts else None

@@ -21,14 +21,13 @@ _held: set[Path] = set()
 
 
 def chosen(name: str | None, run: RunFolder | None = None) -> Cluster:
-    """The cluster of this name; without one that of the run's last job, or the default.
+    """The cluster of this name; without one the run's own (`History.cluster`), or the default.
 
     Raises:
         UsageError: there is no such cluster, or it cannot be used on this machine.
     """
     if name is None and run is not None:
-        jobs = run.ledger.history().jobs
-        name = jobs[-1].job.cluster if jobs else None
+        name = run.ledger.history().cluster
     cluster = clusters.default() if name is None else clusters.find(name)
     if (reason := cluster.unavailable()) is not None:
         raise UsageError(f"--cluster {cluster.name}: {reason}")

@@ -129,6 +129,7 @@ def train(
             from_step=from_step,
             host=socket.gethostname(),
             pid=os.getpid(),
+            cluster=cluster.name,
         )
     )
     jobs: list[JobRef] = []

@@ -13,12 +13,12 @@ from cld_core.checkpoint.verify import verify
 from cld_core.errors import CldError
 from cld_core.run import RunFolder
 from cld_core.run.lease import newest
+from cldctl.clusters.submitit_jobs import ENTRY
 from tests.slurm.polling import wait_until
 
 from .record import Begun, Record
 
-# What each process of a job of submitit runs, and how it knows its number.
-_WORKER = "submitit.core._submit"
+# How each process of a job knows its number.
 _RANK = ("SLURM_PROCID", "SUBMITIT_LOCAL_GLOBALID")
 
 
@@ -60,7 +60,7 @@ def ranks_of(run: RunFolder) -> dict[int, list[psutil.Process]]:
     for process in psutil.process_iter():
         try:
             command = process.cmdline()
-            if _WORKER not in command or str(run.logs) not in command or "python" not in process.name():
+            if ENTRY not in command or str(run.logs) not in command or "python" not in process.name():
                 continue
             number = next((value for name in _RANK if (value := process.environ().get(name)) is not None), None)
             if number is not None and process.status() != psutil.STATUS_ZOMBIE:

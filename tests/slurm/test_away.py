@@ -16,6 +16,7 @@ from cld_core.evaluation.evaluation import Evaluation
 from cld_core.run import RunFolder
 from cld_core.run.events import Ended, Event, GivenUp, Started
 from cld_core.run.ledger import Ledger
+from cldctl.clusters.submitit_jobs import ENTRY
 
 from .cluster import SlurmCluster
 from .lab import PLUGIN, Lab, give
@@ -98,7 +99,7 @@ def test_it_is_away_when_the_notice_of_a_task_comes(lab: Lab) -> None:
     work = Evaluation(run.evals / lab.status("mine")["evals"][0]["id"])
     wait_until(lambda: 0 < work.rows_done()[0] < 400, timeout=90, what="a shard in progress")
     lab.slurm.kill_controller()
-    task = next(iter(tasks()))
+    task = next(tasks(lab.slurm))
     task.send_signal(signal.SIGUSR2)
     outage(OUTAGE_S)
     lab.slurm.start_controller()
@@ -106,10 +107,12 @@ def test_it_is_away_when_the_notice_of_a_task_comes(lab: Lab) -> None:
     assert not work.ledger.history().crashes
 
 
-def tasks() -> Iterator[psutil.Process]:
+def tasks(slurm: SlurmCluster) -> Iterator[psutil.Process]:
+    """The processes of this cluster's jobs."""
+    configuration = str(slurm.root / "slurm.conf")
     for process in psutil.process_iter(["cmdline", "environ"]):
         command, variables = process.info["cmdline"] or [], process.info["environ"] or {}
-        if "submitit.core._submit" in command and "SLURM_PROCID" in variables:
+        if ENTRY in command and "SLURM_PROCID" in variables and variables.get("SLURM_CONF") == configuration:
             yield process
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -96,3 +97,38 @@ def test_a_folder_that_cannot_be_filled_is_removed_again(tmp_path, monkeypatch):
     (tmp_path / "mine" / "logs").mkdir(parents=True)
     with pytest.raises(UsageError, match=r"it exists, but is not a run\. Remove it"):
         RunFolder.create(tmp_path / "mine", load(TOY), {})
+
+
+def test_a_command_that_is_killed_while_it_makes_a_run_has_not_taken_the_name(tmp_path, monkeypatch):
+    """As after SIGKILL, no clean-up follows."""
+
+    def killed(*arguments):
+        raise SystemExit
+
+    recipe = load(RECIPES / "toy.yaml")
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", lambda *arguments, **settings: None)
+        patch.setattr("pathlib.Path.rename", killed)
+        with pytest.raises(SystemExit):
+            RunFolder.create(tmp_path / "mine", recipe, {"created": 1.0})
+    assert list(tmp_path.iterdir()), "the draft was left behind"
+    assert not find_runs(tmp_path)
+    RunFolder.create(tmp_path / "mine", recipe, {"created": 1.0})
+    assert [run.name for run in find_runs(tmp_path)] == ["mine"]
+
+
+def test_of_two_commands_that_make_a_run_of_a_name_one_does(tmp_path, monkeypatch):
+    recipe = load(RECIPES / "toy.yaml")
+    rename, others = Path.rename, []
+
+    def late(self, target):
+        if not others:
+            others.append(self)
+            RunFolder.create(tmp_path / "mine", recipe, {"created": 1.0})
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", late)
+    with pytest.raises(UsageError, match="a run of this name exists"):
+        RunFolder.create(tmp_path / "mine", recipe, {"created": 2.0})
+    assert RunFolder.open(tmp_path / "mine").identity()["created"] == 1.0
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]

@@ -150,6 +150,7 @@ def test_requests_of_this_version_have_these_fields(run):
         "from_step": 10,
         "host": None,
         "pid": None,
+        "cluster": None,
     }
 
 

@@ -8,7 +8,7 @@ import pytest
 from cld_core.errors import UsageError
 from cld_core.recipe import load
 from cld_core.run import RunFolder
-from cld_core.run.events import JobRef, Submitted
+from cld_core.run.events import JobRef, NotSubmitted, Requested, Submitted
 from cldctl import clusters
 from cldctl.runs import home
 from tests.support.paths import RECIPES
@@ -72,3 +72,10 @@ def test_whether_somebody_submits_at_this_moment(run):
         look += "sys.exit(is_locked(Path(sys.argv[1])))"
         assert subprocess.run([sys.executable, "-c", look, str(run.path)]).returncode == 1
     assert not home.is_locked(run.path)
+
+
+def test_a_request_without_a_job_says_for_which_cluster_it_was(run, sbatch):
+    run.ledger.append(Requested(steps=10, cluster="local"))
+    assert home.chosen(None, run).name == "local", "its submission was interrupted"
+    run.ledger.append(NotSubmitted(reason="refused", undone=True))
+    assert home.chosen(None, run).name == clusters.default().name == "slurm"
