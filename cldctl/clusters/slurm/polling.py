@@ -31,7 +31,7 @@ CAUSE_OF_STATE: dict[str, Cause] = {
     "FAILED": "crashed",
 }
 # After these, a job may run again before accounting has heard of it: only squeue knows.
-_STARTS_AGAIN = ("PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "REQUEUED")
+_STARTS_AGAIN = ("PREEMPTED", "NODE_FAIL", "BOOT_FAIL")
 _NOTICE = re.compile(r"\*\*\* (JOB|STEP) \S+ ON \S+ CANCELLED AT \S+(?: DUE TO ([A-Z ]+?))?(?:,.*)? \*\*\*")
 _CAUSE_OF_NOTICE: dict[str, Cause] = {
     "PREEMPTION": "preempted",

@@ -27,6 +27,8 @@ class Exact(torch.nn.Module):
         super().__init__()
         self.sde = build(load(RECIPES / "toy.yaml", ["sde.beta0=6"]).sde)
         self.score = gaussian(0.5).score(self.sde)
+        # As many tensors as a network of this many layers has at least.
+        self.unused = torch.nn.ParameterList(torch.zeros(()) for _ in range(spec.layers))
 
     def forward(self, u, t):
         ((factor,),) = self.sde.target(t.double(), "hsm")
@@ -45,7 +47,9 @@ def test_the_bound_of_a_gaussian_model_is_its_log_density_through_shards_merge_a
     monkeypatch.setitem(variants.SECTIONS["network"].variants, "mlp", exact)
     recipe = load(RECIPES / "toy.yaml", ["data.name=gaussian", *TIGHT, *QUICK])
     run = RunFolder.create(tmp_path / "exact", recipe, {"created": 1.0})
-    write(run, 1, {"model": {}, "ema": {"average": {}, "updates": 0}, "model_digest": recipe.model_digest()})
+    weights = {f"unused.{layer}": torch.zeros(()) for layer in range(recipe.network.layers)}
+    averages = {"average": weights, "updates": 0}
+    write(run, 1, {"model": weights, "ema": averages, "model_digest": recipe.model_digest()})
     work = Evaluation(EvalRequest.of(recipe, ("elbo",), 1, shards=3).save(run))
     assert work.compute(Ranks())
     truth = gaussian(0.5).log_density(source(recipe.data).dequantised_test_data(recipe.eval.seed, 0, 40)).numpy()

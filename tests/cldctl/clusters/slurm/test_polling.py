@@ -133,14 +133,14 @@ def test_a_controller_that_is_away_is_said_to_be(clients):
     assert phases([job("1"), job("2")]) == (["gone", "unknown"], polling.AWAY)
 
 
-@pytest.mark.parametrize("word", ["PREEMPTED", "NODE_FAIL", "REQUEUED"])
+@pytest.mark.parametrize("word", ["PREEMPTED", "NODE_FAIL"])
 def test_without_squeue_a_job_that_slurm_starts_again_may_be_alive(word, clients):
     """Accounting hears of a start later than of the end of the one before."""
     clients.answers = {"squeue": None, "sacct": f"1|{word}|n1\n2|CANCELLED by 0|n1\n"}
     assert phases([job("1"), job("2")]) == (["unknown", "gone"], polling.AWAY)
 
 
-@pytest.mark.parametrize("word", ["PREEMPTED", "NODE_FAIL", "REQUEUED"])
+@pytest.mark.parametrize("word", ["PREEMPTED", "NODE_FAIL"])
 def test_with_squeue_a_job_that_is_not_in_the_queue_has_ended(word, clients):
     clients.answers = {"squeue": "", "sacct": f"1|{word}|n1\n2|CANCELLED by 0|n1\n"}
     assert phases([job("1"), job("2")]) == (["gone", "gone"], None)
