@@ -20,9 +20,9 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed
 	$(BIN)/pytest -n 2 -m "not slurm and not slow and not gpu"
 
-# The rest: the Slurm laboratory (tests/slurm/README.md) and whatever is slow.
+# The rest: the Slurm laboratory (tests/slurm/README.md), which mostly waits, and whatever is slow.
 test-lab: $(VENV)/.installed
-	$(BIN)/pytest -n 2 -m "(slurm or slow) and not gpu"
+	$(BIN)/pytest -n 3 -m "(slurm or slow) and not gpu"
 
 # Where there is a GPU (docs/gpu.md); elsewhere, all of it is skipped.
 test-gpu: $(VENV)/.installed

@@ -1,4 +1,4 @@
-"""The whole run: the Slurm tests, which mostly wait, on one worker, everything else beside them on another."""
+"""The whole run: the Slurm tests, which mostly wait, on two workers, everything else beside them on another."""
 
 import os
 import signal
@@ -28,14 +28,20 @@ def environment() -> Iterator[None]:
         yield
 
 
+# The Slurm tests of these files have a cluster of their own; all others share one.
+_ON_ONE_CLUSTER = ("test_interruptions.py", "test_chaos.py")
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """One cluster for all Slurm tests, hence one worker, which begins with them: the largest scope is dealt first."""
+    """Two workers for Slurm tests, each with a cluster, which begin with them: the largest scope is dealt first."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Rooms(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "slurm" if nodeid.startswith("tests/slurm/") else nodeid
+            if not nodeid.startswith("tests/slurm/"):
+                return nodeid
+            return "slurm 1" if any(name in nodeid for name in _ON_ONE_CLUSTER) else "slurm 2"
 
     return Rooms(config, log)
 

@@ -1,4 +1,4 @@
-"""What only a Slurm can do to a run: the mishaps of the soak, and daemons that are down, stopped or slow."""
+"""What only a Slurm can do to a run: mishaps of jobs and nodes, and daemons that are down, stopped or slow."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AWAY_S = 10.0
 
 
 def of(mishap: Mishap) -> Event:
-    """A mishap of the soak as an event."""
+    """A mishap as an event."""
 
     def do(scene: Scene) -> Repair | None:
         return mishap.do(mishaps.Scene(scene.lab, scene.run, scene.job, scene.orders, scene.rng))

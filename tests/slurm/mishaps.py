@@ -1,4 +1,4 @@
-"""What the soak does to a run: each mishap by name, the cause that the ledger should give, and how it is done."""
+"""What happens to a run on a cluster: each mishap by name, the cause that the ledger should give, how it is done."""
 
 from __future__ import annotations
 
@@ -109,12 +109,3 @@ MISHAPS = (
     Mishap("slurmctld restarts", None, _restart_the_controller),
     Mishap("scancel, resume", "cancelled", _cancel_and_resume),
 )
-
-
-def draw(rng: random.Random, number: int, without: tuple[str, ...] = ()) -> list[Mishap]:
-    """Mishaps in random order; every kind comes once before any comes again."""
-    drawn: list[Mishap] = []
-    while len(drawn) < number:
-        kinds = [mishap for mishap in MISHAPS if mishap.name not in without]
-        drawn += rng.sample(kinds, len(kinds))
-    return drawn[:number]

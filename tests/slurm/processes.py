@@ -113,6 +113,20 @@ class Processes:
         """What is still running of this cluster: daemons, job steps, tasks."""
         return list({process.pid: process for process in [*self._recorded(), *self._found(None)]}.values())
 
+    def in_jobs(self, module: str, *variables: str) -> list[psutil.Process]:
+        """Processes of this cluster's jobs that run a module of Python, and have these variables."""
+        found = []
+        for process in self._found(None):
+            try:
+                command, environ = process.cmdline(), process.environ()
+            except psutil.Error:
+                continue
+            # srun has the whole command among its arguments.
+            is_python = bool(command) and Path(command[0]).name.startswith("python")
+            if is_python and module in command and {"SLURM_JOB_ID", *variables} <= environ.keys():
+                found.append(process)
+        return found
+
     def _recorded(self) -> list[psutil.Process]:
         processes = [_read_identity(path) for path in self._pids.glob("*.json")]
         return [process for process in processes if process is not None]

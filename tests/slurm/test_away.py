@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from cld_core.evaluation.evaluation import Evaluation
@@ -57,28 +56,40 @@ def went_on(lab: Lab, run: RunFolder, cause: str) -> None:
     assert not any(isinstance(event, GivenUp) for event in run.ledger.events()), run.ledger.path.read_text()
 
 
-def test_it_is_away_when_the_notice_comes(lab: Lab) -> None:
-    run = lab.submit("mine")
-    lab.training("mine")
-    lab.slurm.kill_controller()
-    os.kill(pid_of_rank_0(run), signal.SIGUSR2)
-    until(run.ledger, Ended)
-    outage(OUTAGE_S)
-    lab.slurm.start_controller()
-    went_on(lab, run, "preempted")
-
-
-def test_it_is_away_when_a_rank_crashes(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_away_at_a_notice_at_a_crash_and_at_the_notice_of_a_task(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (orders := tmp_path / "orders").mkdir()
     monkeypatch.setenv("CLDCTL_TEST_ORDERS", str(orders))
-    run = lab.submit("mine", "data.name=misbehaving", f"data.plugin={PLUGIN}")
-    lab.training("mine", steps=250)
+    crashed = lab.submit("crashed", "data.name=misbehaving", f"data.plugin={PLUGIN}")
+    noticed = lab.submit("noticed")
+    lab.training("crashed", steps=250)
+    lab.training("noticed")
+    work = a_task_in_progress(lab)
+    processes = lab.slurm.processes.in_jobs(ENTRY, "SLURM_PROCID")
+    (task,) = (process for process in processes if str(work.folder) in process.cmdline()[-1])
     lab.slurm.kill_controller()
+    task.send_signal(signal.SIGUSR2)
+    os.kill(pid_of_rank_0(noticed), signal.SIGUSR2)
     give(orders, 1, "raise")
-    until(run.ledger, Ended)
+    until(crashed.ledger, Ended)
+    until(noticed.ledger, Ended)
     outage(OUTAGE_S)
     lab.slurm.start_controller()
-    went_on(lab, run, "crashed")
+    went_on(lab, crashed, "crashed")
+    went_on(lab, noticed, "preempted")
+    lab.until("mine", "the report", lambda row: row["evals"][0]["nll"] is not None, 240)
+    assert not work.ledger.history().crashes
+
+
+def a_task_in_progress(lab: Lab) -> Evaluation:
+    run = lab.submit("mine", "train.steps=100")
+    lab.ended("mine")
+    settings = ("eval.samples=480", "eval.batch_size=16", "eval.elbo.velocities=4")
+    lab.cldctl("eval", "mine", "--elbo", "--shards", "1", *settings)
+    work = Evaluation(run.evals / lab.status("mine")["evals"][0]["id"])
+    wait_until(lambda: 0 < work.rows_done()[0] < 200, timeout=90, what="a shard in progress")
+    return work
 
 
 def test_it_is_stopped_for_a_while_when_the_notice_comes(lab: Lab) -> None:
@@ -89,31 +100,6 @@ def test_it_is_stopped_for_a_while_when_the_notice_comes(lab: Lab) -> None:
         os.kill(pid_of_rank_0(run), signal.SIGUSR2)
         outage(40)
     went_on(lab, run, "preempted")
-
-
-def test_it_is_away_when_the_notice_of_a_task_comes(lab: Lab) -> None:
-    run = lab.submit("mine", "train.steps=100")
-    lab.ended("mine")
-    settings = ("eval.samples=480", "eval.batch_size=16", "eval.elbo.velocities=4")
-    lab.cldctl("eval", "mine", "--elbo", "--shards", "1", *settings)
-    work = Evaluation(run.evals / lab.status("mine")["evals"][0]["id"])
-    wait_until(lambda: 0 < work.rows_done()[0] < 400, timeout=90, what="a shard in progress")
-    lab.slurm.kill_controller()
-    task = next(tasks(lab.slurm))
-    task.send_signal(signal.SIGUSR2)
-    outage(OUTAGE_S)
-    lab.slurm.start_controller()
-    lab.until("mine", "the report", lambda row: row["evals"][0]["nll"] is not None, 240)
-    assert not work.ledger.history().crashes
-
-
-def tasks(slurm: SlurmCluster) -> Iterator[psutil.Process]:
-    """The processes of this cluster's jobs."""
-    configuration = str(slurm.root / "slurm.conf")
-    for process in psutil.process_iter(["cmdline", "environ"]):
-        command, variables = process.info["cmdline"] or [], process.info["environ"] or {}
-        if ENTRY in command and "SLURM_PROCID" in variables and variables.get("SLURM_CONF") == configuration:
-            yield process
 
 
 @contextlib.contextmanager

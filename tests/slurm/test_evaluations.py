@@ -8,12 +8,12 @@ import shutil
 import signal
 from pathlib import Path
 
-import psutil
 import pytest
 
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.run import RunFolder
 from cld_core.run.events import Crashed
+from cldctl.clusters.submitit_jobs import ENTRY
 
 from .cluster import SlurmCluster
 from .lab import ENDLESS, Lab
@@ -82,7 +82,7 @@ def test_a_disturbed_evaluation_ends_with_the_numbers_of_a_quiet_one(lab: Lab) -
         lambda: sum(0 < n < BATCHES * 16 for n in done().values()) >= 2, timeout=90, what="two shards to be in progress"
     )
     lab.slurm.kill_node("n2")
-    _kill_a_task()  # after the node: what dies on a failing node does not count as a crash
+    _kill_a_task(lab.slurm)  # after the node: what dies on a failing node does not count as a crash
     ledger = Evaluation(evaluation).ledger
     wait_until(lambda: ledger.history().crashes, timeout=60, what="the crash in the ledger")
     wait_until(lambda: sum(done().values()) > 2 * BATCHES * 16, timeout=90, what="more shards", last_seen=done)
@@ -124,16 +124,14 @@ def test_a_shard_whose_file_is_lost_is_computed_again(lab: Lab) -> None:
         lab.slurm.wait_idle()
 
 
-def _kill_a_task() -> None:
+def _kill_a_task(slurm: SlurmCluster) -> None:
     """SIGKILL to a process that computes a shard, as the OOM killer would."""
 
     def killed() -> bool:
-        for process in psutil.process_iter(["cmdline", "environ"]):
-            command, variables = process.info["cmdline"] or [], process.info["environ"] or {}
-            if "cldctl.clusters.entry" in command and {"SLURM_ARRAY_TASK_ID", "SLURM_PROCID"} <= variables.keys():
-                process.send_signal(signal.SIGKILL)
-                return True
-        return False
+        tasks = slurm.processes.in_jobs(ENTRY, "SLURM_ARRAY_TASK_ID", "SLURM_PROCID")
+        for task in tasks[:1]:
+            task.send_signal(signal.SIGKILL)
+        return bool(tasks)
 
     wait_until(killed, timeout=60, what="a task of the array to kill")
 

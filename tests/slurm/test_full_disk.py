@@ -26,17 +26,16 @@ def lab(slurm: SlurmCluster, tmp_path: Path) -> Iterator[Lab]:
         slurm.cancel_all()
 
 
-def aftermaths() -> list[psutil.Process]:
-    processes = psutil.process_iter(["cmdline"])
-    return [process for process in processes if "cldctl.jobs.aftermath" in (process.info["cmdline"] or [])]
-
-
 def test_a_rank_crashes_while_the_disk_is_full(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (orders := tmp_path / "orders").mkdir()
     monkeypatch.setenv("CLDCTL_TEST_ORDERS", str(orders))
     run = lab.submit("mine", "data.name=misbehaving", f"data.plugin={PLUGIN}")
     lab.training("mine", steps=250)
     ballast = fill(lab.runs)
+
+    def aftermaths() -> list[psutil.Process]:
+        return lab.slurm.processes.in_jobs("cldctl.jobs.aftermath")
+
     give(orders, 1, "die")
     wait_until(aftermaths, timeout=60, what="the aftermath")
     # It has tried to write by the time at which it has tried for as long as a rank does.
