@@ -75,6 +75,29 @@ def problem_of(what: os.stat_result) -> str | None:
     return None
 
 
+def shared_with(what: os.stat_result) -> str | None:
+    """Who, other than this user, may have written a file or folder with this status; None if nobody.
+
+    A group that is this user's alone, as many systems give to everybody under their name, is nobody else.
+    """
+    group_only = what.st_mode & _OTHERS_WRITE == stat.S_IWGRP
+    if what.st_uid == os.geteuid() and group_only and _is_of_one(what.st_gid):
+        return None
+    return problem_of(what)
+
+
+def _is_of_one(group: int) -> bool:
+    """Whether a group has this user's name and no other members."""
+    import grp
+
+    try:
+        entry = grp.getgrgid(group)
+    except KeyError:
+        return False
+    me = user_name(os.geteuid())
+    return entry.gr_name == me and set(entry.gr_mem) <= {me}
+
+
 def require_private(path: Path, why: str) -> None:
     """Refuse a file or folder that others own or may write into; a link is refused too.
 
