@@ -49,6 +49,8 @@ def require_may_change(path: Path, what: str) -> None:
         text, fix = f"it belongs to {name}, who shares it with a group that you are not in", "Ask them to add you"
     else:
         return
+    if os.geteuid() == 0:
+        fix = f"Run it as that user: `sudo -u {name} cldctl ...`, or a container with `--user {status.st_uid}`"
     raise CldError(f"{path}: {text}. {what}. {fix}.")
 
 
