@@ -17,7 +17,7 @@ from cldctl.clusters.slurm import client, cluster, submission
 from cldctl.clusters.slurm.client import Answer
 from cldctl.clusters.slurm.cluster import SlurmCluster
 from tests.cldctl.clusters.works import Fail
-from tests.support.users import as_root, give_away
+from tests.support.other_users import give_away, needs_root
 
 CONTROLLER = "sbatch: error: Unable to contact slurm controller (connect failure)"
 # Where no slurm.conf and no controller can be located.
@@ -69,7 +69,7 @@ def test_what_sbatch_and_the_job_read_is_nobody_else_s(spec, sbatch, tmp_path):
     assert (spec.logs / "31_submission.sh").read_text() == SlurmCluster().script(spec, 2)
 
 
-@as_root
+@needs_root
 def test_a_folder_that_belongs_to_somebody_else(spec, sbatch):
     sbatch("echo Submitted batch job 31")
     spec.logs.mkdir()
