@@ -23,8 +23,8 @@ def load(
         run: path of a run folder, or of a file that `cldctl export` wrote.
         checkpoint: a step, or "last" for the newest good one; a file has only one.
         device: where to compute; default: a GPU if one is available.
-        allow_plugin: whether the code that the recipe names in `data.plugin` may run. That of one's own runs always
-            may. A file that `export` wrote can be sampled without its plug-in.
+        allow_plugin: whether the code that the recipe names in `data.plugin` may run. That of a run which nobody
+            else can write always may. A file that `export` wrote can be sampled without its plug-in.
 
     Raises:
         NotFoundError: there is no such run, file or checkpoint.

@@ -19,11 +19,10 @@ from .errors import CheckpointError, NotFoundError, RecipeError, UsageError
 from .nets import fit
 from .nets import precision as precisions
 from .nets.compiled import Compiled
-from .ownership import is_mine, owner
 from .recipe import Recipe, from_dict, with_overrides
-from .recipe.data import ToyDataSpec
 from .recipe.sampling import SamplingSpec
 from .run import RunFolder
+from .run.trust import plugin_of, require_own_plugin
 from .score import Score
 from .texts import is_count, one_line
 
@@ -94,7 +93,7 @@ class Model:
         folder = RunFolder.open(run)
         recipe = folder.recipe()
         if not allow_plugin:
-            _require_own_plugin(folder, recipe)
+            require_own_plugin(folder, recipe)
         step = pick_checkpoint(folder, recipe, checkpoint)
         # Mapped, not read: the weights as they are trained and the optimiser's moments stay on the disk.
         state = load(folder, step, model_digest=recipe.model_digest())
@@ -182,25 +181,6 @@ class Model:
 def _checked(recipe: Recipe, changes: tuple[str, ...]) -> SamplingSpec:
     """Cached: checking takes milliseconds, longer than drawing a few samples."""
     return with_overrides(recipe, changes, "sample").sampling
-
-
-def plugin_of(recipe: Recipe) -> str | None:
-    """The code that a recipe's data need."""
-    return recipe.data.plugin if isinstance(recipe.data, ToyDataSpec) else None
-
-
-def _require_own_plugin(folder: RunFolder, recipe: Recipe) -> None:
-    """Refuse to run the code that somebody else's run names; whoever owns the run has chosen its plug-in."""
-    plugin = plugin_of(recipe)
-    if plugin is None:
-        return
-    for path in (folder.path, folder.recipe_file, folder.ledger.path):
-        # A link of mine says nothing about what it leads to.
-        real = path.resolve()
-        if real.exists() and not is_mine(real):
-            text = f"belongs to user {owner(real)}, and data.plugin={one_line(plugin)} would run code of their choice"
-            fix = f'If you trust it: cld_core.load("{folder.path}", allow_plugin=True)'
-            raise CheckpointError(f"{path}: it {text}. {fix}.")
 
 
 def _data_of(path: Path, recipe: Recipe, about: Mapping[str, str], allow_plugin: bool) -> Source:

@@ -49,6 +49,8 @@ def require_may_change(path: Path, what: str) -> None:
         text, fix = f"it belongs to {name}, who shares it with a group that you are not in", "Ask them to add you"
     else:
         return
+    if os.geteuid() == 0:
+        fix = f"Run it as that user: `sudo -u {name} cldctl ...`, or a container with `--user {status.st_uid}`"
     raise CldError(f"{path}: {text}. {what}. {fix}.")
 
 
@@ -73,6 +75,29 @@ def problem_of(what: os.stat_result) -> str | None:
     if what.st_mode & _OTHERS_WRITE:
         return f"others may write into it (mode {stat.S_IMODE(what.st_mode):04o})"
     return None
+
+
+def shared_with(what: os.stat_result) -> str | None:
+    """Who, other than this user, may have written a file or folder with this status; None if nobody.
+
+    A group that is this user's alone, as many systems give to everybody under their name, is nobody else.
+    """
+    group_only = what.st_mode & _OTHERS_WRITE == stat.S_IWGRP
+    if what.st_uid == os.geteuid() and group_only and _is_of_one(what.st_gid):
+        return None
+    return problem_of(what)
+
+
+def _is_of_one(group: int) -> bool:
+    """Whether a group has this user's name and no other members."""
+    import grp
+
+    try:
+        entry = grp.getgrgid(group)
+    except KeyError:
+        return False
+    me = user_name(os.geteuid())
+    return entry.gr_name == me and set(entry.gr_mem) <= {me}
 
 
 def require_private(path: Path, why: str) -> None:

@@ -86,7 +86,8 @@ def _unforeseen(error: Exception) -> int:
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):
         message, context = str(error.format_message()), getattr(error, "ctx", None)
         if message and context is not None:
-            message = f"{message.rstrip('.')}. See `{context.command_path} --help`."
+            end = "" if message.endswith(("?", ".")) else "."
+            message = f"{message.rstrip()}{end} See `{context.command_path} --help`."
         if message:
             _say(message)
         return int(error.exit_code)

@@ -4,7 +4,6 @@ torch unpickles with `weights_only`, so nothing in them runs. It does unpack wha
 and it hashes the keys of dictionaries: a tuple of two tuples of two tuples and so on takes years.
 """
 
-import contextlib
 import pickletools
 import zipfile
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ _HEAVIEST = 100_000
 _SUMMED = ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "REDUCE", "FROZENSET", "NEWOBJ", "NEWOBJ_EX", "BUILD")
 
 
-class _Refused(Exception):
+class NotPlain(Exception):
     """What is wrong with a file."""
 
 
@@ -36,15 +35,25 @@ def require_plain(path: Path) -> None:
         CheckpointError: names what it is.
     """
     try:
-        with opened(path, follow=True) as file:
-            _look(file)
-    except (OSError, _Refused) as error:
+        look(path)
+    except (OSError, NotPlain) as error:
         raise CheckpointError(
             f"{path}: cannot be read as plain tensors ({one_line(error)}). Use another file."
         ) from error
 
 
-def _look(file: IO[bytes]) -> None:
+def look(path: Path) -> bool:
+    """Whether it is a zip archive, whose tensors can be mapped, rather than a file of the form before torch 1.6.
+
+    Raises:
+        NotPlain: says why the file must not be read.
+        OSError: it cannot be.
+    """
+    with opened(path, follow=True) as file:
+        return _look(file)
+
+
+def _look(file: IO[bytes]) -> bool:
     length = file.seek(0, 2)
     file.seek(0)
     is_archive = file.read(4) == b"PK\x03\x04"
@@ -52,20 +61,27 @@ def _look(file: IO[bytes]) -> None:
     if not is_archive:
         for _ in range(_PICKLES):
             _weigh(file)
-        return
+        return False
     try:
         archive = zipfile.ZipFile(file)
         entries = archive.infolist()
     except Exception as error:  # zipfile raises whatever the numbers in a damaged file lead to
-        raise _Refused(f"{type(error).__name__}: {error}") from error
+        raise NotPlain(f"{type(error).__name__}: {error}") from error
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        raise _Refused("it is compressed, which torch.save does not do")
+        raise NotPlain("it is compressed, which torch.save does not do")
     if len(entries) > _MOST_MEMBERS or sum(entry.file_size for entry in entries) > length:
-        raise _Refused("its parts have more bytes than the file")
+        raise NotPlain("its parts have more bytes than the file")
     for entry in entries:
-        if entry.filename.endswith(".pkl"):
-            with contextlib.suppress(zipfile.BadZipFile), archive.open(entry) as part:
-                _weigh(part)
+        if entry.filename != entry.orig_filename:
+            raise NotPlain("the name of a part has a NUL")
+        # torch finds its pickle whatever the case of its name, and whatever the name in front of the content is.
+        if entry.filename.lower().endswith(".pkl"):
+            try:
+                with archive.open(entry) as part:
+                    _weigh(part)
+            except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+                raise NotPlain(f"its pickle cannot be read: {error}") from error
+    return True
 
 
 def _weigh(file: IO[bytes]) -> None:
@@ -87,7 +103,7 @@ def _weigh(file: IO[bytes]) -> None:
             case name:
                 weight = 1 + sum(_popped(stack, opcode))
                 if weight > _HEAVIEST:
-                    raise _Refused("it has tuples in tuples without end")
+                    raise NotPlain("it has tuples in tuples without end")
                 stack.extend([weight if name in _SUMMED else 1] * len(opcode.stack_after))
 
 

@@ -7,7 +7,7 @@ before: a few hundred of an image set. The images' own pages are not read.
 Page: number u64, pad u16, flags u16, lower u16, upper u16, then the offsets u16 of its nodes, of which there are
 (lower - 16)/2. Node of a leaf: size u32, flags u16, length of the key u16, key, value (or, if "big", the number u64 of
 the first of the pages that hold it). Node of a branch: the number of a page in the 48 bits of size and flags, length of
-the key, key. All little-endian, as LMDB writes them on the machines that we know.
+the key, key. All little-endian, which is how LMDB writes them on x86-64 and ARM.
 """
 
 import os

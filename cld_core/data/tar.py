@@ -151,7 +151,7 @@ def _number(field: bytes) -> int:
         return value - 256 ** (len(field) - 1) if field[0] == 0xFF else value
     digits = field.split(b"\0", 1)[0].strip()
     if not all(byte in b"01234567" for byte in digits):
-        raise TarError("it is not a tar archive, or damaged: a number in a header is none")
+        raise TarError("it is not a tar archive, or damaged: a number in a header cannot be read")
     return int(digits or b"0", 8)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from cld_core.errors import DataError
 from cld_core.ownership import is_mine, owner
 from cld_core.run.atomic import write_json
-from cld_core.small_files import parse_json, read_bytes
+from cld_core.small_files import descriptor_for_writing, parse_json, read_bytes
 
 from .store import FORMAT, PROGRESS, SPLITS, Split, lmdb_path
 
@@ -56,7 +56,7 @@ def sole_writer(partial: Path) -> Iterator[None]:
     """
     path = partial / LOCK
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+        descriptor = descriptor_for_writing(path)
     except OSError as error:
         raise DataError(f"{path} cannot be opened: {error.strerror}. Remove it, or choose another --out.") from error
     try:

@@ -32,7 +32,8 @@ class EvalComputation(Computation):
 
     def __init__(self, work: Evaluation, device: torch.device) -> None:
         self._work, self._request = work, work.request
-        self._model = Model.from_run(work.run.path, self._request.checkpoint_step, str(device))
+        # Whoever started the work was asked.
+        self._model = Model.from_run(work.run.path, self._request.checkpoint_step, str(device), allow_plugin=True)
         self._model.recipe = dataclasses.replace(self._model.recipe, sampling=self._request.sampling)
         self._computers: dict[str, RowComputer] = {
             kind: registry.row_computer(kind)(self._model, self._request) for kind in self._request.sizes

@@ -11,7 +11,6 @@ import os
 import pickle
 import tempfile
 import warnings
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -19,6 +18,7 @@ from typing import IO, Any
 import torch
 
 from cld_core import small_files
+from cld_core.checkpoint import archive
 from cld_core.errors import CldError, UsageError
 
 # The largest extractor of torch-fidelity, CLIP RN50x64, has 1.3 GB.
@@ -87,12 +87,14 @@ def state_of(path: Path) -> dict[str, torch.Tensor]:
     Raises:
         NotWeights: the file is damaged, or there is something else in it.
     """
-    is_zip = _is_archive(path)
     try:
+        is_zip = archive.look(path)
         with warnings.catch_warnings():
             # Of odd files; what they are is said below.
             warnings.simplefilter("ignore")
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    except archive.NotPlain as error:
+        raise NotWeights(str(error)) from error
     except pickle.UnpicklingError as error:
         raise NotWeights("it is damaged, or there is more in it than tensors") from error
     except Exception as error:  # torch raises anything for a damaged file
@@ -104,22 +106,6 @@ def state_of(path: Path) -> dict[str, torch.Tensor]:
         if not plain or value.is_quantized or value.device.type != "cpu":
             raise NotWeights(f"it holds a {type(value).__name__} among its tensors")
     return dict(state)
-
-
-def _is_archive(path: Path) -> bool:
-    """Whether it is a zip archive. One that grows when it is read is refused: torch stores its records as they are."""
-    try:
-        if not zipfile.is_zipfile(path):
-            return False
-        with zipfile.ZipFile(path) as archive:
-            records = archive.infolist()
-    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
-        raise NotWeights(f"a damaged archive: {error}") from error
-    if any(record.compress_type != zipfile.ZIP_STORED for record in records):
-        raise NotWeights("a compressed archive")
-    if sum(record.file_size for record in records) > path.stat().st_size:
-        raise NotWeights("an archive whose records overlap")
-    return True
 
 
 def _copied(path: str, target: Path) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from cld_core.errors import did_you_mean
 
+from . import cluster
 from .data import ImageDataSpec, ToyDataSpec
 from .ncsnpp import NcsnppSpec
 from .network import MlpSpec, ResnetSpec
@@ -26,11 +27,18 @@ def problems(recipe: Recipe) -> Iterator[Problem]:
         yield f"sampling.{name}", f"sampling.{other}", text
     if isinstance(recipe.data, ImageDataSpec):
         yield from _image_size(recipe.data)
-        yield from _pictures(recipe.periodic.samples, recipe.data)
     elif isinstance(recipe.data, ToyDataSpec):
         yield from _toy(recipe.data)
     yield from _network(recipe)
     yield from _batches(recipe)
+
+
+def problems_of_new(recipe: Recipe) -> Iterator[Problem]:
+    """Problems of what is typed. Runs that have them are read: what meets such a value, a job above all, refuses it."""
+    for name, text in cluster.problems(recipe.cluster):
+        yield f"cluster.{name}", f"cluster.{name}", text
+    if isinstance(recipe.data, ImageDataSpec):
+        yield from _pictures(recipe.periodic.samples, recipe.data)
 
 
 def _diffusion(recipe: Recipe) -> Iterator[Problem]:

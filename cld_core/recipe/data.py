@@ -35,7 +35,7 @@ class ImageDataSpec:
     )
     flip: bool = key(True, "mirror training images at random, left to right")
     cache: Literal["auto", "memory", "disk"] = key("auto", "hold the images in memory; auto: up to 2 GiB")
-    threads: int = key(2, "threads of a rank that read images from the disk", ge=1, le=1024)
+    threads: int = key(2, "threads of a rank that read images from the disk", ge=1, most=1024)
 
     @property
     def pixels(self) -> int:

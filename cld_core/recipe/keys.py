@@ -15,18 +15,23 @@ def key(
     ge: float | None = None,
     lt: float | None = None,
     le: float | None = None,
+    most: float | None = None,
     path: Literal["file", "code"] | None = None,
     added: bool = False,
 ) -> Any:
     """A recipe key with its default, its one-line description and the bounds of its value.
 
     Args:
+        le: what nothing may be above, whoever wrote it: a run of somebody else is read within it.
+        most: the largest value that anybody needs, for what is typed. The recipe of a run that has more is still read.
         path: the value is a path, which `Recipe.anchored` makes absolute. "code": a Python file, or the name of a
             module, which is left alone.
         added: the key is younger than format 2 of runs, and its default is what versions without it did: `identity`.
     """
-    bounds = {name: bound for name, bound in (("gt", gt), ("ge", ge), ("lt", lt), ("le", le)) if bound is not None}
-    return field(default=default, metadata={"doc": doc, "bounds": bounds, "path": path, "added": added})
+    lasting = {name: bound for name, bound in (("gt", gt), ("ge", ge), ("lt", lt), ("le", le)) if bound is not None}
+    bounds = lasting if most is None else {**lasting, "le": most}
+    about = {"doc": doc, "bounds": bounds, "lasting": lasting, "path": path, "added": added}
+    return field(default=default, metadata=about)
 
 
 def identity(spec: Any) -> dict[str, Any]:

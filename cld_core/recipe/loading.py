@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -69,7 +69,7 @@ def load_frozen(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: the file cannot be read, or a key or value is wrong.
     """
     keys, lines = read(Path(path), follow=False)
-    return _assemble([_frozen(_Layer(printed(path), keys, lines))], overrides, Path(path), strict=False)
+    return _assemble([_frozen(_Layer(printed(path), keys, lines))], overrides, Path(path), new="none")
 
 
 def with_overrides(
@@ -81,7 +81,7 @@ def with_overrides(
         source: what messages call the recipe.
         idle: keys whose overrides are ignored if the chosen variant lacks them, such as the axes of a sweep.
     """
-    return _assemble([_frozen(_Layer(source, recipe.to_dict()))], overrides, Path(source), idle)
+    return _assemble([_frozen(_Layer(source, recipe.to_dict()))], overrides, Path(source), idle, new="typed")
 
 
 def from_dict(tree: Mapping[str, Any], source: str) -> Recipe:
@@ -92,7 +92,7 @@ def from_dict(tree: Mapping[str, Any], source: str) -> Recipe:
     """
     if not isinstance(tree, Mapping):
         raise RecipeError(f"{source}: a recipe is a mapping of sections, not {shown(tree)}. Use another file.")
-    return _assemble([_frozen(_Layer(source, tree))], (), Path(source))
+    return _assemble([_frozen(_Layer(source, tree))], (), Path(source), new="none")
 
 
 def override(text: str) -> tuple[str, Any]:
@@ -163,17 +163,23 @@ def _assemble(
     overrides: Sequence[str],
     path: Path,
     idle: Collection[str] = (),
-    strict: bool = True,
+    new: Literal["all", "typed", "none"] = "all",
 ) -> Recipe:
+    """The recipe that layers and overrides give.
+
+    Args:
+        new: which values must keep to what has been decided since older runs were made: all, the overrides alone, or
+            none, if everything was accepted before.
+    """
     tree: dict[str, Any] = {}
     where: dict[str, str] = {"": printed(path)}
     for layer in layers:
         _apply(layer, tree, where)
     for name, value in _in_order([override(text) for text in overrides], tree, idle):
         _apply(_Layer(COMMAND_LINE, _nest(name, value)), tree, where)
-    values = resolved(tree, where, strict=strict)
+    values = resolved(tree, where, strict=new != "none")
     values.setdefault("name", path.stem)
-    return build(values, where)
+    return build(values, where, lambda key: new == "all" or (new == "typed" and where.get(key) == COMMAND_LINE))
 
 
 def _check_shape(layer: _Layer, node: Mapping[str, Any], path: str, depth: int) -> None:

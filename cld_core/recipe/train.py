@@ -8,10 +8,10 @@ from .keys import is_due, key
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSpec:
-    steps: int = key(800_000, "total number of optimiser steps", ge=1, le=1_000_000_000_000)
-    batch_size: int = key(512, "examples in a step, over all ranks", ge=1, le=10_000_000)
+    steps: int = key(800_000, "total number of optimiser steps", ge=1, most=1_000_000_000_000)
+    batch_size: int = key(512, "examples in a step, over all ranks", ge=1, most=10_000_000)
     micro_batch: int | None = key(
-        None, "examples that a rank computes at once; null: its whole share", ge=1, le=1_000_000
+        None, "examples that a rank computes at once; null: its whole share", ge=1, most=1_000_000
     )
     seed: int = key(0, "key of every random draw", ge=0)
     on_resume: Literal["reseed", "exact"] = key("reseed", "after a restart, fresh noise or the same noise")
@@ -21,7 +21,7 @@ class TrainSpec:
     channels_last: Literal["auto", True, False] = key(
         "auto", "store images with channels last; auto: on GPUs, if that is faster"
     )
-    bucket_mb: int = key(25, "MiB of gradients that ranks exchange at once", ge=1, le=100_000)
+    bucket_mb: int = key(25, "MiB of gradients that ranks exchange at once", ge=1, most=100_000)
     ema: float = key(0.999, "decay of the moving average of the weights", ge=0, lt=1)
     log_every: int = key(100, "steps between two lines of progress", ge=1)
     checkpoint_every: int = key(10_000, "steps between two checkpoints", ge=1)
@@ -30,7 +30,7 @@ class TrainSpec:
     milestone_from: int = key(0, "first step at which milestones are kept", ge=0)
     max_rollbacks: int = key(3, "rollbacks to the same checkpoint after a non-finite loss", ge=0)
     max_retries: int = key(3, "crashes in a row, without a new checkpoint, before a run is given up", ge=0)
-    hang_timeout_s: float = key(600.0, "seconds without a step after which a rank exits", gt=0, le=1_000_000_000)
+    hang_timeout_s: float = key(600.0, "seconds without a step after which a rank exits", gt=0, most=1_000_000_000)
 
     def is_milestone(self, step: int) -> bool:
         """Whether the checkpoint of a step is never deleted."""

@@ -240,6 +240,10 @@ class Cluster(ABC):
     def kill(self, jobs: Collection[JobRef]) -> None:
         """End what is left of cancelled jobs after their grace period."""
 
+    def logs_of(self, jobs: Collection[JobRef]) -> Mapping[str, Path]:
+        """By job id, the folder into which a job writes its logs, if the scheduler itself says so."""
+        return {}
+
     def redirect(self, waiting: Collection[JobRef], after: After) -> None:
         """Let jobs that have not begun wait for ``after`` in place of what they waited for."""
         raise SchedulerRefused(f"a job of {self.name} cannot be told to wait for another one.")

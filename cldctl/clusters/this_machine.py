@@ -111,10 +111,11 @@ def kill_family(process: Any) -> None:
 def safe_path() -> dict[str, str]:
     """Variables with which Python, and what it starts, imports nothing from the folder where a command is typed.
 
-    An empty element of PYTHONPATH, as in ``export PYTHONPATH=$PYTHONPATH:/mine``, means that folder, too.
+    An empty element of PYTHONPATH, as in ``export PYTHONPATH=$PYTHONPATH:/mine``, means that folder, too. A relative
+    one was meant; it becomes absolute, since a process in another folder would import whatever it has there.
     """
     before = os.environ.get("PYTHONPATH", "")
-    kept = os.pathsep.join(filter(None, before.split(os.pathsep)))
+    kept = os.pathsep.join(os.path.abspath(element) for element in before.split(os.pathsep) if element)
     return {**SAFE_PATH, **({"PYTHONPATH": kept} if kept != before else {})}
 
 

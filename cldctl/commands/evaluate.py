@@ -12,9 +12,11 @@ from cld_core.errors import UsageError
 from cld_core.evaluation import registry
 from cld_core.ownership import require_may_change
 from cld_core.run import RunFolder
+from cld_core.run.trust import require_own_plugin
+from cld_core.shards.request import MAX_SHARDS
 from cldctl.ui.console import err, out, strong
 
-from .options import MAX_SHARDS, ClusterOfRun, Follow, RunsDir, find_run, one_run, refuse_twice, runs_dir, split_runs
+from .options import AllowPlugin, ClusterOfRun, Follow, RunsDir, find_run, one_run, refuse_twice, runs_dir, split_runs
 
 if TYPE_CHECKING:
     from cldctl.clusters.base import Cluster
@@ -68,6 +70,7 @@ def evaluate(
     ] = None,
     cluster: ClusterOfRun = None,
     follow: Follow = False,
+    allow_plugin: AllowPlugin = False,
     directory: RunsDir = None,
 ) -> None:
     """Evaluate checkpoints of a run. Running it again computes only what is missing.
@@ -76,7 +79,7 @@ def evaluate(
     """
     if compare:
         options: dict[str, object] = {"samples": samples, "shards": shards, "sweep": sweep}
-        options |= {"max-parallel": max_parallel, "cluster": cluster, "follow": follow}
+        options |= {"max-parallel": max_parallel, "cluster": cluster, "follow": follow, "allow-plugin": allow_plugin}
         given = [*metrics, *(name for name, value in options.items() if value)]
         if given:
             raise UsageError(f"--compare shows finished results and computes none: leave out --{', --'.join(given)}.")
@@ -92,7 +95,7 @@ def evaluate(
         key = f"eval.{'samples' if registry.draws_samples(metrics) else 'points'}"
         refuse_twice("--samples", [key], [*overrides, *(sweep or [])])
         overrides.append(f"{key}={samples}")
-    _compute(run, metrics, overrides, sweep or [], checkpoint, shards, max_parallel, cluster, follow)
+    _compute(run, metrics, overrides, sweep or [], checkpoint, shards, max_parallel, cluster, follow, allow_plugin)
 
 
 def _compute(
@@ -105,6 +108,7 @@ def _compute(
     max_parallel: int | None,
     cluster: str | None,
     follow: bool,
+    allow_plugin: bool,
 ) -> None:
     from cldctl.evals import plan
     from cldctl.evals.sweep import parse
@@ -115,7 +119,10 @@ def _compute(
     axes = parse(sweep)
     refuse_twice("--sweep", [axis.key for axis in axes], overrides)
     where = home.chosen(cluster, run)
-    size = plan.recipe_for_evaluation(run.recipe(), overrides, str(run.recipe_file)).cluster
+    recipe = run.recipe()
+    if not allow_plugin:
+        require_own_plugin(run, recipe, of_metrics=True)
+    size = plan.recipe_for_evaluation(recipe, overrides, str(run.recipe_file)).cluster
     steps, damaged = plan.checkpoints(run, checkpoint)
     for entry in damaged:
         err.print(entry.skipped, markup=False, style="yellow", soft_wrap=True)

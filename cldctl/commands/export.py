@@ -7,13 +7,14 @@ import typer
 
 from cldctl.ui.console import err, out
 
-from .options import Run, RunsDir, check_output, find_run, runs_dir
+from .options import AllowPlugin, Run, RunsDir, check_output, find_run, runs_dir
 
 
 def export(
     run: Run = None,
     output: Annotated[Path | None, typer.Option("-o", metavar="FILE.safetensors", help="Where to write.")] = None,
     checkpoint: Annotated[str, typer.Option(metavar="last|STEP", help="Which checkpoint.")] = "last",
+    allow_plugin: AllowPlugin = False,
     directory: RunsDir = None,
 ) -> None:
     """Write the averaged weights and the recipe of a checkpoint as safetensors, for `cld_core.load(FILE)`.
@@ -26,7 +27,7 @@ def export(
 
     import cld_core
 
-    model = cld_core.load(folder.path, checkpoint, "cpu")
+    model = cld_core.load(folder.path, checkpoint, "cpu", allow_plugin=allow_plugin)
     model.export(target)
     err.print(f"averaged weights of step {model.step} of {folder.name}, {target.stat().st_size / 2**20:.1f} MiB")
     out.print(str(target), markup=False, soft_wrap=True)

@@ -14,9 +14,6 @@ from cldctl.clusters import CLUSTERS
 from cldctl.hints import default_root
 from cldctl.ui.console import err
 
-# Each has files of its own, and Slurm accepts arrays of a few thousand tasks.
-MAX_SHARDS = 100_000
-
 RunsDir = Annotated[
     Path | None, typer.Option("--runs-dir", help="Folder of the runs; default: $CLDCTL_RUNS, else runs/.")
 ]
@@ -33,6 +30,9 @@ ClusterOfRun = Annotated[
 Run = Annotated[str | None, typer.Argument(metavar="RUN", help="A run's name or folder; default: the newest run.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Recipe keys to change.")]
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Stay and show the progress until the end.")]
+AllowPlugin = Annotated[
+    bool, typer.Option("--allow-plugin", help="Run the plug-in that the recipe of a run names which others can write.")
+]
 
 
 def runs_dir(option: Path | None) -> Path:

@@ -11,7 +11,7 @@ from cld_core.run import RunFolder
 from cld_core.texts import one_line
 from cldctl.ui.console import err, strong
 
-from .options import ClusterOfRun, Follow, RunsDir, find_run, runs_dir, split_runs
+from .options import AllowPlugin, ClusterOfRun, Follow, RunsDir, find_run, runs_dir, split_runs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +29,7 @@ def resume(
     cluster: ClusterOfRun = None,
     follow: Follow = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    allow_plugin: AllowPlugin = False,
     directory: RunsDir = None,
 ) -> None:
     """Continue runs that were stopped, failed, cancelled or lost, or finished ones with more train.steps.
@@ -48,23 +49,27 @@ def resume(
         raise UsageError(f"--follow and --from go with one run, not with {len(runs)}. Name one.")
     for run in runs:
         if len(runs) == 1 and names:
-            _start(run, overrides, from_step, cluster, follow)
+            _start(run, overrides, from_step, cluster, follow, allow_plugin)
         else:
-            code = _tried(run, overrides, from_step, cluster, follow) or code
+            code = _tried(run, overrides, from_step, cluster, follow, allow_plugin) or code
     if code:
         raise typer.Exit(code)
 
 
-def _start(run: RunFolder, overrides: list[str], from_step: int | None, cluster: str | None, follow: bool) -> None:
+def _start(
+    run: RunFolder, overrides: list[str], from_step: int | None, cluster: str | None, follow: bool, allow_plugin: bool
+) -> None:
     from .submit import finish
 
-    finish(_resume(run, overrides, from_step, cluster), follow)
+    finish(_resume(run, overrides, from_step, cluster, allow_plugin), follow)
 
 
-def _tried(run: RunFolder, overrides: list[str], from_step: int | None, cluster: str | None, follow: bool) -> int:
+def _tried(
+    run: RunFolder, overrides: list[str], from_step: int | None, cluster: str | None, follow: bool, allow_plugin: bool
+) -> int:
     """Resume one of many runs; the exit code. Whatever is wrong with it, the others go on."""
     try:
-        _start(run, overrides, from_step, cluster, follow)
+        _start(run, overrides, from_step, cluster, follow, allow_plugin)
     except typer.Exit as end:
         return end.exit_code
     except Exception as error:
@@ -102,7 +107,9 @@ def _agreed() -> bool:
         raise typer.Exit(130) from None
 
 
-def _resume(run: RunFolder, overrides: list[str], from_step: int | None, cluster: str | None) -> "Begun":
+def _resume(
+    run: RunFolder, overrides: list[str], from_step: int | None, cluster: str | None, allow_plugin: bool
+) -> "Begun":
     from cldctl.runs import home
     from cldctl.runs import resume as policy
 
@@ -113,4 +120,4 @@ def _resume(run: RunFolder, overrides: list[str], from_step: int | None, cluster
 
     where = home.chosen(cluster, run)
     with home.only_one(run.path, where):
-        return policy.resume(run, overrides, from_step, where, about)
+        return policy.resume(run, overrides, from_step, where, about, allow_plugin)

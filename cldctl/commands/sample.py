@@ -10,7 +10,7 @@ from cld_core.errors import UsageError
 from cld_core.ownership import require_may_change
 from cldctl.ui.console import err, out
 
-from .options import RunsDir, check_output, find_run, one_run, refuse_twice, runs_dir
+from .options import AllowPlugin, RunsDir, check_output, find_run, one_run, refuse_twice, runs_dir
 
 if TYPE_CHECKING:
     from cld_core.model import Model
@@ -32,6 +32,7 @@ def sample(
     nfe: Annotated[int | None, typer.Option(help="Network evaluations of a fixed-step method.")] = None,
     checkpoint: Annotated[str, typer.Option(metavar="last|STEP", help="Which checkpoint.")] = "last",
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Key of the noise.")] = 0,
+    allow_plugin: AllowPlugin = False,
     directory: RunsDir = None,
 ) -> None:
     """Draw samples: a grid of images, a scatter over the true density (toy data), or arrays (.npz).
@@ -59,7 +60,7 @@ def sample(
     import cld_core
     from cld_core.evaluation import nonfinite, pictures
 
-    model = cld_core.load(run.path, checkpoint)
+    model = cld_core.load(run.path, checkpoint, allow_plugin=allow_plugin)
     target = output or run.samples / f"step_{model.step:08d}_{spec.method}.png"
     count = n or pictures.default_count(model)
     _require_room(count, model, target)

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cld_core.errors import RecipeError
+from cld_core.shards.request import MAX_SHARDS
 from cldctl.ui.console import err, out
 
-from .options import MAX_SHARDS, ClusterOption, Follow, Overrides, RunsDir, check_output, runs_dir
+from .options import ClusterOption, Follow, Overrides, RunsDir, check_output, runs_dir
 
 if TYPE_CHECKING:
     from cld_core.recipe import Recipe

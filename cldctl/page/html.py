@@ -82,11 +82,11 @@ def _curves(board: Board) -> str:
 
 
 def _samples(run: RunFolder, board: Board) -> str:
-    files = by_age(run.samples.glob("*.png"))[-_PICTURES:]
+    files = by_age(_inside(run, run.samples.glob("*.png")))[-_PICTURES:]
     shown = [_picture(file.stem, _content(file)) for file in reversed(files)]
     for tag, (step, content) in board.pictures.items():
         shown.append(_picture(f"{tag}, step {step:,}", content))
-    for file in sorted(run.evals.glob("*/samples.png"))[-_EVALUATIONS:]:
+    for file in sorted(_inside(run, run.evals.glob("*/samples.png")))[-_EVALUATIONS:]:
         shown.append(_picture(file.parent.name, _content(file)))
     return f'<div class="grid-of">{"".join(shown)}</div>' if shown else ""
 
@@ -120,9 +120,9 @@ def _sweep(run: RunFolder, name: str) -> str:
         results = ["-" if value is None else result_text(quantity, value, error) for quantity, value, error in numbers]
         rows.append([*(str(row[axis.key]) for axis in sweep.axes), *results])
     plot = run.evals / name / "plot.png"
-    picture = _picture(name, _content(plot)) if os.path.lexists(plot) else ""
+    shown = [_picture(name, _content(file)) for file in _inside(run, [plot]) if os.path.lexists(file)]
     headings = [*(axis.key for axis in sweep.axes), *(quantity.label for quantity in quantities)]
-    return _table(headings, rows) + picture
+    return _table(headings, rows) + "".join(shown)
 
 
 def _recipe(run: RunFolder) -> str:
@@ -139,6 +139,12 @@ def _table(headings: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
     head = "".join(f"<th>{escape(text)}</th>" for text in headings)
     body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
     return f"<table>{f'<tr>{head}</tr>' if head else ''}{body}</table>"
+
+
+def _inside(run: RunFolder, files: Iterable[Path]) -> list[Path]:
+    """Those of ``files`` that no link of a folder takes out of the run: a page is for showing around."""
+    home = run.path.resolve()
+    return [file for file in files if file.parent.resolve().is_relative_to(home)]
 
 
 def _content(file: Path) -> bytes:

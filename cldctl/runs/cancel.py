@@ -2,8 +2,8 @@
 
 import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cld_core.errors import CldError, UsageError
@@ -122,15 +122,24 @@ def _ending(run: RunFolder, answers: Answers) -> Ending:
         answers.require((job.cluster for job in jobs.values()), f"{run.name} was not cancelled")
     except UsageError as error:
         return Ending(run, problem=error)
-    if (strange := next((job for job in jobs.values() if not _is_of(run, job)), None)) is not None:
-        text = f"job {strange.job_id} writes its logs to {strange.logs}, so it belongs to another run"
-        return Ending(run, problem=UsageError(f"{text}. Cancel that one."))
+    for job in _as_seen(jobs.values()):
+        if not _is_of(run, job):
+            text = f"job {job.job_id} writes its logs to {job.logs}, so it belongs to another run"
+            return Ending(run, problem=UsageError(f"{text}. Cancel that one."))
     for job in jobs.values():
         seen = answers.of(job)
         if seen.phase == "unknown":
             raise UsageError(f"{run.name} was {seen.reason or 'started elsewhere'}. Cancel it there.")
     training = {event.job.job_id for event in run.ledger.history().submitted}
     return Ending(run, tuple(jobs.values()), trains=not training.isdisjoint(jobs))
+
+
+def _as_seen(jobs: Collection[JobRef]) -> Iterator[JobRef]:
+    """Jobs as the ledger has them, and again with the logs that their scheduler knows: others may write the ledger."""
+    yield from jobs
+    for name, some in by_cluster(jobs).items():
+        known = clusters.find(name).logs_of(some)
+        yield from (replace(job, logs=str(known[job.job_id])) for job in some if job.job_id in known)
 
 
 def _is_of(run: RunFolder, job: JobRef) -> bool:

@@ -10,6 +10,7 @@ from cld_core.ownership import require_may_change
 from cld_core.recipe import Recipe
 from cld_core.run import RunFolder, find_runs
 from cld_core.run.lease import held_message, newest, seems_alive
+from cld_core.run.trust import require_own_plugin
 from cldctl.clusters.base import Cluster
 from cldctl.hints import command
 from cldctl.jobs.successor import chained
@@ -67,15 +68,17 @@ def resume(
     from_step: int | None,
     cluster: Cluster,
     about: Callable[[Recipe, int, Sequence[DamagedCheckpoint]], None],
+    allow_plugin: bool = False,
 ) -> Begun:
     """Continue a run with these overrides.
 
     Args:
+        allow_plugin: whether the plug-ins of a run that others can write may run.
         about: called before the job is submitted, with the recipe, the step of the checkpoint that the run continues
             from, and newer checkpoints that are damaged.
 
     Raises:
-        CldError: it belongs to somebody else.
+        CldError: it belongs to somebody else, or its recipe names a plug-in that is not allowed.
         SchedulerAway: the cluster that would know whether the run is alive, or the one to submit to, does not answer.
         SchedulerRefused: no job exists; the ledger says so.
         UsageError: it is alive, is finished, or the overrides do not allow it to continue.
@@ -88,6 +91,8 @@ def resume(
     require_may_change(run.path, "It was not resumed")
     status = _status_of_dead(run)
     before = run.recipe()
+    if not allow_plugin:
+        require_own_plugin(run, before, of_metrics=True)
     recipe = with_overrides(before, overrides, str(run.recipe_file))
     overrides = anchored_overrides(overrides, recipe, Path.cwd())
     recipe = with_plugin_found(recipe.anchored(Path.cwd()), run.recipe_file)

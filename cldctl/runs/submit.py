@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cld_core.data import presence
+from cld_core.errors import CldError
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.evaluation.request import EvalRequest
+from cld_core.ownership import is_mine, owner, user_name
 from cld_core.recipe import Recipe
 from cld_core.run import RunFolder
 from cld_core.run.events import JobRef, NotSubmitted, Requested, Submitted
@@ -73,22 +75,35 @@ def submit(
         DataError: data are missing.
         RecipeError: samples drawn as the recipe says would be useless.
         UsageError: the name is taken, or an evaluation lacks what it needs.
-        SchedulerRefused, SchedulerAway: no job exists, and the run's folder is removed again: its name is free.
+        CldError: no job exists, and the run's folder is removed again: its name is free.
     """
     require_inputs(recipe)
     # Continuing a run that has such settings is allowed: it may do without samples.
     recipe.sampling.require_usable()
     request = following(recipe, metrics)
     run = RunFolder.create(path, recipe, identity(recipe.name, recipe_file))
-    evaluations = [] if request is None else [Evaluation(request.save(run))]
     try:
+        _require_mine(run)
+        evaluations = [] if request is None else [Evaluation(request.save(run))]
         with home.only_one(run.path, cluster):
             job = train(run, recipe, cluster, evaluations, started=lambda job: started(run, job))
-    except (SchedulerRefused, SchedulerAway):
+    except CldError:
         if not run.ledger.history().submitted:
             shutil.rmtree(run.path)
         raise
     return Begun(run, job, cluster, tuple(work.name for work in evaluations))
+
+
+def _require_mine(run: RunFolder) -> None:
+    """Refuse a file system where new files belong to somebody else: every later command would take the run for theirs.
+
+    Raises:
+        CldError
+    """
+    if not is_mine(run.path):
+        text = f"new files here belong to {user_name(owner(run.path))}, not to {user_name(os.geteuid())}"
+        why = "as on a network file system that maps users, or one mounted with uid="
+        raise CldError(f"{run.path.parent}: {text}, {why}. Nothing was started. Use another --runs-dir.")
 
 
 def require_inputs(recipe: Recipe) -> None:

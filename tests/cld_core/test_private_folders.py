@@ -8,7 +8,7 @@ import pytest
 
 from cld_core import ownership
 from cld_core.errors import CldError
-from tests.support.users import NOBODY, as_root, give_away
+from tests.support.other_users import NOBODY, give_away, needs_root
 
 WHY = "it would run"
 
@@ -52,7 +52,7 @@ def test_links_and_files_are_not_folders(tmp_path):
     assert ownership.can_be_private(tmp_path / "not" / "there")
 
 
-@as_root
+@needs_root
 def test_what_others_own(tmp_path):
     (tmp_path / "theirs").mkdir()
     (tmp_path / "ours").mkdir()

@@ -85,6 +85,7 @@ def test_other_ways_to_end_keep_their_codes(failing):
         (["\x1b[31mfrob\nnicate"], ["No such command", "`cldctl --help`"]),
         (["status", "--\x1b]0;x\x07"], ["No such option", "`cldctl status --help`"]),
         (["status", "--[red]x"], ["No such option: --[red]x"]),
+        (["reesume"], ["No such command 'reesume'. Did you mean 'resume'? See `cldctl --help`."]),
         (["sample", "-n", "1e14"], ["-n", "`cldctl sample --help`"]),
         (["sample", "-n", "100000000000000"], ["-n", "10000000"]),
         (["sample", "-n", "-1"], ["-n"]),

@@ -70,11 +70,17 @@ def test_a_copy_of_the_source_is_run_from_its_folder(monkeypatch):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_a_relative_element_of_the_path_is_of_this_folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", ".:src:/a")
+    assert safe_path()["PYTHONPATH"] == f"{tmp_path}:{tmp_path}/src:/a"
+
+
 def test_an_empty_element_of_the_path_means_this_folder(monkeypatch):
     for before, after in ((":/a", "/a"), ("/a::/b:", "/a:/b"), (":", "")):
         monkeypatch.setenv("PYTHONPATH", before)
         assert safe_path() == {"PYTHONSAFEPATH": "1", "PYTHONPATH": after}
-    for before in ("/a", "/a:.", ""):
+    for before in ("/a", "/a:/b", ""):
         monkeypatch.setenv("PYTHONPATH", before)
         assert safe_path() == {"PYTHONSAFEPATH": "1"}
     monkeypatch.delenv("PYTHONPATH")

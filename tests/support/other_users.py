@@ -64,10 +64,15 @@ def as_user(
     return answer["value"]
 
 
+def give_away(*paths: Path, uid: int = NOBODY, gid: int = NOBODY) -> None:
+    """Let these files and folders, without what is in them, belong to another user."""
+    for path in paths:
+        os.chown(path, uid, gid, follow_symlinks=False)
+
+
 def give(path: Path, uid: int = NOBODY, gid: int = NOBODY) -> Path:
     """Let a folder, with all that is in it, belong to another user."""
-    for entry in (path, *path.rglob("*")):
-        os.chown(entry, uid, gid, follow_symlinks=False)
+    give_away(path, *path.rglob("*"), uid=uid, gid=gid)
     return path
 
 

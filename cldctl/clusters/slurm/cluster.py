@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -30,6 +30,10 @@ from cldctl.clusters.base import (
 
 from . import client, doctor, inside, polling, script, submission
 
+# A job's line of `scontrol --oneliner show job`.
+_LOG = re.compile(
+    r"JobId=(?P<job>[0-9]+) (?:ArrayJobId=(?P<array>[0-9]+) )?.* StdOut=(?P<log>/.*?)(?: [A-Z]\w*=.*)?$", re.MULTILINE
+)
 # The most tasks of an array if Slurm does not say: one below the default of MaxArraySize.
 _MAX_TASKS = 1000
 # Seconds that a controller which did not answer is given to say what it has accepted.
@@ -84,6 +88,17 @@ class SlurmCluster(Cluster):
         # Slurm has no such jobs, whatever else a client would take them for.
         seen |= {(self.name, job.job_id): Seen("gone") for job in jobs if not client.is_job_id(job.job_id)}
         return Survey(seen, poll.problem)
+
+    def logs_of(self, jobs: Collection[JobRef]) -> Mapping[str, Path]:
+        """One scontrol for all. Those of an array share a folder, and while they wait, a line."""
+        ids = [job.job_id for job in jobs if client.is_job_id(job.job_id)]
+        lines = "".join(f"show job {job_id}\n" for job_id in ids)
+        text = client.run(["scontrol", "--oneliner"], lines).text if ids else ""
+        folders = {
+            job: Path(found["log"]).parent for found in _LOG.finditer(text) for job in found.group("job", "array")
+        }
+        seen = {job_id: folders.get(job_id, folders.get(job_id.partition("_")[0])) for job_id in ids}
+        return {job_id: folder for job_id, folder in seen.items() if folder is not None}
 
     def cancel(self, jobs: Collection[JobRef]) -> None:
         client.cancel([job.job_id for job in jobs])

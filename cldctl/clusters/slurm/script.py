@@ -3,11 +3,10 @@
 import re
 import shlex
 import sys
-from dataclasses import replace
 from typing import Any
 
 from cld_core.errors import RecipeError, UsageError
-from cld_core.recipe.cluster import ClusterSpec, misread, not_plain
+from cld_core.recipe.cluster import ClusterSpec, misread, not_plain, problems
 from cld_core.texts import printable
 from cldctl.clusters import submitit_jobs, this_machine
 from cldctl.clusters.base import After, JobSpec
@@ -102,8 +101,11 @@ def _check_texts(spec: JobSpec) -> None:
             raise UsageError(f"{name!r} cannot name a variable of a job. Use letters, digits and '_'.")
     for argument in (*spec.aftermath, sys.executable):
         _require("path", argument, not_plain(argument))
-    # Again, since a spec may have been made in another way than from a recipe.
-    replace(spec.size)
+    # Again, since the recipe may be older than this rule, or the spec made in another way than from a recipe.
+    for key, problem in problems(spec.size):
+        empty = "[]" if isinstance(getattr(spec.size, key), tuple) else "null"
+        fix = f"`cldctl resume {spec.name} cluster.{key}={empty}` changes that of a run"
+        raise RecipeError(f"recipe: 'cluster.{key}' {problem} {fix}.")
 
 
 def _require(what: str, text: str, problem: str | None) -> None:

@@ -242,6 +242,20 @@ def test_a_key_that_takes_years(tmp_path, run):
         read_published(tmp_path / "q.pth", NET, OptimSpec())
 
 
+@pytest.mark.timeout(20)
+def test_a_pickle_under_another_name(tmp_path):
+    """torch finds it in any case of letters, and does not look at the name in front of the content."""
+    torch.save(published(), tmp_path / "p.pth")
+    file = rewritten(tmp_path / "p.pth", lambda _: NESTED)
+    sound = file.read_bytes()
+    file.write_bytes(sound.replace(b"/data.pkl", b"/DATA.PKL"))
+    with pytest.raises(CheckpointError, match="tuples in tuples without end"):
+        read_published(file, NET, OptimSpec())
+    file.write_bytes(sound.replace(b"/data.pkl", b"/datx.pkl", 1))
+    with pytest.raises(CheckpointError, match="its pickle cannot be read: File name in directory"):
+        read_published(file, NET, OptimSpec())
+
+
 def test_a_compressed_archive(tmp_path):
     """torch would unpack terabytes."""
     torch.save(published(), tmp_path / "p.pth")

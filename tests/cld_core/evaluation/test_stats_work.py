@@ -9,7 +9,7 @@ import pytest
 from cld_core.errors import CldError
 from cld_core.evaluation.stats_work import Statistics, StatsRequest
 from cld_core.ranks import Ranks
-from tests.support.users import as_root, give_away
+from tests.support.other_users import give_away, needs_root
 
 
 def asked_for(run, folder: Path) -> StatsRequest:
@@ -29,7 +29,7 @@ def test_nobody_else_looks_into_it_whatever_the_umask(run, tmp_path):
     assert Statistics(folder).compute(Ranks())
 
 
-@as_root
+@needs_root
 def test_one_that_somebody_else_has_made(run, tmp_path):
     request = asked_for(run, tmp_path)
     request.folder.mkdir()
@@ -39,7 +39,7 @@ def test_one_that_somebody_else_has_made(run, tmp_path):
     assert not list(request.folder.iterdir())
 
 
-@as_root
+@needs_root
 def test_one_that_is_exchanged_after_the_submission(run, tmp_path):
     """The request in it names a plug-in, which jobs import."""
     folder = asked_for(run, tmp_path).save()

@@ -119,6 +119,19 @@ def test_an_archive_that_grows_when_it_is_read(tmp_path):
         weights.state_of(tmp_path / "z.pth")
 
 
+@pytest.mark.timeout(20)
+def test_a_key_that_takes_years(tmp_path):
+    """Its hash would take 2^60 steps."""
+    pairs = b")q\x00" + b"".join(b"h%bh%b\x86q%b" % (bytes([i]), bytes([i]), bytes([i + 1])) for i in range(60))
+    torch.save({"a": torch.zeros(1)}, tmp_path / "p.pth")
+    with zipfile.ZipFile(tmp_path / "p.pth") as plain, zipfile.ZipFile(tmp_path / "w.pth", "w") as changed:
+        for name in plain.namelist():
+            content = b"\x80\x02" + pairs + b"}h\x3cNs." if name.endswith("data.pkl") else plain.read(name)
+            changed.writestr(name, content)
+    with pytest.raises(weights.NotWeights, match="tuples in tuples without end"):
+        weights.state_of(tmp_path / "w.pth")
+
+
 @pytest.mark.parametrize(
     "content", [[torch.zeros(1)], {1: torch.zeros(1)}, {"a": {"b": torch.zeros(1)}}, torch.zeros(1)]
 )

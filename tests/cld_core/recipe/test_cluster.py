@@ -1,10 +1,12 @@
 """Texts of the `cluster` section that a batch script would read as something else."""
 
+import re
+
 import pytest
 
 from cld_core.errors import RecipeError
 from cld_core.recipe import load
-from cld_core.recipe.cluster import ClusterSpec
+from cld_core.recipe.cluster import ClusterSpec, problems
 from tests.support.paths import RECIPES
 
 WORDS = ("partition", "account", "qos", "gres", "constraint", "exclude")
@@ -13,41 +15,41 @@ LISTS = ("setup", "sbatch_args", "srun_args")
 CONTROLS = ("\n", "\r", "\x00", "\x0b", "\x1b[2J", "\x85", "\u2028", "\u2029", "\u202e", "\u2066", "\x7f")
 
 
-def spec(name: str, text: str) -> ClusterSpec:
-    return ClusterSpec(**{name: (text,) if name in LISTS else text})
+def problem(name: str, text: str) -> str:
+    """What is wrong with a text, which the command line and the batch script refuse."""
+    spec = ClusterSpec(**{name: (text,) if name in LISTS else text})
+    ((key, found),) = problems(spec)
+    assert key == name
+    return found
 
 
 @pytest.mark.parametrize("name", [*WORDS, *LISTS, "container"])
 def test_control_characters(name):
-    for control in CONTROLS:
-        with pytest.raises(RecipeError, match=rf"'cluster\.{name}' cannot be .*: it has a") as refusal:
-            spec(name, f"--low{control}touch x #")
-        assert str(refusal.value).isprintable()
-    with pytest.raises(RecipeError, match=rf"'cluster\.{name}' cannot be .*: it is not valid Unicode"):
-        spec(name, "--low\udcff")
+    for control in CONTROLS if name != "setup" else CONTROLS[1:]:
+        found = problem(name, f"--low{control}touch x #")
+        assert re.match(r"cannot be .*: it has a", found)
+        assert found.isprintable()
+    assert re.match(r"cannot be .*: it (has a|is not)", problem(name, "--low\udcff"))
 
 
 @pytest.mark.parametrize("name", WORDS)
 @pytest.mark.parametrize("text", ["low --wrap=x", "low#", "low\tx", "a'b", 'a"b', "a\\", "", " ", "low\u00a0x"])
 def test_what_is_not_one_word(name, text):
-    with pytest.raises(RecipeError, match=rf"'cluster\.{name}' cannot be "):
-        spec(name, text)
+    assert problem(name, text).startswith("cannot be ")
 
 
 @pytest.mark.parametrize("text", ["--comment=it's", '--comment="x"', "--comment=\\", ""])
 def test_options_whose_end_sbatch_would_not_find(text):
-    with pytest.raises(RecipeError, match=r"'cluster\.sbatch_args' cannot be "):
-        spec("sbatch_args", text)
+    assert problem("sbatch_args", text).startswith("cannot be ")
 
 
 @pytest.mark.parametrize("text", ["#SBATCH --wrap=x", "  #PBS -q x", "#BSUB -x"])
 def test_setup_that_sbatch_would_read_as_options(text):
-    with pytest.raises(RecipeError, match=r"would read it as an option\. Use cluster\.sbatch_args"):
-        spec("setup", text)
+    assert problem("setup", text).endswith("would read it as an option. Use cluster.sbatch_args.")
 
 
 def test_what_people_write():
-    ClusterSpec(
+    spec = ClusterSpec(
         partition="gpu,gpu-long",
         account="a.b@c_d",
         qos="normal",
@@ -59,8 +61,9 @@ def test_what_people_write():
         sbatch_args=("--mail-user=a@b.c", "--exclusive", "--comment=two words #1"),
         srun_args=("--cpu-bind=cores", "-c", "4", '--export=ALL,A="b"'),
     )
+    assert not list(problems(spec))
 
 
 def test_the_message_names_key_and_place():
-    with pytest.raises(RecipeError, match=r"^command line: 'cluster\.partition' cannot be 'low\\ntouch x #': "):
-        load(RECIPES / "toy.yaml", ['cluster.partition="low\\ntouch x #"'])
+    with pytest.raises(RecipeError, match=r"^command line: 'cluster\.partition' cannot be 'low x #': "):
+        load(RECIPES / "toy.yaml", ["cluster.partition='low x #'"])

@@ -336,7 +336,7 @@ def test_frozen_recipes_look_as_they_always_did():
     "text", ["0123", "true", "1e-4", "1.5", "2026-01-31", "null", "~", "1:30", "a: b", "", " x", "#"]
 )
 def test_a_text_that_looks_like_something_else_stays_a_text(tmp_path, text):
-    recipe = with_overrides(load(TOY), [f"cluster.account='{text}'", f"cluster.setup=['{text}']"])
-    assert (recipe.cluster.account, recipe.cluster.setup) == (text, (text,))
+    recipe = with_overrides(load(TOY), [f"name='{text}'", f"cluster.setup=['{text}']"])
+    assert (recipe.name, recipe.cluster.setup) == (text, (text,))
     assert load(write(tmp_path, dump(recipe))) == recipe
-    assert yaml.safe_load(dump(recipe))["cluster"]["account"] == text, "other readers agree"
+    assert yaml.safe_load(dump(recipe))["name"] == text, "other readers agree"

@@ -18,6 +18,7 @@ from cld_core.run.atomic import write_json
 from cld_core.run.lease import Lease, newest, seems_alive
 from cld_core.run.process import start_time
 from cld_core.small_files import read_json
+from tests.support.tools import wait_for
 
 
 class Clock:
@@ -155,13 +156,6 @@ def test_old_numbers_are_cleared_away(folder):
     assert len(list(folder.iterdir())) <= leases.KEPT_NUMBERS
 
 
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
-
-
 class Failing:
     """A function of the operating system that fails a number of times, then works."""
 
@@ -195,10 +189,10 @@ def test_the_heart_beats_on_after_a_fault(folder, monkeypatch, function):
     monkeypatch.setattr(leases.os, function, failing)
     if function == "utime":
         monkeypatch.setattr(leases, "write_json", Failing(write_json, 10))
-    wait_until(lambda: failing.called > 2)
+    wait_for(lambda: failing.called > 2)
     monkeypatch.undo()
     beat = read_json(lease._file).get("beat", 0)
-    wait_until(lambda: read_json(lease._file).get("beat", 0) > beat)
+    wait_for(lambda: read_json(lease._file).get("beat", 0) > beat)
     assert lease._thread.is_alive()
     assert not lease.lost
     lease.release()

@@ -16,7 +16,7 @@ from cldctl.clusters import entry, job_logs
 from cldctl.clusters.base import JobSpec, SchedulerRefused, Task
 from cldctl.clusters.local import LocalCluster
 from tests.support.crafted import Crafted
-from tests.support.users import NOBODY, as_nobody, as_root, give_away
+from tests.support.other_users import NOBODY, as_user, give_away, needs_root
 
 from .works import Fail
 
@@ -33,7 +33,7 @@ def test_the_first_user_has_logs_and_others_have_a_folder_beside_it(tmp_path):
     job_logs.check(tmp_path / f"evals-{name}")
 
 
-@as_root
+@needs_root
 def test_a_folder_of_somebody_else_is_never_used(tmp_path, monkeypatch):
     logs = tmp_path / "logs"
     logs.mkdir()
@@ -54,7 +54,7 @@ def test_a_folder_of_somebody_else_is_never_used(tmp_path, monkeypatch):
         assert not list(folder.iterdir())
 
 
-@as_root
+@needs_root
 def test_a_folder_in_which_somebody_has_planted_something_is_left_alone(tmp_path):
     logs = tmp_path / "logs"
     logs.mkdir()
@@ -97,7 +97,7 @@ def shared() -> Iterator[Path]:
         yield Path(name)
 
 
-@as_root
+@needs_root
 def test_two_members_of_a_group_share_a_run(shared):
     """Each has pickles of their own, and may read the other's logs."""
     run = shared
@@ -119,7 +119,7 @@ def test_two_members_of_a_group_share_a_run(shared):
         with pytest.raises(UsageError, match="Permission denied"):
             entry.content_of(ours)
 
-    assert as_nobody(colleague) == 0
+    as_user(colleague)
     theirs = run / "logs-nobody"
     assert (stat.S_IMODE(theirs.stat().st_mode), theirs.stat().st_gid) == (0o2755, NOBODY)
     assert job_logs.folder_for(run / "logs") == run / "logs"
@@ -173,7 +173,7 @@ def pipe(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "swap", [pytest.param(given_away, marks=as_root), writable_by_others, writable_by_the_group, link, pipe]
+    "swap", [pytest.param(given_away, marks=needs_root), writable_by_others, writable_by_the_group, link, pipe]
 )
 def test_a_job_does_not_run_what_somebody_else_may_have_written(tmp_path, monkeypatch, capsys, swap):
     swap(pickled(tmp_path, tmp_path / "marker"))

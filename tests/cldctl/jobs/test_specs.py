@@ -7,8 +7,8 @@ from cld_core.recipe import load
 from cld_core.run import RunFolder
 from cldctl.clusters.debug import DebugCluster
 from cldctl.jobs import specs
+from tests.support.other_users import give_away, needs_root
 from tests.support.paths import RECIPES
-from tests.support.users import as_root, give_away
 
 TOY = RECIPES / "toy.yaml"
 
@@ -52,7 +52,7 @@ def test_an_aftermath_is_told_what_ended_and_by_which_launcher(run):
     assert launcher == "cldctl.clusters.debug:DebugCluster"
 
 
-@as_root
+@needs_root
 def test_a_colleague_s_run_gets_output_beside_theirs(run):
     """Their folder of logs is theirs, and so would be what a job begins with."""
     evaluation, sweep = run.evals / "e", run.evals / "s"

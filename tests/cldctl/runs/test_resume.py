@@ -9,6 +9,7 @@ from cld_core.run.atomic import write_json
 from cld_core.run.events import Ended, JobRef, Requested, Submitted
 from cld_core.small_files import read_json
 from cldctl.clusters.base import SchedulerAway, SchedulerRefused
+from cldctl.clusters.slurm import script
 from cldctl.runs import resume as policy
 from cldctl.runs.resume import resumable, resume
 from tests.support.made_up import damage, run_with
@@ -37,6 +38,24 @@ def test_a_run_continues_from_its_newest_whole_checkpoint(tmp_path, scripted):
     assert (request.steps, request.overrides) == (60, ("train.steps=60",))
     assert isinstance(submitted, Submitted)
     assert resumed(stopped(tmp_path / "b"), from_step=10) == (10, 0)
+
+
+def test_a_recipe_that_is_older_than_a_rule_of_batch_scripts(tmp_path, scripted, monkeypatch):
+    """It is shown, and resumed once the key is changed; until then, it is refused before anything is noted."""
+    monkeypatch.setattr(scripted, "check", lambda self, spec, tasks=1: script.parameters(spec))
+    run = stopped(tmp_path / "a")
+    text = run.recipe_file.read_text()
+    run.recipe_file.write_text(
+        text.replace("container: null", "container: ''").replace("samples: 64", "samples: 20000")
+    )
+    assert run.recipe().cluster.container == ""
+    assert "STOPPED" in invoke("status", "--all", runs=tmp_path).stdout
+    before = run.ledger.events()
+    with pytest.raises(RecipeError, match=r"'cluster\.container' cannot be ''.*resume a cluster\.container=null`"):
+        resumed(run)
+    assert run.ledger.events() == before
+    assert resumed(run, "cluster.container=null") == (20, 0)
+    assert (run.recipe().cluster.container, run.recipe().periodic.samples) == (None, 20000)
 
 
 def test_what_is_refused(tmp_path, scripted):

@@ -9,7 +9,7 @@ import pytest
 
 from cld_core.run import RunFolder
 from cld_core.run.atomic import append_line
-from cld_core.run.events import Ended
+from cld_core.run.events import Ended, JobRef, Requested, Submitted
 from tests.support.made_up import run_with
 from tests.support.other_users import NOBODY, SHARED_GROUP, as_user, give, needs_root, open_folder
 from tests.support.scripted import trained
@@ -138,6 +138,32 @@ def test_a_group_shares_runs(open_folder, scripted):
     assert code == 0, err
     code, _, err = said("resume", "ours", runs=runs)
     assert (code, "a group that you are not in" in err) == (1, True)
+
+
+def test_a_plugin_that_a_member_of_the_group_may_have_named(open_folder, scripted):
+    """Sampling, evaluating and resuming ask the owner and the others alike."""
+    run = shared(open_folder)
+    code, marker = open_folder / "x.py", open_folder / "ran"
+    code.write_text(f"open({str(marker)!r}, 'w').close()\n")
+
+    def name_it():
+        run.ledger.append(Requested(steps=10, overrides=(f"data.plugin={code}",)))
+        run.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="9")))
+
+    as_user(name_it, groups=(SHARED_GROUP,))
+    scripted.phases["9"] = "gone"
+    runs = run.path.parent
+    for command in (("sample", "-o", "x.png"), ("eval", "--elbo"), ("resume",), ("export", "-o", "x.safetensors")):
+        words = command[0], "ours", *command[1:]
+        for status, _, err in (said(*words, runs=runs, uid=0, gid=0), colleague(*words, runs=runs)):
+            assert status == 1, err
+            assert f"data.plugin={code}" in err
+            assert "add --allow-plugin" in err
+            assert len(err.splitlines()) == 1
+    assert not marker.exists()
+    for words in (("resume", "ours"), ("eval", "ours", "--elbo")):
+        status, _, err = colleague(*words, "--allow-plugin", runs=runs)
+        assert status == 0, err
 
 
 def test_a_lock_that_another_user_left_keeps_nobody_out(open_folder, scripted):

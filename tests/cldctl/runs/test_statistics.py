@@ -10,7 +10,7 @@ from cldctl.clusters.local import LocalCluster
 from cldctl.runs import sharded
 from tests.support.extractor import TINY
 from tests.support.images import make_images, tiny_recipe
-from tests.support.users import as_root, give_away
+from tests.support.other_users import give_away, needs_root
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def request_(tmp_path):
     return StatsRequest.of(recipe, tmp_path / "s.npz", features=False, shards=1)
 
 
-@as_root
+@needs_root
 @pytest.mark.parametrize("cluster", [DebugCluster(), LocalCluster()])
 def test_a_folder_of_somebody_else_is_refused_before_anything_is_written(request_, cluster):
     request_.folder.mkdir()
@@ -33,7 +33,7 @@ def test_a_folder_of_somebody_else_is_refused_before_anything_is_written(request
     assert not request_.is_done
 
 
-@as_root
+@needs_root
 def test_what_somebody_else_has_made_is_not_removed(request_):
     request_.save()
     give_away(request_.folder)

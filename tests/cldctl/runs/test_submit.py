@@ -1,9 +1,11 @@
 """What is written when, and what is left of a submission that fails."""
 
 import contextlib
+import os
 
 import pytest
 
+from cld_core.errors import CldError
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.evaluation.request import EvalRequest
 from cld_core.recipe import load
@@ -168,3 +170,19 @@ def test_two_commands_start_statistics_once(tmp_path, scripted, monkeypatch):
     monkeypatch.setattr(sharded, "is_alive", lambda folder: order.append("asked") or True)
     assert sharded.start_statistics(request, Recording(), load(TOY).cluster) is None
     assert order == [request.folder, "asked"], "decided inside the lock"
+
+
+def test_where_new_files_belong_to_somebody_else_nothing_is_left(tmp_path, monkeypatch):
+    """As root on a file system that takes root for nobody."""
+    cluster, me = Recording(), os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: me + 4242)
+    with pytest.raises(CldError, match=r"new files here belong to .*, not to user \d+, .*Use another --runs-dir\."):
+        submitted(tmp_path / "mine", cluster, ("elbo",))
+    assert list(tmp_path.iterdir()) == []
+    assert cluster.submitted == []
+
+
+def test_a_refusal_of_any_kind_leaves_the_name_free(tmp_path):
+    with pytest.raises(CldError, match="no room"):
+        submitted(tmp_path / "mine", Recording(CldError("no room")))
+    assert list(tmp_path.iterdir()) == []

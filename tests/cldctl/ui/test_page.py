@@ -5,6 +5,7 @@ import math
 import re
 from xml.etree import ElementTree
 
+import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
@@ -121,3 +122,23 @@ def test_a_curve_spans_its_frame_and_leaves_out_what_is_not_finite():
     assert 26.0 < high < low < 194.0, "upwards, with a margin"
     assert drawn.find("text").text == "<loss>"
     assert "no finite value" in svg.curve("loss", [(0.0, math.inf)])
+
+
+@pytest.mark.parametrize("which", ["samples", "evals", "tensorboard"])
+def test_folders_that_lead_out_of_the_run_are_left_out(tmp_path, which):
+    run = run_with(tmp_path / "foreign")
+    private = tmp_path / "private"
+    (private / "family").mkdir(parents=True)
+    for file in (private / "passport.png", private / "family" / "samples.png"):
+        file.write_bytes(b"\x89PNG\r\n\x1a\nSECRET")
+    with SummaryWriter(str(private)) as writer:
+        writer.add_scalar("salary", 1.0, 1)
+    folder = run.path / which
+    folder.rmdir()
+    folder.symlink_to(private)
+    invoke("report", "foreign", "-o", str(tmp_path / "page.html"), runs=tmp_path)
+    text = (tmp_path / "page.html").read_text()
+    assert "salary" not in text
+    assert "passport" not in text
+    assert "family" not in text
+    assert base64.b64encode(b"\x89PNG\r\n\x1a\nSECRET").decode() not in text

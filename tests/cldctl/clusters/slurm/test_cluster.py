@@ -17,7 +17,7 @@ from cldctl.clusters.slurm import client, cluster, submission
 from cldctl.clusters.slurm.client import Answer
 from cldctl.clusters.slurm.cluster import SlurmCluster
 from tests.cldctl.clusters.works import Fail
-from tests.support.users import as_root, give_away
+from tests.support.other_users import give_away, needs_root
 
 CONTROLLER = "sbatch: error: Unable to contact slurm controller (connect failure)"
 # Where no slurm.conf and no controller can be located.
@@ -69,7 +69,7 @@ def test_what_sbatch_and_the_job_read_is_nobody_else_s(spec, sbatch, tmp_path):
     assert (spec.logs / "31_submission.sh").read_text() == SlurmCluster().script(spec, 2)
 
 
-@as_root
+@needs_root
 def test_a_folder_that_belongs_to_somebody_else(spec, sbatch):
     sbatch("echo Submitted batch job 31")
     spec.logs.mkdir()
@@ -213,3 +213,20 @@ def test_unavailable_without_sbatch(monkeypatch, tmp_path):
     assert SlurmCluster.unavailable() == "there is no sbatch on this machine. Use --cluster local."
     (Path(tmp_path) / "sbatch").touch(mode=0o755)
     assert SlurmCluster.unavailable() is None
+
+
+def test_where_slurm_says_that_jobs_write(monkeypatch):
+    asked = []
+    text = (
+        "scontrol: JobId=7 JobName=a b StdIn=/dev/null StdOut=/runs/a b/logs/7_0_log.out Power=\n"
+        "JobId=32 ArrayJobId=31 ArrayTaskId=1 JobName=x StdOut=/runs/c/evals/e/logs/31_1_0_log.out\n"
+        "JobId=40 ArrayJobId=40 ArrayTaskId=0-3%2 JobName=x StdOut=/runs/d/logs/%A_%a_0_log.out Power=\n"
+        "slurm_load_jobs error: Invalid job id specified\n"
+    )
+    monkeypatch.setattr(client, "run", lambda command, stdin="": asked.append((command, stdin)) or Answer(1, text))
+    jobs = [JobRef(cluster="slurm", job_id=job_id) for job_id in ("7", "31_1", "40_2", "50", "--all")]
+    folders = {job_id: str(folder) for job_id, folder in SlurmCluster().logs_of(jobs).items()}
+    assert folders == {"7": "/runs/a b/logs", "31_1": "/runs/c/evals/e/logs", "40_2": "/runs/d/logs"}
+    shown = "show job 7\nshow job 31_1\nshow job 40_2\nshow job 50\n"
+    assert asked == [(["scontrol", "--oneliner"], shown)]
+    assert SlurmCluster().logs_of([]) == {}

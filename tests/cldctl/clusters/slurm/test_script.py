@@ -1,6 +1,7 @@
 """What is asked of Slurm: whole scripts against golden files, byte for byte."""
 
 import os
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -130,14 +131,6 @@ def test_a_dry_run_waits_for_a_job_without_an_id():
     assert text == file.read_text()
 
 
-def unchecked(**keys) -> ClusterSpec:
-    """A spec that comes from elsewhere than a recipe."""
-    size = ClusterSpec()
-    for name, value in keys.items():
-        object.__setattr__(size, name, value)
-    return size
-
-
 INJECTED = "x\n#SBATCH --wrap=true\ntouch y"
 
 
@@ -157,8 +150,8 @@ INJECTED = "x\n#SBATCH --wrap=true\ntouch y"
         {"env": {"A": "\u2028"}},
         {"exclude": (INJECTED,)},
         {"aftermath": ("cldctl.jobs.aftermath", INJECTED)},
-        *({"size": unchecked(**{name: INJECTED})} for name in ("partition", "gres", "exclude", "container")),
-        *({"size": unchecked(**{name: (INJECTED,)})} for name in ("setup", "srun_args", "sbatch_args")),
+        *({"size": ClusterSpec(**{name: INJECTED})} for name in ("partition", "gres", "exclude", "container")),
+        *({"size": ClusterSpec(**{name: (INJECTED,)})} for name in ("setup", "srun_args", "sbatch_args")),
     ],
 )
 def test_texts_that_would_become_lines_or_options_of_their_own(changes):
@@ -166,6 +159,14 @@ def test_texts_that_would_become_lines_or_options_of_their_own(changes):
         with pytest.raises(UsageError) as refusal:
             call(**changes)
         assert str(refusal.value).isprintable()
+
+
+def test_a_text_of_an_older_recipe_names_its_key_and_how_to_change_it():
+    for key, value, none in (("container", "", "null"), ("setup", ("#SBATCH -x",), "[]")):
+        with pytest.raises(
+            RecipeError, match=rf"'cluster\.{key}' .*`cldctl resume mine cluster\.{key}={re.escape(none)}`"
+        ):
+            script(size=ClusterSpec(**{key: value}))
 
 
 @pytest.mark.parametrize("option", ["--wrap=x", "--output=/dev/null", "--array=1-9", "--error=x", "--test-only"])
