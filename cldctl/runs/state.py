@@ -106,8 +106,8 @@ def _detail_or_wait(situation: Situation) -> str | None:
 
 
 def _stuck(situation: Situation) -> str | None:
-    reason = situation.history.not_requeued or "its job asked for it, and is gone all the same"
-    return f"could not be requeued: {reason}; `cldctl resume`"
+    reason = situation.history.not_requeued or "it requested a requeue, but the job is gone"
+    return f"could not be requeued: {reason}; continue it with `cldctl resume`"
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ class SlurmJob(InJob):
         job = client.show_job(self.ref.job_id)
         state = job.get("JobState", "")
         by_slurm = _limit_reached(job) or job.get("PreemptTime", "None") not in _NOT_PREEMPTED
-        is_back = int(job.get("Restarts", self.restart)) > self.restart
+        is_back = (client.restarts_of(job) or 0) > self.restart
         return ("COMPLETING" in state or state.startswith("CANCELLED")) and not by_slurm and not is_back
 
     def _log_with_a_reason(self, offset: int) -> str:
