@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from cld_core.run.attempt import Attempt
 from cld_core.run.events import JobRef, NotSubmitted, Requested, Submitted
-from cld_core.run.history import Attempt, History
+from cld_core.run.history import History
 from cldctl.clusters.base import Seen
 
 # A job follows its request within moments; after this many seconds the submission was interrupted, unless its process

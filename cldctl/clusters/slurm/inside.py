@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cld_core.place import Place
+from cld_core.run.attempt import Attempt
 from cld_core.run.events import Cause
-from cld_core.run.history import Attempt
 from cld_core.stop import StopCode
 from cld_core.texts import is_count
 from cldctl.clusters import submitit_jobs

@@ -10,6 +10,7 @@ from cld_core.checkpoint.verify import sidecar_of
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.recipe.sampling import OdeSpec
 from cld_core.run import RunFolder
+from cld_core.run.attempt import Attempt
 from cld_core.run.events import (
     KINDS,
     Dropped,
@@ -24,7 +25,7 @@ from cld_core.run.events import (
     TurnedAway,
     Unknown,
 )
-from cld_core.run.history import Attempt, History
+from cld_core.run.history import History
 from tests.support.paths import FIXTURES
 
 LOGS = "/runs/run_v2/logs"

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cld_core.run.history import Attempt
+from cld_core.run.attempt import Attempt
 from cld_core.stop import StopCode
 from cldctl.clusters.base import SchedulerAway, SchedulerRefused
 from cldctl.clusters.slurm import client, inside
