@@ -15,7 +15,7 @@ def prune(folder: RunFolder, *, keep: int, milestone: Callable[[int], bool] = la
         OSError: one cannot be removed; or it cannot be found out which are needed, and none is removed.
     """
     needed = folder.steps_to_evaluate()
-    for step in folder.checkpoint_steps()[:-keep]:
+    for step in folder.listed_steps()[:-keep]:
         if not milestone(step) and step not in needed:
             path = folder.checkpoint_file(step)
             # The sidecar first: a checkpoint without one counts as unfinished.

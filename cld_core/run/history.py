@@ -30,8 +30,8 @@ class History:
         cancelled: ids of the jobs that somebody asked to end.
         not_begun: by job id, why it could not begin.
         requeued: the last time the job requeued itself, if that was after the last attempt ended.
-        given_up: why the run is not started again, if that was decided after the last attempt ended and the last job was
-            submitted.
+        given_up: why the run is not started again, if that was decided after the last attempt ended, and the last job
+            was submitted.
         not_requeued: why the job could not requeue itself, if it has not begun again since.
         requeues: every requeue, oldest first.
         died_early: starts that ended before they trained, since the last attempt began.

@@ -16,7 +16,7 @@ class OneFailure:
     """Counts the calls about paths with ``part`` in them, and lets number ``at`` fail."""
 
     def __init__(self, part: str, at: int = -1, *, done: bool = False) -> None:
-        self.part, self.at, self.done, self.count = part, at, done, 0
+        self.part, self.at, self.done, self.count, self.failed = part, at, done, 0, ""
 
     def install(self, patched: pytest.MonkeyPatch) -> None:
         for module, name in CALLS:
@@ -29,6 +29,7 @@ class OneFailure:
             self.count += 1
             if self.count - 1 != self.at:
                 return real(path, *arguments, **options)
+            self.failed = f"{real.__name__} {path}"
             if self.done and real.__name__ in ("link", "rename", "replace"):
                 real(path, *arguments, **options)
             raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
@@ -36,11 +37,14 @@ class OneFailure:
         return call
 
 
-def same_whatever_fails(part: str, work: Callable[[], Any], patch: Callable[[], Any]) -> int:
+def same_whatever_fails(
+    part: str, work: Callable[[], Any], patch: Callable[[], Any], look: Callable[[], Any] = lambda: None
+) -> int:
     """Do ``work`` without a failure, and then with each call failing once; the results are the same.
 
     Args:
         patch: a context in which the calls are replaced, for example ``monkeypatch.context``.
+        look: what else to compare, looked at when nothing fails any more.
 
     Returns:
         The number of calls that failed.
@@ -49,6 +53,7 @@ def same_whatever_fails(part: str, work: Callable[[], Any], patch: Callable[[], 
     with patch() as patched:
         counting.install(patched)
         expected = work()
+    looks = look()
     for at in range(counting.count):
         for done in (False, True):
             failing = OneFailure(part, at, done=done)
@@ -56,5 +61,5 @@ def same_whatever_fails(part: str, work: Callable[[], Any], patch: Callable[[], 
                 failing.install(patched)
                 found = work()
             assert failing.count > at, "the call was made"
-            assert found == expected, (at, done)
+            assert (found, look()) == (expected, looks), f"{failing.failed} failed, done: {done}"
     return counting.count

@@ -213,3 +213,9 @@ def test_unavailable_without_sbatch(monkeypatch, tmp_path):
     assert SlurmCluster.unavailable() == "there is no sbatch on this machine. Use --cluster local."
     (Path(tmp_path) / "sbatch").touch(mode=0o755)
     assert SlurmCluster.unavailable() is None
+
+
+def test_words_of_sbatch_that_are_not_utf_8(spec, sbatch):
+    """A job that was submitted is known, whatever its controller says beside."""
+    sbatch("printf 'sbatch: \\351\\n' >&2; printf '\\351\\nSubmitted batch job 31\\n'")
+    assert [job.job_id for job in submit(spec)] == ["31"]
