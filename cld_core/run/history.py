@@ -30,8 +30,8 @@ class History:
         cancelled: ids of the jobs that somebody asked to end.
         not_begun: by job id, why it could not begin.
         requeued: the last time the job requeued itself, if that was after the last attempt ended.
-        given_up: why the run is not started again, if that was decided after the last attempt ended, and the last job
-            was submitted.
+        given_up: why the run is not started again, if that was decided since the last attempt ended; of sharded work,
+            since its last job was submitted.
         not_requeued: why the job could not requeue itself, if it has not begun again since.
         requeues: every requeue, oldest first.
         died_early: starts that ended before they trained, since the last attempt began.
@@ -205,9 +205,12 @@ class History:
                 self.crashes[event.job_id] = self.crashes.get(event.job_id, 0) + 1
 
     def _asked_again(self, event: Submitted) -> None:
-        """What an earlier job was given up for is not said of another one; tasks of one array may give up early."""
+        """Of sharded work, which has no attempts: what a job was given up for is not said of the next one.
+
+        A task may give up before those beside it in its array are noted.
+        """
         earlier = (self._given_up_by or "").partition("_")[0]
-        if event.successor_of is None and event.job.job_id.partition("_")[0] != earlier:
+        if event.shards is not None and event.job.job_id.partition("_")[0] != earlier:
             self.given_up = None
 
     def _not_submitted(self, event: NotSubmitted) -> None:

@@ -13,6 +13,7 @@ from cld_core.small_files import (
     MAX_DEPTH,
     by_age,
     descriptor_for_writing,
+    existing_object,
     opened,
     parse_json,
     read_bytes,
@@ -136,16 +137,16 @@ def test_files_by_age(tmp_path):
 
 def test_what_is_missing_is_another_matter_than_what_cannot_be_read(tmp_path, monkeypatch):
     file = tmp_path / "a.json"
-    assert small_files.existing_object(file) is None
+    assert existing_object(file) is None
     for content, expected in (("{", None), ("[]", None), ('{"a": 1}', {"a": 1})):
         file.write_text(content)
-        assert small_files.existing_object(file) == expected
+        assert existing_object(file) == expected
     os.mkfifo(tmp_path / "pipe")
-    assert small_files.existing_object(tmp_path / "pipe") is None
+    assert existing_object(tmp_path / "pipe") is None
 
     def failing(*arguments, **options):
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(small_files.os, "open", failing)
+    monkeypatch.setattr(os, "open", failing)
     with pytest.raises(OSError, match="Input/output"):
-        small_files.existing_object(file)
+        existing_object(file)

@@ -222,10 +222,10 @@ def test_trials_of_a_form_count_until_it_is_measured_or_left_in_order():
         assert History.of([started, *begun, harmless]).begun("a") == {}
 
 
-def test_what_one_job_was_given_up_for_is_not_said_of_the_next():
+def test_what_one_task_was_given_up_for_is_not_said_of_the_next_job():
+    def task(job_id):
+        return events.Submitted(job=JobRef(cluster="any", job_id=job_id), shards=(0,))
+
     given_up = events.GivenUp(reason="budget spent", job_id="5_0")
-    assert history(submitted("5_0"), given_up, submitted("5_1")).given_up == "budget spent", "a task of the same array"
-    assert history(submitted("5_0"), given_up, submitted("6", successor_of="5_0")).given_up == "budget spent"
-    assert history(submitted("5_0"), given_up, submitted("6_0")).given_up is None
-    not_begun = events.NotBegun(job_id="5", reason="no checkpoint")
-    assert history(submitted("5"), not_begun, submitted("6")).given_up is None
+    assert history(task("5_0"), given_up, task("5_1")).given_up == "budget spent", "a task of the same array"
+    assert history(task("5_0"), given_up, task("6_0")).given_up is None
