@@ -13,7 +13,7 @@ from .model import Model
 from .recipe import Recipe
 from .run import RunFolder, events
 from .run.atomic import write_json
-from .run.folder import ReportedProgress
+from .run.contents import ReportedProgress
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,9 @@ MAX_JSON_BYTES = 64 * 2**20
 MAX_DEPTH = 50
 # Beyond this, a number of steps, bytes or seconds is damage.
 MAX_NUMBER = 2**62
+# What says that there is no such file, or something else in its place. Anything else may pass, such as a server that is
+# away for a while.
+NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EINVAL, errno.EISDIR, errno.ENXIO, errno.ELOOP, errno.EFBIG)
 
 
 @contextlib.contextmanager
@@ -102,6 +105,23 @@ def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file; empty if there is none."""
     content = read_json(path)
     return content if isinstance(content, dict) else {}
+
+
+def existing_object(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file; None if there is no such file, or something else is in it.
+
+    Raises:
+        OSError: nobody knows, because the file cannot be read.
+    """
+    try:
+        content = parse_json(read_bytes(path, limit=MAX_JSON_BYTES))
+    except ValueError:
+        return None
+    except OSError as error:
+        if error.errno in NO_FILE:
+            return None
+        raise
+    return content if isinstance(content, dict) else None
 
 
 def by_age(files: Iterable[Path]) -> list[Path]:

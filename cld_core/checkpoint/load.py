@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from cld_core import faults
 from cld_core.errors import CheckpointError
 from cld_core.run import RunFolder
 from cld_core.texts import one_line
@@ -21,13 +22,20 @@ def load(folder: RunFolder, step: int, *, model_digest: str | None = None) -> di
     Raises:
         NotFoundError: there is no checkpoint of this step.
         CheckpointError: it is damaged, from another version, or belongs to another recipe.
+        OSError: it cannot be read at this moment.
     """
     verify(folder, step)
     path = folder.checkpoint_file(step)
-    archive.require_plain(path)
     try:
+        archive.require_plain(path)
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
+        # What passes says nothing about the file.
+        for met in (error, error.__cause__):
+            if isinstance(met, OSError) and faults.passes(met):
+                raise met from None
+        if isinstance(error, CheckpointError):
+            raise
         raise CheckpointError(
             f"{path}: cannot be read as a checkpoint ({one_line(error)}). Resume from another step."
         ) from error
@@ -45,6 +53,7 @@ def newest_good(folder: RunFolder, model_digest: str | None = None) -> tuple[int
 
     Raises:
         CheckpointError: the newest intact one belongs to another recipe; older ones would, too.
+        OSError: as `newest_whole`.
     """
     step, damaged = newest_whole(folder)
     if step is not None and model_digest is not None:

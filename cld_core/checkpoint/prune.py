@@ -1,5 +1,6 @@
 """Which checkpoints are removed, and which are set aside. Loads no torch."""
 
+import contextlib
 from collections.abc import Callable
 
 from cld_core.run import RunFolder
@@ -8,9 +9,13 @@ _ASIDE = "set_aside"
 
 
 def prune(folder: RunFolder, *, keep: int, milestone: Callable[[int], bool] = lambda step: False) -> None:
-    """Remove all checkpoints except the newest ``keep``, milestones, and those that an evaluation still needs."""
+    """Remove all checkpoints except the newest ``keep``, milestones, and those that an evaluation still needs.
+
+    Raises:
+        OSError: one cannot be removed; or it cannot be found out which are needed, and none is removed.
+    """
     needed = folder.steps_to_evaluate()
-    for step in folder.checkpoint_steps()[:-keep]:
+    for step in folder.listed_steps()[:-keep]:
         if not milestone(step) and step not in needed:
             path = folder.checkpoint_file(step)
             # The sidecar first: a checkpoint without one counts as unfinished.
@@ -28,13 +33,16 @@ def set_aside(folder: RunFolder, after: int) -> list[int]:
     """Move the checkpoints of steps above ``after`` to `checkpoints/set_aside/`, and return their steps.
 
     A run that continues from an earlier step must not pick up the later ones at its next restart.
+
+    Raises:
+        OSError: they cannot be listed or moved.
     """
-    later = [step for step in folder.checkpoint_steps() if step > after]
+    later = [step for step in folder.listed_steps() if step > after]
     for step in later:
         path = folder.checkpoint_file(step)
         aside = path.parent / _ASIDE
         aside.mkdir(exist_ok=True)
         for file in (path.with_suffix(".json"), path):
-            if file.exists():
+            with contextlib.suppress(FileNotFoundError):
                 file.replace(aside / file.name)
     return later

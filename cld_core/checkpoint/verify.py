@@ -1,26 +1,18 @@
 """Whether checkpoints are what their sidecars promise. Loads no torch: the command line asks, too."""
 
-import errno
-import os
-import re
+import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+from cld_core import faults
 from cld_core.digests import checksum
 from cld_core.errors import CheckpointError, CldError, NotFoundError
 from cld_core.run import RunFolder
 from cld_core.run.atomic import write_json
-from cld_core.small_files import read_object
+from cld_core.small_files import NO_FILE, existing_object, real, whole
 
 FORMAT = 1
-# Steps, bytes and seconds beyond it are nonsense.
-_MOST = 2**60
-_NAME = re.compile(r"step_([0-9]{8,18})\.pt")
-# A pipe, a folder or a device in the place of a checkpoint is damage; anything else may pass, such as a server that is
-# away for a while.
-_OTHER_KINDS = (errno.EINVAL, errno.EISDIR, errno.ENXIO, errno.ELOOP)
 _FIX = "Use another step, or name none to use the newest intact one"
 
 
@@ -42,22 +34,22 @@ class Sidecar:
 
     @classmethod
     def read(cls, path: Path) -> "Sidecar | None":
-        """The sidecar in a file; None if it is missing, unreadable, or says something that cannot be."""
-        content = read_object(path)
-        form, step, size = (_whole(content.get(name)) for name in ("format", "step", "bytes"))
-        sha256, seconds = content.get("sha256"), content.get("seconds", 0.0)
+        """The sidecar in a file; None if it is missing, damaged, or says something that cannot be.
+
+        Raises:
+            OSError: nobody knows, because the file cannot be read.
+        """
+        content = existing_object(path) or {}
+        form, step, size = (whole(content.get(name)) for name in ("format", "step", "bytes"))
+        sha256, seconds = content.get("sha256"), real(content.get("seconds", 0.0))
         if form is None or step is None or size is None or not isinstance(sha256, str):
             return None
-        if not isinstance(seconds, int | float) or not 0 <= seconds < _MOST:
+        if seconds is None or seconds < 0:
             return None
         return cls(format=form, step=step, bytes=size, sha256=sha256, seconds=float(seconds))
 
     def write(self, path: Path) -> None:
         write_json(path, asdict(self))
-
-
-def _whole(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST else None
 
 
 @dataclass(frozen=True)
@@ -75,14 +67,22 @@ class DamagedCheckpoint:
 
 
 def sidecar_of(folder: RunFolder, step: int) -> Sidecar | None:
-    """The sidecar of a checkpoint; None if it is missing or unreadable."""
+    """The sidecar of a checkpoint; None if it is missing or damaged.
+
+    Raises:
+        OSError: nobody knows, because the file cannot be read.
+    """
     return Sidecar.read(folder.checkpoint_file(step).with_suffix(".json"))
 
 
 def slowest_save_s(folder: RunFolder) -> float | None:
     """The most seconds that saving one of the run's checkpoints took; None without checkpoints."""
-    sidecars = (sidecar_of(folder, step) for step in folder.checkpoint_steps())
-    return max((sidecar.seconds for sidecar in sidecars if sidecar is not None), default=None)
+    slowest = None
+    for step in folder.checkpoint_steps():
+        with contextlib.suppress(OSError):
+            if (sidecar := sidecar_of(folder, step)) is not None:
+                slowest = max(sidecar.seconds, slowest or 0.0)
+    return slowest
 
 
 def verify(folder: RunFolder, step: int) -> None:
@@ -91,31 +91,39 @@ def verify(folder: RunFolder, step: int) -> None:
     Raises:
         NotFoundError: there is no checkpoint of this step.
         CheckpointError: it is damaged or from another version. Says how.
-        CldError: it cannot be read now.
+        CldError: this user may not read it.
+        OSError: it cannot be read at this moment, which says nothing about it.
     """
     path = folder.checkpoint_file(step)
+    try:
+        _verify(folder, path, step)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: missing, though its sidecar exists. {_FIX}.") from error
+    except OSError as error:
+        if faults.passes(error):
+            raise
+        if error.errno in NO_FILE:
+            raise CheckpointError(f"{path}: damaged (it is not a regular file). {_FIX}.") from error
+        text = f"cannot be read ({error.strerror}). Check the disk and the permissions, or use another step."
+        raise CldError(f"{path}: {text}") from error
+
+
+def _verify(folder: RunFolder, path: Path, step: int) -> None:
     sidecar = sidecar_of(folder, step)
-    if sidecar is None and not os.path.lexists(path):
-        steps = ", ".join(map(str, folder.checkpoint_steps())) or "none"
-        raise NotFoundError(f"{folder.path}: no checkpoint of step {step}. Existing ones: {steps}.")
     if sidecar is None:
+        try:
+            path.lstat()
+        except FileNotFoundError as error:
+            steps = ", ".join(map(str, folder.checkpoint_steps())) or "none"
+            raise NotFoundError(f"{folder.path}: no checkpoint of step {step}. Existing ones: {steps}.") from error
         raise CheckpointError(f"{path}: its sidecar {path.stem}.json is missing or unreadable. {_FIX}.")
     if sidecar.format != FORMAT:
         text = f"has format version {sidecar.format}, this cldctl reads {FORMAT}. Install the version that wrote it."
         raise CheckpointError(f"{path}: {text}")
-    try:
-        size = path.stat().st_size
-        if size != sidecar.bytes:
-            raise CheckpointError(f"{path}: truncated ({size} bytes of {sidecar.bytes}). {_FIX}.")
-        found = checksum(path)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: missing, though its sidecar exists. {_FIX}.") from error
-    except OSError as error:
-        if error.errno in _OTHER_KINDS:
-            raise CheckpointError(f"{path}: damaged (it is not a regular file). {_FIX}.") from error
-        text = f"cannot be read ({error.strerror}). Check the disk and the permissions, or use another step."
-        raise CldError(f"{path}: {text}") from error
-    if found != sidecar.sha256:
+    size = path.stat().st_size
+    if size != sidecar.bytes:
+        raise CheckpointError(f"{path}: truncated ({size} bytes of {sidecar.bytes}). {_FIX}.")
+    if checksum(path) != sidecar.sha256:
         raise CheckpointError(f"{path}: damaged (its checksum differs from the one in its sidecar). {_FIX}.")
 
 
@@ -123,13 +131,11 @@ def newest_whole(folder: RunFolder) -> tuple[int | None, list[DamagedCheckpoint]
     """The newest step whose checkpoint is intact, and the damaged ones above it.
 
     Raises:
-        CldError: a checkpoint cannot be read now; an older one would lose the steps since.
+        CldError: this user may not read a checkpoint.
+        OSError: a checkpoint, or their list, cannot be read at this moment. An older one would lose the steps since.
     """
-    # Files of other names, such as copies that somebody made, are nobody's checkpoints.
-    names = [path.name for path in folder.checkpoints.glob("step_*.pt")]
-    orphans = {int(match[1]) for name in names if (match := _NAME.fullmatch(name))}
     damaged: list[DamagedCheckpoint] = []
-    for entry in _verified(folder, sorted(orphans.union(folder.checkpoint_steps()), reverse=True)):
+    for entry in _verified(folder, reversed(folder.listed_steps(unfinished=True))):
         if not isinstance(entry, DamagedCheckpoint):
             return entry, damaged
         damaged.append(entry)
@@ -145,7 +151,7 @@ def all_whole(folder: RunFolder) -> tuple[list[int], list[DamagedCheckpoint]]:
 
 def _verified(folder: RunFolder, steps: Iterable[int]) -> Iterator[int | DamagedCheckpoint]:
     """For each step itself, or what is wrong with its checkpoint."""
-    finished = set(folder.checkpoint_steps())
+    finished = set(folder.listed_steps())
     for step in steps:
         try:
             verify(folder, step)

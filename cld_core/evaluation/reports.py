@@ -1,5 +1,6 @@
 """The evaluations in a run folder, and their reports while they are current. Loads no torch."""
 
+import contextlib
 import math
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,11 @@ _NUMBERS = frozenset({"nfe_mean", "true_entropy"})
 
 
 def checkpoint_checksum(run: RunFolder, step: int) -> str | None:
-    """The checksum of the checkpoint that a run has of a step; None if it has none."""
+    """The checksum of the checkpoint that a run has of a step; None if it has none.
+
+    Raises:
+        OSError: its sidecar cannot be read.
+    """
     sidecar = sidecar_of(run, step)
     return None if sidecar is None else sidecar.sha256
 
@@ -28,7 +33,9 @@ def current_report(folder: Path) -> dict[str, Any] | None:
     report = _typed(read_object(folder / "report.json"))
     if "checkpoint_step" not in report:
         return None
-    checksum = checkpoint_checksum(RunFolder(folder.parent.parent), report["checkpoint_step"])
+    checksum = None
+    with contextlib.suppress(OSError):
+        checksum = checkpoint_checksum(RunFolder(folder.parent.parent), report["checkpoint_step"])
     return report if checksum in (None, report.get("checkpoint")) else None
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from cld_core import faults
 from cld_core.errors import RecipeError
 from cld_core.small_files import read_bytes
 from cld_core.texts import has_control, printable
@@ -102,7 +103,8 @@ def read(path: Path, *, follow: bool = True) -> tuple[dict[str, Any], dict[str, 
         follow: whether the file may be a symbolic link.
 
     Raises:
-        RecipeError: the file cannot be read, or is not a mapping in YAML.
+        RecipeError: there is no such file, this user may not read it, or it is not a mapping in YAML.
+        OSError: it cannot be read at this moment, which is no mistake in it.
     """
     name = printed(path)
     try:
@@ -112,6 +114,8 @@ def read(path: Path, *, follow: bool = True) -> tuple[dict[str, Any], dict[str, 
         problem = f"not a text file (byte {error.start} is not UTF-8). Pass a recipe in YAML"
         raise RecipeError(f"{name}: {problem}.") from error
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL
+        if faults.passes(error):
+            raise
         fix = "`cldctl recipes` lists the available recipes"
         problem = getattr(error, "strerror", None) or str(error)
         raise RecipeError(f"{name}: cannot read the recipe ({problem}); {fix}.") from error

@@ -1,7 +1,8 @@
 """The run folder: its paths, its ledger and its lease. The only state that processes share. Loads no torch."""
 
+from .attempt import Attempt
 from .folder import RunFolder, find_runs
-from .history import Attempt, History
+from .history import History
 from .lease import Lease
 from .ledger import Ledger
 

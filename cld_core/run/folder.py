@@ -10,13 +10,15 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, cast
+from typing import TYPE_CHECKING, Any, cast
 
+from cld_core import faults
 from cld_core.errors import CldError, NotFoundError, UsageError, did_you_mean
-from cld_core.small_files import read_bytes, read_object, real, text, whole
+from cld_core.small_files import existing_object, read_bytes, read_object, whole
 
+from . import contents
 from .atomic import sync_folder, write_json, write_text
 from .ledger import Ledger
 
@@ -25,35 +27,12 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_CHECKPOINT = re.compile(r"step_([0-9]{8,18})\.json")
-# What the small files hold, by field; a value of another type, or out of bounds, is left out.
-_IDENTITY: dict[str, Callable[[Any], Any]] = {
-    **dict.fromkeys(("name", "recipe", "recipe_file", "user", "host", "imported"), text),
-    "created": real,
-    "format": whole,
-    "git": lambda value: value if isinstance(value, dict) and text(value.get("commit", "")) is not None else None,
-}
-_PROGRESS: dict[str, Callable[[Any], Any]] = {
-    **dict.fromkeys(("attempt", "step", "steps"), whole),
-    **dict.fromkeys(("loss", "steps_per_s", "time"), real),
-}
-# Those that may be null.
-_OPTIONAL = ("loss", "steps_per_s", "git", "recipe_file")
+# As `RunFolder.checkpoint_file` writes it: other files, such as copies that somebody made, are nobody's checkpoints.
+_CHECKPOINT = re.compile(r"step_([0-9]{8}|[1-9][0-9]{8,17})\.(json|pt)")
 
 
 class FormatError(UsageError):
     """The run folder has another version of the format than this cldctl reads; exit code 2."""
-
-
-class ReportedProgress(TypedDict, total=False):
-    """What `progress.json` holds; ``time`` in seconds since 1970."""
-
-    attempt: int
-    step: int
-    steps: int
-    loss: float | None
-    steps_per_s: float | None
-    time: float
 
 
 def is_name(name: str) -> bool:
@@ -227,41 +206,68 @@ class RunFolder:
         return f"{self.path}: the run folder has format {version}; this cldctl reads format {FORMAT}. {fix}."
 
     def steps_to_evaluate(self) -> set[int]:
-        """Steps of the checkpoints that an evaluation was requested for and has no report of."""
-        requests = [
-            path for path in self.evals.glob("*/request.json") if not os.path.exists(path.parent / "report.json")
-        ]
-        steps = [whole(read_object(path).get("checkpoint_step")) for path in requests]
-        return {step for step in steps if step is not None}
-
-    def recipe(self) -> "Recipe":
-        """The recipe in force: as submitted, and then what later continuations changed.
+        """Steps of the checkpoints that an evaluation was requested for and has no report of.
 
         Raises:
-            RecipeError: it cannot be read, or has a mistake.
+            OSError: they cannot be found out at this moment.
+        """
+        folders = [self.evals / name for name in _names_in(self.evals)]
+        requests = [
+            existing_object(folder / "request.json") or {}
+            for folder in folders
+            if not os.path.exists(folder / "report.json")
+        ]
+        steps = [whole(request.get("checkpoint_step")) for request in requests]
+        return {step for step in steps if step is not None}
+
+    def recipe(self, *, within_s: float = 0.0) -> "Recipe":
+        """The recipe in force: as submitted, and then what later continuations changed.
+
+        Args:
+            within_s: for how many seconds to try while the file system fails.
+
+        Raises:
+            RecipeError: it has a mistake, or the file is missing or another than a recipe.
+            OSError: it cannot be read at this moment.
         """
         from cld_core.recipe import load_frozen
 
-        return load_frozen(self.recipe_file, self.ledger.history().overrides)
+        return faults.retried(lambda: load_frozen(self.recipe_file, self.ledger.history().overrides), within_s)
 
     def identity(self) -> dict[str, Any]:
         """What `run.json` holds (`identity.identity`), without values of unexpected types; empty if it is damaged."""
-        return _typed(read_object(self.identity_file), _IDENTITY)
+        return contents.typed(read_object(self.identity_file), contents.IDENTITY)
 
-    def progress(self) -> ReportedProgress:
+    def progress(self) -> contents.ReportedProgress:
         """What was last reported, without values of unexpected types; empty before the first report."""
-        return cast(ReportedProgress, _typed(read_object(self.progress_file), _PROGRESS))
+        return cast(contents.ReportedProgress, contents.typed(read_object(self.progress_file), contents.PROGRESS))
 
     def checkpoint_file(self, step: int) -> Path:
         return self.checkpoints / f"step_{step:08d}.pt"
 
     def checkpoint_steps(self) -> list[int]:
-        """The steps of completely written checkpoints, ascending."""
+        """The steps of completely written checkpoints, ascending; empty if they cannot be listed."""
         try:
-            names = [entry.name for entry in self.checkpoints.iterdir()]
+            return self.listed_steps()
         except OSError:
             return []
-        return sorted(int(match[1]) for name in names if (match := _CHECKPOINT.fullmatch(name)))
+
+    def listed_steps(self, *, unfinished: bool = False) -> list[int]:
+        """As `checkpoint_steps`, and with ``unfinished`` those without a sidecar, too.
+
+        Raises:
+            OSError: they cannot be listed at this moment.
+        """
+        matches = (_CHECKPOINT.fullmatch(name) for name in _names_in(self.checkpoints))
+        return sorted({int(match[1]) for match in matches if match and (unfinished or match[2] == "json")})
+
+
+def _names_in(folder: Path) -> list[str]:
+    """What a folder holds; nothing if there is none: copies and archives of runs leave empty folders out."""
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def find_runs(root: str | Path) -> Sequence[RunFolder]:
@@ -291,12 +297,3 @@ def _entries(root: Path) -> Sequence[Path]:
         return list(root.iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return []
-
-
-def _typed(content: Mapping[str, Any], types: Mapping[str, Callable[[Any], Any]]) -> dict[str, Any]:
-    """``content`` without the fields of ``types`` whose values do not fit."""
-
-    def fits(name: str, value: Any) -> bool:
-        return name in _OPTIONAL if value is None else name not in types or types[name](value) is not None
-
-    return {name: value for name, value in content.items() if fits(name, value)}

@@ -7,36 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from . import events
+from .attempt import Attempt, imported, started
 from .events import Cause, Event, JobRef, NotSubmitted, Requested, Requeued, Submitted, Why
 
 # Causes of an attempt's end that another start may not meet again.
 CRASHES: tuple[Cause, ...] = ("crashed", "out_of_memory", "killed")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Attempt:
-    """One stretch of training; ``cause`` and ``ended`` are None while it lasts, and if nobody recorded its end.
-
-    Attributes:
-        warning: what is wrong while it lasts.
-        restart: earlier starts of its job by the launcher.
-        log_offset: size in bytes of the launcher's log when it began; None if there is none.
-        bug: it ended by an error in code or recipe, which another start would meet again.
-    """
-
-    attempt: int
-    job_id: str | None
-    started: float
-    first_step: int
-    ended: float | None = None
-    cause: Cause | None = None
-    last_step: int | None = None
-    detail: str | None = None
-    host: str | None = None
-    warning: str | None = None
-    restart: int = 0
-    log_offset: int | None = None
-    bug: bool = False
 
 
 @dataclass(kw_only=True)
@@ -55,9 +30,10 @@ class History:
         cancelled: ids of the jobs that somebody asked to end.
         not_begun: by job id, why it could not begin.
         requeued: the last time the job requeued itself, if that was after the last attempt ended.
-        given_up: why the run is not started again, if that was decided since the last attempt ended.
+        given_up: why the run is not started again, if that was decided since the last attempt ended; of sharded work,
+            since its last job was submitted.
         not_requeued: why the job could not requeue itself, if it has not begun again since.
-        requeues: every requeue, oldest first.
+        requeued_attempts: the numbers of the attempts after whose start their job put itself back into the queue.
         died_early: starts that ended before they trained, since the last attempt began.
         bug: what the last attempt died of, if that was an error in code or recipe.
         crashes: of sharded work, by job id, how often its task ended with an error.
@@ -80,7 +56,7 @@ class History:
     requeued: Requeued | None = None
     given_up: str | None = None
     not_requeued: str | None = None
-    requeues: tuple[Requeued, ...] = ()
+    requeued_attempts: frozenset[int] = frozenset()
     died_early: int = 0
     bug: str | None = None
     crashes: dict[str, int] = field(default_factory=dict)
@@ -91,6 +67,7 @@ class History:
     # While events are read: growing a tuple by each of many would take time quadratic in their number.
     _submitted: list[Submitted] = field(default_factory=list, repr=False, compare=False)
     _cancelled: set[str] = field(default_factory=set, repr=False, compare=False)
+    _given_up_by: str | None = field(default=None, repr=False, compare=False)
     _newest_start: int | None = field(default=None, repr=False, compare=False)
     _before_request: tuple[int | None, int | None] = field(default=(None, None), repr=False, compare=False)
 
@@ -155,7 +132,7 @@ class History:
 
     def was_requeued(self, attempt: Attempt) -> bool:
         """Whether the job of ``attempt`` has put itself back into the queue since the attempt began."""
-        return any(event.time >= attempt.started and event.job_id == attempt.job_id for event in self.requeues)
+        return attempt.attempt in self.requeued_attempts
 
     def successors_of(self, job_id: str) -> list[JobRef]:
         """Jobs that wait for this one to fail."""
@@ -190,11 +167,12 @@ class History:
             case events.Submitted():
                 self.request = None
                 self._submitted.append(event)
+                self._asked_again(event)
             case events.TurnedAway():
                 self.turned_away[event.job_id] = event.why
             case events.Imported():
                 self.imported_step = event.step
-                self._set(_imported(event))
+                self._set(imported(event))
             case events.Started():
                 self._started(event)
             case events.Ended():
@@ -212,11 +190,14 @@ class History:
                 self._cancelled.add(event.job_id)
             case events.NotBegun():
                 self.not_begun[event.job_id] = self.given_up = event.reason
+                self._given_up_by = event.job_id
             case events.GivenUp():
-                self.given_up = event.reason
+                self.given_up, self._given_up_by = event.reason, event.job_id
             case events.Requeued():
                 self.requeued, self.not_requeued = event, None
-                self.requeues += (event,)
+                # By the order of lines, not by their times: clocks jump.
+                if self.attempts and self.attempts[-1].job_id == event.job_id:
+                    self.requeued_attempts |= {self.attempts[-1].attempt}
             case events.NotRequeued():
                 self.requeued, self.not_requeued = None, event.reason
             case events.DiedEarly():
@@ -224,6 +205,15 @@ class History:
                 self.bug = None
             case events.Crashed():
                 self.crashes[event.job_id] = self.crashes.get(event.job_id, 0) + 1
+
+    def _asked_again(self, event: Submitted) -> None:
+        """Of sharded work, which has no attempts: what a job was given up for is not said of the next one.
+
+        A task may give up before those beside it in its array are noted.
+        """
+        earlier = (self._given_up_by or "").partition("_")[0]
+        if event.shards is not None and event.job.job_id.partition("_")[0] != earlier:
+            self.given_up = None
 
     def _not_submitted(self, event: NotSubmitted) -> None:
         if self.request is None:
@@ -258,7 +248,7 @@ class History:
         before = self._numbered(event.attempt - 1)
         if before is not None and before.last_step is None:
             self._set(replace(before, last_step=event.reached))
-        self._set(_started(event))
+        self._set(started(event))
 
     def _ended(self, event: events.Ended) -> None:
         self.bug = event.detail if event.bug else None
@@ -292,29 +282,3 @@ class History:
         """What was decided before the newest attempt ended was about an earlier one."""
         if self.last is not None and attempt == self.last.attempt:
             self.requeued = self.given_up = None
-
-
-def _imported(event: events.Imported) -> Attempt:
-    return Attempt(
-        attempt=0,
-        job_id=None,
-        started=event.time,
-        first_step=event.step,
-        ended=event.time,
-        cause="finished" if event.finished else "imported",
-        last_step=event.step,
-        detail=f"imported from {event.source}",
-    )
-
-
-def _started(event: events.Started) -> Attempt:
-    return Attempt(
-        attempt=event.attempt,
-        job_id=event.job_id,
-        started=event.time,
-        first_step=event.step,
-        host=event.host,
-        warning=event.warning,
-        restart=event.restart,
-        log_offset=event.log_offset,
-    )

@@ -22,7 +22,7 @@ from typing import Any
 
 from cld_core import faults
 from cld_core.errors import LeaseHeldError, LeaseLostError
-from cld_core.small_files import read_object
+from cld_core.small_files import existing_object
 
 from . import process
 from .atomic import write_json
@@ -58,8 +58,12 @@ class Lease:
         restart: int = 0,
         heartbeat_s: float = HEARTBEAT_S,
         stale_after_s: float = STALE_AFTER_S,
+        within_s: float = 0.0,
     ) -> "Lease":
         """Become the owner of ``folder``, waiting up to ``stale_after_s`` seconds if the current owner may be dead.
+
+        Args:
+            within_s: for how many seconds to try again while the file system fails.
 
         Raises:
             LeaseHeldError: another job is alive and owns it. Names the job, its host and its process.
@@ -72,14 +76,11 @@ class Lease:
             "pid": os.getpid(),
             "process_started": process.start_time(os.getpid()),
             "since": time.time(),
+            # Tells a file that was created, although the file system said that it was not, from another owner's.
+            "token": secrets.token_hex(16),
         }
-        folder.mkdir(exist_ok=True)
-        while True:
-            number, holder = newest(folder)
-            if holder is not None and not _may_take_over(folder, number, holder, owner, stale_after_s):
-                raise LeaseHeldError(held_message(folder.parent, holder))
-            if _create(folder, number + 1, owner):
-                return cls(folder, number + 1, owner, heartbeat_s)
+        number = faults.retried(lambda: _taken(folder, owner, stale_after_s), within_s)
+        return cls(folder, number, owner, heartbeat_s)
 
     def check(self) -> None:
         """Fail if another job owns the folder, or if that cannot be found out for `PATIENCE_S` seconds.
@@ -93,8 +94,8 @@ class Lease:
         with contextlib.suppress(OSError):
             _, holder = newest(self.folder)
             taken_by = f"job {holder['job_id']} on {holder['host']}" if holder else "another job"
-            raise self._taken(taken_by)
-        raise self._taken("another job")
+            raise self._lost_to(taken_by)
+        raise self._lost_to("another job")
 
     def owned(self) -> bool:
         """Whether this process still owns the folder, as far as can be seen at this moment."""
@@ -114,11 +115,11 @@ class Lease:
             write_json(self._file, {**self.owner, "released": True})
 
     def _is_ours(self) -> bool:
-        number, _ = newest(self.folder)
+        number = _newest_number(self.folder)
         # A listing may be older than our own file.
         return number == self.number or (number < self.number and self._file.exists())
 
-    def _taken(self, by: str) -> LeaseLostError:
+    def _lost_to(self, by: str) -> LeaseLostError:
         text = f"{by} has taken over this run. This process ends and writes nothing."
         return LeaseLostError(f"{self.folder.parent}: {text}")
 
@@ -127,7 +128,7 @@ class Lease:
         return self.folder / f"{self.number:08d}.json"
 
     def _keep_alive(self) -> None:
-        # A file of a number that is no longer the newest is read by nobody: in doubt, the heart beats.
+        # While nobody knows who owns the folder, this goes on: a file that is no longer the newest is read by nobody.
         while not self._ended.wait(self._heartbeat_s):
             if not self.owned():
                 return
@@ -146,20 +147,33 @@ def newest(folder: Path) -> tuple[int, dict[str, Any] | None]:
     Raises:
         OSError: the folder cannot be read at this moment.
     """
-    try:
-        names = os.listdir(folder)
-    except FileNotFoundError:
-        return 0, None
-    number = max((int(match[1]) for name in names if (match := _NUMBERED.fullmatch(name))), default=0)
+    number = _newest_number(folder)
     if number == 0:
         return 0, None
     holder = _holder(folder / f"{number:08d}.json")
     return number, None if holder.get("released") is True else holder
 
 
+def _newest_number(folder: Path) -> int:
+    """The highest number handed out, 0 at first.
+
+    Raises:
+        OSError: the folder cannot be read at this moment.
+    """
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return 0
+    return max((int(match[1]) for name in names if (match := _NUMBERED.fullmatch(name))), default=0)
+
+
 def _holder(file: Path) -> dict[str, Any]:
-    """The owner that a file names; what is missing, damaged or of another type is unknown."""
-    content = read_object(file)
+    """The owner that a file names; what is missing, damaged or of another type is unknown.
+
+    Raises:
+        OSError: the file cannot be read at this moment.
+    """
+    content = existing_object(file) or {}
     kinds = {"job_id": str, "host": str, "pid": int, "restart": int, "process_started": int | float}
     known = {name: content[name] for name, kind in kinds.items() if isinstance(content.get(name), kind)}
     return {**content, **_UNKNOWN, **known}
@@ -198,6 +212,24 @@ def local_holder(folder: Path) -> dict[str, Any] | None:
     return holder if holder is not None and _known_to_live(holder) else None
 
 
+def _taken(folder: Path, owner: dict[str, Any], stale_after_s: float) -> int:
+    """The number under which ``owner`` owns the folder.
+
+    Raises:
+        LeaseHeldError: another job is alive and owns it.
+        OSError: the folder cannot be read or written.
+    """
+    folder.mkdir(exist_ok=True)
+    while True:
+        number, holder = newest(folder)
+        if holder is not None and holder.get("token") == owner["token"]:
+            return number
+        if holder is not None and not _may_take_over(folder, number, holder, owner, stale_after_s):
+            raise LeaseHeldError(held_message(folder.parent, holder))
+        if _create(folder, number + 1, owner):
+            return number + 1
+
+
 def _create(folder: Path, number: int, owner: dict[str, Any]) -> bool:
     """Create the numbered file with its content, atomically; False if somebody else was first."""
     draft = folder / f".draft.{os.getpid()}.{secrets.token_hex(4)}"
@@ -205,9 +237,8 @@ def _create(folder: Path, number: int, owner: dict[str, Any]) -> bool:
         draft.write_text(json.dumps(owner))
         os.link(draft, folder / f"{number:08d}.json")
     except FileExistsError:
-        # A network file system may repeat a request that was already done.
-        if draft.stat().st_nlink != 2:
-            return False
+        # Maybe by ourselves: a network file system may repeat a request that was already done.
+        return False
     finally:
         with contextlib.suppress(OSError):
             draft.unlink()

@@ -12,8 +12,8 @@ from .events import Event
 from .history import History
 from .lines import parse, to_line
 
-# Far more than a run of years has; reading them takes seconds.
-MAX_LINES = 50_000
+# Far more than a run of years has, or the largest array with a line for each task; reading them takes seconds.
+MAX_LINES = 1_000_000
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 from cld_core import faults
+from cld_core.small_files import read_bytes
 
 from .events import Event
 from .history import History
@@ -79,6 +80,6 @@ def _write(ledger: Ledger, events: list[Event]) -> None:
 
 def _lines(ledger: Ledger) -> list[str]:
     try:
-        return ledger.path.read_text(encoding="utf-8", errors="replace").splitlines()
+        return read_bytes(ledger.path).decode(errors="replace").split("\n")
     except FileNotFoundError:
         return []

@@ -76,13 +76,15 @@ def compute(work: "Work", ranks: "Ranks", should_stop: Callable[[], bool], only:
     computation: Computation | None = None
     mine = range(ranks.rank, work.request.shards, ranks.world_size) if only is None else only
     for number in mine:
-        made_of, ranges = work.made_of(), work.request.ranges(number)
+        made_of = faults.retried(work.made_of, PATIENCE_S, stop=should_stop)
+        ranges = work.request.ranges(number)
         if state.is_complete(work.shards, number, made_of, ranges):
             continue
-        shard = Shard(work.shards, number, ranges, work.made_of(strict=True))
+        strictly = faults.retried(lambda: work.made_of(strict=True), PATIENCE_S, stop=should_stop)
+        shard = Shard(work.shards, number, ranges, strictly)
         if computation is None:
-            computation = _opened(work, ranks)
-            computation.prepare()
+            computation = faults.retried(lambda: _opened(work, ranks), PATIENCE_S, stop=should_stop)
+            faults.retried(computation.prepare, PATIENCE_S, stop=should_stop)
         if not _fill(shard, computation, work, should_stop):
             return False
     if not work.is_done and not work.missing():

@@ -21,6 +21,9 @@ from cld_core.stop import StopFlag
 if TYPE_CHECKING:
     from cld_core.ranks import Ranks
 
+# Seconds for which the recipe of a run is tried to be read while the file system fails.
+_READ_WITHIN_S = 60.0
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m cld_core.train", description=__doc__)
@@ -52,7 +55,7 @@ def main() -> int:
 def _recipe(path: Path, file: str | None, overrides: list[str]) -> Recipe:
     """The recipe of the run, or the one to create a new run from."""
     if RunFolder(path).exists:
-        return RunFolder.open(path).recipe()
+        return RunFolder.open(path).recipe(within_s=_READ_WITHIN_S)
     if file is None:
         raise NotFoundError(f"no run at {path}. Pass --recipe FILE to create it.")
     return with_plugin_found(load(file, overrides), Path(file))

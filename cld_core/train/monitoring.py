@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from cld_core.faults import Dropping
 from cld_core.run import RunFolder, events, pending
 from cld_core.run.atomic import write_json
-from cld_core.run.folder import ReportedProgress
+from cld_core.run.contents import ReportedProgress
 
 from .board import Board
 

@@ -1,7 +1,6 @@
 """One attempt of a run: take the lease, choose where to start, train, and record how it ended."""
 
 import contextlib
-import functools
 import os
 import socket
 import traceback
@@ -83,9 +82,10 @@ def run(
         CheckpointError: no checkpoint fits, or a new one cannot be written.
         NonFiniteError: the gradient was not finite or exploded, and rolling back did not help.
         RecipeError: the frozen recipe is damaged.
+        OSError: something cannot be read or written for a minute.
         RankError: rank 0 could not start or continue, and this is another rank.
     """
-    recipe = folder.recipe()
+    recipe = folder.recipe(within_s=_START_WITHIN_S)
     with _started(folder, recipe, ranks, job_id, restart) as (start, lease):
         if start.finished:
             print(f"{folder.name} is finished: {start.step} steps are done. Nothing to do.", flush=True)
@@ -115,8 +115,7 @@ def _started(
     lease = None
     try:
         try:
-            acquire = functools.partial(Lease.acquire, folder.leases, job_id=job_id, restart=restart)
-            lease = faults.retried(acquire, _START_WITHIN_S)
+            lease = Lease.acquire(folder.leases, job_id=job_id, restart=restart, within_s=_START_WITHIN_S)
             start = faults.retried(lambda: starts.choose(folder, recipe), _START_WITHIN_S)
         except Exception as error:
             # What passes is no reason not to start again.

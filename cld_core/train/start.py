@@ -1,19 +1,12 @@
 """Where an attempt starts: which checkpoint it continues from, decided by rank 0 for all ranks."""
 
-import contextlib
-import errno
-import os
-import re
 from dataclasses import dataclass
 
 from cld_core.checkpoint.load import load, newest_good
 from cld_core.checkpoint.prune import clear_unfinished, set_aside
-from cld_core.checkpoint.verify import DamagedCheckpoint
 from cld_core.errors import CheckpointError
 from cld_core.recipe import Recipe
 from cld_core.run import RunFolder, events, pending
-
-_SIDECAR = re.compile(r"step_(\d{8,})\.json")
 
 
 @dataclass(frozen=True)
@@ -32,13 +25,15 @@ def choose(folder: RunFolder, recipe: Recipe) -> Start:
     Records damaged checkpoints, and sets those aside that are later than the first step.
 
     Raises:
-        OSError: the checkpoints cannot be read at this moment.
+        OSError: the checkpoints cannot be read at this moment. They are not taken for missing or damaged.
         NotFoundError, CheckpointError: the checkpoint that was asked for is missing or damaged, none of the
             checkpoints is usable, or they belong to another recipe.
     """
     history = pending.history(folder.ledger)
+    # Copies and archives of runs leave empty folders out.
+    folder.checkpoints.mkdir(exist_ok=True)
     clear_unfinished(folder)
-    newest, damaged = _newest(folder, recipe)
+    newest, damaged = newest_good(folder, recipe.model_digest())
     for entry in damaged:
         print(entry.skipped, flush=True)
         pending.append(folder.ledger, events.Damaged(step=entry.step, reason=entry.reason))
@@ -53,24 +48,3 @@ def choose(folder: RunFolder, recipe: Recipe) -> Start:
     if moved:
         print(f"set aside the checkpoints of steps {', '.join(map(str, moved))}", flush=True)
     return Start(len(history.attempts), step, finished=step >= recipe.train.steps)
-
-
-def _newest(folder: RunFolder, recipe: Recipe) -> tuple[int | None, list[DamagedCheckpoint]]:
-    """The newest good checkpoint, and the damaged ones above it.
-
-    Raises:
-        OSError: some of them cannot be read at this moment. They would look missing or damaged, and be set aside.
-    """
-    listed = {int(match[1]) for name in os.listdir(folder.checkpoints) if (match := _SIDECAR.fullmatch(name))}
-    newest, damaged = newest_good(folder, recipe.model_digest())
-    seen = {entry.step for entry in damaged}.intersection(folder.checkpoint_steps())
-    for step in listed:
-        file = folder.checkpoint_file(step)
-        # Missing for good is another matter than missed.
-        if step > (newest or 0) and step not in seen and file.exists():
-            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(file))
-    for entry in damaged:
-        for suffix in (".pt", ".json"):
-            with contextlib.suppress(FileNotFoundError):
-                folder.checkpoint_file(entry.step).with_suffix(suffix).open("rb").close()
-    return newest, damaged

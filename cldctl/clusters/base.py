@@ -25,8 +25,8 @@ from typing import ClassVar, Literal, Protocol
 from cld_core.errors import CldError
 from cld_core.place import Place
 from cld_core.recipe.cluster import ClusterSpec
+from cld_core.run.attempt import Attempt
 from cld_core.run.events import Cause, JobRef
-from cld_core.run.history import Attempt
 from cld_core.stop import StopCode
 
 Phase = Literal["pending", "running", "suspended", "ending", "gone", "unknown"]

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cld_core import ownership, small_files
+from cld_core import faults, ownership, small_files
 from cld_core.errors import CldError, UsageError
 
 # A job may begin before the command that has submitted it knows its number, by which the file is named.
@@ -28,6 +28,7 @@ def content_of(file: Path, patience_s: float = PATIENCE_S) -> bytes:
 
     Raises:
         UsageError: somebody else may have written it, or it does not appear.
+        OSError: it cannot be read for so long, which the next start may.
     """
     deadline = time.monotonic() + patience_s
     while True:
@@ -39,7 +40,10 @@ def content_of(file: Path, patience_s: float = PATIENCE_S) -> bytes:
                 return stream.read(MAX_BYTES)
         except OSError as error:
             # NFS says ESTALE while the file is being given its name.
-            if error.errno not in (errno.ENOENT, errno.ESTALE) or time.monotonic() > deadline:
+            may_come = error.errno == errno.ENOENT or faults.passes(error)
+            if not may_come or time.monotonic() > deadline:
+                if faults.passes(error):
+                    raise
                 raise UsageError(f"{file}: {error.strerror}. Submit the job again.") from error
         time.sleep(0.2)
 
@@ -56,6 +60,9 @@ def main(arguments: list[str]) -> int:
         # Usage, which the aftermath does not try again: the next start would find the same file.
         print(f"error: {error}", file=sys.stderr, flush=True)
         return error.exit_code
+    except OSError as error:
+        print(f"error: {error}. The next start tries again.", file=sys.stderr, flush=True)
+        return 1
 
     def load(path: Any) -> Any:
         return pickle.loads(content)

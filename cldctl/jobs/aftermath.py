@@ -23,15 +23,16 @@ from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import Cluster, InJob
 
 from . import successor
-from .process import HOPELESS, NOT_REQUEUED, readable, requeue
+from .process import HOPELESS, NOT_REQUEUED, READ_WITHIN_S, readable, requeue
 from .train import explain_previous, go_on, log_offset
 
 # Seconds before a crashed job begins again; doubled with every crash in a row.
 BACK_OFF_S = 10.0
 # Exit codes of errors that another start would meet again.
 _HOPELESS = (UsageError.exit_code, NotFoundError.exit_code, HOPELESS, NOT_REQUEUED)
-# Starts that a job which can neither read nor write its folder is given.
-_BLIND_STARTS = 3
+# A job that cannot read its folder knows nothing but how often Slurm has started it, preemptions included: it begins
+# again up to so many starts in all, after at most so many seconds.
+_BLIND_STARTS, _BLIND_DELAY_S = 50, 600.0
 # Seconds for which a line that the next start will need is tried to be written. It begins all the same.
 _NOTE_WITHIN_S = 60.0
 
@@ -128,14 +129,15 @@ def after_training(run: RunFolder, job: InJob, code: int, told_to_end: Callable[
     )
     if event is not None:
         pending.append(run.ledger, event, within_s=_NOTE_WITHIN_S)
-    decision = after_bad_end(pending.history(run.ledger), job.ref, job.restart, run.recipe().train.max_retries)
+    recipe = run.recipe(within_s=READ_WITHIN_S)
+    decision = after_bad_end(pending.history(run.ledger), job.ref, job.restart, recipe.train.max_retries)
     if isinstance(decision, GiveUp):
         pending.append(run.ledger, GivenUp(reason=decision.reason, job_id=job.ref.job_id), within_s=_NOTE_WITHIN_S)
         print(f"{run.name}: {decision.reason}; {decision.why}: not started again", file=sys.stderr)
-        if run.recipe().cluster.successor:
+        if recipe.cluster.successor:
             successor.withdraw(run, job)
     if isinstance(decision, Retry):
-        _announce(run.name, decision, run.recipe().train.max_retries)
+        _announce(run.name, decision, recipe.train.max_retries)
         last = pending.history(run.ledger).last
         cause = (last.cause if last and event is None else None) or "crashed"
         go_on(run, job, cause, delay_s=decision.delay_s, told_to_end=told_to_end)
@@ -176,7 +178,7 @@ def after_blindness(name: str, job: InJob, code: int, error: OSError, told_to_en
     if code in _HOPELESS or job.restart >= _BLIND_STARTS:
         print(f"{name}: its files cannot be read ({error}); not started again", file=sys.stderr)
         return
-    delay_s = BACK_OFF_S * 2**job.restart
+    delay_s = min(BACK_OFF_S * 2**job.restart, _BLIND_DELAY_S)
     print(f"{name}: its files cannot be read ({error}); again in {delay_s:.0f} s", file=sys.stderr)
     requeue(job, delay_s, told_to_end=told_to_end)
 

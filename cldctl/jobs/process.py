@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from cld_core import faults
+from cld_core import faults, small_files
 from cld_core.errors import CldError, SolverError, UnusableSamplesError
 from cldctl.clusters.base import InJob, SchedulerAway, SchedulerRefused
 
@@ -16,8 +16,8 @@ REQUEUE_WITHIN_S = 3600.0
 HOPELESS = 6
 # How it ends if it saved and could not requeue the job: badly, so that a successor begins, and yet not by a crash.
 NOT_REQUEUED = 7
-# Seconds for which a job waits for the file system before it begins.
-_READ_WITHIN_S = 60.0
+# Seconds for which a job waits for the file system to read what it needs.
+READ_WITHIN_S = 60.0
 _HOPELESS_ERRORS = (UnusableSamplesError, SolverError)
 
 
@@ -36,6 +36,12 @@ def one_line_errors(job: InJob) -> Iterator[None]:
     except CldError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(HOPELESS if isinstance(error, _HOPELESS_ERRORS) else error.exit_code)
+    except OSError as error:
+        if not faults.passes(error):
+            raise
+        # As after a crash: another start may succeed.
+        print(f"error: {error}. The next start tries again.", file=sys.stderr, flush=True)
+        sys.exit(1)
 
 
 def readable(file: Path) -> None:
@@ -45,7 +51,7 @@ def readable(file: Path) -> None:
         OSError: the file system fails for too long. Not an error of the user's: another start may succeed.
     """
     try:
-        faults.retried(file.read_bytes, _READ_WITHIN_S)
+        faults.retried(lambda: small_files.read_bytes(file), READ_WITHIN_S)
     except OSError as error:
         if faults.passes(error):
             raise

@@ -17,6 +17,9 @@ from cldctl.evals.table import write_finished
 
 from .process import NOT_REQUEUED, one_line_errors, readable, requeue
 
+# Seconds for which a line of a ledger that matters to others is tried to be written, for each piece.
+_NOTE_WITHIN_S = 10.0
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -50,7 +53,10 @@ class ShardsWork:
 
     def _note(self, event: Event) -> None:
         for piece in self.pieces:
-            pending.append(open_work(Path(piece.folder)).ledger, event)
+            try:
+                pending.append(open_work(Path(piece.folder)).ledger, event, within_s=_NOTE_WITHIN_S)
+            except Exception as error:  # A folder that is gone or damaged changes nothing for the others.
+                print(f"{piece.folder}: not noted ({error}): {event}", file=sys.stderr, flush=True)
 
     def _compute(self, job: InJob, stop: StopFlag) -> bool:
         """Compute piece after piece; False when asked to stop first. What fails leaves the other pieces alone.

@@ -9,13 +9,14 @@ from cld_core.run.events import JobRef, Submitted, TurnedAway
 from cldctl.clusters.base import After, InJob, SchedulerAway, SchedulerRefused, Task, Work
 
 from . import specs
+from .process import READ_WITHIN_S
 
 
 def submit(run: RunFolder, job: InJob, work: Work) -> None:
     """Submit the next job of the run, which begins only if this one fails, unless there is one already."""
     if pending.history(run.ledger).successors_of(job.ref.job_id):
         return
-    spec = specs.training(run, run.recipe(), job.cluster, After((job.ref,), "failed"))
+    spec = specs.training(run, run.recipe(within_s=READ_WITHIN_S), job.cluster, After((job.ref,), "failed"))
 
     def note(refs: Collection[JobRef]) -> None:
         for ref in refs:
@@ -57,7 +58,7 @@ def chained(run: RunFolder, recipe: Recipe) -> list[Evaluation]:
 
 def _redirect_evaluations(run: RunFolder, job: InJob, successor: JobRef) -> None:
     """Chained evaluations waited for this job alone; the successor ends after it."""
-    for work in chained(run, run.recipe()):
+    for work in chained(run, run.recipe(within_s=READ_WITHIN_S)):
         refs = [event.job for event in work.ledger.history().jobs if event.job.cluster == successor.cluster]
         try:
             survey = job.cluster.survey(refs, max_age_s=0)

@@ -13,7 +13,7 @@ from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import InJob
 
 from . import successor
-from .process import NOT_REQUEUED, one_line_errors, readable, requeue
+from .process import NOT_REQUEUED, READ_WITHIN_S, one_line_errors, readable, requeue
 
 if TYPE_CHECKING:
     from cld_core.train.session import SessionResult
@@ -55,13 +55,13 @@ class TrainWork:
     def _train(self, run: RunFolder, job: InJob, stop: StopFlag) -> "SessionResult":
         if job.place().rank == 0:
             explain_previous(run, job)
-            if job.ref.restarts and run.recipe().cluster.successor:
+            if job.ref.restarts and run.recipe(within_s=READ_WITHIN_S).cluster.successor:
                 successor.submit(run, job, self)
 
         from cld_core import ranks as distributed
         from cld_core.train import session
 
-        recipe = run.recipe()
+        recipe = run.recipe(within_s=READ_WITHIN_S)
         timeout_s = recipe.train.hang_timeout_s
         ranks = distributed.join(job.place(), gpu=recipe.cluster.uses_gpu, timeout_s=timeout_s)
         try:
@@ -82,7 +82,7 @@ class TrainWork:
 
 def _check_size(run: RunFolder, job: InJob) -> None:
     """Refuse to train in a world of another size: ranks that do not know of each other would train twice."""
-    size, wanted = job.place().world_size, run.recipe().cluster.world_size
+    size, wanted = job.place().world_size, run.recipe(within_s=READ_WITHIN_S).cluster.world_size
     if size != wanted and not job.in_process:
         text = f"the job has {size} process(es), and the recipe asks for {wanted}"
         raise UsageError(f"{run.name}: {text}. Set cluster.nodes and cluster.tasks_per_node to what the job gets.")

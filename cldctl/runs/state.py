@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from cld_core.run.attempt import Attempt
 from cld_core.run.events import JobRef, NotSubmitted, Requested, Submitted
-from cld_core.run.history import Attempt, History
+from cld_core.run.history import History
 from cldctl.clusters.base import Seen
 
 # A job follows its request within moments; after this many seconds the submission was interrupted, unless its process
@@ -106,8 +107,8 @@ def _detail_or_wait(situation: Situation) -> str | None:
 
 
 def _stuck(situation: Situation) -> str | None:
-    reason = situation.history.not_requeued or "its job asked for it, and is gone all the same"
-    return f"could not be requeued: {reason}; `cldctl resume`"
+    reason = situation.history.not_requeued or "it requested a requeue, but the job is gone"
+    return f"could not be requeued: {reason}; continue it with `cldctl resume`"
 
 
 @dataclass(frozen=True)

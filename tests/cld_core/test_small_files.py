@@ -13,6 +13,7 @@ from cld_core.small_files import (
     MAX_DEPTH,
     by_age,
     descriptor_for_writing,
+    existing_object,
     opened,
     parse_json,
     read_bytes,
@@ -132,3 +133,20 @@ def test_files_by_age(tmp_path):
     (tmp_path / "dangling").symlink_to(gone)
     os.utime(tmp_path / "dangling", (2, 2), follow_symlinks=False)
     assert [file.name for file in by_age([new, gone, tmp_path / "dangling", old])] == ["old", "dangling", "new"]
+
+
+def test_what_is_missing_is_another_matter_than_what_cannot_be_read(tmp_path, monkeypatch):
+    file = tmp_path / "a.json"
+    assert existing_object(file) is None
+    for content, expected in (("{", None), ("[]", None), ('{"a": 1}', {"a": 1})):
+        file.write_text(content)
+        assert existing_object(file) == expected
+    os.mkfifo(tmp_path / "pipe")
+    assert existing_object(tmp_path / "pipe") is None
+
+    def failing(*arguments, **options):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "open", failing)
+    with pytest.raises(OSError, match="Input/output"):
+        existing_object(file)

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cld_core.place import Place
+from cld_core.run.attempt import Attempt
 from cld_core.run.events import Cause
-from cld_core.run.history import Attempt
 from cld_core.stop import StopCode
 from cld_core.texts import is_count
 from cldctl.clusters import submitit_jobs
@@ -90,7 +90,7 @@ class SlurmJob(InJob):
         job = client.show_job(self.ref.job_id)
         state = job.get("JobState", "")
         by_slurm = _limit_reached(job) or job.get("PreemptTime", "None") not in _NOT_PREEMPTED
-        is_back = int(job.get("Restarts", self.restart)) > self.restart
+        is_back = (client.restarts_of(job) or 0) > self.restart
         return ("COMPLETING" in state or state.startswith("CANCELLED")) and not by_slurm and not is_back
 
     def _log_with_a_reason(self, offset: int) -> str:

@@ -138,7 +138,7 @@ def parse_sacct(text: str) -> dict[str, list[str]]:
 def seen_of(state: str, node: str = "", reason: str = "") -> Seen:
     """What one of Slurm's words for a state means, for example "CANCELLED by 0".
 
-    Nothing is concluded from a word that nobody knows: who takes a job for gone starts another one.
+    Nothing is concluded from an unknown word: whoever believes that a job is gone starts another one.
     """
     word = (state.split() or [""])[0].rstrip("+")
     phase = _PHASES.get(word, "unknown")

@@ -2,15 +2,21 @@
 
 import contextlib
 import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cld_core import faults
 from cldctl.clusters import job_logs, submitit_jobs
-from cldctl.clusters.base import SchedulerRefused
+from cldctl.clusters.base import SchedulerAway, SchedulerRefused
+
+from . import client
 
 # Seconds that sbatch may take.
 SBATCH_WITHIN_S = 120
+# Seconds for which a file is tried to be renamed; its job waits for `entry.PATIENCE_S`.
+_NAMED_WITHIN_S = 30.0
 
 
 class NotSubmitted(Exception):
@@ -22,7 +28,7 @@ def submit(logs: Path, python: str, parameters: Mapping[str, Any], calls: Sequen
 
     Raises:
         CldError: others may write into the folder.
-        OSError: a file could not be written.
+        OSError: a file could not be written; no job is left.
         NotSubmitted: sbatch failed.
         SchedulerRefused: there is no Slurm here, or submitit does not accept the parameters.
     """
@@ -30,22 +36,52 @@ def submit(logs: Path, python: str, parameters: Mapping[str, Any], calls: Sequen
 
     text = script(logs, python, parameters, len(calls))
     job_logs.prepare(logs)
-    pickles: list[Path] = []
+    job_id, files = None, []
     try:
         for call in calls:
-            pickles.append(job_logs.store(logs, call, parameters.get("time")))
+            files.append(job_logs.store(logs, call, parameters.get("time")))
         job_id = _sbatch(text)
+        job_ids = [job_id] if len(calls) == 1 else [f"{job_id}_{number}" for number in range(len(calls))]
+        for number, name in enumerate(job_ids):
+            files[number] = _named(files[number], JobPaths(logs, name).submitted_pickle)
     except BaseException:
-        for file in pickles:
-            file.unlink(missing_ok=True)
+        if job_id is not None:
+            _withdraw(job_id)
+        for file in files:
+            with contextlib.suppress(OSError):
+                file.unlink(missing_ok=True)
         raise
-    job_ids = [job_id] if len(calls) == 1 else [f"{job_id}_{number}" for number in range(len(calls))]
-    for file, name in zip(pickles, job_ids, strict=True):
-        file.rename(JobPaths(logs, name).submitted_pickle)
     # For people: sbatch has its own copy. "x" follows no link.
     with contextlib.suppress(OSError), JobPaths(logs, job_id).submission_file.open("x") as script_file:
         script_file.write(text)
     return job_ids
+
+
+def _named(file: Path, target: Path) -> Path:
+    """Give a pickle the name under which its job, which may be waiting for it already, looks for it.
+
+    Raises:
+        OSError: the file system fails for too long.
+    """
+
+    def rename() -> None:
+        try:
+            file.rename(target)
+        except FileNotFoundError:
+            # A network file system may repeat a request that was already done.
+            if not target.exists():
+                raise
+
+    faults.retried(rename, _NAMED_WITHIN_S)
+    return target
+
+
+def _withdraw(job_id: str) -> None:
+    """Cancel a job that has nothing to run."""
+    try:
+        client.cancel([job_id])
+    except (SchedulerRefused, SchedulerAway) as error:
+        print(f"warning: job {job_id} has nothing to run, and could not be cancelled: {error}", file=sys.stderr)
 
 
 def _sbatch(text: str) -> str:
@@ -54,7 +90,15 @@ def _sbatch(text: str) -> str:
     from submitit.core.utils import FailedSubmissionError
 
     try:
-        done = subprocess.run(["sbatch"], input=text, capture_output=True, text=True, timeout=SBATCH_WITHIN_S)
+        done = subprocess.run(
+            ["sbatch"],
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=SBATCH_WITHIN_S,
+            input=text,
+        )
     except subprocess.TimeoutExpired as error:
         raise NotSubmitted(f"sbatch: error: timed out: no answer within {SBATCH_WITHIN_S} s") from error
     if done.returncode != 0:

@@ -17,7 +17,7 @@ from cld_core.checkpoint.published import read as read_published
 from cld_core.checkpoint.verify import Sidecar, newest_whole, slowest_save_s, verify
 from cld_core.checkpoint.write import write
 from cld_core.digests import checksum
-from cld_core.errors import CheckpointError, CldError, NotFoundError
+from cld_core.errors import CheckpointError, NotFoundError
 from cld_core.recipe.optim import OptimSpec
 from tests.cld_core.checkpoint.conftest import fill
 
@@ -92,7 +92,7 @@ def test_a_server_that_is_away_loses_no_steps(run, monkeypatch):
 
     fill(run, 10, 20)
     monkeypatch.setattr("cld_core.checkpoint.verify.checksum", away)
-    with pytest.raises(CldError, match=r"step_00000020\.pt: cannot be read \(Stale file handle\)"):
+    with pytest.raises(OSError, match="Stale file handle"):
         newest_whole(run)
 
 

@@ -10,6 +10,7 @@ from cld_core.checkpoint.verify import sidecar_of
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.recipe.sampling import OdeSpec
 from cld_core.run import RunFolder
+from cld_core.run.attempt import Attempt
 from cld_core.run.events import (
     KINDS,
     Dropped,
@@ -24,7 +25,7 @@ from cld_core.run.events import (
     TurnedAway,
     Unknown,
 )
-from cld_core.run.history import Attempt, History
+from cld_core.run.history import History
 from tests.support.paths import FIXTURES
 
 LOGS = "/runs/run_v2/logs"
@@ -120,7 +121,7 @@ def test_the_rest_of_its_history(run):
         not_begun={"7001": "no checkpoint is intact"},
         requeued=Requeued(time=1767226201.0, job_id="41", cause="crashed", delay_s=10.0),
         given_up="no checkpoint is intact",
-        requeues=(Requeued(time=1767226201.0, job_id="41", cause="crashed", delay_s=10.0),),
+        requeued_attempts=frozenset({2}),
         crashes={"43_1": 1},
         rolled_back_to=(10,),
         last_of=history.last_of,

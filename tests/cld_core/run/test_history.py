@@ -220,3 +220,27 @@ def test_trials_of_a_form_count_until_it_is_measured_or_left_in_order():
     assert (history.begun("a"), history.begun("b")) == ({}, {"compiled": 1})
     for harmless in (events.Ended(attempt=0, cause="preempted"), events.Explained(attempt=0, cause="node_failure")):
         assert History.of([started, *begun, harmless]).begun("a") == {}
+
+
+def test_what_one_task_was_given_up_for_is_not_said_of_the_next_job():
+    def task(job_id):
+        return events.Submitted(job=JobRef(cluster="any", job_id=job_id), shards=(0,))
+
+    given_up = events.GivenUp(reason="budget spent", job_id="5_0")
+    assert history(task("5_0"), given_up, task("5_1")).given_up == "budget spent", "a task of the same array"
+    assert history(task("5_0"), given_up, task("6_0")).given_up is None
+
+
+def test_a_requeue_belongs_to_the_attempt_before_it_whatever_the_clock_says():
+    history = History.of(
+        [
+            events.Started(time=7200.0, attempt=0, job_id="1", step=0),
+            events.Ended(time=3600.0, attempt=0, cause="crashed", step=5),
+            events.Requeued(time=3601.0, job_id="1", cause="crashed"),
+            events.Started(time=3612.0, attempt=1, job_id="1", step=0, restart=1),
+            events.Requeued(time=3613.0, job_id="2", cause="crashed"),
+        ]
+    )
+    first, second = history.attempts
+    assert history.was_requeued(first)
+    assert not history.was_requeued(second)

@@ -263,7 +263,7 @@ def test_an_owner_whose_file_was_half_visible_is_watched_all_the_same(folder, mo
     """Its content appears while the file itself does not change: no sign of death."""
     foreign(folder)
     half = [{}, {}]
-    monkeypatch.setattr(leases, "read_object", lambda file: half.pop() if half else read_json(file))
+    monkeypatch.setattr(leases, "existing_object", lambda file: half.pop() if half else read_json(file))
     monkeypatch.setattr(leases, "time", clock := Clock())
     Lease.acquire(folder, job_id="2", stale_after_s=20.0).release()
     assert clock.now >= 20.0

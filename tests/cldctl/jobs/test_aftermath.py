@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cld_core import faults
+from cld_core import faults, small_files
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.evaluation.request import EvalRequest
 from cld_core.run import pending
@@ -242,15 +242,15 @@ def test_a_job_is_started_again_although_nothing_can_be_read(run, work, monkeypa
     def stale(*arguments, **options):
         raise OSError(errno.ESTALE, "Stale file handle")
 
-    jobs = [inside(restart=restart) for restart in (0, 1, 2, 3, 0)]
+    jobs = [inside(restart=restart) for restart in (0, 1, 2, 49, 50, 0)]
     coming = iter(jobs)
     monkeypatch.setattr(Known, "current_job", lambda self, logs: next(coming))
     monkeypatch.setattr(faults, "time", Clock())
-    monkeypatch.setattr("pathlib.Path.read_bytes", stale)
+    monkeypatch.setattr(small_files.os, "open", stale)
     folder = run.path if kind == "training" else work.folder
-    for code in (137, 137, 137, 137, HOPELESS):
+    for code in (137, 137, 137, 137, 137, HOPELESS):
         aftermath.main([kind, str(folder), str(run.logs), f"{__name__}:Known", str(code)])
-    assert [getattr(job, "delay_s", None) for job in jobs] == [10.0, 20.0, 40.0, None, None]
+    assert [getattr(job, "delay_s", None) for job in jobs] == [10.0, 20.0, 40.0, 600.0, None, None]
     assert "its files cannot be read" in capsys.readouterr().err
 
 

@@ -1,5 +1,7 @@
 """How sharded work is divided over tasks, and what a task does with its pieces."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,7 @@ import pytest
 from cld_core.errors import CheckpointError, SolverError, UnusableSamplesError
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.evaluation.request import EvalRequest
-from cld_core.run.events import JobRef
+from cld_core.run.events import JobRef, NotRequeued
 from cld_core.run.ledger import Ledger
 from cld_core.shards import open_work
 from cld_core.stop import StopCode, StopFlag
@@ -114,3 +116,27 @@ def test_a_task_that_is_preempted_requeues_itself_like_a_training(evaluations, m
     else:
         ShardsWork(evaluations, gpu=False)(job)
         assert job.delay_s == 0.0
+
+
+def test_a_folder_that_is_gone_keeps_no_note_from_the_others(evaluations, capsys):
+    Path(evaluations[0].folder, "request.json").unlink()
+    ShardsWork(evaluations, gpu=False)._note(NotRequeued(job_id="7", reason="nobody answers"))
+    assert open_work(Path(evaluations[1].folder)).ledger.events()[-1].reason == "nobody answers"
+    assert "not noted" in capsys.readouterr().err
+
+
+def test_a_fault_that_passes_is_no_reason_not_to_start_again(evaluations, monkeypatch, capsys):
+    def failing(*arguments):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), "step_00000010.pt")
+
+    monkeypatch.setattr(Evaluation, "compute", failing)
+    with pytest.raises(SystemExit) as end:
+        ShardsWork(evaluations, gpu=False)(inside())
+    assert end.value.code == 1
+    assert "step_00000010.pt" in capsys.readouterr().err
+    assert [open_work(Path(piece.folder)).ledger.events() for piece in evaluations] == [[], []]
+
+
+def test_a_pipe_in_the_place_of_a_request_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "request.json")
+    process.readable(tmp_path / "request.json")

@@ -134,14 +134,14 @@ CASES: list[tuple[int, tuple[Event, ...], Looks, str, str | None]] = [
         (submitted(), started(), ended("preempted"), REQUEUED),
         {"1": GONE},
         "STOPPED",
-        "could not be requeued: its job asked for it, and is gone all the same; `cldctl resume`",
+        "could not be requeued: it requested a requeue, but the job is gone; continue it with `cldctl resume`",
     ),
     (
         21,
         (submitted(), started(), ended("crashed"), REQUEUED, NOT_REQUEUED),
         {"1": GONE},
         "STOPPED",
-        "could not be requeued: nobody answers; `cldctl resume`",
+        "could not be requeued: nobody answers; continue it with `cldctl resume`",
     ),
     (
         10,

@@ -230,3 +230,9 @@ def test_where_slurm_says_that_jobs_write(monkeypatch):
     shown = "show job 7\nshow job 31_1\nshow job 40_2\nshow job 50\n"
     assert asked == [(["scontrol", "--oneliner"], shown)]
     assert SlurmCluster().logs_of([]) == {}
+
+
+def test_words_of_sbatch_that_are_not_utf_8(spec, sbatch):
+    """A job that was submitted is known, whatever its controller says beside."""
+    sbatch("printf 'sbatch: \\351\\n' >&2; printf '\\351\\nSubmitted batch job 31\\n'")
+    assert [job.job_id for job in submit(spec)] == ["31"]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cld_core.run.history import Attempt
+from cld_core.run.attempt import Attempt
 from cld_core.stop import StopCode
 from cldctl.clusters.base import SchedulerAway, SchedulerRefused
 from cldctl.clusters.slurm import client, inside
@@ -187,3 +187,9 @@ def test_a_controller_that_is_away_is_no_refusal(logs, controlled_by):
     controlled_by(Controller(AWAY))
     with pytest.raises(SchedulerAway, match="slurmctld does not answer"):
         SlurmCluster().current_job(logs).requeue()
+
+
+@pytest.mark.parametrize("said", ["(null)", "", "1x"])
+def test_a_count_of_restarts_that_cannot_be_read_is_no_sign_of_one(logs, monkeypatch, said):
+    monkeypatch.setattr(client, "show_job", lambda job_id: {"JobState": "COMPLETING", "Restarts": said})
+    assert SlurmCluster().current_job(logs).is_cancelled()

@@ -1,0 +1,58 @@
+"""One stretch of training, as the ledger tells it."""
+
+from dataclasses import dataclass
+
+from . import events
+from .events import Cause
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One stretch of training; ``cause`` and ``ended`` are None while it lasts, and if nobody recorded its end.
+
+    Attributes:
+        warning: what is wrong while it lasts.
+        restart: earlier starts of its job by the launcher.
+        log_offset: size in bytes of the launcher's log when it began; None if there is none.
+        bug: it ended by an error in code or recipe, which another start would meet again.
+    """
+
+    attempt: int
+    job_id: str | None
+    started: float
+    first_step: int
+    ended: float | None = None
+    cause: Cause | None = None
+    last_step: int | None = None
+    detail: str | None = None
+    host: str | None = None
+    warning: str | None = None
+    restart: int = 0
+    log_offset: int | None = None
+    bug: bool = False
+
+
+def imported(event: events.Imported) -> Attempt:
+    return Attempt(
+        attempt=0,
+        job_id=None,
+        started=event.time,
+        first_step=event.step,
+        ended=event.time,
+        cause="finished" if event.finished else "imported",
+        last_step=event.step,
+        detail=f"imported from {event.source}",
+    )
+
+
+def started(event: events.Started) -> Attempt:
+    return Attempt(
+        attempt=event.attempt,
+        job_id=event.job_id,
+        started=event.time,
+        first_step=event.step,
+        host=event.host,
+        warning=event.warning,
+        restart=event.restart,
+        log_offset=event.log_offset,
+    )
