@@ -24,7 +24,9 @@ def of(mishap: Mishap) -> Event:
     def do(scene: Scene) -> Repair | None:
         return mishap.do(mishaps.Scene(scene.lab, scene.run, scene.job, scene.orders, scene.rng))
 
-    return Event(mishap.name, (mishap.cause,), do, announced=mishap.announced)
+    # The ranks on other nodes, and the batch script there, may notice before Slurm does.
+    causes = (mishap.cause, "crashed") if mishap.cause == "node_failure" else (mishap.cause,)
+    return Event(mishap.name, causes, do, announced=mishap.announced)
 
 
 def scancel(scene: Scene) -> None:
