@@ -37,7 +37,7 @@ def opened(path: Path, *, follow: bool = False) -> Iterator[IO[bytes]]:
     """
     # A pipe without a writer would keep `open` waiting.
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
-    with os.fdopen(os.open(path, flags), "rb") as file:
+    with os.fdopen(_descriptor(path, flags), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
         yield file
@@ -53,12 +53,21 @@ def descriptor_for_writing(path: Path, flags: int = 0) -> int:
         OSError: as `opened`, for a link too.
     """
     flags |= os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    # The umask decides who else may write: runs can be shared by a group.
-    descriptor = os.open(path, flags, 0o666)
+    descriptor = _descriptor(path, flags)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "not a regular file", str(path))
     return descriptor
+
+
+def _descriptor(path: Path, flags: int) -> int:
+    try:
+        # The umask decides who else may write: runs can be shared by a group.
+        return os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP and flags & os.O_NOFOLLOW and path.is_symlink():
+            raise OSError(errno.ELOOP, "a symbolic link, which is not followed", str(path)) from error
+        raise
 
 
 def read_bytes(path: Path, *, limit: int = MAX_BYTES, follow: bool = False) -> bytes:

@@ -10,6 +10,7 @@ import hashlib
 import io
 import os
 import threading
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +34,8 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 # Of one picture. A decoded one takes four bytes a pixel, several times over while it is scaled.
 MOST_PIXELS = 40_000_000
 MOST_BYTES = 128 << 20
+# Pillow warns at a limit of its own; ours is an error.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 # Pictures beyond these are decoded one at a time, so that the memory does not grow with the number of threads.
 _LARGE_PIXELS, _LARGE_BYTES = 4_000_000, 8 << 20
 _one_large_at_a_time = threading.RLock()

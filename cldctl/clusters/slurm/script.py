@@ -148,8 +148,10 @@ def _options(arguments: tuple[str, ...]) -> dict[str, Any]:
         if not argument.startswith("--") or not name:
             example = "Write --name or --name=value, for example --mail-type=END"
             raise RecipeError(f"recipe: 'cluster.sbatch_args' has {argument!r}, not an option of sbatch. {example}.")
-        if not _OPTION.fullmatch(name) or name in _OWN:
-            text = "which cldctl sets itself" if name in _OWN else "not the name of an option"
+        # sbatch takes the beginning of a name for the whole.
+        is_own = any(own.startswith(name) for own in _OWN)
+        if not _OPTION.fullmatch(name) or is_own:
+            text = "which cldctl sets itself" if is_own else "not the name of an option"
             raise RecipeError(f"recipe: 'cluster.sbatch_args' has --{name}, {text}. Remove it.")
         options[name] = value if equals else True
     return options

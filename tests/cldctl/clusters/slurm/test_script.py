@@ -169,7 +169,7 @@ def test_a_text_of_an_older_recipe_names_its_key_and_how_to_change_it():
             script(size=ClusterSpec(**{key: value}))
 
 
-@pytest.mark.parametrize("option", ["--wrap=x", "--output=/dev/null", "--array=1-9", "--error=x", "--test-only"])
+@pytest.mark.parametrize("option", ["--wrap=x", "--out=/dev/null", "--array=1-9", "--error=x", "--test-only"])
 def test_options_that_would_make_another_job_of_it(option):
     with pytest.raises(RecipeError, match="which cldctl sets itself"):
         script(size=ClusterSpec(sbatch_args=(option,)))
