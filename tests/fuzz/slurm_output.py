@@ -104,7 +104,7 @@ def _make(rng: random.Random, folder: Path) -> Callable[[], Any]:
             client.submitted_since("toy", 0.0)
             job = client.show_job("12")
             inside._seconds_left(job), inside._limit_reached(job), client.restarts_of(job)
-            client._waits("12", job)
+            client._waits("12", 0)
             client.max_array_size()
             polling.states_of_starts("12")
             polling.notice_in(printed["log"])
