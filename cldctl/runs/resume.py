@@ -1,5 +1,6 @@
 """Continuing runs from their newest good checkpoints."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from cldctl.hints import command
 from cldctl.jobs.successor import chained
 
 from . import survey
-from .state import OVER, RESUMABLE
+from .state import OVER, RESUMABLE, SUBMITTING_S
 from .status import RunStatus, status_of, status_or_reason
 from .submit import Begun, require_inputs, train
 from .survey import Answers
@@ -118,7 +119,7 @@ def _status_of_dead(run: RunFolder) -> RunStatus:
     status = status_of(run, answers)
     if status.state != "FINISHED":
         _require_answers(run, answers)
-    if status.state not in OVER:
+    if status.state not in OVER and not _was_abandoned(run):
         job = f" as job {status.job_id}" if status.job_id else ""
         text = f"is {status.state.lower()}{job}" + (f" ({status.reason})" if status.reason and not job else "")
         cancel = command(f"cancel {run.name}", run)
@@ -126,6 +127,13 @@ def _status_of_dead(run: RunFolder) -> RunStatus:
     if seems_alive(run.leases):
         raise UsageError(held_message(run.path, newest(run.leases)[1] or {}))
     return status
+
+
+def _was_abandoned(run: RunFolder) -> bool:
+    """Whether the command that made the run ended before it asked for a job."""
+    history = run.ledger.history()
+    is_asked_for = history.request is not None or history.submitted or history.attempts
+    return not is_asked_for and time.time() - run.identity().get("created", 0.0) > SUBMITTING_S
 
 
 def _start(

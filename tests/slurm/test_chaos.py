@@ -15,7 +15,7 @@ from tests.chaos.shim import library
 from .cluster import SlurmCluster
 
 SEED = 3
-EVENTS = ("EIO, some calls", "slurmctld down at a kill", "preempted, no grace", "node failure", "scancel, resume")
+EVENTS = ("EIO, some calls", "slurmctld down at a kill", "preempted, no grace", "node failure")
 
 
 @pytest.mark.slow

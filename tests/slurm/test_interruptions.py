@@ -88,7 +88,7 @@ def test_time_limit(lab: Lab) -> None:
     row = lab.training("mine")
     lab.slurm.expire(row["job_id"], 40)
     went_on(lab, "mine", "timeout")
-    assert run.ledger.history().requeues, "Slurm does not do that automatically"
+    assert run.ledger.history().requeued_attempts, "Slurm does not do that automatically"
 
 
 def test_node_failure(lab: Lab) -> None:

@@ -48,7 +48,8 @@ class SlurmJob(InJob):
 
         submitit's own depends on the job id alone, and lies among those that the kernel gives to outgoing connections.
         """
-        return random.Random(f"{self.ref.job_id} {self.restart}").randrange(20000, 32768)
+        # By its logs too: the node may belong to several clusters, which count their jobs alike.
+        return random.Random(f"{self.ref.job_id} {self.restart} {self.ref.logs}").randrange(20000, 32768)
 
     def cause_of(self, code: StopCode, log_offset: int) -> Cause | None:
         """What a signal means, by the notice in the log and by what the controller knows."""

@@ -1,5 +1,7 @@
 """Which runs can be continued, from where, and what is refused, on clusters that are made up."""
 
+import time
+
 import pytest
 
 from cld_core.errors import NotFoundError, RecipeError, UsageError
@@ -142,3 +144,13 @@ def test_what_is_wrong_with_one_run_keeps_no_other_from_being_resumed(tmp_path, 
     done = invoke("resume", "--yes", runs=tmp_path, code=1)
     assert done.stdout == "b\n"
     assert "a: too deep" in done.stderr.splitlines()
+
+
+def test_a_run_whose_command_was_killed_before_it_asked_for_a_job(tmp_path, scripted):
+    run = run_with(tmp_path / "mine")
+    resume(run, [], None, Scripted(), lambda *about: None)
+    assert [type(event) for event in run.ledger.events()] == [Requested, Submitted]
+    young = run_with(tmp_path / "young")
+    write_json(young.identity_file, {**read_json(young.identity_file), "created": time.time()})
+    with pytest.raises(UsageError, match="young is pending"):
+        resume(young, [], None, Scripted(), lambda *about: None)
