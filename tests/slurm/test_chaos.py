@@ -15,7 +15,7 @@ from tests.chaos.shim import library
 from .cluster import SlurmCluster
 
 SEED = 3
-EVENTS = ("EIO, some calls", "slurmctld down at a kill", "preempted, no grace", "node failure")
+EVENTS = ("EIO, some calls", "slurmctld down at a kill", "preempted, no grace")
 
 
 @pytest.mark.slow
