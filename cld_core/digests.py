@@ -1,13 +1,12 @@
 """Fingerprints: SHA-256 of plain content and of files, as hexadecimal digits."""
 
-import errno
 import functools
 import hashlib
 import json
-import os
-import stat
 from pathlib import Path
 from typing import Any
+
+from cld_core.small_files import opened
 
 
 def digest(content: Any) -> str:
@@ -36,8 +35,5 @@ def checksum(path: Path) -> str:
     Raises:
         OSError: the file cannot be read, or is not a regular one: a pipe would be waited for.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
+    with opened(path, follow=True) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -10,8 +10,9 @@ import json
 import os
 import stat
 from collections.abc import Iterable, Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 # A ledger of a million events fits.
 MAX_BYTES = 256 * 2**20
@@ -26,7 +27,7 @@ NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EINVAL, errno.EISDIR, errno.ENXIO,
 
 
 @contextlib.contextmanager
-def opened(path: Path, *, follow: bool = False) -> Iterator[IO[bytes]]:
+def opened(path: Path, *, follow: bool = False) -> Iterator[BufferedReader]:
     """A regular file, open for reading.
 
     Args:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cld_core.evaluation.evaluation import Evaluation
 from cld_core.run import RunFolder
 from cld_core.run.atomic import write_text
 
@@ -80,6 +81,16 @@ class Lab:
                 and (row["attempts"][-1]["last_step"] or 0) >= row["attempts"][-1]["first_step"] + steps
             ),
         )
+
+    def evaluating(self, name: str, below: int) -> Evaluation:
+        """An evaluation in one shard of a short run, once some of its 480 rows, but fewer than ``below``, are done."""
+        run = self.submit(name, "train.steps=100")
+        self.ended(name)
+        settings = ("eval.samples=480", "eval.batch_size=16", "eval.elbo.velocities=4")
+        self.cldctl("eval", name, "--elbo", "--shards", "1", *settings)
+        work = Evaluation(run.evals / self.status(name)["evals"][0]["id"])
+        wait_until(lambda: 0 < work.rows_done()[0] < below, timeout=90, what="a shard in progress")
+        return work
 
     def ended(self, name: str, timeout: float = 90) -> dict[str, Any]:
         """The status once the run is over."""

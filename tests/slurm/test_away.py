@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from cld_core.evaluation.evaluation import Evaluation
 from cld_core.run import RunFolder
 from cld_core.run.events import Ended, Event, GivenUp, Started
 from cld_core.run.ledger import Ledger
@@ -65,7 +64,7 @@ def test_it_is_away_at_a_notice_at_a_crash_and_at_the_notice_of_a_task(
     noticed = lab.submit("noticed")
     lab.training("crashed", steps=250)
     lab.training("noticed")
-    work = a_task_in_progress(lab)
+    work = lab.evaluating("mine", below=200)
     processes = lab.slurm.processes.in_jobs(ENTRY, "SLURM_PROCID")
     (task,) = (process for process in processes if str(work.folder) in process.cmdline()[-1])
     lab.slurm.kill_controller()
@@ -80,16 +79,6 @@ def test_it_is_away_at_a_notice_at_a_crash_and_at_the_notice_of_a_task(
     went_on(lab, noticed, "preempted")
     lab.until("mine", "the report", lambda row: row["evals"][0]["nll"] is not None, 240)
     assert not work.ledger.history().crashes
-
-
-def a_task_in_progress(lab: Lab) -> Evaluation:
-    run = lab.submit("mine", "train.steps=100")
-    lab.ended("mine")
-    settings = ("eval.samples=480", "eval.batch_size=16", "eval.elbo.velocities=4")
-    lab.cldctl("eval", "mine", "--elbo", "--shards", "1", *settings)
-    work = Evaluation(run.evals / lab.status("mine")["evals"][0]["id"])
-    wait_until(lambda: 0 < work.rows_done()[0] < 200, timeout=90, what="a shard in progress")
-    return work
 
 
 def test_it_is_stopped_for_a_while_when_the_notice_comes(lab: Lab) -> None:

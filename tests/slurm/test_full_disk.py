@@ -9,7 +9,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cld_core.evaluation.evaluation import Evaluation
 from cld_core.run.events import Crashed, GivenUp
 from tests.support.tools import fill, small_disk
 
@@ -51,12 +50,7 @@ def test_a_rank_crashes_while_the_disk_is_full(lab: Lab, tmp_path: Path, monkeyp
 
 
 def test_an_evaluation_meets_a_full_disk(lab: Lab) -> None:
-    run = lab.submit("mine", "train.steps=100")
-    lab.ended("mine")
-    settings = ("eval.samples=480", "eval.batch_size=16", "eval.elbo.velocities=4")
-    lab.cldctl("eval", "mine", "--elbo", "--shards", "1", *settings)
-    work = Evaluation(run.evals / lab.status("mine")["evals"][0]["id"])
-    wait_until(lambda: 0 < work.rows_done()[0] < 400, timeout=90, what="a shard in progress")
+    work = lab.evaluating("mine", below=400)
     ballast = fill(lab.runs)
     done = work.rows_done()[0]
     state = work.shards / "00000.json"

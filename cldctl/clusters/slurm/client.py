@@ -42,19 +42,35 @@ class Answer:
         return lines[-1] if lines else f"it ended with {self.code}"
 
 
+def completed(
+    command: Sequence[str], stdin: str, within_s: float, variables: Mapping[str, str] | None = None
+) -> "subprocess.CompletedProcess[str]":
+    """Call a client; what it prints may be in any encoding.
+
+    Args:
+        variables: of its environment, beside those of this process.
+
+    Raises:
+        subprocess.TimeoutExpired: it took longer than ``within_s`` seconds, and was killed.
+        OSError: it could not be started.
+        ValueError: there is a NUL in a word.
+    """
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        timeout=within_s,
+        input=stdin,
+        env={**os.environ, **(variables or {})},
+    )
+
+
 def run(command: Sequence[str], stdin: str = "") -> Answer:
     """Call a client for at most `TIMEOUT_S` seconds. The form of times does not depend on the user's settings."""
     try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=TIMEOUT_S,
-            input=stdin,
-            env={**os.environ, "SLURM_TIME_FORMAT": "standard"},
-        )
+        done = completed(command, stdin, TIMEOUT_S, {"SLURM_TIME_FORMAT": "standard"})
     except subprocess.TimeoutExpired:
         return Answer(-1, f"no answer within {TIMEOUT_S:.0f} s", away=True)
     except ValueError as error:  # a word with a NUL

@@ -90,15 +90,7 @@ def _sbatch(text: str) -> str:
     from submitit.core.utils import FailedSubmissionError
 
     try:
-        done = subprocess.run(
-            ["sbatch"],
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=SBATCH_WITHIN_S,
-            input=text,
-        )
+        done = client.completed(["sbatch"], text, SBATCH_WITHIN_S)
     except subprocess.TimeoutExpired as error:
         raise NotSubmitted(f"sbatch: error: timed out: no answer within {SBATCH_WITHIN_S} s") from error
     if done.returncode != 0:

@@ -59,7 +59,7 @@ def test_a_folder_in_which_somebody_has_planted_something_is_left_alone(tmp_path
     logs = tmp_path / "logs"
     logs.mkdir()
     logs.chmod(0o777)
-    (logs / "31_0_log.out").symlink_to("/root/.bashrc")
+    (logs / "31_0_log.out").symlink_to(tmp_path / "private")
     give_away(logs / "31_0_log.out")
     assert job_logs.folder_for(logs) != logs
     with pytest.raises(CldError, match=r"others have put files into it|others may write into it"):
