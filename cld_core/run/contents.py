@@ -6,9 +6,10 @@ from typing import Any, TypedDict
 from cld_core.small_files import real, text, whole
 
 IDENTITY: dict[str, Callable[[Any], Any]] = {
-    **dict.fromkeys(("name", "recipe", "recipe_file", "user", "host", "imported"), text),
+    **dict.fromkeys(("name", "recipe", "recipe_file", "user", "host", "imported", "group"), text),
     "created": real,
     "format": whole,
+    "sweep": lambda value: value if isinstance(value, dict) and all(map(text, value.values())) else None,
     "git": lambda value: value if isinstance(value, dict) and text(value.get("commit", "")) is not None else None,
 }
 PROGRESS: dict[str, Callable[[Any], Any]] = {

@@ -72,10 +72,16 @@ class Requested(Event):
 
     Attributes:
         cluster: the name of the cluster that is asked for the job; None in older ledgers.
+        given: overrides that the command line of the first submission gave; they are part of the frozen recipe.
+        profile: the profile whose settings are part of the recipe, or of ``overrides``.
+        code: the digest of the code that the job runs, "live" for the checkout itself.
     """
 
     steps: int
     overrides: tuple[str, ...] = ()
+    given: tuple[str, ...] = ()
+    profile: str | None = None
+    code: str | None = None
     from_step: int | None = None
     host: str | None = None
     pid: int | None = None
@@ -127,6 +133,9 @@ class Started(Event):
         reached: the step that the attempt before had reported, in case it could not write its end.
         log_offset: size in bytes of the launcher's log at this moment; later notices are about this attempt.
         warning: what is wrong while the attempt runs, such as a missing GPU.
+        code: the digest of the code that runs.
+        gpu: the name of rank 0's GPU, and ``driver`` the version of its driver; None without one.
+        hosts: the machine of each rank, in their order.
     """
 
     attempt: int
@@ -139,6 +148,33 @@ class Started(Event):
     log_offset: int | None = None
     warning: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
+    code: str | None = None
+    gpu: str | None = None
+    driver: str | None = None
+    hosts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankFailed(Event):
+    """One rank of an attempt ended with an error, on ``host``; the rank itself writes it, if it still can."""
+
+    job_id: str
+    restart: int
+    rank: int
+    host: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unfit(Event):
+    """A machine failed a health check before training: it is not the run's fault, and costs no retry."""
+
+    job_id: str
+    restart: int
+    rank: int
+    host: str
+    check: str
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,11 +238,17 @@ class Explained(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Requeued(Event):
-    """The job put itself back into the queue."""
+    """The job put itself back into the queue.
+
+    Attributes:
+        delay_s: seconds that it waits at least before it begins again.
+        exclude: all nodes that it avoids from now on.
+    """
 
     job_id: str
     cause: Cause
     delay_s: float = 0.0
+    exclude: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,6 +325,21 @@ class Cancelled(Event):
     """Somebody asked a job to end; an `Ended` event may follow."""
 
     job_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noted(Event):
+    """Somebody wrote a note about the run; it replaces the one before, and an empty one removes it."""
+
+    note: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tagged(Event):
+    """Somebody gave the run tags, or took some from it."""
+
+    add: tuple[str, ...] = ()
+    remove: tuple[str, ...] = ()
 
 
 def name_of(kind: type[Event]) -> str:

@@ -40,6 +40,8 @@ class History:
         last_of: by job id, the newest event that names the job.
         rolled_back_to: the step of each rollback, oldest first.
         measured: by kind of place, the form in which the network was last found to train fastest there.
+        note: what somebody wrote about the run; None without a note.
+        tags: of the run, in the order in which they were given.
         trials: (kind of place, form) of each trial of a form that neither led to a measurement nor was left in order.
     """
 
@@ -64,6 +66,8 @@ class History:
     rolled_back_to: tuple[int, ...] = ()
     measured: dict[str, events.Measured] = field(default_factory=dict)
     trials: tuple[tuple[str, str], ...] = ()
+    note: str | None = None
+    tags: tuple[str, ...] = ()
     # While events are read: growing a tuple by each of many would take time quadratic in their number.
     _submitted: list[Submitted] = field(default_factory=list, repr=False, compare=False)
     _cancelled: set[str] = field(default_factory=set, repr=False, compare=False)
@@ -205,6 +209,11 @@ class History:
                 self.bug = None
             case events.Crashed():
                 self.crashes[event.job_id] = self.crashes.get(event.job_id, 0) + 1
+            case events.Noted():
+                self.note = event.note or None
+            case events.Tagged():
+                kept = [tag for tag in self.tags if tag not in event.remove]
+                self.tags = tuple(dict.fromkeys([*kept, *event.add]))
 
     def _asked_again(self, event: Submitted) -> None:
         """Of sharded work, which has no attempts: what a job was given up for is not said of the next one.

@@ -6,6 +6,7 @@ import platform
 import secrets
 import subprocess
 import time
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,16 @@ def new_name(recipe: str) -> str:
     return f"{recipe}-{time.strftime('%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
 
-def identity(recipe: str, file: str | Path | None) -> dict[str, Any]:
+def identity(
+    recipe: str, file: str | Path | None, *, group: str | None = None, sweep: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """What identifies a new run.
 
     Args:
         recipe: the name of the recipe.
         file: where the recipe was read from.
+        group: the runs that were submitted together, as a sweep.
+        sweep: in such a group, what this run has of its own, value by key.
     """
     return {
         "created": time.time(),
@@ -35,6 +40,7 @@ def identity(recipe: str, file: str | Path | None) -> dict[str, Any]:
         "git": _git(Path(__file__).parent),
         "user": _user(),
         "host": platform.node(),
+        **({} if group is None else {"group": group, "sweep": dict(sweep or {})}),
     }
 
 

@@ -31,6 +31,10 @@ def submit(
     evals: Annotated[
         str | None, typer.Option("--eval", metavar="fid,elbo", help="Evaluate when the training is finished.")
     ] = None,
+    tags: Annotated[
+        list[str] | None, typer.Option("--tag", metavar="TAG", help="A word to find the run by; may be repeated.")
+    ] = None,
+    note: Annotated[str | None, typer.Option("--note", metavar="TEXT", help="What the run is for.")] = None,
     directory: RunsDir = None,
 ) -> None:
     """Train a recipe.
@@ -61,7 +65,17 @@ def submit(
     def started(run: RunFolder, job: "JobRef") -> None:
         err.print(strong("run ", run.name, f" in {run.path}"), soft_wrap=True)
 
-    finish(policy.submit(path, resolved, file, where, metrics, started), follow)
+    wanted = policy.Wanted(
+        path=path,
+        recipe=resolved,
+        file=file,
+        metrics=metrics,
+        given=tuple(overrides or ()),
+        profile=profile,
+        tags=tuple(tags or ()),
+        note=note,
+    )
+    finish(policy.submit(wanted, where, started), follow)
 
 
 def _preview(run: RunFolder, recipe: "Recipe", cluster: "Cluster", spec: "JobSpec", metrics: tuple[str, ...]) -> None:

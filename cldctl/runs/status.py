@@ -39,6 +39,10 @@ class RunStatus:
     path: str
     state: str
     recipe: str | None = None
+    user: str | None = None
+    group: str | None = None
+    tags: list[str] = field(default_factory=list)
+    note: str | None = None
     created: float | None = None
     step: int = 0
     steps: int | None = None
@@ -102,6 +106,10 @@ def status_of(run: RunFolder, answers: Answers) -> RunStatus:
         path=str(run.path),
         state=state,
         recipe=identity.get("recipe"),
+        user=identity.get("user"),
+        group=identity.get("group"),
+        tags=list(history.tags),
+        note=history.note,
         created=identity.get("created"),
         step=step,
         steps=steps,

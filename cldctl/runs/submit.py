@@ -3,8 +3,8 @@
 import os
 import shutil
 import socket
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cld_core.data import presence
@@ -14,7 +14,7 @@ from cld_core.evaluation.request import EvalRequest
 from cld_core.ownership import is_mine, owner, user_name
 from cld_core.recipe import Recipe
 from cld_core.run import RunFolder
-from cld_core.run.events import JobRef, NotSubmitted, Requested, Submitted
+from cld_core.run.events import JobRef, Noted, NotSubmitted, Requested, Submitted, Tagged
 from cld_core.run.folder import check_name
 from cld_core.run.identity import identity
 from cld_core.shards import Work
@@ -33,6 +33,30 @@ class Begun:
     job: JobRef
     cluster: Cluster
     evaluations: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """A new run, as somebody asked for it.
+
+    Attributes:
+        file: where the recipe was read from.
+        metrics: of the evaluation that follows the training; none without one.
+        given: overrides and ``profile`` of the command line, which are part of the recipe already.
+        tags: to find it again by; ``note``: what it is for.
+        group: the runs that are submitted together, and ``sweep``, what this one has of its own, value by key.
+    """
+
+    path: Path
+    recipe: Recipe
+    file: Path
+    metrics: tuple[str, ...] = ()
+    given: tuple[str, ...] = ()
+    profile: str | None = None
+    tags: tuple[str, ...] = ()
+    note: str | None = None
+    group: str | None = None
+    sweep: Mapping[str, str] = field(default_factory=dict)
 
 
 def check(path: Path, recipe: Recipe, cluster: Cluster) -> JobSpec:
@@ -57,18 +81,13 @@ def following(recipe: Recipe, metrics: tuple[str, ...]) -> EvalRequest | None:
 
 
 def submit(
-    path: Path,
-    recipe: Recipe,
-    recipe_file: Path,
+    wanted: Wanted,
     cluster: Cluster,
-    metrics: tuple[str, ...] = (),
     started: Callable[[RunFolder, JobRef], None] = lambda run, job: None,
 ) -> Begun:
     """Make a run's folder, with the evaluation that follows, and start its training.
 
     Args:
-        recipe_file: where the recipe was read from.
-        metrics: of the evaluation that follows the training; none without one.
         started: called as soon as the job exists, before a blocking cluster begins.
 
     Raises:
@@ -77,16 +96,30 @@ def submit(
         UsageError: the name is taken, or an evaluation lacks what it needs.
         CldError: no job exists, and the run's folder is removed again: its name is free.
     """
+    recipe = wanted.recipe
     require_inputs(recipe)
     # Continuing a run that has such settings is allowed: it may do without samples.
     recipe.sampling.require_usable()
-    request = following(recipe, metrics)
-    run = RunFolder.create(path, recipe, identity(recipe.name, recipe_file))
+    request = following(recipe, wanted.metrics)
+    named = identity(recipe.name, wanted.file, group=wanted.group, sweep=wanted.sweep)
+    run = RunFolder.create(wanted.path, recipe, named)
     try:
         _require_mine(run)
+        if wanted.tags:
+            run.ledger.append(Tagged(add=wanted.tags))
+        if wanted.note:
+            run.ledger.append(Noted(note=wanted.note))
         evaluations = [] if request is None else [Evaluation(request.save(run))]
         with home.only_one(run.path, cluster):
-            job = train(run, recipe, cluster, evaluations, started=lambda job: started(run, job))
+            job = train(
+                run,
+                recipe,
+                cluster,
+                evaluations,
+                given=wanted.given,
+                profile=wanted.profile,
+                started=lambda job: started(run, job),
+            )
     except CldError:
         if not run.ledger.history().submitted:
             shutil.rmtree(run.path)
@@ -124,6 +157,8 @@ def train(
     evaluations: Sequence[Work] = (),
     *,
     overrides: Sequence[str] = (),
+    given: Sequence[str] = (),
+    profile: str | None = None,
     from_step: int | None = None,
     started: Callable[[JobRef], None] = lambda job: None,
 ) -> JobRef:
@@ -141,6 +176,8 @@ def train(
         Requested(
             steps=recipe.train.steps,
             overrides=tuple(overrides),
+            given=tuple(given),
+            profile=profile,
             from_step=from_step,
             host=socket.gethostname(),
             pid=os.getpid(),

@@ -16,7 +16,7 @@ from cldctl.clusters.debug import DebugCluster
 from cldctl.evals import plan
 from cldctl.jobs.successor import chained
 from cldctl.runs import evaluate, sharded
-from cldctl.runs.submit import submit, train
+from cldctl.runs.submit import Wanted, submit, train
 from tests.support.made_up import report, run_with
 from tests.support.paths import RECIPES
 from tests.support.tools import invoke
@@ -45,7 +45,8 @@ class Recording(DebugCluster):
 
 
 def submitted(path, cluster, metrics=(), *overrides):
-    return submit(path, load(TOY, ["train.steps=20", "eval.samples=32", *overrides]), TOY, cluster, metrics)
+    recipe = load(TOY, ["train.steps=20", "eval.samples=32", *overrides])
+    return submit(Wanted(path=path, recipe=recipe, file=TOY, metrics=metrics), cluster)
 
 
 def test_the_request_is_in_the_ledger_before_the_job_exists(tmp_path):
