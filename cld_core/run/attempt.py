@@ -1,6 +1,7 @@
 """One stretch of training, as the ledger tells it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from . import events
 from .events import Cause
@@ -15,6 +16,9 @@ class Attempt:
         restart: earlier starts of its job by the launcher.
         log_offset: size in bytes of the launcher's log when it began; None if there is none.
         bug: it ended by an error in code or recipe, which another start would meet again.
+        code: the digest of the code that it runs; with versions, gpu and driver as in `events.Started`.
+        asked: the digest of the code that it was to run, as in `events.Requested`.
+        hosts: the machine of each rank.
     """
 
     attempt: int
@@ -30,6 +34,12 @@ class Attempt:
     restart: int = 0
     log_offset: int | None = None
     bug: bool = False
+    versions: Mapping[str, str] = field(default_factory=dict)
+    code: str | None = None
+    asked: str | None = None
+    gpu: str | None = None
+    driver: str | None = None
+    hosts: tuple[str, ...] = ()
 
 
 def imported(event: events.Imported) -> Attempt:
@@ -45,7 +55,7 @@ def imported(event: events.Imported) -> Attempt:
     )
 
 
-def started(event: events.Started) -> Attempt:
+def started(event: events.Started, asked: str | None = None) -> Attempt:
     return Attempt(
         attempt=event.attempt,
         job_id=event.job_id,
@@ -55,4 +65,10 @@ def started(event: events.Started) -> Attempt:
         warning=event.warning,
         restart=event.restart,
         log_offset=event.log_offset,
+        versions=event.versions,
+        code=event.code,
+        asked=asked,
+        gpu=event.gpu,
+        driver=event.driver,
+        hosts=event.hosts,
     )
