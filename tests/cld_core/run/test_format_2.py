@@ -20,6 +20,7 @@ from cld_core.run.events import (
     Noted,
     NotRequeued,
     RankFailed,
+    RecipeEdited,
     Requested,
     Requeued,
     Submitted,
@@ -33,7 +34,7 @@ from tests.support.paths import FIXTURES
 
 LOGS = "/runs/run_v2/logs"
 # Events that the version which wrote the fixture did not have.
-LATER = {Dropped, Measured, Measuring, Noted, NotRequeued, RankFailed, Tagged, Unfit}
+LATER = {Dropped, Measured, Measuring, Noted, NotRequeued, RankFailed, RecipeEdited, Tagged, Unfit}
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +86,7 @@ def test_its_attempts(run):
         detail="SIGTERM",
         host="n1",
         log_offset=0,
+        versions={"torch": "2.6.0"},
     )
     assert crashed == Attempt(
         attempt=2,
