@@ -16,6 +16,7 @@ from cld_core.small_files import real
 from cld_core.texts import one_line
 
 from . import home
+from .changes import changed_between
 from .state import OVER, RESUMABLE, state_of
 from .survey import Answers
 
@@ -31,6 +32,7 @@ class RunStatus:
     """One row of `cldctl status`; the fields are those of ``--json``.
 
     Attributes:
+        changes: what changed between attempts and may change results, such as the code, a line each.
         as_of: when the run itself was last heard of, if its cluster could not be asked; else None.
         is_readable: not a field of ``--json``; False if the files are damaged or of another format.
     """
@@ -58,6 +60,7 @@ class RunStatus:
     attempts: list[dict[str, Any]] = field(default_factory=list)
     evals: list[dict[str, Any]] = field(default_factory=list)
     sweeps: list[dict[str, Any]] = field(default_factory=list)
+    changes: list[str] = field(default_factory=list)
     as_of: float | None = None
     is_readable: bool = True
 
@@ -125,6 +128,7 @@ def status_of(run: RunFolder, answers: Answers) -> RunStatus:
         attempts=_attempts(history, state),
         evals=evaluations,
         sweeps=sweep_statuses(run, evaluations),
+        changes=changed_between(history),
     )
     stale = job is not None and answers.is_stale(job.cluster)
     return replace(row, as_of=row.heard_of) if stale else row

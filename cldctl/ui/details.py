@@ -73,6 +73,8 @@ def _facts(row: RunStatus) -> Table:
     if row.job_id is not None:
         fact("job", f"{row.cluster} {row.job_id}" + (f" on {row.host}" if row.host else ""))
     fact("folder", row.path)
+    for change in row.changes:
+        fact("changed", Text(change, style="yellow"))
     return facts
 
 

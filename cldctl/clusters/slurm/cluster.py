@@ -1,6 +1,5 @@
 """Slurm as a `Cluster`: several tasks are one array."""
 
-import contextlib
 import os
 import re
 import shutil
@@ -28,7 +27,7 @@ from cldctl.clusters.base import (
     Task,
 )
 
-from . import client, doctor, inside, polling, script, submission
+from . import client, doctor, inside, outer, polling, script, submission
 
 # A job's line of `scontrol --oneliner show job`.
 _LOG = re.compile(
@@ -68,7 +67,7 @@ class SlurmCluster(Cluster):
         began = time.time()
         calls = [Entry(task.work, self) for task in tasks]
         try:
-            with _without_an_outer_job(), this_machine.environment(this_machine.without(spec.code)):
+            with outer.hidden(), this_machine.environment(this_machine.without(spec.code)):
                 python, parameters = script.python_command(spec.size), script.parameters(spec)
                 job_ids = submission.submit(spec.logs, python, parameters, calls)
         except (SchedulerRefused, SchedulerAway):
@@ -155,18 +154,3 @@ def _withdrawn(name: str, since: float) -> str:
         return f"The job was submitted as {', '.join(jobs)} and could not be cancelled ({error}): scancel it"
     done = f"The job that had been submitted ({', '.join(jobs)}) is cancelled. " if jobs else ""
     return f"{done}Try again when it answers, or use --cluster local"
-
-
-@contextlib.contextmanager
-def _without_an_outer_job() -> Iterator[None]:
-    """Hide what Slurm has set for the job that this process belongs to: sbatch would read it as options."""
-    outer = {}
-    if "SLURM_JOB_ID" in os.environ:
-        outer = {name: value for name, value in os.environ.items() if name.startswith(("SLURM_", "SRUN_"))}
-        outer.pop("SLURM_CONF", None)
-    for name in outer:
-        del os.environ[name]
-    try:
-        yield
-    finally:
-        os.environ.update(outer)

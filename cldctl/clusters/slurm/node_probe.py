@@ -23,7 +23,7 @@ from cldctl import file_system
 from cldctl.clusters import submitit_jobs, this_machine
 from cldctl.clusters.base import SchedulerAway, SchedulerRefused
 
-from . import client, polling
+from . import client, outer, polling
 
 ANSWER = "answer.json"
 TOKEN = "token"
@@ -65,7 +65,7 @@ def probe(folder: Path, hosts: Sequence[str], options: Sequence[str], wait_s: fl
         *("sbatch", "--parsable", "--job-name=cldctl-doctor", "--nodes=1", "--ntasks=1", "--time=1", "--requeue"),
         *("--output=/dev/null", *options, "--wrap", script(folder, hosts)),
     ]
-    with this_machine.environment(this_machine.safe_path()):
+    with outer.hidden(), this_machine.environment(this_machine.safe_path()):
         submitted = client.run(command)
     if submitted.code != 0:
         return Probe("away" if submitted.away else "refused", message=submitted.last_line)
