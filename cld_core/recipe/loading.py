@@ -279,7 +279,7 @@ def _file_layers(path: Path) -> list[_Layer]:
             return layers
         place = layers[0].place("extends")
         if not is_text(parent) or not parent:
-            text = f"'extends' cannot be {shown(parent)}; expected the name of another recipe, or its file"
+            text = f"'extends' cannot be {shown(parent)}; expected the name or file name of another recipe"
             raise RecipeError(f"{place}: {text}. Correct it.")
         if len(layers) == MAX_ANCESTORS:
             raise RecipeError(f"{place}: more than {MAX_ANCESTORS} recipes extend each other. Write fewer files.")

@@ -1,5 +1,6 @@
 """Where the recipes that come with this package are."""
 
+import os
 import sysconfig
 from pathlib import Path
 
@@ -14,10 +15,10 @@ def parent(name: str, beside: Path) -> Path:
 
     A name is looked up as `cldctl submit` does, and before that beside the recipe.
     """
-    if name.endswith((".yaml", ".yml")) or "/" in name or (beside / name).is_file():
+    if name.endswith((".yaml", ".yml")) or "/" in name or os.path.isfile(beside / name):
         return beside / name
     for folder in (beside, Path("recipes"), *FOLDERS):
-        if (file := folder / f"{name}.yaml").is_file():
+        if os.path.isfile(file := folder / f"{name}.yaml"):
             return file
     return beside / name
 

@@ -14,6 +14,7 @@ from cld_core.run.lease import held_message, newest, seems_alive
 from cld_core.run.trust import require_own_plugin
 from cldctl.clusters.base import Cluster
 from cldctl.hints import command
+from cldctl.jobs import specs
 from cldctl.jobs.successor import chained
 
 from . import snapshot, survey
@@ -118,6 +119,8 @@ def resume(
         raise RecipeError(f"{run.name}: {which} would make it another run: {text}. Submit a new run instead.")
     require_inputs(recipe)
     start, skipped = _start(run, recipe, status, asked.from_step)
+    # Before anything is noted.
+    cluster.check(specs.training(run, recipe, cluster))
     warning = edits.note(run)
     about(recipe, start, skipped, () if warning is None else (warning,))
     wish = snapshot.Wish(update=asked.update_code, trusted=asked.allow_plugin)
