@@ -12,9 +12,9 @@ from cld_core.run.events import Cause
 from cld_core.stop import StopCode
 from cld_core.texts import is_count
 from cldctl.clusters import submitit_jobs
-from cldctl.clusters.base import InJob, read_from
+from cldctl.clusters.base import EndedTask, InJob, read_from
 
-from . import client, polling, submission
+from . import client, failed_tasks, polling, submission
 
 # Slurm may send the signal of the time limit up to a minute early.
 _EARLY_S = 90.0
@@ -84,8 +84,15 @@ class SlurmJob(InJob):
         # srun --kill-on-bad-exit leaves the same notice as scancel.
         return None if attempt.cause == "crashed" else noticed
 
-    def requeue(self, *, delay_s: float = 0.0, exclude: Sequence[str] = ()) -> None:
-        client.requeue(self.ref.job_id, self.restart, delay_s=delay_s, exclude=exclude)
+    def requeue(self, *, delay_s: float = 0.0, exclude: Sequence[str] = (), readmit: Sequence[str] = ()) -> None:
+        client.requeue(self.ref.job_id, self.restart, delay_s=delay_s, exclude=exclude, readmit=readmit)
+
+    def usable_nodes(self) -> int | None:
+        job = client.show_job(self.ref.job_id)
+        return client.usable_nodes(job["Partition"], job.get("Features")) if "Partition" in job else None
+
+    def ended_tasks(self, text: str) -> tuple[EndedTask, ...]:
+        return failed_tasks.parse(text)
 
     def is_cancelled(self) -> bool:
         job = client.show_job(self.ref.job_id)
