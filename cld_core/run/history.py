@@ -97,13 +97,16 @@ class History:
         return history
 
     def with_progress(self, progress: Mapping[str, Any]) -> "History":
-        """The last step of an attempt without an end, from the ``progress`` that the same attempt wrote."""
+        """The last step, and what is wrong, of an attempt without an end, from the ``progress`` that it wrote."""
         number = progress.get("attempt")
         if not any(attempt.attempt == number and attempt.last_step is None for attempt in self.attempts):
             return self
-        reached = progress.get("step")
-        attempts = (replace(it, last_step=reached) if it.attempt == number else it for it in self.attempts)
-        return replace(self, attempts=tuple(attempts))
+        reached, warning = progress.get("step"), progress.get("warning")
+
+        def now(it: Attempt) -> Attempt:
+            return replace(it, last_step=reached, warning=it.warning or warning) if it.attempt == number else it
+
+        return replace(self, attempts=tuple(map(now, self.attempts)))
 
     @property
     def jobs(self) -> tuple[Submitted, ...]:

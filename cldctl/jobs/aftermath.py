@@ -1,14 +1,16 @@
 """What follows when a job ends badly, decided by the job itself: a rank crashed, was killed for its memory, or hung.
 
-    python -m cldctl.jobs.aftermath training|shards FOLDER LOGS CLUSTER EXIT_CODE
+    python -m cldctl.jobs.aftermath training|shards FOLDER LOGS CLUSTER EXIT_CODE [setup]
 
 Ranks that exit cleanly have noted why and asked for what should follow; this is for those that could not. LOGS is the
-folder of the job's output, CLUSTER the class of its launcher, "module:class". Loads no torch.
+folder of the job's output, CLUSTER the class of its launcher, "module:class"; ``setup`` says that no rank ever began.
+Loads no torch.
 
 It decides with what it knows: a disk that is full keeps no job from starting again.
 """
 
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +37,7 @@ from cld_core.shards import Work, open_work
 from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import Cluster, InJob
 
-from . import failures, nodes, successor, unfit
+from . import crashes, failures, nodes, setup_limit, successor, unfit
 from .process import HOPELESS, NOT_REQUEUED, READ_WITHIN_S, readable, requeue
 from .train import explain_previous, go_on, log_offset
 
@@ -66,7 +68,9 @@ class Retry:
     delay_s: float
 
 
-def after_bad_end(history: History, ref: JobRef, restart: int, max_retries: int) -> GiveUp | Retry | None:
+def after_bad_end(
+    history: History, ref: JobRef, restart: int, max_retries: int, max_crashes_a_day: int = 20
+) -> GiveUp | Retry | None:
     """What to do about a training job that ended badly in start number ``restart``.
 
     None if it never began, or noted itself why it cannot continue.
@@ -85,6 +89,9 @@ def after_bad_end(history: History, ref: JobRef, restart: int, max_retries: int)
         return None
     if history.bug is not None:
         return GiveUp(history.bug, "a fault in code or recipe")
+    lately = crashes.lately(history, time.time())
+    if lately.crashes > max_crashes_a_day:
+        return GiveUp(f"{lately} (train.max_crashes_a_day={max_crashes_a_day})", "the budget is spent")
     how = f"in a row without a new checkpoint (train.max_retries={max_retries})"
     return _within(history.crashes_in_a_row, max_retries, how)
 
@@ -146,7 +153,8 @@ def after_training(run: RunFolder, job: InJob, code: int, told_to_end: Callable[
         pending.append(run.ledger, event, within_s=_NOTE_WITHIN_S)
     _blame(run, job, trained=not isinstance(event, DiedEarly))
     recipe = run.recipe(within_s=READ_WITHIN_S)
-    decision = after_bad_end(pending.history(run.ledger), job.ref, job.restart, recipe.train.max_retries)
+    budget = recipe.train.max_retries, recipe.train.max_crashes_a_day
+    decision = after_bad_end(pending.history(run.ledger), job.ref, job.restart, *budget)
     if isinstance(decision, GiveUp):
         pending.append(run.ledger, GivenUp(reason=decision.reason, job_id=job.ref.job_id), within_s=_NOTE_WITHIN_S)
         print(f"{run.name}: {decision.reason}; {decision.why}: not started again", file=sys.stderr)
@@ -243,8 +251,14 @@ def main(arguments: Sequence[str], stop: StopFlag | None = None) -> int:
     def told_to_end() -> bool:
         return flag.code >= StopCode.TERM
 
+    in_setup = arguments[5:] == [setup_limit.IN_SETUP]
     try:
-        if kind == "training":
+        if in_setup and kind == "training":
+            # The signal that ended the setup may have been that of scancel.
+            setup_limit.after_setup(RunFolder(folder), job, lambda: True)
+        elif in_setup and not setup_limit.is_time_limit(job, 0):
+            return code
+        elif kind == "training":
             after_training(RunFolder(folder), job, code, told_to_end)
         else:
             after_shards(folder, job, code, told_to_end)

@@ -3,12 +3,14 @@
 import contextlib
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from cld_core import faults, small_files
 from cld_core.errors import CldError, SolverError, UnfitError, UnusableSamplesError
+from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import InJob, SchedulerAway, SchedulerRefused
 
 # Seconds for which a job tries to requeue itself while the scheduler is away; its end may come earlier.
@@ -47,6 +49,15 @@ def one_line_errors(job: InJob) -> Iterator[None]:
         # As after a crash: another start may succeed.
         print(f"error: {error}. The next start tries again.", file=sys.stderr, flush=True)
         sys.exit(1)
+
+
+def stop_before_limit(job: InJob, stop: StopFlag) -> None:
+    """Stop in time on its own, if the notice of the time limit may have come while the job was being set up."""
+    seconds = job.late_notice_s() if job.ref.restarts and job.place().rank == 0 else None
+    if seconds is not None:
+        timer = threading.Timer(seconds, stop.request, (StopCode.USR2,))
+        timer.daemon = True
+        timer.start()
 
 
 def _leave_at_once(code: int) -> None:

@@ -13,7 +13,7 @@ from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import InJob
 
 from . import failures, nodes, successor
-from .process import NOT_REQUEUED, READ_WITHIN_S, one_line_errors, readable, requeue
+from .process import NOT_REQUEUED, READ_WITHIN_S, one_line_errors, readable, requeue, stop_before_limit
 
 if TYPE_CHECKING:
     from cld_core.train.session import SessionResult
@@ -40,6 +40,7 @@ class TrainWork:
         if successor.is_withdrawn(run, job.ref):
             print(f"{run.name}: job {job.ref.job_id} was withdrawn. Nothing to do.", flush=True)
             return
+        stop_before_limit(job, stop)
         with one_line_errors(job), failures.noted(run, job):
             _check_size(run, job)
             ended = self._train(run, job, stop)
@@ -47,7 +48,8 @@ class TrainWork:
         if job.place().rank == 0 and job.ref.restarts:
             if ended.cause == "cancelled":
                 successor.withdraw(run, job)
-            if ended.code is StopCode.USR2:
+            # The notice may have come before there was anybody to hear it, so the limit itself ends the training.
+            if ended.code is StopCode.USR2 or ended.cause == "timeout":
                 followed = go_on(run, job, ended.cause, told_to_end=lambda: stop.code >= StopCode.TERM)
                 if followed == "not requeued":
                     sys.exit(NOT_REQUEUED)
@@ -79,6 +81,7 @@ class TrainWork:
                 restart=job.restart,
                 log=job.log,
                 cause_of=lambda code: job.cause_of(code, log_offset(run)),
+                node=job.node,
             )
             print(f"rank {ranks.rank} of {ranks.world_size}: {ended.cause} at step {ended.step}", flush=True)
         finally:
@@ -120,6 +123,7 @@ def go_on(
     *,
     delay_s: float = 0.0,
     told_to_end: Callable[[], bool] = lambda: False,
+    began: bool = True,
 ) -> Literal["requeued", "given up", "not requeued"]:
     """Requeue this job, and note in the ledger what follows.
 
@@ -127,9 +131,10 @@ def go_on(
 
     Args:
         told_to_end: see `process.requeue`.
+        began: whether this start trained.
     """
     last = pending.history(run.ledger).last
-    if cause == "timeout" and last is not None and last.last_step == last.first_step:
+    if began and cause == "timeout" and last is not None and last.last_step == last.first_step:
         reason = "the time limit came before a single step; set cluster.time_min higher and resume"
         pending.append(run.ledger, GivenUp(reason=reason, job_id=job.ref.job_id), within_s=_NOTE_WITHIN_S)
         print(f"{run.name}: {reason}", flush=True)

@@ -156,7 +156,8 @@ def requeue(
     """
     changes = [f"starttime=now+{round(delay_s)}"] if delay_s > 0 else []
     if exclude or readmit:
-        known = _names(show_job(job_id).get("ExcNodeList", "(null)"))
+        nodes = show_job(job_id).get("ExcNodeList", "(null)")
+        known = [] if nodes == "(null)" else _names(nodes) if readmit else [nodes]
         avoided = dict.fromkeys([*(node for node in known if node not in readmit), *exclude])
         if list(avoided) != known:
             changes.append(f"excnodelist={','.join(avoided)}")
@@ -170,8 +171,6 @@ def requeue(
 
 def _names(nodes: str) -> list[str]:
     """The single nodes of an expression such as "n[1-3],m7"; the expression itself if it cannot be read."""
-    if nodes in ("(null)", ""):
-        return []
     if "[" not in nodes:
         return nodes.split(",")
     return (output_of(["scontrol", "show", "hostnames", nodes]) or nodes).split()
