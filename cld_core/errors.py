@@ -1,7 +1,7 @@
 """The errors that a user meets. Every message names the thing, the place and, last, the fix."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 def nearest(word: str, words: Iterable[str], cutoff: float = 0.6) -> str | None:
@@ -72,3 +72,16 @@ class UnusableSamplesError(CldError):
 
 class SolverError(CldError):
     """An adaptive solver could not reach the asked tolerance."""
+
+
+class UnfitError(CldError):
+    """This machine, or one of the others, failed a health check before training.
+
+    Attributes:
+        check: the name of the check.
+        hosts: the machines that failed, by rank; the rank that checked itself if it is alone, empty if nobody knows.
+    """
+
+    def __init__(self, message: str, check: str, hosts: Mapping[int, str]) -> None:
+        super().__init__(message)
+        self.check, self.hosts = check, hosts

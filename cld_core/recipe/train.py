@@ -30,6 +30,8 @@ class TrainSpec:
     milestone_from: int = key(0, "first step at which milestones are kept", ge=0)
     max_rollbacks: int = key(3, "rollbacks to the same checkpoint after a non-finite loss", ge=0)
     max_retries: int = key(3, "crashes in a row, without a new checkpoint, before a run is given up", ge=0)
+    health_check: bool = key(True, "check each machine before training, and begin elsewhere if it is unfit")
+    max_crashes_a_day: int = key(20, "crashes in 24 hours, with or without progress, before a run is given up", ge=0)
     hang_timeout_s: float = key(600.0, "seconds without a step after which a rank exits", gt=0, most=1_000_000_000)
 
     def is_milestone(self, step: int) -> bool:

@@ -15,13 +15,14 @@ IDENTITY: dict[str, Callable[[Any], Any]] = {
 PROGRESS: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("attempt", "step", "steps"), whole),
     **dict.fromkeys(("loss", "steps_per_s", "time"), real),
+    "warning": text,
 }
 # Those that may be null.
 _OPTIONAL = ("loss", "steps_per_s", "git", "recipe_file")
 
 
 class ReportedProgress(TypedDict, total=False):
-    """What `progress.json` holds; ``time`` in seconds since 1970."""
+    """What `progress.json` holds; ``time`` in seconds since 1970, ``warning`` if something is wrong."""
 
     attempt: int
     step: int
@@ -29,6 +30,7 @@ class ReportedProgress(TypedDict, total=False):
     loss: float | None
     steps_per_s: float | None
     time: float
+    warning: str
 
 
 def typed(content: Mapping[str, Any], types: Mapping[str, Callable[[Any], Any]]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ Cause = Literal[
     "node_failure",
     "out_of_memory",
     "crashed",  # an error in the code or on the machine
+    "unfit",  # a machine failed a health check before training: of a requeue, never of an attempt
     "nonfinite",  # the loss or the gradient was not finite
     "save_failed",  # a checkpoint could not be written
     "imported",  # not an attempt of ours: the run begins with a checkpoint from elsewhere
@@ -108,11 +109,13 @@ class Submitted(Event):
     Attributes:
         successor_of: the job that this one waits for to end badly.
         shards: of sharded work, the shards that this task computes; None for a training run.
+        exclude: nodes that it avoids because of what happened there.
     """
 
     job: JobRef
     successor_of: str | None = None
     shards: tuple[int, ...] | None = None
+    exclude: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +170,10 @@ class RankFailed(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Unfit(Event):
-    """A machine failed a health check before training: it is not the run's fault, and costs no retry."""
+    """A machine failed a health check before training: it is not the run's fault, and costs no retry.
+
+    ``host`` is empty if nobody knows which one.
+    """
 
     job_id: str
     restart: int

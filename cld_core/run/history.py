@@ -39,6 +39,10 @@ class History:
         died_early: starts that ended before they trained, since the last attempt began.
         bug: what the last attempt died of, if that was an error in code or recipe.
         crashes: of sharded work, by job id, how often its task ended with an error.
+        failures: what names the machine on which something failed, oldest first.
+        unfit: machines that failed a health check since the last request or the last start of training.
+        avoided: by job id, the nodes that it avoids because of what happened there.
+        attempts_before: the number of attempts before the last request.
         last_of: by job id, the newest event that names the job.
         rolled_back_to: the step of each rollback, oldest first.
         measured: by kind of place, the form in which the network was last found to train fastest there.
@@ -66,6 +70,10 @@ class History:
     died_early: int = 0
     bug: str | None = None
     crashes: dict[str, int] = field(default_factory=dict)
+    failures: list[events.RankFailed | events.Unfit | events.Crashed] = field(default_factory=list)
+    unfit: list[events.Unfit] = field(default_factory=list)
+    avoided: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    attempts_before: int = 0
     last_of: dict[str, Event] = field(default_factory=dict)
     rolled_back_to: tuple[int, ...] = ()
     measured: dict[str, events.Measured] = field(default_factory=dict)
@@ -93,13 +101,16 @@ class History:
         return history
 
     def with_progress(self, progress: Mapping[str, Any]) -> "History":
-        """The last step of an attempt without an end, from the ``progress`` that the same attempt wrote."""
+        """The last step, and what is wrong, of an attempt without an end, from the ``progress`` that it wrote."""
         number = progress.get("attempt")
         if not any(attempt.attempt == number and attempt.last_step is None for attempt in self.attempts):
             return self
-        reached = progress.get("step")
-        attempts = (replace(it, last_step=reached) if it.attempt == number else it for it in self.attempts)
-        return replace(self, attempts=tuple(attempts))
+        reached, warning = progress.get("step"), progress.get("warning")
+
+        def now(it: Attempt) -> Attempt:
+            return replace(it, last_step=reached, warning=it.warning or warning) if it.attempt == number else it
+
+        return replace(self, attempts=tuple(map(now, self.attempts)))
 
     @property
     def jobs(self) -> tuple[Submitted, ...]:
@@ -163,8 +174,9 @@ class History:
 
     def _take(self, event: Event) -> None:
         job_id = event.job.job_id if isinstance(event, Submitted) else getattr(event, "job_id", None)
-        if job_id is not None:
+        if job_id is not None and not isinstance(event, events.RankFailed):
             self.last_of[job_id] = event
+        self._take_about_machines(event)
         match event:
             case events.Requested():
                 self._before_request = self.steps, self.from_step, self.code
@@ -220,6 +232,23 @@ class History:
             case events.Tagged():
                 kept = [tag for tag in self.tags if tag not in event.remove]
                 self.tags = tuple(dict.fromkeys([*kept, *event.add]))
+
+    def _take_about_machines(self, event: Event) -> None:
+        match event:
+            case events.RankFailed() | events.Crashed():
+                self.failures.append(event)
+            case events.Unfit():
+                self.failures.append(event)
+                self.unfit.append(event)
+                self.not_begun[event.job_id] = f"unfit: {event.reason}"
+            case events.Requested():
+                self.unfit, self.attempts_before = [], len(self.attempts)
+            case events.Started():
+                self.unfit = []
+            case events.Submitted():
+                self.avoided[event.job.job_id] = event.exclude
+            case events.Requeued():
+                self.avoided[event.job_id] = event.exclude
 
     def _asked_again(self, event: Submitted) -> None:
         """Of sharded work, which has no attempts: what a job was given up for is not said of the next one.

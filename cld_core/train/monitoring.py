@@ -44,6 +44,7 @@ class Monitor:
         self._last_loss: float | None = None
         self._rate: float | None = None
         self._written, self._may_write = 0.0, may_write
+        self._warning: str | None = None
 
     def report(self, step: int, scalars: dict[str, float]) -> None:
         """Report that ``step`` steps are done; ``scalars["loss"]``, if any, is the mean since the last report."""
@@ -59,6 +60,14 @@ class Monitor:
             self._board.scalar("train/steps_per_s", self._rate, step)
         if now - self._written > PROGRESS_EVERY_S:
             self.write(step)
+
+    def warn(self, line: str | None, warning: str | None) -> None:
+        """Write a line to the log; what is wrong, if anything, is part of `progress.json` until the next call."""
+        if line is not None:
+            print(line, flush=True)
+        if warning is not None and warning != self._warning:
+            print(f"warning: {warning}", flush=True)
+        self._warning = warning
 
     def add(self, step: int, scalars: dict[str, float]) -> None:
         """Plot results of periodic work beside the training curves."""
@@ -94,6 +103,8 @@ class Monitor:
             steps_per_s=self._rate,
             time=time.time(),
         )
+        if self._warning is not None:
+            progress["warning"] = self._warning
         if self._may_write():
             self._progress.attempt(lambda: write_json(self._folder.progress_file, progress))
         loss = "-" if self._last_loss is None else f"{self._last_loss:.5g}"

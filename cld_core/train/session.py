@@ -69,6 +69,7 @@ def run(
     restart: int = 0,
     log: Path | None = None,
     cause_of: CauseOf = lambda code: None,
+    node: str = "",
 ) -> SessionResult:
     """Train the run of ``folder`` from its newest good checkpoint, on all ranks.
 
@@ -77,6 +78,7 @@ def run(
         restart: earlier starts of this same job by the launcher.
         log: the file that the launcher writes its notices to; its current size is recorded in the ledger.
         cause_of: what a signal meant, asked on rank 0 once everything is saved.
+        node: what the launcher calls this machine.
 
     Raises:
         LeaseHeldError, LeaseLostError: another job writes into this run.
@@ -95,7 +97,7 @@ def run(
             if lease is not None:
                 pending.append(folder.ledger, events.TurnedAway(job_id=job_id, why="finished"))
             return SessionResult("finished", start.step)
-        training = Training(folder, recipe, ranks, stop, start.attempt, start.step, lease)
+        training = Training(folder, recipe, ranks, stop, start.attempt, start.step, lease, node)
         if lease is None:
             outcome = training.run()
             return SessionResult(_CAUSE_OF_CODE[outcome.code], outcome.step, outcome.code)

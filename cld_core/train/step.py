@@ -21,6 +21,7 @@ from cld_core.score import Score
 from . import parallel
 from .forms import Choice
 from .gradients import GradientFilter, MeanLoss
+from .pace import Pace
 
 # Below this loss scale every step overflows.
 _SMALLEST_SCALE = 1.0
@@ -69,6 +70,7 @@ class Trainer:
         self.score = Score(self.sde, recipe.objective, autocast)
         self._mean_loss = MeanLoss(ranks)
         self._steps, self._data_wait_s = 0, 0.0
+        self.pace = Pace(ranks)
 
     def warm_up(self) -> None:
         """Let `DistributedDataParallel` (DDP) choose how it groups gradients into buckets, by two discarded passes.
@@ -82,6 +84,7 @@ class Trainer:
                 self._backward(0)
                 self.optimiser.zero_grad(set_to_none=True)
             self._steps, self._data_wait_s = 0, 0.0
+            self.pace = Pace(self.ranks)
 
     def step(self, step: int, before_update: Callable[[], None] = lambda: None) -> None:
         """Optimiser step number ``step``, counted from 0. A gradient that is not finite, or explodes, changes nothing.
@@ -202,6 +205,7 @@ class Trainer:
     def _backward(self, step: int) -> Tensor:
         """Gradients of the mean loss over the global batch; returns this rank's share of that loss."""
         train, device = self.recipe.train, self.ranks.device
+        self.pace.begin()
         rows = self.ranks.rows(train.batch_size)
         x = moved(self.source.batch(*self._key, step, train.batch_size, rows), device)
         self._data_wait_s += self.source.wait_s
@@ -219,6 +223,8 @@ class Trainer:
                 losses = self.loss.per_sample(self.score, x[part], draws.rows(part))
                 # DDP averages over the ranks, whose shares may differ by a row: weight by rows, not by ranks.
                 loss = losses.sum() * (self.ranks.world_size / train.batch_size)
+                if last:
+                    self.pace.end()
                 self.scaler.scale(loss).backward()
             shares.append(loss.detach())
         self._steps += 1

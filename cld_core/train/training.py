@@ -1,6 +1,7 @@
 """The training of one attempt on this rank: from its first step to the last saved one, rollbacks included."""
 
 import contextlib
+import socket
 from dataclasses import dataclass
 
 from cld_core import numerics
@@ -15,6 +16,7 @@ from . import loop, rollback, tuning
 from .forms import Choice
 from .jointly import on_first
 from .monitoring import Monitor
+from .pace import EVERY, Stragglers
 from .periodic import Heartbeat, Periodic
 from .step import Trainer
 from .watchdog import Watchdog
@@ -33,6 +35,7 @@ class Training:
     Attributes:
         attempt: its number, from 0.
         lease: held on rank 0 alone.
+        node: what the scheduler calls this machine.
     """
 
     folder: RunFolder
@@ -42,6 +45,7 @@ class Training:
     attempt: int
     first_step: int
     lease: Lease | None
+    node: str = ""
 
     def run(self) -> loop.Outcome:
         """Train until the steps are done or a rank was asked to stop; everything is saved when this returns.
@@ -112,11 +116,17 @@ class Training:
             stack.callback(trainer.close)
             monitor = self._monitor(first_step, stack)
             periodic = Periodic(trainer, self.folder, monitor, self.stop)
+            stragglers = Stragglers(self.ranks, self.node or socket.gethostname())
+            every = self.recipe.train.log_every * EVERY
 
             def after_step(step: int, heartbeat: Heartbeat) -> None:
                 if monitor is not None and step == first_step + 1:
                     monitor.started(step, clock() - began)
                 periodic(step, heartbeat)
+                if step % every == 0:
+                    line, warning = stragglers.compare(trainer.pace)
+                    if monitor is not None:
+                        monitor.warn(line, warning)
 
             return loop.run(
                 trainer,

@@ -121,6 +121,16 @@ class Survey:
         return self.jobs.get((job.cluster, job.job_id), Seen("unknown"))
 
 
+@dataclass(frozen=True)
+class EndedTask:
+    """A process of a job that ended badly, as the launcher tells: its node, and ``how``, with its exit code if any."""
+
+    rank: int
+    node: str
+    how: str
+    code: int | None = None
+
+
 class SchedulerRefused(CldError):
     """The scheduler said no."""
 
@@ -231,6 +241,10 @@ class Cluster(ABC):
             max_age_s: an answer of this age, in seconds, is good enough; 0 asks now.
         """
 
+    def usable_nodes(self, size: ClusterSpec) -> int | None:
+        """How many nodes jobs of this kind could run on; None if nobody knows."""
+        return None
+
     @abstractmethod
     def cancel(self, jobs: Collection[JobRef]) -> None:
         """Ask jobs to save and end; returns at once.
@@ -307,14 +321,27 @@ class InJob:
         """Why an earlier attempt ended that could not say so itself, a cause of the ledger; None if unknown."""
         return None
 
-    def requeue(self, *, delay_s: float = 0.0, exclude: Sequence[str] = ()) -> None:
+    def usable_nodes(self) -> int | None:
+        """How many nodes could run this task, those that it avoids included; None if nobody knows."""
+        return None
+
+    def ended_tasks(self, text: str) -> "tuple[EndedTask, ...]":
+        """What the launcher says in a piece of `log` about processes that ended badly, in order."""
+        return ()
+
+    def late_notice_s(self) -> float | None:
+        """Seconds from now at which to stop on its own, if the notice of the time limit may have come already."""
+        return None
+
+    def requeue(self, *, delay_s: float = 0.0, exclude: Sequence[str] = (), readmit: Sequence[str] = ()) -> None:
         """Put this task back into the queue, and no other one of its array. Asks once.
 
         A task that is back in the queue already, because an earlier request was heard late, is fine.
 
         Args:
             delay_s: seconds that it must wait before it begins again.
-            exclude: nodes that it must avoid from now on.
+            exclude: nodes that it must avoid from now on, beside those that it avoids already.
+            readmit: nodes that it need not avoid any longer.
 
         Raises:
             SchedulerRefused: the scheduler said no.

@@ -1,14 +1,16 @@
 """What follows when a job ends badly, decided by the job itself: a rank crashed, was killed for its memory, or hung.
 
-    python -m cldctl.jobs.aftermath training|shards FOLDER LOGS CLUSTER EXIT_CODE
+    python -m cldctl.jobs.aftermath training|shards FOLDER LOGS CLUSTER EXIT_CODE [setup]
 
 Ranks that exit cleanly have noted why and asked for what should follow; this is for those that could not. LOGS is the
-folder of the job's output, CLUSTER the class of its launcher, "module:class". Loads no torch.
+folder of the job's output, CLUSTER the class of its launcher, "module:class"; ``setup`` says that no rank ever began.
+Loads no torch.
 
 It decides with what it knows: a disk that is full keeps no job from starting again.
 """
 
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +19,25 @@ from cld_core import faults
 from cld_core.errors import NotFoundError, UsageError
 from cld_core.imports import resolve
 from cld_core.run import RunFolder, pending
-from cld_core.run.events import Crashed, DiedEarly, Ended, Event, GivenUp, JobRef, NotBegun, NotRequeued, TurnedAway
+from cld_core.run.events import (
+    Crashed,
+    DiedEarly,
+    Ended,
+    Event,
+    GivenUp,
+    JobRef,
+    NotBegun,
+    NotRequeued,
+    RankFailed,
+    Requeued,
+    TurnedAway,
+)
 from cld_core.run.history import CRASHES, History
+from cld_core.shards import Work, open_work
 from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import Cluster, InJob
 
-from . import successor
+from . import crashes, failures, nodes, setup_limit, successor, unfit
 from .process import HOPELESS, NOT_REQUEUED, READ_WITHIN_S, readable, requeue
 from .train import explain_previous, go_on, log_offset
 
@@ -53,7 +68,9 @@ class Retry:
     delay_s: float
 
 
-def after_bad_end(history: History, ref: JobRef, restart: int, max_retries: int) -> GiveUp | Retry | None:
+def after_bad_end(
+    history: History, ref: JobRef, restart: int, max_retries: int, max_crashes_a_day: int = 20
+) -> GiveUp | Retry | None:
     """What to do about a training job that ended badly in start number ``restart``.
 
     None if it never began, or noted itself why it cannot continue.
@@ -72,6 +89,9 @@ def after_bad_end(history: History, ref: JobRef, restart: int, max_retries: int)
         return None
     if history.bug is not None:
         return GiveUp(history.bug, "a fault in code or recipe")
+    lately = crashes.lately(history, time.time())
+    if lately.crashes > max_crashes_a_day:
+        return GiveUp(f"{lately} (train.max_crashes_a_day={max_crashes_a_day})", "the budget is spent")
     how = f"in a row without a new checkpoint (train.max_retries={max_retries})"
     return _within(history.crashes_in_a_row, max_retries, how)
 
@@ -116,6 +136,8 @@ def after_training(run: RunFolder, job: InJob, code: int, told_to_end: Callable[
         OSError: nothing can be read.
     """
     readable(run.recipe_file)
+    if unfit.after_unfit(run, job, code, told_to_end):
+        return
     history = pending.history(run.ledger)
     if any(attempt.job_id == job.ref.job_id for attempt in history.attempts):
         explain_previous(run, job)
@@ -129,8 +151,10 @@ def after_training(run: RunFolder, job: InJob, code: int, told_to_end: Callable[
     )
     if event is not None:
         pending.append(run.ledger, event, within_s=_NOTE_WITHIN_S)
+    _blame(run, job, trained=not isinstance(event, DiedEarly))
     recipe = run.recipe(within_s=READ_WITHIN_S)
-    decision = after_bad_end(pending.history(run.ledger), job.ref, job.restart, recipe.train.max_retries)
+    budget = recipe.train.max_retries, recipe.train.max_crashes_a_day
+    decision = after_bad_end(pending.history(run.ledger), job.ref, job.restart, *budget)
     if isinstance(decision, GiveUp):
         pending.append(run.ledger, GivenUp(reason=decision.reason, job_id=job.ref.job_id), within_s=_NOTE_WITHIN_S)
         print(f"{run.name}: {decision.reason}; {decision.why}: not started again", file=sys.stderr)
@@ -143,14 +167,25 @@ def after_training(run: RunFolder, job: InJob, code: int, told_to_end: Callable[
         go_on(run, job, cause, delay_s=decision.delay_s, told_to_end=told_to_end)
 
 
+def _blame(run: RunFolder, job: InJob, *, trained: bool) -> None:
+    """Note which rank failed first, if only the launcher knows it."""
+    history = pending.history(run.ledger)
+    start = job.ref.job_id, job.restart
+    known = any(isinstance(it, RankFailed) and (it.job_id, it.restart) == start for it in history.failures)
+    if known or (trained and (history.last is None or history.last.cause not in CRASHES)):
+        return
+    failed = failures.killed_rank(job, log_offset(run), hung=_hung(run, job), trained=trained)
+    if failed is not None:
+        pending.append(run.ledger, failed, within_s=_NOTE_WITHIN_S)
+        print(f"{run.name}: rank {failed.rank} on {failed.host} failed: {failed.reason}", file=sys.stderr, flush=True)
+
+
 def after_shards(folder: Path, job: InJob, code: int, told_to_end: Callable[[], bool] = lambda: False) -> None:
     """Start a task of sharded work again after a crash; it continues at its next batch.
 
     Raises:
         OSError: nothing can be read.
     """
-    from cld_core.shards import open_work
-
     name = f"task {job.ref.job_id}"
     readable(folder / "request.json")
     try:
@@ -168,9 +203,22 @@ def after_shards(folder: Path, job: InJob, code: int, told_to_end: Callable[[], 
         print(f"{name}: {decision.reason}; not started again", file=sys.stderr)
     if isinstance(decision, Retry):
         _announce(name, decision, work.request.retries)
-        problem = requeue(job, decision.delay_s, told_to_end=told_to_end)
+        problem = _elsewhere(work, job, decision.delay_s, told_to_end)
         if problem is not None:
             pending.append(work.ledger, NotRequeued(job_id=job.ref.job_id, reason=problem), within_s=_NOTE_WITHIN_S)
+
+
+def _elsewhere(work: Work, job: InJob, delay_s: float, told_to_end: Callable[[], bool]) -> str | None:
+    """Requeue a task, away from nodes where tasks of this work crashed; why it is not requeued, if that failed."""
+    history = pending.history(work.ledger)
+    before = history.avoided.get(job.ref.job_id, ())
+    avoided = nodes.for_next_start(history, job, needed=1)
+    for line in nodes.announced(before, avoided):
+        print(f"task {job.ref.job_id}: {line}", file=sys.stderr, flush=True)
+    if avoided.nodes != before:
+        event = Requeued(job_id=job.ref.job_id, cause="crashed", delay_s=delay_s, exclude=avoided.nodes)
+        pending.append(work.ledger, event, within_s=_NOTE_WITHIN_S)
+    return requeue(job, delay_s, exclude=avoided.nodes, readmit=avoided.readmitted, told_to_end=told_to_end)
 
 
 def after_blindness(name: str, job: InJob, code: int, error: OSError, told_to_end: Callable[[], bool]) -> None:
@@ -184,8 +232,7 @@ def after_blindness(name: str, job: InJob, code: int, error: OSError, told_to_en
 
 
 def _announce(name: str, retry: Retry, allowed: int) -> None:
-    text = f"crash {retry.crashes} of {allowed} allowed; again in {retry.delay_s:.0f} s"
-    print(f"{name}: {text}", file=sys.stderr, flush=True)
+    failures.announce(name, f"crash {retry.crashes} of {allowed} allowed", retry.delay_s)
 
 
 def _hung(run: RunFolder, job: InJob) -> bool:
@@ -204,8 +251,14 @@ def main(arguments: Sequence[str], stop: StopFlag | None = None) -> int:
     def told_to_end() -> bool:
         return flag.code >= StopCode.TERM
 
+    in_setup = arguments[5:] == [setup_limit.IN_SETUP]
     try:
-        if kind == "training":
+        if in_setup and kind == "training":
+            # The signal that ended the setup may have been that of scancel.
+            setup_limit.after_setup(RunFolder(folder), job, lambda: True)
+        elif in_setup and not setup_limit.is_time_limit(job, 0):
+            return code
+        elif kind == "training":
             after_training(RunFolder(folder), job, code, told_to_end)
         else:
             after_shards(folder, job, code, told_to_end)

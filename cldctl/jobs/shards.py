@@ -15,7 +15,7 @@ from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import InJob
 from cldctl.evals.table import write_finished
 
-from .process import NOT_REQUEUED, one_line_errors, readable, requeue
+from .process import NOT_REQUEUED, one_line_errors, readable, requeue, stop_before_limit
 
 # Seconds for which a line of a ledger that matters to others is tried to be written, for each piece.
 _NOTE_WITHIN_S = 10.0
@@ -43,13 +43,17 @@ class ShardsWork:
             faults.forgive_output()
         for piece in self.pieces:
             readable(Path(piece.folder, "request.json"))
+        stop_before_limit(job, stop)
         with one_line_errors(job):
             is_done = self._compute(job, stop)
-        if not is_done and job.ref.restarts and stop.code is StopCode.USR2:
+        if not is_done and job.ref.restarts and self._may_go_on(job, stop):
             problem = requeue(job, told_to_end=lambda: stop.code >= StopCode.TERM)
             if problem is not None:
                 self._note(NotRequeued(job_id=job.ref.job_id, reason=problem))
                 sys.exit(NOT_REQUEUED)
+
+    def _may_go_on(self, job: InJob, stop: StopFlag) -> bool:
+        return stop.code is StopCode.USR2 or job.cause_of(stop.code, 0) == "timeout"
 
     def _note(self, event: Event) -> None:
         for piece in self.pieces:

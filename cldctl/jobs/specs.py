@@ -7,9 +7,11 @@ from pathlib import Path
 from cld_core.checkpoint.verify import slowest_save_s
 from cld_core.recipe import Recipe
 from cld_core.recipe.cluster import ClusterSpec
-from cld_core.run import RunFolder, code
+from cld_core.run import Ledger, RunFolder, code, pending
 from cldctl.clusters import job_logs
 from cldctl.clusters.base import After, Cluster, JobSpec, MeasuredSaves
+
+from . import nodes
 
 # What a save is taken to last before the first one was measured, and what it may take beyond three times the slowest.
 FIRST_SAVE_S, SAVE_MARGIN_S = 10.0, 60
@@ -18,7 +20,7 @@ FIRST_SAVE_S, SAVE_MARGIN_S = 10.0, 60
 def training(run: RunFolder, recipe: Recipe, cluster: Cluster, after: After | None = None) -> JobSpec:
     """The job that trains a run."""
     logs = job_logs.folder_for(run.logs)
-    return JobSpec(
+    spec = JobSpec(
         name=run.name,
         logs=logs,
         size=recipe.cluster,
@@ -27,6 +29,7 @@ def training(run: RunFolder, recipe: Recipe, cluster: Cluster, after: After | No
         code=code.path_of(run.path),
         aftermath=_aftermath("training", run.path, logs, cluster),
     )
+    return nodes.for_submission(pending.history(run.ledger).failures, cluster, spec)
 
 
 def sharded(
@@ -53,7 +56,7 @@ def sharded(
     """
     logs = job_logs.folder_for(logs or works[0] / "logs")
     one = replace(size, nodes=1, tasks_per_node=1, gpus_per_node=min(1, size.gpus_per_node))
-    return JobSpec(
+    spec = JobSpec(
         name="cldctl-stats" if run is None else f"{run.name}-eval",
         logs=logs,
         size=one,
@@ -63,6 +66,9 @@ def sharded(
         code=code,
         aftermath=_aftermath("shards", works[0], logs, cluster),
     )
+    ledgers = [Ledger(works[0] / "jobs.jsonl"), *([run.ledger] if run is not None else [])]
+    failed = [event for ledger in ledgers for event in pending.history(ledger).failures]
+    return nodes.for_submission(failed, cluster, spec)
 
 
 def _aftermath(kind: str, folder: Path, logs: Path, cluster: Cluster) -> tuple[str, ...]:

@@ -20,7 +20,9 @@ def submit(run: RunFolder, job: InJob, work: Work) -> None:
 
     def note(refs: Collection[JobRef]) -> None:
         for ref in refs:
-            pending.append(run.ledger, Submitted(job=ref, successor_of=job.ref.job_id), within_s=60.0)
+            pending.append(
+                run.ledger, Submitted(job=ref, successor_of=job.ref.job_id, exclude=spec.exclude), within_s=60.0
+            )
 
     try:
         job.cluster.submit(spec, [Task(work=work)], note)

@@ -12,8 +12,8 @@ from cld_core.run.events import Cause, Explained, GivenUp, NotRequeued, Requeued
 from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import InJob
 
-from . import successor
-from .process import NOT_REQUEUED, READ_WITHIN_S, one_line_errors, readable, requeue
+from . import failures, nodes, successor
+from .process import NOT_REQUEUED, READ_WITHIN_S, one_line_errors, readable, requeue, stop_before_limit
 
 if TYPE_CHECKING:
     from cld_core.train.session import SessionResult
@@ -40,14 +40,16 @@ class TrainWork:
         if successor.is_withdrawn(run, job.ref):
             print(f"{run.name}: job {job.ref.job_id} was withdrawn. Nothing to do.", flush=True)
             return
-        with one_line_errors(job):
+        stop_before_limit(job, stop)
+        with one_line_errors(job), failures.noted(run, job):
             _check_size(run, job)
             ended = self._train(run, job, stop)
         # The other ranks have nothing left to do: a requeue starts the killing.
         if job.place().rank == 0 and job.ref.restarts:
             if ended.cause == "cancelled":
                 successor.withdraw(run, job)
-            if ended.code is StopCode.USR2:
+            # The notice may have come before there was anybody to hear it, so the limit itself ends the training.
+            if ended.code is StopCode.USR2 or ended.cause == "timeout":
                 followed = go_on(run, job, ended.cause, told_to_end=lambda: stop.code >= StopCode.TERM)
                 if followed == "not requeued":
                     sys.exit(NOT_REQUEUED)
@@ -58,12 +60,18 @@ class TrainWork:
             if job.ref.restarts and run.recipe(within_s=READ_WITHIN_S).cluster.successor:
                 successor.submit(run, job, self)
 
-        from cld_core import ranks as distributed
-        from cld_core.train import session
+        from cld_core.train import health, session
 
         recipe = run.recipe(within_s=READ_WITHIN_S)
-        timeout_s = recipe.train.hang_timeout_s
-        ranks = distributed.join(job.place(), gpu=recipe.cluster.uses_gpu, timeout_s=timeout_s)
+        ranks = health.joined(
+            run.path,
+            job.place(),
+            gpu=recipe.cluster.uses_gpu,
+            timeout_s=recipe.train.hang_timeout_s,
+            allotted=job.ref.restarts,
+            node=job.node,
+            check=recipe.train.health_check,
+        )
         try:
             ended = session.run(
                 run,
@@ -73,6 +81,7 @@ class TrainWork:
                 restart=job.restart,
                 log=job.log,
                 cause_of=lambda code: job.cause_of(code, log_offset(run)),
+                node=job.node,
             )
             print(f"rank {ranks.rank} of {ranks.world_size}: {ended.cause} at step {ended.step}", flush=True)
         finally:
@@ -114,6 +123,7 @@ def go_on(
     *,
     delay_s: float = 0.0,
     told_to_end: Callable[[], bool] = lambda: False,
+    began: bool = True,
 ) -> Literal["requeued", "given up", "not requeued"]:
     """Requeue this job, and note in the ledger what follows.
 
@@ -121,16 +131,22 @@ def go_on(
 
     Args:
         told_to_end: see `process.requeue`.
+        began: whether this start trained.
     """
     last = pending.history(run.ledger).last
-    if cause == "timeout" and last is not None and last.last_step == last.first_step:
+    if began and cause == "timeout" and last is not None and last.last_step == last.first_step:
         reason = "the time limit came before a single step; set cluster.time_min higher and resume"
         pending.append(run.ledger, GivenUp(reason=reason, job_id=job.ref.job_id), within_s=_NOTE_WITHIN_S)
         print(f"{run.name}: {reason}", flush=True)
         return "given up"
+    history = pending.history(run.ledger)
+    avoided = nodes.for_next_start(history, job, run.recipe(within_s=READ_WITHIN_S).cluster.nodes)
+    for line in nodes.announced(history.avoided.get(job.ref.job_id, ()), avoided):
+        print(f"{run.name}: {line}", file=sys.stderr, flush=True)
     # The ledger comes first: the requeue ends this process.
-    pending.append(run.ledger, Requeued(job_id=job.ref.job_id, cause=cause, delay_s=delay_s), within_s=_NOTE_WITHIN_S)
-    problem = requeue(job, delay_s, told_to_end=told_to_end)
+    event = Requeued(job_id=job.ref.job_id, cause=cause, delay_s=delay_s, exclude=avoided.nodes)
+    pending.append(run.ledger, event, within_s=_NOTE_WITHIN_S)
+    problem = requeue(job, delay_s, exclude=avoided.nodes, readmit=avoided.readmitted, told_to_end=told_to_end)
     if problem is None:
         pending.settle(run.ledger, _NOTE_WITHIN_S)
         return "requeued"

@@ -61,7 +61,7 @@ def start(
         jobs.extend(refs)
         for ref, share in zip(refs, shares, strict=True):
             for piece in share:
-                ledgers[piece.folder].append(Submitted(job=ref, shards=piece.shards))
+                ledgers[piece.folder].append(Submitted(job=ref, shards=piece.shards, exclude=spec.exclude))
         started(refs[0])
 
     cluster.submit(spec, [Task(work=ShardsWork(share, gpu=size.uses_gpu)) for share in shares], note)

@@ -19,6 +19,7 @@ from . import home
 from .changes import changed_between
 from .state import OVER, RESUMABLE, state_of
 from .survey import Answers
+from .trouble import with_trouble
 
 # What ``--json`` shows of an attempt.
 _ATTEMPT = (
@@ -123,7 +124,7 @@ def status_of(run: RunFolder, answers: Answers) -> RunStatus:
         cluster=job.cluster if job else None,
         job_id=job.job_id if job else None,
         host=_host(history, state, answers),
-        reason=reason,
+        reason=with_trouble(reason, state, history, job.job_id if job else None),
         updated=progress.get("time"),
         attempts=_attempts(history, state),
         evals=evaluations,

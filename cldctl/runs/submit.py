@@ -200,7 +200,7 @@ def train(
 
     def note(refs: Sequence[JobRef]) -> None:
         for ref in refs:
-            run.ledger.append(Submitted(job=ref))
+            run.ledger.append(Submitted(job=ref, exclude=spec.exclude))
         jobs.extend(refs)
         started(refs[0])
 

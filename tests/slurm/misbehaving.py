@@ -1,5 +1,6 @@
 """A data set for tests that does what a file tells it, once: crash a rank, take memory, or hang.
 
+CLDCTL_TEST_BAD_NODE: a node on which it always crashes.
 CLDCTL_TEST_PACE: seconds that each batch takes at least, so that a run does not get too far to be repeated.
 """
 
@@ -20,6 +21,8 @@ _pace = float(os.environ.get("CLDCTL_TEST_PACE", "0"))
 @toy("misbehaving")
 def misbehaving(n: int, generator: torch.Generator) -> torch.Tensor:
     time.sleep(_pace)
+    if os.environ.get("SLURMD_NODENAME", "none") == os.environ.get("CLDCTL_TEST_BAD_NODE"):
+        raise RuntimeError("this node is broken")
     order = _orders / f"rank{_rank}"
     if order.exists():
         what = order.read_text().strip()

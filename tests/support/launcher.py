@@ -7,6 +7,7 @@ from cld_core.place import Place
 from cld_core.run.events import JobRef
 from cldctl.clusters.base import InJob
 from cldctl.clusters.debug import DebugCluster
+from cldctl.clusters.slurm import failed_tasks
 
 REF = JobRef(cluster="made-up", job_id="7", restarts=True)
 
@@ -39,6 +40,7 @@ class Inside(InJob):
     cancelled: bool = False
     size: int = 1
     said: str = ""
+    nodes: int | None = 4
 
     def place(self):
         return Place(world_size=self.size)
@@ -49,11 +51,17 @@ class Inside(InJob):
     def why_ended(self, attempt):
         return self.cause
 
-    def requeue(self, *, delay_s=0.0, exclude=()):
+    def usable_nodes(self):
+        return self.nodes
+
+    def ended_tasks(self, text):
+        return failed_tasks.parse(text)
+
+    def requeue(self, *, delay_s=0.0, exclude=(), readmit=()):
         self.asked += 1
         if self.refusal and self.asked <= self.refusals:
             raise self.refusal
-        self.delay_s = delay_s
+        self.delay_s, self.exclude, self.readmit = delay_s, exclude, readmit
 
     def is_cancelled(self):
         return self.cancelled

@@ -137,31 +137,70 @@ def set_dependency(job_id: str, dependency: str) -> None:
     _must(answer, f"job {job_id} does not wait for {dependency}")
 
 
-def requeue(job_id: str, restart: int, *, delay_s: float = 0.0, exclude: Sequence[str] = ()) -> None:
+def requeue(
+    job_id: str, restart: int, *, delay_s: float = 0.0, exclude: Sequence[str] = (), readmit: Sequence[str] = ()
+) -> None:
     """Put a running job back into the queue; a job that waits already is fine.
 
     One process does everything: as soon as the job is requeued, Slurm ends the script that asked for it. It ignores
-    SIGTERM, so that it can finish.
+    SIGTERM, so that it can finish. A change that Slurm refuses leaves the others, and the requeue, in force.
 
     Args:
         restart: how often the job had been started before, when the present start began.
         delay_s: seconds before it may begin.
         exclude: nodes to avoid, beside those that the job avoids already.
+        readmit: nodes that it need not avoid any longer.
 
     Raises:
         SchedulerRefused, SchedulerAway
     """
     changes = [f"starttime=now+{round(delay_s)}"] if delay_s > 0 else []
-    if exclude:
-        known = show_job(job_id).get("ExcNodeList", "(null)")
-        nodes = ",".join([*([] if known == "(null)" else [known]), *exclude])
-        changes.append(f"excnodelist={nodes}")
-    lines = [f"requeue {job_id}", *([f"update jobid={job_id} {' '.join(changes)}"] if changes else [])]
+    if exclude or readmit:
+        nodes = show_job(job_id).get("ExcNodeList", "(null)")
+        known = [] if nodes == "(null)" else _names(nodes) if readmit else [nodes]
+        avoided = dict.fromkeys([*(node for node in known if node not in readmit), *exclude])
+        if list(avoided) != known:
+            changes.append(f"excnodelist={','.join(avoided)}")
+    lines = [f"requeue {job_id}", *(f"update jobid={job_id} {change}" for change in changes)]
     answer = run(["sh", "-c", "trap '' TERM; exec scontrol"], "\n".join([*lines, ""]))
     if answer.code != 0 and not answer.away and _waits(job_id, restart):
         print(f"job {job_id} is in the queue again, though scontrol said: {answer.text.strip()}", flush=True)
         return
     _must(answer, f"job {job_id} could not be requeued")
+
+
+def _names(nodes: str) -> list[str]:
+    """The single nodes of an expression such as "n[1-3],m7"; the expression itself if it cannot be read."""
+    if "[" not in nodes:
+        return nodes.split(",")
+    return (output_of(["scontrol", "show", "hostnames", nodes]) or nodes).split()
+
+
+def usable_nodes(partition: str | None, features: str | None = None) -> int | None:
+    """How many nodes of a partition are neither down nor drained; None without an answer.
+
+    Args:
+        partition: several, with commas between them, count together; None is the default one.
+        features: what a node must have, as ``--constraint`` takes it; only names joined by "&" are understood.
+    """
+    wanted = set() if features in (None, "", "(null)") else set(str(features).split("&"))
+    if any(not re.fullmatch(r"[\w.:-]+", feature) for feature in wanted):
+        return None
+    where = [f"--partition={partition}"] if partition else []
+    text = output_of(["sinfo", "--noheader", "--Node", *where, "--format=%N|%P|%T|%f"])
+    if text is None:
+        return None
+    rows = [line.strip().split("|") for line in text.splitlines()]
+    return len(
+        {
+            row[0]
+            for row in rows
+            if len(row) == 4
+            and (partition or row[1].endswith("*"))
+            and not re.search("down|drain|fail|unknown", row[2])
+            and wanted <= set(row[3].split(","))
+        }
+    )
 
 
 def _waits(job_id: str, restart: int) -> bool:

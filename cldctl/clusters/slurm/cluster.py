@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from cld_core.errors import CldError, RecipeError
+from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run.events import JobRef
 from cldctl.clusters import job_logs, this_machine
 from cldctl.clusters.base import (
@@ -119,6 +120,9 @@ class SlurmCluster(Cluster):
             node=os.environ.get("SLURMD_NODENAME", ""),
             log=inside.log_file(folder, job_id),
         )
+
+    def usable_nodes(self, size: ClusterSpec) -> int | None:
+        return client.usable_nodes(size.partition or os.environ.get("SLURM_JOB_PARTITION"), size.constraint)
 
     def checks(self, runs: Path, asked: DoctorOptions, saves: MeasuredSaves) -> Iterator[Check]:
         yield from doctor.checks(runs, asked, saves)

@@ -12,9 +12,9 @@ from cld_core.run.events import Cause
 from cld_core.stop import StopCode
 from cld_core.texts import is_count
 from cldctl.clusters import submitit_jobs
-from cldctl.clusters.base import InJob, read_from
+from cldctl.clusters.base import EndedTask, InJob, read_from
 
-from . import client, polling, submission
+from . import client, failed_tasks, polling, submission
 
 # Slurm may send the signal of the time limit up to a minute early.
 _EARLY_S = 90.0
@@ -57,8 +57,7 @@ class SlurmJob(InJob):
         if job.get("PreemptTime", "None") not in _NOT_PREEMPTED:
             return "preempted"
         if code is StopCode.USR2:
-            notice = float(os.environ.get("CLDCTL_SIGNAL_S", "90"))
-            return "timeout" if _seconds_left(job) < notice + _EARLY_S else "preempted"
+            return "timeout" if _seconds_left(job) < _notice_s() + _EARLY_S else "preempted"
         noticed = polling.notice_in(self.log_since(log_offset))
         if noticed not in (None, "cancelled"):
             return noticed
@@ -84,8 +83,21 @@ class SlurmJob(InJob):
         # srun --kill-on-bad-exit leaves the same notice as scancel.
         return None if attempt.cause == "crashed" else noticed
 
-    def requeue(self, *, delay_s: float = 0.0, exclude: Sequence[str] = ()) -> None:
-        client.requeue(self.ref.job_id, self.restart, delay_s=delay_s, exclude=exclude)
+    def late_notice_s(self) -> float | None:
+        """The signal of the limit goes to steps, up to a minute early: before the first step began, nobody heard it."""
+        end = os.environ.get("SLURM_JOB_END_TIME", "")
+        left, notice = (float(end) if is_count(end) else 1e12) - time.time(), _notice_s()
+        return max(left - notice, left / 2, 0.0) if left < notice + _EARLY_S else None
+
+    def requeue(self, *, delay_s: float = 0.0, exclude: Sequence[str] = (), readmit: Sequence[str] = ()) -> None:
+        client.requeue(self.ref.job_id, self.restart, delay_s=delay_s, exclude=exclude, readmit=readmit)
+
+    def usable_nodes(self) -> int | None:
+        job = client.show_job(self.ref.job_id)
+        return client.usable_nodes(job["Partition"], job.get("Features")) if "Partition" in job else None
+
+    def ended_tasks(self, text: str) -> tuple[EndedTask, ...]:
+        return failed_tasks.parse(text)
 
     def is_cancelled(self) -> bool:
         job = client.show_job(self.ref.job_id)
@@ -100,6 +112,11 @@ class SlurmJob(InJob):
         while " DUE TO " not in (text := self.log_since(offset)) and time.monotonic() < deadline:
             time.sleep(0.05)
         return text
+
+
+def _notice_s() -> float:
+    """How early before its limit the job asked to be told, seconds."""
+    return float(os.environ.get("CLDCTL_SIGNAL_S", "90"))
 
 
 def _seconds_left(job: Mapping[str, str]) -> float:

@@ -115,6 +115,7 @@ def _require(what: str, text: str, problem: str | None) -> None:
 
 def _setup(spec: JobSpec) -> list[str]:
     return [
+        *_trap(spec),
         *spec.size.setup,
         *(f"export {name}={shlex.quote(value)}" for name, value in spec.env.items()),
         # Behind the lines of the recipe, which may set the variable.
@@ -127,8 +128,16 @@ def _setup(spec: JobSpec) -> list[str]:
         f"export CLDCTL_SIGNAL_S={spec.notice_s}",
         *(f"export {name}={value}" for name, value in this_machine.SAFE_PATH.items()),
         # A careful `set -e` is for the lines above: what comes after srun must run when that fails.
-        *(["set +e"] if spec.aftermath else []),
+        *(["set +e", "trap - TERM"] if spec.aftermath else []),
     ]
+
+
+def _trap(spec: JobSpec) -> list[str]:
+    """If the time limit comes during the setup, nobody but the batch script is there to hear of it."""
+    if not spec.aftermath:
+        return []
+    command = f"{python_command(spec.size)} -m {shlex.join(spec.aftermath)} 143 setup"
+    return [f"cldctl_told_to_end() {{ trap - TERM; {command}; exit 143; }}", "trap cldctl_told_to_end TERM"]
 
 
 def _teardown(spec: JobSpec) -> list[str]:

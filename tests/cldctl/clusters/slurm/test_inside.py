@@ -144,7 +144,7 @@ def test_it_requeues_elsewhere_and_later_by_one_command(logs, controlled_by):
     job.requeue(delay_s=20, exclude=("n1",))
     job.requeue()
     assert controller.stdin == [
-        "requeue 7\nupdate jobid=7 starttime=now+20 excnodelist=n[3-4],n1\n",
+        "requeue 7\nupdate jobid=7 starttime=now+20\nupdate jobid=7 excnodelist=n[3-4],n1\n",
         "requeue 7\n",
     ]
 

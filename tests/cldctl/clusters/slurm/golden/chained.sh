@@ -13,9 +13,12 @@
 #SBATCH --signal=USR2@90
 
 # setup
+cldctl_told_to_end() { trap - TERM; PYTHON -P -m cldctl.jobs.aftermath /runs/mine 143 setup; exit 143; }
+trap cldctl_told_to_end TERM
 export CLDCTL_SIGNAL_S=90
 export PYTHONSAFEPATH=1
 set +e
+trap - TERM
 
 # command
 export SUBMITIT_EXECUTOR=slurm

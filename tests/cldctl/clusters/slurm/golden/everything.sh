@@ -22,11 +22,14 @@
 #SBATCH --time=90
 
 # setup
+cldctl_told_to_end() { trap - TERM; apptainer exec --nv image.sif PYTHON -P -m cldctl.jobs.aftermath /runs/mine 143 setup; exit 143; }
+trap cldctl_told_to_end TERM
 module load cuda
 ulimit -n 4096
 export CLDCTL_SIGNAL_S=120
 export PYTHONSAFEPATH=1
 set +e
+trap - TERM
 
 # command
 export SUBMITIT_EXECUTOR=slurm

@@ -1,0 +1,217 @@
+"""A short look at each machine before training: is it fit? Otherwise its name, instead of hours of a broken run.
+
+What a rank can find out alone comes first, before the ranks meet: a rank whose GPU is lost could not even take part in
+a collective. Then all of them add up numbers. No check draws random numbers or leaves anything that training sees.
+"""
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+from cld_core import faults
+from cld_core import ranks as distributed
+from cld_core.errors import UnfitError
+from cld_core.place import Place
+from cld_core.ranks import Ranks
+
+T = TypeVar("T")
+
+# Memory without which no training begins, bytes: of the machine, and of a GPU.
+HOST_BYTES, GPU_BYTES = 256 * 2**20, 512 * 2**20
+# Seconds after which a check has failed. They take a fraction of a second; only the first use of a GPU, and of NCCL
+# between many machines, takes some.
+GPU_WITHIN_S, FOLDER_WITHIN_S, SUM_WITHIN_S = 60.0, 30.0, 60.0
+# Clocks that differ by more seconds are worth a warning: expiry dates, and times in logs, are wrong.
+CLOCKS_S = 60.0
+_SIZE = 512  # rows and columns of the matrices, and numbers that are added up
+_CONTENT = b"cldctl health check\n" * 200
+
+
+class _Failed(Exception):
+    """What is wrong with this machine, for the reason of an `UnfitError`."""
+
+
+def alone(folder: Path, place: Place, *, gpu: bool, allotted: bool, node: str = "") -> None:
+    """What a rank can check alone: memory, its GPU, and whether it can write into the run folder.
+
+    Args:
+        gpu: GPUs were requested.
+        allotted: a scheduler says that this rank has one. Without it, a machine without a GPU computes on its CPU.
+        node: what the scheduler calls this machine.
+
+    Raises:
+        UnfitError: one of the checks failed, or took too long.
+    """
+    host = node or socket.gethostname()
+    _checked("memory", _memory, 10.0, host, place.rank)
+    if gpu:
+        _checked("gpu", lambda: _gpu(place, allotted), GPU_WITHIN_S, host, place.rank)
+    _checked("folder", lambda: _folder(folder, place.rank), FOLDER_WITHIN_S, host, place.rank)
+
+
+def together(ranks: Ranks, *, node: str = "") -> list[str]:
+    """What the ranks check together: the sum over all of them, and their clocks; returns warnings, on rank 0.
+
+    Raises:
+        UnfitError: a sum was wrong on some ranks, or was not there in time; on all ranks.
+    """
+    if ranks.world_size == 1:
+        return []
+    try:
+        problem = _within(SUM_WITHIN_S, lambda: _sum(ranks))
+    except _Failed as error:
+        problem = str(error)
+    told: list[tuple[str, str | None, float]] = [("", None, 0.0)] * ranks.world_size
+    dist.barrier(group=ranks.control)
+    dist.all_gather_object(told, (node or socket.gethostname(), problem, time.time()), group=ranks.control)
+    wrong = {rank: host for rank, (host, reason, _) in enumerate(told) if reason is not None}
+    if wrong:
+        reason = next(reason for _, reason, _ in told if reason is not None)
+        # If the sum is wrong everywhere, nobody knows whose share of it was.
+        blamed = wrong if 2 * len(wrong) < ranks.world_size else {}
+        where = f"{', '.join(sorted(set(blamed.values())))}" if blamed else "one of the machines"
+        raise UnfitError(f"{where}: all-reduce: {reason}", "all-reduce", blamed)
+    return _about_clocks([(host, at) for host, _, at in told]) if ranks.is_first else []
+
+
+def _about_clocks(clocks: list[tuple[str, float]]) -> list[str]:
+    times = sorted(at for _, at in clocks)
+    usual = times[len(times) // 2]
+    wrong = {host: at - usual for host, at in clocks if abs(at - usual) > CLOCKS_S}
+    return [f"the clock of {host} is wrong by {off:+.0f} s" for host, off in wrong.items()]
+
+
+def _checked(name: str, check: Callable[[], None], within_s: float, host: str, rank: int) -> None:
+    try:
+        _within(within_s, check)
+    except _Failed as error:
+        raise UnfitError(f"{host}: {name}: {error}", name, {rank: host}) from error
+
+
+def _within(seconds: float, work: Callable[[], T]) -> T:
+    """What ``work`` returns, in a thread of its own: a driver or a network file system may hang for ever.
+
+    Raises:
+        _Failed: it did, or it failed.
+    """
+    done: list[T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            done.append(work())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="health check", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise _Failed(f"no answer within {seconds:.0f} s")
+    if errors:
+        error = errors[0]
+        text = str(error).strip().partition("\n")[0]
+        raise _Failed(text if isinstance(error, _Failed) else f"{type(error).__name__}: {text}") from error
+    return done[0]
+
+
+def _memory() -> None:
+    free = _available()
+    if free is not None and free < HOST_BYTES:
+        raise _Failed(f"only {free // 2**20} MiB of memory are free")
+
+
+def _available() -> int | None:
+    """Memory that programs can still get, bytes; None where the kernel does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return int(found[0]) * 1024 if found else None
+
+
+def _gpu(place: Place, allotted: bool) -> None:
+    if not torch.cuda.is_available():
+        if allotted and torch.version.cuda is not None:
+            raise _Failed("the job was given a GPU, and torch sees none")
+        return
+    device = torch.device("cuda", place.local_rank % torch.cuda.device_count())
+    with torch.cuda.device(device):
+        free, _ = torch.cuda.mem_get_info()
+        if free < GPU_BYTES:
+            raise _Failed(f"only {free // 2**20} MiB of GPU {device.index} are free")
+        require_product(device)
+
+
+def require_product(device: torch.device) -> None:
+    """Multiply two matrices of small whole numbers, which every precision holds exactly.
+
+    Raises:
+        _Failed: the product is wrong.
+    """
+    rows = torch.arange(_SIZE, dtype=torch.int64)
+    left = (rows[:, None] * 3 + rows[None, :] * 5) % 7 - 3
+    right = (rows[:, None] * 2 + rows[None, :]) % 5 - 2
+    product = (left.float().to(device) @ right.float().to(device)).cpu().to(torch.int64)
+    wrong = int((product != left @ right).sum())
+    if wrong:
+        raise _Failed(f"a matrix product has {wrong} wrong numbers of {product.numel()}")
+
+
+def _folder(folder: Path, rank: int) -> None:
+    """Write, read and delete a file. What may pass, such as a full disk, is left to those who repeat it."""
+    file = folder / f".health_{rank}_{socket.gethostname()}_{os.getpid()}"
+    try:
+        file.write_bytes(_CONTENT)
+        content = file.read_bytes()
+        file.unlink()
+    except OSError as error:
+        if faults.passes(error):
+            return
+        raise _Failed(f"{folder} cannot be written: {error.strerror or error}") from error
+    if content != _CONTENT:
+        raise _Failed(f"{folder}: a file has another content than was written")
+
+
+def _sum(ranks: Ranks) -> str | None:
+    """Add up numbers over all ranks; what is wrong with the result."""
+    if ranks.device.type == "cuda":
+        torch.cuda.set_device(ranks.device)
+    numbers = torch.arange(_SIZE, dtype=torch.float32, device=ranks.device) % 13
+    shares = [rank % 7 + 1 for rank in range(ranks.world_size)]
+    mine = numbers * shares[ranks.rank]
+    dist.all_reduce(mine)
+    wrong = int((mine != numbers * sum(shares)).sum())
+    return f"{wrong} of {_SIZE} sums are wrong" if wrong else None
+
+
+def joined(folder: Path, place: Place, *, gpu: bool, timeout_s: float, allotted: bool, node: str, check: bool) -> Ranks:
+    """The ranks, once each has checked its machine and all have met.
+
+    Args:
+        timeout_s: see `cld_core.ranks.join`.
+        check: False leaves the checks out, `train.health_check`.
+
+    Raises:
+        UnfitError: a check failed.
+    """
+    began = time.perf_counter()
+    if check:
+        alone(folder, place, gpu=gpu, allotted=allotted, node=node)
+    lone_s = time.perf_counter() - began
+    ranks = distributed.join(place, gpu=gpu, timeout_s=timeout_s)
+    if check:
+        began = time.perf_counter()
+        for warning in together(ranks, node=node):
+            print(f"warning: {warning}", flush=True)
+        if ranks.is_first:
+            print(f"health check passed in {lone_s + time.perf_counter() - began:.2f} s", flush=True)
+    return ranks

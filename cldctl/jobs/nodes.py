@@ -1,0 +1,103 @@
+"""Which nodes a run, or sharded work, avoids: those where it failed twice within a day, or a health check once.
+
+Slurm keeps giving a job the node that it crashed on, since that one is idle. What is avoided is bounded, is in the
+ledger (`Submitted.exclude`, `Requeued.exclude`), and is forgotten after a day.
+"""
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from cld_core.run.events import Crashed, RankFailed, Unfit
+from cld_core.run.history import History
+from cldctl.clusters.base import Cluster, InJob, JobSpec
+
+# Failures after which a node is avoided, for how long they count, and the most nodes that are avoided at once.
+FAILURES, FORGOTTEN_AFTER_S, MOST = 2, 86400.0, 8
+
+Failure = RankFailed | Unfit | Crashed
+
+
+@dataclass(frozen=True)
+class Avoided:
+    """The nodes that a job avoids from now on, each with the reason, and those that it need not avoid any longer."""
+
+    why: Mapping[str, str] = field(default_factory=dict)
+    readmitted: tuple[str, ...] = ()
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        return tuple(self.why)
+
+
+def bad(failures: Iterable[Failure], now: float) -> dict[str, str]:
+    """Nodes with enough failures lately, and in words, why; the one that failed last comes last."""
+    recent = [event for event in failures if event.time > now - FORGOTTEN_AFTER_S]
+    counts: dict[str, int] = {}
+    unfit: dict[str, str] = {}
+    last: dict[str, float] = {}
+    for event in sorted(_first_of_each_start(recent), key=lambda event: event.time):
+        node = event.node if isinstance(event, Crashed) else event.host
+        if not node:
+            continue
+        last[node] = event.time
+        if isinstance(event, Unfit):
+            unfit[node] = f"unfit ({event.check})"
+        else:
+            counts[node] = counts.get(node, 0) + 1
+    found = {node: unfit.get(node) or f"{counts[node]} crashes" for node in last
+             if node in unfit or counts[node] >= FAILURES}  # fmt: skip
+    return {node: found[node] for node in sorted(found, key=lambda node: last[node])}
+
+
+def _first_of_each_start(failures: Iterable[Failure]) -> list[Failure]:
+    """Of the ranks that failed in one start of a job, the first: the others may have failed because of it."""
+    first: dict[tuple[str, int], RankFailed] = {}
+    others: list[Failure] = []
+    for event in failures:
+        if not isinstance(event, RankFailed):
+            others.append(event)
+            continue
+        key = event.job_id, event.restart
+        if key not in first or event.time < first[key].time:
+            first[key] = event
+    return [*others, *first.values()]
+
+
+def for_next_start(history: History, job: InJob, needed: int, also: Iterable[Failure] = ()) -> Avoided:
+    """What a job that requeues itself avoids from now on.
+
+    Args:
+        needed: nodes that it runs on.
+        also: failures that another ledger tells of.
+    """
+    before = history.avoided.get(job.ref.job_id, ())
+    found = bad([*history.failures, *also], time.time())
+    if not found and not before:
+        return Avoided()
+    usable = job.usable_nodes()
+    if usable is None:
+        return Avoided({node: found.get(node, "avoided before") for node in before})
+    why = _newest(found, usable, needed)
+    return Avoided(why, tuple(node for node in before if node not in why))
+
+
+def for_submission(failures: Iterable[Failure], cluster: Cluster, spec: JobSpec) -> JobSpec:
+    """The job with the nodes that it avoids, of those that one of this kind failed on."""
+    found = bad(failures, time.time()) if cluster.restarts else {}
+    usable = cluster.usable_nodes(spec.size) if found else None
+    if usable is None:
+        return spec
+    return replace(spec, exclude=(*spec.exclude, *_newest(found, usable, spec.size.nodes)))
+
+
+def announced(before: Iterable[str], avoided: Avoided) -> list[str]:
+    """A line for each node that is avoided from now on."""
+    known = set(before)
+    return [f"node {node} is avoided from now on: {why}" for node, why in avoided.why.items() if node not in known]
+
+
+def _newest(found: Mapping[str, str], usable: int, needed: int) -> dict[str, str]:
+    """As many as may be avoided: half of the nodes, as long as enough are left."""
+    room = max(0, min(MOST, usable // 2, usable - needed))
+    return dict(list(found.items())[len(found) - min(room, len(found)) :])

@@ -1,0 +1,96 @@
+"""Nodes that are broken: a run and an evaluation go elsewhere, and a limit that comes too early is no end."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from cld_core.evaluation.evaluation import Evaluation
+from cld_core.run.events import Crashed, DiedEarly, RankFailed, Requeued, Unfit
+
+from .cluster import SlurmCluster
+from .lab import PLUGIN, Lab
+from .polling import wait_until
+
+ALONE = ("cluster.nodes=1", "train.steps=60", "data.name=misbehaving", f"data.plugin={PLUGIN}")
+# Health checks of n1 cannot write into the run folder.
+BROKEN = """
+import os, pathlib
+write = pathlib.Path.write_bytes
+def refusing(file, content):
+    if file.name.startswith(".health") and os.environ.get("SLURMD_NODENAME") == "n1":
+        raise PermissionError(13, "Permission denied")
+    return write(file, content)
+pathlib.Path.write_bytes = refusing
+"""
+
+
+@pytest.fixture
+def lab(slurm: SlurmCluster, tmp_path: Path) -> Lab:
+    return Lab(slurm, tmp_path / "runs")
+
+
+def test_a_run_leaves_a_node_on_which_it_crashed_twice(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLDCTL_TEST_BAD_NODE", "n1")
+    run = lab.submit("mine", *ALONE)
+    row = lab.ended("mine", timeout=180)
+    assert row["state"] == "FINISHED", run.ledger.path.read_text()
+    events = run.ledger.events()
+    failed = [event for event in events if isinstance(event, RankFailed)]
+    assert [(event.host, event.restart) for event in failed] == [("n1", 0), ("n1", 1)]
+    assert [event.exclude for event in events if isinstance(event, Requeued)] == [(), ("n1",)]
+    assert lab.slurm.job_info(row["job_id"])["ExcNodeList"] == "n1"
+    said = (run.logs / f"{row['job_id']}_0_log.err").read_text()
+    assert "node n1 is avoided from now on: 2 crashes" in said
+    # Slurm counts whole seconds. Before, the second gap was as short as the first.
+    first, second, third = row["attempts"]
+    assert second["started"] - first["ended"] >= 9
+    assert third["started"] - second["ended"] >= 19
+    lab.cldctl("resume", "mine", "train.steps=120")
+    assert run.ledger.history().submitted[-1].exclude == ("n1",), "another job knows, too"
+
+
+def test_an_evaluation_leaves_a_node_on_which_its_tasks_crashed(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = lab.submit("mine", *ALONE)
+    assert lab.ended("mine")["state"] == "FINISHED"
+    lab.slurm.wait_idle(60)
+    monkeypatch.setenv("CLDCTL_TEST_BAD_NODE", "n1")
+    lab.cldctl("eval", "mine", "--elbo", "--shards", "2", "eval.samples=32", "eval.elbo.velocities=2")
+    work = Evaluation(run.evals / lab.status("mine")["evals"][0]["id"])
+    wait_until(lambda: work.is_done, timeout=180, what="the evaluation", last_seen=work.ledger.path.read_text)
+    crashes = [event for event in work.ledger.events() if isinstance(event, Crashed)]
+    assert len(crashes) >= 2
+    assert {event.node for event in crashes} == {"n1"}
+    assert ("n1",) in work.ledger.history().avoided.values()
+
+
+def test_an_unfit_node_costs_nothing(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sitecustomize.py").write_text(BROKEN)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    run = lab.submit("mine", "train.max_retries=0", "train.steps=60")
+    row = lab.ended("mine", timeout=120)
+    assert row["state"] == "FINISHED", run.ledger.path.read_text()
+    (unfit,) = [event for event in run.ledger.events() if isinstance(event, Unfit)]
+    assert (unfit.host, unfit.check, unfit.restart) == ("n1", "folder", 0)
+    assert len(row["attempts"]) == 1
+    assert lab.slurm.job_info(row["job_id"])["ExcNodeList"] == "n1"
+
+
+def test_a_time_limit_during_the_setup(lab: Lab, tmp_path: Path) -> None:
+    """The notice of the limit goes to steps, and there is none: the batch script itself has to react."""
+    begun = tmp_path / "begun"
+    slow = f"[ -e {begun} ] || {{ touch {begun}; sleep 600; }}"
+    run = lab.submit("mine", "train.steps=60", "cluster.nodes=1", f"cluster.setup=['{slow}']")
+    wait_until(begun.exists, timeout=60, what="the setup")
+    job = lab.status("mine")["job_id"]
+    lab.slurm.expire(job)
+    wait_until(
+        lambda: any(isinstance(event, DiedEarly) for event in run.ledger.events()),
+        timeout=90, what="the limit to be noticed", last_seen=lab.slurm.describe,
+    )  # fmt: skip
+    lab.slurm.wait_requeued(job)
+    lab.slurm.run(["scontrol", "update", f"jobid={job}", "TimeLimit=30"])
+    row = lab.ended("mine", timeout=120)
+    assert (row["state"], len(row["attempts"])) == ("FINISHED", 1), run.ledger.path.read_text()
