@@ -68,6 +68,7 @@ def run(
     restart: int = 0,
     log: Path | None = None,
     cause_of: CauseOf = lambda code: None,
+    began: Callable[[], object] = lambda: None,
 ) -> SessionResult:
     """Train the run of ``folder`` from its newest good checkpoint, on all ranks.
 
@@ -76,6 +77,7 @@ def run(
         restart: earlier starts of this same job by the launcher.
         log: the file that the launcher writes its notices to; its current size is recorded in the ledger.
         cause_of: what a signal meant, asked on rank 0 once everything is saved.
+        began: called on rank 0 when the beginning is in the ledger.
 
     Raises:
         LeaseHeldError, LeaseLostError: another job writes into this run.
@@ -98,6 +100,7 @@ def run(
             return SessionResult(_CAUSE_OF_CODE[outcome.code], outcome.step, outcome.code)
         beginning = _beginning(folder, recipe, ranks, start, job_id, restart, log)
         pending.append(folder.ledger, beginning, within_s=_NOTE_WITHIN_S)
+        began()
         return _recorded(training, cause_of)
 
 

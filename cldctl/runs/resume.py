@@ -97,6 +97,8 @@ def resume(
     recipe = with_overrides(before, overrides, str(run.recipe_file))
     overrides = anchored_overrides(overrides, recipe, Path.cwd())
     recipe = with_plugin_found(recipe.anchored(Path.cwd()), run.recipe_file)
+    if not allow_plugin and recipe.hooks.on_change == before.hooks.on_change:
+        require_own_plugin(run, recipe, of_metrics=True, of_hooks=True)
     if recipe.model_digest() != before.model_digest():
         which = " ".join(text for text in overrides if _makes_another(before, text)) or " ".join(overrides)
         text = "its checkpoints depend on data, sde, network, the objective's score and the optimiser"

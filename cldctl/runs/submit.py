@@ -19,7 +19,7 @@ from cld_core.run.folder import check_name
 from cld_core.run.identity import identity
 from cld_core.shards import Work
 from cldctl.clusters.base import After, Cluster, JobSpec, SchedulerAway, SchedulerRefused, Task
-from cldctl.jobs import specs
+from cldctl.jobs import hooks, specs
 from cldctl.jobs.train import TrainWork
 
 from . import home, sharded
@@ -172,6 +172,7 @@ def train(
     """
     spec = specs.training(run, recipe, cluster)
     cluster.check(spec)
+    hooks.allow(run, recipe)
     run.ledger.append(
         Requested(
             steps=recipe.train.steps,
