@@ -21,7 +21,7 @@ from cld_core.recipe.hooks import HooksSpec
 from cld_core.run import RunFolder
 from cld_core.run.atomic import write_json
 from cld_core.run.events import Event, Requested
-from cld_core.small_files import descriptor_for_writing, read_object, whole
+from cld_core.small_files import descriptor_for_writing, read_object, real, whole
 from cld_core.texts import one_line, printable
 from cld_core.version import __version__
 
@@ -62,17 +62,20 @@ class _Runner:
         self._run, self._logs, self._hook = run, logs, hook
         done = read_object(logs / _DONE)
         known = done.get("evaluations")
-        self._told = whole(done.get("events")) or 0
+        self._told, self._told_time = whole(done.get("events")) or 0, real(done.get("time"))
         self._evaluations: dict[str, Any] = known if isinstance(known, dict) else {}
 
     def tell_of_run(self, *, is_over: bool) -> None:
         """Call the hook for the changes since the last one that it was called for, or since the last request."""
         events = self._run.ledger.events()
-        first = max(min(self._told, len(events)), _last_request(events))
+        # Another ledger may be in the place of the one that was told about.
+        is_same = 0 < self._told <= len(events) and events[self._told - 1].time == self._told_time
+        first = max(self._told if is_same else 0, _last_request(events))
         for change in changes(events, is_over=is_over):
             if change.place >= first:
                 self._call(self._about(change))
-                self._note(change.place + 1)
+                self._told, self._told_time = change.place + 1, change.time
+                self._note()
 
     def tell_of_evaluation(self, folder: Path) -> None:
         """Call the hook for an evaluation that is finished or given up, once for each job."""
@@ -105,7 +108,7 @@ class _Runner:
             }
         )
         self._evaluations[work.name] = what
-        self._note(self._told)
+        self._note()
 
     def _about(self, change: Change) -> dict[str, Any]:
         progress = self._run.progress()
@@ -154,11 +157,11 @@ class _Runner:
         outcome = result.problem or "done"
         _log(self._logs, f"{_now()} {content['text']}: {outcome} ({result.seconds:.1f} s)\n{said}")
 
-    def _note(self, events: int) -> None:
+    def _note(self) -> None:
         """Note what the hook was called for; a disk that is full makes it be called again."""
-        self._told = events
+        content = {"events": self._told, "time": self._told_time, "evaluations": self._evaluations}
         with contextlib.suppress(OSError):
-            write_json(self._logs / _DONE, {"events": events, "evaluations": self._evaluations})
+            write_json(self._logs / _DONE, content)
 
 
 def variables(content: dict[str, Any]) -> dict[str, str]:
