@@ -155,7 +155,10 @@ def _beginning(
     if log is not None:
         offset = _size(log)
     progress = folder.progress()
-    before = progress.get("step") if progress.get("attempt") == start.attempt - 1 else None
+    before, last_seen = None, None
+    if progress.get("attempt") == start.attempt - 1:
+        # What it saved may be later than what it reported.
+        before, last_seen = max(progress.get("step", 0), start.step), progress.get("time")
     return events.Started(
         attempt=start.attempt,
         job_id=job_id,
@@ -164,6 +167,7 @@ def _beginning(
         pid=os.getpid(),
         restart=restart,
         reached=before,
+        last_seen=last_seen,
         log_offset=offset,
         warning=warning,
         versions=versions(),

@@ -17,10 +17,11 @@ from cldctl.hints import command
 from cldctl.jobs.successor import chained
 
 from . import survey
-from .state import OVER, RESUMABLE, SUBMITTING_S
+from .state import OVER, RESUMABLE
 from .status import RunStatus, status_of, status_or_reason
 from .submit import Begun, require_inputs, train
 from .survey import Answers
+from .unasked import unasked
 
 
 @dataclass(frozen=True)
@@ -133,9 +134,7 @@ def _status_of_dead(run: RunFolder) -> RunStatus:
 
 def _was_abandoned(run: RunFolder) -> bool:
     """Whether the command that made the run ended before it asked for a job."""
-    history = run.ledger.history()
-    is_asked_for = history.request is not None or history.submitted or history.attempts
-    return not is_asked_for and time.time() - run.identity().get("created", 0.0) > SUBMITTING_S
+    return unasked(run, run.ledger.history(), time.time()) is not None
 
 
 def _start(
