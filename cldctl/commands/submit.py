@@ -62,7 +62,10 @@ def submit(
         _preview(RunFolder(path), resolved, where, spec, metrics)
         return
 
+    exists: list[JobRef] = []
+
     def started(run: RunFolder, job: "JobRef") -> None:
+        exists.append(job)
         err.print(strong("run ", run.name, f" in {run.path}"), soft_wrap=True)
 
     wanted = policy.Wanted(
@@ -75,7 +78,27 @@ def submit(
         tags=tuple(tags or ()),
         note=note,
     )
-    finish(policy.submit(wanted, where, started), follow)
+    try:
+        begun = policy.submit(wanted, where, started)
+    except KeyboardInterrupt:
+        if not exists or where.blocks:
+            raise
+        _interrupted(RunFolder(path), exists[0])
+        raise typer.Exit(130) from None
+    finish(begun, follow)
+
+
+def _interrupted(run: RunFolder, job: "JobRef") -> None:
+    """Say what goes on after Ctrl-C, and what does not."""
+    from cldctl.hints import command
+    from cldctl.runs.submit import without_jobs
+
+    goes_on = (
+        f"interrupted; {run.name} is submitted as job {job.job_id} and goes on (`{command(f'cancel {run.name}', run)}`"
+    )
+    err.print(f"{goes_on} ends it)", markup=False, soft_wrap=True)
+    if (missing := without_jobs(run)) is not None:
+        err.print(missing, markup=False, soft_wrap=True)
 
 
 def _preview(run: RunFolder, recipe: "Recipe", cluster: "Cluster", spec: "JobSpec", metrics: tuple[str, ...]) -> None:
