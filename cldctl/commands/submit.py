@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cld_core.errors import CldError
 from cld_core.run import RunFolder
 from cldctl.ui.console import err, out, strong
 
@@ -93,10 +94,9 @@ def _interrupted(run: RunFolder, job: "JobRef") -> None:
     from cldctl.hints import command
     from cldctl.runs.submit import without_jobs
 
-    goes_on = (
-        f"interrupted; {run.name} is submitted as job {job.job_id} and goes on (`{command(f'cancel {run.name}', run)}`"
-    )
-    err.print(f"{goes_on} ends it)", markup=False, soft_wrap=True)
+    cancel = command(f"cancel {run.name}", run)
+    text = f"interrupted; {run.name} is submitted as job {job.job_id} and goes on (`{cancel}` ends it)"
+    err.print(text, markup=False, soft_wrap=True)
     if (missing := without_jobs(run)) is not None:
         err.print(missing, markup=False, soft_wrap=True)
 
@@ -114,14 +114,24 @@ def _preview(run: RunFolder, recipe: "Recipe", cluster: "Cluster", spec: "JobSpe
 
     show(f"# run: {run.path}\n{dump(recipe)}")
     show(cluster.script(spec))
-    request = following(recipe, metrics)
-    if request is None:
+    if not metrics:
         return
-    rows = sum(request.sizes.values())
-    show(f"# evaluation {request.id}: {rows} rows in {request.shards} shard(s), after the training")
     after = After((JobRef(cluster=cluster.name, job_id="JOB_OF_THE_TRAINING"),))
-    spec = specs.sharded([run.evals / request.id], recipe.cluster, cluster, run=run, after=after)
-    show(cluster.script(spec, request.shards))
+
+    def show_evaluation(name: str, shards: int, about: str) -> None:
+        show(f"# evaluation {name}: {about}, after the training")
+        spec = specs.sharded([run.evals / name], recipe.cluster, cluster, run=run, after=after)
+        show(cluster.script(spec, shards))
+
+    try:
+        request = following(recipe, metrics)
+    except CldError:
+        # What it lacks is said last, where it is seen; its job would be the same.
+        show_evaluation("ID_OF_THE_EVALUATION", recipe.cluster.world_size, "it cannot be submitted as it is")
+        raise
+    assert request is not None, "there are metrics"
+    rows = sum(request.sizes.values())
+    show_evaluation(request.id, request.shards, f"{rows} rows in {request.shards} shard(s)")
 
 
 def finish(begun: "Begun", follow: bool) -> None:

@@ -220,7 +220,7 @@ def test_local_jobs_call_it(fresh_runs):
     """A run that finishes, and its evaluation, although the hook hangs each time."""
     hook = (f"hooks.on_change={TELL}; sleep 600", "hooks.timeout_s=0.5")
     words = ("--name", "mine", "--cluster", "local", "--eval", "loss", *hook)
-    cldctl("submit", "toy", *ONE, *words, runs=fresh_runs)
+    cldctl("submit", "toy", *ONE, *words, runs=fresh_runs, OMP_NUM_THREADS="1")
     run = RunFolder(fresh_runs / "mine")
     assert wait_ended(fresh_runs, "mine")["state"] == "FINISHED"
     wait_for(lambda: log(run).count("did not end within 0.5 s") == 3)
@@ -231,13 +231,14 @@ def test_local_jobs_call_it(fresh_runs):
     ]
 
 
-def test_a_local_job_that_crashes_calls_it(fresh_runs, tmp_path, monkeypatch):
+def test_a_local_job_that_crashes_calls_it(fresh_runs, tmp_path):
     plugin = tmp_path / "broken.py"
     plugin.write_text(
-        "from cld_core.data.toy import toy\n\n\n@toy('broken')\ndef broken(n, generator):\n    raise OSError('no such luck')\n"
+        "from cld_core.data.toy import toy\n\n\n"
+        "@toy('broken')\ndef broken(n, generator):\n    raise OSError('no such luck')\n"
     )
     words = ("--name", "mine", "--cluster", "local", "data.name=broken", f"data.plugin={plugin}")
-    cldctl("submit", "toy", *ONE, *words, f"hooks.on_change={TELL}", runs=fresh_runs)
+    cldctl("submit", "toy", *ONE, *words, f"hooks.on_change={TELL}", runs=fresh_runs, OMP_NUM_THREADS="1")
     run = RunFolder(fresh_runs / "mine")
     wait_for(lambda: len(told(run)) == 2)
     assert states(run) == ["RUNNING", "FAILED"]

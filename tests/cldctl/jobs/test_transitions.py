@@ -66,13 +66,8 @@ def test_a_job_that_its_launcher_starts_again_is_requeued(cause):
 def test_an_end_and_its_requeue_are_one_change():
     events = [submitted(), started(), ended("crashed", detail="ValueError: no"), Requeued(job_id="7", cause="crashed")]
     last = changes(events)[-1]
-    assert (last.state, last.cause, last.step, last.reason, last.place) == (
-        "REQUEUED",
-        "crashed",
-        30,
-        "ValueError: no",
-        3,
-    )
+    assert (last.state, last.cause, last.step, last.place) == ("REQUEUED", "crashed", 30, 3)
+    assert last.reason == "ValueError: no"
     assert told(*events, started(1, 20))[-1] == ("RUNNING", "crashed", 20), "and why the one before ended"
 
 
