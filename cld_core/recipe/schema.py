@@ -13,6 +13,7 @@ from cld_core.digests import digest
 from .cluster import ClusterSpec
 from .data import DataSpec, ToyDataSpec
 from .eval import EvalSpec
+from .hooks import HooksSpec
 from .keys import anchor, key
 from .network import MlpSpec, NetworkSpec
 from .objective import ObjectiveSpec
@@ -38,6 +39,7 @@ class Recipe:
     sampling: SamplingSpec = field(default_factory=OdeSpec)
     eval: EvalSpec = field(default_factory=EvalSpec)
     cluster: ClusterSpec = field(default_factory=ClusterSpec)
+    hooks: HooksSpec = field(default_factory=HooksSpec)
 
     def anchored(self, folder: Path) -> "Recipe":
         """The recipe with all paths absolute; relative ones are taken from ``folder``.

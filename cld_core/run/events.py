@@ -133,7 +133,8 @@ class Started(Event):
 
     Attributes:
         restart: earlier starts of the same job by the launcher.
-        reached: the step that the attempt before had reported, in case it could not write its end.
+        reached: the step that the attempt before had reported or saved, in case it could not write its end, and
+            ``last_seen``, when it last reported.
         log_offset: size in bytes of the launcher's log at this moment; later notices are about this attempt.
         warning: what is wrong while the attempt runs, such as a missing GPU.
         code: the digest of the code that runs.
@@ -148,6 +149,7 @@ class Started(Event):
     pid: int | None = None
     restart: int = 0
     reached: int | None = None
+    last_seen: float | None = None
     log_offset: int | None = None
     warning: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)

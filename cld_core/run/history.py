@@ -291,7 +291,7 @@ class History:
         self._newest_start = event.attempt
         before = self._numbered(event.attempt - 1)
         if before is not None and before.last_step is None:
-            self._set(replace(before, last_step=event.reached))
+            self._set(replace(before, last_step=event.reached, ended=event.last_seen or before.ended))
         self._set(started(event, self.code))
 
     def _ended(self, event: events.Ended) -> None:

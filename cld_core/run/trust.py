@@ -14,18 +14,20 @@ def plugin_of(recipe: Recipe) -> str | None:
     return recipe.data.plugin if isinstance(recipe.data, ToyDataSpec) else None
 
 
-def require_own_plugin(folder: RunFolder, recipe: Recipe, *, of_metrics: bool = False) -> None:
+def require_own_plugin(folder: RunFolder, recipe: Recipe, *, of_metrics: bool = False, of_hooks: bool = False) -> None:
     """Refuse to run the plug-ins of a run whose folder, recipe or ledger somebody else than this user can write.
 
     Args:
         recipe: the one in force.
         of_metrics: whether `eval.fid.plugin` would run, too.
+        of_hooks: whether `hooks.on_change` would.
 
     Raises:
         CheckpointError: names the plug-in, what others can write, and the option that allows it.
     """
     fid = recipe.eval.fid
     named = {"data.plugin": plugin_of(recipe), "eval.fid.plugin": fid.plugin if of_metrics else None}
+    named["hooks.on_change"] = recipe.hooks.on_change if of_hooks else None
     for key, plugin in named.items():
         if plugin is not None:
             _require_own(folder, f"{key}={one_line(plugin)}")

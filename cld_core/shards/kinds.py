@@ -4,8 +4,9 @@ from pathlib import Path
 
 from cld_core.errors import NotFoundError
 from cld_core.imports import resolve
-from cld_core.small_files import read_json, text
+from cld_core.small_files import text
 
+from .request import content_of
 from .work import Work
 
 KINDS = {
@@ -19,9 +20,10 @@ def open_work(folder: Path) -> Work:
 
     Raises:
         NotFoundError: the folder has no request, or one that another version of cldctl wrote.
+        OSError: it cannot be read at this moment.
     """
-    content = read_json(folder / "request.json")
-    kind = text(content.get("kind")) if isinstance(content, dict) else None
+    content = content_of(folder)
+    kind = text(content.get("kind")) if content is not None else None
     if kind not in KINDS:
         what = "there is no request here" if content is None else "its request was made by another version of cldctl"
         raise NotFoundError(f"{folder}: {what}. Start the work again.")

@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from cld_core import faults
 from cld_core.errors import NotFoundError
 from cld_core.ranges import share
 from cld_core.run.atomic import write_json
-from cld_core.small_files import read_json
+from cld_core.small_files import existing_object
 from cld_core.texts import one_line
 
 from .serial import from_plain
@@ -18,6 +19,22 @@ from .serial import from_plain
 # The most pieces that work is divided into, and the most rows of a kind.
 MAX_SHARDS = 100_000
 MAX_ROWS = 10**9
+# Seconds for which a request is tried to be read: one fault of the file system does not mean that there is none.
+READ_WITHIN_S = 1.0
+
+
+def content_of(folder: Path) -> dict[str, Any] | None:
+    """What a folder's request.json holds; None if there is none.
+
+    Raises:
+        OSError: nobody knows at this moment.
+    """
+    try:
+        return faults.retried(lambda: existing_object(folder / "request.json"), READ_WITHIN_S)
+    except OSError as error:
+        if faults.passes(error):
+            raise
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +84,9 @@ class Request(ABC):
 
         Work that was begun with the same id keeps its number of shards.
         """
-        begun = read_json(folder / "request.json")
+        begun = content_of(folder)
         request = self
-        if isinstance(begun, dict) and begun.get("id") == self.id:
+        if begun is not None and begun.get("id") == self.id:
             request = replace(self, shards=type(self).load(folder).shards)
         # As it will be read: tuples become lists.
         content = json.loads(json.dumps({"kind": self.kind, "id": self.id, **asdict(request)}))
@@ -84,8 +101,9 @@ class Request(ABC):
 
         Raises:
             NotFoundError: there is none, or one that another version of cldctl wrote.
+            OSError: it cannot be read at this moment.
         """
-        content = read_json(folder / "request.json")
+        content = content_of(folder)
         if content is None:
             raise NotFoundError(f"{folder}: there is no {cls.kind} here. Start it again.")
         try:

@@ -70,6 +70,7 @@ def run(
     log: Path | None = None,
     cause_of: CauseOf = lambda code: None,
     node: str = "",
+    began: Callable[[], object] = lambda: None,
 ) -> SessionResult:
     """Train the run of ``folder`` from its newest good checkpoint, on all ranks.
 
@@ -79,6 +80,7 @@ def run(
         log: the file that the launcher writes its notices to; its current size is recorded in the ledger.
         cause_of: what a signal meant, asked on rank 0 once everything is saved.
         node: what the launcher calls this machine.
+        began: called on rank 0 when the beginning is in the ledger.
 
     Raises:
         LeaseHeldError, LeaseLostError: another job writes into this run.
@@ -111,6 +113,7 @@ def run(
             hosts=tuple(hosts or ()),
         )
         pending.append(folder.ledger, beginning, within_s=_NOTE_WITHIN_S)
+        began()
         return _recorded(training, cause_of)
 
 
@@ -165,7 +168,10 @@ def _beginning(
     if log is not None:
         offset = _size(log)
     progress = folder.progress()
-    before = progress.get("step") if progress.get("attempt") == start.attempt - 1 else None
+    before, last_seen = None, None
+    if progress.get("attempt") == start.attempt - 1:
+        # What it saved may be later than what it reported.
+        before, last_seen = max(progress.get("step", 0), start.step), progress.get("time")
     return events.Started(
         attempt=start.attempt,
         job_id=job_id,
@@ -174,6 +180,7 @@ def _beginning(
         pid=os.getpid(),
         restart=restart,
         reached=before,
+        last_seen=last_seen,
         log_offset=offset,
         warning=warning,
         versions=versions(),

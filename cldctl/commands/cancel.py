@@ -21,6 +21,7 @@ def cancel(
 
     Example: cldctl cancel toy-0102-101112-ab12
     """
+    from cldctl.jobs import hooks
     from cldctl.runs import cancel as policy
 
     try:
@@ -34,8 +35,14 @@ def cancel(
         elif not ending.jobs:
             err.print(_outcome(ending), markup=False)
     waiting = [ending for ending in endings if ending.jobs]
+
+    def over(ending: "Ending") -> None:
+        err.print(_outcome(ending), markup=False)
+        if ending.is_over and ending.trains:
+            hooks.fire(ending.run, is_over=True)
+
     try:
-        policy.wait(waiting, lambda ending: err.print(_outcome(ending), markup=False))
+        policy.wait(waiting, over)
     except KeyboardInterrupt:
         left = ", ".join(ending.run.name for ending in waiting if not ending.is_over)
         err.print(f"no longer waiting for {left}: `cldctl status` shows how they end", markup=False)

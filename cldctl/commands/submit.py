@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cld_core.errors import CldError
 from cld_core.run import RunFolder
 from cldctl.ui.console import err, out, strong
 
@@ -65,7 +66,10 @@ def submit(
         _preview(RunFolder(path), resolved, where, spec, metrics)
         return
 
+    exists: list[JobRef] = []
+
     def started(run: RunFolder, job: "JobRef") -> None:
+        exists.append(job)
         err.print(strong("run ", run.name, f" in {run.path}"), soft_wrap=True)
 
     wanted = policy.Wanted(
@@ -79,7 +83,26 @@ def submit(
         note=note,
         live_code=live_code,
     )
-    finish(policy.submit(wanted, where, started), follow)
+    try:
+        begun = policy.submit(wanted, where, started)
+    except KeyboardInterrupt:
+        if not exists or where.blocks:
+            raise
+        _interrupted(RunFolder(path), exists[0])
+        raise typer.Exit(130) from None
+    finish(begun, follow)
+
+
+def _interrupted(run: RunFolder, job: "JobRef") -> None:
+    """Say what goes on after Ctrl-C, and what does not."""
+    from cldctl.hints import command
+    from cldctl.runs.submit import without_jobs
+
+    cancel = command(f"cancel {run.name}", run)
+    text = f"interrupted; {run.name} is submitted as job {job.job_id} and goes on (`{cancel}` ends it)"
+    err.print(text, markup=False, soft_wrap=True)
+    if (missing := without_jobs(run)) is not None:
+        err.print(missing, markup=False, soft_wrap=True)
 
 
 def _preview(run: RunFolder, recipe: "Recipe", cluster: "Cluster", spec: "JobSpec", metrics: tuple[str, ...]) -> None:
@@ -95,14 +118,24 @@ def _preview(run: RunFolder, recipe: "Recipe", cluster: "Cluster", spec: "JobSpe
 
     show(f"# run: {run.path}\n{dump(recipe)}")
     show(cluster.script(spec))
-    request = following(recipe, metrics)
-    if request is None:
+    if not metrics:
         return
-    rows = sum(request.sizes.values())
-    show(f"# evaluation {request.id}: {rows} rows in {request.shards} shard(s), after the training")
     after = After((JobRef(cluster=cluster.name, job_id="JOB_OF_THE_TRAINING"),))
-    spec = specs.sharded([run.evals / request.id], recipe.cluster, cluster, run=run, after=after)
-    show(cluster.script(spec, request.shards))
+
+    def show_evaluation(name: str, shards: int, about: str) -> None:
+        show(f"# evaluation {name}: {about}, after the training")
+        spec = specs.sharded([run.evals / name], recipe.cluster, cluster, run=run, after=after)
+        show(cluster.script(spec, shards))
+
+    try:
+        request = following(recipe, metrics)
+    except CldError:
+        # What it lacks is said last, where it is seen; its job would be the same.
+        show_evaluation("ID_OF_THE_EVALUATION", recipe.cluster.world_size, "it cannot be submitted as it is")
+        raise
+    assert request is not None, "there are metrics"
+    rows = sum(request.sizes.values())
+    show_evaluation(request.id, request.shards, f"{rows} rows in {request.shards} shard(s)")
 
 
 def finish(begun: "Begun", follow: bool) -> None:

@@ -37,7 +37,7 @@ from cld_core.shards import Work, open_work
 from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import Cluster, InJob
 
-from . import crashes, failures, nodes, setup_limit, successor, unfit
+from . import crashes, failures, hooks, nodes, setup_limit, successor, unfit
 from .process import HOPELESS, NOT_REQUEUED, READ_WITHIN_S, readable, requeue
 from .train import explain_previous, go_on, log_offset
 
@@ -264,7 +264,19 @@ def main(arguments: Sequence[str], stop: StopFlag | None = None) -> int:
             after_shards(folder, job, code, told_to_end)
     except OSError as error:
         after_blindness(folder.name, job, code, error, told_to_end)
+    _tell_hook(kind, folder)
     return code
+
+
+def _tell_hook(kind: str, folder: Path) -> None:
+    """Call the hook for what was decided. It comes last, and may be killed: the job may be in the queue again."""
+    from cld_core.shards import open_work
+
+    if kind == "training":
+        hooks.fire(RunFolder(folder))
+        hooks.settle(RunFolder(folder))
+    else:
+        hooks.after_shards(lambda: [open_work(folder)])
 
 
 if __name__ == "__main__":

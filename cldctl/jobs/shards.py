@@ -10,11 +10,12 @@ from cld_core.errors import CldError
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.run import RunFolder, pending
 from cld_core.run.events import Event, GivenUp, NotRequeued
-from cld_core.shards import open_work
+from cld_core.shards import Work, open_work
 from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import InJob
 from cldctl.evals.table import write_finished
 
+from . import hooks
 from .process import NOT_REQUEUED, one_line_errors, readable, requeue, stop_before_limit
 
 # Seconds for which a line of a ledger that matters to others is tried to be written, for each piece.
@@ -44,7 +45,7 @@ class ShardsWork:
         for piece in self.pieces:
             readable(Path(piece.folder, "request.json"))
         stop_before_limit(job, stop)
-        with one_line_errors(job):
+        with hooks.told_about_shards(self._works, job), one_line_errors(job):
             is_done = self._compute(job, stop)
         if not is_done and job.ref.restarts and self._may_go_on(job, stop):
             problem = requeue(job, told_to_end=lambda: stop.code >= StopCode.TERM)
@@ -54,6 +55,9 @@ class ShardsWork:
 
     def _may_go_on(self, job: InJob, stop: StopFlag) -> bool:
         return stop.code is StopCode.USR2 or job.cause_of(stop.code, 0) == "timeout"
+
+    def _works(self) -> list[Work]:
+        return [open_work(Path(piece.folder)) for piece in self.pieces]
 
     def _note(self, event: Event) -> None:
         for piece in self.pieces:

@@ -60,7 +60,13 @@ def chained(run: RunFolder, recipe: Recipe) -> list[Evaluation]:
 
 def _redirect_evaluations(run: RunFolder, job: InJob, successor: JobRef) -> None:
     """Chained evaluations waited for this job alone; the successor ends after it."""
-    for work in chained(run, run.recipe(within_s=READ_WITHIN_S)):
+    recipe = run.recipe(within_s=READ_WITHIN_S)
+    try:
+        works = chained(run, recipe)
+    except OSError as error:
+        print(f"evaluations of {run.name} do not wait for job {successor.job_id}: {error}", flush=True)
+        return
+    for work in works:
         refs = [event.job for event in work.ledger.history().jobs if event.job.cluster == successor.cluster]
         try:
             survey = job.cluster.survey(refs, max_age_s=0)

@@ -12,7 +12,7 @@ from cld_core.run.events import Cause, Explained, GivenUp, NotRequeued, Requeued
 from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import InJob
 
-from . import failures, nodes, successor
+from . import failures, hooks, nodes, successor
 from .process import NOT_REQUEUED, READ_WITHIN_S, one_line_errors, readable, requeue, stop_before_limit
 
 if TYPE_CHECKING:
@@ -41,18 +41,20 @@ class TrainWork:
             print(f"{run.name}: job {job.ref.job_id} was withdrawn. Nothing to do.", flush=True)
             return
         stop_before_limit(job, stop)
-        with one_line_errors(job), failures.noted(run, job):
-            _check_size(run, job)
-            ended = self._train(run, job, stop)
-        # The other ranks have nothing left to do: a requeue starts the killing.
-        if job.place().rank == 0 and job.ref.restarts:
-            if ended.cause == "cancelled":
-                successor.withdraw(run, job)
-            # The notice may have come before there was anybody to hear it, so the limit itself ends the training.
-            if ended.code is StopCode.USR2 or ended.cause == "timeout":
-                followed = go_on(run, job, ended.cause, told_to_end=lambda: stop.code >= StopCode.TERM)
-                if followed == "not requeued":
-                    sys.exit(NOT_REQUEUED)
+        followed = ""
+        with hooks.told_about(run, job, lambda: followed == "requeued"):
+            with one_line_errors(job), failures.noted(run, job):
+                _check_size(run, job)
+                ended = self._train(run, job, stop)
+            # The other ranks have nothing left to do: a requeue starts the killing.
+            if job.place().rank == 0 and job.ref.restarts:
+                if ended.cause == "cancelled":
+                    successor.withdraw(run, job)
+                # The notice may have come before there was anybody to hear it, so the limit itself ends the training.
+                if ended.code is StopCode.USR2 or ended.cause == "timeout":
+                    followed = go_on(run, job, ended.cause, told_to_end=lambda: stop.code >= StopCode.TERM)
+                    if followed == "not requeued":
+                        sys.exit(NOT_REQUEUED)
 
     def _train(self, run: RunFolder, job: InJob, stop: StopFlag) -> "SessionResult":
         if job.place().rank == 0:
@@ -82,6 +84,7 @@ class TrainWork:
                 log=job.log,
                 cause_of=lambda code: job.cause_of(code, log_offset(run)),
                 node=job.node,
+                began=lambda: hooks.fire(run),
             )
             print(f"rank {ranks.rank} of {ranks.world_size}: {ended.cause} at step {ended.step}", flush=True)
         finally:
@@ -146,6 +149,7 @@ def go_on(
     # The ledger comes first: the requeue ends this process.
     event = Requeued(job_id=job.ref.job_id, cause=cause, delay_s=delay_s, exclude=avoided.nodes)
     pending.append(run.ledger, event, within_s=_NOTE_WITHIN_S)
+    hooks.fire(run)
     problem = requeue(job, delay_s, exclude=avoided.nodes, readmit=avoided.readmitted, told_to_end=told_to_end)
     if problem is None:
         pending.settle(run.ledger, _NOTE_WITHIN_S)

@@ -31,7 +31,7 @@ class Outcome:
 def start(
     run: RunFolder, plan: EvaluationPlan, cluster: Cluster, size: ClusterSpec, parallel: int | None = None
 ) -> Outcome:
-    """Start those evaluations of a plan that are neither complete nor being computed.
+    """Start those evaluations of a plan that are neither complete nor being computed, and lost tasks of the latter.
 
     Raises:
         RecipeError: the cluster has no such jobs. Nothing is written.
@@ -45,7 +45,12 @@ def start(
     for request in plan.requests:
         state = work_state(works[request.id], answers) if request.id in works else "STOPPED"
         by_state[state].append(request.id)
-    missing = by_state["STOPPED"]
+    left = {
+        name: shards
+        for name in (*by_state["RUNNING"], *by_state["PENDING"])
+        if (shards := sharded.unclaimed(works[name], answers))
+    }
+    missing = by_state["STOPPED"] + list(left)
     if missing:
         spec = specs.sharded([run.evals / missing[0]], size, cluster, run=run)
         cluster.check(spec)
@@ -53,7 +58,7 @@ def start(
     existing = {path.name for path in run.evals.iterdir()} if run.evals.is_dir() else set()
     home = plan.sweep.save(run) if plan.sweep is not None else None
     for request in plan.requests:
-        if request.id in missing:
+        if request.id in by_state["STOPPED"]:
             request.save(run)
     job = None
     # A request that was damaged is written again above; its report may be there already.
@@ -61,12 +66,13 @@ def start(
     if started:
         logs = home / "logs" if home is not None else None
         try:
-            job = sharded.start(started, cluster, size, run=run, logs=logs, parallel=parallel)
+            only = {work.name: left.get(work.name) or work.to_start() for work in started}
+            job = sharded.start(started, cluster, size, run=run, logs=logs, parallel=parallel, only=only)
         except (SchedulerRefused, SchedulerAway):
             for name in {*missing, *([home.name] if home is not None else [])} - existing:
                 shutil.rmtree(run.evals / name)
             raise
-    running = (*by_state["RUNNING"], *by_state["PENDING"])
+    running = tuple(name for name in (*by_state["RUNNING"], *by_state["PENDING"]) if name not in left)
     names = tuple(work.name for work in started)
     complete = (*by_state["FINISHED"], *(name for name in missing if name not in names))
     return Outcome(complete, running, names, job)

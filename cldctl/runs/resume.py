@@ -18,10 +18,11 @@ from cldctl.jobs import specs
 from cldctl.jobs.successor import chained
 
 from . import snapshot, survey
-from .state import OVER, RESUMABLE, SUBMITTING_S
+from .state import OVER, RESUMABLE
 from .status import RunStatus, status_of, status_or_reason
 from .submit import Begun, require_inputs, train
 from .survey import Answers
+from .unasked import unasked
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,8 @@ def resume(
     recipe = with_overrides(before, overrides, str(run.recipe_file))
     overrides = tuple(anchored_overrides(overrides, recipe, Path.cwd()))
     recipe = with_plugin_found(recipe.anchored(Path.cwd()), run.recipe_file)
+    if not asked.allow_plugin and recipe.hooks.on_change == before.hooks.on_change:
+        require_own_plugin(run, recipe, of_metrics=True, of_hooks=True)
     if recipe.model_digest() != before.model_digest():
         which = " ".join(text for text in overrides if _makes_another(before, text)) or " ".join(overrides)
         text = "its checkpoints depend on data, sde, network, the objective's score and the optimiser"
@@ -162,9 +165,7 @@ def _status_of_dead(run: RunFolder) -> RunStatus:
 
 def _was_abandoned(run: RunFolder) -> bool:
     """Whether the command that made the run ended before it asked for a job."""
-    history = run.ledger.history()
-    is_asked_for = history.request is not None or history.submitted or history.attempts
-    return not is_asked_for and time.time() - run.identity().get("created", 0.0) > SUBMITTING_S
+    return unasked(run, run.ledger.history(), time.time()) is not None
 
 
 def _start(

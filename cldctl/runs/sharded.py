@@ -3,7 +3,7 @@
 import contextlib
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,6 +36,7 @@ def start(
     after: After | None = None,
     parallel: int | None = None,
     code: Path | None = None,
+    only: Mapping[str, Sequence[int]] | None = None,
     started: Callable[[JobRef], None] = lambda job: None,
 ) -> JobRef:
     """Start what is missing of works by one submission, a shard a task where the cluster takes so many tasks.
@@ -43,6 +44,7 @@ def start(
     Args:
         size: nodes, ranks and limits as a training would get them.
         code: what the job imports from, as in `JobSpec`.
+        only: by name of the work, the shards to start; default: all that are missing.
         started: called as soon as the job exists.
 
     Raises:
@@ -52,7 +54,8 @@ def start(
     folders = [work.folder for work in works]
     spec = specs.sharded(folders, size, cluster, run=run, logs=logs, after=after, parallel=parallel, code=code)
     limit = cluster.max_tasks(replace(spec, size=size))
-    shares = divided([(str(work.folder), work.to_start()) for work in works], limit)
+    wanted = {work.name: work.to_start() for work in works} if only is None else only
+    shares = divided([(str(work.folder), wanted[work.name]) for work in works], limit)
     cluster.check(spec, len(shares))
     ledgers = {str(work.folder): work.ledger for work in works}
     jobs: list[JobRef] = []
@@ -96,6 +99,20 @@ def ask_about(works: Iterable[Work]) -> Answers:
     answers = survey.ask(event.job for work in works for event in work.ledger.history().submitted)
     answers.require(answers.surveys, "Whether this is being computed is unknown")
     return answers
+
+
+def unclaimed(work: Work, answers: Answers) -> list[int]:
+    """The shards to start that no living task computes: others of its array may have been cancelled or given up."""
+    if work.is_done:
+        return []
+    alive = [event for event in work.ledger.history().submitted if not answers.of(event.job).is_gone]
+    if any(event.shards is None for event in alive):
+        return []
+    missing = work.missing()
+    if not missing and any(answers.of(event.job).phase != "pending" for event in alive):
+        return []  # It is about to be merged.
+    claimed = {shard for event in alive for shard in event.shards or ()}
+    return [shard for shard in missing or [0] if shard not in claimed]
 
 
 def is_alive(folder: Path) -> bool:

@@ -20,6 +20,7 @@ from .changes import changed_between
 from .state import OVER, RESUMABLE, state_of
 from .survey import Answers
 from .trouble import with_trouble
+from .unasked import unasked
 
 # What ``--json`` shows of an attempt.
 _ATTEMPT = (
@@ -92,6 +93,8 @@ def status_of(run: RunFolder, answers: Answers) -> RunStatus:
     history = run.ledger.history().with_progress(progress)
     last = history.last
     state, reason = state_of(history, answers.of, time.time(), lambda: home.is_locked(run.path))
+    if state == "PENDING" and not home.is_locked(run.path):
+        state, reason = unasked(run, history, time.time()) or (state, reason)
     if state in RESUMABLE and (holder := local_holder(run.leases)) is not None:
         # Started without cldctl, or orphaned by it: what counts is who writes.
         state, reason = "RUNNING", f"process {holder['pid']} on this machine writes into it (job {holder['job_id']})"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cld_core.data import presence
 from cld_core.errors import CldError
-from cld_core.evaluation.evaluation import Evaluation
+from cld_core.evaluation.evaluation import Evaluation, evaluations_of
 from cld_core.evaluation.request import EvalRequest
 from cld_core.ownership import is_mine, owner, user_name
 from cld_core.recipe import Recipe
@@ -19,10 +19,12 @@ from cld_core.run.folder import check_name
 from cld_core.run.identity import identity
 from cld_core.shards import Work
 from cldctl.clusters.base import After, Cluster, JobSpec, SchedulerAway, SchedulerRefused, Task
-from cldctl.jobs import specs
+from cldctl.hints import command
+from cldctl.jobs import hooks, specs
 from cldctl.jobs.train import TrainWork
 
 from . import home, sharded, snapshot
+from .uninterrupted import uninterrupted
 
 
 @dataclass(frozen=True)
@@ -183,6 +185,7 @@ def train(
     """
     spec = specs.training(run, recipe, cluster)
     cluster.check(spec)
+    hooks.allow(run, recipe)
     run.ledger.append(
         Requested(
             steps=recipe.train.steps,
@@ -204,15 +207,42 @@ def train(
         jobs.extend(refs)
         started(refs[0])
 
-    try:
-        cluster.submit(spec, [Task(work=TrainWork(str(run.path)))], note)
-    except (SchedulerRefused, SchedulerAway) as error:
-        run.ledger.append(NotSubmitted(reason=str(error), away=isinstance(error, SchedulerAway), undone=True))
-        raise
-    assert jobs, f"cluster {cluster.name} did not report its jobs"
-    if evaluations and not (cluster.blocks and not _finished(run)):
-        sharded.start(evaluations, cluster, recipe.cluster, run=run, after=After((jobs[0],)), code=spec.code)
+    with uninterrupted(unless=cluster.blocks):
+        try:
+            cluster.submit(spec, [Task(work=TrainWork(str(run.path)))], note)
+        except (SchedulerRefused, SchedulerAway) as error:
+            run.ledger.append(NotSubmitted(reason=str(error), away=isinstance(error, SchedulerAway), undone=True))
+            raise
+        assert jobs, f"cluster {cluster.name} did not report its jobs"
+        if evaluations and not (cluster.blocks and not _finished(run)):
+            _follow_with(evaluations, cluster, recipe, run, jobs[0], spec.code)
     return jobs[0]
+
+
+def _follow_with(
+    works: Sequence[Work], cluster: Cluster, recipe: Recipe, run: RunFolder, job: JobRef, code: Path | None
+) -> None:
+    """Start evaluations that wait for the end of a training.
+
+    Raises:
+        SchedulerRefused, SchedulerAway: they were not started; the training goes on.
+    """
+    try:
+        sharded.start(works, cluster, recipe.cluster, run=run, after=After((job,)), code=code)
+    except (SchedulerRefused, SchedulerAway) as error:
+        text = f"{run.name} trains as job {job.job_id}, but {without_jobs(run)}"
+        raise type(error)(f"{text}. The reason: {error}") from error
+
+
+def without_jobs(run: RunFolder) -> str | None:
+    """Which evaluations of a run have not been submitted, and what to do about it; None if all have."""
+    works = [work for work in evaluations_of(run) if not work.is_done and not work.ledger.history().submitted]
+    if not works:
+        return None
+    flags = dict.fromkeys(f"--{metric}" for work in works for metric in work.request.metrics)
+    again = command(f"eval {run.name} {' '.join(flags)}", run)
+    names = ", ".join(work.name for work in works)
+    return f"its evaluation {names} was not submitted: when the training is finished, `{again}`"
 
 
 def _finished(run: RunFolder) -> bool:

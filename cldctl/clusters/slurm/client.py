@@ -43,12 +43,18 @@ class Answer:
 
 
 def completed(
-    command: Sequence[str], stdin: str, within_s: float, variables: Mapping[str, str] | None = None
+    command: Sequence[str],
+    stdin: str,
+    within_s: float,
+    variables: Mapping[str, str] | None = None,
+    *,
+    detached: bool = False,
 ) -> "subprocess.CompletedProcess[str]":
     """Call a client; what it prints may be in any encoding.
 
     Args:
         variables: of its environment, beside those of this process.
+        detached: whether Ctrl-C in the terminal does not reach it.
 
     Raises:
         subprocess.TimeoutExpired: it took longer than ``within_s`` seconds, and was killed.
@@ -64,6 +70,7 @@ def completed(
         timeout=within_s,
         input=stdin,
         env={**os.environ, **(variables or {})},
+        start_new_session=detached,
     )
 
 

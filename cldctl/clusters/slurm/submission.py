@@ -90,7 +90,7 @@ def _sbatch(text: str) -> str:
     from submitit.core.utils import FailedSubmissionError
 
     try:
-        done = client.completed(["sbatch"], text, SBATCH_WITHIN_S)
+        done = client.completed(["sbatch"], text, SBATCH_WITHIN_S, detached=True)
     except subprocess.TimeoutExpired as error:
         raise NotSubmitted(f"sbatch: error: timed out: no answer within {SBATCH_WITHIN_S} s") from error
     if done.returncode != 0:

@@ -187,3 +187,13 @@ def test_a_refusal_of_any_kind_leaves_the_name_free(tmp_path):
     with pytest.raises(CldError, match="no room"):
         submitted(tmp_path / "mine", Recording(CldError("no room")))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_prints_what_it_can_before_it_says_what_is_missing(tmp_path):
+    words = ("submit", "cifar10", f"data.path={tmp_path}", "eval.fid.weights=/no/such/file", "--eval", "fid")
+    done = invoke(*words, "--dry-run", "--cluster", "slurm", runs=tmp_path / "runs", code=2)
+    recipe, training, evaluation = (done.stdout.find(text) for text in ("# run: ", "aftermath training", "shards"))
+    assert 0 <= recipe < training < evaluation
+    assert "# evaluation ID_OF_THE_EVALUATION: it cannot be submitted as it is" in done.stdout
+    assert "/no/such/file" in done.stderr
+    assert not (tmp_path / "runs").exists()

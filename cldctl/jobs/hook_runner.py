@@ -1,0 +1,230 @@
+"""The process that calls `hooks.on_change`, once for each change of a run.
+
+    python -m cldctl.jobs.hook_runner RUN LOGS [--evaluation FOLDER] [--over]
+
+LOGS is the folder of this user's logs of the run. In it are the command (`hooks.allow`), what it has been called for,
+and what it wrote. Loads no torch.
+"""
+
+import contextlib
+import fcntl
+import getpass
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from cld_core.recipe.hooks import HooksSpec
+from cld_core.run import RunFolder
+from cld_core.run.atomic import write_json
+from cld_core.run.events import Event, Requested
+from cld_core.small_files import descriptor_for_writing, read_object, real, whole
+from cld_core.texts import one_line, printable
+from cld_core.version import __version__
+
+from .hook_call import call
+from .hooks import allowed
+from .transitions import Change, changes
+
+LOG = "hooks.log"
+_DONE, _LOCK = "hooks_done.json", ".hooks.lock"
+# When the log is larger, its older half is dropped.
+MAX_LOG_BYTES = 256 * 2**10
+# Seconds that the process before this one may take for its calls.
+_PATIENCE_S = 300.0
+_MAX_REASON = 500
+
+
+def main(arguments: Sequence[str]) -> int:
+    run, logs, options = RunFolder(arguments[0]), Path(arguments[1]), list(arguments[2:])
+    evaluation = Path(options[options.index("--evaluation") + 1]) if "--evaluation" in options else None
+    try:
+        hook = allowed(logs)
+        if hook is None or hook.on_change is None:
+            return 0
+        with _alone(logs):
+            runner = _Runner(run, logs, hook)
+            if evaluation is not None:
+                runner.tell_of_evaluation(evaluation)
+            else:
+                runner.tell_of_run(is_over="--over" in options)
+    except Exception as error:  # Nobody reads what this process prints.
+        _log(logs, f"{_now()} not called: {one_line(error) or type(error).__name__}\n")
+        return 1
+    return 0
+
+
+class _Runner:
+    def __init__(self, run: RunFolder, logs: Path, hook: HooksSpec) -> None:
+        self._run, self._logs, self._hook = run, logs, hook
+        done = read_object(logs / _DONE)
+        known = done.get("evaluations")
+        self._told, self._told_time = whole(done.get("events")) or 0, real(done.get("time"))
+        self._evaluations: dict[str, Any] = known if isinstance(known, dict) else {}
+
+    def tell_of_run(self, *, is_over: bool) -> None:
+        """Call the hook for the changes since the last one that it was called for, or since the last request."""
+        events = self._run.ledger.events()
+        # Another ledger may be in the place of the one that was told about.
+        is_same = 0 < self._told <= len(events) and events[self._told - 1].time == self._told_time
+        first = max(self._told if is_same else 0, _last_request(events))
+        for change in changes(events, is_over=is_over):
+            if change.place >= first:
+                self._call(self._about(change))
+                self._told, self._told_time = change.place + 1, change.time
+                self._note()
+
+    def tell_of_evaluation(self, folder: Path) -> None:
+        """Call the hook for an evaluation that is finished or given up, once for each job."""
+        from cld_core.evaluation.evaluation import Evaluation
+        from cld_core.evaluation.report_numbers import numbers
+
+        work = Evaluation(folder)
+        history, report = work.ledger.history(), work.report
+        reason = history.given_up
+        if report is None and reason is None:
+            return
+        jobs = history.submitted
+        job_id = jobs[-1].job.job_id.partition("_")[0] if jobs else ""
+        what = f"{'FINISHED' if report is not None else 'FAILED'} {job_id}"
+        if self._evaluations.get(work.name) == what:
+            return
+        found = {} if report is None else {key: number.value for key, number in numbers(report).items()}
+        told = ", ".join(f"{key} {value:.6g}" for key, value in found.items())
+        self._call(
+            {
+                "what": "evaluation",
+                "evaluation": work.name,
+                "state": what.split()[0],
+                "reason": told if report is not None else one_line(reason or "", _MAX_REASON),
+                "step": work.request.checkpoint_step,
+                "job_id": job_id or None,
+                "results": found,
+                "time": round(time.time(), 3),
+                "folder": folder,
+            }
+        )
+        self._evaluations[work.name] = what
+        self._note()
+
+    def _about(self, change: Change) -> dict[str, Any]:
+        progress = self._run.progress()
+        step = change.step if change.step is not None else progress.get("step")
+        return {
+            "what": "run",
+            "state": change.state,
+            "cause": change.cause,
+            "reason": one_line(change.reason, _MAX_REASON) if change.reason else None,
+            "step": step,
+            "attempt": change.attempt,
+            "job_id": change.job_id,
+            "host": change.host,
+            "loss": progress.get("loss"),
+            "time": change.time,
+            "folder": self._run.path,
+        }
+
+    def _call(self, about: dict[str, Any]) -> None:
+        folder = about.pop("folder")
+        history, identity = self._run.ledger.history(), self._run.identity()
+        steps = history.steps if history.steps is not None else self._run.progress().get("steps")
+        content = {
+            "run": self._run.name,
+            "path": str(self._run.path),
+            **about,
+            "steps": steps,
+            "link": folder.as_uri(),
+            "recipe": identity.get("recipe"),
+            "group": identity.get("group"),
+            "tags": list(history.tags),
+            "note": history.note,
+            "user": getpass.getuser(),
+            "version": __version__,
+        }
+        content["text"] = sentence(content)
+        assert self._hook.on_change is not None, "there is something to call"
+        result = call(
+            self._hook.on_change,
+            environment={**os.environ, **variables(content)},
+            content=json.dumps(content) + "\n",
+            timeout_s=self._hook.timeout_s,
+            folder=self._run.path,
+        )
+        said = "".join(f"  {line}\n" for line in printable(result.output).splitlines())
+        outcome = result.problem or "done"
+        _log(self._logs, f"{_now()} {content['text']}: {outcome} ({result.seconds:.1f} s)\n{said}")
+
+    def _note(self) -> None:
+        """Note what the hook was called for; a disk that is full makes it be called again."""
+        content = {"events": self._told, "time": self._told_time, "evaluations": self._evaluations}
+        with contextlib.suppress(OSError):
+            write_json(self._logs / _DONE, content)
+
+
+def variables(content: dict[str, Any]) -> dict[str, str]:
+    """What a hook finds in its environment; empty for what is not known."""
+    names = ("run", "state", "cause", "reason", "step", "steps", "attempt", "job_id", "host", "link", "text")
+    values = {name: content.get(name) for name in (*names, "what", "evaluation")}
+    texts = {f"CLDCTL_{name.upper()}": "" if value is None else str(value) for name, value in values.items()}
+    return texts | {"CLDCTL_RUN_PATH": str(content["path"])}
+
+
+def sentence(content: dict[str, Any]) -> str:
+    """A change in one line, for the text of a message."""
+    cause, steps = content.get("cause"), content.get("steps")
+    what = f"evaluation {content['evaluation']} " if content.get("evaluation") else ""
+    why = f" ({cause.replace('_', ' ')})" if cause not in (None, "finished", content["state"].lower()) else ""
+    step = f" at step {content['step']}" if content.get("step") is not None else ""
+    of = f" of {steps}" if step and steps is not None else ""
+    reason = f": {content['reason']}" if content.get("reason") else ""
+    return f"{content['run']}: {what}{content['state']}{why}{step}{of}{reason}"
+
+
+def _last_request(events: Sequence[Event]) -> int:
+    """The number of the newest request: the hook is not called for what was before it was there."""
+    return max((place for place, event in enumerate(events) if isinstance(event, Requested)), default=0)
+
+
+@contextlib.contextmanager
+def _alone(logs: Path) -> Iterator[None]:
+    """Of several processes one calls the hook at a time; without locks, or after a while, nobody waits."""
+    descriptor = descriptor_for_writing(logs / _LOCK)
+    deadline = time.monotonic() + _PATIENCE_S
+    try:
+        while time.monotonic() < deadline:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.1)
+            except OSError:
+                break
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _log(logs: Path, text: str) -> None:
+    """Append to the log of the hook, and keep that short."""
+    with contextlib.suppress(OSError):
+        descriptor = descriptor_for_writing(logs / LOG, os.O_APPEND)
+        try:
+            size = os.fstat(descriptor).st_size
+            if size > MAX_LOG_BYTES:
+                newest = os.pread(descriptor, MAX_LOG_BYTES // 2, size - MAX_LOG_BYTES // 2).partition(b"\n")[2]
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, newest)
+            os.write(descriptor, text.encode(errors="replace"))
+        finally:
+            os.close(descriptor)
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

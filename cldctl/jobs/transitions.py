@@ -1,0 +1,187 @@
+"""What a ledger says has changed about a run, as its hook hears about it. Pure, and asks no scheduler."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from cld_core.run import events
+from cld_core.run.events import Cause, Event
+
+# The state of a run after an attempt that ended by this cause; FAILED by any other.
+_AFTER = {
+    "finished": "FINISHED",
+    "preempted": "STOPPED",
+    "timeout": "STOPPED",
+    "terminated": "STOPPED",
+    "requeued": "STOPPED",
+    "cancelled": "CANCELLED",
+    "killed": "LOST",
+    "node_failure": "LOST",
+}
+# Causes after which the launcher itself starts a job again.
+_RESTARTED_BY_LAUNCHER = ("preempted", "node_failure", "requeued")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """The run is in another state.
+
+    Attributes:
+        place: the number of its event in the ledger, from 0.
+        cause: why the attempt ended; of a run that begins again, why the one before did.
+        step: None if the event names none.
+    """
+
+    place: int
+    time: float
+    state: str
+    cause: Cause | None = None
+    reason: str | None = None
+    attempt: int | None = None
+    step: int | None = None
+    job_id: str | None = None
+    host: str | None = None
+
+
+def changes(ledger: Iterable[Event], *, is_over: bool = False) -> list[Change]:
+    """All changes, oldest first. An end and what is decided about it at once, such as a requeue, are one change.
+
+    Args:
+        is_over: whether jobs that were cancelled are known to be gone, although they did not say so.
+    """
+    fold = _Fold()
+    for place, event in enumerate(ledger):
+        fold.take(place, event)
+    if is_over:
+        fold.settle()
+    return fold.changes
+
+
+@dataclass
+class _Fold:
+    """Attributes:
+    begun: the newest attempt, and ``is_open``, whether it has no end yet.
+    is_new: whether a request has come after the last change.
+    """
+
+    changes: list[Change] = field(default_factory=list)
+    begun: events.Started | None = None
+    is_open: bool = False
+    is_new: bool = True
+    restarts: set[str] = field(default_factory=set)
+    cancelled: dict[str, tuple[int, events.Cancelled]] = field(default_factory=dict)
+    cause: Cause | None = None
+
+    def take(self, place: int, event: Event) -> None:
+        match event:
+            case events.Requested() | events.Submitted():
+                self.is_new = True
+                if isinstance(event, events.Submitted) and event.job.restarts:
+                    self.restarts.add(event.job.job_id)
+            case events.Started():
+                self.begun, self.is_open = event, True
+                self._add(place, event, "RUNNING", event.job_id, cause=self.cause, reason=event.warning)
+                self.cause = None
+            case events.Ended():
+                self._ended(place, event)
+            case events.Explained():
+                self._explained(event)
+            case events.Requeued():
+                self._decided(place, event, "REQUEUED", event.job_id, cause=event.cause)
+            case events.NotRequeued():
+                reason = f"could not be requeued: {event.reason}"
+                self._decided(place, event, "STOPPED", event.job_id, reason=reason)
+            case events.GivenUp():
+                self._decided(place, event, "FAILED", event.job_id, reason=event.reason)
+            case events.NotBegun():
+                self._add(place, event, "FAILED", event.job_id, reason=event.reason)
+            case events.DiedEarly():
+                self._add(place, event, "FAILED", event.job_id, cause="crashed", reason=event.reason)
+            case events.Cancelled():
+                self._cancelled(place, event)
+
+    def settle(self) -> None:
+        """A cancelled job whose attempt has no end is gone."""
+        job_id = self.begun.job_id if self.begun is not None else None
+        if self.is_open and job_id in self.cancelled:
+            place, event = self.cancelled[job_id]
+            self._add(place, event, "CANCELLED", job_id, cause="cancelled")
+
+    def _add(
+        self,
+        place: int,
+        event: Event,
+        state: str,
+        job_id: str | None,
+        *,
+        cause: Cause | None = None,
+        reason: str | None = None,
+        step: int | None = None,
+    ) -> None:
+        begun = self.begun if self.begun is not None and job_id in (None, self.begun.job_id) else None
+        if step is None and state == "RUNNING" and begun is not None:
+            step = begun.step
+        self.is_new = False
+        self.changes.append(
+            Change(
+                place=place,
+                time=event.time,
+                state=state,
+                cause=cause,
+                reason=reason,
+                attempt=None if begun is None else begun.attempt,
+                step=step,
+                job_id=job_id,
+                host=None if begun is None else begun.host,
+            )
+        )
+
+    def _ended(self, place: int, event: events.Ended) -> None:
+        begun, cause = self.begun, event.cause
+        if begun is None or begun.attempt != event.attempt:
+            return
+        self.is_open = False
+        if cause == "terminated" and begun.job_id in self.cancelled:
+            cause = "cancelled"
+        self.cause = cause
+        state = self._after(cause, begun.job_id)
+        self._add(place, event, state, begun.job_id, cause=cause, reason=event.detail, step=event.step)
+
+    def _after(self, cause: Cause, job_id: str | None) -> str:
+        if cause in _RESTARTED_BY_LAUNCHER and job_id in self.restarts:
+            return "REQUEUED"
+        return _AFTER.get(cause, "FAILED")
+
+    def _explained(self, event: events.Explained) -> None:
+        if self.begun is None or self.begun.attempt != event.attempt:
+            return
+        self.cause, self.is_open = event.cause, False
+        last = self.changes[-1]
+        if last.attempt == event.attempt and last.state != "RUNNING":
+            state = last.state if last.state == "REQUEUED" else self._after(event.cause, self.begun.job_id)
+            self.changes[-1] = replace(last, cause=event.cause, state=state)
+
+    def _decided(
+        self,
+        place: int,
+        event: Event,
+        state: str,
+        job_id: str | None,
+        *,
+        cause: Cause | None = None,
+        reason: str | None = None,
+    ) -> None:
+        """What follows the end of a job is the same change as the end."""
+        last = self.changes[-1] if self.changes else None
+        if last is None or last.job_id != job_id or last.state == "RUNNING" or self.is_new:
+            self._add(place, event, state, job_id, cause=cause, reason=reason)
+            return
+        cause, reason = last.cause or cause, reason or last.reason
+        self.changes[-1] = replace(last, place=place, time=event.time, state=state, cause=cause, reason=reason)
+
+    def _cancelled(self, place: int, event: events.Cancelled) -> None:
+        self.cancelled[event.job_id] = (place, event)
+        last = self.changes[-1] if self.changes else None
+        if self.is_open and self.begun is not None and self.begun.job_id == event.job_id:
+            return  # It saves first, and then notes its end.
+        if last is None or self.is_new or last.state in ("REQUEUED", "STOPPED", "LOST"):
+            self._decided(place, event, "CANCELLED", event.job_id, cause="cancelled")

@@ -1,0 +1,30 @@
+"""An attempt that could not note its end: what the next one still knows of it."""
+
+import pytest
+
+from cld_core.ranks import Ranks
+from cld_core.recipe import load
+from cld_core.run import RunFolder, events
+from cld_core.run.atomic import write_json
+from cld_core.stop import StopFlag
+from cld_core.train import session
+from tests.support.paths import RECIPES
+
+SMALL = ["network.width=16", "network.layers=3", "train.batch_size=16", "train.steps=20", "train.checkpoint_every=10"]
+
+
+@pytest.mark.parametrize(("reported", "reached"), [(3, 10), (17, 17)])
+def test_its_last_step_is_at_least_that_of_its_newest_checkpoint(tmp_path, reported, reached):
+    """Reports are written once a second, checkpoints when they are due."""
+    recipe = load(RECIPES / "toy.yaml", [*SMALL, "train.steps=10"])
+    run = RunFolder.create(tmp_path / "mine", recipe, {"created": 1.0})
+    session.run(run, Ranks(), StopFlag(), job_id="1")
+    lines = run.ledger.path.read_text().splitlines(keepends=True)
+    assert '"ended"' in lines[-1]
+    run.ledger.path.write_text("".join(lines[:-1]))
+    write_json(run.progress_file, {"attempt": 0, "step": reported, "steps": 20, "time": 1234.5})
+    run.ledger.append(events.Requested(steps=20, overrides=("train.steps=20",)))
+    session.run(run, Ranks(), StopFlag(), job_id="2")
+    silent, last = run.ledger.history().attempts
+    assert (silent.cause, silent.last_step, silent.ended) == ("killed", reached, 1234.5)
+    assert (last.first_step, last.last_step) == (10, 20)

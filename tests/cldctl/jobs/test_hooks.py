@@ -1,0 +1,246 @@
+"""`hooks.on_change`: called once for each change, by whoever knows of it, and never in the way of the run."""
+
+import json
+import os
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cld_core.evaluation.evaluation import Evaluation
+from cld_core.evaluation.request import EvalRequest
+from cld_core.recipe import load
+from cld_core.recipe.hooks import HooksSpec
+from cld_core.run import RunFolder
+from cld_core.run.events import Ended, GivenUp, JobRef, Requested, Requeued, Started, Submitted
+from cldctl.jobs import hook_runner, hooks
+from cldctl.jobs.train import go_on
+from tests.support.launcher import REF, inside
+from tests.support.made_up import report, run_with
+from tests.support.paths import RECIPES
+from tests.support.tools import ONE, cldctl, wait_ended, wait_for
+
+TELL = 'cat >> "$CLDCTL_RUN_PATH/told"'
+
+
+@pytest.fixture
+def run(tmp_path) -> RunFolder:
+    run = run_with(tmp_path / "mine", 20, overrides=(f"hooks.on_change={TELL}", "train.steps=100"))
+    hooks.allow(run, run.recipe())
+    run.ledger.append(Requested(steps=100))
+    run.ledger.append(Submitted(job=REF))
+    run.ledger.append(Started(attempt=0, job_id="7", step=0, host="n1"))
+    return run
+
+
+def dispatch(run: RunFolder, *options: str) -> int:
+    return hook_runner.main([str(run.path), str(run.logs), *options])
+
+
+def told(run: RunFolder) -> list[dict]:
+    file = run.path / "told"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def states(run: RunFolder) -> list[str]:
+    return [content["state"] for content in told(run)]
+
+
+def log(run: RunFolder) -> str:
+    return (run.logs / hook_runner.LOG).read_text()
+
+
+def with_command(run: RunFolder, command: str, **more) -> RunFolder:
+    recipe = load(RECIPES / "toy.yaml")
+    object.__setattr__(recipe, "hooks", HooksSpec(on_change=command, **more))
+    hooks.allow(run, recipe)
+    return run
+
+
+class TestWhatItIsToldAbout:
+    def test_each_change_once(self, run):
+        for _ in range(2):
+            assert dispatch(run) == 0
+        assert states(run) == ["RUNNING"]
+        run.ledger.append(Ended(attempt=0, cause="crashed", step=30, detail="ValueError: no"))
+        run.ledger.append(Requeued(job_id="7", cause="crashed"))
+        for _ in range(2):
+            dispatch(run)
+        assert states(run) == ["RUNNING", "REQUEUED"]
+        last = told(run)[-1]
+        assert last["text"] == "mine: REQUEUED (crashed) at step 30 of 100: ValueError: no"
+        expected = {"run": "mine", "cause": "crashed", "step": 30, "steps": 100, "job_id": "7", "host": "n1"}
+        assert {name: last[name] for name in expected} == expected
+        assert last["link"] == run.path.as_uri()
+
+    def test_what_a_process_that_was_killed_did_not_get_to_is_told_by_the_next(self, run, monkeypatch):
+        class Killed(BaseException):
+            pass
+
+        def killed(*args, **more):
+            raise Killed
+
+        monkeypatch.setattr(hook_runner, "call", killed)
+        with pytest.raises(Killed):
+            dispatch(run)
+        monkeypatch.undo()
+        run.ledger.append(Ended(attempt=0, cause="finished", step=100))
+        dispatch(run)
+        assert states(run) == ["RUNNING", "FINISHED"]
+
+    def test_not_what_was_before_the_last_request(self, run):
+        run.ledger.append(Ended(attempt=0, cause="crashed", step=30))
+        run.ledger.append(Requested(steps=200))
+        run.ledger.append(Started(attempt=1, job_id="8", step=20))
+        dispatch(run)
+        assert states(run) == ["RUNNING"]
+        assert told(run)[0]["attempt"] == 1
+
+    def test_a_ledger_that_is_gone(self, run):
+        dispatch(run)
+        run.ledger.path.unlink()
+        assert dispatch(run) == 0
+        run.ledger.append(Requested(steps=100))
+        run.ledger.append(Started(attempt=0, job_id="8", step=20))
+        run.ledger.append(Ended(attempt=0, cause="finished", step=100))
+        dispatch(run)
+        assert states(run)[-1] == "FINISHED"
+
+    def test_an_evaluation_once_for_each_job(self, run):
+        request = EvalRequest.of(run.recipe(), ("elbo",), 20)
+        work = Evaluation(request.save(run))
+        words = "--evaluation", str(work.folder)
+        dispatch(run, *words)
+        assert told(run) == []
+        work.ledger.append(Submitted(job=JobRef(cluster="made-up", job_id="9_0"), shards=(0,)))
+        for task in ("9_0", "9_1"):
+            work.ledger.append(GivenUp(job_id=task, reason="its data are gone"))
+            dispatch(run, *words)
+        assert [(one["state"], one["reason"]) for one in told(run)] == [("FAILED", "its data are gone")]
+        work.ledger.append(Submitted(job=JobRef(cluster="made-up", job_id="10_0"), shards=(0,)))
+        report(run, request, elbo={"nll": 2.5, "stderr": 0.1, "n": 32, "nfe_mean": 10.0})
+        for _ in range(2):
+            dispatch(run, *words)
+        assert states(run) == ["FAILED", "FINISHED"]
+        last = told(run)[-1]
+        assert (last["evaluation"], last["results"]["nll"]) == (work.name, 2.5)
+        assert last["link"] == work.folder.as_uri()
+
+
+class TestWhatCanBeWrongWithIt:
+    def test_it_fails_hangs_or_floods(self, run):
+        with_command(run, "echo problem; exit 3")
+        assert dispatch(run) == 0
+        assert "mine: RUNNING at step 0 of 100: ended with exit code 3" in log(run)
+        assert "  problem\n" in log(run)
+        with_command(run, "sleep 600", timeout_s=0.2)
+        run.ledger.append(Ended(attempt=0, cause="finished", step=100))
+        assert dispatch(run) == 0
+        assert "did not end within 0.2 s (hooks.timeout_s) and was ended" in log(run)
+
+    def test_what_it_says_steers_no_terminal(self, run):
+        with_command(run, r"printf '\033[2Jgone\n'")
+        dispatch(run)
+        assert "  gone\n" in log(run)
+        assert "\x1b" not in log(run)
+
+    def test_its_log_stays_short(self, run, monkeypatch):
+        monkeypatch.setattr(hook_runner, "MAX_LOG_BYTES", 2000)
+        with_command(run, "seq 100")
+        for attempt in range(1, 30):
+            run.ledger.append(Started(attempt=attempt, job_id="7", step=0))
+        dispatch(run)
+        assert (run.logs / hook_runner.LOG).stat().st_size < 4000
+
+    @pytest.mark.parametrize("which", ["file", "folder"])
+    def test_others_may_write_where_it_is_stored(self, run, which):
+        path = run.logs / hooks.SETTINGS if which == "file" else run.logs
+        path.chmod(path.stat().st_mode | 0o020)
+        assert dispatch(run) == 1
+        assert told(run) == []
+
+    def test_a_recipe_that_was_changed_behind_the_users_back(self, run):
+        run.recipe_file.write_text(run.recipe_file.read_text().replace("told", "somebody_elses"))
+        dispatch(run)
+        assert states(run) == ["RUNNING"]
+
+
+class TestFiring:
+    def test_a_run_without_a_hook_starts_nothing(self, run):
+        with_command(run, "   ")
+        assert not (run.logs / hooks.SETTINGS).exists()
+        hooks.fire(run)
+        assert hooks._started == []
+
+    def test_nobody_waits_for_it(self, run):
+        """It hangs until the test lets it go on; meanwhile everything returns."""
+        gate = run.path / "gate"
+        os.mkfifo(gate)
+        with_command(run, f"cat {gate} > /dev/null; {TELL}")
+        hooks.fire(run)
+        hooks.settle(run, 0.0)
+        assert len(hooks._started) == 1, "it is not over"
+        gate.write_text("go")
+        hooks.settle(run)
+        assert hooks._started == []
+        assert states(run) == ["RUNNING"]
+
+    def test_signals_that_end_its_job_do_not_end_it(self, run):
+        gate = run.path / "gate"
+        os.mkfifo(gate)
+        with_command(run, f"cat {gate} > /dev/null; {TELL}")
+        hooks.fire(run)
+        (runner,) = hooks._started
+        process = psutil.Process(runner.pid)
+        wait_for(lambda: any(f"cat {gate}" in " ".join(it.cmdline()) for it in process.children(recursive=True)))
+        for one in (process, *process.children(recursive=True)):
+            one.terminate()
+        gate.write_text("go")
+        hooks.settle(run)
+        assert states(run) == ["RUNNING"]
+
+    def test_a_requeue_is_told_before_the_scheduler_is_asked(self, run):
+        """Which ends the job's processes."""
+        job, seen = inside(), []
+        job.requeue = lambda **more: seen.append(len(hooks._started))
+        run.ledger.append(Ended(attempt=0, cause="preempted", step=30))
+        assert go_on(run, job, "preempted") == "requeued"
+        assert seen == [1]
+        hooks.settle(run)
+        assert states(run) == ["RUNNING", "REQUEUED"]
+
+
+def test_a_hook_is_neither_part_of_the_model_nor_of_an_evaluation():
+    plain, hooked = load(RECIPES / "toy.yaml"), load(RECIPES / "toy.yaml", ["hooks.on_change=date"])
+    assert plain.model_digest() == hooked.model_digest()
+    assert EvalRequest.of(plain, ("elbo",), 20).id == EvalRequest.of(hooked, ("elbo",), 20).id
+
+
+def test_local_jobs_call_it(fresh_runs):
+    """A run that finishes, and its evaluation, although the hook hangs each time."""
+    hook = (f"hooks.on_change={TELL}; sleep 600", "hooks.timeout_s=0.5")
+    words = ("--name", "mine", "--cluster", "local", "--eval", "loss", *hook)
+    cldctl("submit", "toy", *ONE, *words, runs=fresh_runs, OMP_NUM_THREADS="1")
+    run = RunFolder(fresh_runs / "mine")
+    assert wait_ended(fresh_runs, "mine")["state"] == "FINISHED"
+    wait_for(lambda: log(run).count("did not end within 0.5 s") == 3)
+    assert [(one["what"], one["state"]) for one in told(run)] == [
+        ("run", "RUNNING"),
+        ("run", "FINISHED"),
+        ("evaluation", "FINISHED"),
+    ]
+
+
+def test_a_local_job_that_crashes_calls_it(fresh_runs, tmp_path):
+    plugin = tmp_path / "broken.py"
+    plugin.write_text(
+        "from cld_core.data.toy import toy\n\n\n"
+        "@toy('broken')\ndef broken(n, generator):\n    raise OSError('no such luck')\n"
+    )
+    words = ("--name", "mine", "--cluster", "local", "data.name=broken", f"data.plugin={plugin}")
+    cldctl("submit", "toy", *ONE, *words, f"hooks.on_change={TELL}", runs=fresh_runs, OMP_NUM_THREADS="1")
+    run = RunFolder(fresh_runs / "mine")
+    wait_for(lambda: len(told(run)) == 2)
+    assert states(run) == ["RUNNING", "FAILED"]
+    assert "no such luck" in told(run)[-1]["reason"]
+    assert Path(run.logs / hook_runner.LOG).exists()
