@@ -136,6 +136,9 @@ class Started(Event):
         code: the digest of the code that runs.
         gpu: the name of rank 0's GPU, and ``driver`` the version of its driver; None without one.
         hosts: the machine of each rank, in their order.
+        began: when the launcher gave the job its machines, or its process began; seconds since 1970.
+        heard: when the attempt before last reported, in case it could not write its end.
+        ranks: processes that train, and ``gpus`` and ``cores`` (of CPUs) that are reserved for them.
     """
 
     attempt: int
@@ -152,6 +155,11 @@ class Started(Event):
     gpu: str | None = None
     driver: str | None = None
     hosts: tuple[str, ...] = ()
+    began: float | None = None
+    heard: float | None = None
+    ranks: int | None = None
+    gpus: int | None = None
+    cores: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -67,6 +67,7 @@ def run(
     job_id: str,
     restart: int = 0,
     log: Path | None = None,
+    began: float | None = None,
     cause_of: CauseOf = lambda code: None,
 ) -> SessionResult:
     """Train the run of ``folder`` from its newest good checkpoint, on all ranks.
@@ -75,6 +76,7 @@ def run(
         job_id: the launcher's name for this job.
         restart: earlier starts of this same job by the launcher.
         log: the file that the launcher writes its notices to; its current size is recorded in the ledger.
+        began: when the job got its machines, seconds since 1970; None if nobody knows.
         cause_of: what a signal meant, asked on rank 0 once everything is saved.
 
     Raises:
@@ -96,7 +98,7 @@ def run(
         if lease is None:
             outcome = training.run()
             return SessionResult(_CAUSE_OF_CODE[outcome.code], outcome.step, outcome.code)
-        beginning = _beginning(folder, recipe, ranks, start, job_id, restart, log)
+        beginning = _beginning(folder, recipe, ranks, start, job_id, restart, log, began)
         pending.append(folder.ledger, beginning, within_s=_NOTE_WITHIN_S)
         return _recorded(training, cause_of)
 
@@ -144,6 +146,7 @@ def _beginning(
     job_id: str,
     restart: int,
     log: Path | None,
+    began: float | None,
 ) -> events.Started:
     warning = ranks.lacks_gpu(recipe.cluster.uses_gpu)
     if warning is not None:
@@ -152,7 +155,8 @@ def _beginning(
     if log is not None:
         offset = _size(log)
     progress = folder.progress()
-    before = progress.get("step") if progress.get("attempt") == start.attempt - 1 else None
+    is_before = progress.get("attempt") == start.attempt - 1
+    before, heard = (progress.get("step"), progress.get("time")) if is_before else (None, None)
     return events.Started(
         attempt=start.attempt,
         job_id=job_id,
@@ -164,6 +168,11 @@ def _beginning(
         log_offset=offset,
         warning=warning,
         versions=versions(),
+        began=began,
+        heard=heard,
+        ranks=ranks.world_size,
+        gpus=recipe.cluster.gpus * ranks.world_size // recipe.cluster.world_size,
+        cores=ranks.world_size * (recipe.cluster.cpus_per_task or 1),
     )
 
 

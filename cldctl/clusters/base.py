@@ -274,6 +274,7 @@ class InJob:
     Attributes:
         restart: earlier starts of this job by the launcher.
         log: the file that the launcher writes its notices to; None if it writes none.
+        began: when the launcher gave this start its machines, seconds since 1970; None if it does not say.
         in_process: the job runs inside a command: errors propagate, Ctrl-C stops it, stdout belongs to the command.
     """
 
@@ -282,6 +283,7 @@ class InJob:
     restart: int = 0
     node: str = ""
     log: Path | None = None
+    began: float | None = None
     in_process: ClassVar[bool] = False
 
     def place(self) -> Place:

@@ -119,6 +119,7 @@ class SlurmCluster(Cluster):
             restart=inside.restarts(os.environ),
             node=os.environ.get("SLURMD_NODENAME", ""),
             log=inside.log_file(folder, job_id),
+            began=inside.began(os.environ),
         )
 
     def checks(self, runs: Path, asked: DoctorOptions, saves: MeasuredSaves) -> Iterator[Check]:
