@@ -11,6 +11,7 @@ import yaml
 from cld_core.errors import RecipeError
 from cld_core.texts import has_control
 
+from . import shipped
 from .build import COMMAND_LINE, build
 from .reading import MAX_BYTES, MAX_DEPTH, parse, printed, read, to_yaml, to_yaml_line
 from .references import literal, resolved
@@ -45,7 +46,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), profile: Path | None =
     kind of data starts its section afresh.
 
     Args:
-        path: YAML file; its `extends: other.yaml` is looked up beside it.
+        path: YAML file; its `extends: other.yaml` is looked up beside it, `extends: other` as `shipped.parent` does.
         overrides: dotted assignments such as ``train.steps=1000``, applied last.
         profile: YAML file with a `cluster` section, applied over the recipe's.
 
@@ -54,7 +55,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), profile: Path | None =
     """
     layers = _file_layers(Path(path))
     if profile is not None:
-        layers.append(_profile_layer(profile))
+        layers.append(profile_layer(profile))
     return _assemble(layers, overrides, Path(path))
 
 
@@ -256,7 +257,7 @@ def _nest(path: str, value: Any) -> dict[str, Any]:
     return {first: _nest(rest, value) if rest else value}
 
 
-def _profile_layer(path: Path) -> _Layer:
+def profile_layer(path: Path) -> _Layer:
     keys, lines = read(path)
     layer = _Layer(printed(path), keys, lines)
     for key in keys:
@@ -278,11 +279,11 @@ def _file_layers(path: Path) -> list[_Layer]:
             return layers
         place = layers[0].place("extends")
         if not is_text(parent) or not parent:
-            text = f"'extends' cannot be {shown(parent)}; expected the file name of another recipe"
+            text = f"'extends' cannot be {shown(parent)}; expected the name of another recipe, or its file"
             raise RecipeError(f"{place}: {text}. Correct it.")
         if len(layers) == MAX_ANCESTORS:
             raise RecipeError(f"{place}: more than {MAX_ANCESTORS} recipes extend each other. Write fewer files.")
-        path = path.parent / parent
+        path = shipped.parent(parent, path.parent)
         keys, lines = _read_parent(path, parent, place)
         if path.resolve() in known:
             chain = " -> ".join(printed(file) for file in (*known, path.resolve()))

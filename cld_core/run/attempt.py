@@ -1,6 +1,7 @@
 """One stretch of training, as the ledger tells it."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from . import events
 from .events import Cause
@@ -18,8 +19,11 @@ class Attempt:
         noted_end: the end was written when it came; else ``ended`` is when somebody found out.
         began: when its machines were given to it; None if nobody recorded that.
         heard: when the attempt before it last reported.
-        asked: somebody named the step that it began from.
+        rewound: somebody named the step that it began from.
         ranks: of it, and the ``gpus`` and ``cores`` that were reserved; None in older ledgers.
+        code: the digest of the code that it runs; with versions, gpu and driver as in `events.Started`.
+        asked: the digest of the code that it was to run, as in `events.Requested`.
+        hosts: the machine of each rank.
     """
 
     attempt: int
@@ -38,10 +42,16 @@ class Attempt:
     noted_end: bool = False
     began: float | None = None
     heard: float | None = None
-    asked: bool = False
+    rewound: bool = False
     ranks: int | None = None
     gpus: int | None = None
     cores: int | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    code: str | None = None
+    asked: str | None = None
+    gpu: str | None = None
+    driver: str | None = None
+    hosts: tuple[str, ...] = ()
 
 
 def imported(event: events.Imported) -> Attempt:
@@ -58,7 +68,7 @@ def imported(event: events.Imported) -> Attempt:
     )
 
 
-def started(event: events.Started, *, asked: bool = False) -> Attempt:
+def started(event: events.Started, asked: str | None = None, *, rewound: bool = False) -> Attempt:
     return Attempt(
         attempt=event.attempt,
         job_id=event.job_id,
@@ -70,10 +80,16 @@ def started(event: events.Started, *, asked: bool = False) -> Attempt:
         log_offset=event.log_offset,
         began=event.began,
         heard=event.heard,
-        asked=asked,
+        rewound=rewound,
         ranks=event.ranks,
         gpus=event.gpus,
         cores=event.cores,
+        versions=event.versions,
+        code=event.code,
+        asked=asked,
+        gpu=event.gpu,
+        driver=event.driver,
+        hosts=event.hosts,
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any, TypedDict
 from cld_core.small_files import real, text, whole
 
 IDENTITY: dict[str, Callable[[Any], Any]] = {
-    **dict.fromkeys(("name", "recipe", "recipe_file", "user", "host", "imported", "group"), text),
+    **dict.fromkeys(("name", "recipe", "recipe_file", "user", "host", "imported", "group", "recipe_digest"), text),
     "created": real,
     "format": whole,
     "sweep": lambda value: value if isinstance(value, dict) and all(map(text, value.values())) else None,

@@ -336,6 +336,13 @@ class Cancelled(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RecipeEdited(Event):
+    """Somebody has changed these keys of the frozen recipe by hand; none any more if there are no ``keys``."""
+
+    keys: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Noted(Event):
     """Somebody wrote a note about the run; it replaces the one before, and an empty one removes it."""
 

@@ -18,7 +18,7 @@ from cld_core import faults
 from cld_core.errors import CldError, NotFoundError, UsageError, did_you_mean
 from cld_core.small_files import existing_object, read_bytes, read_object, whole
 
-from . import contents
+from . import code, contents
 from .atomic import sync_folder, write_json, write_text
 from .ledger import Ledger
 
@@ -167,7 +167,7 @@ class RunFolder:
             inner.mkdir()
         # A job may start in another working directory, and a continuation in yet another.
         write_text(self.recipe_file, recipe)
-        write_json(self.identity_file, identity)
+        write_json(self.identity_file, {**identity, "recipe_digest": code.text_digest(recipe)})
 
     @classmethod
     def open(cls, path: str | Path) -> "RunFolder":
@@ -232,7 +232,8 @@ class RunFolder:
         """
         from cld_core.recipe import load_frozen
 
-        return faults.retried(lambda: load_frozen(self.recipe_file, self.ledger.history().overrides), within_s)
+        written = faults.retried(lambda: load_frozen(self.recipe_file, self.ledger.history().overrides), within_s)
+        return code.with_copies(written, self.path)
 
     def identity(self) -> dict[str, Any]:
         """What `run.json` holds (`identity.identity`), without values of unexpected types; empty if it is damaged."""

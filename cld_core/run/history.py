@@ -26,6 +26,8 @@ class History:
         steps: `train.steps` of the last request.
         overrides: those that continuations added, in order.
         from_step: the step that `resume --from` named, until an attempt has started.
+        code: the digest of the code that was last asked for, `Requested.code`.
+        edited: keys of the frozen recipe that somebody has changed by hand since the run was made.
         imported_step: the step of the checkpoint that the run was imported with; None for other runs.
         cancelled: ids of the jobs that somebody asked to end.
         not_begun: by job id, why it could not begin.
@@ -53,6 +55,8 @@ class History:
     steps: int | None = None
     overrides: tuple[str, ...] = ()
     from_step: int | None = None
+    code: str | None = None
+    edited: tuple[str, ...] = ()
     imported_step: int | None = None
     cancelled: frozenset[str] = frozenset()
     not_begun: dict[str, str] = field(default_factory=dict)
@@ -75,7 +79,7 @@ class History:
     _cancelled: set[str] = field(default_factory=set, repr=False, compare=False)
     _given_up_by: str | None = field(default=None, repr=False, compare=False)
     _newest_start: int | None = field(default=None, repr=False, compare=False)
-    _before_request: tuple[int | None, int | None] = field(default=(None, None), repr=False, compare=False)
+    _before_request: tuple[int | None, int | None, str | None] = field(default=(None,) * 3, repr=False, compare=False)
 
     @classmethod
     def of(cls, events: Iterable[Event]) -> "History":
@@ -165,8 +169,8 @@ class History:
             self.last_of[job_id] = event
         match event:
             case events.Requested():
-                self._before_request = self.steps, self.from_step
-                self.request, self.steps, self.from_step = event, event.steps, event.from_step
+                self._before_request = self.steps, self.from_step, self.code
+                self.request, self.steps, self.from_step, self.code = event, event.steps, event.from_step, event.code
                 self.overrides += event.overrides
             case events.NotSubmitted():
                 self._not_submitted(event)
@@ -214,6 +218,8 @@ class History:
                 self.crashes[event.job_id] = self.crashes.get(event.job_id, 0) + 1
             case events.RankFailed() | events.Unfit():
                 self.told += (event,)
+            case events.RecipeEdited():
+                self.edited = event.keys
             case events.Noted():
                 self.note = event.note or None
             case events.Tagged():
@@ -234,7 +240,7 @@ class History:
             return  # A late one, after the job of another request, is about none that matters.
         if event.undone and isinstance(self.request, Requested):
             self.overrides = self.overrides[: len(self.overrides) - len(self.request.overrides)]
-            self.steps, self.from_step = self._before_request
+            self.steps, self.from_step, self.code = self._before_request
         self.request = event
 
     def _set(self, attempt: Attempt) -> None:
@@ -252,7 +258,7 @@ class History:
         return bisect.bisect_left(self.attempts, attempt, key=lambda it: it.attempt)
 
     def _started(self, event: events.Started) -> None:
-        asked = self.from_step is not None
+        rewound = self.from_step is not None
         self.request = self.from_step = self.bug = self.not_requeued = None
         self.died_early = 0
         # Only the attempt that started last can be without an end.
@@ -263,7 +269,7 @@ class History:
         before = self._numbered(event.attempt - 1)
         if before is not None and before.last_step is None:
             self._set(replace(before, last_step=event.reached))
-        self._set(started(event, asked=asked))
+        self._set(started(event, self.code, rewound=rewound))
 
     def _ended(self, event: events.Ended) -> None:
         self.bug = event.detail if event.bug else None

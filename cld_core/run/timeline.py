@@ -128,7 +128,7 @@ def _steps(attempt: Attempt, later: Sequence[Attempt], saved: int | None, alive:
         base = reached if is_whole else within(saved if saved is not None else first)
         return base - first, reached - base, 0
     # What was lost on its own, before somebody named an earlier step.
-    asked = next((place for place, it in enumerate(later) if it.asked), len(later))
+    asked = next((place for place, it in enumerate(later) if it.rewound), len(later))
     natural = within(min((it.first_step for it in later[:asked]), default=reached))
     base = min(natural, within(min(it.first_step for it in later)))
     return base - first, reached - natural, natural - base

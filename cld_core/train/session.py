@@ -5,18 +5,19 @@ import os
 import socket
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cld_core import faults
 from cld_core.errors import CldError, LeaseHeldError, LeaseLostError, NonFiniteError, SaveError, UsageError
 from cld_core.ranks import Ranks
 from cld_core.recipe import Recipe
-from cld_core.run import Lease, RunFolder, events, pending
+from cld_core.run import Lease, RunFolder, code, edits, events, pending
 from cld_core.run.events import Cause
 from cld_core.run.identity import versions
 from cld_core.stop import StopCode, StopFlag
 
+from . import machine
 from . import start as starts
 from .jointly import RankError
 from .start import Start
@@ -89,6 +90,8 @@ def run(
     """
     recipe = folder.recipe(within_s=_START_WITHIN_S)
     with _started(folder, recipe, ranks, job_id, restart) as (start, lease):
+        # Before anything that may fail on one rank alone.
+        hosts = ranks.gather(socket.gethostname())
         if start.finished:
             print(f"{folder.name} is finished: {start.step} steps are done. Nothing to do.", flush=True)
             if lease is not None:
@@ -98,7 +101,15 @@ def run(
         if lease is None:
             outcome = training.run()
             return SessionResult(_CAUSE_OF_CODE[outcome.code], outcome.step, outcome.code)
-        beginning = _beginning(folder, recipe, ranks, start, job_id, restart, log, began)
+        if (edited := edits.note(folder, _NOTE_WITHIN_S)) is not None:
+            print(f"warning: {edited}", flush=True)
+        beginning = replace(
+            _beginning(folder, recipe, ranks, start, job_id, restart, log, began),
+            code=code.running(folder.path),
+            gpu=machine.gpu(ranks.device),
+            driver=machine.driver(ranks.device),
+            hosts=tuple(hosts or ()),
+        )
         pending.append(folder.ledger, beginning, within_s=_NOTE_WITHIN_S)
         return _recorded(training, cause_of)
 

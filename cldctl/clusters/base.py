@@ -11,6 +11,7 @@ What the author of a cluster has to do:
 - let a job wait for `JobSpec.after`: the work itself does not wait. Where `Cluster.restarts` is False,
   ``how="failed"`` is refused with `SchedulerRefused`;
 - enforce ``size.time_min``: send SIGUSR2 ``notice_s`` seconds before the limit, and kill what is left at the limit;
+- let Python import from `JobSpec.code` before anything else, with PYTHONPATH;
 - send SIGTERM in `Cluster.cancel`. A signal that arrives before the work listens for it ends the process, or is lost
   while the process is being started: wait until the task has begun, or accept that it ends without a message.
 """
@@ -68,6 +69,7 @@ class JobSpec:
         parallel: tasks that may run at once; None for no limit.
         exclude: nodes to avoid, beside ``size.exclude``.
         env: environment variables of the job.
+        code: the folder that the job's Python imports from before it looks elsewhere; None: what is installed.
         aftermath: module and arguments that run when a start has ended; the launcher adds the exit code.
     """
 
@@ -79,6 +81,7 @@ class JobSpec:
     parallel: int | None = None
     exclude: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
+    code: Path | None = None
     aftermath: tuple[str, ...] = ()
 
 

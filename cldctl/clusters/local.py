@@ -182,7 +182,8 @@ def _start_controller(spec: JobSpec, start: _Start) -> _Controller:
     """Start the processes of ``start``; returns what finds their controller again."""
     pooled = len(start.works) > 1
     processes = len(start.works) if pooled else spec.size.ranks_per_node
-    with this_machine.detached_children({**spec.env, _POOL: "1" if pooled else ""}):
+    env = {**this_machine.path_from(spec.code), **spec.env, _POOL: "1" if pooled else ""}
+    with this_machine.detached_children(env):
         pid = submitit_jobs.start_local(
             spec.logs,
             start,

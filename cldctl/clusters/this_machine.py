@@ -7,6 +7,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from cld_core.errors import RecipeError
@@ -117,6 +118,25 @@ def safe_path() -> dict[str, str]:
     before = os.environ.get("PYTHONPATH", "")
     kept = os.pathsep.join(os.path.abspath(element) for element in before.split(os.pathsep) if element)
     return {**SAFE_PATH, **({"PYTHONPATH": kept} if kept != before else {})}
+
+
+def path_from(code: Path | None) -> dict[str, str]:
+    """Variables with which Python imports from the folder ``code`` before anything else; none without one."""
+    if code is None:
+        return {}
+    return {"PYTHONPATH": os.pathsep.join([str(code), *_without(code)])}
+
+
+def without(code: Path | None) -> dict[str, str]:
+    """`safe_path`, without the folder ``code``: a job that submits the next one has it, and the next one adds it."""
+    if code is None or str(code) not in os.environ.get("PYTHONPATH", "").split(os.pathsep):
+        return safe_path()
+    return {**SAFE_PATH, "PYTHONPATH": os.pathsep.join(_without(code))}
+
+
+def _without(code: Path) -> list[str]:
+    before = safe_path().get("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
+    return [element for element in before.split(os.pathsep) if element not in ("", str(code))]
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from cld_core.checkpoint.verify import DamagedCheckpoint
     from cld_core.recipe import Recipe
+    from cldctl.runs.resume import Continuation
     from cldctl.runs.submit import Begun
 
 
@@ -30,6 +31,12 @@ def resume(
     follow: Follow = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     allow_plugin: AllowPlugin = False,
+    profile: Annotated[
+        str | None, typer.Option(help="Settings of this cluster for its jobs: a file, or a name (docs/slurm.md).")
+    ] = None,
+    update_code: Annotated[
+        bool, typer.Option("--update-code", help="Run the code of the checkout from now on, not the run's own.")
+    ] = False,
     directory: RunsDir = None,
 ) -> None:
     """Continue runs that were stopped, failed, cancelled or lost, or finished ones with more train.steps.
@@ -47,29 +54,44 @@ def resume(
         runs, code = _all_resumable(root, yes)
     if len(runs) > 1 and (follow or from_step is not None):
         raise UsageError(f"--follow and --from go with one run, not with {len(runs)}. Name one.")
+    asked = _asked(overrides, from_step, profile, allow_plugin, update_code)
     for run in runs:
         if len(runs) == 1 and names:
-            _start(run, overrides, from_step, cluster, follow, allow_plugin)
+            _start(run, asked, cluster, follow)
         else:
-            code = _tried(run, overrides, from_step, cluster, follow, allow_plugin) or code
+            code = _tried(run, asked, cluster, follow) or code
     if code:
         raise typer.Exit(code)
 
 
-def _start(
-    run: RunFolder, overrides: list[str], from_step: int | None, cluster: str | None, follow: bool, allow_plugin: bool
-) -> None:
+def _asked(
+    overrides: list[str], from_step: int | None, profile: str | None, allow_plugin: bool, update_code: bool
+) -> "Continuation":
+    from cld_core.recipe.profiles import as_overrides
+    from cldctl.lookup import find_profile
+    from cldctl.runs.resume import Continuation
+
+    file = find_profile(profile)
+    return Continuation(
+        # What is typed goes over the profile.
+        overrides=(*(() if file is None else as_overrides(file)), *overrides),
+        from_step=from_step,
+        profile=profile,
+        allow_plugin=allow_plugin,
+        update_code=update_code,
+    )
+
+
+def _start(run: RunFolder, asked: "Continuation", cluster: str | None, follow: bool) -> None:
     from .submit import finish
 
-    finish(_resume(run, overrides, from_step, cluster, allow_plugin), follow)
+    finish(_resume(run, asked, cluster), follow)
 
 
-def _tried(
-    run: RunFolder, overrides: list[str], from_step: int | None, cluster: str | None, follow: bool, allow_plugin: bool
-) -> int:
+def _tried(run: RunFolder, asked: "Continuation", cluster: str | None, follow: bool) -> int:
     """Resume one of many runs; the exit code. Whatever is wrong with it, the others go on."""
     try:
-        _start(run, overrides, from_step, cluster, follow, allow_plugin)
+        _start(run, asked, cluster, follow)
     except typer.Exit as end:
         return end.exit_code
     except Exception as error:
@@ -107,17 +129,15 @@ def _agreed() -> bool:
         raise typer.Exit(130) from None
 
 
-def _resume(
-    run: RunFolder, overrides: list[str], from_step: int | None, cluster: str | None, allow_plugin: bool
-) -> "Begun":
+def _resume(run: RunFolder, asked: "Continuation", cluster: str | None) -> "Begun":
     from cldctl.runs import home
     from cldctl.runs import resume as policy
 
-    def about(recipe: "Recipe", start: int, damaged: "Sequence[DamagedCheckpoint]") -> None:
-        for entry in damaged:
-            err.print(entry.skipped, markup=False, style="yellow", soft_wrap=True)
+    def about(recipe: "Recipe", start: int, damaged: "Sequence[DamagedCheckpoint]", warnings: "Sequence[str]") -> None:
+        for text in (*(entry.skipped for entry in damaged), *warnings):
+            err.print(text, markup=False, style="yellow", soft_wrap=True)
         err.print(strong("resuming ", run.name, f" from step {start} of {recipe.train.steps}"))
 
     where = home.chosen(cluster, run)
     with home.only_one(run.path, where):
-        return policy.resume(run, overrides, from_step, where, about, allow_plugin)
+        return policy.resume(run, asked, where, about)

@@ -35,6 +35,9 @@ def submit(
         list[str] | None, typer.Option("--tag", metavar="TAG", help="A word to find the run by; may be repeated.")
     ] = None,
     note: Annotated[str | None, typer.Option("--note", metavar="TEXT", help="What the run is for.")] = None,
+    live_code: Annotated[
+        bool, typer.Option("--live-code", help="Run the checkout as it is then, not a copy of it as it is now.")
+    ] = False,
     directory: RunsDir = None,
 ) -> None:
     """Train a recipe.
@@ -57,7 +60,7 @@ def submit(
     check_name(new)
     path = runs_dir(directory) / new
     metrics = parse_metrics(evals)
-    spec = policy.check(path, resolved, where)
+    spec = policy.check(path, resolved, where, live_code)
     if dry_run:
         _preview(RunFolder(path), resolved, where, spec, metrics)
         return
@@ -74,6 +77,7 @@ def submit(
         profile=profile,
         tags=tuple(tags or ()),
         note=note,
+        live_code=live_code,
     )
     finish(policy.submit(wanted, where, started), follow)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from cld_core.checkpoint.verify import slowest_save_s
 from cld_core.recipe import Recipe
 from cld_core.recipe.cluster import ClusterSpec
-from cld_core.run import RunFolder
+from cld_core.run import RunFolder, code
 from cldctl.clusters import job_logs
 from cldctl.clusters.base import After, Cluster, JobSpec, MeasuredSaves
 
@@ -24,6 +24,7 @@ def training(run: RunFolder, recipe: Recipe, cluster: Cluster, after: After | No
         size=recipe.cluster,
         notice_s=notice_s(slowest_saves([run]), recipe.cluster),
         after=after,
+        code=code.path_of(run.path),
         aftermath=_aftermath("training", run.path, logs, cluster),
     )
 
@@ -37,6 +38,7 @@ def sharded(
     logs: Path | None = None,
     after: After | None = None,
     parallel: int | None = None,
+    code: Path | None = None,
 ) -> JobSpec:
     """The job whose tasks, of one process each, compute shards of the works in these folders.
 
@@ -47,6 +49,7 @@ def sharded(
         run: the one that the works evaluate, whose saves were measured; None for work that belongs to no run.
         logs: where the output goes; default: into the folder of the first work. If it belongs to somebody else, into a
             folder of this user's beside it.
+        code: what the job imports from, as in `JobSpec`.
     """
     logs = job_logs.folder_for(logs or works[0] / "logs")
     one = replace(size, nodes=1, tasks_per_node=1, gpus_per_node=min(1, size.gpus_per_node))
@@ -57,6 +60,7 @@ def sharded(
         notice_s=notice_s(slowest_saves([run] if run is not None else []), size),
         after=after,
         parallel=parallel,
+        code=code,
         aftermath=_aftermath("shards", works[0], logs, cluster),
     )
 

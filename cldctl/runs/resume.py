@@ -9,14 +9,14 @@ from cld_core.checkpoint.verify import DamagedCheckpoint, newest_whole
 from cld_core.errors import CldError, NotFoundError, RecipeError, UsageError
 from cld_core.ownership import require_may_change
 from cld_core.recipe import Recipe
-from cld_core.run import RunFolder, find_runs
+from cld_core.run import RunFolder, code, edits, find_runs
 from cld_core.run.lease import held_message, newest, seems_alive
 from cld_core.run.trust import require_own_plugin
 from cldctl.clusters.base import Cluster
 from cldctl.hints import command
 from cldctl.jobs.successor import chained
 
-from . import survey
+from . import snapshot, survey
 from .state import OVER, RESUMABLE, SUBMITTING_S
 from .status import RunStatus, status_of, status_or_reason
 from .submit import Begun, require_inputs, train
@@ -34,6 +34,24 @@ class Skipped:
     run: RunFolder
     reason: str
     exit_code: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Continuation:
+    """What somebody wants of a run that continues.
+
+    Attributes:
+        overrides: of the command line, behind those of ``profile``.
+        from_step: the step of the checkpoint to continue from; None for the newest.
+        allow_plugin: whether code that others can write, or have stored, may run.
+        update_code: whether the run's code is replaced by that of the checkout.
+    """
+
+    overrides: tuple[str, ...] = ()
+    from_step: int | None = None
+    profile: str | None = None
+    allow_plugin: bool = False
+    update_code: bool = False
 
 
 def resumable(root: Path) -> tuple[list[RunFolder], list[Skipped]]:
@@ -65,21 +83,18 @@ def _require_answers(run: RunFolder, answers: Answers) -> None:
 
 def resume(
     run: RunFolder,
-    overrides: Sequence[str],
-    from_step: int | None,
+    asked: Continuation,
     cluster: Cluster,
-    about: Callable[[Recipe, int, Sequence[DamagedCheckpoint]], None],
-    allow_plugin: bool = False,
+    about: Callable[[Recipe, int, Sequence[DamagedCheckpoint], Sequence[str]], None],
 ) -> Begun:
-    """Continue a run with these overrides.
+    """Continue a run.
 
     Args:
-        allow_plugin: whether the plug-ins of a run that others can write may run.
         about: called before the job is submitted, with the recipe, the step of the checkpoint that the run continues
-            from, and newer checkpoints that are damaged.
+            from, newer checkpoints that are damaged, and warnings.
 
     Raises:
-        CldError: it belongs to somebody else, or its recipe names a plug-in that is not allowed.
+        CldError: it belongs to somebody else, its recipe names a plug-in that is not allowed, or its code is damaged.
         SchedulerAway: the cluster that would know whether the run is alive, or the one to submit to, does not answer.
         SchedulerRefused: no job exists; the ledger says so.
         UsageError: it is alive, is finished, or the overrides do not allow it to continue.
@@ -91,20 +106,33 @@ def resume(
 
     require_may_change(run.path, "It was not resumed")
     status = _status_of_dead(run)
-    before = run.recipe()
-    if not allow_plugin:
+    before, overrides = run.recipe(), asked.overrides
+    if not asked.allow_plugin:
         require_own_plugin(run, before, of_metrics=True)
     recipe = with_overrides(before, overrides, str(run.recipe_file))
-    overrides = anchored_overrides(overrides, recipe, Path.cwd())
+    overrides = tuple(anchored_overrides(overrides, recipe, Path.cwd()))
     recipe = with_plugin_found(recipe.anchored(Path.cwd()), run.recipe_file)
     if recipe.model_digest() != before.model_digest():
         which = " ".join(text for text in overrides if _makes_another(before, text)) or " ".join(overrides)
         text = "its checkpoints depend on data, sde, network, the objective's score and the optimiser"
         raise RecipeError(f"{run.name}: {which} would make it another run: {text}. Submit a new run instead.")
     require_inputs(recipe)
-    about(recipe, *_start(run, recipe, status, from_step))
+    start, skipped = _start(run, recipe, status, asked.from_step)
+    warning = edits.note(run)
+    about(recipe, start, skipped, () if warning is None else (warning,))
+    wish = snapshot.Wish(update=asked.update_code, trusted=asked.allow_plugin)
+    stored = snapshot.for_continuation(run, recipe, cluster, wish)
     evaluations = chained(run, recipe)
-    job = train(run, recipe, cluster, evaluations, overrides=overrides, from_step=from_step)
+    job = train(
+        run,
+        code.with_copies(recipe, run.path),
+        cluster,
+        evaluations,
+        overrides=overrides,
+        profile=asked.profile,
+        from_step=asked.from_step,
+        code_digest=snapshot.requested(stored, cluster),
+    )
     return Begun(run, job, cluster, tuple(work.name for work in evaluations))
 
 

@@ -35,12 +35,14 @@ def start(
     logs: Path | None = None,
     after: After | None = None,
     parallel: int | None = None,
+    code: Path | None = None,
     started: Callable[[JobRef], None] = lambda job: None,
 ) -> JobRef:
     """Start what is missing of works by one submission, a shard a task where the cluster takes so many tasks.
 
     Args:
         size: nodes, ranks and limits as a training would get them.
+        code: what the job imports from, as in `JobSpec`.
         started: called as soon as the job exists.
 
     Raises:
@@ -48,7 +50,7 @@ def start(
         SchedulerRefused, SchedulerAway: nothing was started.
     """
     folders = [work.folder for work in works]
-    spec = specs.sharded(folders, size, cluster, run=run, logs=logs, after=after, parallel=parallel)
+    spec = specs.sharded(folders, size, cluster, run=run, logs=logs, after=after, parallel=parallel, code=code)
     limit = cluster.max_tasks(replace(spec, size=size))
     shares = divided([(str(work.folder), work.to_start()) for work in works], limit)
     cluster.check(spec, len(shares))

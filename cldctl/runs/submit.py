@@ -4,7 +4,7 @@ import os
 import shutil
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cld_core.data import presence
@@ -13,7 +13,7 @@ from cld_core.evaluation.evaluation import Evaluation
 from cld_core.evaluation.request import EvalRequest
 from cld_core.ownership import is_mine, owner, user_name
 from cld_core.recipe import Recipe
-from cld_core.run import RunFolder
+from cld_core.run import RunFolder, code
 from cld_core.run.events import JobRef, Noted, NotSubmitted, Requested, Submitted, Tagged
 from cld_core.run.folder import check_name
 from cld_core.run.identity import identity
@@ -22,7 +22,7 @@ from cldctl.clusters.base import After, Cluster, JobSpec, SchedulerAway, Schedul
 from cldctl.jobs import specs
 from cldctl.jobs.train import TrainWork
 
-from . import home, sharded
+from . import home, sharded, snapshot
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class Wanted:
         given: overrides and ``profile`` of the command line, which are part of the recipe already.
         tags: to find it again by; ``note``: what it is for.
         group: the runs that are submitted together, and ``sweep``, what this one has of its own, value by key.
+        live_code: run the checkout itself, in place of a copy in the run's folder.
     """
 
     path: Path
@@ -57,9 +58,10 @@ class Wanted:
     note: str | None = None
     group: str | None = None
     sweep: Mapping[str, str] = field(default_factory=dict)
+    live_code: bool = False
 
 
-def check(path: Path, recipe: Recipe, cluster: Cluster) -> JobSpec:
+def check(path: Path, recipe: Recipe, cluster: Cluster, live_code: bool = False) -> JobSpec:
     """Refuse what cannot be submitted, before anything is written; returns the job that trains.
 
     Raises:
@@ -67,6 +69,8 @@ def check(path: Path, recipe: Recipe, cluster: Cluster) -> JobSpec:
     """
     check_name(path.name)
     spec = specs.training(RunFolder(path), recipe, cluster)
+    if snapshot.kind_for(cluster, live_code) == "copy":
+        spec = replace(spec, code=code.own_folder(path))
     cluster.check(spec)
     return spec
 
@@ -105,6 +109,11 @@ def submit(
     run = RunFolder.create(wanted.path, recipe, named)
     try:
         _require_mine(run)
+        stored = snapshot.store(run, recipe, cluster, snapshot.Wish(live=wanted.live_code))
+        if stored.plugins:
+            # From here on with the copies.
+            recipe = run.recipe()
+            request = following(recipe, wanted.metrics)
         if wanted.tags:
             run.ledger.append(Tagged(add=wanted.tags))
         if wanted.note:
@@ -118,6 +127,7 @@ def submit(
                 evaluations,
                 given=wanted.given,
                 profile=wanted.profile,
+                code_digest=snapshot.requested(stored, cluster),
                 started=lambda job: started(run, job),
             )
     except CldError:
@@ -160,6 +170,7 @@ def train(
     given: Sequence[str] = (),
     profile: str | None = None,
     from_step: int | None = None,
+    code_digest: str | None = None,
     started: Callable[[JobRef], None] = lambda job: None,
 ) -> JobRef:
     """Start the training of a run, or its continuation, and the evaluations that wait for its end.
@@ -178,6 +189,7 @@ def train(
             overrides=tuple(overrides),
             given=tuple(given),
             profile=profile,
+            code=code_digest,
             from_step=from_step,
             host=socket.gethostname(),
             pid=os.getpid(),
@@ -199,7 +211,7 @@ def train(
         raise
     assert jobs, f"cluster {cluster.name} did not report its jobs"
     if evaluations and not (cluster.blocks and not _finished(run)):
-        sharded.start(evaluations, cluster, recipe.cluster, run=run, after=After((jobs[0],)))
+        sharded.start(evaluations, cluster, recipe.cluster, run=run, after=After((jobs[0],)), code=spec.code)
     return jobs[0]
 
 

@@ -68,7 +68,7 @@ class SlurmCluster(Cluster):
         began = time.time()
         calls = [Entry(task.work, self) for task in tasks]
         try:
-            with _without_an_outer_job(), this_machine.environment(this_machine.safe_path()):
+            with _without_an_outer_job(), this_machine.environment(this_machine.without(spec.code)):
                 python, parameters = script.python_command(spec.size), script.parameters(spec)
                 job_ids = submission.submit(spec.logs, python, parameters, calls)
         except (SchedulerRefused, SchedulerAway):

@@ -99,7 +99,7 @@ def _check_texts(spec: JobSpec) -> None:
         _require(f"value of the variable {name}", value, not_plain(value))
         if not _VARIABLE.fullmatch(name):
             raise UsageError(f"{name!r} cannot name a variable of a job. Use letters, digits and '_'.")
-    for argument in (*spec.aftermath, sys.executable):
+    for argument in (*spec.aftermath, sys.executable, *([] if spec.code is None else [str(spec.code)])):
         _require("path", argument, not_plain(argument))
     # Again, since the recipe may be older than this rule, or the spec made in another way than from a recipe.
     for key, problem in problems(spec.size):
@@ -117,6 +117,12 @@ def _setup(spec: JobSpec) -> list[str]:
     return [
         *spec.size.setup,
         *(f"export {name}={shlex.quote(value)}" for name, value in spec.env.items()),
+        # Behind the lines of the recipe, which may set the variable.
+        *(
+            []
+            if spec.code is None
+            else [f"export PYTHONPATH={shlex.quote(str(spec.code))}${{PYTHONPATH:+:$PYTHONPATH}}"]
+        ),
         # A job tells the signal of its time limit from that of a preemption by how early it comes.
         f"export CLDCTL_SIGNAL_S={spec.notice_s}",
         *(f"export {name}={value}" for name, value in this_machine.SAFE_PATH.items()),

@@ -13,7 +13,7 @@ from cld_core.small_files import read_json
 from cldctl.clusters.base import SchedulerAway, SchedulerRefused
 from cldctl.clusters.slurm import script
 from cldctl.runs import resume as policy
-from cldctl.runs.resume import resumable, resume
+from cldctl.runs.resume import Continuation, resumable, resume
 from tests.support.made_up import damage, run_with
 from tests.support.scripted import Scripted, trained
 from tests.support.tools import invoke
@@ -27,7 +27,8 @@ def stopped(path, job_id="1", cause="preempted", phase="gone", cluster="scripted
 
 def resumed(run, *overrides, from_step=None):
     told = []
-    resume(run, overrides, from_step, Scripted(), lambda recipe, start, damaged: told.append((start, len(damaged))))
+    asked = Continuation(overrides=tuple(overrides), from_step=from_step)
+    resume(run, asked, Scripted(), lambda recipe, start, damaged, warnings: told.append((start, len(damaged))))
     return told[0]
 
 
@@ -148,9 +149,9 @@ def test_what_is_wrong_with_one_run_keeps_no_other_from_being_resumed(tmp_path, 
 
 def test_a_run_whose_command_was_killed_before_it_asked_for_a_job(tmp_path, scripted):
     run = run_with(tmp_path / "mine")
-    resume(run, [], None, Scripted(), lambda *about: None)
+    resume(run, Continuation(), Scripted(), lambda *about: None)
     assert [type(event) for event in run.ledger.events()] == [Requested, Submitted]
     young = run_with(tmp_path / "young")
     write_json(young.identity_file, {**read_json(young.identity_file), "created": time.time()})
     with pytest.raises(UsageError, match="young is pending"):
-        resume(young, [], None, Scripted(), lambda *about: None)
+        resume(young, Continuation(), Scripted(), lambda *about: None)

@@ -1,0 +1,246 @@
+"""The code of a run: what was stored in its folder when it was submitted, and what a process has imported.
+
+code/                 the files of the checkout, importable; of a colleague who continues the run: code-NAME/
+  manifest.json       what is in it, by digest, and what was left out
+  changes.patch       what differed from the commit
+  recipe.yaml         the recipe as it was submitted
+  plugins/HASH/       the plug-in files that the recipe names
+  earlier/DIGEST/     manifest and patch of the code before `resume --update-code`
+"""
+
+import functools
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from cld_core import ownership
+from cld_core.digests import checksum, digest
+from cld_core.errors import CldError
+from cld_core.small_files import read_object, text
+
+if TYPE_CHECKING:
+    from cld_core.recipe import Recipe
+
+PACKAGES = ("cld_core", "cldctl")
+# The folder that the packages of this process are in.
+ROOT = Path(__file__).resolve().parents[2]
+MANIFEST, PATCH, RECIPE, PLUGINS, EARLIER = "manifest.json", "changes.patch", "recipe.yaml", "plugins", "earlier"
+# What is in a folder of code beside the files of the checkout.
+_OURS = (MANIFEST, PATCH, RECIPE)
+# What Python would import, were it there.
+_IMPORTABLE = (".py", ".so", ".pyc")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+class DamagedCode(CldError):
+    """The stored code of a run is not what was stored."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plugin:
+    """A plug-in file: where the recipe has it, its copy's name below the folder of code, and its SHA-256."""
+
+    path: str
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What `manifest.json` holds.
+
+    Attributes:
+        kind: copy: the job runs the files here; installed: an installed package, of which there is no copy; live: the
+            checkout itself.
+        asked: whether somebody asked for the live checkout; else it is the cluster that runs in the command's process.
+        digest: of the files (copy) or of the package's own list (installed); empty for live.
+        files: SHA-256 by name.
+        left_out: why, by name.
+    """
+
+    kind: Literal["copy", "installed", "live"]
+    asked: bool = False
+    digest: str = ""
+    commit: str | None = None
+    dirty: bool | None = None
+    version: str | None = None
+    root: str | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    plugins: tuple[Plugin, ...] = ()
+
+    @property
+    def code(self) -> str:
+        """What a request records: a digest, or "live"."""
+        return "live" if self.kind == "live" else _with_plugins(self.digest, self.plugins)
+
+
+def read(folder: Path) -> Manifest | None:
+    """The manifest in a folder of code; None if there is none, or it is damaged."""
+    content = read_object(folder / MANIFEST)
+    kind = content.get("kind")
+    if kind not in ("copy", "installed", "live"):
+        return None
+    files = _texts(content.get("files"))
+    is_whole = all(map(_is_inside, files)) and (kind != "copy" or content.get("digest") == digest(files))
+    if not is_whole:
+        return None
+    entries = content.get("plugins")
+    plugins = tuple(filter(None, map(_plugin, entries if isinstance(entries, list) else ())))
+    dirty = content.get("dirty")
+    return Manifest(
+        kind=kind,
+        asked=content.get("asked") is True,
+        digest=text(content.get("digest")) or "",
+        commit=text(content.get("commit")),
+        dirty=dirty if isinstance(dirty, bool) else None,
+        version=text(content.get("version")),
+        root=text(content.get("root")),
+        files=files,
+        left_out=_texts(content.get("left_out")),
+        plugins=plugins,
+    )
+
+
+def own_folder(run: Path) -> Path:
+    """Where this user's jobs of a run find its code: `code`, or a folder of their own beside it if it is another's."""
+    folder = run / "code"
+    try:
+        if ownership.is_mine(folder):
+            return folder
+    except OSError:
+        return folder
+    name = ownership.user_name(os.geteuid())
+    return run / f"code-{name if re.fullmatch(r'[A-Za-z0-9._-]+', name) else os.geteuid()}"
+
+
+def folder_of(run: Path) -> Path:
+    """Where the code of a run is read: this user's, or else that of the run's owner."""
+    own = own_folder(run)
+    return own if os.path.lexists(own) else run / "code"
+
+
+def path_of(run: Path) -> Path | None:
+    """What the jobs of a run import from, before anything else; None for what is installed, or the live checkout."""
+    folder = own_folder(run)
+    manifest = read(folder)
+    return folder if manifest is not None and manifest.kind == "copy" else None
+
+
+def running(run: Path) -> str:
+    """The digest of the code that this process has imported, and of the plug-ins of ``run``."""
+    manifest = read(folder_of(run))
+    plugins = () if manifest is None else manifest.plugins
+    own = read(ROOT)
+    if own is not None and own.kind == "copy":
+        return _with_plugins(own.digest, plugins)
+    record = installed()
+    if record is not None:
+        return _with_plugins(record, plugins)
+    try:
+        return f"live {_with_plugins(_sources(), plugins)}"
+    except OSError:
+        return "live"
+
+
+@functools.cache
+def installed() -> str | None:
+    """The digest of the installed package's own list of files and hashes; None if this process runs a checkout."""
+    try:
+        package = metadata.distribution("cldctl")
+        is_this = Path(str(package.locate_file("cld_core/__init__.py"))).resolve() == ROOT / "cld_core" / "__init__.py"
+        record = package.read_text("RECORD") if is_this else None
+    except (metadata.PackageNotFoundError, OSError, UnicodeDecodeError):
+        return None
+    return None if record is None else text_digest(record)
+
+
+@functools.cache
+def _sources() -> str:
+    """A digest of the Python files of the packages of this process."""
+    return digest({name: checksum(ROOT / name) for name in sources()})
+
+
+def sources() -> list[str]:
+    """The Python files of the packages of this process, relative to `ROOT`."""
+    found = (file for package in PACKAGES for file in (ROOT / package).rglob("*.py") if not file.is_symlink())
+    return sorted(str(file.relative_to(ROOT)) for file in found)
+
+
+def with_copies(recipe: "Recipe", run: Path) -> "Recipe":
+    """``recipe`` with the copies of plug-in files that the folder of ``run`` holds in place of the files."""
+    if not any(plugin.endswith(".py") for plugin in plugin_paths(recipe).values()):
+        return recipe
+    folder = folder_of(run)
+    manifest = read(folder)
+    known = {} if manifest is None else {plugin.path: str(folder / plugin.file) for plugin in manifest.plugins}
+    return with_plugins(recipe, known)
+
+
+def plugin_paths(recipe: "Recipe") -> dict[str, str]:
+    """The plug-ins that a recipe names, by key."""
+    named = {"data.plugin": getattr(recipe.data, "plugin", None), "eval.fid.plugin": recipe.eval.fid.plugin}
+    return {key: plugin for key, plugin in named.items() if plugin is not None}
+
+
+def with_plugins(recipe: "Recipe", places: Mapping[str, str]) -> "Recipe":
+    """``recipe`` with other paths for those of its plug-ins that are among ``places``."""
+    from cld_core.recipe.data import ToyDataSpec
+
+    named = plugin_paths(recipe)
+    data, fid = (places.get(named.get(key, "")) for key in ("data.plugin", "eval.fid.plugin"))
+    if data is not None and isinstance(recipe.data, ToyDataSpec):
+        recipe = replace(recipe, data=replace(recipe.data, plugin=data))
+    if fid is not None:
+        recipe = replace(recipe, eval=replace(recipe.eval, fid=replace(recipe.eval.fid, plugin=fid)))
+    return recipe
+
+
+def text_digest(content: str) -> str:
+    """SHA-256 of a file with this text."""
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def problem_of(folder: Path, manifest: Manifest) -> str | None:
+    """How the files in a folder of code differ from its manifest, in words; None if they do not. Reads all of them."""
+    wanted = {**manifest.files, **{plugin.file: plugin.sha256 for plugin in manifest.plugins}}
+    for name, sha256 in wanted.items():
+        try:
+            if checksum(folder / name) != sha256:
+                return f"{name} was changed"
+        except OSError as error:
+            return f"{name} cannot be read ({error.strerror})"
+    return next((f"{name} was added" for name in _importable(folder) if name not in wanted), None)
+
+
+def _importable(folder: Path) -> Iterator[str]:
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        inside = Path(place).relative_to(folder)
+        yield from (str(inside / name) for name in sorted(files) if name.endswith(_IMPORTABLE))
+
+
+def _with_plugins(code: str, plugins: Sequence[Plugin]) -> str:
+    return code if not plugins else digest({"code": code, "plugins": sorted(plugin.sha256 for plugin in plugins)})
+
+
+def _texts(value: Any) -> dict[str, str]:
+    entries = value.items() if isinstance(value, dict) else ()
+    return {name: entry for name, entry in entries if text(name) is not None and text(entry) is not None}
+
+
+def _plugin(entry: Any) -> Plugin | None:
+    values = _texts(entry)
+    if set(values) != {"path", "file", "sha256"} or not _is_inside(values["file"]):
+        return None
+    return Plugin(**values)
+
+
+def _is_inside(name: str) -> bool:
+    """Whether a name leads to a file below the folder of code."""
+    return not os.path.isabs(name) and ".." not in Path(name).parts and name not in _OURS

@@ -1,0 +1,46 @@
+"""What changed between the attempts of a run that may change its results: code, packages, driver, GPU, recipe."""
+
+import re
+from collections.abc import Iterator, Mapping
+
+from cld_core.run.attempt import Attempt
+from cld_core.run.history import History
+
+# Of a digest, people compare the first digits.
+_DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{20,}")
+
+
+def changed_between(history: History) -> list[str]:
+    """The last change of each thing, a line each, in words for a warning; what an attempt does not tell is left out."""
+    lines: dict[str, str] = {}
+    known: dict[str, str] = {}
+    for attempt in history.attempts:
+        for name, value in _told(attempt).items():
+            before = known.get(name, value)
+            known[name] = value
+            if value != before:
+                lines.pop(name, None)
+                lines[name] = f"since attempt {attempt.attempt}: {name} {_short(value)} instead of {_short(before)}"
+    return [*lines.values(), *_other_code(history), *_edited(history)]
+
+
+def _told(attempt: Attempt) -> Mapping[str, str]:
+    told = {"code": attempt.code, **attempt.versions, "GPU": attempt.gpu, "driver": attempt.driver}
+    return {name: value for name, value in told.items() if isinstance(value, str)}
+
+
+def _other_code(history: History) -> Iterator[str]:
+    """A job that does not find the run's code, as in a container that hides it, runs whatever is installed there."""
+    last = history.last
+    if last is None or last.code is None or last.asked in (None, "live", last.code):
+        return
+    yield f"attempt {last.attempt} runs code {_short(last.code)}, not that of the run, {_short(last.asked or '')}"
+
+
+def _edited(history: History) -> Iterator[str]:
+    if history.edited:
+        yield f"recipe.yaml was edited by hand: {', '.join(history.edited)}"
+
+
+def _short(value: str) -> str:
+    return _DIGEST.sub(r"\1", value)

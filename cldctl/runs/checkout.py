@@ -1,0 +1,176 @@
+"""The files of the checkout that this process runs, as they are at this moment, and how they differ from the commit."""
+
+import errno
+import hashlib
+import os
+import stat
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cld_core.digests import digest
+from cld_core.errors import UsageError
+from cld_core.run import code
+from cld_core.small_files import opened, read_bytes, text
+
+from . import left_out
+
+MAX_FILE_BYTES, MAX_BYTES, MAX_FILES = 2**20, 20 * 2**20, 5000
+# Of the difference from the commit.
+_MAX_PATCH_BYTES = 4 * 2**20
+# Of what was left out, so many names are kept.
+_MAX_LEFT_OUT = 200
+# Those of a hook would lead git to another repository.
+_MISLEADING = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
+# Files that changed, whose difference is asked for.
+_MAX_CHANGED = 2000
+_GIT_WITHIN_S = 20.0
+_FIX = "List it in .gitignore if it is data, or pass --live-code to run the checkout itself"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copied:
+    """Files that were copied, SHA-256 by name, and the others, why by name."""
+
+    files: Mapping[str, str] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        return digest(dict(self.files))
+
+
+def copy(target: Path, runs: Path, root: Path = code.ROOT) -> Copied:
+    """Copy the files of a checkout that are tracked, or neither tracked nor ignored, into the folder ``target``.
+
+    Without git, and in the copy of another run, these are the files of the packages.
+
+    Args:
+        runs: the folder of the runs, which is not part of the checkout.
+
+    Raises:
+        UsageError: they are too many or too large.
+        OSError: one cannot be written.
+    """
+    files: dict[str, str] = {}
+    skipped: dict[str, str] = {}
+    sizes: dict[str, int] = {}
+    own = left_out.Runs(root, runs)
+    for name in _names(root):
+        if text(name) is None:
+            continue  # Not valid Unicode: no manifest could name it.
+        reason = "it belongs to a run" if own.hold(name) else left_out.by_name(name)
+        if reason is None:
+            reason, content, mode = _content(root / name)
+            if reason is None and left_out.holds_a_key(name, content):
+                reason = "it holds a private key"
+        if reason is not None:
+            skipped[name] = reason
+            continue
+        sizes[name] = len(content)
+        _require_small(root, sizes)
+        files[name] = _write(target / name, content, mode)
+    return Copied(files=files, left_out=_summary(skipped))
+
+
+def patch(left: Mapping[str, str], root: Path = code.ROOT) -> str:
+    """How the tracked files of a checkout differ from its commit; empty without git. Secrets and data are not in it."""
+    if _is_copy(root):
+        return (read_bytes(root / code.PATCH, limit=_MAX_PATCH_BYTES)).decode(errors="replace")
+    changed = _git(root, "diff", "HEAD", "--name-only", "--relative", "-z")
+    names = [name for name in changed.split("\0") if name] if changed else []
+    shown = [name for name in names if left_out.confidential(name) is None and "private key" not in left.get(name, "")]
+    if not shown or len(shown) > _MAX_CHANGED:
+        return ""
+    how = ("--relative", "--no-ext-diff", "--no-textconv", "--no-color")
+    difference = _git(root, "diff", "HEAD", *how, "--", *shown) or ""
+    return "" if len(difference.encode(errors="replace")) > _MAX_PATCH_BYTES else difference
+
+
+def _is_copy(root: Path) -> bool:
+    manifest = code.read(root)
+    return manifest is not None and manifest.kind == "copy" and os.path.lexists(root / code.PATCH)
+
+
+def _names(root: Path) -> Sequence[str]:
+    """The names of the files to copy, sorted."""
+    manifest = code.read(root)
+    if manifest is not None and manifest.kind == "copy":
+        return sorted(manifest.files)
+    listed = _git(root, "ls-files", "-co", "--exclude-standard", "-z")
+    names = set() if listed is None else {name for name in listed.split("\0") if name}
+    # If a repository around an environment ignores it, nothing of it is listed.
+    return sorted(names) if "cld_core/__init__.py" in names else code.sources()
+
+
+def _content(file: Path) -> tuple[str | None, bytes, int]:
+    """Why a file is left out, or None; its content and mode."""
+    try:
+        with opened(file) as stream:
+            status = os.fstat(stream.fileno())
+            if status.st_size > MAX_FILE_BYTES:
+                return f"larger than {MAX_FILE_BYTES // 2**20} MiB", b"", 0
+            content = stream.read(MAX_FILE_BYTES + 1)
+    except FileNotFoundError:
+        return "it was deleted", b"", 0
+    except OSError as error:
+        # A submodule is a folder.
+        is_other = error.errno in (errno.EISDIR, errno.EINVAL)
+        return ("it is not a regular file" if is_other else error.strerror or "it cannot be read"), b"", 0
+    return None, content, status.st_mode
+
+
+def _write(target: Path, content: bytes, mode: int) -> str:
+    """Write a file; returns its SHA-256."""
+    if target.suffix == ".py":
+        # Python would make this folder with the rights that a job's umask gives.
+        (target.parent / "__pycache__").mkdir(parents=True, exist_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    allowed = 0o777 if mode & stat.S_IXUSR else 0o666
+    with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, allowed), "wb") as stream:
+        stream.write(content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def _require_small(root: Path, sizes: Mapping[str, int]) -> None:
+    total = sum(sizes.values()) if len(sizes) % 16 == 0 or len(sizes) > MAX_FILES else 0
+    if len(sizes) <= MAX_FILES and total <= MAX_BYTES:
+        return
+    first: dict[str, int] = {}
+    for name, size in sizes.items():
+        top = name.partition("/")[0]
+        first[top] = first.get(top, 0) + size
+    largest = ", ".join(sorted(first, key=lambda top: -first[top])[:3])
+    limit = f"{MAX_BYTES // 2**20} MiB or {MAX_FILES} files"
+    raise UsageError(f"{root}: the code of a run may have {limit}, and this is more; most is in {largest}. {_FIX}.")
+
+
+def _summary(skipped: Mapping[str, str]) -> dict[str, str]:
+    """What was left out, without the names in folders that are left out as a whole."""
+    short: dict[str, str] = {}
+    for name, reason in skipped.items():
+        is_whole = reason in ("no job needs it", "it belongs to a run")
+        short.setdefault(f"{name.partition('/')[0]}/" if is_whole and "/" in name else name, reason)
+    if len(short) > _MAX_LEFT_OUT:
+        more = len(short) - _MAX_LEFT_OUT
+        short = {**dict(list(short.items())[:_MAX_LEFT_OUT]), "...": f"and {more} more"}
+    return short
+
+
+def _git(root: Path, *words: str) -> str | None:
+    """What git says about a checkout; None if it is not one, or there is no git.
+
+    Raises:
+        UsageError: git takes too long.
+    """
+    command = ["git", "-C", str(root), "--literal-pathspecs", "-c", "core.fsmonitor=false"]
+    env = {name: value for name, value in os.environ.items() if name not in _MISLEADING}
+    try:
+        done = subprocess.run([*command, *words], capture_output=True, timeout=_GIT_WITHIN_S, check=True, env=env)
+    except subprocess.TimeoutExpired as error:
+        slow = f"git does not list the files of the checkout within {_GIT_WITHIN_S:.0f} s"
+        raise UsageError(f"{root}: {slow}. {_FIX}.") from error
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.decode(errors="surrogateescape")

@@ -1,0 +1,58 @@
+"""What `status` and `why` say about attempts that ran other code, packages or machines."""
+
+from cld_core.run.events import Ended, NotSubmitted, RecipeEdited, Requested, Started
+from cld_core.run.history import History
+from cldctl.runs.changes import changed_between
+
+OLD, NEW = "a" * 64, "b" * 64
+
+
+def started(attempt, **more):
+    return Started(attempt=attempt, job_id="7", step=0, **more)
+
+
+def changes(*events):
+    return changed_between(History.of(events))
+
+
+def test_nothing_changed():
+    same = {"code": OLD, "versions": {"torch": "2.6.0"}, "gpu": "H100", "driver": "550"}
+    assert changes() == []
+    assert changes(Requested(steps=5, code=OLD), started(1, **same), started(2, **same, hosts=("n2",))) == []
+
+
+def test_code_versions_driver_and_gpu():
+    before = started(1, code=OLD, versions={"torch": "2.6.0", "numpy": "2.0"}, gpu="A100", driver="535.1")
+    after = started(2, code=NEW, versions={"torch": "2.7.0", "numpy": "2.0"}, gpu="H100", driver="550.2")
+    assert changes(before, Ended(attempt=1, cause="preempted"), after) == [
+        "since attempt 2: code bbbbbbbbbbbb instead of aaaaaaaaaaaa",
+        "since attempt 2: torch 2.7.0 instead of 2.6.0",
+        "since attempt 2: GPU H100 instead of A100",
+        "since attempt 2: driver 550.2 instead of 535.1",
+    ]
+
+
+def test_the_last_change_of_each_thing_counts():
+    told = changes(*(started(number, gpu=gpu) for number, gpu in enumerate(("A", "B", "A", "A"), start=1)))
+    assert told == ["since attempt 3: GPU A instead of B"]
+
+
+def test_attempts_of_older_versions_say_nothing():
+    assert changes(started(1), started(2, code=NEW), started(3), started(4, code=NEW)) == []
+
+
+def test_a_job_that_does_not_find_its_code():
+    asked = Requested(steps=5, code=OLD)
+    (line,) = changes(asked, started(1, code="live " + NEW))
+    assert line == "attempt 1 runs code live bbbbbbbbbbbb, not that of the run, aaaaaaaaaaaa"
+    assert changes(Requested(steps=5, code="live"), started(1, code="live " + NEW)) == []
+
+
+def test_a_request_that_was_refused_asks_for_no_code():
+    refused = NotSubmitted(reason="no", undone=True)
+    assert changes(Requested(steps=5, code=OLD), Requested(steps=5, code=NEW), refused, started(1, code=OLD)) == []
+
+
+def test_an_edited_recipe():
+    assert changes(RecipeEdited(keys=("optim.lr",))) == ["recipe.yaml was edited by hand: optim.lr"]
+    assert changes(RecipeEdited(keys=("optim.lr",)), RecipeEdited()) == []
