@@ -121,6 +121,15 @@ class Survey:
         return self.jobs.get((job.cluster, job.job_id), Seen("unknown"))
 
 
+@dataclass(frozen=True)
+class Waiting:
+    """Why a job waits, in plain words, what somebody can do about it, and when it may begin, seconds since 1970."""
+
+    reason: str
+    advice: str = ""
+    expected: float | None = None
+
+
 class SchedulerRefused(CldError):
     """The scheduler said no."""
 
@@ -246,6 +255,18 @@ class Cluster(ABC):
     def logs_of(self, jobs: Collection[JobRef]) -> Mapping[str, Path]:
         """By job id, the folder into which a job writes its logs, if the scheduler itself says so."""
         return {}
+
+    def why_waiting(self, job: JobRef, seen: Seen) -> Waiting | None:
+        """Why a job that waits does, in plain words; None if nobody says."""
+        return Waiting(seen.reason) if seen.reason else None
+
+    def ask_for_start(self, spec: JobSpec) -> Callable[[], float | None]:
+        """Ask when such a job would begin if it were submitted now, without waiting for the answer.
+
+        Returns:
+            What reads the answer, seconds since 1970: it waits a few seconds at most, and None means that nobody knows.
+        """
+        return lambda: None
 
     def redirect(self, waiting: Collection[JobRef], after: After) -> None:
         """Let jobs that have not begun wait for ``after`` in place of what they waited for."""

@@ -61,6 +61,29 @@ def last_failed(history: History) -> Attempt | None:
     return next((it for it in reversed(history.attempts) if fate_of(it.cause) == "crashes"), None)
 
 
+def failed_log(run: RunFolder, attempt: int | None) -> tuple[logs.Log, str]:
+    """The log of the rank that failed first in an attempt, by default the last one that failed, and a line about it.
+
+    Raises:
+        NotFoundError: no attempt failed, or there is no such one, or it did not fail.
+    """
+    history = run.ledger.history()
+    chosen = last_failed(history)
+    if attempt is not None:
+        logs.of_training(run, attempt, 0)
+        chosen = next(it for it in history.attempts if it.attempt == attempt)
+        if fate_of(chosen.cause) != "crashes":
+            how = f"it ended as {chosen.cause}" if chosen.cause else "nobody has recorded its end"
+            raise NotFoundError(f"{run.name}: attempt {attempt} did not fail ({how}). Leave out --failed.")
+    if chosen is None:
+        raise NotFoundError(f"no attempt of {run.name} has failed. `cldctl why {run.name}` says what happened.")
+    first = first_failure(run, history, chosen)
+    rank = first.rank or 0
+    where = f" on {first.host}" if first.host else ""
+    who = f"rank {rank}{where}" if first.rank is not None else "rank 0 (nothing says which rank failed first)"
+    return logs.of_training(run, chosen.attempt, rank), f"attempt {chosen.attempt}, {who}"
+
+
 def first_failure(run: RunFolder, history: History, attempt: Attempt, most_lines: int = 10) -> FirstFailure:
     """Who failed first, by what the ranks have noted, else by what srun and the ranks themselves have printed."""
     told = [
