@@ -9,8 +9,11 @@ import time
 from cld_core.run.process import start_time
 from cldctl.clusters.base import InJob
 
-# The line at the head of what a start prints.
-MARK = re.compile(rb"^--- start (?P<restart>[0-9]{1,9}) of job \S+: rank [0-9]+ on \S+, \S+ ---\r?\n", re.MULTILINE)
+# The line at the head of what a start prints, with what submitit says before it.
+_SUBMITIT = rb"(?:submitit [^\n]{1,2000}\n){0,9}"
+MARK = re.compile(
+    rb"^" + _SUBMITIT + rb"--- start (?P<restart>[0-9]{1,9}) of job \S+: rank [0-9]+ on \S+, \S+ ---\r?\n", re.MULTILINE
+)
 
 
 def begin(job: InJob) -> None:

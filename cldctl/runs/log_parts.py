@@ -42,7 +42,7 @@ class Part:
         return self.file.suffix == ".err"
 
     def lines(self) -> Iterator[bytes]:
-        """The lines, each with its line break, in pieces of at most a megabyte.
+        """The lines, each with its line break, in pieces of at most a megabyte; without the mark in a log of errors.
 
         Raises:
             OSError
@@ -52,7 +52,9 @@ class Part:
             left = (self.end if self.end is not None else 2**62) - self.begin
             while left > 0 and (line := stream.readline(min(_LINE_BYTES, left))):
                 left -= len(line)
-                yield line
+                # A start marks both of its streams; once is enough to read.
+                if not (self.is_errors and line.startswith(b"--- start ") and MARK.match(line)):
+                    yield line
 
     def last(self, lines: int) -> "Part":
         """The part that holds the last ``lines`` lines.

@@ -17,6 +17,7 @@ from .failing import FirstFailure, first_failure, last_failed
 from .state import RESUMABLE
 from .status import RunStatus, status_or_reason
 from .survey import Answers
+from .usage import Usage
 
 # An answer of the scheduler of this age, in seconds, is good enough.
 MAX_AGE_S = 30.0
@@ -45,7 +46,7 @@ class Why:
     excluded: tuple[str, ...] = ()
     changed: list[str] = field(default_factory=list)
     waiting: Waiting | None = None
-    usage: usage.Usage | None = None
+    usage: Usage | None = None
     problems: list[str] = field(default_factory=list)
     do: str | None = None
     next: list[str] = field(default_factory=list)
