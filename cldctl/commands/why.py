@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from cld_core.run import RunFolder, find_runs
+from cld_core.run.folder import FormatError
 from cldctl.ui.console import out
 
 from .options import Run, RunsDir, find_run, runs_dir
@@ -22,7 +24,13 @@ def why(
     from cldctl.runs import why as policy
     from cldctl.ui.why import screen
 
-    found = policy.why(find_run(name, runs_dir(directory)))
+    root = runs_dir(directory)
+    try:
+        run = find_run(name, root)
+    except FormatError:
+        # A damaged run is explained as far as possible; without a name, the newest run is meant.
+        run = find_runs(root)[-1] if name is None else RunFolder(name if "/" in name else root / name)
+    found = policy.why(run)
     if as_json:
         typer.echo(json.dumps(found.to_dict(), indent=1))
     else:

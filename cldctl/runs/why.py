@@ -86,7 +86,9 @@ def why(run: RunFolder) -> Why:
         problems.append(answers.problem)
     row = status_or_reason(run, answers)
     if not row.is_readable:
-        return Why(row=row, headline=f"{row.state}: {row.reason}", problems=problems, next=["status"])
+        problems.append(row.reason or "its files cannot be read")
+        if run.identity().get("format") is not None and run.format_problem() is not None:
+            return Why(row=row, headline="nothing is known about it", problems=problems)
     progress = run.progress()
     history = tried("attempts.jsonl", lambda: run.ledger.history().with_progress(progress), History())
     problems += _damages(run)
@@ -173,6 +175,8 @@ def _headline(row: RunStatus, waiting: Waiting | None) -> str:
     ended = _ENDS.get(last["cause"] or "", f"ended ({last['cause']})") if last is not None else ""
     reason = one_line(row.reason, 300) if row.reason else ""
     match row.state:
+        case _ if not row.is_readable:
+            text, reason = "its state is not known", ""
         case "FINISHED":
             text = f"all {row.step:,} steps are done"
         case "RUNNING":
@@ -212,6 +216,8 @@ def _next(
 ) -> tuple[str | None, list[str]]:
     """What somebody has to do first, if anything, and the commands to type next, the most useful one first."""
     name = row.name
+    if not row.is_readable:
+        return "restore what is damaged, from a backup", [f"logs {name} --tail 50"]
     if row.state in _WAITS:
         return (waiting.advice or None) if waiting is not None else None, [f"status {name} --watch", f"cancel {name}"]
     if row.state == "RUNNING":

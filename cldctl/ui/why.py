@@ -21,7 +21,9 @@ from .tables import fitted, state_text
 from .usage import usage_line
 
 # The newest attempts that are shown, so that the answer fits on a screen.
-MOST_ATTEMPTS = 6
+MOST_ATTEMPTS = 4
+# And of the last words.
+MOST_LINES = 6
 _RIGHT = ("attempt", "from", "gained", "lost", "waited", "ran")
 _LEFT_OUT = ("when", "from", "node")
 
@@ -91,7 +93,7 @@ def _failure(failed: FirstFailure, run: RunFolder) -> Iterator[Text]:
     yield _fact("failed", f"{who} failed first in attempt {failed.attempt}{when}{reason}", "red")
     if failed.file is not None:
         yield _fact("", _shown(failed.file, run))
-    for line in failed.lines:
+    for line in failed.lines[-MOST_LINES:]:
         # A long line is cut, not folded: the screen is for the last words, `logs --failed` for all of them.
         yield Text(f"  {line}", style="dim", overflow="ellipsis", no_wrap=True)
 

@@ -46,9 +46,7 @@ def test_the_last_attempt_loses_what_it_has_not_saved_unless_it_is_alive():
 
 def test_an_attempt_that_died_silently_lasted_until_it_was_last_heard_of():
     """The next one may begin hours later, which were spent in the queue."""
-    first, second = told(
-        started(0, 0, 100.0), started(1, 40, 9000.0, began=8990.0, restart=1, reached=50, heard=200.0)
-    )
+    first, second = told(started(0, 0, 100.0), started(1, 40, 9000.0, began=8990.0, restart=1, reached=50, heard=200.0))
     assert first.attempt.cause == "killed"
     assert (first.trained_s, costs(first)) == (100.0, (40, 10, 0))
     assert second.waited_s == 8790.0

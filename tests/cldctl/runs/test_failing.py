@@ -26,9 +26,7 @@ def log(run, rank, text, stream="err"):
 
 
 def failed(run, time, rank, reason, restart=0):
-    run.ledger.append(
-        RankFailed(time=time, job_id="7", restart=restart, rank=rank, host=f"n{rank}", reason=reason)
-    )
+    run.ledger.append(RankFailed(time=time, job_id="7", restart=restart, rank=rank, host=f"n{rank}", reason=reason))
 
 
 def first(run):
