@@ -47,14 +47,20 @@ class Part:
         Raises:
             OSError
         """
+        return (line for line in self.all_lines() if not self.is_repeated(line))
+
+    def all_lines(self) -> Iterator[bytes]:
+        """As `lines`, with every mark."""
         with opened(self.file) as stream:
             stream.seek(self.begin)
             left = (self.end if self.end is not None else 2**62) - self.begin
             while left > 0 and (line := stream.readline(min(_LINE_BYTES, left))):
                 left -= len(line)
-                # A start marks both of its streams; once is enough to read.
-                if not (self.is_errors and line.startswith(b"--- start ") and MARK.match(line)):
-                    yield line
+                yield line
+
+    def is_repeated(self, line: bytes) -> bool:
+        """Whether it is the mark of a start, which stands in both logs of a rank: once is enough to read."""
+        return self.is_errors and line.startswith(b"--- start ") and MARK.match(line) is not None
 
     def last(self, lines: int) -> "Part":
         """The part that holds the last ``lines`` lines.
@@ -135,10 +141,11 @@ def merged(parts: Sequence[tuple[int, Part]]) -> Iterator[tuple[int, bytes]]:
 
 def _timed(order: int, rank: int, part: Part) -> Iterator[tuple[float, int, int, bytes]]:
     latest = 0.0
-    for line in part.lines():
+    for line in part.all_lines():
         # A clock that was set back does not move a line up in its own file.
         latest = max(latest, time_of(line) or 0.0)
-        yield latest, order, rank, line
+        if not part.is_repeated(line):
+            yield latest, order, rank, line
 
 
 def time_of(line: bytes) -> float | None:

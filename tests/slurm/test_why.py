@@ -76,6 +76,6 @@ def test_why_a_job_waits_and_when_it_is_expected_to_begin(lab: Lab) -> None:
     found = wait_until(waits, timeout=60, every=1.0, what="Slurm to say why the job waits")
     assert found["state"] == "PENDING"
     assert "waits for nodes to become free" in found["headline"]
-    lab.slurm.run(["scontrol", "hold", found["job_id"]])
+    lab.slurm.run(["scontrol", "uhold", found["job_id"]])
     held = why(lab, "mine")
     assert held["do"] == f"release it: `scontrol release {held['job_id']}`", held["waiting"]
