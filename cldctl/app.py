@@ -26,6 +26,8 @@ from .commands import (
     sample,
     status,
     submit,
+    usage,
+    why,
 )
 from .ui.console import err
 
@@ -42,6 +44,8 @@ app.command("resume")(resume.resume)
 app.command("eval")(evaluate.evaluate)
 app.command("status")(status.status)
 app.command("logs")(logs.logs)
+app.command("why")(why.why)
+app.command("usage")(usage.usage)
 app.command("cancel")(cancel.cancel)
 app.command("sample")(sample.sample)
 app.command("report")(report.report)

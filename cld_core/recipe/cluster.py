@@ -13,6 +13,8 @@ _MISREAD = re.compile(r"""['"\\]""")
 # What is one word of an option.
 _WORDS = ("partition", "account", "qos", "gres", "constraint", "exclude")
 _NOT_IN_A_WORD = re.compile(r"\s|#")
+# How many GPUs a node gives, as in gpu:a100:8.
+_GRES_COUNT = re.compile(r"\bgpu(?::[^:,(]+)?:([0-9]{1,4})\b")
 # sbatch reads such comments as options until the first command, of other schedulers, too.
 _DIRECTIVE = re.compile(r"\s*#(SBATCH|PBS|BSUB)")
 
@@ -57,6 +59,19 @@ class ClusterSpec:
     @property
     def world_size(self) -> int:
         return self.nodes * self.ranks_per_node
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that are reserved for a job; one per rank where `gres` or an option does not say how many."""
+        if self.gpus_per_node or not self.uses_gpu:
+            return self.nodes * self.gpus_per_node
+        counted = _GRES_COUNT.search(self.gres or "")
+        return self.nodes * int(counted[1]) if counted else self.world_size
+
+    @property
+    def cores(self) -> int:
+        """CPU cores that are reserved for a job, at least one per rank."""
+        return self.world_size * (self.cpus_per_task or 1)
 
 
 def problems(spec: ClusterSpec) -> Iterator[tuple[str, str]]:

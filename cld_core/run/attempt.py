@@ -1,7 +1,7 @@
 """One stretch of training, as the ledger tells it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from . import events
 from .events import Cause
@@ -16,6 +16,11 @@ class Attempt:
         restart: earlier starts of its job by the launcher.
         log_offset: size in bytes of the launcher's log when it began; None if there is none.
         bug: it ended by an error in code or recipe, which another start would meet again.
+        noted_end: the end was written when it came; else ``ended`` is when somebody found out.
+        began: when its machines were given to it; None if nobody recorded that.
+        heard: when the attempt before it last reported.
+        rewound: somebody named the step that it began from.
+        ranks: of it, and the ``gpus`` and ``cores`` that were reserved; None in older ledgers.
         code: the digest of the code that it runs; with versions, gpu and driver as in `events.Started`.
         asked: the digest of the code that it was to run, as in `events.Requested`.
         hosts: the machine of each rank.
@@ -34,6 +39,13 @@ class Attempt:
     restart: int = 0
     log_offset: int | None = None
     bug: bool = False
+    noted_end: bool = False
+    began: float | None = None
+    heard: float | None = None
+    rewound: bool = False
+    ranks: int | None = None
+    gpus: int | None = None
+    cores: int | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     code: str | None = None
     asked: str | None = None
@@ -52,10 +64,11 @@ def imported(event: events.Imported) -> Attempt:
         cause="finished" if event.finished else "imported",
         last_step=event.step,
         detail=f"imported from {event.source}",
+        noted_end=True,
     )
 
 
-def started(event: events.Started, asked: str | None = None) -> Attempt:
+def started(event: events.Started, asked: str | None = None, *, rewound: bool = False) -> Attempt:
     return Attempt(
         attempt=event.attempt,
         job_id=event.job_id,
@@ -65,10 +78,29 @@ def started(event: events.Started, asked: str | None = None) -> Attempt:
         warning=event.warning,
         restart=event.restart,
         log_offset=event.log_offset,
+        began=event.began,
+        heard=event.heard,
+        rewound=rewound,
+        ranks=event.ranks,
+        gpus=event.gpus,
+        cores=event.cores,
         versions=event.versions,
         code=event.code,
         asked=asked,
         gpu=event.gpu,
         driver=event.driver,
         hosts=event.hosts,
+    )
+
+
+def ended(attempt: Attempt, event: events.Ended, cause: Cause) -> Attempt:
+    """The attempt with its end; ``cause`` is that of the event, if nothing else explains it better."""
+    return replace(
+        attempt,
+        ended=event.time,
+        cause=cause,
+        last_step=event.step,
+        detail=event.detail,
+        bug=event.bug,
+        noted_end=True,
     )

@@ -133,13 +133,15 @@ class Started(Event):
 
     Attributes:
         restart: earlier starts of the same job by the launcher.
-        reached: the step that the attempt before had reported or saved, in case it could not write its end, and
-            ``last_seen``, when it last reported.
+        reached: the step that the attempt before had reported or saved, in case it could not write its end.
         log_offset: size in bytes of the launcher's log at this moment; later notices are about this attempt.
         warning: what is wrong while the attempt runs, such as a missing GPU.
         code: the digest of the code that runs.
         gpu: the name of rank 0's GPU, and ``driver`` the version of its driver; None without one.
         hosts: the machine of each rank, in their order.
+        began: when the launcher gave the job its machines, or its process began; seconds since 1970.
+        heard: when the attempt before last reported, in case it could not write its end.
+        ranks: processes that train, and ``gpus`` and ``cores`` (of CPUs) that are reserved for them.
     """
 
     attempt: int
@@ -149,7 +151,6 @@ class Started(Event):
     pid: int | None = None
     restart: int = 0
     reached: int | None = None
-    last_seen: float | None = None
     log_offset: int | None = None
     warning: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -157,6 +158,11 @@ class Started(Event):
     gpu: str | None = None
     driver: str | None = None
     hosts: tuple[str, ...] = ()
+    began: float | None = None
+    heard: float | None = None
+    ranks: int | None = None
+    gpus: int | None = None
+    cores: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

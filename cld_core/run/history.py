@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from . import events
-from .attempt import Attempt, imported, started
+from .attempt import Attempt, ended, imported, started
 from .events import Cause, Event, JobRef, NotSubmitted, Requested, Requeued, Submitted, Why
 
 # Causes of an attempt's end that another start may not meet again.
@@ -48,6 +48,7 @@ class History:
         measured: by kind of place, the form in which the network was last found to train fastest there.
         note: what somebody wrote about the run; None without a note.
         tags: of the run, in the order in which they were given.
+        told: what only `timeline` reads, oldest first.
         trials: (kind of place, form) of each trial of a form that neither led to a measurement nor was left in order.
     """
 
@@ -80,6 +81,7 @@ class History:
     trials: tuple[tuple[str, str], ...] = ()
     note: str | None = None
     tags: tuple[str, ...] = ()
+    told: tuple[Event, ...] = field(default=(), compare=False)
     # While events are read: growing a tuple by each of many would take time quadratic in their number.
     _submitted: list[Submitted] = field(default_factory=list, repr=False, compare=False)
     _cancelled: set[str] = field(default_factory=set, repr=False, compare=False)
@@ -215,6 +217,7 @@ class History:
                 self.given_up, self._given_up_by = event.reason, event.job_id
             case events.Requeued():
                 self.requeued, self.not_requeued = event, None
+                self.told += (event,)
                 # By the order of lines, not by their times: clocks jump.
                 if self.attempts and self.attempts[-1].job_id == event.job_id:
                     self.requeued_attempts |= {self.attempts[-1].attempt}
@@ -225,6 +228,8 @@ class History:
                 self.bug = None
             case events.Crashed():
                 self.crashes[event.job_id] = self.crashes.get(event.job_id, 0) + 1
+            case events.RankFailed() | events.Unfit():
+                self.told += (event,)
             case events.RecipeEdited():
                 self.edited = event.keys
             case events.Noted():
@@ -282,6 +287,7 @@ class History:
         return bisect.bisect_left(self.attempts, attempt, key=lambda it: it.attempt)
 
     def _started(self, event: events.Started) -> None:
+        rewound = self.from_step is not None
         self.request = self.from_step = self.bug = self.not_requeued = None
         self.died_early = 0
         # Only the attempt that started last can be without an end.
@@ -291,8 +297,8 @@ class History:
         self._newest_start = event.attempt
         before = self._numbered(event.attempt - 1)
         if before is not None and before.last_step is None:
-            self._set(replace(before, last_step=event.reached, ended=event.last_seen or before.ended))
-        self._set(started(event, self.code))
+            self._set(replace(before, last_step=event.reached, ended=event.heard or before.ended))
+        self._set(started(event, self.code, rewound=rewound))
 
     def _ended(self, event: events.Ended) -> None:
         self.bug = event.detail if event.bug else None
@@ -303,9 +309,7 @@ class History:
         cause = event.cause
         if cause == "terminated" and before.job_id in self._cancelled:
             cause = "cancelled"
-        self._set(
-            replace(before, ended=event.time, cause=cause, last_step=event.step, detail=event.detail, bug=event.bug)
-        )
+        self._set(ended(before, event, cause))
         self._nothing_since(event.attempt)
 
     def _explained(self, event: events.Explained) -> None:

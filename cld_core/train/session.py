@@ -68,9 +68,10 @@ def run(
     job_id: str,
     restart: int = 0,
     log: Path | None = None,
+    began: float | None = None,
     cause_of: CauseOf = lambda code: None,
     node: str = "",
-    began: Callable[[], object] = lambda: None,
+    on_start: Callable[[], object] = lambda: None,
 ) -> SessionResult:
     """Train the run of ``folder`` from its newest good checkpoint, on all ranks.
 
@@ -78,9 +79,10 @@ def run(
         job_id: the launcher's name for this job.
         restart: earlier starts of this same job by the launcher.
         log: the file that the launcher writes its notices to; its current size is recorded in the ledger.
+        began: when the job got its machines, seconds since 1970; None if nobody knows.
         cause_of: what a signal meant, asked on rank 0 once everything is saved.
         node: what the launcher calls this machine.
-        began: called on rank 0 when the beginning is in the ledger.
+        on_start: called on rank 0 when the beginning is in the ledger.
 
     Raises:
         LeaseHeldError, LeaseLostError: another job writes into this run.
@@ -106,14 +108,14 @@ def run(
         if (edited := edits.note(folder, _NOTE_WITHIN_S)) is not None:
             print(f"warning: {edited}", flush=True)
         beginning = replace(
-            _beginning(folder, recipe, ranks, start, job_id, restart, log),
+            _beginning(folder, recipe, ranks, start, job_id, restart, log, began),
             code=code.running(folder.path),
             gpu=machine.gpu(ranks.device),
             driver=machine.driver(ranks.device),
             hosts=tuple(hosts or ()),
         )
         pending.append(folder.ledger, beginning, within_s=_NOTE_WITHIN_S)
-        began()
+        on_start()
         return _recorded(training, cause_of)
 
 
@@ -160,6 +162,7 @@ def _beginning(
     job_id: str,
     restart: int,
     log: Path | None,
+    began: float | None,
 ) -> events.Started:
     warning = ranks.lacks_gpu(recipe.cluster.uses_gpu)
     if warning is not None:
@@ -168,10 +171,10 @@ def _beginning(
     if log is not None:
         offset = _size(log)
     progress = folder.progress()
-    before, last_seen = None, None
+    before, heard = None, None
     if progress.get("attempt") == start.attempt - 1:
         # What it saved may be later than what it reported.
-        before, last_seen = max(progress.get("step", 0), start.step), progress.get("time")
+        before, heard = max(progress.get("step", 0), start.step), progress.get("time")
     return events.Started(
         attempt=start.attempt,
         job_id=job_id,
@@ -180,10 +183,14 @@ def _beginning(
         pid=os.getpid(),
         restart=restart,
         reached=before,
-        last_seen=last_seen,
         log_offset=offset,
         warning=warning,
         versions=versions(),
+        began=began,
+        heard=heard,
+        ranks=ranks.world_size,
+        gpus=recipe.cluster.gpus * ranks.world_size // recipe.cluster.world_size,
+        cores=ranks.world_size * (recipe.cluster.cpus_per_task or 1),
     )
 
 

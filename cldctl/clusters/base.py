@@ -131,6 +131,15 @@ class EndedTask:
     code: int | None = None
 
 
+@dataclass(frozen=True)
+class Waiting:
+    """Why a job waits, in plain words, what somebody can do about it, and when it may begin, seconds since 1970."""
+
+    reason: str
+    advice: str = ""
+    expected: float | None = None
+
+
 class SchedulerRefused(CldError):
     """The scheduler said no."""
 
@@ -261,6 +270,18 @@ class Cluster(ABC):
         """By job id, the folder into which a job writes its logs, if the scheduler itself says so."""
         return {}
 
+    def why_waiting(self, job: JobRef, seen: Seen) -> Waiting | None:
+        """Why a job that waits does, in plain words; None if nobody says."""
+        return Waiting(seen.reason) if seen.reason else None
+
+    def ask_for_start(self, spec: JobSpec) -> Callable[[], float | None]:
+        """Ask when such a job would begin if it were submitted now, without waiting for the answer.
+
+        Returns:
+            What reads the answer, seconds since 1970: it waits a few seconds at most, and None means that nobody knows.
+        """
+        return lambda: None
+
     def redirect(self, waiting: Collection[JobRef], after: After) -> None:
         """Let jobs that have not begun wait for ``after`` in place of what they waited for."""
         raise SchedulerRefused(f"a job of {self.name} cannot be told to wait for another one.")
@@ -291,6 +312,7 @@ class InJob:
     Attributes:
         restart: earlier starts of this job by the launcher.
         log: the file that the launcher writes its notices to; None if it writes none.
+        began: when the launcher gave this start its machines, seconds since 1970; None if it does not say.
         in_process: the job runs inside a command: errors propagate, Ctrl-C stops it, stdout belongs to the command.
     """
 
@@ -299,6 +321,7 @@ class InJob:
     restart: int = 0
     node: str = ""
     log: Path | None = None
+    began: float | None = None
     in_process: ClassVar[bool] = False
 
     def place(self) -> Place:

@@ -81,6 +81,9 @@ class LocalCluster(Cluster):
             raise SchedulerRefused(f"{spec.logs}: {text}. Fix that and resume.") from error
         note(jobs)
 
+    def ask_for_start(self, spec: JobSpec) -> Callable[[], float | None]:
+        return time.time
+
     def survey(self, jobs: Collection[JobRef], *, settled: Collection[JobRef] = (), max_age_s: float = 30.0) -> Survey:
         return Survey(local_tasks.survey(jobs))
 

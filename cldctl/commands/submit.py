@@ -1,5 +1,6 @@
 """`cldctl submit`: freeze a recipe into a new run folder and start training it."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,6 +12,8 @@ from cldctl.ui.console import err, out, strong
 from .options import ClusterOption, Follow, Overrides, RunsDir, runs_dir
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cld_core.recipe import Recipe
     from cld_core.run.events import JobRef
     from cldctl.clusters.base import Cluster, JobSpec
@@ -62,8 +65,11 @@ def submit(
     path = runs_dir(directory) / new
     metrics = parse_metrics(evals)
     spec = policy.check(path, resolved, where, live_code)
+    # The scheduler thinks about it while the job is being written.
+    start = where.ask_for_start(spec)
     if dry_run:
         _preview(RunFolder(path), resolved, where, spec, metrics)
+        _estimate(path, resolved, start)
         return
 
     exists: list[JobRef] = []
@@ -90,6 +96,8 @@ def submit(
             raise
         _interrupted(RunFolder(path), exists[0])
         raise typer.Exit(130) from None
+    if not where.blocks:
+        _estimate(path, resolved, start)
     finish(begun, follow)
 
 
@@ -103,6 +111,16 @@ def _interrupted(run: RunFolder, job: "JobRef") -> None:
     err.print(text, markup=False, soft_wrap=True)
     if (missing := without_jobs(run)) is not None:
         err.print(missing, markup=False, soft_wrap=True)
+
+
+def _estimate(path: Path, recipe: "Recipe", start: "Callable[[], float | None]") -> None:
+    """Say how long it will take, and when it begins, as far as anybody knows."""
+    from cldctl.runs.estimate import estimate
+    from cldctl.ui.estimate import estimate_line
+
+    line = estimate_line(estimate(path.parent, recipe, without=path.name), start())
+    if line is not None:
+        err.print(line, markup=False, soft_wrap=True)
 
 
 def _preview(run: RunFolder, recipe: "Recipe", cluster: "Cluster", spec: "JobSpec", metrics: tuple[str, ...]) -> None:

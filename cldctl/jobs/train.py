@@ -12,7 +12,7 @@ from cld_core.run.events import Cause, Explained, GivenUp, NotRequeued, Requeued
 from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import InJob
 
-from . import failures, hooks, nodes, successor
+from . import failures, hooks, marks, nodes, successor
 from .process import NOT_REQUEUED, READ_WITHIN_S, one_line_errors, readable, requeue, stop_before_limit
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class TrainWork:
         run = RunFolder(self.run)
         if not job.in_process:
             faults.forgive_output()
+        marks.begin(job)
         readable(run.recipe_file)
         if successor.is_withdrawn(run, job.ref):
             print(f"{run.name}: job {job.ref.job_id} was withdrawn. Nothing to do.", flush=True)
@@ -82,9 +83,10 @@ class TrainWork:
                 job_id=job.ref.job_id,
                 restart=job.restart,
                 log=job.log,
+                began=marks.began(job),
                 cause_of=lambda code: job.cause_of(code, log_offset(run)),
                 node=job.node,
-                began=lambda: hooks.fire(run),
+                on_start=lambda: hooks.fire(run),
             )
             print(f"rank {ranks.rank} of {ranks.world_size}: {ended.cause} at step {ended.step}", flush=True)
         finally:

@@ -17,6 +17,7 @@ from cldctl.evals.table import rows as sweep_rows
 from cldctl.runs.status import RunStatus
 from cldctl.ui.format import count, number
 from cldctl.ui.tables import ATTEMPT_HEADINGS, attempt_cells, present_in, result_of, result_text
+from cldctl.ui.usage import usage_line
 
 from . import svg
 from .curves import Board, read
@@ -69,6 +70,7 @@ def _facts(run: RunFolder, row: RunStatus) -> str:
         "loss": number(row.loss, 5),
         "newest checkpoint": "none" if row.checkpoint_step is None else f"step {count(row.checkpoint_step)}",
         "recipe": row.recipe or "-",
+        "usage": "-" if row.usage is None else usage_line(row.usage),
         "commit": commit,
         "host": row.host or "-",
     }

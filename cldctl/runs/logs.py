@@ -3,16 +3,20 @@
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from cld_core.errors import NotFoundError
 from cld_core.evaluation.evaluation import evaluations_of
 from cld_core.run import RunFolder
+from cld_core.run.attempt import Attempt
 from cld_core.run.events import JobRef, TurnedAway
 from cld_core.run.folder import is_name
+from cld_core.run.history import History
 from cldctl import clusters
 from cldctl.clusters import job_logs
 
 from . import survey
+from .log_parts import Part, cut
 
 # Seconds for which an answer about a job is good enough while its log is followed.
 _MAX_AGE_S = 2.0
@@ -21,15 +25,44 @@ _LOG = re.compile(r".+_(?P<rank>[0-9]{1,9})_log\.(?:out|err)")
 
 @dataclass(frozen=True)
 class Log:
-    """The output of one rank of a job; ``note`` is what has to be known about the job."""
+    """The output of one rank of a job; ``note`` is what has to be known about the job.
+
+    Attributes:
+        restart: the start of the job whose output is meant; None for all of them.
+        offsets: where in the launcher's log that start and the next one begin, bytes, as the ledger says.
+        is_newest: no later start appends to the same log.
+    """
 
     job: JobRef
     rank: int
     note: str | None = None
+    restart: int | None = None
+    offsets: tuple[int | None, int | None] | None = None
+    is_newest: bool = True
 
     def files(self) -> list[Path]:
         """Output and errors; empty before the job has begun."""
         return clusters.find(self.job.cluster).log_files(self.job, self.rank)
+
+    def parts(self) -> list[Part]:
+        """What the start that is meant has written: output and errors.
+
+        Raises:
+            OSError: a file cannot be read.
+        """
+        files = self.files()
+        if self.restart is None:
+            return [Part(file) for file in files]
+        # The ledger knows the size of one file alone, in which the launcher leaves its notices.
+        return [cut(file, self.restart, self.offsets if self._is_launchers(file) else None) for file in files]
+
+    def _is_launchers(self, file: Path) -> bool:
+        return self.rank == 0 and file.suffix == ".err"
+
+    def all_ranks(self) -> list["Log"]:
+        """The logs of every rank of the job, in their order."""
+        logs = (replace(self, rank=int(rank)) for rank in self.ranks())
+        return [log for log in logs if log.files()]
 
     def ranks(self) -> list[str]:
         """The ranks whose logs are in the same folder."""
@@ -37,8 +70,8 @@ class Log:
         return sorted({match["rank"] for name in names if (match := _LOG.fullmatch(name))}, key=int)
 
     def is_growing(self) -> bool:
-        """Whether the job is alive, as far as is known."""
-        return not survey.ask([self.job], max_age_s=_MAX_AGE_S).of(self.job).is_gone
+        """Whether the job is alive, as far as is known, and still writes what is shown."""
+        return self.is_newest and not survey.ask([self.job], max_age_s=_MAX_AGE_S).of(self.job).is_gone
 
 
 def of_training(run: RunFolder, attempt: int | None, rank: int) -> Log:
@@ -48,6 +81,7 @@ def of_training(run: RunFolder, attempt: int | None, rank: int) -> Log:
         NotFoundError: there is no such attempt, or no job at all.
     """
     history = run.ledger.history()
+    of_start: dict[str, Any] = {}
     jobs = {event.job.job_id: event.job for event in history.submitted}
     if attempt is None:
         if not jobs:
@@ -63,9 +97,21 @@ def of_training(run: RunFolder, attempt: int | None, rank: int) -> Log:
         if job_id not in jobs and not is_name(job_id):
             raise NotFoundError(f"{run.name}: attempt {attempt} names no job, so it has no log here. Choose another.")
         job = jobs.get(job_id) or JobRef(cluster=clusters.default().name, job_id=job_id)
+        of_start = _start(history, made[attempt])
     event = history.last_of.get(job.job_id)
     note = f"job {job.job_id} did not train: {event.reason}" if isinstance(event, TurnedAway) else None
-    return Log(replace(job, logs=str(job_logs.moved(run.logs, job.logs))), rank, note)
+    return Log(replace(job, logs=str(job_logs.moved(run.logs, job.logs))), rank, note, **of_start)
+
+
+def _start(history: History, attempt: Attempt) -> dict[str, Any]:
+    """What a `Log` has to know to show one start of a job."""
+    same = [it for it in history.attempts if it.job_id == attempt.job_id and it.attempt > attempt.attempt]
+    following = same[0].log_offset if same else None
+    return {
+        "restart": attempt.restart,
+        "offsets": (attempt.log_offset, following),
+        "is_newest": history.last is not None and history.last.attempt == attempt.attempt,
+    }
 
 
 def of_evaluation(run: RunFolder, name: str, shard: int | None, rank: int) -> Log:

@@ -9,13 +9,14 @@ from cld_core.evaluation.evaluation import Evaluation, evaluations_of
 from cld_core.evaluation.report_numbers import numbers, remarks
 from cld_core.evaluation.sweeps import sweeps_of
 from cld_core.run import RunFolder
+from cld_core.run.contents import ReportedProgress
 from cld_core.run.history import History
 from cld_core.run.lease import local_holder
 from cld_core.shards import Work
 from cld_core.small_files import real
 from cld_core.texts import one_line
 
-from . import home
+from . import home, usage
 from .changes import changed_between
 from .state import OVER, RESUMABLE, state_of
 from .survey import Answers
@@ -63,6 +64,7 @@ class RunStatus:
     evals: list[dict[str, Any]] = field(default_factory=list)
     sweeps: list[dict[str, Any]] = field(default_factory=list)
     changes: list[str] = field(default_factory=list)
+    usage: dict[str, Any] | None = None
     as_of: float | None = None
     is_readable: bool = True
 
@@ -133,6 +135,7 @@ def status_of(run: RunFolder, answers: Answers) -> RunStatus:
         evals=evaluations,
         sweeps=sweep_statuses(run, evaluations),
         changes=changed_between(history),
+        usage=_usage(history, progress, checkpoints, alive=state == "RUNNING"),
     )
     stale = job is not None and answers.is_stale(job.cluster)
     return replace(row, as_of=row.heard_of) if stale else row
@@ -144,6 +147,13 @@ def _host(history: History, state: str, answers: Answers) -> str | None:
     node = answers.of(current.job).node if current is not None else ""
     host = history.last.host if history.last is not None else None
     return (node if state == "RUNNING" else None) or host or node or None
+
+
+def _usage(
+    history: History, progress: ReportedProgress, checkpoints: Sequence[int], *, alive: bool
+) -> dict[str, Any] | None:
+    told = usage.told_by(history, progress, checkpoints, alive=alive)
+    return usage.of_history(history, told, alive=alive).to_dict() if told else None
 
 
 def _attempts(history: History, state: str) -> list[dict[str, Any]]:

@@ -26,6 +26,7 @@ from .tables import (
     result_of,
     state_text,
 )
+from .usage import usage_line
 
 # At least so much of an evaluation's name must fit into one line of a table.
 _NAME_WIDTH = 16
@@ -70,6 +71,8 @@ def _facts(row: RunStatus) -> Table:
         fact("rate", f"{number(row.steps_per_s, 3)} steps/s, ETA {duration(row.eta_s)}")
     fact("checkpoint", "none" if row.checkpoint_step is None else f"step {count(row.checkpoint_step)}")
     fact("updated", age(row.updated))
+    if row.usage is not None:
+        fact("usage", usage_line(row.usage))
     if row.job_id is not None:
         fact("job", f"{row.cluster} {row.job_id}" + (f" on {row.host}" if row.host else ""))
     fact("folder", row.path)

@@ -67,7 +67,7 @@ class Lab:
         ledger = self.runs / name / "attempts.jsonl"
         return wait_until(
             look, timeout=timeout, every=0.5, what=what,
-            last_seen=lambda: f"{seen}\n{ledger.read_text()}\n{self.slurm.describe()}",
+            heard=lambda: f"{seen}\n{ledger.read_text()}\n{self.slurm.describe()}",
         )  # fmt: skip
 
     def training(self, name: str, attempt: int = 0, steps: int = 30) -> dict[str, Any]:

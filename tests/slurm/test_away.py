@@ -38,7 +38,7 @@ def pid_of_rank_0(run: RunFolder) -> int:
 def until(ledger: Ledger, kind: type[Event]) -> None:
     wait_until(
         lambda: any(isinstance(event, kind) for event in ledger.events()),
-        timeout=60, what=f"{kind.__name__} in the ledger", last_seen=ledger.path.read_text,
+        timeout=60, what=f"{kind.__name__} in the ledger", heard=ledger.path.read_text,
     )  # fmt: skip
 
 

@@ -85,7 +85,7 @@ def test_a_disturbed_evaluation_ends_with_the_numbers_of_a_quiet_one(lab: Lab) -
     _kill_a_task(lab.slurm)  # after the node: what dies on a failing node does not count as a crash
     ledger = Evaluation(evaluation).ledger
     wait_until(lambda: ledger.history().crashes, timeout=60, what="the crash in the ledger")
-    wait_until(lambda: sum(done().values()) > 2 * BATCHES * 16, timeout=90, what="more shards", last_seen=done)
+    wait_until(lambda: sum(done().values()) > 2 * BATCHES * 16, timeout=90, what="more shards", heard=done)
     lab.slurm.restore_node("n2")
     lab.slurm.preempt_all(1)
     lab.until("mine", "the report", lambda row: row["evals"][0]["nll"] is not None, 240)

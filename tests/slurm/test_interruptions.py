@@ -153,7 +153,7 @@ def test_a_start_that_dies_before_it_trains(lab: Lab, orders: Path, monkeypatch:
     lab.slurm.run(["scontrol", "requeue", row["job_id"]])
     wait_until(
         lambda: any(isinstance(event, DiedEarly) for event in run.ledger.events()),
-        timeout=60, what="the second start to die", last_seen=lambda: run.ledger.path.read_text(),
+        timeout=60, what="the second start to die", heard=lambda: run.ledger.path.read_text(),
     )  # fmt: skip
     (orders / "broken").unlink()
     went_on(lab, "mine", "requeued")

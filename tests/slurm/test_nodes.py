@@ -59,7 +59,7 @@ def test_an_evaluation_leaves_a_node_on_which_its_tasks_crashed(lab: Lab, monkey
     monkeypatch.setenv("CLDCTL_TEST_BAD_NODE", "n1")
     lab.cldctl("eval", "mine", "--elbo", "--shards", "2", "eval.samples=32", "eval.elbo.velocities=2")
     work = Evaluation(run.evals / lab.status("mine")["evals"][0]["id"])
-    wait_until(lambda: work.is_done, timeout=180, what="the evaluation", last_seen=work.ledger.path.read_text)
+    wait_until(lambda: work.is_done, timeout=180, what="the evaluation", heard=work.ledger.path.read_text)
     crashes = [event for event in work.ledger.events() if isinstance(event, Crashed)]
     assert len(crashes) >= 2
     assert {event.node for event in crashes} == {"n1"}
@@ -88,7 +88,7 @@ def test_a_time_limit_during_the_setup(lab: Lab, tmp_path: Path) -> None:
     lab.slurm.expire(job)
     wait_until(
         lambda: any(isinstance(event, DiedEarly) for event in run.ledger.events()),
-        timeout=90, what="the limit to be noticed", last_seen=lab.slurm.describe,
+        timeout=90, what="the limit to be noticed", heard=lab.slurm.describe,
     )  # fmt: skip
     lab.slurm.wait_requeued(job)
     lab.slurm.run(["scontrol", "update", f"jobid={job}", "TimeLimit=30"])

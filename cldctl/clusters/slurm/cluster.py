@@ -5,6 +5,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -26,9 +27,10 @@ from cldctl.clusters.base import (
     Seen,
     Survey,
     Task,
+    Waiting,
 )
 
-from . import client, doctor, inside, outer, polling, script, submission
+from . import client, doctor, expected, inside, outer, polling, reasons, script, submission
 
 # A job's line of `scontrol --oneliner show job`.
 _LOG = re.compile(
@@ -106,6 +108,14 @@ class SlurmCluster(Cluster):
     def kill(self, jobs: Collection[JobRef]) -> None:
         """Nothing to do: Slurm kills what is left KillWait seconds after `cancel`."""
 
+    def why_waiting(self, job: JobRef, seen: Seen) -> Waiting | None:
+        """One scontrol, which knows more than the survey."""
+        return reasons.explained(job.job_id, client.show_job(job.job_id) if client.is_job_id(job.job_id) else {}, seen)
+
+    def ask_for_start(self, spec: JobSpec) -> Callable[[], float | None]:
+        with outer.hidden():
+            return expected.ask(script.text(replace(spec, after=None), 1))
+
     def redirect(self, waiting: Collection[JobRef], after: After) -> None:
         for job_id in sorted({job.job_id.partition("_")[0] for job in waiting}):
             client.set_dependency(job_id, script.dependency(after))
@@ -119,6 +129,7 @@ class SlurmCluster(Cluster):
             restart=inside.restarts(os.environ),
             node=os.environ.get("SLURMD_NODENAME", ""),
             log=inside.log_file(folder, job_id),
+            began=inside.began(os.environ),
         )
 
     def usable_nodes(self, size: ClusterSpec) -> int | None:

@@ -34,6 +34,12 @@ def restarts(environment: Mapping[str, str]) -> int:
     return int(environment.get("SLURM_RESTART_COUNT") or 0)
 
 
+def began(environment: Mapping[str, str]) -> float | None:
+    """When this start of the job got its nodes; None if Slurm does not say, as before 23.02."""
+    text = environment.get("SLURM_JOB_START_TIME", "")
+    return float(text) if is_count(text) else None
+
+
 def log_file(logs: Path, job: str) -> Path:
     """Where slurmstepd writes its notices: the error log of rank 0, which is also that of the batch script."""
     return logs / f"{job}_0_log.err"

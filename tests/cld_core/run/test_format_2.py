@@ -74,6 +74,7 @@ def test_its_attempts(run):
         cause="imported",
         last_step=10,
         detail="imported from checkpoint_10.pth",
+        noted_end=True,
     )
     assert requeued == Attempt(
         attempt=1,
@@ -84,6 +85,7 @@ def test_its_attempts(run):
         cause="requeued",
         last_step=120,
         detail="SIGTERM",
+        noted_end=True,
         host="n1",
         log_offset=0,
         versions={"torch": "2.6.0"},
@@ -97,6 +99,7 @@ def test_its_attempts(run):
         cause="crashed",
         last_step=180,
         detail="CUDA error: device lost",
+        noted_end=True,
         host="n2",
         warning="GPUs were requested, but torch sees none",
         restart=1,

@@ -248,11 +248,11 @@ def test_a_requeue_belongs_to_the_attempt_before_it_whatever_the_clock_says():
 
 def test_a_silent_end_was_when_the_attempt_was_last_heard_of():
     """Not when the next one began, after hours in the queue."""
-    made = history(started(0, time=1.0), started(1, time=900.0, step=10, reached=12, last_seen=7.0))
+    made = history(started(0, time=1.0), started(1, time=900.0, step=10, reached=12, heard=7.0))
     assert (made.attempts[0].ended, made.attempts[0].last_step) == (7.0, 12)
     explained = events.Explained(time=890.0, attempt=0, cause="node_failure")
-    made = history(started(0, time=1.0), explained, started(1, time=900.0, step=10, reached=12, last_seen=7.0))
+    made = history(started(0, time=1.0), explained, started(1, time=900.0, step=10, reached=12, heard=7.0))
     assert (made.attempts[0].ended, made.attempts[0].cause) == (7.0, "node_failure")
     end = ended(0, "preempted", time=8.0, step=13)
-    made = history(started(0, time=1.0), end, started(1, time=900.0, step=13, reached=12, last_seen=7.0))
+    made = history(started(0, time=1.0), end, started(1, time=900.0, step=13, reached=12, heard=7.0))
     assert (made.attempts[0].ended, made.attempts[0].last_step) == (8.0, 13), "it noted its end itself"

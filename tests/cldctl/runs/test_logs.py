@@ -9,7 +9,7 @@ from cld_core.errors import NotFoundError
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.evaluation.request import EvalRequest
 from cld_core.run import RunFolder
-from cld_core.run.events import JobRef, Started, Submitted, TurnedAway
+from cld_core.run.events import Ended, JobRef, RankFailed, Started, Submitted, TurnedAway
 from cldctl.runs import logs
 from tests.support.made_up import run_with
 from tests.support.tools import invoke
@@ -95,3 +95,93 @@ def test_the_logs_of_a_colleague_s_job_are_in_a_folder_of_their_own(run, tmp_pat
     for elsewhere in ("/etc", str(moved / "logs-anna" / ".."), "logs-", ""):
         RunFolder(moved).ledger.append(submitted("9", elsewhere))
         assert Path(logs.of_training(RunFolder(moved), None, 0).job.logs).parent == moved
+
+
+def mark(restart, rank=0):
+    return f"--- start {restart} of job 7: rank {rank} on n1, 2026-11-26T08:00:0{restart} ---\n"
+
+
+@pytest.fixture
+def requeued(run):
+    """Two starts of one job on two ranks, the first of which crashed on rank 1."""
+    run.ledger.append(submitted("7", run.logs))
+    run.ledger.append(Started(attempt=0, job_id="7", step=0))
+    run.ledger.append(RankFailed(job_id="7", restart=0, rank=1, host="n2", reason="OSError: disk"))
+    run.ledger.append(Ended(attempt=0, cause="crashed", step=15))
+    run.ledger.append(Started(attempt=1, job_id="7", step=10, restart=1))
+    for rank in (0, 1):
+        text = "".join(f"{mark(restart, rank)}rank {rank} start {restart}\n" for restart in (0, 1))
+        (run.logs / f"7_{rank}_log.out").write_text(text)
+    (run.logs / "7_1_log.err").write_text(f"{mark(0, 1)}OSError: disk\n{mark(1, 1)}")
+    return run
+
+
+def shown(run, *options, code=0):
+    return invoke("logs", "mine", *options, runs=run.path.parent, code=code)
+
+
+def test_each_attempt_of_a_requeued_job_has_its_own_part_of_the_log(requeued):
+    assert shown(requeued, "--attempt", "0").stdout == f"{mark(0)}rank 0 start 0\n"
+    assert shown(requeued, "--attempt", "1").stdout == f"{mark(1)}rank 0 start 1\n"
+    assert shown(requeued, "--attempt", "1", "--rank", "1").stdout == f"{mark(1, 1)}rank 1 start 1\n"
+    assert len(shown(requeued).stdout.splitlines()) == 4, "without --attempt, the log of the job"
+
+
+def test_a_log_without_marks_is_shown_whole_and_that_is_said(run):
+    run.ledger.append(submitted("7", run.logs))
+    run.ledger.append(Started(attempt=0, job_id="7", step=0))
+    run.ledger.append(Started(attempt=1, job_id="7", step=0, restart=1, log_offset=6))
+    write(run.logs, "7", "both\n")
+    (run.logs / "7_0_log.err").write_text("first\nsecond\n")
+    done = shown(run, "--attempt", "1")
+    assert done.stdout == "both\n"
+    assert "second\n" in done.stderr
+    assert "first\n" not in done.stderr
+    assert "shown whole: nothing in it says where attempts begin" in done.stderr
+
+
+def test_all_ranks_are_merged_with_their_numbers(requeued):
+    lines = shown(requeued, "--all-ranks", "--attempt", "0").stdout.splitlines()
+    first, second = mark(0).strip(), mark(0, 1).strip()
+    assert lines == [f"0| {first}", "0| rank 0 start 0", f"1| {second}", "1| rank 1 start 0", "1| OSError: disk"]
+    everything = shown(requeued, "--all-ranks").stdout.splitlines()
+    starts = [line for line in everything if " start 1" in line]
+    assert all(everything.index(line) > everything.index("0| rank 0 start 0") for line in starts)
+
+
+def test_the_rank_that_failed_first_is_shown_and_named(requeued):
+    done = shown(requeued, "--failed")
+    assert done.stdout == f"{mark(0, 1)}rank 1 start 0\n"
+    assert done.stderr.splitlines() == ["attempt 0, rank 1 on n2", "OSError: disk"]
+    assert "attempt 1 did not fail" in shown(requeued, "--failed", "--attempt", "1", code=3).stderr
+
+
+def test_the_last_lines_of_each_file(requeued):
+    assert shown(requeued, "--tail", "1").stdout == "rank 0 start 1\n"
+    assert shown(requeued, "-n", "0").stdout == ""
+    assert len(shown(requeued, "-n", "1", "--all-ranks", "--attempt", "0").stdout.splitlines()) == 3
+
+
+def test_a_log_that_is_followed_is_printed_once(requeued, scripted):
+    scripted.phases["7"] = "gone"
+    assert shown(requeued, "-f", "--attempt", "1").stdout == f"{mark(1)}rank 0 start 1\n"
+    assert shown(requeued, "-f", "--attempt", "0").stdout == f"{mark(0)}rank 0 start 0\n"
+    assert shown(requeued, "-f", "--tail", "1").stdout == "rank 0 start 1\n"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--rank", "1", "--all-ranks"),
+        ("--rank", "1", "--failed"),
+        ("--all-ranks", "--failed"),
+        ("--failed", "-f"),
+        ("--failed", "--eval", "x"),
+        ("--attempt", "0", "--eval", "x"),
+        ("--all-ranks", "--eval", "x"),
+        ("--shard", "1"),
+        ("--tail", "-1"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(requeued, options):
+    shown(requeued, *options, code=2)

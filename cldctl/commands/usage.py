@@ -1,0 +1,56 @@
+"""`cldctl usage`: GPU-hours, what they were good for, and the time in the queue."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from cld_core.run import RunFolder, find_runs
+from cldctl.ui.console import err, out
+
+from .options import RunsDir, find_run, runs_dir
+
+
+def usage(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="RUN | GROUP", help="Names of runs or groups; default: all runs.")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="D", help="Only what was used since 7d, 12h, 30m or 2026-11-01.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    directory: RunsDir = None,
+) -> None:
+    """Show what trainings used: hours, those lost to preemption and crashes, waiting, goodput (docs/usage.md).
+
+    Example: cldctl usage --since 7d
+    """
+    from cldctl.runs import usage as policy
+    from cldctl.runs.usage_of_many import Folder, moment
+
+    begin = 0.0 if since is None else moment(since)
+    root = runs_dir(directory)
+    runs = find_runs(root)
+    chosen: list[RunFolder] = []
+    for name in names or []:
+        group = [] if "/" in name or RunFolder(root / name).exists else [run for run in runs if _group(run) == name]
+        chosen += group or [find_run(name, root)]
+    folder = Folder.of({run.path: run for run in (chosen if names else runs)}.values(), since=begin)
+    for problem in folder.problems:
+        err.print(problem, style="yellow", markup=False, soft_wrap=True)
+    if as_json:
+        typer.echo(json.dumps(_document(folder.to_dict(), begin, policy.SILENT_S), indent=1))
+    elif not folder.runs:
+        err.print(f"no runs in {root.absolute()}. Start one: cldctl submit recipes/toy.yaml")
+    else:
+        from cldctl.ui.usage import usage_table
+
+        out.print(usage_table(folder.runs, folder.groups, folder.totals))
+
+
+def _group(run: RunFolder) -> Any:
+    return run.identity().get("group")
+
+
+def _document(folder: dict[str, Any], since: float, silent_s: float) -> dict[str, Any]:
+    return {"since": since or None, "of": "trainings", "silent_s": silent_s, **folder}

@@ -1,0 +1,234 @@
+"""Why a run is where it is: its ledger, its logs and its scheduler in one answer. Nothing that is damaged ends it."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeVar
+
+from cld_core.run import RunFolder
+from cld_core.run.history import History
+from cld_core.run.timeline import Stretch, excluded
+from cld_core.texts import one_line
+from cldctl import clusters
+from cldctl.clusters.base import Waiting
+
+from . import survey, usage
+from .changes import changed_between
+from .failing import FirstFailure, first_failure, last_failed
+from .state import RESUMABLE
+from .status import RunStatus, status_or_reason
+from .survey import Answers
+from .usage import Usage
+
+# An answer of the scheduler of this age, in seconds, is good enough.
+MAX_AGE_S = 30.0
+_Part = TypeVar("_Part")
+_WAITS = ("PENDING", "REQUEUED")
+
+
+@dataclass(kw_only=True)
+class Why:
+    """The answer; ``next`` are commands without "cldctl ", and ``do`` what somebody has to do first.
+
+    Attributes:
+        headline: state and reason in a sentence.
+        attempts: of the run, oldest first, as `attempt_row` makes them.
+        failed: the rank that failed first, in the last attempt that failed.
+        excluded: nodes that the job avoids.
+        changed: what changed between the attempts.
+        waiting: why the job waits, if it does.
+        problems: what could not be read or asked.
+    """
+
+    row: RunStatus
+    headline: str
+    attempts: list[dict[str, Any]] = field(default_factory=list)
+    failed: FirstFailure | None = None
+    excluded: tuple[str, ...] = ()
+    changed: list[str] = field(default_factory=list)
+    waiting: Waiting | None = None
+    usage: Usage | None = None
+    problems: list[str] = field(default_factory=list)
+    do: str | None = None
+    next: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        row, failed = self.row, self.failed
+        return {
+            **{name: getattr(row, name) for name in ("name", "path", "state", "reason", "step", "steps")},
+            **{name: getattr(row, name) for name in ("checkpoint_step", "cluster", "job_id", "host")},
+            "headline": self.headline,
+            "attempts": self.attempts,
+            "failed_first": None if failed is None else {**asdict(failed), "file": failed.file and str(failed.file)},
+            "excluded": list(self.excluded),
+            "changed": self.changed,
+            "waiting": None if self.waiting is None else asdict(self.waiting),
+            "usage": None if self.usage is None else self.usage.to_dict(),
+            "problems": self.problems,
+            "do": self.do,
+            "next": [f"cldctl {text}" for text in self.next],
+        }
+
+
+def why(run: RunFolder) -> Why:
+    """Everything that explains the state of a run; whatever cannot be read is in `Why.problems`."""
+    problems: list[str] = []
+
+    def tried(what: str, make: Callable[[], _Part], otherwise: _Part) -> _Part:
+        try:
+            return make()
+        except Exception as error:
+            problems.append(f"{what}: {one_line(error) or type(error).__name__}")
+            return otherwise
+
+    nobody = Answers({})
+    answers = tried("the scheduler", lambda: survey.of_runs([run], max_age_s=MAX_AGE_S), nobody)
+    if answers.problem:
+        problems.append(answers.problem)
+    row = status_or_reason(run, answers)
+    if not row.is_readable:
+        problems.append(row.reason or "its files cannot be read")
+        if run.identity().get("format") is not None and run.format_problem() is not None:
+            return Why(row=row, headline="nothing is known about it", problems=problems)
+    progress = run.progress()
+    history = tried("attempts.jsonl", lambda: run.ledger.history().with_progress(progress), History())
+    problems += _damages(run)
+    alive = row.state == "RUNNING"
+    told = tried(
+        "the attempts", lambda: usage.told_by(history, progress, run.checkpoint_steps(), alive=alive), list[Stretch]()
+    )
+    waiting = tried("the job", lambda: _waiting(row, history, answers), None)
+    failed_in = None if row.state == "FINISHED" else last_failed(history)
+    failed = None if failed_in is None else tried("the logs", lambda: first_failure(run, history, failed_in), None)
+    do, following = _next(row, history, waiting, failed)
+    return Why(
+        row=row,
+        headline=_headline(row, waiting),
+        attempts=[attempt_row(stretch) for stretch in told],
+        failed=failed,
+        excluded=tried("the nodes", lambda: _excluded(run, history), ()),
+        changed=tried("the changes", lambda: changed_between(history), list[str]()),
+        waiting=waiting,
+        usage=tried("usage", lambda: usage.of_history(history, told, lambda: usage.size_of(run), alive=alive), None),
+        problems=problems,
+        do=do,
+        next=following,
+    )
+
+
+def attempt_row(stretch: Stretch) -> dict[str, Any]:
+    """One attempt: what it gained and lost, and how long it waited and ran."""
+    attempt = stretch.attempt
+    return {
+        "attempt": attempt.attempt,
+        "job_id": attempt.job_id,
+        "restart": attempt.restart,
+        "hosts": list(dict.fromkeys(attempt.hosts)) or ([attempt.host] if attempt.host else []),
+        "started": attempt.started,
+        "ended": attempt.ended,
+        "cause": attempt.cause,
+        "detail": attempt.detail,
+        "first_step": attempt.first_step,
+        "last_step": attempt.last_step,
+        "gained": stretch.kept,
+        "lost": stretch.lost,
+        "set_aside": stretch.set_aside,
+        "waited_s": round(stretch.waited_s, 3),
+        "ran_s": round(stretch.allocated_s, 3),
+    }
+
+
+def _damages(run: RunFolder) -> list[str]:
+    """What is wrong with the files of a run that its state does not say."""
+    problems = []
+    for file, content in ((run.progress_file, run.progress()), (run.identity_file, run.identity())):
+        if file.exists() and not content:
+            problems.append(f"{file.name} is damaged")
+    try:
+        run.recipe()
+    except Exception as error:
+        problems.append(f"recipe.yaml: {one_line(error)}")
+    return problems
+
+
+def _waiting(row: RunStatus, history: History, answers: Answers) -> Waiting | None:
+    if row.state not in _WAITS:
+        return None
+    current = history.current(lambda job: answers.of(job).is_gone)
+    if current is None or current.job.cluster not in clusters.CLUSTERS:
+        return None
+    seen = answers.of(current.job)
+    if seen.phase not in ("pending", "unknown"):
+        return None
+    return clusters.find(current.job.cluster).why_waiting(current.job, seen)
+
+
+def _excluded(run: RunFolder, history: History) -> tuple[str, ...]:
+    of_recipe = run.recipe().cluster.exclude
+    return tuple(dict.fromkeys([*excluded(history), *([of_recipe] if of_recipe else [])]))
+
+
+def _headline(row: RunStatus, waiting: Waiting | None) -> str:
+    """State and reason in one sentence."""
+    done = f"step {row.step:,}" + (f" of {row.steps:,}" if row.steps else "")
+    saved = "nothing is saved" if row.checkpoint_step is None else f"step {row.checkpoint_step:,} is saved"
+    last = row.attempts[-1] if row.attempts else None
+    ended = _ENDS.get(last["cause"] or "", f"ended ({last['cause']})") if last is not None else ""
+    reason = one_line(row.reason, 300) if row.reason else ""
+    match row.state:
+        case _ if not row.is_readable:
+            text, reason = "its state is not known", ""
+        case "FINISHED":
+            text = f"all {row.step:,} steps are done"
+        case "RUNNING":
+            text = f"it trains{f' on {row.host}' if row.host else ''}, {done}"
+        case "PENDING":
+            text = f"job {row.job_id} waits in the queue" if row.job_id else "no job exists yet"
+        case "REQUEUED":
+            text = f"it {ended or 'was interrupted'} at {done}, and waits to continue automatically"
+        case "STOPPED" | "CANCELLED":
+            text = f"it {ended or 'was cancelled'} at {done}; {saved}"
+        case _:
+            text = f"{reason or f'it {ended}'}, at {done}; {saved}"
+            reason = ""
+    said = waiting.reason if waiting is not None else reason
+    return f"{text}: {said}" if said else text
+
+
+# What happened, by the cause of the ledger.
+_ENDS = {
+    "preempted": "was preempted",
+    "timeout": "reached its time limit",
+    "terminated": "was told to end (SIGTERM)",
+    "cancelled": "was cancelled",
+    "requeued": "was requeued by an administrator",
+    "node_failure": "lost its node",
+    "out_of_memory": "ran out of memory",
+    "crashed": "crashed",
+    "nonfinite": "diverged",
+    "save_failed": "could not save",
+    "imported": "was imported",
+    "killed": "was killed without a message",
+}
+
+
+def _next(
+    row: RunStatus, history: History, waiting: Waiting | None, failed: FirstFailure | None
+) -> tuple[str | None, list[str]]:
+    """What somebody has to do first, if anything, and the commands to type next, the most useful one first."""
+    name = row.name
+    if not row.is_readable:
+        return "restore what is damaged, from a backup", [f"logs {name} --tail 50"]
+    if row.state in _WAITS:
+        return (waiting.advice or None) if waiting is not None else None, [f"status {name} --watch", f"cancel {name}"]
+    if row.state == "RUNNING":
+        return None, [f"logs {name} -f", *([f"logs {name} --failed"] if failed is not None else [])]
+    if row.state == "FINISHED":
+        return None, [f"eval {name}", f"report {name}"]
+    see = [f"logs {name} --failed --tail 50"] if failed is not None else [f"logs {name} --tail 50"]
+    if row.state not in RESUMABLE:
+        return None, see
+    if row.state == "FAILED" and (history.bug is not None or history.not_begun):
+        return "fix the error first: another start would meet it again", [*see, f"resume {name}"]
+    if any(attempt.cause == "nonfinite" for attempt in history.attempts[-1:]):
+        return "lower optim.lr, or go back to an earlier step", [f"resume {name} --from STEP", *see]
+    return None, [f"resume {name}", *(see if row.state in ("FAILED", "LOST") else [])]

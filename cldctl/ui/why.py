@@ -1,0 +1,109 @@
+"""The answer of `cldctl why`, on one screen."""
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from cld_core.run import RunFolder
+from cld_core.texts import one_line
+from cldctl.hints import command
+from cldctl.runs.failing import FirstFailure
+from cldctl.runs.why import Why
+
+from .console import out
+from .format import age, count, duration
+from .tables import fitted, state_text
+from .usage import usage_line
+
+# The newest attempts that are shown, so that the answer fits on a screen.
+MOST_ATTEMPTS = 4
+# And of the last words.
+MOST_LINES = 6
+_RIGHT = ("attempt", "from", "gained", "lost", "waited", "ran")
+_LEFT_OUT = ("when", "from", "node")
+
+
+def screen(why: Why) -> RenderableType:
+    """Everything, the most important first."""
+    return Group(*_parts(why))
+
+
+def _parts(why: Why) -> Iterator[RenderableType]:
+    row = why.row
+    yield Text.assemble((row.name, "bold"), "  ", state_text(row.state), f"  {why.headline}", overflow="fold")
+    if why.waiting is not None and why.waiting.expected is not None:
+        yield _fact("begins", f"in {_until(why.waiting.expected)}, as the scheduler expects")
+    if why.attempts:
+        yield from _attempts(why.attempts)
+    if why.failed is not None:
+        yield from _failure(why.failed, RunFolder(row.path))
+    if why.excluded:
+        yield _fact("avoids", f"nodes {', '.join(why.excluded)}")
+    for change in why.changed:
+        yield _fact("changed", change, "yellow")
+    if why.usage is not None and why.usage.used > 0:
+        yield _fact("usage", usage_line(why.usage.to_dict()))
+    for problem in why.problems:
+        yield _fact("problem", problem, "yellow")
+    if why.do:
+        yield _fact("do", why.do)
+    for place, text in enumerate(why.next):
+        yield _fact("next" if place == 0 else "or", command(text, RunFolder(row.path)), "bold" if place == 0 else "")
+
+
+def _fact(name: str, text: str, style: str = "") -> Text:
+    return Text.assemble((f"{name:8}", "dim"), (text, style), overflow="fold")
+
+
+def _attempts(rows: Sequence[dict[str, Any]]) -> Iterator[RenderableType]:
+    shown = rows[-MOST_ATTEMPTS:]
+    columns: dict[str, Sequence[RenderableType]] = {
+        "attempt": [str(row["attempt"]) for row in shown],
+        "when": [age(row["started"]) for row in shown],
+        "node": [_nodes(row["hosts"]) for row in shown],
+        "from": [count(row["first_step"]) for row in shown],
+        "gained": [count(row["gained"]) for row in shown],
+        "lost": [count(row["lost"]) for row in shown],
+        "waited": [duration(row["waited_s"]) for row in shown],
+        "ran": [duration(row["ran_s"]) for row in shown],
+        "ended by": [row["cause"] or "-" for row in shown],
+    }
+    yield fitted(columns, _LEFT_OUT, _RIGHT)
+    if len(rows) > len(shown):
+        yield Text(f"{len(rows) - len(shown)} earlier attempts: cldctl status", style="dim")
+
+
+def _nodes(hosts: Sequence[str]) -> str:
+    """One or two names, or one and how many more."""
+    if len(hosts) <= 2:
+        return ",".join(hosts) or "-"
+    return f"{hosts[0]}+{len(hosts) - 1}"
+
+
+def _failure(failed: FirstFailure, run: RunFolder) -> Iterator[Text]:
+    where = f" on {failed.host}" if failed.host else ""
+    who = "nothing says which rank" if failed.rank is None else f"rank {failed.rank}{where}"
+    when = f", {age(failed.time)}" if failed.time else ""
+    reason = f": {one_line(failed.reason, out.width)}" if failed.reason else ""
+    yield _fact("failed", f"{who} failed first in attempt {failed.attempt}{when}{reason}", "red")
+    if failed.file is not None:
+        yield _fact("", _shown(failed.file, run))
+    for line in failed.lines[-MOST_LINES:]:
+        # A long line is cut, not folded: the screen is for the last words, `logs --failed` for all of them.
+        yield Text(f"  {line}", style="dim", overflow="ellipsis", no_wrap=True)
+
+
+def _shown(file: Path, run: RunFolder) -> str:
+    """A path as it can be opened from here, the shorter one."""
+    relative = os.path.relpath(file)
+    return min(relative, str(file), key=len) if file.is_relative_to(run.path) else str(file)
+
+
+def _until(moment: float) -> str:
+
+    return duration(moment - time.time())

@@ -1,0 +1,102 @@
+"""What attempts gained, lost and waited."""
+
+from cld_core.run.events import Ended, Imported, RankFailed, Requested, Requeued, Started, Submitted
+from cld_core.run.history import History
+from cld_core.run.timeline import excluded, fate_of, stretches
+from tests.support.ledgers import job
+
+
+def told(*events, saved=None, heard=None, alive=False, progress=None):
+    history = History.of(events).with_progress(progress or {})
+    return stretches(history, saved=saved, heard=heard, alive=alive)
+
+
+def started(attempt, step, time, **more):
+    return Started(time=time, attempt=attempt, job_id="7", step=step, **more)
+
+
+def costs(stretch):
+    return stretch.kept, stretch.lost, stretch.set_aside
+
+
+def test_steps_beyond_the_checkpoint_that_the_next_attempt_began_from_are_lost():
+    first, second = told(
+        Submitted(time=100.0, job=job("7")),
+        started(0, 0, 130.0, began=120.0),
+        Ended(time=230.0, attempt=0, cause="crashed", step=100),
+        Requeued(time=231.0, job_id="7", cause="crashed", delay_s=10.0, exclude=("n1",)),
+        started(1, 80, 251.0, began=246.0, restart=1),
+        Ended(time=351.0, attempt=1, cause="finished", step=200),
+    )
+    assert costs(first) == (80, 20, 0)
+    assert (first.waited_s, first.startup_s, first.trained_s) == (20.0, 10.0, 100.0)
+    assert first.split(alive=False) == (80.0, 20.0, 0.0)
+    assert costs(second) == (120, 0, 0)
+    assert (second.waited_s, second.startup_s, second.delay_s) == (15.0, 5.0, 10.0)
+
+
+def test_the_last_attempt_loses_what_it_has_not_saved_unless_it_is_alive():
+    events = (started(0, 0, 100.0), Ended(time=200.0, attempt=0, cause="preempted", step=50))
+    assert [costs(it) for it in told(*events, saved=40)] == [(40, 10, 0)]
+    assert [costs(it) for it in told(*events)] == [(0, 50, 0)]
+    running = told(started(0, 0, 100.0), progress={"attempt": 0, "step": 50}, heard=150.0, alive=True)
+    assert [costs(it) for it in running] == [(50, 0, 0)]
+    assert running[0].trained_s == 50.0
+
+
+def test_an_attempt_that_died_silently_lasted_until_it_was_last_heard_of():
+    """The next one may begin hours later, which were spent in the queue."""
+    first, second = told(started(0, 0, 100.0), started(1, 40, 9000.0, began=8990.0, restart=1, reached=50, heard=200.0))
+    assert first.attempt.cause == "killed"
+    assert (first.trained_s, costs(first)) == (100.0, (40, 10, 0))
+    assert second.waited_s == 8790.0
+
+
+def test_steps_that_somebody_went_back_behind_are_set_aside_not_lost():
+    stretches_ = told(
+        started(0, 0, 100.0),
+        Ended(time=200.0, attempt=0, cause="crashed", step=120),
+        started(1, 100, 210.0, restart=1),
+        Ended(time=300.0, attempt=1, cause="finished", step=200),
+        Requested(time=310.0, steps=300, from_step=60),
+        Submitted(time=311.0, job=job("8")),
+        Started(time=320.0, attempt=2, job_id="8", step=60),
+        Ended(time=330.0, attempt=2, cause="finished", step=300),
+    )
+    assert [costs(it) for it in stretches_] == [(60, 20, 40), (0, 0, 100), (240, 0, 0)]
+
+
+def test_an_attempt_without_a_step_is_lost_whole():
+    (only,) = told(started(0, 0, 100.0), Ended(time=130.0, attempt=0, cause="crashed", step=0))
+    assert only.split(alive=False) == (0.0, 30.0, 0.0)
+    assert only.split(alive=True) == (30.0, 0.0, 0.0)
+
+
+def test_an_import_is_no_attempt_and_a_wait_without_a_submission_is_not_known():
+    (only,) = told(Imported(time=50.0, step=10, source="x"), Started(time=60.0, attempt=1, job_id="hand", step=10))
+    assert (only.attempt.attempt, only.queued, only.waited_s) == (1, None, 0.0)
+
+
+def test_a_clock_that_jumps_makes_no_time_negative():
+    (only,) = told(Submitted(time=500.0, job=job("7")), started(0, 0, 100.0, began=300.0), heard=90.0, alive=True)
+    assert (only.waited_s, only.startup_s, only.trained_s) == (0.0, 0.0, 0.0)
+
+
+def test_failures_are_those_of_the_start_in_the_order_of_their_times():
+    def failed(time, rank, restart):
+        return RankFailed(time=time, job_id="7", restart=restart, rank=rank, host="n1", reason="x")
+
+    (only,) = told(started(0, 0, 100.0), failed(120.0, 2, 0), failed(110.0, 1, 0), failed(90.0, 0, 1))
+    assert [event.rank for event in only.failures] == [1, 2]
+
+
+def test_the_nodes_that_are_avoided_are_those_of_the_last_requeue():
+    requeues = [Requeued(job_id="7", cause="crashed", exclude=nodes) for nodes in (("n1",), ("n1", "n2"))]
+    assert excluded(History.of(requeues)) == ("n1", "n2")
+    assert excluded(History()) == ()
+
+
+def test_what_is_lost_is_lost_to_preemption_or_to_crashes():
+    assert fate_of("timeout") == fate_of("preempted") == "preemption"
+    assert fate_of("node_failure") == fate_of("killed") == fate_of("nonfinite") == "crashes"
+    assert fate_of("finished") is fate_of(None) is None

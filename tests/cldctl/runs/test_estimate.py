@@ -1,0 +1,73 @@
+"""An estimate before submission, from runs of the same kind."""
+
+import time
+
+import pytest
+
+from cld_core.recipe import load
+from cld_core.run.atomic import write_json
+from cldctl.runs import estimate as policy
+from cldctl.runs.estimate import estimate
+from cldctl.ui.estimate import estimate_line
+from tests.support.made_up import TOY, run_with
+
+STEPS = ("train.steps=3600",)
+
+
+def rated(path, rate, *overrides):
+    run = run_with(path, overrides=overrides)
+    write_json(run.progress_file, {"attempt": 0, "step": 10, "steps": 20, "steps_per_s": rate, "time": 1.0})
+
+
+def test_the_median_rate_of_comparable_runs(tmp_path):
+    for number, rate in enumerate((1.0, 2.0, 30.0)):
+        rated(tmp_path / f"a{number}", rate)
+    rated(tmp_path / "wider", 900.0, "cluster.tasks_per_node=2")
+    rated(tmp_path / "larger", 900.0, "network.width=999")
+    rated(tmp_path / "batch", 900.0, "train.batch_size=7")
+    (tmp_path / "no-run").mkdir()
+    found = estimate(tmp_path, load(TOY, STEPS))
+    assert (found.rate, found.seconds, found.hours, found.unit) == (2.0, 1800.0, 0.5, "core-hours")
+    assert set(found.runs) == {"a0", "a1", "a2"}
+    assert estimate(tmp_path, load(TOY, [*STEPS, "network.width=7"])) is None
+
+
+def test_gpus_are_counted_and_a_gres_says_how_many(tmp_path):
+    size = ("cluster.nodes=2", "cluster.tasks_per_node=4")
+    for name, key in (("a", "cluster.gpus_per_node=4"), ("b", "cluster.gres=gpu:a100:4")):
+        rated(tmp_path / name, 1.0, *size, key)
+        found = estimate(tmp_path, load(TOY, [*STEPS, *size, key]))
+        assert (found.hours, found.unit) == (8.0, "GPU-hours")
+
+
+def test_the_run_itself_damaged_runs_and_a_folder_that_does_not_exist_measure_nothing(tmp_path):
+    rated(tmp_path / "mine", 2.0)
+    rated(tmp_path / "damaged", 2.0)
+    (tmp_path / "damaged" / "recipe.yaml").write_text("]")
+    assert estimate(tmp_path, load(TOY), without="mine") is None
+    assert estimate(tmp_path / "nowhere", load(TOY)) is None
+
+
+def test_the_search_is_bounded(tmp_path, monkeypatch):
+    for number in range(4):
+        rated(tmp_path / f"a{number}", 2.0)
+    monkeypatch.setattr(policy, "ENOUGH", 2)
+    assert len(estimate(tmp_path, load(TOY)).runs) == 2
+    monkeypatch.setattr(policy, "WITHIN_S", -1.0)
+    assert estimate(tmp_path, load(TOY)) is None
+
+
+def test_the_line_says_what_is_known(tmp_path):
+    rated(tmp_path / "a", 2.0)
+    found = estimate(tmp_path, load(TOY, STEPS))
+    line = "estimate: 30m00s of training, 0.5 core-hours, at 2 steps/s as in a"
+    assert estimate_line(found, None) == line
+    assert estimate_line(found, time.time()) == f"{line}; begins at once"
+    assert estimate_line(None, time.time() + 7230).startswith("estimate: begins in about 2h0")
+    assert estimate_line(None, time.time()) is estimate_line(None, None) is None
+
+
+@pytest.mark.parametrize("rate", [None, 0.0, -1.0])
+def test_a_run_without_a_rate_measures_nothing(tmp_path, rate):
+    rated(tmp_path / "a", rate)
+    assert estimate(tmp_path, load(TOY)) is None

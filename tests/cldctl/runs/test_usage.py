@@ -1,0 +1,103 @@
+"""Hours used, kept and lost."""
+
+import time
+
+import pytest
+
+from cld_core.errors import UsageError
+from cld_core.run.atomic import write_json
+from cld_core.run.events import Ended, Requeued, Started, Submitted
+from cldctl.runs.usage import Usage, summed, usage_of
+from cldctl.runs.usage_of_many import Folder, moment
+from tests.support.ledgers import job
+from tests.support.made_up import run_with
+
+GPUS = {"ranks": 8, "gpus": 8, "cores": 8}
+
+
+def trained(path, **size):
+    """An hour of which 0.1 was start-up, preempted at step 90 of which 80 are saved; then half an hour to the end."""
+    run = run_with(path, 160)
+    for event in (
+        Submitted(time=0.0, job=job("7")),
+        Started(time=3960.0, attempt=0, job_id="7", step=0, began=3600.0, **size),
+        Ended(time=7200.0, attempt=0, cause="preempted", step=90),
+        Requeued(time=7200.0, job_id="7", cause="preempted"),
+        Started(time=9180.0, attempt=1, job_id="7", step=80, began=9000.0, restart=1, **size),
+        Ended(time=10800.0, attempt=1, cause="finished", step=160),
+    ):
+        run.ledger.append(event)
+    return run
+
+
+def test_gpu_hours_of_a_run_that_was_preempted(tmp_path):
+    usage = usage_of(trained(tmp_path / "mine", **GPUS))
+    assert (usage.unit, usage.attempts) == ("GPU-hours", 2)
+    assert usage.used == pytest.approx(12.0)
+    assert usage.startup == pytest.approx(0.8), "of the first start; that of the second is lost to the preemption"
+    assert usage.lost_to_preemption == pytest.approx(8 * 0.9 / 9 + 0.4)
+    assert usage.useful == pytest.approx(8 * 0.9 * 8 / 9 + 8 * 0.45)
+    assert usage.lost_to_crashes == usage.set_aside == 0
+    assert usage.waited_s == 3600.0 + 1800.0
+    parts = usage.useful + usage.startup + usage.lost_to_preemption + usage.lost_to_crashes + usage.set_aside
+    assert parts == pytest.approx(usage.used)
+    assert usage.goodput == pytest.approx(usage.useful / 12)
+
+
+def test_without_gpus_the_hours_are_those_of_cores(tmp_path):
+    usage = usage_of(trained(tmp_path / "mine", ranks=2, gpus=0, cores=6))
+    assert (usage.unit, usage.used) == ("core-hours", pytest.approx(9.0))
+
+
+def test_an_older_ledger_has_the_size_that_the_recipe_asks_for(tmp_path):
+    run = run_with(tmp_path / "old", overrides=("cluster.nodes=2", "cluster.gpus_per_node=4"))
+    run.ledger.append(Started(time=0.0, attempt=0, job_id="7", step=0))
+    run.ledger.append(Ended(time=3600.0, attempt=0, cause="crashed", step=0))
+    usage = usage_of(run)
+    assert (usage.unit, usage.used, usage.lost_to_crashes) == ("GPU-hours", 8.0, 8.0)
+    run.recipe_file.write_text("]")
+    assert (usage_of(run).unit, usage_of(run).used) == ("job-hours", 1.0)
+
+
+def test_since_counts_the_part_of_an_attempt_that_lies_after_it(tmp_path):
+    run = trained(tmp_path / "mine", **GPUS)
+    usage = usage_of(run, since=9900.0)
+    assert (usage.attempts, usage.used) == (1, pytest.approx(2.0))
+    assert usage.waited_s == 0.0
+    assert usage_of(run, since=20000.0).used == 0.0
+
+
+def test_a_run_that_trains_counts_what_it_has_not_saved_and_one_that_is_silent_does_not(tmp_path):
+    run = run_with(tmp_path / "mine", 20)
+    now = time.time()
+    for ago, useful in ((10.0, 1.0), (5000.0, 0.5)):
+        run.ledger.path.unlink(missing_ok=True)
+        run.ledger.append(Started(time=now - ago - 100.0, attempt=0, job_id="7", step=0, **GPUS))
+        write_json(run.progress_file, {"attempt": 0, "step": 40, "steps": 90, "time": now - ago})
+        assert usage_of(run).goodput == pytest.approx(useful, abs=0.01)
+
+
+def test_totals_are_kept_apart_by_unit(tmp_path):
+    gpu, core = (Usage(unit=unit, used=2.0, useful=1.0, attempts=1) for unit in ("GPU-hours", "core-hours"))
+    assert [(it.unit, it.used, it.attempts) for it in summed([core, gpu, gpu])] == [
+        ("GPU-hours", 4.0, 2),
+        ("core-hours", 2.0, 1),
+    ]
+    assert summed([])[0].goodput is None
+
+
+def test_one_damaged_run_does_not_hide_the_others(tmp_path):
+    good, bad = trained(tmp_path / "good", **GPUS), run_with(tmp_path / "bad")
+    bad.ledger.path.mkdir()
+    folder = Folder.of([good, bad])
+    assert [name for name, *_ in folder.runs] == ["good"]
+    assert "bad is left out" in folder.problems[0]
+    assert folder.to_dict()["totals"][0]["used"] == pytest.approx(12.0)
+
+
+def test_a_time_is_an_age_or_a_date():
+    assert moment("2h") == pytest.approx(time.time() - 7200, abs=5)
+    assert moment("2026-11-01") == time.mktime(time.strptime("2026-11-01", "%Y-%m-%d"))
+    for wrong in ("", "yesterday", "7", "d", "-3d", "2026-13-01", "9" * 30 + "d"):
+        with pytest.raises(UsageError, match=r"is not a time\. Use 30m, 12h, 7d"):
+            moment(wrong)

@@ -1,0 +1,135 @@
+"""Why a run is where it is."""
+
+import json
+import shutil
+
+import pytest
+
+from cld_core.run.atomic import write_json
+from cld_core.run.events import Ended, NotBegun, RankFailed, Requeued, Started, Submitted
+from cldctl.clusters.base import Waiting
+from cldctl.runs.why import why
+from tests.support.ledgers import job
+from tests.support.made_up import run_with
+from tests.support.tools import invoke
+
+
+@pytest.fixture
+def run(tmp_path, scripted):
+    run = run_with(tmp_path / "runs" / "mine", 100)
+    run.ledger.append(Submitted(job=job("7", logs=str(run.logs)), time=100.0))
+    scripted.phases["7"] = "gone"
+    return run
+
+
+def crashed(run, attempts=2):
+    """Attempts that each crash on a node of their own, 20 steps behind their checkpoint."""
+    for number in range(attempts):
+        host = f"n{number}"
+        begin = 1000.0 * (number + 1)
+        run.ledger.append(
+            Started(attempt=number, job_id="7", step=100 * number, restart=number, host=host, time=begin, ranks=1)
+        )
+        run.ledger.append(
+            RankFailed(job_id="7", restart=number, rank=1, host=host, reason="OSError: disk", time=begin + 99)
+        )
+        run.ledger.append(
+            Ended(attempt=number, cause="crashed", step=100 * number + 120, detail="OSError: disk", time=begin + 100)
+        )
+        nodes = tuple(f"n{it}" for it in range(number + 1))
+        run.ledger.append(Requeued(job_id="7", cause="crashed", exclude=nodes, time=begin + 101))
+    return run
+
+
+def test_attempts_the_first_failure_nodes_and_what_to_type(run, scripted):
+    crashed(run)
+    text = "--- start 1 of job 7: rank 1 on n1, 2026-11-26T08:00:00 ---\nTraceback\nOSError: disk\n"
+    (run.logs / "7_1_log.err").write_text(text)
+    found = why(run)
+    assert (found.row.state, found.failed.attempt, found.failed.rank) == ("STOPPED", 1, 1)
+    assert found.failed.lines[-1] == "OSError: disk"
+    assert found.excluded == ("n0", "n1")
+    assert [(row["gained"], row["lost"], row["waited_s"]) for row in found.attempts] == [(100, 20, 900), (0, 120, 899)]
+    assert found.next[0] == "resume mine"
+    assert not found.problems
+    assert json.loads(invoke("why", "mine", "--json", runs=run.path.parent).stdout)["failed_first"]["rank"] == 1
+
+
+def test_it_fits_on_a_screen_and_the_newest_attempts_are_shown(run, monkeypatch):
+    crashed(run, 12)
+    long = "--- start 11 of job 7: rank 1 on n1, 2026-11-26T08:00:00 ---\n" + "x" * 400 + "\n" + "line\n" * 40
+    (run.logs / "7_1_log.err").write_text(long + "OSError: disk\n")
+    shown = invoke("why", "mine", runs=run.path.parent, width=80).stdout
+    assert len(shown.splitlines()) <= 24
+    assert all(len(line) <= 80 for line in shown.splitlines())
+    assert "8 earlier attempts" in shown
+    assert "rank 1 on n11 failed first in attempt 11" in " ".join(shown.split())
+
+
+@pytest.mark.parametrize(
+    ("cause", "state", "says", "then"),
+    [
+        ("preempted", "STOPPED", "it was preempted at step 150; step 100 is saved", "resume mine"),
+        ("finished", "FINISHED", "all 150 steps are done", "eval mine"),
+        ("cancelled", "CANCELLED", "it was cancelled at step 150", "resume mine"),
+        ("nonfinite", "FAILED", "step 150", "resume mine --from STEP"),
+        ("killed", "LOST", "it was killed without a message", "resume mine"),
+    ],
+)
+def test_the_headline_is_a_sentence_and_the_next_command_fits(run, cause, state, says, then):
+    run.ledger.append(Started(attempt=0, job_id="7", step=0))
+    run.ledger.append(Ended(attempt=0, cause=cause, step=150))
+    found = why(run)
+    assert found.row.state == state
+    assert says in found.headline
+    assert found.next[0] == then
+
+
+def test_an_error_that_another_start_would_meet_again_is_to_be_fixed_first(run):
+    run.ledger.append(NotBegun(job_id="7", reason="recipe: 'x' is wrong"))
+    found = why(run)
+    assert "recipe: 'x' is wrong" in found.headline
+    assert found.do.startswith("fix the error first")
+    assert found.next[0].startswith("logs mine")
+
+
+def test_a_job_that_waits_says_why_and_what_to_do(run, scripted, monkeypatch):
+    scripted.phases["7"] = "pending"
+    waiting = Waiting("somebody holds it", "release it", 2e9)
+    monkeypatch.setattr(scripted, "why_waiting", lambda self, job, seen: waiting, raising=False)
+    found = why(run)
+    assert (found.headline, found.do) == ("job 7 waits in the queue: somebody holds it", "release it")
+    shown = invoke("why", "mine", runs=run.path.parent).stdout
+    assert "as the scheduler expects" in shown
+    assert "cldctl status mine --watch" in shown
+
+
+def test_a_scheduler_that_is_away_or_has_a_bug_is_a_problem_and_no_end(run, scripted):
+    crashed(run)
+    scripted.away.add("scripted")
+    assert why(run).problems == ["nobody answers"]
+    scripted.away.clear()
+    scripted.broken.add("scripted")
+    assert "a bug" in why(run).problems[0]
+
+
+@pytest.mark.parametrize("what", ["recipe.yaml", "progress.json", "attempts.jsonl", "run.json", "logs", "checkpoints"])
+@pytest.mark.parametrize("how", ["garbage", "folder", "gone"])
+def test_whatever_is_damaged_it_answers_and_says_what(run, what, how):
+    crashed(run)
+    write_json(run.progress_file, {"attempt": 1, "step": 220})
+    path = run.path / what
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if how == "garbage":
+        path.write_bytes(b"\xff]{")
+    elif how == "folder":
+        path.mkdir()
+    runs = run.path.parent
+    code = 3 if what == "run.json" and how != "garbage" else 0
+    for words in ((), ("--json",)):
+        done = invoke("why", "mine", *words, runs=runs, code=code)
+        assert "internal error" not in done.stderr
+    if how == "garbage" and path.suffix in (".json", ".yaml"):
+        assert what in done.stdout
+    if code == 0 and what not in ("attempts.jsonl", "logs"):
+        assert [row["cause"] for row in json.loads(done.stdout)["attempts"]] == ["crashed", "crashed"]

@@ -1,0 +1,81 @@
+"""`cldctl why`, `logs`, `usage` and the estimate, on a cluster where a rank crashes and a job waits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .cluster import SlurmCluster
+from .lab import ENDLESS, PLUGIN, Lab, give
+from .polling import wait_until
+
+MISBEHAVING = ("data.name=misbehaving", f"data.plugin={PLUGIN}")
+
+
+@pytest.fixture
+def lab(slurm: SlurmCluster, tmp_path: Path) -> Lab:
+    return Lab(slurm, tmp_path / "runs")
+
+
+@pytest.fixture
+def orders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "orders"
+    folder.mkdir()
+    monkeypatch.setenv("CLDCTL_TEST_ORDERS", str(folder))
+    return folder
+
+
+def why(lab: Lab, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(lab.cldctl("why", name, "--json").stdout)
+    return found
+
+
+def test_the_rank_that_crashed_first_and_what_its_attempt_printed(lab: Lab, orders: Path) -> None:
+    lab.submit("mine", *MISBEHAVING)
+    lab.training("mine", steps=250)
+    give(orders, 1, "raise")
+    lab.training("mine", attempt=1)
+
+    found = why(lab, "mine")
+    failed = found["failed_first"]
+    assert (found["state"], failed["attempt"], failed["rank"]) == ("RUNNING", 0, 1), failed
+    assert failed["lines"][-1].endswith("RuntimeError: this rank was told to crash")
+    first, second = found["attempts"]
+    assert first["gained"] == second["first_step"]
+    assert first["gained"] % 200 == 0
+    assert first["gained"] + first["lost"] == first["last_step"]
+    assert "failed first in attempt 0" in lab.cldctl("why", "mine").stdout
+
+    shown = [lab.cldctl("logs", "mine", "--attempt", str(number)).stdout for number in (0, 1)]
+    starts = ["--- start 0 of job ", "--- start 1 of job "]
+    assert [[start in text for start in starts] for text in shown] == [[True, False], [False, True]]
+    assert "this rank was told to crash" in lab.cldctl("logs", "mine", "--failed", "--tail", "60").stderr
+    everyone = lab.cldctl("logs", "mine", "--attempt", "1", "--all-ranks").stdout
+    assert {line.partition("| ")[0] for line in everyone.splitlines()} == {"0", "1"}
+    (total,) = json.loads(lab.cldctl("usage", "--json").stdout)["totals"]
+    assert total["unit"] == "core-hours"
+    assert total["lost_to_crashes"] > 0
+    assert 0 < total["goodput"] < 1
+
+    said = lab.cldctl("submit", "toy", *ENDLESS, "cluster.partition=low", *MISBEHAVING, "--dry-run").stderr
+    assert "steps/s as in mine; begins at once" in said, said
+
+
+def test_why_a_job_waits_and_when_it_is_expected_to_begin(lab: Lab) -> None:
+    lab.slurm.sbatch("--exclusive", "--nodes=4", "--time=10", "--partition=low", wrap="sleep 600")
+    said = lab.cldctl("submit", "toy", *ENDLESS, "cluster.partition=low", "--name", "mine").stderr
+    assert "begins in about " in said, said
+
+    def waits() -> dict[str, Any] | None:
+        found = why(lab, "mine")
+        return found if "Resources" in (found["waiting"] or {}).get("reason", "") else None
+
+    found = wait_until(waits, timeout=60, every=1.0, what="Slurm to say why the job waits")
+    assert found["state"] == "PENDING"
+    assert "waits for nodes to become free" in found["headline"]
+    lab.slurm.run(["scontrol", "uhold", found["job_id"]])
+    held = why(lab, "mine")
+    assert held["do"] == f"release it: `scontrol release {held['job_id']}`", held["waiting"]
