@@ -47,9 +47,10 @@ def make(
     cells = []
     # A cell whose sampler lacks the key of an axis shares its evaluation with the other values of that axis. Nor need
     # every method of an axis have the keys that are the same for all cells.
-    idle = [axis.key for axis in axes]
+    # An axis with one value is a setting like any other.
+    idle = [axis.key for axis in axes if len(axis.values) > 1]
     if "sampling.method" in idle:
-        idle += [text.partition("=")[0] for text in overrides]
+        idle = [*(axis.key for axis in axes), *(text.partition("=")[0] for text in overrides)]
     for values in combinations(axes):
         settings = [f"{key}={value}" for key, value in values.items() if key != CHECKPOINT]
         with _named(settings):

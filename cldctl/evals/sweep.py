@@ -32,6 +32,8 @@ def parse(texts: Sequence[str]) -> tuple[Axis, ...]:
             guess = did_you_mean(key, candidates, cutoff=0)
             problem = f"only keys of {' and '.join(SWEEPABLE)} can be swept"
             raise UsageError(f"--sweep '{key}': {problem}.{guess or ' Submit several runs instead.'}")
+        if key not in (known := all_keys(key.split(".")[0])):
+            raise UsageError(f"--sweep '{key}': there is no such key.{did_you_mean(key, known)}")
         if key in [axis.key for axis in axes]:
             raise UsageError(f"--sweep '{key}' is given twice. Put all its values into one.")
         if len(set(values)) < len(values):

@@ -246,7 +246,7 @@ def _end(history: History, job: JobRef, seen: Seen) -> str:
 
 def _is_back(history: History, seen: Seen) -> bool:
     last = history.last
-    by_launcher = last is not None and last.cause in _RESTARTED_BY_LAUNCHER and seen.phase == "running"
+    by_launcher = last is not None and last.cause in _RESTARTED_BY_LAUNCHER and seen.phase in ("running", "ending")
     return history.requeued is not None or by_launcher
 
 

@@ -160,6 +160,8 @@ class Campaign:
             assert self._ended("twin")["state"] == "FINISHED"
             self.record.same = same(*(load(run, run.checkpoint_steps()[-1]) for run in (self.folder, whole)))
         if self.stage.lab is not None:
+            # One that the last event took away may have been declared down since.
+            self.stage.lab.slurm.restore_nodes()
             self.stage.lab.slurm.wait_idle(PATIENCE_S)
         self.record.orphans = self._orphans()
 

@@ -98,3 +98,22 @@ def test_requests_that_sample_alike_share_an_id(tmp_path, features):
 def test_what_is_not_an_axis_is_refused(texts, words):
     with pytest.raises(UsageError, match=words):
         sweep.parse(texts)
+
+
+def test_an_axis_with_one_value_is_checked_like_a_setting(run):
+    """The default sampler takes no number of evaluations."""
+    with pytest.raises(UsageError, match=r"--sweep 'sampling\.nfee': there is no such key\. .*sampling\.nfe"):
+        sweep.parse(["sampling.nfee=20"])
+    with pytest.raises(UsageError, match=r"sampling\.nfe=20: .*nfe"):
+        plan.make(run, ("elbo",), [30], [], sweep.parse(["sampling.nfe=20"]))
+    with pytest.raises(UsageError, match="cannot be 'oneword'"):
+        plan.make(run, ("elbo",), [30], [], sweep.parse(["eval.elbo.probes=oneword"]))
+
+
+def test_an_axis_with_one_value_may_be_idle_beside_one_of_methods(tmp_path, features):
+    axes = sweep.parse(["sampling.method=em,ode", "sampling.nfe=20"])
+    made = plan.make(run_with(tmp_path / "mine", 30), ("fid",), [30], [], axes)
+    assert [(it.sampling.method, getattr(it.sampling, "nfe", None)) for it in made.requests] == [
+        ("em", 20),
+        ("ode", None),
+    ]

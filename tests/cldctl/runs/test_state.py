@@ -120,6 +120,7 @@ CASES: list[tuple[int, tuple[Event, ...], Looks, str, str | None]] = [
     (17, (submitted(), started(), ended("preempted")), {"1": PENDING}, "REQUEUED", "Priority"),
     (17, (submitted(), started(), ended("crashed")), {"1": PENDING}, "REQUEUED", "what it died of"),
     (18, (submitted(restarts=True), started(), ended("preempted")), {"1": RUNNING}, "REQUEUED", None),
+    (18, (submitted(restarts=True), started(), ended("preempted")), {"1": Seen("ending")}, "REQUEUED", None),
     (
         18,
         (submitted(restarts=True), started(), ended("crashed"), REQUEUED),

@@ -1,0 +1,57 @@
+"""A run whose ledger is gone, or that never had one, says so and can be resumed."""
+
+import time
+
+import pytest
+
+from cld_core.errors import UsageError
+from cld_core.run.atomic import write_json
+from cld_core.run.events import Requested, Submitted
+from cld_core.small_files import read_json
+from cldctl.runs import home
+from cldctl.runs.resume import resume
+from cldctl.runs.status import status_of
+from cldctl.runs.survey import Answers
+from tests.support.made_up import run_with
+from tests.support.scripted import Scripted, trained
+
+
+def state(run):
+    row = status_of(run, Answers({}))
+    return row.state, row.reason
+
+
+def test_a_ledger_that_was_deleted(tmp_path, scripted):
+    run = trained(run_with(tmp_path / "mine", 10, 20), "1", "gone")
+    run.ledger.path.unlink()
+    found, reason = state(run)
+    assert found == "LOST"
+    assert (
+        "ledger attempts.jsonl is missing or empty; `cldctl resume mine` continues from the checkpoint of step 20"
+        in reason
+    )
+    starts = []
+    resume(run, [], None, Scripted(), lambda recipe, start, damaged: starts.append(start))
+    assert starts == [20]
+    assert [type(event) for event in run.ledger.events()] == [Requested, Submitted]
+
+
+def test_a_ledger_that_was_emptied_before_the_first_checkpoint(tmp_path, scripted):
+    run = run_with(tmp_path / "mine")
+    write_json(run.progress_file, {"attempt": 0, "step": 7, "steps": 100})
+    run.ledger.path.write_text("")
+    assert state(run)[0] == "LOST"
+    assert "`cldctl resume mine` begins again" in state(run)[1]
+
+
+def test_a_command_that_was_killed_before_it_asked_for_a_job(tmp_path, scripted, monkeypatch):
+    run = run_with(tmp_path / "mine")
+    reason = "the submission was interrupted before it asked for a job; `cldctl resume mine` does"
+    assert state(run) == ("FAILED", reason)
+    monkeypatch.setattr(home, "is_locked", lambda folder: True)
+    assert state(run) == ("PENDING", None), "it is being submitted"
+    monkeypatch.undo()
+    write_json(run.identity_file, {**read_json(run.identity_file), "created": time.time()})
+    assert state(run) == ("PENDING", None), "it may still be about to ask"
+    with pytest.raises(UsageError, match="mine is pending"):
+        resume(run, [], None, Scripted(), lambda *about: None)

@@ -1,0 +1,54 @@
+"""`hooks.on_change` in jobs of a real Slurm, which ends whatever a job leaves behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cld_core.run import RunFolder
+
+from .cluster import SlurmCluster
+from .lab import PLUGIN, Lab, give
+from .polling import wait_until
+
+HOOK = 'hooks.on_change=cat >> "$CLDCTL_RUN_PATH/told"'
+
+
+def told(run: RunFolder) -> list[tuple[str, str | None]]:
+    file = run.path / "told"
+    lines = file.read_text().splitlines() if file.exists() else []
+    return [(content["state"], content["cause"]) for content in map(json.loads, lines)]
+
+
+def test_each_change_is_told_once(slurm: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash, a preemption, a cancellation and the end of a run."""
+    orders = tmp_path / "orders"
+    orders.mkdir()
+    monkeypatch.setenv("CLDCTL_TEST_ORDERS", str(orders))
+    slurm.configure(grace_time=10)
+    lab = Lab(slurm, tmp_path / "runs")
+    run = lab.submit("mine", "data.name=misbehaving", f"data.plugin={PLUGIN}", "cluster.nodes=1", HOOK)
+    lab.training("mine", steps=250)
+    give(orders, 0, "raise")
+    lab.training("mine", 1)
+    slurm.preempt_all(1)
+    lab.training("mine", 2)
+    lab.cldctl("cancel", "mine")
+    step = lab.ended("mine")["step"]
+    expected: list[tuple[str, str | None]] = [
+        ("RUNNING", None),
+        ("REQUEUED", "crashed"),
+        ("RUNNING", "crashed"),
+        ("REQUEUED", "preempted"),
+        ("RUNNING", "preempted"),
+        ("CANCELLED", "cancelled"),
+    ]
+    wait_until(lambda: len(told(run)) >= 6, timeout=60, what="the cancellation to be told", last_seen=lambda: told(run))
+    assert told(run) == expected
+    lab.cldctl("resume", "mine", f"train.steps={step + 50}")
+    lab.ended("mine")
+    wait_until(lambda: len(told(run)) >= 8, timeout=60, what="the end to be told", last_seen=lambda: told(run))
+    assert told(run)[-2:] == [("RUNNING", "cancelled"), ("FINISHED", "finished")]
+    assert (run.logs / "hooks.log").read_text().count(": done (") == 8
