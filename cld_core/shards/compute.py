@@ -109,7 +109,8 @@ def _merge(work: "Work", ranks: "Ranks", computation: Computation | None, should
 
     Only a process that counts all of them looks at each: of a thousand tasks, the last ones.
     """
-    if work.is_done or len(work.complete()) < work.request.shards:
+    shards = work.request.shards
+    if not tally.all_begun(work.shards, shards) or work.is_done or len(work.complete()) < shards:
         return True
     if missing := work.missing():
         for number in missing:

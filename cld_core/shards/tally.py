@@ -19,6 +19,7 @@ from cld_core.ranges import share
 
 from . import state
 
+_SUFFIX = ".complete"
 _MARK = re.compile(r"([0-9]{5,9})\.([0-9a-f]{16})\.complete")
 # The most states in progress that are read to count rows; the others are taken to be as far on average.
 MOST_READ = 64
@@ -45,21 +46,17 @@ def look(folder: Path, shards: int, sizes: Mapping[str, int], made_of: Mapping[s
         sizes: rows of each kind.
         made_of: all that complete shards come from; a partial answer would match none of the marks.
     """
-    try:
-        names = set(os.listdir(folder))
-    except OSError:
-        names = set()
+    names = _names(folder)
     marks: dict[int, set[str]] = {}
     for name in names:
-        if match := _MARK.fullmatch(name):
+        if name.endswith(_SUFFIX) and (match := _MARK.fullmatch(name)):
             marks.setdefault(int(match[1]), set()).add(match[2])
     current, complete, begun = _digest(made_of), set(), []
-    for shard in range(shards):
-        if state.state_file(folder, shard).name not in names:
-            continue
+    # Plain texts: paths of ten thousand shards would take longer than all the rest.
+    for shard in (shard for shard in range(shards) if f"{shard:05d}.json" in names):
         ranges = {kind: share(size, shard, shards) for kind, size in sizes.items()}
         kinds = [kind for kind, (first, last) in ranges.items() if first < last]
-        if all(state.sealed_file(folder, shard, kind).name in names for kind in kinds) and (
+        if all(f"{shard:05d}-{kind}.npz" in names for kind in kinds) and (
             current in marks[shard]
             if shard in marks
             else state.is_complete(folder, shard, made_of, {kind: ranges[kind] for kind in kinds})
@@ -68,6 +65,11 @@ def look(folder: Path, shards: int, sizes: Mapping[str, int], made_of: Mapping[s
         else:
             begun.append(shard)
     return Tally(frozenset(complete), tuple(begun))
+
+
+def all_begun(folder: Path, shards: int) -> bool:
+    """Whether there is a state of every shard; the quickest way to see that not all can be complete."""
+    return sum(name.endswith(".json") for name in _names(folder)) >= shards
 
 
 def rows(folder: Path, shards: int, sizes: Mapping[str, int], made_of: Mapping[str, str]) -> int:
@@ -95,6 +97,13 @@ def unmark(folder: Path, shard: int) -> None:
     for name in os.listdir(folder):
         if (match := _MARK.fullmatch(name)) and int(match[1]) == shard:
             (folder / name).unlink(missing_ok=True)
+
+
+def _names(folder: Path) -> set[str]:
+    try:
+        return set(os.listdir(folder))
+    except OSError:
+        return set()
 
 
 def _share(sizes: Mapping[str, int], shard: int, shards: int) -> int:
