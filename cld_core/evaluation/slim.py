@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cld_core.run import RunFolder
-from cld_core.small_files import opened, parse_json
+from cld_core.small_files import NO_FILE, opened, parse_json
 
 FORMAT = "cldctl-slim/1"
 # Names and shapes of the tensors of a large network take some hundred kilobytes.
@@ -44,8 +44,12 @@ def about(file: Path) -> dict[str, str]:
         with opened(file) as content:
             (length,) = struct.unpack("<Q", content.read(8))
             header = parse_json(content.read(length)) if length <= _LONGEST_HEADER else None
-    except (FileNotFoundError, struct.error, ValueError):
+    except (struct.error, ValueError):
         return {}
+    except OSError as error:
+        if error.errno in NO_FILE:
+            return {}
+        raise
     described: Any = header.get("__metadata__") if isinstance(header, dict) else None
     if not isinstance(described, dict) or described.get("format") != FORMAT:
         return {}

@@ -167,6 +167,6 @@ def _mark(file: Path) -> tuple[int, int] | None:
     """Tells one version of a file from the next; None if there is none."""
     try:
         seen = file.lstat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return seen.st_ino, seen.st_mtime_ns
