@@ -54,6 +54,14 @@ class DataError(CldError):
     """A data set is missing or not in the expected form."""
 
 
+class MergeError(CldError):
+    """The shards of some work do not make a whole."""
+
+
+class IncompleteError(MergeError):
+    """Shards that seemed complete are not. Nothing failed in the process that noticed."""
+
+
 class LeaseHeldError(CldError):
     """Another live job writes into this run folder."""
 

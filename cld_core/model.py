@@ -113,6 +113,22 @@ class Model:
         return model
 
     @classmethod
+    def of_tensors(
+        cls, recipe: Recipe, tensors: Mapping[str, Tensor], *, step: int, device: torch.device | str | None = None
+    ) -> "Model":
+        """A model of a recipe with these weights: all tensors of its network, by name.
+
+        Raises:
+            ValueError, TypeError, RuntimeError, ArithmeticError: they are not those of its network.
+        """
+        data = source(recipe.data)
+        _require_fit(recipe, data.shape, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
+        model = cls(recipe, device or _default_device(), data=data, step=step)
+        model.net.load_state_dict(dict(tensors), strict=True)
+        model.net.requires_grad_(False)
+        return model
+
+    @classmethod
     def from_file(cls, file: str | Path, device: str | None = None, *, allow_plugin: bool = False) -> "Model":
         """Load a file that `export` wrote; see `cld_core.load`."""
         path = Path(file)

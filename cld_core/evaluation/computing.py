@@ -2,20 +2,21 @@
 
 import dataclasses
 import time
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Self
 
 import torch
 
 from cld_core.errors import NotFoundError, RecipeError
 from cld_core.model import Model
+from cld_core.ranges import share
 from cld_core.run.atomic import write_json
 from cld_core.shards import state
 from cld_core.shards.compute import Computation
 from cld_core.shards.files import Arrays, Sealed
 from cld_core.shards.merging import Merged
 
-from . import pictures, registry
+from . import pictures, registry, slim, slim_model
 from .evaluation import Evaluation
 from .joined import Joined
 from .report_numbers import numbers, remarks
@@ -30,14 +31,26 @@ class EvalComputation(Computation):
         CheckpointError: it is damaged.
     """
 
-    def __init__(self, work: Evaluation, device: torch.device) -> None:
+    def __init__(self, work: Evaluation, device: torch.device, model: Model | None = None) -> None:
         self._work, self._request = work, work.request
         # Whoever started the work was asked.
-        self._model = Model.from_run(work.run.path, self._request.checkpoint_step, str(device), allow_plugin=True)
+        step = self._request.checkpoint_step
+        self._model = model or Model.from_run(work.run.path, step, str(device), allow_plugin=True)
         self._model.recipe = dataclasses.replace(self._model.recipe, sampling=self._request.sampling)
         self._computers: dict[str, RowComputer] = {
             kind: registry.row_computer(kind)(self._model, self._request) for kind in self._request.sizes
         }
+
+    @classmethod
+    def opened(
+        cls, work: Evaluation, device: torch.device, should_stop: Callable[[], bool], *, alone: bool
+    ) -> Self | None:
+        step = work.request.checkpoint_step
+        checkpoint = work.made_of(strict=True)["checkpoint"]
+        wanted = slim_model.Wanted(run=work.run, step=step, checkpoint=checkpoint, device=device)
+        shared = not alone or slim.is_needed(work.run, step, by_others_than=work.name)
+        model = slim_model.model(wanted, should_stop, shared=shared)
+        return None if model is None else cls(work, device, model)
 
     def prepare(self) -> None:
         for computer in self._computers.values():
@@ -55,8 +68,8 @@ class EvalComputation(Computation):
     def keeps_rows(self, kind: str) -> bool:
         return self._computers[kind].keeps_rows
 
-    def elsewhere(self, kind: str) -> Iterable[Sealed]:
-        """Sealed shards of other evaluations of the run that have the same rows, of the same checkpoint."""
+    def elsewhere(self, kind: str, first: int, last: int) -> Iterable[Sealed]:
+        """Sealed shards of other evaluations of the run that have some of these rows, of the same checkpoint."""
         checkpoint = self._work.made_of(strict=True)["checkpoint"]
         version = registry.row_versions([kind])
         for folder in self._work.folder.parent.iterdir():
@@ -69,6 +82,9 @@ class EvalComputation(Computation):
             if other.request.rows_id(kind) != self._request.rows_id(kind):
                 continue
             for number in range(other.request.shards):
+                begins, ends = share(other.request.sizes[kind], number, other.request.shards)
+                if ends <= first or last <= begins:
+                    continue
                 content = state.read_state(other.shards, number)
                 part = content.get("work", {}).get(kind, {})
                 origin = {"request": other.request.id, "checkpoint": checkpoint, **version}
@@ -101,6 +117,7 @@ class EvalComputation(Computation):
         self._write_scalars(report)
         # Last: a reader who sees the report sees everything.
         write_json(self._work.folder / "report.json", report)
+        slim.clear(self._work.run)
 
     def _draw(self) -> None:
         """Draw samples, unless it would take longer than the bounds of images did; points of toys cost nothing."""

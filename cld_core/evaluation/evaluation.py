@@ -12,7 +12,7 @@ from cld_core.run import RunFolder
 from cld_core.shards import Work
 from cld_core.small_files import by_age
 
-from . import registry
+from . import registry, slim
 from .reports import checkpoint_checksum, current_report
 from .request import EvalRequest
 
@@ -44,7 +44,8 @@ class Evaluation(Work):
 
     def made_of(self, *, strict: bool = False) -> dict[str, str]:
         step = self.request.checkpoint_step
-        checksum = checkpoint_checksum(self.run, step)
+        # A checkpoint that was cleared away may have left its averaged weights.
+        checksum = checkpoint_checksum(self.run, step) or slim.checkpoint_of(self.run, step)
         if checksum is None and strict:
             steps = ", ".join(map(str, self.run.checkpoint_steps())) or "none"
             text = f"no checkpoint of step {step} any more; there are: {steps}"

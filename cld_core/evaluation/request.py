@@ -17,7 +17,7 @@ from cld_core.recipe.sampling import SamplingSpec
 from cld_core.recipe.variants import SECTIONS
 from cld_core.run import RunFolder
 from cld_core.shards import Request
-from cld_core.shards.request import MAX_ROWS, MAX_SHARDS
+from cld_core.shards.request import MAX_ROWS, require_few
 
 from . import inputs, registry
 from .feature_inputs import FeatureInputs
@@ -77,10 +77,12 @@ class EvalRequest(Request):
             points_key: the key that `eval.points` was taken from, for messages.
 
         Raises:
-            UsageError: weights or statistics are missing or do not fit, or the data are not images.
+            UsageError: weights or statistics are missing or do not fit, the data are not images, or there are too many
+                shards.
             RecipeError: samples drawn as the recipe says would be useless.
             DataError: there is no test set, or a smaller one.
         """
+        require_few(shards)
         spec = recipe.eval
         names = tuple(metric.name for metric in registry.metrics(metrics))
         over = {registry.ROWS[metric.rows].over for metric in registry.metrics(names)}
@@ -91,9 +93,8 @@ class EvalRequest(Request):
         eps = max(spec.elbo.eps, recipe.objective.loss_eps)
         sizes = {"samples": spec.samples, "points": points}
         pieces = min(shards, max(sizes[name] for name in over))
-        if pieces > MAX_SHARDS or max(sizes[name] for name in over) > MAX_ROWS:
-            text = f"at most {MAX_SHARDS:,} shards and {MAX_ROWS:,} samples or test examples make an evaluation"
-            raise UsageError(f"--shards {shards}: {text}. Ask for fewer.")
+        if max(sizes[name] for name in over) > MAX_ROWS:
+            raise UsageError(f"at most {MAX_ROWS:,} samples or test examples make an evaluation. Ask for fewer.")
         return cls(
             metrics=names,
             checkpoint_step=checkpoint_step,

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 
 from cld_core.data.images import ImageSet, open_images
-from cld_core.errors import DataError
+from cld_core.errors import DataError, MergeError
 from cld_core.shards.compute import Computation
 from cld_core.shards.files import Arrays
-from cld_core.shards.merging import Merged, MergeError
+from cld_core.shards.merging import Merged
 
 from . import extractors, stats_file
 from .moments import Moments

@@ -15,6 +15,7 @@ from cld_core.recipe import Recipe
 from cld_core.recipe.data import ImageDataSpec
 from cld_core.recipe.variants import SECTIONS
 from cld_core.shards import Request, Work
+from cld_core.shards.request import require_few
 
 from . import inputs
 from .feature_inputs import Extraction
@@ -53,6 +54,7 @@ class StatsRequest(Request):
             UsageError: the data are not images, or the extractor is missing.
             DataError: the images are missing.
         """
+        require_few(shards)
         recipe = recipe.anchored(Path.cwd())
         data = recipe.data
         if not isinstance(data, ImageDataSpec):

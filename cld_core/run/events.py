@@ -301,6 +301,14 @@ class Crashed(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MergeRefused(Event):
+    """All shards of sharded work seemed complete, and yet they do not make a whole."""
+
+    reason: str
+    job_id: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class TurnedAway(Event):
     """A job had nothing to do; ``reason`` says more than ``why``, if there is more to say."""
 

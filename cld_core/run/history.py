@@ -33,7 +33,7 @@ class History:
         not_begun: by job id, why it could not begin.
         requeued: the last time the job requeued itself, if that was after the last attempt ended.
         given_up: why the run is not started again, if that was decided since the last attempt ended; of sharded work,
-            since its last job was submitted.
+            why it was given up or not merged, since its last job was submitted.
         not_requeued: why the job could not requeue itself, if it has not begun again since.
         requeued_attempts: the numbers of the attempts after whose start their job put itself back into the queue.
         died_early: starts that ended before they trained, since the last attempt began.
@@ -213,7 +213,7 @@ class History:
             case events.NotBegun():
                 self.not_begun[event.job_id] = self.given_up = event.reason
                 self._given_up_by = event.job_id
-            case events.GivenUp():
+            case events.GivenUp() | events.MergeRefused():
                 self.given_up, self._given_up_by = event.reason, event.job_id
             case events.Requeued():
                 self.requeued, self.not_requeued = event, None

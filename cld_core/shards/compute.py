@@ -2,13 +2,14 @@
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Self
 
 from cld_core import faults
+from cld_core.errors import IncompleteError
 from cld_core.imports import resolve
 
-from . import state
+from . import state, tally
 from .files import PATIENCE_S, Arrays, Sealed, Shard
 
 if TYPE_CHECKING:
@@ -29,6 +30,15 @@ class Computation(ABC):
 
     @abstractmethod
     def __init__(self, work: Any, device: Any) -> None: ...
+
+    @classmethod
+    def opened(cls, work: Any, device: Any, should_stop: Callable[[], bool], *, alone: bool) -> Self | None:
+        """The computation of some work; None if it was asked to stop while it waited for what others make.
+
+        Args:
+            alone: this process computes all shards, so that nobody else needs what it reads.
+        """
+        return cls(work, device)
 
     @abstractmethod
     def prepare(self) -> None:
@@ -66,8 +76,8 @@ class Computation(ABC):
         """What a sealed shard keeps of all its rows."""
         return rows
 
-    def elsewhere(self, kind: str) -> Iterable[Sealed]:
-        """Sealed shards of other work that hold the same rows."""
+    def elsewhere(self, kind: str, first: int, last: int) -> Iterable[Sealed]:
+        """Sealed shards of other work that hold some of these rows, ``first <= i < last``."""
         return ()
 
 
@@ -75,6 +85,7 @@ def compute(work: "Work", ranks: "Ranks", should_stop: Callable[[], bool], only:
     """See `Work.compute`."""
     computation: Computation | None = None
     mine = range(ranks.rank, work.request.shards, ranks.world_size) if only is None else only
+    alone = len(mine) >= work.request.shards
     for number in mine:
         made_of = faults.retried(work.made_of, PATIENCE_S, stop=should_stop)
         ranges = work.request.ranges(number)
@@ -83,18 +94,47 @@ def compute(work: "Work", ranks: "Ranks", should_stop: Callable[[], bool], only:
         strictly = faults.retried(lambda: work.made_of(strict=True), PATIENCE_S, stop=should_stop)
         shard = Shard(work.shards, number, ranges, strictly)
         if computation is None:
-            computation = faults.retried(lambda: _opened(work, ranks), PATIENCE_S, stop=should_stop)
+            computation = _opened(work, ranks, should_stop, alone)
+            if computation is None:
+                return False
             faults.retried(computation.prepare, PATIENCE_S, stop=should_stop)
         if not _fill(shard, computation, work, should_stop):
             return False
-    if not work.is_done and not work.missing():
-        faults.retried((computation or _opened(work, ranks)).finish, PATIENCE_S, stop=should_stop)
+        tally.mark(work.shards, number, strictly)
+    return _merge(work, ranks, computation, should_stop)
+
+
+def _merge(work: "Work", ranks: "Ranks", computation: Computation | None, should_stop: Callable[[], bool]) -> bool:
+    """Make the product, if all shards are complete; False if it was asked to stop before.
+
+    Only a process that counts all of them looks at each: of a thousand tasks, the last ones.
+    """
+    shards = work.request.shards
+    if not tally.all_begun(work.shards, shards) or work.is_done or len(work.complete()) < shards:
+        return True
+    if missing := work.missing():
+        for number in missing:
+            faults.retried(functools.partial(tally.unmark, work.shards, number), PATIENCE_S, stop=should_stop)
+        raise _incomplete(work, missing)
+    computation = computation or _opened(work, ranks, should_stop, alone=True)
+    if computation is None:
+        return False
+    faults.retried(computation.finish, PATIENCE_S, stop=should_stop)
     return True
 
 
-def _opened(work: "Work", ranks: "Ranks") -> Computation:
-    computation: Computation = resolve(work.computation)(work, ranks.device)
-    return computation
+def _incomplete(work: "Work", missing: Sequence[int]) -> IncompleteError:
+    which = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
+    what = "shard" if len(missing) == 1 else f"{len(missing)} shards,"
+    text = f"not merged: files of {what} {which} are gone or cut short"
+    return IncompleteError(f"{work.folder}: {text}. Re-run the same `{work.command}` to compute them again.")
+
+
+def _opened(work: "Work", ranks: "Ranks", should_stop: Callable[[], bool], alone: bool) -> Computation | None:
+    kind: type[Computation] = resolve(work.computation)
+    return faults.retried(
+        lambda: kind.opened(work, ranks.device, should_stop, alone=alone), PATIENCE_S, stop=should_stop
+    )
 
 
 def _fill(shard: Shard, computation: Computation, work: "Work", should_stop: Callable[[], bool]) -> bool:
@@ -116,7 +156,9 @@ def _take_over(shard: Shard, computation: Computation, kind: str, label: str) ->
     If sealed shards keep all their rows, any part of them can be used; otherwise only exactly the same range.
     """
     first, last = shard.ranges[kind]
-    for other in sorted(computation.elsewhere(kind), key=lambda other: (other.first, other.last, str(other.folder))):
+    for other in sorted(
+        computation.elsewhere(kind, first, last), key=lambda other: (other.first, other.last, str(other.folder))
+    ):
         at, stop = first + shard.done(kind), min(other.last, last)
         part = computation.keeps_rows(kind)
         wanted = other.first <= at < stop if part else (other.first, other.last) == (first, last)

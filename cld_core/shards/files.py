@@ -15,6 +15,7 @@ from cld_core.run.atomic import write_arrays, write_json
 from cld_core.small_files import descriptor_for_writing, opened
 
 from . import state as states
+from . import tally
 from .state import Ranges
 
 Arrays = dict[str, np.ndarray]
@@ -38,6 +39,10 @@ class Shard:
         state = states.read_state(folder, number)
         parts = state.get("work", {}) if states.is_made_of(state, made_of) else {}
         self._parts = {kind: self._resumed(kind, parts.get(kind), bounds) for kind, bounds in ranges.items()}
+        unsealed = [kind for kind in ranges if not self.is_sealed(kind)]
+        if unsealed and (state or any(states.sealed_file(folder, number, kind).exists() for kind in unsealed)):
+            # It may have been complete before, of something else or with files that are damaged by now.
+            faults.retried(lambda: tally.unmark(folder, number), PATIENCE_S)
 
     def done(self, kind: str) -> int:
         """How many rows are there."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from cld_core.errors import CldError
+from cld_core.errors import MergeError
 
 from . import state as states
 from .files import Arrays, Sealed
@@ -12,10 +12,6 @@ if TYPE_CHECKING:
     from .work import Work
 
 Contents = Mapping[int, Mapping[str, Any]]
-
-
-class MergeError(CldError):
-    """The shards of some work do not make a whole."""
 
 
 class Merged:

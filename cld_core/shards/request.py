@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from cld_core import faults
-from cld_core.errors import NotFoundError
+from cld_core.errors import NotFoundError, UsageError
 from cld_core.ranges import share
 from cld_core.run.atomic import write_json
 from cld_core.small_files import existing_object
@@ -16,8 +16,10 @@ from cld_core.texts import one_line
 
 from .serial import from_plain
 
-# The most pieces that work is divided into, and the most rows of a kind.
-MAX_SHARDS = 100_000
+# The most pieces that work is divided into: each is a task, or a part of one, and four files.
+MAX_SHARDS = 10_000
+# The most that are read: older versions made more. And the most rows of a kind.
+READABLE_SHARDS = 100_000
 MAX_ROWS = 10**9
 # Seconds for which a request is tried to be read: one fault of the file system does not mean that there is none.
 READ_WITHIN_S = 1.0
@@ -35,6 +37,17 @@ def content_of(folder: Path) -> dict[str, Any] | None:
         if faults.passes(error):
             raise
         return None
+
+
+def require_few(shards: int) -> None:
+    """Refuse more pieces than work is divided into.
+
+    Raises:
+        UsageError
+    """
+    if shards > MAX_SHARDS:
+        why = f"work is divided into at most {MAX_SHARDS:,}, since each is a task of the cluster, and files in the run"
+        raise UsageError(f"--shards {shards}: {why}. Ask for fewer; more tasks than Slurm takes share shards anyway.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +137,7 @@ class Request(ABC):
         for name, size in sizes.items():
             if not 1 <= size <= MAX_ROWS:
                 raise ValueError(f"{name} is {size}")
-        if not 1 <= self.shards <= min(MAX_SHARDS, max(self.sizes.values())):
+        if not 1 <= self.shards <= min(READABLE_SHARDS, max(self.sizes.values())):
             raise ValueError(f"shards is {self.shards}")
         if self.retries < 0:
             raise ValueError(f"retries is {self.retries}")

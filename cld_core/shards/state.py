@@ -80,9 +80,14 @@ def is_sealed(folder: Path, shard: int, kind: str, part: Mapping[str, Any], boun
         return False
 
 
-def rows(folder: Path, shards: int, made_of: Mapping[str, str]) -> int:
-    """Rows of all shards that are computed, whether sealed or in progress."""
-    states = [read_state(folder, shard) for shard in sorted(begun(folder)) if shard < shards]
+def rows_of(folder: Path, shard: int, made_of: Mapping[str, str]) -> int:
+    """Rows of one shard that are computed, in progress or in sealed files that are whole."""
+    content = read_state(folder, shard)
+    if not is_made_of(content, made_of):
+        return 0
+    parts = content.get("work", {})
     return sum(
-        part["done"] for state in states if is_made_of(state, made_of) for part in state.get("work", {}).values()
+        part["done"]
+        for kind, part in parts.items()
+        if "bytes" not in part or is_sealed(folder, shard, kind, part, (part["first"], part["last"]))
     )

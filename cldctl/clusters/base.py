@@ -146,6 +146,10 @@ class SchedulerRefused(CldError):
     exit_code = 4
 
 
+class TooManyTasks(SchedulerRefused):
+    """The scheduler may accept fewer tasks."""
+
+
 class SchedulerAway(CldError):
     """The scheduler gave no answer. Never worded as a refusal."""
 
@@ -219,6 +223,10 @@ class Cluster(ABC):
         Raises:
             RecipeError: the cluster has no jobs of this size.
         """
+
+    def why_no_more(self, spec: JobSpec) -> str:
+        """Where `max_tasks` comes from, for people; empty if it is the size of this machine, which they know."""
+        return ""
 
     @abstractmethod
     def check(self, spec: JobSpec, tasks: int = 1) -> None:

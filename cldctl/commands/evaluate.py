@@ -13,10 +13,20 @@ from cld_core.evaluation import registry
 from cld_core.ownership import require_may_change
 from cld_core.run import RunFolder
 from cld_core.run.trust import require_own_plugin
-from cld_core.shards.request import MAX_SHARDS
 from cldctl.ui.console import err, out, strong
 
-from .options import AllowPlugin, ClusterOfRun, Follow, RunsDir, find_run, one_run, refuse_twice, runs_dir, split_runs
+from .options import (
+    AllowPlugin,
+    ClusterOfRun,
+    Follow,
+    RunsDir,
+    Shards,
+    find_run,
+    one_run,
+    refuse_twice,
+    runs_dir,
+    split_runs,
+)
 
 if TYPE_CHECKING:
     from cldctl.clusters.base import Cluster
@@ -57,7 +67,7 @@ def evaluate(
         int | None,
         typer.Option(min=2, help="Samples, or test examples if none are drawn; default: eval.samples."),
     ] = None,
-    shards: Annotated[int | None, typer.Option(min=1, max=MAX_SHARDS, help="Pieces; default: one a process.")] = None,
+    shards: Shards = None,
     checkpoint: Annotated[str, typer.Option(metavar="last|all|STEP", help="Which checkpoints.")] = "last",
     sweep: Annotated[
         list[str] | None,
@@ -152,6 +162,8 @@ def _say(run: RunFolder, made: "EvaluationPlan", outcome: "Outcome", where: "Clu
         several = many and made.sweep is None
         what = ("evaluations",) if several else ("evaluation ", which)
         err.print(strong(*what), f"of {run.name}, job {outcome.job.job_id} ({where.name})", soft_wrap=True)
+    for text in outcome.said:
+        err.print(text, markup=False, soft_wrap=True)
 
 
 def _show(run: RunFolder, made: "EvaluationPlan", outcome: "Outcome", stay: bool) -> None:

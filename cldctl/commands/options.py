@@ -30,6 +30,9 @@ ClusterOfRun = Annotated[
 Run = Annotated[str | None, typer.Argument(metavar="RUN", help="A run's name or folder; default: the newest run.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Recipe keys to change.")]
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Stay and show the progress until the end.")]
+Shards = Annotated[
+    int | None, typer.Option(min=1, help="Pieces, at most 10,000 and one a row; default: one a process.")
+]
 AllowPlugin = Annotated[
     bool, typer.Option("--allow-plugin", help="Run the plug-in that the recipe of a run names which others can write.")
 ]

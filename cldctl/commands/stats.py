@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cld_core.errors import RecipeError
-from cld_core.shards.request import MAX_SHARDS
 from cldctl.ui.console import err, out
 
-from .options import ClusterOption, Follow, Overrides, RunsDir, check_output, runs_dir
+from .options import ClusterOption, Follow, Overrides, RunsDir, Shards, check_output, runs_dir
 
 if TYPE_CHECKING:
     from cld_core.recipe import Recipe
@@ -24,7 +23,7 @@ def stats(
     features: Annotated[
         bool, typer.Option("--features", help="Keep the features, which --kid and --prc need.")
     ] = False,
-    shards: Annotated[int | None, typer.Option(min=1, max=MAX_SHARDS, help="Pieces; default: one a process.")] = None,
+    shards: Shards = None,
     cluster: ClusterOption = None,
     follow: Follow = False,
     directory: RunsDir = None,
@@ -43,7 +42,7 @@ def stats(
     where = home.chosen(cluster)
     recipe = _recipe(name, overrides or [], runs_dir(directory))
     request = StatsRequest.of(recipe, output, features=features, shards=shards or recipe.cluster.world_size)
-    job = sharded.start_statistics(request, where, recipe.cluster)
+    job = sharded.start_statistics(request, where, recipe.cluster, say=lambda text: err.print(text, soft_wrap=True))
     if job is not None:
         err.print(f"statistics of {request.images:,} images, job {job.job_id} ({where.name})", soft_wrap=True)
     elif request.is_done:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cld_core import faults
-from cld_core.errors import CldError
+from cld_core.errors import CldError, IncompleteError, MergeError
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.run import RunFolder, pending
-from cld_core.run.events import Event, GivenUp, NotRequeued
+from cld_core.run.events import Event, GivenUp, MergeRefused, NotRequeued
 from cld_core.shards import Work, open_work
 from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import InJob
@@ -84,8 +84,12 @@ class ShardsWork:
             try:
                 if not work.compute(ranks, lambda: stop.code != 0, piece.shards):
                     return False
+            except IncompleteError as error:
+                pending.append(work.ledger, MergeRefused(reason=str(error), job_id=job.ref.job_id))
+                print(f"{work.name}: {error}", file=sys.stderr, flush=True)
             except CldError as error:
-                pending.append(work.ledger, GivenUp(reason=str(error), job_id=job.ref.job_id))
+                refusal = MergeRefused if isinstance(error, MergeError) else GivenUp
+                pending.append(work.ledger, refusal(reason=str(error), job_id=job.ref.job_id))
                 if len(self.pieces) == 1:
                     raise
                 print(f"{work.name}: {error}", file=sys.stderr, flush=True)

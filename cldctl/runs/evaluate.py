@@ -20,12 +20,17 @@ from .status import work_state
 
 @dataclass(frozen=True)
 class Outcome:
-    """The evaluations of a plan by the state that they were in; ``job`` computes those of ``started``."""
+    """The evaluations of a plan by the state that they were in; ``job`` computes those of ``started``.
+
+    Attributes:
+        said: what people should know about how the work was divided.
+    """
 
     complete: tuple[str, ...] = ()
     running: tuple[str, ...] = ()
     started: tuple[str, ...] = ()
     job: JobRef | None = None
+    said: tuple[str, ...] = ()
 
 
 def start(
@@ -61,13 +66,16 @@ def start(
         if request.id in by_state["STOPPED"]:
             request.save(run)
     job = None
+    said: list[str] = []
     # A request that was damaged is written again above; its report may be there already.
     started = [work for name in missing if not (work := Evaluation(run.evals / name)).is_done]
     if started:
         logs = home / "logs" if home is not None else None
         try:
             only = {work.name: left.get(work.name) or work.to_start() for work in started}
-            job = sharded.start(started, cluster, size, run=run, logs=logs, parallel=parallel, only=only)
+            job = sharded.start(
+                started, cluster, size, run=run, logs=logs, parallel=parallel, only=only, say=said.append
+            )
         except (SchedulerRefused, SchedulerAway):
             for name in {*missing, *([home.name] if home is not None else [])} - existing:
                 shutil.rmtree(run.evals / name)
@@ -75,7 +83,7 @@ def start(
     running = tuple(name for name in (*by_state["RUNNING"], *by_state["PENDING"]) if name not in left)
     names = tuple(work.name for work in started)
     complete = (*by_state["FINISHED"], *(name for name in missing if name not in names))
-    return Outcome(complete, running, names, job)
+    return Outcome(complete, running, names, job, tuple(said))
 
 
 def divided_otherwise(run: RunFolder, requests: Sequence[EvalRequest]) -> list[tuple[str, int]]:

@@ -14,7 +14,7 @@ from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run import RunFolder
 from cld_core.run.events import JobRef, Submitted
 from cld_core.shards import Work, open_work
-from cldctl.clusters.base import After, Cluster, SchedulerAway, Task
+from cldctl.clusters.base import After, Cluster, SchedulerAway, Task, TooManyTasks
 from cldctl.jobs import specs
 from cldctl.jobs.shards import ShardsWork, divided
 
@@ -38,6 +38,7 @@ def start(
     code: Path | None = None,
     only: Mapping[str, Sequence[int]] | None = None,
     started: Callable[[JobRef], None] = lambda job: None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> JobRef:
     """Start what is missing of works by one submission, a shard a task where the cluster takes so many tasks.
 
@@ -46,6 +47,7 @@ def start(
         code: what the job imports from, as in `JobSpec`.
         only: by name of the work, the shards to start; default: all that are missing.
         started: called as soon as the job exists.
+        say: told why tasks have several shards each, if a limit of the scheduler is the reason.
 
     Raises:
         RecipeError: the cluster has no such jobs.
@@ -53,9 +55,10 @@ def start(
     """
     folders = [work.folder for work in works]
     spec = specs.sharded(folders, size, cluster, run=run, logs=logs, after=after, parallel=parallel, code=code)
-    limit = cluster.max_tasks(replace(spec, size=size))
+    wide = replace(spec, size=size)
     wanted = {work.name: work.to_start() for work in works} if only is None else only
-    shares = divided([(str(work.folder), wanted[work.name]) for work in works], limit)
+    missing = [(str(work.folder), wanted[work.name]) for work in works]
+    shares = divided(missing, cluster.max_tasks(wide))
     cluster.check(spec, len(shares))
     ledgers = {str(work.folder): work.ledger for work in works}
     jobs: list[JobRef] = []
@@ -67,12 +70,28 @@ def start(
                 ledgers[piece.folder].append(Submitted(job=ref, shards=piece.shards, exclude=spec.exclude))
         started(refs[0])
 
-    cluster.submit(spec, [Task(work=ShardsWork(share, gpu=size.uses_gpu)) for share in shares], note)
+    why = cluster.why_no_more(wide)
+    while True:
+        try:
+            cluster.submit(spec, [Task(work=ShardsWork(share, gpu=size.uses_gpu)) for share in shares], note)
+            break
+        except TooManyTasks as error:
+            if len(shares) == 1:
+                raise
+            why, shares = _first_sentence(error), divided(missing, len(shares) // 2)
+    if why and len(shares) < (pieces := sum(len(shards) for _, shards in missing)):
+        say(f"{pieces} shards in {len(shares)} tasks: {why}")
     assert jobs, f"cluster {cluster.name} did not report its jobs"
     return jobs[0]
 
 
-def start_statistics(request: StatsRequest, cluster: Cluster, size: ClusterSpec) -> JobRef | None:
+def _first_sentence(error: Exception) -> str:
+    return str(error).partition(". ")[0]
+
+
+def start_statistics(
+    request: StatsRequest, cluster: Cluster, size: ClusterSpec, say: Callable[[str], None] = lambda text: None
+) -> JobRef | None:
     """Start what is missing of statistics; None if they exist or are being computed.
 
     Raises:
@@ -87,7 +106,7 @@ def start_statistics(request: StatsRequest, cluster: Cluster, size: ClusterSpec)
     with home.only_one(request.folder, cluster):
         if request.is_done or is_alive(request.folder):
             return None
-        return start([Statistics(request.save())], cluster, size)
+        return start([Statistics(request.save())], cluster, size, say=say)
 
 
 def ask_about(works: Iterable[Work]) -> Answers:

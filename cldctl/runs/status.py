@@ -19,6 +19,7 @@ from cld_core.texts import one_line
 from . import home, usage
 from .changes import changed_between
 from .state import OVER, RESUMABLE, state_of
+from .stopped import why_stopped
 from .survey import Answers
 from .trouble import with_trouble
 from .unasked import unasked
@@ -176,14 +177,16 @@ def work_state(work: Work, answers: Answers) -> str:
 def evaluation_status(work: Evaluation, answers: Answers) -> dict[str, Any]:
     """State, shards and results of one evaluation, an entry of ``evals``."""
     request, report, state = work.request, work.report or {}, work_state(work, answers)
-    failure = work.ledger.history().given_up if state == "STOPPED" else None
+    done = request.shards if report else len(work.complete())
+    failure = why_stopped(work.ledger.history(), done, request.shards) if state == "STOPPED" else None
     elbo = report.get("elbo") or {}
     return {
         "id": work.name,
         "state": state,
+        "reason": failure,
         "checkpoint_step": request.checkpoint_step,
         "metrics": list(request.metrics),
-        "shards_done": request.shards if report else request.shards - len(work.missing()),
+        "shards_done": done,
         "shards": request.shards,
         "fid": (report.get("fid") or {}).get("value"),
         "bpd": elbo.get("bpd"),

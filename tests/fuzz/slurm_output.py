@@ -11,7 +11,7 @@ from unittest import mock
 
 from cld_core.run.events import JobRef
 from cldctl.clusters.base import DoctorOptions, MeasuredSaves
-from cldctl.clusters.slurm import client, doctor, inside, node_probe, polling
+from cldctl.clusters.slurm import client, doctor, inside, limits, node_probe, polling
 from cldctl.clusters.slurm.client import Answer
 from cldctl.clusters.slurm.cluster import SlurmCluster
 
@@ -105,7 +105,8 @@ def _make(rng: random.Random, folder: Path) -> Callable[[], Any]:
             job = client.show_job("12")
             inside._seconds_left(job), inside._limit_reached(job), client.restarts_of(job)
             client._waits("12", 0)
-            client.max_array_size()
+            limits.most_tasks.cache_clear()
+            limits.most_tasks()
             polling.states_of_starts("12")
             polling.notice_in(printed["log"])
             saves = MeasuredSaves(slowest_s=3.0, notice_s=90)

@@ -1,6 +1,5 @@
 """Slurm's command line clients, each call with a time limit: a controller may be away."""
 
-import functools
 import os
 import re
 import subprocess
@@ -215,15 +214,6 @@ def _waits(job_id: str, restart: int) -> bool:
     job = show_job(job_id)
     again = (restarts_of(job) or 0) > restart
     return again or job.get("JobState", "") in ("PENDING", "REQUEUED", "REQUEUE_HOLD")
-
-
-@functools.cache
-def max_array_size() -> int | None:
-    """The most tasks of an array, asked once per process; None without an answer."""
-    size = re.search(
-        r"^MaxArraySize\s*=\s*([0-9]{1,9})\b", output_of(["scontrol", "show", "config"]) or "", re.MULTILINE
-    )
-    return int(size[1]) if size else None
 
 
 def submitted_since(name: str, when: float) -> list[str] | None:

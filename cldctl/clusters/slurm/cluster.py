@@ -27,17 +27,16 @@ from cldctl.clusters.base import (
     Seen,
     Survey,
     Task,
+    TooManyTasks,
     Waiting,
 )
 
-from . import client, doctor, expected, inside, outer, polling, reasons, script, submission
+from . import client, doctor, expected, inside, limits, outer, polling, reasons, script, submission
 
 # A job's line of `scontrol --oneliner show job`.
 _LOG = re.compile(
     r"JobId=(?P<job>[0-9]+) (?:ArrayJobId=(?P<array>[0-9]+) )?.* StdOut=(?P<log>/.*?)(?: [A-Z]\w*=.*)?$", re.MULTILINE
 )
-# The most tasks of an array if Slurm does not say: one below the default of MaxArraySize.
-_MAX_TASKS = 1000
 # Seconds that a controller which did not answer is given to say what it has accepted.
 _AWAY_S = 60.0
 
@@ -54,14 +53,17 @@ class SlurmCluster(Cluster):
         return None if shutil.which("sbatch") else "there is no sbatch on this machine. Use --cluster local."
 
     def max_tasks(self, spec: JobSpec) -> int:
-        size = client.max_array_size()
-        return _MAX_TASKS if size is None else max(1, size)
+        return limits.most_tasks(spec.size.account, spec.size.qos).tasks
+
+    def why_no_more(self, spec: JobSpec) -> str:
+        return limits.most_tasks(spec.size.account, spec.size.qos).why
 
     def check(self, spec: JobSpec, tasks: int = 1) -> None:
         script.parameters(spec)
         job_logs.check(spec.logs)
         if tasks > 1 and tasks > (most := self.max_tasks(spec)):
-            raise RecipeError(f"{tasks} tasks do not fit into one array of Slurm. Submit at most {most}.")
+            why = self.why_no_more(spec)
+            raise RecipeError(f"{tasks} tasks do not fit into one array of Slurm: {why}. Submit at most {most}.")
 
     def script(self, spec: JobSpec, tasks: int = 1) -> str:
         return script.text(spec, tasks)
@@ -153,7 +155,8 @@ def _explained(name: str, error: str, since: float) -> SchedulerRefused | Schedu
         fix = "Try again when it does, or use --cluster local"
         return SchedulerAway(f"slurmctld does not answer, and the job {name} was not submitted: {text}. {fix}.")
     fix = "Fix the cluster.* keys or the profile (`cldctl submit --dry-run` shows the script), or use --cluster local"
-    return SchedulerRefused(f"sbatch refused the job {name}: {'; '.join(lines)}. {fix}.")
+    kind = TooManyTasks if limits.too_many(error) else SchedulerRefused
+    return kind(f"sbatch refused the job {name}: {'; '.join(lines)}. {fix}.")
 
 
 def _withdrawn(name: str, since: float) -> str:

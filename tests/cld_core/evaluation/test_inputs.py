@@ -8,7 +8,7 @@ import torch
 
 from cld_core.digests import digest_of
 from cld_core.errors import CldError, DataError, NotFoundError, UsageError
-from cld_core.evaluation import extractors, inception, stats_file
+from cld_core.evaluation import extractors, inception, slim, stats_file
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.evaluation.request import EvalRequest
 from cld_core.evaluation.rows.loss import LossRows
@@ -107,6 +107,7 @@ def test_what_vanishes_or_changes_meanwhile_is_reported(run, tmp_path):
         work.compute(Ranks(), only=[1])
     for file in run.checkpoints.iterdir():
         file.unlink()
+    slim.file_of(run, 2).unlink()
     with pytest.raises(NotFoundError, match="no checkpoint of step 2"):
         work.compute(Ranks(), only=[1])
     assert work.missing() == [1], "what was computed is kept"

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from cld_core.errors import CheckpointError, SolverError, UnusableSamplesError
+from cld_core.errors import CheckpointError, IncompleteError, MergeError, SolverError, UnusableSamplesError
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.evaluation.request import EvalRequest
-from cld_core.run.events import JobRef, NotRequeued
+from cld_core.run.events import JobRef, MergeRefused, NotRequeued
 from cld_core.run.ledger import Ledger
 from cld_core.shards import open_work
 from cld_core.stop import StopCode, StopFlag
@@ -140,3 +140,23 @@ def test_a_fault_that_passes_is_no_reason_not_to_start_again(evaluations, monkey
 def test_a_pipe_in_the_place_of_a_request_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "request.json")
     process.readable(tmp_path / "request.json")
+
+
+@pytest.mark.parametrize("error", [MergeError, IncompleteError])
+def test_a_merge_that_is_refused_is_in_the_ledger(evaluations, monkeypatch, capsys, error):
+    """Nothing failed in the process that noticed that shards are incomplete: it ends well, and is not started again."""
+
+    def refusing(*arguments):
+        raise error("shard 3 is damaged. Re-run it.")
+
+    monkeypatch.setattr(Evaluation, "compute", refusing)
+    if error is MergeError:
+        with pytest.raises(SystemExit):
+            ShardsWork(evaluations, gpu=False)(inside())
+    else:
+        ShardsWork(evaluations, gpu=False)(inside())
+    for piece in evaluations:
+        work = open_work(Path(piece.folder))
+        assert isinstance(work.ledger.events()[-1], MergeRefused)
+        assert work.ledger.history().given_up == "shard 3 is damaged. Re-run it."
+    assert "shard 3 is damaged" in capsys.readouterr().err

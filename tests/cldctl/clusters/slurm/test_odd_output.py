@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cld_core.run.events import JobRef
 from cldctl.clusters.base import DoctorOptions, MeasuredSaves
-from cldctl.clusters.slurm import client, configuration, doctor, inside, node_probe, polling, preemption
+from cldctl.clusters.slurm import client, configuration, doctor, inside, limits, node_probe, polling, preemption
 from cldctl.clusters.slurm.client import Answer
 from cldctl.clusters.slurm.cluster import SlurmCluster
 from tests.fuzz.mutations import damaged
@@ -154,12 +154,12 @@ def test_all_that_asks(texts):
         assert {survey.of(job).phase for job in jobs} <= PHASES
         client.submitted_since("toy", 0.0)
         client.show_job("12")
-        client.max_array_size.cache_clear()
-        assert (client.max_array_size() or 1) > 0
+        limits.most_tasks.cache_clear()
+        assert limits.most_tasks().tasks > 0
         polling.states_of_starts("12")
         asked = DoctorOptions(job=False)
         assert list(doctor.checks(None, asked, MeasuredSaves(slowest_s=None, notice_s=90)))
-    client.max_array_size.cache_clear()
+    limits.most_tasks.cache_clear()
 
 
 ANSWER = {

@@ -14,7 +14,7 @@ from cld_core.errors import RecipeError, UsageError
 from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run.events import JobRef
 from cldctl.clusters.base import After, JobSpec
-from cldctl.clusters.slurm import client
+from cldctl.clusters.slurm import client, limits
 from cldctl.clusters.slurm.cluster import SlurmCluster
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -108,14 +108,14 @@ def test_a_time_limit_within_its_own_notice_is_refused():
 )
 def test_an_array_that_slurm_would_refuse(monkeypatch, config, most):
     asked = []
-    client.max_array_size.cache_clear()
+    limits.most_tasks.cache_clear()
     monkeypatch.setattr(client, "output_of", lambda command: asked.append(command) or config)
     assert SlurmCluster().max_tasks(SPEC) == most
     SlurmCluster().check(SPEC, most)
     with pytest.raises(RecipeError, match=f"Submit at most {most}"):
         SlurmCluster().check(SPEC, most + 1)
     assert len(asked) == 1, "once per process"
-    client.max_array_size.cache_clear()
+    limits.most_tasks.cache_clear()
 
 
 def test_a_dependency_on_no_job():

@@ -1,0 +1,137 @@
+"""Evaluations of many tasks: as many as the scheduler takes, and a reason if they did not get through."""
+
+import json
+
+import pytest
+
+from cld_core.errors import UsageError
+from cld_core.evaluation.evaluation import Evaluation
+from cld_core.evaluation.request import EvalRequest
+from cld_core.run import events
+from cld_core.run.events import JobRef, Submitted
+from cld_core.run.history import History
+from cld_core.shards.request import MAX_SHARDS
+from cldctl.clusters.base import SchedulerRefused, Seen, Survey, TooManyTasks
+from cldctl.clusters.debug import DebugCluster
+from cldctl.evals import plan
+from cldctl.runs import evaluate
+from cldctl.runs.status import evaluation_status
+from cldctl.runs.stopped import why_stopped
+from cldctl.runs.survey import Answers
+from tests.support.made_up import run_with
+from tests.support.tools import invoke
+
+
+class Picky(DebugCluster):
+    """A scheduler that says that it takes a number of tasks, and takes fewer."""
+
+    name = "picky"
+    blocks = False
+
+    def __init__(self, takes, says=1000, error=TooManyTasks):
+        self.takes, self.says, self.error, self.sizes = takes, says, error, []
+
+    def max_tasks(self, spec):
+        return self.says
+
+    def why_no_more(self, spec):
+        return "at most 7 jobs may be in the queue"
+
+    def submit(self, spec, tasks, note):
+        self.sizes.append(len(tasks))
+        if len(tasks) > self.takes:
+            raise self.error("sbatch refused the job mine-eval: AssocMaxSubmitJobLimit. Fix the keys.")
+        note([JobRef(cluster=self.name, job_id=f"8_{task}") for task in range(len(tasks))])
+
+
+@pytest.fixture
+def run(tmp_path):
+    return run_with(tmp_path / "mine", 10)
+
+
+def started(run, cluster, shards=64):
+    made = plan.make(run, ("elbo",), [10], ["eval.samples=64"], shards=shards)
+    outcome = evaluate.start(run, made, cluster, run.recipe().cluster)
+    return Evaluation(run.evals / made.requests[0].id), outcome
+
+
+def shards_of(work):
+    return sorted(shard for event in work.ledger.history().submitted for shard in event.shards)
+
+
+def test_shards_share_the_tasks_that_the_scheduler_takes(run):
+    cluster = Picky(takes=7, says=7)
+    work, outcome = started(run, cluster)
+    assert (cluster.sizes, shards_of(work)) == ([7], list(range(64)))
+    assert outcome.said == ("64 shards in 7 tasks: at most 7 jobs may be in the queue",)
+
+
+def test_half_as_many_tasks_are_tried_until_the_scheduler_takes_them(run):
+    cluster = Picky(takes=10)
+    work, outcome = started(run, cluster)
+    assert (cluster.sizes, shards_of(work)) == ([64, 32, 16, 8], list(range(64)))
+    assert outcome.said == ("64 shards in 8 tasks: sbatch refused the job mine-eval: AssocMaxSubmitJobLimit",)
+
+
+def test_a_scheduler_that_takes_no_task_at_all_is_not_asked_for_ever(run):
+    cluster = Picky(takes=0)
+    with pytest.raises(SchedulerRefused, match="AssocMaxSubmitJobLimit"):
+        started(run, cluster)
+    assert cluster.sizes == [64, 32, 16, 8, 4, 2, 1]
+    assert list(run.evals.iterdir()) == []
+
+
+def test_another_refusal_is_final(run):
+    cluster = Picky(takes=0, error=SchedulerRefused)
+    with pytest.raises(SchedulerRefused):
+        started(run, cluster)
+    assert cluster.sizes == [64]
+
+
+def test_nothing_is_said_if_every_shard_has_a_task(run):
+    assert started(run, Picky(takes=64))[1].said == ()
+
+
+def test_more_shards_than_anybody_needs_are_refused(run):
+    with pytest.raises(UsageError, match=r"--shards 10001: work is divided into at most 10,000, since each is"):
+        EvalRequest.of(run.recipe(), ("elbo",), 10, MAX_SHARDS + 1)
+    assert EvalRequest.of(run.recipe(), ("elbo",), 10, MAX_SHARDS).shards <= MAX_SHARDS
+    done = invoke("eval", "mine", "--elbo", "--shards", "100000", runs=run.path.parent, code=2)
+    assert "--shards 100000: work is divided into at most 10,000" in done.stderr
+    assert list(run.evals.iterdir()) == []
+
+
+def task(number, job="8"):
+    return Submitted(job=JobRef(cluster="picky", job_id=f"{job}_{number}"), shards=(number,))
+
+
+@pytest.mark.parametrize(
+    ("happened", "done", "why"),
+    [
+        ([], 0, None),
+        ([task(0)], 1, "its jobs have ended, with 1 of 3 shards complete"),
+        ([task(0)], 3, "all shards are complete, but they were not merged"),
+        ([task(0), events.Cancelled(job_id="8_1")], 1, "cancelled"),
+        ([events.Cancelled(job_id="7_1"), task(0)], 1, "its jobs have ended"),
+        ([task(0), events.GivenUp(reason="4 crashes", job_id="8_0")], 2, "4 crashes"),
+        ([task(0), events.MergeRefused(reason="shard 1 is damaged", job_id="8_0")], 3, "shard 1 is damaged"),
+        ([task(0), events.NotRequeued(job_id="8_0", reason="nobody answers")], 2, "could not be requeued: nobody"),
+        ([task(0), events.MergeRefused(reason="damaged", job_id="8_0"), task(0, "9")], 2, "its jobs have ended"),
+    ],
+)
+def test_why_an_evaluation_has_stopped(happened, done, why):
+    found = why_stopped(History.of(happened), done, 3)
+    assert found == why or (why is not None and why in found)
+
+
+def test_a_merge_that_was_refused_says_why_in_status_until_it_is_started_again(run):
+    work, _ = started(run, Picky(takes=64), shards=3)
+    work.ledger.append(events.MergeRefused(reason="shard 1 is damaged. Re-run it.", job_id="8_0"))
+    gone = Answers({"picky": Survey({("picky", f"8_{number}"): Seen("gone") for number in range(3)})})
+    entry = json.loads(json.dumps(evaluation_status(work, gone)))
+    assert (entry["state"], entry["reason"]) == ("STOPPED", "shard 1 is damaged. Re-run it.")
+    assert entry["remarks"] == ["shard 1 is damaged. Re-run it."]
+    work.ledger.append(task(1, "9"))
+    waiting = Answers({"picky": Survey({**gone.surveys["picky"].jobs, ("picky", "9_1"): Seen("pending")})})
+    entry = evaluation_status(work, waiting)
+    assert (entry["state"], entry["reason"], entry["remarks"]) == ("PENDING", None, [])
