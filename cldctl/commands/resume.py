@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from cldctl.runs.submit import Begun
 
 
+# Of several runs, all are asked about at once; the answer about each is good for so many seconds.
+_ASKED_S = 30.0
+
+
 def resume(
     words: Annotated[list[str] | None, typer.Argument(metavar="RUN | KEY=VALUE")] = None,
     from_step: Annotated[
@@ -47,29 +51,45 @@ def resume(
         runs, code = _all_resumable(root, yes)
     if len(runs) > 1 and (follow or from_step is not None):
         raise UsageError(f"--follow and --from go with one run, not with {len(runs)}. Name one.")
+    if names and len(runs) > 1:
+        from cldctl.runs.resume import ask_about
+
+        ask_about(runs)
     for run in runs:
         if len(runs) == 1 and names:
             _start(run, overrides, from_step, cluster, follow, allow_plugin)
         else:
-            code = _tried(run, overrides, from_step, cluster, follow, allow_plugin) or code
+            code = _tried(run, overrides, from_step, cluster, follow, allow_plugin, _ASKED_S) or code
     if code:
         raise typer.Exit(code)
 
 
 def _start(
-    run: RunFolder, overrides: list[str], from_step: int | None, cluster: str | None, follow: bool, allow_plugin: bool
+    run: RunFolder,
+    overrides: list[str],
+    from_step: int | None,
+    cluster: str | None,
+    follow: bool,
+    allow_plugin: bool,
+    max_age_s: float = 0.0,
 ) -> None:
     from .submit import finish
 
-    finish(_resume(run, overrides, from_step, cluster, allow_plugin), follow)
+    finish(_resume(run, overrides, from_step, cluster, allow_plugin, max_age_s), follow)
 
 
 def _tried(
-    run: RunFolder, overrides: list[str], from_step: int | None, cluster: str | None, follow: bool, allow_plugin: bool
+    run: RunFolder,
+    overrides: list[str],
+    from_step: int | None,
+    cluster: str | None,
+    follow: bool,
+    allow_plugin: bool,
+    max_age_s: float,
 ) -> int:
     """Resume one of many runs; the exit code. Whatever is wrong with it, the others go on."""
     try:
-        _start(run, overrides, from_step, cluster, follow, allow_plugin)
+        _start(run, overrides, from_step, cluster, follow, allow_plugin, max_age_s)
     except typer.Exit as end:
         return end.exit_code
     except Exception as error:
@@ -108,7 +128,12 @@ def _agreed() -> bool:
 
 
 def _resume(
-    run: RunFolder, overrides: list[str], from_step: int | None, cluster: str | None, allow_plugin: bool
+    run: RunFolder,
+    overrides: list[str],
+    from_step: int | None,
+    cluster: str | None,
+    allow_plugin: bool,
+    max_age_s: float,
 ) -> "Begun":
     from cldctl.runs import home
     from cldctl.runs import resume as policy
@@ -120,4 +145,4 @@ def _resume(
 
     where = home.chosen(cluster, run)
     with home.only_one(run.path, where):
-        return policy.resume(run, overrides, from_step, where, about, allow_plugin)
+        return policy.resume(run, overrides, from_step, where, about, allow_plugin, max_age_s=max_age_s)

@@ -12,10 +12,8 @@ from cld_core.run.folder import is_name
 from cldctl import clusters
 from cldctl.clusters import job_logs
 
-from . import survey
+from . import ends, survey
 
-# Seconds for which an answer about a job is good enough while its log is followed.
-_MAX_AGE_S = 2.0
 _LOG = re.compile(r".+_(?P<rank>[0-9]{1,9})_log\.(?:out|err)")
 
 
@@ -26,6 +24,7 @@ class Log:
     job: JobRef
     rank: int
     note: str | None = None
+    run: RunFolder | None = None
 
     def files(self) -> list[Path]:
         """Output and errors; empty before the job has begun."""
@@ -38,7 +37,9 @@ class Log:
 
     def is_growing(self) -> bool:
         """Whether the job is alive, as far as is known."""
-        return not survey.ask([self.job], max_age_s=_MAX_AGE_S).of(self.job).is_gone
+        if self.run is not None and ends.is_over(self.run, self.job):
+            return False
+        return not survey.ask([self.job], max_age_s=survey.TO_LOOK_S).of(self.job).is_gone
 
 
 def of_training(run: RunFolder, attempt: int | None, rank: int) -> Log:
@@ -65,7 +66,7 @@ def of_training(run: RunFolder, attempt: int | None, rank: int) -> Log:
         job = jobs.get(job_id) or JobRef(cluster=clusters.default().name, job_id=job_id)
     event = history.last_of.get(job.job_id)
     note = f"job {job.job_id} did not train: {event.reason}" if isinstance(event, TurnedAway) else None
-    return Log(replace(job, logs=str(job_logs.moved(run.logs, job.logs))), rank, note)
+    return Log(replace(job, logs=str(job_logs.moved(run.logs, job.logs))), rank, note, run)
 
 
 def of_evaluation(run: RunFolder, name: str, shard: int | None, rank: int) -> Log:

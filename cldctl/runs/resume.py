@@ -70,10 +70,13 @@ def resume(
     cluster: Cluster,
     about: Callable[[Recipe, int, Sequence[DamagedCheckpoint]], None],
     allow_plugin: bool = False,
+    *,
+    max_age_s: float = 0.0,
 ) -> Begun:
     """Continue a run with these overrides.
 
     Args:
+        max_age_s: how old an answer may be that says it is not alive, seconds: one question is enough for many runs.
         allow_plugin: whether the plug-ins of a run that others can write may run.
         about: called before the job is submitted, with the recipe, the step of the checkpoint that the run continues
             from, and newer checkpoints that are damaged.
@@ -90,7 +93,7 @@ def resume(
     from cld_core.recipe.plugin import with_plugin_found
 
     require_may_change(run.path, "It was not resumed")
-    status = _status_of_dead(run)
+    status = _status_of_dead(run, max_age_s)
     before = run.recipe()
     if not allow_plugin:
         require_own_plugin(run, before, of_metrics=True)
@@ -108,14 +111,21 @@ def resume(
     return Begun(run, job, cluster, tuple(work.name for work in evaluations))
 
 
-def _status_of_dead(run: RunFolder) -> RunStatus:
+def ask_about(runs: Sequence[RunFolder]) -> None:
+    """Ask about many runs at once, so that `resume` can do with these answers."""
+    survey.of_runs(runs)
+
+
+def _status_of_dead(run: RunFolder, max_age_s: float) -> RunStatus:
     """The status of a run that is not alive.
 
     Raises:
         UsageError: it is.
         SchedulerAway: the cluster that would know does not answer.
     """
-    answers = survey.of_runs([run])
+    answers = survey.of_runs([run], max_age_s=max_age_s)
+    if answers.problem is not None or answers.is_older(max_age_s, time.time()):
+        answers = survey.of_runs([run])
     status = status_of(run, answers)
     if status.state != "FINISHED":
         _require_answers(run, answers)
