@@ -81,7 +81,7 @@ def cancel(runs: Sequence[RunFolder]) -> list[Ending]:
         for ending in mine:
             # Before they end: what is written first tells the ledger what their end means.
             wanted = {job.job_id for job in ending.jobs if job.cluster == name}
-            _note(ending.run, wanted, lambda job_id: Cancelled(job_id=job_id))
+            _note(ending.run, wanted)
         try:
             clusters.find(name).cancel(jobs)
         except SchedulerAway as error:
@@ -201,8 +201,12 @@ def _cancel_alone(ending: Ending, cluster: str) -> None:
             ending.leave(cluster, error)
 
 
-def _note(run: RunFolder, job_ids: set[str], event_of: Callable[[str], Event]) -> None:
-    """Note in the ledgers of a run and of its evaluations that these jobs are cancelled, or are not."""
+def _cancelled(job_id: str) -> Event:
+    return Cancelled(job_id=job_id)
+
+
+def _note(run: RunFolder, job_ids: set[str], event_of: Callable[[str], Event] = _cancelled) -> None:
+    """Note in the ledgers of a run and of its evaluations that these jobs are cancelled, or after all are not."""
     for ledger in (run.ledger, *(work.ledger for work in evaluations_of(run))):
         for job_id in sorted(job_ids & {event.job.job_id for event in ledger.history().submitted}):
             ledger.append(event_of(job_id))

@@ -67,7 +67,7 @@ def poll(job_ids: Collection[str], settled: Collection[str], max_age_s: float) -
             return _remembered(shared, known, job_ids, is_settled, unsettled, began)
     with shared.asking(0.0 if max_age_s > 0 and shared.load().as_of else _PATIENCE_S) as is_mine:
         known = shared.load()
-        is_answered = known.asked_at >= began and not known.lacks(unsettled, began)
+        is_answered = known.asked_at > began and not known.lacks(unsettled, began)
         if is_answered or (max_age_s > 0 and not (is_mine and _is_due(known, began))):
             return _remembered(shared, known, job_ids, is_settled, unsettled, began)
         known = _asked(known.wanting(unsettled, began), frozenset(unsettled))
