@@ -33,7 +33,7 @@ class Ends:
             self.seen = 0
         elif is_sure or answers.problem is None:
             self.seen += 1
-        self.max_age_s = 0.0 if self.seen and answers.problem is None else TO_LOOK_S
+        self.max_age_s = 0.0 if self.seen and answers.problem is None and not is_sure else TO_LOOK_S
 
 
 def is_over(run: RunFolder, job: JobRef) -> bool:

@@ -48,7 +48,6 @@ def training(path: Path, job_id: str, when: float) -> RunFolder:
 def watch(clock, root, seen=lambda rows: None):
     """What `status --watch` does."""
     while True:
-        shared._answers.cache_clear()  # Each command is a process of its own.
         rows, _ = status_command._rows([], root, False)
         seen(rows)
         clock.sleep(1.0)
