@@ -3,6 +3,8 @@
 import fcntl
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -299,3 +301,22 @@ def test_somebody_else_s_folder_is_left_alone(slurm, monkeypatch, tmp_path):
     monkeypatch.setenv("CLDCTL_CACHE", str(home / "cldctl"))
     assert phases("1", max_age_s=30.0) == ["gone"]
     assert not os.listdir(home)
+
+
+LOOK = """
+from cld_core.run.events import JobRef
+from cldctl.clusters.slurm.cluster import SlurmCluster
+job = JobRef(cluster="slurm", job_id="1")
+print(SlurmCluster().survey([job], max_age_s=30.0).of(job).phase)
+"""
+
+
+def test_commands_that_begin_at_the_same_moment_ask_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("CLDCTL_ASK_EVERY_S", "36000")
+    squeue = tmp_path / "squeue"
+    squeue.write_text(f"#!/bin/sh\necho squeue >> {tmp_path}/calls\nsleep 1\necho '1|RUNNING|n1|None'\n")
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    commands = [subprocess.Popen([sys.executable, "-c", LOOK], stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    assert [command.communicate(timeout=120)[0] for command in commands] == ["running\n"] * 4
+    assert (tmp_path / "calls").read_text().split() == ["squeue"]
