@@ -20,6 +20,7 @@ TOPICS = (
     "resume",
     "fid",
     "ncsnpp_step",
+    "citizen",
     "gpu",
 )
 

@@ -1,7 +1,10 @@
 """The whole run: the Slurm tests, which mostly wait, on two workers, everything else beside them on another."""
 
+import itertools
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,11 @@ torch.set_num_threads(1)
 # Jobs of tests run functions of tests, and nothing is imported from the working directory.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
 
+# What commands remember between calls is not that of the user, nor of another test.
+_caches = tempfile.mkdtemp(prefix="cldctl-caches-")
+_numbers = itertools.count()
+os.environ["CLDCTL_CACHE"] = os.path.join(_caches, "shared")
+
 # A shell that starts the tests behind its back lets them, and what they start, ignore Ctrl-C, which some of them send.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -24,7 +32,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 @pytest.fixture(autouse=True)
 def environment() -> Iterator[None]:
     """Jobs that run inside a test export their place; processes that later tests start would inherit it."""
-    with mock.patch.dict(os.environ):
+    with mock.patch.dict(os.environ, {"CLDCTL_CACHE": os.path.join(_caches, str(next(_numbers)))}):
         yield
 
 
@@ -47,6 +55,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
+    shutil.rmtree(_caches, ignore_errors=True)
     """End the Slurm cluster of a worker that was killed, as by Ctrl-C: its jobs would keep this machine busy."""
     if not hasattr(config, "workerinput"):
         from tests.slurm import machine

@@ -357,6 +357,14 @@ class RecipeEdited(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class NotCancelled(Event):
+    """The launcher did not end a job, though somebody asked for it: `Cancelled` counts for nothing."""
+
+    job_id: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Noted(Event):
     """Somebody wrote a note about the run; it replaces the one before, and an empty one removes it."""
 

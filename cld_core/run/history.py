@@ -210,6 +210,8 @@ class History:
                 self.trials = tuple(trial for trial in self.trials if trial[0] != event.where)
             case events.Cancelled():
                 self._cancelled.add(event.job_id)
+            case events.NotCancelled():
+                self._cancelled.discard(event.job_id)
             case events.NotBegun():
                 self.not_begun[event.job_id] = self.given_up = event.reason
                 self._given_up_by = event.job_id

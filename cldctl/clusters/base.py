@@ -112,10 +112,12 @@ class Survey:
 
     Attributes:
         problem: one line on who could not be asked.
+        as_of: when the launcher said so, seconds since 1970; None if it was asked just now.
     """
 
     jobs: Mapping[tuple[str, str], Seen]
     problem: str | None = None
+    as_of: float | None = None
 
     def of(self, job: JobRef) -> Seen:
         return self.jobs.get((job.cluster, job.job_id), Seen("unknown"))
@@ -200,6 +202,7 @@ class Cluster(ABC):
         restarts: it requeues jobs, runs an aftermath, and keeps a successor waiting.
         poll_s: seconds between two looks of ``--follow``.
         looks_to_believe_an_end: how many surveys in a row must say that a job is gone before it is believed.
+        question_s: seconds at least between two surveys of those who wait for jobs to end.
     """
 
     name: ClassVar[str]
@@ -207,6 +210,7 @@ class Cluster(ABC):
     restarts: ClassVar[bool] = False
     poll_s: ClassVar[float] = 0.4
     looks_to_believe_an_end: ClassVar[int] = 1
+    question_s: ClassVar[float] = 0.4
 
     @classmethod
     @abstractmethod
@@ -255,7 +259,8 @@ class Cluster(ABC):
 
         Args:
             settled: those whose end is known already; accounting is not asked about them.
-            max_age_s: an answer of this age, in seconds, is good enough; 0 asks now.
+            max_age_s: an answer of this age, in seconds, is good enough; 0 asks now. A launcher that must not be asked
+                often may give those who do not need it now an older one, and says so (`Survey.as_of`).
         """
 
     def usable_nodes(self, size: ClusterSpec) -> int | None:

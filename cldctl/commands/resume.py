@@ -1,6 +1,7 @@
 """`cldctl resume`: continue runs from their newest good checkpoints."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from cld_core.recipe import Recipe
     from cldctl.runs.resume import Continuation
     from cldctl.runs.submit import Begun
+
+
+# Of several runs, all are asked about at once; the answer about each is good for so many seconds.
+_ASKED_S = 30.0
 
 
 def resume(
@@ -55,11 +60,15 @@ def resume(
     if len(runs) > 1 and (follow or from_step is not None):
         raise UsageError(f"--follow and --from go with one run, not with {len(runs)}. Name one.")
     asked = _asked(overrides, from_step, profile, allow_plugin, update_code)
+    if names and len(runs) > 1:
+        from cldctl.runs.resume import ask_about
+
+        ask_about(runs)
     for run in runs:
         if len(runs) == 1 and names:
             _start(run, asked, cluster, follow)
         else:
-            code = _tried(run, asked, cluster, follow) or code
+            code = _tried(run, replace(asked, max_age_s=_ASKED_S), cluster, follow) or code
     if code:
         raise typer.Exit(code)
 

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 # Runs that ended longer ago are shown with --all only.
 RECENT_S = 7 * 24 * 3600
-# With --watch, answers of the clusters are used again for this many seconds.
-_WATCHED_S = 3.0
 
 
 def status(
@@ -50,7 +48,7 @@ def status(
         from rich.live import Live
 
         def shown() -> "RenderableType":
-            rows, _ = _rows(chosen, root, everything, _WATCHED_S)
+            rows, _ = _rows(chosen, root, everything)
             return details(rows) if chosen else newest_that_fit(rows, out.height)
 
         with Live(shown(), console=out, auto_refresh=False) as live:
@@ -69,16 +67,14 @@ def status(
             err.print(f"{row.name}: {row.reason}", style="yellow", markup=False, soft_wrap=True)
 
 
-def _rows(
-    chosen: list[RunFolder], root: Path, everything: bool, max_age_s: float = 0.0
-) -> "tuple[list[RunStatus], str | None]":
+def _rows(chosen: list[RunFolder], root: Path, everything: bool) -> "tuple[list[RunStatus], str | None]":
     """The status of the chosen runs, or of all recent ones, and which clusters could not be asked."""
     from cldctl.runs import survey
     from cldctl.runs.state import OVER
     from cldctl.runs.status import status_or_reason
 
     runs = chosen or find_runs(root)
-    answers = survey.of_runs(runs, max_age_s=max_age_s)
+    answers = survey.of_runs(runs, max_age_s=survey.TO_LOOK_S)
     rows = [status_or_reason(run, answers) for run in runs]
     if not chosen and not everything:
         since = time.time() - RECENT_S

@@ -10,7 +10,7 @@ from cld_core.errors import CldError, UsageError
 from cld_core.evaluation.evaluation import evaluations_of
 from cld_core.ownership import require_may_change
 from cld_core.run import RunFolder
-from cld_core.run.events import Cancelled, JobRef
+from cld_core.run.events import Cancelled, Event, JobRef, NotCancelled
 from cld_core.run.lease import local_holder
 from cldctl import clusters
 from cldctl.clusters import this_machine
@@ -22,7 +22,10 @@ from .survey import Answers, by_cluster
 
 # Seconds that cancelled jobs are given to save and end.
 GRACE_S = 60.0
+# Seconds between two looks at the files of the runs.
 POLL_S = 0.5
+# Where a launcher must not be asked often, each question waits longer than the one before, up to so many seconds.
+_SLOWER, _LONGEST_S = 1.5, 10.0
 
 
 @dataclass
@@ -37,6 +40,7 @@ class Ending:
         problem: why it could not be cancelled, in full or in part.
         is_over: whether all its jobs have ended.
         had_finished: whether its training was finished before it could be ended.
+        looks: surveys in a row in which its jobs were gone.
     """
 
     run: RunFolder
@@ -47,9 +51,12 @@ class Ending:
     problem: CldError | None = None
     is_over: bool = False
     had_finished: bool = False
+    looks: int = 0
 
     def leave(self, cluster: str, problem: CldError) -> None:
         """Do not wait for the jobs of a cluster that did not cancel them."""
+        left = {job.job_id for job in self.jobs if job.cluster == cluster}
+        _note(self.run, left, lambda job_id: NotCancelled(job_id=job_id, reason=str(problem)))
         self.jobs = tuple(job for job in self.jobs if job.cluster != cluster)
         self.problem = problem
 
@@ -72,7 +79,9 @@ def cancel(runs: Sequence[RunFolder]) -> list[Ending]:
     for name, jobs in by_cluster(job for ending in endings for job in ending.jobs).items():
         mine = [ending for ending in endings if any(job.cluster == name for job in ending.jobs)]
         for ending in mine:
-            _note(ending.run, {job.job_id for job in ending.jobs if job.cluster == name})
+            # Before they end: what is written first tells the ledger what their end means.
+            wanted = {job.job_id for job in ending.jobs if job.cluster == name}
+            _note(ending.run, wanted)
         try:
             clusters.find(name).cancel(jobs)
         except SchedulerAway as error:
@@ -90,25 +99,53 @@ def cancel(runs: Sequence[RunFolder]) -> list[Ending]:
 def wait(endings: Sequence[Ending], over: Callable[[Ending], None], grace_s: float = GRACE_S) -> None:
     """Wait for cancelled jobs to end, and kill what is left after ``grace_s`` seconds.
 
+    Their launcher is asked when an attempt has ended by its ledger, and otherwise more and more rarely.
+
     Args:
         over: called for each run, as soon as its jobs have ended or the time is up.
     """
     waiting = list(endings)
     deadline = time.monotonic() + grace_s
+    least_s = max((clusters.find(job.cluster).question_s for ending in waiting for job in ending.jobs), default=0.0)
+    pause_s, ended = least_s, _ended(waiting)
     while waiting:
         answers = survey.ask(job for ending in waiting for job in ending.jobs)
-        is_late = time.monotonic() > deadline
+        asked, is_late = time.monotonic(), time.monotonic() > deadline
         for ending in list(waiting):
-            ending.is_over = all(answers.of(job).is_gone for job in ending.jobs)
-            ending.had_finished = ending.is_over and ending.trains and _has_finished(ending.run)
+            _look(ending, answers)
             if ending.is_over or is_late:
                 waiting.remove(ending)
                 if not ending.is_over:
                     for name, jobs in by_cluster(ending.jobs).items():
                         clusters.find(name).kill(jobs)
                 over(ending)
-        if waiting:
+        again = asked + (least_s if any(ending.looks for ending in waiting) else pause_s)
+        if least_s > POLL_S:
+            pause_s = min(pause_s * _SLOWER, _LONGEST_S)
+        while waiting and time.monotonic() < min(again, max(deadline, asked + least_s)):
             time.sleep(POLL_S)
+            if _ended(waiting) != ended and time.monotonic() >= asked + least_s:
+                ended = _ended(waiting)
+                break
+
+
+def _ended(endings: Sequence[Ending]) -> set[Path]:
+    """The runs whose newest attempt has ended by its ledger."""
+    lasts = ((ending.run.path, ending.run.ledger.history().last) for ending in endings)
+    return {path for path, last in lasts if last is not None and last.cause is not None}
+
+
+def _look(ending: Ending, answers: Answers) -> None:
+    """Whether the jobs of a run are gone for good: one that is about to return to the queue looks gone for a moment."""
+    history = ending.run.ledger.history()
+    last = history.last
+    ended = last.job_id if last is not None and last.cause in ("cancelled", "finished") else None
+    seen = {job.job_id: answers.of(job) for job in ending.jobs}
+    ending.looks = ending.looks + 1 if all(it.is_gone for it in seen.values()) else 0
+    is_sure = all(it.ended == "cancelled" or job_id == ended for job_id, it in seen.items())
+    needed = max((clusters.find(job.cluster).looks_to_believe_an_end for job in ending.jobs), default=1)
+    ending.is_over = ending.looks >= (1 if is_sure else needed)
+    ending.had_finished = ending.is_over and ending.trains and _has_finished(ending.run)
 
 
 def _ending(run: RunFolder, answers: Answers) -> Ending:
@@ -164,11 +201,15 @@ def _cancel_alone(ending: Ending, cluster: str) -> None:
             ending.leave(cluster, error)
 
 
-def _note(run: RunFolder, job_ids: set[str]) -> None:
-    """Note in the ledgers of a run and of its evaluations that these jobs are cancelled."""
+def _cancelled(job_id: str) -> Event:
+    return Cancelled(job_id=job_id)
+
+
+def _note(run: RunFolder, job_ids: set[str], event_of: Callable[[str], Event] = _cancelled) -> None:
+    """Note in the ledgers of a run and of its evaluations that these jobs are cancelled, or after all are not."""
     for ledger in (run.ledger, *(work.ledger for work in evaluations_of(run))):
         for job_id in sorted(job_ids & {event.job.job_id for event in ledger.history().submitted}):
-            ledger.append(Cancelled(job_id=job_id))
+            ledger.append(event_of(job_id))
 
 
 def _end_process(ending: Ending, answers: Answers) -> None:

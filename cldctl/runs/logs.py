@@ -15,11 +15,9 @@ from cld_core.run.history import History
 from cldctl import clusters
 from cldctl.clusters import job_logs
 
-from . import survey
+from . import ends, survey
 from .log_parts import Part, cut
 
-# Seconds for which an answer about a job is good enough while its log is followed.
-_MAX_AGE_S = 2.0
 _LOG = re.compile(r".+_(?P<rank>[0-9]{1,9})_log\.(?:out|err)")
 
 
@@ -39,6 +37,7 @@ class Log:
     restart: int | None = None
     offsets: tuple[int | None, int | None] | None = None
     is_newest: bool = True
+    run: RunFolder | None = None
 
     def files(self) -> list[Path]:
         """Output and errors; empty before the job has begun."""
@@ -71,7 +70,9 @@ class Log:
 
     def is_growing(self) -> bool:
         """Whether the job is alive, as far as is known, and still writes what is shown."""
-        return self.is_newest and not survey.ask([self.job], max_age_s=_MAX_AGE_S).of(self.job).is_gone
+        if not self.is_newest or (self.run is not None and ends.is_over(self.run, self.job)):
+            return False
+        return not survey.ask([self.job], max_age_s=survey.TO_LOOK_S).of(self.job).is_gone
 
 
 def of_training(run: RunFolder, attempt: int | None, rank: int) -> Log:
@@ -100,7 +101,7 @@ def of_training(run: RunFolder, attempt: int | None, rank: int) -> Log:
         of_start = _start(history, made[attempt])
     event = history.last_of.get(job.job_id)
     note = f"job {job.job_id} did not train: {event.reason}" if isinstance(event, TurnedAway) else None
-    return Log(replace(job, logs=str(job_logs.moved(run.logs, job.logs))), rank, note, **of_start)
+    return Log(replace(job, logs=str(job_logs.moved(run.logs, job.logs))), rank, note, run=run, **of_start)
 
 
 def _start(history: History, attempt: Attempt) -> dict[str, Any]:

@@ -47,6 +47,8 @@ class Continuation:
         from_step: the step of the checkpoint to continue from; None for the newest.
         allow_plugin: whether code that others can write, or have stored, may run.
         update_code: whether the run's code is replaced by that of the checkout.
+        max_age_s: how old an answer may be that says that the run is not alive, seconds: one question is enough for
+            many runs.
     """
 
     overrides: tuple[str, ...] = ()
@@ -54,6 +56,7 @@ class Continuation:
     profile: str | None = None
     allow_plugin: bool = False
     update_code: bool = False
+    max_age_s: float = 0.0
 
 
 def resumable(root: Path) -> tuple[list[RunFolder], list[Skipped]]:
@@ -107,7 +110,7 @@ def resume(
     from cld_core.recipe.plugin import with_plugin_found
 
     require_may_change(run.path, "It was not resumed")
-    status = _status_of_dead(run)
+    status = _status_of_dead(run, asked.max_age_s)
     before, overrides = run.recipe(), asked.overrides
     if not asked.allow_plugin:
         require_own_plugin(run, before, of_metrics=True)
@@ -142,14 +145,21 @@ def resume(
     return Begun(run, job, cluster, tuple(work.name for work in evaluations))
 
 
-def _status_of_dead(run: RunFolder) -> RunStatus:
+def ask_about(runs: Sequence[RunFolder]) -> None:
+    """Ask about many runs at once, so that `resume` can do with these answers."""
+    survey.of_runs(runs)
+
+
+def _status_of_dead(run: RunFolder, max_age_s: float) -> RunStatus:
     """The status of a run that is not alive.
 
     Raises:
         UsageError: it is.
         SchedulerAway: the cluster that would know does not answer.
     """
-    answers = survey.of_runs([run])
+    answers = survey.of_runs([run], max_age_s=max_age_s)
+    if answers.problem is not None or answers.is_older(max_age_s, time.time()):
+        answers = survey.of_runs([run])
     status = status_of(run, answers)
     if status.state != "FINISHED":
         _require_answers(run, answers)

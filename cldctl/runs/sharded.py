@@ -150,12 +150,13 @@ def is_alive(folder: Path) -> bool:
 
 def clear(folder: Path) -> None:
     """Remove the folder of work whose product is elsewhere, once no job writes its logs there."""
-    deadline = time.monotonic() + PATIENCE_S
+    deadline, pause_s = time.monotonic() + PATIENCE_S, POLL_S
     with contextlib.suppress(SchedulerAway, UsageError):
         while is_alive(folder):
             if time.monotonic() > deadline:
                 return
-            time.sleep(POLL_S)
+            time.sleep(pause_s)
+            pause_s *= 2
         if folder.exists() and not ownership.is_mine(folder):
             return
         shutil.rmtree(folder, ignore_errors=True)

@@ -27,7 +27,7 @@ _AFTER = {
     "node_failure": "LOST",
 }
 # Causes after which the launcher itself starts a job again.
-_RESTARTED_BY_LAUNCHER = ("preempted", "node_failure", "requeued")
+RESTARTED_BY_LAUNCHER = ("preempted", "node_failure", "requeued")
 _FAILURES = ("crashed", "out_of_memory")
 
 
@@ -88,7 +88,7 @@ def _never_began(situation: Situation) -> str | None:
 
 def _warning(situation: Situation) -> str | None:
     if situation.phase == "suspended":
-        return "suspended" + (f": {situation.seen.reason}" if situation.seen.reason else "")
+        return situation.seen.reason or "suspended"
     last = situation.history.last
     return None if last is None else last.warning
 
@@ -139,6 +139,7 @@ class Row:
 
 _COLUMNS = ("request", "job", "attempt", "after", "phase", "end", "restarts", "back", "given_up", "stuck")
 _HERE = "pending|running|suspended|ending|unknown"
+_BACK = "running|suspended|ending|unknown"
 _INTERRUPTED = "the submission was interrupted before it reached the scheduler; resume it"
 _VANISHED = "the job is gone without a message: it was killed, or its node failed"
 _DECIDING = "the attempt failed; its job is deciding whether to start again"
@@ -161,9 +162,11 @@ TABLE = (
     Row("FAILED", _launchers_word, attempt="open", phase="gone", end="failed"),
     Row("LOST", _VANISHED, attempt="open", phase="gone", end="quiet"),
     Row("FINISHED", attempt="ended", after="FINISHED"),
-    Row("RUNNING", _DECIDING, attempt="ended", after="FAILED", phase="running", restarts="yes", back="no"),
+    Row(
+        "RUNNING", _DECIDING, attempt="ended", after="FAILED", phase="running", restarts="yes", back="no", given_up="no"
+    ),
     Row("REQUEUED", _detail_or_wait, attempt="ended", phase="pending"),
-    Row("REQUEUED", _detail_or_wait, attempt="ended", phase="running|suspended|ending", restarts="yes", back="yes"),
+    Row("REQUEUED", _detail_or_wait, attempt="ended", phase=_BACK, restarts="yes", back="yes"),
     Row("CANCELLED", attempt="ended", end="cancelled"),
     Row("FAILED", lambda it: it.history.given_up, attempt="ended", given_up="yes"),
     Row("STOPPED", _stuck, attempt="ended", stuck="yes"),
@@ -246,7 +249,10 @@ def _end(history: History, job: JobRef, seen: Seen) -> str:
 
 def _is_back(history: History, seen: Seen) -> bool:
     last = history.last
-    by_launcher = last is not None and last.cause in _RESTARTED_BY_LAUNCHER and seen.phase in ("running", "ending")
+    # While the launcher does not answer, it may start the job again, too.
+    by_launcher = (
+        last is not None and last.cause in RESTARTED_BY_LAUNCHER and seen.phase in ("running", "ending", "unknown")
+    )
     return history.requeued is not None or by_launcher
 
 

@@ -1,7 +1,7 @@
 """What a run and its evaluations are doing: their files, and what the clusters say about their jobs."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,14 +10,17 @@ from cld_core.evaluation.report_numbers import numbers, remarks
 from cld_core.evaluation.sweeps import sweeps_of
 from cld_core.run import RunFolder
 from cld_core.run.contents import ReportedProgress
+from cld_core.run.events import JobRef
 from cld_core.run.history import History
 from cld_core.run.lease import local_holder
 from cld_core.shards import Work
 from cld_core.small_files import real
 from cld_core.texts import one_line
+from cldctl.clusters.base import Seen
 
 from . import home, usage
 from .changes import changed_between
+from .newer import seen_by
 from .state import OVER, RESUMABLE, state_of
 from .stopped import why_stopped
 from .survey import Answers
@@ -95,20 +98,22 @@ def status_of(run: RunFolder, answers: Answers) -> RunStatus:
     progress, identity = run.progress(), run.identity()
     history = run.ledger.history().with_progress(progress)
     last = history.last
-    state, reason = state_of(history, answers.of, time.time(), lambda: home.is_locked(run.path))
+    seen = seen_by(history, answers, time.time())
+    state, reason = state_of(history, seen, time.time(), lambda: home.is_locked(run.path))
     if state == "PENDING" and not home.is_locked(run.path):
         state, reason = unasked(run, history, time.time()) or (state, reason)
     if state in RESUMABLE and (holder := local_holder(run.leases)) is not None:
         # Started without cldctl, or orphaned by it: what counts is who writes.
         state, reason = "RUNNING", f"process {holder['pid']} on this machine writes into it (job {holder['job_id']})"
     turned_away = (event.job for event in history.submitted if event not in history.jobs)
-    if state in OVER and (waiting := [job.job_id for job in turned_away if answers.of(job).phase == "pending"]):
+    if state in OVER and (waiting := [job.job_id for job in turned_away if seen(job).phase == "pending"]):
         reason = f"job {', '.join(waiting)} still waits, with nothing to do: `cldctl cancel {run.name}`"
-    current = history.current(lambda job: answers.of(job).is_gone)
+    current = history.current(lambda job: seen(job).is_gone)
     job = current.job if current is not None else None
     steps = history.steps if history.steps is not None else progress.get("steps")
     step = max(progress.get("step", 0), (last.last_step or 0) if last is not None else 0)
-    rate = progress.get("steps_per_s") if state == "RUNNING" else None
+    stands_still = job is not None and seen(job).phase == "suspended"
+    rate = progress.get("steps_per_s") if state == "RUNNING" and not stands_still else None
     checkpoints = run.checkpoint_steps()
     evaluations = [evaluation_status(work, answers) for work in evaluations_of(run)]
     row = RunStatus(
@@ -129,7 +134,7 @@ def status_of(run: RunFolder, answers: Answers) -> RunStatus:
         checkpoint_step=checkpoints[-1] if checkpoints else None,
         cluster=job.cluster if job else None,
         job_id=job.job_id if job else None,
-        host=_host(history, state, answers),
+        host=_host(history, state, seen),
         reason=with_trouble(reason, state, history, job.job_id if job else None),
         updated=progress.get("time"),
         attempts=_attempts(history, state),
@@ -142,10 +147,10 @@ def status_of(run: RunFolder, answers: Answers) -> RunStatus:
     return replace(row, as_of=row.heard_of) if stale else row
 
 
-def _host(history: History, state: str, answers: Answers) -> str | None:
+def _host(history: History, state: str, seen: Callable[[JobRef], Seen]) -> str | None:
     """The node of a running job, else where the newest attempt or job was."""
-    current = history.current(lambda job: answers.of(job).is_gone)
-    node = answers.of(current.job).node if current is not None else ""
+    current = history.current(lambda job: seen(job).is_gone)
+    node = seen(current.job).node if current is not None else ""
     host = history.last.host if history.last is not None else None
     return (node if state == "RUNNING" else None) or host or node or None
 
@@ -168,10 +173,22 @@ def work_state(work: Work, answers: Answers) -> str:
     """FINISHED, RUNNING, PENDING or STOPPED."""
     if work.is_done:
         return "FINISHED"
-    phases = {answers.of(event.job).phase for event in work.ledger.history().submitted}
+    jobs = [event.job for event in work.ledger.history().submitted]
+    phases = {answers.of(job).phase for job in jobs}
     if phases & {"running", "suspended", "ending"}:
         return "RUNNING"
+    if phases & {"pending", "unknown"} and _has_moved(work, [answers.as_of(job.cluster) for job in jobs]):
+        return "RUNNING"
     return "PENDING" if phases & {"pending", "unknown"} else "STOPPED"
+
+
+def _has_moved(work: Work, asked: Sequence[float | None]) -> bool:
+    """Whether a task has written since the clusters were asked: states of shards are replaced in their folder."""
+    times = [when for when in asked if when is not None]
+    try:
+        return bool(times) and work.shards.stat().st_mtime > max(times)
+    except OSError:
+        return False
 
 
 def evaluation_status(work: Evaluation, answers: Answers) -> dict[str, Any]:

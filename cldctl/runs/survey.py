@@ -11,6 +11,9 @@ from cld_core.run.events import JobRef
 from cldctl import clusters
 from cldctl.clusters.base import SchedulerAway, Seen, Survey
 
+# Who only looks takes an answer of this age, in seconds; who decides something by it asks now.
+TO_LOOK_S = 30.0
+
 
 @dataclass(frozen=True)
 class Answers:
@@ -21,6 +24,16 @@ class Answers:
     def of(self, job: JobRef) -> Seen:
         survey = self.surveys.get(job.cluster)
         return Seen("unknown") if survey is None else survey.of(job)
+
+    def as_of(self, cluster: str) -> float | None:
+        """When a cluster said so, seconds since 1970; None if it was asked just now."""
+        survey = self.surveys.get(cluster)
+        return None if survey is None else survey.as_of
+
+    def is_older(self, than_s: float, now: float) -> bool:
+        """Whether one of the answers is more than ``than_s`` seconds old."""
+        times = [survey.as_of for survey in self.surveys.values() if survey.as_of is not None]
+        return any(not 0.0 <= now - when <= than_s for when in times)
 
     @property
     def problem(self) -> str | None:

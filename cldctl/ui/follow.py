@@ -13,6 +13,7 @@ from cldctl.evals.table import rows as sweep_rows
 from cldctl.evals.table import write_finished
 from cldctl.hints import command
 from cldctl.runs import sharded, survey
+from cldctl.runs.ends import Ends
 from cldctl.runs.state import OVER
 from cldctl.runs.status import RunStatus, evaluation_status, status_of, work_state
 
@@ -73,7 +74,8 @@ def follow_statistics(work: Statistics) -> int:
 def _results(run: RunFolder, names: Sequence[str], sweep: Sweep | None = None) -> int:
     """Print the results of evaluations; 1 if one has none."""
     works = _evaluations(run, names)
-    answers = survey.ask(event.job for work in works for event in work.ledger.history().submitted)
+    submitted = (event.job for work in works for event in work.ledger.history().submitted)
+    answers = survey.ask(submitted, max_age_s=survey.TO_LOOK_S)
     rows = [evaluation_status(work, answers) for work in works]
     missing = [row["id"] for row in rows if row["state"] != "FINISHED"]
     if sweep is not None:
@@ -104,19 +106,20 @@ def _interrupted(text: str, run: RunFolder) -> int:
 
 
 def _watch_run(run: RunFolder, view: View) -> RunStatus:
-    ends_seen, warned = 0, False
+    ends, warned = Ends(), False
     while True:
-        answers = survey.of_runs([run])
+        answers = survey.of_runs([run], max_age_s=ends.max_age_s)
         row = status_of(run, answers)
         text = f"loss {number(row.loss)}  {number(row.steps_per_s, 3)} steps/s  ETA {duration(row.eta_s)}"
         if row.state == "RUNNING" and row.reason and not warned:
             warned = True
             err.print(row.reason, style="yellow", markup=False, soft_wrap=True)
-        view.show(run.name, row.step, row.steps or 1, row.state, answers.problem or text)
+        text += f"  ({answers.problem})" if answers.problem else ""
+        view.show(run.name, row.step, row.steps or 1, row.state, text)
         cluster = clusters.find(row.cluster) if row.cluster in clusters.CLUSTERS else clusters.default()
         # A job that is about to return to the queue looks over for a moment.
-        ends_seen = ends_seen + 1 if row.state in OVER else 0
-        if ends_seen >= (1 if row.state == "FINISHED" else cluster.looks_to_believe_an_end):
+        ends.look(row.state in OVER, answers, is_sure=row.state in ("FINISHED", "CANCELLED"))
+        if ends.seen >= (1 if row.state == "FINISHED" else cluster.looks_to_believe_an_end):
             return row
         time.sleep(cluster.poll_s)
 
@@ -126,9 +129,10 @@ def _watch(works: Sequence[Work], view: View, title: str | None = None) -> None:
     if not works:
         return
     title = title or (works[0].name if len(works) == 1 else f"{len(works)} evaluations")
-    ends_seen = 0
+    ends = Ends()
     while True:
-        answers = survey.ask(event.job for work in works for event in work.ledger.history().submitted)
+        submitted = (event.job for work in works for event in work.ledger.history().submitted)
+        answers = survey.ask(submitted, max_age_s=ends.max_age_s)
         states = [work_state(work, answers) for work in works]
         done, total = map(sum, zip(*(work.rows_done() for work in works), strict=True))
         finished = "" if len(works) == 1 else f"; {states.count('FINISHED')} of {len(works)} evaluations complete"
@@ -138,7 +142,7 @@ def _watch(works: Sequence[Work], view: View, title: str | None = None) -> None:
         view.show(title, done, total, state, doing + finished)
         where = [clusters.find(name) for name in answers.surveys if name in clusters.CLUSTERS]
         # A task that is about to return to the queue looks over for a moment.
-        ends_seen = 0 if active else ends_seen + 1
-        if state == "FINISHED" or ends_seen >= max((cluster.looks_to_believe_an_end for cluster in where), default=1):
+        ends.look(not active, answers, is_sure=state == "FINISHED")
+        if state == "FINISHED" or ends.seen >= max((cluster.looks_to_believe_an_end for cluster in where), default=1):
             return
         time.sleep(max((cluster.poll_s for cluster in where), default=0.4))

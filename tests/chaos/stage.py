@@ -57,7 +57,8 @@ class Stage:
     def environment(self, **more: str) -> dict[str, str]:
         own = {
             "CLDCTL_RUNS": str(self.runs), "CLDCTL_TEST_ORDERS": str(self.orders), "OMP_NUM_THREADS": "1",
-            "COLUMNS": "200", **self.extra, **more,
+            # What Slurm says is to be that of this moment.
+            "COLUMNS": "200", "CLDCTL_ASK_EVERY_S": "0", **self.extra, **more,
         }  # fmt: skip
         return {**(os.environ if self.lab is None else self.lab.slurm.env), **own}
 

@@ -43,6 +43,8 @@ class Lab:
         """Run the command line; fails if the exit code is not ``code``."""
         command = [sys.executable, "-m", "cldctl", *arguments]
         environment = {"CLDCTL_RUNS": str(self.runs), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+        # Tests wait for what Slurm says at this moment, unless they are about how often it is asked.
+        environment["CLDCTL_ASK_EVERY_S"] = "0"
         done = self.slurm.run(command, timeout, check=False, env=environment)
         assert code is None or done.returncode == code, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
         return done

@@ -31,7 +31,7 @@ from cldctl.clusters.base import (
     Waiting,
 )
 
-from . import client, doctor, expected, inside, limits, outer, polling, reasons, script, submission
+from . import asking, client, doctor, expected, inside, limits, outer, reasons, script, submission
 
 # A job's line of `scontrol --oneliner show job`.
 _LOG = re.compile(
@@ -47,6 +47,7 @@ class SlurmCluster(Cluster):
     poll_s: ClassVar[float] = 2.0
     # A job that is about to return to the queue looks gone for a moment.
     looks_to_believe_an_end: ClassVar[int] = 3
+    question_s: ClassVar[float] = 2.0
 
     @classmethod
     def unavailable(cls) -> str | None:
@@ -87,11 +88,11 @@ class SlurmCluster(Cluster):
 
     def survey(self, jobs: Collection[JobRef], *, settled: Collection[JobRef] = (), max_age_s: float = 30.0) -> Survey:
         known = [job.job_id for job in settled if client.is_job_id(job.job_id)]
-        poll = polling.poll([job.job_id for job in jobs if client.is_job_id(job.job_id)], known, max_age_s)
+        poll = asking.poll([job.job_id for job in jobs if client.is_job_id(job.job_id)], known, max_age_s)
         seen = {(self.name, job.job_id): poll.jobs[job.job_id] for job in jobs if job.job_id in poll.jobs}
         # Slurm has no such jobs, whatever else a client would take them for.
         seen |= {(self.name, job.job_id): Seen("gone") for job in jobs if not client.is_job_id(job.job_id)}
-        return Survey(seen, poll.problem)
+        return Survey(seen, poll.problem, poll.as_of)
 
     def logs_of(self, jobs: Collection[JobRef]) -> Mapping[str, Path]:
         """One scontrol for all. Those of an array share a folder, and while they wait, a line."""

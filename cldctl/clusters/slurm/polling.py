@@ -1,9 +1,6 @@
-"""What Slurm says about many jobs: one squeue and, for those that it has forgotten, one sacct."""
+"""What Slurm's words about jobs mean: lines of squeue and sacct, notices in logs."""
 
 import re
-import time
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 
 from cld_core.run.events import Cause
 from cldctl.clusters.base import Phase, Seen
@@ -31,7 +28,7 @@ CAUSE_OF_STATE: dict[str, Cause] = {
     "FAILED": "crashed",
 }
 # After these, a job may run again before accounting has heard of it: only squeue knows.
-_STARTS_AGAIN = ("PREEMPTED", "NODE_FAIL", "BOOT_FAIL")
+STARTS_AGAIN = ("PREEMPTED", "NODE_FAIL", "BOOT_FAIL")
 _NOTICE = re.compile(r"\*\*\* (JOB|STEP) \S+ ON \S+ CANCELLED AT \S+(?: DUE TO ([A-Z ]+?))?(?:,.*)? \*\*\*")
 _CAUSE_OF_NOTICE: dict[str, Cause] = {
     "PREEMPTION": "preempted",
@@ -47,59 +44,6 @@ _OUT_OF_MEMORY = re.compile(
     r"|^torch\.(?:cuda\.)?OutOfMemoryError:",
     re.IGNORECASE | re.MULTILINE,
 )
-AWAY = "slurmctld does not answer: states are the last that the runs wrote"
-
-
-@dataclass(frozen=True)
-class Poll:
-    """Answers about the jobs ``asked`` of this process, by job id.
-
-    Attributes:
-        as_of: when Slurm was asked, seconds since 1970.
-    """
-
-    asked: frozenset[str]
-    jobs: Mapping[str, Seen]
-    as_of: float
-    problem: str | None = None
-
-
-_last = Poll(frozenset(), {}, 0.0)
-
-
-def poll(job_ids: Collection[str], settled: Collection[str], max_age_s: float) -> Poll:
-    """Ask about jobs, unless this process got an answer about all of them in the last ``max_age_s`` seconds.
-
-    Args:
-        settled: jobs about which everything is known except whether Slurm still has them; accounting is not asked
-            about those.
-    """
-    global _last
-    if not _last.asked.issuperset(job_ids) or time.time() - _last.as_of >= max_age_s:
-        _last = _ask(frozenset(job_ids), settled)
-    return _last
-
-
-def _ask(wanted: frozenset[str], settled: Collection[str]) -> Poll:
-    now = time.time()
-    if not wanted:
-        return Poll(wanted, {}, now)
-    queue = client.output_of(["squeue", "--all", "--noheader", "--array", "--states=all", "--format=%i|%T|%N|%r"])
-    is_whole = queue is not None and not is_torn(queue)
-    jobs = parse_squeue(queue or "")
-    for job in settled:
-        jobs.setdefault(job, Seen("gone"))
-    missing = sorted({job.split("_")[0] for job in wanted if job not in jobs})
-    if missing:
-        for job, states in parse_sacct(client.sacct("JobID,State,NodeList", missing) or "").items():
-            seen = seen_of(states[-1])
-            if is_whole or seen.word not in _STARTS_AGAIN:
-                jobs.setdefault(job, seen)
-    if is_whole:
-        # Slurm has forgotten the others: without accounting, a job that is not in the queue has ended.
-        for job in wanted:
-            jobs.setdefault(job, Seen("gone"))
-    return Poll(wanted, jobs, now, None if queue is not None else AWAY)
 
 
 def parse_squeue(text: str) -> dict[str, Seen]:
@@ -144,6 +88,8 @@ def seen_of(state: str, node: str = "", reason: str = "") -> Seen:
     phase = _PHASES.get(word, "unknown")
     if phase == "unknown":
         reason = f"Slurm calls its state {word!r}"
+    elif phase == "suspended":
+        reason = "suspended by Slurm: its processes stand still until it lets them continue"
     elif phase != "pending" or reason == "None":
         reason = ""
     return Seen(phase, CAUSE_OF_STATE.get(word) if phase == "gone" else None, node, reason, word)

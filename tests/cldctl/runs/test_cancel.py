@@ -1,15 +1,19 @@
 """Ending several runs at once, on clusters that are made up."""
 
+import itertools
+
 import pytest
 
 from cld_core.errors import UsageError
 from cld_core.evaluation.evaluation import evaluations_of
 from cld_core.evaluation.request import EvalRequest
-from cld_core.run.events import Cancelled, Ended, JobRef, Submitted, TurnedAway
-from cldctl.clusters.base import SchedulerAway, SchedulerRefused
+from cld_core.run.events import Cancelled, Ended, JobRef, NotCancelled, Started, Submitted, TurnedAway
+from cldctl import clusters
+from cldctl.clusters.base import SchedulerAway, SchedulerRefused, Seen, Survey
 from cldctl.runs import cancel
+from tests.support.clock import Clock
 from tests.support.made_up import run_with
-from tests.support.scripted import trained
+from tests.support.scripted import Scripted, trained
 from tests.support.tools import invoke
 
 
@@ -24,7 +28,7 @@ def ended(endings, grace_s=60.0):
 
 
 def is_noted(run):
-    return any(isinstance(event, Cancelled) for event in run.ledger.events())
+    return bool(run.ledger.history().cancelled)
 
 
 def test_several_runs_and_their_evaluations_end_at_the_same_time(tmp_path, scripted):
@@ -134,3 +138,93 @@ def test_a_job_that_the_scheduler_knows_to_be_of_another_run_is_left_alone(tmp_p
     monkeypatch.setattr(scripted, "logs_of", lambda self, jobs: {"1": run.logs}, raising=False)
     assert cancel.cancel([run])[0].problem is None
     assert scripted.calls == [("cancel", ["1"])]
+
+
+def test_a_refused_cancellation_is_none_in_the_ledger(tmp_path, scripted):
+    """A later SIGTERM, as of a preemption, would look like the cancellation."""
+    run = run_of(tmp_path / "a", "1")
+    scripted.refused.add("1")
+    (ending,) = cancel.cancel([run])
+    assert isinstance(ending.problem, SchedulerRefused)
+    assert [type(event) for event in run.ledger.events()[-2:]] == [Cancelled, NotCancelled]
+    assert run.ledger.history().cancelled == set()
+    run.ledger.append(Ended(attempt=0, cause="terminated", step=10))
+    assert run.ledger.history().last.cause == "terminated"
+    scripted.refused.clear()
+    run.ledger.append(Started(attempt=1, job_id="1", step=10))
+    cancel.cancel([run])
+    assert run.ledger.history().cancelled == {"1"}
+
+
+class Blinking(Scripted):
+    """Its jobs are gone, or not, as the list says; then they are gone for good."""
+
+    name = "blinking"
+    looks_to_believe_an_end = 3
+    question_s = 0.0
+    answers: list[Seen]
+
+    def survey(self, jobs, *, settled=(), max_age_s=30.0):
+        assert max_age_s == 0.0
+        seen = self.answers.pop(0) if self.answers else Seen("gone")
+        return Survey({(self.name, job.job_id): seen for job in jobs})
+
+
+@pytest.mark.parametrize(
+    ("answers", "cause", "left"),
+    [
+        ([Seen("gone"), Seen("pending"), Seen("gone"), Seen("gone"), Seen("gone")], None, 0),
+        ([Seen("gone", ended="cancelled"), Seen("gone")], None, 1),
+        ([Seen("gone"), Seen("gone")], "cancelled", 1),
+        ([Seen("gone"), Seen("gone"), Seen("gone"), Seen("gone")], "preempted", 1),
+    ],
+)
+def test_a_job_that_looks_gone_for_a_moment_has_not_ended(tmp_path, scripted, monkeypatch, answers, cause, left):
+    """As after the death of a slurmstepd: the job is about to return to the queue."""
+    monkeypatch.setattr(cancel, "POLL_S", 0.0)
+    monkeypatch.setitem(clusters.CLUSTERS, "blinking", f"{__name__}:Blinking")
+    run = run_of(tmp_path / "a", "1", cluster="blinking")
+    Blinking.answers = [Seen("running")]
+    endings = cancel.cancel([run])
+    if cause is not None:
+        run.ledger.append(Ended(attempt=0, cause=cause, step=10))
+    Blinking.answers = list(answers)
+    assert [ending.is_over for ending in ended(endings)] == [True]
+    assert len(Blinking.answers) == left
+
+
+def test_a_launcher_that_must_not_be_asked_often_is_asked_more_and_more_rarely(tmp_path, scripted, monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(cancel, "time", clock)
+    monkeypatch.setattr(Scripted, "question_s", 2.0)
+    run, asked = run_of(tmp_path / "a", "1"), []
+    scripted.stubborn = {"1"}
+    endings = cancel.cancel([run])
+    ask = cancel.survey.ask
+    monkeypatch.setattr(cancel.survey, "ask", lambda *jobs: asked.append(clock.now) or ask(*jobs))
+    ended(endings)
+    assert len(asked) <= 12, "in a minute; it was 120"
+    gaps = [after - before for before, after in itertools.pairwise(asked)]
+    assert gaps[:-2] == sorted(gaps[:-2])
+    assert asked[-1] >= cancel.GRACE_S
+
+
+def test_the_end_of_an_attempt_is_a_reason_to_ask(tmp_path, scripted, monkeypatch):
+    run, asked = run_of(tmp_path / "a", "1"), []
+
+    class Ending(Clock):
+        def sleep(self, seconds):
+            super().sleep(seconds)
+            if 30.0 <= self.now < 30.0 + seconds:
+                run.ledger.append(Ended(attempt=0, cause="cancelled", step=10))
+                scripted.phases["1"] = "gone"
+
+    clock = Ending()
+    monkeypatch.setattr(cancel, "time", clock)
+    monkeypatch.setattr(Scripted, "question_s", 2.0)
+    scripted.stubborn = {"1"}
+    endings = cancel.cancel([run])
+    ask = cancel.survey.ask
+    monkeypatch.setattr(cancel.survey, "ask", lambda *jobs: asked.append(clock.now) or ask(*jobs))
+    assert [ending.is_over for ending in ended(endings)] == [True]
+    assert asked[-1] <= 33.0

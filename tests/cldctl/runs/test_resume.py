@@ -136,10 +136,10 @@ def test_what_is_wrong_with_one_run_keeps_no_other_from_being_resumed(tmp_path, 
         stopped(tmp_path / name, job_id)
     judge = policy.resume
 
-    def broken(run, *arguments):
+    def broken(run, *arguments, **more):
         if run.name == "a":
             raise RecursionError("too\ndeep")
-        return judge(run, *arguments)
+        return judge(run, *arguments, **more)
 
     monkeypatch.setattr(policy, "resume", broken)
     done = invoke("resume", "--yes", runs=tmp_path, code=1)

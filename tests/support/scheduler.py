@@ -1,0 +1,79 @@
+"""A made-up Slurm behind the clients that commands call, and a clock for both that only goes on when it is told to."""
+
+from collections import Counter
+
+from cldctl.clusters.slurm import asking, client, shared
+from cldctl.clusters.slurm.client import Answer
+
+
+class Time:
+    """In place of the module `time`: what the code under test waits for takes no time."""
+
+    def __init__(self, now: float = 1_000_000.0) -> None:
+        self.now = now
+
+    def time(self) -> float:
+        return self.now
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class Scheduler:
+    """Jobs by id: what squeue shows of them ("RUNNING|n1|None"), mine and those of others, and what accounting knows.
+
+    Attributes:
+        calls: how often each client was called, and ``asked`` each call.
+        takes_s: how long squeue takes to answer.
+        is_away: it does not answer at all.
+        refuses_lists: it refuses to name several jobs if it does not know one of them.
+    """
+
+    def __init__(self, clock: Time) -> None:
+        self.clock = clock
+        self.mine: dict[str, str] = {}
+        self.others: dict[str, str] = {}
+        self.ends: dict[str, str] | None = {}
+        self.calls: Counter[str] = Counter()
+        self.asked: list[list[str]] = []
+        self.takes_s, self.is_away, self.refuses_lists = 0.0, False, False
+
+    def __call__(self, command, stdin=""):
+        self.calls[command[0]] += 1
+        self.asked.append(list(command))
+        self.clock.now += self.takes_s
+        if command[0] == "sacct":
+            return self._sacct(command[-1].split(","))
+        if command[0] != "squeue":
+            return Answer(0, "")
+        if self.is_away:
+            return Answer(1, "slurm_load_jobs error: Unable to contact slurm controller", away=True)
+        if "--me" in command:
+            return Answer(0, self._lines(self.mine))
+        (names,) = [word.partition("=")[2].split(",") for word in command if word.startswith("--jobs=")]
+        known = self.mine | self.others
+        if not {*names} <= known.keys() and (self.refuses_lists or len(names) == 1):
+            return Answer(1, "slurm_load_jobs error: Invalid job id specified")
+        return Answer(0, self._lines({name: known[name] for name in names if name in known}))
+
+    def _sacct(self, names):
+        if self.ends is None:
+            return Answer(1, "sacct: error: Problem talking to the database")
+        return Answer(0, self._lines({job: end for job, end in self.ends.items() if job.split("_")[0] in names}))
+
+    @staticmethod
+    def _lines(jobs):
+        return "".join(f"{job}|{text}\n" for job, text in jobs.items())
+
+
+def register(monkeypatch, clock: Time) -> Scheduler:
+    """Let commands of this test ask a made-up Slurm."""
+    scheduler = Scheduler(clock)
+    monkeypatch.setattr(client, "run", scheduler)
+    monkeypatch.setattr(asking, "time", clock)
+    monkeypatch.setattr(shared, "time", clock)
+    monkeypatch.delenv("CLDCTL_ASK_EVERY_S", raising=False)
+    return scheduler
