@@ -108,10 +108,13 @@ def read(folder: Path) -> Manifest | None:
 
 
 def own_folder(run: Path) -> Path:
-    """Where this user's jobs of a run find its code: `code`, or a folder of their own beside it if it is another's."""
+    """Where this user's jobs of a run find its code: `code`, or in another user's run a folder of their own beside it.
+
+    What somebody else has put into the place of `code` is not this user's either.
+    """
     folder = run / "code"
     try:
-        if ownership.is_mine(folder):
+        if ownership.is_mine(run) and (not os.path.lexists(folder) or ownership.is_mine(folder)):
             return folder
     except OSError:
         return folder

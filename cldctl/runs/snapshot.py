@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from cld_core import ownership
+from cld_core.digests import checksum
 from cld_core.errors import CldError, UsageError
 from cld_core.recipe import Recipe
 from cld_core.run import RunFolder, code
@@ -99,26 +100,38 @@ def _as_theirs(run: RunFolder, recipe: Recipe, cluster: Cluster, wish: Wish, the
     Raises:
         CldError: it is not that of this user's checkout, and not trusted.
     """
-    if theirs.kind != "copy":
+    if theirs.kind != "copy" or cluster.blocks:
         return store(run, recipe, cluster, replace(wish, live=theirs.asked))
     source = run.path / "code"
-    with _draft(run) as draft:
-        mine = _filled(draft, run, recipe, kind_for(cluster))
-        if mine.digest == theirs.digest or cluster.blocks:
-            _replace(code.own_folder(run.path), draft)
-            return mine
-    if not wish.trusted:
+    is_mine_too = _has(code.ROOT, theirs)
+    if not is_mine_too and not wish.trusted:
         owner = ownership.user_name(ownership.owner(source))
         text = f"{source}: it was stored by {owner}, is not the code of your checkout, and the job would run it"
         update = command(f"resume {run.name} --update-code", run)
         raise CldError(f"{text}. If you trust it, add --allow-plugin; to run your own: `{update}`.")
     _require_whole(run, source, theirs)
     with _draft(run) as draft:
-        for name in (*theirs.files, *(plugin.file for plugin in theirs.plugins), code.MANIFEST):
-            (draft / name).parent.mkdir(parents=True, exist_ok=True)
-            (draft / name).write_bytes(read_bytes(source / name))
+        for name in theirs.files:
+            _copy_file(code.ROOT if is_mine_too else source, draft, name)
+        others = [name for name in (code.PATCH, code.RECIPE) if os.path.isfile(source / name)]
+        for name in (*(plugin.file for plugin in theirs.plugins), *others):
+            _copy_file(source, draft, name)
+        _write(draft, theirs)
         _replace(code.own_folder(run.path), draft)
     return theirs
+
+
+def _has(root: Path, manifest: Manifest) -> bool:
+    """Whether a checkout holds the very files of a manifest."""
+    try:
+        return all(checksum(root / name) == sha256 for name, sha256 in manifest.files.items())
+    except OSError:
+        return False
+
+
+def _copy_file(source: Path, target: Path, name: str) -> None:
+    (target / name).parent.mkdir(parents=True, exist_ok=True)
+    (target / name).write_bytes(read_bytes(source / name))
 
 
 def _filled(draft: Path, run: RunFolder, recipe: Recipe, kind: str, *, asked: bool = False) -> Manifest:
