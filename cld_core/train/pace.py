@@ -60,7 +60,7 @@ class Pace:
 
     def _now(self) -> "float | torch.cuda.Event":
         if not self._gpu:
-            return time.perf_counter()
+            return time.monotonic()
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event

@@ -1,5 +1,6 @@
 """What jobs need from a cluster: training, and tasks of sharded work."""
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +30,7 @@ def training(run: RunFolder, recipe: Recipe, cluster: Cluster, after: After | No
         code=code.path_of(run.path),
         aftermath=_aftermath("training", run.path, logs, cluster),
     )
-    return nodes.for_submission(pending.history(run.ledger).failures, cluster, spec)
+    return nodes.for_submission(_failures(run.ledger), cluster, spec)
 
 
 def sharded(
@@ -67,8 +68,16 @@ def sharded(
         aftermath=_aftermath("shards", works[0], logs, cluster),
     )
     ledgers = [Ledger(works[0] / "jobs.jsonl"), *([run.ledger] if run is not None else [])]
-    failed = [event for ledger in ledgers for event in pending.history(ledger).failures]
-    return nodes.for_submission(failed, cluster, spec)
+    return nodes.for_submission(_failures(*ledgers), cluster, spec)
+
+
+def _failures(*ledgers: Ledger) -> list[nodes.Failure]:
+    """What failed on which machine; a ledger that cannot be read is no reason not to submit."""
+    found: list[nodes.Failure] = []
+    for ledger in ledgers:
+        with contextlib.suppress(OSError):
+            found += pending.history(ledger, within_s=0.0).failures
+    return found
 
 
 def _aftermath(kind: str, folder: Path, logs: Path, cluster: Cluster) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cld_core.run import RunFolder
-from cld_core.run.events import DiedEarly, GivenUp, TurnedAway
+from cld_core.run.events import DiedEarly, GivenUp, RankFailed, TurnedAway
 
 from .cluster import SlurmCluster
 from .lab import ENDLESS, PLUGIN, Lab, give
@@ -103,10 +103,12 @@ def test_node_failure(lab: Lab) -> None:
 
 @pytest.mark.parametrize("what", ["raise", "die"])
 def test_a_rank_that_crashes(lab: Lab, orders: Path, what: str) -> None:
-    lab.submit("mine", *MISBEHAVING)
+    run = lab.submit("mine", *MISBEHAVING)
     lab.training("mine", steps=250)
     give(orders, 1, what)
     went_on(lab, "mine", "crashed", saved=False)
+    (failed,) = [event for event in run.ledger.events() if isinstance(event, RankFailed)]
+    assert (failed.rank, failed.host) == (1, "n2"), "the other rank failed because of this one"
 
 
 def test_a_rank_dies_while_the_first_one_is_busy(lab: Lab, orders: Path) -> None:

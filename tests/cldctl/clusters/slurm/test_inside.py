@@ -149,6 +149,48 @@ def test_it_requeues_elsewhere_and_later_by_one_command(logs, controlled_by):
     ]
 
 
+def test_nodes_that_are_readmitted_leave_those_of_others(logs, controlled_by):
+    controller = Controller(Answer(0, "n3\nn4\nn5\n"), Answer(0, ""), shows=({"ExcNodeList": "n[3-5]"},))
+    controlled_by(controller)
+    SlurmCluster().current_job(logs).requeue(exclude=("n1",), readmit=("n4",))
+    assert controller.stdin[-1] == "requeue 7\nupdate jobid=7 excnodelist=n3,n5,n1\n"
+
+
+SINFO = """\
+n1|low*|idle|a100,nvme
+n1|high|idle|a100,nvme
+n2|low*|mixed|a100
+n3|low*|drained|a100
+n4|low*|down*|a100
+m1|high|allocated|v100
+"""
+
+
+@pytest.mark.parametrize(
+    ("partition", "features", "count"),
+    [(None, None, 2), (None, "(null)", 2), (None, "a100&nvme", 1), (None, "[a|b]", None), (None, "h100", 0)],
+)
+def test_nodes_that_could_run_a_job(controlled_by, partition, features, count):
+    controlled_by(Controller(Answer(0, SINFO)))
+    assert client.usable_nodes(partition, features) == count
+
+
+def test_nodes_of_a_partition(controlled_by):
+    controlled_by(Controller(Answer(0, "n1|high|idle|x\nm1|high|allocated|x\n"), Answer(1, "away")))
+    assert client.usable_nodes("high") == 2
+    assert client.usable_nodes("high") is None, "nobody answers"
+
+
+@pytest.mark.parametrize(("left", "stop"), [(3600, None), (150, 75.0), (100, 50.0), (20, 10.0), (-5, 0.0)])
+def test_a_notice_that_nobody_heard_is_made_up_for(logs, monkeypatch, left, stop):
+    monkeypatch.setenv("CLDCTL_SIGNAL_S", "90")
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(1000 + max(left, 0)))
+    monkeypatch.setattr(inside.time, "time", lambda: 1000.0 + max(-left, 0))
+    assert SlurmCluster().current_job(logs).late_notice_s() == stop
+    monkeypatch.delenv("SLURM_JOB_END_TIME")
+    assert SlurmCluster().current_job(logs).late_notice_s() is None
+
+
 def test_a_job_that_waits_already_is_requeued(logs, controlled_by):
     refused = Answer(1, "Job is pending execution for job 7\n")
     controlled_by(Controller(refused, shows=({"JobState": "PENDING"},)))

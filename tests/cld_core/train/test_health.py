@@ -1,0 +1,123 @@
+"""The look at each machine before training: what it finds, and that it leaves nothing behind."""
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from torch import multiprocessing
+
+from cld_core.errors import UnfitError
+from cld_core.place import Place
+from cld_core.train import health
+from cld_core.train.pace import Pace, Stragglers
+
+
+def check(folder: Path, **changes) -> None:
+    health.alone(folder, Place(rank=3), **{"gpu": False, "allotted": True, "node": "n7", **changes})
+
+
+def test_a_healthy_machine_passes_and_nothing_is_left(tmp_path):
+    before = torch.get_rng_state()
+    check(tmp_path, gpu=True, allotted=False)
+    assert list(tmp_path.iterdir()) == []
+    assert torch.equal(torch.get_rng_state(), before), "the numbers of a training do not change"
+
+
+def test_a_machine_without_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(health, "_available", lambda: 100 * 2**20)
+    with pytest.raises(UnfitError, match="n7: memory: only 100 MiB of memory are free") as error:
+        check(tmp_path)
+    assert (error.value.check, error.value.hosts) == ("memory", {3: "n7"})
+
+
+def test_a_folder_that_this_machine_does_not_see(tmp_path):
+    with pytest.raises(UnfitError, match=r"n7: folder: .*gone cannot be written: No such file or directory"):
+        check(tmp_path / "gone")
+
+
+def test_a_disk_that_is_full_for_a_while_is_not_the_machines_fault(tmp_path, monkeypatch):
+    def full(file, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    check(tmp_path)
+
+
+def test_a_file_that_comes_back_with_another_content(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "read_bytes", lambda file: b"other")
+    with pytest.raises(UnfitError, match="another content than was written"):
+        check(tmp_path)
+
+
+def test_a_gpu_that_is_gone(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    with pytest.raises(UnfitError, match="n7: gpu: the job was given a GPU, and torch sees none"):
+        check(tmp_path, gpu=True)
+    check(tmp_path, gpu=True, allotted=False)
+
+
+def test_a_torch_without_gpus_computes_on_the_cpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", None)
+    check(tmp_path, gpu=True)
+
+
+def test_products_are_compared_with_whole_numbers(monkeypatch):
+    health.require_product(torch.device("cpu"))
+    product = torch.Tensor.__matmul__
+
+    def wrong(left, right):
+        result = product(left, right)
+        return result + 1 if result.is_floating_point() else result
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", wrong)
+    with pytest.raises(health._Failed, match="has 262144 wrong numbers of 262144"):
+        health.require_product(torch.device("cpu"))
+
+
+def test_a_check_that_hangs_is_given_up(tmp_path, monkeypatch):
+    stuck = threading.Event()
+    monkeypatch.setattr(health, "_memory", stuck.wait)
+    monkeypatch.setattr(health, "_within", lambda seconds, work, within=health._within: within(0.05, work))
+    with pytest.raises(UnfitError, match="n7: memory: no answer within 0 s"):
+        check(tmp_path)
+    stuck.set()
+
+
+def test_a_wrong_clock_is_named():
+    said = health._about_clocks([("n1", 1000.0), ("n2", 1001.0), ("n3", 4600.0)])
+    assert said == ["the clock of n3 is wrong by +3599 s"]
+
+
+def _rank(rank: int, meeting: str, out: str) -> None:
+    place = Place(rank=rank, world_size=3, local_rank=rank, local_world_size=3, init_method=f"file://{meeting}")
+    settings = {"gpu": False, "timeout_s": 60.0, "allotted": False, "node": f"n{rank}"}
+    ranks = health.joined(Path(out), place, check=True, **settings)
+    times = Pace(ranks)
+    times._times.append([0.1, 0.2, 0.1][rank])
+    said = [*Stragglers(ranks, f"n{rank}").compare(times)]
+    right = health._sum
+
+    def wrong(ranks):
+        return right(ranks) or ("512 of 512 sums are wrong" if ranks.rank == 2 else None)
+
+    health._sum = wrong
+    try:
+        health.together(ranks, node=f"n{rank}")
+    except UnfitError as error:
+        said += [str(error), error.check, sorted(error.hosts.items())]
+    Path(out, f"{rank}.json").write_text(json.dumps(said))
+    ranks.leave()
+
+
+def test_what_ranks_find_out_together(tmp_path):
+    """They compare their times, which rank 0 reports; a rank that adds up wrongly is named on all."""
+    multiprocessing.spawn(_rank, args=(str(tmp_path / "meeting"), str(tmp_path)), nprocs=3)
+    said = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(3)]
+    line = "own step time: median 100 ms, slowest rank 1 on n1 200 ms (2.0x), fastest 100 ms"
+    assert [entry[:2] for entry in said] == [[line, None], [None, None], [None, None]]
+    assert [entry[2:] for entry in said] == [
+        ["n2: all-reduce: 512 of 512 sums are wrong", "all-reduce", [[2, "n2"]]]
+    ] * 3

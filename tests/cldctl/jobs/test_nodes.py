@@ -1,0 +1,101 @@
+"""Which nodes are avoided: decided from a ledger, bounded, and forgotten."""
+
+import time
+from dataclasses import replace
+
+import pytest
+
+from cld_core.recipe.schema import ClusterSpec
+from cld_core.run.events import Crashed, RankFailed, Requeued, Submitted, Unfit
+from cld_core.run.history import History
+from cldctl.clusters.base import JobSpec
+from cldctl.jobs import nodes
+from cldctl.jobs.nodes import Avoided, announced, bad, for_next_start, for_submission
+from tests.support.launcher import REF, Launcher, inside
+
+NOW = time.time()
+
+
+def failed(host: str, restart: int, ago: float = 60.0, rank: int = 0) -> RankFailed:
+    return RankFailed(time=NOW - ago, job_id="7", restart=restart, rank=rank, host=host, reason="it broke")
+
+
+def unfit(host: str, ago: float = 60.0) -> Unfit:
+    return Unfit(time=NOW - ago, job_id="7", restart=0, rank=0, host=host, check="gpu", reason="it is gone")
+
+
+def crashed(node: str | None, job_id: str = "8_0", ago: float = 60.0) -> Crashed:
+    return Crashed(time=NOW - ago, job_id=job_id, restart=0, code=1, node=node)
+
+
+def test_one_failure_is_no_pattern_and_two_are():
+    assert bad([failed("n1", 0)], NOW) == {}
+    assert bad([failed("n1", 0), failed("n1", 1)], NOW) == {"n1": "2 crashes"}
+    assert bad([failed("n1", 0), failed("n2", 1)], NOW) == {}
+    assert bad([crashed("n1", "8_0"), crashed("n1", "8_1"), crashed(None), crashed(None)], NOW) == {"n1": "2 crashes"}
+
+
+def test_the_rank_that_failed_first_is_to_blame():
+    same_start = [failed("n2", 0, ago=50, rank=3), failed("n1", 0, ago=51, rank=1)]
+    again = [failed("n2", 1, ago=10, rank=3), failed("n1", 1, ago=11, rank=1)]
+    assert bad([*same_start, *again], NOW) == {"n1": "2 crashes"}
+
+
+def test_one_failed_health_check_is_enough():
+    assert bad([unfit("n3")], NOW) == {"n3": "unfit (gpu)"}
+    assert bad([unfit("")], NOW) == {}, "nobody knows which machine it was"
+
+
+def test_failures_of_yesterday_are_forgotten():
+    old = nodes.FORGOTTEN_AFTER_S + 1
+    assert bad([failed("n1", 0, ago=old), failed("n1", 1), unfit("n2", ago=old)], NOW) == {}
+
+
+def history(*events) -> History:
+    return History.of([Submitted(job=REF), *events])
+
+
+def test_at_most_half_of_the_nodes_are_avoided_and_the_newest_count():
+    found = history(*(unfit(f"n{number}", ago=100 - number) for number in range(1, 11)))
+    assert for_next_start(found, inside(nodes=4), needed=1).nodes == ("n9", "n10")
+    assert for_next_start(found, inside(nodes=4), needed=3).nodes == ("n10",)
+    assert for_next_start(found, inside(nodes=2), needed=2).nodes == ()
+    assert len(for_next_start(found, inside(nodes=1000), needed=2).nodes) == nodes.MOST
+    assert for_next_start(found, inside(nodes=None), needed=1).nodes == (), "nobody knows how many there are"
+
+
+def test_what_is_no_longer_to_be_avoided_is_readmitted():
+    before = history(
+        unfit("n1", ago=nodes.FORGOTTEN_AFTER_S + 1), Requeued(job_id="7", cause="crashed", exclude=("n1",))
+    )
+    assert for_next_start(before, inside(), needed=1) == Avoided({}, ("n1",))
+    kept = for_next_start(before, inside(nodes=None), needed=1)
+    assert (kept.nodes, kept.readmitted) == (("n1",), ()), "without an answer, nothing changes"
+
+
+def test_nothing_is_asked_about_a_run_without_failures():
+    job = inside()
+    job.usable_nodes = None  # not to be called
+    assert for_next_start(history(failed("n1", 0)), job, needed=1) == Avoided()
+
+
+def test_only_what_is_new_is_announced():
+    avoided = Avoided({"n1": "2 crashes", "n2": "unfit (gpu)"})
+    assert announced(("n1",), avoided) == ["node n2 is avoided from now on: unfit (gpu)"]
+
+
+class Slurmlike(Launcher):
+    restarts = True
+    nodes: int | None = 4
+
+    def usable_nodes(self, size):
+        return self.nodes
+
+
+@pytest.mark.parametrize(("count", "excluded"), [(4, ("n1",)), (None, ()), (1, ())])
+def test_another_job_of_the_run_avoids_them_too(tmp_path, count, excluded):
+    cluster = Slurmlike()
+    cluster.nodes = count
+    spec = JobSpec(name="mine", logs=tmp_path, size=ClusterSpec())
+    assert for_submission([unfit("n1")], cluster, spec) == replace(spec, exclude=excluded)
+    assert for_submission([], cluster, spec) == spec

@@ -1,0 +1,96 @@
+"""Unfit machines cost no retry, and a time limit during the setup costs one."""
+
+import pytest
+
+from cld_core.run.events import DiedEarly, GivenUp, NotBegun, Requeued, Started, Submitted, Unfit
+from cldctl.jobs import aftermath, unfit
+from cldctl.jobs.process import UNFIT
+from tests.support.launcher import REF, Launcher, inside
+from tests.support.made_up import run_with
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = run_with(tmp_path / "mine", overrides=("train.max_retries=1",))
+    run.ledger.append(Submitted(job=REF))
+    return run
+
+
+def found(restart: int, host: str = "n1") -> Unfit:
+    return Unfit(job_id="7", restart=restart, rank=0, host=host, check="gpu", reason=f"{host}: gpu: it is gone")
+
+
+def test_a_job_begins_again_elsewhere_and_no_retry_is_spent(run, capsys):
+    run.ledger.append(found(0))
+    job = inside()
+    aftermath.after_training(run, job, UNFIT)
+    requeued = run.ledger.events()[-1]
+    assert isinstance(requeued, Requeued)
+    assert (requeued.cause, requeued.exclude, job.exclude) == ("unfit", ("n1",), ("n1",))
+    assert run.ledger.history().crashes_in_a_row == 0
+    said = capsys.readouterr().err
+    assert "mine: unfit: n1: gpu: it is gone; again in 10 s" in said
+    assert "node n1 is avoided from now on: unfit (gpu)" in said
+
+
+def test_unfit_machines_are_not_looked_for_for_ever(run):
+    for restart in range(unfit.STARTS):
+        run.ledger.append(found(restart))
+        aftermath.after_training(run, inside(restart=restart), UNFIT)
+        assert isinstance(run.ledger.events()[-1], Requeued)
+    run.ledger.append(found(unfit.STARTS))
+    aftermath.after_training(run, inside(restart=unfit.STARTS), UNFIT)
+    event = run.ledger.events()[-1]
+    assert isinstance(event, GivenUp)
+    assert "11 starts in a row found an unfit machine" in event.reason
+
+
+def test_training_in_between_begins_the_count_again(run):
+    for restart in range(unfit.STARTS):
+        run.ledger.append(found(restart))
+    run.ledger.append(Started(attempt=0, job_id="7", step=0, restart=unfit.STARTS))
+    run.ledger.append(found(unfit.STARTS + 1))
+    aftermath.after_training(run, inside(restart=unfit.STARTS + 1), UNFIT)
+    assert isinstance(run.ledger.events()[-1], Requeued)
+
+
+def test_the_exit_code_is_enough(run):
+    aftermath.after_training(run, inside(said=f"srun: error: n2: task 0: Exited with exit code {UNFIT}\n"), UNFIT)
+    assert run.ledger.history().avoided == {"7": ("n2",)}
+
+
+class InSetup(Launcher):
+    cause = "timeout"
+    job = None
+
+    def current_job(self, logs=None):
+        type(self).job = inside()
+        self.job.cause_of = lambda code, offset: self.cause
+        return self.job
+
+
+def end_of_setup(run, kind="training", folder=None):
+    arguments = [kind, str(folder or run.path), str(run.logs), f"{__name__}:InSetup", "143", "setup"]
+    assert aftermath.main(arguments) == 143
+
+
+def test_a_time_limit_during_the_setup_costs_a_retry(run):
+    end_of_setup(run)
+    died, requeued = run.ledger.events()[-2:]
+    assert isinstance(died, DiedEarly)
+    assert isinstance(requeued, Requeued)
+    assert (requeued.cause, InSetup.job.delay_s) == ("timeout", 10.0)
+    end_of_setup(run)
+    event = run.ledger.events()[-1]
+    assert isinstance(event, NotBegun)
+    assert "the time limit came during cluster.setup, 2 times" in event.reason
+    assert "cluster.time_min" in event.reason
+
+
+@pytest.mark.parametrize("cause", ["preempted", "cancelled", None])
+def test_another_end_of_the_setup_is_left_to_slurm(run, monkeypatch, cause):
+    monkeypatch.setattr(InSetup, "cause", cause)
+    before = run.ledger.events()
+    end_of_setup(run)
+    end_of_setup(run, "shards", run.evals / "none")
+    assert run.ledger.events() == before
