@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from cld_core.recipe import Recipe
     from cld_core.run.events import JobRef
     from cldctl.clusters.base import Cluster, JobSpec
-    from cldctl.runs.submit import Begun
+    from cldctl.runs.submit import Begun, Wanted
 
 
 def submit(
@@ -63,12 +63,6 @@ def submit(
         _preview(RunFolder(path), resolved, where, spec, metrics)
         return
 
-    exists: list[JobRef] = []
-
-    def started(run: RunFolder, job: "JobRef") -> None:
-        exists.append(job)
-        err.print(strong("run ", run.name, f" in {run.path}"), soft_wrap=True)
-
     wanted = policy.Wanted(
         path=path,
         recipe=resolved,
@@ -79,14 +73,26 @@ def submit(
         tags=tuple(tags or ()),
         note=note,
     )
+    finish(_submitted(wanted, where), follow)
+
+
+def _submitted(wanted: "Wanted", cluster: "Cluster") -> "Begun":
+    """Submit a run; Ctrl-C says what has been submitted and goes on."""
+    from cldctl.runs import submit as policy
+
+    exists: list[JobRef] = []
+
+    def started(run: RunFolder, job: "JobRef") -> None:
+        exists.append(job)
+        err.print(strong("run ", run.name, f" in {run.path}"), soft_wrap=True)
+
     try:
-        begun = policy.submit(wanted, where, started)
+        return policy.submit(wanted, cluster, started)
     except KeyboardInterrupt:
-        if not exists or where.blocks:
+        if not exists or cluster.blocks:
             raise
-        _interrupted(RunFolder(path), exists[0])
+        _interrupted(RunFolder(wanted.path), exists[0])
         raise typer.Exit(130) from None
-    finish(begun, follow)
 
 
 def _interrupted(run: RunFolder, job: "JobRef") -> None:
