@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cld_core.recipe import Recipe
     from cld_core.run.events import JobRef
     from cldctl.clusters.base import Cluster, JobSpec
-    from cldctl.runs.submit import Begun
+    from cldctl.runs.submit import Begun, Wanted
 
 
 def submit(
@@ -72,12 +72,6 @@ def submit(
         _estimate(path, resolved, start)
         return
 
-    exists: list[JobRef] = []
-
-    def started(run: RunFolder, job: "JobRef") -> None:
-        exists.append(job)
-        err.print(strong("run ", run.name, f" in {run.path}"), soft_wrap=True)
-
     wanted = policy.Wanted(
         path=path,
         recipe=resolved,
@@ -89,16 +83,29 @@ def submit(
         note=note,
         live_code=live_code,
     )
-    try:
-        begun = policy.submit(wanted, where, started)
-    except KeyboardInterrupt:
-        if not exists or where.blocks:
-            raise
-        _interrupted(RunFolder(path), exists[0])
-        raise typer.Exit(130) from None
+    begun = _submitted(wanted, where)
     if not where.blocks:
         _estimate(path, resolved, start)
     finish(begun, follow)
+
+
+def _submitted(wanted: "Wanted", cluster: "Cluster") -> "Begun":
+    """Submit a run; Ctrl-C says what has been submitted and goes on."""
+    from cldctl.runs import submit as policy
+
+    exists: list[JobRef] = []
+
+    def started(run: RunFolder, job: "JobRef") -> None:
+        exists.append(job)
+        err.print(strong("run ", run.name, f" in {run.path}"), soft_wrap=True)
+
+    try:
+        return policy.submit(wanted, cluster, started)
+    except KeyboardInterrupt:
+        if not exists or cluster.blocks:
+            raise
+        _interrupted(RunFolder(wanted.path), exists[0])
+        raise typer.Exit(130) from None
 
 
 def _interrupted(run: RunFolder, job: "JobRef") -> None:
