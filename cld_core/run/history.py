@@ -84,6 +84,7 @@ class History:
     told: tuple[Event, ...] = field(default=(), compare=False)
     # While events are read: growing a tuple by each of many would take time quadratic in their number.
     _submitted: list[Submitted] = field(default_factory=list, repr=False, compare=False)
+    _told: list[Event] = field(default_factory=list, repr=False, compare=False)
     _cancelled: set[str] = field(default_factory=set, repr=False, compare=False)
     _given_up_by: str | None = field(default=None, repr=False, compare=False)
     _newest_start: int | None = field(default=None, repr=False, compare=False)
@@ -99,7 +100,7 @@ class History:
         for event in events:
             history._take(event)
         history.attempts, history.submitted = tuple(history.attempts), tuple(history._submitted)
-        history.cancelled = frozenset(history._cancelled)
+        history.cancelled, history.told = frozenset(history._cancelled), tuple(history._told)
         return history
 
     def with_progress(self, progress: Mapping[str, Any]) -> "History":
@@ -219,26 +220,24 @@ class History:
                 self.given_up, self._given_up_by = event.reason, event.job_id
             case events.Requeued():
                 self.requeued, self.not_requeued = event, None
-                self.told += (event,)
+                self._told.append(event)
                 # By the order of lines, not by their times: clocks jump.
                 if self.attempts and self.attempts[-1].job_id == event.job_id:
                     self.requeued_attempts |= {self.attempts[-1].attempt}
             case events.NotRequeued():
                 self.requeued, self.not_requeued = None, event.reason
             case events.DiedEarly():
-                self.died_early += 1
-                self.bug = None
+                self.died_early, self.bug = self.died_early + 1, None
             case events.Crashed():
                 self.crashes[event.job_id] = self.crashes.get(event.job_id, 0) + 1
             case events.RankFailed() | events.Unfit():
-                self.told += (event,)
+                self._told.append(event)
             case events.RecipeEdited():
                 self.edited = event.keys
             case events.Noted():
                 self.note = event.note or None
             case events.Tagged():
-                kept = [tag for tag in self.tags if tag not in event.remove]
-                self.tags = tuple(dict.fromkeys([*kept, *event.add]))
+                self.tags = tuple(dict.fromkeys([*(it for it in self.tags if it not in event.remove), *event.add]))
 
     def _take_about_machines(self, event: Event) -> None:
         match event:
@@ -308,10 +307,8 @@ class History:
         before = self._numbered(event.attempt)
         if before is None:
             return
-        cause = event.cause
-        if cause == "terminated" and before.job_id in self._cancelled:
-            cause = "cancelled"
-        self._set(ended(before, event, cause))
+        was_asked = event.cause == "terminated" and before.job_id in self._cancelled
+        self._set(ended(before, event, "cancelled" if was_asked else event.cause))
         self._nothing_since(event.attempt)
 
     def _explained(self, event: events.Explained) -> None:

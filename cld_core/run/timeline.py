@@ -1,5 +1,7 @@
 """What each attempt of a run cost, and how much of it is left: what `cldctl why` and `cldctl usage` are made of."""
 
+import bisect
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -87,23 +89,23 @@ def stretches(history: History, *, saved: int | None, heard: float | None, alive
         alive: whether the newest attempt is still training.
     """
     attempts = [it for it in history.attempts if not (it.attempt == 0 and history.imported_step is not None)]
+    steps, queue, failures = _steps(attempts, saved, alive), _queue(history), _failures(history)
     found = []
     for place, attempt in enumerate(attempts):
-        later = attempts[place + 1 :]
-        kept, lost, aside = _steps(attempt, later, saved, alive)
-        queued, delay_s = _queued(history, attempt, attempts[place - 1] if place else None)
-        began = attempt.started if attempt.began is None else min(attempt.began, attempt.started)
+        following = attempts[place + 1] if place + 1 < len(attempts) else None
+        kept, lost, aside = steps[place]
+        queued, delay_s = _queued(queue, attempt, attempts[place - 1] if place else None)
         found.append(
             Stretch(
                 attempt=attempt,
                 queued=queued,
-                began=began,
-                until=_until(attempt, later[0].heard if later else heard),
+                began=attempt.started if attempt.began is None else min(attempt.began, attempt.started),
+                until=_until(attempt, heard if following is None else following.heard),
                 kept=kept,
                 lost=lost,
                 set_aside=aside,
                 delay_s=delay_s,
-                failures=_failures(history, attempt),
+                failures=failures.get((attempt.job_id, attempt.restart), ()),
             )
         )
     return found
@@ -115,23 +117,24 @@ def excluded(history: History) -> tuple[str, ...]:
     return asked[-1].exclude if asked else ()
 
 
-def _steps(attempt: Attempt, later: Sequence[Attempt], saved: int | None, alive: bool) -> tuple[int, int, int]:
-    """Steps kept, lost and set aside."""
-    first = attempt.first_step
-    reached = max(first, attempt.last_step if attempt.last_step is not None else first)
-
-    def within(step: int) -> int:
-        return min(max(step, first), reached)
-
-    if not later:
-        is_whole = alive or (fate_of(attempt.cause) is None and attempt.cause is not None)
-        base = reached if is_whole else within(saved if saved is not None else first)
-        return base - first, reached - base, 0
-    # What was lost on its own, before somebody named an earlier step.
-    asked = next((place for place, it in enumerate(later) if it.rewound), len(later))
-    natural = within(min((it.first_step for it in later[:asked]), default=reached))
-    base = min(natural, within(min(it.first_step for it in later)))
-    return base - first, reached - natural, natural - base
+def _steps(attempts: Sequence[Attempt], saved: int | None, alive: bool) -> list[tuple[int, int, int]]:
+    """Of each attempt, the steps that are kept, lost and set aside."""
+    found: list[tuple[int, int, int]] = []
+    # The lowest step that a later attempt began from; and without what follows a step that somebody named.
+    lowest: float | None = None
+    natural = math.inf
+    for attempt in reversed(attempts):
+        first = attempt.first_step
+        reached = max(first, attempt.last_step if attempt.last_step is not None else first)
+        if lowest is None:
+            is_whole = alive or (attempt.cause is not None and fate_of(attempt.cause) is None)
+            lowest = natural = math.inf if is_whole else first if saved is None else saved
+        unlost = int(min(max(natural, first), reached))
+        kept = int(min(max(lowest, first), unlost))
+        found.append((kept - first, reached - unlost, unlost - kept))
+        lowest = min(lowest, first)
+        natural = math.inf if attempt.rewound else min(natural, first)
+    return found[::-1]
 
 
 def _until(attempt: Attempt, heard: float | None) -> float:
@@ -140,29 +143,37 @@ def _until(attempt: Attempt, heard: float | None) -> float:
     return max(attempt.started, heard if heard is not None else attempt.started)
 
 
-def _queued(history: History, attempt: Attempt, before: Attempt | None) -> tuple[float | None, float]:
-    """When the job of an attempt was last put into the queue before it began, and the delay that was asked for."""
-    job = attempt.job_id
-    moments: list[tuple[float, float]] = []
+def _queue(history: History) -> dict[str, list[tuple[float, float]]]:
+    """By job, the times at which it was put into the queue, ascending, each with the delay that was asked for."""
+    moments: dict[str, list[tuple[float, float]]] = {}
     for event in history.submitted:
-        if event.job.job_id == job and event.time <= attempt.started:
-            moments.append((event.time, 0.0))
+        moments.setdefault(event.job.job_id, []).append((event.time, 0.0))
     for told in history.told:
-        if isinstance(told, events.Requeued) and told.job_id == job and told.time <= attempt.started:
-            moments.append((told.time, told.delay_s))
-    if before is not None and before.job_id == job:
-        moments.append((_until(before, attempt.heard), 0.0))
-    elif before is not None:
-        # A successor, or an evaluation's training, is in the queue long before its turn comes.
-        moments = [(max(time, _until(before, attempt.heard)), delay) for time, delay in moments]
-    return max(moments) if moments else (None, 0.0)
+        if isinstance(told, events.Requeued):
+            moments.setdefault(told.job_id, []).append((told.time, told.delay_s))
+    return {job: sorted(times) for job, times in moments.items()}
 
 
-def _failures(history: History, attempt: Attempt) -> tuple[events.RankFailed | events.Unfit, ...]:
-    mine = [
-        event
-        for event in history.told
-        if isinstance(event, events.RankFailed | events.Unfit)
-        and (event.job_id, event.restart) == (attempt.job_id, attempt.restart)
-    ]
-    return tuple(sorted(mine, key=lambda event: event.time))
+def _queued(
+    queue: dict[str, list[tuple[float, float]]], attempt: Attempt, before: Attempt | None
+) -> tuple[float | None, float]:
+    """When the job of an attempt was last put into the queue before it began, and the delay that was asked for."""
+    moments = queue.get(attempt.job_id or "", [])
+    place = bisect.bisect_right(moments, (attempt.started, math.inf))
+    queued, delay_s = moments[place - 1] if place else (None, 0.0)
+    if before is not None and (queued is not None or before.job_id == attempt.job_id):
+        # A launcher puts a job back without a line in the ledger; a successor is in the queue before its turn comes.
+        end = _until(before, attempt.heard)
+        if queued is None or end > queued:
+            return end, 0.0
+    return queued, delay_s
+
+
+def _failures(history: History) -> dict[tuple[str | None, int], tuple[events.RankFailed | events.Unfit, ...]]:
+    """By job and start, what failed, in the order of the times."""
+    found: dict[tuple[str | None, int], tuple[events.RankFailed | events.Unfit, ...]] = {}
+    failed = [event for event in history.told if isinstance(event, events.RankFailed | events.Unfit)]
+    for event in sorted(failed, key=lambda event: event.time):
+        start = event.job_id, event.restart
+        found[start] = (*found.get(start, ()), event)
+    return found

@@ -1,5 +1,6 @@
 """Hours used, kept and lost."""
 
+import json
 import time
 
 import pytest
@@ -11,6 +12,7 @@ from cldctl.runs.usage import Usage, summed, usage_of
 from cldctl.runs.usage_of_many import Folder, moment
 from tests.support.ledgers import job
 from tests.support.made_up import run_with
+from tests.support.tools import invoke
 
 GPUS = {"ranks": 8, "gpus": 8, "cores": 8}
 
@@ -101,3 +103,26 @@ def test_a_time_is_an_age_or_a_date():
     for wrong in ("", "yesterday", "7", "d", "-3d", "2026-13-01", "9" * 30 + "d"):
         with pytest.raises(UsageError, match=r"is not a time\. Use 30m, 12h, 7d"):
             moment(wrong)
+
+
+def test_runs_groups_and_the_total_as_a_table_and_as_json(tmp_path, scripted):
+    runs = tmp_path / "runs"
+    scripted.phases["7"] = "gone"
+    for name, group in (("a", "pair"), ("b", "pair"), ("c", None)):
+        run = trained(runs / name, **GPUS)
+        if group:
+            write_json(run.identity_file, {**run.identity(), "group": group})
+    document = json.loads(invoke("usage", "--json", runs=runs).stdout)
+    assert [row["name"] for row in document["runs"]] == ["a", "b", "c"]
+    assert [(row["name"], row["used"]) for row in document["groups"]] == [("pair", pytest.approx(24.0))]
+    assert document["totals"][0]["used"] == pytest.approx(36.0)
+    of_group = json.loads(invoke("usage", "pair", "a", "--json", runs=runs).stdout)
+    assert [row["name"] for row in of_group["runs"]] == ["a", "b"], "each run once"
+    shown = invoke("usage", runs=runs, width=80).stdout
+    assert "group pair" in shown
+    assert all(len(line) <= 80 for line in shown.splitlines())
+    assert "12 GPU-hours: " in invoke("status", "a", runs=runs).stdout
+    assert json.loads(invoke("status", "a", "--json", runs=runs).stdout)[0]["usage"]["used"] == pytest.approx(12.0)
+    invoke("usage", "nobody", runs=runs, code=3)
+    invoke("usage", "--since", "soon", runs=runs, code=2)
+    assert "no runs in" in invoke("usage", runs=tmp_path / "empty").stderr
