@@ -70,6 +70,10 @@ def _facts(row: RunStatus) -> Table:
         fact("rate", f"{number(row.steps_per_s, 3)} steps/s, ETA {duration(row.eta_s)}")
     fact("checkpoint", "none" if row.checkpoint_step is None else f"step {count(row.checkpoint_step)}")
     fact("updated", age(row.updated))
+    if row.tags:
+        fact("tags", " ".join(row.tags))
+    if row.note is not None:
+        fact("note", row.note)
     if row.job_id is not None:
         fact("job", f"{row.cluster} {row.job_id}" + (f" on {row.host}" if row.host else ""))
     fact("folder", row.path)
