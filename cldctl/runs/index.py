@@ -30,10 +30,9 @@ R = TypeVar("R")
 CHECK_S = 0.3
 # Threads that read files: on a shared disk, each of them mostly waits.
 _THREADS = 16
-# They are used if each of the first few items kept this process waiting for so long; on a local disk, threads cost more.
+# They are used if each of the first few items made this process wait so long; on a local disk, they cost more.
 _FIRST, _SLOW_S = 4, 0.001
 _AT_ONCE = 128
-_ALIVE = ("pending", "running", "suspended", "ending")
 # What a row is made of, besides the evaluations.
 _FILES = ("run.json", "attempts.jsonl", "progress.json", "checkpoints", "evals")
 _LINK = -1
@@ -261,6 +260,4 @@ def _ask(read: Sequence[_Read], max_age_s: float) -> Answers:
 
 
 def _has_live_jobs(read: _Read, answers: Answers) -> bool:
-    """Whether a job of a run may still do something; of one whose end is known, its launcher need not know anything."""
-    phases = [(answers.of(job).phase, is_settled) for job, is_settled in read.jobs]
-    return any(phase in _ALIVE or (phase == "unknown" and not is_settled) for phase, is_settled in phases)
+    return any(answers.may_live(job, is_settled) for job, is_settled in read.jobs)

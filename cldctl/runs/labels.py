@@ -28,6 +28,12 @@ def check_note(text: str) -> None:
         raise UsageError(f"a note has at most {_MOST} characters, not {len(text)}. Shorten it.")
 
 
+def check(tags: Sequence[str], note: str | None) -> None:
+    """Raises UsageError if a new run cannot have these."""
+    check_tags(tags)
+    check_note(note or "")
+
+
 def label(run: RunFolder, note: str | None, tags: Sequence[str] = (), untag: Sequence[str] = ()) -> None:
     """Write down what a run is to be called.
 
@@ -39,8 +45,7 @@ def label(run: RunFolder, note: str | None, tags: Sequence[str] = (), untag: Seq
         CldError: the run belongs to somebody who does not share it.
         UsageError: a tag or the note cannot be used, or the run does not have a tag that is to be removed.
     """
-    check_tags([*tags, *untag])
-    check_note(note or "")
+    check([*tags, *untag], note)
     if both := sorted(set(tags) & set(untag)):
         raise UsageError(f"--tag and --untag both name {', '.join(both)}. Leave one out.")
     require_may_change(run.path, "Nothing was noted")

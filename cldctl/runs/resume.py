@@ -9,7 +9,7 @@ from cld_core.checkpoint.verify import DamagedCheckpoint, newest_whole
 from cld_core.errors import CldError, NotFoundError, RecipeError, UsageError
 from cld_core.ownership import require_may_change
 from cld_core.recipe import Recipe
-from cld_core.run import RunFolder, find_runs
+from cld_core.run import RunFolder
 from cld_core.run.lease import held_message, newest, seems_alive
 from cld_core.run.trust import require_own_plugin
 from cldctl.clusters.base import Cluster
@@ -17,6 +17,7 @@ from cldctl.hints import command
 from cldctl.jobs.successor import chained
 
 from . import survey
+from .index import Index
 from .state import OVER, RESUMABLE, SUBMITTING_S
 from .status import RunStatus, status_of, status_or_reason
 from .submit import Begun, require_inputs, train
@@ -38,7 +39,7 @@ class Skipped:
 
 def resumable(root: Path) -> tuple[list[RunFolder], list[Skipped]]:
     """The runs under ``root`` that can be resumed and are not alive, and those that could not be judged or changed."""
-    runs = find_runs(root)
+    runs = Index(root).unfinished()
     answers = survey.of_runs(runs)
     chosen, skipped = [], []
     for run in runs:

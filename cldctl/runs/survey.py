@@ -22,6 +22,11 @@ class Answers:
         survey = self.surveys.get(job.cluster)
         return Seen("unknown") if survey is None else survey.of(job)
 
+    def may_live(self, job: JobRef, is_settled: bool) -> bool:
+        """Whether a job may still do something; of one whose end is known, its launcher need not know anything."""
+        phase = self.of(job).phase
+        return phase != "gone" and not (phase == "unknown" and is_settled)
+
     @property
     def problem(self) -> str | None:
         """One line on the clusters that could not be asked."""
