@@ -26,9 +26,7 @@ class Scripted(DebugCluster):
             raise SchedulerAway("nobody answers")
         if self.name in self.broken:
             raise RuntimeError("a bug")
-        return Survey(
-            {(self.name, job.job_id): Seen(self.phases[job.job_id], reason="started on far") for job in jobs}, 0.0
-        )
+        return Survey({(self.name, job.job_id): Seen(self.phases[job.job_id], reason="started on far") for job in jobs})
 
     def submit(self, spec, tasks, note):
         jobs = [JobRef(cluster=self.name, job_id=f"{100 + number}") for number in range(len(tasks))]
