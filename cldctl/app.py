@@ -19,10 +19,13 @@ from .commands import (
     export,
     import_,
     logs,
+    note,
+    prune,
     recipes,
     render,
     report,
     resume,
+    rm,
     sample,
     status,
     submit,
@@ -47,6 +50,9 @@ app.command("logs")(logs.logs)
 app.command("why")(why.why)
 app.command("usage")(usage.usage)
 app.command("cancel")(cancel.cancel)
+app.command("note")(note.note)
+app.command("rm")(rm.rm)
+app.command("prune")(prune.prune)
 app.command("sample")(sample.sample)
 app.command("report")(report.report)
 app.add_typer(data.app, name="data")

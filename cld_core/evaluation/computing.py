@@ -10,6 +10,7 @@ import torch
 from cld_core.errors import NotFoundError, RecipeError
 from cld_core.model import Model
 from cld_core.ranges import share
+from cld_core.run import changes
 from cld_core.run.atomic import write_json
 from cld_core.shards import state
 from cld_core.shards.compute import Computation
@@ -115,6 +116,7 @@ class EvalComputation(Computation):
             print(text, flush=True)
         self._draw()
         self._write_scalars(report)
+        changes.mark(self._work.run.path)
         # Last: a reader who sees the report sees everything.
         write_json(self._work.folder / "report.json", report)
         slim.clear(self._work.run)

@@ -15,7 +15,7 @@ from cld_core.recipe.keys import identity
 from cld_core.recipe.objective import ObjectiveSpec
 from cld_core.recipe.sampling import SamplingSpec
 from cld_core.recipe.variants import SECTIONS
-from cld_core.run import RunFolder
+from cld_core.run import RunFolder, changes
 from cld_core.shards import Request
 from cld_core.shards.request import MAX_ROWS, require_few
 
@@ -177,6 +177,7 @@ class EvalRequest(Request):
 
     def save(self, run: RunFolder) -> Path:
         """Write the request into the evaluation's folder in a run, see `Request.store`, and return the folder."""
+        changes.mark(run.path)
         return self.store(run.evals / self.id)
 
     def _digest(self, metrics: Sequence[str], *more: str, sizes: bool = True) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cld_core.digests import digest
-from cld_core.run import RunFolder
+from cld_core.run import RunFolder, changes
 from cld_core.run.atomic import write_json
 from cld_core.run.folder import is_name
 from cld_core.small_files import by_age, read_object, text
@@ -53,6 +53,7 @@ class Sweep:
         """Make the sweep's folder if it is not there yet, and return it."""
         folder = run.evals / self.id
         if not (folder / "sweep.json").is_file():
+            changes.mark(run.path)
             folder.mkdir(parents=True, exist_ok=True)
             axes = [{"key": axis.key, "values": axis.values} for axis in self.axes]
             cells = [{"values": dict(cell.values), "evaluation": cell.evaluation} for cell in self.cells]

@@ -182,7 +182,7 @@ class RunFolder:
         if (reason := folder.unreadable) is not None:
             raise CldError(f"{folder.path}: the run cannot be read ({reason}). Ask its owner, or use another run.")
         if not folder.exists:
-            names = [run.name for run in find_runs(folder.path.parent)]
+            names = [run.name for run in _runs_under(folder.path.parent)]
             guess = did_you_mean(folder.name, names, 0.4) or " `cldctl status` lists the existing runs."
             raise NotFoundError(f"no run at {folder.path}.{guess}")
         if (problem := folder.format_problem()) is not None:
@@ -276,10 +276,9 @@ def find_runs(root: str | Path) -> Sequence[RunFolder]:
     return sorted(_runs_under(Path(root)), key=_age)
 
 
-def unreadable_under(root: str | Path) -> Sequence[RunFolder]:
-    """The folders directly under ``root`` into which this user may not look: whether they are runs is not known."""
-    folders = (RunFolder(entry) for entry in _entries(Path(root)))
-    return sorted((folder for folder in folders if folder.unreadable is not None), key=lambda folder: folder.name)
+def runs_beginning(root: str | Path, prefix: str) -> list[RunFolder]:
+    """The runs directly under ``root`` whose names begin like this; others are not looked at."""
+    return [run for entry in _entries(Path(root)) if entry.name.startswith(prefix) and (run := RunFolder(entry)).exists]
 
 
 def _age(run: RunFolder) -> tuple[float, str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cld_core.small_files import read_bytes
 
+from . import changes
 from .atomic import append_line
 from .events import Event
 from .history import History
@@ -24,6 +25,7 @@ class Ledger:
 
     def append(self, event: Event) -> None:
         """Append one event; it is on the disk when this returns."""
+        changes.mark_of(self.path)
         append_line(self.path, to_line(event))
 
     def events(self) -> list[Event]:

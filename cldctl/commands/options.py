@@ -1,6 +1,7 @@
 """Arguments that several commands share, and what they mean."""
 
 import contextlib
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +9,8 @@ from typing import Annotated
 import typer
 
 from cld_core.errors import NotFoundError, UsageError
-from cld_core.run import RunFolder, find_runs
+from cld_core.run import RunFolder
+from cld_core.run.folder import runs_beginning
 from cld_core.texts import has_control
 from cldctl.clusters import CLUSTERS
 from cldctl.hints import default_root
@@ -33,9 +35,13 @@ Follow = Annotated[bool, typer.Option("--follow", "-f", help="Stay and show the 
 Shards = Annotated[
     int | None, typer.Option(min=1, help="Pieces, at most 10,000 and one a row; default: one a process.")
 ]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 AllowPlugin = Annotated[
     bool, typer.Option("--allow-plugin", help="Run the plug-in that the recipe of a run names which others can write.")
 ]
+
+# Names that a message lists.
+_SHOWN = 8
 
 
 def runs_dir(option: Path | None) -> Path:
@@ -46,17 +52,68 @@ def runs_dir(option: Path | None) -> Path:
 def find_run(name: str | None, root: Path) -> RunFolder:
     """The run of this name or path, or the newest one, whose name is printed on stderr.
 
+    The beginning of a name is enough if no other run begins like that; then the whole name is printed, too.
+
     Raises:
         NotFoundError: there is no such run.
         FormatError: it has a format that this version of cldctl does not read.
+        UsageError: several names begin like that.
     """
+    from cldctl.runs.index import Index
+
     if name is not None:
-        return RunFolder.open(name if "/" in name else root / name)
-    runs = find_runs(root)
-    if not runs:
+        return RunFolder.open(name if "/" in name else root / _whole_name(name, root))
+    newest = Index(root).newest()
+    if newest is None:
         raise NotFoundError(f"there are no runs in {root.absolute()}. Start one: `cldctl submit recipes/toy.yaml`.")
-    err.print(f"run: {runs[-1].name} (the newest)", style="dim")
-    return RunFolder.open(runs[-1].path)
+    err.print(f"run: {newest.name} (the newest)", style="dim")
+    return RunFolder.open(newest.path)
+
+
+def _whole_name(name: str, root: Path) -> str:
+    """The name of the one run that begins with ``name``; ``name`` itself if there is a run of this name, or none."""
+    if not name or RunFolder(root / name).exists:
+        return name
+    names = sorted(run.name for run in runs_beginning(root, name))
+    if len(names) > 1:
+        some = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+        raise UsageError(f"'{name}' is the beginning of {len(names)} runs: {some}. Write more of the name.")
+    if names:
+        err.print(f"run: {names[0]}", style="dim", markup=False)
+    return names[0] if names else name
+
+
+def find_runs_to_change(names: Iterable[str], root: Path, yes: bool) -> list[RunFolder]:
+    """Several runs of which something is removed, each once.
+
+    Args:
+        yes: nobody is asked, so the beginning of a name is not enough: another run may begin like that tomorrow.
+
+    Raises:
+        NotFoundError, FormatError, UsageError: as `find_run`, or a name is not whole.
+    """
+    runs = {}
+    for name in names:
+        run = find_run(name, root)
+        if yes and "/" not in name and run.name != name:
+            raise UsageError(f"'{name}' is not the whole name of {run.name}. Write it out, or leave out --yes.")
+        runs[run.path] = run
+    return list(runs.values())
+
+
+def agreed(question: str, command: str) -> bool:
+    """Ask a yes-or-no question on a terminal; no is the default.
+
+    Raises:
+        UsageError: stdin is not a terminal, and nobody can answer.
+    """
+    if not sys.stdin.isatty():
+        raise UsageError(f"{command} asks first, and stdin is not a terminal. Add --yes.")
+    try:
+        return typer.confirm(question, err=True)
+    except typer.Abort:
+        err.print("interrupted")
+        raise typer.Exit(130) from None
 
 
 def split_runs(words: list[str] | None) -> tuple[list[str], list[str]]:

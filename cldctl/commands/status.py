@@ -2,13 +2,14 @@
 
 import json
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cld_core.run import RunFolder, find_runs
-from cld_core.run.folder import unreadable_under
+from cld_core.run import RunFolder
 from cldctl.ui.console import err, out
 
 from .options import RunsDir, find_run, runs_dir
@@ -16,67 +17,149 @@ from .options import RunsDir, find_run, runs_dir
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from cldctl.runs.index import Index
+    from cldctl.runs.selection import Selection
     from cldctl.runs.status import RunStatus
 
-# Runs that ended longer ago are shown with --all only.
-RECENT_S = 7 * 24 * 3600
+# More rows than this are written as JSON a line each: indenting them takes longer than everything else.
+_MANY = 50
 
 
 def status(
     runs: Annotated[list[str] | None, typer.Argument(metavar="RUN", help="Names; default: all recent runs.")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Also runs that ended over a week ago.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also runs that ended over a week ago, and all rows.")
+    ] = False,
+    state: Annotated[str | None, typer.Option(metavar="S[,S]", help="Only runs in these states.")] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="D", help="Only runs that are alive or changed since: 12h, 7d, 2026-11-01.")
+    ] = None,
+    tags: Annotated[list[str] | None, typer.Option("--tag", metavar="T", help="Only runs with this tag.")] = None,
+    user: Annotated[str | None, typer.Option(metavar="U", help="Only runs that this user submitted.")] = None,
+    group: Annotated[str | None, typer.Option(metavar="G", help="Only runs that were submitted as this group.")] = None,
+    sort: Annotated[
+        str, typer.Option(metavar="KEY", help="name, created, updated, step, loss or state; the last rows are shown.")
+    ] = "created",
+    reverse: Annotated[bool, typer.Option("--reverse", help="Sort the other way round.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Read every run again, also those that are over.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Show again every second, until Ctrl-C.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
     directory: RunsDir = None,
 ) -> None:
     """Show runs: state, progress, rate, loss, checkpoints, attempts, evaluations.
 
-    Example: cldctl status --watch
+    Example: cldctl status --state RUNNING,FAILED --since 7d --sort loss
     """
+    from cldctl.runs import selection
+    from cldctl.runs.index import Index
+
+    root = runs_dir(directory)
+    which = selection.selection(state, since, tags or (), user, group)
+    selection.in_order([], sort)
+    chosen = [find_run(name, root) for name in runs or []]
+    asked = _Asked(Index(root, fresh=fresh), chosen, which, everything, sort, reverse)
+    if watch and out.is_terminal and not as_json:
+        _watch(asked)
+    _show(asked, as_json)
+
+
+@dataclass
+class _Asked:
+    """Which runs are shown, and in which order."""
+
+    index: "Index"
+    chosen: list[RunFolder]
+    which: "Selection"
+    everything: bool
+    sort: str
+    reverse: bool
+
+    def rows(self) -> "_Shown":
+        """What is to be shown now."""
+        from cldctl.runs import selection, survey
+        from cldctl.runs.status import status_or_reason
+
+        closed: dict[str, str] = {}
+        if self.chosen:
+            answers = survey.of_runs(self.chosen, max_age_s=survey.TO_LOOK_S)
+            rows = [status_or_reason(run, answers) for run in self.chosen]
+        else:
+            found = self.index.look(max_age_s=survey.TO_LOOK_S)
+            rows, answers, closed = found.rows, found.answers, found.closed
+        rows = self.which.of(rows)
+        recent = rows
+        if not self.chosen and not self.everything and self.which.is_empty:
+            since = time.time() - selection.RECENT_S
+            recent = [row for row in rows if selection.is_since(row, since)]
+        if not self.chosen or self.sort != "created":
+            recent = selection.in_order(recent, self.sort, reverse=self.reverse)
+        return _Shown(recent, len(rows) - len(recent), answers.problem, closed)
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """The rows, how many more ended long ago, which clusters could not be asked, and folders that cannot be seen."""
+
+    rows: "list[RunStatus]"
+    older: int
+    problem: str | None
+    closed: dict[str, str]
+
+
+def _watch(asked: _Asked) -> None:
+    from rich.live import Live
+
+    from cldctl.ui.details import details
+    from cldctl.ui.tables import newest_that_fit
+
+    def shown() -> "RenderableType":
+        rows = asked.rows().rows
+        return details(rows) if asked.chosen else newest_that_fit(rows, out.height)
+
+    with Live(shown(), console=out, auto_refresh=False) as live:
+        while True:
+            time.sleep(1.0)
+            live.update(shown(), refresh=True)
+
+
+def _show(asked: _Asked, as_json: bool) -> None:
     from cldctl.ui.details import details
     from cldctl.ui.tables import newest_that_fit, overview
 
-    root = runs_dir(directory)
-    chosen = [find_run(name, root) for name in runs or []]
-    rows, problem = _rows(chosen, root, everything)
-    if problem is not None:
-        err.print(problem, style="yellow", markup=False, soft_wrap=True)
+    shown = asked.rows()
+    rows = shown.rows
+    if shown.problem is not None:
+        err.print(shown.problem, style="yellow", markup=False, soft_wrap=True)
     if as_json:
-        typer.echo(json.dumps([row.to_dict() for row in rows], indent=1))
+        typer.echo(_document(rows))
         return
-    if watch and out.is_terminal:
-        from rich.live import Live
-
-        def shown() -> "RenderableType":
-            rows, _ = _rows(chosen, root, everything)
-            return details(rows) if chosen else newest_that_fit(rows, out.height)
-
-        with Live(shown(), console=out, auto_refresh=False) as live:
-            while True:
-                time.sleep(1.0)
-                live.update(shown(), refresh=True)
-    closed = [] if chosen else unreadable_under(root)
-    for folder in closed:
-        err.print(f"{folder.name}: {folder.unreadable}", style="dim", markup=False, soft_wrap=True)
+    for name, reason in shown.closed.items():
+        err.print(f"{name}: {reason}", style="dim", markup=False, soft_wrap=True)
     if not rows:
-        err.print(f"no runs in {root.absolute()}. Start one: cldctl submit recipes/toy.yaml")
+        err.print(_nothing(asked, shown.older), markup=False, soft_wrap=True)
         return
-    out.print(details(rows) if chosen else overview(rows))
-    for row in () if chosen else rows:
+    if asked.chosen:
+        out.print(details(rows))
+        return
+    out.print(newest_that_fit(rows, out.height) if out.is_terminal and not asked.everything else overview(rows))
+    if shown.older:
+        err.print(f"{shown.older:,} that ended over a week ago: --all", style="dim")
+    for row in rows:
         if not row.is_readable:
             err.print(f"{row.name}: {row.reason}", style="yellow", markup=False, soft_wrap=True)
 
 
-def _rows(chosen: list[RunFolder], root: Path, everything: bool) -> "tuple[list[RunStatus], str | None]":
-    """The status of the chosen runs, or of all recent ones, and which clusters could not be asked."""
-    from cldctl.runs import survey
-    from cldctl.runs.state import OVER
-    from cldctl.runs.status import status_or_reason
+def _nothing(asked: _Asked, older: int) -> str:
+    """Why there are no rows, and what to do."""
+    root: Path = asked.index.root
+    if not asked.which.is_empty:
+        return f"no run in {root} is like that. `cldctl status --all` shows every run."
+    if older:
+        return f"no recent runs in {root}; {older:,} ended over a week ago. `cldctl status --all` shows them."
+    return f"no runs in {root}. Start one: cldctl submit recipes/toy.yaml"
 
-    runs = chosen or find_runs(root)
-    answers = survey.of_runs(runs, max_age_s=survey.TO_LOOK_S)
-    rows = [status_or_reason(run, answers) for run in runs]
-    if not chosen and not everything:
-        since = time.time() - RECENT_S
-        rows = [row for row in rows if row.state not in OVER or row.heard_of is None or row.heard_of > since]
-    return rows, answers.problem
+
+def _document(rows: "Sequence[RunStatus]") -> str:
+    if len(rows) <= _MANY:
+        return json.dumps([row.to_dict() for row in rows], indent=1)
+    return "[\n" + ",\n".join(json.dumps(row.to_dict()) for row in rows) + "\n]"

@@ -54,9 +54,10 @@ def submit(
     from cld_core.run.folder import check_name
     from cld_core.run.identity import new_name
     from cldctl.lookup import find_profile, find_recipe
-    from cldctl.runs import home
+    from cldctl.runs import home, labels
     from cldctl.runs import submit as policy
 
+    labels.check(tags or (), note)
     where = home.chosen(cluster)
     file = find_recipe(recipe)
     resolved = with_plugin_found(load(file, overrides or [], find_profile(profile)), file)

@@ -9,7 +9,7 @@ from cld_core.checkpoint.verify import DamagedCheckpoint, newest_whole
 from cld_core.errors import CldError, NotFoundError, RecipeError, UsageError
 from cld_core.ownership import require_may_change
 from cld_core.recipe import Recipe
-from cld_core.run import RunFolder, code, edits, find_runs
+from cld_core.run import RunFolder, code, edits
 from cld_core.run.lease import held_message, newest, seems_alive
 from cld_core.run.trust import require_own_plugin
 from cldctl.clusters.base import Cluster
@@ -18,6 +18,7 @@ from cldctl.jobs import specs
 from cldctl.jobs.successor import chained
 
 from . import snapshot, survey
+from .index import Index
 from .state import OVER, RESUMABLE
 from .status import RunStatus, status_of, status_or_reason
 from .submit import Begun, require_inputs, train
@@ -61,7 +62,7 @@ class Continuation:
 
 def resumable(root: Path) -> tuple[list[RunFolder], list[Skipped]]:
     """The runs under ``root`` that can be resumed and are not alive, and those that could not be judged or changed."""
-    runs = find_runs(root)
+    runs = Index(root).unfinished()
     answers = survey.of_runs(runs)
     chosen, skipped = [], []
     for run in runs:

@@ -13,6 +13,8 @@ from cldctl.clusters.base import Seen
 SUBMITTING_S = 30.0
 RESUMABLE = frozenset({"STOPPED", "FAILED", "CANCELLED", "LOST"})
 OVER = RESUMABLE | {"FINISHED"}
+# All of them, in the order in which a table sorted by state shows them.
+STATES = ("PENDING", "RUNNING", "REQUEUED", "STOPPED", "FAILED", "CANCELLED", "LOST", "FINISHED")
 
 # The state of a run whose last attempt ended by this cause; FAILED by any other.
 _AFTER = {

@@ -35,6 +35,11 @@ class Answers:
         times = [survey.as_of for survey in self.surveys.values() if survey.as_of is not None]
         return any(not 0.0 <= now - when <= than_s for when in times)
 
+    def may_live(self, job: JobRef, is_settled: bool) -> bool:
+        """Whether a job may still do something; of one whose end is known, its launcher need not know anything."""
+        phase = self.of(job).phase
+        return phase != "gone" and not (phase == "unknown" and is_settled)
+
     @property
     def problem(self) -> str | None:
         """One line on the clusters that could not be asked."""

@@ -73,6 +73,10 @@ def _facts(row: RunStatus) -> Table:
     fact("updated", age(row.updated))
     if row.usage is not None:
         fact("usage", usage_line(row.usage))
+    if row.tags:
+        fact("tags", " ".join(row.tags))
+    if row.note is not None:
+        fact("note", row.note)
     if row.job_id is not None:
         fact("job", f"{row.cluster} {row.job_id}" + (f" on {row.host}" if row.host else ""))
     fact("folder", row.path)

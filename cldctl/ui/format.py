@@ -35,3 +35,13 @@ def count(value: int | None) -> str:
 def fixed(value: float | None, digits: int = 3) -> str:
     """A number with a fixed number of decimals; a dash for None."""
     return "-" if value is None else f"{value:.{digits}f}"
+
+
+def size(count: int) -> str:
+    """Bytes in the unit that fits, for example 950 B, 12.5 MB, 1.71 GB; 1 GB is a thousand million."""
+    value, unit = float(count), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 999.5:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.3g} {unit}"

@@ -15,6 +15,7 @@ from cldctl.runs.status import RunStatus
 
 from .console import out
 from .format import age, count, duration, number
+from .lines import Lines
 
 STATE_STYLE = {
     "PENDING": "yellow",
@@ -27,9 +28,11 @@ STATE_STYLE = {
     "LOST": "bold red",
 }
 # Columns of the overview that are left out if there is no room for them, the first of them first.
-_LEFT_OUT = ("", "job", "last end", "attempts", "saved", "steps/s", "ETA", "loss", "eval")
+_LEFT_OUT = ("tags", "", "job", "last end", "attempts", "saved", "steps/s", "ETA", "loss", "eval")
 _RIGHT = ("step", "loss", "steps/s", "ETA", "saved", "attempts")
 _BAR = 12
+# More rows than this are drawn as lines: rich takes a millisecond for each.
+_MANY = 200
 # Blanks between two columns of a table.
 PADDING = 3
 ATTEMPT_HEADINGS = ("attempt", "job", "from", "to", "lasted", "ended by")
@@ -38,12 +41,13 @@ ATTEMPT_HEADINGS = ("attempt", "job", "from", "to", "lasted", "ended by")
 def overview(rows: Sequence[RunStatus]) -> RenderableType:
     """All runs, a line each; with the age of a state whose cluster could not be asked."""
     is_old = any(row.as_of is not None for row in rows)
+    bars = out.is_terminal and len(rows) <= _MANY
     columns: dict[str, list[RenderableType]] = {
         "run": [row.name for row in rows],
         "state": [state_text(row.state) for row in rows],
         **({"as of": [age(row.as_of) for row in rows]} if is_old else {}),
         "step": [f"{_short(row.step)}/{_short(row.steps)}" for row in rows],
-        **({"": [progress_bar(row) for row in rows]} if out.is_terminal else {}),
+        **({"": [progress_bar(row) for row in rows]} if bars else {}),
         "loss": [number(row.loss) for row in rows],
         "steps/s": [number(row.steps_per_s, 3) for row in rows],
         "ETA": [duration(row.eta_s) for row in rows],
@@ -52,11 +56,14 @@ def overview(rows: Sequence[RunStatus]) -> RenderableType:
         "last end": [row.attempts[-1]["cause"] or "-" if row.attempts else "-" for row in rows],
         "job": [f"{row.cluster} {row.job_id}" if row.job_id else "-" for row in rows],
         "eval": [_evaluation(row.evals) for row in rows],
+        **({"tags": [" ".join(row.tags) for row in rows]} if any(row.tags for row in rows) else {}),
     }
     return fitted(columns, _LEFT_OUT, _RIGHT)
 
 
-def fitted(columns: Mapping[str, Sequence[RenderableType]], left_out: Sequence[str], right: Sequence[str]) -> Table:
+def fitted(
+    columns: Mapping[str, Sequence[RenderableType]], left_out: Sequence[str], right: Sequence[str]
+) -> RenderableType:
     """A table without those columns of ``left_out``, in this order, for which there is no room: names stay whole.
 
     Args:
@@ -67,6 +74,8 @@ def fitted(columns: Mapping[str, Sequence[RenderableType]], left_out: Sequence[s
     for heading in left_out:
         if sum(widths.values()) + PADDING * len(widths) > out.width:
             widths.pop(heading, None)
+    if any(len(columns[heading]) > _MANY for heading in widths):
+        return Lines(columns, widths, right)
     table = plain_table()
     for heading in widths:
         table.add_column(heading, justify="right" if heading in right else "left", overflow="fold")
@@ -81,11 +90,13 @@ def _width(cell: RenderableType) -> int:
 
 
 def newest_that_fit(rows: Sequence[RunStatus], height: int) -> RenderableType:
-    """The overview of as many of the newest runs as there are lines for, and how many are left out."""
+    """The overview of as many of the last rows as there are lines for, and how many are left out."""
     count_shown = min(len(rows), height)
     while True:
         left_out = len(rows) - count_shown
-        note = [Text(f"{left_out} older not shown", style="dim")] if left_out else []
+        note = (
+            [Text(f"{left_out:,} more: --all, or filter with --state, --since, --tag", style="dim")] if left_out else []
+        )
         view = Group(overview(rows[left_out:]), *note)
         # A row may take several lines. One line stays free for the cursor.
         if count_shown <= 1 or len(out.render_lines(view)) < height:

@@ -1,0 +1,34 @@
+"""`cldctl note`: what a run is for, and words to find it by."""
+
+from typing import Annotated
+
+import typer
+
+from cld_core.errors import UsageError
+from cldctl.ui.console import err
+
+from .options import RunsDir, find_run, runs_dir
+
+
+def note(
+    name: Annotated[str, typer.Argument(metavar="RUN", help="A run's name or folder.")],
+    text: Annotated[str | None, typer.Argument(metavar="TEXT", help="Replaces the note; '' removes it.")] = None,
+    tags: Annotated[
+        list[str] | None, typer.Option("--tag", metavar="TAG", help="Add a word to find the run by; may be repeated.")
+    ] = None,
+    untag: Annotated[list[str] | None, typer.Option("--untag", metavar="TAG", help="Remove a tag.")] = None,
+    directory: RunsDir = None,
+) -> None:
+    """Write a note about a run, or give it tags; `cldctl status` shows both.
+
+    Example: cldctl note toy-0102-101112-ab12 "the baseline of the paper" --tag baseline
+    """
+    from cldctl.runs.labels import label
+
+    if text is None and not tags and not untag:
+        raise UsageError("nothing to note: write a text, or use --tag or --untag.")
+    run = find_run(name, runs_dir(directory))
+    label(run, text, tags or (), untag or ())
+    history = run.ledger.history()
+    shown = ", ".join(history.tags) or "none"
+    err.print(f"{run.name}: {history.note or 'no note'}; tags: {shown}", markup=False, soft_wrap=True)

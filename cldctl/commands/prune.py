@@ -1,0 +1,54 @@
+"""`cldctl prune`: remove checkpoints that nobody needs any more."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cldctl.ui.console import err
+
+from .options import RunsDir, Yes, agreed, find_runs_to_change, runs_dir
+
+if TYPE_CHECKING:
+    from cldctl.runs.pruning import Pruning
+
+
+def prune(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Names or folders of runs.")],
+    keep_every: Annotated[
+        int | None, typer.Option("--keep-every", metavar="STEPS", min=1, help="Keep those of every so many steps, too.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    yes: Yes = False,
+    directory: RunsDir = None,
+) -> None:
+    """Remove checkpoints of runs that are over, except the last intact one, milestones and evaluated ones.
+
+    Example: cldctl prune toy-0102-101112-ab12 --keep-every 100000
+    """
+    from cldctl.runs import pruning
+    from cldctl.ui.format import size
+
+    chosen = find_runs_to_change(runs, runs_dir(directory), yes or dry_run)
+    prunings = pruning.plan(chosen, keep_every)
+    for entry in prunings:
+        err.print(_description(entry), markup=False, soft_wrap=True)
+    count = sum(len(entry.remove) for entry in prunings)
+    if not count or dry_run:
+        return
+    total = size(sum(entry.size for entry in prunings))
+    if not yes and not agreed(f"Remove {count} checkpoint{'' if count == 1 else 's'}, {total}?", "prune"):
+        err.print("nothing was removed")
+        raise typer.Exit(0)
+    for entry in prunings:
+        pruning.prune(entry)
+    err.print(f"removed {total}")
+
+
+def _description(pruning: "Pruning") -> str:
+    from cldctl.ui.format import size
+
+    kept = ", ".join(f"{step} ({why})" for step, why in pruning.keep.items()) or "none"
+    if not pruning.remove:
+        return f"{pruning.run.name}: nothing to remove; kept: {kept}"
+    steps = ", ".join(map(str, pruning.remove))
+    return f"{pruning.run.name}: removes steps {steps}, {size(pruning.size)}; keeps {kept}"

@@ -1,0 +1,49 @@
+"""`cldctl rm`: remove runs for good."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cldctl.ui.console import err
+
+from .options import RunsDir, Yes, agreed, find_runs_to_change, runs_dir
+
+if TYPE_CHECKING:
+    from cldctl.runs.removal import Removal
+
+
+def rm(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Names or folders of runs.")],
+    yes: Yes = False,
+    directory: RunsDir = None,
+) -> None:
+    """Remove runs for good: checkpoints, evaluations, logs. It asks first, and refuses runs that are alive.
+
+    Example: cldctl rm toy-0102-101112-ab12
+    """
+    from cldctl.runs import removal
+    from cldctl.ui.format import size
+
+    root = runs_dir(directory)
+    chosen = find_runs_to_change(runs, root, yes)
+    for folder in {run.path.parent for run in chosen}:
+        removal.clear_left(folder)
+    removals = removal.plan(chosen)
+    for entry in removals:
+        err.print(_description(entry), markup=False, soft_wrap=True)
+    total = size(sum(entry.size for entry in removals))
+    what = removals[0].run.name if len(removals) == 1 else f"{len(removals)} runs"
+    if not yes and not agreed(f"Remove {what}, {total}, for good?", "rm"):
+        err.print("nothing was removed")
+        raise typer.Exit(0)
+    for entry in removals:
+        removal.remove(entry)
+        err.print(f"removed {entry.run.name}", markup=False)
+
+
+def _description(removal: "Removal") -> str:
+    from cldctl.ui.format import age, size
+
+    row = removal.status
+    evals = f"{len(row.evals)} evaluation{'' if len(row.evals) == 1 else 's'}"
+    return f"{row.name}: {row.state}, {size(removal.size)}, {evals}, last change {age(row.heard_of)}"

@@ -1,0 +1,99 @@
+"""Removing checkpoints of runs that are over: all but the last good one, milestones and those that results name."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cld_core.checkpoint.verify import newest_whole
+from cld_core.evaluation.evaluation import evaluations_of
+from cld_core.ownership import require_may_change
+from cld_core.run import RunFolder, changes
+
+from . import home, survey
+from .removal import require_over
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """What of a run's checkpoints is removed, and what stays.
+
+    Attributes:
+        remove: steps, ascending; ``size`` is the bytes of their files.
+        keep: why it is kept, by step.
+    """
+
+    run: RunFolder
+    remove: tuple[int, ...]
+    size: int
+    keep: dict[int, str]
+
+
+def plan(runs: Sequence[RunFolder], keep_every: int | None) -> list[Pruning]:
+    """What pruning these runs means. Nothing is changed. The last checkpoint of each is read and verified.
+
+    Args:
+        keep_every: checkpoints of every so many steps are kept, besides the milestones of the recipe.
+
+    Raises:
+        CldError: a run belongs to somebody else, or its checkpoints cannot be read.
+        SchedulerAway: a cluster that would know whether one is alive does not answer.
+        UsageError: one is alive.
+    """
+    for run in runs:
+        require_may_change(run.path, "Nothing was removed")
+    answers = survey.of_runs(runs)
+    prunings = []
+    for run in runs:
+        require_over(run, answers, "Nothing was removed")
+        keep = _kept(run, keep_every)
+        remove = tuple(step for step in run.listed_steps() if step not in keep)
+        size = sum(file.lstat().st_size for step in remove for file in _files(run, step) if file.exists())
+        prunings.append(Pruning(run, remove, size, keep))
+    return prunings
+
+
+def prune(pruning: Pruning) -> None:
+    """Remove the checkpoints, unless the run has come to life since.
+
+    Raises:
+        CldError: it has, or a job of it is being started.
+        OSError: a file cannot be removed.
+    """
+    run = pruning.run
+    with home.only_one(run.path, home.chosen(None, run)):
+        require_over(run, survey.of_runs([run]), "Nothing was removed")
+        changes.mark(run.path)
+        needed = run.steps_to_evaluate()
+        for step in pruning.remove:
+            if step not in needed:
+                # The sidecar first: a checkpoint without one counts as unfinished.
+                for file in reversed(_files(run, step)):
+                    file.unlink(missing_ok=True)
+
+
+def _files(run: RunFolder, step: int) -> tuple[Path, Path]:
+    path = run.checkpoint_file(step)
+    return path, path.with_suffix(".json")
+
+
+def _kept(run: RunFolder, keep_every: int | None) -> dict[int, str]:
+    """The steps whose checkpoints are kept, and why."""
+    steps = run.listed_steps()
+    last, _ = newest_whole(run)
+    history, recipe = run.ledger.history(), run.recipe()
+    evaluated = {work.request.checkpoint_step for work in evaluations_of(run)} | run.steps_to_evaluate()
+    keep: dict[int, str] = {}
+    for step in steps:
+        if step == last:
+            keep[step] = "the last"
+        elif last is None or step > last:
+            keep[step] = "after the last intact one"
+        elif step in evaluated:
+            keep[step] = "evaluated"
+        elif step == history.imported_step:
+            keep[step] = "imported"
+        elif recipe.train.is_milestone(step):
+            keep[step] = "a milestone of the recipe"
+        elif keep_every is not None and step % keep_every == 0:
+            keep[step] = f"a multiple of {keep_every}"
+    return keep

@@ -1,0 +1,151 @@
+"""Removing runs for good: what may be removed, how much it is, and a way that an interruption cannot spoil."""
+
+import os
+import re
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cld_core.errors import CldError, UsageError
+from cld_core.ownership import is_mine, require_may_change, user_name
+from cld_core.run import RunFolder, changes
+from cld_core.run.atomic import sync_folder
+from cld_core.run.lease import held_message, newest, seems_alive
+from cldctl.hints import command
+
+from . import home, survey
+from .state import OVER
+from .status import RunStatus, status_of
+from .survey import Answers
+
+# A run that is being removed, or whose removal was interrupted.
+_LEFT = re.compile(r"\.[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.[0-9a-f]{8}\.removed")
+
+
+@dataclass(frozen=True)
+class Removal:
+    """A run that may be removed, as it is now, and the bytes that its files take."""
+
+    run: RunFolder
+    status: RunStatus
+    size: int
+
+
+def plan(runs: Sequence[RunFolder]) -> list[Removal]:
+    """What removing these runs means. Nothing is changed.
+
+    Raises:
+        CldError: a run belongs to somebody else, or cannot be removed completely.
+        SchedulerAway: a cluster that would know whether one is alive does not answer.
+        UsageError: one is alive.
+    """
+    for run in runs:
+        _require_removable(run)
+    answers = survey.of_runs(runs)
+    return [Removal(run, require_over(run, answers, "Nothing was removed"), size_of(run.path)) for run in runs]
+
+
+def remove(removal: Removal) -> None:
+    """Remove a run, unless it has come to life since it was looked at.
+
+    It disappears at once, under a hidden name; files that an interruption leaves are removed by `clear_left`.
+
+    Raises:
+        CldError: it is alive, or others start a job of it.
+    """
+    run = removal.run
+    with home.only_one(run.path, home.chosen(None, run)):
+        require_over(run, survey.of_runs([run]), "It was not removed")
+        changes.mark(run.path)
+        hidden = run.path.with_name(f".{run.name}.{secrets.token_hex(4)}.removed")
+        run.path.rename(hidden)
+        sync_folder(hidden.parent)
+    shutil.rmtree(hidden)
+
+
+def clear_left(root: Path) -> None:
+    """Remove what interrupted removals of this user left under ``root``."""
+    for name in os.listdir(root):
+        path = root / name
+        if _LEFT.fullmatch(name) and not path.is_symlink() and is_mine(path):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def require_over(run: RunFolder, answers: Answers, otherwise: str) -> RunStatus:
+    """The status of a run of which nothing is alive: no process, no job, no evaluation.
+
+    Args:
+        otherwise: what is not done if it is; a sentence without its full stop.
+
+    Raises:
+        SchedulerAway: a cluster does not answer.
+        UsageError: it is alive.
+    """
+    jobs = list(survey.jobs_of(run))
+    answers.require((job.cluster for job, _ in jobs), otherwise)
+    status = status_of(run, answers)
+    cancel = f"Wait, or end it first with `{command(f'cancel {run.name}', run)}`"
+    if status.state not in OVER:
+        raise UsageError(f"{run.name} is {status.state.lower()}. {otherwise}. {cancel}.")
+    if live := [job.job_id for job, is_settled in jobs if answers.may_live(job, is_settled)]:
+        raise UsageError(f"{run.name}: job {', '.join(live)} may still run or wait. {otherwise}. {cancel}.")
+    if seems_alive(run.leases):
+        raise UsageError(f"{held_message(run.path, newest(run.leases)[1] or {})} {otherwise}.")
+    if home.is_locked(run.path):
+        raise UsageError(f"{run.name}: another cldctl starts a job of it at this moment. {otherwise}. Try again.")
+    return status
+
+
+def size_of(folder: Path) -> int:
+    """The bytes of all files in a folder; links are not followed, and a file of several names counts once."""
+    seen: set[tuple[int, int]] = set()
+    total = 0
+    for entry in _files_in(folder):
+        status = entry.stat(follow_symlinks=False)
+        if (status.st_dev, status.st_ino) not in seen:
+            seen.add((status.st_dev, status.st_ino))
+            total += status.st_size
+    return total
+
+
+def _files_in(folder: Path) -> Iterator[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _files_in(Path(entry.path))
+            else:
+                yield entry
+
+
+def _require_removable(run: RunFolder) -> None:
+    """Refuse a run of somebody else, a link to one, and one that holds what this user cannot remove.
+
+    Raises:
+        CldError
+    """
+    if run.path.is_symlink():
+        raise UsageError(f"{run.path}: it is a link to a run. Nothing was removed. Name the run itself.")
+    require_may_change(run.path, "Nothing was removed")
+    if not is_mine(run.path):
+        name = user_name(run.path.lstat().st_uid)
+        raise CldError(f"{run.path}: it belongs to {name}. Nothing was removed. Ask them to remove it.")
+    if not os.access(run.path.parent, os.W_OK | os.X_OK):
+        raise CldError(f"{run.path.parent}: you may not write into it. Nothing was removed. Ask its owner.")
+    for folder in _folders_in(run.path):
+        if not os.access(folder, os.W_OK | os.X_OK | os.R_OK):
+            name = user_name(folder.lstat().st_uid)
+            text = f"you may not remove what is in it, because it belongs to {name}"
+            raise CldError(f"{folder}: {text}. Nothing was removed. Ask them to remove it first.")
+
+
+def _folders_in(folder: Path) -> Iterator[Path]:
+    yield folder
+    if not os.access(folder, os.R_OK | os.X_OK):
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if stat.S_ISDIR(entry.stat(follow_symlinks=False).st_mode):
+                yield from _folders_in(Path(entry.path))

@@ -1,0 +1,118 @@
+"""Which of many runs are meant: by state, time, tag, user or group, and in which order."""
+
+import re
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from cld_core.errors import UsageError, did_you_mean
+
+from .labels import check_tags
+from .state import OVER, STATES
+from .status import RunStatus
+
+# Runs that ended longer ago are listed only if somebody asks for them.
+RECENT_S = 7 * 24 * 3600
+_UNITS = {"m": 60, "h": 3600, "d": 24 * 3600, "w": 7 * 24 * 3600}
+_KEYS: dict[str, Callable[[RunStatus], Any]] = {
+    "name": lambda row: row.name,
+    "created": lambda row: row.created,
+    "updated": lambda row: row.heard_of,
+    "step": lambda row: row.step,
+    "loss": lambda row: row.loss,
+    "state": lambda row: STATES.index(row.state),
+}
+ORDERS = tuple(_KEYS)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What runs have to be like to be listed; what is empty does not matter.
+
+    Attributes:
+        since: seconds since 1970. A run that ended before, and was not heard of since, is left out.
+        tags: a run must have all of them.
+    """
+
+    states: frozenset[str] = frozenset()
+    since: float | None = None
+    tags: tuple[str, ...] = ()
+    user: str | None = None
+    group: str | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        return self == Selection()
+
+    def of(self, rows: Iterable[RunStatus]) -> list[RunStatus]:
+        return [row for row in rows if self._has(row)]
+
+    def _has(self, row: RunStatus) -> bool:
+        return (
+            (not self.states or row.state in self.states)
+            and (self.since is None or is_since(row, self.since))
+            and set(self.tags) <= set(row.tags)
+            and self.user in (None, row.user)
+            and self.group in (None, row.group)
+        )
+
+
+def selection(
+    states: str | None = None,
+    since: str | None = None,
+    tags: Sequence[str] = (),
+    user: str | None = None,
+    group: str | None = None,
+) -> Selection:
+    """What the options of `cldctl status` ask for.
+
+    Raises:
+        UsageError: one of them has a value that it cannot have.
+    """
+    check_tags(tags)
+    chosen = frozenset() if states is None else frozenset(map(_state, states.split(",")))
+    return Selection(chosen, None if since is None else moment(since), tuple(tags), user, group)
+
+
+def is_since(row: RunStatus, since: float) -> bool:
+    """Whether a run is alive, or was heard of after ``since``, seconds since 1970."""
+    return row.state not in OVER or row.heard_of is None or row.heard_of > since
+
+
+def in_order(rows: Sequence[RunStatus], order: str, *, reverse: bool = False) -> list[RunStatus]:
+    """Rows sorted by one of `ORDERS`, ascending; those without a value come first in either direction.
+
+    Raises:
+        UsageError: there is no such order.
+    """
+    if order not in _KEYS:
+        guess = did_you_mean(order, ORDERS)
+        raise UsageError(f"--sort cannot be '{order}'.{guess} Use one of {', '.join(ORDERS)}.")
+    key = _KEYS[order]
+    known = [row for row in rows if key(row) is not None]
+    return [*(row for row in rows if key(row) is None), *sorted(known, key=key, reverse=reverse)]
+
+
+def moment(text: str) -> float:
+    """A time in the past, seconds since 1970: "7d", "12h" ago, or since "2026-11-01" (local time).
+
+    Raises:
+        UsageError: it is not one.
+    """
+    if match := re.fullmatch(r"([0-9]{1,6})([mhdw])", text):
+        return time.time() - int(match[1]) * _UNITS[match[2]]
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError, OSError) as error:
+        forms = "a number and m, h, d or w (30m, 12h, 7d, 2w), or a date (2026-11-01, 2026-11-01T18:30)"
+        raise UsageError(f"--since cannot be '{text}'. Use {forms}.") from error
+
+
+def _state(word: str) -> str:
+    state = word.strip().upper()
+    if state not in STATES:
+        guess = did_you_mean(state, STATES)
+        raise UsageError(f"--state cannot be '{word}'.{guess} Use one or several of {', '.join(STATES)}.")
+    return state

@@ -1,0 +1,227 @@
+"""The index is right whatever happens to a run, and does not read again what has not changed."""
+
+import json
+import os
+import shutil
+import time
+
+import pytest
+
+from cld_core.evaluation.evaluation import Evaluation
+from cld_core.evaluation.request import EvalRequest
+from cld_core.recipe import load
+from cld_core.run import Lease, RunFolder, changes
+from cld_core.run.atomic import write_json
+from cld_core.run.events import Ended, JobRef, Noted, Started, Submitted
+from cldctl.runs import index, index_file, survey
+from cldctl.runs.index import Index
+from cldctl.runs.labels import label
+from cldctl.runs.status import status_or_reason
+from tests.support.made_up import TOY, report
+from tests.support.old_runs import over, settle
+
+
+@pytest.fixture
+def root(tmp_path, scripted, monkeypatch):
+    """Runs that ended long ago: a, b and c; what is remembered of them is in a cache of this test's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    root = tmp_path / "runs"
+    for number, name in enumerate("abc"):
+        over(root / name, str(number), 10, 20, cause=("finished", "preempted", "crashed")[number])
+    settle(root)
+    return root
+
+
+def looked(root, monkeypatch, check_s=0.0) -> tuple[list[str], dict[str, str]]:
+    """The runs that a new command reads, and the states that it shows; these are the same without an index."""
+    read: list[str] = []
+
+    def noted(run, answers):
+        read.append(run.name)
+        return status_or_reason(run, answers)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(index, "status_or_reason", noted)
+        rows = Index(root).look(check_s=check_s).rows
+    runs = [RunFolder(root / row.name) for row in rows]
+    answers = survey.of_runs(runs)
+    assert [row.to_dict() for row in rows] == [
+        json.loads(json.dumps(status_or_reason(run, answers).to_dict())) for run in runs
+    ]
+    return sorted(read), {row.name: row.state for row in rows}
+
+
+STATES = {"a": "FINISHED", "b": "STOPPED", "c": "FAILED"}
+
+
+def test_runs_that_are_over_are_read_once(root, monkeypatch):
+    assert looked(root, monkeypatch) == (["a", "b", "c"], STATES)
+    assert looked(root, monkeypatch) == ([], STATES)
+
+
+def _resume(run):
+    run.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="0")))
+
+
+def _evaluate(run):
+    report(run, EvalRequest.of(load(TOY), ("elbo",), 20, 1), elbo={"nll": 1.0, "n": 10, "stderr": 0.1, "nfe_mean": 1})
+
+
+def _begin_evaluation(run):
+    Evaluation(EvalRequest.of(load(TOY), ("elbo",), 20, 1).save(run))
+
+
+CHANGES = {
+    "resumed": _resume,
+    "noted": lambda run: label(run, "good", ["t"]),
+    "evaluated": _evaluate,
+    "an evaluation is asked for": _begin_evaluation,
+    "replaced": lambda run: (shutil.rmtree(run.path), over(run.path, "0", 10, cause="crashed")),
+}
+
+
+@pytest.mark.parametrize("how", CHANGES)
+def test_what_changes_is_read_again(root, monkeypatch, how):
+    looked(root, monkeypatch)
+    CHANGES[how](RunFolder(root / "a"))
+    read, _ = looked(root, monkeypatch)
+    assert read == ["a"]
+
+
+def test_what_may_change_without_a_mark_is_read_each_time(root, monkeypatch, scripted):
+    looked(root, monkeypatch)
+    run = RunFolder(root / "a")
+    run.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="9")))
+    run.ledger.append(Started(attempt=1, job_id="9", step=20))
+    scripted.phases["9"] = "running"
+    settle(root)
+    for _ in range(2):
+        assert looked(root, monkeypatch) == (["a"], STATES | {"a": "RUNNING"})
+    run.ledger.append(Ended(attempt=1, cause="preempted", step=30))
+    scripted.phases["9"] = "gone"
+    for _ in range(2):
+        assert looked(root, monkeypatch) == (["a"], STATES | {"a": "STOPPED"}), "its mark is young"
+    settle(root)
+    looked(root, monkeypatch)
+    assert looked(root, monkeypatch)[0] == []
+
+
+def test_a_job_that_still_waits_keeps_its_run_from_being_remembered(root, monkeypatch, scripted):
+    scripted.phases["0"] = "pending"
+    for _ in range(2):
+        assert "a" in looked(root, monkeypatch)[0]
+
+
+def test_while_a_scheduler_is_away_nothing_new_is_remembered(root, monkeypatch, scripted):
+    scripted.away.add("scripted")
+    for _ in range(2):
+        assert looked(root, monkeypatch)[0] == ["a", "b", "c"], "nobody knows whether their jobs live"
+
+
+def test_a_process_that_writes_keeps_its_run_from_being_remembered(root, monkeypatch):
+    lease = Lease.acquire(root / "b" / "lease", job_id="other")
+    try:
+        settle(root)
+        looked(root, monkeypatch)
+        assert looked(root, monkeypatch) == (["b"], STATES | {"b": "RUNNING"})
+    finally:
+        lease.release()
+
+
+def test_removed_renamed_swapped_new_and_unreadable_runs(root, monkeypatch):
+    looked(root, monkeypatch)
+    (root / "b").rename(root / "d")
+    shutil.rmtree(root / "c")
+    read, states = looked(root, monkeypatch)
+    assert (read, list(states)) == (["d"], ["a", "d"])
+    settle(root)
+    looked(root, monkeypatch)
+    (root / "a").rename(root / "x")
+    (root / "d").rename(root / "a")
+    (root / "x").rename(root / "d")
+    assert looked(root, monkeypatch) == (["a", "d"], {"a": "STOPPED", "d": "FINISHED"})
+    write_json(root / "a" / "run.json", {"format": 99, "created": 1.0})
+    (root / ".draft.tmp").mkdir()
+    (root / "file").write_text("")
+    (root / "no_run").mkdir()
+    found = Index(root).look(check_s=10.0)
+    assert {row.name: row.is_readable for row in found.rows} == {"a": False, "d": True}
+    (root / "linked").symlink_to(root / "d")
+    settle(root)
+    for _ in range(2):
+        assert {"a", "linked"} <= set(looked(root, monkeypatch)[0]), "marks say nothing about these"
+
+
+def test_what_is_changed_by_hand_is_noticed_when_it_is_checked(root, monkeypatch):
+    looked(root, monkeypatch)
+    with (root / "a" / "attempts.jsonl").open("a") as ledger:
+        ledger.write(json.dumps({"time": 1.0, "event": "noted", "note": "by hand"}) + "\n")
+    rows = Index(root).look(check_s=0.0).rows
+    assert [row.note for row in rows] == [None] * 3, "not without a check"
+    assert looked(root, monkeypatch, check_s=60.0)[0] == ["a"]
+    assert Index(root, fresh=True).look(check_s=0.0).rows[0].note == "by hand"
+
+
+@pytest.mark.parametrize(
+    "how", ["truncated", "another byte", "not JSON", "other code", "open to others", "a link", "gone"]
+)
+def test_whatever_is_wrong_with_the_file_it_counts_as_empty(root, monkeypatch, tmp_path, how):
+    looked(root, monkeypatch)
+    file = index_file.file_for(root)
+    content = file.read_bytes()
+    assert index_file.load(file)
+    match how:
+        case "truncated":
+            file.write_bytes(content[:-10])
+        case "another byte":
+            file.write_bytes(content.replace(b"FINISHED", b"CANCELLED"))
+        case "not JSON":
+            file.write_bytes(b"\x00" * 100)
+        case "other code":
+            file.write_bytes(content.replace(b"index 1", b"index 2"))
+        case "open to others":
+            file.chmod(0o666)
+        case "a link":
+            file.rename(tmp_path / "elsewhere")
+            file.symlink_to(tmp_path / "elsewhere")
+        case "gone":
+            file.unlink()
+    assert index_file.load(file) == {}
+    assert looked(root, monkeypatch) == (["a", "b", "c"], STATES)
+
+
+def test_without_a_cache_everything_is_read(root, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    for _ in range(2):
+        assert looked(root, monkeypatch) == (["a", "b", "c"], STATES)
+
+
+def test_a_run_that_others_may_change_without_a_mark_is_not_remembered(root, monkeypatch):
+    (root / "a").chmod(0o775)
+    (root / changes.FOLDER).chmod(0o755)
+    settle(root)
+    looked(root, monkeypatch)
+    assert looked(root, monkeypatch)[0] == ["a"]
+
+
+def test_the_newest_run_and_those_that_are_not_finished(root, monkeypatch):
+    looked(root, monkeypatch)
+    read = []
+    monkeypatch.setattr(index, "_created", lambda run: read.append(run.name) or run.identity()["created"])
+    assert Index(root).newest().name == "c"
+    assert read == []
+    over(root / "new", "7", created=time.time())
+    assert Index(root).newest().name == "new"
+    assert read == ["new"]
+    assert [run.name for run in Index(root).unfinished()] == ["b", "c", "new"]
+    assert Index(root / "nowhere").newest() is None
+
+
+def test_a_watcher_sees_changes_too(root, scripted):
+    watching = Index(root)
+    assert [row.state for row in watching.look(check_s=0.0).rows] == list(STATES.values())
+    RunFolder(root / "c").ledger.append(Noted(note="seen"))
+    assert watching.look(check_s=0.0).rows[2].note == "seen"
+    os.rename(root / "a", root / "z")
+    assert {row.name for row in watching.look(check_s=0.0).rows} == {"b", "c", "z"}

@@ -1,0 +1,85 @@
+"""Filters and orders of `cldctl status`."""
+
+import time
+
+import pytest
+
+from cld_core.errors import UsageError
+from cldctl.runs.selection import ORDERS, in_order, is_since, moment, selection
+from cldctl.runs.status import RunStatus
+
+DAY = 24 * 3600.0
+
+
+def row(name, state="FINISHED", days_ago=0.0, **more):
+    then = time.time() - days_ago * DAY
+    return RunStatus(name=name, path=name, state=state, created=then - DAY, updated=then, **more)
+
+
+ROWS = [
+    row("a", days_ago=30, loss=3.0, step=5, tags=["x", "y"], user="anna"),
+    row("b", "RUNNING", days_ago=20, loss=1.0, step=9, tags=["x"], user="bob", group="g"),
+    row("c", "FAILED", days_ago=2, step=1, user="anna", group="g"),
+]
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({}, "abc"),
+        ({"states": "failed, RUNNING"}, "bc"),
+        ({"since": "7d"}, "bc"),
+        ({"since": "36h"}, "b"),
+        ({"since": "2999-01-01"}, "b"),
+        ({"tags": ["x"]}, "ab"),
+        ({"tags": ["x", "y"]}, "a"),
+        ({"user": "anna", "group": "g"}, "c"),
+        ({"user": "nobody"}, ""),
+    ],
+    ids=str,
+)
+def test_filters_go_together(options, names):
+    assert "".join(it.name for it in selection(**options).of(ROWS)) == names
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"states": "RUNING"}, ["--state", "'RUNING'", "Did you mean 'RUNNING'?", "LOST"]),
+        ({"states": ""}, ["--state", "PENDING"]),
+        ({"since": "week"}, ["--since", "7d", "2026-11-01"]),
+        ({"since": "-3d"}, ["--since"]),
+        ({"since": "999999w"}, []),
+        ({"tags": ["a b"]}, ["'a b' cannot be a tag"]),
+    ],
+    ids=str,
+)
+def test_a_wrong_value_is_answered_with_the_valid_ones(options, words):
+    if not words:
+        assert selection(**options).since < 0, "before 1970, which is everything"
+        return
+    with pytest.raises(UsageError) as refused:
+        selection(**options)
+    assert all(word in str(refused.value) for word in words)
+
+
+@pytest.mark.parametrize(
+    ("order", "names"),
+    [("name", "abc"), ("created", "abc"), ("updated", "abc"), ("step", "cab"), ("loss", "cba"), ("state", "bca")],
+)
+def test_orders(order, names):
+    assert "".join(it.name for it in in_order(ROWS[::-1], order)) == names
+    unknown, known = ("c", names[1:]) if order == "loss" else ("", names)
+    assert "".join(it.name for it in in_order(ROWS, order, reverse=True)) == unknown + known[::-1]
+
+
+def test_there_are_no_other_orders():
+    with pytest.raises(UsageError, match=r"--sort cannot be 'los'. Did you mean 'loss'\? Use one of name, created"):
+        in_order(ROWS, "los")
+    assert ORDERS == ("name", "created", "updated", "step", "loss", "state")
+
+
+def test_what_is_alive_is_always_recent():
+    assert is_since(row("a", "PENDING", days_ago=99), time.time())
+    assert not is_since(row("a", "STOPPED", days_ago=1), time.time())
+    assert moment("2026-11-01") < moment("2026-11-01T18:30")
