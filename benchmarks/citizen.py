@@ -22,7 +22,7 @@ from cldctl.clusters.slurm.cluster import SlurmCluster
 from cldctl.runs import cancel
 from cldctl.runs.survey import TO_LOOK_S
 
-USERS, RUNS, DAY_S, TICK_S = 5, 1000, 24 * 3600, 5
+USERS, RUNS, DAY_S, TICK_S = 5, 1000, 24 * 3600, 10
 # Calls a minute of commands that each asked for themselves, measured.
 BEFORE = {"status --watch": 63, "logs -f": 195, "submit --follow": 30, "eval --follow": 33}
 BEFORE_CANCEL_S, CANCEL_TAKES_S = 0.5, 12.0

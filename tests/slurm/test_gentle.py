@@ -89,7 +89,7 @@ def test_everything_is_seen_with_one_question(lab: Lab, watchers: Watchers, coun
     for screen in screens:
         until(screen, "REQUEUED")
     lab.slurm.run(["scancel", others])
-    lab.training("mine", 1)
+    lab.until("mine", "the run to go on", lambda row: row["state"] == "RUNNING" and len(row["attempts"]) == 2, 240)
     lab.cldctl("cancel", "mine")
     assert watchers.processes[0].wait(60) == 5, follow.read_text()
     until(follow, "CANCELLED at step")
@@ -114,7 +114,7 @@ def test_follow_waits_for_a_run_that_is_requeued_while_slurmctld_is_away(lab: La
     until(follow, "mine REQUEUED")
     assert any(isinstance(event, Requeued) for event in run.ledger.events())
     lab.slurm.start_controller()
-    lab.training("mine", 1)
+    lab.until("mine", "the run to go on", lambda row: row["state"] == "RUNNING" and len(row["attempts"]) == 2, 240)
     lab.cldctl("cancel", "mine")
     assert watchers.processes[0].wait(60) == 5, follow.read_text()
 
@@ -124,6 +124,8 @@ def test_a_slurm_that_answers_slowly_is_asked_less_and_commands_work_from_files(
     lab.training("mine")
     counted.slow(2.5)
     environment = {"CLDCTL_RUNS": str(lab.runs), "PATH": counted.path, "CLDCTL_ASK_EVERY_S": "600"}
+    # Not that of `lab`, whose questions are answered quickly.
+    environment["CLDCTL_CACHE"] = str(lab.runs.parent / "caches")
 
     def status() -> subprocess.CompletedProcess[str]:
         return lab.slurm.run([sys.executable, "-m", "cldctl", "status", "mine"], 60, env=environment)

@@ -67,12 +67,13 @@ def poll(job_ids: Collection[str], settled: Collection[str], max_age_s: float) -
             return _remembered(shared, known, job_ids, is_settled, unsettled, began)
     with shared.asking(0.0 if max_age_s > 0 and shared.load().as_of else _PATIENCE_S) as is_mine:
         known = shared.load()
-        is_answered = known.asked_at > began and not known.lacks(unsettled, began)
-        if is_answered or (max_age_s > 0 and not (is_mine and _is_due(known, began))):
+        if max_age_s > 0 and not (is_mine and _is_due(known, began)):
             return _remembered(shared, known, job_ids, is_settled, unsettled, began)
-        known = _asked(known.wanting(unsettled, began), frozenset(unsettled))
-        if is_mine:
-            shared.save(known)
+        # Several who decide at the same moment ask once.
+        if known.asked_at <= began or known.lacks(unsettled, began):
+            known = _asked(known.wanting(unsettled, began), frozenset(unsettled))
+            if is_mine:
+                shared.save(known)
     return Poll(_of(known, job_ids, is_settled), None, known.problem)
 
 
@@ -136,6 +137,7 @@ def _asked(known: Known, wanted: frozenset[str]) -> Known:
     certain = [job for job in lost if job not in named.unanswered]
     forgotten |= {job: (now, ends[job]) if job in ends else (again, Seen("gone")) for job in certain}
     if mine is None:
+        # What was alive may be so no longer.
         queue = {job: seen for job, seen in known.queue.items() if seen.is_gone} | queue
     problem = AWAY if mine is None or (is_whole and named.unanswered) else None
     took_s = time.monotonic() - began

@@ -44,10 +44,7 @@ class Known:
     wanted: Mapping[str, float] = field(default_factory=dict)
 
     def of(self, job_ids: Collection[str], settled: Collection[str] = ()) -> dict[str, Seen]:
-        """What is known about jobs; those about which nothing is known are left out.
-
-        Without an answer to the last question, a job that was alive may be so no longer.
-        """
+        """What is known about jobs; those about which nothing is known are left out."""
         found = {}
         for job in job_ids:
             seen = self.queue.get(job)
@@ -55,7 +52,7 @@ class Known:
                 seen = self.forgotten[job][1]
             if seen is None and job in settled:
                 seen = Seen("gone")
-            if seen is not None and (seen.is_gone or self.problem is None):
+            if seen is not None:
                 found[job] = seen
         return found
 

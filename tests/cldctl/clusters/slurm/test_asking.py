@@ -1,5 +1,6 @@
 """How often Slurm is asked, by whom, and what is done with its answers."""
 
+import contextlib
 import fcntl
 import os
 import stat
@@ -301,6 +302,32 @@ def test_somebody_else_s_folder_is_left_alone(slurm, monkeypatch, tmp_path):
     monkeypatch.setenv("CLDCTL_CACHE", str(home / "cldctl"))
     assert phases("1", max_age_s=30.0) == ["gone"]
     assert not os.listdir(home)
+
+
+def test_who_decides_at_the_same_moment_as_another_takes_its_answer(slurm, clock, monkeypatch):
+    """And does not take a slow answer for none."""
+    slurm.mine, slurm.takes_s = {"1": "RUNNING|n1|None"}, 5.0
+    asking_ = shared.Answers.asking
+
+    @contextlib.contextmanager
+    def after_another(self, patience_s):
+        with asking_(self, patience_s) as is_mine:
+            clock.now += 1
+            self.save(asking._asked(self.load().wanting(["1"], clock.now), frozenset({"1"})))
+            yield is_mine
+
+    monkeypatch.setattr(shared.Answers, "asking", after_another)
+    survey = SlurmCluster().survey([job("1")], max_age_s=0)
+    assert (survey.of(job("1")).phase, survey.problem, survey.as_of) == ("running", None, None)
+    assert slurm.calls == {"squeue": 1}
+
+
+def test_no_answer_about_a_colleague_s_job_hides_no_other(slurm, monkeypatch):
+    slurm.mine = {"1": "RUNNING|n1|None"}
+    monkeypatch.setattr(asking, "_queue_of", lambda jobs: None)
+    survey = SlurmCluster().survey([job("1"), job("9")], max_age_s=0)
+    assert [survey.of(job(name)).phase for name in "19"] == ["running", "unknown"]
+    assert survey.problem == asking.AWAY
 
 
 LOOK = """
