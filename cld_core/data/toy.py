@@ -39,6 +39,8 @@ class Toy:
 
 
 _REGISTRY: dict[str, Toy] = {}
+# Two runs may have two versions of a plug-in, each with a function of the same name.
+_OF_MODULE: dict[tuple[str, str], Toy] = {}
 
 
 def toy(
@@ -59,7 +61,7 @@ def toy(
             owner = taken.sample.__module__
             raise DataError(f"toy data {name!r} is already registered by {owner}. Choose another name.")
         cached = functools.cache(entropy) if entropy is not None else None
-        _REGISTRY[name] = Toy(name, sampler, log_density, cached)
+        _REGISTRY[name] = _OF_MODULE[sampler.__module__, name] = Toy(name, sampler, log_density, cached)
         return sampler
 
     return register
@@ -71,8 +73,8 @@ def get(name: str, plugin: str | None = None) -> Toy:
     Raises:
         DataError: there is no such name, or the plug-in cannot be imported.
     """
-    if plugin is not None:
-        import_plugin(plugin, "data.plugin")
+    if plugin is not None and (own := _OF_MODULE.get((import_plugin(plugin, "data.plugin"), name))) is not None:
+        return own
     if name not in _REGISTRY:
         hint = did_you_mean(name, _REGISTRY) or " Set data.plugin to the file that registers it."
         raise DataError(f"no toy data {name!r}; there are {', '.join(sorted(_REGISTRY))}.{hint}")

@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from cld_core.digests import digest
+from cld_core.digests import checksum
 from cld_core.errors import DataError, RecipeError
 
 from .data import ToyDataSpec
@@ -58,8 +58,11 @@ def _parse(path: Path) -> None:
         raise RecipeError(f"{path}{line}: the plug-in is not Python ({error}). Fix it.") from error
 
 
-def import_plugin(plugin: str, key: str) -> None:
+def import_plugin(plugin: str, key: str) -> str:
     """Import the Python file or module that the recipe's ``key`` names, unless it has been imported.
+
+    Returns:
+        The name of its module. Copies of one file are one module, and another version of the file is another one.
 
     Raises:
         DataError: it cannot be imported.
@@ -67,11 +70,11 @@ def import_plugin(plugin: str, key: str) -> None:
     try:
         if not plugin.endswith(".py"):
             importlib.import_module(plugin)
-            return
+            return plugin
         path = Path(plugin).expanduser().resolve(strict=True)
-        module_name = f"cld_plugin_{path.stem}_{digest(str(path))[:16]}"
+        module_name = f"cld_plugin_{path.stem}_{checksum(path)[:16]}"
         if module_name in sys.modules:
-            return
+            return module_name
         spec = importlib.util.spec_from_file_location(module_name, path)
         assert spec is not None, f"{path} cannot be imported as Python"
         assert spec.loader is not None, f"{path} cannot be imported as Python"
@@ -82,6 +85,7 @@ def import_plugin(plugin: str, key: str) -> None:
         except BaseException:
             del sys.modules[module_name]
             raise
+        return module_name
     except DataError:
         raise
     except Exception as error:  # user code may raise anything

@@ -139,3 +139,16 @@ def test_a_name_cannot_be_taken_twice(tmp_path):
     path.write_text(PLUGIN.format(name="diamond"))
     with pytest.raises(DataError, match=r"already registered by cld_core\.data\.toy"):
         toy.get("diamond", str(path))
+
+
+def test_two_versions_of_a_plugin(tmp_path):
+    """As two runs have them: each gets its own function, whichever was imported last."""
+    files = []
+    for number in (1, 2):
+        files.append(tmp_path / str(number) / "twice.py")
+        files[-1].parent.mkdir()
+        text = "import torch\nfrom cld_core.data.toy import toy\n\n@toy('twice')\ndef twice(n, generator):\n"
+        files[-1].write_text(f"{text}    return torch.full((n, 2), {number}.0)\n")
+    for number in (0, 1, 0):
+        drawn = toy.get("twice", str(files[number])).sample(1, torch.Generator())
+        assert drawn[0, 0].item() == number + 1

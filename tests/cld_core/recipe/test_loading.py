@@ -206,3 +206,18 @@ def test_a_key_may_be_left_to_measurement_or_fixed():
     found = [load(RECIPES / "toy.yaml", [f"train.compile={word}"]).train.compile for word in ("auto", "true", "false")]
     assert found == ["auto", True, False]
     assert from_dict(load(RECIPES / "toy.yaml").to_dict(), "here") == load(RECIPES / "toy.yaml")
+
+
+@pytest.mark.parametrize("place", ["beside", "recipes", "shipped"])
+def test_extends_takes_names(tmp_path, monkeypatch, place):
+    """As `cldctl submit` does; what lies beside the recipe comes first."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "mine").mkdir()
+    if place != "shipped":
+        (tmp_path / "recipes/toy.yaml").write_text("train:\n  steps: 11\n")
+    if place == "beside":
+        (tmp_path / "mine/toy.yaml").write_text("train:\n  steps: 22\n")
+    (tmp_path / "mine/new.yaml").write_text("extends: toy\n")
+    steps = load(tmp_path / "mine/new.yaml").train.steps
+    assert steps == {"beside": 22, "recipes": 11, "shipped": load(RECIPES / "toy.yaml").train.steps}[place]

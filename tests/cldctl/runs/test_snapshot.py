@@ -1,0 +1,274 @@
+"""A run keeps the code that it was submitted with, until `resume --update-code`."""
+
+import json
+import os
+import stat
+import subprocess
+import sys
+
+import pytest
+
+from cld_core.errors import CldError, UsageError
+from cld_core.recipe import load
+from cld_core.run import code, edits
+from cld_core.run.events import Ended, RecipeEdited, Requested
+from cldctl.runs import checkout, snapshot
+from cldctl.runs.resume import Continuation, resume
+from cldctl.runs.snapshot import Wish
+from cldctl.runs.submit import Wanted, submit
+from tests.support.paths import RECIPES
+from tests.support.scripted import Scripted, trained
+from tests.support.tools import invoke
+
+TOY = RECIPES / "toy.yaml"
+RING = "from cld_core.data.toy import toy\n\n\n@toy('ring')\ndef ring(n, generator):\n    return {}\n"
+
+
+@pytest.fixture
+def small(monkeypatch, tmp_path):
+    """A checkout of two files, which a test may change."""
+    root = tmp_path / "checkout"
+    (root / "cld_core").mkdir(parents=True)
+    (root / "cld_core/__init__.py").write_text("")
+    (root / "cld_core/a.py").write_text("A = 1\n")
+    monkeypatch.setattr(code, "ROOT", root)
+    monkeypatch.setattr(checkout.copy, "__defaults__", (root,))
+    monkeypatch.setattr(checkout.patch, "__defaults__", (root,))
+    return root
+
+
+@pytest.fixture
+def run(tmp_path, scripted, small):
+    return begun(tmp_path)
+
+
+def begun(tmp_path, *overrides, cluster=None, **wanted):
+    recipe = load(TOY, ["train.steps=20", *overrides])
+    path = tmp_path / "runs" / "mine"
+    return submit(Wanted(path=path, recipe=recipe, file=TOY, **wanted), cluster or Scripted()).run
+
+
+def stop(run):
+    trained(run, "100", "gone")
+    run.ledger.append(Ended(attempt=0, cause="preempted", step=0))
+    return run
+
+
+def resumed(run, cluster=None, **asked):
+    told = []
+    resume(
+        run,
+        Continuation(**asked),
+        cluster or Scripted(),
+        lambda recipe, start, damaged, warnings: told.extend(warnings),
+    )
+    return told
+
+
+def requests(run):
+    return [event for event in run.ledger.events() if isinstance(event, Requested)]
+
+
+def test_submit_stores_the_code_and_the_ledger_says_which(run):
+    manifest = code.read(run.path / "code")
+    assert (manifest.kind, manifest.code) == ("copy", requests(run)[0].code)
+    assert (run.path / "code/cld_core/a.py").read_text() == "A = 1\n"
+    assert code.path_of(run.path) == run.path / "code"
+    assert (run.path / "code" / code.RECIPE).read_text() == run.recipe_file.read_text()
+    assert not list(run.path.glob(".code*"))
+
+
+def test_nobody_else_may_write_into_it(tmp_path, scripted, small):
+    before = os.umask(0o002)
+    try:
+        run = begun(tmp_path)
+    finally:
+        os.umask(before)
+    files = [run.path / "code", *(run.path / "code").rglob("*")]
+    assert not any(stat.S_IMODE(file.stat().st_mode) & 0o022 for file in files)
+    # Else a job would make the folder, with the rights that its umask gives.
+    assert (run.path / "code/cld_core/__pycache__").is_dir()
+
+
+def test_a_continuation_runs_the_same_code_until_it_is_updated(run, small):
+    (small / "cld_core/a.py").write_text("A = 2\n")
+    resumed(stop(run))
+    first, second = requests(run)
+    assert first.code == second.code
+    assert (run.path / "code/cld_core/a.py").read_text() == "A = 1\n"
+    old = code.read(run.path / "code").digest
+    resumed(stop(run), update_code=True)
+    assert requests(run)[-1].code not in (None, first.code)
+    assert (run.path / "code/cld_core/a.py").read_text() == "A = 2\n"
+    assert (run.path / "code" / code.EARLIER / old[:16] / code.MANIFEST).exists()
+
+
+@pytest.mark.parametrize("how", ["changed", "missing", "added", "manifest"])
+def test_damaged_code_is_refused_with_the_fix(run, how):
+    folder = run.path / "code"
+    match how:
+        case "changed":
+            (folder / "cld_core/a.py").write_text("A = 3\n")
+        case "missing":
+            (folder / "cld_core/a.py").unlink()
+        case "added":
+            (folder / "torch.py").write_text("")
+        case "manifest":
+            (folder / code.MANIFEST).write_text("{")
+    before = len(requests(run))
+    with pytest.raises(CldError, match=r"not what was stored with it.*resume mine --update-code"):
+        resumed(stop(run))
+    assert len(requests(run)) == before
+    resumed(run, update_code=True)
+    assert code.problem_of(folder, code.read(folder)) is None
+
+
+def test_live_code(tmp_path, scripted, small):
+    run = begun(tmp_path, live_code=True)
+    assert requests(run)[0].code == "live"
+    assert code.path_of(run.path) is None
+    resumed(stop(run))
+    assert requests(run)[-1].code == "live"
+    resumed(stop(run), update_code=True)
+    assert code.path_of(run.path) == run.path / "code"
+
+
+def test_a_run_of_an_older_version_gets_code_when_it_continues(run):
+    code_of_it = run.path / "code"
+    code_of_it.rename(run.path / "gone")
+    resumed(stop(run))
+    assert code.read(code_of_it).kind == "copy"
+
+
+def test_a_run_of_this_process_has_no_copy(tmp_path, scripted, small):
+    class Here(Scripted):
+        blocks = True
+
+    run = begun(tmp_path, cluster=Here())
+    assert requests(run)[0].code == "live"
+    assert code.path_of(run.path) is None
+    resumed(stop(run))
+    assert code.path_of(run.path) == run.path / "code", "elsewhere, the same run has one"
+
+
+def test_an_installed_package_is_recorded(tmp_path, scripted, monkeypatch):
+    monkeypatch.setattr(code, "installed", lambda: "f" * 64)
+    run = begun(tmp_path)
+    manifest = code.read(run.path / "code")
+    assert (manifest.kind, manifest.files, requests(run)[0].code) == ("installed", {}, "f" * 64)
+    assert code.path_of(run.path) is None
+    assert code.running(run.path) == "f" * 64
+
+
+def test_a_path_that_python_cannot_search(tmp_path, scripted, small):
+    with pytest.raises(UsageError, match="Python cannot import from a path with ':'"):
+        begun(tmp_path / "a:b")
+    assert not (tmp_path / "a:b/runs/mine").exists()
+
+
+def test_too_large_a_checkout_leaves_the_name_free(tmp_path, scripted, small, monkeypatch):
+    monkeypatch.setattr(checkout, "MAX_FILES", 1)
+    with pytest.raises(UsageError, match="--live-code"):
+        begun(tmp_path)
+    assert not (tmp_path / "runs/mine").exists()
+    monkeypatch.undo()
+
+
+def test_a_plugin_file_is_copied_and_the_recipe_names_the_copy(tmp_path, scripted, small):
+    file = tmp_path / "ring.py"
+    file.write_text(RING.format(1))
+    run = begun(tmp_path, "data.name=ring", f"data.plugin={file}")
+    copy = run.recipe().data.plugin
+    assert copy.startswith(str(run.path / "code/plugins"))
+    file.write_text(RING.format(2))
+    resumed(stop(run))
+    first, second = requests(run)
+    assert first.code == second.code
+    assert run.recipe().data.plugin == copy
+    file.unlink()
+    resumed(stop(run), update_code=True)
+    assert requests(run)[-1].code == first.code, "the file is gone, so its copy stays"
+    file.write_text(RING.format(3))
+    resumed(stop(run), update_code=True)
+    assert "return 3" in (run.path / "code" / run.recipe().data.plugin).read_text()
+    assert requests(run)[-1].code != first.code
+
+
+def test_a_plugin_that_an_override_names_is_copied_then(tmp_path, run):
+    file = tmp_path / "ring.py"
+    file.write_text(RING.format(1))
+    resumed(stop(run), overrides=(f"data.plugin={file}",))
+    copy = run.recipe().data.plugin
+    assert copy.startswith(str(run.path / "code/plugins"))
+    file.write_text(RING.format(2))
+    resumed(stop(run), overrides=(f"data.plugin={file}",))
+    assert run.recipe().data.plugin != copy, "whoever names it again wants it as it is now"
+
+
+def test_a_recipe_that_was_edited_by_hand(run):
+    assert edits.edited(run) == ()
+    text = run.recipe_file.read_text()
+    run.recipe_file.write_text(text + "# a comment changes nothing\n")
+    assert edits.edited(run) == ()
+    run.recipe_file.write_text(text.replace("lr: 0.001", "lr: 0.5"))
+    assert edits.edited(run) == ("optim.lr",)
+    (warning,) = resumed(stop(run))
+    assert "recipe.yaml was edited by hand since the run was made: optim.lr" in warning
+    resumed(stop(run))
+    assert [event.keys for event in run.ledger.events() if isinstance(event, RecipeEdited)] == [("optim.lr",)]
+    run.recipe_file.write_text(text)
+    assert edits.note(run) is None
+    assert run.ledger.history().edited == ()
+
+
+def test_the_profile_of_a_continuation(run, tmp_path):
+    profile = tmp_path / "big.yaml"
+    profile.write_text("cluster:\n  partition: big\n  setup: [module load cuda]\n")
+    invoke("resume", stop(run).name, "cluster.time_min=7", "--profile", str(profile), runs=run.path.parent)
+    request, cluster = requests(run)[-1], run.recipe().cluster
+    assert (request.profile, cluster.partition, cluster.setup) == (str(profile), "big", ("module load cuda",))
+    assert cluster.time_min == 7
+    assert request.given == ()
+
+
+def test_overrides_of_the_first_submission_are_in_the_ledger(tmp_path, scripted, small):
+    run = begun(tmp_path, given=("train.steps=20",), profile="big")
+    (request,) = requests(run)
+    assert (request.given, request.profile, request.overrides) == (("train.steps=20",), "big", ())
+
+
+def test_status_tells_of_an_edited_recipe(run):
+    run.recipe_file.write_text(run.recipe_file.read_text().replace("lr: 0.001", "lr: 0.5"))
+    resumed(stop(run))
+    assert "recipe.yaml was edited by hand: optim.lr" in invoke("status", run.name, runs=run.path.parent).stdout
+    (row,) = json.loads(invoke("status", run.name, "--json", runs=run.path.parent).stdout)
+    assert row["changes"] == ["recipe.yaml was edited by hand: optim.lr"]
+
+
+def test_the_copy_is_what_python_imports(tmp_path, scripted):
+    """Before the checkout, be it on PYTHONPATH or installed to be edited, and with -P."""
+    run = begun(tmp_path)
+    environment = {**os.environ, "PYTHONPATH": str(run.path / "code")}
+    told = "import cldctl, cld_core.run.code as c, pathlib; print(cldctl.__file__, c.running(pathlib.Path('x')))"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", told], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [str(run.path / "code/cldctl/__init__.py"), requests(run)[0].code]
+
+
+def test_code_of_somebody_else_is_not_run_unasked(tmp_path, run, small, monkeypatch):
+    """A colleague gets a copy of their own: of the same code, or of what they trust."""
+    own = run.path / "code-ann"
+    monkeypatch.setattr(code, "own_folder", lambda path: own)
+    recipe, cluster = run.recipe(), Scripted()
+    same = snapshot.for_continuation(run, recipe, cluster, Wish())
+    assert code.problem_of(own, same) is None
+    assert same.code == requests(run)[0].code
+    (small / "cld_core/a.py").write_text("A = 2\n")
+    own.rename(tmp_path / "before")
+    with pytest.raises(CldError, match=r"not the code of your checkout.*--allow-plugin.*--update-code"):
+        snapshot.for_continuation(run, recipe, cluster, Wish())
+    assert snapshot.for_continuation(run, recipe, cluster, Wish(trusted=True)).code == same.code
+    updated = snapshot.for_continuation(run, recipe, cluster, Wish(update=True))
+    assert updated.code != same.code
+    assert (run.path / "code/cld_core/a.py").read_text() == "A = 1\n"
