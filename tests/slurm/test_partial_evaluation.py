@@ -23,8 +23,8 @@ def test_only_what_nobody_computes_is_started(slurm: SlurmCluster, tmp_path: Pat
     said = lab.cldctl(*asked).stderr
     assert f"evaluation {work.name} of mine, job" in said
     assert [event.shards for event in work.ledger.history().submitted] == [(0,), (1,), (1,)]
-    lab.until("mine", "the second shard", lambda row: row["evals"][0]["shards_done"] == 1)
+    lab.until("mine", "the second shard", lambda row: row["evals"][0]["shards_done"] == 1, 240)
     assert work.missing() == [0]
     slurm.run(["scontrol", "release", first])
-    row = lab.until("mine", "a report", lambda row: row["evals"][0]["state"] == "FINISHED")
+    row = lab.until("mine", "a report", lambda row: row["evals"][0]["state"] == "FINISHED", 240)
     assert row["evals"][0]["shards_done"] == 2
