@@ -13,7 +13,16 @@ from cld_core.run.lines import parse, to_line
 JOB = JobRef(cluster="local", job_id="7", process=1, logs="/logs", restarts=True, details={"pid": 12, "host": "a"})
 # One of each kind, with values that differ from all defaults.
 EXAMPLES = (
-    events.Requested(steps=5, overrides=("train.steps=5",), from_step=2, host="login1", pid=12),
+    events.Requested(
+        steps=5,
+        overrides=("train.steps=5",),
+        given=("optim.lr=1e-4",),
+        profile="juwels",
+        code="ab12",
+        from_step=2,
+        host="login1",
+        pid=12,
+    ),
     events.NotSubmitted(reason="no such partition", away=True),
     events.Submitted(job=JOB, successor_of="6", shards=(3, 7)),
     events.Imported(step=800_000, source="checkpoint.pth", finished=True),
@@ -28,7 +37,13 @@ EXAMPLES = (
         log_offset=100,
         warning="no GPU",
         versions={"torch": "2"},
+        code="ab12",
+        gpu="NVIDIA A100",
+        driver="550.54",
+        hosts=("n3", "n4"),
     ),
+    events.RankFailed(job_id="7", restart=2, rank=1, host="n4", reason="KeyError: 'x'"),
+    events.Unfit(job_id="7", restart=2, rank=1, host="n4", check="gpu", reason="it does not compute"),
     events.Ended(attempt=1, cause="crashed", step=17, detail="KeyError", bug=True),
     events.RolledBack(attempt=1, to_step=10, reason="nan"),
     events.Measuring(where="NVIDIA A100, torch 2.13.0", form="compiled"),
@@ -42,7 +57,7 @@ EXAMPLES = (
         seconds=95.0,
     ),
     events.Explained(attempt=1, cause="node_failure"),
-    events.Requeued(job_id="7", cause="crashed", delay_s=10.0),
+    events.Requeued(job_id="7", cause="crashed", delay_s=10.0, exclude=("n1",)),
     events.GivenUp(reason="budget spent", job_id="7"),
     events.NotBegun(job_id="7", reason="no checkpoint is intact"),
     events.DiedEarly(job_id="7", restart=3, reason="code 1"),
@@ -52,6 +67,8 @@ EXAMPLES = (
     events.Dropped(what="progress.json", count=12, reason="No space left on device"),
     events.NotRequeued(job_id="7", reason="nobody answers"),
     events.Cancelled(job_id="7"),
+    events.Noted(note="for the paper"),
+    events.Tagged(add=("paper",), remove=("draft",)),
 )
 
 
