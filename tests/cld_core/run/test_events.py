@@ -67,6 +67,7 @@ EXAMPLES = (
     events.Dropped(what="progress.json", count=12, reason="No space left on device"),
     events.NotRequeued(job_id="7", reason="nobody answers"),
     events.Cancelled(job_id="7"),
+    events.NotCancelled(job_id="7", reason="access denied"),
     events.Noted(note="for the paper"),
     events.Tagged(add=("paper",), remove=("draft",)),
 )
