@@ -77,7 +77,8 @@ def _make(rng: random.Random, folder: Path) -> Callable[[], Any]:
     def run(command: Any, stdin: str = "") -> Answer:
         words = {"show": {"config": "config", "partition": "partition", "job": "job"}}
         if command[0] == "squeue":
-            return Answer(0, printed["submitted" if "--me" in command else "squeue"])
+            by_name = any(word.startswith("--name=") for word in command)
+            return Answer(0, printed["submitted" if by_name else "squeue"])
         if command[0] == "sacct":
             return Answer(0, printed["sacct"])
         if command[0] == "sacctmgr":

@@ -68,6 +68,7 @@ EXAMPLES = (
     events.NotRequeued(job_id="7", reason="nobody answers"),
     events.Cancelled(job_id="7"),
     events.RecipeEdited(keys=("optim.lr",)),
+    events.NotCancelled(job_id="7", reason="access denied"),
     events.Noted(note="for the paper"),
     events.Tagged(add=("paper",), remove=("draft",)),
 )

@@ -17,6 +17,7 @@ from cld_core.run.events import (
     JobRef,
     Measured,
     Measuring,
+    NotCancelled,
     Noted,
     NotRequeued,
     RankFailed,
@@ -34,7 +35,19 @@ from tests.support.paths import FIXTURES
 
 LOGS = "/runs/run_v2/logs"
 # Events that the version which wrote the fixture did not have.
-LATER = {Dropped, Measured, Measuring, Noted, NotRequeued, RankFailed, RecipeEdited, Tagged, Unfit}
+LATER = {
+    Dropped,
+    Measured,
+    Measuring,
+    MergeRefused,
+    NotCancelled,
+    Noted,
+    NotRequeued,
+    RankFailed,
+    RecipeEdited,
+    Tagged,
+    Unfit,
+}
 
 
 @pytest.fixture(scope="module")
