@@ -144,10 +144,14 @@ def test_the_rest_of_its_history(run):
         given_up="no checkpoint is intact",
         requeued_attempts=frozenset({2}),
         crashes={"43_1": 1},
+        failures=history.failures,
+        avoided=history.avoided,
+        attempts_before=history.attempts_before,
         rolled_back_to=(10,),
         last_of=history.last_of,
     )
     assert history == expected
+    assert [getattr(event, "node", None) for event in history.failures] == ["n2"]
 
 
 def test_the_last_event_of_each_job(run):
