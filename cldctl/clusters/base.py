@@ -172,6 +172,7 @@ class Cluster(ABC):
     Attributes:
         blocks: `submit` returns when the work is done: no lock is held during it, and there is nothing to follow.
         restarts: it requeues jobs, runs an aftermath, and keeps a successor waiting.
+        queues: what is submitted waits until there is room for it, so that any number of tasks may be submitted.
         poll_s: seconds between two looks of ``--follow``.
         looks_to_believe_an_end: how many surveys in a row must say that a job is gone before it is believed.
     """
@@ -179,6 +180,7 @@ class Cluster(ABC):
     name: ClassVar[str]
     blocks: ClassVar[bool] = False
     restarts: ClassVar[bool] = False
+    queues: ClassVar[bool] = False
     poll_s: ClassVar[float] = 0.4
     looks_to_believe_an_end: ClassVar[int] = 1
 
@@ -272,6 +274,7 @@ class InJob:
     """A task seen from inside. This base is a process without a scheduler: one rank, and nobody says anything.
 
     Attributes:
+        task: the number of this task among those of its submission, if the cluster runs an aftermath; else 0.
         restart: earlier starts of this job by the launcher.
         log: the file that the launcher writes its notices to; None if it writes none.
         in_process: the job runs inside a command: errors propagate, Ctrl-C stops it, stdout belongs to the command.
@@ -279,6 +282,7 @@ class InJob:
 
     cluster: Cluster
     ref: JobRef
+    task: int = 0
     restart: int = 0
     node: str = ""
     log: Path | None = None

@@ -11,7 +11,7 @@ from cld_core.run import RunFolder, find_runs
 from cld_core.run.folder import unreadable_under
 from cldctl.ui.console import err, out
 
-from .options import RunsDir, find_run, runs_dir
+from .options import RunsDir, find_runs_or_group, group_named, runs_dir
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -25,8 +25,12 @@ _WATCHED_S = 3.0
 
 
 def status(
-    runs: Annotated[list[str] | None, typer.Argument(metavar="RUN", help="Names; default: all recent runs.")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Also runs that ended over a week ago.")] = False,
+    runs: Annotated[
+        list[str] | None, typer.Argument(metavar="RUN | GROUP", help="Names; default: all recent runs.")
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also runs that ended over a week ago, and all of a group.")
+    ] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Show again every second, until Ctrl-C.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
     directory: RunsDir = None,
@@ -35,11 +39,12 @@ def status(
 
     Example: cldctl status --watch
     """
-    from cldctl.ui.details import details
+    from cldctl.ui.groups import details_with_groups, overview_with_groups
     from cldctl.ui.tables import newest_that_fit, overview
 
     root = runs_dir(directory)
-    chosen = [find_run(name, root) for name in runs or []]
+    groups = [group.name for name in runs or [] if (group := group_named(name, root)) is not None]
+    chosen = find_runs_or_group(runs or [], root)
     rows, problem = _rows(chosen, root, everything)
     if problem is not None:
         err.print(problem, style="yellow", markup=False, soft_wrap=True)
@@ -51,7 +56,7 @@ def status(
 
         def shown() -> "RenderableType":
             rows, _ = _rows(chosen, root, everything, _WATCHED_S)
-            return details(rows) if chosen else newest_that_fit(rows, out.height)
+            return details_with_groups(rows, groups) if chosen else newest_that_fit(rows, out.height)
 
         with Live(shown(), console=out, auto_refresh=False) as live:
             while True:
@@ -63,7 +68,10 @@ def status(
     if not rows:
         err.print(f"no runs in {root.absolute()}. Start one: cldctl submit recipes/toy.yaml")
         return
-    out.print(details(rows) if chosen else overview(rows))
+    if chosen:
+        out.print(details_with_groups(rows, groups))
+    else:
+        out.print(overview(rows) if everything else overview_with_groups(rows))
     for row in () if chosen else rows:
         if not row.is_readable:
             err.print(f"{row.name}: {row.reason}", style="yellow", markup=False, soft_wrap=True)

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cld_core.errors import UsageError
 from cld_core.run import RunFolder
 from cldctl.ui.console import err, out, strong
 
@@ -35,11 +36,18 @@ def submit(
         list[str] | None, typer.Option("--tag", metavar="TAG", help="A word to find the run by; may be repeated.")
     ] = None,
     note: Annotated[str | None, typer.Option("--note", metavar="TEXT", help="What the run is for.")] = None,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=a,b,c", help="A run for each combination of values; once for each key."),
+    ] = None,
+    parallel: Annotated[int | None, typer.Option(min=1, help="With --sweep: runs that may train at once.")] = None,
     directory: RunsDir = None,
 ) -> None:
     """Train a recipe.
 
     Example: cldctl submit recipes/toy.yaml train.steps=20000 --follow --eval elbo
+
+    Example: cldctl submit toy --sweep train.seed=0,1,2 --sweep optim.lr=1e-4,2e-4 --name seeds --parallel 4
     """
     from cld_core.evaluation.registry import parse_metrics
     from cld_core.recipe import load
@@ -50,6 +58,25 @@ def submit(
     from cldctl.runs import home
     from cldctl.runs import submit as policy
 
+    if sweep:
+        from .groups import Sweeping, submit_group
+
+        asked = Sweeping(
+            recipe=recipe,
+            overrides=tuple(overrides or ()),
+            sweep=tuple(sweep),
+            name=name,
+            cluster=cluster,
+            profile=profile,
+            parallel=parallel,
+            metrics=parse_metrics(evals),
+            tags=tuple(tags or ()),
+            note=note,
+        )
+        submit_group(asked, runs_dir(directory), follow=follow, dry_run=dry_run)
+        return
+    if parallel is not None:
+        raise UsageError("--parallel goes with --sweep: one run is one job. Leave it out.")
     where = home.chosen(cluster)
     file = find_recipe(recipe)
     resolved = with_plugin_found(load(file, overrides or [], find_profile(profile)), file)

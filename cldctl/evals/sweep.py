@@ -15,8 +15,17 @@ CHECKPOINT = "checkpoint"
 MAX_CELLS = 10_000
 
 
-def parse(texts: Sequence[str]) -> tuple[Axis, ...]:
+def parse(
+    texts: Sequence[str],
+    sections: Sequence[str] = SWEEPABLE,
+    otherwise: str = " Submit several runs instead.",
+    example: str = "sampling.nfe=20,50",
+) -> tuple[Axis, ...]:
     """The axes of ``--sweep KEY=a,b,c`` options.
+
+    Args:
+        sections: those of the recipe whose keys can be swept.
+        otherwise: what to do about another key.
 
     Raises:
         UsageError: one is not of this form or has a key of another section, or a key or value is given twice.
@@ -26,12 +35,12 @@ def parse(texts: Sequence[str]) -> tuple[Axis, ...]:
         key, equals, listed = text.partition("=")
         values = tuple(value.strip() for value in listed.split(","))
         if not equals or not key or not all(values):
-            raise UsageError(f"--sweep '{text}': write KEY=a,b,c, for example --sweep sampling.nfe=20,50.")
-        if key.split(".")[0] not in SWEEPABLE:
-            candidates = [f"{name}.{key}" for name in SWEEPABLE if f"{name}.{key}" in all_keys(name)]
+            raise UsageError(f"--sweep '{text}': write KEY=a,b,c, for example --sweep {example}.")
+        if key.split(".")[0] not in sections:
+            candidates = [f"{name}.{key}" for name in sections if f"{name}.{key}" in all_keys(name)]
             guess = did_you_mean(key, candidates, cutoff=0)
-            problem = f"only keys of {' and '.join(SWEEPABLE)} can be swept"
-            raise UsageError(f"--sweep '{key}': {problem}.{guess or ' Submit several runs instead.'}")
+            problem = f"only keys of {', '.join(sections[:-1])} and {sections[-1]} can be swept"
+            raise UsageError(f"--sweep '{key}': {problem}.{guess or otherwise}")
         if key in [axis.key for axis in axes]:
             raise UsageError(f"--sweep '{key}' is given twice. Put all its values into one.")
         if len(set(values)) < len(values):

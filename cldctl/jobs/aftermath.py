@@ -1,9 +1,10 @@
 """What follows when a job ends badly, decided by the job itself: a rank crashed, was killed for its memory, or hung.
 
-    python -m cldctl.jobs.aftermath training|shards FOLDER LOGS CLUSTER EXIT_CODE
+    python -m cldctl.jobs.aftermath training|trainings|shards FOLDER LOGS CLUSTER EXIT_CODE
 
-Ranks that exit cleanly have noted why and asked for what should follow; this is for those that could not. LOGS is the
-folder of the job's output, CLUSTER the class of its launcher, "module:class". Loads no torch.
+Ranks that exit cleanly have noted why and asked for what should follow; this is for those that could not. FOLDER is the
+run or the work; of an array of trainings, the file that lists its runs. LOGS is the folder of the job's output, CLUSTER
+the class of its launcher, "module:class". Loads no torch.
 
 It decides with what it knows: a disk that is full keeps no job from starting again.
 """
@@ -22,7 +23,7 @@ from cld_core.run.history import CRASHES, History
 from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import Cluster, InJob
 
-from . import successor
+from . import specs, successor
 from .process import HOPELESS, NOT_REQUEUED, READ_WITHIN_S, readable, requeue
 from .train import explain_previous, go_on, log_offset
 
@@ -205,8 +206,11 @@ def main(arguments: Sequence[str], stop: StopFlag | None = None) -> int:
         return flag.code >= StopCode.TERM
 
     try:
-        if kind == "training":
-            after_training(RunFolder(folder), job, code, told_to_end)
+        run = specs.listed_run(folder, job.task) if kind == "trainings" else folder
+        if run is None:
+            print(f"{folder}: it is damaged: task {job.task} is not started again", file=sys.stderr)
+        elif kind != "shards":
+            after_training(RunFolder(run), job, code, told_to_end)
         else:
             after_shards(folder, job, code, told_to_end)
     except OSError as error:

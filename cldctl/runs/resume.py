@@ -86,11 +86,33 @@ def resume(
         NotFoundError: it has no checkpoint of ``from_step``.
         DataError: its data are missing.
     """
+    recipe, overrides = ready(run, overrides, from_step, about, allow_plugin)
+    evaluations = chained(run, recipe)
+    job = train(run, recipe, cluster, evaluations, overrides=overrides, from_step=from_step)
+    return Begun(run, job, cluster, tuple(work.name for work in evaluations))
+
+
+def ready(
+    run: RunFolder,
+    overrides: Sequence[str],
+    from_step: int | None,
+    about: Callable[[Recipe, int, Sequence[DamagedCheckpoint]], None],
+    allow_plugin: bool = False,
+    answers: Answers | None = None,
+) -> tuple[Recipe, list[str]]:
+    """What `resume` checks before it starts anything; returns the recipe, and the overrides for the ledger.
+
+    Args:
+        answers: what the clusters said about the run's jobs a moment ago; None to ask them.
+
+    Raises:
+        CldError: as `resume`.
+    """
     from cld_core.recipe import anchored_overrides, with_overrides
     from cld_core.recipe.plugin import with_plugin_found
 
     require_may_change(run.path, "It was not resumed")
-    status = _status_of_dead(run)
+    status = _status_of_dead(run, answers)
     before = run.recipe()
     if not allow_plugin:
         require_own_plugin(run, before, of_metrics=True)
@@ -103,19 +125,17 @@ def resume(
         raise RecipeError(f"{run.name}: {which} would make it another run: {text}. Submit a new run instead.")
     require_inputs(recipe)
     about(recipe, *_start(run, recipe, status, from_step))
-    evaluations = chained(run, recipe)
-    job = train(run, recipe, cluster, evaluations, overrides=overrides, from_step=from_step)
-    return Begun(run, job, cluster, tuple(work.name for work in evaluations))
+    return recipe, overrides
 
 
-def _status_of_dead(run: RunFolder) -> RunStatus:
+def _status_of_dead(run: RunFolder, answers: Answers | None = None) -> RunStatus:
     """The status of a run that is not alive.
 
     Raises:
         UsageError: it is.
         SchedulerAway: the cluster that would know does not answer.
     """
-    answers = survey.of_runs([run])
+    answers = survey.of_runs([run]) if answers is None else answers
     status = status_of(run, answers)
     if status.state != "FINISHED":
         _require_answers(run, answers)

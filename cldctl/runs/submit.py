@@ -97,19 +97,10 @@ def submit(
         CldError: no job exists, and the run's folder is removed again: its name is free.
     """
     recipe = wanted.recipe
-    require_inputs(recipe)
-    # Continuing a run that has such settings is allowed: it may do without samples.
-    recipe.sampling.require_usable()
-    request = following(recipe, wanted.metrics)
-    named = identity(recipe.name, wanted.file, group=wanted.group, sweep=wanted.sweep)
-    run = RunFolder.create(wanted.path, recipe, named)
+    require_complete(recipe, wanted.metrics)
+    run = create(wanted)
     try:
-        _require_mine(run)
-        if wanted.tags:
-            run.ledger.append(Tagged(add=wanted.tags))
-        if wanted.note:
-            run.ledger.append(Noted(note=wanted.note))
-        evaluations = [] if request is None else [Evaluation(request.save(run))]
+        evaluations = prepare(run, wanted)
         with home.only_one(run.path, cluster):
             job = train(
                 run,
@@ -125,6 +116,44 @@ def submit(
             shutil.rmtree(run.path)
         raise
     return Begun(run, job, cluster, tuple(work.name for work in evaluations))
+
+
+def require_complete(recipe: Recipe, metrics: tuple[str, ...]) -> None:
+    """Refuse a new run that lacks what it or the evaluation that follows needs, or whose samples would be useless.
+
+    Raises:
+        DataError, RecipeError, UsageError
+    """
+    require_inputs(recipe)
+    # Continuing a run that has such settings is allowed: it may do without samples.
+    recipe.sampling.require_usable()
+    following(recipe, metrics)
+
+
+def create(wanted: Wanted) -> RunFolder:
+    """The folder of a new run.
+
+    Raises:
+        UsageError: the name is taken.
+        CldError: it cannot be made.
+    """
+    named = identity(wanted.recipe.name, wanted.file, group=wanted.group, sweep=wanted.sweep)
+    return RunFolder.create(wanted.path, wanted.recipe, named)
+
+
+def prepare(run: RunFolder, wanted: Wanted) -> list[Evaluation]:
+    """Fill a new run's folder with all that was asked for; returns the evaluation that follows, if there is one.
+
+    Raises:
+        CldError: new files here belong to somebody else.
+    """
+    _require_mine(run)
+    if wanted.tags:
+        run.ledger.append(Tagged(add=wanted.tags))
+    if wanted.note:
+        run.ledger.append(Noted(note=wanted.note))
+    request = following(wanted.recipe, wanted.metrics)
+    return [] if request is None else [Evaluation(request.save(run))]
 
 
 def _require_mine(run: RunFolder) -> None:
@@ -172,18 +201,7 @@ def train(
     """
     spec = specs.training(run, recipe, cluster)
     cluster.check(spec)
-    run.ledger.append(
-        Requested(
-            steps=recipe.train.steps,
-            overrides=tuple(overrides),
-            given=tuple(given),
-            profile=profile,
-            from_step=from_step,
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            cluster=cluster.name,
-        )
-    )
+    request(run, recipe, cluster, overrides=overrides, given=given, profile=profile, from_step=from_step)
     jobs: list[JobRef] = []
 
     def note(refs: Sequence[JobRef]) -> None:
@@ -198,11 +216,46 @@ def train(
         run.ledger.append(NotSubmitted(reason=str(error), away=isinstance(error, SchedulerAway), undone=True))
         raise
     assert jobs, f"cluster {cluster.name} did not report its jobs"
-    if evaluations and not (cluster.blocks and not _finished(run)):
-        sharded.start(evaluations, cluster, recipe.cluster, run=run, after=After((jobs[0],)))
+    follow_up(run, recipe, cluster, evaluations, jobs[0])
     return jobs[0]
 
 
-def _finished(run: RunFolder) -> bool:
+def request(
+    run: RunFolder,
+    recipe: Recipe,
+    cluster: Cluster,
+    *,
+    overrides: Sequence[str] = (),
+    given: Sequence[str] = (),
+    profile: str | None = None,
+    from_step: int | None = None,
+) -> None:
+    """Note that the run is to be trained, before there is a job."""
+    run.ledger.append(
+        Requested(
+            steps=recipe.train.steps,
+            overrides=tuple(overrides),
+            given=tuple(given),
+            profile=profile,
+            from_step=from_step,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            cluster=cluster.name,
+        )
+    )
+
+
+def follow_up(run: RunFolder, recipe: Recipe, cluster: Cluster, evaluations: Sequence[Work], training: JobRef) -> None:
+    """Start the evaluations that wait for a training to end; on a cluster that blocks, it has ended.
+
+    Raises:
+        SchedulerRefused, SchedulerAway: they were not started.
+    """
+    if evaluations and not (cluster.blocks and not is_finished(run)):
+        sharded.start(evaluations, cluster, recipe.cluster, run=run, after=After((training,)))
+
+
+def is_finished(run: RunFolder) -> bool:
+    """Whether the newest attempt did all steps that it was asked for."""
     last = run.ledger.history().last
     return last is not None and last.cause == "finished"
