@@ -1,8 +1,8 @@
 """`cldctl eval`: evaluate checkpoints, in shards; sweep over settings; compare runs side by side."""
 
 import inspect
-import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,13 +10,28 @@ import typer
 
 from cld_core.errors import UsageError
 from cld_core.evaluation import registry
+from cld_core.evaluation.evaluation import Evaluation
 from cld_core.ownership import require_may_change
 from cld_core.run import RunFolder
+from cld_core.run.groups import Group
 from cld_core.run.trust import require_own_plugin
 from cld_core.shards.request import MAX_SHARDS
 from cldctl.ui.console import err, out, strong
 
-from .options import AllowPlugin, ClusterOfRun, Follow, RunsDir, find_run, one_run, refuse_twice, runs_dir, split_runs
+from .compare import show
+from .groups import for_each, hint
+from .options import (
+    AllowPlugin,
+    ClusterOfRun,
+    Follow,
+    RunsDir,
+    find_run,
+    group_named,
+    one_run,
+    refuse_twice,
+    runs_dir,
+    split_runs,
+)
 
 if TYPE_CHECKING:
     from cldctl.clusters.base import Cluster
@@ -51,7 +66,7 @@ def _with_metric_flags(function: Callable[..., None]) -> Callable[..., None]:
 
 @_with_metric_flags
 def evaluate(
-    words: Annotated[list[str] | None, typer.Argument(metavar="RUN | KEY=VALUE")] = None,
+    words: Annotated[list[str] | None, typer.Argument(metavar="RUN | GROUP | KEY=VALUE")] = None,
     metrics: tuple[str, ...] = (),
     samples: Annotated[
         int | None,
@@ -90,51 +105,93 @@ def evaluate(
     if not metrics:
         raise UsageError(f"nothing to evaluate: add {', '.join(metric.flag for metric in registry.metrics())}.")
     name, overrides = one_run(words)
-    run = find_run(name, runs_dir(directory))
+    root = runs_dir(directory)
+    group = None if name is None else group_named(name, root)
     if samples is not None:
         key = f"eval.{'samples' if registry.draws_samples(metrics) else 'points'}"
         refuse_twice("--samples", [key], [*overrides, *(sweep or [])])
         overrides.append(f"{key}={samples}")
-    _compute(run, metrics, overrides, sweep or [], checkpoint, shards, max_parallel, cluster, follow, allow_plugin)
+    asked = _Asked(metrics, overrides, sweep or [], checkpoint, shards, max_parallel, cluster, allow_plugin)
+    if group is not None:
+        _compute_group(group, asked, follow)
+        return
+    run = find_run(name, root)
+    made, outcome, where = _start(run, asked)
+    _show(run, made, outcome, follow or where.blocks)
 
 
-def _compute(
-    run: RunFolder,
-    metrics: Sequence[str],
-    overrides: Sequence[str],
-    sweep: Sequence[str],
-    checkpoint: str,
-    shards: int | None,
-    max_parallel: int | None,
-    cluster: str | None,
-    follow: bool,
-    allow_plugin: bool,
-) -> None:
+@dataclass(frozen=True)
+class _Asked:
+    """What somebody typed behind `eval`, except for the run."""
+
+    metrics: Sequence[str]
+    overrides: Sequence[str]
+    sweep: Sequence[str]
+    checkpoint: str
+    shards: int | None
+    max_parallel: int | None
+    cluster: str | None
+    allow_plugin: bool
+
+
+def _start(run: RunFolder, asked: _Asked) -> "tuple[EvaluationPlan, Outcome, Cluster]":
+    """Start what is missing of the evaluations of a run, and say so."""
     from cldctl.evals import plan
     from cldctl.evals.sweep import parse
     from cldctl.runs import home
     from cldctl.runs.evaluate import divided_otherwise, start
 
     require_may_change(run.path, "Nothing was evaluated")
-    axes = parse(sweep)
-    refuse_twice("--sweep", [axis.key for axis in axes], overrides)
-    where = home.chosen(cluster, run)
+    axes = parse(asked.sweep)
+    refuse_twice("--sweep", [axis.key for axis in axes], asked.overrides)
+    where = home.chosen(asked.cluster, run)
     recipe = run.recipe()
-    if not allow_plugin:
+    if not asked.allow_plugin:
         require_own_plugin(run, recipe, of_metrics=True)
-    size = plan.recipe_for_evaluation(recipe, overrides, str(run.recipe_file)).cluster
-    steps, damaged = plan.checkpoints(run, checkpoint)
+    size = plan.recipe_for_evaluation(recipe, asked.overrides, str(run.recipe_file)).cluster
+    steps, damaged = plan.checkpoints(run, asked.checkpoint)
     for entry in damaged:
         err.print(entry.skipped, markup=False, style="yellow", soft_wrap=True)
     if damaged:
         err.print(f"evaluating step {', '.join(map(str, steps))} of {run.name}")
-    made = plan.make(run, metrics, steps, overrides, axes, shards)
-    for other, pieces in divided_otherwise(run, made.requests) if shards is not None else []:
+    made = plan.make(run, asked.metrics, steps, asked.overrides, axes, asked.shards)
+    for other, pieces in divided_otherwise(run, made.requests) if asked.shards is not None else []:
         err.print(f"{other} was begun in {pieces} shards and keeps them")
     with home.only_one(run.path, where):
-        outcome = start(run, made, where, size, max_parallel)
+        outcome = start(run, made, where, size, asked.max_parallel)
     _say(run, made, outcome, where)
-    _show(run, made, outcome, follow or where.blocks)
+    return made, outcome, where
+
+
+def _compute_group(group: Group, asked: _Asked, follow: bool) -> None:
+    """Evaluate the runs of a group, each by a job of its own; at their last checkpoints, once they are finished."""
+    from cldctl.runs.submit import is_finished
+
+    runs = group.runs()
+    ready = [run for run in runs if asked.checkpoint != "last" or is_finished(run)]
+    if left := [run.name for run in runs if run not in ready]:
+        text = f"not finished, and not evaluated: {', '.join(left)}"
+        err.print(f"{text}. Run this again later, or pass --checkpoint STEP", style="yellow", soft_wrap=True)
+    works: list[Evaluation] = []
+    stays = follow
+
+    def begin(run: RunFolder) -> None:
+        nonlocal stays
+        made, _, where = _start(run, asked)
+        works.extend(Evaluation(run.evals / request.id) for request in made.requests)
+        stays = stays or where.blocks
+
+    code = for_each(ready, begin)
+    if stays and works:
+        from cldctl.ui.follow_group import follow_group_evaluations
+
+        raise typer.Exit(follow_group_evaluations(group, runs, works) or code)
+    out.print(group.name, markup=False)
+    err.print("next:")
+    for text in ("status", "compare"):
+        err.print(f"  {hint(text, group)}", markup=False, soft_wrap=True)
+    if code:
+        raise typer.Exit(code)
 
 
 def _say(run: RunFolder, made: "EvaluationPlan", outcome: "Outcome", where: "Cluster") -> None:
@@ -169,19 +226,11 @@ def _show(run: RunFolder, made: "EvaluationPlan", outcome: "Outcome", stay: bool
 
 
 def _compare(words: list[str] | None, checkpoint: str, as_json: bool, directory: Path | None) -> None:
-    from cldctl.evals import compare
-    from cldctl.ui.compared import compared
-
     names, overrides = split_runs(words)
-    if len(names) < 2 or overrides:
+    root = runs_dir(directory)
+    is_group = len(names) == 1 and group_named(names[0], root) is not None
+    if (len(names) < 2 and not is_group) or overrides:
         raise UsageError("--compare takes two or more runs and nothing else: `cldctl eval --compare RUN RUN`.")
     if checkpoint == "all":
         raise UsageError("--compare takes one checkpoint of each run: --checkpoint last or STEP.")
-    columns = [compare.column(find_run(name, runs_dir(directory)), checkpoint) for name in names]
-    if as_json:
-        typer.echo(json.dumps(compare.to_json(columns), indent=1))
-        return
-    out.print(compared(columns))
-    for warning in compare.warnings(columns):
-        err.print(warning, markup=False, soft_wrap=True)
-    err.print(compare.RULE, markup=False, soft_wrap=True)
+    show(names, checkpoint, as_json, root)

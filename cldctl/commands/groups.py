@@ -155,12 +155,13 @@ def _finish(begun: "BegunGroup", follow: bool) -> None:
         raise typer.Exit(follow_group(group, begun.runs, begun.evaluations) or code)
     err.print("next:")
     for text in ("status", "compare", "cancel"):
-        err.print(f"  {_hint(text, group)}", markup=False, soft_wrap=True)
+        err.print(f"  {hint(text, group)}", markup=False, soft_wrap=True)
     if code:
         raise typer.Exit(code)
 
 
-def _hint(text: str, group: Group) -> str:
+def hint(text: str, group: Group) -> str:
+    """A command to type next about a group."""
     return command(f"{text} {group.name}", RunFolder(group.root / group.name))
 
 

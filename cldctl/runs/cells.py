@@ -24,7 +24,14 @@ MAX_GROUP_NAME = 60
 _MAX_NAME = 100
 _NUMBER = re.compile(r"[-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?")
 _UNUSABLE = re.compile(r"[^A-Za-z0-9._-]+")
-_SECTIONS = tuple(entry.name for entry in fields(Recipe) if entry.name not in ("name", "cluster"))
+_NOT_SWEPT = {
+    "cluster": "the jobs of a sweep are one array, in which all are of the same size. Submit a group for each value",
+    **dict.fromkeys(
+        ("sampling", "eval"),
+        "it changes no training. Sweep over it afterwards: `cldctl eval RUN --fid --sweep KEY=a,b`",
+    ),
+}
+_SECTIONS = tuple(entry.name for entry in fields(Recipe) if entry.name not in ("name", *_NOT_SWEPT))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +52,8 @@ def axes_of(texts: Sequence[str]) -> tuple[Axis, ...]:
     """
     for text in texts:
         key = text.partition("=")[0]
-        if key.split(".")[0] == "cluster":
-            why = "the jobs of a sweep are one array, in which all are of the same size"
-            raise UsageError(f"--sweep '{key}': {why}. Submit a group for each value instead.")
+        if (why := _NOT_SWEPT.get(key.split(".")[0])) is not None:
+            raise UsageError(f"--sweep '{key}': {why}.")
     axes = parse(texts, _SECTIONS, " `cldctl render RECIPE` lists the keys.", "train.seed=0,1,2")
     cells = len(combinations(axes))
     if cells > MAX_CELLS:

@@ -28,28 +28,37 @@ def follow_group(group: Group, runs: Sequence[RunFolder], evaluations: Mapping[s
     Args:
         evaluations: the names of those that wait for a run, by the run's name.
     """
-    again = command(f"status {group.name} --watch", RunFolder(group.root / group.name))
     try:
         with View() as view:
             rows = _watch(group, runs, view)
-        finished = {row.name for row in rows if row.state == "FINISHED"}
-        works = [
-            Evaluation(run.evals / name)
-            for run in runs
-            if run.name in finished
-            for name in evaluations.get(run.name, ())
-        ]
+    except KeyboardInterrupt:
+        return _interrupted(group)
+    finished = {row.name for row in rows if row.state == "FINISHED"}
+    going_on = [run for run in runs if run.name in finished]
+    works = [Evaluation(run.evals / name) for run in going_on for name in evaluations.get(run.name, ())]
+    ended = follow_group_evaluations(group, runs, works)
+    return ended if ended == 130 else exit_code(rows) or ended
+
+
+def follow_group_evaluations(group: Group, runs: Sequence[RunFolder], works: Sequence[Evaluation]) -> int:
+    """Show evaluations of runs of a group until they end, then the group; returns the exit code."""
+    try:
         follow_works(works, f"{len(works)} evaluations of {group.name}")
     except KeyboardInterrupt:
-        err.print(f"\nno longer watching; the jobs go on. Again: {again}", markup=False, soft_wrap=True)
-        return 130
+        return _interrupted(group)
     answers = survey.of_runs(runs)
     out.print(group_details(group.name, [status_or_reason(run, answers) for run in runs]))
     missing = [work for work in works if not work.is_done]
     for work in missing:
         see = command(f"logs {work.run.name} --eval {work.name}", work.run)
         err.print(f"evaluation {work.name} of {work.run.name} is not complete; see {see}", soft_wrap=True)
-    return exit_code(rows) or int(bool(missing))
+    return int(bool(missing))
+
+
+def _interrupted(group: Group) -> int:
+    again = command(f"status {group.name} --watch", RunFolder(group.root / group.name))
+    err.print(f"\nno longer watching; the jobs go on. Again: {again}", markup=False, soft_wrap=True)
+    return 130
 
 
 def exit_code(rows: Sequence[RunStatus]) -> int:
