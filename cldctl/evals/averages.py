@@ -9,6 +9,7 @@ from typing import Any
 from cld_core.evaluation.definitions import Quantity
 
 from .compare import COUNTS, Column, Result, quantities_of, unlike
+from .sweep import meaning
 
 # The axis of a sweep that is averaged over.
 SEED = "train.seed"
@@ -85,21 +86,21 @@ def lines(name: str, members: Sequence[tuple[Column, Mapping[str, str]]]) -> lis
     for column, values in members:
         cell = {key: value for key, value in values.items() if key != SEED}
         for place, line in enumerate(found):
-            if line.cell == cell and all(_agree(column, other) for other in line.columns):
-                found[place] = Line(name, cell, (*line.columns, column))
+            if meaning(line.cell) == meaning(cell) and all(_agree(column, other) for other in line.columns):
+                found[place] = Line(name, line.cell, (*line.columns, column))
                 break
         else:
             found.append(Line(name, cell, (column,)))
     # Cells that are shown apart stay together.
-    order = list(dict.fromkeys(tuple(line.cell.items()) for line in found))
-    return sorted(found, key=lambda line: order.index(tuple(line.cell.items())))
+    order = list(dict.fromkeys(meaning(line.cell) for line in found))
+    return sorted(found, key=lambda line: order.index(meaning(line.cell)))
 
 
 def warnings(found: Sequence[Line]) -> list[str]:
     """In words: which seeds of a cell are shown apart, and what is unusual about results."""
     texts = []
     for first, other in itertools.pairwise(found):
-        if (first.name, first.cell) == (other.name, other.cell):
+        if first.name == other.name and meaning(first.cell) == meaning(other.cell):
             texts.append(f"{first.columns[0].run} and {other.columns[0].run} are not averaged: {_why(first, other)}")
     columns = [column for line in found for column in line.columns]
     remarks = (f"{it.run}: {result.remark}" for it in columns for result in it.results.values() if result.remark)

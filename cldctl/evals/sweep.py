@@ -2,10 +2,12 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from cld_core.digests import digest
 from cld_core.errors import UsageError, did_you_mean
 from cld_core.evaluation.sweeps import Axis, Sweep
+from cld_core.recipe import override
 from cld_core.recipe.tree import all_keys
 
 SWEEPABLE = ("sampling", "eval")
@@ -57,6 +59,11 @@ def combinations(axes: Sequence[Axis]) -> list[dict[str, str]]:
         dict(zip([axis.key for axis in axes], values, strict=True))
         for values in itertools.product(*(axis.values for axis in axes))
     ]
+
+
+def meaning(values: Mapping[str, str]) -> str:
+    """A digest of what values by key mean: 1e-4 and 0.0001 are the same, and so are axes in another order."""
+    return digest(dict(override(f"{key}={value}") for key, value in values.items()))
 
 
 def refuse_idle_axes(sweep: Sweep) -> None:

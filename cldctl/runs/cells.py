@@ -8,14 +8,14 @@ from pathlib import Path
 from cld_core.digests import digest
 from cld_core.errors import UsageError
 from cld_core.evaluation.sweeps import Axis
-from cld_core.recipe import Recipe, load, load_frozen, override
+from cld_core.recipe import Recipe, load, load_frozen
 from cld_core.recipe.plugin import with_plugin_found
 from cld_core.recipe.tree import walk
 from cld_core.run import RunFolder
 from cld_core.run.folder import check_name
 from cld_core.run.groups import Group, values_of
 from cldctl.evals.plan import named
-from cldctl.evals.sweep import combinations, parse
+from cldctl.evals.sweep import combinations, meaning, parse
 
 # Each is a run with a folder of its own, which is locked while the jobs are submitted.
 MAX_CELLS = 500
@@ -28,7 +28,7 @@ _NOT_SWEPT = {
     "cluster": "the jobs of a sweep are one array, in which all are of the same size. Submit a group for each value",
     **dict.fromkeys(
         ("sampling", "eval"),
-        "it changes no training. Sweep over it afterwards: `cldctl eval RUN --fid --sweep KEY=a,b`",
+        "it changes no training. Sweep over it afterwards: `cldctl eval RUN --sweep KEY=a,b`",
     ),
 }
 _SECTIONS = tuple(entry.name for entry in fields(Recipe) if entry.name not in ("name", *_NOT_SWEPT))
@@ -126,10 +126,10 @@ def existing(group: Group, cells: Sequence[Cell]) -> dict[str, RunFolder]:
     Raises:
         UsageError: a name is taken by a run of no group, or of another; or a run was submitted with another recipe.
     """
-    by_values = {_parsed(values_of(run)): run for run in group.runs()}
+    by_values = {meaning(values_of(run)): run for run in group.runs()}
     found = {}
     for cell in cells:
-        run = by_values.get(_parsed(cell.values))
+        run = by_values.get(meaning(cell.values))
         if run is not None:
             _check_same(run, cell)
             found[cell.name] = run
@@ -171,8 +171,3 @@ def _check_size(first: Cell, cell: Cell) -> None:
 
 def _settings(values: Mapping[str, str]) -> list[str]:
     return [f"{key}={value}" for key, value in values.items()]
-
-
-def _parsed(values: Mapping[str, str]) -> str:
-    """What values mean: 1e-4 and 0.0001 are the same, and so is another order of the axes."""
-    return digest(dict(map(override, _settings(values))))
