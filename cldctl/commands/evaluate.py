@@ -34,6 +34,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
+    from cld_core.recipe.cluster import ClusterSpec
     from cldctl.clusters.base import Cluster
     from cldctl.evals.plan import EvaluationPlan
     from cldctl.runs.evaluate import Outcome
@@ -136,10 +137,22 @@ class _Asked:
 
 def _start(run: RunFolder, asked: _Asked) -> "tuple[EvaluationPlan, Outcome, Cluster]":
     """Start what is missing of the evaluations of a run, and say so."""
+    from cldctl.runs import home
+    from cldctl.runs.evaluate import start
+
+    made, where, size = _planned(run, asked)
+    with home.only_one(run.path, where):
+        outcome = start(run, made, where, size, asked.max_parallel)
+    _say(run, made, outcome, where)
+    return made, outcome, where
+
+
+def _planned(run: RunFolder, asked: _Asked) -> "tuple[EvaluationPlan, Cluster, ClusterSpec]":
+    """What is asked for of a run, where to compute it, and the jobs that a training with these settings would get."""
     from cldctl.evals import plan
     from cldctl.evals.sweep import parse
     from cldctl.runs import home
-    from cldctl.runs.evaluate import divided_otherwise, start
+    from cldctl.runs.evaluate import divided_otherwise
 
     require_may_change(run.path, "Nothing was evaluated")
     axes = parse(asked.sweep)
@@ -157,14 +170,12 @@ def _start(run: RunFolder, asked: _Asked) -> "tuple[EvaluationPlan, Outcome, Clu
     made = plan.make(run, asked.metrics, steps, asked.overrides, axes, asked.shards)
     for other, pieces in divided_otherwise(run, made.requests) if asked.shards is not None else []:
         err.print(f"{other} was begun in {pieces} shards and keeps them")
-    with home.only_one(run.path, where):
-        outcome = start(run, made, where, size, asked.max_parallel)
-    _say(run, made, outcome, where)
-    return made, outcome, where
+    return made, where, size
 
 
 def _compute_group(group: Group, asked: _Asked, follow: bool) -> None:
-    """Evaluate the runs of a group, each by a job of its own; at their last checkpoints, once they are finished."""
+    """Evaluate the runs of a group: at their last checkpoints, once they are finished."""
+    from cldctl.runs import arrays, evaluate, home
     from cldctl.runs.submit import is_finished
 
     runs = group.runs()
@@ -172,17 +183,20 @@ def _compute_group(group: Group, asked: _Asked, follow: bool) -> None:
     if left := [run.name for run in runs if run not in ready]:
         text = f"not finished, and not evaluated: {', '.join(left)}"
         err.print(f"{text}. Run this again later, or pass --checkpoint STEP", style="yellow", soft_wrap=True)
-    works: list[Evaluation] = []
-    stays = follow
-
-    def begin(run: RunFolder) -> None:
-        nonlocal stays
-        made, _, where = _start(run, asked)
-        works.extend(Evaluation(run.evals / request.id) for request in made.requests)
-        stays = stays or where.blocks
-
-    code = for_each(ready, begin)
-    if stays and works:
+    plans: list[tuple[RunFolder, EvaluationPlan, Cluster, ClusterSpec]] = []
+    code = for_each(ready, lambda run: plans.append((run, *_planned(run, asked))))
+    # By one submission for all of the same cluster and size, as runs of a group usually are.
+    alike: dict[tuple[str, ClusterSpec], list[tuple[RunFolder, EvaluationPlan]]] = {}
+    for run, made, where, size in plans:
+        alike.setdefault((where.name, size), []).append((run, made))
+    for (name, size), mine in alike.items():
+        where = home.chosen(name)
+        with arrays.locked([run for run, _ in mine], where):
+            outcomes = evaluate.start_group(group, mine, where, size, asked.max_parallel)
+        for (run, made), outcome in zip(mine, outcomes, strict=True):
+            _say(run, made, outcome, where)
+    works = [Evaluation(run.evals / request.id) for run, made, _, _ in plans for request in made.requests]
+    if works and (follow or plans[0][2].blocks):
         from cldctl.ui.follow_group import follow_group_evaluations
 
         raise typer.Exit(follow_group_evaluations(group, runs, works) or code)

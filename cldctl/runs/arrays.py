@@ -81,7 +81,7 @@ def train(
         jobs.extend(refs)
         started(refs)
 
-    with _locked(runs, cluster):
+    with locked(runs, cluster):
         for start in starts:
             request(
                 start.run, start.recipe, cluster, overrides=start.overrides, given=start.given, profile=start.profile
@@ -102,7 +102,8 @@ def _at_once(cluster: Cluster, parallel: int | None) -> int | None:
 
 
 @contextlib.contextmanager
-def _locked(runs: Sequence[RunFolder], cluster: Cluster) -> Iterator[None]:
+def locked(runs: Sequence[RunFolder], cluster: Cluster) -> Iterator[None]:
+    """Nobody else starts jobs of these runs meanwhile (`home.only_one`)."""
     with contextlib.ExitStack() as locks:
         for run in runs:
             locks.enter_context(home.only_one(run.path, cluster))

@@ -7,14 +7,17 @@ import pytest
 
 from cld_core.errors import RecipeError, UsageError
 from cld_core.evaluation.evaluation import evaluations_of
+from cld_core.evaluation.request import EvalRequest
 from cld_core.run import RunFolder
 from cld_core.run.events import Cancelled, Ended, JobRef, NotSubmitted, Started
 from cld_core.run.groups import Group, find_group, values_of
 from cldctl import clusters
 from cldctl.clusters.base import SchedulerRefused
+from cldctl.evals import plan
 from cldctl.jobs import specs
-from cldctl.runs import cancel, cells, groups, logs
+from cldctl.runs import cancel, cells, evaluate, groups, logs
 from cldctl.runs.groups import WantedGroup
+from tests.support.made_up import report, run_with
 from tests.support.paths import RECIPES
 from tests.support.scripted import Scripted
 
@@ -30,6 +33,9 @@ class Arrays(Scripted):
     submissions: ClassVar[list]
     refusal: ClassVar[Exception | None] = None
     most: ClassVar[int] = 1000
+
+    def max_tasks(self, spec):
+        return self.most
 
     def check(self, spec, tasks=1):
         if tasks > self.most:
@@ -216,6 +222,33 @@ def test_logs_are_found_where_the_array_writes_them_also_of_a_moved_folder(tmp_p
     (tmp_path / "runs").rename(tmp_path / "moved")
     moved = RunFolder(tmp_path / "moved/g-seed2")
     assert logs.of_training(moved, None, 0).job.logs == str(tmp_path / "moved/.groups/g/logs")
+
+
+def test_a_group_is_evaluated_by_one_submission_of_what_is_missing(tmp_path, arrays):
+    runs = [run_with(tmp_path / f"g-seed{seed}", 10) for seed in range(3)]
+    report(runs[0], EvalRequest.of(runs[0].recipe(), ("elbo",), 10, 2), elbo={"nll": 1.0, "stderr": 0.1})
+    plans = [(run, plan.make(run, ("elbo",), [10], (), (), 2)) for run in runs]
+    group = Group(tmp_path, "g")
+    size = runs[0].recipe().cluster
+    first, *others = evaluate.start_group(group, plans, arrays, size)
+    ((spec, tasks),) = arrays.submissions
+    assert (spec.logs, len(tasks)) == (group.logs, 4)
+    assert (len(first.complete), first.job) == (1, None)
+    assert all(len(outcome.started) == 1 for outcome in others)
+    (work,) = evaluations_of(runs[2])
+    assert [event.job.job_id for event in work.ledger.history().submitted] == ["1_2", "1_3"]
+    assert logs.of_evaluation(runs[2], work.name, 1, 0).job.logs == str(group.logs)
+    again = evaluate.start_group(group, plans, arrays, size)
+    assert ([len(outcome.running) for outcome in again], len(arrays.submissions)) == ([0, 1, 1], 1)
+
+
+def test_a_refused_evaluation_of_a_group_leaves_nothing_behind(tmp_path, arrays, monkeypatch):
+    runs = [run_with(tmp_path / f"g-seed{seed}", 10) for seed in range(2)]
+    monkeypatch.setattr(Arrays, "refusal", SchedulerRefused("no"))
+    plans = [(run, plan.make(run, ("elbo",), [10], ())) for run in runs]
+    with pytest.raises(SchedulerRefused):
+        evaluate.start_group(Group(tmp_path, "g"), plans, arrays, runs[0].recipe().cluster)
+    assert [list(run.evals.iterdir()) for run in runs] == [[], []]
 
 
 def test_a_group_survives_the_loss_of_its_list(tmp_path, arrays):
