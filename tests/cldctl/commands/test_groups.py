@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from cld_core.evaluation.evaluation import evaluations_of
 from cld_core.recipe import load
 from cld_core.run import RunFolder
 from cld_core.run.groups import Group
@@ -38,7 +39,7 @@ def test_wrong_usage_is_named(tmp_path, words, message):
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_group_is_trained_here_evaluated_compared_and_added_to(fresh_runs):
+def test_a_group_is_trained_here_shown_and_left_alone_once_it_is_finished(fresh_runs):
     done = invoke(*SWEEP, *DEBUG, runs=fresh_runs)
     assert done.stdout.startswith("mine\n")
     assert "2 runs of the group mine: 2 new" in done.stderr
@@ -49,9 +50,6 @@ def test_a_group_is_trained_here_evaluated_compared_and_added_to(fresh_runs):
     assert "mine-seed1" in invoke("status", "--all", runs=fresh_runs).stdout
     rows = json.loads(invoke("status", "mine", "--json", runs=fresh_runs).stdout)
     assert [(row["group"], row["sweep"]) for row in rows] == [("mine", {"train.seed": str(k)}) for k in (0, 1)]
-    evaluated = invoke("eval", "mine", "--elbo", runs=fresh_runs)
-    assert "2/2" not in evaluated.stdout
-    assert "± " in invoke("compare", "mine", runs=fresh_runs).stdout
     again = invoke(*SWEEP, *DEBUG, runs=fresh_runs)
     assert "2 runs of the group mine: 2 finished already" in again.stderr
     assert "mine-seed0: nothing is running (finished)" in invoke("cancel", "mine", runs=fresh_runs).stderr
@@ -87,3 +85,12 @@ def test_local_processes_train_a_group_and_one_is_cancelled_and_started_again(fr
     assert "2 FINISHED" in again.stdout
     assert len(status(fresh_runs, "mine-seed0")["attempts"]) == 1
     assert "step 400/400" in invoke("logs", "mine-seed1", runs=fresh_runs).stdout
+    evaluated = cldctl("eval", "mine", "--elbo", "--follow", runs=fresh_runs)
+    assert "2 of 2 evaluations complete" in evaluated.stderr
+    jobs = {event.job.job_id for name in ("mine-seed0", "mine-seed1") for event in evaluation_jobs(fresh_runs / name)}
+    assert len(jobs) == 1, "one job for both"
+    assert "±" in invoke("compare", "mine", runs=fresh_runs).stdout
+
+
+def evaluation_jobs(path):
+    return [event for work in evaluations_of(RunFolder(path)) for event in work.ledger.history().submitted]
