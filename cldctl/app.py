@@ -13,6 +13,7 @@ from cld_core.texts import one_line
 
 from .commands import (
     cancel,
+    compare,
     data,
     doctor,
     evaluate,
@@ -45,6 +46,7 @@ app = typer.Typer(
 app.command("submit")(submit.submit)
 app.command("resume")(resume.resume)
 app.command("eval")(evaluate.evaluate)
+app.command("compare")(compare.compare)
 app.command("status")(status.status)
 app.command("logs")(logs.logs)
 app.command("why")(why.why)

@@ -200,6 +200,7 @@ class Cluster(ABC):
     Attributes:
         blocks: `submit` returns when the work is done: no lock is held during it, and there is nothing to follow.
         restarts: it requeues jobs, runs an aftermath, and keeps a successor waiting.
+        queues: what is submitted waits until there is room for it, so that any number of tasks may be submitted.
         poll_s: seconds between two looks of ``--follow``.
         looks_to_believe_an_end: how many surveys in a row must say that a job is gone before it is believed.
         question_s: seconds at least between two surveys of those who wait for jobs to end.
@@ -208,6 +209,7 @@ class Cluster(ABC):
     name: ClassVar[str]
     blocks: ClassVar[bool] = False
     restarts: ClassVar[bool] = False
+    queues: ClassVar[bool] = False
     poll_s: ClassVar[float] = 0.4
     looks_to_believe_an_end: ClassVar[int] = 1
     question_s: ClassVar[float] = 0.4
@@ -323,6 +325,7 @@ class InJob:
     """A task seen from inside. This base is a process without a scheduler: one rank, and nobody says anything.
 
     Attributes:
+        task: the number of this task among those of its submission, if the cluster runs an aftermath; else 0.
         restart: earlier starts of this job by the launcher.
         log: the file that the launcher writes its notices to; None if it writes none.
         began: when the launcher gave this start its machines, seconds since 1970; None if it does not say.
@@ -331,6 +334,7 @@ class InJob:
 
     cluster: Cluster
     ref: JobRef
+    task: int = 0
     restart: int = 0
     node: str = ""
     log: Path | None = None

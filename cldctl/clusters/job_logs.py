@@ -5,6 +5,8 @@ nobody else may write into it. In a run that a group shares, everybody but its o
 
     logs/          of the user who made it, in most runs the only one
     logs-NAME/     of the user NAME
+
+Jobs that train several runs of a group have such folders in that of the group (`cld_core.run.groups`).
 """
 
 import contextlib
@@ -19,6 +21,8 @@ from typing import Any
 
 from cld_core import ownership
 from cld_core.errors import CldError, UsageError
+from cld_core.run.folder import is_name
+from cld_core.run.groups import GROUPS
 from cld_core.texts import has_control
 
 # What submitit replaces in paths.
@@ -33,7 +37,10 @@ def folder_for(folder: Path) -> Path:
 
 def moved(folder: Path, logs: str) -> Path:
     """The folder of logs that a job had, ``logs``, beside ``folder``: the run may have been moved or copied since."""
-    name = Path(logs).name
+    name, shared = Path(logs).name, Path(logs).parent
+    if shared.parent.name == GROUPS and is_name(shared.name) and is_name(name):
+        # Of an array that trained several runs; it lies beside them.
+        return folder.parent.with_name(GROUPS) / shared.name / name
     return folder.with_name(name) if name.startswith(f"{folder.name}-") else folder
 
 

@@ -7,14 +7,14 @@ import typer
 from cld_core.errors import NotFoundError
 from cldctl.ui.console import err
 
-from .options import RunsDir, find_run, runs_dir
+from .options import RunsDir, find_runs_or_group, runs_dir
 
 if TYPE_CHECKING:
     from cldctl.runs.cancel import Ending
 
 
 def cancel(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Names or folders of runs.")],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN | GROUP", help="Names or folders of runs, or groups.")],
     directory: RunsDir = None,
 ) -> None:
     """End runs and their evaluations; a run saves a checkpoint first.
@@ -25,7 +25,7 @@ def cancel(
     from cldctl.runs import cancel as policy
 
     try:
-        chosen = [find_run(name, runs_dir(directory)) for name in runs]
+        chosen = find_runs_or_group(runs, runs_dir(directory))
     except NotFoundError as error:
         raise NotFoundError(f"{error} Nothing was cancelled.") from error
     endings = policy.cancel(chosen)

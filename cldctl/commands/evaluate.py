@@ -1,8 +1,8 @@
 """`cldctl eval`: evaluate checkpoints, in shards; sweep over settings; compare runs side by side."""
 
 import inspect
-import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,11 +10,15 @@ import typer
 
 from cld_core.errors import UsageError
 from cld_core.evaluation import registry
+from cld_core.evaluation.evaluation import Evaluation
 from cld_core.ownership import require_may_change
 from cld_core.run import RunFolder
+from cld_core.run.groups import Group
 from cld_core.run.trust import require_own_plugin
 from cldctl.ui.console import err, out, strong
 
+from .compare import show
+from .groups import for_each, hint
 from .options import (
     AllowPlugin,
     ClusterOfRun,
@@ -22,6 +26,7 @@ from .options import (
     RunsDir,
     Shards,
     find_run,
+    group_named,
     one_run,
     refuse_twice,
     runs_dir,
@@ -29,6 +34,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
+    from cld_core.recipe.cluster import ClusterSpec
     from cldctl.clusters.base import Cluster
     from cldctl.evals.plan import EvaluationPlan
     from cldctl.runs.evaluate import Outcome
@@ -61,7 +67,7 @@ def _with_metric_flags(function: Callable[..., None]) -> Callable[..., None]:
 
 @_with_metric_flags
 def evaluate(
-    words: Annotated[list[str] | None, typer.Argument(metavar="RUN | KEY=VALUE")] = None,
+    words: Annotated[list[str] | None, typer.Argument(metavar="RUN | GROUP | KEY=VALUE")] = None,
     metrics: tuple[str, ...] = (),
     samples: Annotated[
         int | None,
@@ -100,51 +106,106 @@ def evaluate(
     if not metrics:
         raise UsageError(f"nothing to evaluate: add {', '.join(metric.flag for metric in registry.metrics())}.")
     name, overrides = one_run(words)
-    run = find_run(name, runs_dir(directory))
+    root = runs_dir(directory)
+    group = None if name is None else group_named(name, root)
     if samples is not None:
         key = f"eval.{'samples' if registry.draws_samples(metrics) else 'points'}"
         refuse_twice("--samples", [key], [*overrides, *(sweep or [])])
         overrides.append(f"{key}={samples}")
-    _compute(run, metrics, overrides, sweep or [], checkpoint, shards, max_parallel, cluster, follow, allow_plugin)
+    asked = _Asked(metrics, overrides, sweep or [], checkpoint, shards, max_parallel, cluster, allow_plugin)
+    if group is not None:
+        _compute_group(group, asked, follow)
+        return
+    run = find_run(name, root)
+    made, outcome, where = _start(run, asked)
+    _show(run, made, outcome, follow or where.blocks)
 
 
-def _compute(
-    run: RunFolder,
-    metrics: Sequence[str],
-    overrides: Sequence[str],
-    sweep: Sequence[str],
-    checkpoint: str,
-    shards: int | None,
-    max_parallel: int | None,
-    cluster: str | None,
-    follow: bool,
-    allow_plugin: bool,
-) -> None:
+@dataclass(frozen=True)
+class _Asked:
+    """What somebody typed behind `eval`, except for the run."""
+
+    metrics: Sequence[str]
+    overrides: Sequence[str]
+    sweep: Sequence[str]
+    checkpoint: str
+    shards: int | None
+    max_parallel: int | None
+    cluster: str | None
+    allow_plugin: bool
+
+
+def _start(run: RunFolder, asked: _Asked) -> "tuple[EvaluationPlan, Outcome, Cluster]":
+    """Start what is missing of the evaluations of a run, and say so."""
+    from cldctl.runs import home
+    from cldctl.runs.evaluate import start
+
+    made, where, size = _planned(run, asked)
+    with home.only_one(run.path, where):
+        outcome = start(run, made, where, size, asked.max_parallel)
+    _say(run, made, outcome, where)
+    return made, outcome, where
+
+
+def _planned(run: RunFolder, asked: _Asked) -> "tuple[EvaluationPlan, Cluster, ClusterSpec]":
+    """What is asked for of a run, where to compute it, and the jobs that a training with these settings would get."""
     from cldctl.evals import plan
     from cldctl.evals.sweep import parse
     from cldctl.runs import home
-    from cldctl.runs.evaluate import divided_otherwise, start
+    from cldctl.runs.evaluate import divided_otherwise
 
     require_may_change(run.path, "Nothing was evaluated")
-    axes = parse(sweep)
-    refuse_twice("--sweep", [axis.key for axis in axes], overrides)
-    where = home.chosen(cluster, run)
+    axes = parse(asked.sweep)
+    refuse_twice("--sweep", [axis.key for axis in axes], asked.overrides)
+    where = home.chosen(asked.cluster, run)
     recipe = run.recipe()
-    if not allow_plugin:
+    if not asked.allow_plugin:
         require_own_plugin(run, recipe, of_metrics=True)
-    size = plan.recipe_for_evaluation(recipe, overrides, str(run.recipe_file)).cluster
-    steps, damaged = plan.checkpoints(run, checkpoint)
+    size = plan.recipe_for_evaluation(recipe, asked.overrides, str(run.recipe_file)).cluster
+    steps, damaged = plan.checkpoints(run, asked.checkpoint)
     for entry in damaged:
         err.print(entry.skipped, markup=False, style="yellow", soft_wrap=True)
     if damaged:
         err.print(f"evaluating step {', '.join(map(str, steps))} of {run.name}")
-    made = plan.make(run, metrics, steps, overrides, axes, shards)
-    for other, pieces in divided_otherwise(run, made.requests) if shards is not None else []:
+    made = plan.make(run, asked.metrics, steps, asked.overrides, axes, asked.shards)
+    for other, pieces in divided_otherwise(run, made.requests) if asked.shards is not None else []:
         err.print(f"{other} was begun in {pieces} shards and keeps them")
-    with home.only_one(run.path, where):
-        outcome = start(run, made, where, size, max_parallel)
-    _say(run, made, outcome, where)
-    _show(run, made, outcome, follow or where.blocks)
+    return made, where, size
+
+
+def _compute_group(group: Group, asked: _Asked, follow: bool) -> None:
+    """Evaluate the runs of a group: at their last checkpoints, once they are finished."""
+    from cldctl.runs import arrays, evaluate, home
+    from cldctl.runs.requests import is_finished
+
+    runs = group.runs()
+    ready = [run for run in runs if asked.checkpoint != "last" or is_finished(run)]
+    if left := [run.name for run in runs if run not in ready]:
+        text = f"not finished, and not evaluated: {', '.join(left)}"
+        err.print(f"{text}. Run this again later, or pass --checkpoint STEP", style="yellow", soft_wrap=True)
+    plans: list[tuple[RunFolder, EvaluationPlan, Cluster, ClusterSpec]] = []
+    code = for_each(ready, lambda run: plans.append((run, *_planned(run, asked))))
+    # By one submission for all of the same cluster and size, as runs of a group usually are.
+    alike: dict[tuple[str, ClusterSpec], list[tuple[RunFolder, EvaluationPlan]]] = {}
+    for run, made, where, size in plans:
+        alike.setdefault((where.name, size), []).append((run, made))
+    for (name, size), mine in alike.items():
+        where = home.chosen(name)
+        with arrays.locked([run for run, _ in mine], where):
+            outcomes = evaluate.start_group(group, mine, where, size, asked.max_parallel)
+        for (run, made), outcome in zip(mine, outcomes, strict=True):
+            _say(run, made, outcome, where)
+    works = [Evaluation(run.evals / request.id) for run, made, _, _ in plans for request in made.requests]
+    if works and (follow or plans[0][2].blocks):
+        from cldctl.ui.follow_group import follow_group_evaluations
+
+        raise typer.Exit(follow_group_evaluations(group, runs, works) or code)
+    out.print(group.name, markup=False)
+    err.print("next:")
+    for text in ("status", "compare"):
+        err.print(f"  {hint(text, group)}", markup=False, soft_wrap=True)
+    if code:
+        raise typer.Exit(code)
 
 
 def _say(run: RunFolder, made: "EvaluationPlan", outcome: "Outcome", where: "Cluster") -> None:
@@ -181,19 +242,11 @@ def _show(run: RunFolder, made: "EvaluationPlan", outcome: "Outcome", stay: bool
 
 
 def _compare(words: list[str] | None, checkpoint: str, as_json: bool, directory: Path | None) -> None:
-    from cldctl.evals import compare
-    from cldctl.ui.compared import compared
-
     names, overrides = split_runs(words)
-    if len(names) < 2 or overrides:
+    root = runs_dir(directory)
+    is_group = len(names) == 1 and group_named(names[0], root) is not None
+    if (len(names) < 2 and not is_group) or overrides:
         raise UsageError("--compare takes two or more runs and nothing else: `cldctl eval --compare RUN RUN`.")
     if checkpoint == "all":
         raise UsageError("--compare takes one checkpoint of each run: --checkpoint last or STEP.")
-    columns = [compare.column(find_run(name, runs_dir(directory)), checkpoint) for name in names]
-    if as_json:
-        typer.echo(json.dumps(compare.to_json(columns), indent=1))
-        return
-    out.print(compared(columns))
-    for warning in compare.warnings(columns):
-        err.print(warning, markup=False, soft_wrap=True)
-    err.print(compare.RULE, markup=False, soft_wrap=True)
+    show(names, checkpoint, as_json, root)

@@ -11,6 +11,7 @@ import typer
 from cld_core.errors import NotFoundError, UsageError
 from cld_core.run import RunFolder
 from cld_core.run.folder import runs_beginning
+from cld_core.run.groups import Group, find_group
 from cld_core.texts import has_control
 from cldctl.clusters import CLUSTERS
 from cldctl.hints import default_root
@@ -114,6 +115,30 @@ def agreed(question: str, command: str) -> bool:
     except typer.Abort:
         err.print("interrupted")
         raise typer.Exit(130) from None
+
+
+def group_named(name: str, root: Path) -> Group | None:
+    """The group of this name; None if there is none, or a run has the name: the run is meant then."""
+    group = None if "/" in name else find_group(root, name)
+    if group is not None and RunFolder(root / name).exists:
+        err.print(f"{name} names a run and a group; the run is meant", style="yellow", markup=False)
+        return None
+    return group
+
+
+def find_runs_or_group(names: Iterable[str], root: Path) -> list[RunFolder]:
+    """The runs that names and paths mean, each once; a group stands for its runs.
+
+    Raises:
+        NotFoundError: there is no such run.
+        FormatError: one has a format that this version of cldctl does not read.
+    """
+    found: dict[Path, RunFolder] = {}
+    for name in names:
+        group = group_named(name, root)
+        for run in [find_run(name, root)] if group is None else group.runs():
+            found.setdefault(run.path, run)
+    return list(found.values())
 
 
 def split_runs(words: list[str] | None) -> tuple[list[str], list[str]]:

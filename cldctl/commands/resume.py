@@ -12,7 +12,8 @@ from cld_core.run import RunFolder
 from cld_core.texts import one_line
 from cldctl.ui.console import err, strong
 
-from .options import AllowPlugin, ClusterOfRun, Follow, RunsDir, find_run, runs_dir, split_runs
+from .groups import resume_group
+from .options import AllowPlugin, ClusterOfRun, Follow, RunsDir, find_runs_or_group, group_named, runs_dir, split_runs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +29,7 @@ _ASKED_S = 30.0
 
 
 def resume(
-    words: Annotated[list[str] | None, typer.Argument(metavar="RUN | KEY=VALUE")] = None,
+    words: Annotated[list[str] | None, typer.Argument(metavar="RUN | GROUP | KEY=VALUE")] = None,
     from_step: Annotated[
         int | None, typer.Option("--from", metavar="STEP", help="Continue from this checkpoint.")
     ] = None,
@@ -46,15 +47,22 @@ def resume(
 ) -> None:
     """Continue runs that were stopped, failed, cancelled or lost, or finished ones with more train.steps.
 
-    Without RUN: every run that can be continued and is not alive.
+    Without RUN: every run that can be continued and is not alive. A group: all of its runs that are neither alive nor
+    finished, by one job.
 
     Example: cldctl resume toy-0102-101112-ab12 train.steps=40000 --follow
     """
     names, overrides = split_runs(words)
     root = runs_dir(directory)
     code = 0
+    group = group_named(names[0], root) if len(names) == 1 else None
+    if group is not None:
+        if from_step is not None:
+            raise UsageError("--from goes with one run, not with a group. Name a run.")
+        resume_group(group, _asked(overrides, None, profile, allow_plugin, update_code), cluster, follow)
+        return
     if names:
-        runs = [find_run(name, root) for name in names]
+        runs = find_runs_or_group(names, root)
     else:
         runs, code = _all_resumable(root, yes)
     if len(runs) > 1 and (follow or from_step is not None):

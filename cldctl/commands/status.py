@@ -12,7 +12,7 @@ import typer
 from cld_core.run import RunFolder
 from cldctl.ui.console import err, out
 
-from .options import RunsDir, find_run, runs_dir
+from .options import RunsDir, find_runs_or_group, group_named, runs_dir
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -26,9 +26,11 @@ _MANY = 50
 
 
 def status(
-    runs: Annotated[list[str] | None, typer.Argument(metavar="RUN", help="Names; default: all recent runs.")] = None,
+    runs: Annotated[
+        list[str] | None, typer.Argument(metavar="RUN | GROUP", help="Names; default: all recent runs.")
+    ] = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="Also runs that ended over a week ago, and all rows.")
+        bool, typer.Option("--all", help="Also runs that ended over a week ago, all rows, and all runs of groups.")
     ] = False,
     state: Annotated[str | None, typer.Option(metavar="S[,S]", help="Only runs in these states.")] = None,
     since: Annotated[
@@ -56,8 +58,9 @@ def status(
     root = runs_dir(directory)
     which = selection.selection(state, since, tags or (), user, group)
     selection.in_order([], sort)
-    chosen = [find_run(name, root) for name in runs or []]
-    asked = _Asked(Index(root, fresh=fresh), chosen, which, everything, sort, reverse)
+    groups = [found.name for name in runs or [] if (found := group_named(name, root)) is not None]
+    chosen = find_runs_or_group(runs or [], root)
+    asked = _Asked(Index(root, fresh=fresh), chosen, groups, which, everything, sort, reverse)
     if watch and out.is_terminal and not as_json:
         _watch(asked)
     _show(asked, as_json)
@@ -65,10 +68,15 @@ def status(
 
 @dataclass
 class _Asked:
-    """Which runs are shown, and in which order."""
+    """Which runs are shown, and in which order.
+
+    Attributes:
+        groups: those whose runs are among ``chosen`` because somebody named the group.
+    """
 
     index: "Index"
     chosen: list[RunFolder]
+    groups: list[str]
     which: "Selection"
     everything: bool
     sort: str
@@ -95,6 +103,23 @@ class _Asked:
             recent = selection.in_order(recent, self.sort, reverse=self.reverse)
         return _Shown(recent, len(rows) - len(recent), answers.problem, closed)
 
+    def view(self, rows: "list[RunStatus]", *, fits: bool) -> "RenderableType":
+        """How rows are shown.
+
+        Args:
+            fits: leave out what the terminal has no lines for.
+        """
+        from cldctl.ui.groups import details_with_groups, overview_with_groups
+        from cldctl.ui.tables import newest_that_fit, overview
+
+        if self.chosen:
+            return details_with_groups(rows, self.groups)
+        height = out.height if fits else None
+        # Who asks for certain runs, or for their order, wants to see these runs.
+        if out.is_terminal and not self.everything and self.which.is_empty and self.sort == "created":
+            return overview_with_groups(rows, height)
+        return overview(rows) if height is None else newest_that_fit(rows, height)
+
 
 @dataclass(frozen=True)
 class _Shown:
@@ -109,23 +134,13 @@ class _Shown:
 def _watch(asked: _Asked) -> None:
     from rich.live import Live
 
-    from cldctl.ui.details import details
-    from cldctl.ui.tables import newest_that_fit
-
-    def shown() -> "RenderableType":
-        rows = asked.rows().rows
-        return details(rows) if asked.chosen else newest_that_fit(rows, out.height)
-
-    with Live(shown(), console=out, auto_refresh=False) as live:
+    with Live(asked.view(asked.rows().rows, fits=True), console=out, auto_refresh=False) as live:
         while True:
             time.sleep(1.0)
-            live.update(shown(), refresh=True)
+            live.update(asked.view(asked.rows().rows, fits=True), refresh=True)
 
 
 def _show(asked: _Asked, as_json: bool) -> None:
-    from cldctl.ui.details import details
-    from cldctl.ui.tables import newest_that_fit, overview
-
     shown = asked.rows()
     rows = shown.rows
     if shown.problem is not None:
@@ -138,10 +153,9 @@ def _show(asked: _Asked, as_json: bool) -> None:
     if not rows:
         err.print(_nothing(asked, shown.older), markup=False, soft_wrap=True)
         return
+    out.print(asked.view(rows, fits=out.is_terminal and not asked.everything))
     if asked.chosen:
-        out.print(details(rows))
         return
-    out.print(newest_that_fit(rows, out.height) if out.is_terminal and not asked.everything else overview(rows))
     if shown.older:
         err.print(f"{shown.older:,} that ended over a week ago: --all", style="dim")
     for row in rows:

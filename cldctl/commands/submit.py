@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cld_core.errors import CldError
+from cld_core.errors import CldError, UsageError
 from cld_core.run import RunFolder
 from cldctl.ui.console import err, out, strong
 
@@ -42,11 +42,18 @@ def submit(
     live_code: Annotated[
         bool, typer.Option("--live-code", help="Run the checkout as it is then, not a copy of it as it is now.")
     ] = False,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=a,b,c", help="A run for each combination of values; once for each key."),
+    ] = None,
+    parallel: Annotated[int | None, typer.Option(min=1, help="With --sweep: runs that may train at once.")] = None,
     directory: RunsDir = None,
 ) -> None:
     """Train a recipe.
 
     Example: cldctl submit recipes/toy.yaml train.steps=20000 --follow --eval elbo
+
+    Example: cldctl submit toy --sweep train.seed=0,1,2 --sweep optim.lr=1e-4,2e-4 --name seeds --parallel 4
     """
     from cld_core.evaluation.registry import parse_metrics
     from cld_core.recipe import load
@@ -58,6 +65,26 @@ def submit(
     from cldctl.runs import submit as policy
 
     labels.check(tags or (), note)
+    if sweep:
+        from .groups import Sweeping, submit_group
+
+        asked = Sweeping(
+            recipe=recipe,
+            overrides=tuple(overrides or ()),
+            sweep=tuple(sweep),
+            name=name,
+            cluster=cluster,
+            profile=profile,
+            parallel=parallel,
+            metrics=parse_metrics(evals),
+            tags=tuple(tags or ()),
+            note=note,
+            live_code=live_code,
+        )
+        submit_group(asked, runs_dir(directory), follow=follow, dry_run=dry_run)
+        return
+    if parallel is not None:
+        raise UsageError("--parallel goes with --sweep: one run is one job. Leave it out.")
     where = home.chosen(cluster)
     file = find_recipe(recipe)
     resolved = with_plugin_found(load(file, overrides or [], find_profile(profile)), file)
@@ -112,7 +139,7 @@ def _submitted(wanted: "Wanted", cluster: "Cluster") -> "Begun":
 def _interrupted(run: RunFolder, job: "JobRef") -> None:
     """Say what goes on after Ctrl-C, and what does not."""
     from cldctl.hints import command
-    from cldctl.runs.submit import without_jobs
+    from cldctl.runs.requests import without_jobs
 
     cancel = command(f"cancel {run.name}", run)
     text = f"interrupted; {run.name} is submitted as job {job.job_id} and goes on (`{cancel}` ends it)"

@@ -53,7 +53,7 @@ def make(
         idle = [*(axis.key for axis in axes), *(text.partition("=")[0] for text in overrides)]
     for values in combinations(axes):
         settings = [f"{key}={value}" for key, value in values.items() if key != CHECKPOINT]
-        with _named(settings):
+        with named(settings):
             recipe = recipe_for_evaluation(base, [*overrides, *settings], str(run.recipe_file), idle)
             for step in [int(values[CHECKPOINT])] if CHECKPOINT in values else steps:
                 request = EvalRequest.of(recipe, metrics, step, shards or recipe.cluster.world_size)
@@ -117,7 +117,7 @@ def checkpoints(run: RunFolder, wanted: str) -> tuple[list[int], list[DamagedChe
 
 
 @contextlib.contextmanager
-def _named(settings: Sequence[str]) -> Iterator[None]:
+def named(settings: Sequence[str]) -> Iterator[None]:
     """Make errors say at which combination of a sweep they occur."""
     try:
         yield

@@ -2,10 +2,12 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from cld_core.digests import digest
 from cld_core.errors import UsageError, did_you_mean
 from cld_core.evaluation.sweeps import Axis, Sweep
+from cld_core.recipe import override
 from cld_core.recipe.tree import all_keys
 
 SWEEPABLE = ("sampling", "eval")
@@ -15,8 +17,17 @@ CHECKPOINT = "checkpoint"
 MAX_CELLS = 10_000
 
 
-def parse(texts: Sequence[str]) -> tuple[Axis, ...]:
+def parse(
+    texts: Sequence[str],
+    sections: Sequence[str] = SWEEPABLE,
+    otherwise: str = " Submit several runs instead.",
+    example: str = "sampling.nfe=20,50",
+) -> tuple[Axis, ...]:
     """The axes of ``--sweep KEY=a,b,c`` options.
+
+    Args:
+        sections: those of the recipe whose keys can be swept.
+        otherwise: what to do about another key.
 
     Raises:
         UsageError: one is not of this form or has a key of another section, or a key or value is given twice.
@@ -26,12 +37,12 @@ def parse(texts: Sequence[str]) -> tuple[Axis, ...]:
         key, equals, listed = text.partition("=")
         values = tuple(value.strip() for value in listed.split(","))
         if not equals or not key or not all(values):
-            raise UsageError(f"--sweep '{text}': write KEY=a,b,c, for example --sweep sampling.nfe=20,50.")
-        if key.split(".")[0] not in SWEEPABLE:
-            candidates = [f"{name}.{key}" for name in SWEEPABLE if f"{name}.{key}" in all_keys(name)]
+            raise UsageError(f"--sweep '{text}': write KEY=a,b,c, for example --sweep {example}.")
+        if key.split(".")[0] not in sections:
+            candidates = [f"{name}.{key}" for name in sections if f"{name}.{key}" in all_keys(name)]
             guess = did_you_mean(key, candidates, cutoff=0)
-            problem = f"only keys of {' and '.join(SWEEPABLE)} can be swept"
-            raise UsageError(f"--sweep '{key}': {problem}.{guess or ' Submit several runs instead.'}")
+            problem = f"only keys of {', '.join(sections[:-1])} and {sections[-1]} can be swept"
+            raise UsageError(f"--sweep '{key}': {problem}.{guess or otherwise}")
         if key not in (known := all_keys(key.split(".")[0])):
             raise UsageError(f"--sweep '{key}': there is no such key.{did_you_mean(key, known)}")
         if key in [axis.key for axis in axes]:
@@ -50,6 +61,11 @@ def combinations(axes: Sequence[Axis]) -> list[dict[str, str]]:
         dict(zip([axis.key for axis in axes], values, strict=True))
         for values in itertools.product(*(axis.values for axis in axes))
     ]
+
+
+def meaning(values: Mapping[str, str]) -> str:
+    """A digest of what values by key mean: 1e-4 and 0.0001 are the same, and so are axes in another order."""
+    return digest(dict(override(f"{key}={value}") for key, value in values.items()))
 
 
 def refuse_idle_axes(sweep: Sweep) -> None:

@@ -1,10 +1,10 @@
 """What follows when a job ends badly, decided by the job itself: a rank crashed, was killed for its memory, or hung.
 
-    python -m cldctl.jobs.aftermath training|shards FOLDER LOGS CLUSTER EXIT_CODE [setup]
+    python -m cldctl.jobs.aftermath training|trainings|shards FOLDER LOGS CLUSTER EXIT_CODE [setup]
 
-Ranks that exit cleanly have noted why and asked for what should follow; this is for those that could not. LOGS is the
-folder of the job's output, CLUSTER the class of its launcher, "module:class"; ``setup`` says that no rank ever began.
-Loads no torch.
+Ranks that exit cleanly have noted why and asked for what should follow; this is for those that could not. FOLDER is the
+run or the work; of an array of trainings, the file that lists its runs. LOGS is the folder of the job's output, CLUSTER
+the class of its launcher, "module:class"; ``setup`` says that no rank ever began. Loads no torch.
 
 It decides with what it knows: a disk that is full keeps no job from starting again.
 """
@@ -37,7 +37,7 @@ from cld_core.shards import Work, open_work
 from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import Cluster, InJob
 
-from . import crashes, failures, hooks, nodes, setup_limit, successor, unfit
+from . import crashes, failures, hooks, nodes, setup_limit, specs, successor, unfit
 from .process import HOPELESS, NOT_REQUEUED, READ_WITHIN_S, readable, requeue
 from .train import explain_previous, go_on, log_offset
 
@@ -253,6 +253,12 @@ def main(arguments: Sequence[str], stop: StopFlag | None = None) -> int:
 
     in_setup = arguments[5:] == [setup_limit.IN_SETUP]
     try:
+        if kind == "trainings":
+            run = specs.listed_run(folder, job.task)
+            if run is None:
+                print(f"{folder}: it is damaged: task {job.task} is not started again", file=sys.stderr)
+                return code
+            kind, folder = "training", run
         if in_setup and kind == "training":
             # The signal that ended the setup may have been that of scancel.
             setup_limit.after_setup(RunFolder(folder), job, lambda: True)

@@ -5,10 +5,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from cld_core import faults
 from cld_core.checkpoint.verify import slowest_save_s
+from cld_core.digests import digest
 from cld_core.recipe import Recipe
 from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run import Ledger, RunFolder, code, pending
+from cld_core.run.atomic import write_json
+from cld_core.run.groups import Group
+from cld_core.small_files import existing_object
 from cldctl.clusters import job_logs
 from cldctl.clusters.base import After, Cluster, JobSpec, MeasuredSaves
 
@@ -16,6 +21,8 @@ from . import nodes
 
 # What a save is taken to last before the first one was measured, and what it may take beyond three times the slowest.
 FIRST_SAVE_S, SAVE_MARGIN_S = 10.0, 60
+# Seconds for which a job waits for the file system to read what it needs.
+_READ_WITHIN_S = 60.0
 
 
 def training(run: RunFolder, recipe: Recipe, cluster: Cluster, after: After | None = None) -> JobSpec:
@@ -31,6 +38,50 @@ def training(run: RunFolder, recipe: Recipe, cluster: Cluster, after: After | No
         aftermath=_aftermath("training", run.path, logs, cluster),
     )
     return nodes.for_submission(_failures(run.ledger), cluster, spec)
+
+
+def trainings(
+    group: Group, runs: Sequence[RunFolder], recipe: Recipe, cluster: Cluster, parallel: int | None = None
+) -> tuple[JobSpec, Path]:
+    """The job whose tasks train several runs of a group, and the file that lists them, which `list_runs` writes.
+
+    Args:
+        recipe: of any of them; their jobs are of the same size.
+    """
+    logs = job_logs.folder_for(group.logs)
+    listed = logs / f"runs-{digest([str(run.path) for run in runs])[:8]}.json"
+    one = training(runs[0], recipe, cluster)
+    spec = replace(
+        one,
+        name=group.name,
+        logs=logs,
+        notice_s=notice_s(slowest_saves(runs), recipe.cluster),
+        parallel=parallel,
+        aftermath=_aftermath("trainings", listed, logs, cluster),
+    )
+    return spec, listed
+
+
+def list_runs(listed: Path, runs: Sequence[RunFolder]) -> None:
+    """Write which run each task of an array trains: its batch script, and so its aftermath, is the same for all.
+
+    Raises:
+        CldError: others may write into the folder.
+        OSError: it cannot be written.
+    """
+    job_logs.prepare(listed.parent)
+    write_json(listed, {"runs": [str(run.path) for run in runs]})
+
+
+def listed_run(listed: Path, task: int) -> Path | None:
+    """The run that a task trains; None if the file is damaged.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    runs = (faults.retried(lambda: existing_object(listed), _READ_WITHIN_S) or {}).get("runs")
+    path = runs[task] if isinstance(runs, list) and task < len(runs) else None
+    return Path(path) if isinstance(path, str) else None
 
 
 def sharded(

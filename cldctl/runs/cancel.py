@@ -1,5 +1,6 @@
 """Ending runs and their evaluations; a run saves a checkpoint first."""
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -11,6 +12,7 @@ from cld_core.evaluation.evaluation import evaluations_of
 from cld_core.ownership import require_may_change
 from cld_core.run import RunFolder
 from cld_core.run.events import Cancelled, Event, JobRef, NotCancelled
+from cld_core.run.groups import Group
 from cld_core.run.lease import local_holder
 from cldctl import clusters
 from cldctl.clusters import this_machine
@@ -182,12 +184,21 @@ def _as_seen(jobs: Collection[JobRef]) -> Iterator[JobRef]:
 def _is_of(run: RunFolder, job: JobRef) -> bool:
     """Whether a job belongs to a run, rather than to the one whose folder was copied: its logs are inside.
 
-    A folder that is not there under this name may have another one on this machine.
+    Or they are in the folder of its group, which lists it. A folder that is not there under this name may have another
+    one on this machine.
     """
-    logs = Path(job.logs)
+    logs, group = Path(job.logs), Group.of(run)
+    if group is not None and run.name in group.members() and job.logs and _is_inside(logs, group.path):
+        return True
     if not job.logs or not os.path.isdir(logs):
         return not job.logs or run.name in logs.parts
-    return any(os.path.samefile(folder, run.path) for folder in logs.parents)
+    return _is_inside(logs, run.path)
+
+
+def _is_inside(path: Path, folder: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return any(os.path.samefile(parent, folder) for parent in path.parents)
+    return False
 
 
 def _cancel_alone(ending: Ending, cluster: str) -> None:

@@ -11,6 +11,7 @@ from cld_core.run import RunFolder
 from cld_core.run.attempt import Attempt
 from cld_core.run.events import JobRef, TurnedAway
 from cld_core.run.folder import is_name
+from cld_core.run.groups import GROUPS
 from cld_core.run.history import History
 from cldctl import clusters
 from cldctl.clusters import job_logs
@@ -138,7 +139,9 @@ def of_evaluation(run: RunFolder, name: str, shard: int | None, rank: int) -> Lo
     own = Path(job.logs).parent.name
     if not is_name(own):
         raise NotFoundError(f"{run.name}: job {job.job_id} has no log here. Choose another.")
-    there = job_logs.moved(run.evals / own / "logs", job.logs)
+    # Those of a whole group are beside the runs.
+    home = run.path if Path(job.logs).parent.parent.name == GROUPS else run.evals / own
+    there = job_logs.moved(home / "logs", job.logs)
     if shard is None:
         # Of a pool of tasks that share a job, ``rank`` is the process.
         return Log(replace(job, logs=str(there), process=0), rank)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cld_core.checkpoint.verify import DamagedCheckpoint, newest_whole
 from cld_core.errors import CldError, NotFoundError, RecipeError, UsageError
+from cld_core.evaluation.evaluation import Evaluation
 from cld_core.ownership import require_may_change
 from cld_core.recipe import Recipe
 from cld_core.run import RunFolder, code, edits
@@ -24,6 +25,10 @@ from .status import RunStatus, status_of, status_or_reason
 from .submit import Begun, require_inputs, train
 from .survey import Answers
 from .unasked import unasked
+
+# Called before a run continues: its recipe, the step that it continues from, newer checkpoints that are damaged, and
+# warnings.
+About = Callable[[Recipe, int, Sequence[DamagedCheckpoint], Sequence[str]], None]
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,7 @@ def resume(
     run: RunFolder,
     asked: Continuation,
     cluster: Cluster,
-    about: Callable[[Recipe, int, Sequence[DamagedCheckpoint], Sequence[str]], None],
+    about: About,
 ) -> Begun:
     """Continue a run.
 
@@ -107,11 +112,53 @@ def resume(
         NotFoundError: it has no checkpoint of ``from_step``.
         DataError: its data are missing.
     """
+    continued = ready(run, asked, cluster, about)
+    job = train(
+        run,
+        continued.recipe,
+        cluster,
+        continued.evaluations,
+        overrides=continued.overrides,
+        profile=asked.profile,
+        from_step=asked.from_step,
+        code_digest=continued.code,
+    )
+    return Begun(run, job, cluster, tuple(work.name for work in continued.evaluations))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ready:
+    """A run that can continue: with which recipe, by which overrides, with what code, and which evaluations follow."""
+
+    recipe: Recipe
+    overrides: tuple[str, ...]
+    code: str
+    evaluations: tuple[Evaluation, ...]
+
+
+def ready(
+    run: RunFolder,
+    asked: Continuation,
+    cluster: Cluster,
+    about: About,
+    answers: Answers | None = None,
+    *,
+    is_abandoned: bool = False,
+) -> Ready:
+    """What `resume` does before it asks for the job.
+
+    Args:
+        answers: what the clusters said about the run's jobs a moment ago; None to ask them.
+        is_abandoned: whether the command that made the run is known to have ended before it asked for a job.
+
+    Raises:
+        CldError: as `resume`.
+    """
     from cld_core.recipe import anchored_overrides, with_overrides
     from cld_core.recipe.plugin import with_plugin_found
 
     require_may_change(run.path, "It was not resumed")
-    status = _status_of_dead(run, asked.max_age_s)
+    status = _status_of_dead(run, asked.max_age_s, answers, is_abandoned)
     before, overrides = run.recipe(), asked.overrides
     if not asked.allow_plugin:
         require_own_plugin(run, before, of_metrics=True)
@@ -132,18 +179,12 @@ def resume(
     about(recipe, start, skipped, () if warning is None else (warning,))
     wish = snapshot.Wish(update=asked.update_code, trusted=asked.allow_plugin)
     stored = snapshot.for_continuation(run, recipe, cluster, wish)
-    evaluations = chained(run, recipe)
-    job = train(
-        run,
-        code.with_copies(recipe, run.path),
-        cluster,
-        evaluations,
+    return Ready(
+        recipe=code.with_copies(recipe, run.path),
         overrides=overrides,
-        profile=asked.profile,
-        from_step=asked.from_step,
-        code_digest=snapshot.requested(stored, cluster),
+        code=snapshot.requested(stored, cluster),
+        evaluations=tuple(chained(run, recipe)),
     )
-    return Begun(run, job, cluster, tuple(work.name for work in evaluations))
 
 
 def ask_about(runs: Sequence[RunFolder]) -> None:
@@ -151,20 +192,23 @@ def ask_about(runs: Sequence[RunFolder]) -> None:
     survey.of_runs(runs)
 
 
-def _status_of_dead(run: RunFolder, max_age_s: float) -> RunStatus:
+def _status_of_dead(
+    run: RunFolder, max_age_s: float, answers: Answers | None = None, is_abandoned: bool = False
+) -> RunStatus:
     """The status of a run that is not alive.
 
     Raises:
         UsageError: it is.
         SchedulerAway: the cluster that would know does not answer.
     """
-    answers = survey.of_runs([run], max_age_s=max_age_s)
-    if answers.problem is not None or answers.is_older(max_age_s, time.time()):
-        answers = survey.of_runs([run])
+    if answers is None:
+        answers = survey.of_runs([run], max_age_s=max_age_s)
+        if answers.problem is not None or answers.is_older(max_age_s, time.time()):
+            answers = survey.of_runs([run])
     status = status_of(run, answers)
     if status.state != "FINISHED":
         _require_answers(run, answers)
-    if status.state not in OVER and not _was_abandoned(run):
+    if status.state not in OVER and not (is_abandoned or _was_abandoned(run)):
         job = f" as job {status.job_id}" if status.job_id else ""
         text = f"is {status.state.lower()}{job}" + (f" ({status.reason})" if status.reason and not job else "")
         cancel = command(f"cancel {run.name}", run)

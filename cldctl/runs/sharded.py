@@ -36,7 +36,7 @@ def start(
     after: After | None = None,
     parallel: int | None = None,
     code: Path | None = None,
-    only: Mapping[str, Sequence[int]] | None = None,
+    only: Mapping[Path, Sequence[int]] | None = None,
     started: Callable[[JobRef], None] = lambda job: None,
     say: Callable[[str], None] = lambda text: None,
 ) -> JobRef:
@@ -45,7 +45,7 @@ def start(
     Args:
         size: nodes, ranks and limits as a training would get them.
         code: what the job imports from, as in `JobSpec`.
-        only: by name of the work, the shards to start; default: all that are missing.
+        only: by folder of the work, the shards to start; default: all that are missing.
         started: called as soon as the job exists.
         say: told why tasks have several shards each, if a limit of the scheduler is the reason.
 
@@ -56,8 +56,8 @@ def start(
     folders = [work.folder for work in works]
     spec = specs.sharded(folders, size, cluster, run=run, logs=logs, after=after, parallel=parallel, code=code)
     wide = replace(spec, size=size)
-    wanted = {work.name: work.to_start() for work in works} if only is None else only
-    missing = [(str(work.folder), wanted[work.name]) for work in works]
+    wanted = {work.folder: work.to_start() for work in works} if only is None else only
+    missing = [(str(work.folder), wanted[work.folder]) for work in works]
     shares = divided(missing, cluster.max_tasks(wide))
     cluster.check(spec, len(shares))
     ledgers = {str(work.folder): work.ledger for work in works}

@@ -50,6 +50,7 @@ class RunStatus:
     recipe: str | None = None
     user: str | None = None
     group: str | None = None
+    sweep: dict[str, str] = field(default_factory=dict)
     tags: list[str] = field(default_factory=list)
     note: str | None = None
     created: float | None = None
@@ -123,6 +124,7 @@ def status_of(run: RunFolder, answers: Answers) -> RunStatus:
         recipe=identity.get("recipe"),
         user=identity.get("user"),
         group=identity.get("group"),
+        sweep=identity.get("sweep") or {},
         tags=list(history.tags),
         note=history.note,
         created=identity.get("created"),

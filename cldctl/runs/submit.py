@@ -2,28 +2,27 @@
 
 import os
 import shutil
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cld_core.data import presence
 from cld_core.errors import CldError
-from cld_core.evaluation.evaluation import Evaluation, evaluations_of
+from cld_core.evaluation.evaluation import Evaluation
 from cld_core.evaluation.request import EvalRequest
 from cld_core.ownership import is_mine, owner, user_name
 from cld_core.recipe import Recipe
 from cld_core.run import RunFolder, code
-from cld_core.run.events import JobRef, Noted, NotSubmitted, Requested, Submitted, Tagged
+from cld_core.run.events import JobRef, Noted, NotSubmitted, Submitted, Tagged
 from cld_core.run.folder import check_name
 from cld_core.run.identity import identity
 from cld_core.shards import Work
-from cldctl.clusters.base import After, Cluster, JobSpec, SchedulerAway, SchedulerRefused, Task
-from cldctl.hints import command
-from cldctl.jobs import hooks, specs
+from cldctl.clusters.base import Cluster, JobSpec, SchedulerAway, SchedulerRefused, Task
+from cldctl.jobs import specs
 from cldctl.jobs.train import TrainWork
 
-from . import home, sharded, snapshot
+from . import home, snapshot
+from .requests import follow_up, request
 from .uninterrupted import uninterrupted
 
 
@@ -103,24 +102,10 @@ def submit(
         CldError: no job exists, and the run's folder is removed again: its name is free.
     """
     recipe = wanted.recipe
-    require_inputs(recipe)
-    # Continuing a run that has such settings is allowed: it may do without samples.
-    recipe.sampling.require_usable()
-    request = following(recipe, wanted.metrics)
-    named = identity(recipe.name, wanted.file, group=wanted.group, sweep=wanted.sweep)
-    run = RunFolder.create(wanted.path, recipe, named)
+    require_complete(recipe, wanted.metrics)
+    run = create(wanted)
     try:
-        _require_mine(run)
-        stored = snapshot.store(run, recipe, cluster, snapshot.Wish(live=wanted.live_code))
-        if stored.plugins:
-            # From here on with the copies.
-            recipe = run.recipe()
-            request = following(recipe, wanted.metrics)
-        if wanted.tags:
-            run.ledger.append(Tagged(add=wanted.tags))
-        if wanted.note:
-            run.ledger.append(Noted(note=wanted.note))
-        evaluations = [] if request is None else [Evaluation(request.save(run))]
+        recipe, evaluations, code_digest = prepare(run, wanted, cluster)
         with home.only_one(run.path, cluster):
             job = train(
                 run,
@@ -129,7 +114,7 @@ def submit(
                 evaluations,
                 given=wanted.given,
                 profile=wanted.profile,
-                code_digest=snapshot.requested(stored, cluster),
+                code_digest=code_digest,
                 started=lambda job: started(run, job),
             )
     except CldError:
@@ -137,6 +122,54 @@ def submit(
             shutil.rmtree(run.path)
         raise
     return Begun(run, job, cluster, tuple(work.name for work in evaluations))
+
+
+def require_complete(recipe: Recipe, metrics: tuple[str, ...]) -> None:
+    """Refuse a new run that lacks what it or the evaluation that follows needs, or whose samples would be useless.
+
+    Raises:
+        DataError, RecipeError, UsageError
+    """
+    require_inputs(recipe)
+    # Continuing a run that has such settings is allowed: it may do without samples.
+    recipe.sampling.require_usable()
+    following(recipe, metrics)
+
+
+def create(wanted: Wanted) -> RunFolder:
+    """The folder of a new run.
+
+    Raises:
+        UsageError: the name is taken.
+        CldError: it cannot be made.
+    """
+    named = identity(wanted.recipe.name, wanted.file, group=wanted.group, sweep=wanted.sweep)
+    return RunFolder.create(wanted.path, wanted.recipe, named)
+
+
+def prepare(run: RunFolder, wanted: Wanted, cluster: Cluster) -> tuple[Recipe, list[Evaluation], str]:
+    """Fill a new run's folder with all that was asked for.
+
+    Returns:
+        The recipe with the run's copies of its plug-ins, the evaluation that follows, if there is one, and what the
+        request says about the code.
+
+    Raises:
+        CldError: new files here belong to somebody else, or the code cannot be stored.
+    """
+    _require_mine(run)
+    recipe = wanted.recipe
+    stored = snapshot.store(run, recipe, cluster, snapshot.Wish(live=wanted.live_code))
+    if stored.plugins:
+        # From here on with the copies.
+        recipe = run.recipe()
+    if wanted.tags:
+        run.ledger.append(Tagged(add=wanted.tags))
+    if wanted.note:
+        run.ledger.append(Noted(note=wanted.note))
+    chained = following(recipe, wanted.metrics)
+    evaluations = [] if chained is None else [Evaluation(chained.save(run))]
+    return recipe, evaluations, snapshot.requested(stored, cluster)
 
 
 def _require_mine(run: RunFolder) -> None:
@@ -185,19 +218,15 @@ def train(
     """
     spec = specs.training(run, recipe, cluster)
     cluster.check(spec)
-    hooks.allow(run, recipe)
-    run.ledger.append(
-        Requested(
-            steps=recipe.train.steps,
-            overrides=tuple(overrides),
-            given=tuple(given),
-            profile=profile,
-            code=code_digest,
-            from_step=from_step,
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            cluster=cluster.name,
-        )
+    request(
+        run,
+        recipe,
+        cluster,
+        overrides=overrides,
+        given=given,
+        profile=profile,
+        from_step=from_step,
+        code_digest=code_digest,
     )
     jobs: list[JobRef] = []
 
@@ -214,37 +243,5 @@ def train(
             run.ledger.append(NotSubmitted(reason=str(error), away=isinstance(error, SchedulerAway), undone=True))
             raise
         assert jobs, f"cluster {cluster.name} did not report its jobs"
-        if evaluations and not (cluster.blocks and not _finished(run)):
-            _follow_with(evaluations, cluster, recipe, run, jobs[0], spec.code)
+        follow_up(run, recipe, cluster, evaluations, jobs[0])
     return jobs[0]
-
-
-def _follow_with(
-    works: Sequence[Work], cluster: Cluster, recipe: Recipe, run: RunFolder, job: JobRef, code: Path | None
-) -> None:
-    """Start evaluations that wait for the end of a training.
-
-    Raises:
-        SchedulerRefused, SchedulerAway: they were not started; the training goes on.
-    """
-    try:
-        sharded.start(works, cluster, recipe.cluster, run=run, after=After((job,)), code=code)
-    except (SchedulerRefused, SchedulerAway) as error:
-        text = f"{run.name} trains as job {job.job_id}, but {without_jobs(run)}"
-        raise type(error)(f"{text}. The reason: {error}") from error
-
-
-def without_jobs(run: RunFolder) -> str | None:
-    """Which evaluations of a run have not been submitted, and what to do about it; None if all have."""
-    works = [work for work in evaluations_of(run) if not work.is_done and not work.ledger.history().submitted]
-    if not works:
-        return None
-    flags = dict.fromkeys(f"--{metric}" for work in works for metric in work.request.metrics)
-    again = command(f"eval {run.name} {' '.join(flags)}", run)
-    names = ", ".join(work.name for work in works)
-    return f"its evaluation {names} was not submitted: when the training is finished, `{again}`"
-
-
-def _finished(run: RunFolder) -> bool:
-    last = run.ledger.history().last
-    return last is not None and last.cause == "finished"

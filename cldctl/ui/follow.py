@@ -71,6 +71,12 @@ def follow_statistics(work: Statistics) -> int:
     return 0
 
 
+def follow_works(works: Sequence[Work], title: str) -> None:
+    """Show sharded work of several runs until it ends."""
+    with View() as view:
+        _watch(works, view, title)
+
+
 def _results(run: RunFolder, names: Sequence[str], sweep: Sweep | None = None) -> int:
     """Print the results of evaluations; 1 if one has none."""
     works = _evaluations(run, names)

@@ -44,6 +44,7 @@ _AWAY_S = 60.0
 class SlurmCluster(Cluster):
     name: ClassVar[str] = "slurm"
     restarts: ClassVar[bool] = True
+    queues: ClassVar[bool] = True
     poll_s: ClassVar[float] = 2.0
     # A job that is about to return to the queue looks gone for a moment.
     looks_to_believe_an_end: ClassVar[int] = 3
@@ -129,6 +130,7 @@ class SlurmCluster(Cluster):
         return inside.SlurmJob(
             cluster=self,
             ref=self._ref(job_id, folder),
+            task=inside.task(os.environ),
             restart=inside.restarts(os.environ),
             node=os.environ.get("SLURMD_NODENAME", ""),
             log=inside.log_file(folder, job_id),

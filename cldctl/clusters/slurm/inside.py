@@ -29,6 +29,11 @@ def job_id(environment: Mapping[str, str]) -> str:
     return f"{array}_{task}" if array and task else environment["SLURM_JOB_ID"]
 
 
+def task(environment: Mapping[str, str]) -> int:
+    """The number of this task in its array; 0 without one."""
+    return int(environment.get("SLURM_ARRAY_TASK_ID") or 0)
+
+
 def restarts(environment: Mapping[str, str]) -> int:
     """How often Slurm has started this job before; the variable is not set at the first start."""
     return int(environment.get("SLURM_RESTART_COUNT") or 0)

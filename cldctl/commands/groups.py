@@ -1,0 +1,184 @@
+"""Pieces of commands that act on a group: `submit --sweep`, `resume GROUP`, `eval GROUP`."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from cld_core.run import RunFolder
+from cld_core.run.groups import Group
+from cldctl.hints import command
+from cldctl.ui.console import err, out, strong
+
+from .options import refuse_twice
+
+if TYPE_CHECKING:
+    from cld_core.checkpoint.verify import DamagedCheckpoint
+    from cld_core.recipe import Recipe
+    from cldctl.clusters.base import Cluster, JobSpec
+    from cldctl.runs.groups import BegunGroup, WantedGroup
+    from cldctl.runs.resume import Continuation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweeping:
+    """What somebody typed behind `submit` with ``--sweep``."""
+
+    recipe: str
+    overrides: tuple[str, ...]
+    sweep: tuple[str, ...]
+    name: str | None = None
+    cluster: str | None = None
+    profile: str | None = None
+    parallel: int | None = None
+    metrics: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    note: str | None = None
+    live_code: bool = False
+
+
+def submit_group(asked: Sweeping, root: Path, *, follow: bool, dry_run: bool) -> None:
+    """Start what is missing of a sweep of trainings.
+
+    Raises:
+        CldError: nothing was started.
+    """
+    from cldctl.runs import groups as policy
+    from cldctl.runs import home
+
+    wanted = _wanted(asked, root)
+    members = wanted.group.runs()
+    where = home.chosen(asked.cluster, members[0] if members else None)
+    spec = policy.check(wanted, where)
+    if dry_run:
+        _preview(wanted, where, spec)
+        return
+    begun = policy.start(wanted, where, _continues, _started)
+    _finish(begun, follow)
+
+
+def _wanted(asked: Sweeping, root: Path) -> "WantedGroup":
+    from cld_core.recipe import load
+    from cld_core.run.identity import new_name
+    from cldctl.lookup import find_profile, find_recipe
+    from cldctl.runs.cells import axes_of, cells_of
+    from cldctl.runs.groups import WantedGroup
+
+    axes = axes_of(asked.sweep)
+    refuse_twice("--sweep", [axis.key for axis in axes], asked.overrides)
+    file, profile = find_recipe(asked.recipe), find_profile(asked.profile)
+    # A recipe may be complete only with the values of a cell: its name is in any of them.
+    first = [f"{axis.key}={axis.values[0]}" for axis in axes]
+    name = new_name(load(file, [*asked.overrides, *first], profile).name) if asked.name is None else asked.name
+    return WantedGroup(
+        group=Group(root, name),
+        cells=cells_of(name, axes, file, asked.overrides, profile),
+        file=file,
+        metrics=asked.metrics,
+        given=asked.overrides,
+        profile=asked.profile,
+        tags=asked.tags,
+        note=asked.note,
+        parallel=asked.parallel,
+        live_code=asked.live_code,
+    )
+
+
+def resume_group(group: Group, asked: "Continuation", cluster: str | None, follow: bool) -> None:
+    """Continue what can be continued of a group.
+
+    Raises:
+        CldError: nothing was started.
+    """
+    from cldctl.runs import groups as policy
+    from cldctl.runs import home
+
+    where = home.chosen(cluster, group.runs()[-1])
+    begun = policy.resume(group, asked, where, _continues, _started)
+    _finish(begun, follow)
+
+
+def _preview(wanted: "WantedGroup", cluster: "Cluster", spec: "JobSpec") -> None:
+    """What would be written and submitted."""
+    from cld_core.recipe import dump
+    from cldctl.runs.groups import missing
+
+    def show(text: str) -> None:
+        out.print(text, markup=False, soft_wrap=True)
+
+    open_cells = [cell.name for cell in missing(wanted)]
+    existing = {run.name for run in wanted.group.runs()}
+    show(f"# group: {wanted.group.name}, {len(wanted.cells)} runs in {wanted.group.root}")
+    for cell in wanted.cells:
+        state = "finished" if cell.name not in open_cells else "exists" if cell.name in existing else "new"
+        show(f"#   {cell.name}  {' '.join(f'{key}={value}' for key, value in cell.values.items())}  {state}")
+    show(f"# the recipe of {wanted.cells[0].name}\n{dump(wanted.cells[0].recipe)}")
+    if open_cells:
+        show(cluster.script(spec, 1 if cluster.blocks else len(open_cells)))
+    if wanted.metrics:
+        show(f"# an evaluation ({', '.join(wanted.metrics)}) of each run, after its training")
+
+
+def _started(run: RunFolder) -> None:
+    err.print(strong("run ", run.name, f" in {run.path}"), soft_wrap=True)
+
+
+def _continues(
+    run: RunFolder, recipe: "Recipe", start: int, damaged: "Sequence[DamagedCheckpoint]", warnings: Sequence[str]
+) -> None:
+    for text in (*(entry.skipped for entry in damaged), *warnings):
+        err.print(text, markup=False, style="yellow", soft_wrap=True)
+    err.print(strong("resuming ", run.name, f" from step {start} of {recipe.train.steps}"), soft_wrap=True)
+
+
+def _finish(begun: "BegunGroup", follow: bool) -> None:
+    """Say what was done about each run and what to type next; stay with the group if asked to."""
+    group, cluster = begun.group, begun.cluster
+    out.print(group.name, markup=False)
+    done = {
+        "new": begun.new,
+        "resumed": begun.resumed,
+        "running already": begun.alive,
+        "finished already": begun.finished,
+        "not started": [entry.run.name for entry in begun.skipped if entry.run.name not in begun.jobs],
+    }
+    counted = ", ".join(f"{len(entries)} {what}" for what, entries in done.items() if entries)
+    err.print(strong(f"{len(begun.runs)} runs of the group ", group.name, f": {counted}"), soft_wrap=True)
+    if begun.jobs and not cluster.blocks:
+        ids = dict.fromkeys(job.job_id.partition("_")[0] for job in begun.jobs.values())
+        err.print(f"job {', '.join(ids)} ({cluster.name})", soft_wrap=True)
+        if chained := sum(map(len, begun.evaluations.values())):
+            err.print(f"then an evaluation of {'each' if chained == len(begun.jobs) else chained}", soft_wrap=True)
+    for entry in begun.skipped:
+        err.print(f"{entry.run.name}: {entry.reason}", markup=False, style="red", soft_wrap=True)
+    code = max((entry.exit_code for entry in begun.skipped), default=0)
+    if follow or cluster.blocks:
+        from cldctl.ui.follow_group import follow_group
+
+        raise typer.Exit(follow_group(group, begun.runs, begun.evaluations) or code)
+    err.print("next:")
+    for text in ("status", "compare", "cancel"):
+        err.print(f"  {hint(text, group)}", markup=False, soft_wrap=True)
+    if code:
+        raise typer.Exit(code)
+
+
+def hint(text: str, group: Group) -> str:
+    """A command to type next about a group."""
+    return command(f"{text} {group.name}", RunFolder(group.root / group.name))
+
+
+def for_each(runs: Sequence[RunFolder], act: Callable[[RunFolder], None]) -> int:
+    """Do something for every run of a group, whatever fails for one of them; returns the exit code."""
+    from cld_core.errors import CldError
+
+    code = 0
+    for run in runs:
+        try:
+            act(run)
+        except CldError as error:
+            err.print(f"{run.name}: {error}", markup=False, style="red", soft_wrap=True)
+            code = code or error.exit_code
+    return code

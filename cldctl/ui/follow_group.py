@@ -1,0 +1,87 @@
+"""`submit --sweep --follow`: the progress of a group of runs until all have ended."""
+
+import time
+from collections.abc import Mapping, Sequence
+
+from cld_core.evaluation.evaluation import Evaluation
+from cld_core.run import RunFolder
+from cld_core.run.groups import Group
+from cldctl import clusters
+from cldctl.hints import command
+from cldctl.runs import survey
+from cldctl.runs.state import OVER
+from cldctl.runs.status import RunStatus, status_or_reason
+
+from .console import err, out
+from .follow import follow_works
+from .format import duration, number
+from .groups import group_details, states
+from .view import View
+
+# Of more runs, and without a terminal, the line of the group alone is shown.
+_MOST_BARS = 12
+
+
+def follow_group(group: Group, runs: Sequence[RunFolder], evaluations: Mapping[str, Sequence[str]]) -> int:
+    """Show the runs of a group until they end, then their chained evaluations; returns the exit code of docs/cli.md.
+
+    Args:
+        evaluations: the names of those that wait for a run, by the run's name.
+    """
+    try:
+        with View() as view:
+            rows = _watch(group, runs, view)
+    except KeyboardInterrupt:
+        return _interrupted(group)
+    finished = {row.name for row in rows if row.state == "FINISHED"}
+    going_on = [run for run in runs if run.name in finished]
+    works = [Evaluation(run.evals / name) for run in going_on for name in evaluations.get(run.name, ())]
+    ended = follow_group_evaluations(group, runs, works)
+    return ended if ended == 130 else exit_code(rows) or ended
+
+
+def follow_group_evaluations(group: Group, runs: Sequence[RunFolder], works: Sequence[Evaluation]) -> int:
+    """Show evaluations of runs of a group until they end, then the group; returns the exit code."""
+    try:
+        follow_works(works, f"{len(works)} evaluations of {group.name}")
+    except KeyboardInterrupt:
+        return _interrupted(group)
+    answers = survey.of_runs(runs)
+    out.print(group_details(group.name, [status_or_reason(run, answers) for run in runs]))
+    missing = [work for work in works if not work.is_done]
+    for work in missing:
+        see = command(f"logs {work.run.name} --eval {work.name}", work.run)
+        err.print(f"evaluation {work.name} of {work.run.name} is not complete; see {see}", soft_wrap=True)
+    return int(bool(missing))
+
+
+def _interrupted(group: Group) -> int:
+    again = command(f"status {group.name} --watch", RunFolder(group.root / group.name))
+    err.print(f"\nno longer watching; the jobs go on. Again: {again}", markup=False, soft_wrap=True)
+    return 130
+
+
+def exit_code(rows: Sequence[RunStatus]) -> int:
+    """1 if a run failed or stopped, 5 if some were cancelled and the others are finished, else 0."""
+    others = {row.state for row in rows} - {"FINISHED"}
+    return 0 if not others else 5 if others == {"CANCELLED"} else 1
+
+
+def _watch(group: Group, runs: Sequence[RunFolder], view: View) -> list[RunStatus]:
+    ends_seen = 0
+    while True:
+        answers = survey.of_runs(runs)
+        rows = [status_or_reason(run, answers) for run in runs]
+        active = [state for state in ("RUNNING", "REQUEUED", "PENDING") if any(row.state == state for row in rows)]
+        done, total = sum(row.step for row in rows), sum(row.steps or 0 for row in rows)
+        view.show(group.name, done, total or 1, active[0] if active else "over", answers.problem or states(rows))
+        for row in rows if err.is_terminal and len(rows) <= _MOST_BARS else ():
+            text = f"loss {number(row.loss)}  ETA {duration(row.eta_s)}"
+            view.show(f"  {row.name}", row.step, row.steps or 1, row.state, text)
+        where = [clusters.find(name) for name in answers.surveys if name in clusters.CLUSTERS]
+        # A job that is about to return to the queue looks over for a moment.
+        ends_seen = ends_seen + 1 if all(row.state in OVER for row in rows) else 0
+        is_finished = all(row.state == "FINISHED" for row in rows)
+        if is_finished or ends_seen >= max((cluster.looks_to_believe_an_end for cluster in where), default=1):
+            return rows
+        time.sleep(max((cluster.poll_s for cluster in where), default=0.4))

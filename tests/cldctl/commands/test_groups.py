@@ -1,0 +1,96 @@
+"""Sweeps of trainings as they are typed."""
+
+import json
+
+import pytest
+
+from cld_core.evaluation.evaluation import evaluations_of
+from cld_core.recipe import load
+from cld_core.run import RunFolder
+from cld_core.run.groups import Group
+from tests.support.made_up import TOY, run_with
+from tests.support.tools import DEBUG, ONE, cldctl, invoke, status
+
+# Of the picture that goes with an evaluation.
+QUICK = ("sampling.method=em", "sampling.nfe=2")
+SWEEP = ("submit", "toy", *ONE, *QUICK, "--sweep", "train.seed=0,1", "--name", "mine")
+
+
+def test_a_sweep_is_previewed_without_writing(tmp_path):
+    runs = tmp_path / "runs"
+    done = invoke(*SWEEP, "--cluster", "local", "--dry-run", "--eval", "elbo", "--parallel", "2", runs=runs)
+    assert "mine-seed0  train.seed=0  new" in done.stdout
+    assert "# local: 2 process(es)" in done.stdout
+    assert "an evaluation (elbo) of each run" in done.stdout
+    assert not runs.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--sweep", "train.seed=0,1", "train.seed=5"], "--sweep and train.seed=5 set the same key"),
+        (["--sweep", "train.seed"], "write KEY=a,b,c, for example --sweep train.seed=0,1,2"),
+        (["--parallel", "2"], "--parallel goes with --sweep"),
+        (["--sweep", "train.seed=0,1", "--name", "a/b"], "cannot name a run"),
+    ],
+)
+def test_wrong_usage_is_named(tmp_path, words, message):
+    assert message in invoke("submit", "toy", *words, "--cluster", "local", runs=tmp_path / "runs", code=2).stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_group_is_trained_here_shown_and_left_alone_once_it_is_finished(fresh_runs):
+    done = invoke(*SWEEP, *DEBUG, runs=fresh_runs)
+    assert done.stdout.startswith("mine\n")
+    assert "2 runs of the group mine: 2 new" in done.stderr
+    names = ["mine-seed0", "mine-seed1"]
+    assert [status(fresh_runs, name)["state"] for name in names] == ["FINISHED"] * 2
+    (line,) = (line.split() for line in invoke("status", runs=fresh_runs).stdout.splitlines() if "mine" in line)
+    assert line == ["mine", "2", "2", "FINISHED", "100%"]
+    assert "mine-seed1" in invoke("status", "--all", runs=fresh_runs).stdout
+    rows = json.loads(invoke("status", "mine", "--json", runs=fresh_runs).stdout)
+    assert [(row["group"], row["sweep"]) for row in rows] == [("mine", {"train.seed": str(k)}) for k in (0, 1)]
+    again = invoke(*SWEEP, *DEBUG, runs=fresh_runs)
+    assert "2 runs of the group mine: 2 finished already" in again.stderr
+    assert "mine-seed0: nothing is running (finished)" in invoke("cancel", "mine", runs=fresh_runs).stderr
+    assert "is finished at step 20" in invoke("resume", "mine", "train.steps=20", runs=fresh_runs, code=2).stderr
+
+
+def test_one_run_that_fails_leaves_the_others(fresh_runs):
+    wrong = ("--sweep", "data.name=diamond,nowhere", "data.plugin=json", "--name", "two")
+    done = invoke("submit", "toy", *ONE, *wrong, *DEBUG, runs=fresh_runs, code=None)
+    assert done.returncode != 0
+    assert status(fresh_runs, "two-name-diamond")["state"] == "FINISHED"
+    assert RunFolder(fresh_runs / "two-name-nowhere").exists
+
+
+def test_a_run_of_the_same_name_as_a_group_is_meant(tmp_path):
+    identity = {"created": 1.0, "group": "mine", "sweep": {"train.seed": "0"}}
+    RunFolder.create(tmp_path / "mine-seed0", load(TOY), identity)
+    Group(tmp_path, "mine").add({"mine-seed0": {"train.seed": "0"}})
+    assert "mine-seed0" in invoke("status", "mine", "--json", runs=tmp_path).stdout
+    run_with(tmp_path / "mine", 10)
+    done = invoke("status", "mine", "--json", runs=tmp_path)
+    assert [row["name"] for row in json.loads(done.stdout)] == ["mine"]
+    assert "mine names a run and a group; the run is meant" in done.stderr
+
+
+@pytest.mark.slow
+def test_local_processes_train_a_group_and_one_is_cancelled_and_started_again(fresh_runs):
+    done = cldctl(*SWEEP, "train.steps=400", "--cluster", "local", "--parallel", "2", runs=fresh_runs)
+    assert done.stdout == "mine\n"
+    cldctl("cancel", "mine-seed1", runs=fresh_runs)
+    again = cldctl(*SWEEP, "train.steps=400", "--cluster", "local", "--follow", runs=fresh_runs)
+    assert "1 resumed" in again.stderr or "1 new" in again.stderr
+    assert "2 FINISHED" in again.stdout
+    assert len(status(fresh_runs, "mine-seed0")["attempts"]) == 1
+    assert "step 400/400" in invoke("logs", "mine-seed1", runs=fresh_runs).stdout
+    evaluated = cldctl("eval", "mine", "--elbo", "--follow", runs=fresh_runs)
+    assert "2 of 2 evaluations complete" in evaluated.stderr
+    jobs = {event.job.job_id for name in ("mine-seed0", "mine-seed1") for event in evaluation_jobs(fresh_runs / name)}
+    assert len(jobs) == 1, "one job for both"
+    assert "±" in invoke("compare", "mine", runs=fresh_runs).stdout
+
+
+def evaluation_jobs(path):
+    return [event for work in evaluations_of(RunFolder(path)) for event in work.ledger.history().submitted]

@@ -1,0 +1,260 @@
+"""What is started of a group, and what is left of one that is refused."""
+
+import json
+from typing import ClassVar
+
+import pytest
+
+from cld_core.errors import RecipeError, UsageError
+from cld_core.evaluation.evaluation import evaluations_of
+from cld_core.evaluation.request import EvalRequest
+from cld_core.run import RunFolder
+from cld_core.run.events import Cancelled, Ended, JobRef, NotSubmitted, Started
+from cld_core.run.groups import Group, find_group, values_of
+from cldctl import clusters
+from cldctl.clusters.base import SchedulerRefused
+from cldctl.evals import plan
+from cldctl.jobs import specs
+from cldctl.runs import cancel, cells, evaluate, groups, logs
+from cldctl.runs.groups import WantedGroup
+from tests.support.made_up import report, run_with
+from tests.support.paths import RECIPES
+from tests.support.scripted import Scripted
+
+TOY = RECIPES / "toy.yaml"
+SEEDS = ("train.seed=0,1,2",)
+
+
+class Arrays(Scripted):
+    """Accepts arrays and runs none; a job has an id of its own, and logs."""
+
+    name: ClassVar[str] = "arrays"
+    queues: ClassVar[bool] = True
+    submissions: ClassVar[list]
+    refusal: ClassVar[Exception | None] = None
+    most: ClassVar[int] = 1000
+
+    def max_tasks(self, spec):
+        return self.most
+
+    def check(self, spec, tasks=1):
+        if tasks > self.most:
+            raise RecipeError(f"{tasks} tasks do not fit. Submit at most {self.most}.")
+
+    def submit(self, spec, tasks, note):
+        if self.refusal is not None:
+            raise self.refusal
+        self.submissions.append((spec, tasks))
+        number = len(self.submissions)
+        refs = [JobRef(cluster=self.name, job_id=f"{number}_{k}", logs=str(spec.logs)) for k in range(len(tasks))]
+        self.phases.update({ref.job_id: "pending" for ref in refs})
+        note(refs)
+
+
+@pytest.fixture
+def arrays(scripted, monkeypatch):
+    monkeypatch.setitem(clusters.CLUSTERS, "arrays", f"{__name__}:Arrays")
+    monkeypatch.setattr(Arrays, "submissions", [], raising=False)
+    return Arrays()
+
+
+def asked(tmp_path, sweep=SEEDS, overrides=(), **more):
+    axes = cells.axes_of(sweep)
+    found = cells.cells_of("g", axes, TOY, ["train.steps=20", "eval.samples=32", *overrides], None)
+    return WantedGroup(group=Group(tmp_path, "g"), cells=found, file=TOY, **more)
+
+
+def start(wanted, cluster):
+    groups.check(wanted, cluster)
+    return groups.start(wanted, cluster, lambda *about: None, lambda run: None)
+
+
+def end(cluster, run, cause, step=5):
+    """Let the newest job of a run have trained, and end so."""
+    job_id = run.ledger.history().jobs[-1].job.job_id
+    number = len(run.ledger.history().attempts)
+    run.ledger.append(Started(attempt=number, job_id=job_id, step=0))
+    run.ledger.append(Ended(attempt=number, cause=cause, step=step))
+    cluster.phases[job_id] = "gone"
+
+
+def test_all_runs_are_one_submission_and_know_their_group(tmp_path, arrays):
+    begun = start(asked(tmp_path, given=("train.steps=20",), tags=("t",), parallel=2), arrays)
+    ((spec, tasks),) = arrays.submissions
+    assert (spec.name, spec.parallel, spec.logs) == ("g", 2, tmp_path / ".groups/g/logs")
+    assert [task.work.run for task in tasks] == [str(tmp_path / f"g-seed{seed}") for seed in range(3)]
+    assert list(begun.jobs) == begun.new == ["g-seed0", "g-seed1", "g-seed2"]
+    run = RunFolder(tmp_path / "g-seed1")
+    assert (run.identity()["group"], values_of(run)) == ("g", {"train.seed": "1"})
+    (request,) = [event for event in run.ledger.events() if type(event).__name__ == "Requested"]
+    assert request.given == ("train.steps=20", "train.seed=1")
+    history = run.ledger.history()
+    assert ([event.job.job_id for event in history.jobs], history.tags) == (["1_1"], ("t",))
+    assert [run.name for run in find_group(tmp_path, "g").runs()] == begun.new
+
+
+def test_what_follows_a_bad_end_finds_the_run_of_a_task(tmp_path, arrays):
+    start(asked(tmp_path), arrays)
+    ((spec, _),) = arrays.submissions
+    module, kind, listed, folder, _ = spec.aftermath
+    assert (module, kind, folder) == ("cldctl.jobs.aftermath", "trainings", str(spec.logs))
+    assert specs.listed_run(tmp_path / listed, 2) == tmp_path / "g-seed2"
+    assert specs.listed_run(tmp_path / listed, 3) is None
+    (tmp_path / listed).write_text("[")
+    assert specs.listed_run(tmp_path / listed, 0) is None, "it is damaged"
+
+
+def test_submitting_again_starts_only_what_is_missing(tmp_path, arrays):
+    start(asked(tmp_path), arrays)
+    runs = [RunFolder(tmp_path / f"g-seed{seed}") for seed in range(3)]
+    end(arrays, runs[0], "finished", 20)
+    end(arrays, runs[1], "terminated")
+    again = start(asked(tmp_path, ("train.seed=0,1,2,3",)), arrays)
+    assert (again.finished, again.resumed, again.alive, again.new) == (
+        ["g-seed0"], ["g-seed1"], ["g-seed2"], ["g-seed3"],
+    )  # fmt: skip
+    (_, (_, tasks)) = arrays.submissions
+    assert [task.work.run for task in tasks] == [str(runs[1].path), str(tmp_path / "g-seed3")]
+    third = start(asked(tmp_path, ("train.seed=0,1,2,3",)), arrays)
+    assert (third.jobs, len(arrays.submissions)) == ({}, 2), "everything is finished or alive"
+
+
+def test_a_run_whose_submission_was_interrupted_is_started(tmp_path, arrays):
+    wanted = asked(tmp_path)
+    wanted.group.add({cell.name: cell.values for cell in wanted.cells})
+    groups.submit.create(wanted.of(wanted.cells[0]))
+    begun = start(wanted, arrays)
+    assert (begun.resumed, begun.new) == (["g-seed0"], ["g-seed1", "g-seed2"])
+
+
+def test_a_refused_submission_leaves_nothing_behind(tmp_path, arrays, monkeypatch):
+    monkeypatch.setattr(Arrays, "refusal", SchedulerRefused("no"))
+    with pytest.raises(SchedulerRefused):
+        start(asked(tmp_path), arrays)
+    assert [path.name for path in tmp_path.iterdir()] == [".groups"]
+    assert list((tmp_path / ".groups").iterdir()) == []
+    monkeypatch.setattr(Arrays, "refusal", None)
+    start(asked(tmp_path, ("train.seed=0",)), arrays)
+    run = RunFolder(tmp_path / "g-seed0")
+    end(arrays, run, "terminated")
+    monkeypatch.setattr(Arrays, "refusal", SchedulerRefused("no"))
+    with pytest.raises(SchedulerRefused):
+        start(asked(tmp_path), arrays)
+    assert [entry.name for entry in Group(tmp_path, "g").runs()] == ["g-seed0"], "what was there stays"
+    assert isinstance(run.ledger.events()[-1], NotSubmitted)
+
+
+def test_more_runs_than_an_array_has_tasks_are_refused_before_anything_is_written(tmp_path, arrays, monkeypatch):
+    monkeypatch.setattr(Arrays, "most", 2)
+    with pytest.raises(RecipeError, match="3 tasks do not fit"):
+        start(asked(tmp_path), arrays)
+    assert list(tmp_path.iterdir()) == []
+    start(asked(tmp_path, ("train.seed=0,1",)), arrays)
+    end(arrays, RunFolder(tmp_path / "g-seed0"), "finished", 20)
+    start(asked(tmp_path), arrays)
+
+
+def test_a_name_that_a_run_has_is_refused(tmp_path, arrays):
+    start(asked(tmp_path, ("train.seed=0",)), arrays)
+    (tmp_path / "g-seed0").rename(tmp_path / "g")
+    with pytest.raises(UsageError, match="--name g: a run has this name"):
+        groups.check(asked(tmp_path), arrays)
+
+
+def test_evaluations_wait_for_their_own_run(tmp_path, arrays):
+    begun = start(asked(tmp_path, metrics=("elbo",)), arrays)
+    after = [spec.after.jobs[0].job_id for spec, _ in arrays.submissions[1:]]
+    assert after == ["1_0", "1_1", "1_2"]
+    assert {name: len(names) for name, names in begun.evaluations.items()} == dict.fromkeys(begun.new, 1)
+
+
+def test_an_evaluation_that_is_refused_leaves_the_trainings(tmp_path, arrays, monkeypatch):
+    wanted = asked(tmp_path, metrics=("elbo",))
+    accept = Arrays.submit
+
+    def submit(self, spec, tasks, note):
+        if len(self.submissions) == 2:
+            raise SchedulerRefused("too many jobs")
+        accept(self, spec, tasks, note)
+
+    monkeypatch.setattr(Arrays, "submit", submit)
+    begun = start(wanted, arrays)
+    assert len(begun.jobs) == 3
+    assert [(entry.run.name, entry.exit_code) for entry in begun.skipped] == [("g-seed1", 4), ("g-seed2", 4)]
+    assert "too many jobs" in begun.skipped[0].reason
+
+
+def test_a_group_is_resumed_by_one_submission(tmp_path, arrays):
+    start(asked(tmp_path, metrics=("elbo",)), arrays)
+    runs = Group(tmp_path, "g").runs()
+    for run, cause in zip(runs, ("finished", "crashed", "terminated"), strict=True):
+        end(arrays, run, cause, 20 if cause == "finished" else 5)
+    runs[1].identity_file.write_text(json.dumps({**runs[1].identity(), "format": 99}))
+    before = len(arrays.submissions)
+    begun = groups.resume(Group(tmp_path, "g"), ["cluster.time_min=60"], arrays, lambda *it: None, lambda run: None)
+    assert (begun.finished, list(begun.jobs)) == (["g-seed0"], ["g-seed2"])
+    assert "format 99" in begun.skipped[0].reason
+    spec, _ = arrays.submissions[before]
+    assert spec.size.time_min == 60
+    assert runs[2].ledger.history().overrides == ("cluster.time_min=60",)
+    (work,) = evaluations_of(runs[2])
+    assert len(work.ledger.history().submitted) == 2, "its evaluation waits for the new job"
+
+
+def test_a_run_of_an_array_is_cancelled_alone_and_a_copy_is_not_taken_for_it(tmp_path, arrays):
+    import shutil
+
+    start(asked(tmp_path), arrays)
+    runs = Group(tmp_path, "g").runs()
+    shutil.copytree(runs[2].path, tmp_path / "copy")
+    (copy,) = cancel.cancel([RunFolder(tmp_path / "copy")])
+    assert "belongs to another run" in str(copy.problem)
+    (ending,) = cancel.cancel([runs[1]])
+    assert arrays.calls == [("cancel", ["1_1"])]
+    assert [job.job_id for job in ending.jobs] == ["1_1"]
+    assert any(isinstance(event, Cancelled) for event in runs[1].ledger.events())
+
+
+def test_logs_are_found_where_the_array_writes_them_also_of_a_moved_folder(tmp_path, arrays):
+    start(asked(tmp_path / "runs"), arrays)
+    run = RunFolder(tmp_path / "runs/g-seed2")
+    assert logs.of_training(run, None, 0).job.logs == str(tmp_path / "runs/.groups/g/logs")
+    (tmp_path / "runs").rename(tmp_path / "moved")
+    moved = RunFolder(tmp_path / "moved/g-seed2")
+    assert logs.of_training(moved, None, 0).job.logs == str(tmp_path / "moved/.groups/g/logs")
+
+
+def test_a_group_is_evaluated_by_one_submission_of_what_is_missing(tmp_path, arrays):
+    runs = [run_with(tmp_path / f"g-seed{seed}", 10) for seed in range(3)]
+    report(runs[0], EvalRequest.of(runs[0].recipe(), ("elbo",), 10, 2), elbo={"nll": 1.0, "stderr": 0.1})
+    plans = [(run, plan.make(run, ("elbo",), [10], (), (), 2)) for run in runs]
+    group = Group(tmp_path, "g")
+    size = runs[0].recipe().cluster
+    first, *others = evaluate.start_group(group, plans, arrays, size)
+    ((spec, tasks),) = arrays.submissions
+    assert (spec.logs, len(tasks)) == (group.logs, 4)
+    assert (len(first.complete), first.job) == (1, None)
+    assert all(len(outcome.started) == 1 for outcome in others)
+    (work,) = evaluations_of(runs[2])
+    assert [event.job.job_id for event in work.ledger.history().submitted] == ["1_2", "1_3"]
+    assert logs.of_evaluation(runs[2], work.name, 1, 0).job.logs == str(group.logs)
+    again = evaluate.start_group(group, plans, arrays, size)
+    assert ([len(outcome.running) for outcome in again], len(arrays.submissions)) == ([0, 1, 1], 1)
+
+
+def test_a_refused_evaluation_of_a_group_leaves_nothing_behind(tmp_path, arrays, monkeypatch):
+    runs = [run_with(tmp_path / f"g-seed{seed}", 10) for seed in range(2)]
+    monkeypatch.setattr(Arrays, "refusal", SchedulerRefused("no"))
+    plans = [(run, plan.make(run, ("elbo",), [10], ())) for run in runs]
+    with pytest.raises(SchedulerRefused):
+        evaluate.start_group(Group(tmp_path, "g"), plans, arrays, runs[0].recipe().cluster)
+    assert [list(run.evals.iterdir()) for run in runs] == [[], []]
+
+
+def test_a_group_survives_the_loss_of_its_list(tmp_path, arrays):
+    start(asked(tmp_path), arrays)
+    group = Group(tmp_path, "g")
+    group.file.write_text("{")
+    assert sorted(run.name for run in group.runs()) == ["g-seed0", "g-seed1", "g-seed2"]
+    assert find_group(tmp_path, "h") is None
+    assert find_group(tmp_path, "../g") is None
