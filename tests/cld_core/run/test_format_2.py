@@ -102,6 +102,7 @@ def test_its_attempts(run):
         host="n1",
         log_offset=0,
         versions={"torch": "2.6.0"},
+        rewound=True,
     )
     assert crashed == Attempt(
         attempt=2,
