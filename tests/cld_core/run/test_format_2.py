@@ -17,6 +17,7 @@ from cld_core.run.events import (
     JobRef,
     Measured,
     Measuring,
+    MergeRefused,
     NotCancelled,
     Noted,
     NotRequeued,
