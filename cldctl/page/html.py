@@ -74,6 +74,10 @@ def _facts(run: RunFolder, row: RunStatus) -> str:
         "commit": commit,
         "host": row.host or "-",
     }
+    if row.tags:
+        facts["tags"] = " ".join(row.tags)
+    if row.note is not None:
+        facts["note"] = row.note
     return _table((), facts.items())
 
 

@@ -40,7 +40,14 @@ class Printer:
         Raises:
             CldError: a log cannot be read.
         """
-        parts = [(log.rank, part) for log in self._find() for part in self._new_parts(log)]
+        logs = list(self._find())
+        try:
+            self._show([(log.rank, part) for log in logs for part in self._new_parts(log)])
+        except OSError as error:
+            place = error.filename or next((log.job.logs for log in logs), "")
+            raise CldError(f"{place}: the log cannot be read ({error.strerror}). Look at the file itself.") from error
+
+    def _show(self, parts: Sequence[tuple[int, Part]]) -> None:
         if self._merge:
             for rank, line in merged(parts):
                 ended = line if line.endswith(b"\n") else line + b"\n"
@@ -61,22 +68,17 @@ class Printer:
 
     def _new_parts(self, log: Log) -> list[Part]:
         new = []
-        try:
-            for part in log.parts() if not self._shown.keys() >= set(log.files()) else map(Part, log.files()):
-                size = os.stat(part.file).st_size
-                end = size if part.end is None else min(size, part.end)
-                before = self._shown.get(part.file)
-                if before is None:
-                    cut = self._first(replace(part, end=end))
-                elif part.end is None or before < part.end:
-                    cut = Part(part.file, before, max(before, end))
-                else:
-                    continue
-                self._shown[part.file] = max(end, cut.begin)
-                new.append(cut)
-        except OSError as error:
-            name = error.filename or log.job.logs
-            raise CldError(f"{name}: the log cannot be read ({error.strerror}). Look at the file itself.") from error
+        files = log.files()
+        # Where a start begins is looked for once; what follows a part that grows is new.
+        known = self._shown.keys() >= set(files)
+        for part in map(Part, files) if known else log.parts():
+            size = os.stat(part.file).st_size
+            end = size if part.end is None else min(size, part.end)
+            before = self._shown.get(part.file)
+            first = replace(part, end=end)
+            cut = self._first(first) if before is None else Part(part.file, before, max(before, end))
+            self._shown[part.file] = max(end, cut.begin)
+            new.append(cut)
         return new
 
     def _first(self, part: Part) -> Part:

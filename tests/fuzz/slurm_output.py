@@ -11,7 +11,7 @@ from unittest import mock
 
 from cld_core.run.events import JobRef
 from cldctl.clusters.base import DoctorOptions, MeasuredSaves
-from cldctl.clusters.slurm import client, doctor, inside, limits, node_probe, polling
+from cldctl.clusters.slurm import asking, client, doctor, inside, limits, node_probe, polling, shared
 from cldctl.clusters.slurm.client import Answer
 from cldctl.clusters.slurm.cluster import SlurmCluster
 
@@ -92,7 +92,8 @@ def _make(rng: random.Random, folder: Path) -> Callable[[], Any]:
 
     def case() -> None:
         jobs = [JobRef(cluster="slurm", job_id=name) for name in ("12", "13_4", "13_5", "14", "15")]
-        with mock.patch.object(client, "run", run):
+        own = shared.Answers(None, None)
+        with mock.patch.object(client, "run", run), mock.patch.object(asking, "answers", return_value=own):
             survey = SlurmCluster().survey(jobs, max_age_s=0)
             assert {survey.of(job).phase for job in jobs} <= PHASES
             if (

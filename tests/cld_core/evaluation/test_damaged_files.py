@@ -46,7 +46,7 @@ def test_a_damaged_request_is_skipped(run, work, change):
 
 def test_too_many_shards_are_refused_before_anything_is_written(tmp_path):
     run = run_with(tmp_path / "run", 10, overrides=("eval.samples=200000",))
-    with pytest.raises(UsageError, match=r"--shards 150000: at most 100,000 shards"):
+    with pytest.raises(UsageError, match=r"--shards 150000: work is divided into at most 10,000"):
         EvalRequest.of(run.recipe(), ("elbo",), 10, shards=150_000)
 
 

@@ -62,6 +62,7 @@ EXAMPLES = (
     events.NotBegun(job_id="7", reason="no checkpoint is intact"),
     events.DiedEarly(job_id="7", restart=3, reason="code 1"),
     events.Crashed(job_id="7", restart=0, code=1, node="n3"),
+    events.MergeRefused(reason="shard 1 is damaged", job_id="7"),
     events.TurnedAway(job_id="8", why="held", reason="job 7 is alive"),
     events.Damaged(step=20, reason="truncated"),
     events.Dropped(what="progress.json", count=12, reason="No space left on device"),

@@ -17,6 +17,7 @@ from cld_core.run.events import (
     JobRef,
     Measured,
     Measuring,
+    MergeRefused,
     NotCancelled,
     Noted,
     NotRequeued,
@@ -102,6 +103,7 @@ def test_its_attempts(run):
         host="n1",
         log_offset=0,
         versions={"torch": "2.6.0"},
+        rewound=True,
     )
     assert crashed == Attempt(
         attempt=2,

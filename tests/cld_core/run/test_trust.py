@@ -69,3 +69,11 @@ def test_a_run_without_a_plugin_is_anybodys(run):
     run.ledger.append(Requested(steps=10, overrides=("data.plugin=null",)))
     run.ledger.path.chmod(0o666)
     require_own_plugin(run, run.recipe(), of_metrics=True)
+
+
+def test_a_hook_is_a_plugin_for_those_who_would_start_it(run):
+    run.ledger.append(Requested(steps=10, overrides=("data.plugin=null", "hooks.on_change=date")))
+    run.ledger.path.chmod(0o666)
+    require_own_plugin(run, run.recipe(), of_metrics=True)
+    with pytest.raises(CheckpointError, match=r"hooks\.on_change=date would run code of their choice"):
+        require_own_plugin(run, run.recipe(), of_hooks=True)

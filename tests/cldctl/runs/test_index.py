@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 
 import pytest
@@ -12,12 +14,13 @@ from cld_core.evaluation.request import EvalRequest
 from cld_core.recipe import load
 from cld_core.run import Lease, RunFolder, changes
 from cld_core.run.atomic import write_json
-from cld_core.run.events import Ended, JobRef, Noted, Started, Submitted
+from cld_core.run.events import Ended, Imported, JobRef, Noted, Started, Submitted
 from cldctl.runs import index, index_file, survey
 from cldctl.runs.index import Index
 from cldctl.runs.labels import label
 from cldctl.runs.status import status_or_reason
-from tests.support.made_up import TOY, report
+from tests.chaos import shim
+from tests.support.made_up import TOY, report, run_with
 from tests.support.old_runs import over, settle
 
 
@@ -225,3 +228,34 @@ def test_a_watcher_sees_changes_too(root, scripted):
     assert watching.look(check_s=0.0).rows[2].note == "seen"
     os.rename(root / "a", root / "z")
     assert {row.name for row in watching.look(check_s=0.0).rows} == {"b", "c", "z"}
+
+
+@pytest.mark.skipif(shim.library() is None, reason="no C compiler")
+def test_runs_that_are_over_cost_next_to_no_file_calls(tmp_path, scripted):
+    root, few, many = tmp_path / "runs", 4, 60
+    for number in range(many):
+        path = root / f"run-{number}"
+        if number:
+            shutil.copytree(root / "run-0", path)
+        else:
+            run = run_with(path, 10)
+            run.ledger.append(Imported(step=10, source="elsewhere", finished=True))
+    settle(root)
+    faults = shim.Faults(tmp_path / "control", root)
+    faults.be_slow(1e-6)
+
+    def calls() -> int:
+        before = faults.count("delayed")
+        code = f"from cldctl.runs.index import *; print(len(Index(Path({str(root)!r})).look(check_s=0.0).rows))"
+        environment = {**os.environ, **faults.environment(), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
+        assert int(done.stdout) == len(list(root.glob("run-*")))
+        return faults.count("delayed") - before
+
+    assert calls() > 10 * many, "everything is read once"
+    of_many = calls()
+    for number in range(few, many):
+        shutil.rmtree(root / f"run-{number}")
+    calls()
+    assert of_many - calls() < 0.2 * (many - few)
+    assert of_many < 20

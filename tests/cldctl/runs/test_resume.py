@@ -4,14 +4,15 @@ import time
 
 import pytest
 
-from cld_core.errors import NotFoundError, RecipeError, UsageError
+from cld_core.errors import CheckpointError, NotFoundError, RecipeError, UsageError
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.evaluation.request import EvalRequest
 from cld_core.run.atomic import write_json
-from cld_core.run.events import Ended, JobRef, Requested, Submitted
+from cld_core.run.events import Cancelled, Ended, JobRef, Requested, Submitted
 from cld_core.small_files import read_json
 from cldctl.clusters.base import SchedulerAway, SchedulerRefused
 from cldctl.clusters.slurm import script
+from cldctl.jobs import hooks
 from cldctl.runs import resume as policy
 from cldctl.runs.resume import Continuation, resumable, resume
 from tests.support.made_up import damage, run_with
@@ -155,3 +156,23 @@ def test_a_run_whose_command_was_killed_before_it_asked_for_a_job(tmp_path, scri
     write_json(young.identity_file, {**read_json(young.identity_file), "created": time.time()})
     with pytest.raises(UsageError, match="young is pending"):
         resume(young, Continuation(), Scripted(), lambda *about: None)
+
+
+def test_a_hook_that_others_could_have_written_is_not_taken_over(tmp_path, scripted):
+    def start(*overrides, **more):
+        resume(run, Continuation(overrides=overrides, **more), Scripted(), lambda *about: None)
+        run.ledger.append(Cancelled(job_id="100"))
+        Scripted.phases["100"] = "gone"
+        spec = hooks.allowed(run.logs)
+        return None if spec is None else spec.on_change
+
+    run = run_with(tmp_path / "mine", 10, overrides=("hooks.on_change=date",))
+    run.recipe_file.chmod(0o666)
+    with pytest.raises(CheckpointError, match=r"hooks\.on_change=date would run code of their choice"):
+        start()
+    assert start("hooks.on_change=uptime") == "uptime", "what is typed is this user's own"
+    assert start("hooks.on_change=null") is None
+    run.recipe_file.chmod(0o600)
+    assert start("hooks.on_change=date") == "date"
+    run.recipe_file.chmod(0o666)
+    assert start(allow_plugin=True) == "date"

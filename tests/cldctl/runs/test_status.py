@@ -78,10 +78,10 @@ def test_a_run_that_cannot_be_read_spoils_no_other_row(run, monkeypatch):
 def test_a_run_of_another_format_gets_one_line_from_every_command(run, tmp_path):
     other = RunFolder.create(tmp_path / "old", load(TOY), {"created": 0.5})
     write_json(other.identity_file, {**read_json(other.identity_file), "format": 1})
-    shown = invoke("status", runs=tmp_path)
+    shown = invoke("status", "--all", runs=tmp_path)
     assert [line.split(":")[0] for line in shown.stderr.splitlines()] == ["old"], "the reason of what is not readable"
     rows = shown.stdout
-    assert [line.split()[:2] for line in rows.splitlines()[3:5]] == [["old", "LOST"], ["mine", "PENDING"]]
+    assert [line.split()[:2] for line in rows.splitlines()[3:5]] == [["old", "LOST"], ["mine", "FAILED"]]
     for arguments in (["resume"], ["eval", "--elbo"], ["cancel"], ["logs"], ["report"], ["status"], ["export"]):
         said = invoke(arguments[0], "old", *arguments[1:], runs=tmp_path, code=2).stderr
         assert "has format 1; this cldctl reads format" in said

@@ -186,7 +186,7 @@ def test_where_new_files_belong_to_somebody_else_nothing_is_left(tmp_path, monke
 def test_a_refusal_of_any_kind_leaves_the_name_free(tmp_path):
     with pytest.raises(CldError, match="no room"):
         submitted(tmp_path / "mine", Recording(CldError("no room")))
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] in ([], [".changes"])
 
 
 def test_a_dry_run_prints_what_it_can_before_it_says_what_is_missing(tmp_path):

@@ -35,8 +35,8 @@ def test_a_screen_shows_the_newest_runs_that_fit(tmp_path):
     lines = out.render_lines(newest_that_fit(rows, 12))
     text = ["".join(segment.text for segment in line).strip() for line in lines]
     assert len(lines) < 12
-    assert text[-1].endswith("older not shown")
+    assert text[-1].endswith("more: --all, or filter with --state, --since, --tag")
     shown = [line.split()[0] for line in text if line.startswith("run-")]
     assert shown[-1] == "run-29"
     assert int(text[-1].split()[0]) + len(shown) == 30
-    assert "not shown" not in str(out.render_lines(newest_that_fit(rows[:3], 12)))
+    assert "more" not in str(out.render_lines(newest_that_fit(rows[:3], 12)))
