@@ -6,6 +6,8 @@ code/                 the files of the checkout, importable; of a colleague who 
   recipe.yaml         the recipe as it was submitted
   plugins/HASH/       the plug-in files that the recipe names
   earlier/DIGEST/     manifest and patch of the code before `resume --update-code`
+
+Runs of a group share one copy, RUNS/.groups/GROUP/code/, to which the manifest of each points.
 """
 
 import functools
@@ -35,6 +37,9 @@ _OURS = (MANIFEST, PATCH, RECIPE)
 # What Python would import, were it there.
 _IMPORTABLE = (".py", ".so", ".pyc")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+# Beside the runs, what those of a group share.
+GROUPS = ".groups"
+_SHARED = re.compile(rf"{re.escape(GROUPS)}/([A-Za-z0-9][A-Za-z0-9._-]*)/code(-[0-9a-f]+)?")
 
 
 class DamagedCode(CldError):
@@ -61,6 +66,8 @@ class Manifest:
         digest: of the files (copy) or of the package's own list (installed); empty for live.
         files: SHA-256 by name.
         left_out: why, by name.
+        shared: where the files are that all runs of a group share, relative to the folder of the runs; None if they are
+            beside the manifest.
     """
 
     kind: Literal["copy", "installed", "live"]
@@ -73,6 +80,7 @@ class Manifest:
     files: Mapping[str, str] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
     plugins: tuple[Plugin, ...] = ()
+    shared: str | None = None
 
     @property
     def code(self) -> str:
@@ -83,6 +91,8 @@ class Manifest:
 def read(folder: Path) -> Manifest | None:
     """The manifest in a folder of code; None if there is none, or it is damaged."""
     content = read_object(folder / MANIFEST)
+    if (shared := text(content.get("shared"))) is not None:
+        return _read_shared(folder, shared, content.get("code"))
     kind = content.get("kind")
     if kind not in ("copy", "installed", "live"):
         return None
@@ -105,6 +115,25 @@ def read(folder: Path) -> Manifest | None:
         left_out=_texts(content.get("left_out")),
         plugins=plugins,
     )
+
+
+def _read_shared(folder: Path, shared: str, digest: object) -> Manifest | None:
+    """The manifest to which that of a run points: of the run's own group, and of the code that the run had at first."""
+    found = _SHARED.fullmatch(shared)
+    if found is None or read_object(folder.parent / "run.json").get("group") != found[1]:
+        return None
+    manifest = read(folder.parent.parent / shared)
+    return None if manifest is None or manifest.code != digest else replace(manifest, shared=shared)
+
+
+def pointer(manifest: Manifest) -> dict[str, str | None]:
+    """What the `manifest.json` of a run holds that shares the code of its group."""
+    return {"shared": manifest.shared, "code": manifest.code}
+
+
+def place(folder: Path, manifest: Manifest) -> Path:
+    """Where the files are that the manifest in a run's folder of code lists."""
+    return folder if manifest.shared is None else folder.parent.parent / manifest.shared
 
 
 def own_folder(run: Path) -> Path:
@@ -132,7 +161,7 @@ def path_of(run: Path) -> Path | None:
     """What the jobs of a run import from, before anything else; None for what is installed, or the live checkout."""
     folder = own_folder(run)
     manifest = read(folder)
-    return folder if manifest is not None and manifest.kind == "copy" else None
+    return place(folder, manifest) if manifest is not None and manifest.kind == "copy" else None
 
 
 def running(run: Path) -> str:
@@ -181,8 +210,10 @@ def with_copies(recipe: "Recipe", run: Path) -> "Recipe":
         return recipe
     folder = folder_of(run)
     manifest = read(folder)
-    known = {} if manifest is None else {plugin.path: str(folder / plugin.file) for plugin in manifest.plugins}
-    return with_plugins(recipe, known)
+    if manifest is None:
+        return recipe
+    files = place(folder, manifest)
+    return with_plugins(recipe, {plugin.path: str(files / plugin.file) for plugin in manifest.plugins})
 
 
 def plugin_paths(recipe: "Recipe") -> dict[str, str]:
@@ -211,6 +242,7 @@ def text_digest(content: str) -> str:
 
 def problem_of(folder: Path, manifest: Manifest) -> str | None:
     """How the files in a folder of code differ from its manifest, in words; None if they do not. Reads all of them."""
+    folder = place(folder, manifest)
     wanted = {**manifest.files, **{plugin.file: plugin.sha256 for plugin in manifest.plugins}}
     for name, sha256 in wanted.items():
         try:

@@ -1,6 +1,7 @@
 """Runs that were submitted together, as a sweep of trainings, and the folder beside them that they share.
 
 RUNS/.groups/NAME/group.json    the runs, and what each has of its own: value by key
+RUNS/.groups/NAME/code/         the code that its runs share; other code of a later sweep: code-DIGEST
 RUNS/.groups/NAME/logs/         output of the jobs that trained several of them
 """
 
@@ -9,10 +10,11 @@ from pathlib import Path
 
 from cld_core.small_files import read_object, text
 
+from . import code
 from .atomic import write_json
 from .folder import RunFolder, find_runs, is_name
 
-GROUPS = ".groups"
+GROUPS = code.GROUPS
 
 
 class Group:

@@ -2,18 +2,20 @@
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cld_core.checkpoint.verify import DamagedCheckpoint
 from cld_core.errors import CldError, UsageError
 from cld_core.recipe import Recipe
 from cld_core.run import RunFolder
+from cld_core.run.code import Manifest
 from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
+from cld_core.run.identity import identity
 from cldctl.clusters.base import Cluster, JobSpec
 
-from . import arrays, cells, home, requests, submit, survey
+from . import arrays, cells, drafts, home, requests, shared_code, submit, survey
 from .arrays import Start
 from .cells import Cell
 from .resume import Continuation, Skipped, ready
@@ -99,6 +101,8 @@ def check(wanted: WantedGroup, cluster: Cluster) -> JobSpec:
         submit.require_complete(cell.recipe, wanted.metrics)
     starts = [Start(run=RunFolder(group.root / cell.name), recipe=cell.recipe) for cell in missing(wanted)]
     spec = arrays.spec_of(group, starts or [_first(wanted)], cluster, wanted.parallel)
+    if drafts.kind_for(cluster, wanted.live_code) == "copy":
+        spec = replace(spec, code=shared_code.folder_for(group))
     for array in _by_submission(starts, cluster):
         cluster.check(spec, len(array))
     return spec
@@ -138,8 +142,9 @@ def start(wanted: WantedGroup, cluster: Cluster, about: About, started: Callable
             new = [cell for cell in wanted.cells if cell.name not in found]
             group.add({cell.name: cell.values for cell in new})
             try:
+                shared = _shared(wanted, new, cluster)
                 for cell in new:
-                    starts.append(_made(wanted, cell, cluster))
+                    starts.append(_made(wanted, cell, cluster, shared))
                     begun.new.append(cell.name)
                 _train(begun, _in_order(starts, begun.runs), wanted.parallel, started)
             except CldError:
@@ -214,10 +219,18 @@ def _was_abandoned(run: RunFolder) -> bool:
     return not (history.request or history.submitted or history.attempts)
 
 
-def _made(wanted: WantedGroup, cell: Cell, cluster: Cluster) -> Start:
+def _shared(wanted: WantedGroup, new: Sequence[Cell], cluster: Cluster) -> Manifest | None:
+    """The code of new runs, if they share it."""
+    if not new:
+        return None
+    git = identity(wanted.group.name, wanted.file).get("git") or {}
+    return shared_code.store(wanted.group, [cell.recipe for cell in new], git, cluster, live=wanted.live_code)
+
+
+def _made(wanted: WantedGroup, cell: Cell, cluster: Cluster, shared: Manifest | None) -> Start:
     one = wanted.of(cell)
     run = submit.create(one)
-    recipe, evaluations, code = submit.prepare(run, one, cluster)
+    recipe, evaluations, code = submit.prepare(run, one, cluster, shared)
     return Start(
         run=run,
         recipe=recipe,

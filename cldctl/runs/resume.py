@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cld_core.checkpoint.verify import DamagedCheckpoint, newest_whole
@@ -55,6 +55,7 @@ class Continuation:
         update_code: whether the run's code is replaced by that of the checkout.
         max_age_s: how old an answer may be that says that the run is not alive, seconds: one question is enough for
             many runs.
+        checked: see `snapshot.Wish`.
     """
 
     overrides: tuple[str, ...] = ()
@@ -63,6 +64,7 @@ class Continuation:
     allow_plugin: bool = False
     update_code: bool = False
     max_age_s: float = 0.0
+    checked: set[Path] = field(default_factory=set)
 
 
 def resumable(root: Path) -> tuple[list[RunFolder], list[Skipped]]:
@@ -177,7 +179,7 @@ def ready(
     cluster.check(specs.training(run, recipe, cluster))
     warning = edits.note(run)
     about(recipe, start, skipped, () if warning is None else (warning,))
-    wish = snapshot.Wish(update=asked.update_code, trusted=asked.allow_plugin)
+    wish = snapshot.Wish(update=asked.update_code, trusted=asked.allow_plugin, checked=asked.checked)
     stored = snapshot.for_continuation(run, recipe, cluster, wish)
     return Ready(
         recipe=code.with_copies(recipe, run.path),

@@ -1,30 +1,21 @@
 """The code that a run was submitted with is stored in its folder, and its jobs run that (`cld_core.run.code`)."""
 
-import contextlib
-import hashlib
 import os
-import secrets
 import shutil
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cld_core import ownership
 from cld_core.digests import checksum
-from cld_core.errors import CldError, UsageError
+from cld_core.errors import CldError
 from cld_core.recipe import Recipe
 from cld_core.run import RunFolder, code
-from cld_core.run.atomic import write_json
-from cld_core.run.code import Manifest, Plugin
-from cld_core.small_files import read_bytes
-from cld_core.version import __version__
+from cld_core.run.code import Manifest
 from cldctl.clusters.base import Cluster
 from cldctl.hints import command
 
-from . import checkout
-
-# A plug-in is somebody's own Python file.
-_MAX_PLUGIN_BYTES = 4 * 2**20
+from . import drafts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,18 +26,13 @@ class Wish:
         live: run the checkout itself, whatever it becomes.
         update: of a run that has code, take that of the checkout in its place.
         trusted: whether code that somebody else has stored may run.
+        checked: folders of code that are known to be whole: many runs may share one.
     """
 
     live: bool = False
     update: bool = False
     trusted: bool = False
-
-
-def kind_for(cluster: Cluster, live: bool = False) -> str:
-    """What `Manifest.kind` would be now: a cluster that blocks runs in this process."""
-    if live or cluster.blocks:
-        return "live"
-    return "copy" if code.installed() is None else "installed"
+    checked: set[Path] = field(default_factory=set)
 
 
 def store(run: RunFolder, recipe: Recipe, cluster: Cluster, wish: Wish = Wish()) -> Manifest:
@@ -58,13 +44,16 @@ def store(run: RunFolder, recipe: Recipe, cluster: Cluster, wish: Wish = Wish())
         CldError: it cannot be written.
     """
     folder = code.own_folder(run.path)
-    if os.pathsep in str(folder):
-        text = f"Python cannot import from a path with '{os.pathsep}'"
-        raise UsageError(f"{run.path}: {text}. Use another --runs-dir, or pass --live-code.")
-    with _draft(run) as draft:
-        manifest = _filled(draft, run, recipe, kind_for(cluster, wish.live), asked=wish.live)
+    drafts.require_importable(run.path)
+    with drafts.draft_in(run.path) as draft:
+        git = run.identity().get("git") or {}
+        kind = drafts.kind_for(cluster, wish.live)
+        plugins = () if wish.live else drafts.copied_plugins(draft, run, recipe)
+        manifest = drafts.filled(draft, run.path.parent, kind, git, plugins, asked=wish.live)
+        drafts.write_manifest(draft, manifest)
+        drafts.store_recipe(draft, run)
         _keep_earlier(folder, draft)
-        _replace(folder, draft)
+        drafts.put_in_place(folder, draft)
     return manifest
 
 
@@ -84,8 +73,11 @@ def for_continuation(run: RunFolder, recipe: Recipe, cluster: Cluster, wish: Wis
     if manifest is None or wish.update or not keeps:
         return store(run, recipe, cluster, wish)
     if manifest.kind == "copy":
-        ownership.require_private(folder, "the job would run what is in it")
-        _require_whole(run, folder, manifest)
+        for place in {folder, code.place(folder, manifest)}:
+            ownership.require_private(place, "the job would run what is in it")
+        if code.place(folder, manifest) not in wish.checked:
+            _require_whole(run, folder, manifest)
+            wish.checked.add(code.place(folder, manifest))
     return _with_new_plugins(run, folder, manifest, recipe)
 
 
@@ -110,14 +102,17 @@ def _as_theirs(run: RunFolder, recipe: Recipe, cluster: Cluster, wish: Wish, the
         update = command(f"resume {run.name} --update-code", run)
         raise CldError(f"{text}. If you trust it, add --allow-plugin; to run your own: `{update}`.")
     _require_whole(run, source, theirs)
-    with _draft(run) as draft:
+    files, theirs = code.place(source, theirs), replace(theirs, shared=None)
+    with drafts.draft_in(run.path) as draft:
         for name in theirs.files:
-            _copy_file(code.ROOT if is_mine_too else source, draft, name)
-        others = [name for name in (code.PATCH, code.RECIPE) if os.path.isfile(source / name)]
-        for name in (*(plugin.file for plugin in theirs.plugins), *others):
-            _copy_file(source, draft, name)
-        _write(draft, theirs)
-        _replace(code.own_folder(run.path), draft)
+            drafts.copy_file(code.ROOT if is_mine_too else files, draft, name)
+        others = [(files, plugin.file) for plugin in theirs.plugins]
+        others += [(place, name) for place, name in ((files, code.PATCH), (source, code.RECIPE))
+                   if os.path.isfile(place / name)]  # fmt: skip
+        for place, name in others:
+            drafts.copy_file(place, draft, name)
+        drafts.write_manifest(draft, theirs)
+        drafts.put_in_place(code.own_folder(run.path), draft)
     return theirs
 
 
@@ -129,81 +124,35 @@ def _has(root: Path, manifest: Manifest) -> bool:
         return False
 
 
-def _copy_file(source: Path, target: Path, name: str) -> None:
-    (target / name).parent.mkdir(parents=True, exist_ok=True)
-    (target / name).write_bytes(read_bytes(source / name))
-
-
-def _filled(draft: Path, run: RunFolder, recipe: Recipe, kind: str, *, asked: bool = False) -> Manifest:
-    """Fill the folder ``draft``, and describe what is in it."""
-    git = run.identity().get("git") or {}
-    copied, digest = checkout.Copied(), ""
-    if kind == "copy":
-        copied = checkout.copy(draft, run.path.parent)
-        digest = copied.digest
-        (draft / code.PATCH).write_bytes(checkout.patch(copied.left_out).encode(errors="surrogateescape"))
-    elif kind == "installed":
-        digest = code.installed() or ""
-    manifest = Manifest(
-        kind="copy" if kind == "copy" else "installed" if kind == "installed" else "live",
-        asked=asked,
-        digest=digest,
-        commit=git.get("commit") if kind != "installed" else None,
-        dirty=git.get("dirty") if kind != "installed" else None,
-        version=__version__,
-        root=str(code.ROOT),
-        files=copied.files,
-        left_out=copied.left_out,
-        # The checkout itself, plug-ins included, is what somebody may have asked for.
-        plugins=() if asked else tuple(_plugins(draft, run, recipe)),
-    )
-    _write(draft, manifest)
-    original = code.folder_of(run.path) / code.RECIPE
-    (draft / code.RECIPE).write_bytes(read_bytes(original if original.exists() else run.recipe_file))
-    return manifest
-
-
-def _write(folder: Path, manifest: Manifest) -> None:
-    write_json(folder / code.MANIFEST, asdict(manifest))
-
-
-def _plugins(draft: Path, run: RunFolder, recipe: Recipe) -> Iterator[Plugin]:
-    """Copy the plug-in files of ``recipe``: from where they were at first, or if that is gone, the run's own copies."""
-    before = code.folder_of(run.path)
-    known = code.read(before)
-    copies = {} if known is None else {str(before / plugin.file): plugin.path for plugin in known.plugins}
-    for place in dict.fromkeys(code.plugin_paths(recipe).values()):
-        if place.endswith(".py"):
-            original = copies.get(place, place)
-            source = Path(original if os.path.isfile(original) else place)
-            yield _copy_plugin(draft, source, original)
-
-
-def _copy_plugin(folder: Path, source: Path, original: str) -> Plugin:
-    """Copy a plug-in file, which may be a link, into a folder of code."""
-    content = read_bytes(source, limit=_MAX_PLUGIN_BYTES, follow=True)
-    sha256 = hashlib.sha256(content).hexdigest()
-    name = f"{code.PLUGINS}/{sha256[:16]}/{source.name}"
-    (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_bytes(content)
-    return Plugin(path=original, file=name, sha256=sha256)
-
-
 def _with_new_plugins(run: RunFolder, folder: Path, manifest: Manifest, recipe: Recipe) -> Manifest:
     """Copy those plug-ins of ``recipe`` that the run's code lacks, such as one that an override names."""
     if manifest.kind == "live":
         return manifest
-    copies = {str(folder / plugin.file) for plugin in manifest.plugins}
-    named = dict.fromkeys(code.plugin_paths(recipe).values())
+    copies = {str(code.place(folder, manifest) / plugin.file) for plugin in manifest.plugins}
     # One that is named by the path of its original is wanted as it is now.
-    new = [place for place in named if place.endswith(".py") and place not in copies]
-    if new:
-        with _ours_alone():
-            added = [_copy_plugin(folder, Path(place), place) for place in new]
-            kept = [plugin for plugin in manifest.plugins if plugin.path not in new]
-            manifest = replace(manifest, plugins=(*kept, *added))
-            _write(folder, manifest)
+    new = [place for place in drafts.plugin_files(recipe) if place not in copies]
+    if not new:
+        return manifest
+    if manifest.shared is not None:
+        manifest = _own_copy(run, folder, manifest)
+    with drafts.ours_alone():
+        added = [drafts.copy_plugin(folder, Path(place), place) for place in new]
+        kept = [plugin for plugin in manifest.plugins if plugin.path not in new]
+        manifest = replace(manifest, plugins=(*kept, *added))
+        drafts.write_manifest(folder, manifest)
     return manifest
+
+
+def _own_copy(run: RunFolder, folder: Path, manifest: Manifest) -> Manifest:
+    """Give a run a copy of its own of the code that it shares: the others go on without what is to be added."""
+    files, own = code.place(folder, manifest), replace(manifest, shared=None)
+    with drafts.draft_in(run.path) as draft:
+        for name in (*own.files, *(plugin.file for plugin in own.plugins), code.PATCH):
+            drafts.copy_file(files, draft, name)
+        drafts.write_manifest(draft, own)
+        drafts.store_recipe(draft, run)
+        drafts.put_in_place(folder, draft)
+    return own
 
 
 def _require_whole(run: RunFolder, folder: Path, manifest: Manifest) -> None:
@@ -220,37 +169,6 @@ def _damaged(run: RunFolder, problem: str) -> CldError:
     return code.DamagedCode(f"{text}. Restore it from a backup, or take that of your checkout: `{update}`.")
 
 
-@contextlib.contextmanager
-def _draft(run: RunFolder) -> Iterator[Path]:
-    """A folder to be filled, which is gone afterwards unless it was given a name.
-
-    Raises:
-        CldError: it cannot be written.
-    """
-    draft = run.path / f".code.{os.getpid()}.{secrets.token_hex(4)}.tmp"
-    try:
-        with _ours_alone():
-            draft.mkdir()
-            yield draft
-    except OSError as error:
-        place = error.filename or draft
-        text = f"{place}: the code of the run cannot be stored ({error.strerror or error})"
-        raise CldError(f"{text}. Fix that, or pass --live-code.") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _ours_alone() -> Iterator[None]:
-    """In this block, nobody else gets the right to write into new files: a job will run what is in them."""
-    before = os.umask(0o077)
-    os.umask(before | 0o022)
-    try:
-        yield
-    finally:
-        os.umask(before)
-
-
 def _keep_earlier(folder: Path, draft: Path) -> None:
     """Of the code that is replaced, manifest and patch stay, so that what earlier attempts ran can be made again."""
     before = code.read(folder)
@@ -260,20 +178,10 @@ def _keep_earlier(folder: Path, draft: Path) -> None:
         shutil.copytree(folder / code.EARLIER, draft / code.EARLIER)
     kept = draft / code.EARLIER / (before.digest[:16] or before.kind)
     kept.mkdir(parents=True, exist_ok=True)
+    files = code.place(folder, before)
     for name in (code.MANIFEST, code.PATCH):
-        if (folder / name).exists():
-            shutil.copyfile(folder / name, kept / name)
-
-
-def _replace(folder: Path, draft: Path) -> None:
-    """Give a draft its name. Whoever is killed in between leaves a run without code, which stores it once more."""
-    if os.path.lexists(folder):
-        old = draft.with_name(f"{draft.name}.old")
-        folder.rename(old)
-        draft.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        draft.rename(folder)
+        if (files / name).exists():
+            shutil.copyfile(files / name, kept / name)
 
 
 def left_out_code(manifest: Manifest) -> Mapping[str, str]:

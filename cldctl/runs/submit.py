@@ -13,6 +13,7 @@ from cld_core.evaluation.request import EvalRequest
 from cld_core.ownership import is_mine, owner, user_name
 from cld_core.recipe import Recipe
 from cld_core.run import RunFolder, code
+from cld_core.run.code import Manifest
 from cld_core.run.events import JobRef, Noted, NotSubmitted, Submitted, Tagged
 from cld_core.run.folder import check_name
 from cld_core.run.identity import identity
@@ -21,7 +22,7 @@ from cldctl.clusters.base import Cluster, JobSpec, SchedulerAway, SchedulerRefus
 from cldctl.jobs import specs
 from cldctl.jobs.train import TrainWork
 
-from . import home, snapshot
+from . import drafts, home, shared_code, snapshot
 from .requests import follow_up, request
 from .uninterrupted import uninterrupted
 
@@ -70,7 +71,7 @@ def check(path: Path, recipe: Recipe, cluster: Cluster, live_code: bool = False)
     """
     check_name(path.name)
     spec = specs.training(RunFolder(path), recipe, cluster)
-    if snapshot.kind_for(cluster, live_code) == "copy":
+    if drafts.kind_for(cluster, live_code) == "copy":
         spec = replace(spec, code=code.own_folder(path))
     cluster.check(spec)
     return spec
@@ -147,8 +148,13 @@ def create(wanted: Wanted) -> RunFolder:
     return RunFolder.create(wanted.path, wanted.recipe, named)
 
 
-def prepare(run: RunFolder, wanted: Wanted, cluster: Cluster) -> tuple[Recipe, list[Evaluation], str]:
+def prepare(
+    run: RunFolder, wanted: Wanted, cluster: Cluster, shared: Manifest | None = None
+) -> tuple[Recipe, list[Evaluation], str]:
     """Fill a new run's folder with all that was asked for.
+
+    Args:
+        shared: the code of the run's group; None to store the code in the run's own folder.
 
     Returns:
         The recipe with the run's copies of its plug-ins, the evaluation that follows, if there is one, and what the
@@ -159,7 +165,9 @@ def prepare(run: RunFolder, wanted: Wanted, cluster: Cluster) -> tuple[Recipe, l
     """
     _require_mine(run)
     recipe = wanted.recipe
-    stored = snapshot.store(run, recipe, cluster, snapshot.Wish(live=wanted.live_code))
+    if shared is not None:
+        shared_code.point(run, shared)
+    stored = shared or snapshot.store(run, recipe, cluster, snapshot.Wish(live=wanted.live_code))
     if stored.plugins:
         # From here on with the copies.
         recipe = run.recipe()

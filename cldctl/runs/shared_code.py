@@ -1,0 +1,71 @@
+"""The code that the runs of a group share: stored once in the folder of the group, and each run points to it."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cld_core.ownership import is_mine
+from cld_core.recipe import Recipe
+from cld_core.run import RunFolder, code
+from cld_core.run.atomic import write_json
+from cld_core.run.code import Manifest
+from cld_core.run.groups import Group
+from cldctl.clusters.base import Cluster
+
+from . import drafts
+
+
+def folder_for(group: Group) -> Path:
+    """Where the code of the first sweep of a group is."""
+    return group.path / "code"
+
+
+def store(
+    group: Group, recipes: Sequence[Recipe], git: Mapping[str, Any], cluster: Cluster, *, live: bool = False
+) -> Manifest | None:
+    """Store the code of this process for new runs of a group, unless the group has it already.
+
+    Returns:
+        What `point` takes; None if there is nothing to share: jobs run an installed package, or the checkout itself.
+
+    Raises:
+        UsageError: it is too large.
+        RecipeError: a plug-in cannot be read.
+        CldError: it cannot be written.
+    """
+    if drafts.kind_for(cluster, live) != "copy":
+        return None
+    drafts.require_importable(group.path)
+    with drafts.draft_in(group.path) as draft:
+        files = dict.fromkeys(place for recipe in recipes for place in drafts.plugin_files(recipe))
+        plugins = [drafts.copy_plugin(draft, Path(place), place) for place in files]
+        manifest = drafts.filled(draft, group.root, "copy", git, plugins)
+        drafts.write_manifest(draft, manifest)
+        folder = _place_for(group, manifest)
+        if not _holds(folder, manifest):
+            shutil.rmtree(folder, ignore_errors=True)
+            drafts.put_in_place(folder, draft)
+    return replace(manifest, shared=str(folder.relative_to(group.root)))
+
+
+def _place_for(group: Group, manifest: Manifest) -> Path:
+    first = folder_for(group)
+    free = not first.exists() or _holds(first, manifest)
+    return first if free else first.with_name(f"code-{manifest.code[:12]}")
+
+
+def _holds(folder: Path, manifest: Manifest) -> bool:
+    """Whether a folder has this very code, and nobody else can have changed it."""
+    found = code.read(folder)
+    is_same = found is not None and found.code == manifest.code and is_mine(folder)
+    return is_same and code.problem_of(folder, manifest) is None
+
+
+def point(run: RunFolder, manifest: Manifest) -> None:
+    """Let a new run of the group use the code."""
+    with drafts.draft_in(run.path) as draft:
+        write_json(draft / code.MANIFEST, code.pointer(manifest))
+        drafts.store_recipe(draft, run)
+        drafts.put_in_place(code.own_folder(run.path), draft)
