@@ -7,11 +7,13 @@ import typer
 from cld_core.errors import UsageError
 from cldctl.ui.console import err
 
-from .options import RunsDir, find_run, runs_dir
+from .options import RunsDir, find_runs_or_group, runs_dir
 
 
 def note(
-    name: Annotated[str, typer.Argument(metavar="RUN", help="A run's name or folder.")],
+    name: Annotated[
+        str, typer.Argument(metavar="RUN | GROUP", help="A run's name or folder, or a group: all of its runs.")
+    ],
     text: Annotated[str | None, typer.Argument(metavar="TEXT", help="Replaces the note; '' removes it.")] = None,
     tags: Annotated[
         list[str] | None, typer.Option("--tag", metavar="TAG", help="Add a word to find the run by; may be repeated.")
@@ -27,8 +29,8 @@ def note(
 
     if text is None and not tags and not untag:
         raise UsageError("nothing to note: write a text, or use --tag or --untag.")
-    run = find_run(name, runs_dir(directory))
-    label(run, text, tags or (), untag or ())
-    history = run.ledger.history()
-    shown = ", ".join(history.tags) or "none"
-    err.print(f"{run.name}: {history.note or 'no note'}; tags: {shown}", markup=False, soft_wrap=True)
+    for run in find_runs_or_group([name], runs_dir(directory)):
+        label(run, text, tags or (), untag or ())
+        history = run.ledger.history()
+        shown = ", ".join(history.tags) or "none"
+        err.print(f"{run.name}: {history.note or 'no note'}; tags: {shown}", markup=False, soft_wrap=True)

@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -75,17 +75,24 @@ def _whole_name(name: str, root: Path) -> str:
     """The name of the one run that begins with ``name``; ``name`` itself if there is a run of this name, or none."""
     if not name or RunFolder(root / name).exists:
         return name
+    group = find_group(root, name)
+    if group is not None and len(members := group.runs()) > 1:
+        text = f"'{name}' is a group of {len(members)} runs: {_listed([run.name for run in members])}"
+        raise UsageError(f"{text}. Name one of them.")
     names = sorted(run.name for run in runs_beginning(root, name))
     if len(names) > 1:
-        some = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
-        raise UsageError(f"'{name}' is the beginning of {len(names)} runs: {some}. Write more of the name.")
+        raise UsageError(f"'{name}' is the beginning of {len(names)} runs: {_listed(names)}. Write more of the name.")
     if names:
         err.print(f"run: {names[0]}", style="dim", markup=False)
     return names[0] if names else name
 
 
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+
+
 def find_runs_to_change(names: Iterable[str], root: Path, yes: bool) -> list[RunFolder]:
-    """Several runs of which something is removed, each once.
+    """Several runs of which something is removed, each once; a group stands for its runs.
 
     Args:
         yes: nobody is asked, so the beginning of a name is not enough: another run may begin like that tomorrow.
@@ -95,6 +102,9 @@ def find_runs_to_change(names: Iterable[str], root: Path, yes: bool) -> list[Run
     """
     runs = {}
     for name in names:
+        if (group := group_named(name, root)) is not None:
+            runs.update({run.path: run for run in group.runs()})
+            continue
         run = find_run(name, root)
         if yes and "/" not in name and run.name != name:
             raise UsageError(f"'{name}' is not the whole name of {run.name}. Write it out, or leave out --yes.")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def prune(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Names or folders of runs.")],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN | GROUP", help="Names or folders of runs.")],
     keep_every: Annotated[
         int | None, typer.Option("--keep-every", metavar="STEPS", min=1, help="Keep those of every so many steps, too.")
     ] = None,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def rm(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Names or folders of runs.")],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN | GROUP", help="Names or folders of runs.")],
     yes: Yes = False,
     directory: RunsDir = None,
 ) -> None:

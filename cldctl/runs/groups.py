@@ -1,7 +1,7 @@
 """Sweeps of trainings: what is missing of a group is started, by as few submissions as possible."""
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -299,10 +299,3 @@ def _remove_unsubmitted(group: Group, made: Sequence[Cell]) -> None:
 def _in_order(starts: Sequence[Start], runs: Sequence[RunFolder]) -> list[Start]:
     names = [run.name for run in runs]
     return sorted(starts, key=lambda start: names.index(start.run.name))
-
-
-def counts(states: Mapping[str, int]) -> str:
-    """States with how many runs are in each, the usual ones first: "4 FINISHED, 1 RUNNING"."""
-    order = ("FINISHED", "RUNNING", "REQUEUED", "PENDING", "STOPPED", "FAILED", "CANCELLED", "LOST")
-    names = sorted(states, key=lambda state: order.index(state) if state in order else len(order))
-    return ", ".join(f"{states[name]} {name}" for name in names if states[name])

@@ -13,6 +13,7 @@ from cld_core.errors import CldError, UsageError
 from cld_core.ownership import is_mine, require_may_change, user_name
 from cld_core.run import RunFolder, changes
 from cld_core.run.atomic import sync_folder
+from cld_core.run.groups import Group
 from cld_core.run.lease import held_message, newest, seems_alive
 from cldctl.hints import command
 
@@ -56,7 +57,7 @@ def remove(removal: Removal) -> None:
     Raises:
         CldError: it is alive, or others start a job of it.
     """
-    run = removal.run
+    run, group = removal.run, Group.of(removal.run)
     with home.only_one(run.path, home.chosen(None, run)):
         require_over(run, survey.of_runs([run]), "It was not removed")
         changes.mark(run.path)
@@ -64,6 +65,15 @@ def remove(removal: Removal) -> None:
         run.path.rename(hidden)
         sync_folder(hidden.parent)
     shutil.rmtree(hidden)
+    if group is not None:
+        _remove_empty(group)
+
+
+def _remove_empty(group: Group) -> None:
+    """Remove what the runs of a group shared, after the last of them, unless somebody starts others at this moment."""
+    if not group.path.is_dir() or not is_mine(group.path) or home.is_locked(group.path) or group.runs():
+        return
+    shutil.rmtree(group.path, ignore_errors=True)
 
 
 def clear_left(root: Path) -> None:

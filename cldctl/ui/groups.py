@@ -8,7 +8,6 @@ from rich.console import Group as Lines
 from rich.console import RenderableType
 from rich.text import Text
 
-from cldctl.runs.groups import counts
 from cldctl.runs.status import RunStatus
 
 from .console import out
@@ -18,6 +17,8 @@ from .tables import fitted, newest_that_fit, overview, plain_table, present_in, 
 
 # Columns of the table of a group that are left out if there is no room for them, the first of them first.
 _LEFT_OUT = ("run", "saved", "", "loss")
+# States as they are counted, the usual ones first.
+_ORDER = ("FINISHED", "RUNNING", "REQUEUED", "PENDING", "STOPPED", "FAILED", "CANCELLED", "LOST")
 # Lines that runs get beside groups, however many groups there are.
 _LEAST = 5
 
@@ -53,7 +54,9 @@ def _groups(members: Mapping[str, Sequence[RunStatus]]) -> RenderableType:
 
 def states(rows: Iterable[RunStatus]) -> str:
     """How many runs are in which state: "4 FINISHED, 1 RUNNING"."""
-    return counts(Counter(row.state for row in rows))
+    numbers = Counter(row.state for row in rows)
+    names = sorted(numbers, key=lambda state: _ORDER.index(state) if state in _ORDER else len(_ORDER))
+    return ", ".join(f"{numbers[name]} {name}" for name in names)
 
 
 def details_with_groups(rows: Sequence[RunStatus], groups: Sequence[str]) -> RenderableType:

@@ -17,6 +17,7 @@ from cldctl.evals import plan
 from cldctl.jobs import specs
 from cldctl.runs import cancel, cells, evaluate, groups, logs
 from cldctl.runs.groups import WantedGroup
+from cldctl.runs.resume import Continuation
 from tests.support.made_up import report, run_with
 from tests.support.paths import RECIPES
 from tests.support.scripted import Scripted
@@ -131,7 +132,7 @@ def test_a_refused_submission_leaves_nothing_behind(tmp_path, arrays, monkeypatc
     monkeypatch.setattr(Arrays, "refusal", SchedulerRefused("no"))
     with pytest.raises(SchedulerRefused):
         start(asked(tmp_path), arrays)
-    assert [path.name for path in tmp_path.iterdir()] == [".groups"]
+    assert [path.name for path in sorted(tmp_path.iterdir())] == [".changes", ".groups"]
     assert list((tmp_path / ".groups").iterdir()) == []
     monkeypatch.setattr(Arrays, "refusal", None)
     start(asked(tmp_path, ("train.seed=0",)), arrays)
@@ -191,7 +192,13 @@ def test_a_group_is_resumed_by_one_submission(tmp_path, arrays):
         end(arrays, run, cause, 20 if cause == "finished" else 5)
     runs[1].identity_file.write_text(json.dumps({**runs[1].identity(), "format": 99}))
     before = len(arrays.submissions)
-    begun = groups.resume(Group(tmp_path, "g"), ["cluster.time_min=60"], arrays, lambda *it: None, lambda run: None)
+    begun = groups.resume(
+        Group(tmp_path, "g"),
+        Continuation(overrides=("cluster.time_min=60",)),
+        arrays,
+        lambda *it: None,
+        lambda run: None,
+    )
     assert (begun.finished, list(begun.jobs)) == (["g-seed0"], ["g-seed2"])
     assert "format 99" in begun.skipped[0].reason
     spec, _ = arrays.submissions[before]
