@@ -12,7 +12,6 @@ from cld_core.run import RunFolder
 from cld_core.run.code import Manifest
 from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
-from cld_core.run.identity import identity
 from cldctl.clusters.base import Cluster, JobSpec
 
 from . import arrays, cells, drafts, home, requests, shared_code, submit, survey
@@ -142,7 +141,7 @@ def start(wanted: WantedGroup, cluster: Cluster, about: About, started: Callable
             new = [cell for cell in wanted.cells if cell.name not in found]
             group.add({cell.name: cell.values for cell in new})
             try:
-                shared = _shared(wanted, new, cluster)
+                shared = shared_code.store(group, [cell.recipe for cell in new], wanted.file, cluster, wanted.live_code)
                 for cell in new:
                     starts.append(_made(wanted, cell, cluster, shared))
                     begun.new.append(cell.name)
@@ -217,14 +216,6 @@ def _was_abandoned(run: RunFolder) -> bool:
     """Whether a command made the run and ended before it asked for a job: who holds the group's lock knows."""
     history = run.ledger.history()
     return not (history.request or history.submitted or history.attempts)
-
-
-def _shared(wanted: WantedGroup, new: Sequence[Cell], cluster: Cluster) -> Manifest | None:
-    """The code of new runs, if they share it."""
-    if not new:
-        return None
-    git = identity(wanted.group.name, wanted.file).get("git") or {}
-    return shared_code.store(wanted.group, [cell.recipe for cell in new], git, cluster, live=wanted.live_code)
 
 
 def _made(wanted: WantedGroup, cell: Cell, cluster: Cluster, shared: Manifest | None) -> Start:

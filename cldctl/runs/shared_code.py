@@ -1,10 +1,9 @@
 """The code that the runs of a group share: stored once in the folder of the group, and each run points to it."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from cld_core.ownership import is_mine
 from cld_core.recipe import Recipe
@@ -12,6 +11,7 @@ from cld_core.run import RunFolder, code
 from cld_core.run.atomic import write_json
 from cld_core.run.code import Manifest
 from cld_core.run.groups import Group
+from cld_core.run.identity import identity
 from cldctl.clusters.base import Cluster
 
 from . import drafts
@@ -22,10 +22,11 @@ def folder_for(group: Group) -> Path:
     return group.path / "code"
 
 
-def store(
-    group: Group, recipes: Sequence[Recipe], git: Mapping[str, Any], cluster: Cluster, *, live: bool = False
-) -> Manifest | None:
+def store(group: Group, recipes: Sequence[Recipe], file: Path, cluster: Cluster, live: bool = False) -> Manifest | None:
     """Store the code of this process for new runs of a group, unless the group has it already.
+
+    Args:
+        file: where the recipes were read from.
 
     Returns:
         What `point` takes; None if there is nothing to share: jobs run an installed package, or the checkout itself.
@@ -35,13 +36,13 @@ def store(
         RecipeError: a plug-in cannot be read.
         CldError: it cannot be written.
     """
-    if drafts.kind_for(cluster, live) != "copy":
+    if not recipes or drafts.kind_for(cluster, live) != "copy":
         return None
     drafts.require_importable(group.path)
     with drafts.draft_in(group.path) as draft:
         files = dict.fromkeys(place for recipe in recipes for place in drafts.plugin_files(recipe))
         plugins = [drafts.copy_plugin(draft, Path(place), place) for place in files]
-        manifest = drafts.filled(draft, group.root, "copy", git, plugins)
+        manifest = drafts.filled(draft, group.root, "copy", identity(group.name, file).get("git") or {}, plugins)
         drafts.write_manifest(draft, manifest)
         folder = _place_for(group, manifest)
         if not _holds(folder, manifest):
