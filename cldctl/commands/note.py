@@ -11,9 +11,7 @@ from .options import RunsDir, find_runs_or_group, runs_dir
 
 
 def note(
-    name: Annotated[
-        str, typer.Argument(metavar="RUN | GROUP", help="A run's name or folder, or a group: all of its runs.")
-    ],
+    name: Annotated[str, typer.Argument(metavar="RUN | GROUP", help="A run's name or folder, or all runs of a group.")],
     text: Annotated[str | None, typer.Argument(metavar="TEXT", help="Replaces the note; '' removes it.")] = None,
     tags: Annotated[
         list[str] | None, typer.Option("--tag", metavar="TAG", help="Add a word to find the run by; may be repeated.")

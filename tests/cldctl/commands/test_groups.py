@@ -8,6 +8,8 @@ from cld_core.evaluation.evaluation import evaluations_of
 from cld_core.recipe import load
 from cld_core.run import RunFolder
 from cld_core.run.groups import Group
+from cldctl.commands import status as status_command
+from cldctl.ui import console
 from tests.support.made_up import TOY, run_with
 from tests.support.tools import DEBUG, ONE, cldctl, invoke, status
 
@@ -39,15 +41,20 @@ def test_wrong_usage_is_named(tmp_path, words, message):
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_group_is_trained_here_shown_and_left_alone_once_it_is_finished(fresh_runs):
+def test_a_group_is_trained_here_shown_and_left_alone_once_it_is_finished(fresh_runs, monkeypatch):
     done = invoke(*SWEEP, *DEBUG, runs=fresh_runs)
     assert done.stdout.startswith("mine\n")
     assert "2 runs of the group mine: 2 new" in done.stderr
     names = ["mine-seed0", "mine-seed1"]
     assert [status(fresh_runs, name)["state"] for name in names] == ["FINISHED"] * 2
+    assert "mine-seed1" in invoke("status", runs=fresh_runs).stdout, "whoever reads it with a program gets every run"
+    monkeypatch.setattr(console, "out", console.PlainConsole(force_terminal=True, no_color=True))
+    monkeypatch.setattr(status_command, "out", console.out)
     (line,) = (line.split() for line in invoke("status", runs=fresh_runs).stdout.splitlines() if "mine" in line)
     assert line == ["mine", "2", "2", "FINISHED", "100%"]
-    assert "mine-seed1" in invoke("status", "--all", runs=fresh_runs).stdout
+    for options in (["--all"], ["--group", "mine"], ["--state", "FINISHED"]):
+        assert "mine-seed1" in invoke("status", *options, runs=fresh_runs).stdout
+    monkeypatch.undo()
     rows = json.loads(invoke("status", "mine", "--json", runs=fresh_runs).stdout)
     assert [(row["group"], row["sweep"]) for row in rows] == [("mine", {"train.seed": str(k)}) for k in (0, 1)]
     again = invoke(*SWEEP, *DEBUG, runs=fresh_runs)
@@ -94,3 +101,18 @@ def test_local_processes_train_a_group_and_one_is_cancelled_and_started_again(fr
 
 def evaluation_jobs(path):
     return [event for work in evaluations_of(RunFolder(path)) for event in work.ledger.history().submitted]
+
+
+def test_a_group_is_noted_and_removed_by_its_name(tmp_path):
+    for seed in "01":
+        run_with(tmp_path / f"mine-seed{seed}", 10)
+        run = RunFolder(tmp_path / f"mine-seed{seed}")
+        run.identity_file.write_text(json.dumps({**run.identity(), "group": "mine", "sweep": {"train.seed": seed}}))
+    Group(tmp_path, "mine").add({f"mine-seed{seed}": {"train.seed": seed} for seed in "01"})
+    invoke("note", "mine", "for the paper", "--tag", "paper", runs=tmp_path)
+    assert [run.ledger.history().note for run in Group(tmp_path, "mine").runs()] == ["for the paper"] * 2
+    refused = invoke("why", "mine", runs=tmp_path, code=2).stderr
+    assert "'mine' is a group of 2 runs: mine-seed0, mine-seed1. Name one of them." in refused
+    removed = invoke("rm", "mine", "--yes", runs=tmp_path).stderr
+    assert removed.count("removed mine-seed") == 2
+    assert not (tmp_path / ".groups" / "mine").exists()

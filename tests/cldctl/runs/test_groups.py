@@ -1,23 +1,25 @@
 """What is started of a group, and what is left of one that is refused."""
 
 import json
+import shutil
 from typing import ClassVar
 
 import pytest
 
+from cld_core.digests import checksum
 from cld_core.errors import RecipeError, UsageError
 from cld_core.evaluation.evaluation import evaluations_of
 from cld_core.evaluation.request import EvalRequest
-from cld_core.run import RunFolder
-from cld_core.run.events import Cancelled, Ended, JobRef, NotSubmitted, Started
+from cld_core.run import RunFolder, code
+from cld_core.run.events import Cancelled, Ended, JobRef, NotSubmitted, Requested, Started
 from cld_core.run.groups import Group, find_group, values_of
 from cldctl import clusters
 from cldctl.clusters.base import SchedulerRefused
 from cldctl.evals import plan
 from cldctl.jobs import specs
-from cldctl.runs import cancel, cells, evaluate, groups, logs
+from cldctl.runs import cancel, cells, checkout, evaluate, groups, logs, removal
 from cldctl.runs.groups import WantedGroup
-from cldctl.runs.resume import Continuation
+from cldctl.runs.resume import Continuation, resume
 from tests.support.made_up import report, run_with
 from tests.support.paths import RECIPES
 from tests.support.scripted import Scripted
@@ -265,3 +267,83 @@ def test_a_group_survives_the_loss_of_its_list(tmp_path, arrays):
     assert sorted(run.name for run in group.runs()) == ["g-seed0", "g-seed1", "g-seed2"]
     assert find_group(tmp_path, "h") is None
     assert find_group(tmp_path, "../g") is None
+
+
+def test_runs_share_one_copy_of_the_code_and_other_code_is_stored_beside_it(tmp_path, arrays, monkeypatch):
+    start(asked(tmp_path), arrays)
+    ((spec, _),) = arrays.submissions
+    shared = tmp_path / ".groups" / "g" / "code"
+    assert spec.code == shared
+    assert (shared / "cldctl" / "app.py").exists()
+    runs = Group(tmp_path, "g").runs()
+    assert {code.path_of(run.path) for run in runs} == {shared}
+    assert sorted(path.name for path in (runs[0].path / "code").iterdir()) == ["manifest.json", "recipe.yaml"]
+    (request,) = [event for event in runs[0].ledger.events() if isinstance(event, Requested)]
+    assert request.code == code.read(shared).code == code.read(runs[0].path / "code").code
+    start(asked(tmp_path, ("train.seed=0,1,2,3",)), arrays)
+    assert arrays.submissions[-1][0].code == shared, "the same code"
+    monkeypatch.setattr(checkout, "copy", of_another_checkout)
+    start(asked(tmp_path, ("train.seed=0,1,2,3,4",)), arrays)
+    other = arrays.submissions[-1][0].code
+    assert (other.parent, other.name[:5]) == (shared.parent, "code-")
+    assert code.path_of(tmp_path / "g-seed4") == other
+    for name in ("g-seed0", "g-seed4"):
+        end(arrays, RunFolder(tmp_path / name), "terminated")
+    before = len(arrays.submissions)
+    groups.resume(Group(tmp_path, "g"), Continuation(), arrays, lambda *it: None, lambda run: None)
+    assert [spec.code for spec, _ in arrays.submissions[before:]] == [shared, other], "an array has one code"
+
+
+def of_another_checkout(target, runs):
+    (target / "cldctl.py").write_text("")
+    sha256 = checksum(target / "cldctl.py")
+    return checkout.Copied(files={"cldctl.py": sha256})
+
+
+def test_one_run_of_a_group_can_have_code_of_its_own(tmp_path, arrays):
+    start(asked(tmp_path), arrays)
+    run = RunFolder(tmp_path / "g-seed1")
+    end(arrays, run, "terminated")
+    resume(run, Continuation(update_code=True), arrays, lambda *about: None)
+    assert code.path_of(run.path) == run.path / "code" == arrays.submissions[-1][0].code
+    other = RunFolder(tmp_path / "g-seed2")
+    assert code.path_of(other.path) == tmp_path / ".groups" / "g" / "code"
+
+
+@pytest.mark.parametrize("damage", ["changed", "gone"])
+def test_shared_code_that_is_not_what_was_stored_starts_nothing(tmp_path, arrays, damage):
+    start(asked(tmp_path), arrays)
+    shared, run = tmp_path / ".groups" / "g" / "code", RunFolder(tmp_path / "g-seed1")
+    for other in Group(tmp_path, "g").runs():
+        end(arrays, other, "terminated")
+    if damage == "changed":
+        (shared / "cldctl" / "app.py").write_text("import os")
+    else:
+        shutil.rmtree(shared)
+    with pytest.raises(code.DamagedCode, match=f"resume {run.name} --update-code"):
+        resume(run, Continuation(), arrays, lambda *about: None)
+    begun = groups.resume(Group(tmp_path, "g"), Continuation(), arrays, lambda *it: None, lambda run: None)
+    assert (len(begun.skipped), len(arrays.submissions)) == (3, 1)
+
+
+@pytest.mark.parametrize("shared", ["../elsewhere/code", ".groups/other/code", ".groups/g/../g/code", "/code"])
+def test_a_manifest_points_to_nothing_but_the_code_of_its_own_group(tmp_path, arrays, shared):
+    start(asked(tmp_path), arrays)
+    folder = tmp_path / "g-seed0" / "code"
+    for place in (tmp_path.parent / "elsewhere", tmp_path / ".groups" / "other"):
+        shutil.copytree(tmp_path / ".groups" / "g" / "code", place / "code", dirs_exist_ok=True)
+    content = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**content, "shared": shared}))
+    assert code.read(folder) is None
+
+
+def test_the_last_run_of_a_group_takes_what_they_shared_along(tmp_path, arrays):
+    start(asked(tmp_path), arrays)
+    runs = Group(tmp_path, "g").runs()
+    for run in runs:
+        end(arrays, run, "finished")
+    for run in runs:
+        assert (tmp_path / ".groups" / "g" / "code").exists()
+        (entry,) = removal.plan([run])
+        removal.remove(entry)
+    assert not (tmp_path / ".groups" / "g").exists()
