@@ -57,9 +57,11 @@ def trainings(
         logs=logs,
         notice_s=notice_s(slowest_saves(runs), recipe.cluster),
         parallel=parallel,
+        exclude=(),
         aftermath=_aftermath("trainings", listed, logs, cluster),
     )
-    return spec, listed
+    # The nodes that any of them should avoid: an array has one list.
+    return nodes.for_submission(_failures(*(run.ledger for run in runs)), cluster, spec), listed
 
 
 def list_runs(listed: Path, runs: Sequence[RunFolder]) -> None:
