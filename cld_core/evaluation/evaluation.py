@@ -57,7 +57,7 @@ class Evaluation(Work):
 def evaluations_of(run: RunFolder) -> list[Evaluation]:
     """The evaluations of a run, oldest first; those that are damaged or of another version of cldctl are skipped."""
     works = []
-    for file in by_age(run.evals.glob("*/request.json")):
+    for file in by_age(run.evals / name / "request.json" for name in run.evaluation_names()):
         with contextlib.suppress(NotFoundError):
             works.append(Evaluation(file.parent))
     return works

@@ -79,7 +79,8 @@ class Sweep:
 
 def sweeps_of(run: RunFolder) -> list[tuple[Path, Sweep]]:
     """The sweeps of a run with their folders, oldest first."""
-    files = by_age(run.evals.glob("sweep-*/sweep.json"))
+    names = [name for name in run.evaluation_names() if name.startswith("sweep-")]
+    files = by_age(run.evals / name / "sweep.json" for name in names)
     return [(file.parent, sweep) for file in files if (sweep := Sweep.load(file.parent)) is not None]
 
 

@@ -205,6 +205,13 @@ class RunFolder:
         fix = "Use the cldctl that made the run" if version < FORMAT else "Install a newer cldctl"
         return f"{self.path}: the run folder has format {version}; this cldctl reads format {FORMAT}. {fix}."
 
+    def evaluation_names(self) -> list[str]:
+        """The names of what is in the folder of evaluations and sweeps; none if it cannot be listed."""
+        try:
+            return _names_in(self.evals)
+        except OSError:
+            return []
+
     def steps_to_evaluate(self) -> set[int]:
         """Steps of the checkpoints that an evaluation was requested for and has no report of.
 

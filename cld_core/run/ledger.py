@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,10 +44,14 @@ class Ledger:
         lines = content.decode(errors="replace").split("\n")
         return [event for line in lines if (event := parse(line)) is not None]
 
-    def history(self) -> History:
-        """The events read in one pass; see `History.of`."""
+    def history(self, file: os.stat_result | None = None) -> History:
+        """The events read in one pass; see `History.of`.
+
+        Args:
+            file: its status, if the caller has just looked.
+        """
         try:
-            file = self.path.lstat()
+            file = file or self.path.lstat()
         except FileNotFoundError:
             return History()
         return _history(self, file.st_ino, file.st_size, file.st_mtime_ns)

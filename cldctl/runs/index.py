@@ -4,37 +4,34 @@ What is remembered is a cache (`index_file`), which may be deleted at any time. 
 its rows are right.
 """
 
+import contextlib
 import os
+import stat
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
+from cld_core.evaluation.evaluation import Evaluation, evaluations_of
 from cld_core.run import RunFolder, changes
 from cld_core.run.events import JobRef
 from cld_core.run.folder import is_name
+from cld_core.run.history import History
 from cld_core.run.lease import seems_alive
 
 from . import home, index_file, survey
+from .glance import Glance
 from .index_file import Entry
+from .recheck import Files, Rotation, as_seen, files_of
+from .side_by_side import side_by_side
 from .state import OVER
 from .status import RunStatus, status_or_reason
 from .survey import Answers
 
-T = TypeVar("T")
-R = TypeVar("R")
-
 # For so many seconds remembered rows are compared with their files, each time; on a local disk, all of them are.
 CHECK_S = 0.3
-# Threads that read files: on a shared disk, each of them mostly waits.
-_THREADS = 16
-# They are used if each of the first few items made this process wait so long; on a local disk, they cost more.
-_FIRST, _SLOW_S = 4, 0.001
-_AT_ONCE = 128
-# What a row is made of, besides the evaluations.
-_FILES = ("run.json", "attempts.jsonl", "progress.json", "checkpoints", "evals")
+# What a row is made of, besides `run.json`, the ledger and the evaluations.
+_FILES = ("progress.json", "checkpoints", "evals")
 _LINK = -1
 
 
@@ -55,10 +52,16 @@ class Found:
 
 @dataclass(frozen=True)
 class _Read:
-    """A run whose files are read: how they were just before, and its jobs with whether their end is known."""
+    """A run whose files are read: how they were just before, its evaluations, and its jobs.
+
+    Attributes:
+        works: None if the evaluations cannot be read.
+        jobs: each with whether its end is known.
+    """
 
     run: RunFolder
-    files: Mapping[str, Sequence[int] | None]
+    files: Files
+    works: Sequence[Evaluation] | None
     jobs: tuple[tuple[JobRef, bool], ...]
 
 
@@ -74,7 +77,7 @@ class Index:
         self.root = root.absolute()
         self._file = index_file.file_for(self.root)
         self._entries = {} if fresh or self._file is None else index_file.load(self._file)
-        self._unchecked: list[str] = []
+        self._rotation = Rotation(self.root, self._file)
 
     def look(self, *, max_age_s: float = 0.0, check_s: float = CHECK_S) -> Found:
         """The status of every run.
@@ -87,12 +90,12 @@ class Index:
         known = len(self._entries)
         self._forget_changed(folders, tokens, check_s)
         kept = [RunStatus(**it.row, path=str(self.root / name)) for name, it in self._entries.items()]
-        others = [RunFolder(self.root / name) for name in folders if name not in self._entries]
-        reasons = side_by_side(lambda run: run.unreadable, others)
-        closed = {run.name: reason for run, reason in zip(others, reasons, strict=True) if reason is not None}
-        read = [it for it in side_by_side(_read, others) if it is not None]
+        others = [name for name in folders if name not in self._entries]
+        found = side_by_side(lambda name: _read(self.root, name), others)
+        closed = {name: reason for name, reason in zip(others, found, strict=True) if isinstance(reason, str)}
+        read = [it for it in found if isinstance(it, _Read)]
         answers = _ask(read, max_age_s)
-        rows = side_by_side(lambda it: status_or_reason(it.run, answers), read)
+        rows = side_by_side(lambda it: status_or_reason(it.run, answers, it.works), read)
         new = side_by_side(
             lambda it: self._entry(*it, folders, tokens or {}, answers), list(zip(read, rows, strict=True))
         )
@@ -137,25 +140,8 @@ class Index:
             for name, entry in self._entries.items()
             if tokens is not None and folders.get(name) == entry.inode and tokens.get(name, ()) == entry.tokens
         }
-        for name in self._different(time.monotonic() + check_s) if check_s > 0 else ():
+        for name in self._rotation.different(self._entries, check_s) if check_s > 0 else ():
             del self._entries[name]
-
-    def _different(self, until: float) -> list[str]:
-        """Those of the remembered runs, as many as there is time for, whose files are not as they were.
-
-        It begins anywhere, and then where it ended: whatever changed without a mark is noticed sooner or later.
-        """
-        if not self._unchecked:
-            names = list(self._entries)
-            begin = int.from_bytes(os.urandom(4)) % max(1, len(names))
-            self._unchecked = names[begin:] + names[:begin]
-        different: list[str] = []
-        while self._unchecked and time.monotonic() < until:
-            names = [name for name in self._unchecked[:_AT_ONCE] if name in self._entries]
-            del self._unchecked[:_AT_ONCE]
-            now = side_by_side(lambda name: _status_of(self.root / name, self._entries[name].files), names)
-            different += [name for name, files in zip(names, now, strict=True) if files != self._entries[name].files]
-        return different
 
     def _entry(
         self,
@@ -168,7 +154,9 @@ class Index:
         """What to remember of a run; None if its row may change without a mark, or may already have."""
         name = read.run.name
         is_over = row.is_readable and row.state in OVER and row.as_of is None
-        if not is_over or folders[name] == _LINK or not is_name(name) or _has_live_jobs(read, answers):
+        if not is_over or read.works is None or _has_live_jobs(read, answers):
+            return None
+        if folders[name] == _LINK or not is_name(name):
             return None
         mine = tokens.get(name, ())
         try:
@@ -182,17 +170,6 @@ class Index:
             return None
         fields = {field: value for field, value in row.to_dict().items() if field != "path"}
         return Entry(folders[name], mine, read.files, fields)
-
-
-def side_by_side(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """The results for all items, in their order; where the disk is slow, several are worked on at the same time."""
-    wall, busy = time.perf_counter(), time.thread_time()
-    first = [function(item) for item in items[:_FIRST]]
-    waited = (time.perf_counter() - wall) - (time.thread_time() - busy)
-    if waited < _FIRST * _SLOW_S:
-        return [*first, *(function(item) for item in items[_FIRST:])]
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return [*first, *pool.map(function, items[_FIRST:])]
 
 
 def _folders(root: Path) -> dict[str, int]:
@@ -222,35 +199,30 @@ def _created(run: RunFolder) -> float | None:
     return run.identity().get("created", 0.0) if run.exists else None
 
 
-def _read(run: RunFolder) -> _Read | None:
-    """The state of a run's files and its jobs; None if it is not a run."""
-    if not run.exists:
-        return None
+def _read(root: Path, name: str) -> _Read | str | None:
+    """The state of a run's files and its jobs; a text if this user may not look, None if it is not a run."""
+    run = Glance(root / name)
     try:
-        inner = sorted(os.listdir(run.evals))
-    except OSError:
-        inner = []
-    names = [*_FILES, *(f"evals/{name}{file}" for name in inner for file in ("", "/jobs.jsonl"))]
+        identity = run.identity_file.lstat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    except OSError as error:
+        return error.strerror or str(error)
+    if stat.S_ISDIR(identity.st_mode):
+        return None
     # First, so that a row is never older than what is remembered of its files.
-    files = _status_of(run.path, names)
+    files = {"run.json": as_seen(identity), "attempts.jsonl": None, **files_of(run.path, _FILES)}
+    inner = [f"evals/{it}{file}" for it in sorted(run.evaluation_names()) for file in ("", "/jobs.jsonl")]
+    files |= files_of(run.path, inner)
     try:
-        jobs = tuple(survey.jobs_of(run))
+        works, history = evaluations_of(run), History()
+        with contextlib.suppress(FileNotFoundError):
+            ledger = run.ledger.path.lstat()
+            files["attempts.jsonl"] = as_seen(ledger)
+            history = run.ledger.history(ledger)
+        return _Read(run, files, works, tuple(survey.jobs_of(run, works, history)))
     except Exception:  # What is wrong with one run does not hide the others; its row says what it is.
-        jobs = ()
-    return _Read(run, files, jobs)
-
-
-def _status_of(folder: Path, names: Iterable[str]) -> dict[str, list[int] | None]:
-    """Inode, size and time of the last change of files in a folder; None for those that are not there."""
-    return {name: _stat(f"{folder}/{name}") for name in names}
-
-
-def _stat(path: str) -> list[int] | None:
-    try:
-        found = os.lstat(path)
-    except OSError:
-        return None
-    return [found.st_ino, found.st_size, found.st_mtime_ns]
+        return _Read(run, files, None, ())
 
 
 def _ask(read: Sequence[_Read], max_age_s: float) -> Answers:

@@ -83,26 +83,30 @@ class RunStatus:
         return self.updated or self.created
 
 
-def status_or_reason(run: RunFolder, answers: Answers) -> RunStatus:
-    """The status of a run; if its files cannot be read, only that. It never raises, so that it spoils no other row."""
+def status_or_reason(run: RunFolder, answers: Answers, works: Sequence[Evaluation] | None = None) -> RunStatus:
+    """As `status_of`; if the files cannot be read, only that. It never raises, so that it spoils no other row."""
     try:
         problem = run.format_problem()
         if problem is None:
-            return status_of(run, answers)
+            return status_of(run, answers, works)
     except Exception as error:
         problem = f"its files cannot be read: {one_line(error) or type(error).__name__}"
     return RunStatus(name=run.name, path=str(run.path), state="LOST", reason=problem, is_readable=False)
 
 
-def status_of(run: RunFolder, answers: Answers) -> RunStatus:
-    """The status of one run; reads its small files."""
+def status_of(run: RunFolder, answers: Answers, works: Sequence[Evaluation] | None = None) -> RunStatus:
+    """The status of one run; reads its small files.
+
+    Args:
+        works: its evaluations, if the caller has them.
+    """
     progress, identity = run.progress(), run.identity()
     history = run.ledger.history().with_progress(progress)
     last = history.last
     seen = seen_by(history, answers, time.time())
     state, reason = state_of(history, seen, time.time(), lambda: home.is_locked(run.path))
-    if state == "PENDING" and not home.is_locked(run.path):
-        state, reason = unasked(run, history, time.time()) or (state, reason)
+    if state == "PENDING" and (found := unasked(run, history, time.time())) and not home.is_locked(run.path):
+        state, reason = found
     if state in RESUMABLE and (holder := local_holder(run.leases)) is not None:
         # Started without cldctl, or orphaned by it: what counts is who writes.
         state, reason = "RUNNING", f"process {holder['pid']} on this machine writes into it (job {holder['job_id']})"
@@ -116,7 +120,7 @@ def status_of(run: RunFolder, answers: Answers) -> RunStatus:
     stands_still = job is not None and seen(job).phase == "suspended"
     rate = progress.get("steps_per_s") if state == "RUNNING" and not stands_still else None
     checkpoints = run.checkpoint_steps()
-    evaluations = [evaluation_status(work, answers) for work in evaluations_of(run)]
+    evaluations = [evaluation_status(work, answers) for work in (evaluations_of(run) if works is None else works)]
     row = RunStatus(
         name=run.name,
         path=str(run.path),
@@ -195,7 +199,8 @@ def _has_moved(work: Work, asked: Sequence[float | None]) -> bool:
 
 def evaluation_status(work: Evaluation, answers: Answers) -> dict[str, Any]:
     """State, shards and results of one evaluation, an entry of ``evals``."""
-    request, report, state = work.request, work.report or {}, work_state(work, answers)
+    request, report = work.request, work.report or {}
+    state = "FINISHED" if report else work_state(work, answers)
     done = request.shards if report else len(work.complete())
     failure = why_stopped(work.ledger.history(), done, request.shards) if state == "STOPPED" else None
     elbo = report.get("elbo") or {}

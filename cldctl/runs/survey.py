@@ -1,13 +1,14 @@
 """Asking the clusters about jobs of many runs at once, each cluster only about its own."""
 
 import contextlib
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from cld_core.errors import UsageError
-from cld_core.evaluation.evaluation import evaluations_of
+from cld_core.evaluation.evaluation import Evaluation, evaluations_of
 from cld_core.run import RunFolder
 from cld_core.run.events import JobRef
+from cld_core.run.history import History
 from cldctl import clusters
 from cldctl.clusters.base import SchedulerAway, Seen, Survey
 
@@ -96,19 +97,24 @@ def of_runs(runs: Iterable[RunFolder], *, max_age_s: float = 0.0) -> Answers:
     return ask(jobs, settled, max_age_s=max_age_s)
 
 
-def jobs_of(run: RunFolder) -> Iterator[tuple[JobRef, bool]]:
+def jobs_of(
+    run: RunFolder, works: Sequence[Evaluation] | None = None, history: History | None = None
+) -> Iterator[tuple[JobRef, bool]]:
     """Every job of a run, training first, and whether it is known how it ended: the run or evaluation is finished.
 
     Those that were turned away are among them: one may wait in the queue, if the scheduler did not cancel it.
+
+    Args:
+        works: its evaluations, and ``history``, its own, if the caller has them.
     """
     if run.format_problem() is not None:
         return
-    history = run.ledger.history()
+    history = run.ledger.history() if history is None else history
     last = history.last
     finished_at = (last.ended or 0.0) if last is not None and last.cause == "finished" else 0.0
     for event in history.submitted:
         yield event.job, event.time < finished_at
-    for work in evaluations_of(run):
+    for work in evaluations_of(run) if works is None else works:
         is_done = work.is_done
         for event in work.ledger.history().submitted:
             yield event.job, is_done

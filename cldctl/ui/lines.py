@@ -40,6 +40,10 @@ class Lines:
             text = printable(str(cell), keep="")
             text = text.rjust(width) if heading in self.right else text.ljust(width)
             style = console.get_style(cell.style) if isinstance(cell, Text) and cell.style else None
-            yield from (Segment(before), Segment(text, style))
-            before = _GAP
-        yield Segment(" \n")
+            if style is None or not console.is_terminal:
+                before += text
+            else:
+                yield from (Segment(before), Segment(text, style))
+                before = ""
+            before += _GAP
+        yield Segment(f"{before[: -len(_GAP)]} \n")

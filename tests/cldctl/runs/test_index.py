@@ -15,7 +15,7 @@ from cld_core.recipe import load
 from cld_core.run import Lease, RunFolder, changes
 from cld_core.run.atomic import write_json
 from cld_core.run.events import Ended, Imported, JobRef, Noted, Started, Submitted
-from cldctl.runs import index, index_file, survey
+from cldctl.runs import index, index_file, recheck, survey
 from cldctl.runs.index import Index
 from cldctl.runs.labels import label
 from cldctl.runs.status import status_or_reason
@@ -39,9 +39,9 @@ def looked(root, monkeypatch, check_s=0.0) -> tuple[list[str], dict[str, str]]:
     """The runs that a new command reads, and the states that it shows; these are the same without an index."""
     read: list[str] = []
 
-    def noted(run, answers):
+    def noted(run, *known):
         read.append(run.name)
-        return status_or_reason(run, answers)
+        return status_or_reason(run, *known)
 
     with monkeypatch.context() as patch:
         patch.setattr(index, "status_or_reason", noted)
@@ -165,6 +165,23 @@ def test_what_is_changed_by_hand_is_noticed_when_it_is_checked(root, monkeypatch
     assert Index(root, fresh=True).look(check_s=0.0).rows[0].note == "by hand"
 
 
+def test_every_remembered_run_is_checked_in_turn(root, monkeypatch):
+    looked(root, monkeypatch)
+    monkeypatch.setattr(recheck, "AT_LEAST", 1)
+    for name in "abc":
+        with (root / name / "attempts.jsonl").open("a") as ledger:
+            ledger.write(json.dumps({"time": 1.0, "event": "noted", "note": "by hand"}) + "\n")
+    settle(root)
+    no_time = 1e-9
+    notes = [[row.note for row in Index(root).look(check_s=no_time).rows] for _ in range(3)]
+    told, silent = "by hand", None
+    assert notes == [[told, silent, silent], [told, told, silent], [told, told, told]]
+    place = index_file.file_for(root).with_suffix(".next")
+    assert place.read_text() == "c"
+    place.write_bytes(b"\xff" * 5000)
+    assert len(Index(root).look(check_s=no_time).rows) == 3
+
+
 @pytest.mark.parametrize(
     "how", ["truncated", "another byte", "not JSON", "other code", "open to others", "a link", "gone"]
 )
@@ -231,8 +248,8 @@ def test_a_watcher_sees_changes_too(root, scripted):
 
 
 @pytest.mark.skipif(shim.library() is None, reason="no C compiler")
-def test_runs_that_are_over_cost_next_to_no_file_calls(tmp_path, scripted):
-    root, few, many = tmp_path / "runs", 4, 60
+def test_a_run_that_is_over_costs_no_file_call_and_a_live_one_few(tmp_path, scripted):
+    root, few, many, alive = tmp_path / "runs", 4, 60, 5
     for number in range(many):
         path = root / f"run-{number}"
         if number:
@@ -244,9 +261,9 @@ def test_runs_that_are_over_cost_next_to_no_file_calls(tmp_path, scripted):
     faults = shim.Faults(tmp_path / "control", root)
     faults.be_slow(1e-6)
 
-    def calls() -> int:
+    def calls(check_s: float = 0.0) -> int:
         before = faults.count("delayed")
-        code = f"from cldctl.runs.index import *; print(len(Index(Path({str(root)!r})).look(check_s=0.0).rows))"
+        code = f"from cldctl.runs.index import *; print(len(Index(Path({str(root)!r})).look(check_s={check_s}).rows))"
         environment = {**os.environ, **faults.environment(), "XDG_CACHE_HOME": str(tmp_path / "cache")}
         done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
         assert int(done.stdout) == len(list(root.glob("run-*")))
@@ -257,5 +274,13 @@ def test_runs_that_are_over_cost_next_to_no_file_calls(tmp_path, scripted):
     for number in range(few, many):
         shutil.rmtree(root / f"run-{number}")
     calls()
-    assert of_many - calls() < 0.2 * (many - few)
+    of_few = calls()
+    assert of_many - of_few < 0.2 * (many - few)
     assert of_many < 20
+    assert calls(check_s=1e-9) - of_few <= 5 * few, "a check looks at each of five files once"
+    for number in range(alive):
+        run = run_with(root / f"run-alive-{number}", 10)
+        run.ledger.append(Submitted(job=JobRef(cluster="elsewhere", job_id=str(number))))
+        run.ledger.append(Started(attempt=0, job_id=str(number), step=0))
+    calls()
+    assert calls() - of_few <= 18 * alive
