@@ -123,7 +123,7 @@ def _compute(
     from cldctl.evals import plan
     from cldctl.evals.sweep import parse
     from cldctl.runs import home
-    from cldctl.runs.evaluate import divided_otherwise, start
+    from cldctl.runs.evaluate import divided_otherwise, fewer_shards, start
 
     require_may_change(run.path, "Nothing was evaluated")
     axes = parse(sweep)
@@ -139,6 +139,8 @@ def _compute(
     if damaged:
         err.print(f"evaluating step {', '.join(map(str, steps))} of {run.name}")
     made = plan.make(run, metrics, steps, overrides, axes, shards)
+    if shards is not None and (fewer := fewer_shards(made.requests, shards)) is not None:
+        err.print(f"--shards {shards}: {fewer} shards instead, one for each sample or test example")
     for other, pieces in divided_otherwise(run, made.requests) if shards is not None else []:
         err.print(f"{other} was begun in {pieces} shards and keeps them")
     with home.only_one(run.path, where):

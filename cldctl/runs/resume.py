@@ -133,6 +133,7 @@ def resume(
     wish = snapshot.Wish(update=asked.update_code, trusted=asked.allow_plugin)
     stored = snapshot.for_continuation(run, recipe, cluster, wish)
     evaluations = chained(run, recipe)
+    said: list[str] = []
     job = train(
         run,
         code.with_copies(recipe, run.path),
@@ -142,8 +143,9 @@ def resume(
         profile=asked.profile,
         from_step=asked.from_step,
         code_digest=snapshot.requested(stored, cluster),
+        say=said.append,
     )
-    return Begun(run, job, cluster, tuple(work.name for work in evaluations))
+    return Begun(run, job, cluster, tuple(work.name for work in evaluations), tuple(said))
 
 
 def ask_about(runs: Sequence[RunFolder]) -> None:

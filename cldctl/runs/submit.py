@@ -29,12 +29,17 @@ from .uninterrupted import uninterrupted
 
 @dataclass(frozen=True)
 class Begun:
-    """A training that was started, and the names of the evaluations that follow it."""
+    """A training that was started, and the names of the evaluations that follow it.
+
+    Attributes:
+        said: what people should know about how the evaluations were divided.
+    """
 
     run: RunFolder
     job: JobRef
     cluster: Cluster
     evaluations: tuple[str, ...] = ()
+    said: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +114,7 @@ def submit(
     request = following(recipe, wanted.metrics)
     named = identity(recipe.name, wanted.file, group=wanted.group, sweep=wanted.sweep)
     run = RunFolder.create(wanted.path, recipe, named)
+    said: list[str] = []
     try:
         _require_mine(run)
         stored = snapshot.store(run, recipe, cluster, snapshot.Wish(live=wanted.live_code))
@@ -131,12 +137,13 @@ def submit(
                 profile=wanted.profile,
                 code_digest=snapshot.requested(stored, cluster),
                 started=lambda job: started(run, job),
+                say=said.append,
             )
     except CldError:
         if not run.ledger.history().submitted:
             shutil.rmtree(run.path)
         raise
-    return Begun(run, job, cluster, tuple(work.name for work in evaluations))
+    return Begun(run, job, cluster, tuple(work.name for work in evaluations), tuple(said))
 
 
 def _require_mine(run: RunFolder) -> None:
@@ -174,10 +181,14 @@ def train(
     from_step: int | None = None,
     code_digest: str | None = None,
     started: Callable[[JobRef], None] = lambda job: None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> JobRef:
     """Start the training of a run, or its continuation, and the evaluations that wait for its end.
 
     The request is in the ledger before the job exists, so that a job that starts immediately finds it.
+
+    Args:
+        say: as in `sharded.start`.
 
     Raises:
         RecipeError: the cluster has no such jobs.
@@ -215,12 +226,18 @@ def train(
             raise
         assert jobs, f"cluster {cluster.name} did not report its jobs"
         if evaluations and not (cluster.blocks and not _finished(run)):
-            _follow_with(evaluations, cluster, recipe, run, jobs[0], spec.code)
+            _follow_with(evaluations, cluster, recipe, run, jobs[0], spec.code, say)
     return jobs[0]
 
 
 def _follow_with(
-    works: Sequence[Work], cluster: Cluster, recipe: Recipe, run: RunFolder, job: JobRef, code: Path | None
+    works: Sequence[Work],
+    cluster: Cluster,
+    recipe: Recipe,
+    run: RunFolder,
+    job: JobRef,
+    code: Path | None,
+    say: Callable[[str], None],
 ) -> None:
     """Start evaluations that wait for the end of a training.
 
@@ -228,7 +245,7 @@ def _follow_with(
         SchedulerRefused, SchedulerAway: they were not started; the training goes on.
     """
     try:
-        sharded.start(works, cluster, recipe.cluster, run=run, after=After((job,)), code=code)
+        sharded.start(works, cluster, recipe.cluster, run=run, after=After((job,)), code=code, say=say)
     except (SchedulerRefused, SchedulerAway) as error:
         text = f"{run.name} trains as job {job.job_id}, but {without_jobs(run)}"
         raise type(error)(f"{text}. The reason: {error}") from error
