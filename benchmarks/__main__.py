@@ -21,6 +21,7 @@ TOPICS = (
     "fid",
     "ncsnpp_step",
     "citizen",
+    "fleet",
     "gpu",
 )
 

@@ -149,7 +149,15 @@ class SchedulerRefused(CldError):
 
 
 class TooManyTasks(SchedulerRefused):
-    """The scheduler may accept fewer tasks."""
+    """The scheduler may accept fewer tasks.
+
+    Args:
+        limit: the name of what it allows no more of.
+    """
+
+    def __init__(self, text: str, limit: str = "a limit that it does not name") -> None:
+        super().__init__(text)
+        self.limit = limit
 
 
 class SchedulerAway(CldError):

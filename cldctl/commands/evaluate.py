@@ -152,7 +152,7 @@ def _planned(run: RunFolder, asked: _Asked) -> "tuple[EvaluationPlan, Cluster, C
     from cldctl.evals import plan
     from cldctl.evals.sweep import parse
     from cldctl.runs import home
-    from cldctl.runs.evaluate import divided_otherwise
+    from cldctl.runs.evaluate import divided_otherwise, fewer_shards
 
     require_may_change(run.path, "Nothing was evaluated")
     axes = parse(asked.sweep)
@@ -168,6 +168,8 @@ def _planned(run: RunFolder, asked: _Asked) -> "tuple[EvaluationPlan, Cluster, C
     if damaged:
         err.print(f"evaluating step {', '.join(map(str, steps))} of {run.name}")
     made = plan.make(run, asked.metrics, steps, asked.overrides, axes, asked.shards)
+    if asked.shards is not None and (fewer := fewer_shards(made.requests, asked.shards)) is not None:
+        err.print(f"--shards {asked.shards}: {fewer} shards instead, one for each sample or test example")
     for other, pieces in divided_otherwise(run, made.requests) if asked.shards is not None else []:
         err.print(f"{other} was begun in {pieces} shards and keeps them")
     return made, where, size

@@ -42,6 +42,8 @@ def stats(
     where = home.chosen(cluster)
     recipe = _recipe(name, overrides or [], runs_dir(directory))
     request = StatsRequest.of(recipe, output, features=features, shards=shards or recipe.cluster.world_size)
+    if shards is not None and request.shards < shards:
+        err.print(f"--shards {shards}: {request.shards} shards instead, one for each image", soft_wrap=True)
     job = sharded.start_statistics(request, where, recipe.cluster, say=lambda text: err.print(text, soft_wrap=True))
     if job is not None:
         err.print(f"statistics of {request.images:,} images, job {job.job_id} ({where.name})", soft_wrap=True)

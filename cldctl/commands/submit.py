@@ -199,6 +199,8 @@ def finish(begun: "Begun", follow: bool) -> None:
         err.print(f"job {begun.job.job_id} ({cluster.name})")
         for name in begun.evaluations:
             err.print(f"then evaluation {name}", markup=False, soft_wrap=True)
+        for text in begun.said:
+            err.print(text, markup=False, soft_wrap=True)
     if follow or cluster.blocks:
         from cldctl.ui.follow import follow_run
 

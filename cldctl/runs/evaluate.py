@@ -150,6 +150,12 @@ def _prepared(run: RunFolder, plan: EvaluationPlan, cluster: Cluster, size: Clus
     )
 
 
+def fewer_shards(requests: Sequence[EvalRequest], asked: int) -> int | None:
+    """The number of shards, if there are fewer samples or test examples than shards that somebody asked for."""
+    most = max(request.shards for request in requests)
+    return most if most < asked else None
+
+
 def divided_otherwise(run: RunFolder, requests: Sequence[EvalRequest]) -> list[tuple[str, int]]:
     """Evaluations that were begun in another number of shards, which they keep, and that number."""
     begun = [

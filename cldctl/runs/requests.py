@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from cld_core.evaluation.evaluation import evaluations_of
 from cld_core.recipe import Recipe
@@ -44,8 +44,18 @@ def request(
     )
 
 
-def follow_up(run: RunFolder, recipe: Recipe, cluster: Cluster, evaluations: Sequence[Work], training: JobRef) -> None:
+def follow_up(
+    run: RunFolder,
+    recipe: Recipe,
+    cluster: Cluster,
+    evaluations: Sequence[Work],
+    training: JobRef,
+    say: Callable[[str], None] = lambda text: None,
+) -> None:
     """Start the evaluations that wait for a training to end; on a cluster that blocks, it has ended.
+
+    Args:
+        say: told how shards share tasks, if they do.
 
     Raises:
         SchedulerRefused, SchedulerAway: they were not started; the training goes on.
@@ -54,7 +64,7 @@ def follow_up(run: RunFolder, recipe: Recipe, cluster: Cluster, evaluations: Seq
         return
     after, stored = After((training,)), code.path_of(run.path)
     try:
-        sharded.start(evaluations, cluster, recipe.cluster, run=run, after=after, code=stored)
+        sharded.start(evaluations, cluster, recipe.cluster, run=run, after=after, code=stored, say=say)
     except (SchedulerRefused, SchedulerAway) as error:
         text = f"{run.name} trains as job {training.job_id}, but {without_jobs(run)}"
         raise type(error)(f"{text}. The reason: {error}") from error

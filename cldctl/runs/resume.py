@@ -115,6 +115,7 @@ def resume(
         DataError: its data are missing.
     """
     continued = ready(run, asked, cluster, about)
+    said: list[str] = []
     job = train(
         run,
         continued.recipe,
@@ -124,8 +125,9 @@ def resume(
         profile=asked.profile,
         from_step=asked.from_step,
         code_digest=continued.code,
+        say=said.append,
     )
-    return Begun(run, job, cluster, tuple(work.name for work in continued.evaluations))
+    return Begun(run, job, cluster, tuple(work.name for work in continued.evaluations), tuple(said))
 
 
 @dataclass(frozen=True, kw_only=True)

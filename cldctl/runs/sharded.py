@@ -78,15 +78,12 @@ def start(
         except TooManyTasks as error:
             if len(shares) == 1:
                 raise
-            why, shares = _first_sentence(error), divided(missing, len(shares) // 2)
+            why = f"{cluster.name} refuses {len(shares)} ({error.limit})"
+            shares = divided(missing, len(shares) // 2)
     if why and len(shares) < (pieces := sum(len(shards) for _, shards in missing)):
         say(f"{pieces} shards in {len(shares)} tasks: {why}")
     assert jobs, f"cluster {cluster.name} did not report its jobs"
     return jobs[0]
-
-
-def _first_sentence(error: Exception) -> str:
-    return str(error).partition(". ")[0]
 
 
 def start_statistics(

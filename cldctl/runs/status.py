@@ -202,12 +202,13 @@ def evaluation_status(work: Evaluation, answers: Answers) -> dict[str, Any]:
     request, report = work.request, work.report or {}
     state = "FINISHED" if report else work_state(work, answers)
     done = request.shards if report else len(work.complete())
-    failure = why_stopped(work.ledger.history(), done, request.shards) if state == "STOPPED" else None
+    stopped = why_stopped(work.ledger.history(), done, request.shards) if state == "STOPPED" else None
     elbo = report.get("elbo") or {}
     return {
         "id": work.name,
         "state": state,
-        "reason": failure,
+        "cause": stopped.cause if stopped else None,
+        "reason": stopped.reason if stopped else None,
         "checkpoint_step": request.checkpoint_step,
         "metrics": list(request.metrics),
         "shards_done": done,
@@ -219,7 +220,7 @@ def evaluation_status(work: Evaluation, answers: Answers) -> dict[str, Any]:
         "true_entropy": elbo.get("true_entropy"),
         "settings": request.settings,
         "results": {key: dict(vars(number)) for key, number in numbers(report).items()},
-        "remarks": [*remarks(report), *([failure] if failure else [])],
+        "remarks": [*remarks(report), *([stopped.reason] if stopped else [])],
     }
 
 

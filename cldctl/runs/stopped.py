@@ -1,10 +1,25 @@
 """Why an evaluation that is not complete is not being computed either."""
 
+from dataclasses import dataclass
+
 from cld_core.run.history import History
 
 
-def why_stopped(history: History, done: int, shards: int) -> str | None:
-    """What people read in `status`; None if it was never started.
+@dataclass(frozen=True)
+class Stopped:
+    """What people read in `status`.
+
+    Attributes:
+        cause: one or two words, for tables.
+        reason: a sentence.
+    """
+
+    cause: str
+    reason: str
+
+
+def why_stopped(history: History, done: int, shards: int) -> Stopped | None:
+    """Why an evaluation stands still; None if it was never started.
 
     Args:
         history: of the evaluation.
@@ -13,12 +28,15 @@ def why_stopped(history: History, done: int, shards: int) -> str | None:
     if not history.submitted:
         return None
     if history.given_up is not None:
-        return history.given_up
+        cause = "not merged" if done == shards else "crashed" if history.crashes else "failed"
+        return Stopped(cause, history.given_up)
     if history.not_requeued is not None:
-        return f"a task could not be requeued: {history.not_requeued}"
+        return Stopped("not requeued", f"a task could not be requeued: {history.not_requeued}")
     array = history.submitted[-1].job.job_id.partition("_")[0]
     if any(job_id.partition("_")[0] == array for job_id in history.cancelled):
-        return "cancelled"
+        return Stopped("cancelled", "cancelled")
     if done == shards:
-        return "all shards are complete, but they were not merged; re-run the same `cldctl eval`"
-    return f"its jobs have ended, with {done} of {shards} shards complete; see the logs, then re-run `cldctl eval`"
+        again = "re-run the same `cldctl eval`"
+        return Stopped("not merged", f"all shards are complete, but they were not merged; {again}")
+    ended = f"its jobs have ended, with {done} of {shards} shards complete"
+    return Stopped("stopped", f"{ended}; see the logs, then re-run `cldctl eval`")

@@ -29,12 +29,17 @@ from .uninterrupted import uninterrupted
 
 @dataclass(frozen=True)
 class Begun:
-    """A training that was started, and the names of the evaluations that follow it."""
+    """A training that was started, and the names of the evaluations that follow it.
+
+    Attributes:
+        said: what people should know about how the evaluations were divided.
+    """
 
     run: RunFolder
     job: JobRef
     cluster: Cluster
     evaluations: tuple[str, ...] = ()
+    said: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +110,7 @@ def submit(
     recipe = wanted.recipe
     require_complete(recipe, wanted.metrics)
     run = create(wanted)
+    said: list[str] = []
     try:
         recipe, evaluations, code_digest = prepare(run, wanted, cluster)
         with home.only_one(run.path, cluster):
@@ -117,12 +123,13 @@ def submit(
                 profile=wanted.profile,
                 code_digest=code_digest,
                 started=lambda job: started(run, job),
+                say=said.append,
             )
     except CldError:
         if not run.ledger.history().submitted:
             shutil.rmtree(run.path)
         raise
-    return Begun(run, job, cluster, tuple(work.name for work in evaluations))
+    return Begun(run, job, cluster, tuple(work.name for work in evaluations), tuple(said))
 
 
 def require_complete(recipe: Recipe, metrics: tuple[str, ...]) -> None:
@@ -215,10 +222,14 @@ def train(
     from_step: int | None = None,
     code_digest: str | None = None,
     started: Callable[[JobRef], None] = lambda job: None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> JobRef:
     """Start the training of a run, or its continuation, and the evaluations that wait for its end.
 
     The request is in the ledger before the job exists, so that a job that starts immediately finds it.
+
+    Args:
+        say: as in `sharded.start`.
 
     Raises:
         RecipeError: the cluster has no such jobs.
@@ -251,5 +262,5 @@ def train(
             run.ledger.append(NotSubmitted(reason=str(error), away=isinstance(error, SchedulerAway), undone=True))
             raise
         assert jobs, f"cluster {cluster.name} did not report its jobs"
-        follow_up(run, recipe, cluster, evaluations, jobs[0])
+        follow_up(run, recipe, cluster, evaluations, jobs[0], say)
     return jobs[0]

@@ -165,7 +165,7 @@ def _short(value: int | None) -> str:
 
 
 def _evaluation(evals: Sequence[dict[str, Any]]) -> str:
-    """The newest result, or how many shards of it are done."""
+    """The newest result, or how many shards of it are done and why the others are not being computed."""
     if not evals:
         return "-"
     known = [entry for entry in evals if any(entry[name] is not None for name in ("nll", "bpd", "fid"))]
@@ -174,6 +174,5 @@ def _evaluation(evals: Sequence[dict[str, Any]]) -> str:
     results = [f"nll {last['nll']:.3f}"] if last["nll"] is not None else []
     results += [f"bpd {last['bpd']:.3f}"] if last["bpd"] is not None else []
     results += [f"FID {last['fid']:.2f}"] if last["fid"] is not None else []
-    return " ".join(results) or (
-        f"{last['shards_done']}/{last['shards']} shards" if last["state"] == "RUNNING" else "-"
-    )
+    what = "shards" if last["state"] == "RUNNING" else last.get("cause")
+    return " ".join(results) or (f"{last['shards_done']}/{last['shards']} {what}" if what else "-")

@@ -158,8 +158,11 @@ def _explained(name: str, error: str, since: float) -> SchedulerRefused | Schedu
         fix = "Try again when it does, or use --cluster local"
         return SchedulerAway(f"slurmctld does not answer, and the job {name} was not submitted: {text}. {fix}.")
     fix = "Fix the cluster.* keys or the profile (`cldctl submit --dry-run` shows the script), or use --cluster local"
-    kind = TooManyTasks if limits.too_many(error) else SchedulerRefused
-    return kind(f"sbatch refused the job {name}: {'; '.join(lines)}. {fix}.")
+    refused = f"sbatch refused the job {name}: {'; '.join(lines)}"
+    if (limit := limits.reached(error)) is None:
+        return SchedulerRefused(f"{refused}. {fix}.")
+    wait = "You may have no more jobs in the queue: wait until some have ended, then re-run the command"
+    return TooManyTasks(f"{refused}. {wait if limit in error else fix}.", limit)
 
 
 def _withdrawn(name: str, since: float) -> str:

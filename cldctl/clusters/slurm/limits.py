@@ -18,7 +18,10 @@ _QOS = re.compile(r"^QOS=(?P<qos>[^\s(]+)", re.MULTILINE)
 _COUNT = r"=([0-9]{1,9})\(([0-9]{1,9})\)"
 # What sbatch says if there would be too many jobs, by name; without a name, it may mean that.
 _NAMED = re.compile(r"\b((?:Assoc|QOS)[A-Za-z]*Limit)\b")
-_UNNAMED = ("job submit limit", "Invalid job array specification")
+_UNNAMED = {
+    "job submit limit": "a limit on jobs of your account or QOS",
+    "Invalid job array specification": "MaxArraySize",
+}
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,11 @@ def most_tasks(account: str | None = None, qos: str | None = None) -> Limit:
     return min(known, key=lambda limit: limit.tasks)
 
 
-def too_many(error: str) -> bool:
-    """Whether what sbatch said means that fewer tasks would be accepted."""
+def reached(error: str) -> str | None:
+    """The limit in what sbatch said, by name, if fewer tasks would be accepted; else None."""
     if named := _NAMED.findall(error):
-        return any("Submit" in name for name in named)
-    return any(text in error for text in _UNNAMED)
+        return next((name for name in named if "Submit" in name), None)
+    return next((name for text, name in _UNNAMED.items() if text in error), None)
 
 
 def of_jobs(text: str, user: str, account: str | None, qos: str) -> list[Limit]:

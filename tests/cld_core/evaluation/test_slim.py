@@ -25,6 +25,8 @@ from tests.support.clock import Clock
 from .gathered import gather
 
 STEP = 20
+# Rows and the picture of samples are not what these tests are about.
+QUICK = ("eval.points=12", "sampling.method=em", "sampling.nfe=2")
 
 
 @pytest.fixture
@@ -41,7 +43,7 @@ def read(monkeypatch) -> list[int]:
 
 
 def evaluation(run: RunFolder, *overrides: str, shards: int = 3) -> Evaluation:
-    return Evaluation(EvalRequest.of(load(run.recipe_file, overrides), ("loss",), STEP, shards).save(run))
+    return Evaluation(EvalRequest.of(load(run.recipe_file, [*QUICK, *overrides]), ("loss",), STEP, shards).save(run))
 
 
 def wanted(run: RunFolder) -> slim_model.Wanted:

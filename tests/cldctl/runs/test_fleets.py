@@ -14,10 +14,11 @@ from cld_core.shards.request import MAX_SHARDS
 from cldctl.clusters.base import SchedulerRefused, Seen, Survey, TooManyTasks
 from cldctl.clusters.debug import DebugCluster
 from cldctl.evals import plan
-from cldctl.runs import evaluate
+from cldctl.runs import evaluate, home
 from cldctl.runs.status import evaluation_status
 from cldctl.runs.stopped import why_stopped
 from cldctl.runs.survey import Answers
+from cldctl.ui import tables
 from tests.support.made_up import run_with
 from tests.support.tools import invoke
 
@@ -40,7 +41,8 @@ class Picky(DebugCluster):
     def submit(self, spec, tasks, note):
         self.sizes.append(len(tasks))
         if len(tasks) > self.takes:
-            raise self.error("sbatch refused the job mine-eval: AssocMaxSubmitJobLimit. Fix the keys.")
+            text = "sbatch refused the job mine-eval: AssocMaxSubmitJobLimit. Fix the keys."
+            raise TooManyTasks(text, "AssocMaxSubmitJobLimit") if self.error is TooManyTasks else self.error(text)
         note([JobRef(cluster=self.name, job_id=f"8_{task}") for task in range(len(tasks))])
 
 
@@ -70,7 +72,7 @@ def test_half_as_many_tasks_are_tried_until_the_scheduler_takes_them(run):
     cluster = Picky(takes=10)
     work, outcome = started(run, cluster)
     assert (cluster.sizes, shards_of(work)) == ([64, 32, 16, 8], list(range(64)))
-    assert outcome.said == ("64 shards in 8 tasks: sbatch refused the job mine-eval: AssocMaxSubmitJobLimit",)
+    assert outcome.said == ("64 shards in 8 tasks: picky refuses 16 (AssocMaxSubmitJobLimit)",)
 
 
 def test_a_scheduler_that_takes_no_task_at_all_is_not_asked_for_ever(run):
@@ -92,6 +94,24 @@ def test_nothing_is_said_if_every_shard_has_a_task(run):
     assert started(run, Picky(takes=64))[1].said == ()
 
 
+def test_the_evaluation_of_a_submission_says_how_it_was_divided(run, monkeypatch):
+    """The training is one task, which this scheduler takes."""
+    monkeypatch.setattr(home, "chosen", lambda name, *others: Picky(takes=4))
+    settings = ("cluster.tasks_per_node=9",)
+    done = invoke("submit", "toy", "--name", "new", "--eval", "elbo", *settings, runs=run.path.parent)
+    assert "9 shards in 4 tasks: picky refuses 9 (AssocMaxSubmitJobLimit)" in done.stderr
+    work = Evaluation(next((run.path.parent / "new" / "evals").glob("elbo-*")))
+    assert shards_of(work) == list(range(9))
+
+
+def test_fewer_rows_than_shards_make_as_many_shards_and_it_is_said(run, monkeypatch):
+    monkeypatch.setattr(home, "chosen", lambda name, *others: Picky(takes=1000))
+    done = invoke("eval", "mine", "--elbo", "--shards", "200", "eval.points=64", runs=run.path.parent)
+    assert "--shards 200: 64 shards instead, one for each sample or test example" in done.stderr
+    done = invoke("eval", "mine", "--elbo", "--shards", "64", "eval.points=64", "eval.seed=7", runs=run.path.parent)
+    assert "instead" not in done.stderr
+
+
 def test_more_shards_than_anybody_needs_are_refused(run):
     with pytest.raises(UsageError, match=r"--shards 10001: work is divided into at most 10,000, since each is"):
         EvalRequest.of(run.recipe(), ("elbo",), 10, MAX_SHARDS + 1)
@@ -105,23 +125,32 @@ def task(number, job="8"):
     return Submitted(job=JobRef(cluster="picky", job_id=f"{job}_{number}"), shards=(number,))
 
 
+CRASH = events.Crashed(job_id="8_0", restart=0, code=1)
+
+
 @pytest.mark.parametrize(
-    ("happened", "done", "why"),
+    ("happened", "done", "cause", "why"),
     [
-        ([], 0, None),
-        ([task(0)], 1, "its jobs have ended, with 1 of 3 shards complete"),
-        ([task(0)], 3, "all shards are complete, but they were not merged"),
-        ([task(0), events.Cancelled(job_id="8_1")], 1, "cancelled"),
-        ([events.Cancelled(job_id="7_1"), task(0)], 1, "its jobs have ended"),
-        ([task(0), events.GivenUp(reason="4 crashes", job_id="8_0")], 2, "4 crashes"),
-        ([task(0), events.MergeRefused(reason="shard 1 is damaged", job_id="8_0")], 3, "shard 1 is damaged"),
-        ([task(0), events.NotRequeued(job_id="8_0", reason="nobody answers")], 2, "could not be requeued: nobody"),
-        ([task(0), events.MergeRefused(reason="damaged", job_id="8_0"), task(0, "9")], 2, "its jobs have ended"),
+        ([task(0)], 1, "stopped", "its jobs have ended, with 1 of 3 shards complete"),
+        ([task(0)], 3, "not merged", "all shards are complete, but they were not merged"),
+        ([task(0), events.Cancelled(job_id="8_1")], 1, "cancelled", "cancelled"),
+        ([events.Cancelled(job_id="7_1"), task(0)], 1, "stopped", "its jobs have ended"),
+        ([task(0), CRASH, events.GivenUp(reason="4 crashes", job_id="8_0")], 2, "crashed", "4 crashes"),
+        ([task(0), events.GivenUp(reason="no weights", job_id="8_0")], 2, "failed", "no weights"),
+        ([task(0), events.MergeRefused(reason="shard 1 is damaged", job_id="8_0")], 3, "not merged", "is damaged"),
+        ([task(0), events.NotRequeued(job_id="8_0", reason="nobody answers")], 2, "not requeued", "requeued: nobody"),
+        ([task(0), events.MergeRefused(reason="x", job_id="8_0"), task(0, "9")], 2, "stopped", "its jobs have ended"),
     ],
 )
-def test_why_an_evaluation_has_stopped(happened, done, why):
+def test_why_an_evaluation_has_stopped(happened, done, cause, why):
     found = why_stopped(History.of(happened), done, 3)
-    assert found == why or (why is not None and why in found)
+    assert found is not None
+    assert found.cause == cause
+    assert why in found.reason
+
+
+def test_an_evaluation_that_was_never_started_has_not_stopped():
+    assert why_stopped(History.of([]), 0, 3) is None
 
 
 def test_a_merge_that_was_refused_says_why_in_status_until_it_is_started_again(run):
@@ -130,6 +159,7 @@ def test_a_merge_that_was_refused_says_why_in_status_until_it_is_started_again(r
     gone = Answers({"picky": Survey({("picky", f"8_{number}"): Seen("gone") for number in range(3)})})
     entry = json.loads(json.dumps(evaluation_status(work, gone)))
     assert (entry["state"], entry["reason"]) == ("STOPPED", "shard 1 is damaged. Re-run it.")
+    assert tables._evaluation([entry]) == "0/3 failed"
     assert entry["remarks"] == ["shard 1 is damaged. Re-run it."]
     work.ledger.append(task(1, "9"))
     waiting = Answers({"picky": Survey({**gone.surveys["picky"].jobs, ("picky", "9_1"): Seen("pending")})})

@@ -38,7 +38,9 @@ def test_a_stopped_evaluation_does_not_hide_the_result_of_an_earlier_one():
     known = {**stopped, "state": "FINISHED", "nll": -0.393}
     assert tables._evaluation([known, stopped]) == "nll -0.393"
     assert tables._evaluation([known, {**stopped, "state": "RUNNING"}]) == "0/2 shards"
-    assert tables._evaluation([stopped]) == "-"
+    assert tables._evaluation([stopped]) == "-", "it was never started"
+    assert tables._evaluation([{**stopped, "cause": "crashed"}]) == "0/2 crashed"
+    assert tables._evaluation([known, {**stopped, "cause": "crashed"}]) == "nll -0.393"
 
 
 @pytest.mark.parametrize("width", [40, 80, 100, 118, 140, 200], ids=str)

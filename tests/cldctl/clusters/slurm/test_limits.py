@@ -121,17 +121,25 @@ POLICY = (
 
 
 @pytest.mark.parametrize(
-    ("error", "kind"),
+    ("error", "limit"),
     [
-        (f"sbatch: error: AssocMaxSubmitJobLimit\nsbatch: error: {POLICY}", TooManyTasks),
-        (f"sbatch: error: QOSMaxSubmitJobPerUserLimit\nsbatch: error: {POLICY}", TooManyTasks),
-        (f"sbatch: error: QOSGrpSubmitJobsLimit\nsbatch: error: {POLICY}", TooManyTasks),
-        (f"sbatch: error: AssocGrpSubmitJobsLimit\nsbatch: error: {POLICY}", TooManyTasks),
-        (f"sbatch: error: {POLICY}", TooManyTasks),
-        ("sbatch: error: Batch job submission failed: Invalid job array specification", TooManyTasks),
-        (f"sbatch: error: QOSMaxWallDurationPerJobLimit\nsbatch: error: {POLICY}", SchedulerRefused),
-        ("sbatch: error: invalid partition specified: nowhere", SchedulerRefused),
+        *(
+            (f"sbatch: error: {name}\nsbatch: error: {POLICY}", name)
+            for name in (
+                *("AssocMaxSubmitJobLimit", "QOSMaxSubmitJobPerUserLimit"),
+                *("QOSGrpSubmitJobsLimit", "AssocGrpSubmitJobsLimit"),
+            )
+        ),
+        (f"sbatch: error: {POLICY}", "a limit on jobs of your account or QOS"),
+        ("sbatch: error: Batch job submission failed: Invalid job array specification", "MaxArraySize"),
+        (f"sbatch: error: QOSMaxWallDurationPerJobLimit\nsbatch: error: {POLICY}", None),
+        ("sbatch: error: invalid partition specified: nowhere", None),
     ],
 )
-def test_what_sbatch_says_if_fewer_tasks_would_do(error, kind):
-    assert type(_explained("mine", error, 0.0)) is kind
+def test_what_sbatch_says_if_fewer_tasks_would_do(error, limit):
+    refusal = _explained("mine", error, 0.0)
+    assert type(refusal) is (SchedulerRefused if limit is None else TooManyTasks)
+    assert getattr(refusal, "limit", None) == limit
+    # What is to be done about a limit that is named is known.
+    assert ("wait until some have ended" in str(refusal)) == (limit is not None and limit in error)
+    assert ("Fix the cluster.* keys" in str(refusal)) == (limit is None or limit not in error)
