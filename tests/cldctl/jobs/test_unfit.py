@@ -1,10 +1,15 @@
 """Unfit machines cost no retry, and a time limit during the setup costs one."""
 
+from dataclasses import replace
+
 import pytest
 
-from cld_core.run.events import DiedEarly, GivenUp, NotBegun, Requeued, Started, Submitted, Unfit
+from cld_core.errors import UnfitError
+from cld_core.run.events import DiedEarly, GivenUp, NotBegun, Requeued, Started, Submitted, TurnedAway, Unfit
+from cld_core.stop import StopFlag
 from cldctl.jobs import aftermath, unfit
 from cldctl.jobs.process import UNFIT
+from cldctl.jobs.train import TrainWork
 from tests.support.launcher import REF, Launcher, inside
 from tests.support.made_up import run_with
 
@@ -39,10 +44,27 @@ def test_unfit_machines_are_not_looked_for_for_ever(run):
         aftermath.after_training(run, inside(restart=restart), UNFIT)
         assert isinstance(run.ledger.events()[-1], Requeued)
     run.ledger.append(found(unfit.STARTS))
-    aftermath.after_training(run, inside(restart=unfit.STARTS), UNFIT)
-    event = run.ledger.events()[-1]
+    run.ledger.append(Submitted(job=replace(REF, job_id="8"), successor_of="7"))
+    job = inside(restart=unfit.STARTS)
+    aftermath.after_training(run, job, UNFIT)
+    event, withdrawn = run.ledger.events()[-2:]
     assert isinstance(event, GivenUp)
     assert "11 starts in a row found an unfit machine" in event.reason
+    assert isinstance(withdrawn, TurnedAway)
+    assert job.cluster.cancelled == ["8"], "it would find unfit machines, too, and submit the next one"
+
+
+def test_a_successor_is_submitted_when_the_machine_is_found_fit(tmp_path, monkeypatch):
+    run, job = run_with(tmp_path / "next", overrides=("cluster.successor=true",)), inside()
+
+    def joined(*place, **more):
+        assert job.cluster.submitted == []
+        raise UnfitError("n1: gpu: it is gone", "gpu", {0: "n1"})
+
+    monkeypatch.setattr("cld_core.train.health.joined", joined)
+    with pytest.raises(UnfitError):
+        TrainWork(str(run.path))._train(run, job, StopFlag())
+    assert job.cluster.submitted == []
 
 
 def test_training_in_between_begins_the_count_again(run):
