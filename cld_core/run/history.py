@@ -8,10 +8,8 @@ from typing import Any
 
 from . import events
 from .attempt import Attempt, ended, imported, started
+from .causes import CRASHES
 from .events import Cause, Event, JobRef, NotSubmitted, Requested, Requeued, Submitted, Why
-
-# Causes of an attempt's end that another start may not meet again.
-CRASHES: tuple[Cause, ...] = ("crashed", "out_of_memory", "killed")
 
 
 @dataclass(kw_only=True)

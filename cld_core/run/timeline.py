@@ -4,23 +4,11 @@ import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from . import events
 from .attempt import Attempt
-from .events import Cause
+from .causes import fate_of
 from .history import History
-
-Fate = Literal["preemption", "crashes"]
-# What an attempt was taken away by; anything else that is not an end of the training counts as a crash.
-_TAKEN: tuple[Cause, ...] = ("preempted", "timeout", "terminated", "requeued", "cancelled")
-
-
-def fate_of(cause: Cause | None) -> Fate | None:
-    """What the steps beyond the last checkpoint are lost to after this cause; None if nothing is lost."""
-    if cause in (None, "finished", "imported"):
-        return None
-    return "preemption" if cause in _TAKEN else "crashes"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,12 +97,6 @@ def stretches(history: History, *, saved: int | None, heard: float | None, alive
             )
         )
     return found
-
-
-def excluded(history: History) -> tuple[str, ...]:
-    """The nodes that the run's job avoids since it last put itself back into the queue."""
-    asked = [event for event in history.told if isinstance(event, events.Requeued)]
-    return asked[-1].exclude if asked else ()
 
 
 def _steps(attempts: Sequence[Attempt], saved: int | None, alive: bool) -> list[tuple[int, int, int]]:

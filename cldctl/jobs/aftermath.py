@@ -19,6 +19,7 @@ from cld_core import faults
 from cld_core.errors import NotFoundError, UsageError
 from cld_core.imports import resolve
 from cld_core.run import RunFolder, pending
+from cld_core.run.causes import CRASHES
 from cld_core.run.events import (
     Crashed,
     DiedEarly,
@@ -32,7 +33,7 @@ from cld_core.run.events import (
     Requeued,
     TurnedAway,
 )
-from cld_core.run.history import CRASHES, History
+from cld_core.run.history import History
 from cld_core.shards import Work, open_work
 from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import Cluster, InJob

@@ -8,9 +8,10 @@ from typing import Any
 from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run import RunFolder
 from cld_core.run.attempt import Attempt
+from cld_core.run.causes import fate_of
 from cld_core.run.contents import ReportedProgress
 from cld_core.run.history import History
-from cld_core.run.timeline import Stretch, fate_of, stretches
+from cld_core.run.timeline import Stretch, stretches
 
 # An attempt without an end that has not reported for so many seconds is over.
 SILENT_S = 900.0
