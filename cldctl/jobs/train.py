@@ -44,7 +44,7 @@ class TrainWork:
         stop_before_limit(job, stop)
         followed = ""
         with hooks.told_about(run, job, lambda: followed == "requeued"):
-            with one_line_errors(job), failures.noted(run, job):
+            with one_line_errors(job, lambda: hooks.after_bad_end(run, job)), failures.noted(run, job):
                 _check_size(run, job)
                 ended = self._train(run, job, stop)
             # The other ranks have nothing left to do: a requeue starts the killing.

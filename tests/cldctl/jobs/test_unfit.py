@@ -7,7 +7,7 @@ import pytest
 from cld_core.errors import UnfitError
 from cld_core.run.events import DiedEarly, GivenUp, NotBegun, Requeued, Started, Submitted, TurnedAway, Unfit
 from cld_core.stop import StopFlag
-from cldctl.jobs import aftermath, unfit
+from cldctl.jobs import aftermath, hooks, process, unfit
 from cldctl.jobs.process import UNFIT
 from cldctl.jobs.train import TrainWork
 from tests.support.launcher import REF, Launcher, inside
@@ -79,6 +79,27 @@ def test_training_in_between_begins_the_count_again(run):
 def test_the_exit_code_is_enough(run):
     aftermath.after_training(run, inside(said=f"srun: error: n2: task 0: Exited with exit code {UNFIT}\n"), UNFIT)
     assert run.ledger.history().avoided == {"7": ("n2",)}
+
+
+class Left(BaseException):
+    """`os._exit` was called."""
+
+
+def test_without_an_aftermath_the_hook_is_told_before_the_process_leaves_at_once(run, monkeypatch):
+    def joined(*place, **more):
+        raise UnfitError("n1: gpu: it is gone", "gpu", {0: "n1"})
+
+    def leave(code):
+        happened.append(code)
+        raise Left
+
+    happened = []
+    monkeypatch.setattr("cld_core.train.health.joined", joined)
+    monkeypatch.setattr(process, "_leave_at_once", leave)
+    monkeypatch.setattr(hooks, "fire", lambda run: happened.append(type(run.ledger.events()[-1])))
+    with pytest.raises(Left):
+        TrainWork(str(run.path))(inside())
+    assert happened[:2] == [Unfit, UNFIT]
 
 
 class InSetup(Launcher):
