@@ -17,6 +17,7 @@ from pathlib import Path
 
 from cld_core import faults
 from cld_core.errors import NotFoundError, UsageError
+from cld_core.evaluation.evaluation import Evaluation
 from cld_core.imports import resolve
 from cld_core.run import RunFolder, pending
 from cld_core.run.causes import CRASHES
@@ -210,10 +211,11 @@ def after_shards(folder: Path, job: InJob, code: int, told_to_end: Callable[[], 
 
 
 def _elsewhere(work: Work, job: InJob, delay_s: float, told_to_end: Callable[[], bool]) -> str | None:
-    """Requeue a task, away from nodes where tasks of this work crashed; why it is not requeued, if that failed."""
+    """Requeue a task, away from nodes where tasks of this work or its run failed; why it is not, if that failed."""
     history = pending.history(work.ledger)
     before = history.avoided.get(job.ref.job_id, ())
-    avoided = nodes.for_next_start(history, job, needed=1)
+    of_run = specs.failures_in(work.run.ledger) if isinstance(work, Evaluation) else []
+    avoided = nodes.for_next_start(history, job, needed=1, also=of_run)
     for line in nodes.announced(before, avoided):
         print(f"task {job.ref.job_id}: {line}", file=sys.stderr, flush=True)
     if avoided.nodes != before:
