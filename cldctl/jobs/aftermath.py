@@ -1,10 +1,11 @@
 """What follows when a job ends badly, decided by the job itself: a rank crashed, was killed for its memory, or hung.
 
-    python -m cldctl.jobs.aftermath training|trainings|shards FOLDER LOGS CLUSTER EXIT_CODE [setup]
+    python -m cldctl.jobs.aftermath training|trainings|shards FOLDER LOGS CLUSTER EXIT_CODE [setup [OFFSET]]
 
 Ranks that exit cleanly have noted why and asked for what should follow; this is for those that could not. FOLDER is the
 run or the work; of an array of trainings, the file that lists its runs. LOGS is the folder of the job's output, CLUSTER
-the class of its launcher, "module:class"; ``setup`` says that no rank ever began. Loads no torch.
+the class of its launcher, "module:class"; ``setup`` says that no rank ever began, and OFFSET where in the log of the job this start begins, bytes.
+Loads no torch.
 
 It decides with what it knows: a disk that is full keeps no job from starting again.
 """
@@ -251,10 +252,13 @@ def main(arguments: Sequence[str], stop: StopFlag | None = None) -> int:
     job = cluster.current_job(logs)
     flag = stop or StopFlag()
 
-    def told_to_end() -> bool:
-        return flag.code >= StopCode.TERM
+    in_setup = arguments[5:6] == [setup_limit.IN_SETUP]
+    offset = setup_limit.offset_of(arguments)
 
-    in_setup = arguments[5:] == [setup_limit.IN_SETUP]
+    def told_to_end() -> bool:
+        # The signal that ended the setup may have been that of scancel.
+        return in_setup or flag.code >= StopCode.TERM
+
     try:
         if kind == "trainings":
             run = specs.listed_run(folder, job.task)
@@ -263,9 +267,8 @@ def main(arguments: Sequence[str], stop: StopFlag | None = None) -> int:
                 return code
             kind, folder = "training", run
         if in_setup and kind == "training":
-            # The signal that ended the setup may have been that of scancel.
-            setup_limit.after_setup(RunFolder(folder), job, lambda: True)
-        elif in_setup and not setup_limit.is_time_limit(job, 0):
+            setup_limit.after_setup(RunFolder(folder), job, told_to_end, offset)
+        elif in_setup and not setup_limit.is_time_limit(job, offset or 0):
             return code
         elif kind == "training":
             after_training(RunFolder(folder), job, code, told_to_end)

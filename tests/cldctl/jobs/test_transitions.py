@@ -144,8 +144,14 @@ LEDGERS = {
     "unfit, cancelled": ((submitted(), unfit(), requeued("unfit"), Cancelled(job_id="7")), "gone"),
     "resumed, unfit": ((*BEGUN, ended("crashed"), submitted("8"), unfit(0, "8"), requeued("unfit", "8")), "pending"),
     "a successor is unfit": (
-        (submitted(), submitted("8", successor_of="7"), started(), ended("node_failure"), unfit(0, "8"),
-         requeued("unfit", "8")),
+        (
+            submitted(),
+            submitted("8", successor_of="7"),
+            started(),
+            ended("node_failure"),
+            unfit(0, "8"),
+            requeued("unfit", "8"),
+        ),
         "pending",
     ),  # fmt: skip
     "setup too long": ((submitted(), DiedEarly(job_id="7", restart=0, reason="setup"), requeued("timeout")), "pending"),

@@ -5,6 +5,8 @@ from dataclasses import replace
 import pytest
 
 from cld_core.errors import UnfitError
+from cld_core.evaluation.evaluation import Evaluation
+from cld_core.evaluation.request import EvalRequest
 from cld_core.run.events import DiedEarly, GivenUp, NotBegun, Requeued, Started, Submitted, TurnedAway, Unfit
 from cld_core.stop import StopFlag
 from cldctl.jobs import aftermath, hooks, process, unfit
@@ -105,15 +107,21 @@ def test_without_an_aftermath_the_hook_is_told_before_the_process_leaves_at_once
 class InSetup(Launcher):
     cause = "timeout"
     job = None
+    was_cancelled = False
 
     def current_job(self, logs=None):
         type(self).job = inside()
-        self.job.cause_of = lambda code, offset: self.cause
+        self.job.cause_of = self.cause_since
+        self.job.cancelled = self.was_cancelled
         return self.job
 
+    def cause_since(self, code, offset):
+        """An earlier start, which the first 1000 bytes of the log are about, came to its time limit."""
+        return "timeout" if offset < 1000 else self.cause
 
-def end_of_setup(run, kind="training", folder=None):
-    arguments = [kind, str(folder or run.path), str(run.logs), f"{__name__}:InSetup", "143", "setup"]
+
+def end_of_setup(run, kind="training", folder=None, offset=1000):
+    arguments = [kind, str(folder or run.path), str(run.logs), f"{__name__}:InSetup", "143", "setup", str(offset)]
     assert aftermath.main(arguments) == 143
 
 
@@ -135,5 +143,15 @@ def test_another_end_of_the_setup_is_left_to_slurm(run, monkeypatch, cause):
     monkeypatch.setattr(InSetup, "cause", cause)
     before = run.ledger.events()
     end_of_setup(run)
-    end_of_setup(run, "shards", run.evals / "none")
+    work = Evaluation(EvalRequest.of(run.recipe(), ("elbo",), 20).save(run))
+    end_of_setup(run, "shards", work.folder)
     assert run.ledger.events() == before
+    assert work.ledger.events() == []
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_a_task_whose_setup_met_the_limit_begins_again_unless_it_was_cancelled(run, monkeypatch, cancelled):
+    monkeypatch.setattr(InSetup, "was_cancelled", cancelled)
+    work = Evaluation(EvalRequest.of(run.recipe(), ("elbo",), 20).save(run))
+    end_of_setup(run, "shards", work.folder)
+    assert InSetup.job.asked == (not cancelled)
