@@ -226,6 +226,7 @@ class History:
                 self.requeued, self.not_requeued = None, event.reason
             case events.DiedEarly():
                 self.died_early, self.bug = self.died_early + 1, None
+                self._told.append(event)
             case events.Crashed():
                 self.crashes[event.job_id] = self.crashes.get(event.job_id, 0) + 1
             case events.RankFailed() | events.Unfit():

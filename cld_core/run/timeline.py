@@ -99,6 +99,15 @@ def stretches(history: History, *, saved: int | None, heard: float | None, alive
     return found
 
 
+def in_vain(history: History) -> list[tuple[float, float]]:
+    """From when to when starts lasted that ended before they trained, if the ledger says so; times since 1970."""
+    found: dict[tuple[str, int], tuple[float, float]] = {}
+    for event in history.told:
+        if isinstance(event, events.Unfit | events.DiedEarly) and event.began is not None:
+            found.setdefault((event.job_id, event.restart), (event.began, max(event.began, event.time)))
+    return list(found.values())
+
+
 def _steps(attempts: Sequence[Attempt], saved: int | None, alive: bool) -> list[tuple[int, int, int]]:
     """Of each attempt, the steps that are kept, lost and set aside."""
     found: list[tuple[int, int, int]] = []

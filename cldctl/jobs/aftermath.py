@@ -4,7 +4,7 @@
 
 Ranks that exit cleanly have noted why and asked for what should follow; this is for those that could not. FOLDER is the
 run or the work; of an array of trainings, the file that lists its runs. LOGS is the folder of the job's output, CLUSTER
-the class of its launcher, "module:class"; ``setup`` says that no rank ever began, and OFFSET where in the log of the job this start begins, bytes.
+the class of its launcher, "module:class"; ``setup`` says that no rank ever began, and OFFSET where in the job's log this start begins, bytes.
 Loads no torch.
 
 It decides with what it knows: a disk that is full keeps no job from starting again.
@@ -13,7 +13,7 @@ It decides with what it knows: a disk that is full keeps no job from starting ag
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cld_core import faults
@@ -152,6 +152,8 @@ def after_training(run: RunFolder, job: InJob, code: int, told_to_end: Callable[
         hung=_hung(run, job),
         step=int(run.progress().get("step", 0)),
     )
+    if isinstance(event, DiedEarly):
+        event = replace(event, began=job.began)
     if event is not None:
         pending.append(run.ledger, event, within_s=_NOTE_WITHIN_S)
     _blame(run, job, trained=not isinstance(event, DiedEarly))

@@ -43,7 +43,7 @@ def after_setup(run: RunFolder, job: InJob, told_to_end: Callable[[], bool], off
     """
     if not is_time_limit(job, log_offset(run) if offset is None else offset):
         return
-    event = DiedEarly(job_id=job.ref.job_id, restart=job.restart, reason=_REASON)
+    event = DiedEarly(job_id=job.ref.job_id, restart=job.restart, reason=_REASON, began=job.began)
     pending.append(run.ledger, event, within_s=_NOTE_WITHIN_S)
     recipe = run.recipe(within_s=READ_WITHIN_S)
     count, allowed = pending.history(run.ledger).crashes_in_a_row, recipe.train.max_retries

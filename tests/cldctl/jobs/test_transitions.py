@@ -153,7 +153,7 @@ LEDGERS = {
             requeued("unfit", "8"),
         ),
         "pending",
-    ),  # fmt: skip
+    ),
     "setup too long": ((submitted(), DiedEarly(job_id="7", restart=0, reason="setup"), requeued("timeout")), "pending"),
     "cancelled": ((*BEGUN, Cancelled(job_id="7"), ended("terminated")), "gone"),
     "cancelled while it waits": ((submitted(), Cancelled(job_id="7")), "gone"),
