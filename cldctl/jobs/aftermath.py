@@ -4,8 +4,8 @@
 
 Ranks that exit cleanly have noted why and asked for what should follow; this is for those that could not. FOLDER is the
 run or the work; of an array of trainings, the file that lists its runs. LOGS is the folder of the job's output, CLUSTER
-the class of its launcher, "module:class"; ``setup`` says that no rank ever began, and OFFSET where in the job's log this start begins, bytes.
-Loads no torch.
+the class of its launcher, "module:class"; ``setup`` says that no rank ever began, and OFFSET where in the job's log
+this start begins, bytes. Loads no torch.
 
 It decides with what it knows: a disk that is full keeps no job from starting again.
 """
