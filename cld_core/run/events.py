@@ -180,7 +180,7 @@ class RankFailed(Event):
 class Unfit(Event):
     """A machine failed a health check before training: it is not the run's fault, and costs no retry.
 
-    ``host`` is empty if nobody knows which one.
+    ``host`` is empty if nobody knows which one; ``began`` as in `Started`.
     """
 
     job_id: str
@@ -189,6 +189,7 @@ class Unfit(Event):
     host: str
     check: str
     reason: str
+    began: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,11 +284,12 @@ class NotBegun(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class DiedEarly(Event):
-    """A job that had trained before was started again and ended before it trained."""
+    """A start of a job ended before it trained; ``began`` as in `Started`."""
 
     job_id: str
     restart: int
     reason: str
+    began: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

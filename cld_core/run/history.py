@@ -8,10 +8,8 @@ from typing import Any
 
 from . import events
 from .attempt import Attempt, ended, imported, started
+from .causes import CRASHES
 from .events import Cause, Event, JobRef, NotSubmitted, Requested, Requeued, Submitted, Why
-
-# Causes of an attempt's end that another start may not meet again.
-CRASHES: tuple[Cause, ...] = ("crashed", "out_of_memory", "killed")
 
 
 @dataclass(kw_only=True)
@@ -228,6 +226,7 @@ class History:
                 self.requeued, self.not_requeued = None, event.reason
             case events.DiedEarly():
                 self.died_early, self.bug = self.died_early + 1, None
+                self._told.append(event)
             case events.Crashed():
                 self.crashes[event.job_id] = self.crashes.get(event.job_id, 0) + 1
             case events.RankFailed() | events.Unfit():

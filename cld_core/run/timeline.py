@@ -4,23 +4,11 @@ import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from . import events
 from .attempt import Attempt
-from .events import Cause
+from .causes import fate_of
 from .history import History
-
-Fate = Literal["preemption", "crashes"]
-# What an attempt was taken away by; anything else that is not an end of the training counts as a crash.
-_TAKEN: tuple[Cause, ...] = ("preempted", "timeout", "terminated", "requeued", "cancelled")
-
-
-def fate_of(cause: Cause | None) -> Fate | None:
-    """What the steps beyond the last checkpoint are lost to after this cause; None if nothing is lost."""
-    if cause in (None, "finished", "imported"):
-        return None
-    return "preemption" if cause in _TAKEN else "crashes"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,10 +99,13 @@ def stretches(history: History, *, saved: int | None, heard: float | None, alive
     return found
 
 
-def excluded(history: History) -> tuple[str, ...]:
-    """The nodes that the run's job avoids since it last put itself back into the queue."""
-    asked = [event for event in history.told if isinstance(event, events.Requeued)]
-    return asked[-1].exclude if asked else ()
+def in_vain(history: History) -> list[tuple[float, float]]:
+    """From when to when starts lasted that ended before they trained, if the ledger says so; times since 1970."""
+    found: dict[tuple[str, int], tuple[float, float]] = {}
+    for event in history.told:
+        if isinstance(event, events.Unfit | events.DiedEarly) and event.began is not None:
+            found.setdefault((event.job_id, event.restart), (event.began, max(event.began, event.time)))
+    return list(found.values())
 
 
 def _steps(attempts: Sequence[Attempt], saved: int | None, alive: bool) -> list[tuple[int, int, int]]:

@@ -273,9 +273,13 @@ class Cluster(ABC):
                 often may give those who do not need it now an older one, and says so (`Survey.as_of`).
         """
 
-    def usable_nodes(self, size: ClusterSpec) -> int | None:
-        """How many nodes jobs of this kind could run on; None if nobody knows."""
+    def usable_nodes(self, size: ClusterSpec, without: Collection[str] = ()) -> int | None:
+        """How many nodes jobs of this kind could run on if they avoided those ``without``; None if nobody knows."""
         return None
+
+    def excluded_nodes(self, size: ClusterSpec) -> tuple[str, ...] | None:
+        """The nodes that ``size.exclude`` names, one by one; None if nobody can tell."""
+        return () if size.exclude is None else None
 
     @abstractmethod
     def cancel(self, jobs: Collection[JobRef]) -> None:
@@ -369,8 +373,12 @@ class InJob:
         """Why an earlier attempt ended that could not say so itself, a cause of the ledger; None if unknown."""
         return None
 
-    def usable_nodes(self) -> int | None:
-        """How many nodes could run this task, those that it avoids included; None if nobody knows."""
+    def usable_nodes(self, without: Collection[str] = ()) -> int | None:
+        """How many nodes could run this task if it avoided only those ``without``; None if nobody knows."""
+        return None
+
+    def excluded_nodes(self) -> tuple[str, ...] | None:
+        """The nodes that this task avoids, whoever excluded them, one by one; None if nobody can tell."""
         return None
 
     def ended_tasks(self, text: str) -> "tuple[EndedTask, ...]":

@@ -1,10 +1,11 @@
 """What follows when a job ends badly, decided by the job itself: a rank crashed, was killed for its memory, or hung.
 
-    python -m cldctl.jobs.aftermath training|trainings|shards FOLDER LOGS CLUSTER EXIT_CODE [setup]
+    python -m cldctl.jobs.aftermath training|trainings|shards FOLDER LOGS CLUSTER EXIT_CODE [setup [OFFSET]]
 
 Ranks that exit cleanly have noted why and asked for what should follow; this is for those that could not. FOLDER is the
 run or the work; of an array of trainings, the file that lists its runs. LOGS is the folder of the job's output, CLUSTER
-the class of its launcher, "module:class"; ``setup`` says that no rank ever began. Loads no torch.
+the class of its launcher, "module:class"; ``setup`` says that no rank ever began, and OFFSET where in the job's log
+this start begins, bytes. Loads no torch.
 
 It decides with what it knows: a disk that is full keeps no job from starting again.
 """
@@ -12,13 +13,15 @@ It decides with what it knows: a disk that is full keeps no job from starting ag
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cld_core import faults
 from cld_core.errors import NotFoundError, UsageError
+from cld_core.evaluation.evaluation import Evaluation
 from cld_core.imports import resolve
 from cld_core.run import RunFolder, pending
+from cld_core.run.causes import CRASHES
 from cld_core.run.events import (
     Crashed,
     DiedEarly,
@@ -32,7 +35,7 @@ from cld_core.run.events import (
     Requeued,
     TurnedAway,
 )
-from cld_core.run.history import CRASHES, History
+from cld_core.run.history import History
 from cld_core.shards import Work, open_work
 from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import Cluster, InJob
@@ -149,6 +152,8 @@ def after_training(run: RunFolder, job: InJob, code: int, told_to_end: Callable[
         hung=_hung(run, job),
         step=int(run.progress().get("step", 0)),
     )
+    if isinstance(event, DiedEarly):
+        event = replace(event, began=job.began)
     if event is not None:
         pending.append(run.ledger, event, within_s=_NOTE_WITHIN_S)
     _blame(run, job, trained=not isinstance(event, DiedEarly))
@@ -209,10 +214,11 @@ def after_shards(folder: Path, job: InJob, code: int, told_to_end: Callable[[], 
 
 
 def _elsewhere(work: Work, job: InJob, delay_s: float, told_to_end: Callable[[], bool]) -> str | None:
-    """Requeue a task, away from nodes where tasks of this work crashed; why it is not requeued, if that failed."""
+    """Requeue a task, away from nodes where tasks of this work or its run failed; why it is not, if that failed."""
     history = pending.history(work.ledger)
     before = history.avoided.get(job.ref.job_id, ())
-    avoided = nodes.for_next_start(history, job, needed=1)
+    of_run = specs.failures_in(work.run.ledger) if isinstance(work, Evaluation) else []
+    avoided = nodes.for_next_start(history, job, needed=1, also=of_run)
     for line in nodes.announced(before, avoided):
         print(f"task {job.ref.job_id}: {line}", file=sys.stderr, flush=True)
     if avoided.nodes != before:
@@ -248,10 +254,13 @@ def main(arguments: Sequence[str], stop: StopFlag | None = None) -> int:
     job = cluster.current_job(logs)
     flag = stop or StopFlag()
 
-    def told_to_end() -> bool:
-        return flag.code >= StopCode.TERM
+    in_setup = arguments[5:6] == [setup_limit.IN_SETUP]
+    offset = setup_limit.offset_of(arguments)
 
-    in_setup = arguments[5:] == [setup_limit.IN_SETUP]
+    def told_to_end() -> bool:
+        # The signal that ended the setup may have been that of scancel.
+        return in_setup or flag.code >= StopCode.TERM
+
     try:
         if kind == "trainings":
             run = specs.listed_run(folder, job.task)
@@ -260,9 +269,8 @@ def main(arguments: Sequence[str], stop: StopFlag | None = None) -> int:
                 return code
             kind, folder = "training", run
         if in_setup and kind == "training":
-            # The signal that ended the setup may have been that of scancel.
-            setup_limit.after_setup(RunFolder(folder), job, lambda: True)
-        elif in_setup and not setup_limit.is_time_limit(job, 0):
+            setup_limit.after_setup(RunFolder(folder), job, told_to_end, offset)
+        elif in_setup and not setup_limit.is_time_limit(job, offset or 0):
             return code
         elif kind == "training":
             after_training(RunFolder(folder), job, code, told_to_end)

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from cld_core.run.history import CRASHES, History
+from cld_core.run.causes import CRASHES
+from cld_core.run.history import History
 
 DAY_S = 86400.0
 # From so many on, a run that goes on is said to crash.

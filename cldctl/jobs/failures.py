@@ -103,7 +103,15 @@ def _failed(job: InJob, rank: int, host: str, reason: str) -> RankFailed:
 
 def _unfit(job: InJob, rank: int, host: str, check: str, reason: str) -> Unfit:
     reason = one_line(reason, _MAX_REASON)
-    return Unfit(job_id=job.ref.job_id, restart=job.restart, rank=rank, host=host, check=check, reason=reason)
+    return Unfit(
+        job_id=job.ref.job_id,
+        restart=job.restart,
+        rank=rank,
+        host=host,
+        check=check,
+        reason=reason,
+        began=job.began,
+    )
 
 
 def _of_this_start(job: InJob, offset: int) -> str:

@@ -133,14 +133,19 @@ def told_about(run: RunFolder, job: InJob, is_requeued: Callable[[], bool]) -> I
     try:
         yield
     except BaseException:
-        if not job.cluster.restarts and job.place().rank == 0:
-            fire(run)
-            settle(run)
+        after_bad_end(run, job)
         raise
     if job.place().rank == 0:
         if is_requeued():
             settle(run, HURRY_S)
             return
+        fire(run)
+        settle(run)
+
+
+def after_bad_end(run: RunFolder, job: InJob) -> None:
+    """Call the hook for a training that ended with an error, on rank 0, unless an aftermath follows."""
+    if not job.cluster.restarts and job.place().rank == 0:
         fire(run)
         settle(run)
 

@@ -1,5 +1,6 @@
 """Where a start of a job begins: in time, and in the logs of its ranks, to which a later start of the job appends."""
 
+import contextlib
 import os
 import re
 import socket
@@ -25,6 +26,13 @@ def begin(job: InJob) -> None:
     text = f"--- start {job.restart} of job {job.ref.job_id}: rank {job.place().rank} on {job.node or host}, {when} ---"
     for stream in (sys.stdout, sys.stderr):
         print(text, file=stream, flush=True)
+
+
+def log_size(job: InJob) -> int:
+    """The size of the launcher's log now, bytes: at the beginning of a start, where the notices about it begin."""
+    with contextlib.suppress(OSError):
+        return job.log.stat().st_size if job.log is not None else 0
+    return 0
 
 
 def began(job: InJob) -> float | None:

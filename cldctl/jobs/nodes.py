@@ -5,7 +5,7 @@ ledger (`Submitted.exclude`, `Requeued.exclude`), and is forgotten after a day.
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from cld_core.run.events import Crashed, RankFailed, Unfit
@@ -75,26 +75,34 @@ def for_next_start(history: History, job: InJob, needed: int, also: Iterable[Fai
     found = bad([*history.failures, *also], time.time())
     if not found and not before:
         return Avoided()
-    usable = job.usable_nodes()
-    if usable is None:
+    excluded = job.excluded_nodes()
+    # Those of somebody else, who did not say until when.
+    others = None if excluded is None else set(excluded) - set(before)
+    usable = None if others is None else job.usable_nodes(others)
+    if others is None or usable is None:
         return Avoided({node: found.get(node, "avoided before") for node in before})
-    why = _newest(found, usable, needed)
+    why = _newest(_without(found, others), usable, needed)
     return Avoided(why, tuple(node for node in before if node not in why))
 
 
 def for_submission(failures: Iterable[Failure], cluster: Cluster, spec: JobSpec) -> JobSpec:
     """The job with the nodes that it avoids, of those that one of this kind failed on."""
     found = bad(failures, time.time()) if cluster.restarts else {}
-    usable = cluster.usable_nodes(spec.size) if found else None
-    if usable is None:
+    others = cluster.excluded_nodes(spec.size) if found else None
+    usable = cluster.usable_nodes(spec.size, others) if others is not None else None
+    if others is None or usable is None:
         return spec
-    return replace(spec, exclude=(*spec.exclude, *_newest(found, usable, spec.size.nodes)))
+    return replace(spec, exclude=(*spec.exclude, *_newest(_without(found, others), usable, spec.size.nodes)))
 
 
 def announced(before: Iterable[str], avoided: Avoided) -> list[str]:
     """A line for each node that is avoided from now on."""
     known = set(before)
     return [f"node {node} is avoided from now on: {why}" for node, why in avoided.why.items() if node not in known]
+
+
+def _without(found: Mapping[str, str], others: Collection[str]) -> dict[str, str]:
+    return {node: why for node, why in found.items() if node not in others}
 
 
 def _newest(found: Mapping[str, str], usable: int, needed: int) -> dict[str, str]:

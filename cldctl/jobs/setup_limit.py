@@ -5,11 +5,12 @@ trap calls the aftermath.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from cld_core.run import RunFolder, pending
 from cld_core.run.events import DiedEarly, NotBegun
 from cld_core.stop import StopCode
+from cld_core.texts import is_count
 from cldctl.clusters.base import InJob
 
 from . import failures, successor
@@ -29,11 +30,20 @@ def is_time_limit(job: InJob, offset: int) -> bool:
     return job.cause_of(StopCode.TERM, offset) == "timeout"
 
 
-def after_setup(run: RunFolder, job: InJob, told_to_end: Callable[[], bool]) -> None:
-    """Start a job again whose setup took until the time limit, within `train.max_retries`."""
-    if not is_time_limit(job, log_offset(run)):
+def offset_of(arguments: Sequence[str]) -> int | None:
+    """Where in the log the notices about this start begin, as the batch script says; None for an older script."""
+    return int(arguments[6]) if len(arguments) > 6 and is_count(arguments[6]) else None
+
+
+def after_setup(run: RunFolder, job: InJob, told_to_end: Callable[[], bool], offset: int | None = None) -> None:
+    """Start a job again whose setup took until the time limit, within `train.max_retries`.
+
+    Args:
+        offset: see `offset_of`.
+    """
+    if not is_time_limit(job, log_offset(run) if offset is None else offset):
         return
-    event = DiedEarly(job_id=job.ref.job_id, restart=job.restart, reason=_REASON)
+    event = DiedEarly(job_id=job.ref.job_id, restart=job.restart, reason=_REASON, began=job.began)
     pending.append(run.ledger, event, within_s=_NOTE_WITHIN_S)
     recipe = run.recipe(within_s=READ_WITHIN_S)
     count, allowed = pending.history(run.ledger).crashes_in_a_row, recipe.train.max_retries

@@ -15,7 +15,7 @@ from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import InJob
 from cldctl.evals.table import write_finished
 
-from . import hooks
+from . import hooks, marks
 from .process import NOT_REQUEUED, one_line_errors, readable, requeue, stop_before_limit
 
 # Seconds for which a line of a ledger that matters to others is tried to be written, for each piece.
@@ -40,6 +40,7 @@ class ShardsWork:
     def __call__(self, job: InJob) -> None:
         # Before anything slow is loaded: an early signal must be neither lost nor fatal.
         stop = StopFlag().listen(interrupt=job.in_process)
+        offset = marks.log_size(job)
         if not job.in_process:
             faults.forgive_output()
         for piece in self.pieces:
@@ -47,14 +48,14 @@ class ShardsWork:
         stop_before_limit(job, stop)
         with hooks.told_about_shards(self._works, job), one_line_errors(job):
             is_done = self._compute(job, stop)
-        if not is_done and job.ref.restarts and self._may_go_on(job, stop):
+        if not is_done and job.ref.restarts and self._may_go_on(job, stop, offset):
             problem = requeue(job, told_to_end=lambda: stop.code >= StopCode.TERM)
             if problem is not None:
                 self._note(NotRequeued(job_id=job.ref.job_id, reason=problem))
                 sys.exit(NOT_REQUEUED)
 
-    def _may_go_on(self, job: InJob, stop: StopFlag) -> bool:
-        return stop.code is StopCode.USR2 or job.cause_of(stop.code, 0) == "timeout"
+    def _may_go_on(self, job: InJob, stop: StopFlag, offset: int) -> bool:
+        return stop.code is StopCode.USR2 or job.cause_of(stop.code, offset) == "timeout"
 
     def _works(self) -> list[Work]:
         return [open_work(Path(piece.folder)) for piece in self.pieces]

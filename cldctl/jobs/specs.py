@@ -37,7 +37,7 @@ def training(run: RunFolder, recipe: Recipe, cluster: Cluster, after: After | No
         code=code.path_of(run.path),
         aftermath=_aftermath("training", run.path, logs, cluster),
     )
-    return nodes.for_submission(_failures(run.ledger), cluster, spec)
+    return nodes.for_submission(failures_in(run.ledger), cluster, spec)
 
 
 def trainings(
@@ -121,11 +121,11 @@ def sharded(
         aftermath=_aftermath("shards", works[0], logs, cluster),
     )
     ledgers = [Ledger(works[0] / "jobs.jsonl"), *([run.ledger] if run is not None else [])]
-    return nodes.for_submission(_failures(*ledgers), cluster, spec)
+    return nodes.for_submission(failures_in(*ledgers), cluster, spec)
 
 
-def _failures(*ledgers: Ledger) -> list[nodes.Failure]:
-    """What failed on which machine; a ledger that cannot be read is no reason not to submit."""
+def failures_in(*ledgers: Ledger) -> list[nodes.Failure]:
+    """What failed on which machine; a ledger that cannot be read is no reason not to start a job."""
     found: list[nodes.Failure] = []
     for ledger in ledgers:
         with contextlib.suppress(OSError):

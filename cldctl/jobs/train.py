@@ -44,7 +44,7 @@ class TrainWork:
         stop_before_limit(job, stop)
         followed = ""
         with hooks.told_about(run, job, lambda: followed == "requeued"):
-            with one_line_errors(job), failures.noted(run, job):
+            with one_line_errors(job, lambda: hooks.after_bad_end(run, job)), failures.noted(run, job):
                 _check_size(run, job)
                 ended = self._train(run, job, stop)
             # The other ranks have nothing left to do: a requeue starts the killing.
@@ -60,8 +60,6 @@ class TrainWork:
     def _train(self, run: RunFolder, job: InJob, stop: StopFlag) -> "SessionResult":
         if job.place().rank == 0:
             explain_previous(run, job)
-            if job.ref.restarts and run.recipe(within_s=READ_WITHIN_S).cluster.successor:
-                successor.submit(run, job, self)
 
         from cld_core.train import health, session
 
@@ -76,6 +74,9 @@ class TrainWork:
             check=recipe.train.health_check,
         )
         try:
+            # Only now: a job that finds itself on an unfit machine begins again on its own.
+            if job.place().rank == 0 and job.ref.restarts and recipe.cluster.successor:
+                successor.submit(run, job, self)
             ended = session.run(
                 run,
                 ranks,

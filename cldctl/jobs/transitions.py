@@ -4,21 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from cld_core.run import events
+from cld_core.run.causes import RESTARTED_BY_LAUNCHER, state_after
 from cld_core.run.events import Cause, Event
-
-# The state of a run after an attempt that ended by this cause; FAILED by any other.
-_AFTER = {
-    "finished": "FINISHED",
-    "preempted": "STOPPED",
-    "timeout": "STOPPED",
-    "terminated": "STOPPED",
-    "requeued": "STOPPED",
-    "cancelled": "CANCELLED",
-    "killed": "LOST",
-    "node_failure": "LOST",
-}
-# Causes after which the launcher itself starts a job again.
-_RESTARTED_BY_LAUNCHER = ("preempted", "node_failure", "requeued")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +48,9 @@ class _Fold:
     """Attributes:
     begun: the newest attempt, and ``is_open``, whether it has no end yet.
     is_new: whether a request has come after the last change.
+    waits: by job that has not trained yet, the state of the run while it waits.
+    unfit: the start of which an unfit machine was told last.
+    before: by job, the change that its cancellation replaced; None if that was a change of its own.
     """
 
     changes: list[Change] = field(default_factory=list)
@@ -70,34 +60,43 @@ class _Fold:
     restarts: set[str] = field(default_factory=set)
     cancelled: dict[str, tuple[int, events.Cancelled]] = field(default_factory=dict)
     cause: Cause | None = None
+    waits: dict[str, str] = field(default_factory=dict)
+    unfit: tuple[str, int] | None = None
+    before: dict[str, Change | None] = field(default_factory=dict)
 
     def take(self, place: int, event: Event) -> None:
         match event:
-            case events.Requested() | events.Submitted():
+            case events.Requested():
                 self.is_new = True
-                if isinstance(event, events.Submitted) and event.job.restarts:
+            case events.Submitted():
+                self.is_new = True
+                self.waits[event.job.job_id] = "PENDING" if event.successor_of is None else "REQUEUED"
+                if event.job.restarts:
                     self.restarts.add(event.job.job_id)
             case events.Started():
-                self.begun, self.is_open = event, True
-                self._add(place, event, "RUNNING", event.job_id, cause=self.cause, reason=event.warning)
-                self.cause = None
+                self._started(place, event)
             case events.Ended():
                 self._ended(place, event)
             case events.Explained():
                 self._explained(event)
             case events.Requeued():
-                self._decided(place, event, "REQUEUED", event.job_id, cause=event.cause)
+                self._decided(place, event, self.waits.get(event.job_id, "REQUEUED"), event.job_id, cause=event.cause)
             case events.NotRequeued():
                 reason = f"could not be requeued: {event.reason}"
-                self._decided(place, event, "STOPPED", event.job_id, reason=reason)
+                state = "FAILED" if event.job_id in self.waits else "STOPPED"
+                self._decided(place, event, state, event.job_id, reason=reason)
             case events.GivenUp():
                 self._decided(place, event, "FAILED", event.job_id, reason=event.reason)
             case events.NotBegun():
                 self._add(place, event, "FAILED", event.job_id, reason=event.reason)
             case events.DiedEarly():
                 self._add(place, event, "FAILED", event.job_id, cause="crashed", reason=event.reason)
+            case events.Unfit():
+                self._unfit(place, event)
             case events.Cancelled():
                 self._cancelled(place, event)
+            case events.NotCancelled():
+                self._not_cancelled(place, event)
 
     def settle(self) -> None:
         """A cancelled job whose attempt has no end is gone."""
@@ -135,6 +134,19 @@ class _Fold:
             )
         )
 
+    def _started(self, place: int, event: events.Started) -> None:
+        self.begun, self.is_open = event, True
+        self.waits.pop(event.job_id or "", None)
+        self._add(place, event, "RUNNING", event.job_id, cause=self.cause, reason=event.warning)
+        self.cause = None
+
+    def _unfit(self, place: int, event: events.Unfit) -> None:
+        """The end of a start, told once although several ranks note it; what is decided about it follows."""
+        start = event.job_id, event.restart
+        if self.unfit != start:
+            self.unfit = start
+            self._add(place, event, "FAILED", event.job_id, cause="unfit", reason=event.reason)
+
     def _ended(self, place: int, event: events.Ended) -> None:
         begun, cause = self.begun, event.cause
         if begun is None or begun.attempt != event.attempt:
@@ -147,9 +159,7 @@ class _Fold:
         self._add(place, event, state, begun.job_id, cause=cause, reason=event.detail, step=event.step)
 
     def _after(self, cause: Cause, job_id: str | None) -> str:
-        if cause in _RESTARTED_BY_LAUNCHER and job_id in self.restarts:
-            return "REQUEUED"
-        return _AFTER.get(cause, "FAILED")
+        return "REQUEUED" if cause in RESTARTED_BY_LAUNCHER and job_id in self.restarts else state_after(cause)
 
     def _explained(self, event: events.Explained) -> None:
         if self.begun is None or self.begun.attempt != event.attempt:
@@ -183,5 +193,21 @@ class _Fold:
         last = self.changes[-1] if self.changes else None
         if self.is_open and self.begun is not None and self.begun.job_id == event.job_id:
             return  # It saves first, and then notes its end.
-        if last is None or self.is_new or last.state in ("REQUEUED", "STOPPED", "LOST"):
+        if last is not None and not self.is_new and last.state == "CANCELLED":
+            return
+        never_began = last is not None and last.job_id == event.job_id and event.job_id in self.waits
+        if last is None or self.is_new or never_began or last.state in ("REQUEUED", "STOPPED", "LOST"):
+            count = len(self.changes)
             self._decided(place, event, "CANCELLED", event.job_id, cause="cancelled")
+            self.before[event.job_id] = last if len(self.changes) == count else None
+
+    def _not_cancelled(self, place: int, event: events.NotCancelled) -> None:
+        """The launcher refused: the run is what it was before somebody asked."""
+        self.cancelled.pop(event.job_id, None)
+        last = self.changes[-1] if self.changes else None
+        if event.job_id not in self.before or last is None or (last.state, last.job_id) != ("CANCELLED", event.job_id):
+            return
+        before = self.before.pop(event.job_id)
+        if before is None:
+            before = replace(last, state=self.waits.get(event.job_id, "REQUEUED"), cause=None)
+        self.changes[-1] = replace(before, place=place, time=event.time)

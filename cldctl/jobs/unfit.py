@@ -7,7 +7,7 @@ from cld_core.run import RunFolder, pending
 from cld_core.run.events import GivenUp
 from cldctl.clusters.base import InJob
 
-from . import failures
+from . import failures, successor
 from .train import go_on, log_offset
 
 # Starts in a row that may find unfit machines, and seconds before the next one: doubled with each, up to a limit.
@@ -32,6 +32,7 @@ def after_unfit(run: RunFolder, job: InJob, code: int, told_to_end: Callable[[],
         reason = f"{starts} starts in a row found an unfit machine, at last {found[-1].reason}"
         pending.append(run.ledger, GivenUp(reason=reason, job_id=job.ref.job_id), within_s=_NOTE_WITHIN_S)
         print(f"{run.name}: {reason}: not started again", file=sys.stderr, flush=True)
+        successor.withdraw(run, job)
         return True
     delay_s = min(BACK_OFF_S * 2 ** (starts - 1), MOST_S)
     failures.announce(run.name, f"unfit: {found[0].reason}", delay_s)

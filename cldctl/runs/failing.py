@@ -10,9 +10,9 @@ from pathlib import Path
 from cld_core.errors import NotFoundError
 from cld_core.run import RunFolder
 from cld_core.run.attempt import Attempt
+from cld_core.run.causes import fate_of
 from cld_core.run.events import RankFailed
 from cld_core.run.history import History
-from cld_core.run.timeline import fate_of
 from cld_core.texts import printable
 
 from . import logs

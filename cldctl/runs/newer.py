@@ -4,11 +4,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from cld_core.run import events
+from cld_core.run.causes import CRASHES, RESTARTED_BY_LAUNCHER
 from cld_core.run.events import JobRef
-from cld_core.run.history import CRASHES, History
+from cld_core.run.history import History
 from cldctl.clusters.base import Phase, Seen
 
-from .state import RESTARTED_BY_LAUNCHER
 from .survey import Answers
 
 # Seconds in which a job decides what follows a crash.

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cld_core.run.attempt import Attempt
+from cld_core.run.causes import RESTARTED_BY_LAUNCHER, state_after
 from cld_core.run.events import JobRef, NotSubmitted, Requested, Submitted
 from cld_core.run.history import History
 from cldctl.clusters.base import Seen
@@ -16,20 +17,6 @@ OVER = RESUMABLE | {"FINISHED"}
 # All of them, in the order in which a table sorted by state shows them.
 STATES = ("PENDING", "RUNNING", "REQUEUED", "STOPPED", "FAILED", "CANCELLED", "LOST", "FINISHED")
 
-# The state of a run whose last attempt ended by this cause; FAILED by any other.
-_AFTER = {
-    "finished": "FINISHED",
-    "preempted": "STOPPED",
-    "timeout": "STOPPED",
-    "terminated": "STOPPED",
-    "requeued": "STOPPED",
-    "imported": "STOPPED",
-    "cancelled": "CANCELLED",
-    "killed": "LOST",
-    "node_failure": "LOST",
-}
-# Causes after which the launcher itself starts a job again.
-RESTARTED_BY_LAUNCHER = ("preempted", "node_failure", "requeued")
 _FAILURES = ("crashed", "out_of_memory")
 
 
@@ -203,7 +190,7 @@ def situation_of(
     """The columns of the table for a run."""
     last, request = history.last, _request(history, now, is_submitting)
     submitted = history.current(lambda job: seen(job).is_gone)
-    after = "" if last is None or last.cause is None else _AFTER.get(last.cause, "FAILED")
+    after = "" if last is None or last.cause is None else state_after(last.cause)
     if submitted is None:
         attempt = "none" if last is None else "open" if last.cause is None else "ended"
         return Situation(history, None, Seen("unknown"), request, attempt=attempt, after=after)

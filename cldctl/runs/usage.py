@@ -8,9 +8,10 @@ from typing import Any
 from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run import RunFolder
 from cld_core.run.attempt import Attempt
+from cld_core.run.causes import fate_of
 from cld_core.run.contents import ReportedProgress
 from cld_core.run.history import History
-from cld_core.run.timeline import Stretch, fate_of, stretches
+from cld_core.run.timeline import Stretch, in_vain, stretches
 
 # An attempt without an end that has not reported for so many seconds is over.
 SILENT_S = 900.0
@@ -100,18 +101,22 @@ def of_history(
     alive: bool,
     since: float = 0.0,
 ) -> Usage:
-    """The sum over attempts.
+    """The sum over attempts, and over starts that ended before they trained.
 
     Args:
         size: what the recipe asks for, for attempts that do not say what they got; called only if there are any.
         alive: whether the newest attempt is training.
     """
-    known = size() if any(it.attempt.ranks is None for it in attempts) else None
-    on_gpus = any(_gpus(it.attempt, known) for it in attempts)
-    unit = GPU if on_gpus else CORE
-    if any(it.attempt.ranks is None for it in attempts) and known is None:
-        unit = JOB
-    total = Usage(unit=unit)
+    lost = in_vain(history)
+    # What a start in vain got, nobody recorded: as much as an attempt, or what the recipe asks for.
+    is_unknown = any(it.attempt.ranks is None for it in attempts) or bool(lost and not attempts)
+    known = size() if is_unknown else None
+    on_gpus = any(_gpus(it.attempt, known) for it in attempts) if attempts else known is not None and known.gpus > 0
+    unit = JOB if is_unknown and known is None else GPU if on_gpus else CORE
+    hours = sum((until - began) * _share_after(since, began, until) for began, until in lost) / 3600
+    if lost:
+        hours *= _devices(attempts[-1].attempt, known, unit) if attempts else _asked(known, unit)
+    total = Usage(unit=unit, used=hours, lost_to_crashes=hours)
     before: Attempt | None = None
     for stretch in attempts:
         total += _of(stretch, before, _devices(stretch.attempt, known, unit), history, unit, alive, since)
@@ -124,7 +129,7 @@ def summed(usages: Iterable[Usage]) -> list[Usage]:
     totals: dict[str, Usage] = {}
     for usage in usages:
         # What has used nothing yet has no unit of its own.
-        if usage.attempts or usage.waited_s:
+        if usage.attempts or usage.waited_s or usage.used:
             totals[usage.unit] = totals.get(usage.unit, Usage(unit=usage.unit)) + usage
     return [totals[unit] for unit in (GPU, CORE, JOB) if unit in totals] or [Usage(unit=CORE)]
 
@@ -181,6 +186,12 @@ def _devices(attempt: Attempt, size: ClusterSpec | None, unit: str) -> int:
     if unit == GPU:
         return _gpus(attempt, size)
     return attempt.cores or (size.cores if size is not None else 1)
+
+
+def _asked(size: ClusterSpec | None, unit: str) -> int:
+    if size is None or unit == JOB:
+        return 1
+    return size.gpus if unit == GPU else size.cores
 
 
 def size_of(run: RunFolder) -> ClusterSpec | None:

@@ -5,8 +5,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 from cld_core.run import RunFolder
+from cld_core.run.events import NotBegun
 from cld_core.run.history import History
-from cld_core.run.timeline import Stretch, excluded
+from cld_core.run.timeline import Stretch
 from cld_core.texts import one_line
 from cldctl import clusters
 from cldctl.clusters.base import Waiting
@@ -105,7 +106,7 @@ def why(run: RunFolder) -> Why:
         headline=_headline(row, waiting),
         attempts=[attempt_row(stretch) for stretch in told],
         failed=failed,
-        excluded=tried("the nodes", lambda: _excluded(run, history), ()),
+        excluded=tried("the nodes", lambda: _excluded(run, history, row.job_id), ()),
         changed=tried("the changes", lambda: changed_between(history), list[str]()),
         waiting=waiting,
         usage=tried("usage", lambda: usage.of_history(history, told, lambda: usage.size_of(run), alive=alive), None),
@@ -162,9 +163,10 @@ def _waiting(row: RunStatus, history: History, answers: Answers) -> Waiting | No
     return clusters.find(current.job.cluster).why_waiting(current.job, seen)
 
 
-def _excluded(run: RunFolder, history: History) -> tuple[str, ...]:
+def _excluded(run: RunFolder, history: History, job_id: str | None) -> tuple[str, ...]:
     of_recipe = run.recipe().cluster.exclude
-    return tuple(dict.fromkeys([*excluded(history), *([of_recipe] if of_recipe else [])]))
+    avoided = history.avoided.get(job_id or "", ())
+    return tuple(dict.fromkeys([*avoided, *([of_recipe] if of_recipe else [])]))
 
 
 def _headline(row: RunStatus, waiting: Waiting | None) -> str:
@@ -227,7 +229,8 @@ def _next(
     see = [f"logs {name} --failed --tail 50"] if failed is not None else [f"logs {name} --tail 50"]
     if row.state not in RESUMABLE:
         return None, see
-    if row.state == "FAILED" and (history.bug is not None or history.not_begun):
+    could_not_begin = isinstance(history.last_of.get(row.job_id or ""), NotBegun)
+    if row.state == "FAILED" and (history.bug is not None or could_not_begin):
         return "fix the error first: another start would meet it again", [*see, f"resume {name}"]
     if any(attempt.cause == "nonfinite" for attempt in history.attempts[-1:]):
         return "lower optim.lr, or go back to an earlier step", [f"resume {name} --from STEP", *see]

@@ -41,6 +41,7 @@ class Inside(InJob):
     size: int = 1
     said: str = ""
     nodes: int | None = 4
+    excluded: tuple[str, ...] | None = ()
 
     def place(self):
         return Place(world_size=self.size)
@@ -51,8 +52,11 @@ class Inside(InJob):
     def why_ended(self, attempt):
         return self.cause
 
-    def usable_nodes(self):
-        return self.nodes
+    def usable_nodes(self, without=()):
+        return None if self.nodes is None else self.nodes - len(without)
+
+    def excluded_nodes(self):
+        return self.excluded
 
     def ended_tasks(self, text):
         return failed_tasks.parse(text)

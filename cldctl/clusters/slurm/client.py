@@ -182,12 +182,21 @@ def _names(nodes: str) -> list[str]:
     return (output_of(["scontrol", "show", "hostnames", nodes]) or nodes).split()
 
 
-def usable_nodes(partition: str | None, features: str | None = None) -> int | None:
+def nodes_in(expression: str) -> tuple[str, ...] | None:
+    """The single nodes of an expression, as ``--exclude`` takes it; None if it cannot be read."""
+    if expression.strip() in ("", "(null)"):
+        return ()
+    names = [name.strip() for name in _names(expression.strip())]
+    return tuple(names) if all(re.fullmatch(r"[\w.-]+", name) for name in names) else None
+
+
+def usable_nodes(partition: str | None, features: str | None = None, without: Collection[str] = ()) -> int | None:
     """How many nodes of a partition are neither down nor drained; None without an answer.
 
     Args:
         partition: several, with commas between them, count together; None is the default one.
         features: what a node must have, as ``--constraint`` takes it; only names joined by "&" are understood.
+        without: nodes that do not count.
     """
     wanted = set() if features in (None, "", "(null)") else set(str(features).split("&"))
     if any(not re.fullmatch(r"[\w.:-]+", feature) for feature in wanted):
@@ -202,6 +211,7 @@ def usable_nodes(partition: str | None, features: str | None = None) -> int | No
             row[0]
             for row in rows
             if len(row) == 4
+            and row[0] not in without
             and (partition or row[1].endswith("*"))
             and not re.search("down|drain|fail|unknown", row[2])
             and wanted <= set(row[3].split(","))

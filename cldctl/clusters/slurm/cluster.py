@@ -137,8 +137,11 @@ class SlurmCluster(Cluster):
             began=inside.began(os.environ),
         )
 
-    def usable_nodes(self, size: ClusterSpec) -> int | None:
-        return client.usable_nodes(size.partition or os.environ.get("SLURM_JOB_PARTITION"), size.constraint)
+    def usable_nodes(self, size: ClusterSpec, without: Collection[str] = ()) -> int | None:
+        return client.usable_nodes(size.partition or os.environ.get("SLURM_JOB_PARTITION"), size.constraint, without)
+
+    def excluded_nodes(self, size: ClusterSpec) -> tuple[str, ...] | None:
+        return client.nodes_in(size.exclude or "")
 
     def checks(self, runs: Path, asked: DoctorOptions, saves: MeasuredSaves) -> Iterator[Check]:
         yield from doctor.checks(runs, asked, saves)

@@ -3,7 +3,7 @@
 import os
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from cld_core.place import Place
@@ -103,9 +103,13 @@ class SlurmJob(InJob):
     def requeue(self, *, delay_s: float = 0.0, exclude: Sequence[str] = (), readmit: Sequence[str] = ()) -> None:
         client.requeue(self.ref.job_id, self.restart, delay_s=delay_s, exclude=exclude, readmit=readmit)
 
-    def usable_nodes(self) -> int | None:
+    def usable_nodes(self, without: Collection[str] = ()) -> int | None:
         job = client.show_job(self.ref.job_id)
-        return client.usable_nodes(job["Partition"], job.get("Features")) if "Partition" in job else None
+        return client.usable_nodes(job["Partition"], job.get("Features"), without) if "Partition" in job else None
+
+    def excluded_nodes(self) -> tuple[str, ...] | None:
+        nodes = client.show_job(self.ref.job_id).get("ExcNodeList")
+        return None if nodes is None else client.nodes_in(nodes)
 
     def ended_tasks(self, text: str) -> tuple[EndedTask, ...]:
         return failed_tasks.parse(text)

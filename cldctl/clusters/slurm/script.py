@@ -117,6 +117,14 @@ def _setup(spec: JobSpec) -> list[str]:
     return [
         *_trap(spec),
         *spec.size.setup,
+        *_exports(spec),
+        # A careful `set -e` is for the lines above: what comes after srun must run when that fails.
+        *(["set +e", "trap - TERM"] if spec.aftermath else []),
+    ]
+
+
+def _exports(spec: JobSpec) -> list[str]:
+    return [
         *(f"export {name}={shlex.quote(value)}" for name, value in spec.env.items()),
         # Behind the lines of the recipe, which may set the variable.
         *(
@@ -127,8 +135,6 @@ def _setup(spec: JobSpec) -> list[str]:
         # A job tells the signal of its time limit from that of a preemption by how early it comes.
         f"export CLDCTL_SIGNAL_S={spec.notice_s}",
         *(f"export {name}={value}" for name, value in this_machine.SAFE_PATH.items()),
-        # A careful `set -e` is for the lines above: what comes after srun must run when that fails.
-        *(["set +e", "trap - TERM"] if spec.aftermath else []),
     ]
 
 
@@ -136,8 +142,15 @@ def _trap(spec: JobSpec) -> list[str]:
     """If the time limit comes during the setup, nobody but the batch script is there to hear of it."""
     if not spec.aftermath:
         return []
-    command = f"{python_command(spec.size)} -m {shlex.join(spec.aftermath)} 143 setup"
-    return [f"cldctl_told_to_end() {{ trap - TERM; {command}; exit 143; }}", "trap cldctl_told_to_end TERM"]
+    command = f"{python_command(spec.size)} -m {shlex.join(spec.aftermath)} 143 setup $cldctl_begin"
+    # The lines below that set the environment have not run yet.
+    commands = "; ".join(["trap - TERM", *_exports(spec), command, "exit 143"])
+    return [
+        # Slurm appends to the log of earlier starts, in which its notices are about those.
+        "cldctl_begin=$(stat -L -c %s /proc/$$/fd/2 2>/dev/null || echo 0)",
+        f"cldctl_told_to_end() {{ {commands}; }}",
+        "trap cldctl_told_to_end TERM",
+    ]
 
 
 def _teardown(spec: JobSpec) -> list[str]:

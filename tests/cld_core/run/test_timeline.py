@@ -1,8 +1,9 @@
 """What attempts gained, lost and waited."""
 
+from cld_core.run.causes import fate_of
 from cld_core.run.events import Ended, Imported, RankFailed, Requested, Requeued, Started, Submitted
 from cld_core.run.history import History
-from cld_core.run.timeline import excluded, fate_of, stretches
+from cld_core.run.timeline import stretches
 from tests.support.ledgers import job
 
 
@@ -88,12 +89,6 @@ def test_failures_are_those_of_the_start_in_the_order_of_their_times():
 
     (only,) = told(started(0, 0, 100.0), failed(120.0, 2, 0), failed(110.0, 1, 0), failed(90.0, 0, 1))
     assert [event.rank for event in only.failures] == [1, 2]
-
-
-def test_the_nodes_that_are_avoided_are_those_of_the_last_requeue():
-    requeues = [Requeued(job_id="7", cause="crashed", exclude=nodes) for nodes in (("n1",), ("n1", "n2"))]
-    assert excluded(History.of(requeues)) == ("n1", "n2")
-    assert excluded(History()) == ()
 
 
 def test_what_is_lost_is_lost_to_preemption_or_to_crashes():

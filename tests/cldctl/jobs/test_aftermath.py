@@ -22,6 +22,7 @@ from cld_core.run.events import (
     Started,
     Submitted,
     TurnedAway,
+    Unfit,
 )
 from cld_core.run.history import History
 from cld_core.run.ledger import Ledger
@@ -181,6 +182,14 @@ def test_a_task_of_shards_that_crashed_is_started_again_until_its_budget_is_spen
     assert "task 7: 2 crashes (1 allowed); not started again" in capsys.readouterr().err
     assert not hasattr(job, "delay_s")
     assert work.ledger.history().crashes == {"7": 2}
+
+
+def test_a_task_that_begins_again_stays_away_from_nodes_on_which_its_run_failed(run, work):
+    run.ledger.append(Unfit(job_id="6", restart=0, rank=0, host="n1", check="gpu", reason="it is gone"))
+    work.ledger.append(Submitted(job=REF, shards=(0,), exclude=("n1",)))
+    job = inside(excluded=("n1",))
+    aftermath.after_shards(work.folder, job, 137)
+    assert (job.exclude, job.readmit) == (("n1",), ())
 
 
 def test_a_task_whose_samples_are_unusable_did_not_crash(work):

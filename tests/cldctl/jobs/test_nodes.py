@@ -9,6 +9,7 @@ from cld_core.recipe.schema import ClusterSpec
 from cld_core.run.events import Crashed, RankFailed, Requeued, Submitted, Unfit
 from cld_core.run.history import History
 from cldctl.clusters.base import JobSpec
+from cldctl.clusters.slurm import client
 from cldctl.jobs import nodes
 from cldctl.jobs.nodes import Avoided, announced, bad, for_next_start, for_submission
 from tests.support.launcher import REF, Launcher, inside
@@ -64,6 +65,16 @@ def test_at_most_half_of_the_nodes_are_avoided_and_the_newest_count():
     assert for_next_start(found, inside(nodes=None), needed=1).nodes == (), "nobody knows how many there are"
 
 
+def test_nodes_that_somebody_else_excluded_are_not_usable():
+    """With n1 and n2 excluded and two nodes needed, a job that avoided n3 would wait for ever."""
+    found = history(unfit("n3"), unfit("n1"))
+    assert for_next_start(found, inside(excluded=("n1", "n2")), needed=2).nodes == ()
+    assert for_next_start(found, inside(excluded=("n1", "n2")), needed=1).nodes == ("n3",), "n1 is avoided anyway"
+    mine = history(unfit("n3"), Requeued(job_id="7", cause="crashed", exclude=("n3",)))
+    assert for_next_start(mine, inside(excluded=("n3", "n4")), needed=1) == Avoided({"n3": "unfit (gpu)"})
+    assert for_next_start(found, inside(excluded=None), needed=1) == Avoided(), "nobody can tell which"
+
+
 def test_what_is_no_longer_to_be_avoided_is_readmitted():
     before = history(
         unfit("n1", ago=nodes.FORGOTTEN_AFTER_S + 1), Requeued(job_id="7", cause="crashed", exclude=("n1",))
@@ -88,8 +99,11 @@ class Slurmlike(Launcher):
     restarts = True
     nodes: int | None = 4
 
-    def usable_nodes(self, size):
-        return self.nodes
+    def usable_nodes(self, size, without=()):
+        return None if self.nodes is None else self.nodes - len(without)
+
+    def excluded_nodes(self, size):
+        return client.nodes_in(size.exclude or "")
 
 
 @pytest.mark.parametrize(("count", "excluded"), [(4, ("n1",)), (None, ()), (1, ())])
@@ -99,3 +113,13 @@ def test_another_job_of_the_run_avoids_them_too(tmp_path, count, excluded):
     spec = JobSpec(name="mine", logs=tmp_path, size=ClusterSpec())
     assert for_submission([unfit("n1")], cluster, spec) == replace(spec, exclude=excluded)
     assert for_submission([], cluster, spec) == spec
+
+
+@pytest.mark.parametrize(
+    ("exclude", "count", "excluded"),
+    [("n2", 1, ("n1",)), ("n3,n4", 2, ()), ("n1", 1, ()), ("n[3-4", 1, ()), (None, 2, ("n1",))],
+)
+def test_a_recipe_that_excludes_nodes_leaves_fewer_to_avoid(tmp_path, monkeypatch, exclude, count, excluded):
+    monkeypatch.setattr(client, "output_of", lambda command: None)
+    spec = JobSpec(name="mine", logs=tmp_path, size=ClusterSpec(exclude=exclude, nodes=count))
+    assert for_submission([unfit("n1")], Slurmlike(), spec).exclude == excluded

@@ -118,6 +118,23 @@ def test_a_task_that_is_preempted_requeues_itself_like_a_training(evaluations, m
         assert job.delay_s == 0.0
 
 
+def test_what_the_log_says_about_earlier_starts_is_no_time_limit_of_this_one(evaluations, monkeypatch, tmp_path):
+    notice = "CANCELLED AT 2026-11-25T00:32:06 DUE TO TIME LIMIT"
+    job = inside(log=tmp_path / "7_0_log.err")
+    job.log.write_text(notice)
+    monkeypatch.setattr(job, "log_since", lambda offset: job.log.read_text()[offset:])
+    monkeypatch.setattr(job, "cause_of", lambda code, offset: "timeout" if notice in job.log_since(offset) else None)
+
+    def told_to_end(work, job, stop):
+        stop.code = StopCode.TERM
+        return False
+
+    monkeypatch.setattr(ShardsWork, "_compute", told_to_end)
+    monkeypatch.setattr(StopFlag, "listen", lambda self, interrupt=False: self)
+    ShardsWork(evaluations, gpu=False)(job)
+    assert job.asked == 0
+
+
 def test_a_folder_that_is_gone_keeps_no_note_from_the_others(evaluations, capsys):
     Path(evaluations[0].folder, "request.json").unlink()
     ShardsWork(evaluations, gpu=False)._note(NotRequeued(job_id="7", reason="nobody answers"))

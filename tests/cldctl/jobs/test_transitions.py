@@ -3,6 +3,7 @@
 import pytest
 
 from cld_core.run.events import (
+    CAUSES,
     Cancelled,
     DiedEarly,
     Ended,
@@ -10,20 +11,33 @@ from cld_core.run.events import (
     GivenUp,
     JobRef,
     NotBegun,
+    NotCancelled,
     NotRequeued,
     Requested,
     Requeued,
     RolledBack,
     Started,
     Submitted,
+    Unfit,
 )
+from cld_core.run.history import History
+from cldctl.clusters.base import Seen
 from cldctl.jobs.transitions import changes
+from cldctl.runs.state import state_of
 
 REQUESTED = Requested(steps=100)
 
 
-def submitted(job_id="7", restarts=True):
-    return Submitted(job=JobRef(cluster="made-up", job_id=job_id, restarts=restarts))
+def submitted(job_id="7", restarts=True, successor_of=None):
+    return Submitted(job=JobRef(cluster="made-up", job_id=job_id, restarts=restarts), successor_of=successor_of)
+
+
+def unfit(restart=0, job_id="7", rank=0):
+    return Unfit(job_id=job_id, restart=restart, rank=rank, host="n1", check="gpu", reason="n1: gpu: it is gone")
+
+
+def requeued(cause, job_id="7"):
+    return Requeued(job_id=job_id, cause=cause)
 
 
 def started(attempt=0, step=0, job_id="7"):
@@ -96,6 +110,74 @@ def test_a_job_that_cannot_begin_has_failed():
     events = submitted(), started(), ended("preempted"), DiedEarly(job_id="7", restart=1, reason="no disk")
     assert told(*events)[-1] == ("FAILED", "crashed", None)
     assert told(*events, Requeued(job_id="7", cause="crashed"))[-1] == ("REQUEUED", "crashed", None)
+
+
+def test_an_unfit_machine_is_told_once_with_what_is_decided():
+    events = submitted(), unfit(), unfit(rank=1)
+    assert told(*events) == [("FAILED", "unfit", None)]
+    assert changes(events)[-1].reason == "n1: gpu: it is gone"
+    assert told(*events, requeued("unfit"), unfit(rank=2)) == [("PENDING", "unfit", None)]
+    before = submitted(), started(), ended("crashed"), requeued("crashed")
+    assert told(*before, unfit(1), requeued("unfit"))[-2:] == [("REQUEUED", "crashed", 30), ("REQUEUED", "unfit", None)]
+    assert told(*events, requeued("unfit"), started(0))[-1] == ("RUNNING", None, 0)
+
+
+BEGUN = submitted(), started()
+NOT_CANCELLED = Cancelled(job_id="7"), NotCancelled(job_id="7", reason="nobody answers")
+
+# What happened, and the phase of the newest job.
+LEDGERS = {
+    "trains": (BEGUN, "running"),
+    "finished": ((*BEGUN, ended("finished")), "gone"),
+    "preempted": ((*BEGUN, ended("preempted")), "pending"),
+    "preempted for good": ((submitted(restarts=False), started(), ended("preempted")), "gone"),
+    "crashed, and again": ((*BEGUN, ended("crashed"), requeued("crashed")), "pending"),
+    "crashed, not requeued": ((*BEGUN, ended("crashed"), NotRequeued(job_id="7", reason="no")), "gone"),
+    "given up": ((*BEGUN, ended("crashed"), GivenUp(job_id="7", reason="4 crashes")), "gone"),
+    "not begun": ((submitted(), NotBegun(job_id="7", reason="no checkpoint")), "gone"),
+    "unfit at first": ((submitted(), unfit(), requeued("unfit")), "pending"),
+    "unfit at last": ((submitted(), unfit(), GivenUp(job_id="7", reason="11 starts")), "gone"),
+    "unfit, not requeued": ((submitted(), unfit(), NotRequeued(job_id="7", reason="no")), "gone"),
+    "unfit without a scheduler": ((submitted(restarts=False), unfit()), "gone"),
+    "unfit, then fit": ((submitted(), unfit(), requeued("unfit"), started()), "running"),
+    "unfit after a crash": ((*BEGUN, ended("crashed"), requeued("crashed"), unfit(1), requeued("unfit")), "pending"),
+    "unfit, cancelled": ((submitted(), unfit(), requeued("unfit"), Cancelled(job_id="7")), "gone"),
+    "resumed, unfit": ((*BEGUN, ended("crashed"), submitted("8"), unfit(0, "8"), requeued("unfit", "8")), "pending"),
+    "a successor is unfit": (
+        (
+            submitted(),
+            submitted("8", successor_of="7"),
+            started(),
+            ended("node_failure"),
+            unfit(0, "8"),
+            requeued("unfit", "8"),
+        ),
+        "pending",
+    ),
+    "setup too long": ((submitted(), DiedEarly(job_id="7", restart=0, reason="setup"), requeued("timeout")), "pending"),
+    "cancelled": ((*BEGUN, Cancelled(job_id="7"), ended("terminated")), "gone"),
+    "cancelled while it waits": ((submitted(), Cancelled(job_id="7")), "gone"),
+    "not cancelled": ((*BEGUN, *NOT_CANCELLED), "running"),
+    "not cancelled, then terminated": ((*BEGUN, *NOT_CANCELLED, ended("terminated")), "gone"),
+    "not cancelled while it waits": ((submitted(), *NOT_CANCELLED), "pending"),
+    "not cancelled, requeued": ((*BEGUN, ended("crashed"), requeued("crashed"), *NOT_CANCELLED), "pending"),
+    "not cancelled, unfit": ((submitted(), unfit(), requeued("unfit"), *NOT_CANCELLED), "pending"),
+    "cancelled at the second try": ((submitted(), *NOT_CANCELLED, Cancelled(job_id="7")), "gone"),
+}
+
+
+@pytest.mark.parametrize(("happened", "phase"), LEDGERS.values(), ids=LEDGERS)
+def test_a_hook_hears_the_state_that_status_shows(happened, phase):
+    """Two folds of the same ledger: one tells of changes, the other knows the launcher's answer."""
+    newest = [event for event in happened if isinstance(event, Submitted)][-1].job.job_id
+    seen = {"7": Seen("gone"), newest: Seen(phase)}
+    state, _ = state_of(History.of(happened), lambda job: seen[job.job_id], 1000.0)
+    assert changes(happened)[-1].state == state
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+def test_after_any_cause_a_hook_hears_what_status_shows(cause):
+    test_a_hook_hears_the_state_that_status_shows((submitted(restarts=False), started(), ended(cause)), "gone")
 
 
 def test_a_rollback_changes_no_state():

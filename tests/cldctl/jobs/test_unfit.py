@@ -1,10 +1,17 @@
 """Unfit machines cost no retry, and a time limit during the setup costs one."""
 
+from dataclasses import replace
+
 import pytest
 
-from cld_core.run.events import DiedEarly, GivenUp, NotBegun, Requeued, Started, Submitted, Unfit
-from cldctl.jobs import aftermath, unfit
+from cld_core.errors import UnfitError
+from cld_core.evaluation.evaluation import Evaluation
+from cld_core.evaluation.request import EvalRequest
+from cld_core.run.events import DiedEarly, GivenUp, NotBegun, Requeued, Started, Submitted, TurnedAway, Unfit
+from cld_core.stop import StopFlag
+from cldctl.jobs import aftermath, hooks, process, unfit
 from cldctl.jobs.process import UNFIT
+from cldctl.jobs.train import TrainWork
 from tests.support.launcher import REF, Launcher, inside
 from tests.support.made_up import run_with
 
@@ -39,10 +46,27 @@ def test_unfit_machines_are_not_looked_for_for_ever(run):
         aftermath.after_training(run, inside(restart=restart), UNFIT)
         assert isinstance(run.ledger.events()[-1], Requeued)
     run.ledger.append(found(unfit.STARTS))
-    aftermath.after_training(run, inside(restart=unfit.STARTS), UNFIT)
-    event = run.ledger.events()[-1]
+    run.ledger.append(Submitted(job=replace(REF, job_id="8"), successor_of="7"))
+    job = inside(restart=unfit.STARTS)
+    aftermath.after_training(run, job, UNFIT)
+    event, withdrawn = run.ledger.events()[-2:]
     assert isinstance(event, GivenUp)
     assert "11 starts in a row found an unfit machine" in event.reason
+    assert isinstance(withdrawn, TurnedAway)
+    assert job.cluster.cancelled == ["8"], "it would find unfit machines, too, and submit the next one"
+
+
+def test_a_successor_is_submitted_when_the_machine_is_found_fit(tmp_path, monkeypatch):
+    run, job = run_with(tmp_path / "next", overrides=("cluster.successor=true",)), inside()
+
+    def joined(*place, **more):
+        assert job.cluster.submitted == []
+        raise UnfitError("n1: gpu: it is gone", "gpu", {0: "n1"})
+
+    monkeypatch.setattr("cld_core.train.health.joined", joined)
+    with pytest.raises(UnfitError):
+        TrainWork(str(run.path))._train(run, job, StopFlag())
+    assert job.cluster.submitted == []
 
 
 def test_training_in_between_begins_the_count_again(run):
@@ -59,18 +83,45 @@ def test_the_exit_code_is_enough(run):
     assert run.ledger.history().avoided == {"7": ("n2",)}
 
 
+class Left(BaseException):
+    """`os._exit` was called."""
+
+
+def test_without_an_aftermath_the_hook_is_told_before_the_process_leaves_at_once(run, monkeypatch):
+    def joined(*place, **more):
+        raise UnfitError("n1: gpu: it is gone", "gpu", {0: "n1"})
+
+    def leave(code):
+        happened.append(code)
+        raise Left
+
+    happened = []
+    monkeypatch.setattr("cld_core.train.health.joined", joined)
+    monkeypatch.setattr(process, "_leave_at_once", leave)
+    monkeypatch.setattr(hooks, "fire", lambda run: happened.append(type(run.ledger.events()[-1])))
+    with pytest.raises(Left):
+        TrainWork(str(run.path))(inside())
+    assert happened[:2] == [Unfit, UNFIT]
+
+
 class InSetup(Launcher):
     cause = "timeout"
     job = None
+    was_cancelled = False
 
     def current_job(self, logs=None):
         type(self).job = inside()
-        self.job.cause_of = lambda code, offset: self.cause
+        self.job.cause_of = self.cause_since
+        self.job.cancelled = self.was_cancelled
         return self.job
 
+    def cause_since(self, code, offset):
+        """An earlier start, which the first 1000 bytes of the log are about, came to its time limit."""
+        return "timeout" if offset < 1000 else self.cause
 
-def end_of_setup(run, kind="training", folder=None):
-    arguments = [kind, str(folder or run.path), str(run.logs), f"{__name__}:InSetup", "143", "setup"]
+
+def end_of_setup(run, kind="training", folder=None, offset=1000):
+    arguments = [kind, str(folder or run.path), str(run.logs), f"{__name__}:InSetup", "143", "setup", str(offset)]
     assert aftermath.main(arguments) == 143
 
 
@@ -92,5 +143,15 @@ def test_another_end_of_the_setup_is_left_to_slurm(run, monkeypatch, cause):
     monkeypatch.setattr(InSetup, "cause", cause)
     before = run.ledger.events()
     end_of_setup(run)
-    end_of_setup(run, "shards", run.evals / "none")
+    work = Evaluation(EvalRequest.of(run.recipe(), ("elbo",), 20).save(run))
+    end_of_setup(run, "shards", work.folder)
     assert run.ledger.events() == before
+    assert work.ledger.events() == []
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_a_task_whose_setup_met_the_limit_begins_again_unless_it_was_cancelled(run, monkeypatch, cancelled):
+    monkeypatch.setattr(InSetup, "was_cancelled", cancelled)
+    work = Evaluation(EvalRequest.of(run.recipe(), ("elbo",), 20).save(run))
+    end_of_setup(run, "shards", work.folder)
+    assert InSetup.job.asked == (not cancelled)

@@ -7,7 +7,7 @@ import pytest
 
 from cld_core.errors import UsageError
 from cld_core.run.atomic import write_json
-from cld_core.run.events import Ended, Requeued, Started, Submitted
+from cld_core.run.events import DiedEarly, Ended, Requeued, Started, Submitted, Unfit
 from cldctl.runs.usage import Usage, summed, usage_of
 from cldctl.runs.usage_of_many import Folder, moment
 from tests.support.ledgers import job
@@ -59,6 +59,32 @@ def test_an_older_ledger_has_the_size_that_the_recipe_asks_for(tmp_path):
     assert (usage.unit, usage.used, usage.lost_to_crashes) == ("GPU-hours", 8.0, 8.0)
     run.recipe_file.write_text("]")
     assert (usage_of(run).unit, usage_of(run).used) == ("job-hours", 1.0)
+
+
+def test_starts_that_end_before_they_train_are_lost(tmp_path):
+    run = trained(tmp_path / "mine", **GPUS)
+    before = usage_of(run)
+    for rank in (0, 1):
+        run.ledger.append(
+            Unfit(time=21600.0, began=18000.0, job_id="8", restart=0, rank=rank, host="n1", check="gpu", reason="gone")
+        )
+    run.ledger.append(DiedEarly(time=25200.0, began=23400.0, job_id="8", restart=1, reason="code 1"))
+    run.ledger.append(DiedEarly(time=30000.0, job_id="8", restart=2, reason="code 1"))
+    after = usage_of(run)
+    assert after.lost_to_crashes - before.lost_to_crashes == pytest.approx(12.0)
+    assert after.used - before.used == pytest.approx(12.0)
+    assert (after.attempts, after.useful) == (before.attempts, before.useful)
+    assert usage_of(run, since=24300.0).used == pytest.approx(2.0)
+
+
+def test_a_run_that_never_trained_has_used_something(tmp_path):
+    run = run_with(tmp_path / "mine", overrides=("cluster.nodes=2", "cluster.gpus_per_node=4"))
+    run.ledger.append(
+        Unfit(time=3600.0, began=0.0, job_id="8", restart=0, rank=0, host="n1", check="gpu", reason="gone")
+    )
+    usage = usage_of(run)
+    assert (usage.unit, usage.used, usage.lost_to_crashes, usage.goodput) == ("GPU-hours", 8.0, 8.0, 0.0)
+    assert summed([usage]) == [usage]
 
 
 def test_since_counts_the_part_of_an_attempt_that_lies_after_it(tmp_path):

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from cld_core.run.atomic import write_json
-from cld_core.run.events import Ended, NotBegun, RankFailed, Requeued, Started, Submitted
+from cld_core.run.events import Ended, NotBegun, RankFailed, Requeued, Started, Submitted, Unfit
 from cldctl.clusters.base import Waiting
 from cldctl.runs.why import why
 from tests.support.ledgers import job
@@ -91,6 +91,23 @@ def test_an_error_that_another_start_would_meet_again_is_to_be_fixed_first(run):
     assert "recipe: 'x' is wrong" in found.headline
     assert found.do.startswith("fix the error first")
     assert found.next[0].startswith("logs mine")
+
+
+def test_what_an_earlier_start_or_job_could_not_do_is_no_error_to_fix(run, scripted):
+    run.ledger.append(NotBegun(job_id="6", reason="recipe: 'x' is wrong"))
+    run.ledger.append(Unfit(job_id="7", restart=0, rank=0, host="n1", check="gpu", reason="it is gone"))
+    run.ledger.append(Started(attempt=0, job_id="7", step=0, restart=1))
+    run.ledger.append(Ended(attempt=0, cause="crashed", step=150))
+    found = why(run)
+    assert (found.row.state, found.do) == ("FAILED", None)
+    assert found.next[0] == "resume mine"
+
+
+def test_the_nodes_that_are_avoided_are_those_of_the_job_that_counts(run, scripted):
+    run.ledger.append(Requeued(job_id="7", cause="crashed", exclude=("n0",)))
+    run.ledger.append(Submitted(job=job("8", logs=str(run.logs)), exclude=("n1", "n2")))
+    scripted.phases["8"] = "pending"
+    assert why(run).excluded == ("n1", "n2")
 
 
 def test_a_job_that_waits_says_why_and_what_to_do(run, scripted, monkeypatch):

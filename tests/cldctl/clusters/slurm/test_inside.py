@@ -175,6 +175,21 @@ def test_nodes_that_could_run_a_job(controlled_by, partition, features, count):
     assert client.usable_nodes(partition, features) == count
 
 
+def test_nodes_that_somebody_excluded_do_not_count(logs, controlled_by):
+    shows = {"ExcNodeList": "[n,m]1"}, {"Partition": "low"}
+    controlled_by(Controller(Answer(0, "n1\nm1\n"), Answer(0, SINFO), shows=shows))
+    job = SlurmCluster().current_job(logs)
+    assert job.excluded_nodes() == ("n1", "m1")
+    assert job.usable_nodes(("n1", "m1")) == 1
+
+
+def test_an_expression_that_cannot_be_read_names_no_nodes(controlled_by):
+    controlled_by(Controller(Answer(1, "invalid")))
+    assert client.nodes_in("n[1-2") is None
+    assert client.nodes_in("n1,n2") == ("n1", "n2")
+    assert client.nodes_in("(null)") == ()
+
+
 def test_nodes_of_a_partition(controlled_by):
     controlled_by(Controller(Answer(0, "n1|high|idle|x\nm1|high|allocated|x\n"), Answer(1, "away")))
     assert client.usable_nodes("high") == 2

@@ -2,6 +2,7 @@
 
 import os
 import re
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -93,6 +94,26 @@ def test_the_environment_is_set_after_the_setup_and_without_an_aftermath_nothing
     assert "module load x\nexport PYTHONPATH='/a b'\nexport CLDCTL_SIGNAL_S=90\n" in text
     assert "set +e" not in text
     assert "teardown" not in text
+
+
+def test_what_follows_an_end_during_the_setup_runs_the_code_of_the_job():
+    text = script(code=Path("/runs/mine/code"), size=ClusterSpec(setup=("sleep 60",)))
+    trap = next(line for line in text.splitlines() if line.startswith("cldctl_told_to_end"))
+    path = "export PYTHONPATH=/runs/mine/code${PYTHONPATH:+:$PYTHONPATH}; "
+    assert path in trap.partition("PYTHON -P -m cldctl.jobs.aftermath")[0]
+    assert text.index("trap cldctl_told_to_end TERM") < text.index("sleep 60")
+
+
+def test_a_script_knows_where_in_the_log_its_start_begins(tmp_path):
+    line = next(line for line in script().splitlines() if line.startswith("cldctl_begin="))
+    with (tmp_path / "log").open("a") as log:
+        log.write("earlier")
+        log.flush()
+        done = subprocess.run(
+            ["/bin/bash", "-c", f"{line}\necho $cldctl_begin"], stdout=subprocess.PIPE, stderr=log, check=True,
+            env={"PATH": "/usr/bin:/bin"},
+        )  # fmt: skip
+    assert done.stdout == b"7\n"
 
 
 def test_a_time_limit_within_its_own_notice_is_refused():
