@@ -61,7 +61,7 @@ def trainings(
         aftermath=_aftermath("trainings", listed, logs, cluster),
     )
     # The nodes that any of them should avoid: an array has one list.
-    return nodes.for_submission(_failures(*(run.ledger for run in runs)), cluster, spec), listed
+    return nodes.for_submission(failures_in(*(run.ledger for run in runs)), cluster, spec), listed
 
 
 def list_runs(listed: Path, runs: Sequence[RunFolder]) -> None:
