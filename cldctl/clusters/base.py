@@ -113,11 +113,13 @@ class Survey:
     Attributes:
         problem: one line on who could not be asked.
         as_of: when the launcher said so, seconds since 1970; None if it was asked just now.
+        remark: one line on why the answers are older than people may expect; they are good nevertheless.
     """
 
     jobs: Mapping[tuple[str, str], Seen]
     problem: str | None = None
     as_of: float | None = None
+    remark: str | None = None
 
     def of(self, job: JobRef) -> Seen:
         return self.jobs.get((job.cluster, job.job_id), Seen("unknown"))

@@ -82,8 +82,8 @@ def why(run: RunFolder) -> Why:
 
     nobody = Answers({})
     answers = tried("the scheduler", lambda: survey.of_runs([run], max_age_s=MAX_AGE_S), nobody)
-    if answers.problem:
-        problems.append(answers.problem)
+    if answers.remark:
+        problems.append(answers.remark)
     row = status_or_reason(run, answers)
     if not row.is_readable:
         problems.append(row.reason or "its files cannot be read")

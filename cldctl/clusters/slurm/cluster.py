@@ -93,7 +93,7 @@ class SlurmCluster(Cluster):
         seen = {(self.name, job.job_id): poll.jobs[job.job_id] for job in jobs if job.job_id in poll.jobs}
         # Slurm has no such jobs, whatever else a client would take them for.
         seen |= {(self.name, job.job_id): Seen("gone") for job in jobs if not client.is_job_id(job.job_id)}
-        return Survey(seen, poll.problem, poll.as_of)
+        return Survey(seen, poll.problem, poll.as_of, poll.remark)
 
     def logs_of(self, jobs: Collection[JobRef]) -> Mapping[str, Path]:
         """One scontrol for all. Those of an array share a folder, and while they wait, a line."""
