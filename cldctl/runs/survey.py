@@ -36,6 +36,10 @@ class Answers:
         survey = self.surveys.get(cluster)
         return None if survey is None else survey.as_of
 
+    def among(self, names: Iterable[str]) -> "Answers":
+        """Those of some clusters."""
+        return Answers({name: self.surveys[name] for name in dict.fromkeys(names) if name in self.surveys})
+
     def is_older(self, than_s: float, now: float) -> bool:
         """Whether one of the answers is more than ``than_s`` seconds old."""
         times = [survey.as_of for survey in self.surveys.values() if survey.as_of is not None]
@@ -74,7 +78,7 @@ class Answers:
             SchedulerAway: one does not answer.
         """
         stale = [name for name in dict.fromkeys(names) if self.is_stale(name)]
-        problem = Answers({name: self.surveys[name] for name in stale}).problem
+        problem = self.among(stale).problem
         if any(name not in clusters.CLUSTERS for name in stale):
             raise UsageError(f"{problem}. {otherwise}. Use the cldctl that submitted the job.")
         if problem is not None:
