@@ -112,6 +112,15 @@ def of_runs(runs: Iterable[RunFolder], *, max_age_s: float = 0.0) -> Answers:
     return ask(jobs, settled, max_age_s=max_age_s)
 
 
+def lately(run: RunFolder, max_age_s: float) -> Answers:
+    """Answers about a run that are not older than this: one question about many runs is enough for each of them."""
+    if max_age_s > 0.0:
+        answers = of_runs([run], max_age_s=max_age_s)
+        if answers.problem is None and not answers.is_older(max_age_s, time.time()):
+            return answers
+    return of_runs([run])
+
+
 def jobs_of(run: RunFolder) -> Iterator[tuple[JobRef, bool]]:
     """Every job of a run, training first, and whether it is known that it ended: its work is finished, or it says so.
 
