@@ -5,11 +5,10 @@ import time
 
 import pytest
 
-from cld_core.errors import UsageError
 from cld_core.run.atomic import write_json
 from cld_core.run.events import Ended, Requeued, Started, Submitted
 from cldctl.runs.usage import Usage, summed, usage_of
-from cldctl.runs.usage_of_many import Folder, moment
+from cldctl.runs.usage_of_many import Folder
 from tests.support.ledgers import job
 from tests.support.made_up import run_with
 from tests.support.tools import invoke
@@ -95,14 +94,6 @@ def test_one_damaged_run_does_not_hide_the_others(tmp_path):
     assert [name for name, *_ in folder.runs] == ["good"]
     assert "bad is left out" in folder.problems[0]
     assert folder.to_dict()["totals"][0]["used"] == pytest.approx(12.0)
-
-
-def test_a_time_is_an_age_or_a_date():
-    assert moment("2h") == pytest.approx(time.time() - 7200, abs=5)
-    assert moment("2026-11-01") == time.mktime(time.strptime("2026-11-01", "%Y-%m-%d"))
-    for wrong in ("", "yesterday", "7", "d", "-3d", "2026-13-01", "9" * 30 + "d"):
-        with pytest.raises(UsageError, match=r"is not a time\. Use 30m, 12h, 7d"):
-            moment(wrong)
 
 
 def test_runs_groups_and_the_total_as_a_table_and_as_json(tmp_path, scripted):
