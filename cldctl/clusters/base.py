@@ -309,6 +309,10 @@ class Cluster(ABC):
         files = [folder / f"{job.job_id}_{rank}_log.{stream}" for stream in ("out", "err")]
         return [file for file in files if os.path.isfile(file)]
 
+    def ended_tasks(self, text: str) -> tuple[EndedTask, ...]:
+        """What this launcher says in a piece of a log about processes that ended badly, in order."""
+        return ()
+
     def current_job(self, logs: Path | None = None) -> "InJob":
         """The task of this cluster that this process belongs to, from its environment. Loads no torch.
 
@@ -367,9 +371,9 @@ class InJob:
         """How many nodes could run this task, those that it avoids included; None if nobody knows."""
         return None
 
-    def ended_tasks(self, text: str) -> "tuple[EndedTask, ...]":
+    def ended_tasks(self, text: str) -> tuple[EndedTask, ...]:
         """What the launcher says in a piece of `log` about processes that ended badly, in order."""
-        return ()
+        return self.cluster.ended_tasks(text)
 
     def late_notice_s(self) -> float | None:
         """Seconds from now at which to stop on its own, if the notice of the time limit may have come already."""

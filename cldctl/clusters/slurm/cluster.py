@@ -18,6 +18,7 @@ from cldctl.clusters.base import (
     Check,
     Cluster,
     DoctorOptions,
+    EndedTask,
     Entry,
     InJob,
     JobSpec,
@@ -31,7 +32,7 @@ from cldctl.clusters.base import (
     Waiting,
 )
 
-from . import asking, client, doctor, expected, inside, limits, outer, reasons, script, submission
+from . import asking, client, doctor, expected, failed_tasks, inside, limits, outer, reasons, script, submission
 
 # A job's line of `scontrol --oneliner show job`.
 _LOG = re.compile(
@@ -123,6 +124,9 @@ class SlurmCluster(Cluster):
     def redirect(self, waiting: Collection[JobRef], after: After) -> None:
         for job_id in sorted({job.job_id.partition("_")[0] for job in waiting}):
             client.set_dependency(job_id, script.dependency(after))
+
+    def ended_tasks(self, text: str) -> tuple[EndedTask, ...]:
+        return failed_tasks.parse(text)
 
     def current_job(self, logs: Path | None = None) -> InJob:
         folder = logs or Path(os.environ["SUBMITIT_FOLDER"])
