@@ -92,9 +92,9 @@ def why(run: RunFolder) -> Why:
     progress = run.progress()
     history = tried("attempts.jsonl", lambda: run.ledger.history().with_progress(progress), History())
     problems += _damages(run)
-    alive = row.state == "RUNNING"
+    alive, nothing = row.state == "RUNNING", usage.Told(history)
     told = tried(
-        "the attempts", lambda: usage.told_by(history, progress, run.checkpoint_steps(), alive=alive), list[Stretch]()
+        "the attempts", lambda: usage.told_by(history, progress, run.checkpoint_steps(), alive=alive), nothing
     )
     waiting = tried("the job", lambda: _waiting(row, history, answers), None)
     failed_in = None if row.state == "FINISHED" else last_failed(history)
@@ -103,12 +103,12 @@ def why(run: RunFolder) -> Why:
     return Why(
         row=row,
         headline=_headline(row, waiting),
-        attempts=[attempt_row(stretch) for stretch in told],
+        attempts=[attempt_row(stretch) for stretch in told.attempts],
         failed=failed,
         excluded=tried("the nodes", lambda: _excluded(run, history), ()),
         changed=tried("the changes", lambda: changed_between(history), list[str]()),
         waiting=waiting,
-        usage=tried("usage", lambda: usage.of_history(history, told, lambda: usage.size_of(run), alive=alive), None),
+        usage=tried("usage", lambda: usage.usage_of(run, told), None),
         problems=problems,
         do=do,
         next=following,
