@@ -77,7 +77,7 @@ def failed_log(run: RunFolder, attempt: int | None) -> tuple[logs.Log, str]:
 
 
 def first_failure(run: RunFolder, history: History, attempt: Attempt, most_lines: int = 10) -> FirstFailure:
-    """Who failed first, by what the ranks have noted, else by what the launcher and the ranks themselves have printed."""
+    """Who failed first, by what the ranks have noted, else by what the launcher and the ranks have printed."""
     told = [
         event
         for event in history.told

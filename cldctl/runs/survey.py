@@ -151,6 +151,8 @@ def _over(history: History) -> set[str]:
         and (isinstance(event, NotBegun | GivenUp) or (isinstance(event, Cancelled) and job_id in history.cancelled))
     }
     for attempt in history.attempts:
+        if attempt.job_id is None:
+            continue
         heard = history.last_of.get(attempt.job_id)
         is_quiet = max(attempt.ended or attempt.started, heard.time if heard is not None else 0.0) < before
         # The newest attempt of a job decides.

@@ -93,9 +93,7 @@ def why(run: RunFolder) -> Why:
     history = tried("attempts.jsonl", lambda: run.ledger.history().with_progress(progress), History())
     problems += _damages(run)
     alive, nothing = row.state == "RUNNING", usage.Told(history)
-    told = tried(
-        "the attempts", lambda: usage.told_by(history, progress, run.checkpoint_steps(), alive=alive), nothing
-    )
+    told = tried("the attempts", lambda: usage.told_by(history, progress, run.checkpoint_steps(), alive=alive), nothing)
     waiting = tried("the job", lambda: _waiting(row, history, answers), None)
     failed_in = None if row.state == "FINISHED" else last_failed(history)
     failed = None if failed_in is None else tried("the logs", lambda: first_failure(run, history, failed_in), None)

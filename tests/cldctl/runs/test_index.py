@@ -5,8 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
-import types
 import time
+import types
 
 import pytest
 

@@ -68,17 +68,21 @@ def test_a_damaged_file_of_one_run_spoils_no_other(runs, monkeypatch):
 
 
 LONG_AGO = 1000.0
+CRASHED = Ended(time=LONG_AGO, attempt=0, cause="crashed")
 
 
 @pytest.mark.parametrize(
     ("then", "is_settled"),
     [
         ([], False),
-        ([Ended(time=LONG_AGO, attempt=0, cause="crashed")], True),
+        ([CRASHED], True),
         ([Ended(time=LONG_AGO, attempt=0, cause="cancelled")], True),
         ([Ended(time=LONG_AGO, attempt=0, cause="preempted")], False),
         ([Ended(attempt=0, cause="crashed")], False),
-        ([Ended(time=LONG_AGO, attempt=0, cause="crashed"), Requeued(time=LONG_AGO, job_id="7", cause="crashed")], False),
+        (
+            [Ended(time=LONG_AGO, attempt=0, cause="crashed"), Requeued(time=LONG_AGO, job_id="7", cause="crashed")],
+            False,
+        ),
         ([Ended(time=LONG_AGO, attempt=0, cause="crashed"), GivenUp(time=LONG_AGO, job_id="7", reason="often")], True),
     ],
 )
