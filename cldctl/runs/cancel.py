@@ -171,6 +171,9 @@ def _ending(run: RunFolder, answers: Answers) -> Ending:
     for job in jobs.values():
         seen = answers.of(job)
         if seen.phase == "unknown":
+            if seen.reason and not seen.reason.startswith("started"):
+                text = f"{run.name}: whether job {job.job_id} is alive is unknown ({seen.reason})"
+                raise SchedulerAway(f"{text}. Nothing was cancelled. Try again in a minute.")
             raise UsageError(f"{run.name} was {seen.reason or 'started elsewhere'}. Cancel it there.")
     training = {event.job.job_id for event in run.ledger.history().submitted}
     return Ending(run, tuple(jobs.values()), trains=not training.isdisjoint(jobs))
