@@ -58,7 +58,7 @@ def _events(job_id: str, begun: float) -> list[Event]:
 
 def timed(root: Path, faults: Faults, cache: Path, *options: str) -> dict[str, float]:
     """Seconds, seconds of the processor, and file calls of one `cldctl status`."""
-    environment = {**os.environ, **faults.environment(), "CLDCTL_RUNS": str(root), "XDG_CACHE_HOME": str(cache)}
+    environment = {**os.environ, **faults.environment(), "CLDCTL_RUNS": str(root), "CLDCTL_CACHE": str(cache)}
     before, begin, used = faults.count("delayed"), time.perf_counter(), _cpu_s()
     command = [sys.executable, "-m", "cldctl", "status", "--all", *options]
     subprocess.run(command, env=environment, cwd=ROOT, check=True, capture_output=True)

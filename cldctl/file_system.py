@@ -1,13 +1,9 @@
-"""Folders: what they lie on, a place to try things (for `cldctl doctor`), and a place to remember things."""
+"""Folders: what they lie on, and a place to try things (for `cldctl doctor`)."""
 
 import contextlib
-import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-
-from cld_core.errors import CldError
-from cld_core.ownership import make_private
 
 
 def kind_of(path: Path) -> tuple[str, str]:
@@ -44,13 +40,3 @@ def scratch_folder(near: Path) -> Iterator[Path]:
         prefix=".cldctl-doctor-", dir=nearest_folder(near), ignore_cleanup_errors=True
     ) as name:
         yield Path(name)
-
-
-def cache_folder() -> Path | None:
-    """cldctl's folder in the cache of this user, open to nobody else; None if there can be none."""
-    try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "cldctl"
-        make_private(folder, "cldctl would believe what is in it", hidden=True)
-    except (OSError, RuntimeError, CldError):
-        return None
-    return folder

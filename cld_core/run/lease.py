@@ -17,6 +17,7 @@ import secrets
 import socket
 import threading
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +60,12 @@ class Lease:
         heartbeat_s: float = HEARTBEAT_S,
         stale_after_s: float = STALE_AFTER_S,
         within_s: float = 0.0,
+        gone: Collection[str] = (),
     ) -> "Lease":
         """Become the owner of ``folder``, waiting up to ``stale_after_s`` seconds if the current owner may be dead.
 
         Args:
+            gone: ids of jobs that have ended, as their launcher says: nobody waits for a sign of life of those.
             within_s: for how many seconds to try again while the file system fails.
 
         Raises:
@@ -79,7 +82,7 @@ class Lease:
             # Tells a file that was created, although the file system said that it was not, from another owner's.
             "token": secrets.token_hex(16),
         }
-        number = faults.retried(lambda: _taken(folder, owner, stale_after_s), within_s)
+        number = faults.retried(lambda: _taken(folder, owner, stale_after_s, gone), within_s)
         return cls(folder, number, owner, heartbeat_s)
 
     def check(self) -> None:
@@ -212,7 +215,7 @@ def local_holder(folder: Path) -> dict[str, Any] | None:
     return holder if holder is not None and _known_to_live(holder) else None
 
 
-def _taken(folder: Path, owner: dict[str, Any], stale_after_s: float) -> int:
+def _taken(folder: Path, owner: dict[str, Any], stale_after_s: float, gone: Collection[str]) -> int:
     """The number under which ``owner`` owns the folder.
 
     Raises:
@@ -224,7 +227,8 @@ def _taken(folder: Path, owner: dict[str, Any], stale_after_s: float) -> int:
         number, holder = newest(folder)
         if holder is not None and holder.get("token") == owner["token"]:
             return number
-        if holder is not None and not _may_take_over(folder, number, holder, owner, stale_after_s):
+        is_gone = holder is not None and holder["job_id"] in gone and _known_to_live(holder) is None
+        if not (holder is None or is_gone or _may_take_over(folder, number, holder, owner, stale_after_s)):
             raise LeaseHeldError(held_message(folder.parent, holder))
         if _create(folder, number + 1, owner):
             return number + 1

@@ -113,11 +113,13 @@ class Survey:
     Attributes:
         problem: one line on who could not be asked.
         as_of: when the launcher said so, seconds since 1970; None if it was asked just now.
+        remark: one line on why the answers are older than people may expect; they are good nevertheless.
     """
 
     jobs: Mapping[tuple[str, str], Seen]
     problem: str | None = None
     as_of: float | None = None
+    remark: str | None = None
 
     def of(self, job: JobRef) -> Seen:
         return self.jobs.get((job.cluster, job.job_id), Seen("unknown"))
@@ -319,6 +321,10 @@ class Cluster(ABC):
         files = [folder / f"{job.job_id}_{rank}_log.{stream}" for stream in ("out", "err")]
         return [file for file in files if os.path.isfile(file)]
 
+    def ended_tasks(self, text: str) -> tuple[EndedTask, ...]:
+        """What this launcher says in a piece of a log about processes that ended badly, in order."""
+        return ()
+
     def current_job(self, logs: Path | None = None) -> "InJob":
         """The task of this cluster that this process belongs to, from its environment. Loads no torch.
 
@@ -381,9 +387,9 @@ class InJob:
         """The nodes that this task avoids, whoever excluded them, one by one; None if nobody can tell."""
         return None
 
-    def ended_tasks(self, text: str) -> "tuple[EndedTask, ...]":
+    def ended_tasks(self, text: str) -> tuple[EndedTask, ...]:
         """What the launcher says in a piece of `log` about processes that ended badly, in order."""
-        return ()
+        return self.cluster.ended_tasks(text)
 
     def late_notice_s(self) -> float | None:
         """Seconds from now at which to stop on its own, if the notice of the time limit may have come already."""

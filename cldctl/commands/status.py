@@ -101,7 +101,7 @@ class _Asked:
             recent = [row for row in rows if selection.is_since(row, since)]
         if not self.chosen or self.sort != "created":
             recent = selection.in_order(recent, self.sort, reverse=self.reverse)
-        return _Shown(recent, len(rows) - len(recent), answers.problem, closed)
+        return _Shown(recent, len(rows) - len(recent), answers.remark, closed)
 
     def view(self, rows: "list[RunStatus]", *, fits: bool) -> "RenderableType":
         """How rows are shown.
@@ -123,11 +123,11 @@ class _Asked:
 
 @dataclass(frozen=True)
 class _Shown:
-    """The rows, how many more ended long ago, which clusters could not be asked, and folders that cannot be seen."""
+    """The rows, how many more ended long ago, a remark on the clusters' answers, and folders that cannot be seen."""
 
     rows: "list[RunStatus]"
     older: int
-    problem: str | None
+    remark: str | None
     closed: dict[str, str]
 
 
@@ -143,8 +143,8 @@ def _watch(asked: _Asked) -> None:
 def _show(asked: _Asked, as_json: bool) -> None:
     shown = asked.rows()
     rows = shown.rows
-    if shown.problem is not None:
-        err.print(shown.problem, style="yellow", markup=False, soft_wrap=True)
+    if shown.remark is not None:
+        err.print(shown.remark, style="yellow", markup=False, soft_wrap=True)
     if as_json:
         typer.echo(_document(rows))
         return

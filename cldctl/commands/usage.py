@@ -26,7 +26,8 @@ def usage(
     Example: cldctl usage --since 7d
     """
     from cldctl.runs import usage as policy
-    from cldctl.runs.usage_of_many import Folder, moment
+    from cldctl.runs.selection import moment
+    from cldctl.runs.usage_of_many import Folder
 
     begin = 0.0 if since is None else moment(since)
     root = runs_dir(directory)

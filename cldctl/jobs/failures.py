@@ -19,6 +19,7 @@ from cld_core.run.events import Event, RankFailed, Unfit
 from cld_core.texts import one_line
 from cldctl.clusters.base import InJob
 
+from .blame import is_secondary
 from .process import UNFIT
 
 _MAX_REASON = 500  # characters
@@ -26,20 +27,10 @@ _MAX_REASON = 500  # characters
 _NOTE_WITHIN_S = 5.0
 # Errors that all ranks meet at the same moment, or that say nothing about the machine.
 _SHARED = (LeaseHeldError, LeaseLostError, NonFiniteError, NotFoundError, SaveError, UsageError)
-# What gloo, NCCL and the store that ranks meet at say if a peer is gone.
-_PEER = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
-_PEER_TYPES = ("DistBackendError", "DistNetworkError", "DistStoreError", "RankError")
 _BY_ITSELF = "Exited with exit code"
 _HANGING = "Killed"
 # In the line with which an aftermath announces the next start.
 AGAIN = "; again in "
-
-
-def is_secondary(error: BaseException) -> bool:
-    """Whether an error of this rank only says that another one is gone, or is shared by all ranks."""
-    if isinstance(error, _SHARED) or type(error).__name__ in _PEER_TYPES:
-        return True
-    return any(word in str(error) for word in _PEER)
 
 
 @contextlib.contextmanager
@@ -61,9 +52,10 @@ def _events(job: InJob, error: Exception) -> Sequence[Event]:
         if rank in error.hosts:
             return [_unfit(job, rank, error.hosts[rank] or host, error.check, str(error))]
         return [_unfit(job, 0, "", error.check, str(error))] if not error.hosts and rank == 0 else []
-    if is_secondary(error):
+    said = f"{type(error).__name__}: {error}"
+    if isinstance(error, _SHARED) or is_secondary(said):
         return []
-    return [_failed(job, rank, host, f"{type(error).__name__}: {error}")]
+    return [_failed(job, rank, host, said)]
 
 
 def unfit_by_log(job: InJob, offset: int, code: int) -> list[Unfit]:

@@ -4,7 +4,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cld_core.errors import CldError, UsageError
@@ -19,6 +19,7 @@ from cldctl.clusters import this_machine
 from cldctl.clusters.base import SchedulerAway, SchedulerRefused
 
 from . import survey
+from .ends import Ends
 from .status import status_or_reason
 from .survey import Answers, by_cluster
 
@@ -42,7 +43,7 @@ class Ending:
         problem: why it could not be cancelled, in full or in part.
         is_over: whether all its jobs have ended.
         had_finished: whether its training was finished before it could be ended.
-        looks: surveys in a row in which its jobs were gone.
+        ends: surveys in a row in which its jobs were gone.
     """
 
     run: RunFolder
@@ -53,7 +54,7 @@ class Ending:
     problem: CldError | None = None
     is_over: bool = False
     had_finished: bool = False
-    looks: int = 0
+    ends: Ends = field(default_factory=Ends)
 
     def leave(self, cluster: str, problem: CldError) -> None:
         """Do not wait for the jobs of a cluster that did not cancel them."""
@@ -121,7 +122,7 @@ def wait(endings: Sequence[Ending], over: Callable[[Ending], None], grace_s: flo
                     for name, jobs in by_cluster(ending.jobs).items():
                         clusters.find(name).kill(jobs)
                 over(ending)
-        again = asked + (least_s if any(ending.looks for ending in waiting) else pause_s)
+        again = asked + (least_s if any(ending.ends.seen for ending in waiting) else pause_s)
         if least_s > POLL_S:
             pause_s = min(pause_s * _SLOWER, _LONGEST_S)
         while waiting and time.monotonic() < min(again, max(deadline, asked + least_s)):
@@ -143,10 +144,12 @@ def _look(ending: Ending, answers: Answers) -> None:
     last = history.last
     ended = last.job_id if last is not None and last.cause in ("cancelled", "finished") else None
     seen = {job.job_id: answers.of(job) for job in ending.jobs}
-    ending.looks = ending.looks + 1 if all(it.is_gone for it in seen.values()) else 0
     is_sure = all(it.ended == "cancelled" or job_id == ended for job_id, it in seen.items())
+    ending.ends.look(
+        all(it.is_gone for it in seen.values()), answers.among(job.cluster for job in ending.jobs), is_sure=is_sure
+    )
     needed = max((clusters.find(job.cluster).looks_to_believe_an_end for job in ending.jobs), default=1)
-    ending.is_over = ending.looks >= (1 if is_sure else needed)
+    ending.is_over = ending.ends.seen >= (1 if is_sure else needed)
     ending.had_finished = ending.is_over and ending.trains and _has_finished(ending.run)
 
 
@@ -168,6 +171,9 @@ def _ending(run: RunFolder, answers: Answers) -> Ending:
     for job in jobs.values():
         seen = answers.of(job)
         if seen.phase == "unknown":
+            if seen.reason and not seen.reason.startswith("started"):
+                text = f"{run.name}: whether job {job.job_id} is alive is unknown ({seen.reason})"
+                raise SchedulerAway(f"{text}. Nothing was cancelled. Try again in a minute.")
             raise UsageError(f"{run.name} was {seen.reason or 'started elsewhere'}. Cancel it there.")
     training = {event.job.job_id for event in run.ledger.history().submitted}
     return Ending(run, tuple(jobs.values()), trains=not training.isdisjoint(jobs))

@@ -27,7 +27,7 @@ class Ends:
         """Another look.
 
         Args:
-            is_sure: whether the files say so, and not a launcher, which may be away or slow at this moment.
+            is_sure: whether the files say so, or a launcher for good; else one that is away may only remember it.
         """
         if not is_over:
             self.seen = 0

@@ -14,6 +14,8 @@ from cld_core.run.causes import fate_of
 from cld_core.run.events import RankFailed
 from cld_core.run.history import History
 from cld_core.texts import printable
+from cldctl import clusters
+from cldctl.jobs.blame import is_secondary
 
 from . import logs
 from .log_parts import Part, time_of
@@ -21,16 +23,6 @@ from .log_parts import Part, time_of
 # So many of the last lines of a log are looked at, and so many characters of a line are shown.
 _LOOKED_AT = 400
 _MOST = 300
-# What a rank says whose peers are gone: it is not to blame.
-SECONDARY = re.compile(
-    r"another rank is gone|connection (?:closed|reset) by peer|\[?\S*/gloo/|gloo::|NCCL|ProcessGroup|RankError"
-    r"|DistBackendError|rank 0 could not|Broken pipe",
-    re.IGNORECASE,
-)
-# How a task ended, as srun tells it: "srun: error: n2: task 1: Exited with exit code 1".
-_TASK = re.compile(
-    r"^srun: error: (?P<host>[\w.-]+): task (?P<rank>[0-9]{1,6}): (?P<how>(?!Terminated)\S.*)$", re.MULTILINE
-)
 # An error of Python or of ours at the beginning of a line, or after the number of its rank.
 _ERROR = re.compile(r"^(?:\[?rank ?\d+\]?: ?)?(?:[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit)\b.*|error: .*)$")
 
@@ -85,14 +77,14 @@ def failed_log(run: RunFolder, attempt: int | None) -> tuple[logs.Log, str]:
 
 
 def first_failure(run: RunFolder, history: History, attempt: Attempt, most_lines: int = 10) -> FirstFailure:
-    """Who failed first, by what the ranks have noted, else by what srun and the ranks themselves have printed."""
+    """Who failed first, by what the ranks have noted, else by what the launcher and the ranks have printed."""
     told = [
         event
         for event in history.told
         if isinstance(event, RankFailed) and (event.job_id, event.restart) == (attempt.job_id, attempt.restart)
     ]
     # Of what the peers of a rank that was killed have noted, nothing says who that was.
-    noted = sorted((it for it in told if not SECONDARY.search(it.reason)), key=lambda it: it.time)
+    noted = sorted((it for it in told if not is_secondary(it.reason)), key=lambda it: it.time)
     if noted:
         first = noted[0]
         lines, file = last_words(run, attempt, first.rank, most_lines)
@@ -120,14 +112,18 @@ def last_words(run: RunFolder, attempt: Attempt, rank: int, most: int) -> tuple[
 
 
 def _is_error(line: str) -> bool:
-    return _ERROR.match(line) is not None and not line.startswith("srun: ")
+    return _ERROR.match(line) is not None
 
 
 def _by_launcher(run: RunFolder, attempt: Attempt) -> tuple[int, str | None, str, float | None] | None:
-    """The task that srun saw end badly first."""
+    """The task that the launcher saw end badly first."""
+    jobs = (event.job for event in run.ledger.history().submitted if event.job.job_id == attempt.job_id)
+    name = next((job.cluster for job in jobs), None)
+    if name not in clusters.CLUSTERS:
+        return None
     for part in _parts(run, attempt, 0):
-        if part.is_errors and (match := _TASK.search("\n".join(_tail(part)))):
-            return int(match["rank"]), match["host"], match["how"].strip(), None
+        if part.is_errors and (ended := clusters.find(name).ended_tasks("\n".join(_tail(part)))):
+            return ended[0].rank, ended[0].node, ended[0].how, None
     return None
 
 
@@ -148,7 +144,7 @@ def _own_error(part: Part) -> tuple[str, float] | None:
     """The error that a rank ended with, and when; None if it blames another one."""
     lines = _tail(part)
     errors = [line for line in lines if _is_error(line)]
-    if not errors or SECONDARY.search(errors[-1]):
+    if not errors or is_secondary(errors[-1]):
         return None
     times = [time for line in lines if (time := time_of(line.encode())) is not None]
     try:

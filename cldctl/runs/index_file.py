@@ -1,26 +1,29 @@
 """The file of an index: rows of runs that are over. Whatever is wrong with it, it counts as empty."""
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import cld_core.evaluation
+import cld_core.run
+import cldctl.runs
 from cld_core.ownership import problem_of
 from cld_core.run.atomic import replacing
 from cld_core.small_files import MAX_BYTES, opened
 from cld_core.version import __version__
-from cldctl.file_system import cache_folder
+from cldctl import caches
 
 from .status import RunStatus
 
 FORMAT = 1
-# A row that other code has made is not used.
-_MADE_BY = ("cldctl.runs.state", "cldctl.runs.status", "cld_core.run.history", "cld_core.evaluation.report_numbers")
+# A row that other code has made is not used: these packages make them.
+_MADE_BY = (cld_core.evaluation, cld_core.run, cldctl.runs)
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Entry:
 
 def file_for(root: Path) -> Path | None:
     """The file of the index of the runs under ``root``; None if this user has no cache."""
-    folder = cache_folder()
+    folder = caches.folder()
     with contextlib.suppress(OSError, RuntimeError):
         name = hashlib.sha256(str(root.resolve()).encode(errors="surrogateescape")).hexdigest()[:16]
         return None if folder is None else folder / f"runs-{name}.json"
@@ -75,11 +78,16 @@ def save(file: Path, entries: Mapping[str, Entry]) -> None:
 
 def _header(content: bytes) -> str:
     """The first line: what the rest is, and by which code."""
-    made_by = [__version__, *map(_age_of, _MADE_BY), *(entry.name for entry in fields(RunStatus))]
+    folders = tuple(folder for package in _MADE_BY for folder in package.__path__)
+    made_by = [__version__, *map(_modules_in, folders), *(entry.name for entry in fields(RunStatus))]
     code = hashlib.sha256(json.dumps(made_by).encode()).hexdigest()
     return f"cldctl index {FORMAT} {code[:16]} {hashlib.sha256(content).hexdigest()}"
 
 
-def _age_of(module: str) -> int:
-    file = getattr(sys.modules.get(module), "__file__", None)
-    return 0 if file is None else Path(file).stat().st_mtime_ns
+@functools.cache
+def _modules_in(folder: str) -> list[list[str | int]]:
+    """Name, size and time of the last change of the modules in a folder."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        found = [(entry.name, entry.stat()) for entry in entries if entry.name.endswith(".py")]
+        return sorted([name, status.st_size, status.st_mtime_ns] for name, status in found)
+    return []

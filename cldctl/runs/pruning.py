@@ -7,10 +7,10 @@ from pathlib import Path
 from cld_core.checkpoint.verify import newest_whole
 from cld_core.evaluation.evaluation import evaluations_of
 from cld_core.ownership import require_may_change
-from cld_core.run import RunFolder, changes
+from cld_core.run import RunFolder
 
-from . import home, survey
-from .removal import require_over
+from . import survey
+from .removal import alone, require_over
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,11 @@ def prune(pruning: Pruning) -> None:
         OSError: a file cannot be removed.
     """
     run = pruning.run
-    with home.only_one(run.path, home.chosen(None, run)):
-        require_over(run, survey.of_runs([run]), "Nothing was removed")
-        changes.mark(run.path)
+    with alone(run, "Nothing was removed") as check:
         needed = run.steps_to_evaluate()
         for step in pruning.remove:
             if step not in needed:
+                check()
                 # The sidecar first: a checkpoint without one counts as unfinished.
                 for file in reversed(_files(run, step)):
                     file.unlink(missing_ok=True)

@@ -1,20 +1,22 @@
 """Removing runs for good: what may be removed, how much it is, and a way that an interruption cannot spoil."""
 
+import contextlib
+import errno
 import os
 import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cld_core.errors import CldError, UsageError
+from cld_core.errors import CldError, LeaseHeldError, UsageError
 from cld_core.ownership import is_mine, require_may_change, user_name
 from cld_core.run import RunFolder, changes
 from cld_core.run.atomic import sync_folder
 from cld_core.run.groups import Group
-from cld_core.run.lease import held_message, newest, seems_alive
+from cld_core.run.lease import Lease, held_message, newest, seems_alive
 from cldctl.hints import command
 
 from . import home, survey
@@ -24,6 +26,9 @@ from .survey import Answers
 
 # A run that is being removed, or whose removal was interrupted.
 _LEFT = re.compile(r"\.[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.[0-9a-f]{8}\.removed")
+# Seconds for which the answers of the clusters count: one question is enough for many runs.
+_ASKED_S = 30.0
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -58,15 +63,53 @@ def remove(removal: Removal) -> None:
         CldError: it is alive, or others start a job of it.
     """
     run, group = removal.run, Group.of(removal.run)
-    with home.only_one(run.path, home.chosen(None, run)):
-        require_over(run, survey.of_runs([run]), "It was not removed")
-        changes.mark(run.path)
+    with alone(run, "It was not removed") as check:
         hidden = run.path.with_name(f".{run.name}.{secrets.token_hex(4)}.removed")
+        check()
         run.path.rename(hidden)
         sync_folder(hidden.parent)
     shutil.rmtree(hidden)
     if group is not None:
         _remove_empty(group)
+
+
+@contextlib.contextmanager
+def alone(run: RunFolder, otherwise: str) -> Iterator[Callable[[], None]]:
+    """Own a run of which nothing is alive: nobody starts a job of it, or trains it in another way, meanwhile.
+
+    Args:
+        otherwise: what is not done if something is alive; a sentence without its full stop.
+
+    Returns:
+        What raises an error once another process has taken the run over; called before anything is removed.
+
+    Raises:
+        CldError: something is alive, or that cannot be found out.
+    """
+    with home.only_one(run.path, home.chosen(None, run)):
+        answers = survey.lately(run, _ASKED_S)
+        require_over(run, answers, otherwise)
+        changes.mark(run.path)
+        gone = {job.job_id for job, is_settled in survey.jobs_of(run) if not answers.may_live(job, is_settled)}
+        try:
+            lease = Lease.acquire(run.leases, job_id="cldctl rm", gone=gone)
+        except LeaseHeldError as error:
+            raise UsageError(f"{error} {otherwise}.") from error
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise _unknown_owner(run, error, otherwise) from error
+            # Whoever makes room on a full disk cannot write there first.
+            yield lambda: None
+            return
+        try:
+            yield lease.check
+        finally:
+            lease.release()
+
+
+def _unknown_owner(run: RunFolder, error: OSError, otherwise: str) -> CldError:
+    text = f"whether something writes into this run cannot be found out ({error.strerror or error})"
+    return CldError(f"{run.leases}: {text}. {otherwise}. Make the folder readable and writable, and try again.")
 
 
 def _remove_empty(group: Group) -> None:
@@ -102,8 +145,12 @@ def require_over(run: RunFolder, answers: Answers, otherwise: str) -> RunStatus:
         raise UsageError(f"{run.name} is {status.state.lower()}. {otherwise}. {cancel}.")
     if live := [job.job_id for job, is_settled in jobs if answers.may_live(job, is_settled)]:
         raise UsageError(f"{run.name}: job {', '.join(live)} may still run or wait. {otherwise}. {cancel}.")
+    try:
+        _, holder = newest(run.leases)
+    except OSError as error:
+        raise _unknown_owner(run, error, otherwise) from error
     if seems_alive(run.leases):
-        raise UsageError(f"{held_message(run.path, newest(run.leases)[1] or {})} {otherwise}.")
+        raise UsageError(f"{held_message(run.path, holder or {})} {otherwise}.")
     if home.is_locked(run.path):
         raise UsageError(f"{run.name}: another cldctl starts a job of it at this moment. {otherwise}. Try again.")
     return status

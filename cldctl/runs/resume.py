@@ -206,9 +206,7 @@ def _status_of_dead(
         SchedulerAway: the cluster that would know does not answer.
     """
     if answers is None:
-        answers = survey.of_runs([run], max_age_s=max_age_s)
-        if answers.problem is not None or answers.is_older(max_age_s, time.time()):
-            answers = survey.of_runs([run])
+        answers = survey.lately(run, max_age_s)
     status = status_of(run, answers)
     if status.state != "FINISHED":
         _require_answers(run, answers)

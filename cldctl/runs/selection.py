@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from cld_core.errors import UsageError, did_you_mean
+from cld_core.texts import one_line
 
 from .labels import check_tags
 from .state import OVER, STATES
@@ -101,13 +102,14 @@ def moment(text: str) -> float:
     Raises:
         UsageError: it is not one.
     """
+    text = text.strip()
     if match := re.fullmatch(r"([0-9]{1,6})([mhdw])", text):
         return time.time() - int(match[1]) * _UNITS[match[2]]
     try:
         return datetime.fromisoformat(text).timestamp()
     except (ValueError, OverflowError, OSError) as error:
         forms = "a number and m, h, d or w (30m, 12h, 7d, 2w), or a date (2026-11-01, 2026-11-01T18:30)"
-        raise UsageError(f"--since cannot be '{text}'. Use {forms}.") from error
+        raise UsageError(f"--since cannot be '{one_line(text, 40)}'. Use {forms}.") from error
 
 
 def _state(word: str) -> str:

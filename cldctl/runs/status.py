@@ -9,7 +9,6 @@ from cld_core.evaluation.evaluation import Evaluation, evaluations_of
 from cld_core.evaluation.report_numbers import numbers, remarks
 from cld_core.evaluation.sweeps import sweeps_of
 from cld_core.run import RunFolder
-from cld_core.run.contents import ReportedProgress
 from cld_core.run.events import JobRef
 from cld_core.run.history import History
 from cld_core.run.lease import local_holder
@@ -147,7 +146,7 @@ def status_of(run: RunFolder, answers: Answers, works: Sequence[Evaluation] | No
         evals=evaluations,
         sweeps=sweep_statuses(run, evaluations),
         changes=changed_between(history),
-        usage=_usage(history, progress, checkpoints, alive=state == "RUNNING"),
+        usage=_usage(run, usage.told_by(history, progress, checkpoints, alive=state == "RUNNING")),
     )
     stale = job is not None and answers.is_stale(job.cluster)
     return replace(row, as_of=row.heard_of) if stale else row
@@ -161,11 +160,8 @@ def _host(history: History, state: str, seen: Callable[[JobRef], Seen]) -> str |
     return (node if state == "RUNNING" else None) or host or node or None
 
 
-def _usage(
-    history: History, progress: ReportedProgress, checkpoints: Sequence[int], *, alive: bool
-) -> dict[str, Any] | None:
-    told = usage.told_by(history, progress, checkpoints, alive=alive)
-    return usage.of_history(history, told, alive=alive).to_dict() if told else None
+def _usage(run: RunFolder, told: usage.Told) -> dict[str, Any] | None:
+    return usage.usage_of(run, told).to_dict() if told.attempts else None
 
 
 def _attempts(history: History, state: str) -> list[dict[str, Any]]:

@@ -1,17 +1,22 @@
 """Asking the clusters about jobs of many runs at once, each cluster only about its own."""
 
 import contextlib
+import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from cld_core.errors import UsageError
 from cld_core.evaluation.evaluation import Evaluation, evaluations_of
 from cld_core.run import RunFolder
-from cld_core.run.events import JobRef
+from cld_core.run.events import Cancelled, GivenUp, JobRef, NotBegun
 from cld_core.run.history import History
 from cldctl import clusters
 from cldctl.clusters.base import SchedulerAway, Seen, Survey
 
+# Seconds after which nothing more is expected of a job that wrote why it ends.
+_SETTLED_S = 3600.0
+# Causes after which a job goes on only if it puts itself back into the queue.
+_ENDS = ("finished", "cancelled", "crashed", "out_of_memory", "nonfinite", "save_failed")
 # Who only looks takes an answer of this age, in seconds; who decides something by it asks now.
 TO_LOOK_S = 30.0
 
@@ -31,6 +36,10 @@ class Answers:
         survey = self.surveys.get(cluster)
         return None if survey is None else survey.as_of
 
+    def among(self, names: Iterable[str]) -> "Answers":
+        """Those of some clusters."""
+        return Answers({name: self.surveys[name] for name in dict.fromkeys(names) if name in self.surveys})
+
     def is_older(self, than_s: float, now: float) -> bool:
         """Whether one of the answers is more than ``than_s`` seconds old."""
         times = [survey.as_of for survey in self.surveys.values() if survey.as_of is not None]
@@ -46,6 +55,12 @@ class Answers:
         """One line on the clusters that could not be asked."""
         problems = dict.fromkeys(survey.problem for survey in self.surveys.values() if survey.problem)
         return "; ".join(problems) or None
+
+    @property
+    def remark(self) -> str | None:
+        """One line on what is worth knowing: who could not be asked, or whose answers are old."""
+        remarks = dict.fromkeys(survey.remark for survey in self.surveys.values() if survey.remark)
+        return "; ".join(filter(None, [self.problem, *remarks])) or None
 
     def is_stale(self, cluster: str | None) -> bool:
         """Whether this cluster could not be asked, so that states are those that the runs wrote themselves."""
@@ -63,7 +78,7 @@ class Answers:
             SchedulerAway: one does not answer.
         """
         stale = [name for name in dict.fromkeys(names) if self.is_stale(name)]
-        problem = Answers({name: self.surveys[name] for name in stale}).problem
+        problem = self.among(stale).problem
         if any(name not in clusters.CLUSTERS for name in stale):
             raise UsageError(f"{problem}. {otherwise}. Use the cldctl that submitted the job.")
         if problem is not None:
@@ -97,10 +112,19 @@ def of_runs(runs: Iterable[RunFolder], *, max_age_s: float = 0.0) -> Answers:
     return ask(jobs, settled, max_age_s=max_age_s)
 
 
+def lately(run: RunFolder, max_age_s: float) -> Answers:
+    """Answers about a run that are not older than this: one question about many runs is enough for each of them."""
+    if max_age_s > 0.0:
+        answers = of_runs([run], max_age_s=max_age_s)
+        if answers.problem is None and not answers.is_older(max_age_s, time.time()):
+            return answers
+    return of_runs([run])
+
+
 def jobs_of(
     run: RunFolder, works: Sequence[Evaluation] | None = None, history: History | None = None
 ) -> Iterator[tuple[JobRef, bool]]:
-    """Every job of a run, training first, and whether it is known how it ended: the run or evaluation is finished.
+    """Every job of a run, training first, and whether it is known that it ended: its work is finished, or it says so.
 
     Those that were turned away are among them: one may wait in the queue, if the scheduler did not cancel it.
 
@@ -112,12 +136,35 @@ def jobs_of(
     history = run.ledger.history() if history is None else history
     last = history.last
     finished_at = (last.ended or 0.0) if last is not None and last.cause == "finished" else 0.0
+    over = _over(history)
     for event in history.submitted:
-        yield event.job, event.time < finished_at
+        yield event.job, event.time < finished_at or event.job.job_id in over
     for work in evaluations_of(run) if works is None else works:
-        is_done = work.is_done
-        for event in work.ledger.history().submitted:
-            yield event.job, is_done
+        is_done, of_work = work.is_done, work.ledger.history()
+        over = _over(of_work)
+        for event in of_work.submitted:
+            yield event.job, is_done or event.job.job_id in over
+
+
+def _over(history: History) -> set[str]:
+    """The jobs that ended by what the ledger says, and that have not been heard of for an hour since."""
+    before = time.time() - _SETTLED_S
+    over = {
+        job_id
+        for job_id, event in history.last_of.items()
+        if event.time < before
+        and (isinstance(event, NotBegun | GivenUp) or (isinstance(event, Cancelled) and job_id in history.cancelled))
+    }
+    for attempt in history.attempts:
+        if attempt.job_id is None:
+            continue
+        heard = history.last_of.get(attempt.job_id)
+        is_quiet = max(attempt.ended or attempt.started, heard.time if heard is not None else 0.0) < before
+        # The newest attempt of a job decides.
+        over.discard(attempt.job_id)
+        if attempt.cause in _ENDS and is_quiet and not history.was_requeued(attempt):
+            over.add(attempt.job_id)
+    return over
 
 
 def by_cluster(jobs: Iterable[JobRef]) -> dict[str, list[JobRef]]:

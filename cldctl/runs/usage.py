@@ -56,20 +56,37 @@ class Usage:
         return {**asdict(self), "goodput": self.goodput}
 
 
-def usage_of(run: RunFolder, *, since: float = 0.0) -> Usage:
+@dataclass(frozen=True)
+class Told:
+    """What the files of a run say about its attempts.
+
+    Attributes:
+        attempts: with their costs, oldest first.
+        alive: whether the newest one is training.
+    """
+
+    history: History
+    attempts: Sequence[Stretch] = ()
+    alive: bool = False
+
+
+def usage_of(run: RunFolder, told: Told | None = None, *, since: float = 0.0) -> Usage:
     """What a run has used after ``since``, seconds since 1970.
+
+    Args:
+        told: what its files say; None to read them. Then its newest attempt is alive unless it has been silent.
 
     Raises:
         CldError, OSError: its files cannot be read.
     """
-    progress = run.progress()
-    history = run.ledger.history().with_progress(progress)
-    alive = _seems_alive(history, progress)
-    told = told_by(history, progress, run.checkpoint_steps(), alive=alive)
-    return of_history(history, told, lambda: size_of(run), alive=alive, since=since)
+    if told is None:
+        progress = run.progress()
+        history = run.ledger.history().with_progress(progress)
+        told = told_by(history, progress, run.checkpoint_steps(), alive=_seems_alive(history, progress))
+    return _total(told, lambda: size_of(run), since)
 
 
-def told_by(history: History, progress: ReportedProgress, checkpoints: Sequence[int], *, alive: bool) -> list[Stretch]:
+def told_by(history: History, progress: ReportedProgress, checkpoints: Sequence[int], *, alive: bool) -> Told:
     """The attempts of a run with their costs.
 
     Args:
@@ -77,7 +94,8 @@ def told_by(history: History, progress: ReportedProgress, checkpoints: Sequence[
         alive: whether the newest attempt is training.
     """
     heard = _heard(history, progress)
-    return stretches(history, saved=checkpoints[-1] if checkpoints else None, heard=heard, alive=alive)
+    saved = checkpoints[-1] if checkpoints else None
+    return Told(history, stretches(history, saved=saved, heard=heard, alive=alive), alive)
 
 
 def _heard(history: History, progress: ReportedProgress) -> float | None:
@@ -93,21 +111,13 @@ def _seems_alive(history: History, progress: ReportedProgress) -> bool:
     return time.time() - (_heard(history, progress) or last.started) < SILENT_S
 
 
-def of_history(
-    history: History,
-    attempts: Sequence[Stretch],
-    size: Callable[[], ClusterSpec | None] = lambda: None,
-    *,
-    alive: bool,
-    since: float = 0.0,
-) -> Usage:
+def _total(told: Told, size: Callable[[], ClusterSpec | None], since: float) -> Usage:
     """The sum over attempts, and over starts that ended before they trained.
 
     Args:
         size: what the recipe asks for, for attempts that do not say what they got; called only if there are any.
-        alive: whether the newest attempt is training.
     """
-    lost = in_vain(history)
+    attempts, lost = told.attempts, in_vain(told.history)
     # What a start in vain got, nobody recorded: as much as an attempt, or what the recipe asks for.
     is_unknown = any(it.attempt.ranks is None for it in attempts) or bool(lost and not attempts)
     known = size() if is_unknown else None
@@ -118,8 +128,9 @@ def of_history(
         hours *= _devices(attempts[-1].attempt, known, unit) if attempts else _asked(known, unit)
     total = Usage(unit=unit, used=hours, lost_to_crashes=hours)
     before: Attempt | None = None
-    for stretch in attempts:
-        total += _of(stretch, before, _devices(stretch.attempt, known, unit), history, unit, alive, since)
+    for stretch in told.attempts:
+        devices = _devices(stretch.attempt, known, unit)
+        total += _of(stretch, before, devices, told.history, unit, told.alive, since)
         before = stretch.attempt
     return total
 

@@ -1,20 +1,13 @@
 """What many runs have used: each, their groups, and all of them."""
 
-import re
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cld_core.errors import UsageError
 from cld_core.run import RunFolder
 from cld_core.texts import one_line
 
 from .usage import Usage, summed, usage_of
-
-_AGO = re.compile(r"([0-9]{1,6})([mhdw])")
-_UNITS_S = {"m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
-_DATES = ("%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M")
 
 
 @dataclass(frozen=True)
@@ -54,20 +47,3 @@ class Folder:
             "totals": [usage.to_dict() for usage in self.totals],
             "problems": list(self.problems),
         }
-
-
-def moment(text: str) -> float:
-    """A time as people say it, in seconds since 1970: how long ago (7d, 12h, 30m, 2w), or a date.
-
-    Raises:
-        UsageError: it is neither.
-    """
-    ago = _AGO.fullmatch(text.strip())
-    if ago:
-        return time.time() - int(ago[1]) * _UNITS_S[ago[2]]
-    for form in _DATES:
-        try:
-            return time.mktime(time.strptime(text.strip(), form))
-        except (ValueError, OverflowError):
-            continue
-    raise UsageError(f"--since '{one_line(text, 40)}' is not a time. Use 30m, 12h, 7d, 2w, or a date like 2026-11-01.")

@@ -83,8 +83,8 @@ def why(run: RunFolder) -> Why:
 
     nobody = Answers({})
     answers = tried("the scheduler", lambda: survey.of_runs([run], max_age_s=MAX_AGE_S), nobody)
-    if answers.problem:
-        problems.append(answers.problem)
+    if answers.remark:
+        problems.append(answers.remark)
     row = status_or_reason(run, answers)
     if not row.is_readable:
         problems.append(row.reason or "its files cannot be read")
@@ -93,10 +93,8 @@ def why(run: RunFolder) -> Why:
     progress = run.progress()
     history = tried("attempts.jsonl", lambda: run.ledger.history().with_progress(progress), History())
     problems += _damages(run)
-    alive = row.state == "RUNNING"
-    told = tried(
-        "the attempts", lambda: usage.told_by(history, progress, run.checkpoint_steps(), alive=alive), list[Stretch]()
-    )
+    alive, nothing = row.state == "RUNNING", usage.Told(history)
+    told = tried("the attempts", lambda: usage.told_by(history, progress, run.checkpoint_steps(), alive=alive), nothing)
     waiting = tried("the job", lambda: _waiting(row, history, answers), None)
     failed_in = None if row.state == "FINISHED" else last_failed(history)
     failed = None if failed_in is None else tried("the logs", lambda: first_failure(run, history, failed_in), None)
@@ -104,12 +102,12 @@ def why(run: RunFolder) -> Why:
     return Why(
         row=row,
         headline=_headline(row, waiting),
-        attempts=[attempt_row(stretch) for stretch in told],
+        attempts=[attempt_row(stretch) for stretch in told.attempts],
         failed=failed,
         excluded=tried("the nodes", lambda: _excluded(run, history, row.job_id), ()),
         changed=tried("the changes", lambda: changed_between(history), list[str]()),
         waiting=waiting,
-        usage=tried("usage", lambda: usage.of_history(history, told, lambda: usage.size_of(run), alive=alive), None),
+        usage=tried("usage", lambda: usage.usage_of(run, told), None),
         problems=problems,
         do=do,
         next=following,

@@ -120,7 +120,7 @@ def _watch_run(run: RunFolder, view: View) -> RunStatus:
         if row.state == "RUNNING" and row.reason and not warned:
             warned = True
             err.print(row.reason, style="yellow", markup=False, soft_wrap=True)
-        text += f"  ({answers.problem})" if answers.problem else ""
+        text += f"  ({answers.remark})" if answers.remark else ""
         view.show(run.name, row.step, row.steps or 1, row.state, text)
         cluster = clusters.find(row.cluster) if row.cluster in clusters.CLUSTERS else clusters.default()
         # A job that is about to return to the queue looks over for a moment.

@@ -74,7 +74,7 @@ def _watch(group: Group, runs: Sequence[RunFolder], view: View) -> list[RunStatu
         rows = [status_or_reason(run, answers) for run in runs]
         active = [state for state in ("RUNNING", "REQUEUED", "PENDING") if any(row.state == state for row in rows)]
         done, total = sum(row.step for row in rows), sum(row.steps or 0 for row in rows)
-        view.show(group.name, done, total or 1, active[0] if active else "over", answers.problem or states(rows))
+        view.show(group.name, done, total or 1, active[0] if active else "over", answers.remark or states(rows))
         for row in rows if err.is_terminal and len(rows) <= _MOST_BARS else ():
             text = f"loss {number(row.loss)}  ETA {duration(row.eta_s)}"
             view.show(f"  {row.name}", row.step, row.steps or 1, row.state, text)

@@ -26,11 +26,12 @@ AWAY = "slurmctld does not answer: states are the last that the runs wrote"
 _QUEUE = ("squeue", "--all", "--noheader", "--array", "--states=all", "--format=%i|%T|%N|%r")
 # Jobs that are named to a client at once.
 _CHUNK = 500
-# Some versions of squeue refuse a list with one unknown job. Then this many are named one by one.
-_MOST_SINGLE = 100
+# Some versions of squeue refuse a list with one unknown job. To find those, it is called so often in one question.
+_MOST_PARTS = 12
 # Seconds after which accounting, which did not say how a job ended, is asked again.
 _ACCOUNTING_AGAIN_S = 600.0
 _INVALID = re.compile(r"invalid job id", re.IGNORECASE)
+_NUMBER = re.compile(r"[0-9]+")
 # Seconds that a first or a fresh question waits for another process's.
 _PATIENCE_S = 2 * client.TIMEOUT_S
 
@@ -41,12 +42,14 @@ class Poll:
 
     Attributes:
         as_of: when Slurm gave them, seconds since 1970; None if it was asked just now.
-        problem: why they are not as new as they should be.
+        problem: why there is no answer.
+        remark: why the answer is older than people may expect.
     """
 
     jobs: Mapping[str, Seen]
     as_of: float | None = None
     problem: str | None = None
+    remark: str | None = None
 
 
 def poll(job_ids: Collection[str], settled: Collection[str], max_age_s: float) -> Poll:
@@ -104,11 +107,11 @@ def _remembered(
             if is_mine:
                 known = shared.load().wanting(unsettled, now)
                 shared.save(known)
-    problem = known.problem
-    if problem is None and known.strikes:
-        problem = f"Slurm answers slowly ({known.took_s:.0f} s), and is asked every {_every_s(known):.0f} s"
-        problem += f": what it says about jobs is {max(0.0, now - known.as_of):.0f} s old"
-    return Poll(_of(known, job_ids, settled), known.as_of, problem)
+    remark = None
+    if known.problem is None and known.strikes:
+        remark = f"Slurm answers slowly ({known.took_s:.0f} s), and is asked every {_every_s(known):.0f} s"
+        remark += f": what it says about jobs is {max(0.0, now - known.as_of):.0f} s old"
+    return Poll(_of(known, job_ids, settled), known.as_of, known.problem, remark)
 
 
 def _of(known: Known, job_ids: Collection[str], settled: Collection[str]) -> dict[str, Seen]:
@@ -125,21 +128,24 @@ def _asked(known: Known, wanted: frozenset[str]) -> Known:
     queue = polling.parse_squeue(mine or "")
     is_whole = mine is not None and not polling.is_torn(mine)
     forgotten = {job: entry for job, entry in known.forgotten.items() if job not in queue and _is_kept(entry[0], now)}
-    missing = sorted(job for job in {*known.wanted, *wanted} if job not in queue and job not in forgotten)
-    named = _named(missing) if is_whole else _Named({}, frozenset(missing))
+    missing = [job for job in {*known.wanted, *wanted} if job not in queue and job not in forgotten]
+    # Where not all can be asked about: first, from the end, what is asked now, and of that the newest.
+    missing.sort(key=lambda job: (job in wanted, *map(int, _NUMBER.findall(job))))
+    named = _named(missing) if is_whole else _Named({}, frozenset(missing), is_away=True)
     queue |= named.queue
     lost = [job for job in missing if job not in queue]
     ends = _ends(lost)
     doubted = {job: ends[job] for job in lost if job in named.unanswered and job in ends}
     queue |= {job: seen for job, seen in doubted.items() if seen.word not in polling.STARTS_AGAIN}
-    # Without accounting, a job that is not in the queue has ended. It may say more later.
-    again = now - FORGOTTEN_S + _ACCOUNTING_AGAIN_S
+    # Without accounting, a job that is not in the queue has ended. It may say more later, but where there are more
+    # unknown jobs than can be asked about, once has to do.
+    again = now if named.unanswered else now - FORGOTTEN_S + _ACCOUNTING_AGAIN_S
     certain = [job for job in lost if job not in named.unanswered]
     forgotten |= {job: (now, ends[job]) if job in ends else (again, Seen("gone")) for job in certain}
     if mine is None:
         # What was alive may be so no longer.
         queue = {job: seen for job, seen in known.queue.items() if seen.is_gone} | queue
-    problem = AWAY if mine is None or (is_whole and named.unanswered) else None
+    problem = AWAY if mine is None or (is_whole and named.is_away) else None
     took_s = time.monotonic() - began
     is_strike = problem is not None or took_s > SLOW_S
     return replace(
@@ -164,31 +170,54 @@ class _Named:
 
     queue: dict[str, Seen]
     unanswered: frozenset[str] = frozenset()
+    is_away: bool = False
+
+
+class _UnknownJob(Exception):
+    """squeue does not know one of several jobs, and says nothing about the others."""
 
 
 def _named(job_ids: Sequence[str]) -> _Named:
+    """Answers of squeue, the last jobs first. A list that it refuses is halved until the unknown job is alone."""
     queue: dict[str, Seen] = {}
     unanswered: set[str] = set()
-    for jobs in _chunks(job_ids, _CHUNK):
-        text = _queue_of(jobs)
+    parts, is_away = list(_chunks(job_ids, _CHUNK)), False
+    left = len(parts) + _MOST_PARTS
+    while parts:
+        jobs = parts.pop()
+        if is_away or left == 0:
+            unanswered |= {*jobs}
+            continue
+        left -= 1
+        try:
+            text = _queue_of(jobs)
+        except _UnknownJob:
+            half = len(jobs) // 2
+            parts += [jobs[:half], jobs[half:]]
+            continue
         if text is None:
+            # Who does not answer is not asked again at once.
+            is_away = True
             unanswered |= {*jobs}
         else:
             queue |= polling.parse_squeue(text)
-    return _Named(queue, frozenset(unanswered - queue.keys()))
+    return _Named(queue, frozenset(unanswered - queue.keys()), is_away)
 
 
 def _queue_of(jobs: Sequence[str]) -> str | None:
-    """Lines of squeue about jobs; None without an answer. Some versions refuse a list with an unknown job."""
+    """Lines of squeue about jobs; None without an answer.
+
+    Raises:
+        _UnknownJob: some versions refuse a list with one.
+    """
     answer = client.run([*_QUEUE, f"--jobs={','.join(jobs)}"])
     if answer.code == 0:
         return None if polling.is_torn(answer.text) else answer.text
     if not _INVALID.search(answer.text):
         return None
-    if len(jobs) == 1:
-        return ""
-    each = [_queue_of([job]) for job in jobs[:_MOST_SINGLE]]
-    return None if None in each or len(jobs) > len(each) else "".join(text or "" for text in each)
+    if len(jobs) > 1:
+        raise _UnknownJob
+    return ""
 
 
 def _ends(jobs: Iterable[str]) -> dict[str, Seen]:

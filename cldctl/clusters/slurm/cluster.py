@@ -18,6 +18,7 @@ from cldctl.clusters.base import (
     Check,
     Cluster,
     DoctorOptions,
+    EndedTask,
     Entry,
     InJob,
     JobSpec,
@@ -31,7 +32,7 @@ from cldctl.clusters.base import (
     Waiting,
 )
 
-from . import asking, client, doctor, expected, inside, limits, outer, reasons, script, submission
+from . import asking, client, doctor, expected, failed_tasks, inside, limits, outer, reasons, script, submission
 
 # A job's line of `scontrol --oneliner show job`.
 _LOG = re.compile(
@@ -93,7 +94,7 @@ class SlurmCluster(Cluster):
         seen = {(self.name, job.job_id): poll.jobs[job.job_id] for job in jobs if job.job_id in poll.jobs}
         # Slurm has no such jobs, whatever else a client would take them for.
         seen |= {(self.name, job.job_id): Seen("gone") for job in jobs if not client.is_job_id(job.job_id)}
-        return Survey(seen, poll.problem, poll.as_of)
+        return Survey(seen, poll.problem, poll.as_of, poll.remark)
 
     def logs_of(self, jobs: Collection[JobRef]) -> Mapping[str, Path]:
         """One scontrol for all. Those of an array share a folder, and while they wait, a line."""
@@ -123,6 +124,9 @@ class SlurmCluster(Cluster):
     def redirect(self, waiting: Collection[JobRef], after: After) -> None:
         for job_id in sorted({job.job_id.partition("_")[0] for job in waiting}):
             client.set_dependency(job_id, script.dependency(after))
+
+    def ended_tasks(self, text: str) -> tuple[EndedTask, ...]:
+        return failed_tasks.parse(text)
 
     def current_job(self, logs: Path | None = None) -> InJob:
         folder = logs or Path(os.environ["SUBMITIT_FOLDER"])

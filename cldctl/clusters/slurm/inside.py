@@ -12,9 +12,9 @@ from cld_core.run.events import Cause
 from cld_core.stop import StopCode
 from cld_core.texts import is_count
 from cldctl.clusters import submitit_jobs
-from cldctl.clusters.base import EndedTask, InJob, read_from
+from cldctl.clusters.base import InJob, read_from
 
-from . import client, failed_tasks, polling, submission
+from . import client, polling, submission
 
 # Slurm may send the signal of the time limit up to a minute early.
 _EARLY_S = 90.0
@@ -110,9 +110,6 @@ class SlurmJob(InJob):
     def excluded_nodes(self) -> tuple[str, ...] | None:
         nodes = client.show_job(self.ref.job_id).get("ExcNodeList")
         return None if nodes is None else client.nodes_in(nodes)
-
-    def ended_tasks(self, text: str) -> tuple[EndedTask, ...]:
-        return failed_tasks.parse(text)
 
     def is_cancelled(self) -> bool:
         job = client.show_job(self.ref.job_id)

@@ -23,7 +23,7 @@ from tests.support.tools import DEBUG, invoke
 
 @pytest.fixture
 def root(tmp_path, scripted, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("CLDCTL_CACHE", str(tmp_path / "cache"))
     root = tmp_path / "runs"
     over(root / "toy-1", "1", 10, 20, 30, 40, created=1.0)
     over(root / "toy-2", "2", 10, cause="crashed")

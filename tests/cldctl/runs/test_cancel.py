@@ -1,6 +1,7 @@
 """Ending several runs at once, on clusters that are made up."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -64,6 +65,15 @@ def test_nothing_is_cancelled_unless_everything_can_be(tmp_path, scripted):
         cancel.cancel(runs)
     assert scripted.calls == []
     assert not any(map(is_noted, runs))
+
+
+def test_a_job_about_which_nothing_is_known_yet_is_not_said_to_be_elsewhere(tmp_path, scripted, monkeypatch):
+    run = run_of(tmp_path / "a", "1")
+    seen = Survey({("scripted", "1"): Seen("unknown", reason="Slurm has not said anything about it yet")})
+    monkeypatch.setattr(Scripted, "survey", lambda self, jobs, **how: seen)
+    with pytest.raises(SchedulerAway, match=r"whether job 1 is alive is unknown \(Slurm has not.*Try again"):
+        cancel.cancel([run])
+    assert not is_noted(run)
 
 
 def test_a_cluster_that_refuses_keeps_no_other_from_being_asked(tmp_path, scripted):
@@ -191,6 +201,25 @@ def test_a_job_that_looks_gone_for_a_moment_has_not_ended(tmp_path, scripted, mo
     Blinking.answers = list(answers)
     assert [ending.is_over for ending in ended(endings)] == [True]
     assert len(Blinking.answers) == left
+
+
+def test_what_a_launcher_said_before_it_went_away_is_no_further_look(tmp_path, scripted, monkeypatch):
+    """A preempted job is gone for a moment; the answer stays while nobody answers."""
+    monkeypatch.setattr(cancel, "POLL_S", 0.0)
+    monkeypatch.setattr(Scripted, "looks_to_believe_an_end", 3)
+    run, left = run_of(tmp_path / "a", "1"), 5
+    endings = cancel.cancel([run])
+    gone = Survey({("scripted", "1"): Seen("gone", ended="preempted")})
+
+    def survey(self, jobs, **how):
+        nonlocal left
+        left -= 1
+        return gone if left < 0 else replace(gone, problem="nobody answers")
+
+    monkeypatch.setattr(Scripted, "survey", survey)
+    monkeypatch.setattr(Scripted, "question_s", 0.0)
+    assert [ending.is_over for ending in ended(endings)] == [True]
+    assert left == -3, "three looks that were answered"
 
 
 def test_a_launcher_that_must_not_be_asked_often_is_asked_more_and_more_rarely(tmp_path, scripted, monkeypatch):

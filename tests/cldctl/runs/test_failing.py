@@ -14,7 +14,7 @@ GLOO = "RuntimeError: [/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:534]
 @pytest.fixture
 def run(tmp_path, scripted):
     run = run_with(tmp_path / "runs" / "mine", 10)
-    run.ledger.append(Submitted(job=job("7", logs=str(run.logs))))
+    run.ledger.append(Submitted(job=job("7", "slurm", logs=str(run.logs))))
     run.ledger.append(Started(attempt=0, job_id="7", step=0, time=100.0))
     run.ledger.append(Ended(attempt=0, cause="crashed", step=15, detail="what rank 0 said", time=200.0))
     return run
@@ -56,6 +56,18 @@ def test_a_rank_that_was_killed_is_known_from_srun(run):
     log(run, 0, f"{GLOO}\nsrun: error: n2: task 1: Killed\nsrun: error: n1: task 0: Exited with exit code 1\n")
     found = first(run)
     assert (found.rank, found.host, found.reason) == (1, "n2", "Killed")
+
+
+def test_of_several_that_ended_alike_the_first_is_named(run):
+    log(run, 0, "srun: error: n2: tasks 2-3: Killed\nsrun: error: n1: tasks 0-1: Exited with exit code 1\n")
+    found = first(run)
+    assert (found.rank, found.host, found.reason) == (2, "n2", "Killed")
+
+
+def test_a_rank_that_lost_its_store_is_not_to_blame(run):
+    failed(run, 120.0, 0, "DistStoreError: timed out waiting for clients")
+    failed(run, 150.0, 1, "OSError: the real one")
+    assert first(run).rank == 1
 
 
 def test_a_rank_that_srun_ended_because_of_another_is_not_first(run):

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 
@@ -27,7 +28,7 @@ from tests.support.old_runs import over, settle
 @pytest.fixture
 def root(tmp_path, scripted, monkeypatch):
     """Runs that ended long ago: a, b and c; what is remembered of them is in a cache of this test's own."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("CLDCTL_CACHE", str(tmp_path / "cache"))
     root = tmp_path / "runs"
     for number, name in enumerate("abc"):
         over(root / name, str(number), 10, 20, cause=("finished", "preempted", "crashed")[number])
@@ -210,9 +211,22 @@ def test_whatever_is_wrong_with_the_file_it_counts_as_empty(root, monkeypatch, t
     assert looked(root, monkeypatch) == (["a", "b", "c"], STATES)
 
 
+def test_rows_that_other_code_has_made_are_not_used(root, monkeypatch, tmp_path):
+    package = types.ModuleType("package")
+    package.__path__ = [str(tmp_path)]
+    module = tmp_path / "module.py"
+    module.write_text("1")
+    monkeypatch.setattr(index_file, "_MADE_BY", (*index_file._MADE_BY, package))
+    looked(root, monkeypatch)
+    assert looked(root, monkeypatch)[0] == []
+    module.write_text("12")
+    index_file._modules_in.cache_clear()
+    assert looked(root, monkeypatch)[0] == ["a", "b", "c"]
+
+
 def test_without_a_cache_everything_is_read(root, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setenv("CLDCTL_CACHE", str(tmp_path / "file"))
     for _ in range(2):
         assert looked(root, monkeypatch) == (["a", "b", "c"], STATES)
 
@@ -264,7 +278,7 @@ def test_a_run_that_is_over_costs_no_file_call_and_a_live_one_few(tmp_path, scri
     def calls(check_s: float = 0.0) -> int:
         before = faults.count("delayed")
         code = f"from cldctl.runs.index import *; print(len(Index(Path({str(root)!r})).look(check_s={check_s}).rows))"
-        environment = {**os.environ, **faults.environment(), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+        environment = {**os.environ, **faults.environment(), "CLDCTL_CACHE": str(tmp_path / "cache")}
         done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
         assert int(done.stdout) == len(list(root.glob("run-*")))
         return faults.count("delayed") - before

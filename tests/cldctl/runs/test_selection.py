@@ -83,3 +83,12 @@ def test_what_is_alive_is_always_recent():
     assert is_since(row("a", "PENDING", days_ago=99), time.time())
     assert not is_since(row("a", "STOPPED", days_ago=1), time.time())
     assert moment("2026-11-01") < moment("2026-11-01T18:30")
+
+
+def test_a_time_is_an_age_or_a_date():
+    assert moment("2h") == pytest.approx(time.time() - 7200, abs=300)
+    assert moment(" 2026-11-01 ") == time.mktime(time.strptime("2026-11-01", "%Y-%m-%d"))
+    assert moment("2026-11-01 18:30") == moment("2026-11-01T18:30:00")
+    for wrong in ("", "yesterday", "7", "d", "-3d", "2026-13-01", "9" * 30 + "d"):
+        with pytest.raises(UsageError, match=r"--since cannot be '.*'\. Use a number and m, h, d or w \(30m, 12h, 7d"):
+            moment(wrong)

@@ -5,7 +5,17 @@ import pytest
 from cld_core.errors import UsageError
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.evaluation.request import EvalRequest
-from cld_core.run.events import JobRef, Submitted, TurnedAway
+from cld_core.run.events import (
+    Cancelled,
+    Ended,
+    GivenUp,
+    JobRef,
+    NotCancelled,
+    Requeued,
+    Started,
+    Submitted,
+    TurnedAway,
+)
 from cldctl.clusters.base import SchedulerAway
 from cldctl.runs import survey
 from tests.support.made_up import run_with
@@ -55,6 +65,44 @@ def test_a_damaged_file_of_one_run_spoils_no_other(runs, monkeypatch):
     answers = survey.of_runs(runs)
     jobs = [event.job for run in runs for event in run.ledger.history().jobs]
     assert [answers.of(job).phase for job in jobs] == ["running", "running"]
+
+
+LONG_AGO = 1000.0
+CRASHED = Ended(time=LONG_AGO, attempt=0, cause="crashed")
+
+
+@pytest.mark.parametrize(
+    ("then", "is_settled"),
+    [
+        ([], False),
+        ([CRASHED], True),
+        ([Ended(time=LONG_AGO, attempt=0, cause="cancelled")], True),
+        ([Ended(time=LONG_AGO, attempt=0, cause="preempted")], False),
+        ([Ended(attempt=0, cause="crashed")], False),
+        (
+            [Ended(time=LONG_AGO, attempt=0, cause="crashed"), Requeued(time=LONG_AGO, job_id="7", cause="crashed")],
+            False,
+        ),
+        ([Ended(time=LONG_AGO, attempt=0, cause="crashed"), GivenUp(time=LONG_AGO, job_id="7", reason="often")], True),
+    ],
+)
+def test_a_job_whose_end_the_ledger_knows_is_settled(tmp_path, then, is_settled):
+    """Hundreds of failed runs, whose jobs Slurm has forgotten, are asked about no more."""
+    run = run_with(tmp_path / "a", 10)
+    run.ledger.append(Submitted(time=LONG_AGO, job=JobRef(cluster="scripted", job_id="7")))
+    run.ledger.append(Started(time=LONG_AGO, attempt=0, job_id="7", step=0))
+    for event in then:
+        run.ledger.append(event)
+    assert [settled for _, settled in survey.jobs_of(run)] == [is_settled]
+
+
+def test_a_job_that_was_cancelled_before_it_began_is_settled(tmp_path):
+    run = run_with(tmp_path / "a", 10)
+    for number in "78":
+        run.ledger.append(Submitted(time=LONG_AGO, job=JobRef(cluster="scripted", job_id=number)))
+        run.ledger.append(Cancelled(time=LONG_AGO, job_id=number))
+    run.ledger.append(NotCancelled(time=LONG_AGO, job_id="8", reason="no"))
+    assert [settled for _, settled in survey.jobs_of(run)] == [True, False]
 
 
 def test_an_unknown_cluster_will_never_answer(tmp_path, runs):

@@ -5,11 +5,13 @@ import time
 
 import pytest
 
-from cld_core.errors import UsageError
 from cld_core.run.atomic import write_json
 from cld_core.run.events import DiedEarly, Ended, Requeued, Started, Submitted, Unfit
+from cldctl.runs.status import status_of
+from cldctl.runs.survey import Answers
 from cldctl.runs.usage import Usage, summed, usage_of
-from cldctl.runs.usage_of_many import Folder, moment
+from cldctl.runs.usage_of_many import Folder
+from cldctl.runs.why import why
 from tests.support.ledgers import job
 from tests.support.made_up import run_with
 from tests.support.tools import invoke
@@ -114,6 +116,17 @@ def test_totals_are_kept_apart_by_unit(tmp_path):
     assert summed([])[0].goodput is None
 
 
+def test_status_why_and_usage_say_the_same_of_an_older_ledger(tmp_path):
+    run = run_with(tmp_path / "old", overrides=("cluster.nodes=2", "cluster.gpus_per_node=4"))
+    run.ledger.append(Submitted(time=0.0, job=job("7")))
+    run.ledger.append(Started(time=0.0, attempt=0, job_id="7", step=0))
+    run.ledger.append(Ended(time=3600.0, attempt=0, cause="crashed", step=0))
+    usage = usage_of(run)
+    assert (usage.unit, usage.used) == ("GPU-hours", 8.0)
+    assert status_of(run, Answers({})).usage == usage.to_dict()
+    assert why(run).usage == usage
+
+
 def test_one_damaged_run_does_not_hide_the_others(tmp_path):
     good, bad = trained(tmp_path / "good", **GPUS), run_with(tmp_path / "bad")
     bad.ledger.path.mkdir()
@@ -121,14 +134,6 @@ def test_one_damaged_run_does_not_hide_the_others(tmp_path):
     assert [name for name, *_ in folder.runs] == ["good"]
     assert "bad is left out" in folder.problems[0]
     assert folder.to_dict()["totals"][0]["used"] == pytest.approx(12.0)
-
-
-def test_a_time_is_an_age_or_a_date():
-    assert moment("2h") == pytest.approx(time.time() - 7200, abs=5)
-    assert moment("2026-11-01") == time.mktime(time.strptime("2026-11-01", "%Y-%m-%d"))
-    for wrong in ("", "yesterday", "7", "d", "-3d", "2026-13-01", "9" * 30 + "d"):
-        with pytest.raises(UsageError, match=r"is not a time\. Use 30m, 12h, 7d"):
-            moment(wrong)
 
 
 def test_runs_groups_and_the_total_as_a_table_and_as_json(tmp_path, scripted):

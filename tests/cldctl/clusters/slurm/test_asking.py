@@ -14,6 +14,7 @@ from cld_core.run.events import JobRef
 from cldctl import caches
 from cldctl.clusters.slurm import asking, shared
 from cldctl.clusters.slurm.cluster import SlurmCluster
+from cldctl.runs.survey import Answers
 from tests.support.other_users import give_away, needs_root
 from tests.support.scheduler import Scheduler, Time, register
 
@@ -133,6 +134,34 @@ def test_a_list_that_some_versions_of_squeue_refuse(slurm):
     assert phases("7", "8", "9", max_age_s=0) == ["gone", "gone", "running"]
 
 
+def test_many_unknown_jobs_cost_few_calls_and_are_forgotten_in_the_end(slurm, clock):
+    slurm.refuses_lists = True
+    slurm.others = {"2000": "RUNNING|n2|None"}
+    unknown = [str(number) for number in range(1000, 1150)]
+    before, gone = 0, []
+    for _ in range(60):
+        survey = SlurmCluster().survey([job(name) for name in [*unknown, "2000"]], max_age_s=0)
+        assert survey.problem is None, "it answers"
+        assert survey.of(job("2000")).phase == "running"
+        assert slurm.calls["squeue"] - before <= 14
+        before = slurm.calls["squeue"]
+        gone.append(sum(survey.of(job(name)).phase == "gone" for name in unknown))
+        clock.now += 31
+        shared._answers.cache_clear()
+    assert gone == sorted(gone)
+    assert gone[0] > 0
+    assert gone[-1] == 150
+    phases(*unknown, max_age_s=0)
+    assert slurm.calls["squeue"] - before <= 14, "what is forgotten is not named again"
+
+
+def test_of_many_unknown_jobs_those_that_somebody_asks_about_come_first(slurm, clock):
+    slurm.refuses_lists = True
+    phases(*(str(number) for number in range(1000, 1150)), max_age_s=0)
+    clock.now += 31
+    assert phases("7", "8", max_age_s=0) == ["gone", "gone"]
+
+
 def test_long_lists_are_divided(slurm, monkeypatch):
     monkeypatch.setattr(asking, "_CHUNK", 2)
     assert phases(*"12345", max_age_s=0) == ["gone"] * 5
@@ -201,9 +230,10 @@ def test_who_answers_slowly_is_asked_less_and_its_answers_say_how_old_they_are(s
     clock.now += 40
     survey = SlurmCluster().survey([job("1")], max_age_s=30.0)
     assert survey.of(job("1")).phase == "running"
-    assert survey.problem == (
-        "Slurm answers slowly (5 s), and is asked every 60 s: what it says about jobs is 45 s old"
-    )
+    assert survey.problem is None, "it has answered"
+    assert survey.remark == "Slurm answers slowly (5 s), and is asked every 60 s: what it says about jobs is 45 s old"
+    assert clock.now - survey.as_of == 45
+    Answers({"slurm": survey}).require(["slurm"], "Nothing happened")
     assert slurm.calls == {"squeue": 1}
 
 
