@@ -63,6 +63,7 @@ def for_continuation(run: RunFolder, recipe: Recipe, cluster: Cluster, wish: Wis
     Raises:
         CldError: it is damaged, or somebody else stored it; names the fix.
     """
+    drafts.settle(run)
     folder = code.own_folder(run.path)
     manifest = code.read(folder)
     if manifest is None and not wish.update and (theirs := code.read(run.path / "code")) is not None:
@@ -133,26 +134,22 @@ def _with_new_plugins(run: RunFolder, folder: Path, manifest: Manifest, recipe: 
     new = [place for place in drafts.plugin_files(recipe) if place not in copies]
     if not new:
         return manifest
-    if manifest.shared is not None:
-        manifest = _own_copy(run, folder, manifest)
-    with drafts.ours_alone():
-        added = [drafts.copy_plugin(folder, Path(place), place) for place in new]
-        kept = [plugin for plugin in manifest.plugins if plugin.path not in new]
-        manifest = replace(manifest, plugins=(*kept, *added))
-        drafts.write_manifest(folder, manifest)
-    return manifest
-
-
-def _own_copy(run: RunFolder, folder: Path, manifest: Manifest) -> Manifest:
-    """Give a run a copy of its own of the code that it shares: the others go on without what is to be added."""
-    files, own = code.place(folder, manifest), replace(manifest, shared=None)
+    # A copy of the run's own: the others of a group go on without what is added, and so does this one without a job.
+    files = code.place(folder, manifest)
     with drafts.draft_in(run.path) as draft:
-        for name in (*own.files, *(plugin.file for plugin in own.plugins), code.PATCH):
+        for name in (*manifest.files, *(plugin.file for plugin in manifest.plugins)):
             drafts.copy_file(files, draft, name)
-        drafts.write_manifest(draft, own)
+        if (files / code.PATCH).exists():
+            drafts.copy_file(files, draft, code.PATCH)
+        if (folder / code.EARLIER).is_dir():
+            shutil.copytree(folder / code.EARLIER, draft / code.EARLIER)
         drafts.store_recipe(draft, run)
+        added = [drafts.copy_plugin(draft, Path(place), place) for place in new]
+        kept = [plugin for plugin in manifest.plugins if plugin.path not in new]
+        manifest = replace(manifest, plugins=(*kept, *added), shared=None)
+        drafts.write_manifest(draft, manifest)
         drafts.put_in_place(folder, draft)
-    return own
+    return manifest
 
 
 def _require_whole(run: RunFolder, folder: Path, manifest: Manifest) -> None:

@@ -226,7 +226,7 @@ def train(
     """
     spec = specs.training(run, recipe, cluster)
     cluster.check(spec)
-    request(
+    undo = request(
         run,
         recipe,
         cluster,
@@ -242,6 +242,7 @@ def train(
         for ref in refs:
             run.ledger.append(Submitted(job=ref, exclude=spec.exclude))
         jobs.extend(refs)
+        drafts.drop_replaced(run)
         started(refs[0])
 
     with uninterrupted(unless=cluster.blocks):
@@ -249,6 +250,7 @@ def train(
             cluster.submit(spec, [Task(work=TrainWork(str(run.path)))], note)
         except (SchedulerRefused, SchedulerAway) as error:
             run.ledger.append(NotSubmitted(reason=str(error), away=isinstance(error, SchedulerAway), undone=True))
+            undo()
             raise
         assert jobs, f"cluster {cluster.name} did not report its jobs"
         follow_up(run, recipe, cluster, evaluations, jobs[0])
