@@ -100,8 +100,8 @@ def status_of(run: RunFolder, answers: Answers) -> RunStatus:
     history = run.ledger.history().with_progress(progress)
     last = history.last
     seen = seen_by(history, answers, time.time())
-    state, reason = state_of(history, seen, time.time(), lambda: home.is_locked(run.path))
-    if state == "PENDING" and not home.is_locked(run.path):
+    state, reason = state_of(history, seen, time.time(), lambda: home.is_starting(run))
+    if state == "PENDING" and not home.is_starting(run):
         state, reason = unasked(run, history, time.time()) or (state, reason)
     if state in RESUMABLE and (holder := local_holder(run.leases)) is not None:
         # Started without cldctl, or orphaned by it: what counts is who writes.

@@ -106,8 +106,10 @@ def submit(
     require_complete(recipe, wanted.metrics)
     run = create(wanted)
     try:
-        recipe, evaluations, code_digest = prepare(run, wanted, cluster)
+        _require_mine(run)
+        # From here on, others see that a command is at work: the code may take long to store.
         with home.only_one(run.path, cluster):
+            recipe, evaluations, code_digest = prepare(run, wanted, cluster)
             job = train(
                 run,
                 recipe,

@@ -1,6 +1,7 @@
 """What is written when, and what is left of a submission that fails."""
 
 import contextlib
+import fcntl
 import os
 
 import pytest
@@ -15,7 +16,7 @@ from cldctl.clusters.base import After, SchedulerAway, SchedulerRefused
 from cldctl.clusters.debug import DebugCluster
 from cldctl.evals import plan
 from cldctl.jobs.successor import chained
-from cldctl.runs import evaluate, sharded
+from cldctl.runs import evaluate, sharded, snapshot
 from cldctl.runs.submit import Wanted, submit, train
 from tests.support.made_up import report, run_with
 from tests.support.paths import RECIPES
@@ -181,6 +182,21 @@ def test_where_new_files_belong_to_somebody_else_nothing_is_left(tmp_path, monke
         submitted(tmp_path / "mine", cluster, ("elbo",))
     assert list(tmp_path.iterdir()) == []
     assert cluster.submitted == []
+
+
+def test_while_its_code_is_stored_a_run_is_locked(tmp_path, monkeypatch):
+    """Or after half a minute it would be taken for one whose submission was interrupted."""
+    store, held = snapshot.store, []
+
+    def looking(run, *rest):
+        with open(run.path / ".submit.lock") as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        held.append(run.name)
+        return store(run, *rest)
+
+    monkeypatch.setattr(snapshot, "store", looking)
+    submitted(tmp_path / "mine", Recording())
+    assert held == ["mine"]
 
 
 def test_a_refusal_of_any_kind_leaves_the_name_free(tmp_path):
