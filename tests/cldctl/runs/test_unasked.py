@@ -9,7 +9,7 @@ from cld_core.run.atomic import write_json
 from cld_core.run.events import Requested, Submitted
 from cld_core.small_files import read_json
 from cldctl.runs import home
-from cldctl.runs.resume import resume
+from cldctl.runs.resume import Continuation, resume
 from cldctl.runs.status import status_of
 from cldctl.runs.survey import Answers
 from tests.support.made_up import run_with
@@ -31,7 +31,7 @@ def test_a_ledger_that_was_deleted(tmp_path, scripted):
         in reason
     )
     starts = []
-    resume(run, [], None, Scripted(), lambda recipe, start, damaged: starts.append(start))
+    resume(run, Continuation(), Scripted(), lambda recipe, start, *rest: starts.append(start))
     assert starts == [20]
     assert [type(event) for event in run.ledger.events()] == [Requested, Submitted]
 
@@ -56,4 +56,4 @@ def test_a_command_that_was_killed_before_it_asked_for_a_job(tmp_path, scripted,
     write_json(run.identity_file, {**read_json(run.identity_file), "created": time.time()})
     assert state(run) == ("PENDING", None), "it may still be about to ask"
     with pytest.raises(UsageError, match="mine is pending"):
-        resume(run, [], None, Scripted(), lambda *about: None)
+        resume(run, Continuation(), Scripted(), lambda *about: None)
