@@ -29,7 +29,12 @@ _ASKED_S = 30.0
 
 
 def resume(
-    words: Annotated[list[str] | None, typer.Argument(metavar="RUN | GROUP | KEY=VALUE")] = None,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="RUN | GROUP | KEY=VALUE", help="Runs, or a group; default: all that can be. Recipe keys to change."
+        ),
+    ] = None,
     from_step: Annotated[
         int | None, typer.Option("--from", metavar="STEP", help="Continue from this checkpoint.")
     ] = None,

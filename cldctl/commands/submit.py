@@ -40,7 +40,7 @@ def submit(
     ] = None,
     note: Annotated[str | None, typer.Option("--note", metavar="TEXT", help="What the run is for.")] = None,
     live_code: Annotated[
-        bool, typer.Option("--live-code", help="Run the checkout as it is then, not a copy of it as it is now.")
+        bool, typer.Option("--live-code", help="Run the checkout as it is when each job starts.")
     ] = False,
     sweep: Annotated[
         list[str] | None,
