@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,6 +15,9 @@ from cldctl.clusters.base import Cluster
 from cldctl.hints import command
 
 from . import drafts
+
+# Of the files that are left out, so many are named.
+_SHOWN = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +183,10 @@ def _keep_earlier(folder: Path, draft: Path) -> None:
             shutil.copyfile(files / name, kept / name)
 
 
-def left_out_code(manifest: Manifest) -> Mapping[str, str]:
-    """The Python files that were left out, which a job would miss."""
-    reasons = manifest.left_out.items()
-    return {name: why for name, why in reasons if name.endswith(".py") and why != "it was deleted"}
+def left_out_code(run: RunFolder) -> str | None:
+    """Which Python files were not copied with the code of a run, so that a job would miss them, and why; None if none."""
+    manifest = code.read(code.own_folder(run.path))
+    left = {} if manifest is None else manifest.left_out
+    missed = [f"{name} ({why})" for name, why in left.items() if name.endswith(".py") and why != "it was deleted"]
+    more = [f"{len(missed) - _SHOWN} more"] if len(missed) > _SHOWN else []
+    return f"not copied with the code: {', '.join([*missed[:_SHOWN], *more])}" if missed else None

@@ -19,7 +19,7 @@ from cld_core.texts import one_line
 from cldctl.clusters.base import Seen
 
 from . import home, usage
-from .changes import changed_between
+from .differences import changed_between
 from .newer import seen_by
 from .state import OVER, RESUMABLE, state_of
 from .stopped import why_stopped
@@ -197,7 +197,9 @@ def evaluation_status(work: Evaluation, answers: Answers) -> dict[str, Any]:
     """State, shards and results of one evaluation, an entry of ``evals``."""
     request, report, state = work.request, work.report or {}, work_state(work, answers)
     done = request.shards if report else len(work.complete())
-    failure = why_stopped(work.ledger.history(), done, request.shards) if state == "STOPPED" else None
+    history = work.ledger.history()
+    failure = why_stopped(history, done, request.shards) if state == "STOPPED" else None
+    told = () if history.other_code is None else (history.other_code.said,)
     elbo = report.get("elbo") or {}
     return {
         "id": work.name,
@@ -214,7 +216,7 @@ def evaluation_status(work: Evaluation, answers: Answers) -> dict[str, Any]:
         "true_entropy": elbo.get("true_entropy"),
         "settings": request.settings,
         "results": {key: dict(vars(number)) for key, number in numbers(report).items()},
-        "remarks": [*remarks(report), *([failure] if failure else [])],
+        "remarks": [*remarks(report), *told, *([failure] if failure else [])],
     }
 
 
