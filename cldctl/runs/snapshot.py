@@ -184,7 +184,7 @@ def _keep_earlier(folder: Path, draft: Path) -> None:
 
 
 def left_out_code(run: RunFolder) -> str | None:
-    """Which Python files were not copied with the code of a run, so that a job would miss them, and why; None if none."""
+    """The Python files that were not copied with the code of a run, so that a job would miss them; None if all were."""
     manifest = code.read(code.own_folder(run.path))
     left = {} if manifest is None else manifest.left_out
     missed = [f"{name} ({why})" for name, why in left.items() if name.endswith(".py") and why != "it was deleted"]

@@ -13,7 +13,6 @@ from cldctl.clusters.slurm import script
 from tests.support.other_users import give_away
 
 
-
 @pytest.fixture
 def code(tmp_path):
     folder = tmp_path / "my run/code"
