@@ -32,7 +32,8 @@ def resume(
     words: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="RUN | GROUP | KEY=VALUE", help="Runs, or a group; default: all that can be. Recipe keys to change."
+            metavar="RUN | GROUP | KEY=VALUE",
+            help="Runs or a group (default: all that can be resumed), and recipe keys to change.",
         ),
     ] = None,
     from_step: Annotated[
