@@ -167,10 +167,18 @@ def path_of(run: Path) -> Path | None:
 def running(run: Path) -> str:
     """The digest of the code that this process has imported, and of the plug-ins of ``run``."""
     manifest = read(folder_of(run))
-    plugins = () if manifest is None else manifest.plugins
+    return imported(() if manifest is None else manifest.plugins)
+
+
+def imported(plugins: Sequence[Plugin] = ()) -> str:
+    """The digest of the code that this process has imported; "edited" behind it if it was changed after it was stored.
+
+    Args:
+        plugins: those that it imports, too.
+    """
     own = read(ROOT)
     if own is not None and own.kind == "copy":
-        return _with_plugins(own.digest, plugins)
+        return _with_plugins(own.digest, plugins) + (" edited" if edited() else "")
     record = installed()
     if record is not None:
         return _with_plugins(record, plugins)
@@ -178,6 +186,17 @@ def running(run: Path) -> str:
         return f"live {_with_plugins(_sources(), plugins)}"
     except OSError:
         return "live"
+
+
+def edited() -> str | None:
+    """How the copy that this process runs differs from what was stored, in words; None if it does not, or is none."""
+    return _edited(ROOT)
+
+
+@functools.cache
+def _edited(root: Path) -> str | None:
+    own = read(root)
+    return problem_of(root, own) if own is not None and own.kind == "copy" else None
 
 
 @functools.cache

@@ -109,12 +109,14 @@ class Submitted(Event):
     Attributes:
         successor_of: the job that this one waits for to end badly.
         shards: of sharded work, the shards that this task computes; None for a training run.
+        code: of sharded work, the digest of the code that the task is to run; None if nobody knows.
         exclude: nodes that it avoids because of what happened there.
     """
 
     job: JobRef
     successor_of: str | None = None
     shards: tuple[int, ...] | None = None
+    code: str | None = None
     exclude: tuple[str, ...] = ()
 
 
@@ -308,6 +310,21 @@ class MergeRefused(Event):
 
     reason: str
     job_id: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherCode(Event):
+    """A task of sharded work runs other code (``code``) than that which was there when it was submitted (``asked``)."""
+
+    job_id: str
+    code: str
+    asked: str
+
+    @property
+    def said(self) -> str:
+        """The event in words, with the first digits of the digests."""
+        now, asked = (re.sub(r"([0-9a-f]{12})[0-9a-f]{52}", r"\1", text) for text in (self.code, self.asked))
+        return f"job {self.job_id} runs code {now}, not {asked}, which was there when it was submitted"
 
 
 @dataclass(frozen=True, kw_only=True)

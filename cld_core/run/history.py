@@ -44,6 +44,7 @@ class History:
         last_of: by job id, the newest event that names the job.
         rolled_back_to: the step of each rollback, oldest first.
         measured: by kind of place, the form in which the network was last found to train fastest there.
+        other_code: of sharded work, the last time a task ran other code than it was submitted with.
         note: what somebody wrote about the run; None without a note.
         tags: of the run, in the order in which they were given.
         told: what only `timeline` reads, oldest first.
@@ -77,6 +78,7 @@ class History:
     rolled_back_to: tuple[int, ...] = ()
     measured: dict[str, events.Measured] = field(default_factory=dict)
     trials: tuple[tuple[str, str], ...] = ()
+    other_code: events.OtherCode | None = None
     note: str | None = None
     tags: tuple[str, ...] = ()
     told: tuple[Event, ...] = field(default=(), compare=False)
@@ -175,7 +177,7 @@ class History:
 
     def _take(self, event: Event) -> None:
         job_id = event.job.job_id if isinstance(event, Submitted) else getattr(event, "job_id", None)
-        if job_id is not None and not isinstance(event, events.RankFailed):
+        if job_id is not None and not isinstance(event, events.RankFailed | events.OtherCode):
             self.last_of[job_id] = event
         self._take_about_machines(event)
         match event:
@@ -233,6 +235,8 @@ class History:
                 self._told.append(event)
             case events.RecipeEdited():
                 self.edited = event.keys
+            case events.OtherCode():
+                self.other_code = event
             case events.Noted():
                 self.note = event.note or None
             case events.Tagged():

@@ -107,6 +107,8 @@ def run(
             return SessionResult(_CAUSE_OF_CODE[outcome.code], outcome.step, outcome.code)
         if (edited := edits.note(folder, _NOTE_WITHIN_S)) is not None:
             print(f"warning: {edited}", flush=True)
+        if (problem := code.edited()) is not None:
+            print(f"warning: {code.ROOT}: the code was changed after it was stored: {problem}", flush=True)
         beginning = replace(
             _beginning(folder, recipe, ranks, start, job_id, restart, log, began),
             code=code.running(folder.path),

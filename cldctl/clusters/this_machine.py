@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cld_core.errors import RecipeError
+from cld_core.errors import CldError, RecipeError
+from cld_core.ownership import require_private
 from cld_core.run import process as processes
 from cld_core.small_files import real, whole
 
@@ -121,9 +122,18 @@ def safe_path() -> dict[str, str]:
 
 
 def path_from(code: Path | None) -> dict[str, str]:
-    """Variables with which Python imports from the folder ``code`` before anything else; none without one."""
+    """Variables with which Python imports from the folder ``code`` before anything else; none without one.
+
+    Raises:
+        SchedulerRefused: it is missing, or somebody else may have put it there or can write into it.
+    """
     if code is None:
         return {}
+    try:
+        require_private(code, "the job would run what is in it")
+    except (OSError, CldError) as error:
+        text = str(error) if isinstance(error, CldError) else f"{code}: {error.strerror}"
+        raise SchedulerRefused(text) from error
     return {"PYTHONPATH": os.pathsep.join([str(code), *_without(code)])}
 
 

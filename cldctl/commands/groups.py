@@ -147,6 +147,7 @@ def _finish(begun: "BegunGroup", follow: bool) -> None:
     counted = ", ".join(f"{len(entries)} {what}" for what, entries in done.items() if entries)
     err.print(strong(f"{len(begun.runs)} runs of the group ", group.name, f": {counted}"), soft_wrap=True)
     if begun.jobs and not cluster.blocks:
+        tell_left_out(next(run for run in begun.runs if run.name in begun.jobs))
         ids = dict.fromkeys(job.job_id.partition("_")[0] for job in begun.jobs.values())
         err.print(f"job {', '.join(ids)} ({cluster.name})", soft_wrap=True)
         if chained := sum(map(len, begun.evaluations.values())):
@@ -163,6 +164,14 @@ def _finish(begun: "BegunGroup", follow: bool) -> None:
         err.print(f"  {hint(text, group)}", markup=False, soft_wrap=True)
     if code:
         raise typer.Exit(code)
+
+
+def tell_left_out(run: RunFolder) -> None:
+    """Say which Python files the jobs of a run will miss."""
+    from cldctl.runs.snapshot import left_out_code
+
+    if (line := left_out_code(run)) is not None:
+        err.print(line, markup=False, style="yellow", soft_wrap=True)
 
 
 def hint(text: str, group: Group) -> str:

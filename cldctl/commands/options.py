@@ -38,7 +38,7 @@ Shards = Annotated[
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 AllowPlugin = Annotated[
-    bool, typer.Option("--allow-plugin", help="Run the plug-in that the recipe of a run names which others can write.")
+    bool, typer.Option("--allow-plugin", help="Run plug-ins and hooks of a run that others can write to.")
 ]
 
 # Names that a message lists.

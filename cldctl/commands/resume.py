@@ -29,7 +29,13 @@ _ASKED_S = 30.0
 
 
 def resume(
-    words: Annotated[list[str] | None, typer.Argument(metavar="RUN | GROUP | KEY=VALUE")] = None,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="RUN | GROUP | KEY=VALUE",
+            help="Runs or a group (default: all that can be resumed), and recipe keys to change.",
+        ),
+    ] = None,
     from_step: Annotated[
         int | None, typer.Option("--from", metavar="STEP", help="Continue from this checkpoint.")
     ] = None,

@@ -30,11 +30,12 @@ def status(
         list[str] | None, typer.Argument(metavar="RUN | GROUP", help="Names; default: all recent runs.")
     ] = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="Also runs that ended over a week ago, all rows, and all runs of groups.")
+        bool, typer.Option("--all", help="Include runs that ended over a week ago; show all rows.")
     ] = False,
     state: Annotated[str | None, typer.Option(metavar="S[,S]", help="Only runs in these states.")] = None,
     since: Annotated[
-        str | None, typer.Option(metavar="D", help="Only runs that are alive or changed since: 12h, 7d, 2026-11-01.")
+        str | None,
+        typer.Option(metavar="DURATION|DATE", help="Only runs that are alive or changed since: 12h, 7d, 2026-11-01."),
     ] = None,
     tags: Annotated[list[str] | None, typer.Option("--tag", metavar="T", help="Only runs with this tag.")] = None,
     user: Annotated[str | None, typer.Option(metavar="U", help="Only runs that this user submitted.")] = None,
@@ -167,7 +168,7 @@ def _nothing(asked: _Asked, older: int) -> str:
     """Why there are no rows, and what to do."""
     root: Path = asked.index.root
     if not asked.which.is_empty:
-        return f"no run in {root} is like that. `cldctl status --all` shows every run."
+        return f"no run in {root} matches these filters. `cldctl status --all` shows every run."
     if older:
         return f"no recent runs in {root}; {older:,} ended over a week ago. `cldctl status --all` shows them."
     return f"no runs in {root}. Start one: cldctl submit recipes/toy.yaml"

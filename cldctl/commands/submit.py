@@ -9,6 +9,7 @@ from cld_core.errors import CldError, UsageError
 from cld_core.run import RunFolder
 from cldctl.ui.console import err, out, strong
 
+from .groups import tell_left_out
 from .options import ClusterOption, Follow, Overrides, RunsDir, runs_dir
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def submit(
     ] = None,
     note: Annotated[str | None, typer.Option("--note", metavar="TEXT", help="What the run is for.")] = None,
     live_code: Annotated[
-        bool, typer.Option("--live-code", help="Run the checkout as it is then, not a copy of it as it is now.")
+        bool, typer.Option("--live-code", help="Run the checkout as it is when each job starts.")
     ] = False,
     sweep: Annotated[
         list[str] | None,
@@ -196,6 +197,7 @@ def finish(begun: "Begun", follow: bool) -> None:
     run, cluster = begun.run, begun.cluster
     out.print(run.name, markup=False)
     if not cluster.blocks:
+        tell_left_out(run)
         err.print(f"job {begun.job.job_id} ({cluster.name})")
         for name in begun.evaluations:
             err.print(f"then evaluation {name}", markup=False, soft_wrap=True)

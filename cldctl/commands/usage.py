@@ -16,7 +16,8 @@ def usage(
         list[str] | None, typer.Argument(metavar="RUN | GROUP", help="Names of runs or groups; default: all runs.")
     ] = None,
     since: Annotated[
-        str | None, typer.Option("--since", metavar="D", help="Only what was used since 7d, 12h, 30m or 2026-11-01.")
+        str | None,
+        typer.Option("--since", metavar="DURATION|DATE", help="Only what was used since: 30m, 12h, 7d, 2026-11-01."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
     directory: RunsDir = None,

@@ -18,12 +18,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+from cld_core.errors import CldError
 from cld_core.ownership import require_private
 from cld_core.recipe import Recipe
 from cld_core.recipe.hooks import HooksSpec
 from cld_core.run import RunFolder
 from cld_core.shards import Work
-from cld_core.small_files import read_object, real, text
+from cld_core.small_files import read_bytes, read_object, real, text
 from cldctl.clusters import job_logs
 from cldctl.clusters.base import InJob
 from cldctl.clusters.this_machine import SAFE_PATH
@@ -47,16 +48,31 @@ def allow(run: RunFolder, recipe: Recipe) -> None:
         CldError: others may write into the folder of the logs.
         OSError: it cannot be written.
     """
+    has_one = (recipe.hooks.on_change or "").strip()
+    put_back(run, json.dumps(asdict(recipe.hooks)).encode() if has_one else None)
+
+
+def settings(run: RunFolder) -> bytes | None:
+    """What `allow` has stored for the run, to be given to `put_back`; None for nothing, or what others can write."""
+    logs = job_logs.folder_for(run.logs)
+    try:
+        return None if allowed(logs) is None else read_bytes(logs / SETTINGS)
+    except (OSError, CldError):
+        return None
+
+
+def put_back(run: RunFolder, content: bytes | None) -> None:
+    """Store what jobs of this user call; nothing for None. Raises as `allow`."""
     logs = job_logs.folder_for(run.logs)
     file = logs / SETTINGS
-    if not (recipe.hooks.on_change or "").strip():
+    if content is None:
         file.unlink(missing_ok=True)
         return
     job_logs.prepare(logs)
     draft = logs / f".{SETTINGS}.{os.getpid()}.tmp"
     draft.unlink(missing_ok=True)
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "w") as stream:
-        stream.write(json.dumps(asdict(recipe.hooks)))
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as stream:
+        stream.write(content)
     draft.replace(file)
 
 

@@ -55,5 +55,5 @@ def after_setup(run: RunFolder, job: InJob, told_to_end: Callable[[], bool], off
             successor.withdraw(run, job)
         return
     delay_s = BACK_OFF_S * 2 ** (count - 1)
-    failures.announce(run.name, f"{_REASON}: start {count} of {allowed} that may do so", delay_s)
+    failures.announce(run.name, f"{_REASON}: attempt {count} of {allowed} allowed", delay_s)
     go_on(run, job, "timeout", delay_s=delay_s, told_to_end=told_to_end, began=False)

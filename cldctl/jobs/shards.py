@@ -8,8 +8,8 @@ from pathlib import Path
 from cld_core import faults
 from cld_core.errors import CldError, IncompleteError, MergeError
 from cld_core.evaluation.evaluation import Evaluation
-from cld_core.run import RunFolder, pending
-from cld_core.run.events import Event, GivenUp, MergeRefused, NotRequeued
+from cld_core.run import RunFolder, code, pending
+from cld_core.run.events import Event, GivenUp, MergeRefused, NotRequeued, OtherCode
 from cld_core.shards import Work, open_work
 from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import InJob
@@ -32,10 +32,15 @@ class Piece:
 
 @dataclass(frozen=True)
 class ShardsWork:
-    """Compute pieces of sharded work. Pickled by the launcher, so it holds paths and numbers only."""
+    """Compute pieces of sharded work. Pickled by the launcher, so it holds paths, texts and numbers only.
+
+    Attributes:
+        code: the digest of the code that was to be imported when it was submitted; None to take any.
+    """
 
     pieces: tuple[Piece, ...]
     gpu: bool
+    code: str | None = None
 
     def __call__(self, job: InJob) -> None:
         # Before anything slow is loaded: an early signal must be neither lost nor fatal.
@@ -46,6 +51,7 @@ class ShardsWork:
         for piece in self.pieces:
             readable(Path(piece.folder, "request.json"))
         stop_before_limit(job, stop)
+        self._compare_code(job)
         with hooks.told_about_shards(self._works, job), one_line_errors(job):
             is_done = self._compute(job, stop)
         if not is_done and job.ref.restarts and self._may_go_on(job, stop, offset):
@@ -56,6 +62,14 @@ class ShardsWork:
 
     def _may_go_on(self, job: InJob, stop: StopFlag, offset: int) -> bool:
         return stop.code is StopCode.USR2 or job.cause_of(stop.code, offset) == "timeout"
+
+    def _compare_code(self, job: InJob) -> None:
+        """Tell of code that was changed since the task was submitted: shards of one result may differ in it."""
+        if self.code is None or (now := code.imported()) == self.code:
+            return
+        other = OtherCode(job_id=job.ref.job_id, code=now, asked=self.code)
+        print(f"warning: {other.said}", file=sys.stderr, flush=True)
+        self._note(other)
 
     def _works(self) -> list[Work]:
         return [open_work(Path(piece.folder)) for piece in self.pieces]

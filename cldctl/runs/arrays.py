@@ -13,7 +13,7 @@ from cldctl.clusters.base import Cluster, JobSpec, SchedulerAway, SchedulerRefus
 from cldctl.jobs import specs
 from cldctl.jobs.train import TrainWork
 
-from . import home
+from . import drafts, home
 from .requests import request
 
 
@@ -80,11 +80,12 @@ def train(
     def note(refs: Sequence[JobRef]) -> None:
         for ref, run in zip(refs, runs, strict=True):
             run.ledger.append(Submitted(job=ref, exclude=spec.exclude))
+            drafts.drop_replaced(run)
         jobs.extend(refs)
         started(refs)
 
     with locked(runs, cluster):
-        for start in starts:
+        undo = [
             request(
                 start.run,
                 start.recipe,
@@ -94,12 +95,15 @@ def train(
                 profile=start.profile,
                 code_digest=start.code,
             )
+            for start in starts
+        ]
         try:
             cluster.submit(spec, [Task(work=TrainWork(str(run.path))) for run in runs], note)
         except (SchedulerRefused, SchedulerAway) as error:
-            for run in runs:
+            for run, put_back in zip(runs, undo, strict=True):
                 away = isinstance(error, SchedulerAway)
                 run.ledger.append(NotSubmitted(reason=str(error), away=away, undone=True))
+                put_back()
             raise
     assert jobs, f"cluster {cluster.name} did not report its jobs"
     return jobs

@@ -56,7 +56,7 @@ def copy(target: Path, runs: Path, root: Path = code.ROOT) -> Copied:
     files: dict[str, str] = {}
     skipped: dict[str, str] = {}
     sizes: dict[str, int] = {}
-    own = left_out.Runs(root, runs)
+    own, total = left_out.Runs(root, runs), 0
     for name in _names(root):
         if text(name) is None:
             continue  # Not valid Unicode: no manifest could name it.
@@ -69,7 +69,8 @@ def copy(target: Path, runs: Path, root: Path = code.ROOT) -> Copied:
             skipped[name] = reason
             continue
         sizes[name] = len(content)
-        _require_small(root, sizes)
+        total += len(content)
+        _require_small(root, sizes, total)
         files[name] = _write(target / name, content, mode)
     return Copied(files=files, left_out=_summary(skipped))
 
@@ -133,8 +134,7 @@ def _write(target: Path, content: bytes, mode: int) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _require_small(root: Path, sizes: Mapping[str, int]) -> None:
-    total = sum(sizes.values()) if len(sizes) % 16 == 0 or len(sizes) > MAX_FILES else 0
+def _require_small(root: Path, sizes: Mapping[str, int], total: int) -> None:
     if len(sizes) <= MAX_FILES and total <= MAX_BYTES:
         return
     first: dict[str, int] = {}

@@ -5,6 +5,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -124,6 +125,8 @@ def draft_in(folder: Path) -> Iterator[Path]:
     try:
         with ours_alone():
             draft.mkdir()
+            # Where access control lists say which rights new folders get, the umask does not count.
+            draft.chmod(stat.S_IMODE(draft.stat().st_mode) & ~0o022)
             yield draft
     except OSError as error:
         place = error.filename or draft
@@ -145,11 +148,37 @@ def ours_alone() -> Iterator[None]:
 
 
 def put_in_place(folder: Path, draft: Path) -> None:
-    """Give a draft its name. Whoever is killed in between leaves a run without code, which stores it once more."""
+    """Give a draft its name. What had the name is kept aside until there is a job: `drop_replaced`, `put_back`."""
     if os.path.lexists(folder):
-        old = draft.with_name(f"{draft.name}.old")
-        folder.rename(old)
-        draft.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(_aside(folder), ignore_errors=True)
+        folder.rename(_aside(folder))
+    draft.rename(folder)
+
+
+def drop_replaced(run: RunFolder) -> None:
+    """A job runs the code of ``run``: what it replaced is not needed any more."""
+    shutil.rmtree(_aside(code.own_folder(run.path)), ignore_errors=True)
+
+
+def put_back(run: RunFolder) -> None:
+    """There is no job: the code that was replaced for it is that of the run again."""
+    folder = code.own_folder(run.path)
+    if os.path.lexists(_aside(folder)):
+        shutil.rmtree(folder, ignore_errors=True)
+        _aside(folder).rename(folder)
+
+
+def settle(run: RunFolder) -> None:
+    """After a command that was killed between the code and the job: the ledger says which code was asked for."""
+    folder = code.own_folder(run.path)
+    if not os.path.lexists(_aside(folder)):
+        return
+    stored = code.read(folder)
+    if stored is None or stored.code != run.ledger.history().code:
+        put_back(run)
     else:
-        draft.rename(folder)
+        drop_replaced(run)
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.replaced")

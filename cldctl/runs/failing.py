@@ -72,7 +72,7 @@ def failed_log(run: RunFolder, attempt: int | None) -> tuple[logs.Log, str]:
     first = first_failure(run, history, chosen)
     rank = first.rank or 0
     where = f" on {first.host}" if first.host else ""
-    who = f"rank {rank}{where}" if first.rank is not None else "rank 0 (nothing says which rank failed first)"
+    who = f"rank {rank}{where}" if first.rank is not None else "rank 0 (the first rank to fail is unknown)"
     return logs.of_training(run, chosen.attempt, rank), f"attempt {chosen.attempt}, {who}"
 
 

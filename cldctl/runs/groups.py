@@ -257,6 +257,8 @@ def _train(
                     begun.evaluations[one.run.name] = tuple(work.name for work in one.evaluations)
         except CldError as error:
             if not begun.jobs:
+                for one in starts:
+                    drafts.settle(one.run)
                 raise
             begun.skipped += [Skipped(one.run, str(error), error.exit_code) for one in _left(array, begun)]
         if begun.cluster.blocks and any(_was_stopped(run) for run in runs):

@@ -10,6 +10,7 @@ from pathlib import Path
 from cld_core.errors import CldError, UsageError
 from cld_core.ownership import require_may_change, user_name
 from cld_core.run import RunFolder
+from cld_core.run.groups import Group
 from cld_core.small_files import descriptor_for_writing, opened
 from cldctl import clusters
 from cldctl.clusters.base import Cluster
@@ -72,6 +73,14 @@ def is_locked(folder: Path) -> bool:
     except OSError:
         return False
     return False
+
+
+def is_starting(run: RunFolder) -> bool:
+    """Whether a process, other than this one, starts jobs of a run, or of its group, at this moment."""
+    if is_locked(run.path):
+        return True
+    group = Group.of(run)
+    return group is not None and is_locked(group.path)
 
 
 def _open_lock(file: Path) -> int:

@@ -13,7 +13,7 @@ from cldctl.clusters.base import After, Cluster, SchedulerAway, SchedulerRefused
 from cldctl.hints import command
 from cldctl.jobs import hooks
 
-from . import sharded
+from . import drafts, sharded
 
 
 def request(
@@ -26,8 +26,13 @@ def request(
     profile: str | None = None,
     from_step: int | None = None,
     code_digest: str | None = None,
-) -> None:
-    """Note that the run is to be trained, before there is a job; its jobs may call the hook of ``recipe``."""
+) -> Callable[[], None]:
+    """Note that the run is to be trained, before there is a job; its jobs may call the hook of ``recipe``.
+
+    Returns:
+        What puts back the code and the hook that the run had, for when there is no job after all.
+    """
+    hook = hooks.settings(run)
     hooks.allow(run, recipe)
     run.ledger.append(
         Requested(
@@ -42,6 +47,12 @@ def request(
             cluster=cluster.name,
         )
     )
+
+    def undo() -> None:
+        drafts.put_back(run)
+        hooks.put_back(run, hook)
+
+    return undo
 
 
 def follow_up(

@@ -12,6 +12,7 @@ from cld_core.errors import NotFoundError, UsageError
 from cld_core.evaluation.stats_work import Statistics, StatsRequest, make_folder
 from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run import RunFolder
+from cld_core.run import code as stored
 from cld_core.run.events import JobRef, Submitted
 from cld_core.shards import Work, open_work
 from cldctl.clusters.base import After, Cluster, SchedulerAway, Task, TooManyTasks
@@ -60,6 +61,7 @@ def start(
     missing = [(str(work.folder), wanted[work.folder]) for work in works]
     shares = divided(missing, cluster.max_tasks(wide))
     cluster.check(spec, len(shares))
+    digest = _digest(code, cluster)
     ledgers = {str(work.folder): work.ledger for work in works}
     jobs: list[JobRef] = []
 
@@ -67,13 +69,15 @@ def start(
         jobs.extend(refs)
         for ref, share in zip(refs, shares, strict=True):
             for piece in share:
-                ledgers[piece.folder].append(Submitted(job=ref, shards=piece.shards, exclude=spec.exclude))
+                event = Submitted(job=ref, shards=piece.shards, code=digest, exclude=spec.exclude)
+                ledgers[piece.folder].append(event)
         started(refs[0])
 
     why = cluster.why_no_more(wide)
     while True:
         try:
-            cluster.submit(spec, [Task(work=ShardsWork(share, gpu=size.uses_gpu)) for share in shares], note)
+            tasks = [Task(work=ShardsWork(share, gpu=size.uses_gpu, code=digest)) for share in shares]
+            cluster.submit(spec, tasks, note)
             break
         except TooManyTasks as error:
             if len(shares) == 1:
@@ -84,6 +88,16 @@ def start(
         say(f"{pieces} shards in {len(shares)} tasks: {why}")
     assert jobs, f"cluster {cluster.name} did not report its jobs"
     return jobs[0]
+
+
+def _digest(code: Path | None, cluster: Cluster) -> str | None:
+    """What a task's code is to be; None where it runs in this process."""
+    if cluster.blocks:
+        return None
+    if code is None:
+        return stored.imported()
+    manifest = stored.read(code)
+    return None if manifest is None else manifest.digest
 
 
 def start_statistics(

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,6 +15,9 @@ from cldctl.clusters.base import Cluster
 from cldctl.hints import command
 
 from . import drafts
+
+# Of the files that are left out, so many are named.
+_SHOWN = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +65,7 @@ def for_continuation(run: RunFolder, recipe: Recipe, cluster: Cluster, wish: Wis
     Raises:
         CldError: it is damaged, or somebody else stored it; names the fix.
     """
+    drafts.settle(run)
     folder = code.own_folder(run.path)
     manifest = code.read(folder)
     if manifest is None and not wish.update and (theirs := code.read(run.path / "code")) is not None:
@@ -133,26 +136,22 @@ def _with_new_plugins(run: RunFolder, folder: Path, manifest: Manifest, recipe: 
     new = [place for place in drafts.plugin_files(recipe) if place not in copies]
     if not new:
         return manifest
-    if manifest.shared is not None:
-        manifest = _own_copy(run, folder, manifest)
-    with drafts.ours_alone():
-        added = [drafts.copy_plugin(folder, Path(place), place) for place in new]
-        kept = [plugin for plugin in manifest.plugins if plugin.path not in new]
-        manifest = replace(manifest, plugins=(*kept, *added))
-        drafts.write_manifest(folder, manifest)
-    return manifest
-
-
-def _own_copy(run: RunFolder, folder: Path, manifest: Manifest) -> Manifest:
-    """Give a run a copy of its own of the code that it shares: the others go on without what is to be added."""
-    files, own = code.place(folder, manifest), replace(manifest, shared=None)
+    # A copy of the run's own: the others of a group go on without what is added, and so does this one without a job.
+    files = code.place(folder, manifest)
     with drafts.draft_in(run.path) as draft:
-        for name in (*own.files, *(plugin.file for plugin in own.plugins), code.PATCH):
+        for name in (*manifest.files, *(plugin.file for plugin in manifest.plugins)):
             drafts.copy_file(files, draft, name)
-        drafts.write_manifest(draft, own)
+        if (files / code.PATCH).exists():
+            drafts.copy_file(files, draft, code.PATCH)
+        if (folder / code.EARLIER).is_dir():
+            shutil.copytree(folder / code.EARLIER, draft / code.EARLIER)
         drafts.store_recipe(draft, run)
+        added = [drafts.copy_plugin(draft, Path(place), place) for place in new]
+        kept = [plugin for plugin in manifest.plugins if plugin.path not in new]
+        manifest = replace(manifest, plugins=(*kept, *added), shared=None)
+        drafts.write_manifest(draft, manifest)
         drafts.put_in_place(folder, draft)
-    return own
+    return manifest
 
 
 def _require_whole(run: RunFolder, folder: Path, manifest: Manifest) -> None:
@@ -184,7 +183,10 @@ def _keep_earlier(folder: Path, draft: Path) -> None:
             shutil.copyfile(files / name, kept / name)
 
 
-def left_out_code(manifest: Manifest) -> Mapping[str, str]:
-    """The Python files that were left out, which a job would miss."""
-    reasons = manifest.left_out.items()
-    return {name: why for name, why in reasons if name.endswith(".py") and why != "it was deleted"}
+def left_out_code(run: RunFolder) -> str | None:
+    """The Python files that were not copied with the code of a run, so that a job would miss them; None if all were."""
+    manifest = code.read(code.own_folder(run.path))
+    left = {} if manifest is None else manifest.left_out
+    missed = [f"{name} ({why})" for name, why in left.items() if name.endswith(".py") and why != "it was deleted"]
+    more = [f"{len(missed) - _SHOWN} more"] if len(missed) > _SHOWN else []
+    return f"not copied with the code: {', '.join([*missed[:_SHOWN], *more])}" if missed else None

@@ -18,7 +18,7 @@ from cld_core.texts import one_line
 from cldctl.clusters.base import Seen
 
 from . import home, usage
-from .changes import changed_between
+from .differences import changed_between
 from .newer import seen_by
 from .state import OVER, RESUMABLE, state_of
 from .stopped import why_stopped
@@ -103,8 +103,8 @@ def status_of(run: RunFolder, answers: Answers, works: Sequence[Evaluation] | No
     history = run.ledger.history().with_progress(progress)
     last = history.last
     seen = seen_by(history, answers, time.time())
-    state, reason = state_of(history, seen, time.time(), lambda: home.is_locked(run.path))
-    if state == "PENDING" and (found := unasked(run, history, time.time())) and not home.is_locked(run.path):
+    state, reason = state_of(history, seen, time.time(), lambda: home.is_starting(run))
+    if state == "PENDING" and (found := unasked(run, history, time.time())) and not home.is_starting(run):
         state, reason = found
     if state in RESUMABLE and (holder := local_holder(run.leases)) is not None:
         # Started without cldctl, or orphaned by it: what counts is who writes.
@@ -198,7 +198,9 @@ def evaluation_status(work: Evaluation, answers: Answers) -> dict[str, Any]:
     request, report = work.request, work.report or {}
     state = "FINISHED" if report else work_state(work, answers)
     done = request.shards if report else len(work.complete())
-    stopped = why_stopped(work.ledger.history(), done, request.shards) if state == "STOPPED" else None
+    history = work.ledger.history()
+    stopped = why_stopped(history, done, request.shards) if state == "STOPPED" else None
+    told = () if history.other_code is None else (history.other_code.said,)
     elbo = report.get("elbo") or {}
     return {
         "id": work.name,
@@ -216,7 +218,7 @@ def evaluation_status(work: Evaluation, answers: Answers) -> dict[str, Any]:
         "true_entropy": elbo.get("true_entropy"),
         "settings": request.settings,
         "results": {key: dict(vars(number)) for key, number in numbers(report).items()},
-        "remarks": [*remarks(report), *([stopped.reason] if stopped else [])],
+        "remarks": [*remarks(report), *told, *([stopped.reason] if stopped else [])],
     }
 
 

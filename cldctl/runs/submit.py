@@ -112,8 +112,10 @@ def submit(
     run = create(wanted)
     said: list[str] = []
     try:
-        recipe, evaluations, code_digest = prepare(run, wanted, cluster)
+        _require_mine(run)
+        # From here on, others see that a command is at work: the code may take long to store.
         with home.only_one(run.path, cluster):
+            recipe, evaluations, code_digest = prepare(run, wanted, cluster)
             job = train(
                 run,
                 recipe,
@@ -237,7 +239,7 @@ def train(
     """
     spec = specs.training(run, recipe, cluster)
     cluster.check(spec)
-    request(
+    undo = request(
         run,
         recipe,
         cluster,
@@ -253,6 +255,7 @@ def train(
         for ref in refs:
             run.ledger.append(Submitted(job=ref, exclude=spec.exclude))
         jobs.extend(refs)
+        drafts.drop_replaced(run)
         started(refs[0])
 
     with uninterrupted(unless=cluster.blocks):
@@ -260,6 +263,7 @@ def train(
             cluster.submit(spec, [Task(work=TrainWork(str(run.path)))], note)
         except (SchedulerRefused, SchedulerAway) as error:
             run.ledger.append(NotSubmitted(reason=str(error), away=isinstance(error, SchedulerAway), undone=True))
+            undo()
             raise
         assert jobs, f"cluster {cluster.name} did not report its jobs"
         follow_up(run, recipe, cluster, evaluations, jobs[0], say)

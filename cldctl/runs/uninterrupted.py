@@ -28,7 +28,7 @@ def uninterrupted(*, unless: bool = False) -> Iterator[None]:
         asked.append(number)
         if len(asked) > 1:
             raise KeyboardInterrupt
-        print("interrupted; jobs are being submitted (Ctrl-C again: do not wait for it)", file=sys.stderr)
+        print("interrupted; finishing the submission; press Ctrl-C again to abort", file=sys.stderr)
 
     signal.signal(signal.SIGINT, later)
     try:

@@ -13,7 +13,7 @@ from cldctl import clusters
 from cldctl.clusters.base import Waiting
 
 from . import survey, usage
-from .changes import changed_between
+from .differences import changed_between
 from .failing import FirstFailure, first_failure, last_failed
 from .state import RESUMABLE
 from .status import RunStatus, status_or_reason

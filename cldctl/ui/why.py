@@ -87,10 +87,13 @@ def _nodes(hosts: Sequence[str]) -> str:
 
 def _failure(failed: FirstFailure, run: RunFolder) -> Iterator[Text]:
     where = f" on {failed.host}" if failed.host else ""
-    who = "nothing says which rank" if failed.rank is None else f"rank {failed.rank}{where}"
     when = f", {age(failed.time)}" if failed.time else ""
     reason = f": {one_line(failed.reason, out.width)}" if failed.reason else ""
-    yield _fact("failed", f"{who} failed first in attempt {failed.attempt}{when}{reason}", "red")
+    if failed.rank is None:
+        text = f"attempt {failed.attempt}; the first rank to fail is unknown"
+    else:
+        text = f"rank {failed.rank}{where} failed first in attempt {failed.attempt}"
+    yield _fact("failed", f"{text}{when}{reason}", "red")
     if failed.file is not None:
         yield _fact("", _shown(failed.file, run))
     for line in failed.lines[-MOST_LINES:]:

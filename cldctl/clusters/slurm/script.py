@@ -127,14 +127,27 @@ def _exports(spec: JobSpec) -> list[str]:
     return [
         *(f"export {name}={shlex.quote(value)}" for name, value in spec.env.items()),
         # Behind the lines of the recipe, which may set the variable.
-        *(
-            []
-            if spec.code is None
-            else [f"export PYTHONPATH={shlex.quote(str(spec.code))}${{PYTHONPATH:+:$PYTHONPATH}}"]
-        ),
+        *_path(spec),
         # A job tells the signal of its time limit from that of a preemption by how early it comes.
         f"export CLDCTL_SIGNAL_S={spec.notice_s}",
         *(f"export {name}={value}" for name, value in this_machine.SAFE_PATH.items()),
+    ]
+
+
+def _path(spec: JobSpec) -> list[str]:
+    """Import from the code of the run, unless somebody has put other code into its place while the job waited."""
+    if spec.code is None:
+        return []
+    others = r'[ -n "$(find "$cldctl_code" -prune \( -perm -020 -o -perm -002 \))" ]'
+    text = "the code of the run is missing, or is not only yours to write: nothing of it was imported"
+    fix = f"Continue with that of your checkout: cldctl resume {spec.name} --update-code"
+    return [
+        f"cldctl_code={shlex.quote(str(spec.code))}",
+        f'if [ -L "$cldctl_code" ] || [ ! -O "$cldctl_code" ] || {others}; then',
+        f'  echo "$cldctl_code: {text}. {fix}" >&2',
+        "  exit 1",
+        "fi",
+        'export PYTHONPATH="$cldctl_code${PYTHONPATH:+:$PYTHONPATH}"',
     ]
 
 

@@ -24,7 +24,7 @@ EXAMPLES = (
         pid=12,
     ),
     events.NotSubmitted(reason="no such partition", away=True),
-    events.Submitted(job=JOB, successor_of="6", shards=(3, 7)),
+    events.Submitted(job=JOB, successor_of="6", shards=(3, 7), code="ab12"),
     events.Imported(step=800_000, source="checkpoint.pth", finished=True),
     events.Started(
         attempt=1,
@@ -63,6 +63,7 @@ EXAMPLES = (
     events.DiedEarly(job_id="7", restart=3, reason="code 1"),
     events.Crashed(job_id="7", restart=0, code=1, node="n3"),
     events.MergeRefused(reason="shard 1 is damaged", job_id="7"),
+    events.OtherCode(job_id="7", code="cd34", asked="ab12"),
     events.TurnedAway(job_id="8", why="held", reason="job 7 is alive"),
     events.Damaged(step=20, reason="truncated"),
     events.Dropped(what="progress.json", count=12, reason="No space left on device"),

@@ -336,3 +336,10 @@ def test_handlers_set_the_flag():
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def test_a_start_tells_of_code_that_was_changed_after_it_was_stored(make, monkeypatch, capsys):
+    run = make("mine", "train.steps=1")
+    monkeypatch.setattr(session.code, "edited", lambda: "cld_core/a.py was changed")
+    attempt(run)
+    assert "the code was changed after it was stored: cld_core/a.py was changed" in capsys.readouterr().out

@@ -1,5 +1,6 @@
 """The code of a run comes first on the path of its jobs, and only once."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -7,10 +8,17 @@ import pytest
 
 from cld_core.recipe.cluster import ClusterSpec
 from cldctl.clusters import this_machine
-from cldctl.clusters.base import JobSpec
+from cldctl.clusters.base import JobSpec, SchedulerRefused
 from cldctl.clusters.slurm import script
+from tests.support.other_users import give_away
 
-CODE = Path("/runs/my run/code")
+
+@pytest.fixture
+def code(tmp_path):
+    folder = tmp_path / "my run/code"
+    folder.mkdir(parents=True)
+    folder.chmod(0o755)
+    return folder
 
 
 def test_without_code_nothing_changes(monkeypatch):
@@ -20,25 +28,50 @@ def test_without_code_nothing_changes(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("before", "after"), [("", ""), ("/a:/b", ":/a:/b"), ("/a::/b", ":/a:/b"), (f"{CODE}:/a", ":/a")]
+    ("before", "after"), [("", ""), ("/a:/b", ":/a:/b"), ("/a::/b", ":/a:/b"), ("{code}:/a", ":/a")]
 )
-def test_it_comes_first_and_once(monkeypatch, before, after):
-    monkeypatch.setenv("PYTHONPATH", before)
-    assert this_machine.path_from(CODE) == {"PYTHONPATH": f"{CODE}{after}"}
+def test_it_comes_first_and_once(monkeypatch, code, before, after):
+    monkeypatch.setenv("PYTHONPATH", before.format(code=code))
+    assert this_machine.path_from(code) == {"PYTHONPATH": f"{code}{after}"}
 
 
-def test_a_job_that_submits_the_next_one_does_not_pass_it_on(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", f"{CODE}:/a")
-    assert this_machine.without(CODE)["PYTHONPATH"] == "/a"
+def test_a_job_that_submits_the_next_one_does_not_pass_it_on(monkeypatch, code):
+    monkeypatch.setenv("PYTHONPATH", f"{code}:/a")
+    assert this_machine.without(code)["PYTHONPATH"] == "/a"
+
+
+def batch(code, before=None):
+    """What the lines of a batch script say, and what they leave in the variable."""
+    setup = script.parameters(JobSpec(name="mine", logs=Path("/logs"), size=ClusterSpec(setup=("true",)), code=code))
+    lines = setup["setup"]
+    first, last = (lines.index(line) for line in lines if line.startswith(("cldctl_code=", "export PYTHONPATH=")))
+    assert lines.index("true") < first, "behind the lines of the recipe, which may set the variable"
+    start = "unset PYTHONPATH" if before is None else f"export PYTHONPATH={before}"
+    text = "\n".join([start, *lines[first : last + 1], 'echo "$PYTHONPATH"'])
+    return subprocess.run(["sh", "-c", text], capture_output=True, text=True)
 
 
 @pytest.mark.parametrize(("before", "after"), [(None, ""), ("", ""), ("/a", ":/a")])
-def test_the_line_of_a_batch_script(before, after):
-    """Behind the lines of the recipe, which may set the variable."""
-    spec = JobSpec(name="mine", logs=Path("/logs"), size=ClusterSpec(setup=("true",)), code=CODE)
-    setup = script.parameters(spec)["setup"]
-    (line,) = (line for line in setup if "PYTHONPATH" in line)
-    assert setup.index("true") < setup.index(line)
-    start = "unset PYTHONPATH" if before is None else f"export PYTHONPATH={before}"
-    done = subprocess.run(["sh", "-c", f'{start}\n{line}\necho "$PYTHONPATH"'], capture_output=True, text=True)
-    assert done.stdout == f"{CODE}{after}\n"
+def test_the_lines_of_a_batch_script(code, before, after):
+    done = batch(code, before)
+    assert (done.stdout, done.stderr) == (f"{code}{after}\n", "")
+
+
+@pytest.mark.parametrize("how", ["missing", "link", "group", "all", "theirs"])
+def test_what_somebody_else_may_have_put_there_is_not_imported(code, how):
+    if how == "theirs" and os.geteuid() != 0:
+        pytest.skip("only root can give files away")
+    mine = code.rename(code.with_name("elsewhere"))
+    match how:
+        case "link":
+            code.symlink_to(mine)
+        case "group" | "all":
+            mine.rename(code).chmod(0o775 if how == "group" else 0o757)
+        case "theirs":
+            give_away(mine.rename(code))
+    done = batch(code)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"{code}: the code of the run is missing, or is not only yours to write" in done.stderr
+    assert "cldctl resume mine --update-code" in done.stderr
+    with pytest.raises(SchedulerRefused, match="my run/code: "):
+        this_machine.path_from(code)

@@ -126,7 +126,7 @@ def test_fid_from_the_statistics_to_the_status(tmp_path, recipe):
     data = (f"data.path={tmp_path / 'set'}", "data.size=8", "network.image_size=8", *settings)
     arguments = ("submit", recipe, *data, "--eval", "fid", "--cluster", "debug")
     assert "`cldctl data stats RECIPE|RUN`" in invoke(*arguments, runs=runs, code=2).stderr
-    assert [path.name for path in runs.iterdir()] == ["run"]
+    assert [path.name for path in runs.iterdir() if not path.name.startswith(".")] == ["run"]
     assert ".npz" in invoke("data", "stats", "run", "-o", str(tmp_path / "mine.txt"), runs=runs, code=2).stderr
     done = invoke("data", "stats", "run", "--shards", "2", "--cluster", "debug", runs=runs)
     assert Path(done.stdout.strip()).parent == tmp_path / "set"

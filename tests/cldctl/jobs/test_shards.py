@@ -18,6 +18,8 @@ from cldctl.clusters.debug import DebugCluster
 from cldctl.jobs import process, shards
 from cldctl.jobs.process import HOPELESS
 from cldctl.jobs.shards import Piece, ShardsWork, divided
+from cldctl.runs.status import evaluation_status
+from cldctl.runs.survey import Answers
 from tests.support.clock import Clock
 from tests.support.launcher import inside
 from tests.support.made_up import run_with
@@ -177,3 +179,18 @@ def test_a_merge_that_is_refused_is_in_the_ledger(evaluations, monkeypatch, caps
         assert isinstance(work.ledger.events()[-1], MergeRefused)
         assert work.ledger.history().given_up == "shard 3 is damaged. Re-run it."
     assert "shard 3 is damaged" in capsys.readouterr().err
+
+
+def test_a_task_tells_of_code_that_was_changed_since_it_was_submitted(evaluations, monkeypatch, capsys):
+    now = f"live {'a' * 64}"
+    monkeypatch.setattr(shards.code, "imported", lambda: now)
+    for asked in (None, now, f"live {'b' * 64}"):
+        ShardsWork(evaluations, gpu=False, code=asked)._compare_code(inside())
+    said = "runs code live aaaaaaaaaaaa, not live bbbbbbbbbbbb, which was there when it was submitted"
+    assert capsys.readouterr().err.count(said) == 1
+    for piece in evaluations:
+        work = open_work(Path(piece.folder))
+        (event,) = work.ledger.events()
+        assert (event.code, event.asked) == (now, f"live {'b' * 64}")
+        (remark,) = evaluation_status(work, Answers({}))["remarks"]
+        assert said in remark

@@ -107,6 +107,15 @@ def test_more_than_fits_is_refused(repository, tmp_path, monkeypatch):
         copied(repository, tmp_path)
 
 
+def test_nothing_is_written_beyond_the_limit(repository, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkout, "MAX_BYTES", 1000)
+    write(repository, {f"images/{number}.txt": "x" * 400 for number in range(9)})
+    with pytest.raises(UsageError, match="most is in images"):
+        copied(repository, tmp_path)
+    (target,) = (path.parent for path in tmp_path.rglob("images") if repository not in path.parents)
+    assert sum(file.stat().st_size for file in target.rglob("*") if file.is_file()) <= 1000
+
+
 def test_a_checkout_without_git_and_a_hook_s_variables(repository, tmp_path, monkeypatch):
     """Without git these are the files of the packages; GIT_DIR of another repository misleads nobody."""
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "nowhere"))

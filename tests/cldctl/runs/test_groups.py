@@ -347,3 +347,15 @@ def test_the_last_run_of_a_group_takes_what_they_shared_along(tmp_path, arrays):
         (entry,) = removal.plan([run])
         removal.remove(entry)
     assert not (tmp_path / ".groups" / "g").exists()
+
+
+def test_a_group_that_is_not_resumed_keeps_its_code(tmp_path, arrays, monkeypatch):
+    begun = start(asked(tmp_path), arrays)
+    for run in begun.runs:
+        end(arrays, run, "preempted")
+    before = [code.read(run.path / "code") for run in begun.runs]
+    monkeypatch.setattr(checkout, "copy", of_another_checkout)
+    monkeypatch.setattr(Arrays, "refusal", SchedulerRefused("no"))
+    with pytest.raises(SchedulerRefused):
+        groups.resume(begun.group, Continuation(update_code=True), arrays, lambda *about: None, lambda run: None)
+    assert [code.read(run.path / "code") for run in begun.runs] == before

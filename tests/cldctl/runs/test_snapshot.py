@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -254,6 +255,27 @@ def test_the_copy_is_what_python_imports(tmp_path, scripted):
         [sys.executable, "-P", "-c", told], env=environment, capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == [str(run.path / "code/cldctl/__init__.py"), requests(run)[0].code]
+
+
+def test_code_that_was_edited_after_it_was_stored(tmp_path, run, monkeypatch):
+    monkeypatch.setattr(code, "ROOT", run.path / "code")
+    assert (code.edited(), code.running(run.path)) == (None, requests(run)[0].code)
+    other = shutil.copytree(run.path / "code", tmp_path / "other")
+    (other / "cld_core/a.py").write_text("A = 3\n")
+    monkeypatch.setattr(code, "ROOT", other)
+    assert code.edited() == "cld_core/a.py was changed"
+    assert code.running(run.path) == f"{requests(run)[0].code} edited"
+
+
+def test_what_was_not_copied_is_named(tmp_path, run, small):
+    assert snapshot.left_out_code(run) is None
+    path = run.path / "code" / code.MANIFEST
+    left = {f"net{n}.py": "larger than 1 MiB" for n in range(7)} | {"a.npz": "data", "old.py": "it was deleted"}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "left_out": left}))
+    line = snapshot.left_out_code(run)
+    assert line.startswith("not copied with the code: net0.py (larger than 1 MiB), net1.py")
+    assert line.endswith("net4.py (larger than 1 MiB), 2 more")
+    assert line in invoke("resume", stop(run).name, runs=run.path.parent).stderr
 
 
 def test_code_of_somebody_else_is_not_run_unasked(tmp_path, run, small, monkeypatch):

@@ -1,21 +1,22 @@
 """What is written when, and what is left of a submission that fails."""
 
 import contextlib
+import fcntl
 import os
 
 import pytest
 
 from cld_core.errors import CldError
-from cld_core.evaluation.evaluation import Evaluation
+from cld_core.evaluation.evaluation import Evaluation, evaluations_of
 from cld_core.evaluation.request import EvalRequest
 from cld_core.recipe import load
-from cld_core.run import RunFolder
+from cld_core.run import RunFolder, code
 from cld_core.run.events import JobRef, NotSubmitted, Requested, Submitted
 from cldctl.clusters.base import After, SchedulerAway, SchedulerRefused
 from cldctl.clusters.debug import DebugCluster
 from cldctl.evals import plan
 from cldctl.jobs.successor import chained
-from cldctl.runs import evaluate, sharded
+from cldctl.runs import evaluate, sharded, snapshot
 from cldctl.runs.submit import Wanted, submit, train
 from tests.support.made_up import report, run_with
 from tests.support.paths import RECIPES
@@ -181,6 +182,34 @@ def test_where_new_files_belong_to_somebody_else_nothing_is_left(tmp_path, monke
         submitted(tmp_path / "mine", cluster, ("elbo",))
     assert list(tmp_path.iterdir()) == []
     assert cluster.submitted == []
+
+
+def test_while_its_code_is_stored_a_run_is_locked(tmp_path, monkeypatch):
+    """Or after half a minute it would be taken for one whose submission was interrupted."""
+    store, held = snapshot.store, []
+
+    def looking(run, *rest):
+        with open(run.path / ".submit.lock") as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        held.append(run.name)
+        return store(run, *rest)
+
+    monkeypatch.setattr(snapshot, "store", looking)
+    submitted(tmp_path / "mine", Recording())
+    assert held == ["mine"]
+
+
+def test_tasks_of_an_evaluation_know_the_code_that_they_are_to_run(tmp_path, monkeypatch):
+    """That of the run behind its training, else that of the checkout."""
+    cluster = Recording()
+    begun = submitted(tmp_path / "mine", cluster, ("elbo",))
+    manifest = code.read(code.path_of(begun.run.path))
+    run = run_with(tmp_path / "other", 10)
+    evaluate.start(run, plan.make(run, ("elbo",), [10], []), cluster, run.recipe().cluster)
+    asked = [task.work.code for _, tasks in cluster.submitted[1:] for task in tasks]
+    assert asked == [manifest.digest, code.imported()]
+    (work,) = evaluations_of(run)
+    assert work.ledger.history().submitted[0].code == code.imported()
 
 
 def test_a_refusal_of_any_kind_leaves_the_name_free(tmp_path):

@@ -48,9 +48,11 @@ def test_a_command_that_was_killed_before_it_asked_for_a_job(tmp_path, scripted,
     run = run_with(tmp_path / "mine")
     reason = "the submission was interrupted before it asked for a job; `cldctl resume mine` does"
     assert state(run) == ("FAILED", reason)
-    monkeypatch.setattr(home, "is_locked", lambda folder: True)
-    assert state(run) == ("PENDING", None), "it is being submitted"
-    monkeypatch.undo()
+    write_json(run.identity_file, {**read_json(run.identity_file), "group": "seeds"})
+    for locked in (run.path, run.path.parent / ".groups/seeds"):
+        monkeypatch.setattr(home, "is_locked", lambda folder, locked=locked: folder == locked)
+        assert state(run) == ("PENDING", None), "it is being submitted"
+        monkeypatch.undo()
     write_json(run.identity_file, {**read_json(run.identity_file), "created": time.time()})
     assert state(run) == ("PENDING", None), "it may still be about to ask"
     with pytest.raises(UsageError, match="mine is pending"):

@@ -63,7 +63,7 @@ def test_both_jobs_are_submitted_all_the_same(tmp_path, at, capsys):
     with pytest.raises(KeyboardInterrupt):
         submitted(tmp_path / "mine", Interrupted(at))
     assert jobs(RunFolder(tmp_path / "mine")) == (["1"], ["2"])
-    assert "jobs are being submitted (Ctrl-C again: do not wait for it)" in capsys.readouterr().err
+    assert "finishing the submission; press Ctrl-C again to abort" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 

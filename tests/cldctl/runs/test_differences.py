@@ -2,7 +2,7 @@
 
 from cld_core.run.events import Ended, NotSubmitted, RecipeEdited, Requested, Started
 from cld_core.run.history import History
-from cldctl.runs.changes import changed_between
+from cldctl.runs.differences import changed_between
 
 OLD, NEW = "a" * 64, "b" * 64
 

@@ -1,0 +1,79 @@
+"""A continuation that gets no job leaves the run with the code and the hook that it had."""
+
+import json
+import shutil
+
+import pytest
+
+from cld_core.run import code
+from cldctl.clusters import job_logs
+from cldctl.clusters.base import SchedulerAway, SchedulerRefused
+from cldctl.jobs import hooks
+from cldctl.runs import drafts
+from tests.cldctl.runs.test_snapshot import RING, begun, requests, resumed, run, small, stop
+from tests.support.scripted import Scripted
+
+__all__ = ["run", "small"]
+
+
+class Refusing(Scripted):
+    def submit(self, spec, tasks, note):
+        raise SchedulerRefused("no")
+
+
+class Away(Scripted):
+    def submit(self, spec, tasks, note):
+        raise SchedulerAway("nobody answers")
+
+
+def edition(run):
+    return (run.path / "code/cld_core/a.py").read_text(), code.read(run.path / "code").code
+
+
+@pytest.mark.parametrize(("kind", "error"), [(Refusing, SchedulerRefused), (Away, SchedulerAway)])
+def test_the_code_is_what_it_was(run, small, kind, error):
+    before = edition(run)
+    (small / "cld_core/a.py").write_text("A = 2\n")
+    with pytest.raises(error):
+        resumed(stop(run), kind(), update_code=True)
+    assert edition(run) == before
+    resumed(run)
+    assert (requests(run)[-1].code, edition(run)) == (before[1], before)
+    resumed(stop(run), update_code=True)
+    assert edition(run)[0] == "A = 2\n"
+    assert not list(run.path.glob(".code*")), "the code before is removed when the job exists"
+
+
+def test_a_plugin_that_was_to_be_added_is_not(tmp_path, run):
+    file = tmp_path / "ring.py"
+    file.write_text(RING)
+    with pytest.raises(SchedulerRefused):
+        resumed(stop(run), Refusing(), overrides=(f"data.plugin={file}",))
+    assert not (run.path / "code/plugins").exists()
+    resumed(run)
+    assert requests(run)[-1].code == requests(run)[0].code
+
+
+def test_the_hook_is_what_it_was(tmp_path, scripted, small):
+    run = begun(tmp_path, "hooks.on_change=mine")
+    file = job_logs.folder_for(run.logs) / hooks.SETTINGS
+    for override in ("hooks.on_change=theirs", "hooks.on_change=null"):
+        with pytest.raises(SchedulerRefused):
+            resumed(stop(run), Refusing(), overrides=(override,))
+        assert json.loads(file.read_text())["on_change"] == "mine"
+
+
+def test_a_command_that_was_killed_in_between(run, small):
+    """The ledger decides: it has not asked for the new code, or it has."""
+    before = edition(run)
+    aside = run.path / ".code.replaced"
+    shutil.copytree(run.path / "code", aside)
+    (run.path / "code/cld_core/a.py").write_text("A = 2\n")
+    (run.path / "code" / code.MANIFEST).unlink()
+    resumed(stop(run))
+    assert edition(run) == before
+    shutil.copytree(run.path / "code", aside)
+    (aside / "cld_core/a.py").write_text("A = 0\n")
+    drafts.settle(run)
+    assert edition(run) == before
+    assert not aside.exists()
