@@ -185,6 +185,8 @@ def _headline(row: RunStatus, waiting: Waiting | None) -> str:
             text = f"job {row.job_id} waits in the queue" if row.job_id else "no job exists yet"
         case "REQUEUED":
             text = f"it {ended or 'was interrupted'} at {done}, and waits to continue automatically"
+        case "CANCELLED" if last is not None and last["cause"] != "cancelled":
+            text = f"its job was cancelled at {done}; {saved}"
         case "STOPPED" | "CANCELLED":
             text = f"it {ended or 'was cancelled'} at {done}; {saved}"
         case _:
