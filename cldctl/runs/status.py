@@ -97,7 +97,8 @@ def status_or_reason(run: RunFolder, answers: Answers) -> RunStatus:
 def status_of(run: RunFolder, answers: Answers) -> RunStatus:
     """The status of one run; reads its small files."""
     progress, identity = run.progress(), run.identity()
-    history = run.ledger.history().with_progress(progress)
+    checkpoints = run.checkpoint_steps()
+    history = run.ledger.history().with_progress(progress, checkpoints)
     last = history.last
     seen = seen_by(history, answers, time.time())
     state, reason = state_of(history, seen, time.time(), lambda: home.is_locked(run.path))
@@ -112,10 +113,10 @@ def status_of(run: RunFolder, answers: Answers) -> RunStatus:
     current = history.current(lambda job: seen(job).is_gone)
     job = current.job if current is not None else None
     steps = history.steps if history.steps is not None else progress.get("steps")
-    step = max(progress.get("step", 0), (last.last_step or 0) if last is not None else 0)
     stands_still = job is not None and seen(job).phase == "suspended"
     rate = progress.get("steps_per_s") if state == "RUNNING" and not stands_still else None
-    checkpoints = run.checkpoint_steps()
+    # A checkpoint may be later than the last report.
+    step = max(progress.get("step", 0), (last.last_step or 0) if last is not None else 0, *checkpoints[-1:])
     evaluations = [evaluation_status(work, answers) for work in evaluations_of(run)]
     row = RunStatus(
         name=run.name,

@@ -108,6 +108,15 @@ def test_a_waiting_run_says_what_it_waits_for(run):
     assert "PENDING  ReqNodeNotAvail" in text(details([row]))
 
 
+def test_a_checkpoint_is_a_step_that_was_reached(tmp_path):
+    run = run_with(tmp_path / "mine", 80)
+    run.ledger.append(Submitted(job=ref()))
+    run.ledger.append(Started(attempt=0, job_id="7", step=0))
+    write_json(run.progress_file, {"attempt": 0, "step": 50, "time": 1.0})
+    row = status_of(run, saying(Seen("running")))
+    assert (row.step, row.checkpoint_step, row.attempts[-1]["last_step"]) == (80, 80, 80)
+
+
 def test_a_run_whose_cluster_is_away_says_how_old_its_state_is(run):
     run.ledger.append(Submitted(job=ref()))
     away = saying(Seen("unknown"), "elsewhere does not answer")
