@@ -101,7 +101,7 @@ def jobs_of(run: RunFolder) -> Iterator[tuple[JobRef, bool]]:
 
     Those that were turned away are among them: one may wait in the queue, if the scheduler did not cancel it.
     """
-    if run.format_problem() is not None:
+    if run.format_problem() is not None and not run.is_damaged:
         return
     history = run.ledger.history()
     last = history.last
