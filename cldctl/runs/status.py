@@ -20,6 +20,7 @@ from cldctl.clusters.base import Seen
 
 from . import home, usage
 from .changes import changed_between
+from .failing import with_culprits
 from .newer import seen_by
 from .state import OVER, RESUMABLE, state_of
 from .stopped import why_stopped
@@ -98,7 +99,7 @@ def status_of(run: RunFolder, answers: Answers) -> RunStatus:
     """The status of one run; reads its small files."""
     progress, identity = run.progress(), run.identity()
     checkpoints = run.checkpoint_steps()
-    history = run.ledger.history().with_progress(progress, checkpoints)
+    history = with_culprits(run.ledger.history().with_progress(progress, checkpoints))
     last = history.last
     seen = seen_by(history, answers, time.time())
     state, reason = state_of(history, seen, time.time(), lambda: home.is_locked(run.path))

@@ -189,6 +189,9 @@ def _headline(row: RunStatus, waiting: Waiting | None) -> str:
             text = f"its job was cancelled at {done}; {saved}"
         case "STOPPED" | "CANCELLED":
             text = f"it {ended or 'was cancelled'} at {done}; {saved}"
+        case _ if last is None and reason:
+            # The reason says what is known, and what to do.
+            text, reason = reason, ""
         case _:
             text = f"{reason or f'it {ended}'}, at {done}; {saved}"
             reason = ""

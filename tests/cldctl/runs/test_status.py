@@ -10,7 +10,7 @@ from cld_core.evaluation.request import EvalRequest
 from cld_core.recipe import load
 from cld_core.run import Lease, RunFolder
 from cld_core.run.atomic import write_json
-from cld_core.run.events import Ended, JobRef, Requested, Started, Submitted, TurnedAway
+from cld_core.run.events import Ended, JobRef, RankFailed, Requested, Started, Submitted, TurnedAway
 from cld_core.small_files import read_json
 from cldctl import clusters
 from cldctl.clusters.base import Seen, Survey
@@ -115,6 +115,16 @@ def test_a_checkpoint_is_a_step_that_was_reached(tmp_path):
     write_json(run.progress_file, {"attempt": 0, "step": 50, "time": 1.0})
     row = status_of(run, saying(Seen("running")))
     assert (row.step, row.checkpoint_step, row.attempts[-1]["last_step"]) == (80, 80, 80)
+
+
+def test_what_ended_an_attempt_is_the_rank_that_failed_first(run):
+    run.ledger.append(Submitted(job=ref()))
+    run.ledger.append(Started(attempt=0, job_id="7", step=0))
+    run.ledger.append(RankFailed(job_id="7", restart=0, rank=0, host="n1", reason="another rank is gone", time=5.0))
+    run.ledger.append(RankFailed(job_id="7", restart=0, rank=1, host="n2", reason="OSError: disk", time=6.0))
+    run.ledger.append(Ended(attempt=0, cause="crashed", step=3, detail="another rank is gone, killed or crashed"))
+    row = status_of(run, GONE)
+    assert row.reason == row.attempts[-1]["detail"] == "rank 1 on n2: OSError: disk"
 
 
 def test_a_run_whose_cluster_is_away_says_how_old_its_state_is(run):
