@@ -111,7 +111,7 @@ class RunFolder:
         try:
             if not stat.S_ISDIR(self.identity_file.lstat().st_mode):
                 return True
-        except (FileNotFoundError, IsADirectoryError):
+        except FileNotFoundError:
             pass
         except (OSError, ValueError):
             return False

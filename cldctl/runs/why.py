@@ -13,6 +13,7 @@ from cldctl.clusters.base import Waiting
 
 from . import survey, usage
 from .changes import changed_between
+from .damages import damages, of_recipe, recipe_fix
 from .failing import FirstFailure, first_failure, last_failed
 from .state import RESUMABLE
 from .status import RunStatus, status_or_reason
@@ -57,6 +58,7 @@ class Why:
             **{name: getattr(row, name) for name in ("name", "path", "state", "reason", "step", "steps")},
             **{name: getattr(row, name) for name in ("checkpoint_step", "cluster", "job_id", "host")},
             "headline": self.headline,
+            "code": row.code,
             "attempts": self.attempts,
             "failed_first": None if failed is None else {**asdict(failed), "file": failed.file and str(failed.file)},
             "excluded": list(self.excluded),
@@ -91,7 +93,7 @@ def why(run: RunFolder) -> Why:
             return Why(row=row, headline="nothing is known about it", problems=problems)
     progress = run.progress()
     history = tried("attempts.jsonl", lambda: run.ledger.history().with_progress(progress, run.checkpoint_steps()), History())
-    problems += _damages(run)
+    problems += damages(run)
     alive = row.state == "RUNNING"
     told = tried(
         "the attempts", lambda: usage.told_by(history, progress, run.checkpoint_steps(), alive=alive), list[Stretch]()
@@ -100,6 +102,8 @@ def why(run: RunFolder) -> Why:
     failed_in = None if row.state == "FINISHED" else last_failed(history)
     failed = None if failed_in is None else tried("the logs", lambda: first_failure(run, history, failed_in), None)
     do, following = _next(row, history, waiting, failed)
+    if row.state in RESUMABLE and row.is_readable and of_recipe(run) is not None:
+        do, following = recipe_fix(run), [text for text in following if not text.startswith("resume ")]
     return Why(
         row=row,
         headline=_headline(row, waiting),
@@ -137,19 +141,6 @@ def attempt_row(stretch: Stretch) -> dict[str, Any]:
     }
 
 
-def _damages(run: RunFolder) -> list[str]:
-    """What is wrong with the files of a run that its state does not say."""
-    problems = []
-    for file, content in ((run.progress_file, run.progress()), (run.identity_file, run.identity())):
-        if file.exists() and not content:
-            problems.append(f"{file.name} is damaged")
-    try:
-        run.recipe()
-    except Exception as error:
-        problems.append(f"recipe.yaml: {one_line(error)}")
-    return problems
-
-
 def _waiting(row: RunStatus, history: History, answers: Answers) -> Waiting | None:
     if row.state not in _WAITS:
         return None
@@ -163,8 +154,9 @@ def _waiting(row: RunStatus, history: History, answers: Answers) -> Waiting | No
 
 
 def _excluded(run: RunFolder, history: History) -> tuple[str, ...]:
-    of_recipe = run.recipe().cluster.exclude
-    return tuple(dict.fromkeys([*excluded(history), *([of_recipe] if of_recipe else [])]))
+    known = usage.size_of(run)
+    wanted = known.exclude if known is not None else None
+    return tuple(dict.fromkeys([*excluded(history), *([wanted] if wanted else [])]))
 
 
 def _headline(row: RunStatus, waiting: Waiting | None) -> str:
