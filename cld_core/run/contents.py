@@ -14,7 +14,7 @@ IDENTITY: dict[str, Callable[[Any], Any]] = {
 }
 PROGRESS: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("attempt", "step", "steps"), whole),
-    **dict.fromkeys(("loss", "steps_per_s", "time"), real),
+    **dict.fromkeys(("loss", "steps_per_s", "time", "every_s"), real),
     "warning": text,
 }
 # Those that may be null.
@@ -22,7 +22,10 @@ _OPTIONAL = ("loss", "steps_per_s", "git", "recipe_file")
 
 
 class ReportedProgress(TypedDict, total=False):
-    """What `progress.json` holds; ``time`` in seconds since 1970, ``warning`` if something is wrong."""
+    """What `progress.json` holds; ``time`` in seconds since 1970, ``warning`` if something is wrong.
+
+    ``every_s`` are the seconds since the report before.
+    """
 
     attempt: int
     step: int
@@ -30,6 +33,7 @@ class ReportedProgress(TypedDict, total=False):
     loss: float | None
     steps_per_s: float | None
     time: float
+    every_s: float
     warning: str
 
 

@@ -104,11 +104,23 @@ class RunFolder:
 
     @property
     def exists(self) -> bool:
-        """Whether this user can see that there is a run at this path, of whatever format, or a damaged one."""
+        """Whether this user can see that there is a run at this path, of whatever format, or a damaged one.
+
+        A run that has lost its `run.json` still has other files of a run.
+        """
         try:
-            return not stat.S_ISDIR(self.identity_file.lstat().st_mode)
+            if not stat.S_ISDIR(self.identity_file.lstat().st_mode):
+                return True
+        except FileNotFoundError:
+            pass
         except (OSError, ValueError):
             return False
+        return any(os.path.lexists(path) for path in (self.ledger.path, self.recipe_file, self.checkpoints))
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether its `run.json` is missing, or does not even tell the version of the format."""
+        return self.identity().get("format") is None
 
     @property
     def unreadable(self) -> str | None:
@@ -197,6 +209,8 @@ class RunFolder:
         if version is None:
             try:
                 read_bytes(self.identity_file)
+            except FileNotFoundError:
+                return f"{self.path}: run.json is missing. Restore it from a backup, or remove the run."
             except OSError as error:
                 return f"{self.path}: run.json cannot be read ({error.strerror}). Ask its owner, or restore it."
             return (

@@ -103,12 +103,18 @@ class History:
         history.cancelled, history.told = frozenset(history._cancelled), tuple(history._told)
         return history
 
-    def with_progress(self, progress: Mapping[str, Any]) -> "History":
-        """The last step, and what is wrong, of an attempt without an end, from the ``progress`` that it wrote."""
+    def with_progress(self, progress: Mapping[str, Any], saved: Sequence[int] = ()) -> "History":
+        """The last step, and what is wrong, of an attempt without an end, from the ``progress`` that it wrote.
+
+        Args:
+            saved: the steps of the checkpoints, ascending; one may be later than the last report.
+        """
         number = progress.get("attempt")
         if not any(attempt.attempt == number and attempt.last_step is None for attempt in self.attempts):
             return self
         reached, warning = progress.get("step"), progress.get("warning")
+        if reached is not None and self.last is not None and self.last.attempt == number:
+            reached = max(reached, *saved[-1:], self.last.first_step)
 
         def now(it: Attempt) -> Attempt:
             return replace(it, last_step=reached, warning=it.warning or warning) if it.attempt == number else it
@@ -302,6 +308,9 @@ class History:
         before = self._numbered(event.attempt - 1)
         if before is not None and before.last_step is None:
             self._set(replace(before, last_step=event.reached, ended=event.heard or before.ended))
+        elif before is not None and (before.last_step or 0) < event.step and not rewound:
+            # Its end tells what it had reported; this start, what it had saved.
+            self._set(replace(before, last_step=event.step))
         self._set(started(event, self.code, rewound=rewound))
 
     def _ended(self, event: events.Ended) -> None:

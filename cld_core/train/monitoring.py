@@ -94,7 +94,7 @@ class Monitor:
 
     def write(self, step: int) -> None:
         """Replace `progress.json`, and print the same to the log."""
-        self._written = time.perf_counter()
+        before, self._written = self._written, time.perf_counter()
         progress = ReportedProgress(
             attempt=self._attempt,
             step=step,
@@ -103,6 +103,8 @@ class Monitor:
             steps_per_s=self._rate,
             time=time.time(),
         )
+        if before > 0:
+            progress["every_s"] = round(self._written - before, 3)
         if self._warning is not None:
             progress["warning"] = self._warning
         if self._may_write():

@@ -225,7 +225,11 @@ def _recorded(training: Training, cause_of: CauseOf) -> SessionResult:
 
 
 def _failure(training: Training, error: BaseException) -> events.Ended:
-    reached = training.folder.progress().get("step", training.first_step)
+    # Checkpoints beyond the first step are this attempt's, and may be later than what it last reported.
+    reported = training.folder.progress()
+    mine = reported.get("attempt") == training.attempt
+    saved = training.folder.checkpoint_steps()
+    reached = max(training.first_step, reported.get("step", 0) if mine else 0, *saved[-1:])
     cause: Cause = "crashed"
     if isinstance(error, NonFiniteError):
         cause = "nonfinite"

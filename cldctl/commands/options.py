@@ -91,11 +91,12 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
-def find_runs_to_change(names: Iterable[str], root: Path, yes: bool) -> list[RunFolder]:
+def find_runs_to_change(names: Iterable[str], root: Path, yes: bool, *, damaged: bool = False) -> list[RunFolder]:
     """Several runs of which something is removed, each once; a group stands for its runs.
 
     Args:
         yes: nobody is asked, so the beginning of a name is not enough: another run may begin like that tomorrow.
+        damaged: runs whose identity is lost can be named, too, by their whole name.
 
     Raises:
         NotFoundError, FormatError, UsageError: as `find_run`, or a name is not whole.
@@ -105,11 +106,17 @@ def find_runs_to_change(names: Iterable[str], root: Path, yes: bool) -> list[Run
         if (group := group_named(name, root)) is not None:
             runs.update({run.path: run for run in group.runs()})
             continue
-        run = find_run(name, root)
+        run = (_damaged_run(name, root) if damaged else None) or find_run(name, root)
         if yes and "/" not in name and run.name != name:
             raise UsageError(f"'{name}' is not the whole name of {run.name}. Write it out, or leave out --yes.")
         runs[run.path] = run
     return list(runs.values())
+
+
+def _damaged_run(name: str, root: Path) -> RunFolder | None:
+    """The run of exactly this name or path, if its identity is lost; None for any other."""
+    run = RunFolder(name if "/" in name else root / name)
+    return run if name and run.unreadable is None and run.exists and run.is_damaged else None
 
 
 def agreed(question: str, command: str) -> bool:

@@ -25,7 +25,7 @@ def rm(
     from cldctl.ui.format import size
 
     root = runs_dir(directory)
-    chosen = find_runs_to_change(runs, root, yes)
+    chosen = find_runs_to_change(runs, root, yes, damaged=True)
     for folder in {run.path.parent for run in chosen}:
         removal.clear_left(folder)
     removals = removal.plan(chosen)
@@ -46,4 +46,6 @@ def _description(removal: "Removal") -> str:
 
     row = removal.status
     evals = f"{len(row.evals)} evaluation{'' if len(row.evals) == 1 else 's'}"
+    if not row.is_readable:
+        return f"{row.name}: {size(removal.size)}; {row.reason}"
     return f"{row.name}: {row.state}, {size(removal.size)}, {evals}, last change {age(row.heard_of)}"

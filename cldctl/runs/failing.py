@@ -1,6 +1,7 @@
 """Which rank of an attempt failed first, and its last words."""
 
 import contextlib
+import dataclasses
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -78,21 +79,41 @@ def failed_log(run: RunFolder, attempt: int | None) -> tuple[logs.Log, str]:
 
 def first_failure(run: RunFolder, history: History, attempt: Attempt, most_lines: int = 10) -> FirstFailure:
     """Who failed first, by what the ranks have noted, else by what the launcher and the ranks have printed."""
+    first = _noted(history, attempt)
+    if first is not None:
+        lines, file = last_words(run, attempt, first.rank, most_lines)
+        return FirstFailure(attempt.attempt, first.rank, first.host, first.reason, first.time, lines, file)
+    found = _by_launcher(run, attempt) or _by_logs(run, attempt)
+    # Of one rank alone, nobody has to say that it was the first.
+    alone = (0, attempt.host) if attempt.ranks == 1 else (None, None)
+    rank, host, reason, time = found or (*alone, attempt.detail, attempt.ended)
+    lines, file = last_words(run, attempt, rank or 0, most_lines)
+    return FirstFailure(attempt.attempt, rank, host, reason, time, lines, file)
+
+
+def _noted(history: History, attempt: Attempt) -> RankFailed | None:
+    """What the rank that failed first has noted.
+
+    Of what the peers of a rank that was killed have noted, nothing says who that was.
+    """
     told = [
         event
         for event in history.told
         if isinstance(event, RankFailed) and (event.job_id, event.restart) == (attempt.job_id, attempt.restart)
     ]
-    # Of what the peers of a rank that was killed have noted, nothing says who that was.
-    noted = sorted((it for it in told if not is_secondary(it.reason)), key=lambda it: it.time)
-    if noted:
-        first = noted[0]
-        lines, file = last_words(run, attempt, first.rank, most_lines)
-        return FirstFailure(attempt.attempt, first.rank, first.host, first.reason, first.time, lines, file)
-    found = _by_launcher(run, attempt) or _by_logs(run, attempt)
-    rank, host, reason, time = found or (None, None, attempt.detail, attempt.ended)
-    lines, file = last_words(run, attempt, rank or 0, most_lines)
-    return FirstFailure(attempt.attempt, rank, host, reason, time, lines, file)
+    return min((it for it in told if not is_secondary(it.reason)), key=lambda it: it.time, default=None)
+
+
+def with_culprits(history: History) -> History:
+    """Details of attempts that blame another rank, replaced by what that one has noted, if it has."""
+
+    def told(attempt: Attempt) -> Attempt:
+        if not is_secondary(attempt.detail or "") or (first := _noted(history, attempt)) is None:
+            return attempt
+        return dataclasses.replace(attempt, detail=f"rank {first.rank} on {first.host}: {first.reason}")
+
+    attempts = tuple(map(told, history.attempts))
+    return history if attempts == history.attempts else dataclasses.replace(history, attempts=attempts)
 
 
 def last_words(run: RunFolder, attempt: Attempt, rank: int, most: int) -> tuple[tuple[str, ...], Path | None]:

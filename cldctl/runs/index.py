@@ -153,7 +153,7 @@ class Index:
     ) -> Entry | None:
         """What to remember of a run; None if its row may change without a mark, or may already have."""
         name = read.run.name
-        is_over = row.is_readable and row.state in OVER and row.as_of is None
+        is_over = row.is_readable and row.state in OVER and row.as_of is None and not answers.is_stale(row.cluster)
         if not is_over or read.works is None or _has_live_jobs(read, answers):
             return None
         if folders[name] == _LINK or not is_name(name):

@@ -15,13 +15,15 @@ from cld_core.errors import CldError, LeaseHeldError, UsageError
 from cld_core.ownership import is_mine, require_may_change, user_name
 from cld_core.run import RunFolder, changes
 from cld_core.run.atomic import sync_folder
+from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
 from cld_core.run.lease import Lease, held_message, newest, seems_alive
+from cldctl import clusters
 from cldctl.hints import command
 
 from . import home, survey
 from .state import OVER
-from .status import RunStatus, status_of
+from .status import RunStatus, status_of, status_or_reason
 from .survey import Answers
 
 # A run that is being removed, or whose removal was interrupted.
@@ -86,11 +88,11 @@ def alone(run: RunFolder, otherwise: str) -> Iterator[Callable[[], None]]:
     Raises:
         CldError: something is alive, or that cannot be found out.
     """
-    with home.only_one(run.path, home.chosen(None, run)):
+    with home.only_one(run.path, clusters.default() if run.is_damaged else home.chosen(None, run)):
         answers = survey.lately(run, _ASKED_S)
         require_over(run, answers, otherwise)
         changes.mark(run.path)
-        gone = {job.job_id for job, is_settled in survey.jobs_of(run) if not answers.may_live(job, is_settled)}
+        gone = {job.job_id for job, is_settled in _jobs(run) if not answers.may_live(job, is_settled)}
         try:
             lease = Lease.acquire(run.leases, job_id="cldctl rm", gone=gone)
         except LeaseHeldError as error:
@@ -137,9 +139,9 @@ def require_over(run: RunFolder, answers: Answers, otherwise: str) -> RunStatus:
         SchedulerAway: a cluster does not answer.
         UsageError: it is alive.
     """
-    jobs = list(survey.jobs_of(run))
+    jobs = _jobs(run)
     answers.require((job.cluster for job, _ in jobs), otherwise)
-    status = status_of(run, answers)
+    status = status_or_reason(run, answers) if run.is_damaged else status_of(run, answers)
     cancel = f"Wait, or end it first with `{command(f'cancel {run.name}', run)}`"
     if status.state not in OVER:
         raise UsageError(f"{run.name} is {status.state.lower()}. {otherwise}. {cancel}.")
@@ -154,6 +156,17 @@ def require_over(run: RunFolder, answers: Answers, otherwise: str) -> RunStatus:
     if home.is_locked(run.path):
         raise UsageError(f"{run.name}: another cldctl starts a job of it at this moment. {otherwise}. Try again.")
     return status
+
+
+def _jobs(run: RunFolder) -> list[tuple[JobRef, bool]]:
+    """The jobs of a run; those that the ledger of a damaged one still tells of."""
+    jobs: list[tuple[JobRef, bool]] = []
+    try:
+        jobs.extend(survey.jobs_of(run))
+    except (OSError, CldError):
+        if not run.is_damaged:
+            raise
+    return jobs
 
 
 def size_of(folder: Path) -> int:

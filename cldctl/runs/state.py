@@ -142,6 +142,8 @@ TABLE = (
     Row("<after>", _detail, job="none", attempt="ended"),
     Row("LOST", job="none", attempt="open"),
     Row("REQUEUED", _why_it_waits, job="successor", attempt="other", phase=_HERE),
+    # Its launcher does not answer: the ledger is all that is known.
+    Row("CANCELLED", attempt="none|other", phase="unknown", end="cancelled"),
     Row("PENDING", _why_it_waits, attempt="none|other", phase=_HERE),
     Row("CANCELLED", attempt="none|other", phase="gone", end="cancelled"),
     Row("FAILED", _never_began, attempt="none|other", phase="gone"),

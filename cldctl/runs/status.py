@@ -9,16 +9,20 @@ from cld_core.evaluation.evaluation import Evaluation, evaluations_of
 from cld_core.evaluation.report_numbers import numbers, remarks
 from cld_core.evaluation.sweeps import sweeps_of
 from cld_core.run import RunFolder
+from cld_core.run.contents import ReportedProgress
 from cld_core.run.events import JobRef
 from cld_core.run.history import History
 from cld_core.run.lease import local_holder
+from cld_core.run.timeline import Stretch
 from cld_core.shards import Work
 from cld_core.small_files import real
 from cld_core.texts import one_line
 from cldctl.clusters.base import Seen
 
 from . import home, usage
+from .damages import damages
 from .differences import changed_between
+from .failing import with_culprits
 from .newer import seen_by
 from .state import OVER, RESUMABLE, state_of
 from .stopped import why_stopped
@@ -31,6 +35,8 @@ _ATTEMPT = (
     *("attempt", "job_id", "started", "ended", "cause", "first_step", "last_step"),
     *("detail", "host", "warning"),
 )
+# A run that is silent for so many times its usual pause between reports, and so many seconds, stands still or waits.
+_SILENCE, _LEAST_SILENCE_S = 10, 20.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +45,9 @@ class RunStatus:
 
     Attributes:
         changes: what changed between attempts and may change results, such as the code, a line each.
-        as_of: when the run itself was last heard of, if its cluster could not be asked; else None.
+        problems: damaged files that the state does not tell of; only of runs that somebody names.
+        code: the digest of the code that it is to run, "live" for the checkout itself; None if nobody knows.
+        as_of: when the run itself was last heard of, if its cluster could not be asked and that matters; else None.
         is_readable: not a field of ``--json``; False if the files are damaged or of another format.
     """
 
@@ -68,6 +76,8 @@ class RunStatus:
     evals: list[dict[str, Any]] = field(default_factory=list)
     sweeps: list[dict[str, Any]] = field(default_factory=list)
     changes: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    code: str | None = None
     usage: dict[str, Any] | None = None
     as_of: float | None = None
     is_readable: bool = True
@@ -93,6 +103,12 @@ def status_or_reason(run: RunFolder, answers: Answers, works: Sequence[Evaluatio
     return RunStatus(name=run.name, path=str(run.path), state="LOST", reason=problem, is_readable=False)
 
 
+def named_status(run: RunFolder, answers: Answers) -> RunStatus:
+    """As `status_or_reason`, of a run that somebody names: with what is wrong with its files."""
+    row = status_or_reason(run, answers)
+    return replace(row, problems=damages(run)) if row.is_readable else row
+
+
 def status_of(run: RunFolder, answers: Answers, works: Sequence[Evaluation] | None = None) -> RunStatus:
     """The status of one run; reads its small files.
 
@@ -100,7 +116,8 @@ def status_of(run: RunFolder, answers: Answers, works: Sequence[Evaluation] | No
         works: its evaluations, if the caller has them.
     """
     progress, identity = run.progress(), run.identity()
-    history = run.ledger.history().with_progress(progress)
+    checkpoints = run.checkpoint_steps()
+    history = with_culprits(run.ledger.history().with_progress(progress, checkpoints))
     last = history.last
     seen = seen_by(history, answers, time.time())
     state, reason = state_of(history, seen, time.time(), lambda: home.is_starting(run))
@@ -115,10 +132,12 @@ def status_of(run: RunFolder, answers: Answers, works: Sequence[Evaluation] | No
     current = history.current(lambda job: seen(job).is_gone)
     job = current.job if current is not None else None
     steps = history.steps if history.steps is not None else progress.get("steps")
-    step = max(progress.get("step", 0), (last.last_step or 0) if last is not None else 0)
     stands_still = job is not None and seen(job).phase == "suspended"
-    rate = progress.get("steps_per_s") if state == "RUNNING" and not stands_still else None
-    checkpoints = run.checkpoint_steps()
+    silence = _silence(progress) if state == "RUNNING" else None
+    rate = progress.get("steps_per_s") if state == "RUNNING" and not stands_still and silence is None else None
+    told = usage.told_by(history, progress, checkpoints, alive=state == "RUNNING")
+    # A checkpoint may be later than the last report.
+    step = max(progress.get("step", 0), (last.last_step or 0) if last is not None else 0, *checkpoints[-1:])
     evaluations = [evaluation_status(work, answers) for work in (evaluations_of(run) if works is None else works)]
     row = RunStatus(
         name=run.name,
@@ -140,15 +159,16 @@ def status_of(run: RunFolder, answers: Answers, works: Sequence[Evaluation] | No
         cluster=job.cluster if job else None,
         job_id=job.job_id if job else None,
         host=_host(history, state, seen),
-        reason=with_trouble(reason, state, history, job.job_id if job else None),
+        reason=with_trouble(reason or silence, state, history, job.job_id if job else None),
         updated=progress.get("time"),
-        attempts=_attempts(history, state),
+        attempts=_attempts(history, state, told.attempts),
         evals=evaluations,
         sweeps=sweep_statuses(run, evaluations),
         changes=changed_between(history),
-        usage=_usage(run, usage.told_by(history, progress, checkpoints, alive=state == "RUNNING")),
+        usage=_usage(run, told),
+        code=history.code,
     )
-    stale = job is not None and answers.is_stale(job.cluster)
+    stale = job is not None and answers.is_stale(job.cluster) and not _is_recorded(history, state, job)
     return replace(row, as_of=row.heard_of) if stale else row
 
 
@@ -164,8 +184,29 @@ def _usage(run: RunFolder, told: usage.Told) -> dict[str, Any] | None:
     return usage.usage_of(run, told).to_dict() if told.attempts else None
 
 
-def _attempts(history: History, state: str) -> list[dict[str, Any]]:
-    shown = [{name: getattr(attempt, name) for name in _ATTEMPT} for attempt in history.attempts]
+def _silence(progress: ReportedProgress) -> str | None:
+    """That a run has not reported for much longer than it usually takes; None if it has."""
+    if (heard := progress.get("time")) is None:
+        return None
+    silent = time.time() - heard
+    if silent < max(_LEAST_SILENCE_S, _SILENCE * progress.get("every_s", usage.SILENT_S / _SILENCE)):
+        return None
+    return f"no report for {silent:.0f} s" if silent < 600 else f"no report for {silent / 60:.0f} min"
+
+
+def _is_recorded(history: History, state: str, job: JobRef) -> bool:
+    """Whether the ledger has the end of the run, so that no cluster has to be asked."""
+    last = history.last
+    is_cancelled = last is not None and last.job_id == job.job_id and last.cause == "cancelled"
+    return state == "FINISHED" or (state == "CANCELLED" and is_cancelled)
+
+
+def _attempts(history: History, state: str, told: Sequence[Stretch]) -> list[dict[str, Any]]:
+    ran = {it.attempt.attempt: round(it.allocated_s, 3) for it in told}
+    shown = [
+        {**{name: getattr(attempt, name) for name in _ATTEMPT}, "ran_s": ran.get(attempt.attempt)}
+        for attempt in history.attempts
+    ]
     if state == "LOST" and shown and shown[-1]["cause"] is None:
         shown[-1]["cause"] = "killed"
     return shown

@@ -131,7 +131,7 @@ def jobs_of(
     Args:
         works: its evaluations, and ``history``, its own, if the caller has them.
     """
-    if run.format_problem() is not None:
+    if run.format_problem() is not None and not run.is_damaged:
         return
     history = run.ledger.history() if history is None else history
     last = history.last

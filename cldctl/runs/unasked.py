@@ -18,7 +18,15 @@ def unasked(run: RunFolder, history: History, now: float) -> tuple[str, str] | N
     if steps or run.progress():
         again = f"continues from the checkpoint of step {steps[-1]}" if steps else "begins again"
         lost = "without the keys that earlier continuations changed"
-        return "LOST", f"its ledger attempts.jsonl is missing or empty; `cldctl resume {run.name}` {again}, {lost}"
+        return "LOST", f"its ledger attempts.jsonl is {_how(run)}; `cldctl resume {run.name}` {again}, {lost}"
     if now - run.identity().get("created", 0.0) > SUBMITTING_S:
         return "FAILED", f"the submission was interrupted before it asked for a job; `cldctl resume {run.name}` does"
     return None
+
+
+def _how(run: RunFolder) -> str:
+    """What is wrong with a ledger of which no line could be read."""
+    try:
+        return "damaged" if run.ledger.path.lstat().st_size else "empty"
+    except OSError:
+        return "missing"

@@ -13,6 +13,7 @@ from cldctl import clusters
 from cldctl.clusters.base import Waiting
 
 from . import survey, usage
+from .damages import damages, of_recipe, recipe_fix
 from .differences import changed_between
 from .failing import FirstFailure, first_failure, last_failed
 from .state import RESUMABLE
@@ -58,6 +59,7 @@ class Why:
             **{name: getattr(row, name) for name in ("name", "path", "state", "reason", "step", "steps")},
             **{name: getattr(row, name) for name in ("checkpoint_step", "cluster", "job_id", "host")},
             "headline": self.headline,
+            "code": row.code,
             "attempts": self.attempts,
             "failed_first": None if failed is None else {**asdict(failed), "file": failed.file and str(failed.file)},
             "excluded": list(self.excluded),
@@ -91,14 +93,17 @@ def why(run: RunFolder) -> Why:
         if run.identity().get("format") is not None and run.format_problem() is not None:
             return Why(row=row, headline="nothing is known about it", problems=problems)
     progress = run.progress()
-    history = tried("attempts.jsonl", lambda: run.ledger.history().with_progress(progress), History())
-    problems += _damages(run)
+    checkpoints = run.checkpoint_steps()
+    history = tried("attempts.jsonl", lambda: run.ledger.history().with_progress(progress, checkpoints), History())
+    problems += damages(run)
     alive, nothing = row.state == "RUNNING", usage.Told(history)
-    told = tried("the attempts", lambda: usage.told_by(history, progress, run.checkpoint_steps(), alive=alive), nothing)
+    told = tried("the attempts", lambda: usage.told_by(history, progress, checkpoints, alive=alive), nothing)
     waiting = tried("the job", lambda: _waiting(row, history, answers), None)
     failed_in = None if row.state == "FINISHED" else last_failed(history)
     failed = None if failed_in is None else tried("the logs", lambda: first_failure(run, history, failed_in), None)
     do, following = _next(row, history, waiting, failed)
+    if row.state in RESUMABLE and row.is_readable and of_recipe(run) is not None:
+        do, following = recipe_fix(run), [text for text in following if not text.startswith("resume ")]
     return Why(
         row=row,
         headline=_headline(row, waiting),
@@ -136,19 +141,6 @@ def attempt_row(stretch: Stretch) -> dict[str, Any]:
     }
 
 
-def _damages(run: RunFolder) -> list[str]:
-    """What is wrong with the files of a run that its state does not say."""
-    problems = []
-    for file, content in ((run.progress_file, run.progress()), (run.identity_file, run.identity())):
-        if file.exists() and not content:
-            problems.append(f"{file.name} is damaged")
-    try:
-        run.recipe()
-    except Exception as error:
-        problems.append(f"recipe.yaml: {one_line(error)}")
-    return problems
-
-
 def _waiting(row: RunStatus, history: History, answers: Answers) -> Waiting | None:
     if row.state not in _WAITS:
         return None
@@ -162,9 +154,10 @@ def _waiting(row: RunStatus, history: History, answers: Answers) -> Waiting | No
 
 
 def _excluded(run: RunFolder, history: History, job_id: str | None) -> tuple[str, ...]:
-    of_recipe = run.recipe().cluster.exclude
+    known = usage.size_of(run)
+    wanted = known.exclude if known is not None else None
     avoided = history.avoided.get(job_id or "", ())
-    return tuple(dict.fromkeys([*avoided, *([of_recipe] if of_recipe else [])]))
+    return tuple(dict.fromkeys([*avoided, *([wanted] if wanted else [])]))
 
 
 def _headline(row: RunStatus, waiting: Waiting | None) -> str:
@@ -185,8 +178,13 @@ def _headline(row: RunStatus, waiting: Waiting | None) -> str:
             text = f"job {row.job_id} waits in the queue" if row.job_id else "no job exists yet"
         case "REQUEUED":
             text = f"it {ended or 'was interrupted'} at {done}, and waits to continue automatically"
+        case "CANCELLED" if last is not None and last["cause"] != "cancelled":
+            text = f"its job was cancelled at {done}; {saved}"
         case "STOPPED" | "CANCELLED":
             text = f"it {ended or 'was cancelled'} at {done}; {saved}"
+        case _ if last is None and reason:
+            # The reason says what is known, and what to do.
+            text, reason = reason, ""
         case _:
             text = f"{reason or f'it {ended}'}, at {done}; {saved}"
             reason = ""

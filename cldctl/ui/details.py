@@ -28,6 +28,8 @@ from .tables import (
 )
 from .usage import usage_line
 
+# Of a run that keeps no copy of its code.
+LIVE_CODE = "the live checkout (--live-code)"
 # At least so much of an evaluation's name must fit into one line of a table.
 _NAME_WIDTH = 16
 
@@ -79,9 +81,13 @@ def _facts(row: RunStatus) -> Table:
         fact("note", row.note)
     if row.job_id is not None:
         fact("job", f"{row.cluster} {row.job_id}" + (f" on {row.host}" if row.host else ""))
+    if row.code == "live":
+        fact("code", LIVE_CODE)
     fact("folder", row.path)
     for change in row.changes:
         fact("changed", Text(change, style="yellow"))
+    for problem in row.problems:
+        fact("problem", Text(problem, style="yellow"))
     return facts
 
 

@@ -35,7 +35,7 @@ _BAR = 12
 _MANY = 200
 # Blanks between two columns of a table.
 PADDING = 3
-ATTEMPT_HEADINGS = ("attempt", "job", "from", "to", "lasted", "ended by")
+ATTEMPT_HEADINGS = ("attempt", "job", "from", "to", "ran", "ended by")
 
 
 def overview(rows: Sequence[RunStatus]) -> RenderableType:
@@ -131,11 +131,10 @@ def attempt_cells(attempts: Sequence[Mapping[str, Any]], reason: str | None = No
     """
     rows = []
     for entry in attempts:
-        lasted = None if entry["ended"] is None else entry["ended"] - entry["started"]
         cause = entry["cause"] or "-"
         detail = "" if entry["detail"] in (None, "", reason) else f": {entry['detail']}"
         steps = (count(entry["first_step"]), count(entry["last_step"]))
-        rows.append([str(entry["attempt"]), str(entry["job_id"]), *steps, duration(lasted), cause + detail])
+        rows.append([str(entry["attempt"]), str(entry["job_id"]), *steps, duration(entry.get("ran_s")), cause + detail])
     return rows
 
 

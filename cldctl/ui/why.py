@@ -16,6 +16,7 @@ from cldctl.runs.failing import FirstFailure
 from cldctl.runs.why import Why
 
 from .console import out
+from .details import LIVE_CODE
 from .format import age, count, duration
 from .tables import fitted, state_text
 from .usage import usage_line
@@ -44,6 +45,8 @@ def _parts(why: Why) -> Iterator[RenderableType]:
         yield from _failure(why.failed, RunFolder(row.path))
     if why.excluded:
         yield _fact("avoids", f"nodes {', '.join(why.excluded)}")
+    if row.code == "live":
+        yield _fact("code", LIVE_CODE)
     for change in why.changed:
         yield _fact("changed", change, "yellow")
     if why.usage is not None and why.usage.used > 0:

@@ -42,6 +42,17 @@ def test_attempts():
     assert made.last == made.attempts[3]
 
 
+def test_an_attempt_reached_at_least_the_step_that_the_next_one_begins_from():
+    """Reports are rarer than checkpoints, and a crash comes between them."""
+    happened = [started(0), ended(0, "crashed", step=50), started(1, step=80)]
+    assert history(*happened).attempts[0].last_step == 80
+    rewound = [started(0), ended(0, "crashed", step=50), events.Requested(steps=99, from_step=80), started(1, step=80)]
+    assert history(*rewound).attempts[0].last_step == 50, "somebody named that step"
+    now = History.of(happened)
+    assert now.with_progress({"attempt": 1, "step": 100}, [80, 120]).attempts[1].last_step == 120
+    assert now.with_progress({"attempt": 1, "step": 100}, [80]).attempts[1].last_step == 100
+
+
 def test_an_empty_ledger():
     made = history()
     assert made == History()

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from cld_core.run import find_runs
-from cld_core.run.events import Ended
+from cld_core.run import Lease, find_runs
+from cld_core.run.events import Ended, Noted
 from tests.support.made_up import run_with
 from tests.support.paths import FIXTURES
 from tests.support.scripted import trained
@@ -60,6 +60,8 @@ def zeros(path):
 DAMAGE = {
     "created is an object": replaced("run.json", '{"format": 2, "created": {}}'),
     "an empty identity": replaced("run.json", "{}"),
+    "no identity": lambda run: run.identity_file.unlink(),
+    "the identity is a folder": in_place_of("run.json", os.mkdir),
     "a deep identity": replaced("run.json", DEEP),
     "a list": replaced("run.json", "[]"),
     "no JSON": replaced("run.json", "\x00"),
@@ -131,3 +133,39 @@ def test_a_bug_of_ours_is_one_row(tmp_path, good, monkeypatch):
     rows = {row["name"]: row for row in json.loads(invoke("status", "--json", "--all", runs=tmp_path).stdout)}
     assert rows["good"]["state"] == "STOPPED"
     assert (rows["bad"]["state"], rows["bad"]["reason"]) == ("LOST", "its files cannot be read: too deep")
+
+
+@pytest.mark.parametrize("left", ["attempts.jsonl", "recipe.yaml", "checkpoints"])
+def test_a_run_without_identity_is_one_row_as_long_as_anything_of_it_is_left(tmp_path, good, left):
+    bad = run_with(tmp_path / "bad", 10)
+    bad.ledger.append(Noted(note="mine"))
+    for path in bad.path.iterdir():
+        if path.name != left:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (tmp_path / "pictures").mkdir()
+    rows = {row["name"]: row for row in json.loads(invoke("status", "--json", "--all", runs=tmp_path).stdout)}
+    assert set(rows) == {"good", "bad"}, "a folder of something else is no run"
+    assert rows["bad"]["state"] == "LOST"
+    assert "run.json is missing" in rows["bad"]["reason"]
+    assert "run.json is missing" in invoke("logs", "bad", runs=tmp_path, code=2).stderr
+
+
+@pytest.mark.parametrize("damage", ["no identity", "no JSON", "the identity is a folder"])
+def test_a_run_without_identity_can_be_removed(tmp_path, good, damage):
+    bad = trained(run_with(tmp_path / "bad", 10), "2", "gone")
+    DAMAGE[damage](bad)
+    done = invoke("rm", "bad", "--yes", runs=tmp_path)
+    assert "run.json" in done.stderr, "what is wrong with it is shown"
+    assert not bad.path.exists()
+    assert good.path.exists()
+
+
+def test_a_run_without_identity_that_may_be_alive_stays(tmp_path, good):
+    bad = trained(run_with(tmp_path / "bad", 10), "2", "running")
+    bad.identity_file.unlink()
+    assert "job 2 may still run" in invoke("rm", "bad", "--yes", runs=tmp_path, code=2).stderr
+    (bad.path / "attempts.jsonl").unlink()
+    lease = Lease.acquire(bad.leases, job_id="2")
+    assert "Nothing was removed" in invoke("rm", "bad", "--yes", runs=tmp_path, code=2).stderr
+    lease.release()
+    assert bad.path.exists()

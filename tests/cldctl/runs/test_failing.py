@@ -88,6 +88,17 @@ def test_without_any_word_the_ledger_s_reason_is_what_there_is(run):
     assert (found.rank, found.reason, found.lines, found.file) == (None, "what rank 0 said", (), None)
 
 
+def test_one_rank_alone_is_the_first(run):
+    run.ledger.append(Started(attempt=1, job_id="7", step=10, restart=1, host="n3", ranks=1, time=300.0))
+    run.ledger.append(Started(attempt=2, job_id="7", step=10, restart=2, host="n3", ranks=1, time=400.0))
+    (run.logs / "7_0_log.out").write_text(
+        "--- start 1 of job 7: rank 0 on n3, 2026-11-26T08:00:00 ---\nstep 12 of 20\n"
+    )
+    found = first(run)
+    assert (found.attempt, found.rank, found.host, found.lines) == (1, 0, "n3", ("step 12 of 20",))
+    assert failed_log(run, 1)[1] == "attempt 1, rank 0 on n3"
+
+
 def test_nothing_in_a_log_steers_the_terminal_or_fills_the_screen(run):
     failed(run, 150.0, 1, "OSError: x")
     log(run, 1, "\x1b]0;title\x07\x1b[31mred\n" + "y" * 100_000 + "\nOSError: x\n")

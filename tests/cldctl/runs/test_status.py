@@ -1,5 +1,6 @@
 """Status of runs: what is shown of unusual ones, that one cannot hide the others, and who is asked about what."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -10,16 +11,18 @@ from cld_core.evaluation.request import EvalRequest
 from cld_core.recipe import load
 from cld_core.run import Lease, RunFolder
 from cld_core.run.atomic import write_json
-from cld_core.run.events import Ended, JobRef, Requested, Started, Submitted, TurnedAway
+from cld_core.run.events import Cancelled, Ended, JobRef, RankFailed, Requested, Started, Submitted, TurnedAway
 from cld_core.small_files import read_json
 from cldctl import clusters
 from cldctl.clusters.base import Seen, Survey
 from cldctl.clusters.debug import DebugCluster
 from cldctl.runs import survey
-from cldctl.runs.status import RunStatus, evaluation_status, status_of, status_or_reason
+from cldctl.runs.status import RunStatus, evaluation_status, named_status, status_of, status_or_reason
 from cldctl.runs.survey import Answers
+from cldctl.runs.why import why
 from cldctl.ui.details import details
 from cldctl.ui.tables import overview
+from cldctl.ui.why import screen
 from tests.support.made_up import report, run_with
 from tests.support.paths import RECIPES
 from tests.support.tools import invoke
@@ -108,6 +111,25 @@ def test_a_waiting_run_says_what_it_waits_for(run):
     assert "PENDING  ReqNodeNotAvail" in text(details([row]))
 
 
+def test_a_checkpoint_is_a_step_that_was_reached(tmp_path):
+    run = run_with(tmp_path / "mine", 80)
+    run.ledger.append(Submitted(job=ref()))
+    run.ledger.append(Started(attempt=0, job_id="7", step=0))
+    write_json(run.progress_file, {"attempt": 0, "step": 50, "time": 1.0})
+    row = status_of(run, saying(Seen("running")))
+    assert (row.step, row.checkpoint_step, row.attempts[-1]["last_step"]) == (80, 80, 80)
+
+
+def test_what_ended_an_attempt_is_the_rank_that_failed_first(run):
+    run.ledger.append(Submitted(job=ref()))
+    run.ledger.append(Started(attempt=0, job_id="7", step=0))
+    run.ledger.append(RankFailed(job_id="7", restart=0, rank=0, host="n1", reason="another rank is gone", time=5.0))
+    run.ledger.append(RankFailed(job_id="7", restart=0, rank=1, host="n2", reason="OSError: disk", time=6.0))
+    run.ledger.append(Ended(attempt=0, cause="crashed", step=3, detail="another rank is gone, killed or crashed"))
+    row = status_of(run, GONE)
+    assert row.reason == row.attempts[-1]["detail"] == "rank 1 on n2: OSError: disk"
+
+
 def test_a_run_whose_cluster_is_away_says_how_old_its_state_is(run):
     run.ledger.append(Submitted(job=ref()))
     away = saying(Seen("unknown"), "elsewhere does not answer")
@@ -173,7 +195,7 @@ def test_an_attempt_shows_only_its_public_fields(run):
     run.ledger.append(Submitted(job=ref()))
     run.ledger.append(Started(attempt=0, job_id="7", step=0, log_offset=12, restart=1))
     row = status_of(run, GONE).to_dict()
-    public = "attempt job_id started ended cause first_step last_step detail host warning"
+    public = "attempt job_id started ended cause first_step last_step detail host warning ran_s"
     assert set(row["attempts"][0]) == set(public.split())
     assert "is_readable" not in row
 
@@ -186,3 +208,61 @@ def test_a_withdrawn_job_that_still_waits_is_shown(run):
     row = status_of(run, saying(Seen("pending")))
     assert (row.state, row.reason) == ("CANCELLED", "job 8 still waits, with nothing to do: `cldctl cancel mine`")
     assert status_of(run, GONE).reason is None
+
+
+def test_an_attempt_runs_from_when_it_got_its_machines(run):
+    """`why` says the same."""
+    run.ledger.append(Submitted(job=ref(), time=100.0))
+    run.ledger.append(Started(attempt=0, job_id="7", step=0, time=260.0, began=200.0))
+    run.ledger.append(Ended(attempt=0, cause="finished", step=3, time=300.0))
+    row = status_of(run, GONE)
+    assert row.attempts[0]["ran_s"] == why(run).attempts[0]["ran_s"] == 100.0
+    assert " 1m40s " in text(details([row]))
+
+
+def test_an_end_in_the_ledger_is_not_as_of_some_time(run):
+    away = saying(Seen("unknown"), "elsewhere does not answer")
+    run.ledger.append(Submitted(job=ref()))
+    run.ledger.append(Cancelled(job_id="7"))
+    assert (status_of(run, away).state, status_of(run, away).as_of) == ("CANCELLED", 1.0), "its job may not have ended"
+    run.ledger.append(Started(attempt=0, job_id="7", step=0))
+    run.ledger.append(Ended(attempt=0, cause="cancelled", step=3))
+    assert (status_of(run, away).state, status_of(run, away).as_of) == ("CANCELLED", None)
+    run.ledger.append(Submitted(job=ref("8")))
+    run.ledger.append(Started(attempt=1, job_id="8", step=3))
+    run.ledger.append(Ended(attempt=1, cause="finished", step=9))
+    assert (status_of(run, away).state, status_of(run, away).as_of) == ("FINISHED", None)
+
+
+@pytest.mark.parametrize(("every_s", "ago", "reason"), [(1.0, 5, None), (1.0, 40, "no report for 4"), (30.0, 40, None)])
+def test_a_rate_is_that_of_a_run_that_reports(run, every_s, ago, reason):
+    run.ledger.append(Submitted(job=ref()))
+    run.ledger.append(Started(attempt=0, job_id="7", step=0))
+    told = {"attempt": 0, "step": 5, "steps": 100, "steps_per_s": 2.0, "every_s": every_s, "time": time.time() - ago}
+    write_json(run.progress_file, told)
+    row = status_of(run, saying(Seen("running")))
+    assert row.state == "RUNNING"
+    assert (row.steps_per_s, row.eta_s) == ((2.0, 47.5) if reason is None else (None, None))
+    assert (row.reason or "").startswith(reason or "")
+    assert bool(row.reason) == (reason is not None)
+
+
+def test_a_run_of_the_live_checkout_says_so(run):
+    run.ledger.append(Requested(steps=5, code="live"))
+    run.ledger.append(Submitted(job=ref()))
+    assert "the live checkout (--live-code)" in text(details([status_of(run, GONE)]))
+    assert "the live checkout (--live-code)" in text(screen(why(run)))
+
+
+def test_a_damaged_recipe_is_shown_once_and_not_resumed(run):
+    run.ledger.append(Submitted(job=ref()))
+    run.ledger.append(Started(attempt=0, job_id="7", step=0))
+    run.ledger.append(Ended(attempt=0, cause="timeout", step=3))
+    run.recipe_file.write_text("[")
+    row = named_status(run, GONE)
+    assert text(details([row])).count("problem") == 1
+    assert "recipe.yaml" in row.problems[0]
+    found = why(run)
+    assert sum("recipe.yaml" in problem for problem in found.problems) == 1
+    assert found.do.startswith("restore recipe.yaml")
+    assert not [command for command in found.next if command.startswith("resume")]

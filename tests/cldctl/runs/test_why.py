@@ -142,11 +142,10 @@ def test_whatever_is_damaged_it_answers_and_says_what(run, what, how):
     elif how == "folder":
         path.mkdir()
     runs = run.path.parent
-    code = 3 if what == "run.json" and how != "garbage" else 0
     for words in ((), ("--json",)):
-        done = invoke("why", "mine", *words, runs=runs, code=code)
+        done = invoke("why", "mine", *words, runs=runs)
         assert "internal error" not in done.stderr
     if how == "garbage" and path.suffix in (".json", ".yaml"):
         assert what in done.stdout
-    if code == 0 and what not in ("attempts.jsonl", "logs"):
+    if what not in ("attempts.jsonl", "logs"):
         assert [row["cause"] for row in json.loads(done.stdout)["attempts"]] == ["crashed", "crashed"]
