@@ -162,6 +162,15 @@ def test_the_last_lines_of_each_file(requeued):
     assert len(shown(requeued, "-n", "1", "--all-ranks", "--attempt", "0").stdout.splitlines()) == 3
 
 
+def test_last_lines_without_a_time_are_in_the_order_of_the_times_above_them(requeued):
+    for rank, second in ((0, 9), (1, 5)):
+        text = f"2026-11-26T08:01:0{second} rank {rank}\nthe end of rank {rank}\n"
+        (requeued.logs / f"7_{rank}_log.out").write_text(text)
+    (requeued.logs / "7_1_log.err").unlink()
+    shown_lines = shown(requeued, "--all-ranks", "-n", "1").stdout.splitlines()
+    assert shown_lines == ["1| the end of rank 1", "0| the end of rank 0"]
+
+
 def test_a_log_that_is_followed_is_printed_once(requeued, scripted):
     scripted.phases["7"] = "gone"
     assert shown(requeued, "-f", "--attempt", "1").stdout == f"{mark(1)}rank 0 start 1\n"
