@@ -170,6 +170,8 @@ def _planned(run: RunFolder, asked: _Asked) -> "tuple[EvaluationPlan, Cluster, C
     made = plan.make(run, asked.metrics, steps, asked.overrides, axes, asked.shards)
     for other, pieces in divided_otherwise(run, made.requests) if asked.shards is not None else []:
         err.print(f"{other} was begun in {pieces} shards and keeps them")
+    for pieces in sorted({request.shards for request in made.requests if request.shards < (asked.shards or 0)}):
+        err.print(f"--shards {asked.shards}: there are {pieces} rows, so {pieces} shards")
     return made, where, size
 
 
