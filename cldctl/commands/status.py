@@ -90,12 +90,12 @@ class _Asked:
     def rows(self) -> "_Shown":
         """What is to be shown now."""
         from cldctl.runs import selection, survey
-        from cldctl.runs.status import status_or_reason
+        from cldctl.runs.status import status_by_now
 
         closed: dict[str, str] = {}
         if self.chosen:
             answers = survey.of_runs(self.chosen, max_age_s=survey.TO_LOOK_S)
-            rows = [status_or_reason(run, answers) for run in self.chosen]
+            rows = [status_by_now(run, answers) for run in self.chosen]
         else:
             found = self.index.look(max_age_s=survey.TO_LOOK_S)
             rows, answers, closed = found.rows, found.answers, found.closed

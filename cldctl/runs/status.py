@@ -19,7 +19,7 @@ from cld_core.texts import one_line
 from cldctl.clusters.base import Seen
 
 from . import home, usage
-from .changes import changed_between
+from .changes import changed_between, changed_by_now
 from .newer import seen_by
 from .state import OVER, RESUMABLE, state_of
 from .stopped import why_stopped
@@ -92,6 +92,15 @@ def status_or_reason(run: RunFolder, answers: Answers) -> RunStatus:
     except Exception as error:
         problem = f"its files cannot be read: {one_line(error) or type(error).__name__}"
     return RunStatus(name=run.name, path=str(run.path), state="LOST", reason=problem, is_readable=False)
+
+
+def status_by_now(run: RunFolder, answers: Answers) -> RunStatus:
+    """As `status_or_reason`, for a run that somebody asks for by its name: also what was edited since its last start."""
+    row = status_or_reason(run, answers)
+    try:
+        return replace(row, changes=changed_by_now(run, run.ledger.history())) if row.is_readable else row
+    except Exception:  # The row says what is known of it.
+        return row
 
 
 def status_of(run: RunFolder, answers: Answers) -> RunStatus:

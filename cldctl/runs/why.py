@@ -12,7 +12,7 @@ from cldctl import clusters
 from cldctl.clusters.base import Waiting
 
 from . import survey, usage
-from .changes import changed_between
+from .changes import changed_by_now
 from .failing import FirstFailure, first_failure, last_failed
 from .state import RESUMABLE
 from .status import RunStatus, status_or_reason
@@ -106,7 +106,7 @@ def why(run: RunFolder) -> Why:
         attempts=[attempt_row(stretch) for stretch in told],
         failed=failed,
         excluded=tried("the nodes", lambda: _excluded(run, history), ()),
-        changed=tried("the changes", lambda: changed_between(history), list[str]()),
+        changed=tried("the changes", lambda: changed_by_now(run, history), list[str]()),
         waiting=waiting,
         usage=tried("usage", lambda: usage.of_history(history, told, lambda: usage.size_of(run), alive=alive), None),
         problems=problems,
