@@ -75,5 +75,7 @@ def _values(file: Path) -> dict[str, object]:
 def _shown(key: str, values: dict[str, object]) -> str:
     from cld_core.recipe.reading import to_yaml_line
 
-    value = values.get(key)
-    return one_line(to_yaml_line(list(value) if isinstance(value, tuple) else value), 60) if key in values else "nothing"
+    if key not in values:
+        return "nothing"
+    value = values[key]
+    return one_line(to_yaml_line(list(value) if isinstance(value, tuple) else value), 60)

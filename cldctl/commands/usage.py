@@ -64,7 +64,7 @@ def _run(name: str, root: Path, runs: Sequence[RunFolder]) -> RunFolder:
             raise
         known = dict.fromkeys(str(word) for run in runs for word in (run.name, _group(run)) if word is not None)
         guess = did_you_mean(name, known) or " `cldctl status` lists the existing ones."
-        raise NotFoundError(f"there is no run and no group '{name}' in {root.absolute()}.{guess}") from None
+        raise NotFoundError(f"no run and no group '{name}' in {root.absolute()}.{guess}") from None
 
 
 def _group(run: RunFolder) -> Any:

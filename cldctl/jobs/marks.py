@@ -9,8 +9,8 @@ import time
 from cld_core.run.process import start_time
 from cldctl.clusters.base import InJob
 
-# The line at the head of what a start prints, with what submitit says before it about this very process: the lines above
-# may be about the end of the one before.
+# The line at the head of what a start prints, with what submitit says before it about this very process: the lines
+# above may be about the end of the one before.
 _BEGINS = rb"[^\n]{0,200}Starting with JobEnvironment"
 _SUBMITIT = rb"(?:submitit " + _BEGINS + rb"[^\n]{0,2000}\n(?:submitit (?!" + _BEGINS + rb")[^\n]{1,2000}\n){0,8})?"
 MARK = re.compile(

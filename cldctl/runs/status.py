@@ -95,7 +95,7 @@ def status_or_reason(run: RunFolder, answers: Answers) -> RunStatus:
 
 
 def status_by_now(run: RunFolder, answers: Answers) -> RunStatus:
-    """As `status_or_reason`, for a run that somebody asks for by its name: also what was edited since its last start."""
+    """As `status_or_reason`, for a run that somebody names: also what was edited since its last start."""
     row = status_or_reason(run, answers)
     try:
         return replace(row, changes=changed_by_now(run, run.ledger.history())) if row.is_readable else row

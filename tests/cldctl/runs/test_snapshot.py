@@ -250,7 +250,10 @@ def test_overrides_of_the_first_submission_are_in_the_ledger(tmp_path, scripted,
 def test_status_tells_of_an_edited_recipe(run):
     run.recipe_file.write_text(run.recipe_file.read_text().replace("lr: 0.001", "lr: 0.5"))
     resumed(stop(run))
-    assert "recipe.yaml was edited by hand: optim.lr 0.5 instead of 0.001" in invoke("status", run.name, runs=run.path.parent).stdout
+    assert (
+        "recipe.yaml was edited by hand: optim.lr 0.5 instead of 0.001"
+        in invoke("status", run.name, runs=run.path.parent).stdout
+    )
     (row,) = json.loads(invoke("status", run.name, "--json", runs=run.path.parent).stdout)
     assert row["changes"] == ["recipe.yaml was edited by hand: optim.lr 0.5 instead of 0.001"]
 
