@@ -16,6 +16,8 @@ def find_recipe(name: str) -> Path:
     by_name = recipe_files()
     if (file := _file_of(name, by_name)) is not None:
         return file
+    if os.path.isfile(beside := f"{name}.yaml"):
+        raise RecipeError(f"{name}: there is no recipe of this name. Did you mean '{os.path.join('.', beside)}'?")
     close = nearest(Path(name).stem, by_name)
     fix = "`cldctl recipes` lists the available ones." if close is None else f"Did you mean '{short(by_name[close])}'?"
     raise RecipeError(f"{name}: there is no such recipe. {fix}")

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from cld_core.errors import did_you_mean
+from cld_core.texts import is_count
 
 from . import cluster
 from .data import ImageDataSpec, ToyDataSpec
@@ -37,6 +38,9 @@ def problems_of_new(recipe: Recipe) -> Iterator[Problem]:
     """Problems of what is typed. Runs that have them are read: what meets such a value, a job above all, refuses it."""
     for name, text in cluster.problems(recipe.cluster):
         yield f"cluster.{name}", f"cluster.{name}", text
+    if recipe.hooks.on_change is not None and is_count(recipe.hooks.on_change.strip().lstrip("-")):
+        text = f"cannot be {recipe.hooks.on_change}, a number; expected a shell command. Write one, or leave it out."
+        yield "hooks.on_change", "hooks.on_change", text
     if isinstance(recipe.data, ImageDataSpec):
         yield from _pictures(recipe.periodic.samples, recipe.data)
 

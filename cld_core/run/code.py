@@ -5,7 +5,7 @@ code/                 the files of the checkout, importable; of a colleague who 
   changes.patch       what differed from the commit
   recipe.yaml         the recipe as it was submitted
   plugins/HASH/       the plug-in files that the recipe names
-  earlier/DIGEST/     manifest and patch of the code before `resume --update-code`
+  earlier/DIGEST/     manifest, patch and plug-ins of the code before `resume --update-code`
 
 Runs of a group share one copy, RUNS/.groups/GROUP/code/, to which the manifest of each points.
 """
@@ -274,7 +274,9 @@ def problem_of(folder: Path, manifest: Manifest) -> str | None:
 
 def _importable(folder: Path) -> Iterator[str]:
     for place, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if name != "__pycache__"]
+        # Nothing imports what is kept of earlier code.
+        kept = (EARLIER,) if Path(place) == folder else ()
+        folders[:] = [name for name in folders if name != "__pycache__" and name not in kept]
         inside = Path(place).relative_to(folder)
         yield from (str(inside / name) for name in sorted(files) if name.endswith(_IMPORTABLE))
 

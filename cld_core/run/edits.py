@@ -5,6 +5,7 @@ from pathlib import Path
 
 from cld_core.errors import RecipeError
 from cld_core.small_files import read_bytes
+from cld_core.texts import one_line
 
 from . import code, pending
 from .events import RecipeEdited
@@ -14,24 +15,35 @@ from .folder import RunFolder
 UNKNOWN = "unknown keys"
 
 
-def edited(run: RunFolder) -> tuple[str, ...]:
-    """The keys of a run's recipe that are not what they were when it was made; empty for runs of older versions.
+def seen(run: RunFolder) -> tuple[str, ...] | None:
+    """What was edited, in words; None if that cannot be found out at this moment."""
+    try:
+        return tuple(edited(run).values())
+    except (OSError, RecipeError):
+        return None
+
+
+def edited(run: RunFolder) -> dict[str, str]:
+    """The keys of a run's recipe that are not what they were when it was made, each with both values in words.
+
+    Empty for runs of older versions.
 
     Raises:
         OSError, RecipeError: it cannot be read.
     """
     wanted = run.identity().get("recipe_digest")
     if wanted is None or _digest(run.recipe_file) == wanted:
-        return ()
+        return {}
     original = code.folder_of(run.path) / code.RECIPE
     try:
         if _digest(original) != wanted:
-            return (UNKNOWN,)
+            return {UNKNOWN: UNKNOWN}
         before = _values(original)
     except (OSError, RecipeError):
-        return (UNKNOWN,)
+        return {UNKNOWN: UNKNOWN}
     now = _values(run.recipe_file)
-    return tuple(sorted(key for key in {*before, *now} if before.get(key) != now.get(key)))
+    other = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+    return {key: f"{key} {_shown(key, now)} instead of {_shown(key, before)}" for key in other}
 
 
 def note(run: RunFolder, within_s: float = 0.0) -> str | None:
@@ -40,12 +52,13 @@ def note(run: RunFolder, within_s: float = 0.0) -> str | None:
     A file system that fails at this moment keeps nothing from starting.
     """
     try:
-        keys = edited(run)
+        found = edited(run)
     except (OSError, RecipeError):
         return None
-    if keys != pending.history(run.ledger).edited:
-        pending.append(run.ledger, RecipeEdited(keys=keys), within_s=within_s)
-    return f"{run.recipe_file} was edited by hand since the run was made: {', '.join(keys)}" if keys else None
+    texts = tuple(found.values())
+    if texts != pending.history(run.ledger).edited:
+        pending.append(run.ledger, RecipeEdited(keys=tuple(found), values=texts), within_s=within_s)
+    return f"{run.recipe_file} was edited by hand since the run was made: {', '.join(texts)}" if texts else None
 
 
 def _digest(file: Path) -> str:
@@ -57,3 +70,12 @@ def _values(file: Path) -> dict[str, object]:
     from cld_core.recipe.tree import walk
 
     return {key: value for key, value in walk(load_frozen(file).to_dict()) if not isinstance(value, dict)}
+
+
+def _shown(key: str, values: dict[str, object]) -> str:
+    from cld_core.recipe.reading import to_yaml_line
+
+    if key not in values:
+        return "nothing"
+    value = values[key]
+    return one_line(to_yaml_line(list(value) if isinstance(value, tuple) else value), 60)

@@ -140,7 +140,7 @@ class Started(Event):
         warning: what is wrong while the attempt runs, such as a missing GPU.
         code: the digest of the code that runs.
         gpu: the name of rank 0's GPU, and ``driver`` the version of its driver; None without one.
-        hosts: the machine of each rank, in their order.
+        host: the machine of rank 0, as the launcher calls it, and ``hosts`` that of each rank, in their order.
         began: when the launcher gave the job its machines, or its process began; seconds since 1970.
         heard: when the attempt before last reported, in case it could not write its end.
         ranks: processes that train, and ``gpus`` and ``cores`` (of CPUs) that are reserved for them.
@@ -370,9 +370,14 @@ class Cancelled(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeEdited(Event):
-    """Somebody has changed these keys of the frozen recipe by hand; none any more if there are no ``keys``."""
+    """Somebody has changed these keys of the frozen recipe by hand; none any more if there are no ``keys``.
+
+    Attributes:
+        values: for each key in words, what it is now and was at first; older versions do not tell.
+    """
 
     keys: tuple[str, ...] = ()
+    values: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -145,7 +145,7 @@ class RunFolder:
 
         folder = cls(path)
         check_name(folder.name)
-        folder._require_free()
+        folder.require_free()
         # Filled under another name: whoever is killed meanwhile has not taken this one.
         draft = cls(folder.path.with_name(f".{folder.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"))
         try:
@@ -155,19 +155,24 @@ class RunFolder:
             raise CldError(f"{folder.path}: {text}") from error
         try:
             draft._fill({"format": FORMAT, "name": folder.name, **identity}, dump(recipe.anchored(Path.cwd())))
-            folder._require_free()
+            folder.require_free()
             draft.path.rename(folder.path)
             sync_folder(folder.path.parent)
         except OSError as error:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-                folder._require_free()  # Another command was first.
+                folder.require_free()  # Another command was first.
             text = f"the run folder cannot be filled ({error.strerror}). Free some space, or use another --runs-dir."
             raise CldError(f"{folder.path}: {text}") from error
         finally:
             shutil.rmtree(draft.path, ignore_errors=True)
         return folder
 
-    def _require_free(self) -> None:
+    def require_free(self) -> None:
+        """Refuse the name of a new run that something else has.
+
+        Raises:
+            UsageError
+        """
         if self.exists:
             fix = f"Choose another --name, or continue it with `cldctl resume {self.path}`."
             raise UsageError(f"{self.path}: a run of this name exists. {fix}")

@@ -25,7 +25,7 @@ class History:
         overrides: those that continuations added, in order.
         from_step: the step that `resume --from` named, until an attempt has started.
         code: the digest of the code that was last asked for, `Requested.code`.
-        edited: keys of the frozen recipe that somebody has changed by hand since the run was made.
+        edited: what somebody has changed by hand in the frozen recipe since the run was made, in words.
         imported_step: the step of the checkpoint that the run was imported with; None for other runs.
         cancelled: ids of the jobs that somebody asked to end.
         not_begun: by job id, why it could not begin.
@@ -240,7 +240,7 @@ class History:
             case events.RankFailed() | events.Unfit():
                 self._told.append(event)
             case events.RecipeEdited():
-                self.edited = event.keys
+                self.edited = event.values or event.keys
             case events.OtherCode():
                 self.other_code = event
             case events.Noted():

@@ -95,7 +95,7 @@ def run(
     recipe = folder.recipe(within_s=_START_WITHIN_S)
     with _started(folder, recipe, ranks, job_id, restart) as (start, lease):
         # Before anything that may fail on one rank alone.
-        hosts = ranks.gather(socket.gethostname())
+        hosts = ranks.gather(node or socket.gethostname())
         if start.finished:
             print(f"{folder.name} is finished: {start.step} steps are done. Nothing to do.", flush=True)
             if lease is not None:
@@ -111,6 +111,8 @@ def run(
             print(f"warning: {code.ROOT}: the code was changed after it was stored: {problem}", flush=True)
         beginning = replace(
             _beginning(folder, recipe, ranks, start, job_id, restart, log, began),
+            # One name everywhere: the launcher's, by which nodes are avoided, too.
+            host=node or socket.gethostname(),
             code=code.running(folder.path),
             gpu=machine.gpu(ranks.device),
             driver=machine.driver(ranks.device),
@@ -181,7 +183,6 @@ def _beginning(
         attempt=start.attempt,
         job_id=job_id,
         step=start.step,
-        host=socket.gethostname(),
         pid=os.getpid(),
         restart=restart,
         reached=before,

@@ -28,7 +28,9 @@ def logs(
     tail: Annotated[
         int | None, typer.Option("--tail", "-n", metavar="N", min=0, help="The last N lines of each file.")
     ] = None,
-    evaluation: Annotated[str | None, typer.Option("--eval", metavar="ID", help="Of an evaluation.")] = None,
+    evaluation: Annotated[
+        str | None, typer.Option("--eval", metavar="ID", help="Of an evaluation; the beginning of its id will do.")
+    ] = None,
     shard: Annotated[int | None, typer.Option("--shard", metavar="N", help="The process of this shard of it.")] = None,
     directory: RunsDir = None,
 ) -> None:

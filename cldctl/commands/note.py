@@ -19,7 +19,7 @@ def note(
     untag: Annotated[list[str] | None, typer.Option("--untag", metavar="TAG", help="Remove a tag.")] = None,
     directory: RunsDir = None,
 ) -> None:
-    """Write a note about a run, or give it tags; `cldctl status` shows both.
+    """Write a note about a run, or give it tags; `cldctl status RUN` shows both, the table of runs only tags.
 
     Example: cldctl note toy-0102-101112-ab12 "the baseline of the paper" --tag baseline
     """

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cld_core.errors import UsageError
 from cld_core.run import RunFolder
 from cldctl.ui.console import err, out
 
@@ -45,7 +46,7 @@ def status(
     ] = "created",
     reverse: Annotated[bool, typer.Option("--reverse", help="Sort the other way round.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Read every run again, also those that are over.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Show again every second, until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="On a terminal: show again every second.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
     directory: RunsDir = None,
 ) -> None:
@@ -56,13 +57,17 @@ def status(
     from cldctl.runs import selection
     from cldctl.runs.index import Index
 
+    if watch and as_json:
+        raise UsageError("--watch does not go with --json, which prints one document. Run it again in a loop.")
+    if watch and not out.is_terminal:
+        raise UsageError("--watch redraws a terminal, and stdout is none. Leave it out, or run `status` in a loop.")
     root = runs_dir(directory)
     which = selection.selection(state, since, tags or (), user, group)
     selection.in_order([], sort)
     groups = [found.name for name in runs or [] if (found := group_named(name, root)) is not None]
     chosen = find_runs_or_group(runs or [], root)
     asked = _Asked(Index(root, fresh=fresh), chosen, groups, which, everything, sort, reverse)
-    if watch and out.is_terminal and not as_json:
+    if watch:
         _watch(asked)
     _show(asked, as_json)
 

@@ -155,8 +155,7 @@ def _estimate(path: Path, recipe: "Recipe", start: "Callable[[], float | None]")
     from cldctl.ui.estimate import estimate_line
 
     line = estimate_line(estimate(path.parent, recipe, without=path.name), start())
-    if line is not None:
-        err.print(line, markup=False, soft_wrap=True)
+    err.print(line, markup=False, soft_wrap=True)
 
 
 def _preview(run: RunFolder, recipe: "Recipe", cluster: "Cluster", spec: "JobSpec", metrics: tuple[str, ...]) -> None:

@@ -1,10 +1,13 @@
 """`cldctl usage`: GPU-hours, what they were good for, and the time in the queue."""
 
 import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from cld_core.errors import NotFoundError, did_you_mean
 from cld_core.run import RunFolder, find_runs
 from cldctl.ui.console import err, out
 
@@ -36,7 +39,7 @@ def usage(
     chosen: list[RunFolder] = []
     for name in names or []:
         group = [] if "/" in name or RunFolder(root / name).exists else [run for run in runs if _group(run) == name]
-        chosen += group or [find_run(name, root)]
+        chosen += group or [_run(name, root, runs)]
     folder = Folder.of({run.path: run for run in (chosen if names else runs)}.values(), since=begin)
     for problem in folder.problems:
         err.print(problem, style="yellow", markup=False, soft_wrap=True)
@@ -48,6 +51,22 @@ def usage(
         from cldctl.ui.usage import usage_table
 
         out.print(usage_table(folder.runs, folder.groups, folder.totals))
+
+
+def _run(name: str, root: Path, runs: Sequence[RunFolder]) -> RunFolder:
+    """The run of a name that no group has.
+
+    Raises:
+        NotFoundError: nor has a run; names the nearest of both.
+    """
+    try:
+        return find_run(name, root)
+    except NotFoundError:
+        if "/" in name:
+            raise
+        known = dict.fromkeys(str(word) for run in runs for word in (run.name, _group(run)) if word is not None)
+        guess = did_you_mean(name, known) or " `cldctl status` lists the existing ones."
+        raise NotFoundError(f"no run and no group '{name}' in {root.absolute()}.{guess}") from None
 
 
 def _group(run: RunFolder) -> Any:

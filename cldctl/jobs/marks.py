@@ -10,8 +10,10 @@ import time
 from cld_core.run.process import start_time
 from cldctl.clusters.base import InJob
 
-# The line at the head of what a start prints, with what submitit says before it.
-_SUBMITIT = rb"(?:submitit [^\n]{1,2000}\n){0,9}"
+# The line at the head of what a start prints, with what submitit says before it about this very process: the lines
+# above may be about the end of the one before.
+_BEGINS = rb"[^\n]{0,200}Starting with JobEnvironment"
+_SUBMITIT = rb"(?:submitit " + _BEGINS + rb"[^\n]{0,2000}\n(?:submitit (?!" + _BEGINS + rb")[^\n]{1,2000}\n){0,8})?"
 MARK = re.compile(
     rb"^" + _SUBMITIT + rb"--- start (?P<restart>[0-9]{1,9}) of job \S+: rank [0-9]+ on \S+, \S+ ---\r?\n", re.MULTILINE
 )

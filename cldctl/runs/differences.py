@@ -2,7 +2,9 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
+from cld_core.run import RunFolder, edits
 from cld_core.run.attempt import Attempt
 from cld_core.run.history import History
 
@@ -22,6 +24,12 @@ def changed_between(history: History) -> list[str]:
                 lines.pop(name, None)
                 lines[name] = f"since attempt {attempt.attempt}: {name} {_short(value)} instead of {_short(before)}"
     return [*lines.values(), *_other_code(history), *_edited(history)]
+
+
+def changed_by_now(run: RunFolder, history: History) -> list[str]:
+    """As `changed_between`, also what was edited since the last start, which no ledger tells of yet."""
+    now = edits.seen(run)
+    return changed_between(history if now is None else replace(history, edited=now))
 
 
 def _told(attempt: Attempt) -> Mapping[str, str]:

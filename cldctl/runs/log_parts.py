@@ -126,26 +126,39 @@ def _marks(file: Path) -> list[tuple[int, int]] | None:
     return found
 
 
-def merged(parts: Sequence[tuple[int, Part]]) -> Iterator[tuple[int, bytes]]:
+def merged(parts: Sequence[tuple[int, Part]], latest: dict[Path, float] | None = None) -> Iterator[tuple[int, bytes]]:
     """The lines of several ranks in the order of their times; a line without one follows the line above it.
 
     Where no line has a time, one file follows another.
 
+    Args:
+        latest: of each file, the latest time above its part, if there is any; those of the parts are added.
+
     Raises:
         OSError
     """
-    streams = [_timed(order, rank, part) for order, (rank, part) in enumerate(parts)]
+    times = {} if latest is None else latest
+    streams = [_timed(order, rank, part, times) for order, (rank, part) in enumerate(parts)]
     for _, _, rank, line in heapq.merge(*streams, key=lambda it: it[:2]):
         yield rank, line
 
 
-def _timed(order: int, rank: int, part: Part) -> Iterator[tuple[float, int, int, bytes]]:
-    latest = 0.0
+def _timed(order: int, rank: int, part: Part, times: dict[Path, float]) -> Iterator[tuple[float, int, int, bytes]]:
+    latest = times.get(part.file, 0.0)
     for line in part.all_lines():
         # A clock that was set back does not move a line up in its own file.
-        latest = max(latest, time_of(line) or 0.0)
+        times[part.file] = latest = max(latest, time_of(line) or 0.0)
         if not part.is_repeated(line):
             yield latest, order, rank, line
+
+
+def latest_time(part: Part) -> float:
+    """The latest time of a line in a part, seconds since 1970; 0 without any.
+
+    Raises:
+        OSError
+    """
+    return max((time_of(line) or 0.0 for line in part.all_lines()), default=0.0)
 
 
 def time_of(line: bytes) -> float | None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cld_core.errors import NotFoundError
+from cld_core.errors import NotFoundError, UsageError
 from cld_core.evaluation.evaluation import evaluations_of
 from cld_core.run import RunFolder
 from cld_core.run.attempt import Attempt
@@ -119,10 +119,20 @@ def _start(history: History, attempt: Attempt) -> dict[str, Any]:
 def of_evaluation(run: RunFolder, name: str, shard: int | None, rank: int) -> Log:
     """The log of the newest job of an evaluation, or of the newest that computes a shard of it.
 
+    Args:
+        name: its id, or the beginning of that if no other evaluation that was started begins so.
+
     Raises:
         NotFoundError: there is no such evaluation or shard, or no job of it.
+        UsageError: several begin like that.
     """
     works = {work.folder.name: work for work in evaluations_of(run)}
+    if name and name not in works:
+        close = [key for key, work in works.items() if key.startswith(name) and work.ledger.history().jobs]
+        if len(close) > 1:
+            text = f"'{name}' is the beginning of {len(close)} evaluations of {run.name}: {', '.join(close)}"
+            raise UsageError(f"{text}. Write more of the id.")
+        name = close[0] if close else name
     jobs = works[name].ledger.history().jobs if name in works else ()
     if not jobs:
         existing = ", ".join(key for key, work in works.items() if work.ledger.history().jobs) or "none"

@@ -70,7 +70,7 @@ def for_continuation(run: RunFolder, recipe: Recipe, cluster: Cluster, wish: Wis
     manifest = code.read(folder)
     if manifest is None and not wish.update and (theirs := code.read(run.path / "code")) is not None:
         return _as_theirs(run, recipe, cluster, wish, theirs)
-    if manifest is None and os.path.lexists(folder / code.MANIFEST) and not wish.update:
+    if manifest is None and not wish.update and _is_lost(run, folder):
         raise _damaged(run, f"{code.MANIFEST} cannot be read")
     keeps = manifest is not None and (manifest.kind == "copy" or (manifest.kind == "live" and manifest.asked))
     if manifest is None or wish.update or not keeps:
@@ -82,6 +82,13 @@ def for_continuation(run: RunFolder, recipe: Recipe, cluster: Cluster, wish: Wis
             _require_whole(run, folder, manifest)
             wish.checked.add(code.place(folder, manifest))
     return _with_new_plugins(run, folder, manifest, recipe)
+
+
+def _is_lost(run: RunFolder, folder: Path) -> bool:
+    """Whether there is code without a manifest to go by, of a run that has asked for stored code."""
+    if os.path.lexists(folder / code.MANIFEST):
+        return True
+    return os.path.lexists(code.folder_of(run.path)) and run.ledger.history().code not in (None, "live")
 
 
 def requested(manifest: Manifest, cluster: Cluster) -> str:
@@ -169,18 +176,19 @@ def _damaged(run: RunFolder, problem: str) -> CldError:
 
 
 def _keep_earlier(folder: Path, draft: Path) -> None:
-    """Of the code that is replaced, manifest and patch stay, so that what earlier attempts ran can be made again."""
+    """Of the code that is replaced, manifest, patch and plug-ins stay: what earlier attempts ran can be made again."""
+    if (folder / code.EARLIER).is_dir():
+        shutil.copytree(folder / code.EARLIER, draft / code.EARLIER)
     before = code.read(folder)
     if before is None:
         return
-    if (folder / code.EARLIER).is_dir():
-        shutil.copytree(folder / code.EARLIER, draft / code.EARLIER)
-    kept = draft / code.EARLIER / (before.digest[:16] or before.kind)
+    # As `status` names it, which is not what it is without its plug-ins.
+    kept = draft / code.EARLIER / before.code[:16]
     kept.mkdir(parents=True, exist_ok=True)
     files = code.place(folder, before)
-    for name in (code.MANIFEST, code.PATCH):
-        if (files / name).exists():
-            shutil.copyfile(files / name, kept / name)
+    for name in (code.MANIFEST, code.PATCH, *(plugin.file for plugin in before.plugins)):
+        if os.path.isfile(files / name):
+            drafts.copy_file(files, kept, name)
 
 
 def left_out_code(run: RunFolder) -> str | None:

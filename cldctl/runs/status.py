@@ -21,7 +21,7 @@ from cldctl.clusters.base import Seen
 
 from . import home, usage
 from .damages import damages
-from .differences import changed_between
+from .differences import changed_between, changed_by_now
 from .failing import with_culprits
 from .newer import seen_by
 from .state import OVER, RESUMABLE, state_of
@@ -104,9 +104,15 @@ def status_or_reason(run: RunFolder, answers: Answers, works: Sequence[Evaluatio
 
 
 def named_status(run: RunFolder, answers: Answers) -> RunStatus:
-    """As `status_or_reason`, of a run that somebody names: with what is wrong with its files."""
+    """As `status_or_reason`, of a run that somebody names: what is wrong with its files, and what was edited."""
     row = status_or_reason(run, answers)
-    return replace(row, problems=damages(run)) if row.is_readable else row
+    if not row.is_readable:
+        return row
+    row = replace(row, problems=damages(run))
+    try:
+        return replace(row, changes=changed_by_now(run, run.ledger.history()))
+    except Exception:  # The row says what is known of it.
+        return row
 
 
 def status_of(run: RunFolder, answers: Answers, works: Sequence[Evaluation] | None = None) -> RunStatus:

@@ -72,9 +72,10 @@ def check(path: Path, recipe: Recipe, cluster: Cluster, live_code: bool = False)
     """Refuse what cannot be submitted, before anything is written; returns the job that trains.
 
     Raises:
-        UsageError: the name cannot be used, or the cluster has no such jobs.
+        UsageError: the name cannot be used or is taken, or the cluster has no such jobs.
     """
     check_name(path.name)
+    RunFolder(path).require_free()
     spec = specs.training(RunFolder(path), recipe, cluster)
     if drafts.kind_for(cluster, live_code) == "copy":
         spec = replace(spec, code=code.own_folder(path))

@@ -14,7 +14,7 @@ from cldctl.clusters.base import Waiting
 
 from . import survey, usage
 from .damages import damages, of_recipe, recipe_fix
-from .differences import changed_between
+from .differences import changed_by_now
 from .failing import FirstFailure, first_failure, last_failed
 from .state import RESUMABLE
 from .status import RunStatus, status_or_reason
@@ -110,7 +110,7 @@ def why(run: RunFolder) -> Why:
         attempts=[attempt_row(stretch) for stretch in told.attempts],
         failed=failed,
         excluded=tried("the nodes", lambda: _excluded(run, history, row.job_id), ()),
-        changed=tried("the changes", lambda: changed_between(history), list[str]()),
+        changed=tried("the changes", lambda: changed_by_now(run, history), list[str]()),
         waiting=waiting,
         usage=tried("usage", lambda: usage.usage_of(run, told), None),
         problems=problems,

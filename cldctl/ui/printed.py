@@ -10,7 +10,7 @@ import typer
 
 from cld_core.errors import CldError
 from cld_core.texts import printable
-from cldctl.runs.log_parts import MOST_BYTES, Part, merged
+from cldctl.runs.log_parts import MOST_BYTES, Part, latest_time, merged
 from cldctl.runs.logs import Log
 
 from .console import err
@@ -32,6 +32,8 @@ class Printer:
         self._find, self._merge, self._tail = find, merge, tail
         # How far each file was shown, bytes.
         self._shown: dict[Path, int] = {}
+        # Of each file, the latest time of a line so far: the lines below it that have none belong there.
+        self._latest: dict[Path, float] = {}
         self._said: set[str] = set()
 
     def show(self) -> None:
@@ -49,7 +51,7 @@ class Printer:
 
     def _show(self, parts: Sequence[tuple[int, Part]]) -> None:
         if self._merge:
-            for rank, line in merged(parts):
+            for rank, line in merged(parts, self._latest):
                 ended = line if line.endswith(b"\n") else line + b"\n"
                 _print(f"{rank}| ".encode() + ended, is_error=False)
         else:
@@ -86,7 +88,10 @@ class Printer:
         if part.whole is not None:
             self._say(f"{part.file}: shown whole: {part.whole}")
         if self._tail is not None:
-            part = part.last(self._tail)
+            whole, part = part, part.last(self._tail)
+            if self._merge:
+                above = max(whole.begin, part.begin - MOST_BYTES)
+                self._latest[part.file] = latest_time(replace(whole, begin=above, end=part.begin))
         begin = max(part.begin, (part.end or 0) - MOST_BYTES)
         if begin > part.begin:
             self._say(f"the first {begin - part.begin:,} bytes of {part.file} are not shown")

@@ -6,8 +6,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from .console import err
 
-# Seconds between two lines if stderr is not a terminal.
-LINE_EVERY_S = 5.0
+# Seconds between two lines if stderr is not a terminal, and between two that are the same.
+LINE_EVERY_S, SAME_EVERY_S = 5.0, 60.0
 
 
 class View:
@@ -23,7 +23,7 @@ class View:
         )
         self._progress = Progress(*columns, console=err, expand=True) if err.is_terminal else None
         self._tasks: dict[str, TaskID] = {}
-        self._printed: dict[str, tuple[float, str]] = {}
+        self._printed: dict[str, tuple[float, str, str]] = {}
 
     def __enter__(self) -> "View":
         if self._progress is not None:
@@ -41,7 +41,9 @@ class View:
                 self._tasks[name] = self._progress.add_task(name, total=total, state=state, text=text)
             self._progress.update(self._tasks[name], completed=done, total=total, state=state, text=text)
             return
-        when, before = self._printed.get(name, (-LINE_EVERY_S, ""))
-        if state != before or time.monotonic() - when > LINE_EVERY_S:
-            self._printed[name] = (time.monotonic(), state)
-            err.print(f"{name} {state} {done}/{total} {text}", markup=False, soft_wrap=True)
+        line = f"{name} {state} {done}/{total} {text}"
+        when, before, last = self._printed.get(name, (0.0, "", ""))
+        every = SAME_EVERY_S if line == last else LINE_EVERY_S
+        if state != before or time.monotonic() - when > every:
+            self._printed[name] = (time.monotonic(), state, line)
+            err.print(line, markup=False, soft_wrap=True)

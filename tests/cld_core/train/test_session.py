@@ -298,6 +298,13 @@ def test_an_attempt_notes_how_far_a_silent_one_before_it_came_and_where_its_own_
     assert (second.restart, second.log_offset) == (1, len("notices of an earlier start"))
 
 
+def test_a_machine_has_the_name_that_the_launcher_gives_it(make):
+    run = make("mine", "train.steps=2")
+    session.run(run, Ranks(), StopFlag(), job_id="test", node="n7")
+    (begun,) = (event for event in run.ledger.events() if isinstance(event, events.Started))
+    assert (begun.host, begun.hosts) == ("n7", ("n7",))
+
+
 def test_progress_and_tensorboard(make):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from cld_core.run import RunFolder
 from cldctl.commands import options
 from tests.support.tools import DEBUG, cldctl, invoke
 
@@ -19,6 +20,12 @@ from tests.support.tools import DEBUG, cldctl, invoke
         (["submit", "toy", "--eval", "", *DEBUG], 2, ["--eval names no metric", "elbo"]),
         (["submit", "toy", "--name", "a b", "--dry-run", *DEBUG], 2, ["'a b' cannot name a run", "letters"]),
         (["submit", "toy", "train.steps=20", "--cluster", "slrm"], 2, ["--cluster cannot be 'slrm'", "'slurm'?"]),
+        (["submit", "toy", "--name", "done", "--dry-run", *DEBUG], 2, ["a run of this name exists", "/done`"]),
+        (["submit", "toy", "hooks.on_change=5", "--dry-run", *DEBUG], 2, ["hooks.on_change", "5", "a shell command"]),
+        (["status", "--watch", "--json"], 2, ["--watch does not go with --json"]),
+        (["status", "--watch"], 2, ["stdout is none", "in a loop"]),
+        (["usage", "donee"], 3, ["no run and no group 'donee'", "Did you mean 'done'?"]),
+        (["usage", "nope"], 3, ["no run and no group 'nope'", "`cldctl status` lists"]),
         (["submit", "toy", "--name", "done", *DEBUG], 2, ["a run of this name exists", "/done`"]),
         (["submit", "toy", "cluster.nodes=2", "--cluster", "local"], 2, ["cluster.nodes", "Set cluster.nodes=1"]),
         (["submit"], 2, ["RECIPE"]),
@@ -95,3 +102,20 @@ def test_a_line_of_a_batch_script_cannot_be_injected(tmp_path, command):
     refused = invoke("submit", "toy", "--name", "mine", "--cluster", "local", runs=runs, code=2)
     assert "the path of a job's logs cannot have" in refused.stderr
     assert not runs.exists()
+
+
+def test_a_recipe_in_the_working_directory_is_found_by_its_file_name_alone(runs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text("name: tiny\n")
+    assert "Did you mean './tiny.yaml'?" in invoke("submit", "tiny", "--dry-run", runs=runs, code=2).stderr
+
+
+def test_more_shards_than_rows_are_said_to_be_fewer(runs, monkeypatch):
+    from cldctl.commands import evaluate
+
+    said = []
+    monkeypatch.setattr(evaluate.err, "print", lambda text, **how: said.append(text))
+    asked = evaluate._Asked(("elbo",), ["eval.points=6"], [], "last", 9000, None, None, False)
+    made, _, _ = evaluate._planned(RunFolder(runs / "done"), asked)
+    assert [request.shards for request in made.requests] == [6]
+    assert said == ["--shards 9000: there are 6 rows, so 6 shards"]

@@ -63,8 +63,10 @@ def test_the_line_says_what_is_known(tmp_path):
     line = "estimate: 30m00s of training, 0.5 core-hours, at 2 steps/s as in a"
     assert estimate_line(found, None) == line
     assert estimate_line(found, time.time()) == f"{line}; begins at once"
-    assert estimate_line(None, time.time() + 7230).startswith("estimate: begins in about 2h0")
-    assert estimate_line(None, time.time()) is estimate_line(None, None) is None
+    unknown = "estimate: no comparable run yet"
+    assert estimate_line(None, time.time() + 7230).startswith(f"{unknown}; begins in about 2h0")
+    assert estimate_line(None, time.time()) == f"{unknown}; begins at once"
+    assert estimate_line(None, None) == unknown
 
 
 @pytest.mark.parametrize("rate", [None, 0.0, -1.0])

@@ -27,9 +27,11 @@ def log(tmp_path):
 
 
 def test_a_start_is_cut_out_at_the_marks_with_what_submitit_says_before_it(log):
-    said = "submitit INFO (2026-11-26 08:00:01,000) - Starting\n"
-    file = log(f"setup\n{mark(0)}a\nb\n{said}{mark(1)}c\n{mark(3)}d\n")
-    assert text(cut(file, 0)) == f"setup\n{mark(0)}a\nb\n"
+    end = "submitit INFO (2026-11-26 08:00:00,000) - Job completed successfully\n"
+    said = "submitit INFO (2026-11-26 08:00:01,000) - Starting with JobEnvironment(job_id=7)\n"
+    said += "submitit INFO (2026-11-26 08:00:01,100) - Loading pickle: 7_submitted.pkl\n"
+    file = log(f"setup\n{mark(0)}a\nb\n{end}{said}{mark(1)}c\n{mark(3)}d\n")
+    assert text(cut(file, 0)) == f"setup\n{mark(0)}a\nb\n{end}"
     assert text(cut(file, 1)) == f"{said}{mark(1)}c\n"
     assert text(cut(file, 3)) == f"{mark(3)}d\n"
     assert cut(file, 3).end is None, "it may grow"

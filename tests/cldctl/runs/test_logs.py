@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cld_core.errors import NotFoundError
+from cld_core.errors import NotFoundError, UsageError
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.evaluation.request import EvalRequest
 from cld_core.run import RunFolder
@@ -77,6 +77,19 @@ def test_an_evaluation_without_a_job_has_no_log(run):
         logs.of_evaluation(run, work.name, 1, 0)
     with pytest.raises(NotFoundError, match=r"no shard 2\. It has: 0 to 1"):
         logs.of_evaluation(run, work.name, 2, 0)
+
+
+def test_the_beginning_of_an_evaluation_s_id_is_enough_if_one_alone_begins_so(run):
+    names = []
+    for step in (10, 20):
+        work = Evaluation(EvalRequest.of(run.recipe(), ("elbo",), step, 2).save(run))
+        work.ledger.append(submitted("7", work.folder / "logs"))
+        names.append(work.name)
+        if step == 10:
+            assert Path(logs.of_evaluation(run, "elbo", None, 0).job.logs).parent == work.folder
+    assert Path(logs.of_evaluation(run, "elbo-00000020", None, 0).job.logs).parent.name == names[1]
+    with pytest.raises(UsageError, match=f"'elbo' is the beginning of 2 evaluations of mine: {', '.join(names)}"):
+        logs.of_evaluation(run, "elbo", None, 0)
 
 
 def test_the_logs_of_a_colleague_s_job_are_in_a_folder_of_their_own(run, tmp_path):
@@ -160,6 +173,15 @@ def test_the_last_lines_of_each_file(requeued):
     assert shown(requeued, "--tail", "1").stdout == "rank 0 start 1\n"
     assert shown(requeued, "-n", "0").stdout == ""
     assert len(shown(requeued, "-n", "1", "--all-ranks", "--attempt", "0").stdout.splitlines()) == 3
+
+
+def test_last_lines_without_a_time_are_in_the_order_of_the_times_above_them(requeued):
+    for rank, second in ((0, 9), (1, 5)):
+        text = f"2026-11-26T08:01:0{second} rank {rank}\nthe end of rank {rank}\n"
+        (requeued.logs / f"7_{rank}_log.out").write_text(text)
+    (requeued.logs / "7_1_log.err").unlink()
+    shown_lines = shown(requeued, "--all-ranks", "-n", "1").stdout.splitlines()
+    assert shown_lines == ["1| the end of rank 1", "0| the end of rank 0"]
 
 
 def test_a_log_that_is_followed_is_printed_once(requeued, scripted):

@@ -104,7 +104,7 @@ def test_a_continuation_runs_the_same_code_until_it_is_updated(run, small):
     assert (run.path / "code" / code.EARLIER / old[:16] / code.MANIFEST).exists()
 
 
-@pytest.mark.parametrize("how", ["changed", "missing", "added", "manifest"])
+@pytest.mark.parametrize("how", ["changed", "missing", "added", "manifest", "no manifest"])
 def test_damaged_code_is_refused_with_the_fix(run, how):
     folder = run.path / "code"
     match how:
@@ -116,6 +116,8 @@ def test_damaged_code_is_refused_with_the_fix(run, how):
             (folder / "torch.py").write_text("")
         case "manifest":
             (folder / code.MANIFEST).write_text("{")
+        case "no manifest":
+            (folder / code.MANIFEST).unlink()
     before = len(requests(run))
     with pytest.raises(CldError, match=r"not what was stored with it.*resume mine --update-code"):
         resumed(stop(run))
@@ -191,6 +193,9 @@ def test_a_plugin_file_is_copied_and_the_recipe_names_the_copy(tmp_path, scripte
     assert requests(run)[-1].code == first.code, "the file is gone, so its copy stays"
     file.write_text(RING.format(3))
     resumed(stop(run), update_code=True)
+    kept = run.path / "code" / code.EARLIER / first.code[:16]
+    assert [place.read_text() for place in kept.glob("plugins/*/ring.py")] == [RING.format(1)]
+    resumed(stop(run))  # What is kept is no code that was added.
     assert "return 3" in (run.path / "code" / run.recipe().data.plugin).read_text()
     assert requests(run)[-1].code != first.code
 
@@ -207,16 +212,21 @@ def test_a_plugin_that_an_override_names_is_copied_then(tmp_path, run):
 
 
 def test_a_recipe_that_was_edited_by_hand(run):
-    assert edits.edited(run) == ()
+    assert edits.edited(run) == {}
     text = run.recipe_file.read_text()
     run.recipe_file.write_text(text + "# a comment changes nothing\n")
-    assert edits.edited(run) == ()
+    assert edits.edited(run) == {}
     run.recipe_file.write_text(text.replace("lr: 0.001", "lr: 0.5"))
-    assert edits.edited(run) == ("optim.lr",)
+    said = "optim.lr 0.5 instead of 0.001"
+    assert edits.edited(run) == {"optim.lr": said}
+    for command in ("status", "why"):
+        told = invoke(command, run.name, "--json", runs=run.path.parent).stdout
+        assert f"recipe.yaml was edited by hand: {said}" in told, "before the next start"
     (warning,) = resumed(stop(run))
-    assert "recipe.yaml was edited by hand since the run was made: optim.lr" in warning
+    assert "recipe.yaml was edited by hand since the run was made: optim.lr 0.5 instead of 0.001" in warning
     resumed(stop(run))
-    assert [event.keys for event in run.ledger.events() if isinstance(event, RecipeEdited)] == [("optim.lr",)]
+    events = [event for event in run.ledger.events() if isinstance(event, RecipeEdited)]
+    assert [(event.keys, event.values) for event in events] == [(("optim.lr",), (said,))]
     run.recipe_file.write_text(text)
     assert edits.note(run) is None
     assert run.ledger.history().edited == ()
@@ -241,9 +251,12 @@ def test_overrides_of_the_first_submission_are_in_the_ledger(tmp_path, scripted,
 def test_status_tells_of_an_edited_recipe(run):
     run.recipe_file.write_text(run.recipe_file.read_text().replace("lr: 0.001", "lr: 0.5"))
     resumed(stop(run))
-    assert "recipe.yaml was edited by hand: optim.lr" in invoke("status", run.name, runs=run.path.parent).stdout
+    assert (
+        "recipe.yaml was edited by hand: optim.lr 0.5 instead of 0.001"
+        in invoke("status", run.name, runs=run.path.parent).stdout
+    )
     (row,) = json.loads(invoke("status", run.name, "--json", runs=run.path.parent).stdout)
-    assert row["changes"] == ["recipe.yaml was edited by hand: optim.lr"]
+    assert row["changes"] == ["recipe.yaml was edited by hand: optim.lr 0.5 instead of 0.001"]
 
 
 def test_the_copy_is_what_python_imports(tmp_path, scripted):

@@ -59,3 +59,16 @@ def test_progress_bars_are_clean(monkeypatch):
     assert "name" in stream.getvalue()
     assert "\x1b]0" not in stream.getvalue()
     assert "\x1b[2Jwhy" not in stream.getvalue()
+
+
+def test_a_file_gets_a_line_when_something_has_changed_or_once_a_minute(monkeypatch):
+    from cldctl.ui import view
+
+    stream, now = io.StringIO(), [0.0]
+    monkeypatch.setattr(view, "err", PlainConsole(file=stream, width=200))
+    monkeypatch.setattr(view.time, "monotonic", lambda: now[0])
+    with View() as lines:
+        for second in range(100):
+            now[0] = float(second)
+            lines.show("mine", 0 if second < 90 else 1, 2, "PENDING", "")
+    assert [line.split()[2] for line in stream.getvalue().splitlines()] == ["0/2", "0/2", "1/2"]
