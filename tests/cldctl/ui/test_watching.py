@@ -9,10 +9,10 @@ from cld_core.run import RunFolder
 from cld_core.run.atomic import write_json
 from cld_core.run.events import Ended, JobRef, Requeued, Started, Submitted
 from cldctl.clusters.slurm import shared
-from cldctl.commands import logs as logs_command
 from cldctl.commands import status as status_command
-from cldctl.runs import logs, status
-from cldctl.ui import follow
+from cldctl.runs import logs, selection, status
+from cldctl.runs.index import Index
+from cldctl.ui import follow, printed
 from tests.support import scheduler
 from tests.support.made_up import run_with
 from tests.support.scheduler import Scheduler
@@ -24,7 +24,7 @@ MINUTES = 10
 @pytest.fixture
 def clock(monkeypatch) -> Together:
     clock = Together(60.0 * MINUTES)
-    for module in (status_command, logs_command, status, follow):
+    for module in (status_command, printed, status, follow):
         monkeypatch.setattr(module, "time", clock)
     return clock
 
@@ -45,10 +45,15 @@ def training(path: Path, job_id: str, when: float) -> RunFolder:
     return run
 
 
+def rows_of(root, *chosen):
+    everything = selection.selection(None, None, (), None, None)
+    return status_command._Asked(Index(root), list(chosen), [], everything, False, "created", False).rows().rows
+
+
 def watch(clock, root, seen=lambda rows: None):
     """What `status --watch` does."""
     while True:
-        rows, _ = status_command._rows([], root, False)
+        rows = rows_of(root)
         seen(rows)
         clock.sleep(1.0)
 
@@ -63,7 +68,7 @@ def test_ten_minutes_of_four_watchers_are_at_most_25_calls(tmp_path, clock, slur
     clock.run(
         lambda: watch(clock, tmp_path),
         lambda: watch(clock, tmp_path),
-        lambda: logs_command._print(log, True),
+        lambda: printed.Printer(lambda: [log], merge=False, tail=None).follow(log.is_growing),
         lambda: follow.follow_run(run),
     )
     assert slurm.calls.total() <= 25, slurm.calls
@@ -160,7 +165,7 @@ def test_the_log_of_a_run_that_has_finished_is_followed_no_longer(tmp_path, cloc
         run.ledger.append(Ended(time=clock.now, attempt=0, cause="finished", step=100))
 
     log = logs.of_training(run, None, 0)
-    clock.run(happen, lambda: logs_command._print(log, True))
+    clock.run(happen, lambda: printed.Printer(lambda: [log], merge=False, tail=None).follow(log.is_growing))
     assert clock.now - began <= 11.0
     assert slurm.calls.total() == 1
 
@@ -169,10 +174,10 @@ def test_a_suspended_run_stands_still(tmp_path, clock, slurm):
     """It showed an ETA."""
     slurm.mine = {"1": "SUSPENDED|n1|None"}
     run = training(tmp_path / "a", "1", clock.now)
-    rows, _ = status_command._rows([], tmp_path, False)
+    rows = rows_of(tmp_path)
     (row,) = rows
     assert (row.state, row.steps_per_s, row.eta_s) == ("RUNNING", None, None)
     assert row.reason == "suspended by Slurm: its processes stand still until it lets them continue"
     slurm.mine = {"1": "RUNNING|n1|None"}
     clock.now += 31
-    assert status_command._rows([run], tmp_path, False)[0][0].eta_s is not None
+    assert rows_of(tmp_path, run)[0].eta_s is not None
