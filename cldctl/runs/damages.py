@@ -29,4 +29,8 @@ def of_recipe(run: RunFolder) -> str | None:
 def recipe_fix(run: RunFolder) -> str:
     """What to do about a damaged recipe."""
     copy = code.folder_of(run.path) / code.RECIPE
-    return f"restore recipe.yaml: {copy} is how it was submitted" if os.path.lexists(copy) else "restore recipe.yaml from a backup"
+    return (
+        f"restore recipe.yaml: {copy} is how it was submitted"
+        if os.path.lexists(copy)
+        else "restore recipe.yaml from a backup"
+    )

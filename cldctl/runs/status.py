@@ -35,7 +35,7 @@ _ATTEMPT = (
     *("attempt", "job_id", "started", "ended", "cause", "first_step", "last_step"),
     *("detail", "host", "warning"),
 )
-# A run that is silent for so many times its usual pause between reports, and for so many seconds, stands still or waits.
+# A run that is silent for so many times its usual pause between reports, and so many seconds, stands still or waits.
 _SILENCE, _LEAST_SILENCE_S = 10, 20.0
 
 

@@ -92,7 +92,9 @@ def why(run: RunFolder) -> Why:
         if run.identity().get("format") is not None and run.format_problem() is not None:
             return Why(row=row, headline="nothing is known about it", problems=problems)
     progress = run.progress()
-    history = tried("attempts.jsonl", lambda: run.ledger.history().with_progress(progress, run.checkpoint_steps()), History())
+    history = tried(
+        "attempts.jsonl", lambda: run.ledger.history().with_progress(progress, run.checkpoint_steps()), History()
+    )
     problems += damages(run)
     alive = row.state == "RUNNING"
     told = tried(
