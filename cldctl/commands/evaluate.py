@@ -172,8 +172,6 @@ def _planned(run: RunFolder, asked: _Asked) -> "tuple[EvaluationPlan, Cluster, C
         err.print(f"--shards {asked.shards}: {fewer} shards instead, one for each sample or test example")
     for other, pieces in divided_otherwise(run, made.requests) if asked.shards is not None else []:
         err.print(f"{other} was begun in {pieces} shards and keeps them")
-    for pieces in sorted({request.shards for request in made.requests if request.shards < (asked.shards or 0)}):
-        err.print(f"--shards {asked.shards}: there are {pieces} rows, so {pieces} shards")
     return made, where, size
 
 

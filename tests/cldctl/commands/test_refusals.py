@@ -6,7 +6,6 @@ import sys
 
 import pytest
 
-from cld_core.run import RunFolder
 from cldctl.commands import options
 from tests.support.tools import DEBUG, cldctl, invoke
 
@@ -108,14 +107,3 @@ def test_a_recipe_in_the_working_directory_is_found_by_its_file_name_alone(runs,
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.yaml").write_text("name: tiny\n")
     assert "Did you mean './tiny.yaml'?" in invoke("submit", "tiny", "--dry-run", runs=runs, code=2).stderr
-
-
-def test_more_shards_than_rows_are_said_to_be_fewer(runs, monkeypatch):
-    from cldctl.commands import evaluate
-
-    said = []
-    monkeypatch.setattr(evaluate.err, "print", lambda text, **how: said.append(text))
-    asked = evaluate._Asked(("elbo",), ["eval.points=6"], [], "last", 9000, None, None, False)
-    made, _, _ = evaluate._planned(RunFolder(runs / "done"), asked)
-    assert [request.shards for request in made.requests] == [6]
-    assert said == ["--shards 9000: there are 6 rows, so 6 shards"]
