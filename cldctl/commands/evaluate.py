@@ -15,6 +15,7 @@ from cld_core.ownership import require_may_change
 from cld_core.run import RunFolder
 from cld_core.run.groups import Group
 from cld_core.run.trust import require_own_plugin
+from cld_core.shards.request import require_few
 from cldctl.ui.console import err, out, strong
 
 from .compare import show
@@ -105,6 +106,8 @@ def evaluate(
         raise UsageError("--json goes with --compare. `cldctl status RUN --json` has the results of one run.")
     if not metrics:
         raise UsageError(f"nothing to evaluate: add {', '.join(metric.flag for metric in registry.metrics())}.")
+    if shards is not None:
+        require_few(shards)
     name, overrides = one_run(words)
     root = runs_dir(directory)
     group = None if name is None else group_named(name, root)

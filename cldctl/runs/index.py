@@ -202,16 +202,20 @@ def _created(run: RunFolder) -> float | None:
 def _read(root: Path, name: str) -> _Read | str | None:
     """The state of a run's files and its jobs; a text if this user may not look, None if it is not a run."""
     run = Glance(root / name)
+    identity = None
     try:
         identity = run.identity_file.lstat()
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+    except FileNotFoundError:
+        pass
+    except (NotADirectoryError, ValueError):
         return None
     except OSError as error:
         return error.strerror or str(error)
-    if stat.S_ISDIR(identity.st_mode):
+    if (identity is None or stat.S_ISDIR(identity.st_mode)) and not run.exists:
         return None
     # First, so that a row is never older than what is remembered of its files.
-    files = {"run.json": as_seen(identity), "attempts.jsonl": None, **files_of(run.path, _FILES)}
+    seen = None if identity is None else as_seen(identity)
+    files = {"run.json": seen, "attempts.jsonl": None, **files_of(run.path, _FILES)}
     inner = [f"evals/{it}{file}" for it in sorted(run.evaluation_names()) for file in ("", "/jobs.jsonl")]
     files |= files_of(run.path, inner)
     try:

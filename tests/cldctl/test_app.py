@@ -94,7 +94,7 @@ def test_other_ways_to_end_keep_their_codes(failing):
         (["sample", "-n", ""], ["-n"]),
         (["sample", "-n", "nan"], ["-n"]),
         (["eval", "x", "--fid", "--samples", "1e9"], ["--samples"]),
-        (["eval", "x", "--fid", "--shards", "1000000000"], ["--shards", "100000"]),
+        (["eval", "x", "--fid", "--shards", "1000000000"], ["--shards", "10,000"]),
         (["doctor", "--wait", "nan"], ["--wait"]),
         (["doctor", "--wait", "inf"], ["--wait"]),
         (["submit", "a\nb\x1b[31m"], ["there is no such recipe"]),

@@ -8,7 +8,9 @@ import pytest
 from cld_core.run import changes
 from cld_core.run.events import Cancelled
 from tests.support.made_up import run_with
-from tests.support.other_users import SHARED_GROUP, as_user, needs_root
+from tests.support.other_users import SHARED_GROUP, as_user, needs_root, open_folder
+
+__all__ = ["open_folder"]
 
 
 @pytest.fixture(autouse=True)
@@ -90,10 +92,8 @@ def test_where_there_is_no_run_or_no_right_nothing_happens(tmp_path):
 
 
 @needs_root
-def test_whoever_may_write_into_the_runs_may_mark_them(tmp_path):
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
-    root = tmp_path / "shared"
+def test_whoever_may_write_into_the_runs_may_mark_them(open_folder):
+    root = open_folder / "shared"
     root.mkdir()
     os.chown(root, 0, SHARED_GROUP)
     root.chmod(0o2775)

@@ -1,5 +1,7 @@
 """An attempt that could not note its end: what the next one still knows of it."""
 
+import time
+
 import pytest
 
 from cld_core.ranks import Ranks
@@ -38,6 +40,9 @@ def test_a_crash_after_a_checkpoint_reached_at_least_that_one(tmp_path, monkeypa
 
     def fails(self, step):
         if step >= 14:
+            # It is written in the background.
+            while run.checkpoint_steps() != [10]:
+                time.sleep(0.01)
             raise OSError("the disk is gone")
         write(self, step)
 

@@ -99,7 +99,8 @@ def test_the_environment_is_set_after_the_setup_and_without_an_aftermath_nothing
 def test_what_follows_an_end_during_the_setup_runs_the_code_of_the_job():
     text = script(code=Path("/runs/mine/code"), size=ClusterSpec(setup=("sleep 60",)))
     trap = next(line for line in text.splitlines() if line.startswith("cldctl_told_to_end"))
-    path = "export PYTHONPATH=/runs/mine/code${PYTHONPATH:+:$PYTHONPATH}; "
+    path = 'export PYTHONPATH="$cldctl_code${PYTHONPATH:+:$PYTHONPATH}"; '
+    assert "cldctl_code=/runs/mine/code; " in trap
     assert path in trap.partition("PYTHON -P -m cldctl.jobs.aftermath")[0]
     assert text.index("trap cldctl_told_to_end TERM") < text.index("sleep 60")
 
