@@ -157,11 +157,13 @@ def _trap(spec: JobSpec) -> list[str]:
         return []
     command = f"{python_command(spec.size)} -m {shlex.join(spec.aftermath)} 143 setup $cldctl_begin"
     # The lines below that set the environment have not run yet.
-    commands = "; ".join(["trap - TERM", *_exports(spec), command, "exit 143"])
+    body = ["trap - TERM", *_exports(spec), command, "exit 143"]
     return [
         # Slurm appends to the log of earlier starts, in which its notices are about those.
         "cldctl_begin=$(stat -L -c %s /proc/$$/fd/2 2>/dev/null || echo 0)",
-        f"cldctl_told_to_end() {{ {commands}; }}",
+        "cldctl_told_to_end() {",
+        *(f"  {line}" for line in body),
+        "}",
         "trap cldctl_told_to_end TERM",
     ]
 

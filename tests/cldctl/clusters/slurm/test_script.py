@@ -98,11 +98,18 @@ def test_the_environment_is_set_after_the_setup_and_without_an_aftermath_nothing
 
 def test_what_follows_an_end_during_the_setup_runs_the_code_of_the_job():
     text = script(code=Path("/runs/mine/code"), size=ClusterSpec(setup=("sleep 60",)))
-    trap = next(line for line in text.splitlines() if line.startswith("cldctl_told_to_end"))
-    path = 'export PYTHONPATH="$cldctl_code${PYTHONPATH:+:$PYTHONPATH}"; '
-    assert "cldctl_code=/runs/mine/code; " in trap
-    assert path in trap.partition("PYTHON -P -m cldctl.jobs.aftermath")[0]
+    trap = text[text.index("cldctl_told_to_end() {") : text.index("trap cldctl_told_to_end TERM")]
+    before = trap.partition("PYTHON -P -m cldctl.jobs.aftermath")[0]
+    assert "cldctl_code=/runs/mine/code\n" in before
+    assert 'export PYTHONPATH="$cldctl_code${PYTHONPATH:+:$PYTHONPATH}"\n' in before
     assert text.index("trap cldctl_told_to_end TERM") < text.index("sleep 60")
+
+
+@pytest.mark.parametrize("code", [None, Path("/runs/it's mine/code")])
+def test_a_script_is_one_that_bash_understands(code):
+    text = script(code=code, size=ClusterSpec(setup=("sleep 60",)))
+    done = subprocess.run(["bash", "-n"], input=text, text=True, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_script_knows_where_in_the_log_its_start_begins(tmp_path):

@@ -23,7 +23,13 @@
 
 # setup
 cldctl_begin=$(stat -L -c %s /proc/$$/fd/2 2>/dev/null || echo 0)
-cldctl_told_to_end() { trap - TERM; export CLDCTL_SIGNAL_S=120; export PYTHONSAFEPATH=1; apptainer exec --nv image.sif PYTHON -P -m cldctl.jobs.aftermath /runs/mine 143 setup $cldctl_begin; exit 143; }
+cldctl_told_to_end() {
+  trap - TERM
+  export CLDCTL_SIGNAL_S=120
+  export PYTHONSAFEPATH=1
+  apptainer exec --nv image.sif PYTHON -P -m cldctl.jobs.aftermath /runs/mine 143 setup $cldctl_begin
+  exit 143
+}
 trap cldctl_told_to_end TERM
 module load cuda
 ulimit -n 4096
