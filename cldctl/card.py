@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from .clusters.base import Check
+from .clusters.records import Check
 from .clusters.this_machine import safe_path
 
 # Nobody has measured the quick checks yet: far more than they are meant to take (docs/gpu.md).

@@ -14,7 +14,7 @@ from cld_core.errors import CldError
 from cld_core.recipe import Recipe
 
 from . import file_system
-from .clusters.base import Check
+from .clusters.records import Check
 from .clusters.this_machine import safe_path
 
 TORCH_TIMEOUT_S = 120.0

@@ -9,7 +9,8 @@ from typing import ClassVar
 from cld_core.run.events import JobRef
 
 from . import this_machine
-from .base import Cluster, InJob, JobSpec, Seen, Survey, Task
+from .base import Cluster, InJob, Task
+from .records import JobSpec, Seen, Survey
 
 
 class DebugJob(InJob):

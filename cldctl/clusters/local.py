@@ -21,7 +21,8 @@ from cld_core.run.events import JobRef
 from cld_core.stop import StopFlag
 
 from . import job_logs, local_tasks, submitit_jobs, this_machine
-from .base import After, Cluster, InJob, JobSpec, SchedulerRefused, Survey, Task, Work
+from .base import Cluster, InJob, Task, Work
+from .records import After, JobSpec, SchedulerRefused, Survey
 
 # Tells a process that each process of its controller is a task of its own.
 _POOL = "CLDCTL_LOCAL_POOL"

@@ -10,7 +10,7 @@ from cld_core.run.events import JobRef
 from cld_core.small_files import whole
 
 from . import this_machine
-from .base import Seen
+from .records import Seen
 from .submitit_jobs import ENTRIES
 
 # Seconds in which a controller starts its processes, also on a busy machine.

@@ -15,7 +15,7 @@ from cld_core.ownership import require_private
 from cld_core.run import process as processes
 from cld_core.small_files import real, whole
 
-from .base import JobSpec, SchedulerRefused
+from .records import JobSpec, SchedulerRefused
 
 # The working directory is not searched for modules.
 SAFE_PATH = {"PYTHONSAFEPATH": "1"}

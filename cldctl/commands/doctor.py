@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from cld_core.recipe import Recipe
-    from cldctl.clusters.base import Check
+    from cldctl.clusters.records import Check
 
 _STYLE = {"ok": "green", "warn": "yellow", "fail": "bold red", "skip": "dim"}
 
@@ -40,7 +40,7 @@ def doctor(
     Example: cldctl doctor --partition gpu
     """
     from cldctl import card, clusters, machine
-    from cldctl.clusters.base import DoctorOptions
+    from cldctl.clusters.records import DoctorOptions
     from cldctl.jobs.specs import measured_saves
 
     root = runs_dir(directory)

@@ -17,7 +17,8 @@ from .options import refuse_twice
 if TYPE_CHECKING:
     from cld_core.checkpoint.verify import DamagedCheckpoint
     from cld_core.recipe import Recipe
-    from cldctl.clusters.base import Cluster, JobSpec
+    from cldctl.clusters.base import Cluster
+    from cldctl.clusters.records import JobSpec
     from cldctl.runs.groups import BegunGroup, WantedGroup
     from cldctl.runs.resume import Continuation
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from cld_core.recipe import Recipe
     from cld_core.run.events import JobRef
-    from cldctl.clusters.base import Cluster, JobSpec
+    from cldctl.clusters.base import Cluster
+    from cldctl.clusters.records import JobSpec
     from cldctl.runs.submit import Begun, Wanted
 
 
@@ -162,7 +163,7 @@ def _preview(run: RunFolder, recipe: "Recipe", cluster: "Cluster", spec: "JobSpe
     """What would be written and submitted."""
     from cld_core.recipe import dump
     from cld_core.run.events import JobRef
-    from cldctl.clusters.base import After
+    from cldctl.clusters.records import After
     from cldctl.jobs import specs
     from cldctl.runs.submit import following
 

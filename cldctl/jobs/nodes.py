@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 
 from cld_core.run.events import Crashed, RankFailed, Unfit
 from cld_core.run.history import History
-from cldctl.clusters.base import Cluster, InJob, JobSpec
+from cldctl.clusters.base import Cluster, InJob
+from cldctl.clusters.records import JobSpec
 
 # Failures after which a node is avoided, for how long they count, and the most nodes that are avoided at once.
 FAILURES, FORGOTTEN_AFTER_S, MOST = 2, 86400.0, 8

@@ -11,7 +11,8 @@ from pathlib import Path
 from cld_core import faults, small_files
 from cld_core.errors import CldError, SolverError, UnfitError, UnusableSamplesError
 from cld_core.stop import StopCode, StopFlag
-from cldctl.clusters.base import InJob, SchedulerAway, SchedulerRefused
+from cldctl.clusters.base import InJob
+from cldctl.clusters.records import SchedulerAway, SchedulerRefused
 
 # Seconds for which a job tries to requeue itself while the scheduler is away; its end may come earlier.
 REQUEUE_WITHIN_S = 3600.0

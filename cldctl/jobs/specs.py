@@ -15,7 +15,8 @@ from cld_core.run.atomic import write_json
 from cld_core.run.groups import Group
 from cld_core.small_files import existing_object
 from cldctl.clusters import job_logs
-from cldctl.clusters.base import After, Cluster, JobSpec, MeasuredSaves
+from cldctl.clusters.base import Cluster
+from cldctl.clusters.records import After, JobSpec, MeasuredSaves
 
 from . import nodes
 

@@ -6,7 +6,8 @@ from cld_core.evaluation.evaluation import Evaluation, evaluations_of
 from cld_core.recipe import Recipe
 from cld_core.run import RunFolder, pending
 from cld_core.run.events import JobRef, Submitted, TurnedAway
-from cldctl.clusters.base import After, InJob, SchedulerAway, SchedulerRefused, Task, Work
+from cldctl.clusters.base import InJob, Task, Work
+from cldctl.clusters.records import After, SchedulerAway, SchedulerRefused
 
 from . import specs
 from .process import READ_WITHIN_S

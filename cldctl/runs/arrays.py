@@ -9,7 +9,8 @@ from cld_core.run import RunFolder, code
 from cld_core.run.events import JobRef, NotSubmitted, Submitted
 from cld_core.run.groups import Group
 from cld_core.shards import Work
-from cldctl.clusters.base import Cluster, JobSpec, SchedulerAway, SchedulerRefused, Task
+from cldctl.clusters.base import Cluster, Task
+from cldctl.clusters.records import JobSpec, SchedulerAway, SchedulerRefused
 from cldctl.jobs import specs
 from cldctl.jobs.train import TrainWork
 

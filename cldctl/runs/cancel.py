@@ -16,7 +16,7 @@ from cld_core.run.groups import Group
 from cld_core.run.lease import local_holder
 from cldctl import clusters
 from cldctl.clusters import this_machine
-from cldctl.clusters.base import SchedulerAway, SchedulerRefused
+from cldctl.clusters.records import SchedulerAway, SchedulerRefused
 
 from . import survey
 from .ends import Ends

@@ -12,7 +12,8 @@ from cld_core.run import RunFolder
 from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
 from cld_core.small_files import read_object, whole
-from cldctl.clusters.base import Cluster, SchedulerAway, SchedulerRefused
+from cldctl.clusters.base import Cluster
+from cldctl.clusters.records import SchedulerAway, SchedulerRefused
 from cldctl.evals.plan import EvaluationPlan
 from cldctl.jobs import specs
 

@@ -12,7 +12,8 @@ from cld_core.run import RunFolder
 from cld_core.run.code import Manifest
 from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
-from cldctl.clusters.base import Cluster, JobSpec
+from cldctl.clusters.base import Cluster
+from cldctl.clusters.records import JobSpec
 
 from . import arrays, cells, drafts, home, requests, shared_code, submit, survey
 from .arrays import Start

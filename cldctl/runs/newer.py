@@ -7,7 +7,7 @@ from cld_core.run import events
 from cld_core.run.causes import CRASHES, RESTARTED_BY_LAUNCHER
 from cld_core.run.events import JobRef
 from cld_core.run.history import History
-from cldctl.clusters.base import Phase, Seen
+from cldctl.clusters.records import Phase, Seen
 
 from .survey import Answers
 

@@ -9,7 +9,8 @@ from cld_core.recipe import Recipe
 from cld_core.run import RunFolder, code
 from cld_core.run.events import JobRef, Requested
 from cld_core.shards import Work
-from cldctl.clusters.base import After, Cluster, SchedulerAway, SchedulerRefused
+from cldctl.clusters.base import Cluster
+from cldctl.clusters.records import After, SchedulerAway, SchedulerRefused
 from cldctl.hints import command
 from cldctl.jobs import hooks
 

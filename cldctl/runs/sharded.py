@@ -15,7 +15,8 @@ from cld_core.run import RunFolder
 from cld_core.run import code as stored
 from cld_core.run.events import JobRef, Submitted
 from cld_core.shards import Work, open_work
-from cldctl.clusters.base import After, Cluster, SchedulerAway, Task, TooManyTasks
+from cldctl.clusters.base import Cluster, Task
+from cldctl.clusters.records import After, SchedulerAway, TooManyTasks
 from cldctl.jobs import specs
 from cldctl.jobs.shards import ShardsWork, divided
 

@@ -7,7 +7,7 @@ from cld_core.run.attempt import Attempt
 from cld_core.run.causes import RESTARTED_BY_LAUNCHER, state_after
 from cld_core.run.events import JobRef, NotSubmitted, Requested, Submitted
 from cld_core.run.history import History
-from cldctl.clusters.base import Seen
+from cldctl.clusters.records import Seen
 
 # A job follows its request within moments; after this many seconds the submission was interrupted, unless its process
 # still works on it.

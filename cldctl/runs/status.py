@@ -17,7 +17,7 @@ from cld_core.run.timeline import Stretch
 from cld_core.shards import Work
 from cld_core.small_files import real
 from cld_core.texts import one_line
-from cldctl.clusters.base import Seen
+from cldctl.clusters.records import Seen
 
 from . import home, usage
 from .damages import damages

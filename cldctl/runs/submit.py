@@ -18,7 +18,8 @@ from cld_core.run.events import JobRef, Noted, NotSubmitted, Submitted, Tagged
 from cld_core.run.folder import check_name
 from cld_core.run.identity import identity
 from cld_core.shards import Work
-from cldctl.clusters.base import Cluster, JobSpec, SchedulerAway, SchedulerRefused, Task
+from cldctl.clusters.base import Cluster, Task
+from cldctl.clusters.records import JobSpec, SchedulerAway, SchedulerRefused
 from cldctl.jobs import specs
 from cldctl.jobs.train import TrainWork
 

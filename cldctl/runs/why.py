@@ -10,7 +10,7 @@ from cld_core.run.history import History
 from cld_core.run.timeline import Stretch
 from cld_core.texts import one_line
 from cldctl import clusters
-from cldctl.clusters.base import Waiting
+from cldctl.clusters.records import Waiting
 
 from . import survey, usage
 from .damages import damages, of_recipe, recipe_fix

@@ -8,8 +8,9 @@ import pytest
 
 from cld_core.recipe.cluster import ClusterSpec
 from cldctl import card, machine
-from cldctl.clusters.base import JobSpec, Task
+from cldctl.clusters.base import Task
 from cldctl.clusters.local import LocalCluster
+from cldctl.clusters.records import JobSpec
 from cldctl.clusters.slurm import node_probe
 from cldctl.clusters.this_machine import safe_path
 from tests.cldctl.clusters.works import Report

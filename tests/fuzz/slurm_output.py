@@ -10,7 +10,7 @@ from typing import Any
 from unittest import mock
 
 from cld_core.run.events import JobRef
-from cldctl.clusters.base import DoctorOptions, MeasuredSaves
+from cldctl.clusters.records import DoctorOptions, MeasuredSaves
 from cldctl.clusters.slurm import asking, client, doctor, inside, limits, node_probe, polling, shared
 from cldctl.clusters.slurm.client import Answer
 from cldctl.clusters.slurm.cluster import SlurmCluster

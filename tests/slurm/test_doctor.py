@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cldctl.clusters.base import Check, DoctorOptions, MeasuredSaves
+from cldctl.clusters.records import Check, DoctorOptions, MeasuredSaves
 from cldctl.clusters.slurm import node_probe
 from cldctl.clusters.slurm.cluster import SlurmCluster
 

@@ -11,7 +11,8 @@ import pytest
 
 from cld_core.recipe.schema import ClusterSpec
 from cld_core.run.events import JobRef
-from cldctl.clusters.base import After, JobSpec, SchedulerAway, SchedulerRefused, Seen, Task, Work
+from cldctl.clusters.base import Task, Work
+from cldctl.clusters.records import After, JobSpec, SchedulerAway, SchedulerRefused, Seen
 from cldctl.clusters.slurm.cluster import SlurmCluster as Slurm
 from cldctl.clusters.slurm.inside import SlurmJob
 from cldctl.jobs.process import requeue

@@ -5,8 +5,8 @@ from typing import ClassVar
 from cld_core.run import RunFolder
 from cld_core.run.events import JobRef, Started, Submitted
 from cldctl import clusters
-from cldctl.clusters.base import SchedulerAway, SchedulerRefused, Seen, Survey
 from cldctl.clusters.debug import DebugCluster
+from cldctl.clusters.records import SchedulerAway, SchedulerRefused, Seen, Survey
 
 
 class Scripted(DebugCluster):

@@ -10,7 +10,7 @@ import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from cldctl.clusters.base import Seen
+from cldctl.clusters.records import Seen
 
 from . import client, polling
 from .known import FORGOTTEN_S, NOT_YET, Known

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from cld_core import faults
 from cld_core.texts import is_count
-from cldctl.clusters.base import SchedulerAway, SchedulerRefused
+from cldctl.clusters.records import SchedulerAway, SchedulerRefused
 
 TIMEOUT_S = 15.0
 # What clients say when the controller does not answer (`scontrol requeue` says the first), or cannot be located.

@@ -13,21 +13,18 @@ from cld_core.errors import CldError, RecipeError
 from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run.events import JobRef
 from cldctl.clusters import job_logs, this_machine
-from cldctl.clusters.base import (
+from cldctl.clusters.base import Cluster, Entry, InJob, Task
+from cldctl.clusters.records import (
     After,
     Check,
-    Cluster,
     DoctorOptions,
     EndedTask,
-    Entry,
-    InJob,
     JobSpec,
     MeasuredSaves,
     SchedulerAway,
     SchedulerRefused,
     Seen,
     Survey,
-    Task,
     TooManyTasks,
     Waiting,
 )

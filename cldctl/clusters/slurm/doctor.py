@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cld_core import network
 from cldctl import file_system
-from cldctl.clusters.base import Check, DoctorOptions, MeasuredSaves
+from cldctl.clusters.records import Check, DoctorOptions, MeasuredSaves
 
 from . import client, configuration, node_probe, preemption
 from .configuration import Configuration, Partition

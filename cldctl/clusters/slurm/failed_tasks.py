@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from cldctl.clusters.base import EndedTask
+from cldctl.clusters.records import EndedTask
 
 _LINE = re.compile(r"^srun: error: (?P<node>[\w.-]+): tasks? (?P<tasks>[0-9,-]+): (?P<how>.+?)\s*$", re.MULTILINE)
 _CODE = re.compile(r"Exited with exit code ([0-9]{1,3})")

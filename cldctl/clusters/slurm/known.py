@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from cld_core.run.events import CAUSES
 from cld_core.small_files import real, text, whole
-from cldctl.clusters.base import Phase, Seen
+from cldctl.clusters.records import Phase, Seen
 
 FORMAT = 1
 # Answers about jobs that Slurm has forgotten are kept for this many seconds, and asked for again if still wanted.

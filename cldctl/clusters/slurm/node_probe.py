@@ -21,7 +21,7 @@ from cld_core.small_files import read_json
 from cld_core.texts import is_count
 from cldctl import file_system
 from cldctl.clusters import submitit_jobs, this_machine
-from cldctl.clusters.base import SchedulerAway, SchedulerRefused
+from cldctl.clusters.records import SchedulerAway, SchedulerRefused
 
 from . import client, outer, polling
 

@@ -3,7 +3,7 @@
 import re
 
 from cld_core.run.events import Cause
-from cldctl.clusters.base import Phase, Seen
+from cldctl.clusters.records import Phase, Seen
 
 from . import client
 

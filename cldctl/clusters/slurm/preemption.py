@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
-from cldctl.clusters.base import Check
+from cldctl.clusters.records import Check
 
 from .configuration import Configuration, Partition, Qos
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from cldctl.clusters.base import Seen, Waiting
+from cldctl.clusters.records import Seen, Waiting
 
 from . import client
 

@@ -9,7 +9,7 @@ from cld_core.errors import RecipeError, UsageError
 from cld_core.recipe.cluster import ClusterSpec, misread, not_plain, problems
 from cld_core.texts import printable
 from cldctl.clusters import submitit_jobs, this_machine
-from cldctl.clusters.base import After, JobSpec
+from cldctl.clusters.records import After, JobSpec
 
 from . import submission
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from cld_core import faults
 from cldctl.clusters import job_logs, submitit_jobs
-from cldctl.clusters.base import SchedulerAway, SchedulerRefused
+from cldctl.clusters.records import SchedulerAway, SchedulerRefused
 
 from . import client
 

@@ -17,7 +17,8 @@ import psutil
 
 from cld_core.errors import RecipeError
 from cld_core.run.events import JobRef
-from cldctl.clusters.base import Cluster, Entry, InJob, JobSpec, Seen, Survey, Task
+from cldctl.clusters.base import Cluster, Entry, InJob, Task
+from cldctl.clusters.records import JobSpec, Seen, Survey
 
 _JOB = "SPOOL_JOB"
 

@@ -9,8 +9,9 @@ import pytest
 from cld_core.errors import RecipeError
 from cld_core.place import Place
 from cld_core.recipe.cluster import ClusterSpec
-from cldctl.clusters.base import JobSpec, Task
+from cldctl.clusters.base import Task
 from cldctl.clusters.debug import DebugCluster
+from cldctl.clusters.records import JobSpec
 from cldctl.clusters.this_machine import details_of
 
 CLUSTER = DebugCluster()

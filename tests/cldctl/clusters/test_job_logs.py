@@ -13,8 +13,9 @@ import pytest
 from cld_core.errors import CldError, UsageError
 from cld_core.recipe.cluster import ClusterSpec
 from cldctl.clusters import entry, job_logs
-from cldctl.clusters.base import JobSpec, SchedulerRefused, Task
+from cldctl.clusters.base import Task
 from cldctl.clusters.local import LocalCluster
+from cldctl.clusters.records import JobSpec, SchedulerRefused
 from tests.support.crafted import Crafted
 from tests.support.other_users import NOBODY, as_user, give_away, needs_root
 

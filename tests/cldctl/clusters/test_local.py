@@ -19,9 +19,10 @@ from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run.events import JobRef, Submitted
 from cld_core.run.lines import parse, to_line
 from cldctl.clusters import local, local_tasks, submitit_jobs
-from cldctl.clusters.base import After, JobSpec, SchedulerRefused, Task
+from cldctl.clusters.base import Task
 from cldctl.clusters.debug import DebugCluster
 from cldctl.clusters.local import LocalCluster
+from cldctl.clusters.records import After, JobSpec, SchedulerRefused
 from cldctl.clusters.this_machine import details_of
 
 from .works import Fail, Report, Stubborn

@@ -27,7 +27,7 @@ from cld_core.run.events import (
 from cld_core.run.history import History
 from cld_core.run.ledger import Ledger
 from cld_core.run.lines import to_line
-from cldctl.clusters.base import SchedulerAway
+from cldctl.clusters.records import SchedulerAway
 from cldctl.jobs import aftermath, process
 from cldctl.jobs.aftermath import GiveUp, Retry, after_bad_end, after_crash, missing_event
 from cldctl.jobs.process import HOPELESS, NOT_REQUEUED

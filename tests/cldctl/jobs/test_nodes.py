@@ -8,7 +8,7 @@ import pytest
 from cld_core.recipe.schema import ClusterSpec
 from cld_core.run.events import Crashed, RankFailed, Requeued, Submitted, Unfit
 from cld_core.run.history import History
-from cldctl.clusters.base import JobSpec
+from cldctl.clusters.records import JobSpec
 from cldctl.clusters.slurm import client
 from cldctl.jobs import nodes
 from cldctl.jobs.nodes import Avoided, announced, bad, for_next_start, for_submission

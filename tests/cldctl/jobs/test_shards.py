@@ -13,8 +13,9 @@ from cld_core.run.events import JobRef, MergeRefused, NotRequeued
 from cld_core.run.ledger import Ledger
 from cld_core.shards import open_work
 from cld_core.stop import StopCode, StopFlag
-from cldctl.clusters.base import InJob, SchedulerAway
+from cldctl.clusters.base import InJob
 from cldctl.clusters.debug import DebugCluster
+from cldctl.clusters.records import SchedulerAway
 from cldctl.jobs import process, shards
 from cldctl.jobs.process import HOPELESS
 from cldctl.jobs.shards import Piece, ShardsWork, divided

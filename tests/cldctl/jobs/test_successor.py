@@ -5,7 +5,7 @@ import pytest
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.evaluation.request import EvalRequest
 from cld_core.run.events import JobRef, Submitted, TurnedAway
-from cldctl.clusters.base import After, SchedulerAway, SchedulerRefused, Seen, Survey
+from cldctl.clusters.records import After, SchedulerAway, SchedulerRefused, Seen, Survey
 from cldctl.jobs import successor
 from cldctl.jobs.train import TrainWork
 from tests.support.launcher import REF, inside

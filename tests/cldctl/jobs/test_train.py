@@ -6,7 +6,7 @@ from cld_core.errors import UsageError
 from cld_core.recipe import load
 from cld_core.run import RunFolder
 from cld_core.run.events import Ended, Explained, GivenUp, Requeued, Started, Submitted, TurnedAway
-from cldctl.clusters.base import SchedulerAway, SchedulerRefused
+from cldctl.clusters.records import SchedulerAway, SchedulerRefused
 from cldctl.jobs import process
 from cldctl.jobs.train import TrainWork, explain_previous, go_on
 from tests.support.clock import Clock

@@ -21,7 +21,7 @@ from cld_core.run.events import (
     Unfit,
 )
 from cld_core.run.history import History
-from cldctl.clusters.base import Seen
+from cldctl.clusters.records import Seen
 from cldctl.jobs.transitions import changes
 from cldctl.runs.state import state_of
 

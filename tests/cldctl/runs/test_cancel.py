@@ -10,7 +10,7 @@ from cld_core.evaluation.evaluation import evaluations_of
 from cld_core.evaluation.request import EvalRequest
 from cld_core.run.events import Cancelled, Ended, JobRef, NotCancelled, Started, Submitted, TurnedAway
 from cldctl import clusters
-from cldctl.clusters.base import SchedulerAway, SchedulerRefused, Seen, Survey
+from cldctl.clusters.records import SchedulerAway, SchedulerRefused, Seen, Survey
 from cldctl.runs import cancel
 from tests.support.clock import Clock
 from tests.support.made_up import run_with

@@ -11,8 +11,8 @@ from cld_core.run import events
 from cld_core.run.events import JobRef, Submitted
 from cld_core.run.history import History
 from cld_core.shards.request import MAX_SHARDS
-from cldctl.clusters.base import SchedulerRefused, Seen, Survey, TooManyTasks
 from cldctl.clusters.debug import DebugCluster
+from cldctl.clusters.records import SchedulerRefused, Seen, Survey, TooManyTasks
 from cldctl.evals import plan
 from cldctl.runs import evaluate, home
 from cldctl.runs.status import evaluation_status

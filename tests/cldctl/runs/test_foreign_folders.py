@@ -13,7 +13,7 @@ from cld_core.run import RunFolder
 from cld_core.run.atomic import append_line, write_json
 from cld_core.run.events import JobRef, Started, Submitted
 from cld_core.run.process import not_ours, program_of
-from cldctl.clusters.base import SchedulerRefused
+from cldctl.clusters.records import SchedulerRefused
 from cldctl.clusters.slurm import client
 from cldctl.clusters.slurm.cluster import SlurmCluster
 from cldctl.clusters.this_machine import details_of

@@ -14,7 +14,7 @@ from cld_core.run import RunFolder, code
 from cld_core.run.events import Cancelled, Ended, JobRef, NotSubmitted, Requested, Started
 from cld_core.run.groups import Group, find_group, values_of
 from cldctl import clusters
-from cldctl.clusters.base import SchedulerRefused
+from cldctl.clusters.records import SchedulerRefused
 from cldctl.evals import plan
 from cldctl.jobs import specs
 from cldctl.runs import cancel, cells, checkout, evaluate, groups, logs, removal

@@ -5,7 +5,7 @@ import pytest
 from cld_core.run import events
 from cld_core.run.events import JobRef
 from cld_core.run.history import History
-from cldctl.clusters.base import Seen, Survey
+from cldctl.clusters.records import Seen, Survey
 from cldctl.runs.newer import seen_by
 from cldctl.runs.state import state_of
 from cldctl.runs.survey import Answers

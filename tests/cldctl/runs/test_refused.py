@@ -7,7 +7,7 @@ import pytest
 
 from cld_core.run import code
 from cldctl.clusters import job_logs
-from cldctl.clusters.base import SchedulerAway, SchedulerRefused
+from cldctl.clusters.records import SchedulerAway, SchedulerRefused
 from cldctl.jobs import hooks
 from cldctl.runs import drafts
 from tests.cldctl.runs.test_snapshot import RING, begun, requests, resumed, run, small, stop

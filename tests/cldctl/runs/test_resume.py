@@ -10,7 +10,7 @@ from cld_core.evaluation.request import EvalRequest
 from cld_core.run.atomic import write_json
 from cld_core.run.events import Cancelled, Ended, JobRef, Requested, Submitted
 from cld_core.small_files import read_json
-from cldctl.clusters.base import SchedulerAway, SchedulerRefused
+from cldctl.clusters.records import SchedulerAway, SchedulerRefused
 from cldctl.clusters.slurm import script
 from cldctl.jobs import hooks
 from cldctl.runs import resume as policy

@@ -8,7 +8,7 @@ import pytest
 from cld_core.run import events
 from cld_core.run.events import CAUSES, Event, JobRef
 from cld_core.run.history import History
-from cldctl.clusters.base import Seen
+from cldctl.clusters.records import Seen
 from cldctl.runs.state import OVER, RESUMABLE, SUBMITTING_S, TABLE, row_of, situation_of, state_of
 
 NOW = 1000.0

@@ -14,8 +14,8 @@ from cld_core.run.atomic import write_json
 from cld_core.run.events import Cancelled, Ended, JobRef, RankFailed, Requested, Started, Submitted, TurnedAway
 from cld_core.small_files import read_json
 from cldctl import clusters
-from cldctl.clusters.base import Seen, Survey
 from cldctl.clusters.debug import DebugCluster
+from cldctl.clusters.records import Seen, Survey
 from cldctl.runs import survey
 from cldctl.runs.status import RunStatus, evaluation_status, named_status, status_of, status_or_reason
 from cldctl.runs.survey import Answers

@@ -16,7 +16,7 @@ from cld_core.run.events import (
     Submitted,
     TurnedAway,
 )
-from cldctl.clusters.base import SchedulerAway
+from cldctl.clusters.records import SchedulerAway
 from cldctl.runs import survey
 from tests.support.made_up import run_with
 from tests.support.scripted import trained

@@ -9,8 +9,8 @@ from cld_core.evaluation.evaluation import evaluations_of
 from cld_core.recipe import load
 from cld_core.run import RunFolder
 from cld_core.run.events import JobRef
-from cldctl.clusters.base import SchedulerRefused
 from cldctl.clusters.debug import DebugCluster
+from cldctl.clusters.records import SchedulerRefused
 from cldctl.runs import home
 from cldctl.runs.submit import Wanted, submit
 from cldctl.runs.uninterrupted import uninterrupted

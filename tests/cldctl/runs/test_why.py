@@ -7,7 +7,7 @@ import pytest
 
 from cld_core.run.atomic import write_json
 from cld_core.run.events import Ended, NotBegun, RankFailed, Requeued, Started, Submitted, Unfit
-from cldctl.clusters.base import Waiting
+from cldctl.clusters.records import Waiting
 from cldctl.runs.why import why
 from tests.support.ledgers import job
 from tests.support.made_up import run_with

@@ -11,7 +11,7 @@ from cld_core.evaluation.request import EvalRequest
 from cld_core.run import RunFolder
 from cld_core.run.events import Ended, JobRef, Submitted
 from cldctl import clusters
-from cldctl.clusters.base import Seen, Survey
+from cldctl.clusters.records import Seen, Survey
 from cldctl.ui.follow import follow_evaluations, follow_run
 from tests.support.made_up import report, run_with
 from tests.support.scripted import Scripted, register, trained

@@ -12,7 +12,8 @@ import pytest
 from cld_core.errors import CldError
 from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run.events import JobRef
-from cldctl.clusters.base import After, JobSpec, SchedulerAway, SchedulerRefused, Task
+from cldctl.clusters.base import Task
+from cldctl.clusters.records import After, JobSpec, SchedulerAway, SchedulerRefused
 from cldctl.clusters.slurm import client, cluster, submission
 from cldctl.clusters.slurm.client import Answer
 from cldctl.clusters.slurm.cluster import SlurmCluster

@@ -7,7 +7,7 @@ import pytest
 
 from cld_core.run.attempt import Attempt
 from cld_core.stop import StopCode
-from cldctl.clusters.base import SchedulerAway, SchedulerRefused
+from cldctl.clusters.records import SchedulerAway, SchedulerRefused
 from cldctl.clusters.slurm import client, inside
 from cldctl.clusters.slurm.client import Answer
 from cldctl.clusters.slurm.cluster import SlurmCluster

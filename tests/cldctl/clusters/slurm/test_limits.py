@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from cldctl.clusters.base import JobSpec, SchedulerRefused, TooManyTasks
+from cldctl.clusters.records import JobSpec, SchedulerRefused, TooManyTasks
 from cldctl.clusters.slurm import client, limits
 from cldctl.clusters.slurm.cluster import SlurmCluster, _explained
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cld_core.run.events import JobRef
-from cldctl.clusters.base import DoctorOptions, MeasuredSaves
+from cldctl.clusters.records import DoctorOptions, MeasuredSaves
 from cldctl.clusters.slurm import client, configuration, doctor, inside, limits, node_probe, polling, preemption
 from cldctl.clusters.slurm.client import Answer
 from cldctl.clusters.slurm.cluster import SlurmCluster

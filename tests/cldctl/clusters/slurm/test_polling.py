@@ -2,7 +2,7 @@
 
 import pytest
 
-from cldctl.clusters.base import Seen
+from cldctl.clusters.records import Seen
 from cldctl.clusters.slurm import polling
 
 

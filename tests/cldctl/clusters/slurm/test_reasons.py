@@ -6,7 +6,7 @@ import time
 import pytest
 
 from cld_core.recipe.cluster import ClusterSpec
-from cldctl.clusters.base import JobSpec, Seen
+from cldctl.clusters.records import JobSpec, Seen
 from cldctl.clusters.slurm import client, expected
 from cldctl.clusters.slurm.cluster import SlurmCluster
 from cldctl.clusters.slurm.reasons import explained

@@ -14,7 +14,7 @@ import pytest
 from cld_core.errors import RecipeError, UsageError
 from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run.events import JobRef
-from cldctl.clusters.base import After, JobSpec
+from cldctl.clusters.records import After, JobSpec
 from cldctl.clusters.slurm import client, limits
 from cldctl.clusters.slurm.cluster import SlurmCluster
 
