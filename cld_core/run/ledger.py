@@ -54,10 +54,22 @@ class Ledger:
             file = file or self.path.lstat()
         except FileNotFoundError:
             return History()
-        return _history(self, file.st_ino, file.st_size, file.st_mtime_ns)
+        return _newest(self.path).of(self, (file.st_ino, file.st_size, file.st_mtime_ns))
+
+
+class _Newest:
+    """The history of a file as it last was: `status` and jobs ask for it often. Earlier ones would fill the memory."""
+
+    def __init__(self) -> None:
+        self._kept: tuple[tuple[int, int, int], History] | None = None
+
+    def of(self, ledger: Ledger, version: tuple[int, int, int]) -> History:
+        kept = self._kept
+        if kept is None or kept[0] != version:
+            self._kept = kept = version, History.of(ledger.events())
+        return kept[1]
 
 
 @functools.lru_cache(maxsize=4096)
-def _history(ledger: Ledger, inode: int, size: int, mtime_ns: int) -> History:
-    """The history of a file that is as long and as old as this: `status` and jobs ask for it often."""
-    return History.of(ledger.events())
+def _newest(path: Path) -> _Newest:
+    return _Newest()
