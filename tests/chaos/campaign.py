@@ -91,7 +91,8 @@ class Campaign:
             self._note(
                 f"status says {row['state']} ({row.get('reason')}) of a run that trains in attempt {last.attempt}"
             )
-        if row.get("step", 0) > max(self.watch.reached.values()):
+        # A checkpoint may be later than the last report.
+        if row.get("step", 0) > max(*self.watch.reached.values(), row.get("checkpoint_step") or 0):
             self._note(f"status says step {row['step']}, which was not reached")
         if event.strict:
             before = sign_of_life(self.folder)
