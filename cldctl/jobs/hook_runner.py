@@ -7,7 +7,6 @@ and what it wrote. Loads no torch.
 """
 
 import contextlib
-import fcntl
 import getpass
 import json
 import os
@@ -24,6 +23,7 @@ from cld_core.run.events import Event, Requested
 from cld_core.small_files import descriptor_for_writing, read_object, real, whole
 from cld_core.texts import one_line, printable
 from cld_core.version import __version__
+from cldctl.locks import locked_within
 
 from .hook_call import call
 from .hooks import allowed
@@ -192,16 +192,9 @@ def _last_request(events: Sequence[Event]) -> int:
 def _alone(logs: Path) -> Iterator[None]:
     """Of several processes one calls the hook at a time; without locks, or after a while, nobody waits."""
     descriptor = descriptor_for_writing(logs / _LOCK)
-    deadline = time.monotonic() + _PATIENCE_S
     try:
-        while time.monotonic() < deadline:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                time.sleep(0.1)
-            except OSError:
-                break
+        with contextlib.suppress(OSError):
+            locked_within(descriptor, _PATIENCE_S)
         yield
     finally:
         os.close(descriptor)

@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from cld_core.run.groups import Group
 from cld_core.small_files import descriptor_for_writing, opened
 from cldctl import clusters
 from cldctl.clusters.base import Cluster
+from cldctl.locks import locked_within
 
 # Seconds that others may take to start their jobs: as long as a scheduler that does not answer keeps them.
 PATIENCE_S = 180.0
@@ -104,17 +104,12 @@ def _lock(descriptor: int, file: Path) -> None:
     Raises:
         CldError: somebody holds it for longer, or it cannot be locked.
     """
-    deadline = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError as error:
-            if time.monotonic() > deadline:
-                text = f"another cldctl has been starting jobs here for over {PATIENCE_S:.0f} s"
-                raise CldError(f"{file}: {text}. Wait for it, or remove the file if there is none.") from error
-        except OSError as error:
-            # On NFS, only those who may write into a file can lock it.
-            text = f"it cannot be locked ({error.strerror})"
-            raise CldError(f"{file}: {text}. Remove it and try again.") from error
-        time.sleep(0.1)
+    try:
+        is_mine = locked_within(descriptor, PATIENCE_S)
+    except OSError as error:
+        # On NFS, only those who may write into a file can lock it.
+        text = f"it cannot be locked ({error.strerror})"
+        raise CldError(f"{file}: {text}. Remove it and try again.") from error
+    if not is_mine:
+        text = f"another cldctl has been starting jobs here for over {PATIENCE_S:.0f} s"
+        raise CldError(f"{file}: {text}. Wait for it, or remove the file if there is none.")

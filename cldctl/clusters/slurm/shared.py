@@ -1,7 +1,6 @@
 """One file of answers for all commands of a user on a machine: Slurm is asked once for all of them."""
 
 import contextlib
-import fcntl
 import functools
 import hashlib
 import json
@@ -15,6 +14,7 @@ from typing import Any
 from cld_core.run.atomic import write_text
 from cld_core.small_files import descriptor_for_writing, opened, parse_json
 from cldctl import caches
+from cldctl.locks import locked_within
 
 from .known import MAX_JOBS, Known, of_json, to_json
 
@@ -115,17 +115,10 @@ def _mark(status: os.stat_result) -> tuple[int, ...]:
 
 
 def _is_locked(descriptor: int, patience_s: float) -> bool:
-    deadline = time.monotonic() + patience_s
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(0.1)
-        except OSError:
-            return True  # A file system without locks: several may ask at once.
+    try:
+        return locked_within(descriptor, patience_s)
+    except OSError:
+        return True  # A file system without locks: several may ask at once.
 
 
 def _sweep(folder: Path) -> None:
