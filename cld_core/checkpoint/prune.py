@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
+from pathlib import Path
 
 from cld_core.run import RunFolder
 
@@ -17,10 +18,24 @@ def prune(folder: RunFolder, *, keep: int, milestone: Callable[[int], bool] = la
     needed = folder.steps_to_evaluate()
     for step in folder.listed_steps()[:-keep]:
         if not milestone(step) and step not in needed:
-            path = folder.checkpoint_file(step)
-            # The sidecar first: a checkpoint without one counts as unfinished.
-            path.with_suffix(".json").unlink(missing_ok=True)
-            path.unlink(missing_ok=True)
+            remove(folder, step)
+
+
+def files_of(folder: RunFolder, step: int) -> tuple[Path, Path]:
+    """The sidecar of a checkpoint, and the checkpoint."""
+    path = folder.checkpoint_file(step)
+    return path.with_suffix(".json"), path
+
+
+def remove(folder: RunFolder, step: int) -> None:
+    """Remove a checkpoint, if it exists.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    # The sidecar first: a checkpoint without one counts as unfinished.
+    for file in files_of(folder, step):
+        file.unlink(missing_ok=True)
 
 
 def clear_unfinished(folder: RunFolder) -> None:
@@ -39,10 +54,9 @@ def set_aside(folder: RunFolder, after: int) -> list[int]:
     """
     later = [step for step in folder.listed_steps() if step > after]
     for step in later:
-        path = folder.checkpoint_file(step)
-        aside = path.parent / _ASIDE
+        aside = folder.checkpoints / _ASIDE
         aside.mkdir(exist_ok=True)
-        for file in (path.with_suffix(".json"), path):
+        for file in files_of(folder, step):
             with contextlib.suppress(FileNotFoundError):
                 file.replace(aside / file.name)
     return later

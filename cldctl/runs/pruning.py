@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from cld_core.checkpoint.prune import files_of, remove
 from cld_core.checkpoint.verify import newest_whole
 from cld_core.evaluation.evaluation import evaluations_of
 from cld_core.ownership import require_may_change
@@ -46,9 +46,9 @@ def plan(runs: Sequence[RunFolder], keep_every: int | None) -> list[Pruning]:
     for run in runs:
         require_over(run, answers, "Nothing was removed")
         keep = _kept(run, keep_every)
-        remove = tuple(step for step in run.listed_steps() if step not in keep)
-        size = sum(file.lstat().st_size for step in remove for file in _files(run, step) if file.exists())
-        prunings.append(Pruning(run, remove, size, keep))
+        others = tuple(step for step in run.listed_steps() if step not in keep)
+        size = sum(file.lstat().st_size for step in others for file in files_of(run, step) if file.exists())
+        prunings.append(Pruning(run, others, size, keep))
     return prunings
 
 
@@ -65,14 +65,7 @@ def prune(pruning: Pruning) -> None:
         for step in pruning.remove:
             if step not in needed:
                 check()
-                # The sidecar first: a checkpoint without one counts as unfinished.
-                for file in reversed(_files(run, step)):
-                    file.unlink(missing_ok=True)
-
-
-def _files(run: RunFolder, step: int) -> tuple[Path, Path]:
-    path = run.checkpoint_file(step)
-    return path, path.with_suffix(".json")
+                remove(run, step)
 
 
 def _kept(run: RunFolder, keep_every: int | None) -> dict[int, str]:
