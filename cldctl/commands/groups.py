@@ -56,7 +56,7 @@ def submit_group(asked: Sweeping, root: Path, *, follow: bool, dry_run: bool) ->
     if dry_run:
         _preview(wanted, where, spec)
         return
-    begun = policy.start(wanted, where, _continues, _started)
+    begun = policy.start(wanted, where, continues, _started)
     _finish(begun, follow)
 
 
@@ -97,7 +97,7 @@ def resume_group(group: Group, asked: "Continuation", cluster: str | None, follo
     from cldctl.runs import home
 
     where = home.chosen(cluster, group.runs()[-1])
-    begun = policy.resume(group, asked, where, _continues, _started)
+    begun = policy.resume(group, asked, where, continues, _started)
     _finish(begun, follow)
 
 
@@ -126,9 +126,10 @@ def _started(run: RunFolder) -> None:
     err.print(strong("run ", run.name, f" in {run.path}"), soft_wrap=True)
 
 
-def _continues(
+def continues(
     run: RunFolder, recipe: "Recipe", start: int, damaged: "Sequence[DamagedCheckpoint]", warnings: Sequence[str]
 ) -> None:
+    """Say from where a run continues, and what somebody should know about that."""
     for text in (*(entry.skipped for entry in damaged), *warnings):
         err.print(text, markup=False, style="yellow", soft_wrap=True)
     err.print(strong("resuming ", run.name, f" from step {start} of {recipe.train.steps}"), soft_wrap=True)

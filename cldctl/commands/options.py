@@ -119,14 +119,17 @@ def _damaged_run(name: str, root: Path) -> RunFolder | None:
     return run if name and run.unreadable is None and run.exists and run.is_damaged else None
 
 
-def agreed(question: str, command: str) -> bool:
+def agreed(question: str, command: str, fix: str = "Add --yes.") -> bool:
     """Ask a yes-or-no question on a terminal; no is the default.
+
+    Args:
+        fix: what to do where nobody can answer.
 
     Raises:
         UsageError: stdin is not a terminal, and nobody can answer.
     """
     if not sys.stdin.isatty():
-        raise UsageError(f"{command} asks first, and stdin is not a terminal. Add --yes.")
+        raise UsageError(f"{command} asks first, and stdin is not a terminal. {fix}")
     try:
         return typer.confirm(question, err=True)
     except typer.Abort:

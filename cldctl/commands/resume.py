@@ -1,6 +1,6 @@
 """`cldctl resume`: continue runs from their newest good checkpoints."""
 
-import sys
+import functools
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,16 +10,22 @@ import typer
 from cld_core.errors import CldError, NotFoundError, UsageError
 from cld_core.run import RunFolder
 from cld_core.texts import one_line
-from cldctl.ui.console import err, strong
+from cldctl.ui.console import err
 
-from .groups import resume_group
-from .options import AllowPlugin, ClusterOfRun, Follow, RunsDir, find_runs_or_group, group_named, runs_dir, split_runs
+from .groups import continues, resume_group
+from .options import (
+    AllowPlugin,
+    ClusterOfRun,
+    Follow,
+    RunsDir,
+    agreed,
+    find_runs_or_group,
+    group_named,
+    runs_dir,
+    split_runs,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from cld_core.checkpoint.verify import DamagedCheckpoint
-    from cld_core.recipe import Recipe
     from cldctl.runs.resume import Continuation
     from cldctl.runs.submit import Begun
 
@@ -137,30 +143,15 @@ def _all_resumable(root: Path, yes: bool) -> tuple[list[RunFolder], int]:
     if not runs:
         raise NotFoundError(f"{root.absolute()}: no run can be resumed. `cldctl status` shows their states.")
     err.print("can be resumed: " + ", ".join(run.name for run in runs), soft_wrap=True)
-    if not yes and not _agreed():
+    if not yes and not agreed("Resume all of them?", "resume without RUN", "Add --yes, or name a run."):
         raise typer.Exit(0)
     return runs, code
-
-
-def _agreed() -> bool:
-    if not sys.stdin.isatty():
-        raise UsageError("resume without RUN asks first, and stdin is not a terminal. Add --yes, or name a run.")
-    try:
-        return typer.confirm("Resume all of them?", err=True)
-    except typer.Abort:
-        err.print("interrupted")
-        raise typer.Exit(130) from None
 
 
 def _resume(run: RunFolder, asked: "Continuation", cluster: str | None) -> "Begun":
     from cldctl.runs import home
     from cldctl.runs import resume as policy
 
-    def about(recipe: "Recipe", start: int, damaged: "Sequence[DamagedCheckpoint]", warnings: "Sequence[str]") -> None:
-        for text in (*(entry.skipped for entry in damaged), *warnings):
-            err.print(text, markup=False, style="yellow", soft_wrap=True)
-        err.print(strong("resuming ", run.name, f" from step {start} of {recipe.train.steps}"))
-
     where = home.chosen(cluster, run)
     with home.only_one(run.path, where):
-        return policy.resume(run, asked, where, about)
+        return policy.resume(run, asked, where, functools.partial(continues, run))
