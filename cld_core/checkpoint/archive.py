@@ -126,5 +126,5 @@ def _opcodes(file: IO[bytes]) -> Iterator[tuple[Any, Any]]:
     try:
         for opcode, argument, _ in pickletools.genops(file):
             yield opcode, argument
-    except Exception:  # torch stops there, too
+    except Exception:  # Of any kind, as pickletools meets bytes that are not a pickle; torch stops there, too.
         return

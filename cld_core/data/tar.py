@@ -46,6 +46,7 @@ def decompressed(file: IO[bytes]) -> IO[bytes]:
     file.seek(0)
     for magic, opener in _OPENERS.items():
         if start.startswith(magic):
+            # Classes of three modules, which have no type in common.
             return opener(file, "rb")  # type: ignore[operator]
     return file
 

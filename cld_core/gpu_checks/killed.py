@@ -39,6 +39,7 @@ def _die_in(folder: RunFolder, at: int) -> None:
     def until_death(trainer: Trainer, step: int, before_update: Callable[[], None] = lambda: None) -> None:
         whole(trainer, step, die if step == at else before_update)
 
+    # A process of its own, which dies of it: nothing else sees the other method.
     Trainer.step = until_death  # type: ignore[method-assign, assignment]
 
 
