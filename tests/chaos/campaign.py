@@ -139,7 +139,7 @@ class Campaign:
 
         wait_until(
             trains, timeout=PATIENCE_S, what="the run to train again", every=0.05,
-            heard=lambda: f"{self.stage.status(NAME)}\n{self.stage.describe()}",
+            last_seen=lambda: f"{self.stage.status(NAME)}\n{self.stage.describe()}",
         )  # fmt: skip
 
     def _is_alone(self) -> bool:
@@ -188,7 +188,7 @@ class Campaign:
             seen.update(self.stage.status(name))
             return seen["state"] in OVER and not ranks_of(RunFolder(self.stage.runs / name))
 
-        wait_until(over, timeout=2 * PATIENCE_S, what=f"{name} to end", every=0.5, heard=self.stage.describe)
+        wait_until(over, timeout=2 * PATIENCE_S, what=f"{name} to end", every=0.5, last_seen=self.stage.describe)
         return seen
 
     def _attempts(self) -> tuple[Attempt, ...]:

@@ -87,7 +87,7 @@ class Scene:
         return row
 
     def until(self, condition: Callable[[], Any], what: str) -> None:
-        wait_until(condition, timeout=PATIENCE_S, what=what, heard=self.stage.describe)
+        wait_until(condition, timeout=PATIENCE_S, what=what, last_seen=self.stage.describe)
 
     def over(self) -> dict[str, Any]:
         """The status once nothing of the run is alive any more."""

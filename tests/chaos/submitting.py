@@ -68,7 +68,7 @@ def _one(stage: Stage, number: int, torn: bool) -> tuple[list[str], str]:
     faults.calm()
     wait_until(
         lambda: stage.status(name)["state"] in OVER and not ranks_of(run), timeout=PATIENCE_S, what=f"{name} to end",
-        heard=stage.describe,
+        last_seen=stage.describe,
     )  # fmt: skip
     if (final := stage.status(name))["state"] != "FINISHED":
         problems.append(f"the run did not finish: {final['state']}, {final['reason']}")

@@ -88,7 +88,7 @@ class SlurmClients:
             state_if_wanted,
             timeout=timeout,
             what=f"job {job_id} to be {' or '.join(sorted(wanted))}",
-            heard=lambda: f"{self.job_state(job_id)} {self._squeue(job_id, '%r')}",
+            last_seen=lambda: f"{self.job_state(job_id)} {self._squeue(job_id, '%r')}",
         )
         assert state is not None
         return state
@@ -103,7 +103,7 @@ class SlurmClients:
             lambda: int(self.job_info(job_id).get("Restarts", 0)) >= restarts,
             timeout=timeout,
             what=f"requeue number {restarts} of job {job_id}",
-            heard=self.describe,
+            last_seen=self.describe,
         )
 
     def expire(self, job_id: str, seconds: int = 1) -> None:

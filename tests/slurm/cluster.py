@@ -127,7 +127,7 @@ class SlurmCluster(SlurmClients):
             return _is_up(state) and state != "completing"
 
         wait_until(is_up, timeout=START_TIMEOUT_S, what=f"node {name} to come back",
-                   heard=lambda: self.node_state(name))  # fmt: skip
+                   last_seen=lambda: self.node_state(name))  # fmt: skip
 
     def kill_controller(self) -> None:
         """Stop slurmctld."""
@@ -160,7 +160,7 @@ class SlurmCluster(SlurmClients):
         def current_state() -> str:
             return f"{self.describe()}\nslurmctld's log ends with:\n{self.processes.log_tail('slurmctld')}"
 
-        wait_until(is_idle, timeout=timeout, what="an idle cluster", heard=current_state)
+        wait_until(is_idle, timeout=timeout, what="an idle cluster", last_seen=current_state)
 
     def cancel_all(self, timeout: float = 30) -> None:
         """End every job immediately, without waiting for KillWait."""
@@ -174,7 +174,7 @@ class SlurmCluster(SlurmClients):
                 self.processes.kill_tasks()
             return not jobs
 
-        wait_until(none_left, timeout=timeout, what="the end of all jobs", every=0.3, heard=self.describe)
+        wait_until(none_left, timeout=timeout, what="the end of all jobs", every=0.3, last_seen=self.describe)
 
     def reset(self) -> None:
         """Undo whatever a test did: daemons up, no jobs, nodes up, default settings."""

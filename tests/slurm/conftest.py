@@ -1,4 +1,4 @@
-"""The fixture `slurm`: one real cluster for the whole test run, reset before each test."""
+"""The fixture `slurm`: one real cluster for the whole test run, reset before each test, and cldctl on it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 from .cluster import SlurmCluster
 from .errors import INSTALL, why_unusable
+from .lab import Lab
 
 HERE = Path(__file__).parent
 
@@ -44,6 +45,21 @@ def slurm(slurm_cluster: SlurmCluster) -> Iterator[SlurmCluster]:
     slurm_cluster.reset()
     yield slurm_cluster
     slurm_cluster.reset()
+
+
+@pytest.fixture
+def lab(slurm: SlurmCluster, tmp_path: Path) -> Lab:
+    """cldctl on the cluster, with the test's own folder of runs."""
+    return Lab(slurm, tmp_path / "runs")
+
+
+@pytest.fixture
+def orders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a test tells the data set `misbehaving` of each rank what to do."""
+    folder = tmp_path / "orders"
+    folder.mkdir()
+    monkeypatch.setenv("CLDCTL_TEST_ORDERS", str(folder))
+    return folder
 
 
 @pytest.hookimpl(wrapper=True)

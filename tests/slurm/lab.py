@@ -23,6 +23,7 @@ ENDLESS = (
     *("cluster.nodes=2", "cluster.time_min=30", "cluster.signal_s=20"),
 )
 PLUGIN = Path(__file__).parent / "misbehaving.py"
+MISBEHAVING = ("data.name=misbehaving", f"data.plugin={PLUGIN}")
 
 
 def give(orders: Path, rank: int, what: str) -> None:
@@ -69,7 +70,7 @@ class Lab:
         ledger = self.runs / name / "attempts.jsonl"
         return wait_until(
             look, timeout=timeout, every=0.5, what=what,
-            heard=lambda: f"{seen}\n{ledger.read_text()}\n{self.slurm.describe()}",
+            last_seen=lambda: f"{seen}\n{ledger.read_text()}\n{self.slurm.describe()}",
         )  # fmt: skip
 
     def training(self, name: str, attempt: int = 0, steps: int = 30) -> dict[str, Any]:

@@ -17,11 +17,11 @@ def wait_until(
     timeout: float,
     what: str,
     every: float = 0.1,
-    heard: Callable[[], object] | None = None,
+    last_seen: Callable[[], object] | None = None,
 ) -> T:
     """Poll `condition` until it is true and return its value.
 
-    `timeout` and `every` are in seconds. `heard` is called once, on failure, to show the actual state.
+    `timeout` and `every` are in seconds. `last_seen` is called once, on failure, to show the actual state.
     Raises SlurmTestError naming `what` at the deadline.
     """
     deadline = time.monotonic() + timeout
@@ -30,6 +30,6 @@ def wait_until(
         if value:
             return value
         if time.monotonic() >= deadline:
-            instead = f"; last seen: {heard()}" if heard else ""
+            instead = f"; last seen: {last_seen()}" if last_seen else ""
             raise SlurmTestError(f"timed out after {timeout:g} s waiting for {what}{instead}")
         time.sleep(every)

@@ -177,7 +177,7 @@ def end(processes: Iterable[psutil.Process], *, timeout: float = 10) -> None:
         timeout=timeout,
         what="the end of processes after SIGKILL",
         every=0.02,
-        heard=lambda: doomed,
+        last_seen=lambda: doomed,
     )
 
 

@@ -17,16 +17,11 @@ from cld_core.run.ledger import Ledger
 from cldctl.clusters.submitit_jobs import ENTRY
 
 from .cluster import SlurmCluster
-from .lab import PLUGIN, Lab, give
+from .lab import MISBEHAVING, Lab, give
 from .polling import wait_until
 
 # Longer than a job that asks once a minute, each time for half a minute, would notice.
 OUTAGE_S = 110.0
-
-
-@pytest.fixture
-def lab(slurm: SlurmCluster, tmp_path: Path) -> Lab:
-    return Lab(slurm, tmp_path / "runs")
 
 
 def pid_of_rank_0(run: RunFolder) -> int:
@@ -38,7 +33,7 @@ def pid_of_rank_0(run: RunFolder) -> int:
 def until(ledger: Ledger, kind: type[Event]) -> None:
     wait_until(
         lambda: any(isinstance(event, kind) for event in ledger.events()),
-        timeout=60, what=f"{kind.__name__} in the ledger", heard=ledger.path.read_text,
+        timeout=60, what=f"{kind.__name__} in the ledger", last_seen=ledger.path.read_text,
     )  # fmt: skip
 
 
@@ -60,7 +55,7 @@ def test_it_is_away_at_a_notice_at_a_crash_and_at_the_notice_of_a_task(
 ) -> None:
     (orders := tmp_path / "orders").mkdir()
     monkeypatch.setenv("CLDCTL_TEST_ORDERS", str(orders))
-    crashed = lab.submit("crashed", "data.name=misbehaving", f"data.plugin={PLUGIN}")
+    crashed = lab.submit("crashed", *MISBEHAVING)
     noticed = lab.submit("noticed")
     lab.training("crashed", steps=250)
     lab.training("noticed")

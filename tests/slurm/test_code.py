@@ -6,19 +6,11 @@ import shlex
 import sys
 from pathlib import Path
 
-import pytest
-
 from cld_core.run import RunFolder
 from cld_core.run.events import Started
 
-from .cluster import SlurmCluster
 from .lab import ENDLESS, Lab
 from .polling import wait_until
-
-
-@pytest.fixture
-def lab(slurm: SlurmCluster, tmp_path: Path) -> Lab:
-    return Lab(slurm, tmp_path / "runs")
 
 
 def test_submitting_from_inside_an_array_task_that_was_requeued(lab: Lab, tmp_path: Path) -> None:
@@ -43,7 +35,7 @@ def test_submitting_from_inside_an_array_task_that_was_requeued(lab: Lab, tmp_pa
     )
     lab.slurm.sbatch(*options, str(script))
     run = RunFolder(lab.runs / "inner")
-    wait_until(lambda: run.exists, timeout=90, what="the inner run", heard=lambda: _said(output))
+    wait_until(lambda: run.exists, timeout=90, what="the inner run", last_seen=lambda: _said(output))
     row = lab.until("inner", "the inner run to end", lambda row: row["state"] in ("FINISHED", "FAILED", "LOST"))
     assert row["state"] == "FINISHED", (row, _said(output))
     (started,) = (event for event in run.ledger.events() if isinstance(event, Started))

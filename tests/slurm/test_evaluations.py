@@ -23,11 +23,6 @@ SHARDS = 8
 BATCHES = 6
 
 
-@pytest.fixture
-def lab(slurm: SlurmCluster, tmp_path: Path) -> Lab:
-    return Lab(slurm, tmp_path / "runs")
-
-
 def test_an_evaluation_is_an_array_and_waits_for_the_training(lab: Lab) -> None:
     settings = ("train.steps=300", "cluster.partition=low", "--name", "mine", "--eval", "elbo")
     quick_pictures = ("sampling.method=em", "sampling.nfe=2")
@@ -85,7 +80,7 @@ def test_a_disturbed_evaluation_ends_with_the_numbers_of_a_quiet_one(lab: Lab) -
     _kill_a_task(lab.slurm)  # after the node: what dies on a failing node does not count as a crash
     ledger = Evaluation(evaluation).ledger
     wait_until(lambda: ledger.history().crashes, timeout=60, what="the crash in the ledger")
-    wait_until(lambda: sum(done().values()) > 2 * BATCHES * 16, timeout=90, what="more shards", heard=done)
+    wait_until(lambda: sum(done().values()) > 2 * BATCHES * 16, timeout=90, what="more shards", last_seen=done)
     lab.slurm.restore_node("n2")
     lab.slurm.preempt_all(1)
     lab.until("mine", "the report", lambda row: row["evals"][0]["nll"] is not None, 240)

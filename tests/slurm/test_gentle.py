@@ -14,18 +14,12 @@ import pytest
 from cld_core.run import RunFolder
 from cld_core.run.events import Requeued, Started
 
-from .cluster import SlurmCluster
 from .counted import Counted
 from .lab import ENDLESS, Lab
 from .polling import wait_until
 
 # Nobody asks twice within a test, however busy the machine: what is seen later, the run folder says.
 ONCE = "36000"
-
-
-@pytest.fixture
-def lab(slurm: SlurmCluster, tmp_path: Path) -> Lab:
-    return Lab(slurm, tmp_path / "runs")
 
 
 @pytest.fixture

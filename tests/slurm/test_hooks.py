@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
-
 from cld_core.run import RunFolder
 
 from .cluster import SlurmCluster
-from .lab import PLUGIN, Lab, give
+from .lab import MISBEHAVING, Lab, give
 from .polling import wait_until
 
 HOOK = 'hooks.on_change=cat >> "$CLDCTL_RUN_PATH/told"'
@@ -22,14 +20,10 @@ def told(run: RunFolder) -> list[tuple[str, str | None]]:
     return [(content["state"], content["cause"]) for content in map(json.loads, lines)]
 
 
-def test_each_change_is_told_once(slurm: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_change_is_told_once(slurm: SlurmCluster, lab: Lab, orders: Path) -> None:
     """A crash, a preemption, a cancellation and the end of a run."""
-    orders = tmp_path / "orders"
-    orders.mkdir()
-    monkeypatch.setenv("CLDCTL_TEST_ORDERS", str(orders))
     slurm.configure(grace_time=10)
-    lab = Lab(slurm, tmp_path / "runs")
-    run = lab.submit("mine", "data.name=misbehaving", f"data.plugin={PLUGIN}", "cluster.nodes=1", HOOK)
+    run = lab.submit("mine", *MISBEHAVING, "cluster.nodes=1", HOOK)
     lab.training("mine", steps=250)
     give(orders, 0, "raise")
     lab.training("mine", 1)

@@ -12,26 +12,8 @@ import pytest
 from cld_core.run import RunFolder
 from cld_core.run.events import DiedEarly, GivenUp, RankFailed, TurnedAway
 
-from .cluster import SlurmCluster
-from .lab import ENDLESS, PLUGIN, Lab, give
+from .lab import ENDLESS, MISBEHAVING, Lab, give
 from .polling import wait_until
-
-
-@pytest.fixture
-def lab(slurm: SlurmCluster, tmp_path: Path) -> Lab:
-    return Lab(slurm, tmp_path / "runs")
-
-
-@pytest.fixture
-def orders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where a test tells the data set `misbehaving` of each rank what to do."""
-    folder = tmp_path / "orders"
-    folder.mkdir()
-    monkeypatch.setenv("CLDCTL_TEST_ORDERS", str(folder))
-    return folder
-
-
-MISBEHAVING = ("data.name=misbehaving", f"data.plugin={PLUGIN}")
 
 
 def went_on(lab: Lab, name: str, cause: str, attempt: int = 1, *, saved: bool = True) -> None:
@@ -155,7 +137,7 @@ def test_a_start_that_dies_before_it_trains(lab: Lab, orders: Path, monkeypatch:
     lab.slurm.run(["scontrol", "requeue", row["job_id"]])
     wait_until(
         lambda: any(isinstance(event, DiedEarly) for event in run.ledger.events()),
-        timeout=60, what="the second start to die", heard=lambda: run.ledger.path.read_text(),
+        timeout=60, what="the second start to die", last_seen=lambda: run.ledger.path.read_text(),
     )  # fmt: skip
     (orders / "broken").unlink()
     went_on(lab, "mine", "requeued")

@@ -49,13 +49,13 @@ class Bench:
             survey = Slurm().survey(jobs, max_age_s=0)
             return all(survey.of(job).phase == phase for job in jobs)
 
-        wait_until(all_in_phase, timeout=60, what=f"{jobs} to be {phase}", every=0.3, heard=self.slurm.describe)
+        wait_until(all_in_phase, timeout=60, what=f"{jobs} to be {phase}", every=0.3, last_seen=self.slurm.describe)
 
     def again(self, job: JobRef) -> tuple[str, float]:
         """Node and time of a later start."""
         file = self.spec.logs.parent / f"{job.job_id}.again"
         wait_until(lambda: file.exists() and file.read_text(), timeout=60, what=f"another start of {job.job_id}",
-                   heard=self.slurm.describe)  # fmt: skip
+                   last_seen=self.slurm.describe)  # fmt: skip
         node, at = file.read_text().split()
         return node, float(at)
 

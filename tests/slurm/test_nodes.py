@@ -10,11 +10,10 @@ import pytest
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.run.events import Crashed, DiedEarly, RankFailed, Requeued, Unfit
 
-from .cluster import SlurmCluster
-from .lab import PLUGIN, Lab
+from .lab import MISBEHAVING, Lab
 from .polling import wait_until
 
-ALONE = ("cluster.nodes=1", "train.steps=60", "data.name=misbehaving", f"data.plugin={PLUGIN}")
+ALONE = ("cluster.nodes=1", "train.steps=60", *MISBEHAVING)
 # Health checks of n1 cannot write into the run folder.
 BROKEN = """
 import os, pathlib
@@ -25,11 +24,6 @@ def refusing(file, content):
     return write(file, content)
 pathlib.Path.write_bytes = refusing
 """
-
-
-@pytest.fixture
-def lab(slurm: SlurmCluster, tmp_path: Path) -> Lab:
-    return Lab(slurm, tmp_path / "runs")
 
 
 def test_a_run_leaves_a_node_on_which_it_crashed_twice(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +53,7 @@ def test_an_evaluation_leaves_a_node_on_which_its_tasks_crashed(lab: Lab, monkey
     monkeypatch.setenv("CLDCTL_TEST_BAD_NODE", "n1")
     lab.cldctl("eval", "mine", "--elbo", "--shards", "2", "eval.samples=32", "eval.elbo.velocities=2")
     work = Evaluation(run.evals / lab.status("mine")["evals"][0]["id"])
-    wait_until(lambda: work.is_done, timeout=180, what="the evaluation", heard=work.ledger.path.read_text)
+    wait_until(lambda: work.is_done, timeout=180, what="the evaluation", last_seen=work.ledger.path.read_text)
     crashes = [event for event in work.ledger.events() if isinstance(event, Crashed)]
     assert len(crashes) >= 2
     assert {event.node for event in crashes} == {"n1"}
@@ -88,7 +82,7 @@ def test_a_time_limit_during_the_setup(lab: Lab, tmp_path: Path) -> None:
     lab.slurm.expire(job)
     wait_until(
         lambda: any(isinstance(event, DiedEarly) for event in run.ledger.events()),
-        timeout=90, what="the limit to be noticed", heard=lab.slurm.describe,
+        timeout=90, what="the limit to be noticed", last_seen=lab.slurm.describe,
     )  # fmt: skip
     lab.slurm.wait_requeued(job)
     lab.slurm.run(["scontrol", "update", f"jobid={job}", "TimeLimit=30"])

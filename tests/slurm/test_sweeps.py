@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-from pathlib import Path
-
-import pytest
 
 from cld_core.run import RunFolder
 from cld_core.run.lease import local_holder
 
-from .cluster import SlurmCluster
 from .lab import ENDLESS, Lab
 
 SUBMIT = (
@@ -19,11 +15,6 @@ SUBMIT = (
     *("--sweep", "train.seed=0,1,2", "--name", "mine"),
 )
 NAMES = [f"mine-seed{seed}" for seed in range(3)]
-
-
-@pytest.fixture
-def lab(slurm: SlurmCluster, tmp_path: Path) -> Lab:
-    return Lab(slurm, tmp_path / "runs")
 
 
 def test_each_run_of_an_array_is_preempted_killed_cancelled_and_resumed_alone(lab: Lab) -> None:

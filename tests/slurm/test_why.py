@@ -6,26 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from .cluster import SlurmCluster
-from .lab import ENDLESS, PLUGIN, Lab, give
+from .lab import ENDLESS, MISBEHAVING, Lab, give
 from .polling import wait_until
-
-MISBEHAVING = ("data.name=misbehaving", f"data.plugin={PLUGIN}")
-
-
-@pytest.fixture
-def lab(slurm: SlurmCluster, tmp_path: Path) -> Lab:
-    return Lab(slurm, tmp_path / "runs")
-
-
-@pytest.fixture
-def orders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "orders"
-    folder.mkdir()
-    monkeypatch.setenv("CLDCTL_TEST_ORDERS", str(folder))
-    return folder
 
 
 def why(lab: Lab, name: str) -> dict[str, Any]:
