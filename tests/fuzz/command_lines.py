@@ -22,7 +22,7 @@ import cld_core
 import cldctl
 from cld_core.texts import has_control
 from cldctl import app
-from cldctl.clusters.slurm import client
+from cldctl.clusters.slurm import client, expected
 from cldctl.clusters.slurm.client import Answer
 from tests.support.paths import FIXTURES
 
@@ -201,6 +201,7 @@ def _make(rng: random.Random, folder: Path) -> Callable[[], Any]:
         with (
             mock.patch.dict(os.environ, {"CLDCTL_RUNS": str(folder)}),
             mock.patch.object(client, "run", return_value=away),
+            mock.patch.object(expected, "ask", return_value=lambda: None),
             mock.patch.object(app, "app", _parser()),
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),

@@ -54,3 +54,16 @@ def test_writing_is_allowed_in_the_folder_alone(tmp_path: Path) -> None:
     (inside / "link").symlink_to(outside)
     assert run(lambda: (inside / "link").write_text("x"), inside).outcome == "wrote outside"
     assert not outside.exists()
+
+
+def test_a_path_may_be_relative_to_an_open_folder(tmp_path: Path) -> None:
+    inside = tmp_path / "inside"
+    inside.mkdir()
+
+    def make(folder: Path) -> None:
+        opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=opened))
+        os.unlink("file", dir_fd=opened)
+
+    assert run(lambda: make(inside), inside).outcome == "ok"
+    assert run(lambda: make(tmp_path), inside).outcome == "wrote outside"

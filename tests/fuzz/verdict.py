@@ -27,10 +27,11 @@ from cld_core.errors import CldError
 TIME_S = 20.0
 MEMORY_BYTES = 2 * 2**30
 _PROCESSES = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty", "pty.spawn")
-# Operations on paths, and where among their arguments the changed paths are.
-_CHANGES = {
-    "os.remove": (0,), "os.rename": (0, 1), "os.link": (1,), "os.symlink": (1,), "os.mkdir": (0,), "os.rmdir": (0,),
-    "os.truncate": (0,), "os.chmod": (0,), "os.chown": (0,), "os.utime": (0,), "shutil.rmtree": (0,),
+# Operations on paths: where among their arguments each changed path is, and the folder that it is relative to.
+_CHANGES: dict[str, tuple[tuple[int, int | None], ...]] = {
+    "os.remove": ((0, 1),), "os.rename": ((0, 2), (1, 3)), "os.link": ((1, 3),), "os.symlink": ((1, 2),),
+    "os.mkdir": ((0, 2),), "os.rmdir": ((0, 1),), "os.truncate": ((0, None),), "os.chmod": ((0, 2),),
+    "os.chown": ((0, 3),), "os.utime": ((0, 3),), "shutil.rmtree": ((0, 1),),
 }  # fmt: skip
 
 
@@ -104,6 +105,7 @@ def _answer(child: int, reading: int, time_s: float) -> Verdict:
 def _inside(case: Callable[[], Any], folder: Path, memory_bytes: int) -> Verdict:
     faulthandler.register(signal.SIGUSR1)
     _limit_memory(memory_bytes)
+    os.environ["CLDCTL_CACHE"] = str(folder / "cache")
     try:
         with _guarded(folder):
             case()
@@ -132,13 +134,25 @@ def _limit_memory(extra_bytes: int) -> None:
 def _guarded(folder: Path) -> Iterator[None]:
     """Refuse every change outside ``folder``, and every new process, in this block."""
     allowed, on = (str(folder.resolve()), "/dev/null", "/dev/shm", "/dev/tty"), True
+    opening_in: int | None = None
+    os_open = os.open
 
-    def check(path: Any) -> None:
+    def check(path: Any, dir_fd: int | None) -> None:
         if isinstance(path, int) or path is None:
             return
-        text = os.path.realpath(os.path.join(os.getcwd(), os.fsdecode(path)))
+        base = os.getcwd() if dir_fd is None or dir_fd < 0 else f"/proc/self/fd/{dir_fd}"
+        text = os.path.realpath(os.path.join(base, os.fsdecode(path)))
         if not any(text == place or text.startswith(place + "/") for place in allowed):
             raise Forbidden("wrote outside", text)
+
+    def open_in(path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        """`os.open`, whose event does not name the folder that the path is relative to."""
+        nonlocal opening_in
+        opening_in = dir_fd
+        try:
+            return os_open(path, flags, mode, dir_fd=dir_fd)
+        finally:
+            opening_in = None
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal on
@@ -146,24 +160,23 @@ def _guarded(folder: Path) -> Iterator[None]:
             return
         if event in _PROCESSES:
             raise Forbidden("started a process", repr(arguments)[:300])
+        changed: list[tuple[Any, int | None]] = []
         if event == "open":
             path, mode, flags = arguments[:3]
             writes = bool(flags and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND))
             if writes or (isinstance(mode, str) and any(letter in mode for letter in "wax+")):
-                on = False
-                try:
-                    check(path)
-                finally:
-                    on = True
-        elif event in _CHANGES:
-            on = False
-            try:
-                for place in _CHANGES[event]:
-                    check(arguments[place])
-            finally:
-                on = True
+                changed.append((path, opening_in))
+        for place, relative_to in _CHANGES.get(event, ()):
+            changed.append((arguments[place], None if relative_to is None else arguments[relative_to]))
+        on = False
+        try:
+            for path, dir_fd in changed:
+                check(path, dir_fd)
+        finally:
+            on = True
 
     sys.addaudithook(hook)  # It cannot be removed: this process ends with the case.
+    os.open = open_in
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield
     on = False
