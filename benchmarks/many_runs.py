@@ -22,6 +22,13 @@ from tests.chaos.shim import Faults
 
 ROOT = Path(__file__).parents[1]
 DAY_S = 24 * 3600.0
+COMMANDS = (
+    ("first time, nothing remembered", ["--json"]),
+    ("as JSON", ["--json"]),
+    ("as a table", []),
+    ("filtered", ["--state", "RUNNING", "--sort", "loss"]),
+    ("read again (--fresh)", ["--json", "--fresh"]),
+)
 
 
 def make_runs(root: Path, count: int, alive: int) -> list[Lease]:
@@ -56,12 +63,12 @@ def _events(job_id: str, begun: float) -> list[Event]:
     return events
 
 
-def timed(root: Path, faults: Faults, cache: Path, *options: str) -> dict[str, float]:
-    """Seconds, seconds of the processor, and file calls of one `cldctl status`."""
+def timed(code: Path, root: Path, faults: Faults, cache: Path, *options: str) -> dict[str, float]:
+    """Seconds, seconds of the processor, and file calls of one `cldctl status` of the packages in ``code``."""
     environment = {**os.environ, **faults.environment(), "CLDCTL_RUNS": str(root), "CLDCTL_CACHE": str(cache)}
     before, begin, used = faults.count("delayed"), time.perf_counter(), _cpu_s()
     command = [sys.executable, "-m", "cldctl", "status", "--all", *options]
-    subprocess.run(command, env=environment, cwd=ROOT, check=True, capture_output=True)
+    subprocess.run(command, env=environment, cwd=code, check=True, capture_output=True)
     seconds, cpu, calls = time.perf_counter() - begin, _cpu_s() - used, faults.count("delayed") - before
     return {"seconds": round(seconds, 2), "cpu": round(cpu, 2), "calls": calls}
 
@@ -76,6 +83,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5000)
     parser.add_argument("--alive", type=int, default=50)
     parser.add_argument("--call-ms", type=float, default=2.0)
+    parser.add_argument("--code", type=Path, help="measure the cldctl in this folder, as an earlier one, once")
     parsed = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root, cache = Path(folder) / "runs", Path(folder) / "cache"
@@ -83,14 +91,9 @@ def main() -> None:
         leases = make_runs(root, parsed.runs, parsed.alive)
         faults = Faults(Path(folder) / "control", root)
         faults.be_slow(parsed.call_ms / 1000)
-        for what, options in (
-            ("first time, nothing remembered", ["--json"]),
-            ("as JSON", ["--json"]),
-            ("as a table", []),
-            ("filtered", ["--state", "RUNNING", "--sort", "loss"]),
-            ("read again (--fresh)", ["--json", "--fresh"]),
-        ):
-            print(json.dumps({"status": what, **timed(root, faults, cache, *options)}), flush=True)
+        for what, options in COMMANDS[: 1 if parsed.code else None]:
+            numbers = timed(parsed.code or ROOT, root, faults, cache, *options)
+            print(json.dumps({"status": what, **numbers}), flush=True)
         for lease in leases:
             lease.release()
 

@@ -1,4 +1,4 @@
-"""The whole run: the Slurm tests, which mostly wait, on two workers, everything else beside them on another."""
+"""The whole run: the Slurm tests, which mostly wait, on three workers, everything else beside them on others."""
 
 import itertools
 import os
@@ -36,27 +36,28 @@ def environment() -> Iterator[None]:
         yield
 
 
-# The Slurm tests of these files have a cluster of their own; all others share one.
-_ON_ONE_CLUSTER = ("test_interruptions.py", "test_chaos.py")
+# The Slurm tests of each of these take about as long; those of one run on one cluster, one after another.
+_ROOMS = (("test_interruptions.py",), ("test_evaluations.py", "test_away.py", "test_why.py"))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Two workers for Slurm tests, each with a cluster, which begin with them: the largest scope is dealt first."""
+    """Workers for Slurm tests, each with a cluster, which begin with them: the largest scope is dealt first."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Rooms(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             if not nodeid.startswith("tests/slurm/"):
                 return nodeid
-            return "slurm 1" if any(name in nodeid for name in _ON_ONE_CLUSTER) else "slurm 2"
+            room = next((names for names in _ROOMS if any(name in nodeid for name in names)), ("others",))
+            return f"slurm {room[0]}"
 
     return Rooms(config, log)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    shutil.rmtree(_caches, ignore_errors=True)
     """End the Slurm cluster of a worker that was killed, as by Ctrl-C: its jobs would keep this machine busy."""
+    shutil.rmtree(_caches, ignore_errors=True)
     if not hasattr(config, "workerinput"):
         from tests.slurm import machine
 
