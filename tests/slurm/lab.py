@@ -20,18 +20,18 @@ from cldctl.runs.status import named_status
 from .cluster import SlurmCluster
 from .polling import wait_until
 
+PLUGIN = Path(__file__).parent / "misbehaving.py"
 # A toy on two nodes with one rank each that trains until it is told to stop.
 ENDLESS = (
+    *("data.name=misbehaving", f"data.plugin={PLUGIN}"),
     *("network.width=16", "network.layers=3", "train.batch_size=16", "train.log_every=5", "eval.samples=64"),
     *("train.checkpoint_every=200", "train.steps=100000000", "train.on_resume=exact"),
     *("cluster.nodes=2", "cluster.time_min=30", "cluster.signal_s=20"),
 )
-PLUGIN = Path(__file__).parent / "misbehaving.py"
-MISBEHAVING = ("data.name=misbehaving", f"data.plugin={PLUGIN}")
 
 
 def give(orders: Path, rank: int, what: str) -> None:
-    """Tell a rank of a run with the data set `misbehaving` what to do.
+    """Tell a rank of a run, whose data set is `misbehaving`, what to do.
 
     The file is written atomically: a rank checks hundreds of times a second, and removes what it reads.
     """

@@ -1,7 +1,8 @@
 """A data set for tests that does what a file tells it, once: crash a rank, take memory, or hang.
 
 CLDCTL_TEST_BAD_NODE: a node on which it always crashes.
-CLDCTL_TEST_PACE: seconds that each batch takes at least, so that a run does not get too far to be repeated.
+CLDCTL_TEST_PACE: seconds that each batch takes at least, so that a run neither keeps the processor busy while a test
+waits, nor gets too far to be repeated.
 """
 
 import os
@@ -15,7 +16,7 @@ from cld_core.data.toy import toy
 
 _orders = Path(os.environ.get("CLDCTL_TEST_ORDERS", "/nonexistent"))
 _rank = os.environ.get("SLURM_PROCID", os.environ.get("SUBMITIT_LOCAL_GLOBALID", "0"))
-_pace = float(os.environ.get("CLDCTL_TEST_PACE", "0"))
+_pace = float(os.environ.get("CLDCTL_TEST_PACE", "0.01"))
 
 
 @toy("misbehaving")

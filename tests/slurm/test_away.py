@@ -17,7 +17,7 @@ from cld_core.run.ledger import Ledger
 from cldctl.clusters.submitit_jobs import ENTRY
 
 from .cluster import SlurmCluster
-from .lab import MISBEHAVING, Lab, give
+from .lab import Lab, give
 from .polling import wait_until
 
 # Longer than a job that asks once a minute, each time for half a minute, would notice.
@@ -55,7 +55,7 @@ def test_it_is_away_at_a_notice_at_a_crash_and_at_the_notice_of_a_task(
 ) -> None:
     (orders := tmp_path / "orders").mkdir()
     monkeypatch.setenv("CLDCTL_TEST_ORDERS", str(orders))
-    crashed = lab.submit("crashed", *MISBEHAVING)
+    crashed = lab.submit("crashed")
     noticed = lab.submit("noticed")
     lab.training("crashed", steps=250)
     lab.training("noticed")

@@ -49,11 +49,11 @@ def test_an_evaluation_is_an_array_and_waits_for_the_training(lab: Lab) -> None:
 def test_a_chained_evaluation_waits_for_a_preempted_training(lab: Lab, partition: str) -> None:
     """Also if another job, a successor, finishes the training."""
     settings = (f"cluster.partition={partition}", f"cluster.successor={partition == 'cancel'}".lower())
-    lab.cldctl("submit", "toy", *ENDLESS, "train.steps=2000", *settings, "--name", "mine", "--eval", "elbo")
+    lab.cldctl("submit", "toy", *ENDLESS, "train.steps=1000", *settings, "--name", "mine", "--eval", "elbo")
     lab.training("mine")
     lab.slurm.preempt_all(1)
     row = lab.until("mine", "a report", lambda row: row["evals"][0]["nll"] is not None, 150)
-    assert (row["state"], row["step"]) == ("FINISHED", 2000)
+    assert (row["state"], row["step"]) == ("FINISHED", 1000)
     assert [entry["cause"] for entry in row["attempts"]] == ["preempted", "finished"]
 
 

@@ -13,7 +13,7 @@ from cld_core.run.events import Crashed, GivenUp
 from tests.support.tools import fill, small_disk
 
 from .cluster import SlurmCluster
-from .lab import MISBEHAVING, Lab, give
+from .lab import Lab, give
 from .polling import wait_until
 
 
@@ -28,7 +28,7 @@ def lab(slurm: SlurmCluster, tmp_path: Path) -> Iterator[Lab]:
 def test_a_rank_crashes_while_the_disk_is_full(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (orders := tmp_path / "orders").mkdir()
     monkeypatch.setenv("CLDCTL_TEST_ORDERS", str(orders))
-    run = lab.submit("mine", *MISBEHAVING)
+    run = lab.submit("mine")
     lab.training("mine", steps=250)
     ballast = fill(lab.runs)
 

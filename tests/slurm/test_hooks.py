@@ -8,7 +8,7 @@ from pathlib import Path
 from cld_core.run import RunFolder
 
 from .cluster import SlurmCluster
-from .lab import MISBEHAVING, Lab, give
+from .lab import Lab, give
 from .polling import wait_until
 
 HOOK = 'hooks.on_change=cat >> "$CLDCTL_RUN_PATH/told"'
@@ -23,7 +23,7 @@ def told(run: RunFolder) -> list[tuple[str, str | None]]:
 def test_each_change_is_told_once(slurm: SlurmCluster, lab: Lab, orders: Path) -> None:
     """A crash, a preemption, a cancellation and the end of a run."""
     slurm.configure(grace_time=10)
-    run = lab.submit("mine", *MISBEHAVING, "cluster.nodes=1", HOOK)
+    run = lab.submit("mine", "cluster.nodes=1", HOOK)
     lab.training("mine", steps=250)
     give(orders, 0, "raise")
     lab.training("mine", 1)

@@ -12,7 +12,7 @@ import pytest
 from cld_core.run import RunFolder
 from cld_core.run.events import DiedEarly, GivenUp, RankFailed, TurnedAway
 
-from .lab import ENDLESS, MISBEHAVING, Lab, give
+from .lab import ENDLESS, Lab, give
 from .polling import wait_until
 
 
@@ -85,7 +85,7 @@ def test_node_failure(lab: Lab) -> None:
 
 @pytest.mark.parametrize("what", ["raise", "die"])
 def test_a_rank_that_crashes(lab: Lab, orders: Path, what: str) -> None:
-    run = lab.submit("mine", *MISBEHAVING)
+    run = lab.submit("mine")
     lab.training("mine", steps=250)
     give(orders, 1, what)
     went_on(lab, "mine", "crashed", saved=False)
@@ -95,7 +95,7 @@ def test_a_rank_that_crashes(lab: Lab, orders: Path, what: str) -> None:
 
 def test_a_rank_dies_while_the_first_one_is_busy(lab: Lab, orders: Path) -> None:
     """Rank 0 is killed by srun before it can report anything; `set -e` in the setup changes nothing."""
-    lab.submit("mine", *MISBEHAVING, "cluster.setup=[set -euo pipefail]")
+    lab.submit("mine", "cluster.setup=[set -euo pipefail]")
     lab.training("mine", steps=250)
     give(orders, 0, "nap")
     give(orders, 1, "die")
@@ -104,7 +104,7 @@ def test_a_rank_dies_while_the_first_one_is_busy(lab: Lab, orders: Path) -> None
 
 def test_a_bug_is_not_retried(lab: Lab, orders: Path) -> None:
     give(orders, 0, "always bug")
-    lab.submit("mine", *MISBEHAVING, "cluster.successor=true")
+    lab.submit("mine", "cluster.successor=true")
     lab.ended("mine")
     lab.slurm.wait_idle(60)
     row = lab.status("mine")
@@ -114,7 +114,7 @@ def test_a_bug_is_not_retried(lab: Lab, orders: Path) -> None:
 
 def test_crashes_in_a_row_are_given_up(lab: Lab, orders: Path) -> None:
     give(orders, 0, "always raise")
-    run = lab.submit("mine", *MISBEHAVING, "train.max_retries=1")
+    run = lab.submit("mine", "train.max_retries=1")
     row = lab.ended("mine", timeout=120)
     assert row["state"] == "FAILED"
     assert [entry["cause"] for entry in row["attempts"]] == ["crashed", "crashed"]
@@ -144,14 +144,14 @@ def test_a_start_that_dies_before_it_trains(lab: Lab, orders: Path, monkeypatch:
 
 
 def test_out_of_memory(lab: Lab, orders: Path) -> None:
-    lab.submit("mine", *MISBEHAVING, "cluster.mem_gb=1.5")
+    lab.submit("mine", "cluster.mem_gb=1.5")
     lab.training("mine", steps=250)
     give(orders, 1, "hog")
     went_on(lab, "mine", "out_of_memory", saved=False)
 
 
 def test_a_rank_that_hangs(lab: Lab, orders: Path) -> None:
-    run = lab.submit("mine", *MISBEHAVING, "train.hang_timeout_s=20")
+    run = lab.submit("mine", "train.hang_timeout_s=20")
     lab.training("mine", steps=250)
     give(orders, 1, "hang")
     went_on(lab, "mine", "crashed", saved=False)

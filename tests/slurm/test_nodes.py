@@ -10,10 +10,10 @@ import pytest
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.run.events import Crashed, DiedEarly, RankFailed, Requeued, Unfit
 
-from .lab import MISBEHAVING, Lab
+from .lab import Lab
 from .polling import wait_until
 
-ALONE = ("cluster.nodes=1", "train.steps=60", *MISBEHAVING)
+ALONE = ("cluster.nodes=1", "train.steps=60")
 # Health checks of n1 cannot write into the run folder.
 BROKEN = """
 import os, pathlib

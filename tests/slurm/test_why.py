@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .lab import ENDLESS, MISBEHAVING, Lab, give
+from .lab import ENDLESS, Lab, give
 from .polling import wait_until
 
 
@@ -16,7 +16,7 @@ def why(lab: Lab, name: str) -> dict[str, Any]:
 
 
 def test_the_rank_that_crashed_first_and_what_its_attempt_printed(lab: Lab, orders: Path) -> None:
-    lab.submit("mine", *MISBEHAVING)
+    lab.submit("mine")
     lab.training("mine", steps=250)
     give(orders, 1, "raise")
     lab.training("mine", attempt=1)
@@ -42,7 +42,7 @@ def test_the_rank_that_crashed_first_and_what_its_attempt_printed(lab: Lab, orde
     assert total["lost_to_crashes"] > 0
     assert 0 < total["goodput"] < 1
 
-    said = lab.cldctl("submit", "toy", *ENDLESS, "cluster.partition=low", *MISBEHAVING, "--dry-run").stderr
+    said = lab.cldctl("submit", "toy", *ENDLESS, "cluster.partition=low", "--dry-run").stderr
     assert "steps/s as in mine; begins at once" in said, said
 
 
