@@ -157,7 +157,7 @@ class Campaign:
         self.record.final = self._ended(NAME)
         if self.twin:
             say(f"{time.monotonic() - self.began:6.0f} s  the same without events, {steps}")
-            whole = self.stage.submit("twin", f"train.checkpoint_every={step}", steps)
+            whole = self.stage.submit("twin", f"train.checkpoint_every={step}", steps, CLDCTL_TEST_PACE="0")
             assert self._ended("twin")["state"] == "FINISHED"
             self.record.same = same(*(load(run, run.checkpoint_steps()[-1]) for run in (self.folder, whole)))
         if self.stage.lab is not None:

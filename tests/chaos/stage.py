@@ -15,18 +15,17 @@ from typing import Any
 
 from cld_core.run import RunFolder
 from tests.slurm.cluster import SlurmCluster
-from tests.slurm.lab import PLUGIN, Lab
+from tests.slurm.lab import Lab
 from tests.slurm.mishaps import KILL_WAIT_S
+from tests.support.paths import MISBEHAVING
 
 from .shim import Faults
 from .watch import end_all
 
 SMALL = (
     *("network.width=16", "network.layers=3", "train.batch_size=16", "train.log_every=5", "eval.samples=64"),
-    *("train.on_resume=exact", "data.name=misbehaving", f"data.plugin={PLUGIN}"),
+    *("train.on_resume=exact", *MISBEHAVING),
 )
-# Seconds that a step takes at least: a twin without this catches up quickly.
-PACE_S = 0.004
 # Bytes of the disk that the runs of the local stage are on.
 DISK = 64 * 2**20
 RANKS = 2
@@ -91,7 +90,7 @@ class Stage:
 
     def shimmed(self) -> dict[str, str]:
         """Variables with which a command and what it starts meet the faults."""
-        return {**self.faults.environment(), "CLDCTL_TEST_PACE": str(PACE_S)}
+        return self.faults.environment()
 
     def status(self, name: str, timeout: float = 120) -> dict[str, Any]:
         """What `status` says; where it fails, only why."""

@@ -16,14 +16,14 @@ from cld_core.run import RunFolder
 from cld_core.run.atomic import write_text
 from cldctl.runs import survey
 from cldctl.runs.status import named_status
+from tests.support.paths import MISBEHAVING
 
 from .cluster import SlurmCluster
 from .polling import wait_until
 
-PLUGIN = Path(__file__).parent / "misbehaving.py"
 # A toy on two nodes with one rank each that trains until it is told to stop.
 ENDLESS = (
-    *("data.name=misbehaving", f"data.plugin={PLUGIN}"),
+    *MISBEHAVING,
     *("network.width=16", "network.layers=3", "train.batch_size=16", "train.log_every=5", "eval.samples=64"),
     *("train.checkpoint_every=200", "train.steps=100000000", "train.on_resume=exact"),
     *("cluster.nodes=2", "cluster.time_min=30", "cluster.signal_s=20"),

@@ -5,3 +5,5 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "recipes"
 FIXTURES = ROOT / "tests" / "fixtures"
+# Overrides: a data set that takes its time for each batch, and does what a file tells it.
+MISBEHAVING = ("data.name=misbehaving", f"data.plugin={Path(__file__).with_name('misbehaving.py')}")

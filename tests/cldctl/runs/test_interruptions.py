@@ -13,6 +13,7 @@ import pytest
 from cld_core.checkpoint.load import load
 from cld_core.run import RunFolder
 from cld_core.run.events import Requested
+from tests.support.paths import MISBEHAVING
 from tests.support.tools import SMALL, cldctl, is_gone, ranks_of, same, status, wait_ended, wait_for, wait_step
 
 LOCAL = ("--cluster", "local")
@@ -24,7 +25,7 @@ def runs(fresh_runs):
 
 
 def submit(runs, name, *overrides):
-    cldctl("submit", "toy", *SMALL, *overrides, "--name", name, *LOCAL, runs=runs)
+    cldctl("submit", "toy", *SMALL, *MISBEHAVING, *overrides, "--name", name, *LOCAL, runs=runs)
     return RunFolder(runs / name)
 
 
@@ -51,7 +52,8 @@ def test_killed_five_times_a_run_ends_bit_identical(runs):
             more = (f"train.steps={row['step'] + 100}",)
         cldctl("resume", "killed", *more, *LOCAL, runs=runs)
     assert wait_ended(runs, "killed")["state"] == "FINISHED"
-    cldctl("submit", "toy", *SMALL, *settings, *more, "--name", "whole", *LOCAL, "--follow", runs=runs)
+    whole = (*SMALL, *MISBEHAVING, *settings, *more, "--name", "whole")
+    cldctl("submit", "toy", *whole, *LOCAL, "--follow", runs=runs, CLDCTL_TEST_PACE="0")
 
     whole, killed = (load(RunFolder(runs / name), run.checkpoint_steps()[-1]) for name in ("whole", "killed"))
     assert same(whole, killed), "parameters, average or optimiser state differ"
