@@ -10,6 +10,7 @@ import typer
 from cld_core.run import RunFolder
 from cld_core.run.groups import Group
 from cldctl.hints import command
+from cldctl.runs.asked import Asked
 from cldctl.ui.console import err, out, strong
 
 from .options import refuse_twice
@@ -24,20 +25,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sweeping:
+class Sweeping(Asked):
     """What somebody typed behind `submit` with ``--sweep``."""
 
     recipe: str
-    overrides: tuple[str, ...]
     sweep: tuple[str, ...]
     name: str | None = None
     cluster: str | None = None
-    profile: str | None = None
     parallel: int | None = None
-    metrics: tuple[str, ...] = ()
-    tags: tuple[str, ...] = ()
-    note: str | None = None
-    live_code: bool = False
 
 
 def submit_group(asked: Sweeping, root: Path, *, follow: bool, dry_run: bool) -> None:
@@ -68,23 +63,13 @@ def _wanted(asked: Sweeping, root: Path) -> "WantedGroup":
     from cldctl.runs.groups import WantedGroup
 
     axes = axes_of(asked.sweep)
-    refuse_twice("--sweep", [axis.key for axis in axes], asked.overrides)
+    refuse_twice("--sweep", [axis.key for axis in axes], asked.given)
     file, profile = find_recipe(asked.recipe), find_profile(asked.profile)
     # A recipe may be complete only with the values of a cell: its name is in any of them.
     first = [f"{axis.key}={axis.values[0]}" for axis in axes]
-    name = new_name(load(file, [*asked.overrides, *first], profile).name) if asked.name is None else asked.name
-    return WantedGroup(
-        group=Group(root, name),
-        cells=cells_of(name, axes, file, asked.overrides, profile),
-        file=file,
-        metrics=asked.metrics,
-        given=asked.overrides,
-        profile=asked.profile,
-        tags=asked.tags,
-        note=asked.note,
-        parallel=asked.parallel,
-        live_code=asked.live_code,
-    )
+    name = new_name(load(file, [*asked.given, *first], profile).name) if asked.name is None else asked.name
+    cells = cells_of(name, axes, file, asked.given, profile)
+    return WantedGroup(group=Group(root, name), cells=cells, file=file, parallel=asked.parallel, **asked.asked())
 
 
 def resume_group(group: Group, asked: "Continuation", cluster: str | None, follow: bool) -> None:

@@ -7,6 +7,7 @@ import typer
 
 from cld_core.errors import CldError, UsageError
 from cld_core.run import RunFolder
+from cldctl.runs.asked import Asked
 from cldctl.ui.console import err, out, strong
 
 from .groups import tell_left_out
@@ -65,57 +66,42 @@ def submit(
     from cldctl.lookup import find_profile, find_recipe
     from cldctl.runs import home, labels
     from cldctl.runs import submit as policy
+    from cldctl.runs.submit import Wanted
 
     labels.check(tags or (), note)
-    if sweep:
-        from .groups import Sweeping, submit_group
-
-        asked = Sweeping(
-            recipe=recipe,
-            overrides=tuple(overrides or ()),
-            sweep=tuple(sweep),
-            name=name,
-            cluster=cluster,
-            profile=profile,
-            parallel=parallel,
-            metrics=parse_metrics(evals),
-            tags=tuple(tags or ()),
-            note=note,
-            live_code=live_code,
-        )
-        submit_group(asked, runs_dir(directory), follow=follow, dry_run=dry_run)
-        return
-    if parallel is not None:
-        raise UsageError("--parallel goes with --sweep: one run is one job. Leave it out.")
-    where = home.chosen(cluster)
-    file = find_recipe(recipe)
-    resolved = with_plugin_found(load(file, overrides or [], find_profile(profile)), file)
-    new = new_name(resolved.name) if name is None else name
-    check_name(new)
-    path = runs_dir(directory) / new
-    metrics = parse_metrics(evals)
-    spec = policy.check(path, resolved, where, live_code)
-    # The scheduler thinks about it while the job is being written.
-    start = where.ask_for_start(spec)
-    if dry_run:
-        _preview(RunFolder(path), resolved, where, spec, metrics)
-        _estimate(path, resolved, start)
-        return
-
-    wanted = policy.Wanted(
-        path=path,
-        recipe=resolved,
-        file=file,
-        metrics=metrics,
+    asked = Asked(
+        metrics=parse_metrics(evals),
         given=tuple(overrides or ()),
         profile=profile,
         tags=tuple(tags or ()),
         note=note,
         live_code=live_code,
     )
+    if sweep:
+        from .groups import Sweeping, submit_group
+
+        axes = tuple(sweep)
+        group = Sweeping(recipe=recipe, sweep=axes, name=name, cluster=cluster, parallel=parallel, **asked.asked())
+        submit_group(group, runs_dir(directory), follow=follow, dry_run=dry_run)
+        return
+    if parallel is not None:
+        raise UsageError("--parallel goes with --sweep: one run is one job. Leave it out.")
+    where = home.chosen(cluster)
+    file = find_recipe(recipe)
+    resolved = with_plugin_found(load(file, asked.given, find_profile(profile)), file)
+    new = new_name(resolved.name) if name is None else name
+    check_name(new)
+    wanted = Wanted(path=runs_dir(directory) / new, recipe=resolved, file=file, **asked.asked())
+    spec = policy.check(wanted.path, resolved, where, live_code)
+    # The scheduler thinks about it while the job is being written.
+    start = where.ask_for_start(spec)
+    if dry_run:
+        _preview(RunFolder(wanted.path), resolved, where, spec, asked.metrics)
+        _estimate(wanted.path, resolved, start)
+        return
     begun = _submitted(wanted, where)
     if not where.blocks:
-        _estimate(path, resolved, start)
+        _estimate(wanted.path, resolved, start)
     finish(begun, follow)
 
 

@@ -17,6 +17,7 @@ from cldctl.clusters.records import JobSpec
 
 from . import arrays, cells, drafts, home, requests, shared_code, submit, survey
 from .arrays import Start
+from .asked import Asked
 from .cells import Cell
 from .resume import Continuation, Skipped, ready
 from .state import RESUMABLE
@@ -30,35 +31,20 @@ About = Callable[[RunFolder, Recipe, int, Sequence[DamagedCheckpoint], Sequence[
 
 
 @dataclass(frozen=True, kw_only=True)
-class WantedGroup:
-    """A sweep of trainings, as somebody asked for it; the fields are those of `submit.Wanted`."""
+class WantedGroup(Asked):
+    """A sweep of trainings, as somebody asked for it."""
 
     group: Group
     cells: tuple[Cell, ...]
     file: Path
-    metrics: tuple[str, ...] = ()
-    given: tuple[str, ...] = ()
-    profile: str | None = None
-    tags: tuple[str, ...] = ()
-    note: str | None = None
     parallel: int | None = None
-    live_code: bool = False
 
     def of(self, cell: Cell) -> Wanted:
         """One of its runs."""
-        return Wanted(
-            path=self.group.root / cell.name,
-            recipe=cell.recipe,
-            file=self.file,
-            metrics=self.metrics,
-            given=(*self.given, *(f"{key}={value}" for key, value in cell.values.items())),
-            profile=self.profile,
-            tags=self.tags,
-            note=self.note,
-            group=self.group.name,
-            sweep=cell.values,
-            live_code=self.live_code,
-        )
+        given = (*self.given, *(f"{key}={value}" for key, value in cell.values.items()))
+        place = self.group.root / cell.name
+        own = Wanted(path=place, recipe=cell.recipe, file=self.file, group=self.group.name, sweep=cell.values)
+        return replace(own, **{**self.asked(), "given": given})
 
 
 @dataclass(kw_only=True)

@@ -24,6 +24,7 @@ from cldctl.jobs import specs
 from cldctl.jobs.train import TrainWork
 
 from . import drafts, home, shared_code, snapshot
+from .asked import Asked
 from .requests import follow_up, request
 from .uninterrupted import uninterrupted
 
@@ -44,29 +45,19 @@ class Begun:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class Wanted(Asked):
     """A new run, as somebody asked for it.
 
     Attributes:
         file: where the recipe was read from.
-        metrics: of the evaluation that follows the training; none without one.
-        given: overrides and ``profile`` of the command line, which are part of the recipe already.
-        tags: to find it again by; ``note``: what it is for.
         group: the runs that are submitted together, and ``sweep``, what this one has of its own, value by key.
-        live_code: run the checkout itself, in place of a copy in the run's folder.
     """
 
     path: Path
     recipe: Recipe
     file: Path
-    metrics: tuple[str, ...] = ()
-    given: tuple[str, ...] = ()
-    profile: str | None = None
-    tags: tuple[str, ...] = ()
-    note: str | None = None
     group: str | None = None
     sweep: Mapping[str, str] = field(default_factory=dict)
-    live_code: bool = False
 
 
 def check(path: Path, recipe: Recipe, cluster: Cluster, live_code: bool = False) -> JobSpec:
