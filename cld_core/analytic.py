@@ -53,21 +53,28 @@ class GaussianMixture:
         """Differential entropy in nats of a mixture on the plane, by the trapezoid rule.
 
         The integrand is smooth on the scale of std, so with ``per_std`` nodes per std the rule is exact to
-        rounding (docs/math.md section 10). On a grid the density is a product of two thin matrices.
+        rounding (docs/math.md section 10).
         """
         assert self.dimension == 2, f"the quadrature is two-dimensional, the law has d = {self.dimension}"
-        h = self.std / per_std
-        factors = []
-        for i in range(2):
-            m = self.means[:, i]
-            low, high = float(m.min()) - reach * self.std, float(m.max()) + reach * self.std
-            nodes = torch.linspace(low, high, math.ceil((high - low) / h) + 1, dtype=torch.float64)
-            step = float(nodes[1] - nodes[0])
-            gauss = torch.exp(-0.5 * ((nodes[:, None] - m) / self.std).square())
-            factors.append((gauss / (math.sqrt(2.0 * math.pi) * self.std), step))
-        (along_x, step_x), (along_y, step_y) = factors
-        p = (along_x * self.weights) @ along_y.T
-        return float(-torch.special.xlogy(p, p).sum()) * step_x * step_y
+        h, margin = self.std / per_std, reach * self.std
+        axes = []
+        for m in self.means.T:
+            low, high = float(m.min()) - margin, float(m.max()) + margin
+            axes.append(torch.linspace(low, high, math.ceil((high - low) / h) + 1, dtype=torch.float64))
+        p = self.density_on_grid(*axes)
+        return float(-torch.special.xlogy(p, p).sum()) * math.prod(float(axis[1] - axis[0]) for axis in axes)
+
+    def density_on_grid(self, x: Tensor, y: Tensor) -> Tensor:
+        """p, (n, m), float64, where the lines x (n,) and y (m,) of the plane cross: a product of two thin matrices.
+
+        0 where the density is below the smallest number, as far away from all means.
+        """
+        along_x, along_y = (
+            torch.exp(-0.5 * ((nodes.to(torch.float64)[:, None] - m) / self.std).square())
+            / (math.sqrt(2.0 * math.pi) * self.std)
+            for nodes, m in zip((x, y), self.means.T, strict=True)
+        )
+        return (along_x * self.weights) @ along_y.T
 
     def score(self, sde: Diffusion) -> "MixtureScore":
         """The exact score under ``sde``."""

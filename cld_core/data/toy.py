@@ -35,6 +35,7 @@ class Toy:
     sample: Sampler  # (n, generator) -> (n, 2), float32
     log_density: Callable[[Tensor], Tensor] | None = None  # (n, 2) -> (n,), float64, nats
     entropy: Callable[[], float] | None = None  # nats; computed on first use, then kept
+    on_grid: Callable[[Tensor, Tensor], Tensor] | None = None  # x (n,), y (m,) -> density (n, m), if that is faster
     data_shape: tuple[int, ...] = (2,)
 
 
@@ -48,6 +49,7 @@ def toy(
     *,
     log_density: Callable[[Tensor], Tensor] | None = None,
     entropy: Callable[[], float] | None = None,
+    on_grid: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Callable[[Sampler], Sampler]:
     """Register a sampling function (n, generator) -> (n, 2) float32 under ``name``, for the recipe's data.name.
 
@@ -61,7 +63,7 @@ def toy(
             owner = taken.sample.__module__
             raise DataError(f"toy data {name!r} is already registered by {owner}. Choose another name.")
         cached = functools.cache(entropy) if entropy is not None else None
-        _REGISTRY[name] = _OF_MODULE[sampler.__module__, name] = Toy(name, sampler, log_density, cached)
+        _REGISTRY[name] = _OF_MODULE[sampler.__module__, name] = Toy(name, sampler, log_density, cached, on_grid)
         return sampler
 
     return register
@@ -120,7 +122,17 @@ def _swissroll_entropy() -> float:
     return _roll().entropy() + math.log(len(_ROLL_CENTRES))
 
 
-@toy("multimodal_swissroll", log_density=_swissroll_log_density, entropy=_swissroll_entropy)
+def _swissroll_on_grid(x: Tensor, y: Tensor) -> Tensor:
+    rolls = [_roll().density_on_grid(x - right, y - up) for right, up in _ROLL_CENTRES.tolist()]
+    return torch.stack(rolls).mean(0)
+
+
+@toy(
+    "multimodal_swissroll",
+    log_density=_swissroll_log_density,
+    entropy=_swissroll_entropy,
+    on_grid=_swissroll_on_grid,
+)
 def multimodal_swissroll(n: int, generator: torch.Generator) -> Tensor:
     """Five Swiss rolls with equal probability: the paper's toy data."""
     centre = _ROLL_CENTRES[torch.randint(len(_ROLL_CENTRES), (n,), generator=generator)]

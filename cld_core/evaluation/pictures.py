@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cld_core.data.toy import Toy
 from cld_core.model import Model
 from cld_core.run.atomic import replacing
 
@@ -50,15 +51,12 @@ def scatter(path: Path, x: Tensor, model: Model, title: str) -> None:
     low, high = truth.min(0), truth.max(0)
     low, high = low - 0.1 * (high - low), high + 0.1 * (high - low)
     figure, axes = pyplot.subplots(1, 2, figsize=(10, 5), sharex=True, sharey=True, layout="constrained")
-    if density is not None and density.log_density is not None:
-        ticks = [np.linspace(low[i], high[i], _GRID) for i in range(2)]
-        grid = np.stack(np.meshgrid(*ticks, indexing="xy"), axis=-1).reshape(-1, 2)
-        log_p = density.log_density(torch.from_numpy(grid)).numpy().reshape(_GRID, _GRID)
-        shade = np.exp(0.5 * (log_p - log_p.max()))
+    ticks = [torch.linspace(low[i], high[i], _GRID, dtype=torch.float64) for i in range(2)]
+    shade = None if density is None else _shade(density, *ticks)
+    if shade is not None:
+        extent = (low[0], high[0], low[1], high[1])
         for axis in axes:
-            axis.imshow(
-                shade, origin="lower", extent=(low[0], high[0], low[1], high[1]), cmap="Blues", vmax=1.4, aspect="auto"
-            )
+            axis.imshow(shade, origin="lower", extent=extent, cmap="Blues", vmax=1.4, aspect="auto")
     axes[0].scatter(*truth.T, s=2, c="tab:gray", alpha=0.5, linewidths=0)
     axes[0].set_title("data")
     inside = ((points > low) & (points < high)).all(1)
@@ -71,3 +69,14 @@ def scatter(path: Path, x: Tensor, model: Model, title: str) -> None:
     with replacing(path) as file:
         figure.savefig(file, dpi=110, format="png")
     pyplot.close(figure)
+
+
+def _shade(density: Toy, x: Tensor, y: Tensor) -> np.ndarray | None:
+    """The square root of the density over its maximum, a row for each y; None if the density is not known."""
+    if density.on_grid is not None:
+        p = density.on_grid(x, y).T
+        return (p / p.max()).sqrt().numpy()
+    if density.log_density is None:
+        return None
+    log_p = density.log_density(torch.cartesian_prod(x, y)).reshape(len(x), len(y)).T
+    return torch.exp(0.5 * (log_p - log_p.max())).numpy()

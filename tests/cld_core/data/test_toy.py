@@ -51,6 +51,14 @@ def test_a_roll_holds_a_fifth_of_the_mass():
     assert float(p.sum()) * step**2 == pytest.approx(0.2, abs=1e-9)
 
 
+def test_on_a_grid_the_density_is_the_same():
+    roll = toy.get("multimodal_swissroll")
+    x, y = (torch.linspace(low, high, 120, dtype=torch.float64) for low, high in ((0.6, 1.0), (-1.0, -0.6)))
+    points = roll.log_density(torch.cartesian_prod(x, y)).exp().reshape(120, 120)
+    assert float(points.max()) > 1.0
+    torch.testing.assert_close(roll.on_grid(x, y), points, rtol=1e-10, atol=1e-12)
+
+
 def test_true_entropies():
     # Nine disjoint Gaussians: 1e-8 is their overlap.
     nine = math.log(9) + math.log(2 * math.pi * math.e * 0.04**2)
