@@ -54,8 +54,9 @@ def test_it_is_away_at_a_notice_at_a_crash_and_at_the_notice_of_a_task(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (orders := tmp_path / "orders").mkdir()
-    monkeypatch.setenv("CLDCTL_TEST_ORDERS", str(orders))
-    crashed = lab.submit("crashed")
+    with monkeypatch.context() as of_one_run:
+        of_one_run.setenv("CLDCTL_TEST_ORDERS", str(orders))
+        crashed = lab.submit("crashed")
     noticed = lab.submit("noticed")
     lab.training("crashed", steps=250)
     lab.training("noticed")
