@@ -22,7 +22,7 @@ test: $(VENV)/.installed
 
 # The rest: the Slurm laboratory (tests/slurm/README.md), which mostly waits, and whatever is slow.
 test-lab: $(VENV)/.installed
-	$(BIN)/pytest -n 5 -m "(slurm or slow) and not gpu"
+	$(BIN)/pytest -n 4 -m "(slurm or slow) and not gpu"
 
 # Where there is a GPU (docs/gpu.md); elsewhere, all of it is skipped.
 test-gpu: $(VENV)/.installed
