@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from cld_core.run import RunFolder
@@ -51,7 +52,10 @@ class Watchers:
     def end(self) -> None:
         for process in self.processes:
             if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+                # What is on a terminal has a session of its own, and outlives it if the tests ignore SIGHUP.
+                for child in psutil.Process(process.pid).children(recursive=True):
+                    child.kill()
+                process.kill()
             process.wait(10)
 
 

@@ -45,4 +45,5 @@ def test_each_change_is_told_once(slurm: SlurmCluster, lab: Lab, orders: Path) -
     lab.ended("mine")
     wait_until(lambda: len(told(run)) >= 8, timeout=60, what="the end to be told", last_seen=lambda: told(run))
     assert told(run)[-2:] == [("RUNNING", "cancelled"), ("FINISHED", "finished")]
-    assert (run.logs / "hooks.log").read_text().count(": done (") == 8
+    log = run.logs / "hooks.log"
+    wait_until(lambda: log.read_text().count(": done (") == 8, timeout=60, what="eight calls", last_seen=log.read_text)
