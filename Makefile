@@ -16,7 +16,7 @@ $(VENV)/.installed: pyproject.toml
 demo: $(VENV)/.installed
 	@PATH="$(CURDIR)/$(BIN):$$PATH" CLDCTL_RUNS=$(DEMO) bash benchmarks/demo.sh
 
-# What a newcomer runs: a few minutes on two cores, no Slurm.
+# What a newcomer runs: seven to nine minutes on two cores, no Slurm.
 test: $(VENV)/.installed
 	$(BIN)/pytest -n 2 -m "not slurm and not slow and not gpu"
 

@@ -83,7 +83,11 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5000)
     parser.add_argument("--alive", type=int, default=50)
     parser.add_argument("--call-ms", type=float, default=2.0)
-    parser.add_argument("--code", type=Path, help="measure the cldctl in this folder, as an earlier one, once")
+    parser.add_argument(
+        "--code",
+        type=Path,
+        help="measure the cldctl in this folder instead, such as an earlier one; only the first command",
+    )
     parsed = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root, cache = Path(folder) / "runs", Path(folder) / "cache"

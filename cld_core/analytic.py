@@ -67,7 +67,7 @@ class GaussianMixture:
     def density_on_grid(self, x: Tensor, y: Tensor) -> Tensor:
         """p, (n, m), float64, where the lines x (n,) and y (m,) of the plane cross: a product of two thin matrices.
 
-        0 where the density is below the smallest number, as far away from all means.
+        0 where the density underflows, as it does far from all means.
         """
         along_x, along_y = (
             torch.exp(-0.5 * ((nodes.to(torch.float64)[:, None] - m) / self.std).square())

@@ -1,4 +1,4 @@
-"""The whole run: the Slurm tests, which mostly wait, on three workers, everything else beside them on others."""
+"""The whole run: the Slurm tests on up to three workers, everything else beside them on the rest."""
 
 import itertools
 import os
@@ -36,7 +36,7 @@ def environment() -> Iterator[None]:
         yield
 
 
-# The Slurm tests of each of these take about as long; those of one run on one cluster, one after another.
+# These rooms, and the one of all other Slurm tests, take about equally long. The tests of a room share a cluster.
 _ROOMS = (("test_interruptions.py",), ("test_evaluations.py", "test_away.py", "test_why.py"))
 
 

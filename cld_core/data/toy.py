@@ -53,6 +53,8 @@ def toy(
 ) -> Callable[[Sampler], Sampler]:
     """Register a sampling function (n, generator) -> (n, 2) float32 under ``name``, for the recipe's data.name.
 
+    The other arguments are the attributes of `Toy`.
+
     Raises:
         DataError: the name is taken by another function.
     """

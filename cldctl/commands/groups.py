@@ -69,7 +69,7 @@ def _wanted(asked: Sweeping, root: Path) -> "WantedGroup":
     first = [f"{axis.key}={axis.values[0]}" for axis in axes]
     name = new_name(load(file, [*asked.given, *first], profile).name) if asked.name is None else asked.name
     cells = cells_of(name, axes, file, asked.given, profile)
-    return WantedGroup(group=Group(root, name), cells=cells, file=file, parallel=asked.parallel, **asked.asked())
+    return WantedGroup(group=Group(root, name), cells=cells, file=file, parallel=asked.parallel, **asked.common())
 
 
 def resume_group(group: Group, asked: "Continuation", cluster: str | None, follow: bool) -> None:

@@ -66,7 +66,6 @@ def submit(
     from cldctl.lookup import find_profile, find_recipe
     from cldctl.runs import home, labels
     from cldctl.runs import submit as policy
-    from cldctl.runs.submit import Wanted
 
     labels.check(tags or (), note)
     asked = Asked(
@@ -81,7 +80,7 @@ def submit(
         from .groups import Sweeping, submit_group
 
         axes = tuple(sweep)
-        group = Sweeping(recipe=recipe, sweep=axes, name=name, cluster=cluster, parallel=parallel, **asked.asked())
+        group = Sweeping(recipe=recipe, sweep=axes, name=name, cluster=cluster, parallel=parallel, **asked.common())
         submit_group(group, runs_dir(directory), follow=follow, dry_run=dry_run)
         return
     if parallel is not None:
@@ -91,7 +90,7 @@ def submit(
     resolved = with_plugin_found(load(file, asked.given, find_profile(profile)), file)
     new = new_name(resolved.name) if name is None else name
     check_name(new)
-    wanted = Wanted(path=runs_dir(directory) / new, recipe=resolved, file=file, **asked.asked())
+    wanted = policy.Wanted(path=runs_dir(directory) / new, recipe=resolved, file=file, **asked.common())
     spec = policy.check(wanted.path, resolved, where, live_code)
     # The scheduler thinks about it while the job is being written.
     start = where.ask_for_start(spec)

@@ -10,7 +10,7 @@ class Asked:
 
     Attributes:
         metrics: of the evaluation that follows the training; none without one.
-        given: overrides and ``profile`` of the command line, which are part of the recipe already.
+        given: overrides and ``profile`` of the command line; a recipe that was loaded with them has them already.
         tags: to find it again by; ``note``: what it is for.
         live_code: run the checkout itself, in place of a copy in the run's folder.
     """
@@ -22,6 +22,6 @@ class Asked:
     note: str | None = None
     live_code: bool = False
 
-    def asked(self) -> dict[str, Any]:
+    def common(self) -> dict[str, Any]:
         """These fields alone, of something that has others besides."""
         return {field.name: getattr(self, field.name) for field in fields(Asked)}

@@ -44,7 +44,7 @@ class WantedGroup(Asked):
         given = (*self.given, *(f"{key}={value}" for key, value in cell.values.items()))
         place = self.group.root / cell.name
         own = Wanted(path=place, recipe=cell.recipe, file=self.file, group=self.group.name, sweep=cell.values)
-        return replace(own, **{**self.asked(), "given": given})
+        return replace(own, **{**self.common(), "given": given})
 
 
 @dataclass(kw_only=True)

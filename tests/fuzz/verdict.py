@@ -14,6 +14,7 @@ import resource
 import select
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -105,7 +106,7 @@ def _answer(child: int, reading: int, time_s: float) -> Verdict:
 def _inside(case: Callable[[], Any], folder: Path, memory_bytes: int) -> Verdict:
     faulthandler.register(signal.SIGUSR1)
     _limit_memory(memory_bytes)
-    os.environ["CLDCTL_CACHE"] = str(folder / "cache")
+    os.environ["CLDCTL_CACHE"] = str(folder / ".cache")
     try:
         with _guarded(folder):
             case()
@@ -134,7 +135,7 @@ def _limit_memory(extra_bytes: int) -> None:
 def _guarded(folder: Path) -> Iterator[None]:
     """Refuse every change outside ``folder``, and every new process, in this block."""
     allowed, on = (str(folder.resolve()), "/dev/null", "/dev/shm", "/dev/tty"), True
-    opening_in: int | None = None
+    opening = threading.local()
     os_open = os.open
 
     def check(path: Any, dir_fd: int | None) -> None:
@@ -147,12 +148,11 @@ def _guarded(folder: Path) -> Iterator[None]:
 
     def open_in(path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
         """`os.open`, whose event does not name the folder that the path is relative to."""
-        nonlocal opening_in
-        opening_in = dir_fd
+        opening.folder = dir_fd
         try:
             return os_open(path, flags, mode, dir_fd=dir_fd)
         finally:
-            opening_in = None
+            opening.folder = None
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal on
@@ -165,7 +165,7 @@ def _guarded(folder: Path) -> Iterator[None]:
             path, mode, flags = arguments[:3]
             writes = bool(flags and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND))
             if writes or (isinstance(mode, str) and any(letter in mode for letter in "wax+")):
-                changed.append((path, opening_in))
+                changed.append((path, getattr(opening, "folder", None)))
         for place, relative_to in _CHANGES.get(event, ()):
             changed.append((arguments[place], None if relative_to is None else arguments[relative_to]))
         on = False

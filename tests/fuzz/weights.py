@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import io
-import os
 import random
 import tempfile
 import zipfile
@@ -63,9 +62,7 @@ def _make(rng: random.Random, folder: Path) -> Callable[[], Any]:
     def read() -> None:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3 as Inception
 
-        # The copies are removed by names within their folders, which the verdict takes to be those here.
         tempfile.tempdir = str(folder)
-        os.chdir(folder)
         try:
             with weights.handed_over(str(path), checksum(path), Inception, "inception-v3-compat") as copy:
                 torch.load(copy, weights_only=True)

@@ -31,9 +31,9 @@ ENDLESS = (
 
 
 def give(orders: Path, rank: int, what: str) -> None:
-    """Tell a rank of a run, whose data set is `misbehaving`, what to do.
+    """Tell a rank of a run on the data set `misbehaving` what to do.
 
-    The file is written atomically: a rank checks hundreds of times a second, and removes what it reads.
+    The file is written atomically: a rank checks up to a hundred times a second, and removes what it reads.
     """
     write_text(orders / f"rank{rank}", what)
 
@@ -68,7 +68,7 @@ class Lab:
     def glance(self, name: str) -> dict[str, Any]:
         """As `status`, without the half second of processor that it takes to start Python: for waiting."""
         run = RunFolder(self.runs / name)
-        with mock.patch.dict(os.environ, self.slurm.env | self._environment):
+        with mock.patch.dict(os.environ, self.slurm.env | self._environment, clear=True):
             row = named_status(run, survey.of_runs([run], max_age_s=survey.TO_LOOK_S))
         seen: dict[str, Any] = json.loads(json.dumps(row.to_dict()))
         return seen

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -54,7 +55,8 @@ class Watchers:
             if process.poll() is None:
                 # What is on a terminal has a session of its own, and outlives it if the tests ignore SIGHUP.
                 for child in psutil.Process(process.pid).children(recursive=True):
-                    child.kill()
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        child.kill()
                 process.kill()
             process.wait(10)
 
