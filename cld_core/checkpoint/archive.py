@@ -79,6 +79,7 @@ def _look(file: IO[bytes]) -> bool:
             try:
                 with archive.open(entry) as part:
                     _weigh(part)
+            # Damaged, in a form of zip that Python does not know, or encrypted.
             except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
                 raise NotPlain(f"its pickle cannot be read: {error}") from error
     return True

@@ -42,9 +42,14 @@ class WantedGroup(Asked):
     def of(self, cell: Cell) -> Wanted:
         """One of its runs."""
         given = (*self.given, *(f"{key}={value}" for key, value in cell.values.items()))
-        place = self.group.root / cell.name
-        own = Wanted(path=place, recipe=cell.recipe, file=self.file, group=self.group.name, sweep=cell.values)
-        return replace(own, **{**self.common(), "given": given})
+        return Wanted(
+            path=self.group.root / cell.name,
+            recipe=cell.recipe,
+            file=self.file,
+            group=self.group.name,
+            sweep=cell.values,
+            **{**self.common(), "given": given},
+        )
 
 
 @dataclass(kw_only=True)

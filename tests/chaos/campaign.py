@@ -39,7 +39,7 @@ class Campaign:
         """Do everything, print the table, and return every promise that was broken."""
         self.began = time.monotonic()
         endless = (f"train.checkpoint_every={self.record.checkpoint_every}", "train.steps=100000000")
-        self.folder = self.stage.submit(NAME, *endless, **self.stage.shimmed())
+        self.folder = self.stage.submit(NAME, *endless, **self.stage.faults.environment())
         self.watch = Watch(self.folder, self.record)
         try:
             for event in events:
@@ -129,7 +129,7 @@ class Campaign:
                 if self.stage.comes_back and not ends:
                     self._note(f"the run ended and did not come back: {row['state']}, {row.get('reason')}")
                 ends = False
-                done = self.stage.cldctl("resume", NAME, **self.stage.shimmed())
+                done = self.stage.cldctl("resume", NAME, **self.stage.faults.environment())
                 resumed += 1
                 if done.returncode != 0:
                     self._note(f"resume ended with {done.returncode}: {done.stderr[-1500:]}")

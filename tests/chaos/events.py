@@ -254,13 +254,13 @@ def trains_again(scene: Scene) -> None:
 
 def resume(scene: Scene, **variables: str) -> subprocess.CompletedProcess[str]:
     """`cldctl resume`, whose job meets the faults."""
-    return scene.stage.cldctl("resume", scene.run, **{**scene.stage.shimmed(), **variables})
+    return scene.stage.cldctl("resume", scene.run, **{**scene.stage.faults.environment(), **variables})
 
 
 def two_resumes(scene: Scene) -> None:
     """Two people resume the same run at the same moment; one of them is enough."""
     ended(scene)
-    both = [scene.stage.start("resume", scene.run, **scene.stage.shimmed()) for _ in range(2)]
+    both = [scene.stage.start("resume", scene.run, **scene.stage.faults.environment()) for _ in range(2)]
     answers = [(*process.communicate(timeout=PATIENCE_S), process.returncode) for process in both]
     if not any(code == 0 for _, _, code in answers):
         scene.note(f"two at once, and none resumed: {answers}")
@@ -276,7 +276,7 @@ def dying_resume(scene: Scene) -> None:
     at = scene.rng.randrange(1, 25)
     faults.forget_writes()
     torn = scene.rng.random() < 0.5
-    variables = {**scene.stage.shimmed(), **faults.environment(kill_at=at, torn=torn)}
+    variables = faults.environment(kill_at=at, torn=torn)
     done = scene.stage.cldctl("resume", scene.run, **variables)
     died = done.returncode == -signal.SIGKILL
     if not died and done.returncode != 0:

@@ -88,10 +88,6 @@ class Stage:
         assert done.returncode == 0, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
         return RunFolder(self.runs / name)
 
-    def shimmed(self) -> dict[str, str]:
-        """Variables with which a command and what it starts meet the faults."""
-        return self.faults.environment()
-
     def status(self, name: str, timeout: float = 120) -> dict[str, Any]:
         """What `status` says; where it fails, only why."""
         done = self.cldctl("status", name, "--json", timeout=timeout)

@@ -14,8 +14,7 @@ from unittest import mock
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.run import RunFolder
 from cld_core.run.atomic import write_text
-from cldctl.runs import survey
-from cldctl.runs.status import named_status
+from tests.support import tools
 from tests.support.paths import MISBEHAVING
 
 from .cluster import SlurmCluster
@@ -67,11 +66,8 @@ class Lab:
 
     def glance(self, name: str) -> dict[str, Any]:
         """As `status`, without the half second of processor that it takes to start Python: for waiting."""
-        run = RunFolder(self.runs / name)
         with mock.patch.dict(os.environ, self.slurm.env | self._environment, clear=True):
-            row = named_status(run, survey.of_runs([run], max_age_s=survey.TO_LOOK_S))
-        seen: dict[str, Any] = json.loads(json.dumps(row.to_dict()))
-        return seen
+            return tools.status(self.runs, name)
 
     def until(self, name: str, what: str, wanted: Callable[[dict[str, Any]], Any], timeout: float = 90) -> Any:
         """The status once ``wanted`` is true of it."""

@@ -51,12 +51,10 @@ def went_on(lab: Lab, run: RunFolder, cause: str) -> None:
 
 
 def test_it_is_away_at_a_notice_at_a_crash_and_at_the_notice_of_a_task(
-    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lab: Lab, orders: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (orders := tmp_path / "orders").mkdir()
-    with monkeypatch.context() as of_one_run:
-        of_one_run.setenv("CLDCTL_TEST_ORDERS", str(orders))
-        crashed = lab.submit("crashed")
+    crashed = lab.submit("crashed")
+    monkeypatch.delenv("CLDCTL_TEST_ORDERS")  # Orders are for that run alone.
     noticed = lab.submit("noticed")
     lab.training("crashed", steps=250)
     lab.training("noticed")

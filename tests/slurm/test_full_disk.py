@@ -25,9 +25,7 @@ def lab(slurm: SlurmCluster, tmp_path: Path) -> Iterator[Lab]:
         slurm.cancel_all()
 
 
-def test_a_rank_crashes_while_the_disk_is_full(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (orders := tmp_path / "orders").mkdir()
-    monkeypatch.setenv("CLDCTL_TEST_ORDERS", str(orders))
+def test_a_rank_crashes_while_the_disk_is_full(lab: Lab, orders: Path) -> None:
     run = lab.submit("mine")
     lab.training("mine", steps=250)
     ballast = fill(lab.runs)
