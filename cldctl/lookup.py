@@ -3,8 +3,11 @@
 import os
 from pathlib import Path
 
-from cld_core.errors import RecipeError, did_you_mean, nearest
+from cld_core.errors import RecipeError, did_you_mean
 from cld_core.recipe import shipped
+
+# Below the home directory.
+OWN_PROFILES = ".config/cldctl/profiles"
 
 
 def find_recipe(name: str) -> Path:
@@ -14,13 +17,12 @@ def find_recipe(name: str) -> Path:
         RecipeError: there is no such recipe; names the nearest.
     """
     by_name = recipe_files()
-    if (file := _file_of(name, by_name)) is not None:
+    if (file := shipped.named(name, by_name)) is not None:
         return file
     if os.path.isfile(beside := f"{name}.yaml"):
         raise RecipeError(f"{name}: there is no recipe of this name. Did you mean '{os.path.join('.', beside)}'?")
-    close = nearest(Path(name).stem, by_name)
-    fix = "`cldctl recipes` lists the available ones." if close is None else f"Did you mean '{short(by_name[close])}'?"
-    raise RecipeError(f"{name}: there is no such recipe. {fix}")
+    fix = did_you_mean(Path(name).stem, by_name) or " `cldctl recipes` lists the available ones."
+    raise RecipeError(f"{name}: there is no such recipe.{fix}")
 
 
 def find_profile(name: str | None) -> Path | None:
@@ -31,32 +33,24 @@ def find_profile(name: str | None) -> Path | None:
     """
     if name is None:
         return None
-    folders = (Path.home() / ".config/cldctl/profiles", *(folder / "profiles" for folder in shipped.FOLDERS))
-    by_name = _by_name(folders)
-    if (file := _file_of(name, by_name)) is not None:
+    own = Path.home() / OWN_PROFILES
+    by_name = shipped.files(own, shipped.profiles())
+    if (file := shipped.named(name, by_name)) is not None:
         return file
     fix = did_you_mean(name, by_name) or f" Available: {', '.join(by_name) or 'none'}."
-    raise RecipeError(f"--profile {name}: there is no such profile in {', '.join(map(str, folders))}.{fix}")
+    raise RecipeError(f"--profile {name}: there is no such profile in {own}, and none comes with cldctl.{fix}")
 
 
 def recipe_files() -> dict[str, Path]:
     """The files of all recipes by name, sorted; those in ./recipes take precedence."""
-    return _by_name((Path("recipes"), *shipped.FOLDERS))
+    return shipped.recipes()
 
 
-def short(file: Path) -> str:
-    """The path from the working directory, if the file is below it."""
+def place(file: Path) -> str:
+    """Where a recipe is: "cldctl" if it comes with it, else its path, from the working directory if it is below it."""
+    if file.absolute().parent == shipped.folder():
+        return "cldctl"
     try:
         return str(file.absolute().relative_to(Path.cwd()))
     except ValueError:
         return str(file)
-
-
-def _file_of(name: str, by_name: dict[str, Path]) -> Path | None:
-    return Path(name) if os.path.isfile(name) else by_name.get(name)
-
-
-def _by_name(folders: tuple[Path, ...]) -> dict[str, Path]:
-    """The YAML files of folders by their stems, sorted; an earlier folder wins."""
-    files = {file.stem: file for folder in reversed(folders) for file in folder.glob("*.yaml")}
-    return dict(sorted(files.items()))

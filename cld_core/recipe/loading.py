@@ -283,7 +283,7 @@ def _file_layers(path: Path) -> list[_Layer]:
             raise RecipeError(f"{place}: {text}. Correct it.")
         if len(layers) == MAX_ANCESTORS:
             raise RecipeError(f"{place}: more than {MAX_ANCESTORS} recipes extend each other. Write fewer files.")
-        path = shipped.parent(parent, path.parent)
+        path = shipped.parent(parent, path)
         keys, lines = _read_parent(path, parent, place)
         if path.resolve() in known:
             chain = " -> ".join(printed(file) for file in (*known, path.resolve()))
@@ -295,6 +295,6 @@ def _read_parent(path: Path, name: str, place: str) -> tuple[dict[str, Any], dic
         return read(path)
     except RecipeError as error:
         if isinstance(error.__cause__, FileNotFoundError):
-            text = f"extends '{name}', but there is no {printed(path)}. Correct the name in 'extends'."
+            text = f"extends '{name}', but there is no {printed(path)}.{shipped.correction(name)}"
             raise RecipeError(f"{place}: {text}") from error
         raise

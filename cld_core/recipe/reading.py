@@ -125,9 +125,9 @@ def read(path: Path, *, follow: bool = True) -> tuple[dict[str, Any], dict[str, 
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise RecipeError(f"{name}{line}: not valid YAML ({problem}). Fix the indentation or the quotes.") from error
     if not content:
-        raise RecipeError(f"{name}: the recipe is empty. `cldctl render recipes/toy.yaml` shows an example.")
+        raise RecipeError(f"{name}: the recipe is empty. `cldctl render toy` shows an example.")
     if not isinstance(content, dict):
-        raise RecipeError(f"{name}: a recipe is a mapping of sections. See `cldctl render recipes/toy.yaml`.")
+        raise RecipeError(f"{name}: a recipe is a mapping of sections. See `cldctl render toy`.")
     return content, lines
 
 

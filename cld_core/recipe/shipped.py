@@ -1,35 +1,74 @@
-"""Where the recipes that come with this package are."""
+"""Recipes by name: those of the user, and those that come with this package."""
 
+import functools
 import os
-import sysconfig
+from importlib import resources
 from pathlib import Path
 
-from cld_core.errors import RecipeError
+from cld_core.errors import RecipeError, did_you_mean
 
-# Beside the code of a checkout, and where an installed package has them.
-FOLDERS = (Path(__file__).parents[2] / "recipes", Path(sysconfig.get_path("data")) / "share" / "cldctl" / "recipes")
+# Recipes of the user, below the working directory. They take precedence.
+OWN = Path("recipes")
 
 
-def parent(name: str, beside: Path) -> Path:
-    """The file of the recipe that one in the folder ``beside`` extends: a path from there, or the name of a recipe.
+@functools.cache
+def folder() -> Path:
+    """The folder of the recipes that come with this package: data of the package, or `recipes/` of a checkout."""
+    installed = Path(str(resources.files("cld_core"))) / "recipes"
+    return installed if installed.is_dir() else installed.parents[1] / "recipes"
 
-    A name is looked up as `cldctl submit` does, and before that beside the recipe.
-    """
-    if name.endswith((".yaml", ".yml")) or "/" in name or os.path.isfile(beside / name):
-        return beside / name
-    for folder in (beside, Path("recipes"), *FOLDERS):
-        if os.path.isfile(file := folder / f"{name}.yaml"):
-            return file
-    return beside / name
+
+def profiles() -> Path:
+    """The folder of the profiles that come with this package."""
+    return folder() / "profiles"
+
+
+def files(*folders: Path) -> dict[str, Path]:
+    """The YAML files of folders by their stems, sorted; an earlier folder wins."""
+    found = {file.stem: file for place in reversed(folders) for file in place.glob("*.yaml")}
+    return dict(sorted(found.items()))
+
+
+def recipes() -> dict[str, Path]:
+    """The files of all recipes by name, sorted."""
+    return files(OWN, folder())
+
+
+def named(name: str, by_name: dict[str, Path]) -> Path | None:
+    """What somebody means by ``name``: a file if there is one, or else what has this name; None if nothing has."""
+    return Path(name) if os.path.isfile(name) else by_name.get(name)
 
 
 def find(name: str) -> Path:
-    """The file of a shipped recipe.
+    """The file of a recipe that comes with this package.
 
     Raises:
         RecipeError: it was not installed.
     """
-    for folder in FOLDERS:
-        if (file := folder / f"{name}.yaml").is_file():
-            return file
-    raise RecipeError(f"{name}: no such recipe in {' or '.join(map(str, FOLDERS))}. Install cldctl again.")
+    if (file := folder() / f"{name}.yaml").is_file():
+        return file
+    raise RecipeError(f"{name}: there is no such recipe in {folder()}. Install cldctl again.")
+
+
+def parent(name: str, child: Path) -> Path:
+    """The file of the recipe that ``child`` extends: a path from its folder, or the name of a recipe.
+
+    A name is looked up beside ``child``, and then as `cldctl submit` does. It never means ``child`` itself if there is
+    another recipe of that name: a `toy.yaml` may extend `toy`.
+    """
+    beside = child.parent
+    if _is_path(name) or os.path.isfile(beside / name):
+        return beside / name
+    places = [place / f"{name}.yaml" for place in (beside, OWN, folder())]
+    found = [file for file in places if os.path.isfile(file)]
+    others = [file for file in found if not os.path.samefile(file, child)]
+    return next(iter(others or found), beside / name)
+
+
+def correction(name: str) -> str:
+    """What to write in place of an `extends` that names no recipe: a sentence, after a space."""
+    return did_you_mean(Path(name).stem, recipes()) or " Correct the name in 'extends'."
+
+
+def _is_path(name: str) -> bool:
+    return name.endswith((".yaml", ".yml")) or "/" in name

@@ -1,4 +1,4 @@
-"""Train a run without a scheduler: ``torchrun --nproc-per-node 8 -m cld_core.train runs/NAME --recipe FILE``.
+"""Train a run without a scheduler: ``torchrun --nproc-per-node 8 -m cld_core.train runs/NAME --recipe toy``.
 
 The run folder is created from the recipe if it does not exist; the same command continues an existing run. mpirun
 works too, with MASTER_ADDR and MASTER_PORT set (docs/reproducing.md). SIGUSR2 and SIGTERM save and end.
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from cld_core.errors import CldError, NotFoundError
 from cld_core.place import Place
-from cld_core.recipe import Recipe, load
+from cld_core.recipe import Recipe, load, shipped
 from cld_core.recipe.plugin import with_plugin_found
 from cld_core.run import RunFolder
 from cld_core.run.identity import identity
@@ -28,7 +28,7 @@ _READ_WITHIN_S = 60.0
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m cld_core.train", description=__doc__)
     parser.add_argument("run_folder", type=Path, help="the run, new or existing; on a disk that all hosts see")
-    parser.add_argument("--recipe", help="YAML file to create the run from, if it does not exist")
+    parser.add_argument("--recipe", help="recipe (a file or a name) to create the run from, if it does not exist")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="recipe keys to change, for a new run only")
     arguments = parser.parse_intermixed_args()
     # Before torch is loaded, which takes seconds: an early signal must not kill.
@@ -57,8 +57,9 @@ def _recipe(path: Path, file: str | None, overrides: list[str]) -> Recipe:
     if RunFolder(path).exists:
         return RunFolder.open(path).recipe(within_s=_READ_WITHIN_S)
     if file is None:
-        raise NotFoundError(f"no run at {path}. Pass --recipe FILE to create it.")
-    return with_plugin_found(load(file, overrides), Path(file))
+        raise NotFoundError(f"no run at {path}. Pass --recipe RECIPE to create it.")
+    found = shipped.named(file, shipped.recipes()) or Path(file)
+    return with_plugin_found(load(found, overrides), found)
 
 
 def _open(path: Path, recipe: Recipe, file: str | None, ranks: "Ranks") -> RunFolder:

@@ -1,7 +1,7 @@
 """`cldctl recipes`: the available recipes."""
 
 from cld_core.errors import RecipeError
-from cldctl.lookup import recipe_files, short
+from cldctl.lookup import place, recipe_files
 from cldctl.ui.console import err, out
 
 
@@ -14,7 +14,7 @@ def recipes() -> None:
     from cldctl.ui.tables import fitted
 
     columns: dict[str, list[str]] = {
-        heading: [] for heading in ("recipe", "data", "sde", "network", "steps", "batch", "file")
+        heading: [] for heading in ("recipe", "data", "sde", "network", "steps", "batch", "from")
     }
     for name, file in recipe_files().items():
         try:
@@ -23,7 +23,7 @@ def recipes() -> None:
             err.print(f"skipped: {error}", markup=False, style="yellow", soft_wrap=True)
             continue
         steps, batch = f"{recipe.train.steps:,}", str(recipe.train.batch_size)
-        cells = (name, recipe.data.name, recipe.sde.name, recipe.network.name, steps, batch, short(file))
+        cells = (name, recipe.data.name, recipe.sde.name, recipe.network.name, steps, batch, place(file))
         for column, cell in zip(columns.values(), cells, strict=True):
             column.append(cell)
-    out.print(fitted(columns, ("file", "batch", "network", "sde", "steps"), ("steps", "batch")))
+    out.print(fitted(columns, ("from", "batch", "network", "sde", "steps"), ("steps", "batch")))

@@ -15,7 +15,7 @@ def render(
 ) -> None:
     """Print the resolved YAML of a recipe.
 
-    Example: cldctl render recipes/toy.yaml sde.beta0=2
+    Example: cldctl render toy sde.beta0=2
     """
     from cld_core.recipe import dump, load
     from cldctl.lookup import find_recipe

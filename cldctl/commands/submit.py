@@ -54,7 +54,7 @@ def submit(
 ) -> None:
     """Train a recipe.
 
-    Example: cldctl submit recipes/toy.yaml train.steps=20000 --follow --eval elbo
+    Example: cldctl submit toy train.steps=20000 --follow --eval elbo
 
     Example: cldctl submit toy --sweep train.seed=0,1,2 --sweep optim.lr=1e-4,2e-4 --name seeds --parallel 4
     """

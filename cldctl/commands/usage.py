@@ -46,7 +46,7 @@ def usage(
     if as_json:
         typer.echo(json.dumps(_document(folder.to_dict(), begin, policy.SILENT_S), indent=1))
     elif not folder.runs:
-        err.print(f"no runs in {root.absolute()}. Start one: cldctl submit recipes/toy.yaml")
+        err.print(f"no runs in {root.absolute()}. Start one: cldctl submit toy")
     else:
         from cldctl.ui.usage import usage_table
 

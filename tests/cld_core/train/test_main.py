@@ -107,7 +107,7 @@ def square(n, generator):
 def test_a_relative_path_is_recorded_as_an_absolute_one(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(PLUGIN)
     monkeypatch.chdir(tmp_path)
-    arguments = ["runs/mine", "--recipe", str(RECIPES / "toy.yaml"), *QUICK, "network.width=8", "network.layers=2"]
+    arguments = ["runs/mine", "--recipe", "toy", *QUICK, "network.width=8", "network.layers=2"]
     monkeypatch.setattr("sys.argv", ["train", *arguments, "data.name=from_a_file", "data.plugin=mine.py"])
     monkeypatch.setattr(StopFlag, "listen", lambda self: self)
     assert __main__.main() == 0
@@ -117,4 +117,4 @@ def test_a_relative_path_is_recorded_as_an_absolute_one(tmp_path, monkeypatch):
 def test_a_run_that_is_not_there_needs_a_recipe(tmp_path):
     code, _, err = ended(start("-m", "cld_core.train", str(tmp_path / "none")))
     assert code == 3
-    assert "--recipe FILE" in err
+    assert "--recipe RECIPE" in err
