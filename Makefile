@@ -1,19 +1,35 @@
-# Two commands do everything on a machine with Python 3.11 and make: `make demo` and `make test`.
-PYTHON ?= python3.11
+# Two commands do everything on a machine with Python 3.11 or newer and make: `make demo` and `make test`.
+# The first of these that is new enough is used, unless somebody names another: make PYTHON=/path/to/python3.12 demo
+PYTHON ?= python3 python3.11 python3.12 python3.13 python3.14
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := demo-runs
-MARKDOWN := README.md CHANGELOG.md docs tests/slurm tests/chaos
+MARKDOWN := README.md CHANGELOG.md CONTRIBUTING.md docs tests/slurm tests/chaos
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 
 .PHONY: demo test test-lab test-gpu fuzz chaos lint bench clean slurm-up slurm-down
 
-# Made again when the dependencies change.
-$(VENV)/.installed: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+# Its pip, and not its Python, says that an environment is whole.
+$(BIN)/pip:
+	@for python in $(PYTHON); do \
+		if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+			exec "$$python" -m venv $(VENV); \
+		fi; \
+	done; \
+	echo "error: cldctl needs Python 3.11 or newer; tried: $(PYTHON). Install one, or name it: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; \
+	exit 1
+
+# What using cldctl needs. Made again when the dependencies change.
+$(VENV)/.product: pyproject.toml setup.py | $(BIN)/pip
+	$(INSTALL) .
 	touch $@
 
-demo: $(VENV)/.installed
+# What its tests need, too.
+$(VENV)/.installed: pyproject.toml setup.py | $(BIN)/pip
+	$(INSTALL) '.[dev]'
+	touch $(VENV)/.product $@
+
+demo: $(VENV)/.product
 	@PATH="$(CURDIR)/$(BIN):$$PATH" CLDCTL_RUNS=$(DEMO) bash benchmarks/demo.sh
 
 # What a newcomer runs: seven to nine minutes on two cores, no Slurm.
@@ -56,4 +72,4 @@ slurm-down: $(VENV)/.installed
 	$(BIN)/python -m tests.slurm down
 
 clean:
-	rm -rf $(VENV) $(DEMO) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

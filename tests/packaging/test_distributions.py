@@ -1,0 +1,171 @@
+"""What users install: the distributions are whole, and each way of installing them gives recipes and profiles."""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cld_core.version import __version__
+from tests.support.paths import RECIPES, ROOT
+
+pytestmark = pytest.mark.slow
+
+SITE_PACKAGES = sysconfig.get_path("purelib")
+
+
+def call(*words: str | Path, cwd: Path, **env: str) -> str:
+    """What a command prints; fails with all of it if the command does."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "CLDCTL_", "PIP_"))}
+    done = subprocess.run(
+        [*map(str, words)], cwd=cwd, env={**clean, **env}, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def listed(*options: str) -> list[str]:
+    """The files of the checkout that git lists; without git, in a source distribution, all of them."""
+    words = ["git", "-C", str(ROOT), "ls-files", "-z", *options]
+    done = subprocess.run(words, capture_output=True, text=True)
+    names = done.stdout.split("\0") if done.returncode == 0 else files_below(ROOT)
+    return [name for name in names if (ROOT / name).is_file()]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    """A copy of the checkout: building leaves files in it."""
+    folder = tmp_path_factory.mktemp("source") / "cldctl"
+    for name in listed("--cached", "--others", "--exclude-standard"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def built(source) -> Path:
+    """The folder of the source distribution and of the wheel that is built from it."""
+    call(sys.executable, "-m", "build", "--no-isolation", "--outdir", source.parent / "built", source, cwd=source)
+    return source.parent / "built"
+
+
+@pytest.fixture(scope="module")
+def wheel(built) -> Path:
+    return built / f"cldctl-{__version__}-py3-none-any.whl"
+
+
+def in_wheel(wheel: Path) -> set[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return set(archive.namelist())
+
+
+def files_below(folder: Path) -> set[str]:
+    return {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+
+
+def test_twine_finds_nothing_to_complain_about(built, wheel):
+    files = sorted(built.iterdir())
+    assert files == [wheel, built / f"cldctl-{__version__}.tar.gz"]
+    said = call(sys.executable, "-m", "twine", "--no-color", "check", "--strict", *files, cwd=built)
+    assert said.count("PASSED") == 2
+
+
+def test_the_wheel_holds_the_packages_and_the_recipes_and_nothing_else(source, wheel):
+    code = {f"{package}/{name}" for package in ("cld_core", "cldctl") for name in files_below(source / package)}
+    recipes = {f"cld_core/recipes/{name}" for name in files_below(RECIPES)}
+    assert "cldctl/py.typed" in code
+    assert "cld_core/recipes/profiles/example.yaml" in recipes
+    found = {name for name in in_wheel(wheel) if f"-{__version__}.dist-info/" not in name}
+    assert found == code | recipes
+
+
+def test_the_wheel_states_its_licence(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        about = archive.read(f"cldctl-{__version__}.dist-info/METADATA").decode()
+    assert "\nLicense-Expression: Apache-2.0\n" in about
+    assert f"cldctl-{__version__}.dist-info/licenses/LICENSE" in in_wheel(wheel)
+
+
+def test_the_source_distribution_holds_what_building_and_testing_need(source, built):
+    with tarfile.open(built / f"cldctl-{__version__}.tar.gz") as archive:
+        names = {member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()}
+    assert set(listed()) - names <= {".gitignore"}
+    assert not {name for name in names if name.endswith(".pyc") or name.startswith(("runs/", "build/", ".venv"))}
+
+
+@dataclass(frozen=True)
+class Installed:
+    """An installation: the Python that has it, and the environment in which it is found."""
+
+    python: Path
+    cwd: Path
+    env: dict[str, str] = field(default_factory=dict)
+
+    def cldctl(self, *words: str) -> str:
+        return call(self.python, "-m", "cldctl", *words, cwd=self.cwd, COLUMNS="200", HOME=str(self.cwd), **self.env)
+
+
+def environment(folder: Path, *options: str) -> Path:
+    """The Python of a new environment that sees the dependencies of this one, but not the cldctl of this one."""
+    call(sys.executable, "-m", "venv", "--without-pip", *options, folder, cwd=folder.parent)
+    python = folder / "bin" / "python"
+    packages = call(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).strip()
+    # The `.pth` files in a folder that is named by such a file are not read, so that no editable install is found.
+    Path(packages, "dependencies.pth").write_text(f"{SITE_PACKAGES}\n")
+    return python
+
+
+def install(python: Path, options: Sequence[str | Path], wheel: Path, **env: str) -> None:
+    pip = (sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index")
+    call(*pip, "--ignore-installed", "--no-compile", *options, wheel, cwd=wheel.parent, **env)
+
+
+@pytest.fixture(scope="module", params=["venv", "user", "target"])
+def installed(request, wheel, tmp_path_factory) -> Installed:
+    folder = tmp_path_factory.mktemp(request.param)
+    (empty := folder / "empty").mkdir()
+    if request.param == "user":
+        python, env = environment(folder / "venv", "--system-site-packages"), {"PYTHONUSERBASE": str(folder / "home")}
+        install(python, ["--user"], wheel, **env)
+        return Installed(python, empty, env)
+    python = environment(folder / "venv")
+    if request.param == "target":
+        install(python, ["--target", folder / "target"], wheel)
+        return Installed(python, empty, {"PYTHONPATH": str(folder / "target")})
+    install(python, [], wheel)
+    return Installed(python, empty)
+
+
+def test_it_is_what_was_installed(installed):
+    where = "import cldctl, cld_core; print(cldctl.__file__); print(cld_core.__file__)"
+    found = call(installed.python, "-c", where, cwd=installed.cwd, **installed.env).split()
+    assert all(str(installed.cwd.parent) in path for path in found), found
+
+
+def test_its_recipes_are_listed(installed):
+    listed = installed.cldctl("recipes")
+    for file in RECIPES.glob("*.yaml"):
+        assert f" {file.stem} " in listed
+    assert "/recipes" not in listed
+
+
+def test_a_recipe_is_submitted_by_its_name_with_a_profile_that_comes_with_it(installed):
+    shown = installed.cldctl("submit", "toy", "--profile", "example", "--cluster", "slurm", "--dry-run")
+    assert "#SBATCH --account=my-project" in shown
+    assert "name: toy\n" in shown
+    assert list(installed.cwd.iterdir()) == []
+
+
+def test_an_own_recipe_extends_one_by_its_name(installed, tmp_path):
+    (tmp_path / "mine.yaml").write_text("extends: toy\ntrain: {steps: 7}\n")
+    shown = yaml.safe_load(installed.cldctl("render", str(tmp_path / "mine.yaml")))
+    assert shown["train"]["steps"] == 7
+    assert shown["network"]["width"] == yaml.safe_load((RECIPES / "toy.yaml").read_text())["network"]["width"]

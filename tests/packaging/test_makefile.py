@@ -1,0 +1,114 @@
+"""`make` finds a Python that is new enough, and installs with it what a target needs."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.paths import ROOT
+
+# In place of a Python: it answers the question for its version, and notes what else it is asked to do. The environment
+# that it makes consists of such Pythons, too.
+FAKE = """#!/bin/sh
+if [ "$1" = -c ]; then exit {too_old}; fi
+echo "{name} $*" >> "$NOTED"
+if [ "$2" = venv ]; then
+    mkdir -p "$3/bin"
+    printf '#!/bin/sh\\necho "environment $*" >> "$NOTED"\\n' > "$3/bin/python"
+    cp "$3/bin/python" "$3/bin/pip"
+    chmod +x "$3/bin/python" "$3/bin/pip"
+fi
+"""
+VERSIONS = ("python3", "python3.11", "python3.12", "python3.13", "python3.14")
+PRODUCT = "environment -m pip install --quiet --disable-pip-version-check --editable ."
+TESTS = "environment -m pip install --quiet --disable-pip-version-check --editable .[dev]"
+
+
+class Machine:
+    """A machine on whose PATH these Pythons are, and nothing else but what the Makefile calls."""
+
+    def __init__(self, folder: Path, pythons: dict[str, bool]) -> None:
+        self.bin, self.venv, self.noted = folder / "bin", folder / "venv", folder / "noted"
+        self.bin.mkdir()
+        for tool in ("sh", "make", "touch", "mkdir", "cp", "chmod"):
+            (self.bin / tool).symlink_to(str(shutil.which(tool)))
+        for name, is_new in pythons.items():
+            (self.bin / name).write_text(FAKE.format(name=name, too_old=int(not is_new)))
+            (self.bin / name).chmod(0o755)
+
+    def make(self, target: str, *variables: str) -> subprocess.CompletedProcess[str]:
+        words = ["make", "-C", str(ROOT), f"VENV={self.venv}", *variables, f"{self.venv}/{target}"]
+        env = {"PATH": str(self.bin), "NOTED": str(self.noted)}
+        return subprocess.run(words, env=env, capture_output=True, text=True, timeout=60)
+
+    def did(self) -> list[str]:
+        lines = self.noted.read_text().splitlines() if self.noted.exists() else []
+        self.noted.unlink(missing_ok=True)
+        return lines
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "chosen"),
+    [
+        (["python3", "python3.11"], [], "python3"),
+        (["python3.11", "python3.12"], ["python3"], "python3.11"),
+        (["python3.14"], ["python3"], "python3.14"),
+        (["python3.13"], ["python3.11"], "python3.13"),
+    ],
+)
+def test_the_first_python_that_is_new_enough_makes_the_environment(tmp_path, new, old, chosen):
+    machine = Machine(tmp_path, dict.fromkeys(new, True) | dict.fromkeys(old, False))
+    made = machine.make(".product")
+    assert made.returncode == 0, made.stderr
+    assert machine.did() == [f"{chosen} -m venv {machine.venv}", PRODUCT]
+
+
+def test_somebody_may_name_a_python(tmp_path):
+    machine = Machine(tmp_path, dict.fromkeys(("python3", "mine"), True))
+    assert machine.make(".product", f"PYTHON={tmp_path}/bin/mine").returncode == 0
+    assert machine.did()[0] == f"mine -m venv {machine.venv}"
+
+
+@pytest.mark.parametrize("variables", [[], ["PYTHON=python3.9"], ["PYTHON=/nowhere/python3.12"]])
+def test_without_one_a_single_line_says_what_to_do(tmp_path, variables):
+    machine = Machine(tmp_path, {"python3": False, "python3.9": False})
+    made = machine.make(".product", *variables)
+    assert made.returncode != 0
+    line = next(line for line in made.stderr.splitlines() if line.startswith("error: "))
+    assert "cldctl needs Python 3.11 or newer" in line
+    assert "make PYTHON=/path/to/python3.12" in line
+    for name in [variables[0].removeprefix("PYTHON=")] if variables else VERSIONS:
+        assert name in line
+    assert machine.did() == []
+    assert not machine.venv.exists()
+
+
+def test_the_product_is_installed_alone_and_tests_on_top_of_it(tmp_path):
+    machine = Machine(tmp_path, {"python3": True})
+    assert machine.make(".product").returncode == 0
+    assert machine.did()[1:] == [PRODUCT]
+    assert machine.make(".installed").returncode == 0
+    assert machine.did() == [TESTS]
+    for target in (".product", ".installed"):
+        assert machine.make(target).returncode == 0
+        assert machine.did() == []
+
+
+def test_an_environment_without_pip_is_made_again(tmp_path):
+    machine = Machine(tmp_path, {"python3": True})
+    (machine.venv / "bin").mkdir(parents=True)
+    (machine.venv / "bin" / "python").write_text("#!/bin/sh\n")
+    assert machine.make(".installed").returncode == 0
+    assert machine.did() == [f"python3 -m venv {machine.venv}", TESTS]
+
+
+@pytest.mark.parametrize(("target", "stamp"), [("demo", ".product"), ("test", ".installed"), ("lint", ".installed")])
+def test_what_a_target_installs(target, stamp, tmp_path):
+    words = ["make", "-n", "-C", str(ROOT), f"VENV={tmp_path}/venv", target]
+    # `make test` tells the makes that it starts what it was told.
+    env = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    planned = subprocess.run(words, env=env, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert f"{tmp_path}/venv/{stamp}" in planned
+    assert (".[dev]" in planned) == (stamp == ".installed")
