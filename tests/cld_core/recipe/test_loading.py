@@ -221,3 +221,29 @@ def test_extends_takes_names(tmp_path, monkeypatch, place):
     (tmp_path / "mine/new.yaml").write_text("extends: toy\n")
     steps = load(tmp_path / "mine/new.yaml").train.steps
     assert steps == {"beside": 22, "recipes": 11, "shipped": load(RECIPES / "toy.yaml").train.steps}[place]
+
+
+def test_a_name_is_the_same_recipe_from_any_working_directory(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    file = write(tmp_path / "mine", "extends: toy\n")
+    for place in (tmp_path / "mine", tmp_path / "elsewhere", RECIPES.parent):
+        monkeypatch.chdir(place)
+        assert load(file) == load(RECIPES / "toy.yaml")
+
+
+def test_a_recipe_may_extend_another_one_of_its_own_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes").mkdir()
+    mine = write(tmp_path / "recipes", "extends: toy\ntrain: {steps: 7}\n", "toy.yaml")
+    recipe = load(mine)
+    assert (recipe.train.steps, recipe.network) == (7, load(RECIPES / "toy.yaml").network)
+    assert "circle" in refused(write(tmp_path, "extends: alone\n", "alone.yaml"))
+
+
+@pytest.mark.parametrize("name", ["tooy", "toy.yaml", "recipes/toy.yaml"])
+def test_a_parent_that_is_not_there_is_answered_with_the_nearest_name(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    message = refused(write(tmp_path, f"# Mine.\nextends: {name}\n"))
+    assert f"mine.yaml, line 2: extends '{name}'" in message
+    assert message.endswith("Did you mean 'toy'?")

@@ -14,7 +14,7 @@ from tests.support.tools import DEBUG, cldctl, invoke
     ("arguments", "code", "words"),
     [
         (["submit", "toy", "train.stepz=3"], 2, ["train.stepz", "train.steps"]),
-        (["submit", "toyy"], 2, ["toyy", "recipes/toy.yaml"]),
+        (["submit", "toyy"], 2, ["toyy", "Did you mean 'toy'?"]),
         (["submit", "toy", "--eval", "elb", *DEBUG], 2, ["'elb'", "'elbo'"]),
         (["submit", "toy", "--eval", "", *DEBUG], 2, ["--eval names no metric", "elbo"]),
         (["submit", "toy", "--name", "a b", "--dry-run", *DEBUG], 2, ["'a b' cannot name a run", "letters"]),
