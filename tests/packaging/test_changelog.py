@@ -1,13 +1,15 @@
-"""The changelog keeps its form, and its newest release is the version of the package."""
+"""The changelog keeps its form, and names the same newest release as the package and CITATION.cff."""
 
 import re
 from datetime import date
 from itertools import pairwise
-from pathlib import Path
+
+import yaml
 
 import cld_core
+from tests.support.paths import ROOT
 
-LINES = (Path(__file__).parents[2] / "CHANGELOG.md").read_text().splitlines()
+LINES = (ROOT / "CHANGELOG.md").read_text().splitlines()
 KINDS = ["Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"]
 
 
@@ -18,6 +20,13 @@ def _releases() -> list[tuple[str, date]]:
 
 def test_the_newest_release_is_the_version_of_the_package() -> None:
     assert _releases()[0][0] == cld_core.__version__
+
+
+def test_the_newest_release_is_the_one_to_cite() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert (cited["version"], cited["date-released"]) == _releases()[0]
+    assert cited["license"] == "Apache-2.0"
+    assert cited["preferred-citation"]["url"] == "https://arxiv.org/abs/2112.07068"
 
 
 def test_what_is_not_released_comes_first_and_every_heading_is_a_release() -> None:
