@@ -148,7 +148,7 @@ class Model:
 
     def export(self, file: Path) -> None:
         """Write weights, recipe and the form of the data, all that sampling needs, to one safetensors file."""
-        recipe = json.dumps(self.recipe.to_dict())
+        recipe = json.dumps(self.recipe.to_share())
         about = {"step": str(self.step), "weights": "ema", "recipe": recipe, "data": describe(self.source)}
         safetensors_file.write(file, self.net.state_dict(), about)
 

@@ -53,6 +53,13 @@ class Recipe:
         """Nested plain dictionaries, in the order of the fields."""
         return asdict(self)
 
+    def to_share(self) -> dict[str, Any]:
+        """As `to_dict`, without what is about machines and people rather than the model: `cluster` and `hooks`.
+
+        Their set-up lines and commands may hold accounts and secrets.
+        """
+        return {name: section for name, section in self.to_dict().items() if name not in ("cluster", "hooks")}
+
     def model_digest(self) -> str:
         """Digest of what a checkpoint's tensors depend on; it does not change in the course of a run."""
         objective = {"name": self.objective.name, "mixed_score": self.objective.mixed_score}

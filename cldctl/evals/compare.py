@@ -66,11 +66,11 @@ def column(run: RunFolder, checkpoint: str = "last") -> Column:
     results: dict[str, Result] = {}
     for work, report in finished:
         if report["checkpoint_step"] == step:
-            results |= _results(work, report, data)
+            results |= results_of(work, report, data)
     return Column(run.name, step, run.progress().get("steps"), results)
 
 
-def _results(work: Evaluation, report: dict[str, Any], data: str) -> dict[str, Result]:
+def results_of(work: Evaluation, report: dict[str, Any], data: str) -> dict[str, Result]:
     """The results in the report of an evaluation, and what was asked to get them."""
     request, values, results = work.request, numbers(report), {}
     for metric, quantity in registry.quantities():

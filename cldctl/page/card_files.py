@@ -1,0 +1,113 @@
+"""A model card as files: the card, a picture of samples and the weights, which refer to each other by name."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cld_core.errors import CldError, UsageError
+from cld_core.run import RunFolder
+from cld_core.run.atomic import replacing, write_text
+from cld_core.small_files import by_age, read_bytes
+from cld_core.texts import has_control
+
+from .model_card import LIBRARY
+
+if TYPE_CHECKING:
+    from cld_core.model import Model
+
+# The files in a folder, as Hugging Face and others expect them.
+_CARD, _PICTURE, _WEIGHTS = "README.md", "samples.png", "model.safetensors"
+_PICTURE_BYTES = 16 * 2**20
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@dataclass(frozen=True)
+class CardFiles:
+    """Where card, picture and weights go."""
+
+    card: Path
+    picture: Path
+    weights: Path
+
+    @property
+    def weights_name(self) -> str:
+        """The weights as the card names them: by their name, beside it or not."""
+        return self.weights.name
+
+
+def places(wish: Path, weights: Path | None, default: Path) -> CardFiles:
+    """Where the files of ``--card`` go: into a folder, or beside a file that ends in .md.
+
+    Args:
+        weights: what ``-o`` says.
+        default: the weights without it, unless they are in the folder.
+
+    Raises:
+        UsageError: nothing can be written there, or somebody's own file would be lost.
+    """
+    if has_control(str(wish)):
+        raise UsageError("--card: the name has control characters. Use another one.")
+    if wish.suffix == ".md":
+        files = CardFiles(wish, wish.with_suffix(".png"), weights or default)
+        if not wish.absolute().parent.is_dir():
+            raise UsageError(f"--card {wish}: there is no folder {wish.absolute().parent}. Create it first.")
+    elif wish.exists() and not wish.is_dir():
+        raise UsageError(f"--card {wish}: it is a file. Name a folder, or a file that ends in .md.")
+    else:
+        files = CardFiles(wish / _CARD, wish / _PICTURE, weights or wish / _WEIGHTS)
+    if files.card.exists() and not _is_card(files.card):
+        raise UsageError(f"--card {wish}: {files.card} is not a card that cldctl wrote. Use another name.")
+    return files
+
+
+def make_folder(files: CardFiles) -> None:
+    """Make the folder of a card.
+
+    Raises:
+        CldError: it cannot be made.
+    """
+    try:
+        files.card.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CldError(f"{files.card.parent}: it cannot be made ({error.strerror}). Use another folder.") from error
+
+
+def write_picture(run: RunFolder, model: "Model", target: Path, drawing: Callable[[], None]) -> None:
+    """Write a picture of samples of the weights: the newest that the run has of this step, or else a new one.
+
+    Args:
+        drawing: is called before samples are drawn, which may take long.
+    """
+    for file in reversed(by_age(_pictures(run, model.step))):
+        try:
+            content = read_bytes(file, limit=_PICTURE_BYTES)
+        except OSError:
+            continue
+        if content.startswith(_PNG):
+            with replacing(target.absolute()) as out:
+                out.write(content)
+            return
+    from cld_core.evaluation import pictures
+
+    drawing()
+    pictures.samples(model, target.absolute(), batch_size=model.recipe.eval.batch_size)
+
+
+def write_card(files: CardFiles, text: str) -> None:
+    write_text(files.card.absolute(), text)
+
+
+def _pictures(run: RunFolder, step: int) -> list[Path]:
+    """Pictures of a step in the folder of a run; no link of a folder leads out of it."""
+    home = run.path.resolve()
+    found = run.samples.glob(f"step_{step:08d}*.png")
+    return [file for file in found if file.parent.resolve().is_relative_to(home)]
+
+
+def _is_card(file: Path) -> bool:
+    try:
+        head = read_bytes(file, limit=2**20, follow=True).decode(errors="replace").partition("\n---\n")[0]
+    except OSError:
+        return False
+    return head.startswith("---\n") and f"\nlibrary_name: {LIBRARY}\n" in f"{head}\n"

@@ -1,0 +1,260 @@
+"""The text of a model card: what a model is, how to use it, how good it is, how it was made, and what is not known.
+
+It is Markdown with a head in YAML, as Hugging Face reads it. All facts are from the run's folder; whose machines they
+were, and the commands of hooks, are not part of it.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cld_core.evaluation import registry
+from cld_core.evaluation.evaluation import evaluations_of
+from cld_core.recipe import Recipe
+from cld_core.run import RunFolder
+from cld_core.texts import one_line
+from cldctl.evals.compare import Result, results_of
+from cldctl.runs.status import RunStatus
+from cldctl.ui.format import count, number
+from cldctl.ui.tables import result_text
+from cldctl.ui.usage import usage_line
+
+from .markdown import escaped, fenced, picture, table
+
+# What follows `library_name` in the head of every card.
+LIBRARY = "cldctl"
+_PAPER = "https://arxiv.org/abs/2112.07068"
+_BIBTEX = """
+@inproceedings{dockhorn2022score,
+  title     = {Score-Based Generative Modeling with Critically-Damped Langevin Diffusion},
+  author    = {Dockhorn, Tim and Vahdat, Arash and Kreis, Karsten},
+  booktitle = {International Conference on Learning Representations (ICLR)},
+  year      = {2022},
+  url       = {https://arxiv.org/abs/2112.07068}
+}
+"""
+# Published FIDs are of so many samples; of fewer, the value is larger.
+_FID_SAMPLES = 50_000
+# How many of what a result is of, by the key of the question.
+_OF = {"samples": "samples", "points": "test examples"}
+_SDES = {"cld": "critically-damped Langevin diffusion (CLD)", "vpsde": "variance-preserving diffusion (VPSDE)"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What a card is about, beside what the run's folder tells.
+
+    Attributes:
+        step: the optimiser step of the weights.
+        parameters: how many numbers were trained.
+        shape: of one example, (C, ...).
+        is_image: whether examples are images.
+        weights: the name of their file.
+        picture: the name of the file with samples, beside the card; None without one.
+        license: the identifier of the licence of the weights, as Hugging Face lists them.
+    """
+
+    step: int
+    parameters: int
+    shape: tuple[int, ...]
+    is_image: bool
+    weights: str
+    picture: str | None
+    license: str = "unknown"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One number of a finished evaluation."""
+
+    step: int
+    key: str
+    result: Result
+    truth: float | None = None
+
+    @property
+    def label(self) -> str:
+        return registry.quantity(self.key).label
+
+    @property
+    def count(self) -> str:
+        """How many samples or test examples it is of."""
+        question = self.result.question
+        known = [f"{count(question[key])} {what}" for key, what in _OF.items() if isinstance(question.get(key), int)]
+        return known[0] if known else "-"
+
+
+def card(run: RunFolder, row: RunStatus, about: Subject) -> str:
+    """The whole card; ``row`` is the status of the run."""
+    recipe, findings = run.recipe(), findings_of(run, about.step)
+    parts = [
+        f"---\n{_head(run, recipe, about, findings)}---",
+        f"# {escaped(run.name)}",
+        _what(row, recipe, about),
+        "## Use",
+        _use(recipe, about),
+        *(["## Samples", picture("Samples", about.picture)] if about.picture is not None else []),
+        "## Evaluation",
+        _evaluation(findings, about),
+        "## Training data",
+        _data(recipe, about),
+        "## Training",
+        table(["fact", "value"], _training(run, row, recipe, about)),
+        "## Recipe",
+        "Without the sections that say which machines were used.",
+        fenced(_shared(recipe), "yaml"),
+        "## Limits",
+        "\n".join(f"- {text}" for text in _limits(row, recipe, about, findings)),
+        "## Citation",
+        fenced(_BIBTEX.strip(), "bibtex"),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def findings_of(run: RunFolder, step: int) -> list[Finding]:
+    """The numbers of all finished evaluations: those of the weights at ``step`` first, then by step."""
+    found, data = [], run.recipe().data.name
+    for work in evaluations_of(run):
+        if (report := work.report) is None:
+            continue
+        elbo = report.get("elbo") or {}
+        for key, result in results_of(work, report, data).items():
+            truth = elbo.get("true_entropy") if key == "nll" else None
+            found.append(Finding(report["checkpoint_step"], key, result, truth))
+    return sorted(found, key=lambda it: (it.step != step, it.step))
+
+
+def _head(run: RunFolder, recipe: Recipe, about: Subject, findings: Sequence[Finding]) -> str:
+    tags = ["score-based-generative-model", "diffusion", "pytorch", recipe.sde.name, recipe.data.name]
+    kind = "unconditional-image-generation" if about.is_image else "other"
+    metrics = [
+        {"type": one.key, "name": one.label, "value": one.result.number.value}
+        for one in findings
+        if one.step == about.step and math.isfinite(one.result.number.value)
+    ]
+    dataset = {"name": one_line(recipe.data.name), "type": one_line(recipe.data.name)}
+    results = [{"task": {"type": kind}, "dataset": dataset, "metrics": metrics}]
+    head: dict[str, Any] = {
+        "license": one_line(about.license),
+        "library_name": LIBRARY,
+        **({"pipeline_tag": kind} if about.is_image else {}),
+        "tags": [one_line(tag) for tag in dict.fromkeys(tags)],
+        **({"model-index": [{"name": one_line(run.name), "results": results}]} if metrics else {}),
+    }
+    return yaml.safe_dump(head, sort_keys=False, allow_unicode=True)
+
+
+def _what(row: RunStatus, recipe: Recipe, about: Subject) -> str:
+    sde = _SDES.get(recipe.sde.name, f"diffusion {escaped(recipe.sde.name)}")
+    size = " x ".join(map(str, about.shape))
+    form = f"images of {size}" if about.is_image else f"points in {size} dimensions"
+    network = f"network {escaped(recipe.network.name)} with {about.parameters:,} parameters"
+    text = (
+        f"A generative model of {escaped(recipe.data.name)} ({form}), based on {sde}: [the paper]({_PAPER}). "
+        f"Its score is a {network}, trained by {LIBRARY} with {escaped(recipe.objective.name.upper())}. "
+        f"The weights are the exponential moving average at step {about.step:,}."
+    )
+    return text if row.note is None else f"{text}\n\nNote of the authors: {escaped(row.note, 500)}"
+
+
+def _use(recipe: Recipe, about: Subject) -> str:
+    where = json.dumps(about.weights)
+    shape = ", ".join(map(str, (64, *about.shape)))
+    span = ", in [-1, 1]" if about.is_image else ""
+    code = f"import cld_core\n\nmodel = cld_core.load({where})\nx = model.sample(64)  # ({shape}){span}"
+    sampler = ", ".join(f"{name}: {value}" for name, value in recipe.to_dict()["sampling"].items())
+    return f"{fenced(code, 'python')}\n\nThe sampler, unless `sample` is told another one: {escaped(sampler)}."
+
+
+def _evaluation(findings: Sequence[Finding], about: Subject) -> str:
+    if not findings:
+        return "No evaluation is finished."
+    rows = []
+    for one in findings:
+        quantity, value = registry.quantity(one.key), one.result.number
+        nfe = "-" if one.result.nfe is None else f"{one.result.nfe:.0f}"
+        truth = "" if one.truth is None else f" (true entropy {one.truth:.{quantity.digits}f})"
+        cells = (result_text(quantity, value.value, value.stderr) + truth, one.count, nfe, one.result.how)
+        rows.append([f"{one.step:,}", one.label, *cells])
+    notes = dict.fromkeys(one.result.remark for one in findings if one.result.remark)
+    text = "Values are given ± one standard error where it is known."
+    if any(one.step != about.step for one in findings):
+        text += f" The weights of this card are those of step {about.step:,}."
+    headings = ["step", "number", "value", "of", "network evaluations", "settings"]
+    return "\n\n".join([text, table(headings, rows), *(f"Note: {escaped(note, 500)}." for note in notes)])
+
+
+def _data(recipe: Recipe, about: Subject) -> str:
+    name, plugin = escaped(recipe.data.name), getattr(recipe.data, "plugin", None)
+    if about.is_image:
+        flipped = ", mirrored at random" if getattr(recipe.data, "flip", False) else ""
+        return f"The training images of {name}, {about.shape[-1]} x {about.shape[-2]} pixels{flipped}."
+    if plugin is None:
+        return f"The toy density {name}: examples are drawn from it without end."
+    return f"The density {name}, defined by the plug-in {escaped(Path(plugin).name)}, which is not part of the weights."
+
+
+def _training(run: RunFolder, row: RunStatus, recipe: Recipe, about: Subject) -> Iterator[tuple[str, str]]:
+    yield "steps", f"{about.step:,} of {row.steps or recipe.train.steps:,}"
+    yield "batch", f"{recipe.train.batch_size:,} examples"
+    yield "optimiser", f"{recipe.optim.name}, rate {recipe.optim.lr:g}; average of weights {recipe.train.ema:g}"
+    yield "precision", recipe.train.precision
+    yield "seed", str(recipe.train.seed)
+    if row.loss is not None:
+        yield "last loss", number(row.loss, 5)
+    causes = Counter(entry["cause"] or "no recorded end" for entry in row.attempts)
+    ends = ", ".join(f"{times} {cause}" for cause, times in causes.items())
+    yield "attempts", f"{len(row.attempts)} ({ends})" if ends else "0"
+    if row.usage is not None and row.usage["used"] > 0:
+        yield "time used", usage_line(row.usage)
+    attempts = run.ledger.history().attempts
+    gpus = dict.fromkeys(f"{it.gpus or 1} x {it.gpu}" for it in attempts if it.gpu is not None)
+    yield "hardware", ", ".join(gpus) or "CPUs"
+    identity = run.identity()
+    versions = next((it.versions for it in reversed(attempts) if it.versions), None) or identity.get("versions") or {}
+    yield "versions", ", ".join(f"{name} {version}" for name, version in versions.items()) or "unknown"
+    git = identity.get("git") or {}
+    if "commit" in git:
+        yield "commit", f"{str(git['commit'])[:12]}{', with changes' if git.get('dirty') else ''}"
+
+
+def _shared(recipe: Recipe) -> str:
+    """The recipe as YAML without machines and people, and of paths only the last part."""
+    return yaml.safe_dump(_without_folders(recipe.to_share()), sort_keys=False, allow_unicode=True)
+
+
+def _without_folders(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_folders(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_folders(inner) for inner in value]
+    return Path(value).name if isinstance(value, str) and value.startswith(("/", "~")) else value
+
+
+def _limits(row: RunStatus, recipe: Recipe, about: Subject, findings: Sequence[Finding]) -> Iterator[str]:
+    own = [one for one in findings if one.step == about.step]
+    yield f"It imitates {escaped(recipe.data.name)} and nothing else. It takes no text, label or other condition."
+    if about.step < (steps := row.steps or recipe.train.steps):
+        yield f"The training was planned to go on: {about.step:,} of {steps:,} steps are done."
+    if not own:
+        yield "Nothing has been measured on these weights."
+    else:
+        yield "Numbers hold for the settings beside them. Other samplers, or fewer network evaluations, give others."
+    few = [one for one in own if one.key == "fid" and _is_few(one.result.question.get("samples"))]
+    if few:
+        yield f"FIDs of fewer than {_FID_SAMPLES:,} samples are too large to be compared with published ones."
+    if any(one.key in ("bpd", "nll") for one in own):
+        yield "Likelihoods are bounds: the true negative log-likelihood is at most the value, up to its error."
+    yield "It has not been checked whether samples repeat training examples, or what the data leave out."
+    if about.license == "unknown":
+        yield "The licence of the weights is not stated. That of the training data may limit their use."
+
+
+def _is_few(samples: object) -> bool:
+    return isinstance(samples, int) and samples < _FID_SAMPLES

@@ -1,0 +1,89 @@
+"""`cldctl export --card`: card, picture and weights that belong together."""
+
+import json
+import re
+
+import pytest
+import yaml
+
+import cld_core
+from cld_core.run import RunFolder
+from tests.support.tools import invoke
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def test_a_folder_holds_all_that_the_card_refers_to(runs, tmp_path, monkeypatch):
+    said = invoke("export", "done", "--card", str(tmp_path / "card"), "--license", "cc-by-4.0", runs=runs)
+    assert said.stdout.splitlines() == [str(tmp_path / "card" / name) for name in ("model.safetensors", "README.md")]
+    assert "drawing samples of step 20" in said.stderr
+    text = (tmp_path / "card/README.md").read_text()
+    head = yaml.safe_load(text.split("---\n")[1])
+    assert (head["license"], head["library_name"]) == ("cc-by-4.0", "cldctl")
+    (report,) = RunFolder.open(runs / "done").evals.glob("elbo-*/report.json")
+    elbo = json.loads(report.read_text())["elbo"]
+    assert f"| 20 | NLL bound, nats | {elbo['nll']:.3f} ± {elbo['stderr']:.3f} " in text
+    assert "![Samples](samples.png)" in text
+    assert (tmp_path / "card/samples.png").read_bytes().startswith(PNG)
+    monkeypatch.chdir(tmp_path / "card")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(code, names := {})
+    assert names["x"].shape == (64, 2)
+    assert f"{sum(p.numel() for p in names['model'].net.parameters()):,} parameters" in text
+
+
+def test_a_picture_that_the_run_has_of_the_step_is_taken(runs, tmp_path):
+    samples = RunFolder.open(runs / "done").samples
+    other, own = samples / "step_00000010_ode.png", samples / "step_00000020_em.png"
+    other.write_bytes(PNG + b"of another step")
+    own.write_bytes(PNG + b"of this step")
+    (samples / "step_00000020_fake.png").write_bytes(b"not a picture")
+    outside = tmp_path / "outside.png"
+    outside.write_bytes(PNG + b"not of the run")
+    (samples / "step_00000020_link.png").symlink_to(outside)
+    try:
+        said = invoke("export", "done", "--card", str(tmp_path / "card"), runs=runs)
+    finally:
+        for file in samples.glob("step_*"):
+            file.unlink()
+    assert "drawing" not in said.stderr
+    assert (tmp_path / "card/samples.png").read_bytes() == PNG + b"of this step"
+
+
+def test_a_card_beside_weights_of_another_name_can_be_written_again(runs, tmp_path):
+    words = ("export", "done", "--card", str(tmp_path / "my card.md"), "-o", str(tmp_path / "w.safetensors"))
+    for _ in range(2):
+        assert invoke(*words, runs=runs).stdout.splitlines() == [words[5], words[3]]
+    text = (tmp_path / "my card.md").read_text()
+    assert 'cld_core.load("w.safetensors")' in text
+    assert "![Samples](my%20card.png)" in text
+    assert {file.name for file in tmp_path.iterdir()} == {"my card.md", "my card.png", "w.safetensors"}
+    assert yaml.safe_load(text.split("---\n")[1])["license"] == "unknown"
+
+
+def test_what_would_be_lost_or_cannot_be_written_is_refused(runs, tmp_path):
+    (tmp_path / "README.md").write_text("# Mine\n")
+    (tmp_path / "file").write_text("")
+    for words, message in (
+        (["--card", str(tmp_path)], "README.md is not a card that cldctl wrote"),
+        (["--card", str(tmp_path / "file")], "it is a file. Name a folder"),
+        (["--card", str(tmp_path / "none/card.md")], "there is no folder"),
+        (["--card", str(tmp_path / "a\nb")], "control characters"),
+        (["--license", "mit"], "Add --card FOLDER"),
+    ):
+        assert message in invoke("export", "done", *words, runs=runs, code=2).stderr
+    assert (tmp_path / "README.md").read_text() == "# Mine\n"
+    assert not list(tmp_path.glob("**/*.safetensors"))
+
+
+@pytest.mark.parametrize("keys", [("hooks.on_change=secret",), ("cluster.account=secret",)])
+def test_weights_carry_no_commands_and_accounts(tmp_path, keys):
+    from cld_core.model import Model
+    from cld_core.recipe import load
+    from tests.support.paths import RECIPES
+
+    recipe = load(RECIPES / "toy.yaml", ["network.width=8", "network.layers=2", *keys])
+    Model(recipe).export(tmp_path / "w.safetensors")
+    assert b"secret" not in (tmp_path / "w.safetensors").read_bytes()
+    loaded = cld_core.load(tmp_path / "w.safetensors").recipe
+    assert (loaded.network, loaded.sampling, loaded.train) == (recipe.network, recipe.sampling, recipe.train)

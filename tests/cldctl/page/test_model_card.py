@@ -1,0 +1,123 @@
+"""What a model card says of made-up runs."""
+
+from dataclasses import replace
+
+import pytest
+import yaml
+from markdown_it import MarkdownIt
+
+from cld_core.evaluation.request import EvalRequest
+from cld_core.recipe import from_dict
+from cld_core.run import RunFolder, events
+from cldctl.page.model_card import Subject, card
+from cldctl.runs import survey
+from cldctl.runs.status import RunStatus, status_of
+from tests.support.made_up import report, run_with
+
+ABOUT = Subject(
+    step=20, parameters=1234, shape=(2,), is_image=False, weights="model.safetensors", picture="samples.png"
+)
+
+
+def status(run) -> RunStatus:
+    return status_of(run, survey.of_runs([run]))
+
+
+def head_of(text: str) -> dict:
+    return yaml.safe_load(text.split("---\n")[1])
+
+
+def section(text: str, title: str) -> str:
+    return text.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def asked(run, metric: str, step: int) -> EvalRequest:
+    recipe = run.recipe()
+    return EvalRequest.of(replace(recipe, eval=replace(recipe.eval, samples=64)), (metric,), step)
+
+
+@pytest.fixture
+def run(tmp_path):
+    return run_with(tmp_path / "runs" / "mine", 10, 20, overrides=("train.steps=30",))
+
+
+def test_all_numbers_are_there_those_of_the_weights_first(run):
+    report(run, asked(run, "elbo", 10), elbo={"nll": 3.0, "stderr": 0.5, "nfe_mean": 98.6, "true_entropy": -1.25})
+    report(run, asked(run, "elbo", 20), elbo={"nll": 2.0, "stderr": 0.25, "nfe_mean": 100.0})
+    text = card(run, status(run), ABOUT)
+    rows = [line for line in section(text, "Evaluation").splitlines() if line.startswith("| ")][2:]
+    how = "velocities 1, probes 1, from t = 1e-05"
+    assert rows == [
+        f"| 20 | NLL bound, nats | 2.000 ± 0.250 | 64 test examples | 100 | {how} |",
+        f"| 10 | NLL bound, nats | 3.000 ± 0.500 (true entropy -1.250) | 64 test examples | 99 | {how} |",
+    ]
+    (result,) = head_of(text)["model-index"][0]["results"]
+    assert result["metrics"] == [{"type": "nll", "name": "NLL bound, nats", "value": 2.0}]
+
+
+def test_what_is_not_known_is_said(run):
+    limits = section(card(run, status(run), ABOUT), "Limits")
+    assert "20 of 30 steps are done" in limits
+    assert "Nothing has been measured on these weights" in limits
+    assert "licence of the weights is not stated" in limits
+    licensed = card(run, replace(status(run), steps=20), replace(ABOUT, license="mit"))
+    assert head_of(licensed)["license"] == "mit"
+    assert "steps are done" not in section(licensed, "Limits")
+    assert "licence" not in section(licensed, "Limits")
+
+
+def test_an_fid_of_few_samples_is_no_published_one(run):
+    for step, count in ((10, 1000), (20, 50_000)):
+        # As if it had been asked for samples, for which a toy has no use.
+        request = replace(asked(run, "elbo", step), samples=count)
+        report(run, request, fid={"value": 5.0, "samples": count})
+    for step, expected in ((10, True), (20, False)):
+        text = card(run, status(run), replace(ABOUT, step=step, shape=(3, 8, 8), is_image=True))
+        assert ("too large to be compared with published ones" in text) is expected
+        assert head_of(text)["pipeline_tag"] == "unconditional-image-generation"
+
+
+def test_the_facts_of_the_training_are_those_of_the_ledger(run):
+    versions = {"python": "3.11.7", "torch": "2.9.0"}
+    for attempt, (cause, first, last) in enumerate((("preempted", 0, 10), ("finished", 10, 20))):
+        run.ledger.append(
+            events.Started(time=100.0 * attempt, attempt=attempt, job_id=str(attempt), step=first, gpu="Card | X",
+                           gpus=8, versions=versions)
+        )  # fmt: skip
+        ended = events.Ended(time=100.0 * attempt + 36, attempt=attempt, cause=cause, step=last)
+        run.ledger.append(ended)
+    facts = section(card(run, status(run), ABOUT), "Training")
+    assert "| attempts | 2 (1 preempted, 1 finished) |" in facts
+    assert "| hardware | 8 x Card \\| X |" in facts
+    assert "| versions | python 3.11.7, torch 2.9.0 |" in facts
+    assert "GPU-hours" in facts
+
+
+def test_accounts_commands_and_folders_of_people_are_not_in_it(tmp_path):
+    secrets = ("cluster.account=secret-account", "cluster.setup=[export TOKEN=secret-token]")
+    hook = "hooks.on_change=curl secret-address"
+    plugin = "data.plugin=/home/secret-person/ring.py"
+    run = run_with(tmp_path / "mine", 20, overrides=(*secrets, hook, plugin, "data.name=ring"))
+    text = card(run, status(run), ABOUT)
+    assert "secret" not in text
+    assert "plug-in ring.py" in text
+    shared = yaml.safe_load(section(text, "Recipe").partition("```yaml\n")[2].partition("```")[0])
+    assert from_dict(shared, "card").network == run.recipe().network
+
+
+def test_texts_of_others_are_no_markup(tmp_path):
+    hostile = "<img src=x onerror=alert(1)> [a](https://evil.example) | ` **"
+    run = run_with(tmp_path / "run", 20)
+    # As a folder from elsewhere may be called.
+    run = RunFolder(run.path.rename(tmp_path / hostile.replace("/", "")))
+    text = card(run, replace(status(run), note=f"{hostile}\n---\nlicense: mit"), ABOUT)
+    assert head_of(text)["license"] == "unknown"
+    body = text.split("---\n", 2)[2]
+    tokens = MarkdownIt("gfm-like", {"html": True}).parse(body)
+    inline = [child for token in tokens for child in token.children or ()]
+    assert not {token.type for token in tokens} & {"html_block"}
+    assert not [child for child in inline if child.type == "html_inline"]
+    links = [child.attrs["href"] for child in inline if child.type == "link_open"]
+    assert links == ["https://arxiv.org/abs/2112.07068"]
+    assert [child.attrs["src"] for child in inline if child.type == "image"] == ["samples.png"]
+    assert "strong_open" not in {child.type for child in inline}
