@@ -20,7 +20,8 @@ from .nets import precision as precisions
 from .nets.compiled import Compiled
 from .recipe import Recipe, from_dict
 from .recipe.arguments import Method, SamplingKeys, sampling_spec, whole_number
-from .run import RunFolder
+from .recipe.sampling import SamplingSpec
+from .run import RunFolder, lookup
 from .run.trust import plugin_of, require_own_plugin
 from .sampling.path import Watcher
 from .score import Score
@@ -92,7 +93,7 @@ class Model:
         allow_plugin: bool = False,
     ) -> Self:
         """Load the averaged weights of a checkpoint; see `cld_core.load`."""
-        folder = RunFolder.open(run)
+        folder = lookup.named(run)
         recipe = folder.recipe()
         if not allow_plugin:
             require_own_plugin(folder, recipe)
@@ -216,7 +217,7 @@ class Model:
         first, size = whole_number(first, "first", 0, caller), n
         if batch_size is not None:
             size = whole_number(batch_size, "batch_size", 1, caller)
-        spec = sampling_spec(self.recipe, keys, caller)
+        spec = self._spec(keys, caller)
         score = self.score_of(compiled=spec.compile, precision=spec.precision)
         parts = []
         with numerics.using(tf32=spec.precision == "tf32"):
@@ -225,6 +226,9 @@ class Model:
                 noise = seeds.SampleNoise(seed, "sample", first=start, last=last, device=self.device)
                 parts.append(sampling.sample(score, self.sde, spec, noise, self.data_shape, self.device, watcher))
         return sampling.Samples.cat(parts)
+
+    def _spec(self, keys: Mapping[str, Any], caller: str) -> SamplingSpec:
+        return sampling_spec(self.recipe, keys, caller)
 
 
 def _data_of(path: Path, recipe: Recipe, about: Mapping[str, str], allow_plugin: bool) -> Source:
