@@ -65,7 +65,10 @@ class Likelihood:
     @property
     def elbo_error(self) -> Tensor:
         """(B,): standard error of each `elbo`, over its draws of the other halves and their probes; NaN if K is 1."""
-        return (self.log_joint - self.log_q).std(1) / math.sqrt(self.log_joint.shape[1])
+        count = self.log_joint.shape[1]
+        if count == 1:
+            return torch.full_like(self.log_joint[:, 0], math.nan)
+        return (self.log_joint - self.log_q).std(1) / math.sqrt(count)
 
     @property
     def mean(self) -> float:
