@@ -165,8 +165,10 @@ class Model(model.Model):
         score = self.score_of(compiled=spec.compile)
         x = x.to(self.device, x.dtype if x.dtype == torch.float64 else torch.float32)
         parts = []
-        for start, rows in zip(range(first, first + len(x), size), x.split(size), strict=True):
-            noise = SampleNoise(seed, "elbo", first=start, last=start + len(rows), device=self.device)
+        for start in range(0, len(x), size):
+            rows = x[start : start + size]
+            numbers = {"first": first + start, "last": first + start + len(rows)}
+            noise = SampleNoise(seed, "elbo", **numbers, device=self.device)
             parts.append(likelihood.likelihood(score, self.sde, spec, noise, rows, exact_trace=exact_trace))
         return Likelihood.cat(parts)
 

@@ -146,7 +146,7 @@ def _text(value: Any) -> str:
 
 def row_of(run: RunFolder) -> Run:
     """The row of a run; of a damaged one, what can be read. It never raises, so that it spoils no other row."""
-    about = {"name": run.name, "path": str(run.path)}
+    about: dict[str, Any] = {"name": run.name, "path": str(run.path)}
     try:
         problem = run.format_problem()
         return Run(**about, problem=problem) if problem is not None else Run(**about, **_told(run))

@@ -55,7 +55,7 @@ class Plane:
             extent = (self.low[0], self.high[0], self.low[1], self.high[1])
             axes.imshow(self.shade, origin="lower", extent=extent, cmap="Blues", vmax=1.4, aspect="equal")
         inside = ((points > self.low) & (points < self.high)).all(1)
-        axes.scatter(*points[inside].T, s=2, c=colour, alpha=alpha, linewidths=0)
+        axes.scatter(points[inside, 0], points[inside, 1], s=2, c=colour, alpha=alpha, linewidths=0)
         axes.set_xlim(self.low[0], self.high[0])
         axes.set_ylim(self.low[1], self.high[1])
         # A ring is a ring.

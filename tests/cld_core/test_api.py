@@ -174,5 +174,5 @@ def test_a_picture_of_images_is_a_grid(images, monkeypatch):
 
 def test_names_of_the_package():
     assert all(getattr(cld_core, name) is not None for name in cld_core.__all__)
-    with pytest.raises(AttributeError, match="no attribute 'modell'"):
-        cld_core.modell  # noqa: B018
+    with pytest.raises(AttributeError, match="no attribute 'other'"):
+        cld_core.other  # noqa: B018

@@ -72,9 +72,9 @@ def test_numbers_of_other_libraries_are_numbers(seven):
             "(network evaluations of a fixed-step method, denoising included).",
         ),
         (
-            {"method": "em", "grid": "linaer"},
-            "grid='linaer': expected one of auto, linear, quadratic, power "
-            "(spacing of the times; auto: power for the exponential method, else linear). Did you mean 'linear'?",
+            {"method": "em", "grid": "powr"},
+            "grid='powr': expected one of auto, linear, quadratic, power "
+            "(spacing of the times; auto: power for the exponential method, else linear). Did you mean 'power'?",
         ),
         ({"denoise": 1}, "denoise=1: expected True or False (end with a noise-free step of size eps)."),
         (
