@@ -8,6 +8,7 @@ x = model.sample(64)
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import errors
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from .listing import Runs
     from .sampling import Samples
 
-__all__ = ["Likelihood", "Model", "Runs", "Samples", "Trajectory", "__version__", "load", "runs"]
+__all__ = ["Likelihood", "Model", "Runs", "Samples", "Trajectory", "__version__", "errors", "load", "runs"]
 
 # Imported when they are asked for: `import cld_core` loads no torch.
 _LAZY = {

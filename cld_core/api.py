@@ -211,22 +211,22 @@ class Model(model.Model):
         count = pictures.default_count(self) if n is None else n
         size = self.recipe.eval.batch_size if batch_size is None else batch_size
         drawn = self._draw(count, keys, seed, first, size, "Model.plot")
-        spec, x = self._spec(keys, "Model.plot"), drawn.x.cpu()
-        title = pictures.title(self, x, f"{spec.method}, {drawn.nfe:.0f} NFE")
+        how = f"{self._spec(keys, 'Model.plot').method}, {drawn.nfe:.0f} NFE"
+        x, title = drawn.x.cpu(), how
         if ax is None:
             from matplotlib import pyplot
 
-            figure = pyplot.figure(figsize=(6.0, 6.4) if self.is_image else pictures.SIDE_BY_SIDE, layout="constrained")
+            size_in = (6.0, 6.4) if self.is_image else pictures.SIDE_BY_SIDE
+            figure, title = pyplot.figure(figsize=size_in, layout="constrained"), pictures.title(self, x, how)
             if not self.is_image:
                 pictures.beside_data(figure, x, self, title)
                 return figure
             ax = figure.subplots()
-        short = f"{spec.method}, {drawn.nfe:.0f} NFE"
         if self.is_image:
-            pictures.tiled(ax, x, short)
+            pictures.tiled(ax, x, title)
         else:
             Plane.of(self.source).draw(ax, x, "tab:red")
-            ax.set_title(short)
+            ax.set_title(title)
         root = ax.get_figure(root=True)
         assert root is not None, "axes are in a figure"
         return root

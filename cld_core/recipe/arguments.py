@@ -1,19 +1,18 @@
 """Keys of a recipe as arguments of Python functions: checked as those of a file are, with errors that name them."""
 
 import dataclasses
-import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
-from cld_core.errors import RecipeError, did_you_mean
+from cld_core.errors import RecipeError, did_you_mean, nearest
 
 from .checks import problems
 from .eval import ElboSpec
 from .sampling import SamplingSpec
 from .schema import Recipe
-from .tree import type_hints
-from .values import WRONG, convert, expectation, inside, shown
+from .tree import all_keys, type_hints
+from .values import WRONG, convert, expectation, inside, literals, shown
 from .variants import SECTIONS, keys_of
 
 Method = Literal["ode", "em", "sscs", "exponential"]
@@ -59,15 +58,15 @@ def sampling_spec(recipe: Recipe, arguments: Mapping[str, Any], caller: str) -> 
         return recipe.sampling
     section, before = SECTIONS["sampling"], recipe.sampling
     method = given.pop("method", before.method)
-    if method not in section.variants:
+    if not isinstance(method, str) or method not in section.variants:
         guess = did_you_mean(method, section.variants) if isinstance(method, str) else ""
         _refuse(caller, f"method={shown(method)}: expected one of {', '.join(section.variants)}.{guess}")
     spec = section.variants[method].spec
     _require_names(given, spec, caller, method)
     kept = {name: getattr(before, name) for name in section.kept(type(before), spec)}
     changed: SamplingSpec = spec(**{**kept, "method": method, **_values(given, spec, caller)})
-    for name, _, problem in problems(dataclasses.replace(recipe, sampling=changed)):
-        if name.startswith("sampling."):
+    for name, other, problem in problems(dataclasses.replace(recipe, sampling=changed)):
+        if "sampling" in (name.partition(".")[0], other.partition(".")[0]):
             _refuse(caller, f"{_argument(name)} {_argument(problem)}")
     return changed
 
@@ -114,24 +113,17 @@ def _require_names(given: Iterable[str], spec: type, caller: str, method: str | 
         if method is not None and (others := section.having(name)):
             fix = f"{_methods(others)} has it. Those of method={method!r}: {', '.join(names)}."
             _refuse(caller, f"method={method!r} has no argument {name!r}; {fix}")
-        every = names if method is None else _all_names()
-        _refuse(caller, f"there is no argument {name!r}.{_nearest(name, every, spec)}")
+        others = [] if method is None else sorted(key.partition(".")[2] for key in all_keys("sampling"))
+        _refuse(caller, f"there is no argument {name!r}.{_advice(name, [*names, *others], names)}")
 
 
-@functools.cache
-def _all_names() -> tuple[str, ...]:
-    return tuple(sorted(set[str]().union(*(keys_of(it.spec) for it in SECTIONS["sampling"].variants.values()))))
-
-
-def _nearest(name: str, names: Iterable[str], spec: type) -> str:
-    """The nearest name, and which methods have it if that is not every one; else all names."""
-    guess = did_you_mean(name, names)
-    if not guess:
-        return f" There are {', '.join(names)}."
-    found = guess.split("'")[1]
-    if found in keys_of(spec):
-        return guess
-    return f"{guess} It goes with {_methods(SECTIONS['sampling'].having(found))}."
+def _advice(name: str, names: Sequence[str], own: Sequence[str]) -> str:
+    """The nearest name, and which methods have it if it is not one of the ``own``; else all names."""
+    found = nearest(name, names)
+    if found is None:
+        return f" There are {', '.join(dict.fromkeys(names))}."
+    where = "" if found in own else f" It goes with {_methods(SECTIONS['sampling'].having(found))}."
+    return f" Did you mean '{found}'?{where}"
 
 
 def _methods(names: Sequence[str]) -> str:
@@ -149,7 +141,7 @@ def _values(given: Mapping[str, Any], spec: type, caller: str) -> dict[str, Any]
         if values[name] is WRONG or not inside(values[name], bounds):
             what = expectation(hints[name], bounds).replace("true or false", "True or False")
             expected = f"{what} ({about[name]['doc']})"
-            guess = did_you_mean(value, expected.split(", ")) if isinstance(value, str) and len(value) < 100 else ""
+            guess = did_you_mean(value, literals(hints[name])) if isinstance(value, str) and len(value) < 100 else ""
             _refuse(caller, f"{name}={shown(value)}: expected {expected}.{guess}")
     return values
 

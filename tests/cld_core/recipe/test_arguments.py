@@ -56,6 +56,7 @@ def test_numbers_of_other_libraries_are_numbers(seven):
     ("arguments", "message"),
     [
         ({"method": "odee"}, "method='odee': expected one of ode, em, sscs, exponential. Did you mean 'ode'?"),
+        ({"method": ["em"]}, "method=['em']: expected one of ode, em, sscs, exponential."),
         ({"method": 3}, "method=3: expected one of ode, em, sscs, exponential."),
         (
             {"nfee": 20},
