@@ -1,37 +1,71 @@
 """Critically-damped Langevin diffusion: train, sample, evaluate. Needs no cluster.
 
 import cld_core
-model = cld_core.load("runs/NAME")
+model = cld_core.load("NAME")
 x = model.sample(64)
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from .version import __version__ as __version__
+from . import errors
+from .version import __version__
 
 if TYPE_CHECKING:
-    from .model import Model
+    from .api import Model, Trajectory
+    from .likelihood import Likelihood
+    from .listing import Runs
+    from .sampling import Samples
+
+__all__ = ["Likelihood", "Model", "Runs", "Samples", "Trajectory", "__version__", "errors", "load", "runs"]
+
+# Imported when they are asked for: `import cld_core` loads no torch.
+_LAZY = {
+    "Likelihood": "likelihood:Likelihood",
+    "Model": "api:Model",
+    "Runs": "listing:Runs",
+    "Samples": "sampling:Samples",
+    "Trajectory": "api:Trajectory",
+}
 
 
 def load(
     run: str | Path, checkpoint: int | str = "last", device: str | None = None, *, allow_plugin: bool = False
 ) -> "Model":
-    """The model of a run folder or of an exported file, with averaged weights; see `cld_core.model.Model`.
+    """The model of a run or of an exported file, with averaged weights.
 
     Args:
-        run: path of a run folder, or of a file that `cldctl export` wrote.
+        run: a run's folder, or its name in $CLDCTL_RUNS or runs/; or a .safetensors file that `cldctl export` wrote.
         checkpoint: a step, or "last" for the newest good one; a file has only one.
         device: where to compute; default: a GPU if one is available.
         allow_plugin: whether the code that the recipe names in `data.plugin` may run. That of a run which nobody
             else can write always may. A file that `export` wrote can be sampled without its plug-in.
 
     Raises:
-        NotFoundError: there is no such run, file or checkpoint.
+        NotFoundError: there is no such run, file or checkpoint; names the places that were looked at.
         CheckpointError: the checkpoint is damaged, belongs to another recipe, or needs a plug-in that is not allowed.
     """
-    from .model import Model
+    from .api import Model
 
     if Path(run).suffix == ".safetensors":
         return Model.from_file(run, device, allow_plugin=allow_plugin)
     return Model.from_run(run, checkpoint, device, allow_plugin=allow_plugin)
+
+
+def runs(runs_dir: str | Path | None = None) -> "Runs":
+    """The runs of a folder as a table, oldest first; see `cld_core.listing.Runs`. Asks no scheduler and loads no torch.
+
+    Args:
+        runs_dir: the folder; default: $CLDCTL_RUNS, else runs/.
+    """
+    from .listing import Runs
+
+    return Runs.under(runs_dir)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'cld_core' has no attribute {name!r}")
+    from .imports import resolve
+
+    return resolve(f"cld_core.{_LAZY[name]}")

@@ -5,7 +5,7 @@ density of x itself; code that knows about pixels converts them to bits/dim.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -63,6 +63,14 @@ class Likelihood:
         return torch.logsumexp(self.log_joint - self.log_q, dim=1) - math.log(self.log_joint.shape[1])
 
     @property
+    def elbo_error(self) -> Tensor:
+        """(B,): standard error of each `elbo`, over its draws of the other halves and their probes; NaN if K is 1."""
+        count = self.log_joint.shape[1]
+        if count == 1:
+            return torch.full_like(self.log_joint[:, 0], math.nan)
+        return (self.log_joint - self.log_q).std(1) / math.sqrt(count)
+
+    @property
     def mean(self) -> float:
         """Mean of `elbo` over the data."""
         return float(self.elbo.mean())
@@ -76,6 +84,14 @@ class Likelihood:
     def nfe(self) -> float:
         """Mean number of network evaluations per example and draw."""
         return float(self.nfe_each.double().mean())
+
+    @staticmethod
+    def cat(parts: "Sequence[Likelihood]") -> "Likelihood":
+        """The results of several batches, concatenated."""
+        joint, log_q, nfe = (
+            torch.cat([getattr(it, name) for it in parts]) for name in ("log_joint", "log_q", "nfe_each")
+        )
+        return Likelihood(joint, log_q, parts[0].entropy, nfe)
 
 
 def _weighted(sde: Diffusion, probe: Tensor) -> Tensor:

@@ -1,11 +1,10 @@
 """A trained model, ready to sample and to be evaluated."""
 
-import functools
 import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +14,16 @@ from .checkpoint import contents, safetensors_file
 from .checkpoint.load import load, newest_good
 from .data.described import DescribedSource, describe
 from .data.source import Source, source
-from .errors import CheckpointError, NotFoundError, RecipeError, UsageError
+from .errors import CheckpointError, NotFoundError, RecipeError
 from .nets import fit
 from .nets import precision as precisions
 from .nets.compiled import Compiled
-from .recipe import Recipe, from_dict, with_overrides
+from .recipe import Recipe, from_dict
+from .recipe.arguments import Method, SamplingKeys, sampling_spec, whole_number
 from .recipe.sampling import SamplingSpec
-from .run import RunFolder
+from .run import RunFolder, lookup
 from .run.trust import plugin_of, require_own_plugin
+from .sampling.path import Watcher
 from .score import Score
 from .texts import is_count, one_line
 
@@ -30,10 +31,11 @@ _log = logging.getLogger(__name__)
 
 
 class Model:
-    """Recipe, SDE, data source and score of a trained network.
+    """Recipe, SDE, data source and score of a trained network. What people use is `cld_core.Model`, which adds to it.
 
     Attributes:
         recipe: the recipe in force.
+        path: the run folder or file that it was loaded from; None for any other model.
         step: the optimiser step of the weights.
         score: maps (u, t) to the score of the scored half of u.
         data_shape: shape of one example, (C, ...).
@@ -50,6 +52,7 @@ class Model:
     ) -> None:
         """A model with an untrained network in evaluation mode, unless ``net`` and ``data`` of the recipe are given."""
         self.recipe, self.step, self.device = recipe, step, torch.device(device)
+        self.path: Path | None = None
         self.source = data or source(recipe.data)
         self.data_shape = self.source.shape
         self.sde = sde.build(recipe.sde)
@@ -88,9 +91,9 @@ class Model:
         device: str | None = None,
         *,
         allow_plugin: bool = False,
-    ) -> "Model":
+    ) -> Self:
         """Load the averaged weights of a checkpoint; see `cld_core.load`."""
-        folder = RunFolder.open(run)
+        folder = lookup.named(run)
         recipe = folder.recipe()
         if not allow_plugin:
             require_own_plugin(folder, recipe)
@@ -110,12 +113,13 @@ class Model:
             text = f"does not fit the recipe: {_in_one_line(error)}. Use the recipe that wrote it."
             raise CheckpointError(f"{path}: {text}") from error
         model.net.requires_grad_(False)
+        model.path = folder.path
         return model
 
     @classmethod
     def of_tensors(
         cls, recipe: Recipe, tensors: Mapping[str, Tensor], *, step: int, device: torch.device | str | None = None
-    ) -> "Model":
+    ) -> Self:
         """A model of a recipe with these weights: all tensors of its network, by name.
 
         Raises:
@@ -129,7 +133,7 @@ class Model:
         return model
 
     @classmethod
-    def from_file(cls, file: str | Path, device: str | None = None, *, allow_plugin: bool = False) -> "Model":
+    def from_file(cls, file: str | Path, device: str | None = None, *, allow_plugin: bool = False) -> Self:
         """Load a file that `export` wrote; see `cld_core.load`."""
         path = Path(file)
         with safetensors_file.opened(path) as weights:
@@ -144,6 +148,7 @@ class Model:
                 text = f"recipe and tensors do not match: {_in_one_line(error)}. Export it again."
                 raise CheckpointError(f"{path}: {text}") from error
         model.net.requires_grad_(False)
+        model.path = path.absolute()
         return model
 
     def export(self, file: Path) -> None:
@@ -152,51 +157,78 @@ class Model:
         about = {"step": str(self.step), "weights": "ema", "recipe": recipe, "data": describe(self.source)}
         safetensors_file.write(file, self.net.state_dict(), about)
 
-    def sample(self, n: int, *, seed: int = 0, first: int = 0, **settings: Any) -> Tensor:
-        """Draw ``n`` samples, (n, C, ...). Sample i of a seed does not depend on how many are drawn with it.
+    def sample(
+        self,
+        n: int,
+        *,
+        method: Method | None = None,
+        nfe: int | None = None,
+        seed: int = 0,
+        first: int = 0,
+        batch_size: int | None = None,
+        **settings: Unpack[SamplingKeys],
+    ) -> Tensor:
+        """Draw ``n`` samples, (n, C, ...), float32; images are in [-1, 1].
+
+        Sample i of a seed is the same however many are drawn with it, in whatever batches.
 
         Args:
+            n: how many.
+            method: how they are drawn: "ode", "em", "sscs" or "exponential"; None: as the recipe says.
+            nfe: evaluations of the network for each sample, by a method with fixed steps; None: as the recipe says.
             seed: key of the noise.
             first: number of the first sample.
-            settings: changes to the recipe's `sampling` section, for example ``method="em", nfe=50``.
+            batch_size: samples computed at once; None for all.
+            settings: the other keys of the recipe's `sampling` section, for example ``eps=1e-4, denoise=False``.
 
         Raises:
+            RecipeError: an argument is wrong; names it.
             SolverError: the adaptive solver cannot reach its tolerance.
         """
-        return self.draw(n, seed=seed, first=first, **settings).x
+        keys = {"method": method, "nfe": nfe, **settings}
+        return self._draw(n, keys, seed, first, batch_size, "Model.sample").x
 
     def draw(
-        self, n: int, *, seed: int = 0, first: int = 0, batch_size: int | None = None, **settings: Any
+        self,
+        n: int,
+        *,
+        method: Method | None = None,
+        nfe: int | None = None,
+        seed: int = 0,
+        first: int = 0,
+        batch_size: int | None = None,
+        **settings: Unpack[SamplingKeys],
     ) -> sampling.Samples:
-        """Like `sample`, but returns velocities and the number of network evaluations with the samples.
+        """Like `sample`, but returns velocities and the number of network evaluations with the samples."""
+        return self._draw(n, {"method": method, "nfe": nfe, **settings}, seed, first, batch_size, "Model.draw")
 
-        Args:
-            batch_size: samples computed at once; None for all.
-        """
-        if n < 1 or seed < 0 or first < 0:
-            text = "needs n of at least 1, and seed and first of at least 0"
-            raise UsageError(f"sampling {text}, not n={n}, seed={seed}, first={first}.")
-        spec = self._sampling(settings)
+    def _draw(
+        self,
+        n: int,
+        keys: Mapping[str, Any],
+        seed: int,
+        first: int,
+        batch_size: int | None,
+        caller: str,
+        watcher: Watcher | None = None,
+    ) -> sampling.Samples:
+        """Draw samples for the function ``caller``, which messages name; a ``watcher`` sees one batch alone."""
+        n, seed = whole_number(n, "n", 1, caller), whole_number(seed, "seed", 0, caller)
+        first, size = whole_number(first, "first", 0, caller), n
+        if batch_size is not None:
+            size = whole_number(batch_size, "batch_size", 1, caller)
+        spec = self._spec(keys, caller)
         score = self.score_of(compiled=spec.compile, precision=spec.precision)
         parts = []
         with numerics.using(tf32=spec.precision == "tf32"):
-            for start in range(first, first + n, batch_size or n):
-                last = min(start + (batch_size or n), first + n)
+            for start in range(first, first + n, size):
+                last = min(start + size, first + n)
                 noise = seeds.SampleNoise(seed, "sample", first=start, last=last, device=self.device)
-                parts.append(sampling.sample(score, self.sde, spec, noise, self.data_shape, self.device))
+                parts.append(sampling.sample(score, self.sde, spec, noise, self.data_shape, self.device, watcher))
         return sampling.Samples.cat(parts)
 
-    def _sampling(self, settings: dict[str, Any]) -> SamplingSpec:
-        """The recipe's sampling settings with changes, checked as those of a command line are."""
-        if not settings:
-            return self.recipe.sampling
-        return _checked(self.recipe, tuple(f"sampling.{name}={json.dumps(value)}" for name, value in settings.items()))
-
-
-@functools.lru_cache(maxsize=64)
-def _checked(recipe: Recipe, changes: tuple[str, ...]) -> SamplingSpec:
-    """Cached: checking takes milliseconds, longer than drawing a few samples."""
-    return with_overrides(recipe, changes, "sample").sampling
+    def _spec(self, keys: Mapping[str, Any], caller: str) -> SamplingSpec:
+        return sampling_spec(self.recipe, keys, caller)
 
 
 def _data_of(path: Path, recipe: Recipe, about: Mapping[str, str], allow_plugin: bool) -> Source:

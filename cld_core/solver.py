@@ -20,6 +20,20 @@ from cld_core.errors import SolverError
 Field = Callable[[Any, Tensor, Tensor], Tensor]
 Prepare = Callable[[Tensor], Sequence[Any]]
 
+
+@dataclass(frozen=True)
+class Steps:
+    """One step of b rows that `solve` has tried: what an observer needs to know the solution in between."""
+
+    rows: Tensor  # (b,) indices of the rows in the whole batch
+    accepted: Tensor  # (b,) bool; rows at the end have steps of size 0
+    t: tuple[Tensor, Tensor]  # (b,) each, before and after
+    y: tuple[Tensor, Tensor]  # (b, n) each
+    slope: tuple[Tensor, Tensor]  # (b, n) each, dy/dt
+
+
+Observer = Callable[[Steps], None]
+
 # The stages of a step after the first, as fractions of it. The last one's time is also that of the next step's first.
 _C = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0)
 _A = (
@@ -107,6 +121,7 @@ def solve(
     atol: float,
     max_steps: int = 10_000,
     prepare: Prepare = torch.unbind,
+    observe: Observer | None = None,
 ) -> Solution:
     """Integrate dy/dt = field(t, y) from ``start`` to ``end``, which may be earlier than ``start``.
 
@@ -117,6 +132,7 @@ def solve(
         max_steps: the largest number of steps of a row, including rejected ones.
         prepare: from the times (k, b) of a step, the k objects that the field gets in the place of each t. What
             depends on the time alone is cheaper for all stages at once.
+        observe: is shown every step, and changes nothing.
 
     Raises:
         SolverError: a row does not reach the end, or its step size becomes too small.
@@ -134,7 +150,10 @@ def solve(
         t = (rows.t + sign * h).masked_fill_(last, end)
         y, slope, estimate = take_step(rows, h, t)
         scale = torch.maximum(rows.y.abs(), y.abs()).mul_(rtol).add_(atol)
-        rows, active = _after(rows, h, t, y, slope, last, _norm(estimate / scale) * h)
+        error = _norm(estimate / scale) * h
+        if observe is not None:
+            observe(Steps(rows.index, error < 1.0, (rows.t, t), (rows.y, y), (rows.slope, slope)))
+        rows, active = _after(rows, h, t, y, slope, last, error)
         size = _size(active)
         if size < len(h):
             solution.y[rows.index], solution.nfe[rows.index] = rows.y, rows.nfe

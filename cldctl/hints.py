@@ -1,16 +1,11 @@
 """Commands to type next, which work when they are pasted."""
 
 import contextlib
-import os
 import shlex
 from pathlib import Path
 
 from cld_core.run import RunFolder
-
-
-def default_root() -> Path:
-    """The folder of the runs without ``--runs-dir``."""
-    return Path(os.environ.get("CLDCTL_RUNS") or "runs")
+from cld_core.run.lookup import default_root
 
 
 def command(text: str, run: RunFolder) -> str:

@@ -51,11 +51,11 @@ def per_evaluation(context: Context, model: Model, rows: int, method: str, **set
     Args:
         settings: further keys of the recipe's `sampling` section.
     """
-    few = _FEWER.get(method, {"nfe": _FEW}) | settings
+    few: dict[str, Any] = {"method": method, **_FEWER.get(method, {"nfe": _FEW}), **settings}
     drawn: list[Samples] = []
 
     def draw() -> None:
-        drawn.append(model.draw(rows, method=method, **few))
+        drawn.append(model.draw(rows, **few))
 
     # The first loads kernels, and compiles if it is asked to.
     draw()

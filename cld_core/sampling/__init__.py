@@ -1,9 +1,10 @@
 """Sampling: from noise at t = 1 to data, with any score (a network's, or an exact one of `analytic`).
 
-Each method is a module with a function ``sample(score, sde, spec, u, draws)``:
+Each method is a module with a function ``sample(score, sde, spec, u, draws, watcher)``:
 
     u       (B, nC, ...), a draw of the prior at t = 1, which the function may overwrite
     draws   ``draws(count, halves)`` yields standard normal noise (B, halves * C, ...) ``count`` times
+    watcher is told where the sampler is (`path.Watcher`); only those who watch pass one
 
 It returns u at the end, denoised if ``spec.denoise``, and the evaluations of the network per sample, an int or (B,).
 """
@@ -17,6 +18,7 @@ from torch import Tensor
 from cld_core.recipe.sampling import SamplingSpec
 from cld_core.recipe.variants import implementation_of
 from cld_core.sampling.noise import Noise, stream
+from cld_core.sampling.path import Watcher
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
 
@@ -52,6 +54,7 @@ def sample(
     noise: Noise,
     data_shape: tuple[int, ...],
     device: torch.device | str = "cpu",
+    watcher: Watcher | None = None,
 ) -> Samples:
     """Draw as many samples as ``noise`` has rows. Each depends on its own noise only.
 
@@ -60,6 +63,7 @@ def sample(
         spec: a recipe's `sampling` section.
         noise: `cld_core.seeds.SampleNoise`, or anything with ``normal(shape) -> (B, *shape)``.
         data_shape: shape of one example, (C, ...).
+        watcher: is told where the sampler is, such as a `path.Recorder`.
 
     Raises:
         RecipeError: the method does not go with the diffusion, or its settings give useless samples.
@@ -72,7 +76,8 @@ def sample(
     def draws(count: int, halves: int) -> Iterator[Tensor]:
         return stream(noise, (channels * halves, *rest), count, device)
 
-    u, nfe = implementation_of("sampling", spec)(score, sde, spec, u, draws)
+    watched = () if watcher is None else (watcher,)
+    u, nfe = implementation_of("sampling", spec)(score, sde, spec, u, draws, *watched)
     nfe_each = nfe if isinstance(nfe, Tensor) else torch.full((len(u),), nfe, dtype=torch.int64, device=u.device)
     if sde.n == 1:
         return Samples(u, None, nfe_each)

@@ -9,7 +9,6 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ from cld_core.recipe.sampling import ExponentialSpec
 from cld_core.sampling.grids import grid_of
 from cld_core.sampling.halves import Matrix, add, linear, rest, score_from_rest
 from cld_core.sampling.noise import Draws
+from cld_core.sampling.path import UNWATCHED, Watcher
 from cld_core.sampling.quadrature import Segment, segments
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
@@ -39,7 +39,9 @@ class Step:
     noise: Matrix | None  # (n, n), lower Cholesky factor; None without noise
 
 
-def sample(score: ScoreFunction, sde: Diffusion, spec: ExponentialSpec, u: Tensor, draws: Draws) -> tuple[Tensor, int]:
+def sample(
+    score: ScoreFunction, sde: Diffusion, spec: ExponentialSpec, u: Tensor, draws: Draws, watcher: Watcher = UNWATCHED
+) -> tuple[Tensor, int]:
     """See `cld_core.sampling`.
 
     One evaluation per step. The corrector uses that of the next step, or of the denoising step, and so costs none.
@@ -47,10 +49,12 @@ def sample(score: ScoreFunction, sde: Diffusion, spec: ExponentialSpec, u: Tenso
     """
     if spec.eta > 0:
         _warn_of_growing_noise(sde, spec)
-    return _solve(score, sde, spec, u, draws)
+    return _solve(score, sde, spec, u, draws, watcher)
 
 
-def _solve(score: ScoreFunction, sde: Diffusion, spec: ExponentialSpec, u: Tensor, draws: Draws) -> tuple[Tensor, int]:
+def _solve(
+    score: ScoreFunction, sde: Diffusion, spec: ExponentialSpec, u: Tensor, draws: Draws, watcher: Watcher = UNWATCHED
+) -> tuple[Tensor, int]:
     times = grid_of(spec, sde.schedule)
     coefficients = steps(sde, tuple(times), spec.order, spec.corrector, spec.eta)
     noise = draws(len(coefficients), sde.n)
@@ -63,8 +67,9 @@ def _solve(score: ScoreFunction, sde: Diffusion, spec: ExponentialSpec, u: Tenso
         _add_all(u, correction, history)
         del history[spec.order + 1 :]
 
-    for step, (t, _) in zip(coefficients, pairwise(times), strict=True):
+    for number, (step, t) in enumerate(zip(coefficients, times[:-1], strict=True)):
         evaluate(t)
+        watcher.visit(t, u, number / len(coefficients))
         u = linear(step.transition, u)
         _add_all(u, step.predictor, history)
         if step.noise is not None:
@@ -72,6 +77,8 @@ def _solve(score: ScoreFunction, sde: Diffusion, spec: ExponentialSpec, u: Tenso
         correction = step.correction
     if spec.denoise:
         evaluate(spec.eps)
+    watcher.visit(spec.eps, u, 1.0)
+    if spec.denoise:
         u = sde.euler_step(u, score_from_rest(history[0], sde, u, spec.eps), spec.eps, spec.eps)
     return u, spec.nfe
 

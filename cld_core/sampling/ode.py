@@ -7,6 +7,7 @@ from torch import Tensor
 from cld_core.recipe.sampling import OdeSpec
 from cld_core.sampling.denoising import denoised
 from cld_core.sampling.noise import Draws
+from cld_core.sampling.path import UNWATCHED, Watcher
 from cld_core.score import ScoreFunction, at_each
 from cld_core.sde import Diffusion
 from cld_core.solver import solve
@@ -15,7 +16,14 @@ from cld_core.solver import solve
 _Stage = tuple[Tensor, Callable[[Tensor], Tensor]]
 
 
-def sample(score: ScoreFunction, sde: Diffusion, spec: OdeSpec, u: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+def sample(
+    score: ScoreFunction,
+    sde: Diffusion,
+    spec: OdeSpec,
+    u: Tensor,
+    draws: Draws,
+    watcher: Watcher = UNWATCHED,
+) -> tuple[Tensor, Tensor]:
     """See `cld_core.sampling`. Every sample has its own steps; the evaluations are (B,).
 
     The state is float64, the score is evaluated in the type of u.
@@ -33,7 +41,9 @@ def sample(score: ScoreFunction, sde: Diffusion, spec: OdeSpec, u: Tensor, draws
         now = y.to(dtype).view(-1, *shape)
         return sde.flow(now, score_then(now), t).flatten(1)
 
-    solution = solve(field, u.flatten(1), 1.0, spec.eps, rtol=spec.rtol, atol=spec.atol, prepare=prepare)
+    observe = watcher.flow(u, spec.eps)
+    y = u.flatten(1)
+    solution = solve(field, y, 1.0, spec.eps, rtol=spec.rtol, atol=spec.atol, prepare=prepare, observe=observe)
     u = solution.y.to(dtype).view_as(u)
     if not spec.denoise:
         return u, solution.nfe

@@ -14,14 +14,17 @@ from cld_core.sampling.denoising import denoised
 from cld_core.sampling.grids import grid_of
 from cld_core.sampling.halves import add, linear, rest
 from cld_core.sampling.noise import Draws
+from cld_core.sampling.path import UNWATCHED, Watcher
 from cld_core.sampling.quadrature import segments
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
 from cld_core.sde.coefficients import stacked
 
 
-def sample(score: ScoreFunction, sde: Diffusion, spec: SscsSpec, u: Tensor, draws: Draws) -> tuple[Tensor, int]:
-    """See `cld_core.sampling`. One evaluation per step.
+def sample(
+    score: ScoreFunction, sde: Diffusion, spec: SscsSpec, u: Tensor, draws: Draws, watcher: Watcher = UNWATCHED
+) -> tuple[Tensor, int]:
+    """See `cld_core.sampling`. One evaluation per step; it is in the middle of a step that a step is watched.
 
     Raises:
         RecipeError: the diffusion has no exact part to split off.
@@ -33,7 +36,9 @@ def sample(score: ScoreFunction, sde: Diffusion, spec: SscsSpec, u: Tensor, draw
         )
     times = grid_of(spec, sde.schedule)
     method = second_order if spec.sscs_order == 2 else first_order
-    u = method(score, sde, u, times, draws(len(times), sde.n))
+    watcher.visit(times[0], u, 0.0)
+    u = method(score, sde, u, times, draws(len(times), sde.n), watcher)
+    watcher.visit(spec.eps, u, 1.0)
     if spec.denoise:
         u = denoised(score, sde, u, spec.eps)
     return u, spec.nfe
@@ -66,18 +71,27 @@ def _middles(times: list[float]) -> list[float]:
     return [0.5 * (t + t_next) for t, t_next in pairwise(times)]
 
 
-def first_order(score: ScoreFunction, sde: Diffusion, u: Tensor, times: list[float], noise: Iterator[Tensor]) -> Tensor:
+def first_order(
+    score: ScoreFunction,
+    sde: Diffusion,
+    u: Tensor,
+    times: list[float],
+    noise: Iterator[Tensor],
+    watcher: Watcher = UNWATCHED,
+) -> Tensor:
     """u (B, nC, ...) at times[-1], from u at times[0].
 
     ``noise`` yields (B, nC, ...), once more often than there are steps.
     """
     now = times[0]
-    for (t, t_next), middle in zip(pairwise(times), _middles(times), strict=True):
+    steps = len(times) - 1
+    for step, ((t, t_next), middle) in enumerate(zip(pairwise(times), _middles(times), strict=True)):
         u = exact_part(sde, u, now, middle, next(noise))
         scores = sde.scored_halves(score(u, t))
         scored = zip(sde.halves(u)[-sde.m :], sde.precision[-sde.m :], sde.diffusion2(t), scores, strict=True)
         for half, precision, rate, s in scored:
             half.add_(torch.add(s, half, alpha=precision), alpha=rate * (t - t_next))
+        watcher.visit(middle, u, (step + 0.5) / steps)
         now = middle
     return exact_part(sde, u, now, times[-1], next(noise))
 
@@ -120,7 +134,12 @@ def kicks(sde: Diffusion, times: tuple[float, ...]) -> tuple[tuple[Kick, Kick], 
 
 
 def second_order(
-    score: ScoreFunction, sde: Diffusion, u: Tensor, times: list[float], noise: Iterator[Tensor]
+    score: ScoreFunction,
+    sde: Diffusion,
+    u: Tensor,
+    times: list[float],
+    noise: Iterator[Tensor],
+    watcher: Watcher = UNWATCHED,
 ) -> Tensor:
     """As `first_order`, with an error that falls with the square of the number of steps.
 
@@ -129,7 +148,8 @@ def second_order(
     """
     alpha: Tensor | None = None  # it vanishes with the data's influence, at t = 1
     now = times[0]
-    for middle, (half, whole) in zip(_middles(times), kicks(sde, tuple(times)), strict=True):
+    middles = _middles(times)
+    for step, (middle, (half, whole)) in enumerate(zip(middles, kicks(sde, tuple(times)), strict=True)):
         u = exact_part(sde, u, now, middle, next(noise))
         scored = sde.scored(u)
         start = scored.clone()
@@ -139,5 +159,6 @@ def second_order(
         alpha = rest(score, sde, u, middle)
         linear(whole.factor, start, out=scored)
         add(scored, whole.weight, alpha)
+        watcher.visit(middle, u, (step + 0.5) / len(middles))
         now = middle
     return exact_part(sde, u, now, times[-1], next(noise))

@@ -12,9 +12,9 @@ from cld_core.errors import NotFoundError, UsageError
 from cld_core.run import RunFolder
 from cld_core.run.folder import runs_beginning
 from cld_core.run.groups import Group, find_group
+from cld_core.run.lookup import default_root
 from cld_core.texts import has_control
 from cldctl.clusters import CLUSTERS
-from cldctl.hints import default_root
 from cldctl.ui.console import err
 
 RunsDir = Annotated[

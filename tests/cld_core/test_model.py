@@ -122,31 +122,34 @@ def test_a_chosen_checkpoint(run):
         cld_core.load(run.path.parent / "other")
 
 
+def test_a_wrong_argument_is_one_of_the_function_that_was_called(run):
+    model = cld_core.load(run.path)
+    with pytest.raises(RecipeError, match=r"^Model\.sample: there is no argument 'nfee'\. Did you mean 'nfe'\?"):
+        model.sample(4, nfee=20)
+    with pytest.raises(RecipeError, match=r"^Model\.draw: nfe=0: expected a whole number >= 2"):
+        model.draw(4, method="em", nfe=0)
+
+
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("name", "arguments"),
     [
-        ({"method": "foo"}, "'sampling.method' cannot be 'foo'"),
-        ({"method": "em", "grid": "cubic"}, "'sampling.grid' cannot be 'cubic'"),
-        ({"nf": 3}, "'sampling.nfe'"),
-        ({"method": "em", "nfe": 1}, ">= 2"),
+        ("n", {"n": 0}),
+        ("n", {"n": 2.5}),
+        ("seed", {"n": 4, "seed": -1}),
+        ("first", {"n": 4, "first": -1}),
+        ("batch_size", {"n": 4, "batch_size": 0}),
     ],
 )
-def test_wrong_settings_are_refused_as_on_the_command_line(run, settings, words):
-    with pytest.raises(RecipeError) as caught:
-        cld_core.load(run.path).sample(4, **settings)
-    assert words in str(caught.value)
-
-
-@pytest.mark.parametrize("settings", [{"method": "ode", "nfe": 20}, {"method": "exponential", "rtol": 1e-3}])
-def test_settings_that_the_method_lacks_are_refused(run, settings):
-    with pytest.raises(RecipeError, match=r"is not a key of sampling\.method="):
-        cld_core.load(run.path).sample(4, **settings)
-
-
-@pytest.mark.parametrize("arguments", [{"n": 0}, {"n": 4, "seed": -1}, {"n": 4, "first": -1}])
-def test_numbers_that_make_no_sense(run, arguments):
-    with pytest.raises(UsageError, match="at least"):
+def test_numbers_that_make_no_sense(run, name, arguments):
+    with pytest.raises(UsageError, match=rf"^Model\.sample: {name}=.*: expected a whole number of at least"):
         cld_core.load(run.path).sample(**arguments)
+
+
+def test_batches_change_nothing(run):
+    model = cld_core.load(run.path)
+    settings = {"method": "exponential", "nfe": 5, "seed": 1}
+    whole, parts = model.sample(20, **settings), model.sample(20, batch_size=7, **settings)
+    torch.testing.assert_close(parts, whole, rtol=0, atol=1e-5)
 
 
 def test_never_random_weights(tmp_path):

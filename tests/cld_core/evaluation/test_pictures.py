@@ -7,7 +7,7 @@ import torch
 
 from cld_core.analytic import GaussianMixture
 from cld_core.data import toy
-from cld_core.evaluation.pictures import _shade
+from cld_core.evaluation.planes import shade_of
 
 # Right of the middle and below it.
 LAW = GaussianMixture(torch.tensor([[2.0, -1.0]]), 0.3)
@@ -17,7 +17,7 @@ KNOWN = replace(toy.get("gaussian"), log_density=LAW.log_density, on_grid=LAW.de
 @pytest.mark.parametrize("density", [KNOWN, replace(KNOWN, on_grid=None)], ids=["grid", "points"])
 def test_a_row_is_a_line_of_equal_height(density):
     x, y = torch.linspace(-3, 3, 25, dtype=torch.float64), torch.linspace(-2, 2, 17, dtype=torch.float64)
-    shade = torch.from_numpy(_shade(density, x, y))
+    shade = torch.from_numpy(shade_of(density, x, y))
     assert shade.shape == (17, 25)
     row, column = divmod(int(shade.argmax()), 25)
     assert (float(x[column]), float(y[row])) == (2.0, -1.0)
@@ -27,4 +27,4 @@ def test_a_row_is_a_line_of_equal_height(density):
 
 
 def test_what_is_not_known_is_not_drawn():
-    assert _shade(replace(KNOWN, on_grid=None, log_density=None), torch.zeros(2), torch.zeros(2)) is None
+    assert shade_of(replace(KNOWN, on_grid=None, log_density=None), torch.zeros(2), torch.zeros(2)) is None

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+import cld_core
 from cld_core.run import Lease, find_runs
 from cld_core.run.events import Ended, Noted
 from tests.support.made_up import run_with
@@ -112,6 +113,8 @@ def test_a_damaged_run_spoils_no_other(tmp_path, good, scripted, damage):
     assert rows["bad"]["state"] in ("STOPPED", "LOST", "PENDING")
     assert rows["bad"]["state"] != "LOST" or rows["bad"]["reason"]
     assert "\n good " in invoke("status", "--all", runs=tmp_path).stdout
+    assert [run.state for run in cld_core.runs(tmp_path) if run.name == "good"] == ["STOPPED"]
+    assert [run.state for run in cld_core.runs(tmp_path) if run.name == "bad"] != []
     assert invoke("logs", "god", runs=tmp_path, code=3).stderr.count("Did you mean 'good'?") == 1
     done = invoke("resume", "--yes", runs=tmp_path, code=None)
     assert "good\n" in done.stdout, done.stderr

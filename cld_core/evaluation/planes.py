@@ -1,0 +1,74 @@
+"""Points of toy data in the plane, drawn over the true density."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from cld_core.data.source import Source
+from cld_core.data.toy import Toy
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Points on a side at which the density is evaluated for the background.
+_GRID = 320
+# Test examples that a picture shows, and that say how far it reaches.
+_EXAMPLES = 2048
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Plane:
+    """The part of the plane that a picture of toy data shows.
+
+    Attributes:
+        low: lower left corner, (2,).
+        high: upper right corner, (2,).
+        examples: (n, 2), test data.
+        shade: (_GRID, _GRID), the square root of the density over its maximum; None if the density is not known.
+    """
+
+    low: Array
+    high: Array
+    examples: Array
+    shade: Array | None
+
+    @classmethod
+    def of(cls, source: Source) -> "Plane":
+        """Around the test data of a source, with a margin."""
+        examples = source.dequantised_test_data(0, 0, _EXAMPLES).double().numpy()
+        low, high = examples.min(0), examples.max(0)
+        low, high = low - 0.1 * (high - low), high + 0.1 * (high - low)
+        ticks = [torch.linspace(low[i], high[i], _GRID, dtype=torch.float64) for i in range(2)]
+        shade = None if source.density is None else shade_of(source.density, *ticks)
+        return cls(low, high, examples, shade)
+
+    def draw(self, axes: "Axes", points: Tensor | Array, colour: str, alpha: float = 0.6) -> int:
+        """Draw points (n, 2) over the density; returns how many are outside of the picture, or not finite."""
+        points = np.asarray(points, dtype=np.float64)
+        if self.shade is not None:
+            extent = (self.low[0], self.high[0], self.low[1], self.high[1])
+            axes.imshow(self.shade, origin="lower", extent=extent, cmap="Blues", vmax=1.4, aspect="equal")
+        inside = ((points > self.low) & (points < self.high)).all(1)
+        axes.scatter(points[inside, 0], points[inside, 1], s=2, c=colour, alpha=alpha, linewidths=0)
+        axes.set_xlim(self.low[0], self.high[0])
+        axes.set_ylim(self.low[1], self.high[1])
+        # A ring is a ring.
+        axes.set_aspect("equal")
+        return len(points) - int(inside.sum())
+
+
+def shade_of(density: Toy, x: Tensor, y: Tensor) -> Array | None:
+    """The square root of the density over its maximum, a row for each y; None if the density is not known."""
+    if density.on_grid is not None:
+        p = density.on_grid(x, y).T
+        return (p / p.max()).sqrt().numpy()
+    if density.log_density is None:
+        return None
+    log_p = density.log_density(torch.cartesian_prod(x, y)).reshape(len(x), len(y)).T
+    return torch.exp(0.5 * (log_p - log_p.max())).numpy()

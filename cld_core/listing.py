@@ -1,0 +1,197 @@
+"""The runs of a folder as a table, by what their folders alone tell. Loads no torch."""
+
+import html
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Self, overload
+
+from .errors import CldError, NotFoundError, UsageError, did_you_mean
+from .evaluation.evaluation import evaluations_of
+from .evaluation.report_numbers import numbers
+from .run import History, RunFolder, find_runs
+from .run.causes import state_after
+from .run.events import NotSubmitted
+from .run.lookup import default_root
+from .texts import one_line
+
+# Results of evaluations that are columns.
+_RESULTS = ("bpd", "nll", "fid")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One row; a value that the folder does not tell is None.
+
+    Attributes:
+        path: of its folder; `cld_core.load` takes it.
+        state: PENDING before the first attempt, RUNNING while no end of the newest one is recorded, or else what its
+            cause leads to: FINISHED, STOPPED, FAILED, CANCELLED or LOST. No scheduler is asked, so that a job which was
+            killed may still be RUNNING here; `cldctl status` knows.
+        cause: why the newest attempt ended.
+        bpd: bits/dim, from the newest evaluation that has it; as are ``nll``, nats, and ``fid``.
+        problem: what is wrong with a damaged folder.
+    """
+
+    name: str
+    path: str
+    recipe: str | None = None
+    data: str | None = None
+    sde: str | None = None
+    step: int | None = None
+    steps: int | None = None
+    loss: float | None = None
+    state: str = "LOST"
+    cause: str | None = None
+    bpd: float | None = None
+    nll: float | None = None
+    fid: float | None = None
+    problem: str | None = None
+
+
+class Runs(Sequence[Run]):
+    """Runs, oldest first, as a table to look at and to compute with: ``pandas.DataFrame(runs.to_dicts())``.
+
+    ``runs[-1]`` is the newest run, ``runs["NAME"]`` that of a name, ``runs[2:]`` some of them.
+    """
+
+    def __init__(self, rows: Sequence[Run], root: Path) -> None:
+        self._rows, self._root = tuple(rows), root
+
+    @classmethod
+    def under(cls, root: str | Path | None = None) -> Self:
+        """The runs directly under a folder; default: $CLDCTL_RUNS, else runs/. A folder that is missing has none."""
+        folder = default_root() if root is None else Path(root)
+        return cls([row_of(run) for run in find_runs(folder)], folder.absolute())
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[Run]:
+        return iter(self._rows)
+
+    @overload
+    def __getitem__(self, key: int | str) -> Run: ...
+    @overload
+    def __getitem__(self, key: slice) -> "Runs": ...
+    def __getitem__(self, key: int | str | slice) -> "Run | Runs":
+        if isinstance(key, slice):
+            return type(self)(self._rows[key], self._root)
+        if not isinstance(key, str):
+            return self._rows[key]
+        names = {row.name: row for row in self._rows}
+        if key not in names:
+            raise NotFoundError(f"no run {key!r} in {self._root}.{did_you_mean(key, names, 0.4)}")
+        return names[key]
+
+    def filter(self, where: Callable[[Run], bool] | None = None, **values: Any) -> "Runs":
+        """The rows that have these values, for example ``filter(sde="cld", state="FINISHED")``.
+
+        Args:
+            where: what else must hold, for example ``lambda run: run.step > 1000``.
+
+        Raises:
+            UsageError: there is no such column; names the nearest.
+        """
+        for name in values:
+            if name not in COLUMNS:
+                guess = did_you_mean(name, COLUMNS) or f" There are {', '.join(COLUMNS)}."
+                raise UsageError(f"Runs.filter: there is no column {name!r}.{guess}")
+        kept = [row for row in self._rows if all(getattr(row, name) == value for name, value in values.items())]
+        return type(self)([row for row in kept if where is None or where(row)], self._root)
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """A dictionary for each row, of plain values."""
+        return [asdict(row) for row in self._rows]
+
+    def __repr__(self) -> str:
+        titles, rows = self._cells()
+        if not rows:
+            return f"no runs in {self._root}"
+        widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
+        lines = []
+        for row in (titles, *rows):
+            cells = zip(row, widths, titles, strict=True)
+            padded = (cell.ljust(width) if title in _TEXTS else cell.rjust(width) for cell, width, title in cells)
+            lines.append("  ".join(padded).rstrip())
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """The same table in a notebook."""
+        titles, rows = self._cells()
+        if not rows:
+            return html.escape(repr(self))
+        head = "".join(f"<th>{html.escape(title)}</th>" for title in titles)
+        body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+    def _cells(self) -> tuple[list[str], list[list[str]]]:
+        """Titles and texts of the columns that anybody has a value in."""
+        titles = [name for name in _SHOWN if any(getattr(row, name) is not None for row in self._rows)]
+        return titles, [[_text(getattr(row, name)) for name in titles] for row in self._rows]
+
+
+COLUMNS = tuple(entry.name for entry in fields(Run))
+_SHOWN = tuple(name for name in COLUMNS if name not in ("path", "cause"))
+_TEXTS = ("name", "recipe", "data", "sde", "state", "problem")
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else one_line(value)
+
+
+def row_of(run: RunFolder) -> Run:
+    """The row of a run; of a damaged one, what can be read. It never raises, so that it spoils no other row."""
+    about: dict[str, Any] = {"name": run.name, "path": str(run.path)}
+    try:
+        problem = run.format_problem()
+        return Run(**about, problem=problem) if problem is not None else Run(**about, **_told(run))
+    except Exception as error:
+        return Run(**about, problem=one_line(error) or type(error).__name__)
+
+
+def _told(run: RunFolder) -> dict[str, Any]:
+    progress, checkpoints = run.progress(), run.checkpoint_steps()
+    history = run.ledger.history().with_progress(progress, checkpoints)
+    last = history.last
+    reached = [progress.get("step"), last.last_step if last is not None else None, *checkpoints[-1:]]
+    known = [step for step in reached if step is not None]
+    return {
+        **_recipe(run),
+        "step": max(known, default=0),
+        "steps": history.steps if history.steps is not None else progress.get("steps"),
+        "loss": progress.get("loss"),
+        "state": _state(history),
+        "cause": last.cause if last is not None else None,
+        **_results(run),
+    }
+
+
+def _recipe(run: RunFolder) -> dict[str, Any]:
+    named = {"recipe": run.identity().get("recipe")}
+    try:
+        recipe = run.recipe()
+    except (CldError, OSError) as error:
+        return {**named, "problem": one_line(error)}
+    return {"recipe": recipe.name, "data": recipe.data.name, "sde": recipe.sde.name}
+
+
+def _state(history: History) -> str:
+    if isinstance(history.request, NotSubmitted):
+        return "FAILED"
+    if history.last is None:
+        return "PENDING"
+    if history.last.cause is None:
+        return "RUNNING"
+    after = state_after(history.last.cause)
+    return "FAILED" if history.given_up is not None and after not in ("FINISHED", "CANCELLED") else after
+
+
+def _results(run: RunFolder) -> Mapping[str, float]:
+    """Each result from the newest evaluation that has it."""
+    found = [numbers(work.report) for work in evaluations_of(run)]
+    return {key: report[key].value for report in found for key in _RESULTS if key in report}

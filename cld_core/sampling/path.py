@@ -1,0 +1,94 @@
+"""The path of a sampler from the prior at t = 1 to the data, for those who want to watch it.
+
+A sampler tells a `Watcher` where it is. It computes the same numbers, to the last bit, whether or not it is watched.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from cld_core.solver import Observer, Steps
+
+
+class Watcher(Protocol):
+    """What a sampler talks to."""
+
+    def visit(self, t: float, u: Tensor, done: float) -> None:
+        """A method with fixed steps is at u (B, nC, ...) at time t, with a share ``done`` of its steps behind it.
+
+        The first visit is the prior at t = 1, the last one the state at the end time before it is denoised. The sampler
+        may overwrite u afterwards.
+        """
+        ...
+
+    def flow(self, u: Tensor, end: float) -> Observer | None:
+        """The adaptive flow starts from u (B, nC, ...) at t = 1 towards ``end``; what it returns is shown its steps."""
+        ...
+
+
+class _Nobody:
+    def visit(self, t: float, u: Tensor, done: float) -> None:
+        return
+
+    def flow(self, u: Tensor, end: float) -> Observer | None:
+        return None
+
+
+UNWATCHED: Watcher = _Nobody()
+
+
+class Recorder:
+    """A `Watcher` that keeps up to ``points`` states, at least 2, evenly spread over the steps of the method.
+
+    Those of the adaptive flow, in which each sample has its own steps, are at equal distances in t, interpolated
+    between the steps by cubic polynomials.
+    """
+
+    def __init__(self, points: int) -> None:
+        self._points = points
+        self._times: list[float] = []
+        self._states: list[Tensor] = []
+        self._flow: _Flow | None = None
+
+    def visit(self, t: float, u: Tensor, done: float) -> None:
+        # The k-th state that is kept is the first one with k/(points - 1) of the steps behind it.
+        if done >= len(self._times) / (self._points - 1) - 1e-9:
+            self._times.append(t)
+            self._states.append(u.clone())
+
+    def flow(self, u: Tensor, end: float) -> Observer:
+        self._flow = _Flow(torch.linspace(1.0, end, self._points, dtype=torch.float64, device=u.device), u)
+        return self._flow
+
+    def path(self) -> tuple[Tensor, Tensor]:
+        """Falling times (K,), float64, and the states at them (K, B, nC, ...), K <= points."""
+        if self._flow is not None:
+            return self._flow.times.cpu(), self._flow.states
+        return torch.tensor(self._times, dtype=torch.float64), torch.stack(self._states)
+
+
+class _Flow:
+    """The states of the flow at given times, by cubic Hermite interpolation within each accepted step."""
+
+    def __init__(self, times: Tensor, u: Tensor) -> None:
+        self.times, self.states = times, u.new_empty(len(times), *u.shape)
+        self.states[0] = u
+        self._flat = self.states.flatten(2)
+
+    def __call__(self, steps: Steps) -> None:
+        before, after = steps.t
+        wanted, row = self._within(before, after, steps.accepted)
+        h = (after - before)[row]
+        share = ((self.times[wanted] - before[row]) / h)[:, None]
+        (y0, y1), (s0, s1) = ((pair[0][row], pair[1][row]) for pair in (steps.y, steps.slope))
+        rest = 1.0 - share
+        blend = rest.square() * (1.0 + 2.0 * share) * y0 + share.square() * (3.0 - 2.0 * share) * y1
+        bend = share * rest * (rest * s0 - share * s1) * h[:, None]
+        self._flat[wanted, steps.rows[row]] = (blend + bend).to(self._flat.dtype)
+
+    def _within(self, before: Tensor, after: Tensor, accepted: Tensor) -> tuple[Tensor, Tensor]:
+        """Which times are within which steps: two lists of numbers, of times and of rows."""
+        inside = (self.times[:, None] < before) & (self.times[:, None] >= after) & accepted
+        wanted, row = inside.nonzero(as_tuple=True)
+        return wanted, row

@@ -1,0 +1,133 @@
+"""Runs as a table."""
+
+import subprocess
+import sys
+
+import pytest
+
+import cld_core
+from cld_core.errors import NotFoundError, UsageError
+from cld_core.evaluation.request import EvalRequest
+from cld_core.run.atomic import write_json
+from cld_core.run.events import Ended, GivenUp, NotSubmitted, Requested, Started
+from tests.support.made_up import report, run_with
+
+
+def attempt(run, cause=None, step=10, number=0):
+    run.ledger.append(Started(attempt=number, job_id="1", step=0))
+    if cause is not None:
+        run.ledger.append(Ended(attempt=number, cause=cause, step=step))
+    return run
+
+
+def made(run, created):
+    write_json(run.identity_file, {**run.identity(), "created": float(created)})
+    return run
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Three runs, the newest one first by name."""
+    root = tmp_path / "runs"
+    waiting = made(run_with(root / "c-waiting", overrides=("train.steps=900",)), 1)
+    waiting.ledger.append(Requested(cluster="local", steps=900))
+    done = made(attempt(run_with(root / "b-done", 1000, 2000), "finished", 2000), 2)
+    write_json(done.progress_file, {"step": 2000, "steps": 2000, "loss": 0.25, "attempt": 0})
+    for step, nll in ((1000, 0.75), (2000, 0.5)):
+        report(done, EvalRequest.of(done.recipe(), ("elbo",), step), elbo={"nll": nll, "stderr": 0.1})
+    made(attempt(run_with(root / "a-new", overrides=("sde.name=vpsde", "objective.name=dsm"))), 3)
+    return root
+
+
+def test_a_row_says_what_the_folder_tells(root):
+    assert cld_core.runs(root).to_dicts()[1] == {
+        "name": "b-done",
+        "path": str(root / "b-done"),
+        "recipe": "toy",
+        "data": "multimodal_swissroll",
+        "sde": "cld",
+        "step": 2000,
+        "steps": 2000,
+        "loss": 0.25,
+        "state": "FINISHED",
+        "cause": "finished",
+        "bpd": None,
+        "nll": 0.5,
+        "fid": None,
+        "problem": None,
+    }
+
+
+def test_rows_are_found_by_age_by_name_and_by_what_they_hold(root):
+    runs = cld_core.runs(root)
+    assert [run.name for run in runs] == ["c-waiting", "b-done", "a-new"]
+    assert [run.state for run in runs] == ["PENDING", "FINISHED", "RUNNING"]
+    assert (runs[-1].name, runs["b-done"].step, len(runs[:2])) == ("a-new", 2000, 2)
+    assert [run.name for run in runs.filter(sde="vpsde")] == ["a-new"]
+    assert [run.name for run in runs.filter(lambda run: run.step > 0, sde="cld")] == ["b-done"]
+    assert runs["c-waiting"].steps == 900
+    with pytest.raises(NotFoundError, match=r"no run 'b-don' in .*runs\. Did you mean 'b-done'\?"):
+        runs["b-don"]
+    with pytest.raises(UsageError, match=r"Runs\.filter: there is no column 'stat'\. Did you mean 'state'\?"):
+        runs.filter(stat="FINISHED")
+
+
+def test_a_table_is_aligned_and_leaves_out_empty_columns(root):
+    titles, waiting, done, new = repr(cld_core.runs(root)).splitlines()
+    assert titles.split() == ["name", "recipe", "data", "sde", "step", "steps", "loss", "state", "nll"]
+    row = ["b-done", "toy", "multimodal_swissroll", "cld", "2,000", "2,000", "0.25", "FINISHED", "0.5"]
+    assert done.split() == row
+    # Texts begin below their titles, numbers end there.
+    assert {line.index("toy") for line in (waiting, done, new)} == {titles.index("recipe")}
+    assert done.index("2,000") + len("2,000") == titles.index("step") + len("step")
+
+
+@pytest.mark.parametrize(
+    ("cause", "state"),
+    [("preempted", "STOPPED"), ("cancelled", "CANCELLED"), ("nonfinite", "FAILED"), ("killed", "LOST")],
+)
+def test_the_cause_of_the_last_end_is_the_state(tmp_path, cause, state):
+    run = attempt(run_with(tmp_path / "one"), cause)
+    (row,) = cld_core.runs(tmp_path)
+    assert (row.state, row.cause, row.step) == (state, cause, 10)
+    run.ledger.append(GivenUp(job_id="1", reason="enough"))
+    assert cld_core.runs(tmp_path)[0].state == ("CANCELLED" if cause == "cancelled" else "FAILED")
+
+
+def test_what_no_cluster_took_has_failed(tmp_path):
+    run = run_with(tmp_path / "one")
+    run.ledger.append(Requested(cluster="slurm", steps=10))
+    run.ledger.append(NotSubmitted(reason="no"))
+    assert cld_core.runs(tmp_path)[0].state == "FAILED"
+
+
+def test_a_damaged_folder_is_a_row_with_the_reason(root):
+    (root / "b-done" / "run.json").write_text("{")
+    (root / "a-new" / "recipe.yaml").write_text("train: {stepz: 1}")
+    runs = cld_core.runs(root)
+    assert len(runs) == 3
+    assert "run.json is damaged" in runs["b-done"].problem
+    assert runs["b-done"].state == "LOST"
+    assert "stepz" in runs["a-new"].problem
+    assert (runs["a-new"].state, runs["c-waiting"].problem) == ("RUNNING", None)
+
+
+def test_texts_of_others_stay_texts(root):
+    write_json(root / "b-done" / "run.json", {"format": 2, "recipe": "x"})
+    (root / "b-done" / "recipe.yaml").write_text('name: "<b>\\e[31m</b>"\n')
+    runs = cld_core.runs(root)
+    assert "\x1b" not in repr(runs)
+    assert "<b>" not in runs._repr_html_()
+    assert "\x1b" not in runs._repr_html_()
+
+
+def test_no_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("CLDCTL_RUNS", str(tmp_path / "none"))
+    runs = cld_core.runs()
+    assert (len(runs), runs.to_dicts(), repr(runs)) == (0, [], f"no runs in {tmp_path / 'none'}")
+
+
+def test_listing_loads_no_torch(root):
+    code = f"import sys, cld_core; print(len(cld_core.runs({str(root)!r})), {{'torch', 'numpy'}} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["3", "set()"]
