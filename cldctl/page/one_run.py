@@ -1,0 +1,107 @@
+"""The page of a run."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cld_core.run import RunFolder
+from cldctl.runs import usage
+from cldctl.runs.status import RunStatus
+from cldctl.runs.why import Why, why
+from cldctl.ui.format import count
+from cldctl.ui.usage import usage_line
+
+from . import attempts, recipe, results, sweeps
+from .chart import Chart, curve
+from .curves import Board, read
+from .pictures import gallery
+from .places import Places
+from .rendering import render
+from .verdict import verdict
+
+# The curve that tells most, and how many others are drawn.
+_LOSS = "train/loss"
+_CURVES = 40
+
+
+def page(run: RunFolder, *, follow: bool = False) -> str:
+    """The whole page as text; it refers to nothing outside.
+
+    Args:
+        follow: also read folders that links lead out of the run to.
+    """
+    found, places = why(run), Places(run, follow=follow)
+    row = found.row
+    board = read(run.tensorboard, follow=follow)
+    asked = results.asked_of(run)
+    resolved = recipe.shown(run)
+    best = results.best_of(row, asked, resolved.base)
+    stretches = _stretches(run, row)
+    swept = {name for entry in row.sweeps for name in entry["evaluations"]}
+    charts, more = _curves(board)
+    return render(
+        "run.html",
+        title=run.name,
+        made=time.strftime("%Y-%m-%d %H:%M"),
+        verdict=verdict(found, best, places),
+        best=best,
+        gallery=gallery(run, board, places),
+        loss=curve("loss", board.scalars.get(_LOSS, ()), most=600, large=True),
+        charts=charts,
+        more_curves=more,
+        left_out=places.left_out,
+        evaluations=results.table([entry for entry in row.evals if entry["id"] not in swept], asked),
+        against_step=results.against_step(row.evals),
+        remarks=results.remarks(row.evals),
+        sweeps=sweeps.shown(run, row),
+        time_line=attempts.time_line(stretches, alive=row.state == "RUNNING"),
+        attempts=attempts.table(stretches),
+        recipe=resolved,
+        facts=_facts(run, row),
+        note=row.note,
+        tags=row.tags,
+    )
+
+
+def _stretches(run: RunFolder, row: RunStatus) -> Sequence[Any]:
+    """The attempts of a run with their times; none if its ledger cannot be read, which `why` tells."""
+    if not row.is_readable:
+        return ()
+    progress, checkpoints = run.progress(), run.checkpoint_steps()
+    history = run.ledger.history().with_progress(progress, checkpoints)
+    return usage.told_by(history, progress, checkpoints, alive=row.state == "RUNNING").attempts
+
+
+def _curves(board: Board) -> tuple[list[Chart], list[str]]:
+    """Charts of all curves except for the loss, and the names of those that are too many or have no finite value."""
+    order = sorted((tag for tag in board.scalars if tag != _LOSS), key=lambda tag: (not tag.startswith("train/"), tag))
+    drawn = {tag: curve(tag, board.scalars[tag]) for tag in order[:_CURVES]}
+    return [it for it in drawn.values() if it is not None], [tag for tag in order if drawn.get(tag) is None]
+
+
+def _facts(run: RunFolder, row: RunStatus) -> dict[str, str]:
+    """Versions, code and machines, in words."""
+    identity: Mapping[str, Any] = run.identity()
+    history = run.ledger.history() if row.is_readable else None
+    last = history.last if history is not None else None
+    git = identity.get("git") or {}
+    made_with = identity.get("versions")
+    versions = {**(made_with if isinstance(made_with, dict) else {}), **(last.versions if last is not None else {})}
+    created = "" if row.created is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(row.created))
+    hosts = list(dict.fromkeys(last.hosts)) if last is not None else []
+    facts = {
+        "recipe": row.recipe,
+        "created": " by ".join(filter(None, (created, row.user))),
+        "submitted from": identity.get("host"),
+        "group": " ".join([row.group or "", *(f"{key}={value}" for key, value in row.sweep.items())]).strip(),
+        "newest checkpoint": None if row.checkpoint_step is None else f"step {count(row.checkpoint_step)}",
+        "used": None if row.usage is None else usage_line(row.usage),
+        "commit": git.get("commit") and f"{str(git['commit'])[:12]}{' with changes' if git.get('dirty') else ''}",
+        "code": row.code if row.code in (None, "live") else str(row.code)[:12],
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "machines": ", ".join(hosts) or row.host,
+        "GPU": last.gpu if last is not None else None,
+        "driver": last.driver if last is not None else None,
+        "folder": str(run.path),
+    }
+    return {name: str(value) for name, value in facts.items() if value}
