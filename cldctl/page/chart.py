@@ -11,8 +11,10 @@ from .series import Point
 _OUTLIERS = 0.01
 # Lines of at most so many points show each of them.
 _DOTS = 40
+# A chart, and the one at the top, whose labels are larger in its units because a phone shrinks it more.
+_SIZE, _LARGE = (420.0, 210.0), (520.0, 260.0)
 # Of the labels at the axes: the width of a character, and the space around them.
-_CHARACTER, _SPACE = 6.4, 8.0
+_CHARACTER, _SPACE = 7.6, 8.0
 _TOP, _RIGHT, _BOTTOM = 10.0, 20.0, 26.0
 # A longer name of a tick is cut; the table and the pointer show all of it.
 _LONGEST_NAME = 14
@@ -96,22 +98,23 @@ def chart(
     *,
     x_label: str = "step",
     names: Sequence[tuple[float, str]] = (),
-    size: tuple[float, float] = (420.0, 210.0),
+    large: bool = False,
 ) -> Chart | None:
     """A chart of all lines over common axes; None without a finite value. Outliers are clipped to the frame.
 
     Args:
         names: positions on the axis of x that have names instead of numbers.
-        size: width and height.
+        large: it is the one at the top of a page.
     """
     lines = [line for line in lines if line.points]
     if not lines:
         return None
+    size, character = (_LARGE, _CHARACTER * 1.25) if large else (_SIZE, _CHARACTER)
     left_x, right_x = _span([x for line in lines for x, _ in line.points])
     low, high = _range(list(_extents(lines)))
     y_values = ticks(low, high, 4)
     labels = [compact(value) for value in y_values]
-    left = 2 * _SPACE + _CHARACTER * max(map(len, labels), default=1)
+    left = 2 * _SPACE + character * max(map(len, labels), default=1)
     frame = (left, _TOP, size[0] - _RIGHT, size[1] - _BOTTOM)
     to = _Scale(frame, (left_x, right_x, low, high))
     shown = names or [(value, compact(value)) for value in _values(lines, left_x, right_x)]
@@ -122,7 +125,7 @@ def chart(
         height=size[1],
         frame=frame,
         bounds=(left_x, right_x, low, high),
-        x_ticks=list(_apart([Tick(at=to.x(x), label=_cut(name)) for x, name in shown], size[0])),
+        x_ticks=list(_apart([Tick(at=to.x(x), label=_cut(name)) for x, name in shown], size[0], character)),
         y_ticks=[Tick(at=to.y(y), label=label) for y, label in zip(y_values, labels, strict=True)],
         lines=[_drawn(line, to) for line in lines],
         names={f"{x:.9g}": name for x, name in names},
@@ -138,7 +141,7 @@ def curve(title: str, points: Sequence[tuple[float, float]], *, most: int = 400,
         lines = [Line(label=title, points=raw)]
     else:
         lines = [Line(label=title, points=raw, faint=True), Line(label=f"{title}, smoothed", points=mean)]
-    return chart(title, lines, size=(640.0, 300.0) if large else (420.0, 210.0))
+    return chart(title, lines, large=large)
 
 
 def positions(values: Sequence[str]) -> dict[str, float]:
@@ -232,11 +235,11 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def _apart(found: Sequence[Tick], width: float) -> Iterator[Tick]:
+def _apart(found: Sequence[Tick], width: float, character: float) -> Iterator[Tick]:
     """The ticks whose labels stay inside the view box and do not overlap."""
     end = 0.0
     for tick in found:
-        half = _CHARACTER * len(tick.label) / 2
+        half = character * len(tick.label) / 2
         at = min(max(tick.at, half), width - half)
         if at - half >= end:
             yield Tick(at=at, label=tick.label)

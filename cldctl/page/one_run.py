@@ -8,7 +8,7 @@ from cld_core.run import RunFolder
 from cldctl.runs import usage
 from cldctl.runs.status import RunStatus
 from cldctl.runs.why import Why, why
-from cldctl.ui.format import count
+from cldctl.ui.format import count, number
 from cldctl.ui.usage import usage_line
 
 from . import attempts, recipe, results, sweeps
@@ -44,7 +44,7 @@ def page(run: RunFolder, *, follow: bool = False) -> str:
         title=run.name,
         made=time.strftime("%Y-%m-%d %H:%M"),
         verdict=verdict(found, best, places),
-        best=best,
+        tiles=[*best, *_effort(row)],
         gallery=gallery(run, board, places),
         loss=curve("loss", board.scalars.get(_LOSS, ()), most=600, large=True),
         charts=charts,
@@ -61,6 +61,16 @@ def page(run: RunFolder, *, follow: bool = False) -> str:
         note=row.note,
         tags=row.tags,
     )
+
+
+def _effort(row: RunStatus) -> list[results.Best]:
+    """The loss, and what the training took, as they stand beside the best results."""
+    loss = results.Best(label="training loss", value=number(row.loss), made=f"step {count(row.step)}")
+    found = [loss] if row.loss is not None else []
+    if row.usage is not None and row.usage["used"] > 0:
+        value, _, about = usage_line(row.usage).partition(": ")
+        found.append(results.Best(label="used", value=value, made=about))
+    return found
 
 
 def _stretches(run: RunFolder, row: RunStatus) -> Sequence[Any]:

@@ -33,9 +33,9 @@ class Best:
 
     label: str
     value: str
-    error: str
-    reference: str
     made: str
+    error: str = ""
+    reference: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
