@@ -88,7 +88,7 @@ def _row(row: RunStatus, labels: Sequence[str], folder: Path) -> Row:
     heard = "-" if row.heard_of is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(row.heard_of))
     about = " ".join([*row.tags, one_line(row.note or "", 120)]).strip()
     cells = [
-        f"{count(row.step)} of {count(row.steps)}",
+        count(row.step) + (f" of {count(row.steps)}" if row.steps is not None else ""),
         number(row.loss),
         *(best.get(label, "-") for label in labels),
         str(len(row.attempts)),

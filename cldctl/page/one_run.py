@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from cld_core.run import RunFolder
 from cldctl.runs import usage
 from cldctl.runs.status import RunStatus
-from cldctl.runs.why import Why, why
+from cldctl.runs.why import why
 from cldctl.ui.format import count, number
 from cldctl.ui.usage import usage_line
 
@@ -24,6 +25,15 @@ _LOSS = "train/loss"
 _CURVES = 40
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Curves:
+    """Charts; the value of those that have only one; and the names of those that are too many or never finite."""
+
+    charts: list[Chart]
+    level: dict[str, str]
+    more: list[str]
+
+
 def page(run: RunFolder, *, follow: bool = False) -> str:
     """The whole page as text; it refers to nothing outside.
 
@@ -38,7 +48,7 @@ def page(run: RunFolder, *, follow: bool = False) -> str:
     best = results.best_of(row, asked, resolved.base)
     stretches = _stretches(run, row)
     swept = {name for entry in row.sweeps for name in entry["evaluations"]}
-    charts, more = _curves(board)
+    curves = _curves(board)
     return render(
         "run.html",
         title=run.name,
@@ -47,11 +57,10 @@ def page(run: RunFolder, *, follow: bool = False) -> str:
         tiles=[*best, *_effort(row)],
         gallery=gallery(run, board, places),
         loss=curve("loss", board.scalars.get(_LOSS, ()), most=600, large=True),
-        charts=charts,
-        more_curves=more,
+        curves=curves,
         left_out=places.left_out,
         evaluations=results.table([entry for entry in row.evals if entry["id"] not in swept], asked),
-        against_step=results.against_step(row.evals),
+        against_step=results.against_step(row.evals, asked),
         remarks=results.remarks(row.evals),
         sweeps=sweeps.shown(run, row),
         time_line=attempts.time_line(stretches, alive=row.state == "RUNNING"),
@@ -68,8 +77,9 @@ def _effort(row: RunStatus) -> list[results.Best]:
     loss = results.Best(label="training loss", value=number(row.loss), made=f"step {count(row.step)}")
     found = [loss] if row.loss is not None else []
     if row.usage is not None and row.usage["used"] > 0:
-        value, _, about = usage_line(row.usage).partition(": ")
-        found.append(results.Best(label="used", value=value, made=about))
+        used, _, about = usage_line(row.usage).partition(": ")
+        value, _, unit = used.partition(" ")
+        found.append(results.Best(label="used", value=value, error=unit, made=about))
     return found
 
 
@@ -82,11 +92,19 @@ def _stretches(run: RunFolder, row: RunStatus) -> Sequence[Any]:
     return usage.told_by(history, progress, checkpoints, alive=row.state == "RUNNING").attempts
 
 
-def _curves(board: Board) -> tuple[list[Chart], list[str]]:
-    """Charts of all curves except for the loss, and the names of those that are too many or have no finite value."""
-    order = sorted((tag for tag in board.scalars if tag != _LOSS), key=lambda tag: (not tag.startswith("train/"), tag))
-    drawn = {tag: curve(tag, board.scalars[tag]) for tag in order[:_CURVES]}
-    return [it for it in drawn.values() if it is not None], [tag for tag in order if drawn.get(tag) is None]
+def _curves(board: Board) -> _Curves:
+    """The curves of the training, those of `train/` first. The evaluations have charts of their own."""
+    tags = [tag for tag in board.scalars if tag != _LOSS and not tag.rpartition(": ")[2].startswith("eval/")]
+    charts, level, more = [], {}, []
+    for tag in sorted(tags, key=lambda tag: (not tag.startswith("train/"), tag)):
+        values = {value for _, value in board.scalars[tag]}
+        if len(values) == 1:
+            level[tag] = number(values.pop())
+        elif len(charts) < _CURVES and (drawn := curve(tag, board.scalars[tag])) is not None:
+            charts.append(drawn)
+        else:
+            more.append(tag)
+    return _Curves(charts=charts, level=level, more=more)
 
 
 def _facts(run: RunFolder, row: RunStatus) -> dict[str, str]:

@@ -108,9 +108,7 @@ def _picture(caption: str, content: bytes) -> Picture | None:
         return None
     width, height = int.from_bytes(content[16:20]), int.from_bytes(content[20:24])
     has_size = content[12:16] == b"IHDR" and max(width, height) < 2**31
-    return Picture(
-        caption=caption, content=content, width=width if has_size else 0, height=height if has_size else 0
-    )
+    return Picture(caption=caption, content=content, width=width if has_size else 0, height=height if has_size else 0)
 
 
 def _what_it_shows(picture: Picture) -> bytes:
@@ -125,5 +123,3 @@ def _what_it_shows(picture: Picture) -> bytes:
                 pixels = image.convert("RGBA")
                 return hashlib.sha256(f"{pixels.size}".encode() + pixels.tobytes()).digest()
     return hashlib.sha256(picture.content).digest()
-
-

@@ -19,6 +19,8 @@ from .chart import Chart, Line, chart
 from .table import Table
 
 Row = Mapping[str, Any]
+# A remark on more evaluations than this tells how many they are, not which.
+_NAMED = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,15 +102,13 @@ def table(evals: Sequence[Row], asked: Mapping[str, Asked]) -> Table | None:
         state = entry["state"].lower()
         if entry["state"] != "FINISHED":
             state += f", {entry['shards_done']} of {entry['shards']} shards"
-        rows.append(
-            [entry["id"], state, count(entry["checkpoint_step"]), _over(about), *numbers, *truth, _nfe(about)]
-        )
+        rows.append([entry["id"], state, count(entry["checkpoint_step"]), _over(about), *numbers, *truth, _nfe(about)])
     headings = ["evaluation", "state", "step", "over", *labels, *entropy, "NFE"]
     right = frozenset({"step", "over", "NFE", *labels, *entropy})
     return Table(caption="Evaluations, by step", headings=headings, rows=rows, right=right)
 
 
-def against_step(evals: Sequence[Row]) -> list[Chart]:
+def against_step(evals: Sequence[Row], asked: Mapping[str, Asked]) -> list[Chart]:
     """For each quantity with results at several steps: a chart, with a line for each choice of settings."""
     charts = []
     for quantity in present_in(evals):
@@ -117,8 +117,9 @@ def against_step(evals: Sequence[Row]) -> list[Chart]:
             if _value(entry, quantity) is not None:
                 groups.setdefault(entry["settings"], {})[entry["checkpoint_step"]] = entry
         lines = [
-            _line(f"{', '.join(group[max(group)]['metrics'])} {settings}", group, quantity, place)
-            for place, (settings, group) in enumerate(group for group in groups.items() if len(group[1]) > 1)
+            _line(label, group, quantity, place)
+            for place, (label, group) in enumerate(_labelled(groups, asked).items())
+            if len(group) > 1
         ]
         truth = {entry["true_entropy"] for entry in evals if entry["true_entropy"] is not None}
         if lines and quantity.key == "nll" and len(truth) == 1:
@@ -126,14 +127,20 @@ def against_step(evals: Sequence[Row]) -> list[Chart]:
             level = truth.pop()
             points = [(float(min(ends)), level), (float(max(ends)), level)]
             lines.append(Line(label="true entropy", points=points, series=7))
-        drawn = chart(f"{quantity.label} against the step", lines)
+        drawn = chart(f"{quantity.label}, by step", lines)
         charts += [drawn] if drawn is not None else []
     return charts
 
 
 def remarks(evals: Sequence[Row]) -> list[str]:
-    """What is unusual about the results, a line each."""
-    return [f"{entry['id']}: {text}" for entry in _ordered(evals) for text in entry["remarks"]]
+    """What is unusual about the results, each text once, with the evaluations that it is about."""
+    about: dict[str, list[str]] = {}
+    for entry in _ordered(evals):
+        for text in entry["remarks"]:
+            about.setdefault(text, []).append(entry["id"])
+    return [
+        f"{', '.join(ids) if len(ids) <= _NAMED else f'{len(ids)} evaluations'}: {text}" for text, ids in about.items()
+    ]
 
 
 def _best(entry: Row, quantity: Quantity, size: int, about: Asked | None, recipe: str | None) -> Best:
@@ -187,6 +194,20 @@ def _line(label: str, group: Mapping[int, Row], quantity: Quantity, place: int) 
         },
         series=place,
     )
+
+
+def _labelled(groups: Mapping[str, Mapping[int, Row]], asked: Mapping[str, Asked]) -> dict[str, Mapping[int, Row]]:
+    """Groups of the same settings by what sets them apart: their metrics and sizes, and if need be their digest."""
+    named = {settings: _name(group[max(group)], asked) for settings, group in groups.items()}
+    names = list(named.values())
+    return {
+        name if names.count(name) == 1 else f"{name}, settings {settings}": groups[settings]
+        for settings, name in named.items()
+    }
+
+
+def _name(entry: Row, asked: Mapping[str, Asked]) -> str:
+    return f"{', '.join(entry['metrics'])} over {_over(asked.get(entry['id']))}"
 
 
 def _ordered(evals: Sequence[Row]) -> list[Row]:

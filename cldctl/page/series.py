@@ -19,7 +19,7 @@ def finite(points: Sequence[tuple[float, float]]) -> list[Point]:
 
 
 def smoothed(points: Sequence[Point]) -> list[Point]:
-    """Means over windows that are centred on each point and shrink towards both ends; none of a short curve."""
+    """Means over windows that are centred on each point and cut off at both ends; none of a short curve."""
     if len(points) < _FEWEST:
         return []
     half = max(1, round(_WINDOW * len(points) / 2))
@@ -28,8 +28,7 @@ def smoothed(points: Sequence[Point]) -> list[Point]:
     sums = [0.0, *itertools.accumulate(y - offset for _, y in points)]
     means = []
     for place, (x, _) in enumerate(points):
-        reach = min(half, place, len(points) - 1 - place)
-        first, last = place - reach, place + reach + 1
+        first, last = max(0, place - half), min(len(points), place + half + 1)
         means.append((x, offset + (sums[last] - sums[first]) / (last - first)))
     return means
 
