@@ -44,7 +44,7 @@ CLIPPED = """() => {
     const range = document.createRange();
     range.selectNodeContents(node);
     for (const box of range.getClientRects()) {
-      const block = holder.closest("p, li, td, th, h1, h2, h3, figcaption, summary, div").getBoundingClientRect();
+      const block = holder.closest("p, li, td, th, h1, h2, h3, figcaption, summary, div, body").getBoundingClientRect();
       if (box.left < -0.5 || box.right > width + 0.5 || box.right > block.right + 1)
         found.push(`text cut off: ${node.textContent.trim().slice(0, 40)}`);
     }

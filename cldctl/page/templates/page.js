@@ -35,8 +35,9 @@
       [this.left, this.top, this.right, this.bottom] = numbers(this.svg.dataset.frame);
       this.whole = numbers(this.svg.dataset.bounds);
       this.bounds = [...this.whole];
-      this.names = JSON.parse(this.svg.dataset.names || "{}");
-      this.hasNames = Object.keys(this.names).length > 0;
+      const names = Object.entries(JSON.parse(this.svg.dataset.names || "{}"));
+      this.names = new Map(names.map(([x, name]) => [Number(x), name]));
+      this.hasNames = this.names.size > 0;
       this.lines = [...this.svg.querySelectorAll("g.line")].map((group) => ({
         group,
         label: group.dataset.label,
@@ -85,7 +86,11 @@
       return clamp(x, this.left, this.right);
     }
     shown() { return this.lines.filter((line) => !line.hidden); }
-    inside(line) { return line.points.filter(([x]) => x >= this.bounds[0] && x <= this.bounds[1]); }
+    // Points have nine digits, and the bounds have more.
+    inside(line) {
+      const least = 1e-8 * Math.max(Math.abs(this.whole[0]), Math.abs(this.whole[1]));
+      return line.points.filter(([x]) => x >= this.bounds[0] - least && x <= this.bounds[1] + least);
+    }
 
     moved(event) {
       const x = this.across(event);
@@ -138,7 +143,7 @@
       const main = found.filter(([line]) => clear.includes(line));
       if (!main.length) return this.hide();
       this.at = main.reduce((best, [, [px]]) => (Math.abs(px - x) < Math.abs(best - x) ? px : best), main[0][1][0]);
-      const name = this.names[trimmed(this.at, 9)] ?? this.names[String(this.at)] ?? trimmed(this.at, 9);
+      const name = this.names.get(this.at) ?? trimmed(this.at, 9);
       const rows = found.map(([line, [, y, error]]) =>
         `${line.label}${line.faint ? ", as reported" : ""}: ${trimmed(y, 5)}${error === undefined ? "" : ` ± ${trimmed(error, 2)}`}`);
       this.tip.textContent = [`${this.svg.dataset.x} ${name}`, ...rows].join("\n");
