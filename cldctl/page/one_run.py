@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cld_core.run import RunFolder
+from cld_core.run.timeline import Stretch
 from cldctl.runs import usage
 from cldctl.runs.status import RunStatus
 from cldctl.runs.why import why
@@ -83,7 +84,7 @@ def _effort(row: RunStatus) -> list[results.Best]:
     return found
 
 
-def _stretches(run: RunFolder, row: RunStatus) -> Sequence[Any]:
+def _stretches(run: RunFolder, row: RunStatus) -> Sequence[Stretch]:
     """The attempts of a run with their times; none if its ledger cannot be read, which `why` tells."""
     if not row.is_readable:
         return ()
@@ -95,7 +96,9 @@ def _stretches(run: RunFolder, row: RunStatus) -> Sequence[Any]:
 def _curves(board: Board) -> _Curves:
     """The curves of the training, those of `train/` first. The evaluations have charts of their own."""
     tags = [tag for tag in board.scalars if tag != _LOSS and not tag.rpartition(": ")[2].startswith("eval/")]
-    charts, level, more = [], {}, []
+    charts: list[Chart] = []
+    level: dict[str, str] = {}
+    more: list[str] = []
     for tag in sorted(tags, key=lambda tag: (not tag.startswith("train/"), tag)):
         values = {value for _, value in board.scalars[tag]}
         if len(values) == 1:
