@@ -20,7 +20,7 @@ _NAME = "nine-gaussians"
 # Learns the nine Gaussians in a minute on one core.
 _SETTINGS = (
     *("objective.mixed_score=true", "network.time_input=fourier", "train.batch_size=256"),
-    *("train.checkpoint_every=1000", "train.log_every=20", "cluster.tasks_per_node=1"),
+    *("train.checkpoint_every=3000", "train.log_every=50", "cluster.tasks_per_node=1"),
 )
 _WIDTH = 1280
 

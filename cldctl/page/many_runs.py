@@ -84,7 +84,8 @@ def _overlay(rows: Sequence[RunStatus], follow: bool) -> tuple[Chart | None, int
 
 def _row(row: RunStatus, labels: Sequence[str], folder: Path) -> Row:
     run = RunFolder(row.path)
-    best = {it.label: f"{it.value} {it.error}".strip() for it in results.best_of(row, results.asked_of(run), None)}
+    asked = results.asked_of(run) if row.evals else {}
+    best = {it.label: f"{it.value} {it.error}".strip() for it in results.best_of(row, asked, None)}
     heard = "-" if row.heard_of is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(row.heard_of))
     about = " ".join([*row.tags, one_line(row.note or "", 120)]).strip()
     cells = [
