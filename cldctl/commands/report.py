@@ -1,10 +1,11 @@
-"""`cldctl report`: a run as one HTML page."""
+"""`cldctl report`: a run as one HTML page, or an index over all runs."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from cld_core.errors import UsageError
 from cldctl.ui.console import out
 
 from .options import Run, RunsDir, check_output, find_run, runs_dir
@@ -12,23 +13,44 @@ from .options import Run, RunsDir, check_output, find_run, runs_dir
 
 def report(
     name: Run = None,
-    output: Annotated[Path | None, typer.Option("-o", metavar="FILE.html", help="Default: in the run folder.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Write an index over all runs instead.")] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", metavar="FILE.html", help="Default: report.html in the run folder; --all: index.html."),
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow-links", help="Also read folders that links lead out of the run to.")
+    ] = False,
     directory: RunsDir = None,
 ) -> None:
-    """Write one self-contained page: curves, samples, evaluations, sweeps, attempts, recipe.
+    """Write one self-contained page: verdict, best results, samples, curves, attempts, sweeps, recipe.
 
     Example: cldctl report -o report.html
     """
     check_output(output, (".html", ".htm"), "reports are")
-    from cld_core.ownership import require_may_change
-    from cld_core.run.atomic import write_text
-    from cldctl.page.html import page
-    from cldctl.runs import survey
-    from cldctl.runs.status import status_of
+    if everything and name is not None:
+        raise UsageError(f"--all writes an index over all runs, not a page of {name}. Leave one of them out.")
+    root = runs_dir(directory)
+    target, page = _index(root, output, follow) if everything else _page(name, root, output, follow)
 
-    run = find_run(name, runs_dir(directory))
+    from cld_core.run.atomic import write_text
+
+    write_text(target.absolute(), page)
+    out.print(str(output or target.absolute()), markup=False, soft_wrap=True)
+
+
+def _page(name: str | None, root: Path, output: Path | None, follow: bool) -> tuple[Path, str]:
+    from cld_core.ownership import require_may_change
+    from cldctl.page.one_run import page
+
+    run = find_run(name, root)
     if output is None:
         require_may_change(run.path, "Its report was not written; use -o FILE.html")
-    target = (output or run.path / "report.html").absolute()
-    write_text(target, page(run, status_of(run, survey.of_runs([run], max_age_s=survey.TO_LOOK_S))))
-    out.print(str(output or target), markup=False, soft_wrap=True)
+    return output or run.path / "report.html", page(run, follow=follow)
+
+
+def _index(root: Path, output: Path | None, follow: bool) -> tuple[Path, str]:
+    from cldctl.page.many_runs import page
+
+    target = output or root / "index.html"
+    return target, page(root, target.absolute().parent, follow=follow)

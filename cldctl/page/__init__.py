@@ -1,1 +1,1 @@
-"""One run as one self-contained HTML page (`cldctl report`)."""
+"""Runs as self-contained HTML pages (`cldctl report`): one run in full, or an index over many."""

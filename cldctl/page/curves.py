@@ -24,18 +24,19 @@ class Board:
     pictures: dict[str, tuple[int, bytes]] = field(default_factory=dict)
 
 
-def read(folder: Path) -> Board:
+def read(folder: Path, *, follow: bool = False) -> Board:
     """Everything in ``folder`` of a run, and in its direct subfolders, that is part of the run.
-
-    A folder that is a link out of the run is left out.
 
     What an attempt wrote after the step from which a later one resumed is not, and where two wrote the same step, the
     later one counts. TensorBoard's own reader does the same, but complains of steps that are "out of order".
+
+    Args:
+        follow: also read folders that links lead out of the run to; otherwise they are left out.
     """
     board = Board()
     home = folder.parent.resolve()
     places = sorted({file.parent for file in [*folder.glob("*tfevents*"), *folder.glob("*/*tfevents*")]})
-    for place in (place for place in places if place.resolve().is_relative_to(home)):
+    for place in (place for place in places if follow or place.resolve().is_relative_to(home)):
         scalars: dict[str, dict[int, float]] = {}
         pictures: dict[str, tuple[int, bytes]] = {}
         end = math.inf

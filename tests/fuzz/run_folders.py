@@ -58,6 +58,7 @@ def _commands(folder: Path) -> tuple[tuple[str, ...], ...]:
         ("cancel", _GOOD, _BAD, *runs),
         ("report", _BAD, "-o", str(folder / "page.html"), *runs),
         ("report", _BAD, *runs),
+        ("report", "--all", "-o", str(folder / "index.html"), *runs),
         ("eval", _BAD, "--elbo", "--cluster", "scripted", *runs),
         ("eval", "--compare", _GOOD, _BAD, *runs),
         ("eval", "--compare", "--json", _BAD, _GOOD, *runs),

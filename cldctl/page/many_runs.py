@@ -1,0 +1,107 @@
+"""The index over the runs of a folder: their losses over each other, and a table that leads to their pages."""
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from cld_core.run import RunFolder
+from cld_core.texts import one_line
+from cldctl.runs import survey
+from cldctl.runs.index import Index
+from cldctl.runs.status import RunStatus
+from cldctl.ui.format import count, number
+from cldctl.ui.tables import present_in
+from cldctl.ui.usage import usage_line
+
+from . import results, series
+from .chart import Chart, Line, chart
+from .curves import read
+from .rendering import render
+
+# The newest runs whose losses are drawn over each other, and the points of each.
+_CURVES, _POINTS = 12, 200
+# So many of the newest runs are looked through for curves.
+_LOOKED_AT = 40
+_LOSS = "train/loss"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A run in the table; ``link`` leads to its page, and is empty if it has none."""
+
+    name: str
+    link: str
+    state: str
+    cells: Sequence[str]
+
+
+def page(root: Path, folder: Path, *, follow: bool = False) -> str:
+    """The whole page as text. It loads nothing, and links to nothing but the pages of the runs.
+
+    Args:
+        root: the folder of the runs.
+        folder: where the page will be, from which its links are taken.
+        follow: also read folders that links lead out of a run to.
+    """
+    found = Index(root).look(max_age_s=survey.TO_LOOK_S)
+    rows = found.rows[::-1]
+    labels = [quantity.label for quantity in present_in([entry for row in rows for entry in row.evals])]
+    drawn, looked_at = _overlay(rows, follow)
+    states = [(state, sum(row.state == state for row in rows)) for state in dict.fromkeys(row.state for row in rows)]
+    return render(
+        "index.html",
+        title=f"Runs in {root.absolute().name}",
+        made=time.strftime("%Y-%m-%d %H:%M"),
+        folder=str(root.absolute()),
+        states=[(state, f"{number:,} {state.lower()}") for state, number in states],
+        remark=found.answers.remark or "",
+        chart=drawn,
+        looked_at=looked_at if looked_at < len(rows) else 0,
+        headings=["step", "loss", *labels, "attempts", "used", "heard of", "tags and note"],
+        right=[True, True, *([True] * len(labels)), True, False, False, False],
+        rows=[_row(row, labels, folder) for row in rows],
+        closed=found.closed,
+    )
+
+
+def _overlay(rows: Sequence[RunStatus], follow: bool) -> tuple[Chart | None, int]:
+    """The smoothed losses of the newest runs that have one, and how many runs were looked at."""
+    lines: list[Line] = []
+    looked_at = 0
+    for row in rows[:_LOOKED_AT]:
+        if len(lines) == _CURVES:
+            break
+        looked_at += 1
+        clean = series.finite(read(RunFolder(row.path).tensorboard, follow=follow).scalars.get(_LOSS, ()))
+        points = series.thinned(series.smoothed(clean) or clean, _POINTS)
+        if points:
+            lines.append(Line(label=row.name, points=points, series=len(lines)))
+    return chart("loss, smoothed", lines, large=True), looked_at
+
+
+def _row(row: RunStatus, labels: Sequence[str], folder: Path) -> Row:
+    run = RunFolder(row.path)
+    asked = results.asked_of(run) if row.evals else {}
+    best = {it.label: f"{it.value} {it.error}".strip() for it in results.best_of(row, asked, None)}
+    heard = "-" if row.heard_of is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(row.heard_of))
+    about = " ".join([*row.tags, one_line(row.note or "", 120)]).strip()
+    cells = [
+        count(row.step) + (f" of {count(row.steps)}" if row.steps is not None else ""),
+        number(row.loss),
+        *(best.get(label, "-") for label in labels),
+        str(len(row.attempts)),
+        "-" if row.usage is None else usage_line(row.usage).partition(": ")[0],
+        heard,
+        about or "-",
+    ]
+    return Row(name=row.name, link=_link(run.path / "report.html", folder), state=row.state, cells=cells)
+
+
+def _link(file: Path, folder: Path) -> str:
+    """A relative address of a run's page; empty if there is none. A colon in a name must not begin a scheme."""
+    if file.is_symlink() or not file.is_file():
+        return ""
+    return quote(os.path.join(".", os.path.relpath(file, folder)))

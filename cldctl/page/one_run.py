@@ -1,0 +1,138 @@
+"""The page of a run."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cld_core.run import RunFolder
+from cld_core.run.timeline import Stretch
+from cldctl.runs import usage
+from cldctl.runs.status import RunStatus
+from cldctl.runs.why import why
+from cldctl.ui.format import count, number
+from cldctl.ui.usage import usage_line
+
+from . import attempts, recipe, results, sweeps
+from .chart import Chart, curve
+from .curves import Board, read
+from .pictures import gallery
+from .places import Places
+from .rendering import render
+from .verdict import verdict
+
+# The curve that tells most, and how many others are drawn.
+_LOSS = "train/loss"
+_CURVES = 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Curves:
+    """Charts; the value of those that have only one; and the names of those that are too many or never finite."""
+
+    charts: list[Chart]
+    level: dict[str, str]
+    more: list[str]
+
+
+def page(run: RunFolder, *, follow: bool = False) -> str:
+    """The whole page as text; it refers to nothing outside.
+
+    Args:
+        follow: also read folders that links lead out of the run to.
+    """
+    found, places = why(run), Places(run, follow=follow)
+    row = found.row
+    board = read(run.tensorboard, follow=follow)
+    asked = results.asked_of(run)
+    resolved = recipe.shown(run)
+    best = results.best_of(row, asked, resolved.base)
+    stretches = _stretches(run, row)
+    swept = {name for entry in row.sweeps for name in entry["evaluations"]}
+    curves = _curves(board)
+    return render(
+        "run.html",
+        title=run.name,
+        made=time.strftime("%Y-%m-%d %H:%M"),
+        verdict=verdict(found, best, places),
+        tiles=[*best, *_effort(row)],
+        gallery=gallery(run, board, places),
+        loss=curve("loss", board.scalars.get(_LOSS, ()), most=600, large=True),
+        curves=curves,
+        left_out=places.left_out,
+        evaluations=results.table([entry for entry in row.evals if entry["id"] not in swept], asked),
+        against_step=results.against_step(row.evals, asked),
+        remarks=results.remarks(row.evals),
+        sweeps=sweeps.shown(run, row),
+        time_line=attempts.time_line(stretches, alive=row.state == "RUNNING"),
+        attempts=attempts.table(stretches),
+        recipe=resolved,
+        facts=_facts(run, row),
+        note=row.note,
+        tags=row.tags,
+    )
+
+
+def _effort(row: RunStatus) -> list[results.Best]:
+    """The loss, and what the training took, as they stand beside the best results."""
+    loss = results.Best(label="training loss", value=number(row.loss), made=f"step {count(row.step)}")
+    found = [loss] if row.loss is not None else []
+    if row.usage is not None and row.usage["used"] > 0:
+        used, _, about = usage_line(row.usage).partition(": ")
+        value, _, unit = used.partition(" ")
+        found.append(results.Best(label="used", value=value, error=unit, made=about))
+    return found
+
+
+def _stretches(run: RunFolder, row: RunStatus) -> Sequence[Stretch]:
+    """The attempts of a run with their times; none if its ledger cannot be read, which `why` tells."""
+    if not row.is_readable:
+        return ()
+    progress, checkpoints = run.progress(), run.checkpoint_steps()
+    history = run.ledger.history().with_progress(progress, checkpoints)
+    return usage.told_by(history, progress, checkpoints, alive=row.state == "RUNNING").attempts
+
+
+def _curves(board: Board) -> _Curves:
+    """The curves of the training, those of `train/` first. The evaluations have charts of their own."""
+    tags = [tag for tag in board.scalars if tag != _LOSS and not tag.rpartition(": ")[2].startswith("eval/")]
+    charts: list[Chart] = []
+    level: dict[str, str] = {}
+    more: list[str] = []
+    for tag in sorted(tags, key=lambda tag: (not tag.startswith("train/"), tag)):
+        values = {value for _, value in board.scalars[tag]}
+        if len(values) == 1:
+            level[tag] = number(values.pop())
+        elif len(charts) < _CURVES and (drawn := curve(tag, board.scalars[tag])) is not None:
+            charts.append(drawn)
+        else:
+            more.append(tag)
+    return _Curves(charts=charts, level=level, more=more)
+
+
+def _facts(run: RunFolder, row: RunStatus) -> dict[str, str]:
+    """Versions, code and machines, in words."""
+    identity: Mapping[str, Any] = run.identity()
+    history = run.ledger.history() if row.is_readable else None
+    last = history.last if history is not None else None
+    git = identity.get("git") or {}
+    made_with = identity.get("versions")
+    versions = {**(made_with if isinstance(made_with, dict) else {}), **(last.versions if last is not None else {})}
+    created = "" if row.created is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(row.created))
+    hosts = list(dict.fromkeys(last.hosts)) if last is not None else []
+    facts = {
+        "recipe": row.recipe,
+        "created": " by ".join(filter(None, (created, row.user))),
+        "submitted from": identity.get("host"),
+        "group": " ".join([row.group or "", *(f"{key}={value}" for key, value in row.sweep.items())]).strip(),
+        "newest checkpoint": None if row.checkpoint_step is None else f"step {count(row.checkpoint_step)}",
+        "used": None if row.usage is None else usage_line(row.usage),
+        "commit": git.get("commit") and f"{str(git['commit'])[:12]}{' with changes' if git.get('dirty') else ''}",
+        "code": row.code if row.code in (None, "live") else str(row.code)[:12],
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "machines": ", ".join(hosts) or row.host,
+        "GPU": last.gpu if last is not None else None,
+        "driver": last.driver if last is not None else None,
+        "folder": str(run.path),
+    }
+    return {name: str(value) for name, value in facts.items() if value}

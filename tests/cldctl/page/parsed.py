@@ -1,0 +1,44 @@
+"""HTML as a browser without scripts reads it, for tests that look for what must not be there."""
+
+from html.parser import HTMLParser
+
+_WITHIN_A_LINE = ("a", "b", "code", "span")
+
+
+class Parsed(HTMLParser):
+    """The elements and the text of a page.
+
+    Attributes:
+        elements: name and attributes, in their order.
+        scripts: what is inside of script and style elements.
+        text: everything else.
+    """
+
+    def __init__(self, page: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.text = ""
+        self._inside: list[str] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag in ("script", "style"):
+            self._inside.append(tag)
+
+    def handle_endtag(self, tag):
+        if self._inside and tag == self._inside[-1]:
+            self._inside.pop()
+        elif tag not in _WITHIN_A_LINE:
+            self.text += " "
+
+    def handle_data(self, data):
+        if self._inside:
+            self.scripts.append(data)
+        else:
+            self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
