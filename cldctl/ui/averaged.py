@@ -9,8 +9,8 @@ from cld_core.evaluation.definitions import Quantity
 from cldctl.evals.averages import Average, Line
 from cldctl.evals.compare import COUNTS, quantities_of
 
+from .fitting import fitted
 from .format import count
-from .tables import fitted
 
 _LEFT_OUT = ("how", "of")
 

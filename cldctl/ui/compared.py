@@ -8,8 +8,9 @@ from rich.text import Text
 from cld_core.evaluation.definitions import Quantity
 from cldctl.evals.compare import COUNTS, Column, quantities_of, verdict
 
+from .fitting import plain_table
 from .format import count
-from .tables import plain_table, result_text
+from .tables import result_text
 
 _STYLE = {"better": "bold green", "worse": "bold red", "same": "", "": ""}
 _MARK = {"better": "better", "worse": "worse", "same": "", "": ""}

@@ -20,8 +20,8 @@ for _stream in (sys.stdout, sys.stderr):
     if isinstance(_stream, io.TextIOWrapper):
         _stream.reconfigure(errors="replace")  # A locale without "±" must not end a command.
 
-# Output that does not go to a terminal is not cut to the width of one.
-_PIPED_WIDTH = None if (sys.stdout and sys.stdout.isatty()) or "COLUMNS" in os.environ else 200
+# Output that does not go to a terminal is complete, however wide that is.
+_PIPED_WIDTH = None if (sys.stdout and sys.stdout.isatty()) or "COLUMNS" in os.environ else 1000
 
 
 class PlainConsole(Console):

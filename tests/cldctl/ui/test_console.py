@@ -7,7 +7,7 @@ from rich.live import Live
 from rich.text import Text
 
 from cldctl.ui.console import PlainConsole, strong
-from cldctl.ui.tables import fitted
+from cldctl.ui.fitting import fitted
 from cldctl.ui.view import View
 
 ESCAPES = "\x1b[31mred\x1b[0m \x1b]0;title\x07\x1b]8;;http://x\x1b\\link\x1b]8;;\x1b\\ \x9b2J\x07\x08\u202eabc"
