@@ -25,7 +25,13 @@ _PIPED_WIDTH = None if (sys.stdout and sys.stdout.isatty()) or "COLUMNS" in os.e
 
 
 class PlainConsole(Console):
-    """Shows texts without escape sequences and control characters, wherever in a table or bar they are."""
+    """Shows texts without escape sequences and control characters, wherever in a table or bar they are.
+
+    Attributes:
+        hides_progress: show no bars, spinners and phases.
+    """
+
+    hides_progress = False
 
     def __init__(self, **options: Any) -> None:
         super().__init__(highlight=False, markup=False, emoji=False, **options)
@@ -47,3 +53,13 @@ err = PlainConsole(stderr=True)
 def strong(*parts: str) -> Text:
     """A text whose second, fourth, ... part is bold."""
     return Text.assemble(*((part, "bold" if index % 2 else "") for index, part in enumerate(parts)))
+
+
+def shows_bars() -> bool:
+    """Whether bars and spinners are shown: on a terminal, unless they are hidden."""
+    return err.is_terminal and not err.hides_progress
+
+
+def shows_phases() -> bool:
+    """Whether each phase of what takes a while gets a line: where nobody sees a bar, unless they are hidden."""
+    return not err.is_terminal and not err.hides_progress

@@ -36,7 +36,8 @@ def overview_with_groups(rows: Sequence[RunStatus], height: int | None = None) -
     if height is None or not members:
         parts = [*([overview(alone)] if alone or not members else []), *([_groups(members)] if members else [])]
         return Lines(*parts) if height is None else most_that_fit(alone, height)
-    ranked = sorted([*by_importance(alone), *members], key=lambda it: _is_idle(it, members))
+    items: list[RunStatus | str] = [*by_importance(alone), *members]
+    ranked = sorted(items, key=lambda it: _is_idle(it, members))
 
     def view(shown: int) -> RenderableType:
         runs = in_place([it for it in ranked[:shown] if isinstance(it, RunStatus)], alone)

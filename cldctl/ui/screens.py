@@ -37,7 +37,9 @@ def in_place(chosen: Sequence[RunStatus], rows: Sequence[RunStatus], *, is_sorte
 def by_importance(rows: Sequence[RunStatus]) -> list[RunStatus]:
     """Those that train, then those that wait, then the others; the last of each first."""
     order = {state: place for place, state in enumerate(LIVE)}
-    return sorted(rows[::-1], key=lambda row: order.get(row.state, len(LIVE)))
+    ranked = [*reversed(rows)]
+    ranked.sort(key=lambda row: order.get(row.state, len(LIVE)))
+    return ranked
 
 
 def fitting(
