@@ -3,7 +3,7 @@
 import functools
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from .recipe import Recipe, from_dict, with_overrides
 from .recipe.sampling import SamplingSpec
 from .run import RunFolder
 from .run.trust import plugin_of, require_own_plugin
-from .score import Score
+from .score import Counted, Score, ScoreFunction
 from .texts import is_count, one_line
 
 _log = logging.getLogger(__name__)
@@ -166,12 +166,21 @@ class Model:
         return self.draw(n, seed=seed, first=first, **settings).x
 
     def draw(
-        self, n: int, *, seed: int = 0, first: int = 0, batch_size: int | None = None, **settings: Any
+        self,
+        n: int,
+        *,
+        seed: int = 0,
+        first: int = 0,
+        batch_size: int | None = None,
+        progress: Callable[[int, int], object] | None = None,
+        **settings: Any,
     ) -> sampling.Samples:
         """Like `sample`, but returns velocities and the number of network evaluations with the samples.
 
         Args:
             batch_size: samples computed at once; None for all.
+            progress: called after each network evaluation with the number of samples that are done, and how many
+                evaluations those had that are being computed.
         """
         if n < 1 or seed < 0 or first < 0:
             text = "needs n of at least 1, and seed and first of at least 0"
@@ -183,7 +192,10 @@ class Model:
             for start in range(first, first + n, batch_size or n):
                 last = min(start + (batch_size or n), first + n)
                 noise = seeds.SampleNoise(seed, "sample", first=start, last=last, device=self.device)
-                parts.append(sampling.sample(score, self.sde, spec, noise, self.data_shape, self.device))
+                counted: ScoreFunction = score
+                if progress is not None:
+                    counted = Counted(score, functools.partial(progress, start - first))
+                parts.append(sampling.sample(counted, self.sde, spec, noise, self.data_shape, self.device))
         return sampling.Samples.cat(parts)
 
     def _sampling(self, settings: dict[str, Any]) -> SamplingSpec:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from cldctl.ui.console import err, out
+from cldctl.ui.progress import Working
 
 from .options import AllowPlugin, Run, RunsDir, check_output, find_run, runs_dir
 
@@ -25,9 +26,11 @@ def export(
     target = output or Path(f"{folder.name}.safetensors")
     check_output(target, (".safetensors",), "weights are")
 
-    import cld_core
+    with Working(f"loading {folder.name}") as working:
+        import cld_core
 
-    model = cld_core.load(folder.path, checkpoint, "cpu", allow_plugin=allow_plugin)
-    model.export(target)
+        model = cld_core.load(folder.path, checkpoint, "cpu", allow_plugin=allow_plugin)
+        working.phase(f"writing {target.name}")
+        model.export(target)
     err.print(f"averaged weights of step {model.step} of {folder.name}, {target.stat().st_size / 2**20:.1f} MiB")
     out.print(str(target), markup=False, soft_wrap=True)

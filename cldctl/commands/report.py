@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from cldctl.ui.console import out
+from cldctl.ui.progress import Working
 
 from .options import Run, RunsDir, check_output, find_run, runs_dir
 
@@ -30,5 +31,6 @@ def report(
     if output is None:
         require_may_change(run.path, "Its report was not written; use -o FILE.html")
     target = (output or run.path / "report.html").absolute()
-    write_text(target, page(run, status_of(run, survey.of_runs([run], max_age_s=survey.TO_LOOK_S))))
+    with Working(f"making the report of {run.name}"):
+        write_text(target, page(run, status_of(run, survey.of_runs([run], max_age_s=survey.TO_LOOK_S))))
     out.print(str(output or target), markup=False, soft_wrap=True)

@@ -23,6 +23,9 @@ for _stream in (sys.stdout, sys.stderr):
 # Output that does not go to a terminal is complete, however wide that is.
 _PIPED_WIDTH = None if (sys.stdout and sys.stdout.isatty()) or "COLUMNS" in os.environ else 1000
 
+# Cells of a progress bar, whatever the width of the terminal.
+BAR = 20
+
 
 class PlainConsole(Console):
     """Shows texts without escape sequences and control characters, wherever in a table or bar they are.

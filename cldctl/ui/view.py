@@ -11,13 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from . import console
-from .console import err
+from .console import BAR, err
 from .format import duration
 from .tables import state_text
 from .wrap import shortened
 
-# Cells of a bar, whatever the width of the terminal.
-BAR = 20
 # Seconds before a file gets a line again about a phase of the same state, such as the pictures during a training.
 SAME_EVERY_S = 60.0
 _NAME = 24
