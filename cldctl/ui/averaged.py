@@ -12,7 +12,7 @@ from cldctl.evals.compare import COUNTS, quantities_of
 from .fitting import fitted
 from .format import count
 
-_LEFT_OUT = ("how", "of")
+_LEFT_OUT = ("how",)
 
 
 def averaged(lines: Sequence[Line]) -> RenderableType:
@@ -31,7 +31,8 @@ def averaged(lines: Sequence[Line]) -> RenderableType:
         "of": [_of(line, quantities) for line in lines],
         "how": [_how(line, quantities) for line in lines],
     }
-    return fitted(columns, _LEFT_OUT, (*heads.values(), "step", "n", *(quantity.label for quantity in quantities)))
+    right = (*heads.values(), "step", "n", *(quantity.label for quantity in quantities))
+    return fitted(columns, _LEFT_OUT, right, names="group or run")
 
 
 def _cell(average: Average | None, quantity: Quantity, runs: int) -> str:

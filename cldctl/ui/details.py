@@ -55,12 +55,14 @@ def _facts(row: RunStatus) -> Table:
 
     fact("run", Text(row.name, style="bold"))
     when = f" as of {age(row.as_of)}" if row.as_of is not None else ""
-    fact("state", Text.assemble(state_text(row.state), when, f"  {row.reason}" if row.reason else ""))
+    doing = [f"  {text}" for text in (row.phase, row.reason) if text]
+    fact("state", Text.assemble(state_text(row.state), when, *doing))
     share = f"  ({100 * row.step / row.steps:.1f}%)" if row.steps else ""
     fact("step", f"{count(row.step)} of {count(row.steps)}{share}")
     if out.is_terminal:
         fact("", progress_bar(row))
-    fact("loss", number(row.loss, 5))
+    smoothed = "" if row.smoothed_loss is None else f", smoothed {number(row.smoothed_loss, 5)}"
+    fact("loss", f"{number(row.loss, 5)}{smoothed}")
     if row.steps_per_s is not None:
         fact("rate", f"{number(row.steps_per_s, 3)} steps/s, ETA {duration(row.eta_s)}")
     fact("checkpoint", "none" if row.checkpoint_step is None else f"step {count(row.checkpoint_step)}")
