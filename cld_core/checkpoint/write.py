@@ -66,7 +66,7 @@ class CheckpointWriter:
 
     @property
     def busy_s(self) -> float:
-        """For how many seconds the write in flight is under way; 0 if there is none."""
+        """How long the write in flight has taken so far, seconds; 0 if there is none."""
         return time.monotonic() - self._began if self._thread is not None and self._thread.is_alive() else 0.0
 
     def save(self, step: int, state: dict[str, Any], *, held_still: bool = False) -> None:

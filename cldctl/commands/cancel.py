@@ -39,7 +39,7 @@ def cancel(
     waiting = [ending for ending in endings if ending.jobs]
     try:
         if waiting:
-            with Working(_waits_for(waiting, policy.GRACE_S)) as working:
+            with Working(_waits_for(waiting, policy.GRACE_S), announced=True) as working:
                 policy.wait(waiting, lambda ending: _over(ending, waiting, working))
     except KeyboardInterrupt:
         left = ", ".join(ending.run.name for ending in waiting if not ending.is_over)

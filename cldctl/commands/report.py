@@ -31,6 +31,6 @@ def report(
     if output is None:
         require_may_change(run.path, "Its report was not written; use -o FILE.html")
     target = (output or run.path / "report.html").absolute()
-    with Working(f"making the report of {run.name}"):
+    with Working(f"making the report of {run.name}", announced=True):
         write_text(target, page(run, status_of(run, survey.of_runs([run], max_age_s=survey.TO_LOOK_S))))
     out.print(str(output or target), markup=False, soft_wrap=True)

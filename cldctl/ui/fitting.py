@@ -57,8 +57,11 @@ def fitted(
         compact: without empty lines around it.
     """
     widths = {heading: max([len(heading), *map(_width, cells)]) for heading, cells in columns.items()}
-    least: dict[str | None, int] = {wraps: _SENTENCE} | ({} if names is None else {names: _least_of(columns[names])})
-    shown = _chosen(columns, widths, least, left_out)
+    shown = list(columns)
+    if sum(widths.values()) + PADDING * len(widths) > out.width:
+        least = {} if names is None else {names: _least_of(columns[names])}
+        least |= {} if wraps is None else {wraps: _SENTENCE}
+        shown = _chosen(columns, widths, least, left_out)
     if names is not None:
         room = out.width - sum(widths[it] for it in shown if it != names) - PADDING * len(shown)
         room += max(widths[wraps] - _SENTENCE, 0) if wraps is not None and wraps in shown else 0
@@ -87,7 +90,7 @@ def _cell(cell: RenderableType, is_number: bool) -> RenderableType:
 def _chosen(
     columns: Mapping[str, Sequence[RenderableType]],
     widths: Mapping[str, int],
-    least: Mapping[str | None, int],
+    least: Mapping[str, int],
     left_out: Sequence[str],
 ) -> list[str]:
     """The headings for which there is room if names are as short and sentences as narrow as they may be."""

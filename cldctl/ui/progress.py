@@ -21,9 +21,12 @@ class Working:
 
     Args:
         what: the first phase, such as "loading mine".
+        announced: it is a line in a file, too. Where nothing is done yet that an error would not undo, it is not: an
+            error is one line.
     """
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, *, announced: bool = False) -> None:
+        self._announced = announced
         self._what, self._said = one_line(what), ""
         self._progress = None
         if console.shows_bars():
@@ -33,7 +36,8 @@ class Working:
     def __enter__(self) -> "Working":
         if self._progress is not None:
             self._progress.start()
-        self._say(self._what)
+        if self._announced:
+            self._say(self._what)
         return self
 
     def __exit__(

@@ -22,8 +22,8 @@ def stream(monkeypatch, request):
     return stream
 
 
-def work():
-    with Working("loading mine") as working:
+def work(announced=True):
+    with Working("loading mine", announced=announced) as working:
         working.phase("drawing 9 samples")
         working.phase("drawing 9 samples")
         for done in range(10):
@@ -40,6 +40,8 @@ def test_a_phase_is_a_line_in_a_file_and_a_bar_on_a_terminal(stream):
         assert "\x1b[?25h" in text, "the cursor is back"
     else:
         assert text.splitlines() == ["loading mine", "drawing 9 samples", "writing x.png"]
+        work(announced=False)
+        assert stream.getvalue().removeprefix(text).splitlines() == ["drawing 9 samples", "writing x.png"]
 
 
 def test_nothing_is_said_where_progress_is_hidden(stream, monkeypatch):
@@ -49,7 +51,7 @@ def test_nothing_is_said_where_progress_is_hidden(stream, monkeypatch):
 
 
 def test_a_phase_of_somebody_else_does_not_steer_the_terminal(stream):
-    with Working("reading \x1b]0;title\x07[red]x.pth") as working:
+    with Working("reading \x1b]0;title\x07[red]x.pth", announced=True) as working:
         working.at(1, None, "\x1b[2Jimages")
     assert "\x1b]0" not in stream.getvalue()
     assert "\x1b[2J" not in stream.getvalue()
