@@ -5,7 +5,9 @@ import re
 import pytest
 
 from cld_core.evaluation import registry
+from cldctl.evals.compare import Column
 from cldctl.ui import details, tables
+from cldctl.ui.compared import compared
 from cldctl.ui.fitting import fitted
 from tests.support.screen import STATES, evaluation, every_state, row, screen
 
@@ -109,3 +111,12 @@ def test_numbers_are_whole(monkeypatch, width):
     assert max(map(len, shown)) <= width
     for number in ("800,000", "3.142 ± 0.012", "3.14159", "-1.400", "16/16"):
         assert "\n".join(shown).count(number) >= 2
+
+
+def test_runs_side_by_side_have_names_that_break_after_dashes(monkeypatch):
+    names = [f"toy_published-1125-10202{n}-115{n}" for n in range(3)]
+    lines = screen(monkeypatch, 60)(compared([Column(name, 10, 100, {}) for name in names]))
+    pieces = " ".join(lines).split()
+    assert max(map(len, lines)) <= 60
+    assert {"1150", "1151", "1152"} <= {piece.rpartition("-")[2] for piece in pieces}
+    assert all(re.fullmatch(r"(?:[a-z0-9]+[-_])*[a-z0-9]*", piece) for piece in pieces if "toy" in piece)
