@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,20 @@ class ImportedRun:
     parameters: int
 
 
-def import_published(file: Path, recipe: Recipe, path: Path, identity: dict[str, Any]) -> ImportedRun:
+def import_published(
+    file: Path,
+    recipe: Recipe,
+    path: Path,
+    identity: dict[str, Any],
+    was_read: Callable[[], object] = lambda: None,
+) -> ImportedRun:
     """Make the run at ``path`` of a published checkpoint: weights, their average, the optimiser's state and the step.
 
     Nothing is left of the run if a tensor does not fit the recipe, or if something cannot be written.
 
     Args:
         identity: what `run.json` is to hold, see `cld_core.run.identity`.
+        was_read: called when the file is read, and before anything is written.
 
     Raises:
         NotFoundError, CheckpointError: the file does not exist, has another layout, or does not fit the recipe.
@@ -42,6 +50,7 @@ def import_published(file: Path, recipe: Recipe, path: Path, identity: dict[str,
     if step > recipe.train.steps:
         text = f"is of step {step}, later than train.steps={recipe.train.steps}. Add train.steps={step}."
         raise UsageError(f"{file} {text}")
+    was_read()
     folder = RunFolder.create(path, recipe, {**identity, "imported": str(file.absolute())})
     try:
         write(folder, step, {**state, "model_digest": recipe.model_digest()})

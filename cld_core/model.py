@@ -1,8 +1,9 @@
 """A trained model, ready to sample and to be evaluated."""
 
+import functools
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self, Unpack
 
@@ -24,7 +25,7 @@ from .recipe.sampling import SamplingSpec
 from .run import RunFolder, lookup
 from .run.trust import plugin_of, require_own_plugin
 from .sampling.path import Watcher
-from .score import Score
+from .score import Counted, Score, ScoreFunction
 from .texts import is_count, one_line
 
 _log = logging.getLogger(__name__)
@@ -197,10 +198,17 @@ class Model:
         seed: int = 0,
         first: int = 0,
         batch_size: int | None = None,
+        progress: Callable[[int, int], object] | None = None,
         **settings: Unpack[SamplingKeys],
     ) -> sampling.Samples:
-        """Like `sample`, but returns velocities and the number of network evaluations with the samples."""
-        return self._draw(n, {"method": method, "nfe": nfe, **settings}, seed, first, batch_size, "Model.draw")
+        """Like `sample`, but returns velocities and the number of network evaluations with the samples.
+
+        Args:
+            progress: called after each network evaluation with the number of samples that are done, and how many
+                evaluations those had that are being computed.
+        """
+        keys = {"method": method, "nfe": nfe, **settings}
+        return self._draw(n, keys, seed, first, batch_size, "Model.draw", progress=progress)
 
     def _draw(
         self,
@@ -211,6 +219,7 @@ class Model:
         batch_size: int | None,
         caller: str,
         watcher: Watcher | None = None,
+        progress: Callable[[int, int], object] | None = None,
     ) -> sampling.Samples:
         """Draw samples for the function ``caller``, which messages name; a ``watcher`` sees one batch alone."""
         n, seed = whole_number(n, "n", 1, caller), whole_number(seed, "seed", 0, caller)
@@ -224,7 +233,10 @@ class Model:
             for start in range(first, first + n, size):
                 last = min(start + size, first + n)
                 noise = seeds.SampleNoise(seed, "sample", first=start, last=last, device=self.device)
-                parts.append(sampling.sample(score, self.sde, spec, noise, self.data_shape, self.device, watcher))
+                counted: ScoreFunction = score
+                if progress is not None:
+                    counted = Counted(score, functools.partial(progress, start - first))
+                parts.append(sampling.sample(counted, self.sde, spec, noise, self.data_shape, self.device, watcher))
         return sampling.Samples.cat(parts)
 
     def _spec(self, keys: Mapping[str, Any], caller: str) -> SamplingSpec:

@@ -79,6 +79,26 @@ class Score:
         return alpha + apply(shift, self.sde.scored(u))
 
 
+class Counted:
+    """A score that tells, after each evaluation, how many there were."""
+
+    def __init__(self, score: ScoreFunction, told: Callable[[int], object]) -> None:
+        self._score, self._told, self._count = score, told, 0
+
+    def __call__(self, u: Tensor, t: float | Tensor) -> Tensor:
+        return self._counted(lambda u: self._score(u, t), u)
+
+    def at(self, times: Tensor, dtype: torch.dtype) -> list[Callable[[Tensor], Tensor]]:
+        """As `Score.at`."""
+        return [functools.partial(self._counted, stage) for stage in at_each(self._score, times, dtype)]
+
+    def _counted(self, stage: Callable[[Tensor], Tensor], u: Tensor) -> Tensor:
+        result = stage(u)
+        self._count += 1
+        self._told(self._count)
+        return result
+
+
 def at_each(score: ScoreFunction, times: Tensor, dtype: torch.dtype) -> list[Callable[[Tensor], Tensor]]:
     """`Score.at`, for any ``score``."""
     together = getattr(score, "at", None)

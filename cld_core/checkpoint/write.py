@@ -50,6 +50,7 @@ class CheckpointWriter:
         self._folder, self._keep, self._milestone, self._check_owner = folder, keep, milestone, check_owner
         self._buffers: dict[tuple[str, ...], torch.Tensor] = {}
         self._thread: threading.Thread | None = None
+        self._began = 0.0
         self._copied = threading.Event()
         self._copied.set()
         self._error: BaseException | None = None
@@ -62,6 +63,11 @@ class CheckpointWriter:
     def failed(self) -> bool:
         """Whether a write failed; `wait` raises the error."""
         return self._error is not None
+
+    @property
+    def busy_s(self) -> float:
+        """How long the write in flight has taken so far, seconds; 0 if there is none."""
+        return time.monotonic() - self._began if self._thread is not None and self._thread.is_alive() else 0.0
 
     def save(self, step: int, state: dict[str, Any], *, held_still: bool = False) -> None:
         """Take a snapshot of ``state`` (nested dicts and lists of tensors and plain values) and start writing it.
@@ -88,6 +94,7 @@ class CheckpointWriter:
         self._awake.clear()
         self._replaced, self._deadline = False, float("inf")
         self._thread = threading.Thread(target=self._write, args=(step, snapshot, pairs, ready), name="checkpoint")
+        self._began = time.monotonic()
         self._thread.start()
 
     def settled(self) -> None:

@@ -4,16 +4,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cld_core.small_files import whole
+
 from . import registry
 from .definitions import Metric
 
 
 @dataclass(frozen=True)
 class Number:
-    """A result and its standard error; None if it has none."""
+    """A result, its standard error and the number ``n`` of samples or test examples; None if the report has none."""
 
     value: float
     stderr: float | None = None
+    n: int | None = None
 
 
 def numbers(report: Mapping[str, Any] | None) -> dict[str, Number]:
@@ -24,7 +27,8 @@ def numbers(report: Mapping[str, Any] | None) -> dict[str, Number]:
         if section.get(quantity.field) is not None:
             error = section.get(quantity.stderr) if quantity.stderr else None
             value = float(section[quantity.field])
-            results[quantity.key] = Number(value, None if error is None else float(error))
+            n = whole(section.get("n", section.get("samples")))
+            results[quantity.key] = Number(value, None if error is None else float(error), n)
     return results
 
 

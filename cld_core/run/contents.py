@@ -14,8 +14,8 @@ IDENTITY: dict[str, Callable[[Any], Any]] = {
 }
 PROGRESS: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("attempt", "step", "steps"), whole),
-    **dict.fromkeys(("loss", "steps_per_s", "time", "every_s"), real),
-    "warning": text,
+    **dict.fromkeys(("loss", "smoothed_loss", "steps_per_s", "time", "every_s"), real),
+    **dict.fromkeys(("warning", "phase"), text),
 }
 # Those that may be null.
 _OPTIONAL = ("loss", "steps_per_s", "git", "recipe_file")
@@ -24,7 +24,9 @@ _OPTIONAL = ("loss", "steps_per_s", "git", "recipe_file")
 class ReportedProgress(TypedDict, total=False):
     """What `progress.json` holds; ``time`` in seconds since 1970, ``warning`` if something is wrong.
 
-    ``every_s`` are the seconds since the report before.
+    ``every_s`` are the seconds since the report before. ``phase`` is what the training does ("starting", "training",
+    "saving", "evaluating" or "drawing samples"), and ``smoothed_loss`` the mean of the last losses
+    (`cld_core.train.monitoring`); older versions write neither.
     """
 
     attempt: int
@@ -35,6 +37,8 @@ class ReportedProgress(TypedDict, total=False):
     time: float
     every_s: float
     warning: str
+    phase: str
+    smoothed_loss: float
 
 
 def typed(content: Mapping[str, Any], types: Mapping[str, Callable[[Any], Any]]) -> dict[str, Any]:

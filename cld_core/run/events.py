@@ -305,6 +305,14 @@ class Crashed(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TaskFailed(Event):
+    """A task of sharded work met an error, in its own words; whether it starts again is decided by others."""
+
+    job_id: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class MergeRefused(Event):
     """All shards of sharded work seemed complete, and yet they do not make a whole."""
 

@@ -44,6 +44,7 @@ class History:
         last_of: by job id, the newest event that names the job.
         rolled_back_to: the step of each rollback, oldest first.
         measured: by kind of place, the form in which the network was last found to train fastest there.
+        task_failed: of sharded work, the last error that a task of its newest submission met.
         other_code: of sharded work, the last time a task ran other code than it was submitted with.
         note: what somebody wrote about the run; None without a note.
         tags: of the run, in the order in which they were given.
@@ -79,6 +80,7 @@ class History:
     measured: dict[str, events.Measured] = field(default_factory=dict)
     trials: tuple[tuple[str, str], ...] = ()
     other_code: events.OtherCode | None = None
+    task_failed: events.TaskFailed | None = None
     note: str | None = None
     tags: tuple[str, ...] = ()
     told: tuple[Event, ...] = field(default=(), compare=False)
@@ -183,7 +185,7 @@ class History:
 
     def _take(self, event: Event) -> None:
         job_id = event.job.job_id if isinstance(event, Submitted) else getattr(event, "job_id", None)
-        if job_id is not None and not isinstance(event, events.RankFailed | events.OtherCode):
+        if job_id is not None and not isinstance(event, events.RankFailed | events.OtherCode | events.TaskFailed):
             self.last_of[job_id] = event
         self._take_about_machines(event)
         match event:
@@ -243,6 +245,8 @@ class History:
                 self.edited = event.values or event.keys
             case events.OtherCode():
                 self.other_code = event
+            case events.TaskFailed():
+                self.task_failed = event
             case events.Noted():
                 self.note = event.note or None
             case events.Tagged():
@@ -270,9 +274,11 @@ class History:
 
         A task may give up before those beside it in its array are noted.
         """
-        earlier = (self._given_up_by or "").partition("_")[0]
-        if event.shards is not None and event.job.job_id.partition("_")[0] != earlier:
+        array = event.job.job_id.partition("_")[0]
+        if event.shards is not None and (self._given_up_by or "").partition("_")[0] != array:
             self.given_up = None
+        if self.task_failed is not None and self.task_failed.job_id.partition("_")[0] != array:
+            self.task_failed = None
 
     def _not_submitted(self, event: NotSubmitted) -> None:
         if self.request is None:

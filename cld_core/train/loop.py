@@ -13,6 +13,9 @@ from .monitoring import Monitor
 from .step import Trainer
 from .watchdog import Watchdog
 
+# Training waits for the write before the next one; who watches is told if that takes so many seconds already.
+_WORTH_TELLING_S = 1.0
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -66,14 +69,15 @@ def run(
             if ends or done % spec.log_every == 0:
                 _report(trainer, monitor, done)
             if ends or done % spec.checkpoint_every == 0 or spec.is_milestone(done):
-                _save(trainer, writer, done)
+                _save(trainer, writer, monitor, done)
             if periodic is not None and code is StopCode.NONE:
                 settled()
                 periodic(done, watchdog.reset)
     finally:
         watchdog.close()
     if monitor is not None:
-        monitor.write(done)
+        # What is left to do is to wait for the last checkpoint.
+        monitor.write(done, "saving")
     return Outcome(done, code)
 
 
@@ -96,11 +100,17 @@ def _report(trainer: Trainer, monitor: Monitor | None, done: int) -> None:
         monitor.report(done, scalars)
 
 
-def _save(trainer: Trainer, writer: CheckpointWriter | None, done: int) -> None:
+def _save(trainer: Trainer, writer: CheckpointWriter | None, monitor: Monitor | None, done: int) -> None:
     # A checkpoint is what a rollback returns to, so all steps before it must be good.
     trainer.check(done - 1)
-    if writer is not None:
-        writer.save(done, trainer.state_dict(), held_still=True)
+    if writer is None:
+        return
+    waits = monitor is not None and writer.busy_s > _WORTH_TELLING_S
+    if monitor is not None and waits:
+        monitor.enter("saving", done)
+    writer.save(done, trainer.state_dict(), held_still=True)
+    if monitor is not None and waits:
+        monitor.enter("training", done)
 
 
 def _nothing() -> None:

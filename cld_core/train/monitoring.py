@@ -1,5 +1,6 @@
 """What a run reports while it trains: `progress.json` and TensorBoard. Only rank 0 writes."""
 
+import math
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 # Seconds between two writes of `progress.json`: often enough for status, rarely enough for a shared disk.
 PROGRESS_EVERY_S = 1.0
+# The weight of the newest report in the smoothed loss, an exponential mean over reports (`train.log_every` steps each).
+# The first ten have equal weights.
+NEWEST = 0.1
 
 
 class Monitor:
@@ -45,6 +49,10 @@ class Monitor:
         self._rate: float | None = None
         self._written, self._may_write = 0.0, may_write
         self._warning: str | None = None
+        self._phase = "starting"
+        self._every_s: float | None = None
+        self._smoothed: float | None = None
+        self._losses = 0
 
     def report(self, step: int, scalars: dict[str, float]) -> None:
         """Report that ``step`` steps are done; ``scalars["loss"]``, if any, is the mean since the last report."""
@@ -54,12 +62,25 @@ class Monitor:
             self._rate = fresh if self._rate is None else 0.7 * self._rate + 0.3 * fresh
         self._since, self._since_step = now, step
         self._last_loss = scalars.get("loss")
+        self._smooth(self._last_loss)
         for name, value in scalars.items():
             self._board.scalar(f"train/{name}", value, step)
         if self._rate is not None:
             self._board.scalar("train/steps_per_s", self._rate, step)
         if now - self._written > PROGRESS_EVERY_S:
             self.write(step)
+
+    def _smooth(self, loss: float | None) -> None:
+        if loss is not None and math.isfinite(loss):
+            self._losses += 1
+            before = loss if self._smoothed is None else self._smoothed
+            self._smoothed = before + max(NEWEST, 1 / self._losses) * (loss - before)
+
+    def enter(self, phase: str, step: int) -> None:
+        """Say in `progress.json` what the training does from now on ("saving", "evaluating", ...), if that is new."""
+        if phase != self._phase:
+            self._phase = phase
+            self._replace(step)
 
     def warn(self, line: str | None, warning: str | None) -> None:
         """Write a line to the log; what is wrong, if anything, is part of `progress.json` until the next call."""
@@ -87,14 +108,24 @@ class Monitor:
         self._board.scalar("train/first_step_s", seconds, step)
         print(f"first step done after {seconds:.1f} s", flush=True)
         self.resume_clock(step)
+        self.enter("training", step)
 
     def resume_clock(self, step: int) -> None:
         """Do not count the time since the last report, at the same step, as training time."""
         self._since, self._since_step = time.perf_counter(), step
 
-    def write(self, step: int) -> None:
-        """Replace `progress.json`, and print the same to the log."""
+    def write(self, step: int, phase: str | None = None) -> None:
+        """Replace `progress.json`, and print the same to the log; ``phase`` as for `enter`."""
+        self._phase = phase or self._phase
         before, self._written = self._written, time.perf_counter()
+        if before > 0:
+            self._every_s = round(self._written - before, 3)
+        self._replace(step)
+        loss = "-" if self._last_loss is None else f"{self._last_loss:.5g}"
+        rate = "-" if self._rate is None else f"{self._rate:.4g}"
+        print(f"step {step}/{self._steps} loss {loss} steps/s {rate}", flush=True)
+
+    def _replace(self, step: int) -> None:
         progress = ReportedProgress(
             attempt=self._attempt,
             step=step,
@@ -102,16 +133,16 @@ class Monitor:
             loss=self._last_loss,
             steps_per_s=self._rate,
             time=time.time(),
+            phase=self._phase,
         )
-        if before > 0:
-            progress["every_s"] = round(self._written - before, 3)
+        if self._every_s is not None:
+            progress["every_s"] = self._every_s
+        if self._smoothed is not None:
+            progress["smoothed_loss"] = self._smoothed
         if self._warning is not None:
             progress["warning"] = self._warning
         if self._may_write():
             self._progress.attempt(lambda: write_json(self._folder.progress_file, progress))
-        loss = "-" if self._last_loss is None else f"{self._last_loss:.5g}"
-        rate = "-" if self._rate is None else f"{self._rate:.4g}"
-        print(f"step {step}/{self._steps} loss {loss} steps/s {rate}", flush=True)
 
     def close(self) -> None:
         self._board.close()

@@ -45,8 +45,10 @@ class Periodic:
 
     def __call__(self, step: int, heartbeat: Heartbeat) -> None:
         spec = self._spec
-        works = [self._sample] * spec.wants_samples(step)
-        works += [self._bound] * spec.wants_elbo(step) + [self._fid] * spec.wants_fid(step)
+        works = [("drawing samples", self._sample)] * spec.wants_samples(step)
+        works += [("evaluating", self._bound)] * spec.wants_elbo(step) + [("evaluating", self._fid)] * spec.wants_fid(
+            step
+        )
         if not works:
             return
         trainer = self._trainer
@@ -55,12 +57,15 @@ class Periodic:
         try:
             # Batch sizes vary here, and each of them would be timed.
             with trainer.ema.in_place(), numerics.using(tf32=trainer.recipe.train.tf32):
-                for work in works:
+                for phase, work in works:
+                    if self._monitor is not None:
+                        self._monitor.enter(phase, step)
                     work(model, heartbeat)
         finally:
             trainer.net.train()
         if self._monitor is not None:
             self._monitor.resume_clock(step)
+            self._monitor.enter("training", step)
 
     def _sample(self, model: Model, heartbeat: Heartbeat) -> None:
         seed = model.recipe.eval.seed

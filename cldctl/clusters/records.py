@@ -1,6 +1,6 @@
 """What clusters are asked, and what they answer: the records that pass between them and who calls them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -149,12 +149,17 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorOptions:
-    """What `cldctl doctor` was asked: one partition or all, and whether to look from a node by a small job."""
+    """What `cldctl doctor` was asked: one partition or all, and whether to look from a node by a small job.
+
+    Attributes:
+        say: told what is waited for.
+    """
 
     partition: str | None = None
     job: bool = True
     account: str | None = None
     wait_s: float = 120.0
+    say: Callable[[str], object] = lambda text: None
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,14 @@
 """`cldctl cancel`: end runs."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cld_core.errors import NotFoundError
+from cld_core.texts import one_line
 from cldctl.ui.console import err
+from cldctl.ui.progress import Working
 
 from .options import RunsDir, find_runs_or_group, runs_dir
 
@@ -21,7 +24,6 @@ def cancel(
 
     Example: cldctl cancel toy-0102-101112-ab12
     """
-    from cldctl.jobs import hooks
     from cldctl.runs import cancel as policy
 
     try:
@@ -35,20 +37,32 @@ def cancel(
         elif not ending.jobs:
             err.print(_outcome(ending), markup=False)
     waiting = [ending for ending in endings if ending.jobs]
-
-    def over(ending: "Ending") -> None:
-        err.print(_outcome(ending), markup=False)
-        if ending.is_over and ending.trains:
-            hooks.fire(ending.run, is_over=True)
-
     try:
-        policy.wait(waiting, over)
+        if waiting:
+            with Working(_waits_for(waiting, policy.GRACE_S), announced=True) as working:
+                policy.wait(waiting, lambda ending: _over(ending, waiting, working))
     except KeyboardInterrupt:
         left = ", ".join(ending.run.name for ending in waiting if not ending.is_over)
         err.print(f"no longer waiting for {left}: `cldctl status` shows how they end", markup=False)
         raise typer.Exit(130) from None
     if problems := [ending.problem for ending in endings if ending.problem is not None]:
         raise typer.Exit(problems[0].exit_code)
+
+
+def _over(ending: "Ending", all_of_them: "Sequence[Ending]", working: Working) -> None:
+    from cldctl.jobs import hooks
+
+    err.print(_outcome(ending), markup=False)
+    working.at(sum(it.is_over for it in all_of_them), len(all_of_them), "runs")
+    if ending.is_over and ending.trains:
+        hooks.fire(ending.run, is_over=True)
+
+
+def _waits_for(waiting: "Sequence[Ending]", most_s: float) -> str:
+    jobs = ", ".join(dict.fromkeys(job.job_id for ending in waiting for job in ending.jobs))
+    names = waiting[0].run.name if len(waiting) == 1 else f"{len(waiting)} runs"
+    saves = " to save and" if any(ending.trains for ending in waiting) else " to"
+    return f"waiting for {names}{saves} end (job {one_line(jobs, 60)}), at most {most_s:.0f} s"
 
 
 def _outcome(ending: "Ending") -> str:

@@ -1,11 +1,12 @@
 """`cldctl data`: preparing data sets, and the statistics that samples are compared with."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cldctl.ui.console import err, out
+from cldctl.ui.progress import Working
 
 from .stats import stats
 
@@ -35,12 +36,11 @@ def prepare(
     """
     from cld_core.data.prepare import prepare
 
-    with _bar() as bar:
-        task = bar.add_task(name, total=None, unit="")
+    with Working(f"reading {source}") as working:
 
         def show(reached: "Reached") -> None:
-            where = f"{reached.split} {reached.unit}"
-            bar.update(task, completed=reached.images, total=reached.expected, unit=where)
+            working.phase(f"{name}: {reached.split}")
+            working.at(reached.images, reached.expected, f"images {reached.unit}")
 
         expect: dict[str, int] | None = {} if any_count else None
         manifest = prepare(
@@ -59,21 +59,7 @@ def verify(path: Annotated[Path, typer.Argument(help="A folder that `prepare` ma
     """
     from cld_core.data.prepare import verify
 
-    with _bar() as bar:
-        task = bar.add_task(path.name, total=None, unit="")
-        manifest = verify(path, lambda read, total: bar.update(task, completed=read, total=total))
+    with Working(f"verifying {path.name}") as working:
+        manifest = verify(path, lambda read, total: working.at(read, total, "images"))
     total = sum(info.count for info in manifest.splits.values())
     out.print(f"{path}: {total:,} images are as they were prepared", markup=False, soft_wrap=True)
-
-
-def _bar() -> Any:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[unit]}", style="dim"),
-    )
-    return Progress(*columns, console=err, transient=True)

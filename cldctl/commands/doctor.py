@@ -9,6 +9,7 @@ import typer
 from cld_core.errors import CldError
 from cld_core.run import find_runs
 from cldctl.ui.console import err, out
+from cldctl.ui.progress import Working
 
 from .options import ClusterOption, RunsDir, runs_dir
 
@@ -45,12 +46,13 @@ def doctor(
 
     root = runs_dir(directory)
     where = clusters.default() if cluster is None else clusters.find(cluster)
-    asked = DoctorOptions(partition=partition, job=job, account=account, wait_s=wait)
-    with err.status("checking"):
+    with Working("checking this machine: torch, folders, data") as working:
+        asked = DoctorOptions(partition=partition, job=job, account=account, wait_s=wait, say=working.phase)
         checks = list(machine.checks(root, list(_recipes())))
+        working.phase(f"asking the cluster ({where.name})")
         checks += where.checks(root, asked, measured_saves(find_runs(root)))
-    if gpu:
-        with err.status("checking the GPU: the quick checks"):
+        if gpu:
+            working.phase("checking the GPU: the quick checks")
             checks += card.checks()
     verdicts = {check.verdict for check in checks}
     worst = next((verdict for verdict in ("fail", "warn") if verdict in verdicts), "ok")

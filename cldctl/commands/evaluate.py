@@ -17,6 +17,7 @@ from cld_core.run.groups import Group
 from cld_core.run.trust import require_own_plugin
 from cld_core.shards.request import require_few
 from cldctl.ui.console import err, out, strong
+from cldctl.ui.progress import Working
 
 from .compare import show
 from .groups import for_each, hint
@@ -170,7 +171,8 @@ def _planned(run: RunFolder, asked: _Asked) -> "tuple[EvaluationPlan, Cluster, C
         err.print(entry.skipped, markup=False, style="yellow", soft_wrap=True)
     if damaged:
         err.print(f"evaluating step {', '.join(map(str, steps))} of {run.name}")
-    made = plan.make(run, asked.metrics, steps, asked.overrides, axes, asked.shards)
+    with Working(f"looking at what is missing of the evaluation of {run.name}"):
+        made = plan.make(run, asked.metrics, steps, asked.overrides, axes, asked.shards)
     if asked.shards is not None and (fewer := fewer_shards(made.requests, asked.shards)) is not None:
         err.print(f"--shards {asked.shards}: {fewer} shards instead, one for each sample or test example")
     for other, pieces in divided_otherwise(run, made.requests) if asked.shards is not None else []:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cldctl.ui.console import err, out
+from cldctl.ui.progress import Working
 
 from .options import AllowPlugin, Run, RunsDir, check_output, find_run, runs_dir
 
@@ -53,12 +54,14 @@ def export(
     elif license_ is not None:
         raise UsageError("--license is part of a card. Add --card FOLDER, or leave it out.")
 
-    import cld_core
+    with Working(f"loading {folder.name}") as working:
+        import cld_core
 
-    model = cld_core.load(folder.path, checkpoint, "cpu", allow_plugin=allow_plugin)
-    if files is not None:
-        card_files.make_folder(files)
-    model.export(target)
+        model = cld_core.load(folder.path, checkpoint, "cpu", allow_plugin=allow_plugin)
+        if files is not None:
+            card_files.make_folder(files)
+        working.phase(f"writing {target.name}")
+        model.export(target)
     err.print(f"averaged weights of step {model.step} of {folder.name}, {target.stat().st_size / 2**20:.1f} MiB")
     out.print(str(target), markup=False, soft_wrap=True)
     if files is not None:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from cldctl.ui.console import err, out, strong
+from cldctl.ui.progress import Working
 
 from .options import Overrides, RunsDir, runs_dir
 
@@ -23,7 +24,6 @@ def import_checkpoint(
 
     Example: cldctl import checkpoint_800000.pth --recipe cifar10 --name published
     """
-    from cld_core.importing import import_published
     from cld_core.recipe import load
     from cld_core.recipe.plugin import with_plugin_found
     from cld_core.run.folder import check_name
@@ -35,7 +35,11 @@ def import_checkpoint(
     new = name or new_name(resolved.name)
     check_name(new)
     path = runs_dir(directory) / new
-    made = import_published(file, resolved, path, identity(resolved.name, recipe_file))
+    with Working(f"reading {file.name}") as working:
+        from cld_core.importing import import_published
+
+        about = identity(resolved.name, recipe_file)
+        made = import_published(file, resolved, path, about, lambda: working.phase(f"writing the run {new}"))
     run = made.folder
     done = f" in {run.path}: step {made.step}, {made.parameters:,} parameters"
     err.print(strong("run ", run.name, done), soft_wrap=True)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cldctl.ui.console import err
+from cldctl.ui.progress import Working
 
 from .options import RunsDir, Yes, agreed, find_runs_to_change, runs_dir
 
@@ -29,7 +30,8 @@ def prune(
     from cldctl.ui.format import size
 
     chosen = find_runs_to_change(runs, runs_dir(directory), yes or dry_run)
-    prunings = pruning.plan(chosen, keep_every)
+    with Working("verifying the checkpoints that stay"):
+        prunings = pruning.plan(chosen, keep_every)
     for entry in prunings:
         err.print(_description(entry), markup=False, soft_wrap=True)
     count = sum(len(entry.remove) for entry in prunings)

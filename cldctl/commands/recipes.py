@@ -11,7 +11,7 @@ def recipes() -> None:
     Example: cldctl recipes
     """
     from cld_core.recipe import load
-    from cldctl.ui.tables import fitted
+    from cldctl.ui.fitting import fitted
 
     columns: dict[str, list[str]] = {
         heading: [] for heading in ("recipe", "data", "sde", "network", "steps", "batch", "from")

@@ -7,6 +7,7 @@ import typer
 
 from cld_core.errors import UsageError
 from cldctl.ui.console import out
+from cldctl.ui.progress import Working
 
 from .options import Run, RunsDir, check_output, find_run, runs_dir
 
@@ -46,11 +47,13 @@ def _page(name: str | None, root: Path, output: Path | None, follow: bool) -> tu
     run = find_run(name, root)
     if output is None:
         require_may_change(run.path, "Its report was not written; use -o FILE.html")
-    return output or run.path / "report.html", page(run, follow=follow)
+    with Working(f"making the report of {run.name}", announced=True):
+        return output or run.path / "report.html", page(run, follow=follow)
 
 
 def _index(root: Path, output: Path | None, follow: bool) -> tuple[Path, str]:
     from cldctl.page.many_runs import page
 
     target = output or root / "index.html"
-    return target, page(root, target.absolute().parent, follow=follow)
+    with Working(f"making the index of {root}", announced=True):
+        return target, page(root, target.absolute().parent, follow=follow)

@@ -1,5 +1,6 @@
 """`cldctl resume`: continue runs from their newest good checkpoints."""
 
+import contextlib
 import functools
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from cld_core.errors import CldError, NotFoundError, UsageError
 from cld_core.run import RunFolder
 from cld_core.texts import one_line
 from cldctl.ui.console import err
+from cldctl.ui.progress import Working
 
 from .groups import continues, resume_group
 from .options import (
@@ -26,6 +28,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
+    from cldctl.clusters.base import Cluster
     from cldctl.runs.resume import Continuation
     from cldctl.runs.submit import Begun
 
@@ -153,5 +156,10 @@ def _resume(run: RunFolder, asked: "Continuation", cluster: str | None) -> "Begu
     from cldctl.runs import resume as policy
 
     where = home.chosen(cluster, run)
-    with home.only_one(run.path, where):
+    with home.only_one(run.path, where), _checking(run, where):
         return policy.resume(run, asked, where, functools.partial(continues, run))
+
+
+def _checking(run: RunFolder, where: "Cluster") -> contextlib.AbstractContextManager[object]:
+    # Where a submission blocks, the training is in it, and has its own output.
+    return contextlib.nullcontext() if where.blocks else Working(f"checking the checkpoints of {run.name}")

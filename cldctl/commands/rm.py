@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cldctl.ui.console import err
+from cldctl.ui.progress import Working
 
 from .options import RunsDir, Yes, agreed, find_runs_to_change, runs_dir
 
@@ -28,7 +29,8 @@ def rm(
     chosen = find_runs_to_change(runs, root, yes, damaged=True)
     for folder in {run.path.parent for run in chosen}:
         removal.clear_left(folder)
-    removals = removal.plan(chosen)
+    with Working("looking at what is to be removed"):
+        removals = removal.plan(chosen)
     for entry in removals:
         err.print(_description(entry), markup=False, soft_wrap=True)
     total = size(sum(entry.size for entry in removals))
@@ -37,7 +39,8 @@ def rm(
         err.print("nothing was removed")
         raise typer.Exit(0)
     for entry in removals:
-        removal.remove(entry)
+        with Working(f"removing {entry.run.name}"):
+            removal.remove(entry)
         err.print(f"removed {entry.run.name}", markup=False)
 
 

@@ -9,6 +9,7 @@ import typer
 from cld_core.errors import UsageError
 from cld_core.ownership import require_may_change
 from cldctl.ui.console import err, out
+from cldctl.ui.progress import Working
 
 from .options import AllowPlugin, RunsDir, check_output, find_run, one_run, refuse_twice, runs_dir
 
@@ -57,23 +58,41 @@ def sample(
             raise UsageError(f"'{text.split('=')[0]}' is not a key of sampling. Only sampling.* can be changed here.")
     spec = with_overrides(run.recipe(), overrides, str(run.recipe_file)).sampling
 
-    import cld_core
-    from cld_core.evaluation import nonfinite, pictures
+    with Working(f"loading {run.name}") as working:
+        import cld_core
+        from cld_core.evaluation import nonfinite, pictures
 
-    model = cld_core.load(run.path, checkpoint, allow_plugin=allow_plugin)
-    target = output or run.samples / f"step_{model.step:08d}_{spec.method}.png"
-    count = n or pictures.default_count(model)
-    _require_room(count, model, target)
-    model.recipe = replace(model.recipe, sampling=spec)
-    drawn = model.draw(count, seed=seed, batch_size=model.recipe.eval.batch_size)
-    if target.suffix == ".npz":
-        _write_arrays(target.absolute(), drawn, model.is_image)
-    else:
-        pictures.show(target.absolute(), drawn.x, model, f"{spec.method}, {drawn.nfe:.0f} NFE")
+        model = cld_core.load(run.path, checkpoint, allow_plugin=allow_plugin)
+        target = output or run.samples / f"step_{model.step:08d}_{spec.method}.png"
+        count = n or pictures.default_count(model)
+        _require_room(count, model, target)
+        model.recipe = replace(model.recipe, sampling=spec)
+        drawn = _drawn(model, count, seed, working)
+        working.phase(f"writing {target.name}")
+        if target.suffix == ".npz":
+            _write_arrays(target.absolute(), drawn, model.is_image)
+        else:
+            pictures.show(target.absolute(), drawn.x, model, f"{spec.method}, {drawn.nfe:.0f} NFE")
     if (remark := nonfinite.remark_on(drawn.x)) is not None:
         err.print(remark, style="yellow")
     err.print(f"{count} samples of step {model.step}, {drawn.nfe:.0f} network evaluations each ({spec.method})")
     out.print(str(target), markup=False, soft_wrap=True)
+
+
+def _drawn(model: "Model", count: int, seed: int, working: Working) -> "Samples":
+    spec, batch = model.recipe.sampling, model.recipe.eval.batch_size
+    nfe = getattr(spec, "nfe", None)
+    working.phase(f"drawing {count:,} samples ({spec.method})")
+
+    def show(done: int, evaluations: int) -> None:
+        size = min(batch, count - done)
+        if nfe is None:  # Adaptive: nobody knows how many it needs.
+            of = count if count > batch else None
+            working.at(done, of, f"samples; {evaluations:,} network evaluations of the next {size:,}")
+        else:
+            working.at(done + size * min(evaluations, nfe) // nfe, count, "samples")
+
+    return model.draw(count, seed=seed, batch_size=batch, progress=show)
 
 
 def _require_room(count: int, model: "Model", target: Path) -> None:

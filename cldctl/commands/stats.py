@@ -7,6 +7,7 @@ import typer
 
 from cld_core.errors import RecipeError
 from cldctl.ui.console import err, out
+from cldctl.ui.progress import Working
 
 from .options import ClusterOption, Follow, Overrides, RunsDir, Shards, check_output, runs_dir
 
@@ -41,7 +42,8 @@ def stats(
     check_output(output, (".npz",), "statistics are")
     where = home.chosen(cluster)
     recipe = _recipe(name, overrides or [], runs_dir(directory))
-    request = StatsRequest.of(recipe, output, features=features, shards=shards or recipe.cluster.world_size)
+    with Working(f"looking at the training images of {recipe.data.name}"):
+        request = StatsRequest.of(recipe, output, features=features, shards=shards or recipe.cluster.world_size)
     if shards is not None and request.shards < shards:
         err.print(f"--shards {shards}: {request.shards} shards instead, one for each image", soft_wrap=True)
     job = sharded.start_statistics(request, where, recipe.cluster, say=lambda text: err.print(text, soft_wrap=True))

@@ -116,15 +116,16 @@ class _Asked:
             fits: leave out what the terminal has no lines for.
         """
         from cldctl.ui.groups import details_with_groups, overview_with_groups
-        from cldctl.ui.tables import newest_that_fit, overview
+        from cldctl.ui.screens import most_that_fit
+        from cldctl.ui.tables import overview
 
-        if self.chosen:
-            return details_with_groups(rows, self.groups)
         height = out.height if fits else None
+        if self.chosen:
+            return details_with_groups(rows, self.groups, height)
         # Who asks for certain runs, or for their order, wants to see these runs.
         if out.is_terminal and not self.everything and self.which.is_empty and self.sort == "created":
             return overview_with_groups(rows, height)
-        return overview(rows) if height is None else newest_that_fit(rows, height)
+        return overview(rows) if height is None else most_that_fit(rows, height, is_sorted=self.sort != "created")
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ def _show(asked: _Asked, as_json: bool) -> None:
     if not rows:
         err.print(_nothing(asked, shown.older), markup=False, soft_wrap=True)
         return
-    out.print(asked.view(rows, fits=out.is_terminal and not asked.everything))
+    out.print(asked.view(rows, fits=out.is_terminal and not asked.everything and not asked.chosen))
     if asked.chosen:
         return
     if shown.older:

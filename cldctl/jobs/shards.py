@@ -9,9 +9,10 @@ from cld_core import faults
 from cld_core.errors import CldError, IncompleteError, MergeError
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.run import RunFolder, code, pending
-from cld_core.run.events import Event, GivenUp, MergeRefused, NotRequeued, OtherCode
+from cld_core.run.events import Event, GivenUp, MergeRefused, NotRequeued, OtherCode, TaskFailed
 from cld_core.shards import Work, open_work
 from cld_core.stop import StopCode, StopFlag
+from cld_core.texts import one_line
 from cldctl.clusters.base import InJob
 from cldctl.evals.table import write_finished
 
@@ -20,6 +21,7 @@ from .process import NOT_REQUEUED, one_line_errors, readable, requeue, stop_befo
 
 # Seconds for which a line of a ledger that matters to others is tried to be written, for each piece.
 _NOTE_WITHIN_S = 10.0
+_MAX_REASON = 500  # characters
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,10 @@ class ShardsWork:
                     raise
                 print(f"{work.name}: {error}", file=sys.stderr, flush=True)
                 first_error = first_error or error
+            except Exception as error:
+                failed = TaskFailed(job_id=job.ref.job_id, reason=_in_words(error))
+                pending.append(work.ledger, failed, within_s=_NOTE_WITHIN_S)
+                raise
             if isinstance(work, Evaluation):
                 runs[work.run.path] = work.run
         for run in runs.values():
@@ -116,6 +122,10 @@ class ShardsWork:
         if first_error is not None:
             raise first_error
         return True
+
+
+def _in_words(error: Exception) -> str:
+    return one_line(f"{type(error).__name__}: {error}", _MAX_REASON)
 
 
 def _write_tables(run: RunFolder) -> None:

@@ -24,6 +24,7 @@ from .damages import damages
 from .differences import changed_between, changed_by_now
 from .failing import with_culprits
 from .newer import seen_by
+from .phases import TRAINING, phase_of
 from .state import OVER, RESUMABLE, state_of
 from .stopped import why_stopped
 from .survey import Answers
@@ -37,6 +38,8 @@ _ATTEMPT = (
 )
 # A run that is silent for so many times its usual pause between reports, and so many seconds, stands still or waits.
 _SILENCE, _LEAST_SILENCE_S = 10, 20.0
+# While it evaluates, draws, saves or compiles, it reports nothing.
+_LONG_PHASE_S = 600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,8 @@ class RunStatus:
     Attributes:
         changes: what changed between attempts and may change results, such as the code, a line each.
         problems: damaged files that the state does not tell of; only of runs that somebody names.
+        phase: what a run that is alive does, such as "training" or "saving"; else None.
+        smoothed_loss: an exponential mean of the losses that were reported; None from older versions.
         code: the digest of the code that it is to run, "live" for the checkout itself; None if nobody knows.
         as_of: when the run itself was last heard of, if its cluster could not be asked and that matters; else None.
         is_readable: not a field of ``--json``; False if the files are damaged or of another format.
@@ -64,6 +69,8 @@ class RunStatus:
     step: int = 0
     steps: int | None = None
     loss: float | None = None
+    smoothed_loss: float | None = None
+    phase: str | None = None
     steps_per_s: float | None = None
     eta_s: float | None = None
     checkpoint_step: int | None = None
@@ -139,7 +146,9 @@ def status_of(run: RunFolder, answers: Answers, works: Sequence[Evaluation] | No
     job = current.job if current is not None else None
     steps = history.steps if history.steps is not None else progress.get("steps")
     stands_still = job is not None and seen(job).phase == "suspended"
-    silence = _silence(progress) if state == "RUNNING" else None
+    has_machines = job is not None and seen(job).phase == "running"
+    phase = phase_of(state, history, progress, has_machines=has_machines)
+    silence = _silence(progress, phase) if state == "RUNNING" else None
     rate = progress.get("steps_per_s") if state == "RUNNING" and not stands_still and silence is None else None
     told = usage.told_by(history, progress, checkpoints, alive=state == "RUNNING")
     # A checkpoint may be later than the last report.
@@ -159,6 +168,8 @@ def status_of(run: RunFolder, answers: Answers, works: Sequence[Evaluation] | No
         step=step,
         steps=steps,
         loss=progress.get("loss"),
+        smoothed_loss=progress.get("smoothed_loss"),
+        phase=phase,
         steps_per_s=rate,
         eta_s=real((steps - step) / rate) if steps is not None and rate else None,
         checkpoint_step=checkpoints[-1] if checkpoints else None,
@@ -190,12 +201,12 @@ def _usage(run: RunFolder, told: usage.Told) -> dict[str, Any] | None:
     return usage.usage_of(run, told).to_dict() if told.attempts else None
 
 
-def _silence(progress: ReportedProgress) -> str | None:
+def _silence(progress: ReportedProgress, phase: str | None) -> str | None:
     """That a run has not reported for much longer than it usually takes; None if it has."""
     if (heard := progress.get("time")) is None:
         return None
-    silent = time.time() - heard
-    if silent < max(_LEAST_SILENCE_S, _SILENCE * progress.get("every_s", usage.SILENT_S / _SILENCE)):
+    silent, least = time.time() - heard, _LEAST_SILENCE_S if phase == TRAINING else _LONG_PHASE_S
+    if silent < max(least, _SILENCE * progress.get("every_s", usage.SILENT_S / _SILENCE)):
         return None
     return f"no report for {silent:.0f} s" if silent < 600 else f"no report for {silent / 60:.0f} min"
 

@@ -27,14 +27,19 @@ def why_stopped(history: History, done: int, shards: int) -> Stopped | None:
     """
     if not history.submitted:
         return None
+    failed = history.task_failed
     if history.given_up is not None:
         cause = "not merged" if done == shards else "crashed" if history.crashes else "failed"
-        return Stopped(cause, history.given_up)
+        said = f"; the last one: {failed.reason}" if failed is not None and cause == "crashed" else ""
+        return Stopped(cause, history.given_up + said)
     if history.not_requeued is not None:
         return Stopped("not requeued", f"a task could not be requeued: {history.not_requeued}")
     array = history.submitted[-1].job.job_id.partition("_")[0]
     if any(job_id.partition("_")[0] == array for job_id in history.cancelled):
         return Stopped("cancelled", "cancelled")
+    if failed is not None and done < shards:
+        again = "fix that, then re-run the same `cldctl eval`"
+        return Stopped("failed", f"a task failed: {failed.reason}; {done} of {shards} shards complete; {again}")
     if done == shards:
         again = "re-run the same `cldctl eval`"
         return Stopped("not merged", f"all shards are complete, but they were not merged; {again}")

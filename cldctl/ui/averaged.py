@@ -9,10 +9,10 @@ from cld_core.evaluation.definitions import Quantity
 from cldctl.evals.averages import Average, Line
 from cldctl.evals.compare import COUNTS, quantities_of
 
+from .fitting import fitted
 from .format import count
-from .tables import fitted
 
-_LEFT_OUT = ("how", "of")
+_LEFT_OUT = ("how",)
 
 
 def averaged(lines: Sequence[Line]) -> RenderableType:
@@ -31,7 +31,8 @@ def averaged(lines: Sequence[Line]) -> RenderableType:
         "of": [_of(line, quantities) for line in lines],
         "how": [_how(line, quantities) for line in lines],
     }
-    return fitted(columns, _LEFT_OUT, (*heads.values(), "step", "n", *(quantity.label for quantity in quantities)))
+    right = (*heads.values(), "step", "n", *(quantity.label for quantity in quantities))
+    return fitted(columns, _LEFT_OUT, right, names="group or run")
 
 
 def _cell(average: Average | None, quantity: Quantity, runs: int) -> str:

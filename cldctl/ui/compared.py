@@ -8,8 +8,10 @@ from rich.text import Text
 from cld_core.evaluation.definitions import Quantity
 from cldctl.evals.compare import COUNTS, Column, quantities_of, verdict
 
+from .fitting import plain_table
 from .format import count
-from .tables import plain_table, result_text
+from .tables import result_text
+from .wrap import Wrapped
 
 _STYLE = {"better": "bold green", "worse": "bold red", "same": "", "": ""}
 _MARK = {"better": "better", "worse": "worse", "same": "", "": ""}
@@ -20,7 +22,7 @@ def compared(columns: Sequence[Column]) -> Table:
     table = plain_table()
     table.add_column("", no_wrap=True)
     for column in columns:
-        table.add_column(Text(column.run), justify="right", overflow="fold")
+        table.add_column(Wrapped(column.run), justify="right")
     table.add_row("step", *(count(column.step) for column in columns))
     table.add_row("steps of the run", *(count(column.steps) for column in columns))
     for quantity in quantities_of(columns):

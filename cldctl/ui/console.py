@@ -20,12 +20,21 @@ for _stream in (sys.stdout, sys.stderr):
     if isinstance(_stream, io.TextIOWrapper):
         _stream.reconfigure(errors="replace")  # A locale without "±" must not end a command.
 
-# Output that does not go to a terminal is not cut to the width of one.
-_PIPED_WIDTH = None if (sys.stdout and sys.stdout.isatty()) or "COLUMNS" in os.environ else 200
+# Output that does not go to a terminal is complete, however wide that is.
+_PIPED_WIDTH = None if (sys.stdout and sys.stdout.isatty()) or "COLUMNS" in os.environ else 1000
+
+# Cells of a progress bar, whatever the width of the terminal.
+BAR = 20
 
 
 class PlainConsole(Console):
-    """Shows texts without escape sequences and control characters, wherever in a table or bar they are."""
+    """Shows texts without escape sequences and control characters, wherever in a table or bar they are.
+
+    Attributes:
+        hides_progress: show no bars, spinners and phases.
+    """
+
+    hides_progress = False
 
     def __init__(self, **options: Any) -> None:
         super().__init__(highlight=False, markup=False, emoji=False, **options)
@@ -47,3 +56,13 @@ err = PlainConsole(stderr=True)
 def strong(*parts: str) -> Text:
     """A text whose second, fourth, ... part is bold."""
     return Text.assemble(*((part, "bold" if index % 2 else "") for index, part in enumerate(parts)))
+
+
+def shows_bars() -> bool:
+    """Whether bars and spinners are shown: on a terminal, unless they are hidden."""
+    return err.is_terminal and not err.hides_progress
+
+
+def shows_phases() -> bool:
+    """Whether each phase of what takes a while gets a line: where nobody sees a bar, unless they are hidden."""
+    return not err.is_terminal and not err.hides_progress

@@ -14,19 +14,12 @@ from cldctl.evals.table import rows as sweep_rows
 from cldctl.runs.status import RunStatus
 
 from .console import out
+from .fitting import PADDING, fitted, plain_table
 from .format import age, count, duration, fixed, number
 from .sweeps import by_step, sweep_table
-from .tables import (
-    ATTEMPT_HEADINGS,
-    PADDING,
-    attempt_cells,
-    plain_table,
-    present_in,
-    progress_bar,
-    result_of,
-    state_text,
-)
+from .tables import ATTEMPT_HEADINGS, attempt_cells, n_of, present_in, progress_bar, result_of, state_text
 from .usage import usage_line
+from .wrap import Wrapped
 
 # Of a run that keeps no copy of its code.
 LIVE_CODE = "the live checkout (--live-code)"
@@ -55,20 +48,21 @@ def _details(row: RunStatus) -> RenderableType:
 def _facts(row: RunStatus) -> Table:
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim", no_wrap=True)
-    facts.add_column(overflow="fold")
+    facts.add_column()
 
     def fact(name: str, value: RenderableType) -> None:
-        # Text: paths and messages may contain what rich takes for markup.
-        facts.add_row(name, Text(value) if isinstance(value, str) else value)
+        facts.add_row(name, Wrapped(value) if isinstance(value, str | Text) else value)
 
     fact("run", Text(row.name, style="bold"))
     when = f" as of {age(row.as_of)}" if row.as_of is not None else ""
-    fact("state", Text.assemble(state_text(row.state), when, f"  {row.reason}" if row.reason else ""))
+    doing = [f"  {text}" for text in (row.phase, row.reason) if text]
+    fact("state", Text.assemble(state_text(row.state), when, *doing))
     share = f"  ({100 * row.step / row.steps:.1f}%)" if row.steps else ""
     fact("step", f"{count(row.step)} of {count(row.steps)}{share}")
     if out.is_terminal:
         fact("", progress_bar(row))
-    fact("loss", number(row.loss, 5))
+    smoothed = "" if row.smoothed_loss is None else f", smoothed {number(row.smoothed_loss, 5)}"
+    fact("loss", f"{number(row.loss, 5)}{smoothed}")
     if row.steps_per_s is not None:
         fact("rate", f"{number(row.steps_per_s, 3)} steps/s, ETA {duration(row.eta_s)}")
     fact("checkpoint", "none" if row.checkpoint_step is None else f"step {count(row.checkpoint_step)}")
@@ -91,13 +85,11 @@ def _facts(row: RunStatus) -> Table:
     return facts
 
 
-def _attempts(row: RunStatus) -> Table:
-    table = plain_table(title="attempts")
-    for heading in ATTEMPT_HEADINGS:
-        table.add_column(heading, justify="left" if heading in ("job", "ended by") else "right", overflow="fold")
-    for cells in attempt_cells(row.attempts, row.reason):
-        table.add_row(*map(Text, cells))
-    return table
+def _attempts(row: RunStatus) -> RenderableType:
+    cells = zip(*attempt_cells(row.attempts, row.reason), strict=True)
+    columns: dict[str, Sequence[RenderableType]] = dict(zip(ATTEMPT_HEADINGS, cells, strict=True))
+    numbers = [heading for heading in ATTEMPT_HEADINGS if heading != "ended by"]
+    return fitted(columns, ("from", "ran", "job"), numbers, wraps="ended by", title="attempts")
 
 
 def _sweeps(row: RunStatus) -> Iterator[RenderableType]:
@@ -117,7 +109,7 @@ def evaluations(evals: Sequence[dict[str, Any]]) -> RenderableType:
     quantities = present_in(evals)
     truth = any(entry["true_entropy"] is not None for entry in evals)
     labels = [*(quantity.label for quantity in quantities), *(["true entropy"] if truth else [])]
-    headings = ["state", "shards", "step", *labels]
+    headings = ["state", "shards", "step", "n", *labels]
     rows = {entry["id"]: _cells(entry, quantities, truth) for entry in evals}
     widths = [max(map(len, column)) for column in zip(headings, *rows.values(), strict=True)]
     room = out.width - sum(widths) - PADDING * (1 + len(widths))
@@ -125,29 +117,29 @@ def evaluations(evals: Sequence[dict[str, Any]]) -> RenderableType:
         return Group(Text("evaluations", style="bold"), *(_list(name, headings, row) for name, row in rows.items()))
     table = plain_table(title="evaluations")
     # It is typed after --eval; if there is no room for both, the results matter more.
-    table.add_column("evaluation", overflow="fold", no_wrap=room >= max(map(len, rows)))
+    table.add_column("evaluation", no_wrap=room >= max(map(len, rows)))
     for heading in headings:
         table.add_column(heading, justify="left" if heading == "state" else "right", no_wrap=True)
     for name, (state, *cells) in rows.items():
-        table.add_row(Text(name), state_text(state), *map(Text, cells))
+        table.add_row(Wrapped(name), state_text(state), *map(Text, cells))
     return table
 
 
-def remarks(evals: Sequence[Mapping[str, Any]]) -> list[Text]:
+def remarks(evals: Sequence[Mapping[str, Any]]) -> list[Wrapped]:
     """What is unusual about the results of evaluations, a line each."""
     texts = [f"{entry['id']}: {text}" for entry in evals for text in entry["remarks"]]
-    return [Text(text, style="yellow", overflow="fold") for text in texts]
+    return [Wrapped(text, "yellow") for text in texts]
 
 
 def _cells(entry: Mapping[str, Any], quantities: Sequence[Quantity], truth: bool) -> list[str]:
     results = [result_of(entry, quantity) for quantity in quantities]
     shards = f"{entry['shards_done']}/{entry['shards']}"
     entropy = [fixed(entry["true_entropy"])] if truth else []
-    return [entry["state"], shards, count(entry["checkpoint_step"]), *results, *entropy]
+    return [entry["state"], shards, count(entry["checkpoint_step"]), n_of(entry), *results, *entropy]
 
 
 def _list(name: str, headings: Sequence[str], cells: Sequence[str]) -> RenderableType:
     facts = Table.grid(padding=(0, 2))
     for heading, cell in zip(headings, cells, strict=True):
         facts.add_row(Text(f"  {heading}", style="dim"), state_text(cell))
-    return Group(Text(name, overflow="fold"), facts)
+    return Group(Wrapped(name), facts)

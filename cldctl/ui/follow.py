@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 
+from cld_core.evaluation import registry
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.evaluation.stats_work import Statistics
 from cld_core.evaluation.sweeps import Sweep
@@ -14,15 +15,17 @@ from cldctl.evals.table import write_finished
 from cldctl.hints import command
 from cldctl.runs import sharded, survey
 from cldctl.runs.ends import Ends
+from cldctl.runs.phases import STARTING, WAITING
 from cldctl.runs.state import OVER
 from cldctl.runs.status import RunStatus, evaluation_status, status_of, work_state
 
 from .console import err, out
 from .details import evaluations, remarks
-from .format import duration, number
+from .format import number
+from .pace import Pace
 from .sweeps import by_step, sweep_table
 from .tables import state_text
-from .view import View
+from .view import Shown, View
 
 
 def follow_run(run: RunFolder, names: Sequence[str] = ()) -> int:
@@ -39,7 +42,9 @@ def follow_run(run: RunFolder, names: Sequence[str] = ()) -> int:
     if row.reason:
         err.print(row.reason, markup=False, soft_wrap=True)
     if row.state == "FINISHED":
-        return _results(run, names)
+        code = _results(run, names)
+        _next(run, f"sample {run.name}", f"report {run.name}" if names else f"eval {run.name} --elbo")
+        return code
     see, resume = command(f"logs {run.name}", run), command(f"resume {run.name}", run)
     err.print(f"see {see}; continue with {resume}", markup=False, soft_wrap=True)
     return 5 if row.state == "CANCELLED" else 1
@@ -52,7 +57,10 @@ def follow_evaluations(run: RunFolder, names: Sequence[str], sweep: Sweep | None
             _watch(_evaluations(run, names), view, sweep.id if sweep is not None else None)
     except KeyboardInterrupt:
         return _interrupted(f"status {run.name} --watch", run)
-    return _results(run, names, sweep)
+    code = _results(run, names, sweep)
+    if code == 0:
+        _next(run, f"report {run.name}", f"status {run.name}")
+    return code
 
 
 def follow_statistics(work: Statistics) -> int:
@@ -106,6 +114,12 @@ def _evaluations(run: RunFolder, names: Sequence[str]) -> list[Evaluation]:
     return [Evaluation(run.evals / name) for name in names]
 
 
+def _next(run: RunFolder, *commands: str) -> None:
+    err.print("next:")
+    for text in commands:
+        err.print(f"  {command(text, run)}", markup=False, soft_wrap=True)
+
+
 def _interrupted(text: str, run: RunFolder) -> int:
     err.print(f"\nno longer watching; the job goes on. Again: {command(text, run)}", markup=False, soft_wrap=True)
     return 130
@@ -116,12 +130,10 @@ def _watch_run(run: RunFolder, view: View) -> RunStatus:
     while True:
         answers = survey.of_runs([run], max_age_s=ends.max_age_s)
         row = status_of(run, answers)
-        text = f"loss {number(row.loss)}  {number(row.steps_per_s, 3)} steps/s  ETA {duration(row.eta_s)}"
         if row.state == "RUNNING" and row.reason and not warned:
             warned = True
             err.print(row.reason, style="yellow", markup=False, soft_wrap=True)
-        text += f"  ({answers.remark})" if answers.remark else ""
-        view.show(run.name, row.step, row.steps or 1, row.state, text)
+        view.show(shown_of(row, remark=answers.remark or ""))
         cluster = clusters.find(row.cluster) if row.cluster in clusters.CLUSTERS else clusters.default()
         # A job that is about to return to the queue looks over for a moment.
         ends.look(row.state in OVER, answers, is_sure=row.state in ("FINISHED", "CANCELLED"))
@@ -130,12 +142,51 @@ def _watch_run(run: RunFolder, view: View) -> RunStatus:
         time.sleep(cluster.poll_s)
 
 
+def shown_of(row: RunStatus, name: str | None = None, remark: str = "") -> Shown:
+    """How far a run is; its loss is the smoothed one, if the run reports that."""
+    loss = row.loss if row.smoothed_loss is None else row.smoothed_loss
+    facts = [] if loss is None else [f"loss {number(loss)}"]
+    facts += [] if row.steps_per_s is None else [f"{number(row.steps_per_s, 3)} steps/s"]
+    return Shown(
+        name=name or row.name,
+        done=row.step,
+        total=row.steps or 1,
+        state=row.state,
+        phase=row.phase or "",
+        facts=facts,
+        elapsed_s=_elapsed_s(row),
+        left_s=row.eta_s,
+        remark=remark,
+    )
+
+
+def _elapsed_s(row: RunStatus) -> float | None:
+    """How long the attempt of a run that trains goes on, or how long it has waited since the one before, seconds."""
+    last = row.attempts[-1] if row.attempts else {"started": row.created, "ended": row.created}
+    since = last["started"] if row.state == "RUNNING" else last["ended"] if row.phase == WAITING else None
+    return None if since is None else max(time.time() - since, 0.0)
+
+
+def _phase(works: Sequence[Work], state: str, done: int, total: int) -> str:
+    """What sharded work does that is in this state."""
+    if state == "PENDING":
+        return WAITING
+    if state != "RUNNING":
+        return ""
+    if done >= total:
+        return "merging"
+    if done == 0 and not any(work.shards.is_dir() and any(work.shards.iterdir()) for work in works):
+        return STARTING
+    draws = all(isinstance(work, Evaluation) and registry.draws_samples(work.request.metrics) for work in works)
+    return "drawing samples" if draws else "evaluating" if isinstance(works[0], Evaluation) else "computing features"
+
+
 def _watch(works: Sequence[Work], view: View, title: str | None = None) -> None:
     """Until all are over; several share a line."""
     if not works:
         return
     title = title or (works[0].name if len(works) == 1 else f"{len(works)} evaluations")
-    ends = Ends()
+    ends, pace = Ends(), Pace()
     while True:
         submitted = (event.job for work in works for event in work.ledger.history().submitted)
         answers = survey.ask(submitted, max_age_s=ends.max_age_s)
@@ -144,8 +195,16 @@ def _watch(works: Sequence[Work], view: View, title: str | None = None) -> None:
         finished = "" if len(works) == 1 else f"; {states.count('FINISHED')} of {len(works)} evaluations complete"
         active = [state for state in ("RUNNING", "PENDING") if state in states]
         state = active[0] if active else "FINISHED" if set(states) == {"FINISHED"} else "STOPPED"
-        doing = "merging" if active and done >= total else "rows"
-        view.show(title, done, total, state, doing + finished)
+        shown = Shown(
+            name=title,
+            done=done,
+            total=total,
+            state=state,
+            phase=_phase(works, state, done, total),
+            unit=f"rows{finished}",
+            remark=answers.remark or "",
+        )
+        view.show(pace.of(shown))
         where = [clusters.find(name) for name in answers.surveys if name in clusters.CLUSTERS]
         # A task that is about to return to the queue looks over for a moment.
         ends.look(not active, answers, is_sure=state == "FINISHED")

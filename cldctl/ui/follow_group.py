@@ -12,11 +12,11 @@ from cldctl.runs import survey
 from cldctl.runs.state import OVER
 from cldctl.runs.status import RunStatus, status_or_reason
 
-from .console import err, out
-from .follow import follow_works
-from .format import duration, number
+from .console import err, out, shows_bars
+from .follow import follow_works, shown_of
 from .groups import group_details, states
-from .view import View
+from .pace import Pace
+from .view import Shown, View
 
 # Of more runs, and without a terminal, the line of the group alone is shown.
 _MOST_BARS = 12
@@ -37,7 +37,12 @@ def follow_group(group: Group, runs: Sequence[RunFolder], evaluations: Mapping[s
     going_on = [run for run in runs if run.name in finished]
     works = [Evaluation(run.evals / name) for run in going_on for name in evaluations.get(run.name, ())]
     ended = follow_group_evaluations(group, runs, works)
-    return ended if ended == 130 else exit_code(rows) or ended
+    code = ended if ended == 130 else exit_code(rows) or ended
+    if code != 130:
+        text = f"compare {group.name}" if code == 0 and works else f"eval {group.name} --elbo"
+        again = command(text if code == 0 else f"resume {group.name}", RunFolder(group.root / group.name))
+        err.print(f"next:\n  {again}", markup=False, soft_wrap=True)
+    return code
 
 
 def follow_group_evaluations(group: Group, runs: Sequence[RunFolder], works: Sequence[Evaluation]) -> int:
@@ -68,16 +73,19 @@ def exit_code(rows: Sequence[RunStatus]) -> int:
 
 
 def _watch(group: Group, runs: Sequence[RunFolder], view: View) -> list[RunStatus]:
-    ends_seen = 0
+    ends_seen, pace = 0, Pace()
     while True:
         answers = survey.of_runs(runs)
         rows = [status_or_reason(run, answers) for run in runs]
         active = [state for state in ("RUNNING", "REQUEUED", "PENDING") if any(row.state == state for row in rows)]
         done, total = sum(row.step for row in rows), sum(row.steps or 0 for row in rows)
-        view.show(group.name, done, total or 1, active[0] if active else "over", answers.remark or states(rows))
-        for row in rows if err.is_terminal and len(rows) <= _MOST_BARS else ():
-            text = f"loss {number(row.loss)}  ETA {duration(row.eta_s)}"
-            view.show(f"  {row.name}", row.step, row.steps or 1, row.state, text)
+        state = active[0] if active else "over"
+        shown = Shown(
+            name=group.name, done=done, total=total or 1, state=state, phase=states(rows), remark=answers.remark or ""
+        )
+        view.show(pace.of(shown))
+        for row in rows if shows_bars() and len(rows) <= _MOST_BARS else ():
+            view.show(shown_of(row, name=f"  {row.name}"))
         where = [clusters.find(name) for name in answers.surveys if name in clusters.CLUSTERS]
         # A job that is about to return to the queue looks over for a moment.
         ends_seen = ends_seen + 1 if all(row.state in OVER for row in rows) else 0

@@ -1,4 +1,4 @@
-"""A table of many rows, drawn in no time: a line each, in the look of `tables.plain_table`."""
+"""A table of many rows, drawn in no time: a line each, in the look of `fitting.plain_table`."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass

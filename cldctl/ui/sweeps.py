@@ -11,8 +11,9 @@ from cld_core.evaluation.definitions import Quantity
 from cld_core.evaluation.sweeps import Sweep
 from cldctl.evals.table import keys_of
 
+from .fitting import plain_table
 from .format import count
-from .tables import plain_table, present_in, result_of, result_text
+from .tables import present_in, result_of, result_text
 
 
 def sweep_table(sweep: Sweep, rows: Sequence[Mapping[str, Any]], states: Mapping[str, str]) -> RenderableType:
@@ -62,6 +63,6 @@ def _against_step(entries: Sequence[Mapping[str, Any]]) -> RenderableType:
     for quantity in quantities:
         table.add_column(quantity.label, justify="right", overflow="fold")
     for entry in sorted(entries, key=lambda entry: entry["checkpoint_step"]):
-        cells = [count(entry["checkpoint_step"]), *(result_of(entry, quantity) for quantity in quantities)]
+        cells = [count(entry["checkpoint_step"]), *(result_of(entry, quantity, with_n=True) for quantity in quantities)]
         table.add_row(*map(Text, cells))
     return Group(Text(f"{', '.join(entries[0]['metrics'])} against the step", style="bold"), table)

@@ -1,12 +1,10 @@
-"""Tables of runs. They fit 80 columns by leaving out what matters least, and are plain text when piped."""
+"""Runs as a table, a line each, and the parts that other tables of them share."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich import box
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
 from cld_core.evaluation import registry
@@ -14,8 +12,8 @@ from cld_core.evaluation.definitions import Quantity
 from cldctl.runs.status import RunStatus
 
 from .console import out
+from .fitting import BAR, MANY, fitted
 from .format import age, count, duration, number
-from .lines import Lines
 
 STATE_STYLE = {
     "PENDING": "yellow",
@@ -27,21 +25,23 @@ STATE_STYLE = {
     "FINISHED": "green",
     "LOST": "bold red",
 }
-# Columns of the overview that are left out if there is no room for them, the first of them first.
-_LEFT_OUT = ("tags", "", "job", "last end", "attempts", "saved", "steps/s", "ETA", "loss", "eval")
+# States of runs that are alive, those first that matter most to somebody who watches.
+LIVE = ("RUNNING", "REQUEUED", "PENDING")
+# Columns of the overview that are left out if there is no room for them, the first of them first; of runs that train,
+# when they will be done is left out last.
+_LEFT_OUT = ("tags", "", "job", "last end", "attempts", "saved")
+_LEFT_OUT_LIVE = (*_LEFT_OUT, "eval", "steps/s", "loss", "ETA")
+_LEFT_OUT_OVER = (*_LEFT_OUT, "steps/s", "ETA", "loss", "eval")
 _RIGHT = ("step", "loss", "steps/s", "ETA", "saved", "attempts")
-_BAR = 12
-# More rows than this are drawn as lines: rich takes a millisecond for each.
-_MANY = 200
-# Blanks between two columns of a table.
-PADDING = 3
+# The results that the overview has room for, with their labels and decimals.
+_SHOWN = {"nll": ("nll", 3), "bpd": ("bpd", 3), "fid": ("FID", 2)}
 ATTEMPT_HEADINGS = ("attempt", "job", "from", "to", "ran", "ended by")
 
 
-def overview(rows: Sequence[RunStatus]) -> RenderableType:
+def overview(rows: Sequence[RunStatus], *, compact: bool = False) -> RenderableType:
     """All runs, a line each; with the age of a state whose cluster could not be asked."""
     is_old = any(row.as_of is not None for row in rows)
-    bars = out.is_terminal and len(rows) <= _MANY
+    bars = out.is_terminal and len(rows) <= MANY
     columns: dict[str, list[RenderableType]] = {
         "run": [row.name for row in rows],
         "state": [state_text(row.state) for row in rows],
@@ -58,50 +58,8 @@ def overview(rows: Sequence[RunStatus]) -> RenderableType:
         "eval": [_evaluation(row.evals) for row in rows],
         **({"tags": [" ".join(row.tags) for row in rows]} if any(row.tags for row in rows) else {}),
     }
-    return fitted(columns, _LEFT_OUT, _RIGHT)
-
-
-def fitted(
-    columns: Mapping[str, Sequence[RenderableType]], left_out: Sequence[str], right: Sequence[str]
-) -> RenderableType:
-    """A table without those columns of ``left_out``, in this order, for which there is no room: names stay whole.
-
-    Args:
-        columns: the cells (texts or bars) of each heading.
-        right: headings of the columns of numbers.
-    """
-    widths = {heading: max([len(heading), *map(_width, cells)]) for heading, cells in columns.items()}
-    for heading in left_out:
-        if sum(widths.values()) + PADDING * len(widths) > out.width:
-            widths.pop(heading, None)
-    if any(len(columns[heading]) > _MANY for heading in widths):
-        return Lines(columns, widths, right)
-    table = plain_table()
-    for heading in widths:
-        table.add_column(heading, justify="right" if heading in right else "left", overflow="fold")
-    for cells in zip(*(columns[heading] for heading in widths), strict=True):
-        # Text: plain strings are searched for markup, which is slow for a thousand rows.
-        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells))
-    return table
-
-
-def _width(cell: RenderableType) -> int:
-    return len(cell) if isinstance(cell, str | Text) else _BAR
-
-
-def newest_that_fit(rows: Sequence[RunStatus], height: int) -> RenderableType:
-    """The overview of as many of the last rows as there are lines for, and how many are left out."""
-    count_shown = min(len(rows), height)
-    while True:
-        left_out = len(rows) - count_shown
-        note = (
-            [Text(f"{left_out:,} more: --all, or filter with --state, --since, --tag", style="dim")] if left_out else []
-        )
-        view = Group(overview(rows[left_out:]), *note)
-        # A row may take several lines. One line stays free for the cursor.
-        if count_shown <= 1 or len(out.render_lines(view)) < height:
-            return view
-        count_shown -= 1
+    left_out = _LEFT_OUT_LIVE if any(row.state == "RUNNING" for row in rows) else _LEFT_OUT_OVER
+    return fitted(columns, left_out, _RIGHT, names="run", compact=compact)
 
 
 def present_in(evals: Sequence[Mapping[str, Any]]) -> list[Quantity]:
@@ -111,10 +69,23 @@ def present_in(evals: Sequence[Mapping[str, Any]]) -> list[Quantity]:
     ]
 
 
-def result_of(entry: Mapping[str, Any], quantity: Quantity) -> str:
-    """A result of an evaluation's row of ``status``; a dash if it has none."""
+def result_of(entry: Mapping[str, Any], quantity: Quantity, *, with_n: bool = False) -> str:
+    """A result of an evaluation's row of ``status``; a dash if it has none.
+
+    Args:
+        with_n: add of how many samples or test examples it is.
+    """
     result = entry["results"].get(quantity.key)
-    return result_text(quantity, result["value"], result["stderr"]) if result else "-"
+    if not result:
+        return "-"
+    text = result_text(quantity, result["value"], result["stderr"])
+    return text + (f" n={count(result.get('n'))}" if with_n and result.get("n") is not None else "")
+
+
+def n_of(entry: Mapping[str, Any]) -> str:
+    """Of how many samples or test examples an evaluation's results are: "2,000", or several numbers if they differ."""
+    numbers = dict.fromkeys(result.get("n") for result in entry["results"].values())
+    return "/".join(count(n) for n in numbers if n is not None) or "-"
 
 
 def result_text(quantity: Quantity, value: float, stderr: float | None) -> str:
@@ -143,14 +114,9 @@ def state_text(state: str) -> Text:
     return Text(state, style=STATE_STYLE.get(state, ""))
 
 
-def plain_table(title: str | None = None) -> Table:
-    """A table without a frame, which pipes well."""
-    return Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left", title_style="bold")
-
-
 def progress_bar(row: RunStatus) -> ProgressBar:
     """How much of the training is done."""
-    return ProgressBar(total=row.steps or 1, completed=row.step, width=_BAR)
+    return ProgressBar(total=row.steps or 1, completed=row.step, width=BAR)
 
 
 def _short(value: int | None) -> str:
@@ -167,11 +133,12 @@ def _evaluation(evals: Sequence[dict[str, Any]]) -> str:
     """The newest result, or how many shards of it are done and why the others are not being computed."""
     if not evals:
         return "-"
-    known = [entry for entry in evals if any(entry[name] is not None for name in ("nll", "bpd", "fid"))]
+    known = [entry for entry in evals if any(entry[name] is not None for name in _SHOWN)]
     # An evaluation that is stopped, or has other numbers, does not hide those of an earlier one.
     last = evals[-1] if evals[-1]["state"] == "RUNNING" or not known else known[-1]
-    results = [f"nll {last['nll']:.3f}"] if last["nll"] is not None else []
-    results += [f"bpd {last['bpd']:.3f}"] if last["bpd"] is not None else []
-    results += [f"FID {last['fid']:.2f}"] if last["fid"] is not None else []
+    results = [f"{label} {last[name]:.{digits}f}" for name, (label, digits) in _SHOWN.items() if last[name] is not None]
+    if results:
+        n = n_of(last)
+        return " ".join([*results, *([] if n == "-" else [f"n={n}"])])
     what = "shards" if last["state"] == "RUNNING" else last.get("cause")
-    return " ".join(results) or (f"{last['shards_done']}/{last['shards']} {what}" if what else "-")
+    return f"{last['shards_done']}/{last['shards']} {what}" if what else "-"

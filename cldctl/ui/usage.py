@@ -8,8 +8,8 @@ from rich.text import Text
 
 from cldctl.runs.usage import Usage
 
+from .fitting import fitted
 from .format import duration, number
-from .tables import fitted
 
 _RIGHT = ("used", "useful", "start-up", "preempted", "crashed", "set aside", "waited", "goodput", "attempts")
 # Columns that are left out if there is no room for them, the first of them first.
@@ -60,4 +60,4 @@ def usage_table(
         "attempts": [str(usage.attempts) for usage in usages],
     }
     note = "trainings only; preempted and crashed are hours lost to either; waited is the time of jobs in the queue"
-    return Group(fitted(columns, _LEFT_OUT, _RIGHT), Text(note, style="dim"))
+    return Group(fitted(columns, _LEFT_OUT, _RIGHT, names="run"), Text(note, style="dim"))

@@ -17,8 +17,9 @@ from cldctl.runs.why import Why
 
 from .console import out
 from .details import LIVE_CODE
+from .fitting import fitted
 from .format import age, count, duration
-from .tables import fitted, state_text
+from .tables import state_text
 from .usage import usage_line
 
 # The newest attempts that are shown, so that the answer fits on a screen.

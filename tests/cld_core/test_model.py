@@ -46,6 +46,19 @@ def test_a_sample_is_a_function_of_its_number(run, method, nfe):
     assert not torch.allclose(model.sample(10, seed=4, **settings), whole.x[:10])
 
 
+@pytest.mark.parametrize(("method", "nfe"), [("em", 20), ("sscs", 20), ("exponential", 20), ("ode", None)])
+def test_who_waits_for_samples_is_told_and_the_samples_are_the_same(run, method, nfe):
+    model, told = cld_core.load(run.path), []
+    settings = {"method": method, **({"nfe": nfe} if nfe else {})}
+    watched = model.draw(
+        40, batch_size=16, progress=lambda done, evaluations: told.append((done, evaluations)), **settings
+    )
+    assert torch.equal(watched.x, model.draw(40, batch_size=16, **settings).x)
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert {done for done, _ in told} == {0, 16, 32}
+    assert max(evaluations for done, evaluations in told if done == 32) == watched.nfe_each[-8:].max()
+
+
 def test_the_weights_are_the_averaged_ones(run):
     state = torch.load(run.checkpoint_file(20), weights_only=True)
     net = cld_core.load(run.path).net.state_dict()

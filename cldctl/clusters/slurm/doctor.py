@@ -75,6 +75,7 @@ def _from_a_node(runs: Path, partition: Partition, asked: DoctorOptions) -> Iter
     """The folder, Python and names, seen from a node by a small job."""
     options = [f"--partition={partition.name}", *([f"--account={asked.account}"] if asked.account else [])]
     hosts = (client.output_of(["scontrol", "show", "hostnames", partition.nodes]) or "").split()[:MAX_HOSTS]
+    asked.say(f"waiting for a small job on partition {partition.name}, at most {asked.wait_s:.0f} s")
     try:
         with file_system.scratch_folder(runs) as folder:
             probe = node_probe.probe(folder, hosts, options, asked.wait_s)

@@ -28,6 +28,7 @@ from cld_core.run.events import (
     Requeued,
     Submitted,
     Tagged,
+    TaskFailed,
     TurnedAway,
     Unfit,
     Unknown,
@@ -49,6 +50,7 @@ LATER = {
     RankFailed,
     RecipeEdited,
     Tagged,
+    TaskFailed,
     Unfit,
 }
 

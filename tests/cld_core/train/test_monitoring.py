@@ -76,3 +76,29 @@ def test_without_a_board_a_run_is_trained_all_the_same(run, monkeypatch):
     monitor = Monitor(run, attempt=0, first_step=0, steps=100, may_write=lambda: True)
     monitor.add(1, {"nfe": 1.0})
     monitor.close()
+
+
+def test_the_smoothed_loss_is_a_mean_that_forgets(run, monitor):
+    for step in range(1, 11):
+        monitor.report(step, {"loss": float(step)})
+    monitor.write(10)
+    assert run.progress()["smoothed_loss"] == pytest.approx(5.5), "the first ten count the same"
+    monitor.report(11, {"loss": 15.5})
+    monitor.report(12, {"loss": float("nan")})
+    monitor.report(13, {})
+    monitor.write(13)
+    assert run.progress()["smoothed_loss"] == pytest.approx(6.5), "then the newest counts a tenth"
+
+
+def test_a_phase_is_written_at_once_and_changes_no_pause(run, monitor):
+    monitor.write(0)
+    assert run.progress()["phase"] == "starting"
+    monitor.started(1, 2.0)
+    assert run.progress()["phase"] == "training"
+    monitor.write(5)
+    pause = run.progress()["every_s"]
+    monitor.enter("drawing samples", 6)
+    progress = run.progress()
+    assert (progress["phase"], progress["step"], progress["every_s"]) == ("drawing samples", 6, pause)
+    monitor.write(9, "saving")
+    assert run.progress()["phase"] == "saving"

@@ -7,6 +7,7 @@ import torch
 
 from cld_core.checkpoint.load import load as load_checkpoint
 from cld_core.checkpoint.verify import verify
+from cld_core.checkpoint.write import CheckpointWriter
 from cld_core.errors import (
     CheckpointError,
     LeaseHeldError,
@@ -23,7 +24,7 @@ from cld_core.run.atomic import write_json
 from cld_core.run.lease import newest
 from cld_core.small_files import read_json
 from cld_core.stop import StopCode, StopFlag
-from cld_core.train import session
+from cld_core.train import monitoring, session
 from cld_core.train.step import Trainer
 from tests.support.paths import RECIPES
 from tests.support.tools import same, wait_for
@@ -317,6 +318,29 @@ def test_progress_and_tensorboard(make):
     board.Reload()
     assert [point.step for point in board.Scalars("train/loss")] == [5, 10, 15, 20, 25, 30, 35, 40]
     assert {"train/grad_norm", "train/lr", "train/steps_per_s"} <= set(board.Tags()["scalars"])
+
+
+@pytest.mark.parametrize("is_slow", [False, True], ids=["quick disk", "slow disk"])
+def test_a_training_tells_what_it_does(make, monkeypatch, is_slow):
+    phases, write = [], monitoring.write_json
+
+    def noted(path, content):
+        if content["phase"] not in phases[-1:]:
+            phases.append(content["phase"])
+        write(path, content)
+
+    monkeypatch.setattr(monitoring, "write_json", noted)
+    if is_slow:
+        monkeypatch.setattr(CheckpointWriter, "busy_s", 2.0)
+    few = ("periodic.samples=4", "periodic.elbo_points=4", "sampling.method=em", "sampling.nfe=2")
+    run = make(
+        "mine", "train.steps=8", "train.checkpoint_every=8", "periodic.samples_every=4", "periodic.elbo_every=8", *few
+    )
+    attempt(run)
+    saving = ["saving", "training"] if is_slow else []
+    pictures = ["drawing samples", "training"]
+    last = ["drawing samples", "evaluating", "training", "saving"]
+    assert phases == ["starting", "training", *pictures, *saving, *last]
 
 
 def test_a_rank_without_progress_shows_its_stacks_and_ends(tmp_path):

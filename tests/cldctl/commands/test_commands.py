@@ -165,6 +165,15 @@ def test_sample_writes_pictures_and_arrays(runs, tmp_path):
         assert file["nfe"].shape == (30,)
 
 
+def test_commands_that_take_a_while_name_their_phases(runs, tmp_path):
+    said = invoke("export", "done", "-o", str(tmp_path / "x.safetensors"), runs=runs).stderr.splitlines()
+    assert said[0] == "writing x.safetensors"
+    few = ("-n", "8", "--method", "em", "--nfe", "4", "-o", str(tmp_path / "x.npz"))
+    said = invoke("sample", "done", *few, runs=runs).stderr.splitlines()
+    assert said[:2] == ["drawing 8 samples (em)", "writing x.npz"]
+    assert "making the report of done" in invoke("report", "done", runs=runs).stderr
+
+
 def test_logs(runs, tmp_path):
     assert "was never submitted" not in invoke("logs", "done", runs=runs, code=None).stderr
     own = tmp_path / "runs"

@@ -4,6 +4,9 @@ import json
 import sys
 
 from cldctl import card
+from cldctl.clusters.records import DoctorOptions
+from cldctl.clusters.slurm import doctor
+from cldctl.clusters.slurm.node_probe import Probe
 from tests.support.tools import cldctl, invoke
 
 
@@ -61,3 +64,13 @@ def test_slurm_that_is_asked_for_and_is_not_there(tmp_path):
     bin_folder.mkdir()
     done = cldctl("doctor", "--cluster", "slurm", runs=tmp_path / "runs", code=4, PATH=str(bin_folder), COLUMNS="100")
     assert "--cluster local" in done.stdout
+
+
+def test_it_says_that_it_waits_for_a_job(tmp_path, monkeypatch):
+    said: list[str] = []
+    monkeypatch.setattr(doctor.client, "output_of", lambda command: "n1")
+    monkeypatch.setattr(doctor.node_probe, "probe", lambda *_: said.append("asked") or Probe("away", message="away"))
+    partition = doctor.Partition("gpu", True, True, "n1", 1, "REQUEUE", 0, None, None)
+    (check,) = doctor._from_a_node(tmp_path, partition, DoctorOptions(wait_s=90.0, say=said.append))
+    assert check.verdict == "fail"
+    assert said == ["waiting for a small job on partition gpu, at most 90 s", "asked"]

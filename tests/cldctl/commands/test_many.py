@@ -5,7 +5,6 @@ import os
 import sys
 
 import pytest
-from rich.console import Console
 
 from cld_core.evaluation.request import EvalRequest
 from cld_core.recipe import load
@@ -13,11 +12,13 @@ from cld_core.run import Lease, RunFolder
 from cld_core.run.events import Imported, JobRef, Submitted
 from cldctl.runs import pruning, removal
 from cldctl.runs.status import RunStatus
-from cldctl.ui import tables
+from cldctl.ui import fitting, tables
 from cldctl.ui.format import size
+from cldctl.ui.screens import most_that_fit
 from tests.support.made_up import CONTENT, TOY, damage, report
 from tests.support.old_runs import over
 from tests.support.other_users import SHARED_GROUP, as_user, needs_root, open_folder
+from tests.support.screen import screen
 from tests.support.tools import DEBUG, invoke
 
 __all__ = ["open_folder"]
@@ -269,27 +270,22 @@ def test_prune_keeps_milestones_and_what_was_imported(root):
 def test_many_rows_look_like_few(monkeypatch):
     rows = [RunStatus(name=f"run-{n}", path="", state="FINISHED", step=n, loss=n / 3) for n in range(5)]
 
-    def drawn(terminal: bool) -> str:
-        console = Console(width=160, record=True, file=open("/dev/null", "w"), force_terminal=terminal)  # noqa: SIM115
-        monkeypatch.setattr(tables, "out", console)
-        console.print(tables.overview(rows))
-        return "\n".join(line.rstrip() for line in console.export_text().splitlines())
+    def drawn(terminal: bool) -> list[str]:
+        return screen(monkeypatch, 160, terminal=terminal)(tables.overview(rows))
 
     few = drawn(False)
-    monkeypatch.setattr(tables, "_MANY", 2)
+    monkeypatch.setattr(fitting, "MANY", 2)
+    monkeypatch.setattr(tables, "MANY", 2)
     assert drawn(False) == few
-    assert "run-4" in drawn(True)
+    assert "run-4" in "\n".join(drawn(True))
 
 
 def test_a_terminal_shows_what_fits(monkeypatch):
     rows = [RunStatus(name=f"run-{n}", path="", state="FINISHED") for n in range(5000)]
-    console = Console(width=160, height=20, record=True, file=open("/dev/null", "w"), force_terminal=True)  # noqa: SIM115
-    monkeypatch.setattr(tables, "out", console)
-    console.print(tables.newest_that_fit(rows, 20))
-    text = console.export_text()
-    assert "run-4999" in text
-    assert len(text.splitlines()) < 20
-    assert "more: --all, or filter with --state, --since, --tag" in text
+    lines = screen(monkeypatch, 160, 20)(most_that_fit(rows, 20))
+    assert "run-4999" in lines[-2]
+    assert len(lines) < 20
+    assert "more: --all, or --state, --since, --tag" in lines[-1]
 
 
 def test_sizes():

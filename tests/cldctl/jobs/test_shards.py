@@ -9,13 +9,13 @@ import pytest
 from cld_core.errors import CheckpointError, IncompleteError, MergeError, SolverError, UnusableSamplesError
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.evaluation.request import EvalRequest
-from cld_core.run.events import JobRef, MergeRefused, NotRequeued
+from cld_core.run.events import Crashed, GivenUp, JobRef, MergeRefused, NotRequeued, Submitted, TaskFailed
 from cld_core.run.ledger import Ledger
 from cld_core.shards import open_work
 from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import InJob
 from cldctl.clusters.debug import DebugCluster
-from cldctl.clusters.records import SchedulerAway
+from cldctl.clusters.records import SchedulerAway, Seen, Survey
 from cldctl.jobs import process, shards
 from cldctl.jobs.process import HOPELESS
 from cldctl.jobs.shards import Piece, ShardsWork, divided
@@ -154,7 +154,9 @@ def test_a_fault_that_passes_is_no_reason_not_to_start_again(evaluations, monkey
         ShardsWork(evaluations, gpu=False)(inside())
     assert end.value.code == 1
     assert "step_00000010.pt" in capsys.readouterr().err
-    assert [open_work(Path(piece.folder)).ledger.events() for piece in evaluations] == [[], []]
+    (noted,), none = (open_work(Path(piece.folder)).ledger.events() for piece in evaluations)
+    assert isinstance(noted, TaskFailed), "the reason is told, and nothing is given up"
+    assert none == []
 
 
 def test_a_pipe_in_the_place_of_a_request_is_not_waited_for(tmp_path):
@@ -180,6 +182,50 @@ def test_a_merge_that_is_refused_is_in_the_ledger(evaluations, monkeypatch, caps
         assert isinstance(work.ledger.events()[-1], MergeRefused)
         assert work.ledger.history().given_up == "shard 3 is damaged. Re-run it."
     assert "shard 3 is damaged" in capsys.readouterr().err
+
+
+def test_a_task_notes_the_error_that_it_meets(evaluations, monkeypatch):
+    """It was in its log only: `status` said STOPPED."""
+
+    def broken(*_):
+        raise RuntimeError("mat1 and mat2 shapes\n cannot be multiplied")
+
+    monkeypatch.setattr(Evaluation, "compute", broken)
+    job = inside()
+    with pytest.raises(RuntimeError):
+        ShardsWork(evaluations, gpu=False)._compute(job, StopFlag())
+    first, second = (open_work(Path(piece.folder)) for piece in evaluations)
+    (event,) = first.ledger.events()
+    assert event == TaskFailed(
+        time=event.time, job_id=job.ref.job_id, reason="RuntimeError: mat1 and mat2 shapes cannot be multiplied"
+    )
+    assert second.ledger.events() == []
+
+
+@pytest.mark.parametrize("crashes", [0, 2])
+def test_why_an_evaluation_stopped_is_in_its_status(evaluations, crashes):
+    work = open_work(Path(evaluations[0].folder))
+
+    def submit(job_id):
+        work.ledger.append(Submitted(job=JobRef(cluster="debug", job_id=job_id), shards=(0,)))
+
+    submit("1")
+    work.ledger.append(TaskFailed(job_id="1", reason="RuntimeError: no"))
+    for restart in range(crashes):
+        work.ledger.append(Crashed(job_id="1", restart=restart, code=1))
+    if crashes:
+        work.ledger.append(GivenUp(job_id="1", reason="2 crashes (1 allowed)"))
+    row = evaluation_status(work, gone("1"))
+    assert (row["state"], row["cause"]) == ("STOPPED", "crashed" if crashes else "failed")
+    said = "2 crashes (1 allowed); the last one" if crashes else "a task failed"
+    assert f"{said}: RuntimeError: no" in row["reason"]
+    assert row["reason"] in row["remarks"], "it is shown below the results"
+    submit("2")
+    assert "RuntimeError" not in (evaluation_status(work, gone("1", "2"))["reason"] or "")
+
+
+def gone(*job_ids):
+    return Answers({"debug": Survey({("debug", job_id): Seen("gone") for job_id in job_ids})})
 
 
 def test_a_task_tells_of_code_that_was_changed_since_it_was_submitted(evaluations, monkeypatch, capsys):

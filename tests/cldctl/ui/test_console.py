@@ -7,8 +7,7 @@ from rich.live import Live
 from rich.text import Text
 
 from cldctl.ui.console import PlainConsole, strong
-from cldctl.ui.tables import fitted
-from cldctl.ui.view import View
+from cldctl.ui.fitting import fitted
 
 ESCAPES = "\x1b[31mred\x1b[0m \x1b]0;title\x07\x1b]8;;http://x\x1b\\link\x1b]8;;\x1b\\ \x9b2J\x07\x08\u202eabc"
 
@@ -47,28 +46,3 @@ def test_rich_may_still_move_the_cursor():
         live.update("c", refresh=True)
     assert "\x1b[?25l" in stream.getvalue(), "the cursor is hidden"
     assert "\x1b[2J" not in stream.getvalue()
-
-
-def test_progress_bars_are_clean(monkeypatch):
-    from cldctl.ui import view
-
-    stream = io.StringIO()
-    monkeypatch.setattr(view, "err", PlainConsole(file=stream, width=200, force_terminal=True, no_color=True))
-    with View() as shown_bars:
-        shown_bars.show("name\x1b]0;t\x07", 1, 2, "RUNNING", "\x1b[2Jwhy")
-    assert "name" in stream.getvalue()
-    assert "\x1b]0" not in stream.getvalue()
-    assert "\x1b[2Jwhy" not in stream.getvalue()
-
-
-def test_a_file_gets_a_line_when_something_has_changed_or_once_a_minute(monkeypatch):
-    from cldctl.ui import view
-
-    stream, now = io.StringIO(), [0.0]
-    monkeypatch.setattr(view, "err", PlainConsole(file=stream, width=200))
-    monkeypatch.setattr(view.time, "monotonic", lambda: now[0])
-    with View() as lines:
-        for second in range(100):
-            now[0] = float(second)
-            lines.show("mine", 0 if second < 90 else 1, 2, "PENDING", "")
-    assert [line.split()[2] for line in stream.getvalue().splitlines()] == ["0/2", "0/2", "1/2"]

@@ -9,11 +9,14 @@ import pytest
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.evaluation.request import EvalRequest
 from cld_core.run import RunFolder
-from cld_core.run.events import Ended, JobRef, Submitted
+from cld_core.run.events import Ended, JobRef, Submitted, TaskFailed
 from cldctl import clusters
 from cldctl.clusters.records import Seen, Survey
+from cldctl.ui import follow
 from cldctl.ui.follow import follow_evaluations, follow_run
+from tests.support.clock import Clock
 from tests.support.made_up import report, run_with
+from tests.support.screen import row
 from tests.support.scripted import Scripted, register, trained
 from tests.support.tools import SMALL, cldctl, status, wait_step
 
@@ -46,6 +49,7 @@ def test_the_exit_code_says_how_a_run_ended(tmp_path, monkeypatch, capsys, cause
     said = capsys.readouterr().err
     assert f"{state} at step 10" in said
     assert ("cldctl resume mine" in said) == (code != 0)
+    assert ("cldctl sample mine" in said) == (code == 0), "what to type next"
 
 
 class Blinking(Scripted):
@@ -77,3 +81,43 @@ def test_one_answer_that_a_task_is_gone_is_not_its_end(tmp_path, monkeypatch, ca
     said = capsys.readouterr().err
     assert "rows; 1 of 2 evaluations complete" in said
     assert ("PENDING" in said) == comes_back
+
+
+def test_why_an_evaluation_failed_is_said(tmp_path, monkeypatch, capsys):
+    register(monkeypatch)
+    run = run_with(tmp_path / "mine", 10)
+    request = EvalRequest.of(run.recipe(), ("elbo",), 10)
+    request.save(run)
+    work = Evaluation(run.evals / request.id)
+    work.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="1"), shards=(0,)))
+    work.ledger.append(TaskFailed(job_id="1", reason="RuntimeError: CUDA error: unknown"))
+    Scripted.phases["1"] = "gone"
+    assert follow_evaluations(run, [request.id]) == 1
+    said = capsys.readouterr().err
+    assert "a task failed: RuntimeError: CUDA error: unknown" in said
+    assert f"logs mine --eval {request.id}" in said
+
+
+@pytest.mark.parametrize(("draws", "phase"), [(False, "evaluating"), (True, "drawing samples")])
+def test_an_evaluation_names_its_phases(tmp_path, monkeypatch, draws, phase):
+    monkeypatch.setattr(follow.registry, "draws_samples", lambda names: draws)
+    run = run_with(tmp_path / "mine", 10)
+    request = EvalRequest.of(run.recipe(), ("elbo",), 10)
+    request.save(run)
+    work = Evaluation(run.evals / request.id)
+    assert follow._phase([work], "PENDING", 0, 9) == "waiting for the queue"
+    assert follow._phase([work], "RUNNING", 0, 9) == "starting"
+    assert follow._phase([work], "RUNNING", 3, 9) == phase
+    assert follow._phase([work], "RUNNING", 9, 9) == "merging"
+    assert follow._phase([work], "STOPPED", 3, 9) == ""
+
+
+def test_a_run_that_trains_shows_the_smoothed_loss_and_its_times(monkeypatch):
+    monkeypatch.setattr(follow, "time", clock := Clock())
+    monkeypatch.setattr(clock, "time", lambda: 1_100.0, raising=False)
+    attempt = {"started": 1_000.0, "ended": None}
+    shown = follow.shown_of(row("mine", loss=2.0, smoothed_loss=1.5, phase="training", attempts=[attempt]))
+    assert (shown.phase, shown.facts, shown.elapsed_s) == ("training", ["loss 1.5", "221 steps/s"], 100.0)
+    assert shown.left_s == 3_563.0
+    waits = row("mine", "REQUEUED", phase="waiting for the queue", attempts=[{"started": 900.0, "ended": 1_040.0}])
+    assert follow.shown_of(waits).elapsed_s == 60.0

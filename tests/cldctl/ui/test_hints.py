@@ -3,9 +3,6 @@
 from cld_core.run import RunFolder
 from cldctl.commands import recipes
 from cldctl.hints import command
-from cldctl.runs.status import RunStatus
-from cldctl.ui.console import out
-from cldctl.ui.tables import newest_that_fit
 
 
 def test_commands_to_paste_find_the_run(tmp_path, monkeypatch):
@@ -28,15 +25,3 @@ def test_a_broken_recipe_does_not_hide_the_others(tmp_path, monkeypatch, capsys)
     said = capsys.readouterr()
     assert {"toy", "zebra"} <= {line.split()[0] for line in said.out.splitlines() if line.strip()}
     assert "broken.yaml, line 1: unknown key 'train.stepz'" in said.err
-
-
-def test_a_screen_shows_the_newest_runs_that_fit(tmp_path):
-    rows = [RunStatus(name=f"run-{index:02d}", path="", state="LOST", reason="torn") for index in range(30)]
-    lines = out.render_lines(newest_that_fit(rows, 12))
-    text = ["".join(segment.text for segment in line).strip() for line in lines]
-    assert len(lines) < 12
-    assert text[-1].endswith("more: --all, or filter with --state, --since, --tag")
-    shown = [line.split()[0] for line in text if line.startswith("run-")]
-    assert shown[-1] == "run-29"
-    assert int(text[-1].split()[0]) + len(shown) == 30
-    assert "more" not in str(out.render_lines(newest_that_fit(rows[:3], 12)))

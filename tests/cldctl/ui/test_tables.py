@@ -1,40 +1,89 @@
-"""Tables of many widths: names, which people type, are whole in each."""
+"""Tables of many widths: names get shorter, columns go, and nothing breaks inside a word."""
+
+import re
 
 import pytest
-from rich.console import Console
 
 from cld_core.evaluation import registry
-from cldctl.runs.status import RunStatus
+from cldctl.evals.compare import Column
 from cldctl.ui import details, tables
+from cldctl.ui.compared import compared
+from cldctl.ui.fitting import fitted
+from tests.support.screen import STATES, evaluation, every_state, row, screen
 
-NAMES = ("mine", "toy-1125-102022-1152", "toy_published-1125-102022-1152")
-
-
-def row(name: str) -> RunStatus:
-    attempts = [{"cause": "preempted"}]
-    results = {"bpd": None, "nll": -0.393, "fid": None}
-    known = {"state": "RUNNING", "step": 12_350, "steps": 800_000, "loss": 123.4, "steps_per_s": 221.0, "eta_s": 3600.0}
-    job = {"cluster": "slurm", "job_id": "123456", "checkpoint_step": 10_000}
-    return RunStatus(name=name, path=name, attempts=attempts, evals=[{"state": "FINISHED", **results}], **known, **job)
+WIDTHS = pytest.mark.parametrize("width", [60, 80, 100, 120], ids=str)
+SENTENCE = "another rank is gone, killed or crashed; `cldctl logs --rank N` shows the last output of each"
 
 
-@pytest.mark.parametrize(
-    ("width", "last"), [(60, "step"), (80, "eval"), (100, "eval"), (140, "eval"), (200, "eval")], ids=str
-)
-def test_names_are_whole(monkeypatch, width, last):
-    console = Console(width=width, record=True, file=open("/dev/null", "w"), highlight=False)  # noqa: SIM115
-    monkeypatch.setattr(tables, "out", console)
-    console.print(tables.overview([row(name) for name in NAMES]))
-    lines = [line.rstrip() for line in console.export_text().splitlines() if line.strip()]
-    assert len(lines) == 2 + len(NAMES), "a line each"
-    assert all(line.split()[0] == name for line, name in zip(lines[2:], NAMES, strict=True))
+def table(lines):
+    """The rows below the heading of a table, in words."""
+    return [line.split() for line in lines if line.strip() and "─" not in line][1:]
+
+
+@WIDTHS
+def test_every_run_has_its_line_with_state_step_and_eta(monkeypatch, width):
+    lines = screen(monkeypatch, width)(tables.overview(every_state()))
+    rows = table(lines)
+    assert [words[1] for words in rows] == [*STATES], "a line each"
     assert max(map(len, lines)) <= width
-    assert lines[0].split()[-1] == last
-    assert ("job" in lines[0].split()) == (width >= 200)
+    assert all(words[0].endswith(f"20{place:02d}-11{place:02x}") for place, words in enumerate(rows)), (
+        "unique ends stay"
+    )
+    assert "59m23s" in rows[-1], "the ETA is the last thing to go"
+    assert ("221" in rows[-1]) == (width >= 80), "80 columns have room for the rate, too"
+    assert ("n=2,000" in rows[0]) == (width >= 100)
+
+
+def test_names_are_whole_where_there_is_room(monkeypatch):
+    rows = every_state()
+    shown = screen(monkeypatch, 200)(tables.overview(rows))
+    assert [words[0] for words in table(shown)] == [it.name for it in rows]
+    assert shown[1].split()[-1] == "eval"
+
+
+def test_a_file_gets_everything(monkeypatch):
+    rows = [row("n" * 120, job_id="1" * 80, tags=["t" * 90])]
+    (words,) = table(screen(monkeypatch, 1000, terminal=False)(tables.overview(rows)))
+    assert words[0] == "n" * 120
+    assert words[-1] == "t" * 90
+
+
+def test_columns_without_anything_go_first(monkeypatch):
+    rows = [row("a" * 30, "FINISHED", evals=[evaluation()], checkpoint_step=None)]
+    heads = screen(monkeypatch, 80)(tables.overview(rows))[1].split()
+    assert "eval" in heads
+    assert not {"saved", "ETA", "steps/s"} & {*heads}
+
+
+def test_names_that_differ_in_the_middle_are_not_the_same(monkeypatch):
+    rows = [row(f"{'x' * 12}-{letter}-{'y' * 12}") for letter in "abc"]
+    shown = table(screen(monkeypatch, 80)(tables.overview(rows)))
+    assert len({words[0] for words in shown}) == 3
+
+
+@WIDTHS
+def test_ids_and_messages_break_between_words(monkeypatch, width):
+    it = row("mine", "FAILED", reason=f"it failed: {SENTENCE}")
+    it.attempts[0]["detail"] = SENTENCE
+    names = [f"fid-elbo-00800000-1f2e3d4c5b-{n}" for n in range(2)]
+    it.evals.extend(evaluation(name, remarks=[SENTENCE]) for name in names)
+    lines = screen(monkeypatch, width)(details.details([it]))
+    assert max(map(len, lines)) <= width
+    words = set(" ".join(lines).split())
+    assert {*SENTENCE.split(), "nonfinite:"} <= words
+    pieces = re.findall(r"[^-]+-?", names[0])
+    assert names[0] in words or {*pieces} & words, "an id breaks after its dashes"
+    assert {"2,000", "-0.393", "±", "0.012"} <= words
+
+
+def test_a_word_that_is_longer_than_the_line_is_shortened(monkeypatch):
+    shown = screen(monkeypatch, 40)(fitted({"a": ["x" * 20], "b": ["y" * 90]}, (), (), wraps="b"))
+    assert "…" in shown[3]
+    assert max(map(len, shown)) <= 40
 
 
 def test_a_stopped_evaluation_does_not_hide_the_result_of_an_earlier_one():
-    stopped = {"state": "STOPPED", "bpd": None, "nll": None, "fid": None, "shards_done": 0, "shards": 2}
+    stopped = {"state": "STOPPED", "bpd": None, "nll": None, "fid": None, "shards_done": 0, "shards": 2, "results": {}}
     known = {**stopped, "state": "FINISHED", "nll": -0.393}
     assert tables._evaluation([known, stopped]) == "nll -0.393"
     assert tables._evaluation([known, {**stopped, "state": "RUNNING"}]) == "0/2 shards"
@@ -43,16 +92,31 @@ def test_a_stopped_evaluation_does_not_hide_the_result_of_an_earlier_one():
     assert tables._evaluation([known, {**stopped, "cause": "crashed"}]) == "nll -0.393"
 
 
+def test_results_of_another_number_of_examples_say_so():
+    assert tables._evaluation([evaluation(n=2000), evaluation(n=100)]) == "nll -0.393 n=100"
+    nll = registry.quantity("nll")
+    assert tables.result_of(evaluation(n=2000), nll, with_n=True) == "-0.393 ± 0.012 n=2,000"
+    assert tables.result_of(evaluation(n=None), nll, with_n=True) == "-0.393 ± 0.012", "an old report does not tell"
+    both = {"fid": {"value": 1.0, "stderr": None, "n": 50_000}, "nll": {"value": 1.0, "stderr": None, "n": 100}}
+    assert tables.n_of(evaluation(results=both)) == "50,000/100"
+
+
 @pytest.mark.parametrize("width", [40, 80, 100, 118, 140, 200], ids=str)
 def test_numbers_are_whole(monkeypatch, width):
-    console = Console(width=width, record=True, file=open("/dev/null", "w"), highlight=False)  # noqa: SIM115
-    monkeypatch.setattr(details, "out", console)
     results = {quantity.key: {"value": 3.14159, "stderr": 0.0123} for _, quantity in registry.quantities()}
     known = {"state": "FINISHED", "shards_done": 16, "shards": 16, "checkpoint_step": 800_000, "true_entropy": -1.4}
-    console.print(
+    shown = screen(monkeypatch, width, terminal=False)(
         details.evaluations([{"id": f"fid-kid-isc-prc-elbo-loss-{n}", "results": results} | known for n in "ab"])
     )
-    text = console.export_text()
-    assert max(map(len, text.splitlines())) <= width
+    assert max(map(len, shown)) <= width
     for number in ("800,000", "3.142 ± 0.012", "3.14159", "-1.400", "16/16"):
-        assert text.count(number) >= 2
+        assert "\n".join(shown).count(number) >= 2
+
+
+def test_runs_side_by_side_have_names_that_break_after_dashes(monkeypatch):
+    names = [f"toy_published-1125-10202{n}-115{n}" for n in range(3)]
+    lines = screen(monkeypatch, 60)(compared([Column(name, 10, 100, {}) for name in names]))
+    pieces = " ".join(lines).split()
+    assert max(map(len, lines)) <= 60
+    assert {"1150", "1151", "1152"} <= {piece.rpartition("-")[2] for piece in pieces}
+    assert all(re.fullmatch(r"(?:[a-z0-9]+[-_])*[a-z0-9]*", piece) for piece in pieces if "toy" in piece)

@@ -1,0 +1,91 @@
+"""What a command does while somebody waits: a bar or a spinner on a terminal, a line for each phase elsewhere."""
+
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from cld_core.texts import one_line
+
+from . import console
+from .console import BAR, err
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+
+# From so many columns on there is room for a whole bar beside the words.
+_WIDE = 100
+
+
+class Working:
+    """A context in which a command says what it does. On a terminal, nothing of it stays there.
+
+    Args:
+        what: the first phase, such as "loading mine".
+        announced: it is a line in a file, too. Where nothing is done yet that an error would not undo, it is not: an
+            error is one line.
+    """
+
+    def __init__(self, what: str, *, announced: bool = False) -> None:
+        self._announced = announced
+        self._what, self._said = one_line(what), ""
+        self._progress = None
+        if console.shows_bars():
+            self._progress = _bars()
+            self._task = self._progress.add_task(self._what, total=None, count="")
+
+    def __enter__(self) -> "Working":
+        if self._progress is not None:
+            self._progress.start()
+        if self._announced:
+            self._say(self._what)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def phase(self, what: str) -> None:
+        """Begin to do something else, of which nobody knows yet how far it is."""
+        if one_line(what) != self._what:
+            self._what = one_line(what)
+            if self._progress is not None:
+                self._progress.reset(self._task, description=self._what, total=None, count="")
+            self._say(self._what)
+
+    def at(self, done: int, total: int | None, unit: str = "") -> None:
+        """Show how much of the phase is done: a count, if nobody knows of how much."""
+        if self._progress is None:
+            return
+        count = f"{done:,}" if total is None else f"{done:,}/{total:,}"
+        self._progress.update(self._task, completed=done, total=total, count=one_line(f"{count} {unit}"))
+
+    def _say(self, what: str) -> None:
+        if console.shows_phases() and what != self._said:
+            self._said = what
+            err.print(what, style="dim", soft_wrap=True)
+
+
+def _bars() -> "Progress":
+    # Here, because it takes a while to import, and most commands show nothing.
+    from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
+    from rich.text import Text
+
+    from .format import duration
+
+    class Time(ProgressColumn):
+        """What is left, if that can be known; else what it took so far."""
+
+        def render(self, task: Task) -> Text:
+            left = task.time_remaining if task.total is not None else None
+            return Text(f"{duration(left)} left" if left is not None else duration(task.elapsed))
+
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=BAR if err.width >= _WIDE else BAR // 2),
+        TextColumn("{task.fields[count]}", markup=False),
+        Time(),
+    )
+    return Progress(*columns, console=err, transient=True)
