@@ -58,9 +58,11 @@ def submit_group(asked: Sweeping, root: Path, *, follow: bool, dry_run: bool) ->
 def _wanted(asked: Sweeping, root: Path) -> "WantedGroup":
     from cld_core.recipe import load
     from cld_core.run.identity import new_name
+    from cldctl.evals.plan import named
     from cldctl.lookup import find_profile, find_recipe
     from cldctl.runs.cells import axes_of, cells_of
     from cldctl.runs.groups import WantedGroup
+    from cldctl.runs.plugins import require_registered
 
     axes = axes_of(asked.sweep)
     refuse_twice("--sweep", [axis.key for axis in axes], asked.given)
@@ -69,6 +71,9 @@ def _wanted(asked: Sweeping, root: Path) -> "WantedGroup":
     first = [f"{axis.key}={axis.values[0]}" for axis in axes]
     name = new_name(load(file, [*asked.given, *first], profile).name) if asked.name is None else asked.name
     cells = cells_of(name, axes, file, asked.given, profile)
+    for cell in cells:
+        with named([f"{key}={value}" for key, value in cell.values.items()]):
+            require_registered(cell.recipe, file, warn)
     return WantedGroup(group=Group(root, name), cells=cells, file=file, parallel=asked.parallel, **asked.common())
 
 
@@ -151,6 +156,11 @@ def _finish(begun: "BegunGroup", follow: bool) -> None:
         err.print(f"  {hint(text, group)}", markup=False, soft_wrap=True)
     if code:
         raise typer.Exit(code)
+
+
+def warn(text: str) -> None:
+    """Say something that goes on nevertheless."""
+    err.print(text, markup=False, style="yellow", soft_wrap=True)
 
 
 def tell_left_out(run: RunFolder) -> None:

@@ -3,7 +3,7 @@
 import functools
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -55,6 +55,9 @@ def resume(
     update_code: Annotated[
         bool, typer.Option("--update-code", help="Run the code of the checkout from now on, not the run's own.")
     ] = False,
+    other_data: Annotated[
+        bool, typer.Option("--other-data", help="Train on, although the data are not those of before.")
+    ] = False,
     directory: RunsDir = None,
 ) -> None:
     """Continue runs that were stopped, failed, cancelled or lost, or finished ones with more train.steps.
@@ -66,12 +69,13 @@ def resume(
     """
     names, overrides = split_runs(words)
     root = runs_dir(directory)
+    allowed = {"allow_plugin": allow_plugin, "update_code": update_code, "other_data": other_data}
     code = 0
     group = group_named(names[0], root) if len(names) == 1 else None
     if group is not None:
         if from_step is not None:
             raise UsageError("--from goes with one run, not with a group. Name a run.")
-        resume_group(group, _asked(overrides, None, profile, allow_plugin, update_code), cluster, follow)
+        resume_group(group, _asked(overrides, None, profile, **allowed), cluster, follow)
         return
     if names:
         runs = find_runs_or_group(names, root)
@@ -79,7 +83,7 @@ def resume(
         runs, code = _all_resumable(root, yes)
     if len(runs) > 1 and (follow or from_step is not None):
         raise UsageError(f"--follow and --from go with one run, not with {len(runs)}. Name one.")
-    asked = _asked(overrides, from_step, profile, allow_plugin, update_code)
+    asked = _asked(overrides, from_step, profile, **allowed)
     if names and len(runs) > 1:
         from cldctl.runs.resume import ask_about
 
@@ -93,9 +97,7 @@ def resume(
         raise typer.Exit(code)
 
 
-def _asked(
-    overrides: list[str], from_step: int | None, profile: str | None, allow_plugin: bool, update_code: bool
-) -> "Continuation":
+def _asked(overrides: list[str], from_step: int | None, profile: str | None, **allowed: Any) -> "Continuation":
     from cld_core.recipe.profiles import as_overrides
     from cldctl.lookup import find_profile
     from cldctl.runs.resume import Continuation
@@ -106,8 +108,7 @@ def _asked(
         overrides=(*(() if file is None else as_overrides(file)), *overrides),
         from_step=from_step,
         profile=profile,
-        allow_plugin=allow_plugin,
-        update_code=update_code,
+        **allowed,
     )
 
 

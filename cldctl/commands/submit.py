@@ -10,7 +10,7 @@ from cld_core.run import RunFolder
 from cldctl.runs.asked import Asked
 from cldctl.ui.console import err, out, strong
 
-from .groups import tell_left_out
+from .groups import tell_left_out, warn
 from .options import ClusterOption, Follow, Overrides, RunsDir, runs_dir
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def submit(
     from cldctl.lookup import find_profile, find_recipe
     from cldctl.runs import home, labels
     from cldctl.runs import submit as policy
+    from cldctl.runs.plugins import require_registered
 
     labels.check(tags or (), note)
     asked = Asked(
@@ -90,6 +91,7 @@ def submit(
     resolved = with_plugin_found(load(file, asked.given, find_profile(profile)), file)
     new = new_name(resolved.name) if name is None else name
     check_name(new)
+    require_registered(resolved, file, warn)
     wanted = policy.Wanted(path=runs_dir(directory) / new, recipe=resolved, file=file, **asked.common())
     spec = policy.check(wanted.path, resolved, where, live_code)
     # The scheduler thinks about it while the job is being written.
