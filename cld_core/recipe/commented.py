@@ -9,6 +9,7 @@ from .references import literal
 from .schema import Recipe
 
 _COLUMN = 36  # where comments begin, if the line is not longer
+_WIDTH = 120
 
 
 def dump_with_comments(recipe: Recipe) -> str:
@@ -27,21 +28,19 @@ def _lines(
             yield from _lines(value, key, tree, sections)
             continue
         comment = _comment(described.of(key, tree))
-        first, *others = to_yaml({name: value}).rstrip("\n").split("\n")
-        if others:
+        lines = [f"{indent}{line}" for line in to_yaml({name: value}).rstrip("\n").split("\n")]
+        beside = _beside(lines[0], comment)
+        if len(lines) == 1 and len(beside) <= _WIDTH:
+            yield beside
+        else:
             # Nothing can be behind the first line of a list, or of a text that goes on.
             yield f"{indent}# {comment}"
-            yield from (f"{indent}{line}" for line in (first, *others))
-        else:
-            yield _beside(f"{indent}{first}", comment)
+            yield from lines
 
 
 def _comment(meaning: described.Meaning) -> str:
-    return (
-        f"{meaning.doc} ({meaning.expects})"
-        if meaning.options and meaning.options != ("true", "false")
-        else meaning.doc
-    )
+    is_choice = meaning.options not in ((), ("true", "false"))
+    return f"{meaning.doc} ({meaning.expects})" if is_choice else meaning.doc
 
 
 def _beside(line: str, comment: str) -> str:

@@ -147,8 +147,11 @@ def _with_variants(path: str, doc: str) -> Section:
     about = {variant: _doc_of(choice.spec, section.selector) for variant, choice in section.variants.items()}
     first = next(iter(section.variants))
     selector = Meaning(
-        doc="selects the other keys of the section", expects=f"one of {', '.join(about)}", default=first, options=tuple(about)
-    )  # fmt: skip
+        doc="selects the other keys of the section",
+        expects=f"one of {', '.join(about)}",
+        default=first,
+        options=tuple(about),
+    )
     keys = [Key(name=f"{path}.{section.selector}", meanings=(selector,))]
     keys += [Key(name=f"{path}.{name}", meanings=tuple(meanings)) for name, meanings in found.items()]
     return Section(name=path, doc=doc, keys=tuple(keys), selector=section.selector, variants=about)

@@ -51,11 +51,11 @@ def from_base(
 def differences(recipe: Recipe, before: Recipe, where: Mapping[str, str]) -> list[Difference]:
     """The keys of ``recipe`` whose values are not those of ``before``, in the recipe's order."""
     now, then = _values(recipe), _values(before)
+    changed = [key for key, value in now.items() if key not in then or then[key] != value]
+    old = {key: _shown(then[key]) for key in changed if key in then}
     return [
-        Difference(key=key, value=_shown(value), before=_shown(then[key]) if key in then else None, place=origin(key, where))
-        for key, value in now.items()
-        if key not in then or then[key] != value
-    ]  # fmt: skip
+        Difference(key=key, value=_shown(now[key]), before=old.get(key), place=origin(key, where)) for key in changed
+    ]
 
 
 def _base(path: Path) -> tuple[Path | None, Recipe | None]:
