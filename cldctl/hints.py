@@ -1,16 +1,17 @@
 """Commands to type next, which work when they are pasted."""
 
 import contextlib
-import os
 import shlex
 from pathlib import Path
 
 from cld_core.run import RunFolder
 
+from . import config
+
 
 def default_root() -> Path:
     """The folder of the runs without ``--runs-dir``."""
-    return Path(os.environ.get("CLDCTL_RUNS") or "runs")
+    return config.runs_dir()
 
 
 def command(text: str, run: RunFolder) -> str:

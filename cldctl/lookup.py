@@ -6,6 +6,8 @@ from pathlib import Path
 from cld_core.errors import RecipeError, did_you_mean, nearest
 from cld_core.recipe import shipped
 
+from . import config
+
 
 def find_recipe(name: str) -> Path:
     """The file of a recipe, given as a path or by its name.
@@ -31,12 +33,20 @@ def find_profile(name: str | None) -> Path | None:
     """
     if name is None:
         return None
-    folders = (Path.home() / ".config/cldctl/profiles", *(folder / "profiles" for folder in shipped.FOLDERS))
-    by_name = _by_name(folders)
+    folders, by_name = _profile_folders(), profile_files()
     if (file := _file_of(name, by_name)) is not None:
         return file
     fix = did_you_mean(name, by_name) or f" Available: {', '.join(by_name) or 'none'}."
     raise RecipeError(f"--profile {name}: there is no such profile in {', '.join(map(str, folders))}.{fix}")
+
+
+def profile_files() -> dict[str, Path]:
+    """The files of all profiles by name, sorted; the user's own take precedence."""
+    return _by_name(_profile_folders())
+
+
+def _profile_folders() -> tuple[Path, ...]:
+    return tuple(folder / "profiles" for folder in (config.folder(), *shipped.FOLDERS))
 
 
 def recipe_files() -> dict[str, Path]:

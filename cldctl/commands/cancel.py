@@ -7,6 +7,7 @@ import typer
 from cld_core.errors import NotFoundError
 from cldctl.ui.console import err
 
+from . import completing
 from .options import RunsDir, find_runs_or_group, runs_dir
 
 if TYPE_CHECKING:
@@ -14,7 +15,12 @@ if TYPE_CHECKING:
 
 
 def cancel(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN | GROUP", help="Names or folders of runs, or groups.")],
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN | GROUP", help="Names or folders of runs, or groups.", autocompletion=completing.runs
+        ),
+    ],
     directory: RunsDir = None,
 ) -> None:
     """End runs and their evaluations; a run saves a checkpoint first.

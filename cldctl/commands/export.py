@@ -7,13 +7,15 @@ import typer
 
 from cldctl.ui.console import err, out
 
-from .options import AllowPlugin, Run, RunsDir, check_output, find_run, runs_dir
+from .options import AllowPlugin, Checkpoint, Run, RunsDir, check_output, find_run, runs_dir
 
 
 def export(
     run: Run = None,
-    output: Annotated[Path | None, typer.Option("-o", metavar="FILE.safetensors", help="Where to write.")] = None,
-    checkpoint: Annotated[str, typer.Option(metavar="last|STEP", help="Which checkpoint.")] = "last",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE.safetensors", help="Where to write.")
+    ] = None,
+    checkpoint: Checkpoint = "last",
     allow_plugin: AllowPlugin = False,
     directory: RunsDir = None,
 ) -> None:

@@ -12,7 +12,9 @@ from .options import Run, RunsDir, check_output, find_run, runs_dir
 
 def report(
     name: Run = None,
-    output: Annotated[Path | None, typer.Option("-o", metavar="FILE.html", help="Default: in the run folder.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE.html", help="Default: in the run folder.")
+    ] = None,
     directory: RunsDir = None,
 ) -> None:
     """Write one self-contained page: curves, samples, evaluations, sweeps, attempts, recipe.

@@ -12,12 +12,15 @@ from cld_core.run import RunFolder
 from cld_core.texts import one_line
 from cldctl.ui.console import err
 
+from . import completing
 from .groups import continues, resume_group
 from .options import (
     AllowPlugin,
     ClusterOfRun,
     Follow,
+    Profile,
     RunsDir,
+    Yes,
     agreed,
     find_runs_or_group,
     group_named,
@@ -40,18 +43,20 @@ def resume(
         typer.Argument(
             metavar="RUN | GROUP | KEY=VALUE",
             help="Runs or a group (default: all that can be resumed), and recipe keys to change.",
+            autocompletion=completing.runs_and_overrides,
         ),
     ] = None,
     from_step: Annotated[
-        int | None, typer.Option("--from", metavar="STEP", help="Continue from this checkpoint.")
+        int | None,
+        typer.Option(
+            "--from", metavar="STEP", help="Continue from this checkpoint.", autocompletion=completing.checkpoints
+        ),
     ] = None,
     cluster: ClusterOfRun = None,
     follow: Follow = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Yes = False,
     allow_plugin: AllowPlugin = False,
-    profile: Annotated[
-        str | None, typer.Option(help="Settings of this cluster for its jobs: a file, or a name (docs/slurm.md).")
-    ] = None,
+    profile: Profile = None,
     update_code: Annotated[
         bool, typer.Option("--update-code", help="Run the code of the checkout from now on, not the run's own.")
     ] = False,
