@@ -5,7 +5,11 @@ import sysconfig
 from pathlib import Path
 
 from cld_core.errors import RecipeError
+from cld_core.small_files import read_bytes
+from cld_core.texts import one_line
 
+# A recipe has at most so many bytes, and its description so many characters.
+_MAX_HEAD, _LONGEST = 256 * 2**10, 200
 # Beside the code of a checkout, and where an installed package has them.
 FOLDERS = (Path(__file__).parents[2] / "recipes", Path(sysconfig.get_path("data")) / "share" / "cldctl" / "recipes")
 
@@ -21,6 +25,21 @@ def parent(name: str, beside: Path) -> Path:
         if os.path.isfile(file := folder / f"{name}.yaml"):
             return file
     return beside / name
+
+
+def description(file: Path) -> str:
+    """What a recipe says about itself: the first sentence of the comment that it begins with; empty without one.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    words: list[str] = []
+    for line in read_bytes(file, limit=_MAX_HEAD, follow=True).decode(errors="replace").splitlines():
+        if not line.startswith("#"):
+            break
+        words += line.lstrip("#").split()
+    text, end, _ = " ".join(words).partition(". ")
+    return one_line(text.removesuffix("."), _LONGEST)
 
 
 def find(name: str) -> Path:

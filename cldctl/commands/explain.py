@@ -70,14 +70,12 @@ def _table(keys: "Sequence[Key]") -> None:
     """A line for each key: its default, or those of the variants, and what it is."""
     from cldctl.ui.tables import fitted
 
-    columns: dict[str, list[Any]] = {"key": [], "default": [], "meaning": [], "only with": []}
+    columns: dict[str, list[Any]] = {"key": [], "default": [], "meaning": []}
     for key in keys:
-        columns["only with"].append(_variants_with(key).partition("=")[2])
+        whose = _variants_with(key).partition("=")[2]
         columns["key"].append(key.name)
         columns["default"].append(" or ".join(dict.fromkeys(meaning.default for meaning in key.meanings)))
-        columns["meaning"].append(key.meanings[0].doc)
-    if not any(columns["only with"]):
-        del columns["only with"]
+        columns["meaning"].append(f"{key.meanings[0].doc}{f' ({whose})' if whose else ''}")
     out.print(fitted(columns, (), ()))
 
 

@@ -94,11 +94,13 @@ def resume_group(group: Group, asked: "Continuation", cluster: str | None, follo
 def _preview(wanted: "WantedGroup", cluster: "Cluster", spec: "JobSpec") -> None:
     """What would be written and submitted."""
     from cld_core.recipe import dump
+    from cldctl.lookup import find_profile
     from cldctl.runs.groups import missing
 
     def show(text: str) -> None:
         out.print(text, markup=False, soft_wrap=True)
 
+    show_differences(wanted.file, wanted.given, find_profile(wanted.profile))
     open_cells = [cell.name for cell in missing(wanted)]
     existing = {run.name for run in wanted.group.runs()}
     show(f"# group: {wanted.group.name}, {len(wanted.cells)} runs in {wanted.group.root}")
@@ -156,6 +158,24 @@ def _finish(begun: "BegunGroup", follow: bool) -> None:
         err.print(f"  {hint(text, group)}", markup=False, soft_wrap=True)
     if code:
         raise typer.Exit(code)
+
+
+def show_differences(file: Path, given: Sequence[str], profile: Path | None) -> None:
+    """What differs from the recipe that ``file`` builds on, and what has set it: comments in front of the YAML."""
+    from cld_core.errors import RecipeError
+    from cld_core.recipe.differences import from_base
+    from cldctl.lookup import short
+
+    try:
+        base, found = from_base(file, given, profile)
+    except RecipeError:
+        return  # The recipe is complete only with the values of a sweep.
+    if base is None:
+        return
+    out.print(f"# differs from {short(base)} in {len(found) or 'nothing'}{':' if found else ''}", soft_wrap=True)
+    for entry in found:
+        before = "" if entry.before is None else f" instead of {entry.before}"
+        out.print(f"#   {entry.key}: {entry.value}{before}  ({entry.place})", soft_wrap=True)
 
 
 def warn(text: str) -> None:

@@ -12,7 +12,7 @@ from cldctl.runs.asked import Asked
 from cldctl.ui.console import err, out, strong
 
 from . import completing
-from .groups import tell_left_out, warn
+from .groups import show_differences, tell_left_out, warn
 from .options import ClusterOption, Follow, Overrides, Profile, RunsDir, runs_dir
 
 if TYPE_CHECKING:
@@ -114,6 +114,7 @@ def submit(
     # The scheduler thinks about it while the job is being written.
     start = where.ask_for_start(spec)
     if dry_run:
+        show_differences(file, asked.given, find_profile(asked.profile))
         _preview(RunFolder(wanted.path), resolved, where, spec, asked.metrics)
         _estimate(wanted.path, resolved, start)
         return
