@@ -38,7 +38,7 @@ def description(file: Path) -> str:
         if not line.startswith("#"):
             break
         words += line.lstrip("#").split()
-    text, end, _ = " ".join(words).partition(". ")
+    text = " ".join(words).partition(". ")[0]
     return one_line(text.removesuffix("."), _LONGEST)
 
 

@@ -103,8 +103,9 @@ def explained(ctx: typer.Context, incomplete: str) -> Iterator[str]:
     names = [*filter(None, sections), *described.keys()]
     names += [f"{section.name}.{variant}" for section in sections.values() for variant in section.variants]
     shown = [name for name in names if name.startswith(incomplete)]
-    # First the sections, then what is in the one that is typed.
-    yield from ([name for name in shown if "." not in name] or shown) if "." not in incomplete else shown
+    top = [name for name in shown if "." not in name]
+    # First the sections, then what is in the only one.
+    yield from top if "." not in incomplete and len(top) > 1 else shown
 
 
 @_quietly
@@ -160,7 +161,8 @@ def _given(ctx: typer.Context) -> list[str]:
     for name in ("recipe", "name", "words", "runs", "names", "overrides"):
         value: Any = ctx.params.get(name)
         given += [value] if isinstance(value, str) else [str(word) for word in value or ()]
-    return given
+    # What could not be parsed, because a value is still missing.
+    return [*given, *ctx.args]
 
 
 def _runs_of(ctx: typer.Context) -> list[RunFolder]:

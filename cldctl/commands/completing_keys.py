@@ -15,6 +15,9 @@ def complete(given: Sequence[str], incomplete: str) -> Iterator[str]:
     key, equals, value = incomplete.partition("=")
     if not key and equals:
         yield from _values(given[-1] if given else "", value)
+    elif not incomplete and given and described.keys().get(given[-1]) is not None:
+        # Of a word that is "=" alone, typer leaves nothing.
+        yield from _values(given[-1], "")
     elif not equals and given[-1:] == ["="]:
         yield from _values(given[-2] if len(given) > 1 else "", incomplete)
     elif equals:

@@ -28,4 +28,4 @@ def recipes() -> None:
         for column, cell in zip(columns.values(), cells, strict=True):
             column.append(cell)
     # A description is wrapped where there is no room for it.
-    out.print(fitted(columns, ("batch", "network", "sde", "steps", "data", "file"), ("steps", "batch")))
+    out.print(fitted(columns, ("file", "batch", "sde", "network", "steps", "data"), ("steps", "batch")))
