@@ -109,7 +109,7 @@ def _config(path: Path, content: Any) -> Config:
             fix = did_you_mean(name, KEYS) or f" It has {', '.join(KEYS)}."
             raise UsageError(f"{path}: unknown key '{one_line(name, 60)}'.{fix}")
         if value is not None and (not isinstance(value, str) or not value or one_line(value, 4096) != value):
-            raise UsageError(f"{path}: '{name}' cannot be {one_line(value, 60)!r}; expected a text. Correct it.")
+            raise UsageError(f"{path}: '{name}' cannot be {one_line(repr(value), 60)}; expected a text. Correct it.")
     if content.get("runs_dir"):
         content = {**content, "runs_dir": _absolute(path, content["runs_dir"])}
     return Config(**content)
