@@ -33,7 +33,7 @@ def board(
     root = runs_dir(directory)
     chosen = find_runs_or_group(runs, root) if runs else [find_run(None, root)]
     for run in chosen:
-        if not run.tensorboard.is_dir():
+        if not (run.tensorboard.is_dir() and any(run.tensorboard.iterdir())):
             err.print(f"{run.name} has no curves yet; they will appear", style="yellow", soft_wrap=True)
     with policy.tensorboard(chosen, port) as running:
         with err.status("starting TensorBoard"):

@@ -50,7 +50,9 @@ def _values(key: str, incomplete: str) -> Iterator[str]:
     values = [*found.options, *(meaning.default for meaning in found.meanings)]
     if any("null" in meaning.expects.split() for meaning in found.meanings):
         values.append("null")
-    yield from (value for value in dict.fromkeys(values) if value.startswith(incomplete) and " " not in value)
+    # Lists as one word.
+    plain = dict.fromkeys(value.replace(", ", ",") for value in values)
+    yield from (value for value in plain if value.startswith(incomplete) and " " not in value)
 
 
 def _chosen(given: Sequence[str]) -> dict[str, str]:

@@ -1,9 +1,12 @@
 """What the plug-ins of a recipe register, asked of a process of its own: they are code, and load torch."""
 
 import functools
+import logging
 import os
+import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +23,7 @@ from cldctl.clusters.this_machine import safe_path
 
 # Loading torch from a slow disk takes most of it.
 TIMEOUT_S = 120.0
+_LOG = logging.getLogger(__name__)
 COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "cld_core.data.plugin_report")
 _MOST_NAMES = 12
 
@@ -45,6 +49,7 @@ def ask(plugin: str, name: str) -> Report:
 
 @functools.cache
 def _asked(plugin: str, name: str, digest: str) -> Report:
+    begin = time.monotonic()
     try:
         done = subprocess.run(
             [*COMMAND, plugin, name],
@@ -59,6 +64,8 @@ def _asked(plugin: str, name: str, digest: str) -> Report:
         return Report(problem=f"it is not imported within {TIMEOUT_S:.0f} s", unknown=True)
     except OSError as error:
         return Report(problem=one_line(error), unknown=True)
+    finally:
+        _LOG.debug("%.3f s: %s", time.monotonic() - begin, shlex.join([*COMMAND, plugin, name]))
     try:
         answer = parse_json(done.stdout)
     except ValueError:

@@ -55,7 +55,8 @@ def offered(runs, *words, code=0):
         (["submit", "toy", "sampling.method=e"], ["em", "exponential"]),
         (["submit", "toy", "network.mul"], []),
         (["submit", "cifar10", "network.mul"], ["network.multipliers=", "network.multipliers=[1,2,2,2]"]),
-        (["submit", "toy", "network.name=ncsnpp", "network.mul"], ["network.multipliers=", "network.multipliers=[1,2,2,2]"]),
+        (["submit", "toy", "network.name=ncsnpp", "network.multipliers="], ["[1,2,2,2]"]),
+        (["submit", "toy", "network.name=resnet", "network.wi"], ["network.width=", "network.width=64"]),
         (["submit", "toy", "--sweep", "train.see"], ["train.seed=", "train.seed=0"]),
         (["submit", "toy", "--eval", ""], ["fid", "kid", "isc", "prc", "elbo", "loss"]),
         (["submit", "toy", "--eval", "fid,el"], ["fid,elbo"]),
@@ -100,7 +101,11 @@ def test_nothing_that_a_shell_would_run_is_offered(runs):
 
 
 def test_a_word_is_completed_without_torch(runs):
-    asked = {"_CLDCTL_COMPLETE": "complete_bash", "COMP_WORDS": "cldctl\nsubmit\ncifar10\nnetwork.mul", "COMP_CWORD": "3"}
+    asked = {
+        "_CLDCTL_COMPLETE": "complete_bash",
+        "COMP_WORDS": "cldctl\nsubmit\ncifar10\nnetwork.mul",
+        "COMP_CWORD": "3",
+    }
     done = cldctl(runs=runs, PYTHONPROFILEIMPORTTIME="1", **asked)
     assert "network.multipliers=" in done.stdout
     assert not re.search(r"\| +(torch|numpy|scipy|matplotlib|tensorboard|submitit)$", done.stderr, re.MULTILINE)
