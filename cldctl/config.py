@@ -13,7 +13,7 @@ _MAX_BYTES = 64 * 2**10
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """The defaults; None where there is none.
+    """The defaults; None if one is not set.
 
     Attributes:
         cluster: where new runs start.

@@ -36,7 +36,12 @@ def status(
         bool, typer.Option("--all", help="Include runs that ended over a week ago; show all rows.")
     ] = False,
     state: Annotated[
-        str | None, typer.Option(metavar="S[,S]", help="Only runs in these states.", autocompletion=completing.states)
+        str | None,
+        typer.Option(
+            metavar="S[,S]",
+            help="Only runs in these states: PENDING, RUNNING, REQUEUED, STOPPED, FAILED, CANCELLED, FINISHED, LOST.",
+            autocompletion=completing.states,
+        ),
     ] = None,
     since: Annotated[
         str | None,

@@ -1,13 +1,12 @@
 """The options of `cldctl` itself, in front of a command."""
 
-import logging
+import sys
 from typing import Annotated
 
 import typer
 
 from cldctl.ui.console import err, out
 
-_LOGGER = logging.getLogger("cldctl")
 _OWN = ("-q", "--quiet", "-v", "--verbose", "--version")
 
 
@@ -36,17 +35,17 @@ def options(
     """
     err.quiet = quiet
     if verbose:
-        _LOGGER.setLevel(logging.DEBUG)
-        _LOGGER.addHandler(_Handler())
+        from cldctl.ui import verbose as log
+
+        log.begin()
 
 
 def reset() -> None:
     """Forget the options of a command before, in this process."""
     err.quiet = False
-    _LOGGER.setLevel(logging.NOTSET)
-    for handler in _LOGGER.handlers[:]:
-        if isinstance(handler, _Handler):
-            _LOGGER.removeHandler(handler)
+    # Whoever has not asked for it does not load it.
+    if (log := sys.modules.get("cldctl.ui.verbose")) is not None:
+        log.end()
 
 
 def versions() -> list[str]:
@@ -66,10 +65,3 @@ def versions() -> list[str]:
 def is_misplaced(message: str) -> bool:
     """Whether typer complains about an option that goes before the command."""
     return any(message.startswith(f"No such option: {option}") for option in _OWN)
-
-
-class _Handler(logging.Handler):
-    """Writes what is logged to stderr."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        err.print(record.getMessage(), style="dim", soft_wrap=True)

@@ -73,7 +73,7 @@ def test_a_submission_and_what_is_typed_next_follow_the_file(write, tmp_path, mo
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("clutser: local", ["unknown key 'clutser'", "Did you mean 'cluster'?"]),
+        ("clusterz: local", ["unknown key 'clusterz'", "Did you mean 'cluster'?"]),
         ("partition: gpu", ["unknown key 'partition'", "cluster, runs_dir, profile"]),
         ("cluster: 5", ["'cluster' cannot be 5"]),
         ("cluster: [a]", ["'cluster' cannot be"]),
@@ -125,7 +125,7 @@ def test_doctor_shows_the_defaults(write, tmp_path):
     assert _defaults().found.startswith("there is no ")
     file = write("cluster: local\n")
     assert (_defaults().verdict, _defaults().found) == ("ok", f"{file}: cluster=local")
-    write("clutser: local\n")
+    write("clusterz: local\n")
     assert (_defaults().verdict, _defaults().advice) == ("fail", "Did you mean 'cluster'?")
 
 
@@ -136,6 +136,6 @@ def test_the_folder_without_the_variable(monkeypatch, tmp_path):
 
 
 def test_completion_survives_a_wrong_file(write):
-    write("clutser: local")
+    write("clusterz: local")
     assert completing.runs(None, "") == []
     assert (RECIPES / "toy.yaml").exists()

@@ -80,7 +80,7 @@ def test_names_are_found():
 
 @pytest.mark.parametrize(
     ("name", "close"),
-    [("train.emma", "train.ema"), ("trian", "train"), ("steps", "train.steps"), ("sde.vpsd", "sde.vpsde")],
+    [("train.emma", "train.ema"), ("trainz", "train"), ("steps", "train.steps"), ("sde.vpsd", "sde.vpsde")],
 )
 def test_a_typo_is_answered_with_the_nearest(name, close):
     with pytest.raises(RecipeError, match=f"Did you mean '{close}'"):

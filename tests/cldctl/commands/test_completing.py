@@ -113,7 +113,10 @@ def test_a_word_is_completed_without_torch(runs):
 
 def test_states_are_those_that_status_takes():
     from cldctl.commands.completing import states
+    from tests.cldctl.commands.test_whole import COMMANDS
 
+    help_ = next(param.help for param in COMMANDS["status",].params if param.name == "state")
+    assert help_.partition(": ")[2] == f"{', '.join(states(None, ''))}."
     for state in states(None, ""):
         assert not selection(state, None, (), None, None).is_empty
     assert ToyDataSpec().name  # the default of a section is offered, too
