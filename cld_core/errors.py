@@ -42,6 +42,12 @@ class CheckpointError(CldError):
     """A checkpoint is not what its name and checksum promise."""
 
 
+class WrongCheckpointError(CheckpointError):
+    """A file is not a checkpoint, or not one of this recipe: there is nothing to repair."""
+
+    exit_code = 2
+
+
 class SaveError(CheckpointError):
     """The checkpoint of ``step`` could not be written."""
 
@@ -52,6 +58,12 @@ class SaveError(CheckpointError):
 
 class DataError(CldError):
     """A data set is missing or not in the expected form."""
+
+
+class WrongSourceError(DataError):
+    """What a command was given as data, or as the place for them, is something else: there is nothing to repair."""
+
+    exit_code = 2
 
 
 class MergeError(CldError):

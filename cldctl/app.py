@@ -3,20 +3,22 @@
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import typer
-from rich.text import Text
 
 from cld_core.errors import CldError
 from cld_core.texts import one_line
 
 from .commands import (
+    board,
     cancel,
     compare,
     data,
     doctor,
     evaluate,
+    explain,
     export,
     import_,
     logs,
@@ -31,6 +33,7 @@ from .commands import (
     status,
     submit,
     usage,
+    whole,
     why,
 )
 from .ui.console import err
@@ -39,42 +42,61 @@ app = typer.Typer(
     name="cldctl",
     help="Train and evaluate critically-damped Langevin diffusion on clusters that preempt you.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("submit")(submit.submit)
-app.command("resume")(resume.resume)
-app.command("eval")(evaluate.evaluate)
-app.command("compare")(compare.compare)
-app.command("status")(status.status)
-app.command("logs")(logs.logs)
-app.command("why")(why.why)
-app.command("usage")(usage.usage)
-app.command("cancel")(cancel.cancel)
-app.command("note")(note.note)
-app.command("rm")(rm.rm)
-app.command("prune")(prune.prune)
-app.command("sample")(sample.sample)
-app.command("report")(report.report)
-app.add_typer(data.app, name="data")
-app.command("import")(import_.import_checkpoint)
-app.command("export")(export.export)
-app.command("recipes")(recipes.recipes)
-app.command("render")(render.render)
-app.command("doctor")(doctor.doctor)
+app.callback()(whole.options)
+# In the order of the help.
+_COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
+    "Train": {
+        "submit": submit.submit,
+        "resume": resume.resume,
+        "cancel": cancel.cancel,
+    },
+    "Look": {
+        "status": status.status,
+        "logs": logs.logs,
+        "why": why.why,
+        "usage": usage.usage,
+        "board": board.board,
+        "report": report.report,
+    },
+    "Evaluate and sample": {
+        "eval": evaluate.evaluate,
+        "compare": compare.compare,
+        "sample": sample.sample,
+        "export": export.export,
+        "import": import_.import_checkpoint,
+    },
+    "Manage": {
+        "note": note.note,
+        "rm": rm.rm,
+        "prune": prune.prune,
+    },
+    "Set up": {
+        "recipes": recipes.recipes,
+        "render": render.render,
+        "explain": explain.explain,
+        "doctor": doctor.doctor,
+    },
+}
+for _panel, _commands in _COMMANDS.items():
+    for _name, _command in _commands.items():
+        app.command(_name, rich_help_panel=_panel)(_command)
+app.add_typer(data.app, name="data", rich_help_panel="Set up")
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line, by default that of this process; returns the exit code of docs/cli.md."""
     try:
+        whole.reset()
         words = None if arguments is None else list(arguments)
         code = app(words, prog_name="cldctl", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except CldError as error:
-        _say(str(error))
+        err.error(str(error))
         return error.exit_code
     except typer.Abort:
         err.print("aborted")
@@ -83,7 +105,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.close()
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        _say(f"{place}{error.strerror or error}. Check the path and its permissions.")
+        err.error(f"{place}{error.strerror or error}. Check the path and its permissions.")
         return 1
     except KeyboardInterrupt:
         err.print("interrupted")
@@ -97,21 +119,19 @@ def _unforeseen(error: Exception) -> int:
     """Say what no command expected; returns the exit code. Wrong usage is among it: typer has its own errors."""
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):
         message, context = str(error.format_message()), getattr(error, "ctx", None)
+        if whole.is_misplaced(message):
+            message = f"{message.rstrip('.')}: it goes before the command, as in `cldctl -q status`"
         if message and context is not None:
             end = "" if message.endswith(("?", ".")) else "."
             message = f"{message.rstrip()}{end} See `{context.command_path} --help`."
         if message:
-            _say(message)
+            err.error(message)
         return int(error.exit_code)
     if os.environ.get("CLDCTL_DEBUG") == "1":
         err.print("".join(traceback.format_exception(error)), end="", soft_wrap=True)
     what = one_line(f"{type(error).__name__}: {error}")
-    _say(f"internal error ({what}). Set CLDCTL_DEBUG=1 to see the traceback, and report it with that.")
+    err.error(f"internal error ({what}). Set CLDCTL_DEBUG=1 to see the traceback, and report it with that.")
     return 1
-
-
-def _say(problem: str) -> None:
-    err.print(Text("error:", "bold red"), " ".join(problem.splitlines()), soft_wrap=True)
 
 
 def main() -> None:

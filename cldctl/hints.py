@@ -5,7 +5,13 @@ import shlex
 from pathlib import Path
 
 from cld_core.run import RunFolder
-from cld_core.run.lookup import default_root
+
+from . import config
+
+
+def default_root() -> Path:
+    """The folder of the runs without ``--runs-dir``."""
+    return config.runs_dir()
 
 
 def command(text: str, run: RunFolder) -> str:

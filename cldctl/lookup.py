@@ -6,8 +6,7 @@ from pathlib import Path
 from cld_core.errors import RecipeError, did_you_mean
 from cld_core.recipe import shipped
 
-# Below the home directory.
-OWN_PROFILES = ".config/cldctl/profiles"
+from . import config
 
 
 def find_recipe(name: str) -> Path:
@@ -33,12 +32,22 @@ def find_profile(name: str | None) -> Path | None:
     """
     if name is None:
         return None
-    own = Path.home() / OWN_PROFILES
-    by_name = shipped.files(own, shipped.profiles())
+    by_name = profile_files()
     if (file := shipped.named(name, by_name)) is not None:
         return file
     fix = did_you_mean(name, by_name) or f" Available: {', '.join(by_name) or 'none'}."
-    raise RecipeError(f"--profile {name}: there is no such profile in {own}, and none comes with cldctl.{fix}")
+    raise RecipeError(
+        f"--profile {name}: there is no such profile in {_own_profiles()}, and none comes with cldctl.{fix}"
+    )
+
+
+def profile_files() -> dict[str, Path]:
+    """The files of all profiles by name, sorted; the user's own take precedence."""
+    return shipped.files(_own_profiles(), shipped.profiles())
+
+
+def _own_profiles() -> Path:
+    return config.folder() / "profiles"
 
 
 def recipe_files() -> dict[str, Path]:

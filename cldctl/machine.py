@@ -13,7 +13,7 @@ from pathlib import Path
 from cld_core.errors import CldError
 from cld_core.recipe import Recipe
 
-from . import file_system
+from . import config, file_system
 from .clusters.records import Check
 from .clusters.this_machine import safe_path
 
@@ -29,12 +29,28 @@ _IN_MEMORY = ("tmpfs", "ramfs")
 
 
 def checks(runs: Path, recipes: Sequence[tuple[str, Recipe]]) -> Iterator[Check]:
-    """Python, torch, the folder of the runs, the data of named recipes, and the weights for FIDs."""
+    """Python, the user's defaults, torch, the runs folder, the data of named recipes, and the weights for FIDs."""
     yield Check("python", "ok", f"{platform.python_version()} on {platform.node()}")
+    yield _defaults()
     yield _torch()
     yield _runs_folder(runs)
     yield from _data(recipes)
     yield _fid_weights()
+
+
+def _defaults() -> Check:
+    """What the user's own defaults are."""
+    path = config.file()
+    try:
+        given = {name: value for name in config.KEYS if (value := getattr(config.read(), name)) is not None}
+    except CldError as error:
+        problem, _, advice = str(error).partition(". ")
+        return Check("config", "fail", problem, advice)
+    if not path.exists():
+        return Check("config", "ok", f"there is no {path}")
+    return Check(
+        "config", "ok", f"{path}: {', '.join(f'{name}={value}' for name, value in given.items()) or 'nothing'}"
+    )
 
 
 def _torch() -> Check:

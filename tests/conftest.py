@@ -32,7 +32,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 @pytest.fixture(autouse=True)
 def environment() -> Iterator[None]:
     """Jobs that run inside a test export their place; processes that later tests start would inherit it."""
-    with mock.patch.dict(os.environ, {"CLDCTL_CACHE": os.path.join(_caches, str(next(_numbers)))}):
+    own = os.path.join(_caches, str(next(_numbers)))
+    # Nor are their defaults.
+    with mock.patch.dict(os.environ, {"CLDCTL_CACHE": own, "XDG_CONFIG_HOME": f"{own}-config"}):
         yield
 
 

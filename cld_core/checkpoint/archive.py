@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from cld_core.errors import CheckpointError
+from cld_core.errors import CheckpointError, WrongCheckpointError
 from cld_core.small_files import opened
 from cld_core.texts import one_line
 
+# How a zip archive begins, and a pickle of protocol 2, which torch writes, or later.
+_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 # The object, and what the form of torch before 1.6 has around it.
 _PICKLES = 5
 _MOST_MEMBERS = 100_000
@@ -24,6 +26,22 @@ _SUMMED = ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "REDUCE", "FROZENSET", "NEWOBJ
 
 class NotPlain(Exception):
     """What is wrong with a file."""
+
+
+def require_kind(path: Path) -> None:
+    """Refuse a file that does not begin as one of torch; an empty one may have been cut.
+
+    Raises:
+        WrongCheckpointError
+    """
+    try:
+        with opened(path, follow=True) as file:
+            start = file.read(len(_ZIP))
+    except OSError:
+        return  # What reads it says why.
+    if start and not _ZIP.startswith(start) and not start.startswith(_PICKLE):
+        text = f"{path}: not a checkpoint: it cannot be read as plain tensors, and does not begin as a file of torch"
+        raise WrongCheckpointError(f"{text}. Pass one that the published code wrote.")
 
 
 def require_plain(path: Path) -> None:
@@ -56,7 +74,7 @@ def look(path: Path) -> bool:
 def _look(file: IO[bytes]) -> bool:
     length = file.seek(0, 2)
     file.seek(0)
-    is_archive = file.read(4) == b"PK\x03\x04"
+    is_archive = file.read(4) == _ZIP
     file.seek(0)
     if not is_archive:
         for _ in range(_PICKLES):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from cld_core import optim
-from cld_core.errors import CheckpointError, NotFoundError
+from cld_core.errors import CheckpointError, NotFoundError, WrongCheckpointError
 from cld_core.recipe.optim import OptimSpec
 from cld_core.texts import one_line
 
@@ -32,7 +32,8 @@ def read(file: Path, net: nn.Module, spec: OptimSpec) -> tuple[int, dict[str, An
 
     Raises:
         NotFoundError: there is no such file.
-        CheckpointError: it has another layout, or a tensor does not fit ``net``: the message names the first such
+        CheckpointError: it cannot be read.
+        WrongCheckpointError: it has another layout, or a tensor does not fit ``net``: the message names the first such
             tensor and both shapes.
     """
     content = _load(file)
@@ -44,10 +45,10 @@ def read(file: Path, net: nn.Module, spec: OptimSpec) -> tuple[int, dict[str, An
             "scaler": {},
         }
     except _Mismatch as error:
-        raise CheckpointError(f"{file}: {one_line(error)}. {_FIX}.") from error
+        raise WrongCheckpointError(f"{file}: {one_line(error)}. {_FIX}.") from error
     except Exception as error:  # a file of another layout leads anywhere
         text = f"not in the published layout ({type(error).__name__}: {one_line(error)})"
-        raise CheckpointError(f"{file}: {text}. Import a checkpoint that the published code wrote.") from error
+        raise WrongCheckpointError(f"{file}: {text}. Import a checkpoint that the published code wrote.") from error
 
 
 class _Mismatch(Exception):
@@ -57,6 +58,7 @@ class _Mismatch(Exception):
 def _load(file: Path) -> dict[str, Any]:
     if not os.path.isfile(file):
         raise NotFoundError(f"{file}: no such file. Pass a checkpoint, such as checkpoint_800000.pth.")
+    archive.require_kind(file)
     archive.require_plain(file)
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
@@ -71,7 +73,7 @@ def _load(file: Path) -> dict[str, Any]:
         )
         more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
         text = f"it holds {', '.join(keys[:_SHOWN]) or 'nothing'}{more}; a published checkpoint holds {', '.join(KEYS)}"
-        raise CheckpointError(f"{file}: {text}. Import a checkpoint that the published code wrote.")
+        raise WrongCheckpointError(f"{file}: {text}. Import a checkpoint that the published code wrote.")
     return content
 
 

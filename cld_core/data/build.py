@@ -5,6 +5,7 @@ its entry in DIR.partial/progress.json are on disk. A later attempt keeps the le
 source and continues after them. At the end the folder is renamed to DIR.
 """
 
+import errno
 import os
 import time
 from collections import Counter
@@ -28,7 +29,7 @@ from cld_core.data.store import (
     read_manifest,
     write_manifest,
 )
-from cld_core.errors import DataError
+from cld_core.errors import DataError, WrongSourceError
 from cld_core.run.atomic import sync_folder
 from cld_core.texts import one_line
 
@@ -36,6 +37,8 @@ from . import unfinished
 from .unfinished import Done
 
 _SECONDS_BETWEEN_REPORTS = 0.1
+# The place is the trouble, not the disk.
+_WRONG_PLACE = (errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +88,8 @@ def build(plan: Plan, out: Path, progress: ProgressCallback | None = None) -> Ma
     """Make the data set ``out``, unless it exists, and return its manifest.
 
     Raises:
-        DataError: the source is damaged or short, or ``out`` is something else. Finished units are kept.
+        DataError: the source is damaged or short. Finished units are kept.
+        WrongSourceError: ``out`` is something else, or cannot be made.
     """
     digest = plan.digest()
     done_before = _already_there(plan, out, digest)
@@ -96,7 +100,8 @@ def build(plan: Plan, out: Path, progress: ProgressCallback | None = None) -> Ma
         partial.mkdir(parents=True, exist_ok=True)
         unfinished.require_own(partial)
     except OSError as error:
-        raise DataError(f"{partial} cannot be created: {error.strerror}. Choose another --out.") from error
+        kind = WrongSourceError if error.errno in _WRONG_PLACE else DataError
+        raise kind(f"{partial} cannot be created: {error.strerror}. Choose another --out.") from error
     with unfinished.sole_writer(partial):
         try:
             return _build(plan, digest, partial, out, progress)
@@ -125,12 +130,12 @@ def _already_there(plan: Plan, out: Path, digest: str) -> Manifest | None:
     if manifest is not None:
         if (manifest.name, manifest.size, manifest.source_digest) == (plan.name, plan.size, digest):
             return manifest
-        raise DataError(
+        raise WrongSourceError(
             f"{out} already holds {manifest.name} at {manifest.size}x{manifest.size}, made from {manifest.source}. "
             "Remove that folder or choose another --out."
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} exists and is not a prepared data set. Choose another --out.")
+        raise WrongSourceError(f"{out} exists and is not a prepared data set. Choose another --out.")
     return None
 
 

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from cld_core.data.build import Plan, Unit
 from cld_core.data.store import SPLITS, Split
 from cld_core.data.tfrecord import Readable, parse_example, read_records
-from cld_core.errors import DataError, UsageError
+from cld_core.errors import DataError, UsageError, WrongSourceError
 from cld_core.small_files import opened
 from cld_core.texts import one_line
 
@@ -40,7 +40,8 @@ def plan_celebahq(source: Path, size: int = 256, expect: Mapping[str, int] | Non
     """The shards of ``size`` x ``size`` pixels in ``source``.
 
     Raises:
-        DataError: there are no such shards, some are missing, or the archive cannot be listed.
+        DataError: some shards are missing, or the archive cannot be listed.
+        WrongSourceError: there are no such shards at all, or ``source`` is something else.
         UsageError: ``size`` is not a power of two.
     """
     log = size.bit_length() - 1
@@ -93,13 +94,17 @@ def _list(source: Path) -> list[_File]:
             # Neither broken links nor pipes.
             return [_in_folder(path) for path in sorted(source.rglob("*.tfrecords")) if path.is_file()]
         if not source.is_file():
-            raise DataError(f"{source} does not exist. Pass the folder celeba-tfr or celeba-tfr.tar as --source.")
+            text = f"{source} does not exist. Pass the folder celeba-tfr or celeba-tfr.tar as --source."
+            raise WrongSourceError(text)
         if source.name.endswith(_COMPRESSED):
             text = "is compressed and cannot be read in pieces. Unpack it, and pass --source FOLDER"
-            raise DataError(f"{source} {text}.")
+            raise WrongSourceError(f"{source} {text}.")
         with opened(source, follow=True) as file:
             members = list(tar.Reader(file).members())
     except (tar.TarError, EOFError) as error:
+        if not tar.begins_as_archive(source):
+            text = f"{source} is not a .tar archive. Pass the folder celeba-tfr or celeba-tfr.tar as --source."
+            raise WrongSourceError(text) from error
         raise DataError(f"{source} is not a complete .tar archive ({error}). Fetch it again.") from error
     except OSError as error:
         raise DataError(f"{source} cannot be read: {one_line(error)}. Check its permissions.") from error
@@ -149,7 +154,7 @@ def _shards(files: list[_File], split: Split, log: int) -> dict[tuple[int, int],
 def _refuse_missing(by_split: Mapping[Split, dict[tuple[int, int], _File]], source: Path, log: int) -> None:
     for split, shards in by_split.items():
         if not shards:
-            raise DataError(
+            raise (DataError if any(by_split.values()) else WrongSourceError)(
                 f"{source} has no shards named {split}-r{log:02d}-s-0000-of-NNNN.tfrecords. "
                 "Pass GLOW's celeba-tfr, complete with train and validation, as --source."
             )

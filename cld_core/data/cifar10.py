@@ -17,7 +17,7 @@ import numpy as np
 
 from cld_core.data.build import Plan, Unit
 from cld_core.data.store import Split
-from cld_core.errors import DataError
+from cld_core.errors import DataError, WrongSourceError
 from cld_core.small_files import opened, read_bytes
 from cld_core.texts import one_line
 
@@ -48,14 +48,19 @@ def plan_cifar10(source: Path, expect: Mapping[str, int] | None = None) -> Plan:
     """The six batches of the archive or the folder ``source``, all of them in memory (184 MB).
 
     Raises:
-        DataError: ``source`` does not exist. A missing or damaged batch raises when it is read.
+        WrongSourceError: ``source`` does not exist, or has nothing of CIFAR-10. A batch that is missing or damaged
+            raises DataError when it is read.
     """
     if source.is_dir():
         batches = _in_folder(source / FOLDER if (source / FOLDER).is_dir() else source)
     elif source.is_file():
         batches = _in_archive(source)
     else:
-        raise DataError(f"{source} does not exist. Pass {ARCHIVE} or its folder as --source, or add --download.")
+        text = f"{source} does not exist. Pass {ARCHIVE} or its folder as --source, or add --download."
+        raise WrongSourceError(text)
+    if not batches.files and (source.is_dir() or not tar.begins_as_archive(source)):
+        text = f"{source} has no {_BATCHES['train'][0]} and no other batch of CIFAR-10"
+        raise WrongSourceError(f"{text}. Pass {ARCHIVE} or its folder as --source.")
     return Plan(
         name="cifar10",
         size=SIZE,

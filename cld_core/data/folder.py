@@ -22,9 +22,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cld_core.data.build import Plan, Unit
 from cld_core.data.store import SPLITS, Split
-from cld_core.errors import DataError, UsageError
+from cld_core.errors import DataError, UsageError, WrongSourceError
 from cld_core.seeds import key_of
-from cld_core.small_files import read_bytes
+from cld_core.small_files import opened, read_bytes
 from cld_core.texts import one_line
 
 DEFAULT_VALIDATION = 0.1
@@ -69,7 +69,8 @@ def plan_folder(source: Path, size: int, validation: float | None = None) -> Pla
             top-level folders, or else 0.1.
 
     Raises:
-        DataError: there are no pictures, or a split would be empty.
+        DataError: it is a zip file that is damaged, or cannot be read.
+        WrongSourceError: there are no pictures, or a split would be empty.
         UsageError: ``size`` or ``validation`` is out of range.
     """
     if not 1 <= size <= LARGEST:
@@ -80,11 +81,12 @@ def plan_folder(source: Path, size: int, validation: float | None = None) -> Pla
         )
     pictures = _list(source)
     if not pictures:
-        raise DataError(f"{source} has no pictures ({', '.join(SUFFIXES)}). Pass a folder that has some as --source.")
+        text = f"{source} has no pictures ({', '.join(SUFFIXES)})"
+        raise WrongSourceError(f"{text}. Pass a folder that has some as --source.")
     by_split = _splits(pictures, validation)
     for split, chosen in by_split.items():
         if not chosen:
-            raise DataError(
+            raise WrongSourceError(
                 f"None of the {len(pictures)} pictures in {source} is in {split}. Use another --split, or sort "
                 "them into folders train and validation."
             )
@@ -104,12 +106,21 @@ def _list(source: Path) -> list[_Picture]:
         elif source.is_file() and zipfile.is_zipfile(source):
             pictures = list(_in_zip(source))
         elif source.exists():
-            raise DataError(f"{source} is neither a folder nor a complete zip file. Pass one of them as --source.")
+            text = f"{source} is neither a folder nor a complete zip file. Pass one of them as --source."
+            raise DataError(text) if _begins_as_zip(source) else WrongSourceError(text)
         else:
-            raise DataError(f"{source} does not exist. Pass a folder or a zip file of pictures as --source.")
+            raise WrongSourceError(f"{source} does not exist. Pass a folder or a zip file of pictures as --source.")
     except OSError as error:
         raise DataError(f"{source} cannot be listed: {one_line(error)}. Check the folder's permissions.") from error
     return sorted(pictures, key=lambda picture: picture.name)
+
+
+def _begins_as_zip(source: Path) -> bool:
+    """Whether a file that is not a zip file was one, or the beginning of one; an empty file may have been anything."""
+    if not source.is_file():
+        return False
+    with opened(source, follow=True) as file:
+        return file.read(2) in (b"", b"PK")
 
 
 def _in_folder(source: Path) -> Iterator[_Picture]:
@@ -187,7 +198,7 @@ def _splits_by_folder(pictures: Sequence[_Picture]) -> dict[Split, list[_Picture
     if not all(chosen.values()):
         return None
     if others:
-        raise DataError(
+        raise WrongSourceError(
             f"Besides the folders for training and validation, there are pictures in "
             f"{one_line(_as_text(', '.join(sorted(others)[:5])))}. "
             "Pass --split 0.1 to mix all pictures, or remove those."

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from cld_core.errors import DataError, UsageError, did_you_mean
+from cld_core.errors import DataError, UsageError, WrongSourceError, did_you_mean
 from cld_core.imports import resolve
 from cld_core.recipe.data import ImageDataSpec
 from cld_core.recipe.variants import SECTIONS
@@ -47,7 +47,8 @@ def prepare(
 
     Raises:
         UsageError: the name or an option does not fit.
-        DataError: the source is missing, damaged or short. Finished units are kept, and the message says where.
+        WrongSourceError: the source is missing or something else, or so is ``out``.
+        DataError: the source is damaged or short. Finished units are kept, and the message says where.
     """
     if name not in names():
         guess = did_you_mean(name, names(), cutoff=0.4)
@@ -109,12 +110,13 @@ def verify(path: str | Path, progress: Callable[[int, int], None] | None = None)
         progress: called with the number of images read and the total.
 
     Raises:
-        DataError: there is no manifest, or the images do not match it.
+        WrongSourceError: there is no manifest.
+        DataError: the images do not match it.
     """
     root = Path(path)
     manifest = store.read_manifest(root)
     if manifest is None:
-        raise DataError(f"{root} has no {store.MANIFEST}: {store.prepare_hint('NAME', root)}")
+        raise WrongSourceError(f"{root} has no {store.MANIFEST}: {store.prepare_hint('NAME', root)}")
     # Reading beyond the end of a mapped file would kill this process.
     problem = presence.cut(root, manifest)
     if problem is not None:

@@ -12,7 +12,10 @@ import lzma
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
+
+from cld_core.small_files import opened
 
 _BLOCK = 512
 _REGULAR = (b"0", b"\0", b"7")
@@ -23,6 +26,8 @@ _LONGEST_TEXT = 1 << 20
 _MOST_MEMBERS = 1 << 20
 _AT_ONCE = 1 << 20
 _OPENERS = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7zXZ": lzma.open}
+# Where a header of POSIX and later says what it is.
+_MAGIC_AT, _MAGIC = 257, b"ustar"
 # What decompressors raise for damaged archives.
 DAMAGE = (EOFError, OSError, zlib.error, lzma.LZMAError)
 
@@ -49,6 +54,17 @@ def decompressed(file: IO[bytes]) -> IO[bytes]:
             # Classes of three modules, which have no type in common.
             return opener(file, "rb")  # type: ignore[operator]
     return file
+
+
+def begins_as_archive(path: Path) -> bool:
+    """Whether a file was a tar archive, whatever has become of it; a very short one may have been.
+
+    Archives older than POSIX have no magic number: of one that can be read, this does not say anything.
+    """
+    with opened(path, follow=True) as file:
+        start = file.read(_MAGIC_AT + len(_MAGIC))
+    is_short = len(start) < _MAGIC_AT + len(_MAGIC)
+    return is_short or start.startswith(tuple(_OPENERS)) or start[_MAGIC_AT:] == _MAGIC
 
 
 class Reader:

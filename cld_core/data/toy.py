@@ -21,7 +21,7 @@ from torch import Tensor
 
 from cld_core import analytic
 from cld_core.analytic import GaussianMixture
-from cld_core.errors import DataError, did_you_mean
+from cld_core.errors import DataError, WrongSourceError, did_you_mean
 from cld_core.recipe.plugin import import_plugin
 
 Sampler = Callable[[int, torch.Generator], Tensor]
@@ -75,13 +75,14 @@ def get(name: str, plugin: str | None = None) -> Toy:
     """The toy density ``name``; first imports ``plugin``, a Python file or module that may register it.
 
     Raises:
-        DataError: there is no such name, or the plug-in cannot be imported.
+        WrongSourceError: there is no such name.
+        DataError: the plug-in cannot be imported.
     """
     if plugin is not None and (own := _OF_MODULE.get((import_plugin(plugin, "data.plugin"), name))) is not None:
         return own
     if name not in _REGISTRY:
         hint = did_you_mean(name, _REGISTRY) or " Set data.plugin to the file that registers it."
-        raise DataError(f"no toy data {name!r}; there are {', '.join(sorted(_REGISTRY))}.{hint}")
+        raise WrongSourceError(f"no toy data {name!r}; there are {', '.join(sorted(_REGISTRY))}.{hint}")
     return _REGISTRY[name]
 
 

@@ -68,9 +68,12 @@ class EvalSpec:
     batch_size: int = key(2048, "samples or test examples computed at once", ge=1, most=1_000_000)
     seed: int = key(0, "key of every random draw of an evaluation", ge=0)
     max_nonfinite: float = key(0.001, "largest fraction of samples that may be infinite or NaN", ge=0, le=1)
-    elbo: ElboSpec = field(default_factory=ElboSpec)
-    loss: LossSpec = field(default_factory=LossSpec)
-    fid: FidSpec = field(default_factory=FidSpec)
-    kid: KidSpec = field(default_factory=KidSpec)
-    isc: IscSpec = field(default_factory=IscSpec)
-    prc: PrcSpec = field(default_factory=PrcSpec)
+    elbo: ElboSpec = field(default_factory=ElboSpec, metadata={"doc": "the likelihood bound"})
+    loss: LossSpec = field(default_factory=LossSpec, metadata={"doc": "the loss on test examples"})
+    fid: FidSpec = field(
+        default_factory=FidSpec,
+        metadata={"doc": "the features of images that FID, KID, Inception Score and precision/recall share"},
+    )
+    kid: KidSpec = field(default_factory=KidSpec, metadata={"doc": "the kernel inception distance"})
+    isc: IscSpec = field(default_factory=IscSpec, metadata={"doc": "the Inception Score"})
+    prc: PrcSpec = field(default_factory=PrcSpec, metadata={"doc": "precision and recall"})

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,32 +10,18 @@ import yaml
 from cld_core.errors import RecipeError
 from cld_core.texts import has_control
 
-from . import shipped
 from .build import COMMAND_LINE, build
+from .layers import Layer, file_layers, profile_layer
 from .reading import MAX_BYTES, MAX_DEPTH, parse, printed, read, to_yaml, to_yaml_line
 from .references import literal, resolved
 from .schema import Recipe
 from .tree import check_keys, walk
-from .values import is_text, shown
+from .values import shown
 from .variants import SECTIONS, keys_of
 
-# A recipe, what it extends, what that extends, and so on.
-MAX_ANCESTORS = 20
 # A dotted key.
 MAX_NAME = 200
 _OVERRIDE = re.compile(r"[A-Za-z_][\w-]*(?:\.[A-Za-z_][\w-]*){0,9}", re.ASCII)
-
-
-@dataclass(frozen=True)
-class _Layer:
-    """Some keys, which go over those of the layers before."""
-
-    source: str
-    keys: Mapping[str, Any]
-    lines: Mapping[str, int] = field(default_factory=dict)  # the line of each dotted key
-
-    def place(self, key: str) -> str:
-        return f"{self.source}, line {self.lines[key]}" if key in self.lines else self.source
 
 
 def load(path: str | Path, overrides: Sequence[str] = (), profile: Path | None = None) -> Recipe:
@@ -53,10 +38,18 @@ def load(path: str | Path, overrides: Sequence[str] = (), profile: Path | None =
     Raises:
         RecipeError: the file cannot be read, or a key or value is wrong. Names file, line and the nearest key.
     """
-    layers = _file_layers(Path(path))
+    return load_with_places(path, overrides, profile)[0]
+
+
+def load_with_places(
+    path: str | Path, overrides: Sequence[str] = (), profile: Path | None = None
+) -> tuple[Recipe, dict[str, str]]:
+    """As `load`, and what set each dotted key: a file with its line, or the command line; "" is the recipe itself."""
+    layers = file_layers(Path(path))
     if profile is not None:
         layers.append(profile_layer(profile))
-    return _assemble(layers, overrides, Path(path))
+    where: dict[str, str] = {}
+    return _assemble(layers, overrides, Path(path), where=where), where
 
 
 def load_frozen(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -70,7 +63,7 @@ def load_frozen(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: the file cannot be read, or a key or value is wrong.
     """
     keys, lines = read(Path(path), follow=False)
-    return _assemble([_frozen(_Layer(printed(path), keys, lines))], overrides, Path(path), new="none")
+    return _assemble([_frozen(Layer(printed(path), keys, lines))], overrides, Path(path), new="none")
 
 
 def with_overrides(
@@ -82,7 +75,7 @@ def with_overrides(
         source: what messages call the recipe.
         idle: keys whose overrides are ignored if the chosen variant lacks them, such as the axes of a sweep.
     """
-    return _assemble([_frozen(_Layer(source, recipe.to_dict()))], overrides, Path(source), idle, new="typed")
+    return _assemble([_frozen(Layer(source, recipe.to_dict()))], overrides, Path(source), idle, new="typed")
 
 
 def from_dict(tree: Mapping[str, Any], source: str) -> Recipe:
@@ -93,7 +86,7 @@ def from_dict(tree: Mapping[str, Any], source: str) -> Recipe:
     """
     if not isinstance(tree, Mapping):
         raise RecipeError(f"{source}: a recipe is a mapping of sections, not {shown(tree)}. Use another file.")
-    return _assemble([_frozen(_Layer(source, tree))], (), Path(source), new="none")
+    return _assemble([_frozen(Layer(source, tree))], (), Path(source), new="none")
 
 
 def override(text: str) -> tuple[str, Any]:
@@ -153,37 +146,40 @@ def dump(recipe: Recipe, *, frozen: bool = True) -> str:
     return text
 
 
-def _frozen(layer: _Layer) -> _Layer:
+def _frozen(layer: Layer) -> Layer:
     """The layer with values that `_assemble` does not resolve."""
     _check_shape(layer, layer.keys, "", 0)
-    return _Layer(layer.source, literal(layer.keys), layer.lines)
+    return Layer(layer.source, literal(layer.keys), layer.lines)
 
 
 def _assemble(
-    layers: Sequence[_Layer],
+    layers: Sequence[Layer],
     overrides: Sequence[str],
     path: Path,
     idle: Collection[str] = (),
     new: Literal["all", "typed", "none"] = "all",
+    where: dict[str, str] | None = None,
 ) -> Recipe:
     """The recipe that layers and overrides give.
 
     Args:
+        where: gets what set each key.
         new: which values must keep to what has been decided since older runs were made: all, the overrides alone, or
             none, if everything was accepted before.
     """
     tree: dict[str, Any] = {}
-    where: dict[str, str] = {"": printed(path)}
+    where = {} if where is None else where
+    where[""] = printed(path)
     for layer in layers:
         _apply(layer, tree, where)
     for name, value in _in_order([override(text) for text in overrides], tree, idle):
-        _apply(_Layer(COMMAND_LINE, _nest(name, value)), tree, where)
+        _apply(Layer(COMMAND_LINE, _nest(name, value)), tree, where)
     values = resolved(tree, where, strict=new != "none")
     values.setdefault("name", path.stem)
     return build(values, where, lambda key: new == "all" or (new == "typed" and where.get(key) == COMMAND_LINE))
 
 
-def _check_shape(layer: _Layer, node: Mapping[str, Any], path: str, depth: int) -> None:
+def _check_shape(layer: Layer, node: Mapping[str, Any], path: str, depth: int) -> None:
     """Refuse names that no key can have, before anything walks down the tree.
 
     Raises:
@@ -203,7 +199,7 @@ def _check_shape(layer: _Layer, node: Mapping[str, Any], path: str, depth: int) 
             _check_shape(layer, value, key, depth + 1)
 
 
-def _apply(layer: _Layer, tree: dict[str, Any], where: dict[str, str]) -> None:
+def _apply(layer: Layer, tree: dict[str, Any], where: dict[str, str]) -> None:
     """Merge a layer into the tree and check its keys."""
     _check_shape(layer, layer.keys, "", 0)
     for section, variants in SECTIONS.items():
@@ -240,7 +236,7 @@ def _in_order(
     return ordered + [entry for entry in waiting if entry[0] not in idle]
 
 
-def _merge(tree: dict[str, Any], keys: Mapping[str, Any], prefix: str, layer: _Layer, where: dict[str, str]) -> None:
+def _merge(tree: dict[str, Any], keys: Mapping[str, Any], prefix: str, layer: Layer, where: dict[str, str]) -> None:
     for name, value in keys.items():
         path = f"{prefix}.{name}" if prefix else str(name)
         where[path] = layer.place(path)
@@ -255,46 +251,3 @@ def _merge(tree: dict[str, Any], keys: Mapping[str, Any], prefix: str, layer: _L
 def _nest(path: str, value: Any) -> dict[str, Any]:
     first, _, rest = path.partition(".")
     return {first: _nest(rest, value) if rest else value}
-
-
-def profile_layer(path: Path) -> _Layer:
-    keys, lines = read(path)
-    layer = _Layer(printed(path), keys, lines)
-    for key in keys:
-        if key != "cluster":
-            raise RecipeError(f"{layer.place(key)}: a profile cannot set '{key}'. It has one section, 'cluster'.")
-    return layer
-
-
-def _file_layers(path: Path) -> list[_Layer]:
-    """The layers of a recipe file and all that it extends, the oldest ancestor first."""
-    layers: list[_Layer] = []
-    known: list[Path] = []
-    keys, lines = read(path)
-    while True:
-        known.append(path.resolve())
-        parent = keys.pop("extends", None)
-        layers.insert(0, _Layer(printed(path), keys, lines))
-        if parent is None:
-            return layers
-        place = layers[0].place("extends")
-        if not is_text(parent) or not parent:
-            text = f"'extends' cannot be {shown(parent)}; expected the name or file name of another recipe"
-            raise RecipeError(f"{place}: {text}. Correct it.")
-        if len(layers) == MAX_ANCESTORS:
-            raise RecipeError(f"{place}: more than {MAX_ANCESTORS} recipes extend each other. Write fewer files.")
-        path = shipped.parent(parent, path)
-        keys, lines = _read_parent(path, parent, place)
-        if path.resolve() in known:
-            chain = " -> ".join(printed(file) for file in (*known, path.resolve()))
-            raise RecipeError(f"{place}: recipes extend each other in a circle: {chain}. Remove one `extends`.")
-
-
-def _read_parent(path: Path, name: str, place: str) -> tuple[dict[str, Any], dict[str, int]]:
-    try:
-        return read(path)
-    except RecipeError as error:
-        if isinstance(error.__cause__, FileNotFoundError):
-            text = f"extends '{name}', but there is no {printed(path)}.{shipped.correction(name)}"
-            raise RecipeError(f"{place}: {text}") from error
-        raise

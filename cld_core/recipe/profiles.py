@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from .loading import profile_layer
+from .layers import profile_layer
 from .reading import to_yaml_line
 from .references import literal
 

@@ -29,17 +29,23 @@ class Recipe:
     """One complete experiment: the content of a run folder's `recipe.yaml`."""
 
     name: str = key("run", "name of the recipe, the first part of a run's default name")
-    data: DataSpec = field(default_factory=ToyDataSpec)
-    sde: SdeSpec = field(default_factory=CldSpec)
-    network: NetworkSpec = field(default_factory=MlpSpec)
-    objective: ObjectiveSpec = field(default_factory=ObjectiveSpec)
-    optim: OptimSpec = field(default_factory=OptimSpec)
-    train: TrainSpec = field(default_factory=TrainSpec)
-    periodic: PeriodicSpec = field(default_factory=PeriodicSpec)
-    sampling: SamplingSpec = field(default_factory=OdeSpec)
-    eval: EvalSpec = field(default_factory=EvalSpec)
-    cluster: ClusterSpec = field(default_factory=ClusterSpec)
-    hooks: HooksSpec = field(default_factory=HooksSpec)
+    data: DataSpec = field(default_factory=ToyDataSpec, metadata={"doc": "what is trained on"})
+    sde: SdeSpec = field(default_factory=CldSpec, metadata={"doc": "the diffusion, which turns data into noise"})
+    network: NetworkSpec = field(default_factory=MlpSpec, metadata={"doc": "the network that learns the score"})
+    objective: ObjectiveSpec = field(
+        default_factory=ObjectiveSpec, metadata={"doc": "what the network is trained on: the loss and its weights"}
+    )
+    optim: OptimSpec = field(default_factory=OptimSpec, metadata={"doc": "the optimiser and its learning rate"})
+    train: TrainSpec = field(
+        default_factory=TrainSpec, metadata={"doc": "the length of training, its precision, and its checkpoints"}
+    )
+    periodic: PeriodicSpec = field(
+        default_factory=PeriodicSpec, metadata={"doc": "samples, bounds and FIDs that are computed during training"}
+    )
+    sampling: SamplingSpec = field(default_factory=OdeSpec, metadata={"doc": "how samples are drawn"})
+    eval: EvalSpec = field(default_factory=EvalSpec, metadata={"doc": "the settings of each metric"})
+    cluster: ClusterSpec = field(default_factory=ClusterSpec, metadata={"doc": "what a job asks its cluster for"})
+    hooks: HooksSpec = field(default_factory=HooksSpec, metadata={"doc": "your own commands that hear about a run"})
 
     def anchored(self, folder: Path) -> "Recipe":
         """The recipe with all paths absolute; relative ones are taken from ``folder``.

@@ -6,7 +6,11 @@ from importlib import resources
 from pathlib import Path
 
 from cld_core.errors import RecipeError, did_you_mean
+from cld_core.small_files import read_bytes
+from cld_core.texts import one_line
 
+# A recipe has at most so many bytes, and its description so many characters.
+_MAX_HEAD, _LONGEST = 256 * 2**10, 200
 # Recipes of the user, below the working directory. They take precedence.
 OWN = Path("recipes")
 
@@ -37,6 +41,21 @@ def recipes() -> dict[str, Path]:
 def named(name: str, by_name: dict[str, Path]) -> Path | None:
     """What somebody means by ``name``: a file if there is one, or else what has this name; None if nothing has."""
     return Path(name) if os.path.isfile(name) else by_name.get(name)
+
+
+def description(file: Path) -> str:
+    """What a recipe says about itself: the first sentence of the comment that it begins with; empty without one.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    words: list[str] = []
+    for line in read_bytes(file, limit=_MAX_HEAD, follow=True).decode(errors="replace").splitlines():
+        if not line.startswith("#"):
+            break
+        words += line.lstrip("#").split()
+    text = " ".join(words).partition(". ")[0]
+    return one_line(text.removesuffix("."), _LONGEST)
 
 
 def find(name: str) -> Path:

@@ -24,6 +24,7 @@ class Attempt:
         code: the digest of the code that it runs; with versions, gpu and driver as in `events.Started`.
         asked: the digest of the code that it was to run, as in `events.Requested`.
         hosts: the machine of each rank.
+        data: what tells its data from others (`same_data`).
     """
 
     attempt: int
@@ -52,6 +53,7 @@ class Attempt:
     gpu: str | None = None
     driver: str | None = None
     hosts: tuple[str, ...] = ()
+    data: Mapping[str, str] = field(default_factory=dict)
 
 
 def imported(event: events.Imported) -> Attempt:
@@ -90,6 +92,7 @@ def started(event: events.Started, asked: str | None = None, *, rewound: bool = 
         gpu=event.gpu,
         driver=event.driver,
         hosts=event.hosts,
+        data=event.data,
     )
 
 

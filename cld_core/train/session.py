@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cld_core import faults
+from cld_core.data import identity
 from cld_core.errors import CldError, LeaseHeldError, LeaseLostError, NonFiniteError, SaveError, UsageError
 from cld_core.ranks import Ranks
 from cld_core.recipe import Recipe
-from cld_core.run import Lease, RunFolder, code, edits, events, pending
+from cld_core.run import Lease, RunFolder, code, edits, events, pending, same_data
 from cld_core.run.events import Cause
 from cld_core.run.identity import versions
 from cld_core.stop import StopCode, StopFlag
@@ -117,7 +118,10 @@ def run(
             gpu=machine.gpu(ranks.device),
             driver=machine.driver(ranks.device),
             hosts=tuple(hosts or ()),
+            data=identity.or_nothing(recipe.data),
         )
+        if same_data.are_other(beginning.data, same_data.known_data(pending.history(folder.ledger))):
+            print(f"warning: {folder.name} trains on other data than before (data.name={recipe.data.name})", flush=True)
         pending.append(folder.ledger, beginning, within_s=_NOTE_WITHIN_S)
         on_start()
         return _recorded(training, cause_of)

@@ -10,6 +10,7 @@ from cld_core.texts import one_line
 from cldctl.ui.console import err
 from cldctl.ui.progress import Working
 
+from . import completing
 from .options import RunsDir, find_runs_or_group, runs_dir
 
 if TYPE_CHECKING:
@@ -17,7 +18,12 @@ if TYPE_CHECKING:
 
 
 def cancel(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN | GROUP", help="Names or folders of runs, or groups.")],
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN | GROUP", help="Names or folders of runs, or groups.", autocompletion=completing.runs
+        ),
+    ],
     directory: RunsDir = None,
 ) -> None:
     """End runs and their evaluations; a run saves a checkpoint first.

@@ -11,6 +11,7 @@ from cld_core.errors import NotFoundError, UsageError
 from cld_core.run.groups import Group, values_of
 from cldctl.ui.console import err, out
 
+from . import completing
 from .options import RunsDir, find_run, group_named, runs_dir
 
 if TYPE_CHECKING:
@@ -18,16 +19,24 @@ if TYPE_CHECKING:
 
 
 def compare(
-    names: Annotated[list[str], typer.Argument(metavar="RUN | GROUP", help="Two or more runs, or groups.")],
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN | GROUP", help="Two or more runs, or groups.", autocompletion=completing.runs),
+    ],
     checkpoint: Annotated[
-        str, typer.Option(metavar="last|STEP", help="The step whose results are compared; default: the newest.")
+        str,
+        typer.Option(
+            metavar="last|STEP",
+            help="The step whose results are compared; last: the newest that has some.",
+            autocompletion=completing.checkpoints,
+        ),
     ] = "last",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
     directory: RunsDir = None,
 ) -> None:
     """Show finished results side by side; of groups, mean and standard deviation over seeds.
 
-    Example: cldctl compare toy-0102-101112-ab12
+    Example: cldctl compare toy-0102-101112-ab12 toy-0102-101530-cd34
     """
     show(names, checkpoint, as_json, runs_dir(directory))
 

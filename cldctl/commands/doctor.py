@@ -43,9 +43,10 @@ def doctor(
     from cldctl import card, clusters, machine
     from cldctl.clusters.records import DoctorOptions
     from cldctl.jobs.specs import measured_saves
+    from cldctl.runs import home
 
     root = runs_dir(directory)
-    where = clusters.default() if cluster is None else clusters.find(cluster)
+    where = home.default() if cluster is None else clusters.find(cluster)
     with Working("checking this machine: torch, folders, data") as working:
         asked = DoctorOptions(partition=partition, job=job, account=account, wait_s=wait, say=working.phase)
         checks = list(machine.checks(root, list(_recipes())))

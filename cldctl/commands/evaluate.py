@@ -19,6 +19,7 @@ from cld_core.shards.request import require_few
 from cldctl.ui.console import err, out, strong
 from cldctl.ui.progress import Working
 
+from . import completing
 from .compare import show
 from .groups import for_each, hint
 from .options import (
@@ -69,17 +70,26 @@ def _with_metric_flags(function: Callable[..., None]) -> Callable[..., None]:
 
 @_with_metric_flags
 def evaluate(
-    words: Annotated[list[str] | None, typer.Argument(metavar="RUN | GROUP | KEY=VALUE")] = None,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="RUN | GROUP | KEY=VALUE", autocompletion=completing.runs_and_overrides),
+    ] = None,
     metrics: tuple[str, ...] = (),
     samples: Annotated[
         int | None,
         typer.Option(min=2, help="Samples, or test examples if none are drawn; default: eval.samples."),
     ] = None,
     shards: Shards = None,
-    checkpoint: Annotated[str, typer.Option(metavar="last|all|STEP", help="Which checkpoints.")] = "last",
+    checkpoint: Annotated[
+        str, typer.Option(metavar="last|all|STEP", help="Which checkpoints.", autocompletion=completing.checkpoints)
+    ] = "last",
     sweep: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY=a,b,c", help="A table over settings; once for each key."),
+        typer.Option(
+            metavar="KEY=a,b,c",
+            help="A table over settings; once for each key.",
+            autocompletion=completing.sweeps,
+        ),
     ] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Show finished results of runs side by side.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --compare: one JSON document.")] = False,

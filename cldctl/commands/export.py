@@ -8,7 +8,7 @@ import typer
 from cldctl.ui.console import err, out
 from cldctl.ui.progress import Working
 
-from .options import AllowPlugin, Run, RunsDir, check_output, find_run, runs_dir
+from .options import AllowPlugin, Checkpoint, Run, RunsDir, check_output, find_run, runs_dir
 
 if TYPE_CHECKING:
     from cld_core.model import Model
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 def export(
     run: Run = None,
-    output: Annotated[Path | None, typer.Option("-o", metavar="FILE.safetensors", help="Where to write.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE.safetensors", help="Where to write.")
+    ] = None,
     card: Annotated[
         Path | None,
         typer.Option(
@@ -30,7 +32,7 @@ def export(
     license_: Annotated[
         str | None, typer.Option("--license", help="The licence of the weights, for the card: cc-by-4.0, mit, ...")
     ] = None,
-    checkpoint: Annotated[str, typer.Option(metavar="last|STEP", help="Which checkpoint.")] = "last",
+    checkpoint: Checkpoint = "last",
     allow_plugin: AllowPlugin = False,
     directory: RunsDir = None,
 ) -> None:

@@ -58,9 +58,11 @@ def submit_group(asked: Sweeping, root: Path, *, follow: bool, dry_run: bool) ->
 def _wanted(asked: Sweeping, root: Path) -> "WantedGroup":
     from cld_core.recipe import load
     from cld_core.run.identity import new_name
+    from cldctl.evals.plan import named
     from cldctl.lookup import find_profile, find_recipe
     from cldctl.runs.cells import axes_of, cells_of
     from cldctl.runs.groups import WantedGroup
+    from cldctl.runs.plugins import require_registered
 
     axes = axes_of(asked.sweep)
     refuse_twice("--sweep", [axis.key for axis in axes], asked.given)
@@ -69,6 +71,9 @@ def _wanted(asked: Sweeping, root: Path) -> "WantedGroup":
     first = [f"{axis.key}={axis.values[0]}" for axis in axes]
     name = new_name(load(file, [*asked.given, *first], profile).name) if asked.name is None else asked.name
     cells = cells_of(name, axes, file, asked.given, profile)
+    for cell in cells:
+        with named([f"{key}={value}" for key, value in cell.values.items()]):
+            require_registered(cell.recipe, file, warn)
     return WantedGroup(group=Group(root, name), cells=cells, file=file, parallel=asked.parallel, **asked.common())
 
 
@@ -89,11 +94,13 @@ def resume_group(group: Group, asked: "Continuation", cluster: str | None, follo
 def _preview(wanted: "WantedGroup", cluster: "Cluster", spec: "JobSpec") -> None:
     """What would be written and submitted."""
     from cld_core.recipe import dump
+    from cldctl.lookup import find_profile
     from cldctl.runs.groups import missing
 
     def show(text: str) -> None:
         out.print(text, markup=False, soft_wrap=True)
 
+    show_differences(wanted.file, wanted.given, find_profile(wanted.profile))
     open_cells = [cell.name for cell in missing(wanted)]
     existing = {run.name for run in wanted.group.runs()}
     show(f"# group: {wanted.group.name}, {len(wanted.cells)} runs in {wanted.group.root}")
@@ -151,6 +158,29 @@ def _finish(begun: "BegunGroup", follow: bool) -> None:
         err.print(f"  {hint(text, group)}", markup=False, soft_wrap=True)
     if code:
         raise typer.Exit(code)
+
+
+def show_differences(file: Path, given: Sequence[str], profile: Path | None) -> None:
+    """What differs from the recipe that ``file`` builds on, and what has set it: comments in front of the YAML."""
+    from cld_core.errors import RecipeError
+    from cld_core.recipe.differences import from_base
+    from cldctl.lookup import called
+
+    try:
+        base, found = from_base(file, given, profile)
+    except RecipeError:
+        return  # The recipe is complete only with the values of a sweep.
+    if base is None:
+        return
+    out.print(f"# differs from {called(base)} in {len(found) or 'nothing'}{':' if found else ''}", soft_wrap=True)
+    for entry in found:
+        before = "" if entry.before is None else f" instead of {entry.before}"
+        out.print(f"#   {entry.key}: {entry.value}{before}  ({entry.place})", soft_wrap=True)
+
+
+def warn(text: str) -> None:
+    """Say something that goes on nevertheless."""
+    err.print(text, markup=False, style="yellow", soft_wrap=True)
 
 
 def tell_left_out(run: RunFolder) -> None:

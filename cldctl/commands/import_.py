@@ -8,12 +8,15 @@ import typer
 from cldctl.ui.console import err, out, strong
 from cldctl.ui.progress import Working
 
+from . import completing
 from .options import Overrides, RunsDir, runs_dir
 
 
 def import_checkpoint(
     file: Annotated[Path, typer.Argument(help="A checkpoint of the published code, such as checkpoint_800000.pth.")],
-    recipe: Annotated[str, typer.Option("--recipe", help="The recipe that it was trained with.")],
+    recipe: Annotated[
+        str, typer.Option("--recipe", help="The recipe that it was trained with.", autocompletion=completing.recipes)
+    ],
     overrides: Overrides = None,
     name: Annotated[str | None, typer.Option(help="Name of the run; default: the recipe's and a suffix.")] = None,
     directory: RunsDir = None,

@@ -8,6 +8,7 @@ from cld_core.errors import NotFoundError, UsageError
 from cld_core.run import RunFolder
 from cldctl.ui.console import err
 
+from . import completing
 from .options import Run, RunsDir, find_run, runs_dir
 
 if TYPE_CHECKING:
@@ -29,7 +30,13 @@ def logs(
         int | None, typer.Option("--tail", "-n", metavar="N", min=0, help="The last N lines of each file.")
     ] = None,
     evaluation: Annotated[
-        str | None, typer.Option("--eval", metavar="ID", help="Of an evaluation; the beginning of its id will do.")
+        str | None,
+        typer.Option(
+            "--eval",
+            metavar="ID",
+            help="Of an evaluation; the beginning of its id will do.",
+            autocompletion=completing.evaluations,
+        ),
     ] = None,
     shard: Annotated[int | None, typer.Option("--shard", metavar="N", help="The process of this shard of it.")] = None,
     directory: RunsDir = None,

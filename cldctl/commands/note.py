@@ -7,11 +7,19 @@ import typer
 from cld_core.errors import UsageError
 from cldctl.ui.console import err
 
+from . import completing
 from .options import RunsDir, find_runs_or_group, runs_dir
 
 
 def note(
-    name: Annotated[str, typer.Argument(metavar="RUN | GROUP", help="A run's name or folder, or all runs of a group.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN | GROUP",
+            help="A run's name or folder, or all runs of a group.",
+            autocompletion=completing.runs,
+        ),
+    ],
     text: Annotated[str | None, typer.Argument(metavar="TEXT", help="Replaces the note; '' removes it.")] = None,
     tags: Annotated[
         list[str] | None, typer.Option("--tag", metavar="TAG", help="Add a word to find the run by; may be repeated.")

@@ -17,21 +17,55 @@ from cld_core.texts import has_control
 from cldctl.clusters import CLUSTERS
 from cldctl.ui.console import err
 
+from . import completing
+
 RunsDir = Annotated[
-    Path | None, typer.Option("--runs-dir", help="Folder of the runs; default: $CLDCTL_RUNS, else runs/.")
+    Path | None,
+    typer.Option("--runs-dir", help="Folder of the runs; default: $CLDCTL_RUNS, that of the config file, else runs/."),
 ]
 _CLUSTERS = "|".join(CLUSTERS)
 ClusterOption = Annotated[
     str | None,
     typer.Option(
-        "--cluster", metavar=_CLUSTERS, help="Where to run; default: slurm if sbatch is installed, else local."
+        "--cluster",
+        metavar=_CLUSTERS,
+        help="Where to run; default: slurm if sbatch is installed, else local.",
+        autocompletion=completing.clusters,
     ),
 ]
 ClusterOfRun = Annotated[
-    str | None, typer.Option("--cluster", metavar=_CLUSTERS, help="Where to run; default: the run's own cluster.")
+    str | None,
+    typer.Option(
+        "--cluster",
+        metavar=_CLUSTERS,
+        help="Where to run; default: the run's own cluster.",
+        autocompletion=completing.clusters,
+    ),
 ]
-Run = Annotated[str | None, typer.Argument(metavar="RUN", help="A run's name or folder; default: the newest run.")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Recipe keys to change.")]
+Run = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="RUN", help="A run's name or folder; default: the newest run.", autocompletion=completing.runs
+    ),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="Recipe keys to change; `cldctl explain` lists them.",
+        autocompletion=completing.overrides,
+    ),
+]
+Checkpoint = Annotated[
+    str, typer.Option(metavar="last|STEP", help="Which checkpoint.", autocompletion=completing.checkpoints)
+]
+Profile = Annotated[
+    str | None,
+    typer.Option(
+        help="Settings of this cluster for its jobs: a file, or a name (docs/slurm.md).",
+        autocompletion=completing.profiles,
+    ),
+]
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Stay and show the progress until the end.")]
 Shards = Annotated[
     int | None, typer.Option(min=1, help="Pieces, at most 10,000 and one a row; default: one a process.")

@@ -7,6 +7,7 @@ import typer
 from cldctl.ui.console import err
 from cldctl.ui.progress import Working
 
+from . import completing
 from .options import RunsDir, Yes, agreed, find_runs_to_change, runs_dir
 
 if TYPE_CHECKING:
@@ -14,7 +15,10 @@ if TYPE_CHECKING:
 
 
 def prune(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN | GROUP", help="Names or folders of runs.")],
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN | GROUP", help="Names or folders of runs.", autocompletion=completing.runs),
+    ],
     keep_every: Annotated[
         int | None, typer.Option("--keep-every", metavar="STEPS", min=1, help="Keep those of every so many steps, too.")
     ] = None,

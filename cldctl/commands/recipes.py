@@ -10,11 +10,11 @@ def recipes() -> None:
 
     Example: cldctl recipes
     """
-    from cld_core.recipe import load
+    from cld_core.recipe import load, shipped
     from cldctl.ui.fitting import fitted
 
     columns: dict[str, list[str]] = {
-        heading: [] for heading in ("recipe", "data", "sde", "network", "steps", "batch", "from")
+        heading: [] for heading in ("recipe", "description", "data", "sde", "network", "steps", "batch", "from")
     }
     for name, file in recipe_files().items():
         try:
@@ -23,7 +23,9 @@ def recipes() -> None:
             err.print(f"skipped: {error}", markup=False, style="yellow", soft_wrap=True)
             continue
         steps, batch = f"{recipe.train.steps:,}", str(recipe.train.batch_size)
-        cells = (name, recipe.data.name, recipe.sde.name, recipe.network.name, steps, batch, place(file))
+        about = shipped.description(file)
+        cells = (name, about, recipe.data.name, recipe.sde.name, recipe.network.name, steps, batch, place(file))
         for column, cell in zip(columns.values(), cells, strict=True):
             column.append(cell)
-    out.print(fitted(columns, ("from", "batch", "network", "sde", "steps"), ("steps", "batch")))
+    # A description is wrapped where there is no room for it.
+    out.print(fitted(columns, ("from", "batch", "sde", "network", "steps", "data"), ("steps", "batch")))

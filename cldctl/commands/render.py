@@ -6,18 +6,25 @@ import typer
 
 from cldctl.ui.console import out
 
+from . import completing
 from .options import Overrides
 
 
 def render(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file or name.")],
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A recipe file or name.", autocompletion=completing.recipes)
+    ],
     overrides: Overrides = None,
+    comments: Annotated[bool, typer.Option("--comments", help="With what each key means behind it.")] = False,
 ) -> None:
     """Print the resolved YAML of a recipe.
 
-    Example: cldctl render toy sde.beta0=2
+    Example: cldctl render toy sde.beta0=2 --comments
     """
     from cld_core.recipe import dump, load
+    from cld_core.recipe.commented import dump_with_comments
     from cldctl.lookup import find_recipe
 
-    out.print(dump(load(find_recipe(recipe), overrides or []), frozen=False), end="", markup=False, soft_wrap=True)
+    resolved = load(find_recipe(recipe), overrides or [])
+    text = dump_with_comments(resolved) if comments else dump(resolved, frozen=False)
+    out.print(text, end="", markup=False, soft_wrap=True)

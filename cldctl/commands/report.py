@@ -17,7 +17,9 @@ def report(
     everything: Annotated[bool, typer.Option("--all", help="Write an index over all runs instead.")] = False,
     output: Annotated[
         Path | None,
-        typer.Option("-o", metavar="FILE.html", help="Default: report.html in the run folder; --all: index.html."),
+        typer.Option(
+            "--output", "-o", metavar="FILE.html", help="Default: report.html in the run folder; --all: index.html."
+        ),
     ] = None,
     follow: Annotated[
         bool, typer.Option("--follow-links", help="Also read folders that links lead out of the run to.")

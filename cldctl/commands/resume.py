@@ -4,7 +4,7 @@ import contextlib
 import functools
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,12 +14,15 @@ from cld_core.texts import one_line
 from cldctl.ui.console import err
 from cldctl.ui.progress import Working
 
+from . import completing
 from .groups import continues, resume_group
 from .options import (
     AllowPlugin,
     ClusterOfRun,
     Follow,
+    Profile,
     RunsDir,
+    Yes,
     agreed,
     find_runs_or_group,
     group_named,
@@ -43,20 +46,25 @@ def resume(
         typer.Argument(
             metavar="RUN | GROUP | KEY=VALUE",
             help="Runs or a group (default: all that can be resumed), and recipe keys to change.",
+            autocompletion=completing.runs_and_overrides,
         ),
     ] = None,
     from_step: Annotated[
-        int | None, typer.Option("--from", metavar="STEP", help="Continue from this checkpoint.")
+        int | None,
+        typer.Option(
+            "--from", metavar="STEP", help="Continue from this checkpoint.", autocompletion=completing.checkpoints
+        ),
     ] = None,
     cluster: ClusterOfRun = None,
     follow: Follow = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Yes = False,
     allow_plugin: AllowPlugin = False,
-    profile: Annotated[
-        str | None, typer.Option(help="Settings of this cluster for its jobs: a file, or a name (docs/slurm.md).")
-    ] = None,
+    profile: Profile = None,
     update_code: Annotated[
         bool, typer.Option("--update-code", help="Run the code of the checkout from now on, not the run's own.")
+    ] = False,
+    other_data: Annotated[
+        bool, typer.Option("--other-data", help="Train on, although the data are not those of before.")
     ] = False,
     directory: RunsDir = None,
 ) -> None:
@@ -69,12 +77,13 @@ def resume(
     """
     names, overrides = split_runs(words)
     root = runs_dir(directory)
+    allowed = {"allow_plugin": allow_plugin, "update_code": update_code, "other_data": other_data}
     code = 0
     group = group_named(names[0], root) if len(names) == 1 else None
     if group is not None:
         if from_step is not None:
             raise UsageError("--from goes with one run, not with a group. Name a run.")
-        resume_group(group, _asked(overrides, None, profile, allow_plugin, update_code), cluster, follow)
+        resume_group(group, _asked(overrides, None, profile, **allowed), cluster, follow)
         return
     if names:
         runs = find_runs_or_group(names, root)
@@ -82,7 +91,7 @@ def resume(
         runs, code = _all_resumable(root, yes)
     if len(runs) > 1 and (follow or from_step is not None):
         raise UsageError(f"--follow and --from go with one run, not with {len(runs)}. Name one.")
-    asked = _asked(overrides, from_step, profile, allow_plugin, update_code)
+    asked = _asked(overrides, from_step, profile, **allowed)
     if names and len(runs) > 1:
         from cldctl.runs.resume import ask_about
 
@@ -96,9 +105,7 @@ def resume(
         raise typer.Exit(code)
 
 
-def _asked(
-    overrides: list[str], from_step: int | None, profile: str | None, allow_plugin: bool, update_code: bool
-) -> "Continuation":
+def _asked(overrides: list[str], from_step: int | None, profile: str | None, **allowed: Any) -> "Continuation":
     from cld_core.recipe.profiles import as_overrides
     from cldctl.lookup import find_profile
     from cldctl.runs.resume import Continuation
@@ -109,8 +116,7 @@ def _asked(
         overrides=(*(() if file is None else as_overrides(file)), *overrides),
         from_step=from_step,
         profile=profile,
-        allow_plugin=allow_plugin,
-        update_code=update_code,
+        **allowed,
     )
 
 

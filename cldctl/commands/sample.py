@@ -11,7 +11,8 @@ from cld_core.ownership import require_may_change
 from cldctl.ui.console import err, out
 from cldctl.ui.progress import Working
 
-from .options import AllowPlugin, RunsDir, check_output, find_run, one_run, refuse_twice, runs_dir
+from . import completing
+from .options import AllowPlugin, Checkpoint, RunsDir, check_output, find_run, one_run, refuse_twice, runs_dir
 
 if TYPE_CHECKING:
     from cld_core.model import Model
@@ -22,16 +23,26 @@ MAX_SAMPLES = 10_000_000
 
 
 def sample(
-    words: Annotated[list[str] | None, typer.Argument(metavar="RUN | KEY=VALUE")] = None,
-    n: Annotated[
-        int | None, typer.Option("-n", min=1, max=MAX_SAMPLES, help="How many; default: 64 images, 2000 points.")
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="RUN | KEY=VALUE", autocompletion=completing.runs_and_overrides)
     ] = None,
-    output: Annotated[Path | None, typer.Option("-o", metavar="FILE.png|.npz", help="Where to write.")] = None,
+    n: Annotated[
+        int | None,
+        typer.Option("--count", "-n", min=1, max=MAX_SAMPLES, help="How many; default: 64 images, 2000 points."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE.png|.npz", help="Where to write.")
+    ] = None,
     method: Annotated[
-        str | None, typer.Option(help="ode, em, sscs or exponential (best below 100 NFE); default: the recipe's.")
+        str | None,
+        typer.Option(
+            metavar="ode|em|sscs|exponential",
+            help="exponential is best below 100 NFE; default: the recipe's.",
+            autocompletion=completing.methods,
+        ),
     ] = None,
     nfe: Annotated[int | None, typer.Option(help="Network evaluations of a fixed-step method.")] = None,
-    checkpoint: Annotated[str, typer.Option(metavar="last|STEP", help="Which checkpoint.")] = "last",
+    checkpoint: Checkpoint = "last",
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Key of the noise.")] = 0,
     allow_plugin: AllowPlugin = False,
     directory: RunsDir = None,

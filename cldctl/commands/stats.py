@@ -9,6 +9,7 @@ from cld_core.errors import RecipeError
 from cldctl.ui.console import err, out
 from cldctl.ui.progress import Working
 
+from . import completing
 from .options import ClusterOption, Follow, Overrides, RunsDir, Shards, check_output, runs_dir
 
 if TYPE_CHECKING:
@@ -16,10 +17,18 @@ if TYPE_CHECKING:
 
 
 def stats(
-    name: Annotated[str, typer.Argument(metavar="RECIPE|RUN", help="Whose training images are meant.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECIPE | RUN",
+            help="Whose training images are meant.",
+            autocompletion=completing.recipes_and_runs,
+        ),
+    ],
     overrides: Overrides = None,
     output: Annotated[
-        Path | None, typer.Option("-o", metavar="FILE.npz", help="Where to write; default: beside the images.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE.npz", help="Where to write; default: beside the images."),
     ] = None,
     features: Annotated[
         bool, typer.Option("--features", help="Keep the features, which --kid and --prc need.")

@@ -13,6 +13,7 @@ from cld_core.errors import UsageError
 from cld_core.run import RunFolder
 from cldctl.ui.console import err, out
 
+from . import completing
 from .options import RunsDir, find_runs_or_group, group_named, runs_dir
 
 if TYPE_CHECKING:
@@ -28,12 +29,20 @@ _MANY = 50
 
 def status(
     runs: Annotated[
-        list[str] | None, typer.Argument(metavar="RUN | GROUP", help="Names; default: all recent runs.")
+        list[str] | None,
+        typer.Argument(metavar="RUN | GROUP", help="Names; default: all recent runs.", autocompletion=completing.runs),
     ] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Include runs that ended over a week ago; show all rows.")
     ] = False,
-    state: Annotated[str | None, typer.Option(metavar="S[,S]", help="Only runs in these states.")] = None,
+    state: Annotated[
+        str | None,
+        typer.Option(
+            metavar="S[,S]",
+            help="Only runs in these states: PENDING, RUNNING, REQUEUED, STOPPED, FAILED, CANCELLED, FINISHED, LOST.",
+            autocompletion=completing.states,
+        ),
+    ] = None,
     since: Annotated[
         str | None,
         typer.Option(metavar="DURATION|DATE", help="Only runs that are alive or changed since: 12h, 7d, 2026-11-01."),
@@ -42,7 +51,12 @@ def status(
     user: Annotated[str | None, typer.Option(metavar="U", help="Only runs that this user submitted.")] = None,
     group: Annotated[str | None, typer.Option(metavar="G", help="Only runs that were submitted as this group.")] = None,
     sort: Annotated[
-        str, typer.Option(metavar="KEY", help="name, created, updated, step, loss or state; the last rows are shown.")
+        str,
+        typer.Option(
+            metavar="KEY",
+            help="name, created, updated, step, loss or state; the last rows are shown.",
+            autocompletion=completing.sorts,
+        ),
     ] = "created",
     reverse: Annotated[bool, typer.Option("--reverse", help="Sort the other way round.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Read every run again, also those that are over.")] = False,

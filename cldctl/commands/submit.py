@@ -1,5 +1,6 @@
 """`cldctl submit`: freeze a recipe into a new run folder and start training it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,8 +11,9 @@ from cld_core.run import RunFolder
 from cldctl.runs.asked import Asked
 from cldctl.ui.console import err, out, strong
 
-from .groups import tell_left_out
-from .options import ClusterOption, Follow, Overrides, RunsDir, runs_dir
+from . import completing
+from .groups import show_differences, tell_left_out, warn
+from .options import ClusterOption, Follow, Overrides, Profile, RunsDir, runs_dir
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,18 +27,27 @@ if TYPE_CHECKING:
 
 def submit(
     recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of one that `cldctl recipes` lists.")
+        str,
+        typer.Argument(
+            metavar="RECIPE",
+            help="A recipe file, or the name of one that `cldctl recipes` lists.",
+            autocompletion=completing.recipes,
+        ),
     ],
     overrides: Overrides = None,
     name: Annotated[str | None, typer.Option(help="Name of the run; default: the recipe's and a suffix.")] = None,
     cluster: ClusterOption = None,
-    profile: Annotated[
-        str | None, typer.Option(help="Settings of this cluster for its jobs: a file, or a name (docs/slurm.md).")
-    ] = None,
+    profile: Profile = None,
     follow: Follow = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the recipe and the job, write nothing.")] = False,
     evals: Annotated[
-        str | None, typer.Option("--eval", metavar="fid,elbo", help="Evaluate when the training is finished.")
+        str | None,
+        typer.Option(
+            "--eval",
+            metavar="fid,elbo",
+            help="Evaluate when the training is finished.",
+            autocompletion=completing.metrics,
+        ),
     ] = None,
     tags: Annotated[
         list[str] | None, typer.Option("--tag", metavar="TAG", help="A word to find the run by; may be repeated.")
@@ -47,7 +58,11 @@ def submit(
     ] = False,
     sweep: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY=a,b,c", help="A run for each combination of values; once for each key."),
+        typer.Option(
+            metavar="KEY=a,b,c",
+            help="A run for each combination of values; once for each key.",
+            autocompletion=completing.sweeps,
+        ),
     ] = None,
     parallel: Annotated[int | None, typer.Option(min=1, help="With --sweep: runs that may train at once.")] = None,
     directory: RunsDir = None,
@@ -66,6 +81,7 @@ def submit(
     from cldctl.lookup import find_profile, find_recipe
     from cldctl.runs import home, labels
     from cldctl.runs import submit as policy
+    from cldctl.runs.plugins import require_registered
 
     labels.check(tags or (), note)
     asked = Asked(
@@ -76,6 +92,9 @@ def submit(
         note=note,
         live_code=live_code,
     )
+    where = home.chosen(cluster)
+    if profile is None and (default := home.default_profile(where)) is not None:
+        asked = replace(asked, profile=default)
     if sweep:
         from .groups import Sweeping, submit_group
 
@@ -85,16 +104,17 @@ def submit(
         return
     if parallel is not None:
         raise UsageError("--parallel goes with --sweep: one run is one job. Leave it out.")
-    where = home.chosen(cluster)
     file = find_recipe(recipe)
-    resolved = with_plugin_found(load(file, asked.given, find_profile(profile)), file)
+    resolved = with_plugin_found(load(file, asked.given, find_profile(asked.profile)), file)
     new = new_name(resolved.name) if name is None else name
     check_name(new)
+    require_registered(resolved, file, warn)
     wanted = policy.Wanted(path=runs_dir(directory) / new, recipe=resolved, file=file, **asked.common())
     spec = policy.check(wanted.path, resolved, where, live_code)
     # The scheduler thinks about it while the job is being written.
     start = where.ask_for_start(spec)
     if dry_run:
+        show_differences(file, asked.given, find_profile(asked.profile))
         _preview(RunFolder(wanted.path), resolved, where, spec, asked.metrics)
         _estimate(wanted.path, resolved, start)
         return

@@ -11,12 +11,16 @@ from cld_core.errors import NotFoundError, did_you_mean
 from cld_core.run import RunFolder, find_runs
 from cldctl.ui.console import err, out
 
+from . import completing
 from .options import RunsDir, find_run, runs_dir
 
 
 def usage(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="RUN | GROUP", help="Names of runs or groups; default: all runs.")
+        list[str] | None,
+        typer.Argument(
+            metavar="RUN | GROUP", help="Names of runs or groups; default: all runs.", autocompletion=completing.runs
+        ),
     ] = None,
     since: Annotated[
         str | None,

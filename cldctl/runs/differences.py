@@ -1,12 +1,14 @@
-"""What changed between the attempts of a run that may change its results: code, packages, driver, GPU, recipe."""
+"""What changed between the attempts of a run that may change its results: code, packages, driver, GPU, data, recipe."""
 
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import pairwise
 
 from cld_core.run import RunFolder, edits
 from cld_core.run.attempt import Attempt
 from cld_core.run.history import History
+from cld_core.run.same_data import PLUGIN, are_other
 
 # Of a digest, people compare the first digits.
 _DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{20,}")
@@ -23,7 +25,7 @@ def changed_between(history: History) -> list[str]:
             if value != before:
                 lines.pop(name, None)
                 lines[name] = f"since attempt {attempt.attempt}: {name} {_short(value)} instead of {_short(before)}"
-    return [*lines.values(), *_other_code(history), *_edited(history)]
+    return [*lines.values(), *_other_data(history), *_other_code(history), *_edited(history)]
 
 
 def changed_by_now(run: RunFolder, history: History) -> list[str]:
@@ -35,6 +37,23 @@ def changed_by_now(run: RunFolder, history: History) -> list[str]:
 def _told(attempt: Attempt) -> Mapping[str, str]:
     told = {"code": attempt.code, **attempt.versions, "GPU": attempt.gpu, "driver": attempt.driver}
     return {name: value for name, value in told.items() if isinstance(value, str)}
+
+
+def _other_data(history: History) -> Iterator[str]:
+    """The last attempt that began to train on other data; or whose plug-in is another file that makes the same data."""
+    told = [attempt for attempt in history.attempts if attempt.data]
+    for before, attempt in reversed(list(pairwise(told))):
+        since = f"since attempt {attempt.attempt}"
+        if are_other(attempt.data, before.data):
+            yield f"{since}: other data"
+            return
+        if (
+            (now := attempt.data.get(PLUGIN)) != (was := before.data.get(PLUGIN))
+            and now is not None
+            and was is not None
+        ):
+            yield f"{since}: plug-in {_short(now)} instead of {_short(was)}, which makes the same data"
+            return
 
 
 def _other_code(history: History) -> Iterator[str]:

@@ -89,15 +89,19 @@ def store_recipe(draft: Path, run: RunFolder) -> None:
     (draft / code.RECIPE).write_bytes(read_bytes(original if original.exists() else run.recipe_file))
 
 
-def copied_plugins(draft: Path, run: RunFolder, recipe: Recipe) -> Iterator[Plugin]:
-    """Copy the plug-in files of ``recipe``: from where they were at first, or if that is gone, the run's own copies."""
+def copied_plugins(draft: Path, run: RunFolder, recipe: Recipe, *, renew: bool = False) -> Iterator[Plugin]:
+    """Copy the plug-in files of ``recipe``, or the run's own copies of them.
+
+    Args:
+        renew: take them from where they were at first, unless that is gone.
+    """
     before = code.folder_of(run.path)
     known = code.read(before)
     files = before if known is None else code.place(before, known)
     copies = {} if known is None else {str(files / plugin.file): plugin.path for plugin in known.plugins}
     for place in plugin_files(recipe):
         original = copies.get(place, place)
-        yield copy_plugin(draft, Path(original if os.path.isfile(original) else place), original)
+        yield copy_plugin(draft, Path(original if renew and os.path.isfile(original) else place), original)
 
 
 def plugin_files(recipe: Recipe) -> list[str]:

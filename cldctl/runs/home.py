@@ -11,7 +11,7 @@ from cld_core.ownership import require_may_change, user_name
 from cld_core.run import RunFolder
 from cld_core.run.groups import Group
 from cld_core.small_files import descriptor_for_writing, opened
-from cldctl import clusters
+from cldctl import clusters, config
 from cldctl.clusters.base import Cluster
 from cldctl.locks import locked_within
 
@@ -29,10 +29,35 @@ def chosen(name: str | None, run: RunFolder | None = None) -> Cluster:
     """
     if name is None and run is not None:
         name = run.ledger.history().cluster
-    cluster = clusters.default() if name is None else clusters.find(name)
+    cluster = default() if name is None else clusters.find(name)
     if (reason := cluster.unavailable()) is not None:
         raise UsageError(f"--cluster {cluster.name}: {reason}")
     return cluster
+
+
+def default() -> Cluster:
+    """Where new runs start unless somebody says otherwise: as the user's defaults say, or the first that can be used.
+
+    Raises:
+        UsageError: there is no such cluster.
+    """
+    name = config.setting("cluster")
+    if name is None:
+        return clusters.default()
+    try:
+        return clusters.find(name)
+    except UsageError as error:
+        raise UsageError(f"{error} It is the default, in $CLDCTL_CLUSTER or {config.file()}.") from error
+
+
+def default_profile(cluster: Cluster) -> str | None:
+    """The profile for jobs of ``cluster`` unless somebody names one: it is for the default cluster alone.
+
+    Raises:
+        UsageError: the user's defaults cannot be used.
+    """
+    name = config.setting("profile")
+    return name if name is not None and cluster.name == default().name else None
 
 
 @contextlib.contextmanager

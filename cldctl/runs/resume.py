@@ -18,7 +18,7 @@ from cldctl.hints import command
 from cldctl.jobs import specs
 from cldctl.jobs.successor import chained
 
-from . import snapshot, survey
+from . import continued_data, snapshot, survey
 from .index import Index
 from .state import OVER, RESUMABLE
 from .status import RunStatus, status_of, status_or_reason
@@ -53,6 +53,7 @@ class Continuation:
         from_step: the step of the checkpoint to continue from; None for the newest.
         allow_plugin: whether code that others can write, or have stored, may run.
         update_code: whether the run's code is replaced by that of the checkout.
+        other_data: whether it may train on other data than it has so far.
         max_age_s: how old an answer may be that says that the run is not alive, seconds: one question is enough for
             many runs.
         checked: see `snapshot.Wish`.
@@ -63,6 +64,7 @@ class Continuation:
     profile: str | None = None
     allow_plugin: bool = False
     update_code: bool = False
+    other_data: bool = False
     max_age_s: float = 0.0
     checked: set[Path] = field(default_factory=set)
 
@@ -113,6 +115,7 @@ def resume(
         UsageError: it is alive, is finished, or the overrides do not allow it to continue.
         NotFoundError: it has no checkpoint of ``from_step``.
         DataError: its data are missing.
+        RecipeError: its data are others than it has trained on.
     """
     continued = ready(run, asked, cluster, about)
     said: list[str] = []
@@ -179,8 +182,9 @@ def ready(
     start, skipped = _start(run, recipe, status, asked.from_step)
     # Before anything is noted.
     cluster.check(specs.training(run, recipe, cluster))
-    warning = edits.note(run)
-    about(recipe, start, skipped, () if warning is None else (warning,))
+    warnings = continued_data.check(run, recipe, update=asked.update_code, allowed=asked.other_data)
+    edited = edits.note(run)
+    about(recipe, start, skipped, warnings if edited is None else (edited, *warnings))
     wish = snapshot.Wish(update=asked.update_code, trusted=asked.allow_plugin, checked=asked.checked)
     stored = snapshot.for_continuation(run, recipe, cluster, wish)
     return Ready(

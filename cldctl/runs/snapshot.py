@@ -50,7 +50,7 @@ def store(run: RunFolder, recipe: Recipe, cluster: Cluster, wish: Wish = Wish())
     with drafts.draft_in(run.path) as draft:
         git = run.identity().get("git") or {}
         kind = drafts.kind_for(cluster, wish.live)
-        plugins = () if wish.live else drafts.copied_plugins(draft, run, recipe)
+        plugins = () if wish.live else drafts.copied_plugins(draft, run, recipe, renew=wish.update)
         manifest = drafts.filled(draft, run.path.parent, kind, git, plugins, asked=wish.live)
         drafts.write_manifest(draft, manifest)
         drafts.store_recipe(draft, run)

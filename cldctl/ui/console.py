@@ -30,6 +30,9 @@ BAR = 20
 class PlainConsole(Console):
     """Shows texts without escape sequences and control characters, wherever in a table or bar they are.
 
+    ``$FORCE_COLOR`` gives colours to a file or pipe. It makes no terminal of it, which could be redrawn: rich alone
+    would take it for one.
+
     Attributes:
         hides_progress: show no bars, spinners and phases.
     """
@@ -37,7 +40,20 @@ class PlainConsole(Console):
     hides_progress = False
 
     def __init__(self, **options: Any) -> None:
+        self._as_terminal: bool | None = options.get("force_terminal")
+        if os.environ.get("FORCE_COLOR") and not os.environ.get("NO_COLOR"):
+            options = {"color_system": "standard", **options}
         super().__init__(highlight=False, markup=False, emoji=False, **options)
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether what is written can be redrawn."""
+        if self._as_terminal is not None:
+            return self._as_terminal
+        try:
+            return bool(self.file.isatty())
+        except (AttributeError, ValueError):  # ValueError: it is closed
+            return False
 
     def render_str(self, text: str, **how: Any) -> Text:
         """As the base class, from the text that is left: here, so that it is measured without what is cut out."""
@@ -49,8 +65,29 @@ class PlainConsole(Console):
             yield segment if segment.control else segment._replace(text=printable(segment.text))
 
 
+class Messages(PlainConsole):
+    """What is said beside the data. ``quiet`` leaves errors alone: texts in red."""
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        """As the base class."""
+        before = self.quiet
+        self.quiet = before and "red" not in str(how.get("style"))
+        try:
+            super().print(*objects, **how)
+        finally:
+            self.quiet = before
+
+    def error(self, text: str) -> None:
+        """Say why a command fails, on one line."""
+        before, self.quiet = self.quiet, False
+        try:
+            super().print(Text("error:", "bold red"), " ".join(text.splitlines()), soft_wrap=True)
+        finally:
+            self.quiet = before
+
+
 out = PlainConsole(width=_PIPED_WIDTH)
-err = PlainConsole(stderr=True)
+err = Messages(stderr=True)
 
 
 def strong(*parts: str) -> Text:

@@ -1,7 +1,9 @@
 """Slurm's command line clients, each call with a time limit: a controller may be away."""
 
+import logging
 import os
 import re
+import shlex
 import subprocess
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -12,6 +14,7 @@ from cld_core.texts import is_count
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused
 
 TIMEOUT_S = 15.0
+_LOG = logging.getLogger(__name__)
 # What clients say when the controller does not answer (`scontrol requeue` says the first), or cannot be located.
 _AWAY = re.compile(
     r"unexpected message received|unable to contact slurm|timed out|connection refused|zero bytes were transmitted"
@@ -60,17 +63,21 @@ def completed(
         OSError: it could not be started.
         ValueError: there is a NUL in a word.
     """
-    return subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-        timeout=within_s,
-        input=stdin,
-        env={**os.environ, **(variables or {})},
-        start_new_session=detached,
-    )
+    begin = time.monotonic()
+    try:
+        return subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=within_s,
+            input=stdin,
+            env={**os.environ, **(variables or {})},
+            start_new_session=detached,
+        )
+    finally:
+        _LOG.debug("%.3f s: %s", time.monotonic() - begin, shlex.join(command))
 
 
 def run(command: Sequence[str], stdin: str = "") -> Answer:

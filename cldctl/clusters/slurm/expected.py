@@ -1,6 +1,7 @@
 """When a job would begin: one ``sbatch --test-only``, which submits nothing."""
 
 import contextlib
+import logging
 import os
 import re
 import subprocess
@@ -12,6 +13,7 @@ from . import client
 
 # Seconds from the question on, after which nobody waits for the answer any more.
 WITHIN_S = 5.0
+_LOG = logging.getLogger(__name__)
 _START = re.compile(r"to start at (\S+)")
 
 
@@ -39,6 +41,7 @@ def ask(script: str) -> Callable[[], float | None]:
     def talk() -> None:
         with contextlib.suppress(OSError, ValueError):
             said.append(process.communicate(script)[0])
+            _LOG.debug("%.3f s: sbatch --test-only", time.monotonic() - deadline + WITHIN_S)
 
     thread = threading.Thread(target=talk, daemon=True)
     thread.start()

@@ -63,8 +63,20 @@ def test_a_group_is_trained_here_shown_and_left_alone_once_it_is_finished(fresh_
     assert "is finished at step 20" in invoke("resume", "mine", "train.steps=20", runs=fresh_runs, code=2).stderr
 
 
-def test_one_run_that_fails_leaves_the_others(fresh_runs):
-    wrong = ("--sweep", "data.name=diamond,nowhere", "data.plugin=json", "--name", "two")
+FAILS_IN_THE_JOB = """
+import torch
+from cld_core.data.toy import toy
+
+@toy("nowhere")
+def nowhere(n, generator):
+    return torch.zeros(8 // n * n, 2)
+"""
+
+
+def test_one_run_that_fails_leaves_the_others(fresh_runs, tmp_path):
+    plugin = tmp_path / "nowhere.py"
+    plugin.write_text(FAILS_IN_THE_JOB)
+    wrong = ("--sweep", "data.name=diamond,nowhere", f"data.plugin={plugin}", "--name", "two")
     done = invoke("submit", "toy", *ONE, *wrong, *DEBUG, runs=fresh_runs, code=None)
     assert done.returncode != 0
     assert status(fresh_runs, "two-name-diamond")["state"] == "FINISHED"

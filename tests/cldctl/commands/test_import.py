@@ -27,3 +27,7 @@ def test_a_plug_in_beside_the_recipe_is_found_and_recorded(tmp_path):
     file = published(tmp_path / "checkpoint_20.pth", 20)
     invoke("import", str(file), "--recipe", str(tmp_path / "own.yaml"), "--name", "mine", runs=tmp_path / "runs")
     assert RunFolder.open(tmp_path / "runs" / "mine").recipe().data.plugin == str(tmp_path / "mine.py")
+    wrong = ("--recipe", str(tmp_path / "own.yaml"), "--name", "other", "data.name=imported_squares")
+    refused = invoke("import", str(file), *wrong, runs=tmp_path / "runs", code=2)
+    assert "Did you mean 'imported_square'?" in refused.stderr
+    assert not (tmp_path / "runs" / "other").exists()

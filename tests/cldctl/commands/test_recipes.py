@@ -41,6 +41,7 @@ def test_an_unknown_recipe_is_answered_with_the_nearest(name):
 
 def test_a_profile_is_found_by_path_and_by_name(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CONFIG_HOME")
     assert find_profile(None) is None
     assert find_profile("example").read_text() == (RECIPES / "profiles" / "example.yaml").read_text()
     own = tmp_path / ".config/cldctl/profiles" / "example.yaml"

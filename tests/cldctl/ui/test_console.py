@@ -1,6 +1,9 @@
 """Names, reasons and logs of others are shown, and not obeyed."""
 
 import io
+import os
+import subprocess
+import sys
 
 import pytest
 from rich.live import Live
@@ -46,3 +49,41 @@ def test_rich_may_still_move_the_cursor():
         live.update("c", refresh=True)
     assert "\x1b[?25l" in stream.getvalue(), "the cursor is hidden"
     assert "\x1b[2J" not in stream.getvalue()
+
+
+COLOURS = """
+import sys
+from cldctl.ui.console import err, out
+out.print("text", style="red")
+sys.stdout.write(str(out.is_terminal))
+"""
+
+
+@pytest.mark.parametrize(
+    ("variables", "colours"),
+    [
+        ({}, False),
+        ({"FORCE_COLOR": "1"}, True),
+        ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, False),
+        ({"NO_COLOR": "1"}, False),
+    ],
+)
+def test_colours_in_a_pipe(variables, colours):
+    kept = {name: value for name, value in os.environ.items() if name not in ("FORCE_COLOR", "NO_COLOR")}
+    done = subprocess.run(
+        [sys.executable, "-c", COLOURS], env={**kept, **variables}, capture_output=True, text=True, check=True
+    )
+    assert ("\x1b[31m" in done.stdout) == colours
+    assert done.stdout.endswith("False"), "a pipe is not redrawn, whatever its colours"
+
+
+@pytest.mark.parametrize(("variables", "colours"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_colours_on_a_terminal(variables, colours, monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    stream = io.StringIO()
+    PlainConsole(file=stream, force_terminal=True).print("text", style="red")
+    assert ("\x1b[31m" in stream.getvalue()) == colours

@@ -1,0 +1,51 @@
+"""What a plug-in registers, for a command that loads no torch: `python -m cld_core.data.plugin_report FILE NAME`.
+
+Prints one JSON object: `names` that the plug-in registers, `data` as `identity.of` tells of NAME (empty if there is no
+such density), or `problem`. What the plug-in prints goes to stderr.
+"""
+
+import json
+import os
+import sys
+from typing import Any
+
+from cld_core.errors import DataError
+from cld_core.recipe import variants
+from cld_core.recipe.data import ToyDataSpec
+from cld_core.texts import one_line
+
+_LONGEST = 500  # characters of a problem
+
+
+def report(plugin: str, name: str) -> dict[str, Any]:
+    """What is printed about a plug-in and the density ``name``."""
+    from . import identity, toy
+
+    try:
+        toy.import_plugin(plugin, "data.plugin")
+    except DataError as error:
+        return {"problem": one_line(error, _LONGEST)}
+    except SystemExit as error:
+        return {"problem": f"data.plugin {plugin!r} cannot be imported: it ends the process ({one_line(error.code)})."}
+    names = [known for known in toy.names() if known not in variants.names("data")]
+    about = {"names": names, "data": {}}
+    if name in toy.names():
+        try:
+            about["data"] = identity.of(ToyDataSpec(name=name, plugin=plugin))
+        except Exception as error:  # user code may raise anything
+            return {"problem": one_line(f"{name}: {type(error).__name__}: {error}", _LONGEST)}
+    return about
+
+
+def main() -> int:
+    answer = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    plugin, name = sys.argv[1:]
+    answer.write(json.dumps(report(plugin, name)))
+    answer.flush()
+    # Threads that the plug-in has started keep nothing waiting.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

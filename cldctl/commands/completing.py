@@ -1,0 +1,190 @@
+"""What the shell offers for a word that is half typed. A shell waits for it: nothing here loads torch.
+
+What goes wrong offers nothing: an error in the middle of a command line helps nobody.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from cld_core.evaluation import registry
+from cld_core.run import RunFolder
+from cld_core.run.folder import is_name
+from cldctl.clusters import CLUSTERS
+from cldctl.hints import default_root
+
+# Of more runs, a shell asks whether it is to list them.
+_MOST = 500
+_STATES = ("PENDING", "RUNNING", "REQUEUED", "STOPPED", "FAILED", "CANCELLED", "FINISHED", "LOST")
+_SORTS = ("name", "created", "updated", "step", "loss", "state")
+
+Completer = Callable[[typer.Context, str], list[str]]
+
+
+def _quietly(find: Callable[[typer.Context, str], Iterable[str]]) -> Completer:
+    @wraps(find)
+    def complete(ctx: typer.Context, incomplete: str) -> list[str]:
+        try:
+            return list(dict.fromkeys(find(ctx, incomplete)))
+        except Exception:
+            return []
+
+    return complete
+
+
+@_quietly
+def runs(ctx: typer.Context, incomplete: str) -> Iterator[str]:
+    """Names of runs and groups, the newest run first."""
+    root = _root(ctx)
+    entries = [entry for entry in root.iterdir() if entry.name.startswith(incomplete) and is_name(entry.name)]
+    for entry in sorted(entries, key=lambda entry: -entry.stat().st_mtime)[:_MOST]:
+        if RunFolder(entry).exists:
+            yield entry.name
+    with contextlib.suppress(OSError):
+        groups = (entry.name for entry in (root / ".groups").iterdir())
+        yield from sorted(name for name in groups if name.startswith(incomplete) and is_name(name))
+
+
+@_quietly
+def recipes(ctx: typer.Context, incomplete: str) -> Iterator[str]:
+    """Names of recipes, and YAML files of the folder that is being typed."""
+    from cldctl.lookup import recipe_files
+
+    yield from (name for name in recipe_files() if name.startswith(incomplete))
+    yield from _yaml_files(incomplete)
+
+
+@_quietly
+def recipes_and_runs(ctx: typer.Context, incomplete: str) -> Iterator[str]:
+    yield from recipes(ctx, incomplete)
+    yield from runs(ctx, incomplete)
+
+
+@_quietly
+def profiles(ctx: typer.Context, incomplete: str) -> Iterator[str]:
+    from cldctl.lookup import profile_files
+
+    yield from (name for name in profile_files() if name.startswith(incomplete))
+    yield from _yaml_files(incomplete)
+
+
+@_quietly
+def overrides(ctx: typer.Context, incomplete: str) -> Iterator[str]:
+    """KEY= or, behind it, values."""
+    from .completing_keys import complete
+
+    yield from complete(_given(ctx), incomplete)
+
+
+@_quietly
+def sweeps(ctx: typer.Context, incomplete: str) -> Iterator[str]:
+    yield from overrides(ctx, incomplete)
+
+
+@_quietly
+def runs_and_overrides(ctx: typer.Context, incomplete: str) -> Iterator[str]:
+    """Names of runs until there is one, and KEY=VALUE."""
+    given = _given(ctx)
+    if "=" not in incomplete and "." not in incomplete and given[-1:] != ["="]:
+        yield from runs(ctx, incomplete)
+    yield from overrides(ctx, incomplete)
+
+
+@_quietly
+def explained(ctx: typer.Context, incomplete: str) -> Iterator[str]:
+    """Names of keys, sections and variants."""
+    from cld_core.recipe import described
+
+    sections = described.sections()
+    names = [*filter(None, sections), *described.keys()]
+    names += [f"{section.name}.{variant}" for section in sections.values() for variant in section.variants]
+    shown = [name for name in names if name.startswith(incomplete)]
+    top = [name for name in shown if "." not in name]
+    # First the sections, then what is in the only one.
+    yield from top if "." not in incomplete and len(top) > 1 else shown
+
+
+@_quietly
+def checkpoints(ctx: typer.Context, incomplete: str) -> Iterator[str]:
+    steps = [str(step) for run in _runs_of(ctx) for step in reversed(run.checkpoint_steps())]
+    yield from (text for text in ("last", *steps) if text.startswith(incomplete))
+
+
+@_quietly
+def evaluations(ctx: typer.Context, incomplete: str) -> Iterator[str]:
+    """Ids of the evaluations of the run."""
+    for run in _runs_of(ctx):
+        names = (entry.name for entry in run.evals.iterdir())
+        yield from sorted(name for name in names if name.startswith(incomplete) and is_name(name))
+
+
+@_quietly
+def metrics(ctx: typer.Context, incomplete: str) -> Iterator[str]:
+    """Metrics, several with commas between them."""
+    before, comma, last = incomplete.rpartition(",")
+    given = before.split(",")
+    names = (metric.name for metric in registry.metrics())
+    yield from (f"{before}{comma}{name}" for name in names if name.startswith(last) and name not in given)
+
+
+@_quietly
+def methods(ctx: typer.Context, incomplete: str) -> Iterator[str]:
+    from cld_core.recipe.variants import names
+
+    yield from (name for name in names("sampling") if name.startswith(incomplete))
+
+
+def clusters(ctx: typer.Context, incomplete: str) -> list[str]:
+    return [name for name in CLUSTERS if name.startswith(incomplete)]
+
+
+def states(ctx: typer.Context, incomplete: str) -> list[str]:
+    before, comma, last = incomplete.rpartition(",")
+    return [f"{before}{comma}{state}" for state in _STATES if state.startswith(last.upper())]
+
+
+def sorts(ctx: typer.Context, incomplete: str) -> list[str]:
+    return [name for name in _SORTS if name.startswith(incomplete)]
+
+
+def _root(ctx: typer.Context) -> Path:
+    return Path(ctx.params.get("directory") or default_root())
+
+
+def _given(ctx: typer.Context) -> list[str]:
+    """The words before the one that is typed, in their order: a recipe or runs, and overrides."""
+    given: list[str] = []
+    for name in ("recipe", "name", "words", "runs", "names", "overrides"):
+        value: Any = ctx.params.get(name)
+        given += [value] if isinstance(value, str) else [str(word) for word in value or ()]
+    # What could not be parsed, because a value is still missing.
+    return [*given, *ctx.args]
+
+
+def _runs_of(ctx: typer.Context) -> list[RunFolder]:
+    """The run that is named, or the newest."""
+    root = _root(ctx)
+    named = [RunFolder(word if "/" in word else root / word) for word in _given(ctx)]
+    if found := [run for run in named if run.exists][:1]:
+        return found
+    from cldctl.runs.index import Index
+
+    newest = Index(root).newest()
+    return [] if newest is None else [newest]
+
+
+def _yaml_files(incomplete: str) -> Iterator[str]:
+    """Paths of YAML files and of folders, in the folder that is typed."""
+    if "/" not in incomplete:
+        return
+    folder, slash, beginning = incomplete.rpartition("/")
+    for entry in sorted(Path(f"{folder}{slash}").iterdir()):
+        if entry.name.startswith(beginning) and (beginning or not entry.name.startswith(".")):
+            if entry.is_dir():
+                yield f"{folder}{slash}{entry.name}/"
+            elif entry.suffix in (".yaml", ".yml"):
+                yield f"{folder}{slash}{entry.name}"

@@ -1,0 +1,99 @@
+"""The keys and values of overrides, for the shell: `train.st` becomes `train.steps=`."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from cld_core.recipe import described
+from cld_core.recipe.variants import SECTIONS
+
+
+def complete(given: Sequence[str], incomplete: str) -> Iterator[str]:
+    """What may be in the place of ``incomplete``, with the words before it.
+
+    bash takes ``=`` for a word of its own: behind it, it wants the value alone.
+    """
+    key, equals, value = incomplete.partition("=")
+    if not key and equals:
+        yield from _values(given[-1] if given else "", value)
+    elif not incomplete and given and described.keys().get(given[-1]) is not None:
+        # Of a word that is "=" alone, typer leaves nothing.
+        yield from _values(given[-1], "")
+    elif not equals and given[-1:] == ["="]:
+        yield from _values(given[-2] if len(given) > 1 else "", incomplete)
+    elif equals:
+        yield from (f"{key}={text}" for text in _values(key, value))
+    else:
+        yield from _keys(given, incomplete)
+
+
+def _keys(given: Sequence[str], incomplete: str) -> Iterator[str]:
+    if "." not in incomplete:
+        sections = [f"{name}." for name in described.sections() if name and "." not in name]
+        matching = [text for text in sections if text.startswith(incomplete)]
+        if len(matching) != 1:
+            # With one beginning for all of them, the shell goes on by itself.
+            yield from matching
+            return
+        incomplete = matching[0]
+    chosen = _chosen(given)
+    names = [key for key in described.keys().values() if key.name.startswith(incomplete) and _has(key, chosen)]
+    yield from (f"{key.name}=" for key in names)
+    if len(names) == 1:
+        # A second one, the default, keeps the shell from writing a space behind the only one.
+        yield f"{names[0].name}={_default(names[0], chosen)}"
+
+
+def _values(key: str, incomplete: str) -> Iterator[str]:
+    found = described.keys().get(key)
+    if found is None:
+        return
+    values = [*found.options, *(meaning.default for meaning in found.meanings)]
+    if any("null" in meaning.expects.split() for meaning in found.meanings):
+        values.append("null")
+    # Lists as one word.
+    plain = dict.fromkeys(value.replace(", ", ",") for value in values)
+    yield from (value for value in plain if value.startswith(incomplete) and " " not in value)
+
+
+def _chosen(given: Sequence[str]) -> dict[str, str]:
+    """The variant that each section has by the words before: a recipe or a run, and overrides."""
+    tree: Mapping[str, Any] = next(filter(None, map(_tree, given)), {})
+    chosen = {}
+    text = "\n".join(given).replace("\n=\n", "=").split("\n")
+    typed = dict(word.partition("=")[::2] for word in text if "=" in word)
+    for name, section in SECTIONS.items():
+        selector = f"{name}.{section.selector}"
+        value = typed.get(selector) or (tree.get(name) or {}).get(section.selector)
+        if value in section.variants:
+            chosen[name] = str(value)
+    return chosen
+
+
+def _tree(word: str) -> Mapping[str, Any]:
+    """The recipe of a name or file; empty if it is something else."""
+    if "=" in word:
+        return {}
+    from cld_core.recipe import load
+    from cld_core.run import RunFolder
+    from cldctl.hints import default_root
+    from cldctl.lookup import recipe_files
+
+    try:
+        file = recipe_files().get(word)
+        if file is not None or word.endswith((".yaml", ".yml")):
+            return load(file or word).to_dict()
+        run = RunFolder(word if "/" in word else default_root() / word)
+        return run.recipe().to_dict() if run.exists else {}
+    except Exception:  # nobody who completes a word wants to hear of it
+        return {}
+
+
+def _has(key: described.Key, chosen: Mapping[str, str]) -> bool:
+    variant = chosen.get(key.name.partition(".")[0])
+    return variant is None or any(not meaning.variants or variant in meaning.variants for meaning in key.meanings)
+
+
+def _default(key: described.Key, chosen: Mapping[str, str]) -> str:
+    variant = chosen.get(key.name.partition(".")[0])
+    mine = [meaning for meaning in key.meanings if not meaning.variants or variant in meaning.variants]
+    return (mine or list(key.meanings))[0].default.replace(" ", "")

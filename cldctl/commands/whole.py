@@ -1,0 +1,67 @@
+"""The options of `cldctl` itself, in front of a command."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from cldctl.ui.console import err, out
+
+_OWN = ("-q", "--quiet", "-v", "--verbose", "--version")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        for line in versions():
+            out.print(line, soft_wrap=True)
+        raise typer.Exit
+
+
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Print the versions of cldctl, torch, Python."
+        ),
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors; data are printed.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Say which programs are called, and how long they take.")
+    ] = False,
+) -> None:
+    """Train and evaluate critically-damped Langevin diffusion on clusters that preempt you.
+
+    Example: cldctl submit toy --follow
+    """
+    err.quiet = quiet
+    if verbose:
+        from cldctl.ui import verbose as log
+
+        log.begin()
+
+
+def reset() -> None:
+    """Forget the options of a command before, in this process."""
+    err.quiet = False
+    # Whoever has not asked for it does not load it.
+    if (log := sys.modules.get("cldctl.ui.verbose")) is not None:
+        log.end()
+
+
+def versions() -> list[str]:
+    """What is installed, a line each. Loads nothing of it."""
+    import platform
+    from importlib import metadata
+
+    from cld_core.version import __version__
+
+    try:
+        torch = metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        torch = "is not installed"
+    return [f"cldctl {__version__}", f"torch {torch}", f"Python {platform.python_version()}"]
+
+
+def is_misplaced(message: str) -> bool:
+    """Whether typer complains about an option that goes before the command."""
+    return any(message.startswith(f"No such option: {option}") for option in _OWN)

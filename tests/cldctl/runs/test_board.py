@@ -1,0 +1,125 @@
+"""`cldctl board`: TensorBoard starts, serves the chosen runs to this machine alone, and ends with the command."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+
+import psutil
+import pytest
+from torch.utils.tensorboard import SummaryWriter
+
+from cld_core.errors import UsageError
+from cldctl.runs import board
+from tests.support.made_up import run_with
+from tests.support.tools import invoke, wait_for
+
+
+@pytest.fixture
+def runs(tmp_path):
+    root = tmp_path / "runs"
+    for name in ("one", "two", "other"):
+        run = run_with(root / name)
+        with SummaryWriter(str(run.tensorboard)) as writer:
+            writer.add_scalar("train/loss", 1.5, 1)
+    return root
+
+
+@pytest.fixture
+def started(runs):
+    """Start the command as a process, and read its address; it is ended afterwards, whatever happens."""
+    processes = []
+
+    def start(*words):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cldctl", "board", *words],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, "CLDCTL_RUNS": str(runs)},
+        )  # fmt: skip
+        processes.append(process)
+        return process, process.stdout.readline().strip()
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def served(url):
+    with urllib.request.urlopen(f"{url}data/runs", timeout=30) as answer:
+        return sorted(json.load(answer))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 0), (signal.SIGKILL, -9)])
+def test_it_serves_the_chosen_runs_and_dies_with_the_command(started, number, code):
+    process, url = started("one", "two")
+    wait_for(lambda: served(url) == ["one", "two"])
+    (child,) = psutil.Process(process.pid).children()
+    addresses = {connection.laddr.ip for connection in child.net_connections() if connection.status == "LISTEN"}
+    assert addresses == {"127.0.0.1"}
+    process.send_signal(number)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == code
+    port = url.rstrip("/").rpartition(":")[2]
+    assert f"ssh -N -L {port}:localhost:{port} " in said
+    wait_for(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+
+
+def test_the_newest_run_is_meant_and_what_is_wrong_is_said(runs, monkeypatch):
+    asked = []
+
+    class Pretended:
+        url, tunnel = "http://localhost:1/", "ssh"
+
+        def wait_until_ready(self):
+            pass
+
+        def stay(self):
+            pass
+
+    import contextlib
+
+    @contextlib.contextmanager
+    def tensorboard(chosen, port):
+        asked.append([run.name for run in chosen])
+        yield Pretended()
+
+    monkeypatch.setattr(board, "tensorboard", tensorboard)
+    run_with(runs / "zzz").identity_file.touch()
+    done = invoke("board", runs=runs)
+    assert done.stdout == "http://localhost:1/\n"
+    assert f"run: {asked[0][0]} (the newest)" in done.stderr
+    assert "has no curves yet" in invoke("board", "zzz", runs=runs).stderr
+    assert invoke("board", "nobody", runs=runs, code=3).stdout == ""
+
+
+def test_a_port_that_is_taken(runs):
+    with socket.socket() as taken:
+        taken.bind((board.HOST, 0))
+        taken.listen()
+        number = taken.getsockname()[1]
+        refused = invoke("board", "one", "--port", str(number), runs=runs, code=2)
+        assert f"--port {number} cannot be used" in refused.stderr
+    assert board._free_port(None) > 0
+
+
+def test_two_runs_of_one_name(runs, tmp_path):
+    other = run_with(tmp_path / "elsewhere" / "one")
+    with (
+        pytest.raises(UsageError, match="two runs are called one"),
+        board.tensorboard([run_with(runs / "x"), other, other]),
+    ):
+        pytest.fail("nothing was refused")
+
+
+def test_one_that_ends_says_why(runs, monkeypatch, tmp_path):
+    script = tmp_path / "python"
+    script.write_text("#!/bin/sh\necho loading\necho 'ValueError: no such thing'\nexit 3\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(board.sys, "executable", str(script))
+    failed = invoke("board", "one", runs=runs, code=1)
+    assert "TensorBoard ended with 3: ValueError: no such thing" in failed.stderr

@@ -1,0 +1,194 @@
+"""No run continues on other data in silence, and no plug-in that lacks the data set is submitted."""
+
+import importlib.util
+import json
+
+import pytest
+
+from cld_core.data import identity, plugin_report
+from cld_core.ranks import Ranks
+from cld_core.recipe.data import ToyDataSpec
+from cld_core.run import RunFolder
+from cld_core.run.events import Started
+from cld_core.run.history import History
+from cld_core.run.same_data import are_other
+from cld_core.stop import StopFlag
+from cld_core.train import session
+from cldctl.runs import plugins
+from cldctl.runs.differences import changed_between
+from tests.support.images import make_images, run_folder
+from tests.support.tools import DEBUG, ONE, invoke
+
+RING = """
+import torch
+from cld_core.data.toy import toy
+print("hello")
+
+@toy("ring_of_a_test")
+def ring(n, generator):
+    return {} * torch.randn(n, 2, generator=generator)
+"""
+NAME = "ring_of_a_test"
+
+
+@pytest.fixture
+def ring(tmp_path):
+    file = tmp_path / "ring.py"
+    file.write_text(RING.format(1))
+    return file
+
+
+def in_this_process(monkeypatch):
+    """Import plug-ins here, where torch is loaded: what the process of its own does has a test below."""
+
+    def ask(plugin, name):
+        about = plugin_report.report(plugin, name)
+        return plugins.Report(names=about.get("names", ()), data=about.get("data"), problem=about.get("problem"))
+
+    monkeypatch.setattr(plugins, "ask", ask)
+
+
+def submit(ring, runs, *more, code=0):
+    data = (f"data.name={NAME}", f"data.plugin={ring}")
+    return invoke("submit", "toy", *ONE, *data, *DEBUG, "--name", "mine", *more, runs=runs, code=code)
+
+
+def test_a_run_goes_on_with_its_copy_and_says_that_the_file_has_changed(tmp_path, ring, monkeypatch):
+    in_this_process(monkeypatch)
+    submit(ring, tmp_path / "runs")
+    run = RunFolder.open(tmp_path / "runs" / "mine")
+    before = run.ledger.history().last.data
+    assert set(before) == {"points", "plugin"}
+    ring.write_text(RING.format(3))
+    done = invoke("resume", "mine", "train.steps=30", runs=tmp_path / "runs")
+    assert f"{ring} has changed since it was copied" in done.stderr
+    assert "--update-code" in done.stderr
+    assert run.ledger.history().last.data == before
+    refused = invoke("resume", "mine", "train.steps=40", "--update-code", runs=tmp_path / "runs", code=2)
+    for word in (NAME, str(ring), "mine has trained on", "--other-data"):
+        assert word in refused.stderr
+    assert run.ledger.history().steps == 30, "nothing was noted"
+    wanted = ("train.steps=40", "--update-code", "--other-data")
+    done = invoke("resume", "mine", *wanted, runs=tmp_path / "runs")
+    assert "from now on it trains on other data" in done.stderr
+    shown = invoke("status", "mine", runs=tmp_path / "runs").stdout
+    assert "since attempt 2: other data" in " ".join(shown.split())
+
+
+def test_a_comment_in_a_plug_in_changes_no_data(tmp_path, ring, monkeypatch):
+    in_this_process(monkeypatch)
+    submit(ring, tmp_path / "runs")
+    ring.write_text(RING.format(1) + "# a comment\n")
+    invoke("resume", "mine", "train.steps=30", "--update-code", runs=tmp_path / "runs")
+    changes = json.loads(invoke("status", "mine", "--json", runs=tmp_path / "runs").stdout)[0]["changes"]
+    assert any("which makes the same data" in line for line in changes)
+    assert not any("other data" in line for line in changes)
+
+
+def test_live_code_does_not_train_on_other_data_in_silence(tmp_path, ring, monkeypatch):
+    in_this_process(monkeypatch)
+    submit(ring, tmp_path / "runs", "--live-code")
+    ring.write_text(RING.format(3))
+    refused = invoke("resume", "mine", "train.steps=30", runs=tmp_path / "runs", code=2)
+    assert "--other-data" in refused.stderr
+    ring.write_text(RING.format(1))
+    invoke("resume", "mine", "train.steps=30", runs=tmp_path / "runs")
+
+
+def test_a_job_that_starts_by_itself_says_so(tmp_path, ring, capsys):
+    # As after a requeue with --live-code: nobody asks `resume`.
+    from cld_core.recipe import load
+    from tests.support.paths import RECIPES
+
+    recipe = load(RECIPES / "toy.yaml", [*ONE, f"data.name={NAME}", f"data.plugin={ring}"])
+    run = RunFolder.create(tmp_path / "mine", recipe, {"created": 1.0})
+    run.ledger.append(Started(attempt=0, job_id="1", step=0, data={"points": "9 9 9"}))
+    session.run(run, Ranks(), StopFlag(), job_id="2")
+    assert "warning: mine trains on other data than before" in capsys.readouterr().out
+    assert "since attempt 1: other data" in changed_between(run.ledger.history())
+
+
+def test_other_images_in_the_same_folder(tmp_path):
+    make_images(tmp_path / "data")
+    run = run_folder(tmp_path, tmp_path / "data")
+    session.run(run, Ranks(), StopFlag(), job_id="1")
+    assert set(run.ledger.history().last.data) == {"images"}
+    (tmp_path / "data").rename(tmp_path / "aside")
+    make_images(tmp_path / "data", splits={"train": 22, "validation": 40})
+    refused = invoke("resume", "run", "train.steps=20", *DEBUG, runs=tmp_path, code=2)
+    assert f"the images in {tmp_path / 'data'}" in refused.stderr
+    invoke("resume", "run", "train.steps=14", "--other-data", *DEBUG, runs=tmp_path)
+
+
+def test_a_name_that_the_plug_in_lacks_is_refused_before_anything_is_written(tmp_path, ring):
+    """In the command's own way: a process that imports the plug-in, which prints what it likes."""
+    data = (f"data.name={NAME}s", f"data.plugin={ring}")
+    for more in ((), ("--dry-run",), ("--sweep", "train.seed=0,1")):
+        done = invoke("submit", "toy", *ONE, *data, *DEBUG, *more, runs=tmp_path / "runs", code=2)
+        for word in ("data.name", str(ring), f"registers {NAME}", f"Did you mean '{NAME}'?"):
+            assert word in done.stderr
+        assert done.stderr.count("\n") == 1
+        assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("1 / 0", ["ZeroDivisionError"]),
+        ("import sys; sys.exit('no')", ["ends the process"]),
+        ("import of_nobody", ["ModuleNotFoundError", "of_nobody"]),
+    ],
+)
+def test_a_plug_in_that_cannot_be_imported_is_refused_unless_the_job_has_a_container(
+    tmp_path, monkeypatch, text, words
+):
+    in_this_process(monkeypatch)
+    file = tmp_path / "broken.py"
+    file.write_text(text)
+    asked = ("submit", "toy", f"data.name={NAME}", f"data.plugin={file}", "--dry-run", "--cluster", "local")
+    done = invoke(*asked, runs=tmp_path / "runs", code=2)
+    for word in words:
+        assert word in done.stderr
+    done = invoke(*asked, "cluster.container=apptainer exec x.sif", runs=tmp_path / "runs")
+    assert "is not known" in done.stderr
+
+
+def test_nobody_waits_for_a_plug_in_for_ever(tmp_path, ring, monkeypatch):
+    monkeypatch.setattr(plugins, "TIMEOUT_S", 0.01)
+    said = []
+    from cld_core.recipe import load
+    from tests.support.paths import RECIPES
+
+    recipe = load(RECIPES / "toy.yaml", [f"data.name={NAME}", f"data.plugin={ring}"])
+    plugins.require_registered(recipe, tmp_path, said.append)
+    assert "not imported within" in said[0]
+
+
+def test_noise_of_ones_own_is_not_compared(tmp_path):
+    file = tmp_path / "own.py"
+    file.write_text(RING.format(1).replace(", generator=generator", ""))
+    about = identity.of(ToyDataSpec(name=NAME, plugin=str(file)))
+    assert set(about) == {"plugin"}
+    assert identity.or_nothing(ToyDataSpec(name="nothing")) == {}
+
+
+def test_what_counts_as_other_data():
+    points = {"points": "1 2 3", "plugin": "a"}
+    assert not are_other(points, {"points": "1 2 3.0000001", "plugin": "b"})
+    assert are_other(points, {"points": "1 2 3.1", "plugin": "a"})
+    assert are_other(points, {"points": "1 2", "plugin": "a"})
+    assert are_other({"plugin": "a"}, {"plugin": "b"})
+    assert are_other({"images": "a"}, {"images": "b"})
+    assert not are_other(points, {})
+    assert not are_other({}, points)
+    hostile = {"points": "[red]x\x1b", "plugin": "a"}
+    assert are_other(points, hostile)
+
+
+def test_older_ledgers_tell_of_no_data():
+    events = [Started(attempt=0, job_id="1", step=0), Started(attempt=1, job_id="2", step=0, data={"points": "1"})]
+    assert changed_between(History.of(events)) == []
+
+
+def test_the_report_is_where_the_command_looks_for_it():
+    assert importlib.util.find_spec(plugins.COMMAND[-1]) is not None

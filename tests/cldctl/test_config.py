@@ -1,0 +1,141 @@
+"""The user's own defaults: an option, the environment, the file, in this order."""
+
+import os
+
+import pytest
+
+from cld_core.errors import UsageError
+from cldctl import config, lookup
+from cldctl.clusters.debug import DebugCluster
+from cldctl.commands import completing
+from cldctl.runs import home
+from tests.support.made_up import run_with
+from tests.support.paths import RECIPES
+from tests.support.tools import ONE, invoke
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Write the file of defaults."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.delenv("CLDCTL_RUNS", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+    def write(text: str):
+        file = tmp_path / "config" / "cldctl" / "config.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+        return file
+
+    return write
+
+
+def test_without_a_file_nothing_is_changed(write):
+    assert config.read() == config.Config()
+    assert str(config.runs_dir()) == "runs"
+
+
+def test_the_order(write, tmp_path, monkeypatch):
+    write(f"cluster: debug\nruns_dir: {tmp_path / 'ours'}\nprofile: example\n")
+    assert config.runs_dir() == tmp_path / "ours"
+    assert isinstance(home.default(), DebugCluster)
+    assert home.default_profile(home.default()) == "example"
+    monkeypatch.setenv("CLDCTL_RUNS", str(tmp_path / "mine"))
+    monkeypatch.setenv("CLDCTL_CLUSTER", "local")
+    monkeypatch.setenv("CLDCTL_PROFILE", "other")
+    assert config.runs_dir() == tmp_path / "mine"
+    assert home.default().name == "local"
+    assert home.default_profile(home.default()) == "other"
+    assert home.chosen("debug").name == "debug"
+    assert home.default_profile(home.chosen("debug")) is None, "a profile is for its cluster"
+
+
+def test_a_submission_and_what_is_typed_next_follow_the_file(write, tmp_path, monkeypatch):
+    (tmp_path / "config/cldctl/profiles").mkdir(parents=True)
+    (tmp_path / "config/cldctl/profiles/site.yaml").write_text("cluster: {setup: ['true']}\n")
+    write("cluster: local\nruns_dir: ~/ours\nprofile: site\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    done = invoke("submit", "toy", *ONE, "--dry-run", "--name", "mine", runs="")
+    assert f"# run: {tmp_path}/ours/mine" in done.stdout
+    assert "profile" in done.stdout.split("# run:")[0]
+    assert "setup:\n  - 'true'" in done.stdout
+    done = invoke("submit", "toy", *ONE, "--dry-run", "--cluster", "debug", runs="")
+    assert "setup: []" in done.stdout, "the profile is for another cluster"
+    run_with(tmp_path / "ours" / "mine", 10)
+    assert "mine" in invoke("status", "--all", runs="").stdout
+    from cld_core.run import RunFolder
+    from cldctl.hints import command
+
+    assert command("status mine", RunFolder(tmp_path / "ours" / "mine")) == "cldctl status mine"
+    assert "site" in lookup.profile_files()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("clusterz: local", ["unknown key 'clusterz'", "Did you mean 'cluster'?"]),
+        ("partition: gpu", ["unknown key 'partition'", "cluster, runs_dir, profile"]),
+        ("cluster: 5", ["'cluster' cannot be 5"]),
+        ("cluster: [a]", ["'cluster' cannot be"]),
+        ("runs_dir: here", ["not absolute"]),
+        ("runs_dir: ~nobody_at_all/x", ["no such home folder"]),
+        ("- cluster", ["not a mapping"]),
+        ("cluster: local: x", ["not valid YAML"]),
+        ("cluster: a\ncluster: b", ["duplicate key"]),
+        ("cluster: !!python/object:os.system x", ["tag"]),
+        ("profile: 'a\\x1b[31m'", []),
+        ("cluster: " + "x" * 100_000, ["bytes"]),
+        ("cluster: slrm", ["--cluster cannot be 'slrm'", "config.yaml"]),
+    ],
+)
+def test_what_is_wrong_in_it_is_wrong_usage(write, text, words):
+    file = write(text)
+    done = invoke("submit", "toy", "--dry-run", runs="", code=None)
+    if "x1b" not in text:
+        assert done.returncode == 2, done.stderr
+        assert str(file) in done.stderr
+    assert done.stderr.count("\n") <= 1
+    assert "\x1b" not in done.stderr
+    for word in words:
+        assert word in " ".join(done.stderr.split())
+
+
+def test_a_file_that_others_can_write_is_refused(write):
+    file = write("cluster: local\n")
+    file.chmod(0o666)
+    with pytest.raises(UsageError, match=r"others may write into it.*Make it yours alone"):
+        config.read()
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(UsageError, match="not a regular file"):
+        config.read()
+
+
+def test_a_file_of_somebody_else_is_refused(write, monkeypatch):
+    file = write("cluster: local\n")
+    owner = file.stat().st_uid
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    with pytest.raises(UsageError, match=f"belongs to user {owner}"):
+        config.read()
+
+
+def test_doctor_shows_the_defaults(write, tmp_path):
+    from cldctl.machine import _defaults
+
+    assert _defaults().found.startswith("there is no ")
+    file = write("cluster: local\n")
+    assert (_defaults().verdict, _defaults().found) == ("ok", f"{file}: cluster=local")
+    write("clusterz: local\n")
+    assert (_defaults().verdict, _defaults().advice) == ("fail", "Did you mean 'cluster'?")
+
+
+def test_the_folder_without_the_variable(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CONFIG_HOME", "relative")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert config.file() == tmp_path / ".config/cldctl/config.yaml"
+
+
+def test_completion_survives_a_wrong_file(write):
+    write("clusterz: local")
+    assert completing.runs(None, "") == []
+    assert (RECIPES / "toy.yaml").exists()
