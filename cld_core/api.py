@@ -217,7 +217,7 @@ class Model(model.Model):
             from matplotlib import pyplot
 
             size_in = (6.0, 6.4) if self.is_image else pictures.SIDE_BY_SIDE
-            figure, title = pyplot.figure(figsize=size_in, layout="constrained"), pictures.title(self, x, how)
+            figure, title = pyplot.figure(figsize=size_in, layout="constrained"), pictures.title(x, self, how)
             if not self.is_image:
                 pictures.beside_data(figure, x, self, title)
                 return figure
