@@ -34,12 +34,12 @@ def default_count(model: Model) -> int:
 def show(path: Path, x: Tensor, model: Model, how: str) -> None:
     """Save samples: a grid of images, or a scatter of points over the true density. ``how`` ends the title."""
     if model.is_image:
-        grids.save(path, x, title(model, x, how))
+        grids.save(path, x, title(x, model, how))
     else:
-        scatter(path, x.cpu(), model, title(model, x, how))
+        scatter(path, x.cpu(), model, title(x, model, how))
 
 
-def title(model: Model, x: Tensor, how: str) -> str:
+def title(x: Tensor, model: Model, how: str) -> str:
     """What a picture of the samples x says about them; ``how`` ends it."""
     bad = int(nonfinite.rows(x).sum())
     some = f" ({bad:,} not finite)" if bad else ""
@@ -58,9 +58,9 @@ def scatter(path: Path, x: Tensor, model: Model, title: str) -> None:
 
 def beside_data(figure: "Figure", x: Tensor, model: Model, title: str) -> None:
     """Draw test data and samples x (n, 2) side by side, on equal axes."""
-    plane = Plane.of(model.source)
+    plane = Plane.of(model.source, len(x))
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
-    plane.draw(left, plane.examples, "tab:gray", alpha=0.5)
+    plane.draw(left, plane.examples, "tab:gray")
     left.set_title("data")
     outside = plane.draw(right, x, "tab:red")
     right.set_title("samples" + (f" ({outside} outside the picture)" if outside else ""))
