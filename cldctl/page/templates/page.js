@@ -49,6 +49,7 @@
       this.svg.append(this.selection, this.cursor);
       this.tip = document.createElement("div");
       this.tip.className = "tip";
+      this.tip.setAttribute("role", "status");
       this.tip.hidden = true;
       figure.append(this.tip);
       this.listen();
