@@ -94,13 +94,12 @@ def _attempts(row: RunStatus) -> RenderableType:
 
 def _sweeps(row: RunStatus) -> Iterator[RenderableType]:
     evals = {entry["id"]: entry for entry in row.evals}
-    states = {name: entry["state"] for name, entry in evals.items()}
     run = RunFolder(row.path)
     for entry in row.sweeps:
         sweep = Sweep.load(run.evals / entry["id"])
         if sweep is not None:
             title = f"{entry['id']}: {entry['done']} of {len(entry['evaluations'])} evaluations complete"
-            yield from (Text(), Text(title, style="bold"), sweep_table(sweep, sweep_rows(run, sweep), states))
+            yield from (Text(), Text(title, style="bold"), sweep_table(sweep, sweep_rows(run, sweep), evals))
             yield from remarks([evals[name] for name in sweep.evaluations if name in evals])
 
 
