@@ -11,6 +11,7 @@ from cld_core.evaluation.definitions import Quantity
 from cld_core.evaluation.sweeps import Sweep
 from cld_core.run import RunFolder
 from cldctl.evals.table import rows as sweep_rows
+from cldctl.runs.phases import WAITING
 from cldctl.runs.status import RunStatus
 
 from .console import out
@@ -55,7 +56,9 @@ def _facts(row: RunStatus) -> Table:
 
     fact("run", Text(row.name, style="bold"))
     when = f" as of {age(row.as_of)}" if row.as_of is not None else ""
-    doing = [f"  {text}" for text in (row.phase, row.reason) if text]
+    # The reason of a run that waits says that it waits.
+    phase = None if row.phase == WAITING and row.reason else row.phase
+    doing = [f"  {text}" for text in (phase, row.reason) if text]
     fact("state", Text.assemble(state_text(row.state), when, *doing))
     share = f"  ({100 * row.step / row.steps:.1f}%)" if row.steps else ""
     fact("step", f"{count(row.step)} of {count(row.steps)}{share}")
