@@ -138,6 +138,17 @@ def methods(ctx: typer.Context, incomplete: str) -> Iterator[str]:
     yield from (name for name in names("sampling") if name.startswith(incomplete))
 
 
+@_quietly
+def data_sets(ctx: typer.Context, incomplete: str) -> Iterator[str]:
+    """Sets of images that can be prepared."""
+    from cld_core.recipe.data import ImageDataSpec
+    from cld_core.recipe.variants import SECTIONS
+
+    for name, variant in SECTIONS["data"].variants.items():
+        if issubclass(variant.spec, ImageDataSpec) and name.startswith(incomplete):
+            yield name
+
+
 def clusters(ctx: typer.Context, incomplete: str) -> list[str]:
     return [name for name in CLUSTERS if name.startswith(incomplete)]
 

@@ -79,6 +79,8 @@ def _asked(plugin: str, name: str, digest: str) -> Report:
 def _imports() -> dict[str, str]:
     """Variables with which a process imports what this one has imported, and nothing from the working directory."""
     safe = safe_path()
+    if code.installed() is not None:
+        return safe
     others = safe.get("PYTHONPATH", os.environ.get("PYTHONPATH", "")).split(os.pathsep)
     return {**safe, "PYTHONPATH": os.pathsep.join([str(code.ROOT), *filter(None, others)])}
 

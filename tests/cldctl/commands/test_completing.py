@@ -74,6 +74,7 @@ def offered(runs, *words, code=0):
         (["sample", "--method", "s"], ["sscs"]),
         (["eval", "beta-1", "--checkpoint", "3"], ["30"]),
         (["data", "stats", "beta"], ["beta-1"]),
+        (["data", "prepare", "c"], ["cifar10", "celebahq256"]),
         (["import", "x", "--recipe", "toy_di"], ["toy_diamond"]),
         (["explain", "sde.v"], ["sde.vpsde"]),
         (["explain", "train.em"], ["train.ema"]),
