@@ -20,6 +20,8 @@ from cldctl.hints import default_root
 # Of more runs, a shell asks whether it is to list them.
 _MOST = 500
 _STATES = ("PENDING", "RUNNING", "REQUEUED", "STOPPED", "FAILED", "CANCELLED", "FINISHED", "LOST")
+# Of other commands, all sections can be changed.
+_SECTIONS = {"sample": ("sampling",), "eval": ("eval", "sampling", "cluster")}
 _SORTS = ("name", "created", "updated", "step", "loss", "state")
 
 Completer = Callable[[typer.Context, str], list[str]]
@@ -77,7 +79,7 @@ def overrides(ctx: typer.Context, incomplete: str) -> Iterator[str]:
     """KEY= or, behind it, values."""
     from .completing_keys import complete
 
-    yield from complete(_given(ctx), incomplete)
+    yield from complete(_given(ctx), incomplete, _SECTIONS.get(ctx.info_name or ""))
 
 
 @_quietly
