@@ -24,11 +24,18 @@ MAX_SAMPLES = 10_000_000
 
 def sample(
     words: Annotated[
-        list[str] | None, typer.Argument(metavar="RUN | KEY=VALUE", autocompletion=completing.runs_and_overrides)
+        list[str] | None,
+        typer.Argument(
+            metavar="RUN | KEY=VALUE",
+            help="A run (default: the newest), and keys of sampling to change.",
+            autocompletion=completing.runs_and_overrides,
+        ),
     ] = None,
     n: Annotated[
         int | None,
-        typer.Option("--count", "-n", min=1, max=MAX_SAMPLES, help="How many; default: 64 images, 2000 points."),
+        typer.Option(
+            "--count", "-n", metavar="N", min=1, max=MAX_SAMPLES, help="How many; default: 64 images, 2000 points."
+        ),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE.png|.npz", help="Where to write.")
@@ -41,9 +48,9 @@ def sample(
             autocompletion=completing.methods,
         ),
     ] = None,
-    nfe: Annotated[int | None, typer.Option(help="Network evaluations of a fixed-step method.")] = None,
+    nfe: Annotated[int | None, typer.Option(metavar="N", help="Network evaluations of a fixed-step method.")] = None,
     checkpoint: Checkpoint = "last",
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Key of the noise.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, max=2**63 - 1, help="Key of the noise.")] = 0,
     allow_plugin: AllowPlugin = False,
     directory: RunsDir = None,
 ) -> None:

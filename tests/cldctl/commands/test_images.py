@@ -111,7 +111,7 @@ def test_a_published_checkpoint_becomes_a_run(tmp_path, recipe):
     done = invoke("export", "pub", "-o", str(tmp_path / "w.safetensors"), runs=runs)
     assert done.stdout == f"{tmp_path}/w.safetensors\n"
     assert "safetensors" in invoke("export", "pub", "-o", str(tmp_path / "w.pt"), runs=runs, code=2).stderr
-    wrong = invoke("import", str(FILE), "--recipe", recipe, "network.channels=32", "--name", "other", runs=runs, code=1)
+    wrong = invoke("import", str(FILE), "--recipe", recipe, "network.channels=32", "--name", "other", runs=runs, code=2)
     assert "'all_modules.0.W' is 16, but 32" in wrong.stderr
     assert not (runs / "other").exists()
 
