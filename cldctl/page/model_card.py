@@ -147,7 +147,8 @@ def _head(run: RunFolder, recipe: Recipe, about: Subject, findings: Sequence[Fin
         "tags": [one_line(tag) for tag in dict.fromkeys(tags)],
         **({"model-index": [{"name": one_line(run.name), "results": results}]} if metrics else {}),
     }
-    return yaml.safe_dump(head, sort_keys=False, allow_unicode=True)
+    text: str = yaml.safe_dump(head, sort_keys=False, allow_unicode=True)
+    return text
 
 
 def _what(row: RunStatus, recipe: Recipe, about: Subject) -> str:
@@ -226,7 +227,8 @@ def _training(run: RunFolder, row: RunStatus, recipe: Recipe, about: Subject) ->
 
 def _shared(recipe: Recipe) -> str:
     """The recipe as YAML without machines and people, and of paths only the last part."""
-    return yaml.safe_dump(_without_folders(recipe.to_share()), sort_keys=False, allow_unicode=True)
+    text: str = yaml.safe_dump(_without_folders(recipe.to_share()), sort_keys=False, allow_unicode=True)
+    return text
 
 
 def _without_folders(value: Any) -> Any:
