@@ -25,7 +25,9 @@ def test_toy_samples_are_in_tensorboard(tmp_path):
     shown = board.Images("periodic/samples")
     assert [picture.step for picture in shown] == [2, 4]
     for picture in shown:
-        with Image.open(io.BytesIO(picture.encoded_image_string)) as in_board:
-            with Image.open(run.samples / f"step_{picture.step:08d}.png") as in_folder:
-                assert "50 samples" in in_folder.text["Description"]
-                assert np.array_equal(np.array(in_board), np.array(in_folder))
+        with (
+            Image.open(io.BytesIO(picture.encoded_image_string)) as in_board,
+            Image.open(run.samples / f"step_{picture.step:08d}.png") as in_folder,
+        ):
+            assert "50 samples" in in_folder.text["Description"]
+            assert np.array_equal(np.array(in_board), np.array(in_folder))
