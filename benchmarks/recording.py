@@ -86,7 +86,8 @@ def _play(output: list[tuple[float, str]], most: float, stream: pyte.Stream, fil
     """Film what a command wrote, as (seconds since its start, text), in at most ``most`` seconds."""
     speed = max(1.0, output[-1][0] / most)
     since = 0.0
-    for (at, text), (after, _) in zip(output, [*output[1:], output[-1]], strict=True):
+    later = [at for at, _ in output[1:]] + [output[-1][0]]
+    for (_, text), after in zip(output, later, strict=True):
         stream.feed(text)
         if (after - since) / speed >= FRAME_S:
             film.add(_rows(stream.listener), (after - since) / speed)

@@ -60,7 +60,7 @@ def skips_on_device(optimiser: torch.optim.Optimizer) -> bool:
 def rate(spec: OptimSpec, step: int, steps: int) -> float:
     """The learning rate of optimiser step ``step``, counted from 0, in a training of ``steps`` steps.
 
-    The warm-up is a linear rise; its product with the decay is the rate (docs/math.md section 6). Nothing else is
+    The warm-up is a linear rise; its product with the decay is the rate (docs/math.md section 5). Nothing else is
     remembered: a run that is resumed with more steps goes on at the rate that a run of that length has there.
     """
     warm = min(1.0, step / spec.warmup_steps) if spec.warmup_steps else 1.0

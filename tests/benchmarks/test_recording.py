@@ -1,4 +1,4 @@
-"""The recording of a terminal: real commands, and an animated picture that shows their last state where nothing moves."""
+"""The recording of a terminal: real commands, in an animated picture that ends with their last state."""
 
 import re
 import subprocess

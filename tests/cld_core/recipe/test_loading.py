@@ -177,7 +177,7 @@ def test_what_makes_it_another_model():
 
 
 def test_checkpoints_of_older_versions_are_still_of_this_model():
-    """The digest that a version without `network.input_features` and `optim.decay` wrote."""
+    """The digest that a version without `network.input_features` wrote."""
     assert load(RECIPES / "toy.yaml").model_digest() == "3210ba733eb3d63c"
     assert load(RECIPES / "toy.yaml", ["optim.decay=cosine"]).model_digest() == "3210ba733eb3d63c"
     assert load(RECIPES / "toy.yaml", ["network.input_features=4"]).model_digest() != "3210ba733eb3d63c"
