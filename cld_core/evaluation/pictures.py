@@ -1,6 +1,7 @@
 """Pictures of samples: a grid of images, or a scatter over the true density for toy data."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,7 +63,7 @@ def scatter(x: Tensor, model: Model, title: str) -> Tensor:
     truth = model.source.dequantised_test_data(0, 0, max(_TRUTH, min(len(points), _MOST_TRUTH))).double().numpy()
     low, high = _square(truth)
     figure = Figure(figsize=(10, 5.3), dpi=_DPI, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+    canvas: Any = FigureCanvasAgg(figure)  # matplotlib leaves its methods untyped.
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
     ticks = [torch.linspace(low[i], high[i], _GRID, dtype=torch.float64) for i in range(2)]
     shade = None if density is None else _shade(density, *ticks)
