@@ -1,0 +1,102 @@
+"""The page of all recipe keys, from the dataclasses of `cld_core.recipe`."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from cld_core.recipe import Recipe
+from cld_core.recipe.variants import SECTIONS
+
+_TYPES = {int: "whole number", float: "number", str: "text", bool: "true, false", type(None): "null"}
+_BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+_HEAD = """# Recipe keys
+
+A recipe is a YAML file; [cli.md](../cli.md#recipes) has its rules. In a file, keys are nested
+(`train: {steps: 5}`); on the command line, they are dotted: `cldctl submit toy train.steps=5`.
+`cldctl render RECIPE` prints all keys of a recipe with their values. This page is generated from the
+code that checks recipes.
+
+| section | what it sets |
+| -- | -- |
+"""
+_ABOUT = {
+    "data": "the training data",
+    "sde": "the diffusion",
+    "network": "the network",
+    "objective": "the loss",
+    "optim": "the optimiser",
+    "train": "length, precision and checkpoints of the training",
+    "periodic": "what is computed during the training",
+    "sampling": "how samples are drawn",
+    "eval": "the settings of evaluations",
+    "cluster": "what a job asks for",
+    "hooks": "commands of yours that a run calls",
+}
+
+
+def page() -> str:
+    """The Markdown of the page."""
+    sections = [entry for entry in dataclasses.fields(Recipe) if entry.name != "name"]
+    lines = [f"| [`{entry.name}`](#{entry.name}) | {_ABOUT.get(entry.name, '')} |" for entry in sections]
+    top = next(entry for entry in dataclasses.fields(Recipe) if entry.name == "name")
+    lines += ["", f"`name` is the only key outside sections: {top.metadata['doc']}."]
+    for entry in sections:
+        lines += ["", f"## {entry.name}", *_section(entry)]
+    return _HEAD + "\n".join(lines) + "\n"
+
+
+def _section(entry: "dataclasses.Field[Any]") -> Iterator[str]:
+    section = SECTIONS.get(entry.name)
+    if section is None:
+        yield from _table(entry.name, typing.get_type_hints(Recipe)[entry.name])
+        return
+    selector = f"{entry.name}.{section.selector}"
+    yield from ("", f"`{selector}` chooses the keys of the section. The default is `{next(iter(section.variants))}`.")
+    names: dict[type, list[str]] = {}
+    for name, variant in section.variants.items():
+        names.setdefault(variant.spec, []).append(name)
+    for spec, own in names.items():
+        yield from ("", f"### {selector}: {', '.join(own)}")
+        yield from _table(entry.name, spec)
+
+
+def _table(prefix: str, spec: type) -> Iterator[str]:
+    yield from ("", "| key | default | values | meaning |", "| -- | -- | -- | -- |")
+    hints = typing.get_type_hints(spec)
+    nested = []
+    for entry in dataclasses.fields(spec):
+        if dataclasses.is_dataclass(hints[entry.name]):
+            nested.append((f"{prefix}.{entry.name}", hints[entry.name]))
+        else:
+            values = _values(hints[entry.name], entry.metadata.get("bounds", {}))
+            cells = f"`{prefix}.{entry.name}`", f"`{_yaml(entry.default)}`", values, entry.metadata.get("doc", "")
+            yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    for name, inner in nested:
+        yield from ("", f"### {name}", *_table(name, inner))
+
+
+def _values(hint: Any, bounds: dict[str, float]) -> str:
+    """The values that a key takes, in words."""
+    limits = " and ".join(f"{_BOUNDS[name]} {bound:,}" for name, bound in bounds.items())
+    return f"{_type(hint)} {limits}".strip()
+
+
+def _type(hint: Any) -> str:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return ", ".join(f"`{_yaml(value)}`" for value in arguments)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_type(argument) for argument in arguments)
+    if origin is tuple:
+        return f"list of: {_type(arguments[0])}"
+    return _TYPES.get(hint, str(hint))
+
+
+def _yaml(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_yaml, value)) + "]"
+    return str(value)
