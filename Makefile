@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO := demo-runs
 MARKDOWN := README.md CHANGELOG.md docs tests/slurm tests/chaos
 
-.PHONY: demo test test-lab test-gpu fuzz chaos lint bench clean slurm-up slurm-down
+.PHONY: demo test test-lab test-gpu fuzz chaos lint docs docs-serve bench clean slurm-up slurm-down
 
 # Made again when the dependencies change.
 $(VENV)/.installed: pyproject.toml
@@ -45,6 +45,14 @@ lint: $(VENV)/.installed
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/codespell
 	$(BIN)/mdformat --check --wrap 100 --compact-tables $(MARKDOWN)
+
+# The site, in build/site. Links that lead nowhere and pages that load from elsewhere are errors.
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@echo "build/site/index.html"
+
+docs-serve: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks

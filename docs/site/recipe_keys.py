@@ -100,3 +100,24 @@ def _yaml(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(map(_yaml, value)) + "]"
     return str(value)
+
+
+def names() -> set[str]:
+    """All keys with their sections, of all variants, for example `train.ema`."""
+    found: set[str] = set()
+    for entry in dataclasses.fields(Recipe):
+        section = SECTIONS.get(entry.name)
+        hint = typing.get_type_hints(Recipe)[entry.name]
+        specs = [variant.spec for variant in section.variants.values()] if section else [hint]
+        for spec in specs:
+            found.update(_names(entry.name, spec))
+    return found
+
+
+def _names(prefix: str, spec: Any) -> Iterator[str]:
+    if not dataclasses.is_dataclass(spec):
+        yield prefix
+        return
+    hints = typing.get_type_hints(spec)
+    for entry in dataclasses.fields(spec):
+        yield from _names(f"{prefix}.{entry.name}", hints[entry.name])

@@ -7,7 +7,16 @@ from pathlib import Path
 
 # Attributes that browsers load without being asked to. A link (`a href`) is not among them.
 _LOADING = {"src", "srcset", "poster", "data"}
-_LOADING_LINKS = {"stylesheet", "preconnect", "dns-prefetch", "preload", "modulepreload", "prefetch", "icon", "manifest"}
+_LOADING_LINKS = {
+    "stylesheet",
+    "preconnect",
+    "dns-prefetch",
+    "preload",
+    "modulepreload",
+    "prefetch",
+    "icon",
+    "manifest",
+}
 _IN_CSS = re.compile(r"""(?:url\(\s*["']?|@import\s+["'])((?:https?:)?//[^"')\s]+)""")
 
 
