@@ -1,1 +1,1 @@
-"""What builds the site: pages that are generated, links out of `docs/`, formulas, and the check for outside requests."""
+"""What builds the site: generated pages, links out of `docs/`, formulas, and the check for outside requests."""

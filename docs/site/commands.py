@@ -1,5 +1,6 @@
 """The page of all commands, from the typer app."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,8 @@ _HEAD = """# Commands
 Generated from `cldctl COMMAND --help`. [cli.md](../cli.md) has exit codes, JSON fields, and what goes
 on behind the commands.
 """
+
+_TYPES = {"str": "TEXT", "list[str]": "TEXT", "int": "N", "int range": "N", "float range": "X", "float": "X"}
 
 
 def page() -> str:
@@ -36,15 +39,22 @@ def _walk(path: str, command: Any) -> Iterator[tuple[str, Any]]:
 
 def _section(path: str, command: Any) -> Iterator[str]:
     context = command.make_context(path, [], resilient_parsing=True)
-    usage = " ".join([path, *command.collect_usage_pieces(context)])
+    usage = re.sub(r"[{}]", "", " ".join([path, *command.collect_usage_pieces(context)]))
     yield from ("", f"## {path.removeprefix('cldctl ')}", "", "```text", usage, "```", "")
     for paragraph in (command.help or "").split("\n\n"):
         name, _, example = paragraph.strip().partition("Example: ")
         yield from ([name, ""] if not example else ["```sh", " ".join(example.split()), "```", ""])
     records = [parameter.get_help_record(context) for parameter in command.params if not parameter.hidden]
-    rows = [f"| `{_cell(names)}` | {_cell(meaning)} |" for names, meaning in filter(None, records)]
+    rows = [f"| `{_names(names)}` | {_cell(meaning)} |" for names, meaning in filter(None, records)]
     if rows:
         yield from ("| argument or option | meaning |", "| -- | -- |", *rows, "")
+
+
+def _names(text: str) -> str:
+    """The names of an argument or option, with the usual words for the types of its value; a code span."""
+    if not text.startswith("-"):
+        return text.partition(" <")[0]
+    return re.sub(r" <([^>]+)>$", lambda match: f" {_TYPES.get(match[1], match[1].upper())}", text)
 
 
 def _cell(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Links from pages to files outside `docs/`. On a code host they lead to the file, on the site to a page that shows it."""
+"""Links from pages to files outside `docs/`: on a code host they lead to the file, here to a page that shows it."""
 
 import os
 import re

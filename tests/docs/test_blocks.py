@@ -87,7 +87,7 @@ def test_a_command_is_one_of_ours_and_takes_what_it_is_given(command: Command) -
     except Exception as error:
         allowed = ("Exit", "MissingParameter", "BadOptionUsage") if command.prose else ("Exit",)
         if type(error).__name__ not in allowed:
-            message = getattr(error, "format_message", lambda: str(error))()
+            message = error.format_message() if hasattr(error, "format_message") else str(error)
             pytest.fail(f"{command}: {message}")
 
 
