@@ -1,6 +1,7 @@
 """Hooks of mkdocs (`mkdocs.yml`). Nothing that they generate is written into the repository."""
 
 import os
+import re
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -8,19 +9,25 @@ from mkdocs.exceptions import Abort
 from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
 
-from docs.site import commands, links, python_api, recipe_keys, requests
+from docs.site import commands, links, notebook, python_api, recipe_keys, requests
 
 ROOT = Path(__file__).resolve().parents[2]
+_NOTEBOOK = re.compile(r"(?<=\w)\.ipynb\)")
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
-    """Add the reference pages, and a page for each file of the repository that a page links to."""
+    """Add the reference pages, and one for each notebook and each file of the repository that a page links to."""
     for uri, text in (
         ("reference/recipe.md", recipe_keys.page()),
         ("reference/commands.md", commands.page()),
         ("reference/python.md", python_api.page()),
     ):
         files.append(File.generated(config, uri, content=text))
+    for name in sorted(Path(config.docs_dir).glob("*.ipynb")):
+        text, pictures = notebook.page(name)
+        files.append(File.generated(config, f"{name.stem}.md", content=text))
+        for picture, content in pictures.items():
+            files.append(File.generated(config, picture, content=content))
     texts = {f"docs/{file.src_uri}": file.content_string for file in files.documentation_pages()}
     for path in links.linked(texts, ROOT):
         inclusion = InclusionLevel.NOT_IN_NAV
@@ -29,8 +36,9 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Let links to files outside `docs/` lead to their pages."""
+    """Let links to notebooks and to files outside `docs/` lead to their pages."""
     uri = page.file.src_uri
+    markdown = _NOTEBOOK.sub(".md)", markdown)
     return links.rewritten(markdown, links.origin(uri), ROOT, os.path.dirname(uri))
 
 

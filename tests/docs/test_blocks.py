@@ -45,7 +45,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (folder / f"{recipe[1]}.yaml").write_text(block.text)
         if block.language == "python" and density:
             (folder / f"{density[1]}.py").write_text(block.text)
-    (folder / "recipes").symlink_to(ROOT / "recipes")
+    for name in ("recipes", "docs"):
+        (folder / name).symlink_to(ROOT / name)
     profiles = folder / ".config" / "cldctl" / "profiles"
     profiles.mkdir(parents=True)
     (profiles / "mine.yaml").write_text("cluster:\n  partition: gpu\n")
@@ -61,10 +62,16 @@ def reader(made: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield made
 
 
-@pytest.mark.parametrize("block", of("python"))
-def test_python_runs(block: Block, reader: Path) -> None:
-    code = compile(block.text, block.place, "exec")
-    exec(code, {"__name__": "block"})
+PAGES = sorted({block.page for block in BLOCKS if block.language == "python" and block.run})
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_python_runs(page: str, reader: Path) -> None:
+    """A page's blocks go on from each other, as in one session."""
+    names: dict[str, Any] = {"__name__": page}
+    for block in BLOCKS:
+        if block.page == page and block.language == "python" and block.run:
+            exec(compile(block.text, block.place, "exec"), names)
 
 
 @pytest.mark.parametrize("block", of("yaml"))

@@ -1,5 +1,7 @@
 """The site: it builds without a warning, loads nothing from elsewhere, and its generated pages are complete."""
 
+import base64
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +10,7 @@ import pytest
 
 from cld_core.recipe import load
 from cld_core.recipe.tree import walk
-from docs.site import commands, links, mathml, python_api, recipe_keys, requests
+from docs.site import commands, links, mathml, notebook, python_api, recipe_keys, requests
 from tests.docs.blocks import ROOT
 from tests.support.paths import RECIPES
 
@@ -137,3 +139,18 @@ def test_links_are_followed_from_file_to_file(tmp_path: Path) -> None:
 
 def test_a_formula_becomes_mathml() -> None:
     assert "<msqrt>" in mathml.block(r"\sqrt{M}", "math", "math", {}, None)
+
+
+def test_a_notebook_becomes_a_page_with_its_pictures(tmp_path: Path) -> None:
+    picture = base64.b64encode(b"PNG").decode()
+    output = {"output_type": "display_data", "metadata": {}, "data": {"image/png": picture}}
+    code = {"cell_type": "code", "id": "b", "metadata": {}, "source": "1 + 1", "execution_count": 1}
+    cells = [{"cell_type": "markdown", "id": "a", "metadata": {}, "source": "# Title, $x$"}, {**code, "outputs": [output]}]
+    language = {"language_info": {"name": "python"}}
+    file = tmp_path / "demo.ipynb"
+    file.write_text(json.dumps({"cells": cells, "metadata": language, "nbformat": 4, "nbformat_minor": 5}))
+    text, pictures = notebook.page(file)
+    ((name, content),) = pictures.items()
+    assert content == b"PNG"
+    assert "# Title, <math" in text
+    assert text.index("# Title") < text.index("```python\n1 + 1\n```") < text.index(f"({name})")
