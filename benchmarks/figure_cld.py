@@ -59,12 +59,18 @@ def draw_half(ax: Axes, diffusion: Diffusion, states: Tensor, half: int, reach: 
     density = torch.stack([marginal(diffusion, float(t), half, grid) for t in times], dim=1)
     # At small t the peaks are high: the root leaves the rest visible.
     ax.imshow(
-        density.sqrt(), origin="lower", aspect="auto", extent=(0, END, -reach, reach), cmap="Greys", vmin=0, vmax=1.3
+        density.sqrt().numpy(),
+        origin="lower",
+        aspect="auto",
+        extent=(0, END, -reach, reach),
+        cmap="Greys",
+        vmin=0,
+        vmax=1.3,
     )
-    along = torch.linspace(0, 1, len(states))
+    along = torch.linspace(0, 1, len(states)).numpy()
     for path in range(PATHS):
         colour = COLOURS[path * len(MODES) // PATHS]
-        ax.plot(along, states[:, half, path], color=colour, linewidth=1.1)
+        ax.plot(along, states[:, half, path].numpy(), color=colour, linewidth=1.1)
     ax.set(xlim=(0, END), ylim=(-reach, reach), xlabel="t")
 
 

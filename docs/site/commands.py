@@ -10,8 +10,8 @@ from cldctl.app import app
 
 _HEAD = """# Commands
 
-Generated from `cldctl COMMAND --help`. [cli.md](../cli.md) has exit codes, JSON fields, and what goes
-on behind the commands.
+Generated from `cldctl COMMAND --help`. [The command line](../cli.md) has exit codes, JSON fields,
+and what goes on behind the commands.
 """
 
 _TYPES = {"str": "TEXT", "list[str]": "TEXT", "int": "N", "int range": "N", "float range": "X", "float": "X"}

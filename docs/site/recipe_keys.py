@@ -1,20 +1,19 @@
 """The page of all recipe keys, from the dataclasses of `cld_core.recipe`."""
 
 import dataclasses
-import types
 import typing
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 from cld_core.recipe import Recipe
+from cld_core.recipe.reading import to_yaml_line
+from cld_core.recipe.values import expectation
 from cld_core.recipe.variants import SECTIONS
 
-_TYPES = {int: "whole number", float: "number", str: "text", bool: "true, false", type(None): "null"}
-_BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 _HEAD = """# Recipe keys
 
-A recipe is a YAML file; [cli.md](../cli.md#recipes) has its rules. In a file, keys are nested
-(`train: {steps: 5}`); on the command line, they are dotted: `cldctl submit toy train.steps=5`.
+A recipe is a YAML file; [The command line](../cli.md#recipes) has its rules. In a file, keys are
+nested (`train: {steps: 5}`); on the command line, they are dotted: `cldctl submit toy train.steps=5`.
 `cldctl render RECIPE` prints all keys of a recipe with their values. This page is generated from the
 code that checks recipes.
 
@@ -38,13 +37,17 @@ _ABOUT = {
 
 def page() -> str:
     """The Markdown of the page."""
-    sections = [entry for entry in dataclasses.fields(Recipe) if entry.name != "name"]
+    sections = _sections()
     lines = [f"| [`{entry.name}`](#{entry.name}) | {_ABOUT.get(entry.name, '')} |" for entry in sections]
     top = next(entry for entry in dataclasses.fields(Recipe) if entry.name == "name")
     lines += ["", f"`name` is the only key outside sections: {top.metadata['doc']}."]
     for entry in sections:
         lines += ["", f"## {entry.name}", *_section(entry)]
     return _HEAD + "\n".join(lines) + "\n"
+
+
+def _sections() -> "list[dataclasses.Field[Any]]":
+    return [entry for entry in dataclasses.fields(Recipe) if entry.name != "name"]
 
 
 def _section(entry: "dataclasses.Field[Any]") -> Iterator[str]:
@@ -70,42 +73,19 @@ def _table(prefix: str, spec: type) -> Iterator[str]:
         if dataclasses.is_dataclass(hints[entry.name]):
             nested.append((f"{prefix}.{entry.name}", hints[entry.name]))
         else:
-            values = _values(hints[entry.name], entry.metadata.get("bounds", {}))
-            cells = f"`{prefix}.{entry.name}`", f"`{_yaml(entry.default)}`", values, entry.metadata.get("doc", "")
+            default = list(entry.default) if isinstance(entry.default, tuple) else entry.default
+            values = expectation(hints[entry.name], entry.metadata["bounds"])
+            doc = entry.metadata["doc"]
+            cells = f"`{prefix}.{entry.name}`", f"`{to_yaml_line(default)}`", values, doc
             yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
     for name, inner in nested:
         yield from ("", f"### {name}", *_table(name, inner))
 
 
-def _values(hint: Any, bounds: dict[str, float]) -> str:
-    """The values that a key takes, in words."""
-    limits = " and ".join(f"{_BOUNDS[name]} {bound:,}" for name, bound in bounds.items())
-    return f"{_type(hint)} {limits}".strip()
-
-
-def _type(hint: Any) -> str:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        return ", ".join(f"`{_yaml(value)}`" for value in arguments)
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(_type(argument) for argument in arguments)
-    if origin is tuple:
-        return f"list of: {_type(arguments[0])}"
-    return _TYPES.get(hint, str(hint))
-
-
-def _yaml(value: Any) -> str:
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "null"}[value]
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(_yaml, value)) + "]"
-    return str(value)
-
-
 def names() -> set[str]:
     """All keys with their sections, of all variants, for example `train.ema`."""
     found: set[str] = set()
-    for entry in dataclasses.fields(Recipe):
+    for entry in _sections():
         section = SECTIONS.get(entry.name)
         hint = typing.get_type_hints(Recipe)[entry.name]
         specs = [variant.spec for variant in section.variants.values()] if section else [hint]
