@@ -58,15 +58,8 @@ def draw_half(ax: Axes, diffusion: Diffusion, states: Tensor, half: int, reach: 
     times = torch.linspace(1e-3, END, 200, dtype=torch.float64)
     density = torch.stack([marginal(diffusion, float(t), half, grid) for t in times], dim=1)
     # At small t the peaks are high: the root leaves the rest visible.
-    ax.imshow(
-        density.sqrt().numpy(),
-        origin="lower",
-        aspect="auto",
-        extent=(0, END, -reach, reach),
-        cmap="Greys",
-        vmin=0,
-        vmax=1.3,
-    )
+    look = {"origin": "lower", "aspect": "auto", "cmap": "Greys", "vmin": 0, "vmax": 1.3}
+    ax.imshow(density.sqrt().numpy(), extent=(0, END, -reach, reach), **look)
     along = torch.linspace(0, 1, len(states)).numpy()
     for path in range(PATHS):
         colour = COLOURS[path * len(MODES) // PATHS]
