@@ -1,4 +1,4 @@
-"""The image commands in their own processes: prepare, import, sample, export with its card, and data that are not there."""
+"""The image commands in their own processes: prepare, import, sample, export, and data that are not there."""
 
 import zipfile
 from pathlib import Path
