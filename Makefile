@@ -64,7 +64,7 @@ lint: $(VENV)/.installed
 
 # The site, in build/site. Links that lead nowhere and pages that load from elsewhere are errors.
 docs: $(VENV)/.installed
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 	@echo "build/site/index.html"
 
 docs-serve: $(VENV)/.installed

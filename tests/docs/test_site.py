@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,10 +20,14 @@ from tests.support.paths import RECIPES
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built site. Wrong links and anchors, and pages outside the navigation, are warnings, and those errors."""
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(folder)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = build("--site-dir", str(folder))
+    assert done.returncode == 0, done.stderr
     return folder
+
+
+def build(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "mkdocs", "build", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.slow
@@ -32,6 +37,20 @@ def test_the_site_has_all_pages(site: Path) -> None:
     for page in (ROOT / "docs").rglob("*.md"):
         assert (site / page.relative_to(ROOT / "docs").with_suffix(".html")).is_file(), page
     assert not (site / "site").exists()
+
+
+@pytest.mark.slow
+def test_wrong_links_and_pages_outside_the_navigation_fail_the_build(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    hook = ROOT / "docs/site/hooks.py"
+    (tmp_path / "mkdocs.yml").write_text(f"INHERIT: {ROOT / 'mkdocs.yml'}\ndocs_dir: docs\nhooks: [{hook}]\n")
+    with (tmp_path / "docs/index.md").open("a") as page:
+        page.write("\n[a](gone.md) [b](cli.md#gone) [c](../recipes/gone.yaml)\n")
+    (tmp_path / "docs/lonely.md").write_text("# Lonely\n")
+    done = build("--config-file", str(tmp_path / "mkdocs.yml"), "--site-dir", str(tmp_path / "site"))
+    assert done.returncode == 1, done.stderr
+    for wrong in ("'gone.md'", "'cli.md#gone'", "'../recipes/gone.yaml'", "- lonely.md"):
+        assert wrong in done.stderr, done.stderr
 
 
 @pytest.mark.slow
