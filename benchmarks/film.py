@@ -75,7 +75,8 @@ class Film:
                 f'<rect width="100%" height="100%" rx="8" fill="{GROUND}" stroke="{FRAME}"/>{dots}',
                 f"<defs>{''.join(rows)}</defs>",
                 f'<svg x="{MARGIN}" y="{BAR}" width="{inner_width:g}" height="{inner_height}">',
-                f'<g id="strip" fill="{TEXT}">{"".join(frames)}</g>',
+                # The attribute is for programs that know no CSS.
+                f'<g id="strip" transform="translate({last:.1f})" fill="{TEXT}">{"".join(frames)}</g>',
                 "</svg></svg>\n",
             ]
         )

@@ -55,6 +55,7 @@ def test_the_last_frame_is_shown_where_nothing_moves():
     resting = re.search(r"#strip\{transform:translateX\((-[\d.]+)px\)", svg)
     last = list(drawn(film).iter(f"{SVG}g"))[-1]
     assert last.get("transform") == f"translate({resting.group(1).removeprefix('-')})"
+    assert f'id="strip" transform="translate({resting.group(1)})"' in svg
     assert "prefers-reduced-motion" in svg
     assert "<script" not in svg
 
