@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 # Pages of the navigation that no page needs to link to.
-ALWAYS = ("CHANGELOG.md",)
+ALWAYS = ("CHANGELOG.md", "CONTRIBUTING.md")
 FOLDER = "repository"
 _LINK = re.compile(r"(?<=\]\()(?P<target>[^()#\s]+)(?P<anchor>#[^()\s]*)?(?=\))")
 _LANGUAGES = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".toml": "toml", ".sh": "bash"}
