@@ -30,6 +30,7 @@ from .commands import (
     sample,
     status,
     submit,
+    top,
     usage,
     why,
 )
@@ -48,6 +49,7 @@ app.command("resume")(resume.resume)
 app.command("eval")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("status")(status.status)
+app.command("top")(top.top)
 app.command("logs")(logs.logs)
 app.command("why")(why.why)
 app.command("usage")(usage.usage)

@@ -1,0 +1,184 @@
+"""What keys do to runs: the same functions as those behind the commands. Each returns lines to show."""
+
+import os
+import subprocess
+import sys
+import webbrowser
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from cld_core.checkpoint.verify import DamagedCheckpoint
+from cld_core.errors import UsageError
+from cld_core.ownership import require_may_change
+from cld_core.recipe import Recipe
+from cld_core.run import RunFolder
+from cld_core.run.atomic import write_text
+from cld_core.run.groups import Group
+from cldctl.clusters.base import Cluster
+from cldctl.hints import command
+from cldctl.jobs import hooks
+from cldctl.page.html import page
+from cldctl.runs import cancel as cancelling
+from cldctl.runs import groups, home, survey
+from cldctl.runs import resume as resuming
+from cldctl.runs.cancel import Ending
+from cldctl.runs.status import status_of
+
+# Shows one line while an action goes on.
+Say = Callable[[str], None]
+
+
+def resume(run: RunFolder, say: Say) -> list[str]:
+    """Continue a run from its newest good checkpoint, as `cldctl resume` does.
+
+    Raises:
+        CldError: nothing was started.
+    """
+    where = _cluster_of(run, f"resume {run.name}")
+
+    def about(recipe: Recipe, start: int, damaged: Sequence[DamagedCheckpoint], warnings: Sequence[str]) -> None:
+        _tell(say, run, recipe, start, damaged, warnings)
+
+    with home.only_one(run.path, where):
+        begun = resuming.resume(run, resuming.Continuation(), where, about)
+    return [f"{run.name}: continues as job {begun.job.job_id} ({where.name})", *begun.said]
+
+
+def resume_group(group: Group, say: Say) -> list[str]:
+    """Continue what can be continued of a group by one job.
+
+    Raises:
+        CldError: nothing was started.
+    """
+    runs = group.runs()
+    if not runs:
+        raise UsageError(f"{group.name}: its runs are gone. Wait for the next look.")
+    where = _cluster_of(runs[-1], f"resume {group.name}")
+
+    def about(
+        run: RunFolder, recipe: Recipe, start: int, damaged: Sequence[DamagedCheckpoint], warnings: Sequence[str]
+    ) -> None:
+        _tell(say, run, recipe, start, damaged, warnings)
+
+    begun = groups.resume(group, resuming.Continuation(), where, about, lambda run: None)
+    skipped = [f"{entry.run.name}: {entry.reason}" for entry in begun.skipped]
+    return [f"{group.name}: {len(begun.jobs)} of {len(begun.runs)} runs continue", *skipped]
+
+
+def cancel(runs: Sequence[RunFolder], say: Say) -> list[str]:
+    """End runs and their evaluations, and wait until they have ended, as `cldctl cancel` does.
+
+    Raises:
+        CldError: nothing was cancelled.
+    """
+    endings = cancelling.cancel(runs)
+    waiting = [ending for ending in endings if ending.jobs]
+    said = [_outcome(ending) for ending in endings if not ending.jobs]
+    if waiting:
+        say(f"{_names(waiting)}: asked to end; a run saves a checkpoint first")
+
+    def over(ending: Ending) -> None:
+        said.append(_outcome(ending))
+        say(said[-1])
+        if ending.is_over and ending.trains:
+            hooks.fire(ending.run, is_over=True)
+
+    cancelling.wait(waiting, over)
+    return said
+
+
+def report(run: RunFolder, say: Say) -> list[str]:
+    """Write the page of a run into its folder, and open it where there is a display.
+
+    Raises:
+        CldError: the folder is somebody else's.
+        OSError: it cannot be written.
+    """
+    require_may_change(run.path, "Its report was not written")
+    say(f"{run.name}: writing its report")
+    target = run.path / "report.html"
+    write_text(target, page(run, status_of(run, survey.of_runs([run], max_age_s=survey.TO_LOOK_S))))
+    opened = has_display() and webbrowser.open(target.as_uri())
+    return [f"{_from_here(target)}{'' if opened else ' (no display here: copy it, or open it from elsewhere)'}"]
+
+
+def has_display() -> bool:
+    """Whether a browser could show anything to whoever looks at this terminal."""
+    return sys.platform == "darwin" or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+
+
+def sampling(run: RunFolder) -> "subprocess.Popen[str]":
+    """A process that draws samples of a run, with what it says as one stream: it loads torch, so not in this one.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-m", "cldctl", "sample", str(run.path)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+
+
+def output_of(process: "subprocess.Popen[str]") -> Iterator[str]:
+    """The lines that a process says, and in the end how it went."""
+    assert process.stdout is not None, "a pipe"
+    with process.stdout as stream:
+        yield from (line.rstrip("\n") for line in stream)
+    code = process.wait()
+    yield "done" if code == 0 else f"ended with exit code {code}"
+
+
+def _cluster_of(run: RunFolder, words: str) -> Cluster:
+    """The cluster of a run; one that blocks would train in this very process.
+
+    Raises:
+        UsageError
+    """
+    where = home.chosen(None, run)
+    if where.blocks:
+        raise UsageError(f"{run.name} trains inside the command that starts it. Type `{command(words, run)}`.")
+    return where
+
+
+def _tell(
+    say: Say,
+    run: RunFolder,
+    recipe: Recipe,
+    start: int,
+    damaged: Sequence[DamagedCheckpoint],
+    warnings: Sequence[str],
+) -> None:
+    for text in (*(entry.skipped for entry in damaged), *warnings):
+        say(text)
+    say(f"{run.name}: resuming from step {start:,} of {recipe.train.steps:,}")
+
+
+def _outcome(ending: Ending) -> str:
+    name = ending.run.name
+    if ending.problem is not None:
+        return f"{name}: {ending.problem}"
+    if ending.process is not None:
+        return f"{name}: ended process {ending.process}, which cldctl did not start"
+    if not ending.jobs:
+        return f"{name}: nothing is running ({ending.state})"
+    if not ending.is_over:
+        return f"{name}: asked to end; it saves first"
+    if not ending.trains:
+        return f"{name}: its evaluations are cancelled"
+    steps = ending.run.checkpoint_steps()
+    how = "had finished before it could be cancelled" if ending.had_finished else "cancelled"
+    return f"{name}: {how}; last checkpoint: {f'step {steps[-1]:,}' if steps else 'none'}"
+
+
+def _names(endings: Sequence[Ending]) -> str:
+    first = endings[0].run.name
+    return first if len(endings) == 1 else f"{first} and {len(endings) - 1} more"
+
+
+def _from_here(file: Path) -> str:
+    """A path as it can be opened from here, the shorter one."""
+    return min(os.path.relpath(file), str(file), key=len)
