@@ -62,7 +62,7 @@ def detail_of(row: RunStatus, answers: Answers) -> Detail:
     )
     told = tried(
         "the attempts",
-        lambda: usage.told_by(history, progress, checkpoints, alive=row.state == "RUNNING").attempts,
+        lambda: list(usage.told_by(history, progress, checkpoints, alive=row.state == "RUNNING").attempts),
         list[Stretch](),
     )
     return Detail(

@@ -20,9 +20,9 @@ class OutputScreen(Screen[None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q", "leave", show=False)]
 
-    def __init__(self, title: str, lines: Sequence[str]) -> None:
+    def __init__(self, what: str, lines: Sequence[str]) -> None:
         super().__init__()
-        self._heading, self._first = title, list(lines)
+        self.what, self._first = what, list(lines)
 
     def compose(self) -> ComposeResult:
         yield Static(id="log-title")
@@ -33,7 +33,7 @@ class OutputScreen(Screen[None]):
         for line in self._first:
             self.add(line)
         width = max(self.app.size.width, 20)
-        self.query_one("#log-title", Static).update(Text(cut(self._heading, width), "bold"))
+        self.query_one("#log-title", Static).update(Text(cut(self.what, width), "bold"))
         self.query_one("#log-keys", Static).update(key_line([], [("esc", "back; it goes on")], width))
         self.query_one(RichLog).focus()
 

@@ -41,15 +41,12 @@ def of_group(line: GroupLine, width: int) -> list[Text]:
     """What a group of runs is doing: how many runs are in which state, and how far all of them are."""
     done = sum(min(row.step, row.steps or 0) for row in line.rows)
     steps = sum(row.steps or 0 for row in line.rows)
-    states = [
-        Text(cut(f"{number} {state}", width - 2), STATE_STYLE.get(state, "")) for state, number in counts(line.rows)
-    ]
+    states = [Text(f"  {number} {state}", STATE_STYLE.get(state, "")) for state, number in counts(line.rows)]
     text = Text.assemble((cut_in_the_middle(line.name, width - 8), "bold"), "  group")
-    bar = Text.assemble(
-        ("steps".ljust(_LABEL), "dim"), *_bar(done, steps), f"  {100 * done / steps:.1f}%" if steps else ""
-    )
+    share = f"  {100 * done / steps:.1f}%" if steps else ""
+    bar = Text.assemble(("steps".ljust(_LABEL), "dim"), *_bar(done, steps), share)
     hint = f"space {'unfolds' if line.is_folded else 'folds'} it; r and c act on all of its runs"
-    return [text, bar, *(Text("  ") + state for state in states), Text(cut(hint, width), "dim")]
+    return [text, bar, *states, Text(cut(hint, width), "dim")]
 
 
 def _head(detail: Detail, losses: Sequence[float], width: int) -> Iterator[Text]:
@@ -90,9 +87,8 @@ def _loss(row: RunStatus, losses: Sequence[float], width: int) -> Iterator[Text]
     room = width - _LABEL - len(value) - len(span) - 2
     curve = sparkline(losses, min(room, 60))
     if curve or row.loss is not None:
-        yield Text.assemble(
-            ("loss".ljust(_LABEL), "dim"), (curve, "cyan"), "  " if curve else "", (value, "bold"), span
-        )
+        gap = "  " if curve else ""
+        yield Text.assemble(("loss".ljust(_LABEL), "dim"), (curve, "cyan"), gap, (value, "bold"), span)
 
 
 def _attempts(detail: Detail, losses: Sequence[float], width: int) -> Iterator[Text]:

@@ -79,10 +79,9 @@ def other_attempt(run: RunFolder, source: Source, step: int) -> Source:
     numbers = [it.attempt for it in run.ledger.history().attempts if it.job_id is not None]
     if not numbers:
         raise NotFoundError(f"{run.name} has no attempts yet.")
-    place = (
-        numbers.index(source.attempt) if source.attempt in numbers else len(numbers) - (step < 0 and len(numbers) > 1)
-    )
-    place += step if source.attempt in numbers else (-1 if step < 0 else 0)
+    # The newest job stands behind the last attempt.
+    place = numbers.index(source.attempt) if source.attempt in numbers else len(numbers)
+    place = min(place + step, len(numbers))
     if place < 0:
         raise NotFoundError(f"there is no attempt before {numbers[0]}.")
     return newest_source(run) if place >= len(numbers) else attempt_source(run, numbers[place])

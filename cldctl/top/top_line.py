@@ -1,0 +1,39 @@
+"""The first line of the screen: which folder, how many runs in which state, and what is left out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.cells import cell_len
+from rich.text import Text
+
+from cldctl.runs.status import RunStatus
+from cldctl.ui.tables import STATE_STYLE
+
+from .arrange import counts
+from .fitting import cut, cut_in_the_middle
+
+# Columns of the folder: fewer tell nobody which one it is.
+_LEAST, _MOST = 8, 30
+
+
+def top_line(root: Path, rows: Sequence[RunStatus], only: str, width: int) -> Text:
+    """The line.
+
+    Args:
+        rows: all runs, filtered or not.
+        only: what the filters let through; empty for everything.
+    """
+    filters = cut(f"only {only}", width) if only else ""
+    found = counts(rows)
+    states = Text("  ").join(Text(f"{number} {state}", STATE_STYLE.get(state, "")) for state, number in found)
+    room = width - cell_len(filters) - (2 if filters else 0)
+    if states.cell_len > room:
+        # Whole words: a colour tells the state, a number without its word does not.
+        states = Text(cut("  ".join(f"{number} {state}" for state, number in found), room))
+    left = room - states.cell_len - 2
+    place = cut_in_the_middle(str(root), min(left, _MOST)) if left >= _LEAST else ""
+    line = Text.assemble((place, "bold"), "  " if place else "", states)
+    if filters:
+        line.pad_right(max(width - line.cell_len - cell_len(filters), 0))
+        line.append(filters, "bold yellow")
+    return line
