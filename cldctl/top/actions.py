@@ -17,7 +17,6 @@ from cld_core.run.groups import Group
 from cldctl.clusters.base import Cluster
 from cldctl.hints import command
 from cldctl.jobs import hooks
-from cldctl.page.html import page
 from cldctl.runs import cancel as cancelling
 from cldctl.runs import groups, home, survey
 from cldctl.runs import resume as resuming
@@ -97,9 +96,16 @@ def report(run: RunFolder, say: Say) -> list[str]:
     require_may_change(run.path, "Its report was not written")
     say(f"{run.name}: writing its report")
     target = run.path / "report.html"
-    write_text(target, page(run, status_of(run, survey.of_runs([run], max_age_s=survey.TO_LOOK_S))))
+    write_text(target, _page(run))
     opened = has_display() and webbrowser.open(target.as_uri())
     return [f"{_from_here(target)}{'' if opened else ' (no display here: copy it, or open it from elsewhere)'}"]
+
+
+def _page(run: RunFolder) -> str:
+    # It reads TensorBoard's files with packages that take a moment to load.
+    from cldctl.page.html import page
+
+    return page(run, status_of(run, survey.of_runs([run], max_age_s=survey.TO_LOOK_S)))
 
 
 def has_display() -> bool:

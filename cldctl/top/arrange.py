@@ -60,7 +60,8 @@ def arranged(rows: Iterable[RunStatus], turned: Collection[str] = ()) -> list[Li
         turned: names of groups that somebody has folded or unfolded. The others are folded once all their runs are
             over.
     """
-    newest = sorted(rows, key=lambda row: (row.state not in OVER, row.created or 0.0, row.name), reverse=True)
+    by_name = sorted(rows, key=lambda row: row.name)
+    newest = sorted(by_name, key=lambda row: (row.state not in OVER, row.created or 0.0), reverse=True)
     sizes = Counter(row.group for row in newest if row.group is not None)
     lines: list[Line] = []
     seen: set[str] = set()

@@ -11,6 +11,8 @@ from cld_core.run.events import Requeued
 from cld_core.run.history import History
 from cld_core.run.timeline import Stretch
 from cld_core.texts import one_line
+from cldctl import clusters
+from cldctl.clusters.records import Waiting
 from cldctl.runs import usage
 from cldctl.runs.failing import with_culprits
 from cldctl.runs.status import RunStatus
@@ -29,6 +31,7 @@ class Detail:
     Attributes:
         attempts: oldest first.
         waits_since: when the job that waits now was put into the queue, seconds since 1970; None if none waits.
+        waiting: why that job waits, by what the scheduler said last.
         evaluations: oldest first.
         problems: what could not be read, a line each.
     """
@@ -36,6 +39,7 @@ class Detail:
     row: RunStatus
     attempts: Sequence[Stretch] = ()
     waits_since: float | None = None
+    waiting: Waiting | None = None
     evaluations: Sequence[Shards] = ()
     problems: Sequence[str] = ()
 
@@ -69,6 +73,7 @@ def detail_of(row: RunStatus, answers: Answers) -> Detail:
         row=row,
         attempts=told,
         waits_since=_waits_since(row, history),
+        waiting=tried("why its job waits", lambda: _waiting(row, history, answers), None),
         evaluations=tried("the evaluations", lambda: _evaluations(run, row, answers), list[Shards]()),
         problems=problems,
     )
@@ -84,6 +89,17 @@ def _waits_since(row: RunStatus, history: History) -> float | None:
     if last is not None and last.ended is not None:
         times.append(last.ended)
     return min(max(times), time.time()) if times else None
+
+
+def _waiting(row: RunStatus, history: History, answers: Answers) -> Waiting | None:
+    """Why the current job waits, in plain words."""
+    current = history.current(lambda job: answers.of(job).is_gone)
+    if row.state not in _WAITS or current is None or current.job.cluster not in clusters.CLUSTERS:
+        return None
+    seen = answers.of(current.job)
+    if seen.phase != "pending":
+        return None
+    return clusters.find(current.job.cluster).explain_wait(current.job, seen)
 
 
 def _evaluations(run: RunFolder, row: RunStatus, answers: Answers) -> list[Shards]:

@@ -11,10 +11,7 @@ _WIDEST = 1000
 
 def cut(text: object, width: int) -> str:
     """One line of at most ``width`` columns, of anybody's text; what does not fit is cut at the end."""
-    line = one_line(text, _WIDEST)
-    if cell_len(line) <= width:
-        return line
-    return _begin(line, width - 1) + ELLIPSIS if width > 0 else ""
+    return _shortened(one_line(text, _WIDEST), width)
 
 
 def cut_in_the_middle(name: str, width: int) -> str:
@@ -28,13 +25,13 @@ def cut_in_the_middle(name: str, width: int) -> str:
 
 
 def left(text: str, width: int) -> str:
-    """Exactly ``width`` columns, filled at the end."""
-    return set_cell_size(cut(text, width), width)
+    """Exactly ``width`` columns of a line, filled at the end."""
+    return set_cell_size(_shortened(text, width), width)
 
 
 def right(text: str, width: int) -> str:
-    """Exactly ``width`` columns, filled at the beginning."""
-    line = cut(text, width)
+    """Exactly ``width`` columns of a line, filled at the beginning."""
+    line = _shortened(text, width)
     return " " * (width - cell_len(line)) + line
 
 
@@ -52,6 +49,12 @@ def wrapped(text: object, width: int, most: int) -> list[str]:
         lines.append(head.rstrip())
         rest = rest[len(head) :].lstrip()
     return [*lines, rest] if rest else lines
+
+
+def _shortened(line: str, width: int) -> str:
+    if cell_len(line) <= width:
+        return line
+    return _begin(line, width - 1) + ELLIPSIS if width > 0 else ""
 
 
 def _begin(text: str, width: int) -> str:

@@ -15,7 +15,7 @@ from .fitting import cut, cut_in_the_middle, left, right
 from .sparks import sparkline
 
 # Columns of a name at least, and what a name gives to others at most.
-_LEAST_NAME, _NAME = 12, 24
+_LEAST_NAME, _NAME = 12, 40
 # Of why a run waits or failed, if the line has room for it.
 _LEAST_WHY, _WHY = 16, 60
 _SPARK = 10

@@ -28,8 +28,9 @@ _MARKS: dict[ShardState, tuple[str, str]] = {
     "failed": ("×", "bold red"),
     "missing": ("·", "dim"),
 }
-_BAR = 20
+_BAR, _LEAST_BAR = 20, 6
 _LABEL = 7
+_GAP = " · "
 
 
 def of_run(detail: Detail, losses: Sequence[float], width: int) -> list[Text]:
@@ -55,7 +56,10 @@ def _head(detail: Detail, losses: Sequence[float], width: int) -> Iterator[Text]
     room = width - len(row.state) - len(old) - 2
     yield Text.assemble((cut_in_the_middle(row.name, room), "bold"), "  ", state_text(row.state), (old, "dim"))
     style = "red" if row.state in ("FAILED", "LOST") else "yellow" if row.state in ("PENDING", "REQUEUED") else ""
-    yield from (Text(line, style) for line in wrapped(row.reason or "", width, _REASON_LINES))
+    reason = row.reason or ""
+    if (waiting := detail.waiting) is not None:
+        reason = waiting.reason + (f". {waiting.advice[:1].upper()}{waiting.advice[1:]}" if waiting.advice else "")
+    yield from (Text(line, style) for line in wrapped(reason, width, _REASON_LINES))
     for problem in detail.problems:
         yield from (Text(line, "yellow") for line in wrapped(problem, width, 2))
 
@@ -68,17 +72,18 @@ def _facts(detail: Detail, losses: Sequence[float], width: int) -> Iterator[Text
     texts = [f"{count(row.step)}/{count(row.steps)}{share}"]
     if row.steps_per_s is not None:
         texts += [f"{number(row.steps_per_s, 3)} steps/s", f"ETA {duration(row.eta_s)}"]
-    text = cut("  ".join(texts), width - _LABEL)
-    bar = _bar(row.step, row.steps or 0) if width - _LABEL - cell_len(text) > _BAR else []
+    text = cut(_GAP.join(texts), width - _LABEL)
+    room = min(width - _LABEL - cell_len(text) - 2, _BAR)
+    bar = _bar(row.step, row.steps or 0, room) if room >= _LEAST_BAR else []
     yield Text.assemble(("step".ljust(_LABEL), "dim"), *bar, "  " if bar else "", text)
     yield from _loss(row, losses, width)
     job = f"{row.cluster} {row.job_id}" + (f" on {row.host}" if row.host else "") if row.job_id else "no job"
     saved = "no checkpoint" if row.checkpoint_step is None else f"checkpoint at step {count(row.checkpoint_step)}"
     heard = [f"heard of {age(row.updated)}"] if row.updated is not None else []
-    yield _fact("job", "  ".join([job, saved, *heard]), width)
+    yield _fact("job", _GAP.join([job, saved, *heard]), width)
     about = [*row.tags, *([row.note] if row.note else [])]
     if about:
-        yield _fact("note", "  ".join(about), width)
+        yield _fact("note", _GAP.join(about), width)
 
 
 def _loss(row: RunStatus, losses: Sequence[float], width: int) -> Iterator[Text]:
@@ -95,10 +100,8 @@ def _attempts(detail: Detail, losses: Sequence[float], width: int) -> Iterator[T
     alive = detail.row.state == "RUNNING"
     lines = time_line(detail.attempts, width - _LABEL, alive=alive, waits_since=detail.waits_since)
     for place, line in enumerate(lines):
-        label = f"{len(detail.attempts)} tries" if place == 0 and len(detail.attempts) > 1 else ""
-        label = "1 try" if place == 0 and len(detail.attempts) == 1 else label
         line.truncate(width - _LABEL)
-        yield Text.assemble((label[: _LABEL - 1].ljust(_LABEL), "dim"), line)
+        yield Text.assemble((("tries" if place == 0 else "").ljust(_LABEL), "dim"), line)
 
 
 def _evaluations(detail: Detail, losses: Sequence[float], width: int) -> Iterator[Text]:
@@ -168,7 +171,7 @@ def _words(it: Stretch, row: RunStatus, width: int) -> list[str]:
     waited = f", queued {duration(it.waited_s)}" if it.waited_s >= 1 else ""
     detail = f": {attempt.detail}" if attempt.detail and attempt.detail != row.reason else ""
     steps = f"step {count(attempt.first_step)} to {count(last)}{lost}"
-    text = f"{steps}, ran {duration(it.trained_s)}{waited}{where}, {cause.replace('_', ' ')}{detail}"
+    text = f"{steps}, ran {duration(it.trained_s)}{where}{waited}, {cause.replace('_', ' ')}{detail}"
     return wrapped(text, width - _LABEL, 2)
 
 
@@ -182,6 +185,6 @@ def _fact(name: str, text: str, width: int) -> Text:
     return Text.assemble((name.ljust(_LABEL), "dim"), cut(text, width - _LABEL))
 
 
-def _bar(done: int, total: int) -> list[tuple[str, str]]:
-    full = min(_BAR * done // total, _BAR) if total > 0 else 0
-    return [("━" * full, "green"), ("─" * (_BAR - full), "dim")]
+def _bar(done: int, total: int, width: int = _BAR) -> list[tuple[str, str]]:
+    full = min(width * done // total, width) if total > 0 else 0
+    return [("━" * full, "green"), ("─" * (width - full), "dim")]

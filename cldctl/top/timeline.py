@@ -127,7 +127,7 @@ def _legend(attempts: Sequence[Stretch], alive: bool) -> Text:
         word = one_line((cause or ("running" if is_alive else "no end recorded")).replace("_", " "), 20)
         key = (_letter(cause, is_alive), word, style_of(cause, alive=is_alive))
         found[key] = found.get(key, 0) + 1
-    legend = Text()
+    legend = Text().append(f"{len(attempts)} attempt{'s' if len(attempts) > 1 else ''}: ", "dim")
     for (letter, word, style), count in found.items():
         legend.append(letter, f"reverse {style}")
         legend.append(f" {word}{f' ×{count}' if count > 1 else ''}  ")
