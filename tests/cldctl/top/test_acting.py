@@ -1,0 +1,253 @@
+"""Keys that act on runs: they ask first, and do what the commands do."""
+
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from cld_core.run.events import Ended, Requested, Submitted
+from cld_core.run.groups import Group
+from cldctl.runs import cancel as cancelling
+from cldctl.top import actions
+from tests.support.clock import Clock
+from tests.support.made_up import run_with
+from tests.support.piloted import Screen, on_screen
+from tests.support.scripted import trained
+
+STEPS = ("train.steps=50",)
+
+
+def stopped(path, job_id):
+    run = trained(run_with(path, 10, 20, overrides=STEPS), job_id, "gone")
+    run.ledger.append(Ended(attempt=0, cause="preempted", step=20))
+    return run
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    """What is cancelled is waited for without taking time."""
+    monkeypatch.setattr(cancelling, "time", Clock())
+
+
+def test_resume_asks_first_and_then_submits(tmp_path, scripted):
+    run = stopped(tmp_path / "mine", "1")
+
+    async def look(screen: Screen) -> None:
+        await screen.select("mine")
+        for no in ("n", "escape", "enter", "q"):
+            await screen.press("r")
+            await screen.sees("Resume mine?", "A new job continues it from its checkpoint at step 20.", "y yes", "n no")
+            await screen.press(no)
+            await screen.until(lambda: "Resume mine?" not in screen.text)
+        assert not any(isinstance(event, Requested) for event in run.ledger.events())
+        await screen.press("r", "y")
+        await screen.sees("mine: continues as job 100 (scripted)")
+        await screen.sees("PENDING")
+
+    on_screen(tmp_path, look)
+    request, submitted = run.ledger.events()[-2:]
+    assert isinstance(request, Requested)
+    assert isinstance(submitted, Submitted)
+
+
+def test_a_refusal_is_shown_with_its_fix(tmp_path, scripted):
+    trained(run_with(tmp_path / "mine", 10, overrides=STEPS), "1")
+
+    async def look(screen: Screen) -> None:
+        await screen.select("mine")
+        await screen.press("r", "y")
+        await screen.sees("mine is running as job 1. Wait for it, or end it first with `cldctl cancel mine")
+        await screen.press("escape")
+        await screen.until(lambda: "Wait for it" not in screen.text)
+
+    on_screen(tmp_path, look)
+
+
+def test_a_run_that_would_train_in_this_process_is_refused(tmp_path, scripted, monkeypatch):
+    monkeypatch.setattr(scripted, "blocks", True)
+    stopped(tmp_path / "mine", "1")
+
+    async def look(screen: Screen) -> None:
+        await screen.select("mine")
+        await screen.press("r", "y")
+        await screen.sees("mine trains inside the command that starts it.", "cldctl resume mine")
+
+    on_screen(tmp_path, look)
+
+
+def test_cancel_asks_first_and_says_how_it_ended(tmp_path, scripted):
+    trained(run_with(tmp_path / "mine", 10), "1")
+    trained(run_with(tmp_path / "other", 10), "2")
+
+    async def look(screen: Screen) -> None:
+        await screen.select("mine")
+        await screen.press("c")
+        await screen.sees("Cancel mine?", "A run saves a checkpoint first.")
+        await screen.press("n")
+        assert scripted.calls == []
+        await screen.press("c", "y")
+        await screen.sees("mine: cancelled; last checkpoint: step 10")
+        assert scripted.calls == [("cancel", ["1"])]
+        await screen.sees("1 RUNNING  1 CANCELLED")
+        await screen.press("c", "y")
+        await screen.sees("mine: nothing is running (cancelled)")
+
+    on_screen(tmp_path, look)
+
+
+def test_a_group_is_cancelled_and_resumed_as_a_whole(tmp_path, scripted):
+    for number in range(3):
+        run = run_with(tmp_path / f"g-{number}", 10, overrides=STEPS)
+        identity = run.identity() | {"group": "g", "sweep": {"train.seed": str(number)}}
+        run.identity_file.write_text(__import__("json").dumps(identity))
+        trained(run, str(number), "running" if number else "gone")
+    Group(tmp_path, "g").add({f"g-{number}": {"train.seed": str(number)} for number in range(3)})
+    for number in (1, 2):
+        assert (tmp_path / f"g-{number}").exists()
+
+    async def look(screen: Screen) -> None:
+        await screen.select("g")
+        await screen.press("c")
+        await screen.sees("Cancel 2 runs of g?")
+        await screen.press("y")
+        await screen.until(
+            lambda: scripted.calls == [("cancel", ["1", "2"])] or scripted.calls == [("cancel", ["2", "1"])]
+        )
+        await screen.sees("2 CANCELLED")
+        await screen.press("c")
+        await screen.sees("g: none of its runs is alive")
+        await screen.press("l")
+        await screen.sees("Select a run to look at its log.")
+        await screen.press("r")
+        await screen.sees("Resume the runs of g?")
+        await screen.press("y")
+        await screen.sees("g: 3 of 3 runs continue")
+        await screen.sees("3 PENDING")
+
+    on_screen(tmp_path, look)
+
+
+def test_the_report_is_written_and_opened_only_where_there_is_a_display(tmp_path, scripted, monkeypatch):
+    run = stopped(tmp_path / "mine", "1")
+    opened: list[str] = []
+    monkeypatch.setattr(actions.webbrowser, "open", lambda uri: opened.append(uri) or True)
+    monkeypatch.setattr(actions, "_page", lambda run: f"<html>{run.name}</html>")
+    monkeypatch.setattr(actions.sys, "platform", "linux")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+
+    async def look(screen: Screen) -> None:
+        await screen.select("mine")
+        await screen.press("o")
+        await screen.sees("report.html (no display here")
+        assert opened == []
+        monkeypatch.setenv("DISPLAY", ":0")
+        await screen.press("o")
+        await screen.until(lambda: opened == [(run.path / "report.html").as_uri()])
+        await screen.until(lambda: "no display" not in screen.text)
+
+    on_screen(tmp_path, look)
+    assert (run.path / "report.html").read_text() == "<html>mine</html>"
+
+
+def test_a_report_of_a_real_page(tmp_path, scripted):
+    run = stopped(tmp_path / "mine", "1")
+    actions.report(run, lambda text: None)
+    assert "mine" in (run.path / "report.html").read_text()
+
+
+SPEAKS = "import sys; print('drawing \\x1b[31m[red]'); sys.stderr.write('64 samples\\n'); sys.stdout.flush(); {}"
+
+
+@pytest.mark.parametrize(("then", "said"), [("", "done"), ("sys.exit(3)", "ended with exit code 3")])
+def test_samples_are_drawn_by_a_process_whose_output_is_shown(tmp_path, scripted, monkeypatch, then, said):
+    stopped(tmp_path / "mine", "1")
+    monkeypatch.setattr(actions, "sampling", lambda run: _process(SPEAKS.format(then)))
+
+    async def look(screen: Screen) -> None:
+        await screen.select("mine")
+        await screen.press("s")
+        await screen.sees("$ cldctl sample mine", "drawing [red]", "64 samples", said, "esc back; it goes on")
+        await screen.press("escape")
+        await screen.sees("steps/s")
+
+    on_screen(tmp_path, look)
+
+
+def test_the_command_that_draws_samples_is_that_of_cldctl(tmp_path, scripted):
+    """A run without tensors: what matters is which command says so."""
+    run = stopped(tmp_path / "mine", "1")
+    lines = list(actions.output_of(actions.sampling(run)))
+    assert lines[-1].startswith("ended with exit code ")
+    assert any(line.startswith("error: ") and str(run.path) in line for line in lines), lines
+
+
+def test_a_process_that_still_draws_is_ended_with_the_screen(tmp_path, scripted, monkeypatch):
+    stopped(tmp_path / "mine", "1")
+    started: list[subprocess.Popen[str]] = []
+
+    def sampling(run):
+        started.append(_process("import sys, time; print('begun', flush=True); time.sleep(600)"))
+        return started[0]
+
+    monkeypatch.setattr(actions, "sampling", sampling)
+
+    async def look(screen: Screen) -> None:
+        await screen.select("mine")
+        await screen.press("s")
+        await screen.sees("begun")
+        await screen.press("escape", "q")
+
+    app = on_screen(tmp_path, look)
+    assert app.left_over() == ["ended: sample mine"]
+    assert started[0].wait(60) != 0
+
+
+def test_quitting_waits_for_a_submission(tmp_path, scripted, monkeypatch):
+    stopped(tmp_path / "mine", "1")
+    submit, may_end = scripted.submit, threading.Event()
+
+    def slowly(self, spec, tasks, note):
+        may_end.wait(60)
+        submit(self, spec, tasks, note)
+
+    monkeypatch.setattr(scripted, "submit", slowly)
+
+    async def look(screen: Screen) -> None:
+        await screen.select("mine")
+        await screen.press("r", "y", "q")
+        await screen.sees("quits when this is done: Resume mine")
+        assert screen.app.is_running
+        may_end.set()
+        await screen.until(lambda: not screen.app.is_running)
+
+    on_screen(tmp_path, look)
+    assert scripted.phases["100"] == "pending"
+
+
+def test_quitting_does_not_wait_for_what_ends_anyway(tmp_path, scripted, monkeypatch):
+    trained(run_with(tmp_path / "mine", 10), "1")
+    asked, over = threading.Event(), threading.Event()
+
+    def wait(endings, told, grace_s=0.0):
+        asked.set()
+        over.wait(60)
+
+    monkeypatch.setattr(cancelling, "wait", wait)
+
+    async def look(screen: Screen) -> None:
+        await screen.select("mine")
+        await screen.press("c", "y")
+        await screen.until(asked.is_set)
+        await screen.press("q")
+
+    app = on_screen(tmp_path, look)
+    assert app.left_over() == ["no longer waiting for: Cancel mine. `cldctl status` shows how it ends"]
+    over.set()
+
+
+def _process(code: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    )
