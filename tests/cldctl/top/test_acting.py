@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from cld_core.run.atomic import write_json
 from cld_core.run.events import Ended, Requested, Submitted
 from cld_core.run.groups import Group
 from cldctl.runs import cancel as cancelling
@@ -45,7 +46,7 @@ def test_resume_asks_first_and_then_submits(tmp_path, scripted):
         await screen.sees("mine: continues as job 100 (scripted)")
         await screen.sees("PENDING")
 
-    on_screen(tmp_path, look)
+    on_screen(tmp_path, look, everything=True)
     request, submitted = run.ledger.events()[-2:]
     assert isinstance(request, Requested)
     assert isinstance(submitted, Submitted)
@@ -61,7 +62,7 @@ def test_a_refusal_is_shown_with_its_fix(tmp_path, scripted):
         await screen.press("escape")
         await screen.until(lambda: "Wait for it" not in screen.text)
 
-    on_screen(tmp_path, look)
+    on_screen(tmp_path, look, everything=True)
 
 
 def test_a_run_that_would_train_in_this_process_is_refused(tmp_path, scripted, monkeypatch):
@@ -73,7 +74,7 @@ def test_a_run_that_would_train_in_this_process_is_refused(tmp_path, scripted, m
         await screen.press("r", "y")
         await screen.sees("mine trains inside the command that starts it.", "cldctl resume mine")
 
-    on_screen(tmp_path, look)
+    on_screen(tmp_path, look, everything=True)
 
 
 def test_cancel_asks_first_and_says_how_it_ended(tmp_path, scripted):
@@ -90,21 +91,20 @@ def test_cancel_asks_first_and_says_how_it_ended(tmp_path, scripted):
         await screen.sees("mine: cancelled; last checkpoint: step 10")
         assert scripted.calls == [("cancel", ["1"])]
         await screen.sees("1 RUNNING  1 CANCELLED")
+        await screen.select("mine")
         await screen.press("c", "y")
         await screen.sees("mine: nothing is running (cancelled)")
 
-    on_screen(tmp_path, look)
+    on_screen(tmp_path, look, everything=True)
 
 
 def test_a_group_is_cancelled_and_resumed_as_a_whole(tmp_path, scripted):
     for number in range(3):
         run = run_with(tmp_path / f"g-{number}", 10, overrides=STEPS)
         identity = run.identity() | {"group": "g", "sweep": {"train.seed": str(number)}}
-        run.identity_file.write_text(__import__("json").dumps(identity))
+        write_json(run.identity_file, identity)
         trained(run, str(number), "running" if number else "gone")
     Group(tmp_path, "g").add({f"g-{number}": {"train.seed": str(number)} for number in range(3)})
-    for number in (1, 2):
-        assert (tmp_path / f"g-{number}").exists()
 
     async def look(screen: Screen) -> None:
         await screen.select("g")
@@ -125,7 +125,7 @@ def test_a_group_is_cancelled_and_resumed_as_a_whole(tmp_path, scripted):
         await screen.sees("g: 3 of 3 runs continue")
         await screen.sees("3 PENDING")
 
-    on_screen(tmp_path, look)
+    on_screen(tmp_path, look, everything=True)
 
 
 def test_the_report_is_written_and_opened_only_where_there_is_a_display(tmp_path, scripted, monkeypatch):
@@ -147,7 +147,7 @@ def test_the_report_is_written_and_opened_only_where_there_is_a_display(tmp_path
         await screen.until(lambda: opened == [(run.path / "report.html").as_uri()])
         await screen.until(lambda: "no display" not in screen.text)
 
-    on_screen(tmp_path, look)
+    on_screen(tmp_path, look, everything=True)
     assert (run.path / "report.html").read_text() == "<html>mine</html>"
 
 
@@ -172,7 +172,7 @@ def test_samples_are_drawn_by_a_process_whose_output_is_shown(tmp_path, scripted
         await screen.press("escape")
         await screen.sees("steps/s")
 
-    on_screen(tmp_path, look)
+    on_screen(tmp_path, look, everything=True)
 
 
 def test_the_command_that_draws_samples_is_that_of_cldctl(tmp_path, scripted):
@@ -199,7 +199,7 @@ def test_a_process_that_still_draws_is_ended_with_the_screen(tmp_path, scripted,
         await screen.sees("begun")
         await screen.press("escape", "q")
 
-    app = on_screen(tmp_path, look)
+    app = on_screen(tmp_path, look, everything=True)
     assert app.left_over() == ["ended: sample mine"]
     assert started[0].wait(60) != 0
 
@@ -222,7 +222,7 @@ def test_quitting_waits_for_a_submission(tmp_path, scripted, monkeypatch):
         may_end.set()
         await screen.until(lambda: not screen.app.is_running)
 
-    on_screen(tmp_path, look)
+    on_screen(tmp_path, look, everything=True)
     assert scripted.phases["100"] == "pending"
 
 
@@ -242,7 +242,7 @@ def test_quitting_does_not_wait_for_what_ends_anyway(tmp_path, scripted, monkeyp
         await screen.until(asked.is_set)
         await screen.press("q")
 
-    app = on_screen(tmp_path, look)
+    app = on_screen(tmp_path, look, everything=True)
     assert app.left_over() == ["no longer waiting for: Cancel mine. `cldctl status` shows how it ends"]
     over.set()
 
