@@ -18,6 +18,12 @@ class Screen:
 
     def __init__(self, app: Top, pilot: Pilot[None]) -> None:
         self.app, self._pilot = app, pilot
+        self._began = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Since it was opened."""
+        return time.monotonic() - self._began
 
     @property
     def lines(self) -> list[str]:

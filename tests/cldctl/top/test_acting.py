@@ -140,7 +140,7 @@ def test_the_report_is_written_and_opened_only_where_there_is_a_display(tmp_path
     async def look(screen: Screen) -> None:
         await screen.select("mine")
         await screen.press("o")
-        await screen.sees("report.html (no display here")
+        await screen.sees("report.html", "(no display here: copy it")
         assert opened == []
         monkeypatch.setenv("DISPLAY", ":0")
         await screen.press("o")

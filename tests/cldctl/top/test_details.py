@@ -15,7 +15,7 @@ def test_attempts_are_a_time_line_and_shards_a_grid(fleet):
         assert "3 attempts: P preempted  X crashed  ▶ running  ░ queued  ▒ starting" in screen.text
         assert "1d05h" in screen.text
         assert "now" in screen.text
-        (grid,) = [line.strip() for line in screen.lines if line.strip().startswith("■■■")]
+        (grid,) = [line.split()[0] for line in screen.lines if line.strip().startswith("■■■")]
         assert grid == "■" * 17 + "▶" + "░" * 4 + "×" + "░" * 15 + "·" * 2
         assert "RUNNING  17/40 shards" in screen.text
         assert "■ done  ▶ running  ░ waiting  × failed  · missing" in screen.text
