@@ -31,7 +31,7 @@ class Top(App[None]):
     #panel { height: 12; border-top: solid $primary; padding: 0 1; scrollbar-size-vertical: 1; }
     #panel:focus { border-top: heavy $accent; }
     #detail { height: auto; }
-    #said { height: auto; max-height: 3; }
+    #said, #log-problem { height: auto; max-height: 3; }
     #words { height: 1; border: none; padding: 0; }
     #log { height: 1fr; overflow-x: auto; scrollbar-size: 1 1; }
     Question, Help { align: center middle; }

@@ -14,7 +14,7 @@ def test_it_opens_at_the_rank_that_failed_first(fleet):
     async def look(screen: Screen) -> None:
         await screen.select(FAILED)
         await screen.press("enter")
-        await screen.sees(f"{FAILED}  attempt 0, rank 2 on n11: failed first")
+        await screen.sees(f"{FAILED} · attempt 0, rank 2 on n11: failed first")
         await screen.sees("rank 2 trains", "Traceback (most recent call last):", "ValueError: spiral arms must be odd")
         assert "Connection closed by peer" not in screen.text
         assert screen.lines[-1] == "p n rank  [ ] attempt  f failed  e eval  home end scroll  esc back"
