@@ -44,6 +44,8 @@ class Top(App[None]):
     def __init__(self, root: Path, which: Selection, *, everything: bool = False) -> None:
         # Without colours if somebody asks for that: textual would draw shades of grey.
         super().__init__(ansi_color=True if "NO_COLOR" in os.environ else None)
+        # Over ssh, each frame is a wait.
+        self.animation_level = "none"
         self._main = MainScreen(Looker(root, which, everything=everything))
 
     def get_default_screen(self) -> Screen[None]:

@@ -90,8 +90,7 @@ def run_line(row: RunStatus, shape: Layout, losses: Sequence[float], *, is_membe
 def _with_reason(line: Text, row: RunStatus, shape: Layout, columns: Sequence[str], style: str) -> Text:
     """The reason instead of these columns, which are empty, and of what is behind them."""
     room = sum(shape.widths[column] + 1 for column in columns) - 1 + (shape.why + 1 if shape.why else 0)
-    line.append(" " + cut(row.reason or "", max(room, 0)), style)
-    return line
+    return line.append(" " + cut(row.reason or "", room), style) if room > 0 else line
 
 
 def why(row: RunStatus) -> str:

@@ -1,6 +1,7 @@
 """Lines of text: what fits, what is shortened first, time lines, orders."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 from rich.cells import cell_len
@@ -23,7 +24,7 @@ def row(name="mine", state="RUNNING", **more):
     return RunStatus(name=name, path=f"/runs/{name}", state=state, **more)
 
 
-ALL = dict(step=398_200, steps=800_000, loss=0.41372, steps_per_s=5.213, eta_s=77_000.0)
+ALL = {"step": 398_200, "steps": 800_000, "loss": 0.41372, "steps_per_s": 5.213, "eta_s": 77_000.0}
 
 
 def test_names_are_shortened_in_the_middle_and_texts_at_the_end():
@@ -97,7 +98,7 @@ def stretch(number, queued, began, started, until, cause):
 def test_a_time_line_has_the_scale_of_time_and_the_colours_of_causes():
     attempts = [stretch(0, 0, 10, 20, 50, "preempted"), stretch(1, 60, 70, 70, 100, "crashed")]
     line, ends, legend = time_line(attempts, 10, alive=False)
-    assert line.plain == "░▒████·██X".replace("██████", "") or line.cell_len == 10
+    assert line.cell_len == 10
     assert [line.plain[place] for place in (0, 1, 3, 5, 6, 9)] == ["░", "▒", "█", "P", "░", "X"]
     styles = {line.plain[span.start]: span.style for span in line.spans}
     assert styles["P"] == "reverse yellow"
@@ -159,16 +160,16 @@ def test_filters():
     assert dict(counts(rows)) == dict.fromkeys(STATES, 1)
 
 
-def test_the_first_line_has_whole_words(tmp_path):
-    rows = [row(state=state) for state in STATES]
-    whole = top_line(tmp_path, rows, "", 200).plain
-    assert whole.endswith("1 RUNNING  1 PENDING  1 REQUEUED  1 FAILED  1 LOST  1 STOPPED  1 CANCELLED  1 FINISHED")
+def test_the_first_line_has_whole_words():
+    root, rows = Path("/home/ada/runs"), [row(state=state) for state in STATES]
+    whole = "1 RUNNING  1 PENDING  1 REQUEUED  1 FAILED  1 LOST  1 STOPPED  1 CANCELLED  1 FINISHED"
+    assert top_line(root, rows, "", 200).plain == f"/home/ada/runs  {whole}"
     for width in range(20, 120):
-        for only in ("", 'failed "words of mine"'):
-            line = top_line(tmp_path, rows, only, width).plain
+        for only in ("", "failed"):
+            line = top_line(root, rows, only, width).plain
             assert cell_len(line) <= width
-            words = line.replace("…", "").split("only")[0].split()
-            assert all(word in (*STATES, "1") or word in str(tmp_path) or "pytest" in word for word in words), line
+            words = line.removesuffix(f"only {only}").replace("…", "").split()
+            assert all(word in (*STATES, "1", "/home/ada/runs") for word in words), line
 
 
 def test_keys_are_whole_or_left_out():
