@@ -1,5 +1,6 @@
 """`cldctl top` as it is typed: on a terminal, without one, and without textual."""
 
+import contextlib
 import fcntl
 import importlib.util
 import os
@@ -17,7 +18,8 @@ from cldctl.commands import top
 from tests.support import on_screen as made_up
 from tests.support.tools import invoke, wait_for
 
-COLOUR = re.compile(rb"\x1b\[[0-9;]*[34][0-9](?:;[0-9;]*)?m")
+# Of text or background, other than the terminal's own (39, 49).
+COLOUR = re.compile(rb"\x1b\[(?:[0-9;]*;)?[349][0-8](?:;[0-9;]*)?m")
 
 
 def test_it_needs_a_terminal(tmp_path):
@@ -59,10 +61,8 @@ class Terminal:
         self.output = b""
 
     def read(self) -> bytes:
-        try:
+        with contextlib.suppress(OSError):  # Nothing to read, or closed.
             self.output += os.read(self._master, 2**20)
-        except OSError:  # Nothing to read, or closed.
-            pass
         return self.output
 
     def sees(self, text: str) -> None:
