@@ -151,7 +151,7 @@ class Acting(Screen[None]):
         line = self.selected
         if isinstance(line, RunLine):
             return line.row
-        self.say(f"Select a run to {purpose}." if line is not None else "There is no run yet.", is_error=True)
+        self.say(f"Select a run to {purpose}." if line is not None else "There are no runs yet.", is_error=True)
         return None
 
     def _run(self, purpose: str) -> RunFolder | None:

@@ -38,7 +38,7 @@ def test_it_says_how_to_install_textual(tmp_path, monkeypatch):
 
 
 def test_wrong_filters_are_refused_as_by_status(tmp_path):
-    assert "Did you mean 'RUNNING'?" in invoke("top", "--state", "RUNING", runs=tmp_path, code=2).stderr
+    assert "Did you mean 'RUNNING'?" in invoke("top", "--state", "RUNNINGG", runs=tmp_path, code=2).stderr
 
 
 def test_nothing_but_the_screen_imports_textual():

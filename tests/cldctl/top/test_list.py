@@ -111,16 +111,16 @@ def test_an_empty_folder_says_what_to_do(tmp_path):
         await screen.sees("no runs here. Start one: cldctl submit toy")
         for key in ("enter", "r", "c", "s", "o", "space", "down", "end"):
             await screen.press(key)
-        await screen.sees("There is no run yet.")
+        await screen.sees("There are no runs yet.")
 
     on_screen(tmp_path / "nothing", look)
 
 
-def test_a_run_that_vanishes_leaves_the_list(fleet):
+def test_a_run_that_vanishes_leaves_the_list(tmp_path, fleet):
     async def look(screen: Screen) -> None:
         await screen.select("toy-spirals-1126-0715-p2mm")
         before = screen.app._main.query_one("#runs").cursor
-        shutil.rmtree(fleet.root / "toy-spirals-1126-0715-p2mm")
+        (fleet.root / "toy-spirals-1126-0715-p2mm").rename(tmp_path / "elsewhere")
         await screen.until(lambda: "spirals" not in screen.text)
         assert screen.app._main.query_one("#runs").cursor == before, "the next one takes its place"
         await screen.sees("celebahq-cld-1125-0101-lost")

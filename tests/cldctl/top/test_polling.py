@@ -20,7 +20,7 @@ from tests.support.piloted import Screen, on_screen
 from tests.support.scheduler import Scheduler
 from tests.support.together import Together
 
-MINUTES = 10
+MINUTES = 3
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def calls_of(clock: Together, slurm: Scheduler, *programs) -> int:
     return slurm.calls.total()
 
 
-def test_ten_minutes_ask_as_often_as_status_does(tmp_path, clock, slurm):
+def test_minutes_ask_as_often_as_status_does(tmp_path, clock, slurm):
     runs(tmp_path, clock, slurm)
     looks: list[Look] = []
     assert calls_of(clock, slurm, lambda: top(clock, tmp_path, looks)) <= 2 * MINUTES + 2
