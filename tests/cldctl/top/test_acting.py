@@ -8,7 +8,7 @@ import pytest
 
 from cld_core.run import RunFolder
 from cld_core.run.atomic import write_json
-from cld_core.run.events import Ended, Requested, Submitted
+from cld_core.run.events import Ended
 from cld_core.run.groups import Group
 from cldctl.runs import cancel as cancelling
 from cldctl.top import actions
@@ -32,7 +32,16 @@ def clock(monkeypatch):
     monkeypatch.setattr(cancelling, "time", Clock())
 
 
-def test_resume_asks_first_and_then_submits(tmp_path, scripted):
+@pytest.fixture
+def asked(monkeypatch):
+    """What commands were started; each of them submits job 100."""
+    asked: list[list[str]] = []
+    said = ["mine", "resuming mine from step 20", "job 100 (scripted)", "next:", "  cldctl logs mine -f"]
+    monkeypatch.setattr(actions, "command_of", lambda words: asked.append(list(words)) or (0, said))
+    return asked
+
+
+def test_resume_asks_first_and_then_submits(tmp_path, scripted, asked):
     run = stopped(tmp_path / "mine", "1")
 
     async def look(screen: Screen) -> None:
@@ -42,26 +51,27 @@ def test_resume_asks_first_and_then_submits(tmp_path, scripted):
             await screen.sees("Resume mine?", "A new job continues it from its checkpoint at step 20.", "y yes", "n no")
             await screen.press(no)
             await screen.until(lambda: "Resume mine?" not in screen.text)
-        assert not any(isinstance(event, Requested) for event in run.ledger.events())
+        assert asked == []
         await screen.press("r", "y")
-        await screen.sees("mine: continues as job 100 (scripted)")
-        await screen.sees("PENDING")
+        await screen.sees("mine: resuming mine from step 20; job 100 (scripted)")
+        assert "logs mine -f" not in screen.text
 
     on_screen(tmp_path, look, everything=True)
-    request, submitted = run.ledger.events()[-2:]
-    assert isinstance(request, Requested)
-    assert isinstance(submitted, Submitted)
+    assert asked == [["resume", str(run.path)]]
 
 
-def test_a_refusal_is_shown_with_its_fix(tmp_path, scripted):
-    trained(run_with(tmp_path / "mine", 10, overrides=STEPS), "1")
+def test_a_refusal_is_shown_with_its_fix(tmp_path):
+    """By the command itself: the cluster of this run has no scheduler."""
+    run = trained(run_with(tmp_path / "mine", 50, overrides=STEPS), "1", cluster="local")
+    run.ledger.append(Ended(attempt=0, cause="finished", step=50))
 
     async def look(screen: Screen) -> None:
         await screen.select("mine")
         await screen.press("r", "y")
-        await screen.sees("mine is running as job 1. Wait for it, or end it first with `cldctl cancel mine")
+        await screen.sees("mine is finished at step 50. To continue, ask for more:")
+        assert "error:" not in screen.text
         await screen.press("escape")
-        await screen.until(lambda: "Wait for it" not in screen.text)
+        await screen.until(lambda: "ask for more" not in screen.text)
 
     on_screen(tmp_path, look, everything=True)
 
@@ -99,7 +109,7 @@ def test_cancel_asks_first_and_says_how_it_ended(tmp_path, scripted):
     on_screen(tmp_path, look, everything=True)
 
 
-def test_a_group_is_cancelled_and_resumed_as_a_whole(tmp_path, scripted):
+def test_a_group_is_cancelled_and_resumed_as_a_whole(tmp_path, scripted, asked):
     for number in range(3):
         run = run_with(tmp_path / f"g-{number}", 10, overrides=STEPS)
         identity = run.identity() | {"group": "g", "sweep": {"train.seed": str(number)}}
@@ -123,8 +133,7 @@ def test_a_group_is_cancelled_and_resumed_as_a_whole(tmp_path, scripted):
         await screen.press("r")
         await screen.sees("Resume the runs of g?")
         await screen.press("y")
-        await screen.sees("g: 3 of 3 runs continue")
-        await screen.sees("3 PENDING")
+        await screen.until(lambda: asked == [["resume", "g", "--runs-dir", str(tmp_path)]])
 
     on_screen(tmp_path, look, everything=True)
 
@@ -203,28 +212,6 @@ def test_a_process_that_still_draws_is_ended_with_the_screen(tmp_path, scripted,
     app = on_screen(tmp_path, look, everything=True)
     assert app.left_over() == ["ended: sample mine"]
     assert started[0].wait(60) != 0
-
-
-def test_quitting_waits_for_a_submission(tmp_path, scripted, monkeypatch):
-    stopped(tmp_path / "mine", "1")
-    submit, may_end = scripted.submit, threading.Event()
-
-    def slowly(self, spec, tasks, note):
-        may_end.wait(60)
-        submit(self, spec, tasks, note)
-
-    monkeypatch.setattr(scripted, "submit", slowly)
-
-    async def look(screen: Screen) -> None:
-        await screen.select("mine")
-        await screen.press("r", "y", "q")
-        await screen.sees("quits when this is done: Resume mine")
-        assert screen.app.is_running
-        may_end.set()
-        await screen.until(lambda: not screen.app.is_running)
-
-    on_screen(tmp_path, look, everything=True)
-    assert scripted.phases["100"] == "pending"
 
 
 def test_quitting_does_not_wait_for_what_ends_anyway(tmp_path, scripted, monkeypatch):
