@@ -59,7 +59,7 @@ def _started(name: str, words: Sequence[str], say: Say) -> list[str]:
         errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
         raise CldError((errors or lines or [f"ended with exit code {code}"])[-1])
     said = lines[: lines.index("next:")] if "next:" in lines else lines
-    return [f"{name}: {'; '.join(line for line in said if line != name)}"]
+    return ["; ".join(line for line in said if line != name)]
 
 
 def command_of(words: Sequence[str]) -> tuple[int, list[str]]:

@@ -53,7 +53,7 @@ def test_resume_asks_first_and_then_submits(tmp_path, scripted, asked):
             await screen.until(lambda: "Resume mine?" not in screen.text)
         assert asked == []
         await screen.press("r", "y")
-        await screen.sees("mine: resuming mine from step 20; job 100 (scripted)")
+        await screen.sees("resuming mine from step 20; job 100 (scripted)")
         assert "logs mine -f" not in screen.text
 
     on_screen(tmp_path, look, everything=True)

@@ -22,7 +22,7 @@ def test_a_run_is_watched_cancelled_resumed_sampled_and_reported(fresh_runs):
         await screen.press("escape", "c", "y")
         await screen.sees("mine: cancelled; last checkpoint: step", "CANCELLED")
         await screen.press("r", "y")
-        await screen.sees("mine: continues as job", "2 attempts: C cancelled  ▶ running")
+        await screen.sees("resuming mine from step", "2 attempts: C cancelled  ▶ running")
         await screen.press("c", "y")
         await screen.until(lambda: screen.text.count("CANCELLED") >= 2)
         await screen.sees("mine: cancelled; last checkpoint: step")
