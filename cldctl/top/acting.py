@@ -83,7 +83,7 @@ class Acting(Screen[None]):
         self._output.setdefault(message.what, []).append(message.line)
         screen = self.app.screen
         if isinstance(screen, OutputScreen) and screen.what == message.what:
-            screen.add(message.line)
+            screen.go_on()
         else:
             self.say(f"{message.what}: {message.line}", is_error=False)
 
