@@ -85,7 +85,7 @@ def _in_prose() -> Iterator[Command]:
                 if child.type == "code_inline" and child.content.startswith("cldctl ") and "..." not in child.content:
                     words = _words(child.content)
                     line = token.map[0] + 1 if token.map else 0
-                    if words and not _PLACEHOLDER.fullmatch(words[0]) and not set("[|") & set(child.content):
+                    if words and "COMMAND" not in words and not set("[|") & set(child.content):
                         yield Command(f"{page.relative_to(ROOT)}:{line}", words, prose=True)
 
 
