@@ -16,9 +16,8 @@ from cld_core.run.groups import Group
 from cldctl.hints import command
 from cldctl.jobs import hooks
 from cldctl.runs import cancel as cancelling
-from cldctl.runs import home, survey
+from cldctl.runs import home
 from cldctl.runs.cancel import Ending
-from cldctl.runs.status import status_of
 
 # Shows one line while an action goes on.
 Say = Callable[[str], None]
@@ -123,9 +122,9 @@ def report(run: RunFolder, say: Say) -> list[str]:
 
 def _page(run: RunFolder) -> str:
     # It reads TensorBoard's files with packages that take a moment to load.
-    from cldctl.page.html import page
+    from cldctl.page.one_run import page
 
-    return page(run, status_of(run, survey.of_runs([run], max_age_s=survey.TO_LOOK_S)))
+    return page(run)
 
 
 def has_display() -> bool:
