@@ -30,7 +30,7 @@ def top(
     from cldctl.runs import selection
 
     which = selection.selection(state, since, tags or (), user, group)
-    if not (out.is_terminal and sys.stdin.isatty()):
+    if not _is_terminal():
         raise UsageError("`cldctl top` draws on a terminal, and this is not one. Use `cldctl status`.")
     if importlib.util.find_spec("textual") is None:
         raise UsageError("`cldctl top` needs textual, which is not installed. Install it: pip install 'cldctl[top]'")
@@ -42,3 +42,7 @@ def top(
         err.print(line, markup=False, soft_wrap=True)
     if app.return_code:
         raise typer.Exit(1)
+
+
+def _is_terminal() -> bool:
+    return out.is_terminal and sys.stdin.isatty()

@@ -47,9 +47,6 @@ class Acting(Screen[None]):
             super().__init__()
             self.text, self.is_error = text, is_error
 
-    class Over(Message):
-        """An action has ended."""
-
     class Printed(Message):
         """A command that runs beside this screen has printed a line."""
 
@@ -61,10 +58,9 @@ class Acting(Screen[None]):
         super().__init__()
         self._root = root
         self.ended = threading.Event()
-        self._is_quitting = False
         # What each command has printed, by what it does.
         self._output: dict[str, list[str]] = {}
-        self.doing = Doing(lambda text, is_error: self.send(self.Said(text, is_error)), lambda: self.send(self.Over()))
+        self.doing = Doing(lambda text, is_error: self.send(self.Said(text, is_error)))
 
     @property
     def selected(self) -> Line | None:
@@ -83,15 +79,11 @@ class Acting(Screen[None]):
     def on_acting_said(self, message: Said) -> None:
         self.say(message.text, is_error=message.is_error)
 
-    def on_acting_over(self) -> None:
-        if self._is_quitting and not self.doing.unfinished:
-            self.app.exit()
-
     def on_acting_printed(self, message: Printed) -> None:
         self._output.setdefault(message.what, []).append(message.line)
         screen = self.app.screen
         if isinstance(screen, OutputScreen) and screen.what == message.what:
-            screen.add(message.line)
+            screen.go_on()
         else:
             self.say(f"{message.what}: {message.line}", is_error=False)
 
@@ -104,11 +96,11 @@ class Acting(Screen[None]):
         if isinstance(line, GroupLine):
             about = "All of its runs that are neither alive nor finished continue, by one job."
             act = partial(actions.resume_group, Group(self._root, line.name))
-            self._ask(f"Resume the runs of {line.name}?", about, act, must_end=True)
+            self._ask(f"Resume the runs of {line.name}?", about, act)
         elif (row := self._row("resume it")) is not None:
             place = "beginning" if row.checkpoint_step is None else f"checkpoint at step {row.checkpoint_step:,}"
             act = partial(actions.resume, RunFolder(row.path))
-            self._ask(f"Resume {row.name}?", f"A new job continues it from its {place}.", act, must_end=True)
+            self._ask(f"Resume {row.name}?", f"A new job continues it from its {place}.", act)
 
     def action_cancel(self) -> None:
         line = self.selected
@@ -122,7 +114,7 @@ class Acting(Screen[None]):
             rows, what = ([], "") if row is None else ([row], row.name)
         if rows:
             about = "A run saves a checkpoint first. Its evaluations end, too. It can be resumed."
-            self._ask(f"Cancel {what}?", about, partial(_cancel, rows), must_end=False)
+            self._ask(f"Cancel {what}?", about, partial(_cancel, rows))
 
     def action_sample(self) -> None:
         run = self._run("draw samples of it")
@@ -131,27 +123,22 @@ class Acting(Screen[None]):
         what = f"sample {run.name}"
         if what not in self.doing.going_on:
             self._output[what] = [f"$ cldctl sample {run.name}"]
-            self.doing.start(what, partial(self._sample, run, what), must_end=False)
+            self.doing.start(what, partial(self._sample, run, what))
         self.app.push_screen(OutputScreen(what, self._output[what]))
 
     def action_report(self) -> None:
         if (run := self._run("write its report")) is not None:
-            self.doing.start(f"report {run.name}", partial(actions.report, run), must_end=False)
+            self.doing.start(f"report {run.name}", partial(actions.report, run))
 
     def action_quit(self) -> None:
-        unfinished = self.doing.unfinished
-        if unfinished and not self._is_quitting:
-            self._is_quitting = True
-            self.say(f"quits when this is done: {', '.join(unfinished)}. q again leaves it half done", is_error=True)
-        else:
-            self.app.exit()
+        self.app.exit()
 
     def _row(self, purpose: str) -> RunStatus | None:
         """The run that is selected; says so if none is."""
         line = self.selected
         if isinstance(line, RunLine):
             return line.row
-        self.say(f"Select a run to {purpose}." if line is not None else "There is no run yet.", is_error=True)
+        self.say(f"Select a run to {purpose}." if line is not None else "There are no runs yet.", is_error=True)
         return None
 
     def _run(self, purpose: str) -> RunFolder | None:
@@ -161,10 +148,10 @@ class Acting(Screen[None]):
             return None
         return None if row is None else RunFolder(row.path)
 
-    def _ask(self, question: str, about: str, act: Callable[[Say], list[str]], *, must_end: bool) -> None:
+    def _ask(self, question: str, about: str, act: Callable[[Say], list[str]]) -> None:
         def answered(answer: bool | None) -> None:
             if answer:
-                self.doing.start(question.rstrip("?"), act, must_end=must_end)
+                self.doing.start(question.rstrip("?"), act)
 
         self.app.push_screen(Question(question, about), answered)
 

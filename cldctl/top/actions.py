@@ -1,25 +1,22 @@
-"""What keys do to runs: the same functions as those behind the commands. Each returns lines to show."""
+"""What keys do to runs, as the commands of the same names do. Each returns lines to show."""
 
 import os
 import subprocess
 import sys
+import tempfile
 import webbrowser
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from cld_core.checkpoint.verify import DamagedCheckpoint
-from cld_core.errors import UsageError
+from cld_core.errors import CldError, UsageError
 from cld_core.ownership import require_may_change
-from cld_core.recipe import Recipe
 from cld_core.run import RunFolder
 from cld_core.run.atomic import write_text
 from cld_core.run.groups import Group
-from cldctl.clusters.base import Cluster
 from cldctl.hints import command
 from cldctl.jobs import hooks
 from cldctl.runs import cancel as cancelling
-from cldctl.runs import groups, home, survey
-from cldctl.runs import resume as resuming
+from cldctl.runs import home, survey
 from cldctl.runs.cancel import Ending
 from cldctl.runs.status import status_of
 
@@ -28,19 +25,13 @@ Say = Callable[[str], None]
 
 
 def resume(run: RunFolder, say: Say) -> list[str]:
-    """Continue a run from its newest good checkpoint, as `cldctl resume` does.
+    """Continue a run from its newest good checkpoint.
 
     Raises:
         CldError: nothing was started.
     """
-    where = _cluster_of(run, f"resume {run.name}")
-
-    def about(recipe: Recipe, start: int, damaged: Sequence[DamagedCheckpoint], warnings: Sequence[str]) -> None:
-        _tell(say, run, recipe, start, damaged, warnings)
-
-    with home.only_one(run.path, where):
-        begun = resuming.resume(run, resuming.Continuation(), where, about)
-    return [f"{run.name}: continues as job {begun.job.job_id} ({where.name})", *begun.said]
+    _require_queue(run, f"resume {run.name}")
+    return _started(run.name, ["resume", str(run.path)], say)
 
 
 def resume_group(group: Group, say: Say) -> list[str]:
@@ -52,16 +43,45 @@ def resume_group(group: Group, say: Say) -> list[str]:
     runs = group.runs()
     if not runs:
         raise UsageError(f"{group.name}: its runs are gone. Wait for the next look.")
-    where = _cluster_of(runs[-1], f"resume {group.name}")
+    _require_queue(runs[-1], f"resume {group.name}")
+    return _started(group.name, ["resume", group.name, "--runs-dir", str(group.root)], say)
 
-    def about(
-        run: RunFolder, recipe: Recipe, start: int, damaged: Sequence[DamagedCheckpoint], warnings: Sequence[str]
-    ) -> None:
-        _tell(say, run, recipe, start, damaged, warnings)
 
-    begun = groups.resume(group, resuming.Continuation(), where, about, lambda run: None)
-    skipped = [f"{entry.run.name}: {entry.reason}" for entry in begun.skipped]
-    return [f"{group.name}: {len(begun.jobs)} of {len(begun.runs)} runs continue", *skipped]
+def _started(name: str, words: Sequence[str], say: Say) -> list[str]:
+    """What a command says that starts jobs, without its last lines, which are hints.
+
+    Raises:
+        CldError: it failed.
+    """
+    say(f"{name}: submitting")
+    code, lines = command_of(words)
+    if code:
+        errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+        raise CldError((errors or lines or [f"ended with exit code {code}"])[-1])
+    said = lines[: lines.index("next:")] if "next:" in lines else lines
+    return ["; ".join(line for line in said if line != name)]
+
+
+def command_of(words: Sequence[str]) -> tuple[int, list[str]]:
+    """Run a command of cldctl to its end; its exit code and what it said.
+
+    Starting a job takes over signals and the standard streams of its process, and has to outlive this one: it is a
+    process in a session of its own, which writes to a file, so that it can go on when nobody reads.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    with tempfile.TemporaryFile("w+", errors="replace") as said:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cldctl", *words],
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        code = process.wait()
+        said.seek(0)
+        return code, said.read().splitlines()
 
 
 def cancel(runs: Sequence[RunFolder], say: Say) -> list[str]:
@@ -138,29 +158,14 @@ def output_of(process: "subprocess.Popen[str]") -> Iterator[str]:
     yield "done" if code == 0 else f"ended with exit code {code}"
 
 
-def _cluster_of(run: RunFolder, words: str) -> Cluster:
-    """The cluster of a run; one that blocks would train in this very process.
+def _require_queue(run: RunFolder, words: str) -> None:
+    """Refuse what would train inside the command that starts it, for as long as it takes.
 
     Raises:
         UsageError
     """
-    where = home.chosen(None, run)
-    if where.blocks:
+    if home.chosen(None, run).blocks:
         raise UsageError(f"{run.name} trains inside the command that starts it. Type `{command(words, run)}`.")
-    return where
-
-
-def _tell(
-    say: Say,
-    run: RunFolder,
-    recipe: Recipe,
-    start: int,
-    damaged: Sequence[DamagedCheckpoint],
-    warnings: Sequence[str],
-) -> None:
-    for text in (*(entry.skipped for entry in damaged), *warnings):
-        say(text)
-    say(f"{run.name}: resuming from step {start:,} of {recipe.train.steps:,}")
 
 
 def _outcome(ending: Ending) -> str:

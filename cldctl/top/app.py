@@ -31,7 +31,7 @@ class Top(App[None]):
     #panel { height: 12; border-top: solid $primary; padding: 0 1; scrollbar-size-vertical: 1; }
     #panel:focus { border-top: heavy $accent; }
     #detail { height: auto; }
-    #said { height: auto; max-height: 3; }
+    #said, #log-problem { height: auto; max-height: 3; }
     #words { height: 1; border: none; padding: 0; }
     #log { height: 1fr; overflow-x: auto; scrollbar-size: 1 1; }
     Question, Help { align: center middle; }
@@ -44,6 +44,8 @@ class Top(App[None]):
     def __init__(self, root: Path, which: Selection, *, everything: bool = False) -> None:
         # Without colours if somebody asks for that: textual would draw shades of grey.
         super().__init__(ansi_color=True if "NO_COLOR" in os.environ else None)
+        # Over ssh, each frame is a wait.
+        self.animation_level = "none"
         self._main = MainScreen(Looker(root, which, everything=everything))
 
     def get_default_screen(self) -> Screen[None]:

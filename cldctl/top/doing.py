@@ -20,27 +20,24 @@ class Doing:
 
     Attributes:
         show: called with each line that an action says, from its thread.
-        over: called when an action has ended, from its thread.
     """
 
     show: Show
-    over: Callable[[], None]
-    _busy: dict[str, bool] = field(default_factory=dict)
+    _busy: set[str] = field(default_factory=set)
     _processes: dict[str, "subprocess.Popen[str]"] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def start(self, what: str, act: Callable[[Say], list[str]], *, must_end: bool) -> None:
+    def start(self, what: str, act: Callable[[Say], list[str]]) -> None:
         """Do something, unless just that goes on already.
 
         Args:
             what: the action and the name of the run, as people read them.
-            must_end: it leaves something half done if this process ends before it.
         """
         with self._lock:
             if what in self._busy:
                 self.show(f"{what}: still going on", True)
                 return
-            self._busy[what] = must_end
+            self._busy.add(what)
         threading.Thread(target=self._run, args=(what, act), daemon=True).start()
 
     def _run(self, what: str, act: Callable[[Say], list[str]]) -> None:
@@ -53,8 +50,7 @@ class Doing:
             self.show(f"{what}: {one_line(error) or type(error).__name__}", True)
         finally:
             with self._lock:
-                self._busy.pop(what, None)
-            self.over()
+                self._busy.discard(what)
 
     def hold(self, what: str, process: "subprocess.Popen[str]") -> None:
         """Remember a process, which is ended with this screen."""
@@ -67,16 +63,9 @@ class Doing:
             return list(self._busy)
 
     @property
-    def unfinished(self) -> list[str]:
-        """What must not be interrupted."""
-        with self._lock:
-            return [what for what, must_end in self._busy.items() if must_end]
-
-    @property
     def waiting(self) -> list[str]:
-        """What goes on, and ends by itself without this process."""
-        with self._lock:
-            return [what for what, must_end in self._busy.items() if not must_end and what not in self._processes]
+        """What goes on without this process."""
+        return [what for what in self.going_on if what not in self._processes]
 
     def end_processes(self) -> list[str]:
         """End the processes that are left; what they did."""

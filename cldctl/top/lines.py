@@ -8,7 +8,7 @@ from rich.text import Text
 
 from cldctl.runs.status import RunStatus
 from cldctl.ui.format import duration, number
-from cldctl.ui.tables import STATE_STYLE
+from cldctl.ui.tables import state_text
 
 from .arrange import GroupLine, Line, counts
 from .fitting import cut, cut_in_the_middle, left, right
@@ -66,7 +66,9 @@ def run_line(row: RunStatus, shape: Layout, losses: Sequence[float], *, is_membe
     name = ("  " if is_member else "") + cut_in_the_middle(row.name, shape.name - 2 * is_member)
     line = Text(no_wrap=True)
     line.append(mark + left(name, shape.name))
-    line.append(" " + left(row.state, shape.widths["state"]), STATE_STYLE.get(row.state, ""))
+    state = state_text(row.state)
+    state.truncate(shape.widths["state"], pad=True)
+    line.append(" ").append_text(state)
     rest = [column for column in shape.widths if column != "state"]
     if not row.is_readable:
         return _with_reason(line, row, shape, rest, "red")
@@ -88,8 +90,7 @@ def run_line(row: RunStatus, shape: Layout, losses: Sequence[float], *, is_membe
 def _with_reason(line: Text, row: RunStatus, shape: Layout, columns: Sequence[str], style: str) -> Text:
     """The reason instead of these columns, which are empty, and of what is behind them."""
     room = sum(shape.widths[column] + 1 for column in columns) - 1 + (shape.why + 1 if shape.why else 0)
-    line.append(" " + cut(row.reason or "", max(room, 0)), style)
-    return line
+    return line.append(" " + cut(row.reason or "", room), style) if room > 0 else line
 
 
 def why(row: RunStatus) -> str:

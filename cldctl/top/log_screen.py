@@ -19,7 +19,7 @@ from cld_core.run import RunFolder
 from cld_core.texts import one_line
 
 from . import sources
-from .fitting import cut
+from .fitting import cut, wrapped
 from .keys import key_line
 from .sources import Source
 from .tails import Tail
@@ -67,6 +67,7 @@ class LogScreen(Screen[None]):
 
     def compose(self) -> ComposeResult:
         yield Static(id="log-title")
+        yield Static(id="log-problem")
         yield RichLog(id="log", max_lines=_MOST, wrap=False, min_width=1, highlight=False, markup=False)
         yield Static(id="log-keys")
 
@@ -108,7 +109,6 @@ class LogScreen(Screen[None]):
             self.source = message.source
             log = self.query_one(RichLog)
             log.clear()
-            log.auto_scroll = True
             if message.source.log.note is not None:
                 log.write(Text(one_line(message.source.log.note), "yellow"))
         self._draw()
@@ -117,14 +117,18 @@ class LogScreen(Screen[None]):
         log = self.query_one(RichLog)
         at_end = log.is_vertical_scroll_end
         for line, is_error in message.lines:
-            log.write(Text(line, "red" if is_error else "", no_wrap=True), scroll_end=at_end)
+            log.write(Text(line, "red" if is_error else "", no_wrap=True), scroll_end=False)
+        if at_end:
+            # Once, not for each line: somebody may scroll up meanwhile.
+            log.scroll_end(animate=False)
 
     def _draw(self) -> None:
         width = max(self.size.width, 20)
-        title = "" if self.source is None else self.source.title
-        problem = f"  {self._problem}" if self._problem else ""
-        text = Text(cut(f"{self._of.name}  {title}{problem}", width), "bold red" if self._problem else "bold")
-        self.query_one("#log-title", Static).update(text)
+        title = f" · {self.source.title}" if self.source is not None else ""
+        self.query_one("#log-title", Static).update(Text(cut(f"{self._of.name}{title}", width), "bold"))
+        problem = self.query_one("#log-problem", Static)
+        problem.display = self._problem is not None
+        problem.update(Text("\n").join(Text(line, "red") for line in wrapped(self._problem or "", width, 3)))
         self.query_one("#log-keys", Static).update(key_line(_KEYS, [("esc", "back")], width))
 
     def _read(self) -> None:

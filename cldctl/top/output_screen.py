@@ -16,13 +16,19 @@ from .keys import key_line
 
 
 class OutputScreen(Screen[None]):
-    """The lines of one command; leaving it does not end the command."""
+    """The lines of one command; leaving it does not end the command.
+
+    Args:
+        what: what the command does.
+        lines: those that it has printed, to which others append.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q", "leave", show=False)]
 
     def __init__(self, what: str, lines: Sequence[str]) -> None:
         super().__init__()
-        self.what, self._first = what, list(lines)
+        self.what, self._lines = what, lines
+        self._shown = 0
 
     def compose(self) -> ComposeResult:
         yield Static(id="log-title")
@@ -30,16 +36,19 @@ class OutputScreen(Screen[None]):
         yield Static(id="log-keys")
 
     def on_mount(self) -> None:
-        for line in self._first:
-            self.add(line)
+        self.go_on()
         width = max(self.app.size.width, 20)
         self.query_one("#log-title", Static).update(Text(cut(self.what, width), "bold"))
         self.query_one("#log-keys", Static).update(key_line([], [("esc", "back; it goes on")], width))
         self.query_one(RichLog).focus()
 
-    def add(self, line: str) -> None:
-        """Show one more line."""
-        self.query_one(RichLog).write(Text(printable(line)))
+    def go_on(self) -> None:
+        """Show the lines that are new."""
+        # Before it is mounted, there is no place for them.
+        for log in self.query(RichLog):
+            for line in self._lines[self._shown :]:
+                log.write(Text(printable(line)))
+            self._shown = len(self._lines)
 
     def action_leave(self) -> None:
         self.dismiss(None)

@@ -121,15 +121,18 @@ def _evaluations(detail: Detail, losses: Sequence[float], width: int) -> Iterato
 
 def _evaluation(shards: Shards, quantities: Sequence[Quantity], width: int) -> Iterator[Text]:
     entry = shards.entry
+    is_done = entry["state"] == "FINISHED"
     results = "  ".join(_results(entry, quantities))
-    what = results if entry["state"] == "FINISHED" else f"{entry['shards_done']}/{entry['shards']} shards  {results}"
-    about = f"  {entry['state']}  {what.strip()}"
-    room = width - _LABEL - cell_len(about)
-    line = Text.assemble(("eval".ljust(_LABEL), "dim"), cut_in_the_middle(entry["id"], max(room, 12)))
-    line.append(f"  {entry['state']}", STATE_STYLE.get(entry["state"], "")).append(f"  {what.strip()}")
-    line.truncate(width, overflow="ellipsis")
-    yield line
-    if entry["state"] != "FINISHED":
+    count_of = "" if is_done else f"  {entry['shards_done']}/{entry['shards']} shards"
+    room = width - _LABEL - len(entry["state"]) - len(count_of) - 2
+    name = cut_in_the_middle(entry["id"], max(room, 12))
+    line = Text.assemble(("eval".ljust(_LABEL), "dim"), name, "  ", state_text(entry["state"]), count_of)
+    if line.cell_len + 2 + cell_len(results) <= width:
+        yield line.append(f"  {results}")
+    else:
+        yield line
+        yield from (Text(" " * _LABEL + text) for text in wrapped(results, width - _LABEL, 2))
+    if not is_done:
         yield from _grid(shards.states, width - _LABEL)
     for remark in entry["remarks"]:
         yield from (Text(" " * _LABEL + text, "yellow") for text in wrapped(remark, width - _LABEL, 2))

@@ -32,7 +32,8 @@ _MARKS = (
     ("S Q C", "SIGTERM, requeued, cancelled"),
     ("X M I", "crashed, out of memory, not finite"),
     ("N W K", "node failed, save failed, killed"),
-    ("■ ▶ ░ × ·", "shards: done, running, waiting, failed, missing"),
+    ("■ ▶ ░", "shards that are done, running, waiting"),
+    ("× ·", "shards that failed, that are missing"),
 )
 
 
