@@ -143,12 +143,12 @@ def test_links_are_followed_from_file_to_file(tmp_path: Path) -> None:
         "b/README.md": "[d](d.py) [back](../docs/a.md)",
         "b/d.py": "d = 1",
         "c.yaml": "c: 1",
-        "CHANGELOG.md": "",
+        **dict.fromkeys(links.ALWAYS, ""),
     }.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     text = (tmp_path / "docs/a.md").read_text()
-    assert links.linked({"docs/a.md": text}, tmp_path) == ["CHANGELOG.md", "b/README.md", "b/d.py", "c.yaml"]
+    assert links.linked({"docs/a.md": text}, tmp_path) == [*sorted(links.ALWAYS), "b/README.md", "b/d.py", "c.yaml"]
     shown = links.rewritten(text, "docs", tmp_path, "")
     assert "(repository/b/README.md#x) [yaml](repository/c.yaml.md)" in shown
     assert "(../gone.md)" in shown  # mkdocs then warns of it

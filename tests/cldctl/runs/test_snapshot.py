@@ -22,7 +22,15 @@ from tests.support.scripted import Scripted, trained
 from tests.support.tools import invoke
 
 TOY = RECIPES / "toy.yaml"
-RING = "from cld_core.data.toy import toy\n\n\n@toy('ring')\ndef ring(n, generator):\n    return {}\n"
+RING = """\
+import torch
+from cld_core.data.toy import toy
+
+
+@toy("ring")
+def ring(n, generator):
+    return torch.full((n, 2), {}.0)
+"""
 
 
 @pytest.fixture
@@ -196,7 +204,7 @@ def test_a_plugin_file_is_copied_and_the_recipe_names_the_copy(tmp_path, scripte
     kept = run.path / "code" / code.EARLIER / first.code[:16]
     assert [place.read_text() for place in kept.glob("plugins/*/ring.py")] == [RING.format(1)]
     resumed(stop(run))  # What is kept is no code that was added.
-    assert "return 3" in (run.path / "code" / run.recipe().data.plugin).read_text()
+    assert "(n, 2), 3.0" in (run.path / "code" / run.recipe().data.plugin).read_text()
     assert requests(run)[-1].code != first.code
 
 
