@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cld_core.faults import Dropping
@@ -37,7 +38,7 @@ class Board:
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         for name, value in values.items():
-            self._attempt(lambda writer, name=name, value=value: writer.add_scalar(name, value, step))
+            self._attempt(partial(_plot, name=name, value=value, step=step))
 
     def text(self, name: str, markdown: str, step: int) -> None:
         self._attempt(lambda writer: writer.add_text(name, markdown, step))
@@ -87,3 +88,7 @@ class Board:
         # What this attempt has plotted already stays.
         self._purge_step = None
         return writer
+
+
+def _plot(writer: "SummaryWriter", name: str, value: float, step: int) -> None:
+    writer.add_scalar(name, value, step)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # Seconds that the end of an attempt waits for uploads. The rest stays on the disk, for `wandb sync`.
 _UPLOAD_S = 8.0
 # Seconds after which a server that does not answer is given up.
-_ANSWER_S = 30.0
+_ANSWER_S = 10.0
 
 
 class WandbLogger:
@@ -39,7 +39,9 @@ class WandbLogger:
         except Exception as error:
             if mode == "offline":
                 raise
-            _tell_offline(one_line(error), about)
+            _tell_offline(one_line(error) or type(error).__name__, about)
+            # The process behind the package still holds the id.
+            _end_service()
             self._run = self._opened("offline")
         self._run.define_metric("step", hidden=True)
         self._run.define_metric("*", step_metric="step")
@@ -92,6 +94,12 @@ class WandbLogger:
             # It will go on: W&B says "preempted", not "failed".
             self._run.mark_preempting()
         self._run.finish(exit_code=0 if end == "finished" else 1)
+
+
+def _end_service() -> None:
+    import wandb
+
+    wandb.teardown(exit_code=1)
 
 
 def _may_ask() -> bool:
