@@ -7,7 +7,7 @@ DEMO := demo-runs
 MARKDOWN := README.md CHANGELOG.md CONTRIBUTING.md docs tests/slurm tests/chaos
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 
-.PHONY: demo test test-lab test-gpu fuzz chaos lint bench clean slurm-up slurm-down
+.PHONY: demo test test-lab test-gpu fuzz chaos lint docs docs-serve bench clean slurm-up slurm-down
 
 # Its pip, and not its Python, says that an environment is whole.
 $(BIN)/pip:
@@ -61,6 +61,14 @@ lint: $(VENV)/.installed
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/codespell
 	$(BIN)/mdformat --check --wrap 100 --compact-tables $(MARKDOWN)
+
+# The site, in build/site. Links that lead nowhere and pages that load from elsewhere are errors.
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+	@echo "build/site/index.html"
+
+docs-serve: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks

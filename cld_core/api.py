@@ -70,12 +70,12 @@ class Model(model.Model):
         """The paths of ``n`` samples; ``x[-1]`` is, to the last bit, what `sample` returns for the same arguments.
 
         The states are those that the sampler passes through: after its steps, for SSCS in the middle of its steps,
-        where it evaluates the score. The last one, at t = 0, is denoised; with ``denoise=False`` it is at ``eps``.
+        where the score acts. The last one, at t = 0, is denoised; with ``denoise=False`` it is at ``eps``.
         In the adaptive flow each sample has its own steps; its states are at equal distances in t, interpolated by
         cubic polynomials, which is meant for the eye.
 
         Args:
-            n: how many; all states of all of them are in memory.
+            n: how many; all states that are kept are in memory.
             points: the largest number of states, evenly spread over the steps of the method.
 
         The other arguments are those of `sample`, and so are the errors.
@@ -217,7 +217,7 @@ class Model(model.Model):
             from matplotlib import pyplot
 
             size_in = (6.0, 6.4) if self.is_image else pictures.SIDE_BY_SIDE
-            figure, title = pyplot.figure(figsize=size_in, layout="constrained"), pictures.title(self, x, how)
+            figure, title = pyplot.figure(figsize=size_in, layout="constrained"), pictures.title(x, self, how)
             if not self.is_image:
                 pictures.beside_data(figure, x, self, title)
                 return figure

@@ -66,7 +66,8 @@ class ScoreMatching:
             parts = zip(initial.chunk(len(stds), dim=1), stds, strict=True)
             initial = torch.cat([part * std for part, std in parts], dim=1)
         eps = self.objective.loss_eps
-        return Draws(eps + (1.0 - eps) * u01, noise, initial)
+        t = eps ** (1.0 - u01) if self.objective.times == "log" else eps + (1.0 - eps) * u01
+        return Draws(t, noise, initial)
 
     def perturb(self, x: Tensor, draws: Draws) -> Tensor:
         """u_t (B, nC, ...), the data x (B, C, ...) moved to the times of ``draws``."""

@@ -1,5 +1,6 @@
 """The optimiser of a recipe, whoever's kernels compute it."""
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -56,9 +57,21 @@ def skips_on_device(optimiser: torch.optim.Optimizer) -> bool:
     return isinstance(optimiser, torch.optim.Adam | torch.optim.AdamW) and bool(optimiser.defaults.get("fused"))
 
 
-def rate(spec: OptimSpec, step: int) -> float:
-    """The learning rate of optimiser step ``step``, counted from 0: a linear rise over the warm-up, then constant."""
-    return spec.lr * min(1.0, step / spec.warmup_steps) if spec.warmup_steps else spec.lr
+def rate(spec: OptimSpec, step: int, steps: int) -> float:
+    """The learning rate of optimiser step ``step``, counted from 0, in a training of ``steps`` steps.
+
+    The warm-up is a linear rise; its product with the decay is the rate (docs/math.md section 5). Nothing else is
+    remembered: a run that is resumed with more steps goes on at the rate that a run of that length has there.
+    """
+    warm = min(1.0, step / spec.warmup_steps) if spec.warmup_steps else 1.0
+    return spec.lr * warm * _decayed(spec.decay, min(1.0, step / steps))
+
+
+def _decayed(kind: str, progress: float) -> float:
+    """The factor of a decay after a share ``progress`` of all steps: from 1 to 0, or always 1."""
+    if kind == "linear":
+        return 1.0 - progress
+    return 0.5 * (1.0 + math.cos(math.pi * progress)) if kind == "cosine" else 1.0
 
 
 def moments(spec: OptimSpec) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ from .commands import (
     sample,
     status,
     submit,
+    top,
     usage,
     whole,
     why,
@@ -55,6 +56,7 @@ _COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
     },
     "Look": {
         "status": status.status,
+        "top": top.top,
         "logs": logs.logs,
         "why": why.why,
         "usage": usage.usage,

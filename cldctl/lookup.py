@@ -63,3 +63,8 @@ def place(file: Path) -> str:
         return str(file.absolute().relative_to(Path.cwd()))
     except ValueError:
         return str(file)
+
+
+def called(file: Path) -> str:
+    """What people call a recipe: by its name if it comes with cldctl, else by its path."""
+    return file.stem if place(file) == "cldctl" else place(file)

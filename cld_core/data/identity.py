@@ -14,7 +14,7 @@ from cld_core.run.same_data import IMAGES, PLUGIN, POINTS
 from . import presence, toy
 
 # Points that stand for a density.
-_COUNT = 8
+COUNT = 8
 
 
 def of(spec: DataSpec) -> Mapping[str, str]:
@@ -44,8 +44,8 @@ def _points(density: toy.Toy) -> str | None:
         # One that ignores its generator must not change the noise of others.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(len(drawn))
-            points = density.sample(_COUNT, seeds.generator("identity of data"))
-        drawn.append(" ".join(f"{number:.6g}" for number in points.flatten()[: 4 * _COUNT].tolist()))
+            points = density.sample(COUNT, seeds.generator("identity of data"))
+        drawn.append(" ".join(f"{number:.6g}" for number in points.flatten()[: 4 * COUNT].tolist()))
     return drawn[0] if drawn[0] == drawn[1] else None
 
 

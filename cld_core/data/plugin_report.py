@@ -1,7 +1,7 @@
-"""What a plug-in registers, for a command that loads no torch: `python -m cld_core.data.plugin_report FILE NAME`.
+"""What a plug-in registers, for a command that loads no torch: `python -m cld_core.data.plugin_report FILE [NAME]`.
 
-Prints one JSON object: `names` that the plug-in registers, `data` as `identity.of` tells of NAME (empty if there is no
-such density), or `problem`. What the plug-in prints goes to stderr.
+Prints one JSON object: `names` that the plug-in registers, `data` as `identity.of` tells of NAME (empty without a name,
+or if there is no such density), or `problem`. What the plug-in prints goes to stderr.
 """
 
 import json
@@ -17,8 +17,8 @@ from cld_core.texts import one_line
 _LONGEST = 500  # characters of a problem
 
 
-def report(plugin: str, name: str) -> dict[str, Any]:
-    """What is printed about a plug-in and the density ``name``."""
+def report(plugin: str, name: str | None = None) -> dict[str, Any]:
+    """What is printed about a plug-in and the density ``name``, which is drawn from."""
     from . import identity, toy
 
     try:
@@ -40,8 +40,7 @@ def report(plugin: str, name: str) -> dict[str, Any]:
 def main() -> int:
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    plugin, name = sys.argv[1:]
-    answer.write(json.dumps(report(plugin, name)))
+    answer.write(json.dumps(report(*sys.argv[1:])))
     answer.flush()
     # Threads that the plug-in has started keep nothing waiting.
     os._exit(0)

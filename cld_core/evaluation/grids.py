@@ -41,7 +41,11 @@ def tile(images: Tensor, *, columns: int | None = None, gap: int = _GAP) -> Tens
 
 def save(path: Path, x: Tensor, title: str = "") -> None:
     """Samples x (n, C, H, W) in [-1, 1], C of 1 or 3, as one PNG; ``title`` goes into its metadata."""
-    pixels = tile(to_pixels(x))
+    write(path, tile(to_pixels(x)), title)
+
+
+def write(path: Path, pixels: Tensor, title: str = "") -> None:
+    """A picture, uint8 (H, W, C) with C of 1 or 3, as PNG; ``title`` goes into its metadata."""
     picture = Image.fromarray(pixels.squeeze(-1).numpy())
     about = PngImagePlugin.PngInfo()
     if title:

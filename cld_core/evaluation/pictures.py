@@ -1,13 +1,14 @@
 """Pictures of samples: a grid of images, or a scatter over the true density for toy data."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from cld_core.data.images import to_pixels
 from cld_core.model import Model
-from cld_core.run.atomic import replacing
 
 from . import grids, nonfinite
 from .planes import Plane
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 # Of a figure with data and samples, in inches.
 SIDE_BY_SIDE = (10.0, 5.4)
+_DPI = 140
 
 
 def samples(model: Model, path: Path, *, seed: int = 0, batch_size: int | None = None) -> None:
@@ -33,34 +35,38 @@ def default_count(model: Model) -> int:
 
 def show(path: Path, x: Tensor, model: Model, how: str) -> None:
     """Save samples: a grid of images, or a scatter of points over the true density. ``how`` ends the title."""
-    if model.is_image:
-        grids.save(path, x, title(model, x, how))
-    else:
-        scatter(path, x.cpu(), model, title(model, x, how))
+    grids.write(path, pixels(x, model, how), title(x, model, how))
 
 
-def title(model: Model, x: Tensor, how: str) -> str:
-    """What a picture of the samples x says about them; ``how`` ends it."""
+def title(x: Tensor, model: Model, how: str) -> str:
+    """What a picture shows, in a line."""
     bad = int(nonfinite.rows(x).sum())
     some = f" ({bad:,} not finite)" if bad else ""
     return f"{model.recipe.name}, step {model.step:,}: {len(x):,} samples{some}, {how}"
 
 
-def scatter(path: Path, x: Tensor, model: Model, title: str) -> None:
-    """Points (n, 2) over the density of the model's data set, if that is known, beside the data."""
+def pixels(x: Tensor, model: Model, how: str) -> Tensor:
+    """The picture that `show` saves: uint8, (H, W, C)."""
+    return grids.tile(to_pixels(x)) if model.is_image else scatter(x.cpu(), model, title(x, model, how))
+
+
+def scatter(x: Tensor, model: Model, title: str) -> Tensor:
+    """Points (n, 2) beside as many of the data, over their density if that is known: uint8, (H, W, 3)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=SIDE_BY_SIDE, layout="constrained")
+    figure = Figure(figsize=SIDE_BY_SIDE, dpi=_DPI, layout="constrained")
+    canvas: Any = FigureCanvasAgg(figure)  # matplotlib leaves its methods untyped.
     beside_data(figure, x, model, title)
-    with replacing(path) as file:
-        figure.savefig(file, dpi=110, format="png")
+    canvas.draw()
+    return torch.from_numpy(np.array(canvas.buffer_rgba())[..., :3])
 
 
 def beside_data(figure: "Figure", x: Tensor, model: Model, title: str) -> None:
     """Draw test data and samples x (n, 2) side by side, on equal axes."""
-    plane = Plane.of(model.source)
+    plane = Plane.of(model.source, len(x))
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
-    plane.draw(left, plane.examples, "tab:gray", alpha=0.5)
+    plane.draw(left, plane.examples, "tab:gray")
     left.set_title("data")
     outside = plane.draw(right, x, "tab:red")
     right.set_title("samples" + (f" ({outside} outside the picture)" if outside else ""))

@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # Points on a side at which the density is evaluated for the background.
-_GRID = 320
-# Test examples that a picture shows, and that say how far it reaches.
-_EXAMPLES = 2048
+_GRID = 480
+# The area of a dot, in square points of 1/72 inch: narrow lines stay lines, and a few hundred dots can still be seen.
+_DOT = 1.6
+# The limits of the axes come from so many test examples at least; more than the second number are never drawn.
+_EXAMPLES, _MOST_EXAMPLES = 2048, 20_000
 
 Array = npt.NDArray[Any]
 
@@ -29,7 +31,7 @@ class Plane:
     Attributes:
         low: lower left corner, (2,).
         high: upper right corner, (2,).
-        examples: (n, 2), test data.
+        examples: (m, 2), test data.
         shade: (_GRID, _GRID), the square root of the density over its maximum; None if the density is not known.
     """
 
@@ -39,23 +41,24 @@ class Plane:
     shade: Array | None
 
     @classmethod
-    def of(cls, source: Source) -> "Plane":
-        """Around the test data of a source, with a margin."""
-        examples = source.dequantised_test_data(0, 0, _EXAMPLES).double().numpy()
+    def of(cls, source: Source, n: int = 0) -> "Plane":
+        """A square around the test data of a source, with a margin, and data to show beside n samples."""
+        examples = source.dequantised_test_data(0, 0, max(_EXAMPLES, min(n, _MOST_EXAMPLES))).double().numpy()
         low, high = examples.min(0), examples.max(0)
-        low, high = low - 0.1 * (high - low), high + 0.1 * (high - low)
+        middle, half = (low + high) / 2, 0.55 * (high - low).max()
+        low, high = middle - half, middle + half
         ticks = [torch.linspace(low[i], high[i], _GRID, dtype=torch.float64) for i in range(2)]
         shade = None if source.density is None else shade_of(source.density, *ticks)
-        return cls(low, high, examples, shade)
+        return cls(low, high, examples[:n] if n else examples, shade)
 
-    def draw(self, axes: "Axes", points: Tensor | Array, colour: str, alpha: float = 0.6) -> int:
+    def draw(self, axes: "Axes", points: Tensor | Array, colour: str) -> int:
         """Draw points (n, 2) over the density; returns how many are outside of the picture, or not finite."""
         points = np.asarray(points, dtype=np.float64)
         if self.shade is not None:
             extent = (self.low[0], self.high[0], self.low[1], self.high[1])
             axes.imshow(self.shade, origin="lower", extent=extent, cmap="Blues", vmax=1.4, aspect="equal")
         inside = ((points > self.low) & (points < self.high)).all(1)
-        axes.scatter(points[inside, 0], points[inside, 1], s=2, c=colour, alpha=alpha, linewidths=0)
+        axes.scatter(points[inside, 0], points[inside, 1], s=_DOT, c=colour, alpha=0.6, linewidths=0)
         axes.set_xlim(self.low[0], self.high[0])
         axes.set_ylim(self.low[1], self.high[1])
         # A ring is a ring.

@@ -29,9 +29,15 @@ def time_features(t: Tensor, kind: str) -> Tensor:
 
 
 class MLP(nn.Module):
-    """``layers`` linear layers with SiLU between; the time is appended to the input.
+    """``layers`` linear layers with SiLU between; features of the position and of the time are appended to the input.
 
     Parameters are named as in the published network (`main.0.weight`, `main.2.weight`, ...).
+
+    Args:
+        inputs: numbers in a row of the input, of which the first ``position`` are x.
+        features: random Fourier features of x (Tancik et al. 2020): sine and cosine of 2 pi f x for so many
+            frequencies f. They are drawn from N(0, ``scale``^2) when the network is made, and then belong to its
+            state as the buffer `frequencies`, (features, position).
     """
 
     def __init__(
@@ -42,10 +48,17 @@ class MLP(nn.Module):
         width: int = 128,
         layers: int = 5,
         time_input: Literal["raw", "log", "fourier"] = "raw",
+        position: int = 0,
+        features: int = 0,
+        scale: float = 1.0,
     ) -> None:
         super().__init__()
         self.time_input = time_input
-        sizes = [inputs + (2 * FREQUENCIES if time_input == "fourier" else 1), *[width] * (layers - 1)]
+        # Without features, nothing is drawn: the weights stay what the seed makes of them.
+        self.frequencies: Tensor | None
+        self.register_buffer("frequencies", torch.randn(features, position) * scale if features else None)
+        times = 2 * FREQUENCIES if time_input == "fourier" else 1
+        sizes = [inputs + 2 * features + times, *[width] * (layers - 1)]
         hidden = [module for pair in pairwise(sizes) for module in (nn.Linear(*pair), nn.SiLU())]
         self.main = nn.Sequential(*hidden, nn.Linear(width, outputs))
 
@@ -54,13 +67,28 @@ class MLP(nn.Module):
         return in_blocks(self._rows, u, t)
 
     def _rows(self, u: Tensor, t: Tensor) -> Tensor:
-        h = torch.cat([u, time_features(t, self.time_input)], dim=1)
+        h = torch.cat([u, *self._position_features(u), time_features(t, self.time_input)], dim=1)
         *hidden, last = (layer for layer in self.main if isinstance(layer, nn.Linear))
         return last(silu_layers(hidden, h))
+
+    def _position_features(self, u: Tensor) -> tuple[Tensor, ...]:
+        """Sines and cosines of x, the first part of u (B, inputs): (B, features) each; nothing if there are none."""
+        if self.frequencies is None:
+            return ()
+        phase = 2 * math.pi * u[:, : self.frequencies.shape[1]] @ self.frequencies.T
+        return phase.sin(), phase.cos()
 
 
 def build(spec: MlpSpec, data_shape: tuple[int, ...], halves_in: int, halves_out: int) -> MLP:
     """The network of a recipe; see `cld_core.nets.build`."""
     d = dimension(data_shape, spec.name)
-    sizes = {"inputs": halves_in * d, "outputs": halves_out * d, "width": spec.width, "layers": spec.layers}
-    return MLP(**sizes, time_input=spec.time_input)
+    return MLP(
+        inputs=halves_in * d,
+        outputs=halves_out * d,
+        width=spec.width,
+        layers=spec.layers,
+        time_input=spec.time_input,
+        position=d,
+        features=spec.input_features,
+        scale=spec.input_scale,
+    )

@@ -27,6 +27,16 @@ class MlpSpec(NetworkSpec):
     time_input: Literal["raw", "log", "fourier"] = key(
         "raw", "what is appended to the input: t, log t, or waves of log t"
     )
+    input_features: int = key(
+        0,
+        "random waves of x of which sine and cosine are appended to the input; 0: none",
+        ge=0,
+        le=16_384,
+        added=True,
+    )
+    input_scale: float = key(
+        2.0, "standard deviation of the frequencies of those waves, in cycles per unit of x", gt=0, added=True
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,3 +14,6 @@ class ObjectiveSpec:
     )
     mixed_score: bool = key(False, "add the score of a unit Gaussian to the network's")
     loss_eps: float = key(1e-5, "smallest t that is trained on", gt=0, lt=1)
+    times: Literal["uniform", "log"] = key(
+        "uniform", "how t is drawn: uniformly, or uniformly in log t, which weights each t by 1/t", added=True
+    )

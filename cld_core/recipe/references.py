@@ -86,23 +86,32 @@ class _References:
             if backslashes % 2:
                 pieces.append("${")
                 continue
+            alone = not backslashes and opening.start() == 0 and end == len(text) - 1
             try:
-                value = self._lookup(text[start:end].strip() if end >= 0 else text[start:])
+                value = self._between(text, start, end, alone=alone)
             except _Unresolved:
                 if self.strict:
                     raise
                 pieces.append("${")
                 continue
-            place = end + 1
-            if not backslashes and opening.start() == 0 and place == len(text):
+            if alone:
                 return value
-            if isinstance(value, list):
-                raise _Unresolved(f"has ${{{text[start:end]}}}, a list, within a text. Write the reference alone.")
+            place = end + 1
             pieces.append(str(value))
         whole = "".join([*pieces, text[place:]])
         if len(whole) > MAX_TEXT:
             raise _Unresolved(f"would be a text of more than {MAX_TEXT} characters. Write a shorter one.")
         return whole
+
+    def _between(self, text: str, start: int, end: int, *, alone: bool) -> Any:
+        """The value of the reference whose key is at these places of a text; ``end`` is -1 if nothing closes it."""
+        if end < 0:
+            written = shown("${" + text[start:])[1:-1]
+            raise _Unresolved(rf"has {written}, which is not closed. Write }} after the key, or \${{ for the text ${{.")
+        value = self._lookup(text[start:end].strip())
+        if isinstance(value, list) and not alone:
+            raise _Unresolved(f"has ${{{text[start:end]}}}, a list, within a text. Write the reference alone.")
+        return value
 
     def _lookup(self, name: str) -> Any:
         if not _KEY.fullmatch(name):

@@ -14,7 +14,7 @@ from .cluster import ClusterSpec
 from .data import DataSpec, ToyDataSpec
 from .eval import EvalSpec
 from .hooks import HooksSpec
-from .keys import anchor, key
+from .keys import anchor, identity, key
 from .monitor import MonitorSpec
 from .network import MlpSpec, NetworkSpec
 from .objective import ObjectiveSpec
@@ -74,7 +74,7 @@ class Recipe:
     def model_digest(self) -> str:
         """Digest of what a checkpoint's tensors depend on; it does not change in the course of a run."""
         objective = {"name": self.objective.name, "mixed_score": self.objective.mixed_score}
-        parts = {"data": self.data.name, "sde": asdict(self.sde), "network": asdict(self.network)}
+        parts = {"data": self.data.name, "sde": asdict(self.sde), "network": identity(self.network)}
         return digest({**parts, "objective": objective, "optim": self.optim.name})[:16]
 
 

@@ -8,7 +8,6 @@ import torch
 
 from cld_core import numerics
 from cld_core.consensus import Consensus
-from cld_core.data.images import to_pixels
 from cld_core.errors import CldError
 from cld_core.evaluation import grids, nonfinite, pictures, registry
 from cld_core.evaluation.joined import Joined
@@ -82,11 +81,10 @@ class Periodic:
         if (remark := nonfinite.remark_on(drawn.x)) is not None:
             print(f"step {model.step}: {remark}", flush=True)
         how = f"{model.recipe.sampling.method}, {drawn.nfe:.0f} NFE"
-        picture = self._folder.samples / f"step_{model.step:08d}.png"
-        self._monitor.save_picture(lambda: pictures.show(picture, drawn.x, model, how))
+        file, pixels = self._folder.samples / f"step_{model.step:08d}.png", pictures.pixels(drawn.x, model, how)
+        self._monitor.save_picture(lambda: grids.write(file, pixels, pictures.title(drawn.x, model, how)))
         self._monitor.add(model.step, {"nfe": drawn.nfe})
-        if model.is_image:
-            self._monitor.add_picture(model.step, grids.tile(to_pixels(drawn.x)))
+        self._monitor.add_picture(model.step, pixels)
 
     def _bound(self, model: Model, heartbeat: Heartbeat) -> None:
         try:

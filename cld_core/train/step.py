@@ -107,7 +107,7 @@ class Trainer:
         self._mean_loss.add(loss, skip)
         skipped = None if self.deferred else bool(skip)
         for group in self.optimiser.param_groups:
-            group["lr"] = optim.rate(self.recipe.optim, step)
+            group["lr"] = optim.rate(self.recipe.optim, step, self.recipe.train.steps)
         # Not through scaler.step, which only checks for infinite gradients.
         if self._skips_on_device:
             # GradScaler itself makes fused optimisers skip this way; torch declares no such attribute.

@@ -152,7 +152,11 @@ class Cluster(ABC):
         return {}
 
     def why_waiting(self, job: JobRef, seen: Seen) -> Waiting | None:
-        """Why a job that waits does, in plain words; None if nobody says."""
+        """Why a job that waits does, in plain words; None if nobody says. The launcher may be asked."""
+        return self.explain_wait(job, seen)
+
+    def explain_wait(self, job: JobRef, seen: Seen) -> Waiting | None:
+        """As `why_waiting`, from what the last survey said: nobody is asked."""
         return Waiting(seen.reason) if seen.reason else None
 
     def ask_for_start(self, spec: JobSpec) -> Callable[[], float | None]:

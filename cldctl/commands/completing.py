@@ -20,6 +20,8 @@ from cldctl.hints import default_root
 # Of more runs, a shell asks whether it is to list them.
 _MOST = 500
 _STATES = ("PENDING", "RUNNING", "REQUEUED", "STOPPED", "FAILED", "CANCELLED", "FINISHED", "LOST")
+# Of other commands, all sections can be changed.
+_SECTIONS = {"sample": ("sampling",), "eval": ("eval", "sampling", "cluster")}
 _SORTS = ("name", "created", "updated", "step", "loss", "state")
 
 Completer = Callable[[typer.Context, str], list[str]]
@@ -77,7 +79,7 @@ def overrides(ctx: typer.Context, incomplete: str) -> Iterator[str]:
     """KEY= or, behind it, values."""
     from .completing_keys import complete
 
-    yield from complete(_given(ctx), incomplete)
+    yield from complete(_given(ctx), incomplete, _SECTIONS.get(ctx.info_name or ""))
 
 
 @_quietly
@@ -136,6 +138,17 @@ def methods(ctx: typer.Context, incomplete: str) -> Iterator[str]:
     from cld_core.recipe.variants import names
 
     yield from (name for name in names("sampling") if name.startswith(incomplete))
+
+
+@_quietly
+def data_sets(ctx: typer.Context, incomplete: str) -> Iterator[str]:
+    """Sets of images that can be prepared."""
+    from cld_core.recipe.data import ImageDataSpec
+    from cld_core.recipe.variants import SECTIONS
+
+    for name, variant in SECTIONS["data"].variants.items():
+        if issubclass(variant.spec, ImageDataSpec) and name.startswith(incomplete):
+            yield name
 
 
 def clusters(ctx: typer.Context, incomplete: str) -> list[str]:

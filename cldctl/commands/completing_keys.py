@@ -7,8 +7,8 @@ from cld_core.recipe import described
 from cld_core.recipe.variants import SECTIONS
 
 
-def complete(given: Sequence[str], incomplete: str) -> Iterator[str]:
-    """What may be in the place of ``incomplete``, with the words before it.
+def complete(given: Sequence[str], incomplete: str, sections: Sequence[str] | None = None) -> Iterator[str]:
+    """What may be in the place of ``incomplete``, with the words before it; ``sections`` are those with the keys.
 
     bash takes ``=`` for a word of its own: behind it, it wants the value alone.
     """
@@ -23,13 +23,13 @@ def complete(given: Sequence[str], incomplete: str) -> Iterator[str]:
     elif equals:
         yield from (f"{key}={text}" for text in _values(key, value))
     else:
-        yield from _keys(given, incomplete)
+        yield from _keys(given, incomplete, sections)
 
 
-def _keys(given: Sequence[str], incomplete: str) -> Iterator[str]:
+def _keys(given: Sequence[str], incomplete: str, sections: Sequence[str] | None) -> Iterator[str]:
+    known = [name for name in sections or described.sections() if name and "." not in name]
     if "." not in incomplete:
-        sections = [f"{name}." for name in described.sections() if name and "." not in name]
-        matching = [text for text in sections if text.startswith(incomplete)]
+        matching = [f"{name}." for name in known if name.startswith(incomplete)]
         if len(matching) != 1:
             # With one beginning for all of them, the shell goes on by itself.
             yield from matching
@@ -37,6 +37,7 @@ def _keys(given: Sequence[str], incomplete: str) -> Iterator[str]:
         incomplete = matching[0]
     chosen = _chosen(given)
     names = [key for key in described.keys().values() if key.name.startswith(incomplete) and _has(key, chosen)]
+    names = [key for key in names if key.name.partition(".")[0] in known]
     yield from (f"{key.name}=" for key in names)
     if len(names) == 1:
         # A second one, the default, keeps the shell from writing a space behind the only one.

@@ -8,6 +8,7 @@ import typer
 from cldctl.ui.console import err, out
 from cldctl.ui.progress import Working
 
+from . import completing
 from .stats import stats
 
 if TYPE_CHECKING:
@@ -19,7 +20,9 @@ app.command()(stats)
 
 @app.command()
 def prepare(
-    name: Annotated[str, typer.Argument(help="cifar10, celebahq256 or folder.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="cifar10, celebahq256 or folder.", autocompletion=completing.data_sets)
+    ],
     source: Annotated[Path, typer.Option(help="The archive, folder or zip file that holds the data.")],
     output: Annotated[Path, typer.Option("--out", help="Folder to make; a recipe's data.path.")],
     size: Annotated[int | None, typer.Option(min=1, help="Pixels of a side; for folder only.")] = None,

@@ -72,7 +72,11 @@ def _with_metric_flags(function: Callable[..., None]) -> Callable[..., None]:
 def evaluate(
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="RUN | GROUP | KEY=VALUE", autocompletion=completing.runs_and_overrides),
+        typer.Argument(
+            metavar="RUN | GROUP | KEY=VALUE",
+            help="A run (default: the newest) or a group, and keys of eval, sampling and cluster to change.",
+            autocompletion=completing.runs_and_overrides,
+        ),
     ] = None,
     metrics: tuple[str, ...] = (),
     samples: Annotated[

@@ -62,7 +62,6 @@ def _wanted(asked: Sweeping, root: Path) -> "WantedGroup":
     from cldctl.lookup import find_profile, find_recipe
     from cldctl.runs.cells import axes_of, cells_of
     from cldctl.runs.groups import WantedGroup
-    from cldctl.runs.plugins import require_registered
 
     axes = axes_of(asked.sweep)
     refuse_twice("--sweep", [axis.key for axis in axes], asked.given)
@@ -73,7 +72,7 @@ def _wanted(asked: Sweeping, root: Path) -> "WantedGroup":
     cells = cells_of(name, axes, file, asked.given, profile)
     for cell in cells:
         with named([f"{key}={value}" for key, value in cell.values.items()]):
-            require_registered(cell.recipe, file, warn)
+            check_plugin(cell.recipe, file)
     return WantedGroup(group=Group(root, name), cells=cells, file=file, parallel=asked.parallel, **asked.common())
 
 
@@ -178,9 +177,22 @@ def show_differences(file: Path, given: Sequence[str], profile: Path | None) -> 
         out.print(f"#   {entry.key}: {entry.value}{before}  ({entry.place})", soft_wrap=True)
 
 
-def warn(text: str) -> None:
-    """Say something that goes on nevertheless."""
-    err.print(text, markup=False, style="yellow", soft_wrap=True)
+def check_plugin(recipe: "Recipe", file: Path) -> None:
+    """Refuse a recipe whose plug-in does not register its data; says what takes so long.
+
+    Raises:
+        RecipeError
+    """
+    from cldctl.runs.plugins import require_registered
+
+    if getattr(recipe.data, "plugin", None) is None:
+        return
+
+    def say(text: str) -> None:
+        err.print(text, markup=False, style="yellow", soft_wrap=True)
+
+    with err.status("importing the plug-in"):
+        require_registered(recipe, file, say)
 
 
 def tell_left_out(run: RunFolder) -> None:

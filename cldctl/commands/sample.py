@@ -1,6 +1,6 @@
 """`cldctl sample`: pictures or arrays of samples."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,6 +8,7 @@ import typer
 
 from cld_core.errors import UsageError
 from cld_core.ownership import require_may_change
+from cld_core.recipe.sampling import FixedStepSpec
 from cldctl.ui.console import err, out
 from cldctl.ui.progress import Working
 
@@ -16,6 +17,7 @@ from .options import AllowPlugin, Checkpoint, RunsDir, check_output, find_run, o
 
 if TYPE_CHECKING:
     from cld_core.model import Model
+    from cld_core.recipe.sampling import SamplingSpec
     from cld_core.sampling import Samples
 
 # More do not fit into one file that anybody could open; `cldctl eval` draws and keeps as many as there is disk for.
@@ -24,14 +26,22 @@ MAX_SAMPLES = 10_000_000
 
 def sample(
     words: Annotated[
-        list[str] | None, typer.Argument(metavar="RUN | KEY=VALUE", autocompletion=completing.runs_and_overrides)
+        list[str] | None,
+        typer.Argument(
+            metavar="RUN | KEY=VALUE",
+            help="A run (default: the newest), and keys of sampling to change.",
+            autocompletion=completing.runs_and_overrides,
+        ),
     ] = None,
     n: Annotated[
         int | None,
-        typer.Option("--count", "-n", min=1, max=MAX_SAMPLES, help="How many; default: 64 images, 2000 points."),
+        typer.Option(
+            "--count", "-n", metavar="N", min=1, max=MAX_SAMPLES, help="How many; default: 64 images, 2000 points."
+        ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE.png|.npz", help="Where to write.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE.png|.npz", help="Where to write; an existing file is replaced."),
     ] = None,
     method: Annotated[
         str | None,
@@ -41,13 +51,15 @@ def sample(
             autocompletion=completing.methods,
         ),
     ] = None,
-    nfe: Annotated[int | None, typer.Option(help="Network evaluations of a fixed-step method.")] = None,
+    nfe: Annotated[int | None, typer.Option(metavar="N", help="Network evaluations of a fixed-step method.")] = None,
     checkpoint: Checkpoint = "last",
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Key of the noise.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, max=2**63 - 1, help="Key of the noise.")] = 0,
     allow_plugin: AllowPlugin = False,
     directory: RunsDir = None,
 ) -> None:
     """Draw samples: a grid of images, a scatter over the true density (toy data), or arrays (.npz).
+
+    Without -o, the picture goes into samples/ of the run, and its name tells the settings: other settings, other file.
 
     Arrays are x (in [-1, 1] for images), v, nfe, and for images their pixels: uint8, (n, height, width, 3).
 
@@ -74,8 +86,8 @@ def sample(
         from cld_core.evaluation import nonfinite, pictures
 
         model = cld_core.load(run.path, checkpoint, allow_plugin=allow_plugin)
-        target = output or run.samples / f"step_{model.step:08d}_{spec.method}.png"
         count = n or pictures.default_count(model)
+        target = output or run.samples / _file_name(model.step, spec, count, seed)
         _require_room(count, model, target)
         model.recipe = replace(model.recipe, sampling=spec)
         drawn = _drawn(model, count, seed, working)
@@ -104,6 +116,21 @@ def _drawn(model: "Model", count: int, seed: int, working: Working) -> "Samples"
             working.at(done + size * min(evaluations, nfe) // nfe, count, "samples")
 
     return model.draw(count, seed=seed, batch_size=batch, progress=show)
+
+
+def _file_name(step: int, spec: "SamplingSpec", n: int, seed: int) -> str:
+    """A name of its own for all settings of a picture: those that are always there, then those that are not defaults.
+
+    step_00020000_em_nfe100_n64_seed3_denoise-false.png
+    """
+    always = [f"nfe{spec.nfe}"] if isinstance(spec, FixedStepSpec) else []
+    others = [
+        f"{entry.name}-{str(getattr(spec, entry.name)).lower()}"
+        for entry in fields(spec)
+        if entry.name not in ("method", "nfe") and getattr(spec, entry.name) != entry.default
+    ]
+    keyed = [f"seed{seed}"] if seed else []
+    return "_".join([f"step_{step:08d}", spec.method, *always, f"n{n}", *keyed, *others]) + ".png"
 
 
 def _require_room(count: int, model: "Model", target: Path) -> None:

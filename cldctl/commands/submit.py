@@ -12,7 +12,7 @@ from cldctl.runs.asked import Asked
 from cldctl.ui.console import err, out, strong
 
 from . import completing
-from .groups import show_differences, tell_left_out, warn
+from .groups import check_plugin, show_differences, tell_left_out
 from .options import ClusterOption, Follow, Overrides, Profile, RunsDir, runs_dir
 
 if TYPE_CHECKING:
@@ -81,7 +81,6 @@ def submit(
     from cldctl.lookup import find_profile, find_recipe
     from cldctl.runs import home, labels
     from cldctl.runs import submit as policy
-    from cldctl.runs.plugins import require_registered
 
     labels.check(tags or (), note)
     asked = Asked(
@@ -108,9 +107,9 @@ def submit(
     resolved = with_plugin_found(load(file, asked.given, find_profile(asked.profile)), file)
     new = new_name(resolved.name) if name is None else name
     check_name(new)
-    require_registered(resolved, file, warn)
     wanted = policy.Wanted(path=runs_dir(directory) / new, recipe=resolved, file=file, **asked.common())
     spec = policy.check(wanted.path, resolved, where, live_code)
+    check_plugin(resolved, file)
     # The scheduler thinks about it while the job is being written.
     start = where.ask_for_start(spec)
     if dry_run:

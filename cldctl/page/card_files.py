@@ -1,5 +1,6 @@
 """A model card as files: the card, a picture of samples and the weights, which refer to each other by name."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,13 +51,13 @@ def places(wish: Path, weights: Path | None, default: Path) -> CardFiles:
         raise UsageError("--card: the name has control characters. Use another one.")
     if wish.suffix == ".md":
         files = CardFiles(wish, wish.with_suffix(".png"), weights or default)
-        if not wish.absolute().parent.is_dir():
+        if not os.path.isdir(wish.absolute().parent):
             raise UsageError(f"--card {wish}: there is no folder {wish.absolute().parent}. Create it first.")
-    elif wish.exists() and not wish.is_dir():
+    elif os.path.lexists(wish) and not os.path.isdir(wish):
         raise UsageError(f"--card {wish}: it is a file. Name a folder, or a file that ends in .md.")
     else:
         files = CardFiles(wish / _CARD, wish / _PICTURE, weights or wish / _WEIGHTS)
-    if files.card.exists() and not _is_card(files.card):
+    if os.path.lexists(files.card) and not _is_card(files.card):
         raise UsageError(f"--card {wish}: {files.card} is not a card that cldctl wrote. Use another name.")
     return files
 

@@ -157,7 +157,7 @@ def _what(row: RunStatus, recipe: Recipe, about: Subject) -> str:
     form = f"images of {size}" if about.is_image else f"points in {size} dimensions"
     network = f"network {escaped(recipe.network.name)} with {about.parameters:,} parameters"
     text = (
-        f"A generative model of {escaped(recipe.data.name)} ({form}), based on {sde}: [the paper]({_PAPER}). "
+        f"A generative model of {_data_name(recipe)} ({form}), based on {sde}: [the paper]({_PAPER}). "
         f"Its score is a {network}, trained by {LIBRARY} with {escaped(recipe.objective.name.upper())}. "
         f"The weights are the exponential moving average at step {about.step:,}."
     )
@@ -191,11 +191,18 @@ def _evaluation(findings: Sequence[Finding], about: Subject) -> str:
     return "\n\n".join([text, table(headings, rows), *(f"Note: {escaped(note, 500)}." for note in notes)])
 
 
+def _data_name(recipe: Recipe) -> str:
+    """What the data are called: a folder of pictures has no name but its own."""
+    if recipe.data.name != "folder":
+        return escaped(recipe.data.name)
+    return f"the folder of images {escaped(Path(getattr(recipe.data, 'path', 'data')).name)}"
+
+
 def _data(recipe: Recipe, about: Subject) -> str:
-    name, plugin = escaped(recipe.data.name), getattr(recipe.data, "plugin", None)
+    name, plugin = _data_name(recipe), getattr(recipe.data, "plugin", None)
     if about.is_image:
         flipped = ", mirrored at random" if getattr(recipe.data, "flip", False) else ""
-        return f"The training images of {name}, {about.shape[-1]} x {about.shape[-2]} pixels{flipped}."
+        return f"The training part of {name}, {about.shape[-1]} x {about.shape[-2]} pixels{flipped}."
     if plugin is None:
         return f"The toy density {name}: examples are drawn from it without end."
     return f"The density {name}, defined by the plug-in {escaped(Path(plugin).name)}, which is not part of the weights."
@@ -241,7 +248,7 @@ def _without_folders(value: Any) -> Any:
 
 def _limits(row: RunStatus, recipe: Recipe, about: Subject, findings: Sequence[Finding]) -> Iterator[str]:
     own = [one for one in findings if one.step == about.step]
-    yield f"It imitates {escaped(recipe.data.name)} and nothing else. It takes no text, label or other condition."
+    yield f"It imitates {_data_name(recipe)} and nothing else. It takes no text, label or other condition."
     if about.step < (steps := row.steps or recipe.train.steps):
         yield f"The training was planned to go on: {about.step:,} of {steps:,} steps are done."
     if not own:

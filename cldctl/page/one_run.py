@@ -75,14 +75,14 @@ def page(run: RunFolder, *, follow: bool = False) -> str:
     )
 
 
-def _effort(row: RunStatus) -> list[results.Best]:
+def _effort(row: RunStatus) -> list[results.Tile]:
     """The loss, and what the training took, as they stand beside the best results."""
-    loss = results.Best(label="training loss", value=number(row.loss), made=f"step {count(row.step)}")
+    loss = results.Tile(label="training loss", value=number(row.loss), made=f"step {count(row.step)}")
     found = [loss] if row.loss is not None else []
     if row.usage is not None and row.usage["used"] > 0:
         used, _, about = usage_line(row.usage).partition(": ")
         value, _, unit = used.partition(" ")
-        found.append(results.Best(label="used", value=value, error=unit, made=about))
+        found.append(results.Tile(label="used", value=value, error=unit, made=about))
     return found
 
 

@@ -14,7 +14,7 @@ class Places:
     """
 
     def __init__(self, run: RunFolder, *, follow: bool = False) -> None:
-        self._home, self._follow = run.path.resolve(), follow
+        self._run, self._home, self._follow = run.path, run.path.resolve(), follow
         self._folders = (run.tensorboard, run.samples, run.evals, run.logs)
 
     def is_inside(self, folder: Path) -> bool:
@@ -30,5 +30,15 @@ class Places:
 
     @property
     def left_out(self) -> list[str]:
-        """The names of the folders that are not read."""
-        return [folder.name for folder in self._folders if not self.is_inside(folder)]
+        """The folders that are not read, by their paths in the run."""
+        outside = [folder for folder in self._folders if not self.is_inside(folder)]
+        links = (link for folder in self._folders if folder not in outside for link in _links_in(folder))
+        return [str(folder.relative_to(self._run)) for folder in (*outside, *links) if not self.is_inside(folder)]
+
+
+def _links_in(folder: Path) -> list[Path]:
+    """The links to folders that a folder holds, sorted; none if it cannot be listed."""
+    try:
+        return sorted(inner for inner in folder.iterdir() if inner.is_symlink() and inner.is_dir())
+    except OSError:
+        return []

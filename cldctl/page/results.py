@@ -24,13 +24,13 @@ _NAMED = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Best:
-    """The best value of a quantity, as texts.
+class Tile:
+    """A number at the top of a page, as texts.
 
     Attributes:
-        error: its standard error; empty if it has none.
-        reference: what it is compared with, such as the true entropy; empty if there is nothing.
         made: of which checkpoint, over how many examples.
+        error: its standard error, or its unit.
+        reference: what it is compared with, such as the true entropy; empty if there is nothing.
     """
 
     label: str
@@ -66,7 +66,7 @@ def asked_of(run: RunFolder) -> dict[str, Asked]:
     return found
 
 
-def best_of(row: RunStatus, asked: Mapping[str, Asked], recipe: str | None) -> list[Best]:
+def best_of(row: RunStatus, asked: Mapping[str, Asked], recipe: str | None) -> list[Tile]:
     """The best value of each quantity, of those evaluations that are over the most examples.
 
     Args:
@@ -143,14 +143,14 @@ def remarks(evals: Sequence[Row]) -> list[str]:
     ]
 
 
-def _best(entry: Row, quantity: Quantity, size: int, about: Asked | None, recipe: str | None) -> Best:
+def _best(entry: Row, quantity: Quantity, size: int, about: Asked | None, recipe: str | None) -> Tile:
     result = entry["results"][quantity.key]
     made = [f"step {count(entry['checkpoint_step'])}"]
     if size:
         made.append(f"{count(size)} {'samples' if about is not None and _is_over_samples(quantity) else 'points'}")
     if about is not None and quantity.key in about.nfe:
         made.append(f"{about.nfe[quantity.key]:,.0f} NFE")
-    return Best(
+    return Tile(
         label=quantity.label,
         value=f"{result['value']:.{quantity.digits}f}",
         error="" if result["stderr"] is None else f"± {result['stderr']:.{quantity.digits}f}",

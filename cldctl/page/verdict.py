@@ -9,7 +9,7 @@ from cldctl.runs.why import Why
 from cldctl.ui.format import age, duration
 
 from .places import Places
-from .results import Best
+from .results import Tile
 
 # Of the rank that failed first.
 _LAST_LINES = 8
@@ -41,7 +41,7 @@ class Verdict:
     warnings: list[str]
 
 
-def verdict(why: Why, best: list[Best], places: Places) -> Verdict:
+def verdict(why: Why, best: list[Tile], places: Places) -> Verdict:
     """The first lines of the page of a run."""
     row, run = why.row, RunFolder(why.row.path)
     sentence = _sentence(why)

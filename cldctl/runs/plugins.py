@@ -42,17 +42,18 @@ class Report:
     unknown: bool = False
 
 
-def ask(plugin: str, name: str) -> Report:
-    """What a plug-in, a file or module, registers; ``name`` is the density whose data are meant."""
+def ask(plugin: str, name: str | None = None) -> Report:
+    """What a plug-in, a file or module, registers, and what tells the data of the density ``name`` from others."""
     return _asked(plugin, name, checksum(Path(plugin)) if plugin.endswith(".py") else "")
 
 
 @functools.cache
-def _asked(plugin: str, name: str, digest: str) -> Report:
+def _asked(plugin: str, name: str | None, digest: str) -> Report:
+    command = [*COMMAND, plugin, *([] if name is None else [name])]
     begin = time.monotonic()
     try:
         done = subprocess.run(
-            [*COMMAND, plugin, name],
+            command,
             capture_output=True,
             text=True,
             errors="replace",
@@ -65,7 +66,7 @@ def _asked(plugin: str, name: str, digest: str) -> Report:
     except OSError as error:
         return Report(problem=one_line(error), unknown=True)
     finally:
-        _LOG.debug("%.3f s: %s", time.monotonic() - begin, shlex.join([*COMMAND, plugin, name]))
+        _LOG.debug("%.3f s: %s", time.monotonic() - begin, shlex.join(command))
     try:
         answer = parse_json(done.stdout)
     except ValueError:
@@ -79,6 +80,8 @@ def _asked(plugin: str, name: str, digest: str) -> Report:
 def _imports() -> dict[str, str]:
     """Variables with which a process imports what this one has imported, and nothing from the working directory."""
     safe = safe_path()
+    if code.installed() is not None:
+        return safe
     others = safe.get("PYTHONPATH", os.environ.get("PYTHONPATH", "")).split(os.pathsep)
     return {**safe, "PYTHONPATH": os.pathsep.join([str(code.ROOT), *filter(None, others)])}
 
@@ -97,7 +100,7 @@ def require_registered(recipe: Recipe, file: Path, say: Callable[[str], None]) -
     data = recipe.data
     if not isinstance(data, ToyDataSpec) or data.plugin is None:
         return
-    report = ask(data.plugin, data.name)
+    report = ask(data.plugin)
     if report.problem is not None:
         if report.unknown or recipe.cluster.container is not None:
             say(f"whether {data.plugin} registers '{data.name}' is not known: {report.problem}")

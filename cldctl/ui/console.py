@@ -32,12 +32,7 @@ class PlainConsole(Console):
 
     ``$FORCE_COLOR`` gives colours to a file or pipe. It makes no terminal of it, which could be redrawn: rich alone
     would take it for one.
-
-    Attributes:
-        hides_progress: show no bars, spinners and phases.
     """
-
-    hides_progress = False
 
     def __init__(self, **options: Any) -> None:
         self._as_terminal: bool | None = options.get("force_terminal")
@@ -97,9 +92,9 @@ def strong(*parts: str) -> Text:
 
 def shows_bars() -> bool:
     """Whether bars and spinners are shown: on a terminal, unless they are hidden."""
-    return err.is_terminal and not err.hides_progress
+    return err.is_terminal and not err.quiet
 
 
 def shows_phases() -> bool:
     """Whether each phase of what takes a while gets a line: where nobody sees a bar, unless they are hidden."""
-    return not err.is_terminal and not err.hides_progress
+    return not err.is_terminal and not err.quiet

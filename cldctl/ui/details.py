@@ -11,6 +11,7 @@ from cld_core.evaluation.definitions import Quantity
 from cld_core.evaluation.sweeps import Sweep
 from cld_core.run import RunFolder
 from cldctl.evals.table import rows as sweep_rows
+from cldctl.runs.phases import WAITING
 from cldctl.runs.status import RunStatus
 
 from .console import out
@@ -55,7 +56,9 @@ def _facts(row: RunStatus) -> Table:
 
     fact("run", Text(row.name, style="bold"))
     when = f" as of {age(row.as_of)}" if row.as_of is not None else ""
-    doing = [f"  {text}" for text in (row.phase, row.reason) if text]
+    # The reason of a run that waits says that it waits.
+    phase = None if row.phase == WAITING and row.reason else row.phase
+    doing = [f"  {text}" for text in (phase, row.reason) if text]
     fact("state", Text.assemble(state_text(row.state), when, *doing))
     share = f"  ({100 * row.step / row.steps:.1f}%)" if row.steps else ""
     fact("step", f"{count(row.step)} of {count(row.steps)}{share}")
@@ -94,13 +97,12 @@ def _attempts(row: RunStatus) -> RenderableType:
 
 def _sweeps(row: RunStatus) -> Iterator[RenderableType]:
     evals = {entry["id"]: entry for entry in row.evals}
-    states = {name: entry["state"] for name, entry in evals.items()}
     run = RunFolder(row.path)
     for entry in row.sweeps:
         sweep = Sweep.load(run.evals / entry["id"])
         if sweep is not None:
             title = f"{entry['id']}: {entry['done']} of {len(entry['evaluations'])} evaluations complete"
-            yield from (Text(), Text(title, style="bold"), sweep_table(sweep, sweep_rows(run, sweep), states))
+            yield from (Text(), Text(title, style="bold"), sweep_table(sweep, sweep_rows(run, sweep), evals))
             yield from remarks([evals[name] for name in sweep.evaluations if name in evals])
 
 

@@ -93,7 +93,7 @@ def _results(run: RunFolder, names: Sequence[str], sweep: Sweep | None = None) -
     rows = [evaluation_status(work, answers) for work in works]
     missing = [row["id"] for row in rows if row["state"] != "FINISHED"]
     if sweep is not None:
-        out.print(sweep_table(sweep, sweep_rows(run, sweep), {row["id"]: row["state"] for row in rows}))
+        out.print(sweep_table(sweep, sweep_rows(run, sweep), {row["id"]: row for row in rows}))
         if not missing:
             write_finished(run)
             out.print(str(run.evals / sweep.id / "table.csv"), markup=False, soft_wrap=True)

@@ -16,14 +16,20 @@ from .format import count
 from .tables import present_in, result_of, result_text
 
 
-def sweep_table(sweep: Sweep, rows: Sequence[Mapping[str, Any]], states: Mapping[str, str]) -> RenderableType:
-    """A table for each result, the last axis across; cells without one show the state of their evaluation."""
+def sweep_table(
+    sweep: Sweep, rows: Sequence[Mapping[str, Any]], evals: Mapping[str, Mapping[str, Any]]
+) -> RenderableType:
+    """A table for each result, the last axis across; cells without one show the state of their evaluation.
+
+    Args:
+        evals: the evaluations of the sweep as `status` knows them, by their names.
+    """
     quantities: list[Quantity | None] = [registry.quantity(key) for key in keys_of(rows)]
-    return Group(*(_one_result(sweep, rows, states, quantity) for quantity in quantities or [None]))
+    return Group(*(_one_result(sweep, rows, evals, quantity) for quantity in quantities or [None]))
 
 
 def _one_result(
-    sweep: Sweep, rows: Sequence[Mapping[str, Any]], states: Mapping[str, str], quantity: Quantity | None
+    sweep: Sweep, rows: Sequence[Mapping[str, Any]], evals: Mapping[str, Mapping[str, Any]], quantity: Quantity | None
 ) -> RenderableType:
     *down, across = sweep.axes
     label = quantity.label if quantity is not None else "states"
@@ -40,11 +46,19 @@ def _one_result(
         if quantity is not None and row[quantity.key] is not None:
             cells.append(result_text(quantity, row[quantity.key], row[f"{quantity.key}_stderr"]))
         else:
-            cells.append(states.get(row["evaluation"], "-").lower())
+            cells.append(evals.get(row["evaluation"], {}).get("state", "-").lower())
     for head, cells in lines.items():
         table.add_row(*map(Text, [*(head or (label,)), *cells]))
     # A table's own title is wrapped to its width.
-    return Group(Text(f"{label} by {' and '.join(axis.key for axis in sweep.axes)}", style="bold"), table)
+    title = f"{label} by {' and '.join(axis.key for axis in sweep.axes)}{_of(sweep, evals, quantity)}"
+    return Group(Text(title, style="bold"), table)
+
+
+def _of(sweep: Sweep, evals: Mapping[str, Mapping[str, Any]], quantity: Quantity | None) -> str:
+    """Of how many samples or test examples the results of a sweep are, unless they differ in that."""
+    key = "" if quantity is None else quantity.key
+    numbers = {evals[name]["results"].get(key, {}).get("n") for name in sweep.evaluations if name in evals} - {None}
+    return f", n={count(numbers.pop())}" if len(numbers) == 1 else ""
 
 
 def by_step(evals: Sequence[Mapping[str, Any]]) -> list[RenderableType]:

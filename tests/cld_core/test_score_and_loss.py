@@ -9,6 +9,7 @@ from cld_core.recipe.network import MlpSpec
 from cld_core.recipe.objective import ObjectiveSpec
 from cld_core.score import Score, at_each
 from cld_core.sde import CLD, VPSDE
+from cld_core.seeds import SampleNoise
 from tests.support import parity
 from tests.support.waits import Waits
 
@@ -102,6 +103,27 @@ def test_draws_are_of_the_global_batch_and_ranks_take_rows():
     assert float(many.t.max()) <= 1.0
     assert float(many.initial.std()) == pytest.approx(0.1, rel=0.03)
     assert ScoreMatching(VPSDE(), ObjectiveSpec(name="dsm")).draw(torch.Generator(), 2, (2,)).initial is None
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_times_are_uniform_or_uniform_in_their_logarithm(each):
+    """From loss_eps to 1: a quarter of log t lies below 1e-3 if it begins at 1e-4, and next to nothing of t itself."""
+
+    def times(law):
+        matching = ScoreMatching(CLD(), ObjectiveSpec(loss_eps=1e-4, times=law))
+        if each:
+            return matching.draw_each(SampleNoise(0, "test", first=0, last=4000), (2,)).t
+        return matching.draw(torch.Generator().manual_seed(0), 4000, (2,)).t
+
+    for law, below in (("uniform", 9e-4), ("log", 0.25)):
+        t = times(law)
+        assert t.dtype == torch.float64
+        assert float(t.min()) >= 1e-4
+        assert float(t.max()) <= 1
+        assert float((t < 1e-3).double().mean()) == pytest.approx(below, abs=0.03)
+    quantiles = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
+    expected = torch.tensor([1e-3, 1e-2, 1e-1], dtype=torch.float64)
+    torch.testing.assert_close(times("log").quantile(quantiles), expected, rtol=0.25, atol=0)
 
 
 def test_loss_gradient_reaches_the_network_and_the_default_weight_is_one():

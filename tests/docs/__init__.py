@@ -1,0 +1,1 @@
+"""Tests of the documentation: its blocks of code, its links, and the site."""

@@ -53,7 +53,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     ),
     "sample": ("-n *", "-o *", "--method *", "--nfe *", "--checkpoint *", "--seed *"),
     "report": ("-o *",),
-    "export": ("-o *", "--checkpoint *"),
+    # A card makes folders: of any word, they might be anywhere.
+    "export": ("-o *", "--checkpoint *", "--card card", "--card card.md", "--license *"),
     "resume": ("--from *",),
 }
 WORDS = (

@@ -103,10 +103,11 @@ def test_the_source_distribution_holds_what_building_and_testing_need(source, bu
 
 @dataclass(frozen=True)
 class Installed:
-    """An installation: the Python that has it, and the environment in which it is found."""
+    """An installation: the Python that has it, the folder in which its code is, and the environment that it needs."""
 
     python: Path
     cwd: Path
+    code: Path
     env: dict[str, str] = field(default_factory=dict)
 
     def cldctl(self, *words: str) -> str:
@@ -123,31 +124,34 @@ def environment(folder: Path, *options: str) -> Path:
     return python
 
 
-def install(python: Path, options: Sequence[str | Path], wheel: Path, **env: str) -> None:
+def install(python: Path, options: Sequence[str | Path], what: Path, **env: str) -> None:
     pip = (sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index")
-    call(*pip, "--ignore-installed", "--no-compile", *options, wheel, cwd=wheel.parent, **env)
+    call(*pip, "--ignore-installed", "--no-compile", *options, what, cwd=what.parent, **env)
 
 
-@pytest.fixture(scope="module", params=["venv", "user", "target"])
-def installed(request, wheel, tmp_path_factory) -> Installed:
+@pytest.fixture(scope="module", params=["venv", "user", "target", "editable"])
+def installed(request, wheel, source, tmp_path_factory) -> Installed:
     folder = tmp_path_factory.mktemp(request.param)
     (empty := folder / "empty").mkdir()
     if request.param == "user":
         python, env = environment(folder / "venv", "--system-site-packages"), {"PYTHONUSERBASE": str(folder / "home")}
         install(python, ["--user"], wheel, **env)
-        return Installed(python, empty, env)
+        return Installed(python, empty, folder / "home", env)
     python = environment(folder / "venv")
     if request.param == "target":
         install(python, ["--target", folder / "target"], wheel)
-        return Installed(python, empty, {"PYTHONPATH": str(folder / "target")})
+        return Installed(python, empty, folder / "target", {"PYTHONPATH": str(folder / "target")})
+    if request.param == "editable":
+        install(python, ["--no-build-isolation", "--editable"], source)
+        return Installed(python, empty, source)
     install(python, [], wheel)
-    return Installed(python, empty)
+    return Installed(python, empty, folder / "venv")
 
 
 def test_it_is_what_was_installed(installed):
     where = "import cldctl, cld_core; print(cldctl.__file__); print(cld_core.__file__)"
     found = call(installed.python, "-c", where, cwd=installed.cwd, **installed.env).split()
-    assert all(str(installed.cwd.parent) in path for path in found), found
+    assert all(Path(path).is_relative_to(installed.code) for path in found), found
 
 
 def test_its_recipes_are_listed(installed):

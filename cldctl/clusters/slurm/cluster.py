@@ -114,6 +114,9 @@ class SlurmCluster(Cluster):
         """One scontrol, which knows more than the survey."""
         return reasons.explained(job.job_id, client.show_job(job.job_id) if client.is_job_id(job.job_id) else {}, seen)
 
+    def explain_wait(self, job: JobRef, seen: Seen) -> Waiting | None:
+        return reasons.explained(job.job_id, {}, seen) if seen.reason else None
+
     def ask_for_start(self, spec: JobSpec) -> Callable[[], float | None]:
         with outer.hidden():
             return expected.ask(script.text(replace(spec, after=None), 1))

@@ -49,6 +49,7 @@
       this.svg.append(this.selection, this.cursor);
       this.tip = document.createElement("div");
       this.tip.className = "tip";
+      this.tip.setAttribute("role", "status");
       this.tip.hidden = true;
       figure.append(this.tip);
       this.listen();
@@ -155,7 +156,7 @@
       const room = this.figure.clientWidth - this.tip.offsetWidth;
       const right = place * scale + 12;
       this.tip.style.left = `${right <= room ? right : Math.max(0, place * scale - 12 - this.tip.offsetWidth)}px`;
-      this.tip.style.top = `${this.svg.offsetTop + 4}px`;
+      this.tip.style.top = `${this.svg.getBoundingClientRect().top - this.figure.getBoundingClientRect().top + 4}px`;
     }
 
     hide() {

@@ -129,3 +129,10 @@ def test_a_metric_of_samples_need_not_look_at_images(toy, monkeypatch):
     assert numbers(work.report)["spread"].value > 0
     with pytest.raises(UsageError, match=r"--fid compares images.*Ask for --elbo or --loss or --spread"):
         EvalRequest.of(toy.recipe(), ("fid", "spread"), 20)
+
+
+@pytest.mark.parametrize(
+    ("section", "n"), [({"n": 100}, 100), ({"samples": 50_000}, 50_000), ({}, None), ({"n": "many"}, None)]
+)
+def test_a_number_says_of_how_many_it_is(section, n):
+    assert numbers({"elbo": {"nll": 1.5, **section}}) == {"nll": Number(1.5, None, n)}

@@ -1,5 +1,7 @@
 """The networks for toy data: their inputs, their shapes, and how their layers are computed on CPUs."""
 
+import math
+
 import pytest
 import torch
 
@@ -21,6 +23,53 @@ def test_every_form_of_the_time_gives_finite_results_and_gradients(time_input):
     assert torch.isfinite(out).all()
     out.sum().backward()
     assert all(p.grad is not None for p in net.parameters())
+
+
+def test_features_are_waves_of_the_position_alone():
+    """2 pi f x, with x the first half of u; the frequencies have the standard deviation of the recipe."""
+    net = built(MlpSpec(width=16, layers=3, input_features=4000, input_scale=3.0))
+    u = torch.randn(5, 4)
+    sines, cosines = net._position_features(u)
+    phase = 2 * math.pi * u[:, :2] @ net.frequencies.T
+    torch.testing.assert_close(sines, phase.sin())
+    torch.testing.assert_close(cosines, phase.cos())
+    assert net.frequencies.std().item() == pytest.approx(3.0, rel=0.05)
+    moved = u + torch.tensor([0.0, 0.0, 1.0, 1.0])
+    assert torch.equal(net._position_features(moved)[0], sines)
+    assert net.main[0].weight.shape == (16, 4 + 2 * 4000 + 1)
+
+
+def test_features_pass_gradients_to_the_input_and_to_every_weight():
+    net = built(MlpSpec(width=16, layers=3, input_features=8, time_input="fourier")).double()
+    u = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
+    t = torch.rand(5, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda u: net(u, t), u)
+    net(u, t).sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
+
+
+def test_frequencies_follow_the_seed_and_belong_to_the_state():
+    def made(seed):
+        torch.manual_seed(seed)
+        return built(MlpSpec(input_features=8))
+
+    first, other = made(0), made(1)
+    assert torch.equal(first.frequencies, made(0).frequencies)
+    assert not torch.equal(first.frequencies, other.frequencies)
+    other.load_state_dict(first.state_dict(), strict=True)
+    assert torch.equal(first.frequencies, other.frequencies)
+    with pytest.raises(RuntimeError, match="frequencies"):
+        built(MlpSpec()).load_state_dict(first.state_dict(), strict=True)
+
+
+def test_without_features_the_network_is_the_published_one():
+    """No tensor more, and no random number less: its weights are what the seed makes of its layers alone."""
+    torch.manual_seed(0)
+    net = built(MlpSpec(layers=2, width=16))
+    torch.manual_seed(0)
+    first = torch.nn.Linear(5, 16)
+    assert torch.equal(net.main[0].weight, first.weight)
+    assert list(net.state_dict()) == ["main.0.weight", "main.0.bias", "main.2.weight", "main.2.bias"]
 
 
 @pytest.mark.parametrize("spec", [MlpSpec(width=16, layers=3), ResnetSpec(width=16, layers=4)])

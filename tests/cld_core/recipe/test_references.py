@@ -63,3 +63,19 @@ def test_a_text_cannot_grow_without_bound():
     chain = {f"k{number}": f"${{k{number + 1}}}" for number in range(500)} | {"k500": 1}
     with pytest.raises(RecipeError, match="more than 20 steps"):
         resolved(chain, {})
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("text", ["${a.b", "x${a.b", "${a.b ", "${a.b}${a.b", "${"])
+def test_a_reference_that_is_not_closed_is_refused(text):
+    tree = {"a": {"b": 3}, "x": text}
+    with pytest.raises(RecipeError, match=r"^here: 'x' has \$\{.*, which is not closed\. Write \} after the key"):
+        resolved(tree, {"x": "here"})
+    assert resolved(tree, {}, strict=False)["x"] == text.replace("${a.b}", "3")
+
+
+def test_a_list_within_a_text_is_refused_or_stays_text():
+    tree = {"a": [1], "x": "1${a}"}
+    with pytest.raises(RecipeError, match=r"'x' has \$\{a\}, a list, within a text"):
+        resolved(tree, {})
+    assert resolved(tree, {}, strict=False)["x"] == "1${a}"

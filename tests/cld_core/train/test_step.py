@@ -168,8 +168,49 @@ def test_the_average_moves_as_far_where_the_device_decides(updates):
 
 def test_the_rate_warms_up_linearly():
     spec = OptimSpec(lr=2.0, warmup_steps=4)
-    assert [optim.rate(spec, step) for step in range(6)] == [0.0, 0.5, 1.0, 1.5, 2.0, 2.0]
-    assert optim.rate(OptimSpec(lr=2.0), 0) == 2.0
+    assert [optim.rate(spec, step, 6) for step in range(6)] == [0.0, 0.5, 1.0, 1.5, 2.0, 2.0]
+    assert optim.rate(OptimSpec(lr=2.0), 0, 6) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("decay", "factors"),
+    [("none", [1, 1, 1, 1, 1]), ("linear", [1, 0.75, 0.5, 0.25, 0]), ("cosine", [1, 0.85355339, 0.5, 0.14644661, 0])],
+)
+def test_the_rate_decays_to_zero_at_the_last_step(decay, factors):
+    spec = OptimSpec(lr=2.0, decay=decay)
+    assert [optim.rate(spec, step, 8) for step in (0, 2, 4, 6, 8)] == pytest.approx([2 * f for f in factors])
+    assert optim.rate(spec, 20, 8) == pytest.approx(2 * factors[-1]), "a run that is already longer"
+
+
+def test_a_decay_multiplies_the_warm_up():
+    spec = OptimSpec(lr=2.0, warmup_steps=4, decay="linear")
+    assert [optim.rate(spec, step, 10) for step in (0, 1, 2, 4, 9)] == pytest.approx([0, 0.45, 0.8, 1.2, 0.2])
+
+
+DECAYING = ("optim.decay=cosine", "optim.warmup_steps=2", "network.input_features=8")
+
+
+def test_a_decaying_run_continues_to_the_same_bits():
+    whole = trained(7, "train.steps=7", *DECAYING)
+    part = trained(4, "train.steps=7", *DECAYING)
+    resumed = trainer("train.steps=7", *DECAYING)
+    resumed.load_state_dict(part.state_dict())
+    for step in range(4, 7):
+        resumed.step(step)
+    assert same(whole.state_dict(), resumed.state_dict())
+
+
+def test_a_longer_run_goes_on_at_the_rate_of_its_length():
+    resumed = trainer("train.steps=12", *DECAYING)
+    resumed.load_state_dict(trained(6, "train.steps=6", *DECAYING).state_dict())
+    resumed.step(6)
+    spec = resumed.recipe.optim
+    assert resumed.take_scalars()["lr"] == optim.rate(spec, 6, 12) == pytest.approx(0.5 * spec.lr)
+
+
+def test_fixed_frequencies_are_not_trained():
+    before = trainer(*DECAYING).net.frequencies.clone()
+    assert torch.equal(trained(3, *DECAYING).net.frequencies, before)
 
 
 class Elsewhere:

@@ -156,7 +156,7 @@ def test_a_sweep_on_local_processes_computes_what_is_missing(runs):
 
 def test_sample_writes_pictures_and_arrays(runs, tmp_path):
     done = invoke("sample", "done", "-n", "30", "--method", "em", "--nfe", "12", runs=runs)
-    path = RunFolder(runs / "done").samples / "step_00000020_em.png"
+    path = RunFolder(runs / "done").samples / "step_00000020_em_nfe12_n30.png"
     assert done.stdout.strip() == str(path)
     assert path.read_bytes().startswith(b"\x89PNG")
     invoke("sample", "done", "-n", "30", "-o", str(tmp_path / "x.npz"), runs=runs)
@@ -172,6 +172,30 @@ def test_commands_that_take_a_while_name_their_phases(runs, tmp_path):
     said = invoke("sample", "done", *few, runs=runs).stderr.splitlines()
     assert said[:2] == ["drawing 8 samples (em)", "writing x.npz"]
     assert "making the report of done" in invoke("report", "done", runs=runs).stderr
+
+
+def test_a_picture_of_other_settings_leaves_the_earlier_ones(runs):
+    pictures = RunFolder(runs / "done").samples
+    base = ("sample", "done", "-n", "20", "--method", "em", "--nfe", "5")
+    others = [(), ("--seed", "1"), ("-n", "21"), ("--nfe", "6"), ("sampling.denoise=false",), ("--method", "sscs")]
+    written = {}
+    for other in others:
+        done = invoke(*base, *other, runs=runs)
+        written[done.stdout.strip()] = None
+        for path, before in written.items():
+            content = (pictures / path).read_bytes()
+            assert before in (None, content), f"{path} was replaced by the picture of {other}"
+            written[path] = content
+    assert len(written) == len(others)
+    again = invoke(*base, runs=runs).stdout.strip()
+    assert again == next(iter(written)), "the same settings have the same name"
+
+
+def test_a_picture_replaces_the_file_that_was_asked_for(runs, tmp_path):
+    target = tmp_path / "mine.png"
+    target.write_bytes(b"earlier")
+    invoke("sample", "done", "-n", "20", "--method", "em", "--nfe", "5", "-o", str(target), runs=runs)
+    assert target.read_bytes().startswith(b"\x89PNG")
 
 
 def test_logs(runs, tmp_path):

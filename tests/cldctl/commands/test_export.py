@@ -72,6 +72,10 @@ def test_what_would_be_lost_or_cannot_be_written_is_refused(runs, tmp_path):
         (["--license", "mit"], "Add --card FOLDER"),
     ):
         assert message in invoke("export", "done", *words, runs=runs, code=2).stderr
+    long = str(tmp_path / ("x" * 300))
+    assert (
+        "it cannot be made (File name too long)" in invoke("export", "done", "--card", long, runs=runs, code=1).stderr
+    )
     assert (tmp_path / "README.md").read_text() == "# Mine\n"
     assert not list(tmp_path.glob("**/*.safetensors"))
 

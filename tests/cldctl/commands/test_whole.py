@@ -42,7 +42,7 @@ def test_every_command_has_an_example_and_help_for_everything(name):
     assert any(owner == name for owner, _ in EXAMPLES)
     for param in command.params:
         is_option = param.param_type_name == "option"
-        assert getattr(param, "help", None) or not is_option or param.name == "help", param.name
+        assert getattr(param, "help", None), param.name
         if is_option:
             assert any(text.startswith("--") for text in param.opts), f"{param.opts} has no long form"
 

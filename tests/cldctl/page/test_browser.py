@@ -111,6 +111,7 @@ def test_the_pointer_reads_values_and_zooms(browser, folder):
         middle = box["y"] + box["height"] / 2
         assert not tip.is_visible()
         page.mouse.move(box["x"] + 0.5 * box["width"], middle)
+        assert box["y"] <= tip.bounding_box()["y"] <= middle
         step, smooth = re.fullmatch(
             r"step ([\d.]+)\nloss, as reported: [\d.]+\nloss, smoothed: ([\d.]+)", tip.inner_text()
         ).groups()

@@ -47,3 +47,17 @@ def test_damaged_pictures_do_not_stop_a_page(tmp_path):
     found = gallery(run)
     assert {picture.caption for picture in found.shown} == {"cut", "huge"}
     assert found.refused == ["text"]
+
+
+def test_a_linked_evaluation_is_named_and_not_read(tmp_path):
+    run = run_with(tmp_path / "mine", 10)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    Image.effect_noise((9, 9), 50).save(elsewhere / "samples.png")
+    (run.evals / "elbo-1").symlink_to(elsewhere)
+    (run.evals / "elbo-2").symlink_to(run.samples)
+    assert Places(run).left_out == ["evals/elbo-1"]
+    assert gallery(run).shown == []
+    assert Places(run, follow=True).left_out == []
+    followed = pictures.gallery(run, read(run.tensorboard), Places(run, follow=True))
+    assert [picture.caption for picture in followed.shown] == ["evaluation elbo-1"]

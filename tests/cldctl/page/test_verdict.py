@@ -6,14 +6,14 @@ import pytest
 
 from cld_core.run import RunFolder
 from cldctl.page.places import Places
-from cldctl.page.results import Best
+from cldctl.page.results import Tile
 from cldctl.page.verdict import verdict
 from cldctl.runs.failing import FirstFailure
 from cldctl.runs.status import RunStatus
 from cldctl.runs.why import Why
 from tests.support.made_up import run_with
 
-BEST = [Best(label="FID", value="2.250", made="step 8,000")]
+BEST = [Tile(label="FID", value="2.250", made="step 8,000")]
 
 
 def said(run: RunFolder, headline: str, best=(), failed=None, **row):

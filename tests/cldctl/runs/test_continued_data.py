@@ -41,7 +41,7 @@ def ring(tmp_path):
 def in_this_process(monkeypatch):
     """Import plug-ins here, where torch is loaded: what the process of its own does has a test below."""
 
-    def ask(plugin, name):
+    def ask(plugin, name=None):
         about = plugin_report.report(plugin, name)
         return plugins.Report(names=about.get("names", ()), data=about.get("data"), problem=about.get("problem"))
 

@@ -45,7 +45,7 @@ def test_a_phase_is_a_line_in_a_file_and_a_bar_on_a_terminal(stream):
 
 
 def test_nothing_is_said_where_progress_is_hidden(stream, monkeypatch):
-    monkeypatch.setattr(console.err, "hides_progress", True, raising=False)
+    monkeypatch.setattr(console.err, "quiet", True)
     work()
     assert stream.getvalue() == ""
 

@@ -106,7 +106,7 @@ def test_a_remark_is_told(stream, now):
 
 
 def test_hidden_progress_is_hidden(stream, now, monkeypatch):
-    monkeypatch.setattr(view.err, "hides_progress", True)
+    monkeypatch.setattr(view.err, "quiet", True)
     with View() as lines:
         lines.show(run())
     assert stream.getvalue() == ""

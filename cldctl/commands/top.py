@@ -1,0 +1,48 @@
+"""`cldctl top`: a screen of runs that keeps itself up to date."""
+
+import importlib.util
+import sys
+from typing import Annotated
+
+import typer
+
+from cld_core.errors import UsageError
+from cldctl.ui.console import err, out
+
+from .options import RunsDir, runs_dir
+
+
+def top(
+    everything: Annotated[bool, typer.Option("--all", help="Include runs that ended over a week ago.")] = False,
+    state: Annotated[str | None, typer.Option(metavar="S[,S]", help="Only runs in these states.")] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="DURATION|DATE", help="Only runs that are alive or changed since: 12h, 7d.")
+    ] = None,
+    tags: Annotated[list[str] | None, typer.Option("--tag", metavar="T", help="Only runs with this tag.")] = None,
+    user: Annotated[str | None, typer.Option(metavar="U", help="Only runs that this user submitted.")] = None,
+    group: Annotated[str | None, typer.Option(metavar="G", help="Only runs that were submitted as this group.")] = None,
+    directory: RunsDir = None,
+) -> None:
+    """Watch runs, and act on them by keys: logs, resume, cancel, sample, report. `?` lists the keys.
+
+    Example: cldctl top --since 2d
+    """
+    from cldctl.runs import selection
+
+    which = selection.selection(state, since, tags or (), user, group)
+    if not _is_terminal():
+        raise UsageError("`cldctl top` draws on a terminal, and this is not one. Use `cldctl status`.")
+    if importlib.util.find_spec("textual") is None:
+        raise UsageError("`cldctl top` needs textual, which is not installed. Install it: pip install 'cldctl[top]'")
+    from cldctl.top.app import Top
+
+    app = Top(runs_dir(directory), which, everything=everything)
+    app.run()
+    for line in app.left_over():
+        err.print(line, markup=False, soft_wrap=True)
+    if app.return_code:
+        raise typer.Exit(1)
+
+
+def _is_terminal() -> bool:
+    return out.is_terminal and sys.stdin.isatty()

@@ -1,0 +1,167 @@
+"""What keys do to the run or group that is selected."""
+
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
+from textual.binding import Binding, BindingType
+from textual.message import Message
+from textual.screen import Screen
+
+from cld_core.run import RunFolder
+from cld_core.run.groups import Group
+from cldctl.runs.state import OVER
+from cldctl.runs.status import RunStatus
+
+from . import actions
+from .actions import Say
+from .arrange import GroupLine, Line, RunLine
+from .doing import Doing
+from .log_screen import LogScreen
+from .output_screen import OutputScreen
+from .questions import Question
+
+
+class Acting(Screen[None]):
+    """A screen on which a run or a group is selected. What takes a moment happens in threads, which send messages.
+
+    Args:
+        root: the folder of the runs.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter,l", "logs", show=False),
+        Binding("r", "resume", show=False),
+        Binding("c", "cancel", show=False),
+        Binding("s", "sample", show=False),
+        Binding("o", "report", show=False),
+        Binding("q", "quit", show=False),
+    ]
+
+    class Said(Message):
+        """An action has something to say."""
+
+        def __init__(self, text: str, is_error: bool) -> None:
+            super().__init__()
+            self.text, self.is_error = text, is_error
+
+    class Printed(Message):
+        """A command that runs beside this screen has printed a line."""
+
+        def __init__(self, what: str, line: str) -> None:
+            super().__init__()
+            self.what, self.line = what, line
+
+    def __init__(self, root: Path) -> None:
+        super().__init__()
+        self._root = root
+        self.ended = threading.Event()
+        # What each command has printed, by what it does.
+        self._output: dict[str, list[str]] = {}
+        self.doing = Doing(lambda text, is_error: self.send(self.Said(text, is_error)))
+
+    @property
+    def selected(self) -> Line | None:
+        """The line that is selected."""
+        raise NotImplementedError
+
+    def say(self, text: str, *, is_error: bool) -> None:
+        """Show a message."""
+        raise NotImplementedError
+
+    def send(self, message: Message) -> None:
+        """Send a message to this screen, from any thread."""
+        if not self.ended.is_set():
+            self.post_message(message)
+
+    def on_acting_said(self, message: Said) -> None:
+        self.say(message.text, is_error=message.is_error)
+
+    def on_acting_printed(self, message: Printed) -> None:
+        self._output.setdefault(message.what, []).append(message.line)
+        screen = self.app.screen
+        if isinstance(screen, OutputScreen) and screen.what == message.what:
+            screen.go_on()
+        else:
+            self.say(f"{message.what}: {message.line}", is_error=False)
+
+    def action_logs(self) -> None:
+        if (run := self._run("look at its log")) is not None:
+            self.app.push_screen(LogScreen(run))
+
+    def action_resume(self) -> None:
+        line = self.selected
+        if isinstance(line, GroupLine):
+            about = "All of its runs that are neither alive nor finished continue, by one job."
+            act = partial(actions.resume_group, Group(self._root, line.name))
+            self._ask(f"Resume the runs of {line.name}?", about, act)
+        elif (row := self._row("resume it")) is not None:
+            place = "beginning" if row.checkpoint_step is None else f"checkpoint at step {row.checkpoint_step:,}"
+            act = partial(actions.resume, RunFolder(row.path))
+            self._ask(f"Resume {row.name}?", f"A new job continues it from its {place}.", act)
+
+    def action_cancel(self) -> None:
+        line = self.selected
+        if isinstance(line, GroupLine):
+            rows = [row for row in line.rows if row.state not in OVER]
+            what = f"{len(rows)} runs of {line.name}"
+            if not rows:
+                self.say(f"{line.name}: none of its runs is alive", is_error=True)
+        else:
+            row = self._row("cancel it")
+            rows, what = ([], "") if row is None else ([row], row.name)
+        if rows:
+            about = "A run saves a checkpoint first. Its evaluations end, too. It can be resumed."
+            self._ask(f"Cancel {what}?", about, partial(_cancel, rows))
+
+    def action_sample(self) -> None:
+        run = self._run("draw samples of it")
+        if run is None:
+            return
+        what = f"sample {run.name}"
+        if what not in self.doing.going_on:
+            self._output[what] = [f"$ cldctl sample {run.name}"]
+            self.doing.start(what, partial(self._sample, run, what))
+        self.app.push_screen(OutputScreen(what, self._output[what]))
+
+    def action_report(self) -> None:
+        if (run := self._run("write its report")) is not None:
+            self.doing.start(f"report {run.name}", partial(actions.report, run))
+
+    def action_quit(self) -> None:
+        self.app.exit()
+
+    def _row(self, purpose: str) -> RunStatus | None:
+        """The run that is selected; says so if none is."""
+        line = self.selected
+        if isinstance(line, RunLine):
+            return line.row
+        self.say(f"Select a run to {purpose}." if line is not None else "There are no runs yet.", is_error=True)
+        return None
+
+    def _run(self, purpose: str) -> RunFolder | None:
+        row = self._row(purpose)
+        if row is not None and not RunFolder(row.path).exists:
+            self.say(f"{row.name}: the run is gone", is_error=True)
+            return None
+        return None if row is None else RunFolder(row.path)
+
+    def _ask(self, question: str, about: str, act: Callable[[Say], list[str]]) -> None:
+        def answered(answer: bool | None) -> None:
+            if answer:
+                self.doing.start(question.rstrip("?"), act)
+
+        self.app.push_screen(Question(question, about), answered)
+
+    def _sample(self, run: RunFolder, what: str, say: Say) -> list[str]:
+        process = actions.sampling(run)
+        self.doing.hold(what, process)
+        for line in actions.output_of(process):
+            self.send(self.Printed(what, line))
+        return []
+
+
+def _cancel(rows: Sequence[RunStatus], say: Say) -> list[str]:
+    return actions.cancel([RunFolder(row.path) for row in rows], say)

@@ -1,0 +1,35 @@
+"""The page of the Python API: mkdocstrings reads the docstrings, and imports nothing."""
+
+import griffe
+
+_HEAD = """# Python API
+
+Generated from the docstrings of the code. `import cld_core` loads no torch; `cld_core.load` does.
+"""
+
+# What other programs may rely on, by heading.
+NAMES = {
+    "Loading a model": ("cld_core.load",),
+    "A trained model": ("cld_core.model.Model", "cld_core.sampling.Samples"),
+    "Own data": ("cld_core.data.toy.toy",),
+    "Diffusions and scores": ("cld_core.sde.base.Diffusion", "cld_core.score.Score", "cld_core.analytic.MixtureScore"),
+    "Likelihood": ("cld_core.likelihood",),
+    "Recipes": ("cld_core.recipe.load", "cld_core.recipe.with_overrides", "cld_core.recipe.Recipe"),
+    "Errors": ("cld_core.errors",),
+}
+
+
+def page() -> str:
+    """The Markdown of the page."""
+    lines = [_HEAD]
+    for heading, names in NAMES.items():
+        lines.append(f"## {heading}\n")
+        lines += [f"::: {name}\n" for name in names]
+    return "\n".join(lines)
+
+
+def exists(name: str) -> bool:
+    """Whether the code has something of this dotted name, with a docstring."""
+    package, _, rest = name.partition(".")
+    tree = griffe.load(package, try_relative_path=True, resolve_aliases=True)
+    return (tree[rest] if rest else tree).docstring is not None

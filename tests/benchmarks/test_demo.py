@@ -1,0 +1,62 @@
+"""`make demo`, with a training of a few steps: it ends with a picture, and what it prints to go on with works."""
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cld_core.recipe import load
+from tests.support.paths import RECIPES, ROOT
+
+SMALL = "train.batch_size=16 train.steps=20 network.width=16 network.layers=2 eval.samples=16 eval.elbo.rtol=0.05"
+# Whatever is submitted or resumed is small.
+STUB = """#!/bin/sh
+case $1 in
+  submit) set -- "$@" {small};;
+  resume) set -- resume "$2" train.steps=30 --follow;;
+esac
+exec {python} -m cldctl "$@"
+"""
+
+
+def test_the_demo_takes_one_process_and_a_rate_that_falls_to_zero():
+    recipe = load(RECIPES / "toy_demo.yaml")
+    assert recipe.cluster.world_size == 1
+    assert recipe.optim.decay == "cosine"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_demo_and_every_command_that_it_prints(tmp_path):
+    bin_folder = tmp_path / "bin"
+    bin_folder.mkdir()
+    stub = bin_folder / "cldctl"
+    stub.write_text(STUB.format(small=SMALL, python=shlex.quote(sys.executable)))
+    stub.chmod(0o755)
+    runs = tmp_path / "runs"
+    environment = {
+        **os.environ,
+        "PATH": f"{bin_folder}:{os.environ['PATH']}",
+        "CLDCTL_RUNS": str(runs),
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+    }
+
+    def shell(command: str) -> str:
+        return subprocess.run(
+            command, shell=True, cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE, text=True, timeout=1200
+        ).stdout
+
+    said = shell("bash benchmarks/demo.sh").splitlines()
+    (picture,) = [line.rpartition(" ")[2] for line in said if line.startswith("Done.")]
+    assert Path(picture).read_bytes().startswith(b"\x89PNG")
+    (export,) = [line for line in said if line.strip().startswith("export ")]
+    nexts = [line.strip() for line in said if line.startswith("  cldctl ")]
+    # What a line does is told behind its command, after at least two spaces.
+    commands = [line.partition("  ")[0].strip() for line in nexts]
+    assert len(commands) >= 5
+    for command in commands:
+        shell(f"{export} && {command}")

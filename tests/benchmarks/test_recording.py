@@ -1,0 +1,82 @@
+"""The recording of a terminal: real commands, in an animated picture that ends with their last state."""
+
+import re
+import subprocess
+from xml.etree import ElementTree
+
+import pyte
+import pytest
+
+from benchmarks import recording
+from benchmarks.film import Film
+
+SVG = "{http://www.w3.org/2000/svg}"
+PLAIN = ("default", "default", False)
+
+
+def drawn(film: Film) -> ElementTree.Element:
+    return ElementTree.fromstring(film.svg())
+
+
+def texts(element: ElementTree.Element) -> list[str]:
+    return [text.text or "" for text in element.iter(f"{SVG}text")]
+
+
+def test_equal_rows_are_defined_once_and_equal_frames_are_one():
+    film = Film(20, 2)
+    blank = ((" " * 20, *PLAIN),)
+    first = (("$ ", "green", "default", True), ("ls" + " " * 16, *PLAIN))
+    film.add([first, blank], 1.0)
+    film.add([first, blank], 0.5)
+    film.add([first, first], 0.5)
+    picture = drawn(film)
+    assert texts(picture) == ["$", "ls"]
+    assert len(list(picture.iter(f"{SVG}use"))) == 3, "blank rows are not drawn"
+    assert film.seconds == 2.0
+    assert re.findall(r"([\d.]+)%\{", film.svg()) == ["0.000", "75.000"]
+
+
+def test_texts_are_as_wide_as_their_cells_and_cannot_be_markup():
+    film = Film(20, 1)
+    film.add([(("   <b>&", *PLAIN), ("x" * 13, "ff0000", "brightblue", False))], 1.0)
+    (first, second) = drawn(film).iter(f"{SVG}text")
+    assert first.text == "<b>&"
+    cell = float(second.get("textLength")) / 13
+    assert float(first.get("x")) == pytest.approx(3 * cell)
+    assert float(first.get("textLength")) == pytest.approx(4 * cell)
+    assert second.get("fill") == "#ff0000"
+
+
+def test_the_last_frame_is_shown_where_nothing_moves():
+    film = Film(20, 1)
+    for number in range(3):
+        film.add([((str(number), *PLAIN),)], 1.0)
+    svg = film.svg()
+    resting = re.search(r"#strip\{transform:translateX\((-[\d.]+)px\)", svg)
+    last = list(drawn(film).iter(f"{SVG}g"))[-1]
+    assert last.get("transform") == f"translate({resting.group(1).removeprefix('-')})"
+    assert f'id="strip" transform="translate({resting.group(1)})"' in svg
+    assert "prefers-reduced-motion" in svg
+    assert "<script" not in svg
+
+
+def test_a_command_is_typed_and_run_in_a_terminal(tmp_path):
+    film = recording.record([recording.Scene("cldctl recipes", 1.0)], tmp_path)
+    shown = texts(drawn(film))
+    assert {"cldctl", "cldctl recipes"} <= {text[: len("cldctl recipes")] for text in shown}
+    assert any("toy_demo" in text for text in shown)
+    typing = len("cldctl recipes") * recording.LETTER_S
+    assert film.seconds < typing + 1.0 + recording.READ_S + 1.0
+
+
+def test_a_command_that_fails_makes_no_recording(tmp_path):
+    with pytest.raises(subprocess.CalledProcessError, match="exit status 3"):
+        recording.record([recording.Scene("cldctl why nothing")], tmp_path)
+
+
+def test_waiting_is_shortened():
+
+    film, screen = Film(20, 2), pyte.Screen(20, 2)
+    output = [(float(second), f"\r{second}") for second in range(100)]
+    recording._play([*output, (100.0, "")], 4.0, pyte.Stream(screen), film)
+    assert film.seconds == pytest.approx(4.0)

@@ -1,0 +1,26 @@
+"""Fixtures of the tests of `cldctl top`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cldctl.clusters.slurm import client, shared
+from tests.support import on_screen
+from tests.support.on_screen import Fleet
+from tests.support.scripted import register
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    return register(monkeypatch)
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
+    """A run of every state, and the Slurm that knows their jobs."""
+    fleet = on_screen.everything(tmp_path / "runs")
+    monkeypatch.setattr(client, "run", fleet.slurm)
+    monkeypatch.delenv("CLDCTL_ASK_EVERY_S", raising=False)
+    yield fleet
+    shared._answers.cache_clear()

@@ -1,0 +1,151 @@
+"""The log on the screen: it opens at the rank that failed first, and follows what is written."""
+
+import shutil
+
+from cld_core.run.events import Ended, Started, Submitted
+from tests.support import on_screen as made_up
+from tests.support.piloted import Screen, on_screen
+
+FAILED = "toy-spirals-1126-0715-p2mm"
+RUNNING = "celebahq-cld-1125-0911-k3fa"
+
+
+def test_it_opens_at_the_rank_that_failed_first(fleet):
+    async def look(screen: Screen) -> None:
+        await screen.select(FAILED)
+        await screen.press("enter")
+        await screen.sees(f"{FAILED} · attempt 0, rank 2 on n11: failed first")
+        await screen.sees("rank 2 trains", "Traceback (most recent call last):", "ValueError: spiral arms must be odd")
+        assert "Connection closed by peer" not in screen.text
+        assert screen.lines[-1] == "p n rank  [ ] attempt  f failed  e eval  home end scroll  esc back"
+        await screen.press("n")
+        await screen.sees("attempt 0, rank 0", "Connection closed by peer")
+        assert "ValueError" not in screen.text
+        await screen.press("p")
+        await screen.sees("attempt 0, rank 2", "rank 2 trains")
+        await screen.press("p")
+        await screen.sees("attempt 0, rank 1", "rank 1 trains")
+        await screen.press("f")
+        await screen.sees("rank 2 on n11: failed first", "ValueError")
+        await screen.press("left_square_bracket")
+        await screen.sees("there is no attempt before 0.")
+        await screen.press("e")
+        await screen.sees("no evaluation of")
+        await screen.press("escape")
+        await screen.sees("steps/s")
+
+    on_screen(fleet.root, look)
+
+
+def test_it_follows_a_run_that_trains_and_asks_no_scheduler(fleet):
+    log = fleet.root / RUNNING / "logs" / "4410_0_log.out"
+
+    async def look(screen: Screen) -> None:
+        await screen.select(RUNNING)
+        screen.app._main._looker.look = lambda: screen.app._main._seen
+        before = fleet.slurm.calls.total()
+        await screen.press("l")
+        await screen.sees("job 4410, rank 0", "step 398200/800000 loss 0.4137")
+        with log.open("a") as file:
+            file.write("step 398400/800000 loss 0.4\x1b[31m11\nhalf of a ")
+            file.flush()
+            await screen.sees("step 398400/800000 loss 0.411")
+            file.write("line\n10%\r50%\r100%\n")
+        await screen.sees("half of a line", "100%")
+        assert "50%" not in screen.text
+        with log.open("a") as file:
+            file.writelines(f"line {number}\n" for number in range(3000))
+        await screen.sees("line 2999")
+        await screen.press("home")
+        await screen.sees("step 398000/800000")
+        with log.open("a") as file:
+            file.write("one more\n")
+        await screen.press("end")
+        await screen.sees("one more")
+        assert fleet.slurm.calls.total() == before
+        await screen.press("q")
+        await screen.sees("steps/s")
+
+    on_screen(fleet.root, look)
+
+
+def test_what_has_no_log_says_so(fleet):
+    async def look(screen: Screen) -> None:
+        await screen.select("cifar10-cld-1126-0802-77bd")
+        await screen.press("enter")
+        await screen.sees("job 4440, rank 0")
+        await screen.press("f")
+        await screen.sees("no attempt of cifar10-cld-1126-0802-77bd has failed.")
+        await screen.press("n")
+        await screen.sees("there is one rank only.")
+        shutil.rmtree(fleet.root / "cifar10-cld-1126-0802-77bd")
+        await screen.press("f", "escape")
+        await screen.sees("celeba-lr")
+
+    on_screen(fleet.root, look)
+
+
+def test_a_later_job_is_shown_rather_than_an_earlier_failure(fleet):
+    run = made_up.failed(made_up.Fleet(fleet.root / "more"))
+    shutil.move(run.path, fleet.root / "again")
+    run = type(run)(fleet.root / "again")
+    fleet.events(run, (60.0, Submitted, {"job": fleet.job(run, "4439", "RUNNING|n01|None")}))
+    fleet.started(run, 50.0, "4439", 6_000, 1)
+    made_up.log(run, "4439", 0, "it trains again\n")
+
+    async def look(screen: Screen) -> None:
+        await screen.select("again")
+        await screen.press("enter")
+        await screen.sees("job 4439, rank 0", "it trains again")
+        await screen.press("left_square_bracket")
+        await screen.sees("attempt 1, rank 0", "it trains again")
+        await screen.press("left_square_bracket")
+        await screen.sees("attempt 0, rank 0", "Connection closed by peer")
+        await screen.press("right_square_bracket")
+        await screen.sees("attempt 1, rank 0")
+        await screen.press("right_square_bracket")
+        await screen.sees("job 4439, rank 0")
+
+    on_screen(fleet.root, look)
+
+
+def test_logs_of_evaluations_follow_those_of_the_training(fleet):
+    logs = next((fleet.root / RUNNING / "evals").iterdir()) / "logs"
+    logs.mkdir()
+    (logs / "4433_3_0_log.out").write_text("shard 23 of 40\n")
+
+    async def look(screen: Screen) -> None:
+        await screen.select(RUNNING)
+        await screen.press("enter")
+        await screen.sees("job 4410, rank 0")
+        await screen.press("e")
+        await screen.sees("evaluation elbo-00380000", "shard 23 of 40")
+        await screen.press("e")
+        await screen.sees("job 4410, rank 0", "step 398200")
+
+    on_screen(fleet.root, look)
+
+
+def test_an_earlier_attempt_ends_where_the_next_one_begins(fleet):
+    """Starts of one job append to the same file."""
+    run = fleet.run("twice", 9_000.0, 20)
+    fleet.events(run, (9_000.0, Submitted, {"job": fleet.job(run, "4500", "RUNNING|n01|None")}))
+    fleet.started(run, 8_000.0, "4500")
+    fleet.events(run, (7_000.0, Ended, {"attempt": 0, "cause": "requeued", "step": 20}))
+    run.ledger.append(Started(time=fleet.now - 6_000.0, attempt=1, job_id="4500", step=20, restart=1))
+    mark = "--- start {} of job 4500: rank 0 on n1, 2026-11-26T08:00:00 ---\n"
+    made_up.log(run, "4500", 0, f"{mark.format(0)}the first\n{mark.format(1)}the second\n")
+
+    async def look(screen: Screen) -> None:
+        await screen.select("twice")
+        await screen.press("enter")
+        await screen.sees("the first", "the second")
+        await screen.press("left_square_bracket", "left_square_bracket")
+        await screen.sees("attempt 0, rank 0", "the first")
+        assert "the second" not in screen.text
+        made_up.log(run, "4500", 0, f"{mark.format(0)}the first\n{mark.format(1)}the second\nand more\n")
+        await screen.press("right_square_bracket")
+        await screen.sees("attempt 1, rank 0", "the second", "and more")
+        assert "the first" not in screen.text
+
+    on_screen(fleet.root, look)

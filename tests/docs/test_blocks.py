@@ -1,0 +1,154 @@
+"""What a reader copies from a page works: Python runs, YAML loads, commands exist and have the options shown."""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import typer
+import yaml
+
+from cld_core.data import toy as toys
+from cld_core.recipe import load
+from cldctl.app import app
+from docs.site import recipe_keys
+from tests.docs.blocks import ROOT, Block, Command, blocks, commands, filled_in
+from tests.support.tools import DEBUG, ONE, invoke
+
+BLOCKS = list(blocks())
+COMMANDS = commands()
+CONSOLES = {block.place for block in BLOCKS if block.language == "console"}
+_KEY = re.compile(r"(?P<key>[a-z_]+(?:\.[a-z_]+)+)=")
+_NAME = re.compile(r"^name: (\S+)$", re.MULTILINE)
+_TOY = re.compile(r'^@toy\("(\w+)"', re.MULTILINE)
+
+
+def of(language: str) -> list[Any]:
+    return [pytest.param(block, id=block.place) for block in BLOCKS if block.language == language and block.run]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as that of somebody who follows the pages: a finished run, its weights, files that pages define."""
+    folder = tmp_path_factory.mktemp("reader")
+    runs = folder / "runs"
+    invoke("submit", "toy_diamond", *ONE, "--name", "first", *DEBUG, runs=runs)
+    shutil.copytree(runs / "first", runs / "NAME")
+    invoke("export", "first", "-o", str(folder / "model.safetensors"), runs=runs)
+    for block in BLOCKS:
+        recipe, density = _NAME.search(block.text), _TOY.search(block.text)
+        if block.language == "yaml" and recipe:
+            (folder / f"{recipe[1]}.yaml").write_text(block.text)
+        if block.language == "python" and density:
+            (folder / f"{density[1]}.py").write_text(block.text)
+    for name in ("recipes", "docs"):
+        (folder / name).symlink_to(ROOT / name)
+    profiles = folder / ".config" / "cldctl" / "profiles"
+    profiles.mkdir(parents=True)
+    (profiles / "mine.yaml").write_text("cluster:\n  partition: gpu\n")
+    return folder
+
+
+@pytest.fixture
+def reader(made: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The working directory is that folder; what plug-ins register is forgotten afterwards."""
+    monkeypatch.chdir(made)
+    monkeypatch.setenv("HOME", str(made))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(made / ".config"))
+    with mock.patch.dict(toys._REGISTRY), mock.patch.dict(toys._OF_MODULE):
+        yield made
+
+
+PAGES = sorted({block.page for block in BLOCKS if block.language == "python" and block.run})
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_python_runs(page: str, reader: Path) -> None:
+    """A page's blocks go on from each other, as in one session."""
+    names: dict[str, Any] = {"__name__": page}
+    for block in BLOCKS:
+        if block.page == page and block.language == "python" and block.run:
+            exec(compile(block.text, block.place, "exec"), names)
+
+
+@pytest.mark.parametrize("block", of("yaml"))
+def test_yaml_is_a_recipe_or_a_profile(block: Block, reader: Path) -> None:
+    keys = yaml.safe_load(block.text)
+    if isinstance(keys.get("cluster"), str):
+        pytest.skip("a file of the user's defaults, whose cluster is a name")
+    file = reader / "block.yaml"
+    file.write_text(block.text)
+    load(file, profile=file if list(keys) == ["cluster"] else None)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=str)
+def test_a_command_is_one_of_ours_and_takes_what_it_is_given(command: Command) -> None:
+    parsed, words = typer.main.get_command(app), filled_in(command.words)
+    while (below := getattr(parsed, "commands", None)) is not None:
+        if not words:
+            return
+        # Options before the command are looked up, not parsed: some of them act at once.
+        if words[0].startswith("-"):
+            assert words[0] in [option for parameter in parsed.get_params(context(parsed)) for option in parameter.opts]
+        else:
+            assert words[0] in below, f"{command.place}: there is no command {words[0]!r}"
+            parsed = below[words[0]]
+        words = words[1:]
+    try:
+        parsed.make_context("cldctl", words)
+    except Exception as error:
+        allowed = ("Exit", "MissingParameter", "BadOptionUsage") if command.prose else ("Exit",)
+        if type(error).__name__ not in allowed:
+            message = error.format_message() if hasattr(error, "format_message") else str(error)
+            pytest.fail(f"{command}: {message}")
+
+
+def context(command: Any) -> Any:
+    return command.make_context("cldctl", [], resilient_parsing=True)
+
+
+def sets_keys(command: Command) -> bool:
+    """Whether it sets keys, and not to show what a wrong one gives."""
+    return command.place not in CONSOLES and any(map(_KEY.match, command.words))
+
+
+@pytest.mark.parametrize("command", list(filter(sets_keys, COMMANDS)), ids=str)
+def test_a_command_sets_keys_that_exist(command: Command) -> None:
+    known = recipe_keys.names()
+    for found in filter(None, map(_KEY.match, command.words)):
+        assert found["key"] in known, f"{command}: no section has a key {found['key']}"
+
+
+def dry(command: Command) -> bool:
+    """Whether it changes nothing, needs no cluster, and is not a synopsis."""
+    words = command.words
+    plain = not command.prose and not any(re.fullmatch(r"[A-Z]+|\.\.\.", word) for word in words)
+    return plain and (words[0] in ("render", "recipes", "explain") or (words[0] == "submit" and "--dry-run" in words))
+
+
+@pytest.mark.parametrize("command", list(filter(dry, COMMANDS)), ids=str)
+def test_what_changes_nothing_runs(command: Command, reader: Path) -> None:
+    cluster = () if "--cluster" in command.words or command.words[0] != "submit" else ("--cluster", "slurm")
+    invoke(*command.words, *cluster, runs=reader / "runs")
+
+
+@pytest.mark.parametrize("block", of("console"))
+def test_console_blocks_show_what_is_printed(block: Block, reader: Path) -> None:
+    command, _, shown = block.text.partition("\n")
+    words = next(entry.words for entry in COMMANDS if entry.place == block.place)
+    assert command.startswith("$ cldctl ")
+    done = invoke(*words, runs=reader / "runs", code=None)
+    printed = " ".join((done.stdout + done.stderr).split())
+    wanted = re.escape(" ".join(shown.split())).replace(re.escape("..."), ".*")
+    assert re.fullmatch(wanted, printed), f"{block.place}: {os.linesep}{printed}"
+
+
+def test_blocks_are_found() -> None:
+    """A parser that finds nothing would let every test here pass."""
+    assert len(COMMANDS) > 100
+    assert {block.language for block in BLOCKS} >= {"python", "yaml", "sh", "console"}
+    assert any(dry(command) for command in COMMANDS)

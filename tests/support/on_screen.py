@@ -1,0 +1,244 @@
+"""A made-up folder of runs for a screen: one of every state, a group, evaluations, logs and curves, and their Slurm."""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+
+from cld_core.evaluation.evaluation import Evaluation
+from cld_core.run import RunFolder
+from cld_core.run.atomic import write_json
+from cld_core.run.events import (
+    Cancelled,
+    Ended,
+    Event,
+    GivenUp,
+    JobRef,
+    RankFailed,
+    Requested,
+    Requeued,
+    Started,
+    Submitted,
+)
+from cld_core.run.groups import Group
+from cldctl.evals import plan
+from tests.support.made_up import report, run_with
+from tests.support.scheduler import Scheduler, Time
+
+HOUR = 3600.0
+STEPS = 800_000
+WAITING = "PENDING||Priority"
+GROUP = "celeba-lr"
+
+
+class Fleet:
+    """Runs under ``root`` and the jobs that Slurm knows of them; ``now`` is when all of this is looked at."""
+
+    def __init__(self, root: Path, now: float | None = None) -> None:
+        self.root, self.now = root, time.time() if now is None else now
+        self.slurm = Scheduler(Time(self.now))
+
+    def job(self, run: RunFolder, job_id: str, squeue: str | None = None) -> JobRef:
+        """A job of a run, as squeue shows it; None if it is gone."""
+        if squeue is not None:
+            self.slurm.mine[job_id] = squeue
+        return JobRef(cluster="slurm", job_id=job_id, logs=str(run.logs), restarts=True)
+
+    def run(self, name: str, ago: float, *steps: int, **identity: object) -> RunFolder:
+        """A run that was made ``ago`` seconds before now, with checkpoints of these steps."""
+        run = run_with(self.root / name, *steps, overrides=(f"train.steps={STEPS}",))
+        write_json(run.identity_file, {**run.identity(), "created": self.now - ago, "user": "ada", **identity})
+        self.events(run, (ago, Requested, {"steps": STEPS, "cluster": "slurm"}))
+        return run
+
+    def events(self, run: RunFolder, *events: tuple[float, type[Event], Mapping[str, object]]) -> None:
+        """Events, each so many seconds before now."""
+        for ago, kind, fields in events:
+            run.ledger.append(kind(time=self.now - ago, **fields))
+
+    def started(self, run: RunFolder, ago: float, job_id: str, step: int = 0, attempt: int = 0, **more: object) -> None:
+        self.events(
+            run, (ago, Started, {"attempt": attempt, "job_id": job_id, "step": step, "ranks": 8, "host": "n07", **more})
+        )
+
+    def reports(self, run: RunFolder, step: int, loss: float, rate: float, ago: float = 2.0, attempt: int = 0) -> None:
+        write_json(
+            run.progress_file,
+            {
+                **{"attempt": attempt, "step": step, "steps": STEPS, "loss": loss, "steps_per_s": rate},
+                **{"time": self.now - ago, "every_s": 10.0},
+            },
+        )
+
+
+def curve(run: RunFolder, steps: Sequence[int], begin: int = 0, level: float = 0.4) -> None:
+    """A loss that falls and wobbles, as training writes it."""
+    with SummaryWriter(str(run.tensorboard), purge_step=begin + 1) as board:
+        for step in steps:
+            wobble = 0.06 * math.sin(step / 9_000.0) + 0.03 * math.cos(step / 2_100.0)
+            board.add_scalar("train/loss", level + 1.6 * math.exp(-step / 90_000.0) + wobble, step)
+
+
+def evaluation(run: RunFolder, step: int, shards: int) -> Evaluation:
+    """An evaluation of a checkpoint of which nothing is computed."""
+    request = plan.make(run, ("elbo",), [step], ("eval.samples=4096",), shards=shards).requests[0]
+    return Evaluation(request.save(run))
+
+
+def complete(work: Evaluation, shards: Sequence[int]) -> None:
+    """Let shards be complete."""
+    work.shards.mkdir(exist_ok=True)
+    for shard in shards:
+        parts = {}
+        for kind, (first, last) in work.request.ranges(shard).items():
+            file = work.shards / f"{shard:05d}-{kind}.npz"
+            file.write_bytes(b"rows")
+            parts[kind] = {"first": first, "last": last, "done": last - first, "bytes": 4}
+        write_json(work.shards / f"{shard:05d}.json", {**work.made_of(), "work": parts})
+
+
+def log(run: RunFolder, job_id: str, rank: int, text: str, stream: str = "out") -> None:
+    (run.logs / f"{job_id}_{rank}_log.{stream}").write_text(text)
+
+
+def running(fleet: Fleet) -> RunFolder:
+    """Its third attempt trains: the first was preempted, the second crashed; an evaluation is being computed."""
+    run = fleet.run("celebahq-cld-1125-0911-k3fa", 30 * HOUR, 380_000, 392_000)
+    fleet.events(run, (30 * HOUR, Submitted, {"job": fleet.job(run, "4410", "RUNNING|n07|None")}))
+    fleet.started(run, 28 * HOUR, "4410", began=fleet.now - 28.2 * HOUR)
+    fleet.events(run, (19 * HOUR, Ended, {"attempt": 0, "cause": "preempted", "step": 150_000}))
+    fleet.events(run, (19 * HOUR, Requeued, {"job_id": "4410", "cause": "preempted"}))
+    fleet.started(run, 15 * HOUR, "4410", 150_000, 1, restart=1, began=fleet.now - 15.1 * HOUR)
+    fleet.events(
+        run,
+        (11 * HOUR, Ended, {"attempt": 1, "cause": "crashed", "step": 221_000, "detail": "rank 2 on n11: CUDA error"}),
+    )
+    fleet.events(run, (11 * HOUR, Requeued, {"job_id": "4410", "cause": "crashed"}))
+    fleet.started(run, 10 * HOUR, "4410", 220_000, 2, restart=2, began=fleet.now - 10.2 * HOUR)
+    fleet.reports(run, 398_200, 0.4137, 5.21, attempt=2)
+    curve(run, range(2_000, 398_000, 2_000))
+    log(run, "4410", 0, "step 398000/800000 loss 0.41402 steps/s 5.2\nstep 398200/800000 loss 0.4137 steps/s 5.21\n")
+    work = evaluation(run, 380_000, 40)
+    complete(work, range(17))
+    jobs = {"4433_0": range(17), "4433_1": range(17, 22), "4433_2": range(22, 23), "4433_3": range(23, 38)}
+    phases = {"4433_1": "RUNNING|n02|None", "4433_3": "PENDING||Resources"}
+    for job_id, shards in jobs.items():
+        fleet.slurm.mine.update({job_id: phases[job_id]} if job_id in phases else {})
+        job = JobRef(cluster="slurm", job_id=job_id, logs=str(work.folder / "logs"))
+        work.ledger.append(Submitted(job=job, shards=tuple(shards)))
+    complete_state = {"work": {"elbo": {"first": 0, "last": 1, "done": 0}}}
+    write_json(work.shards / "00017.json", complete_state)
+    return run
+
+
+def waiting(fleet: Fleet) -> RunFolder:
+    run = fleet.run("cifar10-cld-1126-0802-77bd", 0.4 * HOUR)
+    fleet.events(run, (0.4 * HOUR, Submitted, {"job": fleet.job(run, "4440", WAITING)}))
+    return run
+
+
+def requeued(fleet: Fleet) -> RunFolder:
+    run = fleet.run("cifar10-vpsde-1125-1730-x9e0", 16 * HOUR, 120_000)
+    fleet.events(run, (16 * HOUR, Submitted, {"job": fleet.job(run, "4421", "PENDING||BeginTime")}))
+    fleet.started(run, 15 * HOUR, "4421")
+    fleet.events(run, (0.2 * HOUR, Ended, {"attempt": 0, "cause": "timeout", "step": 120_000}))
+    fleet.events(run, (0.2 * HOUR, Requeued, {"job_id": "4421", "cause": "timeout"}))
+    fleet.reports(run, 120_000, 0.5312, 4.4, ago=0.2 * HOUR)
+    curve(run, range(2_000, 120_000, 2_000), level=0.5)
+    return run
+
+
+def failed(fleet: Fleet) -> RunFolder:
+    """Rank 2 failed first; rank 0 only says that its peer is gone."""
+    run = fleet.run("toy-spirals-1126-0715-p2mm", 2 * HOUR, 6_000)
+    fleet.events(run, (2 * HOUR, Submitted, {"job": fleet.job(run, "4438")}))
+    fleet.started(run, 1.9 * HOUR, "4438")
+    failure = {
+        "job_id": "4438",
+        "restart": 0,
+        "rank": 2,
+        "host": "n11",
+        "reason": "ValueError: spiral arms must be odd",
+    }
+    fleet.events(run, (1.5 * HOUR, RankFailed, failure))
+    said = "rank 2 on n11: ValueError: spiral arms must be odd"
+    fleet.events(
+        run, (1.5 * HOUR, Ended, {"attempt": 0, "cause": "crashed", "step": 6_400, "detail": said, "bug": True})
+    )
+    fleet.events(run, (1.5 * HOUR, GivenUp, {"reason": said, "job_id": "4438"}))
+    fleet.reports(run, 6_400, 1.204, 31.0, ago=1.5 * HOUR)
+    for rank in range(3):
+        log(run, "4438", rank, f"rank {rank} trains\n")
+    log(run, "4438", 0, "RuntimeError: Connection closed by peer\n", "err")
+    log(
+        run,
+        "4438",
+        2,
+        'Traceback (most recent call last):\n  File "ring.py", line 9\nValueError: spiral arms must be odd\n',
+        "err",
+    )
+    return run
+
+
+def ended(fleet: Fleet, name: str, ago: float, cause: str | None, job_id: str) -> RunFolder:
+    """A run whose only attempt ended by a cause; None if nobody has recorded its end."""
+    run = fleet.run(name, ago, 50_000)
+    fleet.events(run, (ago, Submitted, {"job": fleet.job(run, job_id)}))
+    fleet.started(run, ago - 600, job_id)
+    if cause == "cancelled":
+        fleet.events(run, (ago / 2, Cancelled, {"job_id": job_id}))
+    if cause is not None:
+        fleet.events(run, (ago / 2, Ended, {"attempt": 0, "cause": cause, "step": 50_000}))
+    fleet.reports(run, 50_000, 0.7, 5.0, ago=ago / 2)
+    return run
+
+
+def finished(fleet: Fleet) -> RunFolder:
+    run = fleet.run("toy-diamond-1124-1502-aa10", 47 * HOUR, STEPS)
+    fleet.events(run, (47 * HOUR, Submitted, {"job": fleet.job(run, "4391")}))
+    fleet.started(run, 46.9 * HOUR, "4391")
+    fleet.events(run, (44 * HOUR, Ended, {"attempt": 0, "cause": "finished", "step": STEPS}))
+    fleet.reports(run, STEPS, 0.3301, 77.0, ago=44 * HOUR)
+    curve(run, range(4_000, STEPS, 4_000), level=0.33)
+    request = plan.make(run, ("elbo",), [STEPS], ("eval.samples=4096",), shards=4).requests[0]
+    report(run, request, elbo={"nll": 2.3391, "stderr": 0.0042, "true_entropy": 2.3026, "n": 4096, "nfe_mean": 182.0})
+    return run
+
+
+def group(fleet: Fleet) -> list[RunFolder]:
+    """Two runs of a sweep: one trains, one waits."""
+    rates, runs = ("1e-4", "3e-4"), []
+    for number, rate in enumerate(rates):
+        run = fleet.run(f"{GROUP}-lr{rate}", 5 * HOUR, 20_000, group=GROUP, sweep={"optim.lr": rate})
+        job = fleet.job(run, f"4429_{number}", ("RUNNING|n03|None", "PENDING||QOSMaxJobsPerUserLimit")[number])
+        fleet.events(run, (5 * HOUR, Submitted, {"job": job}))
+        runs.append(run)
+    fleet.started(runs[0], 4.5 * HOUR, "4429_0")
+    fleet.reports(runs[0], 91_400, 0.4622, 5.6)
+    curve(runs[0], range(2_000, 91_000, 1_000), level=0.45)
+    Group(fleet.root, GROUP).add({run.name: {"optim.lr": rate} for run, rate in zip(runs, rates, strict=True)})
+    return runs
+
+
+def damaged(fleet: Fleet) -> RunFolder:
+    run = fleet.run("somebodys-copy", 60 * HOUR)
+    write_json(run.identity_file, {"format": 99, "created": fleet.now - 60 * HOUR})
+    return run
+
+
+def everything(root: Path) -> Fleet:
+    """One run of every state, a group, and a folder of another format."""
+    fleet = Fleet(root)
+    running(fleet)
+    waiting(fleet)
+    requeued(fleet)
+    failed(fleet)
+    finished(fleet)
+    group(fleet)
+    damaged(fleet)
+    ended(fleet, "celebahq-cld-1125-0101-lost", 35 * HOUR, None, "4400")
+    ended(fleet, "cifar10-cld-1124-0930-b0c1", 52 * HOUR, "preempted", "4380")
+    ended(fleet, "cifar10-cld-1124-0931-b0c2", 51 * HOUR, "cancelled", "4381")
+    return fleet

@@ -1,0 +1,92 @@
+"""`cldctl top` without a terminal: what is on its screen, and keys that are pressed."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from textual.pilot import Pilot
+
+from cldctl.runs.selection import Selection
+from cldctl.top.app import Top
+
+PATIENCE_S = 90.0
+
+
+class Screen:
+    """What somebody sees and does."""
+
+    def __init__(self, app: Top, pilot: Pilot[None]) -> None:
+        self.app, self._pilot = app, pilot
+        self._began = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Since it was opened."""
+        return time.monotonic() - self._began
+
+    @property
+    def lines(self) -> list[str]:
+        """The lines on the screen, without blanks at their ends."""
+        strips = self.app.screen._compositor.render_strips()
+        return ["".join(segment.text for segment in strip).rstrip() for strip in strips]
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines)
+
+    async def press(self, *keys: str) -> None:
+        await self._pilot.press(*keys)
+
+    async def until(self, what: Callable[[], object]) -> None:
+        """Wait until something is so; fails with what is on the screen."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not what():
+            assert time.monotonic() < deadline, f"waited {PATIENCE_S} s in vain; the screen:\n{self.text}"
+            await self._pilot.pause(0.02)
+
+    async def sees(self, *texts: str) -> None:
+        """Wait until all of these are on the screen."""
+        await self.until(lambda: all(text in self.text for text in texts))
+
+    async def resize(self, width: int, height: int) -> None:
+        await self._pilot.resize_terminal(width, height)
+
+    async def select(self, name: str) -> None:
+        """Move to the run or group of this name, and wait for what is said about it."""
+        await self.sees("state")
+        await self.press("home")
+        for _ in range(100):
+            if self._selected() == name:
+                break
+            await self.press("down")
+        assert self._selected() == name, self.text
+        await self.until(lambda: self._is_read(name))
+
+    def _selected(self) -> str | None:
+        line = self.app._main.selected
+        return None if line is None else line.key[1]
+
+    def _is_read(self, name: str) -> bool:
+        line, detail = self.app._main.selected, self.app._main._detail
+        is_group = line is not None and line.key[0] == "group"
+        return is_group or (detail is not None and detail.row.name == name)
+
+
+def on_screen(
+    root: Path,
+    do: Callable[[Screen], Awaitable[None]],
+    *,
+    size: tuple[int, int] = (80, 24),
+    which: Selection | None = None,
+    everything: bool = False,
+) -> Top:
+    """Show the runs under ``root``, and do something with the screen; returns the application, which has ended."""
+    app = Top(root, which or Selection(), everything=everything)
+
+    async def main() -> None:
+        async with app.run_test(size=size) as pilot:
+            await do(Screen(app, pilot))
+
+    asyncio.run(main())
+    return app
