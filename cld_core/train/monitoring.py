@@ -156,8 +156,7 @@ class Monitor:
 
     def close(self, end: End = "finished") -> None:
         """Let the loggers write what is left. Those that are slow get a few seconds."""
-        for logger in self._loggers:
-            logger.close(end)
+        loggers.close(self._loggers, end)
 
     def leave(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Close at the end of a `with` block: what it ended by, and the last step, say how the training ended."""

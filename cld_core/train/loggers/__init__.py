@@ -5,6 +5,6 @@ and one line in `registry`.
 """
 
 from .base import About, End, Logger
-from .registry import opened
+from .registry import close, opened
 
-__all__ = ["About", "End", "Logger", "opened"]
+__all__ = ["About", "End", "Logger", "close", "opened"]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _MOST = 2_000
 # Seconds before a logger that could not be opened is tried again.
 _AGAIN_S = 60.0
-# Seconds that the end of an attempt waits for a logger. SIGTERM leaves 30 for all that there is to do.
+# Seconds that the end of an attempt waits for loggers. SIGTERM leaves 30 for all that there is to do.
 CLOSE_S = 10.0
 
 Work = Callable[[Logger], object]
@@ -43,6 +43,8 @@ class Background:
         # What became of each report. The ledger and the warnings belong to the thread that trains.
         self._outcomes: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
         self._end: End = "stopped"
+        self._within_s, self._told = CLOSE_S, False
+        self._deadline: float | None = None
         self._deserted = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"log in {title}", daemon=True)
         self._thread.start()
@@ -57,21 +59,32 @@ class Background:
     def picture(self, name: str, pixels: "Tensor", step: int) -> None:
         self._ask(lambda logger: logger.picture(name, pixels, step))
 
+    def begin_close(self, end: End, within_s: float = CLOSE_S) -> None:
+        """Let the logger end without waiting for it; `close` waits until ``within_s`` seconds from now."""
+        self._end, self._within_s, self._deadline = end, within_s, time.monotonic() + within_s
+        with contextlib.suppress(queue.Full):
+            self._works.put_nowait(None)
+            self._told = True
+
     def close(self, end: End, within_s: float = CLOSE_S) -> None:
-        """Wait for what is left, but not longer than ``within_s`` seconds."""
-        self._end = end
-        deadline = time.monotonic() + within_s
-        try:
-            self._works.put(None, timeout=within_s)
-        except queue.Full:
-            pass
-        else:
-            self._thread.join(max(0.0, deadline - time.monotonic()))
+        """Wait for what is left, but not longer than ``within_s`` seconds, or than `begin_close` was asked for."""
+        if self._deadline is None:
+            self.begin_close(end, within_s)
+        if not self._told:
+            with contextlib.suppress(queue.Full):
+                self._works.put(None, timeout=self._left_s())
+                self._told = True
+        if self._told:
+            self._thread.join(self._left_s())
         self._deserted.set()
         self._review()
         if self._thread.is_alive():
-            self._dropping.failed(TimeoutError(f"it does not answer within {within_s:g} s"))
+            self._dropping.failed(TimeoutError(f"it does not answer within {self._within_s:g} s"))
+            self._dropping.count += self._works.qsize() - self._told
         self._dropping.ended()
+
+    def _left_s(self) -> float:
+        return max(0.0, (self._deadline or 0.0) - time.monotonic())
 
     def _ask(self, work: Work) -> None:
         self._review()

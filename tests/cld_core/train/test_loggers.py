@@ -100,11 +100,27 @@ def test_one_that_hangs_is_left_behind(recorder, over, monkeypatch, capsys):
     logger.close("stopped", within_s=0.01)
     said = capsys.readouterr().out
     assert said == "the log in Nowhere cannot be written (it is too slow); going on without\n", "once"
-    assert over == [(8, "it is too slow")], "seven reports, and its end"
+    assert over == [(11, "it is too slow")], "the one that hangs, three that waited, and seven that did not fit"
     recorder.gate.set()
     logger._works.put(None)
     logger._thread.join()
     assert recorder.calls == [("scalars", {}, 0), ("close", "stopped")], "what waited is not sent after the end"
+
+
+def test_loggers_that_hang_take_no_longer_together_than_one(over, monkeypatch):
+    slow, sound = Recorder(), Recorder()
+    slow.gate.clear()
+    loggers = [background_of(lambda: slow, over), background_of(lambda: sound, over)]
+    asked = []
+    for logger in loggers:
+        logger.scalars({}, 1)
+        monkeypatch.setattr(logger, "close", lambda end, logger=logger: asked.append(logger._told))
+    registry.close(loggers, "stopped")
+    slow.gate.set()
+    assert asked == [True, True], "all are told to end before any of them is waited for"
+    for logger in loggers:
+        logger._thread.join()
+    assert slow.calls[-1] == sound.calls[-1] == ("close", "stopped")
 
 
 def test_one_that_cannot_be_opened_is_tried_again_later(recorder, over, monkeypatch, capsys):
