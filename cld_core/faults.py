@@ -92,6 +92,12 @@ class Dropping:
             self._over(self.count, self._reason)
         self.count = 0
 
+    def ended(self) -> None:
+        """Report what is being dropped as if that were over: there is nothing more to do."""
+        if self.count:
+            self._over(self.count, self._reason)
+        self.count = 0
+
 
 class _Output:
     """A text stream whose reader or disk may be gone: what cannot be written is lost, and nobody fails for it."""

@@ -17,10 +17,10 @@ from cld_core.shards.compute import Computation
 from cld_core.shards.files import Arrays, Sealed
 from cld_core.shards.merging import Merged
 
-from . import pictures, registry, slim, slim_model
+from . import board, pictures, registry, slim, slim_model
 from .evaluation import Evaluation
 from .joined import Joined
-from .report_numbers import numbers, remarks
+from .report_numbers import remarks
 from .rows.base import RowComputer
 
 
@@ -115,7 +115,7 @@ class EvalComputation(Computation):
         for text in remarks(report):
             print(text, flush=True)
         self._draw()
-        self._write_scalars(report)
+        board.write(self._work.run, self._request, report)
         changes.mark(self._work.run.path)
         # Last: a reader who sees the report sees everything.
         write_json(self._work.folder / "report.json", report)
@@ -131,14 +131,3 @@ class EvalComputation(Computation):
                 pictures.samples(self._model, path, seed=self._request.seed, batch_size=at_once)
             except RecipeError as error:  # Bounds do not depend on how samples are drawn.
                 print(f"no samples.png: {error}", flush=True)
-
-    def _write_scalars(self, report: dict[str, Any]) -> None:
-        """Write results for TensorBoard: for the same settings, one curve over the steps of checkpoints."""
-        from torch.utils.tensorboard import SummaryWriter
-
-        step = self._request.checkpoint_step
-        with SummaryWriter(str(self._work.run.tensorboard / f"eval-{self._request.settings}")) as writer:
-            for name, number in numbers(report).items():
-                writer.add_scalar(f"eval/{name}", number.value, step)
-                if number.stderr is not None:
-                    writer.add_scalar(f"eval/{name}_stderr", number.stderr, step)

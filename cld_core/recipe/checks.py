@@ -38,6 +38,8 @@ def problems_of_new(recipe: Recipe) -> Iterator[Problem]:
     """Problems of what is typed. Runs that have them are read: what meets such a value, a job above all, refuses it."""
     for name, text in cluster.problems(recipe.cluster):
         yield f"cluster.{name}", f"cluster.{name}", text
+    for name, text in recipe.monitor.problems():
+        yield f"monitor.{name}", f"monitor.{name}", text
     if recipe.hooks.on_change is not None and is_count(recipe.hooks.on_change.strip().lstrip("-")):
         text = f"cannot be {recipe.hooks.on_change}, a number; expected a shell command. Write one, or leave it out."
         yield "hooks.on_change", "hooks.on_change", text

@@ -15,6 +15,7 @@ from .data import DataSpec, ToyDataSpec
 from .eval import EvalSpec
 from .hooks import HooksSpec
 from .keys import anchor, identity, key
+from .monitor import MonitorSpec
 from .network import MlpSpec, NetworkSpec
 from .objective import ObjectiveSpec
 from .optim import OptimSpec
@@ -45,6 +46,9 @@ class Recipe:
     sampling: SamplingSpec = field(default_factory=OdeSpec, metadata={"doc": "how samples are drawn"})
     eval: EvalSpec = field(default_factory=EvalSpec, metadata={"doc": "the settings of each metric"})
     cluster: ClusterSpec = field(default_factory=ClusterSpec, metadata={"doc": "what a job asks its cluster for"})
+    monitor: MonitorSpec = field(
+        default_factory=MonitorSpec, metadata={"doc": "where training is shown besides TensorBoard"}
+    )
     hooks: HooksSpec = field(default_factory=HooksSpec, metadata={"doc": "your own commands that hear about a run"})
 
     def anchored(self, folder: Path) -> "Recipe":
@@ -60,11 +64,12 @@ class Recipe:
         return asdict(self)
 
     def to_share(self) -> dict[str, Any]:
-        """As `to_dict`, without what is about machines and people rather than the model: `cluster` and `hooks`.
+        """As `to_dict`, without what is about machines and people rather than the model: `cluster`, `monitor`, `hooks`.
 
-        Their set-up lines and commands may hold accounts and secrets.
+        Their set-up lines, addresses and commands may hold accounts and secrets.
         """
-        return {name: section for name, section in self.to_dict().items() if name not in ("cluster", "hooks")}
+        private = ("cluster", "monitor", "hooks")
+        return {name: section for name, section in self.to_dict().items() if name not in private}
 
     def model_digest(self) -> str:
         """Digest of what a checkpoint's tensors depend on; it does not change in the course of a run."""

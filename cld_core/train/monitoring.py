@@ -1,16 +1,20 @@
-"""What a run reports while it trains: `progress.json` and TensorBoard. Only rank 0 writes."""
+"""What a run reports while it trains: `progress.json`, TensorBoard and other loggers. Only rank 0 writes."""
 
+import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 from cld_core.faults import Dropping
+from cld_core.recipe import Recipe
 from cld_core.run import RunFolder, events, pending
 from cld_core.run.atomic import write_json
 from cld_core.run.contents import ReportedProgress
 
-from .board import Board
+from . import loggers
+from .loggers import About, End, described
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,25 +27,33 @@ NEWEST = 0.1
 
 
 class Monitor:
-    """Measures the rate of training, and writes it with the loss to `progress.json`, TensorBoard and the log.
+    """Measures the rate of training, and writes it with the loss to `progress.json`, its loggers and the log.
 
     What cannot be written is dropped, and noted in the log and in the ledger: none of it is worth a training.
 
     Args:
         folder: the run.
         attempt: number of the attempt, from 0.
-        first_step: the number of steps that were done when it began; TensorBoard forgets what earlier attempts wrote
-            after these.
+        first_step: the number of steps that were done when it began.
         steps: the step at which the run is finished.
         may_write: whether this process still owns the run folder; checked before `progress.json` is replaced.
+        recipe: the one in force; None for the folder's.
     """
 
     def __init__(
-        self, folder: RunFolder, *, attempt: int, first_step: int, steps: int, may_write: Callable[[], bool]
+        self,
+        folder: RunFolder,
+        *,
+        attempt: int,
+        first_step: int,
+        steps: int,
+        may_write: Callable[[], bool],
+        recipe: Recipe | None = None,
     ) -> None:
         self._folder, self._attempt, self._steps = folder, attempt, steps
-        # A point at step n is of n steps done, so the one at the first step stays.
-        self._board = Board(folder.tensorboard, first_step + 1, self._noting("tensorboard"))
+        about = About(folder=folder, recipe=recipe or folder.recipe(), attempt=attempt, first_step=first_step)
+        self._loggers = loggers.opened(about, self._noting)
+        self._introduce(about)
         self._progress = Dropping("progress.json", self._noting("progress.json"))
         self._pictures = Dropping("a picture of samples", self._noting("pictures"))
         self._since, self._since_step = time.perf_counter(), first_step
@@ -63,10 +75,8 @@ class Monitor:
         self._since, self._since_step = now, step
         self._last_loss = scalars.get("loss")
         self._smooth(self._last_loss)
-        for name, value in scalars.items():
-            self._board.scalar(f"train/{name}", value, step)
-        if self._rate is not None:
-            self._board.scalar("train/steps_per_s", self._rate, step)
+        rate = {} if self._rate is None else {"steps_per_s": self._rate}
+        self._plot("train", scalars | rate, step)
         if now - self._written > PROGRESS_EVERY_S:
             self.write(step)
 
@@ -92,12 +102,12 @@ class Monitor:
 
     def add(self, step: int, scalars: dict[str, float]) -> None:
         """Plot results of periodic work beside the training curves."""
-        for name, value in scalars.items():
-            self._board.scalar(f"periodic/{name}", value, step)
+        self._plot("periodic", scalars, step)
 
     def add_picture(self, step: int, pixels: "Tensor") -> None:
         """Show a picture of samples, uint8 (H, W, C)."""
-        self._board.picture("periodic/samples", pixels, step)
+        for logger in self._loggers:
+            logger.picture("periodic/samples", pixels, step)
 
     def save_picture(self, draw: Callable[[], object]) -> None:
         """Let ``draw`` write a picture into the run folder."""
@@ -105,7 +115,7 @@ class Monitor:
 
     def started(self, step: int, seconds: float) -> None:
         """Report how long it took from loading to the end of the first step, which compiles; the rate leaves it out."""
-        self._board.scalar("train/first_step_s", seconds, step)
+        self._plot("train", {"first_step_s": seconds}, step)
         print(f"first step done after {seconds:.1f} s", flush=True)
         self.resume_clock(step)
         self.enter("training", step)
@@ -144,8 +154,29 @@ class Monitor:
         if self._may_write():
             self._progress.attempt(lambda: write_json(self._folder.progress_file, progress))
 
-    def close(self) -> None:
-        self._board.close()
+    def close(self, end: End = "finished") -> None:
+        """Let the loggers write what is left. Those that are slow get a few seconds."""
+        loggers.close(self._loggers, end)
+
+    def leave(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Close at the end of a `with` block: what it ended by, and the last step, say how the training ended."""
+        done: End = "finished" if self._since_step >= self._steps else "stopped"
+        self.close("failed" if kind is not None else done)
+
+    def _introduce(self, about: About) -> None:
+        """Show the loggers the recipe, and which attempt this is."""
+        texts = {"recipe": described.recipe_text(about.recipe)}
+        # A ledger that cannot be read at this moment keeps nothing from training.
+        with contextlib.suppress(OSError):
+            texts["attempt"] = described.attempt_text(about)
+        for name, text in texts.items():
+            for logger in self._loggers:
+                logger.text(f"run/{name}", text, about.first_step)
+
+    def _plot(self, group: str, scalars: Mapping[str, float], step: int) -> None:
+        values = {f"{group}/{name}": value for name, value in scalars.items()}
+        for logger in self._loggers:
+            logger.scalars(values, step)
 
     def _noting(self, what: str) -> Callable[[int, str], object]:
         """What notes in the ledger that something was dropped for a while."""

@@ -142,6 +142,7 @@ def _started(
     try:
         try:
             lease = Lease.acquire(folder.leases, job_id=job_id, restart=restart, within_s=_START_WITHIN_S)
+            recipe.monitor.require_installed()
             start = faults.retried(lambda: starts.choose(folder, recipe), _START_WITHIN_S)
         except Exception as error:
             # What passes is no reason not to start again.

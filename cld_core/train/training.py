@@ -154,9 +154,15 @@ class Training:
     def _monitor(self, first_step: int, stack: contextlib.ExitStack) -> Monitor | None:
         if self.lease is None:
             return None
-        steps, may_write = self.recipe.train.steps, self.lease.owned
-        monitor = Monitor(self.folder, attempt=self.attempt, first_step=first_step, steps=steps, may_write=may_write)
-        stack.callback(monitor.close)
+        monitor = Monitor(
+            self.folder,
+            attempt=self.attempt,
+            first_step=first_step,
+            steps=self.recipe.train.steps,
+            may_write=self.lease.owned,
+            recipe=self.recipe,
+        )
+        stack.push(monitor.leave)
         monitor.write(first_step)
         return monitor
 

@@ -24,6 +24,8 @@ from .verdict import verdict
 # The curve that tells most, and how many others are drawn.
 _LOSS = "train/loss"
 _CURVES = 40
+# How tags of evaluations begin, those of older versions last.
+_EVALUATIONS = ("evaluation/", "eval/")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +97,7 @@ def _stretches(run: RunFolder, row: RunStatus) -> Sequence[Stretch]:
 
 def _curves(board: Board) -> _Curves:
     """The curves of the training, those of `train/` first. The evaluations have charts of their own."""
-    tags = [tag for tag in board.scalars if tag != _LOSS and not tag.rpartition(": ")[2].startswith("eval/")]
+    tags = [tag for tag in board.scalars if tag != _LOSS and not tag.rpartition(": ")[2].startswith(_EVALUATIONS)]
     charts: list[Chart] = []
     level: dict[str, str] = {}
     more: list[str] = []

@@ -172,8 +172,8 @@ def ready(
     recipe = with_overrides(before, overrides, str(run.recipe_file))
     overrides = tuple(anchored_overrides(overrides, recipe, Path.cwd()))
     recipe = with_plugin_found(recipe.anchored(Path.cwd()), run.recipe_file)
-    if not asked.allow_plugin and recipe.hooks.on_change == before.hooks.on_change:
-        require_own_plugin(run, recipe, of_metrics=True, of_hooks=True)
+    if not asked.allow_plugin:
+        _require_own(run, recipe, before)
     if recipe.model_digest() != before.model_digest():
         which = " ".join(text for text in overrides if _makes_another(before, text)) or " ".join(overrides)
         text = "its checkpoints depend on data, sde, network, the objective's score and the optimiser"
@@ -193,6 +193,14 @@ def ready(
         code=snapshot.requested(stored, cluster),
         evaluations=tuple(chained(run, recipe)),
     )
+
+
+def _require_own(run: RunFolder, recipe: Recipe, before: Recipe) -> None:
+    """Refuse what a recipe that others can write would start or tell; what is typed now is this user's own."""
+    same_hook = recipe.hooks.on_change == before.hooks.on_change
+    same_address = recipe.monitor.mlflow.tracking_uri == before.monitor.mlflow.tracking_uri
+    if same_hook or same_address:
+        require_own_plugin(run, recipe, of_metrics=True, of_hooks=same_hook, of_loggers=same_address)
 
 
 def ask_about(runs: Sequence[RunFolder]) -> None:

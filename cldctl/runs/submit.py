@@ -195,11 +195,13 @@ def _require_mine(run: RunFolder) -> None:
 
 
 def require_inputs(recipe: Recipe) -> None:
-    """Refuse a recipe whose data, or what its periodic evaluations need, is missing.
+    """Refuse a recipe whose data, loggers, or what its periodic evaluations need, is missing.
 
     Raises:
         DataError, UsageError
+        RecipeError: a logger's package is not installed.
     """
+    recipe.monitor.require_installed()
     presence.require(recipe.data)
     EvalRequest.periodic_fid(recipe)
     EvalRequest.periodic_bound(recipe)

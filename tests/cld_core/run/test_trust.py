@@ -77,3 +77,12 @@ def test_a_hook_is_a_plugin_for_those_who_would_start_it(run):
     require_own_plugin(run, run.recipe(), of_metrics=True)
     with pytest.raises(CheckpointError, match=r"hooks\.on_change=date would run code of their choice"):
         require_own_plugin(run, run.recipe(), of_hooks=True)
+
+
+def test_an_address_that_gets_keys_is_a_danger_for_those_who_would_start_it(run):
+    run.ledger.append(Requested(steps=10, overrides=("data.plugin=null", "monitor.mlflow.tracking_uri=http://theirs")))
+    require_own_plugin(run, run.recipe(), of_loggers=True)
+    run.ledger.path.chmod(0o666)
+    require_own_plugin(run, run.recipe(), of_metrics=True, of_hooks=True)
+    with pytest.raises(CheckpointError, match=r"tracking_uri=http://theirs would get your key of MLflow"):
+        require_own_plugin(run, run.recipe(), of_loggers=True)

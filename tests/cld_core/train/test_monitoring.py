@@ -9,7 +9,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from cld_core.recipe import load
 from cld_core.run import RunFolder
 from cld_core.run.events import Dropped
-from cld_core.train import board, monitoring
+from cld_core.train import monitoring
+from cld_core.train.loggers import tensorboard
 from cld_core.train.monitoring import Monitor
 from tests.support.clock import Clock
 from tests.support.paths import RECIPES
@@ -56,7 +57,7 @@ def test_a_picture_that_cannot_be_written_is_dropped(run, monitor):
 
 
 def test_tensorboard_begins_a_new_file_when_the_disk_is_back(run, monitor, monkeypatch):
-    monkeypatch.setattr(board, "time", clock := Clock())
+    monkeypatch.setattr(tensorboard, "time", clock := Clock())
     monitor.add(1, {"nfe": 1.0})
     with monkeypatch.context() as patched:
         patched.setattr("torch.utils.tensorboard.SummaryWriter.add_scalar", full)

@@ -129,3 +129,16 @@ def test_folders_that_lead_out_of_the_run_are_left_out(tmp_path, which):
     text = (tmp_path / "page.html").read_text()
     assert ("salary" if which == "tensorboard" else secret) in text
     assert "Left out" not in text
+
+
+@pytest.mark.parametrize("tag", ["evaluation/fid (ode, n=2000)", "eval/fid"])
+def test_results_that_tensorboard_shows_are_left_to_the_charts_of_evaluations(tmp_path, tag):
+    run = written(tmp_path / "runs" / "mine")
+    with SummaryWriter(str(run.tensorboard / "eval-12345678")) as board:
+        for step in (10, 20):
+            board.add_scalar(tag, float(step), step)
+            board.add_scalar("other", float(step), step)
+    target = tmp_path / "page.html"
+    invoke("report", "mine", "-o", str(target), runs=run.path.parent)
+    assert "eval-12345678: other" in target.read_text()
+    assert tag not in target.read_text()

@@ -1,0 +1,293 @@
+"""Loggers: none of them harms or delays a training, and what they show of a run."""
+
+import threading
+from importlib.util import find_spec
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+
+from cld_core.errors import RecipeError
+from cld_core.imports import resolve
+from cld_core.ranks import Ranks
+from cld_core.recipe import load
+from cld_core.run import RunFolder
+from cld_core.run.events import Dropped, Ended, Started
+from cld_core.stop import StopFlag
+from cld_core.train import session
+from cld_core.train.loggers import background, described, registry
+from cld_core.train.loggers.background import Background
+from cld_core.train.loggers.base import About
+from cld_core.train.monitoring import Monitor
+from tests.support.clock import Clock
+from tests.support.paths import RECIPES
+from tests.support.tools import wait_for
+
+SMALL = ["network.width=16", "network.layers=3", "train.batch_size=16", "train.log_every=5", "train.steps=10"]
+
+
+class Recorder:
+    """A logger that remembers; ``gate`` holds it up, ``problem`` is raised."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.problem: Exception | None = None
+        self.busy = threading.Event()
+
+    def _take(self, *call):
+        self.busy.set()
+        self.gate.wait()
+        if self.problem is not None:
+            raise self.problem
+        self.calls.append(call)
+
+    def scalars(self, values, step):
+        self._take("scalars", values, step)
+
+    def text(self, name, markdown, step):
+        self._take("text", name, step)
+
+    def picture(self, name, pixels, step):
+        self._take("picture", name, step)
+
+    def close(self, end):
+        self._take("close", end)
+
+
+@pytest.fixture
+def over():
+    return []
+
+
+@pytest.fixture
+def recorder():
+    recorder = Recorder()
+    yield recorder
+    recorder.gate.set()
+
+
+def background_of(make, over):
+    return Background("Nowhere", make, lambda count, reason: over.append((count, reason)))
+
+
+def test_everything_arrives_in_order_and_as_it_was(recorder, over):
+    logger, values = background_of(lambda: recorder, over), {"train/loss": 1.0}
+    logger.scalars(values, 5)
+    values["train/loss"] = 2.0
+    logger.text("run/recipe", "x", 0)
+    logger.picture("periodic/samples", torch.zeros(2, 2, 3), 5)
+    logger.close("finished", within_s=60)
+    assert recorder.calls == [
+        ("scalars", {"train/loss": 1.0}, 5),
+        ("text", "run/recipe", 0),
+        ("picture", "periodic/samples", 5),
+        ("close", "finished"),
+    ]
+    assert over == []
+
+
+def test_one_that_hangs_is_left_behind(recorder, over, monkeypatch, capsys):
+    monkeypatch.setattr(background, "_MOST", 3)
+    recorder.gate.clear()
+    logger = background_of(lambda: recorder, over)
+    logger.scalars({}, 0)
+    recorder.busy.wait()
+    for step in range(1, 11):
+        logger.scalars({}, step)
+    logger.close("stopped", within_s=0.01)
+    said = capsys.readouterr().out
+    assert said == "the log in Nowhere cannot be written (it is too slow); going on without\n", "once"
+    assert over == [(11, "it is too slow")], "the one that hangs, three that waited, and seven that did not fit"
+    recorder.gate.set()
+    logger._works.put(None)
+    logger._thread.join()
+    assert recorder.calls == [("scalars", {}, 0), ("close", "stopped")], "what waited is not sent after the end"
+
+
+def test_loggers_that_hang_take_no_longer_together_than_one(over, monkeypatch):
+    slow, sound = Recorder(), Recorder()
+    slow.gate.clear()
+    loggers = [background_of(lambda: slow, over), background_of(lambda: sound, over)]
+    asked = []
+    for logger in loggers:
+        logger.scalars({}, 1)
+        monkeypatch.setattr(logger, "close", lambda end, logger=logger: asked.append(logger._told))
+    registry.close(loggers, "stopped")
+    slow.gate.set()
+    assert asked == [True, True], "all are told to end before any of them is waited for"
+    for logger in loggers:
+        logger._thread.join()
+    assert slow.calls[-1] == sound.calls[-1] == ("close", "stopped")
+
+
+def test_one_that_cannot_be_opened_is_tried_again_later(recorder, over, monkeypatch, capsys):
+    clock = Clock()
+    monkeypatch.setattr(background, "time", clock)
+    opened = [ConnectionError("no\nnetwork"), recorder]
+
+    def make():
+        found = opened.pop(0)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    logger = background_of(make, over)
+
+    def report(step):
+        logger.scalars({}, step)
+        wait_for(logger._works.empty)
+        wait_for(lambda: logger._outcomes.qsize() == 1)
+
+    report(1)
+    report(2)
+    assert len(opened) == 1, "not at each report"
+    clock.sleep(61.0)
+    report(3)
+    logger.close("finished", within_s=60)
+    assert [call for call in recorder.calls if call[0] == "scalars"] == [("scalars", {}, 3)]
+    assert over == [(2, "ConnectionError: no network")]
+    assert capsys.readouterr().out.count("cannot be written (ConnectionError: no network)") == 1
+
+
+def test_one_that_fails_is_opened_again_and_the_ledger_is_told_at_the_end(over, capsys):
+    broken, sound = Recorder(), Recorder()
+    broken.problem = ValueError("bad")
+    made = [broken, sound]
+    logger = background_of(lambda: made.pop(0), over)
+    logger.scalars({}, 1)
+    logger.scalars({}, 2)
+    logger.close("failed", within_s=60)
+    assert sound.calls == [("scalars", {}, 2), ("close", "failed")]
+    assert over == [(1, "ValueError: bad")]
+
+
+@pytest.fixture
+def run(tmp_path):
+    recipe = load(RECIPES / "toy.yaml", [*SMALL, "hooks.on_change=echo secret-command"])
+    return RunFolder.create(tmp_path / "mine", recipe, {"created": 1.0})
+
+
+@pytest.mark.parametrize("problem", [RuntimeError("broken"), OSError(28, "No space left on device")])
+def test_a_training_ends_well_whatever_a_logger_does(tmp_path, monkeypatch, problem):
+    def make(about):
+        raise problem
+
+    monkeypatch.setitem(registry.LOGGERS, "wandb", f"{__name__}:Recorder")
+    monkeypatch.setattr(registry, "resolve", lambda name: make)
+    monkeypatch.setattr("cld_core.recipe.monitor.find_spec", lambda name: True)
+    recipe = load(RECIPES / "toy.yaml", [*SMALL, "monitor.wandb.project=p"])
+    run = RunFolder.create(tmp_path / "mine", recipe, {"created": 1.0})
+    assert session.run(run, Ranks(), StopFlag(), job_id="test").cause == "finished"
+    (dropped,) = [event for event in run.ledger.events() if isinstance(event, Dropped)]
+    assert (dropped.what, dropped.count >= 3) == ("wandb", True)
+
+
+def test_a_missing_package_is_said_before_training_begins(tmp_path, monkeypatch):
+    monkeypatch.setattr("cld_core.recipe.monitor.find_spec", lambda name: None)
+    recipe = load(RECIPES / "toy.yaml", [*SMALL, "monitor.wandb.project=p"])
+    run = RunFolder.create(tmp_path / "mine", recipe, {"created": 1.0})
+    with pytest.raises(RecipeError, match=r"needs the package wandb.*pip install 'cldctl\[wandb\]'"):
+        session.run(run, Ranks(), StopFlag(), job_id="test")
+    assert run.ledger.history().attempts == ()
+    assert "pip install" in run.ledger.history().given_up
+
+
+def monitor(run, attempt, first_step):
+    return Monitor(run, attempt=attempt, first_step=first_step, steps=60, may_write=lambda: True)
+
+
+def test_tensorboard_has_one_session_of_hyperparameters_whatever_the_number_of_attempts(run):
+    from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
+    from tensorboard.context import RequestContext
+    from tensorboard.plugins import base_plugin
+    from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
+
+    for attempt, first in enumerate((0, 20)):
+        board = monitor(run, attempt, first)
+        board.report(first + 20, {"loss": 1.0})
+        board.close()
+    multiplexer = EventMultiplexer().AddRunsFromDirectory(str(run.path.parent))
+    multiplexer.Reload()
+    provider = MultiplexerDataProvider(multiplexer, str(run.path.parent))
+    context = backend_context.Context(base_plugin.TBContext(data_provider=provider))
+    experiment = context.experiment_from_metadata(
+        RequestContext(), "", True, context.hparams_metadata(RequestContext(), ""), []
+    )
+    assert {"network.width", "optim.lr"} <= {info.name for info in experiment.hparam_infos}
+    request = api_pb2.ListSessionGroupsRequest(start_index=0, slice_size=10, allowed_statuses=[0, 1, 2, 3])
+    groups = list_session_groups.Handler(RequestContext(), context, "", request).run().session_groups
+    assert len(groups) == 1
+    assert groups[0].hparams["network.width"].number_value == 16
+    folders = {file.parent for file in run.tensorboard.rglob("*tfevents*")}
+    assert folders == {run.tensorboard}
+
+
+def test_tensorboard_has_the_recipe_and_why_the_attempt_before_ended(run):
+    run.ledger.append(Started(attempt=0, job_id="7", step=0, host="here", versions={"python": "3"}))
+    run.ledger.append(Ended(attempt=0, cause="crashed", step=19, detail="<b>`x`|\nsecond"))
+    run.ledger.append(Started(attempt=1, job_id="8", step=10, host="there"))
+    monitor(run, 1, 10).close()
+    events = EventAccumulator(str(run.tensorboard)).Reload()
+    texts = {
+        name: events.Tensors(f"run/{name}/text_summary")[0].tensor_proto.string_val[0].decode()
+        for name in ("recipe", "attempt")
+    }
+    assert "```yaml\nname: toy\n" in texts["recipe"]
+    assert "secret-command" not in texts["recipe"]
+    assert "| attempt | 1 |" in texts["attempt"]
+    assert "| machines | there |" in texts["attempt"]
+    assert r"| the one before | crashed at step 19: \<b\>\`x\`\| second |" in texts["attempt"]
+
+
+def test_a_fence_holds_whatever_the_text():
+    assert described.fenced("a\n````\nb", "yaml") == "`````yaml\na\n````\nb\n`````"
+
+
+def test_hyperparameters_are_numbers_and_texts_without_what_is_private(run):
+    found = described.hyperparameters(run.recipe())
+    assert found["optim.lr"] == run.recipe().optim.lr
+    assert all(isinstance(value, bool | int | float | str) for value in found.values())
+    assert not [key for key in found if key.partition(".")[0] in ("cluster", "hooks", "monitor")]
+
+
+@pytest.mark.parametrize("name", registry.LOGGERS)
+def test_every_logger_exists(name):
+    for method in ("scalars", "text", "picture", "close"):
+        assert callable(getattr(resolve(registry.LOGGERS[name]), method))
+    assert name in registry.TITLES
+
+
+@pytest.mark.skipif(find_spec("wandb") is None, reason="wandb is not installed")
+def test_a_server_out_of_reach_leaves_wandb_offline(run, tmp_path, monkeypatch, capsys):
+    import wandb
+
+    from cld_core.train.loggers.wandb_logger import WandbLogger
+
+    asked, logged = [], []
+
+    class Away:
+        def define_metric(self, *names, **settings): ...
+
+        def log(self, values):
+            logged.append(values)
+
+    def init(*, mode, id, resume, dir, config, **more):
+        asked.append(mode)
+        assert (id, resume, dir, "hooks" in config) == ("mine", "allow", str(run.path), False)
+        if mode == "online":
+            raise OSError("no route")
+        return Away()
+
+    monkeypatch.setattr(wandb, "init", init)
+    monkeypatch.setattr(wandb, "teardown", lambda exit_code: None)
+    recipe = load(RECIPES / "toy.yaml", ["monitor.wandb.project=p"])
+    logger = WandbLogger(About(folder=run, recipe=recipe, attempt=3, first_step=0))
+    logger.scalars({"train/loss": 1.0}, 7)
+    assert asked == ["online", "offline"]
+    assert logged == [{"train/loss": 1.0, "step": 7, "attempt": 3}]
+    said = capsys.readouterr().out
+    assert "out of reach (no route)" in said
+    assert "wandb sync" in said
