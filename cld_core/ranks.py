@@ -38,6 +38,15 @@ class Ranks(Place):
     def is_first(self) -> bool:
         return self.rank == 0
 
+    def use_cores(self, cores: int | None) -> None:
+        """On the CPU, compute in one thread for each of a rank's ``cores``, `cluster.cpus_per_task`; None: as before.
+
+        On a busy machine, the threads of a small network wait for each other for most of the time. $OMP_NUM_THREADS
+        goes over it.
+        """
+        if cores is not None and self.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(cores)
+
     def lacks_gpu(self, wanted: bool) -> str | None:
         """A warning if GPUs were requested and this process has none."""
         if not wanted or self.device.type == "cuda":

@@ -31,7 +31,12 @@ class ClusterSpec:
     account: str | None = key(None, "Slurm account")
     qos: str | None = key(None, "Slurm quality of service")
     mem_gb: float | None = key(None, "memory per node in GB", gt=0, most=1_000_000)
-    cpus_per_task: int | None = key(None, "CPU cores per rank", ge=1, most=100_000)
+    cpus_per_task: int | None = key(
+        None,
+        "CPU cores per rank, and its threads in training on a CPU; null: as Slurm and torch choose",
+        ge=1,
+        most=100_000,
+    )
     gres: str | None = key(None, "generic resources instead of gpus_per_node, such as gpu:a100:8")
     constraint: str | None = key(None, "features that nodes must have")
     exclude: str | None = key(None, "nodes to avoid")

@@ -41,6 +41,7 @@ def main() -> int:
         recipe = _recipe(arguments.run_folder, arguments.recipe, arguments.overrides)
         place, timeout_s = Place.from_environment(), recipe.train.hang_timeout_s
         ranks = join(place, gpu=recipe.cluster.uses_gpu, timeout_s=timeout_s)
+        ranks.use_cores(recipe.cluster.cpus_per_task)
         run = _open(arguments.run_folder, recipe, arguments.recipe, ranks)
         job_id = os.environ.get("TORCHELASTIC_RUN_ID") or f"pid-{os.getpid()}"
         ended = session.run(run, ranks, stop, job_id=job_id)

@@ -73,6 +73,7 @@ class TrainWork:
             node=job.node,
             check=recipe.train.health_check,
         )
+        ranks.use_cores(recipe.cluster.cpus_per_task)
         try:
             # Only now: a job that finds itself on an unfit machine begins again on its own.
             if job.place().rank == 0 and job.ref.restarts and recipe.cluster.successor:

@@ -62,6 +62,18 @@ def test_processes_on_one_machine_share_its_cores(monkeypatch):
     assert threads == [4], "a process on its own keeps torch's default, and the environment wins"
 
 
+def test_a_rank_computes_in_as_many_threads_as_it_has_cores(monkeypatch):
+    threads = []
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    ranks = alone(Place(), gpu=False)
+    ranks.use_cores(None)
+    ranks.use_cores(1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    ranks.use_cores(1)
+    assert threads == [1]
+
+
 @pytest.mark.parametrize("world_size", [1, 2, 3, 7])
 def test_the_rows_of_all_ranks_are_the_batch(world_size):
     rows = [range(10)[Ranks(rank, world_size).rows(10)] for rank in range(world_size)]
