@@ -8,6 +8,7 @@ from typing import Any
 from cld_core.errors import RecipeError
 from cld_core.texts import one_line
 
+from .build import COMMAND_LINE
 from .layers import file_layers
 from .loading import load, load_with_places
 from .reading import printed, to_yaml_line
@@ -32,8 +33,8 @@ def from_base(
 ) -> tuple[Path | None, list[Difference]]:
     """The recipe at the end of the chain of `extends`, and how what `load` gives differs from it.
 
-    A file that extends nothing is its own base. If an ancestor is no complete recipe by itself, the next one is the
-    base; None if none is.
+    What the command line sets comes first. A file that extends nothing is its own base. If an ancestor is no complete
+    recipe by itself, the next one is the base; None if none is.
 
     Raises:
         RecipeError: as `load`.
@@ -45,7 +46,8 @@ def from_base(
     names = {printed(profile): "profile "} if profile is not None else {}
     found = differences(recipe, before, where)
     shown = [_named(entry, names) for entry in found if entry.key != "name" or entry.place == where.get("name")]
-    return base, shown
+    # First what was typed just now, which is what somebody looks for.
+    return base, sorted(shown, key=lambda entry: entry.place != COMMAND_LINE)
 
 
 def differences(recipe: Recipe, before: Recipe, where: Mapping[str, str]) -> list[Difference]:

@@ -29,7 +29,7 @@ def usage(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
     directory: RunsDir = None,
 ) -> None:
-    """Show what trainings used: hours, those lost to preemption and crashes, waiting, goodput (docs/usage.md).
+    """Show what trainings used: hours, those lost to interruptions and crashes, waiting, goodput (docs/usage.md).
 
     Example: cldctl usage --since 7d
     """

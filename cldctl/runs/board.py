@@ -44,7 +44,7 @@ class Board:
     @property
     def tunnel(self) -> str:
         """What to type elsewhere, so that the same address works there."""
-        return f"ssh -N -L {self.port}:localhost:{self.port} {getpass.getuser()}@{socket.getfqdn()}"
+        return f"ssh -N -L {self.port}:localhost:{self.port} {getpass.getuser()}@{_host()}"
 
     def wait_until_ready(self) -> None:
         """Return when it answers.
@@ -164,3 +164,9 @@ def _interrupted_by_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _host() -> str:
+    """This machine's name for other machines: what resolves to itself alone is of no use there."""
+    name = socket.getfqdn()
+    return socket.gethostname() if name.partition(".")[0] == "localhost" else name

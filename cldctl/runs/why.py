@@ -221,7 +221,8 @@ def _next(
     if row.state == "RUNNING":
         return None, [f"logs {name} -f", *([f"logs {name} --failed"] if failed is not None else [])]
     if row.state == "FINISHED":
-        return None, [f"eval {name}", f"report {name}"]
+        done = any(entry["state"] == "FINISHED" for entry in row.evals)
+        return None, [f"sample {name}" if done else f"eval {name} --elbo", f"report {name}"]
     see = [f"logs {name} --failed --tail 50"] if failed is not None else [f"logs {name} --tail 50"]
     if row.state not in RESUMABLE:
         return None, see

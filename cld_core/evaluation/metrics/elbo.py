@@ -79,8 +79,7 @@ def _how(request: "EvalRequest") -> str:
 def _remark(section: Mapping[str, Any]) -> str | None:
     if "eps_asked" not in section:
         return None
-    seen = "and not at a smaller eval.elbo.eps: the network saw no smaller t (objective.loss_eps)"
-    return f"the bound starts at t = {section['eps']:g}, {seen}"
+    return f"the bound starts at t = {section['eps']:g}, because training used no smaller t (objective.loss_eps)"
 
 
 ELBO = Metric(

@@ -115,6 +115,8 @@ def test_what_differs_and_what_set_it(tmp_path):
     base, found = from_base(tmp_path / "mine.yaml", overrides, tmp_path / "site.yaml")
     assert base is not None
     assert base.samefile(shipped.find("toy"))
+    typed = ["train.seed", "objective.name"]
+    assert sorted(entry.key for entry in found[:2]) == sorted(typed), "what was typed comes first"
     by_key = {entry.key: entry for entry in found}
     assert (by_key["train.steps"].value, by_key["train.steps"].before) == ("10", "800000")
     assert by_key["train.steps"].place == f"{tmp_path}/base.yaml, line 3"

@@ -69,6 +69,18 @@ def test_it_serves_the_chosen_runs_and_dies_with_the_command(started, number, co
     wait_for(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
 
 
+@pytest.mark.parametrize(
+    ("full", "own", "host"),
+    [("gpu1.lab.example", "gpu1", "gpu1.lab.example"), ("localhost", "vm", "vm"), ("localhost.localdomain", "vm", "vm")],
+)
+def test_the_tunnel_leads_to_this_machine(full, own, host, monkeypatch, tmp_path):
+    monkeypatch.setattr(board.socket, "getfqdn", lambda: full)
+    monkeypatch.setattr(board.socket, "gethostname", lambda: own)
+    line = board.Board(None, 6006, tmp_path / "log").tunnel
+    assert line.startswith("ssh -N -L 6006:localhost:6006 ")
+    assert line.endswith(f"@{host}")
+
+
 def test_the_newest_run_is_meant_and_what_is_wrong_is_said(runs, monkeypatch):
     asked = []
 

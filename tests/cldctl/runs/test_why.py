@@ -70,7 +70,7 @@ def test_it_fits_on_a_screen_and_the_newest_attempts_are_shown(run, monkeypatch)
     ("cause", "state", "says", "then"),
     [
         ("preempted", "STOPPED", "it was preempted at step 150; step 100 is saved", "resume mine"),
-        ("finished", "FINISHED", "all 150 steps are done", "eval mine"),
+        ("finished", "FINISHED", "all 150 steps are done", "eval mine --elbo"),
         ("cancelled", "CANCELLED", "it was cancelled at step 150", "resume mine"),
         ("nonfinite", "FAILED", "step 150", "resume mine --from STEP"),
         ("killed", "LOST", "it was killed without a message", "resume mine"),
