@@ -40,7 +40,7 @@ def _told(attempt: Attempt) -> Mapping[str, str]:
 
 
 def _other_data(history: History) -> Iterator[str]:
-    """The last attempt that began to train on other data; or whose plug-in is another file with the same first points."""
+    """The last attempt that began to train on other data; or whose plug-in is another file, with the same points."""
     told = [attempt for attempt in history.attempts if attempt.data]
     for before, attempt in reversed(list(pairwise(told))):
         since = f"since attempt {attempt.attempt}"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import cld_core
 from cld_core.recipe import load
 from cld_core.recipe.tree import walk
 from docs.site import commands, links, mathml, notebook, python_api, recipe_keys, requests
@@ -77,8 +78,12 @@ def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
 @pytest.mark.slow
 def test_the_python_reference_has_signatures_and_descriptions(site: Path) -> None:
     page = (site / "reference/python.html").read_text()
-    assert 'id="cld_core.model.Model.sample"' in page
-    assert "Sample i of a seed does not depend on" in page
+    for method in ("sample", "draw", "export", "trajectory", "log_likelihood", "plot"):
+        assert f'id="cld_core.Model.{method}"' in page, method
+    for name in set(cld_core.__all__) - {"__version__"}:
+        assert f'id="cld_core.{name}"' in page, name
+    assert "cld_core.__version__" in page
+    assert "Sample i of a seed is the same however many are drawn with it" in page
 
 
 @pytest.mark.parametrize(
@@ -144,11 +149,18 @@ def test_links_are_followed_from_file_to_file(tmp_path: Path) -> None:
         "b/d.py": "d = 1",
         "c.yaml": "c: 1",
         "CHANGELOG.md": "",
+        "CONTRIBUTING.md": "",
     }.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     text = (tmp_path / "docs/a.md").read_text()
-    assert links.linked({"docs/a.md": text}, tmp_path) == ["CHANGELOG.md", "b/README.md", "b/d.py", "c.yaml"]
+    assert links.linked({"docs/a.md": text}, tmp_path) == [
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "b/README.md",
+        "b/d.py",
+        "c.yaml",
+    ]
     shown = links.rewritten(text, "docs", tmp_path, "")
     assert "(repository/b/README.md#x) [yaml](repository/c.yaml.md)" in shown
     assert "(../gone.md)" in shown  # mkdocs then warns of it
