@@ -64,6 +64,10 @@ def runs(runs_dir: str | Path | None = None) -> "Runs":
     return Runs.under(runs_dir)
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'cld_core' has no attribute {name!r}")
