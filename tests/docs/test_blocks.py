@@ -73,19 +73,20 @@ def reader(made: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 SHOWN = [
     block
     for before, block in pairwise(BLOCKS)
-    if block.page == before.page and before.language == "python" and not block.language
+    if block.page == before.page and before.language == "python" and "print(" in before.text and not block.language
 ]
 PAGES = sorted({block.page for block in BLOCKS if block.language == "python" and block.run})
 
+SLOW = dict.fromkeys(("README.md", "docs/api.md"), pytest.mark.slow)
 
-@pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES)
+
+@pytest.mark.parametrize("page", [pytest.param(page, marks=SLOW.get(page, ())) for page in PAGES])
 def test_python_runs(page: str, reader: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A page's blocks go on from each other, as in one session, and print what is shown."""
     names: dict[str, Any] = {"__name__": page}
     said = ""
-    for block in BLOCKS:
-        if block.page == page and block.language == "python" and block.run:
+    for block in (block for block in BLOCKS if block.page == page):
+        if block.language == "python" and block.run:
             exec(compile(block.text, block.place, "exec"), names)
             said = capsys.readouterr().out
             for shown in _PRINTED.findall(block.text):
