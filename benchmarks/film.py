@@ -42,7 +42,7 @@ class Film:
         return sum(seconds for _, seconds in self._frames)
 
     def add(self, rows: Sequence[Row], seconds: float) -> None:
-        """Show ``rows``, one for each line; rows as before make the frame before last longer."""
+        """Show ``rows``, one for each line. If they are those of the previous frame, that one is shown longer."""
         if self._frames and self._frames[-1][0] == rows:
             rows, before = self._frames.pop()
             seconds += before

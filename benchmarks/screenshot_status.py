@@ -6,7 +6,6 @@ The tables are those of the command; only the runs are invented, so that the pic
 """
 
 import io
-import re
 import sys
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from rich.console import RenderableType
 from rich.text import Text
 
+from benchmarks import svg
 from cldctl.runs.status import RunStatus
 from cldctl.ui.console import PlainConsole, out
 from cldctl.ui.groups import details_with_groups, overview_with_groups
@@ -121,8 +121,7 @@ def record(target: Path) -> None:
     for name, value in before.items():
         setattr(out, name, value)
     picture = screen.export_svg(title="cldctl status", unique_id="status")
-    # Fonts from elsewhere: a page of the documentation asks nobody for anything.
-    target.write_text(re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL))
+    target.write_text(svg.without_fonts(picture))
 
 
 if __name__ == "__main__":

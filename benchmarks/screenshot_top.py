@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from unittest import mock
 
+from benchmarks import svg
 from cldctl.clusters.slurm import client
 from cldctl.runs.selection import Selection
 from cldctl.top.app import Top
@@ -15,8 +16,6 @@ from tests.support.piloted import Screen
 
 TARGET = Path(__file__).parents[1] / "docs" / "images" / "top.svg"
 SELECTED = "celebahq-cld-1125-0911-k3fa"
-# textual's pictures load their font from the network.
-_FONT_FACE = re.compile(r"\s*@font-face \{.*?\}", re.DOTALL)
 _FONTS = "'Fira Code', 'DejaVu Sans Mono', Menlo, Consolas, monospace"
 
 
@@ -26,7 +25,7 @@ def record(target: Path) -> None:
         fleet = on_screen.everything(Path(folder) / "runs")
         with mock.patch.object(client, "run", fleet.slurm):
             picture = asyncio.run(_picture(fleet.root))
-    picture = _FONT_FACE.sub("", picture).replace("Fira Code, monospace", _FONTS)
+    picture = svg.without_fonts(picture).replace("Fira Code, monospace", _FONTS)
     target.write_text(re.sub(r"terminal-\d+", "top", picture))
 
 

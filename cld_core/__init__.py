@@ -35,7 +35,8 @@ def load(
     """The model of a run or of an exported file, with averaged weights.
 
     Args:
-        run: a run's folder, or its name in $CLDCTL_RUNS or runs/; or a .safetensors file that `cldctl export` wrote.
+        run: a run's folder, or its name in the folder of the runs ($CLDCTL_RUNS, else runs/); or a .safetensors file
+            that `cldctl export` wrote.
         checkpoint: a step, or "last" for the newest good one; a file has only one.
         device: where to compute; default: a GPU if one is available.
         allow_plugin: whether the code that the recipe names in `data.plugin` may run. That of a run which nobody
@@ -61,6 +62,10 @@ def runs(runs_dir: str | Path | None = None) -> "Runs":
     from .listing import Runs
 
     return Runs.under(runs_dir)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def __getattr__(name: str) -> Any:

@@ -106,6 +106,8 @@ class Model(model.Model):
     ) -> Tensor:
         """A lower bound of log p(x), (B,), float64, nats; for a diffusion of x alone, its value (docs/math.md 8).
 
+        It is the `elbo` of what `likelihood` returns for the same arguments.
+
         Images are points of a density on [-1, 1], with uniform noise in place of their grey levels, as
         ``model.source.dequantised_test_data`` has them; `bits_per_dim` converts what is returned.
 

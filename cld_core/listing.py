@@ -70,6 +70,10 @@ class Runs(Sequence[Run]):
     def __iter__(self) -> Iterator[Run]:
         return iter(self._rows)
 
+    def __contains__(self, value: object) -> bool:
+        """Whether there is a run of this name, or this row."""
+        return any(value in (row.name, row) for row in self._rows)
+
     @overload
     def __getitem__(self, key: int | str) -> Run: ...
     @overload
@@ -88,7 +92,8 @@ class Runs(Sequence[Run]):
         """The rows that have these values, for example ``filter(sde="cld", state="FINISHED")``.
 
         Args:
-            where: what else must hold, for example ``lambda run: run.step > 1000``.
+            where: what else must hold, for example ``lambda run: run.step > 1000``. It is not asked about a run with a
+                `problem`, which may have no step; such a run is left out.
 
         Raises:
             UsageError: there is no such column; names the nearest.
@@ -98,7 +103,7 @@ class Runs(Sequence[Run]):
                 guess = did_you_mean(name, COLUMNS) or f" There are {', '.join(COLUMNS)}."
                 raise UsageError(f"Runs.filter: there is no column {name!r}.{guess}")
         kept = [row for row in self._rows if all(getattr(row, name) == value for name, value in values.items())]
-        return type(self)([row for row in kept if where is None or where(row)], self._root)
+        return type(self)([row for row in kept if where is None or (row.problem is None and where(row))], self._root)
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """A dictionary for each row, of plain values."""

@@ -180,7 +180,8 @@ class Model:
             seed: key of the noise.
             first: number of the first sample.
             batch_size: samples computed at once; None for all.
-            settings: the other keys of the recipe's `sampling` section, for example ``eps=1e-4, denoise=False``.
+            settings: the other keys of the recipe's `sampling` section, for example ``eps=1e-3, denoise=False``. An
+                ``eps`` below `objective.loss_eps` is warned of: the network has seen no such t.
 
         Raises:
             RecipeError: an argument is wrong; names it.
@@ -201,7 +202,7 @@ class Model:
         progress: Callable[[int, int], object] | None = None,
         **settings: Unpack[SamplingKeys],
     ) -> sampling.Samples:
-        """Like `sample`, but returns velocities and the number of network evaluations with the samples.
+        """Like `sample`, but returns velocities and numbers of network evaluations, too.
 
         Args:
             progress: called after each network evaluation with the number of samples that are done, and how many
@@ -223,10 +224,11 @@ class Model:
     ) -> sampling.Samples:
         """Draw samples for the function ``caller``, which messages name; a ``watcher`` sees one batch alone."""
         n, seed = whole_number(n, "n", 1, caller), whole_number(seed, "seed", 0, caller)
-        first, size = whole_number(first, "first", 0, caller), n
-        if batch_size is not None:
-            size = whole_number(batch_size, "batch_size", 1, caller)
+        first = whole_number(first, "first", 0, caller)
+        size = n if batch_size is None else whole_number(batch_size, "batch_size", 1, caller)
         spec = self._spec(keys, caller)
+        if keys.get("eps") is not None and spec.eps < (seen := self.recipe.objective.loss_eps):
+            _log.warning("%s: eps=%g: the network has seen no t below %g. Use that or more.", caller, spec.eps, seen)
         score = self.score_of(compiled=spec.compile, precision=spec.precision)
         parts = []
         with numerics.using(tf32=spec.precision == "tf32"):

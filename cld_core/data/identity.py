@@ -1,27 +1,29 @@
-"""What the data of a recipe are, in a few texts for a ledger (`cld_core.run.same_data` compares them)."""
+"""What identifies the data of a recipe, in a few texts for a ledger (`cld_core.run.same_data` compares them)."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from cld_core import seeds
 from cld_core.digests import checksum
 from cld_core.errors import DataError
 from cld_core.recipe.data import DataSpec, ImageDataSpec, ToyDataSpec
-from cld_core.run.same_data import IMAGES, PLUGIN, POINTS
+from cld_core.run.same_data import IMAGES, MEANS, PLUGIN, POINTS
 
 from . import presence, toy
 
-# Points that stand for a density.
-COUNT = 8
+# Points of a density that are noted one by one; and how many more, of which the means of GROUP are: a density that
+# differs in few of its points, as by the weight of a part, differs in some of the means.
+COUNT, MANY, GROUP = 8, 240, 16
 
 
 def of(spec: DataSpec) -> Mapping[str, str]:
-    """What tells these data from others.
+    """What identifies these data.
 
-    Of images the checksum that their preparation noted, of toy data some points. A plug-in that draws its noise from
-    elsewhere than its generator has no such points: then only the digest of its file is there.
+    Of images the checksum that their preparation noted, of toy data some points and the means of more. A plug-in that
+    draws its noise from elsewhere than its generator has no such points: then only the digest of its file is there.
 
     Raises:
         DataError: there are no such data, or the plug-in cannot be imported.
@@ -29,24 +31,30 @@ def of(spec: DataSpec) -> Mapping[str, str]:
     if isinstance(spec, ImageDataSpec):
         return {IMAGES: presence.fingerprint(spec, "train")}
     assert isinstance(spec, ToyDataSpec), f"unknown kind of data: {type(spec).__name__}"
-    about = {}
-    if (points := _points(toy.get(spec.name, spec.plugin))) is not None:
-        about[POINTS] = points
+    about = _drawn(toy.get(spec.name, spec.plugin))
     if spec.plugin is not None and spec.plugin.endswith(".py"):
         about[PLUGIN] = checksum(Path(spec.plugin))
     return about
 
 
-def _points(density: toy.Toy) -> str | None:
-    """Some points of a density as text; None if it does not draw the same ones twice."""
-    drawn: list[str] = []
-    for _ in range(2):
-        # One that ignores its generator must not change the noise of others.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(len(drawn))
-            points = density.sample(COUNT, seeds.generator("identity of data"))
-        drawn.append(" ".join(f"{number:.6g}" for number in points.flatten()[: 4 * COUNT].tolist()))
-    return drawn[0] if drawn[0] == drawn[1] else None
+def _drawn(density: toy.Toy) -> dict[str, str]:
+    """Some points of a density, and means of more, as text; empty if it does not draw the same ones twice."""
+    first, second = _draw(density, 0), _draw(density, 1)
+    return first if first == second else {}
+
+
+def _draw(density: toy.Toy, seed: int) -> dict[str, str]:
+    # One that ignores its generator must not change the noise of others.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        points = density.sample(COUNT, seeds.generator("identity of data"))
+        more = density.sample(MANY, seeds.generator("identity of data"))
+    means = more.double().unflatten(0, (-1, GROUP)).mean(1)
+    return {POINTS: _text(points.flatten()[: 4 * COUNT]), MEANS: _text(means.flatten()[: 4 * MANY // GROUP])}
+
+
+def _text(numbers: Tensor) -> str:
+    return " ".join(f"{number:.6g}" for number in numbers.tolist())
 
 
 def or_nothing(spec: DataSpec) -> Mapping[str, str]:

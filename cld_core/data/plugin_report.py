@@ -7,7 +7,7 @@ or if there is no such density), or `problem`. What the plug-in prints goes to s
 import json
 import os
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 from cld_core.errors import DataError
 from cld_core.recipe import variants
@@ -37,7 +37,7 @@ def report(plugin: str, name: str | None = None) -> dict[str, Any]:
     return about
 
 
-def main() -> int:
+def main() -> NoReturn:
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     answer.write(json.dumps(report(*sys.argv[1:])))

@@ -72,11 +72,16 @@ class MLP(nn.Module):
         return last(silu_layers(hidden, h))
 
     def _position_features(self, u: Tensor) -> tuple[Tensor, ...]:
-        """Sines and cosines of x, the first part of u (B, inputs): (B, features) each; nothing if there are none."""
+        """Sines and cosines of x, the first part of u (B, inputs): (B, features) each; nothing if there are none.
+
+        Autocast does not apply: phases of many turns have no digits left in half precision.
+        """
         if self.frequencies is None:
             return ()
-        phase = 2 * math.pi * u[:, : self.frequencies.shape[1]] @ self.frequencies.T
-        return phase.sin(), phase.cos()
+        with torch.autocast(u.device.type, enabled=False):
+            x = u[:, : self.frequencies.shape[1]].to(self.frequencies.dtype)
+            phase = 2 * math.pi * x @ self.frequencies.T
+            return phase.sin(), phase.cos()
 
 
 def build(spec: MlpSpec, data_shape: tuple[int, ...], halves_in: int, halves_out: int) -> MLP:

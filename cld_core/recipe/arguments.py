@@ -68,6 +68,10 @@ def sampling_spec(recipe: Recipe, arguments: Mapping[str, Any], caller: str) -> 
     for name, other, problem in problems(dataclasses.replace(recipe, sampling=changed)):
         if "sampling" in (name.partition(".")[0], other.partition(".")[0]):
             _refuse(caller, f"{_argument(name)} {_argument(problem)}")
+    try:
+        changed.require_usable()
+    except RecipeError as error:
+        _refuse(caller, _argument(str(error)))
     return changed
 
 
@@ -147,8 +151,9 @@ def _values(given: Mapping[str, Any], spec: type, caller: str) -> dict[str, Any]
 
 
 def _argument(text: str) -> str:
-    """A message about keys as one about arguments: sampling.nfe is nfe."""
-    return re.sub(r"\bsampling\.(?=\w)", "", text)
+    """A message about keys as one about arguments: sampling.corrector=true is corrector=True."""
+    named = re.sub(r"\bsampling\.(?=\w)", "", text)
+    return re.sub(r"=(true|false)\b", lambda found: f"={found[1].title()}", named)
 
 
 def _refuse(caller: str, text: str) -> None:

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 from importlib import resources
 from pathlib import Path
 
@@ -54,7 +55,8 @@ def description(file: Path) -> str:
         if not line.startswith("#"):
             break
         words += line.lstrip("#").split()
-    text = " ".join(words).partition(". ")[0]
+    # A sentence begins with a capital letter; "e.g." ends none.
+    text, *_ = re.split(r"\. (?=[A-Z])", " ".join(words), maxsplit=1)
     return one_line(text.removesuffix("."), _LONGEST)
 
 

@@ -24,7 +24,7 @@ class Attempt:
         code: the digest of the code that it runs; with versions, gpu and driver as in `events.Started`.
         asked: the digest of the code that it was to run, as in `events.Requested`.
         hosts: the machine of each rank.
-        data: what tells its data from others (`same_data`).
+        data: what identifies its data (`same_data`).
     """
 
     attempt: int

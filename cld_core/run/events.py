@@ -144,7 +144,7 @@ class Started(Event):
         began: when the launcher gave the job its machines, or its process began; seconds since 1970.
         heard: when the attempt before last reported, in case it could not write its end.
         ranks: processes that train, and ``gpus`` and ``cores`` (of CPUs) that are reserved for them.
-        data: what tells the data from others, as `cld_core.data.identity` does; empty if nobody knows.
+        data: what identifies the data, by `cld_core.data.identity`; empty if nobody knows.
     """
 
     attempt: int

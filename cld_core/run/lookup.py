@@ -15,10 +15,10 @@ def default_root() -> Path:
 
 
 def named(run: str | Path) -> RunFolder:
-    """The run at a path; if there is none, the one of that name in $CLDCTL_RUNS or in runs/.
+    """The run at a path; if there is none, the one of that name in the folder of the runs (`default_root`).
 
     Raises:
-        NotFoundError: there is none in any of these places; names them, and the nearest run.
+        NotFoundError: there is none in either of these places; names them, and the nearest run.
         FormatError: it has another version of the format.
         CldError: this user may not look into it.
     """
@@ -33,7 +33,7 @@ def named(run: str | Path) -> RunFolder:
 
 def _places(run: str | Path) -> list[RunFolder]:
     """The folders that the name or path of a run may mean, the first ones first."""
-    roots = (Path(), default_root(), Path("runs"))
+    roots = (Path(), default_root())
     unique = dict.fromkeys((root / run).absolute() for root in roots)
     return [RunFolder(path) for path in unique]
 

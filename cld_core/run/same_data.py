@@ -1,30 +1,33 @@
-"""Whether a run trains on the data that it has trained on before, by what its ledger has of them."""
+"""Whether a run trains on the data that it has trained on before, by what its ledger notes of them."""
 
 import math
 from collections.abc import Mapping
 
 from .history import History
 
-# What `cld_core.data.identity` tells of data: points of toy data, the checksum of images, the digest of a plug-in file.
-POINTS, IMAGES, PLUGIN = "points", "images", "plugin"
+# What `cld_core.data.identity` notes: points of toy data and means of more, the checksum of images, the digest of a
+# plug-in file.
+POINTS, MEANS, IMAGES, PLUGIN = "points", "means", "images", "plugin"
 # Machines differ in the last bits of what they compute, relative to the size of the largest number.
 _TOLERANCE = 1e-3
 
 
 def known_data(history: History) -> Mapping[str, str]:
-    """The data of the newest attempt that tells of any; empty if none does."""
+    """What identifies the data of the newest attempt that notes it; empty if none does."""
     return next((attempt.data for attempt in reversed(history.attempts) if attempt.data), {})
 
 
 def are_other(now: Mapping[str, str], before: Mapping[str, str]) -> bool:
-    """Whether data are known to be others than they were.
+    """Whether these are known to be different data.
 
-    The digest of a plug-in counts only if nothing tells of the data themselves: a comment changes it.
+    The digest of a plug-in counts only if no points are noted: a comment changes it.
     """
     if IMAGES in now and IMAGES in before:
         return now[IMAGES] != before[IMAGES]
-    if POINTS in now and POINTS in before:
-        return not _are_close(now[POINTS], before[POINTS])
+    # Older ledgers have no means.
+    drawn = [name for name in (POINTS, MEANS) if name in now and name in before]
+    if drawn:
+        return not all(_are_close(now[name], before[name]) for name in drawn)
     return PLUGIN in now and PLUGIN in before and now[PLUGIN] != before[PLUGIN]
 
 

@@ -81,10 +81,16 @@ class Periodic:
         if (remark := nonfinite.remark_on(drawn.x)) is not None:
             print(f"step {model.step}: {remark}", flush=True)
         how = f"{model.recipe.sampling.method}, {drawn.nfe:.0f} NFE"
-        file, pixels = self._folder.samples / f"step_{model.step:08d}.png", pictures.pixels(drawn.x, model, how)
-        self._monitor.save_picture(lambda: grids.write(file, pixels, pictures.title(drawn.x, model, how)))
-        self._monitor.add(model.step, {"nfe": drawn.nfe})
-        self._monitor.add_picture(model.step, pixels)
+        file, monitor = self._folder.samples / f"step_{model.step:08d}.png", self._monitor
+
+        def show() -> None:
+            # Drawing opens files, too: fonts, on a disk that may be full.
+            pixels = pictures.pixels(drawn.x, model, how)
+            monitor.add_picture(model.step, pixels)
+            grids.write(file, pixels, pictures.title(drawn.x, model, how))
+
+        monitor.save_picture(show)
+        monitor.add(model.step, {"nfe": drawn.nfe})
 
     def _bound(self, model: Model, heartbeat: Heartbeat) -> None:
         try:

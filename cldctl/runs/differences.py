@@ -40,7 +40,7 @@ def _told(attempt: Attempt) -> Mapping[str, str]:
 
 
 def _other_data(history: History) -> Iterator[str]:
-    """The last attempt that began to train on other data; or whose plug-in is another file that makes the same data."""
+    """The last attempt that began to train on other data; or whose plug-in is another file, with the same points."""
     told = [attempt for attempt in history.attempts if attempt.data]
     for before, attempt in reversed(list(pairwise(told))):
         since = f"since attempt {attempt.attempt}"
@@ -52,7 +52,7 @@ def _other_data(history: History) -> Iterator[str]:
             and now is not None
             and was is not None
         ):
-            yield f"{since}: plug-in {_short(now)} instead of {_short(was)}, which makes the same data"
+            yield f"{since}: plug-in {_short(now)} instead of {_short(was)}; its first points are the same"
             return
 
 

@@ -38,8 +38,9 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Let links to notebooks and to files outside `docs/` lead to their pages."""
     uri = page.file.src_uri
-    markdown = _NOTEBOOK.sub(".md)", markdown)
-    return links.rewritten(markdown, links.origin(uri), ROOT, os.path.dirname(uri))
+    # Files are looked for by their own names, so that a notebook becomes a page last.
+    markdown = links.rewritten(markdown, links.origin(uri), ROOT, os.path.dirname(uri))
+    return _NOTEBOOK.sub(".md)", markdown)
 
 
 def on_post_build(*, config: MkDocsConfig) -> None:

@@ -5,15 +5,17 @@ import griffe
 _HEAD = """# Python API
 
 Generated from the docstrings of the code. `import cld_core` loads no torch; `cld_core.load` does.
+`cld_core.__version__` is the version. [The Python API](../api.md) has examples.
 """
 
 # What other programs may rely on, by heading.
 NAMES = {
     "Loading a model": ("cld_core.load",),
-    "A trained model": ("cld_core.model.Model", "cld_core.sampling.Samples"),
+    "A trained model": ("cld_core.Model", "cld_core.Samples", "cld_core.Trajectory", "cld_core.Likelihood"),
+    "Runs": ("cld_core.runs", "cld_core.Runs", "cld_core.listing.Run"),
     "Own data": ("cld_core.data.toy.toy",),
     "Diffusions and scores": ("cld_core.sde.base.Diffusion", "cld_core.score.Score", "cld_core.analytic.MixtureScore"),
-    "Likelihood": ("cld_core.likelihood",),
+    "Likelihood of any score": ("cld_core.likelihood.likelihood", "cld_core.likelihood.log_density"),
     "Recipes": ("cld_core.recipe.load", "cld_core.recipe.with_overrides", "cld_core.recipe.Recipe"),
     "Errors": ("cld_core.errors",),
 }
@@ -24,7 +26,8 @@ def page() -> str:
     lines = [_HEAD]
     for heading, names in NAMES.items():
         lines.append(f"## {heading}\n")
-        lines += [f"::: {name}\n" for name in names]
+        # Much of what a class offers is defined in a base that nobody imports.
+        lines += [f"::: {name}\n    options: {{inherited_members: true}}\n" for name in names]
     return "\n".join(lines)
 
 

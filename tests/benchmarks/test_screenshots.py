@@ -1,17 +1,30 @@
 """The pictures of the documentation that scripts make."""
 
 import re
+from pathlib import Path
 
-from benchmarks import screenshot_status
+from benchmarks import screenshot_status, screenshot_top
 from cldctl.ui.console import out
+
+
+def text_of(file: Path) -> str:
+    """The words of a picture, which loads nothing from elsewhere."""
+    picture = file.read_text()
+    assert re.findall(r"(?:url\(|href=|src=)[\"']?https?:", picture) == []
+    return re.sub(r"<[^>]+>", "", picture).replace("&#160;", " ")
 
 
 def test_the_picture_of_status_shows_runs_and_asks_nobody(tmp_path):
     before = (out.width, out.is_terminal)
     screenshot_status.record(tmp_path / "status.svg")
-    picture = (tmp_path / "status.svg").read_text()
-    text = re.sub(r"<[^>]+>", "", picture).replace("&#160;", " ")
+    text = text_of(tmp_path / "status.svg")
     for words in ("cldctl status", "RUNNING", "FID 2.27 n=50,000", "node_failed", "1 FINISHED, 1 RUNNING, 1 PENDING"):
         assert words in text
-    assert re.findall(r"(?:url\(|href=|src=)[\"']?https?:", picture) == []
     assert (out.width, out.is_terminal) == before
+
+
+def test_the_picture_of_top_shows_runs_and_asks_nobody(tmp_path):
+    screenshot_top.record(tmp_path / "top.svg")
+    text = text_of(tmp_path / "top.svg")
+    for words in ("cldctl top", "RUNNING", "17/40 shards", "P preempted", "q quit"):
+        assert words in text

@@ -1,6 +1,8 @@
 """What people do with a model in Python."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -176,3 +178,9 @@ def test_names_of_the_package():
     assert all(getattr(cld_core, name) is not None for name in cld_core.__all__)
     with pytest.raises(AttributeError, match="no attribute 'other'"):
         cld_core.other  # noqa: B018
+
+
+def test_names_are_offered_before_they_are_imported():
+    code = "import sys, cld_core; print(set(cld_core.__all__) <= set(dir(cld_core)), 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False"]

@@ -143,6 +143,25 @@ def test_a_wrong_argument_is_one_of_the_function_that_was_called(run):
         model.draw(4, method="em", nfe=0)
 
 
+def test_settings_that_do_not_go_together_are_arguments_of_the_function_too(run):
+    model = cld_core.load(run.path)
+    refused = (
+        r"^Model\.sample: 'order' cannot be 3 with corrector=True and eta of 0\.3 or more: eta is 1,.*corrector=False"
+    )
+    with pytest.raises(RecipeError, match=refused):
+        model.sample(4, method="exponential", nfe=20, eta=1, order=3)
+
+
+def test_a_time_that_the_network_has_not_seen_is_warned_of(run, caplog):
+    model = cld_core.load(run.path)
+    few = {"method": "em", "nfe": 2}
+    model.sample(4, **few, eps=1e-5)
+    model.sample(4, **few)
+    assert caplog.messages == []
+    model.sample(4, **few, eps=1e-6)
+    assert caplog.messages == ["Model.sample: eps=1e-06: the network has seen no t below 1e-05. Use that or more."]
+
+
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [

@@ -4,13 +4,16 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import matplotlib
 import pytest
 import typer
 import yaml
+from matplotlib import pyplot
 
 from cld_core.data import toy as toys
 from cld_core.recipe import load
@@ -23,6 +26,7 @@ BLOCKS = list(blocks())
 COMMANDS = commands()
 CONSOLES = {block.place for block in BLOCKS if block.language == "console"}
 _KEY = re.compile(r"(?P<key>[a-z_]+(?:\.[a-z_]+)+)=")
+_PRINTED = re.compile(r"print\(\w+\)  # (.+)$", re.MULTILINE)
 _NAME = re.compile(r"^name: (\S+)$", re.MULTILINE)
 _TOY = re.compile(r'^@toy\("(\w+)"', re.MULTILINE)
 
@@ -57,22 +61,44 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def reader(made: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The working directory is that folder; what plug-ins register is forgotten afterwards."""
     monkeypatch.chdir(made)
+    matplotlib.use("Agg")
     monkeypatch.setenv("HOME", str(made))
+    monkeypatch.delenv("CLDCTL_RUNS", raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(made / ".config"))
     with mock.patch.dict(toys._REGISTRY), mock.patch.dict(toys._OF_MODULE):
         yield made
 
 
+# What a block of Python prints is in the next one, which has no language, or in a comment.
+SHOWN = [
+    block
+    for before, block in pairwise(BLOCKS)
+    if block.page == before.page and before.language == "python" and "print(" in before.text and not block.language
+]
 PAGES = sorted({block.page for block in BLOCKS if block.language == "python" and block.run})
 
+SLOW = dict.fromkeys(("README.md", "docs/api.md"), pytest.mark.slow)
 
-@pytest.mark.parametrize("page", PAGES)
-def test_python_runs(page: str, reader: Path) -> None:
-    """A page's blocks go on from each other, as in one session."""
+
+@pytest.mark.parametrize("page", [pytest.param(page, marks=SLOW.get(page, ())) for page in PAGES])
+def test_python_runs(page: str, reader: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A page's blocks go on from each other, as in one session, and print what is shown."""
     names: dict[str, Any] = {"__name__": page}
-    for block in BLOCKS:
-        if block.page == page and block.language == "python" and block.run:
+    said = ""
+    for block in (block for block in BLOCKS if block.page == page):
+        if block.language == "python" and block.run:
             exec(compile(block.text, block.place, "exec"), names)
+            said = capsys.readouterr().out
+            for shown in _PRINTED.findall(block.text):
+                assert f"{shown}\n" in said, block.place
+        elif block in SHOWN:
+            assert said == block.text, block.place
+    pyplot.close("all")
+
+
+def test_what_is_printed_is_found() -> None:
+    assert {block.page for block in SHOWN} == {"docs/api.md"}
+    assert any(_PRINTED.search(block.text) for block in BLOCKS if block.page == "docs/api.md")
 
 
 @pytest.mark.parametrize("block", of("yaml"))

@@ -4,7 +4,9 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from tests.support.paths import ROOT
+import cld_core
+from cld_core.recipe import load
+from tests.support.paths import RECIPES, ROOT
 
 NOTEBOOK = ROOT / "docs/demo.ipynb"
 MAX_BYTES = 1_000_000
@@ -28,6 +30,18 @@ def test_it_is_stored_with_its_outputs_and_small():
     assert sum("image/png" in kinds for kinds in shown(notebook)) >= 7
     assert NOTEBOOK.stat().st_size < MAX_BYTES
     assert (ROOT / "docs/demo.safetensors").stat().st_size < MAX_BYTES
+
+
+def test_the_model_of_the_documentation_is_that_of_the_recipe():
+    """Of today's recipe: `benchmarks/demo_model.sh` trains it again."""
+    model, recipe = cld_core.load(ROOT / "docs/demo.safetensors", device="cpu"), load(RECIPES / "toy_demo.yaml")
+    for section in ("data", "sde", "network", "objective", "optim"):
+        assert getattr(model.recipe, section) == getattr(recipe, section), section
+    assert model.step == model.recipe.train.steps == recipe.train.steps
+    assert model.recipe.train.batch_size == recipe.train.batch_size
+    said = next(cell for cell in read().cells if cell.source.startswith("model = ")).outputs[0]["data"]["text/plain"]
+    assert said == repr(model)
+    assert f"```\n{said}\n```" in (ROOT / "docs/api.md").read_text()
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import cld_core
 from cld_core.recipe import load
 from cld_core.recipe.tree import walk
 from docs.site import commands, links, mathml, notebook, python_api, recipe_keys, requests
@@ -77,8 +78,12 @@ def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
 @pytest.mark.slow
 def test_the_python_reference_has_signatures_and_descriptions(site: Path) -> None:
     page = (site / "reference/python.html").read_text()
-    assert 'id="cld_core.model.Model.sample"' in page
-    assert "Sample i of a seed does not depend on" in page
+    for method in ("sample", "draw", "export", "trajectory", "log_likelihood", "plot"):
+        assert f'id="cld_core.Model.{method}"' in page, method
+    for name in set(cld_core.__all__) - {"__version__"}:
+        assert f'id="cld_core.{name}"' in page, name
+    assert "cld_core.__version__" in page
+    assert "Sample i of a seed is the same however many are drawn with it" in page
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,7 @@ def test_a_base_that_is_no_recipe_by_itself_is_skipped(tmp_path):
     [
         ("# One line.\nname: x\n", "One line"),
         ("# Of two\n# lines. And more.\nname: x\n# not this\n", "Of two lines"),
+        ("# Toys with e.g. larger steps. And more.\nname: x\n", "Toys with e.g. larger steps"),
         ("name: x\n# later\n", ""),
         ("", ""),
         ("# \x1b[31mred\x1b[0m\n", "red"),

@@ -24,9 +24,10 @@ def test_a_path_comes_before_names(here):
     assert lookup.named(here / "elsewhere/a").path == here / "elsewhere/a"
 
 
-def test_a_name_is_looked_for_in_the_folder_of_the_environment_and_then_in_runs(here, monkeypatch):
+def test_a_name_is_looked_for_in_the_folder_of_the_environment_or_else_in_runs(here, monkeypatch):
     run_with(here / "here/runs/a")
-    assert lookup.named("a").path == here / "here/runs/a"
+    with pytest.raises(NotFoundError):
+        lookup.named("a")
     run_with(here / "elsewhere/a")
     (here / "here/a").mkdir()  # it is not a run
     assert lookup.named("a").path == here / "elsewhere/a"
@@ -38,7 +39,7 @@ def test_who_is_not_found_is_told_where_it_was_looked_for(here):
     run_with(here / "elsewhere/toy-1")
     with pytest.raises(NotFoundError) as caught:
         lookup.named("toy-2")
-    places = f"{here}/here/toy-2, {here}/elsewhere/toy-2 or {here}/here/runs/toy-2"
+    places = f"{here}/here/toy-2 or {here}/elsewhere/toy-2"
     assert str(caught.value) == f"no run at {places}. Did you mean 'toy-1'?"
     with pytest.raises(NotFoundError, match=f"^no run at {here}/none. `cldctl status`"):
         lookup.named(here / "none")

@@ -175,6 +175,16 @@ def test_hsm_target_at_the_smallest_time():
     assert CLD(numerical_eps=1e-9).target(1e-5)[0][0] == pytest.approx(11.2, abs=0.05)
 
 
+@pytest.mark.parametrize("t", [1e-8, 1e-6, 1e-5])
+def test_factors_at_small_times_are_those_of_the_documentation(t):
+    """docs/math.md 4: both diverge like 1 / sqrt(t) without numerical_eps, and are bounded with it."""
+    bare, usual = (diffusions.build(CldSpec(numerical_eps=eps)) for eps in (0.0, 1e-6))
+    assert bare.target(t, "hsm")[0][0] == pytest.approx((3 / (8 * t)) ** 0.5, rel=1e-3)
+    assert bare.target(t, "dsm")[0][0] == pytest.approx((4 / (8 * t)) ** 0.5, rel=1e-3)
+    assert usual.target(t, "hsm")[0][0] == pytest.approx(10, rel=1e-2)
+    assert usual.target(t, "dsm")[0][0] == pytest.approx((8 * t + 1e-6) ** -0.5, rel=1e-3)
+
+
 def test_build_reads_the_recipe():
     cld = diffusions.build(CldSpec(beta0=0.1, beta1=6.9, m_inv=1.0, gamma=0.1, numerical_eps=0.0))
     assert isinstance(cld, CLD)

@@ -58,7 +58,7 @@ def test_a_run_goes_on_with_its_copy_and_says_that_the_file_has_changed(tmp_path
     submit(ring, tmp_path / "runs")
     run = RunFolder.open(tmp_path / "runs" / "mine")
     before = run.ledger.history().last.data
-    assert set(before) == {"points", "plugin"}
+    assert set(before) == {"points", "means", "plugin"}
     ring.write_text(RING.format(3))
     done = invoke("resume", "mine", "train.steps=30", runs=tmp_path / "runs")
     assert f"{ring} has changed since it was copied" in done.stderr
@@ -81,7 +81,7 @@ def test_a_comment_in_a_plug_in_changes_no_data(tmp_path, ring, monkeypatch):
     ring.write_text(RING.format(1) + "# a comment\n")
     invoke("resume", "mine", "train.steps=30", "--update-code", runs=tmp_path / "runs")
     changes = json.loads(invoke("status", "mine", "--json", runs=tmp_path / "runs").stdout)[0]["changes"]
-    assert any("which makes the same data" in line for line in changes)
+    assert any("its first points are the same" in line for line in changes)
     assert not any("other data" in line for line in changes)
 
 
@@ -172,11 +172,36 @@ def test_noise_of_ones_own_is_not_compared(tmp_path):
     assert identity.or_nothing(ToyDataSpec(name="nothing")) == {}
 
 
+MIXTURE = """import torch
+from cld_core.data.toy import toy
+@toy("{name}")
+def mixture(n, generator):
+    which = torch.rand(n, 1, generator=generator) < {weight}
+    return torch.where(which, 1.0, -1.0) + {width} * torch.randn(n, 2, generator=generator)
+"""
+
+
+@pytest.mark.parametrize(("weight", "width"), [(0.55, 0.1), (0.5, 0.105)])
+def test_a_modest_change_of_a_density_is_seen(tmp_path, weight, width):
+    def about(name, **values):
+        file = tmp_path / f"{name}.py"
+        file.write_text(MIXTURE.format(name=f"{NAME}_{name}", **values))
+        return identity.of(ToyDataSpec(name=f"{NAME}_{name}", plugin=str(file)))
+
+    before = about("before", weight=0.5, width=0.1)
+    assert not are_other(about("same", weight=0.5, width=0.1), before)
+    assert are_other(about("after", weight=weight, width=width), before)
+
+
 def test_what_counts_as_other_data():
     points = {"points": "1 2 3", "plugin": "a"}
     assert not are_other(points, {"points": "1 2 3.0000001", "plugin": "b"})
     assert are_other(points, {"points": "1 2 3.1", "plugin": "a"})
     assert are_other(points, {"points": "1 2", "plugin": "a"})
+    means = {**points, "means": "0.1 0.2"}
+    assert not are_other(means, points), "older ledgers have no means"
+    assert not are_other(means, {**means, "means": "0.10000001 0.2"})
+    assert are_other(means, {**means, "means": "0.1 0.21"})
     assert are_other({"plugin": "a"}, {"plugin": "b"})
     assert are_other({"images": "a"}, {"images": "b"})
     assert not are_other(points, {})
