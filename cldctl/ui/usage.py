@@ -19,7 +19,8 @@ _LEFT_OUT = ("attempts", "group", "set aside", "start-up", "useful")
 def usage_line(usage: Mapping[str, Any]) -> str:
     """What one run has used, in one line; ``usage`` is the field of ``status --json``."""
     used = f"{hours(usage['used'])} {usage['unit']}"
-    parts = [("useful", "useful"), ("lost_to_preemption", "lost to interruptions"), ("lost_to_crashes", "lost to crashes")]
+    lost = [("lost_to_preemption", "lost to interruptions"), ("lost_to_crashes", "lost to crashes")]
+    parts = [("useful", "useful"), *lost]
     shares = [f"{share(usage[key], usage['used'])} {text}" for key, text in parts if key == "useful" or usage[key] > 0]
     waited = f"; queued {duration(usage['waited_s'])}" if usage["waited_s"] >= 1 else ""
     return f"{used}: {', '.join(shares)}{waited}" if usage["used"] > 0 else used + waited

@@ -71,7 +71,7 @@ def test_it_serves_the_chosen_runs_and_dies_with_the_command(started, number, co
 
 @pytest.mark.parametrize(
     ("full", "own", "host"),
-    [("gpu1.lab.example", "gpu1", "gpu1.lab.example"), ("localhost", "vm", "vm"), ("localhost.localdomain", "vm", "vm")],
+    [("gpu1.lab.org", "gpu1", "gpu1.lab.org"), ("localhost", "vm", "vm"), ("localhost.localdomain", "vm", "vm")],
 )
 def test_the_tunnel_leads_to_this_machine(full, own, host, monkeypatch, tmp_path):
     monkeypatch.setattr(board.socket, "getfqdn", lambda: full)
