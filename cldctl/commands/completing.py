@@ -14,8 +14,8 @@ import typer
 from cld_core.evaluation import registry
 from cld_core.run import RunFolder
 from cld_core.run.folder import is_name
+from cldctl import config
 from cldctl.clusters import CLUSTERS
-from cldctl.hints import default_root
 
 # Of more runs, a shell asks whether it is to list them.
 _MOST = 500
@@ -165,7 +165,7 @@ def sorts(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def _root(ctx: typer.Context) -> Path:
-    return Path(ctx.params.get("directory") or default_root())
+    return Path(ctx.params.get("directory") or config.runs_dir())
 
 
 def _given(ctx: typer.Context) -> list[str]:

@@ -12,8 +12,8 @@ from cld_core.errors import NotFoundError, UsageError
 from cld_core.run import RunFolder
 from cld_core.run.folder import runs_beginning
 from cld_core.run.groups import Group, find_group
-from cld_core.run.lookup import default_root
 from cld_core.texts import has_control
+from cldctl import config
 from cldctl.clusters import CLUSTERS
 from cldctl.ui.console import err
 
@@ -29,7 +29,7 @@ ClusterOption = Annotated[
     typer.Option(
         "--cluster",
         metavar=_CLUSTERS,
-        help="Where to run; default: slurm if sbatch is installed, else local.",
+        help="Where to run; default: $CLDCTL_CLUSTER, that of the config file, slurm if sbatch is installed, else local.",
         autocompletion=completing.clusters,
     ),
 ]
@@ -62,7 +62,7 @@ Checkpoint = Annotated[
 Profile = Annotated[
     str | None,
     typer.Option(
-        help="Settings of this cluster for its jobs: a file, or a name (docs/slurm.md).",
+        help="Settings of this cluster for its jobs, a file or a name; default: $CLDCTL_PROFILE, that of the config file.",
         autocompletion=completing.profiles,
     ),
 ]
@@ -81,7 +81,7 @@ _SHOWN = 8
 
 def runs_dir(option: Path | None) -> Path:
     """The folder of the runs."""
-    return option or default_root()
+    return option or config.runs_dir()
 
 
 def find_run(name: str | None, root: Path) -> RunFolder:
