@@ -81,7 +81,7 @@ class Periodic:
         if (remark := nonfinite.remark_on(drawn.x)) is not None:
             print(f"step {model.step}: {remark}", flush=True)
         how = f"{model.recipe.sampling.method}, {drawn.nfe:.0f} NFE"
-        file, pixels = self._folder.samples / f"step_{model.step:08d}.png", pictures.pixels(drawn.x, model, how)
+        file, pixels = self._folder.samples / pictures.periodic_name(model.step), pictures.pixels(drawn.x, model, how)
         self._monitor.save_picture(lambda: grids.write(file, pixels, pictures.title(drawn.x, model, how)))
         self._monitor.add(model.step, {"nfe": drawn.nfe})
         self._monitor.add_picture(model.step, pixels)

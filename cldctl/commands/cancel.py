@@ -39,7 +39,7 @@ def cancel(
     endings = policy.cancel(chosen)
     for ending in endings:
         if ending.problem is not None:
-            err.print(f"{ending.run.name}: {ending.problem}", style="red", markup=False, soft_wrap=True)
+            err.failure(f"{ending.run.name}: {ending.problem}", style="red")
         elif not ending.jobs:
             err.print(_outcome(ending), markup=False)
     waiting = [ending for ending in endings if ending.jobs]

@@ -146,7 +146,7 @@ def _finish(begun: "BegunGroup", follow: bool) -> None:
         if chained := sum(map(len, begun.evaluations.values())):
             err.print(f"then an evaluation of {'each' if chained == len(begun.jobs) else chained}", soft_wrap=True)
     for entry in begun.skipped:
-        err.print(f"{entry.run.name}: {entry.reason}", markup=False, style="red", soft_wrap=True)
+        err.failure(f"{entry.run.name}: {entry.reason}", style="red")
     code = max((entry.exit_code for entry in begun.skipped), default=0)
     if follow or cluster.blocks:
         from cldctl.ui.follow_group import follow_group
@@ -217,6 +217,6 @@ def for_each(runs: Sequence[RunFolder], act: Callable[[RunFolder], None]) -> int
         try:
             act(run)
         except CldError as error:
-            err.print(f"{run.name}: {error}", markup=False, style="red", soft_wrap=True)
+            err.failure(f"{run.name}: {error}", style="red")
             code = code or error.exit_code
     return code

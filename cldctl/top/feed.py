@@ -106,6 +106,8 @@ class Reader:
 
     def __init__(self) -> None:
         self.losses = Losses()
+        # Why the last read failed.
+        self.problem: str | None = None
         self._wanted = Wanted()
         self._changed = threading.Event()
         self._is_over = False
@@ -147,10 +149,14 @@ class Reader:
             self._complete[path] = row
 
     def go_on(self, publish: Callable[[Detail | None], object]) -> None:
-        """Read again and again, until `end`."""
+        """Read again and again, until `end`, whatever goes wrong: `problem` says what."""
         while not self._is_over:
             self._changed.clear()
-            publish(self.read())
+            try:
+                detail, self.problem = self.read(), None
+            except Exception as error:
+                detail, self.problem = None, f"the files of runs cannot be read: {one_line(error) or type(error).__name__}"
+            publish(detail)
             self._changed.wait(EVERY_S)
 
 

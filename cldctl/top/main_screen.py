@@ -117,6 +117,7 @@ class MainScreen(Acting):
         self._detail = message.detail
         self.query_one(RunList).refresh()
         self._draw_panel()
+        self._draw_said()
 
     def on_run_list_changed(self) -> None:
         line, shown = self.selected, self.query_one(RunList).visible_rows
@@ -221,5 +222,5 @@ class MainScreen(Acting):
         since, seen = self._looker.since, self._seen
         waited = 0.0 if since is None else time.monotonic() - since
         late = f"still looking, for {duration(waited)}: a scheduler or a disk does not answer"
-        problem = [seen.problem] if seen is not None and seen.problem else []
-        return [*([late] if waited > _PATIENCE_S else []), *problem, *(() if seen is None else seen.remarks)]
+        problems = [problem for problem in (seen and seen.problem, self._reader.problem) if problem]
+        return [*([late] if waited > _PATIENCE_S else []), *problems, *(() if seen is None else seen.remarks)]
