@@ -62,13 +62,31 @@ Checkpoint = Annotated[
 Profile = Annotated[
     str | None,
     typer.Option(
-        help="Settings of this cluster for its jobs, a file or a name; default: $CLDCTL_PROFILE, that of the config file.",
+        help="Settings of this cluster for its jobs (a file or name); default: $CLDCTL_PROFILE, else of the config file.",
         autocompletion=completing.profiles,
     ),
 ]
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Stay and show the progress until the end.")]
 Shards = Annotated[
     int | None, typer.Option(min=1, help="Pieces, at most 10,000 and one a row; default: one a process.")
+]
+StateFilter = Annotated[
+    str | None,
+    typer.Option(
+        metavar="S[,S]",
+        help="Only runs in these states: PENDING, RUNNING, REQUEUED, STOPPED, FAILED, CANCELLED, LOST, FINISHED.",
+        autocompletion=completing.states,
+    ),
+]
+Since = Annotated[
+    str | None,
+    typer.Option(metavar="DURATION|DATE", help="Only runs that are alive or changed since: 12h, 7d, 2026-11-01."),
+]
+TagFilter = Annotated[list[str] | None, typer.Option("--tag", metavar="T", help="Only runs with this tag.")]
+UserFilter = Annotated[str | None, typer.Option(metavar="U", help="Only runs that this user submitted.")]
+GroupFilter = Annotated[
+    str | None,
+    typer.Option(metavar="G", help="Only runs that were submitted as this group.", autocompletion=completing.groups),
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 AllowPlugin = Annotated[

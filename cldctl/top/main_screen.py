@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -14,6 +15,7 @@ from textual.events import Resize
 from textual.message import Message
 from textual.widgets import Input, Static
 
+from cldctl.runs.status import RunStatus
 from cldctl.ui.format import duration
 
 from . import panel
@@ -104,6 +106,9 @@ class MainScreen(Acting):
     @property
     def selected(self) -> Line | None:
         return self.query_one(RunList).selected
+
+    def members(self, group: str) -> Sequence[RunStatus]:
+        return [] if self._seen is None else [row for row in self._seen.found if row.group == group]
 
     def say(self, text: str, *, is_error: bool) -> None:
         self._said = text, is_error

@@ -75,7 +75,7 @@ def test_a_dry_run_says_first_what_differs(tmp_path):
         "submit", "toy_demo", "train.steps=5", "--cluster", "local", "--dry-run", "--name", "x", runs=tmp_path
     )
     lines = done.stdout.splitlines()
-    assert lines[0].startswith("# differs from ")
+    assert re.match(r"# \d+ keys? differs? from .*:$", lines[0])
     assert lines[0].endswith(":")
     head = done.stdout.split(f"# run: {tmp_path / 'x'}\n")[0]
     assert "#   train.steps: 5 instead of 800000  (command line)" in head
