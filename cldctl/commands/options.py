@@ -29,7 +29,7 @@ ClusterOption = Annotated[
     typer.Option(
         "--cluster",
         metavar=_CLUSTERS,
-        help="Where to run; default: $CLDCTL_CLUSTER, that of the config file, slurm if sbatch is installed, else local.",
+        help="Where to run; default: $CLDCTL_CLUSTER, that of the config file, slurm if there is sbatch, else local.",
         autocompletion=completing.clusters,
     ),
 ]
@@ -62,7 +62,7 @@ Checkpoint = Annotated[
 Profile = Annotated[
     str | None,
     typer.Option(
-        help="Settings of this cluster for its jobs (a file or name); default: $CLDCTL_PROFILE, else of the config file.",
+        help="File or name of settings for jobs of this cluster; default: $CLDCTL_PROFILE, that of the config file.",
         autocompletion=completing.profiles,
     ),
 ]

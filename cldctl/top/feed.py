@@ -154,13 +154,12 @@ class Reader:
         """Read again and again, until `end`, whatever goes wrong: `problem` says what."""
         while not self._is_over:
             self._changed.clear()
+            detail = None
             try:
                 detail, self.problem = self.read(), None
             except Exception as error:
-                detail, self.problem = (
-                    None,
-                    f"the files of runs cannot be read: {one_line(error) or type(error).__name__}",
-                )
+                text = one_line(error) or type(error).__name__
+                self.problem = f"the files of runs cannot be read: {text}"
             publish(detail)
             self._changed.wait(EVERY_S)
 

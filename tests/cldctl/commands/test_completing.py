@@ -69,6 +69,9 @@ def offered(runs, *words, code=0):
         (["status", "be"], ["beta-1"]),
         (["status", "--state", "RUNNING,FI"], ["RUNNING,FINISHED"]),
         (["status", "--sort", "lo"], ["loss"]),
+        (["status", "--group", "al"], ["alpha-group"]),
+        (["top", "--state", "RUNNING,FI"], ["RUNNING,FINISHED"]),
+        (["top", "--group", ""], ["alpha-group"]),
         (["why", "be"], ["beta-1"]),
         (["logs", "alpha-1", "--eval", "e"], ["elbo-00000020-abcd"]),
         (["sample", "alpha-1", "--checkpoint", "2"], ["20"]),
@@ -129,8 +132,9 @@ def hostile(tmp_path, monkeypatch):
     ],
 )
 def test_no_file_whose_name_a_shell_would_run_is_offered(runs, hostile, words, expected):
-    found = [text for text in offered(runs, *words) if text and not text.startswith("--")]
-    assert [text for text in found if text != "-f"] == expected
+    options = {"--help", "-h", "--follow", "-f"}
+    found = [text for text in offered(runs, *words) if text]
+    assert [text for text in found if text not in options and not text.startswith("--")] == expected
 
 
 def test_a_word_is_completed_without_torch(runs):

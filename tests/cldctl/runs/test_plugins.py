@@ -72,7 +72,7 @@ def test_problems_are_not_remembered(file, started):
 def test_a_damaged_answer_is_ignored(file, started, damage):
     ask(file)
     (remembered,) = caches.folder().glob("plugin-*.json")
-    assert remembered.stat().st_mode & 0o077 == 0
+    assert remembered.parent.stat().st_mode & 0o077 == 0
     remembered.write_bytes(damage)
     assert list(ask(file).names) == ["ring"]
     ask(file)

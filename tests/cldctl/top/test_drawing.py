@@ -173,7 +173,7 @@ def test_the_first_line_has_whole_words():
             line = top_line(root, rows, only, width).plain
             assert cell_len(line) <= width
             words = line.removesuffix(f"only {only}").split()
-            assert all(word in (*STATES, "1", "…") or word.startswith("/hom") for word in words), line
+            assert all(word in (*STATES, "1", "…") or word.startswith("/ho") for word in words), line
 
 
 def test_keys_are_whole_or_left_out():
