@@ -12,7 +12,7 @@ from textual.screen import Screen
 
 from cld_core.run import RunFolder
 from cld_core.run.groups import Group
-from cldctl.runs.state import OVER, RESUMABLE
+from cldctl.runs.state import OVER
 from cldctl.runs.status import RunStatus
 
 from . import actions
@@ -106,7 +106,7 @@ class Acting(Screen[None]):
             self._ask(f"Resume the runs of {line.name}?", about, act)
         elif (row := self._row("resume it")) is None:
             return
-        elif row.state not in RESUMABLE and row.is_readable:
+        elif row.state not in OVER:
             self.say(f"{row.name} is {row.state}: there is nothing to resume.", is_error=True)
         else:
             place = "beginning" if row.checkpoint_step is None else f"checkpoint at step {row.checkpoint_step:,}"

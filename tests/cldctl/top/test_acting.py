@@ -162,7 +162,7 @@ def test_a_filter_hides_runs_of_a_group_and_spares_none(tmp_path, scripted):
     on_screen(tmp_path, look, everything=True)
 
 
-@pytest.mark.parametrize(("phase", "state"), [("running", "RUNNING"), ("pending", "PENDING")])
+@pytest.mark.parametrize(("phase", "state"), [("running", "RUNNING"), ("pending", "REQUEUED")])
 def test_a_run_that_is_alive_is_not_resumed(tmp_path, scripted, asked, phase, state):
     trained(run_with(tmp_path / "mine", 10), "1", phase)
 
