@@ -60,7 +60,7 @@ def test_resume_asks_first_and_then_submits(tmp_path, scripted, asked):
     assert asked == [["resume", str(run.path)]]
 
 
-def test_a_refusal_is_shown_with_its_fix(tmp_path):
+def test_a_refusal_is_shown_with_its_fix(tmp_path, scripted):
     """By the command itself: the cluster of this run has no scheduler."""
     run = trained(run_with(tmp_path / "mine", 50, overrides=STEPS), "1", cluster="local")
     run.ledger.append(Ended(attempt=0, cause="finished", step=50))
