@@ -1,6 +1,8 @@
 """The folder of this user for what can be found out again: it may be deleted at any time."""
 
+import contextlib
 import os
+import time
 from pathlib import Path
 
 from cld_core.errors import CldError
@@ -20,6 +22,14 @@ def folder() -> Path | None:
     except (OSError, CldError, RuntimeError, ValueError):
         return None
     return chosen
+
+
+def sweep(folder: Path, pattern: str, unused_s: float) -> None:
+    """Remove the files of this pattern that were not written for so many seconds."""
+    for file in folder.glob(pattern):
+        with contextlib.suppress(OSError):
+            if time.time() - file.lstat().st_mtime > unused_s:
+                file.unlink()
 
 
 def _chosen() -> Path:

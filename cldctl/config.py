@@ -30,15 +30,22 @@ class Config:
 KEYS = tuple(entry.name for entry in fields(Config))
 
 
-def folder() -> Path:
-    """The folder of the user's configuration; a ``$XDG_CONFIG_HOME`` that is not absolute counts for nothing."""
+def folder() -> Path | None:
+    """The folder of the user's configuration; None if this user has no home folder.
+
+    A ``$XDG_CONFIG_HOME`` that is not absolute counts for nothing.
+    """
     base = Path(os.environ.get("XDG_CONFIG_HOME", ""))
-    return (base if base.is_absolute() else Path.home() / ".config") / "cldctl"
+    try:
+        return (base if base.is_absolute() else Path.home() / ".config") / "cldctl"
+    except RuntimeError:
+        return None
 
 
-def file() -> Path:
-    """Where the defaults are looked for."""
-    return folder() / "config.yaml"
+def file() -> Path | None:
+    """Where the defaults are looked for; None if this user has no home folder."""
+    place = folder()
+    return None if place is None else place / "config.yaml"
 
 
 def read() -> Config:
@@ -47,11 +54,8 @@ def read() -> Config:
     Raises:
         UsageError: the file cannot be read, is not this user's alone, or has a wrong key or value.
     """
-    try:
-        path = file()
-    except RuntimeError:  # this user has no home folder
-        return Config()
-    if not os.path.lexists(path):
+    path = file()
+    if path is None or not os.path.lexists(path):
         return Config()
     return _config(path, _content(path))
 
@@ -111,7 +115,7 @@ def _config(path: Path, content: Any) -> Config:
             fix = did_you_mean(name, KEYS) or f" It has {', '.join(KEYS)}."
             raise UsageError(f"{path}: unknown key '{one_line(name, 60)}'.{fix}")
         if value is not None and (not isinstance(value, str) or not value or one_line(value, 4096) != value):
-            raise UsageError(f"{path}: '{name}' cannot be {one_line(repr(value), 60)}; expected a text. Correct it.")
+            raise UsageError(f"{path}: '{name}' cannot be {one_line(repr(value), 60)}; expected a string. Correct it.")
     if content.get("runs_dir"):
         content = {**content, "runs_dir": _absolute(path, content["runs_dir"])}
     return Config(**content)

@@ -9,15 +9,10 @@ from cld_core.run import RunFolder
 from . import config
 
 
-def default_root() -> Path:
-    """The folder of the runs without ``--runs-dir``."""
-    return config.runs_dir()
-
-
 def command(text: str, run: RunFolder) -> str:
     """``cldctl TEXT``, with the ``--runs-dir`` that it needs to find ``run`` from here."""
     root = run.path.parent
-    if root.resolve() == default_root().resolve():
+    if root.resolve() == config.runs_dir().resolve():
         return f"cldctl {text}"
     with contextlib.suppress(ValueError):
         root = root.relative_to(Path.cwd())

@@ -36,18 +36,20 @@ def find_profile(name: str | None) -> Path | None:
     if (file := shipped.named(name, by_name)) is not None:
         return file
     fix = did_you_mean(name, by_name) or f" Available: {', '.join(by_name) or 'none'}."
-    raise RecipeError(
-        f"--profile {name}: there is no such profile in {_own_profiles()}, and none comes with cldctl.{fix}"
-    )
+    own = _own_profiles()
+    where = "" if own is None else f" in {own}, and none comes with cldctl"
+    raise RecipeError(f"--profile {name}: there is no such profile{where}.{fix}")
 
 
 def profile_files() -> dict[str, Path]:
     """The files of all profiles by name, sorted; the user's own take precedence."""
-    return shipped.files(_own_profiles(), shipped.profiles())
+    own = _own_profiles()
+    return shipped.files(*([] if own is None else [own]), shipped.profiles())
 
 
-def _own_profiles() -> Path:
-    return config.folder() / "profiles"
+def _own_profiles() -> Path | None:
+    folder = config.folder()
+    return None if folder is None else folder / "profiles"
 
 
 def recipe_files() -> dict[str, Path]:

@@ -46,6 +46,8 @@ def _defaults() -> Check:
     except CldError as error:
         problem, _, advice = str(error).partition(". ")
         return Check("config", "fail", problem, advice)
+    if path is None:
+        return Check("config", "ok", "none: this user has no home folder")
     if not path.exists():
         return Check("config", "ok", f"there is no {path}")
     return Check(

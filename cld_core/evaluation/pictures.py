@@ -1,5 +1,6 @@
 """Pictures of samples: a grid of images, or a scatter over the true density for toy data."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from cld_core.data.images import to_pixels
 from cld_core.model import Model
+from cld_core.recipe.sampling import FixedStepSpec
 
 from . import grids, nonfinite
 from .planes import Plane
@@ -31,6 +33,27 @@ def samples(model: Model, path: Path, *, seed: int = 0, batch_size: int | None =
 def default_count(model: Model) -> int:
     """How many samples a picture shows."""
     return 64 if model.is_image else 2000
+
+
+def periodic_name(step: int) -> str:
+    """The name of the picture of a step that the training draws."""
+    return f"step_{step:08d}.png"
+
+
+def name_of(model: Model, n: int, seed: int = 0) -> str:
+    """A name of its own for all settings of a picture: those that are always there, then those that are not defaults.
+
+    step_00020000_em_nfe100_n64_seed3_denoise-false.png
+    """
+    spec = model.recipe.sampling
+    always = [f"nfe{spec.nfe}"] if isinstance(spec, FixedStepSpec) else []
+    others = [
+        f"{entry.name}-{str(getattr(spec, entry.name)).lower()}"
+        for entry in fields(spec)
+        if entry.name not in ("method", "nfe") and getattr(spec, entry.name) != entry.default
+    ]
+    keyed = [f"seed{seed}"] if seed else []
+    return "_".join([f"step_{model.step:08d}", spec.method, *always, f"n{n}", *keyed, *others]) + ".png"
 
 
 def show(path: Path, x: Tensor, model: Model, how: str) -> None:

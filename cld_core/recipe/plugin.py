@@ -15,8 +15,11 @@ from .data import ToyDataSpec
 from .schema import Recipe
 
 
-def with_plugin_found(recipe: Recipe, recipe_file: Path) -> Recipe:
+def with_plugin_found(recipe: Recipe, recipe_file: Path, place: str | None = None) -> Recipe:
     """``recipe`` with `data.plugin` absolute: a file in the working directory, or else beside the recipe.
+
+    Args:
+        place: what has set the key, for messages; default: the file.
 
     Raises:
         RecipeError: there is no such file or module, or the file is not Python.
@@ -27,7 +30,7 @@ def with_plugin_found(recipe: Recipe, recipe_file: Path) -> Recipe:
     if not plugin.endswith(".py"):
         if not _is_installed(plugin):
             text = f"names the module {plugin}, which is not installed. Install it, or give a path ending in .py."
-            raise RecipeError(f"{recipe_file}: 'data.plugin' {text}")
+            raise RecipeError(f"{place or recipe_file}: 'data.plugin' {text}")
         return recipe
     for folder in (Path.cwd(), recipe_file.absolute().parent):
         data = recipe.anchored(folder).data
@@ -36,7 +39,7 @@ def with_plugin_found(recipe: Recipe, recipe_file: Path) -> Recipe:
             _parse(Path(str(data.plugin)))
             return dataclasses.replace(recipe, data=data)
     text = f"names {plugin}, but there is no such file here or beside the recipe. Correct the path."
-    raise RecipeError(f"{recipe_file}: 'data.plugin' {text}")
+    raise RecipeError(f"{place or recipe_file}: 'data.plugin' {text}")
 
 
 def _is_installed(module: str) -> bool:

@@ -81,7 +81,7 @@ class Periodic:
         if (remark := nonfinite.remark_on(drawn.x)) is not None:
             print(f"step {model.step}: {remark}", flush=True)
         how = f"{model.recipe.sampling.method}, {drawn.nfe:.0f} NFE"
-        file, monitor = self._folder.samples / f"step_{model.step:08d}.png", self._monitor
+        file, monitor = self._folder.samples / pictures.periodic_name(model.step), self._monitor
 
         def show() -> None:
             # Drawing opens files, too: fonts, on a disk that may be full.

@@ -39,9 +39,9 @@ def cancel(
     endings = policy.cancel(chosen)
     for ending in endings:
         if ending.problem is not None:
-            err.print(f"{ending.run.name}: {ending.problem}", style="red", markup=False, soft_wrap=True)
+            err.failure(policy.outcome(ending), style="red")
         elif not ending.jobs:
-            err.print(_outcome(ending), markup=False)
+            err.print(policy.outcome(ending), markup=False)
     waiting = [ending for ending in endings if ending.jobs]
     try:
         if waiting:
@@ -57,8 +57,9 @@ def cancel(
 
 def _over(ending: "Ending", all_of_them: "Sequence[Ending]", working: Working) -> None:
     from cldctl.jobs import hooks
+    from cldctl.runs.cancel import outcome
 
-    err.print(_outcome(ending), markup=False)
+    err.print(outcome(ending), markup=False)
     working.at(sum(it.is_over for it in all_of_them), len(all_of_them), "runs")
     if ending.is_over and ending.trains:
         hooks.fire(ending.run, is_over=True)
@@ -69,21 +70,3 @@ def _waits_for(waiting: "Sequence[Ending]", most_s: float) -> str:
     names = waiting[0].run.name if len(waiting) == 1 else f"{len(waiting)} runs"
     saves = " to save and" if any(ending.trains for ending in waiting) else " to"
     return f"waiting for {names}{saves} end (job {one_line(jobs, 60)}), at most {most_s:.0f} s"
-
-
-def _outcome(ending: "Ending") -> str:
-    run = ending.run
-    if ending.process is not None:
-        return f"{run.name}: ended process {ending.process}, which cldctl did not start"
-    if not ending.jobs:
-        return f"{run.name}: nothing is running ({ending.state})"
-    if not ending.is_over:
-        return f"{run.name}: asked to end; it saves first. `cldctl status {run.name}` shows when it has."
-    if not ending.trains:
-        return f"{run.name}: its evaluations are cancelled"
-    steps = run.checkpoint_steps()
-    if ending.had_finished:
-        return (
-            f"{run.name}: had finished before it could be cancelled; last checkpoint: step {steps[-1] if steps else 0}"
-        )
-    return f"{run.name}: cancelled; last checkpoint: {f'step {steps[-1]}' if steps else 'none'}"

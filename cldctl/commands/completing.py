@@ -3,7 +3,7 @@
 What goes wrong offers nothing: an error in the middle of a command line helps nobody.
 """
 
-import contextlib
+import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import wraps
 from pathlib import Path
@@ -14,15 +14,15 @@ import typer
 from cld_core.evaluation import registry
 from cld_core.run import RunFolder
 from cld_core.run.folder import is_name
+from cldctl import config
 from cldctl.clusters import CLUSTERS
-from cldctl.hints import default_root
 
 # Of more runs, a shell asks whether it is to list them.
 _MOST = 500
-_STATES = ("PENDING", "RUNNING", "REQUEUED", "STOPPED", "FAILED", "CANCELLED", "FINISHED", "LOST")
+# Names of files that a shell takes as they are: others could be commands.
+_PLAIN = re.compile(r"[\w./+=:][\w./+=:-]*")
 # Of other commands, all sections can be changed.
 _SECTIONS = {"sample": ("sampling",), "eval": ("eval", "sampling", "cluster")}
-_SORTS = ("name", "created", "updated", "step", "loss", "state")
 
 Completer = Callable[[typer.Context, str], list[str]]
 
@@ -43,12 +43,23 @@ def runs(ctx: typer.Context, incomplete: str) -> Iterator[str]:
     """Names of runs and groups, the newest run first."""
     root = _root(ctx)
     entries = [entry for entry in root.iterdir() if entry.name.startswith(incomplete) and is_name(entry.name)]
-    for entry in sorted(entries, key=lambda entry: -entry.stat().st_mtime)[:_MOST]:
+    for entry in sorted(entries, key=_changed, reverse=True)[:_MOST]:
         if RunFolder(entry).exists:
             yield entry.name
-    with contextlib.suppress(OSError):
-        groups = (entry.name for entry in (root / ".groups").iterdir())
-        yield from sorted(name for name in groups if name.startswith(incomplete) and is_name(name))
+    yield from groups(ctx, incomplete)
+
+
+def _changed(entry: Path) -> float:
+    try:
+        return entry.stat().st_mtime
+    except OSError:  # a link that leads nowhere
+        return 0.0
+
+
+@_quietly
+def groups(ctx: typer.Context, incomplete: str) -> Iterator[str]:
+    names = (entry.name for entry in (_root(ctx) / ".groups").iterdir())
+    yield from sorted(name for name in names if name.startswith(incomplete) and is_name(name))
 
 
 @_quietly
@@ -56,7 +67,7 @@ def recipes(ctx: typer.Context, incomplete: str) -> Iterator[str]:
     """Names of recipes, and YAML files of the folder that is being typed."""
     from cldctl.lookup import recipe_files
 
-    yield from (name for name in recipe_files() if name.startswith(incomplete))
+    yield from (name for name in recipe_files() if name.startswith(incomplete) and _PLAIN.fullmatch(name))
     yield from _yaml_files(incomplete)
 
 
@@ -70,7 +81,7 @@ def recipes_and_runs(ctx: typer.Context, incomplete: str) -> Iterator[str]:
 def profiles(ctx: typer.Context, incomplete: str) -> Iterator[str]:
     from cldctl.lookup import profile_files
 
-    yield from (name for name in profile_files() if name.startswith(incomplete))
+    yield from (name for name in profile_files() if name.startswith(incomplete) and _PLAIN.fullmatch(name))
     yield from _yaml_files(incomplete)
 
 
@@ -156,16 +167,20 @@ def clusters(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def states(ctx: typer.Context, incomplete: str) -> list[str]:
+    from cldctl.runs.state import STATES
+
     before, comma, last = incomplete.rpartition(",")
-    return [f"{before}{comma}{state}" for state in _STATES if state.startswith(last.upper())]
+    return [f"{before}{comma}{state}" for state in STATES if state.startswith(last.upper())]
 
 
 def sorts(ctx: typer.Context, incomplete: str) -> list[str]:
-    return [name for name in _SORTS if name.startswith(incomplete)]
+    from cldctl.runs.selection import ORDERS
+
+    return [name for name in ORDERS if name.startswith(incomplete)]
 
 
 def _root(ctx: typer.Context) -> Path:
-    return Path(ctx.params.get("directory") or default_root())
+    return Path(ctx.params.get("directory") or config.runs_dir())
 
 
 def _given(ctx: typer.Context) -> list[str]:
@@ -196,7 +211,8 @@ def _yaml_files(incomplete: str) -> Iterator[str]:
         return
     folder, slash, beginning = incomplete.rpartition("/")
     for entry in sorted(Path(f"{folder}{slash}").iterdir()):
-        if entry.name.startswith(beginning) and (beginning or not entry.name.startswith(".")):
+        is_meant = entry.name.startswith(beginning) and (beginning or not entry.name.startswith("."))
+        if is_meant and _PLAIN.fullmatch(entry.name):
             if entry.is_dir():
                 yield f"{folder}{slash}{entry.name}/"
             elif entry.suffix in (".yaml", ".yml"):

@@ -76,14 +76,14 @@ def _tree(word: str) -> Mapping[str, Any]:
         return {}
     from cld_core.recipe import load
     from cld_core.run import RunFolder
-    from cldctl.hints import default_root
+    from cldctl import config
     from cldctl.lookup import recipe_files
 
     try:
         file = recipe_files().get(word)
         if file is not None or word.endswith((".yaml", ".yml")):
             return load(file or word).to_dict()
-        run = RunFolder(word if "/" in word else default_root() / word)
+        run = RunFolder(word if "/" in word else config.runs_dir() / word)
         return run.recipe().to_dict() if run.exists else {}
     except Exception:  # nobody who completes a word wants to hear of it
         return {}

@@ -1,6 +1,6 @@
 """Pieces of commands that act on a group: `submit --sweep`, `resume GROUP`, `eval GROUP`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,9 +71,13 @@ def _wanted(asked: Sweeping, root: Path) -> "WantedGroup":
     name = new_name(load(file, [*asked.given, *first], profile).name) if asked.name is None else asked.name
     cells = cells_of(name, axes, file, asked.given, profile)
     for cell in cells:
-        with named([f"{key}={value}" for key, value in cell.values.items()]):
-            check_plugin(cell.recipe, file)
+        with named(_settings(cell.values)):
+            check_plugin(cell.recipe, file, [*asked.given, *_settings(cell.values)], profile)
     return WantedGroup(group=Group(root, name), cells=cells, file=file, parallel=asked.parallel, **asked.common())
+
+
+def _settings(values: Mapping[str, str]) -> list[str]:
+    return [f"{key}={value}" for key, value in values.items()]
 
 
 def resume_group(group: Group, asked: "Continuation", cluster: str | None, follow: bool) -> None:
@@ -146,7 +150,7 @@ def _finish(begun: "BegunGroup", follow: bool) -> None:
         if chained := sum(map(len, begun.evaluations.values())):
             err.print(f"then an evaluation of {'each' if chained == len(begun.jobs) else chained}", soft_wrap=True)
     for entry in begun.skipped:
-        err.print(f"{entry.run.name}: {entry.reason}", markup=False, style="red", soft_wrap=True)
+        err.failure(f"{entry.run.name}: {entry.reason}", style="red")
     code = max((entry.exit_code for entry in begun.skipped), default=0)
     if follow or cluster.blocks:
         from cldctl.ui.follow_group import follow_group
@@ -171,28 +175,35 @@ def show_differences(file: Path, given: Sequence[str], profile: Path | None) -> 
         return  # The recipe is complete only with the values of a sweep.
     if base is None:
         return
-    out.print(f"# differs from {called(base)} in {len(found) or 'nothing'}{':' if found else ''}", soft_wrap=True)
+    keys = "1 key differs" if len(found) == 1 else f"{len(found)} keys differ"
+    out.print(f"# {keys} from {called(base)}:" if found else f"# same as {called(base)}", soft_wrap=True)
     for entry in found:
         before = "" if entry.before is None else f" instead of {entry.before}"
         out.print(f"#   {entry.key}: {entry.value}{before}  ({entry.place})", soft_wrap=True)
 
 
-def check_plugin(recipe: "Recipe", file: Path) -> None:
+def check_plugin(recipe: "Recipe", file: Path, given: Sequence[str], profile: Path | None) -> None:
     """Refuse a recipe whose plug-in does not register its data; says what takes so long.
 
+    Args:
+        given: the overrides that, with file and profile, make the recipe.
+
     Raises:
-        RecipeError
+        RecipeError: names what has set the wrong value.
     """
+    from cld_core.recipe.loading import load_with_places
+    from cldctl.lookup import called
     from cldctl.runs.plugins import require_registered
 
     if getattr(recipe.data, "plugin", None) is None:
         return
+    places = load_with_places(file, given, profile)[1]
 
     def say(text: str) -> None:
         err.print(text, markup=False, style="yellow", soft_wrap=True)
 
     with err.status("importing the plug-in"):
-        require_registered(recipe, file, say)
+        require_registered(recipe, lambda key: places.get(key) or called(file), say)
 
 
 def tell_left_out(run: RunFolder) -> None:
@@ -217,6 +228,6 @@ def for_each(runs: Sequence[RunFolder], act: Callable[[RunFolder], None]) -> int
         try:
             act(run)
         except CldError as error:
-            err.print(f"{run.name}: {error}", markup=False, style="red", soft_wrap=True)
+            err.failure(f"{run.name}: {error}", style="red")
             code = code or error.exit_code
     return code

@@ -12,8 +12,8 @@ from cld_core.errors import NotFoundError, UsageError
 from cld_core.run import RunFolder
 from cld_core.run.folder import runs_beginning
 from cld_core.run.groups import Group, find_group
-from cld_core.run.lookup import default_root
 from cld_core.texts import has_control
+from cldctl import config
 from cldctl.clusters import CLUSTERS
 from cldctl.ui.console import err
 
@@ -29,7 +29,7 @@ ClusterOption = Annotated[
     typer.Option(
         "--cluster",
         metavar=_CLUSTERS,
-        help="Where to run; default: slurm if sbatch is installed, else local.",
+        help="Where to run; default: $CLDCTL_CLUSTER, that of the config file, slurm if there is sbatch, else local.",
         autocompletion=completing.clusters,
     ),
 ]
@@ -62,13 +62,31 @@ Checkpoint = Annotated[
 Profile = Annotated[
     str | None,
     typer.Option(
-        help="Settings of this cluster for its jobs: a file, or a name (docs/slurm.md).",
+        help="File or name of settings for jobs of this cluster; default: $CLDCTL_PROFILE, that of the config file.",
         autocompletion=completing.profiles,
     ),
 ]
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Stay and show the progress until the end.")]
 Shards = Annotated[
     int | None, typer.Option(min=1, help="Pieces, at most 10,000 and one a row; default: one a process.")
+]
+StateFilter = Annotated[
+    str | None,
+    typer.Option(
+        metavar="S[,S]",
+        help="Only runs in these states: PENDING, RUNNING, REQUEUED, STOPPED, FAILED, CANCELLED, LOST, FINISHED.",
+        autocompletion=completing.states,
+    ),
+]
+Since = Annotated[
+    str | None,
+    typer.Option(metavar="DURATION|DATE", help="Only runs that are alive or changed since: 12h, 7d, 2026-11-01."),
+]
+TagFilter = Annotated[list[str] | None, typer.Option("--tag", metavar="T", help="Only runs with this tag.")]
+UserFilter = Annotated[str | None, typer.Option(metavar="U", help="Only runs that this user submitted.")]
+GroupFilter = Annotated[
+    str | None,
+    typer.Option(metavar="G", help="Only runs that were submitted as this group.", autocompletion=completing.groups),
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 AllowPlugin = Annotated[
@@ -81,7 +99,7 @@ _SHOWN = 8
 
 def runs_dir(option: Path | None) -> Path:
     """The folder of the runs."""
-    return option or default_root()
+    return option or config.runs_dir()
 
 
 def find_run(name: str | None, root: Path) -> RunFolder:

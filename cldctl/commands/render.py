@@ -15,7 +15,7 @@ def render(
         str, typer.Argument(metavar="RECIPE", help="A recipe file or name.", autocompletion=completing.recipes)
     ],
     overrides: Overrides = None,
-    comments: Annotated[bool, typer.Option("--comments", help="With what each key means behind it.")] = False,
+    comments: Annotated[bool, typer.Option("--comments", help="Explain each key in a comment.")] = False,
 ) -> None:
     """Print the resolved YAML of a recipe.
 

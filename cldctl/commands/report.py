@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cld_core.errors import UsageError
+from cld_core.errors import NotFoundError, UsageError
 from cldctl.ui.console import out
 from cldctl.ui.progress import Working
 
@@ -56,6 +56,8 @@ def _page(name: str | None, root: Path, output: Path | None, follow: bool) -> tu
 def _index(root: Path, output: Path | None, follow: bool) -> tuple[Path, str]:
     from cldctl.page.many_runs import page
 
+    if not root.is_dir():
+        raise NotFoundError(f"there are no runs in {root.absolute()}. Start one: `cldctl submit toy`.")
     target = output or root / "index.html"
     with Working(f"making the index of {root}", announced=True):
         return target, page(root, target.absolute().parent, follow=follow)

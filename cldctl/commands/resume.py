@@ -134,7 +134,7 @@ def _tried(run: RunFolder, asked: "Continuation", cluster: str | None, follow: b
         return end.exit_code
     except Exception as error:
         reason = str(error) if isinstance(error, CldError) else one_line(error) or type(error).__name__
-        err.print(f"{run.name}: {reason}", markup=False, style="red", soft_wrap=True)
+        err.failure(f"{run.name}: {reason}", style="red")
         return 1
     return 0
 

@@ -1,6 +1,7 @@
 """`cldctl sample`: pictures or arrays of samples."""
 
-from dataclasses import fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,7 +9,7 @@ import typer
 
 from cld_core.errors import UsageError
 from cld_core.ownership import require_may_change
-from cld_core.recipe.sampling import FixedStepSpec
+from cld_core.run import RunFolder
 from cldctl.ui.console import err, out
 from cldctl.ui.progress import Working
 
@@ -59,46 +60,73 @@ def sample(
 ) -> None:
     """Draw samples: a grid of images, a scatter over the true density (toy data), or arrays (.npz).
 
-    Without -o, the picture goes into samples/ of the run, and its name tells the settings: other settings, other file.
+    Without -o, the picture goes into samples/ of the run, named after its settings: other settings, other file.
 
     Arrays are x (in [-1, 1] for images), v, nfe, and for images their pixels: uint8, (n, height, width, 3).
 
     Example: cldctl sample -n 4000 --method exponential --nfe 20 -o samples.png
     """
-    from cld_core.recipe import with_overrides
-
     name, overrides = one_run(words)
     run = find_run(name, runs_dir(directory))
     if output is None:
         require_may_change(run.path, "No samples were drawn; use -o FILE.png")
     check_output(output, (".png", ".npz"), "samples are")
-    for option, key, value in (("--method", "sampling.method", method), ("--nfe", "sampling.nfe", nfe)):
+    spec = _spec(run, overrides, {"method": method, "nfe": nfe})
+    _draw(_Wanted(run, spec, checkpoint, n, seed, output), allow_plugin)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """Which samples somebody wants; ``n``: None for as many as a picture shows."""
+
+    run: RunFolder
+    spec: "SamplingSpec"
+    checkpoint: str
+    n: int | None
+    seed: int
+    output: Path | None
+
+
+def _spec(run: RunFolder, overrides: list[str], options: Mapping[str, str | int | None]) -> "SamplingSpec":
+    """How samples are drawn: as the recipe of the run says, with what options and KEY=VALUE change.
+
+    Raises:
+        UsageError: a key is set twice, or is not one of sampling.
+        RecipeError: a value does not fit.
+    """
+    from cld_core.recipe import with_overrides
+
+    for name, value in options.items():
         if value is not None:
-            refuse_twice(option, [key], overrides)
-            overrides = [f"{key}={value}", *overrides]
+            refuse_twice(f"--{name}", [f"sampling.{name}"], overrides)
+            overrides = [f"sampling.{name}={value}", *overrides]
     for text in overrides:
         if not text.startswith("sampling."):
             raise UsageError(f"'{text.split('=')[0]}' is not a key of sampling. Only sampling.* can be changed here.")
-    spec = with_overrides(run.recipe(), overrides, str(run.recipe_file)).sampling
+    return with_overrides(run.recipe(), overrides, str(run.recipe_file)).sampling
 
-    with Working(f"loading {run.name}") as working:
+
+def _draw(wanted: _Wanted, allow_plugin: bool) -> None:
+    """Draw samples, write them, and say where they are."""
+    with Working(f"loading {wanted.run.name}") as working:
         import cld_core
         from cld_core.evaluation import nonfinite, pictures
 
-        model = cld_core.load(run.path, checkpoint, allow_plugin=allow_plugin)
-        count = n or pictures.default_count(model)
-        target = output or run.samples / _file_name(model.step, spec, count, seed)
+        model = cld_core.load(wanted.run.path, wanted.checkpoint, allow_plugin=allow_plugin)
+        model.recipe = replace(model.recipe, sampling=wanted.spec)
+        count = wanted.n or pictures.default_count(model)
+        target = wanted.output or wanted.run.samples / pictures.name_of(model, count, wanted.seed)
         _require_room(count, model, target)
-        model.recipe = replace(model.recipe, sampling=spec)
-        drawn = _drawn(model, count, seed, working)
+        drawn = _drawn(model, count, wanted.seed, working)
         working.phase(f"writing {target.name}")
         if target.suffix == ".npz":
             _write_arrays(target.absolute(), drawn, model.is_image)
         else:
-            pictures.show(target.absolute(), drawn.x, model, f"{spec.method}, {drawn.nfe:.0f} NFE")
+            pictures.show(target.absolute(), drawn.x, model, f"{wanted.spec.method}, {drawn.nfe:.0f} NFE")
     if (remark := nonfinite.remark_on(drawn.x)) is not None:
         err.print(remark, style="yellow")
-    err.print(f"{count} samples of step {model.step}, {drawn.nfe:.0f} network evaluations each ({spec.method})")
+    how = f"{drawn.nfe:.0f} network evaluations each ({wanted.spec.method})"
+    err.print(f"{count} samples of step {model.step}, {how}")
     out.print(str(target), markup=False, soft_wrap=True)
 
 
@@ -116,21 +144,6 @@ def _drawn(model: "Model", count: int, seed: int, working: Working) -> "Samples"
             working.at(done + size * min(evaluations, nfe) // nfe, count, "samples")
 
     return model.draw(count, seed=seed, batch_size=batch, progress=show)
-
-
-def _file_name(step: int, spec: "SamplingSpec", n: int, seed: int) -> str:
-    """A name of its own for all settings of a picture: those that are always there, then those that are not defaults.
-
-    step_00020000_em_nfe100_n64_seed3_denoise-false.png
-    """
-    always = [f"nfe{spec.nfe}"] if isinstance(spec, FixedStepSpec) else []
-    others = [
-        f"{entry.name}-{str(getattr(spec, entry.name)).lower()}"
-        for entry in fields(spec)
-        if entry.name not in ("method", "nfe") and getattr(spec, entry.name) != entry.default
-    ]
-    keyed = [f"seed{seed}"] if seed else []
-    return "_".join([f"step_{step:08d}", spec.method, *always, f"n{n}", *keyed, *others]) + ".png"
 
 
 def _require_room(count: int, model: "Model", target: Path) -> None:

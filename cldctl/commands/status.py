@@ -14,7 +14,17 @@ from cld_core.run import RunFolder
 from cldctl.ui.console import err, out
 
 from . import completing
-from .options import RunsDir, find_runs_or_group, group_named, runs_dir
+from .options import (
+    GroupFilter,
+    RunsDir,
+    Since,
+    StateFilter,
+    TagFilter,
+    UserFilter,
+    find_runs_or_group,
+    group_named,
+    runs_dir,
+)
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -35,21 +45,11 @@ def status(
     everything: Annotated[
         bool, typer.Option("--all", help="Include runs that ended over a week ago; show all rows.")
     ] = False,
-    state: Annotated[
-        str | None,
-        typer.Option(
-            metavar="S[,S]",
-            help="Only runs in these states: PENDING, RUNNING, REQUEUED, STOPPED, FAILED, CANCELLED, FINISHED, LOST.",
-            autocompletion=completing.states,
-        ),
-    ] = None,
-    since: Annotated[
-        str | None,
-        typer.Option(metavar="DURATION|DATE", help="Only runs that are alive or changed since: 12h, 7d, 2026-11-01."),
-    ] = None,
-    tags: Annotated[list[str] | None, typer.Option("--tag", metavar="T", help="Only runs with this tag.")] = None,
-    user: Annotated[str | None, typer.Option(metavar="U", help="Only runs that this user submitted.")] = None,
-    group: Annotated[str | None, typer.Option(metavar="G", help="Only runs that were submitted as this group.")] = None,
+    state: StateFilter = None,
+    since: Since = None,
+    tags: TagFilter = None,
+    user: UserFilter = None,
+    group: GroupFilter = None,
     sort: Annotated[
         str,
         typer.Option(
@@ -74,7 +74,7 @@ def status(
     if watch and as_json:
         raise UsageError("--watch does not go with --json, which prints one document. Run it again in a loop.")
     if watch and not out.is_terminal:
-        raise UsageError("--watch redraws a terminal, and stdout is none. Leave it out, or run `status` in a loop.")
+        raise UsageError("--watch redraws a terminal, and stdout is not one. Leave it out, or run `status` in a loop.")
     root = runs_dir(directory)
     which = selection.selection(state, since, tags or (), user, group)
     selection.in_order([], sort)

@@ -1,6 +1,5 @@
 """`cldctl submit`: freeze a recipe into a new run folder and start training it."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -74,52 +73,71 @@ def submit(
     Example: cldctl submit toy --sweep train.seed=0,1,2 --sweep optim.lr=1e-4,2e-4 --name seeds --parallel 4
     """
     from cld_core.evaluation.registry import parse_metrics
-    from cld_core.recipe import load
-    from cld_core.recipe.plugin import with_plugin_found
-    from cld_core.run.folder import check_name
-    from cld_core.run.identity import new_name
-    from cldctl.lookup import find_profile, find_recipe
     from cldctl.runs import home, labels
-    from cldctl.runs import submit as policy
 
     labels.check(tags or (), note)
+    where = home.chosen(cluster)
     asked = Asked(
         metrics=parse_metrics(evals),
         given=tuple(overrides or ()),
-        profile=profile,
+        profile=home.default_profile(where) if profile is None else profile,
         tags=tuple(tags or ()),
         note=note,
         live_code=live_code,
     )
-    where = home.chosen(cluster)
-    if profile is None and (default := home.default_profile(where)) is not None:
-        asked = replace(asked, profile=default)
+    root = runs_dir(directory)
     if sweep:
         from .groups import Sweeping, submit_group
 
         axes = tuple(sweep)
         group = Sweeping(recipe=recipe, sweep=axes, name=name, cluster=cluster, parallel=parallel, **asked.common())
-        submit_group(group, runs_dir(directory), follow=follow, dry_run=dry_run)
+        submit_group(group, root, follow=follow, dry_run=dry_run)
         return
     if parallel is not None:
         raise UsageError("--parallel goes with --sweep: one run is one job. Leave it out.")
-    file = find_recipe(recipe)
-    resolved = with_plugin_found(load(file, asked.given, find_profile(asked.profile)), file)
-    new = new_name(resolved.name) if name is None else name
+    _submit_one(_wanted(recipe, name, asked, root), where, follow=follow, dry_run=dry_run)
+
+
+def _wanted(name_of_recipe: str, name: str | None, asked: Asked, root: Path) -> "Wanted":
+    """The run that is asked for.
+
+    Raises:
+        RecipeError: the recipe cannot be read, or its plug-in is not there.
+        UsageError: the name cannot be one.
+    """
+    from cld_core.recipe.loading import load_with_places
+    from cld_core.recipe.plugin import with_plugin_found
+    from cld_core.run.folder import check_name
+    from cld_core.run.identity import new_name
+    from cldctl.lookup import find_profile, find_recipe
+    from cldctl.runs.submit import Wanted
+
+    file = find_recipe(name_of_recipe)
+    recipe, places = load_with_places(file, asked.given, find_profile(asked.profile))
+    recipe = with_plugin_found(recipe, file, places.get("data.plugin"))
+    new = new_name(recipe.name) if name is None else name
     check_name(new)
-    wanted = policy.Wanted(path=runs_dir(directory) / new, recipe=resolved, file=file, **asked.common())
-    spec = policy.check(wanted.path, resolved, where, live_code)
-    check_plugin(resolved, file)
+    return Wanted(path=root / new, recipe=recipe, file=file, **asked.common())
+
+
+def _submit_one(wanted: "Wanted", cluster: "Cluster", *, follow: bool, dry_run: bool) -> None:
+    """Submit a run, or show what would be submitted."""
+    from cldctl.lookup import find_profile
+    from cldctl.runs import submit as policy
+
+    file, profile = wanted.file, find_profile(wanted.profile)
+    spec = policy.check(wanted.path, wanted.recipe, cluster, wanted.live_code)
+    check_plugin(wanted.recipe, file, wanted.given, profile)
     # The scheduler thinks about it while the job is being written.
-    start = where.ask_for_start(spec)
+    start = cluster.ask_for_start(spec)
     if dry_run:
-        show_differences(file, asked.given, find_profile(asked.profile))
-        _preview(RunFolder(wanted.path), resolved, where, spec, asked.metrics)
-        _estimate(wanted.path, resolved, start)
+        show_differences(file, wanted.given, profile)
+        _preview(RunFolder(wanted.path), wanted.recipe, cluster, spec, wanted.metrics)
+        _estimate(wanted.path, wanted.recipe, start)
         return
-    begun = _submitted(wanted, where)
-    if not where.blocks:
-        _estimate(wanted.path, resolved, start)
+    begun = _submitted(wanted, cluster)
+    if not cluster.blocks:
+        _estimate(wanted.path, wanted.recipe, start)
     finish(begun, follow)
 
 

@@ -9,18 +9,16 @@ import typer
 from cld_core.errors import UsageError
 from cldctl.ui.console import err, out
 
-from .options import RunsDir, runs_dir
+from .options import GroupFilter, RunsDir, Since, StateFilter, TagFilter, UserFilter, runs_dir
 
 
 def top(
     everything: Annotated[bool, typer.Option("--all", help="Include runs that ended over a week ago.")] = False,
-    state: Annotated[str | None, typer.Option(metavar="S[,S]", help="Only runs in these states.")] = None,
-    since: Annotated[
-        str | None, typer.Option(metavar="DURATION|DATE", help="Only runs that are alive or changed since: 12h, 7d.")
-    ] = None,
-    tags: Annotated[list[str] | None, typer.Option("--tag", metavar="T", help="Only runs with this tag.")] = None,
-    user: Annotated[str | None, typer.Option(metavar="U", help="Only runs that this user submitted.")] = None,
-    group: Annotated[str | None, typer.Option(metavar="G", help="Only runs that were submitted as this group.")] = None,
+    state: StateFilter = None,
+    since: Since = None,
+    tags: TagFilter = None,
+    user: UserFilter = None,
+    group: GroupFilter = None,
     directory: RunsDir = None,
 ) -> None:
     """Watch runs, and act on them by keys: logs, resume, cancel, sample, report. `?` lists the keys.

@@ -24,7 +24,9 @@ def options(
             "--version", callback=_version, is_eager=True, help="Print the versions of cldctl, torch, Python."
         ),
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors; data are printed.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print errors only; results still go to stdout.")
+    ] = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Say which programs are called, and how long they take.")
     ] = False,

@@ -57,8 +57,15 @@ def places(wish: Path, weights: Path | None, default: Path) -> CardFiles:
         raise UsageError(f"--card {wish}: it is a file. Name a folder, or a file that ends in .md.")
     else:
         files = CardFiles(wish / _CARD, wish / _PICTURE, weights or wish / _WEIGHTS)
-    if os.path.lexists(files.card) and not _is_card(files.card):
-        raise UsageError(f"--card {wish}: {files.card} is not a card that cldctl wrote. Use another name.")
+    if os.path.lexists(files.card):
+        if not _is_card(files.card):
+            raise UsageError(f"--card {wish}: {files.card} is not a card that cldctl wrote. Use another name.")
+        return files
+    # The other files belong to a card of cldctl, or they are somebody's own; what -o names is meant to be replaced.
+    others = [files.picture] if weights is not None or wish.suffix == ".md" else [files.picture, files.weights]
+    for file in others:
+        if os.path.lexists(file):
+            raise UsageError(f"--card {wish}: {file} exists, and no card is beside it. Use another name, or remove it.")
     return files
 
 
@@ -75,12 +82,14 @@ def make_folder(files: CardFiles) -> None:
 
 
 def write_picture(run: RunFolder, model: "Model", target: Path, drawing: Callable[[], None]) -> None:
-    """Write a picture of samples of the weights: the newest that the run has of this step, or else a new one.
+    """Write a picture of samples of the weights, drawn as the recipe says: one that the run has, or else a new one.
 
     Args:
         drawing: is called before samples are drawn, which may take long.
     """
-    for file in reversed(by_age(_pictures(run, model.step))):
+    from cld_core.evaluation import pictures
+
+    for file in reversed(by_age(_pictures(run, model))):
         try:
             content = read_bytes(file, limit=_PICTURE_BYTES)
         except OSError:
@@ -89,8 +98,6 @@ def write_picture(run: RunFolder, model: "Model", target: Path, drawing: Callabl
             with replacing(target.absolute()) as out:
                 out.write(content)
             return
-    from cld_core.evaluation import pictures
-
     drawing()
     pictures.samples(model, target.absolute(), batch_size=model.recipe.eval.batch_size)
 
@@ -99,11 +106,18 @@ def write_card(files: CardFiles, text: str) -> None:
     write_text(files.card.absolute(), text)
 
 
-def _pictures(run: RunFolder, step: int) -> list[Path]:
-    """Pictures of a step in the folder of a run; no link of a folder leads out of it."""
-    home = run.path.resolve()
-    found = run.samples.glob(f"step_{step:08d}*.png")
-    return [file for file in found if file.parent.resolve().is_relative_to(home)]
+def _pictures(run: RunFolder, model: "Model") -> list[Path]:
+    """Pictures that the run may have of these weights: that of the training, and that of `cldctl sample` as it is.
+
+    Pictures of `cldctl sample` with other settings are not what the recipe gives. No link of a folder leads out of the
+    run.
+    """
+    from cld_core.evaluation import pictures
+
+    if not run.samples.resolve().is_relative_to(run.path.resolve()):
+        return []
+    names = (pictures.periodic_name(model.step), pictures.name_of(model, pictures.default_count(model)))
+    return [file for name in names if os.path.lexists(file := run.samples / name)]
 
 
 def _is_card(file: Path) -> bool:

@@ -18,6 +18,8 @@ _CHARACTER, _SPACE = 7.6, 8.0
 _TOP, _RIGHT, _BOTTOM = 10.0, 20.0, 26.0
 # A longer name of a tick is cut; the table and the pointer show all of it.
 _LONGEST_NAME = 14
+# A smaller difference is none: its share would underflow.
+_LEAST = 1e-300
 # Ratio of the largest to the smallest value from which an axis of named values is logarithmic.
 _LOG_FROM = 5.0
 
@@ -111,7 +113,10 @@ def chart(
         return None
     size, character = (_LARGE, _CHARACTER * 1.25) if large else (_SIZE, _CHARACTER)
     left_x, right_x = _span([x for line in lines for x, _ in line.points])
-    low, high = _range(list(_extents(lines)))
+    values = [value for value in _extents(lines) if abs(value) < series.LARGEST]
+    if not values:
+        return None
+    low, high = _range(values)
     y_values = ticks(low, high, 4)
     labels = [compact(value) for value in y_values]
     left = 2 * _SPACE + character * max(map(len, labels), default=1)
@@ -150,7 +155,7 @@ def positions(values: Sequence[str]) -> dict[str, float]:
         numbers = {value: float(value) for value in values}
     except ValueError:
         numbers = {}
-    if not numbers or not all(map(math.isfinite, numbers.values())):
+    if not numbers or not all(abs(number) < series.LARGEST for number in numbers.values()):
         return {value: float(place) for place, value in enumerate(values)}
     smallest, largest = min(numbers.values()), max(numbers.values())
     if smallest > 0 and largest >= _LOG_FROM * smallest:
@@ -222,7 +227,11 @@ def _values(lines: Sequence[Line], first: float, last: float) -> list[float]:
 
 def _span(values: Sequence[float]) -> tuple[float, float]:
     first, last = min(values), max(values)
-    return (first, last) if last > first else (first - 0.5, first + 0.5)
+    largest = max(abs(first), abs(last))
+    if last - first > max(1e-12 * largest, _LEAST):
+        return first, last
+    margin = max(0.5, 1e-3 * largest)
+    return first - margin, last + margin
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:
@@ -231,7 +240,8 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
     low, high = ordered[beyond], ordered[-1 - beyond]
     # Values that differ by less than floats can tell apart are one.
     least = 1e-9 * max(abs(low), abs(high))
-    margin = 0.05 * (high - low) if high - low > least else abs(high) * 0.1 or 1.0
+    margin = 0.05 * (high - low) if high - low > least else 0.1 * abs(high)
+    margin = margin if margin > _LEAST else 1.0
     return low - margin, high + margin
 
 

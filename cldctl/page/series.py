@@ -6,7 +6,7 @@ from collections.abc import Sequence
 Point = tuple[float, float]
 
 # Differences of two values stay finite.
-_LARGEST = 1e300
+LARGEST = 1e300
 # A curve of fewer points is shown as it is.
 _FEWEST = 24
 # The share of all points over which one smoothed value is the mean.
@@ -15,7 +15,7 @@ _WINDOW = 0.04
 
 def finite(points: Sequence[tuple[float, float]]) -> list[Point]:
     """The points whose values are finite numbers."""
-    return [(float(x), float(y)) for x, y in points if abs(y) < _LARGEST]
+    return [(float(x), float(y)) for x, y in points if abs(y) < LARGEST]
 
 
 def smoothed(points: Sequence[Point]) -> list[Point]:

@@ -64,6 +64,24 @@ class Ending:
         self.problem = problem
 
 
+def outcome(ending: Ending) -> str:
+    """How it ended, or has not ended, in one line."""
+    run = ending.run
+    if ending.problem is not None:
+        return f"{run.name}: {ending.problem}"
+    if ending.process is not None:
+        return f"{run.name}: ended process {ending.process}, which cldctl did not start"
+    if not ending.jobs:
+        return f"{run.name}: nothing is running ({ending.state})"
+    if not ending.is_over:
+        return f"{run.name}: asked to end; it saves first. `cldctl status {run.name}` shows when it has."
+    if not ending.trains:
+        return f"{run.name}: its evaluations are cancelled"
+    steps = run.checkpoint_steps()
+    how = "had finished before it could be cancelled" if ending.had_finished else "cancelled"
+    return f"{run.name}: {how}; last checkpoint: {f'step {steps[-1]}' if steps else 'none'}"
+
+
 def cancel(runs: Sequence[RunFolder]) -> list[Ending]:
     """Ask everything of several runs to end, all at the same time; `wait` for it.
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from cld_core.digests import digest
 from cld_core.errors import UsageError
 from cld_core.evaluation.sweeps import Axis
-from cld_core.recipe import Recipe, load, load_frozen
+from cld_core.recipe import Recipe, load_frozen
+from cld_core.recipe.loading import load_with_places
 from cld_core.recipe.plugin import with_plugin_found
 from cld_core.recipe.tree import walk
 from cld_core.run import RunFolder
@@ -77,7 +78,8 @@ def cells_of(
     for values in combinations(axes):
         settings = _settings(values)
         with named(settings):
-            recipe = with_plugin_found(load(file, [*overrides, *settings], profile), file)
+            recipe, places = load_with_places(file, [*overrides, *settings], profile)
+            recipe = with_plugin_found(recipe, file, places.get("data.plugin"))
             cell = Cell(name=run_name(group, values), values=values, recipe=recipe)
             check_name(cell.name)
             _check_size(next(iter(cells.values()), cell), cell)

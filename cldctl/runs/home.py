@@ -47,7 +47,8 @@ def default() -> Cluster:
     try:
         return clusters.find(name)
     except UsageError as error:
-        raise UsageError(f"{error} It is the default, in $CLDCTL_CLUSTER or {config.file()}.") from error
+        places = " or ".join(map(str, filter(None, ("$CLDCTL_CLUSTER", config.file()))))
+        raise UsageError(f"{error} It is the default, in {places}.") from error
 
 
 def default_profile(cluster: Cluster) -> str | None:

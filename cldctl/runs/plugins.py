@@ -1,6 +1,8 @@
 """What the plug-ins of a recipe register, asked of a process of its own: they are code, and load torch."""
 
+import contextlib
 import functools
+import hashlib
 import logging
 import os
 import shlex
@@ -9,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 from cld_core.digests import checksum
@@ -17,8 +20,11 @@ from cld_core.recipe import Recipe
 from cld_core.recipe.data import ToyDataSpec
 from cld_core.recipe.variants import names as shipped_names
 from cld_core.run import code
-from cld_core.small_files import parse_json
+from cld_core.run.atomic import write_json
+from cld_core.small_files import parse_json, read_bytes
 from cld_core.texts import one_line
+from cld_core.version import __version__
+from cldctl import caches
 from cldctl.clusters.this_machine import safe_path
 
 # Loading torch from a slow disk takes most of it.
@@ -42,13 +48,51 @@ class Report:
     unknown: bool = False
 
 
+# An answer in the user's cache is shorter, and is removed if it was not written again for so many seconds.
+_MAX_BYTES, _UNUSED_S = 2**16, 30 * 24 * 3600.0
+
+
 def ask(plugin: str, name: str | None = None) -> Report:
-    """What a plug-in, a file or module, registers, and what tells the data of the density ``name`` from others."""
+    """What a plug-in, a file or module, registers, and what tells the data of the density ``name`` from others.
+
+    What a file registers is remembered, for its content. What its data are is not: that may depend on other files.
+    """
     return _asked(plugin, name, checksum(Path(plugin)) if plugin.endswith(".py") else "")
 
 
 @functools.cache
 def _asked(plugin: str, name: str | None, digest: str) -> Report:
+    file = _remembered_in(digest) if digest and name is None else None
+    report = _remembered(file) if file is not None else None
+    if report is None:
+        report = _from_process(plugin, name)
+        if file is not None and report.problem is None:
+            with contextlib.suppress(OSError):
+                caches.sweep(file.parent, "plugin-*", _UNUSED_S)
+                write_json(file, {"names": list(report.names)})
+    return report
+
+
+def _remembered_in(digest: str) -> Path | None:
+    """The file in the user's cache with what a plug-in of this content registers; None if there is no cache."""
+    folder = caches.folder()
+    parts = (digest, sys.executable, metadata.version("torch"), __version__)
+    key = hashlib.sha256("\n".join(parts).encode(errors="replace")).hexdigest()[:32]
+    return None if folder is None else folder / f"plugin-{key}.json"
+
+
+def _remembered(file: Path) -> Report | None:
+    """What was answered before; None if nothing was, or it cannot be read."""
+    try:
+        names = parse_json(read_bytes(file, limit=_MAX_BYTES))["names"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return None
+    return Report(names=[one_line(name, 60) for name in names], data={})
+
+
+def _from_process(plugin: str, name: str | None) -> Report:
     command = [*COMMAND, plugin, *([] if name is None else [name])]
     begin = time.monotonic()
     try:
@@ -86,12 +130,13 @@ def _imports() -> dict[str, str]:
     return {**safe, "PYTHONPATH": os.pathsep.join([str(code.ROOT), *filter(None, others)])}
 
 
-def require_registered(recipe: Recipe, file: Path, say: Callable[[str], None]) -> None:
+def require_registered(recipe: Recipe, place: Callable[[str], str], say: Callable[[str], None]) -> None:
     """Refuse a recipe whose plug-in does not register its data, before anything is written.
 
     Where the job runs in a container, the plug-in may need what is only there: what goes wrong is said, not refused.
 
     Args:
+        place: what has set a dotted key, for messages.
         say: gets what could not be found out, in one line.
 
     Raises:
@@ -105,10 +150,10 @@ def require_registered(recipe: Recipe, file: Path, say: Callable[[str], None]) -
         if report.unknown or recipe.cluster.container is not None:
             say(f"whether {data.plugin} registers '{data.name}' is not known: {report.problem}")
             return
-        raise RecipeError(f"{file}: {report.problem}")
+        raise RecipeError(f"{place('data.plugin')}: {report.problem}")
     if data.name in report.names or data.name in shipped_names("data"):
         return
     known = ", ".join(report.names[:_MOST_NAMES]) or "no data set"
     fix = did_you_mean(data.name, report.names) or " Register it, or write the name of one that is."
     text = f"'data.name' cannot be {one_line(data.name, 60)!r}: {data.plugin} registers {known}"
-    raise RecipeError(f"{file}: {text}.{fix}")
+    raise RecipeError(f"{place('data.name')}: {text}.{fix}")

@@ -23,6 +23,9 @@ from .log_screen import LogScreen
 from .output_screen import OutputScreen
 from .questions import Question
 
+# A filter chooses what is shown, not what is done to a group.
+_WHATEVER = ", filtered or not"
+
 
 class Acting(Screen[None]):
     """A screen on which a run or a group is selected. What takes a moment happens in threads, which send messages.
@@ -67,6 +70,10 @@ class Acting(Screen[None]):
         """The line that is selected."""
         raise NotImplementedError
 
+    def members(self, group: str) -> Sequence[RunStatus]:
+        """All runs of a group, those that filters hide, too."""
+        raise NotImplementedError
+
     def say(self, text: str, *, is_error: bool) -> None:
         """Show a message."""
         raise NotImplementedError
@@ -94,10 +101,14 @@ class Acting(Screen[None]):
     def action_resume(self) -> None:
         line = self.selected
         if isinstance(line, GroupLine):
-            about = "All of its runs that are neither alive nor finished continue, by one job."
+            about = f"All of its runs that are neither alive nor finished continue, by one job{_WHATEVER}."
             act = partial(actions.resume_group, Group(self._root, line.name))
             self._ask(f"Resume the runs of {line.name}?", about, act)
-        elif (row := self._row("resume it")) is not None:
+        elif (row := self._row("resume it")) is None:
+            return
+        elif row.state not in OVER:
+            self.say(f"{row.name} is {row.state}: there is nothing to resume.", is_error=True)
+        else:
             place = "beginning" if row.checkpoint_step is None else f"checkpoint at step {row.checkpoint_step:,}"
             act = partial(actions.resume, RunFolder(row.path))
             self._ask(f"Resume {row.name}?", f"A new job continues it from its {place}.", act)
@@ -105,7 +116,7 @@ class Acting(Screen[None]):
     def action_cancel(self) -> None:
         line = self.selected
         if isinstance(line, GroupLine):
-            rows = [row for row in line.rows if row.state not in OVER]
+            rows = [row for row in self.members(line.name) if row.state not in OVER]
             what = f"{len(rows)} runs of {line.name}"
             if not rows:
                 self.say(f"{line.name}: none of its runs is alive", is_error=True)
@@ -113,7 +124,8 @@ class Acting(Screen[None]):
             row = self._row("cancel it")
             rows, what = ([], "") if row is None else ([row], row.name)
         if rows:
-            about = "A run saves a checkpoint first. Its evaluations end, too. It can be resumed."
+            hidden = f" All runs of the group that are alive end{_WHATEVER}." if isinstance(line, GroupLine) else ""
+            about = f"A run saves a checkpoint first. Its evaluations end, too. It can be resumed.{hidden}"
             self._ask(f"Cancel {what}?", about, partial(_cancel, rows))
 
     def action_sample(self) -> None:

@@ -76,11 +76,17 @@ def command_of(words: Sequence[str]) -> tuple[int, list[str]]:
             stdin=subprocess.DEVNULL,
             stdout=said,
             stderr=subprocess.STDOUT,
+            env=_plain_environment(),
             start_new_session=True,
         )
         code = process.wait()
         said.seek(0)
         return code, said.read().splitlines()
+
+
+def _plain_environment() -> dict[str, str]:
+    """The environment of a process whose output is shown here: whoever wants colours wants them on a terminal."""
+    return {**{name: value for name, value in os.environ.items() if name != "FORCE_COLOR"}, "NO_COLOR": "1"}
 
 
 def cancel(runs: Sequence[RunFolder], say: Say) -> list[str]:
@@ -91,12 +97,12 @@ def cancel(runs: Sequence[RunFolder], say: Say) -> list[str]:
     """
     endings = cancelling.cancel(runs)
     waiting = [ending for ending in endings if ending.jobs]
-    said = [_outcome(ending) for ending in endings if not ending.jobs]
+    said = [cancelling.outcome(ending) for ending in endings if not ending.jobs]
     if waiting:
         say(f"{_names(waiting)}: asked to end; a run saves a checkpoint first")
 
     def over(ending: Ending) -> None:
-        said.append(_outcome(ending))
+        said.append(cancelling.outcome(ending))
         say(said[-1])
         if ending.is_over and ending.trains:
             hooks.fire(ending.run, is_over=True)
@@ -143,6 +149,7 @@ def sampling(run: RunFolder) -> "subprocess.Popen[str]":
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        env=_plain_environment(),
         text=True,
         errors="replace",
     )
@@ -165,23 +172,6 @@ def _require_queue(run: RunFolder, words: str) -> None:
     """
     if home.chosen(None, run).blocks:
         raise UsageError(f"{run.name} trains inside the command that starts it. Type `{command(words, run)}`.")
-
-
-def _outcome(ending: Ending) -> str:
-    name = ending.run.name
-    if ending.problem is not None:
-        return f"{name}: {ending.problem}"
-    if ending.process is not None:
-        return f"{name}: ended process {ending.process}, which cldctl did not start"
-    if not ending.jobs:
-        return f"{name}: nothing is running ({ending.state})"
-    if not ending.is_over:
-        return f"{name}: asked to end; it saves first"
-    if not ending.trains:
-        return f"{name}: its evaluations are cancelled"
-    steps = ending.run.checkpoint_steps()
-    how = "had finished before it could be cancelled" if ending.had_finished else "cancelled"
-    return f"{name}: {how}; last checkpoint: {f'step {steps[-1]:,}' if steps else 'none'}"
 
 
 def _names(endings: Sequence[Ending]) -> str:

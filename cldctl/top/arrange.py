@@ -62,15 +62,17 @@ def arranged(rows: Iterable[RunStatus], turned: Collection[str] = ()) -> list[Li
     """
     by_name = sorted(rows, key=lambda row: row.name)
     newest = sorted(by_name, key=lambda row: (row.state not in OVER, row.created or 0.0), reverse=True)
-    sizes = Counter(row.group for row in newest if row.group is not None)
-    lines: list[Line] = []
-    seen: set[str] = set()
+    groups: dict[str, list[RunStatus]] = {}
     for row in newest:
-        if row.group is None or sizes[row.group] < 2:
+        if row.group is not None:
+            groups.setdefault(row.group, []).append(row)
+    lines: list[Line] = []
+    for row in newest:
+        members = groups.get(row.group, []) if row.group is not None else []
+        if len(members) < 2:
             lines.append(RunLine(row))
-        elif row.group not in seen:
-            seen.add(row.group)
-            lines += _of_group(row.group, [it for it in newest if it.group == row.group], turned)
+        elif row is members[0]:
+            lines += _of_group(members[0].group or "", members, turned)
     return lines
 
 

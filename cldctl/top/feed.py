@@ -6,7 +6,7 @@ The first asks as `status --watch` does, and may have to wait for a scheduler; t
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cld_core.run import RunFolder
@@ -36,6 +36,7 @@ class Look:
         older: how many more ended over a week ago.
         remarks: what is worth knowing about the answers of clusters, and about folders that cannot be seen.
         problem: why nothing could be seen.
+        found: all runs of the folder, those that are not listed, too.
     """
 
     rows: Sequence[RunStatus] = ()
@@ -43,6 +44,7 @@ class Look:
     answers: Answers = field(default_factory=lambda: Answers({}))
     remarks: Sequence[str] = ()
     problem: str | None = None
+    found: Sequence[RunStatus] = ()
 
 
 class Looker:
@@ -68,7 +70,7 @@ class Looker:
             self._last = self._look()
         except Exception as error:
             text = one_line(error) or type(error).__name__
-            self._last = Look(self._last.rows, self._last.older, self._last.answers, problem=f"{self.root}: {text}")
+            self._last = replace(self._last, remarks=(), problem=f"{self.root}: {text}")
         finally:
             self.since = None
         return self._last
@@ -82,7 +84,7 @@ class Looker:
             shown = [row for row in rows if selection.is_since(row, since)]
         closed = [f"{name}: {reason}" for name, reason in found.closed.items()]
         remark = [found.answers.remark] if found.answers.remark else []
-        return Look(shown, len(rows) - len(shown), found.answers, [*remark, *closed])
+        return Look(shown, len(rows) - len(shown), found.answers, [*remark, *closed], found=found.rows)
 
     def go_on(self, publish: Callable[[Look], object], wait: Wait) -> None:
         """Look again and again."""
@@ -106,6 +108,8 @@ class Reader:
 
     def __init__(self) -> None:
         self.losses = Losses()
+        # Why the last read failed.
+        self.problem: str | None = None
         self._wanted = Wanted()
         self._changed = threading.Event()
         self._is_over = False
@@ -147,10 +151,16 @@ class Reader:
             self._complete[path] = row
 
     def go_on(self, publish: Callable[[Detail | None], object]) -> None:
-        """Read again and again, until `end`."""
+        """Read again and again, until `end`, whatever goes wrong: `problem` says what."""
         while not self._is_over:
             self._changed.clear()
-            publish(self.read())
+            detail = None
+            try:
+                detail, self.problem = self.read(), None
+            except Exception as error:
+                text = one_line(error) or type(error).__name__
+                self.problem = f"the files of runs cannot be read: {text}"
+            publish(detail)
             self._changed.wait(EVERY_S)
 
 

@@ -3,8 +3,8 @@
 from rich.cells import cell_len, chop_cells, set_cell_size
 
 from cld_core.texts import one_line
+from cldctl.ui.wrap import ELLIPSIS, shortened
 
-ELLIPSIS = "…"
 # Nobody has a wider terminal.
 _WIDEST = 1000
 
@@ -15,13 +15,13 @@ def cut(text: object, width: int) -> str:
 
 
 def cut_in_the_middle(name: str, width: int) -> str:
-    """A name of at most ``width`` columns: what tells the names of runs apart is their beginning and their end."""
+    """A name of at most ``width`` columns, as `status` shortens it."""
     line = one_line(name, _WIDEST)
     if cell_len(line) <= width:
         return line
-    tail = (width - 1) // 3
-    end = _begin(line[::-1], tail)[::-1]
-    return _begin(line, width - 1 - cell_len(end)) + ELLIPSIS + end if width > 0 else ""
+    # Characters that take two columns: fewer of them fit.
+    fits = (text for size in range(width, 0, -1) if cell_len(text := shortened(line, size)) <= width)
+    return next(fits, "")
 
 
 def left(text: str, width: int) -> str:

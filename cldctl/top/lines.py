@@ -7,14 +7,15 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from cldctl.runs.status import RunStatus
-from cldctl.ui.format import duration, number
+from cldctl.ui.fitting import least_of
+from cldctl.ui.format import duration, number, short
 from cldctl.ui.tables import state_text
 
 from .arrange import GroupLine, Line, counts
 from .fitting import cut, cut_in_the_middle, left, right
 from .sparks import sparkline
 
-# Columns of a name at least, and what a name gives to others at most.
+# Columns of a name at least, or more if names that differ would look the same; and what a name gives to others at most.
 _LEAST_NAME, _NAME = 12, 40
 # Of why a run waits or failed, if the line has room for it.
 _LEAST_WHY, _WHY = 16, 60
@@ -36,18 +37,26 @@ class Layout:
 def layout(rows: Sequence[RunStatus], width: int) -> Layout:
     """What fits into ``width`` columns."""
     widths = {"state": 9, "step": 11, "curve": _SPARK, "loss": 8, "steps/s": 7, "ETA": 6}
+    # A run of a group is set in.
+    least = max((least_of(names, _LEAST_NAME) + inset for names, inset in _names(rows)), default=_LEAST_NAME)
     longest = max((cell_len(row.name) + 2 * (row.group is not None) for row in rows), default=_LEAST_NAME)
 
     def room() -> int:
         return width - 2 - sum(size + 1 for size in widths.values())
 
     for column in _LEFT_OUT:
-        if room() < _LEAST_NAME:
+        if room() < least:
             del widths[column]
     why = room() - min(longest, _NAME) - 1
     why = 0 if why < _LEAST_WHY else min(why, _WHY)
     name = room() - (why + 1 if why else 0)
     return Layout(min(name, max(longest, _LEAST_NAME)), widths, why)
+
+
+def _names(rows: Sequence[RunStatus]) -> list[tuple[list[str], int]]:
+    """The names of those that belong to no group, and of the others, with the columns that they are set in."""
+    alone, members = ([row.name for row in rows if (row.group is not None) == is_member] for is_member in (False, True))
+    return [(names, inset) for names, inset in ((alone, 0), (members, 2)) if names]
 
 
 def heading(shape: Layout) -> Text:
@@ -116,16 +125,6 @@ def line_text(line: Line, shape: Layout, width: int, losses: Sequence[float], *,
     if isinstance(line, GroupLine):
         return group_line(line, width, is_chosen=is_chosen)
     return run_line(line.row, shape, losses, is_member=line.is_member, is_chosen=is_chosen)
-
-
-def short(value: int | None) -> str:
-    """For example 950, 12k, 12.5k, 1.25M."""
-    if value is None:
-        return "-"
-    for size, unit in ((1_000_000, "M"), (1_000, "k")):
-        if value >= size:
-            return f"{value / size:.4g}{unit}"
-    return str(value)
 
 
 def _rate(value: float | None) -> str:

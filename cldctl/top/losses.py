@@ -132,11 +132,18 @@ def _records(stream: BufferedReader, offset: int, size: int) -> Iterator[tuple[i
     """Where the next record begins, and the content of this one; empty if it is too large to be a scalar."""
     while offset + _HEAD.size <= size:
         stream.seek(offset)
-        (length, _) = _HEAD.unpack(stream.read(_HEAD.size))
+        head = stream.read(_HEAD.size)
+        # A file that has become shorter meanwhile is one whose record is not written yet.
+        if len(head) < _HEAD.size:
+            return
+        (length, _) = _HEAD.unpack(head)
         after = offset + _HEAD.size + length + _TAIL
         if length > _MOST_BYTES or after > size:
             return
-        yield after, stream.read(length) if length <= _RECORD_BYTES else b""
+        record = stream.read(length) if length <= _RECORD_BYTES else b""
+        if length <= _RECORD_BYTES and len(record) < length:
+            return
+        yield after, record
         offset = after
 
 

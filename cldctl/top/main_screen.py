@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -14,6 +15,7 @@ from textual.events import Resize
 from textual.message import Message
 from textual.widgets import Input, Static
 
+from cldctl.runs.status import RunStatus
 from cldctl.ui.format import duration
 
 from . import panel
@@ -105,6 +107,9 @@ class MainScreen(Acting):
     def selected(self) -> Line | None:
         return self.query_one(RunList).selected
 
+    def members(self, group: str) -> Sequence[RunStatus]:
+        return [] if self._seen is None else [row for row in self._seen.found if row.group == group]
+
     def say(self, text: str, *, is_error: bool) -> None:
         self._said = text, is_error
         self._draw_said()
@@ -117,6 +122,7 @@ class MainScreen(Acting):
         self._detail = message.detail
         self.query_one(RunList).refresh()
         self._draw_panel()
+        self._draw_said()
 
     def on_run_list_changed(self) -> None:
         line, shown = self.selected, self.query_one(RunList).visible_rows
@@ -221,5 +227,5 @@ class MainScreen(Acting):
         since, seen = self._looker.since, self._seen
         waited = 0.0 if since is None else time.monotonic() - since
         late = f"still looking, for {duration(waited)}: a scheduler or a disk does not answer"
-        problem = [seen.problem] if seen is not None and seen.problem else []
-        return [*([late] if waited > _PATIENCE_S else []), *problem, *(() if seen is None else seen.remarks)]
+        problems = [problem for problem in (seen and seen.problem, self._reader.problem) if problem]
+        return [*([late] if waited > _PATIENCE_S else []), *problems, *(() if seen is None else seen.remarks)]

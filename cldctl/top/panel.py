@@ -29,7 +29,7 @@ _MARKS: dict[ShardState, tuple[str, str]] = {
     "missing": ("·", "dim"),
 }
 _BAR, _LEAST_BAR = 20, 6
-_LABEL = 7
+_LABEL = 9
 _GAP = " · "
 
 
@@ -79,8 +79,8 @@ def _facts(detail: Detail, losses: Sequence[float], width: int) -> Iterator[Text
     yield from _loss(row, losses, width)
     job = f"{row.cluster} {row.job_id}" + (f" on {row.host}" if row.host else "") if row.job_id else "no job"
     saved = "no checkpoint" if row.checkpoint_step is None else f"checkpoint at step {count(row.checkpoint_step)}"
-    heard = [f"heard of {age(row.updated)}"] if row.updated is not None else []
-    yield _fact("job", _GAP.join([job, saved, *heard]), width)
+    updated = [f"updated {age(row.updated)}"] if row.updated is not None else []
+    yield _fact("job", _GAP.join([job, saved, *updated]), width)
     about = [*row.tags, *([row.note] if row.note else [])]
     if about:
         yield _fact("note", _GAP.join(about), width)
@@ -101,7 +101,7 @@ def _attempts(detail: Detail, losses: Sequence[float], width: int) -> Iterator[T
     lines = time_line(detail.attempts, width - _LABEL, alive=alive, waits_since=detail.waits_since)
     for place, line in enumerate(lines):
         line.truncate(width - _LABEL)
-        yield Text.assemble((("tries" if place == 0 else "").ljust(_LABEL), "dim"), line)
+        yield Text.assemble((("attempts" if place == 0 else "").ljust(_LABEL), "dim"), line)
 
 
 def _evaluations(detail: Detail, losses: Sequence[float], width: int) -> Iterator[Text]:

@@ -26,12 +26,14 @@ HELP = (
     ("esc", "clear filters and messages"),
     ("q", "quit; no run is touched"),
 )
-_MARKS = (
+MARKS = (
     ("█ ▒ ░", "trained, starting, in the queue"),
     ("F P T", "finished, preempted, at the time limit"),
     ("S Q C", "SIGTERM, requeued, cancelled"),
     ("X M I", "crashed, out of memory, not finite"),
     ("N W K", "node failed, save failed, killed"),
+    ("U i", "unfit machine, imported"),
+    ("▶ ?", "is training, has no end recorded"),
     ("■ ▶ ░", "shards that are done, running, waiting"),
     ("× ·", "shards that failed, that are missing"),
 )
@@ -66,7 +68,7 @@ class Help(ModalScreen[None]):
 
     def compose(self) -> ComposeResult:
         text = Text()
-        for title, entries in (("keys", HELP), ("marks", _MARKS)):
+        for title, entries in (("keys", HELP), ("marks", MARKS)):
             text.append(f"{title}\n", "bold")
             for key, what in entries:
                 text.append(f"  {key:13}", "bold").append(f"{what}\n")

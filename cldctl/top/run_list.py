@@ -46,6 +46,8 @@ class RunList(Widget, can_focus=True):
         self.cursor = 0
         self._top = 0
         self._empty = ""
+        # Of these lines, by the width of the screen.
+        self._shapes: dict[int, Layout] = {}
 
     @property
     def selected(self) -> Line | None:
@@ -63,7 +65,7 @@ class RunList(Widget, can_focus=True):
             empty: what is said if there are none.
         """
         before = self.selected
-        self.lines, self._empty = list(lines), empty
+        self.lines, self._empty, self._shapes = list(lines), empty, {}
         if before is not None:
             places = {line.key: place for place, line in enumerate(self.lines)}
             self.cursor = places.get(before.key, min(self.cursor, max(len(self.lines) - 1, 0)))
@@ -115,7 +117,9 @@ class RunList(Widget, can_focus=True):
 
     def _shape(self, width: int) -> Layout:
         # Of all runs and not of the visible ones alone: columns stay where they are when somebody scrolls.
-        return layout([line.row for line in self.lines if isinstance(line, RunLine)], width)
+        if width not in self._shapes:
+            self._shapes = {width: layout([line.row for line in self.lines if isinstance(line, RunLine)], width)}
+        return self._shapes[width]
 
     def _strip(self, text: Text, width: int) -> Strip:
         segments = [segment for segment in text.render(self.app.console) if segment.text != "\n"]

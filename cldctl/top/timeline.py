@@ -27,6 +27,7 @@ LETTERS: dict[Cause, str] = {
     "save_failed": "W",
     "imported": "i",
     "killed": "K",
+    "unfit": "U",
 }
 _ALIVE = "▶"
 _UNKNOWN = "?"

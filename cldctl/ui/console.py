@@ -61,24 +61,19 @@ class PlainConsole(Console):
 
 
 class Messages(PlainConsole):
-    """What is said beside the data. ``quiet`` leaves errors alone: texts in red."""
+    """What is said beside the data. ``quiet`` leaves out all but `failure` and `error`."""
 
-    def print(self, *objects: Any, **how: Any) -> None:
-        """As the base class."""
-        before = self.quiet
-        self.quiet = before and "red" not in str(how.get("style"))
+    def failure(self, *objects: Any, **how: Any) -> None:
+        """Print what went wrong with a run, an evaluation or another thing that was asked for; quiet or not."""
+        before, self.quiet = self.quiet, False
         try:
-            super().print(*objects, **how)
+            super().print(*objects, **{"markup": False, "soft_wrap": True, **how})
         finally:
             self.quiet = before
 
     def error(self, text: str) -> None:
         """Say why a command fails, on one line."""
-        before, self.quiet = self.quiet, False
-        try:
-            super().print(Text("error:", "bold red"), " ".join(text.splitlines()), soft_wrap=True)
-        finally:
-            self.quiet = before
+        self.failure(Text("error:", "bold red"), " ".join(text.splitlines()))
 
 
 out = PlainConsole(width=_PIPED_WIDTH)

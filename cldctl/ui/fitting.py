@@ -1,6 +1,6 @@
 """Tables that fit a terminal: names get shorter first, then the columns go that matter least."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from rich import box
 from rich.console import RenderableType
@@ -59,7 +59,7 @@ def fitted(
     widths = {heading: max([len(heading), *map(_width, cells)]) for heading, cells in columns.items()}
     shown = list(columns)
     if sum(widths.values()) + PADDING * len(widths) > out.width:
-        least = {} if names is None else {names: _least_of(columns[names])}
+        least = {} if names is None else {names: least_of(columns[names])}
         least |= {} if wraps is None else {wraps: _SENTENCE}
         shown = _chosen(columns, widths, least, left_out)
     if names is not None:
@@ -103,10 +103,10 @@ def _chosen(
     return shown
 
 
-def _least_of(names: Sequence[RenderableType]) -> int:
-    """The smallest width, within bounds, at which names that differ still look different."""
+def least_of(names: Iterable[object], least: int = _NAME) -> int:
+    """The smallest width, from ``least`` to a bound, at which names that differ still look different."""
     texts = {str(name) for name in names}
-    for width in range(_NAME, _DISTINCT):
+    for width in range(least, _DISTINCT):
         if len({shortened(text, width) for text in texts}) == len(texts):
             return width
     return _DISTINCT

@@ -38,9 +38,10 @@ def follow_run(run: RunFolder, names: Sequence[str] = ()) -> int:
     except KeyboardInterrupt:
         return _interrupted(f"status {run.name} --watch", run)
     saved = "" if row.checkpoint_step is None else f", checkpoint of step {row.checkpoint_step}"
-    err.print(state_text(row.state), f"at step {row.step} of {row.steps}{saved}")
+    say = err.print if row.state == "FINISHED" else err.failure
+    say(state_text(row.state), f"at step {row.step} of {row.steps}{saved}")
     if row.reason:
-        err.print(row.reason, markup=False, soft_wrap=True)
+        say(row.reason, markup=False, soft_wrap=True)
     if row.state == "FINISHED":
         code = _results(run, names)
         _next(run, f"sample {run.name}", f"report {run.name}" if names else f"eval {run.name} --elbo")
@@ -72,7 +73,7 @@ def follow_statistics(work: Statistics) -> int:
         err.print("\nno longer watching; the job goes on. Run the same command again to watch")
         return 130
     if not work.request.is_done:
-        err.print(f"not complete; see {work.folder / 'logs'}, and run the same command again", soft_wrap=True)
+        err.failure(f"not complete; see {work.folder / 'logs'}, and run the same command again")
         return 1
     sharded.clear(work.folder)
     out.print(work.request.output, markup=False, soft_wrap=True)
@@ -106,7 +107,7 @@ def _results(run: RunFolder, names: Sequence[str], sweep: Sweep | None = None) -
         err.print(line, soft_wrap=True)
     for name in missing:
         text = f"evaluation {name} is not complete; see {command(f'logs {run.name} --eval {name}', run)}"
-        err.print(text, markup=False, soft_wrap=True)
+        err.failure(text)
     return 1 if missing else 0
 
 

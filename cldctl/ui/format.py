@@ -32,6 +32,16 @@ def count(value: int | None) -> str:
     return "-" if value is None else f"{value:,}"
 
 
+def short(value: int | None) -> str:
+    """A whole number with four digits, for example 950, 12k, 12.5k, 1.25M; a dash for None."""
+    if value is None:
+        return "-"
+    for size, unit in ((1_000_000, "M"), (1_000, "k")):
+        if value >= size:
+            return f"{value / size:.4g}{unit}"
+    return str(value)
+
+
 def fixed(value: float | None, digits: int = 3) -> str:
     """A number with a fixed number of decimals; a dash for None."""
     return "-" if value is None else f"{value:.{digits}f}"

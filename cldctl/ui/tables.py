@@ -13,7 +13,7 @@ from cldctl.runs.status import RunStatus
 
 from .console import out
 from .fitting import BAR, MANY, fitted
-from .format import age, count, duration, number
+from .format import age, count, duration, number, short
 
 STATE_STYLE = {
     "PENDING": "yellow",
@@ -46,12 +46,12 @@ def overview(rows: Sequence[RunStatus], *, compact: bool = False) -> RenderableT
         "run": [row.name for row in rows],
         "state": [state_text(row.state) for row in rows],
         **({"as of": [age(row.as_of) for row in rows]} if is_old else {}),
-        "step": [f"{_short(row.step)}/{_short(row.steps)}" for row in rows],
+        "step": [f"{short(row.step)}/{short(row.steps)}" for row in rows],
         **({"": [progress_bar(row) for row in rows]} if bars else {}),
         "loss": [number(row.loss) for row in rows],
         "steps/s": [number(row.steps_per_s, 3) for row in rows],
         "ETA": [duration(row.eta_s) for row in rows],
-        "saved": [_short(row.checkpoint_step) for row in rows],
+        "saved": [short(row.checkpoint_step) for row in rows],
         "attempts": [str(len(row.attempts)) for row in rows],
         "last end": [row.attempts[-1]["cause"] or "-" if row.attempts else "-" for row in rows],
         "job": [f"{row.cluster} {row.job_id}" if row.job_id else "-" for row in rows],
@@ -117,16 +117,6 @@ def state_text(state: str) -> Text:
 def progress_bar(row: RunStatus) -> ProgressBar:
     """How much of the training is done."""
     return ProgressBar(total=row.steps or 1, completed=row.step, width=BAR)
-
-
-def _short(value: int | None) -> str:
-    """For example 950, 12k, 12.5k, 1.2M."""
-    if value is None:
-        return "-"
-    for size, unit in ((1_000_000, "M"), (1_000, "k")):
-        if value >= size:
-            return f"{value / size:.4g}{unit}"
-    return str(value)
 
 
 def _evaluation(evals: Sequence[dict[str, Any]]) -> str:

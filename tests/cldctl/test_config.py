@@ -4,13 +4,12 @@ import os
 
 import pytest
 
-from cld_core.errors import UsageError
+from cld_core.errors import RecipeError, UsageError
 from cldctl import config, lookup
 from cldctl.clusters.debug import DebugCluster
 from cldctl.commands import completing
 from cldctl.runs import home
 from tests.support.made_up import run_with
-from tests.support.paths import RECIPES
 from tests.support.tools import ONE, invoke
 
 
@@ -135,7 +134,43 @@ def test_the_folder_without_the_variable(monkeypatch, tmp_path):
     assert config.file() == tmp_path / ".config/cldctl/config.yaml"
 
 
-def test_completion_survives_a_wrong_file(write):
-    write("clusterz: local")
-    assert completing.runs(None, "") == []
-    assert (RECIPES / "toy.yaml").exists()
+def test_completion_survives_a_wrong_file(write, tmp_path):
+    import click
+
+    context = click.Context(click.Command("status"))
+    run_with(tmp_path / "ours" / "mine", 10)
+    file = write(f"runs_dir: {tmp_path / 'ours'}")
+    assert completing.runs(context, "m") == ["mine"]
+    file.write_text("clusterz: local")
+    assert completing.runs(context, "m") == []
+
+
+def test_a_user_without_a_home_folder_has_no_defaults(monkeypatch):
+    import pwd
+
+    from cldctl.machine import _defaults
+
+    def nobody(_):
+        raise KeyError
+
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    assert config.file() is None
+    assert config.read() == config.Config()
+    assert _defaults().verdict == "ok"
+    assert "example" in lookup.profile_files()
+    with pytest.raises(RecipeError, match=r"--profile exampel: there is no such profile\. Did you mean 'example'"):
+        lookup.find_profile("exampel")
+    monkeypatch.setenv("CLDCTL_CLUSTER", "slrm")
+    with pytest.raises(UsageError, match=r"the default, in \$CLDCTL_CLUSTER\.$"):
+        home.default()
+
+
+@pytest.mark.parametrize(("name", "words"), [("cluster", "$CLDCTL_CLUSTER"), ("profile", "$CLDCTL_PROFILE")])
+def test_help_names_the_places_of_the_defaults(name, words):
+    from tests.cldctl.commands.test_whole import COMMANDS
+
+    help_ = next(param.help for param in COMMANDS["submit",].params if param.name == name)
+    assert words in help_
+    assert "config file" in help_

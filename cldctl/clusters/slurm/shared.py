@@ -58,7 +58,7 @@ class Answers:
             return
         try:
             if not os.path.lexists(self._file):
-                _sweep(self._file.parent)
+                caches.sweep(self._file.parent, "slurm-*", _UNUSED_S)
             cluster = self._cluster()
             write_text(self._file, json.dumps({"cluster": cluster, **to_json(known)}) + "\n")
             self._read = *_mark(self._file.lstat()), cluster
@@ -119,11 +119,3 @@ def _is_locked(descriptor: int, patience_s: float) -> bool:
         return locked_within(descriptor, patience_s)
     except OSError:
         return True  # A file system without locks: several may ask at once.
-
-
-def _sweep(folder: Path) -> None:
-    """Remove the files of machines that are not used any more."""
-    for file in folder.glob("slurm-*"):
-        with contextlib.suppress(OSError):
-            if time.time() - file.lstat().st_mtime > _UNUSED_S:
-                file.unlink()

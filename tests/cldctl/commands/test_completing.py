@@ -26,6 +26,7 @@ def runs(tmp_path_factory):
     Group(root, "alpha-group").add({})
     (root / "alpha-folder").mkdir()
     (root / "alpha-$(touch hacked)").mkdir()
+    (root / "alpha-link").symlink_to("nowhere")
     return root
 
 
@@ -68,6 +69,9 @@ def offered(runs, *words, code=0):
         (["status", "be"], ["beta-1"]),
         (["status", "--state", "RUNNING,FI"], ["RUNNING,FINISHED"]),
         (["status", "--sort", "lo"], ["loss"]),
+        (["status", "--group", "al"], ["alpha-group"]),
+        (["top", "--state", "RUNNING,FI"], ["RUNNING,FINISHED"]),
+        (["top", "--group", ""], ["alpha-group"]),
         (["why", "be"], ["beta-1"]),
         (["logs", "alpha-1", "--eval", "e"], ["elbo-00000020-abcd"]),
         (["sample", "alpha-1", "--checkpoint", "2"], ["20"]),
@@ -102,6 +106,35 @@ def test_nothing_that_a_shell_would_run_is_offered(runs):
         said = invoke(runs=runs, code=None, **asked).stdout
         assert "alpha-1" in said
         assert "hacked" not in said
+
+
+@pytest.fixture
+def hostile(tmp_path, monkeypatch):
+    """A working directory with recipes, one of each kind whose name a shell would run."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("recipes", "config/cldctl/profiles"):
+        (tmp_path / folder).mkdir(parents=True)
+        for name in ("x-good", "x$(touch hacked)", "x`touch hacked`", "x;touch hacked", "x y", "-x"):
+            (tmp_path / folder / f"{name}.yaml").write_text("extends: toy\n")
+    (tmp_path / "recipes/x$(touch hacked)").mkdir()
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["submit", "x"], ["x-good"]),
+        (["submit", "-"], []),
+        (["submit", "recipes/x"], ["recipes/x-good.yaml"]),
+        (["submit", "./recipes/"], ["./recipes/x-good.yaml"]),
+        (["submit", "toy", "--profile", "x"], ["x-good"]),
+    ],
+)
+def test_no_file_whose_name_a_shell_would_run_is_offered(runs, hostile, words, expected):
+    options = {"--help", "-h", "--follow", "-f"}
+    found = [text for text in offered(runs, *words) if text]
+    assert [text for text in found if text not in options and not text.startswith("--")] == expected
 
 
 def test_a_word_is_completed_without_torch(runs):
@@ -143,6 +176,7 @@ def bash(runs, tmp_path):
         "PS1": "$ ",
         "TERM": "dumb",
         "CLDCTL_RUNS": str(runs),
+        "PYTHONPATH": str(ROOT),
         "HISTFILE": "",
     }
     master, slave = pty.openpty()
@@ -178,6 +212,15 @@ def test_a_real_bash_completes_keys_and_values(bash):
     bash("cldctl submit toy train.st\t", "eps=")
     bash("\x15cldctl submit toy train.precision=b\t", "f16 ")
     bash("\x15cldctl why be\t", "ta-1 ")
+
+
+def test_a_real_bash_completes_no_file_that_it_would_run(bash, hostile):
+    bash('eval "$(cldctl --show-completion)"; echo rea""dy\n', "ready\r\n")
+    bash(f"cd {hostile}; echo there\n", "there\r\n")
+    bash("cldctl render recipes/x\t", "-good.yaml ")
+    bash("\x15cldctl submit x\t", "-good ")
+    bash('--help | head -n 0; echo do""ne\n', "done\r\n")
+    assert not list(hostile.rglob("hacked"))
 
 
 def test_completion_is_installed_where_the_shell_finds_it(tmp_path, runs):

@@ -1,7 +1,9 @@
 """`cldctl export --card`: card, picture and weights that belong together."""
 
 import json
+import os
 import re
+from pathlib import Path
 
 import pytest
 import yaml
@@ -32,22 +34,58 @@ def test_a_folder_holds_all_that_the_card_refers_to(runs, tmp_path, monkeypatch)
     assert f"{sum(p.numel() for p in names['model'].net.parameters()):,} parameters" in text
 
 
-def test_a_picture_that_the_run_has_of_the_step_is_taken(runs, tmp_path):
-    samples = RunFolder.open(runs / "done").samples
-    other, own = samples / "step_00000010_ode.png", samples / "step_00000020_em.png"
-    other.write_bytes(PNG + b"of another step")
-    own.write_bytes(PNG + b"of this step")
-    (samples / "step_00000020_fake.png").write_bytes(b"not a picture")
+@pytest.fixture
+def samples(runs):
+    folder = RunFolder.open(runs / "done").samples
+    yield folder
+    for file in folder.glob("step_*"):
+        file.unlink()
+
+
+def test_a_picture_that_the_run_has_of_the_step_is_taken(runs, samples, tmp_path):
+    # The newest is not what the recipe gives.
+    for name, content in (
+        ("step_00000010.png", PNG + b"of another step"),
+        ("step_00000020.png", PNG + b"of the training"),
+        ("step_00000020_em_nfe5_n2000.png", PNG + b"of other settings"),
+    ):
+        (samples / name).write_bytes(content)
+    said = invoke("export", "done", "--card", str(tmp_path / "card"), runs=runs)
+    assert "drawing" not in said.stderr
+    assert (tmp_path / "card/samples.png").read_bytes() == PNG + b"of the training"
+    (path,) = invoke("sample", "done", runs=runs).stdout.splitlines()
+    os.utime(path, (2**31, 2**31))
+    invoke("export", "done", "--card", str(tmp_path / "card"), runs=runs)
+    assert (tmp_path / "card/samples.png").read_bytes() == Path(path).read_bytes()
+
+
+def test_what_is_not_a_picture_of_these_weights_is_drawn_again(runs, samples, tmp_path):
     outside = tmp_path / "outside.png"
     outside.write_bytes(PNG + b"not of the run")
-    (samples / "step_00000020_link.png").symlink_to(outside)
-    try:
+    for spoil in (
+        lambda file: file.symlink_to(outside),
+        lambda file: file.write_bytes(b"not a picture"),
+        lambda file: (samples / "step_00000020_em_nfe5_n2000.png").write_bytes(PNG),
+    ):
+        spoil(file := samples / "step_00000020.png")
         said = invoke("export", "done", "--card", str(tmp_path / "card"), runs=runs)
-    finally:
-        for file in samples.glob("step_*"):
-            file.unlink()
-    assert "drawing" not in said.stderr
-    assert (tmp_path / "card/samples.png").read_bytes() == PNG + b"of this step"
+        assert "drawing samples of step 20" in said.stderr
+        file.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("card", "taken"), [("card", "samples.png"), ("card", "model.safetensors"), ("card/notes.md", "notes.png")]
+)
+def test_files_of_others_beside_the_card_are_refused(runs, tmp_path, card, taken):
+    (tmp_path / "card").mkdir()
+    mine = tmp_path / "card" / taken
+    mine.write_bytes(b"mine")
+    words = ("export", "done", "--card", str(tmp_path / card), "-o", str(tmp_path / "card/w.safetensors"))
+    words = words[:4] if taken.endswith("tensors") else words
+    said = invoke(*words, runs=runs, code=2)
+    assert f"{mine} exists, and no card is beside it" in said.stderr
+    assert mine.read_bytes() == b"mine"
+    assert [file.name for file in (tmp_path / "card").iterdir()] == [taken]
 
 
 def test_a_card_beside_weights_of_another_name_can_be_written_again(runs, tmp_path):

@@ -118,19 +118,21 @@ def test_quiet_leaves_data_and_errors(tmp_path):
     assert "mine" in invoke("why", runs=tmp_path).stderr, "the next command says everything again"
 
 
-def test_quiet_leaves_what_is_red():
+def test_quiet_leaves_failures_whatever_their_style():
     import contextlib
     import io
 
     err.quiet = True
     try:
         with contextlib.redirect_stderr(io.StringIO()) as said:
-            err.print("a: failed", style="red")
+            err.failure("a: failed")
+            err.failure("b: failed", style="red")
+            err.print("not a failure", style="red")
             err.print("a remark")
             err.print("a warning", style="yellow")
     finally:
         err.quiet = False
-    assert said.getvalue() == "a: failed\n"
+    assert said.getvalue() == "a: failed\nb: failed\n"
 
 
 def test_verbose_says_what_is_called(tmp_path, monkeypatch):

@@ -4,8 +4,13 @@ import itertools
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cldctl.page.chart import Line, chart, compact, curve, positions, ticks
+
+FLOATS = st.floats(allow_nan=False, allow_infinity=False)
+STEPS = st.floats(-1e300, 1e300, exclude_min=True, exclude_max=True)
 
 
 def test_a_line_spans_the_frame_and_carries_its_values():
@@ -74,3 +79,32 @@ def test_positions_of_swept_values():
     assert positions(["1", "2", "4"]) == {"1": 1.0, "2": 2.0, "4": 4.0}
     assert positions(["em", "ode"]) == {"em": 0.0, "ode": 1.0}
     assert positions(["1", "inf"]) == {"1": 0.0, "inf": 1.0}
+
+
+@given(st.lists(st.tuples(STEPS, FLOATS), min_size=1, max_size=6))
+def test_any_finite_values_make_a_chart_or_none(points):
+    points = sorted(points)
+    drawn = chart("loss", [Line(label="loss", points=points)])
+    if drawn is None:
+        assert all(abs(y) >= 1e300 for _, y in points)
+        return
+    left_x, right_x, low, high = drawn.bounds
+    assert left_x < right_x
+    assert low < high
+    left, top, right, bottom = drawn.frame
+    for x, y in drawn.lines[0].dots:
+        assert left - 1e-6 <= x <= right + 1e-6
+        assert top - 1e-6 <= y <= bottom + 1e-6
+    assert all(math.isfinite(tick.at) for tick in (*drawn.x_ticks, *drawn.y_ticks))
+
+
+@pytest.mark.parametrize("values", [(0.0, 5e-324), (5e-324,), (0.0,), (-1e299, 1e299)])
+def test_values_at_the_ends_of_what_floats_can_say(values):
+    for points in (list(enumerate(values)), [(value, 1.0) for value in values]):
+        assert chart("loss", [Line(label="loss", points=points)]) is not None
+
+
+@given(st.lists(FLOATS.map(repr), min_size=1, max_size=5, unique=True))
+def test_any_numbers_have_positions_that_can_be_drawn(values):
+    found = positions(values)
+    assert chart("loss", [Line(label="loss", points=sorted((x, 1.0) for x in found.values()))]) is not None

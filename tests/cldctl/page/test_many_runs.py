@@ -68,3 +68,9 @@ def test_a_folder_without_runs_and_a_name_beside_all(tmp_path):
     assert "There are no runs." in index(runs).text
     said = invoke("report", "first", "--all", runs=runs, code=2).stderr
     assert "--all writes an index over all runs" in said
+
+
+def test_an_index_of_a_folder_that_is_missing_is_not_found(tmp_path):
+    done = invoke("report", "--all", runs=tmp_path / "none", code=3)
+    assert f"there are no runs in {tmp_path / 'none'}. Start one" in done.stderr
+    assert done.stderr.count("\n") == 1

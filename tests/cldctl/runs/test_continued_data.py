@@ -127,8 +127,17 @@ def test_a_name_that_the_plug_in_lacks_is_refused_before_anything_is_written(tmp
         done = invoke("submit", "toy", *ONE, *data, *DEBUG, *more, runs=tmp_path / "runs", code=2)
         for word in ("data.name", str(ring), f"registers {NAME}", f"Did you mean '{NAME}'?"):
             assert word in done.stderr
+        assert "command line: 'data.name' cannot be" in done.stderr
+        assert "toy.yaml" not in done.stderr, "it is not the recipe that is wrong"
         assert done.stderr.count("\n") == 1
         assert not (tmp_path / "runs").exists()
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(f"extends: toy\ndata:\n  name: {NAME}s\n  plugin: {ring}\n")
+    done = invoke("submit", str(mine), *ONE, *DEBUG, "--dry-run", runs=tmp_path / "runs", code=2)
+    assert f"{mine}, line 3: 'data.name' cannot be" in done.stderr
+    for more in ((), ("--sweep", "train.seed=0,1")):
+        done = invoke("submit", str(mine), *ONE, "data.plugin=no.py", *DEBUG, *more, runs=tmp_path / "runs", code=2)
+        assert "command line: 'data.plugin' names no.py" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -160,7 +169,7 @@ def test_nobody_waits_for_a_plug_in_for_ever(tmp_path, ring, monkeypatch):
     from tests.support.paths import RECIPES
 
     recipe = load(RECIPES / "toy.yaml", [f"data.name={NAME}", f"data.plugin={ring}"])
-    plugins.require_registered(recipe, tmp_path, said.append)
+    plugins.require_registered(recipe, str, said.append)
     assert "not imported within" in said[0]
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from cld_core.run import RunFolder
 from cld_core.run.atomic import write_json
-from cld_core.run.events import Ended
+from cld_core.run.events import Ended, Tagged
 from cld_core.run.groups import Group
 from cldctl.runs import cancel as cancelling
 from cldctl.top import actions
@@ -60,7 +60,7 @@ def test_resume_asks_first_and_then_submits(tmp_path, scripted, asked):
     assert asked == [["resume", str(run.path)]]
 
 
-def test_a_refusal_is_shown_with_its_fix(tmp_path):
+def test_a_refusal_is_shown_with_its_fix(tmp_path, scripted):
     """By the command itself: the cluster of this run has no scheduler."""
     run = trained(run_with(tmp_path / "mine", 50, overrides=STEPS), "1", cluster="local")
     run.ledger.append(Ended(attempt=0, cause="finished", step=50))
@@ -136,6 +136,55 @@ def test_a_group_is_cancelled_and_resumed_as_a_whole(tmp_path, scripted, asked):
         await screen.until(lambda: asked == [["resume", "g", "--runs-dir", str(tmp_path)]])
 
     on_screen(tmp_path, look, everything=True)
+
+
+def test_a_filter_hides_runs_of_a_group_and_spares_none(tmp_path, scripted):
+    for number in range(3):
+        run = run_with(tmp_path / f"g-{number}", 10, overrides=STEPS)
+        write_json(run.identity_file, run.identity() | {"group": "g", "sweep": {"train.seed": str(number)}})
+        trained(run, str(number))
+    Group(tmp_path, "g").add({f"g-{number}": {"train.seed": str(number)} for number in range(3)})
+    run = RunFolder(tmp_path / "g-2")
+    run.ledger.append(Tagged(add=("odd",)))
+    RunFolder(tmp_path / "g-1").ledger.append(Tagged(add=("odd",)))
+
+    async def look(screen: Screen) -> None:
+        await screen.select("g")
+        await screen.press("slash", *"odd", "enter")
+        await screen.sees('only "odd"')
+        await screen.until(lambda: "g-0" not in screen.text)
+        await screen.select("g")
+        await screen.press("c")
+        await screen.sees("Cancel 3 runs of g?", "filtered or not")
+        await screen.press("y")
+        await screen.until(lambda: [sorted(jobs) for _, jobs in scripted.calls] == [["0", "1", "2"]])
+
+    on_screen(tmp_path, look, everything=True)
+
+
+@pytest.mark.parametrize(("phase", "state"), [("running", "RUNNING"), ("pending", "REQUEUED")])
+def test_a_run_that_is_alive_is_not_resumed(tmp_path, scripted, asked, phase, state):
+    trained(run_with(tmp_path / "mine", 10), "1", phase)
+
+    async def look(screen: Screen) -> None:
+        await screen.select("mine")
+        await screen.press("r")
+        await screen.sees(f"mine is {state}: there is nothing to resume.")
+        assert "Resume mine?" not in screen.text
+
+    on_screen(tmp_path, look, everything=True)
+    assert asked == []
+
+
+def test_what_is_shown_here_comes_without_colours(tmp_path, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for said in (
+        actions.command_of(["why", "mine"])[1],
+        list(actions.output_of(actions.sampling(RunFolder(tmp_path)))),
+    ):
+        assert "error:" in "".join(said)
+        assert "\x1b" not in "".join(said)
 
 
 def test_the_report_is_written_and_opened_only_where_there_is_a_display(tmp_path, scripted, monkeypatch):

@@ -6,11 +6,11 @@ from tests.support.piloted import Screen, on_screen
 def test_attempts_are_a_time_line_and_shards_a_grid(fleet):
     async def look(screen: Screen) -> None:
         await screen.select("celebahq-cld-1125-0911-k3fa")
-        await screen.sees("tries", "shards")
-        (line,) = [line for line in screen.lines if line.startswith(" tries")]
-        bar = line[8:]
+        await screen.sees("attempts", "shards")
+        (line,) = [line for line in screen.lines if line.startswith(" attempts")]
+        bar = line[10:]
         assert [mark for mark in bar if mark in "PX▶"] == ["P", "X", "▶"]
-        assert len(bar) == 80 - 3 - 7, "the whole width"
+        assert len(bar) == 80 - 3 - 9, "the whole width"
         assert bar.startswith("░"), "it waited first"
         assert "3 attempts: P preempted  X crashed  ▶ running  ░ queued  ▒ starting" in screen.text
         assert "1d05h" in screen.text
@@ -31,7 +31,7 @@ def test_the_panel_scrolls_to_every_attempt(fleet):
         await screen.press("tab", "end")
         await screen.sees("#0", "crashed: rank 2 on n11: CUDA error")
         await screen.press("tab", "up")
-        await screen.sees("› cifar10-vpsde")
+        await screen.sees("› cifar10-…25-1730-x9e0")
 
     on_screen(fleet.root, look)
 

@@ -15,9 +15,11 @@ from cldctl.top.arrange import FILTERS, GroupLine, RunLine, arranged, counts, ma
 from cldctl.top.fitting import cut, cut_in_the_middle, left, right, wrapped
 from cldctl.top.keys import key_line
 from cldctl.top.lines import heading, layout, run_line
+from cldctl.top.questions import MARKS
 from cldctl.top.timeline import LETTERS, style_of, time_line
 from cldctl.top.top_line import top_line
 from cldctl.ui.tables import state_text
+from cldctl.ui.wrap import shortened
 
 
 def row(name="mine", state="RUNNING", **more):
@@ -28,7 +30,8 @@ ALL = {"step": 398_200, "steps": 800_000, "loss": 0.41372, "steps_per_s": 5.213,
 
 
 def test_names_are_shortened_in_the_middle_and_texts_at_the_end():
-    assert cut_in_the_middle("toy-20261126-101112-ab12", 14) == "toy-20261…ab12"
+    for name in ("toy-20261126-101112-ab12", "celeba-cld-lr1e-3-seed0"):
+        assert cut_in_the_middle(name, 14) == shortened(name, 14)
     assert cut_in_the_middle("short", 14) == "short"
     assert cut("a long text", 6) == "a lon…"
     assert cut("anything", 0) == cut_in_the_middle("anything", 0) == ""
@@ -121,9 +124,10 @@ def test_short_attempts_among_long_ones_are_seen():
 
 
 def test_every_cause_has_a_letter_of_its_own_and_a_colour():
-    causes = [cause for cause in CAUSES if cause != "unfit"]
-    assert set(LETTERS) == set(causes)
-    assert len(set(LETTERS.values())) == len(causes)
+    assert set(LETTERS) == set(CAUSES)
+    assert len(set(LETTERS.values())) == len(CAUSES)
+    explained = [mark for marks, _ in MARKS for mark in marks.split()]
+    assert {*LETTERS.values(), "▶", "?"} <= set(explained)
     assert all(map(style_of, CAUSES))
     assert style_of(None) == "bold red"
     assert style_of(None, alive=True) == "bold green"
@@ -169,7 +173,7 @@ def test_the_first_line_has_whole_words():
             line = top_line(root, rows, only, width).plain
             assert cell_len(line) <= width
             words = line.removesuffix(f"only {only}").split()
-            assert all(word in (*STATES, "1", "…") or word.startswith("/hom") for word in words), line
+            assert all(word in (*STATES, "1", "…") or word.startswith("/ho") for word in words), line
 
 
 def test_keys_are_whole_or_left_out():
@@ -178,3 +182,14 @@ def test_keys_are_whole_or_left_out():
     assert key_line(keys, always, 26).plain == "r resume  c cancel  q quit"
     assert key_line(keys, always, 25).plain == "r resume  q quit"
     assert key_line(keys, always, 3).plain == "q quit"
+
+
+@pytest.mark.parametrize("group", [None, "celeba"])
+@pytest.mark.parametrize("width", [200, 80, 60, 40])
+def test_names_of_a_sweep_stay_distinct(width, group):
+    names = [f"celeba-ncsnpp-cld-lr{rate}e-3-batch128-seed0" for rate in range(1, 6)]
+    rows = [row(name, **ALL, group=group) for name in names]
+    shape = layout(rows, width)
+    lines = [run_line(it, shape, [], is_member=group is not None, is_chosen=False).plain for it in rows]
+    assert len({line[: shape.name + 2] for line in lines}) == (len(names) if width > 40 else 1)
+    assert all(cell_len(line) <= width for line in lines)

@@ -36,7 +36,7 @@ def test_a_line_has_step_curve_loss_rate_and_eta_and_why_it_waits(fleet):
         (line,) = [line for line in names(screen) if "k3fa" in line]
         name, state, step, curve, loss, rate, eta = line.split()
         assert (name, state, step, loss, rate, eta) == (
-            *("celebahq-cld-1…1-k3fa", "RUNNING", "398.2k/800k", "0.4137", "5.21", "21h25m"),
+            *("celebahq…25-0911-k3fa", "RUNNING", "398.2k/800k", "0.4137", "5.21", "21h25m"),
         )
         assert len(curve) == 10
         assert curve[0] == "█"

@@ -1,5 +1,6 @@
 """Curves of the loss: read on from where the last look ended, within bounds, whatever the files hold."""
 
+import io
 import math
 import struct
 
@@ -146,3 +147,16 @@ def test_means():
     assert means([1.0, 3.0, 5.0, 7.0], 2) == [2.0, 6.0]
     assert means([1.0], 4) == [1.0]
     assert means([], 4) == []
+
+
+@pytest.mark.parametrize("left", [5, 12, 40])
+def test_a_file_that_shrinks_while_it_is_read_is_not_yet_written(run, left):
+    trained(run, (0, 40))
+    (path,) = run.tensorboard.iterdir()
+    whole = path.read_bytes()
+    # The size is that of before.
+    with io.BytesIO(whole[: len(whole) // 2 + left]) as stream:
+        found = list(module._records(stream, 0, len(whole)))
+    (*_, (end, record)) = found
+    assert end <= len(whole) // 2 + left
+    assert record

@@ -1,5 +1,6 @@
 """How often the scheduler is asked, and what happens while it does not answer."""
 
+import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,12 +13,13 @@ from cldctl.runs import selection, status, survey
 from cldctl.runs.index import Index
 from cldctl.runs.selection import Selection
 from cldctl.top import feed, main_screen
-from cldctl.top.feed import Look, Looker
+from cldctl.top.feed import Look, Looker, Reader, Wanted
 from tests.support import on_screen as made_up
 from tests.support import scheduler
 from tests.support.on_screen import Fleet
 from tests.support.piloted import Screen, on_screen
 from tests.support.scheduler import Scheduler
+from tests.support.screen import row
 from tests.support.together import Together
 
 MINUTES = 3
@@ -113,7 +115,7 @@ def test_a_scheduler_that_hangs_keeps_nobody_waiting(fleet, monkeypatch):
         hangs.set()
         await screen.sees("still looking, for", "a scheduler or a disk does not answer")
         await screen.select("toy-spirals-1126-0715-p2mm")
-        await screen.sees("spiral arms must be odd", "tries")
+        await screen.sees("spiral arms must be odd", "attempts")
         await screen.press("enter")
         await screen.sees("failed first", "Traceback")
         await screen.press("escape", "q")
@@ -129,7 +131,7 @@ def test_a_scheduler_that_is_away_is_a_line(fleet):
     fleet.slurm.is_away = True
 
     async def look(screen: Screen) -> None:
-        await screen.sees("slurmctld does not answer", "celebahq-cld-1…1-k3fa")
+        await screen.sees("slurmctld does not answer", "celebahq…25-0911-k3fa")
         await screen.select("celebahq-cld-1125-0911-k3fa")
         await screen.sees("RUNNING as of")
 
@@ -149,3 +151,34 @@ def test_a_look_that_fails_keeps_the_runs(fleet, monkeypatch):
         await screen.until(lambda: "Input/output error" not in screen.text)
 
     on_screen(fleet.root, look)
+
+
+def test_a_read_that_fails_is_told_and_reading_goes_on(tmp_path, monkeypatch):
+    reader, told = Reader(), []
+    answers: list[object] = [struct.error("unpack requires\na buffer"), None]
+
+    def read() -> None:
+        answer = answers.pop(0)
+        if answer is not None:
+            raise answer
+
+    def publish(detail: object) -> None:
+        told.append(reader.problem)
+        reader.want(Wanted(shown=[row(f"run-{len(told)}")]))
+        if not answers:
+            reader.end()
+
+    monkeypatch.setattr(reader, "read", read)
+    reader.go_on(publish)
+    assert told == ["the files of runs cannot be read: unpack requires a buffer", None]
+
+
+def test_a_read_that_fails_is_on_the_screen(tmp_path, monkeypatch):
+    def read(self: Reader) -> None:
+        raise struct.error("unpack requires a buffer")
+
+    async def look(screen: Screen) -> None:
+        await screen.sees("the files of runs cannot be read: unpack requires a buffer")
+
+    monkeypatch.setattr(Reader, "read", read)
+    on_screen(tmp_path, look)

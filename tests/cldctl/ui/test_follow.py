@@ -52,6 +52,29 @@ def test_the_exit_code_says_how_a_run_ended(tmp_path, monkeypatch, capsys, cause
     assert ("cldctl sample mine" in said) == (code == 0), "what to type next"
 
 
+@pytest.mark.parametrize(("cause", "says"), [("finished", False), ("nonfinite", True), ("cancelled", True)])
+def test_a_quiet_command_says_why_it_fails(tmp_path, monkeypatch, capsys, cause, says):
+    register(monkeypatch)
+    monkeypatch.setattr(follow.err, "quiet", True)
+    run = trained(run_with(tmp_path / "mine", 10), "1", "gone")
+    run.ledger.append(Ended(attempt=0, cause=cause, step=10, detail="the loss is nan"))
+    assert bool(follow_run(run)) == says
+    said = capsys.readouterr().err
+    assert ("at step 10" in said) == says
+    assert ("the loss is nan" in said) == (cause == "nonfinite")
+    assert "cldctl" not in said, "hints are left out"
+
+
+def test_a_quiet_command_says_which_evaluation_is_incomplete(tmp_path, monkeypatch, capsys):
+    register(monkeypatch)
+    monkeypatch.setattr(follow.err, "quiet", True)
+    run = run_with(tmp_path / "mine", 10)
+    request = EvalRequest.of(run.recipe(), ("elbo",), 10)
+    request.save(run)
+    assert follow_evaluations(run, [request.id]) == 1
+    assert f"evaluation {request.id} is not complete" in capsys.readouterr().err
+
+
 class Blinking(Scripted):
     """A job that seems to be gone for a moment, between its requeue and the queue."""
 
