@@ -118,7 +118,7 @@ def find_run(name: str | None, root: Path) -> RunFolder:
         return RunFolder.open(name if "/" in name else root / _whole_name(name, root))
     newest = Index(root).newest()
     if newest is None:
-        raise NotFoundError(f"there are no runs in {root.absolute()}. Start one: `cldctl submit toy`.")
+        raise NotFoundError(f"there are no runs in {root.absolute()}. Start one: `cldctl submit toy_demo`.")
     err.print(f"run: {newest.name} (the newest)", style="dim")
     return RunFolder.open(newest.path)
 

@@ -57,7 +57,7 @@ def _index(root: Path, output: Path | None, follow: bool) -> tuple[Path, str]:
     from cldctl.page.many_runs import page
 
     if not root.is_dir():
-        raise NotFoundError(f"there are no runs in {root.absolute()}. Start one: `cldctl submit toy`.")
+        raise NotFoundError(f"there are no runs in {root.absolute()}. Start one: `cldctl submit toy_demo`.")
     target = output or root / "index.html"
     with Working(f"making the index of {root}", announced=True):
         return target, page(root, target.absolute().parent, follow=follow)

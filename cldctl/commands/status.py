@@ -191,7 +191,7 @@ def _nothing(asked: _Asked, older: int) -> str:
         return f"no run in {root} matches these filters. `cldctl status --all` shows every run."
     if older:
         return f"no recent runs in {root}; {older:,} ended over a week ago. `cldctl status --all` shows them."
-    return f"no runs in {root}. Start one: cldctl submit toy"
+    return f"no runs in {root}. Start one: cldctl submit toy_demo"
 
 
 def _document(rows: "Sequence[RunStatus]") -> str:

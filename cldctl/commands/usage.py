@@ -50,7 +50,7 @@ def usage(
     if as_json:
         typer.echo(json.dumps(_document(folder.to_dict(), begin, policy.SILENT_S), indent=1))
     elif not folder.runs:
-        err.print(f"no runs in {root.absolute()}. Start one: cldctl submit toy")
+        err.print(f"no runs in {root.absolute()}. Start one: cldctl submit toy_demo")
     else:
         from cldctl.ui.usage import usage_table
 

@@ -182,7 +182,7 @@ class MainScreen(Acting):
             return "no run matches the filter; esc clears it"
         if self._seen.older:
             return f"no recent runs; {self._seen.older:,} ended over a week ago: cldctl top --all"
-        return "no runs here. Start one: cldctl submit toy"
+        return "no runs here. Start one: cldctl submit toy_demo"
 
     def _draw_all(self) -> None:
         self._draw_top()

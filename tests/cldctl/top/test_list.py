@@ -108,7 +108,7 @@ def test_old_runs_are_mentioned_or_shown(tmp_path, fleet):
 
 def test_an_empty_folder_says_what_to_do(tmp_path):
     async def look(screen: Screen) -> None:
-        await screen.sees("no runs here. Start one: cldctl submit toy")
+        await screen.sees("no runs here. Start one: cldctl submit toy_demo")
         for key in ("enter", "r", "c", "s", "o", "space", "down", "end"):
             await screen.press(key)
         await screen.sees("There are no runs yet.")
