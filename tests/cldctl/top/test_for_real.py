@@ -35,4 +35,4 @@ def test_a_run_is_watched_cancelled_resumed_sampled_and_reported(fresh_runs, mon
 
     on_screen(fresh_runs, look)
     assert (run.path / "report.html").exists()
-    assert list(run.samples.glob("step_*_em.png"))
+    assert list(run.samples.glob("step_*_em_*.png"))
