@@ -57,9 +57,12 @@ def invoke(
 
     out, err = io.StringIO(), io.StringIO()
     with environment({"CLDCTL_RUNS": str(runs), **env}), _signal_handlers():
-        console.out.width = width
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            returned = app.run(arguments)
+        before, console.out.width = console.out._width, width
+        try:
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                returned = app.run(arguments)
+        finally:
+            console.out._width = before
     done = subprocess.CompletedProcess(arguments, returned, out.getvalue(), err.getvalue())
     if code is not None:
         assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"

@@ -11,6 +11,7 @@ from cldctl.app import app
 from cldctl.commands.recipes import recipes
 from cldctl.commands.render import render
 from cldctl.lookup import find_profile, find_recipe, recipe_files
+from cldctl.ui import console
 from tests.support.paths import RECIPES
 
 
@@ -71,6 +72,7 @@ def test_every_recipe_is_listed_with_where_it_is_from(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes/mine.yaml").write_text("extends: toy\nname: mine\n")
+    monkeypatch.setattr(console.out, "_width", 1000)
     rows = [line.split() for line in run(recipes).stdout.splitlines() if line.strip()]
     where = {row[0]: row[-1] for row in rows}
     assert where["mine"] == "recipes/mine.yaml"

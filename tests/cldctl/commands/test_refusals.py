@@ -22,7 +22,7 @@ from tests.support.tools import DEBUG, cldctl, invoke
         (["submit", "toy", "--name", "done", "--dry-run", *DEBUG], 2, ["a run of this name exists", "/done`"]),
         (["submit", "toy", "hooks.on_change=5", "--dry-run", *DEBUG], 2, ["hooks.on_change", "5", "a shell command"]),
         (["status", "--watch", "--json"], 2, ["--watch does not go with --json"]),
-        (["status", "--watch"], 2, ["stdout is none", "in a loop"]),
+        (["status", "--watch"], 2, ["stdout is not one", "in a loop"]),
         (["usage", "donee"], 3, ["no run and no group 'donee'", "Did you mean 'done'?"]),
         (["usage", "nope"], 3, ["no run and no group 'nope'", "`cldctl status` lists"]),
         (["submit", "toy", "--name", "done", *DEBUG], 2, ["a run of this name exists", "/done`"]),

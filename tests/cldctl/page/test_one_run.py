@@ -38,7 +38,7 @@ def test_the_verdict_of_a_run_that_is_done(made):
     text = " ".join(Parsed(page_of(made)).text.split())
     assert "Finished: all 8,000 steps are done. Best NLL bound, nats: -1.100 ± 0.040." in text
     assert "true entropy -1.400, gap 0.300" in text
-    assert "Next cldctl eval mine" in text
+    assert "Next cldctl sample mine" in text
     assert "paper" in text
 
 

@@ -46,7 +46,7 @@ def test_the_code_is_what_it_was(run, small, kind, error):
 
 def test_a_plugin_that_was_to_be_added_is_not(tmp_path, run):
     file = tmp_path / "ring.py"
-    file.write_text(RING)
+    file.write_text(RING.format(1))
     with pytest.raises(SchedulerRefused):
         resumed(stop(run), Refusing(), overrides=(f"data.plugin={file}",))
     assert not (run.path / "code/plugins").exists()

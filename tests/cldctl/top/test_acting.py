@@ -189,6 +189,7 @@ def test_what_is_shown_here_comes_without_colours(tmp_path, monkeypatch):
 
 def test_the_report_is_written_and_opened_only_where_there_is_a_display(tmp_path, scripted, monkeypatch):
     run = stopped(tmp_path / "mine", "1")
+    monkeypatch.chdir(tmp_path)  # The shorter path leaves room for the rest of the message.
     opened: list[str] = []
     monkeypatch.setattr(actions.webbrowser, "open", lambda uri: opened.append(uri) or True)
     monkeypatch.setattr(actions, "_page", lambda run: f"<html>{run.name}</html>")
