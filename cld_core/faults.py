@@ -89,8 +89,7 @@ class Dropping:
     def succeeded(self) -> None:
         if self.count:
             print(f"{self._what} can be written again; dropped {self.count} time(s)", flush=True)
-            self._over(self.count, self._reason)
-        self.count = 0
+        self.ended()
 
     def ended(self) -> None:
         """Report what is being dropped as if that were over: there is nothing more to do."""

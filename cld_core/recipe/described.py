@@ -96,8 +96,8 @@ def find(name: str) -> Key | Section | tuple[Section, str]:
         return known[name]
     if name and name in all_sections:
         return all_sections[name]
-    by_variant = {f"{section.name}.{variant}": (section, variant) for section in all_sections.values()
-                  for variant in section.variants}  # fmt: skip
+    pairs = ((section, variant) for section in all_sections.values() for variant in section.variants)
+    by_variant = {f"{section.name}.{variant}": (section, variant) for section, variant in pairs}
     if name in by_variant:
         return by_variant[name]
     close = _nearest(name, [*known, *filter(None, all_sections), *by_variant])
@@ -171,7 +171,7 @@ def _meaning(path: str, cls: type, entry: "dataclasses.Field[Any]", variants: tu
     options = options_of(path) or tuple(literals(hint)) or (("true", "false") if hint is bool else ())
     expects = f"one of {', '.join(options)}" if options_of(path) else expectation(hint, entry.metadata["bounds"])
     default = entry.default if entry.default is not dataclasses.MISSING else None
-    shown = to_yaml_line(list(default) if isinstance(default, tuple) else default)
+    shown = to_yaml_line(default)
     return Meaning(variants=variants, doc=entry.metadata["doc"], expects=expects, default=shown, options=options)
 
 

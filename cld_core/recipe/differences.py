@@ -13,7 +13,7 @@ from .layers import file_layers
 from .loading import load, load_with_places
 from .reading import printed, to_yaml_line
 from .schema import Recipe
-from .tree import origin, walk
+from .tree import leaves, origin
 
 _LONGEST = 80  # characters of a value
 
@@ -52,7 +52,7 @@ def from_base(
 
 def differences(recipe: Recipe, before: Recipe, where: Mapping[str, str]) -> list[Difference]:
     """The keys of ``recipe`` whose values are not those of ``before``, in the recipe's order."""
-    now, then = _values(recipe), _values(before)
+    now, then = leaves(recipe.to_dict()), leaves(before.to_dict())
     changed = [key for key, value in now.items() if key not in then or then[key] != value]
     old = {key: _shown(then[key]) for key in changed if key in then}
     return [
@@ -77,9 +77,5 @@ def _named(entry: Difference, names: Mapping[str, str]) -> Difference:
     return entry
 
 
-def _values(recipe: Recipe) -> dict[str, Any]:
-    return {key: value for key, value in walk(recipe.to_dict()) if not isinstance(value, Mapping)}
-
-
 def _shown(value: Any) -> str:
-    return one_line(to_yaml_line(list(value) if isinstance(value, tuple) else value), _LONGEST)
+    return one_line(to_yaml_line(value), _LONGEST)

@@ -155,3 +155,8 @@ def walk(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
         yield path, value
         if isinstance(value, Mapping):
             yield from walk(value, path)
+
+
+def leaves(node: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of nested dictionaries by dotted key, without the sections."""
+    return {path: value for path, value in walk(node) if not isinstance(value, Mapping)}

@@ -67,9 +67,9 @@ def _digest(file: Path) -> str:
 
 def _values(file: Path) -> dict[str, object]:
     from cld_core.recipe import load_frozen
-    from cld_core.recipe.tree import walk
+    from cld_core.recipe.tree import leaves
 
-    return {key: value for key, value in walk(load_frozen(file).to_dict()) if not isinstance(value, dict)}
+    return leaves(load_frozen(file).to_dict())
 
 
 def _shown(key: str, values: dict[str, object]) -> str:
@@ -78,4 +78,4 @@ def _shown(key: str, values: dict[str, object]) -> str:
     if key not in values:
         return "nothing"
     value = values[key]
-    return one_line(to_yaml_line(list(value) if isinstance(value, tuple) else value), 60)
+    return one_line(to_yaml_line(value), 60)

@@ -14,6 +14,11 @@ def default_root() -> Path:
     return Path(os.environ.get("CLDCTL_RUNS") or "runs")
 
 
+def meant(name: str, root: Path) -> RunFolder:
+    """The run that a word of a command means: a path if it has a slash, else a name in ``root``. It may not exist."""
+    return RunFolder(name if "/" in name else root / name)
+
+
 def named(run: str | Path) -> RunFolder:
     """The run at a path; if there is none, the one of that name in the folder of the runs (`default_root`).
 

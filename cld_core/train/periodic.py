@@ -45,9 +45,8 @@ class Periodic:
     def __call__(self, step: int, heartbeat: Heartbeat) -> None:
         spec = self._spec
         works = [("drawing samples", self._sample)] * spec.wants_samples(step)
-        works += [("evaluating", self._bound)] * spec.wants_elbo(step) + [("evaluating", self._fid)] * spec.wants_fid(
-            step
-        )
+        works += [("evaluating", self._bound)] * spec.wants_elbo(step)
+        works += [("evaluating", self._fid)] * spec.wants_fid(step)
         if not works:
             return
         trainer = self._trainer

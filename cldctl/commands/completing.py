@@ -14,6 +14,7 @@ import typer
 from cld_core.evaluation import registry
 from cld_core.run import RunFolder
 from cld_core.run.folder import is_name
+from cld_core.run.lookup import meant
 from cldctl import config
 from cldctl.clusters import CLUSTERS
 
@@ -91,11 +92,6 @@ def overrides(ctx: typer.Context, incomplete: str) -> Iterator[str]:
     from .completing_keys import complete
 
     yield from complete(_given(ctx), incomplete, _SECTIONS.get(ctx.info_name or ""))
-
-
-@_quietly
-def sweeps(ctx: typer.Context, incomplete: str) -> Iterator[str]:
-    yield from overrides(ctx, incomplete)
 
 
 @_quietly
@@ -196,7 +192,7 @@ def _given(ctx: typer.Context) -> list[str]:
 def _runs_of(ctx: typer.Context) -> list[RunFolder]:
     """The run that is named, or the newest."""
     root = _root(ctx)
-    named = [RunFolder(word if "/" in word else root / word) for word in _given(ctx)]
+    named = [meant(word, root) for word in _given(ctx)]
     if found := [run for run in named if run.exists][:1]:
         return found
     from cldctl.runs.index import Index

@@ -75,7 +75,7 @@ def _tree(word: str) -> Mapping[str, Any]:
     if "=" in word:
         return {}
     from cld_core.recipe import load
-    from cld_core.run import RunFolder
+    from cld_core.run.lookup import meant
     from cldctl import config
     from cldctl.lookup import recipe_files
 
@@ -83,7 +83,7 @@ def _tree(word: str) -> Mapping[str, Any]:
         file = recipe_files().get(word)
         if file is not None or word.endswith((".yaml", ".yml")):
             return load(file or word).to_dict()
-        run = RunFolder(word if "/" in word else config.runs_dir() / word)
+        run = meant(word, config.runs_dir())
         return run.recipe().to_dict() if run.exists else {}
     except Exception:  # nobody who completes a word wants to hear of it
         return {}

@@ -92,7 +92,7 @@ def evaluate(
         typer.Option(
             metavar="KEY=a,b,c",
             help="A table over settings; once for each key.",
-            autocompletion=completing.sweeps,
+            autocompletion=completing.overrides,
         ),
     ] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Show finished results of runs side by side.")] = False,

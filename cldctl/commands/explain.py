@@ -108,18 +108,17 @@ def _values_in_recipes(key: str) -> list[str]:
     """The values that recipes have, each with the names of some of them."""
     from cld_core.recipe import load
     from cld_core.recipe.reading import to_yaml_line
-    from cld_core.recipe.tree import walk
+    from cld_core.recipe.tree import leaves
     from cldctl.lookup import recipe_files
 
     users: dict[str, list[str]] = {}
     for name, file in recipe_files().items():
         try:
-            values = dict(walk(load(file).to_dict()))
+            values = leaves(load(file).to_dict())
         except CldError:
             continue
         if key in values:
-            value = values[key]
-            users.setdefault(to_yaml_line(list(value) if isinstance(value, tuple) else value), []).append(name)
+            users.setdefault(to_yaml_line(values[key]), []).append(name)
     return [f"{value} in {_listed(names)}" for value, names in users.items()]
 
 

@@ -4,7 +4,7 @@ import contextlib
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,6 +12,7 @@ from cld_core.errors import NotFoundError, UsageError
 from cld_core.run import RunFolder
 from cld_core.run.folder import runs_beginning
 from cld_core.run.groups import Group, find_group
+from cld_core.run.lookup import meant
 from cld_core.texts import has_control
 from cldctl import config
 from cldctl.clusters import CLUSTERS
@@ -23,25 +24,17 @@ RunsDir = Annotated[
     Path | None,
     typer.Option("--runs-dir", help="Folder of the runs; default: $CLDCTL_RUNS, that of the config file, else runs/."),
 ]
-_CLUSTERS = "|".join(CLUSTERS)
-ClusterOption = Annotated[
-    str | None,
-    typer.Option(
-        "--cluster",
-        metavar=_CLUSTERS,
-        help="Where to run; default: $CLDCTL_CLUSTER, that of the config file, slurm if there is sbatch, else local.",
-        autocompletion=completing.clusters,
-    ),
-]
-ClusterOfRun = Annotated[
-    str | None,
-    typer.Option(
-        "--cluster",
-        metavar=_CLUSTERS,
-        help="Where to run; default: the run's own cluster.",
-        autocompletion=completing.clusters,
-    ),
-]
+
+
+def _cluster(default: str) -> Any:
+    """The option ``--cluster``, with what it is by default."""
+    help_ = f"Where to run; default: {default}."
+    return typer.Option("--cluster", metavar="|".join(CLUSTERS), help=help_, autocompletion=completing.clusters)
+
+
+_ANY = "$CLDCTL_CLUSTER, that of the config file, slurm if there is sbatch, else local"
+ClusterOption = Annotated[str | None, _cluster(_ANY)]
+ClusterOfRun = Annotated[str | None, _cluster("the run's own cluster")]
 Run = Annotated[
     str | None,
     typer.Argument(
@@ -167,7 +160,7 @@ def find_runs_to_change(names: Iterable[str], root: Path, yes: bool, *, damaged:
 
 def _damaged_run(name: str, root: Path) -> RunFolder | None:
     """The run of exactly this name or path, if its identity is lost; None for any other."""
-    run = RunFolder(name if "/" in name else root / name)
+    run = meant(name, root)
     return run if name and run.unreadable is None and run.exists and run.is_damaged else None
 
 

@@ -76,9 +76,10 @@ def _recipe(name: str, overrides: list[str], runs: Path) -> "Recipe":
     """The recipe of a run of this name, or of a recipe."""
     from cld_core.recipe import load, with_overrides
     from cld_core.run import RunFolder
+    from cld_core.run.lookup import meant
     from cldctl.lookup import find_recipe
 
-    run = RunFolder(name if "/" in name else runs / name)
+    run = meant(name, runs)
     if run.exists:
         run = RunFolder.open(run.path)
         return with_overrides(run.recipe(), overrides, str(run.recipe_file))

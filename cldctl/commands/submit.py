@@ -60,7 +60,7 @@ def submit(
         typer.Option(
             metavar="KEY=a,b,c",
             help="A run for each combination of values; once for each key.",
-            autocompletion=completing.sweeps,
+            autocompletion=completing.overrides,
         ),
     ] = None,
     parallel: Annotated[int | None, typer.Option(min=1, help="With --sweep: runs that may train at once.")] = None,

@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from cld_core.run import RunFolder, find_runs
+from cld_core.run import find_runs
 from cld_core.run.folder import FormatError
+from cld_core.run.lookup import meant
 from cldctl.ui.console import out
 
 from .options import Run, RunsDir, find_run, runs_dir
@@ -29,7 +30,7 @@ def why(
         run = find_run(name, root)
     except FormatError:
         # A damaged run is explained as far as possible; without a name, the newest run is meant.
-        run = find_runs(root)[-1] if name is None else RunFolder(name if "/" in name else root / name)
+        run = find_runs(root)[-1] if name is None else meant(name, root)
     found = policy.why(run)
     if as_json:
         typer.echo(json.dumps(found.to_dict(), indent=1))

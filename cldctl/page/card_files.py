@@ -13,14 +13,13 @@ from cld_core.small_files import by_age, read_bytes
 from cld_core.texts import has_control
 
 from .model_card import LIBRARY
+from .pictures import PNG, content_of
 
 if TYPE_CHECKING:
     from cld_core.model import Model
 
 # The files in a folder, as Hugging Face and others expect them.
 _CARD, _PICTURE, _WEIGHTS = "README.md", "samples.png", "model.safetensors"
-_PICTURE_BYTES = 16 * 2**20
-_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @dataclass(frozen=True)
@@ -90,11 +89,7 @@ def write_picture(run: RunFolder, model: "Model", target: Path, drawing: Callabl
     from cld_core.evaluation import pictures
 
     for file in reversed(by_age(_pictures(run, model))):
-        try:
-            content = read_bytes(file, limit=_PICTURE_BYTES)
-        except OSError:
-            continue
-        if content.startswith(_PNG):
+        if (content := content_of(file)).startswith(PNG):
             with replacing(target.absolute()) as out:
                 out.write(content)
             return

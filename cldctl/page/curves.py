@@ -11,6 +11,8 @@ from typing import Any
 
 from cld_core.small_files import opened
 
+# What the loss of a training is called there.
+LOSS = "train/loss"
 # Of one file. A reader of damaged ones may want all of it in memory.
 _MOST_BYTES = 512 * 2**20
 Points = list[tuple[int, float]]

@@ -18,14 +18,13 @@ from cldctl.ui.usage import usage_line
 
 from . import results, series
 from .chart import Chart, Line, chart
-from .curves import read
+from .curves import LOSS, read
 from .rendering import render
 
 # The newest runs whose losses are drawn over each other, and the points of each.
 _CURVES, _POINTS = 12, 200
 # So many of the newest runs are looked through for curves.
 _LOOKED_AT = 40
-_LOSS = "train/loss"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +74,7 @@ def _overlay(rows: Sequence[RunStatus], follow: bool) -> tuple[Chart | None, int
         if len(lines) == _CURVES:
             break
         looked_at += 1
-        clean = series.finite(read(RunFolder(row.path).tensorboard, follow=follow).scalars.get(_LOSS, ()))
+        clean = series.finite(read(RunFolder(row.path).tensorboard, follow=follow).scalars.get(LOSS, ()))
         points = series.thinned(series.smoothed(clean) or clean, _POINTS)
         if points:
             lines.append(Line(label=row.name, points=points, series=len(lines)))

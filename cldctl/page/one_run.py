@@ -1,28 +1,23 @@
 """The page of a run."""
 
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from cld_core.run import RunFolder
-from cld_core.run.timeline import Stretch
-from cldctl.runs import usage
 from cldctl.runs.status import RunStatus
-from cldctl.runs.why import why
+from cldctl.runs.why import Why, why
 from cldctl.ui.format import count, number
 from cldctl.ui.usage import usage_line
 
 from . import attempts, recipe, results, sweeps
 from .chart import Chart, curve
-from .curves import Board, read
+from .curves import LOSS, Board, read
 from .pictures import gallery
 from .places import Places
 from .rendering import render
 from .verdict import verdict
 
 # The curve that tells most, and how many others are drawn.
-_LOSS = "train/loss"
 _CURVES = 40
 # How tags of evaluations begin, those of older versions last.
 _EVALUATIONS = ("evaluation/", "eval/")
@@ -49,7 +44,8 @@ def page(run: RunFolder, *, follow: bool = False) -> str:
     asked = results.asked_of(run)
     resolved = recipe.shown(run)
     best = results.best_of(row, asked, resolved.base)
-    stretches = _stretches(run, row)
+    # Of a run whose files cannot be read, the verdict tells.
+    stretches = found.stretches if row.is_readable else ()
     swept = {name for entry in row.sweeps for name in entry["evaluations"]}
     curves = _curves(board)
     return render(
@@ -59,7 +55,7 @@ def page(run: RunFolder, *, follow: bool = False) -> str:
         verdict=verdict(found, best, places),
         tiles=[*best, *_effort(row)],
         gallery=gallery(run, board, places),
-        loss=curve("loss", board.scalars.get(_LOSS, ()), most=600, large=True),
+        loss=curve("loss", board.scalars.get(LOSS, ()), most=600, large=True),
         curves=curves,
         left_out=places.left_out,
         evaluations=results.table([entry for entry in row.evals if entry["id"] not in swept], asked),
@@ -69,7 +65,7 @@ def page(run: RunFolder, *, follow: bool = False) -> str:
         time_line=attempts.time_line(stretches, alive=row.state == "RUNNING"),
         attempts=attempts.table(stretches),
         recipe=resolved,
-        facts=_facts(run, row),
+        facts=_facts(run, found),
         note=row.note,
         tags=row.tags,
     )
@@ -86,18 +82,9 @@ def _effort(row: RunStatus) -> list[results.Tile]:
     return found
 
 
-def _stretches(run: RunFolder, row: RunStatus) -> Sequence[Stretch]:
-    """The attempts of a run with their times; none if its ledger cannot be read, which `why` tells."""
-    if not row.is_readable:
-        return ()
-    progress, checkpoints = run.progress(), run.checkpoint_steps()
-    history = run.ledger.history().with_progress(progress, checkpoints)
-    return usage.told_by(history, progress, checkpoints, alive=row.state == "RUNNING").attempts
-
-
 def _curves(board: Board) -> _Curves:
     """The curves of the training, those of `train/` first. The evaluations have charts of their own."""
-    tags = [tag for tag in board.scalars if tag != _LOSS and not tag.rpartition(": ")[2].startswith(_EVALUATIONS)]
+    tags = [tag for tag in board.scalars if tag != LOSS and not tag.rpartition(": ")[2].startswith(_EVALUATIONS)]
     charts: list[Chart] = []
     level: dict[str, str] = {}
     more: list[str] = []
@@ -112,11 +99,10 @@ def _curves(board: Board) -> _Curves:
     return _Curves(charts=charts, level=level, more=more)
 
 
-def _facts(run: RunFolder, row: RunStatus) -> dict[str, str]:
+def _facts(run: RunFolder, found: Why) -> dict[str, str]:
     """Versions, code and machines, in words."""
-    identity: Mapping[str, Any] = run.identity()
-    history = run.ledger.history() if row.is_readable else None
-    last = history.last if history is not None else None
+    row, identity = found.row, run.identity()
+    last = found.history.last if row.is_readable else None
     git = identity.get("git") or {}
     made_with = identity.get("versions")
     versions = {**(made_with if isinstance(made_with, dict) else {}), **(last.versions if last is not None else {})}

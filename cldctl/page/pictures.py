@@ -24,7 +24,7 @@ _PICTURE_BYTES, _ALL_BYTES = 16 * 2**20, 2**20
 _MOST_PIXELS = 16 * 2**20
 # A narrower picture is one of pixels that people want to tell apart.
 _SMALL = 300
-_PNG = b"\x89PNG\r\n\x1a\n"
+PNG = b"\x89PNG\r\n\x1a\n"
 _STEP = re.compile(r"step_(\d{1,18})(?:_(.{1,80}))?")
 
 
@@ -80,11 +80,11 @@ def gallery(run: RunFolder, board: Board, places: Places) -> Gallery:
 
 def _found(run: RunFolder, board: Board, places: Places) -> Iterator[tuple[str, bytes]]:
     samples = by_age(places.inside(run.samples.glob("*.png")))[-_NEWEST:]
-    yield from ((_caption(file.stem), _content(file)) for file in reversed(samples))
+    yield from ((_caption(file.stem), content_of(file)) for file in reversed(samples))
     for tag, (step, content) in board.pictures.items():
         yield f"step {step:,}, {tag}", content
     evaluated = by_age(places.inside(run.evals.glob("*/samples.png")))[-_EVALUATIONS:]
-    yield from ((f"evaluation {file.parent.name}", _content(file)) for file in reversed(evaluated))
+    yield from ((f"evaluation {file.parent.name}", content_of(file)) for file in reversed(evaluated))
 
 
 def _caption(stem: str) -> str:
@@ -94,7 +94,7 @@ def _caption(stem: str) -> str:
     return f"step {int(found[1]):,}" + (f", {found[2]}" if found[2] else "")
 
 
-def _content(file: Path) -> bytes:
+def content_of(file: Path) -> bytes:
     """What is in a picture; empty if it cannot be read, is a link, or is larger than any picture of a run."""
     try:
         return read_bytes(file, limit=_PICTURE_BYTES)
@@ -104,7 +104,7 @@ def _content(file: Path) -> bytes:
 
 def _picture(caption: str, content: bytes) -> Picture | None:
     """None for anything but a PNG: a run folder must not smuggle files into a page."""
-    if not content.startswith(_PNG):
+    if not content.startswith(PNG):
         return None
     width, height = int.from_bytes(content[16:20]), int.from_bytes(content[20:24])
     has_size = content[12:16] == b"IHDR" and max(width, height) < 2**31

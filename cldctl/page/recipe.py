@@ -9,7 +9,7 @@ from typing import Any
 from cld_core.errors import CldError
 from cld_core.recipe import Recipe, dump, load
 from cld_core.recipe.reading import to_yaml_line
-from cld_core.recipe.tree import walk
+from cld_core.recipe.tree import leaves
 from cld_core.run import RunFolder
 from cld_core.texts import one_line
 from cldctl.lookup import recipe_files
@@ -80,9 +80,8 @@ def _shipped_values(name: str) -> Mapping[str, Any] | None:
 
 
 def _values(recipe: Recipe) -> dict[str, Any]:
-    tree = walk(recipe.to_dict())
-    return {key: value for key, value in tree if not isinstance(value, Mapping) and key not in _OWN}
+    return {key: value for key, value in leaves(recipe.to_dict()).items() if key not in _OWN}
 
 
 def _text(value: Any) -> str:
-    return one_line(to_yaml_line(list(value) if isinstance(value, tuple) else value), _LONGEST)
+    return one_line(to_yaml_line(value), _LONGEST)

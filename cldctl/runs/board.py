@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -122,7 +122,8 @@ def tensorboard(runs: Sequence[RunFolder], port: int | None = None) -> Iterator[
             running.end()
 
 
-def _end_with(parent: int):  # type: ignore[no-untyped-def] # called between fork and exec
+def _end_with(parent: int) -> Callable[[], None]:
+    """What a child does between fork and exec, so that it ends with its parent."""
     libc = ctypes.CDLL(None)
 
     def prepare() -> None:

@@ -11,7 +11,7 @@ from cld_core.evaluation.sweeps import Axis
 from cld_core.recipe import Recipe, load_frozen
 from cld_core.recipe.loading import load_with_places
 from cld_core.recipe.plugin import with_plugin_found
-from cld_core.recipe.tree import walk
+from cld_core.recipe.tree import leaves
 from cld_core.run import RunFolder
 from cld_core.run.folder import check_name
 from cld_core.run.groups import Group, values_of
@@ -156,8 +156,8 @@ def _check_same(run: RunFolder, cell: Cell) -> None:
 
 def _comparable(recipe: Recipe) -> dict[str, object]:
     """By key, what a training depends on: not the jobs, and not where a plug-in lies."""
-    leaves = {key: value for key, value in walk(recipe.to_dict()) if not isinstance(value, Mapping)}
-    return {key: value for key, value in leaves.items() if not key.startswith("cluster.") and key != "data.plugin"}
+    values = leaves(recipe.to_dict())
+    return {key: value for key, value in values.items() if not key.startswith("cluster.") and key != "data.plugin"}
 
 
 def _check_size(first: Cell, cell: Cell) -> None:

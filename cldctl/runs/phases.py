@@ -4,6 +4,8 @@ from cld_core.run.contents import ReportedProgress
 from cld_core.run.history import History
 from cld_core.texts import one_line
 
+from .state import WAITS
+
 WAITING, STARTING, TRAINING = "waiting for the queue", "starting", "training"
 # Characters of a phase, which comes from a file.
 _MOST = 40
@@ -17,7 +19,7 @@ def phase_of(state: str, history: History, progress: ReportedProgress, *, has_ma
     Args:
         has_machines: whether its launcher says that the job runs, though the run may not have begun.
     """
-    if state in ("PENDING", "REQUEUED"):
+    if state in WAITS:
         return STARTING if has_machines else WAITING
     if state != "RUNNING":
         return None

@@ -14,6 +14,8 @@ from cldctl.clusters.records import Seen
 SUBMITTING_S = 30.0
 RESUMABLE = frozenset({"STOPPED", "FAILED", "CANCELLED", "LOST"})
 OVER = RESUMABLE | {"FINISHED"}
+# The states of runs that wait for their job to begin.
+WAITS = ("PENDING", "REQUEUED")
 # All of them, in the order in which a table sorted by state shows them.
 STATES = ("PENDING", "RUNNING", "REQUEUED", "STOPPED", "FAILED", "CANCELLED", "LOST", "FINISHED")
 

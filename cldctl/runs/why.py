@@ -1,6 +1,6 @@
 """Why a run is where it is: its ledger, its logs and its scheduler in one answer. Nothing that is damaged ends it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
@@ -16,7 +16,7 @@ from . import survey, usage
 from .damages import damages, of_recipe, recipe_fix
 from .differences import changed_by_now
 from .failing import FirstFailure, first_failure, last_failed
-from .state import RESUMABLE
+from .state import RESUMABLE, WAITS
 from .status import RunStatus, status_or_reason
 from .survey import Answers
 from .usage import Usage
@@ -24,7 +24,6 @@ from .usage import Usage
 # An answer of the scheduler of this age, in seconds, is good enough.
 MAX_AGE_S = 30.0
 _Part = TypeVar("_Part")
-_WAITS = ("PENDING", "REQUEUED")
 
 
 @dataclass(kw_only=True)
@@ -33,7 +32,8 @@ class Why:
 
     Attributes:
         headline: state and reason in a sentence.
-        attempts: of the run, oldest first, as `attempt_row` makes them.
+        history: its ledger; empty if that cannot be read.
+        stretches: its attempts with their times, oldest first.
         failed: the rank that failed first, in the last attempt that failed.
         excluded: nodes that the job avoids.
         changed: what changed between the attempts.
@@ -43,7 +43,8 @@ class Why:
 
     row: RunStatus
     headline: str
-    attempts: list[dict[str, Any]] = field(default_factory=list)
+    history: History = field(default_factory=History)
+    stretches: Sequence[Stretch] = ()
     failed: FirstFailure | None = None
     excluded: tuple[str, ...] = ()
     changed: list[str] = field(default_factory=list)
@@ -52,6 +53,11 @@ class Why:
     problems: list[str] = field(default_factory=list)
     do: str | None = None
     next: list[str] = field(default_factory=list)
+
+    @property
+    def attempts(self) -> list[dict[str, Any]]:
+        """The attempts as `attempt_row` makes them, oldest first."""
+        return [attempt_row(stretch) for stretch in self.stretches]
 
     def to_dict(self) -> dict[str, Any]:
         row, failed = self.row, self.failed
@@ -107,7 +113,8 @@ def why(run: RunFolder) -> Why:
     return Why(
         row=row,
         headline=_headline(row, waiting),
-        attempts=[attempt_row(stretch) for stretch in told.attempts],
+        history=history,
+        stretches=told.attempts,
         failed=failed,
         excluded=tried("the nodes", lambda: _excluded(run, history, row.job_id), ()),
         changed=tried("the changes", lambda: changed_by_now(run, history), list[str]()),
@@ -142,7 +149,7 @@ def attempt_row(stretch: Stretch) -> dict[str, Any]:
 
 
 def _waiting(row: RunStatus, history: History, answers: Answers) -> Waiting | None:
-    if row.state not in _WAITS:
+    if row.state not in WAITS:
         return None
     current = history.current(lambda job: answers.of(job).is_gone)
     if current is None or current.job.cluster not in clusters.CLUSTERS:
@@ -216,7 +223,7 @@ def _next(
     name = row.name
     if not row.is_readable:
         return "restore what is damaged, from a backup", [f"logs {name} --tail 50"]
-    if row.state in _WAITS:
+    if row.state in WAITS:
         return (waiting.advice or None) if waiting is not None else None, [f"status {name} --watch", f"cancel {name}"]
     if row.state == "RUNNING":
         return None, [f"logs {name} -f", *([f"logs {name} --failed"] if failed is not None else [])]

@@ -5,16 +5,16 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from cldctl.runs.selection import Selection
-from cldctl.runs.state import OVER
+from cldctl.runs.state import OVER, WAITS
 from cldctl.runs.status import RunStatus
 
-ALIVE = ("RUNNING", "PENDING", "REQUEUED")
+ALIVE = ("RUNNING", *WAITS)
 # Keys that show runs of some states only, what they are called, and the states; none for all.
 FILTERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "0": ("all", ()),
     "1": ("alive", ALIVE),
     "2": ("running", ("RUNNING",)),
-    "3": ("waiting", ("PENDING", "REQUEUED")),
+    "3": ("waiting", WAITS),
     "4": ("stopped", ("STOPPED", "CANCELLED")),
     "5": ("failed", ("FAILED", "LOST")),
     "6": ("finished", ("FINISHED",)),

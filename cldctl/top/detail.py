@@ -15,13 +15,13 @@ from cldctl import clusters
 from cldctl.clusters.records import Waiting
 from cldctl.runs import usage
 from cldctl.runs.failing import with_culprits
+from cldctl.runs.state import WAITS
 from cldctl.runs.status import RunStatus
 from cldctl.runs.survey import Answers
 
 from .shards import Shards, shards_of
 
 _Part = TypeVar("_Part")
-_WAITS = ("PENDING", "REQUEUED")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ def detail_of(row: RunStatus, answers: Answers) -> Detail:
 
 def _waits_since(row: RunStatus, history: History) -> float | None:
     """When the job of a run that waits was last put into the queue."""
-    if row.state not in _WAITS:
+    if row.state not in WAITS:
         return None
     times = [event.time for event in history.submitted if event.job.job_id == row.job_id]
     times += [event.time for event in history.told if isinstance(event, Requeued) and event.job_id == row.job_id]
@@ -94,7 +94,7 @@ def _waits_since(row: RunStatus, history: History) -> float | None:
 def _waiting(row: RunStatus, history: History, answers: Answers) -> Waiting | None:
     """Why the current job waits, in plain words."""
     current = history.current(lambda job: answers.of(job).is_gone)
-    if row.state not in _WAITS or current is None or current.job.cluster not in clusters.CLUSTERS:
+    if row.state not in WAITS or current is None or current.job.cluster not in clusters.CLUSTERS:
         return None
     seen = answers.of(current.job)
     if seen.phase != "pending":

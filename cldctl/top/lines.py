@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from rich.cells import cell_len
 from rich.text import Text
 
+from cldctl.runs.state import WAITS
 from cldctl.runs.status import RunStatus
 from cldctl.ui.fitting import least_of
 from cldctl.ui.format import duration, number, short
@@ -22,7 +23,6 @@ _LEAST_WHY, _WHY = 16, 60
 _SPARK = 10
 # Columns that are left out if there is no room for them, the first of them first; the ETA goes last.
 _LEFT_OUT = ("steps/s", "curve", "loss", "step", "ETA")
-_WAITS = ("PENDING", "REQUEUED")
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def run_line(row: RunStatus, shape: Layout, losses: Sequence[float], *, is_membe
     if not row.is_readable:
         return _with_reason(line, row, shape, rest, "red")
     after = [column for column in rest if column != "step"]
-    if row.state in _WAITS and row.reason and not shape.why and row.eta_s is None:
+    if row.state in WAITS and row.reason and not shape.why and row.eta_s is None:
         if "step" in rest:
             line.append(" " + right(_CELLS["step"](row), shape.widths["step"]))
         return _with_reason(line, row, shape, after, "yellow")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from cld_core.run import RunFolder
 from cld_core.small_files import opened
+from cldctl.page.curves import LOSS
 
 from .sparks import means
 
@@ -31,7 +32,6 @@ _POINTS = 1024
 _CURVE = 256
 # Files of a run that are read, the newest: each attempt begins one.
 _FILES = 64
-_TAG = "train/loss"
 # A record: its length, a checksum of that, the content, a checksum of that.
 _HEAD, _TAIL = struct.Struct("<QI"), 4
 
@@ -160,6 +160,6 @@ def _take(record: bytes, file: _File) -> bool:
     if event.session_log.status == SessionLog.START:
         file.first = min(file.first, event.step)
     for value in event.summary.value:
-        if value.tag == _TAG and value.HasField("simple_value") and math.isfinite(value.simple_value):
+        if value.tag == LOSS and value.HasField("simple_value") and math.isfinite(value.simple_value):
             file.add(event.step, value.simple_value)
     return True

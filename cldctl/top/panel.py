@@ -8,6 +8,7 @@ from rich.text import Text
 
 from cld_core.evaluation.definitions import Quantity
 from cld_core.run.timeline import Stretch
+from cldctl.runs.state import WAITS
 from cldctl.runs.status import RunStatus
 from cldctl.ui.format import age, count, duration, number
 from cldctl.ui.tables import STATE_STYLE, present_in, result_of, state_text
@@ -55,7 +56,7 @@ def _head(detail: Detail, losses: Sequence[float], width: int) -> Iterator[Text]
     old = f" as of {age(row.as_of)}" if row.as_of is not None else ""
     room = width - len(row.state) - len(old) - 2
     yield Text.assemble((cut_in_the_middle(row.name, room), "bold"), "  ", state_text(row.state), (old, "dim"))
-    style = "red" if row.state in ("FAILED", "LOST") else "yellow" if row.state in ("PENDING", "REQUEUED") else ""
+    style = "red" if row.state in ("FAILED", "LOST") else "yellow" if row.state in WAITS else ""
     reason = row.reason or ""
     if (waiting := detail.waiting) is not None:
         reason = waiting.reason + (f". {waiting.advice[:1].upper()}{waiting.advice[1:]}" if waiting.advice else "")

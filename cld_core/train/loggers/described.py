@@ -1,11 +1,10 @@
 """A run in words, for loggers: its hyper-parameters, its recipe, and the attempt that begins."""
 
 import time
-from typing import Any
 
 from cld_core.recipe import Recipe
 from cld_core.recipe.reading import to_yaml
-from cld_core.recipe.tree import walk
+from cld_core.recipe.tree import leaves
 from cld_core.run import Attempt, pending
 from cld_core.texts import one_line
 
@@ -20,20 +19,13 @@ _MOST = 300
 def hyperparameters(recipe: Recipe) -> dict[str, bool | int | float | str]:
     """The keys of a recipe that say how it trains, without those that are null."""
     content = {name: section for name, section in recipe.to_share().items() if name in _SECTIONS}
-    leaves = ((key, value) for key, value in walk(content) if not isinstance(value, dict) and value is not None)
-    return {key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in leaves}
+    values = ((key, value) for key, value in leaves(content).items() if value is not None)
+    return {key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in values}
 
 
 def recipe_text(recipe: Recipe) -> str:
     """The recipe as a block of YAML in Markdown, without what may be secret."""
-    return fenced(to_yaml(plain(recipe.to_share())), "yaml")
-
-
-def plain(value: Any) -> Any:
-    """Nested values with lists in place of tuples."""
-    if isinstance(value, dict):
-        return {name: plain(part) for name, part in value.items()}
-    return [plain(part) for part in value] if isinstance(value, tuple | list) else value
+    return fenced(to_yaml(recipe.to_share()), "yaml")
 
 
 def attempt_text(about: About) -> str:

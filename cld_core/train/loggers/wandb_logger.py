@@ -3,11 +3,10 @@
 import os
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from cld_core.texts import one_line
 
-from . import described
 from .base import About, End
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ class WandbLogger:
         self._run.define_metric("step", hidden=True)
         self._run.define_metric("*", step_metric="step")
 
-    def _opened(self, mode: str) -> Any:
+    def _opened(self, mode: Literal["online", "offline", "disabled"]) -> Any:
         import wandb
 
         spec, folder = self._about.recipe.monitor.wandb, self._about.folder
@@ -68,9 +67,9 @@ class WandbLogger:
             id=folder.name,
             name=folder.name,
             resume="allow",
-            mode=mode,  # type: ignore[arg-type]
+            mode=mode,
             dir=str(folder.path),
-            config=described.plain(self._about.recipe.to_share()),
+            config=_plain(self._about.recipe.to_share()),
             allow_val_change=True,
             reinit="create_new",
             settings=settings,
@@ -120,3 +119,10 @@ def _escaped(markdown: str) -> str:
     import html
 
     return f"<pre>{html.escape(markdown)}</pre>"
+
+
+def _plain(value: Any) -> Any:
+    """Nested values with lists in place of tuples."""
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, tuple | list) else value
