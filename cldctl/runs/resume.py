@@ -182,7 +182,9 @@ def ready(
     start, skipped = _start(run, recipe, status, asked.from_step)
     # Before anything is noted.
     cluster.check(specs.training(run, recipe, cluster))
-    warnings = continued_data.check(run, recipe, update=asked.update_code, allowed=asked.other_data)
+    warnings = continued_data.check(
+        run, recipe, overrides=asked.overrides, update=asked.update_code, allowed=asked.other_data
+    )
     edited = edits.note(run)
     about(recipe, start, skipped, warnings if edited is None else (edited, *warnings))
     wish = snapshot.Wish(update=asked.update_code, trusted=asked.allow_plugin, checked=asked.checked)
