@@ -15,8 +15,8 @@ from cld_core.run import RunFolder
 from cld_core.texts import is_count, one_line
 
 RULE = "marked: |a - b| > 2 sqrt(sa^2 + sb^2) against the first run, with standard errors sa and sb"
-# How many samples or test examples a result is of; results of one checkpoint may differ in it.
-COUNTS = {"samples": "samples", "points": "test data"}
+# The settings that say of how many samples or test points a result is; results of one checkpoint may differ in it.
+COUNTS = ("samples", "points")
 # Letters of a checksum that tell it from others.
 _DIGEST = 12
 

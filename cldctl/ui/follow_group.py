@@ -9,14 +9,13 @@ from cld_core.run.groups import Group
 from cldctl import clusters
 from cldctl.hints import command
 from cldctl.runs import survey
-from cldctl.runs.state import OVER
+from cldctl.runs.state import ALIVE, OVER
 from cldctl.runs.status import RunStatus, status_or_reason
 
 from .console import err, out, shows_bars
 from .follow import follow_works, shown_of
 from .groups import group_details, states
 from .pace import Pace
-from .tables import LIVE
 from .view import Shown, View
 
 # Of more runs, and without a terminal, the line of the group alone is shown.
@@ -78,7 +77,7 @@ def _watch(group: Group, runs: Sequence[RunFolder], view: View) -> list[RunStatu
     while True:
         answers = survey.of_runs(runs)
         rows = [status_or_reason(run, answers) for run in runs]
-        active = [state for state in LIVE if any(row.state == state for row in rows)]
+        active = [state for state in ALIVE if any(row.state == state for row in rows)]
         done, total = sum(row.step for row in rows), sum(row.steps or 0 for row in rows)
         state = active[0] if active else "over"
         shown = Shown(

@@ -39,7 +39,7 @@ def test_a_difference_is_marked_beyond_twice_the_combined_error(tmp_path):
     console.print(compared(columns))
     lines = console.export_text().splitlines()
     line, of, how = next(lines[index : index + 3] for index, line in enumerate(lines) if "NLL" in line)
-    assert of.split() == " ".join(["of", *["100 test data"] * 4]).split()
+    assert of.split() == " ".join(["of", *["100 points"] * 4]).split()
     assert how.split() == " ".join(["how", *["velocities 1, probes 1, from t = 1e-05, 80 NFE"] * 4]).split()
     cells = ["3.000 ± 0.300", "3.990 ± 0.400", "4.010 ± 0.400 worse", "1.990 ± 0.400 better"]
     assert line.split() == " ".join(["NLL bound, nats", *cells]).split()

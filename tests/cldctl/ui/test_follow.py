@@ -102,7 +102,7 @@ def test_one_answer_that_a_task_is_gone_is_not_its_end(tmp_path, monkeypatch, ca
     assert follow_evaluations(run, [request.id for request in requests]) == 1
     assert Blinking.phases == [], "two answers in a row, and one for the results"
     said = capsys.readouterr().err
-    assert "rows; 1 of 2 evaluations complete" in said
+    assert "points; 1 of 2 evaluations complete" in said
     assert ("PENDING" in said) == comes_back
 
 
