@@ -64,6 +64,8 @@ def versions() -> list[str]:
     return [f"cldctl {__version__}", f"torch {torch}", f"Python {platform.python_version()}"]
 
 
-def is_misplaced(message: str) -> bool:
-    """Whether typer complains about an option that goes before the command."""
-    return any(message.startswith(f"No such option: {option}") for option in _OWN)
+def misplaced(message: str) -> str | None:
+    """The option about which typer complains although it would be one before the command; None if there is none."""
+    words = message.removeprefix("No such option: ").split()
+    option = words[0].rstrip(".") if words else ""
+    return option if message.startswith("No such option: ") and option in _OWN else None

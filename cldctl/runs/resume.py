@@ -114,8 +114,7 @@ def resume(
         SchedulerRefused: no job exists; the ledger says so.
         UsageError: it is alive, is finished, or the overrides do not allow it to continue.
         NotFoundError: it has no checkpoint of ``from_step``.
-        DataError: its data are missing.
-        RecipeError: its data are others than it has trained on.
+        RecipeError: its data are missing, or others than it has trained on.
     """
     continued = ready(run, asked, cluster, about)
     said: list[str] = []

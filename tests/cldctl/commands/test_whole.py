@@ -152,8 +152,10 @@ def test_verbose_says_what_is_called(tmp_path, monkeypatch):
 
 
 def test_global_options_go_before_the_command(tmp_path):
-    for words in (["status", "-q"], ["status", "--verbose"]):
-        assert "it goes before the command" in invoke(*words, runs=tmp_path, code=2).stderr
+    for words in (["status", "-q"], ["status", "--verbose"], ["data", "stats", "-v"]):
+        *command, option = words
+        fix = f"it goes before the command, as in `cldctl {option} {' '.join(command)}`"
+        assert fix in invoke(*words, runs=tmp_path, code=2).stderr
 
 
 def test_the_methods_in_the_help_are_those_there_are():
