@@ -120,8 +120,12 @@ def _failed(run: RunFolder, attempt: int | None) -> "Log":
     return log
 
 
+_NOT_BEGUN = "The job has not begun; try -f."
+
+
 def _missing(run: RunFolder, log: "Log") -> NotFoundError:
     ranks = log.ranks()
-    known = f"There are ranks {', '.join(ranks)}." if ranks else "The job has not begun; try -f."
+    is_one = len(ranks) == 1
+    known = f"There {'is rank' if is_one else 'are ranks'} {', '.join(ranks)}." if ranks else _NOT_BEGUN
     where = f"rank {log.rank} of job {log.job.job_id} in {log.job.logs}"
     return NotFoundError(f"{run.name}: no log of {where}. {known}")

@@ -8,7 +8,7 @@ import typer
 from cld_core.errors import CldError, UsageError
 from cld_core.run import RunFolder
 from cldctl.runs.asked import Asked
-from cldctl.ui.console import err, out, strong
+from cldctl.ui.console import err, out, shows_bars, strong
 
 from . import completing
 from .groups import check_plugin, show_differences, tell_left_out
@@ -219,7 +219,9 @@ def _preview(run: RunFolder, recipe: "Recipe", cluster: "Cluster", spec: "JobSpe
 def finish(begun: "Begun", follow: bool) -> None:
     """Print what was started and what to type next; stay with it if asked to."""
     run, cluster = begun.run, begun.cluster
-    out.print(run.name, markup=False)
+    # On a terminal, its name has just been said.
+    if not (out.is_terminal and shows_bars()):
+        out.print(run.name, markup=False)
     if not cluster.blocks:
         tell_left_out(run)
         err.print(f"job {begun.job.job_id} ({cluster.name})")

@@ -36,6 +36,10 @@ def options(
     Example: cldctl submit toy --follow
     """
     err.quiet = quiet
+    if quiet:
+        from cldctl.jobs import process
+
+        process.quiet = True
     if verbose:
         from cldctl.ui import verbose as log
 
@@ -45,6 +49,8 @@ def options(
 def reset() -> None:
     """Forget the options of a command before, in this process."""
     err.quiet = False
+    if (process := sys.modules.get("cldctl.jobs.process")) is not None:
+        process.quiet = False
     # Whoever has not asked for it does not load it.
     if (log := sys.modules.get("cldctl.ui.verbose")) is not None:
         log.end()

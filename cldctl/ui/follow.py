@@ -46,8 +46,7 @@ def follow_run(run: RunFolder, names: Sequence[str] = ()) -> int:
         code = _results(run, names)
         _next(run, f"sample {run.name}", f"report {run.name}" if names else f"eval {run.name} --elbo")
         return code
-    see, resume = command(f"logs {run.name}", run), command(f"resume {run.name}", run)
-    err.print(f"see {see}; continue with {resume}", markup=False, soft_wrap=True)
+    _next(run, f"why {run.name}", f"logs {run.name}", f"resume {run.name}")
     return 5 if row.state == "CANCELLED" else 1
 
 

@@ -45,6 +45,18 @@ def test_a_difference_is_marked_beyond_twice_the_combined_error(tmp_path):
     assert line.split() == " ".join(["NLL bound, nats", *cells]).split()
 
 
+def test_the_rule_is_said_only_where_something_is_marked(tmp_path):
+    values = {"first": (3.0, 0.3), "inside": (3.99, 0.4), "worse": (4.01, 0.4), "bare": (9.0, None)}
+    columns = {name: compare.column(evaluated(tmp_path / name, *value)) for name, value in values.items()}
+
+    def said(other):
+        return compare.rule([columns["first"], columns[other]])
+
+    assert said("worse") == compare.RULE
+    assert said("inside").startswith("no difference is marked")
+    assert said("bare") is None, "the warning says why"
+
+
 def test_answers_to_different_questions_are_not_compared(tmp_path):
     columns = [
         compare.column(evaluated(tmp_path / "a", 3.0, 0.1)),

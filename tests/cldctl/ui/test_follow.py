@@ -48,7 +48,8 @@ def test_the_exit_code_says_how_a_run_ended(tmp_path, monkeypatch, capsys, cause
     assert follow_run(run) == code
     said = capsys.readouterr().err
     assert f"{state} at step 10" in said
-    assert ("cldctl resume mine" in said) == (code != 0)
+    for command in ("why", "logs", "resume"):
+        assert (f"  cldctl {command} mine" in said.partition("next:\n")[2]) == (code != 0)
     assert ("cldctl sample mine" in said) == (code == 0), "what to type next"
 
 
