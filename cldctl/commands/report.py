@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from cld_core.errors import NotFoundError, UsageError
-from cldctl.ui.console import out
+from cldctl.ui.console import err, out
 from cldctl.ui.progress import Working
 
 from .options import Run, RunsDir, check_output, find_run, runs_dir
@@ -15,6 +15,9 @@ from .options import Run, RunsDir, check_output, find_run, runs_dir
 def report(
     name: Run = None,
     everything: Annotated[bool, typer.Option("--all", help="Write an index over all runs instead.")] = False,
+    pages: Annotated[
+        bool, typer.Option("--pages", help="With --all: also write the pages of runs that are missing or out of date.")
+    ] = False,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -29,11 +32,19 @@ def report(
     """Write one self-contained page: verdict, best results, samples, curves, attempts, sweeps, recipe.
 
     Example: cldctl report -o report.html
+
+    Example: cldctl report --all --pages
     """
     check_output(output, (".html", ".htm"), "reports are")
     if everything and name is not None:
         raise UsageError(f"--all writes an index over all runs, not a page of {name}. Leave one of them out.")
+    if pages and not everything:
+        raise UsageError("--pages writes the pages of all runs. Add --all, or leave it out.")
     root = runs_dir(directory)
+    if everything and not root.is_dir():
+        raise NotFoundError(f"there are no runs in {root.absolute()}. Start one: `cldctl submit toy_demo`.")
+    if pages:
+        _pages(root, follow)
     target, page = _index(root, output, follow) if everything else _page(name, root, output, follow)
 
     from cld_core.run.atomic import write_text
@@ -53,11 +64,20 @@ def _page(name: str | None, root: Path, output: Path | None, follow: bool) -> tu
         return output or run.path / "report.html", page(run, follow=follow)
 
 
+def _pages(root: Path, follow: bool) -> None:
+    """Write the pages of all runs that need it, before the index, which links to them."""
+    from cldctl.page import all_pages
+
+    with Working(f"making the pages of the runs in {root}", announced=True) as working:
+        written = all_pages.write(root, lambda done, total, name: working.at(done, total, name), follow=follow)
+    err.print(f"{written.number:,} {'page' if written.number == 1 else 'pages'} written")
+    for name, problem in written.problems.items():
+        err.print(f"{name}: {problem}", markup=False, soft_wrap=True)
+
+
 def _index(root: Path, output: Path | None, follow: bool) -> tuple[Path, str]:
     from cldctl.page.many_runs import page
 
-    if not root.is_dir():
-        raise NotFoundError(f"there are no runs in {root.absolute()}. Start one: `cldctl submit toy_demo`.")
     target = output or root / "index.html"
     with Working(f"making the index of {root}", announced=True):
         return target, page(root, target.absolute().parent, follow=follow)

@@ -5,10 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from . import series
+from .axis import Axis, compact, fitting, span, ticks
 from .series import Point
 
-# The share of the smallest, and of the largest, values that may be outside the frame.
-_OUTLIERS = 0.01
 # Lines of at most so many points show each of them.
 _DOTS = 40
 # A chart, and the one at the top, whose labels are larger in its units because a phone shrinks it more.
@@ -16,10 +15,10 @@ _SIZE, _LARGE = (420.0, 210.0), (520.0, 260.0)
 # Of the labels at the axes: the width of a character, and the space around them.
 _CHARACTER, _SPACE = 7.6, 8.0
 _TOP, _RIGHT, _BOTTOM = 10.0, 20.0, 26.0
+# Characters of a number between two powers of ten.
+_BETWEEN_POWERS = 5
 # A longer name of a tick is cut; the table and the pointer show all of it.
 _LONGEST_NAME = 14
-# A smaller difference is none: its share would underflow.
-_LEAST = 1e-300
 # Ratio of the largest to the smallest value from which an axis of named values is logarithmic.
 _LOG_FROM = 5.0
 
@@ -70,7 +69,8 @@ class Chart:
 
     Attributes:
         frame: left, top, right and bottom of the plotting area.
-        bounds: x and y at its left, right, lower and upper edge.
+        bounds: x at its left and right edge, y at its lower and upper one.
+        axis: of y.
         names: of named positions, the name by x.
         about: what it shows, in words.
     """
@@ -81,6 +81,7 @@ class Chart:
     height: float
     frame: tuple[float, float, float, float]
     bounds: tuple[float, float, float, float]
+    axis: Axis
     x_ticks: list[Tick]
     y_ticks: list[Tick]
     lines: list[Drawn]
@@ -88,10 +89,14 @@ class Chart:
     about: str
 
     @property
+    def named(self) -> list[Line]:
+        """The lines that are not the background of another one."""
+        return [drawn.line for drawn in self.lines if not drawn.line.faint]
+
+    @property
     def legend(self) -> list[Line]:
-        """The lines that need a legend: none if there is only one."""
-        shown = [drawn.line for drawn in self.lines if not drawn.line.faint]
-        return shown if len(shown) > 1 else []
+        """The lines that need a legend: none if there is only one, which the title names."""
+        return self.named if len(self.named) > 1 else []
 
 
 def chart(
@@ -101,27 +106,31 @@ def chart(
     x_label: str = "step",
     names: Sequence[tuple[float, str]] = (),
     large: bool = False,
+    may_be_log: bool = False,
 ) -> Chart | None:
     """A chart of all lines over common axes; None without a finite value. Outliers are clipped to the frame.
 
     Args:
         names: positions on the axis of x that have names instead of numbers.
+        may_be_log: whether the axis of y is logarithmic if values span over two powers of ten.
         large: it is the one at the top of a page.
     """
     lines = [line for line in lines if line.points]
     if not lines:
         return None
     size, character = (_LARGE, _CHARACTER * 1.25) if large else (_SIZE, _CHARACTER)
-    left_x, right_x = _span([x for line in lines for x, _ in line.points])
-    values = [value for value in _extents(lines) if abs(value) < series.LARGEST]
-    if not values:
+    left_x, right_x = span([x for line in lines for x, _ in line.points])
+    values = [[value for value in _extents(line) if abs(value) < series.LARGEST] for line in lines]
+    if not any(values):
         return None
-    low, high = _range(values)
-    y_values = ticks(low, high, 4)
+    axis = fitting(values, may_be_log=may_be_log)
+    y_values = axis.ticks()
     labels = [compact(value) for value in y_values]
-    left = 2 * _SPACE + character * max(map(len, labels), default=1)
+    # Between powers of ten, a part that somebody looks at has longer numbers.
+    least = 1 if axis.kind == "linear" else _BETWEEN_POWERS
+    left = 2 * _SPACE + character * max([least, *map(len, labels)])
     frame = (left, _TOP, size[0] - _RIGHT, size[1] - _BOTTOM)
-    to = _Scale(frame, (left_x, right_x, low, high))
+    to = _Scale(frame, (left_x, right_x), axis)
     shown = names or [(value, compact(value)) for value in _values(lines, left_x, right_x)]
     return Chart(
         title=title,
@@ -129,24 +138,32 @@ def chart(
         width=size[0],
         height=size[1],
         frame=frame,
-        bounds=(left_x, right_x, low, high),
+        bounds=(left_x, right_x, axis.low, axis.high),
+        axis=axis,
         x_ticks=list(_apart([Tick(at=to.x(x), label=_cut(name)) for x, name in shown], size[0], character)),
         y_ticks=[Tick(at=to.y(y), label=label) for y, label in zip(y_values, labels, strict=True)],
         lines=[_drawn(line, to) for line in lines],
         names={f"{x:.9g}": name for x, name in names},
-        about=_about(title, x_label, lines),
+        about=_about(title, x_label, lines, axis),
     )
 
 
-def curve(title: str, points: Sequence[tuple[float, float]], *, most: int = 400, large: bool = False) -> Chart | None:
+def curve(
+    title: str,
+    points: Sequence[tuple[float, float]],
+    *,
+    most: int = 400,
+    large: bool = False,
+    may_be_log: bool = False,
+) -> Chart | None:
     """A curve against the step: the points in the background, and their running mean; short ones as they are."""
     clean = series.finite(points)
     raw, mean = series.thinned(clean, most), series.thinned(series.smoothed(clean), most)
     if not mean:
         lines = [Line(label=title, points=raw)]
     else:
-        lines = [Line(label=title, points=raw, faint=True), Line(label=f"{title}, smoothed", points=mean)]
-    return chart(title, lines, large=large)
+        lines = [Line(label=title, points=raw, faint=True), Line(label=f"{title} (smoothed)", points=mean)]
+    return chart(title, lines, large=large, may_be_log=may_be_log)
 
 
 def positions(values: Sequence[str]) -> dict[str, float]:
@@ -163,38 +180,20 @@ def positions(values: Sequence[str]) -> dict[str, float]:
     return numbers
 
 
-def ticks(low: float, high: float, about: int) -> list[float]:
-    """Round numbers within a range, approximately ``about`` of them."""
-    size = (high - low) / about
-    unit = 10.0 ** math.floor(math.log10(size))
-    step = next(multiple * unit for multiple in (1, 2, 5, 10) if multiple * unit >= size)
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [index * step for index in range(first, last + 1)]
-
-
-def compact(value: float) -> str:
-    """A number for an axis, for example 0.25, 950, 12.5k, 1.2M."""
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if size <= abs(value) < 1e12:
-            return f"{value / size:.4g}{unit}"
-    return f"{value:.4g}"
-
-
 class _Scale:
     """From values to places in the view box."""
 
-    def __init__(self, frame: tuple[float, float, float, float], bounds: tuple[float, float, float, float]) -> None:
-        self._frame, self._bounds = frame, bounds
+    def __init__(self, frame: tuple[float, float, float, float], ends: tuple[float, float], axis: Axis) -> None:
+        self._frame, self._ends, self._axis = frame, ends, axis
 
     def x(self, value: float) -> float:
         left, _, right, _ = self._frame
-        first, last, *_ = self._bounds
+        first, last = self._ends
         return left + (value - first) / (last - first) * (right - left)
 
     def y(self, value: float) -> float:
         _, top, _, bottom = self._frame
-        *_, low, high = self._bounds
-        return bottom - (min(max(value, low), high) - low) / (high - low) * (bottom - top)
+        return bottom - self._axis.share(value) * (bottom - top)
 
 
 def _drawn(line: Line, to: _Scale) -> Drawn:
@@ -212,37 +211,16 @@ def _with_errors(line: Line) -> Iterator[tuple[float, float, float]]:
     return ((*line.points[place], error) for place, error in line.errors.items())
 
 
-def _extents(lines: Sequence[Line]) -> Iterator[float]:
-    for line in lines:
-        yield from (y for _, y in line.points)
-        for _, y, error in _with_errors(line):
-            yield from (y - error, y + error)
+def _extents(line: Line) -> Iterator[float]:
+    yield from (y for _, y in line.points)
+    for _, y, error in _with_errors(line):
+        yield from (y - error, y + error)
 
 
 def _values(lines: Sequence[Line], first: float, last: float) -> list[float]:
     """Where the axis of x has ticks."""
     only = {x for line in lines for x, _ in line.points}
     return list(only) if len(only) == 1 else ticks(first, last, 5)
-
-
-def _span(values: Sequence[float]) -> tuple[float, float]:
-    first, last = min(values), max(values)
-    largest = max(abs(first), abs(last))
-    if last - first > max(1e-12 * largest, _LEAST):
-        return first, last
-    margin = max(0.5, 1e-3 * largest)
-    return first - margin, last + margin
-
-
-def _range(values: Sequence[float]) -> tuple[float, float]:
-    ordered = sorted(values)
-    beyond = int(_OUTLIERS * len(ordered))
-    low, high = ordered[beyond], ordered[-1 - beyond]
-    # Values that differ by less than floats can tell apart are one.
-    least = 1e-9 * max(abs(low), abs(high))
-    margin = 0.05 * (high - low) if high - low > least else 0.1 * abs(high)
-    margin = margin if margin > _LEAST else 1.0
-    return low - margin, high + margin
 
 
 def _apart(found: Sequence[Tick], width: float, character: float) -> Iterator[Tick]:
@@ -260,7 +238,8 @@ def _cut(name: str) -> str:
     return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
 
 
-def _about(title: str, x_label: str, lines: Sequence[Line]) -> str:
+def _about(title: str, x_label: str, lines: Sequence[Line], axis: Axis) -> str:
     count = max(len(line.points) for line in lines)
     told = [f"{line.label} ends at {line.points[-1][1]:.4g}" for line in lines if not line.faint][:8]
-    return f"{title} against {x_label}: {count} point{'s' * (count != 1)}; {'; '.join(told)}"
+    scale = "" if axis.kind == "linear" else ", on a logarithmic axis"
+    return f"{title} against {x_label}{scale}: {count} point{'s' * (count != 1)}; {'; '.join(told)}"

@@ -1,6 +1,7 @@
 """The index over the runs of a folder: their losses over each other, and a table that leads to their pages."""
 
 import os
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from urllib.parse import quote
 
 from cld_core.run import RunFolder
 from cld_core.texts import one_line
+from cldctl.hints import command
 from cldctl.runs import survey
 from cldctl.runs.index import Index
 from cldctl.runs.status import RunStatus
@@ -16,23 +18,24 @@ from cldctl.ui.format import count, number
 from cldctl.ui.tables import present_in
 from cldctl.ui.usage import usage_line
 
-from . import results, series
-from .chart import Chart, Line, chart
-from .curves import LOSS, read
+from . import results
+from .all_pages import page_of
+from .overlays import overlays
 from .rendering import render
-
-# The newest runs whose losses are drawn over each other, and the points of each.
-_CURVES, _POINTS = 12, 200
-# So many of the newest runs are looked through for curves.
-_LOOKED_AT = 40
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A run in the table; ``link`` leads to its page, and is empty if it has none."""
+    """A run in the table.
+
+    Attributes:
+        link: leads to its page; empty if it has none.
+        write: the command that writes its page.
+    """
 
     name: str
     link: str
+    write: str
     state: str
     cells: Sequence[str]
 
@@ -48,8 +51,8 @@ def page(root: Path, folder: Path, *, follow: bool = False) -> str:
     found = Index(root).look(max_age_s=survey.TO_LOOK_S)
     rows = found.rows[::-1]
     labels = [quantity.label for quantity in present_in([entry for row in rows for entry in row.evals])]
-    drawn, looked_at = _overlay(rows, follow)
     states = [(state, sum(row.state == state for row in rows)) for state in dict.fromkeys(row.state for row in rows)]
+    entries = [_row(row, labels, folder) for row in rows]
     return render(
         "index.html",
         title=f"Runs in {root.absolute().name}",
@@ -57,28 +60,14 @@ def page(root: Path, folder: Path, *, follow: bool = False) -> str:
         folder=str(root.absolute()),
         states=[(state, f"{number:,} {state.lower()}") for state, number in states],
         remark=found.answers.remark or "",
-        chart=drawn,
-        looked_at=looked_at if looked_at < len(rows) else 0,
+        losses=overlays(rows, follow=follow),
         headings=["step", "loss", *labels, "attempts", "used", "updated", "tags and note"],
         right=[True, True, *([True] * len(labels)), True, False, False, False],
-        rows=[_row(row, labels, folder) for row in rows],
+        rows=entries,
+        not_written=sum(not entry.link for entry in entries),
+        write_all=command("report --all --pages", RunFolder(root / "any")),
         closed=found.closed,
     )
-
-
-def _overlay(rows: Sequence[RunStatus], follow: bool) -> tuple[Chart | None, int]:
-    """The smoothed losses of the newest runs that have one, and how many runs were looked at."""
-    lines: list[Line] = []
-    looked_at = 0
-    for row in rows[:_LOOKED_AT]:
-        if len(lines) == _CURVES:
-            break
-        looked_at += 1
-        clean = series.finite(read(RunFolder(row.path).tensorboard, follow=follow).scalars.get(LOSS, ()))
-        points = series.thinned(series.smoothed(clean) or clean, _POINTS)
-        if points:
-            lines.append(Line(label=row.name, points=points, series=len(lines)))
-    return chart("loss, smoothed", lines, large=True), looked_at
 
 
 def _row(row: RunStatus, labels: Sequence[str], folder: Path) -> Row:
@@ -89,14 +78,15 @@ def _row(row: RunStatus, labels: Sequence[str], folder: Path) -> Row:
     about = " ".join([*row.tags, one_line(row.note or "", 120)]).strip()
     cells = [
         count(row.step) + (f" of {count(row.steps)}" if row.steps is not None else ""),
-        number(row.loss),
+        number(row.loss if row.smoothed_loss is None else row.smoothed_loss),
         *(best.get(label, "-") for label in labels),
         str(len(row.attempts)),
         "-" if row.usage is None else usage_line(row.usage).partition(": ")[0],
         heard,
         about or "-",
     ]
-    return Row(name=row.name, link=_link(run.path / "report.html", folder), state=row.state, cells=cells)
+    link, write = _link(page_of(run), folder), command(f"report {shlex.quote(row.name)}", run)
+    return Row(name=row.name, link=link, write=write, state=row.state, cells=cells)
 
 
 def _link(file: Path, folder: Path) -> str:

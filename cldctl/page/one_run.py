@@ -55,7 +55,7 @@ def page(run: RunFolder, *, follow: bool = False) -> str:
         verdict=verdict(found, best, places),
         tiles=[*best, *_effort(row)],
         gallery=gallery(run, board, places),
-        loss=curve("loss", board.scalars.get(LOSS, ()), most=600, large=True),
+        loss=curve("loss", board.scalars.get(LOSS, ()), most=600, large=True, may_be_log=True),
         curves=curves,
         left_out=places.left_out,
         evaluations=results.table([entry for entry in row.evals if entry["id"] not in swept], asked),

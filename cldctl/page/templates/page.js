@@ -12,7 +12,7 @@
   const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
   const trimmed = (value, digits) => String(Number(value.toPrecision(digits)));
 
-  // As `compact` and `ticks` of chart.py.
+  // As axis.py.
   const compact = (value) => {
     for (const [size, unit] of [[1e9, "G"], [1e6, "M"], [1e3, "k"]]) {
       if (Math.abs(value) >= size && Math.abs(value) < 1e12) return trimmed(value / size, 4) + unit;
@@ -27,6 +27,27 @@
     for (let i = Math.ceil(low / step - 1e-9); i <= Math.floor(high / step + 1e-9); i++) found.push(i * step);
     return found;
   };
+  const powers = (low, high, kind, unit) => {
+    const isSymmetric = kind === "symlog";
+    const largest = Math.log10(Math.max(Math.abs(low), Math.abs(high)));
+    const least = Math.log10(isSymmetric ? 3 * unit : low);
+    const sides = isSymmetric && Math.min(-low, high) > 10 * unit ? 2 : 1;
+    const every = Math.max(Math.ceil(sides * (largest - least) / 6), 1);
+    const factors = largest - least <= 2 && !isSymmetric ? [1, 2, 5] : [1];
+    const found = [];
+    const first = every * (isSymmetric ? Math.ceil(least / every) : Math.floor(least / every));
+    for (let i = first; i <= Math.floor(largest); i += every) found.push(...factors.map((it) => it * 10 ** i));
+    if (isSymmetric) found.unshift(...found.map((it) => -it).reverse(), 0);
+    return found.filter((it) => it >= low && it <= high);
+  };
+  const SCALES = {
+    linear: { place: (value) => value, value: (place) => place },
+    log: { place: Math.log10, value: (place) => 10 ** place },
+    symlog: {
+      place: (value, unit) => Math.asinh(value / (2 * unit)),
+      value: (place, unit) => 2 * unit * Math.sinh(place),
+    },
+  };
 
   class Chart {
     constructor(figure) {
@@ -35,6 +56,8 @@
       [this.left, this.top, this.right, this.bottom] = numbers(this.svg.dataset.frame);
       this.whole = numbers(this.svg.dataset.bounds);
       this.bounds = [...this.whole];
+      [this.kind, this.unit] = (this.svg.dataset.scale || "linear 1").split(" ");
+      this.unit = Number(this.unit);
       const names = Object.entries(JSON.parse(this.svg.dataset.names || "{}"));
       this.names = new Map(names.map(([x, name]) => [Number(x), name]));
       this.hasNames = this.names.size > 0;
@@ -76,9 +99,16 @@
     }
 
     x(value) { return this.left + ((value - this.bounds[0]) / (this.bounds[1] - this.bounds[0])) * (this.right - this.left); }
+    place(value) { return SCALES[this.kind].place(value, this.unit); }
     y(value) {
-      const part = (clamp(value, this.bounds[2], this.bounds[3]) - this.bounds[2]) / (this.bounds[3] - this.bounds[2]);
+      const [low, high] = [this.place(this.bounds[2]), this.place(this.bounds[3])];
+      const part = (this.place(clamp(value, this.bounds[2], this.bounds[3])) - low) / (high - low);
       return this.bottom - part * (this.bottom - this.top);
+    }
+    yTicks() {
+      const [, , low, high] = this.bounds;
+      const found = this.kind === "linear" ? [] : powers(low, high, this.kind, this.unit);
+      return found.length > 1 ? found : ticks(low, high, 4);
     }
     value(x) { return this.bounds[0] + ((x - this.left) / (this.right - this.left)) * (this.bounds[1] - this.bounds[0]); }
     across(event) {
@@ -146,7 +176,7 @@
       this.at = main.reduce((best, [, [px]]) => (Math.abs(px - x) < Math.abs(best - x) ? px : best), main[0][1][0]);
       const name = this.names.get(this.at) ?? trimmed(this.at, 9);
       const rows = found.map(([line, [, y, error]]) =>
-        `${line.label}${line.faint ? ", as reported" : ""}: ${trimmed(y, 5)}${error === undefined ? "" : ` ± ${trimmed(error, 2)}`}`);
+        `${line.label}${line.faint ? " (as reported)" : ""}: ${trimmed(y, 5)}${error === undefined ? "" : ` ± ${trimmed(error, 2)}`}`);
       this.tip.textContent = [`${this.svg.dataset.x} ${name}`, ...rows].join("\n");
       const place = this.x(this.at);
       for (const end of ["x1", "x2"]) this.cursor.setAttribute(end, place);
@@ -183,7 +213,7 @@
 
     toggled() {
       for (const box of this.figure.querySelectorAll(".legend input")) {
-        const line = this.lines.find(({ group }) => group.classList.contains(box.id));
+        const line = this.lines.find(({ group }) => group.classList.contains(box.value));
         if (line) line.hidden = !box.checked;
       }
       if (this.shown().length < this.lines.length || this.isFitted) this.fit();
@@ -196,12 +226,14 @@
       if (isWhole && shown.length === this.lines.length) {
         [, , this.bounds[2], this.bounds[3]] = this.whole;
       } else {
-        const ys = shown.flatMap((line) => this.inside(line).flatMap(([, y, e = 0]) => [y - e, y + e])).sort((a, b) => a - b);
+        const ys = shown.flatMap((line) => this.inside(line).flatMap(([, y, e = 0]) => [y - e, y + e]))
+          .filter((y) => this.kind !== "log" || y > 0).sort((a, b) => a - b);
         if (ys.length) {
           const beyond = Math.floor(0.01 * ys.length);
-          const [low, high] = [ys[beyond], ys[ys.length - 1 - beyond]];
+          const [low, high] = [ys[beyond], ys[ys.length - 1 - beyond]].map((y) => this.place(y));
           const margin = 0.05 * (high - low) || Math.abs(high) * 0.1 || 1;
-          [this.bounds[2], this.bounds[3]] = [low - margin, high + margin];
+          [this.bounds[2], this.bounds[3]] = [low - margin, high + margin]
+            .map((place) => SCALES[this.kind].value(place, this.unit));
         }
       }
       this.isFitted = true;
@@ -243,7 +275,7 @@
     drawAxes() {
       const yAxis = this.svg.querySelector(".y-axis");
       yAxis.replaceChildren();
-      for (const value of ticks(this.bounds[2], this.bounds[3], 4)) {
+      for (const value of this.yTicks()) {
         const y = this.y(value);
         yAxis.append(element("line", { class: "gridline", x1: this.left, x2: this.right, y1: y, y2: y }));
         const text = element("text", { x: this.left - 8, y: y + 4, "text-anchor": "end" });

@@ -1,8 +1,10 @@
 """Reports in a browser: nothing is cut off, nothing is asked of anybody, and scripts add comfort only."""
 
+import math
 import re
 
 import pytest
+from torch.utils.tensorboard import SummaryWriter
 
 from tests.support.browser import CLIPPED, FAINT, chromium, opened
 from tests.support.made_up import run_with
@@ -113,7 +115,7 @@ def test_the_pointer_reads_values_and_zooms(browser, folder):
         page.mouse.move(box["x"] + 0.5 * box["width"], middle)
         assert box["y"] <= tip.bounding_box()["y"] <= middle
         step, smooth = re.fullmatch(
-            r"step ([\d.]+)\nloss, as reported: [\d.]+\nloss, smoothed: ([\d.]+)", tip.inner_text()
+            r"step ([\d.]+)\nloss \(as reported\): [\d.]+\nloss \(smoothed\): ([\d.]+)", tip.inner_text()
         ).groups()
         points = dict(
             point.split(",") for point in figure.locator("g.line").nth(1).get_attribute("data-points").split()
@@ -167,6 +169,28 @@ def test_pictures_grow_and_keep_their_pixels(browser, folder):
         assert image.bounding_box()["width"] > 1.5 * before
         shown.page.keyboard.press("Enter")
         assert image.bounding_box()["width"] == before
+
+
+@pytest.mark.parametrize("values", [(1.0, 1e3), (-0.5, 1e3), (-1e4, 1e6)])
+def test_a_logarithmic_axis_is_the_same_with_and_without_the_script(browser, tmp_path, values):
+    runs = tmp_path / "runs"
+    for place, value in enumerate(values):
+        with SummaryWriter(str(run_with(runs / f"run-{place}").tensorboard)) as board:
+            for step in range(60):
+                board.add_scalar("train/loss", value + 0.01 * abs(value) * math.sin(step), step)
+    invoke("report", "--all", runs=runs)
+    found = []
+    for scripts in (True, False):
+        with opened(browser, runs / "index.html", scripts=scripts) as shown:
+            if scripts:
+                shown.page.get_by_role("checkbox", name="run-0").uncheck()
+                assert shown.page.evaluate(CLIPPED) == []
+                shown.page.get_by_role("checkbox", name="run-0").check()
+            curve = shown.page.locator("g.line").last.locator("polyline").get_attribute("points")
+            found.append((shown.page.locator(".y-axis text").all_text_contents(), curve))
+            assert (shown.complaints, shown.requests) == ([], [])
+    assert found[0] == found[1]
+    assert len(found[0][0]) >= 3
 
 
 @pytest.mark.parametrize("scripts", [True, False])

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cldctl.page.chart import Line, chart, compact, curve, positions, ticks
+from cldctl.page.axis import Axis, compact, fitting, ticks
+from cldctl.page.chart import Line, chart, curve, positions
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 STEPS = st.floats(-1e300, 1e300, exclude_min=True, exclude_max=True)
@@ -27,7 +28,7 @@ def test_a_line_spans_the_frame_and_carries_its_values():
 def test_a_long_curve_is_shown_behind_its_mean():
     points = [(step, 1.0 + math.sin(step)) for step in range(5_000)]
     behind, mean = curve("loss", points).lines
-    assert (behind.line.faint, mean.line.faint, mean.line.label) == (True, False, "loss, smoothed")
+    assert (behind.line.faint, mean.line.faint, mean.line.label) == (True, False, "loss (smoothed)")
     assert len(behind.data.split()) <= 400
     short = curve("loss", [(1, 1.0), (2, math.nan), (3, 2.0)])
     assert [line.data for line in short.lines] == ["1,1 3,2"]
@@ -81,10 +82,46 @@ def test_positions_of_swept_values():
     assert positions(["1", "inf"]) == {"1": 0.0, "inf": 1.0}
 
 
-@given(st.lists(st.tuples(STEPS, FLOATS), min_size=1, max_size=6))
-def test_any_finite_values_make_a_chart_or_none(points):
+def test_values_over_two_powers_of_ten_are_logarithmic_where_they_may_be():
+    large = [Line(label="large", points=[(0.0, 1e3), (1.0, 2e3)]), Line(label="small", points=[(0.0, 2.0), (1.0, 1.0)])]
+    drawn = chart("loss", large, may_be_log=True)
+    assert drawn.axis.kind == "log"
+    assert [tick.label for tick in drawn.y_ticks] == ["1", "10", "100", "1k"]
+    gaps = [before.at - after.at for before, after in itertools.pairwise(drawn.y_ticks)]
+    assert gaps == pytest.approx([gaps[0]] * 3)
+    assert "on a logarithmic axis" in drawn.about
+    assert chart("step", large).axis.kind == "linear"
+    assert chart("loss", large[:1], may_be_log=True).axis.kind == "linear"
+
+
+def test_losses_on_both_sides_of_zero_have_a_symmetric_axis():
+    lines = [[-0.5, 0.1, 0.4, -0.2], [900.0, 1000.0]]
+    axis = fitting(lines, may_be_log=True)
+    assert axis.kind == "symlog"
+    assert axis.ticks() == [0.0, 1.0, 10.0, 100.0, 1000.0]
+    shares = [axis.share(value) for value in (-0.5, -0.2, 0.0, 0.4, 900.0, 1000.0)]
+    assert shares == sorted(shares)
+    assert shares[3] - shares[0] > 0.1, "the small ones can be told apart"
+    assert fitting([[-0.5, 0.1, 0.4, -0.2], [1.0, 2.0]], may_be_log=True).kind == "linear"
+
+
+@pytest.mark.parametrize(
+    ("axis", "expected"),
+    [
+        (Axis(low=0.4, high=30, kind="log"), [0.5, 1, 2, 5, 10, 20]),
+        (Axis(low=1e-9, high=2e9, kind="log"), [1e-8, 1e-4, 1, 1e4, 1e8]),
+        (Axis(low=0.31, high=0.34, kind="log"), [0.31, 0.32, 0.33, 0.34]),
+        (Axis(low=-2e6, high=150, kind="symlog", unit=0.1), [-1e6, -1e3, -1, 0, 1]),
+    ],
+)
+def test_ticks_of_logarithmic_axes_are_powers_of_ten(axis, expected):
+    assert axis.ticks() == pytest.approx(expected)
+
+
+@given(st.lists(st.tuples(STEPS, FLOATS), min_size=1, max_size=6), st.booleans())
+def test_any_finite_values_make_a_chart_or_none(points, may_be_log):
     points = sorted(points)
-    drawn = chart("loss", [Line(label="loss", points=points)])
+    drawn = chart("loss", [Line(label="loss", points=points)], may_be_log=may_be_log)
     if drawn is None:
         assert all(abs(y) >= 1e300 for _, y in points)
         return
@@ -98,10 +135,13 @@ def test_any_finite_values_make_a_chart_or_none(points):
     assert all(math.isfinite(tick.at) for tick in (*drawn.x_ticks, *drawn.y_ticks))
 
 
-@pytest.mark.parametrize("values", [(0.0, 5e-324), (5e-324,), (0.0,), (-1e299, 1e299)])
-def test_values_at_the_ends_of_what_floats_can_say(values):
+@pytest.mark.parametrize("may_be_log", [False, True])
+@pytest.mark.parametrize("values", [(0.0, 5e-324), (5e-324,), (0.0,), (-1e299, 1e299), (2e-300, 9e299), (0.0, 9e299)])
+def test_values_at_the_ends_of_what_floats_can_say(values, may_be_log):
     for points in (list(enumerate(values)), [(value, 1.0) for value in values]):
-        assert chart("loss", [Line(label="loss", points=points)]) is not None
+        drawn = chart("loss", [Line(label="loss", points=points)], may_be_log=may_be_log)
+        assert drawn is not None
+        assert drawn.y_ticks
 
 
 @given(st.lists(FLOATS.map(repr), min_size=1, max_size=5, unique=True))

@@ -1,8 +1,13 @@
 """The index over runs."""
 
-import pytest
+import itertools
 
-from cldctl.page import many_runs
+import pytest
+from torch.utils.tensorboard import SummaryWriter
+
+from cld_core.run import RunFolder
+from cld_core.run.events import Noted
+from cldctl.page import all_pages, one_run, overlays
 from tests.cldctl.page.parsed import Parsed
 from tests.support.made_up import run_with
 from tests.support.reported import everything
@@ -29,7 +34,7 @@ def test_curves_over_each_other_and_a_table_that_leads_to_the_pages(root):
     parsed = index(root)
     labels = [it["data-label"] for name, it in parsed.elements if name == "g" and "data-label" in it]
     assert sorted(labels) == ["first", "second"]
-    boxes = [it["id"] for it in parsed.all("input") if it["type"] == "checkbox"]
+    boxes = [it["value"] for it in parsed.all("input") if it["type"] == "checkbox"]
     assert boxes == ["n0", "n1"]
     assert sorted(it["href"] for it in parsed.all("a")) == [
         "./first/report.html",
@@ -56,10 +61,120 @@ def test_a_link_is_not_a_page(root, tmp_path):
 
 
 def test_so_many_curves_and_no_more(root, monkeypatch):
-    monkeypatch.setattr(many_runs, "_CURVES", 1)
+    monkeypatch.setattr(overlays, "_CURVES", 1)
     parsed = index(root)
     assert len([it for name, it in parsed.elements if name == "g" and "data-label" in it]) == 1
-    assert "Of the newest" in parsed.text
+    assert "1 more is not drawn" in parsed.text
+
+
+def test_so_many_runs_are_looked_through_and_no_more(root, monkeypatch):
+    monkeypatch.setattr(overlays, "_LOOKED_AT", 2)
+    assert "Of the newest 2 runs." in index(root).text
+
+
+def charts(parsed: Parsed) -> dict[str, list[str]]:
+    """The lines of each chart by what it says to those who cannot see it."""
+    found: dict[str, list[str]] = {}
+    for name, it in parsed.elements:
+        if name == "svg" and it.get("class") == "chart":
+            about = str(it["aria-label"]).partition(":")[0]
+            found[about] = []
+        elif name == "g" and "data-label" in it:
+            found[about].append(str(it["data-label"]))
+    return found
+
+
+def test_only_losses_that_can_be_compared_share_a_chart(tmp_path):
+    for name, overrides in {
+        "one": (),
+        "two": ("optim.lr=0.5", "network.width=8"),
+        "other_data": ("data.name=diamond",),
+        "other_loss": ("objective.weighting=likelihood",),
+        "other_times": ("objective.times=log",),
+    }.items():
+        with_losses(tmp_path / "runs" / name, [1.0] * 50, overrides)
+    found = charts(index(tmp_path / "runs"))
+    assert {title: sorted(names) for title, names in found.items()} == {
+        "multimodal_swissroll, cld, hsm against step": ["one", "two"],
+        "diamond, cld, hsm against step": ["other_data"],
+        "multimodal_swissroll, cld, hsm, likelihood against step": ["other_loss"],
+        "multimodal_swissroll, cld, hsm, log t against step": ["other_times"],
+    }
+
+
+def test_charts_of_many_kinds_are_folded(tmp_path, monkeypatch):
+    monkeypatch.setattr(overlays, "_SHOWN", 1)
+    for number, data in enumerate(("multimodal_swissroll", "diamond")):
+        with_losses(tmp_path / "runs" / f"run-{number}", [1.0] * 50, (f"data.name={data}",))
+    parsed = index(tmp_path / "runs")
+    assert len(charts(parsed)) == 2
+    assert "1 more, of other data or objectives" in parsed.text
+
+
+def test_a_loss_of_a_thousand_does_not_flatten_the_others(tmp_path):
+    with_losses(tmp_path / "runs" / "large", [1e3 + place for place in range(50)])
+    for number in range(3):
+        with_losses(tmp_path / "runs" / f"small-{number}", [1.0 - place / 100 for place in range(50)])
+    parsed = index(tmp_path / "runs")
+    lines = {
+        it["data-label"]: [float(point.split(",")[1]) for point in curve["points"].split()]
+        for (_, it), (_, curve) in itertools.pairwise(parsed.elements)
+        if "data-label" in it
+    }
+    heights = {name: max(ys) - min(ys) for name, ys in lines.items()}
+    assert heights["small-0"] > 15, "of a height of 224"
+    assert next(iter(charts(parsed))).endswith("on a logarithmic axis")
+    assert "logarithmic" in parsed.text
+
+
+def with_losses(path, losses, overrides=()) -> RunFolder:
+    run = run_with(path, overrides=overrides)
+    with SummaryWriter(str(run.tensorboard)) as board:
+        for step, loss in enumerate(losses):
+            board.add_scalar("train/loss", loss, step)
+    return run
+
+
+def test_a_run_without_a_page_says_how_it_gets_one(root):
+    invoke("report", "first", runs=root)
+    parsed = index(root)
+    text = " ".join(parsed.text.split())
+    assert "cldctl report second" in text
+    assert "cldctl report 'javascript:alert(1)'" in text
+    assert "cldctl report first" not in text
+    assert "2 of them have no page yet" in text
+    assert "cldctl report --all --pages writes those that are missing" in text
+
+
+def test_all_pages_are_written_and_later_those_that_are_out_of_date(root):
+    def modified() -> dict[str, int]:
+        return {file.parent.name: file.stat().st_mtime_ns for file in root.glob("*/report.html")}
+
+    assert "3 pages written" in invoke("report", "--all", "--pages", runs=root).stderr
+    before = modified()
+    assert len(Parsed((root / "index.html").read_text()).all("a")) == len(before) == 3
+    invoke("report", "--all", "--pages", runs=root)
+    assert modified()["first"] == before["first"], "it is finished, and nothing has happened"
+    RunFolder(root / "first").ledger.append(Noted(note="looks good"))
+    invoke("report", "--all", "--pages", runs=root)
+    assert modified()["first"] > before["first"]
+    assert "looks good" in (root / "first" / "report.html").read_text()
+
+
+def test_a_page_that_cannot_be_made_spares_the_others(root, monkeypatch):
+    def page(run, *, follow):
+        if run.name == "second":
+            raise ValueError("[red]broken")
+        return f"<html>{run.name}</html>"
+
+    monkeypatch.setattr(one_run, "page", page)
+    written = all_pages.write(root, lambda *at: None)
+    assert (written.number, written.problems) == (2, {"second": "[red]broken"})
+    assert "second: [red]broken" in invoke("report", "--all", "--pages", runs=root).stderr
+
+
+def test_pages_are_those_of_all_runs(root):
+    assert "Add --all" in invoke("report", "first", "--pages", runs=root, code=2).stderr
 
 
 def test_a_folder_without_runs_and_a_name_beside_all(tmp_path):

@@ -1,0 +1,93 @@
+"""The losses of several runs over each other: one chart for all runs whose losses mean the same."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cld_core.errors import CldError
+from cld_core.recipe import Recipe
+from cld_core.recipe.objective import ObjectiveSpec
+from cld_core.run import RunFolder
+from cldctl.runs.status import RunStatus
+
+from . import series
+from .chart import Chart, Line, chart
+from .curves import LOSS, read
+from .series import Point
+
+# The newest runs that are looked through for curves, the curves of a chart, and the points of each.
+_LOOKED_AT, _CURVES, _POINTS = 40, 12, 200
+# Charts that are shown at once; more are folded.
+_SHOWN = 4
+_USUAL = ObjectiveSpec()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overlays:
+    """Charts, that of the newest run first.
+
+    Attributes:
+        shown: those that are seen at once.
+        folded: the others.
+        looked_at: how many of the newest runs were looked at; 0 if all of them.
+        left_out: how many runs with a loss are not in a chart, because it is full.
+    """
+
+    shown: Sequence[Chart]
+    folded: Sequence[Chart]
+    looked_at: int
+    left_out: int
+
+
+def overlays(rows: Sequence[RunStatus], *, follow: bool) -> Overlays:
+    """The smoothed losses of the newest runs, by what is trained on and which loss it is.
+
+    Args:
+        rows: newest first.
+        follow: also read folders that links lead out of a run to.
+    """
+    looked_at = rows[:_LOOKED_AT]
+    found: dict[str, dict[str, Sequence[Point]]] = {}
+    for row in looked_at:
+        if points := _losses(RunFolder(row.path), follow):
+            found.setdefault(_comparable(RunFolder(row.path)), {})[row.name] = points
+    charts = [drawn for title, losses in found.items() if (drawn := _chart(title, losses, large=len(found) == 1))]
+    return Overlays(
+        shown=charts[:_SHOWN],
+        folded=charts[_SHOWN:],
+        looked_at=len(looked_at) if len(looked_at) < len(rows) else 0,
+        left_out=sum(max(len(losses) - _CURVES, 0) for losses in found.values()),
+    )
+
+
+def _chart(title: str, losses: Mapping[str, Sequence[Point]], *, large: bool) -> Chart | None:
+    lines = [Line(label=name, points=points, series=place) for place, (name, points) in enumerate(losses.items())]
+    return chart(title, lines[:_CURVES], large=large, may_be_log=True)
+
+
+def _losses(run: RunFolder, follow: bool) -> Sequence[Point]:
+    clean = series.finite(read(run.tensorboard, follow=follow).scalars.get(LOSS, ()))
+    return series.thinned(series.smoothed(clean) or clean, _POINTS)
+
+
+def _comparable(run: RunFolder) -> str:
+    """What makes losses comparable, in words: data, diffusion and objective."""
+    try:
+        recipe = run.recipe()
+    except (CldError, OSError):
+        return "recipes that cannot be read"
+    objective = recipe.objective
+    unusual = [
+        value
+        for value, usual in ((objective.weighting, _USUAL.weighting), (f"{objective.times} t", f"{_USUAL.times} t"))
+        if value != usual
+    ]
+    return ", ".join([_data(recipe), recipe.sde.name, objective.name, *unusual])
+
+
+def _data(recipe: Recipe) -> str:
+    """What the data are called: several folders of images, and plug-ins, may share a name."""
+    path = getattr(recipe.data, "plugin", None) or getattr(recipe.data, "path", None)
+    name = recipe.data.name
+    is_named_alike = path is not None and (name == "folder" or hasattr(recipe.data, "plugin"))
+    return f"{name} ({Path(path).name})" if is_named_alike else name
