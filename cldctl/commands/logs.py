@@ -20,7 +20,10 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Stay and print new output.")] = False,
     rank: Annotated[int | None, typer.Option(help="Which process; default: 0.")] = None,
     all_ranks: Annotated[
-        bool, typer.Option("--all-ranks", help="Every process, each line with its rank, in the order of their times.")
+        bool,
+        typer.Option(
+            "--all-ranks", help="Every process in one stream, ordered by time; each line begins with its rank."
+        ),
     ] = False,
     attempt: Annotated[int | None, typer.Option(help="Which attempt; default: the newest job.")] = None,
     failed: Annotated[
