@@ -39,7 +39,7 @@ def options(
     if quiet:
         from cldctl.jobs import process
 
-        process.quiet = True
+        process.in_command.quiet = True
     if verbose:
         from cldctl.ui import verbose as log
 
@@ -50,7 +50,7 @@ def reset() -> None:
     """Forget the options of a command before, in this process."""
     err.quiet = False
     if (process := sys.modules.get("cldctl.jobs.process")) is not None:
-        process.quiet = False
+        process.in_command.quiet = False
     # Whoever has not asked for it does not load it.
     if (log := sys.modules.get("cldctl.ui.verbose")) is not None:
         log.end()

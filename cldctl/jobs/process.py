@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from cld_core import faults, small_files
@@ -24,9 +25,17 @@ NOT_REQUEUED = 7
 UNFIT = 8
 # Seconds for which a job waits for the file system to read what it needs.
 READ_WITHIN_S = 60.0
-# Whether a job inside a command keeps to itself how far it is (`cldctl -q`).
-quiet = False
 _HOPELESS_ERRORS = (UnusableSamplesError, SolverError)
+
+
+@dataclass
+class InCommand:
+    """How a job behaves inside a command: ``quiet``, it keeps to itself how far it is (`cldctl -q`)."""
+
+    quiet: bool = False
+
+
+in_command = InCommand()
 
 
 @contextlib.contextmanager
@@ -39,7 +48,7 @@ def one_line_errors(job: InJob, before_leaving: Callable[[], None] = lambda: Non
         before_leaving: what is still to be done if the process ends at once, without leaving the blocks around it.
     """
     if job.in_process:
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere if quiet else sys.stderr):
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere if in_command.quiet else sys.stderr):
             yield
         return
     try:

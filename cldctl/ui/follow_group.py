@@ -87,8 +87,10 @@ def _watch(group: Group, runs: Sequence[RunFolder], view: View) -> list[RunStatu
         rows = [status_or_reason(run, answers) for run in runs]
         done, total = sum(row.step for row in rows), sum(row.steps or 0 for row in rows)
         # How many runs are in which state says more than any one state of the group.
-        about = {"state": "", "phase": states(rows), "remark": answers.remark or ""}
-        view.show(pace.of(Shown(name=group.name, done=done, total=total or 1, **about)))
+        shown = Shown(
+            name=group.name, done=done, total=total or 1, state="", phase=states(rows), remark=answers.remark or ""
+        )
+        view.show(pace.of(shown))
         for row in rows if shows_bars() and len(rows) <= _MOST_BARS else ():
             view.show(shown_of(row, name=f"  {row.name}"))
         where = [clusters.find(name) for name in answers.surveys if name in clusters.CLUSTERS]

@@ -87,7 +87,7 @@ def test_interpolation(tmp_path):
         ("network.hidden=3", ["with network.name=mlp"]),
         ("objective.weighting=reweighted", ["reweightedv2"]),
         ("data.name=diamnd", ["'diamond'", "data.plugin"]),
-        ("trian.steps=5", ["unknown key 'trian.steps'", "Did you mean 'train.steps'"]),
+        ("trane.steps=5", ["unknown key 'trane.steps'", "Did you mean 'train.steps'"]),
         ("foo.bar=3", ["unknown key 'foo.bar'", "Keys of a recipe: name, data"]),
         ("name.steps=3", ["name"]),
         ("nonsense", ["KEY=VALUE"]),
