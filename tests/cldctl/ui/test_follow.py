@@ -10,9 +10,10 @@ from cld_core.evaluation.evaluation import Evaluation
 from cld_core.evaluation.request import EvalRequest
 from cld_core.run import RunFolder
 from cld_core.run.events import Ended, JobRef, Submitted, TaskFailed
+from cld_core.run.groups import Group
 from cldctl import clusters
 from cldctl.clusters.records import Seen, Survey
-from cldctl.ui import follow
+from cldctl.ui import follow, follow_group
 from cldctl.ui.follow import follow_evaluations, follow_run
 from tests.support.clock import Clock
 from tests.support.made_up import report, run_with
@@ -51,6 +52,18 @@ def test_the_exit_code_says_how_a_run_ended(tmp_path, monkeypatch, capsys, cause
     for command in ("why", "logs", "resume"):
         assert (f"  cldctl {command} mine" in said.partition("next:\n")[2]) == (code != 0)
     assert ("cldctl sample mine" in said) == (code == 0), "what to type next"
+
+
+def test_what_to_type_next_about_a_group(tmp_path):
+    group, done = Group(tmp_path, "g"), row("a", "FINISHED")
+
+    def following(*others, code, evaluated=False):
+        return follow_group._next(group, [done, *others], code, evaluated=evaluated)
+
+    assert following(code=0) == ["eval g --elbo"]
+    assert following(code=0, evaluated=True) == ["compare g"]
+    assert following(row("b", "FAILED"), code=1) == ["why b", "resume g"]
+    assert following(row("b", "CANCELLED"), code=5) == ["resume g"]
 
 
 @pytest.mark.parametrize(("cause", "says"), [("finished", False), ("nonfinite", True), ("cancelled", True)])
