@@ -19,7 +19,7 @@ from cldctl.runs.status import RunStatus
 from cldctl.ui.format import duration
 
 from . import panel
-from .acting import Acting
+from .acting import NO_RUNS, Acting
 from .arrange import FILTERS, GroupLine, Line, RunLine, arranged, matching
 from .detail import Detail
 from .feed import Look, Looker, Reader, Wanted
@@ -137,10 +137,11 @@ class MainScreen(Acting):
 
     def action_fold(self) -> None:
         line = self.selected
-        name = line.name if isinstance(line, GroupLine) else line.row.group if line is not None else None
-        if name is not None:
-            self._turned ^= {name}
+        if isinstance(line, GroupLine) or (line is not None and line.is_member):
+            self._turned ^= {line.name if isinstance(line, GroupLine) else line.row.group or ""}
             self._show_runs()
+        else:
+            self.say(NO_RUNS if line is None else "Select a group of runs, or a run of one, to fold it.", is_error=True)
 
     def action_filter(self) -> None:
         words = self.query_one("#words", Input)
