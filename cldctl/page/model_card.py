@@ -25,6 +25,7 @@ from cldctl.ui.format import count, number
 from cldctl.ui.tables import result_text
 from cldctl.ui.usage import usage_line
 
+from . import card_recipe
 from .markdown import escaped, fenced, picture, table
 
 # What follows `library_name` in the head of every card.
@@ -42,7 +43,7 @@ _BIBTEX = """
 # Published FIDs are of so many samples; of fewer, the value is larger.
 _FID_SAMPLES = 50_000
 # How many of what a result is of, by the key of the question.
-_OF = {"samples": "samples", "points": "test examples"}
+_OF = {"samples": "samples", "points": "points"}
 _SDES = {"cld": "critically-damped Langevin diffusion (CLD)", "vpsde": "variance-preserving diffusion (VPSDE)"}
 
 
@@ -84,7 +85,7 @@ class Finding:
 
     @property
     def count(self) -> str:
-        """How many samples or test examples it is of."""
+        """How many samples or points it is of."""
         question = self.result.question
         known = [f"{count(question[key])} {what}" for key, what in _OF.items() if isinstance(question.get(key), int)]
         return known[0] if known else "-"
@@ -107,8 +108,7 @@ def card(run: RunFolder, row: RunStatus, about: Subject) -> str:
         "## Training",
         table(["fact", "value"], _training(run, row, recipe, about)),
         "## Recipe",
-        "Without the sections that say which machines were used.",
-        fenced(_shared(recipe), "yaml"),
+        *card_recipe.section(run, recipe),
         "## Limits",
         "\n".join(f"- {text}" for text in _limits(row, recipe, about, findings)),
         "## Citation",
@@ -230,20 +230,6 @@ def _training(run: RunFolder, row: RunStatus, recipe: Recipe, about: Subject) ->
     git = identity.get("git") or {}
     if "commit" in git:
         yield "commit", f"{str(git['commit'])[:12]}{', with changes' if git.get('dirty') else ''}"
-
-
-def _shared(recipe: Recipe) -> str:
-    """The recipe as YAML without machines and people, and of paths only the last part."""
-    text: str = yaml.safe_dump(_without_folders(recipe.to_share()), sort_keys=False, allow_unicode=True)
-    return text
-
-
-def _without_folders(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _without_folders(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_folders(inner) for inner in value]
-    return Path(value).name if isinstance(value, str) and value.startswith(("/", "~")) else value
 
 
 def _limits(row: RunStatus, recipe: Recipe, about: Subject, findings: Sequence[Finding]) -> Iterator[str]:
