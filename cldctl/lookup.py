@@ -35,9 +35,9 @@ def find_profile(name: str | None) -> Path | None:
     by_name = profile_files()
     if (file := shipped.named(name, by_name)) is not None:
         return file
-    fix = did_you_mean(name, by_name) or f" Available: {', '.join(by_name) or 'none'}."
+    fix = did_you_mean(name, by_name) or (f" There are: {', '.join(by_name)}." if by_name else "")
     own = _own_profiles()
-    where = "" if own is None else f" in {own}, and none comes with cldctl"
+    where = "" if own is None else f", neither in {own} nor among those that come with cldctl"
     raise RecipeError(f"--profile {name}: there is no such profile{where}.{fix}")
 
 

@@ -87,8 +87,8 @@ def plan_folder(source: Path, size: int, validation: float | None = None) -> Pla
     for split, chosen in by_split.items():
         if not chosen:
             raise WrongSourceError(
-                f"None of the {len(pictures)} pictures in {source} is in {split}. Use another --split, or sort "
-                "them into folders train and validation."
+                f"{source}: no picture is left for {split} ({len(pictures)} in all). Use another --split, or sort the "
+                "pictures into folders train and validation."
             )
     return Plan(
         name="folder",

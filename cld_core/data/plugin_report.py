@@ -10,7 +10,6 @@ import sys
 from typing import Any, NoReturn
 
 from cld_core.errors import DataError
-from cld_core.recipe import variants
 from cld_core.recipe.data import ToyDataSpec
 from cld_core.texts import one_line
 
@@ -22,13 +21,12 @@ def report(plugin: str, name: str | None = None) -> dict[str, Any]:
     from . import identity, toy
 
     try:
-        toy.import_plugin(plugin, "data.plugin")
+        names = toy.names_from(plugin)
     except DataError as error:
         return {"problem": one_line(error, _LONGEST)}
     except SystemExit as error:
         return {"problem": f"data.plugin {plugin!r} cannot be imported: it ends the process ({one_line(error.code)})."}
-    names = [known for known in toy.names() if known not in variants.names("data")]
-    about = {"names": names, "data": {}}
+    about = {"names": list(names), "data": {}}
     if name in toy.names():
         try:
             about["data"] = identity.of(ToyDataSpec(name=name, plugin=plugin))

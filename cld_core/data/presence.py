@@ -30,14 +30,15 @@ def require(spec: DataSpec) -> None:
     else:
         problem = cut(root, manifest)
     if problem is not None:
-        raise DataError(f"{problem}. To prepare it: {prepare_hint(spec.name, spec.path.removesuffix('.partial'))}")
+        hint = prepare_hint(spec.name, spec.path.removesuffix(".partial"), spec.pixels)
+        raise DataError(f"{problem}. To prepare it: {hint}")
 
 
 def _unlike_published(root: Path, pixels: int) -> str | None:
     """The problem with a folder without a manifest; None if it has LMDB files in the published form and this size."""
     folder = next((path for path in published_paths(root, "train") if (path / "data.mdb").is_file()), None)
     if folder is None:
-        return f"There is no prepared data set in {root.absolute()}"
+        return f"there is no prepared data set in {root.absolute()}"
     from .lmdb_store import LmdbReader
 
     try:
@@ -87,5 +88,5 @@ def _count_and_fingerprint(spec: ImageDataSpec, split: Split) -> tuple[int, str]
 
             reader = LmdbReader(folder)
             return reader.entries, f"{reader.entries} images, {reader.file_bytes} bytes"
-    hint = prepare_hint(spec.name, spec.path)
+    hint = prepare_hint(spec.name, spec.path, spec.pixels)
     raise DataError(f"{root.absolute()} has no {split} images. Prepare the data again with some: {hint}")

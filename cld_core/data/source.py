@@ -24,7 +24,7 @@ class Source(Protocol):
         ...
 
     def dequantised_test_data(self, seed: int, first: int, last: int) -> Tensor:
-        """The test examples ``first <= i < last``, (last - first, C, ...), as points of a density."""
+        """The test points ``first <= i < last``, (last - first, C, ...), as points of a density."""
         ...
 
     def test_data(self, seed: int, first: int, last: int) -> Tensor:

@@ -102,9 +102,9 @@ def partial_path(root: Path) -> Path:
     return whole.parent / f"{whole.name}.partial"
 
 
-def prepare_hint(name: str, root: Path | str) -> str:
-    """The command that makes the data set, for the end of an error message."""
-    size = " --size PIXELS" if name == "folder" else ""
+def prepare_hint(name: str, root: Path | str, pixels: int | None = None) -> str:
+    """The command that makes the data set, for the end of an error message; ``pixels`` of a side, if they are known."""
+    size = f" --size {pixels or 'PIXELS'}" if name == "folder" else ""
     return f"cldctl data prepare {name} --source PATH --out {root}{size}"
 
 

@@ -91,6 +91,16 @@ def names() -> tuple[str, ...]:
     return tuple(_REGISTRY)
 
 
+def names_from(plugin: str) -> tuple[str, ...]:
+    """The names that do not come from this file once ``plugin`` has been imported: what it registers.
+
+    Raises:
+        DataError: it cannot be imported.
+    """
+    import_plugin(plugin, "data.plugin")
+    return tuple(name for name, known in _REGISTRY.items() if known.sample.__module__ != __name__)
+
+
 _ROLL_SCALE = 0.01
 _ROLL_STD = 0.2 * _ROLL_SCALE
 _ROLL_START, _ROLL_END = 1.5 * math.pi, 4.5 * math.pi

@@ -1,6 +1,6 @@
 """What a metric is, what a kind of rows is, and what a number of a report is. Loads no torch.
 
-A kind of rows is computed: one row per sample or test example. A metric reads rows: it makes a section of the report
+A kind of rows is computed: one row per sample or test point. A metric reads rows: it makes a section of the report
 of all rows together. Several metrics may read the same rows.
 """
 

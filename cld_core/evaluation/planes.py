@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _GRID = 480
 # The area of a dot, in square points of 1/72 inch: narrow lines stay lines, and a few hundred dots can still be seen.
 _DOT = 1.6
-# The limits of the axes come from so many test examples at least; more than the second number are never drawn.
+# The limits of the axes come from so many test points at least; more than the second number are never drawn.
 _EXAMPLES, _MOST_EXAMPLES = 2048, 20_000
 
 Array = npt.NDArray[Any]

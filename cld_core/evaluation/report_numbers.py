@@ -12,7 +12,7 @@ from .definitions import Metric
 
 @dataclass(frozen=True)
 class Number:
-    """A result, its standard error and the number ``n`` of samples or test examples; None if the report has none."""
+    """A result, its standard error and the number ``n`` of samples or test points; None if the report has none."""
 
     value: float
     stderr: float | None = None

@@ -32,7 +32,7 @@ class EvalRequest(Request):
         model_digest: of the parts of the recipe that the model's tensors depend on.
         seed: key of every random draw.
         samples: number of samples.
-        points: number of test examples; 0 if no metric reads them.
+        points: number of test points; 0 if no metric reads them.
         objective: what the test loss is of.
         fid: what features of samples come from; None if no metric reads them.
         max_nonfinite: fraction of samples that may be not finite. It changes no number and is not part of the id, so
@@ -94,7 +94,7 @@ class EvalRequest(Request):
         sizes = {"samples": spec.samples, "points": points}
         pieces = min(shards, max(sizes[name] for name in over))
         if max(sizes[name] for name in over) > MAX_ROWS:
-            raise UsageError(f"at most {MAX_ROWS:,} samples or test examples make an evaluation. Ask for fewer.")
+            raise UsageError(f"at most {MAX_ROWS:,} samples or test points make an evaluation. Ask for fewer.")
         return cls(
             metrics=names,
             checkpoint_step=checkpoint_step,
@@ -198,7 +198,7 @@ class EvalRequest(Request):
 
 
 def _points(recipe: Recipe, key: str) -> int:
-    """How many test examples there are to be: as many as ``key`` asks for, or all."""
+    """How many test points there are to be: as many as ``key`` asks for, or all."""
     wanted = recipe.eval.points
     if not isinstance(recipe.data, ImageDataSpec):
         return wanted or recipe.eval.samples

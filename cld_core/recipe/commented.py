@@ -28,6 +28,8 @@ def _lines(
             yield from _lines(value, key, tree, sections)
             continue
         comment = _comment(described.of(key, tree))
+        if path and sections[path].selector == name:
+            comment = _choice(described.of(key, tree), sections[path].variants)
         lines = [f"{indent}{line}" for line in to_yaml({name: value}).rstrip("\n").split("\n")]
         beside = _beside(lines[0], comment)
         if len(lines) == 1 and len(beside) <= _WIDTH:
@@ -41,6 +43,14 @@ def _lines(
 def _comment(meaning: described.Meaning) -> str:
     is_choice = meaning.options not in ((), ("true", "false"))
     return f"{meaning.doc} ({meaning.expects})" if is_choice else meaning.doc
+
+
+def _choice(meaning: described.Meaning, variants: Mapping[str, str]) -> str:
+    """What the key that selects a variant is: its other values, apart from those that are of another kind."""
+    alike = [name for name, doc in variants.items() if doc == meaning.doc]
+    others = [name for name, doc in variants.items() if doc != meaning.doc]
+    same = f" (one of {', '.join(alike)})" if len(alike) > 1 else ""
+    return f"{meaning.doc}{same}" + (f"; others: {', '.join(others)}" if others else "")
 
 
 def _beside(line: str, comment: str) -> str:

@@ -21,7 +21,7 @@ class ElboSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class LossSpec:
-    draws: int = key(1, "draws of time and noise for each test example", ge=1, most=10_000)
+    draws: int = key(1, "draws of time and noise for each test point", ge=1, most=10_000)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,13 +63,13 @@ class PrcSpec:
 class EvalSpec:
     samples: int = key(2000, "samples to draw", ge=2, most=100_000_000)
     points: int | None = key(
-        None, "test examples of ELBO and loss; null: all images, for toys eval.samples", ge=1, most=100_000_000
+        None, "test points of ELBO and loss; null: all images, for toys eval.samples", ge=1, most=100_000_000
     )
-    batch_size: int = key(2048, "samples or test examples computed at once", ge=1, most=1_000_000)
+    batch_size: int = key(2048, "samples or test points computed at once", ge=1, most=1_000_000)
     seed: int = key(0, "key of every random draw of an evaluation", ge=0)
     max_nonfinite: float = key(0.001, "largest fraction of samples that may be infinite or NaN", ge=0, le=1)
     elbo: ElboSpec = field(default_factory=ElboSpec, metadata={"doc": "the likelihood bound"})
-    loss: LossSpec = field(default_factory=LossSpec, metadata={"doc": "the loss on test examples"})
+    loss: LossSpec = field(default_factory=LossSpec, metadata={"doc": "the loss on test points"})
     fid: FidSpec = field(
         default_factory=FidSpec,
         metadata={"doc": "the features of images that FID, KID, Inception Score and precision/recall share"},

@@ -6,13 +6,19 @@ import importlib
 import importlib.util
 import os
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cld_core.digests import checksum
-from cld_core.errors import DataError, RecipeError
+from cld_core.errors import DataError, RecipeError, did_you_mean
+from cld_core.texts import one_line
 
 from .data import ToyDataSpec
 from .schema import Recipe
+from .variants import names as shipped_names
+
+# Names that a message lists.
+_MOST_NAMES = 12
 
 
 def with_plugin_found(recipe: Recipe, recipe_file: Path, place: str | None = None) -> Recipe:
@@ -42,13 +48,38 @@ def with_plugin_found(recipe: Recipe, recipe_file: Path, place: str | None = Non
     raise RecipeError(f"{place or recipe_file}: 'data.plugin' {text}")
 
 
+def require_name_from(plugin: str, name: str, registered: Sequence[str], place: Callable[[str], str]) -> None:
+    """Refuse a plug-in beside data that do not come from it: the run would train as if it were not there.
+
+    Args:
+        name: of the data, as `data.name` has it.
+        registered: the names that the plug-in registers.
+        place: what has set a dotted key, for messages.
+
+    Raises:
+        RecipeError: names the plug-in, what it registers, and the fix.
+    """
+    if name in registered:
+        return
+    known = ", ".join(one_line(one, 60) for one in registered[:_MOST_NAMES]) or "no data set"
+    if name not in shipped_names("data"):
+        fix = did_you_mean(name, registered) or " Register it, or write the name of one that is."
+        text = f"'data.name' cannot be {one_line(name, 60)!r}: {plugin} registers {known}"
+        raise RecipeError(f"{place('data.name')}: {text}.{fix}")
+    text = f"{plugin} registers {known}, but 'data.name' is {name!r}, which does not come from it"
+    add = f"Add data.name={one_line(registered[0], 60)}" if registered else "Register a data set in it"
+    raise RecipeError(f"{place('data.plugin')}: {text}. {add}, or set data.plugin=null.")
+
+
 def _is_installed(module: str) -> bool:
     """Whether a module of this name can be looked for, and its package found. Nothing of it is imported."""
     if not all(part.isidentifier() for part in module.split(".")):
         return False
+    package = module.partition(".")[0]
     try:
-        return importlib.util.find_spec(module.partition(".")[0]) is not None
-    except (ImportError, ValueError):  # ValueError: a module that is not from a file, such as __main__
+        # Of a process that was started with `python -m`, __main__ looks like a module from a file.
+        return package != "__main__" and importlib.util.find_spec(package) is not None
+    except (ImportError, ValueError):  # ValueError: a module that is not from a file
         return False
 
 

@@ -82,7 +82,9 @@ def check_keys(layer: Mapping[str, Any], tree: Mapping[str, Any], where: Mapping
         section, _, name = path.rpartition(".")
         cls = section_class(section, tree)
         if cls is None or name not in (entry.name for entry in dataclasses.fields(cls)):
-            raise RecipeError(f"{where[path]}: {_unknown(path, tree)}")
+            # The keys in a section that does not exist tell which section is meant.
+            inner = [f"{path}.{key}" for key in leaves(value)] if isinstance(value, Mapping) else []
+            raise RecipeError(f"{where[path]}: {_unknown(next(iter(inner), path), tree)}")
         if section_class(path, tree) is not None and not isinstance(value, Mapping):
             raise RecipeError(f"{where[path]}: '{path}' is a section, not a value. {_list_keys(path, tree)}")
 
@@ -130,8 +132,10 @@ def _nearest(path: str, keys: list[str]) -> str | None:
 
 def _list_keys(section: str, tree: Mapping[str, Any]) -> str:
     cls = section_class(section, tree)
-    if cls is None:
+    if cls is None and section in known_keys(tree):
         return f"'{section}' is a key, not a section."
+    if cls is None:
+        return _list_keys(section.rpartition(".")[0], tree)
     return f"Keys of {section or 'a recipe'}: {', '.join(entry.name for entry in dataclasses.fields(cls))}."
 
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from cld_core.errors import CldError, NotFoundError
 from cld_core.place import Place
 from cld_core.recipe import Recipe, load, shipped
-from cld_core.recipe.plugin import with_plugin_found
+from cld_core.recipe.data import ToyDataSpec
+from cld_core.recipe.plugin import require_name_from, with_plugin_found
 from cld_core.run import RunFolder
 from cld_core.run.identity import identity
 from cld_core.stop import StopFlag
@@ -60,7 +61,18 @@ def _recipe(path: Path, file: str | None, overrides: list[str]) -> Recipe:
     if file is None:
         raise NotFoundError(f"no run at {path}. Pass --recipe RECIPE to create it.")
     found = shipped.named(file, shipped.recipes()) or Path(file)
-    return with_plugin_found(load(found, overrides), found)
+    recipe = with_plugin_found(load(found, overrides), found)
+    _require_data_of_plugin(recipe, found)
+    return recipe
+
+
+def _require_data_of_plugin(recipe: Recipe, file: Path) -> None:
+    """Refuse a new run that would train on other data than those of its plug-in."""
+    from cld_core.data.toy import names_from
+
+    if isinstance(recipe.data, ToyDataSpec) and recipe.data.plugin is not None:
+        plugin = recipe.data.plugin
+        require_name_from(plugin, recipe.data.name, names_from(plugin), lambda key: str(file))
 
 
 def _open(path: Path, recipe: Recipe, file: str | None, ranks: "Ranks") -> RunFolder:

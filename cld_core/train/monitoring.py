@@ -132,6 +132,8 @@ class Monitor:
             self._every_s = round(self._written - before, 3)
         self._replace(step)
         loss = "-" if self._last_loss is None else f"{self._last_loss:.5g}"
+        if self._smoothed is not None:
+            loss += f" (smoothed {self._smoothed:.5g})"
         rate = "-" if self._rate is None else f"{self._rate:.4g}"
         print(f"step {step}/{self._steps} loss {loss} steps/s {rate}", flush=True)
 

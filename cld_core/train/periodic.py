@@ -105,7 +105,7 @@ class Periodic:
         names = [name for name in ("bpd", "nll", "stderr") if section.get(name) is not None]
         self._monitor.add(model.step, {name: section[name] for name in names})
         values = " ".join(f"{name} {section[name]:.4f}" for name in names)
-        print(f"step {model.step}: likelihood bound of {request.points} test examples: {values}", flush=True)
+        print(f"step {model.step}: likelihood bound of {request.points} test points: {values}", flush=True)
 
     def _fid(self, model: Model, heartbeat: Heartbeat) -> None:
         assert self._fid_request is not None, "a recipe that wants FID has a request for it"

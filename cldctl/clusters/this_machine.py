@@ -27,9 +27,26 @@ def check_fits(spec: JobSpec) -> None:
     Raises:
         RecipeError
     """
-    if spec.size.nodes > 1:
-        text = f"is {spec.size.nodes}, but this cluster has one machine. Set cluster.nodes=1"
-        raise RecipeError(f"recipe: 'cluster.nodes' {text} and cluster.tasks_per_node={spec.size.ranks_per_node}.")
+    size = spec.size
+    if size.nodes <= 1:
+        return
+    found, settings = gpus(), "cluster.nodes=1"
+    text, fix = f"'cluster.nodes' is {size.nodes}, but this cluster is one machine", "Set"
+    if size.uses_gpu and not found:
+        text += " without a GPU that can be seen"
+        fix = "Submit it where the GPUs are, or to try it on the CPU, which is slow, set"
+    if size.gpus_per_node and size.gpus_per_node != found:
+        settings += f" cluster.gpus_per_node={found}"
+    if size.tasks_per_node is not None and size.uses_gpu:
+        settings += f" cluster.tasks_per_node={max(found, 1)}"
+    raise RecipeError(f"recipe: {text}. {fix} {settings}.")
+
+
+def gpus() -> int:
+    """How many NVIDIA GPUs processes here may use, as far as that can be known without torch."""
+    if (chosen := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return len([name for name in chosen.split(",") if name.strip() not in ("", "-1")])
+    return len([file for file in Path("/dev").glob("nvidia*") if file.name.removeprefix("nvidia").isdigit()])
 
 
 def details_of(pid: int) -> dict[str, Any]:

@@ -70,7 +70,8 @@ def _show_runs(names: Sequence[str], checkpoint: str, as_json: bool, root: Path)
     out.print(compared(columns))
     for warning in compare.warnings(columns):
         err.print(warning, markup=False, soft_wrap=True)
-    err.print(compare.RULE, markup=False, soft_wrap=True)
+    if (rule := compare.rule(columns)) is not None:
+        err.print(rule, markup=False, soft_wrap=True)
 
 
 def _show_groups(names: Sequence[str], groups: dict[str, Group], checkpoint: str, as_json: bool, root: Path) -> None:

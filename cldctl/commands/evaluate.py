@@ -81,7 +81,7 @@ def evaluate(
     metrics: tuple[str, ...] = (),
     samples: Annotated[
         int | None,
-        typer.Option(min=2, help="Samples, or test examples if none are drawn; default: eval.samples."),
+        typer.Option(min=2, help="Samples, or test points if none are drawn; default: eval.samples."),
     ] = None,
     shards: Shards = None,
     checkpoint: Annotated[
@@ -188,7 +188,7 @@ def _planned(run: RunFolder, asked: _Asked) -> "tuple[EvaluationPlan, Cluster, C
     with Working(f"looking at what is missing of the evaluation of {run.name}"):
         made = plan.make(run, asked.metrics, steps, asked.overrides, axes, asked.shards)
     if asked.shards is not None and (fewer := fewer_shards(made.requests, asked.shards)) is not None:
-        err.print(f"--shards {asked.shards}: {fewer} shards instead, one for each sample or test example")
+        err.print(f"--shards {asked.shards}: {fewer} shards instead, one for each sample or test point")
     for other, pieces in divided_otherwise(run, made.requests) if asked.shards is not None else []:
         err.print(f"{other} was begun in {pieces} shards and keeps them")
     return made, where, size

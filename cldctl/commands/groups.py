@@ -72,7 +72,8 @@ def _wanted(asked: Sweeping, root: Path) -> "WantedGroup":
     cells = cells_of(name, axes, file, asked.given, profile)
     for cell in cells:
         with named(_settings(cell.values)):
-            check_plugin(cell.recipe, file, [*asked.given, *_settings(cell.values)], profile)
+            given = [*asked.given, *_settings(cell.values)]
+            check_plugin(cell.recipe, file, given, profile, is_swept="data.name" in cell.values)
     return WantedGroup(group=Group(root, name), cells=cells, file=file, parallel=asked.parallel, **asked.common())
 
 
@@ -182,11 +183,14 @@ def show_differences(file: Path, given: Sequence[str], profile: Path | None) -> 
         out.print(f"#   {entry.key}: {entry.value}{before}  ({entry.place})", soft_wrap=True)
 
 
-def check_plugin(recipe: "Recipe", file: Path, given: Sequence[str], profile: Path | None) -> None:
+def check_plugin(
+    recipe: "Recipe", file: Path, given: Sequence[str], profile: Path | None, *, is_swept: bool = False
+) -> None:
     """Refuse a recipe whose plug-in does not register its data; says what takes so long.
 
     Args:
         given: the overrides that, with file and profile, make the recipe.
+        is_swept: see `plugins.require_registered`.
 
     Raises:
         RecipeError: names what has set the wrong value.
@@ -203,7 +207,7 @@ def check_plugin(recipe: "Recipe", file: Path, given: Sequence[str], profile: Pa
         err.print(text, markup=False, style="yellow", soft_wrap=True)
 
     with err.status("importing the plug-in"):
-        require_registered(recipe, lambda key: places.get(key) or called(file), say)
+        require_registered(recipe, lambda key: places.get(key) or called(file), say, is_swept=is_swept)
 
 
 def tell_left_out(run: RunFolder) -> None:

@@ -9,6 +9,7 @@ from cldctl.ui.console import err, out, strong
 from cldctl.ui.progress import Working
 
 from . import completing
+from .groups import check_plugin
 from .options import Overrides, RunsDir, runs_dir
 
 
@@ -35,6 +36,7 @@ def import_checkpoint(
 
     recipe_file = find_recipe(recipe)
     resolved = with_plugin_found(load(recipe_file, overrides or []), recipe_file)
+    check_plugin(resolved, recipe_file, overrides or [], None)
     new = name or new_name(resolved.name)
     check_name(new)
     path = runs_dir(directory) / new

@@ -20,7 +20,10 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Stay and print new output.")] = False,
     rank: Annotated[int | None, typer.Option(help="Which process; default: 0.")] = None,
     all_ranks: Annotated[
-        bool, typer.Option("--all-ranks", help="Every process, each line with its rank, in the order of their times.")
+        bool,
+        typer.Option(
+            "--all-ranks", help="Every process in one stream, ordered by time; each line begins with its rank."
+        ),
     ] = False,
     attempt: Annotated[int | None, typer.Option(help="Which attempt; default: the newest job.")] = None,
     failed: Annotated[
@@ -120,8 +123,12 @@ def _failed(run: RunFolder, attempt: int | None) -> "Log":
     return log
 
 
+_NOT_BEGUN = "The job has not begun; try -f."
+
+
 def _missing(run: RunFolder, log: "Log") -> NotFoundError:
     ranks = log.ranks()
-    known = f"There are ranks {', '.join(ranks)}." if ranks else "The job has not begun; try -f."
+    is_one = len(ranks) == 1
+    known = f"There {'is rank' if is_one else 'are ranks'} {', '.join(ranks)}." if ranks else _NOT_BEGUN
     where = f"rank {log.rank} of job {log.job.job_id} in {log.job.logs}"
     return NotFoundError(f"{run.name}: no log of {where}. {known}")

@@ -61,7 +61,8 @@ Profile = Annotated[
 ]
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Stay and show the progress until the end.")]
 Shards = Annotated[
-    int | None, typer.Option(min=1, help="Pieces, at most 10,000 and one a row; default: one a process.")
+    int | None,
+    typer.Option(min=1, help="Pieces, at most 10,000 and one for each sample or point; default: one for each process."),
 ]
 StateFilter = Annotated[
     str | None,

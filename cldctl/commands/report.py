@@ -1,7 +1,7 @@
-"""`cldctl report`: a run as one HTML page, or an index over all runs."""
+"""`cldctl report`: a run as one HTML page, or an index over the runs of a group, or over all runs."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,11 +9,22 @@ from cld_core.errors import NotFoundError, UsageError
 from cldctl.ui.console import err, out
 from cldctl.ui.progress import Working
 
-from .options import Run, RunsDir, check_output, find_run, runs_dir
+from . import completing
+from .options import RunsDir, check_output, find_run, group_named, runs_dir
+
+if TYPE_CHECKING:
+    from cld_core.run.groups import Group
 
 
 def report(
-    name: Run = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="RUN | GROUP",
+            help="A run's name or folder, or a group for an index over its runs; default: the newest run.",
+            autocompletion=completing.runs,
+        ),
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Write an index over all runs instead.")] = False,
     pages: Annotated[
         bool, typer.Option("--pages", help="With --all: also write the pages of runs that are missing or out of date.")
@@ -21,7 +32,10 @@ def report(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="FILE.html", help="Default: report.html in the run folder; --all: index.html."
+            "--output",
+            "-o",
+            metavar="FILE.html",
+            help="Default: report.html in the run folder; of a group index-GROUP.html, --all: index.html.",
         ),
     ] = None,
     follow: Annotated[
@@ -45,7 +59,11 @@ def report(
         raise NotFoundError(f"there are no runs in {root.absolute()}. Start one: `cldctl submit toy_demo`.")
     if pages:
         _pages(root, follow)
-    target, page = _index(root, output, follow) if everything else _page(name, root, output, follow)
+    group = None if name is None else group_named(name, root)
+    if everything or group is not None:
+        target, page = _index(root, output, group, follow)
+    else:
+        target, page = _page(name, root, output, follow)
 
     from cld_core.run.atomic import write_text
 
@@ -75,9 +93,9 @@ def _pages(root: Path, follow: bool) -> None:
         err.print(f"{name}: {problem}", markup=False, soft_wrap=True)
 
 
-def _index(root: Path, output: Path | None, follow: bool) -> tuple[Path, str]:
+def _index(root: Path, output: Path | None, group: "Group | None", follow: bool) -> tuple[Path, str]:
     from cldctl.page.many_runs import page
 
-    target = output or root / "index.html"
-    with Working(f"making the index of {root}", announced=True):
-        return target, page(root, target.absolute().parent, follow=follow)
+    target = output or root / ("index.html" if group is None else f"index-{group.name}.html")
+    with Working(f"making the index of {root if group is None else group.name}", announced=True):
+        return target, page(root, target.absolute().parent, group=group, follow=follow)

@@ -63,9 +63,7 @@ def resume(
     update_code: Annotated[
         bool, typer.Option("--update-code", help="Run the code of the checkout from now on, not the run's own.")
     ] = False,
-    other_data: Annotated[
-        bool, typer.Option("--other-data", help="Train on, although the data are not those of before.")
-    ] = False,
+    other_data: Annotated[bool, typer.Option("--other-data", help="Continue although the data have changed.")] = False,
     directory: RunsDir = None,
 ) -> None:
     """Continue runs that were stopped, failed, cancelled or lost, or finished ones with more train.steps.

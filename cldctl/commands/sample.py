@@ -37,7 +37,7 @@ def sample(
     n: Annotated[
         int | None,
         typer.Option(
-            "--count", "-n", metavar="N", min=1, max=MAX_SAMPLES, help="How many; default: 64 images, 2000 points."
+            "--count", "-n", metavar="N", min=1, max=MAX_SAMPLES, help="How many; default: 64 images, 2,000 points."
         ),
     ] = None,
     output: Annotated[

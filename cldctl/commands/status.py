@@ -58,7 +58,7 @@ def status(
             autocompletion=completing.sorts,
         ),
     ] = "created",
-    reverse: Annotated[bool, typer.Option("--reverse", help="Sort the other way round.")] = False,
+    reverse: Annotated[bool, typer.Option("--reverse", help="Reverse the order.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Read every run again, also those that are over.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="On a terminal: show again every second.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,

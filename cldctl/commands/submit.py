@@ -8,7 +8,7 @@ import typer
 from cld_core.errors import CldError, UsageError
 from cld_core.run import RunFolder
 from cldctl.runs.asked import Asked
-from cldctl.ui.console import err, out, strong
+from cldctl.ui.console import err, out, shows_bars, strong
 
 from . import completing
 from .groups import check_plugin, show_differences, tell_left_out
@@ -183,6 +183,7 @@ def _estimate(path: Path, recipe: "Recipe", start: "Callable[[], float | None]")
 
 def _preview(run: RunFolder, recipe: "Recipe", cluster: "Cluster", spec: "JobSpec", metrics: tuple[str, ...]) -> None:
     """What would be written and submitted."""
+    from cld_core.evaluation import registry
     from cld_core.recipe import dump
     from cld_core.run.events import JobRef
     from cldctl.clusters.records import After
@@ -210,14 +211,17 @@ def _preview(run: RunFolder, recipe: "Recipe", cluster: "Cluster", spec: "JobSpe
         show_evaluation("ID_OF_THE_EVALUATION", recipe.cluster.world_size, "it cannot be submitted as it is")
         raise
     assert request is not None, "there are metrics"
-    rows = sum(request.sizes.values())
-    show_evaluation(request.id, request.shards, f"{rows} rows in {request.shards} shard(s)")
+    counts = dict.fromkeys(f"{size:,} {registry.ROWS[kind].over}" for kind, size in request.sizes.items())
+    shards = f"{request.shards} shard{'' if request.shards == 1 else 's'}"
+    show_evaluation(request.id, request.shards, f"{' and '.join(counts)} in {shards}")
 
 
 def finish(begun: "Begun", follow: bool) -> None:
     """Print what was started and what to type next; stay with it if asked to."""
     run, cluster = begun.run, begun.cluster
-    out.print(run.name, markup=False)
+    # On a terminal, its name has just been said.
+    if not (out.is_terminal and shows_bars()):
+        out.print(run.name, markup=False)
     if not cluster.blocks:
         tell_left_out(run)
         err.print(f"job {begun.job.job_id} ({cluster.name})")

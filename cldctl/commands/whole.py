@@ -36,6 +36,10 @@ def options(
     Example: cldctl submit toy --follow
     """
     err.quiet = quiet
+    if quiet:
+        from cldctl.jobs import process
+
+        process.quiet = True
     if verbose:
         from cldctl.ui import verbose as log
 
@@ -45,6 +49,8 @@ def options(
 def reset() -> None:
     """Forget the options of a command before, in this process."""
     err.quiet = False
+    if (process := sys.modules.get("cldctl.jobs.process")) is not None:
+        process.quiet = False
     # Whoever has not asked for it does not load it.
     if (log := sys.modules.get("cldctl.ui.verbose")) is not None:
         log.end()
@@ -64,6 +70,8 @@ def versions() -> list[str]:
     return [f"cldctl {__version__}", f"torch {torch}", f"Python {platform.python_version()}"]
 
 
-def is_misplaced(message: str) -> bool:
-    """Whether typer complains about an option that goes before the command."""
-    return any(message.startswith(f"No such option: {option}") for option in _OWN)
+def misplaced(message: str) -> str | None:
+    """The option about which typer complains although it would be one before the command; None if there is none."""
+    words = message.removeprefix("No such option: ").split()
+    option = words[0].rstrip(".") if words else ""
+    return option if message.startswith("No such option: ") and option in _OWN else None

@@ -15,8 +15,9 @@ from cld_core.run import RunFolder
 from cld_core.texts import is_count, one_line
 
 RULE = "marked: |a - b| > 2 sqrt(sa^2 + sb^2) against the first run, with standard errors sa and sb"
-# How many samples or test examples a result is of; results of one checkpoint may differ in it.
-COUNTS = {"samples": "samples", "points": "test data"}
+_NONE = "no difference is marked: all are within 2 sqrt(sa^2 + sb^2) of the first run, with standard errors sa and sb"
+# The settings that say of how many samples or test points a result is; results of one checkpoint may differ in it.
+COUNTS = ("samples", "points")
 # Letters of a checksum that tell it from others.
 _DIGEST = 12
 
@@ -104,6 +105,20 @@ def verdict(quantity: Quantity, first: Result, other: Result) -> str:
     if abs(b.value - a.value) <= 2.0 * math.hypot(a.stderr, b.stderr):
         return "same"
     return "better" if (b.value > a.value) == quantity.larger_is_better else "worse"
+
+
+def rule(columns: Sequence[Column]) -> str | None:
+    """By which rule differences are marked, or that none is; None if none could be."""
+    first, others = columns[0], columns[1:]
+    verdicts = {
+        verdict(quantity, first.results[quantity.key], other.results[quantity.key])
+        for quantity in quantities_of(columns)
+        for other in others
+        if quantity.key in first.results and quantity.key in other.results
+    }
+    if verdicts & {"better", "worse"}:
+        return RULE
+    return _NONE if "same" in verdicts else None
 
 
 def unlike(first: Result, other: Result) -> list[str]:

@@ -24,6 +24,8 @@ NOT_REQUEUED = 7
 UNFIT = 8
 # Seconds for which a job waits for the file system to read what it needs.
 READ_WITHIN_S = 60.0
+# Whether a job inside a command keeps to itself how far it is (`cldctl -q`).
+quiet = False
 _HOPELESS_ERRORS = (UnusableSamplesError, SolverError)
 
 
@@ -37,7 +39,7 @@ def one_line_errors(job: InJob, before_leaving: Callable[[], None] = lambda: Non
         before_leaving: what is still to be done if the process ends at once, without leaving the blocks around it.
     """
     if job.in_process:
-        with contextlib.redirect_stdout(sys.stderr):
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere if quiet else sys.stderr):
             yield
         return
     try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from cld_core.run import RunFolder
+from cld_core.run.groups import Group
 from cld_core.texts import one_line
 from cldctl.hints import command
 from cldctl.runs import survey
@@ -40,22 +41,24 @@ class Row:
     cells: Sequence[str]
 
 
-def page(root: Path, folder: Path, *, follow: bool = False) -> str:
+def page(root: Path, folder: Path, *, group: Group | None = None, follow: bool = False) -> str:
     """The whole page as text. It loads nothing, and links to nothing but the pages of the runs.
 
     Args:
         root: the folder of the runs.
         folder: where the page will be, from which its links are taken.
+        group: only the runs of this group; None for all runs.
         follow: also read folders that links lead out of a run to.
     """
     found = Index(root).look(max_age_s=survey.TO_LOOK_S)
-    rows = found.rows[::-1]
+    members = None if group is None else {run.name for run in group.runs()}
+    rows = [row for row in found.rows[::-1] if members is None or row.name in members]
     labels = [quantity.label for quantity in present_in([entry for row in rows for entry in row.evals])]
     states = [(state, sum(row.state == state for row in rows)) for state in dict.fromkeys(row.state for row in rows)]
     entries = [_row(row, labels, folder) for row in rows]
     return render(
         "index.html",
-        title=f"Runs in {root.absolute().name}",
+        title=f"Runs in {root.absolute().name}" if group is None else f"Runs of the group {group.name}",
         made=time.strftime("%Y-%m-%d %H:%M"),
         folder=str(root.absolute()),
         states=[(state, f"{number:,} {state.lower()}") for state, number in states],
@@ -66,7 +69,7 @@ def page(root: Path, folder: Path, *, follow: bool = False) -> str:
         rows=entries,
         not_written=sum(not entry.link for entry in entries),
         write_all=command("report --all --pages", RunFolder(root / "any")),
-        closed=found.closed,
+        closed={} if group is not None else found.closed,
     )
 
 

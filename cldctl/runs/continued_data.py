@@ -1,7 +1,7 @@
 """Whether a run that continues would train on the data that it has trained on so far."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cld_core.data import presence
@@ -15,19 +15,27 @@ from cld_core.run.same_data import IMAGES, are_other, known_data
 from . import plugins
 
 
-def check(run: RunFolder, recipe: Recipe, *, update: bool, allowed: bool) -> list[str]:
+def check(
+    run: RunFolder, recipe: Recipe, *, overrides: Sequence[str] = (), update: bool = False, allowed: bool = False
+) -> list[str]:
     """Refuse to continue on other data, before anything is noted; returns warnings, a line each.
 
     Args:
         recipe: of the continuation; a plug-in of the run's own is its copy.
+        overrides: what was typed for this continuation.
         update: the run gets the plug-ins as they are now in place of its copies.
         allowed: somebody wants other data.
 
     Raises:
-        RecipeError: the data are known to be others; names the fix. Or the plug-in cannot be imported.
+        RecipeError: the data are known to be others; names the fix. Or the plug-in cannot be imported, or somebody
+            names one that does not register the data.
     """
+    said: list[str] = []
+    # A run that has always trained beside its plug-in may go on.
+    if any(text.partition("=")[0].strip() == "data.plugin" for text in overrides):
+        plugins.require_registered(recipe, lambda key: "command line", said.append)
     copies = _copies(run)
-    warnings = [] if update else list(_changed(run, recipe, copies))
+    warnings = said if update else [*said, *_changed(run, recipe, copies)]
     now, whose = _data_of(recipe, copies, update)
     if not are_other(now, known_data(run.ledger.history())):
         return warnings

@@ -1,6 +1,7 @@
 """What changed between the attempts of a run that may change its results: code, packages, driver, GPU, data, recipe."""
 
 import re
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import pairwise
@@ -24,7 +25,7 @@ def changed_between(history: History) -> list[str]:
             known[name] = value
             if value != before:
                 lines.pop(name, None)
-                lines[name] = f"since attempt {attempt.attempt}: {name} {_short(value)} instead of {_short(before)}"
+                lines[name] = f"{name} {_short(value)} instead of {_short(before)}, {_since(attempt)}"
     return [*lines.values(), *_other_data(history), *_other_code(history), *_edited(history)]
 
 
@@ -43,16 +44,16 @@ def _other_data(history: History) -> Iterator[str]:
     """The last attempt that began to train on other data; or whose plug-in is another file, with the same points."""
     told = [attempt for attempt in history.attempts if attempt.data]
     for before, attempt in reversed(list(pairwise(told))):
-        since = f"since attempt {attempt.attempt}"
         if are_other(attempt.data, before.data):
-            yield f"{since}: other data"
+            yield f"other data than before, {_since(attempt)}"
             return
         if (
             (now := attempt.data.get(PLUGIN)) != (was := before.data.get(PLUGIN))
             and now is not None
             and was is not None
         ):
-            yield f"{since}: plug-in {_short(now)} instead of {_short(was)}; its first points are the same"
+            text = f"plug-in {_short(now)} instead of {_short(was)}, {_since(attempt)}"
+            yield f"{text}; its first points are the same"
             return
 
 
@@ -67,6 +68,11 @@ def _other_code(history: History) -> Iterator[str]:
 def _edited(history: History) -> Iterator[str]:
     if history.edited:
         yield f"recipe.yaml was edited by hand: {', '.join(history.edited)}"
+
+
+def _since(attempt: Attempt) -> str:
+    """From which attempt on, and when that began."""
+    return f"since attempt {attempt.attempt} ({time.strftime('%Y-%m-%d %H:%M', time.localtime(attempt.started))})"
 
 
 def _short(value: str) -> str:

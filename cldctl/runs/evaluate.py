@@ -152,7 +152,7 @@ def _prepared(run: RunFolder, plan: EvaluationPlan, cluster: Cluster, size: Clus
 
 
 def fewer_shards(requests: Sequence[EvalRequest], asked: int) -> int | None:
-    """The number of shards, if there are fewer samples or test examples than shards that somebody asked for."""
+    """The number of shards, if there are fewer samples or test points than shards that somebody asked for."""
     most = max(request.shards for request in requests)
     return most if most < asked else None
 

@@ -15,9 +15,10 @@ from importlib import metadata
 from pathlib import Path
 
 from cld_core.digests import checksum
-from cld_core.errors import RecipeError, did_you_mean
+from cld_core.errors import RecipeError
 from cld_core.recipe import Recipe
 from cld_core.recipe.data import ToyDataSpec
+from cld_core.recipe.plugin import require_name_from
 from cld_core.recipe.variants import names as shipped_names
 from cld_core.run import code
 from cld_core.run.atomic import write_json
@@ -31,7 +32,6 @@ from cldctl.clusters.this_machine import safe_path
 TIMEOUT_S = 120.0
 _LOG = logging.getLogger(__name__)
 COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "cld_core.data.plugin_report")
-_MOST_NAMES = 12
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,9 @@ def _imports() -> dict[str, str]:
     return {**safe, "PYTHONPATH": os.pathsep.join([str(code.ROOT), *filter(None, others)])}
 
 
-def require_registered(recipe: Recipe, place: Callable[[str], str], say: Callable[[str], None]) -> None:
+def require_registered(
+    recipe: Recipe, place: Callable[[str], str], say: Callable[[str], None], *, is_swept: bool = False
+) -> None:
     """Refuse a recipe whose plug-in does not register its data, before anything is written.
 
     Where the job runs in a container, the plug-in may need what is only there: what goes wrong is said, not refused.
@@ -138,9 +140,10 @@ def require_registered(recipe: Recipe, place: Callable[[str], str], say: Callabl
     Args:
         place: what has set a dotted key, for messages.
         say: gets what could not be found out, in one line.
+        is_swept: `data.name` is an axis of a sweep, in which other data may stand beside those of the plug-in.
 
     Raises:
-        RecipeError: names the nearest that is registered.
+        RecipeError: names what it registers.
     """
     data = recipe.data
     if not isinstance(data, ToyDataSpec) or data.plugin is None:
@@ -151,9 +154,5 @@ def require_registered(recipe: Recipe, place: Callable[[str], str], say: Callabl
             say(f"whether {data.plugin} registers '{data.name}' is not known: {report.problem}")
             return
         raise RecipeError(f"{place('data.plugin')}: {report.problem}")
-    if data.name in report.names or data.name in shipped_names("data"):
-        return
-    known = ", ".join(report.names[:_MOST_NAMES]) or "no data set"
-    fix = did_you_mean(data.name, report.names) or " Register it, or write the name of one that is."
-    text = f"'data.name' cannot be {one_line(data.name, 60)!r}: {data.plugin} registers {known}"
-    raise RecipeError(f"{place('data.name')}: {text}.{fix}")
+    if not (is_swept and data.name in shipped_names("data")):
+        require_name_from(data.plugin, data.name, report.names, place)

@@ -114,8 +114,7 @@ def resume(
         SchedulerRefused: no job exists; the ledger says so.
         UsageError: it is alive, is finished, or the overrides do not allow it to continue.
         NotFoundError: it has no checkpoint of ``from_step``.
-        DataError: its data are missing.
-        RecipeError: its data are others than it has trained on.
+        RecipeError: its data are missing, or others than it has trained on.
     """
     continued = ready(run, asked, cluster, about)
     said: list[str] = []
@@ -182,7 +181,9 @@ def ready(
     start, skipped = _start(run, recipe, status, asked.from_step)
     # Before anything is noted.
     cluster.check(specs.training(run, recipe, cluster))
-    warnings = continued_data.check(run, recipe, update=asked.update_code, allowed=asked.other_data)
+    warnings = continued_data.check(
+        run, recipe, overrides=asked.overrides, update=asked.update_code, allowed=asked.other_data
+    )
     edited = edits.note(run)
     about(recipe, start, skipped, warnings if edited is None else (edited, *warnings))
     wish = snapshot.Wish(update=asked.update_code, trusted=asked.allow_plugin, checked=asked.checked)

@@ -22,7 +22,7 @@ _KEYS: dict[str, Callable[[RunStatus], Any]] = {
     "created": lambda row: row.created,
     "updated": lambda row: row.heard_of,
     "step": lambda row: row.step,
-    "loss": lambda row: row.loss,
+    "loss": lambda row: row.shown_loss,
     "state": lambda row: STATES.index(row.state),
 }
 ORDERS = tuple(_KEYS)

@@ -14,8 +14,10 @@ from cldctl.clusters.records import Seen
 SUBMITTING_S = 30.0
 RESUMABLE = frozenset({"STOPPED", "FAILED", "CANCELLED", "LOST"})
 OVER = RESUMABLE | {"FINISHED"}
-# The states of runs that wait for their job to begin.
-WAITS = ("PENDING", "REQUEUED")
+# The states of runs that wait for their job to begin, and of all that are alive: those first that matter most to
+# somebody who watches.
+WAITS = ("REQUEUED", "PENDING")
+ALIVE = ("RUNNING", *WAITS)
 # All of them, in the order in which a table sorted by state shows them.
 STATES = ("PENDING", "RUNNING", "REQUEUED", "STOPPED", "FAILED", "CANCELLED", "LOST", "FINISHED")
 

@@ -94,6 +94,11 @@ class RunStatus:
         return {name: value for name, value in vars(self).items() if name != "is_readable"}
 
     @property
+    def shown_loss(self) -> float | None:
+        """The loss where there is room for one: the smoothed one; of runs of older versions, the last one."""
+        return self.loss if self.smoothed_loss is None else self.smoothed_loss
+
+    @property
     def heard_of(self) -> float | None:
         """When the run last wrote anything, seconds since 1970."""
         return self.updated or self.created

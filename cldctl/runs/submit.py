@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cld_core.data import presence
-from cld_core.errors import CldError
+from cld_core.errors import CldError, DataError, RecipeError
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.evaluation.request import EvalRequest
 from cld_core.ownership import is_mine, owner, user_name
@@ -95,8 +95,7 @@ def submit(
         started: called as soon as the job exists, before a blocking cluster begins.
 
     Raises:
-        DataError: data are missing.
-        RecipeError: samples drawn as the recipe says would be useless.
+        RecipeError: data are missing, or samples drawn as the recipe says would be useless.
         UsageError: the name is taken, or an evaluation lacks what it needs.
         CldError: no job exists, and the run's folder is removed again: its name is free.
     """
@@ -131,7 +130,7 @@ def require_complete(recipe: Recipe, metrics: tuple[str, ...]) -> None:
     """Refuse a new run that lacks what it or the evaluation that follows needs, or whose samples would be useless.
 
     Raises:
-        DataError, RecipeError, UsageError
+        RecipeError, UsageError
     """
     require_inputs(recipe)
     # Continuing a run that has such settings is allowed: it may do without samples.
@@ -198,11 +197,15 @@ def require_inputs(recipe: Recipe) -> None:
     """Refuse a recipe whose data, loggers, or what its periodic evaluations need, is missing.
 
     Raises:
-        DataError, UsageError
-        RecipeError: a logger's package is not installed.
+        UsageError
+        RecipeError: data are not there, or a logger's package is not installed.
     """
     recipe.monitor.require_installed()
-    presence.require(recipe.data)
+    try:
+        presence.require(recipe.data)
+    except DataError as error:
+        # Nothing has failed yet: the recipe names what is not there.
+        raise RecipeError(f"'data.path': {error}") from error
     EvalRequest.periodic_fid(recipe)
     EvalRequest.periodic_bound(recipe)
 

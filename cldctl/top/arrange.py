@@ -5,10 +5,9 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from cldctl.runs.selection import Selection
-from cldctl.runs.state import OVER, WAITS
+from cldctl.runs.state import ALIVE, OVER, WAITS
 from cldctl.runs.status import RunStatus
 
-ALIVE = ("RUNNING", *WAITS)
 # Keys that show runs of some states only, what they are called, and the states; none for all.
 FILTERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "0": ("all", ()),

@@ -26,12 +26,12 @@ def averaged(lines: Sequence[Line]) -> RenderableType:
         "group or run": [line.name for line in lines],
         **{head: [line.cell.get(key, "-") for line in lines] for key, head in heads.items()},
         "step": [count(line.step) for line in lines],
-        "n": [str(len(line.columns)) for line in lines],
+        "runs": [str(len(line.columns)) for line in lines],
         **{it.label: [_cell(line.average(it.key), it, len(line.columns)) for line in lines] for it in quantities},
         "of": [_of(line, quantities) for line in lines],
         "how": [_how(line, quantities) for line in lines],
     }
-    right = (*heads.values(), "step", "n", *(quantity.label for quantity in quantities))
+    right = (*heads.values(), "step", "runs", *(quantity.label for quantity in quantities))
     return fitted(columns, _LEFT_OUT, right, names="group or run")
 
 
@@ -40,14 +40,12 @@ def _cell(average: Average | None, quantity: Quantity, runs: int) -> str:
         return "-"
     error = average.spread if average.n > 1 else average.stderr
     text = f"{average.mean:.{quantity.digits}f}" + ("" if error is None else f" ± {error:.{quantity.digits}f}")
-    return text if average.n == runs else f"{text} (n {average.n})"
+    return text if average.n == runs else f"{text} ({average.n} run{'' if average.n == 1 else 's'})"
 
 
 def _of(line: Line, quantities: Sequence[Quantity]) -> Text:
     questions = [average.one.question for it in quantities if (average := line.average(it.key)) is not None]
-    texts = [
-        f"{question[name]:,} {label}" for question in questions for name, label in COUNTS.items() if name in question
-    ]
+    texts = [f"{question[name]:,} {name}" for question in questions for name in COUNTS if name in question]
     return Text(", ".join(dict.fromkeys(texts)) or "-", style="dim")
 
 

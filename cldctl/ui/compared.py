@@ -34,7 +34,7 @@ def compared(columns: Sequence[Column]) -> Table:
 
 def _of(column: Column, key: str) -> Text:
     question = column.results[key].question if key in column.results else {}
-    counts = [f"{question[name]:,} {label}" for name, label in COUNTS.items() if name in question]
+    counts = [f"{question[name]:,} {name}" for name in COUNTS if name in question]
     return Text(counts[0] if counts else "-", style="dim")
 
 

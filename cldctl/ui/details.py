@@ -18,7 +18,7 @@ from .console import out
 from .fitting import PADDING, fitted, plain_table
 from .format import age, count, duration, fixed, number
 from .sweeps import by_step, sweep_table
-from .tables import ATTEMPT_HEADINGS, attempt_cells, n_of, present_in, progress_bar, result_of, state_text
+from .tables import ATTEMPT_HEADINGS, attempt_cells, counts_of, present_in, progress_bar, result_of, state_text
 from .usage import usage_line
 from .wrap import Wrapped
 
@@ -64,8 +64,10 @@ def _facts(row: RunStatus) -> Table:
     fact("step", f"{count(row.step)} of {count(row.steps)}{share}")
     if out.is_terminal:
         fact("", progress_bar(row))
-    smoothed = "" if row.smoothed_loss is None else f", smoothed {number(row.smoothed_loss, 5)}"
-    fact("loss", f"{number(row.loss, 5)}{smoothed}")
+    if row.smoothed_loss is None:
+        fact("last loss", number(row.loss, 5))
+    else:
+        fact("loss", f"{number(row.smoothed_loss, 5)} (smoothed), last {number(row.loss, 5)}")
     if row.steps_per_s is not None:
         fact("rate", f"{number(row.steps_per_s, 3)} steps/s, ETA {duration(row.eta_s)}")
     fact("checkpoint", "none" if row.checkpoint_step is None else f"step {count(row.checkpoint_step)}")
@@ -111,7 +113,7 @@ def evaluations(evals: Sequence[dict[str, Any]]) -> RenderableType:
     quantities = present_in(evals)
     truth = any(entry["true_entropy"] is not None for entry in evals)
     labels = [*(quantity.label for quantity in quantities), *(["true entropy"] if truth else [])]
-    headings = ["state", "shards", "step", "n", *labels]
+    headings = ["state", "shards", "step", "of", *labels]
     rows = {entry["id"]: _cells(entry, quantities, truth) for entry in evals}
     widths = [max(map(len, column)) for column in zip(headings, *rows.values(), strict=True)]
     room = out.width - sum(widths) - PADDING * (1 + len(widths))
@@ -137,7 +139,8 @@ def _cells(entry: Mapping[str, Any], quantities: Sequence[Quantity], truth: bool
     results = [result_of(entry, quantity) for quantity in quantities]
     shards = f"{entry['shards_done']}/{entry['shards']}"
     entropy = [fixed(entry["true_entropy"])] if truth else []
-    return [entry["state"], shards, count(entry["checkpoint_step"]), n_of(entry), *results, *entropy]
+    of = ", ".join(counts_of(entry)) or "-"
+    return [entry["state"], shards, count(entry["checkpoint_step"]), of, *results, *entropy]
 
 
 def _list(name: str, headings: Sequence[str], cells: Sequence[str]) -> RenderableType:

@@ -46,8 +46,7 @@ def follow_run(run: RunFolder, names: Sequence[str] = ()) -> int:
         code = _results(run, names)
         _next(run, f"sample {run.name}", f"report {run.name}" if names else f"eval {run.name} --elbo")
         return code
-    see, resume = command(f"logs {run.name}", run), command(f"resume {run.name}", run)
-    err.print(f"see {see}; continue with {resume}", markup=False, soft_wrap=True)
+    _next(run, f"why {run.name}", f"logs {run.name}", f"resume {run.name}")
     return 5 if row.state == "CANCELLED" else 1
 
 
@@ -144,9 +143,8 @@ def _watch_run(run: RunFolder, view: View) -> RunStatus:
 
 
 def shown_of(row: RunStatus, name: str | None = None, remark: str = "") -> Shown:
-    """How far a run is; its loss is the smoothed one, if the run reports that."""
-    loss = row.loss if row.smoothed_loss is None else row.smoothed_loss
-    facts = [] if loss is None else [f"loss {number(loss)}"]
+    """How far a run is."""
+    facts = [] if row.shown_loss is None else [f"loss {number(row.shown_loss)}"]
     facts += [] if row.steps_per_s is None else [f"{number(row.steps_per_s, 3)} steps/s"]
     return Shown(
         name=name or row.name,
@@ -182,6 +180,14 @@ def _phase(works: Sequence[Work], state: str, done: int, total: int) -> str:
     return "drawing samples" if draws else "evaluating" if isinstance(works[0], Evaluation) else "computing features"
 
 
+def _unit(works: Sequence[Work]) -> str:
+    """What sharded work is counted in."""
+    if not all(isinstance(work, Evaluation) for work in works):
+        return "images"
+    over = {registry.ROWS[kind].over for work in works for kind in work.request.sizes}
+    return " and ".join(sorted(over, reverse=True))
+
+
 def _watch(works: Sequence[Work], view: View, title: str | None = None) -> None:
     """Until all are over; several share a line."""
     if not works:
@@ -202,7 +208,7 @@ def _watch(works: Sequence[Work], view: View, title: str | None = None) -> None:
             total=total,
             state=state,
             phase=_phase(works, state, done, total),
-            unit=f"rows{finished}",
+            unit=f"{_unit(works)}{finished}",
             remark=answers.remark or "",
         )
         view.show(pace.of(shown))

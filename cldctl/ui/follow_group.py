@@ -16,7 +16,6 @@ from .console import err, out, shows_bars
 from .follow import follow_works, shown_of
 from .groups import group_details, states
 from .pace import Pace
-from .tables import LIVE
 from .view import Shown, View
 
 # Of more runs, and without a terminal, the line of the group alone is shown.
@@ -40,10 +39,18 @@ def follow_group(group: Group, runs: Sequence[RunFolder], evaluations: Mapping[s
     ended = follow_group_evaluations(group, runs, works)
     code = ended if ended == 130 else exit_code(rows) or ended
     if code != 130:
-        text = f"compare {group.name}" if code == 0 and works else f"eval {group.name} --elbo"
-        again = command(text if code == 0 else f"resume {group.name}", RunFolder(group.root / group.name))
-        err.print(f"next:\n  {again}", markup=False, soft_wrap=True)
+        err.print("next:")
+        for text in _next(group, rows, code, evaluated=bool(works)):
+            err.print(f"  {command(text, RunFolder(group.root / group.name))}", markup=False, soft_wrap=True)
     return code
+
+
+def _next(group: Group, rows: Sequence[RunStatus], code: int, *, evaluated: bool) -> list[str]:
+    """What to type next, without "cldctl "."""
+    if code == 0:
+        return [f"compare {group.name}" if evaluated else f"eval {group.name} --elbo"]
+    failed = next((row.name for row in rows if row.state not in ("FINISHED", "CANCELLED")), None)
+    return [*([] if failed is None else [f"why {failed}"]), f"resume {group.name}"]
 
 
 def follow_group_evaluations(group: Group, runs: Sequence[RunFolder], works: Sequence[Evaluation]) -> int:
@@ -78,13 +85,10 @@ def _watch(group: Group, runs: Sequence[RunFolder], view: View) -> list[RunStatu
     while True:
         answers = survey.of_runs(runs)
         rows = [status_or_reason(run, answers) for run in runs]
-        active = [state for state in LIVE if any(row.state == state for row in rows)]
         done, total = sum(row.step for row in rows), sum(row.steps or 0 for row in rows)
-        state = active[0] if active else "over"
-        shown = Shown(
-            name=group.name, done=done, total=total or 1, state=state, phase=states(rows), remark=answers.remark or ""
-        )
-        view.show(pace.of(shown))
+        # How many runs are in which state says more than any one state of the group.
+        about = {"state": "", "phase": states(rows), "remark": answers.remark or ""}
+        view.show(pace.of(Shown(name=group.name, done=done, total=total or 1, **about)))
         for row in rows if shows_bars() and len(rows) <= _MOST_BARS else ():
             view.show(shown_of(row, name=f"  {row.name}"))
         where = [clusters.find(name) for name in answers.surveys if name in clusters.CLUSTERS]

@@ -8,6 +8,7 @@ from rich.console import Group as Lines
 from rich.console import RenderableType
 from rich.text import Text
 
+from cldctl.runs.state import ALIVE
 from cldctl.runs.status import RunStatus
 
 from .console import out
@@ -15,7 +16,7 @@ from .details import details
 from .fitting import fitted
 from .format import count, duration, number
 from .screens import by_importance, fitting, in_place, left_out, most_that_fit
-from .tables import LIVE, overview, present_in, progress_bar, result_of, state_text
+from .tables import overview, present_in, progress_bar, result_of, state_text
 from .wrap import Wrapped
 
 # Columns of the table of a group that are left out if there is no room for them, the first of them first.
@@ -56,7 +57,7 @@ def overview_with_groups(rows: Sequence[RunStatus], height: int | None = None) -
 
 def _is_idle(item: RunStatus | str, members: Mapping[str, Sequence[RunStatus]]) -> bool:
     rows = members[item] if isinstance(item, str) else [item]
-    return not any(row.state in LIVE for row in rows)
+    return not any(row.state in ALIVE for row in rows)
 
 
 def _groups(members: Mapping[str, Sequence[RunStatus]], *, compact: bool = False) -> RenderableType:
@@ -115,7 +116,7 @@ def group_details(
         "state": [state_text(row.state) for row in rows],
         "step": [f"{count(row.step)}/{count(row.steps)}" for row in rows],
         **({"": [progress_bar(row) for row in rows]} if out.is_terminal else {}),
-        "loss": [number(row.loss) for row in rows],
+        "loss": [number(row.shown_loss) for row in rows],
         "ETA": [duration(row.eta_s) for row in rows],
         "saved": [count(row.checkpoint_step) for row in rows],
         **{it.label: [_newest(row.evals, it) for row in rows] for it in quantities},
@@ -139,7 +140,7 @@ def _heads(rows: Sequence[RunStatus]) -> dict[str, str]:
 
 def _newest(evals: Sequence[Mapping[str, Any]], quantity: Any) -> str:
     known = [entry for entry in evals if quantity.key in entry["results"]]
-    return result_of(known[-1], quantity, with_n=True) if known else "-"
+    return result_of(known[-1], quantity, with_count=True) if known else "-"
 
 
 def _share(rows: Sequence[RunStatus]) -> float:

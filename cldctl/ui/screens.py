@@ -5,10 +5,11 @@ from collections.abc import Callable, Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from cldctl.runs.state import ALIVE
 from cldctl.runs.status import RunStatus
 
 from .console import out
-from .tables import LIVE, overview
+from .tables import overview
 
 _FIX = "--all, or --state, --since, --tag"
 
@@ -31,14 +32,14 @@ def in_place(chosen: Sequence[RunStatus], rows: Sequence[RunStatus], *, is_sorte
     """Some of ``rows`` in the order that these have, but those that are alive first, unless the order is asked for."""
     wanted = {id(row) for row in chosen}
     kept = [row for row in rows if id(row) in wanted]
-    return kept if is_sorted or len(kept) == len(rows) else sorted(kept, key=lambda row: row.state not in LIVE)
+    return kept if is_sorted or len(kept) == len(rows) else sorted(kept, key=lambda row: row.state not in ALIVE)
 
 
 def by_importance(rows: Sequence[RunStatus]) -> list[RunStatus]:
     """Those that train, then those that wait, then the others; the last of each first."""
-    order = {state: place for place, state in enumerate(LIVE)}
+    order = {state: place for place, state in enumerate(ALIVE)}
     ranked = [*reversed(rows)]
-    ranked.sort(key=lambda row: order.get(row.state, len(LIVE)))
+    ranked.sort(key=lambda row: order.get(row.state, len(ALIVE)))
     return ranked
 
 

@@ -13,7 +13,7 @@ from cldctl.evals.table import keys_of
 
 from .fitting import plain_table
 from .format import count
-from .tables import present_in, result_of, result_text
+from .tables import counts_of, present_in, result_of, result_text
 
 
 def sweep_table(
@@ -55,10 +55,10 @@ def _one_result(
 
 
 def _of(sweep: Sweep, evals: Mapping[str, Mapping[str, Any]], quantity: Quantity | None) -> str:
-    """Of how many samples or test examples the results of a sweep are, unless they differ in that."""
-    key = "" if quantity is None else quantity.key
-    numbers = {evals[name]["results"].get(key, {}).get("n") for name in sweep.evaluations if name in evals} - {None}
-    return f", n={count(numbers.pop())}" if len(numbers) == 1 else ""
+    """Of how many samples or test points the results of a sweep are, unless they differ in that."""
+    asked = [] if quantity is None else [quantity]
+    counts = {text for name in sweep.evaluations if name in evals for text in counts_of(evals[name], asked)}
+    return f", {counts.pop()}" if len(counts) == 1 else ""
 
 
 def by_step(evals: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
@@ -77,6 +77,6 @@ def _against_step(entries: Sequence[Mapping[str, Any]]) -> RenderableType:
     for quantity in quantities:
         table.add_column(quantity.label, justify="right", overflow="fold")
     for entry in sorted(entries, key=lambda entry: entry["checkpoint_step"]):
-        cells = [count(entry["checkpoint_step"]), *(result_of(entry, quantity, with_n=True) for quantity in quantities)]
-        table.add_row(*map(Text, cells))
+        results = [result_of(entry, quantity, with_count=True) for quantity in quantities]
+        table.add_row(*map(Text, [count(entry["checkpoint_step"]), *results]))
     return Group(Text(f"{', '.join(entries[0]['metrics'])} against the step", style="bold"), table)

@@ -1,6 +1,6 @@
 """Runs as a table, a line each, and the parts that other tables of them share."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import RenderableType
@@ -25,22 +25,22 @@ STATE_STYLE = {
     "FINISHED": "green",
     "LOST": "bold red",
 }
-# States of runs that are alive, those first that matter most to somebody who watches.
-LIVE = ("RUNNING", "REQUEUED", "PENDING")
 # Columns of the overview that are left out if there is no room for them, the first of them first; of runs that train,
 # when they will be done is left out last.
 _LEFT_OUT = ("tags", "", "job", "last end", "attempts", "saved")
-_LEFT_OUT_LIVE = (*_LEFT_OUT, "eval", "steps/s", "loss", "ETA")
-_LEFT_OUT_OVER = (*_LEFT_OUT, "steps/s", "ETA", "loss", "eval")
+_EVAL = "eval"
+_LEFT_OUT_LIVE = (*_LEFT_OUT, _EVAL, "steps/s", "loss", "ETA")
+_LEFT_OUT_OVER = (*_LEFT_OUT, "steps/s", "ETA", "loss", _EVAL)
 _RIGHT = ("step", "loss", "steps/s", "ETA", "saved", "attempts")
 # The results that the overview has room for, with their labels and decimals.
-_SHOWN = {"nll": ("nll", 3), "bpd": ("bpd", 3), "fid": ("FID", 2)}
+_SHOWN = {"nll": ("NLL bound", 3), "bpd": ("bits/dim", 3), "fid": ("FID", 2)}
 ATTEMPT_HEADINGS = ("attempt", "job", "from", "to", "ran", "ended by")
 
 
 def overview(rows: Sequence[RunStatus], *, compact: bool = False) -> RenderableType:
     """All runs, a line each; with the age of a state whose cluster could not be asked."""
     is_old = any(row.as_of is not None for row in rows)
+    results = _heading(rows)
     bars = out.is_terminal and len(rows) <= MANY
     columns: dict[str, list[RenderableType]] = {
         "run": [row.name for row in rows],
@@ -48,17 +48,18 @@ def overview(rows: Sequence[RunStatus], *, compact: bool = False) -> RenderableT
         **({"as of": [age(row.as_of) for row in rows]} if is_old else {}),
         "step": [f"{short(row.step)}/{short(row.steps)}" for row in rows],
         **({"": [progress_bar(row) for row in rows]} if bars else {}),
-        "loss": [number(row.loss) for row in rows],
+        "loss": [number(row.shown_loss) for row in rows],
         "steps/s": [number(row.steps_per_s, 3) for row in rows],
         "ETA": [duration(row.eta_s) for row in rows],
         "saved": [short(row.checkpoint_step) for row in rows],
         "attempts": [str(len(row.attempts)) for row in rows],
         "last end": [row.attempts[-1]["cause"] or "-" if row.attempts else "-" for row in rows],
         "job": [f"{row.cluster} {row.job_id}" if row.job_id else "-" for row in rows],
-        "eval": [_evaluation(row.evals) for row in rows],
+        results: [_evaluation(row.evals, is_labelled=results == _EVAL) for row in rows],
         **({"tags": [" ".join(row.tags) for row in rows]} if any(row.tags for row in rows) else {}),
     }
-    left_out = _LEFT_OUT_LIVE if any(row.state == "RUNNING" for row in rows) else _LEFT_OUT_OVER
+    order = _LEFT_OUT_LIVE if any(row.state == "RUNNING" for row in rows) else _LEFT_OUT_OVER
+    left_out = [results if heading == _EVAL else heading for heading in order]
     return fitted(columns, left_out, _RIGHT, names="run", compact=compact)
 
 
@@ -69,23 +70,35 @@ def present_in(evals: Sequence[Mapping[str, Any]]) -> list[Quantity]:
     ]
 
 
-def result_of(entry: Mapping[str, Any], quantity: Quantity, *, with_n: bool = False) -> str:
+def result_of(entry: Mapping[str, Any], quantity: Quantity, *, with_count: bool = False) -> str:
     """A result of an evaluation's row of ``status``; a dash if it has none.
 
     Args:
-        with_n: add of how many samples or test examples it is.
+        with_count: add of how many samples or test points it is.
     """
     result = entry["results"].get(quantity.key)
     if not result:
         return "-"
-    text = result_text(quantity, result["value"], result["stderr"])
-    return text + (f" n={count(result.get('n'))}" if with_n and result.get("n") is not None else "")
+    text, of = result_text(quantity, result["value"], result["stderr"]), counts_of(entry, [quantity])
+    return f"{text} ({', '.join(of)})" if with_count and of else text
 
 
-def n_of(entry: Mapping[str, Any]) -> str:
-    """Of how many samples or test examples an evaluation's results are: "2,000", or several numbers if they differ."""
-    numbers = dict.fromkeys(result.get("n") for result in entry["results"].values())
-    return "/".join(count(n) for n in numbers if n is not None) or "-"
+def counts_of(
+    entry: Mapping[str, Any], quantities: Iterable[Quantity] | None = None, show: Callable[[int], str] = count
+) -> list[str]:
+    """Of how many samples and test points the results of an evaluation are: ["50,000 samples", "2,000 points"].
+
+    Args:
+        quantities: of which results; None for all.
+    """
+    keys = None if quantities is None else {quantity.key for quantity in quantities}
+    words = (
+        f"{show(result['n'])} {registry.ROWS[metric.rows].over}"
+        for metric, quantity in registry.quantities()
+        if (result := entry["results"].get(quantity.key)) and result.get("n") is not None
+        if keys is None or quantity.key in keys
+    )
+    return list(dict.fromkeys(words))
 
 
 def result_text(quantity: Quantity, value: float, stderr: float | None) -> str:
@@ -119,16 +132,23 @@ def progress_bar(row: RunStatus) -> ProgressBar:
     return ProgressBar(total=row.steps or 1, completed=row.step, width=BAR)
 
 
-def _evaluation(evals: Sequence[dict[str, Any]]) -> str:
+def _heading(rows: Sequence[RunStatus]) -> str:
+    """The heading over the newest results: what they are if all are of one kind, so that the cells need not say it."""
+    present = {name for row in rows for entry in row.evals for name in _SHOWN if entry[name] is not None}
+    return _SHOWN[present.pop()][0] if len(present) == 1 else _EVAL
+
+
+def _evaluation(evals: Sequence[dict[str, Any]], *, is_labelled: bool = True) -> str:
     """The newest result, or how many shards of it are done and why the others are not being computed."""
     if not evals:
         return "-"
     known = [entry for entry in evals if any(entry[name] is not None for name in _SHOWN)]
     # An evaluation that is stopped, or has other numbers, does not hide those of an earlier one.
     last = evals[-1] if evals[-1]["state"] == "RUNNING" or not known else known[-1]
-    results = [f"{label} {last[name]:.{digits}f}" for name, (label, digits) in _SHOWN.items() if last[name] is not None]
-    if results:
-        n = n_of(last)
-        return " ".join([*results, *([] if n == "-" else [f"n={n}"])])
+    values = {label: f"{last[name]:.{digits}f}" for name, (label, digits) in _SHOWN.items() if last[name] is not None}
+    if values:
+        results = [f"{label} {value}" if is_labelled else value for label, value in values.items()]
+        of = counts_of(last, show=short)
+        return ", ".join(results) + (f" ({', '.join(of)})" if of else "")
     what = "shards" if last["state"] == "RUNNING" else last.get("cause")
     return f"{last['shards_done']}/{last['shards']} {what}" if what else "-"

@@ -1,4 +1,4 @@
-"""The likelihood bound: mean and standard error over test examples, in nats or in bits/dim of an image's pixels."""
+"""The likelihood bound: mean and standard error over test points, in nats or in bits/dim of an image's pixels."""
 
 import math
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The mean training objective of test examples; the sum over dimensions, like the training loss."""
+"""The mean training objective of test points; the sum over dimensions, like the training loss."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -1,4 +1,4 @@
-"""Likelihood bounds of test examples."""
+"""Likelihood bounds of test points."""
 
 from cld_core import numerics
 from cld_core.likelihood import likelihood
@@ -12,7 +12,7 @@ FIELDS = ("elbo", "paper_elbo", "importance_bound", "nfe")
 
 
 class ElboRows(RowComputer):
-    """`FIELDS` of the test examples ``first <= i < last``, each (last - first,)."""
+    """`FIELDS` of the test points ``first <= i < last``, each (last - first,)."""
 
     @numerics.using(tf32=False)
     def compute(self, first: int, last: int) -> Arrays:

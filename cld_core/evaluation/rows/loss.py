@@ -1,4 +1,4 @@
-"""The training objective of test examples: the weighted loss, as training computes it except for keyed draws."""
+"""The training objective of test points: the weighted loss, as training computes it except for keyed draws."""
 
 import torch
 
@@ -11,7 +11,7 @@ from .base import RowComputer
 
 
 class LossRows(RowComputer):
-    """``loss`` of the test examples ``first <= i < last``, (last - first,); each has its own times and noise."""
+    """``loss`` of the test points ``first <= i < last``, (last - first,); each has its own times and noise."""
 
     @numerics.using(tf32=False)
     @torch.no_grad()

@@ -7,6 +7,6 @@ from cld_core.shards.merging import Merged
 
 
 def gather(work: Evaluation) -> dict[str, Arrays]:
-    """By kind, the rows of all shards, in the order of samples or test examples."""
+    """By kind, the rows of all shards, in the order of samples or test points."""
     merged = Merged(work)
     return {kind: registry.row_computer(kind).join(merged.parts(kind)) for kind in work.request.sizes}

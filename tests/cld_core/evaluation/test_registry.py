@@ -24,7 +24,7 @@ def _worst(joined):
 
 WORST = Metric(
     name="worst",
-    help="Likelihood bound of the least likely test example.",
+    help="Likelihood bound of the least likely test point.",
     rows="elbo",
     same=("points", "seed"),
     quantities=(Quantity(key="worst_nll", label="worst NLL, nats", digits=2),),

@@ -152,7 +152,7 @@ def test_periodic_work_leaves_pictures_and_numbers_and_training_unchanged(data, 
         session.run(run, Ranks(), StopFlag(), job_id="test")
     assert sorted(file.name for file in worked.samples.iterdir()) == [f"step_{step:08d}.png" for step in (4, 8, 12)]
     out = capsys.readouterr().out
-    assert "step 8: likelihood bound of 4 test examples: bpd" in out
+    assert "step 8: likelihood bound of 4 test points: bpd" in out
     assert "step 4: likelihood bound" not in out
     assert same(load_checkpoint(worked, 12), load_checkpoint(plain, 12))
     found = re.findall(r"step (\d+): FID (\S+) of 7 samples", out)

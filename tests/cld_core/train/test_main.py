@@ -114,6 +114,16 @@ def test_a_relative_path_is_recorded_as_an_absolute_one(tmp_path, monkeypatch):
     assert RunFolder("runs/mine").recipe().data.plugin == str(tmp_path / "mine.py")
 
 
+def test_a_plug_in_of_other_data_makes_no_run(tmp_path, monkeypatch, capsys):
+    (tmp_path / "mine.py").write_text(PLUGIN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["train", "runs/mine", "--recipe", "toy", *QUICK, "data.plugin=mine.py"])
+    monkeypatch.setattr(StopFlag, "listen", lambda self: self)
+    assert __main__.main() == 2
+    assert "mine.py registers" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_run_that_is_not_there_needs_a_recipe(tmp_path):
     code, _, err = ended(start("-m", "cld_core.train", str(tmp_path / "none")))
     assert code == 3

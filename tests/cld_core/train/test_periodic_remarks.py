@@ -54,4 +54,4 @@ def test_a_bound_that_starts_where_training_did(trained):
     lines = trained("periodic.elbo_every=2", "periodic.elbo_points=2", settings=loose)
     said = "step 2: the bound starts at t = 0.001, because training used no smaller t (objective.loss_eps)"
     assert [line for line in lines if "the bound starts" in line] == [said]
-    assert any(line.startswith("step 2: likelihood bound of 2 test examples: bpd") for line in lines)
+    assert any(line.startswith("step 2: likelihood bound of 2 test points: bpd") for line in lines)

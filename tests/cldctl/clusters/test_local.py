@@ -307,7 +307,7 @@ def test_what_cannot_be_started_says_how_to_fix_it(submit):
     (submit.folder / "file").touch()
     with pytest.raises(SchedulerRefused, match=r"file/logs: the local job could not be started \(Not a directory\)"):
         submit(submit.report("a"), logs=submit.folder / "file" / "logs")
-    with pytest.raises(RecipeError, match=r"Set cluster.nodes=1 and cluster.tasks_per_node=2"):
+    with pytest.raises(RecipeError, match=r"Set cluster.nodes=1\."):
         submit(submit.report("a"), size=ClusterSpec(nodes=2, tasks_per_node=2))
     with pytest.raises(SchedulerRefused, match="cannot wait for another one to fail"):
         submit(submit.report("a"), after=After((), "failed"))
@@ -328,5 +328,21 @@ def test_as_many_tasks_as_ranks_and_never_more_gpus_than_asked_for(submit, ranks
 
 @pytest.mark.parametrize("cluster", [CLUSTER, DebugCluster()])
 def test_shards_of_a_recipe_of_several_machines_are_refused(submit, cluster):
-    with pytest.raises(RecipeError, match=r"'cluster.nodes' is 2, but this cluster has one machine"):
+    with pytest.raises(RecipeError, match=r"'cluster.nodes' is 2, but this cluster is one machine\. Set cluster"):
         cluster.max_tasks(replace(submit.spec, size=ClusterSpec(nodes=2)))
+
+
+@pytest.mark.parametrize(
+    ("found", "size", "settings"),
+    [
+        (0, {"gpus_per_node": 8}, "without a GPU that can be seen.*set cluster.nodes=1 cluster.gpus_per_node=0."),
+        (0, {"gpus_per_node": 8, "tasks_per_node": 8}, "cluster.gpus_per_node=0 cluster.tasks_per_node=1."),
+        (0, {"tasks_per_node": 3}, "one machine. Set cluster.nodes=1."),
+        (2, {"gpus_per_node": 8}, "one machine. Set cluster.nodes=1 cluster.gpus_per_node=2."),
+        (8, {"gpus_per_node": 8}, "one machine. Set cluster.nodes=1."),
+    ],
+)
+def test_the_advice_fits_the_gpus_of_this_machine(submit, monkeypatch, found, size, settings):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(found))))
+    with pytest.raises(RecipeError, match=f"{settings}$"):
+        CLUSTER.check(replace(submit.spec, size=ClusterSpec(nodes=2, **size)))

@@ -50,8 +50,9 @@ def test_prepare_says_where_it_made_the_data_and_checks_it(tmp_path):
 
 
 def test_a_recipe_without_its_data_is_refused_before_there_is_a_run(tmp_path, recipe):
-    done = invoke("submit", recipe, "--cluster", "debug", runs=tmp_path / "runs", code=1)
-    assert "cldctl data prepare folder --source PATH --out set --size PIXELS" in done.stderr
+    done = invoke("submit", recipe, "--cluster", "debug", runs=tmp_path / "runs", code=2)
+    assert "'data.path': there is no prepared data set" in done.stderr
+    assert "cldctl data prepare folder --source PATH --out set --size 16" in done.stderr
     assert not (tmp_path / "runs").exists()
 
 

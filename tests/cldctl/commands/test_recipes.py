@@ -52,7 +52,7 @@ def test_a_profile_is_found_by_path_and_by_name(tmp_path, monkeypatch):
     assert load(RECIPES / "toy.yaml", profile=own).cluster.nodes == 2
     with pytest.raises(RecipeError, match=r"--profile exampel: there is no such profile.*Did you mean 'example'\?"):
         find_profile("exampel")
-    with pytest.raises(RecipeError, match="Available: example") as refused:
+    with pytest.raises(RecipeError, match="There are: example") as refused:
         find_profile("xyzzy")
     assert str(RECIPES) not in str(refused.value)
 

@@ -11,9 +11,9 @@ import typer
 from cld_core.recipe.variants import names
 from cld_core.run.events import JobRef, Requested, Submitted
 from cldctl.app import app
-from cldctl.ui.console import err
+from cldctl.ui.console import err, out
 from tests.support.made_up import run_with
-from tests.support.tools import cldctl, invoke
+from tests.support.tools import DEBUG, ONE, cldctl, invoke
 
 ROOT = typer.main.get_command(app)
 
@@ -118,6 +118,23 @@ def test_quiet_leaves_data_and_errors(tmp_path):
     assert "mine" in invoke("why", runs=tmp_path).stderr, "the next command says everything again"
 
 
+def test_quiet_leaves_out_how_far_a_training_in_this_process_is(tmp_path):
+    words = ("submit", "toy", *ONE, "--name", "mine", *DEBUG)
+    done = invoke("-q", *words, runs=tmp_path)
+    assert (done.stdout, done.stderr) == ("mine\n", "")
+    again = invoke("resume", "mine", "train.steps=30", *DEBUG, runs=tmp_path)
+    assert "step 30/30 loss" in again.stderr, "the next command says everything again"
+
+
+def test_a_terminal_shows_the_name_of_a_new_run_once(tmp_path, monkeypatch):
+    for console in (out, err):
+        monkeypatch.setattr(console, "_as_terminal", True)
+    done = invoke("submit", "toy", *ONE, "--name", "mine", *DEBUG, runs=tmp_path)
+    assert "run mine in" in done.stderr
+    assert done.stdout == ""
+    assert invoke("-q", "submit", "toy", *ONE, "--name", "other", *DEBUG, runs=tmp_path).stdout == "other\n"
+
+
 def test_quiet_leaves_failures_whatever_their_style():
     import contextlib
     import io
@@ -152,8 +169,10 @@ def test_verbose_says_what_is_called(tmp_path, monkeypatch):
 
 
 def test_global_options_go_before_the_command(tmp_path):
-    for words in (["status", "-q"], ["status", "--verbose"]):
-        assert "it goes before the command" in invoke(*words, runs=tmp_path, code=2).stderr
+    for words in (["status", "-q"], ["status", "--verbose"], ["data", "stats", "-v"]):
+        *command, option = words
+        fix = f"it goes before the command, as in `cldctl {option} {' '.join(command)}`"
+        assert fix in invoke(*words, runs=tmp_path, code=2).stderr
 
 
 def test_the_methods_in_the_help_are_those_there_are():

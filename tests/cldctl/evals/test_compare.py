@@ -39,10 +39,22 @@ def test_a_difference_is_marked_beyond_twice_the_combined_error(tmp_path):
     console.print(compared(columns))
     lines = console.export_text().splitlines()
     line, of, how = next(lines[index : index + 3] for index, line in enumerate(lines) if "NLL" in line)
-    assert of.split() == " ".join(["of", *["100 test data"] * 4]).split()
+    assert of.split() == " ".join(["of", *["100 points"] * 4]).split()
     assert how.split() == " ".join(["how", *["velocities 1, probes 1, from t = 1e-05, 80 NFE"] * 4]).split()
     cells = ["3.000 ± 0.300", "3.990 ± 0.400", "4.010 ± 0.400 worse", "1.990 ± 0.400 better"]
     assert line.split() == " ".join(["NLL bound, nats", *cells]).split()
+
+
+def test_the_rule_is_said_only_where_something_is_marked(tmp_path):
+    values = {"first": (3.0, 0.3), "inside": (3.99, 0.4), "worse": (4.01, 0.4), "bare": (9.0, None)}
+    columns = {name: compare.column(evaluated(tmp_path / name, *value)) for name, value in values.items()}
+
+    def said(other):
+        return compare.rule([columns["first"], columns[other]])
+
+    assert said("worse") == compare.RULE
+    assert said("inside").startswith("no difference is marked")
+    assert said("bare") is None, "the warning says why"
 
 
 def test_answers_to_different_questions_are_not_compared(tmp_path):

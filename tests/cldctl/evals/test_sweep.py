@@ -40,7 +40,7 @@ def test_table_csv_and_plot_of_a_sweep(run):
     evals = {request.id: finished for request in made.requests[:-1]}
     evals[made.requests[-1].id] = {"state": "RUNNING", "results": {}}
     shown = text(sweep_table(made.sweep, table.rows(run, made.sweep), evals)).splitlines()
-    assert shown[0].strip() == "NLL bound, nats by eval.elbo.velocities and eval.elbo.probes, n=2,000"
+    assert shown[0].strip() == "NLL bound, nats by eval.elbo.velocities and eval.elbo.probes, 2,000 points"
     assert [line.split() for line in shown if "±" in line] == [
         ["1", "1.000", "±", "0.250", "1.500", "±", "0.250", "2.000", "±", "0.250"],
         ["4", "2.500", "±", "0.250", "3.000", "±", "0.250", "running"],

@@ -1,12 +1,14 @@
 """The index over runs."""
 
 import itertools
+import json
 
 import pytest
 from torch.utils.tensorboard import SummaryWriter
 
 from cld_core.run import RunFolder
 from cld_core.run.events import Noted
+from cld_core.run.groups import Group
 from cldctl.page import all_pages, one_run, overlays
 from tests.cldctl.page.parsed import Parsed
 from tests.support.made_up import run_with
@@ -44,6 +46,22 @@ def test_curves_over_each_other_and_a_table_that_leads_to_the_pages(root):
     assert "first finished 8,000" in text
     assert "-1.100 ± 0.040" in text
     assert "second failed 8,000" in text
+
+
+def test_the_index_of_a_group_has_its_runs_alone(tmp_path):
+    for seed in "01":
+        run_with(tmp_path / f"mine-seed{seed}", 10)
+        run = RunFolder(tmp_path / f"mine-seed{seed}")
+        run.identity_file.write_text(json.dumps({**run.identity(), "group": "mine", "sweep": {"train.seed": seed}}))
+    Group(tmp_path, "mine").add({f"mine-seed{seed}": {"train.seed": seed} for seed in "01"})
+    run_with(tmp_path / "another", 10)
+    target = tmp_path / "index-mine.html"
+    assert invoke("report", "mine", runs=tmp_path).stdout == f"{target}\n"
+    text = Parsed(target.read_text()).text
+    assert "Runs of the group mine" in text
+    assert "mine-seed0" in text
+    assert "another" not in text
+    assert "leave one of them out" in invoke("report", "mine", "--all", runs=tmp_path, code=2).stderr.lower()
 
 
 def test_it_can_be_written_elsewhere(root, tmp_path):

@@ -5,8 +5,9 @@ import json
 
 import pytest
 
-from cld_core.data import identity, plugin_report
+from cld_core.data import identity, plugin_report, toy
 from cld_core.ranks import Ranks
+from cld_core.recipe import load
 from cld_core.recipe.data import ToyDataSpec
 from cld_core.run import RunFolder
 from cld_core.run.events import Started
@@ -17,6 +18,7 @@ from cld_core.train import session
 from cldctl.runs import plugins
 from cldctl.runs.differences import changed_between
 from tests.support.images import make_images, run_folder
+from tests.support.paths import RECIPES
 from tests.support.tools import DEBUG, ONE, invoke
 
 RING = """
@@ -72,7 +74,7 @@ def test_a_run_goes_on_with_its_copy_and_says_that_the_file_has_changed(tmp_path
     done = invoke("resume", "mine", *wanted, runs=tmp_path / "runs")
     assert "from now on it trains on other data" in done.stderr
     shown = invoke("status", "mine", runs=tmp_path / "runs").stdout
-    assert "since attempt 2: other data" in " ".join(shown.split())
+    assert "changed other data than before, since attempt 2 (" in " ".join(shown.split())
 
 
 def test_a_comment_in_a_plug_in_changes_no_data(tmp_path, ring, monkeypatch):
@@ -97,15 +99,14 @@ def test_live_code_does_not_train_on_other_data_in_silence(tmp_path, ring, monke
 
 def test_a_job_that_starts_by_itself_says_so(tmp_path, ring, capsys):
     # As after a requeue with --live-code: nobody asks `resume`.
-    from cld_core.recipe import load
-    from tests.support.paths import RECIPES
-
     recipe = load(RECIPES / "toy.yaml", [*ONE, f"data.name={NAME}", f"data.plugin={ring}"])
     run = RunFolder.create(tmp_path / "mine", recipe, {"created": 1.0})
     run.ledger.append(Started(attempt=0, job_id="1", step=0, data={"points": "9 9 9"}))
     session.run(run, Ranks(), StopFlag(), job_id="2")
     assert "warning: mine trains on other data than before" in capsys.readouterr().out
-    assert "since attempt 1: other data" in changed_between(run.ledger.history())
+    assert any(
+        line.startswith("other data than before, since attempt 1 (") for line in changed_between(run.ledger.history())
+    )
 
 
 def test_other_images_in_the_same_folder(tmp_path):
@@ -140,6 +141,42 @@ def test_a_name_that_the_plug_in_lacks_is_refused_before_anything_is_written(tmp
         assert "command line: 'data.plugin' names no.py" in done.stderr
 
 
+def test_a_plug_in_whose_data_the_recipe_does_not_use_is_refused_before_anything_is_written(tmp_path, ring):
+    for more in ((), ("--dry-run",), ("--sweep", "train.seed=0,1")):
+        done = invoke("submit", "toy", *ONE, f"data.plugin={ring}", *DEBUG, *more, runs=tmp_path / "runs", code=2)
+        assert f"command line: {ring} registers {NAME}, but 'data.name' is 'multimodal_swissroll'" in done.stderr
+        assert f"Add data.name={NAME}, or set data.plugin=null." in done.stderr
+        assert done.stderr.count("\n") == 1
+        assert not (tmp_path / "runs").exists()
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(f"extends: toy\ndata:\n  plugin: {ring}\n")
+    done = invoke("submit", str(mine), *ONE, *DEBUG, runs=tmp_path / "runs", code=2)
+    assert f"{mine}, line 3: {ring} registers" in done.stderr
+    nothing = tmp_path / "nothing.py"
+    nothing.write_text("")
+    done = invoke("submit", "toy", f"data.plugin={nothing}", *DEBUG, runs=tmp_path / "runs", code=2)
+    assert f"{nothing} registers no data set" in done.stderr
+
+
+def test_a_plug_in_may_replace_data_that_come_with_cldctl(tmp_path, monkeypatch):
+    monkeypatch.setattr(toy, "_REGISTRY", dict(toy._REGISTRY))
+    file = tmp_path / "own.py"
+    file.write_text(RING.format(1).replace(NAME, "diamond").replace("def ring", "def diamond"))
+    assert "diamond" in plugin_report.report(str(file))["names"]
+
+
+def test_a_run_of_before_goes_on_beside_its_plug_in_unless_one_is_named_now(tmp_path, ring, monkeypatch):
+    in_this_process(monkeypatch)
+    recipe = load(RECIPES / "toy.yaml", [*ONE, f"data.plugin={ring}"])
+    run = RunFolder.create(tmp_path / "mine", recipe, {"created": 1.0})
+    session.run(run, Ranks(), StopFlag(), job_id="1")
+    invoke("resume", "mine", "train.steps=30", *DEBUG, runs=tmp_path)
+    again = ("resume", "mine", "train.steps=40", f"data.plugin={ring}")
+    refused = invoke(*again, *DEBUG, runs=tmp_path, code=2)
+    assert f"command line: {ring} registers" in refused.stderr
+    assert run.ledger.history().steps == 30, "nothing was noted"
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -165,9 +202,6 @@ def test_a_plug_in_that_cannot_be_imported_is_refused_unless_the_job_has_a_conta
 def test_nobody_waits_for_a_plug_in_for_ever(tmp_path, ring, monkeypatch):
     monkeypatch.setattr(plugins, "TIMEOUT_S", 0.01)
     said = []
-    from cld_core.recipe import load
-    from tests.support.paths import RECIPES
-
     recipe = load(RECIPES / "toy.yaml", [f"data.name={NAME}", f"data.plugin={ring}"])
     plugins.require_registered(recipe, str, said.append)
     assert "not imported within" in said[0]

@@ -107,7 +107,7 @@ def test_the_evaluation_of_a_submission_says_how_it_was_divided(run, monkeypatch
 def test_fewer_rows_than_shards_make_as_many_shards_and_it_is_said(run, monkeypatch):
     monkeypatch.setattr(home, "chosen", lambda name, *others: Picky(takes=1000))
     done = invoke("eval", "mine", "--elbo", "--shards", "200", "eval.points=64", runs=run.path.parent)
-    assert "--shards 200: 64 shards instead, one for each sample or test example" in done.stderr
+    assert "--shards 200: 64 shards instead, one for each sample or test point" in done.stderr
     done = invoke("eval", "mine", "--elbo", "--shards", "64", "eval.points=64", "eval.seed=7", runs=run.path.parent)
     assert "instead" not in done.stderr
 

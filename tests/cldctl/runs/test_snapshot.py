@@ -208,12 +208,15 @@ def test_a_plugin_file_is_copied_and_the_recipe_names_the_copy(tmp_path, scripte
     assert requests(run)[-1].code != first.code
 
 
-def test_a_plugin_that_an_override_names_is_copied_then(tmp_path, run):
-    file = tmp_path / "ring.py"
-    file.write_text(RING.format(1))
+def test_a_plugin_that_an_override_names_is_copied_then(tmp_path, scripted, small):
+    first, file = tmp_path / "first.py", tmp_path / "ring.py"
+    for each in (first, file):
+        each.write_text(RING.format(1))
+    run = begun(tmp_path, "data.name=ring", f"data.plugin={first}")
     resumed(stop(run), overrides=(f"data.plugin={file}",))
     copy = run.recipe().data.plugin
     assert copy.startswith(str(run.path / "code/plugins"))
+    assert copy.endswith("/ring.py")
     file.write_text(RING.format(2))
     resumed(stop(run), overrides=(f"data.plugin={file}",))
     assert run.recipe().data.plugin != copy, "whoever names it again wants it as it is now"

@@ -166,7 +166,7 @@ def test_filters():
 
 def test_the_first_line_has_whole_words():
     root, rows = Path("/home/ada/runs"), [row(state=state) for state in STATES]
-    whole = "1 RUNNING  1 PENDING  1 REQUEUED  1 FAILED  1 LOST  1 STOPPED  1 CANCELLED  1 FINISHED"
+    whole = "1 RUNNING  1 REQUEUED  1 PENDING  1 FAILED  1 LOST  1 STOPPED  1 CANCELLED  1 FINISHED"
     assert top_line(root, rows, "", 200).plain == f"/home/ada/runs  {whole}"
     for width in range(20, 120):
         for only in ("", "failed"):

@@ -48,7 +48,8 @@ def test_the_exit_code_says_how_a_run_ended(tmp_path, monkeypatch, capsys, cause
     assert follow_run(run) == code
     said = capsys.readouterr().err
     assert f"{state} at step 10" in said
-    assert ("cldctl resume mine" in said) == (code != 0)
+    for command in ("why", "logs", "resume"):
+        assert (f"  cldctl {command} mine" in said.partition("next:\n")[2]) == (code != 0)
     assert ("cldctl sample mine" in said) == (code == 0), "what to type next"
 
 
@@ -102,7 +103,7 @@ def test_one_answer_that_a_task_is_gone_is_not_its_end(tmp_path, monkeypatch, ca
     assert follow_evaluations(run, [request.id for request in requests]) == 1
     assert Blinking.phases == [], "two answers in a row, and one for the results"
     said = capsys.readouterr().err
-    assert "rows; 1 of 2 evaluations complete" in said
+    assert "points; 1 of 2 evaluations complete" in said
     assert ("PENDING" in said) == comes_back
 
 

@@ -6,7 +6,8 @@ import pytest
 
 from cld_core.evaluation import registry
 from cldctl.evals.compare import Column
-from cldctl.ui import details, tables
+from cldctl.runs.selection import in_order
+from cldctl.ui import details, follow, groups, tables
 from cldctl.ui.compared import compared
 from cldctl.ui.fitting import fitted
 from tests.support.screen import STATES, evaluation, every_state, row, screen
@@ -31,14 +32,15 @@ def test_every_run_has_its_line_with_state_step_and_eta(monkeypatch, width):
     )
     assert "59m23s" in rows[-1], "the ETA is the last thing to go"
     assert ("221" in rows[-1]) == (width >= 80), "80 columns have room for the rate, too"
-    assert ("n=2,000" in rows[0]) == (width >= 100)
+    assert ("(2k" in rows[0]) == (width >= 100)
+    assert ("NLL bound" in lines[1]) == (width >= 100), "the heading says what it is"
 
 
 def test_names_are_whole_where_there_is_room(monkeypatch):
     rows = every_state()
     shown = screen(monkeypatch, 200)(tables.overview(rows))
     assert [words[0] for words in table(shown)] == [it.name for it in rows]
-    assert shown[1].split()[-1] == "eval"
+    assert shown[1].endswith("NLL bound")
 
 
 def test_a_file_gets_everything(monkeypatch):
@@ -50,9 +52,9 @@ def test_a_file_gets_everything(monkeypatch):
 
 def test_columns_without_anything_go_first(monkeypatch):
     rows = [row("a" * 30, "FINISHED", evals=[evaluation()], checkpoint_step=None)]
-    heads = screen(monkeypatch, 80)(tables.overview(rows))[1].split()
-    assert "eval" in heads
-    assert not {"saved", "ETA", "steps/s"} & {*heads}
+    heads = screen(monkeypatch, 80)(tables.overview(rows))[1]
+    assert "NLL bound" in heads
+    assert not {"saved", "ETA", "steps/s"} & {*heads.split()}
 
 
 def test_names_that_differ_in_the_middle_are_not_the_same(monkeypatch):
@@ -85,20 +87,40 @@ def test_a_word_that_is_longer_than_the_line_is_shortened(monkeypatch):
 def test_a_stopped_evaluation_does_not_hide_the_result_of_an_earlier_one():
     stopped = {"state": "STOPPED", "bpd": None, "nll": None, "fid": None, "shards_done": 0, "shards": 2, "results": {}}
     known = {**stopped, "state": "FINISHED", "nll": -0.393}
-    assert tables._evaluation([known, stopped]) == "nll -0.393"
+    assert tables._evaluation([known, stopped]) == "NLL bound -0.393"
     assert tables._evaluation([known, {**stopped, "state": "RUNNING"}]) == "0/2 shards"
     assert tables._evaluation([stopped]) == "-", "it was never started"
     assert tables._evaluation([{**stopped, "cause": "crashed"}]) == "0/2 crashed"
-    assert tables._evaluation([known, {**stopped, "cause": "crashed"}]) == "nll -0.393"
+    assert tables._evaluation([known, {**stopped, "cause": "crashed"}]) == "NLL bound -0.393"
 
 
 def test_results_of_another_number_of_examples_say_so():
-    assert tables._evaluation([evaluation(n=2000), evaluation(n=100)]) == "nll -0.393 n=100"
+    assert tables._evaluation([evaluation(n=2000), evaluation(n=100)]) == "NLL bound -0.393 (100 points)"
     nll = registry.quantity("nll")
-    assert tables.result_of(evaluation(n=2000), nll, with_n=True) == "-0.393 ± 0.012 n=2,000"
-    assert tables.result_of(evaluation(n=None), nll, with_n=True) == "-0.393 ± 0.012", "an old report does not tell"
+    assert tables.result_of(evaluation(n=2000), nll, with_count=True) == "-0.393 ± 0.012 (2,000 points)"
+    assert tables.result_of(evaluation(n=None), nll, with_count=True) == "-0.393 ± 0.012", "an old report does not tell"
     both = {"fid": {"value": 1.0, "stderr": None, "n": 50_000}, "nll": {"value": 1.0, "stderr": None, "n": 100}}
-    assert tables.n_of(evaluation(results=both)) == "50,000/100"
+    assert tables.counts_of(evaluation(results=both)) == ["50,000 samples", "100 points"]
+
+
+def test_results_of_several_kinds_are_labelled_each(monkeypatch):
+    image = evaluation(nll=None, fid=2.25, results={"fid": {"value": 2.25, "stderr": None, "n": 50_000}})
+    rows = [row("a", "FINISHED", evals=[evaluation()]), row("b", "FINISHED", evals=[image])]
+    shown = "\n".join(screen(monkeypatch, 120)(tables.overview(rows)))
+    for text in ("NLL bound -0.393 (2k points)", "FID 2.25 (50k samples)"):
+        assert text in shown
+
+
+def test_the_loss_is_the_same_wherever_there_is_room_for_one(monkeypatch):
+    it = row("mine", "RUNNING", loss=0.5, smoothed_loss=0.25, phase="training", attempts=[])
+    assert "loss 0.25" in follow.shown_of(it).facts
+    for shown in (tables.overview([it]), groups.group_details("g", [it])):
+        assert "0.25" in table(screen(monkeypatch, 200)(shown))[-1]
+    assert "0.25 (smoothed), last 0.5" in " ".join(screen(monkeypatch, 100)(details.details([it])))
+    older = row("older", "RUNNING", loss=0.5, smoothed_loss=None)
+    assert "last loss 0.5" in " ".join(" ".join(screen(monkeypatch, 100)(details.details([older]))).split())
+    assert [found.name for found in in_order([it, older], "loss")] == ["mine", "older"]
+    assert it.to_dict()["loss"] == 0.5, "the field keeps its meaning"
 
 
 @pytest.mark.parametrize("width", [40, 80, 100, 118, 140, 200], ids=str)
