@@ -170,7 +170,7 @@ def _use(recipe: Recipe, about: Subject) -> str:
     span = ", in [-1, 1]" if about.is_image else ""
     code = f"import cld_core\n\nmodel = cld_core.load({where})\nx = model.sample(64)  # ({shape}){span}"
     sampler = ", ".join(f"{name}: {value}" for name, value in recipe.to_dict()["sampling"].items())
-    return f"{fenced(code, 'python')}\n\nThe sampler, unless `sample` is told another one: {escaped(sampler)}."
+    return f"{fenced(code, 'python')}\n\nThe sampler, unless you pass another one to `sample`: {escaped(sampler)}."
 
 
 def _evaluation(findings: Sequence[Finding], about: Subject) -> str:
@@ -204,7 +204,7 @@ def _data(recipe: Recipe, about: Subject) -> str:
         flipped = ", mirrored at random" if getattr(recipe.data, "flip", False) else ""
         return f"The training part of {name}, {about.shape[-1]} x {about.shape[-2]} pixels{flipped}."
     if plugin is None:
-        return f"The toy density {name}: examples are drawn from it without end."
+        return f"The toy density {name}: training draws new examples from it for every batch."
     return f"The density {name}, defined by the plug-in {escaped(Path(plugin).name)}, which is not part of the weights."
 
 
@@ -236,14 +236,15 @@ def _limits(row: RunStatus, recipe: Recipe, about: Subject, findings: Sequence[F
     own = [one for one in findings if one.step == about.step]
     yield f"It imitates {_data_name(recipe)} and nothing else. It takes no text, label or other condition."
     if about.step < (steps := row.steps or recipe.train.steps):
-        yield f"The training was planned to go on: {about.step:,} of {steps:,} steps are done."
+        yield f"Training is not complete: {about.step:,} of {steps:,} steps are done."
     if not own:
-        yield "Nothing has been measured on these weights."
+        yield "These weights have not been evaluated."
     else:
-        yield "Numbers hold for the settings beside them. Other samplers, or fewer network evaluations, give others."
+        yield "Numbers hold for the settings beside them: other samplers, or fewer network evaluations, change them."
     few = [one for one in own if one.key == "fid" and _is_few(one.result.question.get("samples"))]
     if few:
-        yield f"FIDs of fewer than {_FID_SAMPLES:,} samples are too large to be compared with published ones."
+        text = "samples are biased upwards and cannot be compared with published ones."
+        yield f"FIDs of fewer than {_FID_SAMPLES:,} {text}"
     if any(one.key in ("bpd", "nll") for one in own):
         yield "Likelihoods are bounds: the true negative log-likelihood is at most the value, up to its error."
     yield "It has not been checked whether samples repeat training examples, or what the data leave out."

@@ -111,9 +111,10 @@ class Acting(Screen[None]):
         if isinstance(line, GroupLine):
             self._resume_group(line.name)
         elif (row := self._row("resume it", refusals.of_resume)) is not None:
-            place = "beginning" if row.checkpoint_step is None else f"checkpoint at step {row.checkpoint_step:,}"
+            step = row.checkpoint_step
+            place = "the beginning" if step is None else f"its checkpoint at step {step:,}"
             act = partial(actions.resume, RunFolder(row.path))
-            self._ask(f"Resume {row.name}?", f"A new job continues it from its {place}.", act)
+            self._ask(f"Resume {row.name}?", f"A new job continues it from {place}.", act)
 
     def _resume_group(self, name: str) -> None:
         number = len(refusals.resumable(self.members(name)))

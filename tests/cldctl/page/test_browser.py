@@ -156,7 +156,7 @@ def test_the_pointer_reads_values_and_zooms(browser, folder):
         assert after != before
         assert "4.5k" in after
         assert page.evaluate(CLIPPED) == []
-        figure.get_by_role("button", name="whole curve").click()
+        figure.get_by_role("button", name="Reset zoom").click()
         assert figure.locator(".x-axis text").all_text_contents() == before
         assert (shown.complaints, shown.requests) == ([], [])
 
