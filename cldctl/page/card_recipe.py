@@ -8,8 +8,9 @@ import yaml
 from cld_core.recipe import Recipe
 from cld_core.recipe.reading import to_yaml_line
 from cld_core.run import RunFolder
+from cld_core.texts import fenced
 
-from .markdown import escaped, fenced, table
+from .markdown import escaped, table
 from .recipe import Difference, difference
 
 _LEFT_OUT = "The sections that say which machines were used are left out."

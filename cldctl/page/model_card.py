@@ -18,7 +18,7 @@ from cld_core.evaluation import registry
 from cld_core.evaluation.evaluation import evaluations_of
 from cld_core.recipe import Recipe
 from cld_core.run import RunFolder
-from cld_core.texts import one_line
+from cld_core.texts import fenced, one_line
 from cldctl.evals.compare import Result, results_of
 from cldctl.runs.status import RunStatus
 from cldctl.ui.format import count, number
@@ -26,7 +26,7 @@ from cldctl.ui.tables import result_text
 from cldctl.ui.usage import usage_line
 
 from . import card_recipe
-from .markdown import escaped, fenced, picture, table
+from .markdown import escaped, picture, table
 
 # What follows `library_name` in the head of every card.
 LIBRARY = "cldctl"

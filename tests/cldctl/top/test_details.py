@@ -74,7 +74,7 @@ def test_a_screen_of_80_by_24_has_everything_and_cuts_no_key(fleet):
         await screen.press("question_mark")
         await screen.sees("select a run", "cancel the run, or all runs of a group")
         await screen.press("end")
-        await screen.sees("shards that failed, that are missing", "esc back")
+        await screen.sees("shards: failed, missing", "esc back")
         await screen.press("escape")
 
     on_screen(fleet.root, look, size=(80, 24))
