@@ -31,6 +31,8 @@ COLUMNS, LINES = 90, 26
 PROMPT = "$ "
 # Seconds of the film: a typed letter, what a command may take, and the time to read what it said.
 LETTER_S, COMMAND_S, READ_S = 0.05, 8.0, 2.5
+# Seconds for which the first command stands there before it runs.
+FIRST_S = 0.5
 # Letters typed between two frames, and the shortest time between two frames of a command.
 LETTERS, FRAME_S = 3, 0.2
 
@@ -69,12 +71,14 @@ def record(played: Sequence[Scene], folder: Path) -> Film:
     screen = pyte.Screen(COLUMNS, LINES)
     stream = pyte.Stream(screen)
     film = Film(COLUMNS, LINES)
-    for scene in played:
-        for shown in range(0, len(scene.typed) + LETTERS, LETTERS):
+    for number, scene in enumerate(played):
+        # The film begins with a command: its first frame is what those see who look at it for a moment.
+        begin = 0 if number else len(scene.typed)
+        for shown in range(begin, len(scene.typed) + LETTERS, LETTERS):
             screen.reset_mode(pyte.modes.DECTCEM)
             line = PROMPT + scene.typed[:shown]
             stream.feed(f"\r\x1b[K\x1b[1;32m{line[: len(PROMPT)]}\x1b[0m{line[len(PROMPT) :]}")
-            film.add(_rows(screen), LETTERS * LETTER_S)
+            film.add(_rows(screen), LETTERS * LETTER_S if number else FIRST_S)
         stream.feed("\r\n")
         _play(list(_output(scene.typed.split(), folder)), scene.seconds, stream, film)
         film.add(_rows(screen), READ_S)

@@ -19,7 +19,7 @@ from cldctl.runs.status import RunStatus
 from cldctl.ui.console import PlainConsole, out
 from cldctl.ui.groups import details_with_groups, overview_with_groups
 
-WIDTH, HEIGHT = 108, 60
+WIDTH, HEIGHT = 112, 60
 TARGET = Path("docs/images/status.svg")
 
 

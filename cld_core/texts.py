@@ -37,6 +37,13 @@ def one_line(text: object, most: int = 200) -> str:
     return line if len(line) <= most else f"{line[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
+def fenced(content: str, language: str = "") -> str:
+    """A block of code in Markdown; nothing in ``content`` ends it."""
+    longest = max((len(ticks) for ticks in re.findall(r"`+", content)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{printable(content).rstrip()}\n{fence}"
+
+
 def is_count(text: str) -> bool:
     """Whether ``text`` is a whole number in plain digits, in the one spelling that it has."""
     return re.fullmatch(r"0|[1-9][0-9]{0,17}", text) is not None

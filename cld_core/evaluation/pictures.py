@@ -27,7 +27,7 @@ _DPI = 140
 def samples(model: Model, path: Path, *, seed: int = 0, batch_size: int | None = None) -> None:
     """Draw as many samples as a picture shows, ``batch_size`` at once (None: all), and save them as `show` does."""
     drawn = model.draw(default_count(model), seed=seed, batch_size=batch_size)
-    show(path, drawn.x, model, f"{drawn.nfe:.0f} NFE")
+    show(path, drawn.x, model, f"{model.recipe.sampling.method}, {drawn.nfe:.0f} NFE")
 
 
 def default_count(model: Model) -> int:

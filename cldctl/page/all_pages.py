@@ -66,7 +66,9 @@ def _is_up_to_date(run: RunFolder, row: RunStatus) -> bool:
 
 
 def _sources(run: RunFolder) -> Iterator[Path]:
-    """What a page is made of, as far as it may change once a run is over."""
+    """What a page is made of, as far as it may change once a run is over; after an upgrade, all pages are old."""
+    here = Path(__file__)
+    yield from (here, *here.parent.joinpath("templates").iterdir())
     yield from (run.ledger.path, run.recipe_file, run.progress_file, run.samples, run.evals)
     for folder in (run.tensorboard, run.evals, run.samples):
         yield from folder.glob("*")

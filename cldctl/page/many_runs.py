@@ -81,7 +81,7 @@ def _row(row: RunStatus, labels: Sequence[str], folder: Path) -> Row:
     about = " ".join([*row.tags, one_line(row.note or "", 120)]).strip()
     cells = [
         count(row.step) + (f" of {count(row.steps)}" if row.steps is not None else ""),
-        number(row.loss if row.smoothed_loss is None else row.smoothed_loss),
+        number(row.shown_loss),
         *(best.get(label, "-") for label in labels),
         str(len(row.attempts)),
         "-" if row.usage is None else usage_line(row.usage).partition(": ")[0],

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from urllib.parse import quote
 
-from cld_core.texts import one_line, printable
+from cld_core.texts import one_line
 
 # What begins emphasis, code, links, pictures, HTML, entities, formulas, mentions or a cell within a line.
 _SPECIAL = re.compile(r"[\\`*_~\[\]<>|&!$@#]")
@@ -25,13 +25,6 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A table; the cells are escaped."""
     lines = [headings, ["--"] * len(headings), *([escaped(cell) for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def fenced(content: str, language: str = "") -> str:
-    """A block of code; nothing in ``content`` ends it."""
-    longest = max((len(ticks) for ticks in re.findall(r"`+", content)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}{language}\n{printable(content).rstrip()}\n{fence}"
 
 
 def picture(what: str, file: str) -> str:

@@ -18,14 +18,15 @@ from cld_core.evaluation import registry
 from cld_core.evaluation.evaluation import evaluations_of
 from cld_core.recipe import Recipe
 from cld_core.run import RunFolder
-from cld_core.texts import one_line
+from cld_core.texts import fenced, one_line
 from cldctl.evals.compare import Result, results_of
 from cldctl.runs.status import RunStatus
 from cldctl.ui.format import count, number
 from cldctl.ui.tables import result_text
 from cldctl.ui.usage import usage_line
 
-from .markdown import escaped, fenced, picture, table
+from . import card_recipe
+from .markdown import escaped, picture, table
 
 # What follows `library_name` in the head of every card.
 LIBRARY = "cldctl"
@@ -42,7 +43,7 @@ _BIBTEX = """
 # Published FIDs are of so many samples; of fewer, the value is larger.
 _FID_SAMPLES = 50_000
 # How many of what a result is of, by the key of the question.
-_OF = {"samples": "samples", "points": "test examples"}
+_OF = {"samples": "samples", "points": "points"}
 _SDES = {"cld": "critically-damped Langevin diffusion (CLD)", "vpsde": "variance-preserving diffusion (VPSDE)"}
 
 
@@ -84,7 +85,7 @@ class Finding:
 
     @property
     def count(self) -> str:
-        """How many samples or test examples it is of."""
+        """How many samples or points it is of."""
         question = self.result.question
         known = [f"{count(question[key])} {what}" for key, what in _OF.items() if isinstance(question.get(key), int)]
         return known[0] if known else "-"
@@ -107,8 +108,7 @@ def card(run: RunFolder, row: RunStatus, about: Subject) -> str:
         "## Training",
         table(["fact", "value"], _training(run, row, recipe, about)),
         "## Recipe",
-        "Without the sections that say which machines were used.",
-        fenced(_shared(recipe), "yaml"),
+        *card_recipe.section(run, recipe),
         "## Limits",
         "\n".join(f"- {text}" for text in _limits(row, recipe, about, findings)),
         "## Citation",
@@ -170,7 +170,7 @@ def _use(recipe: Recipe, about: Subject) -> str:
     span = ", in [-1, 1]" if about.is_image else ""
     code = f"import cld_core\n\nmodel = cld_core.load({where})\nx = model.sample(64)  # ({shape}){span}"
     sampler = ", ".join(f"{name}: {value}" for name, value in recipe.to_dict()["sampling"].items())
-    return f"{fenced(code, 'python')}\n\nThe sampler, unless `sample` is told another one: {escaped(sampler)}."
+    return f"{fenced(code, 'python')}\n\nThe sampler, unless you pass another one to `sample`: {escaped(sampler)}."
 
 
 def _evaluation(findings: Sequence[Finding], about: Subject) -> str:
@@ -204,7 +204,7 @@ def _data(recipe: Recipe, about: Subject) -> str:
         flipped = ", mirrored at random" if getattr(recipe.data, "flip", False) else ""
         return f"The training part of {name}, {about.shape[-1]} x {about.shape[-2]} pixels{flipped}."
     if plugin is None:
-        return f"The toy density {name}: examples are drawn from it without end."
+        return f"The toy density {name}: training draws new examples from it for every batch."
     return f"The density {name}, defined by the plug-in {escaped(Path(plugin).name)}, which is not part of the weights."
 
 
@@ -232,32 +232,19 @@ def _training(run: RunFolder, row: RunStatus, recipe: Recipe, about: Subject) ->
         yield "commit", f"{str(git['commit'])[:12]}{', with changes' if git.get('dirty') else ''}"
 
 
-def _shared(recipe: Recipe) -> str:
-    """The recipe as YAML without machines and people, and of paths only the last part."""
-    text: str = yaml.safe_dump(_without_folders(recipe.to_share()), sort_keys=False, allow_unicode=True)
-    return text
-
-
-def _without_folders(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _without_folders(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_folders(inner) for inner in value]
-    return Path(value).name if isinstance(value, str) and value.startswith(("/", "~")) else value
-
-
 def _limits(row: RunStatus, recipe: Recipe, about: Subject, findings: Sequence[Finding]) -> Iterator[str]:
     own = [one for one in findings if one.step == about.step]
     yield f"It imitates {_data_name(recipe)} and nothing else. It takes no text, label or other condition."
     if about.step < (steps := row.steps or recipe.train.steps):
-        yield f"The training was planned to go on: {about.step:,} of {steps:,} steps are done."
+        yield f"Training is not complete: {about.step:,} of {steps:,} steps are done."
     if not own:
-        yield "Nothing has been measured on these weights."
+        yield "These weights have not been evaluated."
     else:
-        yield "Numbers hold for the settings beside them. Other samplers, or fewer network evaluations, give others."
+        yield "Numbers hold for the settings beside them: other samplers, or fewer network evaluations, change them."
     few = [one for one in own if one.key == "fid" and _is_few(one.result.question.get("samples"))]
     if few:
-        yield f"FIDs of fewer than {_FID_SAMPLES:,} samples are too large to be compared with published ones."
+        text = "samples are biased upwards and cannot be compared with published ones."
+        yield f"FIDs of fewer than {_FID_SAMPLES:,} {text}"
     if any(one.key in ("bpd", "nll") for one in own):
         yield "Likelihoods are bounds: the true negative log-likelihood is at most the value, up to its error."
     yield "It has not been checked whether samples repeat training examples, or what the data leave out."

@@ -73,13 +73,21 @@ def page(run: RunFolder, *, follow: bool = False) -> str:
 
 def _effort(row: RunStatus) -> list[results.Tile]:
     """The loss, and what the training took, as they stand beside the best results."""
-    loss = results.Tile(label="training loss", value=number(row.loss), made=f"step {count(row.step)}")
-    found = [loss] if row.loss is not None else []
+    found = [] if row.shown_loss is None else [_loss(row)]
     if row.usage is not None and row.usage["used"] > 0:
         used, _, about = usage_line(row.usage).partition(": ")
         value, _, unit = used.partition(" ")
         found.append(results.Tile(label="used", value=value, error=unit, made=about))
     return found
+
+
+def _loss(row: RunStatus) -> results.Tile:
+    """The smoothed loss, and below it the last one; of runs of older versions, only that."""
+    step = f"step {count(row.step)}"
+    if row.smoothed_loss is None:
+        return results.Tile(label="last loss", value=number(row.loss), made=step)
+    made = step if row.loss is None else f"{step}; last loss {number(row.loss)}"
+    return results.Tile(label="loss (smoothed)", value=number(row.smoothed_loss), made=made)
 
 
 def _curves(board: Board) -> _Curves:

@@ -87,7 +87,6 @@ def _comparable(run: RunFolder) -> str:
 
 def _data(recipe: Recipe) -> str:
     """What the data are called: several folders of images, and plug-ins, may share a name."""
-    path = getattr(recipe.data, "plugin", None) or getattr(recipe.data, "path", None)
-    name = recipe.data.name
-    is_named_alike = path is not None and (name == "folder" or hasattr(recipe.data, "plugin"))
-    return f"{name} ({Path(path).name})" if is_named_alike else name
+    name, plugin = recipe.data.name, getattr(recipe.data, "plugin", None)
+    file = getattr(recipe.data, "path", None) if name == "folder" else plugin
+    return name if file is None else f"{name} ({Path(file).name})"

@@ -4,15 +4,15 @@ import base64
 import contextlib
 import hashlib
 import io
-import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cld_core.run import RunFolder
 from cld_core.small_files import by_age, read_bytes
 
+from .captions import Settings, caption_of, settings_of
 from .curves import Board
 from .places import Places
 
@@ -25,17 +25,22 @@ _MOST_PIXELS = 16 * 2**20
 # A narrower picture is one of pixels that people want to tell apart.
 _SMALL = 300
 PNG = b"\x89PNG\r\n\x1a\n"
-_STEP = re.compile(r"step_(\d{1,18})(?:_(.{1,80}))?")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A PNG in the page; ``width`` and ``height`` are in pixels, and 0 if the file does not tell them."""
+    """A PNG in the page.
+
+    Attributes:
+        width: in pixels, as the height; 0 if the file does not tell.
+        settings: how its samples were drawn; None if nothing is known about that.
+    """
 
     caption: str
     content: bytes
     width: int
     height: int
+    settings: Settings | None = None
 
     @property
     def source(self) -> str:
@@ -56,42 +61,51 @@ class Gallery:
 
 
 def gallery(run: RunFolder, board: Board, places: Places) -> Gallery:
-    """The pictures of a run: of `samples/`, of evaluations, and of TensorBoard, in this order."""
-    shown: list[Picture] = []
+    """The pictures of a run: of `samples/`, of evaluations, and of TensorBoard, in this order.
+
+    Of pictures with the same pixels the first one is shown, and of those whose samples were drawn in the same way, the
+    one with the most samples.
+    """
     refused: list[str] = []
-    known: set[bytes] = set()
-    left_out, room = 0, _ALL_BYTES
-    for caption, content in _found(run, board, places):
-        picture = _picture(caption, content)
+    found: dict[bytes, Picture] = {}
+    for name, content in _found(run, board, places):
+        picture, digest = _picture(name, content)
         if picture is None:
-            refused.append(caption)
-            continue
-        what = _what_it_shows(picture)
-        if what in known:
-            continue
-        known.add(what)
-        if shown and len(content) > room:
+            refused.append(caption_of(name))
+        else:
+            found.setdefault(digest, picture)
+    shown: list[Picture] = []
+    left_out, room = 0, _ALL_BYTES
+    for picture in _different(list(found.values())):
+        if shown and len(picture.content) > room:
             left_out += 1
             continue
-        room -= len(content) if shown else 0
+        room -= len(picture.content) if shown else 0
         shown.append(picture)
     return Gallery(shown=shown, refused=refused, left_out=left_out)
 
 
+def _different(pictures: Sequence[Picture]) -> Iterator[Picture]:
+    """The pictures without those of which another one shows as many samples or more, drawn in the same way."""
+    for place, picture in enumerate(pictures):
+        own = picture.settings
+        if own is None or not any(
+            other.settings is not None
+            and own.is_like(other.settings)
+            and (other.settings.samples > own.samples or (at < place and other.settings.samples == own.samples))
+            for at, other in enumerate(pictures)
+        ):
+            yield picture
+
+
 def _found(run: RunFolder, board: Board, places: Places) -> Iterator[tuple[str, bytes]]:
+    """Names and contents."""
     samples = by_age(places.inside(run.samples.glob("*.png")))[-_NEWEST:]
-    yield from ((_caption(file.stem), content_of(file)) for file in reversed(samples))
+    yield from ((file.stem, content_of(file)) for file in reversed(samples))
     for tag, (step, content) in board.pictures.items():
         yield f"step {step:,}, {tag}", content
     evaluated = by_age(places.inside(run.evals.glob("*/samples.png")))[-_EVALUATIONS:]
     yield from ((f"evaluation {file.parent.name}", content_of(file)) for file in reversed(evaluated))
-
-
-def _caption(stem: str) -> str:
-    found = _STEP.fullmatch(stem)
-    if found is None:
-        return stem
-    return f"step {int(found[1]):,}" + (f", {found[2]}" if found[2] else "")
 
 
 def content_of(file: Path) -> bytes:
@@ -102,24 +116,31 @@ def content_of(file: Path) -> bytes:
         return b""
 
 
-def _picture(caption: str, content: bytes) -> Picture | None:
-    """None for anything but a PNG: a run folder must not smuggle files into a page."""
+def _picture(name: str, content: bytes) -> tuple[Picture | None, bytes]:
+    """A picture and a digest of what it shows; None for anything but a PNG: no other file gets into a page."""
     if not content.startswith(PNG):
-        return None
+        return None, b""
     width, height = int.from_bytes(content[16:20]), int.from_bytes(content[20:24])
-    has_size = content[12:16] == b"IHDR" and max(width, height) < 2**31
-    return Picture(caption=caption, content=content, width=width if has_size else 0, height=height if has_size else 0)
+    if content[12:16] != b"IHDR" or max(width, height) >= 2**31:
+        width = height = 0
+    digest, title = _decoded(content) if 0 < width * height <= _MOST_PIXELS else (None, None)
+    settings = settings_of(name, title)
+    caption = caption_of(name)
+    if settings is not None:
+        caption = settings.caption if caption.startswith("step ") else f"{caption}, {settings.caption}"
+    picture = Picture(caption=caption, content=content, width=width, height=height, settings=settings)
+    return picture, digest or hashlib.sha256(content).digest()
 
 
-def _what_it_shows(picture: Picture) -> bytes:
-    """A digest of the pixels: the same samples may be compressed in different ways; of the bytes if that fails."""
-    if 0 < picture.width * picture.height <= _MOST_PIXELS:
-        from PIL import Image
+def _decoded(content: bytes) -> tuple[bytes | None, object]:
+    """A digest of the pixels, as the same ones may be compressed in different ways, and the title; None of damage."""
+    from PIL import Image
 
-        # Whatever a damaged file makes the decoder raise or warn of.
-        with contextlib.suppress(Exception), warnings.catch_warnings():
-            warnings.simplefilter("error")
-            with Image.open(io.BytesIO(picture.content), formats=["PNG"]) as image:
-                pixels = image.convert("RGBA")
-                return hashlib.sha256(f"{pixels.size}".encode() + pixels.tobytes()).digest()
-    return hashlib.sha256(picture.content).digest()
+    # Whatever a damaged file makes the decoder raise or warn of.
+    with contextlib.suppress(Exception), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+            title = image.info.get("Description")
+            pixels = image.convert("RGBA")
+            return hashlib.sha256(f"{pixels.size}".encode() + pixels.tobytes()).digest(), title
+    return None, None

@@ -1,7 +1,7 @@
 """The recipe of a run as a difference to the shipped one that it is made from, and in full."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,22 +39,37 @@ class Shown:
     text: str
 
 
+@dataclass(frozen=True)
+class Difference:
+    """A shipped recipe, None if none can be read, and each key that differs from it, with both values."""
+
+    base: str | None
+    keys: Sequence[tuple[str, Any, Any]]
+
+
 def shown(run: RunFolder) -> Shown:
     """The recipe of a run; of one that cannot be read, only why."""
     try:
         recipe = run.recipe()
     except (CldError, OSError) as error:
         return Shown(base=None, differences=None, summary="The recipe cannot be read", text=one_line(error, 1000))
+    found = difference(run, recipe)
+    if found.base is None:
+        return Shown(base=None, differences=None, summary="The whole recipe", text=dump(recipe))
+    rows = [[key, _text(own), _text(theirs)] for key, own, theirs in found.keys]
+    caption = f"Keys that differ from the shipped recipe {found.base}"
+    table = Table(caption=caption, headings=["key", "this run", found.base], rows=rows) if rows else None
+    count = f"{len(rows)} key{' differs' if len(rows) == 1 else 's differ'} from" if rows else "No key differs from"
+    summary = f"{count} the shipped recipe {found.base}"
+    return Shown(base=found.base, differences=table, summary=summary, text=dump(recipe))
+
+
+def difference(run: RunFolder, recipe: Recipe) -> Difference:
+    """How the recipe of a run differs from the shipped one that it is made from, or that is most like it."""
     own = _values(recipe)
     base, differing = _nearest(run.identity().get("recipe") or recipe.name, own)
-    if base is None:
-        return Shown(base=None, differences=None, summary="The whole recipe", text=dump(recipe))
-    theirs = _shipped_values(base) or {}
-    rows = [[key, _text(own.get(key)), _text(theirs.get(key))] for key in differing]
-    caption = f"Keys that differ from the shipped recipe {base}"
-    table = Table(caption=caption, headings=["key", "this run", base], rows=rows) if rows else None
-    count = f"{len(rows)} key{' differs' if len(rows) == 1 else 's differ'} from" if rows else "No key differs from"
-    return Shown(base=base, differences=table, summary=f"{count} the shipped recipe {base}", text=dump(recipe))
+    theirs = (_shipped_values(base) if base is not None else None) or {}
+    return Difference(base, [(key, own.get(key), theirs.get(key)) for key in differing])
 
 
 def _nearest(name: str, own: Mapping[str, Any]) -> tuple[str | None, list[str]]:

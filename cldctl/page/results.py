@@ -28,7 +28,7 @@ class Tile:
     """A number at the top of a page, as texts.
 
     Attributes:
-        made: of which checkpoint, over how many examples.
+        made: of which checkpoint, of how many samples or points.
         error: its standard error, or its unit.
         reference: what it is compared with, such as the true entropy; empty if there is nothing.
     """
@@ -42,19 +42,19 @@ class Tile:
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """How many samples and test examples an evaluation was over, 0 if it read none, and the NFE behind each number."""
+    """How many samples and points an evaluation is of, 0 if it read none, and the NFE behind each number."""
 
     samples: int
     points: int
     nfe: Mapping[str, float]
 
-    def examples(self, metric: str) -> int:
-        """How many rows a metric read."""
+    def number(self, metric: str) -> int:
+        """How many samples or points a metric is of."""
         return self.samples if registry.ROWS[registry.metric(metric).rows].over == "samples" else self.points
 
 
 def asked_of(run: RunFolder) -> dict[str, Asked]:
-    """What each evaluation of a run was over, by its id."""
+    """What each evaluation of a run is of, by its id."""
     keys = [quantity.key for _, quantity in registry.quantities()]
     found = {}
     for work in evaluations_of(run):
@@ -67,7 +67,7 @@ def asked_of(run: RunFolder) -> dict[str, Asked]:
 
 
 def best_of(row: RunStatus, asked: Mapping[str, Asked], recipe: str | None) -> list[Tile]:
-    """The best value of each quantity, of those evaluations that are over the most examples.
+    """The best value of each quantity, of those evaluations that are of the most samples or points.
 
     Args:
         recipe: the shipped recipe whose published numbers they are compared with.
@@ -76,7 +76,7 @@ def best_of(row: RunStatus, asked: Mapping[str, Asked], recipe: str | None) -> l
     found = []
     for quantity in present_in(row.evals):
         sizes = {
-            entry["id"]: asked[entry["id"]].examples(metrics[quantity.key]) if entry["id"] in asked else 0
+            entry["id"]: asked[entry["id"]].number(metrics[quantity.key]) if entry["id"] in asked else 0
             for entry in row.evals
             if _value(entry, quantity) is not None
         }
@@ -102,9 +102,9 @@ def table(evals: Sequence[Row], asked: Mapping[str, Asked]) -> Table | None:
         state = entry["state"].lower()
         if entry["state"] != "FINISHED":
             state += f", {entry['shards_done']} of {entry['shards']} shards"
-        rows.append([entry["id"], state, count(entry["checkpoint_step"]), _over(about), *numbers, *truth, _nfe(about)])
-    headings = ["evaluation", "state", "step", "over", *labels, *entropy, "NFE"]
-    right = frozenset({"step", "over", "NFE", *labels, *entropy})
+        rows.append([entry["id"], state, count(entry["checkpoint_step"]), _of(about), *numbers, *truth, _nfe(about)])
+    headings = ["evaluation", "state", "step", "of", *labels, *entropy, "NFE"]
+    right = frozenset({"step", "of", "NFE", *labels, *entropy})
     return Table(caption="Evaluations, by step", headings=headings, rows=rows, right=right)
 
 
@@ -207,14 +207,14 @@ def _labelled(groups: Mapping[str, Mapping[int, Row]], asked: Mapping[str, Asked
 
 
 def _name(entry: Row, asked: Mapping[str, Asked]) -> str:
-    return f"{', '.join(entry['metrics'])} over {_over(asked.get(entry['id']))}"
+    return f"{', '.join(entry['metrics'])} of {_of(asked.get(entry['id']))}"
 
 
 def _ordered(evals: Sequence[Row]) -> list[Row]:
     return sorted(evals, key=lambda entry: (entry["checkpoint_step"], entry["id"]))
 
 
-def _over(about: Asked | None) -> str:
+def _of(about: Asked | None) -> str:
     if about is None:
         return "-"
     sizes = {"samples": about.samples, "points": about.points}

@@ -47,8 +47,8 @@ def verdict(why: Why, best: list[Tile], places: Places) -> Verdict:
     sentence = _sentence(why)
     if best and row.state == "FINISHED":
         first = best[0]
-        error = f" {first.error}" if first.error else ""
-        sentence += f" Best {first.label}: {first.value}{error}."
+        name, _, unit = first.label.partition(", ")
+        sentence += f" Best {name}: {' '.join(filter(None, (first.value, first.error, unit)))}."
     failed = why.failed if row.state in _FAILED else None
     shows_lines = failed is not None and failed.file is not None and places.is_inside(failed.file.parent)
     return Verdict(
@@ -75,6 +75,9 @@ def _sentence(why: Why) -> str:
 
 
 def _failure(attempt: int, rank: int | None, host: str | None, reason: str | None) -> str:
-    who = "The first rank to fail is unknown" if rank is None else f"Rank {rank} failed first"
     where = f" on {host}" if host else ""
-    return f"{who}{where}, in attempt {attempt}" + (f": {one_line(reason, 300)}" if reason else ".")
+    if rank is None:
+        who = f"Attempt {attempt} failed{where}; which rank failed first is unknown"
+    else:
+        who = f"Rank {rank} failed first{where}, in attempt {attempt}"
+    return who + (f": {one_line(reason, 300)}" if reason else ".")

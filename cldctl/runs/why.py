@@ -1,8 +1,8 @@
 """Why a run is where it is: its ledger, its logs and its scheduler in one answer. Nothing that is damaged ends it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from cld_core.run import RunFolder
 from cld_core.run.events import NotBegun
@@ -19,11 +19,11 @@ from .failing import FirstFailure, first_failure, last_failed
 from .state import RESUMABLE, WAITS
 from .status import RunStatus, status_or_reason
 from .survey import Answers
+from .tried import Trial
 from .usage import Usage
 
 # An answer of the scheduler of this age, in seconds, is good enough.
 MAX_AGE_S = 30.0
-_Part = TypeVar("_Part")
 
 
 @dataclass(kw_only=True)
@@ -80,14 +80,8 @@ class Why:
 
 def why(run: RunFolder) -> Why:
     """Everything that explains the state of a run; whatever cannot be read is in `Why.problems`."""
-    problems: list[str] = []
-
-    def tried(what: str, make: Callable[[], _Part], otherwise: _Part) -> _Part:
-        try:
-            return make()
-        except Exception as error:
-            problems.append(f"{what}: {one_line(error) or type(error).__name__}")
-            return otherwise
+    trial = Trial()
+    problems, tried = trial.problems, trial.of
 
     nobody = Answers({})
     answers = tried("the scheduler", lambda: survey.of_runs([run], max_age_s=MAX_AGE_S), nobody)

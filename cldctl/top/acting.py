@@ -15,16 +15,20 @@ from cld_core.run.groups import Group
 from cldctl.runs.state import OVER
 from cldctl.runs.status import RunStatus
 
-from . import actions
+from . import actions, refusals
 from .actions import Say
 from .arrange import GroupLine, Line, RunLine
 from .doing import Doing
 from .log_screen import LogScreen
-from .output_screen import OutputScreen
+from .output_screen import Output, OutputScreen
 from .questions import Question
 
 # A filter chooses what is shown, not what is done to a group.
 _WHATEVER = ", filtered or not"
+_CANCELLING = "A run saves a checkpoint first. Its evaluations end, too. It can be resumed."
+NO_RUNS = "There are no runs yet."
+# Why nothing can be done to a run; None if it can be.
+Refusal = Callable[[RunStatus], str | None]
 
 
 class Acting(Screen[None]):
@@ -51,9 +55,9 @@ class Acting(Screen[None]):
             self.text, self.is_error = text, is_error
 
     class Printed(Message):
-        """A command that runs beside this screen has printed a line."""
+        """A command that runs beside this screen has printed a line; None once it has ended."""
 
-        def __init__(self, what: str, line: str) -> None:
+        def __init__(self, what: str, line: str | None) -> None:
             super().__init__()
             self.what, self.line = what, line
 
@@ -62,7 +66,7 @@ class Acting(Screen[None]):
         self._root = root
         self.ended = threading.Event()
         # What each command has printed, by what it does.
-        self._output: dict[str, list[str]] = {}
+        self._output: dict[str, Output] = {}
         self.doing = Doing(lambda text, is_error: self.send(self.Said(text, is_error)))
 
     @property
@@ -87,11 +91,15 @@ class Acting(Screen[None]):
         self.say(message.text, is_error=message.is_error)
 
     def on_acting_printed(self, message: Printed) -> None:
-        self._output.setdefault(message.what, []).append(message.line)
+        output = self._output.setdefault(message.what, Output())
+        if message.line is None:
+            output.is_over = True
+        else:
+            output.lines.append(message.line)
         screen = self.app.screen
         if isinstance(screen, OutputScreen) and screen.what == message.what:
             screen.go_on()
-        else:
+        elif message.line is not None:
             self.say(f"{message.what}: {message.line}", is_error=False)
 
     def action_logs(self) -> None:
@@ -101,40 +109,49 @@ class Acting(Screen[None]):
     def action_resume(self) -> None:
         line = self.selected
         if isinstance(line, GroupLine):
-            about = f"All of its runs that are neither alive nor finished continue, by one job{_WHATEVER}."
-            act = partial(actions.resume_group, Group(self._root, line.name))
-            self._ask(f"Resume the runs of {line.name}?", about, act)
-        elif (row := self._row("resume it")) is None:
-            return
-        elif row.state not in OVER:
-            self.say(f"{row.name} is {row.state}: there is nothing to resume.", is_error=True)
-        else:
-            place = "beginning" if row.checkpoint_step is None else f"checkpoint at step {row.checkpoint_step:,}"
+            self._resume_group(line.name)
+        elif (row := self._row("resume it", refusals.of_resume)) is not None:
+            step = row.checkpoint_step
+            place = "the beginning" if step is None else f"its checkpoint at step {step:,}"
             act = partial(actions.resume, RunFolder(row.path))
-            self._ask(f"Resume {row.name}?", f"A new job continues it from its {place}.", act)
+            self._ask(f"Resume {row.name}?", f"A new job continues it from {place}.", act)
+
+    def _resume_group(self, name: str) -> None:
+        number = len(refusals.resumable(self.members(name)))
+        if not number:
+            self.say(f"{name}: all of its runs are alive or finished", is_error=True)
+            return
+        act = partial(actions.resume_group, Group(self._root, name))
+        about = f"All of its runs that are neither alive nor finished continue, in one job{_WHATEVER}."
+        self._ask(f"Resume {_runs(number)} of {name}?", about, act)
 
     def action_cancel(self) -> None:
         line = self.selected
         if isinstance(line, GroupLine):
-            rows = [row for row in self.members(line.name) if row.state not in OVER]
-            what = f"{len(rows)} runs of {line.name}"
-            if not rows:
-                self.say(f"{line.name}: none of its runs is alive", is_error=True)
+            self._cancel_group(line.name)
+        elif (row := self._row("cancel it", refusals.of_cancel)) is None:
+            return
+        elif row.state in OVER:
+            about = f"Its training is {row.state}; only its evaluations end."
+            self._ask(f"Cancel the evaluations of {row.name}?", about, partial(_cancel, [row]))
         else:
-            row = self._row("cancel it")
-            rows, what = ([], "") if row is None else ([row], row.name)
-        if rows:
-            hidden = f" All runs of the group that are alive end{_WHATEVER}." if isinstance(line, GroupLine) else ""
-            about = f"A run saves a checkpoint first. Its evaluations end, too. It can be resumed.{hidden}"
-            self._ask(f"Cancel {what}?", about, partial(_cancel, rows))
+            self._ask(f"Cancel {row.name}?", _CANCELLING, partial(_cancel, [row]))
+
+    def _cancel_group(self, name: str) -> None:
+        rows = [row for row in self.members(name) if refusals.is_alive(row)]
+        if not rows:
+            self.say(f"{name}: none of its runs is alive", is_error=True)
+            return
+        about = f"{_CANCELLING} All runs of the group that are alive end{_WHATEVER}."
+        self._ask(f"Cancel {_runs(len(rows))} of {name}?", about, partial(_cancel, rows))
 
     def action_sample(self) -> None:
-        run = self._run("draw samples of it")
+        run = self._run("draw samples of it", refusals.of_sample)
         if run is None:
             return
         what = f"sample {run.name}"
         if what not in self.doing.going_on:
-            self._output[what] = [f"$ cldctl sample {run.name}"]
+            self._output[what] = Output([f"$ cldctl sample {run.name}"])
             self.doing.start(what, partial(self._sample, run, what))
         self.app.push_screen(OutputScreen(what, self._output[what]))
 
@@ -145,16 +162,19 @@ class Acting(Screen[None]):
     def action_quit(self) -> None:
         self.app.exit()
 
-    def _row(self, purpose: str) -> RunStatus | None:
-        """The run that is selected; says so if none is."""
+    def _row(self, purpose: str, refusal: Refusal = lambda row: None) -> RunStatus | None:
+        """The run that is selected; says so if none is, or why nothing can be done to it."""
         line = self.selected
-        if isinstance(line, RunLine):
-            return line.row
-        self.say(f"Select a run to {purpose}." if line is not None else "There are no runs yet.", is_error=True)
-        return None
+        if not isinstance(line, RunLine):
+            self.say(f"Select a run to {purpose}." if line is not None else NO_RUNS, is_error=True)
+            return None
+        if (problem := refusal(line.row)) is not None:
+            self.say(problem, is_error=True)
+            return None
+        return line.row
 
-    def _run(self, purpose: str) -> RunFolder | None:
-        row = self._row(purpose)
+    def _run(self, purpose: str, refusal: Refusal = lambda row: None) -> RunFolder | None:
+        row = self._row(purpose, refusal)
         if row is not None and not RunFolder(row.path).exists:
             self.say(f"{row.name}: the run is gone", is_error=True)
             return None
@@ -172,7 +192,12 @@ class Acting(Screen[None]):
         self.doing.hold(what, process)
         for line in actions.output_of(process):
             self.send(self.Printed(what, line))
+        self.send(self.Printed(what, None))
         return []
+
+
+def _runs(number: int) -> str:
+    return "1 run" if number == 1 else f"{number} runs"
 
 
 def _cancel(rows: Sequence[RunStatus], say: Say) -> list[str]:

@@ -1,16 +1,14 @@
 """Everything about the run that is selected, from its files alone: no scheduler is asked."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from cld_core.evaluation.evaluation import evaluations_of
 from cld_core.run import RunFolder
 from cld_core.run.events import Requeued
 from cld_core.run.history import History
 from cld_core.run.timeline import Stretch
-from cld_core.texts import one_line
 from cldctl import clusters
 from cldctl.clusters.records import Waiting
 from cldctl.runs import usage
@@ -18,10 +16,9 @@ from cldctl.runs.failing import with_culprits
 from cldctl.runs.state import WAITS
 from cldctl.runs.status import RunStatus
 from cldctl.runs.survey import Answers
+from cldctl.runs.tried import Trial
 
 from .shards import Shards, shards_of
-
-_Part = TypeVar("_Part")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,14 +45,8 @@ def detail_of(row: RunStatus, answers: Answers) -> Detail:
     """What the files of a run say; whatever cannot be read is in `Detail.problems`. It never raises."""
     if not row.is_readable:
         return Detail(row=row)
-    run, problems = RunFolder(row.path), list(row.problems)
-
-    def tried(what: str, make: Callable[[], _Part], otherwise: _Part) -> _Part:
-        try:
-            return make()
-        except Exception as error:
-            problems.append(f"{what} cannot be read: {one_line(error) or type(error).__name__}")
-            return otherwise
+    run, trial = RunFolder(row.path), Trial(list(row.problems))
+    tried = trial.of
 
     if not run.exists:
         return Detail(row=row, problems=["the run is gone: its folder was removed or renamed"])
@@ -75,7 +66,7 @@ def detail_of(row: RunStatus, answers: Answers) -> Detail:
         waits_since=_waits_since(row, history),
         waiting=tried("why its job waits", lambda: _waiting(row, history, answers), None),
         evaluations=tried("the evaluations", lambda: _evaluations(run, row, answers), list[Shards]()),
-        problems=problems,
+        problems=trial.problems,
     )
 
 

@@ -35,7 +35,7 @@ class Doing:
         """
         with self._lock:
             if what in self._busy:
-                self.show(f"{what}: still going on", True)
+                self.show(f"{what}: still in progress", True)
                 return
             self._busy.add(what)
         threading.Thread(target=self._run, args=(what, act), daemon=True).start()

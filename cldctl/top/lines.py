@@ -133,7 +133,7 @@ def _rate(value: float | None) -> str:
 
 _CELLS: dict[str, Callable[[RunStatus], str]] = {
     "step": lambda row: f"{short(row.step)}/{short(row.steps)}",
-    "loss": lambda row: number(row.loss),
+    "loss": lambda row: number(row.shown_loss),
     "steps/s": lambda row: _rate(row.steps_per_s),
     "ETA": lambda row: duration(row.eta_s),
 }

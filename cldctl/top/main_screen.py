@@ -19,7 +19,7 @@ from cldctl.runs.status import RunStatus
 from cldctl.ui.format import duration
 
 from . import panel
-from .acting import Acting
+from .acting import NO_RUNS, Acting
 from .arrange import FILTERS, GroupLine, Line, RunLine, arranged, matching
 from .detail import Detail
 from .feed import Look, Looker, Reader, Wanted
@@ -85,7 +85,7 @@ class MainScreen(Acting):
         with VerticalScroll(id="panel"):
             yield Static(id="detail")
         yield Static(id="said")
-        yield Input(id="words", placeholder="words of name, group, tag, user or state; enter keeps, esc clears")
+        yield Input(id="words", placeholder="words in name, group, tags, user or state; enter keeps them, esc clears")
         yield Static(id="keys")
 
     def on_mount(self) -> None:
@@ -137,10 +137,11 @@ class MainScreen(Acting):
 
     def action_fold(self) -> None:
         line = self.selected
-        name = line.name if isinstance(line, GroupLine) else line.row.group if line is not None else None
-        if name is not None:
-            self._turned ^= {name}
+        if isinstance(line, GroupLine) or (line is not None and line.is_member):
+            self._turned ^= {line.name if isinstance(line, GroupLine) else line.row.group or ""}
             self._show_runs()
+        else:
+            self.say(NO_RUNS if line is None else "Select a group of runs, or a run of one, to fold it.", is_error=True)
 
     def action_filter(self) -> None:
         words = self.query_one("#words", Input)
@@ -177,7 +178,7 @@ class MainScreen(Acting):
     def _nothing(self) -> str:
         """What is said instead of runs."""
         if self._seen is None:
-            return "looking at the runs ..."
+            return "looking for runs ..."
         if self._seen.rows:
             return "no run matches the filter; esc clears it"
         if self._seen.older:
@@ -226,6 +227,6 @@ class MainScreen(Acting):
         """What is wrong with the looks, or worth knowing about them."""
         since, seen = self._looker.since, self._seen
         waited = 0.0 if since is None else time.monotonic() - since
-        late = f"still looking, for {duration(waited)}: a scheduler or a disk does not answer"
+        late = f"still looking after {duration(waited)}: a scheduler or a disk does not answer"
         problems = [problem for problem in (seen and seen.problem, self._reader.problem) if problem]
         return [*([late] if waited > _PATIENCE_S else []), *problems, *(() if seen is None else seen.remarks)]

@@ -1,6 +1,6 @@
 """What a command prints that runs beside this screen."""
 
-from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from rich.text import Text
@@ -15,19 +15,27 @@ from .fitting import cut
 from .keys import key_line
 
 
+@dataclass
+class Output:
+    """What a command has printed, to which others append."""
+
+    lines: list[str] = field(default_factory=list)
+    is_over: bool = False
+
+
 class OutputScreen(Screen[None]):
     """The lines of one command; leaving it does not end the command.
 
     Args:
         what: what the command does.
-        lines: those that it has printed, to which others append.
+        output: what it has printed, of which `go_on` shows what is new.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q", "leave", show=False)]
 
-    def __init__(self, what: str, lines: Sequence[str]) -> None:
+    def __init__(self, what: str, output: Output) -> None:
         super().__init__()
-        self.what, self._lines = what, lines
+        self.what, self._output = what, output
         self._shown = 0
 
     def compose(self) -> ComposeResult:
@@ -37,18 +45,19 @@ class OutputScreen(Screen[None]):
 
     def on_mount(self) -> None:
         self.go_on()
-        width = max(self.app.size.width, 20)
-        self.query_one("#log-title", Static).update(Text(cut(self.what, width), "bold"))
-        self.query_one("#log-keys", Static).update(key_line([], [("esc", "back; it goes on")], width))
+        self.query_one("#log-title", Static).update(Text(cut(self.what, max(self.app.size.width, 20)), "bold"))
         self.query_one(RichLog).focus()
 
     def go_on(self) -> None:
-        """Show the lines that are new."""
+        """Show the lines that are new, and whether the command has ended."""
         # Before it is mounted, there is no place for them.
         for log in self.query(RichLog):
-            for line in self._lines[self._shown :]:
+            for line in self._output.lines[self._shown :]:
                 log.write(Text(printable(line)))
-            self._shown = len(self._lines)
+            self._shown = len(self._output.lines)
+        back = "back" if self._output.is_over else "back; the command goes on"
+        for keys in self.query("#log-keys").results(Static):
+            keys.update(key_line([], [("esc", back)], max(self.app.size.width, 20)))
 
     def action_leave(self) -> None:
         self.dismiss(None)

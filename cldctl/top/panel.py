@@ -88,11 +88,12 @@ def _facts(detail: Detail, losses: Sequence[float], width: int) -> Iterator[Text
 
 
 def _loss(row: RunStatus, losses: Sequence[float], width: int) -> Iterator[Text]:
-    value = number(row.loss if row.loss is not None else losses[-1] if losses else None)
+    loss = row.shown_loss
+    value = number(losses[-1] if loss is None and losses else loss)
     span = f"  from {number(losses[0])}" if len(losses) > 1 else ""
     room = width - _LABEL - len(value) - len(span) - 2
     curve = sparkline(losses, min(room, 60))
-    if curve or row.loss is not None:
+    if curve or loss is not None:
         gap = "  " if curve else ""
         yield Text.assemble(("loss".ljust(_LABEL), "dim"), (curve, "cyan"), gap, (value, "bold"), span)
 

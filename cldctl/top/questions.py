@@ -21,21 +21,21 @@ HELP = (
     ("c", "cancel the run, or all runs of a group"),
     ("s", "draw samples of the run"),
     ("o", "write the report of the run, and open it"),
-    ("/", "show only runs in which these words are"),
+    ("/", "show only runs that contain these words"),
     *((key, f"show {name} runs only" if states else "show all runs") for key, (name, states) in FILTERS.items()),
     ("esc", "clear filters and messages"),
-    ("q", "quit; no run is touched"),
+    ("q", "quit; all runs go on"),
 )
 MARKS = (
     ("█ ▒ ░", "trained, starting, in the queue"),
     ("F P T", "finished, preempted, at the time limit"),
     ("S Q C", "SIGTERM, requeued, cancelled"),
-    ("X M I", "crashed, out of memory, not finite"),
+    ("X M I", "crashed, out of memory, loss not finite"),
     ("N W K", "node failed, save failed, killed"),
     ("U i", "unfit machine, imported"),
-    ("▶ ?", "is training, has no end recorded"),
-    ("■ ▶ ░", "shards that are done, running, waiting"),
-    ("× ·", "shards that failed, that are missing"),
+    ("▶ ?", "training, no end recorded"),
+    ("■ ▶ ░", "shards: done, running, waiting"),
+    ("× ·", "shards: failed, missing"),
 )
 
 

@@ -95,7 +95,7 @@ def other_rank(run: RunFolder, source: Source, step: int) -> Source:
     """
     ranks = [int(rank) for rank in source.log.ranks()]
     if len(ranks) < 2:
-        raise NotFoundError("there is one rank only.")
+        raise NotFoundError("there is only one rank.")
     here = ranks.index(source.log.rank) if source.log.rank in ranks else -1
     rank = ranks[(here + step) % len(ranks)]
     if source.evaluation is not None:

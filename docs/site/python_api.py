@@ -1,11 +1,11 @@
-"""The page of the Python API: mkdocstrings reads the docstrings, and imports nothing."""
+"""The Python reference: mkdocstrings reads the docstrings, and imports nothing."""
 
 import griffe
 
-_HEAD = """# Python API
+_HEAD = """# Python reference
 
 Generated from the docstrings of the code. `import cld_core` loads no torch; `cld_core.load` does.
-`cld_core.__version__` is the version. [The Python API](../api.md) has examples.
+`cld_core.__version__` is the version. The [Python guide](../api.md) has examples.
 """
 
 # What other programs may rely on, by heading.

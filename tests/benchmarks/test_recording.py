@@ -61,12 +61,32 @@ def test_the_last_frame_is_shown_where_nothing_moves():
 
 
 def test_a_command_is_typed_and_run_in_a_terminal(tmp_path):
-    film = recording.record([recording.Scene("cldctl recipes", 1.0)], tmp_path)
+    scenes = [recording.Scene("cldctl --version", 1.0), recording.Scene("cldctl recipes", 1.0)]
+    film = recording.record(scenes, tmp_path)
     shown = texts(drawn(film))
     assert {"cldctl", "cldctl recipes"} <= {text[: len("cldctl recipes")] for text in shown}
     assert any("toy_demo" in text for text in shown)
-    typing = len("cldctl recipes") * recording.LETTER_S
-    assert film.seconds < typing + 1.0 + recording.READ_S + 1.0
+    typing = len("cldctl recipes") * recording.LETTER_S + 2 * recording.FIRST_S
+    assert film.seconds < typing + 2 * (1.0 + recording.READ_S) + 1.0
+
+
+def test_the_first_frame_is_a_whole_command_and_the_still_one_the_end(tmp_path):
+    film = recording.record([recording.Scene("cldctl --version", 1.0)], tmp_path)
+    first, *_, last = frames(film)
+    assert first == ["$", "cldctl --version"]
+    assert last[0] == "$"
+    assert any(text.startswith("cldctl 0.") for text in last)
+    still = re.search(r"#strip\{transform:translateX\((-[\d.]+)px\)", film.svg())
+    (strip,) = (group for group in drawn(film).iter(f"{SVG}g") if group.get("id") == "strip")
+    assert list(strip)[-1].get("transform") == f"translate({still.group(1).removeprefix('-')})"
+
+
+def frames(film: Film) -> list[list[str]]:
+    """The texts of each frame, row by row."""
+    picture = drawn(film)
+    rows = {group.get("id"): texts(group) for group in picture.iter(f"{SVG}g") if group.get("id") != "strip"}
+    (strip,) = (group for group in picture.iter(f"{SVG}g") if group.get("id") == "strip")
+    return [[text for use in frame for text in rows[use.get("href").removeprefix("#")]] for frame in strip]
 
 
 def test_a_command_that_fails_makes_no_recording(tmp_path):

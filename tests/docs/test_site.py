@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from cld_core.recipe import load
 from cld_core.recipe.tree import walk
 from docs.site import commands, links, mathml, notebook, python_api, recipe_keys, requests
 from tests.docs.blocks import ROOT
+from tests.support.browser import chromium
 from tests.support.paths import RECIPES
 
 
@@ -73,6 +75,34 @@ def test_formulas_are_drawn_without_scripts(site: Path) -> None:
 @pytest.mark.slow
 def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
     assert requests.outside(site) == []
+
+
+@pytest.mark.slow
+def test_search_finds_pages_of_a_site_on_the_disk(site: Path) -> None:
+    with chromium() as browser:
+        context = browser.new_context()
+        asked: list[str] = []
+        context.on("request", lambda request: asked.append(request.url))
+        page = context.new_page()
+        complaints: list[str] = []
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto((site / "start/tutorial.html").as_uri())
+        page.get_by_role("textbox", name="Search").fill("preempted")
+        page.locator(".md-search-result__link", has_text="Slurm").first.wait_for(state="attached", timeout=60_000)
+        link = page.locator(".md-search-result__link", has_text="Slurm").first.get_attribute("href")
+        page.goto(str(link))
+        assert "preempted" in page.content()
+        assert complaints == []
+        assert not [url for url in asked if not url.startswith(("file:", "data:", "about:"))]
+
+
+@pytest.mark.slow
+def test_no_two_pages_of_the_navigation_have_nearly_the_same_name(site: Path) -> None:
+    found = re.findall(r'md-nav__link">\s*(?:<[^>]*>\s*)*([^<]+?)\s*<', (site / "index.html").read_text())
+    names = [name.strip().removeprefix("The ").lower() for name in dict.fromkeys(found)]
+    assert {"python guide", "python reference"} <= set(names)
+    assert len(names) == len(set(names))
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from cld_core.recipe import Recipe
 from cld_core.recipe.reading import to_yaml
 from cld_core.recipe.tree import leaves
 from cld_core.run import Attempt, pending
-from cld_core.texts import one_line
+from cld_core.texts import fenced, one_line
 
 from .base import About
 
@@ -59,11 +59,3 @@ def _cell(value: object) -> str:
     """A text inside of a table of Markdown, which shows it as it is written."""
     text = one_line(value, _MOST)
     return "".join(f"\\{character}" if character in "\\`*_{}[]<>()#|!~&$" else character for character in text)
-
-
-def fenced(text: str, language: str) -> str:
-    """A block of code in Markdown that nothing in ``text`` ends early."""
-    fence = "```"
-    while fence in text:
-        fence += "`"
-    return f"{fence}{language}\n{text}\n{fence}"

@@ -249,7 +249,7 @@
       this.button = document.createElement("button");
       this.button.type = "button";
       this.button.className = "reset";
-      this.button.textContent = "whole curve";
+      this.button.textContent = "Reset zoom";
       this.button.addEventListener("click", () => { this.reset(); this.svg.focus(); });
       this.figure.append(this.button);
     }

@@ -15,6 +15,7 @@ from cld_core.recipe import load
 from cld_core.run import RunFolder
 from cld_core.run.events import Dropped, Ended, Started
 from cld_core.stop import StopFlag
+from cld_core.texts import fenced
 from cld_core.train import session
 from cld_core.train.loggers import background, described, registry
 from cld_core.train.loggers.background import Background
@@ -243,7 +244,7 @@ def test_tensorboard_has_the_recipe_and_why_the_attempt_before_ended(run):
 
 
 def test_a_fence_holds_whatever_the_text():
-    assert described.fenced("a\n````\nb", "yaml") == "`````yaml\na\n````\nb\n`````"
+    assert fenced("a\n````\nb", "yaml") == "`````yaml\na\n````\nb\n`````"
 
 
 def test_hyperparameters_are_numbers_and_texts_without_what_is_private(run):

@@ -30,5 +30,6 @@ def test_fid_by_sampler_and_nfe(tmp_path):
         work = Evaluation(run.evals / row["evaluation"])
         assert row["fid"] == work.report["fid"]["value"]
         about = Image.open(work.folder / "samples.png").info["Description"]
-        assert about.endswith(f"{row['sampling.nfe']} NFE"), "the picture is drawn in the same way"
+        how = f"{row['sampling.method']}, {row['sampling.nfe']} NFE"
+        assert about.endswith(f" samples, {how}"), "the picture is drawn in the same way"
     assert (run.evals / made.sweep.id / "table.csv").read_text() == table.to_csv(rows)

@@ -1,9 +1,11 @@
 """Reports in a browser: nothing is cut off, nothing is asked of anybody, and scripts add comfort only."""
 
+import io
 import math
 import re
 
 import pytest
+from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from tests.support.browser import CLIPPED, FAINT, chromium, opened
@@ -105,6 +107,31 @@ def test_without_scripts_everything_can_be_read(browser, folder, width):
         assert (shown.complaints, shown.requests) == ([], [])
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 400])
+def test_a_shadow_says_where_a_table_goes_on(browser, folder, width, scheme):
+    """Of a table that does not fit, there is one at the right edge, and at the left one once it is scrolled."""
+    with opened(browser, file_of(folder, PAGES[0]), width=width, scheme=scheme) as shown:
+        table = shown.page.get_by_role(
+            "region", name="Attempts, oldest first" if width == 400 else "Evaluations, by step"
+        )
+        table.scroll_into_view_if_needed()
+        fits = table.evaluate("it => it.scrollWidth <= it.clientWidth")
+        assert fits == (width == 1280)
+        assert shadows(table) == (False, not fits)
+        table.evaluate("it => { it.scrollLeft = it.scrollWidth }")
+        assert shadows(table) == (not fits, False)
+
+
+def shadows(table) -> tuple[bool, bool]:
+    """Whether the left and the right edge differ from what is between the lines of a table, above its last line."""
+    picture = Image.open(io.BytesIO(table.screenshot())).convert("L")
+    y = 4  # Above the caption.
+    ground = table.page.evaluate("() => getComputedStyle(document.body).backgroundColor")
+    level = Image.new("RGB", (1, 1), ground).convert("L").getpixel((0, 0))
+    return tuple(abs(picture.getpixel((x, y)) - level) > 4 for x in (0, picture.width - 1))
+
+
 def test_the_pointer_reads_values_and_zooms(browser, folder):
     with opened(browser, file_of(folder, PAGES[0])) as shown:
         page, figure = shown.page, shown.page.locator(".first .plot")
@@ -129,7 +156,7 @@ def test_the_pointer_reads_values_and_zooms(browser, folder):
         assert after != before
         assert "4.5k" in after
         assert page.evaluate(CLIPPED) == []
-        figure.get_by_role("button", name="whole curve").click()
+        figure.get_by_role("button", name="Reset zoom").click()
         assert figure.locator(".x-axis text").all_text_contents() == before
         assert (shown.complaints, shown.requests) == ([], [])
 

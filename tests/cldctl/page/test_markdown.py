@@ -3,7 +3,8 @@
 import pytest
 from markdown_it import MarkdownIt
 
-from cldctl.page.markdown import escaped, fenced, table
+from cld_core.texts import fenced
+from cldctl.page.markdown import escaped, table
 
 HOSTILE = [
     "plain words, 1.5 and a-b_c",

@@ -9,6 +9,7 @@ from markdown_it import MarkdownIt
 from cld_core.evaluation.request import EvalRequest
 from cld_core.recipe import from_dict
 from cld_core.run import RunFolder, events
+from cld_core.run.atomic import write_json
 from cldctl.page.model_card import Subject, card
 from cldctl.runs import survey
 from cldctl.runs.status import RunStatus, status_of
@@ -48,8 +49,8 @@ def test_all_numbers_are_there_those_of_the_weights_first(run):
     rows = [line for line in section(text, "Evaluation").splitlines() if line.startswith("| ")][2:]
     how = "velocities 1, probes 1, from t = 1e-05"
     assert rows == [
-        f"| 20 | NLL bound, nats | 2.000 ± 0.250 | 64 test examples | 100 | {how} |",
-        f"| 10 | NLL bound, nats | 3.000 ± 0.500 (true entropy -1.250) | 64 test examples | 99 | {how} |",
+        f"| 20 | NLL bound, nats | 2.000 ± 0.250 | 64 points | 100 | {how} |",
+        f"| 10 | NLL bound, nats | 3.000 ± 0.500 (true entropy -1.250) | 64 points | 99 | {how} |",
     ]
     (result,) = head_of(text)["model-index"][0]["results"]
     assert result["metrics"] == [{"type": "nll", "name": "NLL bound, nats", "value": 2.0}]
@@ -58,7 +59,7 @@ def test_all_numbers_are_there_those_of_the_weights_first(run):
 def test_what_is_not_known_is_said(run):
     limits = section(card(run, status(run), ABOUT), "Limits")
     assert "20 of 30 steps are done" in limits
-    assert "Nothing has been measured on these weights" in limits
+    assert "These weights have not been evaluated" in limits
     assert "licence of the weights is not stated" in limits
     licensed = card(run, replace(status(run), steps=20), replace(ABOUT, license="mit"))
     assert head_of(licensed)["license"] == "mit"
@@ -73,7 +74,7 @@ def test_an_fid_of_few_samples_is_no_published_one(run):
         report(run, request, fid={"value": 5.0, "samples": count})
     for step, expected in ((10, True), (20, False)):
         text = card(run, status(run), replace(ABOUT, step=step, shape=(3, 8, 8), is_image=True))
-        assert ("too large to be compared with published ones" in text) is expected
+        assert ("cannot be compared with published ones" in text) is expected
         assert head_of(text)["pipeline_tag"] == "unconditional-image-generation"
 
 
@@ -105,6 +106,23 @@ def test_accounts_commands_and_folders_of_people_are_not_in_it(tmp_path):
     assert from_dict(shared, "card").network == run.recipe().network
 
 
+def test_the_recipe_is_a_difference_and_the_whole_is_folded(tmp_path):
+    data = str(tmp_path / "elsewhere" / "ring.py")
+    overrides = ("optim.lr=0.002", f"data.plugin={data}", "cluster.account=ours")
+    run = run_with(tmp_path / "mine", 20, overrides=overrides)
+    write_json(run.identity_file, run.identity() | {"recipe": "toy"})
+    recipe = section(card(run, status(run), ABOUT), "Recipe")
+    before, _, folded = recipe.partition("<details>")
+    assert "2 keys differ from toy, a recipe that comes with cldctl." in before
+    rows = [line for line in before.splitlines() if line.startswith("| ")][2:]
+    assert rows == ["| data.plugin | ring.py | null |", "| optim.lr | 0.002 | 0.001 |"]
+    assert len(before.splitlines()) < 10
+    assert "objective:" in folded
+    assert folded.rstrip().endswith("</details>")
+    run = run_with(tmp_path / "plain", 20)
+    assert "No key differs from toy," in section(card(run, status(run), ABOUT), "Recipe")
+
+
 def test_texts_of_others_are_no_markup(tmp_path):
     hostile = "<img src=x onerror=alert(1)> [a](https://evil.example) | ` **"
     run = run_with(tmp_path / "run", 20)
@@ -115,7 +133,8 @@ def test_texts_of_others_are_no_markup(tmp_path):
     body = text.split("---\n", 2)[2]
     tokens = MarkdownIt("gfm-like", {"html": True}).parse(body)
     inline = [child for token in tokens for child in token.children or ()]
-    assert not {token.type for token in tokens} & {"html_block"}
+    blocks = [token.content for token in tokens if token.type == "html_block"]
+    assert blocks == ["<details>\n<summary>The whole recipe</summary>\n", "</details>\n"]
     assert not [child for child in inline if child.type == "html_inline"]
     links = [child.attrs["href"] for child in inline if child.type == "link_open"]
     assert links == ["https://arxiv.org/abs/2112.07068"]

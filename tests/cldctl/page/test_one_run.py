@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cld_core.evaluation.sweeps import Sweep
+from cld_core.run.atomic import write_json
 from cldctl import page as package
 from cldctl.page import rendering
 from tests.cldctl.page.parsed import Parsed
@@ -36,10 +37,19 @@ def made(tmp_path_factory):
 
 def test_the_verdict_of_a_run_that_is_done(made):
     text = " ".join(Parsed(page_of(made)).text.split())
-    assert "Finished: all 8,000 steps are done. Best NLL bound, nats: -1.100 ± 0.040." in text
+    assert "Finished: all 8,000 steps are done. Best NLL bound: -1.100 ± 0.040 nats." in text
     assert "true entropy -1.400, gap 0.300" in text
     assert "Next cldctl sample mine" in text
     assert "paper" in text
+
+
+@pytest.mark.parametrize(
+    ("smoothed", "expected"), [(0.25, "loss (smoothed) 0.25 step 20; last loss 0.5"), (None, "last loss 0.5 step 20")]
+)
+def test_the_loss_says_which_one_it_is(tmp_path, smoothed, expected):
+    run = run_with(tmp_path / "mine", 20)
+    write_json(run.progress_file, {"step": 20, "loss": 0.5, "smoothed_loss": smoothed, "time": 1.0})
+    assert expected in " ".join(Parsed(page_of(run)).text.split())
 
 
 def test_the_verdict_of_a_run_that_failed(tmp_path):

@@ -1,10 +1,16 @@
 """Each picture once, the newest first, and not more than a page can hold."""
 
+import math
 import os
+from types import SimpleNamespace
 
+import pytest
+import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from cldctl.page import pictures
+from cld_core.evaluation import pictures as titles
+from cldctl.page import captions, pictures
 from cldctl.page.curves import read
 from cldctl.page.places import Places
 from tests.support.made_up import run_with
@@ -37,6 +43,49 @@ def test_the_newest_is_shown_whatever_its_size_and_the_others_while_there_is_roo
     assert [picture.caption for picture in found.shown] == ["step 30, em", "step 20, em"]
     assert [picture.is_small for picture in found.shown] == [False, True]
     assert found.left_out == 1
+
+
+def drawn(run, name, samples, *, step=30, method="ode, ", nfe=170):
+    """A picture that no other one shares a pixel with, and what `pictures` says of it."""
+    pixels = Image.effect_noise((9, 9), 50)
+    about = PngInfo()
+    about.add_text("Description", f"toy, step {step}: {samples:,} samples, {method}{nfe} NFE")
+    file = run.path / name
+    file.parent.mkdir(exist_ok=True)
+    pixels.save(file, pnginfo=about)
+
+
+def test_of_samples_that_are_drawn_in_the_same_way_the_most_are_shown(tmp_path):
+    run = run_with(tmp_path / "mine", 30)
+    drawn(run, "samples/step_00000020.png", 64, step=20)
+    drawn(run, "samples/step_00000030.png", 64, nfe=173)
+    drawn(run, "samples/step_00000030_ode_n2000.png", 2000)
+    drawn(run, "samples/step_00000030_ode_n500_seed3.png", 500)
+    drawn(run, "samples/step_00000030_em_nfe100_n500.png", 500, method="em, ", nfe=100)
+    drawn(run, "evals/elbo-1/samples.png", 2000, method="")
+    drawn(run, "evals/elbo-2/samples.png", 2000, nfe=60)
+    assert {picture.caption for picture in gallery(run).shown} == {
+        "step 20: 64 samples, ode, 170 NFE",
+        "step 30: 2,000 samples, ode, 170 NFE",
+        "step 30: 500 samples, ode, 170 NFE, seed3",
+        "step 30: 500 samples, em, 100 NFE",
+        "evaluation elbo-2, step 30: 2,000 samples, ode, 60 NFE",
+    }
+
+
+@pytest.mark.parametrize(
+    "title", [None, b"step 1: 5 samples, 3 NFE", "step 1", "step 1: 5 samples, " + "9" * 99 + " NFE"]
+)
+def test_a_title_of_another_kind_tells_nothing(title):
+    assert captions.settings_of("step_00000001", title) is None
+
+
+def test_titles_are_those_that_pictures_of_samples_have():
+    model = SimpleNamespace(recipe=SimpleNamespace(name="toy"), step=1_000)
+    title = titles.title(torch.full((2_000, 2), math.nan), model, "em, 50 NFE")
+    assert title == "toy, step 1,000: 2,000 samples (2,000 not finite), em, 50 NFE"
+    expected = captions.Settings(step=1_000, samples=2_000, method="em", nfe=50, others=("denoise-false",))
+    assert captions.settings_of("step_00001000_em_nfe50_n2000_denoise-false", title) == expected
 
 
 def test_damaged_pictures_do_not_stop_a_page(tmp_path):

@@ -51,14 +51,14 @@ def test_the_table_and_the_curve_by_step(tmp_path):
     asked = results.asked_of(run)
     alone = [entry for entry in row.evals if entry["id"] not in row.sweeps[0]["evaluations"]]
     table = results.table(alone, asked)
-    assert table.headings == ["evaluation", "state", "step", "over", "NLL bound, nats", "true entropy", "NFE"]
+    assert table.headings == ["evaluation", "state", "step", "of", "NLL bound, nats", "true entropy", "NFE"]
     assert [cells[1:] for cells in table.rows] == [
         ["finished", "4,000", "2,000 points", "-0.500 ± 0.040", "-1.400", "312"],
         ["finished", "8,000", "2,000 points", "-1.100 ± 0.040", "-1.400", "312"],
     ]
     (chart,) = results.against_step(row.evals, asked)
     assert [(drawn.line.label, drawn.data) for drawn in chart.lines] == [
-        ("elbo over 2,000 points", "4000,-0.5,0.04 8000,-1.1,0.04"),
+        ("elbo of 2,000 points", "4000,-0.5,0.04 8000,-1.1,0.04"),
         ("true entropy", "4000,-1.4 8000,-1.4"),
     ]
     assert results.table([], {}) is None

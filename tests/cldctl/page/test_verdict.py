@@ -53,5 +53,5 @@ def test_an_error_of_the_past_is_no_news_of_a_run_that_trains(run):
 def test_who_failed_first_may_be_unknown_and_its_log_elsewhere(run):
     failed = FirstFailure(3, None, None, None, None, ("secret",), Path("/var/log/messages"))
     found = said(run, "it crashed", failed=failed, state="LOST")
-    assert found.failure == "The first rank to fail is unknown, in attempt 3."
+    assert found.failure == "Attempt 3 failed; which rank failed first is unknown."
     assert found.lines == ()

@@ -64,7 +64,7 @@ def test_a_screen_of_80_by_24_has_everything_and_cuts_no_key(fleet):
         assert len(lines) == 24
         assert max(map(len, lines)) <= 80
         assert (
-            lines[0].split("  ")[0] == "2 RUNNING 2 PENDING 1 REQUEUED 1 FAILED 2 LOST 1 STOPPED 1 CANCELLED 1 FINISHED"
+            lines[0].split("  ")[0] == "2 RUNNING 1 REQUEUED 2 PENDING 1 FAILED 2 LOST 1 STOPPED 1 CANCELLED 1 FINISHED"
         )
         assert lines[1].split() == ["run", "state", "step", "loss", "curve", "loss", "steps/s", "ETA"]
         assert lines[1].endswith("ETA")
@@ -74,7 +74,7 @@ def test_a_screen_of_80_by_24_has_everything_and_cuts_no_key(fleet):
         await screen.press("question_mark")
         await screen.sees("select a run", "cancel the run, or all runs of a group")
         await screen.press("end")
-        await screen.sees("shards that failed, that are missing", "esc back")
+        await screen.sees("shards: failed, missing", "esc back")
         await screen.press("escape")
 
     on_screen(fleet.root, look, size=(80, 24))

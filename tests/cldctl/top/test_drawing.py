@@ -12,9 +12,11 @@ from cld_core.run.timeline import Stretch
 from cldctl.runs.state import STATES
 from cldctl.runs.status import RunStatus
 from cldctl.top.arrange import FILTERS, GroupLine, RunLine, arranged, counts, matching
+from cldctl.top.detail import Detail
 from cldctl.top.fitting import cut, cut_in_the_middle, left, right, wrapped
 from cldctl.top.keys import key_line
 from cldctl.top.lines import heading, layout, run_line
+from cldctl.top.panel import of_run
 from cldctl.top.questions import MARKS
 from cldctl.top.timeline import LETTERS, style_of, time_line
 from cldctl.top.top_line import top_line
@@ -48,6 +50,16 @@ def test_texts_are_wrapped_between_words():
     assert wrapped("abcdefghij", 4, 9) == ["abcd", "efgh", "ij"]
     assert wrapped("", 4, 9) == []
     assert wrapped("two\nlines\x1b[0m", 20, 9) == ["two lines"]
+
+
+def test_the_loss_is_the_smoothed_one():
+    smooth, old = row(**ALL, smoothed_loss=0.25), row(**ALL)
+    shape = layout([smooth], 80)
+    texts = [run_line(it, shape, [], is_member=False, is_chosen=False).plain for it in (smooth, old)]
+    assert [" 0.25 " in text for text in texts] == [True, False]
+    assert [" 0.4137 " in text for text in texts] == [False, True]
+    (line,) = (line.plain for line in of_run(Detail(row=smooth), [2.0, 1.0], 80) if line.plain.startswith("loss"))
+    assert line.split()[-3:] == ["0.25", "from", "2"]
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_what_has_no_log_says_so(fleet):
         await screen.press("f")
         await screen.sees("no attempt of cifar10-cld-1126-0802-77bd has failed.")
         await screen.press("n")
-        await screen.sees("there is one rank only.")
+        await screen.sees("there is only one rank.")
         shutil.rmtree(fleet.root / "cifar10-cld-1126-0802-77bd")
         await screen.press("f", "escape")
         await screen.sees("celeba-lr")

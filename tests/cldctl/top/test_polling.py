@@ -113,7 +113,7 @@ def test_a_scheduler_that_hangs_keeps_nobody_waiting(fleet, monkeypatch):
     async def look(screen: Screen) -> None:
         await screen.select("celebahq-cld-1125-0911-k3fa")
         hangs.set()
-        await screen.sees("still looking, for", "a scheduler or a disk does not answer")
+        await screen.sees("still looking after", "a scheduler or a disk does not answer")
         await screen.select("toy-spirals-1126-0715-p2mm")
         await screen.sees("spiral arms must be odd", "attempts")
         await screen.press("enter")
