@@ -46,8 +46,8 @@ class Screen:
             await self._pilot.pause(0.02)
 
     async def sees(self, *texts: str) -> None:
-        """Wait until all of these are on the screen."""
-        await self.until(lambda: all(text in self.text for text in texts))
+        """Wait until all of these are on the screen, on one line or more: where lines break depends on folders."""
+        await self.until(lambda: all(text in self.text or text in " ".join(self.text.split()) for text in texts))
 
     async def resize(self, width: int, height: int) -> None:
         await self._pilot.resize_terminal(width, height)

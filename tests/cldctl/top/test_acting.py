@@ -3,21 +3,15 @@
 import subprocess
 import sys
 import threading
-from dataclasses import replace
 
 import pytest
 
-from cld_core.evaluation.evaluation import Evaluation
-from cld_core.evaluation.request import EvalRequest
 from cld_core.run import RunFolder
 from cld_core.run.atomic import write_json
-from cld_core.run.events import Ended, JobRef, Submitted, Tagged
+from cld_core.run.events import Ended, Tagged
 from cld_core.run.groups import Group
 from cldctl.runs import cancel as cancelling
-from cldctl.runs.state import STATES
-from cldctl.runs.status import RunStatus
-from cldctl.top import actions, refusals
-from tests.support.clock import Clock
+from cldctl.top import actions
 from tests.support.made_up import run_with
 from tests.support.piloted import Screen, on_screen
 from tests.support.scripted import trained
@@ -31,19 +25,7 @@ def stopped(path, job_id):
     return run
 
 
-@pytest.fixture(autouse=True)
-def clock(monkeypatch):
-    """What is cancelled is waited for without taking time."""
-    monkeypatch.setattr(cancelling, "time", Clock())
-
-
-@pytest.fixture
-def asked(monkeypatch):
-    """What commands were started; each of them submits job 100."""
-    asked: list[list[str]] = []
-    said = ["mine", "resuming mine from step 20", "job 100 (scripted)", "next:", "  cldctl logs mine -f"]
-    monkeypatch.setattr(actions, "command_of", lambda words: asked.append(list(words)) or (0, said))
-    return asked
+pytestmark = pytest.mark.usefixtures("clock")
 
 
 def test_resume_asks_first_and_then_submits(tmp_path, scripted, asked):
@@ -177,102 +159,6 @@ def test_a_run_that_is_alive_is_not_resumed(tmp_path, scripted, asked, phase, st
         await screen.press("r")
         await screen.sees(f"mine is {state}: there is nothing to resume.")
         assert "Resume mine?" not in screen.text
-
-    on_screen(tmp_path, look, everything=True)
-    assert asked == []
-
-
-# What each key says of a run in a state; nothing where it asks, or does what it is for.
-RESUMED = ("STOPPED", "FAILED", "CANCELLED", "LOST")
-ALIVE = ("PENDING", "RUNNING", "REQUEUED")
-
-
-@pytest.mark.parametrize("state", STATES)
-def test_every_key_knows_what_a_state_allows(state):
-    row = RunStatus(name="mine", path="runs/mine", state=state, step=50, steps=50, checkpoint_step=50)
-    refused = {
-        "r": refusals.of_resume(row),
-        "c": refusals.of_cancel(row),
-        "s": refusals.of_sample(row),
-    }
-    assert {key for key, said in refused.items() if said is None} == {
-        *(["r"] if state in RESUMED else []),
-        *(["c"] if state in ALIVE else []),
-        "s",
-    }
-    assert all(f"mine is {state}" in said for said in refused.values() if said is not None)
-    assert refusals.of_cancel(replace(row, evals=[{"state": "PENDING"}])) is None, "an evaluation can be cancelled"
-
-
-def test_what_cannot_be_read_is_neither_resumed_nor_sampled():
-    row = RunStatus(name="mine", path="mine", state="LOST", reason="format 99", is_readable=False, checkpoint_step=5)
-    assert [refusal(row) for refusal in (refusals.of_resume, refusals.of_sample)] == [
-        "mine cannot be read: format 99"
-    ] * 2
-    assert refusals.of_cancel(row) == "mine is LOST: there is nothing to cancel."
-
-
-def test_a_finished_run_is_refused_before_a_question(tmp_path, scripted, asked):
-    run = trained(run_with(tmp_path / "mine", 50, overrides=STEPS), "1", "gone")
-    run.ledger.append(Ended(attempt=0, cause="finished", step=50))
-    run_with(tmp_path / "new")
-
-    async def look(screen: Screen) -> None:
-        await screen.select("mine")
-        for key, said in (
-            ("c", "mine is FINISHED: there is nothing to cancel."),
-            ("r", "mine is FINISHED at step 50. To train it for longer: cldctl resume mine"),
-            ("space", "Select a group of runs, or a run of one, to fold it."),
-        ):
-            await screen.press(key)
-            await screen.sees(said)
-            assert "mine?" not in screen.text
-            await screen.press("escape")
-            await screen.until(lambda said=said: said not in screen.text)
-        await screen.select("new")
-        await screen.press("s")
-        await screen.sees("new has no checkpoint yet")
-        assert "$ cldctl sample" not in screen.text
-
-    on_screen(tmp_path, look, everything=True)
-    assert (asked, scripted.calls) == ([], [])
-
-
-def test_the_evaluations_of_a_finished_run_are_cancelled(tmp_path, scripted):
-    run = trained(run_with(tmp_path / "mine", 50, overrides=STEPS), "1", "gone")
-    run.ledger.append(Ended(attempt=0, cause="finished", step=50))
-    work = Evaluation(EvalRequest.of(run.recipe(), ("elbo",), 50).save(run))
-    scripted.phases["2"] = "running"
-    work.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="2", logs=str(work.folder / "logs"))))
-
-    async def look(screen: Screen) -> None:
-        await screen.select("mine")
-        await screen.press("c")
-        await screen.sees("Cancel the evaluations of mine?", "Its training is FINISHED")
-        await screen.press("y")
-        await screen.sees("mine: its evaluations are cancelled", "STOPPED  0/1 shards")
-        await screen.press("c")
-        await screen.sees("mine is FINISHED: there is nothing to cancel.")
-
-    on_screen(tmp_path, look, everything=True)
-    assert scripted.calls == [("cancel", ["2"])]
-
-
-def test_a_group_without_anything_to_resume_is_refused(tmp_path, scripted, asked):
-    for number in range(2):
-        run = run_with(tmp_path / f"g-{number}", 50, overrides=STEPS)
-        write_json(run.identity_file, run.identity() | {"group": "g", "sweep": {"train.seed": str(number)}})
-        trained(run, str(number), "running" if number else "gone")
-        if not number:
-            run.ledger.append(Ended(attempt=0, cause="finished", step=50))
-    Group(tmp_path, "g").add({f"g-{number}": {"train.seed": str(number)} for number in range(2)})
-
-    async def look(screen: Screen) -> None:
-        await screen.select("g")
-        await screen.press("r")
-        await screen.sees("g: all of its runs are alive or finished")
-        await screen.press("c")
-        await screen.sees("Cancel 1 run of g?")
 
     on_screen(tmp_path, look, everything=True)
     assert asked == []

@@ -148,8 +148,7 @@ def test_what_is_damaged_is_a_line(fleet):
 
     async def look(screen: Screen) -> None:
         await screen.select("somebodys-copy")
-        # Where its lines break depends on the folder of the test.
-        await screen.until(lambda: "the run folder has format 99" in " ".join(screen.text.split()))
+        await screen.sees("the run folder has format 99")
         await screen.press("home")
         (run / "attempts.jsonl").write_bytes(b"\xff\x00 not a ledger\n{\n")
         (run / "progress.json").write_text("[[[[")
