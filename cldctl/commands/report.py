@@ -27,7 +27,8 @@ def report(
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Write an index over all runs instead.")] = False,
     pages: Annotated[
-        bool, typer.Option("--pages", help="With --all: also write the pages of runs that are missing or out of date.")
+        bool,
+        typer.Option("--pages", help="Of an index: also write the pages of its runs that are missing or out of date."),
     ] = False,
     output: Annotated[
         Path | None,
@@ -52,16 +53,16 @@ def report(
     check_output(output, (".html", ".htm"), "reports are")
     if everything and name is not None:
         raise UsageError(f"--all writes an index over all runs, not a page of {name}. Leave one of them out.")
-    if pages and not everything:
-        raise UsageError("--pages writes the pages of all runs. Add --all, or leave it out.")
     root = runs_dir(directory)
     if everything and not root.is_dir():
         raise NotFoundError(f"there are no runs in {root.absolute()}. Start one: `cldctl submit toy_demo`.")
-    if pages:
-        _pages(root, follow)
     group = None if name is None else group_named(name, root)
     if everything or group is not None:
+        if pages:
+            _pages(root, group, follow)
         target, page = _index(root, output, group, follow)
+    elif pages:
+        raise UsageError("--pages writes the pages of many runs. Add --all or the name of a group, or leave it out.")
     else:
         target, page = _page(name, root, output, follow)
 
@@ -82,12 +83,14 @@ def _page(name: str | None, root: Path, output: Path | None, follow: bool) -> tu
         return output or run.path / "report.html", page(run, follow=follow)
 
 
-def _pages(root: Path, follow: bool) -> None:
-    """Write the pages of all runs that need it, before the index, which links to them."""
+def _pages(root: Path, group: "Group | None", follow: bool) -> None:
+    """Write the pages of the runs that need it, before the index, which links to them."""
     from cldctl.page import all_pages
 
     with Working(f"making the pages of the runs in {root}", announced=True) as working:
-        written = all_pages.write(root, lambda done, total, name: working.at(done, total, name), follow=follow)
+        written = all_pages.write(
+            root, lambda done, total, name: working.at(done, total, name), group=group, follow=follow
+        )
     err.print(f"{written.number:,} {'page' if written.number == 1 else 'pages'} written")
     for name, problem in written.problems.items():
         err.print(f"{name}: {problem}", markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""The pages of all runs of a folder: those that are missing, and those that are older than their runs."""
+"""The pages of the runs of an index: those that are missing, and those that are older than their runs."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -9,9 +9,10 @@ from cld_core.errors import CldError
 from cld_core.ownership import require_may_change
 from cld_core.run import RunFolder
 from cld_core.run.atomic import write_text
+from cld_core.run.groups import Group
 from cld_core.texts import one_line
 from cldctl.runs import survey
-from cldctl.runs.index import Index
+from cldctl.runs.index import Found, Index
 from cldctl.runs.status import RunStatus
 
 from . import one_run
@@ -33,16 +34,27 @@ def page_of(run: RunFolder) -> Path:
     return run.path / "report.html"
 
 
-def write(root: Path, begun: Callable[[int, int, str], object], *, follow: bool = False) -> Written:
+def rows_of(found: Found, group: Group | None) -> list[RunStatus]:
+    """What was found of the runs of a group, or of all runs."""
+    if group is None:
+        return list(found.rows)
+    members = {run.name for run in group.runs()}
+    return [row for row in found.rows if row.name in members]
+
+
+def write(
+    root: Path, begun: Callable[[int, int, str], object], *, group: Group | None = None, follow: bool = False
+) -> Written:
     """Write what is missing or out of date; whatever is wrong with one run spares the others.
 
     Args:
         root: the folder of the runs.
         begun: called before each run with its number, from 0, how many there are, and its name.
+        group: only the runs of this group; None for all runs.
         follow: also read folders that links lead out of a run to.
     """
     number, problems = 0, {}
-    rows = Index(root).look(max_age_s=survey.TO_LOOK_S).rows
+    rows = rows_of(Index(root).look(max_age_s=survey.TO_LOOK_S), group)
     for place, row in enumerate(rows):
         begun(place, len(rows), row.name)
         run = RunFolder(row.path)

@@ -20,7 +20,7 @@ from cldctl.ui.tables import present_in
 from cldctl.ui.usage import usage_line
 
 from . import results
-from .all_pages import page_of
+from .all_pages import page_of, rows_of
 from .overlays import overlays
 from .rendering import render
 
@@ -51,8 +51,7 @@ def page(root: Path, folder: Path, *, group: Group | None = None, follow: bool =
         follow: also read folders that links lead out of a run to.
     """
     found = Index(root).look(max_age_s=survey.TO_LOOK_S)
-    members = None if group is None else {run.name for run in group.runs()}
-    rows = [row for row in found.rows[::-1] if members is None or row.name in members]
+    rows = rows_of(found, group)[::-1]
     labels = [quantity.label for quantity in present_in([entry for row in rows for entry in row.evals])]
     states = [(state, sum(row.state == state for row in rows)) for state in dict.fromkeys(row.state for row in rows)]
     entries = [_row(row, labels, folder) for row in rows]
@@ -68,7 +67,9 @@ def page(root: Path, folder: Path, *, group: Group | None = None, follow: bool =
         right=[True, True, *([True] * len(labels)), True, False, False, False],
         rows=entries,
         not_written=sum(not entry.link for entry in entries),
-        write_all=command("report --all --pages", RunFolder(root / "any")),
+        write_all=command(
+            f"report {'--all' if group is None else shlex.quote(group.name)} --pages", RunFolder(root / "any")
+        ),
         closed={} if group is not None else found.closed,
     )
 

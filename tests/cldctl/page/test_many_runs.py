@@ -62,6 +62,9 @@ def test_the_index_of_a_group_has_its_runs_alone(tmp_path):
     assert "mine-seed0" in text
     assert "another" not in text
     assert "leave one of them out" in invoke("report", "mine", "--all", runs=tmp_path, code=2).stderr.lower()
+    assert "cldctl report mine --pages writes those" in " ".join(text.split())
+    assert "2 pages written" in invoke("report", "mine", "--pages", runs=tmp_path).stderr
+    assert sorted(file.parent.name for file in tmp_path.glob("*/report.html")) == ["mine-seed0", "mine-seed1"]
 
 
 def test_it_can_be_written_elsewhere(root, tmp_path):
