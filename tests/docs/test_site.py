@@ -88,7 +88,8 @@ def test_search_finds_pages_of_a_site_on_the_disk(site: Path) -> None:
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.goto((site / "start/tutorial.html").as_uri())
-        page.get_by_role("textbox", name="Search").fill("preempted")
+        # With events of keys: the search listens to these.
+        page.get_by_role("textbox", name="Search").press_sequentially("preempted")
         page.locator(".md-search-result__link", has_text="Slurm").first.wait_for(state="attached", timeout=60_000)
         link = page.locator(".md-search-result__link", has_text="Slurm").first.get_attribute("href")
         page.goto(str(link))
