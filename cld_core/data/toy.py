@@ -42,6 +42,9 @@ class Toy:
 _REGISTRY: dict[str, Toy] = {}
 # Two runs may have two versions of a plug-in, each with a function of the same name.
 _OF_MODULE: dict[tuple[str, str], Toy] = {}
+# By the module of a plug-in, the names whose entries came or changed while it was imported: their functions may be of
+# modules that it imports, or those of this file under new names.
+_NAMES_FROM: dict[str, tuple[str, ...]] = {}
 
 
 def toy(
@@ -78,7 +81,7 @@ def get(name: str, plugin: str | None = None) -> Toy:
         WrongSourceError: there is no such name.
         DataError: the plug-in cannot be imported.
     """
-    if plugin is not None and (own := _OF_MODULE.get((import_plugin(plugin, "data.plugin"), name))) is not None:
+    if plugin is not None and (own := _OF_MODULE.get((_imported(plugin), name))) is not None:
         return own
     if name not in _REGISTRY:
         hint = did_you_mean(name, _REGISTRY) or " Set data.plugin to the file that registers it."
@@ -92,13 +95,28 @@ def names() -> tuple[str, ...]:
 
 
 def names_from(plugin: str) -> tuple[str, ...]:
-    """The names that do not come from this file once ``plugin`` has been imported: what it registers.
+    """The names that importing ``plugin`` registers, those that it replaces and those of its own imports, too.
 
     Raises:
         DataError: it cannot be imported.
     """
-    import_plugin(plugin, "data.plugin")
-    return tuple(name for name, known in _REGISTRY.items() if known.sample.__module__ != __name__)
+    return _NAMES_FROM[_imported(plugin)]
+
+
+def _imported(plugin: str) -> str:
+    """The name of the module of a plug-in, which is imported unless it has been.
+
+    Raises:
+        DataError: it cannot be imported.
+    """
+    before = dict(_REGISTRY)
+    module = import_plugin(plugin, "data.plugin")
+    if module not in _NAMES_FROM:
+        # Somebody else may have imported it before, as a module: then no entry changes now.
+        own = {name for owner, name in _OF_MODULE if owner == module}
+        changed = (name for name, known in _REGISTRY.items() if known is not before.get(name) or name in own)
+        _NAMES_FROM[module] = tuple(changed)
+    return module
 
 
 _ROLL_SCALE = 0.01

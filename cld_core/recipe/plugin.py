@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from cld_core.digests import checksum
@@ -48,26 +48,34 @@ def with_plugin_found(recipe: Recipe, recipe_file: Path, place: str | None = Non
     raise RecipeError(f"{place or recipe_file}: 'data.plugin' {text}")
 
 
-def require_name_from(plugin: str, name: str, registered: Sequence[str], place: Callable[[str], str]) -> None:
+def require_name_from(
+    plugin: str, name: str, registered: Sequence[str], place: Callable[[str], str], swept: Collection[str] = ()
+) -> None:
     """Refuse a plug-in beside data that do not come from it: the run would train as if it were not there.
 
     Args:
         name: of the data, as `data.name` has it.
         registered: the names that the plug-in registers.
         place: what has set a dotted key, for messages.
+        swept: the values of `data.name` in a sweep over it: shipped data may stand beside those of the plug-in.
 
     Raises:
         RecipeError: names the plug-in, what it registers, and the fix.
     """
-    if name in registered:
+    is_shipped = name in shipped_names("data")
+    if name in registered or (is_shipped and not set(swept).isdisjoint(registered)):
         return
     known = ", ".join(one_line(one, 60) for one in registered[:_MOST_NAMES]) or "no data set"
-    if name not in shipped_names("data"):
+    if not is_shipped:
         fix = did_you_mean(name, registered) or " Register it, or write the name of one that is."
         text = f"'data.name' cannot be {one_line(name, 60)!r}: {plugin} registers {known}"
         raise RecipeError(f"{place('data.name')}: {text}.{fix}")
-    text = f"{plugin} registers {known}, but 'data.name' is {name!r}, which does not come from it"
-    add = f"Add data.name={one_line(registered[0], 60)}" if registered else "Register a data set in it"
+    if swept:
+        text = f"{plugin} registers {known}, but no value of 'data.name' comes from it"
+        add = f"Add {one_line(registered[0], 60)} to the values" if registered else "Register one of them in it"
+    else:
+        text = f"{plugin} registers {known}, but 'data.name' is {name!r}, which does not come from it"
+        add = f"Add data.name={one_line(registered[0], 60)}" if registered else "Register a data set in it"
     raise RecipeError(f"{place('data.plugin')}: {text}. {add}, or set data.plugin=null.")
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cld_core.recipe import Recipe
     from cldctl.clusters.base import Cluster
     from cldctl.clusters.records import JobSpec
+    from cldctl.runs.cells import Cell
     from cldctl.runs.groups import BegunGroup, WantedGroup
     from cldctl.runs.resume import Continuation
 
@@ -73,8 +74,16 @@ def _wanted(asked: Sweeping, root: Path) -> "WantedGroup":
     for cell in cells:
         with named(_settings(cell.values)):
             given = [*asked.given, *_settings(cell.values)]
-            check_plugin(cell.recipe, file, given, profile, is_swept="data.name" in cell.values)
+            check_plugin(cell.recipe, file, given, profile, _swept_with(cell, cells))
     return WantedGroup(group=Group(root, name), cells=cells, file=file, parallel=asked.parallel, **asked.common())
+
+
+def _swept_with(cell: "Cell", cells: Sequence["Cell"]) -> list[str]:
+    """The values of `data.name` that a sweep over it has with the plug-in of this cell."""
+    if "data.name" not in cell.values:
+        return []
+    plugin = getattr(cell.recipe.data, "plugin", None)
+    return [other.recipe.data.name for other in cells if getattr(other.recipe.data, "plugin", None) == plugin]
 
 
 def _settings(values: Mapping[str, str]) -> list[str]:
@@ -184,13 +193,13 @@ def show_differences(file: Path, given: Sequence[str], profile: Path | None) -> 
 
 
 def check_plugin(
-    recipe: "Recipe", file: Path, given: Sequence[str], profile: Path | None, *, is_swept: bool = False
+    recipe: "Recipe", file: Path, given: Sequence[str], profile: Path | None, swept: Sequence[str] = ()
 ) -> None:
     """Refuse a recipe whose plug-in does not register its data; says what takes so long.
 
     Args:
         given: the overrides that, with file and profile, make the recipe.
-        is_swept: see `plugins.require_registered`.
+        swept: see `plugins.require_registered`.
 
     Raises:
         RecipeError: names what has set the wrong value.
@@ -207,7 +216,7 @@ def check_plugin(
         err.print(text, markup=False, style="yellow", soft_wrap=True)
 
     with err.status("importing the plug-in"):
-        require_registered(recipe, lambda key: places.get(key) or called(file), say, is_swept=is_swept)
+        require_registered(recipe, lambda key: places.get(key) or called(file), say, swept=swept)
 
 
 def tell_left_out(run: RunFolder) -> None:

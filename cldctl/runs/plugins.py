@@ -9,7 +9,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -50,46 +50,58 @@ class Report:
 
 # An answer in the user's cache is shorter, and is removed if it was not written again for so many seconds.
 _MAX_BYTES, _UNUSED_S = 2**16, 30 * 24 * 3600.0
+# Increased when an answer means something else than before.
+_FORMAT = "2"
 
 
 def ask(plugin: str, name: str | None = None) -> Report:
     """What a plug-in, a file or module, registers, and what tells the data of the density ``name`` from others.
 
-    What a file registers is remembered, for its content. What its data are is not: that may depend on other files.
+    A process is asked, once for each content of the file. What it registers is kept for `remembered`.
     """
-    return _asked(plugin, name, checksum(Path(plugin)) if plugin.endswith(".py") else "")
+    return _asked(plugin, name, _digest(plugin))
 
 
 @functools.cache
 def _asked(plugin: str, name: str | None, digest: str) -> Report:
-    file = _remembered_in(digest) if digest and name is None else None
-    report = _remembered(file) if file is not None else None
-    if report is None:
-        report = _from_process(plugin, name)
-        if file is not None and report.problem is None:
-            with contextlib.suppress(OSError):
-                caches.sweep(file.parent, "plugin-*", _UNUSED_S)
-                write_json(file, {"names": list(report.names)})
+    report = _from_process(plugin, name)
+    file = _remembered_in(digest)
+    if file is not None and name is None and report.problem is None:
+        with contextlib.suppress(OSError):
+            caches.sweep(file.parent, "plugin-*", _UNUSED_S)
+            write_json(file, {"names": list(report.names)})
     return report
 
 
-def _remembered_in(digest: str) -> Path | None:
-    """The file in the user's cache with what a plug-in of this content registers; None if there is no cache."""
-    folder = caches.folder()
-    parts = (digest, sys.executable, metadata.version("torch"), __version__)
-    key = hashlib.sha256("\n".join(parts).encode(errors="replace")).hexdigest()[:32]
-    return None if folder is None else folder / f"plugin-{key}.json"
+def remembered(plugin: str) -> Sequence[str]:
+    """The names that a plug-in file of this content registered when it was asked last; empty if it never was.
 
-
-def _remembered(file: Path) -> Report | None:
-    """What was answered before; None if nothing was, or it cannot be read."""
+    It may import other files, which may have changed since: enough to go on with a name, not to refuse one. Names of
+    data that come with cldctl are left out: if the plug-in registers them no longer, others would be trained on.
+    """
+    file = _remembered_in(_digest(plugin))
+    if file is None:
+        return ()
     try:
         names = parse_json(read_bytes(file, limit=_MAX_BYTES))["names"]
     except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return ()
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        return None
-    return Report(names=[one_line(name, 60) for name in names], data={})
+        return ()
+    return [name for name in names if name not in shipped_names("data")]
+
+
+def _digest(plugin: str) -> str:
+    """What tells a file's content from others; empty for a module, whose files nobody has looked at."""
+    return checksum(Path(plugin)) if plugin.endswith(".py") else ""
+
+
+def _remembered_in(digest: str) -> Path | None:
+    """The file in the user's cache with what a plug-in of this content registers; None if there is none."""
+    folder = caches.folder() if digest else None
+    parts = (_FORMAT, digest, sys.executable, metadata.version("torch"), __version__)
+    key = hashlib.sha256("\n".join(parts).encode(errors="replace")).hexdigest()[:32]
+    return None if folder is None else folder / f"plugin-{key}.json"
 
 
 def _from_process(plugin: str, name: str | None) -> Report:
@@ -131,7 +143,7 @@ def _imports() -> dict[str, str]:
 
 
 def require_registered(
-    recipe: Recipe, place: Callable[[str], str], say: Callable[[str], None], *, is_swept: bool = False
+    recipe: Recipe, place: Callable[[str], str], say: Callable[[str], None], *, swept: Collection[str] = ()
 ) -> None:
     """Refuse a recipe whose plug-in does not register its data, before anything is written.
 
@@ -140,7 +152,7 @@ def require_registered(
     Args:
         place: what has set a dotted key, for messages.
         say: gets what could not be found out, in one line.
-        is_swept: `data.name` is an axis of a sweep, in which other data may stand beside those of the plug-in.
+        swept: the values of `data.name` with this plug-in in a sweep over it; some of them may be of other data.
 
     Raises:
         RecipeError: names what it registers.
@@ -148,11 +160,13 @@ def require_registered(
     data = recipe.data
     if not isinstance(data, ToyDataSpec) or data.plugin is None:
         return
+    with contextlib.suppress(RecipeError):
+        require_name_from(data.plugin, data.name, remembered(data.plugin), place, swept)
+        return
     report = ask(data.plugin)
     if report.problem is not None:
         if report.unknown or recipe.cluster.container is not None:
             say(f"whether {data.plugin} registers '{data.name}' is not known: {report.problem}")
             return
         raise RecipeError(f"{place('data.plugin')}: {report.problem}")
-    if not (is_swept and data.name in shipped_names("data")):
-        require_name_from(data.plugin, data.name, report.names, place)
+    require_name_from(data.plugin, data.name, report.names, place, swept)

@@ -1,3 +1,4 @@
+import importlib
 import math
 
 import pytest
@@ -17,7 +18,7 @@ def draws(name, n=4000):
 
 
 def test_the_recipe_knows_the_built_in_names():
-    assert {name for name in toy.names() if not name.startswith("test_")} == set(TOY_DATA)
+    assert {name for name in toy.names() if toy.get(name).sample.__module__ == toy.__name__} == set(TOY_DATA)
 
 
 @pytest.mark.parametrize("name", TOY_DATA)
@@ -122,6 +123,34 @@ def test_plugin_module(tmp_path, monkeypatch):
     (tmp_path / "toy_plugin_for_test.py").write_text(PLUGIN.format(name="test_module"))
     monkeypatch.syspath_prepend(tmp_path)
     assert toy.get("test_module", "toy_plugin_for_test").name == "test_module"
+
+
+def test_a_plug_in_registers_what_its_import_adds_or_replaces(tmp_path, monkeypatch):
+    monkeypatch.setattr(toy, "_REGISTRY", dict(toy._REGISTRY))
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "toy_helper_for_test.py").write_text(PLUGIN.format(name="test_of_helper"))
+    plugin, other = tmp_path / "registers.py", tmp_path / "registers_other.py"
+    plugin.write_text(
+        "import toy_helper_for_test\n"
+        "from cld_core.data.toy import diamond, toy\n"
+        "toy('test_again')(diamond)\n"
+        "toy('diamond')(diamond)\n"
+    )
+    other.write_text(PLUGIN.format(name="test_other"))
+    for _ in range(2):  # it is imported once
+        assert sorted(toy.names_from(str(plugin))) == ["diamond", "test_again", "test_of_helper"]
+        assert toy.names_from(str(other)) == ("test_other",)
+
+
+def test_a_plug_in_that_was_imported_before(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, bring in (
+        ("test_module_before", importlib.import_module),
+        ("test_data_before", lambda plugin: toy.get("test_data_before", plugin)),
+    ):
+        (tmp_path / f"{name}.py").write_text(PLUGIN.format(name=name))
+        bring(name)
+        assert toy.names_from(name) == (name,)
 
 
 def test_data_of_another_shape_are_refused(tmp_path):

@@ -158,6 +158,19 @@ def test_a_plug_in_whose_data_the_recipe_does_not_use_is_refused_before_anything
     assert f"{nothing} registers no data set" in done.stderr
 
 
+def test_a_sweep_in_which_no_run_uses_the_plug_in_is_refused(tmp_path, ring, monkeypatch):
+    in_this_process(monkeypatch)
+    asked = ("submit", "toy", *ONE, *DEBUG, "--dry-run", "--sweep")
+    mine = f"data.plugin={ring}"
+    done = invoke(*asked, "data.name=diamond,gaussian", mine, runs=tmp_path / "runs", code=2)
+    assert f"{ring} registers {NAME}, but no value of 'data.name' comes from it. Add {NAME} to the" in done.stderr
+    other = tmp_path / "other.py"
+    other.write_text(RING.format(1).replace(NAME, "another"))
+    both = (f"data.name=diamond,{NAME}", "--sweep", f"{mine},{other}")
+    assert f"data.plugin={other}: " in invoke(*asked, *both, runs=tmp_path / "runs", code=2).stderr
+    invoke(*asked, f"data.name=diamond,{NAME}", mine, runs=tmp_path / "runs")
+
+
 def test_a_plug_in_may_replace_data_that_come_with_cldctl(tmp_path, monkeypatch):
     monkeypatch.setattr(toy, "_REGISTRY", dict(toy._REGISTRY))
     file = tmp_path / "own.py"

@@ -1,4 +1,4 @@
-"""What a plug-in registers is asked of a process once for each content of its file."""
+"""Whether a plug-in registers the data: a name is known for the content of its file, or a process is asked."""
 
 import json
 import os
@@ -7,8 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from cld_core.errors import RecipeError
+from cld_core.recipe import load
 from cldctl import caches
 from cldctl.runs import plugins
+from tests.support.paths import RECIPES
 
 
 @pytest.fixture
@@ -31,75 +34,132 @@ def file(tmp_path):
     return file
 
 
-def ask(plugin, name=None):
-    """As a new command does, which remembers nothing by itself."""
+def forgotten():
+    """As in a new command, which remembers nothing by itself."""
     plugins._asked.cache_clear()
-    return plugins.ask(str(plugin), name)
+
+
+def require(plugin, name="ring", **how):
+    """Whether the plug-in registers the data, as a new command finds out; returns what it says."""
+    forgotten()
+    recipe = load(RECIPES / "toy.yaml", [f"data.name={name}", f"data.plugin={plugin}"])
+    said = []
+    plugins.require_registered(recipe, str, said.append, **how)
+    return said
+
+
+def answer(*names):
+    return {"names": list(names), "data": {}}
 
 
 def test_the_same_file_is_asked_about_once(file, started, tmp_path):
     for _ in range(2):
-        assert list(ask(file).names) == ["ring"]
+        assert require(file) == []
     assert started.count == 1
     copy = tmp_path / "copy.py"
     copy.write_bytes(file.read_bytes())
-    ask(copy)
+    require(copy)
     assert started.count == 1, "the content counts"
     file.write_text("A = 2\n")
-    started.answer = {"names": ["other"], "data": {}}
-    assert list(ask(file).names) == ["other"]
+    started.answer = answer("other")
+    with pytest.raises(RecipeError, match="registers other"):
+        require(file)
     assert started.count == 2
 
 
-@pytest.mark.parametrize("what", ["sys.executable", "__version__", "metadata.version"])
-def test_another_python_torch_or_cldctl_is_asked_again(file, started, monkeypatch, what):
-    ask(file)
+def test_a_name_is_refused_only_by_a_process_that_was_asked_now(file, started):
+    """The plug-in may import another file, which has changed since."""
+    require(file)
+    started.answer = answer("ring", "ring2")
+    require(file, "ring2")
+    assert started.count == 2
+    require(file, "ring2")
+    assert started.count == 2, "and is remembered"
+    started.answer = answer("ring")
+    with pytest.raises(RecipeError, match="registers ring"):
+        require(file, "ring3")
+    with pytest.raises(RecipeError, match="registers ring"):
+        require(file, "ring2")
+
+
+def test_data_that_a_plug_in_replaces_are_asked_about_each_time(file, started):
+    """If it replaces them no longer, those that come with cldctl would be trained on."""
+    started.answer = answer("ring", "diamond")
+    require(file, "diamond")
+    require(file, "diamond")
+    assert started.count == 2
+    started.answer = answer("ring")
+    with pytest.raises(RecipeError, match="'data.name' is 'diamond', which does not come from it"):
+        require(file, "diamond")
+
+
+def test_in_a_sweep_one_value_has_to_come_from_the_plug_in(file, started):
+    require(file, "diamond", swept=("diamond", "ring"))
+    require(file, "diamond", swept=("diamond", "ring"))
+    assert started.count == 1
+    with pytest.raises(RecipeError, match=r"registers ring, but no value of 'data\.name' comes from it\. Add ring to"):
+        require(file, "diamond", swept=("diamond", "gaussian"))
+    assert started.count == 2, "asked again before it is refused"
+
+
+def test_a_process_is_asked_once_in_a_command(file, started):
+    for _ in range(2):
+        assert list(plugins.ask(str(file)).names) == ["ring"]
+    assert started.count == 1
+
+
+@pytest.mark.parametrize("what", ["sys.executable", "__version__", "metadata.version", "_FORMAT"])
+def test_another_python_torch_cldctl_or_meaning_is_asked_again(file, started, monkeypatch, what):
+    require(file)
     changed = (lambda package: "0.0") if what == "metadata.version" else "other"
     monkeypatch.setattr(f"cldctl.runs.plugins.{what}", changed)
-    ask(file)
+    require(file)
     assert started.count == 2
 
 
 def test_problems_are_not_remembered(file, started):
     started.answer = {"problem": "it cannot be imported"}
-    assert ask(file).problem == "it cannot be imported"
-    started.answer = {"names": ["ring"], "data": {}}
-    assert ask(file).problem is None
+    with pytest.raises(RecipeError, match="it cannot be imported"):
+        require(file)
+    started.answer = answer("ring")
+    require(file)
     assert started.count == 2
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"names": 5}', b'{"names": [5]}', b"\xff", b"[" * 100_000])
 def test_a_damaged_answer_is_ignored(file, started, damage):
-    ask(file)
-    (remembered,) = caches.folder().glob("plugin-*.json")
-    assert remembered.parent.stat().st_mode & 0o077 == 0
-    remembered.write_bytes(damage)
-    assert list(ask(file).names) == ["ring"]
-    ask(file)
+    require(file)
+    (kept,) = caches.folder().glob("plugin-*.json")
+    assert kept.parent.stat().st_mode & 0o077 == 0
+    kept.write_bytes(damage)
+    require(file)
+    require(file)
     assert started.count == 2, "and replaced"
 
 
 def test_modules_and_data_are_asked_about_each_time(file, started):
     """They may depend on files that nobody has looked at."""
-    for plugin, name in (("a.module", None), (file, "ring")):
+    for plugin, name in (("a.module", None), (str(file), "ring")):
         before = started.count
         for _ in range(2):
-            ask(plugin, name)
+            forgotten()
+            plugins.ask(plugin, name)
         assert started.count == before + 2
+        assert list(plugins.remembered(plugin)) == []
 
 
 def test_without_a_cache_it_is_asked_each_time(file, started, monkeypatch):
     monkeypatch.setattr(caches, "folder", lambda: None)
     for count in (1, 2):
-        ask(file)
+        require(file)
         assert started.count == count
 
 
 def test_old_answers_are_removed(file, started):
-    ask(file)
+    require(file)
     (old,) = caches.folder().glob("plugin-*.json")
     os.utime(old, (0, 0))
     file.write_text("A = 2\n")
-    ask(file)
+    require(file)
     (new,) = caches.folder().glob("plugin-*.json")
     assert new != old
