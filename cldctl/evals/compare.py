@@ -15,7 +15,10 @@ from cld_core.run import RunFolder
 from cld_core.texts import is_count, one_line
 
 RULE = "marked: |a - b| > 2 sqrt(sa^2 + sb^2) against the first run, with standard errors sa and sb"
-_NONE = "no difference is marked: all are within 2 sqrt(sa^2 + sb^2) of the first run, with standard errors sa and sb"
+_NONE = (
+    "no difference is marked: of the results that can be compared, none differs by more than 2 sqrt(sa^2 + sb^2) from "
+    "that of the first run, with standard errors sa and sb"
+)
 # The settings that say of how many samples or test points a result is; results of one checkpoint may differ in it.
 COUNTS = ("samples", "points")
 # Letters of a checksum that tell it from others.

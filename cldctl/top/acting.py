@@ -12,6 +12,7 @@ from textual.screen import Screen
 
 from cld_core.run import RunFolder
 from cld_core.run.groups import Group
+from cld_core.texts import one_line
 from cldctl.runs.state import OVER
 from cldctl.runs.status import RunStatus
 
@@ -188,11 +189,15 @@ class Acting(Screen[None]):
         self.app.push_screen(Question(question, about), answered)
 
     def _sample(self, run: RunFolder, what: str, say: Say) -> list[str]:
-        process = actions.sampling(run)
-        self.doing.hold(what, process)
-        for line in actions.output_of(process):
-            self.send(self.Printed(what, line))
-        self.send(self.Printed(what, None))
+        try:
+            process = actions.sampling(run)
+            self.doing.hold(what, process)
+            for line in actions.output_of(process):
+                self.send(self.Printed(what, line))
+        except OSError as error:
+            self.send(self.Printed(what, f"error: {one_line(error) or type(error).__name__}"))
+        finally:
+            self.send(self.Printed(what, None))
         return []
 
 

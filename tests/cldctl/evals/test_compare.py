@@ -57,6 +57,18 @@ def test_the_rule_is_said_only_where_something_is_marked(tmp_path):
     assert said("bare") is None, "the warning says why"
 
 
+def test_what_cannot_be_compared_is_not_said_to_agree(tmp_path):
+    values = {"first": (3.0, 0.3), "inside": (3.99, 0.4), "bare": (9.0, None)}
+    columns = [compare.column(evaluated(tmp_path / name, *value)) for name, value in values.items()]
+    unlike = compare.column(evaluated(tmp_path / "unlike", 9.0, 0.1, samples=50))
+    for mixture in (columns, [*columns[:2], unlike], columns[:2]):
+        assert "of the results that can be compared, none differs by more than 2 sqrt" in compare.rule(mixture)
+    console = Console(width=240, record=True, file=io.StringIO())
+    console.print(compared(columns))
+    assert "all are within" not in console.export_text()
+    assert compare.rule([columns[0], unlike]) is None
+
+
 def test_answers_to_different_questions_are_not_compared(tmp_path):
     columns = [
         compare.column(evaluated(tmp_path / "a", 3.0, 0.1)),

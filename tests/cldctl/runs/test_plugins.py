@@ -89,7 +89,7 @@ def test_data_that_a_plug_in_replaces_are_asked_about_each_time(file, started):
     require(file, "diamond")
     assert started.count == 2
     started.answer = answer("ring")
-    with pytest.raises(RecipeError, match="'data.name' is 'diamond', which does not come from it"):
+    with pytest.raises(RecipeError, match="is 'diamond', which does not come from it"):
         require(file, "diamond")
 
 

@@ -224,6 +224,23 @@ def test_samples_are_drawn_by_a_process_whose_output_is_shown(tmp_path, scripted
     on_screen(tmp_path, look, everything=True)
 
 
+def test_samples_that_cannot_be_drawn_are_over(tmp_path, scripted, monkeypatch):
+    stopped(tmp_path / "mine", "1")
+
+    def sampling(run):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(actions, "sampling", sampling)
+
+    async def look(screen: Screen) -> None:
+        await screen.select("mine")
+        await screen.press("s")
+        await screen.sees("$ cldctl sample mine", "error: [Errno 12] Cannot allocate memory")
+        await screen.until(lambda: "the command goes on" not in screen.text and "esc back" in screen.text)
+
+    on_screen(tmp_path, look, everything=True)
+
+
 def test_the_command_that_draws_samples_is_that_of_cldctl(tmp_path):
     """Of a run that is gone, it says so before it loads torch."""
     *said, end = actions.output_of(actions.sampling(RunFolder(tmp_path / "mine")))
