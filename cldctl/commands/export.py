@@ -1,6 +1,5 @@
 """`cldctl export`: averaged weights and recipe in one file, and a model card beside them."""
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,11 +14,6 @@ if TYPE_CHECKING:
     from cld_core.model import Model
     from cld_core.run import RunFolder
     from cldctl.page.card_files import CardFiles
-
-# Licences that Hugging Face lists and SPDX does not, and for suggestions those that people choose for weights.
-_NOT_OF_SPDX = ("other", "unknown", "openrail", "bigscience-openrail-m", "creativeml-openrail-m")
-_ONE = re.compile(r"[a-z0-9.-]+")
-_USUAL = ("apache-2.0", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "gpl-3.0-only", "mit")
 
 
 def export(
@@ -52,8 +46,9 @@ def export(
     Example: cldctl export cifar10-0102-101112-ab12 --card cifar10/ --license cc-by-4.0
     """
     from cld_core.errors import UsageError
+    from cldctl.page import licences
 
-    licence = None if license_ is None else _licence(license_)
+    licence = None if license_ is None else licences.identifier(license_)
     folder = find_run(run, runs_dir(directory))
     target = output or Path(f"{folder.name}.safetensors")
     check_output(target, (".safetensors",), "weights are")
@@ -79,31 +74,6 @@ def export(
     if files is not None:
         _write_card(folder, model, files, licence)
         out.print(str(files.card), markup=False, soft_wrap=True)
-
-
-def _licence(text: str) -> str:
-    """The identifier of a licence as Hugging Face writes it: that of SPDX in small letters, or one of a few others.
-
-    Raises:
-        UsageError: it is not one.
-    """
-    from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
-
-    from cld_core.errors import UsageError, did_you_mean
-    from cld_core.texts import one_line
-
-    word = text.strip().lower()
-    if word in _NOT_OF_SPDX:
-        return word
-    try:
-        # An expression of several licences, or a reference to a text elsewhere, names none that readers of cards know.
-        if _ONE.fullmatch(word) and not word.startswith("licenseref-"):
-            return canonicalize_license_expression(word).lower()
-    except InvalidLicenseExpression:
-        pass
-    fix = did_you_mean(word[:60], (*_USUAL, *_NOT_OF_SPDX))
-    expected = "It takes one identifier of https://spdx.org/licenses, such as cc-by-4.0 or mit, or 'other'"
-    raise UsageError(f"--license '{one_line(text, 60)}' is not a licence that cards can name.{fix} {expected}.")
 
 
 def _write_card(folder: "RunFolder", model: "Model", files: "CardFiles", license_: str | None) -> None:

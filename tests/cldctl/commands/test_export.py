@@ -9,9 +9,7 @@ import pytest
 import yaml
 
 import cld_core
-from cld_core.errors import UsageError
 from cld_core.run import RunFolder
-from cldctl.commands import export
 from tests.support.tools import invoke
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -120,17 +118,6 @@ def test_what_would_be_lost_or_cannot_be_written_is_refused(runs, tmp_path):
     )
     assert (tmp_path / "README.md").read_text() == "# Mine\n"
     assert not list(tmp_path.glob("**/*.safetensors"))
-
-
-@pytest.mark.parametrize("text", ["MIT", "CC-BY-4.0", "gpl-3.0-only", "other", "OpenRAIL"])
-def test_licences_are_written_as_hugging_face_does(text):
-    assert export._licence(text) == text.lower()
-
-
-@pytest.mark.parametrize("text", ["", "mit or apache-2.0", "(mit)", "mit+", "LicenseRef-mine", "\x1b[31mmit", "m\nit"])
-def test_what_is_not_one_licence_is_refused(text):
-    with pytest.raises(UsageError, match="not a licence"):
-        export._licence(text)
 
 
 @pytest.mark.parametrize("keys", [("hooks.on_change=secret",), ("cluster.account=secret",)])
