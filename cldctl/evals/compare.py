@@ -145,15 +145,23 @@ def warnings(columns: Sequence[Column]) -> list[str]:
                 texts.append(f"{which} cannot be compared: {'; '.join(differing)}")
     remarks = (f"{it.run}: {result.remark}" for it in columns for result in it.results.values() if result.remark)
     texts += dict.fromkeys(remarks)
-    bare = [quantity.label for quantity in quantities if _lacks_error(columns, quantity.key)]
-    if bare:
-        verb = "has" if len(bare) == 1 else "have"
-        texts.append(f"{', '.join(bare)} {verb} no standard error: no difference is marked")
+    return texts + _bare(columns, quantities)
+
+
+def _bare(columns: Sequence[Column], quantities: Sequence[Quantity]) -> list[str]:
+    """In words: which results have no standard error; if others of their kind have one, of which runs they are."""
+    texts, unmarked = [], []
+    for quantity in quantities:
+        having = [it for it in columns if quantity.key in it.results]
+        bare = [it.run for it in having if it.results[quantity.key].number.stderr is None]
+        if len(bare) == len(having) or columns[0].run in bare:
+            unmarked.append(quantity.label)
+        elif bare:
+            texts.append(f"{quantity.label} of {', '.join(bare)} has no standard error: its difference is not marked")
+    if unmarked:
+        verb = "has" if len(unmarked) == 1 else "have"
+        texts.append(f"{', '.join(unmarked)} {verb} no standard error: no difference is marked")
     return texts
-
-
-def _lacks_error(columns: Sequence[Column], key: str) -> bool:
-    return any(key in column.results and column.results[key].number.stderr is None for column in columns)
 
 
 def to_json(columns: Sequence[Column]) -> dict[str, Any]:
