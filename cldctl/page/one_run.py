@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass
 
 from cld_core.run import RunFolder
+from cld_core.texts import local_time
 from cldctl.runs.status import RunStatus
 from cldctl.runs.why import Why, why
 from cldctl.ui.format import count, number
@@ -51,7 +52,7 @@ def page(run: RunFolder, *, follow: bool = False) -> str:
     return render(
         "run.html",
         title=run.name,
-        made=time.strftime("%Y-%m-%d %H:%M"),
+        made=local_time(time.time()),
         verdict=verdict(found, best, places),
         tiles=[*best, *_effort(row)],
         gallery=gallery(run, board, places),
@@ -114,7 +115,7 @@ def _facts(run: RunFolder, found: Why) -> dict[str, str]:
     git = identity.get("git") or {}
     made_with = identity.get("versions")
     versions = {**(made_with if isinstance(made_with, dict) else {}), **(last.versions if last is not None else {})}
-    created = "" if row.created is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(row.created))
+    created = local_time(row.created, unknown="")
     hosts = list(dict.fromkeys(last.hosts)) if last is not None else []
     facts = {
         "recipe": row.recipe,

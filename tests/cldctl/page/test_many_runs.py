@@ -7,6 +7,7 @@ import pytest
 from torch.utils.tensorboard import SummaryWriter
 
 from cld_core.run import RunFolder
+from cld_core.run.atomic import write_json
 from cld_core.run.events import Noted
 from cld_core.run.groups import Group
 from cldctl.page import all_pages, one_run, overlays
@@ -192,6 +193,22 @@ def test_a_page_that_cannot_be_made_spares_the_others(root, monkeypatch):
     written = all_pages.write(root, lambda *at: None)
     assert (written.number, written.problems) == (2, {"second": "[red]broken"})
     assert "second: [red]broken" in invoke("report", "--all", "--pages", runs=root).stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("run.json", {"format": 2, "created": 1e17}),
+        ("progress.json", {"step": 20, "time": 1e17}),
+        ("run.json", {"format": 2, "created": 1e17, "versions": "x", "git": "y", "sweep": "z"}),
+    ],
+)
+def test_times_that_no_clock_shows_and_facts_of_other_types_spoil_no_page(tmp_path, name, content):
+    run = run_with(tmp_path / "mine", 20)
+    write_json(run.path / name, content)
+    run_with(tmp_path / "other", 20)
+    assert "other" in index(tmp_path, "--pages").text
+    assert "mine" in Parsed((run.path / "report.html").read_text()).text
 
 
 def test_pages_are_those_of_all_runs(root):
