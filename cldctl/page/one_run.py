@@ -113,8 +113,7 @@ def _facts(run: RunFolder, found: Why) -> dict[str, str]:
     row, identity = found.row, run.identity()
     last = found.history.last if row.is_readable else None
     git = identity.get("git") or {}
-    made_with = identity.get("versions")
-    versions = {**(made_with if isinstance(made_with, dict) else {}), **(last.versions if last is not None else {})}
+    versions = {**identity.get("versions", {}), **(last.versions if last is not None else {})}
     created = local_time(row.created, unknown="")
     hosts = list(dict.fromkeys(last.hosts)) if last is not None else []
     facts = {
