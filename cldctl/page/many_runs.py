@@ -20,7 +20,8 @@ from cldctl.ui.tables import present_in
 from cldctl.ui.usage import usage_line
 
 from . import results
-from .all_pages import page_of, rows_of
+from .all_pages import rows_of
+from .freshness import mark, page_of
 from .overlays import overlays
 from .rendering import render
 
@@ -57,6 +58,7 @@ def page(root: Path, folder: Path, *, group: Group | None = None, follow: bool =
     entries = [_row(row, labels, folder) for row in rows]
     return render(
         "index.html",
+        generator=mark(),
         title=f"Runs in {root.absolute().name}" if group is None else f"Runs of the group {group.name}",
         made=local_time(time.time()),
         folder=str(root.absolute()),

@@ -13,6 +13,7 @@ from cldctl.ui.usage import usage_line
 from . import attempts, recipe, results, sweeps
 from .chart import Chart, curve
 from .curves import LOSS, Board, read
+from .freshness import mark_of
 from .pictures import gallery
 from .places import Places
 from .rendering import render
@@ -51,6 +52,7 @@ def page(run: RunFolder, *, follow: bool = False) -> str:
     curves = _curves(board)
     return render(
         "run.html",
+        generator=mark_of(row),
         title=run.name,
         made=local_time(time.time()),
         verdict=verdict(found, best, places),

@@ -1,6 +1,5 @@
 """A run in words, for loggers: its hyper-parameters, its recipe, and the attempt that begins."""
 
-
 from cld_core.recipe import Recipe
 from cld_core.recipe.reading import to_yaml
 from cld_core.recipe.tree import leaves

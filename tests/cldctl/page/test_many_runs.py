@@ -192,7 +192,11 @@ def test_a_page_that_cannot_be_made_spares_the_others(root, monkeypatch):
     monkeypatch.setattr(one_run, "page", page)
     written = all_pages.write(root, lambda *at: None)
     assert (written.number, written.problems) == (2, {"second": "[red]broken"})
-    assert "second: [red]broken" in invoke("report", "--all", "--pages", runs=root).stderr
+    (root / "index.html").unlink(missing_ok=True)
+    done = invoke("-q", "report", "--all", "--pages", runs=root, code=1)
+    assert done.stderr == "second: [red]broken\n"
+    assert done.stdout == f"{root / 'index.html'}\n"
+    assert (root / "index.html").is_file()
 
 
 @pytest.mark.parametrize(
