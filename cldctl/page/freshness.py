@@ -1,7 +1,7 @@
 """Whether the page of a run still shows the run as it is.
 
-A page carries two things for this: a mark (what wrote it, and the states that it shows), and, as the time of its file, a
-moment before anything of the run was read.
+A page carries two things for this: a mark, which tells what wrote it and which states it shows; and, as the time of its
+file, a moment before anything of the run was read.
 """
 
 import contextlib
