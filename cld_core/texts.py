@@ -1,6 +1,7 @@
 """Texts that come from files and commands of others, made safe to show or to pass on."""
 
 import re
+import time
 import unicodedata
 
 # Sequences that a terminal obeys: CSI (colours, cursor), OSC (titles, links, clipboard), and two-character escapes.
@@ -35,6 +36,19 @@ def one_line(text: object, most: int = 200) -> str:
     """A text for the inside of a message: on one line, without control characters, at most ``most`` characters."""
     line = " ".join(printable(str(text)[: 4 * most]).split())
     return line if len(line) <= most else f"{line[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
+
+
+def local_time(moment: float | None, form: str = "%Y-%m-%d %H:%M", unknown: str = "-") -> str:
+    """A time, seconds since 1970, as clocks here show it.
+
+    Args:
+        form: as `time.strftime` takes it.
+        unknown: what stands for None, and for a number in a damaged file that no clock can show.
+    """
+    try:
+        return unknown if moment is None else time.strftime(form, time.localtime(moment))
+    except (OverflowError, ValueError, OSError):
+        return unknown
 
 
 def fenced(content: str, language: str = "") -> str:

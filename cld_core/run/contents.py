@@ -5,11 +5,16 @@ from typing import Any, TypedDict
 
 from cld_core.small_files import real, text, whole
 
+
+def _texts(value: Any) -> dict[str, str] | None:
+    return value if isinstance(value, dict) and all(text(one) is not None for one in value.values()) else None
+
+
 IDENTITY: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("name", "recipe", "recipe_file", "user", "host", "imported", "group", "recipe_digest"), text),
     "created": real,
     "format": whole,
-    "sweep": lambda value: value if isinstance(value, dict) and all(map(text, value.values())) else None,
+    **dict.fromkeys(("sweep", "versions"), _texts),
     "git": lambda value: value if isinstance(value, dict) and text(value.get("commit", "")) is not None else None,
 }
 PROGRESS: dict[str, Callable[[Any], Any]] = {

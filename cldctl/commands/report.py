@@ -57,34 +57,38 @@ def report(
     if everything and not root.is_dir():
         raise NotFoundError(f"there are no runs in {root.absolute()}. Start one: `cldctl submit toy_demo`.")
     group = None if name is None else group_named(name, root)
+    is_complete = True
     if everything or group is not None:
         if pages:
-            _pages(root, group, follow)
-        target, page = _index(root, output, group, follow)
+            is_complete = _pages(root, group, follow)
+        target = _index(root, output, group, follow)
     elif pages:
         raise UsageError("--pages writes the pages of many runs. Add --all or the name of a group, or leave it out.")
     else:
-        target, page = _page(name, root, output, follow)
-
-    from cld_core.run.atomic import write_text
-
-    write_text(target.absolute(), page)
+        target = _page(name, root, output, follow)
     out.print(str(output or target.absolute()), markup=False, soft_wrap=True)
+    if not is_complete:
+        raise typer.Exit(1)
 
 
-def _page(name: str | None, root: Path, output: Path | None, follow: bool) -> tuple[Path, str]:
+def _page(name: str | None, root: Path, output: Path | None, follow: bool) -> Path:
     from cld_core.ownership import require_may_change
+    from cld_core.run.atomic import write_text
+    from cldctl.page import freshness
     from cldctl.page.one_run import page
 
     run = find_run(name, root)
     if output is None:
         require_may_change(run.path, "Its report was not written; use -o FILE.html")
     with Working(f"making the report of {run.name}", announced=True):
-        return output or run.path / "report.html", page(run, follow=follow)
+        if output is None:
+            return freshness.write(run, lambda: page(run, follow=follow))
+        write_text(output.absolute(), page(run, follow=follow))
+        return output
 
 
-def _pages(root: Path, group: "Group | None", follow: bool) -> None:
-    """Write the pages of the runs that need it, before the index, which links to them."""
+def _pages(root: Path, group: "Group | None", follow: bool) -> bool:
+    """Write the pages of the runs that need it, before the index, which links to them; whether none failed."""
     from cldctl.page import all_pages
 
     with Working(f"making the pages of the runs in {root}", announced=True) as working:
@@ -93,12 +97,15 @@ def _pages(root: Path, group: "Group | None", follow: bool) -> None:
         )
     err.print(f"{written.number:,} {'page' if written.number == 1 else 'pages'} written")
     for name, problem in written.problems.items():
-        err.print(f"{name}: {problem}", markup=False, soft_wrap=True)
+        err.failure(f"{name}: {problem}", style="red")
+    return not written.problems
 
 
-def _index(root: Path, output: Path | None, group: "Group | None", follow: bool) -> tuple[Path, str]:
+def _index(root: Path, output: Path | None, group: "Group | None", follow: bool) -> Path:
+    from cld_core.run.atomic import write_text
     from cldctl.page.many_runs import page
 
     target = output or root / ("index.html" if group is None else f"index-{group.name}.html")
     with Working(f"making the index of {root if group is None else group.name}", announced=True):
-        return target, page(root, target.absolute().parent, group=group, follow=follow)
+        write_text(target.absolute(), page(root, target.absolute().parent, group=group, follow=follow))
+    return target

@@ -1,11 +1,11 @@
 """The attempts of a run as a time line, coloured by what ended them, and as a table."""
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from cld_core.run.events import CAUSES
 from cld_core.run.timeline import Stretch
+from cld_core.texts import local_time
 from cldctl.ui.format import count, duration
 
 from .table import Table
@@ -60,8 +60,8 @@ def time_line(attempts: Sequence[Stretch], *, alive: bool) -> TimeLine | None:
     return TimeLine(
         bars=bars,
         kinds=[(kind, kind.replace("_", " ")) for kind in order if kind in found],
-        begin=_when(begin),
-        end="now" if alive else _when(end),
+        begin=local_time(begin),
+        end="now" if alive else local_time(end),
         length=duration(end - begin),
         about=f"{len(attempts)} attempts in {duration(end - begin)}; the last ended by: {ended}",
     )
@@ -80,7 +80,7 @@ def table(attempts: Sequence[Stretch]) -> Table | None:
             [
                 str(attempt.attempt),
                 str(attempt.job_id or "-"),
-                _when(attempt.started),
+                local_time(attempt.started),
                 ", ".join(hosts[:2]) + (f" and {len(hosts) - 2} more" if len(hosts) > 2 else "") or "-",
                 count(attempt.first_step),
                 count(attempt.last_step),
@@ -113,10 +113,3 @@ def _bar(kind: str, first: float, last: float, about: str) -> Bar:
     """A bar that can be seen, and does not leave the time line."""
     x = min(max(first, 0.0), WIDTH - _LEAST)
     return Bar(kind=kind, x=x, width=min(max(last - x, _LEAST), WIDTH - x), about=about)
-
-
-def _when(moment: float) -> str:
-    try:
-        return time.strftime("%Y-%m-%d %H:%M", time.localtime(moment))
-    except (OverflowError, ValueError, OSError):  # A time that no clock shows.
-        return "-"

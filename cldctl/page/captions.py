@@ -1,17 +1,66 @@
-"""What a picture of samples says about itself: how they were drawn, in its name and in its own text."""
+"""What is known of a picture of samples: how they were drawn, from its name, its own text, and its run's files."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+from cld_core.recipe.sampling import SamplingSpec
+from cld_core.recipe.variants import SECTIONS, keys_of
 
 # As `cld_core.evaluation.pictures` names pictures, and as it writes their titles.
-_NAME = re.compile(r"step_(\d{1,18})(?:_(.{1,80}))?")
+_NAME = re.compile(r"step_(\d{1,18})(?:_(.{1,200}))?")
+_DRAW = re.compile(r"([a-z0-9_]{1,40}?)(?:_nfe(\d{1,18}))?_n\d{1,18}(?:_seed(\d{1,19}))?(_.+)?")
 _TITLE = re.compile(
     r".{0,200}step ([\d,]{1,24}): ([\d,]{1,24}) samples(?: \([^()]{1,60}\))?,(?: (\w{1,40}),)? (\d{1,18}) NFE"
 )
-# Parts of a name that the title tells, too: number of samples, network evaluations.
-_TOLD = re.compile(r"n\d+|nfe\d+")
 # An adaptive sampler needs a different number of network evaluations for each sample, so its mean varies.
-_CLOSE = 0.05
+_ADAPTIVE, _CLOSE = "ode", 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draw:
+    """What samples depend on besides the weights.
+
+    Attributes:
+        keys: all keys of the sampler, with their values as text.
+        seed: the key of the noise.
+    """
+
+    keys: Mapping[str, str]
+    seed: int
+
+    @classmethod
+    def of(cls, spec: SamplingSpec, seed: int) -> "Draw":
+        return cls(keys=_texts(spec), seed=seed)
+
+    @classmethod
+    def named(cls, name: str) -> "Draw | None":
+        """What the name of a file, without its ending, tells; None if `cldctl sample` makes no such name."""
+        found = _NAME.fullmatch(name)
+        parts = _DRAW.fullmatch(found[2] or "") if found is not None else None
+        variant = SECTIONS["sampling"].variants.get(parts[1]) if parts is not None else None
+        if parts is None or variant is None:
+            return None
+        known = sorted(map(re.escape, keys_of(variant.spec)), key=len, reverse=True)
+        # A key may hold "_", a value does not.
+        one = f"_({'|'.join(known)})-([^_]+)"
+        others = parts[4] or ""
+        if re.fullmatch(f"(?:{one})*", others) is None:
+            return None
+        told = {"nfe": parts[2]} if parts[2] is not None else {}
+        keys = _texts(variant.spec()) | told | dict(re.findall(one, others))
+        return cls(keys=keys, seed=int(parts[3] or 0))
+
+    @property
+    def unusual(self) -> list[str]:
+        """What is not the default, besides the method and the number of network evaluations."""
+        usual = _texts(SECTIONS["sampling"].find(self.keys["method"]).spec())
+        keys = [f"{key}={value}" for key, value in self.keys.items() if key != "nfe" and value != usual.get(key)]
+        return [*([f"seed {self.seed}"] if self.seed else []), *keys]
+
+    def fits(self, method: str | None, nfe: int) -> bool:
+        """Whether a picture whose title tells this may have been drawn so."""
+        return method in (None, self.keys["method"]) and self.keys.get("nfe", str(nfe)) == str(nfe)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,21 +68,23 @@ class Settings:
     """How the samples of a picture were drawn.
 
     Attributes:
-        method: the sampler; None if the picture does not tell.
-        others: settings in its name that are not defaults.
+        method: the sampler; None if nothing tells.
+        nfe: the mean number of network evaluations of a sample.
+        draw: None if not everything is known.
     """
 
     step: int
     samples: int
     method: str | None
     nfe: int
-    others: tuple[str, ...] = ()
+    draw: Draw | None = None
 
     def is_like(self, other: "Settings") -> bool:
-        """Whether the same sampler drew from the same weights, be it more or fewer samples."""
-        is_same_method = self.method == other.method or None in (self.method, other.method)
-        is_close = abs(self.nfe - other.nfe) <= _CLOSE * max(self.nfe, other.nfe)
-        return self.step == other.step and self.others == other.others and is_same_method and is_close
+        """Whether it is known that both were drawn in the same way from the same weights, be it more or fewer."""
+        if self.draw is None or self.draw != other.draw or self.step != other.step:
+            return False
+        tolerance = _CLOSE * max(self.nfe, other.nfe) if self.method == _ADAPTIVE else 0
+        return abs(self.nfe - other.nfe) <= tolerance
 
     @property
     def caption(self) -> str:
@@ -41,25 +92,28 @@ class Settings:
             f"{self.samples:,} samples",
             *([self.method] if self.method else []),
             f"{self.nfe:,} NFE",
-            *self.others,
+            *(self.draw.unusual if self.draw is not None else []),
         ]
         return f"step {self.step:,}: {', '.join(parts)}"
 
 
-def settings_of(name: str, title: object) -> Settings | None:
-    """What the name of a file, without its ending, and the title of the picture tell; None if the title is another."""
+def settings_of(title: object, draw: Draw | None) -> Settings | None:
+    """What the title of a picture tells; None if it is another one.
+
+    Args:
+        draw: how its samples were drawn, by its name or the files of its run; it counts if the title agrees.
+    """
     found = _TITLE.fullmatch(title) if isinstance(title, str) else None
     if found is None:
         return None
     step, samples, method, nfe = found.groups()
-    named = _NAME.fullmatch(name)
-    rest = (named[2] or "").split("_") if named is not None else []
+    agreed = draw if draw is not None and draw.fits(method, int(nfe)) else None
     return Settings(
         step=_number(step),
         samples=_number(samples),
-        method=method,
+        method=agreed.keys["method"] if agreed is not None else method,
         nfe=int(nfe),
-        others=tuple(part for part in rest if part and part != method and not _TOLD.fullmatch(part)),
+        draw=agreed,
     )
 
 
@@ -69,6 +123,12 @@ def caption_of(name: str) -> str:
     if found is None:
         return name
     return f"step {int(found[1]):,}" + (f", {found[2]}" if found[2] else "")
+
+
+def _texts(spec: SamplingSpec) -> dict[str, str]:
+    """The keys of a sampler as names of pictures spell their values; the same if the samples are the same."""
+    canonical = spec.canonical()
+    return {entry.name: str(getattr(canonical, entry.name)).lower() for entry in fields(canonical)}
 
 
 def _number(text: str) -> int:

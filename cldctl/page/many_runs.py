@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from cld_core.run import RunFolder
 from cld_core.run.groups import Group
-from cld_core.texts import one_line
+from cld_core.texts import local_time, one_line
 from cldctl.hints import command
 from cldctl.runs import survey
 from cldctl.runs.index import Index
@@ -20,7 +20,8 @@ from cldctl.ui.tables import present_in
 from cldctl.ui.usage import usage_line
 
 from . import results
-from .all_pages import page_of, rows_of
+from .all_pages import rows_of
+from .freshness import mark, page_of
 from .overlays import overlays
 from .rendering import render
 
@@ -57,8 +58,9 @@ def page(root: Path, folder: Path, *, group: Group | None = None, follow: bool =
     entries = [_row(row, labels, folder) for row in rows]
     return render(
         "index.html",
+        generator=mark(),
         title=f"Runs in {root.absolute().name}" if group is None else f"Runs of the group {group.name}",
-        made=time.strftime("%Y-%m-%d %H:%M"),
+        made=local_time(time.time()),
         folder=str(root.absolute()),
         states=[(state, f"{number:,} {state.lower()}") for state, number in states],
         remark=found.answers.remark or "",
@@ -78,7 +80,6 @@ def _row(row: RunStatus, labels: Sequence[str], folder: Path) -> Row:
     run = RunFolder(row.path)
     asked = results.asked_of(run) if row.evals else {}
     best = {it.label: f"{it.value} {it.error}".strip() for it in results.best_of(row, asked, None)}
-    heard = "-" if row.heard_of is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(row.heard_of))
     about = " ".join([*row.tags, one_line(row.note or "", 120)]).strip()
     cells = [
         count(row.step) + (f" of {count(row.steps)}" if row.steps is not None else ""),
@@ -86,7 +87,7 @@ def _row(row: RunStatus, labels: Sequence[str], folder: Path) -> Row:
         *(best.get(label, "-") for label in labels),
         str(len(row.attempts)),
         "-" if row.usage is None else usage_line(row.usage).partition(": ")[0],
-        heard,
+        local_time(row.heard_of),
         about or "-",
     ]
     link, write = _link(page_of(run), folder), command(f"report {shlex.quote(row.name)}", run)

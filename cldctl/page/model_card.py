@@ -225,7 +225,7 @@ def _training(run: RunFolder, row: RunStatus, recipe: Recipe, about: Subject) ->
     gpus = dict.fromkeys(f"{it.gpus or 1} x {it.gpu}" for it in attempts if it.gpu is not None)
     yield "hardware", ", ".join(gpus) or "CPUs"
     identity = run.identity()
-    versions = next((it.versions for it in reversed(attempts) if it.versions), None) or identity.get("versions") or {}
+    versions = next((it.versions for it in reversed(attempts) if it.versions), None) or identity.get("versions", {})
     yield "versions", ", ".join(f"{name} {version}" for name, version in versions.items()) or "unknown"
     git = identity.get("git") or {}
     if "commit" in git:

@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass
 
 from cld_core.run import RunFolder
+from cld_core.texts import local_time
 from cldctl.runs.status import RunStatus
 from cldctl.runs.why import Why, why
 from cldctl.ui.format import count, number
@@ -12,6 +13,7 @@ from cldctl.ui.usage import usage_line
 from . import attempts, recipe, results, sweeps
 from .chart import Chart, curve
 from .curves import LOSS, Board, read
+from .freshness import mark_of
 from .pictures import gallery
 from .places import Places
 from .rendering import render
@@ -50,8 +52,9 @@ def page(run: RunFolder, *, follow: bool = False) -> str:
     curves = _curves(board)
     return render(
         "run.html",
+        generator=mark_of(row),
         title=run.name,
-        made=time.strftime("%Y-%m-%d %H:%M"),
+        made=local_time(time.time()),
         verdict=verdict(found, best, places),
         tiles=[*best, *_effort(row)],
         gallery=gallery(run, board, places),
@@ -112,9 +115,8 @@ def _facts(run: RunFolder, found: Why) -> dict[str, str]:
     row, identity = found.row, run.identity()
     last = found.history.last if row.is_readable else None
     git = identity.get("git") or {}
-    made_with = identity.get("versions")
-    versions = {**(made_with if isinstance(made_with, dict) else {}), **(last.versions if last is not None else {})}
-    created = "" if row.created is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(row.created))
+    versions = {**identity.get("versions", {}), **(last.versions if last is not None else {})}
+    created = local_time(row.created, unknown="")
     hosts = list(dict.fromkeys(last.hosts)) if last is not None else []
     facts = {
         "recipe": row.recipe,

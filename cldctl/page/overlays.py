@@ -2,15 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from cld_core.errors import CldError
-from cld_core.recipe import Recipe
-from cld_core.recipe.objective import ObjectiveSpec
 from cld_core.run import RunFolder
 from cldctl.runs.status import RunStatus
 
-from . import series
+from . import comparable, series
 from .chart import Chart, Line, chart
 from .curves import LOSS, read
 from .series import Point
@@ -19,7 +15,6 @@ from .series import Point
 _LOOKED_AT, _CURVES, _POINTS = 40, 12, 200
 # Charts that are shown at once; more are folded.
 _SHOWN = 4
-_USUAL = ObjectiveSpec()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +42,9 @@ def overlays(rows: Sequence[RunStatus], *, follow: bool) -> Overlays:
         follow: also read folders that links lead out of a run to.
     """
     looked_at = rows[:_LOOKED_AT]
-    found: dict[str, dict[str, Sequence[Point]]] = {}
-    for row in looked_at:
-        if points := _losses(RunFolder(row.path), follow):
-            found.setdefault(_comparable(RunFolder(row.path)), {})[row.name] = points
+    losses = {row.name: points for row in looked_at if (points := _losses(RunFolder(row.path), follow))}
+    alike = comparable.groups([row for row in looked_at if row.name in losses])
+    found = {title: {row.name: losses[row.name] for row in rows} for title, rows in alike.items()}
     charts = [drawn for title, losses in found.items() if (drawn := _chart(title, losses, large=len(found) == 1))]
     return Overlays(
         shown=charts[:_SHOWN],
@@ -68,25 +62,3 @@ def _chart(title: str, losses: Mapping[str, Sequence[Point]], *, large: bool) ->
 def _losses(run: RunFolder, follow: bool) -> Sequence[Point]:
     clean = series.finite(read(run.tensorboard, follow=follow).scalars.get(LOSS, ()))
     return series.thinned(series.smoothed(clean) or clean, _POINTS)
-
-
-def _comparable(run: RunFolder) -> str:
-    """What makes losses comparable, in words: data, diffusion and objective."""
-    try:
-        recipe = run.recipe()
-    except (CldError, OSError):
-        return "recipes that cannot be read"
-    objective = recipe.objective
-    unusual = [
-        value
-        for value, usual in ((objective.weighting, _USUAL.weighting), (f"{objective.times} t", f"{_USUAL.times} t"))
-        if value != usual
-    ]
-    return ", ".join([_data(recipe), recipe.sde.name, objective.name, *unusual])
-
-
-def _data(recipe: Recipe) -> str:
-    """What the data are called: several folders of images, and plug-ins, may share a name."""
-    name, plugin = recipe.data.name, getattr(recipe.data, "plugin", None)
-    file = getattr(recipe.data, "path", None) if name == "folder" else plugin
-    return name if file is None else f"{name} ({Path(file).name})"

@@ -4,15 +4,18 @@ import base64
 import contextlib
 import hashlib
 import io
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cld_core.errors import CldError, NotFoundError
+from cld_core.evaluation.evaluation import Evaluation
 from cld_core.run import RunFolder
 from cld_core.small_files import by_age, read_bytes
 
-from .captions import Settings, caption_of, settings_of
+from .captions import Draw, Settings, caption_of, settings_of
 from .curves import Board
 from .places import Places
 
@@ -24,6 +27,8 @@ _PICTURE_BYTES, _ALL_BYTES = 16 * 2**20, 2**20
 _MOST_PIXELS = 16 * 2**20
 # A narrower picture is one of pixels that people want to tell apart.
 _SMALL = 300
+# A picture that the training draws, as `cld_core.evaluation.pictures.periodic_name` names it.
+_PERIODIC = re.compile(r"step_\d{8,18}")
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -68,8 +73,8 @@ def gallery(run: RunFolder, board: Board, places: Places) -> Gallery:
     """
     refused: list[str] = []
     found: dict[bytes, Picture] = {}
-    for name, content in _found(run, board, places):
-        picture, digest = _picture(name, content)
+    for name, content, draw in _found(run, board, places):
+        picture, digest = _picture(name, content, draw)
         if picture is None:
             refused.append(caption_of(name))
         else:
@@ -98,14 +103,33 @@ def _different(pictures: Sequence[Picture]) -> Iterator[Picture]:
             yield picture
 
 
-def _found(run: RunFolder, board: Board, places: Places) -> Iterator[tuple[str, bytes]]:
-    """Names and contents."""
+def _found(run: RunFolder, board: Board, places: Places) -> Iterator[tuple[str, bytes, Draw | None]]:
+    """Names, contents, and how the samples were drawn, if that is known."""
+    usual = _draw_of_training(run)
     samples = by_age(places.inside(run.samples.glob("*.png")))[-_NEWEST:]
-    yield from ((file.stem, content_of(file)) for file in reversed(samples))
+    for file in reversed(samples):
+        yield file.stem, content_of(file), usual if _PERIODIC.fullmatch(file.stem) else Draw.named(file.stem)
     for tag, (step, content) in board.pictures.items():
-        yield f"step {step:,}, {tag}", content
+        yield f"step {step:,}, {tag}", content, None
     evaluated = by_age(places.inside(run.evals.glob("*/samples.png")))[-_EVALUATIONS:]
-    yield from ((f"evaluation {file.parent.name}", content_of(file)) for file in reversed(evaluated))
+    for file in reversed(evaluated):
+        yield f"evaluation {file.parent.name}", content_of(file), _draw_of_evaluation(file.parent)
+
+
+def _draw_of_training(run: RunFolder) -> Draw | None:
+    try:
+        recipe = run.recipe()
+    except (CldError, OSError):
+        return None
+    return Draw.of(recipe.sampling, recipe.eval.seed)
+
+
+def _draw_of_evaluation(folder: Path) -> Draw | None:
+    try:
+        request = Evaluation(folder).request
+    except (NotFoundError, OSError):
+        return None
+    return Draw.of(request.sampling, request.seed)
 
 
 def content_of(file: Path) -> bytes:
@@ -116,7 +140,7 @@ def content_of(file: Path) -> bytes:
         return b""
 
 
-def _picture(name: str, content: bytes) -> tuple[Picture | None, bytes]:
+def _picture(name: str, content: bytes, draw: Draw | None) -> tuple[Picture | None, bytes]:
     """A picture and a digest of what it shows; None for anything but a PNG: no other file gets into a page."""
     if not content.startswith(PNG):
         return None, b""
@@ -124,10 +148,12 @@ def _picture(name: str, content: bytes) -> tuple[Picture | None, bytes]:
     if content[12:16] != b"IHDR" or max(width, height) >= 2**31:
         width = height = 0
     digest, title = _decoded(content) if 0 < width * height <= _MOST_PIXELS else (None, None)
-    settings = settings_of(name, title)
+    settings = settings_of(title, draw)
     caption = caption_of(name)
     if settings is not None:
-        caption = settings.caption if caption.startswith("step ") else f"{caption}, {settings.caption}"
+        # A name that is not understood may tell more than the title does.
+        is_told = settings.draw is not None or _PERIODIC.fullmatch(name)
+        caption = settings.caption if is_told and caption.startswith("step ") else f"{caption}, {settings.caption}"
     picture = Picture(caption=caption, content=content, width=width, height=height, settings=settings)
     return picture, digest or hashlib.sha256(content).digest()
 

@@ -1,7 +1,6 @@
 """What changed between the attempts of a run that may change its results: code, packages, driver, GPU, data, recipe."""
 
 import re
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import pairwise
@@ -10,6 +9,7 @@ from cld_core.run import RunFolder, edits
 from cld_core.run.attempt import Attempt
 from cld_core.run.history import History
 from cld_core.run.same_data import PLUGIN, are_other
+from cld_core.texts import local_time
 
 # Of a digest, people compare the first digits.
 _DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{20,}")
@@ -72,7 +72,7 @@ def _edited(history: History) -> Iterator[str]:
 
 def _since(attempt: Attempt) -> str:
     """From which attempt on, and when that began."""
-    return f"since attempt {attempt.attempt} ({time.strftime('%Y-%m-%d %H:%M', time.localtime(attempt.started))})"
+    return f"since attempt {attempt.attempt} ({local_time(attempt.started)})"
 
 
 def _short(value: str) -> str:

@@ -9,7 +9,7 @@ from rich.text import Text
 from cld_core.run.causes import fate_of
 from cld_core.run.events import Cause
 from cld_core.run.timeline import Stretch
-from cld_core.texts import one_line
+from cld_core.texts import local_time, one_line
 from cldctl.ui.format import duration
 
 # The letter at the end of an attempt, so that the line can be read without colours.
@@ -114,10 +114,7 @@ def _ends(first: float, last: float, width: int, *, is_now: bool) -> Text:
 
 
 def _moment(when: float) -> str:
-    try:
-        return time.strftime("%b %d %H:%M", time.localtime(when))
-    except (ValueError, OverflowError, OSError):
-        return "?"
+    return local_time(when, "%b %d %H:%M", unknown="?")
 
 
 def _legend(attempts: Sequence[Stretch], alive: bool) -> Text:

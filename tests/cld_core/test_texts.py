@@ -1,10 +1,12 @@
 """Texts of others: what is left of them in messages and on terminals."""
 
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cld_core.texts import has_control, is_count, one_line, printable
+from cld_core.texts import has_control, is_count, local_time, one_line, printable
 
 ANY = st.text(st.characters(codec=None), max_size=60)
 steadily = settings(derandomize=True, deadline=None, max_examples=300)
@@ -57,3 +59,15 @@ def test_a_count_has_one_spelling(number):
 )
 def test_what_is_not_a_count(text):
     assert not is_count(text)
+
+
+@pytest.mark.parametrize("moment", [None, 1e17, -1e17, 1e300, float("inf"), float("nan")])
+def test_a_time_that_no_clock_shows_is_unknown(moment):
+    assert local_time(moment) == "-"
+    assert local_time(moment, "%H", unknown="?") == "?"
+
+
+def test_a_time_is_that_of_clocks_here():
+    noon = time.mktime((2026, 11, 26, 12, 0, 30, 0, 0, -1))
+    assert local_time(noon) == "2026-11-26 12:00"
+    assert local_time(noon, "%H:%M:%S") == "12:00:30"

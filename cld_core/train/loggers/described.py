@@ -1,12 +1,10 @@
 """A run in words, for loggers: its hyper-parameters, its recipe, and the attempt that begins."""
 
-import time
-
 from cld_core.recipe import Recipe
 from cld_core.recipe.reading import to_yaml
 from cld_core.recipe.tree import leaves
 from cld_core.run import Attempt, pending
-from cld_core.texts import fenced, one_line
+from cld_core.texts import fenced, local_time, one_line
 
 from .base import About
 
@@ -37,7 +35,7 @@ def attempt_text(about: About) -> str:
     facts: dict[str, object] = {"attempt": about.attempt, "from step": about.first_step}
     if this is not None:
         facts |= {
-            "began": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(this.started)),
+            "began": local_time(this.started, "%Y-%m-%d %H:%M:%S"),
             "job": this.job_id,
             "machines": ", ".join(dict.fromkeys(this.hosts)) or this.host,
             "GPU": this.gpu,

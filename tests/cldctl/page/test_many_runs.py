@@ -7,7 +7,8 @@ import pytest
 from torch.utils.tensorboard import SummaryWriter
 
 from cld_core.run import RunFolder
-from cld_core.run.events import Noted
+from cld_core.run.atomic import write_json
+from cld_core.run.events import Noted, Started
 from cld_core.run.groups import Group
 from cldctl.page import all_pages, one_run, overlays
 from tests.cldctl.page.parsed import Parsed
@@ -112,14 +113,71 @@ def test_only_losses_that_can_be_compared_share_a_chart(tmp_path):
         "other_data": ("data.name=diamond",),
         "other_loss": ("objective.weighting=likelihood",),
         "other_times": ("objective.times=log",),
+        "other_diffusion": ("sde.gamma=0.5", "objective.mixed_score=true", "objective.loss_eps=0.1"),
     }.items():
         with_losses(tmp_path / "runs" / name, [1.0] * 50, overrides)
     found = charts(index(tmp_path / "runs"))
     assert {title: sorted(names) for title, names in found.items()} == {
         "multimodal_swissroll, cld, hsm against step": ["one", "two"],
         "diamond, cld, hsm against step": ["other_data"],
-        "multimodal_swissroll, cld, hsm, likelihood against step": ["other_loss"],
-        "multimodal_swissroll, cld, hsm, log t against step": ["other_times"],
+        "multimodal_swissroll, cld, hsm, weighting=likelihood against step": ["other_loss"],
+        "multimodal_swissroll, cld, hsm, times=log against step": ["other_times"],
+        "multimodal_swissroll, cld, hsm, gamma=0.5, mixed_score=true, loss_eps=0.1 against step": ["other_diffusion"],
+    }
+
+
+def with_data(root, name, plugin, points) -> None:
+    run = with_losses(root / name, [1.0] * 50, ("data.name=plane", f"data.plugin={plugin}"))
+    if points is not None:
+        run.ledger.append(Started(attempt=0, job_id="1", step=0, data={"points": points}))
+
+
+def test_data_of_the_same_name_and_place_share_a_chart_only_if_they_are_the_same(tmp_path):
+    for name, points in (("a", "1 2"), ("b", "1 3"), ("c", "1 2"), ("d", None)):
+        with_data(tmp_path, name, "/of/one/plane.py", points)
+    found = {title: sorted(names) for title, names in charts(index(tmp_path)).items()}
+    assert found == {
+        "plane (/of/one/plane.py), cld, hsm, data as in d against step": ["a", "c", "d"],
+        "plane (/of/one/plane.py), cld, hsm, data as in b against step": ["b"],
+    }
+
+
+@pytest.mark.parametrize("points", [(None, None), ("1 2", "1 3")])
+def test_other_data_of_the_same_name_are_told_apart_by_their_place(tmp_path, points):
+    for name, told in zip(("one", "two"), points, strict=True):
+        with_data(tmp_path, name, f"/of/{name}/plane.py", told)
+    assert charts(index(tmp_path)) == {
+        f"plane (/of/{name}/plane.py), cld, hsm against step": [name] for name in ("two", "one")
+    }
+
+
+def test_the_same_data_in_two_places_share_a_chart(tmp_path):
+    for name in ("one", "two"):
+        with_data(tmp_path, name, f"/of/{name}/plane.py", "1 2")
+    assert charts(index(tmp_path)) == {"plane (plane.py), cld, hsm against step": ["two", "one"]}
+
+
+def test_folders_of_images_have_their_names_and_what_is_read_of_them(tmp_path):
+    images = ("data.name=folder", "network.name=ncsnpp", "network.multipliers=[1]", "network.attention=[]")
+    for name, more in {
+        "one": ("data.path=/of/one/cats", "data.size=8", "network.image_size=8"),
+        "two": ("data.path=/of/two/cats", "data.size=8", "network.image_size=8", "data.threads=1"),
+        "three": ("data.path=/of/one/cats", "data.size=16", "network.image_size=16"),
+    }.items():
+        with_losses(tmp_path / name, [1.0] * 50, (*images, *more))
+    assert charts(index(tmp_path)) == {
+        "folder (/of/two/cats), cld, hsm, size=8 against step": ["two"],
+        "folder (cats), cld, hsm, size=16 against step": ["three"],
+        "folder (/of/one/cats), cld, hsm, size=8 against step": ["one"],
+    }
+
+
+def test_recipes_that_cannot_be_read_share_no_chart(tmp_path):
+    for name in ("one", "two"):
+        run = with_losses(tmp_path / "runs" / name, [1.0] * 50)
+        run.recipe_file.write_text("[")
+    assert charts(index(tmp_path / "runs")) == {
+        f"{name}, whose recipe cannot be read against step": [name] for name in ("one", "two")
     }
 
 
@@ -191,7 +249,27 @@ def test_a_page_that_cannot_be_made_spares_the_others(root, monkeypatch):
     monkeypatch.setattr(one_run, "page", page)
     written = all_pages.write(root, lambda *at: None)
     assert (written.number, written.problems) == (2, {"second": "[red]broken"})
-    assert "second: [red]broken" in invoke("report", "--all", "--pages", runs=root).stderr
+    (root / "index.html").unlink(missing_ok=True)
+    done = invoke("-q", "report", "--all", "--pages", runs=root, code=1)
+    assert done.stderr == "second: [red]broken\n"
+    assert done.stdout == f"{root / 'index.html'}\n"
+    assert (root / "index.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("run.json", {"format": 2, "created": 1e17}),
+        ("progress.json", {"step": 20, "time": 1e17}),
+        ("run.json", {"format": 2, "created": 1e17, "versions": "x", "git": "y", "sweep": "z"}),
+    ],
+)
+def test_times_that_no_clock_shows_and_facts_of_other_types_spoil_no_page(tmp_path, name, content):
+    run = run_with(tmp_path / "mine", 20)
+    write_json(run.path / name, content)
+    run_with(tmp_path / "other", 20)
+    assert "other" in index(tmp_path, "--pages").text
+    assert "mine" in Parsed((run.path / "report.html").read_text()).text
 
 
 def test_pages_are_those_of_all_runs(root):

@@ -140,3 +140,9 @@ def test_texts_of_others_are_no_markup(tmp_path):
     assert links == ["https://arxiv.org/abs/2112.07068"]
     assert [child.attrs["src"] for child in inline if child.type == "image"] == ["samples.png"]
     assert "strong_open" not in {child.type for child in inline}
+
+
+@pytest.mark.parametrize("versions", ["x", ["torch"], {"torch": []}, None])
+def test_versions_of_another_type_are_unknown(run, versions):
+    write_json(run.identity_file, run.identity() | {"versions": versions, "git": []})
+    assert "| versions | unknown |" in section(card(run, status(run), ABOUT), "Training")
