@@ -27,9 +27,7 @@ def averaged(lines: Sequence[Line]) -> RenderableType:
         **{head: [line.cell.get(key, "-") for line in lines] for key, head in heads.items()},
         "step": [count(line.step) for line in lines],
         "runs": [str(len(line.columns)) for line in lines],
-        **{
-            it.label: [average_text(line.average(it.key), it, len(line.columns)) for line in lines] for it in quantities
-        },
+        **{it.label: [average_text(line, it) for line in lines] for it in quantities},
         "of": [_of(line, quantities) for line in lines],
         "how": [_how(line, quantities) for line in lines],
     }
