@@ -8,6 +8,7 @@ from typing import Any
 
 import typer
 
+from cld_core import openmp
 from cld_core.errors import CldError
 from cld_core.texts import one_line
 
@@ -139,4 +140,5 @@ def _unforeseen(error: Exception) -> int:
 
 def main() -> None:
     """The entry point: the process ends with the exit code of the command."""
+    openmp.wait_passively()
     sys.exit(run())
