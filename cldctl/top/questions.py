@@ -14,10 +14,10 @@ from .arrange import FILTERS
 from .keys import Keys, key_line
 
 HELP = (
-    ("up down j k", "select a run; page up, page down, home, end"),
+    ("up down j k", "select a run; page up/down, home, end"),
     ("enter or l", "the log, at the rank that failed first"),
     ("space", "fold or unfold a group of runs"),
-    ("tab", "to the details and back; arrows scroll them"),
+    ("tab", "to the details and back; arrows scroll"),
     ("r", "resume the run, or all runs of a group"),
     ("c", "cancel the run, or all runs of a group"),
     ("s", "draw samples of the run"),
