@@ -155,10 +155,11 @@ def _what(row: RunStatus, recipe: Recipe, about: Subject) -> str:
     sde = _SDES.get(recipe.sde.name, f"diffusion {escaped(recipe.sde.name)}")
     size = " x ".join(map(str, about.shape))
     form = f"images of {size}" if about.is_image else f"points in {size} dimensions"
+    objective = escaped(recipe.objective.name.upper())
     network = f"network {escaped(recipe.network.name)} with {about.parameters:,} parameters"
     text = (
         f"A generative model of {_data_name(recipe)} ({form}), based on {sde}: [the paper]({_PAPER}). "
-        f"Its score is the {network}, trained with {LIBRARY} and the objective {escaped(recipe.objective.name.upper())}. "
+        f"Its score is the {network}, trained with {LIBRARY} and the objective {objective}. "
         f"The weights are the exponential moving average at step {about.step:,}."
     )
     return text if row.note is None else f"{text}\n\nNote of the authors: {escaped(row.note, 500)}"

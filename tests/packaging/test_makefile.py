@@ -22,8 +22,9 @@ if [ "$2" = venv ]; then
 fi
 """
 VERSIONS = ("python3", "python3.11", "python3.12", "python3.13", "python3.14")
-PRODUCT = "environment -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat --editable ."
-TESTS = "environment -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat --editable .[dev]"
+_INSTALL = "environment -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat"
+PRODUCT = f"{_INSTALL} --editable ."
+TESTS = f"{_INSTALL} --editable .[dev]"
 
 
 class Machine:
