@@ -51,7 +51,7 @@ def prepare(
         )
     counts = ", ".join(f"{info.count:,} {split}" for split, info in manifest.splits.items())
     err.print(f"{manifest.name}: {counts} images of {manifest.size}x{manifest.size}")
-    out.print(str(output), markup=False, soft_wrap=True)
+    out.print(str(output), markup=False, no_wrap=True)
 
 
 @app.command()
@@ -65,4 +65,4 @@ def verify(path: Annotated[Path, typer.Argument(help="A folder that `prepare` ma
     with Working(f"verifying {path.name}") as working:
         manifest = verify(path, lambda read, total: working.at(read, total, "images"))
     total = sum(info.count for info in manifest.splits.values())
-    out.print(f"{path}: {total:,} images are as they were prepared", markup=False, soft_wrap=True)
+    out.print(f"{path}: {total:,} images are as they were prepared", markup=False, no_wrap=True)

@@ -111,7 +111,7 @@ def _preview(wanted: "WantedGroup", cluster: "Cluster", spec: "JobSpec") -> None
     from cldctl.runs.groups import missing
 
     def show(text: str) -> None:
-        out.print(text, markup=False, soft_wrap=True)
+        out.print(text, markup=False, no_wrap=True)
 
     show_differences(wanted.file, wanted.given, find_profile(wanted.profile))
     open_cells = [cell.name for cell in missing(wanted)]
@@ -186,10 +186,10 @@ def show_differences(file: Path, given: Sequence[str], profile: Path | None) -> 
     if base is None:
         return
     keys = "1 key differs" if len(found) == 1 else f"{len(found)} keys differ"
-    out.print(f"# {keys} from {called(base)}:" if found else f"# same as {called(base)}", soft_wrap=True)
+    out.print(f"# {keys} from {called(base)}:" if found else f"# same as {called(base)}", no_wrap=True)
     for entry in found:
         before = "" if entry.before is None else f" instead of {entry.before}"
-        out.print(f"#   {entry.key}: {entry.value}{before}  ({entry.place})", soft_wrap=True)
+        out.print(f"#   {entry.key}: {entry.value}{before}  ({entry.place})", no_wrap=True)
 
 
 def check_plugin(

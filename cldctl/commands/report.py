@@ -69,7 +69,7 @@ def report(
     from cld_core.run.atomic import write_text
 
     write_text(target.absolute(), page)
-    out.print(str(output or target.absolute()), markup=False, soft_wrap=True)
+    out.print(str(output or target.absolute()), markup=False, no_wrap=True)
 
 
 def _page(name: str | None, root: Path, output: Path | None, follow: bool) -> tuple[Path, str]:

@@ -127,7 +127,7 @@ def _draw(wanted: _Wanted, allow_plugin: bool) -> None:
         err.print(remark, style="yellow")
     how = f"{drawn.nfe:.0f} network evaluations each ({wanted.spec.method})"
     err.print(f"{count} samples of step {model.step}, {how}")
-    out.print(str(target), markup=False, soft_wrap=True)
+    out.print(str(target), markup=False, no_wrap=True)
 
 
 def _drawn(model: "Model", count: int, seed: int, working: Working) -> "Samples":

@@ -191,7 +191,7 @@ def _preview(run: RunFolder, recipe: "Recipe", cluster: "Cluster", spec: "JobSpe
     from cldctl.runs.submit import following
 
     def show(text: str) -> None:
-        out.print(text, markup=False, soft_wrap=True)
+        out.print(text, markup=False, no_wrap=True)
 
     show(f"# run: {run.path}\n{dump(recipe)}")
     show(cluster.script(spec))
