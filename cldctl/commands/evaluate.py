@@ -223,7 +223,7 @@ def _compute_group(group: Group, asked: _Asked, follow: bool) -> None:
         raise typer.Exit(follow_group_evaluations(group, runs, works) or code)
     out.print(group.name, markup=False)
     err.print("next:")
-    for text in ("status", "compare"):
+    for text in (f"status {group.name}", f"compare {group.name}"):
         err.print(f"  {hint(text, group)}", markup=False, soft_wrap=True)
     if code:
         raise typer.Exit(code)

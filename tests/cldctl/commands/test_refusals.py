@@ -107,3 +107,14 @@ def test_a_recipe_in_the_working_directory_is_found_by_its_file_name_alone(runs,
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.yaml").write_text("name: tiny\n")
     assert "Did you mean './tiny.yaml'?" in invoke("submit", "tiny", "--dry-run", runs=runs, code=2).stderr
+
+
+@pytest.mark.parametrize("more", [(), ("--sweep", "train.seed=0,1")])
+@pytest.mark.parametrize(
+    ("settings", "seen", "warns"),
+    [(("cluster.gpus_per_node=1",), "", True), (("cluster.gpus_per_node=1",), "0", False), ((), "", False)],
+)
+def test_who_asks_for_gpus_where_there_is_none_is_told_before_it_begins(tmp_path, more, settings, seen, warns):
+    words = ("submit", "toy", *settings, *more, "--cluster", "local", "--dry-run")
+    said = invoke(*words, runs=tmp_path, CUDA_VISIBLE_DEVICES=seen).stderr
+    assert ("it will run on the CPU, which is slow. Set cluster.gpus_per_node=0" in said) == warns
