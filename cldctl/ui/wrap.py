@@ -49,7 +49,8 @@ def between_words(text: Text, width: int) -> Text:
 
     Words, paths and commands that are longer than a line stay whole, so that they can be copied.
     """
-    return Text("\n").join(line for paragraph in text.split("\n", allow_blank=True) for line in _broken(paragraph, width))
+    paragraphs = text.split("\n", allow_blank=True)
+    return Text("\n").join(line for paragraph in paragraphs for line in _broken(paragraph, width))
 
 
 def _broken(text: Text, width: int) -> list[Text]:

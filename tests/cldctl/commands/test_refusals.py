@@ -28,6 +28,8 @@ from tests.support.tools import DEBUG, cldctl, invoke
         (["submit", "toy", "--name", "done", *DEBUG], 2, ["a run of this name exists", "/done`"]),
         (["submit", "toy", "cluster.nodes=2", "--cluster", "local"], 2, ["cluster.nodes", "Set cluster.nodes=1"]),
         (["submit"], 2, ["RECIPE"]),
+        (["submit", "toy", "cluster.gpu=1", *DEBUG], 2, ["Did you mean 'cluster.gpus_per_node'"]),
+        (["explain", "cluster.gpu"], 2, ["Did you mean 'cluster.gpus_per_node'?"]),
         (["status", "dome"], 3, ["no run at", "'done'"]),
         (["eval", "done"], 2, ["--elbo"]),
         (["eval", "done", "--elbo", "--sweep", "eval.elbo.probes=1,0"], 2, ["at eval.elbo.probes=0", ">= 1"]),
