@@ -36,6 +36,7 @@ from .commands import (
     usage,
     whole,
     why,
+    wrong_usage,
 )
 from .ui.console import err
 
@@ -120,13 +121,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _unforeseen(error: Exception) -> int:
     """Say what no command expected; returns the exit code. Wrong usage is among it: typer has its own errors."""
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):
-        message, context = str(error.format_message()), getattr(error, "ctx", None)
-        if (option := whole.misplaced(message)) is not None:
-            command = context.command_path.removeprefix("cldctl ") if context is not None else "status"
-            message = f"No such option: {option}: it goes before the command, as in `cldctl {option} {command}`"
-        if message and context is not None:
-            end = "" if message.endswith(("?", ".")) else "."
-            message = f"{message.rstrip()}{end} See `{context.command_path} --help`."
+        message = wrong_usage.in_words(error)
         if message:
             err.error(message)
         return int(error.exit_code)
