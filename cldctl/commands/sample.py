@@ -139,7 +139,7 @@ def _drawn(model: "Model", count: int, seed: int, working: Working) -> "Samples"
         size = min(batch, count - done)
         if nfe is None:  # Adaptive: nobody knows how many it needs.
             of = count if count > batch else None
-            working.at(done, of, f"after {evaluations:,} NFE" if of is None else f"and {evaluations:,} NFE")
+            working.at(done, of, f"done, {evaluations:,} NFE")
         else:
             working.at(done + size * min(evaluations, nfe) // nfe, count)
 
