@@ -20,6 +20,7 @@ from .commands import (
     evaluate,
     explain,
     export,
+    helping,
     import_,
     logs,
     note,
@@ -42,6 +43,7 @@ from .ui.console import err
 
 app = typer.Typer(
     name="cldctl",
+    cls=helping.Group,
     help="Train and evaluate critically-damped Langevin diffusion on clusters that preempt you.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -85,7 +87,7 @@ _COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
 }
 for _panel, _commands in _COMMANDS.items():
     for _name, _command in _commands.items():
-        app.command(_name, rich_help_panel=_panel)(_command)
+        app.command(_name, cls=helping.Command, rich_help_panel=_panel)(_command)
 app.add_typer(data.app, name="data", rich_help_panel="Set up")
 
 
