@@ -188,10 +188,10 @@ def show_differences(file: Path, given: Sequence[str], profile: Path | None) -> 
     if base is None:
         return
     keys = "1 key differs" if len(found) == 1 else f"{len(found)} keys differ"
-    out.print(f"# {keys} from {called(base)}:" if found else f"# same as {called(base)}", no_wrap=True)
+    out.print(f"# {keys} from {called(base)}:" if found else f"# same as {called(base)}")
     for entry in found:
         before = "" if entry.before is None else f" instead of {entry.before}"
-        out.print(f"#   {entry.key}: {entry.value}{before}  ({entry.place})", no_wrap=True)
+        out.print(f"#   {entry.key}: {entry.value}{before}  ({entry.place})")
 
 
 def check_plugin(

@@ -15,6 +15,8 @@ ELLIPSIS = "…"
 _PIECES = re.compile(r"[^-/_]*[-/_]+|[^-/_]+")
 # What somebody may copy: a command, in backquotes or after a colon, ends with its line or its sentence.
 _WHOLE = re.compile(r"`[^`\n]*`\S*|(?:(?<![^:] )(?<!\S))cldctl(?: \S*[^\s.,;:])*\S*|\S+")
+# What begins each line of a paragraph; that of a comment in front of a recipe has a "#".
+_INDENT = re.compile(r"\s*(?:# +)?")
 
 
 def shortened(name: str, width: int) -> str:
@@ -54,11 +56,12 @@ def between_words(text: Text, width: int) -> Text:
 
 
 def _broken(text: Text, width: int) -> list[Text]:
-    indent = text[: len(text) - len(text.plain.lstrip())]
+    match = _INDENT.match(text.plain)
+    indent = text[: match.end()] if match is not None else Text()
     lines, line, end = [], indent.copy(), 0
-    for piece in _WHOLE.finditer(text.plain):
-        begin = end if line.plain.strip() else piece.start()
-        if line.plain.strip() and cell_len(line.plain + text.plain[begin : piece.end()]) > width:
+    for piece in _WHOLE.finditer(text.plain, len(indent)):
+        begin = end if len(line) > len(indent) else piece.start()
+        if len(line) > len(indent) and cell_len(line.plain + text.plain[begin : piece.end()]) > width:
             lines.append(line)
             line, begin = indent.copy(), piece.start()
         end = piece.end()

@@ -47,6 +47,12 @@ def test_what_is_longer_than_a_line_stays_whole_on_a_line_of_its_own():
     assert lines == ["run demo in", path, "is new"]
 
 
+def test_a_comment_stays_one():
+    line = "#   name: toy_demo instead of toy  (recipes/toy_demo.yaml, line 5)"
+    broken = between_words(Text(line), 60).plain.splitlines()
+    assert broken == ["#   name: toy_demo instead of toy  (recipes/toy_demo.yaml,", "#   line 5)"]
+
+
 def test_a_style_stays_with_its_words():
     text = Text.assemble("a few words before ", ("strong ones", "bold"), " and after")
     broken = between_words(text, 22)
