@@ -107,6 +107,7 @@ def test_local_processes_train_a_group_and_one_is_cancelled_and_started_again(fr
     assert "step 400/400" in invoke("logs", "mine-seed1", runs=fresh_runs).stdout
     evaluated = cldctl("eval", "mine", "--elbo", "--follow", runs=fresh_runs)
     assert "2 of 2 evaluations complete" in evaluated.stderr
+    assert "  cldctl compare mine" in evaluated.stderr.partition("next:\n")[2]
     jobs = {event.job.job_id for name in ("mine-seed0", "mine-seed1") for event in evaluation_jobs(fresh_runs / name)}
     assert len(jobs) == 1, "one job for both"
     assert "±" in invoke("compare", "mine", runs=fresh_runs).stdout

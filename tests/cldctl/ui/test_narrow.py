@@ -8,11 +8,12 @@ from rich.text import Text
 from cldctl.clusters.records import Check
 from cldctl.commands import doctor
 from cldctl.runs.usage import Usage
-from cldctl.ui import fitting
 from cldctl.ui.console import Messages, PlainConsole
+from cldctl.ui.groups import group_details
 from cldctl.ui.usage import usage_table
 from cldctl.ui.wrap import between_words
 from tests.support.on_pty import lines_of
+from tests.support.screen import evaluation, row, screen
 
 SENTENCE = "no longer watching; its jobs go on, each of them, as long as they need. Again: cldctl status demo --watch"
 GOOD = Check("python", "ok", "3.11.7 on n07")
@@ -76,25 +77,16 @@ def test_a_recipe_on_a_terminal_can_be_copied(tmp_path):
     assert long.partition("=")[2] in "".join(line.ljust(60) for line in lines), "only the terminal breaks it"
 
 
-@pytest.fixture
-def narrow(monkeypatch, request):
-    """What is said on a terminal of so many columns."""
-    terminal = PlainConsole(file=io.StringIO(), width=request.param, force_terminal=True, color_system=None)
-    for module in (fitting, doctor):
-        monkeypatch.setattr(module, "out", terminal)
-    return terminal
-
-
-@pytest.mark.parametrize("narrow", [60, 80], indirect=True)
-def test_the_names_of_runs_stay_in_the_table_of_usage(narrow):
+@pytest.mark.parametrize("columns", [60, 80])
+def test_the_names_of_runs_stay_in_the_table_of_usage(monkeypatch, columns):
     used = Usage(
         **{"unit": "CPU-hours", "used": 123.4, "useful": 100.0, "startup": 3.0, "lost_to_preemption": 10.0},
         **{"lost_to_crashes": 10.4, "set_aside": 0.2, "waited_s": 50_000.0, "attempts": 3},
     )
     names = [f"toy-spirals-1126-07{minute}-p2mm" for minute in (15, 48)]
-    narrow.print(usage_table([(name, "a-group", used) for name in names], {"a-group": [used]}, [used]))
-    lines = [line.rstrip() for line in narrow.file.getvalue().splitlines()]
-    assert all(len(line) <= narrow.width for line in lines)
+    table = usage_table([(name, "a-group", used) for name in names], {"a-group": [used]}, [used])
+    lines = screen(monkeypatch, columns)(table)
+    assert all(len(line) <= columns for line in lines)
     for name in names:
         (line,) = (line for line in lines if line.strip().startswith("toy-") and line.split()[0].endswith(name[-7:]))
         assert "123 CPU-hours" in line
@@ -103,17 +95,26 @@ def test_the_names_of_runs_stay_in_the_table_of_usage(narrow):
     assert heading[-1] == "goodput"
 
 
-@pytest.mark.parametrize("narrow", [60, 80], indirect=True)
-def test_what_doctor_finds_can_be_copied(narrow):
+@pytest.mark.parametrize("columns", [60, 80])
+def test_what_doctor_finds_can_be_copied(monkeypatch, capsys, columns):
+    screen(monkeypatch, columns)
     path, fix = f"/home/ada/{'folder/' * 12}weights.pth", "cldctl data prepare cifar10 --source PATH --out data/cifar10"
     doctor._show([Check("data data/cifar10", "warn", f"{path} does not exist", f"To prepare it: {fix}"), GOOD])
-    lines = [line.strip() for line in narrow.file.getvalue().splitlines()]
-    assert path in lines
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert any(line.startswith(path) for line in lines)
     assert any(line.endswith(fix) for line in lines)
     assert "ok    python" in lines
 
 
-@pytest.mark.parametrize("narrow", [80], indirect=True)
-def test_what_doctor_finds_is_a_table_where_that_fits(narrow):
+def test_what_doctor_finds_is_a_table_where_that_fits(monkeypatch, capsys):
+    screen(monkeypatch, 80)
     doctor._show([GOOD])
-    assert narrow.file.getvalue().splitlines()[-2].split() == ["python", "ok", "3.11.7", "on", "n07"]
+    assert ["python", "ok", "3.11.7", "on", "n07"] in [line.split() for line in capsys.readouterr().out.splitlines()]
+
+
+def test_results_of_a_group_leave_its_states_whole(monkeypatch):
+    rows = [row(f"seeds-seed{seed}", "FINISHED", group="seeds", sweep={"train.seed": f"{seed}"}) for seed in range(2)]
+    for it in rows:
+        it.evals.append(evaluation())
+    lines = screen(monkeypatch, 60)(group_details("seeds", rows))
+    assert sum("FINISHED" in line and "-0.39" in line for line in lines) == 2
