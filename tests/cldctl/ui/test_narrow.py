@@ -84,8 +84,8 @@ def test_the_names_of_runs_stay_in_the_table_of_usage(monkeypatch, columns):
         **{"lost_to_crashes": 10.4, "set_aside": 0.2, "waited_s": 50_000.0, "attempts": 3},
     )
     names = [f"toy-spirals-1126-07{minute}-p2mm" for minute in (15, 48)]
-    table = usage_table([(name, "a-group", used) for name in names], {"a-group": [used]}, [used])
-    lines = screen(monkeypatch, columns)(table)
+    shown = screen(monkeypatch, columns)
+    lines = shown(usage_table([(name, "a-group", used) for name in names], {"a-group": [used]}, [used]))
     assert all(len(line) <= columns for line in lines)
     for name in names:
         (line,) = (line for line in lines if line.strip().startswith("toy-") and line.split()[0].endswith(name[-7:]))
