@@ -5,7 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := demo-runs
 MARKDOWN := README.md CHANGELOG.md CONTRIBUTING.md docs tests/slurm tests/chaos
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
+# Type checkers find packages on a path, not those of an import hook, which is what pip makes otherwise.
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat --editable
 
 .PHONY: demo test test-lab test-gpu fuzz chaos lint docs docs-serve bench clean slurm-up slurm-down
 
@@ -32,7 +33,7 @@ $(VENV)/.installed: pyproject.toml setup.py | $(BIN)/pip
 demo: $(VENV)/.product
 	@PATH="$(CURDIR)/$(BIN):$$PATH" CLDCTL_RUNS=$(DEMO) bash benchmarks/demo.sh
 
-# What a newcomer runs: seven to nine minutes on two cores, no Slurm.
+# What a newcomer runs: seven to nine minutes on two idle cores, no Slurm.
 test: $(VENV)/.installed
 	$(BIN)/pytest -n 2 -m "not slurm and not slow and not gpu"
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# `make demo`: the main workflow on this machine, from a recipe to a picture: two minutes of training in one process.
+# `make demo`: the main workflow on this machine, from a recipe to a picture: two minutes of training in one process, on an idle machine.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 name="demo-$(date +%m%d-%H%M%S)"
@@ -29,5 +29,5 @@ Then, for example:
   cldctl eval $name --elbo eval.elbo.velocities=16 --follow   the likelihood bound, more exactly
   cldctl resume $name train.steps=12000 --follow           train it for longer
   cldctl submit toy_demo data.name=diamond --follow --cluster local   other data
-  tensorboard --logdir "$runs/$name/tensorboard"           training curves
+  cldctl board $name                                       training curves, in TensorBoard
 END

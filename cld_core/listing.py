@@ -28,6 +28,8 @@ class Run:
         state: PENDING before the first attempt, RUNNING while no end of the newest one is recorded, or else what its
             cause leads to: FINISHED, STOPPED, FAILED, CANCELLED or LOST. No scheduler is asked, so that a job which was
             killed may still be RUNNING here; `cldctl status` knows.
+        loss: the last one that was reported.
+        smoothed_loss: an exponential mean of all reported ones, as `cldctl status` shows it; None if it is unknown.
         cause: why the newest attempt ended.
         bpd: bits/dim, from the newest evaluation that has it; as are ``nll``, nats, and ``fid``.
         problem: what is wrong with a damaged folder.
@@ -41,6 +43,7 @@ class Run:
     step: int | None = None
     steps: int | None = None
     loss: float | None = None
+    smoothed_loss: float | None = None
     state: str = "LOST"
     cause: str | None = None
     bpd: float | None = None
@@ -112,7 +115,7 @@ class Runs(Sequence[Run]):
     def __repr__(self) -> str:
         titles, rows = self._cells()
         if not rows:
-            return f"no runs in {self._root}"
+            return f"no runs in {self._root}" + ("" if self._root.is_dir() else ": there is no such folder")
         widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
         lines = []
         for row in (titles, *rows):
@@ -170,6 +173,7 @@ def _told(run: RunFolder) -> dict[str, Any]:
         "step": max(known, default=0),
         "steps": history.steps if history.steps is not None else progress.get("steps"),
         "loss": progress.get("loss"),
+        "smoothed_loss": progress.get("smoothed_loss"),
         "state": _state(history),
         "cause": last.cause if last is not None else None,
         **_results(run),

@@ -52,7 +52,7 @@ class Ranks(Place):
         if not wanted or self.device.type == "cuda":
             return None
         text = f"torch {torch.__version__} sees none on {socket.gethostname()}, so this runs on the CPU"
-        return f"GPUs were requested, but {text}. `cldctl doctor` checks both"
+        return f"GPUs were requested, but {text}. `cldctl doctor` checks torch and the GPUs"
 
     def rows(self, batch: int) -> slice:
         """This rank's share of a global batch of ``batch`` rows; shares differ by at most one row.

@@ -13,6 +13,8 @@ from cld_core.recipe.checks import MAX_PICTURE
 from cld_core.run.atomic import replacing
 
 _GAP = 2
+# Pixels: viewers show a small picture as it is, and 16 images of 32 x 32 would be a stamp.
+_WIDTH = 512
 
 
 def require_size(n: int, pixels: int) -> None:
@@ -37,6 +39,12 @@ def tile(images: Tensor, *, columns: int | None = None, gap: int = _GAP) -> Tens
         top, left = gap + row * (height + gap), gap + column * (width + gap)
         canvas[:, top : top + height, left : left + width] = image
     return canvas.permute(1, 2, 0).contiguous()
+
+
+def enlarged(pixels: Tensor, width: int = _WIDTH) -> Tensor:
+    """A picture (H, W, C) with each pixel as a square of several: as many as fit ``width``, or one."""
+    factor = max(1, width // pixels.shape[1])
+    return pixels.repeat_interleave(factor, dim=0).repeat_interleave(factor, dim=1)
 
 
 def save(path: Path, x: Tensor, title: str = "") -> None:

@@ -70,7 +70,9 @@ def title(x: Tensor, model: Model, how: str) -> str:
 
 def pixels(x: Tensor, model: Model, how: str) -> Tensor:
     """The picture that `show` saves: uint8, (H, W, C)."""
-    return grids.tile(to_pixels(x)) if model.is_image else scatter(x.cpu(), model, title(x, model, how))
+    if model.is_image:
+        return grids.enlarged(grids.tile(to_pixels(x)))
+    return scatter(x.cpu(), model, title(x, model, how))
 
 
 def scatter(x: Tensor, model: Model, title: str) -> Tensor:

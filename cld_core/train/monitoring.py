@@ -12,6 +12,7 @@ from cld_core.recipe import Recipe
 from cld_core.run import RunFolder, events, pending
 from cld_core.run.atomic import write_json
 from cld_core.run.contents import ReportedProgress
+from cld_core.run.smoothing import smoothed
 
 from . import loggers
 from .loggers import About, End, described
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
 
 # Seconds between two writes of `progress.json`: often enough for status, rarely enough for a shared disk.
 PROGRESS_EVERY_S = 1.0
-# The weight of the newest report in the smoothed loss, an exponential mean over reports (`train.log_every` steps each).
-# The first ten have equal weights.
-NEWEST = 0.1
 
 
 class Monitor:
@@ -83,8 +81,7 @@ class Monitor:
     def _smooth(self, loss: float | None) -> None:
         if loss is not None and math.isfinite(loss):
             self._losses += 1
-            before = loss if self._smoothed is None else self._smoothed
-            self._smoothed = before + max(NEWEST, 1 / self._losses) * (loss - before)
+            self._smoothed = smoothed(self._smoothed, loss, self._losses)
 
     def enter(self, phase: str, step: int) -> None:
         """Say in `progress.json` what the training does from now on ("saving", "evaluating", ...), if that is new."""

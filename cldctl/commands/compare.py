@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cld_core.errors import NotFoundError, UsageError
-from cld_core.run.groups import Group, values_of
+from cld_core.run.groups import Group
 from cldctl.ui.console import err, out
 
 from . import completing
@@ -83,7 +83,7 @@ def _show_groups(names: Sequence[str], groups: dict[str, Group], checkpoint: str
     missing: list[str] = []
     for name in dict.fromkeys(names):
         if name in groups:
-            found, without = _lines(groups[name], checkpoint)
+            found, without = averages.of_group(groups[name], checkpoint)
             lines += found
             missing += without
         else:
@@ -102,19 +102,6 @@ def _show_groups(names: Sequence[str], groups: dict[str, Group], checkpoint: str
     for warning in averages.warnings(lines):
         err.print(warning, markup=False, soft_wrap=True)
     err.print(averages.RULE, markup=False, soft_wrap=True)
-
-
-def _lines(group: Group, checkpoint: str) -> "tuple[list[Line], list[str]]":
-    """The lines of a group, and its runs without results."""
-    from cldctl.evals import averages, compare
-
-    members, missing = [], []
-    for run in group.runs():
-        try:
-            members.append((compare.column(run, checkpoint), values_of(run)))
-        except NotFoundError:
-            missing.append(run.name)
-    return averages.lines(group.name, members), missing
 
 
 def _of_step(checkpoint: str) -> str:

@@ -13,7 +13,7 @@ import typer
 
 from cld_core.evaluation import registry
 from cld_core.run import RunFolder
-from cld_core.run.folder import is_name
+from cld_core.run.folder import is_name, runs_beginning
 from cld_core.run.lookup import meant
 from cldctl import config
 from cldctl.clusters import CLUSTERS
@@ -195,6 +195,10 @@ def _runs_of(ctx: typer.Context) -> list[RunFolder]:
     named = [meant(word, root) for word in _given(ctx)]
     if found := [run for run in named if run.exists][:1]:
         return found
+    if words := [word for word in _given(ctx) if "=" not in word]:
+        # The beginning of a name is enough if no other run begins like that; another run is not meant.
+        found = runs_beginning(root, words[0])
+        return found if len(found) == 1 else []
     from cldctl.runs.index import Index
 
     newest = Index(root).newest()

@@ -1,10 +1,15 @@
 """The keys and values of overrides, for the shell: `train.st` becomes `train.steps=`."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cld_core.recipe import described
+from cld_core.recipe.reading import to_yaml_line
 from cld_core.recipe.variants import SECTIONS
+
+# Values of somebody's recipe that a shell takes as they are: others could be commands.
+_WORD = re.compile(r"[\w./+:\[\],-]+")
 
 
 def complete(given: Sequence[str], incomplete: str, sections: Sequence[str] | None = None) -> Iterator[str]:
@@ -35,13 +40,14 @@ def _keys(given: Sequence[str], incomplete: str, sections: Sequence[str] | None)
             yield from matching
             return
         incomplete = matching[0]
-    chosen = _chosen(given)
+    tree = _recipe(given)
+    chosen = _chosen(given, tree)
     names = [key for key in described.keys().values() if key.name.startswith(incomplete) and _has(key, chosen)]
     names = [key for key in names if key.name.partition(".")[0] in known]
     yield from (f"{key.name}=" for key in names)
     if len(names) == 1:
-        # A second one, the default, keeps the shell from writing a space behind the only one.
-        yield f"{names[0].name}={_default(names[0], chosen)}"
+        # A second one, the value so far, keeps the shell from writing a space behind the only one.
+        yield f"{names[0].name}={_value(names[0], tree, chosen)}"
 
 
 def _values(key: str, incomplete: str) -> Iterator[str]:
@@ -56,9 +62,13 @@ def _values(key: str, incomplete: str) -> Iterator[str]:
     yield from (value for value in plain if value.startswith(incomplete) and " " not in value)
 
 
-def _chosen(given: Sequence[str]) -> dict[str, str]:
+def _recipe(given: Sequence[str]) -> Mapping[str, Any]:
+    """The first recipe, or recipe of a run, among the words before; empty if there is none."""
+    return next(filter(None, map(_tree, given)), {})
+
+
+def _chosen(given: Sequence[str], tree: Mapping[str, Any]) -> dict[str, str]:
     """The variant that each section has by the words before: a recipe or a run, and overrides."""
-    tree: Mapping[str, Any] = next(filter(None, map(_tree, given)), {})
     chosen = {}
     text = "\n".join(given).replace("\n=\n", "=").split("\n")
     typed = dict(word.partition("=")[::2] for word in text if "=" in word)
@@ -92,6 +102,20 @@ def _tree(word: str) -> Mapping[str, Any]:
 def _has(key: described.Key, chosen: Mapping[str, str]) -> bool:
     variant = chosen.get(key.name.partition(".")[0])
     return variant is None or any(not meaning.variants or variant in meaning.variants for meaning in key.meanings)
+
+
+def _value(key: described.Key, tree: Mapping[str, Any], chosen: Mapping[str, str]) -> str:
+    """The value that the recipe gives a key; the default without one, or if the words before choose another variant."""
+    section, *names = key.name.split(".")
+    found: Any = tree.get(section)
+    if section in SECTIONS and (found or {}).get(SECTIONS[section].selector) != chosen.get(section):
+        found = None
+    for name in names:
+        if not isinstance(found, Mapping) or name not in found:
+            return _default(key, chosen)
+        found = found[name]
+    text = to_yaml_line(found).replace(" ", "")
+    return text if _WORD.fullmatch(text) else _default(key, chosen)
 
 
 def _default(key: described.Key, chosen: Mapping[str, str]) -> str:

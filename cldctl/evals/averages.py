@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cld_core.errors import NotFoundError
 from cld_core.evaluation.definitions import Quantity
+from cld_core.run.groups import Group, values_of
 
-from .compare import COUNTS, Column, Result, quantities_of, unlike
+from .compare import COUNTS, Column, Result, column, quantities_of, unlike
 from .sweep import meaning
 
 # The axis of a sweep that is averaged over.
@@ -83,17 +85,28 @@ def lines(name: str, members: Sequence[tuple[Column, Mapping[str, str]]]) -> lis
     Runs are averaged only if their step and the settings of all their results agree; others are lines of their own.
     """
     found: list[Line] = []
-    for column, values in members:
+    for one, values in members:
         cell = {key: value for key, value in values.items() if key != SEED}
         for place, line in enumerate(found):
-            if meaning(line.cell) == meaning(cell) and all(_agree(column, other) for other in line.columns):
-                found[place] = Line(name, line.cell, (*line.columns, column))
+            if meaning(line.cell) == meaning(cell) and all(_agree(one, other) for other in line.columns):
+                found[place] = Line(name, line.cell, (*line.columns, one))
                 break
         else:
-            found.append(Line(name, cell, (column,)))
+            found.append(Line(name, cell, (one,)))
     # Cells that are shown apart stay together.
     order = list(dict.fromkeys(meaning(line.cell) for line in found))
     return sorted(found, key=lambda line: order.index(meaning(line.cell)))
+
+
+def of_group(group: Group, checkpoint: str = "last") -> tuple[list[Line], list[str]]:
+    """The lines of a group, and the names of its runs without results of a checkpoint."""
+    members, missing = [], []
+    for run in group.runs():
+        try:
+            members.append((column(run, checkpoint), values_of(run)))
+        except NotFoundError:
+            missing.append(run.name)
+    return lines(group.name, members), missing
 
 
 def warnings(found: Sequence[Line]) -> list[str]:

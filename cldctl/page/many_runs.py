@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from cld_core.run import RunFolder
-from cld_core.run.groups import Group
+from cld_core.run.groups import Group, values_of
 from cld_core.texts import local_time, one_line
 from cldctl.hints import command
 from cldctl.runs import survey
@@ -19,7 +19,7 @@ from cldctl.ui.format import count, number
 from cldctl.ui.tables import present_in
 from cldctl.ui.usage import usage_line
 
-from . import results
+from . import averaged, results
 from .all_pages import rows_of
 from .freshness import mark, page_of
 from .overlays import overlays
@@ -55,7 +55,9 @@ def page(root: Path, folder: Path, *, group: Group | None = None, follow: bool =
     rows = rows_of(found, group)[::-1]
     labels = [quantity.label for quantity in present_in([entry for row in rows for entry in row.evals])]
     states = [(state, sum(row.state == state for row in rows)) for state in dict.fromkeys(row.state for row in rows)]
-    entries = [_row(row, labels, folder) for row in rows]
+    swept = {} if group is None else {row.name: values_of(RunFolder(row.path)) for row in rows}
+    keys = list(dict.fromkeys(key for values in swept.values() for key in values))
+    entries = [_row(row, [swept[row.name].get(key, "-") for key in keys], labels, folder) for row in rows]
     return render(
         "index.html",
         generator=mark(),
@@ -65,8 +67,9 @@ def page(root: Path, folder: Path, *, group: Group | None = None, follow: bool =
         states=[(state, f"{number:,} {state.lower()}") for state, number in states],
         remark=found.answers.remark or "",
         losses=overlays(rows, follow=follow),
-        headings=["step", "loss", *labels, "attempts", "used", "updated", "tags and note"],
-        right=[True, True, *([True] * len(labels)), True, False, False, False],
+        averages=None if group is None else averaged.table(group),
+        headings=[*keys, "step", "loss", *labels, "attempts", "used", "updated", "tags and note"],
+        right=[*([True] * len(keys)), True, True, *([True] * len(labels)), True, False, False, False],
         rows=entries,
         not_written=sum(not entry.link for entry in entries),
         write_all=command(
@@ -76,12 +79,13 @@ def page(root: Path, folder: Path, *, group: Group | None = None, follow: bool =
     )
 
 
-def _row(row: RunStatus, labels: Sequence[str], folder: Path) -> Row:
+def _row(row: RunStatus, swept: Sequence[str], labels: Sequence[str], folder: Path) -> Row:
     run = RunFolder(row.path)
     asked = results.asked_of(run) if row.evals else {}
     best = {it.label: f"{it.value} {it.error}".strip() for it in results.best_of(row, asked, None)}
     about = " ".join([*row.tags, one_line(row.note or "", 120)]).strip()
     cells = [
+        *(one_line(value, 60) for value in swept),
         count(row.step) + (f" of {count(row.steps)}" if row.steps is not None else ""),
         number(row.shown_loss),
         *(best.get(label, "-") for label in labels),

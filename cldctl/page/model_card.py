@@ -158,7 +158,7 @@ def _what(row: RunStatus, recipe: Recipe, about: Subject) -> str:
     network = f"network {escaped(recipe.network.name)} with {about.parameters:,} parameters"
     text = (
         f"A generative model of {_data_name(recipe)} ({form}), based on {sde}: [the paper]({_PAPER}). "
-        f"Its score is a {network}, trained by {LIBRARY} with {escaped(recipe.objective.name.upper())}. "
+        f"Its score is the {network}, trained with {LIBRARY} and the objective {escaped(recipe.objective.name.upper())}. "
         f"The weights are the exponential moving average at step {about.step:,}."
     )
     return text if row.note is None else f"{text}\n\nNote of the authors: {escaped(row.note, 500)}"

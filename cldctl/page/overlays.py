@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cld_core.run import RunFolder
+from cld_core.run.smoothing import smoothed_all
 from cldctl.runs.status import RunStatus
 
 from . import comparable, series
@@ -61,4 +62,10 @@ def _chart(title: str, losses: Mapping[str, Sequence[Point]], *, large: bool) ->
 
 def _losses(run: RunFolder, follow: bool) -> Sequence[Point]:
     clean = series.finite(read(run.tensorboard, follow=follow).scalars.get(LOSS, ()))
-    return series.thinned(series.smoothed(clean) or clean, _POINTS)
+    return series.thinned(series.smoothed(clean) or _as_reported(clean), _POINTS)
+
+
+def _as_reported(points: Sequence[Point]) -> list[Point]:
+    """A short curve as the run itself smooths its loss, so that it ends at the number in the table."""
+    means = smoothed_all(y for _, y in points)
+    return [(x, mean) for (x, _), mean in zip(points, means, strict=True)]

@@ -50,6 +50,8 @@ def verdict(why: Why, best: list[Tile], places: Places) -> Verdict:
         name, _, unit = first.label.partition(", ")
         sentence += f" Best {name}: {' '.join(filter(None, (first.value, first.error, unit)))}."
     failed = why.failed if row.state in _FAILED else None
+    # What the page is or shows needs no advice.
+    there = ("report ", "sample ") if _has_samples(run, row.step, places) else ("report ",)
     shows_lines = failed is not None and failed.file is not None and places.is_inside(failed.file.parent)
     return Verdict(
         state=row.state,
@@ -58,9 +60,13 @@ def verdict(why: Why, best: list[Tile], places: Places) -> Verdict:
         failure="" if failed is None else _failure(failed.attempt, failed.rank, failed.host, failed.reason),
         lines=failed.lines[-_LAST_LINES:] if failed is not None and shows_lines else (),
         do=why.do or "",
-        commands=[command(text, run) for text in why.next if not text.startswith("report ")],
+        commands=[command(text, run) for text in why.next if not text.startswith(there)],
         warnings=[*why.changed, *why.problems],
     )
+
+
+def _has_samples(run: RunFolder, step: int, places: Places) -> bool:
+    return bool(places.inside(run.samples.glob(f"step_{step:08d}*.png")))
 
 
 def _sentence(why: Why) -> str:

@@ -38,6 +38,7 @@ class Top(App[None]):
     #question, #help { width: 60; max-width: 96%; height: auto; max-height: 96%; padding: 0 1; }
     #question { border: heavy $warning; }
     #help { border: solid $primary; scrollbar-size-vertical: 1; }
+    #help-keys { dock: top; }
     #answers { margin-top: 1; }
     """
 

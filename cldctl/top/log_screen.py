@@ -21,6 +21,7 @@ from cld_core.texts import one_line
 from . import sources
 from .fitting import cut, wrapped
 from .keys import key_line
+from .questions import Help
 from .sources import Source
 from .tails import Tail
 
@@ -29,6 +30,14 @@ _EVERY_S = 0.5
 # Lines that are kept.
 _MOST = 10_000
 _KEYS = (("p", "n rank"), ("[", "] attempt"), ("f", "failed"), ("e", "eval"), ("home", "end scroll"))
+_HELP = (
+    ("up down", "scroll; page up, page down, home, end, left, right"),
+    ("p n", "the rank before, the next rank"),
+    ("[ ]", "the attempt before, the next attempt"),
+    ("f", "the rank that failed first"),
+    ("e", "the next evaluation"),
+    ("esc or q", "back to the runs"),
+)
 
 
 class LogScreen(Screen[None]):
@@ -42,6 +51,7 @@ class LogScreen(Screen[None]):
         Binding("left_square_bracket", "attempt(-1)", show=False),
         Binding("f", "failed", show=False),
         Binding("e", "evaluation", show=False),
+        Binding("question_mark", "help", show=False),
     ]
 
     class Opened(Message):
@@ -98,6 +108,9 @@ class LogScreen(Screen[None]):
     def action_evaluation(self) -> None:
         self._ask(lambda source: sources.next_evaluation(self._of, source))
 
+    def action_help(self) -> None:
+        self.app.push_screen(Help({"keys of the log": _HELP}))
+
     def _ask(self, find: Callable[[Source], Source]) -> None:
         """Look for another log from the one that is shown."""
         if (source := self.source) is not None:
@@ -129,7 +142,7 @@ class LogScreen(Screen[None]):
         problem = self.query_one("#log-problem", Static)
         problem.display = self._problem is not None
         problem.update(Text("\n").join(Text(line, "red") for line in wrapped(self._problem or "", width, 3)))
-        self.query_one("#log-keys", Static).update(key_line(_KEYS, [("esc", "back")], width))
+        self.query_one("#log-keys", Static).update(key_line(_KEYS, [("?", "help"), ("esc", "back")], width))
 
     def _read(self) -> None:
         """In the background: open what is asked for, and pass on what is written to it."""

@@ -25,7 +25,7 @@ from .detail import Detail
 from .feed import Look, Looker, Reader, Wanted
 from .fitting import wrapped
 from .keys import key_line
-from .questions import Help
+from .questions import HELP, MARKS, Help
 from .run_list import RunList
 from .top_line import top_line
 
@@ -159,7 +159,7 @@ class MainScreen(Acting):
         self._show_runs()
 
     def action_help(self) -> None:
-        self.app.push_screen(Help())
+        self.app.push_screen(Help({"keys": HELP, "marks": MARKS}))
 
     def on_input_changed(self, event: Input.Changed) -> None:
         self._words = event.value

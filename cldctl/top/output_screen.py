@@ -24,7 +24,7 @@ class Output:
 
 
 class OutputScreen(Screen[None]):
-    """The lines of one command; leaving it does not end the command.
+    """The lines of one command; leaving it does not end the command, leaving `cldctl top` does.
 
     Args:
         what: what the command does.
@@ -55,7 +55,7 @@ class OutputScreen(Screen[None]):
             for line in self._output.lines[self._shown :]:
                 log.write(Text(printable(line)))
             self._shown = len(self._output.lines)
-        back = "back" if self._output.is_over else "back; the command goes on"
+        back = "back" if self._output.is_over else "back; the command goes on until you quit"
         for keys in self.query("#log-keys").results(Static):
             keys.update(key_line([], [("esc", back)], max(self.app.size.width, 20)))
 

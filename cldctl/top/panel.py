@@ -176,7 +176,7 @@ def _words(it: Stretch, row: RunStatus, width: int) -> list[str]:
     waited = f", queued {duration(it.waited_s)}" if it.waited_s >= 1 else ""
     detail = f": {attempt.detail}" if attempt.detail and attempt.detail != row.reason else ""
     steps = f"step {count(attempt.first_step)} to {count(last)}{lost}"
-    text = f"{steps}, ran {duration(it.trained_s)}{where}{waited}, {cause.replace('_', ' ')}{detail}"
+    text = f"{steps}, ran {duration(it.allocated_s)}{where}{waited}, {cause.replace('_', ' ')}{detail}"
     return wrapped(text, width - _LABEL, 2)
 
 

@@ -1,5 +1,6 @@
-"""Screens above the list: a question before something dangerous, and help."""
+"""Screens above others: a question before something dangerous, and help."""
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from rich.text import Text
@@ -10,13 +11,13 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from .arrange import FILTERS
-from .keys import key_line
+from .keys import Keys, key_line
 
 HELP = (
-    ("up down j k", "select a run; page up, page down, home, end"),
+    ("up down j k", "select a run; page up/down, home, end"),
     ("enter or l", "the log, at the rank that failed first"),
     ("space", "fold or unfold a group of runs"),
-    ("tab", "to the details and back; arrows scroll them"),
+    ("tab", "to the details and back; arrows scroll"),
     ("r", "resume the run, or all runs of a group"),
     ("c", "cancel the run, or all runs of a group"),
     ("s", "draw samples of the run"),
@@ -24,7 +25,7 @@ HELP = (
     ("/", "show only runs that contain these words"),
     *((key, f"show {name} runs only" if states else "show all runs") for key, (name, states) in FILTERS.items()),
     ("esc", "clear filters and messages"),
-    ("q", "quit; all runs go on"),
+    ("q", "quit; runs go on, drawing of samples ends"),
 )
 MARKS = (
     ("█ ▒ ░", "trained, starting, in the queue"),
@@ -62,19 +63,28 @@ class Question(ModalScreen[bool]):
 
 
 class Help(ModalScreen[None]):
-    """All keys."""
+    """What keys and marks mean.
+
+    Args:
+        parts: the entries below each title.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,question_mark,enter", "leave", show=False)]
 
+    def __init__(self, parts: Mapping[str, Keys]) -> None:
+        super().__init__()
+        self._parts = parts
+
     def compose(self) -> ComposeResult:
         text = Text()
-        for title, entries in (("keys", HELP), ("marks", MARKS)):
+        for title, entries in self._parts.items():
             text.append(f"{title}\n", "bold")
             for key, what in entries:
                 text.append(f"  {key:13}", "bold").append(f"{what}\n")
         with VerticalScroll(id="help"):
+            # At the top, and always seen: a small terminal does not show everything.
+            yield Static(key_line([("up down", "scroll")], [("esc", "back")], 40), id="help-keys")
             yield Static(text)
-            yield Static(key_line([("up down", "scroll")], [("esc", "back")], 40))
 
     def on_mount(self) -> None:
         self.query_one("#help").focus()

@@ -6,7 +6,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from cld_core.evaluation.definitions import Quantity
-from cldctl.evals.averages import Average, Line
+from cldctl.evals.averages import Line
 from cldctl.evals.compare import COUNTS, quantities_of
 
 from .fitting import fitted
@@ -27,7 +27,7 @@ def averaged(lines: Sequence[Line]) -> RenderableType:
         **{head: [line.cell.get(key, "-") for line in lines] for key, head in heads.items()},
         "step": [count(line.step) for line in lines],
         "runs": [str(len(line.columns)) for line in lines],
-        **{it.label: [_cell(line.average(it.key), it, len(line.columns)) for line in lines] for it in quantities},
+        **{it.label: [average_text(line, it) for line in lines] for it in quantities},
         "of": [_of(line, quantities) for line in lines],
         "how": [_how(line, quantities) for line in lines],
     }
@@ -35,7 +35,9 @@ def averaged(lines: Sequence[Line]) -> RenderableType:
     return fitted(columns, _LEFT_OUT, right, names="group or run")
 
 
-def _cell(average: Average | None, quantity: Quantity, runs: int) -> str:
+def average_text(line: Line, quantity: Quantity) -> str:
+    """A mean with its error, and of how many runs it is if not of all of the line; "-" if there is none."""
+    average, runs = line.average(quantity.key), len(line.columns)
     if average is None:
         return "-"
     error = average.spread if average.n > 1 else average.stderr

@@ -57,6 +57,8 @@ def test_the_demo_and_every_command_that_it_prints(tmp_path):
     nexts = [line.strip() for line in said if line.startswith("  cldctl ")]
     # What a line does is told behind its command, after at least two spaces.
     commands = [line.partition("  ")[0].strip() for line in nexts]
-    assert len(commands) >= 5
-    for command in commands:
+    assert len(commands) >= 6
+    # It stays until somebody ends it.
+    assert commands[-1].startswith("cldctl board demo-")
+    for command in commands[:-1]:
         shell(f"{export} && {command}")

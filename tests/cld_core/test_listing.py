@@ -32,7 +32,7 @@ def root(tmp_path):
     waiting = made(run_with(root / "c-waiting", overrides=("train.steps=900",)), 1)
     waiting.ledger.append(Requested(cluster="local", steps=900))
     done = made(attempt(run_with(root / "b-done", 1000, 2000), "finished", 2000), 2)
-    write_json(done.progress_file, {"step": 2000, "steps": 2000, "loss": 0.25, "attempt": 0})
+    write_json(done.progress_file, {"step": 2000, "steps": 2000, "loss": 0.25, "smoothed_loss": 0.3, "attempt": 0})
     for step, nll in ((1000, 0.75), (2000, 0.5)):
         report(done, EvalRequest.of(done.recipe(), ("elbo",), step), elbo={"nll": nll, "stderr": 0.1})
     made(attempt(run_with(root / "a-new", overrides=("sde.name=vpsde", "objective.name=dsm"))), 3)
@@ -49,6 +49,7 @@ def test_a_row_says_what_the_folder_tells(root):
         "step": 2000,
         "steps": 2000,
         "loss": 0.25,
+        "smoothed_loss": 0.3,
         "state": "FINISHED",
         "cause": "finished",
         "bpd": None,
@@ -74,8 +75,8 @@ def test_rows_are_found_by_age_by_name_and_by_what_they_hold(root):
 
 def test_a_table_is_aligned_and_leaves_out_empty_columns(root):
     titles, waiting, done, new = repr(cld_core.runs(root)).splitlines()
-    assert titles.split() == ["name", "recipe", "data", "sde", "step", "steps", "loss", "state", "nll"]
-    row = ["b-done", "toy", "multimodal_swissroll", "cld", "2,000", "2,000", "0.25", "FINISHED", "0.5"]
+    assert titles.split() == ["name", "recipe", "data", "sde", "step", "steps", "loss", "smoothed_loss", "state", "nll"]
+    row = ["b-done", "toy", "multimodal_swissroll", "cld", "2,000", "2,000", "0.25", "0.3", "FINISHED", "0.5"]
     assert done.split() == row
     # Texts begin below their titles, numbers end there.
     assert {line.index("toy") for line in (waiting, done, new)} == {titles.index("recipe")}
@@ -140,7 +141,10 @@ def test_texts_of_others_stay_texts(root):
 def test_no_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("CLDCTL_RUNS", str(tmp_path / "none"))
     runs = cld_core.runs()
-    assert (len(runs), runs.to_dicts(), repr(runs)) == (0, [], f"no runs in {tmp_path / 'none'}")
+    where = f"no runs in {tmp_path / 'none'}"
+    assert (len(runs), runs.to_dicts(), repr(runs)) == (0, [], f"{where}: there is no such folder")
+    (tmp_path / "none").mkdir()
+    assert repr(cld_core.runs()) == where
 
 
 def test_listing_loads_no_torch(root):

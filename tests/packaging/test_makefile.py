@@ -22,8 +22,8 @@ if [ "$2" = venv ]; then
 fi
 """
 VERSIONS = ("python3", "python3.11", "python3.12", "python3.13", "python3.14")
-PRODUCT = "environment -m pip install --quiet --disable-pip-version-check --editable ."
-TESTS = "environment -m pip install --quiet --disable-pip-version-check --editable .[dev]"
+PRODUCT = "environment -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat --editable ."
+TESTS = "environment -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat --editable .[dev]"
 
 
 class Machine:

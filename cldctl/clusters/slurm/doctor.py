@@ -26,7 +26,7 @@ def checks(runs: Path, asked: DoctorOptions, saves: MeasuredSaves) -> Iterator[C
     """
     answer = client.run(["scontrol", "show", "config"])
     if answer.code != 0:
-        yield Check("slurm", "fail", answer.last_line, "Ask again later, or use --cluster local.")
+        yield Check("slurm", "fail", answer.last_line, "Run this command again later, or use --cluster local.")
         return
     slurm = configuration.parse_configuration(answer.text)
     yield Check("slurm", "ok", f"{slurm.version}, cluster {slurm.cluster}")
@@ -109,7 +109,7 @@ def _without_an_answer(probe: Probe, runs: Path) -> Check:
         case "refused":
             return Check(name, "fail", f"sbatch: {probe.message}", "Name --partition or --account, or pass --no-job.")
         case "away":
-            return Check(name, "fail", f"slurmctld does not answer ({probe.message})", "Ask again later.")
+            return Check(name, "fail", f"slurmctld does not answer ({probe.message})", "Run this command again later.")
         case "waiting":
             return Check(name, "warn", f"{job} did not run ({probe.message})", "Wait longer: --wait SECONDS.")
         case "not_shared":

@@ -63,7 +63,7 @@ def _outcome(name: str, mode: str, grace_s: int, slurm: Configuration, save_s: f
 def save_fits(name: str, notice: float, save_s: float | None) -> Check:
     """Whether the slowest measured save, with a margin of its own length, fits into ``notice`` seconds."""
     if save_s is None:
-        return Check(name, "ok", "no save was measured yet", "Ask again once a run has saved a checkpoint.")
+        return Check(name, "ok", "no save was measured yet", "Run this again once a run has saved a checkpoint.")
     found = f"the slowest save took {save_s:.1f} s"
     if save_s > notice:
         advice = "A preempted run loses up to train.checkpoint_every steps: lower it, or ask for a longer GraceTime."

@@ -29,6 +29,16 @@ def test_a_uniform_density_has_eight_bits(tmp_path):
     assert "nll" not in report
 
 
+def test_a_small_grid_is_enlarged_by_a_whole_factor_and_a_large_one_is_not():
+    small = torch.arange(2 * 3, dtype=torch.uint8).reshape(2, 3, 1)
+    large = grids.enlarged(small, width=11)
+    assert large.shape == (6, 9, 1)
+    assert torch.equal(large[::3, ::3], small)
+    assert torch.equal(large[2::3, 2::3], small), "nearest neighbour: squares of one colour"
+    assert torch.equal(grids.enlarged(small, width=5), small)
+    assert torch.equal(grids.enlarged(small, width=2), small)
+
+
 def test_a_grid_shows_every_image_in_its_place(tmp_path):
     x = torch.linspace(-1, 1, 5)[:, None, None, None].expand(5, 3, 4, 4)
     grids.save(tmp_path / "grid.png", x, "five")

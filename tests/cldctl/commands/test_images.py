@@ -86,7 +86,7 @@ def test_a_published_checkpoint_becomes_a_run(tmp_path, recipe):
     quick = ("-n", "5", "--method", "em", "--nfe", "3")
     invoke("sample", "pub", *quick, "-o", str(tmp_path / "grid.png"), runs=runs)
     picture = Image.open(tmp_path / "grid.png")
-    assert picture.size == (3 * 18 + 2, 2 * 18 + 2)
+    assert picture.size == (9 * (3 * 18 + 2), 9 * (2 * 18 + 2)), "enlarged to about 512 pixels"
     assert "small, step 3: 5 samples, em, 3 NFE" in picture.info["Description"]
     invoke("sample", "pub", *quick, "-o", str(tmp_path / "arrays.npz"), runs=runs)
     with np.load(tmp_path / "arrays.npz") as arrays:
@@ -122,7 +122,7 @@ def test_a_published_checkpoint_becomes_a_run(tmp_path, recipe):
     assert "x = model.sample(64)  # (64, 3, 16, 16), in [-1, 1]" in card
     assert "The training part of the folder of images set, 16 x 16 pixels, mirrored at random." in card
     assert str(tmp_path) not in card
-    assert Image.open(tmp_path / "card" / "samples.png").size == (8 * 18 + 2, 8 * 18 + 2)
+    assert Image.open(tmp_path / "card" / "samples.png").size == (3 * (8 * 18 + 2),) * 2
     wrong = invoke("import", str(FILE), "--recipe", recipe, "network.channels=32", "--name", "other", runs=runs, code=2)
     assert "'all_modules.0.W' is 16, but 32" in wrong.stderr
     assert not (runs / "other").exists()

@@ -6,13 +6,14 @@ import json
 import pytest
 from torch.utils.tensorboard import SummaryWriter
 
+from cld_core.evaluation.request import EvalRequest
 from cld_core.run import RunFolder
 from cld_core.run.atomic import write_json
 from cld_core.run.events import Noted, Started
 from cld_core.run.groups import Group
 from cldctl.page import all_pages, one_run, overlays
 from tests.cldctl.page.parsed import Parsed
-from tests.support.made_up import run_with
+from tests.support.made_up import report, run_with
 from tests.support.reported import everything
 from tests.support.tools import invoke
 
@@ -66,6 +67,28 @@ def test_the_index_of_a_group_has_its_runs_alone(tmp_path):
     assert "cldctl report mine --pages writes those" in " ".join(text.split())
     assert "2 pages written" in invoke("report", "mine", "--pages", runs=tmp_path).stderr
     assert sorted(file.parent.name for file in tmp_path.glob("*/report.html")) == ["mine-seed0", "mine-seed1"]
+
+
+def test_the_index_of_a_group_shows_what_was_swept_and_averages_over_seeds(tmp_path):
+    for seed, nll in ((0, 0.5), (1, 0.7), (2, 0.9)):
+        run = run_with(tmp_path / f"mine-{seed}", 10)
+        write_json(run.identity_file, run.identity() | {"group": "mine", "sweep": {"train.seed": str(seed)}})
+        report(run, EvalRequest.of(run.recipe(), ("elbo",), 10), elbo={"nll": nll, "stderr": 0.1})
+    Group(tmp_path, "mine").add({f"mine-{seed}": {"train.seed": str(seed)} for seed in range(3)})
+    invoke("report", "mine", runs=tmp_path)
+    text = " ".join(Parsed((tmp_path / "index-mine.html").read_text()).text.split())
+    assert "run state train.seed step" in text
+    assert "mine-2 lost 2 10" in text
+    assert "Averages over seeds" in text
+    assert "mine 10 3 0.700 ± 0.200" in text, "the standard deviation of 0.5, 0.7 and 0.9"
+
+
+def test_a_short_curve_ends_at_the_loss_of_the_table(tmp_path):
+    run = run_with(tmp_path / "short")
+    with SummaryWriter(run.tensorboard) as board:
+        for step, loss in ((1, 9.0), (2, 5.0), (3, 1.0)):
+            board.add_scalar("train/loss", loss, step)
+    assert overlays._losses(run, follow=False) == [(1, 9.0), (2, 7.0), (3, 5.0)]
 
 
 def test_it_can_be_written_elsewhere(root, tmp_path):

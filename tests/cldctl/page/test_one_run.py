@@ -39,8 +39,15 @@ def test_the_verdict_of_a_run_that_is_done(made):
     text = " ".join(Parsed(page_of(made)).text.split())
     assert "Finished: all 8,000 steps are done. Best NLL bound: -1.100 ± 0.040 nats." in text
     assert "true entropy -1.400, gap 0.300" in text
-    assert "Next cldctl sample mine" in text
+    assert "cldctl sample mine" not in text, "samples of this step are on the page"
     assert "paper" in text
+
+
+def test_the_next_command_draws_samples_if_there_are_none_of_the_last_step(tmp_path):
+    run = everything(tmp_path / "mine", points=2)
+    for file in run.samples.glob("*.png"):
+        file.rename(file.with_name(file.name.replace("8000", "4000")))
+    assert "Next cldctl sample mine" in " ".join(Parsed(page_of(run)).text.split())
 
 
 @pytest.mark.parametrize(

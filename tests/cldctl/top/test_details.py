@@ -1,5 +1,11 @@
 """What is shown of the run that is selected: time line of its attempts, shards, results, why it waits."""
 
+from cld_core.run import RunFolder
+from cldctl.runs.status import status_or_reason
+from cldctl.runs.survey import Answers
+from cldctl.top import panel
+from cldctl.top.detail import detail_of
+from cldctl.ui.format import duration
 from tests.support.piloted import Screen, on_screen
 
 
@@ -34,6 +40,17 @@ def test_the_panel_scrolls_to_every_attempt(fleet):
         await screen.sees("› cifar10-…25-1730-x9e0")
 
     on_screen(fleet.root, look)
+
+
+def test_an_attempt_ran_as_long_as_status_and_why_say(fleet):
+    run, answers = RunFolder(fleet.root / "celebahq-cld-1125-0911-k3fa"), Answers({})
+    row = status_or_reason(run, answers)
+    detail = detail_of(row, answers)
+    assert any(it.startup_s > 60 for it in detail.attempts), "else it does not matter whether starting counts"
+    told = [line.plain for line in panel.of_run(detail, [], 120) if line.plain.startswith("#")]
+    assert [line[:2] for line in told] == ["#2", "#1", "#0"]
+    for line, attempt in zip(told, reversed(row.attempts), strict=True):
+        assert f", ran {duration(attempt['ran_s'])} " in line
 
 
 def test_results_of_evaluations_are_numbers_with_their_errors(fleet):
@@ -72,7 +89,7 @@ def test_a_screen_of_80_by_24_has_everything_and_cuts_no_key(fleet):
         assert lines[-1] == keys
         assert sum("RUNNING" in line for line in lines[2:12]) == 3, "runs and a group"
         await screen.press("question_mark")
-        await screen.sees("select a run", "cancel the run, or all runs of a group")
+        await screen.sees("up down scroll", "select a run", "cancel the run, or all runs of a group")
         await screen.press("end")
         await screen.sees("shards: failed, missing", "esc back")
         await screen.press("escape")

@@ -17,7 +17,10 @@ def test_it_opens_at_the_rank_that_failed_first(fleet):
         await screen.sees(f"{FAILED} · attempt 0, rank 2 on n11: failed first")
         await screen.sees("rank 2 trains", "Traceback (most recent call last):", "ValueError: spiral arms must be odd")
         assert "Connection closed by peer" not in screen.text
-        assert screen.lines[-1] == "p n rank  [ ] attempt  f failed  e eval  home end scroll  esc back"
+        assert screen.lines[-1] == "p n rank  [ ] attempt  f failed  e eval  home end scroll  ? help  esc back"
+        await screen.press("question_mark")
+        await screen.sees("keys of the log", "the attempt before, the next attempt")
+        await screen.press("escape")
         await screen.press("n")
         await screen.sees("attempt 0, rank 0", "Connection closed by peer")
         assert "ValueError" not in screen.text
