@@ -10,6 +10,11 @@ def nearest(word: str, words: Iterable[str], cutoff: float = 0.6) -> str | None:
     return close[0] if close else None
 
 
+def longer(word: str, words: Iterable[str]) -> str | None:
+    """The shortest of ``words`` that begins with ``word``; None if none does, or ``word`` is empty."""
+    return min((it for it in words if word and it.startswith(word)), key=len, default=None)
+
+
 def did_you_mean(word: str, words: Iterable[str], cutoff: float = 0.6) -> str:
     """A sentence, after a space, that names the nearest of ``words``; empty if none is close."""
     close = nearest(word, words, cutoff)

@@ -21,6 +21,7 @@ from .commands import (
     evaluate,
     explain,
     export,
+    helping,
     import_,
     logs,
     note,
@@ -37,11 +38,13 @@ from .commands import (
     usage,
     whole,
     why,
+    wrong_usage,
 )
 from .ui.console import err
 
 app = typer.Typer(
     name="cldctl",
+    cls=helping.Group,
     help="Train and evaluate critically-damped Langevin diffusion on clusters that preempt you.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -85,7 +88,7 @@ _COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
 }
 for _panel, _commands in _COMMANDS.items():
     for _name, _command in _commands.items():
-        app.command(_name, rich_help_panel=_panel)(_command)
+        app.command(_name, cls=helping.Command, rich_help_panel=_panel)(_command)
 app.add_typer(data.app, name="data", rich_help_panel="Set up")
 
 
@@ -121,13 +124,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _unforeseen(error: Exception) -> int:
     """Say what no command expected; returns the exit code. Wrong usage is among it: typer has its own errors."""
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):
-        message, context = str(error.format_message()), getattr(error, "ctx", None)
-        if (option := whole.misplaced(message)) is not None:
-            command = context.command_path.removeprefix("cldctl ") if context is not None else "status"
-            message = f"No such option: {option}: it goes before the command, as in `cldctl {option} {command}`"
-        if message and context is not None:
-            end = "" if message.endswith(("?", ".")) else "."
-            message = f"{message.rstrip()}{end} See `{context.command_path} --help`."
+        message = wrong_usage.in_words(error)
         if message:
             err.error(message)
         return int(error.exit_code)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cld_core.errors import RecipeError, nearest
+from cld_core.errors import RecipeError, longer, nearest
 
 from .reading import to_yaml_line
 from .schema import Recipe
@@ -182,7 +182,9 @@ def _doc_of(spec: type, selector: str) -> str:
 
 
 def _nearest(name: str, names: list[str]) -> str | None:
-    """The closest of ``names``, comparing whole dotted names and then their last parts."""
+    """The closest of ``names``: one that begins so, else comparing whole dotted names and then their last parts."""
+    if (whole := longer(name, names)) is not None:
+        return whole
     close = nearest(name, names)
     tails = {known.rpartition(".")[2]: known for known in reversed(names)}
     tail = nearest(name.rpartition(".")[2], tails, cutoff=0.7)

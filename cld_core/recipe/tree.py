@@ -121,8 +121,8 @@ def _which(section: str, key: str) -> str:
 
 
 def _nearest(path: str, keys: list[str]) -> str | None:
-    """The closest of ``keys``, comparing whole dotted keys and then their last parts."""
-    close = errors.nearest(path, keys)
+    """The closest of ``keys``: one that begins so, else comparing whole dotted keys and then their last parts."""
+    close = errors.longer(path, keys) or errors.nearest(path, keys)
     if close is not None:
         return close
     tails = {key.rpartition(".")[2]: key for key in keys}

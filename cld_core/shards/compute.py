@@ -98,6 +98,7 @@ def compute(work: "Work", ranks: "Ranks", should_stop: Callable[[], bool], only:
             if computation is None:
                 return False
             faults.retried(computation.prepare, PATIENCE_S, stop=should_stop)
+        shard.begin()
         if not _fill(shard, computation, work, should_stop):
             return False
         tally.mark(work.shards, number, strictly)

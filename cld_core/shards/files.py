@@ -51,6 +51,12 @@ class Shard:
     def is_sealed(self, kind: str) -> bool:
         return "bytes" in self._parts[kind]
 
+    def begin(self) -> None:
+        """Let others see that the shard is being computed, though its first batch may take long."""
+        if not any(self.done(kind) for kind in self.ranges):
+            with contextlib.suppress(OSError):  # What computes it will notice, and wait.
+                self._write()
+
     def fill(
         self,
         kind: str,

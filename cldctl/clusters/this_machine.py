@@ -12,6 +12,7 @@ from typing import Any
 
 from cld_core.errors import CldError, RecipeError
 from cld_core.ownership import require_private
+from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run import process as processes
 from cld_core.small_files import real, whole
 
@@ -40,6 +41,16 @@ def check_fits(spec: JobSpec) -> None:
     if size.tasks_per_node is not None and size.uses_gpu:
         settings += f" cluster.tasks_per_node={max(found, 1)}"
     raise RecipeError(f"recipe: {text}. {fix} {settings}.")
+
+
+def lacks_gpus(size: ClusterSpec) -> str | None:
+    """A warning if a job asks for GPUs and this machine has none."""
+    if not size.uses_gpu or gpus():
+        return None
+    text = "the recipe asks for GPUs, and none is seen on this machine: it will run on the CPU, which is slow"
+    if not size.gpus_per_node:
+        return f"{text}."
+    return f"{text}. Set cluster.gpus_per_node=0 if that is what you want."
 
 
 def gpus() -> int:

@@ -54,7 +54,8 @@ def show(names: Sequence[str], checkpoint: str, as_json: bool, root: Path) -> No
     if groups:
         _show_groups(names, groups, checkpoint, as_json, root)
     elif len(names) < 2:
-        raise UsageError(f"{names[0]} is one run: compare takes a group, or two or more runs.")
+        run = find_run(names[0], root)
+        raise UsageError(f"{run.name} is one run: compare takes a group, or two or more runs.")
     else:
         _show_runs(names, checkpoint, as_json, root)
 

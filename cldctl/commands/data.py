@@ -8,17 +8,17 @@ import typer
 from cldctl.ui.console import err, out
 from cldctl.ui.progress import Working
 
-from . import completing
+from . import completing, helping
 from .stats import stats
 
 if TYPE_CHECKING:
     from cld_core.data.prepare import Progress as Reached
 
-app = typer.Typer(help="Prepare image data.", no_args_is_help=True)
-app.command()(stats)
+app = typer.Typer(cls=helping.Group, help="Prepare image data.", no_args_is_help=True)
+app.command(cls=helping.Command)(stats)
 
 
-@app.command()
+@app.command(cls=helping.Command)
 def prepare(
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="cifar10, celebahq256 or folder.", autocompletion=completing.data_sets)
@@ -51,10 +51,10 @@ def prepare(
         )
     counts = ", ".join(f"{info.count:,} {split}" for split, info in manifest.splits.items())
     err.print(f"{manifest.name}: {counts} images of {manifest.size}x{manifest.size}")
-    out.print(str(output), markup=False, soft_wrap=True)
+    out.print(str(output), markup=False, no_wrap=True)
 
 
-@app.command()
+@app.command(cls=helping.Command)
 def verify(path: Annotated[Path, typer.Argument(help="A folder that `prepare` made.")]) -> None:
     """Read every image of a prepared data set and compare counts and checksums with its manifest.
 
@@ -65,4 +65,4 @@ def verify(path: Annotated[Path, typer.Argument(help="A folder that `prepare` ma
     with Working(f"verifying {path.name}") as working:
         manifest = verify(path, lambda read, total: working.at(read, total, "images"))
     total = sum(info.count for info in manifest.splits.values())
-    out.print(f"{path}: {total:,} images are as they were prepared", markup=False, soft_wrap=True)
+    out.print(f"{path}: {total:,} images are as they were prepared", markup=False, no_wrap=True)

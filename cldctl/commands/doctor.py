@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.text import Text
 
 from cld_core.errors import CldError
 from cld_core.run import find_runs
@@ -60,22 +61,33 @@ def doctor(
     if as_json:
         typer.echo(json.dumps({"verdict": worst, "checks": [check.to_dict() for check in checks]}, indent=1))
     else:
-        out.print(_table(checks))
+        _show(checks)
     if any((check.name, check.verdict) == (where.name, "fail") for check in checks):
         raise typer.Exit(4)
     raise typer.Exit(1 if worst == "fail" else 0)
 
 
+def _show(checks: "list[Check]") -> None:
+    """A table, if no cell of it breaks; else lines, so that paths and commands can be copied."""
+    table = _table(checks)
+    if out.measure(table, options=out.options.update(width=10**6)).maximum <= out.width:
+        out.print(table)
+        return
+    for check in checks:
+        out.print(Text(f"{check.verdict:<5}", _STYLE[check.verdict]), check.name)
+        for text in filter(None, (check.found, check.advice)):
+            out.print(f"      {text}")
+
+
 def _table(checks: "list[Check]") -> "Table":
     from rich import box
     from rich.table import Table
-    from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("check", overflow="fold")
     table.add_column("verdict", no_wrap=True)
-    table.add_column("found", overflow="fold", ratio=3)
-    table.add_column("what to do", overflow="fold", ratio=2)
+    table.add_column("found", overflow="fold")
+    table.add_column("what to do", overflow="fold")
     for check in checks:
         verdict = Text(check.verdict, style=_STYLE[check.verdict])
         table.add_row(Text(check.name), verdict, Text(check.found), Text(check.advice))

@@ -220,10 +220,13 @@ def _compute_group(group: Group, asked: _Asked, follow: bool) -> None:
     if works and (follow or plans[0][2].blocks):
         from cldctl.ui.follow_group import follow_group_evaluations
 
-        raise typer.Exit(follow_group_evaluations(group, runs, works) or code)
+        code = follow_group_evaluations(group, runs, works) or code
+        if code == 0:
+            err.print(f"next:\n  {hint(f'compare {group.name}', group)}")
+        raise typer.Exit(code)
     out.print(group.name, markup=False)
     err.print("next:")
-    for text in ("status", "compare"):
+    for text in (f"status {group.name}", f"compare {group.name}"):
         err.print(f"  {hint(text, group)}", markup=False, soft_wrap=True)
     if code:
         raise typer.Exit(code)

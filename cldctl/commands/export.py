@@ -70,10 +70,10 @@ def export(
         working.phase(f"writing {target.name}")
         model.export(target)
     err.print(f"averaged weights of step {model.step} of {folder.name}, {target.stat().st_size / 2**20:.1f} MiB")
-    out.print(str(target), markup=False, soft_wrap=True)
+    out.print(str(target), markup=False, no_wrap=True)
     if files is not None:
         _write_card(folder, model, files, licence)
-        out.print(str(files.card), markup=False, soft_wrap=True)
+        out.print(str(files.card), markup=False, no_wrap=True)
 
 
 def _write_card(folder: "RunFolder", model: "Model", files: "CardFiles", license_: str | None) -> None:

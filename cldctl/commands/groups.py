@@ -49,6 +49,7 @@ def submit_group(asked: Sweeping, root: Path, *, follow: bool, dry_run: bool) ->
     members = wanted.group.runs()
     where = home.chosen(asked.cluster, members[0] if members else None)
     spec = policy.check(wanted, where)
+    tell_remark(where, wanted.cells[0].recipe)
     if dry_run:
         _preview(wanted, where, spec)
         return
@@ -111,7 +112,7 @@ def _preview(wanted: "WantedGroup", cluster: "Cluster", spec: "JobSpec") -> None
     from cldctl.runs.groups import missing
 
     def show(text: str) -> None:
-        out.print(text, markup=False, soft_wrap=True)
+        out.print(text, markup=False, no_wrap=True)
 
     show_differences(wanted.file, wanted.given, find_profile(wanted.profile))
     open_cells = [cell.name for cell in missing(wanted)]
@@ -167,7 +168,8 @@ def _finish(begun: "BegunGroup", follow: bool) -> None:
 
         raise typer.Exit(follow_group(group, begun.runs, begun.evaluations) or code)
     err.print("next:")
-    for text in ("status", "compare", "cancel"):
+    evaluated = any(begun.evaluations.values()) or any(run.evaluation_names() for run in begun.runs)
+    for text in (f"status {group.name}", _evaluation(group, evaluated), f"cancel {group.name}"):
         err.print(f"  {hint(text, group)}", markup=False, soft_wrap=True)
     if code:
         raise typer.Exit(code)
@@ -186,10 +188,10 @@ def show_differences(file: Path, given: Sequence[str], profile: Path | None) -> 
     if base is None:
         return
     keys = "1 key differs" if len(found) == 1 else f"{len(found)} keys differ"
-    out.print(f"# {keys} from {called(base)}:" if found else f"# same as {called(base)}", soft_wrap=True)
+    out.print(f"# {keys} from {called(base)}:" if found else f"# same as {called(base)}")
     for entry in found:
         before = "" if entry.before is None else f" instead of {entry.before}"
-        out.print(f"#   {entry.key}: {entry.value}{before}  ({entry.place})", soft_wrap=True)
+        out.print(f"#   {entry.key}: {entry.value}{before}  ({entry.place})")
 
 
 def check_plugin(
@@ -219,6 +221,12 @@ def check_plugin(
         require_registered(recipe, lambda key: places.get(key) or called(file), say, swept=swept)
 
 
+def tell_remark(cluster: "Cluster", recipe: "Recipe") -> None:
+    """Say what somebody should know about jobs of this size, before they begin."""
+    if (text := cluster.remark_on(recipe.cluster)) is not None:
+        err.print(text, style="yellow")
+
+
 def tell_left_out(run: RunFolder) -> None:
     """Say which Python files the jobs of a run will miss."""
     from cldctl.runs.snapshot import left_out_code
@@ -227,9 +235,14 @@ def tell_left_out(run: RunFolder) -> None:
         err.print(line, markup=False, style="yellow", soft_wrap=True)
 
 
+def _evaluation(group: Group, evaluated: bool) -> str:
+    """What makes results of a group, or shows those that are asked for."""
+    return f"compare {group.name}" if evaluated else f"eval {group.name} --elbo"
+
+
 def hint(text: str, group: Group) -> str:
     """A command to type next about a group."""
-    return command(f"{text} {group.name}", RunFolder(group.root / group.name))
+    return command(text, RunFolder(group.root / group.name))
 
 
 def for_each(runs: Sequence[RunFolder], act: Callable[[RunFolder], None]) -> int:

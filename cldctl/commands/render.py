@@ -27,4 +27,4 @@ def render(
 
     resolved = load(find_recipe(recipe), overrides or [])
     text = dump_with_comments(resolved) if comments else dump(resolved, frozen=False)
-    out.print(text, end="", markup=False, soft_wrap=True)
+    out.print(text, end="", markup=False, no_wrap=True)

@@ -66,7 +66,7 @@ def report(
         raise UsageError("--pages writes the pages of many runs. Add --all or the name of a group, or leave it out.")
     else:
         target = _page(name, root, output, follow)
-    out.print(str(output or target.absolute()), markup=False, soft_wrap=True)
+    out.print(str(output or target.absolute()), markup=False, no_wrap=True)
     if not is_complete:
         raise typer.Exit(1)
 

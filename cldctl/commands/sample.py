@@ -126,8 +126,8 @@ def _draw(wanted: _Wanted, allow_plugin: bool) -> None:
     if (remark := nonfinite.remark_on(drawn.x)) is not None:
         err.print(remark, style="yellow")
     how = f"{drawn.nfe:.0f} network evaluations each ({wanted.spec.method})"
-    err.print(f"{count} samples of step {model.step}, {how}")
-    out.print(str(target), markup=False, soft_wrap=True)
+    err.print(f"{count:,} samples of step {model.step}, {how}")
+    out.print(str(target), markup=False, no_wrap=True)
 
 
 def _drawn(model: "Model", count: int, seed: int, working: Working) -> "Samples":
@@ -139,9 +139,9 @@ def _drawn(model: "Model", count: int, seed: int, working: Working) -> "Samples"
         size = min(batch, count - done)
         if nfe is None:  # Adaptive: nobody knows how many it needs.
             of = count if count > batch else None
-            working.at(done, of, f"samples; {evaluations:,} network evaluations of the next {size:,}")
+            working.at(done, of, f"done, {evaluations:,} NFE")
         else:
-            working.at(done + size * min(evaluations, nfe) // nfe, count, "samples")
+            working.at(done + size * min(evaluations, nfe) // nfe, count)
 
     return model.draw(count, seed=seed, batch_size=batch, progress=show)
 

@@ -61,13 +61,13 @@ def stats(
     elif request.is_done:
         err.print("these statistics exist already")
         sharded.clear(request.folder)
-        out.print(request.output, markup=False, soft_wrap=True)
+        out.print(request.output, markup=False, no_wrap=True)
         return
     else:
         err.print("these statistics are already being computed")
     if follow or where.blocks:
         raise typer.Exit(follow_statistics(Statistics(request.folder)))
-    out.print(request.output, markup=False, soft_wrap=True)
+    out.print(request.output, markup=False, no_wrap=True)
     logs = request.folder / "logs" if job is None else job.logs
     err.print(f"logs: {logs}; run it again with --follow to watch", soft_wrap=True)
 

@@ -11,7 +11,7 @@ from cldctl.runs.asked import Asked
 from cldctl.ui.console import err, out, shows_bars, strong
 
 from . import completing
-from .groups import check_plugin, show_differences, tell_left_out
+from .groups import check_plugin, show_differences, tell_left_out, tell_remark
 from .options import ClusterOption, Follow, Overrides, Profile, RunsDir, runs_dir
 
 if TYPE_CHECKING:
@@ -128,6 +128,7 @@ def _submit_one(wanted: "Wanted", cluster: "Cluster", *, follow: bool, dry_run: 
     file, profile = wanted.file, find_profile(wanted.profile)
     spec = policy.check(wanted.path, wanted.recipe, cluster, wanted.live_code)
     check_plugin(wanted.recipe, file, wanted.given, profile)
+    tell_remark(cluster, wanted.recipe)
     # The scheduler thinks about it while the job is being written.
     start = cluster.ask_for_start(spec)
     if dry_run:
@@ -191,7 +192,7 @@ def _preview(run: RunFolder, recipe: "Recipe", cluster: "Cluster", spec: "JobSpe
     from cldctl.runs.submit import following
 
     def show(text: str) -> None:
-        out.print(text, markup=False, soft_wrap=True)
+        out.print(text, markup=False, no_wrap=True)
 
     show(f"# run: {run.path}\n{dump(recipe)}")
     show(cluster.script(spec))

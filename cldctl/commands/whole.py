@@ -70,8 +70,6 @@ def versions() -> list[str]:
     return [f"cldctl {__version__}", f"torch {torch}", f"Python {platform.python_version()}"]
 
 
-def misplaced(message: str) -> str | None:
-    """The option about which typer complains although it would be one before the command; None if there is none."""
-    words = message.removeprefix("No such option: ").split()
-    option = words[0].rstrip(".") if words else ""
-    return option if message.startswith("No such option: ") and option in _OWN else None
+def is_one(option: str) -> bool:
+    """Whether it is an option before the command."""
+    return option in _OWN

@@ -76,10 +76,25 @@ def outcome(ending: Ending) -> str:
     if not ending.is_over:
         return f"{run.name}: asked to end; it saves first. `cldctl status {run.name}` shows when it has."
     if not ending.trains:
-        return f"{run.name}: its evaluations are cancelled"
+        return f"{run.name}: {_evaluations_ended(ending)}"
     steps = run.checkpoint_steps()
     how = "had finished before it could be cancelled" if ending.had_finished else "cancelled"
     return f"{run.name}: {how}; last checkpoint: {f'step {steps[-1]}' if steps else 'none'}"
+
+
+def _evaluations_ended(ending: Ending) -> str:
+    """How the evaluations ended whose jobs were asked to: one may have been about to finish."""
+    ids = {job.job_id for job in ending.jobs}
+    asked = [
+        work
+        for work in evaluations_of(ending.run)
+        if ids & {event.job.job_id for event in work.ledger.history().submitted}
+    ]
+    finished = [work.name for work in asked if work.is_done]
+    if not finished:
+        return "its evaluations are cancelled"
+    had = f"evaluation {', '.join(finished)} had finished before it could be cancelled"
+    return had if len(finished) == len(asked) else f"{had}; its other evaluations are cancelled"
 
 
 def cancel(runs: Sequence[RunFolder]) -> list[Ending]:

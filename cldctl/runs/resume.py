@@ -244,7 +244,10 @@ def _start(
     """The step from which a run continues, and the checkpoints that are skipped for it."""
     more = f"To continue, ask for more: `{command(f'resume {run.name} train.steps=...', run)}`"
     steps = run.checkpoint_steps()
-    if status.state == "FINISHED" and recipe.train.steps <= status.step and from_step is None:
+    beyond = f"{run.name} is already at step {{}}, beyond train.steps={recipe.train.steps}. {more}."
+    if status.state == "FINISHED" and recipe.train.steps < status.step and from_step is None:
+        raise UsageError(beyond.format(status.step))
+    if status.state == "FINISHED" and recipe.train.steps == status.step and from_step is None:
         raise UsageError(f"{run.name} is finished at step {status.step}. {more}.")
     if from_step is not None and from_step not in steps:
         existing = ", ".join(map(str, steps)) or "none"
@@ -255,7 +258,7 @@ def _start(
         start, damaged = newest_whole(run)
         skipped = tuple(entry for entry in damaged if entry.finished)
     if recipe.train.steps < (start or 0):
-        raise UsageError(f"{run.name} is already at step {start}, beyond train.steps={recipe.train.steps}. {more}.")
+        raise UsageError(beyond.format(start))
     return start or 0, skipped
 
 

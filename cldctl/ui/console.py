@@ -16,6 +16,8 @@ from rich.text import Text
 
 from cld_core.texts import printable
 
+from .wrap import between_words
+
 for _stream in (sys.stdout, sys.stderr):
     if isinstance(_stream, io.TextIOWrapper):
         _stream.reconfigure(errors="replace")  # A locale without "±" must not end a command.
@@ -49,6 +51,18 @@ class PlainConsole(Console):
             return bool(self.file.isatty())
         except (AttributeError, ValueError):  # ValueError: it is closed
             return False
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        """As the base class, but texts break between words on a terminal, and nowhere else.
+
+        ``no_wrap``: not even there, as for what files contain.
+        """
+        if objects and all(isinstance(it, str | Text) for it in objects) and not how.keys() & {"width", "overflow"}:
+            how["soft_wrap"] = True
+            if self.is_terminal and not how.get("no_wrap"):
+                texts = (self.render_str(it) if isinstance(it, str) else it for it in objects)
+                objects = (between_words(Text(how.pop("sep", " ")).join(texts), self.width),)
+        super().print(*objects, **how)
 
     def render_str(self, text: str, **how: Any) -> Text:
         """As the base class, from the text that is left: here, so that it is measured without what is cut out."""

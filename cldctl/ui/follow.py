@@ -75,7 +75,7 @@ def follow_statistics(work: Statistics) -> int:
         err.failure(f"not complete; see {work.folder / 'logs'}, and run the same command again")
         return 1
     sharded.clear(work.folder)
-    out.print(work.request.output, markup=False, soft_wrap=True)
+    out.print(work.request.output, markup=False, no_wrap=True)
     return 0
 
 
@@ -96,8 +96,8 @@ def _results(run: RunFolder, names: Sequence[str], sweep: Sweep | None = None) -
         out.print(sweep_table(sweep, sweep_rows(run, sweep), {row["id"]: row for row in rows}))
         if not missing:
             write_finished(run)
-            out.print(str(run.evals / sweep.id / "table.csv"), markup=False, soft_wrap=True)
-            out.print(str(run.evals / sweep.id / "plot.png"), markup=False, soft_wrap=True)
+            out.print(str(run.evals / sweep.id / "table.csv"), markup=False, no_wrap=True)
+            out.print(str(run.evals / sweep.id / "plot.png"), markup=False, no_wrap=True)
     elif rows:
         out.print(evaluations(rows))
         for table in by_step(rows):

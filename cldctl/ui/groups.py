@@ -20,7 +20,7 @@ from .tables import overview, present_in, progress_bar, result_of, state_text
 from .wrap import Wrapped
 
 # Columns of the table of a group that are left out if there is no room for them, the first of them first.
-_LEFT_OUT = ("", "saved", "loss", "ETA")
+_LEFT_OUT = ("", "saved", "loss", "ETA", "step")
 # States as they are counted, the usual ones first.
 _ORDER = ("FINISHED", "RUNNING", "REQUEUED", "PENDING", "STOPPED", "FAILED", "CANCELLED", "LOST")
 

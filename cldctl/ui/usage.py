@@ -13,7 +13,7 @@ from .format import duration, number
 
 _RIGHT = ("used", "useful", "start-up", "preempted", "crashed", "set aside", "waited", "goodput", "attempts")
 # Columns that are left out if there is no room for them, the first of them first.
-_LEFT_OUT = ("attempts", "group", "set aside", "start-up", "useful")
+_LEFT_OUT = ("attempts", "group", "set aside", "start-up", "useful", "waited", "preempted", "crashed")
 
 
 def usage_line(usage: Mapping[str, Any]) -> str:

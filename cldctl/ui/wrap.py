@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
 from rich.text import Text
@@ -12,6 +13,10 @@ from cld_core.texts import printable
 ELLIPSIS = "…"
 # Where a word that is longer than a line may break: after dashes, slashes and underscores, as names and paths have.
 _PIECES = re.compile(r"[^-/_]*[-/_]+|[^-/_]+")
+# What somebody may copy: a command, in backquotes or after a colon, ends with its line or its sentence.
+_WHOLE = re.compile(r"`[^`\n]*`\S*|(?:(?<![^:] )(?<!\S))cldctl(?: \S*[^\s.,;:])*\S*|\S+")
+# What begins each line of a paragraph; that of a comment in front of a recipe has a "#".
+_INDENT = re.compile(r"\s*(?:# +)?")
 
 
 def shortened(name: str, width: int) -> str:
@@ -39,6 +44,29 @@ class Wrapped:
             for line in wrapped(paragraph, options.max_width):
                 line.no_wrap, line.overflow = True, "ignore"
                 yield line
+
+
+def between_words(text: Text, width: int) -> Text:
+    """The text with its lines broken at spaces only, under the indent of each.
+
+    Words, paths and commands that are longer than a line stay whole, so that they can be copied.
+    """
+    paragraphs = text.split("\n", allow_blank=True)
+    return Text("\n").join(line for paragraph in paragraphs for line in _broken(paragraph, width))
+
+
+def _broken(text: Text, width: int) -> list[Text]:
+    match = _INDENT.match(text.plain)
+    indent = text[: match.end()] if match is not None else Text()
+    lines, line, end = [], indent.copy(), 0
+    for piece in _WHOLE.finditer(text.plain, len(indent)):
+        begin = end if len(line) > len(indent) else piece.start()
+        if len(line) > len(indent) and cell_len(line.plain + text.plain[begin : piece.end()]) > width:
+            lines.append(line)
+            line, begin = indent.copy(), piece.start()
+        end = piece.end()
+        line.append_text(text[begin:end])
+    return [*lines, line]
 
 
 def wrapped(text: Text, width: int) -> list[Text]:

@@ -10,7 +10,7 @@ import pytest
 from cld_core import faults
 from cld_core.errors import NotFoundError
 from cld_core.ranks import Ranks
-from cld_core.shards import KINDS, open_work
+from cld_core.shards import KINDS, open_work, state
 from cld_core.shards.merging import Merged, MergeError
 from cld_core.small_files import read_json
 from tests.support.clock import Clock
@@ -234,3 +234,19 @@ def test_a_task_that_is_told_to_stop_does_not_wait_for_the_disk(folder, disk):
     asked = iter([False])
     assert not work.compute(Ranks(), lambda: next(asked, True))
     assert faults.time.now == 0.0
+
+
+def test_a_shard_can_be_seen_to_be_computed_before_its_first_batch_is_done(folder, monkeypatch):
+    """``--follow`` says so, though a batch may take minutes."""
+    work, seen = Squares(folder), []
+
+    def rows(self, kind, first, last):
+        seen.append((state.begun(work.shards), work.rows_done()[0]))
+        return computed(self, kind, first, last)
+
+    computed = SquaresComputation.rows
+    monkeypatch.setattr(SquaresComputation, "rows", rows)
+    assert work.compute(Ranks())
+    assert seen[0] == ({0}, 0)
+    assert ({0, 1, 2}, 13) in seen
+    assert result(folder) == SUM

@@ -54,7 +54,7 @@ def test_a_gpu_check_that_fails_is_a_row_and_exit_code_1(tmp_path, monkeypatch):
 def test_a_row_that_was_skipped_is_shown(tmp_path, monkeypatch):
     skipped = '{"name": "two ranks", "verdict": "skip", "found": "needs two cards", "advice": ""}'
     monkeypatch.setattr(card, "COMMAND", ("printf", '{"card": "A card", "checks": 1}\\n' + skipped))
-    shown = invoke("doctor", "--gpu", "--cluster", "debug", runs=tmp_path / "runs").stdout
+    shown = invoke("doctor", "--gpu", "--cluster", "debug", runs=tmp_path / "runs", width=1000).stdout
     line = next(line for line in shown.splitlines() if "two ranks" in line)
     assert line.split()[3:5] == ["skip", "needs"]
 

@@ -11,6 +11,7 @@ from cld_core.run.groups import Group
 from cldctl.commands import status as status_command
 from cldctl.ui import console
 from tests.support.made_up import TOY, run_with
+from tests.support.scripted import register
 from tests.support.tools import DEBUG, ONE, cldctl, invoke, status
 
 # Of the picture that goes with an evaluation.
@@ -106,6 +107,7 @@ def test_local_processes_train_a_group_and_one_is_cancelled_and_started_again(fr
     assert "step 400/400" in invoke("logs", "mine-seed1", runs=fresh_runs).stdout
     evaluated = cldctl("eval", "mine", "--elbo", "--follow", runs=fresh_runs)
     assert "2 of 2 evaluations complete" in evaluated.stderr
+    assert "  cldctl compare mine" in evaluated.stderr.partition("next:\n")[2]
     jobs = {event.job.job_id for name in ("mine-seed0", "mine-seed1") for event in evaluation_jobs(fresh_runs / name)}
     assert len(jobs) == 1, "one job for both"
     assert "±" in invoke("compare", "mine", runs=fresh_runs).stdout
@@ -128,3 +130,11 @@ def test_a_group_is_noted_and_removed_by_its_name(tmp_path):
     removed = invoke("rm", "mine", "--yes", runs=tmp_path).stderr
     assert removed.count("removed mine-seed") == 2
     assert not (tmp_path / ".groups" / "mine").exists()
+
+
+@pytest.mark.parametrize(("asked", "follows"), [((), "eval mine --elbo"), (("--eval", "elbo"), "compare mine")])
+def test_what_to_type_next_fits_what_is_asked_for(tmp_path, monkeypatch, asked, follows):
+    register(monkeypatch)
+    done = invoke(*SWEEP, *asked, "--cluster", "scripted", runs=tmp_path)
+    following = [line.strip().split(" --runs-dir")[0] for line in done.stderr.partition("next:\n")[2].splitlines()]
+    assert following == ["cldctl status mine", f"cldctl {follows}", "cldctl cancel mine"]

@@ -90,6 +90,16 @@ def test_no_help_names_the_file_of_a_recipe_that_comes_with_cldctl():
         assert "recipes/" not in shown.stdout.replace("./recipes", ""), words
 
 
+def test_flags_and_named_arguments_have_no_type_in_the_help():
+    for words in [(), *_commands(get_command(app))]:
+        shown = CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "300"}).stdout
+        assert "<bool>" not in shown, words
+        assert "<list" not in shown, words
+    shown = CliRunner().invoke(app, ["explain", "--help"], env={"COLUMNS": "300"}).stdout
+    assert "KEY | SECTION" in shown
+    assert "<str>" not in shown
+
+
 def _commands(group, before=()):
     for name, command in getattr(group, "commands", {}).items():
         yield (*before, name)

@@ -28,6 +28,20 @@ from tests.support.tools import DEBUG, cldctl, invoke
         (["submit", "toy", "--name", "done", *DEBUG], 2, ["a run of this name exists", "/done`"]),
         (["submit", "toy", "cluster.nodes=2", "--cluster", "local"], 2, ["cluster.nodes", "Set cluster.nodes=1"]),
         (["submit"], 2, ["RECIPE"]),
+        (["submit", "toy", "--train.steps=5"], 2, ["no dashes. Write train.steps=VALUE. See `cldctl submit --help`"]),
+        (["submit", "toy", "--train.steps", "5"], 2, ["no dashes. Write train.steps=VALUE"]),
+        (
+            ["resume", "done", "train.steps=10"],
+            2,
+            ["already at step 20, beyond train.steps=10", "ask for more"],
+        ),
+        (["sample", "done", "--nfe", "abc"], 2, ["--nfe abc: a whole number is expected. See `cldctl sample"]),
+        (["sample", "done", "-n", "1.5"], 2, ["--count / -n 1.5: a whole number is expected"]),
+        (["sample", "done", "-n", "0"], 2, ["--count / -n 0: at least 1 is expected"]),
+        (["sample", "done", "-n", "99999999"], 2, ["--count / -n 99999999: at most 10,000,000 is expected"]),
+        (["doctor", "--wait", "x"], 2, ["--wait x: a number is expected"]),
+        (["submit", "toy", "cluster.gpu=1", *DEBUG], 2, ["Did you mean 'cluster.gpus_per_node'"]),
+        (["explain", "cluster.gpu"], 2, ["Did you mean 'cluster.gpus_per_node'?"]),
         (["status", "dome"], 3, ["no run at", "'done'"]),
         (["eval", "done"], 2, ["--elbo"]),
         (["eval", "done", "--elbo", "--sweep", "eval.elbo.probes=1,0"], 2, ["at eval.elbo.probes=0", ">= 1"]),
@@ -107,3 +121,14 @@ def test_a_recipe_in_the_working_directory_is_found_by_its_file_name_alone(runs,
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.yaml").write_text("name: tiny\n")
     assert "Did you mean './tiny.yaml'?" in invoke("submit", "tiny", "--dry-run", runs=runs, code=2).stderr
+
+
+@pytest.mark.parametrize("more", [(), ("--sweep", "train.seed=0,1")])
+@pytest.mark.parametrize(
+    ("settings", "seen", "warns"),
+    [(("cluster.gpus_per_node=1",), "", True), (("cluster.gpus_per_node=1",), "0", False), ((), "", False)],
+)
+def test_who_asks_for_gpus_where_there_is_none_is_told_before_it_begins(tmp_path, more, settings, seen, warns):
+    words = ("submit", "toy", *settings, *more, "--cluster", "local", "--dry-run")
+    said = invoke(*words, runs=tmp_path, CUDA_VISIBLE_DEVICES=seen).stderr
+    assert ("it will run on the CPU, which is slow. Set cluster.gpus_per_node=0" in said) == warns

@@ -180,6 +180,12 @@ def test_the_methods_in_the_help_are_those_there_are():
     assert param.metavar == "|".join(names("sampling"))
 
 
+def test_compare_of_one_run_is_refused_and_of_none_not_found(tmp_path):
+    run_with(tmp_path / "mine", 10)
+    assert "mine is one run" in invoke("compare", "mine", runs=tmp_path, code=2).stderr
+    assert "nosuch" in invoke("compare", "nosuch", runs=tmp_path, code=3).stderr
+
+
 def test_compare_says_what_eval_compare_does(tmp_path):
     from cld_core.evaluation.request import EvalRequest
     from tests.support.made_up import report

@@ -13,7 +13,7 @@ from cldctl import clusters
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused, Seen, Survey
 from cldctl.runs import cancel
 from tests.support.clock import Clock
-from tests.support.made_up import run_with
+from tests.support.made_up import report, run_with
 from tests.support.scripted import Scripted, trained
 from tests.support.tools import invoke
 
@@ -257,3 +257,23 @@ def test_the_end_of_an_attempt_is_a_reason_to_ask(tmp_path, scripted, monkeypatc
     monkeypatch.setattr(cancel.survey, "ask", lambda *jobs: asked.append(clock.now) or ask(*jobs))
     assert [ending.is_over for ending in ended(endings)] == [True]
     assert asked[-1] <= 33.0
+
+
+@pytest.mark.parametrize("finished", [0, 1, 2])
+def test_an_evaluation_that_finishes_meanwhile_is_not_said_to_be_cancelled(tmp_path, scripted, finished):
+    run = run_of(tmp_path / "a", "1", "gone")
+    run.ledger.append(Ended(attempt=0, cause="finished", step=10))
+    requests = [replace(EvalRequest.of(run.recipe(), ("elbo",), 10), seed=seed) for seed in range(2)]
+    for number, request in enumerate(requests):
+        request.save(run)
+        job = JobRef(cluster="scripted", job_id=f"{number + 2}")
+        evaluations_of(run)[-1].ledger.append(Submitted(job=job, shards=(0,)))
+        scripted.phases[job.job_id] = "running"
+    (ending,) = endings = cancel.cancel([run])
+    for request in requests[:finished]:
+        report(run, request, elbo={"nll": 1.0, "stderr": 0.1})
+    ended(endings)
+    said = cancel.outcome(ending)
+    assert ("are cancelled" in said) == (finished < 2)
+    assert all((f"{request.id}" in said) == (number < finished) for number, request in enumerate(requests))
+    assert ("had finished before it could be cancelled" in said) == (finished > 0)

@@ -93,10 +93,25 @@ def test_samples_are_counted(tmp_path, method, is_fixed):
     done = [count for count, _, _ in noted.counts]
     assert done == sorted(done)
     if is_fixed:
-        assert noted.counts[0] == (2, 20, "samples")
-        assert noted.counts[-1] == (20, 20, "samples")
+        assert noted.counts[0] == (2, 20, "")
+        assert noted.counts[-1] == (20, 20, "")
     else:
-        assert noted.counts[-1] == (16, 20, "samples; 4 network evaluations of the next 4")
+        assert noted.counts[-1] == (16, 20, "done, 4 NFE")
+
+
+@pytest.mark.parametrize(("method", "evaluations"), [("exponential", 20), ("ode", 131)])
+def test_a_bar_about_many_samples_fits_a_terminal(tmp_path, monkeypatch, method, evaluations):
+    stream = io.StringIO()
+    monkeypatch.setattr(progress, "err", PlainConsole(file=stream, width=80, force_terminal=True, color_system=None))
+    monkeypatch.setattr(console, "err", progress.err)
+    recipe = run_with(tmp_path / "a", overrides=(f"sampling.method={method}", "eval.batch_size=2000")).recipe()
+    with Working("loading a") as working:
+        sample._drawn(Drawing(recipe, evaluations), 4_000, 0, working)
+        working._progress.refresh()
+    (line,) = {line.strip() for line in stream.getvalue().splitlines() if "/4,000" in line}
+    assert f"drawing 4,000 samples ({method})" in line
+    assert "━" in line
+    assert "…" not in line
 
 
 def test_cancel_says_what_it_waits_for(tmp_path):
