@@ -8,7 +8,7 @@ import io
 import os
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
@@ -22,8 +22,7 @@ for _stream in (sys.stdout, sys.stderr):
     if isinstance(_stream, io.TextIOWrapper):
         _stream.reconfigure(errors="replace")  # A locale without "±" must not end a command.
 
-# Output that does not go to a terminal is complete, however wide that is.
-_PIPED_WIDTH = None if (sys.stdout and sys.stdout.isatty()) or "COLUMNS" in os.environ else 1000
+_PIPED_WIDTH = 1000
 
 # Cells of a progress bar, whatever the width of the terminal.
 BAR = 20
@@ -90,8 +89,13 @@ class Messages(PlainConsole):
         self.failure(Text("error:", "bold red"), " ".join(text.splitlines()))
 
 
-out = PlainConsole(width=_PIPED_WIDTH)
-err = Messages(stderr=True)
+def _width(stream: TextIO | None) -> int | None:
+    """Output that does not go to a terminal is complete, however wide that is."""
+    return None if (stream and stream.isatty()) or "COLUMNS" in os.environ else _PIPED_WIDTH
+
+
+out = PlainConsole(width=_width(sys.stdout))
+err = Messages(stderr=True, width=_width(sys.stderr))
 
 
 def strong(*parts: str) -> Text:

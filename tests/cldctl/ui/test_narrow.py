@@ -1,6 +1,9 @@
 """On a narrow terminal nothing breaks inside a word, and what may be copied stays whole."""
 
 import io
+import os
+import subprocess
+import sys
 
 import pytest
 from rich.text import Text
@@ -69,6 +72,14 @@ def test_pipes_get_whole_lines_and_files_are_shown_as_they_are():
     terminal = io.StringIO()
     PlainConsole(file=terminal, width=60, force_terminal=True, no_color=True).print(SENTENCE, no_wrap=True)
     assert terminal.getvalue() == f"{SENTENCE}\n"
+
+
+@pytest.mark.parametrize("stream", ["out", "err"])
+def test_what_wraps_is_whole_in_a_pipe(stream):
+    code = f"from cldctl.ui import console, wrap; console.{stream}.print(wrap.Wrapped({SENTENCE!r}))"
+    env = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
+    assert done.stdout + done.stderr == f"{SENTENCE}\n"
 
 
 def test_a_recipe_on_a_terminal_can_be_copied(tmp_path):
