@@ -137,5 +137,5 @@ def _unforeseen(error: Exception) -> int:
 
 def main() -> None:
     """The entry point: the process ends with the exit code of the command."""
-    openmp.wait_passively()
+    openmp.wait_briefly()
     sys.exit(run())

@@ -33,7 +33,7 @@ def main() -> int:
     parser.add_argument("--recipe", help="recipe (a file or a name) to create the run from, if it does not exist")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="recipe keys to change, for a new run only")
     arguments = parser.parse_intermixed_args()
-    openmp.wait_passively()
+    openmp.wait_briefly()
     # Before torch is loaded, which takes seconds: an early signal must not kill.
     stop = StopFlag().listen()
     from cld_core.ranks import join

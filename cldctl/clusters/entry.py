@@ -49,7 +49,7 @@ def content_of(file: Path, patience_s: float = PATIENCE_S) -> bytes:
 
 
 def main(arguments: list[str]) -> int:
-    openmp.wait_passively()
+    openmp.wait_briefly()
     folder = arguments[0]
     os.environ["SUBMITIT_FOLDER"] = folder
     from submitit.core import submission, utils

@@ -1,4 +1,4 @@
-"""Threads that wait for others sleep in whatever computes, unless somebody has chosen otherwise."""
+"""Threads that wait for others soon sleep in whatever computes, unless somebody has chosen otherwise."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ import os, sys
 class Watch:
     def find_spec(self, name, path=None, target=None):
         if name == "torch":
-            print("torch is loaded under", os.environ.get("OMP_WAIT_POLICY"))
+            print("torch is loaded under", os.environ.get("GOMP_SPINCOUNT"))
 
 sys.meta_path.insert(0, Watch())
 {}
@@ -25,8 +25,8 @@ MAINS = {
 }
 
 
-def policy(main: str, env: dict[str, str]) -> str:
-    clean = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+def spins(main: str, env: dict[str, str]) -> str:
+    clean = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
     words = [sys.executable, "-P", "-c", _SCRIPT.format(main)]
     done = subprocess.run(words, env=clean | env, capture_output=True, text=True, check=True)
     (line,) = (line for line in done.stdout.splitlines() if line.startswith("torch is loaded under"))
@@ -34,9 +34,12 @@ def policy(main: str, env: dict[str, str]) -> str:
 
 
 @pytest.mark.parametrize("main", MAINS.values(), ids=MAINS)
-def test_they_wait_passively(main):
-    assert policy(main, {}) == "PASSIVE"
+def test_they_wait_briefly(main):
+    assert spins(main, {}) == "1000"
 
 
-def test_what_somebody_has_chosen_is_kept():
-    assert policy(MAINS["command"], {"OMP_WAIT_POLICY": "ACTIVE"}) == "ACTIVE"
+@pytest.mark.parametrize(
+    ("env", "kept"), [({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")], ids=["spins", "policy"]
+)
+def test_what_somebody_has_chosen_is_kept(env, kept):
+    assert spins(MAINS["command"], env) == kept
