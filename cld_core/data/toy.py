@@ -97,6 +97,9 @@ def names() -> tuple[str, ...]:
 def names_from(plugin: str) -> tuple[str, ...]:
     """The names that importing ``plugin`` registers, those that it replaces and those of its own imports, too.
 
+    Of its own imports, only those that nothing in this process has imported before: import one plug-in in a process of
+    its own where the answer must not depend on others.
+
     Raises:
         DataError: it cannot be imported.
     """

@@ -44,10 +44,10 @@ def check_fits(spec: JobSpec) -> None:
 
 
 def lacks_gpus(size: ClusterSpec) -> str | None:
-    """A warning if a job asks for GPUs and this machine has none."""
+    """A warning if a job asks for GPUs and no NVIDIA GPU is seen here; torch may find one of another kind."""
     if not size.uses_gpu or gpus():
         return None
-    text = "the recipe asks for GPUs, and none is seen on this machine: it will run on the CPU, which is slow"
+    text = "the recipe asks for GPUs, and no NVIDIA GPU is seen here: without one it runs on the CPU, which is slow"
     if not size.gpus_per_node:
         return f"{text}."
     return f"{text}. Set cluster.gpus_per_node=0 if that is what you want."

@@ -39,6 +39,7 @@ def board(
         with err.status("starting TensorBoard"):
             running.wait_until_ready()
         out.print(running.url, soft_wrap=True)
-        err.print(f"from your own machine: {running.tunnel}", soft_wrap=True)
+        err.print("from your own machine:")
+        err.print(running.tunnel, no_wrap=True)
         err.print("Ctrl-C ends it", style="dim")
         running.stay()

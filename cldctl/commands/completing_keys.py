@@ -57,8 +57,7 @@ def _values(key: str, incomplete: str) -> Iterator[str]:
     values = [*found.options, *(meaning.default for meaning in found.meanings)]
     if any("null" in meaning.expects.split() for meaning in found.meanings):
         values.append("null")
-    # Lists as one word.
-    plain = dict.fromkeys(value.replace(", ", ",") for value in values)
+    plain = dict.fromkeys(map(_as_word, values))
     yield from (value for value in plain if value.startswith(incomplete) and " " not in value)
 
 
@@ -114,11 +113,16 @@ def _value(key: described.Key, tree: Mapping[str, Any], chosen: Mapping[str, str
         if not isinstance(found, Mapping) or name not in found:
             return _default(key, chosen)
         found = found[name]
-    text = to_yaml_line(found).replace(" ", "")
+    text = _as_word(to_yaml_line(found))
     return text if _WORD.fullmatch(text) else _default(key, chosen)
 
 
 def _default(key: described.Key, chosen: Mapping[str, str]) -> str:
     variant = chosen.get(key.name.partition(".")[0])
     mine = [meaning for meaning in key.meanings if not meaning.variants or variant in meaning.variants]
-    return (mine or list(key.meanings))[0].default.replace(" ", "")
+    return _as_word((mine or list(key.meanings))[0].default)
+
+
+def _as_word(text: str) -> str:
+    """A list without the blanks between its entries; another value as it is."""
+    return text.replace(", ", ",") if text.startswith("[") else text

@@ -35,4 +35,5 @@ def why(
     if as_json:
         typer.echo(json.dumps(found.to_dict(), indent=1))
     else:
-        out.print(screen(found))
+        # Uncut: a command that is wider than the screen stays whole.
+        out.print(screen(found), crop=False)

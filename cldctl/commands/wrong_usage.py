@@ -8,7 +8,7 @@ from cld_core.texts import one_line
 from . import whole
 
 _NO_OPTION = "No such option: "
-_KEY = re.compile(r"--?([a-z]\w*(?:\.\w+)+)")
+_KEY = re.compile(r"--([a-z]\w*(?:\.\w+)+)")
 # What a value should be, by the type of what typer's validation finds. Earlier versions of typer say it themselves.
 _EXPECTED = {
     "int_parsing": "a whole number is expected",

@@ -157,7 +157,10 @@ def _bare(columns: Sequence[Column], quantities: Sequence[Quantity]) -> list[str
         if len(bare) == len(having) or columns[0].run in bare:
             unmarked.append(quantity.label)
         elif bare:
-            texts.append(f"{quantity.label} of {', '.join(bare)} has no standard error: its difference is not marked")
+            which = f"{quantity.label} of {', '.join(bare)}"
+            one = f"{which} has no standard error: its difference is not marked"
+            many = f"{which} have no standard error: their differences are not marked"
+            texts.append(one if len(bare) == 1 else many)
     if unmarked:
         verb = "has" if len(unmarked) == 1 else "have"
         texts.append(f"{', '.join(unmarked)} {verb} no standard error: no difference is marked")

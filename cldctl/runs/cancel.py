@@ -93,7 +93,10 @@ def _evaluations_ended(ending: Ending) -> str:
     finished = [work.name for work in asked if work.is_done]
     if not finished:
         return "its evaluations are cancelled"
-    had = f"evaluation {', '.join(finished)} had finished before it could be cancelled"
+    names = ", ".join(finished)
+    had = f"evaluation {names} had finished before it could be cancelled"
+    if len(finished) > 1:
+        had = f"evaluations {names} had finished before they could be cancelled"
     return had if len(finished) == len(asked) else f"{had}; its other evaluations are cancelled"
 
 

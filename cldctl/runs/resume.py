@@ -244,9 +244,12 @@ def _start(
     """The step from which a run continues, and the checkpoints that are skipped for it."""
     more = f"To continue, ask for more: `{command(f'resume {run.name} train.steps=...', run)}`"
     steps = run.checkpoint_steps()
-    beyond = f"{run.name} is already at step {{}}, beyond train.steps={recipe.train.steps}. {more}."
+
+    def beyond(step: int | None) -> str:
+        return f"{run.name} is already at step {step}, beyond train.steps={recipe.train.steps}. {more}."
+
     if status.state == "FINISHED" and recipe.train.steps < status.step and from_step is None:
-        raise UsageError(beyond.format(status.step))
+        raise UsageError(beyond(status.step))
     if status.state == "FINISHED" and recipe.train.steps == status.step and from_step is None:
         raise UsageError(f"{run.name} is finished at step {status.step}. {more}.")
     if from_step is not None and from_step not in steps:
@@ -258,7 +261,7 @@ def _start(
         start, damaged = newest_whole(run)
         skipped = tuple(entry for entry in damaged if entry.finished)
     if recipe.train.steps < (start or 0):
-        raise UsageError(beyond.format(start))
+        raise UsageError(beyond(start))
     return start or 0, skipped
 
 

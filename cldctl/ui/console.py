@@ -59,7 +59,8 @@ class PlainConsole(Console):
         if objects and all(isinstance(it, str | Text) for it in objects) and not how.keys() & {"width", "overflow"}:
             how["soft_wrap"] = True
             if self.is_terminal and not how.get("no_wrap"):
-                texts = (self.render_str(it) if isinstance(it, str) else it for it in objects)
+                markup = how.get("markup")
+                texts = (self.render_str(it, markup=markup) if isinstance(it, str) else it for it in objects)
                 objects = (between_words(Text(how.pop("sep", " ")).join(texts), self.width),)
         super().print(*objects, **how)
 

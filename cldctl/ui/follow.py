@@ -105,7 +105,7 @@ def _results(run: RunFolder, names: Sequence[str], sweep: Sweep | None = None) -
     for line in remarks(rows):
         err.print(line, soft_wrap=True)
     for name in missing:
-        text = f"evaluation {name} is not complete; see {command(f'logs {run.name} --eval {name}', run)}"
+        text = f"evaluation {name} is not complete; see `{command(f'logs {run.name} --eval {name}', run)}`"
         err.failure(text)
     return 1 if missing else 0
 

@@ -64,7 +64,7 @@ def follow_group_evaluations(group: Group, runs: Sequence[RunFolder], works: Seq
     missing = [work for work in works if not work.is_done]
     for work in missing:
         see = command(f"logs {work.run.name} --eval {work.name}", work.run)
-        err.failure(f"evaluation {work.name} of {work.run.name} is not complete; see {see}")
+        err.failure(f"evaluation {work.name} of {work.run.name} is not complete; see `{see}`")
     return int(bool(missing))
 
 

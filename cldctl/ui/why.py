@@ -57,7 +57,10 @@ def _parts(why: Why) -> Iterator[RenderableType]:
     if why.do:
         yield _fact("do", why.do)
     for place, text in enumerate(why.next):
-        yield _fact("next" if place == 0 else "or", command(text, RunFolder(row.path)), "bold" if place == 0 else "")
+        fact = _fact("next" if place == 0 else "or", command(text, RunFolder(row.path)), "bold" if place == 0 else "")
+        # The terminal breaks it, so that it can be copied.
+        fact.no_wrap, fact.overflow = True, "ignore"
+        yield fact
 
 
 def _fact(name: str, text: str, style: str = "") -> Text:

@@ -13,8 +13,10 @@ from cld_core.texts import printable
 ELLIPSIS = "…"
 # Where a word that is longer than a line may break: after dashes, slashes and underscores, as names and paths have.
 _PIECES = re.compile(r"[^-/_]*[-/_]+|[^-/_]+")
-# What somebody may copy: a command, in backquotes or after a colon, ends with its line or its sentence.
-_WHOLE = re.compile(r"`[^`\n]*`\S*|(?:(?<![^:] )(?<!\S))cldctl(?: \S*[^\s.,;:])*\S*|\S+")
+# A word of a command, which is not the last one of a sentence; "." and ".." are folders.
+_ARGUMENT = r" (?:(?:\S*/)?\.\.?(?!\S)|\S*[^\s.,;:])"
+# What somebody may copy: a command, in backquotes, after a colon or an indent, ends with its line or its sentence.
+_WHOLE = re.compile(rf"`[^`\n]*`\S*|(?<![^:\s] )(?<!\S)cldctl(?:{_ARGUMENT})*\S*|\S+")
 # What begins each line of a paragraph; that of a comment in front of a recipe has a "#".
 _INDENT = re.compile(r"\s*(?:# +)?")
 

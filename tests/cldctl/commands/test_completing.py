@@ -106,6 +106,17 @@ def test_what_is_offered(runs, words, expected):
         assert found == expected
 
 
+@pytest.mark.parametrize(
+    ("path", "expected"), [("/my data/x", None), ("/my, data/x", None), ("/mine/x", "data.path=/mine/x")]
+)
+def test_a_value_of_a_recipe_is_offered_as_it_is_or_not_at_all(tmp_path, runs, path, expected):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(f"extends: cifar10\ndata: {{path: {path!r}}}\n")
+    found = offered(runs, "submit", str(recipe), "data.pat")
+    assert "data.path=" in found
+    assert [text for text in found if "x" in text] == ([] if expected is None else [expected])
+
+
 def test_nothing_that_a_shell_would_run_is_offered(runs):
     for shell in ("bash", "zsh", "fish"):
         asked = {"_CLDCTL_COMPLETE": f"complete_{shell}", "COMP_WORDS": "cldctl\nwhy\n", "COMP_CWORD": "2"}

@@ -68,6 +68,9 @@ def test_what_cannot_be_compared_is_not_said_to_agree(tmp_path):
     assert "all are within" not in console.export_text()
     of_bare = "NLL bound, nats of bare has no standard error: its difference is not marked"
     assert compare.warnings(columns) == [of_bare, "FID has no standard error: no difference is marked"]
+    another = compare.column(evaluated(tmp_path / "another", 9.0, None))
+    both = "NLL bound, nats of bare, another have no standard error: their differences are not marked"
+    assert compare.warnings([*columns, another])[0] == both
     none = "FID, NLL bound, nats have no standard error: no difference is marked"
     assert compare.warnings([columns[2], columns[0]]) == [none]
     assert compare.rule([columns[0], unlike]) is None

@@ -276,4 +276,5 @@ def test_an_evaluation_that_finishes_meanwhile_is_not_said_to_be_cancelled(tmp_p
     said = cancel.outcome(ending)
     assert ("are cancelled" in said) == (finished < 2)
     assert all((f"{request.id}" in said) == (number < finished) for number, request in enumerate(requests))
-    assert ("had finished before it could be cancelled" in said) == (finished > 0)
+    assert ("evaluation elbo" in said and "had finished before it could be cancelled" in said) == (finished == 1)
+    assert ("evaluations elbo" in said and "had finished before they could be cancelled" in said) == (finished == 2)

@@ -44,6 +44,13 @@ def test_a_run_continues_from_its_newest_whole_checkpoint(tmp_path, scripted):
     assert resumed(stopped(tmp_path / "b"), from_step=10) == (10, 0)
 
 
+@pytest.mark.parametrize("cause", ["finished", "preempted"])
+def test_a_runs_folder_with_braces_in_its_name_is_named_as_it_is(tmp_path, scripted, cause):
+    run = stopped(tmp_path / "sweep{lr}" / "a", cause=cause)
+    with pytest.raises(UsageError, match=r"already at step 20, beyond train\.steps=10\. .*sweep\{lr\}"):
+        resumed(run, "train.steps=10")
+
+
 def test_a_recipe_that_is_older_than_a_rule_of_batch_scripts(tmp_path, scripted, monkeypatch):
     """It is shown, and resumed once the key is changed; until then, it is refused before anything is noted."""
     monkeypatch.setattr(scripted, "check", lambda self, spec, tasks=1: script.parameters(spec))

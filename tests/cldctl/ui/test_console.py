@@ -36,6 +36,11 @@ def test_markup_and_emoji_are_shown_as_they_are():
     assert shown("[red]x[/red] [link=http://x]y[/] :warning: [/]") == "[red]x[/red] [link=http://x]y[/] :warning: [/]\n"
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_call_may_ask_for_markup(terminal):
+    assert shown("[bold]x[/bold]", markup=True, terminal=terminal).replace("\x1b[1m", "").replace("\x1b[0m", "") == "x\n"
+
+
 def test_strong_texts_are_bold_and_nothing_else():
     text = strong("run ", "[red]", " in x")
     assert text.plain == "run [red] in x"

@@ -1,20 +1,30 @@
 """On a narrow terminal nothing breaks inside a word, and what may be copied stays whole."""
 
+import contextlib
 import io
 import os
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.text import Text
 
+from cld_core.evaluation.evaluation import evaluations_of
+from cld_core.evaluation.request import EvalRequest
+from cld_core.run.groups import Group
 from cldctl.clusters.records import Check
-from cldctl.commands import doctor
+from cldctl.commands import board, doctor
+from cldctl.commands import why as why_command
+from cldctl.runs import board as policy
 from cldctl.runs.usage import Usage
+from cldctl.ui import follow, follow_group
 from cldctl.ui.console import Messages, PlainConsole
 from cldctl.ui.groups import group_details
 from cldctl.ui.usage import usage_table
 from cldctl.ui.wrap import between_words
+from tests.support.made_up import run_with
 from tests.support.on_pty import lines_of
 from tests.support.screen import evaluation, row, screen
 
@@ -24,14 +34,15 @@ GOOD = Check("python", "ok", "3.11.7 on n07")
 
 @pytest.mark.parametrize("columns", [60, 80])
 @pytest.mark.parametrize("arguments", [("status", "nosuch"), ("submit", "nosuch"), ("explain", "train.emma")])
-def test_errors_break_between_words(tmp_path, columns, arguments):
+def test_errors_break_between_words(tmp_path, monkeypatch, columns, arguments):
+    monkeypatch.chdir(tmp_path)
+    runs = Path("runs")  # No word of the error is longer than a line.
     code = 3 if arguments[0] == "status" else 2
-    lines = lines_of(arguments, tmp_path, columns, code)
-    whole = lines_of(arguments, tmp_path, 1000, code)[0]
+    lines = lines_of(arguments, runs, columns, code)
+    whole = lines_of(arguments, runs, 1000, code)[0]
     assert len(whole) > columns, "it is long enough to break"
     words = [word for line in lines for word in line.split()]
-    if all(len(word) <= columns for word in whole.split()):
-        assert words == whole.split()
+    assert words == whole.split()
     assert any(len(line) < columns for line in lines[:-1])
 
 
@@ -43,6 +54,25 @@ def test_messages_break_between_words_and_not_inside_a_command(columns):
     assert any("cldctl status demo --watch" in line for line in lines)
     quoted = between_words(Text("It is not there, or no longer. See what is: `cldctl status --all`."), 56).plain
     assert "`cldctl status --all`." in quoted.splitlines()
+
+
+@pytest.mark.parametrize(
+    "whole",
+    [
+        "  cldctl cancel demo-0102-101112-ab12 --runs-dir /scratch/of-somebody/else",
+        "    cldctl status demo-0102-101112-ab12 --runs-dir .. --watch --sort loss",
+        "# cldctl render demo-0102-101112-ab12 --comments --runs-dir /scratch/of-somebody",
+    ],
+)
+def test_a_command_on_a_line_of_its_own_stays_whole(whole):
+    assert between_words(Text(f"next:\n{whole}\n{whole}"), 40).plain == f"next:\n{whole}\n{whole}"
+
+
+@pytest.mark.parametrize("folder", [".", "..", "../..", "./runs"])
+def test_a_folder_of_dots_does_not_end_a_command(folder):
+    command = f"cldctl status demo --runs-dir {folder} --watch"
+    broken = between_words(Text(f"it goes on. Again: {command}. And a few more words"), len(command) + 1).plain
+    assert broken.splitlines() == ["it goes on. Again:", f"{command}.", "And a few more words"]
 
 
 def test_what_is_longer_than_a_line_stays_whole_on_a_line_of_its_own():
@@ -129,3 +159,43 @@ def test_results_of_a_group_leave_its_states_whole(monkeypatch):
         it.evals.append(evaluation())
     lines = screen(monkeypatch, 60)(group_details("seeds", rows))
     assert sum("FINISHED" in line and "-0.39" in line for line in lines) == 2
+
+
+@pytest.mark.parametrize("of_group", [False, True])
+def test_where_an_evaluation_is_not_complete_the_command_to_see_why_stays_whole(tmp_path, monkeypatch, capsys, of_group):
+    screen(monkeypatch, 60)
+    run = run_with(tmp_path / "r" / "mine", 10)
+    monkeypatch.setenv("CLDCTL_RUNS", str(run.path.parent))
+    request = EvalRequest.of(run.recipe(), ("elbo",), 10)
+    request.save(run)
+    if of_group:
+        monkeypatch.setattr(follow_group, "follow_works", lambda *about: None)
+        follow_group.follow_group_evaluations(Group(run.path.parent, "g"), [run], evaluations_of(run))
+    else:
+        follow._results(run, [request.id])
+    said = capsys.readouterr().err
+    assert f"`cldctl logs mine --eval {request.id}`" in said.splitlines()
+
+
+def test_what_why_says_to_type_next_stays_whole(tmp_path, monkeypatch, capsys):
+    screen(monkeypatch, 60)
+    monkeypatch.setenv("CLDCTL_RUNS", str(tmp_path / "elsewhere"))
+    runs = tmp_path / "a-folder-of-somebody" / "with-runs"
+    why_command.why(run_with(runs / "mine", 10).name, directory=runs)
+    lines = capsys.readouterr().out.splitlines()
+    (command,) = (line for line in lines if line.startswith("next "))
+    assert command.endswith(f"--runs-dir {runs}")
+
+
+def test_the_line_to_type_elsewhere_stays_whole(tmp_path, monkeypatch, capsys):
+    screen(monkeypatch, 30)
+    run = run_with(tmp_path / "mine", 10)
+    running = SimpleNamespace(
+        url="http://localhost:6006/",
+        tunnel="ssh -N -L 6006:localhost:6006 ada@login.lab.org",
+        wait_until_ready=lambda: None,
+        stay=lambda: None,
+    )
+    monkeypatch.setattr(policy, "tensorboard", lambda *about: contextlib.nullcontext(running))
+    board.board([run.name], 6006, tmp_path)
+    assert running.tunnel in capsys.readouterr().err.splitlines()
