@@ -15,8 +15,8 @@ ELLIPSIS = "…"
 _PIECES = re.compile(r"[^-/_]*[-/_]+|[^-/_]+")
 # A word of a command, which is not the last one of a sentence; "." and ".." are folders.
 _ARGUMENT = r" (?:(?:\S*/)?\.\.?(?!\S)|\S*[^\s.,;:])"
-# What somebody may copy: a command, in backquotes, after a colon or an indent, ends with its line or its sentence.
-_WHOLE = re.compile(rf"`[^`\n]*`\S*|(?<![^:\s] )(?<!\S)cldctl(?:{_ARGUMENT})*\S*|\S+")
+# What somebody may copy: a command, in backquotes, after a colon, "#" or an indent, ends with its line or its sentence.
+_WHOLE = re.compile(rf"`[^`\n]*`\S*|(?<![^:#\s] )(?<!\S)cldctl(?:{_ARGUMENT})*\S*|\S+")
 # What begins each line of a paragraph; that of a comment in front of a recipe has a "#".
 _INDENT = re.compile(r"\s*(?:# +)?")
 

@@ -131,4 +131,6 @@ def test_a_recipe_in_the_working_directory_is_found_by_its_file_name_alone(runs,
 def test_who_asks_for_gpus_where_there_is_none_is_told_before_it_begins(tmp_path, more, settings, seen, warns):
     words = ("submit", "toy", *settings, *more, "--cluster", "local", "--dry-run")
     said = invoke(*words, runs=tmp_path, CUDA_VISIBLE_DEVICES=seen).stderr
-    assert ("no NVIDIA GPU is seen here: without one it runs on the CPU, which is slow. Set cluster.gpus_per_node=0" in said) == warns
+    assert (
+        "no NVIDIA GPU is seen here: without one it runs on the CPU, which is slow. Set cluster.gpus_per_node=0" in said
+    ) == warns

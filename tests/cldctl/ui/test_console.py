@@ -38,7 +38,9 @@ def test_markup_and_emoji_are_shown_as_they_are():
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_a_call_may_ask_for_markup(terminal):
-    assert shown("[bold]x[/bold]", markup=True, terminal=terminal).replace("\x1b[1m", "").replace("\x1b[0m", "") == "x\n"
+    assert (
+        shown("[bold]x[/bold]", markup=True, terminal=terminal).replace("\x1b[1m", "").replace("\x1b[0m", "") == "x\n"
+    )
 
 
 def test_strong_texts_are_bold_and_nothing_else():
