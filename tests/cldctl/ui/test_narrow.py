@@ -35,7 +35,7 @@ GOOD = Check("python", "ok", "3.11.7 on n07")
 @pytest.mark.parametrize("columns", [60, 80])
 @pytest.mark.parametrize("arguments", [("status", "nosuch"), ("submit", "nosuch"), ("explain", "train.emma")])
 def test_errors_break_between_words(columns, arguments):
-    runs = Path("/nowhere")  # So that no word of the error is longer than a line.
+    runs = Path("/nowhere/to-be-found")  # So that no word of the error is longer than a line.
     code = 3 if arguments[0] == "status" else 2
     lines = lines_of(arguments, runs, columns, code)
     whole = lines_of(arguments, runs, 1000, code)[0]
