@@ -34,9 +34,9 @@ def page_of(run: RunFolder) -> Path:
 
 
 def mark() -> str:
-    """What makes pages: the version, and a digest of this package, which changes more often.
+    """What makes pages: the version, and a digest of this package, which differs between checkouts of one version.
 
-    The other packages that a page is made by count as their version does.
+    What differs in the packages that this one calls is not noticed.
     """
     return f"cldctl {__version__} {_package()}"
 
@@ -70,7 +70,11 @@ def write(run: RunFolder, make: Callable[[], str]) -> Path:
 
 
 def is_up_to_date(run: RunFolder, row: RunStatus, *, follow: bool) -> bool:
-    """Whether the page of a run is there and shows what ``row`` and the files of the run tell; ``follow`` as there."""
+    """Whether the page of a run is there and shows what ``row`` and the files of the run tell.
+
+    Args:
+        follow: whether the page is to show folders that links lead out of the run to.
+    """
     file = page_of(run)
     if row.state not in _WRITTEN or any(entry["state"] in _ALIVE for entry in row.evals):
         return False
