@@ -7,7 +7,6 @@ import torch
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
-from cld_core.data.images import to_pixels
 from cld_core.errors import UsageError
 from cld_core.recipe.checks import MAX_PICTURE
 from cld_core.run.atomic import replacing
@@ -45,11 +44,6 @@ def enlarged(pixels: Tensor, width: int = _WIDTH) -> Tensor:
     """A picture (H, W, C) with each pixel as a square of several: as many as fit ``width``, or one."""
     factor = max(1, width // pixels.shape[1])
     return pixels.repeat_interleave(factor, dim=0).repeat_interleave(factor, dim=1)
-
-
-def save(path: Path, x: Tensor, title: str = "") -> None:
-    """Samples x (n, C, H, W) in [-1, 1], C of 1 or 3, as one PNG; ``title`` goes into its metadata."""
-    write(path, tile(to_pixels(x)), title)
 
 
 def write(path: Path, pixels: Tensor, title: str = "") -> None:

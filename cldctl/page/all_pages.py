@@ -50,7 +50,7 @@ def write(
         begun(place, len(rows), row.name)
         run = RunFolder(row.path)
         try:
-            if freshness.is_up_to_date(run, row):
+            if freshness.is_up_to_date(run, row, follow=follow):
                 continue
             require_may_change(run.path, "Its page was not written")
             freshness.write(run, partial(one_run.page, run, follow=follow))

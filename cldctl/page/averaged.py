@@ -1,25 +1,49 @@
 """The results of a group of runs, averaged over seeds."""
 
-from cld_core.errors import CldError
-from cld_core.run.groups import Group
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from cld_core.errors import CldError, NotFoundError
+from cld_core.run.groups import Group, values_of
 from cld_core.texts import one_line
 from cldctl.evals import averages
-from cldctl.evals.compare import quantities_of
+from cldctl.evals.compare import Column, column, quantities_of
 from cldctl.ui.averaged import average_text
 from cldctl.ui.format import count
 
 from .table import Table
 
 
-def table(group: Group) -> Table | None:
-    """A line for each choice of the other keys, as `cldctl compare` has it; None if no run has results."""
-    try:
-        lines, _ = averages.of_group(group)
-    except (CldError, OSError):
-        # One of its runs is damaged, which its own line says.
-        return None
-    if not lines:
-        return None
+@dataclass(frozen=True, kw_only=True)
+class Averaged:
+    """The averages of a group.
+
+    Attributes:
+        table: None if no run has results.
+        left_out: the runs whose results cannot be read, a line each.
+    """
+
+    table: Table | None
+    left_out: Sequence[str]
+
+
+def averaged(group: Group) -> Averaged:
+    """The averages over those runs of a group that can be read; runs without results are in the other table."""
+    members: list[tuple[Column, Mapping[str, str]]] = []
+    left_out = []
+    for run in group.runs():
+        try:
+            members.append((column(run), values_of(run)))
+        except NotFoundError:
+            continue
+        except (CldError, OSError) as error:
+            left_out.append(f"{run.name}: {one_line(error)}")
+    lines = averages.lines(group.name, members)
+    return Averaged(table=_table(lines) if lines else None, left_out=left_out)
+
+
+def _table(lines: Sequence[averages.Line]) -> Table:
+    """A line for each choice of the other keys, as `cldctl compare` has it."""
     keys = list(dict.fromkeys(key for line in lines for key in line.cell))
     quantities = quantities_of([column for line in lines for column in line.columns])
     labels = [it.label for it in quantities]

@@ -41,7 +41,9 @@ class Draw:
         variant = SECTIONS["sampling"].variants.get(parts[1]) if parts is not None else None
         if parts is None or variant is None:
             return None
-        known = sorted(map(re.escape, keys_of(variant.spec)), key=len, reverse=True)
+        # The method and the number of network evaluations stand in front.
+        rest = [key for key in keys_of(variant.spec) if key not in ("method", "nfe")]
+        known = sorted(map(re.escape, rest), key=len, reverse=True)
         # A key may hold "_", a value does not.
         one = f"_({'|'.join(known)})-([^_]+)"
         others = parts[4] or ""

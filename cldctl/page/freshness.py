@@ -34,13 +34,20 @@ def page_of(run: RunFolder) -> Path:
 
 
 def mark() -> str:
-    """What makes pages: the version, and a digest of the code and the templates, which differ between checkouts."""
+    """What makes pages: the version, and a digest of this package, which differs between checkouts of one version.
+
+    What differs in the packages that this one calls is not noticed.
+    """
     return f"cldctl {__version__} {_package()}"
 
 
-def mark_of(row: RunStatus) -> str:
-    """The mark of the page of a run: what makes it, and a digest of the states that it shows."""
-    states = [row.state, sorted((entry["id"], entry["state"]) for entry in row.evals)]
+def mark_of(row: RunStatus, *, follow: bool) -> str:
+    """The mark of the page of a run: what makes it, and a digest of the states that it shows.
+
+    Args:
+        follow: whether the page also shows folders that links lead out of the run to.
+    """
+    states = [row.state, sorted((entry["id"], entry["state"]) for entry in row.evals), follow]
     return f"{mark()} {digest(states)[:16]}"
 
 
@@ -62,12 +69,16 @@ def write(run: RunFolder, make: Callable[[], str]) -> Path:
     return target
 
 
-def is_up_to_date(run: RunFolder, row: RunStatus) -> bool:
-    """Whether the page of a run is there and shows what ``row`` and the files of the run tell."""
+def is_up_to_date(run: RunFolder, row: RunStatus, *, follow: bool) -> bool:
+    """Whether the page of a run is there and shows what ``row`` and the files of the run tell.
+
+    Args:
+        follow: whether the page is to show folders that links lead out of the run to.
+    """
     file = page_of(run)
     if row.state not in _WRITTEN or any(entry["state"] in _ALIVE for entry in row.evals):
         return False
-    if file.is_symlink() or not file.is_file() or _mark_in(file) != mark_of(row):
+    if file.is_symlink() or not file.is_file() or _mark_in(file) != mark_of(row, follow=follow):
         return False
     made = file.stat().st_mtime_ns
     return all(os.stat(source).st_mtime_ns < made for source in _sources(run) if source.exists())

@@ -67,7 +67,7 @@ def page(root: Path, folder: Path, *, group: Group | None = None, follow: bool =
         states=[(state, f"{number:,} {state.lower()}") for state, number in states],
         remark=found.answers.remark or "",
         losses=overlays(rows, follow=follow),
-        averages=None if group is None else averaged.table(group),
+        averages=None if group is None else averaged.averaged(group),
         headings=[*keys, "step", "loss", *labels, "attempts", "used", "updated", "tags and note"],
         right=[*([True] * len(keys)), True, True, *([True] * len(labels)), True, False, False, False],
         rows=entries,

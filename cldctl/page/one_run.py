@@ -52,7 +52,7 @@ def page(run: RunFolder, *, follow: bool = False) -> str:
     curves = _curves(board)
     return render(
         "run.html",
-        generator=mark_of(row),
+        generator=mark_of(row, follow=follow),
         title=run.name,
         made=local_time(time.time()),
         verdict=verdict(found, best, places),

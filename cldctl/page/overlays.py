@@ -1,5 +1,6 @@
 """The losses of several runs over each other: one chart for all runs whose losses mean the same."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -43,7 +44,7 @@ def overlays(rows: Sequence[RunStatus], *, follow: bool) -> Overlays:
         follow: also read folders that links lead out of a run to.
     """
     looked_at = rows[:_LOOKED_AT]
-    losses = {row.name: points for row in looked_at if (points := _losses(RunFolder(row.path), follow))}
+    losses = {row.name: points for row in looked_at if (points := _losses(row, follow))}
     alike = comparable.groups([row for row in looked_at if row.name in losses])
     found = {title: {row.name: losses[row.name] for row in rows} for title, rows in alike.items()}
     charts = [drawn for title, losses in found.items() if (drawn := _chart(title, losses, large=len(found) == 1))]
@@ -60,12 +61,25 @@ def _chart(title: str, losses: Mapping[str, Sequence[Point]], *, large: bool) ->
     return chart(title, lines[:_CURVES], large=large, may_be_log=True)
 
 
-def _losses(run: RunFolder, follow: bool) -> Sequence[Point]:
-    clean = series.finite(read(run.tensorboard, follow=follow).scalars.get(LOSS, ()))
-    return series.thinned(series.smoothed(clean) or _as_reported(clean), _POINTS)
+def _losses(row: RunStatus, follow: bool) -> Sequence[Point]:
+    clean = series.finite(read(RunFolder(row.path).tensorboard, follow=follow).scalars.get(LOSS, ()))
+    begun = [attempt["first_step"] for attempt in row.attempts]
+    return series.thinned(series.smoothed(clean) or _as_reported(clean, begun), _POINTS)
 
 
-def _as_reported(points: Sequence[Point]) -> list[Point]:
-    """A short curve as the run itself smooths its loss, so that it ends at the number in the table."""
-    means = smoothed_all(y for _, y in points)
-    return [(x, mean) for (x, _), mean in zip(points, means, strict=True)]
+def _as_reported(points: Sequence[Point], begun: Sequence[int]) -> list[Point]:
+    """A short curve as the run itself smooths its loss, so that it ends at the number in the table.
+
+    Args:
+        begun: the step at which each attempt began, and its mean with it.
+    """
+
+    def attempt_of(point: Point) -> int:
+        # What an attempt reported beyond the beginning of a later one is not among the points.
+        return max((place for place, first in enumerate(begun) if first < point[0]), default=-1)
+
+    shown: list[Point] = []
+    for _, some in itertools.groupby(points, attempt_of):
+        own = list(some)
+        shown += [(x, mean) for (x, _), mean in zip(own, smoothed_all(y for _, y in own), strict=True)]
+    return shown

@@ -11,10 +11,10 @@ from pathlib import Path
 from cld_core.errors import CldError, UsageError
 from cld_core.ownership import require_may_change
 from cld_core.run import RunFolder
-from cld_core.run.atomic import write_text
 from cld_core.run.groups import Group
 from cldctl.hints import command
 from cldctl.jobs import hooks
+from cldctl.page import freshness
 from cldctl.runs import cancel as cancelling
 from cldctl.runs import home
 from cldctl.runs.cancel import Ending
@@ -120,8 +120,7 @@ def report(run: RunFolder, say: Say) -> list[str]:
     """
     require_may_change(run.path, "Its report was not written")
     say(f"{run.name}: writing its report")
-    target = run.path / "report.html"
-    write_text(target, _page(run))
+    target = freshness.write(run, lambda: _page(run))
     opened = has_display() and webbrowser.open(target.as_uri())
     return [f"{_from_here(target)}{'' if opened else ' (no display here: copy it, or open it from elsewhere)'}"]
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cld_core.data.images import to_pixels
 from cld_core.evaluation import grids
 from cld_core.evaluation.metrics import elbo
 from cld_core.evaluation.request import EvalRequest
@@ -41,13 +42,13 @@ def test_a_small_grid_is_enlarged_by_a_whole_factor_and_a_large_one_is_not():
 
 def test_a_grid_shows_every_image_in_its_place(tmp_path):
     x = torch.linspace(-1, 1, 5)[:, None, None, None].expand(5, 3, 4, 4)
-    grids.save(tmp_path / "grid.png", x, "five")
+    grids.write(tmp_path / "grid.png", grids.tile(to_pixels(x)), "five")
     with Image.open(tmp_path / "grid.png") as file:
         picture = np.array(file)
         assert file.info["Description"] == "five"
     assert picture.shape == (2 * 6 + 2, 3 * 6 + 2, 3)
     centres = [tuple(picture[4 + 6 * (i // 3), 4 + 6 * (i % 3)]) for i in range(6)]
     assert centres == [(level,) * 3 for level in (0, 64, 128, 191, 255, 0)]
-    grids.save(tmp_path / "grey.png", x[:, :1])
+    grids.write(tmp_path / "grey.png", grids.tile(to_pixels(x[:, :1])))
     with Image.open(tmp_path / "grey.png") as file:
         assert file.mode == "L"

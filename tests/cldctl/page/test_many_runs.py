@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections.abc import Sequence
 
 import pytest
 from torch.utils.tensorboard import SummaryWriter
@@ -11,7 +12,10 @@ from cld_core.run import RunFolder
 from cld_core.run.atomic import write_json
 from cld_core.run.events import Noted, Started
 from cld_core.run.groups import Group
+from cld_core.train.monitoring import Monitor
 from cldctl.page import all_pages, one_run, overlays
+from cldctl.runs import survey
+from cldctl.runs.status import status_of
 from tests.cldctl.page.parsed import Parsed
 from tests.support.made_up import report, run_with
 from tests.support.reported import everything
@@ -83,12 +87,53 @@ def test_the_index_of_a_group_shows_what_was_swept_and_averages_over_seeds(tmp_p
     assert "mine 10 3 0.700 ± 0.200" in text, "the standard deviation of 0.5, 0.7 and 0.9"
 
 
-def test_a_short_curve_ends_at_the_loss_of_the_table(tmp_path):
+def test_a_group_with_a_damaged_run_has_the_averages_of_the_others_and_says_so(tmp_path):
+    for seed, nll in ((0, 0.5), (1, 0.7), (2, 0.9)):
+        run = run_with(tmp_path / f"mine-{seed}", 10)
+        write_json(run.identity_file, run.identity() | {"group": "mine", "sweep": {"train.seed": str(seed)}})
+        report(run, EvalRequest.of(run.recipe(), ("elbo",), 10), elbo={"nll": nll, "stderr": 0.1})
+
+    def text() -> str:
+        invoke("report", "mine", runs=tmp_path)
+        _, _, averages = (tmp_path / "index-mine.html").read_text().partition("Averages over seeds")
+        return " ".join(Parsed(averages).text.split())
+
+    Group(tmp_path, "mine").add({f"mine-{seed}": {"train.seed": str(seed)} for seed in range(3)})
+    assert "cannot be read" not in text()
+    RunFolder(tmp_path / "mine-2").recipe_file.write_text("[<b>")
+    assert "mine 10 2 0.600 ± 0.141" in text(), "the standard deviation of 0.5 and 0.7"
+    assert "Left out, because they cannot be read: mine-2: " in text()
+    for seed in range(2):
+        RunFolder(tmp_path / f"mine-{seed}").recipe_file.write_text("[")
+    assert "mine-0: " in text(), "nothing is left to average"
+
+
+def trained(run: RunFolder, attempt: int, first_step: int, losses: Sequence[float]) -> None:
+    """An attempt that reports a loss for each step, as training does."""
+    run.ledger.append(Started(attempt=attempt, job_id="1", step=first_step))
+    steps = first_step + len(losses)
+    monitor = Monitor(run, attempt=attempt, first_step=first_step, steps=steps, may_write=lambda: True)
+    for step, loss in enumerate(losses, start=first_step + 1):
+        monitor.report(step, {"loss": loss})
+    monitor.write(steps)
+    monitor.close()
+
+
+@pytest.mark.parametrize(
+    ("attempts", "shown"),
+    [
+        ([(0, (9.0, 5.0, 1.0))], [9.0, 7.0, 5.0]),
+        ([(0, (9.0, 7.0, 5.0)), (3, (1.0, 1.0))], [9.0, 8.0, 7.0, 1.0, 1.0]),
+        ([(0, (9.0, 7.0, 5.0)), (3, ()), (1, (3.0, 1.0, 2.0))], [9.0, 3.0, 2.0, 2.0]),
+    ],
+)
+def test_a_short_curve_ends_at_the_loss_of_the_table(tmp_path, attempts, shown):
     run = run_with(tmp_path / "short")
-    with SummaryWriter(run.tensorboard) as board:
-        for step, loss in ((1, 9.0), (2, 5.0), (3, 1.0)):
-            board.add_scalar("train/loss", loss, step)
-    assert overlays._losses(run, follow=False) == [(1, 9.0), (2, 7.0), (3, 5.0)]
+    for number, (first_step, losses) in enumerate(attempts):
+        trained(run, number, first_step, losses)
+    row = status_of(run, survey.of_runs([run]))
+    assert overlays._losses(row, follow=False) == list(enumerate(shown, start=1))
+    assert row.shown_loss == shown[-1]
 
 
 def test_it_can_be_written_elsewhere(root, tmp_path):

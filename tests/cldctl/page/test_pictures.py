@@ -159,7 +159,16 @@ def test_names_tell_what_pictures_were_drawn_with(spec, unusual):
 
 
 @pytest.mark.parametrize(
-    "name", ["step_00000007", "mine", "step_7_magic_n5", "step_7_em_n5_magic-1", "step_7_em_nfe5_n5_eps"]
+    "name",
+    [
+        "step_00000007",
+        "mine",
+        "step_7_magic_n5",
+        "step_7_em_n5_magic-1",
+        "step_7_em_nfe5_n5_eps",
+        "step_7_em_nfe5_n5_method-ode",
+        "step_7_em_n5_nfe-9",
+    ],
 )
 def test_a_name_of_another_kind_tells_nothing(name):
     assert captions.Draw.named(name) is None
