@@ -90,7 +90,8 @@ def test_a_disturbed_evaluation_ends_with_the_numbers_of_a_quiet_one(lab: Lab) -
     assert _elbo(evaluation) == _elbo(RunFolder(lab.runs / "quiet").evals / name)
     computed = [re.findall(r"^shard (\d+) of", log.read_text(), re.M) for log in (evaluation / "logs").glob("*.out")]
     again = sum(map(len, computed)) - SHARDS * BATCHES
-    assert 0 <= again <= 8, "each disturbed task computes at most its current batch again"
+    # Fewer than were saved may have been printed: a line can be lost with the node or the process.
+    assert again <= 8, "each disturbed task computes at most its current batch again"
     assert all(event.code != 0 for event in ledger.events() if isinstance(event, Crashed))
 
 
