@@ -100,7 +100,8 @@ class Lab:
         run = self.submit(name, "train.steps=100")
         self.ended(name)
         settings = ("eval.samples=480", "eval.batch_size=16", "eval.elbo.velocities=4")
-        self.cldctl("eval", name, "--elbo", "--shards", "1", *settings)
+        with mock.patch.dict(os.environ, {"CLDCTL_TEST_PACE": "0.2"}):
+            self.cldctl("eval", name, "--elbo", "--shards", "1", *settings)
         work = Evaluation(run.evals / self.status(name)["evals"][0]["id"])
         wait_until(lambda: 0 < work.rows_done()[0] < below, timeout=90, what="a shard in progress")
         return work

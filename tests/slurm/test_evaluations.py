@@ -57,13 +57,14 @@ def test_a_chained_evaluation_waits_for_a_preempted_training(lab: Lab, partition
     assert [entry["cause"] for entry in row["attempts"]] == ["preempted", "finished"]
 
 
-def test_a_disturbed_evaluation_ends_with_the_numbers_of_a_quiet_one(lab: Lab) -> None:
+def test_a_disturbed_evaluation_ends_with_the_numbers_of_a_quiet_one(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of eight tasks, those on a failing node die, another one is killed, and the rest is preempted."""
     lab.slurm.configure(grace_time=10)
     run = lab.submit("mine", "train.steps=100")
     lab.ended("mine")
     shutil.copytree(run.path, lab.runs / "quiet")
     settings = (f"eval.samples={SHARDS * BATCHES * 16}", "eval.batch_size=16", "eval.elbo.velocities=4")
+    monkeypatch.setenv("CLDCTL_TEST_PACE", "1")  # Long enough to be met at work, on a fast machine, too.
     lab.cldctl("eval", "mine", "--elbo", "--shards", str(SHARDS), *settings)
     name = lab.status("mine")["evals"][0]["id"]
     evaluation = run.evals / name
@@ -85,6 +86,7 @@ def test_a_disturbed_evaluation_ends_with_the_numbers_of_a_quiet_one(lab: Lab) -
     lab.slurm.preempt_all(1)
     lab.until("mine", "the report", lambda row: row["evals"][0]["nll"] is not None, 240)
 
+    monkeypatch.delenv("CLDCTL_TEST_PACE")
     alone = ("cluster.nodes=1", "--cluster", "debug")
     lab.cldctl("eval", "quiet", "--elbo", "--shards", str(SHARDS), *settings, *alone)
     assert _elbo(evaluation) == _elbo(RunFolder(lab.runs / "quiet").evals / name)
