@@ -129,7 +129,7 @@ def _unforeseen(error: Exception) -> int:
             err.error(message)
         return int(error.exit_code)
     if os.environ.get("CLDCTL_DEBUG") == "1":
-        err.print("".join(traceback.format_exception(error)), end="", soft_wrap=True)
+        err.print("".join(traceback.format_exception(error)), end="")
     what = one_line(f"{type(error).__name__}: {error}")
     err.error(f"internal error ({what}). Set CLDCTL_DEBUG=1 to see the traceback, and report it with that.")
     return 1

@@ -34,11 +34,11 @@ def board(
     chosen = find_runs_or_group(runs, root) if runs else [find_run(None, root)]
     for run in chosen:
         if not (run.tensorboard.is_dir() and any(run.tensorboard.iterdir())):
-            err.print(f"{run.name} has no curves yet; they will appear", style="yellow", soft_wrap=True)
+            err.print(f"{run.name} has no curves yet; they will appear", style="yellow")
     with policy.tensorboard(chosen, port) as running:
         with err.status("starting TensorBoard"):
             running.wait_until_ready()
-        out.print(running.url, soft_wrap=True)
+        out.print(running.url)
         err.print("from your own machine:")
         err.print(running.tunnel, no_wrap=True)
         err.print("Ctrl-C ends it", style="dim")

@@ -70,9 +70,9 @@ def _show_runs(names: Sequence[str], checkpoint: str, as_json: bool, root: Path)
         return
     out.print(compared(columns))
     for warning in compare.warnings(columns):
-        err.print(warning, markup=False, soft_wrap=True)
+        err.print(warning, markup=False)
     if (rule := compare.rule(columns)) is not None:
-        err.print(rule, markup=False, soft_wrap=True)
+        err.print(rule, markup=False)
 
 
 def _show_groups(names: Sequence[str], groups: dict[str, Group], checkpoint: str, as_json: bool, root: Path) -> None:
@@ -98,10 +98,10 @@ def _show_groups(names: Sequence[str], groups: dict[str, Group], checkpoint: str
         return
     out.print(averaged(lines))
     for name in missing:
-        err.print(f"{name} has no finished evaluation{_of_step(checkpoint)}", markup=False, soft_wrap=True)
+        err.print(f"{name} has no finished evaluation{_of_step(checkpoint)}", markup=False)
     for warning in averages.warnings(lines):
-        err.print(warning, markup=False, soft_wrap=True)
-    err.print(averages.RULE, markup=False, soft_wrap=True)
+        err.print(warning, markup=False)
+    err.print(averages.RULE, markup=False)
 
 
 def _of_step(checkpoint: str) -> str:

@@ -182,7 +182,7 @@ def _planned(run: RunFolder, asked: _Asked) -> "tuple[EvaluationPlan, Cluster, C
     size = plan.recipe_for_evaluation(recipe, asked.overrides, str(run.recipe_file)).cluster
     steps, damaged = plan.checkpoints(run, asked.checkpoint)
     for entry in damaged:
-        err.print(entry.skipped, markup=False, style="yellow", soft_wrap=True)
+        err.print(entry.skipped, markup=False, style="yellow")
     if damaged:
         err.print(f"evaluating step {', '.join(map(str, steps))} of {run.name}")
     with Working(f"looking at what is missing of the evaluation of {run.name}"):
@@ -203,7 +203,7 @@ def _compute_group(group: Group, asked: _Asked, follow: bool) -> None:
     ready = [run for run in runs if asked.checkpoint != "last" or is_finished(run)]
     if left := [run.name for run in runs if run not in ready]:
         text = f"not finished, and not evaluated: {', '.join(left)}"
-        err.print(f"{text}. Run this again later, or pass --checkpoint STEP", style="yellow", soft_wrap=True)
+        err.print(f"{text}. Run this again later, or pass --checkpoint STEP", style="yellow")
     plans: list[tuple[RunFolder, EvaluationPlan, Cluster, ClusterSpec]] = []
     code = for_each(ready, lambda run: plans.append((run, *_planned(run, asked))))
     # By one submission for all of the same cluster and size, as runs of a group usually are.
@@ -227,7 +227,7 @@ def _compute_group(group: Group, asked: _Asked, follow: bool) -> None:
     out.print(group.name, markup=False)
     err.print("next:")
     for text in (f"status {group.name}", f"compare {group.name}"):
-        err.print(f"  {hint(text, group)}", markup=False, soft_wrap=True)
+        err.print(f"  {hint(text, group)}", markup=False)
     if code:
         raise typer.Exit(code)
 
@@ -237,7 +237,7 @@ def _say(run: RunFolder, made: "EvaluationPlan", outcome: "Outcome", where: "Clu
     if many:
         groups = {"already complete": outcome.complete, "being computed": outcome.running, "started": outcome.started}
         counts = ", ".join(f"{len(names)} {words}" for words, names in groups.items() if names)
-        err.print(strong(f"{len(made.requests)} evaluations of ", run.name, f": {counts}"), soft_wrap=True)
+        err.print(strong(f"{len(made.requests)} evaluations of ", run.name, f": {counts}"))
     for name in () if many else outcome.complete:
         err.print(f"{name} is already complete")
     for name in () if many else outcome.running:
@@ -246,9 +246,9 @@ def _say(run: RunFolder, made: "EvaluationPlan", outcome: "Outcome", where: "Clu
         which = made.sweep.id if made.sweep is not None else outcome.started[0]
         several = many and made.sweep is None
         what = ("evaluations",) if several else ("evaluation ", which)
-        err.print(strong(*what), f"of {run.name}, job {outcome.job.job_id} ({where.name})", soft_wrap=True)
+        err.print(strong(*what), f"of {run.name}, job {outcome.job.job_id} ({where.name})")
     for text in outcome.said:
-        err.print(text, markup=False, soft_wrap=True)
+        err.print(text, markup=False)
 
 
 def _show(run: RunFolder, made: "EvaluationPlan", outcome: "Outcome", stay: bool) -> None:
@@ -262,7 +262,7 @@ def _show(run: RunFolder, made: "EvaluationPlan", outcome: "Outcome", stay: bool
 
     out.print(made.sweep.id if made.sweep is not None else "\n".join(names), markup=False)
     log = command(f"logs {run.name} --eval {(outcome.started or outcome.running)[0]} -f", run)
-    err.print(f"next:\n  {command(f'status {run.name}', run)}\n  {log}", markup=False, soft_wrap=True)
+    err.print(f"next:\n  {command(f'status {run.name}', run)}\n  {log}", markup=False)
 
 
 def _compare(words: list[str] | None, checkpoint: str, as_json: bool, directory: Path | None) -> None:

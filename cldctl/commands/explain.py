@@ -51,19 +51,19 @@ def explain(
 def _sections(sections: "Mapping[str, Section]") -> None:
     for name, section in sections.items():
         if name and "." not in name:
-            out.print(strong("", f"{name:<10}", f" {section.doc}"), soft_wrap=True)
-    out.print("\n`cldctl explain SECTION` lists the keys of a section.", soft_wrap=True)
+            out.print(strong("", f"{name:<10}", f" {section.doc}"))
+    out.print("\n`cldctl explain SECTION` lists the keys of a section.")
 
 
 def _section(section: "Section") -> None:
     _show(section.name, section.doc)
     for variant, doc in section.variants.items():
-        out.print(f"  {section.name}.{section.selector}={variant}: {doc}", soft_wrap=True)
+        out.print(f"  {section.name}.{section.selector}={variant}: {doc}")
     if section.variants:
         out.print()
     _table(section.keys)
     for inner in section.sections:
-        out.print(f"`cldctl explain {inner}` lists the keys of {inner}.", soft_wrap=True)
+        out.print(f"`cldctl explain {inner}` lists the keys of {inner}.")
 
 
 def _table(keys: "Sequence[Key]") -> None:
@@ -128,8 +128,8 @@ def _listed(names: list[str]) -> str:
 
 
 def _show(name: str, doc: str) -> None:
-    out.print(strong("", name, f": {doc}"), soft_wrap=True)
+    out.print(strong("", name, f": {doc}"))
 
 
 def _line(label: str, text: str) -> None:
-    out.print(f"  {label:<10} {text}", soft_wrap=True)
+    out.print(f"  {label:<10} {text}")

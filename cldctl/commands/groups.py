@@ -12,6 +12,7 @@ from cld_core.run.groups import Group
 from cldctl.hints import command
 from cldctl.runs.asked import Asked
 from cldctl.ui.console import err, out, strong
+from cldctl.ui.format import keys_differ
 
 from .options import refuse_twice
 
@@ -129,7 +130,7 @@ def _preview(wanted: "WantedGroup", cluster: "Cluster", spec: "JobSpec") -> None
 
 
 def _started(run: RunFolder) -> None:
-    err.print(strong("run ", run.name, f" in {run.path}"), soft_wrap=True)
+    err.print(strong("run ", run.name, f" in {run.path}"))
 
 
 def continues(
@@ -137,8 +138,8 @@ def continues(
 ) -> None:
     """Say from where a run continues, and what somebody should know about that."""
     for text in (*(entry.skipped for entry in damaged), *warnings):
-        err.print(text, markup=False, style="yellow", soft_wrap=True)
-    err.print(strong("resuming ", run.name, f" from step {start} of {recipe.train.steps}"), soft_wrap=True)
+        err.print(text, markup=False, style="yellow")
+    err.print(strong("resuming ", run.name, f" from step {start} of {recipe.train.steps}"))
 
 
 def _finish(begun: "BegunGroup", follow: bool) -> None:
@@ -153,13 +154,13 @@ def _finish(begun: "BegunGroup", follow: bool) -> None:
         "not started": [entry.run.name for entry in begun.skipped if entry.run.name not in begun.jobs],
     }
     counted = ", ".join(f"{len(entries)} {what}" for what, entries in done.items() if entries)
-    err.print(strong(f"{len(begun.runs)} runs of the group ", group.name, f": {counted}"), soft_wrap=True)
+    err.print(strong(f"{len(begun.runs)} runs of the group ", group.name, f": {counted}"))
     if begun.jobs and not cluster.blocks:
         tell_left_out(next(run for run in begun.runs if run.name in begun.jobs))
         ids = dict.fromkeys(job.job_id.partition("_")[0] for job in begun.jobs.values())
-        err.print(f"job {', '.join(ids)} ({cluster.name})", soft_wrap=True)
+        err.print(f"job {', '.join(ids)} ({cluster.name})")
         if chained := sum(map(len, begun.evaluations.values())):
-            err.print(f"then an evaluation of {'each' if chained == len(begun.jobs) else chained}", soft_wrap=True)
+            err.print(f"then an evaluation of {'each' if chained == len(begun.jobs) else chained}")
     for entry in begun.skipped:
         err.failure(f"{entry.run.name}: {entry.reason}", style="red")
     code = max((entry.exit_code for entry in begun.skipped), default=0)
@@ -170,7 +171,7 @@ def _finish(begun: "BegunGroup", follow: bool) -> None:
     err.print("next:")
     evaluated = any(begun.evaluations.values()) or any(run.evaluation_names() for run in begun.runs)
     for text in (f"status {group.name}", _evaluation(group, evaluated), f"cancel {group.name}"):
-        err.print(f"  {hint(text, group)}", markup=False, soft_wrap=True)
+        err.print(f"  {hint(text, group)}", markup=False)
     if code:
         raise typer.Exit(code)
 
@@ -187,8 +188,7 @@ def show_differences(file: Path, given: Sequence[str], profile: Path | None) -> 
         return  # The recipe is complete only with the values of a sweep.
     if base is None:
         return
-    keys = "1 key differs" if len(found) == 1 else f"{len(found)} keys differ"
-    out.print(f"# {keys} from {called(base)}:" if found else f"# same as {called(base)}")
+    out.print(f"# {keys_differ(len(found))} from {called(base)}:" if found else f"# same as {called(base)}")
     for entry in found:
         before = "" if entry.before is None else f" instead of {entry.before}"
         out.print(f"#   {entry.key}: {entry.value}{before}  ({entry.place})")
@@ -215,7 +215,7 @@ def check_plugin(
     places = load_with_places(file, given, profile)[1]
 
     def say(text: str) -> None:
-        err.print(text, markup=False, style="yellow", soft_wrap=True)
+        err.print(text, markup=False, style="yellow")
 
     with err.status("importing the plug-in"):
         require_registered(recipe, lambda key: places.get(key) or called(file), say, swept=swept)
@@ -232,7 +232,7 @@ def tell_left_out(run: RunFolder) -> None:
     from cldctl.runs.snapshot import left_out_code
 
     if (line := left_out_code(run)) is not None:
-        err.print(line, markup=False, style="yellow", soft_wrap=True)
+        err.print(line, markup=False, style="yellow")
 
 
 def _evaluation(group: Group, evaluated: bool) -> str:

@@ -47,9 +47,9 @@ def import_checkpoint(
         made = import_published(file, resolved, path, about, lambda: working.phase(f"writing the run {new}"))
     run = made.folder
     done = f" in {run.path}: step {made.step}, {made.parameters:,} parameters"
-    err.print(strong("run ", run.name, done), soft_wrap=True)
+    err.print(strong("run ", run.name, done))
     if resolved.optim.name != "adam":
         text = f"published checkpoints were trained with adam; resuming uses their state for {resolved.optim.name}"
-        err.print(text, style="yellow", soft_wrap=True)
-    err.print(f"next:\n  cldctl sample {run.name}\n  cldctl eval {run.name} --elbo", soft_wrap=True)
+        err.print(text, style="yellow")
+    err.print(f"next:\n  cldctl sample {run.name}\n  cldctl eval {run.name} --elbo")
     out.print(run.name, markup=False)

@@ -60,7 +60,7 @@ def logs(
     else:
         log = of_evaluation(run, evaluation, shard, rank or 0)
     if log.note is not None:
-        err.print(log.note, style="yellow", markup=False, soft_wrap=True)
+        err.print(log.note, style="yellow", markup=False)
     find = log.all_ranks if all_ranks else lambda: [log]
     if not any(one.files() for one in find()) and not follow:
         raise _missing(run, log)
@@ -119,7 +119,7 @@ def _failed(run: RunFolder, attempt: int | None) -> "Log":
     from cldctl.runs.failing import failed_log
 
     log, what = failed_log(run, attempt)
-    err.print(what, style="dim", markup=False, soft_wrap=True)
+    err.print(what, style="dim", markup=False)
     return log
 
 

@@ -39,4 +39,4 @@ def note(
         label(run, text, tags or (), untag or ())
         history = run.ledger.history()
         shown = ", ".join(history.tags) or "none"
-        err.print(f"{run.name}: {history.note or 'no note'}; tags: {shown}", markup=False, soft_wrap=True)
+        err.print(f"{run.name}: {history.note or 'no note'}; tags: {shown}", markup=False)

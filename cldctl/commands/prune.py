@@ -37,7 +37,7 @@ def prune(
     with Working("verifying the checkpoints that stay"):
         prunings = pruning.plan(chosen, keep_every)
     for entry in prunings:
-        err.print(_description(entry), markup=False, soft_wrap=True)
+        err.print(_description(entry), markup=False)
     count = sum(len(entry.remove) for entry in prunings)
     if not count or dry_run:
         return

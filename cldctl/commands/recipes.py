@@ -20,7 +20,7 @@ def recipes() -> None:
         try:
             recipe = load(file)
         except RecipeError as error:
-            err.print(f"skipped: {error}", markup=False, style="yellow", soft_wrap=True)
+            err.print(f"skipped: {error}", markup=False, style="yellow")
             continue
         steps, batch = f"{recipe.train.steps:,}", str(recipe.train.batch_size)
         about = shipped.description(file)

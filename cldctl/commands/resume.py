@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cld_core.errors import CldError, NotFoundError, UsageError
+from cld_core.errors import NotFoundError, UsageError
 from cld_core.run import RunFolder
-from cld_core.texts import one_line
+from cldctl.runs.tried import said
 from cldctl.ui.console import err
 from cldctl.ui.progress import Working
 
@@ -131,8 +131,7 @@ def _tried(run: RunFolder, asked: "Continuation", cluster: str | None, follow: b
     except typer.Exit as end:
         return end.exit_code
     except Exception as error:
-        reason = str(error) if isinstance(error, CldError) else one_line(error) or type(error).__name__
-        err.failure(f"{run.name}: {reason}", style="red")
+        err.failure(f"{run.name}: {said(error)}", style="red")
         return 1
     return 0
 
@@ -143,13 +142,13 @@ def _all_resumable(root: Path, yes: bool) -> tuple[list[RunFolder], int]:
 
     runs, skipped = resumable(root)
     for entry in skipped:
-        err.print(f"skipped: {entry.reason}", markup=False, style="yellow", soft_wrap=True)
+        err.print(f"skipped: {entry.reason}", markup=False, style="yellow")
     code = max((entry.exit_code for entry in skipped), default=0)
     if not runs and code:
         raise typer.Exit(code)
     if not runs:
         raise NotFoundError(f"{root.absolute()}: no run can be resumed. `cldctl status` shows their states.")
-    err.print("can be resumed: " + ", ".join(run.name for run in runs), soft_wrap=True)
+    err.print("can be resumed: " + ", ".join(run.name for run in runs))
     if not yes and not agreed("Resume all of them?", "resume without RUN", "Add --yes, or name a run."):
         raise typer.Exit(0)
     return runs, code

@@ -36,7 +36,7 @@ def rm(
     with Working("looking at what is to be removed"):
         removals = removal.plan(chosen)
     for entry in removals:
-        err.print(_description(entry), markup=False, soft_wrap=True)
+        err.print(_description(entry), markup=False)
     total = size(sum(entry.size for entry in removals))
     what = removals[0].run.name if len(removals) == 1 else f"{len(removals)} runs"
     if not yes and not agreed(f"Remove {what}, {total}, for good?", "rm"):

@@ -54,10 +54,10 @@ def stats(
     with Working(f"looking at the training images of {recipe.data.name}"):
         request = StatsRequest.of(recipe, output, features=features, shards=shards or recipe.cluster.world_size)
     if shards is not None and request.shards < shards:
-        err.print(f"--shards {shards}: {request.shards} shards instead, one for each image", soft_wrap=True)
-    job = sharded.start_statistics(request, where, recipe.cluster, say=lambda text: err.print(text, soft_wrap=True))
+        err.print(f"--shards {shards}: {request.shards} shards instead, one for each image")
+    job = sharded.start_statistics(request, where, recipe.cluster, say=lambda text: err.print(text))
     if job is not None:
-        err.print(f"statistics of {request.images:,} images, job {job.job_id} ({where.name})", soft_wrap=True)
+        err.print(f"statistics of {request.images:,} images, job {job.job_id} ({where.name})")
     elif request.is_done:
         err.print("these statistics exist already")
         sharded.clear(request.folder)
@@ -69,7 +69,7 @@ def stats(
         raise typer.Exit(follow_statistics(Statistics(request.folder)))
     out.print(request.output, markup=False, no_wrap=True)
     logs = request.folder / "logs" if job is None else job.logs
-    err.print(f"logs: {logs}; run it again with --follow to watch", soft_wrap=True)
+    err.print(f"logs: {logs}; run it again with --follow to watch")
 
 
 def _recipe(name: str, overrides: list[str], runs: Path) -> "Recipe":

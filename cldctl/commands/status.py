@@ -165,14 +165,14 @@ def _show(asked: _Asked, as_json: bool) -> None:
     shown = asked.rows()
     rows = shown.rows
     if shown.remark is not None:
-        err.print(shown.remark, style="yellow", markup=False, soft_wrap=True)
+        err.print(shown.remark, style="yellow", markup=False)
     if as_json:
         typer.echo(_document(rows))
         return
     for name, reason in shown.closed.items():
-        err.print(f"{name}: {reason}", style="dim", markup=False, soft_wrap=True)
+        err.print(f"{name}: {reason}", style="dim", markup=False)
     if not rows:
-        err.print(_nothing(asked, shown.older), markup=False, soft_wrap=True)
+        err.print(_nothing(asked, shown.older), markup=False)
         return
     out.print(asked.view(rows, fits=out.is_terminal and not asked.everything and not asked.chosen))
     if asked.chosen:
@@ -181,7 +181,7 @@ def _show(asked: _Asked, as_json: bool) -> None:
         err.print(f"{shown.older:,} that ended over a week ago: --all", style="dim")
     for row in rows:
         if not row.is_readable:
-            err.print(f"{row.name}: {row.reason}", style="yellow", markup=False, soft_wrap=True)
+            err.print(f"{row.name}: {row.reason}", style="yellow", markup=False)
 
 
 def _nothing(asked: _Asked, older: int) -> str:

@@ -150,7 +150,7 @@ def _submitted(wanted: "Wanted", cluster: "Cluster") -> "Begun":
 
     def started(run: RunFolder, job: "JobRef") -> None:
         exists.append(job)
-        err.print(strong("run ", run.name, f" in {run.path}"), soft_wrap=True)
+        err.print(strong("run ", run.name, f" in {run.path}"))
 
     try:
         return policy.submit(wanted, cluster, started)
@@ -168,9 +168,9 @@ def _interrupted(run: RunFolder, job: "JobRef") -> None:
 
     cancel = command(f"cancel {run.name}", run)
     text = f"interrupted; {run.name} is submitted as job {job.job_id} and goes on (`{cancel}` ends it)"
-    err.print(text, markup=False, soft_wrap=True)
+    err.print(text, markup=False)
     if (missing := without_jobs(run)) is not None:
-        err.print(missing, markup=False, soft_wrap=True)
+        err.print(missing, markup=False)
 
 
 def _estimate(path: Path, recipe: "Recipe", start: "Callable[[], float | None]") -> None:
@@ -179,7 +179,7 @@ def _estimate(path: Path, recipe: "Recipe", start: "Callable[[], float | None]")
     from cldctl.ui.estimate import estimate_line
 
     line = estimate_line(estimate(path.parent, recipe, without=path.name), start())
-    err.print(line, markup=False, soft_wrap=True)
+    err.print(line, markup=False)
 
 
 def _preview(run: RunFolder, recipe: "Recipe", cluster: "Cluster", spec: "JobSpec", metrics: tuple[str, ...]) -> None:
@@ -227,9 +227,9 @@ def finish(begun: "Begun", follow: bool) -> None:
         tell_left_out(run)
         err.print(f"job {begun.job.job_id} ({cluster.name})")
         for name in begun.evaluations:
-            err.print(f"then evaluation {name}", markup=False, soft_wrap=True)
+            err.print(f"then evaluation {name}", markup=False)
         for text in begun.said:
-            err.print(text, markup=False, soft_wrap=True)
+            err.print(text, markup=False)
     if follow or cluster.blocks:
         from cldctl.ui.follow import follow_run
 
@@ -238,4 +238,4 @@ def finish(begun: "Begun", follow: bool) -> None:
 
     err.print("next:")
     for text in (f"status {run.name}", f"logs {run.name} -f", f"cancel {run.name}"):
-        err.print(f"  {command(text, run)}", markup=False, soft_wrap=True)
+        err.print(f"  {command(text, run)}", markup=False)

@@ -37,7 +37,7 @@ def top(
     app = Top(runs_dir(directory), which, everything=everything)
     app.run()
     for line in app.left_over():
-        err.print(line, markup=False, soft_wrap=True)
+        err.print(line, markup=False)
     if app.return_code:
         raise typer.Exit(1)
 

@@ -46,7 +46,7 @@ def usage(
         chosen += group or [_run(name, root, runs)]
     folder = Folder.of({run.path: run for run in (chosen if names else runs)}.values(), since=begin)
     for problem in folder.problems:
-        err.print(problem, style="yellow", markup=False, soft_wrap=True)
+        err.print(problem, style="yellow", markup=False)
     if as_json:
         typer.echo(json.dumps(_document(folder.to_dict(), begin, policy.SILENT_S), indent=1))
     elif not folder.runs:

@@ -13,7 +13,7 @@ _OWN = ("-q", "--quiet", "-v", "--verbose", "--version")
 def _version(asked: bool) -> None:
     if asked:
         for line in versions():
-            out.print(line, soft_wrap=True)
+            out.print(line)
         raise typer.Exit
 
 

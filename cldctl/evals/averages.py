@@ -2,12 +2,13 @@
 
 import itertools
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cld_core.errors import NotFoundError
+from cld_core.errors import CldError, NotFoundError
 from cld_core.evaluation.definitions import Quantity
+from cld_core.run import RunFolder
 from cld_core.run.groups import Group, values_of
 
 from .compare import COUNTS, Column, Result, column, quantities_of, unlike
@@ -98,14 +99,24 @@ def lines(name: str, members: Sequence[tuple[Column, Mapping[str, str]]]) -> lis
     return sorted(found, key=lambda line: order.index(meaning(line.cell)))
 
 
-def of_group(group: Group, checkpoint: str = "last") -> tuple[list[Line], list[str]]:
-    """The lines of a group, and the names of its runs without results of a checkpoint."""
+def of_group(
+    group: Group, checkpoint: str = "last", spare: Callable[[RunFolder, Exception], object] | None = None
+) -> tuple[list[Line], list[str]]:
+    """The lines of a group, and the names of its runs without results of a checkpoint.
+
+    Args:
+        spare: called with a run that cannot be read, which is then left out; None to raise.
+    """
     members, missing = [], []
     for run in group.runs():
         try:
             members.append((column(run, checkpoint), values_of(run)))
         except NotFoundError:
             missing.append(run.name)
+        except (CldError, OSError) as error:
+            if spare is None:
+                raise
+            spare(run, error)
     return lines(group.name, members), missing
 
 

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from cld_core.errors import CldError
 from cld_core.ownership import require_may_change
 from cld_core.run import RunFolder
 from cld_core.run.groups import Group
-from cld_core.texts import one_line
 from cldctl.runs import survey
 from cldctl.runs.index import Found, Index
 from cldctl.runs.status import RunStatus
+from cldctl.runs.tried import said
 
 from . import freshness, one_run
 
@@ -56,5 +55,5 @@ def write(
             freshness.write(run, partial(one_run.page, run, follow=follow))
             number += 1
         except Exception as error:
-            problems[row.name] = str(error) if isinstance(error, CldError) else one_line(error) or type(error).__name__
+            problems[row.name] = said(error)
     return Written(number, problems)

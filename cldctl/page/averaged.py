@@ -1,13 +1,12 @@
 """The results of a group of runs, averaged over seeds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cld_core.errors import CldError, NotFoundError
-from cld_core.run.groups import Group, values_of
+from cld_core.run.groups import Group
 from cld_core.texts import one_line
 from cldctl.evals import averages
-from cldctl.evals.compare import Column, column, quantities_of
+from cldctl.evals.compare import quantities_of
 from cldctl.ui.averaged import average_text
 from cldctl.ui.format import count
 
@@ -29,16 +28,8 @@ class Averaged:
 
 def averaged(group: Group) -> Averaged:
     """The averages over those runs of a group that can be read; runs without results are in the other table."""
-    members: list[tuple[Column, Mapping[str, str]]] = []
-    left_out = []
-    for run in group.runs():
-        try:
-            members.append((column(run), values_of(run)))
-        except NotFoundError:
-            continue
-        except (CldError, OSError) as error:
-            left_out.append(f"{run.name}: {one_line(error)}")
-    lines = averages.lines(group.name, members)
+    left_out: list[str] = []
+    lines, _ = averages.of_group(group, spare=lambda run, error: left_out.append(f"{run.name}: {one_line(error)}"))
     return Averaged(table=_table(lines) if lines else None, left_out=left_out)
 
 

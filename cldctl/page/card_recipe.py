@@ -9,6 +9,7 @@ from cld_core.recipe import Recipe
 from cld_core.recipe.reading import to_yaml_line
 from cld_core.run import RunFolder
 from cld_core.texts import fenced
+from cldctl.ui.format import keys_differ
 
 from .markdown import escaped, table
 from .recipe import Difference, difference
@@ -23,9 +24,8 @@ def section(run: RunFolder, recipe: Recipe) -> list[str]:
     if found.base is None:
         return [_LEFT_OUT, whole]
     rows = _rows(found, recipe)
-    number = "No key differs" if not rows else "1 key differs" if len(rows) == 1 else f"{len(rows)} keys differ"
     return [
-        f"{number} from {escaped(found.base)}, a recipe that comes with cldctl. {_LEFT_OUT}",
+        f"{keys_differ(len(rows))} from {escaped(found.base)}, a recipe that comes with cldctl. {_LEFT_OUT}",
         *([table(["key", "this model", found.base], rows)] if rows else []),
         f"<details>\n<summary>The whole recipe</summary>\n\n{whole}\n\n</details>",
     ]

@@ -21,8 +21,6 @@ from cldctl.runs.status import RunStatus
 
 # The states that a run enters only with a line in its ledger. Into the others, a scheduler alone can take it.
 _WRITTEN = ("FINISHED", "CANCELLED")
-# The same of its evaluations.
-_ALIVE = ("RUNNING", "PENDING")
 # As `base.html` writes the mark, before anything that is longer.
 _MARK = re.compile(rb'<meta name="generator" content="([^"]*)">')
 _HEAD_BYTES = 1024
@@ -76,7 +74,7 @@ def is_up_to_date(run: RunFolder, row: RunStatus, *, follow: bool) -> bool:
         follow: whether the page is to show folders that links lead out of the run to.
     """
     file = page_of(run)
-    if row.state not in _WRITTEN or any(entry["state"] in _ALIVE for entry in row.evals):
+    if row.state not in _WRITTEN or row.is_evaluating:
         return False
     if file.is_symlink() or not file.is_file() or _mark_in(file) != mark_of(row, follow=follow):
         return False

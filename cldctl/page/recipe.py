@@ -13,6 +13,7 @@ from cld_core.recipe.tree import leaves
 from cld_core.run import RunFolder
 from cld_core.texts import one_line
 from cldctl.lookup import recipe_files
+from cldctl.ui.format import keys_differ
 
 from .table import Table
 
@@ -59,8 +60,7 @@ def shown(run: RunFolder) -> Shown:
     rows = [[key, _text(own), _text(theirs)] for key, own, theirs in found.keys]
     caption = f"Keys that differ from the shipped recipe {found.base}"
     table = Table(caption=caption, headings=["key", "this run", found.base], rows=rows) if rows else None
-    count = f"{len(rows)} key{' differs' if len(rows) == 1 else 's differ'} from" if rows else "No key differs from"
-    summary = f"{count} the shipped recipe {found.base}"
+    summary = f"{keys_differ(len(rows))} from the shipped recipe {found.base}"
     return Shown(base=found.base, differences=table, summary=summary, text=dump(recipe))
 
 

@@ -94,6 +94,11 @@ class RunStatus:
         return {name: value for name, value in vars(self).items() if name != "is_readable"}
 
     @property
+    def is_evaluating(self) -> bool:
+        """Whether an evaluation of it waits or runs."""
+        return any(entry["state"] in ("RUNNING", "PENDING") for entry in self.evals)
+
+    @property
     def shown_loss(self) -> float | None:
         """The loss where there is room for one: the smoothed one; of runs of older versions, the last one."""
         return self.loss if self.smoothed_loss is None else self.smoothed_loss

@@ -4,9 +4,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from cld_core.errors import CldError
 from cld_core.texts import one_line
 
 _Part = TypeVar("_Part")
+
+
+def said(error: Exception) -> str:
+    """What an error says to people: one of cldctl's own in its words, any other on one line."""
+    return str(error) if isinstance(error, CldError) else _in_a_line(error)
 
 
 @dataclass
@@ -24,5 +30,9 @@ class Trial:
         try:
             return make()
         except Exception as error:
-            self.problems.append(f"{what}: {one_line(error) or type(error).__name__}")
+            self.problems.append(f"{what}: {_in_a_line(error)}")
             return otherwise
+
+
+def _in_a_line(error: Exception) -> str:
+    return one_line(error) or type(error).__name__

@@ -14,9 +14,9 @@ from textual.message import Message
 from textual.screen import Screen
 from textual.widgets import RichLog, Static
 
-from cld_core.errors import CldError
 from cld_core.run import RunFolder
 from cld_core.texts import one_line
+from cldctl.runs.tried import said
 
 from . import sources
 from .fitting import cut, wrapped
@@ -169,8 +169,7 @@ class LogScreen(Screen[None]):
         try:
             source = request()
         except Exception as error:
-            said = str(error) if isinstance(error, CldError) else one_line(error) or type(error).__name__
-            self._publish(self.Opened(None, said))
+            self._publish(self.Opened(None, said(error)))
             return None
         self._publish(self.Opened(source))
         return Tail(source.log)

@@ -7,8 +7,6 @@ from cldctl.hints import command
 from cldctl.runs.state import OVER, RESUMABLE
 from cldctl.runs.status import RunStatus
 
-_ALIVE = ("RUNNING", "PENDING")
-
 
 def of_resume(row: RunStatus) -> str | None:
     """Why a run cannot be resumed; None if it can be."""
@@ -50,12 +48,7 @@ def is_complete(row: RunStatus) -> bool:
 
 def is_alive(row: RunStatus) -> bool:
     """Whether anything of a run is, be it an evaluation only."""
-    return row.state not in OVER or evaluates(row)
-
-
-def evaluates(row: RunStatus) -> bool:
-    """Whether an evaluation of a run is alive."""
-    return any(entry["state"] in _ALIVE for entry in row.evals)
+    return row.state not in OVER or row.is_evaluating
 
 
 def _unreadable(row: RunStatus) -> str:

@@ -41,7 +41,7 @@ def follow_run(run: RunFolder, names: Sequence[str] = ()) -> int:
     say = err.print if row.state == "FINISHED" else err.failure
     say(state_text(row.state), f"at step {row.step} of {row.steps}{saved}")
     if row.reason:
-        say(row.reason, markup=False, soft_wrap=True)
+        say(row.reason, markup=False)
     if row.state == "FINISHED":
         code = _results(run, names)
         _next(run, f"sample {run.name}", f"report {run.name}" if names else f"eval {run.name} --elbo")
@@ -103,7 +103,7 @@ def _results(run: RunFolder, names: Sequence[str], sweep: Sweep | None = None) -
         for table in by_step(rows):
             out.print(table)
     for line in remarks(rows):
-        err.print(line, soft_wrap=True)
+        err.print(line)
     for name in missing:
         text = f"evaluation {name} is not complete; see `{command(f'logs {run.name} --eval {name}', run)}`"
         err.failure(text)
@@ -117,11 +117,11 @@ def _evaluations(run: RunFolder, names: Sequence[str]) -> list[Evaluation]:
 def _next(run: RunFolder, *commands: str) -> None:
     err.print("next:")
     for text in commands:
-        err.print(f"  {command(text, run)}", markup=False, soft_wrap=True)
+        err.print(f"  {command(text, run)}", markup=False)
 
 
 def _interrupted(text: str, run: RunFolder) -> int:
-    err.print(f"\nno longer watching; the job goes on. Again: {command(text, run)}", markup=False, soft_wrap=True)
+    err.print(f"\nno longer watching; the job goes on. Again: {command(text, run)}", markup=False)
     return 130
 
 
@@ -132,7 +132,7 @@ def _watch_run(run: RunFolder, view: View) -> RunStatus:
         row = status_of(run, answers)
         if row.state == "RUNNING" and row.reason and not warned:
             warned = True
-            err.print(row.reason, style="yellow", markup=False, soft_wrap=True)
+            err.print(row.reason, style="yellow", markup=False)
         view.show(shown_of(row, remark=answers.remark or ""))
         cluster = clusters.find(row.cluster) if row.cluster in clusters.CLUSTERS else clusters.default()
         # A job that is about to return to the queue looks over for a moment.

@@ -41,7 +41,7 @@ def follow_group(group: Group, runs: Sequence[RunFolder], evaluations: Mapping[s
     if code != 130:
         err.print("next:")
         for text in _next(group, rows, code, evaluated=bool(works)):
-            err.print(f"  {command(text, RunFolder(group.root / group.name))}", markup=False, soft_wrap=True)
+            err.print(f"  {command(text, RunFolder(group.root / group.name))}", markup=False)
     return code
 
 
@@ -70,7 +70,7 @@ def follow_group_evaluations(group: Group, runs: Sequence[RunFolder], works: Seq
 
 def _interrupted(group: Group) -> int:
     again = command(f"status {group.name} --watch", RunFolder(group.root / group.name))
-    err.print(f"\nno longer watching; the jobs go on. Again: {again}", markup=False, soft_wrap=True)
+    err.print(f"\nno longer watching; the jobs go on. Again: {again}", markup=False)
     return 130
 
 

@@ -47,6 +47,11 @@ def fixed(value: float | None, digits: int = 3) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
+def keys_differ(number: int) -> str:
+    """How many keys of two recipes differ, as the beginning of a sentence."""
+    return "No key differs" if number == 0 else "1 key differs" if number == 1 else f"{number} keys differ"
+
+
 def size(count: int) -> str:
     """Bytes in the unit that fits, for example 950 B, 12.5 MB, 1.71 GB; 1 GB is a thousand million."""
     value, unit = float(count), "B"

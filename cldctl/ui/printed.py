@@ -100,7 +100,7 @@ class Printer:
     def _say(self, text: str) -> None:
         if text not in self._said:
             self._said.add(text)
-            err.print(text, style="yellow", markup=False, soft_wrap=True)
+            err.print(text, style="yellow", markup=False)
 
 
 def _print(line: bytes, *, is_error: bool) -> None:

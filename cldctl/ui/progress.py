@@ -64,7 +64,7 @@ class Working:
     def _say(self, what: str) -> None:
         if console.shows_phases() and what != self._said:
             self._said = what
-            err.print(what, style="dim", soft_wrap=True)
+            err.print(what, style="dim")
 
 
 def _bars() -> "Progress":

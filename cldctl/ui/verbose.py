@@ -11,7 +11,7 @@ class _Handler(logging.Handler):
     """Writes what is logged to stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        err.print(record.getMessage(), style="dim", soft_wrap=True)
+        err.print(record.getMessage(), style="dim")
 
 
 def begin() -> None:

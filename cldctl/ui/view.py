@@ -94,7 +94,7 @@ class View:
         self._last[shown.name] = key
         if key not in printed or now - printed[key] >= SAME_EVERY_S:
             printed[key] = now
-            err.print(shown.line, soft_wrap=True)
+            err.print(shown.line)
 
 
 def drawn(several: Sequence[Shown]) -> RenderableType:

@@ -9,6 +9,7 @@ from cld_core.evaluation.request import EvalRequest
 from cld_core.recipe import load
 from cld_core.run import RunFolder
 from cld_core.run.atomic import write_json
+from cld_core.run.groups import Group
 from tests.support.paths import RECIPES
 
 TOY = RECIPES / "toy.yaml"
@@ -24,6 +25,20 @@ def run_with(path: Path, *steps: int, overrides: tuple[str, ...] = ()) -> RunFol
         sidecar = Sidecar(format=FORMAT, step=step, bytes=len(CONTENT), sha256=hashlib.sha256(CONTENT).hexdigest())
         sidecar.write(file.with_suffix(".json"))
     return run
+
+
+def seeds(
+    root: Path, group: str, number: int, *steps: int, infix: str = "-", overrides: tuple[str, ...] = ()
+) -> list[RunFolder]:
+    """A group of runs that differ in `train.seed`, from 0, which ends their names; checkpoints as in `run_with`."""
+    values = {f"{group}{infix}{seed}": {"train.seed": str(seed)} for seed in range(number)}
+    runs = []
+    for name, sweep in values.items():
+        run = run_with(root / name, *steps, overrides=overrides)
+        write_json(run.identity_file, run.identity() | {"group": group, "sweep": sweep})
+        runs.append(run)
+    Group(root, group).add(values)
+    return runs
 
 
 def damage(run: RunFolder, step: int) -> None:

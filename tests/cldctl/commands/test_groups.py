@@ -10,7 +10,7 @@ from cld_core.run import RunFolder
 from cld_core.run.groups import Group
 from cldctl.commands import status as status_command
 from cldctl.ui import console
-from tests.support.made_up import TOY, run_with
+from tests.support.made_up import TOY, run_with, seeds
 from tests.support.scripted import register
 from tests.support.tools import DEBUG, ONE, cldctl, invoke, status
 
@@ -118,11 +118,7 @@ def evaluation_jobs(path):
 
 
 def test_a_group_is_noted_and_removed_by_its_name(tmp_path):
-    for seed in "01":
-        run_with(tmp_path / f"mine-seed{seed}", 10)
-        run = RunFolder(tmp_path / f"mine-seed{seed}")
-        run.identity_file.write_text(json.dumps({**run.identity(), "group": "mine", "sweep": {"train.seed": seed}}))
-    Group(tmp_path, "mine").add({f"mine-seed{seed}": {"train.seed": seed} for seed in "01"})
+    seeds(tmp_path, "mine", 2, 10, infix="-seed")
     invoke("note", "mine", "for the paper", "--tag", "paper", runs=tmp_path)
     assert [run.ledger.history().note for run in Group(tmp_path, "mine").runs()] == ["for the paper"] * 2
     refused = invoke("why", "mine", runs=tmp_path, code=2).stderr

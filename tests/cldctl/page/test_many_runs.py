@@ -1,7 +1,6 @@
 """The index over runs."""
 
 import itertools
-import json
 from collections.abc import Sequence
 
 import pytest
@@ -11,13 +10,12 @@ from cld_core.evaluation.request import EvalRequest
 from cld_core.run import RunFolder
 from cld_core.run.atomic import write_json
 from cld_core.run.events import Noted, Started
-from cld_core.run.groups import Group
 from cld_core.train.monitoring import Monitor
 from cldctl.page import all_pages, one_run, overlays
 from cldctl.runs import survey
 from cldctl.runs.status import status_of
 from tests.cldctl.page.parsed import Parsed
-from tests.support.made_up import report, run_with
+from tests.support.made_up import report, run_with, seeds
 from tests.support.reported import everything
 from tests.support.tools import invoke
 
@@ -55,11 +53,7 @@ def test_curves_over_each_other_and_a_table_that_leads_to_the_pages(root):
 
 
 def test_the_index_of_a_group_has_its_runs_alone(tmp_path):
-    for seed in "01":
-        run_with(tmp_path / f"mine-seed{seed}", 10)
-        run = RunFolder(tmp_path / f"mine-seed{seed}")
-        run.identity_file.write_text(json.dumps({**run.identity(), "group": "mine", "sweep": {"train.seed": seed}}))
-    Group(tmp_path, "mine").add({f"mine-seed{seed}": {"train.seed": seed} for seed in "01"})
+    seeds(tmp_path, "mine", 2, 10, infix="-seed")
     run_with(tmp_path / "another", 10)
     target = tmp_path / "index-mine.html"
     assert invoke("report", "mine", runs=tmp_path).stdout == f"{target}\n"
@@ -74,11 +68,8 @@ def test_the_index_of_a_group_has_its_runs_alone(tmp_path):
 
 
 def test_the_index_of_a_group_shows_what_was_swept_and_averages_over_seeds(tmp_path):
-    for seed, nll in ((0, 0.5), (1, 0.7), (2, 0.9)):
-        run = run_with(tmp_path / f"mine-{seed}", 10)
-        write_json(run.identity_file, run.identity() | {"group": "mine", "sweep": {"train.seed": str(seed)}})
+    for run, nll in zip(seeds(tmp_path, "mine", 3, 10), (0.5, 0.7, 0.9), strict=True):
         report(run, EvalRequest.of(run.recipe(), ("elbo",), 10), elbo={"nll": nll, "stderr": 0.1})
-    Group(tmp_path, "mine").add({f"mine-{seed}": {"train.seed": str(seed)} for seed in range(3)})
     invoke("report", "mine", runs=tmp_path)
     text = " ".join(Parsed((tmp_path / "index-mine.html").read_text()).text.split())
     assert "run state train.seed step" in text
@@ -88,9 +79,7 @@ def test_the_index_of_a_group_shows_what_was_swept_and_averages_over_seeds(tmp_p
 
 
 def test_a_group_with_a_damaged_run_has_the_averages_of_the_others_and_says_so(tmp_path):
-    for seed, nll in ((0, 0.5), (1, 0.7), (2, 0.9)):
-        run = run_with(tmp_path / f"mine-{seed}", 10)
-        write_json(run.identity_file, run.identity() | {"group": "mine", "sweep": {"train.seed": str(seed)}})
+    for run, nll in zip(seeds(tmp_path, "mine", 3, 10), (0.5, 0.7, 0.9), strict=True):
         report(run, EvalRequest.of(run.recipe(), ("elbo",), 10), elbo={"nll": nll, "stderr": 0.1})
 
     def text() -> str:
@@ -98,7 +87,6 @@ def test_a_group_with_a_damaged_run_has_the_averages_of_the_others_and_says_so(t
         _, _, averages = (tmp_path / "index-mine.html").read_text().partition("Averages over seeds")
         return " ".join(Parsed(averages).text.split())
 
-    Group(tmp_path, "mine").add({f"mine-{seed}": {"train.seed": str(seed)} for seed in range(3)})
     assert "cannot be read" not in text()
     RunFolder(tmp_path / "mine-2").recipe_file.write_text("[<b>")
     assert "mine 10 2 0.600 ± 0.141" in text(), "the standard deviation of 0.5 and 0.7"

@@ -7,12 +7,10 @@ import threading
 import pytest
 
 from cld_core.run import RunFolder
-from cld_core.run.atomic import write_json
 from cld_core.run.events import Ended, Tagged
-from cld_core.run.groups import Group
 from cldctl.runs import cancel as cancelling
 from cldctl.top import actions
-from tests.support.made_up import run_with
+from tests.support.made_up import run_with, seeds
 from tests.support.piloted import Screen, on_screen
 from tests.support.scripted import trained
 
@@ -98,12 +96,8 @@ def test_cancel_asks_first_and_says_how_it_ended(tmp_path, scripted):
 
 
 def test_a_group_is_cancelled_and_resumed_as_a_whole(tmp_path, scripted, asked):
-    for number in range(3):
-        run = run_with(tmp_path / f"g-{number}", 10, overrides=STEPS)
-        identity = run.identity() | {"group": "g", "sweep": {"train.seed": str(number)}}
-        write_json(run.identity_file, identity)
+    for number, run in enumerate(seeds(tmp_path, "g", 3, 10, overrides=STEPS)):
         trained(run, str(number), "running" if number else "gone")
-    Group(tmp_path, "g").add({f"g-{number}": {"train.seed": str(number)} for number in range(3)})
 
     async def look(screen: Screen) -> None:
         await screen.select("g")
@@ -127,11 +121,8 @@ def test_a_group_is_cancelled_and_resumed_as_a_whole(tmp_path, scripted, asked):
 
 
 def test_a_filter_hides_runs_of_a_group_and_spares_none(tmp_path, scripted):
-    for number in range(3):
-        run = run_with(tmp_path / f"g-{number}", 10, overrides=STEPS)
-        write_json(run.identity_file, run.identity() | {"group": "g", "sweep": {"train.seed": str(number)}})
+    for number, run in enumerate(seeds(tmp_path, "g", 3, 10, overrides=STEPS)):
         trained(run, str(number))
-    Group(tmp_path, "g").add({f"g-{number}": {"train.seed": str(number)} for number in range(3)})
     run = RunFolder(tmp_path / "g-2")
     run.ledger.append(Tagged(add=("odd",)))
     RunFolder(tmp_path / "g-1").ledger.append(Tagged(add=("odd",)))

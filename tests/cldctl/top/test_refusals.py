@@ -6,13 +6,11 @@ import pytest
 
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.evaluation.request import EvalRequest
-from cld_core.run.atomic import write_json
 from cld_core.run.events import Ended, JobRef, Submitted
-from cld_core.run.groups import Group
 from cldctl.runs.state import ALIVE, STATES
 from cldctl.runs.status import RunStatus
 from cldctl.top import refusals
-from tests.support.made_up import run_with
+from tests.support.made_up import run_with, seeds
 from tests.support.piloted import Screen, on_screen
 from tests.support.scripted import trained
 
@@ -94,13 +92,10 @@ def test_the_evaluations_of_a_finished_run_are_cancelled(tmp_path, scripted):
 
 
 def test_a_group_without_anything_to_resume_is_refused(tmp_path, scripted, asked):
-    for number in range(2):
-        run = run_with(tmp_path / f"g-{number}", 50, overrides=STEPS)
-        write_json(run.identity_file, run.identity() | {"group": "g", "sweep": {"train.seed": str(number)}})
+    for number, run in enumerate(seeds(tmp_path, "g", 2, 50, overrides=STEPS)):
         trained(run, str(number), "running" if number else "gone")
         if not number:
             run.ledger.append(Ended(attempt=0, cause="finished", step=50))
-    Group(tmp_path, "g").add({f"g-{number}": {"train.seed": str(number)} for number in range(2)})
 
     async def look(screen: Screen) -> None:
         await screen.select("g")
