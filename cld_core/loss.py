@@ -11,6 +11,7 @@ from cld_core.sde import Diffusion
 from cld_core.sde.coefficients import combine, spread
 from cld_core.sde.rows import Rows
 from cld_core.seeds import SampleNoise
+from cld_core.times import Importance
 
 
 @dataclass(frozen=True)
@@ -20,10 +21,20 @@ class Draws:
     t: Tensor  # (B,), float64
     noise: Tensor  # (B, nC, ...)
     initial: Tensor | None  # (B, (n - 1)C, ...), the halves other than x at time 0; for DSM only
+    importance: Tensor | None = None  # (B,), float64: the losses are multiplied by it
 
     def rows(self, rows: slice) -> "Draws":
         """The share of the examples ``rows`` of the batch."""
-        return Draws(self.t[rows], self.noise[rows], None if self.initial is None else self.initial[rows])
+        optional = [part if part is None else part[rows] for part in (self.initial, self.importance)]
+        return Draws(self.t[rows], self.noise[rows], *optional)
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Losses of the examples of a batch, (B,), summed over dimensions."""
+
+    weighted: Tensor  # what training minimises
+    plain: Tensor  # squared errors of the predicted noise, without a gradient
 
 
 class ScoreMatching:
@@ -33,6 +44,9 @@ class ScoreMatching:
         self.sde = sde
         self.objective = objective
         self._draws_initial = sde.n > 1 and objective.name == "dsm"
+        self._importance = (
+            Importance(self._trace_of_weight, objective.loss_eps) if objective.times == "importance" else None
+        )
 
     def draw(
         self,
@@ -66,6 +80,9 @@ class ScoreMatching:
             parts = zip(initial.chunk(len(stds), dim=1), stds, strict=True)
             initial = torch.cat([part * std for part, std in parts], dim=1)
         eps = self.objective.loss_eps
+        if self._importance is not None:
+            t, importance = self._importance(u01)
+            return Draws(t, noise, initial, importance)
         t = eps ** (1.0 - u01) if self.objective.times == "log" else eps + (1.0 - eps) * u01
         return Draws(t, noise, initial)
 
@@ -99,13 +116,27 @@ class ScoreMatching:
         terms = [[[rates[k] * (e[k][i] * e[k][j]) for k in range(m)] for j in range(m)] for i in range(m)]
         return tuple(tuple(sum(term[1:], start=term[0]) for term in row) for row in terms)
 
+    def _trace_of_weight(self, t: Tensor) -> Tensor:
+        """The mean loss (k,) at the times t (k,) of a network that predicts no noise, per dimension of x."""
+        weight = self.weight(t)
+        diagonal = [torch.as_tensor(weight[i][i], dtype=torch.float64).expand_as(t) for i in range(self.sde.m)]
+        return sum(diagonal[1:], start=diagonal[0])
+
     def per_sample(self, score: Score, x: Tensor, draws: Draws) -> Tensor:
         """Losses (B,), summed over dimensions, of the data x (B, C, ...) with the given random numbers."""
+        return self.losses(score, x, draws).weighted
+
+    def losses(self, score: Score, x: Tensor, draws: Draws) -> Losses:
+        """As `per_sample`, and the same losses without their weights."""
         predicted = score.predicted_noise(self.perturb(x, draws), draws.t)
         error = predicted - self.sde.scored(draws.noise)
         if self.objective.weighting == "reweightedv2":
-            return error.square().flatten(1).sum(1)  # W = I
-        return _quadratic_form(self.weight(draws.t), error.chunk(self.sde.m, dim=1))
+            plain = error.square().flatten(1).sum(1)  # W = I
+            return Losses(plain, plain.detach())
+        weighted = _quadratic_form(self.weight(draws.t), error.chunk(self.sde.m, dim=1))
+        if draws.importance is not None:
+            weighted = weighted * spread(draws.importance, weighted)
+        return Losses(weighted, error.detach().square().flatten(1).sum(1))
 
 
 def _with_halves(data_shape: tuple[int, ...], halves: int) -> tuple[int, ...]:

@@ -1,23 +1,41 @@
 """Network output -> score: the one place where float64 coefficients meet the network's tensors.
 
 docs/math.md section 5: s = -E alpha (plain), or s = -E alpha - P u_S (mixed), with the scored halves u_S and the
-coefficients `Diffusion.target` and `Diffusion.mixed`. Both are -E times the *predicted noise* alpha_hat, which is what
-the losses compare with the noise that was drawn.
+coefficients `Diffusion.target` and `Diffusion.mixed`; or s = N f - P z_S with the network f of z, the whitened u
+(`preconditioning`). All are -E times the *predicted noise* alpha_hat, which is what the losses compare with the noise
+that was drawn.
 """
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from cld_core.precondition import preconditioning
 from cld_core.recipe.objective import ObjectiveSpec
 from cld_core.sde import Diffusion
-from cld_core.sde.coefficients import apply, as_batch
-from cld_core.sde.rows import Rows, negated
+from cld_core.sde.coefficients import apply, apply_lower, as_batch
+from cld_core.sde.rows import Rows, inverse_of_upper, matmul, negated
 
 # (u: (B, nC, ...), t: a float or (B,) float64) -> (B, mC, ...): any score that samplers can use.
 ScoreFunction = Callable[[Tensor, float | Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class _Coefficients:
+    """The score is output net(z) - precision z_S, where z is u, whitened if there is ``whiten``."""
+
+    output: Rows
+    precision: Rows | None = None
+    whiten: Rows | None = None
+
+    def each(self, count: int, dtype: torch.dtype) -> list["_Coefficients"]:
+        """Those at each of ``count`` times, from ones with floats or (count, B) tensors, which become ``dtype``."""
+        matrices = (self.output, self.precision, self.whiten)
+        columns = [[None] * count if matrix is None else _each(matrix, count, dtype) for matrix in matrices]
+        return [_Coefficients(*entries) for entries in zip(*columns, strict=True)]
 
 
 class Score:
@@ -38,29 +56,30 @@ class Score:
 
     def __call__(self, u: Tensor, t: float | Tensor) -> Tensor:
         """The score (B, mC, ...) at u (B, nC, ...); t is a float or a (B,) float64 tensor."""
-        return self._score(u, t, *self._coefficients(t))
+        return self._score(u, t, self._coefficients(t))
 
     def at(self, times: Tensor, dtype: torch.dtype) -> list[Callable[[Tensor], Tensor]]:
         """The score at each of ``times`` (k, B), float64, as a function of u of type ``dtype``.
 
         It is what `__call__` computes; the coefficients for all times are computed together.
         """
-        target, precision = self._coefficients(times)
         count = len(times)
-        precisions = [None] * count if precision is None else _each(precision, count, dtype)
-        stages = zip(times.to(self._dtype(dtype)), _each(target, count, dtype), precisions, strict=True)
-        return [functools.partial(self._score, t=t, target=e, precision=p) for t, e, p in stages]
+        stages = zip(times.to(self._dtype(dtype)), self._coefficients(times).each(count, dtype), strict=True)
+        return [functools.partial(self._score, t=t, coefficients=found) for t, found in stages]
 
-    def _coefficients(self, t: float | Tensor) -> tuple[Rows, Rows | None]:
-        """-E, and P for a mixed score."""
+    def _coefficients(self, t: float | Tensor) -> _Coefficients:
+        if self.objective.precondition == "data":
+            found = preconditioning(self.sde, t, self.objective.data_std)
+            return _Coefficients(found.output, found.precision, found.whiten)
         if not self.objective.mixed_score:
-            return negated(self.sde.target(t, self.objective.name)), None
+            return _Coefficients(negated(self.sde.target(t, self.objective.name)))
         target, precision, _ = self.sde.mixed(t, self.objective.name)
-        return negated(target), precision
+        return _Coefficients(negated(target), precision)
 
-    def _score(self, u: Tensor, t: float | Tensor, target: Rows, precision: Rows | None) -> Tensor:
-        score = apply(target, self._network(u, t))
-        return score if precision is None else torch.sub(score, apply(precision, self.sde.scored(u)))
+    def _score(self, u: Tensor, t: float | Tensor, coefficients: _Coefficients) -> Tensor:
+        z = u if coefficients.whiten is None else apply_lower(coefficients.whiten, u)
+        score, precision = apply(coefficients.output, self._network(z, t)), coefficients.precision
+        return score if precision is None else torch.sub(score, apply(precision, self.sde.scored(z)))
 
     def _network(self, u: Tensor, t: float | Tensor) -> Tensor:
         dtype = self._dtype(u.dtype)
@@ -72,10 +91,17 @@ class Score:
 
     def predicted_noise(self, u: Tensor, t: Tensor) -> Tensor:
         """-E^-1 s, (B, mC, ...): the network's estimate of the noise in the scored halves of u."""
+        name = self.objective.name
+        if self.objective.precondition == "data":
+            # As the score, but for -E^-1.
+            found, inverse = self._coefficients(t), negated(inverse_of_upper(self.sde.target(t, name)))
+            assert found.precision is not None, "preconditioning has a linear part"
+            scaled = _Coefficients(matmul(inverse, found.output), matmul(inverse, found.precision), found.whiten)
+            return self._score(u, t, scaled)
         alpha = self._network(u, t)
         if not self.objective.mixed_score:
             return alpha
-        *_, shift = self.sde.mixed(t, self.objective.name)
+        *_, shift = self.sde.mixed(t, name)
         return alpha + apply(shift, self.sde.scored(u))
 
 

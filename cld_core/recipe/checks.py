@@ -9,6 +9,7 @@ from . import cluster
 from .data import ImageDataSpec, ToyDataSpec
 from .ncsnpp import NcsnppSpec
 from .network import MlpSpec, ResnetSpec
+from .objective import ObjectiveSpec
 from .schema import Recipe
 from .variants import names
 
@@ -24,6 +25,7 @@ MAX_WEIGHTS = 10**10
 def problems(recipe: Recipe) -> Iterator[Problem]:
     """Pairs of keys that do not go together."""
     yield from _diffusion(recipe)
+    yield from _objective(recipe.objective)
     for name, other, text in recipe.sampling.problems():
         yield f"sampling.{name}", f"sampling.{other}", text
     if isinstance(recipe.data, ImageDataSpec):
@@ -57,6 +59,15 @@ def _diffusion(recipe: Recipe) -> Iterator[Problem]:
     if sampling.needs_split and not sde.splittable:
         text = f"cannot be {sampling.method} with sde.name={sde.name}, which cannot be split. Set sampling.method=em."
         yield "sampling.method", "sde.name", text
+
+
+def _objective(objective: ObjectiveSpec) -> Iterator[Problem]:
+    if objective.precondition != "none" and objective.mixed_score:
+        text = f"cannot be {objective.precondition} with objective.mixed_score: both add a known score to the network's"
+        yield "objective.precondition", "objective.mixed_score", f"{text}. Set objective.mixed_score=false."
+    if objective.times == "importance" and objective.weighting != "likelihood":
+        text = f"cannot be importance with objective.weighting={objective.weighting}, which weights all t about alike"
+        yield "objective.times", "objective.weighting", f"{text}. Set objective.times=uniform."
 
 
 def _toy(data: ToyDataSpec) -> Iterator[Problem]:

@@ -14,6 +14,15 @@ class ObjectiveSpec:
     )
     mixed_score: bool = key(False, "add the score of a unit Gaussian to the network's")
     loss_eps: float = key(1e-5, "smallest t that is trained on", gt=0, lt=1)
-    times: Literal["uniform", "log"] = key(
-        "uniform", "how t is drawn: uniformly, or uniformly in log t, which weights each t by 1/t", added=True
+    times: Literal["uniform", "log", "importance"] = key(
+        "uniform",
+        "how t is drawn: uniformly; uniformly in log t, which weights each t by 1/t; or as often as the weighting has "
+        "it count, which changes no weight",
+        added=True,
     )
+    precondition: Literal["none", "data"] = key(
+        "none",
+        "data: scale what the network takes and gives as for Gaussian data, and let it learn only the rest",
+        added=True,
+    )
+    data_std: float = key(0.5, "standard deviation of those Gaussian data", gt=0, le=1000, added=True)

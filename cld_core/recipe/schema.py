@@ -73,7 +73,9 @@ class Recipe:
 
     def model_digest(self) -> str:
         """Digest of what a checkpoint's tensors depend on; it does not change in the course of a run."""
-        objective = {"name": self.objective.name, "mixed_score": self.objective.mixed_score}
+        objective: dict[str, Any] = {"name": self.objective.name, "mixed_score": self.objective.mixed_score}
+        if self.objective.precondition != "none":
+            objective |= {"precondition": self.objective.precondition, "data_std": self.objective.data_std}
         parts = {"data": self.data.name, "sde": asdict(self.sde), "network": identity(self.network)}
         return digest({**parts, "objective": objective, "optim": self.optim.name})[:16]
 

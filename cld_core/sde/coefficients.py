@@ -32,6 +32,12 @@ def apply(matrix: Rows, u: Tensor) -> Tensor:
     return out[0] if len(out) == 1 else torch.cat(out, dim=1)
 
 
+def apply_lower(matrix: Rows, u: Tensor) -> Tensor:
+    """A lower triangular matrix, stored without its zeros, applied to the parts of u (B, nC, ...); shaped as u."""
+    parts = u.chunk(len(matrix), dim=1)
+    return torch.cat([combine(row, parts[: len(row)]) for row in matrix], dim=1)
+
+
 def stacked(matrix: Rows, times: Tensor) -> Tensor:
     """The matrix (k, j) at each of ``times`` (K,) as one tensor (K, k, j), float64."""
     entries = [torch.as_tensor(c, dtype=torch.float64).expand_as(times) for row in matrix for c in row]

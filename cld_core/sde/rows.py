@@ -4,7 +4,7 @@ A matrix is a tuple of rows. Its entries are floats, or (B,) float64 tensors wit
 A lower triangular matrix is stored without its zeros: row i has i + 1 entries.
 """
 
-from cld_core.sde.number import Number
+from cld_core.sde.number import Number, sqrt
 
 Rows = tuple[tuple[Number, ...], ...]
 
@@ -26,6 +26,20 @@ def dot(a: tuple[Number, ...], b: tuple[Number, ...]) -> Number:
     for x, y in zip(a[1:], b[1:], strict=True):
         total = total + x * y
     return total
+
+
+def cholesky(a: Rows[Number]) -> Rows[Number]:
+    """The lower triangular factor of a positive definite matrix, of which only the lower triangle is read."""
+    out: list[tuple[Number, ...]] = []
+    for i, row in enumerate(a):
+        entries: list[Number] = []
+        for j in range(i + 1):
+            rest = row[j]
+            for k in range(j):
+                rest = rest - entries[k] * (entries[k] if i == j else out[j][k])
+            entries.append(sqrt(rest) if i == j else rest / out[j][j])
+        out.append(tuple(entries))
+    return tuple(out)
 
 
 def inverse_of_lower(a: Rows[Number]) -> Rows[Number]:

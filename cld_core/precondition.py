@@ -1,0 +1,48 @@
+"""Data-variance preconditioning: what a network sees and answers, scaled as for Gaussian data (docs/math.md, 5.1).
+
+It is that of EDM (Karras et al. 2022, arXiv 2206.00364, section 5 and appendix B.6) for any `Diffusion`. If the data
+had the law N(0, data_std^2 I), u at t would have a covariance C = K K^T and a score that is linear in *all* halves. The
+network sees z = K^-1 u, which then has unit covariance, and answers for the rest of the score, in units of what the
+linear part leaves open about x.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Generic
+
+from cld_core.sde import Diffusion
+from cld_core.sde.number import Number, sqrt
+from cld_core.sde.rows import Rows, cholesky, dot, inverse_of_lower, matmul, upper
+
+
+@dataclass(frozen=True, slots=True)
+class Preconditioning(Generic[Number]):
+    """The score is s = N f(z, t) - P z_S, with z = whiten u, the network f, and the scored halves z_S of z."""
+
+    whiten: Rows[Number]  # K^-1, (n, n), lower triangular, stored without zeros
+    precision: Rows[Number]  # P, (m, m), upper triangular: the scored block of K^-T
+    output: Rows[Number]  # N, (m, m), diagonal
+
+
+def preconditioning(sde: Diffusion, t: Any, data_std: float) -> Preconditioning[Any]:
+    """The coefficients at t, a float or a float64 tensor of times, for data of standard deviation ``data_std``.
+
+    The same for both objectives: halves other than x start at random, as they do in samples. numerical_eps is included.
+    """
+    first = sde.n - sde.m
+    psi = tuple(row[0] for row in sde.mean(t))
+    factor = sde.factor(t)
+    # The covariance is a sum of two, of which nothing cancels.
+    covariance = tuple(
+        tuple(data_std**2 * (psi[i] * psi[j]) + dot(factor[i][: j + 1], factor[j]) for j in range(i + 1))
+        for i in range(sde.n)
+    )
+    whiten = inverse_of_lower(cholesky(covariance))
+    precision = upper(tuple(row[first:] for row in whiten[first:]))
+    # x is seen in u with the strength w in units of the noise: what remains open of it has the variance open_^2.
+    w = tuple(dot(row, psi[: i + 1]) for i, row in enumerate(inverse_of_lower(factor)))
+    open_ = data_std / sqrt(1.0 + data_std**2 * dot(w, w))
+    gains = matmul(sde.target(t), tuple((entry,) for entry in w[first:]))
+    output = tuple(
+        tuple(gain * open_ if i == j else 0.0 * gain for j in range(sde.m)) for i, (gain,) in enumerate(gains)
+    )
+    return Preconditioning(whiten, precision, output)
