@@ -22,10 +22,11 @@ class Draws:
     noise: Tensor  # (B, nC, ...)
     initial: Tensor | None  # (B, (n - 1)C, ...), the halves other than x at time 0; for DSM only
     importance: Tensor | None = None  # (B,), float64: the losses are multiplied by it
+    augmented: Tensor | None = None  # (B, 9): what the network is told about changes of the images
 
     def rows(self, rows: slice) -> "Draws":
         """The share of the examples ``rows`` of the batch."""
-        optional = [part if part is None else part[rows] for part in (self.initial, self.importance)]
+        optional = [part if part is None else part[rows] for part in (self.initial, self.importance, self.augmented)]
         return Draws(self.t[rows], self.noise[rows], *optional)
 
 
@@ -128,7 +129,7 @@ class ScoreMatching:
 
     def losses(self, score: Score, x: Tensor, draws: Draws) -> Losses:
         """As `per_sample`, and the same losses without their weights."""
-        predicted = score.predicted_noise(self.perturb(x, draws), draws.t)
+        predicted = score.predicted_noise(self.perturb(x, draws), draws.t, draws.augmented)
         error = predicted - self.sde.scored(draws.noise)
         if self.objective.weighting == "reweightedv2":
             plain = error.square().flatten(1).sum(1)  # W = I

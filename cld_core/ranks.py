@@ -81,6 +81,13 @@ class Ranks(Place):
         dist.all_reduce(tensor, group=self.control)
         return float(tensor) / self.world_size
 
+    def sums(self, values: torch.Tensor) -> torch.Tensor:
+        """The sum of tensors of one shape over the ranks, float64, on the CPU."""
+        total = values.to("cpu", torch.float64, copy=True)
+        if self.world_size > 1:
+            dist.all_reduce(total, group=self.control)
+        return total
+
     def gather(self, value: Any) -> list[Any] | None:
         """The values of all ranks in rank order, on rank 0; None on the others."""
         if self.world_size == 1:

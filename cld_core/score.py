@@ -76,29 +76,36 @@ class Score:
         target, precision, _ = self.sde.mixed(t, self.objective.name)
         return _Coefficients(negated(target), precision)
 
-    def _score(self, u: Tensor, t: float | Tensor, coefficients: _Coefficients) -> Tensor:
+    def _score(
+        self, u: Tensor, t: float | Tensor, coefficients: _Coefficients, augmented: Tensor | None = None
+    ) -> Tensor:
         z = u if coefficients.whiten is None else apply_lower(coefficients.whiten, u)
-        score, precision = apply(coefficients.output, self._network(z, t)), coefficients.precision
+        score, precision = apply(coefficients.output, self._network(z, t, augmented)), coefficients.precision
         return score if precision is None else torch.sub(score, apply(precision, self.sde.scored(z)))
 
-    def _network(self, u: Tensor, t: float | Tensor) -> Tensor:
+    def _network(self, u: Tensor, t: float | Tensor, augmented: Tensor | None = None) -> Tensor:
         dtype = self._dtype(u.dtype)
-        return self.net(u.to(dtype), as_batch(t, len(u), u.device, dtype)).to(u.dtype)
+        conditions = {} if augmented is None else {"augmented": augmented}
+        return self.net(u.to(dtype), as_batch(t, len(u), u.device, dtype), **conditions).to(u.dtype)
 
     def _dtype(self, otherwise: torch.dtype) -> torch.dtype:
         """What the network computes in."""
         return otherwise if self._weight is None else self._weight.dtype
 
-    def predicted_noise(self, u: Tensor, t: Tensor) -> Tensor:
-        """-E^-1 s, (B, mC, ...): the network's estimate of the noise in the scored halves of u."""
+    def predicted_noise(self, u: Tensor, t: Tensor, augmented: Tensor | None = None) -> Tensor:
+        """-E^-1 s, (B, mC, ...): the network's estimate of the noise in the scored halves of u.
+
+        Args:
+            augmented: how the images were changed, as `Draws.augmented`; None: they were not.
+        """
         name = self.objective.name
         if self.objective.precondition == "data":
             # As the score, but for -E^-1.
             found, inverse = self._coefficients(t), negated(inverse_of_upper(self.sde.target(t, name)))
             assert found.precision is not None, "preconditioning has a linear part"
             scaled = _Coefficients(matmul(inverse, found.output), matmul(inverse, found.precision), found.whiten)
-            return self._score(u, t, scaled)
-        alpha = self._network(u, t)
+            return self._score(u, t, scaled, augmented)
+        alpha = self._network(u, t, augmented)
         if not self.objective.mixed_score:
             return alpha
         *_, shift = self.sde.mixed(t, name)

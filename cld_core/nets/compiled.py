@@ -78,11 +78,11 @@ class Watched(nn.Module):
         super().__init__()
         self.net = net
 
-    def forward(self, u: Tensor, t: Tensor) -> Tensor:
+    def forward(self, u: Tensor, t: Tensor, **conditions: Tensor) -> Tensor:
         # Compiled code does not contain this branch.
         if not torch.compiler.is_compiling():
             _warn(len(u))
-        return self.net(u, t)
+        return self.net(u, t, **conditions)
 
 
 def _warn(rows: int) -> None:

@@ -46,11 +46,12 @@ def conv(channels_in: int, channels_out: int, size: int, scale: float = 1.0) -> 
     return layer
 
 
-def dense(features_in: int, features_out: int) -> nn.Linear:
+def dense(features_in: int, features_out: int, *, bias: bool = True) -> nn.Linear:
     """A linear layer: (B, features_in) -> (B, features_out)."""
-    layer = nn.Linear(features_in, features_out)
+    layer = nn.Linear(features_in, features_out, bias=bias)
     init_uniform_(layer.weight)
-    nn.init.zeros_(layer.bias)
+    if bias:
+        nn.init.zeros_(layer.bias)
     return layer
 
 

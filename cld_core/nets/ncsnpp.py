@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from cld_core.errors import RecipeError
-from cld_core.recipe.ncsnpp import NcsnppSpec
+from cld_core.recipe.ncsnpp import CONDITIONS, NcsnppSpec
 
 from .layers import (
     ACTIVATIONS,
@@ -78,9 +78,14 @@ class Ncsnpp(nn.Module):
         )
         self._up, channels = self._add_up(skips, channels)
         self._last = () if self.image_up else self._add_read_out(channels, self.channels_out, spec.init_scale)
+        self.augmentation = dense(CONDITIONS, 4 * spec.channels, bias=False) if spec.augment > 0 else None
 
-    def forward(self, u: Tensor, t: Tensor) -> Tensor:
+    def forward(self, u: Tensor, t: Tensor, augmented: Tensor | None = None) -> Tensor:
         """The result has the type of u, even under autocast; t may have any floating type, and float64 is kept.
+
+        Args:
+            augmented: how images were changed (B, 9), as in `cld_core.augment`; None: they were not. Only networks with
+                `spec.augment` take it.
 
         Raises:
             ValueError: u does not have the shape that the network was built for.
@@ -91,15 +96,17 @@ class Ncsnpp(nn.Module):
                 f"NCSN++ got u of shape {tuple(u.shape)}, but was built for (B, {self.channels_in}, {size}, {size}): "
                 "set network.image_size and network.image_channels to those of the data"
             )
-        temb = self.embed(t)
+        temb = self.embed(t, augmented)
         h, skips = self._go_down(u, temb)
         h = self._run(self._middle[0], h, temb)
         h = self.all_modules[self._middle[1]](h)
         h = self._run(self._middle[2], h, temb)
         return self._go_up(h, skips, temb).to(u.dtype)
 
-    def embed(self, t: Tensor) -> Tensor:
+    def embed(self, t: Tensor, augmented: Tensor | None = None) -> Tensor:
         """The time (B,) in the form that every residual block gets: (B, 4 channels), in the type of the weights.
+
+        With `spec.augment`, how images were changed is added.
 
         Autocast does not apply: in half precision near times would look the same, and sampling, which is in float32,
         would see other embeddings than training.
@@ -107,7 +114,12 @@ class Ncsnpp(nn.Module):
         *features, first, second = (self.all_modules[place] for place in self._embedding)
         with torch.autocast(t.device.type, enabled=False):
             temb = features[0](t) if features else positional_embedding(t, self.spec.channels)
-            return self.act(second(self.act(first(temb.to(next(first.parameters()).dtype)))))
+            hidden = second(self.act(first(temb.to(next(first.parameters()).dtype))))
+            if self.augmentation is not None:
+                # Also where it adds nothing: DDP expects a gradient of every parameter.
+                told = hidden.new_zeros(len(t), CONDITIONS) if augmented is None else augmented.to(hidden.dtype)
+                hidden = hidden + self.augmentation(told)
+            return self.act(hidden)
 
     def _go_down(self, u: Tensor, temb: Tensor) -> tuple[Tensor, list[Tensor]]:
         h = self.all_modules[self._first](u)

@@ -65,6 +65,9 @@ def _objective(objective: ObjectiveSpec) -> Iterator[Problem]:
     if objective.precondition != "none" and objective.mixed_score:
         text = f"cannot be {objective.precondition} with objective.mixed_score: both add a known score to the network's"
         yield "objective.precondition", "objective.mixed_score", f"{text}. Set objective.mixed_score=false."
+    if objective.precondition == "none" and objective.data_std != ObjectiveSpec.data_std:
+        text = f"is {objective.data_std:g}, which has no effect with objective.precondition=none"
+        yield "objective.data_std", "objective.precondition", f"{text}. Set objective.precondition=data."
     if objective.times == "importance" and objective.weighting != "likelihood":
         text = f"cannot be importance with objective.weighting={objective.weighting}, which weights all t about alike"
         yield "objective.times", "objective.weighting", f"{text}. Set objective.times=uniform."

@@ -9,6 +9,9 @@ from .keys import key
 from .network import NetworkSpec
 from .values import shown
 
+# Numbers by which the network is told how an image was changed (`cld_core.augment`).
+CONDITIONS = 9
+
 
 @dataclass(frozen=True, kw_only=True)
 class NcsnppSpec(NetworkSpec):
@@ -44,6 +47,13 @@ class NcsnppSpec(NetworkSpec):
     skip_rescale: bool = key(True, "divide every sum of two branches by the square root of 2")
     dropout: float = key(0.1, "probability of dropping a unit between a block's convolutions", ge=0, lt=1)
     init_scale: float = key(0.0, "initial variance scale of each branch's last layer; 0: nearly zero", ge=0)
+    augment: float = key(
+        0.0,
+        "probability of each geometric change of a training image, which the network is told; 0: no such input",
+        ge=0,
+        le=1,
+        added=True,
+    )
 
     def __post_init__(self) -> None:
         # Configuration files give lists.

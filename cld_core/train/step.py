@@ -1,6 +1,7 @@
 """One optimiser step on any number of ranks: the state that training carries, and how a step changes it."""
 
 import contextlib
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cld_core import nets, optim, sde, seeds
+from cld_core import augment, nets, optim, sde, seeds
 from cld_core import ranks as distributed
 from cld_core.data.source import source
 from cld_core.ema import Ema
@@ -21,6 +22,7 @@ from cld_core.score import Score
 from . import parallel
 from .forms import Choice
 from .gradients import GradientFilter, MeanLoss
+from .loss_by_time import LossByTime
 from .pace import Pace
 
 # Below this loss scale every step overflows.
@@ -63,12 +65,14 @@ class Trainer:
         self.deferred = self._skips_on_device and device.type != "cpu"
         self._parameters = list(self.net.parameters())
         self.ema = Ema(self.net, train.ema)
+        self._augment: float = getattr(recipe.network, "augment", 0.0)
         self._dropout = getattr(recipe.network, "dropout", 0.0) > 0
         self.scaler = torch.amp.GradScaler(device.type, enabled=train.precision == "fp16")
         self.gradients = GradientFilter(recipe.optim.max_grad_growth, device, scaled=self.scaler.is_enabled())
         autocast = parallel.Autocast(self._model, device, train, self.choice)
         self.score = Score(self.sde, recipe.objective, autocast)
         self._mean_loss = MeanLoss(ranks)
+        self._loss_by_time = LossByTime(ranks)
         self._steps, self._data_wait_s = 0, 0.0
         self.pace = Pace(ranks)
 
@@ -105,6 +109,7 @@ class Trainer:
         skip = self.gradients.check(norm)
         self.grad_norm = norm
         self._mean_loss.add(loss, skip)
+        self._loss_by_time.count(skip)
         skipped = None if self.deferred else bool(skip)
         for group in self.optimiser.param_groups:
             group["lr"] = optim.rate(self.recipe.optim, step, self.recipe.train.steps)
@@ -150,12 +155,13 @@ class Trainer:
     def take_scalars(self) -> dict[str, float]:
         """What the monitor plots, over the steps since the last call. Waits for the device.
 
-        The loss (missing if all steps were skipped), the gradient norm (before clipping, of the last step), the
-        learning rate, the seconds a step waited for data, skipped steps, the loss scale, and peak memory in GiB: of the
-        GPU, or of the process on the CPU.
+        The loss (missing if all steps were skipped), the same without weights in ranges of t (`LossByTime`), the
+        gradient norm (before clipping, of the last step), the learning rate, the seconds a step waited for data,
+        skipped steps, the loss scale, and peak memory in GiB: of the GPU, or of the process on the CPU.
         """
         loss = self.take_loss()
         scalars = {} if loss is None else {"loss": loss}
+        scalars |= self._loss_by_time.take()
         scalars |= {
             "grad_norm": float(self.grad_norm),
             "lr": self.optimiser.param_groups[0]["lr"],
@@ -211,22 +217,28 @@ class Trainer:
         self._data_wait_s += self.source.wait_s
         noise = seeds.generator(*self._key, step, "noise", device=device)
         draws = self.loss.draw(noise, train.batch_size, self.source.shape, device).rows(rows)
+        if self._augment > 0:
+            drawn = seeds.generator(*self._key, step, "augment")
+            changes = augment.draw(drawn, train.batch_size, self.source.shape[-1], self._augment).rows(rows).on(device)
+            x, draws = changes.apply(x), dataclasses.replace(draws, augmented=changes.conditions)
         if self._dropout:
             torch.manual_seed(seeds.key_of(*self._key, step, "dropout", self.ranks.rank))
-        shares = []
+        shares, plain = [], []
         size = train.micro_batch or len(x)
         starts = range(0, len(x), size)
         for start in starts:
             part = slice(start, start + size)
             last = start == starts[-1]
             with contextlib.nullcontext() if last or self.ranks.world_size == 1 else self._model.no_sync():
-                losses = self.loss.per_sample(self.score, x[part], draws.rows(part))
+                losses = self.loss.losses(self.score, x[part], draws.rows(part))
                 # DDP averages over the ranks, whose shares may differ by a row: weight by rows, not by ranks.
-                loss = losses.sum() * (self.ranks.world_size / train.batch_size)
+                loss = losses.weighted.sum() * (self.ranks.world_size / train.batch_size)
                 if last:
                     self.pace.end()
                 self.scaler.scale(loss).backward()
             shares.append(loss.detach())
+            plain.append(losses.plain)
+        self._loss_by_time.see(draws.t, plain)
         self._steps += 1
         return sum(shares[1:], start=shares[0])
 
