@@ -32,7 +32,10 @@ class LossByTime:
         self._kept: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def see(self, t: Tensor, losses: list[Tensor]) -> None:
-        """This rank's times (B,) of a step and the losses at them, in parts; the next `count` decides about them."""
+        """This rank's times (B,) of a step and the losses at them, in parts; the next `count` decides about them.
+
+        B is the same in every step.
+        """
         self._seen = t, losses
 
     def count(self, skip: Tensor) -> None:
@@ -50,7 +53,7 @@ class LossByTime:
         self._kept.clear()
         counted = (torch.bucketize(t, self._ends)[..., None] == self._ranges) & ~skips[:, None, None]
         # A skipped loss may be infinite, and infinity times 0 is not a number.
-        values = torch.where(counted, losses.double()[..., None], 0.0)
+        values = losses.double()[..., None].masked_fill(~counted, 0.0)
         self._sums += torch.stack([values.sum((0, 1)), counted.double().sum((0, 1))])
 
     def take(self) -> dict[str, float]:

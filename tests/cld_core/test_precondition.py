@@ -1,0 +1,172 @@
+"""Data-variance preconditioning: exact on Gaussian data, of unit variance on any, and the same score everywhere."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from cld_core import nets
+from cld_core.analytic import gaussian
+from cld_core.errors import RecipeError
+from cld_core.likelihood import likelihood
+from cld_core.loss import Draws, ScoreMatching
+from cld_core.precondition import preconditioning
+from cld_core.recipe import load
+from cld_core.recipe.eval import ElboSpec
+from cld_core.recipe.network import MlpSpec
+from cld_core.recipe.objective import ObjectiveSpec
+from cld_core.score import Score
+from cld_core.sde import CLD, VPSDE
+from cld_core.sde.coefficients import apply
+from cld_core.sde.rows import inverse_of_upper
+from cld_core.seeds import SampleNoise
+from tests.support.numeric import BothScored, ThirdOrder, covariance, dense
+from tests.support.paths import RECIPES
+from tests.support.waits import Waits
+
+STD = 0.3
+EXACT = ObjectiveSpec(precondition="data", data_std=STD)
+SDES = pytest.mark.parametrize(
+    "sde",
+    [VPSDE(beta1=2.0, numerical_eps=0.0), CLD(numerical_eps=0.0), BothScored(), ThirdOrder()],
+    ids=["vpsde", "cld", "n=2, m=2", "n=3, m=1"],
+)
+OBJECTIVES = pytest.mark.parametrize("name", ["hsm", "dsm"])
+
+
+class Zero(torch.nn.Module):
+    """A network that has learned nothing, which is what there is to learn of Gaussian data."""
+
+    def __init__(self, sde):
+        super().__init__()
+        self.sde = sde
+
+    def forward(self, u, t):
+        return torch.zeros_like(self.sde.scored(u))
+
+
+def numbers(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def network(sde):
+    torch.manual_seed(0)
+    spec = MlpSpec(width=8, layers=2)
+    return nets.build(spec, data_shape=(2,), halves_in=sde.n, halves_out=sde.m).double().requires_grad_(False)
+
+
+@SDES
+@OBJECTIVES
+def test_nothing_is_left_to_learn_of_gaussian_data(sde, name):
+    u, exact = numbers(20, 2 * sde.n), gaussian(STD).score(sde)
+    score = Score(sde, replace(EXACT, name=name), Zero(sde))
+    times = torch.tensor([1e-4, 1e-2, 0.3, 1.0], dtype=torch.float64)
+    for t in times.tolist():
+        torch.testing.assert_close(score(u, t), exact(u, t), rtol=1e-11, atol=1e-11)
+    each = times[:, None].expand(4, 20)
+    for stage, t in zip(score.at(each, torch.float64), times.tolist(), strict=True):
+        torch.testing.assert_close(stage(u), exact(u, t), rtol=1e-11, atol=1e-11)
+
+
+@SDES
+def test_input_and_target_have_unit_variance_and_the_linear_part_is_the_best_one(sde):
+    """By the exact covariances of z and of the target with the draws (x / std, e)."""
+    first = sde.n - sde.m
+    for t in (1e-3, 0.05, 0.4, 1.0):
+        found = preconditioning(sde, t, STD)
+        # u and the score of the kernel, as linear maps of x / std and the noise.
+        factor = dense(sde.factor(t))
+        mean = torch.tensor([[row[0]] for row in sde.mean(t)], dtype=torch.float64)
+        u = torch.cat([STD * mean, factor], dim=1)
+        score = torch.zeros(sde.m, 1 + sde.n, dtype=torch.float64)
+        score[:, 1 + first :] = -dense(sde.target(t))
+        z = dense(found.whiten) @ u
+        target = torch.linalg.inv(dense(found.output)) @ (score + dense(found.precision) @ z[first:])
+        torch.testing.assert_close(z @ z.T, torch.eye(sde.n, dtype=torch.float64), rtol=0, atol=1e-9)
+        ones = torch.ones(sde.m, dtype=torch.float64)
+        torch.testing.assert_close((target @ target.T).diag(), ones, rtol=1e-6, atol=0)
+        torch.testing.assert_close(target @ z.T, torch.zeros(sde.m, sde.n, dtype=torch.float64), rtol=0, atol=1e-6)
+
+
+def test_the_whitened_covariance_is_that_of_matrix_exponentials():
+    for sde in (BothScored(), ThirdOrder()):
+        whiten = dense(preconditioning(sde, 0.2, STD).whiten)
+        whole = whiten @ covariance(sde, 0.2, (STD, *sde.initial_std)) @ whiten.T
+        torch.testing.assert_close(whole, torch.eye(sde.n, dtype=torch.float64), rtol=0, atol=1e-9)
+
+
+@SDES
+@OBJECTIVES
+def test_predicted_noise_and_losses_are_those_of_the_score(sde, name):
+    objective = replace(EXACT, name=name, weighting="likelihood")
+    score, matching = Score(sde, objective, network(sde)), ScoreMatching(sde, objective)
+    t, u = torch.linspace(0.05, 1.0, 6, dtype=torch.float64), numbers(6, 2 * sde.n)
+    target = sde.target(t, name)
+    expected = -apply(inverse_of_upper(target), score(u, t))
+    torch.testing.assert_close(score.predicted_noise(u, t), expected, rtol=1e-9, atol=1e-9)
+    draws = matching.draw(torch.Generator().manual_seed(0), 6, (2,))
+    draws = replace(
+        draws, t=t, noise=draws.noise.double(), initial=None if draws.initial is None else draws.initial.double()
+    )
+    x = numbers(6, 2, seed=1)
+    error = score(matching.perturb(x, draws), t) + apply(target, sde.scored(draws.noise))
+    rates = [0.5 * rate for rate in sde.diffusion2(t)]
+    squares = sum(g * part.square().sum(1) for g, part in zip(rates, sde.scored_halves(error), strict=True))
+    torch.testing.assert_close(matching.per_sample(score, x, draws), squares, rtol=1e-8, atol=1e-8)
+
+
+def test_a_network_of_zeros_has_the_likelihood_of_gaussian_data():
+    law, sde = gaussian(STD), CLD(numerical_eps=0.0)
+    x = law.sample(16, torch.Generator().manual_seed(0)).double()
+    spec = ElboSpec(velocities=2, eps=1e-5, rtol=1e-7, atol=1e-7)
+    found = likelihood(Score(sde, EXACT, Zero(sde)), sde, spec, SampleNoise(0, first=0, last=16), x, exact_trace=True)
+    # The prior is the law at t = 1 but for exp(-2 B).
+    torch.testing.assert_close(found.elbo, law.log_density(x), rtol=0, atol=1e-4)
+
+
+def test_numerical_eps_is_part_of_what_the_linear_part_knows():
+    sde = CLD(numerical_eps=1e-3)
+    matching, n = ScoreMatching(sde, EXACT), 200_000
+    draws = replace(matching.draw(torch.Generator().manual_seed(0), n, (1,)), t=torch.full((n,), 0.02).double())
+    u = matching.perturb(STD * numbers(n, 1, seed=1).float(), draws)
+    z = u.double() @ dense(preconditioning(sde, 0.02, STD).whiten).T
+    torch.testing.assert_close(torch.cov(z.T), torch.eye(2, dtype=torch.float64), rtol=0, atol=5e-3 * 3)
+
+
+def test_it_never_waits_for_the_device():
+    sde, objective = CLD(), ObjectiveSpec(precondition="data", weighting="likelihood", times="importance")
+    matching, net = ScoreMatching(sde, objective), network(sde).float().requires_grad_(True)
+    with Waits() as waits:
+        draws = matching.draw(torch.Generator().manual_seed(0), 4, (2,))
+    # As in the test of the other scores: torch computes, as on a GPU, with times that can be differentiated.
+    bare = Draws(draws.t.to("meta"), draws.noise.to("meta"), None, draws.importance.to("meta"))
+    draws = replace(draws, t=draws.t.requires_grad_())
+    score = Score(sde, objective, copy.deepcopy(net).to("meta"))
+    with waits:
+        matching.per_sample(Score(sde, objective, net), torch.zeros(4, 2), draws)
+        matching.per_sample(score, torch.zeros(4, 2, device="meta"), bare).sum().backward()
+    assert waits.names == []
+
+
+def test_checkpoints_know_their_preconditioning_and_older_digests_stay():
+    toy = load(RECIPES / "toy.yaml")
+    half, third = (
+        load(RECIPES / "toy.yaml", ["objective.precondition=data", f"objective.data_std={std}"]) for std in (0.5, 0.3)
+    )
+    assert len({recipe.model_digest() for recipe in (toy, half, third)}) == 3
+    assert load(RECIPES / "toy.yaml", ["objective.weighting=likelihood"]).model_digest() == toy.model_digest()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "wrong", "fix"),
+    [
+        (("precondition=data", "mixed_score=true"), "'objective.precondition' cannot be data", "mixed_score=false"),
+        (("data_std=0.3",), "'objective.data_std' is 0.3, which has no effect", "precondition=data"),
+        (("times=importance",), "'objective.times' cannot be importance", "times=uniform"),
+    ],
+)
+def test_keys_that_do_not_go_together(overrides, wrong, fix):
+    with pytest.raises(RecipeError, match=wrong) as caught:
+        load(RECIPES / "toy.yaml", [f"objective.{text}" for text in overrides])
+    assert str(caught.value).endswith(f"Set objective.{fix}.")
