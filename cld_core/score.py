@@ -100,7 +100,7 @@ class Score:
         """
         name = self.objective.name
         if self.objective.precondition == "data":
-            # As the score, but for -E^-1.
+            # The score times -E^-1.
             found, inverse = self._coefficients(t), negated(inverse_of_upper(self.sde.target(t, name)))
             assert found.precision is not None, "preconditioning has a linear part"
             scaled = _Coefficients(matmul(inverse, found.output), matmul(inverse, found.precision), found.whiten)

@@ -121,7 +121,7 @@ def test_a_network_of_zeros_has_the_likelihood_of_gaussian_data():
     x = law.sample(16, torch.Generator().manual_seed(0)).double()
     spec = ElboSpec(velocities=2, eps=1e-5, rtol=1e-7, atol=1e-7)
     found = likelihood(Score(sde, EXACT, Zero(sde)), sde, spec, SampleNoise(0, first=0, last=16), x, exact_trace=True)
-    # The prior is the law at t = 1 but for exp(-2 B).
+    # The prior is the law at t = 1 up to exp(-2 B).
     torch.testing.assert_close(found.elbo, law.log_density(x), rtol=0, atol=1e-4)
 
 
