@@ -15,8 +15,8 @@ from . import snapshots
 from .profiles import Basis, Profile, key_of
 from .snapshots import Stored
 
-# The largest relative error of a profile that is accepted, and the largest that nobody is told of.
-MOST, UNTOLD = 0.1, 0.02
+# The largest relative error of a profile that is accepted.
+MOST = 0.1
 # Lengths that are tried for the message that says which can be made.
 _TRIED = np.geomspace(0.002, LONGEST * 0.999, 80)
 
@@ -53,7 +53,9 @@ def of(run: RunFolder, step: int, length: float, without: Collection[int] = ()) 
         OSError: what is stored cannot be listed.
     """
     if not isinstance(length, int | float) or not 0 < length < LONGEST:
-        raise UsageError(f"{run.name}: the length of an average is a number above 0 and below {LONGEST:g}, not {length!r}.")
+        raise UsageError(
+            f"{run.name}: the length of an average is a number above 0 and below {LONGEST:g}, not {length!r}."
+        )
     stored = [one for one in snapshots.usable(run, step) if one.step not in without]
     if not stored:
         fix = f"Keep some from now on, and use a later checkpoint: `cldctl resume {run.name} train.ema_lengths=[0.05,0.1]`"

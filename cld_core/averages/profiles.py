@@ -56,7 +56,7 @@ def exponent(length: float) -> float:
 
 def key_of(length: float) -> str:
     """The name of the average of a length in files."""
-    return f"{length:g}"
+    return repr(float(length))
 
 
 def relative_length(gamma: float) -> float:

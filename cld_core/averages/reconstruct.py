@@ -14,8 +14,7 @@ from cld_core.errors import CheckpointError
 from cld_core.run import RunFolder
 
 from . import mixture
-from .mixture import UNTOLD
-from .snapshots import Stored
+from .snapshots import TOLD_ABOVE, Stored
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +46,7 @@ def average(
         for bad, why in found.items():
             _log.warning("skipped the snapshot of averages of step %d: %s", bad, why)
         damaged |= found.keys()
-    if damaged or mixed.error > UNTOLD:
+    if damaged or mixed.error > TOLD_ABOVE:
         _log.warning("%s", mixed.described)
     total = {name: torch.zeros(tensor.shape, dtype=torch.float64) for name, tensor in trained.items()}
     for part, weights in mixed.parts:

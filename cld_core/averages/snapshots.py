@@ -14,6 +14,8 @@ from cld_core.digests import digest
 from cld_core.run import RunFolder
 
 _ASIDE = "set_aside"
+# The largest relative error of the profile of an average made of others that readers are not told of.
+TOLD_ABOVE = 0.02
 
 
 @dataclass(frozen=True)
