@@ -109,12 +109,12 @@ class Model:
         state = load(folder, step, model_digest=recipe.model_digest())
         try:
             data = source(recipe.data)
-            weights, averages, error = contents.weights(state), contents.averages(state), None
+            weights, averages, fit_error = contents.weights(state), contents.averages(state), None
             _require_fit(recipe, data.shape, {name: tuple(tensor.shape) for name, tensor in weights.items()})
             model = cls(recipe, device or _default_device(), data=data, step=step)
             trained = {name: it for name, it in model.net.named_parameters() if it.requires_grad}
             if ema_length is not None:
-                averages, error = reconstruct.average(folder, step, ema_length, trained, recipe.model_digest())
+                averages, fit_error = reconstruct.average(folder, step, ema_length, trained, recipe.model_digest())
             fixed = {name: tensor for name, tensor in weights.items() if name not in trained}
             model.net.load_state_dict({**averages, **fixed}, strict=True)
         except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
@@ -122,7 +122,7 @@ class Model:
             text = f"does not fit the recipe: {_in_one_line(error)}. Use the recipe that wrote it."
             raise CheckpointError(f"{path}: {text}") from error
         model.net.requires_grad_(False)
-        model.path, model.ema_length, model.ema_error = folder.path, ema_length, error
+        model.path, model.ema_length, model.ema_error = folder.path, ema_length, fit_error
         return model
 
     @classmethod

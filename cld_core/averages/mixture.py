@@ -1,8 +1,6 @@
 """Which stored averages, in which amounts, make the average of a length. Needs numpy and no torch."""
 
-import functools
-import operator
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,7 +56,8 @@ def of(run: RunFolder, step: int, length: float, without: Collection[int] = ()) 
         )
     stored = [one for one in snapshots.usable(run, step) if one.step not in without]
     if not stored:
-        fix = f"Keep some from now on, and use a later checkpoint: `cldctl resume {run.name} train.ema_lengths=[0.05,0.1]`"
+        command = f"`cldctl resume {run.name} train.ema_lengths=[0.05,0.1]`"
+        fix = f"Keep some from now on with {command}, and use a later checkpoint"
         text = f"the checkpoint of step {step} has no power-function averages, of which ema.length is made"
         raise UsageError(f"{run.name}: {text}. {fix}.")
     known = [

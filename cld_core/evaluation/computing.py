@@ -78,8 +78,9 @@ class EvalComputation(Computation):
 
     def elsewhere(self, kind: str, first: int, last: int) -> Iterable[Sealed]:
         """Sealed shards of other evaluations of the run that have some of these rows, of the same checkpoint."""
-        made_of = self._work.made_of(strict=True)
-        weights = {name: made_of[name] for name in ("checkpoint", "averages") if name in made_of}
+        weights = {
+            name: value for name, value in self._work.made_of(strict=True).items() if name in ("checkpoint", "averages")
+        }
         version = registry.row_versions([kind])
         for folder in self._work.folder.parent.iterdir():
             try:

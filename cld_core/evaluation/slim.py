@@ -40,7 +40,7 @@ def lease_of(run: RunFolder, step: int, length: float | None = None) -> Path:
 
 
 def _stem(step: int, length: float | None) -> str:
-    return f"step_{step:08d}" if length is None else f"step_{step:08d}_ema-{length:.17g}"
+    return f"step_{step:08d}" if length is None else f"step_{step:08d}_ema-{length!r}"
 
 
 def about(file: Path) -> dict[str, str]:

@@ -11,7 +11,8 @@ from cld_core.recipe.variants import SECTIONS, keys_of
 _NAME = re.compile(r"step_(\d{1,18})(?:_(.{1,200}))?")
 _DRAW = re.compile(r"([a-z0-9_]{1,40}?)(?:_nfe(\d{1,18}))?_n\d{1,18}(?:_seed(\d{1,19}))?(_.+?)?(?:_ema-[\d.e-]{1,24})?")
 _TITLE = re.compile(
-    r".{0,200}step ([\d,]{1,24})(?:, (EMA length [\d.e-]{1,24}))?: ([\d,]{1,24}) samples(?: \([^()]{1,60}\))?,(?: (\w{1,40}),)? (\d{1,18}) NFE"
+    r".{0,200}step ([\d,]{1,24})(?:, (EMA length [\d.e-]{1,24}))?: "
+    r"([\d,]{1,24}) samples(?: \([^()]{1,60}\))?,(?: (\w{1,40}),)? (\d{1,18}) NFE"
 )
 # An adaptive sampler needs a different number of network evaluations for each sample, so its mean varies.
 _ADAPTIVE, _CLOSE = "ode", 0.05

@@ -150,10 +150,9 @@ def remarks(evals: Sequence[Row]) -> list[str]:
 
 def _best(entry: Row, quantity: Quantity, size: int, about: Asked | None, recipe: str | None) -> Tile:
     result = entry["results"][quantity.key]
-    made = [
-        f"step {count(entry['checkpoint_step'])}",
-        *([about.average] if about is not None and about.average else []),
-    ]
+    made = [f"step {count(entry['checkpoint_step'])}"]
+    if about is not None and about.average:
+        made.append(about.average)
     if size:
         made.append(f"{count(size)} {'samples' if about is not None and _is_over_samples(quantity) else 'points'}")
     if about is not None and quantity.key in about.nfe:
