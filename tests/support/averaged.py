@@ -50,7 +50,7 @@ class Averaged:
         return {"model_digest": "mine", "power": self.power.state_dict()}
 
     def follow(self, weights: torch.Tensor, every: int, first: int = 1) -> None:
-        """Take steps from number ``first`` on, with a snapshot at multiples of ``every`` and a checkpoint at the end."""
+        """Take steps from number ``first`` on, snapshots at multiples of ``every``, a checkpoint at the end."""
         for step, row in enumerate(weights, start=first):
             with torch.no_grad():
                 self.net["weight"].copy_(row)

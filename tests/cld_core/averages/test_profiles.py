@@ -29,7 +29,7 @@ def test_lengths_and_exponents_are_inverse_to_each_other():
 
 @pytest.mark.parametrize("length", [0.0, -0.1, LONGEST, 1.0, math.nan])
 def test_what_is_no_length_is_refused(length):
-    with pytest.raises(ValueError, match="a relative length is between 0 and 0.2887"):
+    with pytest.raises(ValueError, match=r"a relative length is between 0 and 0\.2887"):
         exponent(length)
 
 
