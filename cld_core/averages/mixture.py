@@ -36,8 +36,8 @@ class Mixture:
     @property
     def described(self) -> str:
         """In words: what it is made of, and how well."""
-        several = f"{len(self.parts)} stored steps" if len(self.parts) > 1 else "one stored step"
-        return f"EMA length {self.length:g}: made of {several}, relative error of its profile {self.error:.2g}"
+        of = _stored_steps(len(self.parts))
+        return f"EMA length {self.length:g}: made of {of}, relative error of its profile {self.error:.2g}"
 
 
 def of(run: RunFolder, step: int, length: float, without: Collection[int] = ()) -> Mixture:
@@ -73,10 +73,14 @@ def of(run: RunFolder, step: int, length: float, without: Collection[int] = ()) 
     return Mixture(length, tuple(zip(stored, parts, strict=True)), fit.error)
 
 
+def _stored_steps(count: int) -> str:
+    return f"{count} stored steps" if count > 1 else "one stored step"
+
+
 def _out_of_reach(basis: Basis, step: int, length: float, updates: int, error: float, count: int) -> str:
     good = [tried for tried in _TRIED.tolist() if basis.fit(Profile(tried, updates)).error <= MOST]
     text = (
-        f"ema.length={length:g} cannot be made for step {step} of what {count} steps have stored: "
+        f"ema.length={length:g} cannot be made for step {step} of {_stored_steps(count)}: "
         f"the relative error of its profile would be {error:.2g}, and at most {MOST:g} is accepted"
     )
     reach = f" Use a length from {good[0]:.2g} to {good[-1]:.2g}" if good else " Use one of train.ema_lengths"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cld_core.checkpoint.verify import DamagedCheckpoint, all_whole, newest_whole, verify
 from cld_core.errors import CheckpointError, NotFoundError, UsageError
+from cld_core.evaluation.reports import current_report
 from cld_core.evaluation.request import EvalRequest
 from cld_core.evaluation.sweeps import Axis, Cell, Sweep
 from cld_core.recipe import Recipe, with_overrides
@@ -58,7 +59,9 @@ def make(
             recipe = recipe_for_evaluation(base, [*overrides, *settings], str(run.recipe_file), idle)
             for step in [int(values[CHECKPOINT])] if CHECKPOINT in values else steps:
                 request = EvalRequest.of(recipe, metrics, step, shards or recipe.cluster.world_size)
-                require_average(run, step, recipe.ema.length)
+                # What is finished needs no average any more.
+                if current_report(run.evals / request.id) is None:
+                    require_average(run, step, recipe.ema.length)
                 requests.setdefault(request.id, request)
                 cells.append(Cell(values, request.id))
     if not axes:
