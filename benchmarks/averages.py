@@ -1,8 +1,8 @@
 """Averages made after a training against those that were run in it: `python -m benchmarks.averages`.
 
-Trains a toy for 4,000 steps with the two stored averages, and six more beside them. For each of the six lengths: the
+Trains a toy for 2,000 steps with the two stored averages, and six more beside them. For each of the six lengths: the
 error of the profile, the relative distance of the weights from those that were run, and the bounds of both on the same
-2,000 points. Takes some minutes.
+500 points. Takes some minutes.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def compare(run: RunFolder, others: PowerAverages, points: int) -> None:
 def _bound(model: "cld_core.Model", points: int) -> float:
     """The bound of the negative log-likelihood, nats."""
     x = model.source.dequantised_test_data(0, 0, points)
-    return -float(model.log_likelihood(x, exact_trace=True, rtol=1e-5, atol=1e-5).mean())
+    return -float(model.log_likelihood(x, exact_trace=True, rtol=1e-4, atol=1e-4).mean())
 
 
 def _distance(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
@@ -78,8 +78,8 @@ def _distance(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> fl
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--points", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--points", type=int, default=500)
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
