@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import pytest
 import torch
+import torch.multiprocessing as multiprocessing
 
 import cld_core
 from cld_core.averages import snapshots
@@ -16,7 +17,8 @@ from cld_core.checkpoint.load import load as load_checkpoint
 from cld_core.checkpoint.load import read_tensors
 from cld_core.checkpoint.verify import StoredAverages, sidecar_of
 from cld_core.errors import NonFiniteError, SaveError
-from cld_core.ranks import Ranks
+from cld_core.place import Place
+from cld_core.ranks import Ranks, join
 from cld_core.recipe import load
 from cld_core.run import RunFolder, events
 from cld_core.stop import StopCode, StopFlag
@@ -179,6 +181,37 @@ def test_a_full_disk_is_waited_for_and_then_ends_the_attempt_as_for_checkpoints(
     with pytest.raises(SaveError, match=r"averages/step_000000\d\d\.pt: no space left on the disk; earlier snapshots"):
         attempt(run)
     assert run.ledger.history().last.cause == "save_failed"
+
+
+def _two_ranks(rank: int, meeting: str, out: str) -> None:
+    torch.set_num_threads(1)
+    ranks = join(Place(rank, 2, init_method=f"file://{meeting}"), gpu=False, timeout_s=300)
+    recipe = load(RECIPES / "toy.yaml", [*SMALL, *KEPT])
+    made = Trainer(recipe, ranks)
+    made.warm_up()
+    for step in range(6):
+        if step == 3:
+            state, made = made.state_dict(), Trainer(recipe, ranks)
+            made.load_state_dict(state)
+            made.warm_up()
+        made.deferred = step > 3
+        made.step(step)
+    torch.save(made.power.state_dict(), f"{out}.{rank}")
+    ranks.leave()
+
+
+@pytest.mark.slow
+def test_ranks_have_the_same_averages_which_are_those_of_one(tmp_path):
+    multiprocessing.spawn(_two_ranks, args=(str(tmp_path / "meeting"), str(tmp_path / "out")), nprocs=2)
+    first, second = (torch.load(tmp_path / f"out.{rank}", weights_only=True) for rank in range(2))
+    assert same(first, second)
+    alone = Trainer(load(RECIPES / "toy.yaml", [*SMALL, *KEPT]), Ranks())
+    for step in range(6):
+        alone.step(step)
+    assert first["updates"] == alone.power.updates == 6
+    for key, average in alone.power.state_dict()["averages"].items():
+        for name, tensor in average.items():
+            torch.testing.assert_close(first["averages"][key][name], tensor, rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
