@@ -30,7 +30,12 @@ _LAZY = {
 
 
 def load(
-    run: str | Path, checkpoint: int | str = "last", device: str | None = None, *, allow_plugin: bool = False
+    run: str | Path,
+    checkpoint: int | str = "last",
+    device: str | None = None,
+    *,
+    allow_plugin: bool = False,
+    ema_length: float | None = None,
 ) -> "Model":
     """The model of a run or of an exported file, with averaged weights.
 
@@ -41,16 +46,22 @@ def load(
         device: where to compute; default: a GPU if one is available.
         allow_plugin: whether the code that the recipe names in `data.plugin` may run. That of a run which nobody
             else can write always may. A file that `export` wrote can be sampled without its plug-in.
+        ema_length: relative length of the average of the weights, for a run that was trained with `train.ema_lengths`
+            (docs/howto/ema.md); None: the average of `train.ema`. A file has only one.
 
     Raises:
         NotFoundError: there is no such run, file or checkpoint; names the places that were looked at.
+        UsageError: the average of this length cannot be made; says which can.
         CheckpointError: the checkpoint is damaged, belongs to another recipe, or needs a plug-in that is not allowed.
     """
     from .api import Model
 
     if Path(run).suffix == ".safetensors":
+        if ema_length is not None:
+            fix = "Load the run, or export it with --ema-length"
+            raise errors.UsageError(f"{run}: a file has one average, so ema_length has no meaning here. {fix}.")
         return Model.from_file(run, device, allow_plugin=allow_plugin)
-    return Model.from_run(run, checkpoint, device, allow_plugin=allow_plugin)
+    return Model.from_run(run, checkpoint, device, allow_plugin=allow_plugin, ema_length=ema_length)
 
 
 def runs(runs_dir: str | Path | None = None) -> "Runs":

@@ -11,6 +11,7 @@ from .errors import UsageError
 from .evaluation.metrics.elbo import bits_per_dim
 from .likelihood import Likelihood
 from .recipe.arguments import ElboKeys, Method, SamplingKeys, elbo_spec, whole_number
+from .recipe.ema import EmaSpec
 from .sampling.path import Recorder
 from .seeds import SampleNoise
 from .texts import one_line
@@ -47,8 +48,9 @@ class Model(model.Model):
         dtype = str(weights[0].dtype).removeprefix("torch.") if weights else "no weights"
         whence = "" if self.path is None else f" of {one_line(str(self.path.name))}"
         kind = "images" if self.is_image else "points"
+        average = "" if self.ema_length is None else f", {EmaSpec(length=self.ema_length).words}"
         lines = (
-            f"Model {one_line(recipe.name)}{whence}, step {self.step:,}",
+            f"Model {one_line(recipe.name)}{whence}, step {self.step:,}{average}",
             f"  sde      {recipe.sde.name}: {_described(recipe.sde, _SDE)}",
             f"  network  {recipe.network.name}: {count:,} parameters, {dtype}, on {self.device}",
             f"  data     {one_line(recipe.data.name)}: {kind} of shape {self.data_shape}",

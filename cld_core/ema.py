@@ -1,7 +1,7 @@
 """Exponential moving average of the weights."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -45,13 +45,7 @@ class Ema:
         self._updates = updates = self._updates + good
         decay = torch.clamp((1.0 + updates) / (10.0 + updates), max=self.decay)
         # The kernels for lists want a factor of the same type.
-        weight = ((1.0 - decay) * good).to(self.average[0].dtype)
-        # A part at a time, or the changes would take as much memory as the weights.
-        for first in range(0, len(self.average), _PART):
-            average = self.average[first : first + _PART]
-            change = torch._foreach_sub([it.detach() for it in self._live[first : first + _PART]], average)
-            torch._foreach_mul_(change, weight)
-            torch._foreach_add_(average, change)
+        move(self.average, self._live, ((1.0 - decay) * good).to(self.average[0].dtype))
 
     @torch.no_grad()
     def write(self) -> None:
@@ -84,16 +78,34 @@ class Ema:
         Raises:
             KeyError, ValueError: its names or shapes are not those of the network; nothing was changed.
         """
-        average = state["average"]
-        assert isinstance(average, dict), "the average is a dictionary of named tensors"
-        missing, unknown = set(self.names) - set(average), set(average) - set(self.names)
-        if missing or unknown:
-            raise KeyError(f"averaged weights: missing {sorted(missing)}, unknown {sorted(unknown)}")
-        for name, tensor in zip(self.names, self.average, strict=True):
-            found, wanted = tuple(average[name].shape), tuple(tensor.shape)
-            if found != wanted:
-                raise ValueError(f"averaged weights: {name} has shape {found}, not {wanted}")
-        with torch.no_grad():
-            for name, tensor in zip(self.names, self.average, strict=True):
-                tensor.copy_(average[name])
+        copy_named(self.names, self.average, state["average"])
         self._updates = int(state["updates"])
+
+
+def move(average: list[Tensor], live: list[nn.Parameter], weight: Tensor) -> None:
+    """Move an average towards the parameters by a factor that only the device knows."""
+    # A part at a time, or the changes would take as much memory as the weights.
+    for first in range(0, len(average), _PART):
+        part = average[first : first + _PART]
+        change = torch._foreach_sub([it.detach() for it in live[first : first + _PART]], part)
+        torch._foreach_mul_(change, weight)
+        torch._foreach_add_(part, change)
+
+
+def copy_named(names: Sequence[str], average: Sequence[Tensor], found: Any) -> None:
+    """Copy tensors by name into an average.
+
+    Raises:
+        KeyError, ValueError: their names or shapes are others; nothing was changed.
+    """
+    assert isinstance(found, dict), "the average is a dictionary of named tensors"
+    missing, unknown = set(names) - set(found), set(found) - set(names)
+    if missing or unknown:
+        raise KeyError(f"averaged weights: missing {sorted(missing)}, unknown {sorted(unknown)}")
+    for name, tensor in zip(names, average, strict=True):
+        if tuple(found[name].shape) != tuple(tensor.shape):
+            text = f"{name} has shape {tuple(found[name].shape)}, not {tuple(tensor.shape)}"
+            raise ValueError(f"averaged weights: {text}")
+    with torch.no_grad():
+        for name, tensor in zip(names, average, strict=True):
+            tensor.copy_(found[name])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from . import nets, numerics, sampling, sde, seeds
+from .averages import reconstruct
 from .checkpoint import contents, safetensors_file
 from .checkpoint.load import load, newest_good
 from .data.described import DescribedSource, describe
@@ -38,6 +39,8 @@ class Model:
         recipe: the recipe in force.
         path: the run folder or file that it was loaded from; None for any other model.
         step: the optimiser step of the weights.
+        ema_length: the relative length of their average; None for that of `train.ema`.
+        ema_error: how well that average could be made (`averages.profiles.Fit`); None if nothing had to be.
         score: maps (u, t) to the score of the scored half of u.
         data_shape: shape of one example, (C, ...).
     """
@@ -54,6 +57,8 @@ class Model:
         """A model with an untrained network in evaluation mode, unless ``net`` and ``data`` of the recipe are given."""
         self.recipe, self.step, self.device = recipe, step, torch.device(device)
         self.path: Path | None = None
+        self.ema_length: float | None = None
+        self.ema_error: float | None = None
         self.source = data or source(recipe.data)
         self.data_shape = self.source.shape
         self.sde = sde.build(recipe.sde)
@@ -92,6 +97,7 @@ class Model:
         device: str | None = None,
         *,
         allow_plugin: bool = False,
+        ema_length: float | None = None,
     ) -> Self:
         """Load the averaged weights of a checkpoint; see `cld_core.load`."""
         folder = lookup.named(run)
@@ -103,10 +109,12 @@ class Model:
         state = load(folder, step, model_digest=recipe.model_digest())
         try:
             data = source(recipe.data)
-            weights, averages = contents.weights(state), contents.averages(state)
+            weights, averages, fit_error = contents.weights(state), contents.averages(state), None
             _require_fit(recipe, data.shape, {name: tuple(tensor.shape) for name, tensor in weights.items()})
             model = cls(recipe, device or _default_device(), data=data, step=step)
-            trained = {name for name, parameter in model.net.named_parameters() if parameter.requires_grad}
+            trained = {name: it for name, it in model.net.named_parameters() if it.requires_grad}
+            if ema_length is not None:
+                averages, fit_error = reconstruct.average(folder, step, ema_length, trained, recipe.model_digest())
             fixed = {name: tensor for name, tensor in weights.items() if name not in trained}
             model.net.load_state_dict({**averages, **fixed}, strict=True)
         except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
@@ -114,7 +122,7 @@ class Model:
             text = f"does not fit the recipe: {_in_one_line(error)}. Use the recipe that wrote it."
             raise CheckpointError(f"{path}: {text}") from error
         model.net.requires_grad_(False)
-        model.path = folder.path
+        model.path, model.ema_length, model.ema_error = folder.path, ema_length, fit_error
         return model
 
     @classmethod
@@ -140,7 +148,7 @@ class Model:
         with safetensors_file.opened(path) as weights:
             try:
                 recipe = from_dict(contents.described(weights.about, "recipe"), str(path))
-                step = contents.step(weights.about)
+                step, ema_length = contents.step(weights.about), contents.ema_length(weights.about)
                 data = _data_of(path, recipe, weights.about, allow_plugin)
                 _require_fit(recipe, data.shape, weights.shapes)
                 model = cls(recipe, device or _default_device(), data=data, step=step)
@@ -149,13 +157,15 @@ class Model:
                 text = f"recipe and tensors do not match: {_in_one_line(error)}. Export it again."
                 raise CheckpointError(f"{path}: {text}") from error
         model.net.requires_grad_(False)
-        model.path = path.absolute()
+        model.path, model.ema_length = path.absolute(), ema_length
         return model
 
     def export(self, file: Path) -> None:
         """Write weights, recipe and the form of the data, all that sampling needs, to one safetensors file."""
         recipe = json.dumps(self.recipe.to_share())
         about = {"step": str(self.step), "weights": "ema", "recipe": recipe, "data": describe(self.source)}
+        if self.ema_length is not None:
+            about["ema_length"] = f"{self.ema_length:g}"
         safetensors_file.write(file, self.net.state_dict(), about)
 
     def sample(

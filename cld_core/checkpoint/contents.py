@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from cld_core.recipe.ema import LONGEST
 from cld_core.small_files import parse_json
 from cld_core.texts import one_line
 
@@ -25,6 +26,11 @@ def weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
 def averages(state: Mapping[str, Any]) -> dict[str, Tensor]:
     """The averaged weights of a checkpoint; raises as `weights` does."""
     return _tensors(_part(_part(state, "ema"), "average"), "averages")
+
+
+def power_average(state: Mapping[str, Any], key: str) -> dict[str, Tensor]:
+    """The power-function average of a checkpoint or snapshot under a name (`averages`); raises as `weights` does."""
+    return _tensors(_part(_part(_part(state, "power"), "averages"), key), f"average of length {key}")
 
 
 def described(about: Mapping[str, str], name: str) -> dict[str, Any]:
@@ -48,6 +54,15 @@ def step(about: Mapping[str, str]) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > _LONGEST_STEP:
         raise ValueError(f"its step is {one_line(text, 40)!r}")
     return int(text)
+
+
+def ema_length(about: Mapping[str, str]) -> float | None:
+    """The length of the average in the metadata of an exported file; None if it is the usual one."""
+    try:
+        length = float(about.get("ema_length", "nan"))
+    except ValueError:
+        return None
+    return length if 0 < length < LONGEST else None
 
 
 def _part(content: Any, name: str) -> Any:

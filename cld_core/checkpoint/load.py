@@ -1,5 +1,6 @@
 """Reading checkpoints: verified first, with `weights_only`, and only those of the same model."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +27,20 @@ def load(folder: RunFolder, step: int, *, model_digest: str | None = None) -> di
     """
     verify(folder, step)
     path = folder.checkpoint_file(step)
+    state = read_tensors(path)
+    if model_digest is not None and state.get("model_digest") != model_digest:
+        text = "belongs to another recipe (data, SDE, network, objective or optimiser differ)"
+        raise CheckpointError(f"{path}: {text}. Move it to the run it came from.")
+    return state
+
+
+def read_tensors(path: Path) -> dict[str, Any]:
+    """What is in a verified file, on the CPU: its tensors are mapped, and read when they are used.
+
+    Raises:
+        CheckpointError: it is not a dictionary of tensors and plain values.
+        OSError: it cannot be read at this moment.
+    """
     try:
         archive.require_plain(path)
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -42,9 +57,6 @@ def load(folder: RunFolder, step: int, *, model_digest: str | None = None) -> di
     if not isinstance(state, dict):
         text = f"holds a {type(state).__name__} instead of the state of a run. Resume from another step."
         raise CheckpointError(f"{path}: {text}")
-    if model_digest is not None and state.get("model_digest") != model_digest:
-        text = "belongs to another recipe (data, SDE, network, objective or optimiser differ)"
-        raise CheckpointError(f"{path}: {text}. Move it to the run it came from.")
     return state
 
 

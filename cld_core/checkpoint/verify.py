@@ -1,13 +1,15 @@
 """Whether checkpoints are what their sidecars promise. Loads no torch: the command line asks, too."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from cld_core import faults
 from cld_core.digests import checksum
 from cld_core.errors import CheckpointError, CldError, NotFoundError
+from cld_core.recipe.ema import LONGEST
 from cld_core.run import RunFolder
 from cld_core.run.atomic import write_json
 from cld_core.small_files import NO_FILE, existing_object, real, whole
@@ -24,6 +26,7 @@ class Sidecar:
         bytes: size of the checkpoint.
         sha256: its checksum.
         seconds: how long saving it took.
+        averages: the power-function averages in it; None if there are none.
     """
 
     format: int
@@ -31,6 +34,7 @@ class Sidecar:
     bytes: int
     sha256: str
     seconds: float = 0.0
+    averages: "StoredAverages | None" = None
 
     @classmethod
     def read(cls, path: Path) -> "Sidecar | None":
@@ -46,10 +50,43 @@ class Sidecar:
             return None
         if seconds is None or seconds < 0:
             return None
-        return cls(format=form, step=step, bytes=size, sha256=sha256, seconds=float(seconds))
+        averages = StoredAverages.read(content.get("averages"))
+        return cls(format=form, step=step, bytes=size, sha256=sha256, seconds=float(seconds), averages=averages)
 
     def write(self, path: Path) -> None:
-        write_json(path, asdict(self))
+        content = asdict(self)
+        if self.averages is None:
+            del content["averages"]
+        write_json(path, content)
+
+
+@dataclass(frozen=True)
+class StoredAverages:
+    """What power-function averages a file has: see `averages.tracked.PowerAverages`."""
+
+    lengths: tuple[float, ...]
+    began: int
+    updates: int
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> "StoredAverages | None":
+        """Those of a state of training; None if there are none, or none that has taken a step."""
+        power = state.get("power")
+        if not power or power["updates"] < 1:
+            return None
+        return cls(tuple(power["lengths"]), power["began"], power["updates"])
+
+    @classmethod
+    def read(cls, content: Any) -> "StoredAverages | None":
+        """Those that a sidecar names; None if there are none, or they cannot be."""
+        if not isinstance(content, dict) or not isinstance(content.get("lengths"), list):
+            return None
+        lengths = [real(length) for length in content["lengths"]]
+        began, updates = whole(content.get("began")), whole(content.get("updates"))
+        if began is None or began < 0 or updates is None or updates < 1:
+            return None
+        good = tuple(float(length) for length in lengths if length is not None and 0 < length < LONGEST)
+        return cls(good, began, updates) if good and len(good) == len(lengths) else None
 
 
 @dataclass(frozen=True)
@@ -120,11 +157,22 @@ def _verify(folder: RunFolder, path: Path, step: int) -> None:
     if sidecar.format != FORMAT:
         text = f"has format version {sidecar.format}, this cldctl reads {FORMAT}. Install the version that wrote it."
         raise CheckpointError(f"{path}: {text}")
+    if (problem := mismatch(path, sidecar)) is not None:
+        raise CheckpointError(f"{path}: {problem}. {_FIX}.")
+
+
+def mismatch(path: Path, sidecar: Sidecar) -> str | None:
+    """How a file differs from what its sidecar promises; None if it does not.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     size = path.stat().st_size
     if size != sidecar.bytes:
-        raise CheckpointError(f"{path}: truncated ({size} bytes of {sidecar.bytes}). {_FIX}.")
+        return f"truncated ({size} bytes of {sidecar.bytes})"
     if checksum(path) != sidecar.sha256:
-        raise CheckpointError(f"{path}: damaged (its checksum differs from the one in its sidecar). {_FIX}.")
+        return "damaged (its checksum differs from the one in its sidecar)"
+    return None
 
 
 def newest_whole(folder: RunFolder) -> tuple[int | None, list[DamagedCheckpoint]]:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import torch
 
@@ -16,7 +16,7 @@ from cld_core.run import RunFolder
 from cld_core.run.atomic import replacing
 
 from .prune import prune
-from .verify import FORMAT, Sidecar
+from .verify import FORMAT, Sidecar, StoredAverages
 
 # Seconds for which training goes on although no checkpoint can be written.
 PATIENCE_S = 1800.0
@@ -38,6 +38,9 @@ class CheckpointWriter:
         milestone: whether the checkpoint of a step is kept forever.
         check_owner: called right before the new file takes its place; raises if this process may not write.
     """
+
+    # What messages call one file.
+    what: ClassVar[str] = "checkpoint"
 
     def __init__(
         self,
@@ -166,20 +169,20 @@ class CheckpointWriter:
         """Write until it succeeds, or is not worth another try."""
         for pause in faults.pauses(first_s=0.25):
             try:
-                write(self._folder, step, snapshot, check_owner=self._check_owner)
+                self._store(step, snapshot)
             except SaveError as error:
                 if not faults.passes(_system_error(error)):
                     raise
                 self._judge(step, error)
                 if self._replaced:
-                    print(f"the checkpoint of step {step} was not written", flush=True)
+                    print(f"the {self.what} of step {step} was not written", flush=True)
                     return
             else:
                 break
             self._awake.wait(pause)
             self._awake.clear()
         if self._failing_since is not None:
-            print(f"the checkpoint of step {step} is written: the disk takes checkpoints again", flush=True)
+            print(f"the {self.what} of step {step} is written: the disk takes {self.what}s again", flush=True)
             self._failing_since = None
         self._prune()
 
@@ -189,9 +192,12 @@ class CheckpointWriter:
         if self._failing_since is None:
             self._failing_since = now
             reason = getattr(_system_error(error), "strerror", None) or error
-            print(f"the checkpoint of step {step} cannot be written yet ({reason}); trying again", flush=True)
+            print(f"the {self.what} of step {step} cannot be written yet ({reason}); trying again", flush=True)
         if now > self._deadline or now - self._failing_since > PATIENCE_S:
             raise error
+
+    def _store(self, step: int, snapshot: dict[str, Any]) -> None:
+        write(self._folder, step, snapshot, check_owner=self._check_owner)
 
     def _prune(self) -> None:
         try:
@@ -213,7 +219,20 @@ def write(
     Raises:
         SaveError: the disk is full or broken. No partial file is left.
     """
-    path, begin = folder.checkpoint_file(step), time.monotonic()
+    path = folder.checkpoint_file(step)
+    write_file(path, step, state, CheckpointWriter.what, check_owner)
+    return path
+
+
+def write_file(
+    path: Path, step: int, state: dict[str, Any], what: str, check_owner: Callable[[], None] = lambda: None
+) -> None:
+    """Write tensors, and after them their sidecar; ``what`` they are is for messages.
+
+    Raises:
+        SaveError: the disk is full or broken. No partial file is left.
+    """
+    begin = time.monotonic()
     try:
         with replacing(path) as file:
             hashing = _HashingFile(file)
@@ -226,12 +245,12 @@ def write(
             bytes=hashing.size,
             sha256=hashing.digest.hexdigest(),
             seconds=round(time.monotonic() - begin, 3),
+            averages=StoredAverages.of(state),
         )
         sidecar.write(path.with_suffix(".json"))
     except (OSError, RuntimeError) as error:
         # torch reports a write that the system refused as a RuntimeError of its zip writer.
-        raise SaveError(_why_not_written(path, error), step) from error
-    return path
+        raise SaveError(_why_not_written(path, error, what), step) from error
 
 
 class _HashingFile:
@@ -257,10 +276,10 @@ def _system_error(error: BaseException | None) -> OSError | None:
     return error
 
 
-def _why_not_written(path: Path, error: BaseException) -> str:
+def _why_not_written(path: Path, error: BaseException, what: str) -> str:
     cause = _system_error(error)
     if cause is not None and cause.errno in (errno.ENOSPC, errno.EDQUOT):
         fix = "Free some space, then `cldctl resume`"
-        return f"{path}: no space left on the disk; earlier checkpoints are intact. {fix}."
+        return f"{path}: no space left on the disk; earlier {what}s are intact. {fix}."
     fix = "Fix the file system, then `cldctl resume`"
-    return f"{path}: the checkpoint could not be written ({cause or error}); earlier ones are intact. {fix}."
+    return f"{path}: the {what} could not be written ({cause or error}); earlier ones are intact. {fix}."

@@ -36,7 +36,7 @@ def write(run: RunFolder, request: EvalRequest, report: Mapping[str, Any]) -> No
 
 def _how(request: EvalRequest, metric: Metric, number: Number) -> str:
     """In brackets, what sets a result apart from others of its kind: how it was sampled, and over how many examples."""
-    parts = []
+    parts = [request.ema.words] if request.ema.words else []
     if registry.ROWS[metric.rows].over == "samples":
         sampling = request.sampling
         parts.append(sampling.method)

@@ -35,8 +35,8 @@ class EvalComputation(Computation):
     def __init__(self, work: Evaluation, device: torch.device, model: Model | None = None) -> None:
         self._work, self._request = work, work.request
         # Whoever started the work was asked.
-        step = self._request.checkpoint_step
-        self._model = model or Model.from_run(work.run.path, step, str(device), allow_plugin=True)
+        step, length = self._request.checkpoint_step, self._request.ema.length
+        self._model = model or Model.from_run(work.run.path, step, str(device), allow_plugin=True, ema_length=length)
         self._model.recipe = dataclasses.replace(self._model.recipe, sampling=self._request.sampling)
         self._computers: dict[str, RowComputer] = {
             kind: registry.row_computer(kind)(self._model, self._request) for kind in self._request.sizes
@@ -47,8 +47,15 @@ class EvalComputation(Computation):
         cls, work: Evaluation, device: torch.device, should_stop: Callable[[], bool], *, alone: bool
     ) -> Self | None:
         step = work.request.checkpoint_step
-        checkpoint = work.made_of(strict=True)["checkpoint"]
-        wanted = slim_model.Wanted(run=work.run, step=step, checkpoint=checkpoint, device=device)
+        made_of = work.made_of(strict=True)
+        wanted = slim_model.Wanted(
+            run=work.run,
+            step=step,
+            checkpoint=made_of["checkpoint"],
+            device=device,
+            length=work.request.ema.length,
+            averages=made_of.get("averages"),
+        )
         shared = not alone or slim.is_needed(work.run, step, by_others_than=work.name)
         model = slim_model.model(wanted, should_stop, shared=shared)
         return None if model is None else cls(work, device, model)
@@ -71,7 +78,9 @@ class EvalComputation(Computation):
 
     def elsewhere(self, kind: str, first: int, last: int) -> Iterable[Sealed]:
         """Sealed shards of other evaluations of the run that have some of these rows, of the same checkpoint."""
-        checkpoint = self._work.made_of(strict=True)["checkpoint"]
+        weights = {
+            name: value for name, value in self._work.made_of(strict=True).items() if name in ("checkpoint", "averages")
+        }
         version = registry.row_versions([kind])
         for folder in self._work.folder.parent.iterdir():
             try:
@@ -88,7 +97,7 @@ class EvalComputation(Computation):
                     continue
                 content = state.read_state(other.shards, number)
                 part = content.get("work", {}).get(kind, {})
-                origin = {"request": other.request.id, "checkpoint": checkpoint, **version}
+                origin = {"request": other.request.id, **weights, **version}
                 if state.is_made_of(content, origin) and "bytes" in part:
                     yield Sealed(other.shards, number, kind, part["first"], part["last"])
 
@@ -108,6 +117,8 @@ class EvalComputation(Computation):
             "checkpoint": merged.made_of["checkpoint"],
             "created": time.time(),
         }
+        if self._model.ema_length is not None:
+            report["ema"] = {"length": self._model.ema_length, "error": self._model.ema_error}
         for kind, computer in self._computers.items():
             joined = Joined(self._model, self._request, computer.join(merged.parts(kind)))
             readers = [metric for metric in registry.metrics(self._request.metrics) if metric.rows == kind]

@@ -7,6 +7,7 @@ report.json, samples.png               the results
 import contextlib
 from typing import Any
 
+from cld_core.averages import snapshots
 from cld_core.errors import NotFoundError
 from cld_core.run import RunFolder
 from cld_core.shards import Work
@@ -43,14 +44,16 @@ class Evaluation(Work):
         return self.report is not None
 
     def made_of(self, *, strict: bool = False) -> dict[str, str]:
-        step = self.request.checkpoint_step
+        step, length = self.request.checkpoint_step, self.request.ema.length
         # A checkpoint that was cleared away may have left its averaged weights.
-        checksum = checkpoint_checksum(self.run, step) or slim.checkpoint_of(self.run, step)
+        checksum = checkpoint_checksum(self.run, step) or slim.checkpoint_of(self.run, step, length)
         if checksum is None and strict:
             steps = ", ".join(map(str, self.run.checkpoint_steps())) or "none"
             text = f"no checkpoint of step {step} any more; there are: {steps}"
             raise NotFoundError(f"{self.run.path}: {text}. What was computed is kept; use another step.")
         made_of = {"request": self.request.id, **registry.row_versions(self.request.sizes)}
+        if length is not None:
+            made_of["averages"] = snapshots.fingerprint(self.run, step)
         return made_of | ({} if checksum is None else {"checkpoint": checksum})
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cld_core.data.images import to_pixels
 from cld_core.model import Model
+from cld_core.recipe.ema import EmaSpec
 from cld_core.recipe.sampling import FixedStepSpec
 
 from . import grids, nonfinite
@@ -53,7 +54,8 @@ def name_of(model: Model, n: int, seed: int = 0) -> str:
         if entry.name not in ("method", "nfe") and getattr(spec, entry.name) != entry.default
     ]
     keyed = [f"seed{seed}"] if seed else []
-    return "_".join([f"step_{model.step:08d}", spec.method, *always, f"n{n}", *keyed, *others]) + ".png"
+    average = [] if model.ema_length is None else [f"ema-{model.ema_length:g}"]
+    return "_".join([f"step_{model.step:08d}", spec.method, *always, f"n{n}", *keyed, *others, *average]) + ".png"
 
 
 def show(path: Path, x: Tensor, model: Model, how: str) -> None:
@@ -65,7 +67,9 @@ def title(x: Tensor, model: Model, how: str) -> str:
     """What a picture shows, in a line."""
     bad = int(nonfinite.rows(x).sum())
     some = f" ({bad:,} not finite)" if bad else ""
-    return f"{model.recipe.name}, step {model.step:,}: {len(x):,} samples{some}, {how}"
+    average = EmaSpec(length=model.ema_length).words
+    weights = f"step {model.step:,}" + (f", {average}" if average else "")
+    return f"{model.recipe.name}, {weights}: {len(x):,} samples{some}, {how}"
 
 
 def pixels(x: Tensor, model: Model, how: str) -> Tensor:

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cld_core.small_files import whole
+from cld_core.averages.snapshots import TOLD_ABOVE
+from cld_core.small_files import real, whole
 
 from . import registry
 from .definitions import Metric
@@ -35,8 +36,17 @@ def numbers(report: Mapping[str, Any] | None) -> dict[str, Number]:
 def remarks(report: Mapping[str, Any] | None) -> list[str]:
     """In words, what readers of the numbers in a report should know, each once."""
     sections = [(metric, (report or {}).get(metric.name)) for metric in registry.metrics()]
-    texts = [remark_on(metric, section) for metric, section in sections if section]
+    texts = [_remark_on_average((report or {}).get("ema"))]
+    texts += [remark_on(metric, section) for metric, section in sections if section]
     return list(dict.fromkeys(text for text in texts if text is not None))
+
+
+def _remark_on_average(section: Any) -> str | None:
+    """What readers should know of an average that was made of others (`cld_core.averages`)."""
+    length, error = (real(section.get(name)) if isinstance(section, dict) else None for name in ("length", "error"))
+    if length is None or error is None or error <= TOLD_ABOVE:
+        return None
+    return f"the average of length {length:g} is made of others, with a relative error of its profile of {error:.2g}"
 
 
 def remark_on(metric: Metric, section: Mapping[str, Any]) -> str | None:

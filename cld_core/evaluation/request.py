@@ -10,6 +10,7 @@ from cld_core.digests import digest
 from cld_core.errors import UsageError
 from cld_core.recipe import Recipe
 from cld_core.recipe.data import ImageDataSpec
+from cld_core.recipe.ema import EmaSpec
 from cld_core.recipe.eval import ElboSpec, EvalSpec, IscSpec, KidSpec, LossSpec, PrcSpec
 from cld_core.recipe.keys import identity
 from cld_core.recipe.objective import ObjectiveSpec
@@ -39,6 +40,7 @@ class EvalRequest(Request):
             that work that had too many is completed, and not begun again, when more are allowed.
         elbo: its ``eps`` is never before `ObjectiveSpec.loss_eps`: the network has seen no smaller t.
         elbo_eps_asked: `eval.elbo.eps` if that is another one.
+        ema: which average of the weights.
     """
 
     kind: ClassVar[str] = "evaluation"
@@ -59,6 +61,7 @@ class EvalRequest(Request):
     elbo: ElboSpec = field(default_factory=ElboSpec)
     elbo_eps_asked: float | None = None
     loss: LossSpec = field(default_factory=LossSpec)
+    ema: EmaSpec = field(default_factory=EmaSpec)
 
     @classmethod
     def of(
@@ -113,6 +116,7 @@ class EvalRequest(Request):
             elbo=replace(spec.elbo, eps=eps),
             elbo_eps_asked=spec.elbo.eps if spec.elbo.eps < eps else None,
             loss=spec.loss,
+            ema=recipe.ema,
             files=files,
             shards=pieces,
             batch_size=spec.batch_size,
@@ -129,7 +133,7 @@ class EvalRequest(Request):
         if recipe.periodic.fid_every is None:
             return None
         spec = replace(recipe.eval, samples=recipe.periodic.fid_samples)
-        return cls.of(replace(recipe, eval=spec), ("fid",), 0)
+        return cls.of(replace(recipe, eval=spec, ema=EmaSpec()), ("fid",), 0)
 
     @classmethod
     def periodic_bound(cls, recipe: Recipe) -> "EvalRequest | None":
@@ -143,7 +147,8 @@ class EvalRequest(Request):
         if every is None or steps < every or not recipe.periodic.wants_elbo(steps - steps % every):
             return None
         spec = replace(recipe.eval, points=recipe.periodic.elbo_points)
-        return cls.of(replace(recipe, eval=spec), ("elbo",), 0, points_key="periodic.elbo_points")
+        recipe = replace(recipe, eval=spec, ema=EmaSpec())
+        return cls.of(recipe, ("elbo",), 0, points_key="periodic.elbo_points")
 
     @classmethod
     def chosen(cls, content: Mapping[str, Any]) -> Mapping[str, type]:
@@ -181,7 +186,8 @@ class EvalRequest(Request):
         return self.store(run.evals / self.id)
 
     def _digest(self, metrics: Sequence[str], *more: str, sizes: bool = True) -> str:
-        names = {"model_digest", "seed", *more}
+        # Requests without a length keep the digests that they had before there were lengths.
+        names = {"model_digest", "seed", *(["ema"] if self.ema.length is not None else []), *more}
         for metric in registry.metrics(metrics):
             rows = registry.ROWS[metric.rows]
             names |= {*rows.depends, *metric.depends, *([rows.over] if sizes else [])}

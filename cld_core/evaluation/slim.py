@@ -2,6 +2,7 @@
 
 evals/weights/step_00010000.safetensors     the weights; in its header, the checkpoint that they are of and their digest
 evals/weights/step_00010000.lease/          who makes it (`run.lease`)
+evals/weights/step_00010000_ema-0.05.*      the same of the average of a length (`cld_core.averages`)
 
 A checkpoint holds the weights, their average and the optimiser's moments, and its checksum is one of all of it. The
 first task that needs the averages makes this file, and every task compares the digest of what it reads. It is a copy
@@ -9,6 +10,7 @@ that can be made again, and is removed when no evaluation of its step is left (`
 """
 
 import os
+import re
 import shutil
 import struct
 from pathlib import Path
@@ -20,18 +22,25 @@ from cld_core.small_files import NO_FILE, opened, parse_json
 FORMAT = "cldctl-slim/1"
 # Names and shapes of the tensors of a large network take some hundred kilobytes.
 _LONGEST_HEADER = 16 * 2**20
+# A file or lease of a step, also a temporary one.
+_NAME = re.compile(r"\.?step_([0-9]{8,18})[._]")
 
 
 def folder_of(run: RunFolder) -> Path:
     return run.evals / "weights"
 
 
-def file_of(run: RunFolder, step: int) -> Path:
-    return folder_of(run) / f"step_{step:08d}.safetensors"
+def file_of(run: RunFolder, step: int, length: float | None = None) -> Path:
+    """The file of the averaged weights of a step: of the usual average, or of one of a relative length."""
+    return folder_of(run) / f"{_stem(step, length)}.safetensors"
 
 
-def lease_of(run: RunFolder, step: int) -> Path:
-    return file_of(run, step).with_suffix(".lease")
+def lease_of(run: RunFolder, step: int, length: float | None = None) -> Path:
+    return folder_of(run) / f"{_stem(step, length)}.lease"
+
+
+def _stem(step: int, length: float | None) -> str:
+    return f"step_{step:08d}" if length is None else f"step_{step:08d}_ema-{length!r}"
 
 
 def about(file: Path) -> dict[str, str]:
@@ -56,13 +65,13 @@ def about(file: Path) -> dict[str, str]:
     return {name: value for name, value in described.items() if isinstance(value, str)}
 
 
-def checkpoint_of(run: RunFolder, step: int) -> str | None:
+def checkpoint_of(run: RunFolder, step: int, length: float | None = None) -> str | None:
     """The checksum of the checkpoint that the slim file of a step was made of; None without one.
 
     Raises:
         OSError: as `about`.
     """
-    return about(file_of(run, step)).get("checkpoint")
+    return about(file_of(run, step, length)).get("checkpoint")
 
 
 def is_needed(run: RunFolder, step: int, *, by_others_than: str = "") -> bool:
@@ -80,8 +89,8 @@ def clear(run: RunFolder) -> None:
     try:
         names = sorted(os.listdir(folder_of(run)))
         for name in names:
-            number = name.lstrip(".").removeprefix("step_").partition(".")[0]
-            if number.isdecimal() and not is_needed(run, int(number)):
+            found = _NAME.match(name)
+            if found is not None and not is_needed(run, int(found[1])):
                 path = folder_of(run) / name
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
         folder_of(run).rmdir()
@@ -89,12 +98,14 @@ def clear(run: RunFolder) -> None:
         return
 
 
-def described(checkpoint: str, model: str, weights: str) -> dict[str, str]:
+def described(checkpoint: str, model: str, weights: str, averages: str | None = None) -> dict[str, str]:
     """The metadata of a slim file.
 
     Args:
         checkpoint: checksum of the checkpoint.
         model: digest of the recipe (`Recipe.model_digest`).
         weights: digest of the tensors.
+        averages: of the average of a length, the fingerprint of what it was made of.
     """
-    return {"format": FORMAT, "checkpoint": checkpoint, "model": model, "weights": weights}
+    of_averages = {} if averages is None else {"averages": averages}
+    return {"format": FORMAT, "checkpoint": checkpoint, "model": model, "weights": weights, **of_averages}

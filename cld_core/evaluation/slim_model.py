@@ -31,20 +31,29 @@ _STALE_AFTER_S = 15.0
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """The averaged weights of one checkpoint, on a device."""
+    """The averaged weights of one checkpoint, on a device.
+
+    Attributes:
+        checkpoint: its checksum.
+        length: the relative length of the average; None for the usual one.
+        averages: fingerprint of the stored averages that one of a length is made of.
+    """
 
     run: RunFolder
     step: int
     checkpoint: str
     device: torch.device | str
+    length: float | None = None
+    averages: str | None = None
 
     @property
     def file(self) -> Path:
-        return slim.file_of(self.run, self.step)
+        return slim.file_of(self.run, self.step, self.length)
 
     def of_checkpoint(self) -> Model:
         # Whoever started the work was asked.
-        return Model.from_run(self.run.path, self.step, str(self.device), allow_plugin=True)
+        device, length = str(self.device), self.length
+        return Model.from_run(self.run.path, self.step, device, allow_plugin=True, ema_length=length)
 
 
 def model(wanted: Wanted, should_stop: Callable[[], bool], *, shared: bool) -> Model | None:
@@ -87,7 +96,7 @@ def _made_alone(wanted: Wanted, recipe: Recipe, damaged: tuple[int, int] | None)
     Raises:
         LeaseHeldError: another task is making it.
     """
-    folder = slim.lease_of(wanted.run, wanted.step)
+    folder = slim.lease_of(wanted.run, wanted.step, wanted.length)
     try:
         folder.parent.mkdir(exist_ok=True)
         lease = Lease.acquire(folder, job_id=f"process {os.getpid()}", stale_after_s=_STALE_AFTER_S)
@@ -112,7 +121,10 @@ def _write(wanted: Wanted, recipe: Recipe, made: Model) -> None:
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in made.net.state_dict().items()}
     try:
-        content = save(tensors, slim.described(wanted.checkpoint, recipe.model_digest(), digest(tensors)))
+        described = slim.described(wanted.checkpoint, recipe.model_digest(), digest(tensors), wanted.averages)
+        if made.ema_error is not None:
+            described["ema_error"] = repr(made.ema_error)
+        content = save(tensors, described)
         for left in wanted.file.parent.glob(f".{wanted.file.name}.*.tmp"):
             left.unlink(missing_ok=True)
         with replacing(wanted.file) as file:
@@ -130,13 +142,17 @@ def _read(wanted: Wanted, recipe: Recipe) -> Model | None:
         OSError: it cannot be read at this moment.
     """
     about = slim.about(wanted.file)
-    if (about.get("checkpoint"), about.get("model")) != (wanted.checkpoint, recipe.model_digest()):
+    found = (about.get("checkpoint"), about.get("model"), about.get("averages"))
+    if found != (wanted.checkpoint, recipe.model_digest(), wanted.averages):
         return None
     try:
         tensors = _tensors(wanted.file)
         if digest(tensors) != about.get("weights"):
             raise ValueError("the digest of its tensors is another one")
-        return Model.of_tensors(recipe, tensors, step=wanted.step, device=wanted.device)
+        model = Model.of_tensors(recipe, tensors, step=wanted.step, device=wanted.device)
+        if wanted.length is not None:
+            model.ema_length, model.ema_error = wanted.length, float(about["ema_error"])
+        return model
     except FileNotFoundError:
         return None
     except Exception as error:

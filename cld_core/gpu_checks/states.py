@@ -20,6 +20,7 @@ def parts(state: dict[str, Any]) -> dict[str, Any]:
         "moments": state["optimiser"]["state"],
         "average": state["ema"],
         "statistics of gradients": state["gradients"],
+        **({"power-function averages": state["power"]} if "power" in state else {}),
     }
 
 

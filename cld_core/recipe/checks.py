@@ -45,6 +45,7 @@ def problems_of_new(recipe: Recipe) -> Iterator[Problem]:
     if recipe.hooks.on_change is not None and is_count(recipe.hooks.on_change.strip().lstrip("-")):
         text = f"cannot be {recipe.hooks.on_change}, a number; expected a shell command. Write one, or leave it out."
         yield "hooks.on_change", "hooks.on_change", text
+    yield from _averages(recipe)
     if isinstance(recipe.data, ImageDataSpec):
         yield from _pictures(recipe.periodic.samples, recipe.data)
 
@@ -71,6 +72,16 @@ def _objective(objective: ObjectiveSpec) -> Iterator[Problem]:
     if objective.times == "importance" and objective.weighting != "likelihood":
         text = f"cannot be importance with objective.weighting={objective.weighting}, which weights all t about alike"
         yield "objective.times", "objective.weighting", f"{text}. Set objective.times=uniform."
+
+
+def _averages(recipe: Recipe) -> Iterator[Problem]:
+    lengths = recipe.train.ema_lengths
+    if len(set(lengths)) < len(lengths):
+        yield "train.ema_lengths", "train.ema_lengths", "has a length twice. Remove one."
+    if recipe.ema.length is not None and not lengths:
+        fix = "Train with train.ema_lengths=[0.05,0.1], or `cldctl resume RUN train.ema_lengths=[0.05,0.1]`"
+        text = f"is {recipe.ema.length:g}, but train.ema_lengths keeps no averages to make it of. {fix}."
+        yield "ema.length", "train.ema_lengths", text
 
 
 def _toy(data: ToyDataSpec) -> Iterator[Problem]:

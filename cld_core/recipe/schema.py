@@ -12,6 +12,7 @@ from cld_core.digests import digest
 
 from .cluster import ClusterSpec
 from .data import DataSpec, ToyDataSpec
+from .ema import EmaSpec
 from .eval import EvalSpec
 from .hooks import HooksSpec
 from .keys import anchor, identity, key
@@ -43,6 +44,7 @@ class Recipe:
     periodic: PeriodicSpec = field(
         default_factory=PeriodicSpec, metadata={"doc": "samples, bounds and FIDs that are computed during training"}
     )
+    ema: EmaSpec = field(default_factory=EmaSpec, metadata={"doc": "which average of the weights is used"})
     sampling: SamplingSpec = field(default_factory=OdeSpec, metadata={"doc": "how samples are drawn"})
     eval: EvalSpec = field(default_factory=EvalSpec, metadata={"doc": "the settings of each metric"})
     cluster: ClusterSpec = field(default_factory=ClusterSpec, metadata={"doc": "what a job asks its cluster for"})

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from .ema import LONGEST
 from .keys import is_due, key
 
 
@@ -23,6 +24,17 @@ class TrainSpec:
     )
     bucket_mb: int = key(25, "MiB of gradients that ranks exchange at once", ge=1, most=100_000)
     ema: float = key(0.999, "decay of the moving average of the weights", ge=0, lt=1)
+    ema_lengths: tuple[float, ...] = key(
+        (),
+        "relative lengths of power-function averages to keep, such as 0.05 and 0.1, for ema.length",
+        gt=0,
+        lt=LONGEST,
+        added=True,
+    )
+    ema_every: int | None = key(
+        None, "steps between two stored snapshots of those averages; null: checkpoint_every", ge=1, added=True
+    )
+    ema_precision: Literal["fp32", "fp16"] = key("fp32", "type of the stored snapshots", added=True)
     log_every: int = key(100, "steps between two lines of progress", ge=1)
     checkpoint_every: int = key(10_000, "steps between two checkpoints", ge=1)
     keep: int = key(3, "number of newest checkpoints that are kept", ge=1)
@@ -33,6 +45,11 @@ class TrainSpec:
     health_check: bool = key(True, "check each machine before training, and begin elsewhere if it is unfit")
     max_crashes_a_day: int = key(20, "crashes in 24 hours, with or without progress, before a run is given up", ge=0)
     hang_timeout_s: float = key(600.0, "seconds without a step after which a rank exits", gt=0, most=1_000_000_000)
+
+    def wants_snapshot(self, step: int) -> bool:
+        """Whether the power-function averages of a step are stored."""
+        every = self.checkpoint_every if self.ema_every is None else self.ema_every
+        return bool(self.ema_lengths) and is_due(step, every, every)
 
     def is_milestone(self, step: int) -> bool:
         """Whether the checkpoint of a step is never deleted."""

@@ -23,7 +23,9 @@ _INSIDE = {
 
 
 def inside(value: Any, bounds: dict[str, float]) -> bool:
-    """Whether a value is within its bounds; null always is."""
+    """Whether a value, or each of a list, is within its bounds; null always is."""
+    if isinstance(value, tuple):
+        return all(inside(item, bounds) for item in value)
     return value is None or all(_INSIDE[name](value, bound) for name, bound in bounds.items())
 
 

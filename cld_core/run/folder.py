@@ -79,6 +79,10 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def averages(self) -> Path:
+        return self.path / "averages"
+
+    @property
     def logs(self) -> Path:
         return self.path / "logs"
 
@@ -285,8 +289,24 @@ class RunFolder:
         Raises:
             OSError: they cannot be listed at this moment.
         """
-        matches = (_CHECKPOINT.fullmatch(name) for name in _names_in(self.checkpoints))
-        return sorted({int(match[1]) for match in matches if match and (unfinished or match[2] == "json")})
+        return _steps_in(self.checkpoints, unfinished)
+
+    def snapshot_file(self, step: int) -> Path:
+        """Where the averages of a step are (`cld_core.averages`); its sidecar is beside it, as that of a checkpoint."""
+        return self.averages / f"step_{step:08d}.pt"
+
+    def snapshot_steps(self) -> list[int]:
+        """The steps of completely written snapshots of averages, ascending.
+
+        Raises:
+            OSError: they cannot be listed at this moment.
+        """
+        return _steps_in(self.averages, unfinished=False)
+
+
+def _steps_in(folder: Path, unfinished: bool) -> list[int]:
+    matches = (_CHECKPOINT.fullmatch(name) for name in _names_in(folder))
+    return sorted({int(match[1]) for match in matches if match and (unfinished or match[2] == "json")})
 
 
 def _names_in(folder: Path) -> list[str]:

@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cld_core.checkpoint.write import CheckpointWriter
 from cld_core.consensus import Consensus
 from cld_core.ranks import Ranks
 from cld_core.recipe.train import TrainSpec
 from cld_core.stop import StopCode, StopFlag
 
 from .monitoring import Monitor
+from .saving import Saving
 from .step import Trainer
 from .watchdog import Watchdog
 
@@ -33,7 +33,7 @@ def run(
     spec: TrainSpec,
     watchdog: Watchdog,
     first_step: int,
-    writer: CheckpointWriter | None,
+    saving: Saving | None,
     monitor: Monitor | None,
     healthy: Callable[[], bool] = lambda: True,
     periodic: Callable[[int, Callable[[], None]], None] | None = None,
@@ -44,7 +44,7 @@ def run(
 
     Args:
         watchdog: reset after each step, and closed when this returns.
-        writer, monitor: given on rank 0 alone.
+        saving, monitor: given on rank 0 alone.
         healthy: checked at each step on rank 0; False ends the loop without a report or a save.
         periodic: called on all ranks after each step with the number of steps done, and with a function to call
             regularly while it computes.
@@ -54,11 +54,11 @@ def run(
     """
     consensus = Consensus(ranks)
     watchdog.reset()
-    settled = writer.settled if writer is not None else _nothing
+    settled = saving.settled if saving is not None else _nothing
     done, code = first_step, StopCode.NONE
     try:
         while done < spec.steps and code is StopCode.NONE:
-            if (writer is not None and writer.failed) or not healthy():
+            if (saving is not None and saving.failed) or not healthy():
                 stop.request(StopCode.FAILURE)
             code = _step(trainer, consensus, stop, done, settled)
             done += 1
@@ -69,7 +69,9 @@ def run(
             if ends or done % spec.log_every == 0:
                 _report(trainer, monitor, done)
             if ends or done % spec.checkpoint_every == 0 or spec.is_milestone(done):
-                _save(trainer, writer, monitor, done)
+                _save(trainer, saving, monitor, done)
+            if spec.wants_snapshot(done):
+                _save_averages(trainer, saving, done)
             if periodic is not None and code is StopCode.NONE:
                 settled()
                 periodic(done, watchdog.reset)
@@ -100,17 +102,24 @@ def _report(trainer: Trainer, monitor: Monitor | None, done: int) -> None:
         monitor.report(done, scalars)
 
 
-def _save(trainer: Trainer, writer: CheckpointWriter | None, monitor: Monitor | None, done: int) -> None:
+def _save(trainer: Trainer, saving: Saving | None, monitor: Monitor | None, done: int) -> None:
     # A checkpoint is what a rollback returns to, so all steps before it must be good.
     trainer.check(done - 1)
-    if writer is None:
+    if saving is None:
         return
-    waits = monitor is not None and writer.busy_s > _WORTH_TELLING_S
+    waits = monitor is not None and saving.checkpoints.busy_s > _WORTH_TELLING_S
     if monitor is not None and waits:
         monitor.enter("saving", done)
-    writer.save(done, trainer.state_dict(), held_still=True)
+    saving.save(done, trainer.state_dict())
     if monitor is not None and waits:
         monitor.enter("training", done)
+
+
+def _save_averages(trainer: Trainer, saving: Saving | None, done: int) -> None:
+    # As for a checkpoint: what a rollback gives up must not be in a snapshot that stays.
+    trainer.check(done - 1)
+    if saving is not None:
+        saving.save_averages(done, trainer.averages_dict())
 
 
 def _nothing() -> None:

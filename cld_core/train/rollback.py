@@ -6,14 +6,15 @@ Reaching a later checkpoint gives new credit: a run that makes progress is not g
 
 from collections.abc import Callable
 
+from cld_core.averages import snapshots
 from cld_core.checkpoint.load import newest_good
-from cld_core.checkpoint.write import CheckpointWriter
 from cld_core.errors import CldError, NonFiniteError
 from cld_core.ranks import Ranks
 from cld_core.recipe import Recipe
 from cld_core.run import RunFolder, events, pending
 
 from .loop import Outcome
+from .saving import Saving
 
 # (first step, rollbacks of the run so far) -> how a segment of training ended.
 Segment = Callable[[int, int], Outcome]
@@ -32,12 +33,12 @@ def guarded(
     folder: RunFolder,
     recipe: Recipe,
     ranks: Ranks,
-    writer: CheckpointWriter | None,
+    saving: Saving | None,
     *,
     attempt: int,
     first_step: int,
 ) -> Outcome:
-    """Train in segments, and roll back as often as allowed. For all ranks; ``writer`` is given on rank 0 alone.
+    """Train in segments, and roll back as often as allowed. For all ranks; ``saving`` is given on rank 0 alone.
 
     Raises:
         NonFiniteError: `train.max_rollbacks` rollbacks to one checkpoint did not help.
@@ -49,7 +50,7 @@ def guarded(
             return segment(step, rollbacks)
         except NonFiniteError as error:
             target, problem = ranks.from_first(
-                _roll_back(folder, recipe, writer, attempt, error) if ranks.is_first else None
+                _roll_back(folder, recipe, saving, attempt, error) if ranks.is_first else None
             )
             if problem is not None:
                 raise NonFiniteError(problem) from error
@@ -57,13 +58,14 @@ def guarded(
 
 
 def _roll_back(
-    folder: RunFolder, recipe: Recipe, writer: CheckpointWriter | None, attempt: int, error: NonFiniteError
+    folder: RunFolder, recipe: Recipe, saving: Saving | None, attempt: int, error: NonFiniteError
 ) -> tuple[int, str | None]:
     """The step to continue from, recorded in the ledger; or why rolling back is of no use."""
     try:
-        if writer is not None:
-            writer.abandon()
+        if saving is not None:
+            saving.abandon()
         newest, _ = newest_good(folder, recipe.model_digest())
+        snapshots.set_aside(folder, after=newest or 0)
     except (CldError, OSError) as trouble:
         return 0, f"{error} Rolling back is impossible: {trouble}"
     target = newest or 0

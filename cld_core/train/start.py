@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from cld_core.averages import snapshots
 from cld_core.checkpoint.load import load, newest_good
 from cld_core.checkpoint.prune import clear_unfinished, set_aside
 from cld_core.errors import CheckpointError
@@ -33,6 +34,7 @@ def choose(folder: RunFolder, recipe: Recipe) -> Start:
     # Copies and archives of runs leave empty folders out.
     folder.checkpoints.mkdir(exist_ok=True)
     clear_unfinished(folder)
+    snapshots.clear_unfinished(folder)
     newest, damaged = newest_good(folder, recipe.model_digest())
     for entry in damaged:
         print(entry.skipped, flush=True)
@@ -45,6 +47,7 @@ def choose(folder: RunFolder, recipe: Recipe) -> Start:
         raise CheckpointError(f"{folder.path}: {text} To start over, submit the recipe again.")
     step = newest or 0
     moved = set_aside(folder, after=step)
+    snapshots.set_aside(folder, after=step)
     if moved:
         print(f"set aside the checkpoints of steps {', '.join(map(str, moved))}", flush=True)
     return Start(len(history.attempts), step, finished=step >= recipe.train.steps)

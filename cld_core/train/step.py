@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from cld_core import augment, nets, optim, sde, seeds
 from cld_core import ranks as distributed
+from cld_core.averages.tracked import PowerAverages
 from cld_core.data.source import source
 from cld_core.ema import Ema
 from cld_core.errors import CheckpointError, NonFiniteError
@@ -66,6 +67,7 @@ class Trainer:
         self._parameters = list(self.net.parameters())
         self.ema = Ema(self.net, train.ema)
         self._augment: float = getattr(recipe.network, "augment", 0.0)
+        self.power = PowerAverages(self.net, train.ema_lengths)
         self._dropout = getattr(recipe.network, "dropout", 0.0) > 0
         self.scaler = torch.amp.GradScaler(device.type, enabled=train.precision == "fp16")
         self.gradients = GradientFilter(recipe.optim.max_grad_growth, device, scaled=self.scaler.is_enabled())
@@ -124,10 +126,12 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         if skipped is None:
             self.ema.update_unless(skip)
+            self.power.update_unless(skip)
         elif skipped:
             self.check(step)
         else:
             self.ema.update()
+            self.power.update()
 
     def check(self, step: int, loss: float | None = None) -> None:
         """Check that all gradients up to step number ``step`` were good, and so is their mean ``loss``, if it is given.
@@ -186,8 +190,13 @@ class Trainer:
             "optimiser": optim.portable(self.optimiser.state_dict()),
             "scaler": self.scaler.state_dict(),
             "gradients": self.gradients.state_dict(),
-            "model_digest": self.recipe.model_digest(),
+            **self.averages_dict(),
         }
+
+    def averages_dict(self) -> dict[str, Any]:
+        """What a snapshot of the power-function averages holds; without any, the digest of the model alone."""
+        power = self.power.state_dict()
+        return {"model_digest": self.recipe.model_digest(), **({"power": power} if power else {})}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from the state of a checkpoint.
@@ -198,6 +207,7 @@ class Trainer:
         try:
             self.net.load_state_dict(state["model"], strict=True)
             self.ema.load_state_dict(state["ema"])
+            self.power.load_state_dict(state.get("power"), state.get("step", 0))
             optim.load(self.optimiser, state["optimiser"])
             if state["scaler"]:
                 # Empty if the checkpoint was trained in another precision or imported: the scale is then found again.

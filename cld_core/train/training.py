@@ -5,6 +5,7 @@ import socket
 from dataclasses import dataclass
 
 from cld_core import numerics
+from cld_core.averages.writing import SnapshotWriter
 from cld_core.checkpoint.load import load
 from cld_core.checkpoint.write import CheckpointWriter
 from cld_core.ranks import Ranks
@@ -18,6 +19,7 @@ from .jointly import on_first
 from .monitoring import Monitor
 from .pace import EVERY, Stragglers
 from .periodic import Heartbeat, Periodic
+from .saving import Saving
 from .step import Trainer
 from .watchdog import Watchdog
 
@@ -56,7 +58,7 @@ class Training:
             LeaseLostError: another job owns the run folder.
             RankError: one of these happened on rank 0, and this is another rank.
         """
-        writer = None if self.lease is None else self._writer(self.lease)
+        saving = None if self.lease is None else self._saving(self.lease)
         spec = self.recipe.train
 
         # A run that is to be repeatable does not leave the choice of kernels to a stopwatch each time it starts.
@@ -64,11 +66,11 @@ class Training:
             numerics.using(tf32=spec.tf32, fixed_shapes=spec.on_resume != "exact"),
             contextlib.closing(Watchdog(spec.hang_timeout_s)) as watchdog,
         ):
-            outcome = self._trained(writer, watchdog)
-        self._settle(writer, outcome.code)
+            outcome = self._trained(saving, watchdog)
+        self._settle(saving, outcome.code)
         return outcome
 
-    def _trained(self, writer: CheckpointWriter | None, watchdog: Watchdog) -> loop.Outcome:
+    def _trained(self, saving: Saving | None, watchdog: Watchdog) -> loop.Outcome:
         try:
             choice = tuning.decide(
                 self.recipe,
@@ -82,31 +84,35 @@ class Training:
             return loop.Outcome(self.first_step, stopped.code)
 
         def segment(first_step: int, rollbacks: int) -> loop.Outcome:
-            return self._segment(first_step, rollbacks, writer, choice, watchdog)
+            return self._segment(first_step, rollbacks, saving, choice, watchdog)
 
         return rollback.guarded(
             segment,
             self.folder,
             self.recipe,
             self.ranks,
-            writer,
+            saving,
             attempt=self.attempt,
             first_step=self.first_step,
         )
 
-    def _writer(self, lease: Lease) -> CheckpointWriter:
+    def _saving(self, lease: Lease) -> Saving:
         spec = self.recipe.train
         # A checkpoint from elsewhere cannot be computed again.
         imported = pending.history(self.folder.ledger).imported_step
-        return CheckpointWriter(
+        checkpoints = CheckpointWriter(
             self.folder,
             keep=spec.keep,
             milestone=lambda step: spec.is_milestone(step) or step == imported,
             check_owner=lease.check,
         )
+        if not spec.ema_lengths:
+            return Saving(checkpoints)
+        half = spec.ema_precision == "fp16"
+        return Saving(checkpoints, SnapshotWriter(self.folder, half=half, check_owner=lease.check))
 
     def _segment(
-        self, first_step: int, rollbacks: int, writer: CheckpointWriter | None, choice: Choice, watchdog: Watchdog
+        self, first_step: int, rollbacks: int, saving: Saving | None, choice: Choice, watchdog: Watchdog
     ) -> loop.Outcome:
         clock = tuning.clock_of(self.ranks.device)
         began = clock()
@@ -135,7 +141,7 @@ class Training:
                 spec=self.recipe.train,
                 watchdog=watchdog,
                 first_step=first_step,
-                writer=writer,
+                saving=saving,
                 monitor=monitor,
                 healthy=lambda: self.lease is None or not self.lease.lost,
                 periodic=after_step,
@@ -147,6 +153,8 @@ class Training:
         if first_step > 0:
             # Mapped, not read at once, and copied from there to the device, so that no second copy takes its memory.
             trainer.load_state_dict(load(self.folder, first_step, model_digest=self.recipe.model_digest()))
+            if self.ranks.is_first and trainer.power.begins:
+                print(f"the power-function averages begin at step {first_step}", flush=True)
         watchdog.reset()
         trainer.warm_up()
         return trainer
@@ -166,12 +174,12 @@ class Training:
         monitor.write(first_step)
         return monitor
 
-    def _settle(self, writer: CheckpointWriter | None, code: StopCode) -> None:
+    def _settle(self, saving: Saving | None, code: StopCode) -> None:
         """Wait until rank 0 has saved, and fail on all ranks if it could not."""
 
         def settle() -> None:
-            if writer is not None and self.lease is not None:
-                writer.wait(self._patience_s(code))
+            if saving is not None and self.lease is not None:
+                saving.wait(self._patience_s(code))
                 # No checkpoint was written without asking; now it is only about what else follows.
                 with contextlib.suppress(OSError):
                     self.lease.check()

@@ -23,7 +23,7 @@ _MOST = 500
 # Names of files that a shell takes as they are: others could be commands.
 _PLAIN = re.compile(r"[\w./+=:][\w./+=:-]*")
 # Of other commands, all sections can be changed.
-_SECTIONS = {"sample": ("sampling",), "eval": ("eval", "sampling", "cluster")}
+_SECTIONS = {"sample": ("sampling", "ema"), "eval": ("eval", "sampling", "ema", "cluster")}
 
 Completer = Callable[[typer.Context, str], list[str]]
 

@@ -74,7 +74,7 @@ def evaluate(
         list[str] | None,
         typer.Argument(
             metavar="RUN | GROUP | KEY=VALUE",
-            help="A run (default: the newest) or a group, and keys of eval, sampling and cluster to change.",
+            help="A run (default: the newest) or a group, and keys of eval, sampling, ema and cluster to change.",
             autocompletion=completing.runs_and_overrides,
         ),
     ] = None,

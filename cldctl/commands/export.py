@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cld_core.recipe.ema import EmaSpec
 from cldctl.ui.console import err, out
 from cldctl.ui.progress import Working
 
@@ -36,6 +37,10 @@ def export(
         ),
     ] = None,
     checkpoint: Checkpoint = "last",
+    ema_length: Annotated[
+        float | None,
+        typer.Option(metavar="LENGTH", help="The average of this relative length, made of those of train.ema_lengths."),
+    ] = None,
     allow_plugin: AllowPlugin = False,
     directory: RunsDir = None,
 ) -> None:
@@ -64,12 +69,13 @@ def export(
     with Working(f"loading {folder.name}") as working:
         import cld_core
 
-        model = cld_core.load(folder.path, checkpoint, "cpu", allow_plugin=allow_plugin)
+        model = cld_core.load(folder.path, checkpoint, "cpu", allow_plugin=allow_plugin, ema_length=ema_length)
         if files is not None:
             card_files.make_folder(files)
         working.phase(f"writing {target.name}")
         model.export(target)
-    err.print(f"averaged weights of step {model.step} of {folder.name}, {target.stat().st_size / 2**20:.1f} MiB")
+    step = ", ".join(filter(None, [f"step {model.step}", EmaSpec(length=ema_length).words]))
+    err.print(f"averaged weights of {step} of {folder.name}, {target.stat().st_size / 2**20:.1f} MiB")
     out.print(str(target), markup=False, no_wrap=True)
     if files is not None:
         _write_card(folder, model, files, licence)
@@ -94,6 +100,7 @@ def _write_card(folder: "RunFolder", model: "Model", files: "CardFiles", license
         weights=files.weights_name,
         picture=files.picture.name,
         license=license_ or "unknown",
+        ema_length=model.ema_length,
     )
     row = status_of(folder, survey.of_runs([folder], max_age_s=survey.TO_LOOK_S))
     card_files.write_card(files, card(folder, row, about))

@@ -22,6 +22,10 @@ def prune(
     keep_every: Annotated[
         int | None, typer.Option("--keep-every", metavar="STEPS", min=1, help="Keep those of every so many steps, too.")
     ] = None,
+    averages: Annotated[
+        bool,
+        typer.Option("--averages", help="Snapshots of averages, too: then only lengths of train.ema_lengths are left."),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
     yes: Yes = False,
     directory: RunsDir = None,
@@ -35,14 +39,15 @@ def prune(
 
     chosen = find_runs_to_change(runs, runs_dir(directory), yes or dry_run)
     with Working("verifying the checkpoints that stay"):
-        prunings = pruning.plan(chosen, keep_every)
+        prunings = pruning.plan(chosen, keep_every, averages)
     for entry in prunings:
         err.print(_description(entry), markup=False)
-    count = sum(len(entry.remove) for entry in prunings)
-    if not count or dry_run:
+    count, files = sum(len(entry.remove) for entry in prunings), sum(len(entry.averages) for entry in prunings)
+    if not (count or files) or dry_run:
         return
-    total = size(sum(entry.size for entry in prunings))
-    if not yes and not agreed(f"Remove {count} checkpoint{'' if count == 1 else 's'}, {total}?", "prune"):
+    total = size(sum(entry.size + entry.size_of_averages for entry in prunings))
+    what = f"{count} checkpoint{'' if count == 1 else 's'}" + (" and snapshots of averages" if files else "")
+    if not yes and not agreed(f"Remove {what}, {total}?", "prune"):
         err.print("nothing was removed")
         raise typer.Exit(0)
     for entry in prunings:
@@ -54,7 +59,11 @@ def _description(pruning: "Pruning") -> str:
     from cldctl.ui.format import size
 
     kept = ", ".join(f"{step} ({why})" for step, why in pruning.keep.items()) or "none"
-    if not pruning.remove:
+    removed = []
+    if pruning.remove:
+        removed.append(f"removes steps {', '.join(map(str, pruning.remove))}, {size(pruning.size)}")
+    if pruning.averages:
+        removed.append(f"removes all snapshots of averages, {size(pruning.size_of_averages)}")
+    if not removed:
         return f"{pruning.run.name}: nothing to remove; kept: {kept}"
-    steps = ", ".join(map(str, pruning.remove))
-    return f"{pruning.run.name}: removes steps {steps}, {size(pruning.size)}; keeps {kept}"
+    return f"{pruning.run.name}: {'; '.join(removed)}; keeps {kept}"

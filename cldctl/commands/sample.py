@@ -18,6 +18,8 @@ from .options import AllowPlugin, Checkpoint, RunsDir, check_output, find_run, o
 
 if TYPE_CHECKING:
     from cld_core.model import Model
+    from cld_core.recipe import Recipe
+    from cld_core.recipe.ema import EmaSpec
     from cld_core.recipe.sampling import SamplingSpec
     from cld_core.sampling import Samples
 
@@ -30,7 +32,7 @@ def sample(
         list[str] | None,
         typer.Argument(
             metavar="RUN | KEY=VALUE",
-            help="A run (default: the newest), and keys of sampling to change.",
+            help="A run (default: the newest), and keys of sampling and ema to change.",
             autocompletion=completing.runs_and_overrides,
         ),
     ] = None,
@@ -71,8 +73,8 @@ def sample(
     if output is None:
         require_may_change(run.path, "No samples were drawn; use -o FILE.png")
     check_output(output, (".png", ".npz"), "samples are")
-    spec = _spec(run, overrides, {"method": method, "nfe": nfe})
-    _draw(_Wanted(run, spec, checkpoint, n, seed, output), allow_plugin)
+    recipe = _recipe(run, overrides, {"method": method, "nfe": nfe})
+    _draw(_Wanted(run, recipe.sampling, recipe.ema, checkpoint, n, seed, output), allow_plugin)
 
 
 @dataclass(frozen=True)
@@ -81,17 +83,18 @@ class _Wanted:
 
     run: RunFolder
     spec: "SamplingSpec"
+    average: "EmaSpec"
     checkpoint: str
     n: int | None
     seed: int
     output: Path | None
 
 
-def _spec(run: RunFolder, overrides: list[str], options: Mapping[str, str | int | None]) -> "SamplingSpec":
-    """How samples are drawn: as the recipe of the run says, with what options and KEY=VALUE change.
+def _recipe(run: RunFolder, overrides: list[str], options: Mapping[str, str | int | None]) -> "Recipe":
+    """How samples are drawn, and from which weights: the recipe of the run, with what options and KEY=VALUE change.
 
     Raises:
-        UsageError: a key is set twice, or is not one of sampling.
+        UsageError: a key is set twice, or is not one of sampling or ema.
         RecipeError: a value does not fit.
     """
     from cld_core.recipe import with_overrides
@@ -101,9 +104,10 @@ def _spec(run: RunFolder, overrides: list[str], options: Mapping[str, str | int 
             refuse_twice(f"--{name}", [f"sampling.{name}"], overrides)
             overrides = [f"sampling.{name}={value}", *overrides]
     for text in overrides:
-        if not text.startswith("sampling."):
-            raise UsageError(f"'{text.split('=')[0]}' is not a key of sampling. Only sampling.* can be changed here.")
-    return with_overrides(run.recipe(), overrides, str(run.recipe_file)).sampling
+        if not text.startswith(("sampling.", "ema.")):
+            key = text.split("=")[0]
+            raise UsageError(f"'{key}' is not a key of sampling or ema. Only sampling.* and ema.* can be changed here.")
+    return with_overrides(run.recipe(), overrides, str(run.recipe_file))
 
 
 def _draw(wanted: _Wanted, allow_plugin: bool) -> None:
@@ -112,7 +116,8 @@ def _draw(wanted: _Wanted, allow_plugin: bool) -> None:
         import cld_core
         from cld_core.evaluation import nonfinite, pictures
 
-        model = cld_core.load(wanted.run.path, wanted.checkpoint, allow_plugin=allow_plugin)
+        length = wanted.average.length
+        model = cld_core.load(wanted.run.path, wanted.checkpoint, allow_plugin=allow_plugin, ema_length=length)
         model.recipe = replace(model.recipe, sampling=wanted.spec)
         count = wanted.n or pictures.default_count(model)
         target = wanted.output or wanted.run.samples / pictures.name_of(model, count, wanted.seed)
@@ -126,7 +131,8 @@ def _draw(wanted: _Wanted, allow_plugin: bool) -> None:
     if (remark := nonfinite.remark_on(drawn.x)) is not None:
         err.print(remark, style="yellow")
     how = f"{drawn.nfe:.0f} network evaluations each ({wanted.spec.method})"
-    err.print(f"{count:,} samples of step {model.step}, {how}")
+    weights = ", ".join(filter(None, [f"step {model.step}", wanted.average.words]))
+    err.print(f"{count:,} samples of {weights}, {how}")
     out.print(str(target), markup=False, no_wrap=True)
 
 

@@ -81,7 +81,8 @@ def results_of(work: Evaluation, report: dict[str, Any], data: str) -> dict[str,
         if quantity.key in values:
             question = {"data": data, **_settings(request, metric.same)}
             nfe, remark = network_evaluations(report, quantity.key), remark_on(metric, report[metric.name])
-            results[quantity.key] = Result(values[quantity.key], nfe, metric.how(request), remark, question)
+            how = ", ".join(filter(None, [metric.how(request), request.ema.words]))
+            results[quantity.key] = Result(values[quantity.key], nfe, how, remark, question)
     return results
 
 

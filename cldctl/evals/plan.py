@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cld_core.checkpoint.verify import DamagedCheckpoint, all_whole, newest_whole, verify
 from cld_core.errors import CheckpointError, NotFoundError, UsageError
+from cld_core.evaluation.reports import current_report
 from cld_core.evaluation.request import EvalRequest
 from cld_core.evaluation.sweeps import Axis, Cell, Sweep
 from cld_core.recipe import Recipe, with_overrides
@@ -15,7 +16,7 @@ from cld_core.texts import is_count, one_line
 
 from .sweep import CHECKPOINT, combinations, refuse_idle_axes
 
-CHANGEABLE = ("eval", "sampling", "cluster")
+CHANGEABLE = ("eval", "sampling", "ema", "cluster")
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ def make(
 
     Raises:
         UsageError: a combination is invalid, or needs something that is missing; names it. Or an axis has no effect.
+        OSError: what is stored of averages cannot be listed.
         DataError: there is no test set.
     """
     if axes and len(steps) > 1:
@@ -57,6 +59,9 @@ def make(
             recipe = recipe_for_evaluation(base, [*overrides, *settings], str(run.recipe_file), idle)
             for step in [int(values[CHECKPOINT])] if CHECKPOINT in values else steps:
                 request = EvalRequest.of(recipe, metrics, step, shards or recipe.cluster.world_size)
+                # What is finished needs no average any more.
+                if current_report(run.evals / request.id) is None:
+                    require_average(run, step, recipe.ema.length)
                 requests.setdefault(request.id, request)
                 cells.append(Cell(values, request.id))
     if not axes:
@@ -83,6 +88,19 @@ def recipe_for_evaluation(base: Recipe, overrides: Sequence[str], source: str, i
             allowed = f"Those of {', '.join(CHANGEABLE[:-1])} and {CHANGEABLE[-1]} can be changed."
             raise UsageError(f"'{key}' is not a key of an evaluation. {allowed}")
     return with_overrides(base, overrides, source, idle).anchored(Path.cwd())
+
+
+def require_average(run: RunFolder, step: int, length: float | None) -> None:
+    """Refuse a length of which no average can be made for a checkpoint, before anything starts.
+
+    Raises:
+        UsageError: says which lengths can be.
+        OSError: what is stored cannot be listed.
+    """
+    if length is not None:
+        from cld_core.averages import mixture
+
+        mixture.of(run, step, length)
 
 
 def checkpoints(run: RunFolder, wanted: str) -> tuple[list[int], list[DamagedCheckpoint]]:

@@ -10,7 +10,7 @@ from cld_core.evaluation.sweeps import Axis, Sweep
 from cld_core.recipe import override
 from cld_core.recipe.tree import all_keys
 
-SWEEPABLE = ("sampling", "eval")
+SWEEPABLE = ("sampling", "eval", "ema")
 # The axis of an evaluation of several checkpoints.
 CHECKPOINT = "checkpoint"
 # Each is an evaluation with a folder of its own.

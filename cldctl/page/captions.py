@@ -9,9 +9,10 @@ from cld_core.recipe.variants import SECTIONS, keys_of
 
 # As `cld_core.evaluation.pictures` names pictures, and as it writes their titles.
 _NAME = re.compile(r"step_(\d{1,18})(?:_(.{1,200}))?")
-_DRAW = re.compile(r"([a-z0-9_]{1,40}?)(?:_nfe(\d{1,18}))?_n\d{1,18}(?:_seed(\d{1,19}))?(_.+)?")
+_DRAW = re.compile(r"([a-z0-9_]{1,40}?)(?:_nfe(\d{1,18}))?_n\d{1,18}(?:_seed(\d{1,19}))?(_.+?)?(?:_ema-[\d.e-]{1,24})?")
 _TITLE = re.compile(
-    r".{0,200}step ([\d,]{1,24}): ([\d,]{1,24}) samples(?: \([^()]{1,60}\))?,(?: (\w{1,40}),)? (\d{1,18}) NFE"
+    r".{0,200}step ([\d,]{1,24})(?:, (EMA length [\d.e-]{1,24}))?: "
+    r"([\d,]{1,24}) samples(?: \([^()]{1,60}\))?,(?: (\w{1,40}),)? (\d{1,18}) NFE"
 )
 # An adaptive sampler needs a different number of network evaluations for each sample, so its mean varies.
 _ADAPTIVE, _CLOSE = "ode", 0.05
@@ -72,6 +73,7 @@ class Settings:
     Attributes:
         method: the sampler; None if nothing tells.
         nfe: the mean number of network evaluations of a sample.
+        average: which average of the weights, in words; empty for the usual one.
         draw: None if not everything is known.
     """
 
@@ -79,11 +81,12 @@ class Settings:
     samples: int
     method: str | None
     nfe: int
+    average: str = ""
     draw: Draw | None = None
 
     def is_like(self, other: "Settings") -> bool:
         """Whether it is known that both were drawn in the same way from the same weights, be it more or fewer."""
-        if self.draw is None or self.draw != other.draw or self.step != other.step:
+        if self.draw is None or (self.draw, self.step, self.average) != (other.draw, other.step, other.average):
             return False
         tolerance = _CLOSE * max(self.nfe, other.nfe) if self.method == _ADAPTIVE else 0
         return abs(self.nfe - other.nfe) <= tolerance
@@ -91,6 +94,7 @@ class Settings:
     @property
     def caption(self) -> str:
         parts = [
+            *([self.average] if self.average else []),
             f"{self.samples:,} samples",
             *([self.method] if self.method else []),
             f"{self.nfe:,} NFE",
@@ -108,13 +112,14 @@ def settings_of(title: object, draw: Draw | None) -> Settings | None:
     found = _TITLE.fullmatch(title) if isinstance(title, str) else None
     if found is None:
         return None
-    step, samples, method, nfe = found.groups()
+    step, average, samples, method, nfe = found.groups()
     agreed = draw if draw is not None and draw.fits(method, int(nfe)) else None
     return Settings(
         step=_number(step),
         samples=_number(samples),
         method=agreed.keys["method"] if agreed is not None else method,
         nfe=int(nfe),
+        average=average or "",
         draw=agreed,
     )
 

@@ -111,7 +111,9 @@ def _pictures(run: RunFolder, model: "Model") -> list[Path]:
 
     if not run.samples.resolve().is_relative_to(run.path.resolve()):
         return []
-    names = (pictures.periodic_name(model.step), pictures.name_of(model, pictures.default_count(model)))
+    # The training draws from its usual average.
+    periodic = [pictures.periodic_name(model.step)] if model.ema_length is None else []
+    names = (*periodic, pictures.name_of(model, pictures.default_count(model)))
     return [file for name in names if os.path.lexists(file := run.samples / name)]
 
 

@@ -17,6 +17,7 @@ import yaml
 from cld_core.evaluation import registry
 from cld_core.evaluation.evaluation import evaluations_of
 from cld_core.recipe import Recipe
+from cld_core.recipe.ema import EmaSpec
 from cld_core.run import RunFolder
 from cld_core.texts import fenced, one_line
 from cldctl.evals.compare import Result, results_of
@@ -59,6 +60,7 @@ class Subject:
         weights: the name of their file.
         picture: the name of the file with samples, beside the card; None without one.
         license: the identifier of the licence of the weights, as Hugging Face lists them.
+        ema_length: the relative length of the average of the weights; None for that of `train.ema`.
     """
 
     step: int
@@ -68,6 +70,7 @@ class Subject:
     weights: str
     picture: str | None
     license: str = "unknown"
+    ema_length: float | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,11 @@ class Finding:
     key: str
     result: Result
     truth: float | None = None
+    ema_length: float | None = None
+
+    def is_of(self, about: Subject) -> bool:
+        """Whether it is a number of the weights that a card is about."""
+        return (self.step, self.ema_length) == (about.step, about.ema_length)
 
     @property
     def label(self) -> str:
@@ -93,7 +101,7 @@ class Finding:
 
 def card(run: RunFolder, row: RunStatus, about: Subject) -> str:
     """The whole card; ``row`` is the status of the run."""
-    recipe, findings = run.recipe(), findings_of(run, about.step)
+    recipe, findings = run.recipe(), findings_of(run, about)
     parts = [
         f"---\n{_head(run, recipe, about, findings)}---",
         f"# {escaped(run.name)}",
@@ -117,8 +125,8 @@ def card(run: RunFolder, row: RunStatus, about: Subject) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def findings_of(run: RunFolder, step: int) -> list[Finding]:
-    """The numbers of all finished evaluations: those of the weights at ``step`` first, then by step."""
+def findings_of(run: RunFolder, about: Subject) -> list[Finding]:
+    """The numbers of all finished evaluations: those of the weights of the card first, then by step."""
     found, data = [], run.recipe().data.name
     for work in evaluations_of(run):
         if (report := work.report) is None:
@@ -126,8 +134,8 @@ def findings_of(run: RunFolder, step: int) -> list[Finding]:
         elbo = report.get("elbo") or {}
         for key, result in results_of(work, report, data).items():
             truth = elbo.get("true_entropy") if key == "nll" else None
-            found.append(Finding(report["checkpoint_step"], key, result, truth))
-    return sorted(found, key=lambda it: (it.step != step, it.step))
+            found.append(Finding(report["checkpoint_step"], key, result, truth, work.request.ema.length))
+    return sorted(found, key=lambda it: (not it.is_of(about), it.step))
 
 
 def _head(run: RunFolder, recipe: Recipe, about: Subject, findings: Sequence[Finding]) -> str:
@@ -136,7 +144,7 @@ def _head(run: RunFolder, recipe: Recipe, about: Subject, findings: Sequence[Fin
     metrics = [
         {"type": one.key, "name": one.label, "value": one.result.number.value}
         for one in findings
-        if one.step == about.step and math.isfinite(one.result.number.value)
+        if one.is_of(about) and math.isfinite(one.result.number.value)
     ]
     dataset = {"name": one_line(recipe.data.name), "type": one_line(recipe.data.name)}
     results = [{"task": {"type": kind}, "dataset": dataset, "metrics": metrics}]
@@ -160,9 +168,19 @@ def _what(row: RunStatus, recipe: Recipe, about: Subject) -> str:
     text = (
         f"A generative model of {_data_name(recipe)} ({form}), based on {sde}: [the paper]({_PAPER}). "
         f"Its score is the {network}, trained with {LIBRARY} and the objective {objective}. "
-        f"The weights are the exponential moving average at step {about.step:,}."
+        f"The weights are {_average(about)} at step {about.step:,}."
     )
     return text if row.note is None else f"{text}\n\nNote of the authors: {escaped(row.note, 500)}"
+
+
+def _average(about: Subject) -> str:
+    if about.ema_length is None:
+        return "the exponential moving average"
+    return f"the power-function average of relative length {about.ema_length:g}"
+
+
+def _weights(about: Subject) -> str:
+    return ", ".join(filter(None, [f"step {about.step:,}", EmaSpec(length=about.ema_length).words]))
 
 
 def _use(recipe: Recipe, about: Subject) -> str:
@@ -186,8 +204,8 @@ def _evaluation(findings: Sequence[Finding], about: Subject) -> str:
         rows.append([f"{one.step:,}", one.label, *cells])
     notes = dict.fromkeys(one.result.remark for one in findings if one.result.remark)
     text = "Values are given ± one standard error where it is known."
-    if any(one.step != about.step for one in findings):
-        text += f" The weights of this card are those of step {about.step:,}."
+    if not all(one.is_of(about) for one in findings):
+        text += f" The weights of this card are those of {_weights(about)}."
     headings = ["step", "number", "value", "of", "network evaluations", "settings"]
     return "\n\n".join([text, table(headings, rows), *(f"Note: {escaped(note, 500)}." for note in notes)])
 
@@ -212,7 +230,8 @@ def _data(recipe: Recipe, about: Subject) -> str:
 def _training(run: RunFolder, row: RunStatus, recipe: Recipe, about: Subject) -> Iterator[tuple[str, str]]:
     yield "steps", f"{about.step:,} of {row.steps or recipe.train.steps:,}"
     yield "batch", f"{recipe.train.batch_size:,} examples"
-    yield "optimiser", f"{recipe.optim.name}, rate {recipe.optim.lr:g}; average of weights {recipe.train.ema:g}"
+    average = f"{recipe.train.ema:g}" if about.ema_length is None else f"of length {about.ema_length:g}"
+    yield "optimiser", f"{recipe.optim.name}, rate {recipe.optim.lr:g}; average of weights {average}"
     yield "precision", recipe.train.precision
     yield "seed", str(recipe.train.seed)
     if row.loss is not None:
@@ -234,7 +253,7 @@ def _training(run: RunFolder, row: RunStatus, recipe: Recipe, about: Subject) ->
 
 
 def _limits(row: RunStatus, recipe: Recipe, about: Subject, findings: Sequence[Finding]) -> Iterator[str]:
-    own = [one for one in findings if one.step == about.step]
+    own = [one for one in findings if one.is_of(about)]
     yield f"It imitates {_data_name(recipe)} and nothing else. It takes no text, label or other condition."
     if about.step < (steps := row.steps or recipe.train.steps):
         yield f"Training is not complete: {about.step:,} of {steps:,} steps are done."

@@ -42,11 +42,16 @@ class Tile:
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """How many samples and points an evaluation is of, 0 if it read none, and the NFE behind each number."""
+    """How many samples and points an evaluation is of, 0 if it read none, and the NFE behind each number.
+
+    Attributes:
+        average: which average of the weights, in words; empty for the usual one.
+    """
 
     samples: int
     points: int
     nfe: Mapping[str, float]
+    average: str = ""
 
     def number(self, metric: str) -> int:
         """How many samples or points a metric is of."""
@@ -62,7 +67,7 @@ def asked_of(run: RunFolder) -> dict[str, Asked]:
         nfe = {key: value for key in keys if (value := network_evaluations(report, key)) is not None}
         request = work.request
         samples = request.samples if registry.draws_samples(request.metrics) else 0
-        found[work.name] = Asked(samples=samples, points=request.points, nfe=nfe)
+        found[work.name] = Asked(samples=samples, points=request.points, nfe=nfe, average=request.ema.words)
     return found
 
 
@@ -146,6 +151,8 @@ def remarks(evals: Sequence[Row]) -> list[str]:
 def _best(entry: Row, quantity: Quantity, size: int, about: Asked | None, recipe: str | None) -> Tile:
     result = entry["results"][quantity.key]
     made = [f"step {count(entry['checkpoint_step'])}"]
+    if about is not None and about.average:
+        made.append(about.average)
     if size:
         made.append(f"{count(size)} {'samples' if about is not None and _is_over_samples(quantity) else 'points'}")
     if about is not None and quantity.key in about.nfe:
@@ -218,7 +225,8 @@ def _of(about: Asked | None) -> str:
     if about is None:
         return "-"
     sizes = {"samples": about.samples, "points": about.points}
-    return ", ".join(f"{count(number)} {what}" for what, number in sizes.items() if number) or "-"
+    parts = [f"{count(number)} {what}" for what, number in sizes.items() if number]
+    return ", ".join([*parts, *([about.average] if about.average else [])]) or "-"
 
 
 def _nfe(about: Asked | None) -> str:

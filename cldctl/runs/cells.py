@@ -28,7 +28,7 @@ _UNUSABLE = re.compile(r"[^A-Za-z0-9._-]+")
 _NOT_SWEPT = {
     "cluster": "the jobs of a sweep are one array, in which all are of the same size. Submit a group for each value",
     **dict.fromkeys(
-        ("sampling", "eval"),
+        ("sampling", "eval", "ema"),
         "it changes no training. Sweep over it afterwards: `cldctl eval RUN --sweep KEY=a,b`",
     ),
 }

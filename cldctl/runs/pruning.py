@@ -1,8 +1,10 @@
 """Removing checkpoints of runs that are over: all but the last good one, milestones and those that results name."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from cld_core.averages import snapshots
 from cld_core.checkpoint.prune import files_of, remove
 from cld_core.checkpoint.verify import newest_whole
 from cld_core.evaluation.evaluation import evaluations_of
@@ -20,19 +22,23 @@ class Pruning:
     Attributes:
         remove: steps, ascending; ``size`` is the bytes of their files.
         keep: why it is kept, by step.
+        averages: files of snapshots of averages that are removed; ``size_of_averages`` is their bytes.
     """
 
     run: RunFolder
     remove: tuple[int, ...]
     size: int
     keep: dict[int, str]
+    averages: tuple[Path, ...] = ()
+    size_of_averages: int = 0
 
 
-def plan(runs: Sequence[RunFolder], keep_every: int | None) -> list[Pruning]:
+def plan(runs: Sequence[RunFolder], keep_every: int | None, averages: bool = False) -> list[Pruning]:
     """What pruning these runs means. Nothing is changed. The last checkpoint of each is read and verified.
 
     Args:
         keep_every: checkpoints of every so many steps are kept, besides the milestones of the recipe.
+        averages: remove the snapshots of averages, too. The checkpoints keep their own.
 
     Raises:
         CldError: a run belongs to somebody else, or its checkpoints cannot be read.
@@ -47,8 +53,9 @@ def plan(runs: Sequence[RunFolder], keep_every: int | None) -> list[Pruning]:
         require_over(run, answers, "Nothing was removed")
         keep = _kept(run, keep_every)
         others = tuple(step for step in run.listed_steps() if step not in keep)
-        size = sum(file.lstat().st_size for step in others for file in files_of(run, step) if file.exists())
-        prunings.append(Pruning(run, others, size, keep))
+        size = _size(file for step in others for file in files_of(run, step))
+        stored = tuple(snapshots.files(run)) if averages else ()
+        prunings.append(Pruning(run, others, size, keep, stored, _size(stored)))
     return prunings
 
 
@@ -66,6 +73,13 @@ def prune(pruning: Pruning) -> None:
             if step not in needed:
                 check()
                 remove(run, step)
+        for file in pruning.averages:
+            check()
+            file.unlink(missing_ok=True)
+
+
+def _size(files: Iterable[Path]) -> int:
+    return sum(file.lstat().st_size for file in files if file.exists())
 
 
 def _kept(run: RunFolder, keep_every: int | None) -> dict[int, str]:

@@ -90,7 +90,7 @@ def test_requests_that_sample_alike_share_an_id(tmp_path, features):
     [
         (["eval.seed"], "KEY=a,b,c"),
         (["eval.seed=1,,2"], "KEY=a,b,c"),
-        (["train.steps=1,2"], "only keys of sampling and eval"),
+        (["train.steps=1,2"], "only keys of sampling, eval and ema"),
         (["eval.seed=1", "eval.seed=2"], "is given twice"),
         (["eval.seed=1,2,1"], "has a value twice"),
     ],

@@ -133,15 +133,21 @@ def test_a_title_of_another_kind_tells_nothing(title):
 
 
 def test_titles_are_those_that_pictures_of_samples_have():
-    model = SimpleNamespace(recipe=SimpleNamespace(name="toy"), step=1_000)
+    model = SimpleNamespace(recipe=SimpleNamespace(name="toy"), step=1_000, ema_length=None)
     title = titles.title(torch.full((2_000, 2), math.nan), model, "em, 50 NFE")
     assert title == "toy, step 1,000: 2,000 samples (2,000 not finite), em, 50 NFE"
     draw = captions.Draw.of(EmSpec(nfe=50, denoise=False), 0)
     assert captions.Draw.named("step_00001000_em_nfe50_n2000_denoise-false") == draw
     expected = captions.Settings(step=1_000, samples=2_000, method="em", nfe=50, draw=draw)
     assert captions.settings_of(title, draw) == expected
+    model.ema_length = 0.05
+    other = captions.settings_of(titles.title(torch.zeros(2_000, 2), model, "em, 50 NFE"), draw)
+    assert other == replace(expected, average="EMA length 0.05")
+    assert other.caption == "step 1,000: EMA length 0.05, 2,000 samples, em, 50 NFE, denoise=false"
+    assert not other.is_like(expected), "other weights"
 
 
+@pytest.mark.parametrize("length", [None, 0.05, 1e-5])
 @pytest.mark.parametrize(
     ("spec", "unusual"),
     [
@@ -151,8 +157,8 @@ def test_titles_are_those_that_pictures_of_samples_have():
         (OdeSpec(rtol=1e-3), ["seed 3", "rtol=0.001"]),
     ],
 )
-def test_names_tell_what_pictures_were_drawn_with(spec, unusual):
-    model = SimpleNamespace(recipe=SimpleNamespace(sampling=spec), step=7)
+def test_names_tell_what_pictures_were_drawn_with(spec, unusual, length):
+    model = SimpleNamespace(recipe=SimpleNamespace(sampling=spec), step=7, ema_length=length)
     draw = captions.Draw.named(titles.name_of(model, 64, 3).removesuffix(".png"))
     assert draw == captions.Draw.of(spec, 3)
     assert draw.unusual == unusual

@@ -1,0 +1,138 @@
+"""Averages of other lengths from the stored ones, against averages that were really run."""
+
+import pytest
+import torch
+
+from cld_core.averages import mixture, snapshots
+from cld_core.averages.reconstruct import average
+from cld_core.checkpoint.load import read_tensors
+from cld_core.errors import CheckpointError, UsageError
+from tests.support.averaged import Averaged, brute_force, trajectory
+
+STEPS, EVERY = 700, 20
+
+
+@pytest.fixture(scope="module")
+def weights() -> torch.Tensor:
+    return trajectory(STEPS)
+
+
+@pytest.fixture(scope="module")
+def whole(weights, tmp_path_factory) -> Averaged:
+    """One that no test changes."""
+    return made(tmp_path_factory.mktemp("averages") / "mine", weights)
+
+
+def made(path, weights: torch.Tensor, **options) -> Averaged:
+    result = Averaged(path, **options)
+    result.follow(weights, EVERY)
+    return result
+
+
+def reconstructed(one: Averaged, length: float, step: int = STEPS) -> tuple[torch.Tensor, float]:
+    found, error = average(one.run, step, length, {"weight": one.net["weight"]}, "mine")
+    return found["weight"], error
+
+
+def spread(weights: torch.Tensor) -> float:
+    return float((weights - weights[-1]).square().mean().sqrt())
+
+
+@pytest.mark.parametrize(("length", "within"), [(0.02, 0.04), (0.03, 0.015), (0.07, 2e-3), (0.15, 3e-3), (0.2, 0.01)])
+def test_an_average_of_any_length_is_nearly_the_one_that_was_run(whole, weights, length, within):
+    found, error = reconstructed(whole, length)
+    assert error < within
+    truth = brute_force(weights, length)
+    # By Cauchy and Schwarz, for weights that change by their spread over a training.
+    assert float((found - truth).abs().max()) < within * spread(weights)
+
+
+def test_a_length_that_was_tracked_is_itself(whole):
+    found, error = reconstructed(whole, 0.1)
+    assert error < 1e-6
+    torch.testing.assert_close(found, whole.power.averages[1][0], rtol=0, atol=1e-7)
+
+
+def test_what_is_constant_stays_so_however_bad_the_fit_is(tmp_path):
+    one = made(tmp_path / "mine", torch.full((STEPS, 5), 3.25, dtype=torch.float64))
+    found, error = reconstructed(one, 0.25)
+    assert error > 0.01
+    torch.testing.assert_close(found, torch.full((5,), 3.25, dtype=torch.float64), rtol=1e-9, atol=0)
+
+
+def test_half_precision_costs_its_rounding(tmp_path, whole, weights):
+    half = made(tmp_path / "half", weights, half=True)
+    stored = read_tensors(half.run.snapshot_file(EVERY))["power"]["averages"]["0.05"]["weight"]
+    assert stored.dtype == torch.float16
+    difference = reconstructed(whole, 0.07)[0] - reconstructed(half, 0.07)[0]
+    assert 0 < float(difference.abs().max()) < 2**-11 * float(weights.abs().max())
+
+
+def test_values_beyond_half_precision_are_stored_in_full(tmp_path):
+    one = made(tmp_path / "mine", torch.full((STEPS, 5), 1e6, dtype=torch.float64), half=True)
+    assert reconstructed(one, 0.07)[0] == pytest.approx([1e6] * 5)
+
+
+def test_damaged_and_lost_snapshots_are_made_up_for_and_told_of(tmp_path, weights, caplog):
+    one = made(tmp_path / "mine", weights)
+    whole, good = reconstructed(one, 0.07)
+    assert not caplog.messages
+    lost, cut, flipped = (one.run.snapshot_file(step) for step in (660, 640, 620))
+    lost.unlink()
+    cut.write_bytes(cut.read_bytes()[:-1])
+    flipped.write_bytes(flipped.read_bytes()[:-1] + b"?")
+    found, error = reconstructed(one, 0.07)
+    assert good < error < 0.1
+    assert float((found - whole).abs().max()) < error * spread(weights)
+    assert [text.split(":")[0] for text in caplog.messages] == [
+        "skipped the snapshot of averages of step 620",
+        "EMA length 0.07",
+    ]
+
+
+def test_a_length_out_of_reach_is_refused_with_those_that_are_not(tmp_path, weights):
+    one = made(tmp_path / "mine", weights)
+    with pytest.raises(UsageError, match=r"ema\.length=0\.001 cannot be made for step 700 .* from 0\.01. to 0\.2"):
+        reconstructed(one, 0.001)
+    for file in snapshots.files(one.run):
+        file.unlink()
+    assert reconstructed(one, 0.05)[1] < 1e-6, "the checkpoint has what was tracked"
+    with pytest.raises(UsageError, match=r"train\.ema_every"):
+        reconstructed(one, 0.02)
+    with pytest.raises(UsageError, match="the length of an average is a number above 0"):
+        reconstructed(one, 0.5)
+
+
+def test_a_checkpoint_without_averages_says_how_to_get_them(tmp_path, weights):
+    one = made(tmp_path / "mine", weights, lengths=())
+    with pytest.raises(UsageError, match=r"cldctl resume mine train\.ema_lengths=\[0\.05,0\.1\]"):
+        reconstructed(one, 0.05)
+
+
+def test_snapshots_of_another_beginning_do_not_count(tmp_path, weights):
+    one = made(tmp_path / "mine", weights[:400])
+    one.power.load_state_dict(None, 400)
+    one.follow(weights[400:], EVERY, first=401)
+    stored = snapshots.usable(one.run, STEPS)
+    assert [entry.step for entry in stored] == [*range(420, STEPS, EVERY), STEPS]
+    found, error = reconstructed(one, 0.07)
+    assert error < 0.01
+    assert float((found - brute_force(weights[400:], 0.07)).abs().max()) < 0.01 * spread(weights[400:])
+
+
+def test_tensors_of_another_recipe_or_network_are_refused(whole):
+    with pytest.raises(CheckpointError, match="belongs to another recipe"):
+        average(whole.run, STEPS, 0.07, {"weight": whole.net["weight"]}, "other")
+    with pytest.raises(CheckpointError, match="not those of this network"):
+        average(whole.run, STEPS, 0.07, {"weight": torch.zeros(4)}, "mine")
+
+
+def test_a_mixture_reads_no_more_than_sidecars(tmp_path, weights):
+    one = made(tmp_path / "mine", weights)
+    before = snapshots.fingerprint(one.run, STEPS)
+    mixed = mixture.of(one.run, STEPS, 0.07)
+    assert [part.step for part, _ in mixed.parts] == [*range(EVERY, STEPS + 1, EVERY)]
+    assert sum(weight for _, part in mixed.parts for weight in part.values()) == pytest.approx(1.0)
+    one.run.snapshot_file(60).with_suffix(".json").unlink()
+    assert snapshots.fingerprint(one.run, STEPS) != before
+    assert len(mixture.of(one.run, STEPS, 0.07).parts) == len(mixed.parts) - 1

@@ -1,0 +1,84 @@
+"""`ema.length`: evaluations, samples and exports of averages that are made after the training."""
+
+import json
+
+import pytest
+
+import cld_core
+from cld_core.averages import snapshots
+from cld_core.evaluation.evaluation import evaluations_of
+from cld_core.run import RunFolder
+from tests.support.tools import DEBUG, invoke
+
+SMALL = ["network.width=16", "network.layers=3", "train.batch_size=16", "train.steps=40", "train.checkpoint_every=20"]
+KEPT = ["train.ema_lengths=[0.05,0.1]", "train.ema_every=2"]
+QUICK = ["eval.samples=16", "sampling.method=em", "sampling.nfe=2"]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A finished run with snapshots."""
+    root = tmp_path_factory.mktemp("runs")
+    invoke("submit", "toy", "--name", "mine", *SMALL, *KEPT, *QUICK, *DEBUG, runs=root)
+    return root
+
+
+def test_a_sweep_over_lengths_is_a_table_of_evaluations(root):
+    run = RunFolder(root / "mine")
+    made = invoke("eval", "mine", "--loss", "--sweep", "ema.length=null,0.07,0.1", *DEBUG, runs=root)
+    assert "by ema.length" in made.stdout
+    works = {work.request.ema.length: work for work in evaluations_of(run)}
+    assert set(works) == {None, 0.07, 0.1}
+    assert len({work.report["loss"]["value"] for work in works.values()}) == 3
+    assert works[None].report.get("ema") is None
+    assert works[0.07].report["ema"]["length"] == 0.07
+    assert works[0.1].report["ema"]["error"] < 1e-6 < works[0.07].report["ema"]["error"] < 0.02
+    assert not (run.evals / "weights").exists()
+    assert "already complete" in invoke("eval", "mine", "--loss", "ema.length=0.070", *DEBUG, runs=root).stderr
+    usual = invoke("eval", "mine", "--loss", *DEBUG, runs=root)
+    assert "already complete" in usual.stderr, "without a length it is the average of train.ema"
+    shown = json.loads(invoke("compare", "mine", "mine", "--json", runs=root).stdout)["runs"][0]["loss"]["how"]
+    assert "EMA length" in shown
+    page = root / "mine.html"
+    invoke("report", "mine", "-o", str(page), runs=root)
+    assert "Results by ema.length" in (text := page.read_text())
+    assert "step 40, EMA length" in text, "the tile of the best result"
+    assert "step 40: EMA length 0.07, 2,000 samples, em, 2 NFE" in text
+
+
+def test_samples_of_a_length_have_a_picture_of_their_own(root):
+    usual, other = (invoke("sample", "mine", "-n", "8", *more, runs=root) for more in ([], ["ema.length=0.2"]))
+    assert other.stdout == usual.stdout.replace(".png", "_ema-0.2.png")
+    assert "8 samples of step 40, EMA length 0.2" in other.stderr
+    page = root / "samples.html"
+    invoke("report", "mine", "-o", str(page), runs=root)
+    assert "step 40: EMA length 0.2, 8 samples, em, 2 NFE" in page.read_text()
+
+
+def test_an_export_of_a_length_says_so(root, tmp_path):
+    target, model = tmp_path / "x.safetensors", cld_core.load(root / "mine", ema_length=0.2)
+    done = invoke(
+        "export", "mine", "--ema-length", "0.2", "--card", str(tmp_path / "card"), "-o", str(target), runs=root
+    )
+    assert "averaged weights of step 40, EMA length 0.2" in done.stderr
+    loaded = cld_core.load(target)
+    assert loaded.ema_length == 0.2
+    assert "step 40, EMA length 0.2" in repr(loaded)
+    assert all((loaded.net.state_dict()[name] == value).all() for name, value in model.net.state_dict().items())
+    assert "the power-function average of relative length 0.2 at step 40" in (tmp_path / "card/README.md").read_text()
+    with pytest.raises(cld_core.errors.UsageError, match="a file has one average"):
+        cld_core.load(target, ema_length=0.1)
+
+
+def test_prune_removes_snapshots_when_it_is_asked_to(root):
+    run = RunFolder(root / "mine")
+    invoke("eval", "mine", "--loss", "ema.length=0.2", *DEBUG, runs=root)
+    assert "averages" not in invoke("prune", "mine", "--dry-run", runs=root).stderr
+    assert "removes all snapshots of averages" in invoke("prune", "mine", "--averages", "--dry-run", runs=root).stderr
+    assert len(run.snapshot_steps()) == 20
+    invoke("prune", "mine", "--averages", "--yes", runs=root)
+    assert snapshots.files(run) == []
+    assert "already complete" in invoke("eval", "mine", "--loss", "ema.length=0.2", *DEBUG, runs=root).stderr
+    refused = invoke("eval", "mine", "--loss", "ema.length=0.19", *DEBUG, runs=root, code=2).stderr
+    assert "ema.length=0.19 cannot be made for step 40" in refused
+    invoke("eval", "mine", "--loss", "ema.length=0.05", *DEBUG, runs=root)
