@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cld_core.sde.base import Auxiliary, Diffusion, Law
-from cld_core.sde.number import Number, by_numpy, sqrt
+from cld_core.sde.number import Number, by_numpy
 from cld_core.sde.rows import Rows, cholesky, permuted, with_column
 from cld_core.sde.series import Series, series
 
