@@ -65,13 +65,15 @@ class LinearDiffusion(Diffusion):
             diagonal.append(1.0 / variance if i else 0.0 * variance)
         return tuple(tuple(entry if i == j else 0.0 * entry for j in range(self.m)) for i, entry in enumerate(diagonal))
 
-    @by_numpy
     def law(self, t: Number, *, data_var: float) -> Law[Number]:
-        stds = (math.sqrt(data_var), *self.initial_std)
-        factor = self._lower(self._moments(t), stds, range(self.n))
+        factor = self._law_factor(t, data_var)
         pivots = tuple(row[-1] for row in factor)
         slopes = tuple(tuple(row[j] / pivots[j] for j in range(i)) for i, row in enumerate(factor))
         return Law(slopes, tuple(1.0 / (pivot * pivot) for pivot in pivots), math.prod(pivots) ** 2)
+
+    @by_numpy
+    def _law_factor(self, t: Number, data_var: float) -> Rows[Number]:
+        return self._lower(self._moments(t), (math.sqrt(data_var), *self.initial_std), range(self.n))
 
     def auxiliary(self, t: float) -> Auxiliary:
         moments = self._moments(t)
