@@ -1,4 +1,4 @@
-"""Langevin diffusion of third order (HOLD, arXiv 2404.12814; docs/math.md section 2.7)."""
+"""Langevin diffusion of third order (HOLD, arXiv 2404.12814; docs/math.md section 11.3)."""
 
 import math
 from dataclasses import dataclass

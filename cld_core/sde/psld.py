@@ -1,4 +1,4 @@
-"""Phase-space Langevin diffusion (PSLD, arXiv 2303.01748; docs/math.md section 2.6)."""
+"""Phase-space Langevin diffusion (PSLD, arXiv 2303.01748; docs/math.md section 11.2)."""
 
 import math
 from dataclasses import dataclass

@@ -5,6 +5,7 @@ A lower triangular matrix is stored without its zeros: row i has i + 1 entries.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from cld_core.sde.number import Number, sqrt
 
@@ -38,7 +39,8 @@ def cholesky(a: Rows[Number]) -> Rows[Number]:
         for j, other in enumerate(out):
             entries.append((row[j] - dot(tuple(entries), other[:j]) if j else row[j]) / other[j])
         pivot = row[i] - dot(tuple(entries), tuple(entries)) if i else row[i]
-        out.append((*entries, sqrt(pivot)))
+        entries.append(sqrt(pivot))
+        out.append(tuple(entries))
     return tuple(out)
 
 
@@ -71,14 +73,15 @@ def permuted(lower: Rows[Number], order: Sequence[int]) -> Rows[Number]:
 def inverse(a: Rows[Number]) -> Rows[Number]:
     """Inverse of a square matrix stored with zeros, without pivoting, as triangular ones of either kind allow."""
     n = len(a)
-    out = [[*row, *(1.0 if i == j else 0.0 for j in range(n))] for i, row in enumerate(a)]
+    out: list[list[Any]] = [[*row, *(1.0 if i == j else 0.0 for j in range(n))] for i, row in enumerate(a)]
     for i in range(n):
-        out[i] = [*out[i][: i + 1], *(entry / out[i][i] for entry in out[i][i + 1 :])]
+        pivot = out[i][i]
+        out[i] = [entry if j <= i else entry / pivot for j, entry in enumerate(out[i])]
         for k in range(n):
             if k != i:
-                out[k] = [
-                    x - out[k][i] * y if j > i else x for j, (x, y) in enumerate(zip(out[k], out[i], strict=True))
-                ]
+                factor = out[k][i]
+                pairs = enumerate(zip(out[k], out[i], strict=True))
+                out[k] = [x if j <= i else x - factor * y for j, (x, y) in pairs]
     return tuple(tuple(row[n:]) for row in out)
 
 

@@ -1,4 +1,4 @@
-"""Transition matrix and noise covariance of a linear diffusion by a Taylor series and doubling (docs/math.md 2.5).
+"""Transition matrix and noise covariance of a linear diffusion by a Taylor series and doubling (docs/math.md 11.1).
 
 The other ways lose digits: the matrix exponential of twice the size (Van Loan) cancels at large times, the difference
 of the stationary covariance and what the process remembers cancels at small ones.

@@ -92,7 +92,10 @@ def without(content: dict[str, Any], name: str) -> dict[str, Any]:
     [
         (lambda c: without(c, "score_fn.all_modules.1.weight"), "no tensor 'all_modules.1.weight'"),
         (lambda c: without(c, "ema_score_fn.all_modules.1.weight"), "no tensor 'ema_score_fn.all_modules.1.weight'"),
-        (lambda c: {**c, "state_dict": {"clf_fn.weight": torch.ones(1)}}, "'clf_fn.weight' belongs neither to score_fn"),
+        (
+            lambda c: {**c, "state_dict": {"clf_fn.weight": torch.ones(1)}},
+            "'clf_fn.weight' belongs neither",
+        ),
         (lambda c: {**c, "optimizer_states": []}, "the states of 0 optimisers, not of one"),
         (lambda c: {**c, "global_step": "3"}, "its step is '3', not a whole number"),
         (lambda c: {"state_dict": {}, "epoch": 3}, "it holds epoch, state_dict; a published checkpoint holds model"),
@@ -107,5 +110,5 @@ def test_what_does_not_fit_is_named(content, tmp_path, change, words):
 
 
 def test_another_network_is_named_with_both_shapes(content, tmp_path):
-    with pytest.raises(WrongCheckpointError, match="is .* but .* in the recipe's network"):
+    with pytest.raises(WrongCheckpointError, match=r"is .* but .* in the recipe's network"):
         import_published(saved(content, tmp_path), recipe("network.channels=32"), tmp_path / "runs" / "psld", {})

@@ -187,7 +187,7 @@ def test_the_bound_is_tight_on_gaussian_data(sde):
     """To 1e-5 nats, from an early time, and with a beta that makes the prior the law at t = 1."""
     law = gaussian(0.5, d=1)
     x = torch.tensor([[-0.9], [0.4]], dtype=torch.float64)
-    spec, noise = ElboSpec(velocities=1, eps=1e-6, rtol=1e-6, atol=1e-6), SampleNoise(0, first=0, last=2)
+    spec, noise = ElboSpec(velocities=1, eps=1e-8, rtol=1e-7, atol=1e-7), SampleNoise(0, first=0, last=2)
     result = likelihood(law.score(sde), sde, spec, noise, x, exact_trace=True)
     torch.testing.assert_close(result.elbo, law.log_density(x), rtol=0, atol=1e-5)
 
