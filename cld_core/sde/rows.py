@@ -73,7 +73,9 @@ def permuted(lower: Rows[Number], order: Sequence[int]) -> Rows[Number]:
 def inverse(a: Rows[Number]) -> Rows[Number]:
     """Inverse of a square matrix stored with zeros, without pivoting, as triangular ones of either kind allow."""
     n = len(a)
-    out: list[list[Any]] = [[*row, *(1.0 if i == j else 0.0 for j in range(n))] for i, row in enumerate(a)]
+    out: list[list[Any]] = []
+    for i, row in enumerate(a):
+        out.append(list(row) + [float(i == j) for j in range(n)])
     for i in range(n):
         pivot = out[i][i]
         out[i] = [entry if j <= i else entry / pivot for j, entry in enumerate(out[i])]
