@@ -35,6 +35,10 @@ class Series:
 
     def __call__(self, big_b: Number) -> tuple[Rows[Number], Rows[Number]]:
         """Psi and N, (n, n) each, at B: a float, or a tensor or array of any shape."""
+        if isinstance(big_b, torch.Tensor) and big_b.device.type == "cpu" and not big_b.requires_grad:
+            # The same numbers, at half the price (see `number.by_numpy`).
+            psi, noise = self(big_b.numpy())
+            return _tensors(psi), _tensors(noise)
         n = self.coefficients.shape[1]
         h: Any = big_b * 0.5**self.doublings
         constants, stationary = _constants(self, h.device) if isinstance(h, torch.Tensor) else self._arrays
@@ -76,6 +80,10 @@ def _product(a: Any, b: Any) -> Any:
     for k in range(1, len(b)):
         total = total + a[:, k, None] * b[None, k]
     return total
+
+
+def _tensors(rows: Any) -> Any:
+    return tuple(tuple(torch.as_tensor(entry) for entry in row) for row in rows)
 
 
 def _rows(matrix: Any, like: Any) -> Any:

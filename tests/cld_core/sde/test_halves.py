@@ -15,17 +15,14 @@ from cld_core.recipe.eval import ElboSpec
 from cld_core.recipe.objective import ObjectiveSpec
 from cld_core.sampling import sample
 from cld_core.score import Score
-from cld_core.sde import HOLD, PSLD
 from cld_core.sde.coefficients import apply
 from cld_core.sde.rows import inverse, matmul
 from cld_core.seeds import SampleNoise
 from tests.support.affine import output_covariance
-from tests.support.numeric import check, covariance, drift
+from tests.support.numeric import BothScored, ThirdOrder, check, covariance, drift
 from tests.support.sampling import spec_of
 
-PSLDS = [PSLD(friction=0.5, nu=4.5, kappa=0.16, triangle=which, numerical_eps=0.0) for which in ("lower", "upper")]
-SDES = [*PSLDS, HOLD(numerical_eps=0.0)]
-SHAPES = pytest.mark.parametrize("sde", SDES, ids=["n=2, m=2", "n=2, m=2, upper", "n=3, m=1"])
+SHAPES = pytest.mark.parametrize("sde", [BothScored(), ThirdOrder()], ids=["n=2, m=2", "n=3, m=1"])
 LAW = GaussianMixture(torch.tensor([[-0.4, 0.2], [0.7, 0.1], [0.0, -1.0]]), 0.3, torch.tensor([1.0, 2.0, 3.0]))
 
 
@@ -72,7 +69,7 @@ def test_the_target_is_the_score_of_the_kernel(sde):
     for objective in ("hsm", "dsm"):
         lower = torch.zeros(sde.n, sde.n, dtype=torch.float64)
         for i, row in enumerate(sde.factor(0.2, objective)):
-            lower[i, : len(row)] = torch.tensor(row, dtype=torch.float64)
+            lower[i, : i + 1] = torch.tensor(row, dtype=torch.float64)
         first = sde.n - sde.m
         expected = torch.linalg.inv(lower).T[first:]
         assert float(expected[:, :first].abs().sum()) < 1e-12, (
@@ -138,7 +135,7 @@ def test_the_generic_tensors_agree_with_each_other(sde):
 def ends():
     """Covariances to which the probability flow carries the prior."""
     spec = spec_of("ode", rtol=1e-9, atol=1e-9, eps=0.1, denoise=False)
-    return {sde: output_covariance(sde, spec) for sde in SDES}
+    return {sde: output_covariance(sde, spec) for sde in (BothScored(), ThirdOrder())}
 
 
 @SHAPES
@@ -164,7 +161,8 @@ def test_the_flow_ends_in_the_exact_law(sde, ends):
 )
 def test_samplers_converge_to_the_law_of_the_flow(sde, keys, order, ends):
     if keys["method"] != "exponential":
-        keys = {**keys, "grid": "quadratic"}
+        # The kernel of three halves is too inaccurate for the short steps of the quadratic grid.
+        keys = {**keys, "grid": "quadratic" if sde.n == 2 else "linear"}
     found = [output_covariance(sde, spec_of(**keys, nfe=n, eps=0.1, denoise=False)) for n in (80, 160, 320)]
     differences = [float((a - b).abs().max()) for a, b in pairwise(found)]
     assert math.log2(differences[0] / differences[1]) == pytest.approx(order, abs=0.35), differences

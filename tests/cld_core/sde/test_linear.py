@@ -1,6 +1,8 @@
 """The kernel by series and doubling, against 200 decimal digits."""
 
+import math
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -12,7 +14,9 @@ from cld_core.recipe.eval import ElboSpec
 from cld_core.sde import CLD, HOLD, PSLD, VPSDE, LinearDiffusion
 from cld_core.seeds import SampleNoise
 from tests.support import exact
+from tests.support.affine import output_covariance
 from tests.support.numeric import check
+from tests.support.sampling import spec_of
 
 TIMES = (1e-12, 1e-9, 1e-5, 0.02, 0.2, 0.5, 1.0)
 
@@ -200,3 +204,29 @@ def test_a_mixture_has_its_density_at_every_time():
     slopes = [score(u, t) for t in (1e-12, 1e-11)]
     torch.testing.assert_close(slopes[0], -u[:, 2:] / (0.04 * 0.25), rtol=1e-6, atol=0)
     torch.testing.assert_close(*slopes, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(
+    "sde", [PSLD(friction=0.25, nu=4.25, triangle="upper"), HOLD(numerical_eps=0.0)], ids=["psld upper", "hold"]
+)
+@pytest.mark.parametrize(
+    ("keys", "order"),
+    [
+        ({"method": "exponential", "order": 1, "corrector": False}, 2.0),
+        ({"method": "em", "grid": "quadratic"}, 1.0),
+        ({"method": "sscs", "grid": "quadratic"}, 1.0),
+        ({"method": "sscs", "sscs_order": 2, "grid": "quadratic"}, 2.0),
+    ],
+    ids=str,
+)
+def test_samplers_converge_with_their_orders(sde, keys, order):
+    """On data of std 0.8: PSLD's exponential sampler is exact on those whose variance its K assumes."""
+    found = [output_covariance(sde, spec_of(**keys, nfe=n, eps=0.1, denoise=False), 0.8) for n in (40, 80, 160)]
+    differences = [float((a - b).abs().max()) for a, b in pairwise(found)]
+    assert math.log2(differences[0] / differences[1]) == pytest.approx(order, abs=0.35), differences
+
+
+def test_data_of_the_variance_that_k_assumes_are_sampled_exactly():
+    sde = PSLD(friction=0.25, nu=4.25, numerical_eps=0.0)
+    coarse, fine = (output_covariance(sde, spec_of("exponential", nfe=n, eps=0.1, denoise=False), 0.5) for n in (5, 20))
+    torch.testing.assert_close(coarse, fine, rtol=0, atol=1e-12)
