@@ -21,7 +21,7 @@ from .data import CelebaHq256Spec, Cifar10Spec, ImageDataSpec, ToyDataSpec
 from .ncsnpp import NcsnppSpec
 from .network import MlpSpec, ResnetSpec
 from .sampling import EmSpec, ExponentialSpec, OdeSpec, SamplingSpec, SscsSpec
-from .sde import CldSpec, VpsdeSpec
+from .sde import CldSpec, HoldSpec, PsldSpec, VpsdeSpec
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,8 @@ SECTIONS = {
         variants={
             "cld": Variant(CldSpec, "cld_core.sde.cld:CLD"),
             "vpsde": Variant(VpsdeSpec, "cld_core.sde.vpsde:VPSDE"),
+            "psld": Variant(PsldSpec, "cld_core.sde.psld:PSLD"),
+            "hold": Variant(HoldSpec, "cld_core.sde.hold:HOLD"),
         },
     ),
     "network": Section(

@@ -4,6 +4,9 @@ A matrix is a tuple of rows. Its entries are floats, or (B,) float64 tensors wit
 A lower triangular matrix is stored without its zeros: row i has i + 1 entries.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 from cld_core.sde.number import Number, sqrt
 
 Rows = tuple[tuple[Number, ...], ...]
@@ -29,17 +32,59 @@ def dot(a: tuple[Number, ...], b: tuple[Number, ...]) -> Number:
 
 
 def cholesky(a: Rows[Number]) -> Rows[Number]:
-    """The lower triangular factor of a positive definite matrix, of which only the lower triangle is read."""
+    """Lower triangular factor of a positive definite matrix, whose entries on and below the diagonal are read."""
     out: list[tuple[Number, ...]] = []
     for i, row in enumerate(a):
         entries: list[Number] = []
-        for j in range(i + 1):
-            rest = row[j]
-            for k in range(j):
-                rest = rest - entries[k] * (entries[k] if i == j else out[j][k])
-            entries.append(sqrt(rest) if i == j else rest / out[j][j])
+        for j, other in enumerate(out):
+            entries.append((row[j] - dot(tuple(entries), other[:j]) if j else row[j]) / other[j])
+        pivot = row[i] - dot(tuple(entries), tuple(entries)) if i else row[i]
+        entries.append(sqrt(pivot))
         out.append(tuple(entries))
     return tuple(out)
+
+
+def with_column(lower: Rows[Number], column: Sequence[Number]) -> Rows[Number]:
+    """Lower triangular factor of L L^T + p p^T, for a factor L and a column p, by plane rotations of both."""
+    p = list(column)
+    out = [list(row) for row in lower]
+    for i, row in enumerate(out):
+        radius = sqrt(row[i] * row[i] + p[i] * p[i])
+        cosine, sine = row[i] / radius, p[i] / radius
+        row[i] = radius
+        for j in range(i + 1, len(out)):
+            out[j][i], p[j] = cosine * out[j][i] + sine * p[j], cosine * p[j] - sine * out[j][i]
+    return tuple(tuple(row) for row in out)
+
+
+def square(lower: Rows[Number]) -> Rows[Number]:
+    """A lower triangular matrix, or any square one, stored with zeros."""
+    n = len(lower)
+    return tuple(tuple(row) + (0.0 * row[0],) * (n - len(row)) for row in lower)
+
+
+def permuted(lower: Rows[Number], order: Sequence[int]) -> Rows[Number]:
+    """The square matrix, stored with zeros, whose rows and columns ``order`` are those of a lower triangular one."""
+    place = {half: i for i, half in enumerate(order)}
+    whole = square(lower)
+    return tuple(tuple(whole[place[i]][place[j]] for j in range(len(order))) for i in range(len(order)))
+
+
+def inverse(a: Rows[Number]) -> Rows[Number]:
+    """Inverse of a square matrix stored with zeros, without pivoting, as triangular ones of either kind allow."""
+    n = len(a)
+    out: list[list[Any]] = []
+    for i, row in enumerate(a):
+        out.append(list(row) + [float(i == j) for j in range(n)])
+    for i in range(n):
+        pivot = out[i][i]
+        out[i] = [entry if j <= i else entry / pivot for j, entry in enumerate(out[i])]
+        for k in range(n):
+            if k != i:
+                factor = out[k][i]
+                pairs = enumerate(zip(out[k], out[i], strict=True))
+                out[k] = [x if j <= i else x - factor * y for j, (x, y) in pairs]
+    return tuple(tuple(row[n:]) for row in out)
 
 
 def inverse_of_lower(a: Rows[Number]) -> Rows[Number]:
@@ -50,15 +95,3 @@ def inverse_of_lower(a: Rows[Number]) -> Rows[Number]:
         entries.append(1.0 / row[i])
         out.append(tuple(entries))
     return tuple(out)
-
-
-def inverse_of_upper(a: Rows[Number]) -> Rows[Number]:
-    """Inverse of an upper triangular square matrix; both are stored with zeros."""
-    lower = tuple(row[: i + 1] for i, row in enumerate(transposed(a)))
-    return upper(inverse_of_lower(lower))
-
-
-def upper(lower: Rows[Number]) -> Rows[Number]:
-    """The transpose of a lower triangular matrix, stored with zeros."""
-    n = len(lower)
-    return tuple(tuple(lower[j][i] if j >= i else 0.0 * lower[i][i] for j in range(n)) for i in range(n))

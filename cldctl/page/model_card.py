@@ -26,26 +26,15 @@ from cldctl.ui.format import count, number
 from cldctl.ui.tables import result_text
 from cldctl.ui.usage import usage_line
 
-from . import card_recipe
+from . import card_recipe, card_sources
 from .markdown import escaped, picture, table
 
 # What follows `library_name` in the head of every card.
 LIBRARY = "cldctl"
-_PAPER = "https://arxiv.org/abs/2112.07068"
-_BIBTEX = """
-@inproceedings{dockhorn2022score,
-  title     = {Score-Based Generative Modeling with Critically-Damped Langevin Diffusion},
-  author    = {Dockhorn, Tim and Vahdat, Arash and Kreis, Karsten},
-  booktitle = {International Conference on Learning Representations (ICLR)},
-  year      = {2022},
-  url       = {https://arxiv.org/abs/2112.07068}
-}
-"""
 # Published FIDs are of so many samples; of fewer, the value is larger.
 _FID_SAMPLES = 50_000
 # How many of what a result is of, by the key of the question.
 _OF = {"samples": "samples", "points": "points"}
-_SDES = {"cld": "critically-damped Langevin diffusion (CLD)", "vpsde": "variance-preserving diffusion (VPSDE)"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +109,7 @@ def card(run: RunFolder, row: RunStatus, about: Subject) -> str:
         "## Limits",
         "\n".join(f"- {text}" for text in _limits(row, recipe, about, findings)),
         "## Citation",
-        fenced(_BIBTEX.strip(), "bibtex"),
+        fenced(card_sources.of(recipe.sde.name).bibtex.strip(), "bibtex"),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -160,13 +149,15 @@ def _head(run: RunFolder, recipe: Recipe, about: Subject, findings: Sequence[Fin
 
 
 def _what(row: RunStatus, recipe: Recipe, about: Subject) -> str:
-    sde = _SDES.get(recipe.sde.name, f"diffusion {escaped(recipe.sde.name)}")
+    name = recipe.sde.name
+    sde = card_sources.NAMES.get(name, f"diffusion {escaped(name)}")
+    paper = card_sources.of(name).url
     size = " x ".join(map(str, about.shape))
     form = f"images of {size}" if about.is_image else f"points in {size} dimensions"
     objective = escaped(recipe.objective.name.upper())
     network = f"network {escaped(recipe.network.name)} with {about.parameters:,} parameters"
     text = (
-        f"A generative model of {_data_name(recipe)} ({form}), based on {sde}: [the paper]({_PAPER}). "
+        f"A generative model of {_data_name(recipe)} ({form}), based on {sde}: [the paper]({paper}). "
         f"Its score is the {network}, trained with {LIBRARY} and the objective {objective}. "
         f"The weights are {_average(about)} at step {about.step:,}."
     )

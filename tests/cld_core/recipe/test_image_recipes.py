@@ -14,7 +14,7 @@ from cld_core.recipe.data import CelebaHq256Spec, Cifar10Spec, ImageDataSpec, To
 from cld_core.recipe.ncsnpp import NcsnppSpec
 from cld_core.recipe.objective import ObjectiveSpec
 from cld_core.recipe.optim import OptimSpec
-from cld_core.recipe.sde import CldSpec
+from cld_core.recipe.sde import CldSpec, PsldSpec
 from tests.support.paths import RECIPES
 
 PUBLISHED = ("cifar10", "cifar10_vpsde", "celebahq256_paper", "celebahq256")
@@ -105,6 +105,44 @@ def test_the_baseline_differs_in_the_sde_alone():
     cld.pop("sde")
     cld["objective"].pop("name")
     assert cld == baseline
+
+
+# Of PSLD's scripts: friction, nu, multipliers, blocks, dropout, steps (its epochs); and parameters.
+PSLD = {
+    "cifar10_psld": (0.01, 4.01, (2, 2, 2), 8, 0.15, 2500 * 390, 97_627_910),
+    "celeba64_psld": (0.005, 4.005, (1, 2, 2, 2), 4, 0.1, 500 * 1582, 62_769_286),
+}
+
+
+@pytest.mark.parametrize("name", PSLD)
+def test_every_published_value_of_psld(name):
+    recipe, (friction, nu, multipliers, blocks, dropout, steps, parameters) = load(RECIPES / f"{name}.yaml"), PSLD[name]
+    assert recipe.sde == PsldSpec(beta0=8.0, friction=friction, nu=nu, kappa=0.04, numerical_eps=1e-9, triangle="lower")
+    changed = {"image_size": recipe.data.pixels, "multipliers": multipliers, "blocks": blocks, "dropout": dropout}
+    assert recipe.network == replace(CIFAR["network"], **changed)
+    assert recipe.objective == replace(CIFAR["objective"], mixed_score=False)
+    assert recipe.optim == replace(CIFAR["optim"], warmup_steps=5000)
+    train = recipe.train
+    assert (train.steps, train.batch_size, train.ema, train.precision) == (steps, 128, 0.9999, "fp32")
+    assert (recipe.cluster.nodes, recipe.cluster.gpus_per_node) == (1, 8)
+    with torch.device("meta"):
+        net = nets.build(recipe.network, data_shape=(3, *[recipe.data.pixels] * 2), halves_in=2, halves_out=2)
+    assert sum(parameter.numel() for parameter in net.parameters()) == parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "base", "allowed"),
+    [
+        ("cifar10_hold", "cifar10", {"name", "sde"}),
+        ("toy_psld", "toy", {"name", "sde"}),
+        ("toy_hold", "toy", {"name", "sde"}),
+        ("toy_vpsde", "toy", {"name", "sde", "objective"}),
+    ],
+)
+def test_recipes_to_compare_diffusions_differ_in_them_alone(name, base, allowed):
+    ours, theirs = (load(RECIPES / f"{file}.yaml").to_dict() for file in (name, base))
+    assert {section for section in ours if ours[section] != theirs[section]} == allowed
+    assert {key for key in ours["objective"] if ours["objective"][key] != theirs["objective"][key]} <= {"name"}
 
 
 def test_the_smoke_recipe_is_the_published_one_made_small():

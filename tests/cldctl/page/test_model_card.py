@@ -8,8 +8,10 @@ from markdown_it import MarkdownIt
 
 from cld_core.evaluation.request import EvalRequest
 from cld_core.recipe import from_dict
+from cld_core.recipe.variants import names
 from cld_core.run import RunFolder, events
 from cld_core.run.atomic import write_json
+from cldctl.page import card_sources
 from cldctl.page.model_card import Subject, card
 from cldctl.runs import survey
 from cldctl.runs.status import RunStatus, status_of
@@ -146,3 +148,9 @@ def test_texts_of_others_are_no_markup(tmp_path):
 def test_versions_of_another_type_are_unknown(run, versions):
     write_json(run.identity_file, run.identity() | {"versions": versions, "git": []})
     assert "| versions | unknown |" in section(card(run, status(run), ABOUT), "Training")
+
+
+def test_every_diffusion_has_a_name_and_a_paper():
+    assert set(card_sources.NAMES) == set(names("sde"))
+    assert "2303.01748" in card_sources.of("psld").bibtex
+    assert card_sources.of("vpsde") == card_sources.of("cld")
