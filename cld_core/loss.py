@@ -76,7 +76,7 @@ class ScoreMatching:
         halves = []
         for i, row in enumerate(factor):
             coefficients = (psi[i][0], *row, *psi[i][1 : 1 + len(initial)])
-            halves.append(combine(coefficients, (x, *noise[: i + 1], *initial)))
+            halves.append(combine(coefficients, (x, *noise[: len(row)], *initial)))
         return torch.cat(halves, dim=1)
 
     def _initial(self, draws: Draws) -> tuple[Tensor, ...]:

@@ -1,8 +1,8 @@
 """Checkpoints in the layout of the published code, translated to the state of ours.
 
 The layout: ``model`` (names under `module.`), ``optimizer`` (of all parameters, in order), ``ema`` (``shadow_params``,
-a list of the trainable parameters in order, and ``num_updates``) and ``step``. Read with `weights_only`, so a
-downloaded file cannot run code.
+a list of the trainable parameters in order, and ``num_updates``) and ``step``. `lightning` brings that of PSLD's code
+into it. Read with `weights_only`, so a downloaded file cannot run code.
 """
 
 import os
@@ -18,7 +18,8 @@ from cld_core.errors import CheckpointError, NotFoundError, WrongCheckpointError
 from cld_core.recipe.optim import OptimSpec
 from cld_core.texts import one_line
 
-from . import archive
+from . import archive, lightning
+from .mismatch import Mismatch
 
 KEYS = ("model", "optimizer", "ema", "step")
 _MOST = 2**53
@@ -38,21 +39,19 @@ def read(file: Path, net: nn.Module, spec: OptimSpec) -> tuple[int, dict[str, An
     """
     content = _load(file)
     try:
+        if lightning.is_lightning(content):
+            content = lightning.as_published(content, net)
         return _count(content["step"], "step"), {
             "model": _model(content["model"], net),
             "ema": _ema(content["ema"], net),
             "optimiser": _optimiser(content["optimizer"], spec, net),
             "scaler": {},
         }
-    except _Mismatch as error:
+    except Mismatch as error:
         raise WrongCheckpointError(f"{file}: {one_line(error)}. {_FIX}.") from error
     except Exception as error:  # a file of another layout leads anywhere
         text = f"not in the published layout ({type(error).__name__}: {one_line(error)})"
         raise WrongCheckpointError(f"{file}: {text}. Import a checkpoint that the published code wrote.") from error
-
-
-class _Mismatch(Exception):
-    """A tensor that does not fit the recipe's network."""
 
 
 def _load(file: Path) -> dict[str, Any]:
@@ -65,14 +64,16 @@ def _load(file: Path) -> dict[str, Any]:
     except Exception as error:
         text = f"cannot be read as plain tensors ({type(error).__name__}). Download the file again."
         raise CheckpointError(f"{file}: {text}") from error
-    if not isinstance(content, dict) or not set(KEYS) <= set(content):
+    known = isinstance(content, dict) and (set(KEYS) <= set(content) or lightning.is_lightning(content))
+    if not known:
         keys = (
             sorted(one_line(key, 40) for key in content)
             if isinstance(content, dict)
             else [f"a {type(content).__name__}"]
         )
         more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
-        text = f"it holds {', '.join(keys[:_SHOWN]) or 'nothing'}{more}; a published checkpoint holds {', '.join(KEYS)}"
+        layouts = f"a published checkpoint holds {', '.join(KEYS)}, or as PSLD's {', '.join(lightning.KEYS)}"
+        text = f"it holds {', '.join(keys[:_SHOWN]) or 'nothing'}{more}; {layouts}"
         raise WrongCheckpointError(f"{file}: {text}. Import a checkpoint that the published code wrote.")
     return content
 
@@ -82,11 +83,11 @@ def _model(state: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
     own = net.state_dict()
     for name, tensor in own.items():
         if name not in theirs:
-            raise _Mismatch(f"it has no tensor '{name}', which is {_shape(tensor)} in the recipe's network")
+            raise Mismatch(f"it has no tensor '{name}', which is {_shape(tensor)} in the recipe's network")
         _check_shape(f"tensor '{name}'", theirs[name], tensor)
     unknown = next((name for name in theirs if name not in own), None)
     if unknown is not None:
-        raise _Mismatch(f"its tensor '{unknown}', {_shape(theirs[unknown])}, is not in the recipe's network")
+        raise Mismatch(f"its tensor '{unknown}', {_shape(theirs[unknown])}, is not in the recipe's network")
     return {name: theirs[name].to(tensor.dtype) for name, tensor in own.items()}
 
 
@@ -94,11 +95,11 @@ def _ema(state: Mapping[str, Any], net: nn.Module) -> dict[str, Any]:
     trainable = [(name, parameter) for name, parameter in net.named_parameters() if parameter.requires_grad]
     averages: Sequence[Tensor] = state["shadow_params"]
     if not isinstance(averages, list | tuple):
-        raise _Mismatch(f"its averages are a {type(averages).__name__}, not a list")
+        raise Mismatch(f"its averages are a {type(averages).__name__}, not a list")
     for (name, parameter), average in zip(trainable, averages, strict=False):
         _check_shape(f"the average of '{name}'", average, parameter)
     if len(averages) != len(trainable):
-        raise _Mismatch(f"it averages {len(averages)} tensors, the recipe's network has {len(trainable)} to average")
+        raise Mismatch(f"it averages {len(averages)} tensors, the recipe's network has {len(trainable)} to average")
     named = dict(zip([name for name, _ in trainable], averages, strict=True))
     return {"updates": _count(state["num_updates"], "number of updates"), "average": named}
 
@@ -123,7 +124,7 @@ def _numbers(indices: Sequence[int], named: Sequence[tuple[str, nn.Parameter]]) 
     if len(indices) == len(named):
         return list(range(len(named)))
     if len(indices) != len(trainable):
-        raise _Mismatch(f"its optimiser has {len(indices)} parameters, the recipe's network has {len(named)}")
+        raise Mismatch(f"its optimiser has {len(indices)} parameters, the recipe's network has {len(named)}")
     return trainable
 
 
@@ -131,10 +132,10 @@ def _moments(theirs: Mapping[str, Tensor], spec: OptimSpec, name: str, parameter
     wanted = optim.moments(spec)
     for moment in wanted:
         if moment not in theirs:
-            raise _Mismatch(f"its optimiser has no {moment}, which optim.name={spec.name} needs")
+            raise Mismatch(f"its optimiser has no {moment}, which optim.name={spec.name} needs")
         _check_shape(f"the optimiser's {moment} of '{name}'", theirs[moment], parameter)
     if not isinstance(theirs["step"], Tensor) or theirs["step"].numel() != 1:
-        raise _Mismatch(f"the optimiser's step of '{name}' is not a number")
+        raise Mismatch(f"the optimiser's step of '{name}' is not a number")
     return {"step": theirs["step"], **{moment: theirs[moment] for moment in wanted}}
 
 
@@ -147,11 +148,11 @@ def _count(value: Any, what: str) -> int:
 
 def _check_shape(what: str, theirs: Any, own: Tensor) -> None:
     if not isinstance(theirs, Tensor) or theirs.layout != torch.strided or theirs.device.type != "cpu":
-        raise _Mismatch(f"{what} is not a plain tensor")
+        raise Mismatch(f"{what} is not a plain tensor")
     if theirs.is_floating_point() != own.is_floating_point():
-        raise _Mismatch(f"{what} holds {theirs.dtype}, not {own.dtype}")
+        raise Mismatch(f"{what} holds {theirs.dtype}, not {own.dtype}")
     if theirs.shape != own.shape:
-        raise _Mismatch(f"{what} is {_shape(theirs)}, but {_shape(own)} in the recipe's network")
+        raise Mismatch(f"{what} is {_shape(theirs)}, but {_shape(own)} in the recipe's network")
 
 
 def _shape(tensor: Any) -> str:

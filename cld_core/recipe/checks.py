@@ -51,6 +51,8 @@ def _diffusion(recipe: Recipe) -> Iterator[Problem]:
     sde, objective, sampling = recipe.sde, recipe.objective, recipe.sampling
     if sde.beta0 == sde.beta1 == 0:
         yield "sde.beta0", "sde.beta1", "is 0 and so is sde.beta1: nothing would be diffused. Raise one."
+    for name, other, text in sde.problems():
+        yield f"sde.{name}", f"sde.{other}", text
     if objective.name not in sde.objectives:
         text = f"cannot be {objective.name} with sde.name={sde.name}. Set objective.name={sde.objectives[0]}."
         yield "objective.name", "sde.name", text

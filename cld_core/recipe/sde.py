@@ -1,5 +1,6 @@
 """The `sde` section: one spec for each diffusion."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -22,6 +23,10 @@ class SdeSpec:
     beta0: float
     beta1: float
 
+    def problems(self) -> Iterator[tuple[str, str, str]]:
+        """Pairs of keys of this section that do not go together, with what is wrong with the first and the fix."""
+        yield from ()
+
 
 @dataclass(frozen=True, kw_only=True)
 class CldSpec(SdeSpec):
@@ -43,3 +48,35 @@ class VpsdeSpec(SdeSpec):
     beta0: float = key(0.1, "beta(t) = beta0 + beta1 t", ge=0)
     beta1: float = key(19.9, "beta(t) = beta0 + beta1 t", ge=0)
     numerical_eps: float = key(0.0, "added to the kernel's variance", ge=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PsldSpec(SdeSpec):
+    splittable: ClassVar[bool] = True
+
+    name: Literal["psld"] = key("psld", "phase-space Langevin diffusion, with noise in data and velocity")
+    beta0: float = key(8.0, "beta(t) = beta0 + beta1 t", ge=0)
+    beta1: float = key(0.0, "beta(t) = beta0 + beta1 t", ge=0)
+    friction: float = key(0.01, "friction of the data, the paper's Gamma; 0 makes it CLD with half of the beta", ge=0)
+    nu: float = key(4.01, "friction of the velocity; the inverse mass is (friction - nu)^2 / 4", gt=0)
+    kappa: float = key(0.04, "variance of the initial velocity, in units of the mass", gt=0, le=1)
+    numerical_eps: float = key(1e-9, "added to the diagonal of the kernel's covariance", ge=0)
+    triangle: Literal["lower", "upper"] = key(
+        "lower", "which triangular factor of the kernel's covariance multiplies the noise"
+    )
+
+    def problems(self) -> Iterator[tuple[str, str, str]]:
+        if self.friction == self.nu:
+            yield "friction", "nu", f"is {self.friction:g} and so is sde.nu: the mass would be infinite. Change one."
+
+
+@dataclass(frozen=True, kw_only=True)
+class HoldSpec(SdeSpec):
+    splittable: ClassVar[bool] = True
+
+    name: Literal["hold"] = key("hold", "Langevin diffusion of third order: position, velocity and acceleration")
+    beta0: float = key(4.0, "beta(t) = beta0 + beta1 t", ge=0)
+    beta1: float = key(0.0, "beta(t) = beta0 + beta1 t", ge=0)
+    m_inv: float = key(4.0, "inverse mass, the inverse variance of velocity and acceleration at t = 1", gt=0)
+    kappa: float = key(0.04, "variance of the initial velocity and acceleration, in units of the mass", gt=0, le=1)
+    numerical_eps: float = key(1e-6, "added to the diagonal of the kernel's covariance", ge=0)

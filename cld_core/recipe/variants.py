@@ -30,7 +30,7 @@ from .sampling import (
     SplittingSpec,
     SscsSpec,
 )
-from .sde import CldSpec, VpsdeSpec
+from .sde import CldSpec, HoldSpec, PsldSpec, VpsdeSpec
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,8 @@ SECTIONS = {
         variants={
             "cld": Variant(CldSpec, "cld_core.sde.cld:CLD"),
             "vpsde": Variant(VpsdeSpec, "cld_core.sde.vpsde:VPSDE"),
+            "psld": Variant(PsldSpec, "cld_core.sde.psld:PSLD"),
+            "hold": Variant(HoldSpec, "cld_core.sde.hold:HOLD"),
         },
     ),
     "network": Section(

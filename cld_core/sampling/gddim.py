@@ -23,7 +23,7 @@ from cld_core.sampling.whole_score import kernel, whole_score
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
 from cld_core.sde.coefficients import stacked
-from cld_core.sde.rows import inverse_of_upper, negated
+from cld_core.sde.rows import inverse, negated
 
 
 @dataclass(frozen=True)
@@ -139,5 +139,5 @@ def _with_cholesky(
     noises = {}
     for t in times:
         target = sde.target(t)
-        noises[t] = Noise(nothing, negated(inverse_of_upper(target)), negated(target))
+        noises[t] = Noise(nothing, negated(inverse(target)), negated(target))
     return Coefficients(tuple(steps), noises)

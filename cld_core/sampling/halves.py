@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
-from cld_core.sde.rows import inverse_of_upper, negated
+from cld_core.sde.rows import inverse, negated
 
 Matrix = Sequence[Sequence[float]]
 
@@ -35,7 +35,7 @@ def rest(score: ScoreFunction, sde: Diffusion, u: Tensor, t: float) -> Tensor:
     """alpha := -E^-1 (s + K u_S) at u and t, (B, mC, ...): the score without its known part (docs/math.md 7.2)."""
     whole = score(u, t).clone()
     add(whole, sde.known_precision(t), sde.scored(u))
-    return linear(negated(inverse_of_upper(sde.target(t))), whole)
+    return linear(negated(inverse(sde.target(t))), whole)
 
 
 def score_from_rest(alpha: Tensor, sde: Diffusion, u: Tensor, t: float) -> Tensor:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from cld_core.sde import Diffusion
-from cld_core.sde.coefficients import stacked, stacked_lower
+from cld_core.sde.coefficients import stacked
+from cld_core.sde.rows import square
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class WholeScore:
 
 def kernel(sde: Diffusion, t: Tensor) -> Tensor:
     """Sigma at times t (K,), (K, n, n), float64, numerical_eps included."""
-    factor = stacked_lower(sde.factor(t), t)
+    factor = stacked(square(sde.factor(t)), t)
     return factor @ factor.mT
 
 

@@ -7,10 +7,13 @@ from cld_core.recipe.sde import SdeSpec
 from cld_core.recipe.variants import implementation_of
 from cld_core.sde.base import Auxiliary, Diffusion, Law
 from cld_core.sde.cld import CLD
+from cld_core.sde.hold import HOLD
+from cld_core.sde.linear import LinearDiffusion
+from cld_core.sde.psld import PSLD
 from cld_core.sde.schedule import Schedule
 from cld_core.sde.vpsde import VPSDE
 
-__all__ = ["CLD", "VPSDE", "Auxiliary", "Diffusion", "Law", "Schedule", "build"]
+__all__ = ["CLD", "HOLD", "PSLD", "VPSDE", "Auxiliary", "Diffusion", "Law", "LinearDiffusion", "Schedule", "build"]
 
 
 def build(spec: SdeSpec) -> Diffusion:

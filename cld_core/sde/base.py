@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cld_core.sde.coefficients import combine, spread
 from cld_core.sde.number import Number
-from cld_core.sde.rows import Rows, inverse_of_lower, inverse_of_upper, matmul, upper
+from cld_core.sde.rows import Rows, inverse, matmul, square, transposed
 from cld_core.sde.schedule import Schedule
 
 
@@ -102,7 +102,11 @@ class Diffusion(ABC):
 
     @abstractmethod
     def factor(self, t: Number, objective: str = "hsm") -> Rows[Number]:
-        """L, lower triangular: a factor of the covariance of u at t given the data, numerical_eps included."""
+        """L, a factor of the covariance of u at t given the data, numerical_eps included.
+
+        Its rows end at or before the last column, (n,) or shorter. The halves that are not scored come first, in a
+        lower triangle; among the scored ones it may be triangular of either kind.
+        """
 
     @abstractmethod
     def law(self, t: Number, *, data_var: float) -> Law[Number]:
@@ -117,18 +121,19 @@ class Diffusion(ABC):
         """
 
     def target(self, t: Number, objective: str = "hsm") -> Rows[Number]:
-        """E, (m, m), upper triangular: the regression target of the score is -E times the noise of the scored halves.
+        """E, (m, m), triangular: the regression target of the score is -E times the noise of the scored halves.
 
-        The score of the kernel is -L^-T e, and L^-T is upper triangular: E is its lower right block.
+        The score of the kernel is -L^-T e. L has zeros to the right of the halves that are not scored, L^-T below them:
+        E is its lower right block, the inverse transpose of that of L.
         """
         first = self.n - self.m
         block = tuple(row[first:] for row in self.factor(t, objective)[first:])
-        return upper(inverse_of_lower(block))
+        return transposed(inverse(square(block)))
 
     def mixed(self, t: Number, objective: str = "hsm") -> tuple[Rows[Number], Rows[Number], Rows[Number]]:
         """E, P and E^-1 P, each (m, m), of a mixed score s = -E alpha - P (scored halves); P is K unless overridden."""
         target, known = self.target(t, objective), self.known_precision(t)
-        return target, known, matmul(inverse_of_upper(target), known)
+        return target, known, matmul(inverse(target), known)
 
     def auxiliary(self, t: float) -> Auxiliary:
         """Law of the halves other than x at time ``t`` > 0, given x at time 0."""

@@ -38,12 +38,6 @@ def stacked(matrix: Rows, times: Tensor) -> Tensor:
     return torch.stack(entries, dim=1).unflatten(1, (len(matrix), -1))
 
 
-def stacked_lower(matrix: Rows, times: Tensor) -> Tensor:
-    """A lower triangular matrix, stored without its zeros, at each of ``times`` (K,): (K, n, n), float64."""
-    n = len(matrix)
-    return stacked(tuple((*row, *(0.0,) * (n - len(row))) for row in matrix), times)
-
-
 def as_batch(t: float | Tensor, batch: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """The time of each example, (batch,), from one time or from one time per example."""
     if isinstance(t, Tensor):

@@ -4,7 +4,9 @@ A matrix is a tuple of rows. Its entries are floats, or (B,) float64 tensors wit
 A lower triangular matrix is stored without its zeros: row i has i + 1 entries.
 """
 
-from cld_core.sde.number import Number
+from collections.abc import Sequence
+
+from cld_core.sde.number import Number, sqrt
 
 Rows = tuple[tuple[Number, ...], ...]
 
@@ -28,6 +30,58 @@ def dot(a: tuple[Number, ...], b: tuple[Number, ...]) -> Number:
     return total
 
 
+def cholesky(a: Rows[Number]) -> Rows[Number]:
+    """Lower triangular factor of a positive definite matrix, whose entries on and below the diagonal are read."""
+    out: list[tuple[Number, ...]] = []
+    for i, row in enumerate(a):
+        entries: list[Number] = []
+        for j, other in enumerate(out):
+            entries.append((row[j] - dot(tuple(entries), other[:j]) if j else row[j]) / other[j])
+        pivot = row[i] - dot(tuple(entries), tuple(entries)) if i else row[i]
+        out.append((*entries, sqrt(pivot)))
+    return tuple(out)
+
+
+def with_column(lower: Rows[Number], column: Sequence[Number]) -> Rows[Number]:
+    """Lower triangular factor of L L^T + p p^T, for a factor L and a column p, by plane rotations of both."""
+    p = list(column)
+    out = [list(row) for row in lower]
+    for i, row in enumerate(out):
+        radius = sqrt(row[i] * row[i] + p[i] * p[i])
+        cosine, sine = row[i] / radius, p[i] / radius
+        row[i] = radius
+        for j in range(i + 1, len(out)):
+            out[j][i], p[j] = cosine * out[j][i] + sine * p[j], cosine * p[j] - sine * out[j][i]
+    return tuple(tuple(row) for row in out)
+
+
+def square(lower: Rows[Number]) -> Rows[Number]:
+    """A lower triangular matrix, or any square one, stored with zeros."""
+    n = len(lower)
+    return tuple(tuple(row) + (0.0 * row[0],) * (n - len(row)) for row in lower)
+
+
+def permuted(lower: Rows[Number], order: Sequence[int]) -> Rows[Number]:
+    """The square matrix, stored with zeros, whose rows and columns ``order`` are those of a lower triangular one."""
+    place = {half: i for i, half in enumerate(order)}
+    whole = square(lower)
+    return tuple(tuple(whole[place[i]][place[j]] for j in range(len(order))) for i in range(len(order)))
+
+
+def inverse(a: Rows[Number]) -> Rows[Number]:
+    """Inverse of a square matrix stored with zeros, without pivoting, as triangular ones of either kind allow."""
+    n = len(a)
+    out = [[*row, *(1.0 if i == j else 0.0 for j in range(n))] for i, row in enumerate(a)]
+    for i in range(n):
+        out[i] = [*out[i][: i + 1], *(entry / out[i][i] for entry in out[i][i + 1 :])]
+        for k in range(n):
+            if k != i:
+                out[k] = [
+                    x - out[k][i] * y if j > i else x for j, (x, y) in enumerate(zip(out[k], out[i], strict=True))
+                ]
+    return tuple(tuple(row[n:]) for row in out)
+
+
 def inverse_of_lower(a: Rows[Number]) -> Rows[Number]:
     """Inverse of a lower triangular matrix; both are stored without zeros."""
     out: list[tuple[Number, ...]] = []
@@ -36,15 +90,3 @@ def inverse_of_lower(a: Rows[Number]) -> Rows[Number]:
         entries.append(1.0 / row[i])
         out.append(tuple(entries))
     return tuple(out)
-
-
-def inverse_of_upper(a: Rows[Number]) -> Rows[Number]:
-    """Inverse of an upper triangular square matrix; both are stored with zeros."""
-    lower = tuple(row[: i + 1] for i, row in enumerate(transposed(a)))
-    return upper(inverse_of_lower(lower))
-
-
-def upper(lower: Rows[Number]) -> Rows[Number]:
-    """The transpose of a lower triangular matrix, stored with zeros."""
-    n = len(lower)
-    return tuple(tuple(lower[j][i] if j >= i else 0.0 * lower[i][i] for j in range(n)) for i in range(n))

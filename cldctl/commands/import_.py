@@ -24,7 +24,8 @@ def import_checkpoint(
 ) -> None:
     """Make a run of a published checkpoint: weights, their average, the optimiser's state and the step.
 
-    The run can be sampled, evaluated and resumed. Nothing is written if a tensor does not fit the recipe.
+    It reads checkpoints of the CLD code, and those that PyTorch Lightning wrote for the PSLD code. The run can be
+    sampled, evaluated and resumed. Nothing is written if a tensor does not fit the recipe.
 
     Example: cldctl import checkpoint_800000.pth --recipe cifar10 --name published
     """

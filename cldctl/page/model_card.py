@@ -44,7 +44,12 @@ _BIBTEX = """
 _FID_SAMPLES = 50_000
 # How many of what a result is of, by the key of the question.
 _OF = {"samples": "samples", "points": "points"}
-_SDES = {"cld": "critically-damped Langevin diffusion (CLD)", "vpsde": "variance-preserving diffusion (VPSDE)"}
+_SDES = {
+    "cld": "critically-damped Langevin diffusion (CLD)",
+    "vpsde": "variance-preserving diffusion (VPSDE)",
+    "psld": "phase-space Langevin diffusion (PSLD)",
+    "hold": "critically-damped Langevin diffusion of third order (HOLD)",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,11 +12,12 @@ from cld_core import nets
 from cld_core.recipe.network import MlpSpec, ResnetSpec
 from cld_core.recipe.objective import ObjectiveSpec
 from cld_core.score import Score
-from cld_core.sde import CLD, VPSDE, Diffusion
+from cld_core.sde import CLD, PSLD, VPSDE, Diffusion
 from tests.support.paths import FIXTURES
 
 FOLDER = FIXTURES / "parity"
 TOYS = ("mlp_cld", "mlp_cld_mixed", "resnet_cld_mixed", "mlp_vpsde")
+PSLD_TOYS = ("big_gamma", "cifar10")
 
 
 def arrays(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -45,6 +46,25 @@ def load(name: str) -> Toy:
     net = nets.build(spec, data_shape=(2,), halves_in=sde.n, halves_out=sde.m)
     net.load_state_dict({k.removeprefix("state/"): v for k, v in data.items() if k.startswith("state/")})
     return Toy(data, sde, ObjectiveSpec(name=meta["cld_objective"], mixed_score=meta["mixed_score"]), net)
+
+
+def psld(settings: dict[str, Any]) -> PSLD:
+    """The diffusion of the settings of PSLD's published code."""
+    return PSLD(
+        beta0=settings["beta_min"],
+        beta1=settings["beta_max"] - settings["beta_min"],
+        friction=settings["gamma"],
+        triangle=settings["decomp_mode"],
+        **{name: settings[name] for name in ("nu", "kappa", "numerical_eps")},
+    )
+
+
+def load_psld(name: str) -> Toy:
+    data, meta = arrays(f"psld_toy_{name}")
+    spec = MlpSpec(width=meta["width"], layers=meta["layers"])
+    net = nets.build(spec, data_shape=(2,), halves_in=2, halves_out=2)
+    net.load_state_dict({k.removeprefix("state/"): v for k, v in data.items() if k.startswith("state/")})
+    return Toy(data, psld(meta["sde"]), ObjectiveSpec(name="hsm"), net)
 
 
 class InjectedNoise:

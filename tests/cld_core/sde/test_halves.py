@@ -16,7 +16,7 @@ from cld_core.recipe.objective import ObjectiveSpec
 from cld_core.sampling import sample
 from cld_core.score import Score
 from cld_core.sde.coefficients import apply
-from cld_core.sde.rows import inverse_of_upper, matmul
+from cld_core.sde.rows import inverse, matmul
 from cld_core.seeds import SampleNoise
 from tests.support.affine import output_covariance
 from tests.support.numeric import BothScored, ThirdOrder, check, covariance, drift
@@ -40,7 +40,7 @@ class AlphaOfExactScore(torch.nn.Module):
     def forward(self, u, t):
         target, known, _ = self.sde.mixed(t, self.objective.name)
         rest = self.exact(u, t) + (apply(known, self.sde.scored(u)) if self.objective.mixed_score else 0.0)
-        return -apply(inverse_of_upper(target), rest)
+        return -apply(inverse(target), rest)
 
 
 @SHAPES
@@ -77,9 +77,7 @@ def test_the_target_is_the_score_of_the_kernel(sde):
         )
         ours = torch.tensor(sde.target(0.2, objective), dtype=torch.float64)
         torch.testing.assert_close(ours, expected[:, first:], rtol=1e-10, atol=1e-10)
-        np.testing.assert_allclose(
-            matmul(inverse_of_upper(sde.target(0.2)), sde.target(0.2)), np.eye(sde.m), atol=1e-12
-        )
+        np.testing.assert_allclose(matmul(inverse(sde.target(0.2)), sde.target(0.2)), np.eye(sde.m), atol=1e-12)
 
 
 @SHAPES
@@ -111,7 +109,7 @@ def test_scores_and_losses(sde, mixed):
         u = matching.perturb(x, draws)
         exact, target = LAW.score(sde)(u, t), sde.target(t)
         torch.testing.assert_close(score(u, t), exact, rtol=1e-9, atol=1e-9)
-        predicted = -apply(inverse_of_upper(target), exact)
+        predicted = -apply(inverse(target), exact)
         torch.testing.assert_close(score.predicted_noise(u, t), predicted, rtol=1e-9, atol=1e-9)
         error = predicted - e if weighting != "likelihood" else exact + apply(target, e)
         rates = [torch.ones(6)] * sde.m if weighting == "reweightedv2" else [0.5 * g for g in sde.diffusion2(t)]

@@ -1,0 +1,57 @@
+"""Langevin diffusion of third order (HOLD, arXiv 2404.12814; docs/math.md section 2.7)."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+from cld_core.recipe.sde import HoldSpec
+from cld_core.sde.linear import LinearDiffusion
+from cld_core.sde.rows import Rows
+
+# In units of the mass. They make the eigenvalues of the drift equal, all -sqrt(3): the third-order critical damping.
+_COUPLING = 2.0 * math.sqrt(2.0)
+_FRICTION = 3.0 * math.sqrt(3.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HOLD(LinearDiffusion):
+    """The diffusion of u = (x, v, a): data, velocity and acceleration. The score of a is learned.
+
+    Noise enters a, which drives v, which drives x. At t = 0, v and a are independent, both of variance ``kappa`` M.
+    """
+
+    n = 3
+    m = 1
+
+    beta0: float = HoldSpec.beta0
+    beta1: float = HoldSpec.beta1
+    m_inv: float = HoldSpec.m_inv
+    kappa: float = HoldSpec.kappa
+    numerical_eps: float = HoldSpec.numerical_eps
+
+    @cached_property
+    def omega(self) -> float:
+        """1 / sqrt(M)."""
+        return math.sqrt(self.m_inv)
+
+    @property
+    def A(self) -> Rows[float]:
+        g, xi = _COUPLING * self.omega, _FRICTION * self.omega
+        return (0.0, self.m_inv, 0.0), (-1.0, 0.0, g), (0.0, -g, -xi)
+
+    @property
+    def D(self) -> tuple[float, ...]:
+        return (2.0 * _FRICTION / self.omega,)
+
+    @property
+    def precision(self) -> tuple[float, ...]:
+        return 1.0, self.m_inv, self.m_inv
+
+    @property
+    def prior_std(self) -> tuple[float, ...]:
+        return 1.0, 1.0 / self.omega, 1.0 / self.omega
+
+    @property
+    def initial_std(self) -> tuple[float, ...]:
+        std = math.sqrt(self.kappa) / self.omega
+        return std, std

@@ -1,0 +1,202 @@
+"""The kernel by series and doubling, against 200 decimal digits."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+
+from cld_core.analytic import GaussianMixture, gaussian
+from cld_core.likelihood import likelihood
+from cld_core.recipe.eval import ElboSpec
+from cld_core.sde import CLD, HOLD, PSLD, VPSDE, LinearDiffusion
+from cld_core.seeds import SampleNoise
+from tests.support import exact
+from tests.support.numeric import check
+
+TIMES = (1e-12, 1e-9, 1e-5, 0.02, 0.2, 0.5, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chain(LinearDiffusion):
+    """n = 4, m = 1: noise in the last half drives the third, which drives the second, which drives x."""
+
+    n = 4
+    m = 1
+    beta0: float = 4.0
+    beta1: float = 0.0
+    A = ((0.0, 1.0, 0.0, 0.0), (-1.0, 0.0, 2.0, 0.0), (0.0, -2.0, 0.0, 3.0), (0.0, 0.0, -3.0, -6.0))
+    D = (12.0,)
+    precision = (1.0, 1.0, 1.0, 1.0)
+    prior_std = (1.0, 1.0, 1.0, 1.0)
+    initial_std = (0.5, 0.3, 0.2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlowCLD(LinearDiffusion):
+    """CLD by the series."""
+
+    n = 2
+    m = 1
+    beta0: float = 4.0
+    beta1: float = 0.0
+    A = CLD().A
+    D = CLD().D
+    precision = CLD().precision
+    prior_std = CLD().prior_std
+    initial_std = CLD().initial_std
+
+
+SDES = {
+    "psld": PSLD(numerical_eps=1e-9),
+    "psld upper, rising": PSLD(beta0=0.2, beta1=13.8, friction=0.25, nu=4.25, triangle="upper", numerical_eps=0.0),
+    "hold": HOLD(),
+    "hold, unit mass": HOLD(beta0=0.1, beta1=13.0, m_inv=1.0, kappa=0.5, numerical_eps=0.0),
+    "chain": Chain(),
+    "cld": SlowCLD(numerical_eps=1e-6),
+}
+EACH = pytest.mark.parametrize("sde", SDES.values(), ids=SDES)
+
+
+@EACH
+def test_every_entry_is_right_to_1e12_at_every_time(sde):
+    first = sde.n - sde.m
+    for t in TIMES:
+        psi, _ = exact.moments(sde, sde.A, sde.schedule.integral(t))
+        assert max(exact.errors(sde.mean(t), psi)) < 1e-12
+        for objective in ("hsm", "dsm"):
+            others = sde.initial_std if objective == "hsm" else (0.0,) * (sde.n - 1)
+            covariance = exact.covariance(sde, t, (0.0, *others), sde.numerical_eps)
+            factor = exact.lower_factor(covariance, sde.order)
+            assert max(exact.errors(sde.factor(t, objective), factor)) < 1e-12, (t, objective)
+            target = exact.inverse(factor).T[first:, first:]
+            assert max(exact.errors(sde.target(t, objective), target)) < 1e-12, (t, objective)
+
+
+@EACH
+@pytest.mark.parametrize("data_var", [0.0, 0.25])
+def test_the_law_is_as_exact(sde, data_var):
+    for t in TIMES:
+        lower = exact.lower_factor(exact.covariance(sde, t, (data_var**0.5, *sde.initial_std)))
+        law = sde.law(t, data_var=data_var)
+        for i, (slopes, precision) in enumerate(zip(law.slopes, law.precisions, strict=True)):
+            assert abs(float(precision * lower[i, i] ** 2 - 1)) < 1e-12
+            row = [slope * float(lower[j, j]) for j, slope in enumerate(slopes)]
+            assert max(exact.errors([row], lower[i : i + 1, :]), default=0.0) < 1e-12, (t, i)
+        auxiliary = sde.auxiliary(t)
+        full = exact.covariance(sde, t, (0.0, *sde.initial_std))[1:, 1:]
+        assert max(exact.errors(auxiliary.factor, exact.lower_factor(full))) < 1e-12
+
+
+@EACH
+@pytest.mark.parametrize("big_d", [1e-12, 1e-8, 1e-3, 0.1, 2.0])
+def test_the_reverse_process_is_as_exact(sde, big_d):
+    variances = [std * std for std in sde.prior_std]
+    back = [[sde.A[j][i] * variances[i] / variances[j] for j in range(sde.n)] for i in range(sde.n)]
+    mean, noise = exact.moments(sde, back, big_d)
+    ours = sde.reverse(big_d)
+    assert max(exact.errors(ours[0], mean)) < 1e-12
+    assert max(exact.errors(ours[1], exact.lower_factor(noise))) < 1e-12
+
+
+@EACH
+def test_they_are_what_the_matrices_say(sde):
+    check(sde)
+
+
+def test_the_closed_form_of_cld_is_the_series():
+    ours, theirs = SDES["cld"], CLD(numerical_eps=1e-6)
+    times = torch.logspace(-12, 0, 40, dtype=torch.float64)
+    for name in ("mean", "factor", "target", "known_precision"):
+        for row, other in zip(getattr(ours, name)(times), getattr(theirs, name)(times), strict=True):
+            for a, b in zip(row, other, strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-16)
+
+
+@EACH
+def test_a_time_gives_the_same_alone_and_among_others_and_with_torch(sde):
+    times = torch.logspace(-9, 0, 50, dtype=torch.float64).view(5, 10)
+    for name in ("mean", "factor", "target", "mixed", "known_precision"):
+        whole = leaves(getattr(sde, name)(times))
+        alone = leaves(getattr(sde, name)(float(times[2, 3])))
+        by_torch = leaves(getattr(type(sde), name).__wrapped__(sde, times))
+        for together, single, other in zip(whole, alone, by_torch, strict=True):
+            assert float(torch.as_tensor(together).expand(5, 10)[2, 3]) == single
+            assert torch.equal(torch.as_tensor(together), torch.as_tensor(other))
+
+
+def leaves(value):
+    return [leaf for entry in value for leaf in leaves(entry)] if isinstance(value, tuple) else [value]
+
+
+def test_times_can_be_differentiated():
+    t = torch.tensor([0.1, 0.7], dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(HOLD().target(t)[0][0].sum(), t)
+    for i, at in enumerate(t.tolist()):
+        up, down = (HOLD().target(at + h)[0][0] for h in (1e-6, -1e-6))
+        assert float(slope[i]) == pytest.approx((up - down) / 2e-6, rel=1e-6)
+
+
+@EACH
+def test_moments_solve_their_equations(sde):
+    """d Psi / dB = A Psi and d Sigma / dB = A Sigma + Sigma A^T + Q, by Runge-Kutta."""
+    a, n = np.array(sde.A), sde.n
+    noise = np.diag([0.0] * (n - sde.m) + list(sde.D))
+
+    def rates(state):
+        psi, sigma = state
+        return np.stack([a @ psi, a @ sigma + sigma @ a.T + noise])
+
+    t, steps = 0.3, 400
+    state = np.stack([np.eye(n), np.diag([0.0, *(std * std for std in sde.initial_std)])])
+    h = sde.schedule.integral(t) / steps
+    for _ in range(steps):
+        k1 = rates(state)
+        k2 = rates(state + 0.5 * h * k1)
+        k3 = rates(state + 0.5 * h * k2)
+        k4 = rates(state + h * k3)
+        state = state + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+    np.testing.assert_allclose(np.array(sde.mean(t)), state[0], rtol=0, atol=1e-8)
+    factor = np.zeros((n, n))
+    for i, row in enumerate(replace(sde, numerical_eps=0.0).factor(t)):
+        factor[i, : len(row)] = row
+    np.testing.assert_allclose(factor @ factor.T, state[1], rtol=0, atol=1e-8)
+
+
+def test_hold_has_a_triple_eigenvalue():
+    for m_inv in (1.0, 4.0):
+        a = np.array(HOLD(m_inv=m_inv).A)
+        shifted = a + np.sqrt(3 * m_inv) * np.eye(3)
+        np.testing.assert_allclose(np.linalg.matrix_power(shifted, 3), 0.0, atol=1e-12 * m_inv**3)
+        assert np.linalg.matrix_rank(shifted, tol=1e-9) == 2, "one eigenvector, as critical damping has"
+
+
+def test_hold_reaches_its_prior():
+    """The default beta: what is left of data at t = 1 is less than with CLD's recipe."""
+    left = [abs(sde.mean(1.0)[0][0]) for sde in (HOLD(), CLD(), PSLD(), VPSDE())]
+    assert left[0] == pytest.approx(7.57e-5, rel=1e-3)
+    assert left[0] < left[1]
+
+
+@pytest.mark.parametrize(
+    "sde",
+    [PSLD(beta0=12.0), PSLD(beta0=12.0, friction=0.25, nu=4.25, triangle="upper"), HOLD()],
+    ids=["psld", "psld upper", "hold"],
+)
+def test_the_bound_is_tight_on_gaussian_data(sde):
+    """To 1e-5 nats, from an early time, and with a beta that makes the prior the law at t = 1."""
+    law = gaussian(0.5, d=1)
+    x = torch.tensor([[-0.9], [0.4]], dtype=torch.float64)
+    spec, noise = ElboSpec(velocities=1, eps=1e-6, rtol=1e-6, atol=1e-6), SampleNoise(0, first=0, last=2)
+    result = likelihood(law.score(sde), sde, spec, noise, x, exact_trace=True)
+    torch.testing.assert_close(result.elbo, law.log_density(x), rtol=0, atol=1e-5)
+
+
+def test_a_mixture_has_its_density_at_every_time():
+    """The score of all halves of HOLD at the earliest times: nothing cancels."""
+    law = GaussianMixture(torch.tensor([[-0.4], [0.7]]), 0.3)
+    score = law.score(HOLD())
+    u = torch.tensor([[0.1, 0.02, -0.03], [0.6, -0.1, 0.05]], dtype=torch.float64)
+    slopes = [score(u, t) for t in (1e-12, 1e-11)]
+    torch.testing.assert_close(slopes[0], -u[:, 2:] / (0.04 * 0.25), rtol=1e-6, atol=0)
+    torch.testing.assert_close(*slopes, rtol=1e-6, atol=0)

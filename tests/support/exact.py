@@ -1,0 +1,71 @@
+"""Kernels of linear diffusions in 200 decimal digits, where cancellation does no harm."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import mpmath
+
+from cld_core.sde import Diffusion
+
+_DIGITS = 200
+
+
+def _matrix(rows: Sequence[Sequence[float]]) -> Any:
+    return mpmath.matrix([[mpmath.mpf(entry) for entry in row] for row in rows])
+
+
+def moments(sde: Diffusion, a: Sequence[Sequence[float]], big_b: float) -> tuple[Any, Any]:
+    """exp(A B), and the covariance of the noise by the exponential of a matrix of twice the size (Van Loan)."""
+    n = sde.n
+    with mpmath.workdps(_DIGITS):
+        drift, block = _matrix(a), mpmath.zeros(2 * n)
+        for i in range(n):
+            for j in range(n):
+                block[i, j], block[n + i, n + j] = drift[i, j], -drift[j, i]
+        for i, d in enumerate(sde.D, start=n - sde.m):
+            block[i, n + i] = mpmath.mpf(d)
+        whole = mpmath.expm(block * mpmath.mpf(big_b), method="taylor")
+        psi = whole[:n, :n]
+        return psi, whole[:n, n:] * psi.T
+
+
+def covariance(sde: Diffusion, t: float, initial: Sequence[float], eps: float = 0.0) -> Any:
+    """Sigma_t from independent halves of standard deviations ``initial``, plus ``eps`` on the diagonal."""
+    with mpmath.workdps(_DIGITS):
+        psi, noise = moments(sde, sde.A, sde.schedule.integral(t))
+        start = mpmath.diag([mpmath.mpf(std) ** 2 for std in initial])
+        return noise + psi * start * psi.T + mpmath.mpf(eps) * mpmath.eye(sde.n)
+
+
+def lower_factor(matrix: Any, order: Sequence[int] | None = None) -> Any:
+    """Its factor that is lower triangular if rows and columns are in this order."""
+    n = matrix.rows
+    order = range(n) if order is None else order
+    with mpmath.workdps(_DIGITS):
+        within = mpmath.cholesky(mpmath.matrix([[matrix[i, j] for j in order] for i in order]))
+        out = mpmath.zeros(n)
+        for a, i in enumerate(order):
+            for b, j in enumerate(order):
+                out[i, j] = within[a, b]
+        return out
+
+
+def inverse(matrix: Any) -> Any:
+    with mpmath.workdps(_DIGITS):
+        return mpmath.inverse(matrix)
+
+
+def errors(ours: Sequence[Sequence[float]], exact: Any) -> list[float]:
+    """Of each entry, relative to itself, or to 1e-6 of the largest in its row if that is more.
+
+    Two halves of equal initial variance and opposite coupling stay uncorrelated to first order: the terms of such an
+    entry cancel, and what is left is too small to matter.
+    """
+    with mpmath.workdps(_DIGITS):
+        found = []
+        for i, row in enumerate(ours):
+            largest = max(abs(exact[i, j]) for j in range(exact.cols))
+            for j, entry in enumerate(row):
+                size = max(abs(exact[i, j]), largest * mpmath.mpf("1e-6"))
+                found.append(float(abs(mpmath.mpf(float(entry)) - exact[i, j]) / size))
+        return found
