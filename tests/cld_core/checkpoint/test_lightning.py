@@ -92,7 +92,10 @@ def without(content: dict[str, Any], name: str) -> dict[str, Any]:
     [
         (lambda c: without(c, "score_fn.all_modules.1.weight"), "no tensor 'all_modules.1.weight'"),
         (lambda c: without(c, "ema_score_fn.all_modules.1.weight"), "no tensor 'ema_score_fn.all_modules.1.weight'"),
-        (lambda c: {**c, "state_dict": {"clf_fn.weight": torch.ones(1)}}, "'clf_fn.weight' belongs neither to score_fn"),
+        (
+            lambda c: {**c, "state_dict": {"clf_fn.weight": torch.ones(1)}},
+            "'clf_fn.weight' belongs neither to score_fn",
+        ),
         (lambda c: {**c, "optimizer_states": []}, "the states of 0 optimisers, not of one"),
         (lambda c: {**c, "global_step": "3"}, "its step is '3', not a whole number"),
         (lambda c: {"state_dict": {}, "epoch": 3}, "it holds epoch, state_dict; a published checkpoint holds model"),

@@ -35,7 +35,9 @@ def test_kernel_agrees_with_the_published_one(name, objective):
     sde, rtol = parity.psld(SETTINGS[name]), 3e-8 if objective == "hsm" else 1e-11
 
     def same(ours, theirs):
-        torch.testing.assert_close(torch.as_tensor(ours)[LATE], PUBLISHED[theirs[0]][LATE, theirs[1]], rtol=rtol, atol=0)
+        torch.testing.assert_close(
+            torch.as_tensor(ours)[LATE], PUBLISHED[theirs[0]][LATE, theirs[1]], rtol=rtol, atol=0
+        )
 
     start = U if objective == "dsm" else torch.cat([U[:, :2], torch.zeros_like(U[:, 2:])], dim=1)
     torch.testing.assert_close(apply(sde.mean(T), start), PUBLISHED[f"{name}/{objective}/mean"], rtol=1e-9, atol=1e-13)
@@ -79,7 +81,14 @@ def test_without_friction_of_the_data_it_is_cld(beta0, beta1, triangle):
 
     def coefficients(sde):
         law = sde.law(times, data_var=0.25)
-        parts = [sde.mean(times), sde.diffusion2(times), sde.known_precision(times), law.slopes, law.precisions, law.det]
+        parts = [
+            sde.mean(times),
+            sde.diffusion2(times),
+            sde.known_precision(times),
+            law.slopes,
+            law.precisions,
+            law.det,
+        ]
         for objective in ("hsm", "dsm"):
             parts += [sde.factor(times, objective), *sde.mixed(times, objective)]
         return leaves(tuple(parts))
@@ -95,7 +104,9 @@ def test_without_friction_of_the_data_it_is_cld(beta0, beta1, triangle):
     generator = torch.Generator().manual_seed(0)
     u, s = (torch.randn(len(times), k, generator=generator, dtype=torch.float64) for k in (4, 2))
     torch.testing.assert_close(ours.flow(u, s, times), theirs.flow(u, s, times), rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(ours.euler_step(u, s, 0.4, 0.1), theirs.euler_step(u, s, 0.4, 0.1), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        ours.euler_step(u, s, 0.4, 0.1), theirs.euler_step(u, s, 0.4, 0.1), rtol=1e-12, atol=1e-12
+    )
     torch.testing.assert_close(ours.prior_logp(u), theirs.prior_logp(u), rtol=1e-12, atol=1e-12)
     assert ours.trace_weights == theirs.trace_weights == (1.0,)
 
