@@ -34,7 +34,7 @@ def draw(sde, law, n=8, **keys):
 @SHAPES
 def test_the_score_of_all_halves_follows_from_that_of_the_scored_ones(sde):
     law = GaussianMixture(torch.tensor([[-0.4], [0.3]]), 0.2)
-    for t in (0.02, 0.3, 1.0):
+    for t in (0.05, 0.3, 1.0):
         u = torch.randn(5, sde.n, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
         exact = torch.autograd.grad(law.score(sde).log_density(u, t).sum(), u)[0]
         found = whole_score(sde, t)
@@ -47,11 +47,11 @@ def test_the_score_of_all_halves_follows_from_that_of_the_scored_ones(sde):
     "keys", [{"order": 0}, {"order": 2}, {"order": 0, "eta": 0.7}, {"order": 0, "eta": 1.0}], ids=str
 )
 def test_a_single_data_point_is_exact_in_any_number_of_steps(sde, keys):
-    """The law of what comes out, from a linear score. Data of std 1e-4 are a point beside all else at t = 0.02."""
+    """The law of what comes out, from a linear score. Data of std 1e-6 are a point beside all else at t = 0.05."""
     few, many = (
-        output_covariance(sde, spec_of("gddim", nfe=n, eps=0.02, denoise=False, **keys), std=1e-4) for n in (1, 12)
+        output_covariance(sde, spec_of("gddim", nfe=n, eps=0.05, denoise=False, **keys), std=1e-6) for n in (4, 9)
     )
-    torch.testing.assert_close(few, many, rtol=2e-3, atol=1e-4 * float(many.abs().max()))
+    torch.testing.assert_close(few, many, rtol=1e-5, atol=1e-6 * float(many.abs().max()))
 
 
 def orders(sde, numbers, std=0.5, **keys):
@@ -61,22 +61,20 @@ def orders(sde, numbers, std=0.5, **keys):
     ]
 
 
-@SHAPES
+ORDERS = [({"order": 0}, 1.0), ({"order": 0, "eta": 1.0}, 1.0), ({"order": 1}, 2.0), ({"order": 2}, 3.1)]
+
+
 @pytest.mark.parametrize(
-    ("keys", "measured"),
+    ("sde", "keys", "measured"),
     [
-        ({"order": 0}, 1.0),
-        ({"order": 0, "eta": 1.0}, 1.0),
-        ({"order": 1}, 2.0),
-        ({"order": 1, "corrector": True}, 2.35),
-        ({"order": 2}, 3.1),
+        *((sde, *entry) for sde in (VP, CONSTANT, BOTH) for entry in ORDERS),
+        *((THIRD, *entry) for entry in ORDERS[1::2]),
     ],
     ids=str,
 )
 def test_the_error_falls_with_the_power_order_plus_one_or_with_the_first_with_noise(sde, keys, measured):
-    """Where the corrector has not settled the order still falls towards its limit."""
-    found = orders(sde, (40, 80, 160), eps=0.05, grid_power=3.0, **keys)[-1]
-    assert found == pytest.approx(measured, abs=0.45), found
+    found = orders(sde, (20, 40, 80), eps=0.05, grid_power=3.0, **keys)[-1]
+    assert found == pytest.approx(measured, abs=0.5), found
 
 
 @SHAPES
@@ -103,7 +101,7 @@ def test_the_cholesky_factor_needs_short_steps():
     """What the paper calls L_t, with the v-score alone: it diverges at 20 evaluations, where R_t does not."""
     distance = {}
     for root in ("flow", "cholesky"):
-        few, many = (draw(CLD(), diamond(), 400, root=root, order=2, nfe=n, grid_power=3.0).x for n in (20, 400))
+        few, many = (draw(CLD(), diamond(), 50, root=root, order=2, nfe=n, grid_power=3.0).x for n in (20, 100))
         distance[root] = float((few - many).square().mean().sqrt())
     assert distance["flow"] < 0.15
     assert distance["cholesky"] > 1.0
@@ -132,7 +130,7 @@ def test_evaluations_are_counted(sde, keys):
     [
         (
             ["eta=1"],
-            r"'sampling\.order' must be 0 with sampling\.eta=1, and sampling\.corrector false: .* Set sampling\.order=0",
+            r"'sampling\.order' must be 0 with sampling\.eta=1, and .* false: .* Set sampling\.order=0",
         ),
         (["eta=1", "order=0", "root=cholesky"], r"'sampling\.root' has no effect with sampling\.eta=1"),
     ],
