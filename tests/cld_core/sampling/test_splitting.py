@@ -91,7 +91,7 @@ def test_a_reduced_oba_step_of_psld(noise_scale):
     x = math.exp(-D / 2 * friction) * x + math.sqrt(1 - math.exp(-noise_scale * D * friction)) * e[:, 0, [0]]
     v = math.exp(-D / 2 * nu) * v + math.sqrt((1 - math.exp(-D * nu)) / m_inv) * e[:, 0, [1]]
     s = score(torch.cat([x, v], 1), 1.0)
-    new_v = v + D / 2 * (x + 2 * nu * v - nu * v + 2 * nu / m_inv * s[:, [1]] + nu * v)
+    new_v = v + D / 2 * (x + 2 * nu * v + 2 * nu / m_inv * s[:, [1]])
     new_x = x + D / 2 * (2 * friction * x - m_inv * new_v + 2 * friction * s[:, [0]])
     torch.testing.assert_close(found, [new_x, new_v])
 
