@@ -1,7 +1,7 @@
 """Samplers on the diamond at equal numbers of network evaluations: `python -m benchmarks.samplers --help`.
 
-Without arguments: the table of docs/samplers.md with exact scores. `--search` tries grids, orders and noise; `--run`
-adds networks trained on the diamond, mixed or not, for example
+Without arguments: the table of docs/samplers.md with exact scores. `--families --sde psld`: the other methods.
+`--search` tries grids, orders and noise; `--run` adds networks trained on the diamond, mixed or not, for example
 
     cldctl submit toy_diamond --cluster local --follow --name plain train.steps=25000
     python -m benchmarks.samplers --run runs/plain --json samplers.json
@@ -13,7 +13,7 @@ import itertools
 import json
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -24,7 +24,8 @@ from rich.table import Table
 import cld_core
 from benchmarks.diamond import TRUE_LOG_DENSITY, Bench, Case, NoSplit, Quality, exact, floor
 from cld_core.errors import CldError
-from cld_core.sde import CLD, VPSDE
+from cld_core.recipe.variants import SECTIONS
+from cld_core.sde import CLD, HOLD, PSLD, VPSDE, Diffusion
 
 EXPONENTIAL = {"method": "exponential", "corrector": False}
 ROWS = {
@@ -41,12 +42,39 @@ ROWS = {
     "exponential, order 2, corrector, power 6": {"method": "exponential", "order": 2},
     "exponential, order 2, eta 1, quadratic": {**EXPONENTIAL, "order": 2, "eta": 1.0, "grid": "quadratic"},
 }
-WITHOUT_PHASE_SPACE = tuple(name for name in ROWS if not name.startswith("SSCS"))
+GDDIM, SPLITTING = {"method": "gddim"}, {"method": "splitting"}
+REDUCED_VERLET = {**SPLITTING, "scheme": "velocity_verlet", "conjugate": True, "grid": "power", "grid_power": 3.0}
+FAMILIES = {
+    **{name: ROWS[name] for name in ("exponential, order 1, corrector, power 6", "exponential, order 3, power 3")},
+    "gDDIM, order 0, power 6": {**GDDIM, "order": 0},
+    "gDDIM, order 2, power 3": {**GDDIM, "grid_power": 3.0},
+    "gDDIM, order 3, power 3": {**GDDIM, "order": 3, "grid_power": 3.0},
+    "gDDIM, L_t, order 2, power 3": {**GDDIM, "root": "cholesky", "grid_power": 3.0},
+    "gDDIM, eta 1, power 6": {**GDDIM, "order": 0, "eta": 1.0},
+    "lambda-DDIM, lambda 0, power 6": {"method": "conjugate"},
+    "lambda-DDIM, lambda 0.3, power 6": {"method": "conjugate", "conjugate_lambda": 0.3},
+    "naive symplectic Euler, quadratic": {**SPLITTING, "scheme": "symplectic_euler", "reduced": False},
+    "reduced symplectic Euler, quadratic": {**SPLITTING, "scheme": "symplectic_euler"},
+    "naive velocity Verlet, quadratic": {**SPLITTING, "reduced": False},
+    "reduced velocity Verlet, quadratic": SPLITTING,
+    "conjugate velocity Verlet, lambda 0, power 3": REDUCED_VERLET,
+    "conjugate velocity Verlet, lambda 0.3, power 3": {**REDUCED_VERLET, "conjugate_lambda": 0.3},
+    "reduced OBA, quadratic": {**SPLITTING, "scheme": "oba"},
+    "reduced BAO, quadratic": {**SPLITTING, "scheme": "bao"},
+    "reduced OBAB, quadratic": {**SPLITTING, "scheme": "obab"},
+    **{name: ROWS[name] for name in ("SSCS, quadratic", "SSCS of order 2, quadratic", "EM, quadratic")},
+}
+SDES: dict[str, Callable[[], Diffusion]] = {"cld": CLD, "psld": PSLD, "hold": HOLD, "vpsde": VPSDE}
 
 
-def table(bench: Bench, numbers: list[int]) -> dict[str, dict[int, Quality]]:
-    rows = {name: ROWS[name] for name in (ROWS if bench.case.sde.n == 2 else WITHOUT_PHASE_SPACE)}
-    return {name: {nfe: bench(nfe=nfe, **settings) for nfe in numbers} for name, settings in rows.items()}
+def table(bench: Bench, numbers: list[int], rows: dict[str, dict]) -> dict[str, dict[int, Quality]]:
+    """Those of ``rows`` that the diffusion can do."""
+    able = {name: settings for name, settings in rows.items() if _possible(bench.case.sde, settings)}
+    return {name: {nfe: bench(nfe=nfe, **settings) for nfe in numbers} for name, settings in able.items()}
+
+
+def _possible(sde: Diffusion, settings: dict) -> bool:
+    return sde.splittable or not SECTIONS["sampling"].find(settings["method"]).spec.needs_split
 
 
 def candidates() -> Iterator[dict]:
@@ -89,6 +117,8 @@ def main() -> None:
     parser.add_argument("--nfe", type=int, nargs="+", default=[10, 20, 50, 150], help="evaluations of a sample")
     parser.add_argument("--search", action="store_true", help="try grids, orders, correctors and noise too")
     parser.add_argument("--run", type=Path, action="append", default=[], help="run folder of a network; repeatable")
+    parser.add_argument("--families", action="store_true", help="gDDIM, conjugate and splitting integrators, SSCS, EM")
+    parser.add_argument("--sde", choices=SDES, action="append", help="exact scores of these; repeatable")
     parser.add_argument("--only-runs", action="store_true", help="leave the exact scores out")
     parser.add_argument("--json", type=Path, help="file for everything measured")
     arguments = parser.parse_args()
@@ -98,7 +128,9 @@ def main() -> None:
     out = Console(width=None if sys.stdout.isatty() else 160)
 
     cases = []
-    if not arguments.only_runs:
+    if arguments.sde:
+        cases += [exact(f"exact, {name}", SDES[name]()) for name in arguments.sde]
+    elif not arguments.only_runs:
         cases += [exact("exact, CLD, beta 4", CLD()), exact("exact, CLD, beta 0.1 + 6.9 t", CLD(beta0=0.1, beta1=6.9))]
         cases += [exact("exact, CLD without the split", NoSplit()), exact("exact, VPSDE", VPSDE())]
     for run in arguments.run:
@@ -120,7 +152,7 @@ def main() -> None:
         shown = Table(title=f"{case.name} (its own flow: {cell(fine)})", title_justify="left", box=SIMPLE)
         for heading in ("sampler", *(f"NFE {nfe}" for nfe in arguments.nfe)):
             shown.add_column(heading, no_wrap=True)
-        measured = table(bench, arguments.nfe)
+        measured = table(bench, arguments.nfe, FAMILIES if arguments.families else ROWS)
         for name, row in measured.items():
             shown.add_row(name, *map(cell, row.values()))
         out.print(shown)

@@ -15,7 +15,7 @@ from .tree import all_keys, type_hints
 from .values import WRONG, convert, expectation, inside, literals, shown
 from .variants import SECTIONS, keys_of
 
-Method = Literal["ode", "em", "sscs", "exponential"]
+Method = Literal["ode", "em", "sscs", "exponential", "gddim", "conjugate", "splitting"]
 
 
 class SamplingKeys(TypedDict, total=False):
@@ -33,6 +33,13 @@ class SamplingKeys(TypedDict, total=False):
     order: int
     corrector: bool
     eta: float
+    root: Literal["flow", "cholesky"]
+    conjugate: bool
+    conjugate_lambda: float
+    conjugate_matrix: Literal["identity", "ones"]
+    scheme: Literal["symplectic_euler", "velocity_verlet", "oba", "bao", "obab"]
+    reduced: bool
+    noise_scale: float
 
 
 class ElboKeys(TypedDict, total=False):

@@ -115,3 +115,76 @@ class ExponentialSpec(FixedStepSpec):
             text = "'sampling.order' cannot be 3 with sampling.corrector=true and sampling.eta of 0.3 or more"
             found = f"sampling.eta is {self.eta:g}, and noise grows in long steps"
             raise RecipeError(f"{text}: {found}. Set sampling.corrector=false, and best sampling.order=2 with it.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GddimSpec(FixedStepSpec):
+    auto_grid: ClassVar[str] = "power"
+
+    method: Literal["gddim"] = key("gddim", "generalised DDIM (gDDIM)")
+    root: Literal["flow", "cholesky"] = key(
+        "flow", "root of the kernel's covariance whose noise is kept: R_t (flow) or L_t of the gDDIM paper", added=True
+    )
+    order: int = key(2, "degree of the interpolating polynomial", ge=0, le=3, added=True)
+    corrector: bool = key(False, "let each evaluation correct the step before it", added=True)
+    eta: float = key(0.0, "amount of noise: 0 the probability flow, 1 the reverse SDE", ge=0, le=1, added=True)
+
+    def problems(self) -> list[tuple[str, str, str]]:
+        found = super().problems()
+        if self.eta > 0 and (self.order > 0 or self.corrector):
+            text = f"must be 0 with sampling.eta={self.eta:g}, and sampling.corrector false: gDDIM with noise takes"
+            fix = "Set sampling.order=0 and sampling.corrector=false, or sampling.method=exponential."
+            found.append(("order", "eta", f"{text} single steps. {fix}"))
+        if self.eta > 0 and self.root == "cholesky":
+            text = f"has no effect with sampling.eta={self.eta:g}: gDDIM with noise is the same for any root"
+            found.append(("root", "eta", f"{text}. Leave it at flow."))
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConjugateSpec(FixedStepSpec):
+    """Euler steps after a change of variables: lambda-DDIM of arXiv 2310.07894."""
+
+    auto_grid: ClassVar[str] = "power"
+
+    method: Literal["conjugate"] = key("conjugate", "conjugate integrator (lambda-DDIM)")
+    conjugate_lambda: float = key(0.0, "lambda of B = lambda beta(t) J; 0 is DDIM", ge=-100, le=100, added=True)
+    conjugate_matrix: Literal["identity", "ones"] = key("identity", "J of B = lambda beta(t) J", added=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplittingSpec(FixedStepSpec):
+    """Alternating updates of positions and velocities (arXiv 2310.07894).
+
+    Attributes:
+        stochastic: the schemes that follow the reverse SDE; the others follow the probability flow.
+    """
+
+    needs_split: ClassVar[bool] = True
+    auto_grid: ClassVar[str] = "quadratic"
+    stochastic: ClassVar[tuple[str, ...]] = ("oba", "bao", "obab")
+
+    method: Literal["splitting"] = key("splitting", "splitting integrator of positions and velocities")
+    scheme: Literal["symplectic_euler", "velocity_verlet", "oba", "bao", "obab"] = key(
+        "velocity_verlet", "sequence of the updates of a step; oba, bao and obab: with noise", added=True
+    )
+    reduced: bool = key(True, "one evaluation per step, shared by its updates", added=True)
+    conjugate: bool = key(False, "split after the change of variables of method=conjugate", added=True)
+    conjugate_lambda: float = key(0.0, "lambda of B = lambda beta(t) J; 0 is DDIM", ge=-100, le=100, added=True)
+    conjugate_matrix: Literal["identity", "ones"] = key("identity", "J of B = lambda beta(t) J", added=True)
+    noise_scale: float = key(
+        1.0, "lambda_s: scales the noise of scored halves before the last; 1 is the reverse SDE", ge=0, added=True
+    )
+
+    def problems(self) -> list[tuple[str, str, str]]:
+        found = super().problems()
+        noisy = self.scheme in self.stochastic
+        if noisy and self.conjugate:
+            text = f"is true, but sampling.scheme={self.scheme} has noise. Set it to false"
+            found.append(("conjugate", "scheme", f"{text}, or sampling.scheme=velocity_verlet."))
+        if not noisy and self.noise_scale != 1.0:
+            text = f"has no effect with sampling.scheme={self.scheme}, which has no noise. Leave it at 1"
+            found.append(("noise_scale", "scheme", f"{text}."))
+        if not self.conjugate and self.conjugate_lambda != 0.0:
+            found.append(("conjugate_lambda", "conjugate", "has no effect. Set sampling.conjugate=true."))
+        return found

@@ -20,7 +20,16 @@ from cld_core.imports import resolve
 from .data import CelebaHq256Spec, Cifar10Spec, ImageDataSpec, ToyDataSpec
 from .ncsnpp import NcsnppSpec
 from .network import MlpSpec, ResnetSpec
-from .sampling import EmSpec, ExponentialSpec, OdeSpec, SamplingSpec, SscsSpec
+from .sampling import (
+    ConjugateSpec,
+    EmSpec,
+    ExponentialSpec,
+    GddimSpec,
+    OdeSpec,
+    SamplingSpec,
+    SplittingSpec,
+    SscsSpec,
+)
 from .sde import CldSpec, HoldSpec, PsldSpec, VpsdeSpec
 
 
@@ -116,6 +125,9 @@ SECTIONS = {
             "em": Variant(EmSpec, "cld_core.sampling.euler_maruyama:sample"),
             "sscs": Variant(SscsSpec, "cld_core.sampling.sscs:sample"),
             "exponential": Variant(ExponentialSpec, "cld_core.sampling.exponential:sample"),
+            "gddim": Variant(GddimSpec, "cld_core.sampling.gddim:sample"),
+            "conjugate": Variant(ConjugateSpec, "cld_core.sampling.splitting:conjugate"),
+            "splitting": Variant(SplittingSpec, "cld_core.sampling.splitting:sample"),
         },
     ),
 }

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from cld_core.errors import RecipeError
 from cld_core.recipe.sampling import FixedStepSpec
 from cld_core.sde.schedule import Schedule
 
@@ -30,7 +31,19 @@ def times(grid: str, n: int, eps: float, *, rho: float, schedule: Schedule) -> l
     return power(n, eps, rho=rho, schedule=schedule) if grid == "power" else GRIDS[grid](n, eps)
 
 
-def grid_of(spec: FixedStepSpec, schedule: Schedule) -> list[float]:
-    """The times of a recipe's fixed-step method: one step per evaluation, not counting that of the denoising step."""
-    steps = spec.nfe - 1 if spec.denoise else spec.nfe
+def grid_of(spec: FixedStepSpec, schedule: Schedule, *, per_step: int = 1) -> list[float]:
+    """The times of a recipe's fixed-step method, for as many whole steps as its evaluations allow.
+
+    Args:
+        per_step: evaluations of a step. That of the denoising step is not one of them.
+
+    Raises:
+        RecipeError: there are not enough evaluations for one step.
+    """
+    own = spec.nfe - 1 if spec.denoise else spec.nfe
+    steps = own // per_step
+    if steps == 0:
+        least = per_step + spec.nfe - own
+        text = f"is too small for sampling.method={spec.method}, a step of which takes {per_step} evaluations here"
+        raise RecipeError(f"sampling.nfe={spec.nfe} {text}. Set sampling.nfe={least} or more.")
     return times(spec.spacing, steps, spec.eps, rho=spec.grid_power, schedule=schedule)

@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 from cld_core.analytic import gaussian
-from cld_core.recipe.sampling import SamplingSpec
+from cld_core.recipe.sampling import SamplingSpec, SplittingSpec
 from cld_core.sampling import sample
+from cld_core.sampling.updates import evaluating
 from cld_core.sde import Diffusion
 
 
@@ -34,10 +35,19 @@ class UnitNoise:
 
 def output_covariance(sde: Diffusion, spec: SamplingSpec, std: float = 0.5) -> Tensor:
     """Covariance (n, n) of the halves of samples for data N(0, std^2)."""
-    width = {"em": sde.m, "sscs": sde.n, "exponential": sde.n if getattr(spec, "eta", 0.0) else 0}.get(spec.method, 0)
-    steps = getattr(spec, "nfe", 0) - int(spec.denoise) if width else 0
-    steps += spec.method == "sscs"  # there is noise between its steps, before the first and after the last
+    width, steps = _drawn(sde, spec)
     noise = UnitNoise(first=sde.n, steps=steps, width=width)
     out = sample(gaussian(std, d=1).score(sde), sde, spec, noise, (1,))
     columns = out.x if out.v is None else torch.cat([out.x, out.v], dim=1)
     return columns.T @ columns
+
+
+def _drawn(sde: Diffusion, spec: SamplingSpec) -> tuple[int, int]:
+    """Numbers that a sampler draws at once, and how often."""
+    if isinstance(spec, SplittingSpec):
+        per_step = sum(evaluating(sde, spec.scheme, reduced=spec.reduced, change=None))
+        return (sde.m, (spec.nfe - int(spec.denoise)) // per_step) if spec.scheme in spec.stochastic else (0, 0)
+    width = {"em": sde.m, "sscs": sde.n}.get(spec.method, sde.n if getattr(spec, "eta", 0.0) else 0)
+    steps = getattr(spec, "nfe", 0) - int(spec.denoise) if width else 0
+    # SSCS has noise between its steps, before the first and after the last.
+    return width, steps + (spec.method == "sscs")

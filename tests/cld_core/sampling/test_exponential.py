@@ -9,8 +9,9 @@ from scipy.integrate import solve_ivp
 
 from cld_core.analytic import diamond, gaussian
 from cld_core.sampling import exponential, sample
-from cld_core.sampling.exponential import lagrange, steps, widening
+from cld_core.sampling.exponential import steps, widening
 from cld_core.sampling.grids import linear, power, quadratic
+from cld_core.sampling.multistep import lagrange
 from cld_core.sampling.quadrature import segments
 from cld_core.sde import CLD, VPSDE
 from cld_core.seeds import SampleNoise

@@ -1,0 +1,50 @@
+"""The score of all halves from that of the scored ones (docs/math.md section 7.3).
+
+The kernel is Gaussian, so the score of all halves is -Sigma^-1 (u - Psi_0 E[x | u]) with the first column Psi_0 of
+Psi_t: one unknown, E[x | u], for each number of x. The scored halves determine it, and it determines the others.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cld_core.sde import Diffusion
+from cld_core.sde.coefficients import stacked
+from cld_core.sde.rows import square
+
+
+@dataclass(frozen=True)
+class WholeScore:
+    """Score of all halves = ``of_u`` u + ``of_score`` s, at one time."""
+
+    of_u: Tensor  # (n, n), float64
+    of_score: Tensor  # (n, m)
+    covariance: Tensor  # (n, n), Sigma
+
+
+def kernel(sde: Diffusion, t: Tensor) -> Tensor:
+    """Sigma at times t (K,), (K, n, n), float64, numerical_eps included."""
+    factor = stacked(square(sde.factor(t)), t)
+    return factor @ factor.mT
+
+
+def whole_score(sde: Diffusion, t: float) -> WholeScore:
+    """Of every half, at time t.
+
+    Where several halves are scored, E[x | u] is what explains their noises best in least squares; the score of the
+    scored halves is itself whatever it is, so that nothing is derived if all are.
+    """
+    at, first = torch.tensor([t], dtype=torch.float64), sde.n - sde.m
+    covariance = kernel(sde, at)[0]
+    of_u, of_score = torch.zeros(sde.n, sde.n, dtype=torch.float64), torch.zeros(sde.n, sde.m, dtype=torch.float64)
+    of_score[first:] = torch.eye(sde.m, dtype=torch.float64)
+    if first:
+        precision, psi = torch.linalg.inv(covariance), stacked(sde.mean(at), at)[0, :, 0]
+        pull = precision @ psi  # s = pull E[x | u] - precision u, of which the scored rows are known
+        to_noise = torch.linalg.inv(stacked(sde.target(at), at)[0])
+        answer = to_noise @ pull[first:]
+        solved = answer @ to_noise / answer.square().sum()  # (m,): E[x | u] = solved (s + precision u)
+        of_u[:first] = torch.outer(pull[:first], solved @ precision[first:]) - precision[:first]
+        of_score[:first] = torch.outer(pull[:first], solved)
+    return WholeScore(of_u, of_score, covariance)
