@@ -1,0 +1,84 @@
+"""Conditioning by replacement (docs/math.md section 11.3).
+
+Wherever the network is asked, the observed coordinates of u are those of the kernel from the observed x: of all halves
+together (Song et al. 2021, arXiv 2011.13456, section 5, in phase space). This is an approximation: the network sees a
+noisy version of what is known exactly.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cld_core.errors import UsageError
+from cld_core.sampling.noise import Noise
+from cld_core.score import ScoreFunction
+from cld_core.sde import Diffusion
+from cld_core.sde.coefficients import apply
+from cld_core.sde.rows import negated
+
+from .observation import Observation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replacement:
+    """Settings of conditioning by replacement, for observations through a mask.
+
+    Attributes:
+        renew: draw new noise for the observed coordinates at every evaluation. Otherwise each sample keeps its noise,
+            and a sampler without noise is a smooth function of it.
+    """
+
+    renew: bool = False
+
+
+class Replaced:
+    """A score whose observed coordinates are replaced; callable as ``score`` is, by a sampler with fixed steps.
+
+    With noise of std sigma in y, the observed x of a sample is drawn once from N(y, sigma^2).
+    """
+
+    def __init__(
+        self, score: ScoreFunction, sde: Diffusion, observation: Observation, replacement: Replacement, noise: Noise
+    ) -> None:
+        """
+        Args:
+            noise: what the replaced coordinates are made of, apart from that of the sampler.
+
+        Raises:
+            UsageError: what is observed is not a part of x.
+        """
+        operator = observation.operator
+        if operator.mask is None:
+            fix = "Condition by gradient, or pass a mask"
+            raise UsageError(f"replacement needs numbers of x as they are, and H is another map. {fix}.")
+        self._score, self.sde, self._noise = score, sde, noise
+        self._shape = (sde.n * operator.shape[0], *operator.shape[1:])
+        self._renew = replacement.renew
+        self._e = noise.normal(self._shape)
+        self._mask = operator.mask.to(self._e.device)
+        y = observation.y.to(self._e)[None] + observation.sigma * noise.normal((operator.count,))
+        self._x = operator.transpose(y)
+
+    def __call__(self, u: Tensor, t: float | Tensor) -> Tensor:
+        """The score (B, mC, ...), where observed that of the replaced coordinates; t is a float."""
+        if self._renew:
+            self._e = self._noise.normal(self._shape).to(u)
+        score = self._score(self.replaced(u, t), t)
+        own = apply(negated(self.sde.target(t)), self.sde.scored(self._e.to(u)))
+        return torch.where(self._wide(self.sde.m), own, score)
+
+    def replaced(self, u: Tensor, t: float | Tensor) -> Tensor:
+        """u with Psi_0 x + L e in its observed coordinates."""
+        column = tuple((row[0],) for row in self.sde.mean(t))
+        factor = tuple((*row, *(0.0 * row[0],) * (self.sde.n - len(row))) for row in self.sde.factor(t))
+        known = apply(column, self._x.to(u)) + apply(factor, self._e.to(u))
+        return torch.where(self._wide(self.sde.n), known, u)
+
+    def _wide(self, halves: int) -> Tensor:
+        """The mask over some halves, (halves C, ...)."""
+        return torch.cat([self._mask] * halves)
+
+    def finished(self, x: Tensor) -> Tensor:
+        """Samples (B, C, ...) with the observed values in their places."""
+        return torch.where(self._mask, self._x.to(x), x)
