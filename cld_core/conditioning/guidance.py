@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from cld_core.errors import UsageError
+from cld_core.recipe.sampling import SamplingSpec
+from cld_core.sampling.noise import Noise
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
 
@@ -21,7 +23,7 @@ from .observation import Observation
 # Up to so many observed values, "auto" means "jacobian", which takes a backward pass for each.
 MOST_BACKWARD = 8
 # Eigenvalues of an estimated covariance are at least this share of the isotropic one: a network's may be negative.
-_LEAST_SHARE = 1e-3
+_LEAST_SHARE = 1e-2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,7 @@ class Guidance:
     scale: float = 1.0
     covariance: Literal["auto", "jacobian", "isotropic"] = "auto"
     data_std: float = 1.0
+    score_error: float = 0.05
 
     def __post_init__(self) -> None:
         if not 0 <= self.scale <= 1e4:
@@ -49,8 +52,22 @@ class Guidance:
             raise UsageError(f"covariance={self.covariance!r}: expected auto, jacobian or isotropic.")
 
     def of_jacobian(self, observation: Observation) -> bool:
+        """Whether "jacobian" is meant."""
         count = observation.operator.count
         return self.covariance == "jacobian" or (self.covariance == "auto" and count <= MOST_BACKWARD)
+
+    def require_usable(self, observation: Observation, spec: SamplingSpec) -> None:
+        """
+        Raises:
+            UsageError: the network is compiled and would be differentiated several times.
+        """
+        if spec.compile and self.of_jacobian(observation) and observation.operator.count > 1:
+            text = "a compiled network can be differentiated once only, and the covariance takes several passes"
+            raise UsageError(f"{text}. Sample with sampling.compile=false, or with covariance='isotropic'.")
+
+    def conditioned(self, score: ScoreFunction, sde: Diffusion, observation: Observation, noise: Noise) -> "Guided":
+        """The score given y; ``noise`` is that of other ways of conditioning."""
+        return Guided(score, sde, observation, self)
 
 
 class Guided:
@@ -62,7 +79,7 @@ class Guided:
 
     def __call__(self, u: Tensor, t: float | Tensor) -> Tensor:
         """The score (B, mC, ...) given y at u (B, nC, ...); t is a float or a (B,) float64 tensor."""
-        estimate = Estimate(self.sde, t)
+        estimate = Estimate(self.sde, t, score_error=self.guidance.score_error, data_std=self.guidance.data_std)
         with torch.enable_grad():
             leaf = u.detach().requires_grad_()
             score = self._score(leaf, t)
@@ -71,9 +88,13 @@ class Guided:
         pull = self._pull(estimate, leaf, observed)
         return torch.add(score.detach(), pull.to(u.dtype), alpha=self.guidance.scale)
 
-    def _isotropic(self, estimate: Estimate, leaf: Tensor, observed: Tensor) -> Tensor:
+    def finished(self, x: Tensor) -> Tensor:
+        """The samples x (B, C, ...), as they are."""
+        return x
+
+    def _isotropic(self, estimate: Estimate[float | Tensor], leaf: Tensor, observed: Tensor) -> Tensor:
         residual = self.observation.y.to(observed.device) - observed.detach().double()
-        variance = estimate.isotropic_variance(self.guidance.data_std)
+        variance = estimate.variance
         weights = self._solved(as_numbers(variance, len(leaf), leaf.device)[:, None], residual)
         (gradient,) = torch.autograd.grad(observed, leaf, weights.to(observed.dtype))
         return self.sde.scored(gradient)
@@ -86,31 +107,39 @@ class Guided:
         values, vectors = torch.linalg.eigh(gram.to(residual.device))
         return ((residual @ vectors) / (variance * values.clamp(min=0.0) + noise)) @ vectors.T
 
-    def _by_jacobian(self, estimate: Estimate, leaf: Tensor, observed: Tensor) -> Tensor:
+    def _by_jacobian(self, estimate: Estimate[float | Tensor], leaf: Tensor, observed: Tensor) -> Tensor:
         operator, batch, count = self.observation.operator, len(leaf), self.observation.operator.count
-        units = torch.eye(count, dtype=observed.dtype, device=observed.device)
+        rows = self._rows_of_covariance(estimate, leaf, observed)
+        projected = operator.apply(rows.flatten(0, 1)).view(batch, count, count)
+        values, vectors = torch.linalg.eigh(0.5 * (projected + projected.mT))
+        rows = (vectors.mT @ rows.flatten(2)).view_as(rows)
+        # What a network says of directions in which it says nothing sensible is not used.
+        variance = as_numbers(estimate.variance, batch, leaf.device)
+        plain = operator.transpose(vectors.mT.flatten(0, 1)).view_as(rows) * _wide(variance, rows)
+        plain_values = operator.apply(plain.flatten(0, 1)).view(batch, count, count)
+        plain_values = (plain_values * vectors.mT).sum(2)
+        doubtful = values < _LEAST_SHARE * plain_values
+        values = torch.where(doubtful, plain_values, values)
+        rows = torch.where(doubtful.view(batch, count, *[1] * (rows.ndim - 2)), plain, rows)
+        residual = self.observation.y.to(leaf.device) - observed.detach().double()
+        weights = (vectors.mT @ residual[:, :, None])[:, :, 0] / (values + self.observation.sigma**2)
+        total = (weights.view(batch, count, *[1] * (rows.ndim - 2)) * rows).sum(1)
+        return torch.cat([_wide(as_numbers(c, batch, leaf.device), total) * total for c in estimate.pull], dim=1)
+
+    def _rows_of_covariance(self, estimate: Estimate[float | Tensor], leaf: Tensor, observed: Tensor) -> Tensor:
+        """H C, (B, k, C, ...), float64: the derivative of H x_hat by scored half i is c_i H C."""
+        batch, count = observed.shape
         rows = [
             self.sde.scored(torch.autograd.grad(observed, leaf, unit.expand(batch, count), retain_graph=True)[0])
-            for unit in units
+            for unit in torch.eye(count, dtype=observed.dtype, device=observed.device)
         ]
-        jacobian = torch.stack(rows, dim=1)  # (B, k, mC, ...): H times the derivative of x_hat by u_S
-        covariance = self._projected(estimate, jacobian)
-        values, vectors = torch.linalg.eigh(0.5 * (covariance + covariance.mT))
-        least = _LEAST_SHARE * as_numbers(estimate.isotropic_variance(self.guidance.data_std), batch, leaf.device)
-        gram = operator.gram
-        size = float(gram.diagonal().mean()) if isinstance(gram, Tensor) else gram
-        total = values.clamp(min=(size * least)[:, None]) + self.observation.sigma**2
-        residual = self.observation.y.to(leaf.device) - observed.detach().double()
-        weights = vectors @ ((vectors.mT @ residual[:, :, None]) / total[:, :, None])
-        return (weights.view(batch, count, *[1] * (leaf.ndim - 1)) * jacobian).sum(1)
-
-    def _projected(self, estimate: Estimate, jacobian: Tensor) -> Tensor:
-        """H C H^T, (B, k, k), float64: the derivative of x_hat by scored half i is c_i C."""
-        batch, count = jacobian.shape[:2]
-        pulls = [as_numbers(c, batch, jacobian.device) for c in estimate.pull]
+        jacobian = torch.stack(rows, dim=1).double()
+        pulls = [as_numbers(c, batch, leaf.device) for c in estimate.pull]
         square = sum((c.square() for c in pulls[1:]), start=pulls[0].square())
-        total = torch.zeros((), dtype=torch.float64, device=jacobian.device)
-        for c, part in zip(pulls, jacobian.double().chunk(self.sde.m, dim=2), strict=True):
-            total = total + (c / square).view(-1, *[1] * (part.ndim - 1)) * part
-        flat = self.observation.operator.apply(total.flatten(0, 1))
-        return flat.view(batch, count, count)
+        parts = zip(pulls, jacobian.chunk(self.sde.m, dim=2), strict=True)
+        return torch.stack([_wide(c / square, part) * part for c, part in parts]).sum(0)
+
+
+def _wide(coefficient: Tensor, like: Tensor) -> Tensor:
+    """A coefficient (B,), shaped to multiply (B, ...)."""
+    return coefficient.view(-1, *[1] * (like.ndim - 1))

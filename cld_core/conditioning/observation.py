@@ -109,7 +109,9 @@ class Observation:
             UsageError: names both shapes, or the value that no pixel has.
         """
         if self.operator.shape != tuple(shape):
-            text = f"the observation is of an example of shape {self.operator.shape}, and the model draws {tuple(shape)}"
+            text = (
+                f"the observation is of an example of shape {self.operator.shape}, and the model draws {tuple(shape)}"
+            )
             raise UsageError(f"{text}. Observe an example of that shape.")
         largest = float(self.y.abs().max())
         if is_image and self.sigma == 0 and self.operator.mask is not None and largest > 1 + _TOLERANCE:

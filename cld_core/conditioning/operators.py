@@ -20,21 +20,27 @@ _RANK_TOLERANCE = 1e-10
 
 
 class Operator(Protocol):
-    """H and its transpose.
-
-    Attributes:
-        shape: shape of one example, (C, ...).
-        count: k, the number of observed values.
-        mask: which numbers of an example are observed as they are, bool of ``shape``; None for any other map.
-        gram: H H^T: a number g if it is g times the identity, else (k, k), float64.
-    """
-
-    shape: tuple[int, ...]
-    count: int
-    mask: Tensor | None
+    """H and its transpose."""
 
     @property
-    def gram(self) -> float | Tensor: ...
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one example, (C, ...)."""
+        ...
+
+    @property
+    def count(self) -> int:
+        """k, the number of observed values."""
+        ...
+
+    @property
+    def mask(self) -> Tensor | None:
+        """Which numbers of an example are observed as they are, bool of `shape`; None for any other map."""
+        ...
+
+    @property
+    def gram(self) -> float | Tensor:
+        """H H^T: a number g if it is g times the identity, else (k, k), float64."""
+        ...
 
     def apply(self, x: Tensor) -> Tensor:
         """H x, (B, k), of x (B, C, ...)."""
@@ -118,7 +124,9 @@ class Matrix:
             UsageError: it does not act on examples of this shape.
         """
         if matrix.ndim != 2 or matrix.shape[1] != math.prod(shape) or not len(matrix):
-            text = f"the matrix H is {tuple(matrix.shape)}, and an example {tuple(shape)} has {math.prod(shape)} numbers"
+            text = (
+                f"the matrix H is {tuple(matrix.shape)}, and an example {tuple(shape)} has {math.prod(shape)} numbers"
+            )
             raise UsageError(f"{text}. Pass a matrix (k, {math.prod(shape)}).")
         self.matrix, self.shape, self.count = matrix.to(torch.float64), tuple(shape), len(matrix)
         self.gram = self.matrix @ self.matrix.T

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cld_core.errors import UsageError
+from cld_core.recipe.sampling import SamplingSpec
 from cld_core.sampling.noise import Noise
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
@@ -26,10 +27,26 @@ class Replacement:
 
     Attributes:
         renew: draw new noise for the observed coordinates at every evaluation. Otherwise each sample keeps its noise,
-            and a sampler without noise is a smooth function of it.
+            and what a sampler without noise follows is smooth.
     """
 
-    renew: bool = False
+    renew: bool = True
+
+    def require_usable(self, observation: Observation, spec: SamplingSpec) -> None:
+        """
+        Raises:
+            UsageError: what is observed is not a part of x, or the sampler chooses its own steps.
+        """
+        if observation.operator.mask is None:
+            fix = "Condition by gradient, or pass a mask"
+            raise UsageError(f"replacement needs numbers of x as they are, and H is another map. {fix}.")
+        if spec.adaptive:
+            text = f"sampling.method={spec.method} chooses its own steps, and replacement needs fixed ones"
+            raise UsageError(f"{text}. Choose exponential, em or sscs, or condition by gradient.")
+
+    def conditioned(self, score: ScoreFunction, sde: Diffusion, observation: Observation, noise: Noise) -> "Replaced":
+        """The score given y; ``noise`` is what the replaced coordinates are made of."""
+        return Replaced(score, sde, observation, self, noise)
 
 
 class Replaced:
@@ -41,17 +58,8 @@ class Replaced:
     def __init__(
         self, score: ScoreFunction, sde: Diffusion, observation: Observation, replacement: Replacement, noise: Noise
     ) -> None:
-        """
-        Args:
-            noise: what the replaced coordinates are made of, apart from that of the sampler.
-
-        Raises:
-            UsageError: what is observed is not a part of x.
-        """
         operator = observation.operator
-        if operator.mask is None:
-            fix = "Condition by gradient, or pass a mask"
-            raise UsageError(f"replacement needs numbers of x as they are, and H is another map. {fix}.")
+        assert operator.mask is not None, "`Replacement.require_usable` refuses other observations"
         self._score, self.sde, self._noise = score, sde, noise
         self._shape = (sde.n * operator.shape[0], *operator.shape[1:])
         self._renew = replacement.renew
