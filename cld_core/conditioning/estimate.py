@@ -36,7 +36,7 @@ class Estimate(Generic[Number]):
 
     def __init__(self, sde: Diffusion, t: Number, *, score_error: float = 0.0, data_std: float = 1.0) -> None:
         first = sde.n - sde.m
-        rows = _padded(inverse_of_lower(sde.factor(t)), sde.n)
+        rows = padded(inverse_of_lower(sde.factor(t)), sde.n)
         q = tuple(dot(row, tuple(psi[0] for psi in sde.mean(t))) for row in rows)
         scored = q[first:]
         precision = 1.0 / data_std**2 + dot(q, q)
@@ -64,9 +64,10 @@ def posterior_mean(sde: Diffusion, u: Tensor, score: Tensor, t: float | Tensor) 
     return Estimate(sde, t).posterior_mean(sde, u, score)
 
 
-def _padded(rows: Rows[Number], width: int) -> Rows[Number]:
+def padded(rows: Rows[Number], width: int) -> Rows[Number]:
     """Rows of a lower triangular matrix, stored with zeros."""
-    return tuple((*row, *(0.0 * row[0],) * (width - len(row))) for row in rows)
+    nothing: Number = 0.0 * rows[0][0]
+    return tuple(row + (nothing,) * (width - len(row)) for row in rows)
 
 
 def as_numbers(value: float | Tensor, batch: int, device: torch.device) -> Tensor:

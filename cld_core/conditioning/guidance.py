@@ -22,7 +22,7 @@ from .observation import Observation
 
 # Up to so many observed values, "auto" means "jacobian", which takes a backward pass for each.
 MOST_BACKWARD = 8
-# Eigenvalues of an estimated covariance are at least this share of the isotropic one: a network's may be negative.
+# A variance that a network claims is believed from this share of the isotropic one on.
 _LEAST_SHARE = 1e-2
 
 
@@ -35,7 +35,9 @@ class Guidance:
         covariance: what C is. "jacobian": the covariance of x_0 given u_t, from the derivative of x_hat by one backward
             pass for each observed value. "isotropic": r_t^2 I, which it would be for data N(0, data_std^2 I); one
             backward pass. "auto": "jacobian" for up to 8 observed values.
-        data_std: standard deviation of the data that "isotropic" assumes, in the units of x.
+        data_std: standard deviation of the data, in the units of x, as "isotropic" and `score_error` assume it.
+        score_error: root-mean-square error of the noise that the network predicts (docs/math.md section 11.1). With 0,
+            x_hat trusts the score, which only an exact one allows: at t near 1 it multiplies its error by 400.
     """
 
     scale: float = 1.0
@@ -46,6 +48,8 @@ class Guidance:
     def __post_init__(self) -> None:
         if not 0 <= self.scale <= 1e4:
             raise UsageError(f"guidance scale {self.scale:g}: expected a number from 0 to 10,000; 1 is Bayes' rule.")
+        if not 0 <= self.score_error < float("inf"):
+            raise UsageError(f"score_error={self.score_error:g}: expected a number of 0 or more.")
         if not 0 < self.data_std < float("inf"):
             raise UsageError(f"data_std={self.data_std:g}: expected a standard deviation above 0.")
         if self.covariance not in ("auto", "jacobian", "isotropic"):
@@ -108,23 +112,31 @@ class Guided:
         return ((residual @ vectors) / (variance * values.clamp(min=0.0) + noise)) @ vectors.T
 
     def _by_jacobian(self, estimate: Estimate[float | Tensor], leaf: Tensor, observed: Tensor) -> Tensor:
-        operator, batch, count = self.observation.operator, len(leaf), self.observation.operator.count
+        rows, variances, axes = self._principal(estimate, leaf, observed)
+        residual = self.observation.y.to(leaf.device) - observed.detach().double()
+        weights = torch.einsum("bjk,bk->bj", axes, residual) / (variances + self.observation.sigma**2)
+        pull = torch.einsum("bj,bj...->b...", weights, rows)
+        return torch.cat([_wide(as_numbers(c, len(leaf), leaf.device), pull) * pull for c in estimate.pull], dim=1)
+
+    def _principal(
+        self, estimate: Estimate[float | Tensor], leaf: Tensor, observed: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """H C and H C H^T in the axes in which the latter is diagonal: (B, k, C, ...), (B, k); and the axes (B, k, k).
+
+        In axes in which the variance is negative or next to nothing, a network's alone, they are the isotropic ones.
+        """
+        operator, (batch, count) = self.observation.operator, observed.shape
         rows = self._rows_of_covariance(estimate, leaf, observed)
         projected = operator.apply(rows.flatten(0, 1)).view(batch, count, count)
-        values, vectors = torch.linalg.eigh(0.5 * (projected + projected.mT))
-        rows = (vectors.mT @ rows.flatten(2)).view_as(rows)
-        # What a network says of directions in which it says nothing sensible is not used.
-        variance = as_numbers(estimate.variance, batch, leaf.device)
-        plain = operator.transpose(vectors.mT.flatten(0, 1)).view_as(rows) * _wide(variance, rows)
-        plain_values = operator.apply(plain.flatten(0, 1)).view(batch, count, count)
-        plain_values = (plain_values * vectors.mT).sum(2)
-        doubtful = values < _LEAST_SHARE * plain_values
-        values = torch.where(doubtful, plain_values, values)
+        variances, vectors = torch.linalg.eigh(0.5 * (projected + projected.mT))
+        axes = vectors.mT
+        rows = torch.einsum("bjk,bk...->bj...", axes, rows)
+        plain = operator.transpose(axes.flatten(0, 1)).view_as(rows)
+        plain = _wide(as_numbers(estimate.variance, batch, leaf.device), rows) * plain
+        plain_variances = (operator.apply(plain.flatten(0, 1)).view(batch, count, count) * axes).sum(2)
+        doubtful = variances < _LEAST_SHARE * plain_variances
         rows = torch.where(doubtful.view(batch, count, *[1] * (rows.ndim - 2)), plain, rows)
-        residual = self.observation.y.to(leaf.device) - observed.detach().double()
-        weights = (vectors.mT @ residual[:, :, None])[:, :, 0] / (values + self.observation.sigma**2)
-        total = (weights.view(batch, count, *[1] * (rows.ndim - 2)) * rows).sum(1)
-        return torch.cat([_wide(as_numbers(c, batch, leaf.device), total) * total for c in estimate.pull], dim=1)
+        return rows, torch.where(doubtful, plain_variances, variances), axes
 
     def _rows_of_covariance(self, estimate: Estimate[float | Tensor], leaf: Tensor, observed: Tensor) -> Tensor:
         """H C, (B, k, C, ...), float64: the derivative of H x_hat by scored half i is c_i H C."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cld_core.errors import UsageError
+from cld_core.seeds import key_of
 
 from .operators import Functions, Masked, Matrix, Operator, Pooled, is_onto
 
@@ -120,6 +121,13 @@ class Observation:
     def residual(self, x: Tensor) -> Tensor:
         """y - H x, (B, k), in the type of x (B, C, ...)."""
         return self.y.to(x) - self.operator.apply(x)
+
+    def digest(self, *words: str) -> str:
+        """16 hexadecimal digits that differ for other observations, or other words."""
+        known = self.backprojected().double().numpy().tobytes().hex()
+        mask = self.operator.mask
+        parts = ("" if mask is None else mask.numpy().tobytes().hex(), self.y.numpy().tobytes().hex())
+        return f"{key_of(known, *parts, repr(self.sigma), *words):016x}"
 
     def backprojected(self) -> Tensor:
         """The example of least norm with H x = y, (C, ...), float32: what there is to show of an observation."""

@@ -18,6 +18,7 @@ from cld_core.sde import Diffusion
 from cld_core.sde.coefficients import apply
 from cld_core.sde.rows import negated
 
+from .estimate import padded
 from .observation import Observation
 
 
@@ -79,7 +80,7 @@ class Replaced:
     def replaced(self, u: Tensor, t: float | Tensor) -> Tensor:
         """u with Psi_0 x + L e in its observed coordinates."""
         column = tuple((row[0],) for row in self.sde.mean(t))
-        factor = tuple((*row, *(0.0 * row[0],) * (self.sde.n - len(row))) for row in self.sde.factor(t))
+        factor = padded(self.sde.factor(t), self.sde.n)
         known = apply(column, self._x.to(u)) + apply(factor, self._e.to(u))
         return torch.where(self._wide(self.sde.n), known, u)
 
