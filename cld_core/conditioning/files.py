@@ -43,7 +43,7 @@ def from_arrays(path: Path, shape: tuple[int, ...], sigma: float | None = None) 
     try:
         std = float(content["sigma"]) if "sigma" in names else sigma or 0.0
         if names - {"sigma"} == {"x", "mask"}:
-            made = Observation.masked(_numbers(content["x"]).view(shape), _mask(content["mask"]), std)
+            made = Observation.masked(_numbers(content["x"]), _mask(content["mask"]), std)
         elif names - {"sigma"} == {"y", "matrix"}:
             made = Observation.linear(_numbers(content["matrix"]), _numbers(content["y"]), std, shape)
         elif names - {"sigma"} == {"y", "factor"}:
@@ -53,6 +53,9 @@ def from_arrays(path: Path, shape: tuple[int, ...], sigma: float | None = None) 
     except (UsageError, ValueError, TypeError, RuntimeError) as error:
         text = f"{path}: {one_line(error).rstrip('.')}"
         raise UsageError(f"{text}. Pass {_FORMS}; an example has the shape {tuple(shape)}.") from error
+    if made.operator.shape != tuple(shape):
+        text = f"{path} is about examples of shape {made.operator.shape}, and the model draws {tuple(shape)}"
+        raise UsageError(f"{text}. Pass {_FORMS}.")
     return made
 
 

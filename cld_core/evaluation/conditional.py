@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Nodes of the integrals over what is not known: on a line, and on a side of the plane.
-_LINE, _SIDE = 20_001, 1201
+_LINE, _SIDE = 20_001, 601
+# In nats: an integral that changes by more with half the nodes does not see the density's details.
+_RESOLVED = 0.01
 # How far beyond the data the integrals reach, in multiples of the data's range.
 _REACH = 0.5
 
@@ -46,7 +48,7 @@ class ConditionalDensity:
 
     @classmethod
     def of(cls, toy: Toy, observation: Observation, plane: Plane) -> "ConditionalDensity | None":
-        """None if the density is not known, or nothing is left to draw."""
+        """None if it is not known: for lack of a density, or because the nodes are too few for its details."""
         exact = observation.sigma == 0
         if toy.log_density is None or (exact and observation.operator.count != 1):
             return None
@@ -61,10 +63,13 @@ class ConditionalDensity:
         weight = math.prod(float(axis[1] - axis[0]) for axis in axes)
         log_p = toy.log_density(nodes) + _log_likelihood(observation, nodes)
         evidence, mean = _normalised(log_p, weight)
+        coarse, _ = _normalised(log_p.view(_SIDE, _SIDE)[::2, ::2].flatten(), 4.0 * weight)
+        if not abs(coarse - evidence) < _RESOLVED:
+            return None
         return cls(toy, observation, None, evidence, mean)
 
     @classmethod
-    def _on_line(cls, toy: Toy, observation: Observation, low: Tensor, high: Tensor) -> "ConditionalDensity":
+    def _on_line(cls, toy: Toy, observation: Observation, low: Tensor, high: Tensor) -> "ConditionalDensity | None":
         assert observation.operator.mask is not None, "`of` looks"
         assert toy.log_density is not None, "`of` looks"
         free = int((~observation.operator.mask).nonzero()[0])
@@ -72,7 +77,11 @@ class ConditionalDensity:
         points = observation.operator.transpose(observation.y[None]).expand(_LINE, -1).clone()
         points[:, free] = nodes
         log_p = toy.log_density(points)
-        evidence, mean = _normalised(log_p, float(nodes[1] - nodes[0]))
+        weight = float(nodes[1] - nodes[0])
+        evidence, mean = _normalised(log_p, weight)
+        coarse, _ = _normalised(log_p[::2], 2.0 * weight)
+        if not abs(coarse - evidence) < _RESOLVED:
+            return None
         return cls(toy, observation, (nodes, (log_p - evidence).exp()), evidence, mean)
 
     def log_density(self, x: Tensor) -> Tensor:
