@@ -66,12 +66,14 @@ def from_pictures(picture: Path, mask: Path, shape: tuple[int, ...], sigma: floa
         shape: of one example, (3, H, W); both files have H x W pixels.
 
     Raises:
-        WrongSourceError: there is no such file.
-        DataError: one is not a picture of that size.
+        WrongSourceError: there is no such file, or it has another size.
+        DataError: one is not a picture.
         UsageError: the mask is black or white everywhere.
     """
-    if len(shape) != 3 or shape[0] != 3:
-        raise UsageError(f"examples of shape {tuple(shape)} are not pictures. Pass --observe with a file of arrays.")
+    if len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2]:
+        raise UsageError(
+            f"examples of shape {tuple(shape)} are not square pictures. Pass --observe with a file of arrays."
+        )
     pixels = _picture(picture, shape)
     white = _picture(mask, shape).float().mean(0) > 127.5
     try:
@@ -86,7 +88,7 @@ def _picture(path: Path, shape: tuple[int, ...]) -> Tensor:
     if not path.is_file():
         raise WrongSourceError(f"{path} is not a file. Pass a picture of {shape[2]} x {shape[1]} pixels.")
     try:
-        content = read_exactly(path, (shape[2], shape[1]))
+        content = read_exactly(path, shape[2])
     except OSError as error:
         raise DataError(f"{path} cannot be read: {one_line(error)}. Check its permissions.") from error
     raw = np.frombuffer(content, np.uint8).reshape(shape[1], shape[2], 3)

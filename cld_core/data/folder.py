@@ -231,13 +231,13 @@ def _make_all(pictures: Sequence[_Picture], size: int) -> Iterator[bytes]:
             pool.shutdown(cancel_futures=True)
 
 
-def _make(picture: _Picture, size: int, exactly: tuple[int, int] | None = None) -> bytes:
+def _make(picture: _Picture, size: int) -> bytes:
     """The picture as raw RGB bytes: upright, transparent parts on white, cropped to the middle square and resized."""
     try:
         if picture.length > MOST_BYTES:
             raise ValueError(f"it has {picture.length} bytes, more than {MOST_BYTES}")
         with _one_large_at_a_time if picture.length > _LARGE_BYTES else contextlib.nullcontext():
-            return _decode(picture.read(), size, exactly)
+            return _decode(picture.read(), size)
     except UnidentifiedImageError as error:
         text = f"its format is unknown, or not one of {', '.join(FORMATS)}"
         raise DataError(f"{_shown(picture)} cannot be used as a picture: {text}. Remove it or replace it.") from error
@@ -248,23 +248,26 @@ def _make(picture: _Picture, size: int, exactly: tuple[int, int] | None = None) 
         ) from error
 
 
-def read_exactly(path: Path, size: tuple[int, int]) -> bytes:
-    """The picture in a file, of exactly ``size`` (width, height) pixels, as raw RGB bytes; transparent parts on white.
+def read_exactly(path: Path, size: int) -> bytes:
+    """The picture in a file, of exactly ``size`` x ``size`` pixels, as raw RGB bytes; transparent parts on white.
 
     Raises:
         OSError: it cannot be read.
-        DataError: it is not a picture of that size.
+        DataError: it is not a picture.
+        WrongSourceError: it has another size.
     """
     content = read_bytes(path, limit=MOST_BYTES, follow=True)
-    return _make(_Picture(str(path), len(content), lambda: content), size[0], exactly=size)
+    pixels = _make(_Picture(str(path), len(content), lambda: content), size)
+    with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
+        if opened.size != (size, size):
+            text = f"{path} has {opened.width} x {opened.height} pixels, and {size} x {size} are needed"
+            raise WrongSourceError(f"{text}. Resize it.")
+    return pixels
 
 
-def _decode(content: bytes, size: int, exactly: tuple[int, int] | None = None) -> bytes:
+def _decode(content: bytes, size: int) -> bytes:
     with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
         pixels = opened.width * opened.height
-        if exactly is not None and opened.size != exactly:
-            wanted = f"{exactly[0]} x {exactly[1]} are needed"
-            raise ValueError(f"it has {opened.width} x {opened.height} pixels, and {wanted}")
         if pixels > MOST_PIXELS:
             raise ValueError(f"it has {opened.width} x {opened.height} pixels, more than {MOST_PIXELS:,}")
         if opened.mode.startswith(("I", "F")):

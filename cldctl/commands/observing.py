@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cld_core.errors import NotFoundError, UsageError
+from cld_core.errors import UsageError
 
 if TYPE_CHECKING:
     from cld_core.conditioning import Observation, Way
@@ -34,8 +34,7 @@ class Observed:
     def __post_init__(self) -> None:
         """
         Raises:
-            UsageError: the options do not go together, or a value is wrong.
-            NotFoundError: there is no such file.
+            UsageError: the options do not go together, a value is wrong, or there is no such file.
         """
         if self.observe is not None and self.inpaint is not None:
             raise UsageError("--observe and --inpaint both say what is known. Pass one of them.")
@@ -52,8 +51,8 @@ class Observed:
             raise UsageError("--guidance-scale is the factor of a gradient. Leave out --how replacement.")
         for path in (self.inpaint, self.mask, self._file):
             if path is not None and not path.is_file():
-                hint = "" if path is not self._file else ", or a coordinate of toy data as x=0.3"
-                raise NotFoundError(f"there is no file {path}. Pass the path of a file{hint}.")
+                hint = ", or a coordinate of toy data as x=0.3" if path == self._file else ""
+                raise UsageError(f"there is no file {path}. Pass the path of a file{hint}.")
 
     @property
     def given(self) -> bool:

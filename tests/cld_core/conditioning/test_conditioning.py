@@ -67,11 +67,11 @@ def test_samples_of_normal_data_have_the_conditional_mean_and_covariance(sde):
     law, observation = gaussian(0.5), Observation.linear(H, torch.tensor([0.6]), 0.2)
     given = law.given(H, observation.y, 0.2)
     guided = EXACT["jacobian"].conditioned(law.score(sde), sde, observation, None)
-    spec = spec_of("exponential", nfe=100, order=3, corrector=False, grid_power=3.0, eps=1e-4)
+    spec = spec_of("exponential", nfe=100, order=3, corrector=False, grid_power=3.0)
     x = sample(guided, sde, spec, AffineNoise(sde.n * 2), (2,)).x
     columns = x[1:] - x[0]
-    torch.testing.assert_close(x[:1], given.means, rtol=0, atol=3e-3)
-    torch.testing.assert_close(columns.T @ columns, given.covariance, rtol=0, atol=3e-3)
+    torch.testing.assert_close(x[:1], given.means, rtol=0, atol=6e-3)
+    torch.testing.assert_close(columns.T @ columns, given.covariance, rtol=0, atol=6e-3)
 
 
 def test_guidance_scale_is_a_factor_of_the_gradient():

@@ -153,7 +153,7 @@ def test_a_picture_and_a_mask(tmp_path):
     wrong = [
         (np.zeros((4, 4)), UsageError, "black everywhere"),
         (np.full((4, 4), 255), UsageError, "white everywhere"),
-        (np.zeros((4, 5)), DataError, "5 x 4 pixels, and 4 x 4 are needed"),
+        (np.zeros((4, 5)), WrongSourceError, "5 x 4 pixels, and 4 x 4 are needed"),
     ]
     for array, error, said in wrong:
         with pytest.raises(error, match=said):
@@ -161,5 +161,5 @@ def test_a_picture_and_a_mask(tmp_path):
     (tmp_path / "text.png").write_text("no")
     with pytest.raises(DataError, match=r"text.png cannot be used as a picture"):
         files.from_pictures(tmp_path / "text.png", tmp_path / "m.png", IMAGE)
-    with pytest.raises(UsageError, match="are not pictures"):
+    with pytest.raises(UsageError, match="are not square pictures"):
         files.from_pictures(image, image, (2,))
