@@ -6,11 +6,14 @@ from PIL import Image
 
 from cld_core.errors import UsageError
 from cld_core.ranks import Ranks
+from cld_core.recipe import load
+from cld_core.run import RunFolder
 from cld_core.stop import StopFlag
 from cld_core.train import session
 from cldctl.commands.observing import Observed
 from tests.support.images import make_images, run_folder
-from tests.support.tools import DEBUG, ONE, invoke
+from tests.support.paths import RECIPES
+from tests.support.tools import ONE, invoke
 
 QUICK = ("--method", "exponential", "--nfe", "4")
 
@@ -41,25 +44,26 @@ def test_a_file_that_is_not_there(tmp_path):
 
 
 def test_points_given_a_coordinate(tmp_path):
-    runs = tmp_path / "runs"
-    invoke("submit", "toy_diamond", *ONE, "--name", "toy", *DEBUG, runs=runs)
-    done = invoke("sample", "toy", "-n", "30", *QUICK, "--observe", "x=0.3", runs=runs)
+    recipe = load(RECIPES / "toy_diamond.yaml", [*ONE, "train.steps=4", "periodic.samples_every=null"])
+    run = RunFolder.create(tmp_path / "toy", recipe, {"created": 1.0})
+    session.run(run, Ranks(), StopFlag(), job_id="test")
+    asked = ("sample", str(run.path), "-n", "30", *QUICK, "--observe")
+    done = invoke(*asked, "x=0.3", runs=tmp_path)
     assert "30 samples of step" in done.stderr
     assert "given the observation, by gradient: y - H x is" in done.stderr
     assert "mean conditional log-density" in done.stderr
     assert "exponential_nfe4_n30_given-" in done.stdout
-    other = invoke("sample", "toy", "-n", "30", *QUICK, "--observe", "x=0.3", "--guidance-scale", "2", runs=runs)
-    assert other.stdout != done.stdout
-    target = ("-o", str(tmp_path / "x.npz"), "--how", "replacement")
-    invoke("sample", "toy", "-n", "30", *QUICK, "--observe", "y=-0.5", *target, runs=runs)
+    assert invoke(*asked, "x=0.3", "--guidance-scale", "2", runs=tmp_path).stdout != done.stdout
+    invoke(*asked, "y=-0.5", "-o", str(tmp_path / "x.npz"), "--how", "replacement", runs=tmp_path)
     assert np.load(tmp_path / "x.npz")["x"][:, 1].tolist() == [-0.5] * 30
-    adaptive = invoke("sample", "toy", "-n", "30", "--observe", "x=0.3", "--how", "replacement", runs=runs, code=2)
+    asked = ("sample", str(run.path), "-n", "30", "--observe")
+    adaptive = invoke(*asked, "x=0.3", "--how", "replacement", "--method", "ode", runs=tmp_path, code=2)
     assert "chooses its own steps" in adaptive.stderr
 
 
 def test_a_picture_is_painted_where_the_mask_is_white(tmp_path):
     run = run_folder(tmp_path, make_images(tmp_path / "set"), "train.steps=4")
-    session.run(run, Ranks(), StopFlag())
+    session.run(run, Ranks(), StopFlag(), job_id="test")
     pixels = np.full((8, 8, 3), (10, 100, 250), dtype=np.uint8)
     white = np.zeros((8, 8), dtype=np.uint8)
     white[:, 4:] = 255
