@@ -4,6 +4,7 @@ import functools
 import json
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, Unpack
 
@@ -14,6 +15,7 @@ from . import nets, numerics, sampling, sde, seeds
 from .averages import reconstruct
 from .checkpoint import contents, safetensors_file
 from .checkpoint.load import load, newest_good
+from .conditioning import Guidance, Observation, Way
 from .data.described import DescribedSource, describe
 from .data.source import Source, source
 from .errors import CheckpointError, NotFoundError, RecipeError
@@ -177,6 +179,8 @@ class Model:
         seed: int = 0,
         first: int = 0,
         batch_size: int | None = None,
+        observation: Observation | None = None,
+        by: Way | None = None,
         **settings: Unpack[SamplingKeys],
     ) -> Tensor:
         """Draw ``n`` samples, (n, C, ...), float32; images are in [-1, 1].
@@ -191,15 +195,19 @@ class Model:
             seed: key of the noise.
             first: number of the first sample.
             batch_size: samples computed at once; None for all.
+            observation: what is known of x; None for samples of all data.
+            by: how samples are made to agree with it, a `conditioning.Guidance` or `conditioning.Replacement`; None:
+                by gradient, ``Guidance()``.
             settings: the other keys of the recipe's `sampling` section, for example ``eps=1e-3, denoise=False``. An
                 ``eps`` below `objective.loss_eps` is warned of: the network has seen no such t.
 
         Raises:
             RecipeError: an argument is wrong; names it.
+            UsageError: the observation is of other data, or does not go with the way or the method.
             SolverError: the adaptive solver cannot reach its tolerance.
         """
         keys = {"method": method, "nfe": nfe, **settings}
-        return self._draw(n, keys, seed, first, batch_size, "Model.sample").x
+        return self._draw(n, keys, seed, first, batch_size, "Model.sample", observation=observation, by=by).x
 
     def draw(
         self,
@@ -211,6 +219,8 @@ class Model:
         first: int = 0,
         batch_size: int | None = None,
         progress: Callable[[int, int], object] | None = None,
+        observation: Observation | None = None,
+        by: Way | None = None,
         **settings: Unpack[SamplingKeys],
     ) -> sampling.Samples:
         """Like `sample`, but returns velocities and numbers of network evaluations, too.
@@ -220,7 +230,9 @@ class Model:
                 evaluations those had that are being computed.
         """
         keys = {"method": method, "nfe": nfe, **settings}
-        return self._draw(n, keys, seed, first, batch_size, "Model.draw", progress=progress)
+        return self._draw(
+            n, keys, seed, first, batch_size, "Model.draw", progress=progress, observation=observation, by=by
+        )
 
     def _draw(
         self,
@@ -232,6 +244,9 @@ class Model:
         caller: str,
         watcher: Watcher | None = None,
         progress: Callable[[int, int], object] | None = None,
+        *,
+        observation: Observation | None = None,
+        by: Way | None = None,
     ) -> sampling.Samples:
         """Draw samples for the function ``caller``, which messages name; a ``watcher`` sees one batch alone."""
         n, seed = whole_number(n, "n", 1, caller), whole_number(seed, "seed", 0, caller)
@@ -240,6 +255,10 @@ class Model:
         spec = self._spec(keys, caller)
         if keys.get("eps") is not None and spec.eps < (seen := self.recipe.objective.loss_eps):
             _log.warning("%s: eps=%g: the network has seen no t below %g. Use that or more.", caller, spec.eps, seen)
+        way = by or Guidance()
+        if observation is not None:
+            observation.require_fit(self.data_shape, is_image=self.is_image)
+            way.require_usable(observation, spec)
         score = self.score_of(compiled=spec.compile, precision=spec.precision)
         parts = []
         with numerics.using(tf32=spec.precision == "tf32"):
@@ -249,7 +268,13 @@ class Model:
                 counted: ScoreFunction = score
                 if progress is not None:
                     counted = Counted(score, functools.partial(progress, start - first))
-                parts.append(sampling.sample(counted, self.sde, spec, noise, self.data_shape, self.device, watcher))
+                if observation is None:
+                    parts.append(sampling.sample(counted, self.sde, spec, noise, self.data_shape, self.device, watcher))
+                    continue
+                apart = seeds.SampleNoise(seed, "observation", first=start, last=last, device=self.device)
+                given = way.conditioned(counted, self.sde, observation, apart)
+                drawn = sampling.sample(given, self.sde, spec, noise, self.data_shape, self.device, watcher)
+                parts.append(replace(drawn, x=given.finished(drawn.x)))
         return sampling.Samples.cat(parts)
 
     def _spec(self, keys: Mapping[str, Any], caller: str) -> SamplingSpec:

@@ -248,6 +248,23 @@ def _make(picture: _Picture, size: int) -> bytes:
         ) from error
 
 
+def read_exactly(path: Path, size: int) -> bytes:
+    """The picture in a file, of exactly ``size`` x ``size`` pixels, as raw RGB bytes; transparent parts on white.
+
+    Raises:
+        OSError: it cannot be read.
+        DataError: it is not a picture.
+        WrongSourceError: it has another size.
+    """
+    content = read_bytes(path, limit=MOST_BYTES, follow=True)
+    pixels = _make(_Picture(str(path), len(content), lambda: content), size)
+    with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
+        if opened.size != (size, size):
+            text = f"{path} has {opened.width} x {opened.height} pixels, and {size} x {size} are needed"
+            raise WrongSourceError(f"{text}. Resize it.")
+    return pixels
+
+
 def _decode(content: bytes, size: int) -> bytes:
     with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
         pixels = opened.width * opened.height

@@ -18,9 +18,11 @@ class SamplingSpec:
 
     Attributes:
         needs_split: the method needs a diffusion that is `splittable`.
+        adaptive: each sample has its own steps.
     """
 
     needs_split: ClassVar[bool] = False
+    adaptive: ClassVar[bool] = False
 
     method: str = key("ode", "how samples are drawn")
     eps: float = key(1e-3, "time at which the reverse process ends", gt=0, lt=1)
@@ -49,6 +51,8 @@ class SamplingSpec:
 @dataclass(frozen=True, kw_only=True)
 class OdeSpec(SamplingSpec):
     """The probability flow, by an adaptive solver that chooses its own number of network evaluations."""
+
+    adaptive: ClassVar[bool] = True
 
     method: Literal["ode"] = key("ode", "adaptive solver of the probability flow")
     rtol: float = key(1e-5, "relative tolerance of the adaptive solver", gt=0)

@@ -14,9 +14,11 @@ from cldctl.ui.console import err, out
 from cldctl.ui.progress import Working
 
 from . import completing
+from .observing import HOW, Observed
 from .options import AllowPlugin, Checkpoint, RunsDir, check_output, find_run, one_run, refuse_twice, runs_dir
 
 if TYPE_CHECKING:
+    from cld_core.conditioning import Observation
     from cld_core.model import Model
     from cld_core.recipe import Recipe
     from cld_core.recipe.ema import EmaSpec
@@ -57,6 +59,26 @@ def sample(
     nfe: Annotated[int | None, typer.Option(metavar="N", help="Network evaluations of a fixed-step method.")] = None,
     checkpoint: Checkpoint = "last",
     seed: Annotated[int, typer.Option(metavar="N", min=0, max=2**63 - 1, help="Key of the noise.")] = 0,
+    observe: Annotated[
+        str | None,
+        typer.Option(metavar="x=NUMBER|FILE.npz", help="Samples given what is known: a coordinate, or arrays."),
+    ] = None,
+    inpaint: Annotated[
+        Path | None, typer.Option(metavar="IMAGE", help="Samples given a part of this picture; needs --mask.")
+    ] = None,
+    mask: Annotated[
+        Path | None, typer.Option(metavar="MASK.png", help="White where IMAGE is to be painted, black where known.")
+    ] = None,
+    sigma: Annotated[
+        float | None, typer.Option(metavar="S", min=0, help="Standard deviation of the noise in what is known.")
+    ] = None,
+    how: Annotated[
+        str | None,
+        typer.Option(metavar="|".join(HOW), help="How samples are made to agree with it; default: gradient."),
+    ] = None,
+    guidance_scale: Annotated[
+        float | None, typer.Option(metavar="W", min=0, help="Factor of the gradient; default: 1, Bayes' rule.")
+    ] = None,
     allow_plugin: AllowPlugin = False,
     directory: RunsDir = None,
 ) -> None:
@@ -66,15 +88,20 @@ def sample(
 
     Arrays are x (in [-1, 1] for images), v, nfe, and for images their pixels: uint8, (n, height, width, 3).
 
+    With --observe or --inpaint, samples agree with what is known of x.
+
     Example: cldctl sample -n 4000 --method exponential --nfe 20 -o samples.png
+
+    Example: cldctl sample --observe x=0.3 --method exponential --nfe 50
     """
+    observed = Observed(observe, inpaint, mask, sigma, how, guidance_scale)
     name, overrides = one_run(words)
     run = find_run(name, runs_dir(directory))
     if output is None:
         require_may_change(run.path, "No samples were drawn; use -o FILE.png")
     check_output(output, (".png", ".npz"), "samples are")
     recipe = _recipe(run, overrides, {"method": method, "nfe": nfe})
-    _draw(_Wanted(run, recipe.sampling, recipe.ema, checkpoint, n, seed, output), allow_plugin)
+    _draw(_Wanted(run, recipe.sampling, recipe.ema, checkpoint, n, seed, output, observed), allow_plugin)
 
 
 @dataclass(frozen=True)
@@ -88,6 +115,7 @@ class _Wanted:
     n: int | None
     seed: int
     output: Path | None
+    observed: Observed
 
 
 def _recipe(run: RunFolder, overrides: list[str], options: Mapping[str, str | int | None]) -> "Recipe":
@@ -114,29 +142,46 @@ def _draw(wanted: _Wanted, allow_plugin: bool) -> None:
     """Draw samples, write them, and say where they are."""
     with Working(f"loading {wanted.run.name}") as working:
         import cld_core
-        from cld_core.evaluation import nonfinite, pictures
+        from cld_core.evaluation import conditional, nonfinite, pictures
 
         length = wanted.average.length
         model = cld_core.load(wanted.run.path, wanted.checkpoint, allow_plugin=allow_plugin, ema_length=length)
         model.recipe = replace(model.recipe, sampling=wanted.spec)
         count = wanted.n or pictures.default_count(model)
-        target = wanted.output or wanted.run.samples / pictures.name_of(model, count, wanted.seed)
+        given = wanted.observed.observation(model) if wanted.observed.given else None
+        target = wanted.output or wanted.run.samples / _name(wanted, model, count, given)
         _require_room(count, model, target)
-        drawn = _drawn(model, count, wanted.seed, working)
+        drawn = _drawn(model, count, wanted, given, working)
         working.phase(f"writing {target.name}")
         if target.suffix == ".npz":
             _write_arrays(target.absolute(), drawn, model.is_image)
-        else:
+        elif given is None:
             pictures.show(target.absolute(), drawn.x, model, f"{wanted.spec.method}, {drawn.nfe:.0f} NFE")
+        else:
+            how = f"{wanted.observed.told} ({wanted.spec.method}, {drawn.nfe:.0f} NFE)"
+            conditional.show(target.absolute(), drawn.x, model, given, how)
+        found = None if given is None else conditional.agreement(drawn.x, model, given)
     if (remark := nonfinite.remark_on(drawn.x)) is not None:
         err.print(remark, style="yellow")
     how = f"{drawn.nfe:.0f} network evaluations each ({wanted.spec.method})"
     weights = ", ".join(filter(None, [f"step {model.step}", wanted.average.words]))
     err.print(f"{count:,} samples of {weights}, {how}")
+    if found is not None:
+        err.print(f"{wanted.observed.told}: {found}", markup=False)
     out.print(str(target), markup=False, no_wrap=True)
 
 
-def _drawn(model: "Model", count: int, seed: int, working: Working) -> "Samples":
+def _name(wanted: _Wanted, model: "Model", count: int, given: "Observation | None") -> str:
+    """The name of a picture without -o; other observations and ways have other names."""
+    from cld_core.evaluation import pictures
+
+    name = pictures.name_of(model, count, wanted.seed)
+    if given is None:
+        return name
+    return f"{name.removesuffix('.png')}_given-{given.digest(wanted.observed.told)}.png"
+
+
+def _drawn(model: "Model", count: int, wanted: _Wanted, given: "Observation | None", working: Working) -> "Samples":
     spec, batch = model.recipe.sampling, model.recipe.eval.batch_size
     nfe = getattr(spec, "nfe", None)
     working.phase(f"drawing {count:,} samples ({spec.method})")
@@ -149,7 +194,8 @@ def _drawn(model: "Model", count: int, seed: int, working: Working) -> "Samples"
         else:
             working.at(done + size * min(evaluations, nfe) // nfe, count)
 
-    return model.draw(count, seed=seed, batch_size=batch, progress=show)
+    by = wanted.observed.way() if given is not None else None
+    return model.draw(count, seed=wanted.seed, batch_size=batch, progress=show, observation=given, by=by)
 
 
 def _require_room(count: int, model: "Model", target: Path) -> None:

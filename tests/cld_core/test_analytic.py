@@ -85,3 +85,28 @@ def test_samples_have_the_moments_of_the_law():
     x = law.sample(20_000, torch.Generator().manual_seed(0)).double()
     torch.testing.assert_close(x.mean(0), (law.weights[:, None] * law.means).sum(0), rtol=0, atol=0.03)
     assert float(law.log_density(x).mean()) == pytest.approx(-law.entropy(), abs=0.03)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.3])
+def test_a_mixture_given_a_linear_observation(sigma):
+    """Against Bayes' rule on the exact joint density of x and y, and on a line if y is exact."""
+    law = GaussianMixture(torch.tensor([[-0.4, 0.2], [0.7, 0.1], [0.0, -1.0]]), 0.3, torch.tensor([1.0, 2.0, 3.0]))
+    h, y = torch.tensor([[1.0, 0.5]], dtype=torch.float64), torch.tensor([0.2], dtype=torch.float64)
+    given = law.given(h, y, sigma)
+    axis = torch.linspace(-4, 4, 1601, dtype=torch.float64)
+    if sigma:
+        nodes = torch.cartesian_prod(axis[::4], axis[::4])
+        joint = law.log_density(nodes) - 0.5 * ((y - nodes @ h.T) / sigma).square().sum(1)
+        area = float(axis[4] - axis[0]) ** 2
+    else:
+        direction = torch.tensor([-0.5, 1.0], dtype=torch.float64) / math.sqrt(1.25)
+        nodes = y * h[0] / 1.25 + axis[:, None] * direction
+        joint, area = law.log_density(nodes), float(axis[1] - axis[0])
+    expected = joint - torch.logsumexp(joint, 0) - math.log(area)
+    near = expected > -20
+    torch.testing.assert_close(given.log_density(nodes[near]), expected[near], rtol=0, atol=1e-6)
+    x = given.sample(20_000, torch.Generator().manual_seed(0)).double()
+    p = expected.exp() * area
+    torch.testing.assert_close(x.mean(0), p @ nodes, rtol=0, atol=0.01)
+    if not sigma:
+        torch.testing.assert_close(x @ h[0], y.expand(len(x)), rtol=0, atol=1e-6)

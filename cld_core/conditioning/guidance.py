@@ -1,0 +1,157 @@
+"""Conditioning by gradient (docs/math.md section 15.2).
+
+The score gets the gradient of log N(y; H x_hat, H C H^T + sigma^2 I), where x_hat = E[x_0 | u_t] and C stands for the
+covariance of x_0 given u_t: diffusion posterior sampling (arXiv 2209.14687) as pseudo-inverse guidance has it (Song et
+al., ICLR 2023), in phase space. On Gaussian data it is exact.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from cld_core.errors import UsageError
+from cld_core.recipe.sampling import SamplingSpec
+from cld_core.sampling.noise import Noise
+from cld_core.score import ScoreFunction
+from cld_core.sde import Diffusion
+
+from .estimate import Estimate, as_numbers
+from .observation import Observation
+
+# Up to so many observed values, "auto" means "jacobian", which takes a backward pass for each.
+MOST_BACKWARD = 8
+# A variance that a network claims is believed from this share of the isotropic one on.
+_LEAST_SHARE = 1e-2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guidance:
+    """Settings of conditioning by gradient. Every network evaluation also takes backward passes through the network.
+
+    Attributes:
+        scale: factor of the gradient; 1 is Bayes' rule.
+        covariance: what C is. "jacobian": the covariance of x_0 given u_t, from the derivative of x_hat by one backward
+            pass for each observed value. "isotropic": r_t^2 I, which it would be for data N(0, data_std^2 I); one
+            backward pass. "auto": "jacobian" for up to 8 observed values.
+        data_std: standard deviation of the data, in the units of x, as "isotropic" and `score_error` assume it.
+        score_error: root-mean-square error of the noise that the network predicts (docs/math.md section 15.1). With 0,
+            x_hat trusts the score, which only an exact one allows: at t near 1 it multiplies its error by 400.
+    """
+
+    scale: float = 1.0
+    covariance: Literal["auto", "jacobian", "isotropic"] = "auto"
+    data_std: float = 1.0
+    score_error: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.scale <= 1e4:
+            raise UsageError(f"guidance scale {self.scale:g}: expected a number from 0 to 10,000; 1 is Bayes' rule.")
+        if not 0 <= self.score_error < float("inf"):
+            raise UsageError(f"score_error={self.score_error:g}: expected a number of 0 or more.")
+        if not 0 < self.data_std < float("inf"):
+            raise UsageError(f"data_std={self.data_std:g}: expected a standard deviation above 0.")
+        if self.covariance not in ("auto", "jacobian", "isotropic"):
+            raise UsageError(f"covariance={self.covariance!r}: expected auto, jacobian or isotropic.")
+
+    def of_jacobian(self, observation: Observation) -> bool:
+        """Whether "jacobian" is meant."""
+        count = observation.operator.count
+        return self.covariance == "jacobian" or (self.covariance == "auto" and count <= MOST_BACKWARD)
+
+    def require_usable(self, observation: Observation, spec: SamplingSpec) -> None:
+        """
+        Raises:
+            UsageError: the network is compiled and would be differentiated several times.
+        """
+        if spec.compile and self.of_jacobian(observation) and observation.operator.count > 1:
+            text = "a compiled network can be differentiated once only, and the covariance takes several passes"
+            raise UsageError(f"{text}. Sample with sampling.compile=false, or with covariance='isotropic'.")
+
+    def conditioned(self, score: ScoreFunction, sde: Diffusion, observation: Observation, noise: Noise) -> "Guided":
+        """The score given y; ``noise`` is that of other ways of conditioning."""
+        return Guided(score, sde, observation, self)
+
+
+class Guided:
+    """A score with the gradient of an observation's likelihood added; callable as ``score`` is."""
+
+    def __init__(self, score: ScoreFunction, sde: Diffusion, observation: Observation, guidance: Guidance) -> None:
+        self._score, self.sde, self.observation, self.guidance = score, sde, observation, guidance
+        self._pull = self._by_jacobian if guidance.of_jacobian(observation) else self._isotropic
+
+    def __call__(self, u: Tensor, t: float | Tensor) -> Tensor:
+        """The score (B, mC, ...) given y at u (B, nC, ...); t is a float or a (B,) float64 tensor."""
+        estimate = Estimate(self.sde, t, score_error=self.guidance.score_error, data_std=self.guidance.data_std)
+        with torch.enable_grad():
+            leaf = u.detach().requires_grad_()
+            score = self._score(leaf, t)
+            x = estimate.posterior_mean(self.sde, leaf, score)
+            observed = self.observation.operator.apply(x)
+        pull = self._pull(estimate, leaf, observed)
+        return torch.add(score.detach(), pull.to(u.dtype), alpha=self.guidance.scale)
+
+    def finished(self, x: Tensor) -> Tensor:
+        """The samples x (B, C, ...), as they are."""
+        return x
+
+    def _isotropic(self, estimate: Estimate[float | Tensor], leaf: Tensor, observed: Tensor) -> Tensor:
+        residual = self.observation.y.to(observed.device) - observed.detach().double()
+        variance = estimate.variance
+        weights = self._solved(as_numbers(variance, len(leaf), leaf.device)[:, None], residual)
+        (gradient,) = torch.autograd.grad(observed, leaf, weights.to(observed.dtype))
+        return self.sde.scored(gradient)
+
+    def _solved(self, variance: Tensor, residual: Tensor) -> Tensor:
+        """(variance H H^T + sigma^2 I)^-1 residual, (B, k), for a variance (B, 1)."""
+        noise, gram = self.observation.sigma**2, self.observation.operator.gram
+        if not isinstance(gram, Tensor):
+            return residual / (variance * gram + noise)
+        values, vectors = torch.linalg.eigh(gram.to(residual.device))
+        return ((residual @ vectors) / (variance * values.clamp(min=0.0) + noise)) @ vectors.T
+
+    def _by_jacobian(self, estimate: Estimate[float | Tensor], leaf: Tensor, observed: Tensor) -> Tensor:
+        rows, variances, axes = self._principal(estimate, leaf, observed)
+        residual = self.observation.y.to(leaf.device) - observed.detach().double()
+        weights = torch.einsum("bjk,bk->bj", axes, residual) / (variances + self.observation.sigma**2)
+        pull = torch.einsum("bj,bj...->b...", weights, rows)
+        return torch.cat([_wide(as_numbers(c, len(leaf), leaf.device), pull) * pull for c in estimate.pull], dim=1)
+
+    def _principal(
+        self, estimate: Estimate[float | Tensor], leaf: Tensor, observed: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """H C and H C H^T in the axes in which the latter is diagonal: (B, k, C, ...), (B, k); and the axes (B, k, k).
+
+        In axes in which the variance is negative or next to nothing, a network's alone, they are the isotropic ones.
+        """
+        operator, (batch, count) = self.observation.operator, observed.shape
+        rows = self._rows_of_covariance(estimate, leaf, observed)
+        projected = operator.apply(rows.flatten(0, 1)).view(batch, count, count)
+        variances, vectors = torch.linalg.eigh(0.5 * (projected + projected.mT))
+        axes = vectors.mT
+        rows = torch.einsum("bjk,bk...->bj...", axes, rows)
+        plain = operator.transpose(axes.flatten(0, 1)).view_as(rows)
+        plain = _wide(as_numbers(estimate.variance, batch, leaf.device), rows) * plain
+        plain_variances = (operator.apply(plain.flatten(0, 1)).view(batch, count, count) * axes).sum(2)
+        doubtful = variances < _LEAST_SHARE * plain_variances
+        rows = torch.where(doubtful.view(batch, count, *[1] * (rows.ndim - 2)), plain, rows)
+        return rows, torch.where(doubtful, plain_variances, variances), axes
+
+    def _rows_of_covariance(self, estimate: Estimate[float | Tensor], leaf: Tensor, observed: Tensor) -> Tensor:
+        """H C, (B, k, C, ...), float64: the derivative of H x_hat by scored half i is c_i H C."""
+        batch, count = observed.shape
+        rows = [
+            self.sde.scored(torch.autograd.grad(observed, leaf, unit.expand(batch, count), retain_graph=True)[0])
+            for unit in torch.eye(count, dtype=observed.dtype, device=observed.device)
+        ]
+        jacobian = torch.stack(rows, dim=1).double()
+        pulls = [as_numbers(c, batch, leaf.device) for c in estimate.pull]
+        square = sum((c.square() for c in pulls[1:]), start=pulls[0].square())
+        parts = zip(pulls, jacobian.chunk(self.sde.m, dim=2), strict=True)
+        return torch.stack([_wide(c / square, part) * part for c, part in parts]).sum(0)
+
+
+def _wide(coefficient: Tensor, like: Tensor) -> Tensor:
+    """A coefficient (B,), shaped to multiply (B, ...)."""
+    return coefficient.view(-1, *[1] * (like.ndim - 1))

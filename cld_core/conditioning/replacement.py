@@ -1,0 +1,93 @@
+"""Conditioning by replacement (docs/math.md section 15.3).
+
+Wherever the network is asked, the observed coordinates of u are those of the kernel from the observed x: of all halves
+together (Song et al. 2021, arXiv 2011.13456, section 5, in phase space). This is an approximation: the network sees a
+noisy version of what is known exactly.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cld_core.errors import UsageError
+from cld_core.recipe.sampling import SamplingSpec
+from cld_core.sampling.noise import Noise
+from cld_core.score import ScoreFunction
+from cld_core.sde import Diffusion
+from cld_core.sde.coefficients import apply
+from cld_core.sde.rows import negated
+
+from .estimate import padded
+from .observation import Observation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replacement:
+    """Settings of conditioning by replacement, for observations through a mask.
+
+    Attributes:
+        renew: draw new noise for the observed coordinates at every evaluation. Otherwise each sample keeps its noise,
+            and what a sampler without noise follows is smooth.
+    """
+
+    renew: bool = True
+
+    def require_usable(self, observation: Observation, spec: SamplingSpec) -> None:
+        """
+        Raises:
+            UsageError: what is observed is not a part of x, or the sampler chooses its own steps.
+        """
+        if observation.operator.mask is None:
+            fix = "Condition by gradient, or pass a mask"
+            raise UsageError(f"replacement needs numbers of x as they are, and H is another map. {fix}.")
+        if spec.adaptive:
+            text = f"sampling.method={spec.method} chooses its own steps, and replacement needs fixed ones"
+            raise UsageError(f"{text}. Choose exponential, em or sscs, or condition by gradient.")
+
+    def conditioned(self, score: ScoreFunction, sde: Diffusion, observation: Observation, noise: Noise) -> "Replaced":
+        """The score given y; ``noise`` is what the replaced coordinates are made of."""
+        return Replaced(score, sde, observation, self, noise)
+
+
+class Replaced:
+    """A score whose observed coordinates are replaced; callable as ``score`` is, by a sampler with fixed steps.
+
+    With noise of std sigma in y, the observed x of a sample is drawn once from N(y, sigma^2).
+    """
+
+    def __init__(
+        self, score: ScoreFunction, sde: Diffusion, observation: Observation, replacement: Replacement, noise: Noise
+    ) -> None:
+        operator = observation.operator
+        assert operator.mask is not None, "`Replacement.require_usable` refuses other observations"
+        self._score, self.sde, self._noise = score, sde, noise
+        self._shape = (sde.n * operator.shape[0], *operator.shape[1:])
+        self._renew = replacement.renew
+        self._e = noise.normal(self._shape)
+        self._mask = operator.mask.to(self._e.device)
+        y = observation.y.to(self._e)[None] + observation.sigma * noise.normal((operator.count,))
+        self._x = operator.transpose(y)
+
+    def __call__(self, u: Tensor, t: float | Tensor) -> Tensor:
+        """The score (B, mC, ...), where observed that of the replaced coordinates; t is a float."""
+        if self._renew:
+            self._e = self._noise.normal(self._shape).to(u)
+        score = self._score(self.replaced(u, t), t)
+        own = apply(negated(self.sde.target(t)), self.sde.scored(self._e.to(u)))
+        return torch.where(self._wide(self.sde.m), own, score)
+
+    def replaced(self, u: Tensor, t: float | Tensor) -> Tensor:
+        """u with Psi_0 x + L e in its observed coordinates."""
+        column = tuple((row[0],) for row in self.sde.mean(t))
+        factor = padded(self.sde.factor(t), self.sde.n)
+        known = apply(column, self._x.to(u)) + apply(factor, self._e.to(u))
+        return torch.where(self._wide(self.sde.n), known, u)
+
+    def _wide(self, halves: int) -> Tensor:
+        """The mask over some halves, (halves C, ...)."""
+        return torch.cat([self._mask] * halves)
+
+    def finished(self, x: Tensor) -> Tensor:
+        """Samples (B, C, ...) with the observed values in their places."""
+        return torch.where(self._mask, self._x.to(x), x)

@@ -1,0 +1,181 @@
+"""Samples given an observation: beside it for images, and against the exact conditional density for toy data."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cld_core.conditioning import Observation
+from cld_core.data.images import to_pixels
+from cld_core.data.toy import Toy
+from cld_core.model import Model
+
+from . import grids, pictures
+from .planes import Plane
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Nodes of the integrals over what is not known: on a line, and on a side of the plane.
+_LINE, _SIDE = 20_001, 601
+# In nats: an integral that changes by more with half the nodes does not see the density's details.
+_RESOLVED = 0.01
+# How far beyond the data the integrals reach, in multiples of the data's range.
+_REACH = 0.5
+
+
+@dataclass(frozen=True)
+class ConditionalDensity:
+    """p(x | y) of a toy density on the plane, normalised by quadrature.
+
+    Attributes:
+        line: for one coordinate known exactly, the nodes of the other one (k,) and the density there (k,), per unit
+            length; None otherwise, when densities are per unit area.
+        evidence: log p(y) in nats, of the density of y.
+        mean_log_density: that of true samples, in nats.
+    """
+
+    toy: Toy
+    observation: Observation
+    line: tuple[Tensor, Tensor] | None
+    evidence: float
+    mean_log_density: float
+
+    @classmethod
+    def of(cls, toy: Toy, observation: Observation, plane: Plane) -> "ConditionalDensity | None":
+        """None if it is not known: for lack of a density, or because the nodes are too few for its details."""
+        exact = observation.sigma == 0
+        if toy.log_density is None or (exact and observation.operator.count != 1):
+            return None
+        if exact and observation.operator.mask is None:
+            return None
+        low, high = (torch.as_tensor(corner, dtype=torch.float64) for corner in (plane.low, plane.high))
+        low, high = low - _REACH * (high - low), high + _REACH * (high - low)
+        if exact:
+            return cls._on_line(toy, observation, low, high)
+        axes = [torch.linspace(float(a), float(b), _SIDE, dtype=torch.float64) for a, b in zip(low, high, strict=True)]
+        nodes = torch.cartesian_prod(*axes)
+        weight = math.prod(float(axis[1] - axis[0]) for axis in axes)
+        log_p = toy.log_density(nodes) + _log_likelihood(observation, nodes)
+        evidence, mean = _normalised(log_p, weight)
+        coarse, _ = _normalised(log_p.view(_SIDE, _SIDE)[::2, ::2].flatten(), 4.0 * weight)
+        if not abs(coarse - evidence) < _RESOLVED:
+            return None
+        return cls(toy, observation, None, evidence, mean)
+
+    @classmethod
+    def _on_line(cls, toy: Toy, observation: Observation, low: Tensor, high: Tensor) -> "ConditionalDensity | None":
+        assert observation.operator.mask is not None, "`of` looks"
+        assert toy.log_density is not None, "`of` looks"
+        free = int((~observation.operator.mask).nonzero()[0])
+        nodes = torch.linspace(float(low[free]), float(high[free]), _LINE, dtype=torch.float64)
+        points = observation.operator.transpose(observation.y[None]).expand(_LINE, -1).clone()
+        points[:, free] = nodes
+        log_p = toy.log_density(points)
+        weight = float(nodes[1] - nodes[0])
+        evidence, mean = _normalised(log_p, weight)
+        coarse, _ = _normalised(log_p[::2], 2.0 * weight)
+        if not abs(coarse - evidence) < _RESOLVED:
+            return None
+        return cls(toy, observation, (nodes, (log_p - evidence).exp()), evidence, mean)
+
+    def log_density(self, x: Tensor) -> Tensor:
+        """log p(x | y), (n,), float64, nats, of samples x (n, 2); an exact y is taken to hold."""
+        assert self.toy.log_density is not None, "`of` looks"
+        x = x.to(torch.float64)
+        mask = self.observation.operator.mask
+        if self.line is not None and mask is not None:
+            known = self.observation.operator.transpose(self.observation.y[None])
+            return self.toy.log_density(torch.where(mask, known, x)) - self.evidence
+        return self.toy.log_density(x) + _log_likelihood(self.observation, x) - self.evidence
+
+
+def _log_likelihood(observation: Observation, x: Tensor) -> Tensor:
+    """log N(y; H x, sigma^2 I), (n,)."""
+    squares = (observation.residual(x) / observation.sigma).square().sum(1)
+    constant = observation.operator.count * (math.log(observation.sigma) + 0.5 * math.log(2.0 * math.pi))
+    return -0.5 * squares - constant
+
+
+def _normalised(log_p: Tensor, weight: float) -> tuple[float, float]:
+    """The log of the integral of p, and the mean of log p under p over its integral; ``weight`` is that of a node."""
+    evidence = float(torch.logsumexp(log_p, 0)) + math.log(weight)
+    p = (log_p - evidence).exp() * weight
+    return evidence, float(torch.where(p > 0, p * (log_p - evidence), 0.0).sum())
+
+
+def show(path: Path, x: Tensor, model: Model, observation: Observation, how: str) -> None:
+    """Save samples given an observation.
+
+    Images: a grid whose first image is what was observed, grey where nothing is known. Toy data: the samples over the
+    density, and the distribution of the unknown coordinate against the exact one if one is known exactly.
+    """
+    title = pictures.title(x, model, how)
+    if model.is_image:
+        observed = to_pixels(observation.backprojected()[None])
+        made = grids.enlarged(grids.tile(torch.cat([observed, to_pixels(x).cpu()])))
+    else:
+        made = _figure(x.cpu(), model, observation, title)
+    grids.write(path, made, title)
+
+
+def of_model(model: Model, observation: Observation) -> ConditionalDensity | None:
+    """The conditional density of a model's data, if it is known."""
+    if model.source.density is None:
+        return None
+    return ConditionalDensity.of(model.source.density, observation, Plane.of(model.source))
+
+
+def agreement(x: Tensor, model: Model, observation: Observation) -> str:
+    """How far samples are from what was observed, and for toy data how probable they are given it, in a line."""
+    distance = float(observation.residual(x.double()).square().mean().sqrt())
+    told = f"y - H x is {distance:.3g} (root mean square)"
+    density = of_model(model, observation)
+    if density is None:
+        return told
+    mean = float(density.log_density(x.cpu()).mean())
+    return f"{told}; mean conditional log-density {mean:.3f} nats, of true samples {density.mean_log_density:.3f}"
+
+
+def _figure(x: Tensor, model: Model, observation: Observation, title: str) -> Tensor:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=pictures.SIDE_BY_SIDE, dpi=140, layout="constrained")
+    canvas: Any = FigureCanvasAgg(figure)  # matplotlib leaves its methods untyped.
+    _drawn(figure, x, model, observation)
+    figure.suptitle(title)
+    canvas.draw()
+    return torch.from_numpy(np.array(canvas.buffer_rgba())[..., :3])
+
+
+def _drawn(figure: "Figure", x: Tensor, model: Model, observation: Observation) -> None:
+    plane, density = Plane.of(model.source, len(x)), of_model(model, observation)
+    mask = observation.operator.mask
+    if density is None or density.line is None or mask is None:
+        left, right = figure.subplots(1, 2, sharex=True, sharey=True)
+        plane.draw(left, plane.examples, "tab:gray")
+        left.set_title("data")
+    else:
+        right, left = figure.subplots(1, 2)
+        _against_line(left, x[:, ~mask][:, 0], density)
+    outside = plane.draw(right, x, "tab:red")
+    right.set_title("samples" + (f" ({outside} outside the picture)" if outside else ""))
+
+
+def _against_line(axes: "Axes", values: Tensor, density: ConditionalDensity) -> None:
+    """A histogram of the unknown coordinate (n,), and its exact density."""
+    assert density.line is not None, "there is a line"
+    nodes, p = density.line
+    shown = nodes[p > 1e-4 * p.max()]
+    low, high = float(shown[0]), float(shown[-1])
+    margin = 0.1 * (high - low)
+    axes.hist(values.numpy(), bins=120, range=(low - margin, high + margin), density=True, color="tab:red", alpha=0.5)
+    axes.plot(nodes.numpy(), p.numpy(), color="black", linewidth=1.0)
+    axes.set_xlim(low - margin, high + margin)
+    axes.set_title("unknown coordinate: samples, and the exact density")

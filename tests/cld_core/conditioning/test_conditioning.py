@@ -1,0 +1,174 @@
+"""Both ways of conditioning, where the conditional law is known."""
+
+import pytest
+import torch
+
+from cld_core.analytic import diamond, gaussian
+from cld_core.conditioning import Guidance, Observation, Replacement
+from cld_core.errors import UsageError
+from cld_core.sampling import sample
+from cld_core.sde import CLD, VPSDE
+from cld_core.seeds import SampleNoise
+from tests.support.numeric import BothScored, ThirdOrder, dense
+from tests.support.sampling import spec_of
+
+CLD_EXACT = CLD(numerical_eps=0.0)
+SDES = pytest.mark.parametrize(
+    "sde", [CLD_EXACT, VPSDE(), BothScored(), ThirdOrder()], ids=["cld", "vpsde", "n=2, m=2", "n=3, m=1"]
+)
+H = torch.tensor([[1.0, 0.5]], dtype=torch.float64)
+TWO = torch.tensor([[1.0, 0.5, 0.0], [0.0, 1.0, -1.0]], dtype=torch.float64)
+EXACT = {
+    "jacobian": Guidance(score_error=0.0),
+    "isotropic": Guidance(covariance="isotropic", data_std=0.5, score_error=0.0),
+}
+
+
+def numbers(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def drawn(law, sde, observation, way, n, **keys):
+    noise, apart = (SampleNoise(0, name, first=0, last=n) for name in ("sample", "observation"))
+    given = way.conditioned(law.score(sde), sde, observation, apart)
+    return given.finished(sample(given, sde, spec_of(**keys), noise, (law.dimension,)).x)
+
+
+@SDES
+@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("sigma", [0.0, 0.3])
+@pytest.mark.parametrize("matrix", [H, TWO], ids=["one value", "two values"])
+def test_on_normal_data_guidance_is_the_exact_score_given_y(sde, name, sigma, matrix):
+    d, y = matrix.shape[1], torch.tensor([0.4, -0.7])[: len(matrix)]
+    law, u = gaussian(0.5, d), numbers(5, sde.n * d)
+    given = law.given(matrix, y, sigma)
+    guided = EXACT[name].conditioned(law.score(sde), sde, Observation.linear(matrix, y, sigma), None)
+    for t in (0.01, 0.3, 1.0):
+        psi, factor = dense(sde.mean(t))[:, 0], dense(sde.factor(t))
+        covariance = torch.kron(torch.outer(psi, psi), given.covariance)
+        covariance += torch.kron(factor @ factor.T, torch.eye(d).double())
+        exact = -torch.linalg.solve(covariance, (u - torch.kron(psi, given.means[0])).T).T
+        torch.testing.assert_close(guided(u, t), sde.scored(exact), rtol=1e-6, atol=1e-6)
+
+
+class AffineNoise:
+    """The first row is 0, the others are the units of the prior's noise."""
+
+    def __init__(self, size):
+        self.rows = torch.cat([torch.zeros(1, size), torch.eye(size)]).double()
+
+    def normal(self, shape):
+        return self.rows.view(-1, *shape)
+
+
+@SDES
+def test_samples_of_normal_data_have_the_conditional_mean_and_covariance(sde):
+    """A sampler without noise is an affine map of the prior's, so it shows them without sampling."""
+    law, observation = gaussian(0.5), Observation.linear(H, torch.tensor([0.6]), 0.2)
+    given = law.given(H, observation.y, 0.2)
+    guided = EXACT["jacobian"].conditioned(law.score(sde), sde, observation, None)
+    spec = spec_of("exponential", nfe=100, order=3, corrector=False, grid_power=3.0)
+    x = sample(guided, sde, spec, AffineNoise(sde.n * 2), (2,)).x
+    columns = x[1:] - x[0]
+    torch.testing.assert_close(x[:1], given.means, rtol=0, atol=6e-3)
+    torch.testing.assert_close(columns.T @ columns, given.covariance, rtol=0, atol=6e-3)
+
+
+def test_guidance_scale_is_a_factor_of_the_gradient():
+    law, u = gaussian(), numbers(3, 4)
+    observation = Observation.linear(H, torch.tensor([0.6]))
+    plain, once, twice = (
+        Guidance(scale=scale).conditioned(law.score(CLD_EXACT), CLD_EXACT, observation, None)(u, 0.3)
+        for scale in (0.0, 1.0, 2.0)
+    )
+    torch.testing.assert_close(plain, law.score(CLD_EXACT)(u, 0.3))
+    torch.testing.assert_close(twice - plain, 2 * (once - plain))
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0], ids=["uncertain", "of the wrong sign"])
+def test_guidance_of_a_bad_network_does_not_push_the_wrong_way(sign):
+    """A covariance that is negative is not believed: samples are pulled towards y, by less than y is away."""
+    sde, law = CLD_EXACT, gaussian(0.5)
+
+    def score(u, t):
+        return -sign * 50.0 * sde.scored(u) + law.score(sde)(u, t)
+
+    observation, t = Observation.masked(torch.tensor([2.0, 0.0]), torch.tensor([True, False])), 0.5
+    u = torch.zeros(1, 4, dtype=torch.float64)
+    pull = Guidance().conditioned(score, sde, observation, None)(u, t) - score(u, t)
+    assert float(pull[0, 0]) < 0, "v is pulled down where x has to be larger"
+    assert float(pull.abs().max()) < 10
+
+
+@SDES
+def test_replaced_coordinates_have_the_kernel_of_all_halves(sde):
+    observation, n, t = Observation.masked(torch.tensor([0.7, 9.0]), torch.tensor([True, False])), 40_000, 0.2
+    noise = SampleNoise(0, "observation", first=0, last=n)
+    replaced = Replacement().conditioned(gaussian().score(sde), sde, observation, noise)
+    u = numbers(n, 2 * sde.n)
+    halves = torch.stack(sde.halves(replaced.replaced(u, t)), dim=1)
+    assert torch.equal(halves[:, :, 1], torch.stack(sde.halves(u), dim=1)[:, :, 1])
+    known, factor = halves[:, :, 0], dense(sde.factor(t))
+    covariance, expected = factor @ factor.T, 0.7 * dense(sde.mean(t))[:, 0]
+    spread = covariance.diagonal().sqrt()
+    scale = torch.outer(spread, spread)
+    assert float(((known.mean(0) - expected) / spread).abs().max()) < 0.02
+    torch.testing.assert_close(known.T.cov() / scale, covariance / scale, rtol=0, atol=0.03)
+    assert torch.equal(replaced.finished(u[:, :2])[:, 0], torch.full((n,), 0.7).double())
+
+
+def test_noise_is_renewed_or_kept():
+    observation = Observation.masked(torch.tensor([0.7, 9.0]), torch.tensor([True, False]))
+    u = numbers(8, 4)
+    for renew in (True, False):
+        noise = SampleNoise(0, "observation", first=0, last=8)
+        score = gaussian().score(CLD_EXACT)
+        replaced = Replacement(renew=renew).conditioned(score, CLD_EXACT, observation, noise)
+        assert torch.equal(replaced(u, 0.2), replaced(u, 0.2)) is not renew
+
+
+METHODS = [
+    {"method": "exponential", "nfe": 50},
+    {"method": "em", "nfe": 150, "grid": "quadratic"},
+    {"method": "sscs", "nfe": 150, "grid": "quadratic"},
+]
+
+
+@pytest.mark.parametrize("keys", METHODS, ids=lambda keys: keys["method"])
+def test_on_the_diamond_samples_are_near_the_conditional_law(keys):
+    """x = 0.3 leaves two modes. docs/howto/inpainting.md has the distances of more samples."""
+    law, n, y = diamond(), 600, torch.tensor([0.3])
+    observation = Observation.masked(torch.tensor([0.3, 0.0]), torch.tensor([True, False]))
+    given = law.given(torch.tensor([[1.0, 0.0]]), y, 0.0)
+    true = given.sample(n, torch.Generator().manual_seed(0))[:, 1].sort().values
+    for way, far, least in ((Guidance(score_error=0.0), 0.09, -0.6), (Replacement(), 0.12, -2.5)):
+        x = drawn(law, CLD_EXACT, observation, way, n, **keys)
+        distance = float((x[:, 1].sort().values - true).square().mean().sqrt())
+        assert distance < far
+        assert least < float(given.log_density(x).mean()) < 1.3
+        assert float(observation.residual(x).abs().max()) < 0.02
+
+
+def test_replacement_needs_a_mask_and_fixed_steps():
+    masked = Observation.masked(torch.tensor([0.3, 0.0]), torch.tensor([True, False]))
+    with pytest.raises(UsageError, match=r"method=ode chooses its own steps.*Choose exponential, em or sscs"):
+        Replacement().require_usable(masked, spec_of("ode"))
+    with pytest.raises(UsageError, match=r"replacement needs numbers of x as they are.*by gradient"):
+        Replacement().require_usable(Observation.linear(H, torch.tensor([0.3])), spec_of("em"))
+    observation = Observation.linear(TWO, torch.tensor([0.3, 0.1]))
+    with pytest.raises(UsageError, match=r"differentiated once only.*covariance='isotropic'"):
+        Guidance().require_usable(observation, spec_of("em", compile=True))
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"scale": -1.0}, "guidance scale -1"),
+        ({"data_std": 0.0}, "data_std=0"),
+        ({"score_error": -0.1}, "score_error=-0.1"),
+        ({"covariance": "full"}, "expected auto, jacobian or isotropic"),
+    ],
+)
+def test_wrong_settings_of_guidance(keys, said):
+    with pytest.raises(UsageError, match=said):
+        Guidance(**keys)
