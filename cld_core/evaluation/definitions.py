@@ -22,12 +22,18 @@ class RowKind:
         depends: the other fields of a request that a row depends on, besides the model, the seed and its index.
         implementation: "module:Class" of the `rows.base.RowComputer` that computes them.
         version: raised when rows gain an array that metrics need; shards without it are computed again.
+        of: the data that rows of this kind exist for.
+        most: a place in a request ("flow.samples") with the largest number of rows.
+        along_flow: rows compare samples with the probability flow, which the sampler has to approximate.
     """
 
     over: Literal["samples", "points"]
     depends: tuple[str, ...]
     implementation: str
     version: int = 1
+    of: Literal["images", "vectors"] | None = None
+    most: str | None = None
+    along_flow: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ import typer
 
 from cld_core.errors import UsageError
 from cld_core.evaluation import registry
+from cld_core.evaluation.definitions import Metric
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.ownership import require_may_change
 from cld_core.run import RunFolder
@@ -47,13 +48,13 @@ def _with_metric_flags(function: Callable[..., None]) -> Callable[..., None]:
     """``function`` with a flag for each metric in place of its argument ``metrics``."""
 
     def command(**arguments: Any) -> None:
-        asked = tuple(metric.name for metric in registry.metrics() if arguments.pop(metric.name))
+        asked = tuple(metric.name for metric in registry.metrics() if arguments.pop(_parameter(metric)))
         function(metrics=asked, **arguments)
 
     first, _, *others = inspect.signature(function).parameters.values()
     flags = [
         inspect.Parameter(
-            metric.name,
+            _parameter(metric),
             inspect.Parameter.KEYWORD_ONLY,
             default=False,
             annotation=Annotated[bool, typer.Option(metric.flag, help=metric.help)],
@@ -66,6 +67,10 @@ def _with_metric_flags(function: Callable[..., None]) -> Callable[..., None]:
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {entry.name: entry.annotation for entry in parameters}
     return command
+
+
+def _parameter(metric: Metric) -> str:
+    return metric.name.replace("-", "_")
 
 
 @_with_metric_flags
