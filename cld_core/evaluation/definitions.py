@@ -45,6 +45,7 @@ class Quantity:
         field: where it is in the metric's section of the report.
         label: what people read.
         stderr: the field of its standard error, in the same unit.
+        is_reference: it says what samples could reach, and nothing about them. Tables and plots over settings omit it.
     """
 
     key: str
@@ -53,6 +54,7 @@ class Quantity:
     stderr: str | None = None
     larger_is_better: bool = False
     digits: int = 3
+    is_reference: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,8 +60,9 @@ def averaged(numbers: Sequence[Number | None]) -> Number | None:
 
 
 def keys_of(table: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The results that the rows have, in the order of the table of metrics."""
-    return [quantity.key for _, quantity in registry.quantities() if table and quantity.key in table[0]]
+    """The results of samples or test points that the rows have, in the order of the table of metrics."""
+    shown = [quantity.key for _, quantity in registry.quantities() if not quantity.is_reference]
+    return [key for key in shown if table and key in table[0]]
 
 
 def to_csv(table: Sequence[Mapping[str, Any]]) -> str:

@@ -15,7 +15,6 @@ from .fitting import plain_table
 from .format import count
 from .tables import counts_of, present_in, result_of, result_text
 
-
 # What follows the best result of a column.
 BEST = "*"
 
@@ -24,17 +23,15 @@ def sweep_table(
     sweep: Sweep,
     rows: Sequence[Mapping[str, Any]],
     evals: Mapping[str, Mapping[str, Any]],
-    keys: Sequence[str] | None = None,
     best: Collection[tuple[str, int]] | None = None,
 ) -> RenderableType:
     """A table for each result, the last axis across; cells without one show the state of their evaluation.
 
     Args:
         evals: the evaluations of the sweep as `status` knows them, by their names.
-        keys: the results that are shown; default: all that there are.
         best: results that are marked, as (key, number of the row); None to mark none.
     """
-    quantities: list[Quantity | None] = [registry.quantity(key) for key in keys_of(rows) if keys is None or key in keys]
+    quantities: list[Quantity | None] = [registry.quantity(key) for key in keys_of(rows)]
     return Group(*(_one_result(sweep, rows, evals, quantity, best) for quantity in quantities or [None]))
 
 

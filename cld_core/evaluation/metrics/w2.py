@@ -45,7 +45,14 @@ W2 = Metric(
     same=("samples", "w2"),
     quantities=(
         Quantity(key="w2", label="sliced W2", digits=4),
-        Quantity(key="w2_floor", field="floor", stderr="floor_stderr", label="W2 of two true sets", digits=4),
+        Quantity(
+            key="w2_floor",
+            field="floor",
+            stderr="floor_stderr",
+            label="W2 of two true sets",
+            digits=4,
+            is_reference=True,
+        ),
     ),
     section=_section,
     how=sampler,
