@@ -36,7 +36,8 @@ def rows(run: RunFolder, sweep: Sweep) -> list[dict[str, Any]]:
             "checkpoint_step": report.get("checkpoint_step"),
         }
         for key in present:
-            number = averaged([results[name].get(key) for name in cell.evaluations])
+            names = cell.evaluations[:1] if registry.quantity(key).is_reference else cell.evaluations
+            number = averaged([results[name].get(key) for name in names])
             row[key] = number.value if number else None
             row[f"{key}_stderr"] = number.stderr if number else None
             row[f"{key}_nfe"] = network_evaluations(report, key)
