@@ -129,7 +129,9 @@ def samplers(
     )
     if not dry_run:
         require_may_change(run.path, "Nothing was evaluated")
-    where, size = starting.place(run, cluster, overrides, allow_plugin)
+    # The other keys are those of all samplers, which are looked at one by one.
+    of_jobs = [text for text in overrides if text.startswith("cluster.")]
+    where, size = starting.place(run, cluster, of_jobs, allow_plugin)
     (step,) = starting.steps_of(run, checkpoint)
     with Working(f"looking at what is missing of the comparison of {run.name}"):
         made = evals.make(run, asked, step, overrides, shards)
