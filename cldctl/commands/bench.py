@@ -1,6 +1,7 @@
 """`cldctl bench`: comparisons of one checkpoint's samplers, as one array of evaluations."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -34,7 +35,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from cldctl.evals.samplers import Comparison
+    from cldctl.evals.samplers import Asked, Comparison
 
 app = typer.Typer(cls=helping.Group, help="Compare what can be done with one checkpoint.", no_args_is_help=True)
 
@@ -114,33 +115,22 @@ def samplers(
     if shards is not None:
         require_few(shards)
     name, overrides = one_run(words)
-    settings, numbers = evals.chosen(sampler or ()), _numbers(nfe)
-    wanted = registry.parse_metrics(metric, "--metric")
     if samples is not None:
         refuse_twice("--samples", ["eval.samples"], overrides)
         overrides.append(f"eval.samples={samples}")
+    settings, numbers = evals.chosen(sampler or ()), _numbers(nfe)
+    wanted = registry.parse_metrics(metric, "--metric")
     run = find_run(name, runs_dir(directory))
-    recipe = run.recipe()
-    asked = evals.Asked(
-        metrics=evals.metrics_for(recipe, wanted),
-        settings=settings,
-        nfe=numbers,
-        seeds=seeds or evals.usual_seeds(recipe),
-    )
-    if not dry_run:
-        require_may_change(run.path, "Nothing was evaluated")
+    metrics, usual = evals.suited(run.recipe(), wanted)
+    asked = evals.Asked(metrics=metrics, settings=settings, nfe=numbers, seeds=seeds or usual)
     # The other keys are those of all samplers, which are looked at one by one.
     of_jobs = [text for text in overrides if text.startswith("cluster.")]
     where, size = starting.place(run, cluster, of_jobs, allow_plugin)
-    (step,) = starting.steps_of(run, checkpoint)
-    with Working(f"looking at what is missing of the comparison of {run.name}"):
-        made = evals.make(run, asked, step, overrides, shards)
-    for text in made.left_out:
-        err.print(text, markup=False, style="yellow")
+    made = _planned(run, asked, checkpoint, overrides, shards)
     if dry_run:
-        _list(run, made, step)
+        _list(run, made)
         return
-    starting.say_division(run, made.plan, shards)
+    require_may_change(run.path, "Nothing was evaluated")
     outcome = starting.started(run, made.plan, where, size, max_parallel)
     stays = follow or where.blocks or not (outcome.running or outcome.started)
     if not stays and not as_json:
@@ -171,7 +161,22 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(map(int, words))
 
 
-def _list(run: RunFolder, made: "Comparison", step: int) -> None:
+def _planned(
+    run: RunFolder, asked: "Asked", checkpoint: str, overrides: Sequence[str], shards: int | None
+) -> "Comparison":
+    """What is to be computed; what cannot be is named on stderr."""
+    from cldctl.evals import samplers as evals
+
+    (step,) = starting.steps_of(run, checkpoint)
+    with Working(f"looking at what is missing of the comparison of {run.name}"):
+        made = evals.make(run, asked, step, overrides, shards)
+    for text in made.left_out:
+        err.print(text, markup=False, style="yellow")
+    starting.say_division(run, made.plan, shards)
+    return made
+
+
+def _list(run: RunFolder, made: "Comparison") -> None:
     """What would be computed."""
     from cldctl.ui.fitting import fitted
 
@@ -180,7 +185,7 @@ def _list(run: RunFolder, made: "Comparison", step: int) -> None:
     out.print(fitted(columns, [], (), wraps="settings"))
     nfe = ", ".join(map(str, made.asked.nfe))
     text = f"{', '.join(made.asked.metrics)} at {nfe} evaluations; {made.asked.seeds} seeds"
-    out.print(f"{run.name}, step {step}: {text}", markup=False)
+    out.print(f"{run.name}, step {made.requests[0].checkpoint_step}: {text}", markup=False)
     out.print(f"{len(made.requests)} evaluations, of which nothing was started", markup=False)
 
 

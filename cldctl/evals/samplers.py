@@ -68,27 +68,23 @@ class Comparison:
         return EvaluationPlan(self.requests, self.sweep)
 
 
-def metrics_for(recipe: Recipe, asked: Sequence[str]) -> tuple[str, ...]:
-    """The metrics of samples that are asked for, in the order of the table; without any, those that suit the data.
+def suited(recipe: Recipe, asked: Sequence[str]) -> tuple[tuple[str, ...], int]:
+    """The metrics of samples that are asked for, and with how many seeds samplers are evaluated unless somebody says.
+
+    Without any, those that suit the data. Images have one seed, because their metrics take so many samples.
 
     Raises:
         UsageError: one does not look at samples, or is not for such data.
     """
     images = isinstance(recipe.data, ImageDataSpec)
-    if not asked:
-        return ("fid",) if images else ("w2", "density", "flow-distance")
+    usual, seeds = (("fid",), 1) if images else (("w2", "density", "flow-distance"), 4)
     fit = [it.name for it in registry.fitting(images=images) if registry.draws_samples([it.name])]
     for name in asked:
         if name not in fit:
             kind = "images" if images else "vectors"
             text = f"{name} does not compare samplers of data.name={recipe.data.name}, whose examples are {kind}"
             raise UsageError(f"--metric: {text}. Ask for {', '.join(fit)}.")
-    return tuple(name for name in fit if name in asked)
-
-
-def usual_seeds(recipe: Recipe) -> int:
-    """How many times a sampler is repeated, unless somebody says: FIDs are of so many samples that one is enough."""
-    return 1 if isinstance(recipe.data, ImageDataSpec) else 4
+    return tuple(name for name in fit if name in (asked or usual)), seeds
 
 
 def chosen(texts: Sequence[str]) -> dict[str, str]:

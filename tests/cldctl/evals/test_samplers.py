@@ -126,16 +126,16 @@ def test_options_of_another_form_are_refused(options, why):
 
 
 def test_metrics_fit_the_data(run):
-    assert samplers.metrics_for(run.recipe(), ()) == TOYS
-    assert samplers.metrics_for(run.recipe(), ("flow-distance", "w2")) == ("w2", "flow-distance")
+    assert samplers.suited(run.recipe(), ()) == (TOYS, 4)
+    assert samplers.suited(run.recipe(), ("flow-distance", "w2")) == (("w2", "flow-distance"), 4)
     with pytest.raises(UsageError, match=r"fid does not compare.*vectors. Ask for w2, density, flow-distance"):
-        samplers.metrics_for(run.recipe(), ("fid",))
+        samplers.suited(run.recipe(), ("fid",))
     with pytest.raises(UsageError, match="elbo does not compare"):
-        samplers.metrics_for(run.recipe(), ("elbo",))
+        samplers.suited(run.recipe(), ("elbo",))
     images = load(RECIPES / "cifar10.yaml")
-    assert samplers.metrics_for(images, ()) == ("fid",)
+    assert samplers.suited(images, ()) == (("fid",), 1)
     with pytest.raises(UsageError, match=r"w2 does not.*images. Ask for fid, kid, isc, prc, flow-distance"):
-        samplers.metrics_for(images, ("w2",))
+        samplers.suited(images, ("w2",))
 
 
 def test_keys_of_some_methods_only_are_not_for_all(run):
