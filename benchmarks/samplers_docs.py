@@ -1,6 +1,6 @@
 """The tables of docs/samplers.md with trained networks and published numbers, from stored results.
 
-    cldctl bench samplers mixed --nfe 10,20,50,150 --samples 10000 --follow
+    cldctl bench samplers mixed --nfe 10,20,50 --samples 5000 --seeds 3 --follow
     make samplers-docs RUNS="runs/mixed runs/plain"
 
 Each run's newest complete comparison replaces what is between `<!-- trained: begin -->` and `<!-- trained: end -->`.
