@@ -8,7 +8,7 @@ MARKDOWN := README.md CHANGELOG.md CONTRIBUTING.md docs tests/slurm tests/chaos
 # Type checkers find packages on a path, not those of an import hook, which is what pip makes otherwise.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat --editable
 
-.PHONY: demo test test-lab test-gpu fuzz chaos lint docs docs-serve bench clean slurm-up slurm-down
+.PHONY: demo test test-lab test-gpu fuzz chaos lint docs docs-serve bench samplers-docs clean slurm-up slurm-down
 
 # Its pip, and not its Python, says that an environment is whole.
 $(BIN)/pip:
@@ -73,6 +73,10 @@ docs-serve: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks
+
+# The tables of docs/samplers.md: make samplers-docs RUNS="runs/mixed runs/plain"
+samplers-docs: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.samplers_docs $(RUNS)
 
 slurm-up: $(VENV)/.installed
 	$(BIN)/python -m tests.slurm up

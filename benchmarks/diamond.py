@@ -6,10 +6,10 @@ import math
 import statistics
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from cld_core.analytic import diamond
+from cld_core.evaluation.wasserstein import sliced_w2
 from cld_core.recipe.sampling import ExponentialSpec, SamplingSpec
 from cld_core.recipe.variants import SECTIONS
 from cld_core.sampling import sample
@@ -19,7 +19,6 @@ from cld_core.seeds import SampleNoise, generator
 
 LAW = diamond()
 TRUE_LOG_DENSITY = -LAW.entropy()
-DIRECTIONS = 64
 
 
 class NoSplit(CLD):
@@ -50,14 +49,6 @@ class Quality:
     sw2_error: float  # its standard error
     logp: float  # mean true log-density of the samples, in nats
     rms: float  # rms distance per coordinate from the exact flow of the same noise
-
-
-def sliced_w2(a: Tensor, b: Tensor) -> float:
-    """Sliced 2-Wasserstein distance between two sets (n, 2), over equally spaced directions."""
-    angle = torch.arange(DIRECTIONS, dtype=torch.float64) * (math.pi / DIRECTIONS)
-    directions = torch.stack([angle.cos(), angle.sin()])
-    first, second = ((points.double() @ directions).sort(0).values for points in (a, b))
-    return float((first - second).square().mean(0).mean().sqrt())
 
 
 @functools.cache

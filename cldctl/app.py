@@ -13,6 +13,7 @@ from cld_core.errors import CldError
 from cld_core.texts import one_line
 
 from .commands import (
+    bench,
     board,
     cancel,
     compare,
@@ -89,6 +90,7 @@ _COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
 for _panel, _commands in _COMMANDS.items():
     for _name, _command in _commands.items():
         app.command(_name, cls=helping.Command, rich_help_panel=_panel)(_command)
+app.add_typer(bench.app, name="bench", rich_help_panel="Evaluate and sample")
 app.add_typer(data.app, name="data", rich_help_panel="Set up")
 
 

@@ -22,12 +22,18 @@ class RowKind:
         depends: the other fields of a request that a row depends on, besides the model, the seed and its index.
         implementation: "module:Class" of the `rows.base.RowComputer` that computes them.
         version: raised when rows gain an array that metrics need; shards without it are computed again.
+        of: the data that rows of this kind exist for.
+        most: a place in a request ("flow.samples") with the largest number of rows.
+        along_flow: rows compare samples with the probability flow, which the sampler has to approximate.
     """
 
     over: Literal["samples", "points"]
     depends: tuple[str, ...]
     implementation: str
     version: int = 1
+    of: Literal["images", "vectors"] | None = None
+    most: str | None = None
+    along_flow: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +45,7 @@ class Quantity:
         field: where it is in the metric's section of the report.
         label: what people read.
         stderr: the field of its standard error, in the same unit.
+        is_reference: it says what samples could reach, and nothing about them. Tables and plots over settings omit it.
     """
 
     key: str
@@ -47,6 +54,7 @@ class Quantity:
     stderr: str | None = None
     larger_is_better: bool = False
     digits: int = 3
+    is_reference: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

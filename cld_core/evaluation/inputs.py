@@ -22,18 +22,15 @@ def of(recipe: Recipe, metrics: Sequence[str]) -> tuple[FeatureInputs | None, Fi
     """What the metrics that look at features need, looked for and checked; None if none does.
 
     Raises:
-        UsageError: the data are not images, weights or statistics are missing or do not fit, or samples are too few.
+        UsageError: a metric is not for such data, weights or statistics are missing or do not fit, or samples are too
+            few.
         DataError: the training set, whose statistics are meant, is missing.
     """
     readers = [metric for metric in registry.metrics(metrics) if _looks_at_features(metric)]
+    _refuse_other_data(recipe, metrics)
     if not readers:
         _refuse_too_few(recipe, metrics, None)
         return None, {}
-    if not isinstance(recipe.data, ImageDataSpec):
-        flags = ", ".join(metric.flag for metric in readers)
-        others = " or ".join(metric.flag for metric in registry.metrics() if not _looks_at_features(metric))
-        text = f"compares images, but the examples of data.name={recipe.data.name} are vectors. Ask for {others}."
-        raise UsageError(f"{flags} {text}")
     extraction, dimensions, files = extractor(recipe)
     stats = references = None
     if any(metric.reference is not None for metric in readers):
@@ -44,6 +41,17 @@ def of(recipe: Recipe, metrics: Sequence[str]) -> tuple[FeatureInputs | None, Fi
         files = {**files, "stats": str(path)}
     _refuse_too_few(recipe, metrics, references)
     return FeatureInputs.of(extraction, recipe.eval.fid.quantisation, stats), {"stats": None, **files}
+
+
+def _refuse_other_data(recipe: Recipe, metrics: Sequence[str]) -> None:
+    """Refuse metrics of images for vectors, and the other way round."""
+    images = isinstance(recipe.data, ImageDataSpec)
+    fitting = registry.fitting(images=images)
+    if others := [metric for metric in registry.metrics(metrics) if metric not in fitting]:
+        flags, fit = ", ".join(it.flag for it in others), " or ".join(it.flag for it in fitting)
+        wanted, found = ("vectors", "images") if images else ("images", "vectors")
+        text = f"compares {wanted}, but the examples of data.name={recipe.data.name} are {found}"
+        raise UsageError(f"{flags} {text}. Ask for {fit}.")
 
 
 def _looks_at_features(metric: Metric) -> bool:

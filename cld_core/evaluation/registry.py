@@ -17,6 +17,9 @@ METRICS = {
     "kid": "cld_core.evaluation.metrics.kid:KID",
     "isc": "cld_core.evaluation.metrics.isc:ISC",
     "prc": "cld_core.evaluation.metrics.prc:PRC",
+    "w2": "cld_core.evaluation.metrics.w2:W2",
+    "density": "cld_core.evaluation.metrics.density:DENSITY",
+    "flow-distance": "cld_core.evaluation.metrics.flow_distance:FLOW_DISTANCE",
     "elbo": "cld_core.evaluation.metrics.elbo:ELBO",
     "loss": "cld_core.evaluation.metrics.loss:LOSS",
 }
@@ -26,6 +29,20 @@ ROWS = {
         depends=("sampling", "fid"),
         implementation="cld_core.evaluation.rows.features:FeatureRows",
         version=2,
+        of="images",
+    ),
+    "vectors": RowKind(
+        over="samples",
+        depends=("sampling",),
+        implementation="cld_core.evaluation.rows.vectors:VectorRows",
+        of="vectors",
+    ),
+    "flow": RowKind(
+        over="samples",
+        depends=("sampling", "flow"),
+        implementation="cld_core.evaluation.rows.flow:FlowRows",
+        most="flow.samples",
+        along_flow=True,
     ),
     "elbo": RowKind(over="points", depends=("elbo",), implementation="cld_core.evaluation.rows.elbo:ElboRows"),
     "loss": RowKind(
@@ -66,13 +83,22 @@ def quantity(key: str) -> Quantity:
     return next(quantity for _, quantity in quantities() if quantity.key == key)
 
 
+def fitting(*, images: bool) -> list[Metric]:
+    """The metrics that images, or vectors, can have."""
+    of = "images" if images else "vectors"
+    return [metric for metric in metrics() if ROWS[metric.rows].of in (None, of)]
+
+
 def draws_samples(names: Iterable[str]) -> bool:
     """Whether any of these metrics looks at samples, rather than at test data alone."""
     return any(ROWS[metric.rows].over == "samples" for metric in metrics(names))
 
 
-def parse_metrics(text: str | None) -> tuple[str, ...]:
+def parse_metrics(text: str | None, option: str = "--eval") -> tuple[str, ...]:
     """The metrics of a comma-separated list, in the order of the table.
+
+    Args:
+        option: where the list comes from, for messages.
 
     Raises:
         UsageError: one is unknown; names the nearest.
@@ -81,7 +107,7 @@ def parse_metrics(text: str | None) -> tuple[str, ...]:
     known = ", ".join(METRICS)
     for word in words:
         if word not in METRICS:
-            raise UsageError(f"--eval: '{word}' is not a metric; there are: {known}.{did_you_mean(word, METRICS)}")
+            raise UsageError(f"{option}: '{word}' is not a metric; there are: {known}.{did_you_mean(word, METRICS)}")
     if text is not None and not words:
-        raise UsageError(f"--eval names no metric; there are: {known}. Name some, or leave the option out.")
+        raise UsageError(f"{option} names no metric; there are: {known}. Name some, or leave the option out.")
     return tuple(name for name in METRICS if name in words)

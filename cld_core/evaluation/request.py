@@ -11,7 +11,7 @@ from cld_core.errors import UsageError
 from cld_core.recipe import Recipe
 from cld_core.recipe.data import ImageDataSpec
 from cld_core.recipe.ema import EmaSpec
-from cld_core.recipe.eval import ElboSpec, EvalSpec, IscSpec, KidSpec, LossSpec, PrcSpec
+from cld_core.recipe.eval import ElboSpec, EvalSpec, FlowSpec, IscSpec, KidSpec, LossSpec, PrcSpec, W2Spec
 from cld_core.recipe.keys import identity
 from cld_core.recipe.objective import ObjectiveSpec
 from cld_core.recipe.sampling import SamplingSpec
@@ -21,6 +21,7 @@ from cld_core.shards import Request
 from cld_core.shards.request import MAX_ROWS, require_few
 
 from . import inputs, registry
+from .definitions import RowKind
 from .feature_inputs import FeatureInputs
 
 
@@ -58,6 +59,8 @@ class EvalRequest(Request):
     kid: KidSpec = field(default_factory=KidSpec)
     isc: IscSpec = field(default_factory=IscSpec)
     prc: PrcSpec = field(default_factory=PrcSpec)
+    w2: W2Spec = field(default_factory=W2Spec)
+    flow: FlowSpec = field(default_factory=FlowSpec)
     elbo: ElboSpec = field(default_factory=ElboSpec)
     elbo_eps_asked: float | None = None
     loss: LossSpec = field(default_factory=LossSpec)
@@ -80,8 +83,8 @@ class EvalRequest(Request):
             points_key: the key that `eval.points` was taken from, for messages.
 
         Raises:
-            UsageError: weights or statistics are missing or do not fit, the data are not images, or there are too many
-                shards.
+            UsageError: weights or statistics are missing or do not fit, a metric is not for such data or not for this
+                sampler, or there are too many shards.
             RecipeError: samples drawn as the recipe says would be useless.
             DataError: there is no test set, or a smaller one.
         """
@@ -91,14 +94,14 @@ class EvalRequest(Request):
         over = {registry.ROWS[metric.rows].over for metric in registry.metrics(names)}
         if "samples" in over:
             recipe.sampling.require_usable()
+            _require_flow(recipe.sampling, names)
         fid, files = inputs.of(recipe.anchored(Path.cwd()), names)
         points = _points(recipe, points_key) if "points" in over else 0
         eps = max(spec.elbo.eps, recipe.objective.loss_eps)
         sizes = {"samples": spec.samples, "points": points}
-        pieces = min(shards, max(sizes[name] for name in over))
         if max(sizes[name] for name in over) > MAX_ROWS:
             raise UsageError(f"at most {MAX_ROWS:,} samples or test points make an evaluation. Ask for fewer.")
-        return cls(
+        request = cls(
             metrics=names,
             checkpoint_step=checkpoint_step,
             model_digest=recipe.model_digest(),
@@ -113,15 +116,17 @@ class EvalRequest(Request):
             kid=spec.kid,
             isc=spec.isc,
             prc=spec.prc,
+            w2=spec.w2,
+            flow=spec.flow,
             elbo=replace(spec.elbo, eps=eps),
             elbo_eps_asked=spec.elbo.eps if spec.elbo.eps < eps else None,
             loss=spec.loss,
             ema=recipe.ema,
             files=files,
-            shards=pieces,
             batch_size=spec.batch_size,
             retries=recipe.train.max_retries,
         )
+        return replace(request, shards=min(shards, max(request.sizes.values())))
 
     @classmethod
     def periodic_fid(cls, recipe: Recipe) -> "EvalRequest | None":
@@ -168,7 +173,11 @@ class EvalRequest(Request):
     def sizes(self) -> dict[str, int]:
         """How many rows there are of each kind, in the order of the table of metrics."""
         kinds = dict.fromkeys(metric.rows for metric in registry.metrics(self.metrics))
-        return {kind: int(getattr(self, registry.ROWS[kind].over)) for kind in kinds}
+        return {kind: self._size(registry.ROWS[kind]) for kind in kinds}
+
+    def _size(self, kind: RowKind) -> int:
+        most = [] if kind.most is None else [int(self._spec_at(kind.most))]
+        return min([int(getattr(self, kind.over)), *most])
 
     def rows_id(self, kind: str) -> str:
         """A digest of everything that each single row of a kind depends on, but not of how many there are."""
@@ -201,6 +210,15 @@ class EvalRequest(Request):
         for name in place.split("."):
             value = None if value is None else getattr(value, name)
         return value
+
+
+def _require_flow(sampling: SamplingSpec, metrics: Sequence[str]) -> None:
+    """Refuse metrics that compare samples with the probability flow, if the sampler does not follow it."""
+    readers = [metric.flag for metric in registry.metrics(metrics) if registry.ROWS[metric.rows].along_flow]
+    if readers and not sampling.follows_flow:
+        text = "compares samples with the network's probability flow from the same noise"
+        why = f"these settings of sampling.method={sampling.method} draw further noise"
+        raise UsageError(f"{', '.join(readers)} {text}, but {why}. Leave it out, or sample without noise.")
 
 
 def _points(recipe: Recipe, key: str) -> int:

@@ -25,10 +25,19 @@ class Axis:
 
 @dataclass(frozen=True)
 class Cell:
-    """One combination: the value on each axis, and the evaluation that answers it."""
+    """One combination: the value on each axis, and the evaluation that answers it.
+
+    Attributes:
+        repeats: the same evaluation with other seeds; results are averaged over all of them.
+    """
 
     values: Mapping[str, str]
     evaluation: str
+    repeats: tuple[str, ...] = ()
+
+    @property
+    def evaluations(self) -> tuple[str, ...]:
+        return (self.evaluation, *self.repeats)
 
 
 @dataclass(frozen=True)
@@ -41,13 +50,14 @@ class Sweep:
     @property
     def id(self) -> str:
         """Name of its folder, made of its content."""
-        content = [[[axis.key, axis.values] for axis in self.axes], [cell.evaluation for cell in self.cells]]
+        axes = [[axis.key, axis.values] for axis in self.axes]
+        content = [axes, [list(cell.evaluations) if cell.repeats else cell.evaluation for cell in self.cells]]
         return f"sweep-{digest(content)[:8]}"
 
     @property
     def evaluations(self) -> tuple[str, ...]:
         """The evaluations of all cells, each once."""
-        return tuple(dict.fromkeys(cell.evaluation for cell in self.cells))
+        return tuple(dict.fromkeys(name for cell in self.cells for name in cell.evaluations))
 
     def save(self, run: RunFolder) -> Path:
         """Make the sweep's folder if it is not there yet, and return it."""
@@ -56,7 +66,7 @@ class Sweep:
             changes.mark(run.path)
             folder.mkdir(parents=True, exist_ok=True)
             axes = [{"key": axis.key, "values": axis.values} for axis in self.axes]
-            cells = [{"values": dict(cell.values), "evaluation": cell.evaluation} for cell in self.cells]
+            cells = [_described(cell) for cell in self.cells]
             write_json(folder / "sweep.json", {"id": self.id, "axes": axes, "cells": cells})
         return folder
 
@@ -67,14 +77,19 @@ class Sweep:
         try:
             axes = tuple(Axis(_text(axis["key"]), tuple(map(_text, axis["values"]))) for axis in content["axes"])
             keys = [axis.key for axis in axes]
-            cells = [
-                ({key: _text(cell["values"][key]) for key in keys}, cell["evaluation"]) for cell in content["cells"]
-            ]
-        except (KeyError, TypeError):
+            cells = tuple(
+                Cell(
+                    {key: _text(cell["values"][key]) for key in keys},
+                    str(cell["evaluation"]),
+                    tuple(map(str, cell.get("repeats", ()))),
+                )
+                for cell in content["cells"]
+            )
+        except (KeyError, TypeError, AttributeError):
             return None
-        if not axes or not all(axis.values for axis in axes) or not all(is_name(str(name)) for _, name in cells):
-            return None
-        return cls(axes, tuple(Cell(values, name) for values, name in cells))
+        sweep = cls(axes, cells)
+        are_names = all(map(is_name, sweep.evaluations))
+        return sweep if axes and all(axis.values for axis in axes) and are_names else None
 
 
 def sweeps_of(run: RunFolder) -> list[tuple[Path, Sweep]]:
@@ -82,6 +97,11 @@ def sweeps_of(run: RunFolder) -> list[tuple[Path, Sweep]]:
     names = [name for name in run.evaluation_names() if name.startswith("sweep-")]
     files = by_age(run.evals / name / "sweep.json" for name in names)
     return [(file.parent, sweep) for file in files if (sweep := Sweep.load(file.parent)) is not None]
+
+
+def _described(cell: Cell) -> dict[str, Any]:
+    repeats = {"repeats": list(cell.repeats)} if cell.repeats else {}
+    return {"values": dict(cell.values), "evaluation": cell.evaluation, **repeats}
 
 
 def _text(value: Any) -> str:

@@ -60,6 +60,19 @@ class PrcSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class W2Spec:
+    directions: int = key(64, "directions that samples are projected on", ge=1, most=10_000, added=True)
+    sets: int = key(4, "sets of true samples over which the distance is averaged", ge=2, most=100, added=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowSpec:
+    samples: int = key(1000, "samples that are compared, at most eval.samples", ge=2, most=100_000_000, added=True)
+    rtol: float = key(1e-6, "relative tolerance of the solver that follows the flow", gt=0, added=True)
+    atol: float = key(1e-6, "absolute tolerance of the solver that follows the flow", gt=0, added=True)
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvalSpec:
     samples: int = key(2000, "samples to draw", ge=2, most=100_000_000)
     points: int | None = key(
@@ -77,3 +90,5 @@ class EvalSpec:
     kid: KidSpec = field(default_factory=KidSpec, metadata={"doc": "the kernel inception distance"})
     isc: IscSpec = field(default_factory=IscSpec, metadata={"doc": "the Inception Score"})
     prc: PrcSpec = field(default_factory=PrcSpec, metadata={"doc": "precision and recall"})
+    w2: W2Spec = field(default_factory=W2Spec, metadata={"doc": "the sliced Wasserstein distance from true samples"})
+    flow: FlowSpec = field(default_factory=FlowSpec, metadata={"doc": "the distance from the network's own flow"})

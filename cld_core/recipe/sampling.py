@@ -36,6 +36,11 @@ class SamplingSpec:
         """The same sampler with "auto" replaced by the grid that it means: equal if the samples are equal."""
         return self
 
+    @property
+    def follows_flow(self) -> bool:
+        """Whether it approximates the probability flow: it draws no noise after the prior."""
+        return False
+
     def problems(self) -> list[tuple[str, str, str]]:
         """Keys that do not go together, as in `checks.problems`, without the section's name."""
         return []
@@ -57,6 +62,10 @@ class OdeSpec(SamplingSpec):
     method: Literal["ode"] = key("ode", "adaptive solver of the probability flow")
     rtol: float = key(1e-5, "relative tolerance of the adaptive solver", gt=0)
     atol: float = key(1e-5, "absolute tolerance of the adaptive solver", gt=0)
+
+    @property
+    def follows_flow(self) -> bool:
+        return True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +121,10 @@ class ExponentialSpec(FixedStepSpec):
     order: int = key(1, "degree of the interpolating polynomial", ge=0, le=3)
     corrector: bool = key(True, "let each evaluation correct the step before it")
     eta: float = key(0.0, "amount of noise: 0 the probability flow, 1 the reverse SDE", ge=0, le=1)
+
+    @property
+    def follows_flow(self) -> bool:
+        return self.eta == 0
 
     def require_usable(self) -> None:
         # Where it does not diverge, other settings are as close: docs/samplers.md, "Noise".

@@ -23,7 +23,8 @@ _MOST = 500
 # Names of files that a shell takes as they are: others could be commands.
 _PLAIN = re.compile(r"[\w./+=:][\w./+=:-]*")
 # Of other commands, all sections can be changed.
-_SECTIONS = {"sample": ("sampling", "ema"), "eval": ("eval", "sampling", "ema", "cluster")}
+_OF_EVALUATIONS = ("eval", "sampling", "ema", "cluster")
+_SECTIONS = {"sample": ("sampling", "ema"), "eval": _OF_EVALUATIONS, "samplers": _OF_EVALUATIONS}
 
 Completer = Callable[[typer.Context, str], list[str]]
 
@@ -138,6 +139,22 @@ def metrics(ctx: typer.Context, incomplete: str) -> Iterator[str]:
     given = before.split(",")
     names = (metric.name for metric in registry.metrics())
     yield from (f"{before}{comma}{name}" for name in names if name.startswith(last) and name not in given)
+
+
+@_quietly
+def metrics_of_samples(ctx: typer.Context, incomplete: str) -> Iterator[str]:
+    """As `metrics`, without those of test points."""
+    for text in metrics(ctx, incomplete):
+        if registry.draws_samples([text.rpartition(",")[2]]):
+            yield text
+
+
+@_quietly
+def samplers(ctx: typer.Context, incomplete: str) -> Iterator[str]:
+    """Names of samplers that `bench samplers` knows."""
+    from cldctl.evals.samplers import SETTINGS
+
+    yield from (name for name in SETTINGS if name.startswith(incomplete))
 
 
 @_quietly

@@ -10,16 +10,16 @@ import typer
 
 from cld_core.errors import UsageError
 from cld_core.evaluation import registry
+from cld_core.evaluation.definitions import Metric
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.ownership import require_may_change
 from cld_core.run import RunFolder
 from cld_core.run.groups import Group
-from cld_core.run.trust import require_own_plugin
 from cld_core.shards.request import require_few
-from cldctl.ui.console import err, out, strong
+from cldctl.ui.console import err, out
 from cldctl.ui.progress import Working
 
-from . import completing
+from . import completing, starting
 from .compare import show
 from .groups import for_each, hint
 from .options import (
@@ -47,13 +47,13 @@ def _with_metric_flags(function: Callable[..., None]) -> Callable[..., None]:
     """``function`` with a flag for each metric in place of its argument ``metrics``."""
 
     def command(**arguments: Any) -> None:
-        asked = tuple(metric.name for metric in registry.metrics() if arguments.pop(metric.name))
+        asked = tuple(metric.name for metric in registry.metrics() if arguments.pop(_parameter(metric)))
         function(metrics=asked, **arguments)
 
     first, _, *others = inspect.signature(function).parameters.values()
     flags = [
         inspect.Parameter(
-            metric.name,
+            _parameter(metric),
             inspect.Parameter.KEYWORD_ONLY,
             default=False,
             annotation=Annotated[bool, typer.Option(metric.flag, help=metric.help)],
@@ -66,6 +66,10 @@ def _with_metric_flags(function: Callable[..., None]) -> Callable[..., None]:
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {entry.name: entry.annotation for entry in parameters}
     return command
+
+
+def _parameter(metric: Metric) -> str:
+    return metric.name.replace("-", "_")
 
 
 @_with_metric_flags
@@ -135,7 +139,8 @@ def evaluate(
         _compute_group(group, asked, follow)
         return
     run = find_run(name, root)
-    made, outcome, where = _start(run, asked)
+    made, where, size = _planned(run, asked)
+    outcome = starting.started(run, made, where, size, max_parallel)
     _show(run, made, outcome, follow or where.blocks)
 
 
@@ -153,44 +158,19 @@ class _Asked:
     allow_plugin: bool
 
 
-def _start(run: RunFolder, asked: _Asked) -> "tuple[EvaluationPlan, Outcome, Cluster]":
-    """Start what is missing of the evaluations of a run, and say so."""
-    from cldctl.runs import home
-    from cldctl.runs.evaluate import start
-
-    made, where, size = _planned(run, asked)
-    with home.only_one(run.path, where):
-        outcome = start(run, made, where, size, asked.max_parallel)
-    _say(run, made, outcome, where)
-    return made, outcome, where
-
-
 def _planned(run: RunFolder, asked: _Asked) -> "tuple[EvaluationPlan, Cluster, ClusterSpec]":
     """What is asked for of a run, where to compute it, and the jobs that a training with these settings would get."""
     from cldctl.evals import plan
     from cldctl.evals.sweep import parse
-    from cldctl.runs import home
-    from cldctl.runs.evaluate import divided_otherwise, fewer_shards
 
     require_may_change(run.path, "Nothing was evaluated")
     axes = parse(asked.sweep)
     refuse_twice("--sweep", [axis.key for axis in axes], asked.overrides)
-    where = home.chosen(asked.cluster, run)
-    recipe = run.recipe()
-    if not asked.allow_plugin:
-        require_own_plugin(run, recipe, of_metrics=True)
-    size = plan.recipe_for_evaluation(recipe, asked.overrides, str(run.recipe_file)).cluster
-    steps, damaged = plan.checkpoints(run, asked.checkpoint)
-    for entry in damaged:
-        err.print(entry.skipped, markup=False, style="yellow")
-    if damaged:
-        err.print(f"evaluating step {', '.join(map(str, steps))} of {run.name}")
+    where, size = starting.place(run, asked.cluster, asked.overrides, asked.allow_plugin)
+    steps = starting.steps_of(run, asked.checkpoint)
     with Working(f"looking at what is missing of the evaluation of {run.name}"):
         made = plan.make(run, asked.metrics, steps, asked.overrides, axes, asked.shards)
-    if asked.shards is not None and (fewer := fewer_shards(made.requests, asked.shards)) is not None:
-        err.print(f"--shards {asked.shards}: {fewer} shards instead, one for each sample or test point")
-    for other, pieces in divided_otherwise(run, made.requests) if asked.shards is not None else []:
-        err.print(f"{other} was begun in {pieces} shards and keeps them")
+    starting.say_division(run, made, asked.shards)
     return made, where, size
 
 
@@ -215,7 +195,7 @@ def _compute_group(group: Group, asked: _Asked, follow: bool) -> None:
         with arrays.locked([run for run, _ in mine], where):
             outcomes = evaluate.start_group(group, mine, where, size, asked.max_parallel)
         for (run, made), outcome in zip(mine, outcomes, strict=True):
-            _say(run, made, outcome, where)
+            starting.say_outcome(run, made, outcome, where)
     works = [Evaluation(run.evals / request.id) for run, made, _, _ in plans for request in made.requests]
     if works and (follow or plans[0][2].blocks):
         from cldctl.ui.follow_group import follow_group_evaluations
@@ -232,25 +212,6 @@ def _compute_group(group: Group, asked: _Asked, follow: bool) -> None:
         raise typer.Exit(code)
 
 
-def _say(run: RunFolder, made: "EvaluationPlan", outcome: "Outcome", where: "Cluster") -> None:
-    many = len(made.requests) > 1
-    if many:
-        groups = {"already complete": outcome.complete, "being computed": outcome.running, "started": outcome.started}
-        counts = ", ".join(f"{len(names)} {words}" for words, names in groups.items() if names)
-        err.print(strong(f"{len(made.requests)} evaluations of ", run.name, f": {counts}"))
-    for name in () if many else outcome.complete:
-        err.print(f"{name} is already complete")
-    for name in () if many else outcome.running:
-        err.print(f"{name} is already being computed")
-    if outcome.job is not None:
-        which = made.sweep.id if made.sweep is not None else outcome.started[0]
-        several = many and made.sweep is None
-        what = ("evaluations",) if several else ("evaluation ", which)
-        err.print(strong(*what), f"of {run.name}, job {outcome.job.job_id} ({where.name})")
-    for text in outcome.said:
-        err.print(text, markup=False)
-
-
 def _show(run: RunFolder, made: "EvaluationPlan", outcome: "Outcome", stay: bool) -> None:
     """The results if they exist or are waited for; else what to type next."""
     names = tuple(request.id for request in made.requests)
@@ -258,11 +219,7 @@ def _show(run: RunFolder, made: "EvaluationPlan", outcome: "Outcome", stay: bool
         from cldctl.ui.follow import follow_evaluations
 
         raise typer.Exit(follow_evaluations(run, names, made.sweep))
-    from cldctl.hints import command
-
-    out.print(made.sweep.id if made.sweep is not None else "\n".join(names), markup=False)
-    log = command(f"logs {run.name} --eval {(outcome.started or outcome.running)[0]} -f", run)
-    err.print(f"next:\n  {command(f'status {run.name}', run)}\n  {log}", markup=False)
+    starting.say_where(run, made, outcome)
 
 
 def _compare(words: list[str] | None, checkpoint: str, as_json: bool, directory: Path | None) -> None:

@@ -236,8 +236,8 @@ def refuse_twice(option: str, keys: Iterable[str], overrides: Iterable[str]) -> 
             raise UsageError(f"{option} and {text} set the same key. Leave one out.")
 
 
-def check_output(file: Path | None, suffixes: Iterable[str], what: str) -> None:
-    """Refuse a file of ``-o`` that cannot be written, before anything is computed.
+def check_output(file: Path | None, suffixes: Iterable[str], what: str, option: str = "-o") -> None:
+    """Refuse a file of ``-o``, or another option, that cannot be written, before anything is computed.
 
     Args:
         what: what is written, with its verb: "weights are".
@@ -249,8 +249,8 @@ def check_output(file: Path | None, suffixes: Iterable[str], what: str) -> None:
         return
     endings = " or ".join(suffixes)
     if file.suffix not in suffixes:
-        raise UsageError(f"-o {file}: {what} written as {endings}. Use a name that ends in {endings}.")
+        raise UsageError(f"{option} {file}: {what} written as {endings}. Use a name that ends in {endings}.")
     if has_control(file.name):
-        raise UsageError(f"-o {file}: the name has control characters. Use another one.")
+        raise UsageError(f"{option} {file}: the name has control characters. Use another one.")
     if not file.absolute().parent.is_dir():
-        raise UsageError(f"-o {file}: there is no folder {file.absolute().parent}. Create it first.")
+        raise UsageError(f"{option} {file}: there is no folder {file.absolute().parent}. Create it first.")

@@ -2,11 +2,13 @@
 
 import csv
 import io
+import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cld_core.evaluation import registry
-from cld_core.evaluation.report_numbers import network_evaluations, numbers
+from cld_core.evaluation.report_numbers import Number, network_evaluations, numbers
 from cld_core.evaluation.reports import current_report
 from cld_core.evaluation.sweeps import Sweep, sweeps_of
 from cld_core.run import RunFolder
@@ -16,7 +18,8 @@ from cld_core.run.atomic import write_text
 def rows(run: RunFolder, sweep: Sweep) -> list[dict[str, Any]]:
     """One row per cell: the axes, the evaluation, and value, standard error and NFE of each result.
 
-    Missing numbers are None.
+    Of a cell with repeats, the results are means, and their standard errors come from the spread between them. Missing
+    numbers are None.
     """
     reports = {name: current_report(run.evals / name) or {} for name in sweep.evaluations}
     results = {name: numbers(report) for name, report in reports.items()}
@@ -24,14 +27,17 @@ def rows(run: RunFolder, sweep: Sweep) -> list[dict[str, Any]]:
     present = [key for key in keys if any(key in result for result in results.values())]
     table = []
     for cell in sweep.cells:
+        # A cell is as far as the last of its evaluations.
+        shown = next((name for name in cell.evaluations if not reports[name]), cell.evaluation)
         report = reports[cell.evaluation]
         row: dict[str, Any] = {
             **cell.values,
-            "evaluation": cell.evaluation,
+            "evaluation": shown,
             "checkpoint_step": report.get("checkpoint_step"),
         }
         for key in present:
-            number = results[cell.evaluation].get(key)
+            names = cell.evaluations[:1] if registry.quantity(key).is_reference else cell.evaluations
+            number = averaged([results[name].get(key) for name in names])
             row[key] = number.value if number else None
             row[f"{key}_stderr"] = number.stderr if number else None
             row[f"{key}_nfe"] = network_evaluations(report, key)
@@ -39,9 +45,25 @@ def rows(run: RunFolder, sweep: Sweep) -> list[dict[str, Any]]:
     return table
 
 
+def averaged(numbers: Sequence[Number | None]) -> Number | None:
+    """The mean of several results, with the standard error of their spread; None if one is missing.
+
+    A single result is itself.
+    """
+    known = [number for number in numbers if number is not None]
+    if len(known) < len(numbers) or len(known) == 1:
+        return known[0] if len(known) == len(numbers) else None
+    values = [number.value for number in known]
+    mean = math.fsum(values) / len(values)
+    finite = all(map(math.isfinite, values))
+    stderr = statistics.stdev(values) / math.sqrt(len(values)) if finite else None
+    return Number(mean, stderr, known[0].n)
+
+
 def keys_of(table: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The results that the rows have, in the order of the table of metrics."""
-    return [quantity.key for _, quantity in registry.quantities() if table and quantity.key in table[0]]
+    """The results of samples or test points that the rows have, in the order of the table of metrics."""
+    shown = [quantity.key for _, quantity in registry.quantities() if not quantity.is_reference]
+    return [key for key in shown if table and key in table[0]]
 
 
 def to_csv(table: Sequence[Mapping[str, Any]]) -> str:

@@ -79,7 +79,7 @@ def best_of(row: RunStatus, asked: Mapping[str, Asked], recipe: str | None) -> l
     """
     metrics = {quantity.key: metric.name for metric, quantity in registry.quantities()}
     found = []
-    for quantity in present_in(row.evals):
+    for quantity in (it for it in present_in(row.evals) if not it.is_reference):
         sizes = {
             entry["id"]: asked[entry["id"]].number(metrics[quantity.key]) if entry["id"] in asked else 0
             for entry in row.evals

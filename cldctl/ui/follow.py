@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from cld_core.evaluation import registry
 from cld_core.evaluation.evaluation import Evaluation
@@ -87,17 +88,12 @@ def follow_works(works: Sequence[Work], title: str) -> None:
 
 def _results(run: RunFolder, names: Sequence[str], sweep: Sweep | None = None) -> int:
     """Print the results of evaluations; 1 if one has none."""
-    works = _evaluations(run, names)
-    submitted = (event.job for work in works for event in work.ledger.history().submitted)
-    answers = survey.ask(submitted, max_age_s=survey.TO_LOOK_S)
-    rows = [evaluation_status(work, answers) for work in works]
+    rows = statuses_of(_evaluations(run, names))
     missing = [row["id"] for row in rows if row["state"] != "FINISHED"]
     if sweep is not None:
         out.print(sweep_table(sweep, sweep_rows(run, sweep), {row["id"]: row for row in rows}))
         if not missing:
-            write_finished(run)
-            out.print(str(run.evals / sweep.id / "table.csv"), markup=False, no_wrap=True)
-            out.print(str(run.evals / sweep.id / "plot.png"), markup=False, no_wrap=True)
+            say_files(run, sweep)
     elif rows:
         out.print(evaluations(rows))
         for table in by_step(rows):
@@ -108,6 +104,20 @@ def _results(run: RunFolder, names: Sequence[str], sweep: Sweep | None = None) -
         text = f"evaluation {name} is not complete; see `{command(f'logs {run.name} --eval {name}', run)}`"
         err.failure(text)
     return 1 if missing else 0
+
+
+def statuses_of(works: Sequence[Evaluation]) -> list[dict[str, Any]]:
+    """State and results of evaluations, as `status` knows them."""
+    submitted = (event.job for work in works for event in work.ledger.history().submitted)
+    answers = survey.ask(submitted, max_age_s=survey.TO_LOOK_S)
+    return [evaluation_status(work, answers) for work in works]
+
+
+def say_files(run: RunFolder, sweep: Sweep) -> None:
+    """Write table and picture of a complete sweep, and print where they are."""
+    write_finished(run)
+    out.print(str(run.evals / sweep.id / "table.csv"), markup=False, no_wrap=True)
+    out.print(str(run.evals / sweep.id / "plot.png"), markup=False, no_wrap=True)
 
 
 def _evaluations(run: RunFolder, names: Sequence[str]) -> list[Evaluation]:

@@ -1,6 +1,6 @@
 """Tables of many evaluations: a sweep, and results against the step."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -15,21 +15,32 @@ from .fitting import plain_table
 from .format import count
 from .tables import counts_of, present_in, result_of, result_text
 
+# What follows the best result of a column.
+BEST = "*"
+
 
 def sweep_table(
-    sweep: Sweep, rows: Sequence[Mapping[str, Any]], evals: Mapping[str, Mapping[str, Any]]
+    sweep: Sweep,
+    rows: Sequence[Mapping[str, Any]],
+    evals: Mapping[str, Mapping[str, Any]],
+    best: Collection[tuple[str, int]] | None = None,
 ) -> RenderableType:
     """A table for each result, the last axis across; cells without one show the state of their evaluation.
 
     Args:
         evals: the evaluations of the sweep as `status` knows them, by their names.
+        best: results that are marked, as (key, number of the row); None to mark none.
     """
     quantities: list[Quantity | None] = [registry.quantity(key) for key in keys_of(rows)]
-    return Group(*(_one_result(sweep, rows, evals, quantity) for quantity in quantities or [None]))
+    return Group(*(_one_result(sweep, rows, evals, quantity, best) for quantity in quantities or [None]))
 
 
 def _one_result(
-    sweep: Sweep, rows: Sequence[Mapping[str, Any]], evals: Mapping[str, Mapping[str, Any]], quantity: Quantity | None
+    sweep: Sweep,
+    rows: Sequence[Mapping[str, Any]],
+    evals: Mapping[str, Mapping[str, Any]],
+    quantity: Quantity | None,
+    best: Collection[tuple[str, int]] | None,
 ) -> RenderableType:
     *down, across = sweep.axes
     label = quantity.label if quantity is not None else "states"
@@ -40,15 +51,18 @@ def _one_result(
         table.add_column("")
     for value in across.values:
         table.add_column(f"{across.key.split('.')[-1]} {value}", justify="right", overflow="fold")
-    lines: dict[tuple[str, ...], list[str]] = {}
-    for row in rows:
-        cells = lines.setdefault(tuple(str(row[axis.key]) for axis in down), [])
+    lines: dict[tuple[str, ...], dict[str, str]] = {}
+    for number, row in enumerate(rows):
+        cells = lines.setdefault(tuple(str(row[axis.key]) for axis in down), {})
         if quantity is not None and row[quantity.key] is not None:
-            cells.append(result_text(quantity, row[quantity.key], row[f"{quantity.key}_stderr"]))
+            mark = "" if best is None else BEST if (quantity.key, number) in best else " "
+            cells[row[across.key]] = result_text(quantity, row[quantity.key], row[f"{quantity.key}_stderr"]) + mark
         else:
-            cells.append(evals.get(row["evaluation"], {}).get("state", "-").lower())
+            state = evals.get(row["evaluation"], {}).get("state", "-").lower()
+            # It is finished, and does not have this result.
+            cells[row[across.key]] = "-" if quantity is not None and state == "finished" else state
     for head, cells in lines.items():
-        table.add_row(*map(Text, [*(head or (label,)), *cells]))
+        table.add_row(*map(Text, [*(head or (label,)), *(cells.get(value, "-") for value in across.values)]))
     # A table's own title is wrapped to its width.
     title = f"{label} by {' and '.join(axis.key for axis in sweep.axes)}{_of(sweep, evals, quantity)}"
     return Group(Text(title, style="bold"), table)

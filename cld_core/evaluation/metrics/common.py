@@ -7,6 +7,7 @@ from cld_core.evaluation import nonfinite
 from cld_core.evaluation.request import EvalRequest
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from cld_core.evaluation.joined import Joined
@@ -25,6 +26,18 @@ def sampler(request: EvalRequest) -> str:
 def remark(section: Mapping[str, Any]) -> str | None:
     """In words: how many samples are not finite. Reports of older versions do not say."""
     return nonfinite.remark(section.get("nonfinite", 0), section.get("samples", 0))
+
+
+def finite(joined: "Joined") -> "np.ndarray":
+    """The vectors (m, d) among the samples that are finite."""
+    rows: np.ndarray = joined.arrays["x"][~joined.arrays["nonfinite"]]
+    return rows
+
+
+def about_drawn(joined: "Joined") -> dict[str, Any]:
+    """What a section says about samples of which no features are taken."""
+    nfe, bad = joined.arrays["nfe"], joined.arrays["nonfinite"]
+    return {"samples": len(nfe), "nonfinite": int(bad.sum()), "nfe_mean": float(nfe.mean())}
 
 
 def both_features(joined: "Joined") -> "tuple[Tensor, Tensor]":

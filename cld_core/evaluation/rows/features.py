@@ -7,17 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from cld_core.data.images import to_pixels
-from cld_core.evaluation import extractors, nonfinite, registry, stats_file
+from cld_core.evaluation import extractors, registry, stats_file
 from cld_core.evaluation.feature_inputs import FeatureInputs
 from cld_core.evaluation.moments import Moments
-from cld_core.evaluation.request import EvalRequest
-from cld_core.model import Model
 from cld_core.shards.files import Arrays
 
-from .base import RowComputer
+from .samples import SampleRows
 
 
-class FeatureRows(RowComputer):
+class FeatureRows(SampleRows):
     """Of the samples ``first <= i < last``: ``nfe``, ``features`` (last - first, D), ``scores`` if a metric reads them.
 
     ``nonfinite`` (last - first,), bool, says which samples are not finite. Pixels do not show it.
@@ -27,33 +25,17 @@ class FeatureRows(RowComputer):
 
     keeps_rows = False
 
-    def __init__(self, model: Model, request: EvalRequest) -> None:
-        super().__init__(model, request)
-        self._reviewed = self._nonfinite = 0
-
     def prepare(self) -> None:
         self._extractor()
         if self._inputs.stats is not None:
             stats_file.require_unchanged(Path(str(self.request.files["stats"])), self._inputs.stats)
 
     def compute(self, first: int, last: int) -> Arrays:
-        drawn = self.model.draw(last - first, seed=self.request.seed, first=first)
+        drawn = self.draw(first, last)
         columns = self._extractor()(to_pixels(drawn.x, floor=self._inputs.quantisation == "floor"))
         if not {"features", "moments"} & self._read:
             del columns["features"]
-        about = {"nfe": drawn.nfe_each.double(), "nonfinite": nonfinite.rows(drawn.x)}
-        return {**{name: values.cpu().numpy() for name, values in about.items()}, **columns}
-
-    def review(self, rows: Arrays) -> None:
-        """Count samples that are not finite.
-
-        Raises:
-            UnusableSamplesError: those of this process alone are more than all samples may have.
-        """
-        self._reviewed += len(rows["nonfinite"])
-        self._nonfinite += int(rows["nonfinite"].sum())
-        samples, allowed = self.request.samples, self.request.max_nonfinite
-        nonfinite.require_few(self._nonfinite, self._reviewed, samples=samples, allowed=allowed)
+        return {**self.about(drawn), **columns}
 
     def condense(self, rows: Arrays) -> Arrays:
         if "features" not in rows or "features" in self._read:

@@ -127,7 +127,7 @@ def test_a_metric_of_samples_need_not_look_at_images(toy, monkeypatch):
     assert work.compute(Ranks())
     assert work.report["spread"]["n"] == 70
     assert numbers(work.report)["spread"].value > 0
-    with pytest.raises(UsageError, match=r"--fid compares images.*Ask for --elbo or --loss or --spread"):
+    with pytest.raises(UsageError, match=r"--fid compares images.*Ask for --w2 .* or --loss or --spread"):
         EvalRequest.of(toy.recipe(), ("fid", "spread"), 20)
 
 

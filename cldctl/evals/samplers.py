@@ -1,0 +1,202 @@
+"""Samplers of one checkpoint side by side: named settings, and the sweep over them and numbers of evaluations."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from cld_core.errors import RecipeError, UsageError, did_you_mean
+from cld_core.evaluation import registry
+from cld_core.evaluation.request import EvalRequest
+from cld_core.evaluation.sweeps import Axis, Cell, Sweep
+from cld_core.recipe import Recipe
+from cld_core.recipe.data import ImageDataSpec
+from cld_core.recipe.sampling import SamplingSpec
+from cld_core.recipe.variants import SECTIONS, keys_of
+from cld_core.run import RunFolder
+
+from .plan import EvaluationPlan, recipe_for_evaluation
+from .sweep import MAX_CELLS
+
+# The axes of the sweep.
+SAMPLER, NFE = "sampler", "sampling.nfe"
+# What is compared, by a name; keys of `sampling`. A method that is new needs a line.
+SETTINGS = {
+    "ode": "method=ode",
+    "em-quadratic": "method=em,grid=quadratic",
+    "sscs-linear": "method=sscs,grid=linear",
+    "sscs-quadratic": "method=sscs,grid=quadratic",
+    "sscs-2-quadratic": "method=sscs,sscs_order=2,grid=quadratic",
+    "exponential": "method=exponential",
+    "exponential-2": "method=exponential,order=2,corrector=false",
+    "exponential-3": "method=exponential,order=3,corrector=false,grid_power=3",
+    "exponential-2-noise": "method=exponential,order=2,corrector=false,eta=1,grid=quadratic",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What is to be compared.
+
+    Attributes:
+        settings: keys of `sampling` by the names of samplers, as in `SETTINGS`.
+        nfe: numbers of network evaluations.
+        seeds: how many times each is repeated, with other noise.
+    """
+
+    metrics: tuple[str, ...]
+    settings: Mapping[str, str]
+    nfe: tuple[int, ...]
+    seeds: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The evaluations of a comparison.
+
+    Attributes:
+        left_out: in words, what cannot be computed, and why.
+        noisy: the samplers that lack a metric that is asked for, because they do not follow the flow.
+    """
+
+    asked: Asked
+    sweep: Sweep
+    requests: tuple[EvalRequest, ...]
+    left_out: tuple[str, ...]
+    noisy: tuple[str, ...] = ()
+
+    @property
+    def plan(self) -> EvaluationPlan:
+        return EvaluationPlan(self.requests, self.sweep)
+
+
+def suited(recipe: Recipe, asked: Sequence[str]) -> tuple[tuple[str, ...], int]:
+    """The metrics of samples that are asked for, and with how many seeds samplers are evaluated unless somebody says.
+
+    Without any, those that suit the data. Images have one seed, because their metrics take so many samples.
+
+    Raises:
+        UsageError: one does not look at samples, or is not for such data.
+    """
+    images = isinstance(recipe.data, ImageDataSpec)
+    usual, seeds = (("fid",), 1) if images else (("w2", "density", "flow-distance"), 4)
+    fit = [it.name for it in registry.fitting(images=images) if registry.draws_samples([it.name])]
+    for name in asked:
+        if name not in fit:
+            kind = "images" if images else "vectors"
+            text = f"{name} does not compare samplers of data.name={recipe.data.name}, whose examples are {kind}"
+            raise UsageError(f"--metric: {text}. Ask for {', '.join(fit)}.")
+    return tuple(name for name in fit if name in (asked or usual)), seeds
+
+
+def chosen(texts: Sequence[str]) -> dict[str, str]:
+    """The settings that ``--sampler NAME`` and ``--sampler NAME=KEY=VALUE,...`` options mean, by name.
+
+    Names alone choose from `SETTINGS`; without any, all of these are compared, with those that are defined here.
+
+    Raises:
+        UsageError: a name is unknown or given twice, or an option has another form.
+    """
+    names: list[str] = []
+    own: dict[str, str] = {}
+    for text in texts:
+        name, equals, keys = (part.strip() for part in text.partition("="))
+        if not name or (equals and not all("=" in entry for entry in keys.split(","))):
+            example = "--sampler fine=method=exponential,order=2"
+            raise UsageError(f"--sampler '{text}': write NAME=KEY=VALUE,..., for example {example}.")
+        if name in names or name in own:
+            raise UsageError(f"--sampler '{name}' is given twice. Remove one, or give it another name.")
+        if equals:
+            own[name] = keys
+        elif name in SETTINGS:
+            names.append(name)
+        else:
+            known = ", ".join(SETTINGS)
+            raise UsageError(f"--sampler '{name}' is not known; there are {known}.{did_you_mean(name, SETTINGS)}")
+    return {name: keys for name, keys in SETTINGS.items() if not names or name in names} | own
+
+
+def make(
+    run: RunFolder, asked: Asked, step: int, overrides: Sequence[str] = (), shards: int | None = None
+) -> Comparison:
+    """The evaluations of all samplers at all numbers of evaluations, of one checkpoint.
+
+    Args:
+        overrides: keys for all of them; of `sampling`, those that every method has.
+
+    Raises:
+        UsageError: an override is wrong, something that is needed is missing, or nothing can be compared.
+    """
+    source = str(run.recipe_file)
+    base = _common(run.recipe(), overrides, source)
+    requests: dict[str, EvalRequest] = {}
+    cells: list[Cell] = []
+    problems: dict[tuple[str, str], list[int]] = {}
+    noisy: dict[str, None] = {}
+    for name, settings in asked.settings.items():
+        keys = [f"sampling.{entry.strip().removeprefix('sampling.')}" for entry in settings.split(",")]
+        for nfe in asked.nfe:
+            try:
+                recipe = recipe_for_evaluation(base, [*keys, f"{NFE}={nfe}"], source, idle=[NFE])
+                recipe.sampling.require_usable()
+                metrics = _computable(recipe.sampling, asked.metrics)
+            except RecipeError as error:
+                problems.setdefault((name, str(error)), []).append(nfe)
+                continue
+            if metrics != asked.metrics:
+                noisy[name] = None
+            same = [_request(recipe, metrics, step, seed, shards) for seed in range(asked.seeds)]
+            requests |= {request.id: request for request in same if request.id not in requests}
+            first, *others = (request.id for request in same)
+            cells.append(Cell({SAMPLER: name, NFE: str(nfe)}, first, tuple(others)))
+    left_out = tuple(_left_out(name, why, where, asked.nfe) for (name, why), where in problems.items())
+    if not cells:
+        raise UsageError(f"none of these samplers can be compared: {' '.join(left_out)}")
+    names = tuple(dict.fromkeys(cell.values[SAMPLER] for cell in cells))
+    columns = tuple(str(nfe) for nfe in asked.nfe)
+    if len(cells) * asked.seeds > MAX_CELLS:
+        raise UsageError(f"{len(cells) * asked.seeds} evaluations are more than {MAX_CELLS}. Compare fewer at once.")
+    sweep = Sweep((Axis(SAMPLER, names), Axis(NFE, columns)), tuple(cells))
+    return Comparison(
+        asked=asked, sweep=sweep, requests=tuple(requests.values()), left_out=left_out, noisy=tuple(noisy)
+    )
+
+
+def _common(recipe: Recipe, overrides: Sequence[str], source: str) -> Recipe:
+    """A recipe whose sampler has nothing but what all methods share, with overrides.
+
+    Raises:
+        UsageError: an override is a key of some methods only.
+    """
+    shared = keys_of(SamplingSpec) - {"method"}
+    for text in overrides:
+        section, _, key = text.partition("=")[0].partition(".")
+        if section == "sampling" and key not in shared:
+            fix = "Define a sampler with it: --sampler NAME=KEY=VALUE,..."
+            raise UsageError(f"'{section}.{key}' is not a key of all methods. {fix}.")
+    default = next(iter(SECTIONS["sampling"].variants.values())).spec
+    plain = replace(recipe, sampling=default(**{key: getattr(recipe.sampling, key) for key in shared}))
+    # Samples that diverge are a result here.
+    return recipe_for_evaluation(plain, ["eval.max_nonfinite=1", *overrides], source)
+
+
+def _computable(sampling: SamplingSpec, metrics: Sequence[str]) -> tuple[str, ...]:
+    """The metrics that samples of a sampler can have.
+
+    Raises:
+        RecipeError: there is none.
+    """
+    if sampling.follows_flow:
+        return tuple(metrics)
+    found = tuple(it.name for it in registry.metrics(metrics) if not registry.ROWS[it.rows].along_flow)
+    if not found:
+        raise RecipeError("it draws noise, so that its samples do not follow the flow.")
+    return found
+
+
+def _request(recipe: Recipe, metrics: Sequence[str], step: int, seed: int, shards: int | None) -> EvalRequest:
+    other = replace(recipe, eval=replace(recipe.eval, seed=recipe.eval.seed + seed))
+    return EvalRequest.of(other, metrics, step, shards or recipe.cluster.world_size)
+
+
+def _left_out(name: str, why: str, where: Sequence[int], nfe: Sequence[int]) -> str:
+    which = "" if len(where) == len(nfe) else f" at {', '.join(map(str, where))} evaluations"
+    return f"{name}{which} is left out: {why}"

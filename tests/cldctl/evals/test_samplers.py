@@ -1,0 +1,240 @@
+"""Samplers side by side: which can be compared, what is best, and the numbers in files."""
+
+import csv
+import io
+import math
+from itertools import product
+
+import pytest
+from rich.console import Console
+
+from cld_core.errors import UsageError
+from cld_core.evaluation.published import published_samplers
+from cld_core.evaluation.sweeps import Axis, Cell, Sweep, sweeps_of
+from cld_core.recipe import load
+from cld_core.recipe.variants import SECTIONS
+from cld_core.run import RunFolder
+from cldctl.evals import compared_samplers, samplers, table
+from cldctl.evals.plot import plot
+from cldctl.evals.samplers import SETTINGS, Asked
+from cldctl.ui.samplers import compared
+from tests.support.made_up import report, run_with
+from tests.support.paths import RECIPES
+
+TOYS = ("w2", "density", "flow-distance")
+
+
+@pytest.fixture
+def run(tmp_path):
+    return run_with(tmp_path / "mine", 20)
+
+
+def asked(*names, metrics=TOYS, nfe=(10, 20), seeds=1):
+    return Asked(metrics=metrics, settings=samplers.chosen(names), nfe=nfe, seeds=seeds)
+
+
+def text(view) -> str:
+    console = Console(width=150, record=True, file=io.StringIO())
+    console.print(view)
+    return console.export_text()
+
+
+def answered(run, made, value):
+    """Results of all evaluations: ``value(request)`` is the W2; the flow is asked of those that follow it."""
+    for request in made.requests:
+        nfe = getattr(request.sampling, "nfe", 147)
+        w2 = {"value": value(request), "floor": 0.5, "floor_stderr": 0.125, "samples": 100, "nfe_mean": float(nfe)}
+        density = {"value": -value(request), "true": 1.5, "samples": 100, "nfe_mean": float(nfe)}
+        flow = {"flow-distance": {"value": value(request), "stderr": 0.25, "nfe_mean": nfe, "flow_nfe_mean": 331.0}}
+        report(run, request, w2=w2, density=density, **(flow if "flow-distance" in request.metrics else {}))
+
+
+def test_every_method_is_among_the_settings_and_all_of_them_work():
+    methods = {entry.partition("=")[2] for keys in SETTINGS.values() for entry in keys.split(",") if "method=" in entry}
+    assert methods == {*SECTIONS["sampling"].variants}
+
+
+def test_one_evaluation_for_each_setting_number_and_seed(run):
+    made = samplers.make(run, asked("em-quadratic", "exponential", "ode", seeds=2), 20, ["eval.seed=5"])
+    assert made.left_out == ()
+    assert made.noisy == ("em-quadratic",)
+    # The adaptive flow takes no number of evaluations, and is computed once.
+    assert len(made.requests) == 2 * (2 + 2 + 1)
+    assert {request.seed for request in made.requests} == {5, 6}
+    assert all(request.max_nonfinite == 1 for request in made.requests)
+    assert made.sweep.axes == (
+        Axis("sampler", ("ode", "em-quadratic", "exponential")),
+        Axis("sampling.nfe", ("10", "20")),
+    )
+    by_id = {request.id: request for request in made.requests}
+    for cell in made.sweep.cells:
+        first, second = (by_id[name] for name in cell.evaluations)
+        assert (first.sampling, first.metrics) == (second.sampling, second.metrics)
+        assert ("flow-distance" in first.metrics) == (cell.values["sampler"] != "em-quadratic")
+    made.sweep.save(run)
+    assert [sweep for _, sweep in sweeps_of(run)] == [made.sweep]
+
+
+def test_settings_come_from_the_table_and_not_from_the_recipe(tmp_path):
+    keys = ("sampling.method=exponential", "sampling.order=3", "sampling.grid_power=3", "sampling.eps=2e-3")
+    run = run_with(tmp_path / "other", 20, overrides=keys)
+    (request,) = samplers.make(run, asked("exponential", nfe=(10,)), 20).requests
+    assert (request.sampling.order, request.sampling.grid_power, request.sampling.eps) == (1, 6.0, 2e-3)
+
+
+def test_what_cannot_be_computed_is_left_out_with_the_reason(tmp_path):
+    run = run_with(tmp_path / "vpsde", 20, overrides=("sde.name=vpsde", "objective.name=dsm"))
+    said = samplers.make(run, asked(), 20).left_out
+    assert len(said) == 3
+    for name, text in zip(("sscs-linear", "sscs-quadratic", "sscs-2-quadratic"), said, strict=True):
+        assert text.startswith(f"{name} is left out: ")
+        assert "vpsde" in text
+    made = samplers.make(run, asked(nfe=(1, 10)), 20)
+    said = "\n".join(made.left_out)
+    assert "em-quadratic at 1 evaluations is left out: " in said
+    assert not [name for name in made.sweep.axes[0].values if name.startswith("sscs")]
+    assert {cell.values["sampling.nfe"] for cell in made.sweep.cells if cell.values["sampler"] == "ode"} == {"1", "10"}
+    with pytest.raises(UsageError, match=r"none of these samplers can be compared: em-quadratic is left out.*noise"):
+        samplers.make(run, asked("em-quadratic", metrics=("flow-distance",)), 20)
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ((), [*SETTINGS]),
+        (("exponential", "ode"), ["ode", "exponential"]),
+        (("fine=method=exponential,order=2",), [*SETTINGS, "fine"]),
+        (("ode", "fine=sampling.method=exponential, order=2"), ["ode", "fine"]),
+    ],
+)
+def test_samplers_are_chosen_and_defined(options, names):
+    assert [*samplers.chosen(options)] == names
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (("exponentail",), r"'exponentail' is not known.*'exponential'"),
+        (("fine=order",), r"'fine=order': write NAME=KEY=VALUE"),
+        (("=order=2",), r"write NAME=KEY=VALUE"),
+        (("ode", "ode"), r"'ode' is given twice"),
+    ],
+)
+def test_options_of_another_form_are_refused(options, why):
+    with pytest.raises(UsageError, match=why):
+        samplers.chosen(options)
+
+
+def test_metrics_fit_the_data(run):
+    assert samplers.suited(run.recipe(), ()) == (TOYS, 4)
+    assert samplers.suited(run.recipe(), ("flow-distance", "w2")) == (("w2", "flow-distance"), 4)
+    with pytest.raises(UsageError, match=r"fid does not compare.*vectors. Ask for w2, density, flow-distance"):
+        samplers.suited(run.recipe(), ("fid",))
+    with pytest.raises(UsageError, match="elbo does not compare"):
+        samplers.suited(run.recipe(), ("elbo",))
+    images = load(RECIPES / "cifar10.yaml")
+    assert samplers.suited(images, ()) == (("fid",), 1)
+    with pytest.raises(UsageError, match=r"w2 does not.*images. Ask for fid, kid, isc, prc, flow-distance"):
+        samplers.suited(images, ("w2",))
+
+
+def test_keys_of_some_methods_only_are_not_for_all(run):
+    with pytest.raises(UsageError, match=r"'sampling.order' is not a key of all methods. Define a sampler"):
+        samplers.make(run, asked(), 20, ["sampling.order=2"])
+    made = samplers.make(run, asked("exponential"), 20, ["sampling.denoise=false"])
+    assert not any(request.sampling.denoise for request in made.requests)
+
+
+def test_the_best_of_each_column_and_the_error_over_seeds(run):
+    made = samplers.make(run, asked("ode", "em-quadratic", "exponential", seeds=2), 20)
+
+    def value(request):
+        base = {"ode": 0.25, "em": 4.0, "exponential": 2.0}[request.sampling.method]
+        return (
+            base
+            + request.seed
+            + (3.0 if getattr(request.sampling, "order", 0) == 1 and request.sampling.nfe == 20 else 0.0)
+        )
+
+    answered(run, made, value)
+    made.sweep.save(run)
+    rows = table.rows(run, made.sweep)
+    cells = {(row["sampler"], row["sampling.nfe"]): row for row in rows}
+    assert cells["em-quadratic", "10"]["w2"] == 4.5
+    # Two values that differ by 1: a standard deviation of 1/sqrt(2), and the error of their mean is 1/2.
+    assert cells["em-quadratic", "10"]["w2_stderr"] == pytest.approx(0.5)
+    assert cells["em-quadratic", "10"]["flow_distance"] is None
+    assert (cells["ode", "10"]["w2_floor"], cells["ode", "10"]["w2_floor_stderr"]) == (0.5, 0.125)
+    marked = {
+        (key, rows[number]["sampler"], rows[number]["sampling.nfe"]) for key, number in compared_samplers.best(rows)
+    }
+    # The flow is the best of all, but took more; it alone is compared with nobody.
+    assert marked == {
+        ("w2", "exponential", "10"),
+        ("w2", "em-quadratic", "20"),
+        ("density", "exponential", "10"),
+        ("density", "em-quadratic", "20"),
+    }
+    statuses = [{"id": request.id, "state": "FINISHED", "results": {}} for request in made.requests]
+    lines = [line.split() for line in text(compared(run, made.sweep, statuses)).splitlines()]
+    assert ["em-quadratic", "4.5000", "±", "0.5000", "4.5000", "±", "0.5000*"] in lines
+    assert ["em-quadratic", "-", "-"] in lines
+    said = text(compared(run, made.sweep, statuses))
+    assert "sliced W2 of two true sets: 0.5000 ± 0.1250" in said
+    assert "log-density of the truth: 1.500 nats" in said
+    assert "took 331 evaluations" in said
+    assert "published" not in said
+
+
+def test_a_cell_lacks_its_mean_until_all_seeds_are_there(run):
+    made = samplers.make(run, asked("em-quadratic", metrics=("w2",), nfe=(10,), seeds=3), 20)
+    first, second, third = made.requests
+    for request in (first, third):
+        report(run, request, w2={"value": 1.0, "samples": 9, "nfe_mean": 10.0})
+    (row,) = table.rows(run, made.sweep)
+    assert (row["w2"], row["evaluation"]) == (None, second.id)
+    report(run, second, w2={"value": math.inf, "samples": 9, "nfe_mean": 10.0})
+    (row,) = table.rows(run, made.sweep)
+    assert (row["w2"], row["w2_stderr"]) == (math.inf, None)
+    assert compared_samplers.best([row]) == set()
+
+
+def test_json_and_picture(run, tmp_path):
+    made = samplers.make(run, asked("em-quadratic", "exponential", seeds=2), 20)
+    answered(run, made, lambda request: math.inf if request.sampling.method == "em" else 2.0 + request.seed)
+    found = compared_samplers.to_json(run, made.sweep, made.asked.settings)
+    assert (found["run"], found["checkpoint_step"], found["complete"]) == ("mine", 20, True)
+    first, *_, last = found["rows"]
+    assert (first["sampler"], first["nfe"], len(first["evaluations"])) == ("em-quadratic", 10, 2)
+    assert first["results"]["w2"] == {"value": None, "stderr": None, "nfe": 10.0, "best": False}
+    assert first["results"]["flow_distance"] is None
+    assert last["results"]["w2"] == {"value": 2.5, "stderr": pytest.approx(0.5), "nfe": 20.0, "best": False}
+    assert found["references"] == {"w2_floor": 0.5, "w2_floor_stderr": 0.125, "true_density": 1.5, "flow_nfe": 331.0}
+    assert found["published"] == []
+    rows = table.rows(run, made.sweep)
+    plot(tmp_path / "a.png", made.sweep, rows, table.keys_of(rows), "mine")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert "w2_floor" not in table.keys_of(rows)
+
+
+def test_published_numbers_stand_beside_those_of_cifar10(tmp_path):
+    run = RunFolder.create(tmp_path / "c", load(RECIPES / "cifar10.yaml"), {"created": 1.0})
+    names = ("ode", "exponential")
+    cells = [
+        Cell({"sampler": name, "sampling.nfe": nfe}, f"fid-{name}-{nfe}") for name, nfe in product(names, ("10", "20"))
+    ]
+    sweep = Sweep((Axis("sampler", names), Axis("sampling.nfe", ("10", "20"))), tuple(cells))
+    sweep.save(run)
+    known = published_samplers("cifar10")
+    assert (len(known), published_samplers("diamond")) == (21, ())
+    (one,) = [it for it in known if (it.nfe, it.sampler) == (50, "gDDIM")]
+    assert (one.fid, one.source) == (2.26, "arXiv 2206.05564")
+    rows = list(csv.DictReader(io.StringIO(compared_samplers.to_table(run, sweep))))
+    assert [row["source"] for row in rows[:4]] == ["measured"] * 4
+    assert len(rows) == 4 + len(known)
+    (same,) = [row for row in rows if row["sampler"].endswith("gDDIM") and row["sampling.nfe"] == "50"]
+    assert (same["fid"], same["source"]) == ("2.26", "published, arXiv 2206.05564")
+    said = text(compared(run, sweep, []))
+    assert "published, not measured here" in said
+    assert "arXiv 2206.05564" in said
+    assert compared_samplers.to_json(run, sweep, {})["published"][0]["fid"] == 2.25
