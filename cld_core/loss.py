@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cld_core.recipe.objective import ObjectiveSpec
-from cld_core.score import Score
+from cld_core.score import NoiseModel
 from cld_core.sde import Diffusion
 from cld_core.sde.coefficients import combine, spread
 from cld_core.sde.rows import Rows
@@ -99,7 +99,7 @@ class ScoreMatching:
         terms = [[[rates[k] * (e[k][i] * e[k][j]) for k in range(m)] for j in range(m)] for i in range(m)]
         return tuple(tuple(sum(term[1:], start=term[0]) for term in row) for row in terms)
 
-    def per_sample(self, score: Score, x: Tensor, draws: Draws) -> Tensor:
+    def per_sample(self, score: NoiseModel, x: Tensor, draws: Draws) -> Tensor:
         """Losses (B,), summed over dimensions, of the data x (B, C, ...) with the given random numbers."""
         predicted = score.predicted_noise(self.perturb(x, draws), draws.t)
         error = predicted - self.sde.scored(draws.noise)

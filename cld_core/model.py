@@ -3,19 +3,20 @@
 import functools
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, Unpack
 
 import torch
 from torch import Tensor, nn
 
-from . import nets, numerics, sampling, sde, seeds
+from . import guidance, nets, numerics, sampling, sde, seeds
 from .checkpoint import contents, safetensors_file
 from .checkpoint.load import load, newest_good
+from .classes import Classes
 from .data.described import DescribedSource, describe
-from .data.source import Source, source
-from .errors import CheckpointError, NotFoundError, RecipeError
+from .data.source import Source, classes_of, source
+from .errors import CheckpointError, NotFoundError, RecipeError, UsageError
 from .nets import fit
 from .nets import precision as precisions
 from .nets.compiled import Compiled
@@ -25,10 +26,13 @@ from .recipe.sampling import SamplingSpec
 from .run import RunFolder, lookup
 from .run.trust import plugin_of, require_own_plugin
 from .sampling.path import Watcher
-from .score import Counted, Score, ScoreFunction
+from .score import Counted, Score
 from .texts import is_count, one_line
 
 _log = logging.getLogger(__name__)
+
+# A class by number or name, one for each example, or None.
+Label = int | str | Sequence[int | str] | Tensor | None
 
 
 class Model:
@@ -40,6 +44,7 @@ class Model:
         step: the optimiser step of the weights.
         score: maps (u, t) to the score of the scored half of u.
         data_shape: shape of one example, (C, ...).
+        classes: those of a class-conditional model, which takes labels; None for any other.
     """
 
     def __init__(
@@ -49,16 +54,23 @@ class Model:
         *,
         net: nn.Module | None = None,
         data: Source | None = None,
+        classes: Classes | None = None,
         step: int = 0,
     ) -> None:
-        """A model with an untrained network in evaluation mode, unless ``net`` and ``data`` of the recipe are given."""
+        """A model with an untrained network in evaluation mode, unless ``net`` and ``data`` of the recipe are given.
+
+        Args:
+            classes: of the data, which are asked for them if it is None and the recipe wants labels.
+        """
         self.recipe, self.step, self.device = recipe, step, torch.device(device)
         self.path: Path | None = None
         self.source = data or source(recipe.data)
         self.data_shape = self.source.shape
         self.sde = sde.build(recipe.sde)
+        self.classes = classes if classes is not None or not recipe.data.labels else classes_of(self.source)
         if net is None:
-            net = nets.build(recipe.network, data_shape=self.data_shape, halves_in=self.sde.n, halves_out=self.sde.m)
+            sizes = {"halves_in": self.sde.n, "halves_out": self.sde.m, "classes": len(self.classes or ())}
+            net = nets.build(recipe.network, data_shape=self.data_shape, **sizes)
             net.to(self.device).eval()
             if precisions.prefers_channels_last(self.device):
                 precisions.store(net, channels_last=True)
@@ -102,10 +114,10 @@ class Model:
         # Mapped, not read: the weights as they are trained and the optimiser's moments stay on the disk.
         state = load(folder, step, model_digest=recipe.model_digest())
         try:
-            data = source(recipe.data)
+            data, classes = source(recipe.data), _classes(recipe, state.get("classes"))
             weights, averages = contents.weights(state), contents.averages(state)
-            _require_fit(recipe, data.shape, {name: tuple(tensor.shape) for name, tensor in weights.items()})
-            model = cls(recipe, device or _default_device(), data=data, step=step)
+            _require_fit(recipe, data.shape, {name: tuple(tensor.shape) for name, tensor in weights.items()}, classes)
+            model = cls(recipe, device or _default_device(), data=data, classes=classes, step=step)
             trained = {name for name, parameter in model.net.named_parameters() if parameter.requires_grad}
             fixed = {name: tensor for name, tensor in weights.items() if name not in trained}
             model.net.load_state_dict({**averages, **fixed}, strict=True)
@@ -119,16 +131,25 @@ class Model:
 
     @classmethod
     def of_tensors(
-        cls, recipe: Recipe, tensors: Mapping[str, Tensor], *, step: int, device: torch.device | str | None = None
+        cls,
+        recipe: Recipe,
+        tensors: Mapping[str, Tensor],
+        *,
+        step: int,
+        device: torch.device | str | None = None,
+        classes: Any = None,
     ) -> Self:
         """A model of a recipe with these weights: all tensors of its network, by name.
+
+        Args:
+            classes: what `Classes.to_dict` said of those of the model; None if it has none.
 
         Raises:
             ValueError, TypeError, RuntimeError, ArithmeticError: they are not those of its network.
         """
-        data = source(recipe.data)
-        _require_fit(recipe, data.shape, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
-        model = cls(recipe, device or _default_device(), data=data, step=step)
+        data, known = source(recipe.data), _classes(recipe, classes)
+        _require_fit(recipe, data.shape, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, known)
+        model = cls(recipe, device or _default_device(), data=data, classes=known, step=step)
         model.net.load_state_dict(dict(tensors), strict=True)
         model.net.requires_grad_(False)
         return model
@@ -142,8 +163,9 @@ class Model:
                 recipe = from_dict(contents.described(weights.about, "recipe"), str(path))
                 step = contents.step(weights.about)
                 data = _data_of(path, recipe, weights.about, allow_plugin)
-                _require_fit(recipe, data.shape, weights.shapes)
-                model = cls(recipe, device or _default_device(), data=data, step=step)
+                classes = _classes(recipe, contents.described(weights.about, "classes") if recipe.data.labels else None)
+                _require_fit(recipe, data.shape, weights.shapes, classes)
+                model = cls(recipe, device or _default_device(), data=data, classes=classes, step=step)
                 model.net.load_state_dict(weights.tensors(), strict=True)
             except (KeyError, ValueError, TypeError, RuntimeError, ArithmeticError, RecipeError) as error:
                 text = f"recipe and tensors do not match: {_in_one_line(error)}. Export it again."
@@ -156,6 +178,8 @@ class Model:
         """Write weights, recipe and the form of the data, all that sampling needs, to one safetensors file."""
         recipe = json.dumps(self.recipe.to_share())
         about = {"step": str(self.step), "weights": "ema", "recipe": recipe, "data": describe(self.source)}
+        if self.classes is not None:
+            about["classes"] = json.dumps(self.classes.to_dict())
         safetensors_file.write(file, self.net.state_dict(), about)
 
     def sample(
@@ -167,6 +191,7 @@ class Model:
         seed: int = 0,
         first: int = 0,
         batch_size: int | None = None,
+        label: Label = None,
         **settings: Unpack[SamplingKeys],
     ) -> Tensor:
         """Draw ``n`` samples, (n, C, ...), float32; images are in [-1, 1].
@@ -180,15 +205,18 @@ class Model:
             seed: key of the noise.
             first: number of the first sample.
             batch_size: samples computed at once; None for all.
+            label: of a class-conditional model, the class of all samples, by number or name, or one for each; None: the
+                classes of the training data with their frequencies, that of sample i by its number alone.
             settings: the other keys of the recipe's `sampling` section, for example ``eps=1e-3, denoise=False``. An
                 ``eps`` below `objective.loss_eps` is warned of: the network has seen no such t.
 
         Raises:
             RecipeError: an argument is wrong; names it.
+            UsageError: there is no such class.
             SolverError: the adaptive solver cannot reach its tolerance.
         """
         keys = {"method": method, "nfe": nfe, **settings}
-        return self._draw(n, keys, seed, first, batch_size, "Model.sample").x
+        return self._draw(n, keys, seed, first, batch_size, "Model.sample", label=label).x
 
     def draw(
         self,
@@ -199,17 +227,20 @@ class Model:
         seed: int = 0,
         first: int = 0,
         batch_size: int | None = None,
+        label: Label = None,
         progress: Callable[[int, int], object] | None = None,
         **settings: Unpack[SamplingKeys],
     ) -> sampling.Samples:
         """Like `sample`, but returns velocities and numbers of network evaluations, too.
+
+        With guidance, an evaluation of the score takes two evaluations of the network where guidance acts; both count.
 
         Args:
             progress: called after each network evaluation with the number of samples that are done, and how many
                 evaluations those had that are being computed.
         """
         keys = {"method": method, "nfe": nfe, **settings}
-        return self._draw(n, keys, seed, first, batch_size, "Model.draw", progress=progress)
+        return self._draw(n, keys, seed, first, batch_size, "Model.draw", progress=progress, label=label)
 
     def _draw(
         self,
@@ -221,12 +252,13 @@ class Model:
         caller: str,
         watcher: Watcher | None = None,
         progress: Callable[[int, int], object] | None = None,
+        label: Label = None,
     ) -> sampling.Samples:
         """Draw samples for the function ``caller``, which messages name; a ``watcher`` sees one batch alone."""
         n, seed = whole_number(n, "n", 1, caller), whole_number(seed, "seed", 0, caller)
         first = whole_number(first, "first", 0, caller)
         size = n if batch_size is None else whole_number(batch_size, "batch_size", 1, caller)
-        spec = self._spec(keys, caller)
+        spec, labels = self._spec(keys, caller), self.labels(label, n, first, caller)
         if keys.get("eps") is not None and spec.eps < (seen := self.recipe.objective.loss_eps):
             _log.warning("%s: eps=%g: the network has seen no t below %g. Use that or more.", caller, spec.eps, seen)
         score = self.score_of(compiled=spec.compile, precision=spec.precision)
@@ -235,11 +267,35 @@ class Model:
             for start in range(first, first + n, size):
                 last = min(start + size, first + n)
                 noise = seeds.SampleNoise(seed, "sample", first=start, last=last, device=self.device)
-                counted: ScoreFunction = score
+                counted: Score | Counted = score
                 if progress is not None:
                     counted = Counted(score, functools.partial(progress, start - first))
-                parts.append(sampling.sample(counted, self.sde, spec, noise, self.data_shape, self.device, watcher))
+                given = None if labels is None else labels[start - first : last - first].to(self.device)
+                bound = guidance.bound(counted, spec, given, none=len(self.classes or ()))
+                drawn = sampling.sample(bound, self.sde, spec, noise, self.data_shape, self.device, watcher)
+                parts.append(guidance.counted(drawn, bound))
         return sampling.Samples.cat(parts)
+
+    def labels(self, label: Label, n: int, first: int = 0, caller: str = "Model.labels") -> Tensor | None:
+        """The labels of the samples ``first <= i < first + n``, (n,), int64, as `sample` understands ``label``.
+
+        None for a model without classes.
+
+        Raises:
+            UsageError: the model has no classes, there is no such class, or not one for each sample.
+        """
+        if self.classes is None and label is not None:
+            text = f"{caller}: label: {one_line(self.recipe.name)} was trained without labels (data.labels=false)"
+            raise UsageError(f"{text}. Leave it out.")
+        if self.classes is None:
+            return None
+        if label is None:
+            return torch.tensor(self.classes.drawn(first, first + n))
+        try:
+            # Of torch or numpy.
+            return torch.tensor(self.classes.each(label.tolist() if hasattr(label, "tolist") else label, n))
+        except UsageError as error:
+            raise UsageError(f"{caller}: {error}") from error
 
     def _spec(self, keys: Mapping[str, Any], caller: str) -> SamplingSpec:
         return sampling_spec(self.recipe, keys, caller)
@@ -261,10 +317,18 @@ def _data_of(path: Path, recipe: Recipe, about: Mapping[str, str], allow_plugin:
     return DescribedSource(contents.described(about, "data"), why)
 
 
-def _require_fit(recipe: Recipe, data_shape: tuple[int, ...], shapes: Mapping[str, tuple[int, ...]]) -> None:
+def _classes(recipe: Recipe, content: Any) -> Classes | None:
+    """Those that a file says its model has; raises ValueError if a class-conditional one does not say."""
+    return Classes.parsed(content) if recipe.data.labels else None
+
+
+def _require_fit(
+    recipe: Recipe, data_shape: tuple[int, ...], shapes: Mapping[str, tuple[int, ...]], classes: Classes | None
+) -> None:
     """Refuse tensors that are not those of the recipe's network, before one is made; raises as `nets.fit.require`."""
     diffusion = sde.build(recipe.sde)
-    fit.require(recipe.network, shapes, data_shape=data_shape, halves_in=diffusion.n, halves_out=diffusion.m)
+    sizes = {"halves_in": diffusion.n, "halves_out": diffusion.m, "classes": len(classes or ())}
+    fit.require(recipe.network, shapes, data_shape=data_shape, **sizes)
 
 
 def _in_one_line(error: Exception) -> str:

@@ -7,6 +7,7 @@ the losses compare with the noise that was drawn.
 
 import functools
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +19,23 @@ from cld_core.sde.rows import Rows, negated
 
 # (u: (B, nC, ...), t: a float or (B,) float64) -> (B, mC, ...): any score that samplers can use.
 ScoreFunction = Callable[[Tensor, float | Tensor], Tensor]
+# The same with labels, (B,), as a third argument: the score given the class of each example.
+LabelScore = Callable[[Tensor, float | Tensor, Tensor], Tensor]
+
+
+class NoiseModel(Protocol):
+    """What losses need of a score."""
+
+    def predicted_noise(self, u: Tensor, t: Tensor) -> Tensor:
+        """(B, mC, ...): the estimate of the noise in the scored halves of u (B, nC, ...) at the times t (B,)."""
+        ...
 
 
 class Score:
     """The score of the scored halves (v of CLD, x of VPSDE) that a network stands for.
 
     ``net`` maps u and t, (B,), to (B, mC, ...). The result has the type of u, whatever the network computes in.
+    A network of labelled data takes labels, (B,), int64, as well; without them, the score is the unconditional one.
 
     Attributes:
         single_backward: a result may be differentiated once only, because the network is compiled.
@@ -36,9 +48,9 @@ class Score:
         self.single_backward = any(getattr(module, "single_backward", False) for module in net.modules())
         self._weight = next(net.parameters(), None)
 
-    def __call__(self, u: Tensor, t: float | Tensor) -> Tensor:
+    def __call__(self, u: Tensor, t: float | Tensor, *label: Tensor) -> Tensor:
         """The score (B, mC, ...) at u (B, nC, ...); t is a float or a (B,) float64 tensor."""
-        return self._score(u, t, *self._coefficients(t))
+        return self._score(u, t, *self._coefficients(t), *label)
 
     def at(self, times: Tensor, dtype: torch.dtype) -> list[Callable[[Tensor], Tensor]]:
         """The score at each of ``times`` (k, B), float64, as a function of u of type ``dtype``.
@@ -58,21 +70,23 @@ class Score:
         target, precision, _ = self.sde.mixed(t, self.objective.name)
         return negated(target), precision
 
-    def _score(self, u: Tensor, t: float | Tensor, target: Rows, precision: Rows | None) -> Tensor:
-        score = apply(target, self._network(u, t))
+    def _score(
+        self, u: Tensor, t: float | Tensor, target: Rows, precision: Rows | None, *label: Tensor
+    ) -> Tensor:
+        score = apply(target, self._network(u, t, *label))
         return score if precision is None else torch.sub(score, apply(precision, self.sde.scored(u)))
 
-    def _network(self, u: Tensor, t: float | Tensor) -> Tensor:
+    def _network(self, u: Tensor, t: float | Tensor, *label: Tensor) -> Tensor:
         dtype = self._dtype(u.dtype)
-        return self.net(u.to(dtype), as_batch(t, len(u), u.device, dtype)).to(u.dtype)
+        return self.net(u.to(dtype), as_batch(t, len(u), u.device, dtype), *label).to(u.dtype)
 
     def _dtype(self, otherwise: torch.dtype) -> torch.dtype:
         """What the network computes in."""
         return otherwise if self._weight is None else self._weight.dtype
 
-    def predicted_noise(self, u: Tensor, t: Tensor) -> Tensor:
+    def predicted_noise(self, u: Tensor, t: Tensor, *label: Tensor) -> Tensor:
         """-E^-1 s, (B, mC, ...): the network's estimate of the noise in the scored halves of u."""
-        alpha = self._network(u, t)
+        alpha = self._network(u, t, *label)
         if not self.objective.mixed_score:
             return alpha
         *_, shift = self.sde.mixed(t, self.objective.name)
@@ -85,8 +99,8 @@ class Counted:
     def __init__(self, score: ScoreFunction, told: Callable[[int], object]) -> None:
         self._score, self._told, self._count = score, told, 0
 
-    def __call__(self, u: Tensor, t: float | Tensor) -> Tensor:
-        return self._counted(lambda u: self._score(u, t), u)
+    def __call__(self, u: Tensor, t: float | Tensor, *label: Tensor) -> Tensor:
+        return self._counted(lambda u: self._score(u, t, *label), u)
 
     def at(self, times: Tensor, dtype: torch.dtype) -> list[Callable[[Tensor], Tensor]]:
         """As `Score.at`."""
@@ -97,6 +111,15 @@ class Counted:
         self._count += 1
         self._told(self._count)
         return result
+
+
+def for_rows(score: ScoreFunction, rows: Tensor) -> ScoreFunction:
+    """The score for some ``rows`` (b,) of the batch that it is for, whose u is then (b, nC, ...).
+
+    Only a score that is bound to examples, such as `cld_core.guidance.Conditional`, has another one for each.
+    """
+    select = getattr(score, "for_rows", None)
+    return score if select is None else select(rows)
 
 
 def at_each(score: ScoreFunction, times: Tensor, dtype: torch.dtype) -> list[Callable[[Tensor], Tensor]]:

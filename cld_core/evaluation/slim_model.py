@@ -1,6 +1,7 @@
 """The model of an evaluation, from the slim file of its checkpoint; whoever comes first makes that file."""
 
 import hashlib
+import json
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ from cld_core.recipe import Recipe
 from cld_core.run import RunFolder
 from cld_core.run.atomic import replacing
 from cld_core.run.lease import Lease
+from cld_core.small_files import parse_json
 from cld_core.texts import one_line
 
 from . import slim
@@ -112,7 +114,10 @@ def _write(wanted: Wanted, recipe: Recipe, made: Model) -> None:
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in made.net.state_dict().items()}
     try:
-        content = save(tensors, slim.described(wanted.checkpoint, recipe.model_digest(), digest(tensors)))
+        about = slim.described(wanted.checkpoint, recipe.model_digest(), digest(tensors))
+        if made.classes is not None:
+            about["classes"] = json.dumps(made.classes.to_dict())
+        content = save(tensors, about)
         for left in wanted.file.parent.glob(f".{wanted.file.name}.*.tmp"):
             left.unlink(missing_ok=True)
         with replacing(wanted.file) as file:
@@ -136,7 +141,8 @@ def _read(wanted: Wanted, recipe: Recipe) -> Model | None:
         tensors = _tensors(wanted.file)
         if digest(tensors) != about.get("weights"):
             raise ValueError("the digest of its tensors is another one")
-        return Model.of_tensors(recipe, tensors, step=wanted.step, device=wanted.device)
+        classes = parse_json(about["classes"]) if "classes" in about else None
+        return Model.of_tensors(recipe, tensors, step=wanted.step, device=wanted.device, classes=classes)
     except FileNotFoundError:
         return None
     except Exception as error:

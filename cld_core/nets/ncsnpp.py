@@ -33,6 +33,7 @@ from .layers import (
     positional_embedding,
     scaled_sum,
 )
+from .labels import embedding
 from .resampling import Direction, Resample
 
 
@@ -54,9 +55,12 @@ class Ncsnpp(nn.Module):
         spec: the recipe's `network` section.
         channels_in: channels of u, nC; by default 2 `spec.image_channels`.
         channels_out: mC; by default `spec.image_channels`.
+        classes: number of labels, whose embeddings are added to that of the time; 0: none.
     """
 
-    def __init__(self, spec: NcsnppSpec, channels_in: int | None = None, channels_out: int | None = None) -> None:
+    def __init__(
+        self, spec: NcsnppSpec, channels_in: int | None = None, channels_out: int | None = None, classes: int = 0
+    ) -> None:
         super().__init__()
         self.spec = spec
         self.channels_in = channels_in or 2 * spec.image_channels
@@ -78,8 +82,9 @@ class Ncsnpp(nn.Module):
         )
         self._up, channels = self._add_up(skips, channels)
         self._last = () if self.image_up else self._add_read_out(channels, self.channels_out, spec.init_scale)
+        self.label_embedding = embedding(classes, 4 * spec.channels, zero=True)
 
-    def forward(self, u: Tensor, t: Tensor) -> Tensor:
+    def forward(self, u: Tensor, t: Tensor, *label: Tensor) -> Tensor:
         """The result has the type of u, even under autocast; t may have any floating type, and float64 is kept.
 
         Raises:
@@ -91,15 +96,15 @@ class Ncsnpp(nn.Module):
                 f"NCSN++ got u of shape {tuple(u.shape)}, but was built for (B, {self.channels_in}, {size}, {size}): "
                 "set network.image_size and network.image_channels to those of the data"
             )
-        temb = self.embed(t)
+        temb = self.embed(t, *label)
         h, skips = self._go_down(u, temb)
         h = self._run(self._middle[0], h, temb)
         h = self.all_modules[self._middle[1]](h)
         h = self._run(self._middle[2], h, temb)
         return self._go_up(h, skips, temb).to(u.dtype)
 
-    def embed(self, t: Tensor) -> Tensor:
-        """The time (B,) in the form that every residual block gets: (B, 4 channels), in the type of the weights.
+    def embed(self, t: Tensor, *label: Tensor) -> Tensor:
+        """Time and label, (B,) each, in the form that every residual block gets: (B, 4 channels), of the weights' type.
 
         Autocast does not apply: in half precision near times would look the same, and sampling, which is in float32,
         would see other embeddings than training.
@@ -107,7 +112,8 @@ class Ncsnpp(nn.Module):
         *features, first, second = (self.all_modules[place] for place in self._embedding)
         with torch.autocast(t.device.type, enabled=False):
             temb = features[0](t) if features else positional_embedding(t, self.spec.channels)
-            return self.act(second(self.act(first(temb.to(next(first.parameters()).dtype)))))
+            temb = second(self.act(first(temb.to(next(first.parameters()).dtype))))
+            return self.act(temb if self.label_embedding is None else temb + self.label_embedding.of(t, label))
 
     def _go_down(self, u: Tensor, temb: Tensor) -> tuple[Tensor, list[Tensor]]:
         h = self.all_modules[self._first](u)
@@ -248,7 +254,7 @@ class Ncsnpp(nn.Module):
         return self._add(group_norm(channels)), self._add(conv(channels, channels_out, 3, scale))
 
 
-def build(spec: NcsnppSpec, data_shape: tuple[int, ...], halves_in: int, halves_out: int) -> Ncsnpp:
+def build(spec: NcsnppSpec, data_shape: tuple[int, ...], halves_in: int, halves_out: int, classes: int = 0) -> Ncsnpp:
     """The network of a recipe; see `cld_core.nets.build`."""
     wanted = (spec.image_channels, spec.image_size, spec.image_size)
     if data_shape != wanted:
@@ -256,4 +262,4 @@ def build(spec: NcsnppSpec, data_shape: tuple[int, ...], halves_in: int, halves_
             f"network ncsnpp takes images of shape {wanted}, but the data have shape {data_shape}. "
             "Set network.image_size and network.image_channels to those of the data."
         )
-    return Ncsnpp(spec, halves_in * spec.image_channels, halves_out * spec.image_channels)
+    return Ncsnpp(spec, halves_in * spec.image_channels, halves_out * spec.image_channels, classes)

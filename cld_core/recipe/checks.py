@@ -31,6 +31,7 @@ def problems(recipe: Recipe) -> Iterator[Problem]:
     elif isinstance(recipe.data, ToyDataSpec):
         yield from _toy(recipe.data)
     yield from _network(recipe)
+    yield from _labels(recipe)
     yield from _batches(recipe)
 
 
@@ -106,6 +107,24 @@ def _network(recipe: Recipe) -> Iterator[Problem]:
         if network.image_channels != 3:
             text = f"is {network.image_channels}, but images are prepared as RGB. Set it to 3."
             yield "network.image_channels", "data.name", text
+
+
+def _labels(recipe: Recipe) -> Iterator[Problem]:
+    guidance, dropout = recipe.sampling.guidance, recipe.objective.label_dropout
+    if not recipe.data.labels:
+        if guidance != 1:
+            text = f"is {guidance:g}, but the model has no labels: data.labels is false. Leave it at 1."
+            yield "sampling.guidance", "data.labels", text
+        return
+    if not recipe.network.takes_labels:
+        text = f"cannot be true with network.name={recipe.network.name}, which takes no labels. Set it to false."
+        yield "data.labels", "network.name", text
+    if guidance != 1 and dropout == 0:
+        text = f"is {guidance:g}, but objective.label_dropout is 0, so nothing was trained without labels"
+        yield "sampling.guidance", "objective.label_dropout", f"{text}. Leave it at 1."
+    if guidance != 0 and dropout == 1:
+        text = f"is {guidance:g}, but objective.label_dropout is 1, so nothing was trained with labels. Set it to 0."
+        yield "sampling.guidance", "objective.label_dropout", text
 
 
 def _batches(recipe: Recipe) -> Iterator[Problem]:

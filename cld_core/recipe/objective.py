@@ -17,3 +17,10 @@ class ObjectiveSpec:
     times: Literal["uniform", "log"] = key(
         "uniform", "how t is drawn: uniformly, or uniformly in log t, which weights each t by 1/t", added=True
     )
+    label_dropout: float = key(
+        0.1,
+        "share of the examples that train without their label, as guidance needs; with data.labels only",
+        ge=0,
+        le=1,
+        added=True,
+    )

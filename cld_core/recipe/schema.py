@@ -75,7 +75,8 @@ class Recipe:
         """Digest of what a checkpoint's tensors depend on; it does not change in the course of a run."""
         objective = {"name": self.objective.name, "mixed_score": self.objective.mixed_score}
         parts = {"data": self.data.name, "sde": asdict(self.sde), "network": identity(self.network)}
-        return digest({**parts, "objective": objective, "optim": self.optim.name})[:16]
+        labels = {"labels": True} if self.data.labels else {}
+        return digest({**parts, **labels, "objective": objective, "optim": self.optim.name})[:16]
 
 
 def _anchored(spec: Any, folder: Path) -> Any:
