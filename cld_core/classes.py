@@ -24,7 +24,7 @@ class Classes:
 
     Attributes:
         names: of the classes, each different.
-        weights: relative frequencies, positive: numbers of training images, or probabilities of toy data.
+        weights: relative frequencies: numbers of training images, or probabilities of toy data.
 
     Raises:
         ValueError: they cannot be those of data.
@@ -39,7 +39,7 @@ class Classes:
         if len(set(self.names)) < len(self.names):
             raise ValueError("two classes have the same name")
         if not all(0 <= weight < math.inf for weight in self.weights) or not 0 < sum(self.weights) < math.inf:
-            raise ValueError("the frequencies of classes are not positive numbers")
+            raise ValueError("the frequencies of classes cannot be those of data")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -54,6 +54,11 @@ class Classes:
         """The probability of each class."""
         total = sum(self.weights)
         return tuple(weight / total for weight in self.weights)
+
+    @property
+    def entropy(self) -> float:
+        """H of the class of an example, in nats."""
+        return -sum(share * math.log(share) for share in self.shares if share)
 
     def index(self, label: int | str) -> int:
         """The label that a name or a number stands for; a text is looked up among the names first.

@@ -3,6 +3,9 @@
 Splits: top-level folders called `train` and `validation` (or `val`, `valid`, `test`) are used as they are.
 Otherwise a picture's split is decided by a hash of its name alone, so adding and removing pictures never moves
 others between training and validation.
+
+Classes: if all pictures lie in two or more folders, below those of the splits if there are such, the names of these
+folders are the classes.
 """
 
 import contextlib
@@ -12,7 +15,7 @@ import os
 import threading
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -20,12 +23,13 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from cld_core.classes import LONGEST_NAME, MOST
 from cld_core.data.build import Plan, Unit
 from cld_core.data.store import SPLITS, Split
 from cld_core.errors import DataError, UsageError, WrongSourceError
 from cld_core.seeds import key_of
 from cld_core.small_files import opened, read_bytes
-from cld_core.texts import one_line
+from cld_core.texts import has_control, one_line
 
 DEFAULT_VALIDATION = 0.1
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
@@ -90,13 +94,29 @@ def plan_folder(source: Path, size: int, validation: float | None = None) -> Pla
                 f"{source}: no picture is left for {split} ({len(pictures)} in all). Use another --split, or sort the "
                 "pictures into folders train and validation."
             )
+    class_of = _class_of(pictures)
+    classes = sorted(set(class_of.values()))
+    labels = {name: classes.index(its) for name, its in class_of.items()}
     return Plan(
         name="folder",
         size=size,
         source=source.name,
-        units={split: list(_units(split, chosen, size)) for split, chosen in by_split.items()},
+        units={split: list(_units(split, chosen, size, labels)) for split, chosen in by_split.items()},
         expect={split: len(chosen) for split, chosen in by_split.items()},
+        classes=tuple(classes),
     )
+
+
+def _class_of(pictures: Sequence[_Picture]) -> dict[str, str]:
+    """The class of each picture, by its name: the folder in which it lies; empty if they do not lie in classes."""
+    folders = {picture.name: PurePosixPath(picture.name).parts[:-1] for picture in pictures}
+    if len({path[:1] for path in folders.values()}) == 1:
+        folders = {name: path[1:] for name, path in folders.items()}
+    if {path[0] for path in folders.values() if path} <= set(_SPLIT_FOLDERS):
+        folders = {name: path[1:] for name, path in folders.items()}
+    of = {name: _as_text(path[0]) for name, path in folders.items() if path}
+    usable = len(of) == len(pictures) and 2 <= len(set(of.values())) <= MOST
+    return of if usable and all(len(name) <= LONGEST_NAME and not has_control(name) for name in of.values()) else {}
 
 
 def _list(source: Path) -> list[_Picture]:
@@ -206,7 +226,7 @@ def _splits_by_folder(pictures: Sequence[_Picture]) -> dict[Split, list[_Picture
     return chosen
 
 
-def _units(split: Split, pictures: Sequence[_Picture], size: int) -> Iterator[Unit]:
+def _units(split: Split, pictures: Sequence[_Picture], size: int, labels: Mapping[str, int]) -> Iterator[Unit]:
     at_once = max(1, min(PICTURES_PER_UNIT, _BYTES_PER_UNIT // (3 * size * size)))
     for first in range(0, len(pictures), at_once):
         some = pictures[first : first + at_once]
@@ -215,7 +235,12 @@ def _units(split: Split, pictures: Sequence[_Picture], size: int) -> Iterator[Un
             name=f"{split} pictures {first} to {first + len(some) - 1}",
             fingerprint=digest.hexdigest(),
             read=partial(_make_all, some, size),
+            labels=partial(_labels, some, labels),
         )
+
+
+def _labels(pictures: Sequence[_Picture], labels: Mapping[str, int]) -> list[int]:
+    return [labels[picture.name] for picture in pictures]
 
 
 def _lines(pictures: Sequence[_Picture]) -> bytes:

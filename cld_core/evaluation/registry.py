@@ -17,6 +17,7 @@ METRICS = {
     "kid": "cld_core.evaluation.metrics.kid:KID",
     "isc": "cld_core.evaluation.metrics.isc:ISC",
     "prc": "cld_core.evaluation.metrics.prc:PRC",
+    "classes": "cld_core.evaluation.metrics.classes:CLASSES",
     "elbo": "cld_core.evaluation.metrics.elbo:ELBO",
     "loss": "cld_core.evaluation.metrics.loss:LOSS",
 }

@@ -3,10 +3,14 @@
 import functools
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
+from cld_core.data import image_labels
 from cld_core.data.images import ImageSet, open_images
+from cld_core.data.store import read_manifest
 from cld_core.errors import DataError, MergeError
 from cld_core.shards.compute import Computation
 from cld_core.shards.files import Arrays
@@ -65,8 +69,18 @@ class StatsComputation(Computation):
             "data": request.data_fingerprint,
             "quantisation": "none: the images are uint8",
         }
-        stats_file.write(Path(request.output), Moments.from_arrays(joined), joined.get("features"), about)
+        labels = self._labels(about) if request.features else None
+        stats_file.write(Path(request.output), Moments.from_arrays(joined), joined.get("features"), about, labels)
         shutil.rmtree(self._work.shards, ignore_errors=True)
+
+    def _labels(self, about: dict[str, Any]) -> np.ndarray | None:
+        """The labels of the images, if they have some: their names are added to ``about``."""
+        root = Path(self._request.data.path)
+        manifest = read_manifest(root)
+        if manifest is None or not manifest.classes:
+            return None
+        about["classes"] = list(manifest.classes)
+        return image_labels.read(root, "train", manifest)
 
     @functools.cached_property
     def _images(self) -> ImageSet:

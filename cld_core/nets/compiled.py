@@ -127,7 +127,8 @@ class Compiled(nn.Module):
         more = self.padded(rows) - rows
         if more:
             u = torch.cat([u, u[:1].expand(more, *u.shape[1:])])
-            t, *label = (torch.cat([it, it[:1].expand(more)]) for it in (t, *label))
+            t, *padded = (torch.cat([it, it[:1].expand(more)]) for it in (t, *label))
+            label = tuple(padded)
         if not self._on_gpu:
             return self._call(u, t, *label)[:rows]
         # A CUDA graph writes its output into the same memory every time.

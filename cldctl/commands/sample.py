@@ -17,6 +17,8 @@ from . import completing
 from .options import AllowPlugin, Checkpoint, RunsDir, check_output, find_run, one_run, refuse_twice, runs_dir
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from cld_core.model import Model
     from cld_core.recipe.sampling import SamplingSpec
     from cld_core.sampling import Samples
@@ -53,6 +55,17 @@ def sample(
         ),
     ] = None,
     nfe: Annotated[int | None, typer.Option(metavar="N", help="Network evaluations of a fixed-step method.")] = None,
+    label: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NUMBER|NAME",
+            help="The class of all samples; default: each class as often as in the training data.",
+        ),
+    ] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(metavar="W", help="Scale of guidance by the class: 1 none, 0 without classes."),
+    ] = None,
     checkpoint: Checkpoint = "last",
     seed: Annotated[int, typer.Option(metavar="N", min=0, max=2**63 - 1, help="Key of the noise.")] = 0,
     allow_plugin: AllowPlugin = False,
@@ -63,6 +76,7 @@ def sample(
     Without -o, the picture goes into samples/ of the run, named after its settings: other settings, other file.
 
     Arrays are x (in [-1, 1] for images), v, nfe, and for images their pixels: uint8, (n, height, width, 3).
+    Those of a class-conditional model have their labels, too.
 
     Example: cldctl sample -n 4000 --method exponential --nfe 20 -o samples.png
     """
@@ -71,8 +85,10 @@ def sample(
     if output is None:
         require_may_change(run.path, "No samples were drawn; use -o FILE.png")
     check_output(output, (".png", ".npz"), "samples are")
-    spec = _spec(run, overrides, {"method": method, "nfe": nfe})
-    _draw(_Wanted(run, spec, checkpoint, n, seed, output), allow_plugin)
+    spec = _spec(run, overrides, {"method": method, "nfe": nfe, "guidance": guidance})
+    if label is not None and not run.recipe().data.labels:
+        raise UsageError(f"--label {label}: {run.name} was trained without labels (data.labels=false). Leave it out.")
+    _draw(_Wanted(run, spec, checkpoint, n, seed, output, label), allow_plugin)
 
 
 @dataclass(frozen=True)
@@ -85,9 +101,10 @@ class _Wanted:
     n: int | None
     seed: int
     output: Path | None
+    label: str | None
 
 
-def _spec(run: RunFolder, overrides: list[str], options: Mapping[str, str | int | None]) -> "SamplingSpec":
+def _spec(run: RunFolder, overrides: list[str], options: Mapping[str, str | float | None]) -> "SamplingSpec":
     """How samples are drawn: as the recipe of the run says, with what options and KEY=VALUE change.
 
     Raises:
@@ -115,14 +132,17 @@ def _draw(wanted: _Wanted, allow_plugin: bool) -> None:
         model = cld_core.load(wanted.run.path, wanted.checkpoint, allow_plugin=allow_plugin)
         model.recipe = replace(model.recipe, sampling=wanted.spec)
         count = wanted.n or pictures.default_count(model)
-        target = wanted.output or wanted.run.samples / pictures.name_of(model, count, wanted.seed)
+        rows = pictures.in_rows(model, count) if wanted.label is None and _is_picture(wanted.output) else None
+        labels = model.labels(wanted.label if rows is None else rows, count, caller="--label")
+        name = pictures.name_of(model, count, wanted.seed, wanted.label)
+        target = wanted.output or wanted.run.samples / name
         _require_room(count, model, target)
-        drawn = _drawn(model, count, wanted.seed, working)
+        drawn = _drawn(model, count, wanted.seed, labels, working)
         working.phase(f"writing {target.name}")
         if target.suffix == ".npz":
-            _write_arrays(target.absolute(), drawn, model.is_image)
+            _write_arrays(target.absolute(), drawn, labels, model.is_image)
         else:
-            pictures.show(target.absolute(), drawn.x, model, f"{wanted.spec.method}, {drawn.nfe:.0f} NFE")
+            pictures.show(target.absolute(), drawn.x, model, pictures.how(model, drawn, wanted.label))
     if (remark := nonfinite.remark_on(drawn.x)) is not None:
         err.print(remark, style="yellow")
     how = f"{drawn.nfe:.0f} network evaluations each ({wanted.spec.method})"
@@ -130,7 +150,11 @@ def _draw(wanted: _Wanted, allow_plugin: bool) -> None:
     out.print(str(target), markup=False, no_wrap=True)
 
 
-def _drawn(model: "Model", count: int, seed: int, working: Working) -> "Samples":
+def _is_picture(output: Path | None) -> bool:
+    return output is None or output.suffix == ".png"
+
+
+def _drawn(model: "Model", count: int, seed: int, labels: "Tensor | None", working: Working) -> "Samples":
     spec, batch = model.recipe.sampling, model.recipe.eval.batch_size
     nfe = getattr(spec, "nfe", None)
     working.phase(f"drawing {count:,} samples ({spec.method})")
@@ -143,7 +167,7 @@ def _drawn(model: "Model", count: int, seed: int, working: Working) -> "Samples"
         else:
             working.at(done + size * min(evaluations, nfe) // nfe, count)
 
-    return model.draw(count, seed=seed, batch_size=batch, progress=show)
+    return model.draw(count, seed=seed, batch_size=batch, progress=show, label=labels)
 
 
 def _require_room(count: int, model: "Model", target: Path) -> None:
@@ -167,13 +191,15 @@ def _require_room(count: int, model: "Model", target: Path) -> None:
         raise UsageError(f"-n {count}: so many samples do not fit into the memory. Draw at most {most} at once.")
 
 
-def _write_arrays(path: Path, drawn: "Samples", are_images: bool) -> None:
+def _write_arrays(path: Path, drawn: "Samples", labels: "Tensor | None", are_images: bool) -> None:
     from cld_core.data.images import to_pixels
     from cld_core.run.atomic import write_arrays
 
     arrays = {"x": drawn.x.cpu().numpy(), "nfe": drawn.nfe_each.cpu().numpy()}
     if drawn.v is not None:
         arrays["v"] = drawn.v.cpu().numpy()
+    if labels is not None:
+        arrays["label"] = labels.numpy()
     if are_images:
         arrays["images"] = to_pixels(drawn.x).permute(0, 2, 3, 1).cpu().numpy()
     write_arrays(path, arrays)
