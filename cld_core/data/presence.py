@@ -64,6 +64,12 @@ def cut(root: Path, manifest: Manifest) -> str | None:
     return None
 
 
+def class_names(spec: ImageDataSpec) -> tuple[str, ...]:
+    """The classes of prepared images; empty if they have no labels."""
+    manifest = read_manifest(Path(spec.path).expanduser())
+    return () if manifest is None else manifest.classes
+
+
 def count(spec: ImageDataSpec, split: Split) -> int:
     """How many images a split has.
 

@@ -3,7 +3,6 @@
 import functools
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -69,17 +68,18 @@ class StatsComputation(Computation):
             "data": request.data_fingerprint,
             "quantisation": "none: the images are uint8",
         }
-        labels = self._labels(about) if request.features else None
+        labels = self._labels()
+        if labels is not None:
+            about["classes"] = list(request.classes)
         stats_file.write(Path(request.output), Moments.from_arrays(joined), joined.get("features"), about, labels)
         shutil.rmtree(self._work.shards, ignore_errors=True)
 
-    def _labels(self, about: dict[str, Any]) -> np.ndarray | None:
-        """The labels of the images, if they have some: their names are added to ``about``."""
+    def _labels(self) -> np.ndarray | None:
+        """The labels of the images, if their features are kept and they have some."""
         root = Path(self._request.data.path)
         manifest = read_manifest(root)
-        if manifest is None or not manifest.classes:
+        if not self._request.classes or manifest is None:
             return None
-        about["classes"] = list(manifest.classes)
         return image_labels.read(root, "train", manifest)
 
     @functools.cached_property
