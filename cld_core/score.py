@@ -70,9 +70,7 @@ class Score:
         target, precision, _ = self.sde.mixed(t, self.objective.name)
         return negated(target), precision
 
-    def _score(
-        self, u: Tensor, t: float | Tensor, target: Rows, precision: Rows | None, *label: Tensor
-    ) -> Tensor:
+    def _score(self, u: Tensor, t: float | Tensor, target: Rows, precision: Rows | None, *label: Tensor) -> Tensor:
         score = apply(target, self._network(u, t, *label))
         return score if precision is None else torch.sub(score, apply(precision, self.sde.scored(u)))
 

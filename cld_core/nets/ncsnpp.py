@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from cld_core.errors import RecipeError
 from cld_core.recipe.ncsnpp import NcsnppSpec
 
+from .labels import embedding
 from .layers import (
     ACTIVATIONS,
     Attention,
@@ -33,7 +34,6 @@ from .layers import (
     positional_embedding,
     scaled_sum,
 )
-from .labels import embedding
 from .resampling import Direction, Resample
 
 
