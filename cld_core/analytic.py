@@ -77,7 +77,7 @@ class GaussianMixture:
         return (along_x * self.weights) @ along_y.T
 
     def score(self, sde: Diffusion, classes: Tensor | None = None) -> "MixtureScore":
-        """The exact score under ``sde``; with the classes (K,) of the components, also given a label of each example."""
+        """The exact score under ``sde``; with the classes (K,) of the components, also given labels of examples."""
         return MixtureScore(self, sde, classes)
 
 
@@ -97,9 +97,9 @@ def diamond() -> GaussianMixture:
 class MixtureScore:
     """Exact score of the scored halves, log-density and divergence at every t, for a mixture as data law.
 
-    Callable as `cld_core.score.Score` is: u (B, n d), t a float or (B,) float64. With ``classes``, the class (K,) of each
-    component, the methods take labels (B,), too, and are then those of the law of the components of that class. The
-    label after the last class stands for none.
+    Callable as `cld_core.score.Score` is: u (B, n d), t a float or (B,) float64. With ``classes``, the class (K,) of
+    each component, the methods take labels (B,), too, and are then those of the law of the components of that class.
+    The label after the last class stands for none.
     """
 
     def __init__(self, law: GaussianMixture, sde: Diffusion, classes: Tensor | None = None) -> None:

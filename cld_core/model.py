@@ -163,7 +163,8 @@ class Model:
                 recipe = from_dict(contents.described(weights.about, "recipe"), str(path))
                 step = contents.step(weights.about)
                 data = _data_of(path, recipe, weights.about, allow_plugin)
-                classes = _classes(recipe, contents.described(weights.about, "classes") if recipe.data.labels else None)
+                known = contents.described(weights.about, "classes") if "classes" in weights.about else None
+                classes = _classes(recipe, known)
                 _require_fit(recipe, data.shape, weights.shapes, classes)
                 model = cls(recipe, device or _default_device(), data=data, classes=classes, step=step)
                 model.net.load_state_dict(weights.tensors(), strict=True)

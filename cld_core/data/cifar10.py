@@ -1,8 +1,8 @@
 """CIFAR-10 from the official `cifar-10-python.tar.gz` or from the batch files in it.
 
 A batch is a pickle of Python 2: a dictionary with b"data", uint8 of shape (10000, 3072), each row an image with
-its red, green and blue planes one after the other, and b"labels", a list of their classes. Pickles can run code, so this one is read by an unpickler that
-accepts an array and its type, and nothing else.
+its red, green and blue planes one after the other, and b"labels", a list of their classes. Pickles can run code, so
+this one is read by an unpickler that accepts an array and its type, and nothing else.
 """
 
 import contextlib

@@ -60,7 +60,7 @@ class Checksum:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitInfo:
-    """``count`` images, ``file_bytes`` of LMDB, and the `Checksum` of the images in order; ``labels``: of the labels."""
+    """``count`` images, ``file_bytes`` of LMDB, the `Checksum` of the images in order, and that of their labels."""
 
     count: int
     file_bytes: int
@@ -76,7 +76,7 @@ class Manifest:
         size: height and width in pixels.
         source: name of what it was made from.
         source_digest: digest of that source's files and of how they were read.
-        classes: names of the classes; empty if the images have no labels, as those that were prepared by older versions.
+        classes: names of the classes; empty if the images have no labels, as those that older versions prepared.
     """
 
     name: str

@@ -62,7 +62,7 @@ class Metric:
         how: in words, the settings in which runs that are compared may differ.
         remark: in words, what readers of the numbers in a section should know; None if there is nothing unusual.
         reads: the arrays that it needs of rows that are not always complete.
-        reference: what it needs of the statistics of the training set; "classes": features, and the labels of the images.
+        reference: what it needs of the statistics of the training set; "classes": features and labels of the images.
         depends: the fields of a request that its numbers depend on, besides those that its rows depend on.
         same: places in a request ("kid.subsets") that must be equal for two results to be comparable.
         least: (key, spare): the value of this key in its section of the recipe may be at most samples - spare.

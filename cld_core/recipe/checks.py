@@ -6,7 +6,7 @@ from cld_core.errors import did_you_mean
 from cld_core.texts import is_count
 
 from . import cluster
-from .data import ImageDataSpec, ToyDataSpec
+from .data import TOYS_WITHOUT_LABELS, ImageDataSpec, ToyDataSpec
 from .ncsnpp import NcsnppSpec
 from .network import MlpSpec, ResnetSpec
 from .schema import Recipe
@@ -65,6 +65,8 @@ def _toy(data: ToyDataSpec) -> Iterator[Problem]:
     if data.name not in known and data.plugin is None:
         text = f"cannot be {data.name!r}; expected one of {', '.join(known)}, or set data.plugin."
         yield "data.name", "data.plugin", text + did_you_mean(data.name, known)
+    if data.labels and data.plugin is None and data.name in TOYS_WITHOUT_LABELS:
+        yield "data.labels", "data.name", f"cannot be true with data.name={data.name}, which has none. Set it to false."
 
 
 def _image_size(data: ImageDataSpec) -> Iterator[Problem]:
@@ -122,9 +124,6 @@ def _labels(recipe: Recipe) -> Iterator[Problem]:
     if guidance != 1 and dropout == 0:
         text = f"is {guidance:g}, but objective.label_dropout is 0, so nothing was trained without labels"
         yield "sampling.guidance", "objective.label_dropout", f"{text}. Leave it at 1."
-    if guidance != 0 and dropout == 1:
-        text = f"is {guidance:g}, but objective.label_dropout is 1, so nothing was trained with labels. Set it to 0."
-        yield "sampling.guidance", "objective.label_dropout", text
 
 
 def _batches(recipe: Recipe) -> Iterator[Problem]:

@@ -6,6 +6,8 @@ from typing import ClassVar, Literal
 from .keys import key
 
 _PATH = "folder of the prepared data; absolute in a run folder"
+# Of the shipped toy densities. A plug-in says itself whether its own have labels.
+TOYS_WITHOUT_LABELS = ("gaussian",)
 _LABELS = "condition the network on the class of each example; the data say which classes there are"
 
 

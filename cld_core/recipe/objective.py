@@ -21,6 +21,6 @@ class ObjectiveSpec:
         0.1,
         "share of the examples that train without their label, as guidance needs; with data.labels only",
         ge=0,
-        le=1,
+        lt=1,
         added=True,
     )

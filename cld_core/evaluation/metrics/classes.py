@@ -22,7 +22,8 @@ def _section(joined: "Joined") -> dict[str, Any]:
     import numpy as np
 
     model, reference = joined.model, joined.reference
-    assert model.classes is not None and reference.labels is not None, "checked when the evaluation was asked for"
+    assert model.classes is not None, "only class-conditional models are asked"
+    assert reference.labels is not None, "only statistics with labels are asked"
     if reference.classes != model.classes.names:
         text = "has statistics of other classes than those of the model. Compute them with"
         raise UsageError(f"{joined.request.files['stats']} {text} `cldctl data stats RECIPE|RUN --features`.")

@@ -12,7 +12,7 @@ FIELDS = ("elbo", "paper_elbo", "importance_bound", "nfe")
 
 
 class ElboRows(RowComputer):
-    """`FIELDS` of the test points ``first <= i < last``, each (last - first,); given their labels, if they have some."""
+    """`FIELDS` of the test points ``first <= i < last``, each (last - first,); given their labels if they have some."""
 
     @numerics.using(tf32=False)
     def compute(self, first: int, last: int) -> Arrays:
