@@ -49,11 +49,12 @@ class Model(model.Model):
         dtype = str(weights[0].dtype).removeprefix("torch.") if weights else "no weights"
         whence = "" if self.path is None else f" of {one_line(str(self.path.name))}"
         kind = "images" if self.is_image else "points"
+        classes = "" if self.classes is None else f" in {len(self.classes)} classes"
         lines = (
             f"Model {one_line(recipe.name)}{whence}, step {self.step:,}",
             f"  sde      {recipe.sde.name}: {_described(recipe.sde, _SDE)}",
             f"  network  {recipe.network.name}: {count:,} parameters, {dtype}, on {self.device}",
-            f"  data     {one_line(recipe.data.name)}: {kind} of shape {self.data_shape}",
+            f"  data     {one_line(recipe.data.name)}: {kind} of shape {self.data_shape}{classes}",
             f"  sampler  {recipe.sampling.method}: {_described(recipe.sampling, _SAMPLER)}",
         )
         return "\n".join(lines)

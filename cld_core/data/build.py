@@ -138,6 +138,17 @@ def _build(plan: Plan, digest: str, partial: Path, out: Path, progress: Progress
     return made
 
 
+def _upgraded(plan: Plan, out: Path, manifest: Manifest) -> Manifest:
+    """The manifest of a complete set without labels, after those of its images were added."""
+    try:
+        labelled = _with_labels(plan, out, manifest)
+        write_manifest(out, labelled)
+    except OSError as error:
+        text = f"{out} is complete but has no labels, and they cannot be added: {one_line(error)}"
+        raise DataError(f"{text}. Check its permissions, or choose another --out.") from error
+    return labelled
+
+
 def _with_labels(plan: Plan, root: Path, manifest: Manifest) -> Manifest:
     """The manifest after the labels of all splits are written, if the plan has classes.
 
@@ -159,10 +170,7 @@ def _already_there(plan: Plan, out: Path, digest: str) -> Manifest | None:
     manifest = read_manifest(out)
     if manifest is not None:
         if (manifest.name, manifest.size, manifest.source_digest) == (plan.name, plan.size, digest):
-            if plan.classes and not manifest.classes:
-                manifest = _with_labels(plan, out, manifest)
-                write_manifest(out, manifest)
-            return manifest
+            return _upgraded(plan, out, manifest) if plan.classes and not manifest.classes else manifest
         raise WrongSourceError(
             f"{out} already holds {manifest.name} at {manifest.size}x{manifest.size}, made from {manifest.source}. "
             "Remove that folder or choose another --out."

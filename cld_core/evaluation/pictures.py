@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 # Of a figure with data and samples, in inches.
 SIDE_BY_SIDE = (10.0, 5.4)
 _DPI = 140
+# Of a grid of images.
+_MOST_ROWS = 16
 
 
 def samples(model: Model, path: Path, *, seed: int = 0, batch_size: int | None = None) -> None:
@@ -34,8 +36,10 @@ def samples(model: Model, path: Path, *, seed: int = 0, batch_size: int | None =
 
 
 def default_count(model: Model) -> int:
-    """How many samples a picture shows."""
-    return 64 if model.is_image else 2000
+    """How many samples a picture shows: of images with classes, a row of each class, as far as there is room."""
+    if not model.is_image:
+        return 2000
+    return min(max(8, len(model.classes or ())), _MOST_ROWS) ** 2
 
 
 def in_rows(model: Model, n: int) -> Tensor | None:
