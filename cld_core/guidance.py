@@ -94,4 +94,7 @@ def bound(score: Score | Counted, spec: SamplingSpec, label: Tensor | None, none
 def counted(samples: Samples, score: ScoreFunction) -> Samples:
     """Samples whose numbers of evaluations are those of the network, when those of ``score`` may have taken more."""
     extra = getattr(score, "extra", None)
-    return samples if extra is None else dataclasses.replace(samples, nfe_each=samples.nfe_each + extra)
+    if extra is None:
+        return samples
+    # In the adaptive flow, samples that have arrived wait for others: their scores are computed, but are not theirs.
+    return dataclasses.replace(samples, nfe_each=samples.nfe_each + torch.minimum(extra, samples.nfe_each))

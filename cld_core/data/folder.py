@@ -23,13 +23,14 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from cld_core.classes import LONGEST_NAME, MOST
 from cld_core.data.build import Plan, Unit
 from cld_core.data.store import SPLITS, Split
 from cld_core.errors import DataError, UsageError, WrongSourceError
 from cld_core.seeds import key_of
 from cld_core.small_files import opened, read_bytes
-from cld_core.texts import has_control, one_line
+from cld_core.texts import one_line
+
+from .folder_classes import as_text, classes_of
 
 DEFAULT_VALIDATION = 0.1
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
@@ -94,29 +95,15 @@ def plan_folder(source: Path, size: int, validation: float | None = None) -> Pla
                 f"{source}: no picture is left for {split} ({len(pictures)} in all). Use another --split, or sort the "
                 "pictures into folders train and validation."
             )
-    class_of = _class_of(pictures)
-    classes = sorted(set(class_of.values()))
-    labels = {name: classes.index(its) for name, its in class_of.items()}
+    classes, labels = classes_of([picture.name for picture in pictures], _SPLIT_FOLDERS)
     return Plan(
         name="folder",
         size=size,
         source=source.name,
         units={split: list(_units(split, chosen, size, labels)) for split, chosen in by_split.items()},
         expect={split: len(chosen) for split, chosen in by_split.items()},
-        classes=tuple(classes),
+        classes=classes,
     )
-
-
-def _class_of(pictures: Sequence[_Picture]) -> dict[str, str]:
-    """The class of each picture, by its name: the folder in which it lies; empty if they do not lie in classes."""
-    folders = {picture.name: PurePosixPath(picture.name).parts[:-1] for picture in pictures}
-    if len({path[:1] for path in folders.values()}) == 1:
-        folders = {name: path[1:] for name, path in folders.items()}
-    if {path[0] for path in folders.values() if path} <= set(_SPLIT_FOLDERS):
-        folders = {name: path[1:] for name, path in folders.items()}
-    of = {name: _as_text(path[0]) for name, path in folders.items() if path}
-    usable = len(of) == len(pictures) and 2 <= len(set(of.values())) <= MOST
-    return of if usable and all(len(name) <= LONGEST_NAME and not has_control(name) for name in of.values()) else {}
 
 
 def _list(source: Path) -> list[_Picture]:
@@ -199,7 +186,7 @@ def _splits(pictures: Sequence[_Picture], validation: float | None) -> dict[Spli
     below = int(validation * 2**63)
     chosen: dict[Split, list[_Picture]] = {split: [] for split in SPLITS}
     for picture in pictures:
-        chosen["validation" if key_of("split", _as_text(picture.name)) < below else "train"].append(picture)
+        chosen["validation" if key_of("split", as_text(picture.name)) < below else "train"].append(picture)
     return chosen
 
 
@@ -220,7 +207,7 @@ def _splits_by_folder(pictures: Sequence[_Picture]) -> dict[Split, list[_Picture
     if others:
         raise WrongSourceError(
             f"Besides the folders for training and validation, there are pictures in "
-            f"{one_line(_as_text(', '.join(sorted(others)[:5])))}. "
+            f"{one_line(as_text(', '.join(sorted(others)[:5])))}. "
             "Pass --split 0.1 to mix all pictures, or remove those."
         )
     return chosen
@@ -293,12 +280,7 @@ def _scaled(opened: Image.Image, size: int) -> bytes:
 
 
 def _shown(picture: _Picture) -> str:
-    return one_line(_as_text(picture.name))
-
-
-def _as_text(name: str) -> str:
-    """The name of a file, with what is not text in it replaced."""
-    return name.encode(errors="surrogateescape").decode(errors="replace")
+    return one_line(as_text(picture.name))
 
 
 def _on_white(picture: Image.Image) -> Image.Image:
