@@ -20,8 +20,8 @@ NONE = 9
 SDES = {"cld": CLD(), "vpsde": VPSDE()}
 METHODS = {
     "exponential": {"nfe": 30, "order": 2, "corrector": False},
-    "em": {"nfe": 200, "grid": "quadratic"},
-    "sscs": {"nfe": 150, "grid": "quadratic"},
+    "em": {"nfe": 100, "grid": "quadratic"},
+    "sscs": {"nfe": 100, "grid": "quadratic"},
     "ode": {"rtol": 1e-4, "atol": 1e-4},
 }
 
@@ -139,7 +139,9 @@ def test_the_likelihood_given_a_label_is_the_conditional_density(name):
     truth = torch.distributions.Normal(LAW.means[label], LAW.std).log_prob(x).sum(1)
     spec = ElboSpec(velocities=2, eps=1e-6, rtol=1e-6, atol=1e-6)
     result = likelihood(Conditional(exact(sde), label), sde, spec, noise(n, "elbo"), x, exact_trace=True)
-    assert float((result.elbo - truth).abs().max()) < (2e-3 if sde.n == 1 else 0.05)
+    # VPSDE is exact but for the prior, which the mode's law at t = 1 is not quite; the bound of CLD varies.
+    assert float((result.elbo - truth).abs().max()) < (0.01 if sde.n == 1 else 0.05)
+    assert float((result.elbo - truth).mean()) == pytest.approx(0.0, abs=2e-3 if sde.n == 1 else 0.02)
     free = likelihood(exact(sde), sde, spec, noise(n, "elbo"), x, exact_trace=True)
     # One of nine classes: the density without the label is a ninth.
     assert float((result.elbo - free.elbo).mean()) == pytest.approx(torch.tensor(9.0).log().item(), abs=5e-3)

@@ -63,7 +63,8 @@ def test_what_cannot_be_sampled_is_said_in_a_line(runs, arguments, words):
 
 
 def test_a_grid_of_images_has_a_class_in_each_row(tmp_path):
-    run = run_folder(tmp_path, labelled_images(tmp_path / "set", {"train": 20, "validation": 40}), "data.labels=true")
+    data = labelled_images(tmp_path / "set", {"train": 20, "validation": 40})
+    run = run_folder(tmp_path, data, "data.labels=true", "train.steps=4")
     session.run(run, Ranks(), StopFlag(), job_id="test")
     method = ("--method", "exponential", "--nfe", "3", "-n", "9")
     done = invoke("sample", "run", *method, runs=tmp_path)
