@@ -24,7 +24,7 @@ FAST = {"method": "exponential", "nfe": 5}
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> RunFolder:
-    recipe = load(RECIPES / "toy_diamond_labels.yaml", [*SMALL, "eval.points=40"])
+    recipe = load(RECIPES / "toy_labels.yaml", [*SMALL, "eval.points=40"])
     folder = RunFolder.create(tmp_path_factory.mktemp("runs") / "labelled", recipe, {"created": 1.0})
     assert session.run(folder, Ranks(), StopFlag(), job_id="test") == session.SessionResult("finished", 20)
     return folder
@@ -93,8 +93,8 @@ def test_a_model_without_labels_refuses_them():
 def test_without_label_dropout_there_is_no_unconditional_network():
     keys = [*SMALL[:2], "objective.label_dropout=0"]
     with pytest.raises(RecipeError, match=r"objective.label_dropout is 0, so nothing was trained without labels"):
-        load(RECIPES / "toy_diamond_labels.yaml", [*keys, "sampling.guidance=2"])
-    model = cld_core.Model(load(RECIPES / "toy_diamond_labels.yaml", keys))
+        load(RECIPES / "toy_labels.yaml", [*keys, "sampling.guidance=2"])
+    model = cld_core.Model(load(RECIPES / "toy_labels.yaml", keys))
     with pytest.raises(UsageError, match="Pass label, one for each example"):
         model.log_likelihood(torch.zeros(2, 2))
 
@@ -155,7 +155,7 @@ def test_guidance_is_part_of_what_an_evaluation_is(run):
 @pytest.mark.slow
 def test_a_trained_network_has_the_conditional_laws():
     keys = ["train.steps=1500", "train.batch_size=256", "network.width=96"]
-    trainer = Trainer(load(RECIPES / "toy_diamond_labels.yaml", keys), Ranks())
+    trainer = Trainer(load(RECIPES / "toy_labels.yaml", keys), Ranks())
     for step in range(1500):
         trainer.step(step)
     model = cld_core.Model(trainer.recipe, net=trainer.net.eval(), data=trainer.source, step=1500)

@@ -20,7 +20,7 @@ FAST = ("--method", "exponential", "--nfe", "5", "-n", "18")
 def runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
     for name, keys in {"modes": [], "always": ["objective.label_dropout=0"], "plain": ["data.labels=false"]}.items():
-        run = RunFolder.create(root / name, load(RECIPES / "toy_diamond_labels.yaml", [*ONE, *keys]), {"created": 1.0})
+        run = RunFolder.create(root / name, load(RECIPES / "toy_labels.yaml", [*ONE, *keys]), {"created": 1.0})
         session.run(run, Ranks(), StopFlag(), job_id="test")
     return root
 
