@@ -76,9 +76,9 @@ class GaussianMixture:
         )
         return (along_x * self.weights) @ along_y.T
 
-    def score(self, sde: Diffusion) -> "MixtureScore":
-        """The exact score under ``sde``."""
-        return MixtureScore(self, sde)
+    def score(self, sde: Diffusion, classes: Tensor | None = None) -> "MixtureScore":
+        """The exact score under ``sde``; with the classes (K,) of the components, also given labels of examples."""
+        return MixtureScore(self, sde, classes)
 
     def given(self, matrix: Tensor, y: Tensor, sigma: float) -> "ConditionalMixture":
         """The law of x given y = H x + sigma z, with H = ``matrix`` (k, d) and y (k,) (docs/math.md section 15.4).
@@ -138,23 +138,26 @@ def diamond() -> GaussianMixture:
 class MixtureScore:
     """Exact score of the scored halves, log-density and divergence at every t, for a mixture as data law.
 
-    Callable as `cld_core.score.Score` is: u (B, n d), t a float or (B,) float64.
+    Callable as `cld_core.score.Score` is: u (B, n d), t a float or (B,) float64. With ``classes``, the class (K,) of
+    each component, the methods take labels (B,), too, and are then those of the law of the components of that class.
+    The label after the last class stands for none.
     """
 
-    def __init__(self, law: GaussianMixture, sde: Diffusion) -> None:
+    def __init__(self, law: GaussianMixture, sde: Diffusion, classes: Tensor | None = None) -> None:
         self.law = law
+        self._classes = classes
         self.sde = sde
         weights = torch.tensor(sde.trace_weights, dtype=torch.float64)
         self._trace_weights = weights.repeat_interleave(law.dimension)  # of each number of the score
 
-    def __call__(self, u: Tensor, t: float | Tensor) -> Tensor:
+    def __call__(self, u: Tensor, t: float | Tensor, *label: Tensor) -> Tensor:
         """Score (B, m d) in the type of u."""
-        responsibility, scores, _ = self._components(u, t)
+        responsibility, scores, _ = self._components(u, t, *label)
         return (responsibility[:, :, None] * scores).sum(1).to(u.dtype)
 
-    def log_density(self, u: Tensor, t: float | Tensor) -> Tensor:
+    def log_density(self, u: Tensor, t: float | Tensor, *label: Tensor) -> Tensor:
         """log p_t(u), (B,), float64, nats, of all halves together."""
-        return torch.logsumexp(self._log_joint(u, t)[0], dim=1)
+        return torch.logsumexp(self._log_joint(u, t, *label)[0], dim=1)
 
     def divergence(self, u: Tensor, t: float | Tensor) -> Tensor:
         """Trace (B,), float64, of the score's Jacobian, weighted as in `Diffusion.flow_divergence`."""
@@ -164,16 +167,26 @@ class MixtureScore:
         squares = (responsibility * (scores.square() * weights).sum(2)).sum(1)
         return squares - (mean.square() * weights).sum(1) - self.law.dimension * curvature
 
-    def _components(self, u: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _components(self, u: Tensor, t: float | Tensor, *label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Posterior weights (B, K), scores (B, K, m d) of the components, and their curvature (B,) or ()."""
-        log_joint, scores, curvature = self._log_joint(u, t)
+        log_joint, scores, curvature = self._log_joint(u, t, *label)
         return torch.softmax(log_joint, dim=1), scores, curvature
 
-    def _log_joint(self, u: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _log_weights(self, u: Tensor, *label: Tensor) -> Tensor:
+        """Logarithms of the weights, (K,), or of those given labels (B,), (B, K)."""
+        if not label:
+            return self.law.weights.log().to(u.device)
+        assert self._classes is not None, "labels are of classes"
+        classes = self._classes.to(u.device)
+        kept = (classes == label[0][:, None]) | (label[0][:, None] > classes.max())
+        weights = self.law.weights.to(u.device) * kept
+        return (weights / weights.sum(1, keepdim=True)).log()
+
+    def _log_joint(self, u: Tensor, t: float | Tensor, *label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """log(weight_k p_k(u)) (B, K), score of each component (B, K, m d), weighted trace of -d score / d u_S."""
         sde, d = self.sde, self.law.dimension
         time = torch.as_tensor(t, dtype=torch.float64, device=u.device)
-        means, log_weights = self.law.means.to(u.device), self.law.weights.log().to(u.device)
+        means, log_weights = self.law.means.to(u.device), self._log_weights(u, *label)
         psi, law = sde.mean(time), sde.law(time, data_var=self.law.std**2)
 
         # The residual of each half given those before it: the square is a sum of n terms, and nothing cancels.

@@ -9,7 +9,9 @@ from torch import Tensor
 from . import likelihood, model, numerics
 from .errors import UsageError
 from .evaluation.metrics.elbo import bits_per_dim
+from .guidance import Conditional
 from .likelihood import Likelihood
+from .model import Label
 from .recipe.arguments import ElboKeys, Method, SamplingKeys, elbo_spec, whole_number
 from .recipe.ema import EmaSpec
 from .sampling.path import Recorder
@@ -49,11 +51,12 @@ class Model(model.Model):
         whence = "" if self.path is None else f" of {one_line(str(self.path.name))}"
         kind = "images" if self.is_image else "points"
         average = "" if self.ema_length is None else f", {EmaSpec(length=self.ema_length).words}"
+        classes = "" if self.classes is None else f" in {len(self.classes)} classes"
         lines = (
             f"Model {one_line(recipe.name)}{whence}, step {self.step:,}{average}",
             f"  sde      {recipe.sde.name}: {_described(recipe.sde, _SDE)}",
             f"  network  {recipe.network.name}: {count:,} parameters, {dtype}, on {self.device}",
-            f"  data     {one_line(recipe.data.name)}: {kind} of shape {self.data_shape}",
+            f"  data     {one_line(recipe.data.name)}: {kind} of shape {self.data_shape}{classes}",
             f"  sampler  {recipe.sampling.method}: {_described(recipe.sampling, _SAMPLER)}",
         )
         return "\n".join(lines)
@@ -67,6 +70,7 @@ class Model(model.Model):
         points: int = 50,
         seed: int = 0,
         first: int = 0,
+        label: Label = None,
         **settings: Unpack[SamplingKeys],
     ) -> Trajectory:
         """The paths of ``n`` samples; ``x[-1]`` is, to the last bit, what `sample` returns for the same arguments.
@@ -86,7 +90,7 @@ class Model(model.Model):
         points = whole_number(points, "points", 3, caller)
         spec = self._spec(keys, caller)
         recorder = Recorder(points - 1 if spec.denoise else points)
-        drawn = self._draw(n, keys, seed, first, None, caller, recorder)
+        drawn = self._draw(n, keys, seed, first, None, caller, recorder, label=label)
         t, u = recorder.path()
         if spec.denoise:
             end = drawn.x if drawn.v is None else torch.cat([drawn.x, drawn.v], dim=1)
@@ -104,6 +108,7 @@ class Model(model.Model):
         first: int = 0,
         batch_size: int | None = None,
         exact_trace: bool = False,
+        label: Label = None,
         **settings: Unpack[ElboKeys],
     ) -> Tensor:
         """A lower bound of log p(x), (B,), float64, nats; for a diffusion of x alone, its value (docs/math.md 8).
@@ -121,16 +126,18 @@ class Model(model.Model):
             first: number of the first example, which keys its draws.
             batch_size: examples computed at once; None for all.
             exact_trace: compute the trace without probes, by one backward pass per dimension: for low dimensions.
+            label: of a class-conditional model, the class of all examples, by number or name, or one for each: the
+                result is of log p(x | label). None: of log p(x), by the network without labels.
             settings: the other keys of `eval.elbo`, for example ``rtol=1e-4, atol=1e-4``. Its ``eps`` is never before
                 `objective.loss_eps`.
 
         Raises:
             RecipeError: an argument is wrong; names it.
-            UsageError: x has another shape.
+            UsageError: x has another shape, or there is no such class.
             SolverError: the tolerance is out of reach.
         """
         keys = {"velocities": velocities, "probes": probes, **settings}
-        return self._likelihood(x, keys, seed, first, batch_size, exact_trace, "Model.log_likelihood").elbo
+        return self._likelihood(x, keys, seed, first, batch_size, exact_trace, "Model.log_likelihood", label).elbo
 
     def likelihood(
         self,
@@ -142,11 +149,12 @@ class Model(model.Model):
         first: int = 0,
         batch_size: int | None = None,
         exact_trace: bool = False,
+        label: Label = None,
         **settings: Unpack[ElboKeys],
     ) -> Likelihood:
         """Like `log_likelihood`, but returns each draw, standard errors and numbers of network evaluations as well."""
         keys = {"velocities": velocities, "probes": probes, **settings}
-        return self._likelihood(x, keys, seed, first, batch_size, exact_trace, "Model.likelihood")
+        return self._likelihood(x, keys, seed, first, batch_size, exact_trace, "Model.likelihood", label)
 
     @numerics.using(tf32=False)
     def _likelihood(
@@ -158,6 +166,7 @@ class Model(model.Model):
         batch_size: int | None,
         exact_trace: bool,
         caller: str,
+        label: Label,
     ) -> Likelihood:
         spec = elbo_spec(self.recipe, keys, caller)
         seed, first = whole_number(seed, "seed", 0, caller), whole_number(first, "first", 0, caller)
@@ -166,6 +175,10 @@ class Model(model.Model):
             wanted = ", ".join(map(str, ("B", *self.data_shape)))
             raise UsageError(f"{caller}: x is {shape}: expected a tensor ({wanted}) with at least one example.")
         size = len(x) if batch_size is None else whole_number(batch_size, "batch_size", 1, caller)
+        if label is None and self.classes is not None and self.recipe.objective.label_dropout == 0:
+            text = "nothing was trained without labels (objective.label_dropout=0). Pass label, one for each example"
+            raise UsageError(f"{caller}: {text}.")
+        labels = None if label is None else self.labels(label, len(x), caller=caller)
         score = self.score_of(compiled=spec.compile)
         x = x.to(self.device, x.dtype if x.dtype == torch.float64 else torch.float32)
         parts = []
@@ -173,7 +186,9 @@ class Model(model.Model):
             rows = x[start : start + size]
             numbers = {"first": first + start, "last": first + start + len(rows)}
             noise = SampleNoise(seed, "elbo", **numbers, device=self.device)
-            parts.append(likelihood.likelihood(score, self.sde, spec, noise, rows, exact_trace=exact_trace))
+            given = None if labels is None else labels[start : start + size].to(self.device)
+            of = score if given is None else Conditional(score, given)
+            parts.append(likelihood.likelihood(of, self.sde, spec, noise, rows, exact_trace=exact_trace))
         return Likelihood.cat(parts)
 
     def bits_per_dim(self, log_likelihood: Tensor) -> Tensor:
@@ -197,6 +212,7 @@ class Model(model.Model):
         seed: int = 0,
         first: int = 0,
         batch_size: int | None = None,
+        label: Label = None,
         **settings: Unpack[SamplingKeys],
     ) -> "Figure":
         """Draw samples, and a picture of them: points over the true density beside the data, or a grid of images.
@@ -214,7 +230,7 @@ class Model(model.Model):
         keys = {"method": method, "nfe": nfe, **settings}
         count = pictures.default_count(self) if n is None else n
         size = self.recipe.eval.batch_size if batch_size is None else batch_size
-        drawn = self._draw(count, keys, seed, first, size, "Model.plot")
+        drawn = self._draw(count, keys, seed, first, size, "Model.plot", label=label)
         how = f"{self._spec(keys, 'Model.plot').method}, {drawn.nfe:.0f} NFE"
         x, title = drawn.x.cpu(), how
         if ax is None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cld_core.recipe.eval import ElboSpec
-from cld_core.score import ScoreFunction
+from cld_core.score import ScoreFunction, for_rows
 from cld_core.sde import Auxiliary, Diffusion
 from cld_core.sde.coefficients import combine
 from cld_core.solver import Field, solve
@@ -158,11 +158,11 @@ def density_field(
     whole = probes is not None and sde.m < sde.n and probes.shape[2:] == shape
 
     def field(t: Tensor, y: Tensor, rows: Tensor) -> Tensor:
-        now = y[:, :size].to(dtype).view(-1, *shape)
+        now, here = y[:, :size].to(dtype).view(-1, *shape), for_rows(score, rows)
         if probes is None:
-            s, trace = _trace_exact(score, sde, now, t)
+            s, trace = _trace_exact(here, sde, now, t)
         else:
-            s, trace = _trace_by_probes(score, sde, now, t, probes[rows])
+            s, trace = _trace_by_probes(here, sde, now, t, probes[rows])
         divergence = sde.flow_divergence(trace, t, size // sde.n)
         if whole:
             assert probes is not None, "only probes see all halves"
@@ -248,7 +248,7 @@ def likelihood(
         if not exact_trace:
             probes.append(draw_probe((spec.probes, *shape)).to(x))
     log_joint, _, nfe = log_density(
-        score,
+        for_rows(score, torch.arange(batch, device=x.device).repeat(count)),
         sde,
         torch.cat(starts),
         None if exact_trace else torch.cat(probes),

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cld_core.recipe.objective import ObjectiveSpec
-from cld_core.score import Score
+from cld_core.score import NoiseModel
 from cld_core.sde import Diffusion
 from cld_core.sde.coefficients import combine, spread
 from cld_core.sde.rows import Rows
@@ -123,13 +123,13 @@ class ScoreMatching:
         diagonal = [torch.as_tensor(weight[i][i], dtype=torch.float64).expand_as(t) for i in range(self.sde.m)]
         return sum(diagonal[1:], start=diagonal[0])
 
-    def per_sample(self, score: Score, x: Tensor, draws: Draws) -> Tensor:
+    def per_sample(self, score: NoiseModel, x: Tensor, draws: Draws) -> Tensor:
         """Losses (B,), summed over dimensions, of the data x (B, C, ...) with the given random numbers."""
         return self.losses(score, x, draws).weighted
 
-    def losses(self, score: Score, x: Tensor, draws: Draws) -> Losses:
+    def losses(self, score: NoiseModel, x: Tensor, draws: Draws) -> Losses:
         """As `per_sample`, and the same losses without their weights."""
-        predicted = score.predicted_noise(self.perturb(x, draws), draws.t, draws.augmented)
+        predicted = score.predicted_noise(self.perturb(x, draws), draws.t, augmented=draws.augmented)
         error = predicted - self.sde.scored(draws.noise)
         if self.objective.weighting == "reweightedv2":
             plain = error.square().flatten(1).sum(1)  # W = I

@@ -3,7 +3,7 @@
 import functools
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, Unpack
@@ -11,14 +11,15 @@ from typing import Any, Self, Unpack
 import torch
 from torch import Tensor, nn
 
-from . import nets, numerics, sampling, sde, seeds
+from . import guidance, nets, numerics, sampling, sde, seeds
 from .averages import reconstruct
 from .checkpoint import contents, safetensors_file
 from .checkpoint.load import load, newest_good
+from .classes import Classes
 from .conditioning import Guidance, Observation, Way
 from .data.described import DescribedSource, describe
-from .data.source import Source, source
-from .errors import CheckpointError, NotFoundError, RecipeError
+from .data.source import Source, classes_of, source
+from .errors import CheckpointError, NotFoundError, RecipeError, UsageError
 from .nets import fit
 from .nets import precision as precisions
 from .nets.compiled import Compiled
@@ -28,10 +29,13 @@ from .recipe.sampling import SamplingSpec
 from .run import RunFolder, lookup
 from .run.trust import plugin_of, require_own_plugin
 from .sampling.path import Watcher
-from .score import Counted, Score, ScoreFunction
+from .score import Counted, Score
 from .texts import is_count, one_line
 
 _log = logging.getLogger(__name__)
+
+# A class by number or name, one for each example, or None.
+Label = int | str | Sequence[int | str] | Tensor | None
 
 
 class Model:
@@ -45,6 +49,7 @@ class Model:
         ema_error: how well that average could be made (`averages.profiles.Fit`); None if nothing had to be.
         score: maps (u, t) to the score of the scored half of u.
         data_shape: shape of one example, (C, ...).
+        classes: those of a class-conditional model, which takes labels; None for any other.
     """
 
     def __init__(
@@ -54,9 +59,14 @@ class Model:
         *,
         net: nn.Module | None = None,
         data: Source | None = None,
+        classes: Classes | None = None,
         step: int = 0,
     ) -> None:
-        """A model with an untrained network in evaluation mode, unless ``net`` and ``data`` of the recipe are given."""
+        """A model with an untrained network in evaluation mode, unless ``net`` and ``data`` of the recipe are given.
+
+        Args:
+            classes: of the data, which are asked for them if it is None and the recipe wants labels.
+        """
         self.recipe, self.step, self.device = recipe, step, torch.device(device)
         self.path: Path | None = None
         self.ema_length: float | None = None
@@ -64,8 +74,10 @@ class Model:
         self.source = data or source(recipe.data)
         self.data_shape = self.source.shape
         self.sde = sde.build(recipe.sde)
+        self.classes = classes if classes is not None or not recipe.data.labels else classes_of(self.source)
         if net is None:
-            net = nets.build(recipe.network, data_shape=self.data_shape, halves_in=self.sde.n, halves_out=self.sde.m)
+            sizes = {"halves_in": self.sde.n, "halves_out": self.sde.m, "classes": len(self.classes or ())}
+            net = nets.build(recipe.network, data_shape=self.data_shape, **sizes)
             net.to(self.device).eval()
             if precisions.prefers_channels_last(self.device):
                 precisions.store(net, channels_last=True)
@@ -110,10 +122,10 @@ class Model:
         # Mapped, not read: the weights as they are trained and the optimiser's moments stay on the disk.
         state = load(folder, step, model_digest=recipe.model_digest())
         try:
-            data = source(recipe.data)
+            data, classes = source(recipe.data), _classes(recipe, state.get("classes"))
             weights, averages, fit_error = contents.weights(state), contents.averages(state), None
-            _require_fit(recipe, data.shape, {name: tuple(tensor.shape) for name, tensor in weights.items()})
-            model = cls(recipe, device or _default_device(), data=data, step=step)
+            _require_fit(recipe, data.shape, {name: tuple(tensor.shape) for name, tensor in weights.items()}, classes)
+            model = cls(recipe, device or _default_device(), data=data, classes=classes, step=step)
             trained = {name: it for name, it in model.net.named_parameters() if it.requires_grad}
             if ema_length is not None:
                 averages, fit_error = reconstruct.average(folder, step, ema_length, trained, recipe.model_digest())
@@ -129,16 +141,25 @@ class Model:
 
     @classmethod
     def of_tensors(
-        cls, recipe: Recipe, tensors: Mapping[str, Tensor], *, step: int, device: torch.device | str | None = None
+        cls,
+        recipe: Recipe,
+        tensors: Mapping[str, Tensor],
+        *,
+        step: int,
+        device: torch.device | str | None = None,
+        classes: Any = None,
     ) -> Self:
         """A model of a recipe with these weights: all tensors of its network, by name.
+
+        Args:
+            classes: what `Classes.to_dict` said of those of the model; None if it has none.
 
         Raises:
             ValueError, TypeError, RuntimeError, ArithmeticError: they are not those of its network.
         """
-        data = source(recipe.data)
-        _require_fit(recipe, data.shape, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
-        model = cls(recipe, device or _default_device(), data=data, step=step)
+        data, known = source(recipe.data), _classes(recipe, classes)
+        _require_fit(recipe, data.shape, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, known)
+        model = cls(recipe, device or _default_device(), data=data, classes=known, step=step)
         model.net.load_state_dict(dict(tensors), strict=True)
         model.net.requires_grad_(False)
         return model
@@ -152,8 +173,10 @@ class Model:
                 recipe = from_dict(contents.described(weights.about, "recipe"), str(path))
                 step, ema_length = contents.step(weights.about), contents.ema_length(weights.about)
                 data = _data_of(path, recipe, weights.about, allow_plugin)
-                _require_fit(recipe, data.shape, weights.shapes)
-                model = cls(recipe, device or _default_device(), data=data, step=step)
+                known = contents.described(weights.about, "classes") if "classes" in weights.about else None
+                classes = _classes(recipe, known)
+                _require_fit(recipe, data.shape, weights.shapes, classes)
+                model = cls(recipe, device or _default_device(), data=data, classes=classes, step=step)
                 model.net.load_state_dict(weights.tensors(), strict=True)
             except (KeyError, ValueError, TypeError, RuntimeError, ArithmeticError, RecipeError) as error:
                 text = f"recipe and tensors do not match: {_in_one_line(error)}. Export it again."
@@ -168,6 +191,8 @@ class Model:
         about = {"step": str(self.step), "weights": "ema", "recipe": recipe, "data": describe(self.source)}
         if self.ema_length is not None:
             about["ema_length"] = f"{self.ema_length:g}"
+        if self.classes is not None:
+            about["classes"] = json.dumps(self.classes.to_dict())
         safetensors_file.write(file, self.net.state_dict(), about)
 
     def sample(
@@ -179,6 +204,7 @@ class Model:
         seed: int = 0,
         first: int = 0,
         batch_size: int | None = None,
+        label: Label = None,
         observation: Observation | None = None,
         by: Way | None = None,
         **settings: Unpack[SamplingKeys],
@@ -195,6 +221,8 @@ class Model:
             seed: key of the noise.
             first: number of the first sample.
             batch_size: samples computed at once; None for all.
+            label: of a class-conditional model, the class of all samples, by number or name, or one for each; None: the
+                classes of the training data with their frequencies, that of sample i by its number alone.
             observation: what is known of x; None for samples of all data.
             by: how samples are made to agree with it, a `conditioning.Guidance` or `conditioning.Replacement`; None:
                 by gradient, ``Guidance()``.
@@ -203,11 +231,13 @@ class Model:
 
         Raises:
             RecipeError: an argument is wrong; names it.
-            UsageError: the observation is of other data, or does not go with the way or the method.
+            UsageError: there is no such class; the observation is of other data, or does not go with the way or the
+                method.
             SolverError: the adaptive solver cannot reach its tolerance.
         """
         keys = {"method": method, "nfe": nfe, **settings}
-        return self._draw(n, keys, seed, first, batch_size, "Model.sample", observation=observation, by=by).x
+        caller = "Model.sample"
+        return self._draw(n, keys, seed, first, batch_size, caller, label=label, observation=observation, by=by).x
 
     def draw(
         self,
@@ -218,6 +248,7 @@ class Model:
         seed: int = 0,
         first: int = 0,
         batch_size: int | None = None,
+        label: Label = None,
         progress: Callable[[int, int], object] | None = None,
         observation: Observation | None = None,
         by: Way | None = None,
@@ -225,14 +256,15 @@ class Model:
     ) -> sampling.Samples:
         """Like `sample`, but returns velocities and numbers of network evaluations, too.
 
+        With guidance, an evaluation of the score takes two evaluations of the network where guidance acts; both count.
+
         Args:
             progress: called after each network evaluation with the number of samples that are done, and how many
                 evaluations those had that are being computed.
         """
         keys = {"method": method, "nfe": nfe, **settings}
-        return self._draw(
-            n, keys, seed, first, batch_size, "Model.draw", progress=progress, observation=observation, by=by
-        )
+        given = {"label": label, "observation": observation, "by": by}
+        return self._draw(n, keys, seed, first, batch_size, "Model.draw", progress=progress, **given)
 
     def _draw(
         self,
@@ -245,6 +277,7 @@ class Model:
         watcher: Watcher | None = None,
         progress: Callable[[int, int], object] | None = None,
         *,
+        label: Label = None,
         observation: Observation | None = None,
         by: Way | None = None,
     ) -> sampling.Samples:
@@ -252,7 +285,7 @@ class Model:
         n, seed = whole_number(n, "n", 1, caller), whole_number(seed, "seed", 0, caller)
         first = whole_number(first, "first", 0, caller)
         size = n if batch_size is None else whole_number(batch_size, "batch_size", 1, caller)
-        spec = self._spec(keys, caller)
+        spec, labels = self._spec(keys, caller), self.labels(label, n, first, caller)
         if keys.get("eps") is not None and spec.eps < (seen := self.recipe.objective.loss_eps):
             _log.warning("%s: eps=%g: the network has seen no t below %g. Use that or more.", caller, spec.eps, seen)
         way = by or Guidance()
@@ -265,17 +298,42 @@ class Model:
             for start in range(first, first + n, size):
                 last = min(start + size, first + n)
                 noise = seeds.SampleNoise(seed, "sample", first=start, last=last, device=self.device)
-                counted: ScoreFunction = score
+                counted: Score | Counted = score
                 if progress is not None:
                     counted = Counted(score, functools.partial(progress, start - first))
+                given = None if labels is None else labels[start - first : last - first].to(self.device)
+                bound = guidance.bound(counted, spec, given, none=len(self.classes or ()))
+                about: dict[str, Any] = {"spec": spec, "noise": noise, "data_shape": self.data_shape, "device": self.device}
                 if observation is None:
-                    parts.append(sampling.sample(counted, self.sde, spec, noise, self.data_shape, self.device, watcher))
-                    continue
-                apart = seeds.SampleNoise(seed, "observation", first=start, last=last, device=self.device)
-                given = way.conditioned(counted, self.sde, observation, apart)
-                drawn = sampling.sample(given, self.sde, spec, noise, self.data_shape, self.device, watcher)
-                parts.append(replace(drawn, x=given.finished(drawn.x)))
+                    drawn = sampling.sample(bound, self.sde, watcher=watcher, **about)
+                else:
+                    apart = seeds.SampleNoise(seed, "observation", first=start, last=last, device=self.device)
+                    conditioned = way.conditioned(bound, self.sde, observation, apart)
+                    drawn = sampling.sample(conditioned, self.sde, watcher=watcher, **about)
+                    drawn = replace(drawn, x=conditioned.finished(drawn.x))
+                parts.append(guidance.counted(drawn, bound))
         return sampling.Samples.cat(parts)
+
+    def labels(self, label: Label, n: int, first: int = 0, caller: str = "Model.labels") -> Tensor | None:
+        """The labels of the samples ``first <= i < first + n``, (n,), int64, as `sample` understands ``label``.
+
+        None for a model without classes.
+
+        Raises:
+            UsageError: the model has no classes, there is no such class, or not one for each sample.
+        """
+        if self.classes is None and label is not None:
+            text = f"{caller}: label: {one_line(self.recipe.name)} was trained without labels (data.labels=false)"
+            raise UsageError(f"{text}. Leave it out.")
+        if self.classes is None:
+            return None
+        if label is None:
+            return torch.tensor(self.classes.drawn(first, first + n))
+        try:
+            # Of torch or numpy.
+            return torch.tensor(self.classes.each(label.tolist() if hasattr(label, "tolist") else label, n))
+        except UsageError as error:
+            raise UsageError(f"{caller}: {error}") from error
 
     def _spec(self, keys: Mapping[str, Any], caller: str) -> SamplingSpec:
         return sampling_spec(self.recipe, keys, caller)
@@ -297,10 +355,18 @@ def _data_of(path: Path, recipe: Recipe, about: Mapping[str, str], allow_plugin:
     return DescribedSource(contents.described(about, "data"), why)
 
 
-def _require_fit(recipe: Recipe, data_shape: tuple[int, ...], shapes: Mapping[str, tuple[int, ...]]) -> None:
+def _classes(recipe: Recipe, content: Any) -> Classes | None:
+    """Those that a file says its model has; raises ValueError if a class-conditional one does not say."""
+    return Classes.parsed(content) if recipe.data.labels else None
+
+
+def _require_fit(
+    recipe: Recipe, data_shape: tuple[int, ...], shapes: Mapping[str, tuple[int, ...]], classes: Classes | None
+) -> None:
     """Refuse tensors that are not those of the recipe's network, before one is made; raises as `nets.fit.require`."""
     diffusion = sde.build(recipe.sde)
-    fit.require(recipe.network, shapes, data_shape=data_shape, halves_in=diffusion.n, halves_out=diffusion.m)
+    sizes = {"halves_in": diffusion.n, "halves_out": diffusion.m, "classes": len(classes or ())}
+    fit.require(recipe.network, shapes, data_shape=data_shape, **sizes)
 
 
 def _in_one_line(error: Exception) -> str:

@@ -9,6 +9,7 @@ that was drawn.
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,16 @@ from cld_core.sde.rows import Rows, inverse_of_upper, matmul, negated
 
 # (u: (B, nC, ...), t: a float or (B,) float64) -> (B, mC, ...): any score that samplers can use.
 ScoreFunction = Callable[[Tensor, float | Tensor], Tensor]
+# The same with labels, (B,), as a third argument: the score given the class of each example.
+LabelScore = Callable[[Tensor, float | Tensor, Tensor], Tensor]
+
+
+class NoiseModel(Protocol):
+    """What losses need of a score."""
+
+    def predicted_noise(self, u: Tensor, t: Tensor, *, augmented: Tensor | None = None) -> Tensor:
+        """(B, mC, ...): the estimate of the noise in the scored halves of u (B, nC, ...) at the times t (B,)."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +53,7 @@ class Score:
     """The score of the scored halves (v of CLD, x of VPSDE) that a network stands for.
 
     ``net`` maps u and t, (B,), to (B, mC, ...). The result has the type of u, whatever the network computes in.
+    A network of labelled data takes labels, (B,), int64, as well; without them, the score is the unconditional one.
 
     Attributes:
         single_backward: a result may be differentiated once only, because the network is compiled.
@@ -54,9 +66,9 @@ class Score:
         self.single_backward = any(getattr(module, "single_backward", False) for module in net.modules())
         self._weight = next(net.parameters(), None)
 
-    def __call__(self, u: Tensor, t: float | Tensor) -> Tensor:
+    def __call__(self, u: Tensor, t: float | Tensor, *label: Tensor) -> Tensor:
         """The score (B, mC, ...) at u (B, nC, ...); t is a float or a (B,) float64 tensor."""
-        return self._score(u, t, self._coefficients(t))
+        return self._score(u, t, self._coefficients(t), *label)
 
     def at(self, times: Tensor, dtype: torch.dtype) -> list[Callable[[Tensor], Tensor]]:
         """The score at each of ``times`` (k, B), float64, as a function of u of type ``dtype``.
@@ -77,22 +89,28 @@ class Score:
         return _Coefficients(negated(target), precision)
 
     def _score(
-        self, u: Tensor, t: float | Tensor, coefficients: _Coefficients, augmented: Tensor | None = None
+        self,
+        u: Tensor,
+        t: float | Tensor,
+        coefficients: _Coefficients,
+        *label: Tensor,
+        augmented: Tensor | None = None,
     ) -> Tensor:
         z = u if coefficients.whiten is None else apply_lower(coefficients.whiten, u)
-        score, precision = apply(coefficients.output, self._network(z, t, augmented)), coefficients.precision
+        score = apply(coefficients.output, self._network(z, t, *label, augmented=augmented))
+        precision = coefficients.precision
         return score if precision is None else torch.sub(score, apply(precision, self.sde.scored(z)))
 
-    def _network(self, u: Tensor, t: float | Tensor, augmented: Tensor | None = None) -> Tensor:
+    def _network(self, u: Tensor, t: float | Tensor, *label: Tensor, augmented: Tensor | None = None) -> Tensor:
         dtype = self._dtype(u.dtype)
-        conditions = {} if augmented is None else {"augmented": augmented}
-        return self.net(u.to(dtype), as_batch(t, len(u), u.device, dtype), **conditions).to(u.dtype)
+        more = {} if augmented is None else {"augmented": augmented}
+        return self.net(u.to(dtype), as_batch(t, len(u), u.device, dtype), *label, **more).to(u.dtype)
 
     def _dtype(self, otherwise: torch.dtype) -> torch.dtype:
         """What the network computes in."""
         return otherwise if self._weight is None else self._weight.dtype
 
-    def predicted_noise(self, u: Tensor, t: Tensor, augmented: Tensor | None = None) -> Tensor:
+    def predicted_noise(self, u: Tensor, t: Tensor, *label: Tensor, augmented: Tensor | None = None) -> Tensor:
         """-E^-1 s, (B, mC, ...): the network's estimate of the noise in the scored halves of u.
 
         Args:
@@ -104,8 +122,8 @@ class Score:
             found, inverse = self._coefficients(t), negated(inverse_of_upper(self.sde.target(t, name)))
             assert found.precision is not None, "preconditioning has a linear part"
             scaled = _Coefficients(matmul(inverse, found.output), matmul(inverse, found.precision), found.whiten)
-            return self._score(u, t, scaled, augmented)
-        alpha = self._network(u, t, augmented)
+            return self._score(u, t, scaled, *label, augmented=augmented)
+        alpha = self._network(u, t, *label, augmented=augmented)
         if not self.objective.mixed_score:
             return alpha
         *_, shift = self.sde.mixed(t, name)
@@ -118,8 +136,8 @@ class Counted:
     def __init__(self, score: ScoreFunction, told: Callable[[int], object]) -> None:
         self._score, self._told, self._count = score, told, 0
 
-    def __call__(self, u: Tensor, t: float | Tensor) -> Tensor:
-        return self._counted(lambda u: self._score(u, t), u)
+    def __call__(self, u: Tensor, t: float | Tensor, *label: Tensor) -> Tensor:
+        return self._counted(lambda u: self._score(u, t, *label), u)
 
     def at(self, times: Tensor, dtype: torch.dtype) -> list[Callable[[Tensor], Tensor]]:
         """As `Score.at`."""
@@ -130,6 +148,15 @@ class Counted:
         self._count += 1
         self._told(self._count)
         return result
+
+
+def for_rows(score: ScoreFunction, rows: Tensor) -> ScoreFunction:
+    """The score for some ``rows`` (b,) of the batch that it is for, whose u is then (b, nC, ...).
+
+    Only a score that is bound to examples, such as `cld_core.guidance.Conditional`, has another one for each.
+    """
+    select = getattr(score, "for_rows", None)
+    return score if select is None else select(rows)
 
 
 def at_each(score: ScoreFunction, times: Tensor, dtype: torch.dtype) -> list[Callable[[Tensor], Tensor]]:

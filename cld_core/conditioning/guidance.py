@@ -14,7 +14,7 @@ from torch import Tensor
 from cld_core.errors import UsageError
 from cld_core.recipe.sampling import SamplingSpec
 from cld_core.sampling.noise import Noise
-from cld_core.score import ScoreFunction
+from cld_core.score import ScoreFunction, for_rows
 from cld_core.sde import Diffusion
 
 from .estimate import Estimate, as_numbers
@@ -95,6 +95,11 @@ class Guided:
     def finished(self, x: Tensor) -> Tensor:
         """The samples x (B, C, ...), as they are."""
         return x
+
+    def for_rows(self, rows: Tensor) -> "Guided":
+        """As `cld_core.score.for_rows`."""
+        part = for_rows(self._score, rows)
+        return self if part is self._score else Guided(part, self.sde, self.observation, self.guidance)
 
     def _isotropic(self, estimate: Estimate[float | Tensor], leaf: Tensor, observed: Tensor) -> Tensor:
         residual = self.observation.y.to(observed.device) - observed.detach().double()

@@ -10,8 +10,9 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import cast
 
 import lmdb
 
@@ -33,7 +34,7 @@ from cld_core.errors import DataError, WrongSourceError
 from cld_core.run.atomic import sync_folder
 from cld_core.texts import one_line
 
-from . import unfinished
+from . import image_labels, unfinished
 from .unfinished import Done
 
 _SECONDS_BETWEEN_REPORTS = 0.1
@@ -43,22 +44,30 @@ _WRONG_PLACE = (errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EACCES, errno.E
 
 @dataclass(frozen=True, kw_only=True)
 class Unit:
-    """A part of the source: ``read()`` yields images as raw RGB bytes, ``fingerprint`` changes when the part does."""
+    """A part of the source: ``read()`` yields images as raw RGB bytes, ``fingerprint`` changes when the part does.
+
+    ``labels()`` are the indices of their classes, in the same order, if the plan has classes.
+    """
 
     name: str
     fingerprint: str
     read: Callable[[], Iterable[bytes]]
+    labels: Callable[[], Sequence[int]] = tuple
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What to build: the units of each split, and in ``expect`` the number of images that they must give."""
+    """What to build: the units of each split, and in ``expect`` the number of images that they must give.
+
+    ``classes`` names the classes of the images; empty if they have no labels.
+    """
 
     name: str
     size: int
     source: str
     units: Mapping[Split, Sequence[Unit]]
     expect: Mapping[str, int] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
 
     def digest(self) -> str:
         """Digest of the source's units, by which a second preparation sees whether there is anything to do."""
@@ -86,6 +95,8 @@ ProgressCallback = Callable[[Progress], None]
 
 def build(plan: Plan, out: Path, progress: ProgressCallback | None = None) -> Manifest:
     """Make the data set ``out``, unless it exists, and return its manifest.
+
+    One that was made before labels were stored gets those of its images.
 
     Raises:
         DataError: the source is damaged or short. Finished units are kept.
@@ -115,21 +126,51 @@ def _build(plan: Plan, digest: str, partial: Path, out: Path, progress: Progress
     try:
         splits: dict[str, SplitInfo] = {split: job.build_split(split) for split in SPLITS if split in plan.units}
         manifest = Manifest(name=plan.name, size=plan.size, splits=splits, source=plan.source, source_digest=digest)
-        write_manifest(partial, manifest)
+        write_manifest(partial, _with_labels(plan, partial, manifest))
         os.replace(partial, out)
         sync_folder(out.parent)
     except (DataError, lmdb.Error, OSError) as error:
         raise DataError(f"{one_line(error, 1000).rstrip('.')}. {job.what_is_kept()}") from error
     for leftover in (PROGRESS, unfinished.LOCK):
         (out / leftover).unlink(missing_ok=True)
-    return manifest
+    made = read_manifest(out)
+    assert made is not None, "the manifest has just been written"
+    return made
+
+
+def _upgraded(plan: Plan, out: Path, manifest: Manifest) -> Manifest:
+    """The manifest of a complete set without labels, after those of its images were added."""
+    try:
+        labelled = _with_labels(plan, out, manifest)
+        write_manifest(out, labelled)
+    except OSError as error:
+        text = f"{out} is complete but has no labels, and they cannot be added: {one_line(error)}"
+        raise DataError(f"{text}. Check its permissions, or choose another --out.") from error
+    return labelled
+
+
+def _with_labels(plan: Plan, root: Path, manifest: Manifest) -> Manifest:
+    """The manifest after the labels of all splits are written, if the plan has classes.
+
+    Raises:
+        DataError: there is not one for each image.
+    """
+    if not plan.classes:
+        return manifest
+    splits = {}
+    for split, info in manifest.splits.items():
+        labels = [label for unit in plan.units[cast(Split, split)] for label in unit.labels()]
+        if len(labels) != info.count:
+            raise DataError(f"{plan.source} has {len(labels)} labels for {info.count} images of {split}.")
+        splits[split] = replace(info, labels=image_labels.write(root, split, labels))
+    return replace(manifest, splits=splits, classes=plan.classes)
 
 
 def _already_there(plan: Plan, out: Path, digest: str) -> Manifest | None:
     manifest = read_manifest(out)
     if manifest is not None:
         if (manifest.name, manifest.size, manifest.source_digest) == (plan.name, plan.size, digest):
-            return manifest
+            return _upgraded(plan, out, manifest) if plan.classes and not manifest.classes else manifest
         raise WrongSourceError(
             f"{out} already holds {manifest.name} at {manifest.size}x{manifest.size}, made from {manifest.source}. "
             "Remove that folder or choose another --out."

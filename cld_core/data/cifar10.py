@@ -1,15 +1,17 @@
 """CIFAR-10 from the official `cifar-10-python.tar.gz` or from the batch files in it.
 
 A batch is a pickle of Python 2: a dictionary with b"data", uint8 of shape (10000, 3072), each row an image with
-its red, green and blue planes one after the other. Pickles can run code, so this one is read by an unpickler that
-accepts an array and its type, and nothing else.
+its red, green and blue planes one after the other, and b"labels", a list of their classes. Pickles can run code, so
+this one is read by an unpickler that accepts an array and its type, and nothing else.
 """
 
+import contextlib
 import hashlib
 import io
 import pickle
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
@@ -26,6 +28,7 @@ from . import tar
 ARCHIVE = "cifar-10-python.tar.gz"
 FOLDER = "cifar-10-batches-py"
 SIZE = 32
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 OFFICIAL_COUNTS = {"train": 50_000, "validation": 10_000}
 _BATCHES: dict[Split, tuple[str, ...]] = {
     "train": tuple(f"data_batch_{number}" for number in range(1, 6)),
@@ -67,6 +70,7 @@ def plan_cifar10(source: Path, expect: Mapping[str, int] | None = None) -> Plan:
         source=source.name,
         units={split: [_unit(batches, name, source) for name in names] for split, names in _BATCHES.items()},
         expect=OFFICIAL_COUNTS if expect is None else expect,
+        classes=CLASSES,
     )
 
 
@@ -82,7 +86,8 @@ def _unit(batches: _Batches, name: str, source: Path) -> Unit:
             raise DataError(text) from batches.damage
         raise DataError(f"{source} has no {name}. Is it the official {ARCHIVE}? Fetch it again.")
 
-    return Unit(name=name, fingerprint=hashlib.blake2b(data, digest_size=16).hexdigest(), read=read)
+    fingerprint = hashlib.blake2b(data, digest_size=16).hexdigest()
+    return Unit(name=name, fingerprint=fingerprint, read=read, labels=partial(_read_labels, data, f"{source}: {name}"))
 
 
 def _in_folder(folder: Path) -> _Batches:
@@ -122,17 +127,35 @@ def _images_of_batch(data: bytes, name: str) -> Iterator[bytes]:
         yield image.tobytes()
 
 
+@contextlib.contextmanager
+def _refusing(name: str) -> Iterator[None]:
+    """Raise whatever a damaged pickle leads to as `DataError`."""
+    try:
+        yield
+    except Exception as error:
+        what = f"{type(error).__name__}: {one_line(error)}"
+        raise DataError(f"{name} is not a batch of CIFAR-10 ({what}). Fetch {ARCHIVE} again.") from error
+
+
+def _read_labels(data: bytes, name: str) -> list[int]:
+    """The labels of a batch."""
+    with _refusing(name):
+        labels = _BatchUnpickler(io.BytesIO(data), encoding="bytes").load()[b"labels"]
+        if not isinstance(labels, list) or not all(type(label) is int for label in labels):
+            raise TypeError("its labels are not a list of numbers")
+        if not all(0 <= label < len(CLASSES) for label in labels):
+            raise ValueError(f"its labels are not of {len(CLASSES)} classes")
+    return labels
+
+
 def _read_batch(data: bytes, name: str) -> np.ndarray:
     """The images of a batch, uint8 of shape (n, 3072)."""
-    try:
+    with _refusing(name):
         batch = _BatchUnpickler(io.BytesIO(data), encoding="bytes").load()
         stored = batch[b"data"]
         if not isinstance(stored, _Array):
             raise TypeError(f"its data are a {type(stored).__name__}, not an array")
         rows = stored.to_numpy()
-    except Exception as error:  # a damaged pickle leads anywhere
-        what = f"{type(error).__name__}: {one_line(error)}"
-        raise DataError(f"{name} is not a batch of CIFAR-10 ({what}). Fetch {ARCHIVE} again.") from error
     if rows.ndim != 2 or rows.shape[1] != 3 * SIZE * SIZE:
         raise DataError(
             f"{name} has data of shape {one_line(rows.shape, 60)}, not (10000, 3072). Fetch {ARCHIVE} again."

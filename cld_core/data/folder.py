@@ -3,6 +3,9 @@
 Splits: top-level folders called `train` and `validation` (or `val`, `valid`, `test`) are used as they are.
 Otherwise a picture's split is decided by a hash of its name alone, so adding and removing pictures never moves
 others between training and validation.
+
+Classes: if all pictures lie in two or more folders, below those of the splits if there are such, the names of these
+folders are the classes.
 """
 
 import contextlib
@@ -12,7 +15,7 @@ import os
 import threading
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +29,8 @@ from cld_core.errors import DataError, UsageError, WrongSourceError
 from cld_core.seeds import key_of
 from cld_core.small_files import opened, read_bytes
 from cld_core.texts import one_line
+
+from .folder_classes import as_text, classes_of
 
 DEFAULT_VALIDATION = 0.1
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
@@ -90,12 +95,14 @@ def plan_folder(source: Path, size: int, validation: float | None = None) -> Pla
                 f"{source}: no picture is left for {split} ({len(pictures)} in all). Use another --split, or sort the "
                 "pictures into folders train and validation."
             )
+    classes, labels = classes_of([picture.name for picture in pictures], _SPLIT_FOLDERS)
     return Plan(
         name="folder",
         size=size,
         source=source.name,
-        units={split: list(_units(split, chosen, size)) for split, chosen in by_split.items()},
+        units={split: list(_units(split, chosen, size, labels)) for split, chosen in by_split.items()},
         expect={split: len(chosen) for split, chosen in by_split.items()},
+        classes=classes,
     )
 
 
@@ -179,7 +186,7 @@ def _splits(pictures: Sequence[_Picture], validation: float | None) -> dict[Spli
     below = int(validation * 2**63)
     chosen: dict[Split, list[_Picture]] = {split: [] for split in SPLITS}
     for picture in pictures:
-        chosen["validation" if key_of("split", _as_text(picture.name)) < below else "train"].append(picture)
+        chosen["validation" if key_of("split", as_text(picture.name)) < below else "train"].append(picture)
     return chosen
 
 
@@ -200,13 +207,13 @@ def _splits_by_folder(pictures: Sequence[_Picture]) -> dict[Split, list[_Picture
     if others:
         raise WrongSourceError(
             f"Besides the folders for training and validation, there are pictures in "
-            f"{one_line(_as_text(', '.join(sorted(others)[:5])))}. "
+            f"{one_line(as_text(', '.join(sorted(others)[:5])))}. "
             "Pass --split 0.1 to mix all pictures, or remove those."
         )
     return chosen
 
 
-def _units(split: Split, pictures: Sequence[_Picture], size: int) -> Iterator[Unit]:
+def _units(split: Split, pictures: Sequence[_Picture], size: int, labels: Mapping[str, int]) -> Iterator[Unit]:
     at_once = max(1, min(PICTURES_PER_UNIT, _BYTES_PER_UNIT // (3 * size * size)))
     for first in range(0, len(pictures), at_once):
         some = pictures[first : first + at_once]
@@ -215,7 +222,12 @@ def _units(split: Split, pictures: Sequence[_Picture], size: int) -> Iterator[Un
             name=f"{split} pictures {first} to {first + len(some) - 1}",
             fingerprint=digest.hexdigest(),
             read=partial(_make_all, some, size),
+            labels=partial(_labels, some, labels),
         )
+
+
+def _labels(pictures: Sequence[_Picture], labels: Mapping[str, int]) -> list[int]:
+    return [labels[picture.name] for picture in pictures]
 
 
 def _lines(pictures: Sequence[_Picture]) -> bytes:
@@ -285,12 +297,7 @@ def _scaled(opened: Image.Image, size: int) -> bytes:
 
 
 def _shown(picture: _Picture) -> str:
-    return one_line(_as_text(picture.name))
-
-
-def _as_text(name: str) -> str:
-    """The name of a file, with what is not text in it replaced."""
-    return name.encode(errors="surrogateescape").decode(errors="replace")
+    return one_line(as_text(picture.name))
 
 
 def _on_white(picture: Image.Image) -> Image.Image:

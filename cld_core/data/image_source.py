@@ -1,17 +1,19 @@
 """Images as training and evaluation use them: batches of a step, and test images with uniform dequantisation."""
 
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from cld_core import seeds
+from cld_core.classes import Classes
 from cld_core.errors import DataError
 from cld_core.recipe.data import ImageDataSpec
 
-from . import toy
+from . import image_labels, order, presence, toy
 from .images import ImageSet, open_images, to_model
-from .store import CHANNELS
+from .store import CHANNELS, Manifest, read_manifest
 from .stream import ImageStream
 
 GREY_LEVELS = 256
@@ -40,6 +42,36 @@ class ImageSource:
         self._spec, self._device = spec, torch.device(device)
         self._stream: ImageStream | None = None
         self._streams: tuple[int, int, slice] | None = None
+
+    @cached_property
+    def classes(self) -> Classes | None:
+        """Those of the images; None if the recipe wants no labels.
+
+        Raises:
+            DataError: the images are missing, or have no labels; names the command that prepares them.
+        """
+        if not self._spec.labels:
+            return None
+        presence.require(self._spec)
+        return image_labels.classes(self._root, self._manifest)
+
+    @property
+    def _root(self) -> Path:
+        return Path(self._spec.path).expanduser()
+
+    @property
+    def _manifest(self) -> Manifest:
+        manifest = read_manifest(self._root)
+        assert manifest is not None, "images with labels have a manifest"
+        return manifest
+
+    @cached_property
+    def _train_labels(self) -> Tensor:
+        return torch.from_numpy(image_labels.read(self._root, "train", self._manifest))
+
+    @cached_property
+    def _test_labels(self) -> Tensor:
+        return torch.from_numpy(image_labels.read(self._root, "validation", self._manifest))
 
     @cached_property
     def train(self) -> ImageSet:
@@ -81,6 +113,15 @@ class ImageSource:
         images = next(self._stream)
         self.wait_s = self._stream.wait_s
         return to_model(images)
+
+    def labelled_batch(self, seed: int, restart: int, step: int, size: int, rows: slice) -> tuple[Tensor, Tensor]:
+        """As `batch`, with the labels, which are on the CPU."""
+        x = self.batch(seed, restart, step, size, rows)
+        return x, self._train_labels[order.indices(step, size, self.train.n, seed)[rows]]
+
+    def test_labels(self, seed: int, first: int, last: int) -> Tensor:
+        """The labels of the validation images ``first <= i < last``."""
+        return self._test_labels[first:last]
 
     def dequantised_test_data(self, seed: int, first: int, last: int) -> Tensor:
         """Validation images ``first <= i < last``, dequantised; image i has its own noise.

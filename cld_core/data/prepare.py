@@ -8,7 +8,7 @@ from cld_core.imports import resolve
 from cld_core.recipe.data import ImageDataSpec
 from cld_core.recipe.variants import SECTIONS
 
-from . import cifar10, lmdb_store, presence, store
+from . import cifar10, image_labels, lmdb_store, presence, store
 from .build import Plan, Progress, ProgressCallback, build
 from .store import Checksum, Manifest, lmdb_path
 
@@ -138,4 +138,6 @@ def verify(path: str | Path, progress: Callable[[int, int], None] | None = None)
                 f"The {split} images in {root} are not those that were prepared. Remove {root} and prepare it again: "
                 f"{store.prepare_hint(manifest.name, root)}"
             )
+        if manifest.classes:
+            image_labels.read(root, split, manifest)
     return manifest

@@ -29,6 +29,9 @@ def require(spec: DataSpec) -> None:
         problem = f"{root} has images of {manifest.size}x{manifest.size}, not {spec.pixels}x{spec.pixels}"
     else:
         problem = cut(root, manifest)
+    if problem is None and spec.labels and (manifest is None or not manifest.classes):
+        why = "it was prepared by an older version, or from pictures that do not lie in folders of classes"
+        problem = f"{root.absolute()} has no labels, which data.labels=true needs: {why}"
     if problem is not None:
         hint = prepare_hint(spec.name, spec.path.removesuffix(".partial"), spec.pixels)
         raise DataError(f"{problem}. To prepare it: {hint}")
@@ -59,6 +62,12 @@ def cut(root: Path, manifest: Manifest) -> str | None:
         if there != info.file_bytes:
             return f"{file.absolute()} has {there} bytes, but its manifest says {info.file_bytes}"
     return None
+
+
+def class_names(spec: ImageDataSpec) -> tuple[str, ...]:
+    """The classes of prepared images; empty if they have no labels."""
+    manifest = read_manifest(Path(spec.path).expanduser())
+    return () if manifest is None else manifest.classes
 
 
 def count(spec: ImageDataSpec, split: Split) -> int:

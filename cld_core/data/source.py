@@ -1,10 +1,11 @@
 """The interface through which training and evaluation get their data, whatever the data set."""
 
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 
+from cld_core.classes import Classes
 from cld_core.recipe import variants
 from cld_core.recipe.data import DataSpec
 
@@ -34,6 +35,34 @@ class Source(Protocol):
     def close(self) -> None:
         """Stop reading ahead."""
         ...
+
+
+class LabelledSource(Source, Protocol):
+    """A source whose examples have labels, indices of its ``classes``. Others need none of this: see `classes_of`."""
+
+    classes: Classes | None  # None: it can have labels, but the recipe wants none
+
+    def labelled_batch(self, seed: int, restart: int, step: int, size: int, rows: slice) -> tuple[Tensor, Tensor]:
+        """What `batch` returns, and the labels, (len(rows),), int64, which may be on another device."""
+        ...
+
+    def test_labels(self, seed: int, first: int, last: int) -> Tensor:
+        """The labels of the test points ``first <= i < last``, (last - first,), int64."""
+        ...
+
+
+def classes_of(source: Source) -> Classes | None:
+    """The classes of a source; None if its examples have no labels.
+
+    Raises:
+        DataError: labels are wanted, but the data are missing or have none.
+    """
+    return getattr(source, "classes", None)
+
+
+def labelled(source: Source) -> LabelledSource:
+    """A source with classes, as what it is."""
+    return cast(LabelledSource, source)
 
 
 def source(spec: DataSpec, device: torch.device | str = "cpu") -> Source:

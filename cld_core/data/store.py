@@ -3,6 +3,8 @@
     DIR/manifest.json      the content: name, size, channels, and for each split its count, bytes and checksum
     DIR/train.lmdb/        raw RGB bytes (H, W, 3), row by row, under the key str(index), index 0 .. count - 1
     DIR/validation.lmdb/
+    DIR/train.labels       if the images have classes: the index of each image's class, two bytes each, lowest first
+    DIR/validation.labels
 
 The LMDB files alone, without a manifest, are the published form, which `open_images` reads as well.
 While a data set is being prepared it is called DIR.partial, so a folder DIR is always complete.
@@ -15,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from cld_core.classes import Classes
 from cld_core.errors import DataError
 from cld_core.run.atomic import write_json
 from cld_core.small_files import parse_json, read_bytes
@@ -57,11 +60,12 @@ class Checksum:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitInfo:
-    """``count`` images, ``file_bytes`` of LMDB, and the `Checksum` of the images in order."""
+    """``count`` images, ``file_bytes`` of LMDB, the `Checksum` of the images in order, and that of their labels."""
 
     count: int
     file_bytes: int
     checksum: str
+    labels: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +76,7 @@ class Manifest:
         size: height and width in pixels.
         source: name of what it was made from.
         source_digest: digest of that source's files and of how they were read.
+        classes: names of the classes; empty if the images have no labels, as those that older versions prepared.
     """
 
     name: str
@@ -81,10 +86,15 @@ class Manifest:
     source_digest: str = ""
     channels: int = CHANNELS
     format: str = FORMAT
+    classes: tuple[str, ...] = ()
 
     @property
     def image_bytes(self) -> int:
         return self.size * self.size * self.channels
+
+
+def labels_path(root: Path, split: str) -> Path:
+    return root / f"{split}.labels"
 
 
 def lmdb_path(root: Path, split: str) -> Path:
@@ -109,7 +119,12 @@ def prepare_hint(name: str, root: Path | str, pixels: int | None = None) -> str:
 
 
 def write_manifest(root: Path, manifest: Manifest) -> None:
-    write_json(root / MANIFEST, asdict(manifest))
+    content = asdict(manifest)
+    if not manifest.classes:
+        del content["classes"]
+        for split in content["splits"].values():
+            del split["labels"]
+    write_json(root / MANIFEST, content)
 
 
 def read_manifest(root: Path) -> Manifest | None:
@@ -150,7 +165,13 @@ def _manifest(content: dict[str, Any]) -> Manifest:
         splits={name: _split_info(info) for name, info in splits.items()},
         source=one_line(content.get("source", "")),
         source_digest=_text(content, "source_digest"),
+        classes=_classes(content.get("classes", [])),
     )
+
+
+def _classes(names: Any) -> tuple[str, ...]:
+    """Their names; none for a set without labels."""
+    return Classes.parsed({"names": names, "weights": [1] * len(names)}).names if names else ()
 
 
 def _split_info(info: Any) -> SplitInfo:
@@ -159,8 +180,12 @@ def _split_info(info: Any) -> SplitInfo:
     checksum = _text(info, "checksum")
     if not _CHECKSUM.fullmatch(checksum):
         raise ValueError("a checksum is not one")
+    labels = _text(info, "labels")
+    if not _CHECKSUM.fullmatch(labels or checksum):
+        raise ValueError("the checksum of its labels is not one")
     count = _number(info, "count", least=1, most=_MOST)
-    return SplitInfo(count=count, file_bytes=_number(info, "file_bytes", least=1, most=_MOST), checksum=checksum)
+    file_bytes = _number(info, "file_bytes", least=1, most=_MOST)
+    return SplitInfo(count=count, file_bytes=file_bytes, checksum=checksum, labels=labels)
 
 
 def _number(content: dict[str, Any], name: str, *, least: int, most: int) -> int:

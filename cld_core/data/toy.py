@@ -12,7 +12,7 @@ A plug-in adds its own (docs/math.md section 10)::
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from cld_core import analytic
 from cld_core.analytic import GaussianMixture
+from cld_core.classes import Classes, numbered
 from cld_core.errors import DataError, WrongSourceError, did_you_mean
 from cld_core.recipe.plugin import import_plugin
 
@@ -36,6 +37,8 @@ class Toy:
     log_density: Callable[[Tensor], Tensor] | None = None  # (n, 2) -> (n,), float64, nats
     entropy: Callable[[], float] | None = None  # nats; computed on first use, then kept
     on_grid: Callable[[Tensor, Tensor], Tensor] | None = None  # x (n,), y (m,) -> density (n, m), if that is faster
+    label: Callable[[Tensor], Tensor] | None = None  # (n, 2) -> (n,), int64: the class that a point belongs to
+    classes: Classes | None = None  # if it has labels; their weights are the probabilities of the classes
     data_shape: tuple[int, ...] = (2,)
 
 
@@ -53,14 +56,19 @@ def toy(
     log_density: Callable[[Tensor], Tensor] | None = None,
     entropy: Callable[[], float] | None = None,
     on_grid: Callable[[Tensor, Tensor], Tensor] | None = None,
+    label: Callable[[Tensor], Tensor] | None = None,
+    classes: Sequence[float] | None = None,
 ) -> Callable[[Sampler], Sampler]:
     """Register a sampling function (n, generator) -> (n, 2) float32 under ``name``, for the recipe's data.name.
 
-    The other arguments are the attributes of `Toy`.
+    The other arguments are the attributes of `Toy`, except for ``classes``: the probabilities of the labels 0, 1, ...
 
     Raises:
-        DataError: the name is taken by another function.
+        DataError: the name is taken by another function, or only one of ``label`` and ``classes`` is given.
     """
+    if (label is None) != (classes is None):
+        raise DataError(f"toy data {name!r} has only one of `label` and `classes`. Give both, or neither.")
+    known = None if classes is None else numbered(classes)
 
     def register(sampler: Sampler) -> Sampler:
         taken = _REGISTRY.get(name)
@@ -68,7 +76,9 @@ def toy(
             owner = taken.sample.__module__
             raise DataError(f"toy data {name!r} is already registered by {owner}. Choose another name.")
         cached = functools.cache(entropy) if entropy is not None else None
-        _REGISTRY[name] = _OF_MODULE[sampler.__module__, name] = Toy(name, sampler, log_density, cached, on_grid)
+        _REGISTRY[name] = _OF_MODULE[sampler.__module__, name] = Toy(
+            name, sampler, log_density, cached, on_grid, label, known
+        )
         return sampler
 
     return register
@@ -148,8 +158,11 @@ def _roll() -> GaussianMixture:
 def _swissroll_log_density(x: Tensor) -> Tensor:
     # Rolls are 350 noise stds apart: at any point, all but the nearest one's density are 0 in float64.
     x = x.to(torch.float64)
-    nearest = torch.cdist(x, _ROLL_CENTRES).argmin(1)
-    return _roll().log_density(x - _ROLL_CENTRES[nearest]) - math.log(len(_ROLL_CENTRES))
+    return _roll().log_density(x - _ROLL_CENTRES[_nearest_roll(x)]) - math.log(len(_ROLL_CENTRES))
+
+
+def _nearest_roll(x: Tensor) -> Tensor:
+    return torch.cdist(x.to(torch.float64), _ROLL_CENTRES).argmin(1)
 
 
 def _swissroll_entropy() -> float:
@@ -166,6 +179,8 @@ def _swissroll_on_grid(x: Tensor, y: Tensor) -> Tensor:
     log_density=_swissroll_log_density,
     entropy=_swissroll_entropy,
     on_grid=_swissroll_on_grid,
+    label=_nearest_roll,
+    classes=[1 / 5] * 5,
 )
 def multimodal_swissroll(n: int, generator: torch.Generator) -> Tensor:
     """Five Swiss rolls with equal probability: the paper's toy data."""
@@ -179,7 +194,18 @@ _DIAMOND = analytic.diamond()
 _GAUSSIAN = analytic.gaussian()
 
 
-@toy("diamond", log_density=_DIAMOND.log_density, entropy=_DIAMOND.entropy)
+def _nearest_mode(x: Tensor) -> Tensor:
+    # Modes are 12 standard deviations apart: points nearer to another one than to their own have a share of 2e-9.
+    return torch.cdist(x.to(torch.float64), _DIAMOND.means).argmin(1)
+
+
+@toy(
+    "diamond",
+    log_density=_DIAMOND.log_density,
+    entropy=_DIAMOND.entropy,
+    label=_nearest_mode,
+    classes=[1 / 9] * 9,
+)
 def diamond(n: int, generator: torch.Generator) -> Tensor:
     """Nine narrow Gaussians on a rotated grid (`analytic.diamond`)."""
     return _DIAMOND.sample(n, generator)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from cld_core import seeds
+from cld_core.classes import Classes
 from cld_core.errors import DataError
 from cld_core.recipe.data import ToyDataSpec
 
@@ -20,11 +21,15 @@ class ToySource:
         """The density of a recipe. Batches are made on the CPU, whatever the device.
 
         Raises:
-            DataError: there is no such density, or the plug-in cannot be imported.
+            DataError: there is no such density, it has no labels if they are wanted, or the plug-in cannot be imported.
         """
         self._toy = toy.get(spec.name, spec.plugin)
         self.density: toy.Toy | None = self._toy
         self.shape = self._toy.data_shape
+        self.classes: Classes | None = self._toy.classes if spec.labels else None
+        if spec.labels and self.classes is None:
+            text = f"toy data {spec.name!r} have no labels. Set data.labels=false, or choose diamond"
+            raise DataError(f"{text} or multimodal_swissroll.")
         self._generator = torch.Generator()
 
     def _sample(self, size: int, generator: torch.Generator) -> Tensor:
@@ -48,6 +53,17 @@ class ToySource:
 
     def test_data(self, seed: int, first: int, last: int) -> Tensor:
         return self.dequantised_test_data(seed, first, last)
+
+    def labelled_batch(self, seed: int, restart: int, step: int, size: int, rows: slice) -> tuple[Tensor, Tensor]:
+        x = self.batch(seed, restart, step, size, rows)
+        return x, self._labels(x)
+
+    def test_labels(self, seed: int, first: int, last: int) -> Tensor:
+        return self._labels(self.test_data(seed, first, last))
+
+    def _labels(self, x: Tensor) -> Tensor:
+        assert self._toy.label is not None, "data with classes have labels"
+        return self._toy.label(x)
 
     def close(self) -> None:
         """Nothing reads ahead."""

@@ -70,7 +70,7 @@ class Metric:
         how: in words, the settings in which runs that are compared may differ.
         remark: in words, what readers of the numbers in a section should know; None if there is nothing unusual.
         reads: the arrays that it needs of rows that are not always complete.
-        reference: what it needs of the statistics of the training set.
+        reference: what it needs of the statistics of the training set; "classes": features and labels of the images.
         depends: the fields of a request that its numbers depend on, besides those that its rows depend on.
         same: places in a request ("kid.subsets") that must be equal for two results to be comparable.
         least: (key, spare): the value of this key in its section of the recipe may be at most samples - spare.
@@ -85,11 +85,16 @@ class Metric:
     how: "Callable[[EvalRequest], str]"
     remark: Callable[[Mapping[str, Any]], str | None] = lambda section: None
     reads: tuple[str, ...] = ()
-    reference: Literal["moments", "features"] | None = None
+    reference: Literal["moments", "features", "classes"] | None = None
     depends: tuple[str, ...] = ()
     same: tuple[str, ...] = ()
     least: tuple[str, int] | None = None
     version: int = 1
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether it needs the features of single training images."""
+        return self.reference in ("features", "classes")
 
     @property
     def flag(self) -> str:

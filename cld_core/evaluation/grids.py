@@ -26,11 +26,16 @@ def require_size(n: int, pixels: int) -> None:
         raise UsageError(f"{n} images are too many for one picture. Draw at most {MAX_PICTURE // pixels}, or an .npz.")
 
 
+def columns_of(n: int) -> int:
+    """The columns of a grid of n images."""
+    return math.ceil(math.sqrt(n))
+
+
 def tile(images: Tensor, *, columns: int | None = None, gap: int = _GAP) -> Tensor:
     """Images (n, C, H, W), uint8, side by side on black: (H', W', C), as nearly square as n allows."""
     n, channels, height, width = images.shape
     require_size(n, height * width)
-    columns = columns or math.ceil(math.sqrt(n))
+    columns = columns or columns_of(n)
     rows = math.ceil(n / columns)
     canvas = torch.zeros(channels, rows * (height + gap) + gap, columns * (width + gap) + gap, dtype=torch.uint8)
     for index, image in enumerate(images.cpu()):

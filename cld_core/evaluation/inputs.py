@@ -12,6 +12,7 @@ from cld_core.errors import UsageError
 from cld_core.recipe import Recipe
 from cld_core.recipe.data import ImageDataSpec
 from cld_core.recipe.eval import INCEPTION, FidSpec
+from cld_core.texts import one_line
 
 from . import inception, registry
 from .definitions import Metric
@@ -31,13 +32,19 @@ def of(recipe: Recipe, metrics: Sequence[str]) -> tuple[FeatureInputs | None, Fi
     if not readers:
         _refuse_too_few(recipe, metrics, None)
         return None, {}
+    by_class = [metric.flag for metric in readers if metric.reference == "classes"]
+    if by_class and not recipe.data.labels:
+        text = f"needs a class-conditional model, but data.labels of {one_line(recipe.name)} is false. Leave it out."
+        raise UsageError(f"{by_class[0]} {text}")
     extraction, dimensions, files = extractor(recipe)
     stats = references = None
     if any(metric.reference is not None for metric in readers):
         from . import stats_file
 
-        flags = " and ".join(metric.flag for metric in readers if metric.reference == "features")
+        flags = " and ".join(metric.flag for metric in readers if metric.needs_features)
         path, stats, references = stats_file.find(recipe, extraction, dimensions, flags)
+        if any(metric.reference == "classes" for metric in readers):
+            stats_file.require_classes(path)
         files = {**files, "stats": str(path)}
     _refuse_too_few(recipe, metrics, references)
     return FeatureInputs.of(extraction, recipe.eval.fid.quantisation, stats), {"stats": None, **files}
@@ -144,7 +151,7 @@ def _refuse_too_few(recipe: Recipe, metrics: Sequence[str], references: int | No
         key, spare = metric.least
         value = getattr(getattr(recipe.eval, metric.name), key)
         counts = {"samples": recipe.eval.samples}
-        if metric.reference == "features" and references is not None:
+        if metric.needs_features and references is not None:
             counts["features of training images"] = references
         for what, count in counts.items():
             if value > count - spare:

@@ -46,7 +46,7 @@ class Joined:
         assert self.inputs.stats is not None, "looked for when the evaluation was asked for"
         path = Path(str(self.request.files["stats"]))
         stats_file.require_unchanged(path, self.inputs.stats)
-        wanted = any(metric.reference == "features" for metric in registry.metrics(self.request.metrics))
+        wanted = any(metric.needs_features for metric in registry.metrics(self.request.metrics))
         return stats_file.read(path, features=wanted)
 
     @property

@@ -12,6 +12,8 @@ from cld_core.data.images import to_pixels
 from cld_core.model import Model
 from cld_core.recipe.ema import EmaSpec
 from cld_core.recipe.sampling import FixedStepSpec
+from cld_core.sampling import Samples
+from cld_core.texts import one_line
 
 from . import grids, nonfinite
 from .planes import Plane
@@ -23,17 +25,37 @@ if TYPE_CHECKING:
 # Of a figure with data and samples, in inches.
 SIDE_BY_SIDE = (10.0, 5.4)
 _DPI = 140
+# Of a grid of images.
+_MOST_ROWS = 16
 
 
 def samples(model: Model, path: Path, *, seed: int = 0, batch_size: int | None = None) -> None:
     """Draw as many samples as a picture shows, ``batch_size`` at once (None: all), and save them as `show` does."""
-    drawn = model.draw(default_count(model), seed=seed, batch_size=batch_size)
-    show(path, drawn.x, model, f"{model.recipe.sampling.method}, {drawn.nfe:.0f} NFE")
+    count = default_count(model)
+    drawn = model.draw(count, seed=seed, batch_size=batch_size, label=in_rows(model, count))
+    show(path, drawn.x, model, how(model, drawn))
 
 
 def default_count(model: Model) -> int:
-    """How many samples a picture shows."""
-    return 64 if model.is_image else 2000
+    """How many samples a picture shows: of images with classes, a row of each class, as far as there is room."""
+    if not model.is_image:
+        return 2000
+    return min(max(8, len(model.classes or ())), _MOST_ROWS) ** 2
+
+
+def in_rows(model: Model, n: int) -> Tensor | None:
+    """Labels with which each row of a picture of n images has one class; None for points, and without classes."""
+    if model.classes is None or not model.is_image:
+        return None
+    return torch.arange(n) // grids.columns_of(n) % len(model.classes)
+
+
+def how(model: Model, drawn: Samples, label: str | None = None) -> str:
+    """In words, how samples were drawn; ``label``: the class of all of them."""
+    spec = model.recipe.sampling
+    given = [] if label is None else [f"label {one_line(label, 40)}"]
+    guided = [] if spec.guidance == 1 else [f"guidance {spec.guidance:g}"]
+    return ", ".join([spec.method, *given, *guided, f"{drawn.nfe:.0f} NFE"])
 
 
 def periodic_name(step: int) -> str:
@@ -41,7 +63,7 @@ def periodic_name(step: int) -> str:
     return f"step_{step:08d}.png"
 
 
-def name_of(model: Model, n: int, seed: int = 0) -> str:
+def name_of(model: Model, n: int, seed: int = 0, label: str | None = None) -> str:
     """A name of its own for all settings of a picture: those that are always there, then those that are not defaults.
 
     step_00020000_em_nfe100_n64_seed3_denoise-false.png
@@ -54,6 +76,8 @@ def name_of(model: Model, n: int, seed: int = 0) -> str:
         if entry.name not in ("method", "nfe") and getattr(spec, entry.name) != entry.default
     ]
     keyed = [f"seed{seed}"] if seed else []
+    if label is not None and model.classes is not None:
+        keyed.append(f"label{model.classes.index(label)}")
     average = [] if model.ema_length is None else [f"ema-{model.ema_length:g}"]
     return "_".join([f"step_{model.step:08d}", spec.method, *always, f"n{n}", *keyed, *others, *average]) + ".png"
 

@@ -17,6 +17,7 @@ METRICS = {
     "kid": "cld_core.evaluation.metrics.kid:KID",
     "isc": "cld_core.evaluation.metrics.isc:ISC",
     "prc": "cld_core.evaluation.metrics.prc:PRC",
+    "classes": "cld_core.evaluation.metrics.classes:CLASSES",
     "w2": "cld_core.evaluation.metrics.w2:W2",
     "density": "cld_core.evaluation.metrics.density:DENSITY",
     "flow-distance": "cld_core.evaluation.metrics.flow_distance:FLOW_DISTANCE",

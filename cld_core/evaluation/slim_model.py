@@ -1,6 +1,7 @@
 """The model of an evaluation, from the slim file of its checkpoint; whoever comes first makes that file."""
 
 import hashlib
+import json
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ from cld_core.recipe import Recipe
 from cld_core.run import RunFolder
 from cld_core.run.atomic import replacing
 from cld_core.run.lease import Lease
+from cld_core.small_files import parse_json
 from cld_core.texts import one_line
 
 from . import slim
@@ -124,6 +126,8 @@ def _write(wanted: Wanted, recipe: Recipe, made: Model) -> None:
         described = slim.described(wanted.checkpoint, recipe.model_digest(), digest(tensors), wanted.averages)
         if made.ema_error is not None:
             described["ema_error"] = repr(made.ema_error)
+        if made.classes is not None:
+            described["classes"] = json.dumps(made.classes.to_dict())
         content = save(tensors, described)
         for left in wanted.file.parent.glob(f".{wanted.file.name}.*.tmp"):
             left.unlink(missing_ok=True)
@@ -149,7 +153,8 @@ def _read(wanted: Wanted, recipe: Recipe) -> Model | None:
         tensors = _tensors(wanted.file)
         if digest(tensors) != about.get("weights"):
             raise ValueError("the digest of its tensors is another one")
-        model = Model.of_tensors(recipe, tensors, step=wanted.step, device=wanted.device)
+        classes = parse_json(about["classes"]) if "classes" in about else None
+        model = Model.of_tensors(recipe, tensors, step=wanted.step, device=wanted.device, classes=classes)
         if wanted.length is not None:
             model.ema_length, model.ema_error = wanted.length, float(about["ema_error"])
         return model

@@ -4,9 +4,12 @@ import functools
 import shutil
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from cld_core.data import image_labels
 from cld_core.data.images import ImageSet, open_images
+from cld_core.data.store import read_manifest
 from cld_core.errors import DataError, MergeError
 from cld_core.shards.compute import Computation
 from cld_core.shards.files import Arrays
@@ -65,8 +68,19 @@ class StatsComputation(Computation):
             "data": request.data_fingerprint,
             "quantisation": "none: the images are uint8",
         }
-        stats_file.write(Path(request.output), Moments.from_arrays(joined), joined.get("features"), about)
+        labels = self._labels()
+        if labels is not None:
+            about["classes"] = list(request.classes)
+        stats_file.write(Path(request.output), Moments.from_arrays(joined), joined.get("features"), about, labels)
         shutil.rmtree(self._work.shards, ignore_errors=True)
+
+    def _labels(self) -> np.ndarray | None:
+        """The labels of the images, if their features are kept and they have some."""
+        root = Path(self._request.data.path)
+        manifest = read_manifest(root)
+        if not self._request.classes or manifest is None:
+            return None
+        return image_labels.read(root, "train", manifest)
 
     @functools.cached_property
     def _images(self) -> ImageSet:

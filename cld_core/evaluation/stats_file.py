@@ -2,6 +2,7 @@
 
     mu (D,), sigma (D, D)      means and covariance of the features (EDM and many more)
     pool_3 (n, D)              the features themselves (score_sde, CLD-SGM)
+    label (n,)                 beside our own features: the classes of the images, if they have some
 
 `cldctl data stats` writes the first, with ``--features`` both, and ``about``, a JSON text that says what they were made
 from.
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from cld_core import npz
+from cld_core.classes import Classes
 from cld_core.data import presence
 from cld_core.digests import digest_of
 from cld_core.errors import UsageError
@@ -30,6 +32,7 @@ from .feature_inputs import Extraction
 from .moments import Moments
 
 FEATURES = "pool_3"
+LABELS = "label"
 _ARRAYS = ("mu", "sigma", FEATURES)
 # Of an image. A covariance of more takes gigabytes; Inception has 2048.
 _MOST_DIMENSIONS = 8192
@@ -38,24 +41,30 @@ _LONGEST_ABOUT = 2**20
 
 @dataclass(frozen=True)
 class Outline:
-    """What a statistics file holds, without its numbers."""
+    """What a statistics file holds, without its numbers; ``classes``: of the labels of its features."""
 
     dimensions: int
     images: int | None
     features: int | None
     about: dict[str, Any]
     layout: str
+    classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Statistics of a training set: mean (D,) and covariance (D, D), float64; features (n, D) if it has any."""
+    """Statistics of a training set: mean (D,) and covariance (D, D), float64; features (n, D) if it has any.
+
+    With features, ``labels`` (n,) are the indices of their ``classes``, if the images have some.
+    """
 
     mu: np.ndarray
     sigma: np.ndarray
     features: np.ndarray | None
     images: int | None
     layout: str
+    labels: np.ndarray | None = None
+    classes: tuple[str, ...] = ()
 
 
 def default_file(data: ImageDataSpec, extraction: Extraction) -> Path:
@@ -104,6 +113,17 @@ def find(recipe: Recipe, extraction: Extraction, dimensions: int, flags: str = "
     return path, _fingerprint(path, content), content.features if flags else None
 
 
+def require_classes(path: Path) -> None:
+    """Pass if the features in a file have labels.
+
+    Raises:
+        UsageError: they do not.
+    """
+    if not outline(path).classes:
+        fix = "Prepare the data again, then compute them with `cldctl data stats RECIPE|RUN --features`"
+        raise UsageError(f"{path} does not know the classes of its images. {fix}.")
+
+
 def require_unchanged(path: Path, fingerprint: str) -> None:
     """Pass if the statistics in a file are those that an evaluation was asked for with.
 
@@ -138,7 +158,8 @@ def _outline(path: Path, content: npz.Arrays) -> Outline:
             raise npz.DamagedError(f"it has {shapes[name][-1]} features, more than {_MOST_DIMENSIONS}")
     if len(mu) == 1 and mu[0] and sigma == (*mu, *mu):
         layout = f"mu, sigma, {FEATURES}" if features else "mu, sigma"
-        return Outline(mu[0], _images(about, features), features, about, layout)
+        classes = _classes(about) if features and shapes.get(LABELS) == (features,) else ()
+        return Outline(mu[0], _images(about, features), features, about, layout, classes)
     if features is not None and features > 1 and rows[1]:
         return Outline(rows[1], features, features, about, FEATURES)
     names = ", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "nothing"
@@ -155,6 +176,7 @@ def read(path: Path, *, features: bool = False) -> Reference:
     with _content(path) as content:
         shapes = _outline(path, content)
         has_moments = shapes.layout != FEATURES
+        labels = content.load(LABELS) if shapes.classes and features else None
         rows = content.load(FEATURES) if shapes.features and (features or not has_moments) else None
         if has_moments:
             mu, sigma = (content.load(name).astype(np.float64) for name in ("mu", "sigma"))
@@ -166,14 +188,22 @@ def read(path: Path, *, features: bool = False) -> Reference:
                 mu, sigma = moments.mean, moments.covariance
     if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
         raise UsageError(f"{path} has statistics that are not finite. Compute them again, or name another file.")
-    return Reference(mu, sigma, rows if features else None, shapes.images, shapes.layout)
+    return Reference(mu, sigma, rows if features else None, shapes.images, shapes.layout, labels, shapes.classes)
 
 
-def write(path: Path, moments: Moments, features: np.ndarray | None, about: dict[str, Any]) -> None:
-    """Write mu and sigma, and the features (n, D) as well if given."""
+def write(
+    path: Path,
+    moments: Moments,
+    features: np.ndarray | None,
+    about: dict[str, Any],
+    labels: np.ndarray | None = None,
+) -> None:
+    """Write mu and sigma, and the features (n, D) as well if given, and with them the labels (n,) of their images."""
     arrays = {"mu": moments.mean, "sigma": moments.covariance, "about": np.array(json.dumps(about))}
     if features is not None:
         arrays[FEATURES] = features.astype(np.float32, copy=False)
+        if labels is not None:
+            arrays[LABELS] = labels
     write_arrays(path, arrays)
 
 
@@ -201,6 +231,14 @@ def _about(content: npz.Arrays) -> dict[str, Any]:
     except ValueError as error:
         raise npz.DamagedError(f"what it says about its origin is not JSON: {one_line(error)}") from error
     return about if isinstance(about, dict) else {}
+
+
+def _classes(about: dict[str, Any]) -> tuple[str, ...]:
+    names = about.get("classes", [])
+    try:
+        return Classes.parsed({"names": names, "weights": [1] * len(names)}).names if names else ()
+    except (ValueError, TypeError) as error:
+        raise npz.DamagedError(f"the names of its classes are damaged: {one_line(error)}") from error
 
 
 def _images(about: dict[str, Any], features: int | None) -> int | None:

@@ -32,6 +32,7 @@ class StatsRequest(Request):
         data_fingerprint: of the images.
         images: their number.
         features: whether the features themselves are kept, too.
+        classes: of the images, whose labels are kept with the features; empty without features, and without labels.
     """
 
     kind: ClassVar[str] = "statistics"
@@ -42,6 +43,7 @@ class StatsRequest(Request):
     images: int
     extraction: Extraction
     features: bool
+    classes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, recipe: Recipe, output: Path | None, *, features: bool, shards: int) -> "StatsRequest":
@@ -74,6 +76,7 @@ class StatsRequest(Request):
             extraction=extraction,
             files=files,
             features=features,
+            classes=presence.class_names(data) if features else (),
             batch_size=recipe.eval.batch_size,
             shards=min(shards, images),
             retries=recipe.train.max_retries,
@@ -90,7 +93,7 @@ class StatsRequest(Request):
 
     @property
     def id(self) -> str:
-        return f"{self.fingerprint}{'-features' if self.features else ''}"
+        return f"{self.fingerprint}{'-features' if self.features else ''}{'-classes' if self.classes else ''}"
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -126,8 +129,9 @@ class StatsRequest(Request):
         if not Path(self.output).is_file():
             return False
         content = stats_file.outline(Path(self.output))
-        is_current = content.about.get("identity") == self.fingerprint
-        return is_current and (not self.features or content.features is not None)
+        if content.about.get("identity") != self.fingerprint:
+            return False
+        return not self.features or (content.features is not None and content.classes == self.classes)
 
 
 class Statistics(Work):

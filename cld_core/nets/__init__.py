@@ -1,26 +1,37 @@
 """The networks alpha(u, t): ``net(u, t)`` with u (B, nC, ...) and t (B,) gives (B, mC, ...).
 
 n counts the halves of the state u and m those whose score is learned: 2 and 1 for CLD, 1 and 1 for VPSDE.
+
+A network that is built for K classes also takes ``net(u, t, label)`` with labels (B,), int64, from 0 to K - 1; K, or no
+label, stands for none.
 """
 
 from torch import nn
 
+from cld_core.errors import RecipeError
 from cld_core.recipe import variants
 from cld_core.recipe.network import NetworkSpec
 
 __all__ = ["build"]
 
 
-def build(spec: NetworkSpec, *, data_shape: tuple[int, ...], halves_in: int, halves_out: int) -> nn.Module:
+def build(
+    spec: NetworkSpec, *, data_shape: tuple[int, ...], halves_in: int, halves_out: int, classes: int = 0
+) -> nn.Module:
     """The network of a recipe's `network` section.
 
     Args:
         data_shape: shape of one example, (C, ...).
         halves_in: n, halves of the state that the network sees.
         halves_out: m, halves that it answers for.
+        classes: of the data; 0 if the network gets no labels.
 
     Raises:
-        RecipeError: the network does not take data of this shape.
+        RecipeError: the network does not take data of this shape, or no labels.
     """
-    net: nn.Module = variants.build("network", spec, data_shape, halves_in, halves_out)
+    if classes and not spec.takes_labels:
+        raise RecipeError(f"network.name={spec.name} takes no labels. Set data.labels=false, or use mlp or ncsnpp.")
+    # Networks of plug-ins need not know of classes.
+    more = {"classes": classes} if classes else {}
+    net: nn.Module = variants.build("network", spec, data_shape, halves_in, halves_out, **more)
     return net

@@ -78,11 +78,11 @@ class Watched(nn.Module):
         super().__init__()
         self.net = net
 
-    def forward(self, u: Tensor, t: Tensor, **conditions: Tensor) -> Tensor:
+    def forward(self, u: Tensor, t: Tensor, *label: Tensor, **more: Tensor) -> Tensor:
         # Compiled code does not contain this branch.
         if not torch.compiler.is_compiling():
             _warn(len(u))
-        return self.net(u, t, **conditions)
+        return self.net(u, t, *label, **more)
 
 
 def _warn(rows: int) -> None:
@@ -121,15 +121,16 @@ class Compiled(nn.Module):
         unit = -(-self._largest // SIZES)
         return min(self._largest, -(-rows // unit) * unit)
 
-    def forward(self, u: Tensor, t: Tensor) -> Tensor:
+    def forward(self, u: Tensor, t: Tensor, *label: Tensor) -> Tensor:
         """(B, nC, ...) and (B,) to (B, mC, ...), as ``net``."""
         rows = len(u)
         more = self.padded(rows) - rows
         if more:
             u = torch.cat([u, u[:1].expand(more, *u.shape[1:])])
-            t = torch.cat([t, t[:1].expand(more)])
+            t, *padded = (torch.cat([it, it[:1].expand(more)]) for it in (t, *label))
+            label = tuple(padded)
         if not self._on_gpu:
-            return self._call(u, t)[:rows]
+            return self._call(u, t, *label)[:rows]
         # A CUDA graph writes its output into the same memory every time.
         torch.compiler.cudagraph_mark_step_begin()
-        return self._call(u, t)[:rows].clone()
+        return self._call(u, t, *label)[:rows].clone()

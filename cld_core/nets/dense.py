@@ -25,15 +25,16 @@ _LEAST_ROWS, _LEAST_ROWS_PER_THREAD = 128, 16
 _WORTHWHILE = 0.8
 
 
-def in_blocks(function: Callable[[Tensor, Tensor], Tensor], u: Tensor, t: Tensor) -> Tensor:
-    """function(u, t), on a CPU without gradients in blocks of rows.
+def in_blocks(function: Callable[..., Tensor], u: Tensor, *others: Tensor) -> Tensor:
+    """function(u, *others), of tensors with B rows each, on a CPU without gradients in blocks of rows.
 
     On Zen 5 with one thread, 4,096 rows take a third less time; on Intel with AVX-512, the same.
     """
     plain = u.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
     if len(u) <= _BLOCK_ROWS or not plain:
-        return function(u, t)
-    return torch.cat([function(*rows) for rows in zip(u.split(_BLOCK_ROWS), t.split(_BLOCK_ROWS), strict=True)])
+        return function(u, *others)
+    parts = (tensor.split(_BLOCK_ROWS) for tensor in (u, *others))
+    return torch.cat([function(*rows) for rows in zip(*parts, strict=True)])
 
 
 def silu_layers(layers: Sequence[nn.Linear], h: Tensor) -> Tensor:

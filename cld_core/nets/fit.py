@@ -23,7 +23,13 @@ class MisfitError(ValueError):
 
 
 def require(
-    spec: NetworkSpec, shapes: Mapping[str, Shape], *, data_shape: Shape, halves_in: int, halves_out: int
+    spec: NetworkSpec,
+    shapes: Mapping[str, Shape],
+    *,
+    data_shape: Shape,
+    halves_in: int,
+    halves_out: int,
+    classes: int = 0,
 ) -> None:
     """Refuse tensors of other names or shapes than those of the network that `cld_core.nets.build` would make.
 
@@ -39,7 +45,7 @@ def require(
         if getattr(spec, key, 0) > len(shapes):
             raise MisfitError(f"Missing tensors: network.{key}={getattr(spec, key)} needs more than {len(shapes)}")
     with torch.device("meta"), _AtMost(len(shapes)):
-        net = build(spec, data_shape=data_shape, halves_in=halves_in, halves_out=halves_out)
+        net = build(spec, data_shape=data_shape, halves_in=halves_in, halves_out=halves_out, classes=classes)
     own = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
     for name, shape in own.items():
         if name not in shapes:

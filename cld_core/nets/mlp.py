@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from cld_core.recipe.network import MlpSpec
 
 from .dense import in_blocks, silu_layers
-from .vectors import dimension
+from .labels import embedding
+from .vectors import LABEL_FEATURES, dimension
 
 FREQUENCIES = 8
 
@@ -38,6 +39,7 @@ class MLP(nn.Module):
         features: random Fourier features of x (Tancik et al. 2020): sine and cosine of 2 pi f x for so many
             frequencies f. They are drawn from N(0, ``scale``^2) when the network is made, and then belong to its
             state as the buffer `frequencies`, (features, position).
+        classes: number of labels, of which an embedding is appended to the input; 0: none.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class MLP(nn.Module):
         position: int = 0,
         features: int = 0,
         scale: float = 1.0,
+        classes: int = 0,
     ) -> None:
         super().__init__()
         self.time_input = time_input
@@ -58,16 +61,19 @@ class MLP(nn.Module):
         self.frequencies: Tensor | None
         self.register_buffer("frequencies", torch.randn(features, position) * scale if features else None)
         times = 2 * FREQUENCIES if time_input == "fourier" else 1
-        sizes = [inputs + 2 * features + times, *[width] * (layers - 1)]
+        extra = LABEL_FEATURES if classes else 0
+        sizes = [inputs + 2 * features + times + extra, *[width] * (layers - 1)]
         hidden = [module for pair in pairwise(sizes) for module in (nn.Linear(*pair), nn.SiLU())]
         self.main = nn.Sequential(*hidden, nn.Linear(width, outputs))
+        self.label_embedding = embedding(classes, LABEL_FEATURES)
 
-    def forward(self, u: Tensor, t: Tensor) -> Tensor:
-        """(B, inputs) and (B,) to (B, outputs)."""
-        return in_blocks(self._rows, u, t)
+    def forward(self, u: Tensor, t: Tensor, *label: Tensor) -> Tensor:
+        """(B, inputs), (B,), and labels (B,) if it has classes, to (B, outputs)."""
+        return in_blocks(self._rows, u, t, *label)
 
-    def _rows(self, u: Tensor, t: Tensor) -> Tensor:
-        h = torch.cat([u, *self._position_features(u), time_features(t, self.time_input)], dim=1)
+    def _rows(self, u: Tensor, t: Tensor, *label: Tensor) -> Tensor:
+        given = () if self.label_embedding is None else (self.label_embedding.of(u, label),)
+        h = torch.cat([u, *self._position_features(u), time_features(t, self.time_input), *given], dim=1)
         *hidden, last = (layer for layer in self.main if isinstance(layer, nn.Linear))
         return last(silu_layers(hidden, h))
 
@@ -84,7 +90,7 @@ class MLP(nn.Module):
             return phase.sin(), phase.cos()
 
 
-def build(spec: MlpSpec, data_shape: tuple[int, ...], halves_in: int, halves_out: int) -> MLP:
+def build(spec: MlpSpec, data_shape: tuple[int, ...], halves_in: int, halves_out: int, classes: int = 0) -> MLP:
     """The network of a recipe; see `cld_core.nets.build`."""
     d = dimension(data_shape, spec.name)
     return MLP(
@@ -96,4 +102,5 @@ def build(spec: MlpSpec, data_shape: tuple[int, ...], halves_in: int, halves_out
         position=d,
         features=spec.input_features,
         scale=spec.input_scale,
+        classes=classes,
     )

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from cld_core.errors import RecipeError
 from cld_core.recipe.ncsnpp import CONDITIONS, NcsnppSpec
 
+from .labels import embedding
 from .layers import (
     ACTIVATIONS,
     Attention,
@@ -54,9 +55,12 @@ class Ncsnpp(nn.Module):
         spec: the recipe's `network` section.
         channels_in: channels of u, nC; by default 2 `spec.image_channels`.
         channels_out: mC; by default `spec.image_channels`.
+        classes: number of labels, whose embeddings are added to that of the time; 0: none.
     """
 
-    def __init__(self, spec: NcsnppSpec, channels_in: int | None = None, channels_out: int | None = None) -> None:
+    def __init__(
+        self, spec: NcsnppSpec, channels_in: int | None = None, channels_out: int | None = None, classes: int = 0
+    ) -> None:
         super().__init__()
         self.spec = spec
         self.channels_in = channels_in or 2 * spec.image_channels
@@ -78,9 +82,10 @@ class Ncsnpp(nn.Module):
         )
         self._up, channels = self._add_up(skips, channels)
         self._last = () if self.image_up else self._add_read_out(channels, self.channels_out, spec.init_scale)
+        self.label_embedding = embedding(classes, 4 * spec.channels, zero=True)
         self.augmentation = dense(CONDITIONS, 4 * spec.channels, bias=False) if spec.augment > 0 else None
 
-    def forward(self, u: Tensor, t: Tensor, augmented: Tensor | None = None) -> Tensor:
+    def forward(self, u: Tensor, t: Tensor, *label: Tensor, augmented: Tensor | None = None) -> Tensor:
         """The result has the type of u, even under autocast; t may have any floating type, and float64 is kept.
 
         Args:
@@ -96,15 +101,15 @@ class Ncsnpp(nn.Module):
                 f"NCSN++ got u of shape {tuple(u.shape)}, but was built for (B, {self.channels_in}, {size}, {size}): "
                 "set network.image_size and network.image_channels to those of the data"
             )
-        temb = self.embed(t, augmented)
+        temb = self.embed(t, *label, augmented=augmented)
         h, skips = self._go_down(u, temb)
         h = self._run(self._middle[0], h, temb)
         h = self.all_modules[self._middle[1]](h)
         h = self._run(self._middle[2], h, temb)
         return self._go_up(h, skips, temb).to(u.dtype)
 
-    def embed(self, t: Tensor, augmented: Tensor | None = None) -> Tensor:
-        """The time (B,) in the form that every residual block gets: (B, 4 channels), in the type of the weights.
+    def embed(self, t: Tensor, *label: Tensor, augmented: Tensor | None = None) -> Tensor:
+        """Time and label, (B,) each, in the form that every residual block gets: (B, 4 channels), of the weights' type.
 
         With `spec.augment`, how images were changed is added.
 
@@ -115,6 +120,8 @@ class Ncsnpp(nn.Module):
         with torch.autocast(t.device.type, enabled=False):
             temb = features[0](t) if features else positional_embedding(t, self.spec.channels)
             hidden = second(self.act(first(temb.to(next(first.parameters()).dtype))))
+            if self.label_embedding is not None:
+                hidden = hidden + self.label_embedding.of(t, label)
             if self.augmentation is not None:
                 # Also where it adds nothing: DDP expects a gradient of every parameter.
                 told = hidden.new_zeros(len(t), CONDITIONS) if augmented is None else augmented.to(hidden.dtype)
@@ -260,7 +267,7 @@ class Ncsnpp(nn.Module):
         return self._add(group_norm(channels)), self._add(conv(channels, channels_out, 3, scale))
 
 
-def build(spec: NcsnppSpec, data_shape: tuple[int, ...], halves_in: int, halves_out: int) -> Ncsnpp:
+def build(spec: NcsnppSpec, data_shape: tuple[int, ...], halves_in: int, halves_out: int, classes: int = 0) -> Ncsnpp:
     """The network of a recipe; see `cld_core.nets.build`."""
     wanted = (spec.image_channels, spec.image_size, spec.image_size)
     if data_shape != wanted:
@@ -268,4 +275,4 @@ def build(spec: NcsnppSpec, data_shape: tuple[int, ...], halves_in: int, halves_
             f"network ncsnpp takes images of shape {wanted}, but the data have shape {data_shape}. "
             "Set network.image_size and network.image_channels to those of the data."
         )
-    return Ncsnpp(spec, halves_in * spec.image_channels, halves_out * spec.image_channels)
+    return Ncsnpp(spec, halves_in * spec.image_channels, halves_out * spec.image_channels, classes)

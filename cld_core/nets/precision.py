@@ -20,14 +20,14 @@ class Autocast(nn.Module):
         self.net, self._device_type, self._dtype = net, device.type, AUTOCAST[precision]
         self._channels_last = channels_last
 
-    def forward(self, u: Tensor, t: Tensor, **conditions: Tensor) -> Tensor:
+    def forward(self, u: Tensor, t: Tensor, *label: Tensor, **more: Tensor) -> Tensor:
         """(B, nC, ...) and (B,) to (B, mC, ...), as ``net``."""
         if self._channels_last and u.ndim == 4:
             u = u.contiguous(memory_format=torch.channels_last)
         if self._dtype is None:
-            return self.net(u, t, **conditions)
+            return self.net(u, t, *label, **more)
         with torch.autocast(self._device_type, dtype=self._dtype):
-            return self.net(u, t, **conditions).to(u.dtype)
+            return self.net(u, t, *label, **more).to(u.dtype)
 
 
 def prepared(net: nn.Module, device: torch.device, precision: str) -> nn.Module:

@@ -1,4 +1,4 @@
-"""The residual network for toy data: log t is appended to the input of every layer."""
+"""The residual network for toy data: log t, and an embedding of the label, are appended to the input of every layer."""
 
 import torch
 from torch import Tensor, nn
@@ -6,7 +6,8 @@ from torch.nn import functional
 
 from cld_core.recipe.network import ResnetSpec
 
-from .vectors import dimension
+from .labels import embedding
+from .vectors import LABEL_FEATURES, dimension
 
 
 class ResNet(nn.Module):
@@ -15,22 +16,26 @@ class ResNet(nn.Module):
     Parameters are named as in the published network (`layers.0.weight`, ...).
     """
 
-    def __init__(self, *, inputs: int, outputs: int, width: int = 64, layers: int = 20) -> None:
+    def __init__(self, *, inputs: int, outputs: int, width: int = 64, layers: int = 20, classes: int = 0) -> None:
         super().__init__()
-        hidden = [nn.Linear(width + 1, width) for _ in range(layers)]
-        self.layers = nn.ModuleList([nn.Linear(inputs + 1, width), *hidden, nn.Linear(width + 1, outputs)])
+        more = 1 + (LABEL_FEATURES if classes else 0)
+        hidden = [nn.Linear(width + more, width) for _ in range(layers)]
+        self.layers = nn.ModuleList([nn.Linear(inputs + more, width), *hidden, nn.Linear(width + more, outputs)])
+        self.label_embedding = embedding(classes, LABEL_FEATURES)
 
-    def forward(self, u: Tensor, t: Tensor) -> Tensor:
-        """(B, inputs) and (B,) to (B, outputs)."""
-        log_t = t.log()[:, None]
+    def forward(self, u: Tensor, t: Tensor, *label: Tensor) -> Tensor:
+        """(B, inputs), (B,), and labels (B,) if it has classes, to (B, outputs)."""
+        given = () if self.label_embedding is None else (self.label_embedding.of(u, label),)
+        known = (t.log()[:, None], *given)
         first, *hidden, last = self.layers
-        h = functional.silu(first(torch.cat([u, log_t], dim=1)))
+        h = functional.silu(first(torch.cat([u, *known], dim=1)))
         for layer in hidden:
-            h = functional.silu(h + layer(torch.cat([h, log_t], dim=1)))
-        return last(torch.cat([h, log_t], dim=1))
+            h = functional.silu(h + layer(torch.cat([h, *known], dim=1)))
+        return last(torch.cat([h, *known], dim=1))
 
 
-def build(spec: ResnetSpec, data_shape: tuple[int, ...], halves_in: int, halves_out: int) -> ResNet:
+def build(spec: ResnetSpec, data_shape: tuple[int, ...], halves_in: int, halves_out: int, classes: int = 0) -> ResNet:
     """The network of a recipe; see `cld_core.nets.build`."""
     d = dimension(data_shape, spec.name)
-    return ResNet(inputs=halves_in * d, outputs=halves_out * d, width=spec.width, layers=spec.layers)
+    sizes = {"inputs": halves_in * d, "outputs": halves_out * d, "width": spec.width, "layers": spec.layers}
+    return ResNet(**sizes, classes=classes)

@@ -2,6 +2,9 @@
 
 from cld_core.errors import RecipeError
 
+# Numbers that stand for a label where they are appended to an input.
+LABEL_FEATURES = 16
+
 
 def dimension(data_shape: tuple[int, ...], name: str) -> int:
     """d of data of shape (d,).

@@ -25,6 +25,9 @@ class SamplingKeys(TypedDict, total=False):
     denoise: bool
     compile: bool
     precision: Literal["fp32", "tf32", "bf16", "fp16"]
+    guidance: float
+    guidance_from: float
+    guidance_to: float
     rtol: float
     atol: float
     grid: Literal["auto", "linear", "quadratic", "power"]

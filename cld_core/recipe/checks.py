@@ -6,7 +6,7 @@ from cld_core.errors import did_you_mean
 from cld_core.texts import is_count
 
 from . import cluster
-from .data import ImageDataSpec, ToyDataSpec
+from .data import TOYS_WITHOUT_LABELS, ImageDataSpec, ToyDataSpec
 from .ncsnpp import NcsnppSpec
 from .network import MlpSpec, ResnetSpec
 from .objective import ObjectiveSpec
@@ -33,6 +33,7 @@ def problems(recipe: Recipe) -> Iterator[Problem]:
     elif isinstance(recipe.data, ToyDataSpec):
         yield from _toy(recipe.data)
     yield from _network(recipe)
+    yield from _labels(recipe)
     yield from _batches(recipe)
 
 
@@ -91,6 +92,8 @@ def _toy(data: ToyDataSpec) -> Iterator[Problem]:
     if data.name not in known and data.plugin is None:
         text = f"cannot be {data.name!r}; expected one of {', '.join(known)}, or set data.plugin."
         yield "data.name", "data.plugin", text + did_you_mean(data.name, known)
+    if data.labels and data.plugin is None and data.name in TOYS_WITHOUT_LABELS:
+        yield "data.labels", "data.name", f"cannot be true with data.name={data.name}, which has none. Set it to false."
 
 
 def _image_size(data: ImageDataSpec) -> Iterator[Problem]:
@@ -133,6 +136,21 @@ def _network(recipe: Recipe) -> Iterator[Problem]:
         if network.image_channels != 3:
             text = f"is {network.image_channels}, but images are prepared as RGB. Set it to 3."
             yield "network.image_channels", "data.name", text
+
+
+def _labels(recipe: Recipe) -> Iterator[Problem]:
+    guidance, dropout = recipe.sampling.guidance, recipe.objective.label_dropout
+    if not recipe.data.labels:
+        if guidance != 1:
+            text = f"is {guidance:g}, but the model has no labels: data.labels is false. Leave it at 1."
+            yield "sampling.guidance", "data.labels", text
+        return
+    if not recipe.network.takes_labels:
+        text = f"cannot be true with network.name={recipe.network.name}, which takes no labels. Set it to false."
+        yield "data.labels", "network.name", text
+    if guidance != 1 and dropout == 0:
+        text = f"is {guidance:g}, but objective.label_dropout is 0, so nothing was trained without labels"
+        yield "sampling.guidance", "objective.label_dropout", f"{text}. Leave it at 1."
 
 
 def _batches(recipe: Recipe) -> Iterator[Problem]:

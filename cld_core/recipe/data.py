@@ -6,6 +6,9 @@ from typing import ClassVar, Literal
 from .keys import key
 
 _PATH = "folder of the prepared data; absolute in a run folder"
+# Of the shipped toy densities. A plug-in says itself whether its own have labels.
+TOYS_WITHOUT_LABELS = ("gaussian",)
+_LABELS = "condition the network on the class of each example; the data say which classes there are"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,6 +17,7 @@ class ToyDataSpec:
 
     name: str = key("multimodal_swissroll", "a registered toy density")
     plugin: str | None = key(None, "Python file or module that registers further data sets", path="code")
+    labels: bool = key(False, _LABELS, added=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +40,7 @@ class ImageDataSpec:
     flip: bool = key(True, "mirror training images at random, left to right")
     cache: Literal["auto", "memory", "disk"] = key("auto", "hold the images in memory; auto: up to 2 GiB")
     threads: int = key(2, "threads of a rank that read images from the disk", ge=1, most=1024)
+    labels: bool = key(False, _LABELS, added=True)
 
     @property
     def pixels(self) -> int:

@@ -22,6 +22,7 @@ class NcsnppSpec(NetworkSpec):
     """
 
     images: ClassVar[bool] = True
+    takes_labels: ClassVar[bool] = True
 
     name: Literal["ncsnpp"] = key("ncsnpp", "NCSN++, the U-Net for images")
     image_size: int = key(32, "height and width of an image in pixels", ge=1, le=4096)

@@ -12,15 +12,19 @@ class NetworkSpec:
 
     Attributes:
         images: it takes images; otherwise vectors.
+        takes_labels: it can be built for the classes of labelled data.
     """
 
     images: ClassVar[bool] = False
+    takes_labels: ClassVar[bool] = False
 
     name: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class MlpSpec(NetworkSpec):
+    takes_labels: ClassVar[bool] = True
+
     name: Literal["mlp"] = key("mlp", "fully connected network for toy data")
     width: int = key(128, "units of a hidden layer", ge=1, le=65_536)
     layers: int = key(5, "linear layers, including the output layer", ge=2, le=1000)
@@ -41,6 +45,8 @@ class MlpSpec(NetworkSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class ResnetSpec(NetworkSpec):
+    takes_labels: ClassVar[bool] = True
+
     name: Literal["resnet"] = key("resnet", "residual network for toy data, with log t at every layer")
     width: int = key(64, "units of a hidden layer", ge=1, le=65_536)
     layers: int = key(20, "residual layers between the first and the last", ge=1, le=1000)

@@ -26,3 +26,10 @@ class ObjectiveSpec:
         added=True,
     )
     data_std: float = key(0.5, "standard deviation of those Gaussian data", gt=0, le=1000, added=True)
+    label_dropout: float = key(
+        0.1,
+        "share of the examples that train without their label, as guidance needs; with data.labels only",
+        ge=0,
+        lt=1,
+        added=True,
+    )

@@ -31,6 +31,19 @@ class SamplingSpec:
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = key(
         "fp32", "precision of the network that samples are drawn with; tf32: on GPUs", added=True
     )
+    guidance: float = key(
+        1.0,
+        "scale of classifier-free guidance: 1 the conditional score, 0 the unconditional one; with data.labels only",
+        ge=0,
+        le=1000,
+        added=True,
+    )
+    guidance_from: float = key(
+        0.0, "smallest t at which guidance acts; below it the conditional score alone", ge=0, le=1, added=True
+    )
+    guidance_to: float = key(
+        1.0, "largest t at which guidance acts; above it the conditional score alone", ge=0, le=1, added=True
+    )
 
     def canonical(self) -> Self:
         """The same sampler with "auto" replaced by the grid that it means: equal if the samples are equal."""
@@ -43,7 +56,11 @@ class SamplingSpec:
 
     def problems(self) -> list[tuple[str, str, str]]:
         """Keys that do not go together, as in `checks.problems`, without the section's name."""
-        return []
+        first, last = self.guidance_from, self.guidance_to
+        if first <= last:
+            return []
+        text = f"is {first:g}, above sampling.guidance_to={last:g}: guidance would never act. Lower it."
+        return [("guidance_from", "guidance_to", text)]
 
     def require_usable(self) -> None:
         """Refuse settings that give useless samples. They may be in the recipe of a run that does without samples.
@@ -93,11 +110,11 @@ class FixedStepSpec(SamplingSpec):
         return replace(self, grid=cast(Any, self.spacing))
 
     def problems(self) -> list[tuple[str, str, str]]:
-        default = FixedStepSpec.grid_power
+        default, found = FixedStepSpec.grid_power, super().problems()
         if self.grid_power == default or self.spacing == "power":
-            return []
+            return found
         text = f"has no effect with sampling.grid={self.spacing}"
-        return [("grid_power", "grid", f"{text}. Set sampling.grid=power or leave it at {default}.")]
+        return [*found, ("grid_power", "grid", f"{text}. Set sampling.grid=power or leave it at {default}.")]
 
 
 @dataclass(frozen=True, kw_only=True)

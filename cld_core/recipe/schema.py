@@ -79,7 +79,8 @@ class Recipe:
         if self.objective.precondition != "none":
             objective |= {"precondition": self.objective.precondition, "data_std": self.objective.data_std}
         parts = {"data": self.data.name, "sde": asdict(self.sde), "network": identity(self.network)}
-        return digest({**parts, "objective": objective, "optim": self.optim.name})[:16]
+        labels = {"labels": True} if self.data.labels else {}
+        return digest({**parts, **labels, "objective": objective, "optim": self.optim.name})[:16]
 
 
 def _anchored(spec: Any, folder: Path) -> Any:

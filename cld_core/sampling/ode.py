@@ -8,7 +8,7 @@ from cld_core.recipe.sampling import OdeSpec
 from cld_core.sampling.denoising import denoised
 from cld_core.sampling.noise import Draws
 from cld_core.sampling.path import UNWATCHED, Watcher
-from cld_core.score import ScoreFunction, at_each
+from cld_core.score import ScoreFunction, at_each, for_rows
 from cld_core.sde import Diffusion
 from cld_core.solver import solve
 
@@ -39,7 +39,9 @@ def sample(
     def field(stage: _Stage, y: Tensor, rows: Tensor) -> Tensor:
         t, score_then = stage
         now = y.to(dtype).view(-1, *shape)
-        return sde.flow(now, score_then(now), t).flatten(1)
+        here = for_rows(score, rows)
+        s = score_then(now) if here is score else here(now, t)
+        return sde.flow(now, s, t).flatten(1)
 
     observe = watcher.flow(u, spec.eps)
     y = u.flatten(1)

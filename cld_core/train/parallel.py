@@ -66,8 +66,8 @@ class Autocast(precision.Autocast):
         super().__init__(net, device, spec.precision, channels_last=choice.channels_last)
         self._graphs = choice.compile == "graphs"
 
-    def forward(self, u: torch.Tensor, t: torch.Tensor, **conditions: torch.Tensor) -> torch.Tensor:
+    def forward(self, u: torch.Tensor, t: torch.Tensor, *label: torch.Tensor, **more: torch.Tensor) -> torch.Tensor:
         if self._graphs:
             # What the last step left in the memory of the graphs, its gradients included, may be overwritten.
             torch.compiler.cudagraph_mark_step_begin()
-        return super().forward(u, t, **conditions)
+        return super().forward(u, t, *label, **more)

@@ -66,10 +66,11 @@ class Periodic:
             self._monitor.enter("training", step)
 
     def _sample(self, model: Model, heartbeat: Heartbeat) -> None:
-        seed = model.recipe.eval.seed
+        seed, labels = model.recipe.eval.seed, pictures.in_rows(model, self._spec.samples)
 
         def draw(first: int, last: int) -> Samples:
-            drawn = model.draw(last - first, seed=seed, first=first)
+            rows = None if labels is None else labels[first:last]
+            drawn = model.draw(last - first, seed=seed, first=first, label=rows)
             v = None if drawn.v is None else drawn.v.cpu()
             return Samples(drawn.x.cpu(), v, drawn.nfe_each.cpu())
 
@@ -79,7 +80,7 @@ class Periodic:
         drawn = Samples.cat(parts)
         if (remark := nonfinite.remark_on(drawn.x)) is not None:
             print(f"step {model.step}: {remark}", flush=True)
-        how = f"{model.recipe.sampling.method}, {drawn.nfe:.0f} NFE"
+        how = pictures.how(model, drawn)
         file, monitor = self._folder.samples / pictures.periodic_name(model.step), self._monitor
 
         def show() -> None:

@@ -12,13 +12,15 @@ from torch import Tensor, nn
 from cld_core import augment, nets, optim, sde, seeds
 from cld_core import ranks as distributed
 from cld_core.averages.tracked import PowerAverages
-from cld_core.data.source import source
+from cld_core.data.source import classes_of, labelled, source
 from cld_core.ema import Ema
 from cld_core.errors import CheckpointError, NonFiniteError
+from cld_core.guidance import Conditional
 from cld_core.loss import ScoreMatching
 from cld_core.ranks import Ranks
 from cld_core.recipe import Recipe
 from cld_core.score import Score
+from cld_core.texts import one_line
 
 from . import parallel
 from .forms import Choice
@@ -54,11 +56,16 @@ class Trainer:
         self.recipe, self.ranks, self._key = recipe, ranks, (train.seed, noise_key)
         self.source = source(recipe.data, device)
         self.sde = sde.build(recipe.sde)
+        self.classes = classes_of(self.source)
         self.loss = ScoreMatching(self.sde, recipe.objective)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeds.key_of(train.seed, "weights"))
             self.net = nets.build(
-                recipe.network, data_shape=self.source.shape, halves_in=self.sde.n, halves_out=self.sde.m
+                recipe.network,
+                data_shape=self.source.shape,
+                halves_in=self.sde.n,
+                halves_out=self.sde.m,
+                classes=len(self.classes or ()),
             )
         self._model: Any = parallel.prepare(self.net, train, ranks, self.choice)
         self.optimiser = optim.build(recipe.optim, self.net.parameters())
@@ -191,6 +198,7 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "gradients": self.gradients.state_dict(),
             **self.averages_dict(),
+            **({} if self.classes is None else {"classes": self.classes.to_dict()}),
         }
 
     def averages_dict(self) -> dict[str, Any]:
@@ -202,8 +210,10 @@ class Trainer:
         """Continue from the state of a checkpoint.
 
         Raises:
-            CheckpointError: its names or shapes are not those of this recipe's network.
+            CheckpointError: its names or shapes are not those of this recipe's network, or its classes those of the
+                data.
         """
+        self._require_same_classes(state)
         try:
             self.net.load_state_dict(state["model"], strict=True)
             self.ema.load_state_dict(state["ema"])
@@ -223,7 +233,7 @@ class Trainer:
         train, device = self.recipe.train, self.ranks.device
         self.pace.begin()
         rows = self.ranks.rows(train.batch_size)
-        x = moved(self.source.batch(*self._key, step, train.batch_size, rows), device)
+        x, label = self._examples(step, rows)
         self._data_wait_s += self.source.wait_s
         noise = seeds.generator(*self._key, step, "noise", device=device)
         draws = self.loss.draw(noise, train.batch_size, self.source.shape, device).rows(rows)
@@ -240,7 +250,8 @@ class Trainer:
             part = slice(start, start + size)
             last = start == starts[-1]
             with contextlib.nullcontext() if last or self.ranks.world_size == 1 else self._model.no_sync():
-                losses = self.loss.losses(self.score, x[part], draws.rows(part))
+                score = self.score if label is None else Conditional(self.score, label[part])
+                losses = self.loss.losses(score, x[part], draws.rows(part))
                 # DDP averages over the ranks, whose shares may differ by a row: weight by rows, not by ranks.
                 loss = losses.weighted.sum() * (self.ranks.world_size / train.batch_size)
                 if last:
@@ -251,6 +262,25 @@ class Trainer:
         self._loss_by_time.see(draws.t, plain)
         self._steps += 1
         return sum(shares[1:], start=shares[0])
+
+    def _examples(self, step: int, rows: slice) -> tuple[Tensor, Tensor | None]:
+        """The data of this rank's rows of a step, and if they are labelled the labels that the network gets."""
+        size, device = self.recipe.train.batch_size, self.ranks.device
+        if self.classes is None:
+            return moved(self.source.batch(*self._key, step, size, rows), device), None
+        x, label = labelled(self.source).labelled_batch(*self._key, step, size, rows)
+        drawn = torch.rand(size, generator=seeds.generator(*self._key, step, "labels"))[rows]
+        without = drawn < self.recipe.objective.label_dropout
+        return moved(x, device), moved(label.masked_fill(without.to(label.device), self.classes.none), device)
+
+    def _require_same_classes(self, state: dict[str, Any]) -> None:
+        names = None if self.classes is None else list(self.classes.names)
+        content = state.get("classes")
+        known = content.get("names") if isinstance(content, dict) else content
+        if known != names:
+            shown = one_line(", ".join(map(str, known)) if isinstance(known, list) else known, 200)
+            text = f"the classes of the data are others than when the run began: {shown}"
+            raise CheckpointError(f"{text}. Prepare the data as they were, or start a new run.")
 
 
 def moved(x: Tensor, device: torch.device) -> Tensor:

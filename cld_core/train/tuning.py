@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from cld_core import nets, sde, seeds
-from cld_core.data.source import source
+from cld_core.data.source import classes_of, source
 from cld_core.nets.resampling import upsampling_forms
 from cld_core.ranks import Ranks
 from cld_core.recipe import Recipe
@@ -161,9 +161,10 @@ def _set_up(recipe: Recipe, ranks: Ranks) -> _Setup:
 
 
 def _network(recipe: Recipe, device: str) -> nn.Module:
-    diffusion, shape = sde.build(recipe.sde), source(recipe.data).shape
+    diffusion, data = sde.build(recipe.sde), source(recipe.data)
+    sizes = {"halves_in": diffusion.n, "halves_out": diffusion.m, "classes": len(classes_of(data) or ())}
     with torch.device(device):
-        return nets.build(recipe.network, data_shape=shape, halves_in=diffusion.n, halves_out=diffusion.m)
+        return nets.build(recipe.network, data_shape=data.shape, **sizes)
 
 
 def _tried(work: Callable[[], T]) -> tuple[T | None, str | None]:

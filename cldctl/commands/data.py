@@ -33,7 +33,7 @@ def prepare(
     """Make a data set for training. Running it again continues where it stopped, and does nothing if it is done.
 
     cifar10: from cifar-10-python.tar.gz, or its folder. celebahq256: from GLOW's TFRecords, a folder or a .tar.
-    folder: from any folder or zip of pictures, which are scaled and cut to squares.
+    folder: from any folder or zip of pictures, which are scaled and cut to squares. Folders in it are classes.
 
     Example: cldctl data prepare folder --source holiday.zip --size 64 --out data/holiday
     """
@@ -50,7 +50,8 @@ def prepare(
             name, source, output, progress=show, size=size, split=split, expect=expect, download=download
         )
     counts = ", ".join(f"{info.count:,} {split}" for split, info in manifest.splits.items())
-    err.print(f"{manifest.name}: {counts} images of {manifest.size}x{manifest.size}")
+    classes = f" in {len(manifest.classes)} classes" if manifest.classes else ""
+    err.print(f"{manifest.name}: {counts} images of {manifest.size}x{manifest.size}{classes}")
     out.print(str(output), markup=False, no_wrap=True)
 
 

@@ -18,6 +18,8 @@ from .observing import HOW, Observed
 from .options import AllowPlugin, Checkpoint, RunsDir, check_output, find_run, one_run, refuse_twice, runs_dir
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from cld_core.conditioning import Observation
     from cld_core.model import Model
     from cld_core.recipe import Recipe
@@ -57,6 +59,17 @@ def sample(
         ),
     ] = None,
     nfe: Annotated[int | None, typer.Option(metavar="N", help="Network evaluations of a fixed-step method.")] = None,
+    label: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NUMBER|NAME",
+            help="The class of all samples; default: each class as often as in the training data.",
+        ),
+    ] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(metavar="W", help="Scale of guidance by the class: 1 none, 0 without classes."),
+    ] = None,
     checkpoint: Checkpoint = "last",
     seed: Annotated[int, typer.Option(metavar="N", min=0, max=2**63 - 1, help="Key of the noise.")] = 0,
     observe: Annotated[
@@ -87,6 +100,7 @@ def sample(
     Without -o, the picture goes into samples/ of the run, named after its settings: other settings, other file.
 
     Arrays are x (in [-1, 1] for images), v, nfe, and for images their pixels: uint8, (n, height, width, 3).
+    Those of a class-conditional model have their labels, too.
 
     With --observe or --inpaint, samples agree with what is known of x.
 
@@ -100,8 +114,10 @@ def sample(
     if output is None:
         require_may_change(run.path, "No samples were drawn; use -o FILE.png")
     check_output(output, (".png", ".npz"), "samples are")
-    recipe = _recipe(run, overrides, {"method": method, "nfe": nfe})
-    _draw(_Wanted(run, recipe.sampling, recipe.ema, checkpoint, n, seed, output, observed), allow_plugin)
+    recipe = _recipe(run, overrides, {"method": method, "nfe": nfe, "guidance": guidance})
+    if label is not None and not recipe.data.labels:
+        raise UsageError(f"--label {label}: {run.name} was trained without labels (data.labels=false). Leave it out.")
+    _draw(_Wanted(run, recipe.sampling, recipe.ema, checkpoint, n, seed, output, label, observed), allow_plugin)
 
 
 @dataclass(frozen=True)
@@ -115,10 +131,11 @@ class _Wanted:
     n: int | None
     seed: int
     output: Path | None
+    label: str | None
     observed: Observed
 
 
-def _recipe(run: RunFolder, overrides: list[str], options: Mapping[str, str | int | None]) -> "Recipe":
+def _recipe(run: RunFolder, overrides: list[str], options: Mapping[str, str | float | None]) -> "Recipe":
     """How samples are drawn, and from which weights: the recipe of the run, with what options and KEY=VALUE change.
 
     Raises:
@@ -149,14 +166,16 @@ def _draw(wanted: _Wanted, allow_plugin: bool) -> None:
         model.recipe = replace(model.recipe, sampling=wanted.spec)
         count = wanted.n or pictures.default_count(model)
         given = wanted.observed.observation(model) if wanted.observed.given else None
+        rows = pictures.in_rows(model, count) if wanted.label is None and _is_picture(wanted.output) else None
+        labels = model.labels(wanted.label if rows is None else rows, count, caller="--label")
         target = wanted.output or wanted.run.samples / _name(wanted, model, count, given)
         _require_room(count, model, target)
-        drawn = _drawn(model, count, wanted, given, working)
+        drawn = _drawn(model, count, wanted, labels, given, working)
         working.phase(f"writing {target.name}")
         if target.suffix == ".npz":
-            _write_arrays(target.absolute(), drawn, model.is_image)
+            _write_arrays(target.absolute(), drawn, labels, model.is_image)
         elif given is None:
-            pictures.show(target.absolute(), drawn.x, model, f"{wanted.spec.method}, {drawn.nfe:.0f} NFE")
+            pictures.show(target.absolute(), drawn.x, model, pictures.how(model, drawn, wanted.label))
         else:
             how = f"{wanted.observed.told} ({wanted.spec.method}, {drawn.nfe:.0f} NFE)"
             conditional.show(target.absolute(), drawn.x, model, given, how)
@@ -175,13 +194,19 @@ def _name(wanted: _Wanted, model: "Model", count: int, given: "Observation | Non
     """The name of a picture without -o; other observations and ways have other names."""
     from cld_core.evaluation import pictures
 
-    name = pictures.name_of(model, count, wanted.seed)
+    name = pictures.name_of(model, count, wanted.seed, wanted.label)
     if given is None:
         return name
     return f"{name.removesuffix('.png')}_given-{given.digest(wanted.observed.told)}.png"
 
 
-def _drawn(model: "Model", count: int, wanted: _Wanted, given: "Observation | None", working: Working) -> "Samples":
+def _is_picture(output: Path | None) -> bool:
+    return output is None or output.suffix == ".png"
+
+
+def _drawn(
+    model: "Model", count: int, wanted: _Wanted, labels: "Tensor | None", given: "Observation | None", working: Working
+) -> "Samples":
     spec, batch = model.recipe.sampling, model.recipe.eval.batch_size
     nfe = getattr(spec, "nfe", None)
     working.phase(f"drawing {count:,} samples ({spec.method})")
@@ -195,7 +220,8 @@ def _drawn(model: "Model", count: int, wanted: _Wanted, given: "Observation | No
             working.at(done + size * min(evaluations, nfe) // nfe, count)
 
     by = wanted.observed.way() if given is not None else None
-    return model.draw(count, seed=wanted.seed, batch_size=batch, progress=show, observation=given, by=by)
+    about = {"label": labels, "observation": given, "by": by}
+    return model.draw(count, seed=wanted.seed, batch_size=batch, progress=show, **about)
 
 
 def _require_room(count: int, model: "Model", target: Path) -> None:
@@ -219,13 +245,15 @@ def _require_room(count: int, model: "Model", target: Path) -> None:
         raise UsageError(f"-n {count}: so many samples do not fit into the memory. Draw at most {most} at once.")
 
 
-def _write_arrays(path: Path, drawn: "Samples", are_images: bool) -> None:
+def _write_arrays(path: Path, drawn: "Samples", labels: "Tensor | None", are_images: bool) -> None:
     from cld_core.data.images import to_pixels
     from cld_core.run.atomic import write_arrays
 
     arrays = {"x": drawn.x.cpu().numpy(), "nfe": drawn.nfe_each.cpu().numpy()}
     if drawn.v is not None:
         arrays["v"] = drawn.v.cpu().numpy()
+    if labels is not None:
+        arrays["label"] = labels.numpy()
     if are_images:
         arrays["images"] = to_pixels(drawn.x).permute(0, 2, 3, 1).cpu().numpy()
     write_arrays(path, arrays)

@@ -12,10 +12,12 @@ _NAME = re.compile(r"step_(\d{1,18})(?:_(.{1,200}))?")
 _DRAW = re.compile(r"([a-z0-9_]{1,40}?)(?:_nfe(\d{1,18}))?_n\d{1,18}(?:_seed(\d{1,19}))?(_.+?)?(?:_ema-[\d.e-]{1,24})?")
 _TITLE = re.compile(
     r".{0,200}step ([\d,]{1,24})(?:, (EMA length [\d.e-]{1,24}))?: "
-    r"([\d,]{1,24}) samples(?: \([^()]{1,60}\))?,(?: (\w{1,40}),)? (\d{1,18}) NFE"
+    r"([\d,]{1,24}) samples(?: \([^()]{1,60}\))?,(?: (\w{1,40}),)?"
+    r"(?: label [^,]{1,40},)?(?: guidance [\d.]{1,20},)? (\d{1,18}) NFE"
 )
 # An adaptive sampler needs a different number of network evaluations for each sample, so its mean varies.
 _ADAPTIVE, _CLOSE = "ode", 0.05
+_UNGUIDED = str(SamplingSpec.guidance)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +65,9 @@ class Draw:
 
     def fits(self, method: str | None, nfe: int) -> bool:
         """Whether a picture whose title tells this may have been drawn so."""
-        return method in (None, self.keys["method"]) and self.keys.get("nfe", str(nfe)) == str(nfe)
+        # With guidance, steps take one evaluation of the network or two.
+        guided = self.keys.get("guidance", _UNGUIDED) != _UNGUIDED
+        return method in (None, self.keys["method"]) and (guided or self.keys.get("nfe", str(nfe)) == str(nfe))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,7 +42,7 @@ def images() -> Model:
 
 def drawing(model: Model, monkeypatch, x: torch.Tensor) -> None:
     """Let the model draw x, which takes its untrained network no time."""
-    monkeypatch.setattr(model, "_draw", lambda n, *rest: Samples(x[:n], None, torch.full((n,), 5)))
+    monkeypatch.setattr(model, "_draw", lambda n, *rest, **more: Samples(x[:n], None, torch.full((n,), 5)))
 
 
 def test_what_a_model_says_of_itself(toy, tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from cld_core.data.build import Plan, Unit, build
+from cld_core.data.images import ImageSet, open_images
 from cld_core.recipe import Recipe, load
 from cld_core.run import RunFolder
 from tests.support.paths import RECIPES
@@ -57,3 +58,20 @@ def clone(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return value.clone()
     return {name: clone(inner) for name, inner in value.items()} if isinstance(value, dict) else value
+
+
+def labelled_images(root: Path, splits: Mapping[str, int]) -> Path:
+    """As `make_images` at 8 x 8 pixels, in three classes: the remainder of an image's number by 3."""
+    make_images(root.parent / f"{root.name}-plain", splits=splits)
+    plain = {split: open_images(root.parent / f"{root.name}-plain", split, cache="memory") for split in splits}
+
+    def unit(images: ImageSet) -> Unit:
+        raw = images.batch(torch.arange(images.n)).permute(0, 2, 3, 1).contiguous()
+        labels = [index % 3 for index in range(images.n)]
+        return Unit(
+            name="all", fingerprint="1", read=lambda: [it.numpy().tobytes() for it in raw], labels=lambda: labels
+        )
+
+    units = {split: [unit(images)] for split, images in plain.items()}
+    build(Plan(name="folder", size=8, source="tests", units=units, classes=("even", "odd", "rest")), root)
+    return root

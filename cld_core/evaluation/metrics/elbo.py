@@ -53,21 +53,31 @@ def section(joined: "Joined") -> dict[str, Any]:
         "probes": spec.probes,
     }
     asked = joined.request.elbo_eps_asked
+    if model.classes is not None:
+        # Of log p(x | label), each test point given its own label.
+        report["conditional"] = True
     return report | ({} if asked is None else {"eps_asked": asked}) | _against_truth(joined)
 
 
 def _against_truth(joined: "Joined") -> dict[str, Any]:
-    """How far the bound is from the true density, if that is known."""
+    """How far the bound is from the true density, given the label if there are classes, if that is known."""
+    import numpy as np
+
+    from cld_core.data.source import labelled
     from cld_core.evaluation.moments import standard_error
 
     source, bound = joined.model.source, joined.arrays["elbo"]
-    density, known = source.density, {}
+    density, known, classes = source.density, {}, joined.model.classes
     if density is not None and density.log_density is not None:
         # The same examples on both sides, so that their scatter cancels.
-        truth = density.log_density(source.dequantised_test_data(joined.request.seed, 0, len(bound))).numpy()
+        seed, n = joined.request.seed, len(bound)
+        truth = density.log_density(source.dequantised_test_data(seed, 0, n)).numpy()
+        if classes is not None:
+            # A toy's label is a function of the point: p(x | label) = p(x)/p(label).
+            truth = truth - np.log(classes.shares)[labelled(source).test_labels(seed, 0, n).numpy()]
         known = {"gap": float((truth - bound).mean()), "gap_stderr": standard_error(truth - bound)}
     if density is not None and density.entropy is not None:
-        known["true_entropy"] = density.entropy()
+        known["true_entropy"] = density.entropy() - (0.0 if classes is None else classes.entropy)
     return known
 
 
@@ -77,9 +87,13 @@ def _how(request: "EvalRequest") -> str:
 
 
 def _remark(section: Mapping[str, Any]) -> str | None:
-    if "eps_asked" not in section:
-        return None
-    return f"the bound starts at t = {section['eps']:g}, because training used no smaller t (objective.loss_eps)"
+    texts = []
+    if section.get("conditional"):
+        texts.append("the bound is of log p(x | label), each test point given its label")
+    if "eps_asked" in section:
+        start = f"the bound starts at t = {section['eps']:g}"
+        texts.append(f"{start}, because training used no smaller t (objective.loss_eps)")
+    return "; ".join(texts) or None
 
 
 ELBO = Metric(

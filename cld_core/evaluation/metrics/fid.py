@@ -7,6 +7,8 @@ from cld_core.evaluation.definitions import Metric, Quantity
 from .common import SAME_REFERENCE, remark, sampler
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from cld_core.evaluation.joined import Joined
     from cld_core.evaluation.moments import Moments
     from cld_core.evaluation.stats_file import Reference
@@ -14,10 +16,21 @@ if TYPE_CHECKING:
 
 def frechet(moments: "Moments", reference: "Reference") -> float:
     """The Fréchet distance between samples and training set."""
+    return _distance(moments, {"mu": reference.mu, "sigma": reference.sigma})
+
+
+def frechet_of(ours: "np.ndarray", theirs: "np.ndarray") -> float:
+    """The Fréchet distance between features (n, D) and (m, D)."""
+    from cld_core.evaluation.moments import Moments
+
+    reference = Moments.of(theirs)
+    return _distance(Moments.of(ours), {"mu": reference.mean, "sigma": reference.covariance})
+
+
+def _distance(moments: "Moments", theirs: "dict[str, np.ndarray]") -> float:
     from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
 
     ours = {"mu": moments.mean, "sigma": moments.covariance}
-    theirs = {"mu": reference.mu, "sigma": reference.sigma}
     return float(fid_statistics_to_metric(ours, theirs, verbose=False)[KEY_METRIC_FID])
 
 

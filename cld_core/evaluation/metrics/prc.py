@@ -8,19 +8,25 @@ from cld_core.evaluation.definitions import Metric, Quantity
 from .common import SAME_REFERENCE, both_features, remark, sampler
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from cld_core.evaluation.joined import Joined
 
 
-def _section(joined: "Joined") -> dict[str, Any]:
+def precision_and_recall(ours: "Tensor", theirs: "Tensor", neighbours: int) -> tuple[float, float, float]:
+    """Precision, recall and F score of features (n, D) of samples and (m, D) of training images."""
     from torch_fidelity.metric_prc import KEY_METRIC_F_SCORE, KEY_METRIC_PRECISION, KEY_METRIC_RECALL
     from torch_fidelity.metric_prc import prc_features_to_metric as to_metric
 
-    spec = joined.request.prc
     # Not the form that holds all distances at once, which are 10 GB for 50,000 samples.
-    options = {"prc_neighborhood": spec.neighbours, "save_cpu_ram": True, "verbose": False}
-    result = to_metric(*both_features(joined), **options)
-    keys = {"precision": KEY_METRIC_PRECISION, "recall": KEY_METRIC_RECALL, "f_score": KEY_METRIC_F_SCORE}
-    values = {**{name: result[key] for name, key in keys.items()}, **asdict(spec)}
+    result = to_metric(ours, theirs, prc_neighborhood=neighbours, save_cpu_ram=True, verbose=False)
+    return result[KEY_METRIC_PRECISION], result[KEY_METRIC_RECALL], result[KEY_METRIC_F_SCORE]
+
+
+def _section(joined: "Joined") -> dict[str, Any]:
+    spec = joined.request.prc
+    results = precision_and_recall(*both_features(joined), spec.neighbours)
+    values = {**dict(zip(("precision", "recall", "f_score"), results, strict=True)), **asdict(spec)}
     return {**values, **joined.about_samples(), **joined.about_reference()}
 
 

@@ -6,9 +6,19 @@ from typing import ClassVar
 
 import numpy as np
 
+from cld_core.data.source import labelled
 from cld_core.evaluation.request import EvalRequest
+from cld_core.guidance import Conditional
 from cld_core.model import Model
+from cld_core.score import Score
 from cld_core.shards.files import Arrays
+
+
+def given_labels(score: Score, model: Model, seed: int, first: int, last: int) -> Score | Conditional:
+    """The score of a model given the labels of the test points ``first <= i < last``, if it has classes."""
+    if model.classes is None:
+        return score
+    return Conditional(score, labelled(model.source).test_labels(seed, first, last).to(model.device))
 
 
 class RowComputer(ABC):

@@ -7,7 +7,7 @@ from cld_core.loss import ScoreMatching
 from cld_core.seeds import SampleNoise
 from cld_core.shards.files import Arrays
 
-from .base import RowComputer
+from .base import RowComputer, given_labels
 
 
 class LossRows(RowComputer):
@@ -20,7 +20,8 @@ class LossRows(RowComputer):
         x = model.source.test_data(seed, first, last).to(model.device)
         objective = ScoreMatching(model.sde, self.request.objective)
         noise = SampleNoise(seed, "loss", first=first, last=last, device=model.device)
+        score = given_labels(model.score, model, seed, first, last)
         total = torch.zeros(len(x), dtype=torch.float64, device=model.device)
         for _ in range(draws):
-            total += objective.per_sample(model.score, x, objective.draw_each(noise, model.data_shape))
+            total += objective.per_sample(score, x, objective.draw_each(noise, model.data_shape))
         return {"loss": (total / draws).cpu().numpy()}

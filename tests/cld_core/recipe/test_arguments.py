@@ -65,7 +65,7 @@ def test_numbers_of_other_libraries_are_numbers(seven):
         (
             {"nfe": 20},
             "method='ode' has no argument 'nfe'; method='em', 'sscs' or 'exponential' has it. Those of method='ode': "
-            "atol, compile, denoise, eps, method, precision, rtol.",
+            "atol, compile, denoise, eps, guidance, guidance_from, guidance_to, method, precision, rtol.",
         ),
         (
             {"method": "em", "nfe": 0},

@@ -90,10 +90,10 @@ def test_micro_batches_change_the_rounding_only(micro_batch):
         torch.testing.assert_close(cut.net.state_dict()[name], tensor, rtol=1e-4, atol=1e-6)
 
 
-def _rank(rank: int, world_size: int, meeting: str, out: str) -> None:
+def _rank(rank: int, world_size: int, meeting: str, out: str, overrides: tuple[str, ...]) -> None:
     torch.set_num_threads(1)
     ranks = join(Place(rank, world_size, init_method=f"file://{meeting}"), gpu=False, timeout_s=600.0)
-    made = Trainer(load(TOY, [*SMALL]), ranks)
+    made = Trainer(load(TOY, [*SMALL, *overrides]), ranks)
     made.warm_up()
     for step in range(5):
         made.step(step)
@@ -102,12 +102,12 @@ def _rank(rank: int, world_size: int, meeting: str, out: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("world_size", [2, 3])
-def test_ranks_change_the_rounding_only(tmp_path, world_size):
+@pytest.mark.parametrize(("world_size", "overrides"), [(2, ()), (3, ()), (3, ("data.labels=true",))])
+def test_ranks_change_the_rounding_only(tmp_path, world_size, overrides):
     """10 examples on 3 ranks: shares of 4, 3 and 3 are weighed by their rows."""
-    arguments = (world_size, str(tmp_path / "meeting"), str(tmp_path / "out"))
+    arguments = (world_size, str(tmp_path / "meeting"), str(tmp_path / "out"), overrides)
     multiprocessing.spawn(_rank, args=arguments, nprocs=world_size)
-    alone = trained(5)
+    alone = trained(5, *overrides)
     found = [torch.load(tmp_path / f"out.{rank}", weights_only=True) for rank in range(world_size)]
     loss = alone.take_loss()
     for entry in found:

@@ -1,0 +1,143 @@
+"""The classes of labelled data: their names, and how frequent they are. Loads no torch."""
+
+import itertools
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cld_core.errors import UsageError, did_you_mean
+from cld_core.texts import has_control, is_count, one_line
+
+# Labels of prepared images are stored in two bytes.
+MOST = 2**16 - 1
+LONGEST_NAME = 255
+# Multiples of it, modulo 1, fill [0, 1) evenly, however many there are.
+_GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of a data set. A label is the index of one.
+
+    Attributes:
+        names: of the classes, each different.
+        weights: relative frequencies: numbers of training images, or probabilities of toy data.
+
+    Raises:
+        ValueError: they cannot be those of data.
+    """
+
+    names: tuple[str, ...]
+    weights: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.names) <= MOST or len(self.weights) != len(self.names):
+            raise ValueError(f"there are {len(self.names)} names of classes and {len(self.weights)} frequencies")
+        if len(set(self.names)) < len(self.names):
+            raise ValueError("two classes have the same name")
+        if not all(0 <= weight < math.inf for weight in self.weights) or not 0 < sum(self.weights) < math.inf:
+            raise ValueError("the frequencies of classes cannot be those of data")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def none(self) -> int:
+        """The label of networks that stands for "without a label"."""
+        return len(self.names)
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """The probability of each class."""
+        total = sum(self.weights)
+        return tuple(weight / total for weight in self.weights)
+
+    @property
+    def entropy(self) -> float:
+        """H of the class of an example, in nats."""
+        return -sum(share * math.log(share) for share in self.shares if share)
+
+    def index(self, label: int | str) -> int:
+        """The label that a name or a number stands for; a text is looked up among the names first.
+
+        Raises:
+            UsageError: there is no such class; says which there are.
+        """
+        if isinstance(label, str) and label in self.names:
+            return self.names.index(label)
+        if isinstance(label, int) or is_count(label):
+            if 0 <= int(label) < len(self):
+                return int(label)
+            raise UsageError(f"label {label} is out of range: {self}. Use one of them.")
+        guess = did_you_mean(label, self.names)
+        raise UsageError(f"there is no class {one_line(label, 80)!r}: {self}.{guess or ' Use one of them.'}")
+
+    def each(self, label: Any, n: int) -> list[int]:
+        """Labels of ``n`` examples: of one class, or of a sequence of n.
+
+        Raises:
+            UsageError: there is no such class, or another number of them.
+        """
+        alone = isinstance(label, int | str)
+        try:
+            asked = [label] if alone else list(label)
+        except TypeError:
+            asked = [label]
+        for one in asked:
+            if not isinstance(one, int | str) or isinstance(one, bool):
+                text = f"a label is a number or the name of a class, not {one_line(repr(one), 80)}"
+                raise UsageError(f"{text}: {self}. Use one of them.")
+        known = {one: self.index(one) for one in dict.fromkeys(asked)}
+        chosen = [known[one] for one in asked] * (n if alone else 1)
+        if len(chosen) != n:
+            raise UsageError(f"{len(chosen)} labels for {n} examples. Give one, or one for each.")
+        return chosen
+
+    def drawn(self, first: int, last: int) -> list[int]:
+        """Labels of the samples ``first <= i < last``: each depends on i alone, and all have their frequencies.
+
+        Sample i gets the class in whose part of [0, 1) the i-th multiple of the golden ratio falls.
+        """
+        ends = list(itertools.accumulate(self.shares))
+        return [min(bisect_right(ends, (i + 1) * _GOLDEN % 1.0), len(self) - 1) for i in range(first, last)]
+
+    def __str__(self) -> str:
+        """In words: their numbers, and names that are not numbers."""
+        numbers = f"the labels are 0 to {len(self) - 1}"
+        if self.names == tuple(map(str, range(len(self)))):
+            return numbers
+        more = ", ..." if len(self) > _SHOWN else ""
+        return f"{numbers} ({one_line(', '.join(self.names[:_SHOWN]), 400)}{more})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, from which `parsed` makes them again."""
+        return {"names": list(self.names), "weights": list(self.weights)}
+
+    @classmethod
+    def parsed(cls, content: Any) -> "Classes":
+        """The classes that anybody's file describes.
+
+        Raises:
+            ValueError: it does not.
+        """
+        parts = content if isinstance(content, dict) else {}
+        names, weights = parts.get("names"), parts.get("weights")
+        if not isinstance(names, list | tuple) or not isinstance(weights, list | tuple) or len(names) > MOST:
+            raise ValueError("its classes have no names and frequencies")
+        if not all(isinstance(weight, int | float) and not isinstance(weight, bool) for weight in weights):
+            raise ValueError("the frequency of a class is not a number")
+        return cls(tuple(_name(name) for name in names), tuple(map(float, weights)))
+
+
+def numbered(weights: Sequence[float]) -> Classes:
+    """Classes without names of their own."""
+    return Classes(tuple(map(str, range(len(weights)))), tuple(weights))
+
+
+def _name(name: Any) -> str:
+    if not isinstance(name, str) or not 1 <= len(name) <= LONGEST_NAME or has_control(name):
+        raise ValueError("the name of a class is not a short text")
+    return name

@@ -1,0 +1,100 @@
+"""Scores given labels: conditional ones, and classifier-free guidance (docs/math.md, "Guidance")."""
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from .recipe.sampling import SamplingSpec
+from .sampling import Samples
+from .score import Counted, LabelScore, Score, ScoreFunction
+
+
+class Conditional:
+    """The score given a label for each example of a batch: a `cld_core.score.ScoreFunction`.
+
+    Args:
+        score: the score of any labels, such as `cld_core.score.Score`.
+        label: (B,), int64.
+    """
+
+    def __init__(self, score: LabelScore, label: Tensor) -> None:
+        self._score, self._label = score, label
+        self.single_backward = getattr(score, "single_backward", False)
+
+    def __call__(self, u: Tensor, t: float | Tensor) -> Tensor:
+        return self._score(u, t, self._label)
+
+    def predicted_noise(self, u: Tensor, t: Tensor, *, augmented: Tensor | None = None) -> Tensor:
+        """As `cld_core.score.Score.predicted_noise`, of a score that has it."""
+        noise: Tensor = self._score.predicted_noise(u, t, self._label, augmented=augmented)  # type: ignore[attr-defined]
+        return noise
+
+    def for_rows(self, rows: Tensor) -> "Conditional":
+        """As `cld_core.score.for_rows`."""
+        return Conditional(self._score, self._label[rows])
+
+
+class Guided:
+    """s(none) + w (s(label) - s(none)) at the times at which guidance acts, and s(label) at the others.
+
+    Where both scores are needed, they are computed in one batch of twice the size. The steps of the adaptive solver
+    see a score that jumps at the ends of the interval, and become short there.
+
+    Args:
+        score: the score of any labels.
+        label: (B,), int64.
+        none: the label that stands for none, which gives the unconditional score.
+        spec: its ``guidance`` is w, which acts from ``guidance_from`` to ``guidance_to``.
+
+    Attributes:
+        extra: (B,), int64, evaluations of the network beyond one for each evaluation of this score.
+    """
+
+    def __init__(self, score: LabelScore, label: Tensor, none: int, spec: SamplingSpec) -> None:
+        self._score, self._label, self._none, self._spec = score, label, none, spec
+        self._rows = torch.arange(len(label), device=label.device)
+        self.extra = torch.zeros_like(label)
+
+    def __call__(self, u: Tensor, t: float | Tensor) -> Tensor:
+        rows = self._acting(t)
+        if self._spec.guidance == 0:
+            return self._score(u, t, self._label.index_fill(0, rows, self._none))
+        times = torch.cat([t, t[rows]]) if isinstance(t, Tensor) else t
+        label = torch.cat([self._label, torch.full_like(rows, self._none)])
+        given, free = self._score(torch.cat([u, u[rows]]), times, label).split([len(u), len(rows)])
+        self.extra[self._rows[rows]] += 1
+        return given.index_copy(0, rows, free + self._spec.guidance * (given[rows] - free))
+
+    def for_rows(self, rows: Tensor) -> "Guided":
+        """As `cld_core.score.for_rows`; its evaluations are counted here, too."""
+        part = Guided(self._score, self._label[rows], self._none, self._spec)
+        part._rows, part.extra = self._rows[rows], self.extra
+        return part
+
+    def _acting(self, t: float | Tensor) -> Tensor:
+        """The rows of the batch whose times are in the interval of guidance."""
+        first, last = self._spec.guidance_from, self._spec.guidance_to
+        if isinstance(t, Tensor):
+            return ((t >= first) & (t <= last)).nonzero()[:, 0]
+        return torch.arange(len(self._label) if first <= t <= last else 0, device=self._label.device)
+
+
+def bound(score: Score | Counted, spec: SamplingSpec, label: Tensor | None, none: int) -> ScoreFunction:
+    """The score that samples with labels (B,) are drawn with, as the recipe says; ``score`` itself if they have none.
+
+    Args:
+        none: the label that stands for none.
+    """
+    if label is None:
+        return score
+    return Conditional(score, label) if spec.guidance == 1 else Guided(score, label, none, spec)
+
+
+def counted(samples: Samples, score: ScoreFunction) -> Samples:
+    """Samples whose numbers of evaluations are those of the network, when those of ``score`` may have taken more."""
+    extra = getattr(score, "extra", None)
+    if extra is None:
+        return samples
+    # In the adaptive flow, samples that have arrived wait for others: their scores are computed, but are not theirs.
+    return dataclasses.replace(samples, nfe_each=samples.nfe_each + torch.minimum(extra, samples.nfe_each))

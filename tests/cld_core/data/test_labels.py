@@ -1,0 +1,172 @@
+"""Labels of data: of CIFAR-10's batches, of folders by class, of toy densities; and data that have none."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cld_core.classes import Classes
+from cld_core.data import image_labels, presence, toy
+from cld_core.data.build import Plan, Unit, build
+from cld_core.data.cifar10 import CLASSES
+from cld_core.data.prepare import prepare, verify
+from cld_core.data.source import classes_of, source
+from cld_core.data.store import labels_path, read_manifest
+from cld_core.errors import DataError
+from cld_core.recipe.data import TOYS_WITHOUT_LABELS, Cifar10Spec, ImageDataSpec, ToyDataSpec
+from cld_core.recipe.variants import names
+from cld_core.seeds import generator
+
+from .formats import CIFAR_BATCHES, cifar_batch, cifar_rows, write_cifar_archive
+
+COLOURS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
+
+
+@pytest.fixture
+def cifar(tmp_path):
+    batches = {name: cifar_batch(cifar_rows(7, seed)) for seed, name in enumerate(CIFAR_BATCHES)}
+    archive = write_cifar_archive(tmp_path / "cifar-10-python.tar.gz", batches)
+    prepare("cifar10", archive, tmp_path / "cifar", expect={})
+    return tmp_path / "cifar"
+
+
+def paint(root, counts, prefix=""):
+    """Pictures of one colour in folders that are called so."""
+    for name, count in counts.items():
+        (root / prefix / name).mkdir(parents=True)
+        for number in range(count):
+            Image.new("RGB", (8, 8), COLOURS[name]).save(root / prefix / name / f"{number:03d}.png")
+    return root
+
+
+def spec_of(path, **keys):
+    return ImageDataSpec(path=str(path), size=8, labels=True, **keys)
+
+
+def coloured(images, labels):
+    """Whether images in [-1, 1] have the colours of their labels."""
+    expected = torch.tensor([COLOURS[name] for name in sorted(COLOURS)])[labels].float() / 127.5 - 1
+    return torch.allclose(images.mean((2, 3)), expected)
+
+
+def test_cifar_batches_have_labels(cifar):
+    manifest = read_manifest(cifar)
+    assert manifest.classes == CLASSES
+    train = image_labels.read(cifar, "train", manifest)
+    assert train.tolist() == [index for _ in range(5) for index in range(7)]
+    assert verify(cifar) == manifest
+    of = source(Cifar10Spec(path=str(cifar), labels=True))
+    assert of.classes == Classes(CLASSES, (5.0,) * 7 + (0.0,) * 3)
+    assert of.test_labels(0, 2, 5).tolist() == [2, 3, 4]
+
+
+@pytest.mark.parametrize("archived", [False, True])
+@pytest.mark.parametrize("splits", [("",), ("train", "test"), ("wrapped/train", "wrapped/val")])
+def test_folders_are_classes(tmp_path, splits, archived):
+    for split in splits:
+        paint(tmp_path / "all", {"red": 9, "green": 12, "blue": 5}, split)
+    given = tmp_path / "all"
+    if archived:
+        given = tmp_path / "all.zip"
+        shutil.make_archive(str(tmp_path / "all"), "zip", tmp_path / "all")
+    manifest = prepare("folder", given, tmp_path / "set", size=8)
+    assert manifest.classes == ("blue", "green", "red")
+    of = source(spec_of(tmp_path / "set"))
+    x, labels = of.labelled_batch(0, 0, 3, 16, slice(4, 12))
+    assert coloured(x, labels)
+    assert torch.equal(x, source(spec_of(tmp_path / "set")).batch(0, 0, 3, 16, slice(4, 12)))
+    n = manifest.splits["validation"].count
+    assert coloured(of.test_data(0, 0, n), of.test_labels(0, 0, n))
+    of.close()
+
+
+def test_pictures_beside_folders_or_in_one_folder_have_no_classes(tmp_path):
+    paint(tmp_path / "one", {"red": 30})
+    assert prepare("folder", tmp_path / "one", tmp_path / "set1", size=8).classes == ()
+    paint(tmp_path / "mixed", {"red": 20, "blue": 20})
+    Image.new("RGB", (8, 8)).save(tmp_path / "mixed" / "more.png")
+    assert prepare("folder", tmp_path / "mixed", tmp_path / "set2", size=8).classes == ()
+    assert "classes" not in json.loads((tmp_path / "set2" / "manifest.json").read_text())
+
+
+def test_a_set_of_an_older_version_has_none_until_it_is_prepared_again(tmp_path):
+    paint(tmp_path / "all", {"red": 20, "blue": 20})
+    made = prepare("folder", tmp_path / "all", tmp_path / "set", size=8)
+    for split in made.splits:
+        labels_path(tmp_path / "set", split).unlink()
+    content = json.loads((tmp_path / "set" / "manifest.json").read_text())
+    del content["classes"]
+    for split in content["splits"].values():
+        del split["labels"]
+    (tmp_path / "set" / "manifest.json").write_text(json.dumps(content))
+    presence.require(replace(spec_of(tmp_path / "set"), labels=False))
+    with pytest.raises(
+        DataError, match=r"set has no labels, .* To prepare it: cldctl data prepare folder --source PATH"
+    ):
+        presence.require(spec_of(tmp_path / "set"))
+    with pytest.raises(DataError, match="has no labels"):
+        classes_of(source(spec_of(tmp_path / "set")))
+    assert classes_of(source(replace(spec_of(tmp_path / "set"), labels=False))) is None
+    assert prepare("folder", tmp_path / "all", tmp_path / "set", size=8) == made
+    presence.require(spec_of(tmp_path / "set"))
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "gone", "out of range"])
+def test_damaged_labels_are_found(tmp_path, damage):
+    paint(tmp_path / "all", {"red": 20, "blue": 20})
+    prepare("folder", tmp_path / "all", tmp_path / "set", size=8)
+    path = labels_path(tmp_path / "set", "train")
+    content = path.read_bytes()
+    if damage == "gone":
+        path.unlink()
+    elif damage == "out of range":
+        image_labels.write(tmp_path / "set", "train", [9] * (len(content) // 2))
+    else:
+        path.write_bytes(content[:-2] if damage == "cut" else bytes(len(content) - 2) + b"\1\0")
+    for look in (lambda: verify(tmp_path / "set"), lambda: classes_of(source(spec_of(tmp_path / "set")))):
+        with pytest.raises(DataError, match=r"train\.labels .* Copy or prepare the data again"):
+            look()
+
+
+def test_a_plan_needs_a_label_for_each_image(tmp_path):
+    unit = Unit(name="a", fingerprint="1", read=lambda: [bytes(192)] * 3, labels=lambda: [0, 1])
+    with pytest.raises(DataError, match="2 labels for 3 images of train"):
+        build(
+            Plan(name="folder", size=8, source="tests", units={"train": [unit]}, classes=("a", "b")), tmp_path / "set"
+        )
+
+
+@pytest.mark.parametrize("name", ["diamond", "multimodal_swissroll"])
+def test_a_toy_label_is_that_of_the_mode(name):
+    density = toy.get(name)
+    x = density.sample(9000, generator("labels"))
+    label = density.label(x)
+    count = {"diamond": 9, "multimodal_swissroll": 5}[name]
+    assert len(density.classes) == count
+    counts = np.bincount(label.numpy(), minlength=count)
+    assert counts == pytest.approx([9000 / count] * count, rel=0.15)
+    # Within a class the points are close together, and their entropy is less by that of the class.
+    widths = torch.stack([x[label == number].std(0) for number in range(count)])
+    assert widths.max() < 0.1
+
+
+def test_recipes_know_which_toys_have_labels():
+    toys = [name for name in names("data") if name in toy.names()]
+    assert {name for name in toys if toy.get(name).classes is None} == set(TOYS_WITHOUT_LABELS)
+
+
+def test_a_toy_with_labels_needs_their_probabilities():
+    with pytest.raises(DataError, match="has only one of `label` and `classes`"):
+        toy.toy("half", label=lambda x: x[:, 0] > 0)
+
+
+def test_labels_of_toys_follow_their_points():
+    of = source(ToyDataSpec(name="diamond", labels=True))
+    x, label = of.labelled_batch(1, 0, 5, 64, slice(10, 20))
+    assert torch.equal(x, of.batch(1, 0, 5, 64, slice(10, 20)))
+    assert torch.equal(label, toy.get("diamond").label(x))
+    assert torch.equal(of.test_labels(3, 40, 50), toy.get("diamond").label(of.test_data(3, 40, 50)))
