@@ -26,6 +26,7 @@ from .run import RunFolder, lookup
 from .run.trust import plugin_of, require_own_plugin
 from .sampling.path import Watcher
 from .score import Counted, Score, ScoreFunction
+from .solutions import Solution, Solutions
 from .texts import is_count, one_line
 
 _log = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ class Model:
         step: the optimiser step of the weights.
         score: maps (u, t) to the score of the scored half of u.
         data_shape: shape of one example, (C, ...).
+        solutions: samplers that were tuned to the network.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Model:
         """A model with an untrained network in evaluation mode, unless ``net`` and ``data`` of the recipe are given."""
         self.recipe, self.step, self.device = recipe, step, torch.device(device)
         self.path: Path | None = None
+        self.solutions, self._warned = Solutions(), set[str]()
         self.source = data or source(recipe.data)
         self.data_shape = self.source.shape
         self.sde = sde.build(recipe.sde)
@@ -114,7 +117,7 @@ class Model:
             text = f"does not fit the recipe: {_in_one_line(error)}. Use the recipe that wrote it."
             raise CheckpointError(f"{path}: {text}") from error
         model.net.requires_grad_(False)
-        model.path = folder.path
+        model.path, model.solutions = folder.path, Solutions.of_run(folder)
         return model
 
     @classmethod
@@ -175,7 +178,7 @@ class Model:
 
         Args:
             n: how many.
-            method: how they are drawn: "ode", "em", "sscs" or "exponential"; None: as the recipe says.
+            method: how they are drawn: "ode", "em", "sscs", "exponential" or "tuned"; None: as the recipe says.
             nfe: evaluations of the network for each sample, by a method with fixed steps; None: as the recipe says.
             seed: key of the noise.
             first: number of the first sample.
@@ -229,7 +232,7 @@ class Model:
         spec = self._spec(keys, caller)
         if keys.get("eps") is not None and spec.eps < (seen := self.recipe.objective.loss_eps):
             _log.warning("%s: eps=%g: the network has seen no t below %g. Use that or more.", caller, spec.eps, seen)
-        score = self.score_of(compiled=spec.compile, precision=spec.precision)
+        score, solution = self.score_of(compiled=spec.compile, precision=spec.precision), self._solution(spec)
         parts = []
         with numerics.using(tf32=spec.precision == "tf32"):
             for start in range(first, first + n, size):
@@ -238,8 +241,20 @@ class Model:
                 counted: ScoreFunction = score
                 if progress is not None:
                     counted = Counted(score, functools.partial(progress, start - first))
-                parts.append(sampling.sample(counted, self.sde, spec, noise, self.data_shape, self.device, watcher))
+                where = self.data_shape, self.device
+                parts.append(sampling.sample(counted, self.sde, spec, noise, *where, watcher, solution))
         return sampling.Samples.cat(parts)
+
+    def _solution(self, spec: SamplingSpec) -> Solution | None:
+        """What a method that needs a solution follows; warns, once, if the network has moved on."""
+        if not spec.needs_solution:
+            return None
+        solution = self.solutions.chosen(spec, self.step)
+        warning = self.solutions.moved_on(solution, self.step)
+        if warning is not None and warning not in self._warned:
+            self._warned.add(warning)
+            _log.warning("%s", warning)
+        return solution
 
     def _spec(self, keys: Mapping[str, Any], caller: str) -> SamplingSpec:
         return sampling_spec(self.recipe, keys, caller)

@@ -15,7 +15,7 @@ from .tree import all_keys, type_hints
 from .values import WRONG, convert, expectation, inside, literals, shown
 from .variants import SECTIONS, keys_of
 
-Method = Literal["ode", "em", "sscs", "exponential"]
+Method = Literal["ode", "em", "sscs", "exponential", "tuned"]
 
 
 class SamplingKeys(TypedDict, total=False):
@@ -33,6 +33,7 @@ class SamplingKeys(TypedDict, total=False):
     order: int
     corrector: bool
     eta: float
+    solution: str | None
 
 
 class ElboKeys(TypedDict, total=False):

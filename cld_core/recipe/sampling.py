@@ -18,9 +18,11 @@ class SamplingSpec:
 
     Attributes:
         needs_split: the method needs a diffusion that is `splittable`.
+        needs_solution: the method needs a solution that was fitted to the network, `cld_core.solutions`.
     """
 
     needs_split: ClassVar[bool] = False
+    needs_solution: ClassVar[bool] = False
 
     method: str = key("ode", "how samples are drawn")
     eps: float = key(1e-3, "time at which the reverse process ends", gt=0, lt=1)
@@ -115,3 +117,12 @@ class ExponentialSpec(FixedStepSpec):
             text = "'sampling.order' cannot be 3 with sampling.corrector=true and sampling.eta of 0.3 or more"
             found = f"sampling.eta is {self.eta:g}, and noise grows in long steps"
             raise RecipeError(f"{text}: {found}. Set sampling.corrector=false, and best sampling.order=2 with it.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TunedSpec(SamplingSpec):
+    needs_solution: ClassVar[bool] = True
+
+    method: Literal["tuned"] = key("tuned", "times and coefficients that `cldctl tune` has fitted to the network")
+    nfe: int = key(10, "network evaluations, denoising included, for which the network was tuned", ge=2, le=1000)
+    solution: str | None = key(None, "digest of the fitted solution; null: the one for this number of evaluations")

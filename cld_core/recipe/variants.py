@@ -20,7 +20,7 @@ from cld_core.imports import resolve
 from .data import CelebaHq256Spec, Cifar10Spec, ImageDataSpec, ToyDataSpec
 from .ncsnpp import NcsnppSpec
 from .network import MlpSpec, ResnetSpec
-from .sampling import EmSpec, ExponentialSpec, OdeSpec, SamplingSpec, SscsSpec
+from .sampling import EmSpec, ExponentialSpec, OdeSpec, SamplingSpec, SscsSpec, TunedSpec
 from .sde import CldSpec, VpsdeSpec
 
 
@@ -114,6 +114,7 @@ SECTIONS = {
             "em": Variant(EmSpec, "cld_core.sampling.euler_maruyama:sample"),
             "sscs": Variant(SscsSpec, "cld_core.sampling.sscs:sample"),
             "exponential": Variant(ExponentialSpec, "cld_core.sampling.exponential:sample"),
+            "tuned": Variant(TunedSpec, "cld_core.sampling.tuned:sample"),
         },
     ),
 }

@@ -95,6 +95,10 @@ class RunFolder:
         return self.path / "evals"
 
     @property
+    def tuned(self) -> Path:
+        return self.path / "tuned"
+
+    @property
     def leases(self) -> Path:
         return self.path / "lease"
 

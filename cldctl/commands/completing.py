@@ -24,6 +24,7 @@ _MOST = 500
 _PLAIN = re.compile(r"[\w./+=:][\w./+=:-]*")
 # Of other commands, all sections can be changed.
 _SECTIONS = {"sample": ("sampling",), "eval": ("eval", "sampling", "cluster")}
+_SECTIONS["tune"] = _SECTIONS["eval"]
 
 Completer = Callable[[typer.Context, str], list[str]]
 

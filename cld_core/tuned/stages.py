@@ -1,0 +1,34 @@
+"""The stages of a fit and how many rows each has. Loads no torch, because `status` counts rows.
+
+untuned        every candidate over every spacing: where to start, and what a fit has to beat
+grid           times, for each candidate, and then for the best of them
+coefficients   times and coefficients, from the best grid
+"""
+
+import itertools
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Settings:
+    """An exponential sampler without noise, apart from its times."""
+
+    order: int
+    corrector: bool
+
+    def __str__(self) -> str:
+        return f"order={self.order} corrector={str(self.corrector).lower()}"
+
+
+CANDIDATES = tuple(itertools.starmap(Settings, itertools.product((1, 2, 3), (False, True))))
+SPACINGS = ("power 6", "power 3", "quadratic")
+
+# Iterations of each candidate's grid, then of the best grids' alone, and how many of those there are.
+EACH, BEST, KEPT = 3, 6, 2
+# Iterations of the coefficients: those of the mean square, and those that follow the usual example.
+PLAIN, ROBUST = 8, 24
+STAGES = {
+    "untuned": len(CANDIDATES) * len(SPACINGS),
+    "grid": EACH * len(CANDIDATES) + BEST * KEPT,
+    "coefficients": PLAIN + ROBUST,
+}
