@@ -152,13 +152,14 @@ class Model:
                 text = f"recipe and tensors do not match: {_in_one_line(error)}. Export it again."
                 raise CheckpointError(f"{path}: {text}") from error
         model.net.requires_grad_(False)
-        model.path = path.absolute()
+        model.path, model.solutions = path.absolute(), Solutions.of_file(weights.about, path.name)
         return model
 
     def export(self, file: Path) -> None:
-        """Write weights, recipe and the form of the data, all that sampling needs, to one safetensors file."""
+        """Write weights, recipe, tuned samplers and the form of the data, all that sampling needs, to one file."""
         recipe = json.dumps(self.recipe.to_share())
         about = {"step": str(self.step), "weights": "ema", "recipe": recipe, "data": describe(self.source)}
+        about |= self.solutions.carried(self.step)
         safetensors_file.write(file, self.net.state_dict(), about)
 
     def sample(

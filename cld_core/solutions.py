@@ -4,9 +4,10 @@ A run keeps each in ``tuned/ID/solution.json``; an exported file carries them (d
 """
 
 import contextlib
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,10 +15,12 @@ from cld_core.digests import digest
 from cld_core.errors import UsageError
 from cld_core.recipe.sampling import SamplingSpec, TunedSpec
 from cld_core.run import RunFolder
-from cld_core.small_files import read_object, real, text, whole
+from cld_core.small_files import parse_json, read_object, real, text, whole
 
 FORMAT = 1
 FILE = "solution.json"
+# The metadata of an exported file that has them.
+_CARRIED = "solutions"
 Matrix = tuple[tuple[float, ...], ...]
 
 
@@ -120,6 +123,22 @@ class Solutions:
         """Those in a run's folder."""
         return cls(lambda: in_run(run), run.name)
 
+    @classmethod
+    def of_file(cls, about: Mapping[str, str], name: str) -> Self:
+        """Those that an exported file carries in its metadata; damaged ones are left out."""
+        found: list[Solution] = []
+        with contextlib.suppress(ValueError):
+            content = parse_json(about.get(_CARRIED, ""))
+            for one in content if isinstance(content, list) else ():
+                with contextlib.suppress(ValueError):
+                    found.append(Solution.of_content(one if isinstance(one, dict) else {}))
+        return cls(lambda: found, name)
+
+    def carried(self, step: int) -> dict[str, str]:
+        """What an exported file of the network of ``step`` says of them; nothing if none was tuned to it."""
+        contents = [solution.content() for solution in self.read() if solution.step == step]
+        return {_CARRIED: json.dumps(contents)} if contents else {}
+
     def chosen(self, spec: SamplingSpec, step: int) -> Solution:
         """The solution that ``spec`` means for the network of ``step``: that of the nearest step, and of the newest.
 
@@ -148,6 +167,12 @@ class Solutions:
             return None
         text = f"the tuned sampler of {solution.nfe} evaluations was fitted to step {solution.step}, not {step}"
         return f"{text}. Tune again: `cldctl tune {self.name} --nfe {solution.nfe}`."
+
+
+def following(spec: SamplingSpec, solution: Solution) -> SamplingSpec:
+    """A spec that names the solution that it follows: what it draws is the same whenever it is asked for."""
+    assert isinstance(spec, TunedSpec), "only a tuned sampler follows a solution"
+    return replace(spec, solution=solution.digest)
 
 
 def read(file: Path) -> Solution | None:

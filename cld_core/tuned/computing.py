@@ -3,7 +3,6 @@
 import dataclasses
 import time
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ from cld_core.solutions import FILE, Solution
 
 from . import cost
 from .differences import Fitted
-from .fit import Ends, Problem, Row, best, settings_of
+from .fit import Ends, Problem, Row, best, kept, settings_of
 from .linear import Linear
 from .stages import STAGES
 from .work import Tuning, tunings_of
@@ -102,9 +101,8 @@ class TuneComputation(Computation):
         merged = Merged(self._work)
         sealed = {kind: next(merged.parts(kind)) for kind in self._request.sizes}
         self._rows = {stage: _rows_of(sealed[stage]) for stage in STAGES}
-        tops = {stage: best(self._rows[stage]) for stage in STAGES}
-        kept = min(tops, key=lambda stage: tops[stage].held)
-        linear = self._ready(kept).sampler(kept, self._rows, tops[kept])
+        tops, chosen = {stage: best(self._rows[stage]) for stage in STAGES}, kept(self._rows)
+        linear = self._ready(chosen).sampler(chosen, self._rows, tops[chosen])
         about = {
             "settings": {stage: settings_of(stage, row) for stage, row in tops.items()},
             "points": self._request.points,
@@ -123,7 +121,7 @@ class TuneComputation(Computation):
             denoise=self._request.denoise,
             step=self._request.checkpoint_step,
             checkpoint=checkpoint,
-            kept=kept,
+            kept=chosen,
             rms=rms,
             about=about,
         )
@@ -164,9 +162,9 @@ class TuneComputation(Computation):
         channels, *rest = model.data_shape
         noise = SampleNoise(request.seed, _NOISE, first=0, last=2 * request.points, device=model.device)
         u = model.sde.prior(noise.normal((channels * model.sde.n, *rest))).double()
-        ends = [Ends(u[part], x[part]) for part in (slice(0, request.points), slice(request.points, None))]
+        fit, held = (Ends(u[part], x[part]) for part in (slice(0, request.points), slice(request.points, None)))
         fitted = Fitted(model.score, model.sde, request.at_once, self._count)
-        return Problem(fitted, *ends, nfe=request.nfe, eps=request.eps, denoise=request.denoise)
+        return Problem(fitted, fit, held, request.nfe, request.eps, request.denoise)
 
     def _count(self, examples: int) -> None:
         self._evaluated += examples

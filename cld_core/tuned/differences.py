@@ -108,7 +108,9 @@ def linearised(fitted: Fitted, linear: Linear, u: Tensor, denoise: bool) -> tupl
             history = [torch.cat([history[0], later]), *(torch.cat([alpha, alpha[:1]]) for alpha in history[1:])]
         flat = [alpha.flatten(0, 1) for alpha in history]
         after = _next(sde, copies.flatten(0, 1), transition, weights, flat).unflatten(0, copies.shape[:2])
-        changed = _changed(sde, after[0], copies[0], [alpha[0] for alpha in history[: len(weights)]], number == count - 1)
+        changed = _changed(
+            sde, after[0], copies[0], [alpha[0] for alpha in history[: len(weights)]], number == count - 1
+        )
         history = [torch.cat([alpha, alpha[:1].expand(len(changed), *alpha.shape[1:])]) for alpha in history]
         copies = torch.cat([after, changed])
     x = copies.narrow(2, 0, copies.shape[2] // sde.n)

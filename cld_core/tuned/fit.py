@@ -1,19 +1,20 @@
 """The rows of a fit (`stages`). A row follows from those before it, so a fit can go on from any row."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from . import differences
+from . import differences, grid
 from .differences import Fitted
 from .levenberg import FIRST_DAMPING, Point, advanced
 from .linear import Linear, of_exponential, spaced, with_memory
-from .stages import BEST, CANDIDATES, EACH, KEPT, PLAIN, ROBUST, SPACINGS, STAGES
+from .stages import CANDIDATES, EACH, KEPT, PLAIN, ROBUST, SPACINGS, STAGES
 
-_TIME_STEP = 1e-3  # a change of a logarithm of a share of the grid
+# Beyond this damping an iteration moves nothing any more.
+_STUCK = 1e6
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,8 @@ class Row:
     """One entry of a stage.
 
     Attributes:
-        which: index of the candidate (of the untuned: candidate, then spacing).
-        parameters: logarithms of the shares of the grid, or `differences.packed`; empty for the untuned.
+        which: index of the candidate; of the untuned, of the pair of candidate and spacing.
+        parameters: of the grid (`grid.shares`) or of all (`differences.packed`); empty for the untuned.
         damping: for the next iteration.
         fit: rms distance per coordinate on the noise that was fitted.
         held: the same on held-out noise; infinite if samples are not finite.
@@ -33,6 +34,13 @@ class Row:
     damping: float
     fit: float
     held: float
+
+    @property
+    def point(self) -> Point:
+        return Point(self.parameters, self.damping)
+
+
+Rows = Mapping[str, Sequence[Row]]
 
 
 @dataclass(frozen=True)
@@ -60,99 +68,85 @@ class Problem:
     eps: float
     denoise: bool
 
-    def row(self, stage: str, rows: dict[str, Sequence[Row]]) -> Row:
+    def row(self, stage: str, rows: Rows) -> Row:
         """The next row of a stage, from the rows of this stage and of those before it."""
-        number = len(rows[stage])
-        if stage == "untuned":
-            candidate, spacing = divmod(number, len(SPACINGS))
-            times = spaced(self.fitted.sde, self.nfe, self.eps, self.denoise, SPACINGS[spacing])
-            return self._judged(number, torch.zeros(0, dtype=torch.float64), FIRST_DAMPING, self._over(times, candidate))
-        if stage == "grid":
-            return self._grid(number, rows["untuned"], rows["grid"])
-        return self._coefficients(rows["grid"], rows["coefficients"])
+        return {"untuned": self._untuned, "grid": self._grid, "coefficients": self._coefficients}[stage](rows)
 
-    def sampler(self, stage: str, rows: dict[str, Sequence[Row]], row: Row) -> Linear:
+    def sampler(self, stage: str, rows: Rows, row: Row) -> Linear:
         """The sampler of a row."""
-        if stage == "untuned":
-            candidate, spacing = divmod(row.which, len(SPACINGS))
-            times = spaced(self.fitted.sde, self.nfe, self.eps, self.denoise, SPACINGS[spacing])
-            return self._over(times, candidate)
-        if stage == "grid":
-            return self._over(self._times(row.parameters), row.which)
-        start = with_memory(self.sampler("grid", rows, best(rows["grid"])))
-        return differences.unpacked(row.parameters, start, self.denoise, self.eps)
+        if stage == "coefficients":
+            return self._with(self._origin(rows), row.parameters)
+        return self._over(
+            self._spaced(row.which) if stage == "untuned" else self._times(row.parameters), row.which, stage
+        )
 
-    def _grid(self, number: int, untuned: Sequence[Row], grid: Sequence[Row]) -> Row:
-        if number < EACH * len(CANDIDATES):
-            candidate = number % len(CANDIDATES)
-        else:
-            firsts = grid[: EACH * len(CANDIDATES)]
-            lasts = sorted(firsts[-len(CANDIDATES) :], key=lambda row: row.fit)
-            candidate = lasts[(number - len(firsts)) % KEPT].which
-        mine = [row for row in grid if row.which == candidate]
-        if mine:
-            before = Point(mine[-1].parameters, mine[-1].damping)
-        else:
-            starts = untuned[candidate * len(SPACINGS) : (candidate + 1) * len(SPACINGS)]
-            spacing = SPACINGS[min(starts, key=lambda row: row.fit).which % len(SPACINGS)]
-            times = spaced(self.fitted.sde, self.nfe, self.eps, self.denoise, spacing)
-            before = Point(self._shares(times))
-        if not len(before.parameters):  # A single step has nothing to move.
-            return self._judged(candidate, before.parameters, before.damping, self._over(self._times(before.parameters), candidate))
+    def _untuned(self, rows: Rows) -> Row:
+        pair = len(rows["untuned"])
+        return self._judged(
+            pair, Point(torch.zeros(0, dtype=torch.float64)), self._over(self._spaced(pair), pair, "untuned")
+        )
+
+    def _grid(self, rows: Rows) -> Row:
+        candidate = _next_candidate(rows["grid"])
+        mine = [row for row in rows["grid"] if row.which == candidate]
+        before = mine[-1].point if mine else Point(self._first_shares(candidate, rows["untuned"]))
 
         def errors(shares: Tensor) -> Tensor:
-            return self._errors(self.fit, self._over(self._times(shares), candidate))
+            return self._errors(self.fit, self._over(self._times(shares), candidate, "grid"))
 
-        def linearised(shares: Tensor) -> tuple[Tensor, Tensor]:
-            here = errors(shares)
-            moved = (errors(shares + _TIME_STEP * unit) for unit in torch.eye(len(shares), dtype=torch.float64))
-            return here, torch.stack([(there - here) / _TIME_STEP for there in moved])
+        after = before
+        if len(before.parameters) and before.damping < _STUCK:  # A single step has nothing to move.
+            after = advanced(before, errors, lambda shares: grid.linearised(errors, shares), robust=False)
+        return self._judged(candidate, after, self._over(self._times(after.parameters), candidate, "grid"))
 
-        point = advanced(before, errors, linearised, robust=False)
-        return self._judged(candidate, point.parameters, point.damping, self._over(self._times(point.parameters), candidate))
+    def _coefficients(self, rows: Rows) -> Row:
+        done, origin = rows["coefficients"], self._origin(rows)
+        before = done[-1].point if done else Point(differences.packed(origin, self.denoise))
+        robust = PLAIN <= len(done) < PLAIN + ROBUST
+        if len(done) in (PLAIN, PLAIN + ROBUST):  # What counts is another sum of squares from here on.
+            before = Point(before.parameters, FIRST_DAMPING)
 
-    def _coefficients(self, grid: Sequence[Row], done: Sequence[Row]) -> Row:
-        origin = best(grid)
-        start = with_memory(self._over(self._times(origin.parameters), origin.which))
-        before = (
-            Point(done[-1].parameters, done[-1].damping) if done else Point(differences.packed(start, self.denoise))
-        )
-
-        def sampler(parameters: Tensor) -> Linear:
-            return differences.unpacked(parameters, start, self.denoise, self.eps)
+        def errors(parameters: Tensor) -> Tensor:
+            return self._errors(self.fit, self._with(origin, parameters))
 
         def linearised(parameters: Tensor) -> tuple[Tensor, Tensor]:
-            x, slopes = differences.linearised(self.fitted, sampler(parameters), self.fit.u, self.denoise)
+            x, slopes = differences.linearised(self.fitted, self._with(origin, parameters), self.fit.u, self.denoise)
             return (x - self.fit.x).flatten(1), slopes.flatten(2)
 
-        point = advanced(
-            before, lambda parameters: self._errors(self.fit, sampler(parameters)), linearised, robust=len(done) >= PLAIN
-        )
-        return self._judged(origin.which, point.parameters, point.damping, sampler(point.parameters))
+        after = before
+        if before.damping < _STUCK:
+            after = advanced(before, errors, linearised, robust=robust)
+        return self._judged(best(rows["grid"]).which, after, self._with(origin, after.parameters))
 
-    def _over(self, times: Sequence[float], candidate: int) -> Linear:
-        return of_exponential(self.fitted.sde, times, CANDIDATES[candidate], self.denoise)
+    def _origin(self, rows: Rows) -> Linear:
+        """The sampler that the fit of coefficients starts from."""
+        start = best(rows["grid"])
+        return with_memory(self.sampler("grid", rows, start))
 
-    def _shares(self, times: Sequence[float]) -> Tensor:
-        """Logarithms of the steps of a grid in the variable B(t)^(1/6), relative to the last one: one less than steps."""
-        places = torch.tensor([self.fitted.sde.schedule.integral(t) ** (1 / 6) for t in times], dtype=torch.float64)
-        steps = (places[:-1] - places[1:]).log()
-        return steps[:-1] - steps[-1]
+    def _first_shares(self, candidate: int, untuned: Sequence[Row]) -> Tensor:
+        """Of the spacing that is best for a candidate."""
+        starts = [row for row in untuned if row.which // len(SPACINGS) == candidate]
+        return grid.shares(self.fitted.sde.schedule, self._spaced(min(starts, key=lambda row: row.fit).which))
+
+    def _spaced(self, pair: int) -> list[float]:
+        return spaced(self.fitted.sde, self.nfe, self.eps, self.denoise, SPACINGS[pair % len(SPACINGS)])
 
     def _times(self, shares: Tensor) -> list[float]:
-        """The grid of such shares, which decreases whatever they are."""
-        schedule = self.fitted.sde.schedule
-        first, last = (schedule.integral(t) ** (1 / 6) for t in (1.0, self.eps))
-        passed = torch.softmax(torch.cat([shares, shares.new_zeros(1)]), 0).cumsum(0)[:-1].tolist()
-        return [1.0, *(schedule.time((first + (last - first) * share) ** 6) for share in passed), self.eps]
+        return grid.times(self.fitted.sde.schedule, shares, self.eps)
+
+    def _over(self, times: Sequence[float], which: int, stage: str) -> Linear:
+        return of_exponential(self.fitted.sde, times, CANDIDATES[_candidate(stage, which)], self.denoise)
+
+    def _with(self, origin: Linear, parameters: Tensor) -> Linear:
+        return differences.unpacked(parameters, origin, self.denoise, self.eps)
 
     def _errors(self, ends: Ends, sampler: Linear) -> Tensor:
         """(B, D): differences from the flow."""
         return (differences.samples(self.fitted, sampler, ends.u) - ends.x).flatten(1)
 
-    def _judged(self, which: int, parameters: Tensor, damping: float, sampler: Linear) -> Row:
+    def _judged(self, which: int, point: Point, sampler: Linear) -> Row:
         fit, held = (_rms(self._errors(ends, sampler)) for ends in (self.fit, self.held))
-        return Row(which, parameters, damping, fit, held)
+        return Row(which, point.parameters, point.damping, fit, held)
 
 
 def best(rows: Sequence[Row]) -> Row:
@@ -160,12 +154,28 @@ def best(rows: Sequence[Row]) -> Row:
     return min(rows, key=lambda row: row.held)
 
 
+def kept(rows: Rows) -> str:
+    """The stage whose best row is closest on held-out noise; of equals the simplest."""
+    return min(STAGES, key=lambda stage: best(rows[stage]).held)
+
+
 def settings_of(stage: str, row: Row) -> str:
     """In words, what a row starts from."""
-    if stage == "untuned":
-        candidate, spacing = divmod(row.which, len(SPACINGS))
-        return f"{CANDIDATES[candidate]} grid={SPACINGS[spacing]}"
-    return str(CANDIDATES[row.which])
+    spacing = f" grid={SPACINGS[row.which % len(SPACINGS)]}" if stage == "untuned" else ""
+    return f"{CANDIDATES[_candidate(stage, row.which)]}{spacing}"
+
+
+def _candidate(stage: str, which: int) -> int:
+    return which // len(SPACINGS) if stage == "untuned" else which
+
+
+def _next_candidate(grids: Sequence[Row]) -> int:
+    """Every candidate in turn, and then those that are best by then."""
+    first = EACH * len(CANDIDATES)
+    if len(grids) < first:
+        return len(grids) % len(CANDIDATES)
+    leading = sorted(grids[first - len(CANDIDATES) : first], key=lambda row: row.fit)
+    return leading[(len(grids) - first) % KEPT].which
 
 
 def _rms(errors: Tensor) -> float:

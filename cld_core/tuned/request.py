@@ -12,7 +12,7 @@ from .stages import STAGES
 
 # The most points that are solved at once: a block is what is lost by an interruption.
 MOST_AT_ONCE = 512
-POINTS_OF_TOYS, POINTS_OF_IMAGES = 400, 16
+POINTS_OF_TOYS, POINTS_OF_IMAGES = 1000, 16
 LEAST_POINTS, MOST_POINTS, MOST_NFE = 8, 100_000, 50
 
 

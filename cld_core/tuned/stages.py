@@ -25,10 +25,10 @@ SPACINGS = ("power 6", "power 3", "quadratic")
 
 # Iterations of each candidate's grid, then of the best grids' alone, and how many of those there are.
 EACH, BEST, KEPT = 3, 6, 2
-# Iterations of the coefficients: those of the mean square, and those that follow the usual example.
-PLAIN, ROBUST = 8, 24
+# Iterations of the coefficients: of the mean square, of what counts the usual example, and of the mean square again.
+PLAIN, ROBUST, AGAIN = 8, 16, 8
 STAGES = {
     "untuned": len(CANDIDATES) * len(SPACINGS),
     "grid": EACH * len(CANDIDATES) + BEST * KEPT,
-    "coefficients": PLAIN + ROBUST,
+    "coefficients": PLAIN + ROBUST + AGAIN,
 }

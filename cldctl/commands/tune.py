@@ -39,7 +39,7 @@ def tune(
         int | None,
         typer.Option(
             metavar="P",
-            help="Draws of the noise that are fitted, and as many that decide; default: 400, of images 16.",
+            help="Draws of the noise that are fitted, and as many that decide; default: 1,000, of images 16.",
         ),
     ] = None,
     budget: Annotated[
@@ -79,9 +79,7 @@ def tune(
     (step,), damaged = plan.checkpoints(run, checkpoint)
     for entry in damaged:
         err.print(entry.skipped, markup=False, style="yellow")
-    requests = [
-        TuneRequest.of(recipe, step, number, points=points, budget_min=budget, seed=seed) for number in numbers
-    ]
+    requests = [TuneRequest.of(recipe, step, number, points=points, budget_min=budget, seed=seed) for number in numbers]
     _say_cost(run, recipe, requests)
     with home.only_one(run.path, where):
         made = start(run, requests, where, recipe.cluster, say=lambda text: err.print(text, markup=False))
@@ -109,7 +107,9 @@ def _numbers(text: str) -> list[int]:
     words = [word.strip() for word in text.split(",")]
     for word in words:
         if not is_count(word):
-            raise UsageError(f"--nfe {text}: '{word}' is not a number of evaluations. Write some, such as --nfe 5,7,10.")
+            raise UsageError(
+                f"--nfe {text}: '{word}' is not a number of evaluations. Write some, such as --nfe 5,7,10."
+            )
     return list(dict.fromkeys(map(int, words)))
 
 

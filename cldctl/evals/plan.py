@@ -12,7 +12,7 @@ from cld_core.evaluation.sweeps import Axis, Cell, Sweep
 from cld_core.recipe import Recipe, with_overrides
 from cld_core.recipe.sampling import SamplingSpec
 from cld_core.run import RunFolder
-from cld_core.solutions import Solutions
+from cld_core.solutions import Solutions, following
 from cld_core.texts import is_count, one_line
 
 from .sweep import CHECKPOINT, combinations, refuse_idle_axes
@@ -73,7 +73,7 @@ def _with_solution(run: RunFolder, spec: SamplingSpec, step: int) -> SamplingSpe
     """A sampler that needs a solution names the one that it will follow, which makes it part of the evaluation."""
     if not spec.needs_solution:
         return spec
-    return replace(spec, **{"solution": Solutions.of_run(run).chosen(spec, step).digest})
+    return following(spec, Solutions.of_run(run).chosen(spec, step))
 
 
 def recipe_for_evaluation(base: Recipe, overrides: Sequence[str], source: str, idle: Collection[str] = ()) -> Recipe:
