@@ -28,18 +28,22 @@ def prior(sde, n=8, d=2):
     return sde.prior(InFloat64(0, "linear", first=0, last=n).normal((d * sde.n,)))
 
 
-@pytest.mark.parametrize("sde", DIFFUSIONS, ids=lambda sde: f"{type(sde).__name__} {sde.beta1:g}")
-@pytest.mark.parametrize("settings", [*CANDIDATES, Settings(0, True)], ids=str)
+@pytest.mark.parametrize(
+    ("sde", "settings"),
+    [(CLD(), settings) for settings in (*CANDIDATES, Settings(0, True))]
+    + [(sde, settings) for sde in DIFFUSIONS[1:] for settings in (Settings(1, False), Settings(3, True))],
+    ids=str,
+)
 @pytest.mark.parametrize("denoise", [True, False])
 def test_the_exponential_sampler_is_a_linear_one(sde, settings, denoise):
     score, eps = GaussianMixture(torch.tensor([[0.5, 0.0], [-0.5, 0.2]]), 0.3).score(sde), 1e-2
-    spec = ExponentialSpec(nfe=7, eps=eps, denoise=denoise, order=settings.order, corrector=settings.corrector)
+    spec = ExponentialSpec(nfe=6, eps=eps, denoise=denoise, order=settings.order, corrector=settings.corrector)
     wanted = sampling.sample(score, sde, spec, InFloat64(0, "linear", first=0, last=8), (2,))
-    linear = of_exponential(sde, spaced(sde, 7, eps, denoise, "power 6"), settings, denoise)
+    linear = of_exponential(sde, spaced(sde, 6, eps, denoise, "power 6"), settings, denoise)
     solution = solution_of(with_memory(linear), eps=eps, denoise=denoise, rms={}, about={})
     found = tuned.follow(score, sde, solution, prior(sde))
     whole = wanted.x if wanted.v is None else torch.cat([wanted.x, wanted.v], dim=1)
-    assert solution.nfe == wanted.nfe == 7
+    assert solution.nfe == wanted.nfe == 6
     assert torch.allclose(found, whole, rtol=1e-9, atol=1e-9)
     assert torch.allclose(
         differences.samples(Fitted(score, sde, 5), linear, prior(sde)), wanted.x, rtol=1e-9, atol=1e-9
@@ -95,3 +99,17 @@ def test_evaluations_are_counted_beforehand():
     sizes = differences.sizes(linear, True)
     assert sum(counted) == 5 + sum(sum(sizes[:number]) for number in range(5)) + 3
     assert cost.evaluations(sde, 5, True) > STAGES["coefficients"] * sum(counted)
+
+
+def test_images_are_fitted_as_points_are():
+    """Coefficients are those of halves, whatever shape these have."""
+    sde, d = CLD(), 3 * 2 * 2
+    points = Fitted(GaussianMixture(torch.tensor([[0.5] * d, [-0.5] * d]), 0.3).score(sde), sde, 1000)
+    images = Fitted(lambda u, t: points.score(u.flatten(1), t).unflatten(1, (3, 2, 2)), sde, 3)
+    linear = with_memory(of_exponential(sde, spaced(sde, 3, 1e-2, True, "power 3"), Settings(1, False), True))
+    u = prior(sde, 4, d)
+    x, slopes = differences.linearised(points, linear, u, True)
+    found, found_slopes = differences.linearised(images, linear, u.unflatten(1, (6, 2, 2)), True)
+    assert found.shape == (4, 3, 2, 2)
+    assert torch.allclose(found.flatten(1), x)
+    assert torch.allclose(found_slopes.flatten(2), slopes)

@@ -25,6 +25,20 @@ def trained(tmp_path_factory):
     return RunFolder(runs / "trained")
 
 
+@pytest.fixture(scope="module")
+def solved(trained, tmp_path_factory):
+    """The run with one tuning of no budget."""
+    shutil.copytree(trained.path, path := tmp_path_factory.mktemp("solved") / "trained")
+    compute(tuning(RunFolder(path), budget_min=0.0))
+    return path
+
+
+@pytest.fixture
+def tuned_run(solved, tmp_path):
+    shutil.copytree(solved, tmp_path / "trained")
+    return RunFolder(tmp_path / "trained")
+
+
 @pytest.fixture
 def run(trained, tmp_path):
     shutil.copytree(trained.path, tmp_path / "trained")
@@ -71,27 +85,23 @@ def test_an_interrupted_tuning_goes_on_to_the_same_bits(run, tmp_path):
     assert open_work(whole.folder).request == whole.request
 
 
-def test_a_budget_ends_a_fit(run):
-    spent = tuning(run, budget_min=0.0)
-    assert compute(spent)
+def test_a_budget_ends_a_fit(tuned_run):
+    (spent,) = tunings_of(tuned_run)
     assert spent.solution.rms["grid"] <= spent.solution.rms["untuned"] or spent.solution.kept != "grid"
     assert spent.solution.about["evaluations"] < 300
 
 
-def test_tunings_share_the_ends_of_the_flow(run, capsys):
-    compute(tuning(run, budget_min=0.0))
-    capsys.readouterr()
-    compute(tuning(run, nfe=4, budget_min=0.0))
+def test_tunings_share_the_ends_of_the_flow(tuned_run, capsys):
+    compute(tuning(tuned_run, nfe=4, budget_min=0.0))
     assert "flow 2/2, taken from nfe003" in capsys.readouterr().out
-    assert {work.request.nfe for work in tunings_of(run)} == {3, 4}
+    assert {work.request.nfe for work in tunings_of(tuned_run)} == {3, 4}
 
 
-def test_a_solution_survives_its_file(run):
-    work = tuning(run, budget_min=0.0)
-    compute(work)
+def test_a_solution_survives_its_file(tuned_run):
+    (work,) = tunings_of(tuned_run)
     solution = work.solution
     assert Solution.of_content(json.loads(json.dumps(solution.content()))) == solution
-    assert solutions.in_run(run) == [solution]
+    assert solutions.in_run(tuned_run) == [solution]
 
 
 @pytest.mark.parametrize(
@@ -105,9 +115,8 @@ def test_a_solution_survives_its_file(run):
         lambda content: content.update(step=-1),
     ],
 )
-def test_a_damaged_solution_is_none(run, damage):
-    work = tuning(run, budget_min=0.0)
-    compute(work)
+def test_a_damaged_solution_is_none(tuned_run, damage):
+    (work,) = tunings_of(tuned_run)
     file = work.folder / solutions.FILE
     content = json.loads(file.read_text())
     damage(content)
@@ -126,15 +135,14 @@ def test_files_that_are_no_solutions(tmp_path):
     assert solutions.read(tmp_path / "none") is None
 
 
-def test_another_checkpoint_of_the_step_makes_it_stale(run):
-    work = tuning(run, budget_min=0.0)
-    compute(work)
-    sidecar = run.checkpoint_file(20).with_suffix(".json")
+def test_another_checkpoint_of_the_step_makes_it_stale(tuned_run):
+    (work,) = tunings_of(tuned_run)
+    sidecar = tuned_run.checkpoint_file(20).with_suffix(".json")
     content = json.loads(sidecar.read_text())
     sidecar.write_text(json.dumps({**content, "sha256": "0" * 64}))
     assert work.solution is None
     sidecar.unlink()
-    run.checkpoint_file(20).unlink()
+    tuned_run.checkpoint_file(20).unlink()
     assert work.is_done
     with pytest.raises(NotFoundError, match=r"no checkpoint of step 20 any more; there are: 10"):
         work.made_of(strict=True)
