@@ -11,7 +11,7 @@ from . import differences, grid
 from .differences import Fitted
 from .levenberg import FIRST_DAMPING, Point, advanced
 from .linear import Linear, of_exponential, spaced, with_memory
-from .stages import CANDIDATES, EACH, KEPT, PLAIN, ROBUST, SPACINGS, STAGES
+from .stages import CANDIDATES, EACH, KEPT, PLAIN, ROBUST, SPACINGS, STAGES, STARTS
 
 # Beyond this damping an iteration moves nothing any more.
 _STUCK = 1e6
@@ -75,7 +75,7 @@ class Problem:
     def sampler(self, stage: str, rows: Rows, row: Row) -> Linear:
         """The sampler of a row."""
         if stage == "coefficients":
-            return self._with(self._origin(rows), row.parameters)
+            return self._with(self._origin(rows, row.which), row.parameters)
         return self._over(
             self._spaced(row.which) if stage == "untuned" else self._times(row.parameters), row.which, stage
         )
@@ -100,7 +100,8 @@ class Problem:
         return self._judged(candidate, after, self._over(self._times(after.parameters), candidate, "grid"))
 
     def _coefficients(self, rows: Rows) -> Row:
-        done, origin = rows["coefficients"], self._origin(rows)
+        candidate = _next_start(rows["grid"], rows["coefficients"])
+        done, origin = [row for row in rows["coefficients"] if row.which == candidate], self._origin(rows, candidate)
         before = done[-1].point if done else Point(differences.packed(origin, self.denoise))
         robust = PLAIN <= len(done) < PLAIN + ROBUST
         if len(done) in (PLAIN, PLAIN + ROBUST):  # What counts is another sum of squares from here on.
@@ -116,11 +117,11 @@ class Problem:
         after = before
         if before.damping < _STUCK:
             after = advanced(before, errors, linearised, robust=robust)
-        return self._judged(best(rows["grid"]).which, after, self._with(origin, after.parameters))
+        return self._judged(candidate, after, self._with(origin, after.parameters))
 
-    def _origin(self, rows: Rows) -> Linear:
-        """The sampler that the fit of coefficients starts from."""
-        start = best(rows["grid"])
+    def _origin(self, rows: Rows, candidate: int) -> Linear:
+        """The sampler that the fit of coefficients starts from: the best grid of a candidate."""
+        start = best([row for row in rows["grid"] if row.which == candidate])
         return with_memory(self.sampler("grid", rows, start))
 
     def _first_shares(self, candidate: int, untuned: Sequence[Row]) -> Tensor:
@@ -176,6 +177,16 @@ def _next_candidate(grids: Sequence[Row]) -> int:
         return len(grids) % len(CANDIDATES)
     leading = sorted(grids[first - len(CANDIDATES) : first], key=lambda row: row.fit)
     return leading[(len(grids) - first) % KEPT].which
+
+
+def _next_start(grids: Sequence[Row], done: Sequence[Row]) -> int:
+    """The candidates with the best grids in turn, and then the one that has come closest."""
+    bests: dict[int, float] = {}
+    for row in grids:
+        bests[row.which] = min(row.fit, bests.get(row.which, math.inf))
+    starts = sorted(bests, key=lambda which: bests[which])[:STARTS]
+    first = len(starts) * PLAIN
+    return starts[len(done) % len(starts)] if len(done) < first else min(done[:first], key=lambda row: row.fit).which
 
 
 def _rms(errors: Tensor) -> float:

@@ -15,7 +15,7 @@ from cld_core.tuned import fit
 from cld_core.tuned.differences import Fitted, samples
 from cld_core.tuned.fit import Ends, Problem, Row
 from cld_core.tuned.levenberg import Point, advanced, weights_of
-from cld_core.tuned.stages import CANDIDATES, EACH, STAGES
+from cld_core.tuned.stages import CANDIDATES, EACH, PLAIN, STAGES, STARTS
 from tests.support.numeric import BothScored, ThirdOrder
 
 EPS = 1e-3
@@ -34,7 +34,7 @@ def problem(law, sde, nfe, n):
 
 
 @torch.no_grad()
-def fitted(task, grid=6, coefficients=5):
+def fitted(task, grid=6, coefficients=6):
     """The beginning of each stage."""
     rows = {stage: [] for stage in STAGES}
     for stage, count in {"untuned": STAGES["untuned"], "grid": grid, "coefficients": coefficients}.items():
@@ -97,6 +97,15 @@ def test_every_candidate_gets_its_turn_and_then_the_best_two():
     firsts = [row(0.0, which, fit_=[5.0, 1.0, 3.0, 0.5, 4.0, 6.0][which]) for which in range(len(CANDIDATES))] * EACH
     assert [fit._next_candidate(firsts[:count]) for count in (0, 5, 6)] == [0, 5, 0]
     assert [fit._next_candidate([*firsts, *[row(0.0)] * more]) for more in range(3)] == [3, 1, 3]
+
+
+def test_the_best_grids_get_their_turn_and_then_what_came_closest():
+    grids = [row(0.0, which, fit_=value) for which, value in enumerate([0.5, 0.1, 0.9, 0.3, 0.2, math.inf])]
+    done = [row(0.0, (1, 4, 3)[number % 3], fit_=0.05 if number == 22 else 0.1) for number in range(STARTS * PLAIN)]
+    assert [fit._next_start(grids, done[:count]) for count in (0, 1, 2, 3)] == [1, 4, 3, 1]
+    assert [fit._next_start(grids, [*done, *[row(0.0)] * more]) for more in range(3)] == [4, 4, 4]
+    # A budget that was spent early leaves fewer grids.
+    assert fit._next_start(grids[:1], []) == 0
 
 
 def test_an_iteration_solves_a_linear_problem():
