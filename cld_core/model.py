@@ -30,6 +30,7 @@ from .run import RunFolder, lookup
 from .run.trust import plugin_of, require_own_plugin
 from .sampling.path import Watcher
 from .score import Counted, Score
+from .solutions import Solution, Solutions
 from .texts import is_count, one_line
 
 _log = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ class Model:
         score: maps (u, t) to the score of the scored half of u.
         data_shape: shape of one example, (C, ...).
         classes: those of a class-conditional model, which takes labels; None for any other.
+        solutions: samplers that were tuned to the network.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Model:
         self.path: Path | None = None
         self.ema_length: float | None = None
         self.ema_error: float | None = None
+        self.solutions, self._warned = Solutions(), set[str]()
         self.source = data or source(recipe.data)
         self.data_shape = self.source.shape
         self.sde = sde.build(recipe.sde)
@@ -136,7 +139,8 @@ class Model:
             text = f"does not fit the recipe: {_in_one_line(error)}. Use the recipe that wrote it."
             raise CheckpointError(f"{path}: {text}") from error
         model.net.requires_grad_(False)
-        model.path, model.ema_length, model.ema_error = folder.path, ema_length, fit_error
+        model.path, model.solutions = folder.path, Solutions.of_run(folder)
+        model.ema_length, model.ema_error = ema_length, fit_error
         return model
 
     @classmethod
@@ -182,17 +186,19 @@ class Model:
                 text = f"recipe and tensors do not match: {_in_one_line(error)}. Export it again."
                 raise CheckpointError(f"{path}: {text}") from error
         model.net.requires_grad_(False)
-        model.path, model.ema_length = path.absolute(), ema_length
+        model.path, model.solutions = path.absolute(), Solutions.of_file(weights.about, path.name)
+        model.ema_length = ema_length
         return model
 
     def export(self, file: Path) -> None:
-        """Write weights, recipe and the form of the data, all that sampling needs, to one safetensors file."""
+        """Write weights, recipe, tuned samplers and the form of the data, all that sampling needs, to one file."""
         recipe = json.dumps(self.recipe.to_share())
         about = {"step": str(self.step), "weights": "ema", "recipe": recipe, "data": describe(self.source)}
         if self.ema_length is not None:
             about["ema_length"] = f"{self.ema_length:g}"
         if self.classes is not None:
             about["classes"] = json.dumps(self.classes.to_dict())
+        about |= self.solutions.carried(self.step)
         safetensors_file.write(file, self.net.state_dict(), about)
 
     def sample(
@@ -215,8 +221,7 @@ class Model:
 
         Args:
             n: how many.
-            method: how they are drawn: "ode", "em", "sscs", "exponential", "gddim", "conjugate" or "splitting"; None: as
-                the recipe says.
+            method: how they are drawn, for example "ode" or "exponential"; None: as the recipe says.
             nfe: evaluations of the network for each sample, by a method with fixed steps; None: as the recipe says.
             seed: key of the noise.
             first: number of the first sample.
@@ -292,7 +297,7 @@ class Model:
         if observation is not None:
             observation.require_fit(self.data_shape, is_image=self.is_image)
             way.require_usable(observation, spec)
-        score = self.score_of(compiled=spec.compile, precision=spec.precision)
+        score, solution = self.score_of(compiled=spec.compile, precision=spec.precision), self._solution(spec)
         parts = []
         with numerics.using(tf32=spec.precision == "tf32"):
             for start in range(first, first + n, size):
@@ -303,13 +308,20 @@ class Model:
                     counted = Counted(score, functools.partial(progress, start - first))
                 given = None if labels is None else labels[start - first : last - first].to(self.device)
                 bound = guidance.bound(counted, spec, given, none=len(self.classes or ()))
-                about: dict[str, Any] = {"spec": spec, "noise": noise, "data_shape": self.data_shape, "device": self.device}
+                about: dict[str, Any] = {
+                    "spec": spec,
+                    "noise": noise,
+                    "data_shape": self.data_shape,
+                    "device": self.device,
+                    "watcher": watcher,
+                    "solution": solution,
+                }
                 if observation is None:
-                    drawn = sampling.sample(bound, self.sde, watcher=watcher, **about)
+                    drawn = sampling.sample(bound, self.sde, **about)
                 else:
                     apart = seeds.SampleNoise(seed, "observation", first=start, last=last, device=self.device)
                     conditioned = way.conditioned(bound, self.sde, observation, apart)
-                    drawn = sampling.sample(conditioned, self.sde, watcher=watcher, **about)
+                    drawn = sampling.sample(conditioned, self.sde, **about)
                     drawn = replace(drawn, x=conditioned.finished(drawn.x))
                 parts.append(guidance.counted(drawn, bound))
         return sampling.Samples.cat(parts)
@@ -334,6 +346,17 @@ class Model:
             return torch.tensor(self.classes.each(label.tolist() if hasattr(label, "tolist") else label, n))
         except UsageError as error:
             raise UsageError(f"{caller}: {error}") from error
+
+    def _solution(self, spec: SamplingSpec) -> Solution | None:
+        """What a method that needs a solution follows; warns, once, if the network has moved on."""
+        if not spec.needs_solution:
+            return None
+        solution = self.solutions.chosen(spec, self.step)
+        warning = self.solutions.moved_on(solution, self.step)
+        if warning is not None and warning not in self._warned:
+            self._warned.add(warning)
+            _log.warning("%s", warning)
+        return solution
 
     def _spec(self, keys: Mapping[str, Any], caller: str) -> SamplingSpec:
         return sampling_spec(self.recipe, keys, caller)

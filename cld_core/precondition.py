@@ -11,7 +11,7 @@ from typing import Any, Generic
 
 from cld_core.sde import Diffusion
 from cld_core.sde.number import Number, sqrt
-from cld_core.sde.rows import Rows, cholesky, dot, inverse_of_lower, matmul, upper
+from cld_core.sde.rows import Rows, cholesky, dot, inverse, inverse_of_lower, matmul, square, upper
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,16 +30,15 @@ def preconditioning(sde: Diffusion, t: Any, data_std: float) -> Preconditioning[
     """
     first = sde.n - sde.m
     psi = tuple(row[0] for row in sde.mean(t))
-    factor = sde.factor(t)
+    factor = square(sde.factor(t))
     # The covariance is a sum of two, of which nothing cancels.
     covariance = tuple(
-        tuple(data_std**2 * (psi[i] * psi[j]) + dot(factor[i][: j + 1], factor[j]) for j in range(i + 1))
-        for i in range(sde.n)
+        tuple(data_std**2 * (psi[i] * psi[j]) + dot(factor[i], factor[j]) for j in range(i + 1)) for i in range(sde.n)
     )
     whiten = inverse_of_lower(cholesky(covariance))
     precision = upper(tuple(row[first:] for row in whiten[first:]))
     # x is seen in u with the strength w in units of the noise: what remains open of it has the variance open_^2.
-    w = tuple(dot(row, psi[: i + 1]) for i, row in enumerate(inverse_of_lower(factor)))
+    w = tuple(dot(row, psi) for row in inverse(factor))
     open_ = data_std / sqrt(1.0 + data_std**2 * dot(w, w))
     gains = matmul(sde.target(t), tuple((entry,) for entry in w[first:]))
     output = tuple(

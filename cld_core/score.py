@@ -18,7 +18,7 @@ from cld_core.precondition import preconditioning
 from cld_core.recipe.objective import ObjectiveSpec
 from cld_core.sde import Diffusion
 from cld_core.sde.coefficients import apply, apply_lower, as_batch
-from cld_core.sde.rows import Rows, inverse_of_upper, matmul, negated
+from cld_core.sde.rows import Rows, inverse, matmul, negated
 
 # (u: (B, nC, ...), t: a float or (B,) float64) -> (B, mC, ...): any score that samplers can use.
 ScoreFunction = Callable[[Tensor, float | Tensor], Tensor]
@@ -119,9 +119,9 @@ class Score:
         name = self.objective.name
         if self.objective.precondition == "data":
             # The score times -E^-1.
-            found, inverse = self._coefficients(t), negated(inverse_of_upper(self.sde.target(t, name)))
+            found, unscale = self._coefficients(t), negated(inverse(self.sde.target(t, name)))
             assert found.precision is not None, "preconditioning has a linear part"
-            scaled = _Coefficients(matmul(inverse, found.output), matmul(inverse, found.precision), found.whiten)
+            scaled = _Coefficients(matmul(unscale, found.output), matmul(unscale, found.precision), found.whiten)
             return self._score(u, t, scaled, *label, augmented=augmented)
         alpha = self._network(u, t, *label, augmented=augmented)
         if not self.objective.mixed_score:

@@ -8,7 +8,7 @@ from torch import Tensor
 from cld_core.sde import Diffusion
 from cld_core.sde.coefficients import combine
 from cld_core.sde.number import Number
-from cld_core.sde.rows import Rows, dot, inverse_of_lower, inverse_of_upper, transposed
+from cld_core.sde.rows import dot, inverse, square, transposed
 
 
 class Estimate(Generic[Number]):
@@ -36,12 +36,12 @@ class Estimate(Generic[Number]):
 
     def __init__(self, sde: Diffusion, t: Number, *, score_error: float = 0.0, data_std: float = 1.0) -> None:
         first = sde.n - sde.m
-        rows = padded(inverse_of_lower(sde.factor(t)), sde.n)
+        rows = inverse(square(sde.factor(t)))
         q = tuple(dot(row, tuple(psi[0] for psi in sde.mean(t))) for row in rows)
         scored = q[first:]
         precision = 1.0 / data_std**2 + dot(q, q)
         weight = dot(scored, scored) + score_error**2 * precision
-        by_target = inverse_of_upper(sde.target(t))
+        by_target = inverse(sde.target(t))
         share = score_error**2 / weight
         self.of_u = tuple(
             dot(scored, entries[first:]) / weight + share * dot(q, entries) for entries in transposed(rows)
@@ -62,12 +62,6 @@ def posterior_mean(sde: Diffusion, u: Tensor, score: Tensor, t: float | Tensor) 
     Exact if the score is that of data under the kernel of ``sde``, numerical_eps included.
     """
     return Estimate(sde, t).posterior_mean(sde, u, score)
-
-
-def padded(rows: Rows[Number], width: int) -> Rows[Number]:
-    """Rows of a lower triangular matrix, stored with zeros."""
-    nothing: Number = 0.0 * rows[0][0]
-    return tuple(row + (nothing,) * (width - len(row)) for row in rows)
 
 
 def as_numbers(value: float | Tensor, batch: int, device: torch.device) -> Tensor:

@@ -16,9 +16,8 @@ from cld_core.sampling.noise import Noise
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
 from cld_core.sde.coefficients import apply
-from cld_core.sde.rows import negated
+from cld_core.sde.rows import negated, square
 
-from .estimate import padded
 from .observation import Observation
 
 
@@ -80,7 +79,7 @@ class Replaced:
     def replaced(self, u: Tensor, t: float | Tensor) -> Tensor:
         """u with Psi_0 x + L e in its observed coordinates."""
         column = tuple((row[0],) for row in self.sde.mean(t))
-        factor = padded(self.sde.factor(t), self.sde.n)
+        factor = square(self.sde.factor(t))
         known = apply(column, self._x.to(u)) + apply(factor, self._e.to(u))
         return torch.where(self._wide(self.sde.n), known, u)
 

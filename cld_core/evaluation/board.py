@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from cld_core.recipe.sampling import FixedStepSpec
 from cld_core.run import RunFolder
 
 from . import registry
@@ -41,8 +40,8 @@ def _how(request: EvalRequest, metric: Metric, number: Number) -> str:
         sampling = request.sampling
         parts.append(sampling.method)
         # An adaptive solver takes as many as it needs, and at each step others.
-        if isinstance(sampling, FixedStepSpec):
-            parts.append(f"{sampling.nfe} NFE")
+        if (nfe := getattr(sampling, "nfe", None)) is not None:
+            parts.append(f"{nfe} NFE")
     if number.n is not None:
         parts.append(f"n={number.n}")
     return f" ({', '.join(parts)})" if parts else ""

@@ -16,6 +16,7 @@ from cld_core.shards import state
 from cld_core.shards.compute import Computation
 from cld_core.shards.files import Arrays, Sealed
 from cld_core.shards.merging import Merged
+from cld_core.solutions import Solutions
 
 from . import board, pictures, registry, slim, slim_model
 from .evaluation import Evaluation
@@ -38,6 +39,8 @@ class EvalComputation(Computation):
         step, length = self._request.checkpoint_step, self._request.ema.length
         self._model = model or Model.from_run(work.run.path, step, str(device), allow_plugin=True, ema_length=length)
         self._model.recipe = dataclasses.replace(self._model.recipe, sampling=self._request.sampling)
+        # A model of averaged weights alone does not know its run.
+        self._model.solutions = Solutions.of_run(work.run)
         self._computers: dict[str, RowComputer] = {
             kind: registry.row_computer(kind)(self._model, self._request) for kind in self._request.sizes
         }

@@ -11,7 +11,6 @@ from torch import Tensor
 from cld_core.data.images import to_pixels
 from cld_core.model import Model
 from cld_core.recipe.ema import EmaSpec
-from cld_core.recipe.sampling import FixedStepSpec
 from cld_core.sampling import Samples
 from cld_core.texts import one_line
 
@@ -69,7 +68,8 @@ def name_of(model: Model, n: int, seed: int = 0, label: str | None = None) -> st
     step_00020000_em_nfe100_n64_seed3_denoise-false.png
     """
     spec = model.recipe.sampling
-    always = [f"nfe{spec.nfe}"] if isinstance(spec, FixedStepSpec) else []
+    nfe = getattr(spec, "nfe", None)
+    always = [f"nfe{nfe}"] if nfe is not None else []
     others = [
         f"{entry.name}-{str(getattr(spec, entry.name)).lower()}"
         for entry in fields(spec)

@@ -140,6 +140,7 @@ class Statistics(Work):
     command = "cldctl data stats"
     computation = "cld_core.evaluation.stats_computing:StatsComputation"
     request_type = StatsRequest
+    doing, unit = "computing features", "images"
     request: StatsRequest
 
     @property

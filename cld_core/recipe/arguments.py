@@ -15,7 +15,7 @@ from .tree import all_keys, type_hints
 from .values import WRONG, convert, expectation, inside, literals, shown
 from .variants import SECTIONS, keys_of
 
-Method = Literal["ode", "em", "sscs", "exponential", "gddim", "conjugate", "splitting"]
+Method = Literal["ode", "em", "sscs", "exponential", "gddim", "conjugate", "splitting", "tuned"]
 
 
 class SamplingKeys(TypedDict, total=False):
@@ -43,6 +43,7 @@ class SamplingKeys(TypedDict, total=False):
     scheme: Literal["symplectic_euler", "velocity_verlet", "oba", "bao", "obab"]
     reduced: bool
     noise_scale: float
+    solution: str | None
 
 
 class ElboKeys(TypedDict, total=False):

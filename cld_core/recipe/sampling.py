@@ -19,10 +19,12 @@ class SamplingSpec:
     Attributes:
         needs_split: the method needs a diffusion that is `splittable`.
         adaptive: each sample has its own steps.
+        needs_solution: the method needs a solution that was fitted to the network, `cld_core.solutions`.
     """
 
     needs_split: ClassVar[bool] = False
     adaptive: ClassVar[bool] = False
+    needs_solution: ClassVar[bool] = False
 
     method: str = key("ode", "how samples are drawn")
     eps: float = key(1e-3, "time at which the reverse process ends", gt=0, lt=1)
@@ -222,3 +224,12 @@ class SplittingSpec(FixedStepSpec):
         if not self.conjugate and self.conjugate_lambda != 0.0:
             found.append(("conjugate_lambda", "conjugate", "has no effect. Set sampling.conjugate=true."))
         return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class TunedSpec(SamplingSpec):
+    needs_solution: ClassVar[bool] = True
+
+    method: Literal["tuned"] = key("tuned", "times and coefficients that `cldctl tune` has fitted to the network")
+    nfe: int = key(10, "network evaluations, denoising included, for which the network was tuned", ge=2, le=1000)
+    solution: str | None = key(None, "digest of the fitted solution; null: the one for this number of evaluations")

@@ -29,6 +29,7 @@ from .sampling import (
     SamplingSpec,
     SplittingSpec,
     SscsSpec,
+    TunedSpec,
 )
 from .sde import CldSpec, HoldSpec, PsldSpec, VpsdeSpec
 
@@ -128,6 +129,7 @@ SECTIONS = {
             "gddim": Variant(GddimSpec, "cld_core.sampling.gddim:sample"),
             "conjugate": Variant(ConjugateSpec, "cld_core.sampling.splitting:conjugate"),
             "splitting": Variant(SplittingSpec, "cld_core.sampling.splitting:sample"),
+            "tuned": Variant(TunedSpec, "cld_core.sampling.tuned:sample"),
         },
     ),
 }

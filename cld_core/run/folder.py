@@ -99,6 +99,10 @@ class RunFolder:
         return self.path / "evals"
 
     @property
+    def tuned(self) -> Path:
+        return self.path / "tuned"
+
+    @property
     def leases(self) -> Path:
         return self.path / "lease"
 
@@ -236,16 +240,17 @@ class RunFolder:
             return []
 
     def steps_to_evaluate(self) -> set[int]:
-        """Steps of the checkpoints that an evaluation was requested for and has no report of.
+        """Steps of the checkpoints that an evaluation or a tuning was requested for and has no result of.
 
         Raises:
             OSError: they cannot be found out at this moment.
         """
-        folders = [self.evals / name for name in _names_in(self.evals)]
+        results = ((self.evals, "report.json"), (self.tuned, "solution.json"))
         requests = [
-            existing_object(folder / "request.json") or {}
-            for folder in folders
-            if not os.path.exists(folder / "report.json")
+            existing_object(home / name / "request.json") or {}
+            for home, result in results
+            for name in _names_in(home)
+            if not os.path.exists(home / name / result)
         ]
         steps = [whole(request.get("checkpoint_step")) for request in requests]
         return {step for step in steps if step is not None}

@@ -5,6 +5,7 @@ Each method is a module with a function ``sample(score, sde, spec, u, draws, wat
     u       (B, nC, ...), a draw of the prior at t = 1, which the function may overwrite
     draws   ``draws(count, halves)`` yields standard normal noise (B, halves * C, ...) ``count`` times
     watcher is told where the sampler is (`path.Watcher`); only those who watch pass one
+    solution, a keyword that methods with ``needs_solution`` have: `cld_core.solutions.Solution`
 
 It returns u at the end, denoised if ``spec.denoise``, and the evaluations of the network per sample, an int or (B,).
 """
@@ -21,6 +22,7 @@ from cld_core.sampling.noise import Noise, stream
 from cld_core.sampling.path import Watcher
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
+from cld_core.solutions import Solution
 
 __all__ = ["Noise", "Samples", "sample"]
 
@@ -55,6 +57,7 @@ def sample(
     data_shape: tuple[int, ...],
     device: torch.device | str = "cpu",
     watcher: Watcher | None = None,
+    solution: Solution | None = None,
 ) -> Samples:
     """Draw as many samples as ``noise`` has rows. Each depends on its own noise only.
 
@@ -64,6 +67,7 @@ def sample(
         noise: `cld_core.seeds.SampleNoise`, or anything with ``normal(shape) -> (B, *shape)``.
         data_shape: shape of one example, (C, ...).
         watcher: is told where the sampler is, such as a `path.Recorder`.
+        solution: what a method that `needs_solution` follows.
 
     Raises:
         RecipeError: the method does not go with the diffusion, or its settings give useless samples.
@@ -77,7 +81,8 @@ def sample(
         return stream(noise, (channels * halves, *rest), count, device)
 
     watched = () if watcher is None else (watcher,)
-    u, nfe = implementation_of("sampling", spec)(score, sde, spec, u, draws, *watched)
+    fitted = {"solution": solution} if spec.needs_solution else {}
+    u, nfe = implementation_of("sampling", spec)(score, sde, spec, u, draws, *watched, **fitted)
     nfe_each = nfe if isinstance(nfe, Tensor) else torch.full((len(u),), nfe, dtype=torch.int64, device=u.device)
     if sde.n == 1:
         return Samples(u, None, nfe_each)

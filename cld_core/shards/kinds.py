@@ -11,6 +11,7 @@ from .work import Work
 
 KINDS = {
     "evaluation": "cld_core.evaluation.evaluation:Evaluation",
+    "tuning": "cld_core.tuned.work:Tuning",
     "statistics": "cld_core.evaluation.stats_work:Statistics",
 }
 

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cld_core.checkpoint.verify import DamagedCheckpoint, all_whole, newest_whole, verify
@@ -11,7 +11,9 @@ from cld_core.evaluation.reports import current_report
 from cld_core.evaluation.request import EvalRequest
 from cld_core.evaluation.sweeps import Axis, Cell, Sweep
 from cld_core.recipe import Recipe, with_overrides
+from cld_core.recipe.sampling import SamplingSpec
 from cld_core.run import RunFolder
+from cld_core.solutions import Solutions, following
 from cld_core.texts import is_count, one_line
 
 from .sweep import CHECKPOINT, combinations, refuse_idle_axes
@@ -58,6 +60,7 @@ def make(
         with named(settings):
             recipe = recipe_for_evaluation(base, [*overrides, *settings], str(run.recipe_file), idle)
             for step in [int(values[CHECKPOINT])] if CHECKPOINT in values else steps:
+                recipe = replace(recipe, sampling=_with_solution(run, recipe.sampling, step))
                 request = EvalRequest.of(recipe, metrics, step, shards or recipe.cluster.world_size)
                 # What is finished needs no average any more.
                 if current_report(run.evals / request.id) is None:
@@ -69,6 +72,13 @@ def make(
     sweep = Sweep(tuple(axes), tuple(cells))
     refuse_idle_axes(sweep)
     return EvaluationPlan(tuple(requests.values()), sweep)
+
+
+def _with_solution(run: RunFolder, spec: SamplingSpec, step: int) -> SamplingSpec:
+    """A sampler that needs a solution names the one that it will follow, which makes it part of the evaluation."""
+    if not spec.needs_solution:
+        return spec
+    return following(spec, Solutions.of_run(run).chosen(spec, step))
 
 
 def recipe_for_evaluation(base: Recipe, overrides: Sequence[str], source: str, idle: Collection[str] = ()) -> Recipe:

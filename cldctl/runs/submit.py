@@ -135,6 +135,9 @@ def require_complete(recipe: Recipe, metrics: tuple[str, ...]) -> None:
     require_inputs(recipe)
     # Continuing a run that has such settings is allowed: it may do without samples.
     recipe.sampling.require_usable()
+    if recipe.sampling.needs_solution:
+        text = f"sampling.method={recipe.sampling.method} needs a trained network"
+        raise RecipeError(f"{text}. Train with another method, then `cldctl tune RUN --nfe N`.")
     following(recipe, metrics)
 
 

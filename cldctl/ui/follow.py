@@ -187,13 +187,13 @@ def _phase(works: Sequence[Work], state: str, done: int, total: int) -> str:
     if done == 0 and not any(work.shards.is_dir() and any(work.shards.iterdir()) for work in works):
         return STARTING
     draws = all(isinstance(work, Evaluation) and registry.draws_samples(work.request.metrics) for work in works)
-    return "drawing samples" if draws else "evaluating" if isinstance(works[0], Evaluation) else "computing features"
+    return "drawing samples" if draws else works[0].doing
 
 
 def _unit(works: Sequence[Work]) -> str:
     """What sharded work is counted in."""
     if not all(isinstance(work, Evaluation) for work in works):
-        return "images"
+        return works[0].unit
     over = {registry.ROWS[kind].over for work in works for kind in work.request.sizes}
     return " and ".join(sorted(over, reverse=True))
 

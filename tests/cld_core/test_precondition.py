@@ -19,7 +19,7 @@ from cld_core.recipe.objective import ObjectiveSpec
 from cld_core.score import Score
 from cld_core.sde import CLD, VPSDE
 from cld_core.sde.coefficients import apply
-from cld_core.sde.rows import inverse_of_upper
+from cld_core.sde.rows import inverse
 from cld_core.seeds import SampleNoise
 from tests.support.numeric import BothScored, ThirdOrder, covariance, dense
 from tests.support.paths import RECIPES
@@ -103,7 +103,7 @@ def test_predicted_noise_and_losses_are_those_of_the_score(sde, name):
     score, matching = Score(sde, objective, network(sde)), ScoreMatching(sde, objective)
     t, u = torch.linspace(0.05, 1.0, 6, dtype=torch.float64), numbers(6, 2 * sde.n)
     target = sde.target(t, name)
-    expected = -apply(inverse_of_upper(target), score(u, t))
+    expected = -apply(inverse(target), score(u, t))
     torch.testing.assert_close(score.predicted_noise(u, t), expected, rtol=1e-9, atol=1e-9)
     draws = matching.draw(torch.Generator().manual_seed(0), 6, (2,))
     draws = replace(

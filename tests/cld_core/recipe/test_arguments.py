@@ -55,9 +55,9 @@ def test_numbers_of_other_libraries_are_numbers(seven):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"method": "odee"}, "method='odee': expected one of ode, em, sscs, exponential. Did you mean 'ode'?"),
-        ({"method": ["em"]}, "method=['em']: expected one of ode, em, sscs, exponential."),
-        ({"method": 3}, "method=3: expected one of ode, em, sscs, exponential."),
+        ({"method": "odee"}, "method='odee': expected one of ode, em, sscs, exponential, tuned. Did you mean 'ode'?"),
+        ({"method": ["em"]}, "method=['em']: expected one of ode, em, sscs, exponential, tuned."),
+        ({"method": 3}, "method=3: expected one of ode, em, sscs, exponential, tuned."),
         (
             {"nfee": 20},
             "there is no argument 'nfee'. Did you mean 'nfe'? It goes with method='em', 'sscs' or 'exponential'.",

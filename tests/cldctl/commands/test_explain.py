@@ -19,7 +19,7 @@ def test_a_key(tmp_path):
 
 def test_a_key_of_some_variants(tmp_path):
     shown = invoke("explain", "sampling.nfe", runs=tmp_path).stdout
-    assert "only with  sampling.method=em, sscs, exponential" in shown
+    assert "only with  sampling.method=em, sscs, exponential, tuned" in shown
     shown = invoke("explain", "sde.beta0", runs=tmp_path).stdout
     assert "4.0  (cld)" in shown
     assert "0.1  (vpsde)" in shown

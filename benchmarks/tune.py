@@ -1,0 +1,192 @@
+"""Tuned samplers against untuned ones, and what a tuned one is worth elsewhere: `python -m benchmarks.tune --help`.
+
+Without arguments: exact scores of the diamond. `--run` adds networks that `cldctl tune` has fitted a sampler to, for
+example
+
+    cldctl submit toy_diamond --cluster local --follow --name diamond train.steps=20000 objective.mixed_score=true
+    cldctl tune diamond --nfe 5,7,10 --follow
+    python -m benchmarks.tune --run runs/diamond --only-runs
+
+and `--on RUN` applies all solutions at hand to the network of another run (`RUN:STEP`: of that step).
+"""
+
+import argparse
+import json
+import math
+import statistics
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+import cld_core
+from benchmarks.diamond import LAW, TRUE_LOG_DENSITY, exact, floor, sliced_w2, truth
+from cld_core import sampling
+from cld_core.model import Model
+from cld_core.recipe.sampling import OdeSpec
+from cld_core.run import RunFolder
+from cld_core.score import ScoreFunction
+from cld_core.sde import CLD, Diffusion
+from cld_core.seeds import SampleNoise
+from cld_core.solutions import Solution, in_run
+from cld_core.tuned import differences, fit
+from cld_core.tuned.computing import solution_of
+from cld_core.tuned.differences import Fitted
+from cld_core.tuned.fit import Ends, Problem, Row
+from cld_core.tuned.linear import Linear, of_exponential, spaced
+from cld_core.tuned.stages import CANDIDATES, SPACINGS, STAGES
+
+EPS = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A score whose samples are judged; ``is_diamond``: by its density, too."""
+
+    name: str
+    score: ScoreFunction
+    sde: Diffusion
+    shape: tuple[int, ...]
+    is_diamond: bool
+
+    def prior(self, seed: int, n: int) -> Tensor:
+        channels, *rest = self.shape
+        noise = SampleNoise(seed, "tune benchmark", first=0, last=n)
+        return self.sde.prior(noise.normal((channels * self.sde.n, *rest)))
+
+    def ends(self, seed: int, n: int) -> Ends:
+        """Fresh noise and where the flow takes it."""
+        noise = SampleNoise(seed, "tune benchmark", first=0, last=n)
+        x = sampling.sample(self.score, self.sde, OdeSpec(rtol=1e-6, atol=1e-6), noise, self.shape).x
+        return Ends(self.prior(seed, n).double(), x.double())
+
+
+def of_model(model: Model, name: str) -> Case:
+    is_diamond = model.recipe.data.name == "diamond"
+    return Case(name=name, score=model.score, sde=model.sde, shape=model.data_shape, is_diamond=is_diamond)
+
+
+def rms(case: Case, linear: Linear, ends: Ends) -> float:
+    x = differences.samples(Fitted(case.score, case.sde, 4096), linear, ends.u)
+    return math.sqrt(float((x - ends.x).square().mean()))
+
+
+def untuned(case: Case, nfe: int, ends: Ends) -> tuple[float, Linear, str]:
+    """The best of all candidates over all spacings, judged on the very noise that is reported: an advantage."""
+    tried = []
+    for settings in CANDIDATES:
+        for spacing in SPACINGS:
+            linear = of_exponential(case.sde, spaced(case.sde, nfe, EPS, True, spacing), settings, True)
+            tried.append((rms(case, linear, ends), linear, f"{settings} {spacing}"))
+    return min((one for one in tried if math.isfinite(one[0])), key=lambda one: one[0])
+
+
+def fitted(case: Case, nfe: int, points: int) -> Iterator[tuple[str, float, Linear]]:
+    """Each stage of a fit: its name, the held-out distance and the sampler."""
+    ends = case.ends(1, points), case.ends(2, points)
+    problem = Problem(Fitted(case.score, case.sde, 4096), *ends, nfe, EPS, True)
+    rows: dict[str, list[Row]] = {stage: [] for stage in STAGES}
+    for stage, count in STAGES.items():
+        for _ in range(count):
+            rows[stage].append(problem.row(stage, rows))
+        best = fit.best(rows[stage])
+        yield stage, best.held, problem.sampler(stage, rows, best)
+
+
+def quality(case: Case, linear: Linear, n: int, seeds: int) -> str:
+    """Sliced W2 and mean log-density of samples of the diamond."""
+    if not case.is_diamond:
+        return ""
+    distances, densities = [], []
+    for seed in range(100, 100 + seeds):
+        x = differences.samples(Fitted(case.score, case.sde, 4096), linear, case.prior(seed, n).double())
+        distances += [sliced_w2(x.float(), truth(n, other)) for other in range(seeds)]
+        densities.append(float(LAW.log_density(x).mean()))
+    return f"{statistics.mean(distances):.4f} / {statistics.mean(densities):.3f}"
+
+
+def linear_of(solution: Solution) -> Linear:
+    double = torch.float64
+    weights = tuple(torch.tensor(step, dtype=double) for step in solution.weights)
+    return Linear(torch.tensor(solution.times, dtype=double), torch.tensor(solution.transitions, dtype=double), weights)
+
+
+def loaded(text: str) -> tuple[RunFolder, Model]:
+    path, _, step = text.partition(":")
+    return RunFolder(path), cld_core.load(path, step or "last", device="cpu")
+
+
+@torch.no_grad()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nfe", type=int, nargs="+", default=[5, 7, 10], help="evaluations of exact scores")
+    parser.add_argument("--points", type=int, default=1000, help="points of a fit to exact scores")
+    parser.add_argument("--fresh", type=int, default=2000, help="fresh draws that distances are measured on")
+    parser.add_argument("--samples", type=int, default=10_000, help="samples of a seed for W2 and density")
+    parser.add_argument("--seeds", type=int, default=4, help="independent sets of samples")
+    parser.add_argument("--run", action="append", default=[], help="run folder with tuned samplers; repeatable")
+    parser.add_argument("--on", action="append", default=[], help="run that all solutions are applied to; repeatable")
+    parser.add_argument("--only-runs", action="store_true", help="leave the exact scores out")
+    parser.add_argument("--save", type=Path, help="file for the solutions of exact scores")
+    parser.add_argument("--load", type=Path, help="such a file, whose solutions are applied, too")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    out = Console(width=None if sys.stdout.isatty() else 160)
+    solutions: list[tuple[str, Solution]] = []
+    shown = Table(title="rms: distance from the flow on fresh noise; sliced W2 / mean log-density", box=SIMPLE)
+    for heading in ("case", "NFE", "sampler", "rms", "W2 / log-density"):
+        shown.add_column(heading, no_wrap=True)
+
+    if not arguments.only_runs:
+        mean, error = floor(arguments.samples, arguments.seeds)
+        out.print(f"two true sets: {mean:.4f} +- {error:.4f} apart; the truth has {TRUE_LOG_DENSITY:.3f} nats")
+        plain = exact("exact, CLD, beta 4", CLD())
+        case = Case(name=plain.name, score=plain.score, sde=plain.sde, shape=(2,), is_diamond=True)
+        ends = case.ends(9, arguments.fresh)
+        for nfe in arguments.nfe:
+            for stage, held, linear in fitted(case, nfe, arguments.points):
+                cells = f"{rms(case, linear, ends):.4f}", quality(case, linear, arguments.samples, arguments.seeds)
+                shown.add_row(case.name, str(nfe), stage, *cells)
+                out.print(f"{case.name} {nfe} {stage}: held {held:.4f} fresh {' '.join(cells)}")
+            solution = solution_of(linear, eps=EPS, denoise=True, rms={}, about={})
+            solutions.append((case.name, solution))
+        if arguments.save is not None:
+            arguments.save.write_text(json.dumps([[name, solution.content()] for name, solution in solutions]))
+    if arguments.load is not None:
+        solutions += [(name, Solution.of_content(one)) for name, one in json.loads(arguments.load.read_text())]
+
+    for text in arguments.run:
+        run, model = loaded(text)
+        case = of_model(model, f"{run.name}, step {model.step}")
+        ends = case.ends(9, arguments.fresh)
+        found = sorted(in_run(run), key=lambda one: one.nfe)
+        solutions += [(f"{run.name}, step {one.step}", one) for one in found]
+        for nfe in sorted({one.nfe for one in found} | {20}):
+            distance, linear, how = untuned(case, nfe, ends)
+            sampled = quality(case, linear, arguments.samples, arguments.seeds)
+            shown.add_row(case.name, str(nfe), f"untuned, {how}", f"{distance:.4f}", sampled)
+        for one in (one for one in found if one.step == model.step):
+            sampled = quality(case, linear_of(one), arguments.samples, arguments.seeds)
+            shown.add_row(
+                case.name, str(one.nfe), f"tuned ({one.kept})", f"{rms(case, linear_of(one), ends):.4f}", sampled
+            )
+    for text in arguments.on:
+        run, model = loaded(text)
+        case = of_model(model, f"{run.name}, step {model.step}")
+        ends = case.ends(9, arguments.fresh)
+        for origin, one in solutions:
+            if (model.sde.n, model.sde.m) == (len(one.transitions[0]), len(one.weights[0][0][0])):
+                sampled = quality(case, linear_of(one), arguments.samples, arguments.seeds)
+                distance = rms(case, linear_of(one), ends)
+                shown.add_row(case.name, str(one.nfe), f"fitted to {origin}", f"{distance:.4f}", sampled)
+    out.print(shown)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,208 @@
+"""Computing the rows of a tuning, one after another, and its solution from the best of them."""
+
+import dataclasses
+import time
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+
+from cld_core import numerics, sampling
+from cld_core.errors import MergeError
+from cld_core.model import Model
+from cld_core.recipe.sampling import OdeSpec
+from cld_core.run import changes
+from cld_core.run.atomic import write_json
+from cld_core.seeds import SampleNoise
+from cld_core.shards import state
+from cld_core.shards.compute import Computation
+from cld_core.shards.files import Arrays, Sealed
+from cld_core.shards.merging import Merged
+from cld_core.solutions import FILE, Solution
+
+from . import cost
+from .differences import Fitted
+from .fit import Ends, Problem, Row, best, kept, settings_of
+from .linear import Linear
+from .stages import STAGES
+from .work import Tuning, tunings_of
+
+_NOISE = "tune"
+
+
+class TuneComputation(Computation):
+    """The rows of a stage follow from those before it, which are read from the shard after an interruption.
+
+    Raises:
+        NotFoundError: the checkpoint is gone.
+        CheckpointError: it is damaged.
+    """
+
+    def __init__(self, work: Tuning, device: torch.device, model: Model | None = None) -> None:
+        self._work, self._request = work, work.request
+        # Whoever started the work was asked.
+        self._model = model or Model.from_run(
+            work.run.path, self._request.checkpoint_step, str(device), allow_plugin=True
+        )
+        self._evaluated = 0
+        self._rows: dict[str, list[Row]] = {stage: [] for stage in STAGES}
+        self._spent_s: dict[str, float] = dict.fromkeys(self._request.sizes, 0.0)
+        self._problem: Problem | None = None
+
+    def prepare(self) -> None:
+        sde, request = self._model.sde, self._request
+        most = cost.evaluations(sde, request.nfe, request.denoise)
+        limit = "" if request.budget_min is None else f", within {request.budget_min:g} minutes"
+        print(f"at most {most:,} evaluations of the network for each of {request.points} points{limit}", flush=True)
+
+    @numerics.using(tf32=False)
+    @torch.no_grad()
+    def rows(self, kind: str, first: int, last: int) -> Arrays:
+        started = time.monotonic()
+        if kind == "flow":
+            blocks = [self._flow(number) for number in range(first, last)]
+            seconds = np.full(last - first, (time.monotonic() - started) / (last - first))
+            return {"x": np.stack([x for x, _ in blocks]), "nfe": np.array([n for _, n in blocks]), "seconds": seconds}
+        assert last == first + 1, "a row of a fit follows from the one before it"
+        problem, before, done = self._ready(kind), self._evaluated, self._rows[kind]
+        assert len(done) == first, f"row {first} of the {kind} follows from {first} rows, not {len(done)}"
+        over = done and kind != "untuned" and self._is_spent
+        row = done[-1] if over else problem.row(kind, self._rows)
+        evaluations = (self._evaluated - before) / self._request.points
+        if not over:
+            print(f"{kind} {settings_of(kind, row)}: rms {row.fit:.4g}, held out {row.held:.4g}", flush=True)
+        return _arrays(row, evaluations, time.monotonic() - started)
+
+    def review(self, kind: str, rows: Arrays) -> None:
+        self._spent_s[kind] += float(rows["seconds"].sum())
+        if kind in STAGES:
+            self._rows[kind] += _rows_of(rows)
+
+    def elsewhere(self, kind: str, first: int, last: int) -> Iterable[Sealed]:
+        """Ends of the flow that another tuning has computed with the same noise, of the same checkpoint."""
+        if kind != "flow":
+            return
+        checkpoint = self._work.made_of(strict=True)["checkpoint"]
+        for other in tunings_of(self._work.run):
+            if other.name == self._work.name or other.request.flow_id != self._request.flow_id:
+                continue
+            content = state.read_state(other.shards, 0)
+            part = content.get("work", {}).get(kind, {})
+            if state.is_made_of(content, {"request": other.request.id, "checkpoint": checkpoint}) and "bytes" in part:
+                yield Sealed(other.shards, 0, kind, part["first"], part["last"])
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Write the solution: of the best rows of all stages, the one that held-out noise prefers.
+
+        Raises:
+            MergeError: the shard is damaged.
+        """
+        merged = Merged(self._work)
+        sealed = {kind: next(merged.parts(kind)) for kind in self._request.sizes}
+        self._rows = {stage: _rows_of(sealed[stage]) for stage in STAGES}
+        tops, chosen = {stage: best(self._rows[stage]) for stage in STAGES}, kept(self._rows)
+        linear = self._ready(chosen).sampler(chosen, self._rows, tops[chosen])
+        about = {
+            "settings": {stage: settings_of(stage, row) for stage, row in tops.items()},
+            "points": self._request.points,
+            "seed": self._request.seed,
+            "evaluations": round(sum(float(sealed[stage]["evaluations"].sum()) for stage in STAGES)),
+            "flow_evaluations": float(sealed["flow"]["nfe"].mean()),
+            "seconds": round(sum(float(part["seconds"].sum()) for part in sealed.values()), 3),
+            "model": self._request.model_digest,
+            "sde": dataclasses.asdict(self._model.recipe.sde),
+            "created": time.time(),
+        }
+        checkpoint, rms = merged.made_of["checkpoint"], {stage: row.held for stage, row in tops.items()}
+        solution = solution_of(
+            linear,
+            eps=self._request.eps,
+            denoise=self._request.denoise,
+            step=self._request.checkpoint_step,
+            checkpoint=checkpoint,
+            kept=chosen,
+            rms=rms,
+            about=about,
+        )
+        changes.mark(self._work.run.path)
+        write_json(self._work.folder / FILE, solution.content())
+
+    @property
+    def _is_spent(self) -> bool:
+        limit = self._request.budget_min
+        return limit is not None and sum(self._spent_s.values()) >= 60.0 * limit
+
+    def _flow(self, block: int) -> tuple[np.ndarray, float]:
+        """Where the flow takes the draws of a block, (block, C, ...), and the evaluations that each took."""
+        request, model = self._request, self._model
+        spec = OdeSpec(rtol=request.rtol, atol=request.rtol, eps=request.eps, denoise=request.denoise)
+        first, last = block * request.block, (block + 1) * request.block
+        noise = SampleNoise(request.seed, _NOISE, first=first, last=last, device=model.device)
+        drawn = sampling.sample(model.score, model.sde, spec, noise, model.data_shape, model.device)
+        return drawn.x.cpu().numpy(), drawn.nfe
+
+    def _ready(self, stage: str) -> Problem:
+        """The problem, with the ends of the flow and the rows of earlier stages in memory."""
+        for earlier in STAGES:
+            if earlier == stage:
+                break
+            if not self._rows[earlier]:
+                self._rows[earlier] = _rows_of(part := self._sealed(earlier))
+                self._spent_s[earlier] = float(part["seconds"].sum())
+        if self._problem is None:
+            part = self._sealed("flow")
+            self._spent_s["flow"] = float(part["seconds"].sum())
+            self._problem = self._problem_of(part["x"])
+        return self._problem
+
+    def _problem_of(self, blocks: np.ndarray) -> Problem:
+        request, model = self._request, self._model
+        x = torch.from_numpy(blocks).flatten(0, 1).to(model.device, torch.float64)
+        channels, *rest = model.data_shape
+        noise = SampleNoise(request.seed, _NOISE, first=0, last=2 * request.points, device=model.device)
+        u = model.sde.prior(noise.normal((channels * model.sde.n, *rest))).double()
+        fit, held = (Ends(u[part], x[part]) for part in (slice(0, request.points), slice(request.points, None)))
+        fitted = Fitted(model.score, model.sde, request.at_once, self._count)
+        return Problem(fitted, fit, held, request.nfe, request.eps, request.denoise)
+
+    def _count(self, examples: int) -> None:
+        self._evaluated += examples
+
+    def _sealed(self, kind: str) -> Arrays:
+        part = Sealed(self._work.shards, 0, kind, 0, self._request.sizes[kind]).load()
+        if part is None:
+            text = f"{self._work.folder}: the file of the {kind} is damaged"
+            raise MergeError(f"{text}. Re-run the same `{self._work.command}` to compute it again.")
+        return part
+
+
+def solution_of(linear: Linear, **others: object) -> Solution:
+    """A solution with the coefficients of a linear sampler."""
+    return Solution(
+        nfe=len(linear.times),
+        times=tuple(linear.times.tolist()),
+        transitions=_matrices(linear.transitions),
+        weights=tuple(_matrices(step) for step in linear.weights),
+        **others,  # type: ignore[arg-type]
+    )
+
+
+def _matrices(tensor: torch.Tensor) -> tuple[tuple[tuple[float, ...], ...], ...]:
+    return tuple(tuple(tuple(row) for row in matrix) for matrix in tensor.tolist())
+
+
+def _arrays(row: Row, evaluations: float, seconds: float) -> Arrays:
+    numbers = {"damping": row.damping, "fit": row.fit, "held": row.held}
+    numbers |= {"evaluations": evaluations, "seconds": seconds}
+    arrays = {name: np.array([value], dtype=np.float64) for name, value in numbers.items()}
+    return {"which": np.array([row.which]), "parameters": row.parameters.cpu().numpy()[None], **arrays}
+
+
+def _rows_of(arrays: Arrays) -> list[Row]:
+    columns: Sequence[list[float]] = [arrays[name].tolist() for name in ("which", "damping", "fit", "held")]
+    parameters = torch.from_numpy(arrays["parameters"].copy())
+    return [
+        Row(int(which), values, damping, fit, held)
+        for values, which, damping, fit, held in zip(parameters, *columns, strict=True)
+    ]

@@ -1,0 +1,20 @@
+"""How many evaluations of the network a tuning takes, before it begins."""
+
+from cld_core.sde import Diffusion
+
+from . import differences
+from .levenberg import TRIALS
+from .linear import of_exponential, spaced, with_memory
+from .stages import CANDIDATES, SPACINGS, STAGES
+
+
+def evaluations(sde: Diffusion, nfe: int, denoise: bool, eps: float = 1e-3) -> int:
+    """The most evaluations for each point that is fitted, without those of its flow. Mostly it takes half as many."""
+    times = spaced(sde, nfe, eps, denoise, SPACINGS[0])
+    linear = with_memory(of_exponential(sde, times, CANDIDATES[-1], denoise))
+    sizes = differences.sizes(linear, denoise)
+    # A step evaluates as many copies as there are parameters before it.
+    copies = nfe + sum(sum(sizes[:number]) for number in range(nfe)) + nfe
+    judged, tried = 2 * nfe, TRIALS * nfe
+    grid = (nfe - 1) * nfe + tried + judged
+    return STAGES["untuned"] * judged + STAGES["grid"] * grid + STAGES["coefficients"] * (copies + tried + judged)

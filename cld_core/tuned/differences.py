@@ -1,0 +1,147 @@
+"""The samples of a linear sampler, and how they change with its times and coefficients.
+
+One pass of the sampler carries, beside the samples, a copy of them for each parameter that has been changed by a small
+amount so far. A parameter of step i costs nothing before that step, and the copies of a step are evaluated together.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cld_core.sampling.halves import rest
+from cld_core.score import ScoreFunction
+from cld_core.sde import Diffusion
+
+from .linear import Linear
+
+# A change of a coefficient, and of the logarithm of a time. The network computes in float32: with a smaller one its
+# rounding shows, with a larger one the curvature of the flow.
+STEP = 3e-4
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A score whose sampler is fitted: evaluations are counted, and made for ``at_once`` examples at most."""
+
+    score: ScoreFunction
+    sde: Diffusion
+    at_once: int
+    count: Callable[[int], object] = lambda examples: None
+
+    def alpha(self, u: Tensor, t: float) -> Tensor:
+        """`halves.rest` of u (B, nC, ...)."""
+        self.count(len(u))
+        return torch.cat([rest(self.score, self.sde, part, t) for part in u.split(self.at_once)])
+
+
+def sizes(linear: Linear, denoise: bool) -> list[int]:
+    """How many numbers each step has: its time, if it is free, its transition and its weights.
+
+    The first evaluation is at t = 1, where the prior is, and the denoising one at eps. The last step ends with the
+    sample, whose other halves are not fitted.
+    """
+    count, last = len(linear.times), len(linear.times) - 1
+    found = []
+    for number, weights in enumerate(linear.weights):
+        rows = 1 if number == last else linear.transitions.shape[1]
+        columns = linear.transitions.shape[2] + weights.shape[0] * weights.shape[2]
+        found.append(int(_is_free(number, count, denoise)) + rows * columns)
+    return found
+
+
+def packed(linear: Linear, denoise: bool) -> Tensor:
+    """The parameters (P,): for each step log t if the time is free, the transition, the weights."""
+    count, parts = len(linear.times), []
+    for number, weights in enumerate(linear.weights):
+        rows = slice(0, 1) if number == count - 1 else slice(None)
+        if _is_free(number, count, denoise):
+            parts.append(linear.times[number].log()[None])
+        parts += [linear.transitions[number, rows].flatten(), weights[:, rows].flatten()]
+    return torch.cat(parts)
+
+
+def unpacked(parameters: Tensor, like: Linear, denoise: bool, eps: float) -> Linear:
+    """The sampler with these parameters; times are kept between eps and 1."""
+    times, transitions, weights = like.times.clone(), like.transitions.clone(), []
+    count, at = len(times), 0
+
+    def take(target: Tensor) -> None:
+        nonlocal at
+        target.copy_(parameters[at : at + target.numel()].view(target.shape))
+        at += target.numel()
+
+    for number, old in enumerate(like.weights):
+        rows = slice(0, 1) if number == count - 1 else slice(None)
+        if _is_free(number, count, denoise):
+            take(times[number : number + 1])
+            times[number] = times[number].exp().clamp(eps, 1.0)
+        new = old.clone()
+        take(transitions[number, rows])
+        take(new[:, rows])
+        weights.append(new)
+    return Linear(times, transitions, tuple(weights))
+
+
+def samples(fitted: Fitted, linear: Linear, u: Tensor) -> Tensor:
+    """x (B, C, ...) at the end, from the prior's draw u."""
+    history: list[Tensor] = []
+    for t, transition, weights in zip(linear.times.tolist(), linear.transitions, linear.weights, strict=True):
+        history.insert(0, fitted.alpha(u, t))
+        u = _next(fitted.sde, u, transition, weights, history)
+    return fitted.sde.halves(u)[0]
+
+
+def linearised(fitted: Fitted, linear: Linear, u: Tensor, denoise: bool) -> tuple[Tensor, Tensor]:
+    """x (B, C, ...) at the end, and its derivatives (P, B, C, ...) by the parameters in the order of `packed`."""
+    sde, count = fitted.sde, len(linear.times)
+    memory = max(map(len, linear.weights))
+    copies, history = u[None], list[Tensor]()  # (1 + P so far, B, ...)
+    for number, t in enumerate(linear.times.tolist()):
+        transition, weights = linear.transitions[number], linear.weights[number]
+        history.insert(0, fitted.alpha(copies.flatten(0, 1), t).unflatten(0, copies.shape[:2]))
+        del history[memory:]
+        if _is_free(number, count, denoise):
+            later = fitted.alpha(copies[0], t * (1.0 + STEP))[None]
+            copies = torch.cat([copies, copies[:1]])
+            history = [torch.cat([history[0], later]), *(torch.cat([alpha, alpha[:1]]) for alpha in history[1:])]
+        flat = [alpha.flatten(0, 1) for alpha in history]
+        after = _next(sde, copies.flatten(0, 1), transition, weights, flat).unflatten(0, copies.shape[:2])
+        changed = _changed(
+            sde, after[0], copies[0], [alpha[0] for alpha in history[: len(weights)]], number == count - 1
+        )
+        history = [torch.cat([alpha, alpha[:1].expand(len(changed), *alpha.shape[1:])]) for alpha in history]
+        copies = torch.cat([after, changed])
+    x = copies.narrow(2, 0, copies.shape[2] // sde.n)
+    return x[0], (x[1:] - x[0]) / STEP
+
+
+def _is_free(number: int, count: int, denoise: bool) -> bool:
+    return 0 < number < (count - 1 if denoise else count)
+
+
+def _next(sde: Diffusion, u: Tensor, transition: Tensor, weights: Tensor, history: Sequence[Tensor]) -> Tensor:
+    parts = torch.einsum("ij,bj...->bi...", transition, _split(u, sde.n))
+    for weight, alpha in zip(weights, history, strict=False):
+        parts = parts + torch.einsum("ij,bj...->bi...", weight, _split(alpha, sde.m))
+    return parts.flatten(1, 2)
+
+
+def _changed(sde: Diffusion, after: Tensor, u: Tensor, alphas: Sequence[Tensor], is_last: bool) -> Tensor:
+    """``after`` (B, nC, ...) for each entry of the transition and the weights that led to it, changed by `STEP`."""
+    rows = 1 if is_last else sde.n
+    sources = [_split(u, sde.n), *(_split(alpha, sde.m) for alpha in alphas)]
+    changed = []
+    for source in sources:
+        for row in range(rows):
+            for column in source.unbind(1):
+                one = _split(after, sde.n).clone()
+                one[:, row] += STEP * column
+                changed.append(one.flatten(1, 2))
+    return torch.stack(changed)
+
+
+def _split(u: Tensor, halves: int) -> Tensor:
+    """(B, halves, C, ...), a view."""
+    return u.unflatten(1, (halves, u.shape[1] // halves))

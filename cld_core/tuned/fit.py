@@ -1,0 +1,194 @@
+"""The rows of a fit (`stages`). A row follows from those before it, so a fit can go on from any row."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from . import differences, grid
+from .differences import Fitted
+from .levenberg import FIRST_DAMPING, Point, advanced
+from .linear import Linear, of_exponential, spaced, with_memory
+from .stages import CANDIDATES, EACH, KEPT, PLAIN, ROBUST, SPACINGS, STAGES, STARTS
+
+# Beyond this damping an iteration moves nothing any more.
+_STUCK = 1e6
+
+
+@dataclass(frozen=True)
+class Row:
+    """One entry of a stage.
+
+    Attributes:
+        which: index of the candidate; of the untuned, of the pair of candidate and spacing.
+        parameters: of the grid (`grid.shares`) or of all (`differences.packed`); empty for the untuned.
+        damping: for the next iteration.
+        fit: rms distance per coordinate on the noise that was fitted.
+        held: the same on held-out noise; infinite if samples are not finite.
+    """
+
+    which: int
+    parameters: Tensor
+    damping: float
+    fit: float
+    held: float
+
+    @property
+    def point(self) -> Point:
+        return Point(self.parameters, self.damping)
+
+
+Rows = Mapping[str, Sequence[Row]]
+
+
+@dataclass(frozen=True)
+class Ends:
+    """Draws of the prior (B, nC, ...) and where the network's own flow takes them, x (B, C, ...); float64."""
+
+    u: Tensor
+    x: Tensor
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is fitted to what.
+
+    Attributes:
+        nfe: evaluations, that of the denoising step included.
+        eps: where the flow ends.
+        denoise: whether it is denoised.
+    """
+
+    fitted: Fitted
+    fit: Ends
+    held: Ends
+    nfe: int
+    eps: float
+    denoise: bool
+
+    def row(self, stage: str, rows: Rows) -> Row:
+        """The next row of a stage, from the rows of this stage and of those before it."""
+        return {"untuned": self._untuned, "grid": self._grid, "coefficients": self._coefficients}[stage](rows)
+
+    def sampler(self, stage: str, rows: Rows, row: Row) -> Linear:
+        """The sampler of a row."""
+        if stage == "coefficients":
+            return self._with(self._origin(rows, row.which), row.parameters)
+        return self._over(
+            self._spaced(row.which) if stage == "untuned" else self._times(row.parameters), row.which, stage
+        )
+
+    def _untuned(self, rows: Rows) -> Row:
+        pair = len(rows["untuned"])
+        return self._judged(
+            pair, Point(torch.zeros(0, dtype=torch.float64)), self._over(self._spaced(pair), pair, "untuned")
+        )
+
+    def _grid(self, rows: Rows) -> Row:
+        candidate = _next_candidate(rows["grid"])
+        mine = [row for row in rows["grid"] if row.which == candidate]
+        before = mine[-1].point if mine else Point(self._first_shares(candidate, rows["untuned"]))
+
+        def errors(shares: Tensor) -> Tensor:
+            return self._errors(self.fit, self._over(self._times(shares), candidate, "grid"))
+
+        after = before
+        if len(before.parameters) and before.damping < _STUCK:  # A single step has nothing to move.
+            after = advanced(before, errors, lambda shares: grid.linearised(errors, shares), robust=False)
+        return self._judged(candidate, after, self._over(self._times(after.parameters), candidate, "grid"))
+
+    def _coefficients(self, rows: Rows) -> Row:
+        candidate = _next_start(rows["grid"], rows["coefficients"])
+        done, origin = [row for row in rows["coefficients"] if row.which == candidate], self._origin(rows, candidate)
+        before = done[-1].point if done else Point(differences.packed(origin, self.denoise))
+        robust = PLAIN <= len(done) < PLAIN + ROBUST
+        if len(done) in (PLAIN, PLAIN + ROBUST):  # What counts is another sum of squares from here on.
+            before = Point(before.parameters, FIRST_DAMPING)
+
+        def errors(parameters: Tensor) -> Tensor:
+            return self._errors(self.fit, self._with(origin, parameters))
+
+        def linearised(parameters: Tensor) -> tuple[Tensor, Tensor]:
+            x, slopes = differences.linearised(self.fitted, self._with(origin, parameters), self.fit.u, self.denoise)
+            return (x - self.fit.x).flatten(1), slopes.flatten(2)
+
+        after = before
+        if before.damping < _STUCK:
+            after = advanced(before, errors, linearised, robust=robust)
+        return self._judged(candidate, after, self._with(origin, after.parameters))
+
+    def _origin(self, rows: Rows, candidate: int) -> Linear:
+        """The sampler that the fit of coefficients starts from: the best grid of a candidate."""
+        start = best([row for row in rows["grid"] if row.which == candidate])
+        return with_memory(self.sampler("grid", rows, start))
+
+    def _first_shares(self, candidate: int, untuned: Sequence[Row]) -> Tensor:
+        """Of the spacing that is best for a candidate."""
+        starts = [row for row in untuned if row.which // len(SPACINGS) == candidate]
+        return grid.shares(self.fitted.sde.schedule, self._spaced(min(starts, key=lambda row: row.fit).which))
+
+    def _spaced(self, pair: int) -> list[float]:
+        return spaced(self.fitted.sde, self.nfe, self.eps, self.denoise, SPACINGS[pair % len(SPACINGS)])
+
+    def _times(self, shares: Tensor) -> list[float]:
+        return grid.times(self.fitted.sde.schedule, shares, self.eps)
+
+    def _over(self, times: Sequence[float], which: int, stage: str) -> Linear:
+        return of_exponential(self.fitted.sde, times, CANDIDATES[_candidate(stage, which)], self.denoise)
+
+    def _with(self, origin: Linear, parameters: Tensor) -> Linear:
+        return differences.unpacked(parameters, origin, self.denoise, self.eps)
+
+    def _errors(self, ends: Ends, sampler: Linear) -> Tensor:
+        """(B, D): differences from the flow."""
+        return (differences.samples(self.fitted, sampler, ends.u) - ends.x).flatten(1)
+
+    def _judged(self, which: int, point: Point, sampler: Linear) -> Row:
+        fit, held = (_rms(self._errors(ends, sampler)) for ends in (self.fit, self.held))
+        return Row(which, point.parameters, point.damping, fit, held)
+
+
+def best(rows: Sequence[Row]) -> Row:
+    """The row that is closest on held-out noise, the first of equals."""
+    return min(rows, key=lambda row: row.held)
+
+
+def kept(rows: Rows) -> str:
+    """The stage whose best row is closest on held-out noise; of equals the simplest."""
+    return min(STAGES, key=lambda stage: best(rows[stage]).held)
+
+
+def settings_of(stage: str, row: Row) -> str:
+    """In words, what a row starts from."""
+    spacing = f" grid={SPACINGS[row.which % len(SPACINGS)]}" if stage == "untuned" else ""
+    return f"{CANDIDATES[_candidate(stage, row.which)]}{spacing}"
+
+
+def _candidate(stage: str, which: int) -> int:
+    return which // len(SPACINGS) if stage == "untuned" else which
+
+
+def _next_candidate(grids: Sequence[Row]) -> int:
+    """Every candidate in turn, and then those that are best by then."""
+    first = EACH * len(CANDIDATES)
+    if len(grids) < first:
+        return len(grids) % len(CANDIDATES)
+    leading = sorted(grids[first - len(CANDIDATES) : first], key=lambda row: row.fit)
+    return leading[(len(grids) - first) % KEPT].which
+
+
+def _next_start(grids: Sequence[Row], done: Sequence[Row]) -> int:
+    """The candidates with the best grids in turn, and then the one that has come closest."""
+    bests: dict[int, float] = {}
+    for row in grids:
+        bests[row.which] = min(row.fit, bests.get(row.which, math.inf))
+    starts = sorted(bests, key=lambda which: bests[which])[:STARTS]
+    first = len(starts) * PLAIN
+    return starts[len(done) % len(starts)] if len(done) < first else min(done[:first], key=lambda row: row.fit).which
+
+
+def _rms(errors: Tensor) -> float:
+    found = math.sqrt(float(errors.square().mean()))
+    return found if math.isfinite(found) else math.inf

@@ -1,0 +1,69 @@
+"""A tuning in its folder (`tuned/ID` of a run), as a kind of sharded work of one shard. Loads no torch or numpy.
+
+request.json, jobs.jsonl, shards/      see `cld_core.shards`
+solution.json                          the result, `cld_core.solutions`
+"""
+
+import contextlib
+import os
+
+from cld_core import solutions
+from cld_core.errors import NotFoundError
+from cld_core.evaluation.reports import checkpoint_checksum
+from cld_core.run import RunFolder
+from cld_core.shards import Work
+from cld_core.solutions import Solution
+
+from .request import TuneRequest
+
+
+class Tuning(Work):
+    """One tuning to one checkpoint of ``run``."""
+
+    command = "cldctl tune"
+    computation = "cld_core.tuned.computing:TuneComputation"
+    request_type = TuneRequest
+    doing, unit = "tuning", "steps"
+    request: TuneRequest
+
+    @property
+    def run(self) -> RunFolder:
+        return RunFolder(self.folder.parent.parent)
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def solution(self) -> Solution | None:
+        """The result; None until there is one, of the run's present checkpoint if it still has it."""
+        found, checksum = solutions.read(self.folder / solutions.FILE), None
+        with contextlib.suppress(OSError):
+            checksum = checkpoint_checksum(self.run, self.request.checkpoint_step)
+        return found if found is not None and checksum in (None, found.checkpoint) else None
+
+    @property
+    def is_done(self) -> bool:
+        return self.solution is not None
+
+    def made_of(self, *, strict: bool = False) -> dict[str, str]:
+        step = self.request.checkpoint_step
+        checksum = checkpoint_checksum(self.run, step)
+        if checksum is None and strict:
+            steps = ", ".join(map(str, self.run.checkpoint_steps())) or "none"
+            text = f"no checkpoint of step {step} any more; there are: {steps}"
+            raise NotFoundError(f"{self.run.path}: {text}. Tune to another step.")
+        return {"request": self.request.id} | ({} if checksum is None else {"checkpoint": checksum})
+
+
+def tunings_of(run: RunFolder) -> list[Tuning]:
+    """The tunings of a run; those that are damaged or of another version of cldctl are skipped."""
+    try:
+        names = sorted(os.listdir(run.tuned))
+    except OSError:
+        return []
+    works = []
+    for name in names:
+        with contextlib.suppress(NotFoundError):
+            works.append(Tuning(run.tuned / name))
+    return works

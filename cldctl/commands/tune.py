@@ -1,0 +1,187 @@
+"""`cldctl tune`: fit the times and coefficients of a sampler to the network of a run."""
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cld_core.errors import UsageError
+from cld_core.ownership import require_may_change
+from cld_core.run import RunFolder
+from cld_core.run.trust import require_own_plugin
+from cld_core.texts import is_count
+from cldctl.ui.console import err, out, strong
+from cldctl.ui.progress import Working
+
+from . import completing
+from .options import AllowPlugin, Checkpoint, ClusterOfRun, Follow, RunsDir, find_run, one_run, runs_dir
+
+if TYPE_CHECKING:
+    from cld_core.recipe import Recipe
+    from cld_core.tuned.request import TuneRequest
+    from cld_core.tuned.work import Tuning
+
+
+def tune(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="RUN | KEY=VALUE",
+            help="A run (default: the newest), and keys of eval, sampling and cluster to change.",
+            autocompletion=completing.runs_and_overrides,
+        ),
+    ] = None,
+    nfe: Annotated[
+        str, typer.Option("--nfe", metavar="N[,N]", help="Network evaluations of a sample, denoising included.")
+    ] = "10",
+    points: Annotated[
+        int | None,
+        typer.Option(
+            metavar="P",
+            help="Draws of the noise that are fitted, and as many that decide; default: 1,000, of images 16.",
+        ),
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option(metavar="MINUTES", min=0, help="Stop the fit of each N after so long; default: 60.")
+    ] = 60.0,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, max=2**63 - 1, help="Key of the noise.")] = 0,
+    checkpoint: Checkpoint = "last",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    cluster: ClusterOfRun = None,
+    follow: Follow = False,
+    allow_plugin: AllowPlugin = False,
+    directory: RunsDir = None,
+) -> None:
+    """Fit a sampler of few evaluations to the network of a run, for sampling.method=tuned.
+
+    It imitates the network's own flow, and noise that was held out decides what is kept. Running it again finds the
+    result, or continues where it stopped.
+
+    Example: cldctl tune toy-0102-101112-ab12 --nfe 5,7,10 --follow
+    """
+    from cld_core.tuned.request import TuneRequest
+    from cld_core.tuned.work import Tuning
+    from cldctl.evals import plan
+    from cldctl.runs import home
+    from cldctl.runs.tune import start
+
+    numbers = _numbers(nfe)
+    name, overrides = one_run(words)
+    run = find_run(name, runs_dir(directory))
+    require_may_change(run.path, "Nothing was tuned")
+    where = home.chosen(cluster, run)
+    recipe = plan.recipe_for_evaluation(run.recipe(), overrides, str(run.recipe_file))
+    if not allow_plugin:
+        require_own_plugin(run, recipe)
+    if checkpoint == "all":
+        raise UsageError("--checkpoint all: a sampler is tuned to one network. Use 'last' or a step.")
+    (step,), damaged = plan.checkpoints(run, checkpoint)
+    for entry in damaged:
+        err.print(entry.skipped, markup=False, style="yellow")
+    requests = [TuneRequest.of(recipe, step, number, points=points, budget_min=budget, seed=seed) for number in numbers]
+    _say_cost(run, recipe, requests)
+    with home.only_one(run.path, where):
+        made = start(run, requests, where, recipe.cluster, say=lambda text: err.print(text, markup=False))
+    for found, words_ in ((made.complete, "is already complete"), (made.running, "is already being computed")):
+        for one in found:
+            err.print(f"{one} {words_}", markup=False)
+    if made.job is not None:
+        text = f"of {run.name}, job {made.job.job_id} ({where.name})"
+        err.print(strong("tuning ", ", ".join(made.started)), text)
+    works = [Tuning(run.tuned / request.id) for request in requests]
+    stay = follow or where.blocks
+    if stay and (made.started or made.running):
+        from cldctl.ui.follow import follow_works
+
+        follow_works(works, f"tuning of {run.name}")
+    raise typer.Exit(_show(run, works, as_json, stay))
+
+
+def _numbers(text: str) -> list[int]:
+    """The numbers of evaluations of ``--nfe``, each once.
+
+    Raises:
+        UsageError
+    """
+    words = [word.strip() for word in text.split(",")]
+    for word in words:
+        if not is_count(word):
+            raise UsageError(
+                f"--nfe {text}: '{word}' is not a number of evaluations. Write some, such as --nfe 5,7,10."
+            )
+    return list(dict.fromkeys(map(int, words)))
+
+
+def _say_cost(run: RunFolder, recipe: "Recipe", requests: "Sequence[TuneRequest]") -> None:
+    """Say how many evaluations of the network are to come, if any are."""
+    from cld_core.tuned.work import Tuning
+
+    todo = [
+        request
+        for request in requests
+        if not (run.tuned / request.id / "request.json").exists() or not Tuning(run.tuned / request.id).is_done
+    ]
+    if not todo:
+        return
+    with Working("counting evaluations"):
+        from cld_core import sde
+        from cld_core.tuned import cost
+
+        diffusion = sde.build(recipe.sde)
+        most = sum(cost.evaluations(diffusion, request.nfe, request.denoise) for request in todo)
+    first = todo[0]
+    limit = "no limit of time" if first.budget_min is None else f"at most {first.budget_min:g} minutes for each N"
+    solved = f"the flow of {2 * first.points:,} draws, then at most {most:,} evaluations of the network"
+    err.print(f"step {first.checkpoint_step}: {solved} for each of {first.points:,}; {limit}")
+
+
+def _show(run: RunFolder, works: "Sequence[Tuning]", as_json: bool, waited: bool) -> int:
+    """Print the results that exist; returns the exit code."""
+    from cldctl.hints import command
+
+    entries = [_entry(work) for work in works]
+    missing = [entry["id"] for entry in entries if "kept" not in entry]
+    if as_json:
+        typer.echo(json.dumps({"run": run.name, "tunings": entries}, indent=1))
+    else:
+        _table(entries)
+    if missing and waited:
+        for name in missing:
+            err.failure(f"{name} is not complete; see {run.tuned / name / 'logs'}, and run the same command again")
+        return 1
+    sizes = [entry["nfe"] for entry in entries if "kept" in entry]
+    text = f"sample {run.name} --method tuned --nfe {sizes[-1]}" if sizes else f"status {run.name}"
+    if missing:
+        err.print(f"logs: {run.tuned / missing[0] / 'logs'}; run it again with --follow to watch", markup=False)
+    else:
+        err.print(f"next:\n  {command(text, run)}", markup=False)
+    return 0
+
+
+def _entry(work: "Tuning") -> dict[str, Any]:
+    solution = work.solution
+    entry: dict[str, Any] = {"id": work.name, "nfe": work.request.nfe, "step": work.request.checkpoint_step}
+    if solution is None:
+        return entry
+    found = {"kept": solution.kept, "rms": dict(solution.rms), "digest": solution.digest}
+    return {**entry, **found, "file": str(work.folder / "solution.json"), "about": dict(solution.about)}
+
+
+def _table(entries: Sequence[dict[str, Any]]) -> None:
+    from cldctl.ui.fitting import plain_table
+
+    done = [entry for entry in entries if "kept" in entry]
+    if not done:
+        for entry in entries:
+            out.print(entry["id"], markup=False)
+        return
+    table = plain_table()
+    for heading in ("NFE", "step", "kept", "untuned", "grid", "coefficients", "seconds"):
+        table.add_column(heading, no_wrap=True)
+    for entry in done:
+        rms = [f"{entry['rms'].get(stage, float('nan')):.4g}" for stage in ("untuned", "grid", "coefficients")]
+        seconds = f"{entry['about'].get('seconds', 0.0):.0f}"
+        table.add_row(str(entry["nfe"]), str(entry["step"]), entry["kept"], *rms, seconds)
+    out.print(table)
+    err.print("rms distance from the network's own flow on held-out noise, per coordinate")

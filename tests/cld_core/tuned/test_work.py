@@ -1,0 +1,159 @@
+"""A tuning in its folder: resuming to the same bits, what is shared, and what becomes of a damaged one."""
+
+import json
+import shutil
+
+import pytest
+
+from cld_core import ranks, solutions
+from cld_core.errors import NotFoundError, UsageError
+from cld_core.place import Place
+from cld_core.recipe import load
+from cld_core.run import RunFolder
+from cld_core.shards import open_work
+from cld_core.solutions import Solution
+from cld_core.tuned.request import TuneRequest
+from cld_core.tuned.work import Tuning, tunings_of
+from cldctl.lookup import find_recipe
+from tests.support.tools import DEBUG, ONE, invoke
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    runs = tmp_path_factory.mktemp("runs")
+    invoke("submit", "toy_diamond", *ONE, "--name", "trained", *DEBUG, runs=runs)
+    return RunFolder(runs / "trained")
+
+
+@pytest.fixture(scope="module")
+def solved(trained, tmp_path_factory):
+    """The run with one tuning of no budget."""
+    shutil.copytree(trained.path, path := tmp_path_factory.mktemp("solved") / "trained")
+    compute(tuning(RunFolder(path), budget_min=0.0))
+    return path
+
+
+@pytest.fixture
+def tuned_run(solved, tmp_path):
+    shutil.copytree(solved, tmp_path / "trained")
+    return RunFolder(tmp_path / "trained")
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    shutil.copytree(trained.path, tmp_path / "trained")
+    return RunFolder(tmp_path / "trained")
+
+
+def tuning(run, nfe=3, **keys):
+    keys = {"points": 8, "budget_min": None, "seed": 0, **keys}
+    request = TuneRequest.of(run.recipe(), 20, nfe, **keys)
+    return Tuning(request.store(run.tuned / request.id))
+
+
+def compute(work, stop_after=None):
+    calls = []
+
+    def should_stop():
+        calls.append(1)
+        return stop_after is not None and len(calls) > stop_after
+
+    return work.compute(ranks.alone(Place(), gpu=False), should_stop)
+
+
+def told(solution):
+    about = {name: value for name, value in solution.about.items() if name not in ("seconds", "created")}
+    return {**solution.content(), "about": about}
+
+
+def test_an_interrupted_tuning_goes_on_to_the_same_bits(run, tmp_path):
+    shutil.copytree(run.path, tmp_path / "other")
+    whole, cut = tuning(run), tuning(RunFolder(tmp_path / "other"))
+    assert compute(whole)
+    stops = 0
+    while not compute(cut, stop_after=17):
+        cut, stops = open_work(cut.folder), stops + 1
+        # A batch that was cut short lies behind the rows that the state promises.
+        for rows in cut.shards.glob("*.rows"):
+            with rows.open("ab") as file:
+                file.write(b"half a row")
+    assert stops >= 3
+    assert told(cut.solution) == told(whole.solution)
+    assert whole.solution.rms["coefficients"] < whole.solution.rms["untuned"]
+    assert whole.solution.kept == min(whole.solution.rms, key=whole.solution.rms.get)
+    assert whole.is_done
+    assert open_work(whole.folder).request == whole.request
+
+
+def test_a_budget_ends_a_fit(tuned_run):
+    (spent,) = tunings_of(tuned_run)
+    assert spent.solution.rms["grid"] <= spent.solution.rms["untuned"] or spent.solution.kept != "grid"
+    assert spent.solution.about["evaluations"] < 300
+
+
+def test_tunings_share_the_ends_of_the_flow(tuned_run, capsys):
+    compute(tuning(tuned_run, nfe=4, budget_min=0.0))
+    assert "flow 2/2, taken from nfe003" in capsys.readouterr().out
+    assert {work.request.nfe for work in tunings_of(tuned_run)} == {3, 4}
+
+
+def test_a_solution_survives_its_file(tuned_run):
+    (work,) = tunings_of(tuned_run)
+    solution = work.solution
+    assert Solution.of_content(json.loads(json.dumps(solution.content()))) == solution
+    assert solutions.in_run(tuned_run) == [solution]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content["times"].pop(),
+        lambda content: content["transitions"][1][0].__setitem__(0, 7.0),
+        lambda content: content["weights"][1].__setitem__(0, [["x"]]),
+        lambda content: content.pop("rms"),
+        lambda content: content.update(format=2),
+        lambda content: content.update(step=-1),
+    ],
+)
+def test_a_damaged_solution_is_none(tuned_run, damage):
+    (work,) = tunings_of(tuned_run)
+    file = work.folder / solutions.FILE
+    content = json.loads(file.read_text())
+    damage(content)
+    file.write_text(json.dumps(content))
+    assert solutions.read(file) is None
+    assert not work.is_done
+    # It is made again, without computing anything.
+    assert compute(work)
+    assert work.is_done
+
+
+def test_files_that_are_no_solutions(tmp_path):
+    for number, text in enumerate(("", "[]", "{", "null", '{"format": 1}')):
+        (tmp_path / str(number)).write_text(text)
+        assert solutions.read(tmp_path / str(number)) is None
+    assert solutions.read(tmp_path / "none") is None
+
+
+def test_another_checkpoint_of_the_step_makes_it_stale(tuned_run):
+    (work,) = tunings_of(tuned_run)
+    sidecar = tuned_run.checkpoint_file(20).with_suffix(".json")
+    content = json.loads(sidecar.read_text())
+    sidecar.write_text(json.dumps({**content, "sha256": "0" * 64}))
+    assert work.solution is None
+    sidecar.unlink()
+    tuned_run.checkpoint_file(20).unlink()
+    assert work.is_done
+    with pytest.raises(NotFoundError, match=r"no checkpoint of step 20 any more; there are: 10"):
+        work.made_of(strict=True)
+
+
+def test_points_come_in_blocks_and_bounds_are_named():
+    recipe = load(find_recipe("toy_diamond"), ["eval.batch_size=100"])
+    request = TuneRequest.of(recipe, 5, 7, points=250, budget_min=None, seed=0)
+    assert (request.block, request.points, request.sizes["flow"]) == (84, 252, 6)
+    assert TuneRequest.of(recipe, 5, 7, points=None, budget_min=None, seed=0).points == 1000
+    for keys, text in (({"nfe": 1}, "--nfe 1"), ({"nfe": 51}, "--nfe 51"), ({"points": 7}, "--points 7")):
+        keys = {"nfe": 7, "points": 8, "budget_min": None, "seed": 0, **keys}
+        with pytest.raises(UsageError, match=text):
+            TuneRequest.of(recipe, 5, **keys)
