@@ -268,7 +268,7 @@ class Model:
                 evaluations those had that are being computed.
         """
         keys = {"method": method, "nfe": nfe, **settings}
-        given = {"label": label, "observation": observation, "by": by}
+        given: dict[str, Any] = {"label": label, "observation": observation, "by": by}
         return self._draw(n, keys, seed, first, batch_size, "Model.draw", progress=progress, **given)
 
     def _draw(

@@ -11,7 +11,7 @@ from typing import Any, Generic
 
 from cld_core.sde import Diffusion
 from cld_core.sde.number import Number, sqrt
-from cld_core.sde.rows import Rows, cholesky, dot, inverse, inverse_of_lower, matmul, square, upper
+from cld_core.sde.rows import Rows, cholesky, dot, inverse, inverse_of_lower, matmul, square, transposed
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ def preconditioning(sde: Diffusion, t: Any, data_std: float) -> Preconditioning[
         tuple(data_std**2 * (psi[i] * psi[j]) + dot(factor[i], factor[j]) for j in range(i + 1)) for i in range(sde.n)
     )
     whiten = inverse_of_lower(cholesky(covariance))
-    precision = upper(tuple(row[first:] for row in whiten[first:]))
+    precision = transposed(square(tuple(row[first:] for row in whiten[first:])))
     # x is seen in u with the strength w in units of the noise: what remains open of it has the variance open_^2.
     w = tuple(dot(row, psi) for row in inverse(factor))
     open_ = data_std / sqrt(1.0 + data_std**2 * dot(w, w))

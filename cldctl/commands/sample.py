@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -220,7 +220,7 @@ def _drawn(
             working.at(done + size * min(evaluations, nfe) // nfe, count)
 
     by = wanted.observed.way() if given is not None else None
-    about = {"label": labels, "observation": given, "by": by}
+    about: dict[str, Any] = {"label": labels, "observation": given, "by": by}
     return model.draw(count, seed=wanted.seed, batch_size=batch, progress=show, **about)
 
 
