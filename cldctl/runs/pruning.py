@@ -7,6 +7,7 @@ from pathlib import Path
 from cld_core.averages import snapshots
 from cld_core.checkpoint.prune import files_of, remove
 from cld_core.checkpoint.verify import newest_whole
+from cld_core.errors import UsageError
 from cld_core.evaluation.evaluation import evaluations_of
 from cld_core.ownership import require_may_change
 from cld_core.run import RunFolder
@@ -43,7 +44,7 @@ def plan(runs: Sequence[RunFolder], keep_every: int | None, averages: bool = Fal
     Raises:
         CldError: a run belongs to somebody else, or its checkpoints cannot be read.
         SchedulerAway: a cluster that would know whether one is alive does not answer.
-        UsageError: one is alive.
+        UsageError: one is alive, or has an evaluation that still needs the averages.
     """
     for run in runs:
         require_may_change(run.path, "Nothing was removed")
@@ -54,7 +55,7 @@ def plan(runs: Sequence[RunFolder], keep_every: int | None, averages: bool = Fal
         keep = _kept(run, keep_every)
         others = tuple(step for step in run.listed_steps() if step not in keep)
         size = _size(file for step in others for file in files_of(run, step))
-        stored = tuple(snapshots.files(run)) if averages else ()
+        stored = _averages(run) if averages else ()
         prunings.append(Pruning(run, others, size, keep, stored, _size(stored)))
     return prunings
 
@@ -76,6 +77,14 @@ def prune(pruning: Pruning) -> None:
         for file in pruning.averages:
             check()
             file.unlink(missing_ok=True)
+
+
+def _averages(run: RunFolder) -> tuple[Path, ...]:
+    for work in evaluations_of(run):
+        if work.request.ema.length is not None and not work.is_done:
+            fix = "Run `cldctl eval` again to finish it, or leave out --averages"
+            raise UsageError(f"{run.name}: {work.name} still needs the snapshots of averages. {fix}.")
+    return tuple(snapshots.files(run))
 
 
 def _size(files: Iterable[Path]) -> int:

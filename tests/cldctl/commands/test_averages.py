@@ -1,12 +1,16 @@
 """`ema.length`: evaluations, samples and exports of averages that are made after the training."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 
 import cld_core
 from cld_core.averages import snapshots
 from cld_core.evaluation.evaluation import evaluations_of
+from cld_core.evaluation.request import EvalRequest
+from cld_core.recipe.ema import EmaSpec
 from cld_core.run import RunFolder
 from tests.support.tools import DEBUG, invoke
 
@@ -76,6 +80,10 @@ def test_prune_removes_snapshots_when_it_is_asked_to(root):
     assert "averages" not in invoke("prune", "mine", "--dry-run", runs=root).stderr
     assert "removes all snapshots of averages" in invoke("prune", "mine", "--averages", "--dry-run", runs=root).stderr
     assert len(run.snapshot_steps()) == 20
+    waiting = replace(EvalRequest.of(run.recipe(), ("loss",), 40), ema=EmaSpec(length=0.08)).save(run)
+    refused = invoke("prune", "mine", "--averages", "--yes", runs=root, code=2).stderr
+    assert f"{waiting.name} still needs the snapshots of averages" in refused
+    shutil.rmtree(waiting)
     invoke("prune", "mine", "--averages", "--yes", runs=root)
     assert snapshots.files(run) == []
     assert "already complete" in invoke("eval", "mine", "--loss", "ema.length=0.2", *DEBUG, runs=root).stderr

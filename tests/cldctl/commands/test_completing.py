@@ -99,7 +99,7 @@ def offered(runs, *words, code=0):
         (["data", "prepare", "c"], ["cifar10", "celebahq256"]),
         (["import", "x", "--recipe", "toy_di"], ["toy_diamond"]),
         (["explain", "sde.v"], ["sde.vpsde"]),
-        (["explain", "train.em"], ["train.ema"]),
+        (["explain", "train.ema_l"], ["train.ema_lengths"]),
         (["render", str(ROOT / "recipes/toy_de")], [str(ROOT / "recipes/toy_demo.yaml")]),
         (["rm", "nothing"], []),
     ],
