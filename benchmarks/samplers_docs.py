@@ -58,7 +58,7 @@ def trained(run: RunFolder) -> str:
     sweep = newest(run)
     table = rows(run, sweep)
     quantities = [registry.quantity(key) for key in keys_of(table)]
-    best = compared_samplers.best(table)
+    best = compared_samplers.best(run, sweep, table)
     lines: dict[str, list[str]] = {}
     for number, row in enumerate(table):
         marked = {key for key, place in best if place == number}

@@ -18,19 +18,22 @@ Row = Mapping[str, Any]
 MEASURED, PUBLISHED = "measured", "published"
 
 
-def best(table: Sequence[Row]) -> set[tuple[str, int]]:
+def best(run: RunFolder, sweep: Sweep, table: Sequence[Row]) -> set[tuple[str, int]]:
     """The best result of each metric at each number of evaluations, as (key, number of the row).
 
-    Only samplers that took as many evaluations as asked compete: the adaptive flow takes as many as it needs.
+    Only samplers that took as many evaluations as asked compete: the adaptive flow takes as many as it needs. The best
+    log-density is the nearest to that of the truth: samples that are too sharp have a larger one.
     """
+    truth = {"density": references(run, sweep).get("true_density")}
     found = set()
     for quantity in (registry.quantity(key) for key in keys_of(table)):
         columns: dict[str, list[tuple[float, int]]] = {}
-        sign = -1.0 if quantity.larger_is_better else 1.0
+        target, sign = truth.get(quantity.key), -1.0 if quantity.larger_is_better else 1.0
         for number, row in enumerate(table):
             value, nfe = row[quantity.key], row[f"{quantity.key}_nfe"]
             if value is not None and math.isfinite(value) and nfe is not None and abs(nfe - float(row[NFE])) < 0.5:
-                columns.setdefault(row[NFE], []).append((sign * value, number))
+                badness = sign * value if target is None else abs(value - target)
+                columns.setdefault(row[NFE], []).append((badness, number))
         found |= {(quantity.key, min(column)[1]) for column in columns.values() if len(column) > 1}
     return found
 
@@ -63,7 +66,7 @@ def published_for(run: RunFolder) -> tuple[PublishedSampler, ...]:
 def to_json(run: RunFolder, sweep: Sweep, settings: Mapping[str, str]) -> dict[str, Any]:
     """All of it, for ``--json``."""
     table = rows(run, sweep)
-    marked = best(table)
+    marked = best(run, sweep, table)
     results = [
         {
             "sampler": row[SAMPLER],

@@ -9,8 +9,8 @@ from cld_core.evaluation import registry
 from cld_core.evaluation.sweeps import Sweep
 from cld_core.run.atomic import replacing
 
-# Ratio of the largest to the smallest value from which an axis is logarithmic: of settings, and of results.
-_LOG_FROM, _LOG_RESULTS_FROM = 5.0, 20.0
+# Ratio of the largest to the smallest value from which an axis is logarithmic.
+_LOG_FROM = 5.0
 
 
 def plot(path: Path, sweep: Sweep, table: Sequence[Mapping[str, Any]], keys: Sequence[str], title: str) -> None:
@@ -26,12 +26,13 @@ def plot(path: Path, sweep: Sweep, table: Sequence[Mapping[str, Any]], keys: Seq
     for index, key in enumerate(keys):
         axes = figure.add_subplot(1, len(keys), index + 1)
         positions = _positions(along.values)
-        for label, cells in lines.items():
+        for place, (label, cells) in enumerate(lines.items()):
             known = [cell for cell in cells if cell[key] is not None]
             errors = [cell[f"{key}_stderr"] or 0.0 for cell in known]
             x = [positions[cell[along.key]] for cell in known]
             if known:
-                axes.errorbar(x, [cell[key] for cell in known], errors, marker="o", capsize=3, label=label)
+                values = [cell[key] for cell in known]
+                axes.errorbar(x, values, errors, color=f"C{place}", marker="o", capsize=3, label=label)
         _scale(axes, along.values, positions)
         _scale_results(axes, [row[key] for row in table if row[key] is not None])
         axes.set_xlabel(along.key)
@@ -54,7 +55,7 @@ def _positions(values: Sequence[str]) -> dict[str, float]:
 
 def _scale_results(axes: Any, values: Sequence[float]) -> None:
     finite = [value for value in values if math.isfinite(value)]
-    if finite and min(finite) > 0 and max(finite) >= _LOG_RESULTS_FROM * min(finite):
+    if finite and min(finite) > 0 and max(finite) >= _LOG_FROM * min(finite):
         axes.set_yscale("log")
 
 

@@ -25,7 +25,7 @@ def compared(run: RunFolder, sweep: Sweep, statuses: Sequence[Mapping[str, Any]]
         statuses: the evaluations of the sweep as `status` knows them.
     """
     table = rows(run, sweep)
-    marked = best(table)
+    marked = best(run, sweep, table)
     shown: list[RenderableType] = [sweep_table(sweep, table, {entry["id"]: entry for entry in statuses}, marked)]
     shown += map(Text, _notes(run, sweep, is_marked=bool(marked)))
     if known := published_for(run):
@@ -35,7 +35,7 @@ def compared(run: RunFolder, sweep: Sweep, statuses: Sequence[Mapping[str, Any]]
 
 def _notes(run: RunFolder, sweep: Sweep, *, is_marked: bool) -> Iterator[str]:
     if is_marked:
-        yield f"{BEST} the best of those that took as many evaluations"
+        yield f"{BEST} the best of those that took as many evaluations (log-density: nearest to the truth)"
     repeats = max(len(cell.evaluations) for cell in sweep.cells)
     if repeats > 1:
         yield f"mean of {repeats} seeds ± its standard error"

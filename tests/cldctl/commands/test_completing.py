@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from cld_core.evaluation.registry import METRICS
 from cld_core.recipe.data import ToyDataSpec
 from cld_core.run.groups import Group
 from cldctl.runs.selection import selection
@@ -61,10 +62,8 @@ def offered(runs, *words, code=0):
         (["submit", "toy", "network.name=ncsnpp", "network.multipliers="], ["[1,2,2,2]"]),
         (["submit", "toy", "network.name=resnet", "network.wi"], ["network.width=", "network.width=64"]),
         (["submit", "toy", "--sweep", "train.see"], ["train.seed=", "train.seed=0"]),
-        (
-            ["submit", "toy", "--eval", ""],
-            ["fid", "kid", "isc", "prc", "classes", "w2", "density", "flow-distance", "elbo", "loss"],
-        ),
+        (["submit", "toy", "--eval", ""], [*METRICS]),
+        (["submit", "toy", "--eval", "fid,k"], ["fid,kid"]),
         (["submit", "toy", "--eval", "fid,el"], ["fid,elbo"]),
         (["submit", "toy", "--cluster", "l"], ["local"]),
         (["submit", "toy", "--profile", "ex"], ["example"]),

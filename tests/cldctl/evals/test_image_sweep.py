@@ -1,5 +1,6 @@
 """The paper's table, sampler by NFE, of a tiny model of images: every cell is drawn as it says."""
 
+import pytest
 from PIL import Image
 
 from cld_core.evaluation.evaluation import Evaluation
@@ -7,16 +8,22 @@ from cld_core.evaluation.stats_work import Statistics, StatsRequest
 from cld_core.ranks import Ranks
 from cld_core.stop import StopFlag
 from cld_core.train import session
-from cldctl.evals import plan, sweep, table
+from cldctl.evals import compared_samplers, plan, samplers, sweep, table
 from tests.support.extractor import TINY
 from tests.support.images import make_images, run_folder
 
 
-def test_fid_by_sampler_and_nfe(tmp_path):
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
     settings = ("train.steps=2", "eval.samples=24", "eval.batch_size=24")
-    run = run_folder(tmp_path, make_images(tmp_path / "set"), *settings, *TINY)
+    run = run_folder(folder, make_images(folder / "set"), *settings, *TINY)
     session.run(run, Ranks(), StopFlag(), job_id="test")
     assert Statistics(StatsRequest.of(run.recipe(), None, features=False, shards=1).save()).compute(Ranks())
+    return run
+
+
+def test_fid_by_sampler_and_nfe(run):
     axes = sweep.parse(["sampling.method=em,exponential", "sampling.nfe=2,3"])
     made = plan.make(run, ("fid",), [2], [], axes, shards=2)
     made.sweep.save(run)
@@ -33,3 +40,19 @@ def test_fid_by_sampler_and_nfe(tmp_path):
         how = f"{row['sampling.method']}, {row['sampling.nfe']} NFE"
         assert about.endswith(f" samples, {how}"), "the picture is drawn in the same way"
     assert (run.evals / made.sweep.id / "table.csv").read_text() == table.to_csv(rows)
+
+
+def test_samplers_of_images_are_compared_by_fid_and_distance_from_the_flow(run):
+    names = samplers.chosen(("em-quadratic", "exponential"))
+    asked = samplers.Asked(metrics=("fid", "flow-distance"), settings=names, nfe=(2,), seeds=2)
+    loose = ("eval.flow.rtol=1e-2", "eval.flow.atol=1e-2", "eval.flow.samples=2")
+    made = samplers.make(run, asked, 2, loose)
+    for request in made.requests:
+        assert Evaluation(request.save(run)).compute(Ranks())
+    assert compared_samplers.is_complete(run, made.sweep)
+    noisy, exponential = table.rows(run, made.sweep)
+    reports = [Evaluation(run.evals / name).report["fid"]["value"] for name in made.sweep.cells[0].evaluations]
+    assert noisy["fid"] == pytest.approx(sum(reports) / 2)
+    assert noisy["flow_distance"] is None
+    assert exponential["flow_distance"] > 0
+    assert (noisy["fid_nfe"], exponential["flow_distance_nfe"]) == (2.0, 2.0)

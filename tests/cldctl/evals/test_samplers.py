@@ -165,9 +165,8 @@ def test_the_best_of_each_column_and_the_error_over_seeds(run):
     assert cells["em-quadratic", "10"]["w2_stderr"] == pytest.approx(0.5)
     assert cells["em-quadratic", "10"]["flow_distance"] is None
     assert (cells["ode", "10"]["w2_floor"], cells["ode", "10"]["w2_floor_stderr"]) == (0.5, 0.125)
-    marked = {
-        (key, rows[number]["sampler"], rows[number]["sampling.nfe"]) for key, number in compared_samplers.best(rows)
-    }
+    best = compared_samplers.best(run, made.sweep, rows)
+    marked = {(key, rows[number]["sampler"], rows[number]["sampling.nfe"]) for key, number in best}
     # The flow is the best of all, but took more; it alone is compared with nobody.
     assert marked == {
         ("w2", "exponential", "10"),
@@ -186,6 +185,14 @@ def test_the_best_of_each_column_and_the_error_over_seeds(run):
     assert "published" not in said
 
 
+def test_the_best_log_density_is_the_nearest_to_the_truth(run):
+    """That of samples which are too sharp is larger."""
+    made = samplers.make(run, asked("em-quadratic", "exponential", metrics=("density",), nfe=(10,)), 20)
+    for request, value in zip(made.requests, (1.5, 1.25), strict=True):
+        report(run, request, density={"value": value, "true": 1.3125, "samples": 9, "nfe_mean": 10.0})
+    assert compared_samplers.best(run, made.sweep, table.rows(run, made.sweep)) == {("density", 1)}
+
+
 def test_a_cell_lacks_its_mean_until_all_seeds_are_there(run):
     made = samplers.make(run, asked("em-quadratic", metrics=("w2",), nfe=(10,), seeds=3), 20)
     first, second, third = made.requests
@@ -196,7 +203,7 @@ def test_a_cell_lacks_its_mean_until_all_seeds_are_there(run):
     report(run, second, w2={"value": math.inf, "samples": 9, "nfe_mean": 10.0})
     (row,) = table.rows(run, made.sweep)
     assert (row["w2"], row["w2_stderr"]) == (math.inf, None)
-    assert compared_samplers.best([row]) == set()
+    assert compared_samplers.best(run, made.sweep, [row]) == set()
 
 
 def test_json_and_picture(run, tmp_path):
