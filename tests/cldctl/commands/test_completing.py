@@ -61,7 +61,7 @@ def offered(runs, *words, code=0):
         (["submit", "toy", "network.name=ncsnpp", "network.multipliers="], ["[1,2,2,2]"]),
         (["submit", "toy", "network.name=resnet", "network.wi"], ["network.width=", "network.width=64"]),
         (["submit", "toy", "--sweep", "train.see"], ["train.seed=", "train.seed=0"]),
-        (["submit", "toy", "--eval", ""], ["fid", "kid", "isc", "prc", "elbo", "loss"]),
+        (["submit", "toy", "--eval", ""], ["fid", "kid", "isc", "prc", "classes", "elbo", "loss"]),
         (["submit", "toy", "--eval", "fid,el"], ["fid,elbo"]),
         (["submit", "toy", "--cluster", "l"], ["local"]),
         (["submit", "toy", "--profile", "ex"], ["example"]),
