@@ -4,7 +4,9 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from cld_core.errors import UsageError
 
@@ -14,6 +16,27 @@ if TYPE_CHECKING:
 
 HOW = ("gradient", "replacement")
 _COORDINATES = {"x": 0, "y": 1}
+
+Observe = Annotated[
+    str | None,
+    typer.Option(metavar="x=NUMBER|FILE.npz", help="Samples given what is known: a coordinate, or arrays."),
+]
+Inpaint = Annotated[
+    Path | None, typer.Option(metavar="IMAGE", help="Samples given a part of this picture; needs --mask.")
+]
+Mask = Annotated[
+    Path | None, typer.Option(metavar="MASK.png", help="White where IMAGE is to be painted, black where known.")
+]
+Sigma = Annotated[
+    float | None, typer.Option(metavar="S", min=0, help="Standard deviation of the noise in what is known.")
+]
+How = Annotated[
+    str | None,
+    typer.Option(metavar="|".join(HOW), help="How samples are made to agree with it; default: gradient."),
+]
+GuidanceScale = Annotated[
+    float | None, typer.Option(metavar="W", min=0, help="Factor of the gradient; default: 1, Bayes' rule.")
+]
 
 
 @dataclass(frozen=True)
@@ -52,7 +75,7 @@ class Observed:
         for path in (self.inpaint, self.mask, self._file):
             if path is not None and not path.is_file():
                 hint = ", or a coordinate of toy data as x=0.3" if path == self._file else ""
-                raise UsageError(f"there is no file {path}. Pass the path of a file{hint}.")
+                raise UsageError(f"{path} is not a file. Pass the path of one{hint}.")
 
     @property
     def given(self) -> bool:

@@ -14,7 +14,7 @@ from cldctl.ui.console import err, out
 from cldctl.ui.progress import Working
 
 from . import completing
-from .observing import HOW, Observed
+from .observing import GuidanceScale, How, Inpaint, Mask, Observe, Observed, Sigma
 from .options import AllowPlugin, Checkpoint, RunsDir, check_output, find_run, one_run, refuse_twice, runs_dir
 
 if TYPE_CHECKING:
@@ -72,26 +72,12 @@ def sample(
     ] = None,
     checkpoint: Checkpoint = "last",
     seed: Annotated[int, typer.Option(metavar="N", min=0, max=2**63 - 1, help="Key of the noise.")] = 0,
-    observe: Annotated[
-        str | None,
-        typer.Option(metavar="x=NUMBER|FILE.npz", help="Samples given what is known: a coordinate, or arrays."),
-    ] = None,
-    inpaint: Annotated[
-        Path | None, typer.Option(metavar="IMAGE", help="Samples given a part of this picture; needs --mask.")
-    ] = None,
-    mask: Annotated[
-        Path | None, typer.Option(metavar="MASK.png", help="White where IMAGE is to be painted, black where known.")
-    ] = None,
-    sigma: Annotated[
-        float | None, typer.Option(metavar="S", min=0, help="Standard deviation of the noise in what is known.")
-    ] = None,
-    how: Annotated[
-        str | None,
-        typer.Option(metavar="|".join(HOW), help="How samples are made to agree with it; default: gradient."),
-    ] = None,
-    guidance_scale: Annotated[
-        float | None, typer.Option(metavar="W", min=0, help="Factor of the gradient; default: 1, Bayes' rule.")
-    ] = None,
+    observe: Observe = None,
+    inpaint: Inpaint = None,
+    mask: Mask = None,
+    sigma: Sigma = None,
+    how: How = None,
+    guidance_scale: GuidanceScale = None,
     allow_plugin: AllowPlugin = False,
     directory: RunsDir = None,
 ) -> None:

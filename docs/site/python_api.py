@@ -12,6 +12,12 @@ Generated from the docstrings of the code. `import cld_core` loads no torch; `cl
 NAMES = {
     "Loading a model": ("cld_core.load",),
     "A trained model": ("cld_core.Model", "cld_core.Samples", "cld_core.Trajectory", "cld_core.Likelihood"),
+    "Samples given an observation": (
+        "cld_core.conditioning.observation.Observation",
+        "cld_core.conditioning.guidance.Guidance",
+        "cld_core.conditioning.replacement.Replacement",
+        "cld_core.conditioning.estimate.posterior_mean",
+    ),
     "Runs": ("cld_core.runs", "cld_core.Runs", "cld_core.listing.Run"),
     "Own data": ("cld_core.data.toy.toy",),
     "Diffusions and scores": ("cld_core.sde.base.Diffusion", "cld_core.score.Score", "cld_core.analytic.MixtureScore"),

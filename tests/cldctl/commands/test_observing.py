@@ -39,7 +39,7 @@ def test_options_that_do_not_go_together(options, said):
 
 
 def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(UsageError, match=r"there is no file .*none\.npz.*x=0\.3"):
+    with pytest.raises(UsageError, match=r"none\.npz is not a file.*x=0\.3"):
         Observed(observe=str(tmp_path / "none.npz"))
 
 
