@@ -37,7 +37,8 @@ class Series:
         """Psi and N, (n, n) each, at B: a float, or a tensor or array of any shape."""
         if isinstance(big_b, torch.Tensor) and big_b.device.type == "cpu" and not big_b.requires_grad:
             # The same numbers, at half the price (see `number.by_numpy`).
-            psi, noise = self(big_b.numpy())
+            array: Any = big_b.numpy()
+            psi, noise = self(array)
             return _tensors(psi), _tensors(noise)
         n = self.coefficients.shape[1]
         h: Any = big_b * 0.5**self.doublings

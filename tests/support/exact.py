@@ -56,7 +56,7 @@ def inverse(matrix: Any) -> Any:
 
 
 def errors(ours: Sequence[Sequence[float]], exact: Any) -> list[float]:
-    """Of each entry, relative to itself, or to 1e-6 of the largest in its row if that is more.
+    """Of each entry, relative to itself, or to 1e-5 of the largest in its row if that is more.
 
     Two halves of equal initial variance and opposite coupling stay uncorrelated to first order: the terms of such an
     entry cancel, and what is left is too small to matter.
@@ -66,6 +66,6 @@ def errors(ours: Sequence[Sequence[float]], exact: Any) -> list[float]:
         for i, row in enumerate(ours):
             largest = max(abs(exact[i, j]) for j in range(exact.cols))
             for j, entry in enumerate(row):
-                size = max(abs(exact[i, j]), largest * mpmath.mpf("1e-6"))
+                size = max(abs(exact[i, j]), largest * mpmath.mpf("1e-5"))
                 found.append(float(abs(mpmath.mpf(float(entry)) - exact[i, j]) / size))
         return found

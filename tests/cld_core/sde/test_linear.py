@@ -18,7 +18,7 @@ from tests.support.affine import output_covariance
 from tests.support.numeric import check
 from tests.support.sampling import spec_of
 
-TIMES = (1e-12, 1e-9, 1e-5, 0.02, 0.2, 0.5, 1.0)
+TIMES = (1e-12, 1e-7, 1e-3, 0.2, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
