@@ -175,8 +175,8 @@ class Model:
 
         Args:
             n: how many.
-            method: how they are drawn: "ode", "em", "sscs", "exponential", "gddim", "conjugate" or "splitting"; None: as
-                the recipe says.
+            method: how they are drawn: "ode", "em", "sscs", "exponential", "gddim", "conjugate" or "splitting"; None:
+                as the recipe says.
             nfe: evaluations of the network for each sample, by a method with fixed steps; None: as the recipe says.
             seed: key of the noise.
             first: number of the first sample.
