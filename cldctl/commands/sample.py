@@ -47,7 +47,7 @@ def sample(
     method: Annotated[
         str | None,
         typer.Option(
-            metavar="ode|em|sscs|exponential|...",
+            metavar="ode|em|sscs|exponential|gddim|conjugate|splitting",
             help="exponential is best below 100 NFE; default: the recipe's.",
             autocompletion=completing.methods,
         ),
