@@ -165,8 +165,8 @@ class SplittingSpec(FixedStepSpec):
     stochastic: ClassVar[tuple[str, ...]] = ("oba", "bao", "obab")
 
     method: Literal["splitting"] = key("splitting", "splitting integrator of positions and velocities")
-    scheme: Literal["symplectic_euler", "velocity_verlet", "oba", "bao", "obab"] = key(
-        "velocity_verlet", "sequence of the updates of a step; oba, bao and obab: with noise", added=True
+    scheme: Literal["symplectic-euler", "velocity-verlet", "oba", "bao", "obab"] = key(
+        "velocity-verlet", "sequence of the updates of a step; oba, bao and obab: with noise", added=True
     )
     reduced: bool = key(True, "one evaluation per step, shared by its updates", added=True)
     conjugate: bool = key(False, "split after the change of variables of method=conjugate", added=True)
@@ -181,7 +181,7 @@ class SplittingSpec(FixedStepSpec):
         noisy = self.scheme in self.stochastic
         if noisy and self.conjugate:
             text = f"is true, but sampling.scheme={self.scheme} has noise. Set it to false"
-            found.append(("conjugate", "scheme", f"{text}, or sampling.scheme=velocity_verlet."))
+            found.append(("conjugate", "scheme", f"{text}, or sampling.scheme=velocity-verlet."))
         if not noisy and self.noise_scale != 1.0:
             text = f"has no effect with sampling.scheme={self.scheme}, which has no noise. Leave it at 1"
             found.append(("noise_scale", "scheme", f"{text}."))
