@@ -28,7 +28,7 @@ from cld_core.recipe.variants import SECTIONS
 from cld_core.sde import CLD, HOLD, PSLD, VPSDE, Diffusion
 
 EXPONENTIAL = {"method": "exponential", "corrector": False}
-ROWS = {
+ROWS: dict[str, dict] = {
     "EM, quadratic": {"method": "em", "grid": "quadratic"},
     "SSCS, quadratic": {"method": "sscs", "grid": "quadratic"},
     "SSCS of order 2, quadratic": {"method": "sscs", "sscs_order": 2, "grid": "quadratic"},
@@ -44,7 +44,7 @@ ROWS = {
 }
 GDDIM, SPLITTING = {"method": "gddim"}, {"method": "splitting"}
 REDUCED_VERLET = {**SPLITTING, "scheme": "velocity-verlet", "conjugate": True, "grid": "power", "grid_power": 3.0}
-FAMILIES = {
+FAMILIES: dict[str, dict] = {
     **{name: ROWS[name] for name in ("exponential, order 1, corrector, power 6", "exponential, order 3, power 3")},
     "gDDIM, order 0, power 6": {**GDDIM, "order": 0},
     "gDDIM, order 2, power 3": {**GDDIM, "grid_power": 3.0},
