@@ -28,7 +28,7 @@ from cld_core.recipe.variants import SECTIONS
 from cld_core.sde import CLD, HOLD, PSLD, VPSDE, Diffusion
 
 EXPONENTIAL = {"method": "exponential", "corrector": False}
-ROWS = {
+ROWS: dict[str, dict] = {
     "EM, quadratic": {"method": "em", "grid": "quadratic"},
     "SSCS, quadratic": {"method": "sscs", "grid": "quadratic"},
     "SSCS of order 2, quadratic": {"method": "sscs", "sscs_order": 2, "grid": "quadratic"},
@@ -43,8 +43,8 @@ ROWS = {
     "exponential, order 2, eta 1, quadratic": {**EXPONENTIAL, "order": 2, "eta": 1.0, "grid": "quadratic"},
 }
 GDDIM, SPLITTING = {"method": "gddim"}, {"method": "splitting"}
-REDUCED_VERLET = {**SPLITTING, "scheme": "velocity_verlet", "conjugate": True, "grid": "power", "grid_power": 3.0}
-FAMILIES = {
+REDUCED_VERLET = {**SPLITTING, "scheme": "velocity-verlet", "conjugate": True, "grid": "power", "grid_power": 3.0}
+FAMILIES: dict[str, dict] = {
     **{name: ROWS[name] for name in ("exponential, order 1, corrector, power 6", "exponential, order 3, power 3")},
     "gDDIM, order 0, power 6": {**GDDIM, "order": 0},
     "gDDIM, order 2, power 3": {**GDDIM, "grid_power": 3.0},
@@ -53,8 +53,8 @@ FAMILIES = {
     "gDDIM, eta 1, power 6": {**GDDIM, "order": 0, "eta": 1.0},
     "lambda-DDIM, lambda 0, power 6": {"method": "conjugate"},
     "lambda-DDIM, lambda 0.3, power 6": {"method": "conjugate", "conjugate_lambda": 0.3},
-    "naive symplectic Euler, quadratic": {**SPLITTING, "scheme": "symplectic_euler", "reduced": False},
-    "reduced symplectic Euler, quadratic": {**SPLITTING, "scheme": "symplectic_euler"},
+    "naive symplectic Euler, quadratic": {**SPLITTING, "scheme": "symplectic-euler", "reduced": False},
+    "reduced symplectic Euler, quadratic": {**SPLITTING, "scheme": "symplectic-euler"},
     "naive velocity Verlet, quadratic": {**SPLITTING, "reduced": False},
     "reduced velocity Verlet, quadratic": SPLITTING,
     "conjugate velocity Verlet, lambda 0, power 3": REDUCED_VERLET,

@@ -40,7 +40,7 @@ class SamplingKeys(TypedDict, total=False):
     conjugate: bool
     conjugate_lambda: float
     conjugate_matrix: Literal["identity", "ones"]
-    scheme: Literal["symplectic_euler", "velocity_verlet", "oba", "bao", "obab"]
+    scheme: Literal["symplectic-euler", "velocity-verlet", "oba", "bao", "obab"]
     reduced: bool
     noise_scale: float
     solution: str | None

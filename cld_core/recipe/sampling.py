@@ -165,6 +165,10 @@ class GddimSpec(FixedStepSpec):
     corrector: bool = key(False, "let each evaluation correct the step before it", added=True)
     eta: float = key(0.0, "amount of noise: 0 the probability flow, 1 the reverse SDE", ge=0, le=1, added=True)
 
+    @property
+    def follows_flow(self) -> bool:
+        return self.eta == 0
+
     def problems(self) -> list[tuple[str, str, str]]:
         found = super().problems()
         if self.eta > 0 and (self.order > 0 or self.corrector):
@@ -187,6 +191,10 @@ class ConjugateSpec(FixedStepSpec):
     conjugate_lambda: float = key(0.0, "lambda of B = lambda beta(t) J; 0 is DDIM", ge=-100, le=100, added=True)
     conjugate_matrix: Literal["identity", "ones"] = key("identity", "J of B = lambda beta(t) J", added=True)
 
+    @property
+    def follows_flow(self) -> bool:
+        return True
+
 
 @dataclass(frozen=True, kw_only=True)
 class SplittingSpec(FixedStepSpec):
@@ -201,8 +209,8 @@ class SplittingSpec(FixedStepSpec):
     stochastic: ClassVar[tuple[str, ...]] = ("oba", "bao", "obab")
 
     method: Literal["splitting"] = key("splitting", "splitting integrator of positions and velocities")
-    scheme: Literal["symplectic_euler", "velocity_verlet", "oba", "bao", "obab"] = key(
-        "velocity_verlet", "sequence of the updates of a step; oba, bao and obab: with noise", added=True
+    scheme: Literal["symplectic-euler", "velocity-verlet", "oba", "bao", "obab"] = key(
+        "velocity-verlet", "sequence of the updates of a step; oba, bao and obab: with noise", added=True
     )
     reduced: bool = key(True, "one evaluation per step, shared by its updates", added=True)
     conjugate: bool = key(False, "split after the change of variables of method=conjugate", added=True)
@@ -212,12 +220,16 @@ class SplittingSpec(FixedStepSpec):
         1.0, "lambda_s: scales the noise of scored halves before the last; 1 is the reverse SDE", ge=0, added=True
     )
 
+    @property
+    def follows_flow(self) -> bool:
+        return self.scheme not in self.stochastic
+
     def problems(self) -> list[tuple[str, str, str]]:
         found = super().problems()
         noisy = self.scheme in self.stochastic
         if noisy and self.conjugate:
             text = f"is true, but sampling.scheme={self.scheme} has noise. Set it to false"
-            found.append(("conjugate", "scheme", f"{text}, or sampling.scheme=velocity_verlet."))
+            found.append(("conjugate", "scheme", f"{text}, or sampling.scheme=velocity-verlet."))
         if not noisy and self.noise_scale != 1.0:
             text = f"has no effect with sampling.scheme={self.scheme}, which has no noise. Leave it at 1"
             found.append(("noise_scale", "scheme", f"{text}."))
@@ -233,3 +245,7 @@ class TunedSpec(SamplingSpec):
     method: Literal["tuned"] = key("tuned", "times and coefficients that `cldctl tune` has fitted to the network")
     nfe: int = key(10, "network evaluations, denoising included, for which the network was tuned", ge=2, le=1000)
     solution: str | None = key(None, "digest of the fitted solution; null: the one for this number of evaluations")
+
+    @property
+    def follows_flow(self) -> bool:
+        return True

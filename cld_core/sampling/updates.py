@@ -67,8 +67,8 @@ class Parts:
 # A scheme is a sequence of updates of a group over a part of a step. None is the exact Ornstein-Uhlenbeck part.
 Scheme = Sequence[tuple[Group, Part] | None]
 SCHEMES: dict[str, Scheme] = {
-    "symplectic_euler": (("drift", "whole"), ("kick", "whole")),
-    "velocity_verlet": (("drift", "first"), ("kick", "whole"), ("drift", "second")),
+    "symplectic-euler": (("drift", "whole"), ("kick", "whole")),
+    "velocity-verlet": (("drift", "first"), ("kick", "whole"), ("drift", "second")),
     "oba": (None, ("kick", "whole"), ("drift", "whole")),
     "bao": (("kick", "whole"), ("drift", "whole"), None),
     "obab": (None, ("kick", "first"), ("drift", "whole"), ("kick", "second")),
@@ -91,7 +91,7 @@ def evaluating(sde: Diffusion, scheme: str, *, reduced: bool, change: Change | N
     needed = [entry is not None and (change is not None or entry[0] in scored) for entry in updates]
     if not reduced:
         return tuple(needed)
-    first = updates.index(("kick", "whole")) if scheme == "velocity_verlet" else needed.index(True)
+    first = updates.index(("kick", "whole")) if scheme == "velocity-verlet" else needed.index(True)
     return tuple(index == first for index in range(len(updates)))
 
 
@@ -106,7 +106,7 @@ def splitting_steps(
         parts = _conjugate_parts(sde, times, change)
     else:
         parts = _plain_parts(sde, times, noisy=None in SCHEMES[scheme])
-    central = scheme == "velocity_verlet" and reduced
+    central = scheme == "velocity-verlet" and reduced
     ends = pairwise(times)
     return tuple(
         tuple(_updates(sde, SCHEMES[scheme], evaluated, part, central, sde.schedule.between(t_next, t), noise_scale))

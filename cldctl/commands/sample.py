@@ -53,7 +53,7 @@ def sample(
     method: Annotated[
         str | None,
         typer.Option(
-            metavar="ode|em|sscs|exponential|tuned",
+            metavar="ode|em|sscs|exponential|gddim|conjugate|splitting|tuned",
             help="exponential is best below 100 NFE; default: the recipe's.",
             autocompletion=completing.methods,
         ),

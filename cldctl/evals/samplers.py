@@ -29,6 +29,13 @@ SETTINGS = {
     "exponential-2": "method=exponential,order=2,corrector=false",
     "exponential-3": "method=exponential,order=3,corrector=false,grid_power=3",
     "exponential-2-noise": "method=exponential,order=2,corrector=false,eta=1,grid=quadratic",
+    "gddim": "method=gddim",
+    "gddim-noise": "method=gddim,order=0,eta=1",
+    "conjugate": "method=conjugate",
+    "splitting-euler": "method=splitting,scheme=symplectic-euler",
+    "splitting-verlet": "method=splitting,scheme=velocity-verlet",
+    "splitting-obab": "method=splitting,scheme=obab",
+    "tuned": "method=tuned",
 }
 
 

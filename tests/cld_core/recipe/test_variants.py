@@ -113,7 +113,7 @@ def test_the_order_on_a_command_line_does_not_matter():
     ("overrides", "words"),
     [
         (["order=2"], ["'sampling.order' is not a key of sampling.method=ode", "Set sampling.method=exponential"]),
-        (["nfe=20"], ["sampling.method=ode", "sampling.method=em, sscs, exponential or tuned", "rtol, atol"]),
+        (["nfe=20"], ["sampling.method=ode", "sampling.method=em, sscs, exponential, gddim", "rtol, atol"]),
         (["method=em", "rtol=1e-3"], ["'sampling.rtol'", "sampling.method=em", "sampling.method=ode"]),
         (["eta=1", "method=sscs"], ["'sampling.eta'", "sampling.method=sscs"]),
         (["corrector=false", "method=em"], ["'sampling.corrector'"]),

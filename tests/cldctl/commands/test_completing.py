@@ -84,7 +84,7 @@ def offered(runs, *words, code=0):
         (["sample", "bet", "--checkpoint", "1"], []),
         (["sample", "bet", "--checkpoint", "3"], ["30"]),
         (["sample", "alpha-1", "--checkpoint", "2"], ["20"]),
-        (["sample", "--method", "s"], ["sscs"]),
+        (["sample", "--method", "s"], ["sscs", "splitting"]),
         (["sample", "alpha-1", "sampling.rt"], ["sampling.rtol=", "sampling.rtol=1.0e-05"]),
         (["sample", "alpha-1", "train.st"], []),
         (["eval", "alpha-1", "eval.see"], ["eval.seed=", "eval.seed=0"]),
