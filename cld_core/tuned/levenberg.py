@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 FIRST_DAMPING = 1e-2
-_LEAST_DAMPING, _EASE, _STIFFEN = 1e-8, 0.2, 4.0
+_LEAST_DAMPING, _EASE, _STIFFEN = 1e-8, 0.2, 8.0
 # Changes that an iteration tries at most, each with more damping.
 TRIALS = 8
 # Errors of examples beyond this many times their median count less and less.
