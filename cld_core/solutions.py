@@ -154,7 +154,7 @@ class Solutions:
             there = ", ".join(map(str, sorted({one.nfe for one in found}))) or "none"
             text = f"{self.name} has no tuned sampler of {which}"
             raise UsageError(f"{text} (sampling.nfe; there are: {there}). Make one: {tune}.")
-        best = min(fitting, key=lambda one: (abs(one.step - step), -float(one.about.get("created", 0.0))))
+        best = min(fitting, key=lambda one: (abs(one.step - step), -(real(one.about.get("created")) or 0.0)))
         for name, asked, has in (("eps", spec.eps, best.eps), ("denoise", spec.denoise, best.denoise)):
             if asked != has:
                 text = f"the tuned sampler of {spec.nfe} evaluations was fitted with sampling.{name}={has}"
