@@ -26,7 +26,7 @@ from .run import RunFolder, lookup
 from .run.trust import plugin_of, require_own_plugin
 from .sampling.path import Watcher
 from .score import Counted, Score, ScoreFunction
-from .solutions import Solution, Solutions
+from .solutions import Solutions
 from .texts import is_count, one_line
 
 _log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class Model:
         """A model with an untrained network in evaluation mode, unless ``net`` and ``data`` of the recipe are given."""
         self.recipe, self.step, self.device = recipe, step, torch.device(device)
         self.path: Path | None = None
-        self.solutions, self._warned = Solutions(), set[str]()
+        self.solutions = Solutions()
         self.source = data or source(recipe.data)
         self.data_shape = self.source.shape
         self.sde = sde.build(recipe.sde)
@@ -233,7 +233,8 @@ class Model:
         spec = self._spec(keys, caller)
         if keys.get("eps") is not None and spec.eps < (seen := self.recipe.objective.loss_eps):
             _log.warning("%s: eps=%g: the network has seen no t below %g. Use that or more.", caller, spec.eps, seen)
-        score, solution = self.score_of(compiled=spec.compile, precision=spec.precision), self._solution(spec)
+        score = self.score_of(compiled=spec.compile, precision=spec.precision)
+        solution = self.solutions.followed(spec, self.step)
         parts = []
         with numerics.using(tf32=spec.precision == "tf32"):
             for start in range(first, first + n, size):
@@ -245,17 +246,6 @@ class Model:
                 where = self.data_shape, self.device
                 parts.append(sampling.sample(counted, self.sde, spec, noise, *where, watcher, solution))
         return sampling.Samples.cat(parts)
-
-    def _solution(self, spec: SamplingSpec) -> Solution | None:
-        """What a method that needs a solution follows; warns, once, if the network has moved on."""
-        if not spec.needs_solution:
-            return None
-        solution = self.solutions.chosen(spec, self.step)
-        warning = self.solutions.moved_on(solution, self.step)
-        if warning is not None and warning not in self._warned:
-            self._warned.add(warning)
-            _log.warning("%s", warning)
-        return solution
 
     def _spec(self, keys: Mapping[str, Any], caller: str) -> SamplingSpec:
         return sampling_spec(self.recipe, keys, caller)
