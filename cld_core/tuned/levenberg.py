@@ -47,9 +47,10 @@ def advanced(
     scale = diagonal + 1e-10 * diagonal.max()
     cost, damping = _cost(errors, weights), point.damping
     for _ in range(TRIALS):
-        change = torch.linalg.lstsq(curvature + damping * torch.diag(scale), gradient[:, None]).solution[:, 0]
+        # What is singular gives numbers that are not finite.
+        change, _ = torch.linalg.solve_ex(curvature + damping * torch.diag(scale), gradient)
         moved = point.parameters - change
-        if _cost(residual(moved), weights) < cost:
+        if torch.isfinite(moved).all() and _cost(residual(moved), weights) < cost:
             return Point(moved, max(damping * _EASE, _LEAST_DAMPING))
         damping *= _STIFFEN
     return Point(point.parameters, damping)
