@@ -30,7 +30,7 @@ from .run import RunFolder, lookup
 from .run.trust import plugin_of, require_own_plugin
 from .sampling.path import Watcher
 from .score import Counted, Score
-from .solutions import Solution, Solutions
+from .solutions import Solutions
 from .texts import is_count, one_line
 
 _log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ class Model:
         self.path: Path | None = None
         self.ema_length: float | None = None
         self.ema_error: float | None = None
-        self.solutions, self._warned = Solutions(), set[str]()
+        self.solutions = Solutions()
         self.source = data or source(recipe.data)
         self.data_shape = self.source.shape
         self.sde = sde.build(recipe.sde)
@@ -297,7 +297,8 @@ class Model:
         if observation is not None:
             observation.require_fit(self.data_shape, is_image=self.is_image)
             way.require_usable(observation, spec)
-        score, solution = self.score_of(compiled=spec.compile, precision=spec.precision), self._solution(spec)
+        score = self.score_of(compiled=spec.compile, precision=spec.precision)
+        solution = self.solutions.followed(spec, self.step)
         parts = []
         with numerics.using(tf32=spec.precision == "tf32"):
             for start in range(first, first + n, size):
@@ -346,17 +347,6 @@ class Model:
             return torch.tensor(self.classes.each(label.tolist() if hasattr(label, "tolist") else label, n))
         except UsageError as error:
             raise UsageError(f"{caller}: {error}") from error
-
-    def _solution(self, spec: SamplingSpec) -> Solution | None:
-        """What a method that needs a solution follows; warns, once, if the network has moved on."""
-        if not spec.needs_solution:
-            return None
-        solution = self.solutions.chosen(spec, self.step)
-        warning = self.solutions.moved_on(solution, self.step)
-        if warning is not None and warning not in self._warned:
-            self._warned.add(warning)
-            _log.warning("%s", warning)
-        return solution
 
     def _spec(self, keys: Mapping[str, Any], caller: str) -> SamplingSpec:
         return sampling_spec(self.recipe, keys, caller)

@@ -4,7 +4,9 @@ A run keeps each in ``tuned/ID/solution.json``; an exported file carries them (d
 """
 
 import contextlib
+import functools
 import json
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,6 +19,7 @@ from cld_core.recipe.sampling import SamplingSpec, TunedSpec
 from cld_core.run import RunFolder
 from cld_core.small_files import parse_json, read_object, real, text, whole
 
+_log = logging.getLogger(__name__)
 FORMAT = 1
 FILE = "solution.json"
 # The metadata of an exported file that has them.
@@ -154,19 +157,31 @@ class Solutions:
             there = ", ".join(map(str, sorted({one.nfe for one in found}))) or "none"
             text = f"{self.name} has no tuned sampler of {which}"
             raise UsageError(f"{text} (sampling.nfe; there are: {there}). Make one: {tune}.")
-        best = min(fitting, key=lambda one: (abs(one.step - step), -float(one.about.get("created", 0.0))))
+        best = min(fitting, key=lambda one: (abs(one.step - step), -(real(one.about.get("created")) or 0.0)))
         for name, asked, has in (("eps", spec.eps, best.eps), ("denoise", spec.denoise, best.denoise)):
             if asked != has:
                 text = f"the tuned sampler of {spec.nfe} evaluations was fitted with sampling.{name}={has}"
                 raise UsageError(f"{text}, not {asked}. Leave that key alone, or tune again with it: {tune}.")
         return best
 
-    def moved_on(self, solution: Solution, step: int) -> str | None:
-        """A warning if the network is of another step than the one that was tuned to; else None."""
-        if solution.step == step:
+    def followed(self, spec: SamplingSpec, step: int) -> Solution | None:
+        """As `chosen`, for a sampler that draws; None for one that needs no solution.
+
+        Warns, once, if the network has moved on: if it is of another step than the one that was tuned to.
+        """
+        if not spec.needs_solution:
             return None
-        text = f"the tuned sampler of {solution.nfe} evaluations was fitted to step {solution.step}, not {step}"
-        return f"{text}. Tune again: `cldctl tune {self.name} --nfe {solution.nfe}`."
+        solution = self.chosen(spec, step)
+        if solution.step != step:
+            text = f"the tuned sampler of {solution.nfe} evaluations was fitted to step {solution.step}, not {step}"
+            _warn(f"{text}. Tune again: `cldctl tune {self.name} --nfe {solution.nfe}`.")
+        return solution
+
+
+@functools.cache
+def _warn(text: str) -> None:
+    """Log a warning: once, because the call is cached."""
+    _log.warning("%s", text)
 
 
 def following(spec: SamplingSpec, solution: Solution) -> SamplingSpec:

@@ -201,8 +201,9 @@ def _arrays(row: Row, evaluations: float, seconds: float) -> Arrays:
 
 def _rows_of(arrays: Arrays) -> list[Row]:
     columns: Sequence[list[float]] = [arrays[name].tolist() for name in ("which", "damping", "fit", "held")]
-    parameters = torch.from_numpy(arrays["parameters"].copy())
+    parameters = torch.from_numpy(arrays["parameters"])
     return [
-        Row(int(which), values, damping, fit, held)
+        # The last bits of what libraries compute may depend on where in memory numbers lie.
+        Row(int(which), values.clone(), damping, fit, held)
         for values, which, damping, fit, held in zip(parameters, *columns, strict=True)
     ]

@@ -16,9 +16,9 @@ from cld_core.sde import Diffusion
 
 from .linear import Linear
 
-# A change of a coefficient, and of the logarithm of a time. The network computes in float32: with a smaller one its
-# rounding shows, with a larger one the curvature of the flow.
-STEP = 3e-4
+# A change of a coefficient, and of the logarithm of a time. Later steps amplify it, and with a larger one the curvature
+# of the flow shows; with a smaller one, the rounding of a network that computes in float32, 1e-7 of alpha.
+STEP = 1e-5
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from .linear import Linear, of_exponential, spaced, with_memory
 from .stages import CANDIDATES, EACH, KEPT, PLAIN, ROBUST, SPACINGS, STAGES, STARTS
 
 # Beyond this damping an iteration moves nothing any more.
-_STUCK = 1e6
+_STUCK = 1e8
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 FIRST_DAMPING = 1e-2
-_LEAST_DAMPING, _EASE, _STIFFEN = 1e-8, 0.2, 4.0
+_LEAST_DAMPING, _EASE, _STIFFEN = 1e-8, 0.2, 8.0
 # Changes that an iteration tries at most, each with more damping.
 TRIALS = 8
 # Errors of examples beyond this many times their median count less and less.
@@ -47,9 +47,10 @@ def advanced(
     scale = diagonal + 1e-10 * diagonal.max()
     cost, damping = _cost(errors, weights), point.damping
     for _ in range(TRIALS):
-        change = torch.linalg.lstsq(curvature + damping * torch.diag(scale), gradient[:, None]).solution[:, 0]
+        # What is singular gives numbers that are not finite.
+        change, _ = torch.linalg.solve_ex(curvature + damping * torch.diag(scale), gradient)
         moved = point.parameters - change
-        if _cost(residual(moved), weights) < cost:
+        if torch.isfinite(moved).all() and _cost(residual(moved), weights) < cost:
             return Point(moved, max(damping * _EASE, _LEAST_DAMPING))
         damping *= _STIFFEN
     return Point(point.parameters, damping)

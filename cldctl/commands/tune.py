@@ -11,6 +11,7 @@ from cld_core.ownership import require_may_change
 from cld_core.run import RunFolder
 from cld_core.run.trust import require_own_plugin
 from cld_core.texts import is_count
+from cld_core.tuned.request import TuneRequest
 from cldctl.ui.console import err, out, strong
 from cldctl.ui.progress import Working
 
@@ -19,8 +20,9 @@ from .options import AllowPlugin, Checkpoint, ClusterOfRun, Follow, RunsDir, fin
 
 if TYPE_CHECKING:
     from cld_core.recipe import Recipe
-    from cld_core.tuned.request import TuneRequest
     from cld_core.tuned.work import Tuning
+    from cldctl.clusters.base import Cluster
+    from cldctl.runs.tune import Started
 
 
 def tune(
@@ -60,9 +62,7 @@ def tune(
 
     Example: cldctl tune toy-0102-101112-ab12 --nfe 5,7,10 --follow
     """
-    from cld_core.tuned.request import TuneRequest
     from cld_core.tuned.work import Tuning
-    from cldctl.evals import plan
     from cldctl.runs import home
     from cldctl.runs.tune import start
 
@@ -71,24 +71,14 @@ def tune(
     run = find_run(name, runs_dir(directory))
     require_may_change(run.path, "Nothing was tuned")
     where = home.chosen(cluster, run)
-    recipe = plan.recipe_for_evaluation(run.recipe(), overrides, str(run.recipe_file))
-    if not allow_plugin:
-        require_own_plugin(run, recipe)
-    if checkpoint == "all":
-        raise UsageError("--checkpoint all: a sampler is tuned to one network. Use 'last' or a step.")
-    (step,), damaged = plan.checkpoints(run, checkpoint)
-    for entry in damaged:
-        err.print(entry.skipped, markup=False, style="yellow")
+    recipe, step = _checkpoint_of(run, overrides, checkpoint, allow_plugin)
     requests = [TuneRequest.of(recipe, step, number, points=points, budget_min=budget, seed=seed) for number in numbers]
-    _say_cost(run, recipe, requests)
+    works = [Tuning(run.tuned / one.id) for one in requests if (run.tuned / one.id / "request.json").exists()]
+    done = {work.name for work in works if work.is_done}
+    _say_cost(recipe, [request for request in requests if request.id not in done])
     with home.only_one(run.path, where):
         made = start(run, requests, where, recipe.cluster, say=lambda text: err.print(text, markup=False))
-    for found, words_ in ((made.complete, "is already complete"), (made.running, "is already being computed")):
-        for one in found:
-            err.print(f"{one} {words_}", markup=False)
-    if made.job is not None:
-        text = f"of {run.name}, job {made.job.job_id} ({where.name})"
-        err.print(strong("tuning ", ", ".join(made.started)), text)
+    _say(run, made, where)
     works = [Tuning(run.tuned / request.id) for request in requests]
     stay = follow or where.blocks
     if stay and (made.started or made.running):
@@ -96,6 +86,30 @@ def tune(
 
         follow_works(works, f"tuning of {run.name}")
     raise typer.Exit(_show(run, works, as_json, stay))
+
+
+def _checkpoint_of(run: RunFolder, overrides: Sequence[str], wanted: str, allow_plugin: bool) -> "tuple[Recipe, int]":
+    """The recipe of a run with what is typed, and the step of a whole checkpoint."""
+    from cldctl.evals import plan
+
+    recipe = plan.recipe_for_evaluation(run.recipe(), overrides, str(run.recipe_file))
+    if not allow_plugin:
+        require_own_plugin(run, recipe)
+    if wanted == "all":
+        raise UsageError("--checkpoint all: a sampler is tuned to one network. Use 'last' or a step.")
+    (step,), damaged = plan.checkpoints(run, wanted)
+    for entry in damaged:
+        err.print(entry.skipped, markup=False, style="yellow")
+    return recipe, step
+
+
+def _say(run: RunFolder, made: "Started", where: "Cluster") -> None:
+    for found, words in ((made.complete, "is already complete"), (made.running, "is already being computed")):
+        for one in found:
+            err.print(f"{one} {words}", markup=False)
+    if made.job is not None:
+        text = f"of {run.name}, job {made.job.job_id} ({where.name})"
+        err.print(strong("tuning ", ", ".join(made.started)), text)
 
 
 def _numbers(text: str) -> list[int]:
@@ -113,15 +127,8 @@ def _numbers(text: str) -> list[int]:
     return list(dict.fromkeys(map(int, words)))
 
 
-def _say_cost(run: RunFolder, recipe: "Recipe", requests: "Sequence[TuneRequest]") -> None:
+def _say_cost(recipe: "Recipe", todo: Sequence[TuneRequest]) -> None:
     """Say how many evaluations of the network are to come, if any are."""
-    from cld_core.tuned.work import Tuning
-
-    todo = [
-        request
-        for request in requests
-        if not (run.tuned / request.id / "request.json").exists() or not Tuning(run.tuned / request.id).is_done
-    ]
     if not todo:
         return
     with Working("counting evaluations"):

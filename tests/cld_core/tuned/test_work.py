@@ -35,8 +35,8 @@ def solved(trained, tmp_path_factory):
 
 @pytest.fixture
 def tuned_run(solved, tmp_path):
-    shutil.copytree(solved, tmp_path / "trained")
-    return RunFolder(tmp_path / "trained")
+    shutil.copytree(solved, tmp_path / "tuned")
+    return RunFolder(tmp_path / "tuned")
 
 
 @pytest.fixture
@@ -95,6 +95,12 @@ def test_tunings_share_the_ends_of_the_flow(tuned_run, capsys):
     compute(tuning(tuned_run, nfe=4, budget_min=0.0))
     assert "flow 2/2, taken from nfe003" in capsys.readouterr().out
     assert {work.request.nfe for work in tunings_of(tuned_run)} == {3, 4}
+
+
+def test_a_checkpoint_is_kept_until_its_tuning_is_complete(run, tuned_run):
+    assert tuned_run.steps_to_evaluate() == set()
+    tuning(run)
+    assert run.steps_to_evaluate() == {20}
 
 
 def test_a_solution_survives_its_file(tuned_run):

@@ -7,6 +7,7 @@ import pytest
 
 import cld_core
 from cld_core.errors import UsageError
+from cld_core.recipe.sampling import TunedSpec
 from cld_core.run import RunFolder
 from cld_core.tuned.work import tunings_of
 from tests.support.tools import DEBUG, invoke
@@ -90,14 +91,8 @@ def test_the_nearest_step_is_used(tuned, tmp_path, caplog):
     shutil.copytree(tuned / "done", tmp_path / "done")
     invoke("tune", "done", "--nfe", "3", "--checkpoint", "10", *QUICK, runs=tmp_path)
     for step in (10, 20):
-        assert cld_core.load(tmp_path / "done", step)._solution(spec_of_three()).step == step
+        assert cld_core.load(tmp_path / "done", step).solutions.followed(TunedSpec(nfe=3), step).step == step
     assert not caplog.records
-
-
-def spec_of_three():
-    from cld_core.recipe.sampling import TunedSpec
-
-    return TunedSpec(nfe=3)
 
 
 def test_an_exported_file_carries_its_solutions(tuned, tmp_path):
