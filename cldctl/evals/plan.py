@@ -60,7 +60,7 @@ def make(
         with named(settings):
             recipe = recipe_for_evaluation(base, [*overrides, *settings], str(run.recipe_file), idle)
             for step in [int(values[CHECKPOINT])] if CHECKPOINT in values else steps:
-                recipe = replace(recipe, sampling=_with_solution(run, recipe.sampling, step))
+                recipe = replace(recipe, sampling=with_solution(run, recipe.sampling, step))
                 request = EvalRequest.of(recipe, metrics, step, shards or recipe.cluster.world_size)
                 # What is finished needs no average any more.
                 if current_report(run.evals / request.id) is None:
@@ -74,8 +74,12 @@ def make(
     return EvaluationPlan(tuple(requests.values()), sweep)
 
 
-def _with_solution(run: RunFolder, spec: SamplingSpec, step: int) -> SamplingSpec:
-    """A sampler that needs a solution names the one that it will follow, which makes it part of the evaluation."""
+def with_solution(run: RunFolder, spec: SamplingSpec, step: int) -> SamplingSpec:
+    """A sampler that needs a solution names the one that it will follow, which makes it part of the evaluation.
+
+    Raises:
+        UsageError: the run has no such solution.
+    """
     if not spec.needs_solution:
         return spec
     return following(spec, Solutions.of_run(run).chosen(spec, step))

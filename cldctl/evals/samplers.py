@@ -13,7 +13,7 @@ from cld_core.recipe.sampling import SamplingSpec
 from cld_core.recipe.variants import SECTIONS, keys_of
 from cld_core.run import RunFolder
 
-from .plan import EvaluationPlan, recipe_for_evaluation
+from .plan import EvaluationPlan, recipe_for_evaluation, with_solution
 from .sweep import MAX_CELLS
 
 # The axes of the sweep.
@@ -144,8 +144,9 @@ def make(
             try:
                 recipe = recipe_for_evaluation(base, [*keys, f"{NFE}={nfe}"], source, idle=[NFE])
                 recipe.sampling.require_usable()
+                recipe = replace(recipe, sampling=with_solution(run, recipe.sampling, step))
                 metrics = _computable(recipe.sampling, asked.metrics)
-            except RecipeError as error:
+            except UsageError as error:
                 problems.setdefault((name, str(error)), []).append(nfe)
                 continue
             if metrics != asked.metrics:
