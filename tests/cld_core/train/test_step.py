@@ -39,7 +39,7 @@ def trained(steps: int, *overrides: str, noise_key: int = 0) -> Trainer:
         (),
         ("objective.name=dsm", "objective.weighting=likelihood"),
         ("sde.name=vpsde", "objective.name=dsm", "objective.mixed_score=true"),
-        ("objective.precondition=data", "objective.weighting=likelihood", "objective.times=importance"),
+        ("objective.weighting=likelihood", "objective.times=importance"),
         ("network.name=resnet", "network.width=8", "network.layers=2", "optim.name=adamax"),
         ("optim.name=adamw", "optim.weight_decay=0.1", "optim.grad_clip=null", "optim.impl=plain"),
         ("train.precision=bf16",),
