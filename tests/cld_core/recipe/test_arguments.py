@@ -60,11 +60,13 @@ def test_numbers_of_other_libraries_are_numbers(seven):
         ({"method": 3}, "method=3: expected one of ode, em, sscs, exponential, tuned."),
         (
             {"nfee": 20},
-            "there is no argument 'nfee'. Did you mean 'nfe'? It goes with method='em', 'sscs', 'exponential' or 'tuned'.",
+            "there is no argument 'nfee'. Did you mean 'nfe'? "
+            "It goes with method='em', 'sscs', 'exponential' or 'tuned'.",
         ),
         (
             {"nfe": 20},
-            "method='ode' has no argument 'nfe'; method='em', 'sscs', 'exponential' or 'tuned' has it. Those of method='ode': "
+            "method='ode' has no argument 'nfe'; method='em', 'sscs', 'exponential' or 'tuned' has it. "
+            "Those of method='ode': "
             "atol, compile, denoise, eps, method, precision, rtol.",
         ),
         (
