@@ -16,7 +16,7 @@ from cld_core.recipe.variants import SECTIONS
 from tests.support.paths import RECIPES
 
 METHODS = "ode, em, sscs, exponential, gddim, conjugate, splitting, tuned"
-HAVE_NFE = "method='em', 'sscs', 'exponential', 'gddim', 'conjugate' or 'splitting'"
+HAVE_NFE = "method='em', 'sscs', 'exponential', 'gddim', 'conjugate', 'splitting' or 'tuned'"
 TOY = load(RECIPES / "toy.yaml", ["sampling.eps=2e-3"])
 
 
