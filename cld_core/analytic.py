@@ -81,7 +81,7 @@ class GaussianMixture:
         return MixtureScore(self, sde, classes)
 
     def given(self, matrix: Tensor, y: Tensor, sigma: float) -> "ConditionalMixture":
-        """The law of x given y = H x + sigma z, with H = ``matrix`` (k, d) and y (k,) (docs/math.md section 15.4).
+        """The law of x given y = H x + sigma z, with H = ``matrix`` (k, d) and y (k,) (docs/math.md section 14.4).
 
         With ``sigma`` = 0 the rows of H must be linearly independent.
         """

@@ -1,4 +1,4 @@
-"""Scores given labels: conditional ones, and classifier-free guidance (docs/math.md, "Guidance")."""
+"""Scores given labels: conditional ones, and classifier-free guidance (docs/math.md section 13)."""
 
 import dataclasses
 

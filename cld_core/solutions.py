@@ -1,6 +1,6 @@
 """Solutions of `cldctl tune`: the times and coefficients of a sampler that was fitted to one network. Loads no torch.
 
-A run keeps each in ``tuned/ID/solution.json``; an exported file carries them (docs/math.md section 7.3).
+A run keeps each in ``tuned/ID/solution.json``; an exported file carries them (docs/math.md section 7.5).
 """
 
 import contextlib

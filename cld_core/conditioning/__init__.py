@@ -1,4 +1,4 @@
-"""Samples given a linear observation of x, y = H x + sigma z, with the same network (docs/math.md section 15).
+"""Samples given a linear observation of x, y = H x + sigma z, with the same network (docs/math.md section 14).
 
 `Guidance` and `Replacement` are two ways of turning a score into one given y, and their settings. A further way has the
 members of `Way`.

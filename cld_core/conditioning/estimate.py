@@ -1,4 +1,4 @@
-"""E[x_0 | u_t] from the score of the scored halves alone (docs/math.md section 15.1)."""
+"""E[x_0 | u_t] from the score of the scored halves alone (docs/math.md section 14.1)."""
 
 from typing import Generic
 
@@ -57,7 +57,7 @@ class Estimate(Generic[Number]):
 
 
 def posterior_mean(sde: Diffusion, u: Tensor, score: Tensor, t: float | Tensor) -> Tensor:
-    """E[x_0 | u_t = u], (B, C, ...), from the score (B, mC, ...) at u (B, nC, ...) and t (docs/math.md section 15.1).
+    """E[x_0 | u_t = u], (B, C, ...), from the score (B, mC, ...) at u (B, nC, ...) and t (docs/math.md section 14.1).
 
     Exact if the score is that of data under the kernel of ``sde``, numerical_eps included.
     """

@@ -1,4 +1,4 @@
-"""Conditioning by gradient (docs/math.md section 15.2).
+"""Conditioning by gradient (docs/math.md section 14.2).
 
 The score gets the gradient of log N(y; H x_hat, H C H^T + sigma^2 I), where x_hat = E[x_0 | u_t] and C stands for the
 covariance of x_0 given u_t: diffusion posterior sampling (arXiv 2209.14687) as pseudo-inverse guidance has it (Song et
@@ -36,7 +36,7 @@ class Guidance:
             pass for each observed value. "isotropic": r_t^2 I, which it would be for data N(0, data_std^2 I); one
             backward pass. "auto": "jacobian" for up to 8 observed values.
         data_std: standard deviation of the data, in the units of x, as "isotropic" and `score_error` assume it.
-        score_error: root-mean-square error of the noise that the network predicts (docs/math.md section 15.1). With 0,
+        score_error: root-mean-square error of the noise that the network predicts (docs/math.md section 14.1). With 0,
             x_hat trusts the score, which only an exact one allows: at t near 1 it multiplies its error by 400.
     """
 

@@ -1,4 +1,4 @@
-"""What is known of an example: y = H x + sigma z with standard normal z (docs/math.md section 15)."""
+"""What is known of an example: y = H x + sigma z with standard normal z (docs/math.md section 14)."""
 
 import math
 from collections.abc import Callable

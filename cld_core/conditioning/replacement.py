@@ -1,4 +1,4 @@
-"""Conditioning by replacement (docs/math.md section 15.3).
+"""Conditioning by replacement (docs/math.md section 14.3).
 
 Wherever the network is asked, the observed coordinates of u are those of the kernel from the observed x: of all halves
 together (Song et al. 2021, arXiv 2011.13456, section 5, in phase space). This is an approximation: the network sees a

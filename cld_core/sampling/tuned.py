@@ -1,4 +1,4 @@
-"""The sampler that `cldctl tune` has fitted to a network (docs/math.md section 7.3)."""
+"""The sampler that `cldctl tune` has fitted to a network (docs/math.md section 7.5)."""
 
 from torch import Tensor
 

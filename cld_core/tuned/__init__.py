@@ -1,1 +1,1 @@
-"""Tuning: fitting the times and coefficients of a sampler to one network (docs/math.md section 7.3)."""
+"""Tuning: fitting the times and coefficients of a sampler to one network (docs/math.md section 7.5)."""
