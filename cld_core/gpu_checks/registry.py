@@ -29,7 +29,15 @@ class Check:
 
 
 # Those that train on GPUs.
-RECIPES = ("cifar10", "cifar10_vpsde", "celebahq256_paper", "celebahq256")
+RECIPES = (
+    "cifar10",
+    "cifar10_vpsde",
+    "cifar10_psld",
+    "cifar10_hold",
+    "celeba64_psld",
+    "celebahq256_paper",
+    "celebahq256",
+)
 CHECKS = (
     Check("tf32", "tf32:check", quick=True),
     Check("parity fp32", "parity:check", ("fp32",), quick=True),

@@ -156,7 +156,8 @@ def _draw(wanted: _Wanted, allow_plugin: bool) -> None:
         labels = model.labels(wanted.label if rows is None else rows, count, caller="--label")
         target = wanted.output or wanted.run.samples / _name(wanted, model, count, given)
         _require_room(count, model, target)
-        drawn = _drawn(model, count, wanted, labels, given, working)
+        by = wanted.observed.way() if given is not None else None
+        drawn = _drawn(model, count, wanted.seed, working, label=labels, observation=given, by=by)
         working.phase(f"writing {target.name}")
         if target.suffix == ".npz":
             _write_arrays(target.absolute(), drawn, labels, model.is_image)
@@ -190,9 +191,7 @@ def _is_picture(output: Path | None) -> bool:
     return output is None or output.suffix == ".png"
 
 
-def _drawn(
-    model: "Model", count: int, wanted: _Wanted, labels: "Tensor | None", given: "Observation | None", working: Working
-) -> "Samples":
+def _drawn(model: "Model", count: int, seed: int, working: Working, **given: Any) -> "Samples":
     spec, batch = model.recipe.sampling, model.recipe.eval.batch_size
     nfe = getattr(spec, "nfe", None)
     working.phase(f"drawing {count:,} samples ({spec.method})")
@@ -205,9 +204,7 @@ def _drawn(
         else:
             working.at(done + size * min(evaluations, nfe) // nfe, count)
 
-    by = wanted.observed.way() if given is not None else None
-    about: dict[str, Any] = {"label": labels, "observation": given, "by": by}
-    return model.draw(count, seed=wanted.seed, batch_size=batch, progress=show, **about)
+    return model.draw(count, seed=seed, batch_size=batch, progress=show, **given)
 
 
 def _require_room(count: int, model: "Model", target: Path) -> None:

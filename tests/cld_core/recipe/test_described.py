@@ -59,16 +59,18 @@ def problem_of(base, overrides):
 def test_a_key_may_mean_several_things():
     beta0 = described.keys()["sde.beta0"]
     assert [(meaning.variants, meaning.default) for meaning in beta0.meanings] == [
-        (("cld",), "4.0"),
+        (("cld", "hold"), "4.0"),
         (("vpsde",), "0.1"),
+        (("psld",), "8.0"),
     ]
     assert [key.name for key in described.sections()["sde"].keys_of("vpsde")] == [
         "sde.beta0",
         "sde.beta1",
         "sde.numerical_eps",
     ]
-    assert described.keys()["sampling.nfe"].meanings[0].variants == ("em", "sscs", "exponential")
-    assert described.keys()["sampling.method"].options == ("ode", "em", "sscs", "exponential")
+    fixed = ("em", "sscs", "exponential", "gddim", "conjugate", "splitting")
+    assert [meaning.variants for meaning in described.keys()["sampling.nfe"].meanings] == [fixed, ("tuned",)]
+    assert described.keys()["sampling.method"].options == ("ode", *fixed, "tuned")
 
 
 def test_names_are_found():

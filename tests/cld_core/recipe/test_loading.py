@@ -68,7 +68,7 @@ def test_interpolation(tmp_path):
         ("train.stepz=3", ["'train.stepz'", "'train.steps'", "whole number >= 1"]),
         ("steps=3", ["'steps'", "'train.steps'"]),
         ("eval.elbo.velocity=3", ["'eval.elbo.velocities'"]),
-        ("sampling.methd=em", ["'sampling.method'", "ode, em, sscs, exponential, tuned"]),
+        ("sampling.methd=em", ["'sampling.method'", "ode, em, sscs, exponential, gddim"]),
         ("train=3", ["'train' is a section", "batch_size"]),
         ("train.steps.x=3", ["'train.steps.x'", "'train.steps'"]),
         ("xyzzy.q=1", ["'xyzzy.q'", "Keys of a recipe", "sampling"]),

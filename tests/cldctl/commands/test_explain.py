@@ -19,9 +19,9 @@ def test_a_key(tmp_path):
 
 def test_a_key_of_some_variants(tmp_path):
     shown = invoke("explain", "sampling.nfe", runs=tmp_path).stdout
-    assert "only with  sampling.method=em, sscs, exponential, tuned" in shown
+    assert "only with  sampling.method=em, sscs, exponential, gddim" in shown
     shown = invoke("explain", "sde.beta0", runs=tmp_path).stdout
-    assert "4.0  (cld)" in shown
+    assert "4.0  (cld, hold)" in shown
     assert "0.1  (vpsde)" in shown
 
 
