@@ -76,7 +76,12 @@ def test_the_error_falls_with_the_power_order_plus_one_or_with_the_first_with_no
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("keys", "measured"), [({"order": 0, "eta": 1.0}, 1.0), ({"order": 2}, 3.1)], ids=str)
+@pytest.mark.parametrize(
+    ("keys", "measured"),
+    # For order 2, the part of third order is too small to show.
+    [({"order": 0, "eta": 1.0}, 1.0), ({"order": 1}, 2.0), ({"order": 2}, 3.9)],
+    ids=str,
+)
 def test_the_same_orders_hold_for_three_halves(keys, measured):
     found = orders(THIRD, (80, 160, 320), eps=0.05, grid_power=3.0, **keys)[-1]
     assert found == pytest.approx(measured, abs=0.5), found
