@@ -24,7 +24,7 @@ class Evaluation(Work):
     command = "cldctl eval"
     computation = "cld_core.evaluation.computing:EvalComputation"
     request_type = EvalRequest
-    doing = "evaluating"
+    called, doing = "evaluation", "evaluating"
     request: EvalRequest
 
     @property

@@ -28,7 +28,7 @@ class Work(ABC):
         command: the command that continues it when it is run again, for messages.
         computation: "module:Class" of the `compute.Computation` that computes its rows; it may load torch.
         request: what is asked.
-        doing, unit: what computing it is called, and what its rows are, for people who watch.
+        called, doing, unit: what it is, what computing it is called, and what its rows are, for people who watch.
 
     Raises:
         NotFoundError: the folder has no request, or one that another version of cldctl wrote.
@@ -37,6 +37,7 @@ class Work(ABC):
     command: ClassVar[str]
     computation: ClassVar[str]
     request_type: ClassVar[type[Request]]
+    called: ClassVar[str] = "work"
     doing: ClassVar[str] = "computing"
     unit: ClassVar[str] = "rows"
     request: Request

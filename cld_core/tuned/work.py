@@ -23,7 +23,7 @@ class Tuning(Work):
     command = "cldctl tune"
     computation = "cld_core.tuned.computing:TuneComputation"
     request_type = TuneRequest
-    doing, unit = "tuning", "steps"
+    called, doing, unit = "tuning", "tuning", "steps"
     request: TuneRequest
 
     @property

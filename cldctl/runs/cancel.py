@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cld_core.errors import CldError, UsageError
-from cld_core.evaluation.evaluation import evaluations_of
 from cld_core.ownership import require_may_change
 from cld_core.run import RunFolder
 from cld_core.run.events import Cancelled, Event, JobRef, NotCancelled
@@ -22,6 +21,7 @@ from . import survey
 from .ends import Ends
 from .status import status_or_reason
 from .survey import Answers, by_cluster
+from .works import works_of
 
 # Seconds that cancelled jobs are given to save and end.
 GRACE_S = 60.0
@@ -36,7 +36,7 @@ class Ending:
     """A run whose jobs were asked to end.
 
     Attributes:
-        jobs: those of it and of its evaluations that were alive.
+        jobs: those of it, of its evaluations and tunings that were alive.
         trains: whether one of them trains the run, rather than evaluates it.
         process: the id of a process on this machine that was ended, which cldctl did not start.
         state: what the run was, if nothing was alive.
@@ -76,28 +76,28 @@ def outcome(ending: Ending) -> str:
     if not ending.is_over:
         return f"{run.name}: asked to end; it saves first. `cldctl status {run.name}` shows when it has."
     if not ending.trains:
-        return f"{run.name}: {_evaluations_ended(ending)}"
+        return f"{run.name}: {_works_ended(ending)}"
     steps = run.checkpoint_steps()
     how = "had finished before it could be cancelled" if ending.had_finished else "cancelled"
     return f"{run.name}: {how}; last checkpoint: {f'step {steps[-1]}' if steps else 'none'}"
 
 
-def _evaluations_ended(ending: Ending) -> str:
-    """How the evaluations ended whose jobs were asked to: one may have been about to finish."""
+def _works_ended(ending: Ending) -> str:
+    """How the evaluations or tunings ended whose jobs were asked to: one may have been about to finish."""
     ids = {job.job_id for job in ending.jobs}
     asked = [
-        work
-        for work in evaluations_of(ending.run)
-        if ids & {event.job.job_id for event in work.ledger.history().submitted}
+        work for work in works_of(ending.run) if ids & {event.job.job_id for event in work.ledger.history().submitted}
     ]
     finished = [work.name for work in asked if work.is_done]
+    kinds = sorted({work.called for work in asked}) or ["evaluation"]
+    plural = " and ".join(f"{kind}s" for kind in kinds)
     if not finished:
-        return "its evaluations are cancelled"
+        return f"its {plural} are cancelled"
     names = ", ".join(finished)
-    had = f"evaluation {names} had finished before it could be cancelled"
+    had = f"{' or '.join(kinds)} {names} had finished before it could be cancelled"
     if len(finished) > 1:
-        had = f"evaluations {names} had finished before they could be cancelled"
-    return had if len(finished) == len(asked) else f"{had}; its other evaluations are cancelled"
+        had = f"{plural} {names} had finished before they could be cancelled"
+    return had if len(finished) == len(asked) else f"{had}; its other {plural} are cancelled"
 
 
 def cancel(runs: Sequence[RunFolder]) -> list[Ending]:
@@ -259,8 +259,8 @@ def _cancelled(job_id: str) -> Event:
 
 
 def _note(run: RunFolder, job_ids: set[str], event_of: Callable[[str], Event] = _cancelled) -> None:
-    """Note in the ledgers of a run and of its evaluations that these jobs are cancelled, or after all are not."""
-    for ledger in (run.ledger, *(work.ledger for work in evaluations_of(run))):
+    """Note in the ledgers of a run and of its evaluations and tunings that these jobs are cancelled, or after all are not."""
+    for ledger in (run.ledger, *(work.ledger for work in works_of(run))):
         for job_id in sorted(job_ids & {event.job.job_id for event in ledger.history().submitted}):
             ledger.append(event_of(job_id))
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from cld_core.errors import NotFoundError, UsageError
-from cld_core.evaluation.evaluation import evaluations_of
 from cld_core.run import RunFolder
 from cld_core.run.attempt import Attempt
 from cld_core.run.events import JobRef, TurnedAway
@@ -18,6 +17,7 @@ from cldctl.clusters import job_logs
 
 from . import ends, survey
 from .log_parts import Part, cut
+from .works import works_of
 
 _LOG = re.compile(r".+_(?P<rank>[0-9]{1,9})_log\.(?:out|err)")
 
@@ -117,7 +117,7 @@ def _start(history: History, attempt: Attempt) -> dict[str, Any]:
 
 
 def of_evaluation(run: RunFolder, name: str, shard: int | None, rank: int) -> Log:
-    """The log of the newest job of an evaluation, or of the newest that computes a shard of it.
+    """The log of the newest job of an evaluation or a tuning, or of the newest that computes a shard of it.
 
     Args:
         name: its id, or the beginning of that if no other evaluation that was started begins so.
@@ -126,7 +126,7 @@ def of_evaluation(run: RunFolder, name: str, shard: int | None, rank: int) -> Lo
         NotFoundError: there is no such evaluation or shard, or no job of it.
         UsageError: several begin like that.
     """
-    works = {work.folder.name: work for work in evaluations_of(run)}
+    works = {work.folder.name: work for work in works_of(run)}
     if name and name not in works:
         close = [key for key, work in works.items() if key.startswith(name) and work.ledger.history().jobs]
         if len(close) > 1:
@@ -150,7 +150,7 @@ def of_evaluation(run: RunFolder, name: str, shard: int | None, rank: int) -> Lo
     if not is_name(own):
         raise NotFoundError(f"{run.name}: job {job.job_id} has no log here. Choose another.")
     # Those of a whole group are beside the runs.
-    home = run.path if Path(job.logs).parent.parent.name == GROUPS else run.evals / own
+    home = run.path if Path(job.logs).parent.parent.name == GROUPS else works[name].folder.parent / own
     there = job_logs.moved(home / "logs", job.logs)
     if shard is None:
         # Of a pool of tasks that share a job, ``rank`` is the process.

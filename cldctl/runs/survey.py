@@ -6,12 +6,14 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from cld_core.errors import UsageError
-from cld_core.evaluation.evaluation import Evaluation, evaluations_of
 from cld_core.run import RunFolder
 from cld_core.run.events import Cancelled, GivenUp, JobRef, NotBegun
 from cld_core.run.history import History
+from cld_core.shards import Work
 from cldctl import clusters
 from cldctl.clusters.records import SchedulerAway, Seen, Survey
+
+from .works import works_of
 
 # Seconds after which nothing more is expected of a job that wrote why it ends.
 _SETTLED_S = 3600.0
@@ -101,7 +103,7 @@ def ask(jobs: Iterable[JobRef], settled: Iterable[JobRef] = (), *, max_age_s: fl
 
 
 def of_runs(runs: Iterable[RunFolder], *, max_age_s: float = 0.0) -> Answers:
-    """Ask about all jobs of runs and of their evaluations; those of a damaged file are left out."""
+    """Ask about all jobs of runs, of their evaluations and tunings; those of a damaged file are left out."""
     jobs: list[JobRef] = []
     settled: list[JobRef] = []
     for run in runs:
@@ -122,14 +124,14 @@ def lately(run: RunFolder, max_age_s: float) -> Answers:
 
 
 def jobs_of(
-    run: RunFolder, works: Sequence[Evaluation] | None = None, history: History | None = None
+    run: RunFolder, works: Sequence[Work] | None = None, history: History | None = None
 ) -> Iterator[tuple[JobRef, bool]]:
     """Every job of a run, training first, and whether it is known that it ended: its work is finished, or it says so.
 
     Those that were turned away are among them: one may wait in the queue, if the scheduler did not cancel it.
 
     Args:
-        works: its evaluations, and ``history``, its own, if the caller has them.
+        works: its evaluations and tunings, and ``history``, its own, if the caller has them.
     """
     if run.format_problem() is not None and not run.is_damaged:
         return
@@ -139,7 +141,7 @@ def jobs_of(
     over = _over(history)
     for event in history.submitted:
         yield event.job, event.time < finished_at or event.job.job_id in over
-    for work in evaluations_of(run) if works is None else works:
+    for work in works_of(run) if works is None else works:
         is_done, of_work = work.is_done, work.ledger.history()
         over = _over(of_work)
         for event in of_work.submitted:
