@@ -259,7 +259,7 @@ def _cancelled(job_id: str) -> Event:
 
 
 def _note(run: RunFolder, job_ids: set[str], event_of: Callable[[str], Event] = _cancelled) -> None:
-    """Note in the ledgers of a run and of its evaluations and tunings that these jobs are cancelled, or after all are not."""
+    """Note in the ledgers of a run, its evaluations and tunings that these jobs are cancelled, or after all are not."""
     for ledger in (run.ledger, *(work.ledger for work in works_of(run))):
         for job_id in sorted(job_ids & {event.job.job_id for event in ledger.history().submitted}):
             ledger.append(event_of(job_id))
