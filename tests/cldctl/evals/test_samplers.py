@@ -17,6 +17,7 @@ from cld_core.run import RunFolder
 from cldctl.evals import compared_samplers, samplers, table
 from cldctl.evals.plot import plot
 from cldctl.evals.samplers import SETTINGS, Asked
+from cldctl.ui import fitting
 from cldctl.ui.samplers import compared
 from tests.support.made_up import report, run_with
 from tests.support.paths import RECIPES
@@ -225,7 +226,8 @@ def test_json_and_picture(run, tmp_path):
     assert "w2_floor" not in table.keys_of(rows)
 
 
-def test_published_numbers_stand_beside_those_of_cifar10(tmp_path):
+def test_published_numbers_stand_beside_those_of_cifar10(tmp_path, monkeypatch):
+    monkeypatch.setattr(fitting, "out", Console(width=150))
     run = RunFolder.create(tmp_path / "c", load(RECIPES / "cifar10.yaml"), {"created": 1.0})
     names = ("ode", "exponential")
     cells = [
