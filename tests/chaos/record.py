@@ -9,7 +9,7 @@ from typing import Any
 from cld_core.run.events import Damaged, Ended, Event, GivenUp, Started
 
 # Seconds in which `status` has to answer.
-STATUS_S = 30.0
+STATUS_S = 60.0
 
 
 @dataclass
