@@ -60,8 +60,9 @@ def make(
         with named(settings):
             recipe = recipe_for_evaluation(base, [*overrides, *settings], str(run.recipe_file), idle)
             for step in [int(values[CHECKPOINT])] if CHECKPOINT in values else steps:
-                recipe = replace(recipe, sampling=with_solution(run, recipe.sampling, step))
-                request = EvalRequest.of(recipe, metrics, step, shards or recipe.cluster.world_size)
+                # Each step has a solution of its own.
+                settled = replace(recipe, sampling=with_solution(run, recipe.sampling, step))
+                request = EvalRequest.of(settled, metrics, step, shards or recipe.cluster.world_size)
                 # What is finished needs no average any more.
                 if current_report(run.evals / request.id) is None:
                     require_average(run, step, recipe.ema.length)

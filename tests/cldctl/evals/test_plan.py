@@ -6,6 +6,8 @@ from cld_core.errors import CheckpointError, NotFoundError, UsageError
 from cld_core.evaluation import inputs
 from cld_core.evaluation.feature_inputs import FeatureInputs
 from cld_core.recipe.sampling import OdeSpec
+from cld_core.run.atomic import write_json
+from cld_core.solutions import FILE, Solution, Solutions
 from cldctl.evals import plan, sweep
 from tests.support.made_up import damage, run_with
 
@@ -117,3 +119,26 @@ def test_an_axis_with_one_value_may_be_idle_beside_one_of_methods(tmp_path, feat
         ("em", 20),
         ("ode", None),
     ]
+
+
+def test_each_checkpoint_is_evaluated_with_the_solution_that_was_tuned_to_it(run):
+    steps = (10, 20, 30)
+    for step in steps:
+        solution = Solution(
+            nfe=2,
+            times=(1.0, 0.1 + step / 1000),
+            transitions=(((1.0, 0.0), (0.0, 1.0)),) * 2,
+            weights=((((0.0,), (0.0,)),),) * 2,
+            eps=1e-3,
+            denoise=True,
+            step=step,
+            rms={},
+            about={},
+        )
+        folder = run.tuned / f"of-{step}"
+        folder.mkdir(parents=True)
+        write_json(folder / FILE, solution.content())
+    made = plan.make(run, ("elbo", "w2"), steps, ["sampling.method=tuned", "sampling.nfe=2"])
+    found = {request.checkpoint_step: request.sampling.solution for request in made.requests}
+    assert found == {one.step: one.digest for one in Solutions.of_run(run).read()}
+    assert len(set(found.values())) == 3
