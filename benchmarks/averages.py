@@ -9,6 +9,7 @@ import argparse
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import torch
@@ -32,8 +33,8 @@ def trained(folder: Path, steps: int, snapshots: int, precision: str) -> tuple[R
     others: list[PowerAverages] = []
     original = Trainer.step
 
-    def stepping(self: Trainer, step: int, **more: object) -> None:
-        original(self, step, **more)  # type: ignore[arg-type]
+    def stepping(self: Trainer, step: int, **more: Any) -> None:
+        original(self, step, **more)
         if not others:
             others.append(PowerAverages(self.net, LENGTHS))
         others[0].update()

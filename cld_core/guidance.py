@@ -27,8 +27,8 @@ class Conditional:
 
     def predicted_noise(self, u: Tensor, t: Tensor, *, augmented: Tensor | None = None) -> Tensor:
         """As `cld_core.score.Score.predicted_noise`, of a score that has it."""
-        noise: Tensor = self._score.predicted_noise(u, t, self._label, augmented=augmented)  # type: ignore[attr-defined]
-        return noise
+        assert isinstance(self._score, Score), "losses are those of a network, not of any score"
+        return self._score.predicted_noise(u, t, self._label, augmented=augmented)
 
     def for_rows(self, rows: Tensor) -> "Conditional":
         """As `cld_core.score.for_rows`."""

@@ -14,24 +14,24 @@ from torch import Tensor, nn
 from . import guidance, nets, numerics, sampling, sde, seeds
 from .averages import reconstruct
 from .checkpoint import contents, safetensors_file
-from .checkpoint.load import load, newest_good
+from .checkpoint.load import load, pick_checkpoint
 from .classes import Classes
 from .conditioning import Guidance, Observation, Way
 from .data.described import DescribedSource, describe
 from .data.source import Source, classes_of, source
-from .errors import CheckpointError, NotFoundError, RecipeError, UsageError
+from .errors import CheckpointError, RecipeError, UsageError
 from .nets import fit
 from .nets import precision as precisions
 from .nets.compiled import Compiled
 from .recipe import Recipe, from_dict
 from .recipe.arguments import Method, SamplingKeys, sampling_spec, whole_number
 from .recipe.sampling import SamplingSpec
-from .run import RunFolder, lookup
+from .run import lookup
 from .run.trust import plugin_of, require_own_plugin
 from .sampling.path import Watcher
 from .score import Counted, Score
 from .solutions import Solutions
-from .texts import is_count, one_line
+from .texts import one_line
 
 _log = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ class Model:
         recipe = folder.recipe()
         if not allow_plugin:
             require_own_plugin(folder, recipe)
-        step = pick_checkpoint(folder, recipe, checkpoint)
+        step = pick_checkpoint(folder, recipe.model_digest(), checkpoint)
         # Mapped, not read: the weights as they are trained and the optimiser's moments stay on the disk.
         state = load(folder, step, model_digest=recipe.model_digest())
         try:
@@ -309,20 +309,13 @@ class Model:
                     counted = Counted(score, functools.partial(progress, start - first))
                 given = None if labels is None else labels[start - first : last - first].to(self.device)
                 bound = guidance.bound(counted, spec, given, none=len(self.classes or ()))
-                about: dict[str, Any] = {
-                    "spec": spec,
-                    "noise": noise,
-                    "data_shape": self.data_shape,
-                    "device": self.device,
-                    "watcher": watcher,
-                    "solution": solution,
-                }
+                where = self.data_shape, self.device
                 if observation is None:
-                    drawn = sampling.sample(bound, self.sde, **about)
+                    drawn = sampling.sample(bound, self.sde, spec, noise, *where, watcher, solution)
                 else:
                     apart = seeds.SampleNoise(seed, "observation", first=start, last=last, device=self.device)
                     conditioned = way.conditioned(bound, self.sde, observation, apart)
-                    drawn = sampling.sample(conditioned, self.sde, **about)
+                    drawn = sampling.sample(conditioned, self.sde, spec, noise, *where, watcher, solution)
                     drawn = replace(drawn, x=conditioned.finished(drawn.x))
                 parts.append(guidance.counted(drawn, bound))
         return sampling.Samples.cat(parts)
@@ -389,27 +382,3 @@ def _in_one_line(error: Exception) -> str:
 
 def _default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def pick_checkpoint(folder: RunFolder, recipe: Recipe, checkpoint: int | str) -> int:
-    """The step that ``checkpoint`` (a step or "last") means.
-
-    Raises:
-        NotFoundError: the run has no such checkpoint, or none at all.
-    """
-    if str(checkpoint) != "last":
-        if is_count(str(checkpoint)):
-            return int(checkpoint)
-        steps = ", ".join(map(str, folder.checkpoint_steps())) or "none"
-        text = f"'{one_line(str(checkpoint))}' is not a checkpoint of {folder.name}"
-        raise NotFoundError(f"{text}. Use 'last' or a step; existing ones: {steps}.")
-    step, damaged = newest_good(folder, recipe.model_digest())
-    for entry in damaged:
-        if entry.finished:
-            _log.warning("%s", entry.skipped)
-    if step is None:
-        why = f": {damaged[0].reason}" if damaged else ""
-        train = f"`cldctl resume {folder.name}`"
-        fix = f"Train it again: {train}" if damaged else f"Wait for the first one, or if the run has stopped: {train}"
-        raise NotFoundError(f"{folder.path} has no usable checkpoint yet{why}. {fix}.")
-    return step

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from cld_core.checkpoint import prune
 from cld_core.checkpoint.verify import Sidecar, StoredAverages, sidecar_of
 from cld_core.digests import digest
 from cld_core.run import RunFolder
 
-_ASIDE = "set_aside"
 # The largest relative error of the profile of an average made of others that readers are not told of.
 TOLD_ABOVE = 0.02
 
@@ -82,14 +82,13 @@ def files(run: RunFolder) -> list[Path]:
     Raises:
         OSError: they cannot be listed.
     """
-    folders = (run.averages, run.averages / _ASIDE)
+    folders = (run.averages, run.averages / prune.ASIDE)
     return [path for folder in folders for path in sorted(_within(folder)) if path.suffix in (".pt", ".json", ".tmp")]
 
 
 def clear_unfinished(run: RunFolder) -> None:
     """Remove what killed writers left behind. For the owner of the run only."""
-    for path in run.averages.glob(".step_*.tmp"):
-        path.unlink(missing_ok=True)
+    prune.clear_temporary(run.averages)
 
 
 def set_aside(run: RunFolder, after: int) -> list[int]:
@@ -102,13 +101,7 @@ def set_aside(run: RunFolder, after: int) -> list[int]:
     """
     later = [step for step in run.snapshot_steps() if step > after]
     for step in later:
-        aside = run.averages / _ASIDE
-        aside.mkdir(exist_ok=True)
-        path = run.snapshot_file(step)
-        # The sidecar first: a snapshot without one counts as unfinished.
-        for file in (path.with_suffix(".json"), path):
-            with contextlib.suppress(FileNotFoundError):
-                file.replace(aside / file.name)
+        prune.move_aside(run.snapshot_file(step))
     return later
 
 

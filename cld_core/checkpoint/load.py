@@ -1,17 +1,20 @@
 """Reading checkpoints: verified first, with `weights_only`, and only those of the same model."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from cld_core import faults
-from cld_core.errors import CheckpointError
+from cld_core.errors import CheckpointError, NotFoundError
 from cld_core.run import RunFolder
-from cld_core.texts import one_line
+from cld_core.texts import is_count, one_line
 
 from . import archive
 from .verify import DamagedCheckpoint, newest_whole, verify
+
+_log = logging.getLogger(__name__)
 
 
 def load(folder: RunFolder, step: int, *, model_digest: str | None = None) -> dict[str, Any]:
@@ -71,3 +74,27 @@ def newest_good(folder: RunFolder, model_digest: str | None = None) -> tuple[int
     if step is not None and model_digest is not None:
         load(folder, step, model_digest=model_digest)
     return step, damaged
+
+
+def pick_checkpoint(folder: RunFolder, model_digest: str, checkpoint: int | str) -> int:
+    """The step that ``checkpoint`` (a step or "last") means.
+
+    Raises:
+        NotFoundError: the run has no such checkpoint, or none at all.
+    """
+    if str(checkpoint) != "last":
+        if is_count(str(checkpoint)):
+            return int(checkpoint)
+        steps = ", ".join(map(str, folder.checkpoint_steps())) or "none"
+        text = f"'{one_line(str(checkpoint))}' is not a checkpoint of {folder.name}"
+        raise NotFoundError(f"{text}. Use 'last' or a step; existing ones: {steps}.")
+    step, damaged = newest_good(folder, model_digest)
+    for entry in damaged:
+        if entry.finished:
+            _log.warning("%s", entry.skipped)
+    if step is None:
+        why = f": {damaged[0].reason}" if damaged else ""
+        train = f"`cldctl resume {folder.name}`"
+        fix = f"Train it again: {train}" if damaged else f"Wait for the first one, or if the run has stopped: {train}"
+        raise NotFoundError(f"{folder.path} has no usable checkpoint yet{why}. {fix}.")
+    return step

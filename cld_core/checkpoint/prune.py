@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cld_core.run import RunFolder
 
-_ASIDE = "set_aside"
+ASIDE = "set_aside"
 
 
 def prune(folder: RunFolder, *, keep: int, milestone: Callable[[int], bool] = lambda step: False) -> None:
@@ -23,7 +23,11 @@ def prune(folder: RunFolder, *, keep: int, milestone: Callable[[int], bool] = la
 
 def files_of(folder: RunFolder, step: int) -> tuple[Path, Path]:
     """The sidecar of a checkpoint, and the checkpoint."""
-    path = folder.checkpoint_file(step)
+    return with_sidecar(folder.checkpoint_file(step))
+
+
+def with_sidecar(path: Path) -> tuple[Path, Path]:
+    """The sidecar of a file of tensors, and the file: without the first, the second counts as unfinished."""
     return path.with_suffix(".json"), path
 
 
@@ -33,14 +37,18 @@ def remove(folder: RunFolder, step: int) -> None:
     Raises:
         OSError: it cannot be removed.
     """
-    # The sidecar first: a checkpoint without one counts as unfinished.
     for file in files_of(folder, step):
         file.unlink(missing_ok=True)
 
 
 def clear_unfinished(folder: RunFolder) -> None:
     """Remove what killed writers left behind. For the owner of the run only."""
-    for path in folder.checkpoints.glob(".step_*.tmp"):
+    clear_temporary(folder.checkpoints)
+
+
+def clear_temporary(folder: Path) -> None:
+    """Remove the files of steps that were never finished."""
+    for path in folder.glob(".step_*.tmp"):
         path.unlink(missing_ok=True)
 
 
@@ -54,9 +62,18 @@ def set_aside(folder: RunFolder, after: int) -> list[int]:
     """
     later = [step for step in folder.listed_steps() if step > after]
     for step in later:
-        aside = folder.checkpoints / _ASIDE
-        aside.mkdir(exist_ok=True)
-        for file in files_of(folder, step):
-            with contextlib.suppress(FileNotFoundError):
-                file.replace(aside / file.name)
+        move_aside(folder.checkpoint_file(step))
     return later
+
+
+def move_aside(path: Path) -> None:
+    """Move a file of tensors and its sidecar to `set_aside/` beside them.
+
+    Raises:
+        OSError: one cannot be moved.
+    """
+    aside = path.parent / ASIDE
+    aside.mkdir(exist_ok=True)
+    for file in with_sidecar(path):
+        with contextlib.suppress(FileNotFoundError):
+            file.replace(aside / file.name)

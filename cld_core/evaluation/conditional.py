@@ -109,8 +109,10 @@ def _normalised(log_p: Tensor, weight: float) -> tuple[float, float]:
     return evidence, float(torch.where(p > 0, p * (log_p - evidence), 0.0).sum())
 
 
-def show(path: Path, x: Tensor, model: Model, observation: Observation, how: str) -> None:
-    """Save samples given an observation.
+def show(
+    path: Path, x: Tensor, model: Model, observation: Observation, density: ConditionalDensity | None, how: str
+) -> None:
+    """Save samples given an observation; ``density`` is that of `of_model`.
 
     Images: a grid whose first image is what was observed, grey where nothing is known. Toy data: the samples over the
     density, and the distribution of the unknown coordinate against the exact one if one is known exactly.
@@ -120,7 +122,7 @@ def show(path: Path, x: Tensor, model: Model, observation: Observation, how: str
         observed = to_pixels(observation.backprojected()[None])
         made = grids.enlarged(grids.tile(torch.cat([observed, to_pixels(x).cpu()])))
     else:
-        made = _figure(x.cpu(), model, observation, title)
+        made = _figure(x.cpu(), model, observation, density, title)
     grids.write(path, made, title)
 
 
@@ -131,32 +133,34 @@ def of_model(model: Model, observation: Observation) -> ConditionalDensity | Non
     return ConditionalDensity.of(model.source.density, observation, Plane.of(model.source))
 
 
-def agreement(x: Tensor, model: Model, observation: Observation) -> str:
+def agreement(x: Tensor, observation: Observation, density: ConditionalDensity | None) -> str:
     """How far samples are from what was observed, and for toy data how probable they are given it, in a line."""
     distance = float(observation.residual(x.double()).square().mean().sqrt())
     told = f"y - H x is {distance:.3g} (root mean square)"
-    density = of_model(model, observation)
     if density is None:
         return told
     mean = float(density.log_density(x.cpu()).mean())
     return f"{told}; mean conditional log-density {mean:.3f} nats, of true samples {density.mean_log_density:.3f}"
 
 
-def _figure(x: Tensor, model: Model, observation: Observation, title: str) -> Tensor:
+def _figure(
+    x: Tensor, model: Model, observation: Observation, density: ConditionalDensity | None, title: str
+) -> Tensor:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=pictures.SIDE_BY_SIDE, dpi=140, layout="constrained")
     canvas: Any = FigureCanvasAgg(figure)  # matplotlib leaves its methods untyped.
-    _drawn(figure, x, model, observation)
+    _drawn(figure, x, model, observation, density)
     figure.suptitle(title)
     canvas.draw()
     return torch.from_numpy(np.array(canvas.buffer_rgba())[..., :3])
 
 
-def _drawn(figure: "Figure", x: Tensor, model: Model, observation: Observation) -> None:
-    plane, density = Plane.of(model.source, len(x)), of_model(model, observation)
-    mask = observation.operator.mask
+def _drawn(
+    figure: "Figure", x: Tensor, model: Model, observation: Observation, density: ConditionalDensity | None
+) -> None:
+    plane, mask = Plane.of(model.source, len(x)), observation.operator.mask
     if density is None or density.line is None or mask is None:
         left, right = figure.subplots(1, 2, sharex=True, sharey=True)
         plane.draw(left, plane.examples, "tab:gray")

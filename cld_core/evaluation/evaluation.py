@@ -10,7 +10,7 @@ from typing import Any
 from cld_core.averages import snapshots
 from cld_core.errors import NotFoundError
 from cld_core.run import RunFolder
-from cld_core.shards import Work
+from cld_core.shards import WorkOfRun
 from cld_core.small_files import by_age
 
 from . import registry, slim
@@ -18,7 +18,7 @@ from .reports import checkpoint_checksum, current_report
 from .request import EvalRequest
 
 
-class Evaluation(Work):
+class Evaluation(WorkOfRun):
     """One evaluation of one checkpoint of ``run``."""
 
     command = "cldctl eval"
@@ -26,14 +26,6 @@ class Evaluation(Work):
     request_type = EvalRequest
     called, doing = "evaluation", "evaluating"
     request: EvalRequest
-
-    @property
-    def run(self) -> RunFolder:
-        return RunFolder(self.folder.parent.parent)
-
-    @property
-    def name(self) -> str:
-        return self.folder.name
 
     @property
     def report(self) -> dict[str, Any] | None:
@@ -49,9 +41,7 @@ class Evaluation(Work):
         # A checkpoint that was cleared away may have left its averaged weights.
         checksum = checkpoint_checksum(self.run, step) or slim.checkpoint_of(self.run, step, length)
         if checksum is None and strict:
-            steps = ", ".join(map(str, self.run.checkpoint_steps())) or "none"
-            text = f"no checkpoint of step {step} any more; there are: {steps}"
-            raise NotFoundError(f"{self.run.path}: {text}. What was computed is kept; use another step.")
+            raise self.gone(step, "What was computed is kept; use another step")
         made_of = {"request": self.request.id, **registry.row_versions(self.request.sizes)}
         if length is not None:
             made_of["averages"] = snapshots.fingerprint(self.run, step)

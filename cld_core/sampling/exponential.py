@@ -15,13 +15,12 @@ from cld_core.analytic import gaussian
 from cld_core.recipe.sampling import ExponentialSpec
 from cld_core.sampling.grids import grid_of
 from cld_core.sampling.halves import rest, score_from_rest
-from cld_core.sampling.multistep import Step, drift, follow, interpolating, noise_factor, strengths
+from cld_core.sampling.multistep import Step, alpha_fields, follow, interpolating, known_part, noise_factor
 from cld_core.sampling.noise import Draws
 from cld_core.sampling.path import UNWATCHED, Watcher
 from cld_core.sampling.quadrature import Segment, segments
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
-from cld_core.sde.coefficients import stacked
 
 _log = logging.getLogger(__name__)
 # Data narrow enough to show noise that grows from step to step, and how much wider samples of them may be.
@@ -97,21 +96,13 @@ def steps(sde: Diffusion, times: tuple[float, ...], order: int, corrector: bool,
             with the power 2 at most (docs/math.md section 7.2).
         eta: 0 follows the probability flow, 1 the reverse SDE; noise is what eta > 0 adds.
     """
-    first = sde.n - sde.m
-
-    def matrix(t: Tensor) -> Tensor:
-        out = drift(sde, t)
-        out[:, first:, first:] += strengths(sde, eta, t) * stacked(sde.known_precision(t), t)
-        return out
-
-    parts = enumerate(segments(list(times), matrix))
+    parts = enumerate(segments(list(times), functools.partial(known_part, sde, eta)))
     # The times t_(i+1), t_i, ..., t_0 of step i.
     return tuple(_step(sde, segment, times[: i + 2][::-1], order, corrector, eta) for i, segment in parts)
 
 
 def _step(sde: Diffusion, segment: Segment, times: Sequence[float], order: int, corrector: bool, eta: float) -> Step:
     """The step over a segment; ``times`` are its end, its start and those before, back to 1."""
-    fields = torch.zeros(len(segment.times), sde.n, sde.m, dtype=torch.float64)
-    fields[:, sde.n - sde.m :] = strengths(sde, eta, segment.times) * stacked(sde.target(segment.times), segment.times)
+    fields = alpha_fields(sde, eta, segment.times)
     predictor, correction = interpolating(sde, segment, fields, times, order, corrector)
     return Step(segment.whole.tolist(), predictor, correction, noise_factor(sde, segment, eta) if eta else None)

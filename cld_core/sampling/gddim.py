@@ -15,14 +15,13 @@ from torch import Tensor
 from cld_core.recipe.sampling import GddimSpec
 from cld_core.sampling.grids import grid_of
 from cld_core.sampling.halves import Matrix, add
-from cld_core.sampling.multistep import Step, drift, follow, interpolating, noise_factor, strengths
+from cld_core.sampling.multistep import Step, alpha_fields, drift, follow, interpolating, noise_factor, strengths
 from cld_core.sampling.noise import Draws
 from cld_core.sampling.path import UNWATCHED, Watcher
 from cld_core.sampling.quadrature import Segment, segments
 from cld_core.sampling.whole_score import kernel, whole_score
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
-from cld_core.sde.coefficients import stacked
 from cld_core.sde.rows import inverse, negated
 
 
@@ -130,9 +129,7 @@ def _with_cholesky(
 ) -> Coefficients:
     steps = []
     for i, segment in enumerate(plain):
-        fields = torch.zeros(len(segment.times), sde.n, sde.m, dtype=torch.float64)
-        fields[:, sde.n - sde.m :] = stacked(sde.target(segment.times), segment.times)
-        fields = _pulling(sde, segment.times, fields)
+        fields = alpha_fields(sde, 0.0, segment.times)
         weights = interpolating(sde, segment, fields, times[: i + 2][::-1], order, corrector)
         steps.append(Step(segment.whole.tolist(), *weights, None))
     nothing = [[0.0] * sde.n for _ in range(sde.m)]

@@ -15,6 +15,7 @@ from cld_core.sampling.halves import Matrix, add, linear
 from cld_core.sampling.path import Watcher
 from cld_core.sampling.quadrature import Segment
 from cld_core.sde import Diffusion
+from cld_core.sde.coefficients import stacked
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,21 @@ def noise_factor(sde: Diffusion, segment: Segment, eta: float) -> Matrix:
 def strengths(sde: Diffusion, eta: float, t: Tensor) -> Tensor:
     """Factors (K, m, 1) of -s in du/dt of the scored halves, (1 + eta^2)/2 g^2 at times t (K,)."""
     return torch.stack([0.5 * (1.0 + eta * eta) * rate for rate in sde.diffusion2(t)], dim=1)[:, :, None]
+
+
+def known_part(sde: Diffusion, eta: float, t: Tensor) -> Tensor:
+    """The linear part that is solved exactly: the drift and what K adds to it, (K, n, n), float64."""
+    first = sde.n - sde.m
+    out = drift(sde, t)
+    out[:, first:, first:] += strengths(sde, eta, t) * stacked(sde.known_precision(t), t)
+    return out
+
+
+def alpha_fields(sde: Diffusion, eta: float, t: Tensor) -> Tensor:
+    """What multiplies alpha in -du/dt, (K, n, m), float64: E times the strengths, in the scored halves."""
+    fields = torch.zeros(len(t), sde.n, sde.m, dtype=torch.float64)
+    fields[:, sde.n - sde.m :] = strengths(sde, eta, t) * stacked(sde.target(t), t)
+    return fields
 
 
 def drift(sde: Diffusion, t: Tensor) -> Tensor:

@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from cld_core.sampling.halves import Matrix
-from cld_core.sampling.multistep import columns, drift, strengths
+from cld_core.sampling.multistep import alpha_fields, columns, known_part
 from cld_core.sampling.quadrature import segments
 from cld_core.sde import Diffusion
-from cld_core.sde.coefficients import stacked
 
 Group = Literal["drift", "kick"]
 Part = Literal["first", "second", "whole"]
@@ -190,22 +189,19 @@ def _plain_parts(sde: Diffusion, times: Sequence[float], *, noisy: bool) -> Iter
 
 def _conjugate_parts(sde: Diffusion, times: Sequence[float], change: Change) -> Iterator[Parts]:
     """In y = T u, T the transport of A + G K / 2 - B to the end of the step, where T = 1."""
-    first, shift = sde.n - sde.m, change.shift(sde.n)
+    shift = change.shift(sde.n)
 
     def matrix(t: Tensor) -> Tensor:
-        out = drift(sde, t)
-        out[:, first:, first:] += strengths(sde, 0.0, t) * stacked(sde.known_precision(t), t)
-        return out - (sde.schedule.beta(t) * torch.ones_like(t))[:, None, None] * shift
+        return known_part(sde, 0.0, t) - (sde.schedule.beta(t) * torch.ones_like(t))[:, None, None] * shift
 
     steps = [(t, 0.5 * (t + t_next), t_next) for t, t_next in pairwise(times)]
     with_middles = [times[0], *(t for step in steps for t in step[1:])]
     found = segments(with_middles, matrix)
     for (t, middle, t_next), one, two in zip(steps, found[::2], found[1::2], strict=True):
-        weights = []
-        for segment in (one, two):
-            fields = torch.zeros(len(segment.times), sde.n, sde.m, dtype=torch.float64)
-            fields[:, first:] = strengths(sde, 0.0, segment.times) * stacked(sde.target(segment.times), segment.times)
-            weights.append(torch.tensor(columns(segment, fields), dtype=torch.float64))
+        weights = [
+            torch.tensor(columns(segment, alpha_fields(sde, 0.0, segment.times)), dtype=torch.float64)
+            for segment in (one, two)
+        ]
         weights[0] = two.whole @ weights[0]
         frames = two.whole @ one.whole, two.whole
         rates = [frame @ shift @ torch.linalg.inv(frame) for frame in frames]

@@ -29,7 +29,7 @@ class PSLD(LinearDiffusion):
     triangle: Literal["lower", "upper"] = PsldSpec.triangle
 
     @property
-    def m(self) -> int:  # type: ignore[override]
+    def m(self) -> int:  # type: ignore[override] # of others, the class says it
         return 2 if self.friction else 1
 
     @cached_property

@@ -7,6 +7,6 @@ numpy.
 
 from .kinds import KINDS, open_work
 from .request import Request
-from .work import Work
+from .work import Work, WorkOfRun
 
-__all__ = ["KINDS", "Request", "Work", "open_work"]
+__all__ = ["KINDS", "Request", "Work", "WorkOfRun", "open_work"]

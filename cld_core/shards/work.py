@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from cld_core.errors import NotFoundError
+from cld_core.run import RunFolder
 from cld_core.run.ledger import Ledger
 
 from . import state, tally
@@ -134,3 +135,20 @@ class Work(ABC):
         from .compute import compute
 
         return compute(self, ranks, should_stop, only)
+
+
+class WorkOfRun(Work):
+    """Work on one checkpoint of a run, in a folder of a folder of it, which it is called by."""
+
+    @property
+    def run(self) -> RunFolder:
+        return RunFolder(self.folder.parent.parent)
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    def gone(self, step: int, fix: str) -> NotFoundError:
+        """What is raised if the checkpoint is not there any more; ``fix`` is a sentence without its full stop."""
+        steps = ", ".join(map(str, self.run.checkpoint_steps())) or "none"
+        return NotFoundError(f"{self.run.path}: no checkpoint of step {step} any more; there are: {steps}. {fix}.")

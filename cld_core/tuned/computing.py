@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -177,14 +178,14 @@ class TuneComputation(Computation):
         return part
 
 
-def solution_of(linear: Linear, **others: object) -> Solution:
+def solution_of(linear: Linear, **others: Any) -> Solution:
     """A solution with the coefficients of a linear sampler."""
     return Solution(
         nfe=len(linear.times),
         times=tuple(linear.times.tolist()),
         transitions=_matrices(linear.transitions),
         weights=tuple(_matrices(step) for step in linear.weights),
-        **others,  # type: ignore[arg-type]
+        **others,
     )
 
 

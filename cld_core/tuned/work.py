@@ -11,13 +11,13 @@ from cld_core import solutions
 from cld_core.errors import NotFoundError
 from cld_core.evaluation.reports import checkpoint_checksum
 from cld_core.run import RunFolder
-from cld_core.shards import Work
+from cld_core.shards import WorkOfRun
 from cld_core.solutions import Solution
 
 from .request import TuneRequest
 
 
-class Tuning(Work):
+class Tuning(WorkOfRun):
     """One tuning to one checkpoint of ``run``."""
 
     command = "cldctl tune"
@@ -25,14 +25,6 @@ class Tuning(Work):
     request_type = TuneRequest
     called, doing, unit = "tuning", "tuning", "steps"
     request: TuneRequest
-
-    @property
-    def run(self) -> RunFolder:
-        return RunFolder(self.folder.parent.parent)
-
-    @property
-    def name(self) -> str:
-        return self.folder.name
 
     @property
     def solution(self) -> Solution | None:
@@ -50,9 +42,7 @@ class Tuning(Work):
         step = self.request.checkpoint_step
         checksum = checkpoint_checksum(self.run, step)
         if checksum is None and strict:
-            steps = ", ".join(map(str, self.run.checkpoint_steps())) or "none"
-            text = f"no checkpoint of step {step} any more; there are: {steps}"
-            raise NotFoundError(f"{self.run.path}: {text}. Tune to another step.")
+            raise self.gone(step, "Tune to another step")
         return {"request": self.request.id} | ({} if checksum is None else {"checkpoint": checksum})
 
 

@@ -193,16 +193,13 @@ def _results(run: RunFolder, made: "Comparison", output: _Output, *, wait: bool)
     """Show the results, once they are there if ``wait``; returns the exit code."""
     from cldctl.evals import compared_samplers
     from cldctl.hints import command
-    from cldctl.ui.follow import follow_works, say_files, statuses_of
+    from cldctl.ui.follow import follow_works_of, say_files, statuses_of
     from cldctl.ui.samplers import compared
 
     works = [Evaluation(run.evals / request.id) for request in made.requests]
-    try:
-        if wait and not all(work.is_done for work in works):
-            follow_works(works, made.sweep.id)
-    except KeyboardInterrupt:
-        err.print(f"\nno longer watching; the job goes on. Again: {command(f'status {run.name}', run)}", markup=False)
-        return 130
+    watch = wait and not all(work.is_done for work in works)
+    if watch and (code := follow_works_of(run, works, made.sweep.id)):
+        return code
     statuses = statuses_of(works)
     missing = [entry["id"] for entry in statuses if entry["state"] != "FINISHED"]
     if output.as_json:

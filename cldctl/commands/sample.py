@@ -158,6 +158,7 @@ def _draw(wanted: _Wanted, allow_plugin: bool) -> None:
         _require_room(count, model, target)
         by = wanted.observed.way() if given is not None else None
         drawn = _drawn(model, count, wanted.seed, working, label=labels, observation=given, by=by)
+        density = None if given is None else conditional.of_model(model, given)
         working.phase(f"writing {target.name}")
         if target.suffix == ".npz":
             _write_arrays(target.absolute(), drawn, labels, model.is_image)
@@ -165,8 +166,8 @@ def _draw(wanted: _Wanted, allow_plugin: bool) -> None:
             pictures.show(target.absolute(), drawn.x, model, pictures.how(model, drawn, wanted.label))
         else:
             how = f"{wanted.observed.told} ({wanted.spec.method}, {drawn.nfe:.0f} NFE)"
-            conditional.show(target.absolute(), drawn.x, model, given, how)
-        found = None if given is None else conditional.agreement(drawn.x, model, given)
+            conditional.show(target.absolute(), drawn.x, model, given, density, how)
+        found = None if given is None else conditional.agreement(drawn.x, given, density)
     if (remark := nonfinite.remark_on(drawn.x)) is not None:
         err.print(remark, style="yellow")
     how = f"{drawn.nfe:.0f} network evaluations each ({wanted.spec.method})"

@@ -32,7 +32,7 @@ def place(
     return where, recipe_for_evaluation(recipe, overrides, str(run.recipe_file)).cluster
 
 
-def steps_of(run: RunFolder, checkpoint: str) -> list[int]:
+def steps_of(run: RunFolder, checkpoint: str, doing: str = "evaluating") -> list[int]:
     """The steps that ``--checkpoint`` means; damaged checkpoints that are skipped are named on stderr.
 
     Raises:
@@ -44,7 +44,7 @@ def steps_of(run: RunFolder, checkpoint: str) -> list[int]:
     for entry in damaged:
         err.print(entry.skipped, markup=False, style="yellow")
     if damaged:
-        err.print(f"evaluating step {', '.join(map(str, steps))} of {run.name}")
+        err.print(f"{doing} step {', '.join(map(str, steps))} of {run.name}")
     return steps
 
 

@@ -15,7 +15,7 @@ from cld_core.tuned.request import TuneRequest
 from cldctl.ui.console import err, out, strong
 from cldctl.ui.progress import Working
 
-from . import completing
+from . import completing, starting
 from .options import AllowPlugin, Checkpoint, ClusterOfRun, Follow, RunsDir, find_run, one_run, runs_dir
 
 if TYPE_CHECKING:
@@ -82,9 +82,10 @@ def tune(
     works = [Tuning(run.tuned / request.id) for request in requests]
     stay = follow or where.blocks
     if stay and (made.started or made.running):
-        from cldctl.ui.follow import follow_works
+        from cldctl.ui.follow import follow_works_of
 
-        follow_works(works, f"tuning of {run.name}")
+        if code := follow_works_of(run, works, f"tuning of {run.name}"):
+            raise typer.Exit(code)
     raise typer.Exit(_show(run, works, as_json, stay))
 
 
@@ -97,9 +98,7 @@ def _checkpoint_of(run: RunFolder, overrides: Sequence[str], wanted: str, allow_
         require_own_plugin(run, recipe)
     if wanted == "all":
         raise UsageError("--checkpoint all: a sampler is tuned to one network. Use 'last' or a step.")
-    (step,), damaged = plan.checkpoints(run, wanted)
-    for entry in damaged:
-        err.print(entry.skipped, markup=False, style="yellow")
+    (step,) = starting.steps_of(run, wanted, "tuning to")
     return recipe, step
 
 

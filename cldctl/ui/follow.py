@@ -86,6 +86,15 @@ def follow_works(works: Sequence[Work], title: str) -> None:
         _watch(works, view, title)
 
 
+def follow_works_of(run: RunFolder, works: Sequence[Work], title: str) -> int:
+    """Show sharded work of a run until it ends; returns the exit code, 130 if somebody stops watching."""
+    try:
+        follow_works(works, title)
+    except KeyboardInterrupt:
+        return _interrupted(f"status {run.name}", run)
+    return 0
+
+
 def _results(run: RunFolder, names: Sequence[str], sweep: Sweep | None = None) -> int:
     """Print the results of evaluations; 1 if one has none."""
     rows = statuses_of(_evaluations(run, names))

@@ -46,9 +46,10 @@ def test_nothing_is_claimed_without_a_density(model):
 @pytest.mark.parametrize("name", CASES)
 def test_pictures_and_words(model, tmp_path, name):
     x = diamond().sample(50, torch.Generator().manual_seed(0))
-    conditional.show(tmp_path / "p.png", x, model, CASES[name], "by hand")
+    density = conditional.of_model(model, CASES[name])
+    conditional.show(tmp_path / "p.png", x, model, CASES[name], density, "by hand")
     assert (tmp_path / "p.png").stat().st_size > 10_000
-    said = conditional.agreement(x, model, CASES[name])
+    said = conditional.agreement(x, CASES[name], density)
     assert "mean conditional log-density" in said
 
 
