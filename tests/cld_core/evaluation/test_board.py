@@ -2,6 +2,7 @@
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 
 from cld_core.evaluation import board
 from cld_core.evaluation.request import EvalRequest
@@ -13,7 +14,9 @@ ELBO = {"elbo": {"nll": 1.25, "stderr": 0.5, "n": 512, "nfe_mean": 101.6}}
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path, monkeypatch):
+    # Files of one second are read in the order of a counter of the process, as texts: 10 comes before 9.
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
     return run_with(tmp_path / "mine", 20, 40)
 
 
