@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 import cld_core
 from cld_core import model as model_module
 from cld_core.checkpoint import safetensors_file
-from cld_core.errors import CheckpointError, DataError
+from cld_core.errors import CheckpointError, DataError, NotFoundError
 from cld_core.model import Model
 from cld_core.ranks import Ranks
 from cld_core.recipe import load
@@ -90,7 +90,7 @@ def test_the_plugin_of_somebody_elses_run(tmp_path, monkeypatch):
         with pytest.raises(CheckpointError, match=r"belongs to user .*their_ring\.py.*allow_plugin=True"):
             cld_core.load(path)
     assert not marker.exists()
-    with pytest.raises(cld_core.model.NotFoundError, match="no usable checkpoint"):
+    with pytest.raises(NotFoundError, match="no usable checkpoint"):
         cld_core.load(run.path, allow_plugin=True)
 
 
