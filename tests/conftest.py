@@ -47,10 +47,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Workers for Slurm tests, each with a cluster, which begin with them: the largest scope is dealt first."""
     from xdist.scheduler import LoadScopeScheduling
 
+    # Quick tests of a file share what the file makes and what a process computes once. A slow one is dealt alone.
+    quick = "not slow" in config.getoption("markexpr")
+
     class Rooms(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             if not nodeid.startswith("tests/slurm/"):
-                return nodeid
+                return nodeid.partition("::")[0] if quick else nodeid
             room = next((names for names in _ROOMS if any(name in nodeid for name in names)), ("others",))
             return f"slurm {room[0]}"
 

@@ -1,5 +1,6 @@
 """Fixtures of the command-line tests."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,11 +19,16 @@ def fresh_runs(tmp_path: Path) -> Iterator[Path]:
             process.kill()
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """A finished run `done` with an evaluation, shared by the tests that only look."""
+@pytest.fixture(scope="session")
+def _finished(tmp_path_factory) -> Path:
     runs = tmp_path_factory.mktemp("runs")
     done = invoke("submit", "toy_diamond", *ONE, "--name", "done", *DEBUG, "--eval", "elbo", runs=runs)
     assert done.stdout.splitlines()[0] == "done"
     assert "NLL bound" in done.stdout
     return runs
+
+
+@pytest.fixture(scope="module")
+def runs(_finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run `done` with an evaluation, shared by the tests of a file that only look."""
+    return Path(shutil.copytree(_finished, tmp_path_factory.mktemp("copied") / "runs"))

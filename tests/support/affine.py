@@ -1,5 +1,8 @@
 """Exact law of a sampler's output when the score is linear: no sampling, the sampler itself run on unit vectors."""
 
+import functools
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -33,11 +36,26 @@ class UnitNoise:
         return block.reshape(self.rows, *shape)
 
 
+@functools.cache
+def linear_score(sde: Diffusion, std: float) -> Callable[[Tensor, float | Tensor], Tensor]:
+    """The exact score (B, m) of data N(0, std^2) at u (B, n): the matrix of a time is that of all unit vectors.
+
+    The grids of a test, and of the tests of a process, have many times in common.
+    """
+    exact, unit = gaussian(std, d=1).score(sde), torch.eye(sde.n, dtype=torch.float64)
+
+    @functools.cache
+    def matrix(t: float) -> Tensor:
+        return exact(unit, t)
+
+    return lambda u, t: exact(u, t) if isinstance(t, Tensor) else u @ matrix(t)
+
+
 def output_covariance(sde: Diffusion, spec: SamplingSpec, std: float = 0.5) -> Tensor:
     """Covariance (n, n) of the halves of samples for data N(0, std^2)."""
     width, steps = _drawn(sde, spec)
     noise = UnitNoise(first=sde.n, steps=steps, width=width)
-    out = sample(gaussian(std, d=1).score(sde), sde, spec, noise, (1,))
+    out = sample(linear_score(sde, std), sde, spec, noise, (1,))
     columns = out.x if out.v is None else torch.cat([out.x, out.v], dim=1)
     return columns.T @ columns
 

@@ -5,7 +5,7 @@
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +38,17 @@ def diagonal(stds: Sequence[float]) -> Tensor:
 
 def psi(sde: Diffusion, big_b: float | Tensor) -> Tensor:
     """Psi(B), (..., n, n)."""
-    return torch.matrix_exp(torch.as_tensor(big_b, dtype=torch.float64)[..., None, None] * dense(sde.A))
+    if not isinstance(big_b, Tensor):
+        return _psi(sde.A, (float(big_b),))[0]
+    if big_b.requires_grad or big_b.numel() > 100:
+        return torch.matrix_exp(big_b.double()[..., None, None] * dense(sde.A))
+    return _psi(sde.A, tuple(big_b.flatten().tolist())).view(*big_b.shape, sde.n, sde.n)
+
+
+@functools.cache
+def _psi(a: Rows[float], of: tuple[float, ...]) -> Tensor:
+    """Computed once: everything that is asked of a diffusion at a time, or at the times of a segment, needs it."""
+    return torch.matrix_exp(torch.tensor(of, dtype=torch.float64)[:, None, None] * dense(a))
 
 
 def covariance(sde: Diffusion, t: float | Tensor, initial: Sequence[float]) -> Tensor:
@@ -89,27 +99,43 @@ def check(sde: Diffusion) -> None:
         same((back, factor @ factor.T), reverse(sde, 0.3))
 
 
+def remembered(method: Callable[..., Any]) -> Callable[..., Any]:
+    """What a method answers at a float is computed once: grids and steps have times in common."""
+    at_a_number = functools.lru_cache(maxsize=None)(method)
+
+    @functools.wraps(method)
+    def answer(self: Diffusion, t: float | Tensor, *args: Any, **keys: Any) -> Any:
+        return (method if isinstance(t, Tensor) else at_a_number)(self, t, *args, **keys)
+
+    return answer
+
+
 @dataclass(frozen=True, kw_only=True)
 class Numeric(Diffusion):
     beta0: float = 4.0
     beta1: float = 0.0
 
+    @remembered
     def mean(self, t):
         return rows(psi(self, self.schedule.integral(t)), t)
 
+    @remembered
     def factor(self, t, objective="hsm"):
         others = self.initial_std if objective == "hsm" else (0.0,) * (self.n - 1)
         return rows(torch.linalg.cholesky(covariance(self, t, (0.0, *others))), t, lower=True)
 
+    @remembered
     def law(self, t, *, data_var):
         whole = covariance(self, t, (data_var**0.5, *self.initial_std))
         return law_of_factor(rows(torch.linalg.cholesky(whole), t, lower=True))
 
+    @remembered
     def known_precision(self, t):
         first = self.n - self.m
         scored = covariance(self, t, (0.0, *self.initial_std))[..., first:, first:]
         return rows(torch.linalg.inv(scored), t)
 
+    @remembered
     def reverse(self, big_d):
         back, noise = reverse(self, big_d)
         return rows(back, 0.0), rows(torch.linalg.cholesky(noise), 0.0, lower=True)

@@ -43,7 +43,7 @@ def orders(errors):
 @pytest.fixture(scope="module")
 def flow_ends():
     """Covariances to which the probability flow itself carries the prior."""
-    spec = spec_of("ode", rtol=1e-11, atol=1e-12, denoise=False)
+    spec = spec_of("ode", rtol=1e-10, atol=1e-11, denoise=False)
     return {sde: output_covariance(sde, spec) for sde in (CONSTANT, RISING, VP)}
 
 
@@ -55,7 +55,8 @@ def flow_ends():
 def test_the_error_falls_with_the_power_order_plus_one(sde, order, corrector, measured, flow_ends):
     """`order` is the degree of the interpolation: 0, without corrector, is exponential Euler (DDIM for VPSDE)."""
     spec = {"method": "exponential", "order": order, "corrector": corrector, "grid_power": 3.0, "denoise": False}
-    errors = affine_errors(sde, spec, (80, 160, 320), flow_ends[sde])
+    # Order 2 shows itself later than those below it.
+    errors = affine_errors(sde, spec, (40, 80, 160) if order < 2 else (80, 160, 320), flow_ends[sde])
     assert orders(errors)[-1] == pytest.approx(measured, abs=0.25), errors
 
 
@@ -71,7 +72,7 @@ def test_order_three_is_fourth_order(sde, flow_ends):
 @pytest.mark.parametrize("grid", ["linear", "quadratic"])
 def test_order_one_on_the_other_grids(sde, grid, flow_ends):
     spec = {"method": "exponential", "order": 1, "corrector": False, "grid": grid, "denoise": False}
-    assert orders(affine_errors(sde, spec, (80, 160, 320), flow_ends[sde]))[-1] > 1.7
+    assert orders(affine_errors(sde, spec, (40, 80, 160), flow_ends[sde]))[-1] > 1.7
 
 
 @pytest.mark.parametrize("sde", [CONSTANT, RISING, VP], ids=["cld", "cld rising", "vpsde"])
@@ -100,9 +101,9 @@ def weak_order(sde, numbers=(200, 400, 800), **keys):
     return orders([float((a - b).abs().max()) for a, b in pairwise(found)])[0]
 
 
-@pytest.mark.parametrize(("order", "corrector"), [(0, True), (1, False), (1, True), (2, False), (2, True), (3, False)])
+@pytest.mark.parametrize(("order", "corrector"), [(0, True), (2, False), (2, True), (3, False)])
 def test_noise_limits_the_weak_order_to_two(order, corrector):
-    """VPSDE, where all of the score is interpolated. Without noise these orders are 2 to 4."""
+    """VPSDE, where all of the score is interpolated. Without noise these orders are 2 to 4; for 1, see above."""
     assert weak_order(VP, order=order, corrector=corrector, grid_power=2.0) == pytest.approx(2.0, abs=0.15)
 
 

@@ -163,7 +163,9 @@ def test_samplers_converge_to_the_law_of_the_flow(sde, keys, order, ends):
     if keys["method"] != "exponential":
         # The kernel of three halves is too inaccurate for the short steps of the quadratic grid.
         keys = {**keys, "grid": "quadratic" if sde.n == 2 else "linear"}
-    found = [output_covariance(sde, spec_of(**keys, nfe=n, eps=0.1, denoise=False)) for n in (80, 160, 320)]
+    # Three halves show their orders later than two.
+    numbers = (40, 80, 160) if sde.n == 2 else (80, 160, 320)
+    found = [output_covariance(sde, spec_of(**keys, nfe=n, eps=0.1, denoise=False)) for n in numbers]
     differences = [float((a - b).abs().max()) for a, b in pairwise(found)]
     assert math.log2(differences[0] / differences[1]) == pytest.approx(order, abs=0.35), differences
     # The reverse SDE forgets how far the prior is from the law at t = 1; the flow does not.

@@ -125,7 +125,8 @@ def test_a_time_gives_the_same_alone_and_among_others_and_with_torch(sde):
         alone = leaves(getattr(sde, name)(float(times[2, 3])))
         by_torch = leaves(getattr(type(sde), name).__wrapped__(sde, times))
         for together, single, other in zip(whole, alone, by_torch, strict=True):
-            assert float(torch.as_tensor(together).expand(5, 10)[2, 3]) == single
+            # On some processors the exponentials of torch and of Python differ in the last bit.
+            assert float(torch.as_tensor(together).expand(5, 10)[2, 3]) == pytest.approx(single, rel=1e-14, abs=0)
             assert torch.equal(torch.as_tensor(together), torch.as_tensor(other))
 
 
