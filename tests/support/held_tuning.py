@@ -13,12 +13,12 @@ import torch
 from cld_core.data.toy import toy
 from cld_core.tuned.computing import TuneComputation
 
-_holds = Path(os.environ.get("CLDCTL_TEST_HOLDS", "/nonexistent"))
 _rows = TuneComputation.rows
 
 
 def _held(self: TuneComputation, kind: str, first: int, last: int) -> Any:
-    while (_holds / f"{kind}-{first}").exists():
+    holds = Path(os.environ.get("CLDCTL_TEST_HOLDS", "/nonexistent"))
+    while (holds / f"{kind}-{first}").exists():
         time.sleep(0.02)
     return _rows(self, kind, first, last)
 

@@ -10,7 +10,7 @@ import pytest
 from cld_core.run import RunFolder
 from cld_core.tuned.work import Tuning, tunings_of
 from tests.support.paths import HELD
-from tests.support.tools import DEBUG, ONE, cldctl, told_by_solution, wait_for
+from tests.support.tools import DEBUG, ONE, invoke, told_by_solution, wait_for
 
 NFE, POINTS = "3", "8"
 LOCAL = ("--cluster", "local")
@@ -24,7 +24,7 @@ def runs(fresh_runs):
 
 
 def tune(runs: Path, name: str, *options: str, **env: str) -> None:
-    cldctl("tune", name, "--nfe", NFE, "--points", POINTS, *options, runs=runs, **env)
+    invoke("tune", name, "--nfe", NFE, "--points", POINTS, *options, runs=runs, **env)
 
 
 def processes_of(work: Tuning) -> list[psutil.Process]:
@@ -36,7 +36,7 @@ def processes_of(work: Tuning) -> list[psutil.Process]:
 @pytest.mark.slow
 def test_a_killed_tuning_goes_on_from_its_rows_to_the_same_bits(runs, tmp_path):
     """SIGKILL to all its processes while times and while coefficients are fitted, as when a machine goes down."""
-    cldctl("submit", "toy", *ONE, *HELD, "--name", "killed", *DEBUG, runs=runs)
+    invoke("submit", "toy", *ONE, *HELD, "--name", "killed", *DEBUG, runs=runs)
     shutil.copytree(runs / "killed", runs / "quiet")
     tune(runs, "quiet", *DEBUG)
     holds = tmp_path / "holds"
