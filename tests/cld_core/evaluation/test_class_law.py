@@ -109,9 +109,7 @@ def test_samples_of_other_classes_and_those_that_are_not_finite(trained, drawn):
 
 def test_a_model_without_labels_has_no_laws_of_classes():
     plain = load(RECIPES / "toy_labels.yaml", ["data.labels=false"])
-    with pytest.raises(
-        UsageError, match=r"--class-law needs a class-conditional model, but data\.labels of .* is false"
-    ):
+    with pytest.raises(UsageError, match=r"--class-law needs a class-conditional model.* data\.labels of .* is false"):
         EvalRequest.of(plain, ("class-law",), 4)
 
 
