@@ -7,7 +7,6 @@ import contextlib
 import functools
 import json
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -199,9 +198,5 @@ def read(file: Path) -> Solution | None:
 
 def in_run(run: RunFolder) -> list[Solution]:
     """The solutions in a run's folder; damaged ones are left out."""
-    try:
-        names = sorted(os.listdir(run.tuned))
-    except OSError:
-        return []
-    found = (read(run.tuned / name / FILE) for name in names)
+    found = (read(run.tuned / name / FILE) for name in run.tuning_names())
     return [solution for solution in found if solution is not None]

@@ -71,6 +71,7 @@ class Metric:
         remark: in words, what readers of the numbers in a section should know; None if there is nothing unusual.
         reads: the arrays that it needs of rows that are not always complete.
         reference: what it needs of the statistics of the training set; "classes": features and labels of the images.
+        needs_labels: whether it is only for class-conditional models.
         depends: the fields of a request that its numbers depend on, besides those that its rows depend on.
         same: places in a request ("kid.subsets") that must be equal for two results to be comparable.
         least: (key, spare): the value of this key in its section of the recipe may be at most samples - spare.
@@ -86,6 +87,7 @@ class Metric:
     remark: Callable[[Mapping[str, Any]], str | None] = lambda section: None
     reads: tuple[str, ...] = ()
     reference: Literal["moments", "features", "classes"] | None = None
+    needs_labels: bool = False
     depends: tuple[str, ...] = ()
     same: tuple[str, ...] = ()
     least: tuple[str, int] | None = None

@@ -29,13 +29,13 @@ def of(recipe: Recipe, metrics: Sequence[str]) -> tuple[FeatureInputs | None, Fi
     """
     readers = [metric for metric in registry.metrics(metrics) if _looks_at_features(metric)]
     _refuse_other_data(recipe, metrics)
-    if not readers:
-        _refuse_too_few(recipe, metrics, None)
-        return None, {}
-    by_class = [metric.flag for metric in readers if metric.reference == "classes"]
+    by_class = [metric.flag for metric in registry.metrics(metrics) if metric.needs_labels]
     if by_class and not recipe.data.labels:
         text = f"needs a class-conditional model, but data.labels of {one_line(recipe.name)} is false. Leave it out."
         raise UsageError(f"{by_class[0]} {text}")
+    if not readers:
+        _refuse_too_few(recipe, metrics, None)
+        return None, {}
     extraction, dimensions, files = extractor(recipe)
     stats = references = None
     if any(metric.reference is not None for metric in readers):

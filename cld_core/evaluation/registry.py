@@ -21,6 +21,7 @@ METRICS = {
     "w2": "cld_core.evaluation.metrics.w2:W2",
     "density": "cld_core.evaluation.metrics.density:DENSITY",
     "flow-distance": "cld_core.evaluation.metrics.flow_distance:FLOW_DISTANCE",
+    "class-law": "cld_core.evaluation.metrics.class_law:CLASS_LAW",
     "elbo": "cld_core.evaluation.metrics.elbo:ELBO",
     "loss": "cld_core.evaluation.metrics.loss:LOSS",
 }

@@ -36,6 +36,8 @@ class SamplingKeys(TypedDict, total=False):
     order: int
     corrector: bool
     eta: float
+    repeats: int
+    jump: int
     root: Literal["flow", "cholesky"]
     conjugate: bool
     conjugate_lambda: float

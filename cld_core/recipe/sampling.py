@@ -140,10 +140,23 @@ class ExponentialSpec(FixedStepSpec):
     order: int = key(1, "degree of the interpolating polynomial", ge=0, le=3)
     corrector: bool = key(True, "let each evaluation correct the step before it")
     eta: float = key(0.0, "amount of noise: 0 the probability flow, 1 the reverse SDE", ge=0, le=1)
+    repeats: int = key(
+        1,
+        "how often each sampling.jump steps are made, each further time after the forward process from their end back "
+        "to their start; sampling.nfe counts them once",
+        ge=1,
+        le=1000,
+        added=True,
+    )
+    jump: int = key(20, "steps that are repeated together; sampling.repeats says how often", ge=1, added=True)
+
+    def canonical(self) -> Self:
+        same = super().canonical()
+        return same if self.repeats > 1 else replace(same, jump=ExponentialSpec.jump)
 
     @property
     def follows_flow(self) -> bool:
-        return self.eta == 0
+        return self.eta == 0 and self.repeats == 1
 
     def require_usable(self) -> None:
         # Where it does not diverge, other settings are as close: docs/samplers.md, "Noise".

@@ -50,9 +50,9 @@ def mark(run: Path) -> None:
 
 
 def mark_of(file: Path) -> None:
-    """As `mark`, for the run that a ledger is part of: of the run itself, or of one of its evaluations."""
+    """As `mark`, for the run that a ledger is part of: of the run itself, of one of its evaluations or tunings."""
     folder = file.parent
-    mark(folder.parent.parent if folder.parent.name == "evals" else folder)
+    mark(folder.parent.parent if folder.parent.name in ("evals", "tuned") else folder)
 
 
 def tokens(root: Path) -> Mapping[str, tuple[str, ...]]:

@@ -239,6 +239,13 @@ class RunFolder:
         except OSError:
             return []
 
+    def tuning_names(self) -> list[str]:
+        """The names of what is in the folder of tunings, sorted; none if it cannot be listed."""
+        try:
+            return sorted(_names_in(self.tuned))
+        except OSError:
+            return []
+
     def steps_to_evaluate(self) -> set[int]:
         """Steps of the checkpoints that an evaluation or a tuning was requested for and has no result of.
 

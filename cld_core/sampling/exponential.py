@@ -7,6 +7,8 @@ of alpha (`halves.rest`), which is interpolated between evaluations. It takes on
 import functools
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -21,6 +23,7 @@ from cld_core.sampling.path import UNWATCHED, Watcher
 from cld_core.sampling.quadrature import Segment, segments
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
+from cld_core.solver import Observer
 
 _log = logging.getLogger(__name__)
 # Data narrow enough to show noise that grows from step to step, and how much wider samples of them may be.
@@ -36,7 +39,9 @@ def sample(
     Logs a warning if the steps are too long for their noise.
     """
     if spec.eta > 0:
-        _warn_of_growing_noise(sde, spec)
+        _warn_of_growing_noise(sde, replace(spec, repeats=1))
+    if spec.repeats > 1:
+        return _repeated(score, sde, spec, u, draws, watcher)
     return _solve(score, sde, spec, u, draws, watcher)
 
 
@@ -54,6 +59,52 @@ def _solve(
     if spec.denoise:
         u = sde.euler_step(u, score_from_rest(newest, sde, u, spec.eps), spec.eps, spec.eps)
     return u, spec.nfe
+
+
+class _Part:
+    """Shows a watcher a part of the steps of a sampler, from a share of ``done[0]`` to ``done[1]``, without its end."""
+
+    def __init__(self, watcher: Watcher, done: tuple[float, float]) -> None:
+        self._watcher, self._done = watcher, done
+
+    def visit(self, t: float, u: Tensor, done: float) -> None:
+        first, last = self._done
+        if done < 1.0 or last == 1.0:
+            self._watcher.visit(t, u, first + (last - first) * done)
+
+    def flow(self, u: Tensor, end: float) -> Observer | None:
+        return None
+
+
+def _repeated(
+    score: ScoreFunction, sde: Diffusion, spec: ExponentialSpec, u: Tensor, draws: Draws, watcher: Watcher
+) -> tuple[Tensor, int]:
+    """`spec.jump` steps after another, each several times: the forward process leads from their end to their start.
+
+    If the steps are no multiple of that, the first ones are fewer: what matters most happens near the data.
+    """
+    times = grid_of(spec, sde.schedule)
+    count = len(times) - 1
+    firsts = [0, *range(count % spec.jump or spec.jump, count, spec.jump)]
+    forth, noise = draws(len(firsts) * (spec.repeats - 1), sde.n), draws(count * spec.repeats, sde.n)
+    newest = u
+
+    def alpha(u: Tensor, t: float) -> Tensor:
+        return rest(score, sde, u, t)
+
+    for first, last in pairwise([*firsts, count]):
+        part = times[first : last + 1]
+        coefficients = steps(sde, tuple(part), spec.order, spec.corrector, spec.eta)
+        for repeat in range(spec.repeats):
+            if repeat:
+                u = sde.forward(u, next(forth), part[-1], part[0])
+            is_last = repeat == spec.repeats - 1
+            seen = _Part(watcher, (first / count, last / count)) if is_last else UNWATCHED
+            ends = is_last and last == count and spec.denoise
+            u, newest = follow(u, part, coefficients, alpha, noise, seen, order=spec.order, evaluate_last=ends)
+    if spec.denoise:
+        u = sde.euler_step(u, score_from_rest(newest, sde, u, spec.eps), spec.eps, spec.eps)
+    return u, count * spec.repeats + int(spec.denoise)
 
 
 @functools.lru_cache(maxsize=64)

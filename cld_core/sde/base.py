@@ -9,7 +9,7 @@ from typing import ClassVar, Generic
 import torch
 from torch import Tensor
 
-from cld_core.sde.coefficients import combine, spread
+from cld_core.sde.coefficients import apply, combine, spread
 from cld_core.sde.number import Number
 from cld_core.sde.rows import Rows, inverse, matmul, square, transposed
 from cld_core.sde.schedule import Schedule
@@ -188,6 +188,14 @@ class Diffusion(ABC):
     def euler_step(self, u: Tensor, score: Tensor, t: float, dt: float) -> Tensor:
         """Mean of one Euler-Maruyama step of the reverse process from t to t - dt; u is not changed."""
         return u - dt * self._with_score(u, score, t, 1.0)
+
+    def forward(self, u: Tensor, noise: Tensor, start: float, end: float) -> Tensor:
+        """A draw of the forward process at ``end`` given u at ``start`` < ``end``; noise is normal, both (B, nC, ...).
+
+        The process depends on t through B(t) alone, so that this is the kernel with Sigma_0 = 0 at another time.
+        """
+        t = self.schedule.time(self.schedule.between(start, end))
+        return apply(square(self.mean(t)), u) + apply(square(self.factor(t, "dsm")), noise)
 
     def _with_score(self, u: Tensor, score: Tensor, t: float | Tensor, strength: float) -> Tensor:
         """beta A u, minus ``strength`` times beta D score in the scored halves."""

@@ -5,7 +5,6 @@ solution.json                          the result, `cld_core.solutions`
 """
 
 import contextlib
-import os
 
 from cld_core import solutions
 from cld_core.errors import NotFoundError
@@ -48,12 +47,8 @@ class Tuning(WorkOfRun):
 
 def tunings_of(run: RunFolder) -> list[Tuning]:
     """The tunings of a run; those that are damaged or of another version of cldctl are skipped."""
-    try:
-        names = sorted(os.listdir(run.tuned))
-    except OSError:
-        return []
     works = []
-    for name in names:
+    for name in run.tuning_names():
         with contextlib.suppress(NotFoundError):
             works.append(Tuning(run.tuned / name))
     return works

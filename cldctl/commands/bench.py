@@ -64,7 +64,8 @@ def samplers(
         str | None,
         typer.Option(
             metavar="A,B,...",
-            help="fid, kid, isc and prc for images; w2 and density for toys; flow-distance for both. "
+            help="fid, kid, isc and prc for images; w2 and density for toys; flow-distance for both; "
+            "classes and class-law for models with classes. "
             "Default: fid, or w2,density,flow-distance.",
             autocompletion=completing.metrics_of_samples,
         ),

@@ -45,7 +45,7 @@ def mark_of(row: RunStatus, *, follow: bool) -> str:
     Args:
         follow: whether the page also shows folders that links lead out of the run to.
     """
-    states = [row.state, sorted((entry["id"], entry["state"]) for entry in row.evals), follow]
+    states = [row.state, sorted((entry["id"], entry["state"]) for entry in (*row.evals, *row.tunings)), follow]
     return f"{mark()} {digest(states)[:16]}"
 
 
@@ -85,11 +85,12 @@ def is_up_to_date(run: RunFolder, row: RunStatus, *, follow: bool) -> bool:
 def _sources(run: RunFolder) -> Iterator[Path]:
     """What a page is made of, as far as it may change once a run is over."""
     yield from (run.ledger.path, run.identity_file, run.recipe_file, run.progress_file)
-    yield from (run.samples, run.evals, run.checkpoints)
-    for folder in (run.tensorboard, run.evals, run.samples):
+    yield from (run.samples, run.evals, run.tuned, run.checkpoints)
+    for folder in (run.tensorboard, run.evals, run.tuned, run.samples):
         yield from folder.glob("*")
-    for name in ("report.json", "jobs.jsonl", "shards"):
-        yield from run.evals.glob(f"*/{name}")
+    for folder in (run.evals, run.tuned):
+        for name in ("report.json", "solution.json", "jobs.jsonl", "shards"):
+            yield from folder.glob(f"*/{name}")
 
 
 def _now(folder: Path) -> int:

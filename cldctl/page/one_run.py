@@ -61,6 +61,7 @@ def page(run: RunFolder, *, follow: bool = False) -> str:
         loss=curve("loss", board.scalars.get(LOSS, ()), most=600, large=True, may_be_log=True),
         curves=curves,
         left_out=places.left_out,
+        tunings=results.tunings(row.tunings),
         evaluations=results.table([entry for entry in row.evals if entry["id"] not in swept], asked),
         against_step=results.against_step(row.evals, asked),
         remarks=results.remarks(row.evals),

@@ -13,7 +13,7 @@ from cld_core.evaluation.report_numbers import network_evaluations
 from cld_core.run import RunFolder
 from cldctl.runs.status import RunStatus
 from cldctl.ui.format import count, fixed
-from cldctl.ui.tables import present_in, result_of
+from cldctl.ui.tables import TUNING_HEADINGS, present_in, result_of, tuning_cells
 
 from .chart import Chart, Line, chart
 from .table import Table
@@ -111,6 +111,17 @@ def table(evals: Sequence[Row], asked: Mapping[str, Asked]) -> Table | None:
     headings = ["evaluation", "state", "step", "of", *labels, *entropy, "NFE"]
     right = frozenset({"step", "of", "NFE", *labels, *entropy})
     return Table(caption="Evaluations, by step", headings=headings, rows=rows, right=right)
+
+
+def tunings(entries: Sequence[Row]) -> Table | None:
+    """All tunings, by number of evaluations and step; None if there is none."""
+    if not entries:
+        return None
+    ordered = sorted(entries, key=lambda entry: (entry["nfe"], entry["checkpoint_step"], entry["id"]))
+    rows = [[entry["id"], *tuning_cells({**entry, "state": entry["state"].lower()})] for entry in ordered]
+    right = frozenset(TUNING_HEADINGS) - {"state", "kept"}
+    caption = "Tuned samplers: root mean square distance from the network's own flow per coordinate, on held-out noise"
+    return Table(caption=caption, headings=["tuning", *TUNING_HEADINGS], rows=rows, right=right)
 
 
 def against_step(evals: Sequence[Row], asked: Mapping[str, Asked]) -> list[Chart]:

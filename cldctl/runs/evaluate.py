@@ -18,7 +18,7 @@ from cldctl.evals.plan import EvaluationPlan
 from cldctl.jobs import specs
 
 from . import sharded
-from .status import work_state
+from .sharded_state import work_state
 
 
 @dataclass(frozen=True)

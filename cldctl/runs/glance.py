@@ -7,7 +7,7 @@ from cld_core.run import RunFolder
 
 
 class Glance(RunFolder):
-    """A run folder that remembers its identity and which evaluations it has; not for longer than one answer.
+    """A run folder that remembers its identity and what evaluations and tunings it has; for one answer, not longer.
 
     Progress, ledgers and results are read when they are asked for: they have to be newer than what clusters say.
     """
@@ -18,6 +18,9 @@ class Glance(RunFolder):
     def evaluation_names(self) -> list[str]:
         return self._evaluation_names
 
+    def tuning_names(self) -> list[str]:
+        return self._tuning_names
+
     @functools.cached_property
     def _identity(self) -> dict[str, Any]:
         return super().identity()
@@ -25,3 +28,7 @@ class Glance(RunFolder):
     @functools.cached_property
     def _evaluation_names(self) -> list[str]:
         return super().evaluation_names()
+
+    @functools.cached_property
+    def _tuning_names(self) -> list[str]:
+        return super().tuning_names()

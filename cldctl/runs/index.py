@@ -12,7 +12,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cld_core.evaluation.evaluation import Evaluation, evaluations_of
 from cld_core.run import RunFolder, changes
 from cld_core.run.events import JobRef
 from cld_core.run.folder import is_name
@@ -27,10 +26,11 @@ from .side_by_side import side_by_side
 from .state import OVER
 from .status import RunStatus, status_or_reason
 from .survey import Answers
+from .works import Works, works_of
 
 # For so many seconds remembered rows are compared with their files, each time; on a local disk, all of them are.
 CHECK_S = 0.3
-# What a row is made of, besides `run.json`, the ledger and the evaluations.
+# What a row is made of, besides `run.json`, the ledger, the evaluations and the tunings.
 _FILES = ("progress.json", "checkpoints", "evals")
 _LINK = -1
 
@@ -52,16 +52,16 @@ class Found:
 
 @dataclass(frozen=True)
 class _Read:
-    """A run whose files are read: how they were just before, its evaluations, and its jobs.
+    """A run whose files are read: how they were just before, its evaluations and tunings, and its jobs.
 
     Attributes:
-        works: None if the evaluations cannot be read.
+        works: None if the evaluations and tunings cannot be read.
         jobs: each with whether its end is known.
     """
 
     run: RunFolder
     files: Files
-    works: Sequence[Evaluation] | None
+    works: Works | None
     jobs: tuple[tuple[JobRef, bool], ...]
 
 
@@ -216,10 +216,12 @@ def _read(root: Path, name: str) -> _Read | str | None:
     # First, so that a row is never older than what is remembered of its files.
     seen = None if identity is None else as_seen(identity)
     files = {"run.json": seen, "attempts.jsonl": None, **files_of(run.path, _FILES)}
-    inner = [f"evals/{it}{file}" for it in sorted(run.evaluation_names()) for file in ("", "/jobs.jsonl")]
-    files |= files_of(run.path, inner)
+    folders = [f"evals/{it}" for it in sorted(run.evaluation_names())]
+    # Few runs have tunings, and a new one is announced: a check does not look for them where there are none.
+    folders += [f"tuned/{it}" for it in run.tuning_names()]
+    files |= files_of(run.path, [f"{it}{file}" for it in folders for file in ("", "/jobs.jsonl")])
     try:
-        works, history = evaluations_of(run), History()
+        works, history = works_of(run), History()
         with contextlib.suppress(FileNotFoundError):
             ledger = run.ledger.path.lstat()
             files["attempts.jsonl"] = as_seen(ledger)

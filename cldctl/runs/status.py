@@ -1,11 +1,11 @@
-"""What a run and its evaluations are doing: their files, and what the clusters say about their jobs."""
+"""What a run, its evaluations and its tunings are doing: their files, and what the clusters say about their jobs."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from cld_core.evaluation.evaluation import Evaluation, evaluations_of
+from cld_core.evaluation.evaluation import Evaluation
 from cld_core.evaluation.report_numbers import numbers, remarks
 from cld_core.evaluation.sweeps import sweeps_of
 from cld_core.run import RunFolder
@@ -14,7 +14,6 @@ from cld_core.run.events import JobRef
 from cld_core.run.history import History
 from cld_core.run.lease import local_holder
 from cld_core.run.timeline import Stretch
-from cld_core.shards import Work
 from cld_core.small_files import real
 from cld_core.texts import one_line
 from cldctl.clusters.records import Seen
@@ -25,11 +24,14 @@ from .differences import changed_between, changed_by_now
 from .failing import with_culprits
 from .newer import seen_by
 from .phases import TRAINING, phase_of
+from .sharded_state import work_state
 from .state import OVER, RESUMABLE, state_of
 from .stopped import why_stopped
 from .survey import Answers
 from .trouble import with_trouble
+from .tunings import tuning_status
 from .unasked import unasked
+from .works import Works, works_of
 
 # What ``--json`` shows of an attempt.
 _ATTEMPT = (
@@ -81,6 +83,7 @@ class RunStatus:
     updated: float | None = None
     attempts: list[dict[str, Any]] = field(default_factory=list)
     evals: list[dict[str, Any]] = field(default_factory=list)
+    tunings: list[dict[str, Any]] = field(default_factory=list)
     sweeps: list[dict[str, Any]] = field(default_factory=list)
     changes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -95,8 +98,8 @@ class RunStatus:
 
     @property
     def is_evaluating(self) -> bool:
-        """Whether an evaluation of it waits or runs."""
-        return any(entry["state"] in ("RUNNING", "PENDING") for entry in self.evals)
+        """Whether an evaluation or a tuning of it waits or runs."""
+        return any(entry["state"] in ("RUNNING", "PENDING") for entry in (*self.evals, *self.tunings))
 
     @property
     def shown_loss(self) -> float | None:
@@ -109,7 +112,7 @@ class RunStatus:
         return self.updated or self.created
 
 
-def status_or_reason(run: RunFolder, answers: Answers, works: Sequence[Evaluation] | None = None) -> RunStatus:
+def status_or_reason(run: RunFolder, answers: Answers, works: Works | None = None) -> RunStatus:
     """As `status_of`; if the files cannot be read, only that. It never raises, so that it spoils no other row."""
     try:
         problem = run.format_problem()
@@ -132,11 +135,11 @@ def named_status(run: RunFolder, answers: Answers) -> RunStatus:
         return row
 
 
-def status_of(run: RunFolder, answers: Answers, works: Sequence[Evaluation] | None = None) -> RunStatus:
+def status_of(run: RunFolder, answers: Answers, works: Works | None = None) -> RunStatus:
     """The status of one run; reads its small files.
 
     Args:
-        works: its evaluations, if the caller has them.
+        works: its evaluations and tunings, if the caller has them.
     """
     progress, identity = run.progress(), run.identity()
     checkpoints = run.checkpoint_steps()
@@ -163,7 +166,8 @@ def status_of(run: RunFolder, answers: Answers, works: Sequence[Evaluation] | No
     told = usage.told_by(history, progress, checkpoints, alive=state == "RUNNING")
     # A checkpoint may be later than the last report.
     step = max(progress.get("step", 0), (last.last_step or 0) if last is not None else 0, *checkpoints[-1:])
-    evaluations = [evaluation_status(work, answers) for work in (evaluations_of(run) if works is None else works)]
+    works = works_of(run) if works is None else works
+    evaluations = [evaluation_status(work, answers) for work in works.evaluations]
     row = RunStatus(
         name=run.name,
         path=str(run.path),
@@ -190,6 +194,7 @@ def status_of(run: RunFolder, answers: Answers, works: Sequence[Evaluation] | No
         updated=progress.get("time"),
         attempts=_attempts(history, state, told.attempts),
         evals=evaluations,
+        tunings=[tuning_status(work, answers) for work in works.tunings],
         sweeps=sweep_statuses(run, evaluations),
         changes=changed_between(history),
         usage=_usage(run, told),
@@ -237,28 +242,6 @@ def _attempts(history: History, state: str, told: Sequence[Stretch]) -> list[dic
     if state == "LOST" and shown and shown[-1]["cause"] is None:
         shown[-1]["cause"] = "killed"
     return shown
-
-
-def work_state(work: Work, answers: Answers) -> str:
-    """FINISHED, RUNNING, PENDING or STOPPED."""
-    if work.is_done:
-        return "FINISHED"
-    jobs = [event.job for event in work.ledger.history().submitted]
-    phases = {answers.of(job).phase for job in jobs}
-    if phases & {"running", "suspended", "ending"}:
-        return "RUNNING"
-    if phases & {"pending", "unknown"} and _has_moved(work, [answers.as_of(job.cluster) for job in jobs]):
-        return "RUNNING"
-    return "PENDING" if phases & {"pending", "unknown"} else "STOPPED"
-
-
-def _has_moved(work: Work, asked: Sequence[float | None]) -> bool:
-    """Whether a task has written since the clusters were asked: states of shards are replaced in their folder."""
-    times = [when for when in asked if when is not None]
-    try:
-        return bool(times) and work.shards.stat().st_mtime > max(times)
-    except OSError:
-        return False
 
 
 def evaluation_status(work: Evaluation, answers: Answers) -> dict[str, Any]:

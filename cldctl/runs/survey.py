@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from cld_core.errors import UsageError
@@ -124,7 +124,7 @@ def lately(run: RunFolder, max_age_s: float) -> Answers:
 
 
 def jobs_of(
-    run: RunFolder, works: Sequence[Work] | None = None, history: History | None = None
+    run: RunFolder, works: Iterable[Work] | None = None, history: History | None = None
 ) -> Iterator[tuple[JobRef, bool]]:
     """Every job of a run, training first, and whether it is known that it ended: its work is finished, or it says so.
 

@@ -14,7 +14,7 @@ from cldctl.clusters.records import SchedulerAway, SchedulerRefused
 from cldctl.jobs import specs
 
 from . import sharded
-from .status import work_state
+from .sharded_state import work_state
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Everything about a run: facts, attempts, evaluations, sweeps."""
+"""Everything about a run: facts, attempts, evaluations, sweeps, tunings."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -18,7 +18,17 @@ from .console import out
 from .fitting import PADDING, fitted, plain_table
 from .format import age, count, duration, fixed, number
 from .sweeps import by_step, sweep_table
-from .tables import ATTEMPT_HEADINGS, attempt_cells, counts_of, present_in, progress_bar, result_of, state_text
+from .tables import (
+    ATTEMPT_HEADINGS,
+    TUNING_HEADINGS,
+    attempt_cells,
+    counts_of,
+    present_in,
+    progress_bar,
+    result_of,
+    state_text,
+    tuning_cells,
+)
 from .usage import usage_line
 from .wrap import Wrapped
 
@@ -43,7 +53,10 @@ def _details(row: RunStatus) -> RenderableType:
         parts += [Text(), evaluations(alone), *remarks(alone)]
     for table in by_step(alone):
         parts += [Text(), table]
-    return Group(*parts, *_sweeps(row), Text())
+    parts += _sweeps(row)
+    if row.tunings:
+        parts += [Text(), tunings(row.tunings), *_reasons(row.tunings)]
+    return Group(*parts, Text())
 
 
 def _facts(row: RunStatus) -> Table:
@@ -114,16 +127,25 @@ def evaluations(evals: Sequence[dict[str, Any]]) -> RenderableType:
     truth = any(entry["true_entropy"] is not None for entry in evals)
     labels = [*(quantity.label for quantity in quantities), *(["true entropy"] if truth else [])]
     headings = ["state", "shards", "step", "of", *labels]
-    rows = {entry["id"]: _cells(entry, quantities, truth) for entry in evals}
+    # The name is typed after --eval; if there is no room for both, the results matter more.
+    return _named("evaluation", headings, {entry["id"]: _cells(entry, quantities, truth) for entry in evals})
+
+
+def tunings(entries: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Tunings of a run: how far they are, and how near to the network's flow what they found comes."""
+    return _named("tuning", TUNING_HEADINGS, {entry["id"]: tuning_cells(entry) for entry in entries})
+
+
+def _named(what: str, headings: Sequence[str], rows: Mapping[str, Sequence[str]]) -> RenderableType:
+    """Rows by name, the state first: a table, or lists if numbers would be cut."""
     widths = [max(map(len, column)) for column in zip(headings, *rows.values(), strict=True)]
     room = out.width - sum(widths) - PADDING * (1 + len(widths))
     if room < _NAME_WIDTH:
-        return Group(Text("evaluations", style="bold"), *(_list(name, headings, row) for name, row in rows.items()))
-    table = plain_table(title="evaluations")
-    # It is typed after --eval; if there is no room for both, the results matter more.
-    table.add_column("evaluation", no_wrap=room >= max(map(len, rows)))
+        return Group(Text(f"{what}s", style="bold"), *(_list(name, headings, row) for name, row in rows.items()))
+    table = plain_table(title=f"{what}s")
+    table.add_column(what, no_wrap=room >= max(map(len, rows)))
     for heading in headings:
-        table.add_column(heading, justify="left" if heading == "state" else "right", no_wrap=True)
+        table.add_column(heading, justify="left" if heading in ("state", "kept") else "right", no_wrap=True)
     for name, (state, *cells) in rows.items():
         table.add_row(Wrapped(name), state_text(state), *map(Text, cells))
     return table
@@ -133,6 +155,11 @@ def remarks(evals: Sequence[Mapping[str, Any]]) -> list[Wrapped]:
     """What is unusual about the results of evaluations, a line each."""
     texts = [f"{entry['id']}: {text}" for entry in evals for text in entry["remarks"]]
     return [Wrapped(text, "yellow") for text in texts]
+
+
+def _reasons(entries: Sequence[Mapping[str, Any]]) -> list[Wrapped]:
+    """Why tunings have stopped, a line each."""
+    return [Wrapped(f"{entry['id']}: {entry['reason']}", "yellow") for entry in entries if entry["reason"]]
 
 
 def _cells(entry: Mapping[str, Any], quantities: Sequence[Quantity], truth: bool) -> list[str]:

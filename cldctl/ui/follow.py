@@ -17,8 +17,9 @@ from cldctl.hints import command
 from cldctl.runs import sharded, survey
 from cldctl.runs.ends import Ends
 from cldctl.runs.phases import STARTING, WAITING
+from cldctl.runs.sharded_state import work_state
 from cldctl.runs.state import OVER
-from cldctl.runs.status import RunStatus, evaluation_status, status_of, work_state
+from cldctl.runs.status import RunStatus, evaluation_status, status_of
 
 from .console import err, out
 from .details import evaluations, remarks

@@ -35,6 +35,7 @@ _RIGHT = ("step", "loss", "steps/s", "ETA", "saved", "attempts")
 # The results that the overview has room for, with their labels and decimals.
 _SHOWN = {"nll": ("NLL bound", 3), "bpd": ("bits/dim", 3), "fid": ("FID", 2)}
 ATTEMPT_HEADINGS = ("attempt", "job", "from", "to", "ran", "ended by")
+TUNING_HEADINGS = ("state", "NFE", "step", "rows", "kept", "untuned rms", "rms", "gain")
 
 
 def overview(rows: Sequence[RunStatus], *, compact: bool = False) -> RenderableType:
@@ -120,6 +121,15 @@ def attempt_cells(attempts: Sequence[Mapping[str, Any]], reason: str | None = No
         steps = (count(entry["first_step"]), count(entry["last_step"]))
         rows.append([str(entry["attempt"]), str(entry["job_id"]), *steps, duration(entry.get("ran_s")), cause + detail])
     return rows
+
+
+def tuning_cells(entry: Mapping[str, Any]) -> list[str]:
+    """The row of a tuning under `TUNING_HEADINGS`: rms distances from the network's flow, and what was gained."""
+    kept, rms = entry["kept"], entry["rms"]
+    distances = [number(rms.get("untuned"), 3), number(rms.get(kept), 3)]
+    gain = "-" if entry["gain"] is None else f"{entry['gain']:.1f}x"
+    rows = f"{count(entry['rows_done'])}/{count(entry['rows'])}"
+    return [entry["state"], str(entry["nfe"]), count(entry["checkpoint_step"]), rows, kept or "-", *distances, gain]
 
 
 def state_text(state: str) -> Text:

@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from cld_core.run import RunFolder
+from cld_core.solutions import Solution
 from cldctl.clusters.this_machine import environment
 
 # A toy that trains in no time, on two processes.
@@ -167,3 +168,10 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
     return bool(a == b)
+
+
+def told_by_solution(solution: Solution | None) -> dict[str, Any]:
+    """What a tuning found, apart from how long that took and when it was."""
+    assert solution is not None, "the tuning is not complete"
+    about = {name: value for name, value in solution.about.items() if name not in ("seconds", "created")}
+    return {**solution.content(), "about": about}

@@ -56,6 +56,7 @@ CLASSES = Metric(
     rows="features",
     reads=("features",),
     reference="classes",
+    needs_labels=True,
     depends=("prc",),
     same=(*SAME_REFERENCE, "prc.neighbours"),
     quantities=(

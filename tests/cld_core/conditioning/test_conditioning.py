@@ -149,6 +149,40 @@ def test_on_the_diamond_samples_are_near_the_conditional_law(keys):
         assert float(observation.residual(x).abs().max()) < 0.02
 
 
+DEPENDENT = torch.tensor([[0.25, 0.2], [0.2, 0.25]], dtype=torch.float64)
+
+
+def score_of_dependent_halves(sde):
+    """The exact score of N(0, DEPENDENT): given its first coordinate y, the second one is N(0.8 y, 0.09)."""
+
+    def score(u, t):
+        psi, factor = dense(sde.mean(t))[:, 0], dense(sde.factor(t))
+        covariance = torch.kron(torch.outer(psi, psi), DEPENDENT)
+        covariance += torch.kron(factor @ factor.T, torch.eye(2).double())
+        return sde.scored(-torch.linalg.solve(covariance, u.double().T).T).to(u)
+
+    return score
+
+
+@pytest.mark.parametrize(("sde", "jump"), [(CLD_EXACT, 25), (VPSDE(), 3)], ids=["cld", "vpsde"])
+def test_the_error_of_replacement_falls_as_steps_are_repeated(sde, jump):
+    observation, n = Observation.masked(torch.tensor([0.5, 0.0]), torch.tensor([True, False])), 1000
+    found = []
+    for repeats in (1, 3, 10):
+        noise, apart = (SampleNoise(0, name, first=0, last=n) for name in ("sample", "observation"))
+        given = Replacement().conditioned(score_of_dependent_halves(sde), sde, observation, apart)
+        keys = {"order": 0, "corrector": False, "eta": 1.0, "repeats": repeats, "jump": jump}
+        drawn = sample(given, sde, spec_of("exponential", nfe=51, **keys), noise, (2,))
+        assert drawn.nfe == 50 * repeats + 1
+        unknown = given.finished(drawn.x)[:, 1]
+        found.append((abs(float(unknown.mean()) - 0.4), abs(float(unknown.std()) - 0.3)))
+    means, spreads = zip(*found, strict=True)
+    assert means[0] > 0.13
+    assert means[0] > 1.5 * means[1] > 1.5 * 1.2 * means[2]
+    assert means[2] < 0.06
+    assert spreads[2] < 0.03 < spreads[0]
+
+
 def test_replacement_needs_a_mask_and_fixed_steps():
     masked = Observation.masked(torch.tensor([0.3, 0.0]), torch.tensor([True, False]))
     with pytest.raises(UsageError, match=r"method=ode chooses its own steps.*Choose exponential, em or sscs"):

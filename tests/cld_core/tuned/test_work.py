@@ -15,7 +15,7 @@ from cld_core.solutions import Solution
 from cld_core.tuned.request import TuneRequest
 from cld_core.tuned.work import Tuning, tunings_of
 from cldctl.lookup import find_recipe
-from tests.support.tools import DEBUG, ONE, invoke
+from tests.support.tools import DEBUG, ONE, invoke, told_by_solution
 
 
 @pytest.fixture(scope="module")
@@ -61,11 +61,6 @@ def compute(work, stop_after=None):
     return work.compute(ranks.alone(Place(), gpu=False), should_stop)
 
 
-def told(solution):
-    about = {name: value for name, value in solution.about.items() if name not in ("seconds", "created")}
-    return {**solution.content(), "about": about}
-
-
 def test_an_interrupted_tuning_goes_on_to_the_same_bits(run, tmp_path):
     shutil.copytree(run.path, tmp_path / "other")
     whole, cut = tuning(run), tuning(RunFolder(tmp_path / "other"))
@@ -78,7 +73,7 @@ def test_an_interrupted_tuning_goes_on_to_the_same_bits(run, tmp_path):
             with rows.open("ab") as file:
                 file.write(b"half a row")
     assert stops >= 3
-    assert told(cut.solution) == told(whole.solution)
+    assert told_by_solution(cut.solution) == told_by_solution(whole.solution)
     assert whole.solution.rms["coefficients"] < whole.solution.rms["untuned"]
     assert whole.solution.kept == min(whole.solution.rms, key=whole.solution.rms.get)
     assert whole.is_done

@@ -56,6 +56,8 @@ def test_points_given_a_coordinate(tmp_path):
     assert invoke(*asked, "x=0.3", "--guidance-scale", "2", runs=tmp_path).stdout != done.stdout
     invoke(*asked, "y=-0.5", "-o", str(tmp_path / "x.npz"), "--how", "replacement", runs=tmp_path)
     assert np.load(tmp_path / "x.npz")["x"][:, 1].tolist() == [-0.5] * 30
+    again = invoke(*asked, "x=0.3", "--how", "replacement", "sampling.repeats=3", "sampling.jump=2", runs=tmp_path)
+    assert "10 network evaluations each" in again.stderr, "three steps three times, and the last one"
     asked = ("sample", str(run.path), "-n", "30", "--observe")
     adaptive = invoke(*asked, "x=0.3", "--how", "replacement", "--method", "ode", runs=tmp_path, code=2)
     assert "chooses its own steps" in adaptive.stderr

@@ -10,6 +10,7 @@ from cld_core.errors import UsageError
 from cld_core.recipe.sampling import TunedSpec
 from cld_core.run import RunFolder
 from cld_core.tuned.work import tunings_of
+from tests.cldctl.page.parsed import Parsed
 from tests.support.tools import DEBUG, invoke
 
 QUICK = ("--points", "8", "--budget", "0", *DEBUG)
@@ -34,6 +35,23 @@ def test_a_second_time_finds_the_result(tuned):
     assert entry["nfe"] == 3
     assert entry["step"] == 20
     assert entry["rms"][entry["kept"]] == min(entry["rms"].values())
+
+
+def test_status_and_the_page_show_tunings(tuned, tmp_path):
+    (row,) = json.loads(invoke("status", "done", "--json", runs=tuned).stdout)
+    found = {entry["nfe"]: entry for entry in row["tunings"]}
+    assert sorted(found) == [2, 3]
+    for entry in found.values():
+        assert (entry["state"], entry["checkpoint_step"]) == ("FINISHED", 20)
+        assert entry["rows_done"] == entry["rows"]
+        assert entry["gain"] == entry["rms"]["untuned"] / entry["rms"][entry["kept"]] >= 1.0
+    shown = " ".join(invoke("status", "done", runs=tuned).stdout.split())
+    invoke("report", "done", "-o", str(tmp_path / "page.html"), runs=tuned)
+    page = Parsed((tmp_path / "page.html").read_text()).text
+    assert "Tuned samplers" in page
+    for entry in found.values():
+        assert f"{entry['gain']:.1f}x" in shown
+        assert entry["id"] in page
 
 
 def test_samples_of_a_tuned_sampler(tuned):

@@ -5,11 +5,19 @@ from pathlib import Path
 import pytest
 
 from cld_core.errors import UsageError
+from cld_core.evaluation.reports import checkpoint_checksum
+from cld_core.run import changes
+from cld_core.run.atomic import write_json
 from cld_core.run.events import JobRef, Submitted
+from cld_core.solutions import FILE, Solution
 from cld_core.tuned.request import TuneRequest
 from cld_core.tuned.work import Tuning
-from cldctl.runs import cancel, logs, removal
-from tests.support.old_runs import over
+from cldctl.runs import cancel, logs, removal, survey
+from cldctl.runs.index import Index
+from cldctl.runs.status import status_of
+from cldctl.ui.details import details
+from tests.support.old_runs import over, settle
+from tests.support.screen import row, screen
 
 
 @pytest.fixture
@@ -43,3 +51,81 @@ def test_a_tuning_is_cancelled_with_its_run(run, tuning, scripted):
 
 def test_the_log_of_a_tuning_is_found_by_its_id(run, tuning):
     assert Path(logs.of_evaluation(run, tuning.name[:12], None, 0).job.logs).parent == tuning.folder
+
+
+def solved(work: Tuning, kept: str = "grid") -> None:
+    """Write a solution that is four times nearer to the flow than what is untuned."""
+    one = ((1.0, 0.0), (0.0, 1.0))
+    steps = {"times": (1.0, 0.5), "transitions": (one, one), "weights": ((), ())}
+    rms = {"untuned": 0.2, "grid": 0.05, "coefficients": 0.07, "<b>": 0.01}
+    about = {"step": 20, "checkpoint": checkpoint_checksum(work.run, 20), "about": {}}
+    found = Solution(nfe=2, **steps, eps=1e-3, denoise=True, kept=kept, rms=rms, **about)
+    write_json(work.folder / FILE, found.content())
+
+
+def entry_of(run) -> dict:
+    (entry,) = status_of(run, survey.of_runs([run])).tunings
+    return entry
+
+
+def test_status_tells_how_far_a_tuning_is_and_what_it_gained(run, tuning, scripted):
+    rows = sum(tuning.request.sizes.values())
+    entry = entry_of(run)
+    assert (entry["id"], entry["nfe"], entry["state"]) == (tuning.name, 5, "RUNNING")
+    assert (entry["rows_done"], entry["rows"], entry["kept"], entry["gain"]) == (0, rows, None, None)
+    scripted.phases["9"] = "gone"
+    entry = entry_of(run)
+    assert (entry["state"], entry["cause"]) == ("STOPPED", "stopped")
+    assert f"with 0 of {rows} steps complete; see the logs, then re-run `cldctl tune`" in entry["reason"]
+    solved(tuning)
+    entry = entry_of(run)
+    assert (entry["state"], entry["rows_done"], entry["kept"], entry["reason"]) == ("FINISHED", rows, "grid", None)
+    assert entry["rms"] == {"untuned": 0.2, "grid": 0.05, "coefficients": 0.07}
+    assert entry["gain"] == pytest.approx(4.0)
+
+
+def test_what_a_solution_of_somebody_else_names_is_not_shown(run, tuning):
+    solved(tuning, kept="<b>")
+    entry = entry_of(run)
+    assert (entry["state"], entry["kept"], entry["gain"]) == ("FINISHED", None, None)
+
+
+def test_a_run_is_read_again_while_it_is_tuned_and_after_its_tuning_has_changed(
+    run, tuning, scripted, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("CLDCTL_CACHE", str(tmp_path / "cache"))
+    settle(run.path.parent)
+
+    def remembered() -> list[str]:
+        Index(run.path.parent).look(check_s=0.0)
+        return list(Index(run.path.parent)._entries)
+
+    assert remembered() == [], "its job may write at any moment"
+    scripted.phases["9"] = "gone"
+    settle(run.path.parent)
+    assert remembered() == ["a"]
+    changes._marked.clear()
+    tuning.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="10"), shards=(0,)))
+    Index(run.path.parent).look(check_s=0.0)
+    assert remembered() == [], "every line of its ledger is announced"
+    scripted.phases["10"] = "gone"
+    settle(run.path.parent)
+    assert remembered() == ["a"]
+    solved(tuning)
+    Index(run.path.parent).look()
+    assert remembered() == [], "a check finds what nobody announced"
+
+
+@pytest.mark.parametrize("width", [60, 100, 160])
+def test_tunings_in_the_details_of_a_run(monkeypatch, width):
+    tuned = {"id": "nfe007-00020000-1f2e3d4c", "nfe": 7, "checkpoint_step": 20_000, "rows_done": 164, "rows": 164}
+    known = {"state": "FINISHED", "cause": None, "reason": None, "kept": "coefficients", "gain": 7.03}
+    found = {**tuned, **known, "rms": {"untuned": 0.1412, "coefficients": 0.02}, "digest": "ab"}
+    why = "its jobs have ended, with 12 of 164 steps complete; see the logs, then re-run `cldctl tune`"
+    half = {"state": "STOPPED", "rows_done": 12, "kept": None, "gain": None, "rms": {}, "cause": "stopped"}
+    stopped = {**found, **half, "id": "nfe005-00020000-1f2e3d4c", "nfe": 5, "reason": why}
+    lines = screen(monkeypatch, width)(details([row("mine", "FINISHED", tunings=[found, stopped])]))
+    assert max(map(len, lines)) <= width
+    words = " ".join(lines).split()
+    assert {"tunings", "coefficients", "0.141", "0.02", "7.0x", "164/164", "12/164"} <= {*words}
+    assert why in " ".join(words)
