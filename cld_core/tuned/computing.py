@@ -52,7 +52,7 @@ class TuneComputation(Computation):
 
     def prepare(self) -> None:
         sde, request = self._model.sde, self._request
-        most = cost.evaluations(sde, request.nfe, request.denoise)
+        most = cost.evaluations(sde, request.nfe, request.denoise, self._model.recipe.network.images)
         limit = "" if request.budget_min is None else f", within {request.budget_min:g} minutes"
         print(f"at most {most:,} evaluations of the network for each of {request.points} points{limit}", flush=True)
 

@@ -2,19 +2,30 @@
 
 from cld_core.sde import Diffusion
 
-from . import differences
+from . import backwards, differences
 from .levenberg import TRIALS
 from .linear import of_exponential, spaced, with_memory
 from .stages import CANDIDATES, SPACINGS, STAGES
 
+# Numbers of a point, and so backward passes.
+_PLANE = 2
 
-def evaluations(sde: Diffusion, nfe: int, denoise: bool, eps: float = 1e-3) -> int:
-    """The most evaluations for each point that is fitted, without those of its flow. Mostly it takes half as many."""
+
+def evaluations(sde: Diffusion, nfe: int, denoise: bool, images: bool, eps: float = 1e-3) -> int:
+    """The most evaluations for each point that is fitted, without those of its flow. Mostly it takes half as many.
+
+    A backward pass through the network counts as an evaluation.
+
+    Args:
+        images: whether examples are images, and not points in the plane.
+    """
     times = spaced(sde, nfe, eps, denoise, SPACINGS[0])
     linear = with_memory(of_exponential(sde, times, CANDIDATES[-1], denoise))
     sizes = differences.sizes(linear, denoise)
-    # A step evaluates as many copies as there are parameters before it.
-    copies = nfe + sum(sum(sizes[:number]) for number in range(nfe)) + nfe
+    if images:  # A step evaluates as many copies as there are parameters before it.
+        slopes = nfe + sum(sum(sizes[:number]) for number in range(nfe)) + nfe
+    else:
+        slopes = nfe * (1 + _PLANE + backwards.PER_TIME)
     judged, tried = 2 * nfe, TRIALS * nfe
     grid = (nfe - 1) * nfe + tried + judged
-    return STAGES["untuned"] * judged + STAGES["grid"] * grid + STAGES["coefficients"] * (copies + tried + judged)
+    return STAGES["untuned"] * judged + STAGES["grid"] * grid + STAGES["coefficients"] * (slopes + tried + judged)

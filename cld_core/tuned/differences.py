@@ -47,7 +47,7 @@ def sizes(linear: Linear, denoise: bool) -> list[int]:
     for number, weights in enumerate(linear.weights):
         rows = 1 if number == last else linear.transitions.shape[1]
         columns = linear.transitions.shape[2] + weights.shape[0] * weights.shape[2]
-        found.append(int(_is_free(number, count, denoise)) + rows * columns)
+        found.append(int(is_free(number, count, denoise)) + rows * columns)
     return found
 
 
@@ -56,7 +56,7 @@ def packed(linear: Linear, denoise: bool) -> Tensor:
     count, parts = len(linear.times), []
     for number, weights in enumerate(linear.weights):
         rows = slice(0, 1) if number == count - 1 else slice(None)
-        if _is_free(number, count, denoise):
+        if is_free(number, count, denoise):
             parts.append(linear.times[number].log()[None])
         parts += [linear.transitions[number, rows].flatten(), weights[:, rows].flatten()]
     return torch.cat(parts)
@@ -74,7 +74,7 @@ def unpacked(parameters: Tensor, like: Linear, denoise: bool, eps: float) -> Lin
 
     for number, old in enumerate(like.weights):
         rows = slice(0, 1) if number == count - 1 else slice(None)
-        if _is_free(number, count, denoise):
+        if is_free(number, count, denoise):
             take(times[number : number + 1])
             times[number] = times[number].exp().clamp(eps, 1.0)
         new = old.clone()
@@ -102,7 +102,7 @@ def linearised(fitted: Fitted, linear: Linear, u: Tensor, denoise: bool) -> tupl
         transition, weights = linear.transitions[number], linear.weights[number]
         history.insert(0, fitted.alpha(copies.flatten(0, 1), t).unflatten(0, copies.shape[:2]))
         del history[memory:]
-        if _is_free(number, count, denoise):
+        if is_free(number, count, denoise):
             later = fitted.alpha(copies[0], t * (1.0 + STEP))[None]
             copies = torch.cat([copies, copies[:1]])
             history = [torch.cat([history[0], later]), *(torch.cat([alpha, alpha[:1]]) for alpha in history[1:])]
@@ -117,31 +117,32 @@ def linearised(fitted: Fitted, linear: Linear, u: Tensor, denoise: bool) -> tupl
     return x[0], (x[1:] - x[0]) / STEP
 
 
-def _is_free(number: int, count: int, denoise: bool) -> bool:
+def is_free(number: int, count: int, denoise: bool) -> bool:
+    """Whether the time of a step is a parameter."""
     return 0 < number < (count - 1 if denoise else count)
 
 
 def _next(sde: Diffusion, u: Tensor, transition: Tensor, weights: Tensor, history: Sequence[Tensor]) -> Tensor:
-    parts = torch.einsum("ij,bj...->bi...", transition, _split(u, sde.n))
+    parts = torch.einsum("ij,bj...->bi...", transition, split(u, sde.n))
     for weight, alpha in zip(weights, history, strict=False):
-        parts = parts + torch.einsum("ij,bj...->bi...", weight, _split(alpha, sde.m))
+        parts = parts + torch.einsum("ij,bj...->bi...", weight, split(alpha, sde.m))
     return parts.flatten(1, 2)
 
 
 def _changed(sde: Diffusion, after: Tensor, u: Tensor, alphas: Sequence[Tensor], is_last: bool) -> Tensor:
     """``after`` (B, nC, ...) for each entry of the transition and the weights that led to it, changed by `STEP`."""
     rows = 1 if is_last else sde.n
-    sources = [_split(u, sde.n), *(_split(alpha, sde.m) for alpha in alphas)]
+    sources = [split(u, sde.n), *(split(alpha, sde.m) for alpha in alphas)]
     changed = []
     for source in sources:
         for row in range(rows):
             for column in source.unbind(1):
-                one = _split(after, sde.n).clone()
+                one = split(after, sde.n).clone()
                 one[:, row] += STEP * column
                 changed.append(one.flatten(1, 2))
     return torch.stack(changed)
 
 
-def _split(u: Tensor, halves: int) -> Tensor:
+def split(u: Tensor, halves: int) -> Tensor:
     """(B, halves, C, ...), a view."""
     return u.unflatten(1, (halves, u.shape[1] // halves))

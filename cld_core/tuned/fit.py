@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from . import differences, grid
+from . import backwards, differences, grid
 from .differences import Fitted
 from .levenberg import FIRST_DAMPING, Point, advanced
 from .linear import Linear, of_exponential, spaced, with_memory
@@ -111,7 +111,8 @@ class Problem:
             return self._errors(self.fit, self._with(origin, parameters))
 
         def linearised(parameters: Tensor) -> tuple[Tensor, Tensor]:
-            x, slopes = differences.linearised(self.fitted, self._with(origin, parameters), self.fit.u, self.denoise)
+            way = backwards if backwards.suits(self.fit.x[0].numel()) else differences
+            x, slopes = way.linearised(self.fitted, self._with(origin, parameters), self.fit.u, self.denoise)
             return (x - self.fit.x).flatten(1), slopes.flatten(2)
 
         after = before

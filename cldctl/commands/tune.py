@@ -41,7 +41,7 @@ def tune(
         int | None,
         typer.Option(
             metavar="P",
-            help="Draws of the noise that are fitted, and as many that decide; default: 1,000, of images 16.",
+            help="Draws of the noise that are fitted, and as many that decide; default: 4,000, of images 16.",
         ),
     ] = None,
     budget: Annotated[
@@ -135,7 +135,7 @@ def _say_cost(recipe: "Recipe", todo: Sequence[TuneRequest]) -> None:
         from cld_core.tuned import cost
 
         diffusion = sde.build(recipe.sde)
-        most = sum(cost.evaluations(diffusion, request.nfe, request.denoise) for request in todo)
+        most = sum(cost.evaluations(diffusion, request.nfe, request.denoise, recipe.network.images) for request in todo)
     first = todo[0]
     limit = "no limit of time" if first.budget_min is None else f"at most {first.budget_min:g} minutes for each N"
     solved = f"the flow of {2 * first.points:,} draws, then at most {most:,} evaluations of the network"

@@ -9,7 +9,7 @@ from cld_core.recipe.sampling import ExponentialSpec
 from cld_core.sampling import tuned
 from cld_core.sde import CLD, VPSDE
 from cld_core.seeds import SampleNoise
-from cld_core.tuned import cost, differences, grid
+from cld_core.tuned import backwards, cost, differences, grid
 from cld_core.tuned.computing import solution_of
 from cld_core.tuned.differences import Fitted
 from cld_core.tuned.linear import of_exponential, spaced, with_memory
@@ -50,22 +50,44 @@ def test_the_exponential_sampler_is_a_linear_one(sde, settings, denoise):
     )
 
 
+@pytest.mark.parametrize(("way", "tolerance"), [(differences, 0.02), (backwards, 1e-4)], ids=["forwards", "backwards"])
 @pytest.mark.parametrize("sde", [CLD(), VPSDE(), BothScored(), ThirdOrder()], ids=lambda sde: type(sde).__name__)
 @pytest.mark.parametrize("denoise", [True, False])
-def test_derivatives_are_those_of_central_differences(sde, denoise):
-    fitted, eps, u = Fitted(diamond().score(sde), sde, 1000), 1e-2, prior(sde, 4)
+def test_derivatives_are_those_of_central_differences(sde, denoise, way, tolerance):
+    fitted, eps, u = Fitted(diamond().score(sde), sde, 3), 1e-2, prior(sde, 4)
     origin = with_memory(of_exponential(sde, spaced(sde, 4, eps, denoise, "power 3"), Settings(2, False), denoise))
     parameters = differences.packed(origin, denoise)
-    x, slopes = differences.linearised(fitted, origin, u, denoise)
+    x, slopes = way.linearised(fitted, origin, u, denoise)
     assert len(slopes) == len(parameters) == sum(differences.sizes(origin, denoise))
-    assert torch.equal(x, differences.samples(fitted, origin, u))
+    assert torch.allclose(x, differences.samples(fitted, origin, u), rtol=1e-12, atol=1e-12)
 
     def at(moved):
         return differences.samples(fitted, differences.unpacked(moved, origin, denoise, eps), u)
 
     for number, unit in enumerate(torch.eye(len(parameters), dtype=torch.float64)):
         wanted = (at(parameters + 1e-6 * unit) - at(parameters - 1e-6 * unit)) / 2e-6
-        assert torch.allclose(slopes[number], wanted, rtol=0.05, atol=0.02 * float(wanted.abs().max()) + 1e-6)
+        least = tolerance * float(wanted.abs().max()) + 1e-6
+        assert torch.allclose(slopes[number], wanted, rtol=2.5 * tolerance, atol=least)
+
+
+def test_backwards_derivatives_are_right_for_a_network_of_float32():
+    """Differences of 1e-5 see its rounding in the numbers of early steps."""
+    sde, eps, u = CLD(), 1e-2, prior(CLD(), 8)
+    exact = diamond().score(sde)
+    rounded = Fitted(lambda u, t: exact(u.float(), t).to(u), sde, 1000)
+    origin = with_memory(of_exponential(sde, spaced(sde, 6, eps, True, "power 3"), Settings(2, False), True))
+    _, wanted = backwards.linearised(Fitted(exact, sde, 1000), origin, u, True)
+    _, found = backwards.linearised(rounded, origin, u, True)
+    _, forwards = differences.linearised(rounded, origin, u, True)
+    size = wanted.flatten(1).norm(dim=1)
+    assert ((found - wanted).flatten(1).norm(dim=1) < 1e-2 * size).all()
+    assert ((forwards - wanted).flatten(1).norm(dim=1) > size).any()
+
+
+@pytest.mark.parametrize(("nfe", "most"), [(7, 7), (10, 10), (12, 10)])
+def test_a_step_may_use_all_alphas_of_ten_evaluations(nfe, most):
+    linear = with_memory(of_exponential(CLD(), spaced(CLD(), nfe, 1e-3, True, "power 3"), Settings(1, False), True))
+    assert [len(weights) for weights in linear.weights] == [min(number + 1, most) for number in range(nfe)]
 
 
 def test_parameters_make_the_sampler_that_they_are_of():
@@ -98,7 +120,12 @@ def test_evaluations_are_counted_beforehand():
     differences.linearised(fitted, linear, prior(sde, 1), True)
     sizes = differences.sizes(linear, True)
     assert sum(counted) == 5 + sum(sum(sizes[:number]) for number in range(5)) + 3
-    assert cost.evaluations(sde, 5, True) > STAGES["coefficients"] * sum(counted)
+    assert cost.evaluations(sde, 5, True, True) > STAGES["coefficients"] * sum(counted)
+    counted.clear()
+    backwards.linearised(fitted, linear, prior(sde, 1), True)
+    assert sum(counted) == 5 + 2 * 5 + 2 * 3
+    planar, images = (cost.evaluations(sde, 5, True, kind) for kind in (False, True))
+    assert STAGES["coefficients"] * sum(counted) < planar < images
 
 
 def test_images_are_fitted_as_points_are():

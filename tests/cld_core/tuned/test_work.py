@@ -153,7 +153,7 @@ def test_points_come_in_blocks_and_bounds_are_named():
     recipe = load(find_recipe("toy_diamond"), ["eval.batch_size=100"])
     request = TuneRequest.of(recipe, 5, 7, points=250, budget_min=None, seed=0)
     assert (request.block, request.points, request.sizes["flow"]) == (84, 252, 6)
-    assert TuneRequest.of(recipe, 5, 7, points=None, budget_min=None, seed=0).points == 1000
+    assert TuneRequest.of(recipe, 5, 7, points=None, budget_min=None, seed=0).points == 4000
     for keys, text in (({"nfe": 1}, "--nfe 1"), ({"nfe": 51}, "--nfe 51"), ({"points": 7}, "--points 7")):
         keys = {"nfe": 7, "points": 8, "budget_min": None, "seed": 0, **keys}
         with pytest.raises(UsageError, match=text):
