@@ -72,6 +72,8 @@ class Classes:
             if 0 <= int(label) < len(self):
                 return int(label)
             raise UsageError(f"label {label} is out of range: {self}. Use one of them.")
+        if is_count(label.removeprefix("-")):
+            raise UsageError(f"label {label} is out of range: {self}. Use one of them.")
         guess = did_you_mean(label, self.names)
         raise UsageError(f"there is no class {one_line(label, 80)!r}: {self}.{guess or ' Use one of them.'}")
 

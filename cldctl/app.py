@@ -42,12 +42,13 @@ from .commands import (
     why,
     wrong_usage,
 )
+from .ui import warned
 from .ui.console import err
 
 app = typer.Typer(
     name="cldctl",
     cls=helping.Group,
-    help="Train and evaluate critically-damped Langevin diffusion on clusters that preempt you.",
+    help="Train and evaluate diffusion models (CLD, PSLD, HOLD, VPSDE) on clusters that preempt you.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -101,7 +102,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         whole.reset()
         words = None if arguments is None else list(arguments)
-        code = app(words, prog_name="cldctl", standalone_mode=False)
+        with warned.shown():
+            code = app(words, prog_name="cldctl", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)

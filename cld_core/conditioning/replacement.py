@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cld_core.errors import UsageError
 from cld_core.recipe.sampling import SamplingSpec
+from cld_core.recipe.variants import require_fixed_steps
 from cld_core.sampling.noise import Noise
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
@@ -40,9 +41,7 @@ class Replacement:
         if observation.operator.mask is None:
             fix = "Condition by gradient, or pass a mask"
             raise UsageError(f"replacement needs numbers of x as they are, and H is another map. {fix}.")
-        if spec.adaptive:
-            text = f"sampling.method={spec.method} chooses its own steps, and replacement needs fixed ones"
-            raise UsageError(f"{text}. Choose exponential, em or sscs, or condition by gradient.")
+        require_fixed_steps(spec)
 
     def conditioned(self, score: ScoreFunction, sde: Diffusion, observation: Observation, noise: Noise) -> "Replaced":
         """The score given y; ``noise`` is what the replaced coordinates are made of."""

@@ -39,7 +39,26 @@ class Toy:
     on_grid: Callable[[Tensor, Tensor], Tensor] | None = None  # x (n,), y (m,) -> density (n, m), if that is faster
     label: Callable[[Tensor], Tensor] | None = None  # (n, 2) -> (n,), int64: the class that a point belongs to
     classes: Classes | None = None  # if it has labels; their weights are the probabilities of the classes
+    given: Callable[[Tensor, int], Tensor] | None = None  # (n, 2), a class -> (n,), float64: its log-density, nats
     data_shape: tuple[int, ...] = (2,)
+
+    def log_density_of(self, label: int | None) -> Callable[[Tensor], Tensor] | None:
+        """The log-density of the points of a class; None if it is not known.
+
+        Without `given`, it is that of all points, cut off where another class begins.
+
+        Args:
+            label: None for all points.
+        """
+        whole, label_of, given = self.log_density, self.label, self.given
+        if label is None:
+            return whole
+        if given is not None:
+            return lambda x: given(x, label)
+        share = 0.0 if self.classes is None else self.classes.shares[label]
+        if whole is None or label_of is None or not share:
+            return None
+        return lambda x: torch.where(label_of(x) == label, whole(x) - math.log(share), -math.inf)
 
 
 _REGISTRY: dict[str, Toy] = {}
@@ -58,6 +77,7 @@ def toy(
     on_grid: Callable[[Tensor, Tensor], Tensor] | None = None,
     label: Callable[[Tensor], Tensor] | None = None,
     classes: Sequence[float] | None = None,
+    given: Callable[[Tensor, int], Tensor] | None = None,
 ) -> Callable[[Sampler], Sampler]:
     """Register a sampling function (n, generator) -> (n, 2) float32 under ``name``, for the recipe's data.name.
 
@@ -77,7 +97,7 @@ def toy(
             raise DataError(f"toy data {name!r} is already registered by {owner}. Choose another name.")
         cached = functools.cache(entropy) if entropy is not None else None
         _REGISTRY[name] = _OF_MODULE[sampler.__module__, name] = Toy(
-            name, sampler, log_density, cached, on_grid, label, known
+            name, sampler, log_density, cached, on_grid, label, known, given
         )
         return sampler
 
@@ -161,6 +181,10 @@ def _swissroll_log_density(x: Tensor) -> Tensor:
     return _roll().log_density(x - _ROLL_CENTRES[_nearest_roll(x)]) - math.log(len(_ROLL_CENTRES))
 
 
+def _log_density_of_roll(x: Tensor, label: int) -> Tensor:
+    return _roll().log_density(x.to(torch.float64) - _ROLL_CENTRES[label])
+
+
 def _nearest_roll(x: Tensor) -> Tensor:
     return torch.cdist(x.to(torch.float64), _ROLL_CENTRES).argmin(1)
 
@@ -181,6 +205,7 @@ def _swissroll_on_grid(x: Tensor, y: Tensor) -> Tensor:
     on_grid=_swissroll_on_grid,
     label=_nearest_roll,
     classes=[1 / 5] * 5,
+    given=_log_density_of_roll,
 )
 def multimodal_swissroll(n: int, generator: torch.Generator) -> Tensor:
     """Five Swiss rolls with equal probability: the paper's toy data."""
@@ -199,12 +224,17 @@ def _nearest_mode(x: Tensor) -> Tensor:
     return torch.cdist(x.to(torch.float64), _DIAMOND.means).argmin(1)
 
 
+def _log_density_of_mode(x: Tensor, label: int) -> Tensor:
+    return GaussianMixture(_DIAMOND.means[label : label + 1], _DIAMOND.std).log_density(x)
+
+
 @toy(
     "diamond",
     log_density=_DIAMOND.log_density,
     entropy=_DIAMOND.entropy,
     label=_nearest_mode,
     classes=[1 / 9] * 9,
+    given=_log_density_of_mode,
 )
 def diamond(n: int, generator: torch.Generator) -> Tensor:
     """Nine narrow Gaussians on a rotated grid (`analytic.diamond`)."""

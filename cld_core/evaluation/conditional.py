@@ -1,6 +1,7 @@
 """Samples given an observation: beside it for images, and against the exact conditional density for toy data."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,68 +32,75 @@ _REACH = 0.5
 
 @dataclass(frozen=True)
 class ConditionalDensity:
-    """p(x | y) of a toy density on the plane, normalised by quadrature.
+    """p(x | y) of a toy density on the plane, or of one of its classes, normalised by quadrature.
 
     Attributes:
+        prior: log p(x) of points (n, 2), in nats.
         line: for one coordinate known exactly, the nodes of the other one (k,) and the density there (k,), per unit
             length; None otherwise, when densities are per unit area.
         evidence: log p(y) in nats, of the density of y.
         mean_log_density: that of true samples, in nats.
     """
 
-    toy: Toy
+    prior: Callable[[Tensor], Tensor]
     observation: Observation
     line: tuple[Tensor, Tensor] | None
     evidence: float
     mean_log_density: float
 
     @classmethod
-    def of(cls, toy: Toy, observation: Observation, plane: Plane) -> "ConditionalDensity | None":
+    def of(
+        cls, toy: Toy, observation: Observation, plane: Plane, label: int | None = None
+    ) -> "ConditionalDensity | None":
         """None if it is not known: for lack of a density, or because the nodes are too few for its details."""
-        exact = observation.sigma == 0
-        if toy.log_density is None or (exact and observation.operator.count != 1):
+        exact, prior = observation.sigma == 0, toy.log_density_of(label)
+        if prior is None or (exact and observation.operator.count != 1):
             return None
         if exact and observation.operator.mask is None:
             return None
         low, high = (torch.as_tensor(corner, dtype=torch.float64) for corner in (plane.low, plane.high))
         low, high = low - _REACH * (high - low), high + _REACH * (high - low)
         if exact:
-            return cls._on_line(toy, observation, low, high)
+            return cls._on_line(prior, observation, low, high)
         axes = [torch.linspace(float(a), float(b), _SIDE, dtype=torch.float64) for a, b in zip(low, high, strict=True)]
         nodes = torch.cartesian_prod(*axes)
         weight = math.prod(float(axis[1] - axis[0]) for axis in axes)
-        log_p = toy.log_density(nodes) + _log_likelihood(observation, nodes)
+        log_p = prior(nodes) + _log_likelihood(observation, nodes)
         evidence, mean = _normalised(log_p, weight)
         coarse, _ = _normalised(log_p.view(_SIDE, _SIDE)[::2, ::2].flatten(), 4.0 * weight)
         if not abs(coarse - evidence) < _RESOLVED:
             return None
-        return cls(toy, observation, None, evidence, mean)
+        return cls(prior, observation, None, evidence, mean)
 
     @classmethod
-    def _on_line(cls, toy: Toy, observation: Observation, low: Tensor, high: Tensor) -> "ConditionalDensity | None":
+    def _on_line(
+        cls,
+        prior: Callable[[Tensor], Tensor],
+        observation: Observation,
+        low: Tensor,
+        high: Tensor,
+    ) -> "ConditionalDensity | None":
         assert observation.operator.mask is not None, "`of` looks"
-        assert toy.log_density is not None, "`of` looks"
         free = int((~observation.operator.mask).nonzero()[0])
         nodes = torch.linspace(float(low[free]), float(high[free]), _LINE, dtype=torch.float64)
         points = observation.operator.transpose(observation.y[None]).expand(_LINE, -1).clone()
         points[:, free] = nodes
-        log_p = toy.log_density(points)
+        log_p = prior(points)
         weight = float(nodes[1] - nodes[0])
         evidence, mean = _normalised(log_p, weight)
         coarse, _ = _normalised(log_p[::2], 2.0 * weight)
         if not abs(coarse - evidence) < _RESOLVED:
             return None
-        return cls(toy, observation, (nodes, (log_p - evidence).exp()), evidence, mean)
+        return cls(prior, observation, (nodes, (log_p - evidence).exp()), evidence, mean)
 
     def log_density(self, x: Tensor) -> Tensor:
         """log p(x | y), (n,), float64, nats, of samples x (n, 2); an exact y is taken to hold."""
-        assert self.toy.log_density is not None, "`of` looks"
         x = x.to(torch.float64)
         mask = self.observation.operator.mask
         if self.line is not None and mask is not None:
             known = self.observation.operator.transpose(self.observation.y[None])
-            return self.toy.log_density(torch.where(mask, known, x)) - self.evidence
-        return self.toy.log_density(x) + _log_likelihood(self.observation, x) - self.evidence
+            return self.prior(torch.where(mask, known, x)) - self.evidence
+        return self.prior(x) + _log_likelihood(self.observation, x) - self.evidence
 
 
 def _log_likelihood(observation: Observation, x: Tensor) -> Tensor:
@@ -110,9 +118,15 @@ def _normalised(log_p: Tensor, weight: float) -> tuple[float, float]:
 
 
 def show(
-    path: Path, x: Tensor, model: Model, observation: Observation, density: ConditionalDensity | None, how: str
+    path: Path,
+    x: Tensor,
+    model: Model,
+    observation: Observation,
+    density: ConditionalDensity | None,
+    how: str,
+    label: int | None = None,
 ) -> None:
-    """Save samples given an observation; ``density`` is that of `of_model`.
+    """Save samples given an observation; ``density`` is that of `of_model`, ``label`` the class of all of them.
 
     Images: a grid whose first image is what was observed, grey where nothing is known. Toy data: the samples over the
     density, and the distribution of the unknown coordinate against the exact one if one is known exactly.
@@ -122,15 +136,15 @@ def show(
         observed = to_pixels(observation.backprojected()[None])
         made = grids.enlarged(grids.tile(torch.cat([observed, to_pixels(x).cpu()])))
     else:
-        made = _figure(x.cpu(), model, observation, density, title)
+        made = _figure(x.cpu(), model, observation, density, title, label)
     grids.write(path, made, title)
 
 
-def of_model(model: Model, observation: Observation) -> ConditionalDensity | None:
-    """The conditional density of a model's data, if it is known."""
+def of_model(model: Model, observation: Observation, label: int | None = None) -> ConditionalDensity | None:
+    """The conditional density of a model's data, or of those of a class, if it is known."""
     if model.source.density is None:
         return None
-    return ConditionalDensity.of(model.source.density, observation, Plane.of(model.source))
+    return ConditionalDensity.of(model.source.density, observation, Plane.of(model.source), label)
 
 
 def agreement(x: Tensor, observation: Observation, density: ConditionalDensity | None) -> str:
@@ -144,27 +158,37 @@ def agreement(x: Tensor, observation: Observation, density: ConditionalDensity |
 
 
 def _figure(
-    x: Tensor, model: Model, observation: Observation, density: ConditionalDensity | None, title: str
+    x: Tensor,
+    model: Model,
+    observation: Observation,
+    density: ConditionalDensity | None,
+    title: str,
+    label: int | None,
 ) -> Tensor:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=pictures.SIDE_BY_SIDE, dpi=140, layout="constrained")
     canvas: Any = FigureCanvasAgg(figure)  # matplotlib leaves its methods untyped.
-    _drawn(figure, x, model, observation, density)
+    _drawn(figure, x, model, observation, density, label)
     figure.suptitle(title)
     canvas.draw()
     return torch.from_numpy(np.array(canvas.buffer_rgba())[..., :3])
 
 
 def _drawn(
-    figure: "Figure", x: Tensor, model: Model, observation: Observation, density: ConditionalDensity | None
+    figure: "Figure",
+    x: Tensor,
+    model: Model,
+    observation: Observation,
+    density: ConditionalDensity | None,
+    label: int | None,
 ) -> None:
-    plane, mask = Plane.of(model.source, len(x)), observation.operator.mask
+    plane, mask = Plane.of(model.source, len(x), label), observation.operator.mask
     if density is None or density.line is None or mask is None:
         left, right = figure.subplots(1, 2, sharex=True, sharey=True)
         plane.draw(left, plane.examples, "tab:gray")
-        left.set_title("data")
+        left.set_title("data" if label is None else f"data of label {label}")
     else:
         right, left = figure.subplots(1, 2)
         _against_line(left, x[:, ~mask][:, 0], density)

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cld_core.data.source import Source
+from cld_core.data.source import Source, labelled
 from cld_core.data.toy import Toy
 
 if TYPE_CHECKING:
@@ -41,14 +41,20 @@ class Plane:
     shade: Array | None
 
     @classmethod
-    def of(cls, source: Source, n: int = 0) -> "Plane":
-        """A square around the test data of a source, with a margin, and data to show beside n samples."""
+    def of(cls, source: Source, n: int = 0, label: int | None = None) -> "Plane":
+        """A square around the test data of a source, with a margin, and data to show beside n samples.
+
+        Args:
+            label: shows the examples of this class alone, over their density.
+        """
         examples = source.dequantised_test_data(0, 0, max(_EXAMPLES, min(n, _MOST_EXAMPLES))).double().numpy()
         low, high = examples.min(0), examples.max(0)
         middle, half = (low + high) / 2, 0.55 * (high - low).max()
         low, high = middle - half, middle + half
         ticks = [torch.linspace(low[i], high[i], _GRID, dtype=torch.float64) for i in range(2)]
-        shade = None if source.density is None else shade_of(source.density, *ticks)
+        shade = None if source.density is None else shade_of(source.density, ticks[0], ticks[1], label)
+        if label is not None:
+            examples = examples[labelled(source).test_labels(0, 0, len(examples)).numpy() == label]
         return cls(low, high, examples[:n] if n else examples, shade)
 
     def draw(self, axes: "Axes", points: Tensor | Array, colour: str) -> int:
@@ -66,12 +72,17 @@ class Plane:
         return len(points) - int(inside.sum())
 
 
-def shade_of(density: Toy, x: Tensor, y: Tensor) -> Array | None:
-    """The square root of the density over its maximum, a row for each y; None if the density is not known."""
-    if density.on_grid is not None:
+def shade_of(density: Toy, x: Tensor, y: Tensor, label: int | None = None) -> Array | None:
+    """The square root of the density over its maximum, a row for each y; None if the density is not known.
+
+    Args:
+        label: of the class whose density it is; None for all points.
+    """
+    if density.on_grid is not None and label is None:
         p = density.on_grid(x, y).T
         return (p / p.max()).sqrt().numpy()
-    if density.log_density is None:
+    log_density = density.log_density_of(label)
+    if log_density is None:
         return None
-    log_p = density.log_density(torch.cartesian_prod(x, y)).reshape(len(x), len(y)).T
+    log_p = log_density(torch.cartesian_prod(x, y)).reshape(len(x), len(y)).T
     return torch.exp(0.5 * (log_p - log_p.max())).numpy()

@@ -4,7 +4,7 @@ The entries of `METRICS` are in the order in which they are listed everywhere. T
 they are looked up; metric files load no torch.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from cld_core.errors import UsageError, did_you_mean
@@ -96,20 +96,23 @@ def draws_samples(names: Iterable[str]) -> bool:
     return any(ROWS[metric.rows].over == "samples" for metric in metrics(names))
 
 
-def parse_metrics(text: str | None, option: str = "--eval") -> tuple[str, ...]:
+def parse_metrics(
+    text: str | None, option: str = "--eval", listed: Collection[str] = tuple(METRICS)
+) -> tuple[str, ...]:
     """The metrics of a comma-separated list, in the order of the table.
 
     Args:
         option: where the list comes from, for messages.
+        listed: those that messages offer.
 
     Raises:
         UsageError: one is unknown; names the nearest.
     """
     words = [word.strip() for word in (text or "").split(",") if word.strip()]
-    known = ", ".join(METRICS)
+    known = ", ".join(listed)
     for word in words:
         if word not in METRICS:
-            raise UsageError(f"{option}: '{word}' is not a metric; there are: {known}.{did_you_mean(word, METRICS)}")
+            raise UsageError(f"{option}: '{word}' is not a metric; there are: {known}.{did_you_mean(word, listed)}")
     if text is not None and not words:
         raise UsageError(f"{option} names no metric; there are: {known}. Name some, or leave the option out.")
     return tuple(name for name in METRICS if name in words)

@@ -29,6 +29,8 @@ def problems(recipe: Recipe) -> Iterator[Problem]:
     for name, other, text in recipe.sampling.problems():
         yield f"sampling.{name}", f"sampling.{other}", text
     if isinstance(recipe.data, ImageDataSpec):
+        if recipe.data.labels and not recipe.data.has_labels:
+            yield "data.labels", "data.name", _without_labels(recipe.data.name)
         yield from _image_size(recipe.data)
     elif isinstance(recipe.data, ToyDataSpec):
         yield from _toy(recipe.data)
@@ -47,6 +49,7 @@ def problems_of_new(recipe: Recipe) -> Iterator[Problem]:
         text = f"cannot be {recipe.hooks.on_change}, a number; expected a shell command. Write one, or leave it out."
         yield "hooks.on_change", "hooks.on_change", text
     yield from _averages(recipe)
+    yield from _without_effect(recipe)
     if isinstance(recipe.data, ImageDataSpec):
         yield from _pictures(recipe.periodic.samples, recipe.data)
 
@@ -61,7 +64,8 @@ def _diffusion(recipe: Recipe) -> Iterator[Problem]:
         text = f"cannot be {objective.name} with sde.name={sde.name}. Set objective.name={sde.objectives[0]}."
         yield "objective.name", "sde.name", text
     if sampling.needs_split and not sde.splittable:
-        text = f"cannot be {sampling.method} with sde.name={sde.name}, which cannot be split. Set sampling.method=em."
+        text = f"cannot be {sampling.method} with sde.name={sde.name}, which cannot be split."
+        text += " Set sampling.method=exponential."
         yield "sampling.method", "sde.name", text
 
 
@@ -74,7 +78,11 @@ def _objective(objective: ObjectiveSpec) -> Iterator[Problem]:
         yield "objective.data_std", "objective.precondition", f"{text}. Set objective.precondition=data."
     if objective.times == "importance" and objective.weighting != "likelihood":
         text = f"cannot be importance with objective.weighting={objective.weighting}, which weights all t about alike"
-        yield "objective.times", "objective.weighting", f"{text}. Set objective.times=uniform."
+        yield (
+            "objective.times",
+            "objective.weighting",
+            f"{text}. Set objective.weighting=likelihood, or objective.times=uniform.",
+        )
 
 
 def _averages(recipe: Recipe) -> Iterator[Problem]:
@@ -87,13 +95,28 @@ def _averages(recipe: Recipe) -> Iterator[Problem]:
         yield "ema.length", "train.ema_lengths", text
 
 
+def _without_effect(recipe: Recipe) -> Iterator[Problem]:
+    """Keys that nothing reads, with values that they do not have unless somebody sets them."""
+    dropout, every = recipe.objective.label_dropout, recipe.train.ema_every
+    if dropout != ObjectiveSpec.label_dropout and not recipe.data.labels:
+        text = f"is {dropout:g}, which has no effect with data.labels=false. Set data.labels=true, or leave it"
+        yield "objective.label_dropout", "data.labels", f"{text} at {ObjectiveSpec.label_dropout}."
+    if every is not None and not recipe.train.ema_lengths:
+        text = f"is {every}, which has no effect without train.ema_lengths. Set train.ema_lengths=[0.05,0.1], or"
+        yield "train.ema_every", "train.ema_lengths", f"{text} leave it at null."
+
+
 def _toy(data: ToyDataSpec) -> Iterator[Problem]:
     known = names("data")
     if data.name not in known and data.plugin is None:
         text = f"cannot be {data.name!r}; expected one of {', '.join(known)}, or set data.plugin."
         yield "data.name", "data.plugin", text + did_you_mean(data.name, known)
     if data.labels and data.plugin is None and data.name in TOYS_WITHOUT_LABELS:
-        yield "data.labels", "data.name", f"cannot be true with data.name={data.name}, which has none. Set it to false."
+        yield "data.labels", "data.name", _without_labels(data.name)
+
+
+def _without_labels(name: str) -> str:
+    return f"cannot be true with data.name={name}, which has none. Set it to false."
 
 
 def _image_size(data: ImageDataSpec) -> Iterator[Problem]:

@@ -27,10 +27,12 @@ class ImageDataSpec:
     Attributes:
         own_pixels: height and width of the images; None: `size` must be set.
         preparation: the function that plans `cldctl data prepare`, as "module:attribute".
+        has_labels: its examples may have labels.
     """
 
     own_pixels: ClassVar[int | None] = None
     preparation: ClassVar[str] = "cld_core.data.folder:plan_folder"
+    has_labels: ClassVar[bool] = True
 
     name: str = key("folder", "a data set that `cldctl data prepare` makes")
     path: str = key("data/folder", _PATH, path="file")
@@ -63,6 +65,7 @@ class Cifar10Spec(ImageDataSpec):
 class CelebaHq256Spec(ImageDataSpec):
     own_pixels: ClassVar[int | None] = 256
     preparation: ClassVar[str] = "cld_core.data.celebahq:plan_celebahq"
+    has_labels: ClassVar[bool] = False
 
     name: str = key("celebahq256", "CelebA-HQ at 256 x 256 pixels")
     path: str = key("data/celebahq256", _PATH, path="file")

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cld_core.errors import RecipeError
+from cld_core.errors import RecipeError, UsageError
 from cld_core.imports import resolve
 
 from .data import CelebaHq256Spec, Cifar10Spec, ImageDataSpec, ToyDataSpec
@@ -150,6 +150,19 @@ def register(section: str, name: str, variant: Variant) -> None:
 def names(section: str) -> tuple[str, ...]:
     """The names of all variants of a section, the default first."""
     return tuple(SECTIONS[section].variants)
+
+
+def require_fixed_steps(sampling: SamplingSpec) -> None:
+    """Refuse a method that chooses its own steps for what needs fixed ones, conditioning by replacement.
+
+    Raises:
+        UsageError: names those that can be chosen.
+    """
+    if sampling.adaptive:
+        specs = {name: variant.spec for name, variant in SECTIONS["sampling"].variants.items()}
+        *some, last = (name for name, spec in specs.items() if issubclass(spec, SamplingSpec) and not spec.adaptive)
+        text = f"sampling.method={sampling.method} chooses its own steps, and replacement needs fixed ones"
+        raise UsageError(f"{text}. Choose {', '.join(some)} or {last}, or condition by gradient.")
 
 
 def implementation_of(section: str, spec: Any) -> Any:

@@ -114,7 +114,9 @@ def _warn_of_growing_noise(sde: Diffusion, spec: ExponentialSpec) -> None:
     if not factor <= _MOST_WIDENING:
         settings = f"sampling.eta={spec.eta:g}, order={spec.order}, corrector={str(spec.corrector).lower()}"
         text = f"is too small for {settings}: narrow data come out {factor:.3g} times too wide"
-        fix = "Raise it, lower eta, or set order=2 and corrector=false"
+        # docs/samplers.md, "Noise": no other order is narrower.
+        is_best = spec.order == 2 and not spec.corrector
+        fix = "Raise it, or lower eta" if is_best else "Raise it, lower eta, or set order=2 and corrector=false"
         _log.warning("sampling.nfe=%d %s. %s.", spec.nfe, text, fix)
 
 

@@ -63,7 +63,8 @@ class TuneRequest(Request):
         """
         if not 2 <= nfe <= MOST_NFE:
             raise UsageError(f"--nfe {nfe}: a sampler is tuned for 2 to {MOST_NFE} evaluations. Ask for one of those.")
-        wanted = points or (POINTS_OF_IMAGES if recipe.network.images else POINTS_OF_TOYS)
+        usual = POINTS_OF_IMAGES if recipe.network.images else POINTS_OF_TOYS
+        wanted = usual if points is None else points
         if not LEAST_POINTS <= wanted <= MOST_POINTS:
             raise UsageError(f"--points {wanted}: it takes {LEAST_POINTS} to {MOST_POINTS:,} points. Ask for as many.")
         blocks = -(-wanted // min(MOST_AT_ONCE, recipe.eval.batch_size))

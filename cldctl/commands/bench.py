@@ -27,8 +27,10 @@ from .options import (
     Follow,
     RunsDir,
     Shards,
+    as_typed,
     check_output,
     find_run,
+    named_as_typed,
     one_run,
     refuse_twice,
     runs_dir,
@@ -120,8 +122,8 @@ def samplers(
         refuse_twice("--samples", ["eval.samples"], overrides)
         overrides.append(f"eval.samples={samples}")
     settings, numbers = evals.chosen(sampler or ()), _numbers(nfe)
-    wanted = registry.parse_metrics(metric, "--metric")
     run = find_run(name, runs_dir(directory))
+    wanted = registry.parse_metrics(metric, "--metric", evals.comparing(run.recipe()))
     metrics, usual = evals.suited(run.recipe(), wanted)
     asked = evals.Asked(metrics=metrics, settings=settings, nfe=numbers, seeds=seeds or usual)
     # The other keys are those of all samplers, which are looked at one by one.
@@ -151,15 +153,28 @@ def _numbers(text: str) -> tuple[int, ...]:
     """The numbers of evaluations that ``--nfe`` lists, in their order.
 
     Raises:
-        UsageError: one is not a number of evaluations, or is given twice.
+        UsageError: one is not a number of evaluations that some sampler takes, or is given twice.
     """
+    least, most = _bounds()
     words = [word.strip() for word in text.split(",")]
     for word in words:
         if not is_count(word) or int(word) < 1:
             raise UsageError(f"--nfe: '{word}' is not a number of network evaluations. Write --nfe 10,20,50.")
+        if not least <= int(word) <= most:
+            raise UsageError(f"--nfe: samplers take {least} to {most:,} network evaluations, not {word}. Change it.")
     if len({*map(int, words)}) < len(words):
         raise UsageError(f"--nfe {text} has a number twice. Remove one.")
     return tuple(map(int, words))
+
+
+def _bounds() -> tuple[int, int]:
+    """The fewest and the most network evaluations that samplers with fixed steps take."""
+    from dataclasses import fields
+
+    from cld_core.recipe.sampling import FixedStepSpec
+
+    bounds = next(entry for entry in fields(FixedStepSpec) if entry.name == "nfe").metadata["bounds"]
+    return int(bounds["ge"]), int(bounds["le"])
 
 
 def _planned(
@@ -169,10 +184,11 @@ def _planned(
     from cldctl.evals import samplers as evals
 
     (step,) = starting.steps_of(run, checkpoint)
-    with Working(f"looking at what is missing of the comparison of {run.name}"):
+    typed = {evals.NFE: "--nfe"}
+    with Working(f"looking at what is missing of the comparison of {run.name}"), named_as_typed(typed, run):
         made = evals.make(run, asked, step, overrides, shards)
     for text in made.left_out:
-        err.print(text, markup=False, style="yellow")
+        err.print(as_typed(text, typed, run), markup=False, style="yellow")
     starting.say_division(run, made.plan, shards)
     return made
 

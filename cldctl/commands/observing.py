@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cld_core.errors import UsageError
+from cld_core.recipe.variants import require_fixed_steps
 
 if TYPE_CHECKING:
     from cld_core.conditioning import Observation, Way
     from cld_core.model import Model
+    from cld_core.recipe.sampling import SamplingSpec
 
 HOW = ("gradient", "replacement")
 _COORDINATES = {"x": 0, "y": 1}
@@ -98,6 +100,14 @@ class Observed:
     @property
     def _file(self) -> Path | None:
         return None if self.observe is None or self._coordinate is not None else Path(self.observe)
+
+    def require_usable(self, spec: "SamplingSpec") -> None:
+        """
+        Raises:
+            UsageError: the sampler cannot be conditioned like that.
+        """
+        if self.how == "replacement":
+            require_fixed_steps(spec)
 
     def observation(self, model: "Model") -> "Observation":
         """The observation of an example of ``model``.

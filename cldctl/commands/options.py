@@ -1,14 +1,16 @@
 """Arguments that several commands share, and what they mean."""
 
 import contextlib
+import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from cld_core.errors import NotFoundError, UsageError
+from cld_core.recipe.build import COMMAND_LINE
 from cld_core.run import RunFolder
 from cld_core.run.folder import runs_beginning
 from cld_core.run.groups import Group, find_group
@@ -234,6 +236,26 @@ def refuse_twice(option: str, keys: Iterable[str], overrides: Iterable[str]) -> 
     for text in overrides:
         if text.partition("=")[0] in keys:
             raise UsageError(f"{option} and {text} set the same key. Leave one out.")
+
+
+@contextlib.contextmanager
+def named_as_typed(options: Mapping[str, str], run: RunFolder | None = None) -> Iterator[None]:
+    """Errors of recipes name the option that was typed rather than the key that it set, and ``run`` in commands.
+
+    Args:
+        options: the option of each key, such as "--nfe" of "sampling.nfe".
+    """
+    try:
+        yield
+    except UsageError as error:
+        raise type(error)(as_typed(str(error), options, run)) from error
+
+
+def as_typed(text: str, options: Mapping[str, str], run: RunFolder | None = None) -> str:
+    """A message of a recipe in the words of the command line; see `named_as_typed`."""
+    for key, option in options.items():
+        text = re.sub(rf"{COMMAND_LINE}(?:, and [^']*)?: '{re.escape(key)}' (?!is not a key)", f"{option} ", text)
+    return text if run is None else text.replace("`cldctl resume RUN ", f"`cldctl resume {run.name} ")
 
 
 def check_output(file: Path | None, suffixes: Iterable[str], what: str, option: str = "-o") -> None:

@@ -7,6 +7,8 @@ from cld_core.run import RunFolder
 from cld_core.run.trust import require_own_plugin
 from cldctl.ui.console import err, strong
 
+from .options import named_as_typed
+
 if TYPE_CHECKING:
     from cld_core.recipe.cluster import ClusterSpec
     from cldctl.clusters.base import Cluster
@@ -29,7 +31,8 @@ def place(
     recipe = run.recipe()
     if not allow_plugin:
         require_own_plugin(run, recipe, of_metrics=True)
-    return where, recipe_for_evaluation(recipe, overrides, str(run.recipe_file)).cluster
+    with named_as_typed({}, run):
+        return where, recipe_for_evaluation(recipe, overrides, str(run.recipe_file)).cluster
 
 
 def steps_of(run: RunFolder, checkpoint: str, doing: str = "evaluating") -> list[int]:

@@ -31,7 +31,7 @@ def options(
         bool, typer.Option("--verbose", "-v", help="Say which programs are called, and how long they take.")
     ] = False,
 ) -> None:
-    """Train and evaluate critically-damped Langevin diffusion on clusters that preempt you.
+    """Train and evaluate diffusion models (CLD, PSLD, HOLD, VPSDE) on clusters that preempt you.
 
     Example: cldctl submit toy --follow
     """

@@ -75,6 +75,12 @@ class Comparison:
         return EvaluationPlan(self.requests, self.sweep)
 
 
+def comparing(recipe: Recipe) -> list[str]:
+    """The names of the metrics that can compare samplers of a model of such data."""
+    images = isinstance(recipe.data, ImageDataSpec)
+    return [it.name for it in registry.fitting(images=images) if registry.draws_samples([it.name])]
+
+
 def suited(recipe: Recipe, asked: Sequence[str]) -> tuple[tuple[str, ...], int]:
     """The metrics of samples that are asked for, and with how many seeds samplers are evaluated unless somebody says.
 
@@ -85,11 +91,13 @@ def suited(recipe: Recipe, asked: Sequence[str]) -> tuple[tuple[str, ...], int]:
     """
     images = isinstance(recipe.data, ImageDataSpec)
     usual, seeds = (("fid",), 1) if images else (("w2", "density", "flow-distance"), 4)
-    fit = [it.name for it in registry.fitting(images=images) if registry.draws_samples([it.name])]
+    fit = comparing(recipe)
     for name in asked:
         if name not in fit:
             kind = "images" if images else "vectors"
             text = f"{name} does not compare samplers of data.name={recipe.data.name}, whose examples are {kind}"
+            if not registry.draws_samples([name]):
+                text = f"{name} does not compare samplers: it looks at test data, not at samples"
             raise UsageError(f"--metric: {text}. Ask for {', '.join(fit)}.")
     return tuple(name for name in fit if name in (asked or usual)), seeds
 
@@ -157,7 +165,12 @@ def make(
             cells.append(Cell({SAMPLER: name, NFE: str(nfe)}, first, tuple(others)))
     left_out = tuple(_left_out(name, why, where, asked.nfe) for (name, why), where in problems.items())
     if not cells:
-        raise UsageError(f"none of these samplers can be compared: {' '.join(left_out)}")
+        # One reason for each sampler: with other numbers of evaluations it is hardly another one.
+        reasons: dict[str, str] = {}
+        for name, why in problems:
+            reasons.setdefault(name, why)
+        whole = " ".join(f"{name}: {why}" for name, why in reasons.items())
+        raise UsageError(f"none of these samplers can be compared. {whole}")
     names = tuple(dict.fromkeys(cell.values[SAMPLER] for cell in cells))
     columns = tuple(str(nfe) for nfe in asked.nfe)
     if len(cells) * asked.seeds > MAX_CELLS:

@@ -16,7 +16,7 @@ from cld_core.run.atomic import write_text
 
 
 def rows(run: RunFolder, sweep: Sweep) -> list[dict[str, Any]]:
-    """One row per cell: the axes, the evaluation, and value, standard error and NFE of each result.
+    """One row per cell: the axes, the evaluation, and value, standard error and, of samples, NFE of each result.
 
     Of a cell with repeats, the results are means, and their standard errors come from the spread between them. Missing
     numbers are None.
@@ -40,7 +40,9 @@ def rows(run: RunFolder, sweep: Sweep) -> list[dict[str, Any]]:
             number = averaged([results[name].get(key) for name in names])
             row[key] = number.value if number else None
             row[f"{key}_stderr"] = number.stderr if number else None
-            row[f"{key}_nfe"] = network_evaluations(report, key)
+            # What true samples have took none.
+            if not registry.quantity(key).is_reference:
+                row[f"{key}_nfe"] = network_evaluations(report, key)
         table.append(row)
     return table
 

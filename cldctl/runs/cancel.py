@@ -13,6 +13,7 @@ from cld_core.run import RunFolder
 from cld_core.run.events import Cancelled, Event, JobRef, NotCancelled
 from cld_core.run.groups import Group
 from cld_core.run.lease import local_holder
+from cld_core.shards import Work
 from cldctl import clusters
 from cldctl.clusters import this_machine
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused
@@ -43,6 +44,7 @@ class Ending:
         problem: why it could not be cancelled, in full or in part.
         is_over: whether all its jobs have ended.
         had_finished: whether its training was finished before it could be ended.
+        named: whether single evaluations or tunings were named, and the run itself goes on.
         ends: surveys in a row in which its jobs were gone.
     """
 
@@ -54,6 +56,7 @@ class Ending:
     problem: CldError | None = None
     is_over: bool = False
     had_finished: bool = False
+    named: bool = False
     ends: Ends = field(default_factory=Ends)
 
     def leave(self, cluster: str, problem: CldError) -> None:
@@ -84,13 +87,13 @@ def outcome(ending: Ending) -> str:
 
 def _works_ended(ending: Ending) -> str:
     """How the evaluations or tunings ended whose jobs were asked to: one may have been about to finish."""
-    ids = {job.job_id for job in ending.jobs}
-    asked = [
-        work for work in works_of(ending.run) if ids & {event.job.job_id for event in work.ledger.history().submitted}
-    ]
+    asked = _works_of(ending)
     finished = [work.name for work in asked if work.is_done]
     kinds = sorted({work.called for work in asked}) or ["evaluation"]
     plural = " and ".join(f"{kind}s" for kind in kinds)
+    if not finished and ending.named:
+        whole = f"{kinds[0]} {asked[0].name} is" if len(asked) == 1 else f"{plural} {_names(asked)} are"
+        return f"{whole} cancelled"
     if not finished:
         return f"its {plural} are cancelled"
     names = ", ".join(finished)
@@ -100,8 +103,32 @@ def _works_ended(ending: Ending) -> str:
     return had if len(finished) == len(asked) else f"{had}; its other {plural} are cancelled"
 
 
-def cancel(runs: Sequence[RunFolder]) -> list[Ending]:
+def _works_of(ending: Ending) -> list[Work]:
+    """The evaluations and tunings whose jobs were asked to end."""
+    ids = {job.job_id for job in ending.jobs}
+    works = works_of(ending.run)
+    return [work for work in works if ids & {event.job.job_id for event in work.ledger.history().submitted}]
+
+
+def _names(works: Collection[Work]) -> str:
+    return ", ".join(work.name for work in works)
+
+
+def called(ending: Ending) -> str:
+    """What is waited for: a run, or those of its evaluations and tunings that end without it."""
+    works = [] if ending.trains else _works_of(ending)
+    kinds = sorted({work.called for work in works})
+    if len(works) == 1:
+        return f"{kinds[0]} {works[0].name} of {ending.run.name}"
+    some = f"{len(works)} {' and '.join(f'{kind}s' for kind in kinds)} of "
+    return f"{some if works else ''}{ending.run.name}"
+
+
+def cancel(runs: Sequence[RunFolder], works: Collection[Work] = ()) -> list[Ending]:
     """Ask everything of several runs to end, all at the same time; `wait` for it.
+
+    Args:
+        works: those evaluations and tunings of the one run that end alone, if any are named.
 
     A cluster that refuses, and a run that cannot be cancelled, do not keep the others from ending (`Ending.problem`).
 
@@ -114,7 +141,7 @@ def cancel(runs: Sequence[RunFolder]) -> list[Ending]:
         require_may_change(run.path, "Nothing was cancelled")
     answers = survey.of_runs(runs)
     answers.require(filter(clusters.CLUSTERS.__contains__, answers.surveys), "Nothing was cancelled")
-    endings = [_ending(run, answers) for run in runs]
+    endings = [_ending(run, answers, works) for run in runs]
     for name, jobs in by_cluster(job for ending in endings for job in ending.jobs).items():
         mine = [ending for ending in endings if any(job.cluster == name for job in ending.jobs)]
         for ending in mine:
@@ -130,7 +157,9 @@ def cancel(runs: Sequence[RunFolder]) -> list[Ending]:
             for ending in mine:
                 _cancel_alone(ending, name)
     for ending in endings:
-        if not ending.jobs and ending.problem is None:
+        if ending.named and not ending.jobs:
+            ending.state = f"{_names(works)}: {'complete' if all(work.is_done for work in works) else 'not complete'}"
+        elif not ending.jobs and ending.problem is None:
             _end_process(ending, answers)
     return endings
 
@@ -189,17 +218,19 @@ def _look(ending: Ending, answers: Answers) -> None:
     ending.had_finished = ending.is_over and ending.trains and _has_finished(ending.run)
 
 
-def _ending(run: RunFolder, answers: Answers) -> Ending:
-    """What of a run is alive."""
+def _ending(run: RunFolder, answers: Answers, works: Collection[Work]) -> Ending:
+    """What of a run is alive, or of ``works`` of it if there are any."""
+    wanted = {event.job.job_id for work in works for event in work.ledger.history().submitted}
     jobs = {
         job.job_id: job
         for job, is_settled in survey.jobs_of(run)
-        if answers.of(job).phase not in ("gone", *(["unknown"] if is_settled else []))
+        if (not works or job.job_id in wanted)
+        and answers.of(job).phase not in ("gone", *(["unknown"] if is_settled else []))
     }
     try:
         answers.require((job.cluster for job in jobs.values()), f"{run.name} was not cancelled")
     except UsageError as error:
-        return Ending(run, problem=error)
+        return Ending(run, problem=error, named=bool(works))
     for job in _as_seen(jobs.values()):
         if not _is_of(run, job):
             text = f"job {job.job_id} writes its logs to {job.logs}, so it belongs to another run"
@@ -212,7 +243,7 @@ def _ending(run: RunFolder, answers: Answers) -> Ending:
                 raise SchedulerAway(f"{text}. Nothing was cancelled. Try again in a minute.")
             raise UsageError(f"{run.name} was {seen.reason or 'started elsewhere'}. Cancel it there.")
     training = {event.job.job_id for event in run.ledger.history().submitted}
-    return Ending(run, tuple(jobs.values()), trains=not training.isdisjoint(jobs))
+    return Ending(run, tuple(jobs.values()), trains=not training.isdisjoint(jobs), named=bool(works))
 
 
 def _as_seen(jobs: Collection[JobRef]) -> Iterator[JobRef]:

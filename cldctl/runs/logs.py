@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cld_core.errors import NotFoundError, UsageError
+from cld_core.errors import NotFoundError
 from cld_core.run import RunFolder
 from cld_core.run.attempt import Attempt
 from cld_core.run.events import JobRef, TurnedAway
@@ -17,7 +17,7 @@ from cldctl.clusters import job_logs
 
 from . import ends, survey
 from .log_parts import Part, cut
-from .works import works_of
+from .works import started_work
 
 _LOG = re.compile(r".+_(?P<rank>[0-9]{1,9})_log\.(?:out|err)")
 
@@ -126,18 +126,8 @@ def of_evaluation(run: RunFolder, name: str, shard: int | None, rank: int) -> Lo
         NotFoundError: there is no such evaluation or shard, or no job of it.
         UsageError: several begin like that.
     """
-    works = {work.folder.name: work for work in works_of(run)}
-    if name and name not in works:
-        close = [key for key, work in works.items() if key.startswith(name) and work.ledger.history().jobs]
-        if len(close) > 1:
-            text = f"'{name}' is the beginning of {len(close)} evaluations of {run.name}: {', '.join(close)}"
-            raise UsageError(f"{text}. Write more of the id.")
-        name = close[0] if close else name
-    jobs = works[name].ledger.history().jobs if name in works else ()
-    if not jobs:
-        existing = ", ".join(key for key, work in works.items() if work.ledger.history().jobs) or "none"
-        raise NotFoundError(f"{run.name} has no evaluation {name} that was started. It has: {existing}.")
-    last = works[name].request.shards - 1
+    work = started_work(run, name)
+    name, jobs, last = work.name, work.ledger.history().jobs, work.request.shards - 1
     if shard is not None and not 0 <= shard <= last:
         raise NotFoundError(f"{name} has no shard {shard}. It has: 0 to {last}.")
     mine = [event for event in jobs if shard is None or shard in (event.shards or ())]
@@ -150,7 +140,7 @@ def of_evaluation(run: RunFolder, name: str, shard: int | None, rank: int) -> Lo
     if not is_name(own):
         raise NotFoundError(f"{run.name}: job {job.job_id} has no log here. Choose another.")
     # Those of a whole group are beside the runs.
-    home = run.path if Path(job.logs).parent.parent.name == GROUPS else works[name].folder.parent / own
+    home = run.path if Path(job.logs).parent.parent.name == GROUPS else work.folder.parent / own
     there = job_logs.moved(home / "logs", job.logs)
     if shard is None:
         # Of a pool of tasks that share a job, ``rank`` is the process.

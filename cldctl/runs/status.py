@@ -161,7 +161,7 @@ def status_of(run: RunFolder, answers: Answers, works: Works | None = None) -> R
     stands_still = job is not None and seen(job).phase == "suspended"
     has_machines = job is not None and seen(job).phase == "running"
     phase = phase_of(state, history, progress, has_machines=has_machines)
-    silence = _silence(progress, phase) if state == "RUNNING" else None
+    silence = _silence(progress, phase, _last_begun(history, progress)) if state == "RUNNING" else None
     rate = progress.get("steps_per_s") if state == "RUNNING" and not stands_still and silence is None else None
     told = usage.told_by(history, progress, checkpoints, alive=state == "RUNNING")
     # A checkpoint may be later than the last report.
@@ -216,10 +216,24 @@ def _usage(run: RunFolder, told: usage.Told) -> dict[str, Any] | None:
     return usage.usage_of(run, told).to_dict() if told.attempts else None
 
 
-def _silence(progress: ReportedProgress, phase: str | None) -> str | None:
-    """That a run has not reported for much longer than it usually takes; None if it has."""
+def _last_begun(history: History, progress: ReportedProgress) -> float:
+    """When the newest job was submitted, or attempt started or ended; 0 if the progress is of one that runs."""
+    last = history.last
+    if last is not None and last.ended is None and last.attempt == progress.get("attempt"):
+        return 0.0
+    times = [event.time for event in history.submitted] + [it.ended or it.started for it in history.attempts]
+    return max(times, default=0.0)
+
+
+def _silence(progress: ReportedProgress, phase: str | None, begun: float) -> str | None:
+    """That a run has not reported for much longer than it usually takes; None if it has.
+
+    Args:
+        begun: since when it can have reported; progress from before is that of a run that had ended.
+    """
     if (heard := progress.get("time")) is None:
         return None
+    heard = max(heard, begun)
     silent, least = time.time() - heard, _LEAST_SILENCE_S if phase == TRAINING else _LONG_PHASE_S
     if silent < max(least, _SILENCE * progress.get("every_s", usage.SILENT_S / _SILENCE)):
         return None

@@ -179,7 +179,11 @@ def test_checkpoints_know_their_preconditioning_and_older_digests_stay():
     [
         (("precondition=data", "mixed_score=true"), "'objective.precondition' cannot be data", "mixed_score=false"),
         (("data_std=0.3",), "'objective.data_std' is 0.3, which has no effect", "precondition=data"),
-        (("times=importance",), "'objective.times' cannot be importance", "times=uniform"),
+        (
+            ("times=importance",),
+            "'objective.times' cannot be importance",
+            "weighting=likelihood, or objective.times=uniform",
+        ),
     ],
 )
 def test_keys_that_do_not_go_together(overrides, wrong, fix):

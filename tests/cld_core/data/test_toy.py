@@ -1,5 +1,6 @@
 import importlib
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -58,6 +59,18 @@ def test_on_a_grid_the_density_is_the_same():
     points = roll.log_density(torch.cartesian_prod(x, y)).exp().reshape(120, 120)
     assert float(points.max()) > 1.0
     torch.testing.assert_close(roll.on_grid(x, y), points, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["diamond", "multimodal_swissroll"])
+def test_the_log_density_of_a_class_is_that_of_all_cut_off_and_scaled(name):
+    known, x = toy.get(name), draws(name)
+    label = known.label(x)
+    exact, cut = known.log_density_of(2), replace(known, given=None).log_density_of(2)
+    torch.testing.assert_close(exact(x)[label == 2], cut(x)[label == 2], rtol=0, atol=1e-6)
+    assert torch.isfinite(exact(x)).all()
+    assert (cut(x)[label != 2] == -math.inf).all()
+    assert known.log_density_of(None) is known.log_density
+    assert replace(known, given=None, log_density=None).log_density_of(2) is None
 
 
 def test_true_entropies():

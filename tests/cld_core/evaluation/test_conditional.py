@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cld_core.analytic import diamond
+from cld_core.analytic import GaussianMixture, diamond
 from cld_core.conditioning import Guidance, Observation, Replacement
 from cld_core.data import toy
 from cld_core.errors import UsageError
@@ -32,6 +32,17 @@ def test_log_densities_are_those_of_the_mixture(model, name):
     matrix = observation.operator.apply(torch.eye(2)).T
     given = diamond().given(matrix, observation.y, observation.sigma)
     density = conditional.of_model(model, observation)
+    x = given.sample(2000, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(density.log_density(x), given.log_density(x), rtol=0, atol=1e-5)
+    assert density.mean_log_density == pytest.approx(float(given.log_density(x).mean()), abs=0.1)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_of_a_class_it_is_that_of_its_component(model, name):
+    observation = CASES[name]
+    matrix = observation.operator.apply(torch.eye(2)).T
+    given = GaussianMixture(diamond().means[3:4], diamond().std).given(matrix, observation.y, observation.sigma)
+    density = conditional.of_model(model, observation, label=3)
     x = given.sample(2000, torch.Generator().manual_seed(0))
     torch.testing.assert_close(density.log_density(x), given.log_density(x), rtol=0, atol=1e-5)
     assert density.mean_log_density == pytest.approx(float(given.log_density(x).mean()), abs=0.1)

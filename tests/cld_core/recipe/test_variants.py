@@ -33,6 +33,26 @@ def refused(*overrides) -> str:
     return str(caught.value)
 
 
+def test_keys_that_nothing_reads_are_refused():
+    assert "'objective.label_dropout' is 0.2, which has no effect with data.labels=false" in refused(
+        "objective.label_dropout=0.2"
+    )
+    assert "'train.ema_every' is 100, which has no effect without train.ema_lengths" in refused("train.ema_every=100")
+    # A run that has such keys is still read.
+    odd = replace(load(TOY), train=replace(load(TOY).train, ema_every=100))
+    assert with_overrides(odd, ["eval.seed=3"]).train.ema_every == 100
+
+
+def test_a_method_that_needs_a_split_names_the_best_without():
+    said = refused("sde.name=vpsde", "objective.name=dsm", "sampling.method=splitting")
+    assert said.endswith("which cannot be split. Set sampling.method=exponential.")
+
+
+def test_images_without_labels():
+    with pytest.raises(RecipeError, match=r"'data\.labels' cannot be true with data\.name=celebahq256, which has none"):
+        load(RECIPES / "celebahq256.yaml", ["data.labels=true"])
+
+
 @pytest.mark.parametrize(
     ("section", "name"), [(section, name) for section, entry in SECTIONS.items() for name in entry.variants]
 )

@@ -156,6 +156,16 @@ def test_noise_that_grows_from_step_to_step_is_reported_once(sde, settings, warn
         assert "times too wide. Raise" in found[0]
 
 
+@pytest.mark.parametrize(("order", "told"), [(1, True), (2, False)])
+def test_settings_that_are_set_are_not_advised(order, told, caplog, monkeypatch):
+    exponential._warn_of_growing_noise.cache_clear()
+    monkeypatch.setattr(exponential, "widening", lambda sde, spec: 3.0)
+    exponential._warn_of_growing_noise(VP, spec_of("exponential", order=order, corrector=False, eta=1.0, nfe=20))
+    (found,) = caplog.records
+    assert ("set order=2 and corrector=false" in found.getMessage()) == told
+    assert "lower eta" in found.getMessage()
+
+
 def test_order_zero_for_vpsde_is_ddim():
     """x' = a'/a x + (sigma' - sigma a'/a) e, e = the predicted noise: the published closed form."""
     score, u = diamond().score(VP), torch.randn(8, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

@@ -1,6 +1,7 @@
 """`cldctl sample` of class-conditional models, and what it refuses."""
 
 import json
+import math
 import shutil
 
 import numpy as np
@@ -67,15 +68,28 @@ def test_a_picture_is_named_after_its_label_and_guidance(runs):
     assert "report.html" in invoke("report", "modes", runs=runs).stdout
 
 
+def test_given_an_observation_the_truth_is_that_of_the_class(runs):
+    class_of, all_of = ({"--label": "3"}, {})
+    asked = ("sample", "modes", "--observe", "x=0.3", *FAST)
+    said = {}
+    for name, options in (("class", class_of), ("all", all_of)):
+        words = [word for pair in options.items() for word in pair]
+        said[name] = invoke(*asked, *words, runs=runs).stderr.rpartition("of true samples ")[2].strip()
+    # Mode 3 is one normal of standard deviation 0.04 on the line: its mean log-density is known.
+    assert float(said["class"]) == pytest.approx(-math.log(0.04 * math.sqrt(2 * math.pi * math.e)), abs=1e-3)
+    assert float(said["all"]) < float(said["class"]) - 0.1
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("modes", "--label", "9"), ["--label: label 9 is out of range: the labels are 0 to 8. Use one of them."]),
         (("modes", "--label", "cat"), ["--label: there is no class 'cat': the labels are 0 to 8. Use one of them."]),
         (("plain", "--label", "3"), ["--label 3: plain was trained without labels (data.labels=false). Leave it out."]),
-        (("plain", "--guidance", "2"), ["'sampling.guidance' is 2, but the model has no labels: data.labels is false"]),
+        (("plain", "--guidance", "2"), ["error: --guidance is 2, but the model has no labels: data.labels is false"]),
         (("always", "--guidance", "2"), ["is 2, but objective.label_dropout is 0", "Leave it at 1"]),
-        (("modes", "--guidance", "-1"), ["sampling.guidance", "-1"]),
+        (("modes", "--guidance", "-1"), ["error: --guidance cannot be -1.0; expected a number >= 0"]),
+        (("modes", "--label", "-1"), ["--label: label -1 is out of range: the labels are 0 to 8. Use one of them."]),
         (("modes", "--guidance", "2", "sampling.guidance=3"), ["--guidance", "sampling.guidance"]),
         (("modes", "sampling.guidance_from=0.9", "sampling.guidance_to=0.1"), ["guidance would never act"]),
     ],

@@ -60,7 +60,8 @@ def test_points_given_a_coordinate(tmp_path):
     assert "10 network evaluations each" in again.stderr, "three steps three times, and the last one"
     asked = ("sample", str(run.path), "-n", "30", "--observe")
     adaptive = invoke(*asked, "x=0.3", "--how", "replacement", "--method", "ode", runs=tmp_path, code=2)
-    assert "chooses its own steps" in adaptive.stderr
+    assert "chooses its own steps, and replacement needs fixed ones. Choose em, sscs, exponential," in adaptive.stderr
+    assert "loading" not in adaptive.stderr
 
 
 def test_a_picture_is_painted_where_the_mask_is_white(tmp_path):

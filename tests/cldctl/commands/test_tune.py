@@ -127,6 +127,7 @@ def test_an_exported_file_carries_its_solutions(tuned, tmp_path):
     [
         (("--nfe", "five"), "--nfe five: 'five' is not a number of evaluations"),
         (("--nfe", "1"), "--nfe 1: a sampler is tuned for 2 to 50 evaluations"),
+        (("--points", "0"), "--points 0: it takes 8 to 100,000 points"),
         (("--points", "3"), "--points 3: it takes 8 to 100,000 points"),
         (("--checkpoint", "all"), "--checkpoint all: a sampler is tuned to one network"),
         (("train.steps=3",), "'train.steps' is not a key of an evaluation"),

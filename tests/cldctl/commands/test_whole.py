@@ -1,5 +1,6 @@
 """What holds for all commands: help, short and long options, examples, versions, quiet and verbose."""
 
+import logging
 import platform
 import re
 import shlex
@@ -11,6 +12,7 @@ import typer
 from cld_core.recipe.variants import names
 from cld_core.run.events import JobRef, Requested, Submitted
 from cldctl.app import app
+from cldctl.commands import recipes
 from cldctl.ui.console import err, out
 from tests.support.made_up import run_with
 from tests.support.tools import DEBUG, ONE, cldctl, invoke
@@ -87,7 +89,7 @@ def test_examples_that_only_look_work(tmp_path, example, monkeypatch):
     more = [*(["--dry-run"] if words[0] in ("submit", "prune") else [])]
     more += ["--cluster", "local"] if words[0] == "submit" else []
     # These runs have neither logs nor results, which is said.
-    codes = {"logs": (0, 3)}.get(words[0], (0,))
+    codes = {"logs": (0, 3), "cancel": (0, 3)}.get(words[0], (0,))
     done = invoke(*words, *more, runs=runs, code=None)
     assert done.returncode in codes, done.stderr
     assert "internal error" not in done.stderr
@@ -166,6 +168,19 @@ def test_verbose_says_what_is_called(tmp_path, monkeypatch):
     assert re.search(r"^\d+\.\d+ s: squeue ", done.stderr, re.MULTILINE), done.stderr
     again = invoke("status", "mine", runs=tmp_path / "runs")
     assert not re.search(r"^\d+\.\d+ s: ", again.stderr, re.MULTILINE)
+
+
+def test_a_warning_of_the_library_says_that_it_is_one(tmp_path, monkeypatch):
+    first = dict([*recipes.recipe_files().items()][:1])
+
+    def warned():
+        logging.getLogger("cld_core.sampling").warning("it is too small")
+        return first
+
+    monkeypatch.setattr(recipes, "recipe_files", warned)
+    assert "warning: it is too small" in invoke("recipes", runs=tmp_path).stderr.splitlines()
+    assert "warning" not in invoke("-q", "recipes", runs=tmp_path).stderr
+    assert not logging.getLogger("cld_core").handlers
 
 
 def test_global_options_go_before_the_command(tmp_path):

@@ -96,7 +96,7 @@ def test_what_cannot_be_computed_is_left_out_with_the_reason(tmp_path):
     assert "em-quadratic at 1 evaluations is left out: " in said
     assert not [name for name in made.sweep.axes[0].values if name.startswith("sscs")]
     assert {cell.values["sampling.nfe"] for cell in made.sweep.cells if cell.values["sampler"] == "ode"} == {"1", "10"}
-    with pytest.raises(UsageError, match=r"none of these samplers can be compared: em-quadratic is left out.*noise"):
+    with pytest.raises(UsageError, match=r"none of these samplers can be compared. em-quadratic: .*noise"):
         samplers.make(run, asked("em-quadratic", metrics=("flow-distance",)), 20)
 
 
@@ -167,6 +167,8 @@ def test_the_best_of_each_column_and_the_error_over_seeds(run):
     assert cells["em-quadratic", "10"]["w2_stderr"] == pytest.approx(0.5)
     assert cells["em-quadratic", "10"]["flow_distance"] is None
     assert (cells["ode", "10"]["w2_floor"], cells["ode", "10"]["w2_floor_stderr"]) == (0.5, 0.125)
+    assert "w2_nfe" in rows[0]
+    assert "w2_floor_nfe" not in rows[0]
     best = compared_samplers.best(run, made.sweep, rows)
     marked = {(key, rows[number]["sampler"], rows[number]["sampling.nfe"]) for key, number in best}
     # The flow is the best of all, but took more; it alone is compared with nobody.

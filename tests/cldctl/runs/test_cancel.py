@@ -8,6 +8,7 @@ import pytest
 from cld_core.errors import UsageError
 from cld_core.evaluation.evaluation import evaluations_of
 from cld_core.evaluation.request import EvalRequest
+from cld_core.evaluation.sweeps import Axis, Cell, Sweep
 from cld_core.run.events import Cancelled, Ended, JobRef, NotCancelled, Started, Submitted, TurnedAway
 from cldctl import clusters
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused, Seen, Survey
@@ -46,6 +47,51 @@ def test_several_runs_and_their_evaluations_end_at_the_same_time(tmp_path, scrip
     assert all(ending.is_over for ending in ended(endings))
     assert isinstance(second.ledger.events()[-1], Cancelled)
     assert work.ledger.history().cancelled == {"3"}
+
+
+def evaluated(run, job_id, metric="elbo"):
+    EvalRequest.of(run.recipe(), (metric,), 10).save(run)
+    work = next(work for work in evaluations_of(run) if work.name.startswith(metric))
+    work.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id=job_id), shards=(0,)))
+    Scripted.phases[job_id] = "running"
+    return work
+
+
+def test_one_evaluation_ends_and_the_others_and_the_training_go_on(tmp_path, scripted):
+    run = run_of(tmp_path / "a", "1")
+    work, other = evaluated(run, "2"), evaluated(run, "3", "loss")
+    done = invoke("cancel", "a", "--eval", "elbo", runs=tmp_path)
+    assert scripted.calls == [("cancel", ["2"])]
+    assert f"waiting for evaluation {work.name} of a to end (job 2)" in done.stderr
+    assert f"a: evaluation {work.name} is cancelled" in done.stderr
+    assert work.ledger.history().cancelled == {"2"}
+    assert not other.ledger.history().cancelled
+    assert not is_noted(run)
+    again = invoke("cancel", "a", "--eval", work.name, runs=tmp_path)
+    assert f"a: nothing is running ({work.name}: not complete)" in again.stderr
+    assert scripted.phases["1"] == "running"
+
+
+def test_the_evaluations_of_a_sweep_end_together(tmp_path, scripted):
+    run = run_of(tmp_path / "a", "1")
+    works = [evaluated(run, "2"), evaluated(run, "3", "loss")]
+    cells = tuple(Cell({"eval.seed": str(number)}, work.name) for number, work in enumerate(works))
+    sweep = Sweep((Axis("eval.seed", ("0", "1")),), cells)
+    sweep.save(run)
+    done = invoke("cancel", "a", "--eval", sweep.id, runs=tmp_path)
+    assert scripted.calls == [("cancel", ["2", "3"])]
+    assert "waiting for 2 evaluations of a to end" in done.stderr
+    assert all(f"{work.name}" in done.stderr for work in works)
+
+
+def test_an_evaluation_that_is_not_there_or_of_several_runs(tmp_path, scripted):
+    for name in "ab":
+        run_of(tmp_path / name, name)
+    found = invoke("cancel", "a", "--eval", "elbo", runs=tmp_path, code=3)
+    assert "a has no evaluation elbo that was started. It has: none. Nothing was cancelled." in found.stderr
+    several = invoke("cancel", "a", "b", "--eval", "elbo", runs=tmp_path, code=2)
+    assert "--eval goes with one run, not with 2" in several.stderr
+    assert scripted.calls == []
 
 
 def test_what_is_left_after_the_grace_is_killed(tmp_path, scripted):
