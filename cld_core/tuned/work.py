@@ -8,6 +8,7 @@ import contextlib
 import os
 
 from cld_core import solutions
+from cld_core.averages import snapshots
 from cld_core.errors import NotFoundError
 from cld_core.evaluation.reports import checkpoint_checksum
 from cld_core.run import RunFolder
@@ -43,7 +44,10 @@ class Tuning(WorkOfRun):
         checksum = checkpoint_checksum(self.run, step)
         if checksum is None and strict:
             raise self.gone(step, "Tune to another step")
-        return {"request": self.request.id} | ({} if checksum is None else {"checkpoint": checksum})
+        made_of = {"request": self.request.id}
+        if self.request.ema_length is not None:
+            made_of["averages"] = snapshots.fingerprint(self.run, step)
+        return made_of | ({} if checksum is None else {"checkpoint": checksum})
 
 
 def tunings_of(run: RunFolder) -> list[Tuning]:
