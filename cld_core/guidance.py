@@ -66,6 +66,11 @@ class Guided:
         self.extra[self._rows[rows]] += 1
         return given.index_copy(0, rows, free + self._spec.guidance * (given[rows] - free))
 
+    def networks(self, t: float) -> int:
+        """How many evaluations of the network one of this score takes."""
+        acts = self._spec.guidance_from <= t <= self._spec.guidance_to
+        return 2 if acts and self._spec.guidance != 0 else 1
+
     def for_rows(self, rows: Tensor) -> "Guided":
         """As `cld_core.score.for_rows`; its evaluations are counted here, too."""
         part = Guided(self._score, self._label[rows], self._none, self._spec)

@@ -15,6 +15,7 @@ from . import guidance, nets, numerics, sampling, sde, seeds
 from .averages import reconstruct
 from .checkpoint import contents, safetensors_file
 from .checkpoint.load import load, pick_checkpoint
+from .checkpoint.verify import sidecar_of
 from .classes import Classes
 from .conditioning import Guidance, Observation, Way
 from .data.described import DescribedSource, describe
@@ -30,7 +31,7 @@ from .run import lookup
 from .run.trust import plugin_of, require_own_plugin
 from .sampling.path import Watcher
 from .score import Counted, Score
-from .solutions import Solutions
+from .solutions import Network, Solutions
 from .texts import one_line
 
 _log = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class Model:
         recipe: the recipe in force.
         path: the run folder or file that it was loaded from; None for any other model.
         step: the optimiser step of the weights.
+        checkpoint: checksum of the checkpoint that they are from; empty if it is not known.
         ema_length: the relative length of their average; None for that of `train.ema`.
         ema_error: how well that average could be made (`averages.profiles.Fit`); None if nothing had to be.
         score: maps (u, t) to the score of the scored half of u.
@@ -71,6 +73,7 @@ class Model:
         """
         self.recipe, self.step, self.device = recipe, step, torch.device(device)
         self.path: Path | None = None
+        self.checkpoint = ""
         self.ema_length: float | None = None
         self.ema_error: float | None = None
         self.solutions = Solutions()
@@ -102,6 +105,16 @@ class Model:
         return known
 
     @property
+    def network(self) -> Network:
+        """What a tuned sampler is chosen for."""
+        return Network(
+            step=self.step,
+            checkpoint=self.checkpoint,
+            ema_length=self.ema_length,
+            labels=self.classes is not None,
+        )
+
+    @property
     def is_image(self) -> bool:
         """Whether samples are images in [-1, 1]."""
         return self.source.grey_levels is not None
@@ -122,6 +135,7 @@ class Model:
         if not allow_plugin:
             require_own_plugin(folder, recipe)
         step = pick_checkpoint(folder, recipe.model_digest(), checkpoint)
+        sidecar = sidecar_of(folder, step)
         # Mapped, not read: the weights as they are trained and the optimiser's moments stay on the disk.
         state = load(folder, step, model_digest=recipe.model_digest())
         try:
@@ -141,6 +155,7 @@ class Model:
         model.net.requires_grad_(False)
         model.path, model.solutions = folder.path, Solutions.of_run(folder)
         model.ema_length, model.ema_error = ema_length, fit_error
+        model.checkpoint = "" if sidecar is None else sidecar.sha256
         return model
 
     @classmethod
@@ -198,7 +213,7 @@ class Model:
             about["ema_length"] = f"{self.ema_length:g}"
         if self.classes is not None:
             about["classes"] = json.dumps(self.classes.to_dict())
-        about |= self.solutions.carried(self.step)
+        about |= self.solutions.carried(self.network)
         safetensors_file.write(file, self.net.state_dict(), about)
 
     def sample(
@@ -298,7 +313,7 @@ class Model:
             observation.require_fit(self.data_shape, is_image=self.is_image)
             way.require_usable(observation, spec)
         score = self.score_of(compiled=spec.compile, precision=spec.precision)
-        solution = self.solutions.followed(spec, self.step)
+        solution = self.solutions.followed(spec, self.network)
         parts = []
         with numerics.using(tf32=spec.precision == "tf32"):
             for start in range(first, first + n, size):

@@ -5,9 +5,10 @@ A run keeps each in ``tuned/ID/solution.json``; an exported file carries them (d
 
 import contextlib
 import functools
+import itertools
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -39,8 +40,11 @@ class Solution:
         weights: for each step, matrices (n, m) for the newest alphas, the newest first.
         eps: where the flow that it imitates ends.
         denoise: whether that flow is denoised.
+        labels: whether that flow is conditional on labels.
+        guidance, guidance_from, guidance_to: of that flow, as in `sampling`; the defaults if it has no labels.
         step: the optimiser step of the network.
         checkpoint: checksum of the checkpoint; empty if it was tuned to no checkpoint.
+        ema_length: which average of the weights, as `ema.length`.
         kept: "untuned", "grid" or "coefficients": what was closest on held-out noise.
         rms: distance from the flow per coordinate, root mean square, on held-out noise, by what was kept.
         about: how it was found: settings that it started from, points, seed, evaluations, seconds, and when.
@@ -52,8 +56,13 @@ class Solution:
     weights: tuple[tuple[Matrix, ...], ...]
     eps: float
     denoise: bool
+    labels: bool = False
+    guidance: float = 1.0
+    guidance_from: float = 0.0
+    guidance_to: float = 1.0
     step: int = 0
     checkpoint: str = ""
+    ema_length: float | None = None
     kept: str = "untuned"
     rms: Mapping[str, float]
     about: Mapping[str, Any]
@@ -79,33 +88,100 @@ class Solution:
         try:
             solution = cls(
                 nfe=content["nfe"],
-                times=tuple(map(float, content["times"])),
+                times=_numbers(content["times"]),
                 transitions=tuple(map(_matrix, content["transitions"])),
                 weights=tuple(tuple(map(_matrix, step)) for step in content["weights"]),
-                eps=float(content["eps"]),
-                denoise=bool(content["denoise"]),
+                eps=_number(content["eps"]),
+                denoise=content["denoise"],
+                # Solutions of older versions were fitted to flows without labels, of the usual average.
+                labels=content.get("labels", False),
+                guidance=_number(content.get("guidance", 1.0)),
+                guidance_from=_number(content.get("guidance_from", 0.0)),
+                guidance_to=_number(content.get("guidance_to", 1.0)),
                 step=content["step"],
                 checkpoint=content["checkpoint"],
+                ema_length=None if content.get("ema_length") is None else _number(content["ema_length"]),
                 kept=content["kept"],
-                rms=dict(content["rms"]),
+                rms={name: _number(value) for name, value in content["rms"].items()},
                 about=dict(content["about"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"it lacks something ({type(error).__name__}: {error})") from error
-        if solution.digest != content.get("digest") or not solution._is_whole:
+        if solution.digest != content.get("digest"):
             raise ValueError("its numbers are not those that were written")
+        if (problem := solution.problem) is not None:
+            raise ValueError(f"it is not that of a sampler: {problem}")
         return solution
 
     @property
-    def _is_whole(self) -> bool:
-        counts = {self.nfe, len(self.times), len(self.transitions), len(self.weights)}
-        texts = text(self.checkpoint) is not None and text(self.kept) is not None
-        numbers = whole(self.step) is not None and all(real(value) is not None for value in self.rms.values())
-        return len(counts) == 1 and texts and numbers
+    def problem(self) -> str | None:
+        """What is wrong with it, in words; None if samplers can follow it."""
+        counts = len(self.times), len(self.transitions), len(self.weights)
+        flags, texts = (self.denoise, self.labels), (self.checkpoint, self.kept)
+        if whole(self.nfe, 1) is None or whole(self.step) is None:
+            return "nfe or step is not a whole number"
+        if not all(isinstance(flag, bool) for flag in flags) or None in map(text, texts):
+            return "denoise, labels, checkpoint or kept has another type"
+        if counts != (self.nfe,) * 3:
+            return f"it has {counts[0]} times, {counts[1]} transitions and {counts[2]} weights for nfe={self.nfe}"
+        if not 0 < self.eps < 1 or not _fall((1.0 + 1e-9, *self.times, 0.0)):
+            return "its times do not fall from 1 or less to above 0"
+        return _problem_of_matrices(self.transitions, self.weights)
+
+
+def _fall(numbers: Sequence[float]) -> bool:
+    return all(later < earlier for earlier, later in itertools.pairwise(numbers))
+
+
+def _problem_of_matrices(transitions: Sequence[Matrix], weights: Sequence[Sequence[Matrix]]) -> str | None:
+    """As `Solution.problem`: matrices (n, n) and (n, m) with 1 <= m <= n; of the latter, 1 to i + 1 at step i."""
+    n = len(transitions[0])
+    m = len(weights[0][0][0]) if weights[0] and weights[0][0] else 0
+    if not 1 <= m <= n:
+        return f"its matrices are for {n} halves, {m} of them scored"
+    if any(_shape(matrix) != (n, {n}) for matrix in transitions):
+        return f"a transition is not a matrix ({n}, {n})"
+    if any(_shape(matrix) != (n, {m}) for step in weights for matrix in step):
+        return f"a weight is not a matrix ({n}, {m})"
+    if not all(1 <= len(step) <= number for number, step in enumerate(weights, 1)):
+        return "a step has no weights, or more than there are evaluations so far"
+    return None
+
+
+def _shape(matrix: Matrix) -> tuple[int, set[int]]:
+    """The number of rows, and all the lengths that they have."""
+    return len(matrix), set(map(len, matrix))
+
+
+def _number(value: Any) -> float:
+    if real(value) is None:
+        raise ValueError(f"{value!r} is not a finite number")
+    return float(value)
+
+
+def _numbers(row: Sequence[float]) -> tuple[float, ...]:
+    return tuple(map(_number, row))
 
 
 def _matrix(rows: Sequence[Sequence[float]]) -> Matrix:
-    return tuple(tuple(map(float, row)) for row in rows)
+    return tuple(map(_numbers, rows))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """The network that a solution is wanted for.
+
+    Attributes:
+        step: the optimiser step of its weights.
+        checkpoint: checksum of the checkpoint that they are from; empty if it is not known.
+        ema_length: which average they are, as `ema.length`.
+        labels: whether it takes labels.
+    """
+
+    step: int
+    checkpoint: str = ""
+    ema_length: float | None = None
+    labels: bool = False
 
 
 @dataclass(frozen=True)
@@ -136,13 +212,13 @@ class Solutions:
                     found.append(Solution.of_content(one if isinstance(one, dict) else {}))
         return cls(lambda: found, name)
 
-    def carried(self, step: int) -> dict[str, str]:
-        """What an exported file of the network of ``step`` says of them; nothing if none was tuned to it."""
-        contents = [solution.content() for solution in self.read() if solution.step == step]
+    def carried(self, network: Network) -> dict[str, str]:
+        """What an exported file of a network says of them; nothing if none was tuned to it."""
+        contents = [solution.content() for solution in self.read() if moved_on(solution, network) is None]
         return {_CARRIED: json.dumps(contents)} if contents else {}
 
-    def chosen(self, spec: SamplingSpec, step: int) -> Solution:
-        """The solution that ``spec`` means for the network of ``step``: that of the nearest step, and of the newest.
+    def chosen(self, spec: SamplingSpec, network: Network) -> Solution:
+        """The solution that ``spec`` means for a network: that of its weights or of the nearest step, and the newest.
 
         Raises:
             UsageError: there is none; names the command that makes one, and the numbers of evaluations that exist.
@@ -150,31 +226,88 @@ class Solutions:
         assert isinstance(spec, TunedSpec), "only a tuned sampler has a solution"
         found = self.read()
         fitting = [one for one in found if one.nfe == spec.nfe and spec.solution in (None, one.digest)]
-        tune = f"`cldctl tune {self.name} --nfe {spec.nfe}`"
+        tune = f"cldctl tune {self.name} --nfe {spec.nfe}"
         if not fitting:
             which = f"{spec.nfe} evaluations" if spec.solution is None else f"sampling.solution={spec.solution}"
             there = ", ".join(map(str, sorted({one.nfe for one in found}))) or "none"
             text = f"{self.name} has no tuned sampler of {which}"
-            raise UsageError(f"{text} (sampling.nfe; there are: {there}). Make one: {tune}.")
-        best = min(fitting, key=lambda one: (abs(one.step - step), -(real(one.about.get("created")) or 0.0)))
-        for name, asked, has in (("eps", spec.eps, best.eps), ("denoise", spec.denoise, best.denoise)):
-            if asked != has:
-                text = f"the tuned sampler of {spec.nfe} evaluations was fitted with sampling.{name}={has}"
-                raise UsageError(f"{text}, not {asked}. Leave that key alone, or tune again with it: {tune}.")
+            raise UsageError(f"{text} (sampling.nfe; there are: {there}). Make one: `{tune}`.")
+        best = min(fitting, key=lambda one: (any(_unlike(spec, network, one)), _distance(one, network)))
+        for name, asked, has in _unlike(spec, network, best):
+            text = f"the tuned sampler of {spec.nfe} evaluations was fitted"
+            if name == "labels":
+                raise UsageError(f"{text} {'with' if has else 'without'} labels. Tune again: `{tune}`.")
+            fix = f"Leave that key alone, or tune again with it: `{tune} sampling.{name}={asked}`"
+            raise UsageError(f"{text} with sampling.{name}={has}, not {asked}. {fix}.")
         return best
 
-    def followed(self, spec: SamplingSpec, step: int) -> Solution | None:
+    def followed(self, spec: SamplingSpec, network: Network) -> Solution | None:
         """As `chosen`, for a sampler that draws; None for one that needs no solution.
 
-        Warns, once, if the network has moved on: if it is of another step than the one that was tuned to.
+        Warns, once, if the network has moved on (`moved_on`).
         """
         if not spec.needs_solution:
             return None
-        solution = self.chosen(spec, step)
-        if solution.step != step:
-            text = f"the tuned sampler of {solution.nfe} evaluations was fitted to step {solution.step}, not {step}"
-            _warn(f"{text}. Tune again: `cldctl tune {self.name} --nfe {solution.nfe}`.")
+        solution = self.chosen(spec, network)
+        if (how := moved_on(solution, network)) is not None:
+            average = "" if network.ema_length is None else f" ema.length={network.ema_length:g}"
+            _warn(f"{how}. Tune again: `cldctl tune {self.name} --nfe {solution.nfe}{average}`.")
         return solution
+
+
+def _unlike(spec: TunedSpec, network: Network, solution: Solution) -> Iterator[tuple[str, Any, Any]]:
+    """The keys of another flow than the one that a solution was fitted to: name, what is asked, what it has."""
+    if network.labels != solution.labels:
+        yield "labels", network.labels, solution.labels
+    for name in ("eps", "denoise"):
+        if getattr(spec, name) != getattr(solution, name):
+            yield name, getattr(spec, name), getattr(solution, name)
+    asked, has = guidance_of(spec, labels=network.labels), guidance_of(solution, labels=solution.labels)
+    for name, value in asked.items():
+        if value != has[name]:
+            yield name, value, has[name]
+
+
+def guidance_of(spec: SamplingSpec | Solution, *, labels: bool) -> dict[str, Any]:
+    """Scale and interval of guidance; the defaults if it has no effect: equal for equal flows."""
+    names = ("guidance", "guidance_from", "guidance_to")
+    source = spec if labels and spec.guidance != 1 else SamplingSpec
+    return {name: float(getattr(source, name)) for name in names}
+
+
+def _distance(solution: Solution, network: Network) -> tuple[bool, bool, int, float]:
+    """How far a network is from the one that a solution was fitted to; of equals, the newest is nearest."""
+    created = real(solution.about.get("created")) or 0.0
+    apart = abs(solution.step - network.step)
+    return not _same_average(solution, network), not _same_checkpoint(solution, network), apart, -created
+
+
+def moved_on(solution: Solution, network: Network) -> str | None:
+    """In words, how a network differs from the one that a solution was fitted to; None if it does not."""
+    text = f"the tuned sampler of {solution.nfe} evaluations was fitted to"
+    if not _same_average(solution, network):
+        fitted, used = (_shown(one.ema_length) for one in (solution, network))
+        return f"{text} the weights of ema.length={fitted}, not {used}"
+    if solution.step != network.step:
+        return f"{text} step {solution.step}, not {network.step}"
+    if not _same_checkpoint(solution, network):
+        return f"{text} a checkpoint of step {solution.step} that has been replaced"
+    return None
+
+
+def _same_average(solution: Solution, network: Network) -> bool:
+    return _shown(solution.ema_length) == _shown(network.ema_length)
+
+
+def _shown(length: float | None) -> str:
+    """As files and messages have it."""
+    return "null" if length is None else f"{length:g}"
+
+
+def _same_checkpoint(solution: Solution, network: Network) -> bool:
+    if solution.checkpoint and network.checkpoint:
+        return solution.checkpoint == network.checkpoint
+    return solution.step == network.step
 
 
 @functools.cache

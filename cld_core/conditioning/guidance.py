@@ -19,6 +19,7 @@ from cld_core.sde import Diffusion
 
 from .estimate import Estimate, as_numbers
 from .observation import Observation
+from .samplers import require_untuned
 
 # Up to so many observed values, "auto" means "jacobian", which takes a backward pass for each.
 MOST_BACKWARD = 8
@@ -63,8 +64,9 @@ class Guidance:
     def require_usable(self, observation: Observation, spec: SamplingSpec) -> None:
         """
         Raises:
-            UsageError: the network is compiled and would be differentiated several times.
+            UsageError: the sampler is tuned, or the network is compiled and would be differentiated several times.
         """
+        require_untuned(spec)
         if spec.compile and self.of_jacobian(observation) and observation.operator.count > 1:
             text = "a compiled network can be differentiated once only, and the covariance takes several passes"
             raise UsageError(f"{text}. Sample with sampling.compile=false, or with covariance='isotropic'.")

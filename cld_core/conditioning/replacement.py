@@ -20,6 +20,7 @@ from cld_core.sde.coefficients import apply
 from cld_core.sde.rows import negated, square
 
 from .observation import Observation
+from .samplers import require_untuned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +37,9 @@ class Replacement:
     def require_usable(self, observation: Observation, spec: SamplingSpec) -> None:
         """
         Raises:
-            UsageError: what is observed is not a part of x, or the sampler chooses its own steps.
+            UsageError: what is observed is not a part of x, or the sampler is tuned or chooses its own steps.
         """
+        require_untuned(spec)
         if observation.operator.mask is None:
             fix = "Condition by gradient, or pass a mask"
             raise UsageError(f"replacement needs numbers of x as they are, and H is another map. {fix}.")

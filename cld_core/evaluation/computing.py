@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import torch
 
-from cld_core.errors import NotFoundError, RecipeError
+from cld_core.errors import NotFoundError, RecipeError, UsageError
 from cld_core.model import Model
 from cld_core.ranges import share
 from cld_core.run import changes
@@ -16,7 +16,7 @@ from cld_core.shards import state
 from cld_core.shards.compute import Computation
 from cld_core.shards.files import Arrays, Sealed
 from cld_core.shards.merging import Merged
-from cld_core.solutions import Solutions
+from cld_core.solutions import Solutions, moved_on
 
 from . import board, pictures, registry, slim, slim_model
 from .evaluation import Evaluation
@@ -61,7 +61,10 @@ class EvalComputation(Computation):
         )
         shared = not alone or slim.is_needed(work.run, step, by_others_than=work.name)
         model = slim_model.model(wanted, should_stop, shared=shared)
-        return None if model is None else cls(work, device, model)
+        if model is None:
+            return None
+        model.checkpoint = made_of["checkpoint"]
+        return cls(work, device, model)
 
     def prepare(self) -> None:
         for computer in self._computers.values():
@@ -122,6 +125,8 @@ class EvalComputation(Computation):
         }
         if self._model.ema_length is not None:
             report["ema"] = {"length": self._model.ema_length, "error": self._model.ema_error}
+        if (tuned := self._about_solution()) is not None:
+            report["tuned"] = tuned
         for kind, computer in self._computers.items():
             joined = Joined(self._model, self._request, computer.join(merged.parts(kind)))
             readers = [metric for metric in registry.metrics(self._request.metrics) if metric.rows == kind]
@@ -134,6 +139,17 @@ class EvalComputation(Computation):
         # Last: a reader who sees the report sees everything.
         write_json(self._work.folder / "report.json", report)
         slim.clear(self._work.run)
+
+    def _about_solution(self) -> dict[str, Any] | None:
+        """Which tuned sampler has drawn the samples, and what readers should know of it; None if none has."""
+        spec, network = self._request.sampling, self._model.network
+        if not spec.needs_solution or not registry.draws_samples(self._request.metrics):
+            return None
+        try:
+            solution = self._model.solutions.chosen(spec, network)
+        except UsageError:  # It was removed after the samples were drawn.
+            return None
+        return {"solution": solution.digest, "step": solution.step, "remark": moved_on(solution, network)}
 
     def _draw(self) -> None:
         """Draw samples, unless it would take longer than the bounds of images did; points of toys cost nothing."""

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cld_core.averages.snapshots import TOLD_ABOVE
-from cld_core.small_files import real, whole
+from cld_core.small_files import real, text, whole
+from cld_core.texts import one_line
 
 from . import registry
 from .definitions import Metric
@@ -36,7 +37,7 @@ def numbers(report: Mapping[str, Any] | None) -> dict[str, Number]:
 def remarks(report: Mapping[str, Any] | None) -> list[str]:
     """In words, what readers of the numbers in a report should know, each once."""
     sections = [(metric, (report or {}).get(metric.name)) for metric in registry.metrics()]
-    texts = [_remark_on_average((report or {}).get("ema"))]
+    texts = [_remark_on_average((report or {}).get("ema")), _remark_on_solution((report or {}).get("tuned"))]
     texts += [remark_on(metric, section) for metric, section in sections if section]
     return list(dict.fromkeys(text for text in texts if text is not None))
 
@@ -47,6 +48,12 @@ def _remark_on_average(section: Any) -> str | None:
     if length is None or error is None or error <= TOLD_ABOVE:
         return None
     return f"the average of length {length:g} is made of others, with a relative error of its profile of {error:.2g}"
+
+
+def _remark_on_solution(section: Any) -> str | None:
+    """How the network differs from the one that its tuned sampler was fitted to."""
+    remark = text(section.get("remark")) if isinstance(section, dict) else None
+    return one_line(remark, 400) if remark else None
 
 
 def remark_on(metric: Metric, section: Mapping[str, Any]) -> str | None:

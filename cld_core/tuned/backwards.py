@@ -30,7 +30,10 @@ def suits(numbers: int) -> bool:
 
 def linearised(fitted: Fitted, linear: Linear, u: Tensor, denoise: bool) -> tuple[Tensor, Tensor]:
     """As `differences.linearised`; the score is differentiated by u."""
-    parts = [_linearised(fitted, linear, part, denoise) for part in u.split(fitted.at_once)]
+    parts = []
+    for first in range(0, len(u), fitted.at_once):
+        part = u[first : first + fitted.at_once]
+        parts.append(_linearised(fitted.for_points(first, first + len(part)), linear, part, denoise))
     return torch.cat([x for x, _ in parts]), torch.cat([slopes for _, slopes in parts], 1)
 
 

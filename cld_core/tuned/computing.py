@@ -1,19 +1,22 @@
 """Computing the rows of a tuning, one after another, and its solution from the best of them."""
 
 import dataclasses
+import functools
+import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from cld_core import numerics, sampling
+from cld_core import guidance, numerics, sampling
 from cld_core.errors import MergeError
 from cld_core.model import Model
 from cld_core.recipe.sampling import OdeSpec
 from cld_core.run import changes
 from cld_core.run.atomic import write_json
+from cld_core.score import ScoreFunction
 from cld_core.seeds import SampleNoise
 from cld_core.shards import state
 from cld_core.shards.compute import Computation
@@ -24,6 +27,7 @@ from cld_core.solutions import FILE, Solution
 from . import cost
 from .differences import Fitted
 from .fit import Ends, Problem, Row, best, kept, settings_of
+from .given import Given
 from .linear import Linear
 from .stages import STAGES
 from .work import Tuning, tunings_of
@@ -43,16 +47,21 @@ class TuneComputation(Computation):
         self._work, self._request = work, work.request
         # Whoever started the work was asked.
         self._model = model or Model.from_run(
-            work.run.path, self._request.checkpoint_step, str(device), allow_plugin=True
+            work.run.path,
+            self._request.checkpoint_step,
+            str(device),
+            allow_plugin=True,
+            ema_length=self._request.ema_length,
         )
         self._evaluated = 0
         self._rows: dict[str, list[Row]] = {stage: [] for stage in STAGES}
-        self._spent_s: dict[str, float] = dict.fromkeys(self._request.sizes, 0.0)
+        self._spent_s: dict[str, float] = dict.fromkeys(STAGES, 0.0)
         self._problem: Problem | None = None
 
     def prepare(self) -> None:
         sde, request = self._model.sde, self._request
-        most = cost.evaluations(sde, request.nfe, request.denoise, self._model.recipe.network.images)
+        images = self._model.recipe.network.images
+        most = request.networks * cost.evaluations(sde, request.nfe, request.denoise, images)
         limit = "" if request.budget_min is None else f", within {request.budget_min:g} minutes"
         print(f"at most {most:,} evaluations of the network for each of {request.points} points{limit}", flush=True)
 
@@ -68,29 +77,28 @@ class TuneComputation(Computation):
         problem, before, done = self._ready(kind), self._evaluated, self._rows[kind]
         assert len(done) == first, f"row {first} of the {kind} follows from {first} rows, not {len(done)}"
         over = done and kind != "untuned" and self._is_spent
-        row = done[-1] if over else problem.row(kind, self._rows)
+        row = done[-1] if over else self._usable(problem, kind, problem.row(kind, self._rows))
         evaluations = (self._evaluated - before) / self._request.points
         if not over:
             print(f"{kind} {settings_of(kind, row)}: rms {row.fit:.4g}, held out {row.held:.4g}", flush=True)
         return _arrays(row, evaluations, time.monotonic() - started)
 
     def review(self, kind: str, rows: Arrays) -> None:
-        self._spent_s[kind] += float(rows["seconds"].sum())
         if kind in STAGES:
+            self._spent_s[kind] += float(rows["seconds"].sum())
             self._rows[kind] += _rows_of(rows)
 
     def elsewhere(self, kind: str, first: int, last: int) -> Iterable[Sealed]:
-        """Ends of the flow that another tuning has computed with the same noise, of the same checkpoint."""
-        if kind != "flow":
-            return
-        checkpoint = self._work.made_of(strict=True)["checkpoint"]
+        """Rows of other tunings to the same checkpoint: ends of the flow, and rows of a fit with another budget."""
+        made_of, request = self._work.made_of(strict=True), self._request
         for other in tunings_of(self._work.run):
-            if other.name == self._work.name or other.request.flow_id != self._request.flow_id:
+            ours, theirs = (one.flow_id if kind == "flow" else one.fit_id for one in (request, other.request))
+            if other.name == self._work.name or ours != theirs:
                 continue
             content = state.read_state(other.shards, 0)
-            part = content.get("work", {}).get(kind, {})
-            if state.is_made_of(content, {"request": other.request.id, "checkpoint": checkpoint}) and "bytes" in part:
-                yield Sealed(other.shards, 0, kind, part["first"], part["last"])
+            if state.is_made_of(content, {**made_of, "request": other.request.id}):
+                parts = content.get("work", {})
+                yield from _sealed_flow(other, parts) if kind == "flow" else _sealed_rows(other, parts, kind)
 
     @torch.no_grad()
     def finish(self) -> None:
@@ -110,18 +118,23 @@ class TuneComputation(Computation):
             "seed": self._request.seed,
             "evaluations": round(sum(float(sealed[stage]["evaluations"].sum()) for stage in STAGES)),
             "flow_evaluations": float(sealed["flow"]["nfe"].mean()),
-            "seconds": round(sum(float(part["seconds"].sum()) for part in sealed.values()), 3),
+            "seconds": round(sum(float(sealed[stage]["seconds"].sum()) for stage in STAGES), 3),
             "model": self._request.model_digest,
             "sde": dataclasses.asdict(self._model.recipe.sde),
             "created": time.time(),
         }
-        checkpoint, rms = merged.made_of["checkpoint"], {stage: row.held for stage, row in tops.items()}
+        checkpoint = merged.made_of["checkpoint"]
+        # JSON has no infinity, and a stage without a usable row has no distance.
+        rms = {stage: row.held for stage, row in tops.items() if math.isfinite(row.held)}
         solution = solution_of(
             linear,
             eps=self._request.eps,
             denoise=self._request.denoise,
+            labels=self._request.labels,
+            **self._request.guidance_keys,
             step=self._request.checkpoint_step,
             checkpoint=checkpoint,
+            ema_length=self._request.ema_length,
             kept=chosen,
             rms=rms,
             about=about,
@@ -134,14 +147,44 @@ class TuneComputation(Computation):
         limit = self._request.budget_min
         return limit is not None and sum(self._spent_s.values()) >= 60.0 * limit
 
+    @property
+    def _spec(self) -> OdeSpec:
+        """How the flow is followed."""
+        request = self._request
+        return OdeSpec(
+            rtol=request.rtol, atol=request.rtol, eps=request.eps, denoise=request.denoise, **request.guidance_keys
+        )
+
+    @functools.cached_property
+    def _labels(self) -> torch.Tensor | None:
+        """Those of the points, (points,); the points that decide have the same. None without labels."""
+        labels = self._model.labels(None, self._request.points)
+        return None if labels is None else labels.to(self._model.device)
+
+    def _score_of(self, first: int, last: int) -> ScoreFunction:
+        """The score of the points ``first <= i < last``, given their labels."""
+        given = self._labels
+        if given is not None:
+            given = given[torch.arange(first, last, device=given.device) % len(given)]
+        return guidance.bound(self._model.score, self._spec, given, none=len(self._model.classes or ()))
+
     def _flow(self, block: int) -> tuple[np.ndarray, float]:
         """Where the flow takes the draws of a block, (block, C, ...), and the evaluations that each took."""
         request, model = self._request, self._model
-        spec = OdeSpec(rtol=request.rtol, atol=request.rtol, eps=request.eps, denoise=request.denoise)
-        first, last = block * request.block, (block + 1) * request.block
-        noise = SampleNoise(request.seed, _NOISE, first=first, last=last, device=model.device)
-        drawn = sampling.sample(model.score, model.sde, spec, noise, model.data_shape, model.device)
+        parts, end = [], (block + 1) * request.block
+        for first in range(block * request.block, end, request.at_once):
+            last = min(first + request.at_once, end)
+            score = self._score_of(first, last)
+            noise = SampleNoise(request.seed, _NOISE, first=first, last=last, device=model.device)
+            drawn = sampling.sample(score, model.sde, self._spec, noise, model.data_shape, model.device)
+            parts.append(guidance.counted(drawn, score))
+        drawn = sampling.Samples.cat(parts)
         return drawn.x.cpu().numpy(), drawn.nfe
+
+    def _usable(self, problem: Problem, stage: str, row: Row) -> Row:
+        """The row; as far from the flow as can be if its times do not fall, which those of a solution have to."""
+        times = problem.sampler(stage, self._rows, row).times
+        return row if bool((times.diff() < 0).all()) else dataclasses.replace(row, held=math.inf)
 
     def _ready(self, stage: str) -> Problem:
         """The problem, with the ends of the flow and the rows of earlier stages in memory."""
@@ -152,9 +195,7 @@ class TuneComputation(Computation):
                 self._rows[earlier] = _rows_of(part := self._sealed(earlier))
                 self._spent_s[earlier] = float(part["seconds"].sum())
         if self._problem is None:
-            part = self._sealed("flow")
-            self._spent_s["flow"] = float(part["seconds"].sum())
-            self._problem = self._problem_of(part["x"])
+            self._problem = self._problem_of(self._sealed("flow")["x"])
         return self._problem
 
     def _problem_of(self, blocks: np.ndarray) -> Problem:
@@ -165,6 +206,9 @@ class TuneComputation(Computation):
         u = model.sde.prior(noise.normal((channels * model.sde.n, *rest))).double()
         fit, held = (Ends(u[part], x[part]) for part in (slice(0, request.points), slice(request.points, None)))
         fitted = Fitted(model.score, model.sde, request.at_once, self._count)
+        if self._labels is not None:
+            score = self._score_of(0, request.points)
+            fitted = Given(score, model.sde, request.at_once, self._count, points=request.points)
         return Problem(fitted, fit, held, request.nfe, request.eps, request.denoise)
 
     def _count(self, examples: int) -> None:
@@ -176,6 +220,25 @@ class TuneComputation(Computation):
             text = f"{self._work.folder}: the file of the {kind} is damaged"
             raise MergeError(f"{text}. Re-run the same `{self._work.command}` to compute it again.")
         return part
+
+
+def _sealed_flow(work: Tuning, parts: Mapping[str, Any]) -> Iterator[Sealed]:
+    part = parts.get("flow", {})
+    if "bytes" in part:
+        yield Sealed(work.shards, 0, "flow", part["first"], part["last"])
+
+
+def _sealed_rows(work: Tuning, parts: Mapping[str, Any], stage: str) -> Iterator[Sealed]:
+    """The rows of a stage up to where the budget of another tuning ended; none if it ended before."""
+    for name, size in STAGES.items():
+        if "bytes" not in parts.get(name, {}):
+            return
+        arrays = Sealed(work.shards, 0, name, 0, size).load()
+        count = 0 if arrays is None else int((arrays["evaluations"] > 0).sum())
+        if name == stage and count:
+            yield Sealed(work.shards, 0, name, 0, count)
+        if name == stage or count < size:
+            return
 
 
 def solution_of(linear: Linear, **others: Any) -> Solution:

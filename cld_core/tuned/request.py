@@ -1,21 +1,29 @@
 """What `cldctl tune` asks for: a sampler of so many evaluations for the network of one checkpoint. Loads no torch."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from cld_core.digests import digest
 from cld_core.errors import UsageError
 from cld_core.recipe import Recipe
 from cld_core.shards import Request
+from cld_core.solutions import guidance_of
 
 from .stages import STAGES
 
-# The most points that are solved at once: a block is what is lost by an interruption.
-MOST_AT_ONCE = 512
+# The most points of a row of the flow, which is what an interruption loses.
+MOST_IN_BLOCK = 512
 POINTS_OF_TOYS, POINTS_OF_IMAGES = 4000, 16
 # Of the rows of a fit: one that another version began is not continued.
 _VERSION = 2
 LEAST_POINTS, MOST_POINTS, MOST_NFE = 8, 100_000, 50
+MOST_MINUTES = 1_000_000
+# What the ends of the flow depend on, besides the shape of their rows, and what every number of the fit depends on.
+_FLOW = (
+    *("checkpoint_step", "model_digest", "ema_length", "seed", "eps", "denoise", "rtol"),
+    *("labels", "guidance", "guidance_from", "guidance_to"),
+)
+_FIT = (*_FLOW, "nfe", "points")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,10 +35,12 @@ class TuneRequest(Request):
         nfe: evaluations of the network, denoising included.
         seed: key of the noise.
         points: draws of the prior that are fitted, and as many that decide.
-        block: how many of them a row of the flow has.
-        budget_min: minutes after which the fit takes what it has; None for no limit.
+        budget_min: minutes after which the fit takes what it has; None for no limit. Those of the flow do not count.
+        ema_length: which average of the weights, as `ema.length`.
         eps: where the flow ends.
         denoise: whether it is denoised.
+        labels: whether it is conditional on labels: each draw has one, with the frequencies of the data.
+        guidance, guidance_from, guidance_to: of the flow, as in `sampling`.
         rtol: of the flow, relative and absolute.
         at_once: examples that the network is evaluated for at once.
     """
@@ -42,10 +52,14 @@ class TuneRequest(Request):
     nfe: int
     seed: int
     points: int
-    block: int
     budget_min: float | None
+    ema_length: float | None = None
     eps: float
     denoise: bool
+    labels: bool = False
+    guidance: float = 1.0
+    guidance_from: float = 0.0
+    guidance_to: float = 1.0
     rtol: float = 1e-6
     at_once: int
 
@@ -67,18 +81,23 @@ class TuneRequest(Request):
         wanted = usual if points is None else points
         if not LEAST_POINTS <= wanted <= MOST_POINTS:
             raise UsageError(f"--points {wanted}: it takes {LEAST_POINTS} to {MOST_POINTS:,} points. Ask for as many.")
-        blocks = -(-wanted // min(MOST_AT_ONCE, recipe.eval.batch_size))
-        block = -(-wanted // blocks)
+        if budget_min is not None and not 0 <= budget_min <= MOST_MINUTES:
+            text = f"--budget {budget_min:g}: a fit takes 0 to {MOST_MINUTES:,} minutes"
+            raise UsageError(f"{text}. Ask for as many, or for none to set no limit.")
+        blocks = -(-wanted // MOST_IN_BLOCK)
+        labels = recipe.data.labels
         return cls(
             checkpoint_step=checkpoint_step,
             model_digest=recipe.model_digest(),
             nfe=nfe,
             seed=seed,
-            points=blocks * block,
-            block=block,
+            points=blocks * -(-wanted // blocks),
             budget_min=budget_min,
+            ema_length=recipe.ema.length,
             eps=recipe.sampling.eps,
             denoise=recipe.sampling.denoise,
+            labels=labels,
+            **guidance_of(recipe.sampling, labels=labels),
             at_once=recipe.eval.batch_size,
             files={},
             batch_size=1,
@@ -87,15 +106,36 @@ class TuneRequest(Request):
 
     @property
     def id(self) -> str:
-        names = ("model_digest", "seed", "points", "block", "budget_min", "eps", "denoise", "rtol")
-        content = digest([_VERSION, *([name, getattr(self, name)] for name in names)])
+        content = digest([self.fit_id, self.budget_min])
         return f"nfe{self.nfe:03d}-{self.checkpoint_step:08d}-{content[:8]}"
+
+    @property
+    def fit_id(self) -> str:
+        """Of everything that the rows of the fit depend on: tunings with other budgets share those that they have."""
+        return digest([_VERSION, self._digest(_FIT)])
 
     @property
     def flow_id(self) -> str:
         """Of everything that the ends of the flow depend on: tunings for other numbers of evaluations share them."""
-        names = ("checkpoint_step", "model_digest", "seed", "block", "eps", "denoise", "rtol")
+        return self._digest((*_FLOW, "block"))
+
+    def _digest(self, names: tuple[str, ...]) -> str:
         return digest([[name, getattr(self, name)] for name in names])
+
+    @property
+    def block(self) -> int:
+        """How many points a row of the flow has."""
+        return self.points // -(-self.points // MOST_IN_BLOCK)
+
+    @property
+    def guidance_keys(self) -> dict[str, Any]:
+        """Those of the flow, as keys of `sampling`."""
+        return {"guidance": self.guidance, "guidance_from": self.guidance_from, "guidance_to": self.guidance_to}
+
+    @property
+    def networks(self) -> int:
+        """The most evaluations of the network that one of the score takes: guidance with two labels takes two."""
+        return 1 if self.guidance in (0, 1) else 2
 
     @property
     def sizes(self) -> dict[str, int]:

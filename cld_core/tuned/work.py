@@ -7,6 +7,7 @@ solution.json                          the result, `cld_core.solutions`
 import contextlib
 
 from cld_core import solutions
+from cld_core.averages import snapshots
 from cld_core.errors import NotFoundError
 from cld_core.evaluation.reports import checkpoint_checksum
 from cld_core.run import RunFolder
@@ -42,7 +43,10 @@ class Tuning(WorkOfRun):
         checksum = checkpoint_checksum(self.run, step)
         if checksum is None and strict:
             raise self.gone(step, "Tune to another step")
-        return {"request": self.request.id} | ({} if checksum is None else {"checkpoint": checksum})
+        made_of = {"request": self.request.id}
+        if self.request.ema_length is not None:
+            made_of["averages"] = snapshots.fingerprint(self.run, step)
+        return made_of | ({} if checksum is None else {"checkpoint": checksum})
 
 
 def tunings_of(run: RunFolder) -> list[Tuning]:

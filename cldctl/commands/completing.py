@@ -24,7 +24,7 @@ _MOST = 500
 _PLAIN = re.compile(r"[\w./+=:][\w./+=:-]*")
 # Of other commands, all sections can be changed.
 _OF_EVALUATIONS = ("eval", "sampling", "ema", "cluster")
-_SECTIONS = {"sample": ("sampling", "ema"), "tune": ("eval", "sampling", "cluster")}
+_SECTIONS = {"sample": ("sampling", "ema"), "tune": ("eval", "sampling", "ema", "cluster")}
 _SECTIONS |= dict.fromkeys(("eval", "samplers"), _OF_EVALUATIONS)
 
 Completer = Callable[[typer.Context, str], list[str]]

@@ -10,7 +10,7 @@ from cld_core.errors import UsageError
 from cld_core.ownership import require_may_change
 from cld_core.run import RunFolder
 from cld_core.run.trust import require_own_plugin
-from cld_core.texts import is_count
+from cld_core.texts import is_count, one_line
 from cld_core.tuned.request import TuneRequest
 from cldctl.ui.console import err, out, strong
 from cldctl.ui.progress import Working
@@ -24,13 +24,19 @@ if TYPE_CHECKING:
     from cldctl.clusters.base import Cluster
     from cldctl.runs.tune import Started
 
+# The keys of these sections that have an effect.
+_READ = (
+    *("sampling.eps", "sampling.denoise", "sampling.guidance", "sampling.guidance_from", "sampling.guidance_to"),
+    "eval.batch_size",
+)
+
 
 def tune(
     words: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="RUN | KEY=VALUE",
-            help="A run (default: the newest), and keys of eval, sampling and cluster to change.",
+            help="A run (default: the newest), and keys of sampling, ema and cluster to change.",
             autocompletion=completing.runs_and_overrides,
         ),
     ] = None,
@@ -44,9 +50,7 @@ def tune(
             help="Draws of the noise that are fitted, and as many that decide; default: 4,000, of images 16.",
         ),
     ] = None,
-    budget: Annotated[
-        float | None, typer.Option(metavar="MINUTES", min=0, help="Stop the fit of each N after so long; default: 60.")
-    ] = 60.0,
+    budget: Annotated[str, typer.Option(metavar="MINUTES | none", help="Stop the fit of each N after so long.")] = "60",
     seed: Annotated[int, typer.Option(metavar="N", min=0, max=2**63 - 1, help="Key of the noise.")] = 0,
     checkpoint: Checkpoint = "last",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
@@ -66,13 +70,15 @@ def tune(
     from cldctl.runs import home
     from cldctl.runs.tune import start
 
-    numbers = _numbers(nfe)
+    numbers, budget_min = _numbers(nfe), _minutes(budget)
     name, overrides = one_run(words)
     run = find_run(name, runs_dir(directory))
     require_may_change(run.path, "Nothing was tuned")
     where = home.chosen(cluster, run)
     recipe, step = _checkpoint_of(run, overrides, checkpoint, allow_plugin)
-    requests = [TuneRequest.of(recipe, step, number, points=points, budget_min=budget, seed=seed) for number in numbers]
+    requests = [
+        TuneRequest.of(recipe, step, number, points=points, budget_min=budget_min, seed=seed) for number in numbers
+    ]
     works = [Tuning(run.tuned / one.id) for one in requests if (run.tuned / one.id / "request.json").exists()]
     done = {work.name for work in works if work.is_done}
     _say_cost(recipe, [request for request in requests if request.id not in done])
@@ -93,13 +99,27 @@ def _checkpoint_of(run: RunFolder, overrides: Sequence[str], wanted: str, allow_
     """The recipe of a run with what is typed, and the step of a whole checkpoint."""
     from cldctl.evals import plan
 
+    _require_read(overrides)
     recipe = plan.recipe_for_evaluation(run.recipe(), overrides, str(run.recipe_file))
     if not allow_plugin:
         require_own_plugin(run, recipe)
     if wanted == "all":
         raise UsageError("--checkpoint all: a sampler is tuned to one network. Use 'last' or a step.")
     (step,) = starting.steps_of(run, wanted, "tuning to")
+    plan.require_average(run, step, recipe.ema.length)
     return recipe, step
+
+
+def _require_read(overrides: Sequence[str]) -> None:
+    """Refuse keys that have no effect on a tuning; those of other sections are refused as for evaluations.
+
+    Raises:
+        UsageError: names the keys that have one.
+    """
+    for text in overrides:
+        key = text.partition("=")[0]
+        if key.startswith(("sampling.", "eval.")) and key not in _READ:
+            raise UsageError(f"'{key}' has no effect on a tuning. Leave it out; there are: {', '.join(_READ)}.")
 
 
 def _say(run: RunFolder, made: "Started", where: "Cluster") -> None:
@@ -126,6 +146,21 @@ def _numbers(text: str) -> list[int]:
     return list(dict.fromkeys(map(int, words)))
 
 
+def _minutes(text: str) -> float | None:
+    """The minutes of ``--budget``; None for no limit.
+
+    Raises:
+        UsageError
+    """
+    if text.strip() == "none":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        fix = "Write a number of them, or none to set no limit"
+        raise UsageError(f"--budget {one_line(text)}: that is not a number of minutes. {fix}.") from None
+
+
 def _say_cost(recipe: "Recipe", todo: Sequence[TuneRequest]) -> None:
     """Say how many evaluations of the network are to come, if any are."""
     if not todo:
@@ -135,9 +170,13 @@ def _say_cost(recipe: "Recipe", todo: Sequence[TuneRequest]) -> None:
         from cld_core.tuned import cost
 
         diffusion = sde.build(recipe.sde)
-        most = sum(cost.evaluations(diffusion, request.nfe, request.denoise, recipe.network.images) for request in todo)
+        images = recipe.network.images
+        most = sum(
+            request.networks * cost.evaluations(diffusion, request.nfe, request.denoise, images) for request in todo
+        )
     first = todo[0]
-    limit = "no limit of time" if first.budget_min is None else f"at most {first.budget_min:g} minutes for each N"
+    minutes = first.budget_min
+    limit = "no limit of time" if minutes is None else f"at most {minutes:g} minutes for the fit of each N"
     solved = f"the flow of {2 * first.points:,} draws, then at most {most:,} evaluations of the network"
     err.print(f"step {first.checkpoint_step}: {solved} for each of {first.points:,}; {limit}")
 

@@ -7,13 +7,12 @@ from pathlib import Path
 
 from cld_core.checkpoint.verify import DamagedCheckpoint, all_whole, newest_whole, verify
 from cld_core.errors import CheckpointError, NotFoundError, UsageError
-from cld_core.evaluation.reports import current_report
+from cld_core.evaluation.reports import checkpoint_checksum, current_report
 from cld_core.evaluation.request import EvalRequest
 from cld_core.evaluation.sweeps import Axis, Cell, Sweep
 from cld_core.recipe import Recipe, with_overrides
-from cld_core.recipe.sampling import SamplingSpec
 from cld_core.run import RunFolder
-from cld_core.solutions import Solutions, following
+from cld_core.solutions import Network, Solutions, following
 from cld_core.texts import is_count, one_line
 
 from .sweep import CHECKPOINT, combinations, refuse_idle_axes
@@ -61,7 +60,7 @@ def make(
             recipe = recipe_for_evaluation(base, [*overrides, *settings], str(run.recipe_file), idle)
             for step in [int(values[CHECKPOINT])] if CHECKPOINT in values else steps:
                 # Each step has a solution of its own.
-                settled = replace(recipe, sampling=with_solution(run, recipe.sampling, step))
+                settled = with_solution(run, recipe, step)
                 request = EvalRequest.of(settled, metrics, step, shards or recipe.cluster.world_size)
                 # What is finished needs no average any more.
                 if current_report(run.evals / request.id) is None:
@@ -75,15 +74,23 @@ def make(
     return EvaluationPlan(tuple(requests.values()), sweep)
 
 
-def with_solution(run: RunFolder, spec: SamplingSpec, step: int) -> SamplingSpec:
+def with_solution(run: RunFolder, recipe: Recipe, step: int) -> Recipe:
     """A sampler that needs a solution names the one that it will follow, which makes it part of the evaluation.
+
+    Warns, once, if the network of that step is not the one that the solution was fitted to.
 
     Raises:
         UsageError: the run has no such solution.
+        OSError: the checksum of the checkpoint cannot be read.
     """
+    spec = recipe.sampling
     if not spec.needs_solution:
-        return spec
-    return following(spec, Solutions.of_run(run).chosen(spec, step))
+        return recipe
+    checksum, labels = checkpoint_checksum(run, step) or "", recipe.data.labels
+    network = Network(step=step, checkpoint=checksum, ema_length=recipe.ema.length, labels=labels)
+    solution = Solutions.of_run(run).followed(spec, network)
+    assert solution is not None, "it needs one"
+    return replace(recipe, sampling=following(spec, solution))
 
 
 def recipe_for_evaluation(base: Recipe, overrides: Sequence[str], source: str, idle: Collection[str] = ()) -> Recipe:

@@ -152,7 +152,7 @@ def make(
             try:
                 recipe = recipe_for_evaluation(base, [*keys, f"{NFE}={nfe}"], source, idle=[NFE])
                 recipe.sampling.require_usable()
-                recipe = replace(recipe, sampling=with_solution(run, recipe.sampling, step))
+                recipe = with_solution(run, recipe, step)
                 metrics = _computable(recipe.sampling, asked.metrics)
             except UsageError as error:
                 problems.setdefault((name, str(error)), []).append(nfe)

@@ -11,6 +11,7 @@ from cld_core.errors import UsageError
 from cld_core.evaluation.evaluation import evaluations_of
 from cld_core.ownership import require_may_change
 from cld_core.run import RunFolder
+from cld_core.tuned.work import tunings_of
 
 from . import survey
 from .removal import alone, require_over
@@ -80,9 +81,10 @@ def prune(pruning: Pruning) -> None:
 
 
 def _averages(run: RunFolder) -> tuple[Path, ...]:
-    for work in evaluations_of(run):
-        if work.request.ema.length is not None and not work.is_done:
-            fix = "Run `cldctl eval` again to finish it, or leave out --averages"
+    evaluations = [(work, work.request.ema.length) for work in evaluations_of(run)]
+    for work, length in [*evaluations, *((work, work.request.ema_length) for work in tunings_of(run))]:
+        if length is not None and not work.is_done:
+            fix = f"Run `{work.command}` again to finish it, or leave out --averages"
             raise UsageError(f"{run.name}: {work.name} still needs the snapshots of averages. {fix}.")
     return tuple(snapshots.files(run))
 
@@ -97,6 +99,7 @@ def _kept(run: RunFolder, keep_every: int | None) -> dict[int, str]:
     last, _ = newest_whole(run)
     history, recipe = run.ledger.history(), run.recipe()
     evaluated = {work.request.checkpoint_step for work in evaluations_of(run)} | run.steps_to_evaluate()
+    tuned = {work.request.checkpoint_step for work in tunings_of(run)}
     keep: dict[int, str] = {}
     for step in steps:
         if step == last:
@@ -105,6 +108,8 @@ def _kept(run: RunFolder, keep_every: int | None) -> dict[int, str]:
             keep[step] = "after the last intact one"
         elif step in evaluated:
             keep[step] = "evaluated"
+        elif step in tuned:
+            keep[step] = "a sampler was tuned to it"
         elif step == history.imported_step:
             keep[step] = "imported"
         elif recipe.train.is_milestone(step):

@@ -194,6 +194,13 @@ def test_replacement_needs_a_mask_and_fixed_steps():
         Guidance().require_usable(observation, spec_of("em", compile=True))
 
 
+@pytest.mark.parametrize("way", [Guidance(), Replacement()])
+def test_a_tuned_sampler_is_refused(way):
+    masked = Observation.masked(torch.tensor([0.3, 0.0]), torch.tensor([True, False]))
+    with pytest.raises(UsageError, match=r"method=tuned was fitted to the network's flow without an observation"):
+        way.require_usable(masked, spec_of("tuned"))
+
+
 @pytest.mark.parametrize(
     ("keys", "said"),
     [

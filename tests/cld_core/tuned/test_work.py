@@ -1,18 +1,24 @@
 """A tuning in its folder: resuming to the same bits, what is shared, and what becomes of a damaged one."""
 
 import json
+import math
 import shutil
 
+import numpy as np
 import pytest
 
 from cld_core import ranks, solutions
 from cld_core.errors import NotFoundError, UsageError
 from cld_core.place import Place
-from cld_core.recipe import load
+from cld_core.recipe import load, with_overrides
 from cld_core.run import RunFolder
 from cld_core.shards import open_work
+from cld_core.shards.files import Sealed
 from cld_core.solutions import Solution
+from cld_core.tuned import computing
+from cld_core.tuned.computing import TuneComputation
 from cld_core.tuned.request import TuneRequest
+from cld_core.tuned.stages import STAGES
 from cld_core.tuned.work import Tuning, tunings_of
 from cldctl.lookup import find_recipe
 from tests.support.tools import DEBUG, ONE, invoke, told_by_solution
@@ -61,6 +67,10 @@ def compute(work, stop_after=None):
     return work.compute(ranks.alone(Place(), gpu=False), should_stop)
 
 
+def rows_of(work, kind):
+    return Sealed(work.shards, 0, kind, 0, work.request.sizes[kind]).load()
+
+
 def test_an_interrupted_tuning_goes_on_to_the_same_bits(run, tmp_path):
     shutil.copytree(run.path, tmp_path / "other")
     whole, cut = tuning(run), tuning(RunFolder(tmp_path / "other"))
@@ -75,15 +85,57 @@ def test_an_interrupted_tuning_goes_on_to_the_same_bits(run, tmp_path):
     assert stops >= 3
     assert told_by_solution(cut.solution) == told_by_solution(whole.solution)
     assert whole.solution.rms["coefficients"] < whole.solution.rms["untuned"]
-    assert whole.solution.kept == min(whole.solution.rms, key=whole.solution.rms.get)
+    assert whole.solution.kept == "coefficients"
     assert whole.is_done
     assert open_work(whole.folder).request == whole.request
 
 
 def test_a_budget_ends_a_fit(tuned_run):
     (spent,) = tunings_of(tuned_run)
-    assert spent.solution.rms["grid"] <= spent.solution.rms["untuned"] or spent.solution.kept != "grid"
     assert spent.solution.about["evaluations"] < 300
+    for stage in ("grid", "coefficients"):
+        rows = rows_of(spent, stage)
+        assert (rows["evaluations"] > 0).tolist() == [True] + [False] * (STAGES[stage] - 1)
+        for name in ("which", "damping", "fit", "held", "parameters"):
+            assert (rows[name] == rows[name][:1]).all(), "each is the first one again"
+
+
+def test_the_flow_does_not_count_against_the_budget(run, monkeypatch):
+    """The flow alone takes an hour by this clock, and every other row no time."""
+    now = [0.0]
+    solved = TuneComputation._flow
+    monkeypatch.setattr(TuneComputation, "_flow", lambda self, block: (now.append(3600.0), solved(self, block))[1])
+    monkeypatch.setattr(computing.time, "monotonic", lambda: sum(now))
+    compute(work := tuning(run, budget_min=1.0))
+    assert (rows_of(work, "flow")["seconds"] > 0).all()
+    assert (rows_of(work, "grid")["evaluations"] > 0).all()
+    assert work.solution.about["seconds"] == 0.0
+
+
+def test_a_longer_budget_goes_on_from_the_rows_of_a_shorter_one(run, tmp_path, capsys):
+    shutil.copytree(run.path, tmp_path / "other")
+    compute(spent := tuning(run, budget_min=0.0))
+    compute(longer := tuning(run))
+    printed = capsys.readouterr().out
+    assert f"untuned {STAGES['untuned']}/{STAGES['untuned']}, taken from {spent.name}" in printed
+    assert f"grid 1/{STAGES['grid']}, taken from {spent.name}" in printed
+    compute(whole := tuning(RunFolder(tmp_path / "other")))
+    assert longer.name == whole.name != spent.name
+    assert longer.solution.digest == whole.solution.digest
+    assert longer.solution.rms == whole.solution.rms
+
+
+def test_a_batch_size_is_not_part_of_a_tuning(run):
+    compute(few := tuning(run, budget_min=0.0))
+    recipe = with_overrides(run.recipe(), ["eval.batch_size=3"])
+    request = TuneRequest.of(recipe, 20, 3, points=8, budget_min=0.0, seed=0)
+    assert (request.id, request.flow_id, request.at_once) == (few.request.id, few.request.flow_id, 3)
+    ends = rows_of(few, "flow")["x"]
+    solution = few.solution
+    shutil.rmtree(few.folder)
+    compute(again := Tuning(request.store(run.tuned / request.id)))
+    assert np.allclose(rows_of(again, "flow")["x"], ends, rtol=1e-4, atol=1e-4 * abs(ends).max())
+    assert again.solution.times == solution.times
 
 
 def test_tunings_share_the_ends_of_the_flow(tuned_run, capsys):
@@ -151,10 +203,27 @@ def test_another_checkpoint_of_the_step_makes_it_stale(tuned_run):
 
 def test_points_come_in_blocks_and_bounds_are_named():
     recipe = load(find_recipe("toy_diamond"), ["eval.batch_size=100"])
-    request = TuneRequest.of(recipe, 5, 7, points=250, budget_min=None, seed=0)
-    assert (request.block, request.points, request.sizes["flow"]) == (84, 252, 6)
+    request = TuneRequest.of(recipe, 5, 7, points=1501, budget_min=None, seed=0)
+    assert (request.block, request.points, request.sizes["flow"]) == (501, 1503, 6)
     assert TuneRequest.of(recipe, 5, 7, points=None, budget_min=None, seed=0).points == 4000
-    for keys, text in (({"nfe": 1}, "--nfe 1"), ({"nfe": 51}, "--nfe 51"), ({"points": 7}, "--points 7")):
+    for keys, text in (
+        ({"nfe": 1}, "--nfe 1"),
+        ({"nfe": 51}, "--nfe 51"),
+        ({"points": 7}, "--points 7"),
+        ({"points": 0}, "--points 0"),
+    ):
         keys = {"nfe": 7, "points": 8, "budget_min": None, "seed": 0, **keys}
         with pytest.raises(UsageError, match=text):
             TuneRequest.of(recipe, 5, **keys)
+    for minutes in (math.inf, math.nan, -1.0, 1e9):
+        with pytest.raises(UsageError, match=r"--budget .* for none to set no limit"):
+            TuneRequest.of(recipe, 5, 7, points=8, budget_min=minutes, seed=0)
+
+
+def test_a_request_without_the_newer_fields_is_read(tuned_run):
+    (work,) = tunings_of(tuned_run)
+    content = json.loads((work.folder / "request.json").read_text())
+    for name in ("labels", "guidance", "guidance_from", "guidance_to", "ema_length"):
+        content.pop(name)
+    (work.folder / "request.json").write_text(json.dumps({**content, "block": 8}))
+    assert Tuning(work.folder).request == work.request

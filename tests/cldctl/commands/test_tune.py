@@ -2,14 +2,20 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
 import cld_core
+from cld_core import solutions
 from cld_core.errors import UsageError
+from cld_core.recipe import with_overrides
 from cld_core.recipe.sampling import TunedSpec
 from cld_core.run import RunFolder
+from cld_core.run.atomic import write_json
+from cld_core.solutions import FILE, Network, Solutions
 from cld_core.tuned.work import tunings_of
+from cldctl.evals import plan
 from tests.cldctl.page.parsed import Parsed
 from tests.support.tools import DEBUG, invoke
 
@@ -25,6 +31,12 @@ def tuned(runs, tmp_path_factory):
     assert "step 20: the flow of 16 draws, then at most" in shown.stderr
     assert "sample done --method tuned --nfe 3" in shown.stderr
     return here
+
+
+@pytest.fixture(autouse=True)
+def nothing_said():
+    """Warnings are given once in a process."""
+    solutions._warn.cache_clear()
 
 
 def test_a_second_time_finds_the_result(tuned):
@@ -89,12 +101,61 @@ def test_training_cannot_begin_with_it(tuned):
 
 def test_another_solution_is_another_evaluation(tuned, tmp_path):
     shutil.copytree(tuned / "done", tmp_path / "done")
-    keys = ("--elbo", "--samples", "8", "sampling.method=tuned", "sampling.nfe=3", *DEBUG)
+    keys = ("--w2", "--samples", "8", "eval.max_nonfinite=1", "sampling.method=tuned", "sampling.nfe=3", *DEBUG)
     assert "FINISHED" in invoke("eval", "done", *keys, runs=tmp_path).stdout
     assert "already complete" in invoke("eval", "done", *keys, runs=tmp_path).stderr
-    requests = [json.loads(file.read_text()) for file in (tmp_path / "done/evals").glob("*/request.json")]
-    solution = next(work.solution for work in tunings_of(RunFolder(tmp_path / "done")) if work.request.nfe == 3)
-    assert solution.digest in [request["sampling"].get("solution") for request in requests]
+    run = RunFolder(tmp_path / "done")
+    first = next(work.solution for work in tunings_of(run) if work.request.nfe == 3)
+    # Another tuning, whose fit has found something else.
+    second = replace(first, times=(1.0, 0.5, 0.001), about={"created": first.about["created"] + 1.0})
+    (run.tuned / "another").mkdir()
+    write_json(run.tuned / "another" / FILE, second.content())
+    assert "FINISHED" in invoke("eval", "done", *keys, runs=tmp_path).stdout
+    requests = [json.loads(file.read_text()) for file in run.evals.glob("w2-*/request.json")]
+    assert {request["sampling"]["solution"] for request in requests} == {first.digest, second.digest}
+    assert len(requests) == 2
+    chosen = invoke("eval", "done", *keys, f"sampling.solution={first.digest}", runs=tmp_path)
+    assert "already complete" in chosen.stderr
+
+
+def replace_checkpoint(run, step):
+    """As if the run had been resumed from an earlier step: another network, of the same step."""
+    sidecar = run.checkpoint_file(step).with_suffix(".json")
+    sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), "sha256": "0" * 64}))
+
+
+def test_a_replaced_checkpoint_is_warned_of(tuned, tmp_path, caplog):
+    shutil.copytree(tuned / "done", tmp_path / "done")
+    run = RunFolder(tmp_path / "done")
+    spec = TunedSpec(nfe=3)
+    recipe = with_overrides(run.recipe(), ["sampling.method=tuned", "sampling.nfe=3"])
+    assert plan.with_solution(run, recipe, 20).sampling.solution is not None
+    assert not caplog.records
+    replace_checkpoint(run, 20)
+    assert plan.with_solution(run, recipe, 20).sampling.solution is not None
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "was fitted to a checkpoint of step 20 that has been replaced. Tune again: `cldctl tune done" in said
+    now = Network(step=20, checkpoint="0" * 64)
+    (solution,) = [one for one in Solutions.of_run(run).read() if one.nfe == 3]
+    # One that was tuned to it since is used.
+    newer = replace(solution, checkpoint=now.checkpoint, times=(1.0, 0.5, 0.001), about={})
+    (run.tuned / "another").mkdir()
+    write_json(run.tuned / "another" / FILE, newer.content())
+    assert Solutions.of_run(run).chosen(spec, now).digest == newer.digest
+    assert Solutions.of_run(run).chosen(spec, replace(now, checkpoint=solution.checkpoint)).digest == solution.digest
+
+
+def test_results_of_a_network_that_has_moved_on_have_a_remark(tuned, tmp_path):
+    shutil.copytree(tuned / "done", tmp_path / "done")
+    keys = ("--w2", "--samples", "8", "eval.max_nonfinite=1", "sampling.method=tuned", "sampling.nfe=3", *DEBUG)
+    text = "the tuned sampler of 3 evaluations was fitted to step 20, not 10"
+    assert text not in invoke("eval", "done", *keys, runs=tmp_path).stdout
+    shown = invoke("eval", "done", *keys, "--checkpoint", "10", runs=tmp_path)
+    assert text in " ".join((shown.stdout + shown.stderr).split())
+    (row,) = json.loads(invoke("status", "done", "--json", runs=tmp_path).stdout)
+    remarks = {entry["id"][:11]: entry["remarks"] for entry in row["evals"]}
+    assert text in remarks["w2-00000010"]
+    assert text not in remarks["w2-00000020"]
 
 
 def test_a_network_that_has_moved_on_is_warned_of(tuned, caplog):
@@ -109,7 +170,8 @@ def test_the_nearest_step_is_used(tuned, tmp_path, caplog):
     shutil.copytree(tuned / "done", tmp_path / "done")
     invoke("tune", "done", "--nfe", "3", "--checkpoint", "10", *QUICK, runs=tmp_path)
     for step in (10, 20):
-        assert cld_core.load(tmp_path / "done", step).solutions.followed(TunedSpec(nfe=3), step).step == step
+        model = cld_core.load(tmp_path / "done", step)
+        assert model.solutions.followed(TunedSpec(nfe=3), model.network).step == step
     assert not caplog.records
 
 
@@ -131,11 +193,26 @@ def test_an_exported_file_carries_its_solutions(tuned, tmp_path):
         (("--points", "3"), "--points 3: it takes 8 to 100,000 points"),
         (("--checkpoint", "all"), "--checkpoint all: a sampler is tuned to one network"),
         (("train.steps=3",), "'train.steps' is not a key of an evaluation"),
+        (("sampling.nfe=3",), "'sampling.nfe' has no effect on a tuning. Leave it out; there are: sampling.eps,"),
+        (("eval.seed=3",), "'eval.seed' has no effect on a tuning"),
+        (("ema.length=0.1",), "'ema.length' is 0.1, but train.ema_lengths keeps no averages"),
+        (("--budget", "inf"), "--budget inf: a fit takes 0 to 1,000,000 minutes"),
+        (("--budget", "-1"), "--budget -1: a fit takes 0 to 1,000,000 minutes"),
+        (("--budget", "soon"), "--budget soon: that is not a number of minutes"),
     ],
 )
 def test_wrong_usage(tuned, options, said):
     shown = invoke("tune", "done", *options, *DEBUG, runs=tuned, code=2)
     assert said in shown.stderr
+    assert len(list((tuned / "done/tuned").iterdir())) == 2
+
+
+def test_no_budget(tuned, tmp_path):
+    shutil.copytree(tuned / "done", tmp_path / "done")
+    invoke("tune", "done", "--nfe", "2", "--points", "8", "--budget", "none", *DEBUG, runs=tmp_path)
+    works = tunings_of(RunFolder(tmp_path / "done"))
+    assert {work.request.budget_min for work in works if work.request.nfe == 2} == {None, 0.0}
+    assert all(work.is_done for work in works)
 
 
 def test_no_such_run_or_checkpoint(tuned):

@@ -1,0 +1,15 @@
+"""Which samplers samples given an observation can be drawn by."""
+
+from cld_core.errors import UsageError
+from cld_core.recipe.sampling import SamplingSpec
+
+
+def require_untuned(spec: SamplingSpec) -> None:
+    """Refuse a sampler that was fitted to the flow without an observation.
+
+    Raises:
+        UsageError
+    """
+    if spec.needs_solution:
+        text = f"sampling.method={spec.method} was fitted to the network's flow without an observation"
+        raise UsageError(f"{text}. Choose another method, for example exponential.")
