@@ -210,7 +210,7 @@ class Model:
         recipe = json.dumps(self.recipe.to_share())
         about = {"step": str(self.step), "weights": "ema", "recipe": recipe, "data": describe(self.source)}
         if self.ema_length is not None:
-            about["ema_length"] = f"{self.ema_length:g}"
+            about["ema_length"] = repr(self.ema_length)
         if self.classes is not None:
             about["classes"] = json.dumps(self.classes.to_dict())
         about |= self.solutions.carried(self.network)

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Generic
 
 from cld_core.sde import Diffusion
+from cld_core.sde.explained import strengths
 from cld_core.sde.number import Number, sqrt
-from cld_core.sde.rows import Rows, cholesky, dot, inverse, inverse_of_lower, matmul, square, transposed
+from cld_core.sde.rows import Rows, cholesky, dot, inverse_of_lower, matmul, square, transposed
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ def preconditioning(sde: Diffusion, t: Any, data_std: float) -> Preconditioning[
     whiten = inverse_of_lower(cholesky(covariance))
     precision = transposed(square(tuple(row[first:] for row in whiten[first:])))
     # x is seen in u with the strength w in units of the noise: what remains open of it has the variance open_^2.
-    w = tuple(dot(row, psi) for row in inverse(factor))
+    _, w = strengths(sde, t)
     open_ = data_std / sqrt(1.0 + data_std**2 * dot(w, w))
     gains = matmul(sde.target(t), tuple((entry,) for entry in w[first:]))
     output = tuple(

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-# The length of the uniform average, gamma = 0. Longer ones would weigh early steps more than late ones.
-LONGEST = 1.0 / math.sqrt(12.0)
+from cld_core.recipe.ema import UNIFORM_LENGTH
+
 # Directions of the fit whose share of the largest is below this are noise of the rounding of snapshots.
 _RCOND = 1e-10
 
@@ -45,9 +45,9 @@ def exponent(length: float) -> float:
     Raises:
         ValueError: no such profile has this length.
     """
-    if not 0 < length < LONGEST:
-        raise ValueError(f"a relative length is between 0 and {LONGEST:.4f}, not {length:g}")
-    # Falls from sigma = LONGEST at 0 on; sigma < 1/(gamma + 1) bounds the root from above.
+    if not 0 < length < UNIFORM_LENGTH:
+        raise ValueError(f"a relative length is between 0 and {UNIFORM_LENGTH:.4f}, not {length:g}")
+    # Falls from sigma = UNIFORM_LENGTH at 0 on; sigma < 1/(gamma + 1) bounds the root from above.
     low, high = 0.0, 1.0 / length
     while low < (middle := 0.5 * (low + high)) < high:
         low, high = (middle, high) if relative_length(middle) > length else (low, middle)

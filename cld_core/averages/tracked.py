@@ -14,7 +14,7 @@ from .profiles import exponent, key_of
 class PowerAverages:
     """Averages of a network's trainable parameters with power-function profiles, one of each relative length.
 
-    After t updates an average has forgotten (1 - 1/t)^(gamma + 1) of what it was (arXiv 2312.02696, equation 3): the
+    Update t keeps (1 - 1/t)^(gamma + 1) of what an average was (arXiv 2312.02696, equation 3): the
     parameters after update s have the weight (s^(gamma+1) - (s-1)^(gamma+1)) / t^(gamma+1). Each average takes as much
     memory as the weights. Without lengths, nothing is kept.
 
@@ -80,7 +80,7 @@ class PowerAverages:
         Raises:
             KeyError, ValueError: its names or shapes are not those of the network.
         """
-        if not state or tuple(state["lengths"]) != self.lengths:
+        if not state or {*state["lengths"]} != {*self.lengths}:
             self.began, self._updates = step, 0
             return
         for length, average in zip(self.lengths, self.averages, strict=True):

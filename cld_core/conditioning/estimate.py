@@ -7,16 +7,15 @@ from torch import Tensor
 
 from cld_core.sde import Diffusion
 from cld_core.sde.coefficients import combine
+from cld_core.sde.explained import explained
 from cld_core.sde.number import Number
-from cld_core.sde.rows import dot, inverse, square, transposed
+from cld_core.sde.rows import dot, transposed
 
 
 class Estimate(Generic[Number]):
     """Coefficients at a time t of x_hat = ``of_u`` u + ``of_score`` s.
 
-    With the kernel u = Psi_0 x_0 + L e, q = L^-1 Psi_0 and r = L^-1 u, each half i has r_i = q_i x_0 + e_i, and the
-    score gives the mean of e_i of the scored ones: a solution for x_0 of each. x_hat is their mean, weighted by q_i^2.
-    If the score is exact, all of them agree.
+    If the score is exact, it is E[x_0 | u] (`sde.explained.Explained`, which has q and e).
 
     A score whose e_i is off by ``score_error`` (root mean square) puts that solution off by score_error / q_i, which is
     much where u says little of x_0, as at t near 1. x_hat is then its mean with what u says by itself of data
@@ -35,19 +34,14 @@ class Estimate(Generic[Number]):
     variance: Number
 
     def __init__(self, sde: Diffusion, t: Number, *, score_error: float = 0.0, data_std: float = 1.0) -> None:
-        first = sde.n - sde.m
-        rows = inverse(square(sde.factor(t)))
-        q = tuple(dot(row, tuple(psi[0] for psi in sde.mean(t))) for row in rows)
-        scored = q[first:]
-        precision = 1.0 / data_std**2 + dot(q, q)
-        weight = dot(scored, scored) + score_error**2 * precision
-        by_target = inverse(sde.target(t))
+        found = explained(sde, t)
+        precision = 1.0 / data_std**2 + dot(found.q, found.q)
+        weight = found.weight + score_error**2 * precision
         share = score_error**2 / weight
-        self.of_u = tuple(
-            dot(scored, entries[first:]) / weight + share * dot(q, entries) for entries in transposed(rows)
-        )
-        self.of_score = tuple(dot(scored, entries) / weight for entries in transposed(by_target))
-        self.pull = tuple(dot(scored, entries[first:]) for entries in transposed(rows)[first:])
+        columns = zip(found.of_u, transposed(found.whitening), strict=True)
+        self.of_u = tuple(entry / weight + share * dot(found.q, column) for entry, column in columns)
+        self.of_score = tuple(entry / weight for entry in found.of_score)
+        self.pull = found.of_u[sde.n - sde.m :]
         self.variance = 1.0 / precision
 
     def posterior_mean(self, sde: Diffusion, u: Tensor, score: Tensor) -> Tensor:

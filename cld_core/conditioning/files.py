@@ -47,7 +47,7 @@ def from_arrays(path: Path, shape: tuple[int, ...], sigma: float | None = None) 
         elif names - {"sigma"} == {"y", "matrix"}:
             made = Observation.linear(_numbers(content["matrix"]), _numbers(content["y"]), std, shape)
         elif names - {"sigma"} == {"y", "factor"}:
-            made = Observation.downscaled(_numbers(content["y"]), int(content["factor"]), std)
+            made = Observation.downscaled(_numbers(content["y"]), _whole(content["factor"]), std)
         else:
             raise UsageError(f"it has the arrays {one_line(', '.join(sorted(names)), 200) or 'of nothing'}")
     except (UsageError, ValueError, TypeError, RuntimeError) as error:
@@ -68,7 +68,7 @@ def from_pictures(picture: Path, mask: Path, shape: tuple[int, ...], sigma: floa
     Raises:
         WrongSourceError: there is no such file, or it has another size.
         DataError: one is not a picture.
-        UsageError: the mask is black or white everywhere.
+        UsageError: the mask is black or white everywhere, or sigma is not a standard deviation.
     """
     if len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2]:
         raise UsageError(
@@ -76,11 +76,10 @@ def from_pictures(picture: Path, mask: Path, shape: tuple[int, ...], sigma: floa
         )
     pixels = _picture(picture, shape)
     white = _picture(mask, shape).float().mean(0) > 127.5
-    try:
-        return Observation.masked(to_model(pixels), ~white, sigma or 0.0)
-    except UsageError as error:
+    if white.all() or not (white.any() or sigma):
         what = "white everywhere: nothing is known" if white.all() else "black everywhere: there is nothing to paint"
-        raise UsageError(f"{mask} is {what}. Make it black where the picture is known, white elsewhere.") from error
+        raise UsageError(f"{mask} is {what}. Make it black where the picture is known, white elsewhere.")
+    return Observation.masked(to_model(pixels), ~white, sigma or 0.0)
 
 
 def _picture(path: Path, shape: tuple[int, ...]) -> Tensor:
@@ -99,6 +98,13 @@ def _numbers(array: "np.ndarray[Any, Any]") -> Tensor:
     if array.dtype.kind not in "biuf":
         raise UsageError(f"an array has the type {array.dtype}, and numbers are expected")
     return torch.from_numpy(array.astype(np.float64))
+
+
+def _whole(array: "np.ndarray[Any, Any]") -> int:
+    value = float(array)
+    if not value.is_integer():
+        raise UsageError(f"factor is {value:g}, and a whole number is expected")
+    return int(value)
 
 
 def _mask(array: "np.ndarray[Any, Any]") -> Tensor:

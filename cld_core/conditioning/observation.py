@@ -3,8 +3,9 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -126,8 +127,15 @@ class Observation:
         """16 hexadecimal digits that differ for other observations, or other words."""
         known = self.backprojected().double().numpy().tobytes().hex()
         mask = self.operator.mask
-        parts = ("" if mask is None else mask.numpy().tobytes().hex(), self.y.numpy().tobytes().hex())
+        operator = self._fingerprint() if mask is None else mask.numpy()
+        parts = (operator.tobytes().hex(), self.y.numpy().tobytes().hex())
         return f"{key_of(known, *parts, repr(self.sigma), *words):016x}"
+
+    def _fingerprint(self) -> "np.ndarray[Any, Any]":
+        """What H^T makes of fixed random numbers: no two maps have it in common."""
+        w = torch.randn(1, self.operator.count, generator=torch.Generator().manual_seed(0))
+        found: np.ndarray[Any, Any] = self.operator.transpose(w).numpy()
+        return found
 
     def backprojected(self) -> Tensor:
         """The example of least norm with H x = y, (C, ...), float32: what there is to show of an observation."""

@@ -121,13 +121,19 @@ class Matrix:
     def __init__(self, matrix: Tensor, shape: tuple[int, ...]) -> None:
         """
         Raises:
-            UsageError: it does not act on examples of this shape.
+            UsageError: it does not act on examples of this shape, has too many rows, or is not finite.
         """
         if matrix.ndim != 2 or matrix.shape[1] != math.prod(shape) or not len(matrix):
             text = (
                 f"the matrix H is {tuple(matrix.shape)}, and an example {tuple(shape)} has {math.prod(shape)} numbers"
             )
             raise UsageError(f"{text}. Pass a matrix (k, {math.prod(shape)}).")
+        if len(matrix) > MOST_VALUES:
+            raise UsageError(
+                f"{len(matrix)} observed values: a matrix may have 1 to {MOST_VALUES} rows. Observe fewer."
+            )
+        if not bool(matrix.isfinite().all()):
+            raise UsageError("the matrix H has entries that are not finite. Correct them.")
         self.matrix, self.shape, self.count = matrix.to(torch.float64), tuple(shape), len(matrix)
         self.gram = self.matrix @ self.matrix.T
 

@@ -19,11 +19,12 @@ class RowKind:
 
     Attributes:
         over: the field of a request that says how many rows there are.
-        depends: the other fields of a request that a row depends on, besides the model, the seed and its index.
+        depends: the other fields of a request, or places in them ("flow.rtol"), that a row depends on, besides the
+            model, the seed and its index.
         implementation: "module:Class" of the `rows.base.RowComputer` that computes them.
         version: raised when rows gain an array that metrics need; shards without it are computed again.
         of: the data that rows of this kind exist for.
-        most: a place in a request ("flow.samples") with the largest number of rows.
+        most: a place in a request ("flow.samples") with the largest number of rows, on which no single row depends.
         along_flow: rows compare samples with the probability flow, which the sampler has to approximate.
     """
 

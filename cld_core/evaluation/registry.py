@@ -41,7 +41,7 @@ ROWS = {
     ),
     "flow": RowKind(
         over="samples",
-        depends=("sampling", "flow"),
+        depends=("sampling", "flow.rtol", "flow.atol"),
         implementation="cld_core.evaluation.rows.flow:FlowRows",
         most="flow.samples",
         along_flow=True,

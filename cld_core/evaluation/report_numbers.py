@@ -66,6 +66,16 @@ def remark_on(metric: Metric, section: Mapping[str, Any]) -> str | None:
 
 def network_evaluations(report: Mapping[str, Any] | None, key: str) -> float | None:
     """The mean number of network evaluations (NFE) behind a result; None if the report does not say."""
-    section = next(metric.name for metric, quantity in registry.quantities() if quantity.key == key)
-    nfe = ((report or {}).get(section) or {}).get("nfe_mean")
+    nfe = _section_of(report, key).get("nfe_mean")
     return None if nfe is None else float(nfe)
+
+
+def nonfinite_share(report: Mapping[str, Any] | None, key: str) -> float:
+    """The fraction of the samples behind a result that are not finite; 0 if the report does not say."""
+    section = _section_of(report, key)
+    return (whole(section.get("nonfinite")) or 0) / (whole(section.get("samples")) or 1)
+
+
+def _section_of(report: Mapping[str, Any] | None, key: str) -> Mapping[str, Any]:
+    name = next(metric.name for metric, quantity in registry.quantities() if quantity.key == key)
+    return (report or {}).get(name) or {}

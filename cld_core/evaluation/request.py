@@ -199,7 +199,8 @@ class EvalRequest(Request):
         names = {"model_digest", "seed", *(["ema"] if self.ema.length is not None else []), *more}
         for metric in registry.metrics(metrics):
             rows = registry.ROWS[metric.rows]
-            names |= {*rows.depends, *metric.depends, *([rows.over] if sizes else [])}
+            numbers = [rows.over, *([rows.most] if rows.most else [])] if sizes else []
+            names |= {*rows.depends, *metric.depends, *numbers}
         versions = {metric.name: metric.version for metric in registry.metrics(metrics)}
         parts = {name: self._spec_at(name) for name in names}
         content = {name: identity(part) if is_dataclass(part) else part for name, part in parts.items()}

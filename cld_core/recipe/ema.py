@@ -1,11 +1,14 @@
 """The `ema` section: which average of the weights is used."""
 
+import math
 from dataclasses import dataclass
 
 from .keys import key
 
-# That of the uniform average is 1/sqrt(12); no power function that grows is longer.
-LONGEST = 0.288
+# Of the uniform average; no power function that grows is longer.
+UNIFORM_LENGTH = 1.0 / math.sqrt(12.0)
+# In three digits, for keys.
+LONGEST = math.floor(1000.0 * UNIFORM_LENGTH) / 1000.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,9 @@ class ObjectiveSpec:
     weighting: Literal["reweightedv2", "reweightedv1", "likelihood"] = key(
         "reweightedv2", "weight of each t in the loss"
     )
-    mixed_score: bool = key(False, "add the score of a unit Gaussian to the network's")
+    mixed_score: bool = key(
+        False, "add the score of a unit Gaussian to the network's; for PSLD that of data of variance 0.25"
+    )
     loss_eps: float = key(1e-5, "smallest t that is trained on", gt=0, lt=1)
     times: Literal["uniform", "log", "importance"] = key(
         "uniform",

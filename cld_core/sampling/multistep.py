@@ -79,7 +79,7 @@ def interpolating(
     max(order, 1), the end of the step being one of its points.
 
     Args:
-        fields: (K, n, k), what multiplies the interpolated field in -du/dt, at the nodes of the segment.
+        fields: (K, n, k), what multiplies the interpolated field in du/dt, at the nodes of the segment.
         times: the end of the step, its start, and those before, back to 1.
     """
 
@@ -126,7 +126,7 @@ def known_part(sde: Diffusion, eta: float, t: Tensor) -> Tensor:
 
 
 def alpha_fields(sde: Diffusion, eta: float, t: Tensor) -> Tensor:
-    """What multiplies alpha in -du/dt, (K, n, m), float64: E times the strengths, in the scored halves."""
+    """What multiplies alpha in du/dt, (K, n, m), float64: E times the strengths, in the scored halves."""
     fields = torch.zeros(len(t), sde.n, sde.m, dtype=torch.float64)
     fields[:, sde.n - sde.m :] = strengths(sde, eta, t) * stacked(sde.target(t), t)
     return fields

@@ -70,7 +70,7 @@ def _follow(
     newest = torch.zeros_like(sde.scored(u))
     if whole:
         for part, half, precision in zip(
-            sde.scored_halves(newest), _scored(sde, u), sde.precision[-sde.m :], strict=True
+            sde.scored_halves(newest), sde.scored_halves(sde.scored(u)), sde.precision[-sde.m :], strict=True
         ):
             part.add_(half, alpha=-precision)
     for number, (step, t) in enumerate(zip(steps, times[:-1], strict=True)):
@@ -83,11 +83,9 @@ def _follow(
             if update.weight is not None:
                 add(u, update.weight, newest)
             if update.noise:
-                for half, e, std in zip(_scored(sde, u), sde.scored_halves(next(noises)), update.noise, strict=True):
+                for half, e, std in zip(
+                    sde.scored_halves(sde.scored(u)), sde.scored_halves(next(noises)), update.noise, strict=True
+                ):
                     half.add_(e, alpha=std)
     watcher.visit(times[-1], u, 1.0)
     return u
-
-
-def _scored(sde: Diffusion, u: Tensor) -> tuple[Tensor, ...]:
-    return sde.halves(u)[-sde.m :]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cld_core.sde import Diffusion
 from cld_core.sde.coefficients import stacked
+from cld_core.sde.explained import explained
 from cld_core.sde.rows import square
 
 
@@ -41,10 +42,9 @@ def whole_score(sde: Diffusion, t: float) -> WholeScore:
     of_score[first:] = torch.eye(sde.m, dtype=torch.float64)
     if first:
         precision, psi = torch.linalg.inv(covariance), stacked(sde.mean(at), at)[0, :, 0]
-        pull = precision @ psi  # s = pull E[x | u] - precision u, of which the scored rows are known
-        to_noise = torch.linalg.inv(stacked(sde.target(at), at)[0])
-        answer = to_noise @ pull[first:]
-        solved = answer @ to_noise / answer.square().sum()  # (m,): E[x | u] = solved (s + precision u)
-        of_u[:first] = torch.outer(pull[:first], solved @ precision[first:]) - precision[:first]
-        of_score[:first] = torch.outer(pull[:first], solved)
+        pull = precision @ psi  # the score of all halves is pull E[x | u] - precision u
+        found = explained(sde, t)
+        x_of_u, x_of_score = (torch.tensor(it, dtype=of_u.dtype) / found.weight for it in (found.of_u, found.of_score))
+        of_u[:first] = torch.outer(pull[:first], x_of_u) - precision[:first]
+        of_score[:first] = torch.outer(pull[:first], x_of_score)
     return WholeScore(of_u, of_score, covariance)

@@ -26,7 +26,8 @@ TYPICAL_DATA_VAR = 0.25
 class LinearDiffusion(Diffusion):
     """A diffusion that gives its constants, whose kernel is a series.
 
-    Times are in (0, 1]. Every coefficient is right to 1e-12 of itself, however small t is.
+    Times are in (0, 1]. Every coefficient is right to 1e-12 of itself, however small t is, except near a time where it
+    changes its sign.
     """
 
     @property

@@ -25,12 +25,14 @@ class Series:
     """Psi(B) = exp(A B) and N(B), the integral of Psi(s) Q Psi(s)^T over s from 0 to B, for 0 < B <= ``reach``.
 
     Both are summed at h = B / 2^doublings, and then doubled. Every entry is right to about 1e-13 of itself, however
-    small it is: at small B, where an entry may be of order B^5, no terms of different signs meet. At large B, where the
-    halves become independent, an entry beside the diagonal of N is computed as what the process still remembers.
+    small it is, except near a B where it changes its sign: at small B, where an entry may be of order B^5, no terms of
+    different signs meet. At large B, where the halves become independent, an entry beside the diagonal of N is computed
+    as what the process still remembers.
     """
 
     coefficients: np.ndarray  # (terms, n, 2n): of h^k in (Psi, N)
     doublings: int
+    radius: float  # the largest B at which the series needs no doubling
     stationary: np.ndarray  # (n,), the variances of N as B goes to infinity
 
     def __call__(self, big_b: Number) -> tuple[Rows[Number], Rows[Number]]:
@@ -52,7 +54,7 @@ class Series:
         for _ in range(self.doublings):
             noise = noise + _product(_product(psi, noise), psi.swapaxes(0, 1))
             psi = _product(psi, psi)
-        noise = _independent(psi, noise, stationary.reshape(-1, *dimensions))
+        noise = _independent(psi, noise, stationary.reshape(-1, *dimensions), big_b > self.radius)
         return _rows(psi, big_b), _rows(noise, big_b)
 
     @functools.cached_property
@@ -61,8 +63,12 @@ class Series:
         return np.ascontiguousarray(self.coefficients[::-1]), self.stationary
 
 
-def _independent(psi: Any, noise: Any, stationary: Any) -> Any:
-    """N, with the entries off the diagonal of -Psi Sigma_inf Psi^T where its terms are smaller than the halves."""
+def _independent(psi: Any, noise: Any, stationary: Any, late: Any) -> Any:
+    """N, with the entries off the diagonal of -Psi Sigma_inf Psi^T where its terms are smaller than the halves.
+
+    Only at a ``late`` B, where the sum of the series has terms of different signs: before, it is that form whose terms
+    cancel, although they are smaller than the halves if the noise of both is large.
+    """
     remembered = _product(psi * stationary, psi.swapaxes(0, 1))
     terms = _product(abs(psi) * stationary, abs(psi.swapaxes(0, 1)))
     where = torch.where if isinstance(psi, torch.Tensor) else np.where
@@ -70,7 +76,7 @@ def _independent(psi: Any, noise: Any, stationary: Any) -> Any:
     out = [[noise[i, j] for j in range(n)] for i in range(n)]
     for i in range(n):
         for j in range(i):
-            closer = terms[i, j] * terms[i, j] < noise[i, i] * noise[j, j]
+            closer = late & (terms[i, j] * terms[i, j] < noise[i, i] * noise[j, j])
             out[i][j] = out[j][i] = where(closer, -remembered[i, j], noise[i, j])
     return out
 
@@ -117,4 +123,4 @@ def series(a: Rows[float], noise: tuple[float, ...], prior_std: tuple[float, ...
         coefficients.append(np.concatenate([power, covariance], axis=1))
         covariance = drift @ covariance + covariance @ drift.T
     doublings = max(0, math.ceil(math.log2(norm * reach / _SMALL)))
-    return Series(np.stack(coefficients), doublings, units * units)
+    return Series(np.stack(coefficients), doublings, _SMALL / norm, units * units)

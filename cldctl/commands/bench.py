@@ -68,7 +68,7 @@ def samplers(
             metavar="A,B,...",
             help="fid, kid, isc and prc for images; w2 and density for toys; flow-distance for both; "
             "classes and class-law for models with classes. "
-            "Default: fid, or w2,density,flow-distance.",
+            "Default: fid, or w2,density,flow-distance; density of a plug-in's data is left out.",
             autocompletion=completing.metrics_of_samples,
         ),
     ] = None,

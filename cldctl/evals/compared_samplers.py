@@ -7,6 +7,7 @@ from typing import Any
 
 from cld_core.evaluation import registry
 from cld_core.evaluation.published import PublishedSampler, published_samplers
+from cld_core.evaluation.report_numbers import nonfinite_share
 from cld_core.evaluation.reports import current_report
 from cld_core.evaluation.sweeps import Sweep
 from cld_core.run import RunFolder
@@ -21,8 +22,9 @@ MEASURED, PUBLISHED = "measured", "published"
 def best(run: RunFolder, sweep: Sweep, table: Sequence[Row]) -> set[tuple[str, int]]:
     """The best result of each metric at each number of evaluations, as (key, number of the row).
 
-    Only samplers that took as many evaluations as asked compete: the adaptive flow takes as many as it needs. The best
-    log-density is the nearest to that of the truth: samples that are too sharp have a larger one.
+    Only samplers that took as many evaluations as asked compete: the adaptive flow takes as many as it needs. Nor do
+    those that lost samples, which are judged by the rest. The best log-density is the nearest to that of the truth:
+    samples that are too sharp have a larger one.
     """
     truth = {"density": references(run, sweep).get("true_density")}
     found = set()
@@ -31,6 +33,8 @@ def best(run: RunFolder, sweep: Sweep, table: Sequence[Row]) -> set[tuple[str, i
         target, sign = truth.get(quantity.key), -1.0 if quantity.larger_is_better else 1.0
         for number, row in enumerate(table):
             value, nfe = row[quantity.key], row[f"{quantity.key}_nfe"]
+            if row.get(f"{quantity.key}_nonfinite"):
+                continue
             if value is not None and math.isfinite(value) and nfe is not None and abs(nfe - float(row[NFE])) < 0.5:
                 badness = sign * value if target is None else abs(value - target)
                 columns.setdefault(row[NFE], []).append((badness, number))
@@ -42,16 +46,18 @@ def references(run: RunFolder, sweep: Sweep) -> dict[str, float]:
     """What samples could reach, and how the flow was followed; without what no evaluation needs or has.
 
     ``w2_floor`` and its standard error, ``true_density`` (the mean log-density of true samples, nats) and ``flow_nfe``.
+    The floor is that of an evaluation without lost samples: it is larger for fewer.
     """
     reports = [current_report(run.evals / name) or {} for name in sweep.evaluations]
+    whole = [report for report in reports if not nonfinite_share(report, "w2")]
 
-    def first(metric: str, field: str) -> float | None:
-        values = (report.get(metric, {}).get(field) for report in reports)
+    def first(metric: str, field: str, among: Sequence[Mapping[str, Any]] = reports) -> float | None:
+        values = (report.get(metric, {}).get(field) for report in among)
         return next((float(value) for value in values if isinstance(value, int | float)), None)
 
     found = {
-        "w2_floor": first("w2", "floor"),
-        "w2_floor_stderr": first("w2", "floor_stderr"),
+        "w2_floor": first("w2", "floor", whole),
+        "w2_floor_stderr": first("w2", "floor_stderr", whole),
         "true_density": first("density", "true"),
         "flow_nfe": first("flow-distance", "flow_nfe_mean"),
     }
@@ -121,4 +127,5 @@ def _entry(row: Row, key: str, *, is_best: bool) -> dict[str, Any] | None:
     if value is None:
         return None
     numbers = {"value": value if math.isfinite(value) else None, "stderr": row[f"{key}_stderr"]}
-    return {**numbers, "nfe": row[f"{key}_nfe"], "best": is_best}
+    lost = row.get(f"{key}_nonfinite")
+    return {**numbers, "nfe": row[f"{key}_nfe"], **({"nonfinite": lost} if lost else {}), "best": is_best}

@@ -8,7 +8,7 @@ from cld_core.evaluation import registry
 from cld_core.evaluation.request import EvalRequest
 from cld_core.evaluation.sweeps import Axis, Cell, Sweep
 from cld_core.recipe import Recipe
-from cld_core.recipe.data import ImageDataSpec
+from cld_core.recipe.data import ImageDataSpec, ToyDataSpec
 from cld_core.recipe.sampling import SamplingSpec
 from cld_core.recipe.variants import SECTIONS, keys_of
 from cld_core.run import RunFolder
@@ -84,13 +84,16 @@ def comparing(recipe: Recipe) -> list[str]:
 def suited(recipe: Recipe, asked: Sequence[str]) -> tuple[tuple[str, ...], int]:
     """The metrics of samples that are asked for, and with how many seeds samplers are evaluated unless somebody says.
 
-    Without any, those that suit the data. Images have one seed, because their metrics take so many samples.
+    Without any, those that suit the data. Images have one seed, because their metrics take so many samples. The density
+    of data from a plug-in, which may not tell it, is only looked at if somebody asks.
 
     Raises:
         UsageError: one does not look at samples, or is not for such data.
     """
     images = isinstance(recipe.data, ImageDataSpec)
-    usual, seeds = (("fid",), 1) if images else (("w2", "density", "flow-distance"), 4)
+    usual: tuple[str, ...] = ("fid",) if images else ("w2", "density", "flow-distance")
+    if isinstance(recipe.data, ToyDataSpec) and recipe.data.plugin is not None:
+        usual = tuple(name for name in usual if name != "density")
     fit = comparing(recipe)
     for name in asked:
         if name not in fit:
@@ -99,7 +102,7 @@ def suited(recipe: Recipe, asked: Sequence[str]) -> tuple[tuple[str, ...], int]:
             if not registry.draws_samples([name]):
                 text = f"{name} does not compare samplers: it looks at test data, not at samples"
             raise UsageError(f"--metric: {text}. Ask for {', '.join(fit)}.")
-    return tuple(name for name in fit if name in (asked or usual)), seeds
+    return tuple(name for name in fit if name in (asked or usual)), 1 if images else 4
 
 
 def chosen(texts: Sequence[str]) -> dict[str, str]:
@@ -141,6 +144,9 @@ def make(
         UsageError: an override is wrong, something that is needed is missing, or nothing can be compared.
     """
     source = str(run.recipe_file)
+    number = len(asked.settings) * len(asked.nfe) * asked.seeds
+    if number > MAX_CELLS:
+        raise UsageError(f"{number} evaluations are more than {MAX_CELLS}. Compare fewer at once.")
     base = _common(run.recipe(), overrides, source)
     requests: dict[str, EvalRequest] = {}
     cells: list[Cell] = []
@@ -173,8 +179,6 @@ def make(
         raise UsageError(f"none of these samplers can be compared. {whole}")
     names = tuple(dict.fromkeys(cell.values[SAMPLER] for cell in cells))
     columns = tuple(str(nfe) for nfe in asked.nfe)
-    if len(cells) * asked.seeds > MAX_CELLS:
-        raise UsageError(f"{len(cells) * asked.seeds} evaluations are more than {MAX_CELLS}. Compare fewer at once.")
     sweep = Sweep((Axis(SAMPLER, names), Axis(NFE, columns)), tuple(cells))
     return Comparison(
         asked=asked, sweep=sweep, requests=tuple(requests.values()), left_out=left_out, noisy=tuple(noisy)

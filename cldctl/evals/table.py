@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cld_core.evaluation import registry
-from cld_core.evaluation.report_numbers import Number, network_evaluations, numbers
+from cld_core.evaluation.report_numbers import Number, network_evaluations, nonfinite_share, numbers
 from cld_core.evaluation.reports import current_report
 from cld_core.evaluation.sweeps import Sweep, sweeps_of
 from cld_core.run import RunFolder
@@ -16,10 +16,11 @@ from cld_core.run.atomic import write_text
 
 
 def rows(run: RunFolder, sweep: Sweep) -> list[dict[str, Any]]:
-    """One row per cell: the axes, the evaluation, and value, standard error and, of samples, NFE of each result.
+    """One row per cell: the axes, the evaluation, and value, standard error and, of samples, NFE and losses of results.
 
     Of a cell with repeats, the results are means, and their standard errors come from the spread between them. Missing
-    numbers are None.
+    numbers are None. The column ``KEY_nonfinite``, the fraction of samples that are not finite and not part of the
+    result, exists only if some are.
     """
     reports = {name: current_report(run.evals / name) or {} for name in sweep.evaluations}
     results = {name: numbers(report) for name, report in reports.items()}
@@ -44,7 +45,16 @@ def rows(run: RunFolder, sweep: Sweep) -> list[dict[str, Any]]:
             if not registry.quantity(key).is_reference:
                 row[f"{key}_nfe"] = network_evaluations(report, key)
         table.append(row)
+    for key in present:
+        shares = [_mean_share([reports[name] for name in cell.evaluations], key) for cell in sweep.cells]
+        if any(shares):
+            for row, share in zip(table, shares, strict=True):
+                row[f"{key}_nonfinite"] = share
     return table
+
+
+def _mean_share(reports: Sequence[Mapping[str, Any]], key: str) -> float:
+    return math.fsum(nonfinite_share(report, key) for report in reports) / len(reports)
 
 
 def averaged(numbers: Sequence[Number | None]) -> Number | None:

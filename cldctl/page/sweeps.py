@@ -10,7 +10,7 @@ from cld_core.evaluation.sweeps import Sweep
 from cld_core.run import RunFolder
 from cldctl.evals.table import keys_of, rows
 from cldctl.runs.status import RunStatus
-from cldctl.ui.tables import result_text
+from cldctl.ui.tables import cell_text
 
 from .chart import Chart, Line, chart, positions
 from .table import Table
@@ -80,10 +80,7 @@ def _table(sweep: Sweep, cells: Sequence[Mapping[str, Any]], keys: Sequence[str]
     quantities = [registry.quantity(key) for key in keys]
     body = []
     for cell in cells:
-        results = [
-            "-" if cell[it.key] is None else result_text(it, cell[it.key], cell[f"{it.key}_stderr"])
-            for it in quantities
-        ]
+        results = ["-" if cell[it.key] is None else cell_text(it, cell) for it in quantities]
         nfe = list(dict.fromkeys(f"{cell[f'{key}_nfe']:,.0f}" for key in keys if cell[f"{key}_nfe"] is not None))
         body.append([*(str(cell[axis.key]) for axis in sweep.axes), *results, ", ".join(nfe) or "-"])
     axes, labels = [axis.key for axis in sweep.axes], [it.label for it in quantities]

@@ -27,15 +27,17 @@ def compared(run: RunFolder, sweep: Sweep, statuses: Sequence[Mapping[str, Any]]
     table = rows(run, sweep)
     marked = best(run, sweep, table)
     shown: list[RenderableType] = [sweep_table(sweep, table, {entry["id"]: entry for entry in statuses}, marked)]
-    shown += map(Text, _notes(run, sweep, is_marked=bool(marked)))
+    shown += map(Text, _notes(run, sweep, table, is_marked=bool(marked)))
     if known := published_for(run):
         shown += [Text(""), _published(known)]
     return Group(*shown)
 
 
-def _notes(run: RunFolder, sweep: Sweep, *, is_marked: bool) -> Iterator[str]:
+def _notes(run: RunFolder, sweep: Sweep, table: Sequence[Mapping[str, Any]], *, is_marked: bool) -> Iterator[str]:
     if is_marked:
         yield f"{BEST} the best of those that took as many evaluations (log-density: nearest to the truth)"
+    if any(name.endswith("_nonfinite") for name in table[0]):
+        yield "lost: samples that are not finite; results are of the others, and not compared"
     repeats = max(len(cell.evaluations) for cell in sweep.cells)
     if repeats > 1:
         yield f"mean of {repeats} seeds ± its standard error"

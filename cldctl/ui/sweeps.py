@@ -13,7 +13,7 @@ from cldctl.evals.table import keys_of
 
 from .fitting import plain_table
 from .format import count
-from .tables import counts_of, present_in, result_of, result_text
+from .tables import cell_text, counts_of, present_in, result_of
 
 # What follows the best result of a column.
 BEST = "*"
@@ -56,7 +56,7 @@ def _one_result(
         cells = lines.setdefault(tuple(str(row[axis.key]) for axis in down), {})
         if quantity is not None and row[quantity.key] is not None:
             mark = "" if best is None else BEST if (quantity.key, number) in best else " "
-            cells[row[across.key]] = result_text(quantity, row[quantity.key], row[f"{quantity.key}_stderr"]) + mark
+            cells[row[across.key]] = cell_text(quantity, row) + mark
         else:
             state = evals.get(row["evaluation"], {}).get("state", "-").lower()
             # It is finished, and does not have this result.

@@ -108,6 +108,13 @@ def result_text(quantity: Quantity, value: float, stderr: float | None) -> str:
     return f"{value:.{quantity.digits}f}{error}"
 
 
+def cell_text(quantity: Quantity, row: Mapping[str, Any]) -> str:
+    """`result_text` of a row of a sweep (`evals.table.rows`) that has the result, with the share of lost samples."""
+    text = result_text(quantity, row[quantity.key], row[f"{quantity.key}_stderr"])
+    share = row.get(f"{quantity.key}_nonfinite")
+    return f"{text} ({100 * share:.2g}% lost)" if share else text
+
+
 def attempt_cells(attempts: Sequence[Mapping[str, Any]], reason: str | None = None) -> list[list[str]]:
     """The rows of the table of attempts, under `ATTEMPT_HEADINGS`.
 

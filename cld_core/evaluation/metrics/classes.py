@@ -1,5 +1,6 @@
 """Fréchet distance, precision and recall within each class, of samples against training images of the same class."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
     from cld_core.evaluation.joined import Joined
 
+# Of fewer, a Fréchet distance says nothing.
+_LEAST = 10
 _MEANS = ("fid", "precision", "recall")
 
 
@@ -33,13 +36,23 @@ def _section(joined: "Joined") -> dict[str, Any]:
     by_class = {}
     for number, name in enumerate(model.classes.names):
         parts = ours[label == number].numpy(), theirs[reference.labels == number].numpy()
-        if min(map(len, parts)) > spec.neighbours:
+        if min(map(len, parts)) > spec.neighbours and len(parts[0]) >= _LEAST:
             by_class[name] = _one(*parts, spec.neighbours)
     if not by_class:
-        raise UsageError(f"--classes: no class has more than {spec.neighbours} samples and images. Draw more samples.")
+        few = f"no class has {max(_LEAST, spec.neighbours + 1)} samples and more than {spec.neighbours} images"
+        raise UsageError(f"--classes: {few}. Draw more samples.")
     means = {name: float(np.mean([values[name] for values in by_class.values()])) for name in _MEANS}
     about = {"neighbours": asdict(spec)["neighbours"], **joined.about_samples(), **joined.about_reference()}
-    return {**means, "classes": by_class, **about}
+    return {**means, "classes": by_class, "left_out": len(model.classes.names) - len(by_class), **about}
+
+
+def _remark(section: Mapping[str, Any]) -> str | None:
+    """In words: how many classes are not part of the means, and how many samples are not finite."""
+    left_out = section.get("left_out", 0)
+    number = left_out + len(section["classes"])
+    small = f"{left_out} of {number} classes have too few samples or images, and are left out of the means"
+    texts = [small if left_out else None, remark(section)]
+    return "; ".join(text for text in texts if text is not None) or None
 
 
 def _one(ours: "np.ndarray", theirs: "np.ndarray", neighbours: int) -> dict[str, Any]:
@@ -66,5 +79,5 @@ CLASSES = Metric(
     ),
     section=_section,
     how=sampler,
-    remark=remark,
+    remark=_remark,
 )

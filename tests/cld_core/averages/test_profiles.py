@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import integrate
 
-from cld_core.averages.profiles import LONGEST, Basis, Profile, exponent, inner, norm, relative_length
+from cld_core.averages.profiles import Basis, Profile, exponent, inner, norm, relative_length
+from cld_core.recipe.ema import UNIFORM_LENGTH
 
 
 def density(profile: Profile, s):
@@ -20,14 +21,14 @@ def test_the_exponents_of_the_lengths_that_the_paper_tracks(length, gamma):
 
 
 def test_lengths_and_exponents_are_inverse_to_each_other():
-    for length in np.geomspace(1e-4, 0.9999 * LONGEST, 50):
+    for length in np.geomspace(1e-4, 0.9999 * UNIFORM_LENGTH, 50):
         assert relative_length(exponent(length)) == pytest.approx(length, rel=1e-12)
     for gamma in (1e-3, 0.5, 6.94, 100.0):
         assert exponent(relative_length(gamma)) == pytest.approx(gamma, rel=1e-9)
-    assert relative_length(0.0) == pytest.approx(LONGEST, rel=1e-15)
+    assert relative_length(0.0) == pytest.approx(UNIFORM_LENGTH, rel=1e-15)
 
 
-@pytest.mark.parametrize("length", [0.0, -0.1, LONGEST, 1.0, math.nan])
+@pytest.mark.parametrize("length", [0.0, -0.1, UNIFORM_LENGTH, 1.0, math.nan])
 def test_what_is_no_length_is_refused(length):
     with pytest.raises(ValueError, match=r"a relative length is between 0 and 0\.2887"):
         exponent(length)

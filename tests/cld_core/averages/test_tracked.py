@@ -49,6 +49,18 @@ def test_a_state_continues_to_the_last_bit_and_one_of_other_lengths_begins(tmp_p
         assert (others.began, others.updates, others.begins) == (60, 0, True)
 
 
+def test_the_order_of_lengths_does_not_matter():
+    net = nn.Linear(2, 3)
+    kept, turned = PowerAverages(net, (0.05, 0.1)), PowerAverages(net, (0.1, 0.05))
+    for _ in range(3):
+        kept.update()
+        with torch.no_grad():
+            net.weight.add_(1.0)
+    turned.load_state_dict(kept.state_dict(), 3)
+    assert turned.updates == 3
+    assert same(turned.averages, kept.averages[::-1])
+
+
 def test_without_lengths_nothing_is_kept():
     power = PowerAverages(nn.Linear(2, 3), ())
     power.update()

@@ -65,6 +65,8 @@ WRONG = [
     (lambda: Observation.linear(torch.ones(1, 2), torch.zeros(2)), r"y has the shape \(2,\), and 1 values"),
     (lambda: Observation.linear(torch.ones(2, 2), torch.zeros(2)), "the rows of H depend on each other"),
     (lambda: Observation.linear(torch.ones(2, 3), torch.zeros(2), shape=(2,)), r"Pass a matrix \(k, 2\)"),
+    (lambda: Observation.linear(torch.tensor([[torch.nan, 1.0]]), torch.zeros(1), 0.1), "H has entries that are not"),
+    (lambda: Observation.linear(torch.ones(4097, 2), torch.zeros(4097), 0.1), "4097 observed values: a matrix may"),
     (lambda: Observation.downscaled(torch.zeros(4, 4), 2), r"Pass \(C, height, width\)"),
     (
         lambda: Observation.of_functions(lambda x: x[:, :1], lambda w: torch.cat([w, w], 1), torch.zeros(1), (2,)),
@@ -92,6 +94,13 @@ def test_observations_differ_in_their_digests():
     assert len({first.digest("how"), first.digest("else"), *(other.digest("how") for other in others)}) == 5
 
 
+def test_other_maps_with_the_same_preimage_have_another_digest():
+    y = torch.tensor([1.0, 0.0])
+    first, second = (Observation.linear(torch.diag(torch.tensor([1.0, last])), y, 0.1) for last in (1.0, 2.0))
+    assert torch.equal(first.backprojected(), second.backprojected())
+    assert first.digest("how") != second.digest("how")
+
+
 ARRAYS = [
     ({"x": [0.3, 0.0], "mask": [1, 0], "sigma": 0.1}, Masked),
     ({"x": [0.3, 0.0], "mask": [True, False]}, Masked),
@@ -117,6 +126,7 @@ WRONG_ARRAYS = [
     ({"x": [0.3, 0.0]}, "it has the arrays x"),
     ({"x": [0.3, 0.0], "mask": [2, 0]}, "other values than 0 and 1"),
     ({"x": [0.3, 0.0, 1.0], "mask": [1, 0, 0]}, r"examples of shape \(3,\), and the model draws \(2,\)"),
+    ({"y": np.zeros((3, 2, 2)), "factor": 1.7}, r"factor is 1\.7, and a whole number is expected"),
     ({"x": ["a", "b"], "mask": [1, 0]}, "numbers are expected"),
     ({"y": [0.3], "matrix": [[1.0, 0.5, 1.0]]}, r"Pass a matrix \(k, 2\)"),
 ]
@@ -158,6 +168,8 @@ def test_a_picture_and_a_mask(tmp_path):
     for array, error, said in wrong:
         with pytest.raises(error, match=said):
             files.from_pictures(image, picture(tmp_path / "w.png", array), IMAGE)
+    with pytest.raises(UsageError, match="sigma=inf"):
+        files.from_pictures(image, tmp_path / "m.png", IMAGE, float("inf"))
     (tmp_path / "text.png").write_text("no")
     with pytest.raises(DataError, match=r"text.png cannot be used as a picture"):
         files.from_pictures(tmp_path / "text.png", tmp_path / "m.png", IMAGE)

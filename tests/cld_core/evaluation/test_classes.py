@@ -6,7 +6,7 @@ import torch
 
 from cld_core.data.images import to_pixels
 from cld_core.errors import UsageError
-from cld_core.evaluation import pictures, stats_file
+from cld_core.evaluation import pictures, registry, stats_file
 from cld_core.evaluation.metrics.fid import frechet_of
 from cld_core.evaluation.metrics.prc import precision_and_recall
 from cld_core.evaluation.stats_work import StatsRequest
@@ -55,6 +55,15 @@ def test_each_class_is_compared_with_its_own_images(labelled):
         precision, recall, _ = precision_and_recall(torch.from_numpy(ours), torch.from_numpy(theirs), 3)
         assert (values["precision"], values["recall"]) == (precision, recall)
     assert section["fid"] == pytest.approx(np.mean([values["fid"] for values in section["classes"].values()]))
+
+
+def test_classes_with_few_samples_are_left_out_and_counted(labelled):
+    stats_of(labelled)
+    section = evaluated(labelled, "eval.samples=28", metrics=("classes",))["classes"]
+    drawn = np.bincount(Model.from_run(labelled.path).classes.drawn(0, 28), minlength=3)
+    assert (section["left_out"], len(section["classes"])) == (int((drawn < 10).sum()), int((drawn >= 10).sum()))
+    assert 0 < section["left_out"] < 3
+    assert registry.metric("classes").remark(section).startswith(f"{section['left_out']} of 3 classes have too few")
 
 
 def test_statistics_without_labels_are_computed_again_when_there_are_some(labelled):

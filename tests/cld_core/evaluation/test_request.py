@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from cld_core.evaluation.request import EvalRequest
+from cld_core.recipe.eval import FlowSpec
 from cld_core.recipe.objective import ObjectiveSpec
 from cld_core.recipe.sampling import EmSpec, ExponentialSpec, OdeSpec, SamplingSpec
 
@@ -40,6 +41,17 @@ def test_ids_are_those_of_the_first_format_2(sampling, digests):
         f"fid-elbo-00000120-{digests[0]}",
         *digests[1:],
     )
+
+
+def test_the_flow_is_reused_for_another_number_of_samples():
+    def flow(**keys):
+        spec = replace(FlowSpec(), **keys)
+        return replace(asked(OdeSpec()), metrics=("flow-distance",), flow=spec)
+
+    few, many, finer = flow(samples=100), flow(samples=200), flow(samples=100, rtol=1e-7)
+    assert few.rows_id("flow") == many.rows_id("flow") != finer.rows_id("flow")
+    assert len({few.id, many.id, finer.id}) == 3
+    assert (few.sizes, many.sizes) == ({"flow": 100}, {"flow": 200})
 
 
 def test_another_precision_is_another_evaluation():

@@ -66,13 +66,21 @@ ORDERS = [({"order": 0}, 1.0), ({"order": 0, "eta": 1.0}, 1.0), ({"order": 1}, 2
     ("sde", "keys", "measured"),
     [
         *((sde, *entry) for sde in (VP, CONSTANT) for entry in ORDERS),
-        *((BOTH, *entry) for entry in ORDERS[1::2]),
+        *((BOTH, *entry) for entry in ORDERS),
+        *((VP, {**keys, "root": "cholesky"}, measured) for keys, measured in ORDERS if "eta" not in keys),
     ],
     ids=str,
 )
 def test_the_error_falls_with_the_power_order_plus_one_or_with_the_first_with_noise(sde, keys, measured):
     found = orders(sde, (20, 40, 80), eps=0.05, grid_power=3.0, **keys)[-1]
     assert found == pytest.approx(measured, abs=0.5), found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("order", "measured"), [(0, 1.0), (1, 2.0), (2, 2.0)])
+def test_with_the_cholesky_factor_that_of_cld_does_not_pass_two(order, measured):
+    found = orders(CONSTANT, (160, 320, 640), eps=0.05, grid_power=3.0, order=order, root="cholesky")[-1]
+    assert found == pytest.approx(measured, abs=0.3), found
 
 
 @pytest.mark.slow

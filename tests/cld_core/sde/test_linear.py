@@ -54,6 +54,9 @@ class SlowCLD(LinearDiffusion):
 SDES = {
     "psld": PSLD(numerical_eps=1e-9),
     "psld upper, rising": PSLD(beta0=0.2, beta1=13.8, friction=0.25, nu=4.25, triangle="upper", numerical_eps=0.0),
+    # 4 friction nu > (friction - nu)^2; constants with few binary digits, so that they meet the stationary equation.
+    "psld, friction 1": PSLD(friction=1.0, nu=5.0, numerical_eps=0.0),
+    "psld upper, friction 2": PSLD(friction=2.0, nu=6.0, triangle="upper", numerical_eps=0.0),
     "hold": HOLD(),
     "hold, unit mass": HOLD(beta0=0.1, beta1=13.0, m_inv=1.0, kappa=0.5, numerical_eps=0.0),
     "chain": Chain(),
@@ -75,6 +78,16 @@ def test_every_entry_is_right_to_1e12_at_every_time(sde):
             assert max(exact.errors(sde.factor(t, objective), factor)) < 1e-12, (t, objective)
             target = exact.inverse(factor).T[first:, first:]
             assert max(exact.errors(sde.target(t, objective), target)) < 1e-12, (t, objective)
+
+
+@EACH
+@pytest.mark.parametrize("t", [*TIMES, 1e-9, 1e-5, 0.05, 0.5])
+def test_every_entry_of_the_noise_is_right_to_1e12_of_itself(sde, t):
+    """However small it is beside the others of its row."""
+    _, noise = exact.moments(sde, sde.A, sde.schedule.integral(t))
+    for i, row in enumerate(sde._moments(t)[1]):
+        for j, entry in enumerate(row):
+            assert abs(float(entry / noise[i, j] - 1)) < 1e-12, (i, j)
 
 
 @EACH

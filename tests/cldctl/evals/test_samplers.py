@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -50,7 +51,7 @@ def answered(run, made, value):
         report(run, request, w2=w2, density=density, **(flow if "flow-distance" in request.metrics else {}))
 
 
-def test_every_method_is_among_the_settings_and_all_of_them_work():
+def test_every_method_is_among_the_settings():
     methods = {entry.partition("=")[2] for keys in SETTINGS.values() for entry in keys.split(",") if "method=" in entry}
     assert methods == {*SECTIONS["sampling"].variants}
 
@@ -127,8 +128,19 @@ def test_options_of_another_form_are_refused(options, why):
         samplers.chosen(options)
 
 
+def test_too_many_are_refused_before_any_is_looked_at(run, monkeypatch):
+    monkeypatch.setattr(samplers, "MAX_CELLS", 7)
+    monkeypatch.setattr(samplers, "recipe_for_evaluation", None)
+    monkeypatch.setattr(samplers, "_common", lambda *_: None)
+    with pytest.raises(UsageError, match=r"8 evaluations are more than 7\. Compare fewer at once"):
+        samplers.make(run, asked("em-quadratic", "exponential", seeds=2), 20)
+
+
 def test_metrics_fit_the_data(run):
     assert samplers.suited(run.recipe(), ()) == (TOYS, 4)
+    own = replace(run.recipe(), data=replace(run.recipe().data, name="ring", plugin="ring.py"))
+    assert samplers.suited(own, ()) == (("w2", "flow-distance"), 4), "nobody knows whether it tells its density"
+    assert samplers.suited(own, ("density",)) == (("density",), 4)
     assert samplers.suited(run.recipe(), ("flow-distance", "w2")) == (("w2", "flow-distance"), 4)
     with pytest.raises(UsageError, match=r"fid does not compare.*vectors. Ask for w2, density, flow-distance"):
         samplers.suited(run.recipe(), ("fid",))
@@ -195,6 +207,23 @@ def test_the_best_log_density_is_the_nearest_to_the_truth(run):
     for request, value in zip(made.requests, (1.5, 1.25), strict=True):
         report(run, request, density={"value": value, "true": 1.3125, "samples": 9, "nfe_mean": 10.0})
     assert compared_samplers.best(run, made.sweep, table.rows(run, made.sweep)) == {("density", 1)}
+
+
+def test_samplers_that_lost_samples_are_not_the_best(run):
+    """They are judged by those that are left, and the floor is that of as many points as the others have."""
+    made = samplers.make(run, asked("em-quadratic", "sscs-quadratic", "exponential", metrics=("w2",), nfe=(10,)), 20)
+    for request, (value, lost) in zip(made.requests, ((0.5, 90), (1.0, 0), (2.0, 0)), strict=True):
+        about = {"floor": 4.0 if lost else 0.25, "samples": 100, "nonfinite": lost, "nfe_mean": 10.0}
+        report(run, request, w2={"value": value, **about})
+    made.sweep.save(run)
+    rows = table.rows(run, made.sweep)
+    assert [row["w2_nonfinite"] for row in rows] == [0.9, 0.0, 0.0]
+    assert compared_samplers.best(run, made.sweep, rows) == {("w2", 1)}
+    assert compared_samplers.references(run, made.sweep) == {"w2_floor": 0.25}
+    assert compared_samplers.to_json(run, made.sweep, {})["rows"][0]["results"]["w2"]["nonfinite"] == 0.9
+    said = text(compared(run, made.sweep, []))
+    assert "0.5000 (90% lost)" in said
+    assert "lost: samples that are not finite" in said
 
 
 def test_a_cell_lacks_its_mean_until_all_seeds_are_there(run):
