@@ -64,7 +64,7 @@ def sample(
         str | None,
         typer.Option(
             metavar="ode|em|sscs|exponential|gddim|conjugate|splitting|tuned",
-            help="exponential is best below 100 NFE, at 10 with sampling.order=3 sampling.corrector=false; "
+            help="exponential is best below 100 NFE, at 10 with sampling.order=3, corrector=false and grid_power=3; "
             "default: the recipe's.",
             autocompletion=completing.methods,
         ),

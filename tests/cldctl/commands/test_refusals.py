@@ -68,7 +68,7 @@ from tests.support.tools import DEBUG, cldctl, invoke
         (["eval", "done", "--elbo", "train.steps=3"], 2, ["train.steps", "eval, sampling, ema and cluster"]),
         (["sample", "done", "-o", "x.jpg"], 2, [".png or .npz"]),
         (["sample", "done", "-o", "/nowhere/x.png"], 2, ["no folder /nowhere"]),
-        (["sample", "done", "--method", "emm"], 2, ["sampling.method", "'em'"]),
+        (["sample", "done", "--method", "emm"], 2, ["--method cannot be 'emm'", "'em'"]),
         (["sample", "done", "--method", "em", "sampling.method=sscs"], 2, ["--method and sampling.method=sscs"]),
         (["sample", "done", "--method", "em", "--nfe", "5", "sampling.nfe=6"], 2, ["--nfe and sampling.nfe=6"]),
         (["sample", "done", "--checkpoint", "15"], 3, ["no checkpoint of step 15"]),
