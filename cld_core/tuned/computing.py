@@ -24,7 +24,7 @@ from cld_core.shards.files import Arrays, Sealed
 from cld_core.shards.merging import Merged
 from cld_core.solutions import FILE, Solution
 
-from . import cost
+from . import cost, memory
 from .differences import Fitted
 from .fit import Ends, Problem, Row, best, kept, settings_of
 from .given import Given
@@ -63,6 +63,9 @@ class TuneComputation(Computation):
         images = self._model.recipe.network.images
         most = request.networks * cost.evaluations(sde, request.nfe, request.denoise, images)
         limit = "" if request.budget_min is None else f", within {request.budget_min:g} minutes"
+        numbers = math.prod(self._model.data_shape)
+        needed = memory.least_bytes(sde, request.nfe, request.points, numbers, eps=request.eps, denoise=request.denoise)
+        memory.require(needed, request.points, self._model.device)
         print(f"at most {most:,} evaluations of the network for each of {request.points} points{limit}", flush=True)
 
     @numerics.using(tf32=False)
