@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from cld_core.errors import UsageError
 from cld_core.sde import Diffusion
 
-from . import differences
+from . import backwards, differences
 from .linear import of_exponential, spaced, with_memory
 from .request import LEAST_POINTS
 from .stages import CANDIDATES, SPACINGS
@@ -16,15 +16,21 @@ if TYPE_CHECKING:
 
 
 def least_bytes(sde: Diffusion, nfe: int, points: int, numbers: int, *, eps: float, denoise: bool) -> int:
-    """What the last step of `differences.linearised` holds at least: a copy of all points for each parameter.
+    """What a linearisation holds at least.
+
+    That is a copy of all points for each parameter before the last step of `differences.linearised`, and only the
+    slopes of `backwards.linearised`, which takes some points at a time.
 
     Args:
         numbers: of one example.
     """
     times = spaced(sde, nfe, eps, denoise, SPACINGS[0])
     linear = with_memory(of_exponential(sde, times, CANDIDATES[-1], denoise))
+    sizes = differences.sizes(linear, denoise)
+    if backwards.suits(numbers):
+        return 8 * sum(sizes) * points * numbers
     # Of the last step, only the copies that it makes are held.
-    copies = 1 + sum(differences.sizes(linear, denoise)[:-1])
+    copies = 1 + sum(sizes[:-1])
     halves = 2 * sde.n + sde.m * max(map(len, linear.weights))
     return 8 * copies * halves * points * numbers
 

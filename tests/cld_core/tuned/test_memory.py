@@ -5,7 +5,7 @@ import torch
 
 from cld_core.errors import UsageError
 from cld_core.sde import CLD
-from cld_core.tuned import differences, memory
+from cld_core.tuned import backwards, differences, memory
 from cld_core.tuned.differences import Fitted
 from cld_core.tuned.linear import of_exponential, spaced, with_memory
 from cld_core.tuned.stages import CANDIDATES, SPACINGS
@@ -26,11 +26,19 @@ def test_it_is_what_the_copies_of_the_last_step_take(monkeypatch):
         return u[:, : u.shape[1] // 2]
 
     monkeypatch.setattr(Fitted, "alpha", alpha)
-    sde, u = CLD(), torch.zeros(3, 4, dtype=torch.float64)
+    sde, u = CLD(), torch.zeros(3, 20, dtype=torch.float64)
     linear = with_memory(of_exponential(sde, spaced(sde, 5, EPS, True, SPACINGS[0]), CANDIDATES[-1], True))
     differences.linearised(Fitted(None, sde, 1000), linear, u, True)
     halves = 2 * sde.n + sde.m * max(map(len, linear.weights))
-    assert least(5, points=3, numbers=2) == 8 * halves * max(asked) // sde.n
+    assert least(5, points=3, numbers=10) == 8 * halves * max(asked) // sde.n
+
+
+def test_few_numbers_take_their_slopes():
+    sde = CLD()
+    linear = with_memory(of_exponential(sde, spaced(sde, 5, EPS, True, SPACINGS[0]), CANDIDATES[-1], True))
+    fitted, u = Fitted(lambda u, t: u[:, 2:], sde, 1000), torch.randn(3, 4, dtype=torch.float64)
+    _, slopes = backwards.linearised(fitted, linear, u, True)
+    assert least(5, points=3, numbers=2) == 8 * slopes.numel()
 
 
 def test_what_does_not_fit_is_refused_with_what_would(monkeypatch):
