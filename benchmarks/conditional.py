@@ -16,7 +16,7 @@ from torch import Tensor
 import cld_core
 from benchmarks.diamond import sliced_w2
 from cld_core.analytic import ConditionalMixture, diamond
-from cld_core.conditioning import Guidance, Observation, Replacement, Way
+from cld_core.conditioning import GradientGuidance, Observation, Replacement, Way
 from cld_core.recipe.variants import SECTIONS
 from cld_core.sampling import sample
 from cld_core.sde import CLD, VPSDE, Diffusion
@@ -32,8 +32,8 @@ OBSERVATIONS = [
     ("x + y/2 = 0.3 +- 0.1", torch.tensor([[1.0, 0.5]]), 0.3, 0.1),
 ]
 WAYS: list[tuple[str, Callable[[float], Way]]] = [
-    ("gradient", lambda error: Guidance(score_error=error)),
-    ("gradient, isotropic", lambda error: Guidance(covariance="isotropic", data_std=0.4, score_error=error)),
+    ("gradient", lambda error: GradientGuidance(score_error=error)),
+    ("gradient, isotropic", lambda error: GradientGuidance(covariance="isotropic", data_std=0.4, score_error=error)),
     ("replacement", lambda error: Replacement()),
     ("replacement, noise kept", lambda error: Replacement(renew=False)),
 ]
@@ -92,7 +92,7 @@ def main() -> None:
     cases = [
         ("exact score, CLD", exact(CLD(numerical_eps=0.0)), 0.0),
         ("exact score, VPSDE", exact(VPSDE()), 0.0),
-        *((run, trained(run), Guidance.score_error) for run in chosen.run),
+        *((run, trained(run), GradientGuidance.score_error) for run in chosen.run),
     ]
     for name, draw, error in cases:
         out.print(f"\n{name}\n")

@@ -17,7 +17,7 @@ from .checkpoint import contents, safetensors_file
 from .checkpoint.load import load, pick_checkpoint
 from .checkpoint.verify import sidecar_of
 from .classes import Classes
-from .conditioning import Guidance, Observation, Way
+from .conditioning import GradientGuidance, Observation, Way
 from .data.described import DescribedSource, describe
 from .data.source import Source, classes_of, source
 from .errors import CheckpointError, RecipeError, UsageError
@@ -244,8 +244,8 @@ class Model:
             label: of a class-conditional model, the class of all samples, by number or name, or one for each; None: the
                 classes of the training data with their frequencies, that of sample i by its number alone.
             observation: what is known of x; None for samples of all data.
-            by: how samples are made to agree with it, a `conditioning.Guidance` or `conditioning.Replacement`; None:
-                by gradient, ``Guidance()``.
+            by: how samples are made to agree with it, a `conditioning.GradientGuidance` or
+                `conditioning.Replacement`; None: by gradient, ``GradientGuidance()``.
             settings: the other keys of the recipe's `sampling` section, for example ``eps=1e-3, denoise=False``. An
                 ``eps`` below `objective.loss_eps` is warned of: the network has seen no such t.
 
@@ -308,7 +308,7 @@ class Model:
         spec, labels = self._spec(keys, caller), self.labels(label, n, first, caller)
         if keys.get("eps") is not None and spec.eps < (seen := self.recipe.objective.loss_eps):
             _log.warning("%s: eps=%g: the network has seen no t below %g. Use that or more.", caller, spec.eps, seen)
-        way = by or Guidance()
+        way = by or GradientGuidance()
         if observation is not None:
             observation.require_fit(self.data_shape, is_image=self.is_image)
             way.require_usable(observation, spec)

@@ -1,7 +1,7 @@
 """Samples given a linear observation of x, y = H x + sigma z, with the same network (docs/math.md section 14).
 
-`Guidance` and `Replacement` are two ways of turning a score into one given y, and their settings. A further way has the
-members of `Way`.
+`GradientGuidance` and `Replacement` are two ways of turning a score into one given y, and their settings. A further way
+has the members of `Way`.
 """
 
 from typing import Protocol
@@ -9,7 +9,7 @@ from typing import Protocol
 from torch import Tensor
 
 from cld_core.conditioning.estimate import posterior_mean
-from cld_core.conditioning.guidance import Guidance, Guided
+from cld_core.conditioning.gradient import GradientGuidance, GradientGuided
 from cld_core.conditioning.observation import Observation
 from cld_core.conditioning.replacement import Replaced, Replacement
 from cld_core.recipe.sampling import SamplingSpec
@@ -17,7 +17,16 @@ from cld_core.sampling.noise import Noise
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
 
-__all__ = ["Conditioned", "Guidance", "Guided", "Observation", "Replaced", "Replacement", "Way", "posterior_mean"]
+__all__ = [
+    "Conditioned",
+    "GradientGuidance",
+    "GradientGuided",
+    "Observation",
+    "Replaced",
+    "Replacement",
+    "Way",
+    "posterior_mean",
+]
 
 
 class Conditioned(Protocol):

@@ -36,7 +36,7 @@ How = Annotated[
     str | None,
     typer.Option(metavar="|".join(HOW), help="How samples are made to agree with it; default: gradient."),
 ]
-GuidanceScale = Annotated[
+GradientScale = Annotated[
     float | None, typer.Option(metavar="W", min=0, help="Factor of the gradient; default: 1, Bayes' rule.")
 ]
 
@@ -54,7 +54,7 @@ class Observed:
     mask: Path | None = None
     sigma: float | None = None
     how: str | None = None
-    guidance_scale: float | None = None
+    gradient_scale: float | None = None
 
     def __post_init__(self) -> None:
         """
@@ -66,14 +66,14 @@ class Observed:
         if (self.inpaint is None) != (self.mask is None):
             raise UsageError("--inpaint needs --mask, and --mask needs --inpaint. Pass both.")
         if not self.given:
-            for name in ("sigma", "how", "guidance_scale"):
+            for name in ("sigma", "how", "gradient_scale"):
                 if getattr(self, name) is not None:
                     option = name.replace("_", "-")
                     raise UsageError(f"--{option} is about an observation. Pass --observe or --inpaint, too.")
         if self.how is not None and self.how not in HOW:
             raise UsageError(f"--how {self.how}: expected gradient or replacement.")
-        if self.how == "replacement" and self.guidance_scale is not None:
-            raise UsageError("--guidance-scale is the factor of a gradient. Leave out --how replacement.")
+        if self.how == "replacement" and self.gradient_scale is not None:
+            raise UsageError("--gradient-scale is the factor of a gradient. Leave out --how replacement.")
         for path in (self.inpaint, self.mask, self._file):
             if path is not None and not path.is_file():
                 hint = ", or a coordinate of toy data as x=0.3" if path == self._file else ""
@@ -130,14 +130,14 @@ class Observed:
 
     def way(self) -> "Way":
         """How samples are conditioned."""
-        from cld_core.conditioning import Guidance, Replacement
+        from cld_core.conditioning import GradientGuidance, Replacement
 
         if self.how == "replacement":
             return Replacement()
-        return Guidance() if self.guidance_scale is None else Guidance(scale=self.guidance_scale)
+        return GradientGuidance() if self.gradient_scale is None else GradientGuidance(scale=self.gradient_scale)
 
     @property
     def told(self) -> str:
         """How, in words."""
-        scale = "" if self.guidance_scale is None else f" of scale {self.guidance_scale:g}"
+        scale = "" if self.gradient_scale is None else f" of scale {self.gradient_scale:g}"
         return f"given the observation, by {self.how or HOW[0]}{scale}"

@@ -14,7 +14,7 @@ from cldctl.ui.console import err, out
 from cldctl.ui.progress import Working
 
 from . import completing
-from .observing import GuidanceScale, How, Inpaint, Mask, Observe, Observed, Sigma
+from .observing import GradientScale, How, Inpaint, Mask, Observe, Observed, Sigma
 from .options import (
     AllowPlugin,
     Checkpoint,
@@ -88,7 +88,7 @@ def sample(
     mask: Mask = None,
     sigma: Sigma = None,
     how: How = None,
-    guidance_scale: GuidanceScale = None,
+    gradient_scale: GradientScale = None,
     allow_plugin: AllowPlugin = False,
     directory: RunsDir = None,
 ) -> None:
@@ -105,7 +105,7 @@ def sample(
 
     Example: cldctl sample --observe x=0.3 --method exponential --nfe 50
     """
-    observed = Observed(observe, inpaint, mask, sigma, how, guidance_scale)
+    observed = Observed(observe, inpaint, mask, sigma, how, gradient_scale)
     name, overrides = one_run(words)
     run = find_run(name, runs_dir(directory))
     if output is None:

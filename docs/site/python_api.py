@@ -14,7 +14,7 @@ NAMES = {
     "A trained model": ("cld_core.Model", "cld_core.Samples", "cld_core.Trajectory", "cld_core.Likelihood"),
     "Samples given an observation": (
         "cld_core.conditioning.observation.Observation",
-        "cld_core.conditioning.guidance.Guidance",
+        "cld_core.conditioning.gradient.GradientGuidance",
         "cld_core.conditioning.replacement.Replacement",
         "cld_core.conditioning.estimate.posterior_mean",
     ),

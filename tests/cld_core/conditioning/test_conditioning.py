@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cld_core.analytic import diamond, gaussian
-from cld_core.conditioning import Guidance, Observation, Replacement
+from cld_core.conditioning import GradientGuidance, Observation, Replacement
 from cld_core.errors import UsageError
 from cld_core.sampling import sample
 from cld_core.sde import CLD, VPSDE
@@ -19,8 +19,8 @@ SDES = pytest.mark.parametrize(
 H = torch.tensor([[1.0, 0.5]], dtype=torch.float64)
 TWO = torch.tensor([[1.0, 0.5, 0.0], [0.0, 1.0, -1.0]], dtype=torch.float64)
 EXACT = {
-    "jacobian": Guidance(score_error=0.0),
-    "isotropic": Guidance(covariance="isotropic", data_std=0.5, score_error=0.0),
+    "jacobian": GradientGuidance(score_error=0.0),
+    "isotropic": GradientGuidance(covariance="isotropic", data_std=0.5, score_error=0.0),
 }
 
 
@@ -74,11 +74,11 @@ def test_samples_of_normal_data_have_the_conditional_mean_and_covariance(sde):
     torch.testing.assert_close(columns.T @ columns, given.covariance, rtol=0, atol=6e-3)
 
 
-def test_guidance_scale_is_a_factor_of_the_gradient():
+def test_gradient_scale_is_a_factor_of_the_gradient():
     law, u = gaussian(), numbers(3, 4)
     observation = Observation.linear(H, torch.tensor([0.6]))
     plain, once, twice = (
-        Guidance(scale=scale).conditioned(law.score(CLD_EXACT), CLD_EXACT, observation, None)(u, 0.3)
+        GradientGuidance(scale=scale).conditioned(law.score(CLD_EXACT), CLD_EXACT, observation, None)(u, 0.3)
         for scale in (0.0, 1.0, 2.0)
     )
     torch.testing.assert_close(plain, law.score(CLD_EXACT)(u, 0.3))
@@ -95,7 +95,7 @@ def test_guidance_of_a_bad_network_does_not_push_the_wrong_way(sign):
 
     observation, t = Observation.masked(torch.tensor([2.0, 0.0]), torch.tensor([True, False])), 0.5
     u = torch.zeros(1, 4, dtype=torch.float64)
-    pull = Guidance().conditioned(score, sde, observation, None)(u, t) - score(u, t)
+    pull = GradientGuidance().conditioned(score, sde, observation, None)(u, t) - score(u, t)
     assert float(pull[0, 0]) < 0, "v is pulled down where x has to be larger"
     assert float(pull.abs().max()) < 10
 
@@ -141,7 +141,7 @@ def test_on_the_diamond_samples_are_near_the_conditional_law(keys):
     observation = Observation.masked(torch.tensor([0.3, 0.0]), torch.tensor([True, False]))
     given = law.given(torch.tensor([[1.0, 0.0]]), y, 0.0)
     true = given.sample(n, torch.Generator().manual_seed(0))[:, 1].sort().values
-    for way, far, least in ((Guidance(score_error=0.0), 0.09, -0.6), (Replacement(), 0.12, -2.5)):
+    for way, far, least in ((GradientGuidance(score_error=0.0), 0.09, -0.6), (Replacement(), 0.12, -2.5)):
         x = drawn(law, CLD_EXACT, observation, way, n, **keys)
         distance = float((x[:, 1].sort().values - true).square().mean().sqrt())
         assert distance < far
@@ -191,10 +191,10 @@ def test_replacement_needs_a_mask_and_fixed_steps():
         Replacement().require_usable(Observation.linear(H, torch.tensor([0.3])), spec_of("em"))
     observation = Observation.linear(TWO, torch.tensor([0.3, 0.1]))
     with pytest.raises(UsageError, match=r"differentiated once only.*covariance='isotropic'"):
-        Guidance().require_usable(observation, spec_of("em", compile=True))
+        GradientGuidance().require_usable(observation, spec_of("em", compile=True))
 
 
-@pytest.mark.parametrize("way", [Guidance(), Replacement()])
+@pytest.mark.parametrize("way", [GradientGuidance(), Replacement()])
 def test_a_tuned_sampler_is_refused(way):
     masked = Observation.masked(torch.tensor([0.3, 0.0]), torch.tensor([True, False]))
     with pytest.raises(UsageError, match=r"method=tuned was fitted to the network's flow without an observation"):
@@ -204,7 +204,7 @@ def test_a_tuned_sampler_is_refused(way):
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        ({"scale": -1.0}, "guidance scale -1"),
+        ({"scale": -1.0}, "gradient scale -1"),
         ({"data_std": 0.0}, "data_std=0"),
         ({"score_error": -0.1}, "score_error=-0.1"),
         ({"covariance": "full"}, "expected auto, jacobian or isotropic"),
@@ -212,4 +212,4 @@ def test_a_tuned_sampler_is_refused(way):
 )
 def test_wrong_settings_of_guidance(keys, said):
     with pytest.raises(UsageError, match=said):
-        Guidance(**keys)
+        GradientGuidance(**keys)

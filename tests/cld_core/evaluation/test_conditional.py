@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cld_core.analytic import GaussianMixture, diamond
-from cld_core.conditioning import Guidance, Observation, Replacement
+from cld_core.conditioning import GradientGuidance, Observation, Replacement
 from cld_core.data import toy
 from cld_core.errors import UsageError
 from cld_core.evaluation import conditional
@@ -65,7 +65,7 @@ def test_pictures_and_words(model, tmp_path, name):
 
 
 def test_a_sample_given_an_observation_does_not_depend_on_its_batch(model):
-    for by in (None, Guidance(covariance="isotropic"), Replacement()):
+    for by in (None, GradientGuidance(covariance="isotropic"), Replacement()):
         keys = {"method": "exponential", "nfe": 8, "observation": FIRST, "by": by}
         whole = model.sample(6, batch_size=6, **keys)
         torch.testing.assert_close(model.sample(6, batch_size=4, **keys), whole, rtol=1e-4, atol=1e-4)

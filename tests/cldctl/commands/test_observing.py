@@ -25,9 +25,9 @@ QUICK = ("--method", "exponential", "--nfe", "4")
         ({"inpaint": "i.png"}, "--inpaint needs --mask"),
         ({"mask": "i.png"}, "--mask needs --inpaint"),
         ({"sigma": 0.1}, "--sigma is about an observation"),
-        ({"guidance_scale": 2.0}, "--guidance-scale is about an observation"),
+        ({"gradient_scale": 2.0}, "--gradient-scale is about an observation"),
         ({"observe": "x=0.3", "how": "magic"}, "expected gradient or replacement"),
-        ({"observe": "x=0.3", "how": "replacement", "guidance_scale": 2.0}, "Leave out --how replacement"),
+        ({"observe": "x=0.3", "how": "replacement", "gradient_scale": 2.0}, "Leave out --how replacement"),
         ({"observe": "z=0.3"}, "expected a number for x or y"),
         ({"observe": "x=much"}, "expected a number for x or y"),
         ({"observe": "x=nan"}, "expected a number for x or y"),
@@ -53,7 +53,7 @@ def test_points_given_a_coordinate(tmp_path):
     assert "given the observation, by gradient: y - H x is" in done.stderr
     assert "mean conditional log-density" in done.stderr
     assert "exponential_nfe4_n30_given-" in done.stdout
-    assert invoke(*asked, "x=0.3", "--guidance-scale", "2", runs=tmp_path).stdout != done.stdout
+    assert invoke(*asked, "x=0.3", "--gradient-scale", "2", runs=tmp_path).stdout != done.stdout
     invoke(*asked, "y=-0.5", "-o", str(tmp_path / "x.npz"), "--how", "replacement", runs=tmp_path)
     assert np.load(tmp_path / "x.npz")["x"][:, 1].tolist() == [-0.5] * 30
     again = invoke(*asked, "x=0.3", "--how", "replacement", "sampling.repeats=3", "sampling.jump=2", runs=tmp_path)

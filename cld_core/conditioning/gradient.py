@@ -28,7 +28,7 @@ _LEAST_SHARE = 1e-2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Guidance:
+class GradientGuidance:
     """Settings of conditioning by gradient. Every network evaluation also takes backward passes through the network.
 
     Attributes:
@@ -48,7 +48,7 @@ class Guidance:
 
     def __post_init__(self) -> None:
         if not 0 <= self.scale <= 1e4:
-            raise UsageError(f"guidance scale {self.scale:g}: expected a number from 0 to 10,000; 1 is Bayes' rule.")
+            raise UsageError(f"gradient scale {self.scale:g}: expected a number from 0 to 10,000; 1 is Bayes' rule.")
         if not 0 <= self.score_error < float("inf"):
             raise UsageError(f"score_error={self.score_error:g}: expected a number of 0 or more.")
         if not 0 < self.data_std < float("inf"):
@@ -71,15 +71,19 @@ class Guidance:
             text = "a compiled network can be differentiated once only, and the covariance takes several passes"
             raise UsageError(f"{text}. Sample with sampling.compile=false, or with covariance='isotropic'.")
 
-    def conditioned(self, score: ScoreFunction, sde: Diffusion, observation: Observation, noise: Noise) -> "Guided":
+    def conditioned(
+        self, score: ScoreFunction, sde: Diffusion, observation: Observation, noise: Noise
+    ) -> "GradientGuided":
         """The score given y; ``noise`` is that of other ways of conditioning."""
-        return Guided(score, sde, observation, self)
+        return GradientGuided(score, sde, observation, self)
 
 
-class Guided:
+class GradientGuided:
     """A score with the gradient of an observation's likelihood added; callable as ``score`` is."""
 
-    def __init__(self, score: ScoreFunction, sde: Diffusion, observation: Observation, guidance: Guidance) -> None:
+    def __init__(
+        self, score: ScoreFunction, sde: Diffusion, observation: Observation, guidance: GradientGuidance
+    ) -> None:
         self._score, self.sde, self.observation, self.guidance = score, sde, observation, guidance
         self._pull = self._by_jacobian if guidance.of_jacobian(observation) else self._isotropic
 
@@ -98,10 +102,10 @@ class Guided:
         """The samples x (B, C, ...), as they are."""
         return x
 
-    def for_rows(self, rows: Tensor) -> "Guided":
+    def for_rows(self, rows: Tensor) -> "GradientGuided":
         """As `cld_core.score.for_rows`."""
         part = for_rows(self._score, rows)
-        return self if part is self._score else Guided(part, self.sde, self.observation, self.guidance)
+        return self if part is self._score else GradientGuided(part, self.sde, self.observation, self.guidance)
 
     def _isotropic(self, estimate: Estimate[float | Tensor], leaf: Tensor, observed: Tensor) -> Tensor:
         residual = self.observation.y.to(observed.device) - observed.detach().double()
