@@ -71,7 +71,7 @@ def test_what_is_missing_is_computed(runs, no_pictures):
         (["--nfe", "0"], 2, ["'0' is not a number"]),
         (["--nfe", "1"], 2, ["--nfe: samplers take 2 to 1,000,000 network evaluations, not 1"]),
         (["--metric", "fid"], 2, ["fid does not compare samplers", "w2, density, flow-distance"]),
-        (["--metric", "w3"], 2, ["--metric: 'w3' is not a metric; there are: w2, density, flow-distance."]),
+        (["--metric", "w3"], 2, ["--metric: 'w3' is not a metric; there are: w2, density, flow-distance, class-law."]),
         (["--metric", "elbo"], 2, ["elbo does not compare samplers: it looks at test data, not at samples"]),
         (["--sampler", "tuned"], 2, ["none of these samplers can be compared. tuned: done has no tuned sampler of 10"]),
         (["--sampler", "emm"], 2, ["'emm' is not known", "em-quadratic"]),

@@ -47,7 +47,8 @@ def states(run: RunFolder) -> list[str]:
 
 
 def log(run: RunFolder) -> str:
-    return (run.logs / hook_runner.LOG).read_text()
+    file = run.logs / hook_runner.LOG
+    return file.read_text() if file.exists() else ""
 
 
 def with_command(run: RunFolder, command: str, **more) -> RunFolder:

@@ -56,7 +56,7 @@ def test_the_log_of_a_tuning_is_found_by_its_id(run, tuning):
 def solved(work: Tuning, kept: str = "grid") -> None:
     """Write a solution that is four times nearer to the flow than what is untuned."""
     one = ((1.0, 0.0), (0.0, 1.0))
-    steps = {"times": (1.0, 0.5), "transitions": (one, one), "weights": ((), ())}
+    steps = {"times": (1.0, 0.5), "transitions": (one, one), "weights": ((((0.0,), (1.0,)),),) * 2}
     rms = {"untuned": 0.2, "grid": 0.05, "coefficients": 0.07, "<b>": 0.01}
     about = {"step": 20, "checkpoint": checkpoint_checksum(work.run, 20), "about": {}}
     found = Solution(nfe=2, **steps, eps=1e-3, denoise=True, kept=kept, rms=rms, **about)
