@@ -12,8 +12,8 @@ from cld_core.sde import Diffusion
 
 from .stages import Settings
 
-# Alphas that a step of a fitted sampler may use, the newest among them: all of them, up to 10 evaluations.
-MEMORY = 10
+# Alphas that a step of a fitted sampler may use, the newest among them.
+MEMORY = 4
 
 
 @dataclass(frozen=True)

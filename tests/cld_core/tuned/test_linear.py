@@ -84,12 +84,6 @@ def test_backwards_derivatives_are_right_for_a_network_of_float32():
     assert ((forwards - wanted).flatten(1).norm(dim=1) > size).any()
 
 
-@pytest.mark.parametrize(("nfe", "most"), [(7, 7), (10, 10), (12, 10)])
-def test_a_step_may_use_all_alphas_of_ten_evaluations(nfe, most):
-    linear = with_memory(of_exponential(CLD(), spaced(CLD(), nfe, 1e-3, True, "power 3"), Settings(1, False), True))
-    assert [len(weights) for weights in linear.weights] == [min(number + 1, most) for number in range(nfe)]
-
-
 def test_parameters_make_the_sampler_that_they_are_of():
     origin = with_memory(of_exponential(CLD(), spaced(CLD(), 6, 1e-3, True, "quadratic"), Settings(3, True), True))
     again = differences.unpacked(differences.packed(origin, True), origin, True, 1e-3)
