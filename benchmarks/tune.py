@@ -126,7 +126,7 @@ def loaded(text: str) -> tuple[RunFolder, Model]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nfe", type=int, nargs="+", default=[5, 7, 10], help="evaluations of exact scores")
-    parser.add_argument("--points", type=int, default=1000, help="points of a fit to exact scores")
+    parser.add_argument("--points", type=int, default=4000, help="points of a fit to exact scores")
     parser.add_argument("--fresh", type=int, default=2000, help="fresh draws that distances are measured on")
     parser.add_argument("--samples", type=int, default=10_000, help="samples of a seed for W2 and density")
     parser.add_argument("--seeds", type=int, default=4, help="independent sets of samples")
