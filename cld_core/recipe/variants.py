@@ -160,7 +160,8 @@ def require_fixed_steps(sampling: SamplingSpec) -> None:
     """
     if sampling.adaptive:
         specs = {name: variant.spec for name, variant in SECTIONS["sampling"].variants.items()}
-        *some, last = (name for name, spec in specs.items() if issubclass(spec, SamplingSpec) and not spec.adaptive)
+        fixed = {name for name, it in specs.items() if issubclass(it, SamplingSpec) and not it.adaptive}
+        *some, last = (name for name, it in specs.items() if name in fixed and not it.needs_solution)
         text = f"sampling.method={sampling.method} chooses its own steps, and replacement needs fixed ones"
         raise UsageError(f"{text}. Choose {', '.join(some)} or {last}, or condition by gradient.")
 

@@ -185,7 +185,10 @@ def test_the_error_of_replacement_falls_as_steps_are_repeated(sde, jump):
 
 def test_replacement_needs_a_mask_and_fixed_steps():
     masked = Observation.masked(torch.tensor([0.3, 0.0]), torch.tensor([True, False]))
-    with pytest.raises(UsageError, match=r"method=ode chooses its own steps.*Choose exponential, em or sscs"):
+    with pytest.raises(
+        UsageError,
+        match=r"method=ode chooses its own steps.*Choose em, sscs, exponential, gddim, conjugate or splitting, or",
+    ):
         Replacement().require_usable(masked, spec_of("ode"))
     with pytest.raises(UsageError, match=r"replacement needs numbers of x as they are.*by gradient"):
         Replacement().require_usable(Observation.linear(H, torch.tensor([0.3])), spec_of("em"))

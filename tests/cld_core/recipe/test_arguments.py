@@ -95,7 +95,7 @@ def test_messages_name_the_argument_and_the_fix(arguments, message):
 
 def test_a_method_that_the_diffusion_cannot_have():
     recipe = load(RECIPES / "toy.yaml", ["sde.name=vpsde", "objective.name=dsm"])
-    with pytest.raises(RecipeError, match=r"^f: method cannot be sscs with sde\.name=vpsde.* Set method=em"):
+    with pytest.raises(RecipeError, match=r"^f: method cannot be sscs with sde\.name=vpsde.* Set method=exponential"):
         sampling_spec(recipe, {"method": "sscs"}, "f")
 
 

@@ -105,9 +105,11 @@ def test_a_run_without_lengths_trains_and_saves_as_ever(make):
 
 
 def test_lengths_that_are_added_or_changed_begin_where_the_run_continues(make, capsys):
-    run = make("mine", "train.ema_lengths=[]", "train.steps=20")
+    run = make("mine", "train.ema_lengths=[]", "train.ema_every=null", "train.steps=20")
     attempt(run)
-    run.ledger.append(events.Requested(steps=40, overrides=("train.steps=40", "train.ema_lengths=[0.1]")))
+    run.ledger.append(
+        events.Requested(steps=40, overrides=("train.steps=40", "train.ema_lengths=[0.1]", "train.ema_every=4"))
+    )
     attempt(run)
     assert "the power-function averages begin at step 20" in capsys.readouterr().out
     assert sidecar_of(run, 40).averages == StoredAverages((0.1,), 20, 20)
