@@ -31,10 +31,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 @pytest.fixture(autouse=True)
 def environment() -> Iterator[None]:
-    """Jobs that run inside a test export their place; processes that later tests start would inherit it."""
+    """Jobs that run inside a test or a fixture export their place; what later tests start does not inherit it."""
     own = os.path.join(_caches, str(next(_numbers)))
     # Nor are their defaults.
     with mock.patch.dict(os.environ, {"CLDCTL_CACHE": own, "XDG_CONFIG_HOME": f"{own}-config"}):
+        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+            os.environ.pop(name, None)
         yield
 
 
