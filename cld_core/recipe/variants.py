@@ -160,8 +160,12 @@ def require_fixed_steps(sampling: SamplingSpec) -> None:
     """
     if sampling.adaptive:
         specs = {name: variant.spec for name, variant in SECTIONS["sampling"].variants.items()}
-        fixed = {name for name, it in specs.items() if issubclass(it, SamplingSpec) and not it.adaptive}
-        *some, last = (name for name, it in specs.items() if name in fixed and not it.needs_solution)
+        usable = [
+            name
+            for name, it in specs.items()
+            if issubclass(it, SamplingSpec) and not it.adaptive and not it.needs_solution
+        ]
+        *some, last = usable
         text = f"sampling.method={sampling.method} chooses its own steps, and replacement needs fixed ones"
         raise UsageError(f"{text}. Choose {', '.join(some)} or {last}, or condition by gradient.")
 
