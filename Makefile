@@ -33,7 +33,7 @@ $(VENV)/.installed: pyproject.toml setup.py | $(BIN)/pip
 demo: $(VENV)/.product
 	@PATH="$(CURDIR)/$(BIN):$$PATH" CLDCTL_RUNS=$(DEMO) bash benchmarks/demo.sh
 
-# What a newcomer runs: seven to nine minutes on two idle cores, no Slurm.
+# What a newcomer runs, without Slurm.
 test: $(VENV)/.installed
 	$(BIN)/pytest -n 2 -m "not slurm and not slow and not gpu"
 
