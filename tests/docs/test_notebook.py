@@ -47,5 +47,5 @@ def test_the_model_of_the_documentation_is_that_of_the_recipe():
 @pytest.mark.slow
 def test_it_runs_and_shows_the_same_kinds_of_things():
     again = read()
-    NotebookClient(again, timeout=300, resources={"metadata": {"path": str(NOTEBOOK.parent)}}).execute()
+    NotebookClient(again, timeout=1200, resources={"metadata": {"path": str(NOTEBOOK.parent)}}).execute()
     assert shown(again) == shown(read())
