@@ -1,7 +1,11 @@
 """The sliced 2-Wasserstein distance between sets of points in the plane (docs/evaluation.md)."""
 
+import itertools
 import math
+from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -21,6 +25,21 @@ def distance(a: Tensor, b: Tensor) -> float:
     integral over directions.
     """
     return float((a - b).square().mean(0).mean().sqrt())
+
+
+def from_sets(
+    points: Tensor, sets: Sequence[Tensor], directions: int = DIRECTIONS
+) -> tuple[float, npt.NDArray[np.float64]]:
+    """The mean distance of points (n, 2) from sets of as many, and the distances of each pair of these.
+
+    Without points, the first is infinite.
+    """
+    others = [projections(one, directions) for one in sets]
+    between = np.array([distance(a, b) for a, b in itertools.combinations(others, 2)])
+    if not len(points):
+        return math.inf, between
+    ours = projections(points, directions)
+    return float(np.mean([distance(ours, one) for one in others])), between
 
 
 def sliced_w2(a: Tensor, b: Tensor, directions: int = DIRECTIONS) -> float:

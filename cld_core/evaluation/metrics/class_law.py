@@ -3,7 +3,6 @@
 If a label is a function of x, then p(x | label) is p(x) / P(label) where x has this label, and 0 elsewhere.
 """
 
-import itertools
 import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -30,6 +29,7 @@ def _section(joined: "Joined") -> dict[str, Any]:
 
     from cld_core.data.source import labelled
     from cld_core.evaluation.moments import standard_error
+    from cld_core.evaluation.wasserstein import from_sets
 
     model, x, good = joined.model, joined.arrays["x"], ~joined.arrays["nonfinite"]
     assert model.classes is not None, "only class-conditional models are asked"
@@ -46,7 +46,10 @@ def _section(joined: "Joined") -> dict[str, Any]:
             continue
         inside = mine[density.label(mine) == number]
         about = {"samples": int(asked.sum()), "accuracy": len(inside) / int(asked.sum())}
-        by_class[name] = {**_distances(mine, sets.of(number, max(len(mine), 1)), joined.request.w2.directions), **about}
+        # Without samples, the true sets are of one point.
+        true = sets.of(number, max(len(mine), 1))
+        value, between = from_sets(mine, true, joined.request.w2.directions)
+        by_class[name] = {"w2": value, "floor": float(between.mean()), **about}
         if log_density is not None and len(inside):
             values = log_density(inside).numpy() - math.log(shares[number])
             by_class[name] |= {"density": float(values.mean()), "density_stderr": standard_error(values)}
@@ -73,21 +76,6 @@ def _densities(values: "np.ndarray", joined: "Joined") -> dict[str, Any]:
     value = float(values.mean()) if len(values) else -math.inf
     truth = {} if toy.entropy is None else {"density_true": classes.entropy - toy.entropy()}
     return {"density": value, "density_stderr": standard_error(values), **truth}
-
-
-def _distances(mine: "Tensor", sets: "list[Tensor]", directions: int) -> dict[str, float]:
-    """Sliced W2 of samples (n, 2) from true sets of as many points, and of these from each other.
-
-    Without samples, infinite, and the true sets are of one point.
-    """
-    import numpy as np
-
-    from cld_core.evaluation.wasserstein import distance, projections
-
-    true = [projections(points, directions) for points in sets]
-    floor = [distance(a, b) for a, b in itertools.combinations(true, 2)]
-    ours = [distance(projections(mine, directions), one) for one in true] if len(mine) else [math.inf]
-    return {"w2": float(np.mean(ours)), "floor": float(np.mean(floor))}
 
 
 class _TrueSets:

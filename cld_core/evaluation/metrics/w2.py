@@ -1,6 +1,5 @@
 """Sliced 2-Wasserstein distance of samples of toy data from as many true samples, and that of two true sets."""
 
-import itertools
 import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -18,21 +17,16 @@ def _section(joined: "Joined") -> dict[str, Any]:
 
     The true sets are the same for every request of as many samples, so that samplers are compared with the same points.
     """
-    import numpy as np
     import torch
 
     from cld_core.evaluation.moments import standard_error
-    from cld_core.evaluation.wasserstein import distance, projections
+    from cld_core.evaluation.wasserstein import from_sets
 
     x, source, spec = finite(joined), joined.model.source, joined.request.w2
     value, floor = math.inf, {}
     if len(x):
-        ours = projections(torch.from_numpy(x), spec.directions)
-        sets = [
-            projections(source.dequantised_test_data(number, 0, len(x)), spec.directions) for number in range(spec.sets)
-        ]
-        value = float(np.mean([distance(ours, true) for true in sets]))
-        between = np.array([distance(a, b) for a, b in itertools.combinations(sets, 2)])
+        sets = [source.dequantised_test_data(number, 0, len(x)) for number in range(spec.sets)]
+        value, between = from_sets(torch.from_numpy(x), sets, spec.directions)
         floor = {"floor": float(between.mean()), "floor_stderr": standard_error(between)}
     return {"value": value, **floor, **asdict(spec), **about_drawn(joined)}
 
