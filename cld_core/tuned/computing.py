@@ -60,8 +60,7 @@ class TuneComputation(Computation):
 
     def prepare(self) -> None:
         sde, request = self._model.sde, self._request
-        images = self._model.recipe.network.images
-        most = request.networks * cost.evaluations(sde, request.nfe, request.denoise, images)
+        most = cost.most(request, sde, self._model.recipe.network.images)
         limit = "" if request.budget_min is None else f", within {request.budget_min:g} minutes"
         numbers = math.prod(self._model.data_shape)
         needed = memory.least_bytes(sde, request.nfe, request.points, numbers, eps=request.eps, denoise=request.denoise)

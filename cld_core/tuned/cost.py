@@ -4,11 +4,17 @@ from cld_core.sde import Diffusion
 
 from . import backwards, differences
 from .levenberg import TRIALS
-from .linear import of_exponential, spaced, with_memory
-from .stages import CANDIDATES, SPACINGS, STAGES
+from .linear import largest
+from .request import TuneRequest
+from .stages import STAGES
 
 # Numbers of a point, and so backward passes.
 _PLANE = 2
+
+
+def most(request: TuneRequest, sde: Diffusion, images: bool) -> int:
+    """`evaluations` of a request, of which guidance takes two each."""
+    return request.networks * evaluations(sde, request.nfe, request.denoise, images)
 
 
 def evaluations(sde: Diffusion, nfe: int, denoise: bool, images: bool, eps: float = 1e-3) -> int:
@@ -19,9 +25,7 @@ def evaluations(sde: Diffusion, nfe: int, denoise: bool, images: bool, eps: floa
     Args:
         images: whether examples are images, and not points in the plane.
     """
-    times = spaced(sde, nfe, eps, denoise, SPACINGS[0])
-    linear = with_memory(of_exponential(sde, times, CANDIDATES[-1], denoise))
-    sizes = differences.sizes(linear, denoise)
+    sizes = differences.sizes(largest(sde, nfe, eps, denoise), denoise)
     if images:  # A step evaluates as many copies as there are parameters before it.
         slopes = nfe + sum(sum(sizes[:number]) for number in range(nfe)) + nfe
     else:

@@ -10,7 +10,7 @@ from cld_core.sampling import exponential, grids
 from cld_core.sampling.halves import score_from_rest
 from cld_core.sde import Diffusion
 
-from .stages import Settings
+from .stages import CANDIDATES, SPACINGS, Settings
 
 # Alphas that a step of a fitted sampler may use, the newest among them.
 MEMORY = 4
@@ -63,6 +63,12 @@ def with_memory(linear: Linear) -> Linear:
         more = max(0, min(number + 1, MEMORY) - len(old))
         weights.append(torch.cat([old, old.new_zeros(more, *old.shape[1:])]))
     return Linear(linear.times, linear.transitions, tuple(weights))
+
+
+def largest(sde: Diffusion, nfe: int, eps: float, denoise: bool) -> Linear:
+    """A sampler with as many coefficients as one that is fitted has at most."""
+    times = spaced(sde, nfe, eps, denoise, SPACINGS[0])
+    return with_memory(of_exponential(sde, times, CANDIDATES[-1], denoise))
 
 
 def _denoising(sde: Diffusion, eps: float) -> tuple[Tensor, Tensor]:

@@ -7,9 +7,8 @@ from cld_core.errors import UsageError
 from cld_core.sde import Diffusion
 
 from . import backwards, differences
-from .linear import of_exponential, spaced, with_memory
+from .linear import largest
 from .request import LEAST_POINTS
-from .stages import CANDIDATES, SPACINGS
 
 if TYPE_CHECKING:
     import torch
@@ -24,8 +23,7 @@ def least_bytes(sde: Diffusion, nfe: int, points: int, numbers: int, *, eps: flo
     Args:
         numbers: of one example.
     """
-    times = spaced(sde, nfe, eps, denoise, SPACINGS[0])
-    linear = with_memory(of_exponential(sde, times, CANDIDATES[-1], denoise))
+    linear = largest(sde, nfe, eps, denoise)
     sizes = differences.sizes(linear, denoise)
     if backwards.suits(numbers):
         return 8 * sum(sizes) * points * numbers

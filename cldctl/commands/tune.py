@@ -170,10 +170,7 @@ def _say_cost(recipe: "Recipe", todo: Sequence[TuneRequest]) -> None:
         from cld_core.tuned import cost
 
         diffusion = sde.build(recipe.sde)
-        images = recipe.network.images
-        most = sum(
-            request.networks * cost.evaluations(diffusion, request.nfe, request.denoise, images) for request in todo
-        )
+        most = sum(cost.most(request, diffusion, recipe.network.images) for request in todo)
     first = todo[0]
     minutes = first.budget_min
     limit = "no limit of time" if minutes is None else f"at most {minutes:g} minutes for the fit of each N"
