@@ -95,9 +95,9 @@ def _over(ending: "Ending", all_of_them: "Sequence[Ending]", working: Working) -
 
 
 def _waits_for(waiting: "Sequence[Ending]", most_s: float) -> str:
-    jobs = ", ".join(dict.fromkeys(job.job_id for ending in waiting for job in ending.jobs))
     from cldctl.runs.cancel import called
 
+    jobs = ", ".join(dict.fromkeys(job.job_id for ending in waiting for job in ending.jobs))
     names = called(waiting[0]) if len(waiting) == 1 else f"{len(waiting)} runs"
     saves = " to save and" if any(ending.trains for ending in waiting) else " to"
     return f"waiting for {names}{saves} end (job {one_line(jobs, 60)}), at most {most_s:.0f} s"

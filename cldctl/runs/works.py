@@ -57,5 +57,7 @@ def started_works(run: RunFolder, name: str) -> list[Work]:
         NotFoundError, UsageError: as `started_work`.
     """
     members = {one for _, sweep in sweeps_of(run) if sweep.id == name for one in sweep.evaluations}
-    found = [work for work in works_of(run) if work.name in members and work.ledger.history().jobs]
+    # They are listed for a sweep alone: `started_work` lists them, too.
+    works = works_of(run) if members else ()
+    found = [work for work in works if work.name in members and work.ledger.history().jobs]
     return found or [started_work(run, name)]
