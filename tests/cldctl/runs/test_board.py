@@ -15,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from cld_core.errors import UsageError
 from cldctl.runs import board
 from tests.support.made_up import run_with
-from tests.support.tools import invoke, wait_for
+from tests.support.tools import held_port, invoke, wait_for
 
 
 @pytest.fixture
@@ -34,8 +34,11 @@ def started(runs):
     processes = []
 
     def start(*words):
+        # Two that start at the same time on the usual port both see that it is free, and one of them shows the other's.
+        with held_port() as port:
+            own = "--port", str(port)
         process = subprocess.Popen(
-            [sys.executable, "-m", "cldctl", "board", *words],
+            [sys.executable, "-m", "cldctl", "board", *words, *own],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env={**os.environ, "CLDCTL_RUNS": str(runs)},
         )  # fmt: skip
