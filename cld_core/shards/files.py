@@ -100,9 +100,13 @@ class Shard:
 
         Raises:
             OSError: the disk failed for `PATIENCE_S` seconds, or when the work was asked to stop.
+            ValueError: these rows have other fields than those before them.
         """
         part = self._parts[kind]
-        part["fields"] = [[name, values.dtype.str, list(values.shape[1:])] for name, values in rows.items()]
+        fields = [[name, values.dtype.str, list(values.shape[1:])] for name, values in rows.items()]
+        if part["done"] and part["fields"] != fields:
+            raise ValueError(f"rows of {kind} have the fields {part['fields']}, and now {fields}")
+        part["fields"] = fields
         row = _row_type(part)
         table = np.empty(len(next(iter(rows.values()))), row)
         for name, values in rows.items():

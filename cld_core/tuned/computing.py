@@ -24,11 +24,11 @@ from cld_core.shards.files import Arrays, Sealed
 from cld_core.shards.merging import Merged
 from cld_core.solutions import FILE, Solution
 
-from . import cost, memory
+from . import cost, differences, memory
 from .differences import Fitted
 from .fit import Ends, Problem, Row, best, kept, settings_of
 from .given import Given
-from .linear import Linear
+from .linear import Linear, largest
 from .stages import STAGES
 from .work import Tuning, tunings_of
 
@@ -83,7 +83,7 @@ class TuneComputation(Computation):
         evaluations = (self._evaluated - before) / self._request.points
         if not over:
             print(f"{kind} {settings_of(kind, row)}: rms {row.fit:.4g}, held out {row.held:.4g}", flush=True)
-        return _arrays(row, evaluations, time.monotonic() - started)
+        return _arrays(row, self._width if kind == "coefficients" else 0, evaluations, time.monotonic() - started)
 
     def review(self, kind: str, rows: Arrays) -> None:
         if kind in STAGES:
@@ -183,6 +183,12 @@ class TuneComputation(Computation):
         drawn = sampling.Samples.cat(parts)
         return drawn.x.cpu().numpy(), drawn.nfe
 
+    @functools.cached_property
+    def _width(self) -> int:
+        """The most parameters of a row of coefficients: candidates have unlike numbers of them."""
+        request, sde = self._request, self._model.sde
+        return sum(differences.sizes(largest(sde, request.nfe, request.eps, request.denoise), request.denoise))
+
     def _usable(self, problem: Problem, stage: str, row: Row) -> Row:
         """The row; as far from the flow as can be if its times do not fall, which those of a solution have to."""
         times = problem.sampler(stage, self._rows, row).times
@@ -258,11 +264,14 @@ def _matrices(tensor: torch.Tensor) -> tuple[tuple[tuple[float, ...], ...], ...]
     return tuple(tuple(tuple(row) for row in matrix) for matrix in tensor.tolist())
 
 
-def _arrays(row: Row, evaluations: float, seconds: float) -> Arrays:
+def _arrays(row: Row, width: int, evaluations: float, seconds: float) -> Arrays:
+    """A row of a stage as arrays of length 1, its parameters continued with NaN up to ``width`` of them."""
     numbers = {"damping": row.damping, "fit": row.fit, "held": row.held}
     numbers |= {"evaluations": evaluations, "seconds": seconds}
     arrays = {name: np.array([value], dtype=np.float64) for name, value in numbers.items()}
-    return {"which": np.array([row.which]), "parameters": row.parameters.cpu().numpy()[None], **arrays}
+    parameters = np.full((1, max(width, len(row.parameters))), np.nan)
+    parameters[0, : len(row.parameters)] = row.parameters.cpu().numpy()
+    return {"which": np.array([row.which]), "parameters": parameters, **arrays}
 
 
 def _rows_of(arrays: Arrays) -> list[Row]:
@@ -270,6 +279,6 @@ def _rows_of(arrays: Arrays) -> list[Row]:
     parameters = torch.from_numpy(arrays["parameters"])
     return [
         # The last bits of what libraries compute may depend on where in memory numbers lie.
-        Row(int(which), values.clone(), damping, fit, held)
+        Row(int(which), values[~values.isnan()].clone(), damping, fit, held)
         for values, which, damping, fit, held in zip(parameters, *columns, strict=True)
     ]

@@ -15,7 +15,7 @@ from .stages import STAGES
 MOST_IN_BLOCK = 512
 POINTS_OF_TOYS, POINTS_OF_IMAGES = 4000, 16
 # Of the rows of a fit: one that another version began is not continued.
-_VERSION = 2
+_VERSION = 3
 LEAST_POINTS, MOST_POINTS, MOST_NFE = 8, 100_000, 50
 MOST_MINUTES = 1_000_000
 # What the ends of the flow depend on, besides the shape of their rows, and what every number of the fit depends on.

@@ -124,6 +124,23 @@ def test_every_row_is_reviewed_once_it_is_saved_and_a_refusal_ends_the_work(fold
     assert result(folder) == SUM
 
 
+def test_rows_with_other_fields_than_those_before_are_refused(folder, monkeypatch):
+    """They would be read as something else."""
+    usual = SquaresComputation.rows
+
+    def rows(self, kind, first, last):
+        found = usual(self, kind, first, last)
+        return found if first < 4 else {name: values[:, None] for name, values in found.items()}
+
+    monkeypatch.setattr(SquaresComputation, "rows", rows)
+    with pytest.raises(ValueError, match="rows of squares have the fields"):
+        Squares(folder).compute(Ranks())
+    monkeypatch.undo()
+    work = Squares(folder)
+    assert work.compute(Ranks())
+    assert result(folder) == SUM
+
+
 def test_rows_that_were_damaged_on_the_disk_are_computed_again(folder):
     work = Squares(folder)
     assert not work.compute(Ranks(), lambda: len(work.computed) >= 1, only=[0])

@@ -15,10 +15,10 @@ from cld_core.run import RunFolder
 from cld_core.shards import open_work
 from cld_core.shards.files import Sealed
 from cld_core.solutions import Solution
-from cld_core.tuned import computing
+from cld_core.tuned import computing, fit
 from cld_core.tuned.computing import TuneComputation
 from cld_core.tuned.request import TuneRequest
-from cld_core.tuned.stages import STAGES
+from cld_core.tuned.stages import CANDIDATES, STAGES
 from cld_core.tuned.work import Tuning, tunings_of
 from cldctl.lookup import find_recipe
 from tests.support.tools import DEBUG, ONE, invoke, told_by_solution
@@ -123,6 +123,22 @@ def test_a_longer_budget_goes_on_from_the_rows_of_a_shorter_one(run, tmp_path, c
     assert longer.name == whole.name != spent.name
     assert longer.solution.digest == whole.solution.digest
     assert longer.solution.rms == whole.solution.rms
+
+
+def test_candidates_with_more_coefficients_than_others_are_kept_whole(run, monkeypatch):
+    """With a corrector, order 3 uses one alpha more than the others; here every candidate has its turn."""
+    monkeypatch.setattr(fit, "STARTS", len(CANDIDATES))
+    monkeypatch.setattr(fit, "PLAIN", 1)
+    work = tuning(run, nfe=5)
+    assert compute(work)
+    rows = rows_of(work, "coefficients")
+    turns = rows["which"][: len(CANDIDATES)].tolist()
+    assert sorted(turns) == list(range(len(CANDIDATES)))
+    numbers = dict(zip(turns, np.isfinite(rows["parameters"]).sum(1).tolist(), strict=False))
+    assert numbers == {0: 45, 1: 45, 2: 45, 3: 45, 4: 45, 5: 46}
+    assert all((rows[name] > 0).all() for name in ("damping", "fit", "held", "evaluations", "seconds"))
+    read = [len(row.parameters) for row in computing._rows_of(rows)]
+    assert read[: len(CANDIDATES)] == [numbers[which] for which in turns]
 
 
 def test_a_batch_size_is_not_part_of_a_tuning(run):
