@@ -15,7 +15,6 @@ from cld_core.ownership import require_may_change
 from cld_core.run import RunFolder
 from cld_core.run.atomic import write_text
 from cld_core.shards.request import require_few
-from cld_core.texts import is_count
 from cldctl.ui.console import err, out
 from cldctl.ui.progress import Working
 
@@ -30,6 +29,7 @@ from .options import (
     as_typed,
     check_output,
     find_run,
+    listed_nfe,
     named_as_typed,
     one_run,
     refuse_twice,
@@ -150,21 +150,16 @@ class _Output:
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    """The numbers of evaluations that ``--nfe`` lists, in their order.
+    """The numbers of evaluations that ``--nfe`` lists.
 
     Raises:
         UsageError: one is not a number of evaluations that some sampler takes, or is given twice.
     """
-    least, most = _bounds()
-    words = [word.strip() for word in text.split(",")]
-    for word in words:
-        if not is_count(word) or int(word) < 1:
-            raise UsageError(f"--nfe: '{word}' is not a number of network evaluations. Write --nfe 10,20,50.")
-        if not least <= int(word) <= most:
-            raise UsageError(f"--nfe: samplers take {least} to {most:,} network evaluations, not {word}. Change it.")
-    if len({*map(int, words)}) < len(words):
-        raise UsageError(f"--nfe {text} has a number twice. Remove one.")
-    return tuple(map(int, words))
+    numbers, (least, most) = listed_nfe(text, "10,20,50"), _bounds()
+    for one in numbers:
+        if not least <= one <= most:
+            raise UsageError(f"--nfe: samplers take {least} to {most:,} network evaluations, not {one}. Change it.")
+    return numbers
 
 
 def _bounds() -> tuple[int, int]:

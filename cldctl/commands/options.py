@@ -15,7 +15,7 @@ from cld_core.run import RunFolder
 from cld_core.run.folder import runs_beginning
 from cld_core.run.groups import Group, find_group
 from cld_core.run.lookup import meant
-from cld_core.texts import has_control
+from cld_core.texts import has_control, is_count
 from cldctl import config
 from cldctl.clusters import CLUSTERS
 from cldctl.ui.console import err
@@ -276,3 +276,22 @@ def check_output(file: Path | None, suffixes: Iterable[str], what: str, option: 
         raise UsageError(f"{option} {file}: the name has control characters. Use another one.")
     if not file.absolute().parent.is_dir():
         raise UsageError(f"{option} {file}: there is no folder {file.absolute().parent}. Create it first.")
+
+
+def listed_nfe(text: str, example: str) -> tuple[int, ...]:
+    """The numbers of network evaluations that ``--nfe`` lists, in their order.
+
+    Args:
+        example: what a user might write instead.
+
+    Raises:
+        UsageError: one of them is not a whole number above 0, or is given twice.
+    """
+    words = [word.strip() for word in text.split(",")]
+    for word in words:
+        if not is_count(word) or int(word) < 1:
+            raise UsageError(f"--nfe: '{word}' is not a number of network evaluations. Write --nfe {example}.")
+    numbers = tuple(map(int, words))
+    if len(set(numbers)) < len(numbers):
+        raise UsageError(f"--nfe {text} has a number twice. Remove one.")
+    return numbers

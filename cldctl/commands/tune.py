@@ -10,13 +10,13 @@ from cld_core.errors import UsageError
 from cld_core.ownership import require_may_change
 from cld_core.run import RunFolder
 from cld_core.run.trust import require_own_plugin
-from cld_core.texts import is_count, one_line
+from cld_core.texts import one_line
 from cld_core.tuned.request import TuneRequest
 from cldctl.ui.console import err, out, strong
 from cldctl.ui.progress import Working
 
 from . import completing, starting
-from .options import AllowPlugin, Checkpoint, ClusterOfRun, Follow, RunsDir, find_run, one_run, runs_dir
+from .options import AllowPlugin, Checkpoint, ClusterOfRun, Follow, RunsDir, find_run, listed_nfe, one_run, runs_dir
 
 if TYPE_CHECKING:
     from cld_core.recipe import Recipe
@@ -70,7 +70,7 @@ def tune(
     from cldctl.runs import home
     from cldctl.runs.tune import start
 
-    numbers, budget_min = _numbers(nfe), _minutes(budget)
+    numbers, budget_min = listed_nfe(nfe, "5,7,10"), _minutes(budget)
     name, overrides = one_run(words)
     run = find_run(name, runs_dir(directory))
     require_may_change(run.path, "Nothing was tuned")
@@ -129,21 +129,6 @@ def _say(run: RunFolder, made: "Started", where: "Cluster") -> None:
     if made.job is not None:
         text = f"of {run.name}, job {made.job.job_id} ({where.name})"
         err.print(strong("tuning ", ", ".join(made.started)), text)
-
-
-def _numbers(text: str) -> list[int]:
-    """The numbers of evaluations of ``--nfe``, each once.
-
-    Raises:
-        UsageError
-    """
-    words = [word.strip() for word in text.split(",")]
-    for word in words:
-        if not is_count(word):
-            raise UsageError(
-                f"--nfe {text}: '{word}' is not a number of evaluations. Write some, such as --nfe 5,7,10."
-            )
-    return list(dict.fromkeys(map(int, words)))
 
 
 def _minutes(text: str) -> float | None:

@@ -187,7 +187,8 @@ def test_an_exported_file_carries_its_solutions(tuned, tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--nfe", "five"), "--nfe five: 'five' is not a number of evaluations"),
+        (("--nfe", "five"), "--nfe: 'five' is not a number of network evaluations. Write --nfe 5,7,10."),
+        (("--nfe", "7,7"), "--nfe 7,7 has a number twice"),
         (("--nfe", "1"), "--nfe 1: a sampler is tuned for 2 to 50 evaluations"),
         (("--points", "0"), "--points 0: it takes 8 to 100,000 points"),
         (("--points", "3"), "--points 3: it takes 8 to 100,000 points"),

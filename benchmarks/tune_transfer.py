@@ -1,0 +1,71 @@
+"""Times fitted with one diffusion, used with another: `python -m benchmarks.tune_transfer`.
+
+Exact scores of the diamond. Times are carried over at equal shares of B(t)^(1/6), together with the order and the
+corrector that they were fitted for. Coefficients cannot be carried over: these diffusions differ in the number of their
+halves, or of those with a score.
+"""
+
+import argparse
+import math
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.diamond import exact
+from benchmarks.tune import EPS, Case, rms, untuned
+from cld_core.sde import CLD, HOLD, PSLD, VPSDE, Diffusion
+from cld_core.tuned import fit, grid
+from cld_core.tuned.differences import Fitted
+from cld_core.tuned.fit import Problem, Row
+from cld_core.tuned.linear import Linear, of_exponential
+from cld_core.tuned.stages import CANDIDATES, STAGES
+
+DIFFUSIONS: dict[str, Diffusion] = {"CLD": CLD(), "PSLD": PSLD(), "HOLD": HOLD(), "VPSDE": VPSDE()}
+
+
+def with_times(case: Case, nfe: int, points: int) -> Row:
+    """The best row of a fit of times alone."""
+    ends = case.ends(1, points), case.ends(2, points)
+    problem = Problem(Fitted(case.score, case.sde, 4096), *ends, nfe, EPS, True)
+    rows: dict[str, list[Row]] = {"untuned": [], "grid": []}
+    for stage, made in rows.items():
+        for _ in range(STAGES[stage]):
+            made.append(problem.row(stage, rows))
+    return fit.best(rows["grid"])
+
+
+def carried(row: Row, sde: Diffusion) -> Linear:
+    """The sampler of a row, for another diffusion."""
+    times = grid.times(sde.schedule, row.parameters, EPS)
+    return of_exponential(sde, times, CANDIDATES[row.which], True)
+
+
+@torch.no_grad()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nfe", type=int, nargs="+", default=[7, 10], help="network evaluations")
+    parser.add_argument("--points", type=int, default=1000, help="points of a fit")
+    parser.add_argument("--fresh", type=int, default=2000, help="fresh draws that distances are measured on")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    cases = []
+    for name, sde in DIFFUSIONS.items():
+        plain = exact(name, sde)
+        cases.append(Case(name=name, score=plain.score, sde=sde, shape=(2,), is_diamond=True))
+    fresh = {case.name: case.ends(9, arguments.fresh) for case in cases}
+    for nfe in arguments.nfe:
+        shown = Table(title=f"{nfe} evaluations: rms distance from the flow on fresh noise")
+        for heading in ("with", "untuned", *(f"times of {case.name}" for case in cases)):
+            shown.add_column(heading)
+        rows = {case.name: with_times(case, nfe, arguments.points) for case in cases}
+        for case in cases:
+            own, _, _ = untuned(case, nfe, fresh[case.name])
+            distances = [rms(case, carried(rows[other.name], case.sde), fresh[case.name]) for other in cases]
+            cells = [f"{one:.4f}" if math.isfinite(one) else "diverges" for one in (own, *distances)]
+            shown.add_row(case.name, *cells)
+        Console(width=160).print(shown)
+
+
+if __name__ == "__main__":
+    main()
