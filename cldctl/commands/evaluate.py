@@ -85,7 +85,7 @@ def evaluate(
     metrics: tuple[str, ...] = (),
     samples: Annotated[
         int | None,
-        typer.Option(min=2, help="Samples, or test points if none are drawn; default: eval.samples."),
+        typer.Option(min=2, help="Number of samples, or of test points if none are drawn; default: eval.samples."),
     ] = None,
     shards: Shards = None,
     checkpoint: Annotated[
@@ -95,7 +95,7 @@ def evaluate(
         list[str] | None,
         typer.Option(
             metavar="KEY=a,b,c",
-            help="A table over settings; once for each key.",
+            help="Evaluate each of these settings, shown as a table; can be repeated for other keys.",
             autocompletion=completing.overrides,
         ),
     ] = None,

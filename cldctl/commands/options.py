@@ -64,7 +64,7 @@ Profile = Annotated[
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Stay and show the progress until the end.")]
 Shards = Annotated[
     int | None,
-    typer.Option(min=1, help="Pieces, at most 10,000 and one for each sample or point; default: one for each process."),
+    typer.Option(min=1, help="Number of shards, at most 10,000 and one per sample or point; default: one per process."),
 ]
 StateFilter = Annotated[
     str | None,
