@@ -180,7 +180,7 @@ def _bounds() -> tuple[int, int]:
 def _planned(
     run: RunFolder, asked: "Asked", checkpoint: str, overrides: Sequence[str], shards: int | None
 ) -> "Comparison":
-    """What is to be computed; what cannot be is named on stderr."""
+    """The comparison to compute; settings that cannot be computed are named on stderr."""
     from cldctl.evals import samplers as evals
 
     (step,) = starting.steps_of(run, checkpoint)
@@ -207,7 +207,7 @@ def _list(run: RunFolder, made: "Comparison") -> None:
 
 
 def _results(run: RunFolder, made: "Comparison", output: _Output, *, wait: bool) -> int:
-    """Show the results, once they are there if ``wait``; returns the exit code."""
+    """Show the results, if ``wait`` after waiting for them; returns the exit code."""
     from cldctl.evals import compared_samplers
     from cldctl.hints import command
     from cldctl.ui.follow import follow_works_of, say_files, statuses_of

@@ -159,7 +159,7 @@ class _Asked:
 
 
 def _planned(run: RunFolder, asked: _Asked) -> "tuple[EvaluationPlan, Cluster, ClusterSpec]":
-    """What is asked for of a run, where to compute it, and the jobs that a training with these settings would get."""
+    """The requested evaluations of a run, where to compute them, and the jobs that a training would get."""
     from cldctl.evals import plan
     from cldctl.evals.sweep import parse
 
@@ -213,7 +213,7 @@ def _compute_group(group: Group, asked: _Asked, follow: bool) -> None:
 
 
 def _show(run: RunFolder, made: "EvaluationPlan", outcome: "Outcome", stay: bool) -> None:
-    """The results if they exist or are waited for; else what to type next."""
+    """Show the results if they exist or are waited for, otherwise the command to type next."""
     names = tuple(request.id for request in made.requests)
     if stay or not (outcome.running or outcome.started):
         from cldctl.ui.follow import follow_evaluations

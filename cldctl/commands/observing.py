@@ -1,4 +1,4 @@
-"""What `cldctl sample` is told about x, and how samples are made to agree with it."""
+"""The options of `cldctl sample` for observations of x, and how samples are conditioned on them."""
 
 import math
 import re
@@ -45,7 +45,7 @@ GradientScale = Annotated[
 
 @dataclass(frozen=True)
 class Observed:
-    """The options, checked as far as that needs no model.
+    """The options, checked as far as possible without a model.
 
     Attributes:
         observe: "x=0.3", "y=0.3" or the name of a file of arrays.

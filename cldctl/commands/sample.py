@@ -129,7 +129,7 @@ def sample(
 
 @dataclass(frozen=True)
 class _Wanted:
-    """Which samples somebody wants; ``n``: None for as many as a picture shows."""
+    """The requested samples; ``n``: None for as many as a picture shows."""
 
     run: RunFolder
     spec: "SamplingSpec"
@@ -143,7 +143,7 @@ class _Wanted:
 
 
 def _recipe(run: RunFolder, overrides: list[str], options: Mapping[str, str | float | None]) -> "Recipe":
-    """How samples are drawn, and from which weights: the recipe of the run, with what options and KEY=VALUE change.
+    """How samples are drawn, and from which weights: the run's recipe, as changed by options and KEY=VALUE.
 
     Raises:
         UsageError: a key is set twice, or is not one of sampling or ema.
@@ -203,7 +203,7 @@ def _draw(wanted: _Wanted, allow_plugin: bool) -> None:
 
 
 def _name(wanted: _Wanted, model: "Model", count: int, given: "Observation | None") -> str:
-    """The name of a picture without -o; other observations and ways have other names."""
+    """The name of a picture without -o; it also depends on the observation and the way of conditioning."""
     from cld_core.evaluation import pictures
 
     name = pictures.name_of(model, count, wanted.seed, wanted.label)

@@ -96,7 +96,7 @@ def tune(
 
 
 def _checkpoint_of(run: RunFolder, overrides: Sequence[str], wanted: str, allow_plugin: bool) -> "tuple[Recipe, int]":
-    """The recipe of a run with what is typed, and the step of a whole checkpoint."""
+    """The recipe of a run with the overrides, and the step of an intact checkpoint."""
     from cldctl.evals import plan
 
     _require_read(overrides)
