@@ -1,8 +1,8 @@
-"""Non-leaking augmentation: geometric changes of training images that the network is told (docs/math.md section 4.2).
+"""Non-leaking augmentation: transformations of training images on which the network is conditioned (docs/math.md 4.2).
 
-The changes are those of Karras et al. 2022 (arXiv 2206.00364, appendix F.2), which go back to Karras et al. 2020 (arXiv
-2006.06676): each is made with a probability of its own, and described to the network by numbers that are 0 if it is not
-made. Samples are drawn with zeros, so they look like images that were not changed.
+They are those of Karras et al. 2022 (arXiv 2206.00364, appendix F.2), after Karras et al. 2020 (arXiv 2006.06676). Each
+is applied independently with the same probability, and the network is conditioned on numbers that are 0 if it is not.
+Samples are drawn with zeros, so they look like untransformed images.
 """
 
 import math
@@ -15,31 +15,31 @@ from torch import Tensor
 from cld_core import seeds
 from cld_core.recipe.ncsnpp import CONDITIONS
 
-# Standard deviations: of the logarithms to base 2 of scales, and of shifts in sizes of the image.
+# Standard deviations: of the base-2 logarithms of scales, and of shifts as a fraction of the image size.
 _OCTAVES = 0.2
 _SHIFT = 0.125
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What is done to the images of a batch of B, in this order: mirror, shift, and warp about the centre."""
+    """The transformations of a batch of B images, in this order: mirror, shift, and warp about the centre."""
 
     flipped: Tensor  # (B, 2), bool: left to right, and upside down
     shift: Tensor  # (B, 2), int64: whole pixels to the right and down
     warped: Tensor  # (B,), bool
-    sources: Tensor  # (B, 2, 2): a place relative to the centre -> the place that its pixel is taken from
-    conditions: Tensor  # (B, CONDITIONS): what the network is told
+    sources: Tensor  # (B, 2, 2): maps a position relative to the centre to that of its source pixel
+    conditions: Tensor  # (B, CONDITIONS): what the network is conditioned on
 
     def rows(self, rows: slice) -> "Changes":
-        """The changes of the images ``rows`` of the batch."""
+        """The transformations of the images ``rows`` of the batch."""
         return Changes(*(getattr(self, entry.name)[rows] for entry in fields(self)))
 
     def on(self, device: torch.device) -> "Changes":
-        """The same on a device, which need not be waited for."""
+        """The same on a device, without waiting for it."""
         return Changes(*(seeds.delivered(getattr(self, entry.name), device) for entry in fields(self)))
 
     def apply(self, x: Tensor) -> Tensor:
-        """The changed images x (B, C, S, S). Beyond its edges, an image goes on as in a mirror.
+        """The transformed images x (B, C, S, S), padded by reflection.
 
         Mirrored and shifted images are exact. Warped ones are interpolated (bicubic) and stay within [-1, 1].
         """
@@ -50,7 +50,7 @@ class Changes:
         return torch.where(self.warped[:, None, None, None], warped.clamp(-1.0, 1.0), x)
 
     def _places(self, size: int, side: int) -> Tensor:
-        """The pixels (B, size) of a row or column that take the places 0, 1, ..."""
+        """The indices (B, size) of the pixels of a row or column that move to the positions 0, 1, ..."""
         places = torch.arange(size, device=self.shift.device) - self.shift[:, side, None]
         places = torch.remainder(places, 2 * size)
         places = torch.minimum(places, 2 * size - 1 - places)
@@ -58,7 +58,7 @@ class Changes:
 
 
 def draw(generator: torch.Generator, batch: int, size: int, probability: float) -> Changes:
-    """Changes of a batch of images of ``size`` pixels, each of six kinds with its own ``probability``.
+    """Transformations of a batch of square images of side ``size``, each of the six with this ``probability``.
 
     Mirror left to right; mirror upside down; shift by N(0, (size / 8)^2) in both directions, rounded to pixels; scale
     by 2^N(0, 0.2^2); rotate by any angle; stretch by 2^N(0, 0.2^2) along any direction, and by the inverse across it.

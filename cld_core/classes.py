@@ -13,7 +13,7 @@ from cld_core.texts import has_control, is_count, one_line
 # Labels of prepared images are stored in two bytes.
 MOST = 2**16 - 1
 LONGEST_NAME = 255
-# Multiples of it, modulo 1, fill [0, 1) evenly, however many there are.
+# Its multiples modulo 1 fill [0, 1) evenly, however many there are.
 _GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 _SHOWN = 10
 
@@ -46,7 +46,7 @@ class Classes:
 
     @property
     def none(self) -> int:
-        """The label of networks that stands for "without a label"."""
+        """The label of networks that stands for "no label"."""
         return len(self.names)
 
     @property
@@ -107,7 +107,7 @@ class Classes:
         return [min(bisect_right(ends, (i + 1) * _GOLDEN % 1.0), len(self) - 1) for i in range(first, last)]
 
     def __str__(self) -> str:
-        """In words: their numbers, and names that are not numbers."""
+        """For messages: the range of the labels, and the names of the classes if they are not numbers."""
         numbers = f"the labels are 0 to {len(self) - 1}"
         if self.names == tuple(map(str, range(len(self)))):
             return numbers
@@ -115,15 +115,15 @@ class Classes:
         return f"{numbers} ({one_line(', '.join(self.names[:_SHOWN]), 400)}{more})"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists, from which `parsed` makes them again."""
+        """Plain lists; `parsed` is the inverse."""
         return {"names": list(self.names), "weights": list(self.weights)}
 
     @classmethod
     def parsed(cls, content: Any) -> "Classes":
-        """The classes that anybody's file describes.
+        """The classes in an untrusted file.
 
         Raises:
-            ValueError: it does not.
+            ValueError: it does not describe classes.
         """
         parts = content if isinstance(content, dict) else {}
         names, weights = parts.get("names"), parts.get("weights")

@@ -67,7 +67,7 @@ class Guided:
         return given.index_copy(0, rows, free + self._spec.guidance * (given[rows] - free))
 
     def networks(self, t: float) -> int:
-        """How many evaluations of the network one of this score takes."""
+        """How many evaluations of the network one evaluation of this score takes."""
         acts = self._spec.guidance_from <= t <= self._spec.guidance_to
         return 2 if acts and self._spec.guidance != 0 else 1
 
@@ -97,9 +97,9 @@ def bound(score: Score | Counted, spec: SamplingSpec, label: Tensor | None, none
 
 
 def counted(samples: Samples, score: ScoreFunction) -> Samples:
-    """Samples whose numbers of evaluations are those of the network, when those of ``score`` may have taken more."""
+    """The samples with their numbers of evaluations of the network, of which one of ``score`` may take several."""
     extra = getattr(score, "extra", None)
     if extra is None:
         return samples
-    # In the adaptive flow, samples that have arrived wait for others: their scores are computed, but are not theirs.
+    # In the adaptive flow, finished samples wait for others: evaluations for them meanwhile do not count.
     return dataclasses.replace(samples, nfe_each=samples.nfe_each + torch.minimum(extra, samples.nfe_each))

@@ -241,13 +241,13 @@ class Model:
             seed: key of the noise.
             first: number of the first sample.
             batch_size: samples computed at once; None for all.
-            label: of a class-conditional model, the class of all samples, by number or name, or one for each; None: the
-                classes of the training data with their frequencies, that of sample i by its number alone.
-            observation: what is known of x; None for samples of all data.
-            by: how samples are made to agree with it, a `conditioning.GradientGuidance` or
-                `conditioning.Replacement`; None: by gradient, ``GradientGuidance()``.
+            label: for a class-conditional model, the class of all samples, by number or name, or one for each; None:
+                classes are as frequent as in the training data, and that of sample i depends only on i.
+            observation: an observation of x on which samples are conditioned; None for unconditional samples.
+            by: how they are conditioned on it, a `conditioning.GradientGuidance` or `conditioning.Replacement`; None:
+                by gradient, ``GradientGuidance()``.
             settings: the other keys of the recipe's `sampling` section, for example ``eps=1e-3, denoise=False``. An
-                ``eps`` below `objective.loss_eps` is warned of: the network has seen no such t.
+                ``eps`` below `objective.loss_eps` causes a warning, because the network was not trained on such t.
 
         Raises:
             RecipeError: an argument is wrong; names it.
@@ -279,8 +279,8 @@ class Model:
         With guidance, an evaluation of the score takes two evaluations of the network where guidance acts; both count.
 
         Args:
-            progress: called after each network evaluation with the number of samples that are done, and how many
-                evaluations those had that are being computed.
+            progress: called after each network evaluation with the number of samples that are done, and the number of
+                evaluations so far of those in progress.
         """
         keys = {"method": method, "nfe": nfe, **settings}
         given: dict[str, Any] = {"label": label, "observation": observation, "by": by}

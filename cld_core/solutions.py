@@ -1,6 +1,6 @@
 """Solutions of `cldctl tune`: the times and coefficients of a sampler that was fitted to one network. Loads no torch.
 
-A run keeps each in ``tuned/ID/solution.json``; an exported file carries them (docs/math.md section 7.5).
+A run keeps each in ``tuned/ID/solution.json``; exported files contain them (docs/math.md section 7.5).
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from cld_core.small_files import parse_json, read_object, real, text, whole
 _log = logging.getLogger(__name__)
 FORMAT = 1
 FILE = "solution.json"
-# The metadata of an exported file that has them.
+# The key of the metadata of exported files that contains them.
 _CARRIED = "solutions"
 Matrix = tuple[tuple[float, ...], ...]
 
@@ -32,22 +32,22 @@ class Solution:
     """A sampler of ``nfe`` evaluations, and where it comes from.
 
     Step i evaluates alpha_i at ``times[i]`` and replaces u by transitions[i] u + sum over j of weights[i][j]
-    alpha_(i-j). The last step ends with the sample: denoising is part of it.
+    alpha_(i-j). The last step includes denoising and results in the sample.
 
     Attributes:
         times: (nfe,), decreasing from 1.
         transitions: (nfe, n, n).
         weights: for each step, matrices (n, m) for the newest alphas, the newest first.
-        eps: where the flow that it imitates ends.
-        denoise: whether that flow is denoised.
+        eps: time at which the flow that it was fitted to ends.
+        denoise: whether the end of that flow is denoised.
         labels: whether that flow is conditional on labels.
         guidance, guidance_from, guidance_to: of that flow, as in `sampling`; the defaults if it has no labels.
         step: the optimiser step of the network.
         checkpoint: checksum of the checkpoint; empty if it was tuned to no checkpoint.
         ema_length: which average of the weights, as `ema.length`.
-        kept: "untuned", "grid" or "coefficients": what was closest on held-out noise.
-        rms: distance from the flow per coordinate, root mean square, on held-out noise, by what was kept.
-        about: how it was found: settings that it started from, points, seed, evaluations, seconds, and when.
+        kept: "untuned", "grid" or "coefficients": the stage that was closest on held-out noise.
+        rms: root-mean-square distance from the flow, per coordinate, on held-out noise, by stage.
+        about: how it was found: initial settings, points, seed, evaluations, seconds, and date.
     """
 
     nfe: int
@@ -69,16 +69,16 @@ class Solution:
 
     @property
     def digest(self) -> str:
-        """Of what samples depend on: equal solutions draw equal samples."""
+        """Digest of everything that samples depend on: solutions with equal digests draw equal samples."""
         return digest([self.nfe, self.times, self.transitions, self.weights, self.eps, self.denoise])[:16]
 
     def content(self) -> dict[str, Any]:
-        """What is stored: floats with all their digits."""
+        """The content of its file: floats with all their digits."""
         return {"format": FORMAT, "digest": self.digest, **asdict(self)}
 
     @classmethod
     def of_content(cls, content: Mapping[str, Any]) -> Self:
-        """A solution from what was stored.
+        """A solution from the content of its file.
 
         Raises:
             ValueError: it is damaged, or of another version of cldctl.
@@ -115,7 +115,7 @@ class Solution:
 
     @property
     def problem(self) -> str | None:
-        """What is wrong with it, in words; None if samplers can follow it."""
+        """A description of what is wrong with it; None if it is valid."""
         counts = len(self.times), len(self.transitions), len(self.weights)
         flags, texts = (self.denoise, self.labels), (self.checkpoint, self.kept)
         if whole(self.nfe, 1) is None or whole(self.step) is None:
@@ -134,7 +134,7 @@ def _fall(numbers: Sequence[float]) -> bool:
 
 
 def _problem_of_matrices(transitions: Sequence[Matrix], weights: Sequence[Sequence[Matrix]]) -> str | None:
-    """As `Solution.problem`: matrices (n, n) and (n, m) with 1 <= m <= n; of the latter, 1 to i + 1 at step i."""
+    """As `Solution.problem`: matrices are (n, n) and (n, m) with 1 <= m <= n, and step i has 1 to i + 1 weights."""
     n = len(transitions[0])
     m = len(weights[0][0][0]) if weights[0] and weights[0][0] else 0
     if not 1 <= m <= n:
@@ -169,11 +169,11 @@ def _matrix(rows: Sequence[Sequence[float]]) -> Matrix:
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """The network that a solution is wanted for.
+    """The network for which a solution is requested.
 
     Attributes:
         step: the optimiser step of its weights.
-        checkpoint: checksum of the checkpoint that they are from; empty if it is not known.
+        checkpoint: checksum of the checkpoint that contains them; empty if it is not known.
         ema_length: which average they are, as `ema.length`.
         labels: whether it takes labels.
     """
@@ -189,7 +189,7 @@ class Solutions:
     """The solutions that belong to a model.
 
     Attributes:
-        read: finds them, when they are asked for.
+        read: reads them when they are needed.
         name: of the run, for messages.
     """
 
@@ -203,7 +203,7 @@ class Solutions:
 
     @classmethod
     def of_file(cls, about: Mapping[str, str], name: str) -> Self:
-        """Those that an exported file carries in its metadata; damaged ones are left out."""
+        """Those in the metadata of an exported file; damaged ones are left out."""
         found: list[Solution] = []
         with contextlib.suppress(ValueError):
             content = parse_json(about.get(_CARRIED, ""))
@@ -213,12 +213,12 @@ class Solutions:
         return cls(lambda: found, name)
 
     def carried(self, network: Network) -> dict[str, str]:
-        """What an exported file of a network says of them; nothing if none was tuned to it."""
+        """The metadata for an exported file of a network; empty if no solution was tuned to it."""
         contents = [solution.content() for solution in self.read() if moved_on(solution, network) is None]
         return {_CARRIED: json.dumps(contents)} if contents else {}
 
     def chosen(self, spec: SamplingSpec, network: Network) -> Solution:
-        """The solution that ``spec`` means for a network: that of its weights or of the nearest step, and the newest.
+        """The solution that ``spec`` selects for a network: for its own weights or the nearest step, and the newest.
 
         Raises:
             UsageError: there is none; names the command that makes one, and the numbers of evaluations that exist.
@@ -242,9 +242,9 @@ class Solutions:
         return best
 
     def followed(self, spec: SamplingSpec, network: Network) -> Solution | None:
-        """As `chosen`, for a sampler that draws; None for one that needs no solution.
+        """As `chosen`, when samples are drawn; None for a sampler that needs no solution.
 
-        Warns, once, if the network has moved on (`moved_on`).
+        Warns, once, if the network is not the one that the solution was fitted to (`moved_on`).
         """
         if not spec.needs_solution:
             return None
@@ -256,7 +256,7 @@ class Solutions:
 
 
 def _unlike(spec: TunedSpec, network: Network, solution: Solution) -> Iterator[tuple[str, Any, Any]]:
-    """The keys of another flow than the one that a solution was fitted to: name, what is asked, what it has."""
+    """The keys in which the requested flow differs from that of a solution: name, requested value, its value."""
     if network.labels != solution.labels:
         yield "labels", network.labels, solution.labels
     for name in ("eps", "denoise"):
@@ -269,21 +269,21 @@ def _unlike(spec: TunedSpec, network: Network, solution: Solution) -> Iterator[t
 
 
 def guidance_of(spec: SamplingSpec | Solution, *, labels: bool) -> dict[str, Any]:
-    """Scale and interval of guidance; the defaults if it has no effect: equal for equal flows."""
+    """Scale and interval of guidance, or the defaults if guidance has no effect, so they are equal for equal flows."""
     names = ("guidance", "guidance_from", "guidance_to")
     source = spec if labels and spec.guidance != 1 else SamplingSpec
     return {name: float(getattr(source, name)) for name in names}
 
 
 def _distance(solution: Solution, network: Network) -> tuple[bool, bool, int, float]:
-    """How far a network is from the one that a solution was fitted to; of equals, the newest is nearest."""
+    """A sort key: how far a network is from the one that a solution was fitted to; among equals, the newest first."""
     created = real(solution.about.get("created")) or 0.0
     apart = abs(solution.step - network.step)
     return not _same_average(solution, network), not _same_checkpoint(solution, network), apart, -created
 
 
 def moved_on(solution: Solution, network: Network) -> str | None:
-    """In words, how a network differs from the one that a solution was fitted to; None if it does not."""
+    """A description of how a network differs from the one that a solution was fitted to; None if it does not."""
     text = f"the tuned sampler of {solution.nfe} evaluations was fitted to"
     if not _same_average(solution, network):
         fitted, used = (_shown(one.ema_length) for one in (solution, network))
@@ -300,7 +300,7 @@ def _same_average(solution: Solution, network: Network) -> bool:
 
 
 def _shown(length: float | None) -> str:
-    """As files and messages have it."""
+    """The form used in files and messages."""
     return "null" if length is None else f"{length:g}"
 
 
@@ -317,7 +317,7 @@ def _warn(text: str) -> None:
 
 
 def following(spec: SamplingSpec, solution: Solution) -> SamplingSpec:
-    """A spec that names the solution that it follows: what it draws is the same whenever it is asked for."""
+    """A spec that names the solution that it follows, so that it always draws the same samples."""
     assert isinstance(spec, TunedSpec), "only a tuned sampler follows a solution"
     return replace(spec, solution=solution.digest)
 

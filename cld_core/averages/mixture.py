@@ -1,4 +1,4 @@
-"""Which stored averages, in which amounts, make the average of a length. Needs numpy and no torch."""
+"""The weights of stored averages that reconstruct the average of a length. Needs numpy and no torch."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -15,18 +15,18 @@ from .snapshots import Stored
 
 # The largest relative error of a profile that is accepted.
 MOST = 0.1
-# Lengths that are tried for the message that says which can be made.
+# Lengths that are tried for the message that says which are possible.
 _TRIED = np.geomspace(0.002, LONGEST * 0.999, 80)
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """An average as a sum of stored ones.
+    """An average as a weighted sum of stored ones.
 
     Attributes:
         length: its relative length.
-        parts: files, and how much of their average of each length, by its name in the file.
-        error: the relative error of its profile: what is missing, in the norm of L2.
+        parts: files, and the weights of their averages, by the names of these in the file.
+        error: the relative error of its profile, in the L2 norm.
     """
 
     length: float
@@ -35,20 +35,21 @@ class Mixture:
 
     @property
     def described(self) -> str:
-        """In words: what it is made of, and how well."""
+        """A description for messages: what it is made of, and its error."""
         of = _stored_steps(len(self.parts))
         return f"EMA length {self.length:g}: made of {of}, relative error of its profile {self.error:.2g}"
 
 
 def of(run: RunFolder, step: int, length: float, without: Collection[int] = ()) -> Mixture:
-    """How the average of a length is made for the checkpoint of a step.
+    """How the average of a length is reconstructed for the checkpoint of a step.
 
     Args:
         without: steps of snapshots that turned out to be damaged.
 
     Raises:
-        UsageError: it is no length, the checkpoint has no averages, or it is out of reach; says which are not.
-        OSError: what is stored cannot be listed.
+        UsageError: the length is invalid or out of reach (the message says which are possible), or the checkpoint has
+            no averages.
+        OSError: the snapshots cannot be listed.
     """
     if not isinstance(length, int | float) or not 0 < length < LONGEST:
         raise UsageError(

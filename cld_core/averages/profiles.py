@@ -1,4 +1,4 @@
-"""Power-function profiles of averages, and the least-squares fit of one by others. Needs numpy and no torch.
+"""Power-function profiles of averages, and the least-squares fit of one profile by others. Needs numpy and no torch.
 
 An average of relative length sigma has the profile p(s) = (gamma + 1)/t (s/t)^gamma on [0, t], the weight of the
 parameters of step s in the average at step t. Its standard deviation is sigma t. docs/math.md, "Averages after the
@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from cld_core.recipe.ema import UNIFORM_LENGTH
 
-# Directions of the fit whose share of the largest is below this are noise of the rounding of snapshots.
+# Singular values of the fit below this fraction of the largest are due to the rounding of snapshots.
 _RCOND = 1e-10
 
 
 @dataclass(frozen=True)
 class Profile:
-    """The profile of one average: its relative ``length``, and the number ``updates`` of steps that it is over."""
+    """The profile of one average: its relative ``length``, and the number ``updates`` of steps that it covers."""
 
     length: float
     updates: int
@@ -28,11 +28,11 @@ class Profile:
 
 @dataclass(frozen=True)
 class Fit:
-    """A profile as a sum of others.
+    """A profile as a weighted sum of others.
 
     Attributes:
         weights: one for each of the others, (n,), float64; their sum is 1.
-        error: the norm of what is missing of the profile, relative to that of the profile.
+        error: the norm of the residual, relative to that of the profile.
     """
 
     weights: NDArray[np.float64]
@@ -47,7 +47,7 @@ def exponent(length: float) -> float:
     """
     if not 0 < length < UNIFORM_LENGTH:
         raise ValueError(f"a relative length is between 0 and {UNIFORM_LENGTH:.4f}, not {length:g}")
-    # Falls from sigma = UNIFORM_LENGTH at 0 on; sigma < 1/(gamma + 1) bounds the root from above.
+    # sigma decreases from UNIFORM_LENGTH at gamma = 0; sigma < 1/(gamma + 1) bounds the root from above.
     low, high = 0.0, 1.0 / length
     while low < (middle := 0.5 * (low + high)) < high:
         low, high = (middle, high) if relative_length(middle) > length else (low, middle)
@@ -73,26 +73,27 @@ def inner(a: Profile, b: Profile) -> float:
 
 
 class Basis:
-    """Profiles of which others are made."""
+    """Profiles from which others are reconstructed."""
 
     def __init__(self, known: Sequence[Profile]) -> None:
         self._known = known
         self._scale = np.array([norm(profile) for profile in known])
         gammas = np.array([exponent(profile.length) for profile in known])
         ends = np.array([profile.updates for profile in known], dtype=np.float64)
-        # In units of profiles of norm 1, whatever their lengths.
+        # For profiles normalised to 1.
         self._gram = _gram(gammas, ends) / np.outer(self._scale, self._scale)
         self._inverse = np.linalg.pinv(self._gram, rcond=_RCOND, hermitian=True)
 
     def fit(self, wanted: Profile) -> Fit:
-        """The sum of the profiles that is nearest to ``wanted``, among those whose weights sum to 1.
+        """The weighted sum of the profiles that is closest to ``wanted``, among those whose weights sum to 1.
 
-        Each profile integrates to 1, so the sum keeps what does not change during training, however good the fit is.
+        Each profile integrates to 1, so weights of the network that do not change during training are reproduced,
+        however bad the fit is.
         """
         size = norm(wanted)
         target = np.array([inner(wanted, profile) for profile in self._known]) / (self._scale * size)
         ones, nearest = size / self._scale, self._inverse @ target
-        # Lagrange's multiplier moves the nearest one of all sums to one whose weights, ``ones`` x, sum to 1.
+        # The Lagrange multiplier moves the unconstrained solution to one whose weights, ``ones`` x, sum to 1.
         towards = self._inverse @ ones
         x = nearest + towards * (1.0 - ones @ nearest) / (ones @ towards)
         missing = 1.0 - 2.0 * float(x @ target) + float(x @ self._gram @ x)
@@ -100,7 +101,7 @@ class Basis:
 
 
 def norm(profile: Profile) -> float:
-    """The root of the integral of the square of a profile."""
+    """The L2 norm of a profile."""
     return math.sqrt(inner(profile, profile))
 
 

@@ -1,4 +1,4 @@
-"""Making an average of another length from stored ones."""
+"""Reconstruction of an average of another length from stored ones."""
 
 import logging
 from collections.abc import Mapping
@@ -24,8 +24,8 @@ def average(
 ) -> tuple[dict[str, Tensor], float]:
     """The average of a relative length for a checkpoint, and the relative error of its profile.
 
-    Snapshots are read one after the other, and summed in float64 on the CPU. Damaged ones are left out, and the others
-    make up for them as well as they can.
+    Snapshots are read one after the other, and summed in float64 on the CPU. Damaged ones are left out, and the weights
+    are fitted again without them.
 
     Args:
         trained: the trainable parameters by name, for their shapes and dtypes.

@@ -14,7 +14,7 @@ from cld_core.checkpoint.verify import Sidecar, StoredAverages, sidecar_of
 from cld_core.digests import digest
 from cld_core.run import RunFolder
 
-# The largest relative error of the profile of an average made of others that readers are not told of.
+# Above this relative error of its profile, a reconstructed average comes with a remark.
 TOLD_ABOVE = 0.02
 
 
@@ -53,9 +53,9 @@ def before(run: RunFolder, step: int) -> list[Stored]:
 
 
 def usable(run: RunFolder, step: int) -> list[Stored]:
-    """The averages that others are made of for the checkpoint of a step: its own, last, and snapshots before it.
+    """The stored averages for reconstruction at the checkpoint of a step: snapshots before it, and its own, last.
 
-    Empty if it has none. Snapshots that belong to averages that began at another step are left out.
+    Empty if it has none. Snapshots of averages that began at another step are left out.
 
     Raises:
         OSError: they cannot be listed.
@@ -68,7 +68,7 @@ def usable(run: RunFolder, step: int) -> list[Stored]:
 
 
 def fingerprint(run: RunFolder, step: int) -> str:
-    """A digest of all that an average made for the checkpoint of a step may depend on, besides the checkpoint.
+    """A digest of everything but the checkpoint itself that an average at this checkpoint may depend on.
 
     Raises:
         OSError: the snapshots cannot be listed.
@@ -94,7 +94,7 @@ def clear_unfinished(run: RunFolder) -> None:
 def set_aside(run: RunFolder, after: int) -> list[int]:
     """Move the snapshots of steps above ``after`` to `averages/set_aside/`, and return their steps.
 
-    What a run gave up, by a rollback, a crash or `resume --from`, belongs to other averages than those that follow.
+    Steps that were discarded by a rollback, a crash or `resume --from` do not belong to the averages that follow.
 
     Raises:
         OSError: they cannot be listed or moved.

@@ -1,4 +1,4 @@
-"""The power-function averages that training keeps beside its moving average."""
+"""The power-function averages that training tracks in addition to its moving average."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,9 +14,9 @@ from .profiles import exponent, key_of
 class PowerAverages:
     """Averages of a network's trainable parameters with power-function profiles, one of each relative length.
 
-    Update t keeps (1 - 1/t)^(gamma + 1) of what an average was (arXiv 2312.02696, equation 3): the
-    parameters after update s have the weight (s^(gamma+1) - (s-1)^(gamma+1)) / t^(gamma+1). Each average takes as much
-    memory as the weights. Without lengths, nothing is kept.
+    Update t multiplies the average by (1 - 1/t)^(gamma + 1) before the new parameters are added (arXiv 2312.02696,
+    equation 3): the parameters after update s have the weight (s^(gamma+1) - (s-1)^(gamma+1)) / t^(gamma+1). Each
+    average takes as much memory as the weights. Without lengths, nothing is tracked.
 
     Attributes:
         lengths: relative lengths, as `profiles.Profile` has them.
@@ -35,17 +35,17 @@ class PowerAverages:
 
     @property
     def updates(self) -> int:
-        """How often the averages were updated. Waits for the device if `update_unless` was called."""
+        """The number of updates so far. Waits for the device if `update_unless` was called."""
         return int(self._updates)
 
     @property
     def begins(self) -> bool:
-        """Whether there are averages, and none of them has taken a step."""
+        """Whether there are averages that have not been updated yet."""
         return bool(self.lengths) and self.updates == 0
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take the parameters into each average."""
+        """Update each average with the current parameters."""
         if not self.lengths:
             return
         self._updates = updates = self.updates + 1

@@ -13,7 +13,7 @@ _HALF_MAX = torch.finfo(torch.float16).max
 
 
 class SnapshotWriter(CheckpointWriter):
-    """Writes snapshots of the averages of a run: files of their own, that stay when checkpoints are removed.
+    """Writes snapshots of the averages of a run: separate files that are kept when checkpoints are removed.
 
     Args:
         half: store float16 where the values fit.

@@ -1,7 +1,7 @@
 """Samples given a linear observation of x, y = H x + sigma z, with the same network (docs/math.md section 14).
 
-`GradientGuidance` and `Replacement` are two ways of turning a score into one given y, and their settings. A further way
-has the members of `Way`.
+`GradientGuidance` and `Replacement` are two ways of conditioning a score on y, with their settings. A new way has to
+implement the protocol `Way`.
 """
 
 from typing import Protocol
@@ -42,7 +42,7 @@ class Conditioned(Protocol):
 
 
 class Way(Protocol):
-    """How samples are conditioned."""
+    """A way of conditioning samples on an observation."""
 
     def require_usable(self, observation: Observation, spec: SamplingSpec) -> None:
         """Refuse an observation or a sampler that cannot be used; raises `UsageError`."""

@@ -17,9 +17,9 @@ class Estimate(Generic[Number]):
 
     If the score is exact, it is E[x_0 | u] (`sde.explained.Explained`, which has q and e).
 
-    A score whose e_i is off by ``score_error`` (root mean square) puts that solution off by score_error / q_i, which is
-    much where u says little of x_0, as at t near 1. x_hat is then its mean with what u says by itself of data
-    N(0, data_std^2 I), weighted by their precisions.
+    A score whose e_i has the root-mean-square error ``score_error`` causes an error of score_error / q_i in that
+    solution. This is large if u contains little information about x_0, as for t near 1. x_hat is therefore its mean
+    with the estimate from u alone for data N(0, data_std^2 I), weighted by their precisions.
 
     Attributes:
         of_u: (n,), factors of the halves of u.
@@ -53,7 +53,7 @@ class Estimate(Generic[Number]):
 def posterior_mean(sde: Diffusion, u: Tensor, score: Tensor, t: float | Tensor) -> Tensor:
     """E[x_0 | u_t = u], (B, C, ...), from the score (B, mC, ...) at u (B, nC, ...) and t (docs/math.md section 14.1).
 
-    Exact if the score is that of data under the kernel of ``sde``, numerical_eps included.
+    It is exact for an exact score under the kernel of ``sde``, numerical_eps included.
     """
     return Estimate(sde, t).posterior_mean(sde, u, score)
 

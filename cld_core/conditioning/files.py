@@ -19,10 +19,10 @@ _FORMS = "x and mask, y and matrix, or y and factor; and sigma"
 
 
 def from_arrays(path: Path, shape: tuple[int, ...], sigma: float | None = None) -> Observation:
-    """The observation of a file of arrays.
+    """The observation in a file of arrays.
 
-    It has x (C, ...) and mask, bool or 0 and 1, of the shape of x or of its last dimensions; or y (k,) and matrix
-    (k, d); or a small image y (C, h, w) and the number factor. sigma is a number, 0 if there is none.
+    The file has x (C, ...) and mask, bool or 0 and 1, of the shape of x or of its last dimensions; or y (k,) and matrix
+    (k, d); or a small image y (C, h, w) and the number factor. sigma is a number, 0 if it is missing.
 
     Args:
         shape: of one example.

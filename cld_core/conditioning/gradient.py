@@ -21,9 +21,9 @@ from .estimate import Estimate, as_numbers
 from .observation import Observation
 from .samplers import require_untuned
 
-# Up to so many observed values, "auto" means "jacobian", which takes a backward pass for each.
+# Up to this many observed values, "auto" means "jacobian", which takes a backward pass for each.
 MOST_BACKWARD = 8
-# A variance that a network claims is believed from this share of the isotropic one on.
+# Smaller variances, as a fraction of the isotropic one, are replaced by that.
 _LEAST_SHARE = 1e-2
 
 
@@ -38,7 +38,7 @@ class GradientGuidance:
             backward pass. "auto": "jacobian" for up to 8 observed values.
         data_std: standard deviation of the data, in the units of x, as "isotropic" and `score_error` assume it.
         score_error: root-mean-square error of the noise that the network predicts (docs/math.md section 14.1). With 0,
-            x_hat trusts the score, which only an exact one allows: at t near 1 it multiplies its error by 400.
+            x_hat trusts the score completely. Only exact scores allow that: for t near 1, errors are multiplied by 400.
     """
 
     scale: float = 1.0
@@ -74,7 +74,7 @@ class GradientGuidance:
     def conditioned(
         self, score: ScoreFunction, sde: Diffusion, observation: Observation, noise: Noise
     ) -> "GradientGuided":
-        """The score given y; ``noise`` is that of other ways of conditioning."""
+        """The score given y; ``noise`` is not used."""
         return GradientGuided(score, sde, observation, self)
 
 
@@ -134,7 +134,7 @@ class GradientGuided:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """H C and H C H^T in the axes in which the latter is diagonal: (B, k, C, ...), (B, k); and the axes (B, k, k).
 
-        In axes in which the variance is negative or next to nothing, a network's alone, they are the isotropic ones.
+        In axes in which the variance is negative or tiny, as it can be with a network, the isotropic ones are used.
         """
         operator, (batch, count) = self.observation.operator, observed.shape
         rows = self._rows_of_covariance(estimate, leaf, observed)

@@ -1,4 +1,4 @@
-"""What is known of an example: y = H x + sigma z with standard normal z (docs/math.md section 14)."""
+"""Observations of an example: y = H x + sigma z with standard normal z (docs/math.md section 14)."""
 
 import math
 from collections.abc import Callable
@@ -14,13 +14,13 @@ from cld_core.seeds import key_of
 
 from .operators import Functions, Masked, Matrix, Operator, Pooled, is_onto
 
-# Of pixels beyond [-1, 1], which rounding may cause.
+# How far pixels may be beyond [-1, 1] because of rounding.
 _TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
 class Observation:
-    """Linear observation of one example, which all samples are drawn for.
+    """A linear observation of one example, on which all samples are conditioned.
 
     Attributes:
         operator: H.
@@ -105,10 +105,10 @@ class Observation:
         return cls(Functions(forward, transpose, shape, y.numel()), y.to(torch.float64), sigma)
 
     def require_fit(self, shape: tuple[int, ...], *, is_image: bool) -> None:
-        """Refuse an observation of other examples than a model draws.
+        """Refuse an observation that does not fit the examples of a model.
 
         Raises:
-            UsageError: names both shapes, or the value that no pixel has.
+            UsageError: names both shapes, or a value that is not one of a pixel.
         """
         if self.operator.shape != tuple(shape):
             text = (
@@ -132,13 +132,13 @@ class Observation:
         return f"{key_of(known, *parts, repr(self.sigma), *words):016x}"
 
     def _fingerprint(self) -> "np.ndarray[Any, Any]":
-        """What H^T makes of fixed random numbers: no two maps have it in common."""
+        """H^T of fixed random numbers, which is different for different maps."""
         w = torch.randn(1, self.operator.count, generator=torch.Generator().manual_seed(0))
         found: np.ndarray[Any, Any] = self.operator.transpose(w).numpy()
         return found
 
     def backprojected(self) -> Tensor:
-        """The example of least norm with H x = y, (C, ...), float32: what there is to show of an observation."""
+        """The example of least norm with H x = y, (C, ...), float32, to show an observation."""
         gram, y = self.operator.gram, self.y[None]
         weights = torch.linalg.lstsq(gram, y.T).solution.T if isinstance(gram, Tensor) else y / gram
         return self.operator.transpose(weights.float())[0]

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from cld_core.errors import UsageError
 
-# Values for which H H^T, a (k, k) matrix, is made: 128 MB in float64.
+# The most values for which the (k, k) matrix H H^T is computed: 128 MB in float64.
 MOST_VALUES = 4096
 _RANK_TOLERANCE = 1e-10
 
@@ -34,7 +34,7 @@ class Operator(Protocol):
 
     @property
     def mask(self) -> Tensor | None:
-        """Which numbers of an example are observed as they are, bool of `shape`; None for any other map."""
+        """Which numbers of an example are observed directly, bool of `shape`; None for any other map."""
         ...
 
     @property
@@ -53,7 +53,7 @@ class Operator(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Masked:
-    """Some of the numbers of an example, as they are."""
+    """Some of the numbers of an example, unchanged."""
 
     mask: Tensor  # bool, the shape of an example
 

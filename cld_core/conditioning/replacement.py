@@ -1,8 +1,8 @@
 """Conditioning by replacement (docs/math.md section 14.3).
 
-Wherever the network is asked, the observed coordinates of u are those of the kernel from the observed x: of all halves
-together (Song et al. 2021, arXiv 2011.13456, section 5, in phase space). This is an approximation: the network sees a
-noisy version of what is known exactly.
+In every evaluation of the network, the observed coordinates of u are replaced by a draw of the kernel given the
+observed x, in all halves jointly (Song et al. 2021, arXiv 2011.13456, section 5, in phase space). This is an
+approximation: the network sees a noisy version of what is known exactly.
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Replacement:
 
     Attributes:
         renew: draw new noise for the observed coordinates at every evaluation. Otherwise each sample keeps its noise,
-            and what a sampler without noise follows is smooth.
+            and samplers without noise follow a smooth flow.
     """
 
     renew: bool = True
@@ -46,7 +46,7 @@ class Replacement:
         require_fixed_steps(spec)
 
     def conditioned(self, score: ScoreFunction, sde: Diffusion, observation: Observation, noise: Noise) -> "Replaced":
-        """The score given y; ``noise`` is what the replaced coordinates are made of."""
+        """The score given y; ``noise`` is used to draw the replaced coordinates."""
         return Replaced(score, sde, observation, self, noise)
 
 
@@ -70,7 +70,7 @@ class Replaced:
         self._x = operator.transpose(y)
 
     def __call__(self, u: Tensor, t: float | Tensor) -> Tensor:
-        """The score (B, mC, ...), where observed that of the replaced coordinates; t is a float."""
+        """The score (B, mC, ...), in observed coordinates that of the kernel; t is a float."""
         if self._renew:
             self._e = self._noise.normal(self._shape).to(u)
         score = self._score(self.replaced(u, t), t)

@@ -1,4 +1,4 @@
-"""Which samplers samples given an observation can be drawn by."""
+"""Which samplers can draw samples given an observation."""
 
 from cld_core.errors import UsageError
 from cld_core.recipe.sampling import SamplingSpec

@@ -15,7 +15,7 @@ LONGEST = math.floor(1000.0 * UNIFORM_LENGTH) / 1000.0
 class EmaSpec:
     length: float | None = key(
         None,
-        "relative length of the average of weights, made of those of train.ema_lengths; null: that of train.ema",
+        "relative length of the weight average, reconstructed from those of train.ema_lengths; null: use train.ema",
         gt=0,
         lt=LONGEST,
         added=True,

@@ -50,7 +50,7 @@ class NcsnppSpec(NetworkSpec):
     init_scale: float = key(0.0, "initial variance scale of each branch's last layer; 0: nearly zero", ge=0)
     augment: float = key(
         0.0,
-        "probability of each geometric change of a training image, which the network is told; 0: no such input",
+        "probability of each geometric augmentation, on which the network is conditioned; 0: no augmentation",
         ge=0,
         le=1,
         added=True,

@@ -18,19 +18,19 @@ class ObjectiveSpec:
     loss_eps: float = key(1e-5, "smallest t that is trained on", gt=0, lt=1)
     times: Literal["uniform", "log", "importance"] = key(
         "uniform",
-        "how t is drawn: uniformly; uniformly in log t, which weights each t by 1/t; or as often as the weighting has "
-        "it count, which changes no weight",
+        "how t is drawn: uniformly; uniformly in log t, which weights each t by 1/t; or by importance sampling for the "
+        "weighting, which does not change the weights",
         added=True,
     )
     precondition: Literal["none", "data"] = key(
         "none",
-        "data: scale what the network takes and gives as for Gaussian data, and let it learn only the rest",
+        "data: scale inputs and outputs of the network as for Gaussian data, so that it learns only the rest",
         added=True,
     )
-    data_std: float = key(0.5, "standard deviation of those Gaussian data", gt=0, le=1000, added=True)
+    data_std: float = key(0.5, "standard deviation of these Gaussian data", gt=0, le=1000, added=True)
     label_dropout: float = key(
         0.1,
-        "share of the examples that train without their label, as guidance needs; with data.labels only",
+        "share of the training examples whose label is hidden, for guidance; only with data.labels",
         ge=0,
         lt=1,
         added=True,

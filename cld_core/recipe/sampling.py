@@ -31,20 +31,20 @@ class SamplingSpec:
     denoise: bool = key(True, "end with a noise-free step of size eps")
     compile: bool = key(False, "torch.compile the network that samples are drawn with; GPUs: with CUDA graphs")
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = key(
-        "fp32", "precision of the network that samples are drawn with; tf32: on GPUs", added=True
+        "fp32", "precision of the network in sampling; tf32: on GPUs only", added=True
     )
     guidance: float = key(
         1.0,
-        "scale of classifier-free guidance: 1 the conditional score, 0 the unconditional one; with data.labels only",
+        "scale of classifier-free guidance: 1 is the conditional score, 0 the unconditional one; only with data.labels",
         ge=0,
         le=1000,
         added=True,
     )
     guidance_from: float = key(
-        0.0, "smallest t at which guidance acts; below it the conditional score alone", ge=0, le=1, added=True
+        0.0, "smallest t with guidance; below it, the conditional score is used", ge=0, le=1, added=True
     )
     guidance_to: float = key(
-        1.0, "largest t at which guidance acts; above it the conditional score alone", ge=0, le=1, added=True
+        1.0, "largest t with guidance; above it, the conditional score is used", ge=0, le=1, added=True
     )
 
     def canonical(self) -> Self:
@@ -142,13 +142,13 @@ class ExponentialSpec(FixedStepSpec):
     eta: float = key(0.0, "amount of noise: 0 the probability flow, 1 the reverse SDE", ge=0, le=1)
     repeats: int = key(
         1,
-        "how often each sampling.jump steps are made, each further time after the forward process from their end back "
-        "to their start; sampling.nfe counts them once",
+        "how often each group of sampling.jump steps is made; before each repetition, the forward process leads back "
+        "to its start; sampling.nfe counts each step once",
         ge=1,
         le=1000,
         added=True,
     )
-    jump: int = key(20, "steps that are repeated together; sampling.repeats says how often", ge=1, added=True)
+    jump: int = key(20, "steps in a group that sampling.repeats repeats", ge=1, added=True)
 
     def canonical(self) -> Self:
         same = super().canonical()
@@ -172,7 +172,7 @@ class GddimSpec(FixedStepSpec):
 
     method: Literal["gddim"] = key("gddim", "generalised DDIM (gDDIM)")
     root: Literal["flow", "cholesky"] = key(
-        "flow", "root of the kernel's covariance whose noise is kept: R_t (flow) or L_t of the gDDIM paper", added=True
+        "flow", "root of the kernel's covariance that defines the noise: R_t (flow) or L_t of gDDIM", added=True
     )
     order: int = key(2, "degree of the interpolating polynomial", ge=0, le=3, added=True)
     corrector: bool = key(False, "let each evaluation correct the step before it", added=True)
@@ -223,7 +223,7 @@ class SplittingSpec(FixedStepSpec):
 
     method: Literal["splitting"] = key("splitting", "splitting integrator of positions and velocities")
     scheme: Literal["symplectic-euler", "velocity-verlet", "oba", "bao", "obab"] = key(
-        "velocity-verlet", "sequence of the updates of a step; oba, bao and obab: with noise", added=True
+        "velocity-verlet", "order of the updates in a step; oba, bao and obab are stochastic", added=True
     )
     reduced: bool = key(True, "one evaluation per step, shared by its updates", added=True)
     conjugate: bool = key(False, "split after the change of variables of method=conjugate", added=True)
@@ -255,8 +255,8 @@ class SplittingSpec(FixedStepSpec):
 class TunedSpec(SamplingSpec):
     needs_solution: ClassVar[bool] = True
 
-    method: Literal["tuned"] = key("tuned", "times and coefficients that `cldctl tune` has fitted to the network")
-    nfe: int = key(10, "network evaluations, denoising included, for which the network was tuned", ge=2, le=1000)
+    method: Literal["tuned"] = key("tuned", "times and coefficients fitted to the network by `cldctl tune`")
+    nfe: int = key(10, "network evaluations of the tuned sampler, denoising included", ge=2, le=1000)
     solution: str | None = key(None, "digest of the fitted solution; null: the one for this number of evaluations")
 
     @property

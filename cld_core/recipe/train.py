@@ -26,7 +26,7 @@ class TrainSpec:
     ema: float = key(0.999, "decay of the moving average of the weights", ge=0, lt=1)
     ema_lengths: tuple[float, ...] = key(
         (),
-        "relative lengths of power-function averages to keep, such as 0.05 and 0.1, for ema.length",
+        "relative lengths of power-function averages to track, such as 0.05 and 0.1, for ema.length",
         gt=0,
         lt=LONGEST,
         added=True,

@@ -1,7 +1,7 @@
 """The exponential multistep sampler (docs/math.md section 7.2).
 
-The reverse process is split into a linear part that is known, and solved exactly, and a rest that is smooth: a multiple
-of alpha (`halves.rest`), which is interpolated between evaluations. It takes one evaluation per step, of any score.
+The reverse process is split into a known linear part, which is solved exactly, and a smooth rest: a multiple of alpha
+(`halves.rest`), which is interpolated between evaluations. It works with any score, with one evaluation per step.
 """
 
 import functools
@@ -62,7 +62,7 @@ def _solve(
 
 
 class _Part:
-    """Shows a watcher a part of the steps of a sampler, from a share of ``done[0]`` to ``done[1]``, without its end."""
+    """Shows a watcher a part of a sampler's steps, from progress ``done[0]`` to ``done[1]``, without its end."""
 
     def __init__(self, watcher: Watcher, done: tuple[float, float]) -> None:
         self._watcher, self._done = watcher, done
@@ -79,9 +79,9 @@ class _Part:
 def _repeated(
     score: ScoreFunction, sde: Diffusion, spec: ExponentialSpec, u: Tensor, draws: Draws, watcher: Watcher
 ) -> tuple[Tensor, int]:
-    """`spec.jump` steps after another, each several times: the forward process leads from their end to their start.
+    """Groups of `spec.jump` steps, each made several times: the forward process leads from its end to its start.
 
-    If the steps are no multiple of that, the first ones are fewer: what matters most happens near the data.
+    If the number of steps is not a multiple of that, the first group is shorter: steps near the data matter most.
     """
     times = grid_of(spec, sde.schedule)
     count = len(times) - 1
@@ -121,10 +121,10 @@ def _warn_of_growing_noise(sde: Diffusion, spec: ExponentialSpec) -> None:
 
 
 def widening(sde: Diffusion, spec: ExponentialSpec) -> float:
-    """How many times wider than the data their samples are, exactly, for N(0, 0.04^2) and its score.
+    """The exact ratio of the standard deviations of samples and data, for N(0, 0.04^2) and its score.
 
-    That score is linear, so the sampler is a linear map of its noise: it runs on unit vectors, once per number that it
-    draws, and what they become adds up to the variance of x.
+    That score is linear, so the sampler is a linear map of its noise. It runs on one unit vector for each number that
+    it draws, and the squares of the results add up to the variance of x.
     """
     n = sde.n
     units = torch.eye(n * (1 + spec.nfe), dtype=torch.float64)
@@ -144,10 +144,9 @@ def steps(sde: Diffusion, times: tuple[float, ...], order: int, corrector: bool,
     interpolates with degree max(order, 1), the end of the step being one of its points.
 
     Args:
-        order: degree of the interpolation, 0 to 3. Without noise the error falls with the power order + 1 of the number
-            of steps, with the power 2 for order 0 with the corrector. With noise the error of the samples' law falls
-            with the power 2 at most (docs/math.md section 7.2).
-        eta: 0 follows the probability flow, 1 the reverse SDE; noise is what eta > 0 adds.
+        order: degree of the interpolation, 0 to 3. Without noise, the order of convergence is order + 1, or 2 for order
+            0 with the corrector. With noise, the weak order is 2 at most (docs/math.md section 7.2).
+        eta: 0 follows the probability flow, 1 the reverse SDE; eta > 0 adds noise.
     """
     parts = enumerate(segments(list(times), functools.partial(known_part, sde, eta)))
     # The times t_(i+1), t_i, ..., t_0 of step i.

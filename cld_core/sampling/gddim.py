@@ -1,9 +1,9 @@
-"""Generalised DDIM (arXiv 2206.05564; docs/math.md section 7.3): steps on which predicted noise is constant.
+"""Generalised DDIM (arXiv 2206.05564; docs/math.md section 7.3): steps along which the predicted noise is constant.
 
-With a root R of the kernel's covariance that moves with the flow, a single data point has constant noise
-epsilon = R^-1 (u - mean) along the flow, so that it is interpolated rather than the score. It takes the noise of all
-halves, which `whole_score` derives where not all are scored. With the lower Cholesky factor instead of R, that of the
-scored halves is enough, but it is not constant, and steps have to be short.
+With a root R of the kernel's covariance that evolves with the flow, the noise epsilon = R^-1 (u - mean) of a single
+data point is constant along the flow, so it is interpolated instead of the score. This needs the noise of all halves,
+which `whole_score` derives if not all are scored. With the lower Cholesky factor instead of R, the noise of the scored
+halves is enough, but it is not constant, and steps have to be short.
 """
 
 import functools
@@ -27,7 +27,7 @@ from cld_core.sde.rows import inverse, negated
 
 @dataclass(frozen=True)
 class Noise:
-    """How the score and the noise become one another, at one time: noise = of_u u + of_score s, s = back noise."""
+    """Conversion between score and noise at one time: noise = of_u u + of_score s, and s = back noise."""
 
     of_u: Matrix  # (k, n)
     of_score: Matrix  # (k, m)
@@ -97,14 +97,14 @@ def _closed(sde: Diffusion, eta: float, t: Tensor) -> Tensor:
 
 
 def _pulling(sde: Diffusion, t: Tensor, matrix: Tensor, eta: float = 0.0) -> Tensor:
-    """What ``matrix`` (K, n, k) as -score adds to du/dt: its scored rows times their strengths, (K, n, k)."""
+    """The term in du/dt of ``matrix`` (K, n, k) as -score: its scored rows times their strengths, (K, n, k)."""
     out = torch.zeros_like(matrix)
     out[:, sde.n - sde.m :] = strengths(sde, eta, t) * matrix[:, sde.n - sde.m :]
     return out
 
 
 def _roots(sde: Diffusion, start: float, moving: list[Segment]) -> list[Tensor]:
-    """R, (n, n), at each time. Where it starts does not matter: a constant rotation of the noise does not show."""
+    """R, (n, n), at each time. Its initial value does not matter: a constant rotation of the noise has no effect."""
     roots = [torch.linalg.cholesky(kernel(sde, torch.tensor([start], dtype=torch.float64))[0])]
     for segment in moving:
         roots.append(segment.whole @ roots[-1])
@@ -119,7 +119,7 @@ def _noise(sde: Diffusion, t: float, root: Tensor) -> Noise:
 
 
 def _stochastic(sde: Diffusion, plain: Segment, closed: Segment, root: Tensor, eta: float) -> Step:
-    """The mean of x moves with the drift, what surrounds it as it would around a single data point."""
+    """The mean of x moves with the drift, and deviations from it as they would around a single data point."""
     predictor: Matrix = ((closed.whole - plain.whole) @ root).tolist()
     return Step(plain.whole.tolist(), [predictor], [], noise_factor(sde, closed, eta))
 

@@ -35,7 +35,7 @@ def grid_of(spec: FixedStepSpec, schedule: Schedule, *, per_step: int = 1) -> li
     """The times of a recipe's fixed-step method, for as many whole steps as its evaluations allow.
 
     Args:
-        per_step: evaluations of a step. That of the denoising step is not one of them.
+        per_step: evaluations of a step. The denoising step takes one more.
 
     Raises:
         RecipeError: there are not enough evaluations for one step.

@@ -1,7 +1,8 @@
-"""Multistep methods: steps with fixed coefficients that combine what was found at earlier evaluations.
+"""Multistep methods: steps with fixed coefficients that combine the results of earlier evaluations.
 
-What is found at u and t, a *field* (`exponential`: alpha; `gddim`: noise), is interpolated between evaluations; the
-linear rest of the equation is solved exactly. Both samplers share the steps, their weights and the loop.
+The result of an evaluation at u and t, a *field* (`exponential`: alpha; `gddim`: noise), is interpolated between
+evaluations; the linear rest of the equation is solved exactly. Both samplers share the steps, their weights and the
+loop.
 """
 
 import math
@@ -24,7 +25,7 @@ class Step:
 
     transition: Matrix  # (n, n), Phi
     predictor: list[Matrix]  # up to order + 1 times (n, k): c_j of the field at t_i, t_(i-1), ...
-    correction: list[Matrix]  # each (n, k): what the field at t_(i+1), t_i, ... adds once the first of them is known
+    correction: list[Matrix]  # each (n, k): added for the field at t_(i+1), t_i, ... once the first of them is known
     noise: Matrix | None  # (n, n), lower Cholesky factor; None without noise
 
 
@@ -51,7 +52,7 @@ def follow(
     correction: list[Matrix] = []
 
     def evaluate(t: float) -> None:
-        """Take in the field at u and t, and correct u with it."""
+        """Evaluate the field at u and t, and correct u with it."""
         history.insert(0, field(u, t))
         _add_all(u, correction, history)
         del history[order + 1 :]
@@ -79,7 +80,7 @@ def interpolating(
     max(order, 1), the end of the step being one of its points.
 
     Args:
-        fields: (K, n, k), what multiplies the interpolated field in du/dt, at the nodes of the segment.
+        fields: (K, n, k), factors of the interpolated field in du/dt, at the nodes of the segment.
         times: the end of the step, its start, and those before, back to 1.
     """
 
@@ -126,7 +127,7 @@ def known_part(sde: Diffusion, eta: float, t: Tensor) -> Tensor:
 
 
 def alpha_fields(sde: Diffusion, eta: float, t: Tensor) -> Tensor:
-    """What multiplies alpha in du/dt, (K, n, m), float64: E times the strengths, in the scored halves."""
+    """The factors of alpha in du/dt, (K, n, m), float64: E times the strengths, in the scored halves."""
     fields = torch.zeros(len(t), sde.n, sde.m, dtype=torch.float64)
     fields[:, sde.n - sde.m :] = strengths(sde, eta, t) * stacked(sde.target(t), t)
     return fields
@@ -140,8 +141,8 @@ def drift(sde: Diffusion, t: Tensor) -> Tensor:
 def lagrange(sde: Diffusion, points: Sequence[float], t: Tensor) -> Tensor:
     """Lagrange polynomials (len(points), K) of ``points`` at times t (K,), in the variable sqrt(B(t)).
 
-    Of the variables that were tried, this one follows alpha best near the data, and steps do not depend on how fast
-    beta varies.
+    Of the variables that were tried, alpha is interpolated best in this one near the data, and steps do not depend on
+    how fast beta varies.
     """
     root = sde.schedule.integral(t).sqrt()
     nodes = [math.sqrt(sde.schedule.integral(point)) for point in points]

@@ -1,6 +1,6 @@
-"""The path of a sampler from the prior at t = 1 to the data, for those who want to watch it.
+"""The path of a sampler from the prior at t = 1 to the data, for callers that want to observe it.
 
-A sampler tells a `Watcher` where it is. It computes the same numbers, to the last bit, whether or not it is watched.
+A sampler reports its states to a `Watcher`. Its results are bit-identical with and without one.
 """
 
 from typing import Protocol
@@ -12,10 +12,10 @@ from cld_core.solver import Observer, Steps
 
 
 class Watcher(Protocol):
-    """What a sampler talks to."""
+    """Receives the states of a sampler."""
 
     def visit(self, t: float, u: Tensor, done: float) -> None:
-        """A method with fixed steps is at u (B, nC, ...) at time t, with a share ``done`` of its steps behind it.
+        """A method with fixed steps is at u (B, nC, ...) at time t; ``done`` is the share of its steps so far.
 
         The first visit is the prior at t = 1, the last one the state at the end time before it is denoised. The sampler
         may overwrite u afterwards.

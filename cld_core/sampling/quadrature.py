@@ -4,9 +4,9 @@ du/dt = A(t) u + f(t), with few components n that are the same for every pixel, 
 
     u(t') = Phi(t', t) u(t) - integral over [t', t] of Phi(t', tau) f(tau) dtau.
 
-Each step is cut into panels whose ends differ by a factor of 2 at most, because what drives A and f varies on the
-scale of t. On a panel, Gauss-Legendre collocation with 16 nodes gives Phi, and the integrals are summed at the same
-nodes: both are exact to rounding.
+Each step is cut into panels whose ends differ by a factor of 2 at most, because A and f vary on the scale of t. On a
+panel, Gauss-Legendre collocation with 16 nodes gives Phi, and the integrals are summed at the same nodes: both are
+exact to rounding.
 """
 
 import math

@@ -24,7 +24,7 @@ from cld_core.sde.coefficients import stacked
 def sample(
     score: ScoreFunction, sde: Diffusion, spec: SscsSpec, u: Tensor, draws: Draws, watcher: Watcher = UNWATCHED
 ) -> tuple[Tensor, int]:
-    """See `cld_core.sampling`. One evaluation per step; it is in the middle of a step that a step is watched.
+    """See `cld_core.sampling`. One evaluation per step; the watcher sees the middle of each step.
 
     Raises:
         RecipeError: the diffusion has no exact part to split off.

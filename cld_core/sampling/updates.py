@@ -1,4 +1,4 @@
-"""Updates of some halves while the others rest: coefficients of conjugate and splitting integrators.
+"""Updates of some halves with the others fixed: coefficients of conjugate and splitting integrators.
 
 A step is a sequence of updates of y, which is u, or u in the frame of the end of the step (docs/math.md section 7.4).
 """
@@ -75,15 +75,15 @@ SCHEMES: dict[str, Scheme] = {
 
 
 def group_of(sde: Diffusion, half: int) -> Group:
-    """Neighbouring halves drive one another and are in different groups; the last half, which is noisy, is kicked."""
+    """Neighbouring halves drive each other and are in different groups; the last half, which is noisy, is kicked."""
     return "kick" if (sde.n - 1 - half) % 2 == 0 else "drift"
 
 
 def evaluating(sde: Diffusion, scheme: str, *, reduced: bool, change: Change | None) -> tuple[bool, ...]:
-    """Which updates of a scheme evaluate the score. Where none of the halves of a group has a score, none is needed.
+    """Which updates of a scheme evaluate the score. A group without scored halves needs no evaluation.
 
-    A reduced step has one evaluation: of velocity Verlet in the kick, which is in the middle, else in the first update
-    that needs one. The updates before it use that of the last step, those after it share it.
+    A reduced step has one evaluation: in velocity Verlet at the kick, which is in the middle, otherwise in the first
+    update that needs one. Updates before it reuse that of the previous step, and updates after it share it.
     """
     updates = SCHEMES[scheme]
     scored = {group_of(sde, half) for half in range(sde.n - sde.m, sde.n)}
@@ -155,9 +155,9 @@ def _updates(
 
 
 def _relaxation(sde: Diffusion, big_d: float, noise_scale: float) -> Update:
-    """The exact Ornstein-Uhlenbeck process of the scored halves, each to its own prior.
+    """The exact Ornstein-Uhlenbeck process of the scored halves, each towards its own prior.
 
-    The paper's lambda_s, ``noise_scale``, is for the halves before the last.
+    ``noise_scale``, the paper's lambda_s, applies to all scored halves except the last.
     """
     matrix, noise = torch.eye(sde.n, dtype=torch.float64), []
     for half, rate in enumerate(sde.D, start=sde.n - sde.m):

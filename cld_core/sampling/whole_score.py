@@ -1,7 +1,7 @@
 """The score of all halves from that of the scored ones (docs/math.md section 7.3).
 
 The kernel is Gaussian, so the score of all halves is -Sigma^-1 (u - Psi_0 E[x | u]) with the first column Psi_0 of
-Psi_t: one unknown, E[x | u], for each number of x. The scored halves determine it, and it determines the others.
+Psi_t. Its only unknown is E[x | u]. It follows from the score of the scored halves, and the other scores from it.
 """
 
 from dataclasses import dataclass
@@ -31,10 +31,10 @@ def kernel(sde: Diffusion, t: Tensor) -> Tensor:
 
 
 def whole_score(sde: Diffusion, t: float) -> WholeScore:
-    """Of every half, at time t.
+    """The score of every half at time t.
 
-    Where several halves are scored, E[x | u] is what explains their noises best in least squares; the score of the
-    scored halves is itself whatever it is, so that nothing is derived if all are.
+    If several halves are scored, E[x | u] is the least-squares solution for their noises. The scores of the scored
+    halves are kept as they are, so nothing is derived if all are scored.
     """
     at, first = torch.tensor([t], dtype=torch.float64), sde.n - sde.m
     covariance = kernel(sde, at)[0]

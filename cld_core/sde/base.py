@@ -1,4 +1,4 @@
-"""What every diffusion answers: its kernel, its prior, and what its reversal needs (docs/math.md section 2)."""
+"""The interface of a diffusion: its kernel, its prior, and what its reversal needs (docs/math.md section 2)."""
 
 import math
 from abc import ABC, abstractmethod
@@ -41,10 +41,10 @@ class Auxiliary:
 class Diffusion(ABC):
     """du = beta(t) A u dt + sqrt(beta(t) D) dw for u of n *halves*, of which the last m are *scored*.
 
-    ``u`` is (B, nC, ...): half 0 is the data x in the first C channels, the other halves follow. D is diagonal and
-    not zero in the scored halves only, whose score s = grad log p_t is what networks learn.
+    ``u`` is (B, nC, ...): half 0 is the data x in the first C channels, the other halves follow. D is diagonal, and
+    non-zero only in the scored halves, whose score s = grad log p_t is what networks learn.
 
-    Times are floats, or (B,) float64 tensors with a time per example; coefficients come in the same form, in float64.
+    Times are floats, or (B,) float64 tensors with one time per example. Coefficients have the same form, in float64.
     "objective" is "hsm" (the other halves at time 0 are averaged over) or "dsm" (they are given).
 
     A new diffusion defines the class variables and the abstract members. It may override others for a better or
@@ -104,8 +104,8 @@ class Diffusion(ABC):
     def factor(self, t: Number, objective: str = "hsm") -> Rows[Number]:
         """L, a factor of the covariance of u at t given the data, numerical_eps included.
 
-        Its rows end at or before the last column, (n,) or shorter. The halves that are not scored come first, in a
-        lower triangle; among the scored ones it may be triangular of either kind.
+        Rows may leave out trailing zeros: they have n entries or fewer. The halves that are not scored come first, in
+        a lower triangle; among the scored halves, L may be lower or upper triangular.
         """
 
     @abstractmethod
@@ -116,8 +116,8 @@ class Diffusion(ABC):
     def known_precision(self, t: Number) -> Rows[Number]:
         """K, (m, m): -K times the scored halves is the part of the score that samplers solve exactly.
 
-        Choose the precision of the scored halves at t for data of about the right scale (of CLD's v: any scale); with
-        0, the whole score is interpolated. It is also the P of ``objective.mixed_score``, unless `mixed` is overridden.
+        Choose the precision of the scored halves at t for data of about the right scale (for CLD's v, any scale). With
+        0, the whole score is interpolated. K is also the P of ``objective.mixed_score``, unless `mixed` is overridden.
         """
 
     def target(self, t: Number, objective: str = "hsm") -> Rows[Number]:
@@ -131,7 +131,7 @@ class Diffusion(ABC):
         return transposed(inverse(square(block)))
 
     def mixed(self, t: Number, objective: str = "hsm") -> tuple[Rows[Number], Rows[Number], Rows[Number]]:
-        """E, P and E^-1 P, each (m, m), of a mixed score s = -E alpha - P (scored halves); P is K unless overridden."""
+        """E, P and E^-1 P, each (m, m), of a mixed score s = -E alpha - P u_S; P is K unless this is overridden."""
         target, known = self.target(t, objective), self.known_precision(t)
         return target, known, matmul(inverse(target), known)
 
@@ -152,7 +152,7 @@ class Diffusion(ABC):
     def reverse(self, big_d: float) -> tuple[Rows[float], Rows[float]]:
         """Mean map (n, n) and lower triangular noise factor of the reverse process whose score is the prior's.
 
-        ``big_d`` is the increment of B that the process runs back over. Diffusions that cannot be split do without it.
+        ``big_d`` is the increment of B over which the process runs back. Diffusions that are not splittable lack it.
         """
         raise NotImplementedError(f"{type(self).__name__} has no reverse process in closed form")
 
@@ -192,7 +192,7 @@ class Diffusion(ABC):
     def forward(self, u: Tensor, noise: Tensor, start: float, end: float) -> Tensor:
         """A draw of the forward process at ``end`` given u at ``start`` < ``end``; noise is normal, both (B, nC, ...).
 
-        The process depends on t through B(t) alone, so that this is the kernel with Sigma_0 = 0 at another time.
+        The process depends on t only through B(t), so this is the kernel with Sigma_0 = 0 at another time.
         """
         t = self.schedule.time(self.schedule.between(start, end))
         return apply(square(self.mean(t)), u) + apply(square(self.factor(t, "dsm")), noise)
@@ -215,11 +215,11 @@ class Diffusion(ABC):
         return self.schedule.beta(t) * (trace_of_a * dimensions - 0.5 * self.D[-1] * score_trace)
 
     def probe_cross_term(self, probe: Tensor, t: Number) -> Tensor:
-        """(B,): what the drift adds to the divergence for a probe e (B, nC, ...) of all halves, e^T beta A e.
+        """(B,): the drift's contribution e^T beta A e to the divergence for a probe e (B, nC, ...) of all halves.
 
-        Its mean over probes is that of the diagonal of A, which `flow_divergence` has exactly and which is left out
-        here. What remains has mean zero, so a probe of the scored halves alone is the better one; the published code's
-        has all.
+        Its mean over probes comes from the diagonal of A, which `flow_divergence` computes exactly and which is left
+        out here. The remainder has mean zero, so it is better to probe the scored halves alone; the published code
+        probes all of them.
         """
         parts = self.halves(probe)
         total = torch.zeros(len(probe), dtype=torch.float64, device=probe.device)

@@ -103,7 +103,7 @@ class CLD(Diffusion):
         return Auxiliary((self.mean(t)[1][0],), ((math.sqrt(variance),),), variance)
 
     def reverse(self, big_d: float) -> tuple[Rows[float], Rows[float]]:
-        """The forward process with the sign of v changed, hence the kernel with that of its off-diagonal entries."""
+        """The forward process with the sign of v changed, so the kernel's off-diagonal entries change sign."""
         (xx, xv), (vx, vv) = kernel.transition(big_d, self.m_inv)
         (l_xx,), (l_vx, l_vv) = kernel.covariance(big_d, self.m_inv).cholesky()
         return ((xx, -xv), (-vx, vv)), ((l_xx,), (-l_vx, l_vv))

@@ -1,4 +1,4 @@
-"""What u says of the data x_0 under the kernel u = Psi_0 x_0 + L e (docs/math.md section 14.1)."""
+"""What u reveals about the data x_0 under the kernel u = Psi_0 x_0 + L e (docs/math.md section 14.1)."""
 
 from dataclasses import dataclass
 from typing import Generic
@@ -9,7 +9,7 @@ from cld_core.sde.rows import Rows, dot, inverse, square, transposed
 
 
 def strengths(sde: Diffusion, t: Number) -> tuple[Rows[Number], tuple[Number, ...]]:
-    """L^-1 (n, n), and q = L^-1 Psi_0 (n,): how strongly each half of L^-1 u shows x_0, in units of its noise."""
+    """L^-1 (n, n), and q = L^-1 Psi_0 (n,): the factor of x_0 in each half of L^-1 u, whose noise has variance 1."""
     whitening = inverse(square(sde.factor(t)))
     psi = tuple(row[0] for row in sde.mean(t))
     return whitening, tuple(dot(row, psi) for row in whitening)
@@ -19,8 +19,8 @@ def strengths(sde: Diffusion, t: Number) -> tuple[Rows[Number], tuple[Number, ..
 class Explained(Generic[Number]):
     """The scored halves determine x_0: ``weight`` E[x_0 | u] = ``of_u`` u + ``of_score`` s.
 
-    With r = L^-1 u, each half has r_i = q_i x_0 + e_i, and the score gives the mean of e_i of the scored ones: a
-    solution for x_0 of each. E[x_0 | u] is their mean, weighted by q_i^2. If the score is exact, all of them agree.
+    With r = L^-1 u, each half has r_i = q_i x_0 + e_i. For each scored half, the score gives the mean of e_i, hence a
+    solution for x_0. E[x_0 | u] is the mean of these, weighted by q_i^2. If the score is exact, they all agree.
     """
 
     whitening: Rows[Number]  # L^-1, (n, n)
@@ -31,7 +31,7 @@ class Explained(Generic[Number]):
 
 
 def explained(sde: Diffusion, t: Number) -> Explained[Number]:
-    """It at t, numerical_eps included."""
+    """`Explained` at t, numerical_eps included."""
     first = sde.n - sde.m
     whitening, q = strengths(sde, t)
     scored = q[first:]

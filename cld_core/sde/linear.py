@@ -18,16 +18,16 @@ from cld_core.sde.rows import (
 )
 from cld_core.sde.series import Series, series
 
-# Of images scaled to [-1, 1]: CIFAR-10 has 0.25. It only says what samplers solve exactly and what they interpolate.
+# That of images scaled to [-1, 1]: CIFAR-10 has 0.25. It only affects what samplers solve exactly or interpolate.
 TYPICAL_DATA_VAR = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
 class LinearDiffusion(Diffusion):
-    """A diffusion that gives its constants, whose kernel is a series.
+    """A diffusion that is defined by its constants; its kernel is computed by a series.
 
-    Times are in (0, 1]. Every coefficient is right to 1e-12 of itself, however small t is, except near a time where it
-    changes its sign.
+    Times are in (0, 1]. Every coefficient has a relative error of at most 1e-12, however small t is, except near a time
+    at which it changes sign.
     """
 
     @property
@@ -67,7 +67,7 @@ class LinearDiffusion(Diffusion):
 
     @by_numpy
     def known_precision(self, t: Number) -> Rows[Number]:
-        """Inverse covariance of the scored halves, numerical_eps included: of HSM's kernel for halves other than x.
+        """Inverse covariance of the scored halves under HSM's kernel, numerical_eps included.
 
         If x is scored, it is that for Gaussian data of variance `TYPICAL_DATA_VAR`.
         """
@@ -96,7 +96,7 @@ class LinearDiffusion(Diffusion):
         return Auxiliary(mean, factor, math.prod(row[-1] ** 2 for row in factor))
 
     def reverse(self, big_d: float) -> tuple[Rows[float], Rows[float]]:
-        """A linear diffusion, too, with the same noise and the drift Sigma_inf A^T Sigma_inf^-1."""
+        """That of another linear diffusion, with the same noise and the drift Sigma_inf A^T Sigma_inf^-1."""
         variances = [std * std for std in self.prior_std]
         back = tuple(tuple(self.A[j][i] * (variances[i] / variances[j]) for j in range(self.n)) for i in range(self.n))
         psi, noise = self._series(back)(big_d)
@@ -107,8 +107,8 @@ class LinearDiffusion(Diffusion):
     ) -> Rows[Number]:
         """Lower factor of the covariance of the halves ``order``, for independent halves ``stds`` (n,) at time 0.
 
-        The factor of the noise takes in one independent number after the other. So nothing cancels; the factor of the
-        sum of the covariances would lose half of its digits at t = 1e-12.
+        Independent initial values are added to the factor of the noise one by one, so nothing cancels. Factorising the
+        sum of the covariances would lose half of the digits at t = 1e-12.
         """
         psi, noise = moments
         lower = cholesky(tuple(tuple(noise[i][j] for j in order) for i in order))

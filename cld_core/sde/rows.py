@@ -58,7 +58,7 @@ def with_column(lower: Rows[Number], column: Sequence[Number]) -> Rows[Number]:
 
 
 def square(lower: Rows[Number]) -> Rows[Number]:
-    """A lower triangular matrix, or any square one, stored with zeros."""
+    """A lower triangular matrix, or any square one, with its zeros filled in."""
     n = len(lower)
     return tuple(tuple(row) + (0.0 * row[0],) * (n - len(row)) for row in lower)
 
@@ -71,7 +71,7 @@ def permuted(lower: Rows[Number], order: Sequence[int]) -> Rows[Number]:
 
 
 def inverse(a: Rows[Number]) -> Rows[Number]:
-    """Inverse of a square matrix stored with zeros, without pivoting, as triangular ones of either kind allow."""
+    """Inverse of a square matrix stored with zeros, without pivoting; triangular matrices need none."""
     n = len(a)
     out: list[list[Any]] = []
     for i, row in enumerate(a):

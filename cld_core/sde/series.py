@@ -1,7 +1,7 @@
 """Transition matrix and noise covariance of a linear diffusion by a Taylor series and doubling (docs/math.md 11.1).
 
-The other ways lose digits: the matrix exponential of twice the size (Van Loan) cancels at large times, the difference
-of the stationary covariance and what the process remembers cancels at small ones.
+Other methods lose digits by cancellation: the matrix exponential of twice the size (Van Loan) at large times, and the
+difference between the stationary covariance and what the process remembers at small times.
 """
 
 import functools
@@ -24,10 +24,10 @@ _SMALL = 0.5
 class Series:
     """Psi(B) = exp(A B) and N(B), the integral of Psi(s) Q Psi(s)^T over s from 0 to B, for 0 < B <= ``reach``.
 
-    Both are summed at h = B / 2^doublings, and then doubled. Every entry is right to about 1e-13 of itself, however
-    small it is, except near a B where it changes its sign: at small B, where an entry may be of order B^5, no terms of
-    different signs meet. At large B, where the halves become independent, an entry beside the diagonal of N is computed
-    as what the process still remembers.
+    Both are summed at h = B / 2^doublings, and then doubled. Every entry has a relative error of about 1e-13, however
+    small it is, except near a B at which it changes sign. At small B, where an entry may be of order B^5, no terms of
+    different signs are added. At large B, where the halves become independent, the off-diagonal entries of N are
+    computed from what the process still remembers.
     """
 
     coefficients: np.ndarray  # (terms, n, 2n): of h^k in (Psi, N)
@@ -38,7 +38,7 @@ class Series:
     def __call__(self, big_b: Number) -> tuple[Rows[Number], Rows[Number]]:
         """Psi and N, (n, n) each, at B: a float, or a tensor or array of any shape."""
         if isinstance(big_b, torch.Tensor) and big_b.device.type == "cpu" and not big_b.requires_grad:
-            # The same numbers, at half the price (see `number.by_numpy`).
+            # The same numbers in half the time (see `number.by_numpy`).
             array: Any = big_b.numpy()
             psi, noise = self(array)
             return _tensors(psi), _tensors(noise)
@@ -64,10 +64,10 @@ class Series:
 
 
 def _independent(psi: Any, noise: Any, stationary: Any, late: Any) -> Any:
-    """N, with the entries off the diagonal of -Psi Sigma_inf Psi^T where its terms are smaller than the halves.
+    """N, with off-diagonal entries of -Psi Sigma_inf Psi^T where its terms are smaller than the scale of the halves.
 
-    Only at a ``late`` B, where the sum of the series has terms of different signs: before, it is that form whose terms
-    cancel, although they are smaller than the halves if the noise of both is large.
+    Only at a ``late`` B, where the sum of the series has terms of different signs. Before, it is the terms of this form
+    that cancel, although they are smaller than the scale of the halves if both are very noisy.
     """
     remembered = _product(psi * stationary, psi.swapaxes(0, 1))
     terms = _product(abs(psi) * stationary, abs(psi.swapaxes(0, 1)))

@@ -1,9 +1,10 @@
-"""How the samples of a linear sampler change with its times and coefficients, from the end of the sampler backwards.
+"""Derivatives of the samples of a linear sampler with respect to its times and coefficients, by backpropagation.
 
-An example's derivatives by everything that is added to u after a step come from one backward pass for each number of
-x; those by the coefficients are products of these with what the coefficients multiply. So a point in the plane costs
-two passes, however many parameters there are, and no differences of a network that computes in float32 are taken.
-For images, which have more numbers than a sampler has parameters, `differences.linearised` costs less.
+One backward pass for each coordinate of x gives an example's derivatives with respect to what is added to u after each
+step. Those with respect to the coefficients are products of these with the factors of the coefficients. So a point in
+the plane costs two passes, however many parameters there are, and no finite differences of a float32 network are taken
+(except for the times). For images, which have more coordinates than a sampler has parameters,
+`differences.linearised` costs less.
 """
 
 import torch
@@ -15,21 +16,21 @@ from cld_core.sde import Diffusion
 from .differences import Fitted, is_free, split
 from .linear import Linear
 
-# The most numbers of an example that are worth a pass each.
+# The most coordinates of an example for which one pass each is worth it.
 MOST_NUMBERS = 8
-# A change of the logarithm of a time, up and down.
+# Step of the central difference in the logarithm of a time.
 _STEP = 3e-4
 # Evaluations for the derivative by a time.
 PER_TIME = 2
 
 
 def suits(numbers: int) -> bool:
-    """Whether examples of so many numbers are worth it."""
+    """Whether this method is the cheaper one for examples of so many coordinates."""
     return numbers <= MOST_NUMBERS
 
 
 def linearised(fitted: Fitted, linear: Linear, u: Tensor, denoise: bool) -> tuple[Tensor, Tensor]:
-    """As `differences.linearised`; the score is differentiated by u."""
+    """As `differences.linearised`; the score is differentiated with respect to u."""
     parts = []
     for first in range(0, len(u), fitted.at_once):
         part = u[first : first + fitted.at_once]
@@ -74,7 +75,7 @@ def _linearised(fitted: Fitted, linear: Linear, u: Tensor, denoise: bool) -> tup
 
 
 def _alpha(fitted: Fitted, u: Tensor, t: float) -> Tensor:
-    """`halves.rest`, which works in place, as something that can be differentiated: it is linear in s and u."""
+    """`halves.rest`, which works in place, in a differentiable form: it is linear in s and u."""
     sde = fitted.sde
     by_score, by_u = _rest(sde, t)
     fitted.count(len(u))
@@ -85,7 +86,7 @@ def _alpha(fitted: Fitted, u: Tensor, t: float) -> Tensor:
 
 
 def _rest(sde: Diffusion, t: float) -> tuple[Tensor, Tensor]:
-    """What `halves.rest` makes of the score (m, m) and of u (m, n): its images of unit vectors."""
+    """The matrices of `halves.rest`: of the score (m, m) and of u (m, n), from its images of unit vectors."""
     units = torch.eye(sde.m + sde.n, dtype=torch.float64)
     score, u = units[:, : sde.m].contiguous(), units[:, sde.m :].contiguous()
     images = rest(lambda _, __: score, sde, u, t).T

@@ -45,7 +45,7 @@ class TuneComputation(Computation):
 
     def __init__(self, work: Tuning, device: torch.device, model: Model | None = None) -> None:
         self._work, self._request = work, work.request
-        # Whoever started the work was asked.
+        # Permission for plug-ins was checked when the work was started.
         self._model = model or Model.from_run(
             work.run.path,
             self._request.checkpoint_step,
@@ -104,7 +104,7 @@ class TuneComputation(Computation):
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Write the solution: of the best rows of all stages, the one that held-out noise prefers.
+        """Write the solution: among the best rows of all stages, the one that is closest on held-out noise.
 
         Raises:
             MergeError: the shard is damaged.
@@ -151,7 +151,7 @@ class TuneComputation(Computation):
 
     @property
     def _spec(self) -> OdeSpec:
-        """How the flow is followed."""
+        """The solver settings of the flow."""
         request = self._request
         return OdeSpec(
             rtol=request.rtol, atol=request.rtol, eps=request.eps, denoise=request.denoise, **request.guidance_keys
@@ -159,7 +159,7 @@ class TuneComputation(Computation):
 
     @functools.cached_property
     def _labels(self) -> torch.Tensor | None:
-        """Those of the points, (points,); the points that decide have the same. None without labels."""
+        """The labels of the points, (points,); the held-out points have the same. None without labels."""
         labels = self._model.labels(None, self._request.points)
         return None if labels is None else labels.to(self._model.device)
 
@@ -171,7 +171,7 @@ class TuneComputation(Computation):
         return guidance.bound(self._model.score, self._spec, given, none=len(self._model.classes or ()))
 
     def _flow(self, block: int) -> tuple[np.ndarray, float]:
-        """Where the flow takes the draws of a block, (block, C, ...), and the evaluations that each took."""
+        """The ends of the flow from the draws of a block, (block, C, ...), and the mean number of evaluations."""
         request, model = self._request, self._model
         parts, end = [], (block + 1) * request.block
         for first in range(block * request.block, end, request.at_once):
@@ -190,7 +190,7 @@ class TuneComputation(Computation):
         return sum(differences.sizes(largest(sde, request.nfe, request.eps, request.denoise), request.denoise))
 
     def _usable(self, problem: Problem, stage: str, row: Row) -> Row:
-        """The row; as far from the flow as can be if its times do not fall, which those of a solution have to."""
+        """The row, with an infinite distance if its times do not decrease, as those of a solution have to."""
         times = problem.sampler(stage, self._rows, row).times
         return row if bool((times.diff() < 0).all()) else dataclasses.replace(row, held=math.inf)
 

@@ -1,4 +1,4 @@
-"""How many evaluations of the network a tuning takes, before it begins."""
+"""How many evaluations of the network a tuning will take."""
 
 from cld_core.sde import Diffusion
 
@@ -8,17 +8,17 @@ from .linear import largest
 from .request import TuneRequest
 from .stages import STAGES
 
-# Numbers of a point, and so backward passes.
+# Coordinates of a point, and so backward passes.
 _PLANE = 2
 
 
 def most(request: TuneRequest, sde: Diffusion, images: bool) -> int:
-    """`evaluations` of a request, of which guidance takes two each."""
+    """`evaluations` of a request; with guidance, each counts twice."""
     return request.networks * evaluations(sde, request.nfe, request.denoise, images)
 
 
 def evaluations(sde: Diffusion, nfe: int, denoise: bool, images: bool, eps: float = 1e-3) -> int:
-    """The most evaluations for each point that is fitted, without those of its flow. Mostly it takes half as many.
+    """The most evaluations for each fitted point, without those of its flow. A fit usually takes half as many.
 
     A backward pass through the network counts as an evaluation.
 

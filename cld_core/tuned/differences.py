@@ -1,7 +1,8 @@
-"""The samples of a linear sampler, and how they change with its times and coefficients.
+"""The samples of a linear sampler, and their derivatives with respect to its times and coefficients, by differences.
 
-One pass of the sampler carries, beside the samples, a copy of them for each parameter that has been changed by a small
-amount so far. A parameter of step i costs nothing before that step, and the copies of a step are evaluated together.
+One pass of the sampler carries, beside the samples, a copy of them for each parameter so far, which has been changed by
+a small amount in this copy. A parameter of step i costs nothing before that step, and the copies of a step are
+evaluated together.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,14 +17,14 @@ from cld_core.sde import Diffusion
 
 from .linear import Linear
 
-# A change of a coefficient, and of the logarithm of a time. Later steps amplify it, and with a larger one the curvature
-# of the flow shows; with a smaller one, the rounding of a network that computes in float32, 1e-7 of alpha.
+# The change of a coefficient, or of the logarithm of a time. Later steps amplify it. A larger one would be affected by
+# the curvature of the flow, a smaller one by the rounding of a float32 network, 1e-7 of alpha.
 STEP = 1e-5
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A score whose sampler is fitted: evaluations are counted, and made for ``at_once`` examples at most."""
+    """A score to which a sampler is fitted. Evaluations are counted, and batched by at most ``at_once`` examples."""
 
     score: ScoreFunction
     sde: Diffusion
@@ -36,15 +37,15 @@ class Fitted:
         return torch.cat([rest(self.score, self.sde, part, t) for part in u.split(self.at_once)])
 
     def for_points(self, first: int, last: int) -> "Fitted":
-        """The same for the points ``first <= i < last`` alone, whose ``score`` is then bound to their labels."""
+        """The same for the points ``first <= i < last`` only, with a ``score`` that is bound to their labels."""
         return self
 
 
 def sizes(linear: Linear, denoise: bool) -> list[int]:
-    """How many numbers each step has: its time, if it is free, its transition and its weights.
+    """The number of parameters of each step: its time, if it is free, its transition and its weights.
 
-    The first evaluation is at t = 1, where the prior is, and the denoising one at eps. The last step ends with the
-    sample, whose other halves are not fitted.
+    The times of the first evaluation, t = 1, and of the denoising one, eps, are not free. The last step results in the
+    sample x, and only its coefficients of x are parameters.
     """
     count, last = len(linear.times), len(linear.times) - 1
     found = []
@@ -98,7 +99,7 @@ def samples(fitted: Fitted, linear: Linear, u: Tensor) -> Tensor:
 
 
 def linearised(fitted: Fitted, linear: Linear, u: Tensor, denoise: bool) -> tuple[Tensor, Tensor]:
-    """x (B, C, ...) at the end, and its derivatives (P, B, C, ...) by the parameters in the order of `packed`."""
+    """x (B, C, ...) at the end, and its derivatives (P, B, C, ...) with respect to the parameters, as in `packed`."""
     sde, count = fitted.sde, len(linear.times)
     memory = max(map(len, linear.weights))
     copies, history = u[None], list[Tensor]()  # (1 + P so far, B, ...)
@@ -134,7 +135,7 @@ def _next(sde: Diffusion, u: Tensor, transition: Tensor, weights: Tensor, histor
 
 
 def _changed(sde: Diffusion, after: Tensor, u: Tensor, alphas: Sequence[Tensor], is_last: bool) -> Tensor:
-    """``after`` (B, nC, ...) for each entry of the transition and the weights that led to it, changed by `STEP`."""
+    """Copies of ``after`` (B, nC, ...), for each of which one entry of transition or weights was changed by `STEP`."""
     rows = 1 if is_last else sde.n
     sources = [split(u, sde.n), *(split(alpha, sde.m) for alpha in alphas)]
     changed = []

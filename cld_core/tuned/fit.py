@@ -1,4 +1,4 @@
-"""The rows of a fit (`stages`). A row follows from those before it, so a fit can go on from any row."""
+"""The rows of a fit (`stages`). Each row follows from those before it, so a fit can be continued after any row."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from .levenberg import FIRST_DAMPING, Point, advanced
 from .linear import Linear, of_exponential, spaced, with_memory
 from .stages import CANDIDATES, EACH, KEPT, PLAIN, ROBUST, SPACINGS, STAGES, STARTS
 
-# Beyond this damping an iteration moves nothing any more.
+# With more damping than this, an iteration no longer changes anything.
 _STUCK = 1e8
 
 
@@ -22,10 +22,10 @@ class Row:
     """One entry of a stage.
 
     Attributes:
-        which: index of the candidate; of the untuned, of the pair of candidate and spacing.
-        parameters: of the grid (`grid.shares`) or of all (`differences.packed`); empty for the untuned.
+        which: index of the candidate; in the stage "untuned", of the pair of candidate and spacing.
+        parameters: those of the grid (`grid.shares`) or all (`differences.packed`); empty in the stage "untuned".
         damping: for the next iteration.
-        fit: rms distance per coordinate on the noise that was fitted.
+        fit: rms distance per coordinate on the noise of the fit.
         held: the same on held-out noise; infinite if samples are not finite.
     """
 
@@ -45,7 +45,7 @@ Rows = Mapping[str, Sequence[Row]]
 
 @dataclass(frozen=True)
 class Ends:
-    """Draws of the prior (B, nC, ...) and where the network's own flow takes them, x (B, C, ...); float64."""
+    """Draws u of the prior (B, nC, ...), and the ends x (B, C, ...) of the network's own flow from them; float64."""
 
     u: Tensor
     x: Tensor
@@ -53,12 +53,12 @@ class Ends:
 
 @dataclass(frozen=True)
 class Problem:
-    """What is fitted to what.
+    """A score, the draws for the fit and the held-out ones, and the kind of sampler.
 
     Attributes:
         nfe: evaluations, that of the denoising step included.
-        eps: where the flow ends.
-        denoise: whether it is denoised.
+        eps: time at which the flow ends.
+        denoise: whether its end is denoised.
     """
 
     fitted: Fitted
@@ -104,7 +104,7 @@ class Problem:
         done, origin = [row for row in rows["coefficients"] if row.which == candidate], self._origin(rows, candidate)
         before = done[-1].point if done else Point(differences.packed(origin, self.denoise))
         robust = PLAIN <= len(done) < PLAIN + ROBUST
-        if len(done) in (PLAIN, PLAIN + ROBUST):  # What counts is another sum of squares from here on.
+        if len(done) in (PLAIN, PLAIN + ROBUST):  # From here on, the sum of squares has other weights.
             before = Point(before.parameters, FIRST_DAMPING)
 
         def errors(parameters: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ class Problem:
         return with_memory(self.sampler("grid", rows, start))
 
     def _first_shares(self, candidate: int, untuned: Sequence[Row]) -> Tensor:
-        """Of the spacing that is best for a candidate."""
+        """The shares of the best spacing for a candidate."""
         starts = [row for row in untuned if row.which // len(SPACINGS) == candidate]
         return grid.shares(self.fitted.sde.schedule, self._spaced(min(starts, key=lambda row: row.fit).which))
 
@@ -152,17 +152,17 @@ class Problem:
 
 
 def best(rows: Sequence[Row]) -> Row:
-    """The row that is closest on held-out noise, the first of equals."""
+    """The row that is closest on held-out noise; the first one if several are equal."""
     return min(rows, key=lambda row: row.held)
 
 
 def kept(rows: Rows) -> str:
-    """The stage whose best row is closest on held-out noise; of equals the simplest."""
+    """The stage whose best row is closest on held-out noise; the simplest one if several are equal."""
     return min(STAGES, key=lambda stage: best(rows[stage]).held)
 
 
 def settings_of(stage: str, row: Row) -> str:
-    """In words, what a row starts from."""
+    """The settings that a row starts from, for messages."""
     spacing = f" grid={SPACINGS[row.which % len(SPACINGS)]}" if stage == "untuned" else ""
     return f"{CANDIDATES[_candidate(stage, row.which)]}{spacing}"
 
@@ -172,7 +172,7 @@ def _candidate(stage: str, which: int) -> int:
 
 
 def _next_candidate(grids: Sequence[Row]) -> int:
-    """Every candidate in turn, and then those that are best by then."""
+    """Every candidate in turn, and after that the best ones."""
     first = EACH * len(CANDIDATES)
     if len(grids) < first:
         return len(grids) % len(CANDIDATES)
@@ -181,7 +181,7 @@ def _next_candidate(grids: Sequence[Row]) -> int:
 
 
 def _next_start(grids: Sequence[Row], done: Sequence[Row]) -> int:
-    """The candidates with the best grids in turn, and then the one that has come closest."""
+    """The candidates with the best grids in turn, and after that the closest one."""
     bests: dict[int, float] = {}
     for row in grids:
         bests[row.which] = min(row.fit, bests.get(row.which, math.inf))

@@ -17,8 +17,8 @@ from .differences import Fitted
 class Given(Fitted):
     """As `Fitted`, with a ``score`` that is bound to the labels of ``points`` points.
 
-    What is evaluated are copies of these points, or of as many others with the same labels: row i is of point i modulo
-    ``points``. Evaluations of the network are counted: guidance takes two where it acts.
+    It is evaluated for copies of these points, or of as many others with the same labels: row i belongs to point i
+    modulo ``points``. Evaluations of the network are counted: guidance takes two at the times at which it acts.
     """
 
     points: int = 1

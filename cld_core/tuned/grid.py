@@ -1,4 +1,4 @@
-"""Grids of times by numbers that may be anything: the times decrease whatever they are."""
+"""Grids of times with unconstrained parameters: the times decrease whatever the parameters are."""
 
 from collections.abc import Callable, Sequence
 
@@ -13,7 +13,7 @@ _STEP = 1e-3
 
 
 def shares(schedule: Schedule, times: Sequence[float]) -> Tensor:
-    """Logarithms of the steps of a grid, without the last one, which they are relative to: (steps - 1,)."""
+    """Logarithms of the steps of a grid relative to the last one, which is left out: (steps - 1,)."""
     places = torch.tensor([schedule.integral(t) ** (1.0 / _POWER) for t in times], dtype=torch.float64)
     steps = (places[:-1] - places[1:]).log()
     return steps[:-1] - steps[-1]
@@ -27,7 +27,7 @@ def times(schedule: Schedule, shares: Tensor, eps: float) -> list[float]:
 
 
 def linearised(errors: Callable[[Tensor], Tensor], shares: Tensor) -> tuple[Tensor, Tensor]:
-    """Errors (B, D) and their derivatives (P, B, D) by the shares (P,), from differences."""
+    """Errors (B, D) and their derivatives (P, B, D) with respect to the shares (P,), by finite differences."""
     here = errors(shares)
     moved = (errors(shares + _STEP * unit) for unit in torch.eye(len(shares), dtype=torch.float64))
     return here, torch.stack([(there - here) / _STEP for there in moved])

@@ -1,4 +1,4 @@
-"""One iteration of Levenberg's and Marquardt's method for weighted least squares."""
+"""One iteration of the Levenberg-Marquardt method for weighted least squares."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ from torch import Tensor
 
 FIRST_DAMPING = 1e-2
 _LEAST_DAMPING, _EASE, _STIFFEN = 1e-8, 0.2, 8.0
-# Changes that an iteration tries at most, each with more damping.
+# The most changes that an iteration tries, each with more damping.
 TRIALS = 8
-# Errors of examples beyond this many times their median count less and less.
+# Examples whose errors exceed this many times the median count less and less.
 _USUAL = 10.0
 
 
@@ -34,7 +34,7 @@ def advanced(
     Args:
         residual: errors (B, D) for parameters (P,).
         linearised: the same, and their derivatives (P, B, D).
-        robust: count examples less that are far worse than the usual one, such as those that another mode attracts.
+        robust: give less weight to outliers, such as examples that end in another mode.
     """
     errors, slopes = linearised(point.parameters)
     if not (torch.isfinite(errors).all() and torch.isfinite(slopes).all()):
@@ -47,7 +47,7 @@ def advanced(
     scale = diagonal + 1e-10 * diagonal.max()
     cost, damping = _cost(errors, weights), point.damping
     for _ in range(TRIALS):
-        # What is singular gives numbers that are not finite.
+        # A singular system gives numbers that are not finite.
         change, _ = torch.linalg.solve_ex(curvature + damping * torch.diag(scale), gradient)
         moved = point.parameters - change
         if torch.isfinite(moved).all() and _cost(residual(moved), weights) < cost:

@@ -12,7 +12,7 @@ from cld_core.sde import Diffusion
 
 from .stages import CANDIDATES, SPACINGS, Settings
 
-# Alphas that a step of a fitted sampler may use, the newest among them.
+# How many of the newest alphas a step of a fitted sampler may use.
 MEMORY = 4
 
 
@@ -32,9 +32,9 @@ def spaced(sde: Diffusion, nfe: int, eps: float, denoise: bool, spacing: str) ->
 
 
 def of_exponential(sde: Diffusion, times: Sequence[float], settings: Settings, denoise: bool) -> Linear:
-    """The exponential sampler over a grid, without noise, as a linear one.
+    """The exponential sampler over a grid, without noise, in linear form.
 
-    What a corrector adds to u becomes part of the next step.
+    The corrector's change of u becomes part of the next step.
 
     Args:
         times: the grid, its end included.
@@ -66,13 +66,13 @@ def with_memory(linear: Linear) -> Linear:
 
 
 def largest(sde: Diffusion, nfe: int, eps: float, denoise: bool) -> Linear:
-    """A sampler with as many coefficients as one that is fitted has at most."""
+    """A sampler with the largest number of coefficients that a fitted one can have."""
     times = spaced(sde, nfe, eps, denoise, SPACINGS[0])
     return with_memory(of_exponential(sde, times, CANDIDATES[-1], denoise))
 
 
 def _denoising(sde: Diffusion, eps: float) -> tuple[Tensor, Tensor]:
-    """What the denoising step makes of u (n, n) and of the last alpha (n, m): its images of unit vectors."""
+    """The matrices of the denoising step: of u (n, n) and of the last alpha (n, m), from images of unit vectors."""
     units = torch.eye(sde.n + sde.m, dtype=torch.float64)
     u, alpha = units[:, : sde.n].contiguous(), units[:, sde.n :].contiguous()
     images = sde.euler_step(u, score_from_rest(alpha, sde, u, eps), eps, eps).T

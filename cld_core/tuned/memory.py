@@ -1,4 +1,4 @@
-"""How much memory a fit takes, so that one that does not fit is refused before it begins."""
+"""How much memory a fit takes, so that one that needs too much is refused before it begins."""
 
 import os
 from typing import TYPE_CHECKING
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 def least_bytes(sde: Diffusion, nfe: int, points: int, numbers: int, *, eps: float, denoise: bool) -> int:
-    """What a linearisation holds at least.
+    """The least number of bytes that a linearisation holds.
 
-    That is a copy of all points for each parameter before the last step of `differences.linearised`, and only the
-    slopes of `backwards.linearised`, which takes some points at a time.
+    `differences.linearised` holds a copy of all points for each parameter before the last step,
+    `backwards.linearised`, which takes some points at a time, only the derivatives.
 
     Args:
-        numbers: of one example.
+        numbers: coordinates of one example.
     """
     linear = largest(sde, nfe, eps, denoise)
     sizes = differences.sizes(linear, denoise)

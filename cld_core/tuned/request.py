@@ -1,4 +1,4 @@
-"""What `cldctl tune` asks for: a sampler of so many evaluations for the network of one checkpoint. Loads no torch."""
+"""The request of `cldctl tune`: a sampler with a number of evaluations for one checkpoint's network. Loads no torch."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -14,7 +14,7 @@ from .stages import STAGES
 # The most points of a row of the flow, which is what an interruption loses.
 MOST_IN_BLOCK = 512
 POINTS_OF_TOYS, POINTS_OF_IMAGES = 4000, 16
-# Of the rows of a fit: one that another version began is not continued.
+# Version of the rows of a fit: a fit that was started by another version is not continued.
 _VERSION = 3
 LEAST_POINTS, MOST_POINTS, MOST_NFE = 8, 100_000, 50
 MOST_MINUTES = 1_000_000
@@ -34,15 +34,15 @@ class TuneRequest(Request):
         model_digest: of the parts of the recipe that the model's tensors depend on.
         nfe: evaluations of the network, denoising included.
         seed: key of the noise.
-        points: draws of the prior that are fitted, and as many that decide.
-        budget_min: minutes after which the fit takes what it has; None for no limit. Those of the flow do not count.
+        points: draws of the prior to fit to, and as many held-out ones.
+        budget_min: minutes after which the fit stops with its best result; None for no limit. The flow does not count.
         ema_length: which average of the weights, as `ema.length`.
-        eps: where the flow ends.
-        denoise: whether it is denoised.
+        eps: time at which the flow ends.
+        denoise: whether its end is denoised.
         labels: whether it is conditional on labels: each draw has one, with the frequencies of the data.
         guidance, guidance_from, guidance_to: of the flow, as in `sampling`.
-        rtol: of the flow, relative and absolute.
-        at_once: examples that the network is evaluated for at once.
+        rtol: relative and absolute tolerance of the flow.
+        at_once: batch size of network evaluations.
     """
 
     kind: ClassVar[str] = "tuning"
@@ -111,12 +111,12 @@ class TuneRequest(Request):
 
     @property
     def fit_id(self) -> str:
-        """Of everything that the rows of the fit depend on: tunings with other budgets share those that they have."""
+        """Digest of everything that the rows of the fit depend on; tunings with different budgets share these rows."""
         return digest([_VERSION, self._digest(_FIT)])
 
     @property
     def flow_id(self) -> str:
-        """Of everything that the ends of the flow depend on: tunings for other numbers of evaluations share them."""
+        """Digest of everything that the ends of the flow depend on; tunings with different NFE share these ends."""
         return self._digest((*_FLOW, "block"))
 
     def _digest(self, names: tuple[str, ...]) -> str:
@@ -134,7 +134,7 @@ class TuneRequest(Request):
 
     @property
     def networks(self) -> int:
-        """The most evaluations of the network that one of the score takes: guidance with two labels takes two."""
+        """The most evaluations of the network for one of the score: two with guidance, otherwise one."""
         return 1 if self.guidance in (0, 1) else 2
 
     @property

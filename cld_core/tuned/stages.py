@@ -1,6 +1,6 @@
 """The stages of a fit and how many rows each has. Loads no torch, because `status` counts rows.
 
-untuned        every candidate over every spacing: where to start, and what a fit has to beat
+untuned        every candidate over every spacing: the starting points, and the baseline of a fit
 grid           times, for each candidate, and then for the best of them
 coefficients   times and coefficients, from the best grids, and then from the best of them
 """
@@ -23,10 +23,10 @@ class Settings:
 CANDIDATES = tuple(itertools.starmap(Settings, itertools.product((1, 2, 3), (False, True))))
 SPACINGS = ("power 6", "power 3", "quadratic")
 
-# Iterations of each candidate's grid, then of the best grids' alone, and how many of those there are.
+# Iterations of each candidate's grid, then of only the best grids, and how many of the best there are.
 EACH, BEST, KEPT = 3, 6, 2
-# Iterations of the coefficients: of the mean square, from so many starts; then, from the best of these, of what counts
-# the usual example, and of the mean square again.
+# Iterations of the coefficients: on the mean square from this many starts; then, from the best of these, on the robust
+# sum of squares, and on the mean square again.
 STARTS, PLAIN, ROBUST, AGAIN = 3, 8, 16, 8
 STAGES = {
     "untuned": len(CANDIDATES) * len(SPACINGS),

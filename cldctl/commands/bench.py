@@ -60,7 +60,7 @@ def samplers(
         ),
     ] = None,
     nfe: Annotated[
-        str, typer.Option("--nfe", metavar="N,N,...", help="Network evaluations of a sample, denoising included.")
+        str, typer.Option("--nfe", metavar="N,N,...", help="Network evaluations per sample, denoising included.")
     ] = "10,20,50,100",
     metric: Annotated[
         str | None,
@@ -68,20 +68,20 @@ def samplers(
             metavar="A,B,...",
             help="fid, kid, isc and prc for images; w2 and density for toys; flow-distance for both; "
             "classes and class-law for models with classes. "
-            "Default: fid, or w2,density,flow-distance; density of a plug-in's data is left out.",
+            "Default: fid for images, w2,density,flow-distance for toys; without density for data of a plug-in.",
             autocompletion=completing.metrics_of_samples,
         ),
     ] = None,
-    samples: Annotated[int | None, typer.Option(min=2, help="Samples of each seed; default: eval.samples.")] = None,
+    samples: Annotated[int | None, typer.Option(min=2, help="Samples per seed; default: eval.samples.")] = None,
     seeds: Annotated[
         int | None,
-        typer.Option(min=1, max=_MOST_SEEDS, help="Repetitions with other noise; default: 4 for toys, 1 for images."),
+        typer.Option(min=1, max=_MOST_SEEDS, help="Repetitions with new noise; default: 4 for toys, 1 for images."),
     ] = None,
     sampler: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME[=KEY=VALUE,...]",
-            help="Compare only those named, or one more with these keys of sampling; can be repeated.",
+            help="Compare only this sampler, or add one with these keys of sampling; can be repeated.",
             autocompletion=completing.samplers,
         ),
     ] = None,
@@ -95,7 +95,7 @@ def samplers(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the samplers and start nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout instead of tables.")] = False,
     csv: Annotated[
-        Path | None, typer.Option("--csv", help="File for all numbers, with published ones, ending in .csv.")
+        Path | None, typer.Option("--csv", help="File for all numbers, published ones included, ending in .csv.")
     ] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="File for the picture, ending in .png.")] = None,
     allow_plugin: AllowPlugin = False,
@@ -103,7 +103,7 @@ def samplers(
 ) -> None:
     """Compare samplers of one checkpoint at equal numbers of network evaluations.
 
-    All of them are one array of evaluations. Running it again computes only what is missing, and shows the results.
+    They run as one array of evaluations. Running it again computes only what is missing, and shows the results.
 
     Example: cldctl bench samplers --nfe 10,20,50 --metric w2,flow-distance --samples 10000 --follow
 
@@ -175,7 +175,7 @@ def _bounds() -> tuple[int, int]:
 def _planned(
     run: RunFolder, asked: "Asked", checkpoint: str, overrides: Sequence[str], shards: int | None
 ) -> "Comparison":
-    """What is to be computed; what cannot be is named on stderr."""
+    """The comparison to compute; settings that cannot be computed are named on stderr."""
     from cldctl.evals import samplers as evals
 
     (step,) = starting.steps_of(run, checkpoint)
@@ -202,7 +202,7 @@ def _list(run: RunFolder, made: "Comparison") -> None:
 
 
 def _results(run: RunFolder, made: "Comparison", output: _Output, *, wait: bool) -> int:
-    """Show the results, once they are there if ``wait``; returns the exit code."""
+    """Show the results, if ``wait`` after waiting for them; returns the exit code."""
     from cldctl.evals import compared_samplers
     from cldctl.hints import command
     from cldctl.ui.follow import follow_works_of, say_files, statuses_of

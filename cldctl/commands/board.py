@@ -24,7 +24,7 @@ def board(
     ] = None,
     directory: RunsDir = None,
 ) -> None:
-    """Start TensorBoard on runs, and print its address. It listens to this machine alone, and ends with Ctrl-C.
+    """Start TensorBoard on runs, and print its address. It serves this machine only; stop it with Ctrl-C.
 
     Example: cldctl board toy-0102-101112-ab12 toy-0102-101530-cd34
     """

@@ -42,7 +42,7 @@ def compare(
 
 
 def show(names: Sequence[str], checkpoint: str, as_json: bool, root: Path) -> None:
-    """Compare what names mean.
+    """Compare the runs or groups with these names.
 
     Raises:
         NotFoundError: there is no such run, or it has no results.

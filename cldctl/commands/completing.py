@@ -1,6 +1,6 @@
-"""What the shell offers for a word that is half typed. A shell waits for it: nothing here loads torch.
+"""Shell completion. A shell waits for it, so nothing here loads torch.
 
-What goes wrong offers nothing: an error in the middle of a command line helps nobody.
+If something goes wrong, nothing is offered: an error in the middle of a command line would not help.
 """
 
 import re
@@ -90,7 +90,7 @@ def profiles(ctx: typer.Context, incomplete: str) -> Iterator[str]:
 
 @_quietly
 def overrides(ctx: typer.Context, incomplete: str) -> Iterator[str]:
-    """KEY= or, behind it, values."""
+    """KEY= or, after it, values."""
     from .completing_keys import complete
 
     yield from complete(_given(ctx), incomplete, _SECTIONS.get(ctx.info_name or ""))

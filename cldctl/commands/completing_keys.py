@@ -15,7 +15,7 @@ _WORD = re.compile(r"[\w./+:\[\],-]+")
 def complete(given: Sequence[str], incomplete: str, sections: Sequence[str] | None = None) -> Iterator[str]:
     """What may be in the place of ``incomplete``, with the words before it; ``sections`` are those with the keys.
 
-    bash takes ``=`` for a word of its own: behind it, it wants the value alone.
+    bash treats ``=`` as a word of its own: after it, only the value is completed.
     """
     key, equals, value = incomplete.partition("=")
     if not key and equals:

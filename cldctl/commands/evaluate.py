@@ -85,7 +85,7 @@ def evaluate(
     metrics: tuple[str, ...] = (),
     samples: Annotated[
         int | None,
-        typer.Option(min=2, help="Samples, or test points if none are drawn; default: eval.samples."),
+        typer.Option(min=2, help="Number of samples, or of test points if none are drawn; default: eval.samples."),
     ] = None,
     shards: Shards = None,
     checkpoint: Annotated[
@@ -95,7 +95,7 @@ def evaluate(
         list[str] | None,
         typer.Option(
             metavar="KEY=a,b,c",
-            help="A table over settings; once for each key.",
+            help="Evaluate each of these settings, shown as a table; can be repeated for other keys.",
             autocompletion=completing.overrides,
         ),
     ] = None,
@@ -159,7 +159,7 @@ class _Asked:
 
 
 def _planned(run: RunFolder, asked: _Asked) -> "tuple[EvaluationPlan, Cluster, ClusterSpec]":
-    """What is asked for of a run, where to compute it, and the jobs that a training with these settings would get."""
+    """The requested evaluations of a run, where to compute them, and the jobs that a training would get."""
     from cldctl.evals import plan
     from cldctl.evals.sweep import parse
 
@@ -213,7 +213,7 @@ def _compute_group(group: Group, asked: _Asked, follow: bool) -> None:
 
 
 def _show(run: RunFolder, made: "EvaluationPlan", outcome: "Outcome", stay: bool) -> None:
-    """The results if they exist or are waited for; else what to type next."""
+    """Show the results if they exist or are waited for, otherwise the command to type next."""
     names = tuple(request.id for request in made.requests)
     if stay or not (outcome.running or outcome.started):
         from cldctl.ui.follow import follow_evaluations

@@ -94,7 +94,7 @@ def _key(key: "Key") -> None:
 
 
 def _variants_with(key: "Key") -> str:
-    """The choices of a variant that has a key, if not all have it."""
+    """The variants that have a key, if not all do."""
     from cld_core.recipe.variants import SECTIONS
 
     section = SECTIONS.get(key.section)

@@ -38,7 +38,7 @@ class Sweeping(Asked):
 
 
 def submit_group(asked: Sweeping, root: Path, *, follow: bool, dry_run: bool) -> None:
-    """Start what is missing of a sweep of trainings.
+    """Start the missing runs of a sweep of training runs.
 
     Raises:
         CldError: nothing was started.
@@ -93,7 +93,7 @@ def _settings(values: Mapping[str, str]) -> list[str]:
 
 
 def resume_group(group: Group, asked: "Continuation", cluster: str | None, follow: bool) -> None:
-    """Continue what can be continued of a group.
+    """Resume the runs of a group that can be resumed.
 
     Raises:
         CldError: nothing was started.
@@ -136,7 +136,7 @@ def _started(run: RunFolder) -> None:
 def continues(
     run: RunFolder, recipe: "Recipe", start: int, damaged: "Sequence[DamagedCheckpoint]", warnings: Sequence[str]
 ) -> None:
-    """Say from where a run continues, and what somebody should know about that."""
+    """Say from where a run continues, with remarks about that."""
     for text in (*(entry.skipped for entry in damaged), *warnings):
         err.print(text, markup=False, style="yellow")
     err.print(strong("resuming ", run.name, f" from step {start} of {recipe.train.steps}"))
@@ -177,7 +177,7 @@ def _finish(begun: "BegunGroup", follow: bool) -> None:
 
 
 def show_differences(file: Path, given: Sequence[str], profile: Path | None) -> None:
-    """What differs from the recipe that ``file`` builds on, and what has set it: comments in front of the YAML."""
+    """Comments before the YAML: what differs from the recipe that ``file`` extends, and what has set it."""
     from cld_core.errors import RecipeError
     from cld_core.recipe.differences import from_base
     from cldctl.lookup import called
@@ -222,7 +222,7 @@ def check_plugin(
 
 
 def tell_remark(cluster: "Cluster", recipe: "Recipe") -> None:
-    """Say what somebody should know about jobs of this size, before they begin."""
+    """Print remarks about jobs of this size before they begin."""
     if (text := cluster.remark_on(recipe.cluster)) is not None:
         err.print(text, style="yellow")
 
@@ -236,7 +236,7 @@ def tell_left_out(run: RunFolder) -> None:
 
 
 def _evaluation(group: Group, evaluated: bool) -> str:
-    """What makes results of a group, or shows those that are asked for."""
+    """The command that evaluates a group, or shows the requested results."""
     return f"compare {group.name}" if evaluated else f"eval {group.name} --elbo"
 
 
@@ -246,7 +246,7 @@ def hint(text: str, group: Group) -> str:
 
 
 def for_each(runs: Sequence[RunFolder], act: Callable[[RunFolder], None]) -> int:
-    """Do something for every run of a group, whatever fails for one of them; returns the exit code."""
+    """Call a function for every run of a group, even if it fails for some; returns the exit code."""
     from cld_core.errors import CldError
 
     code = 0

@@ -6,7 +6,7 @@ from typer.core import TyperCommand, TyperGroup
 
 
 class Command(TyperCommand):
-    """A command whose help gives no type to what takes no value, nor to arguments whose name says what they are."""
+    """A command whose help shows no type for flags, or for arguments whose name says what they are."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         return _without_types(super().get_params(ctx))

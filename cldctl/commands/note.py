@@ -1,4 +1,4 @@
-"""`cldctl note`: what a run is for, and words to find it by."""
+"""`cldctl note`: a note about the purpose of a run, and tags to find it by."""
 
 from typing import Annotated
 

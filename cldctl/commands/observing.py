@@ -1,4 +1,4 @@
-"""What `cldctl sample` is told about x, and how samples are made to agree with it."""
+"""The options of `cldctl sample` for observations of x, and how samples are conditioned on them."""
 
 import math
 import re
@@ -21,29 +21,31 @@ _COORDINATES = {"x": 0, "y": 1}
 
 Observe = Annotated[
     str | None,
-    typer.Option(metavar="x=NUMBER|FILE.npz", help="Samples given what is known: a coordinate, or arrays."),
+    typer.Option(
+        metavar="x=NUMBER|FILE.npz", help="Draw samples given an observation: a coordinate of toy data, or arrays."
+    ),
 ]
 Inpaint = Annotated[
-    Path | None, typer.Option(metavar="IMAGE", help="Samples given a part of this picture; needs --mask.")
+    Path | None, typer.Option(metavar="IMAGE", help="Draw samples given a part of this picture; needs --mask.")
 ]
 Mask = Annotated[
     Path | None, typer.Option(metavar="MASK.png", help="White where IMAGE is to be painted, black where known.")
 ]
 Sigma = Annotated[
-    float | None, typer.Option(metavar="S", min=0, help="Standard deviation of the noise in what is known.")
+    float | None, typer.Option(metavar="S", min=0, help="Standard deviation of the noise in the observation.")
 ]
 How = Annotated[
     str | None,
-    typer.Option(metavar="|".join(HOW), help="How samples are made to agree with it; default: gradient."),
+    typer.Option(metavar="|".join(HOW), help="How samples are made to agree with the observation; default: gradient."),
 ]
 GradientScale = Annotated[
-    float | None, typer.Option(metavar="W", min=0, help="Factor of the gradient; default: 1, Bayes' rule.")
+    float | None, typer.Option(metavar="W", min=0, help="Factor of the gradient; default: 1, which is Bayes' rule.")
 ]
 
 
 @dataclass(frozen=True)
 class Observed:
-    """The options, checked as far as that needs no model.
+    """The options, checked as far as possible without a model.
 
     Attributes:
         observe: "x=0.3", "y=0.3" or the name of a file of arrays.

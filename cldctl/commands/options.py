@@ -29,7 +29,7 @@ RunsDir = Annotated[
 
 
 def _cluster(default: str) -> Any:
-    """The option ``--cluster``, with what it is by default."""
+    """The option ``--cluster``, with a description of its default."""
     help_ = f"Where to run; default: {default}."
     return typer.Option("--cluster", metavar="|".join(CLUSTERS), help=help_, autocompletion=completing.clusters)
 
@@ -64,7 +64,7 @@ Profile = Annotated[
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Stay and show the progress until the end.")]
 Shards = Annotated[
     int | None,
-    typer.Option(min=1, help="Pieces, at most 10,000 and one for each sample or point; default: one for each process."),
+    typer.Option(min=1, help="Number of shards, at most 10,000 and one per sample or point; default: one per process."),
 ]
 StateFilter = Annotated[
     str | None,
@@ -140,11 +140,11 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def find_runs_to_change(names: Iterable[str], root: Path, yes: bool, *, damaged: bool = False) -> list[RunFolder]:
-    """Several runs of which something is removed, each once; a group stands for its runs.
+    """The runs from which something will be removed, each once; a group stands for its runs.
 
     Args:
-        yes: nobody is asked, so the beginning of a name is not enough: another run may begin like that tomorrow.
-        damaged: runs whose identity is lost can be named, too, by their whole name.
+        yes: there is no confirmation, so a prefix of a name is not enough: another run may have it tomorrow.
+        damaged: runs whose identity is lost can also be named, by their whole name.
 
     Raises:
         NotFoundError, FormatError, UsageError: as `find_run`, or a name is not whole.
@@ -171,7 +171,7 @@ def agreed(question: str, command: str, fix: str = "Add --yes.") -> bool:
     """Ask a yes-or-no question on a terminal; no is the default.
 
     Args:
-        fix: what to do where nobody can answer.
+        fix: what to do if nobody can answer.
 
     Raises:
         UsageError: stdin is not a terminal, and nobody can answer.

@@ -1,4 +1,4 @@
-"""`cldctl prune`: remove checkpoints that nobody needs any more."""
+"""`cldctl prune`: remove checkpoints that are no longer needed."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,7 +30,7 @@ def prune(
     yes: Yes = False,
     directory: RunsDir = None,
 ) -> None:
-    """Remove checkpoints of runs that are over, except the last intact one, milestones and evaluated ones.
+    """Remove checkpoints of runs that have ended, except the last intact one, milestones and evaluated ones.
 
     Example: cldctl prune toy-0102-101112-ab12 --keep-every 100000
     """

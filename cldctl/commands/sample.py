@@ -53,7 +53,12 @@ def sample(
     n: Annotated[
         int | None,
         typer.Option(
-            "--count", "-n", metavar="N", min=1, max=MAX_SAMPLES, help="How many; default: 64 images, 2,000 points."
+            "--count",
+            "-n",
+            metavar="N",
+            min=1,
+            max=MAX_SAMPLES,
+            help="Number of samples; default: 64 images, 2,000 points.",
         ),
     ] = None,
     output: Annotated[
@@ -64,25 +69,29 @@ def sample(
         str | None,
         typer.Option(
             metavar="ode|em|sscs|exponential|gddim|conjugate|splitting|tuned",
-            help="exponential is best below 100 NFE, at 10 with sampling.order=3, corrector=false and grid_power=3; "
-            "default: the recipe's.",
+            help="Sampling method; default: the recipe's. exponential is best below 100 NFE; at 10, use it with "
+            "sampling.order=3, sampling.corrector=false and sampling.grid_power=3.",
             autocompletion=completing.methods,
         ),
     ] = None,
-    nfe: Annotated[int | None, typer.Option(metavar="N", help="Network evaluations of a fixed-step method.")] = None,
+    nfe: Annotated[
+        int | None, typer.Option(metavar="N", help="Network evaluations (NFE) of a fixed-step method.")
+    ] = None,
     label: Annotated[
         str | None,
         typer.Option(
             metavar="NUMBER|NAME",
-            help="The class of all samples; default: each class as often as in the training data.",
+            help="Class of all samples; default: each class as often as in the training data.",
         ),
     ] = None,
     guidance: Annotated[
         float | None,
-        typer.Option(metavar="W", help="Scale of guidance by the class: 1 none, 0 without classes."),
+        typer.Option(
+            metavar="W", help="Scale of classifier-free guidance: 1 is the conditional score, 0 the unconditional one."
+        ),
     ] = None,
     checkpoint: Checkpoint = "last",
-    seed: Annotated[int, typer.Option(metavar="N", min=0, max=2**63 - 1, help="Key of the noise.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, max=2**63 - 1, help="Seed of the noise.")] = 0,
     observe: Observe = None,
     inpaint: Inpaint = None,
     mask: Mask = None,
@@ -94,12 +103,12 @@ def sample(
 ) -> None:
     """Draw samples: a grid of images, a scatter over the true density (toy data), or arrays (.npz).
 
-    Without -o, the picture goes into samples/ of the run, named after its settings: other settings, other file.
+    Without -o, the picture is written to samples/ of the run, in a file named after its settings.
 
-    Arrays are x (in [-1, 1] for images), v, nfe, and for images their pixels: uint8, (n, height, width, 3).
-    Those of a class-conditional model have their labels, too.
+    An .npz file has the arrays x (in [-1, 1] for images), v, nfe, for images their pixels as uint8
+    (n, height, width, 3), and for class-conditional models the labels.
 
-    With --observe or --inpaint, samples agree with what is known of x.
+    With --observe or --inpaint, samples agree with what is known about x.
 
     Example: cldctl sample -n 4000 --method exponential --nfe 20 -o samples.png
 
@@ -120,7 +129,7 @@ def sample(
 
 @dataclass(frozen=True)
 class _Wanted:
-    """Which samples somebody wants; ``n``: None for as many as a picture shows."""
+    """The requested samples; ``n``: None for as many as a picture shows."""
 
     run: RunFolder
     spec: "SamplingSpec"
@@ -134,7 +143,7 @@ class _Wanted:
 
 
 def _recipe(run: RunFolder, overrides: list[str], options: Mapping[str, str | float | None]) -> "Recipe":
-    """How samples are drawn, and from which weights: the recipe of the run, with what options and KEY=VALUE change.
+    """How samples are drawn, and from which weights: the run's recipe, as changed by options and KEY=VALUE.
 
     Raises:
         UsageError: a key is set twice, or is not one of sampling or ema.
@@ -194,7 +203,7 @@ def _draw(wanted: _Wanted, allow_plugin: bool) -> None:
 
 
 def _name(wanted: _Wanted, model: "Model", count: int, given: "Observation | None") -> str:
-    """The name of a picture without -o; other observations and ways have other names."""
+    """The name of a picture without -o; it also depends on the observation and the way of conditioning."""
     from cld_core.evaluation import pictures
 
     name = pictures.name_of(model, count, wanted.seed, wanted.label)

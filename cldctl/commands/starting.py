@@ -1,4 +1,4 @@
-"""Starting evaluations of a run: what commands that evaluate have in common."""
+"""Starting evaluations of a run: the common parts of commands that evaluate."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -66,7 +66,7 @@ def say_division(run: RunFolder, made: "EvaluationPlan", shards: int | None) -> 
 def started(
     run: RunFolder, made: "EvaluationPlan", where: "Cluster", size: "ClusterSpec", parallel: int | None
 ) -> "Outcome":
-    """Start what is missing of a plan, and say so."""
+    """Start the missing evaluations of a plan, and say so."""
     from cldctl.runs import home
     from cldctl.runs.evaluate import start
 

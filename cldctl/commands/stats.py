@@ -40,7 +40,7 @@ def stats(
 ) -> None:
     """Compute the statistics of a training set. Running it again continues where it stopped.
 
-    Which extractor and weights: the recipe's eval.fid section. Evaluations find the file automatically.
+    The recipe's eval.fid section selects the extractor and its weights. Evaluations find the file automatically.
 
     Example: cldctl data stats cifar10 --shards 8 --follow eval.fid.weights=weights-inception-2015-12-05-6726825d.pth
     """

@@ -103,7 +103,7 @@ class _Asked:
     reverse: bool
 
     def rows(self) -> "_Shown":
-        """What is to be shown now."""
+        """The rows to show now."""
         from cldctl.runs import selection, survey
         from cldctl.runs.status import named_status
 

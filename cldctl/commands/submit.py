@@ -99,7 +99,7 @@ def submit(
 
 
 def _wanted(name_of_recipe: str, name: str | None, asked: Asked, root: Path) -> "Wanted":
-    """The run that is asked for.
+    """The requested run.
 
     Raises:
         RecipeError: the recipe cannot be read, or its plug-in is not there.
@@ -174,7 +174,7 @@ def _interrupted(run: RunFolder, job: "JobRef") -> None:
 
 
 def _estimate(path: Path, recipe: "Recipe", start: "Callable[[], float | None]") -> None:
-    """Say how long it will take, and when it begins, as far as anybody knows."""
+    """Say how long it will take, and when it begins, as far as this is known."""
     from cldctl.runs.estimate import estimate
     from cldctl.ui.estimate import estimate_line
 

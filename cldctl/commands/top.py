@@ -1,4 +1,4 @@
-"""`cldctl top`: a screen of runs that keeps itself up to date."""
+"""`cldctl top`: a live screen of runs."""
 
 import importlib.util
 import sys
@@ -21,7 +21,7 @@ def top(
     group: GroupFilter = None,
     directory: RunsDir = None,
 ) -> None:
-    """Watch runs, and act on them by keys: logs, resume, cancel, sample, report. `?` lists the keys.
+    """Watch runs, and act on them with keys: logs, resume, cancel, sample, report. `?` lists the keys.
 
     Example: cldctl top --since 2d
     """

@@ -41,17 +41,17 @@ def tune(
         ),
     ] = None,
     nfe: Annotated[
-        str, typer.Option("--nfe", metavar="N[,N]", help="Network evaluations of a sample, denoising included.")
+        str, typer.Option("--nfe", metavar="N[,N]", help="Network evaluations per sample, denoising included.")
     ] = "10",
     points: Annotated[
         int | None,
         typer.Option(
             metavar="P",
-            help="Draws of the noise that are fitted, and as many that decide; default: 4,000, of images 16.",
+            help="Draws of the noise to fit to, and as many held-out ones; default: 4,000, for images 16.",
         ),
     ] = None,
-    budget: Annotated[str, typer.Option(metavar="MINUTES | none", help="Stop the fit of each N after so long.")] = "60",
-    seed: Annotated[int, typer.Option(metavar="N", min=0, max=2**63 - 1, help="Key of the noise.")] = 0,
+    budget: Annotated[str, typer.Option(metavar="MINUTES | none", help="Time limit for the fit of each N.")] = "60",
+    seed: Annotated[int, typer.Option(metavar="N", min=0, max=2**63 - 1, help="Seed of the noise.")] = 0,
     checkpoint: Checkpoint = "last",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
     cluster: ClusterOfRun = None,
@@ -59,10 +59,10 @@ def tune(
     allow_plugin: AllowPlugin = False,
     directory: RunsDir = None,
 ) -> None:
-    """Fit a sampler of few evaluations to the network of a run, for sampling.method=tuned.
+    """Fit a sampler with few network evaluations to the network of a run, for sampling.method=tuned.
 
-    It imitates the network's own flow, and noise that was held out decides what is kept. Running it again finds the
-    result, or continues where it stopped.
+    The sampler is fitted to the network's own probability flow, and held-out noise decides whether the fit is kept.
+    Running it again shows the result, or continues where it stopped.
 
     Example: cldctl tune toy-0102-101112-ab12 --nfe 5,7,10 --follow
     """
@@ -96,7 +96,7 @@ def tune(
 
 
 def _checkpoint_of(run: RunFolder, overrides: Sequence[str], wanted: str, allow_plugin: bool) -> "tuple[Recipe, int]":
-    """The recipe of a run with what is typed, and the step of a whole checkpoint."""
+    """The recipe of a run with the overrides, and the step of an intact checkpoint."""
     from cldctl.evals import plan
 
     _require_read(overrides)

@@ -1,4 +1,4 @@
-"""`cldctl usage`: GPU-hours, what they were good for, and the time in the queue."""
+"""`cldctl usage`: GPU-hours, how many of them were useful, and the time in the queue."""
 
 import json
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ def usage(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
     directory: RunsDir = None,
 ) -> None:
-    """Show what trainings used: hours, those lost to interruptions and crashes, waiting, goodput (docs/usage.md).
+    """Show the hours of training runs: used, lost to interruptions and crashes, waiting, goodput (docs/usage.md).
 
     Example: cldctl usage --since 7d
     """

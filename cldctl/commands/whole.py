@@ -1,4 +1,4 @@
-"""The options of `cldctl` itself, in front of a command."""
+"""The options of `cldctl` itself, before a command."""
 
 import sys
 from typing import Annotated
@@ -47,7 +47,7 @@ def options(
 
 
 def reset() -> None:
-    """Forget the options of a command before, in this process."""
+    """Forget the options of earlier commands in this process."""
     err.quiet = False
     if (process := sys.modules.get("cldctl.jobs.process")) is not None:
         process.in_command.quiet = False
@@ -57,7 +57,7 @@ def reset() -> None:
 
 
 def versions() -> list[str]:
-    """What is installed, a line each. Loads nothing of it."""
+    """The installed versions, one per line. Imports none of the packages."""
     import platform
     from importlib import metadata
 

@@ -1,4 +1,4 @@
-"""What typer says about wrong usage, in the words of the other errors."""
+"""Typer's errors about wrong usage, in the style of our other errors."""
 
 import re
 from typing import Any
@@ -22,7 +22,7 @@ _EXPECTED = {
 
 
 def in_words(error: Any) -> str:
-    """What an error of typer says: names the option, its value and what is expected.
+    """The message for an error of typer: names the option, its value and what is expected.
 
     Args:
         error: one with a ``format_message``, and perhaps the context of a command.
@@ -43,7 +43,7 @@ def in_words(error: Any) -> str:
 
 
 def _about_value(error: Any) -> str | None:
-    """What is wrong with the value of an option; None if typer's own words have to do."""
+    """What is wrong with the value of an option; None to use typer's own message."""
     found, names = getattr(error.__cause__, "errors", None), getattr(getattr(error, "param", None), "opts", ())
     problem = found()[0] if callable(found) and names else {}
     expected = _EXPECTED.get(problem.get("type", ""))

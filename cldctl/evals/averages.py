@@ -38,7 +38,7 @@ class Average:
 
 @dataclass(frozen=True)
 class Line:
-    """Runs that differ in their seed alone, evaluated at the same step with the same settings.
+    """Runs that differ only in their seed, evaluated at the same step with the same settings.
 
     Attributes:
         name: of their group, or of a run that belongs to none.
@@ -81,9 +81,9 @@ class Line:
 
 
 def lines(name: str, members: Sequence[tuple[Column, Mapping[str, str]]]) -> list[Line]:
-    """The runs of a group by what they have of their own, except for the seed.
+    """The runs of a group, grouped by their swept values except for the seed.
 
-    Runs are averaged only if their step and the settings of all their results agree; others are lines of their own.
+    Runs are averaged only if their step and the settings of all their results agree; others are separate lines.
     """
     found: list[Line] = []
     for one, values in members:
@@ -121,7 +121,7 @@ def of_group(
 
 
 def warnings(found: Sequence[Line]) -> list[str]:
-    """In words: which seeds of a cell are shown apart, and what is unusual about results."""
+    """Messages: which seeds of a cell are shown separately, and what is unusual about results."""
     texts = []
     for first, other in itertools.pairwise(found):
         if first.name == other.name and meaning(first.cell) == meaning(other.cell):

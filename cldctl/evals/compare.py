@@ -27,7 +27,7 @@ _DIGEST = 12
 
 @dataclass(frozen=True)
 class Result:
-    """One number of a run, what was asked to get it, and what readers of it should know."""
+    """One number of a run, the request that it answers, and remarks for its readers."""
 
     number: Number
     nfe: float | None
@@ -75,7 +75,7 @@ def column(run: RunFolder, checkpoint: str = "last") -> Column:
 
 
 def results_of(work: Evaluation, report: dict[str, Any], data: str) -> dict[str, Result]:
-    """The results in the report of an evaluation, and what was asked to get them."""
+    """The results in the report of an evaluation, with the requests that they answer."""
     request, values, results = work.request, numbers(report), {}
     for metric, quantity in registry.quantities():
         if quantity.key in values:
@@ -87,7 +87,7 @@ def results_of(work: Evaluation, report: dict[str, Any], data: str) -> dict[str,
 
 
 def _settings(request: EvalRequest, places: Sequence[str]) -> dict[str, Any]:
-    """What is at places of a request; a section is taken apart, so that only what differs in it is named."""
+    """The values at places of a request; sections are split into keys, so that only keys that differ are named."""
     values = {place: request.at(place) for place in places}
     parts = {place: value for place, value in values.items() if isinstance(value, dict)}
     inner = {f"{place}.{name}": value for place, part in parts.items() for name, value in part.items()}
@@ -112,7 +112,7 @@ def verdict(quantity: Quantity, first: Result, other: Result) -> str:
 
 
 def rule(columns: Sequence[Column]) -> str | None:
-    """By which rule differences are marked, or that none is; None if none could be."""
+    """The rule by which differences are marked, or that none is marked; None if nothing can be compared."""
     first, others = columns[0], columns[1:]
     verdicts = {
         verdict(quantity, first.results[quantity.key], other.results[quantity.key])
@@ -126,13 +126,13 @@ def rule(columns: Sequence[Column]) -> str | None:
 
 
 def unlike(first: Result, other: Result) -> list[str]:
-    """Settings that make two results answers to different questions."""
+    """Settings that differ between two results, so that they cannot be compared."""
     both = {**first.question, **other.question}
     return [name for name in both if first.question.get(name) != other.question.get(name)]
 
 
 def warnings(columns: Sequence[Column]) -> list[str]:
-    """In words: what cannot be compared with the first column, and why; and what is unusual about results."""
+    """Messages: what cannot be compared with the first column, and why; and what is unusual about results."""
     first, quantities = columns[0], quantities_of(columns)
     texts = []
     for quantity in quantities:
@@ -150,7 +150,7 @@ def warnings(columns: Sequence[Column]) -> list[str]:
 
 
 def _bare(columns: Sequence[Column], quantities: Sequence[Quantity]) -> list[str]:
-    """In words: which results have no standard error; if others of their kind have one, of which runs they are."""
+    """Messages: which results have no standard error, and of which runs if other results of their kind have one."""
     texts, unmarked = [], []
     for quantity in quantities:
         having = [it for it in columns if quantity.key in it.results]

@@ -1,4 +1,4 @@
-"""The results of samplers side by side: which is best, what they could reach, and what is published."""
+"""The results of samplers side by side: the best ones, the reference values, and published results."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -22,9 +22,9 @@ MEASURED, PUBLISHED = "measured", "published"
 def best(run: RunFolder, sweep: Sweep, table: Sequence[Row]) -> set[tuple[str, int]]:
     """The best result of each metric at each number of evaluations, as (key, number of the row).
 
-    Only samplers that took as many evaluations as asked compete: the adaptive flow takes as many as it needs. Nor do
-    those that lost samples, which are judged by the rest. The best log-density is the nearest to that of the truth:
-    samples that are too sharp have a larger one.
+    Only samplers that took as many evaluations as requested compete; the adaptive flow takes as many as it needs.
+    Samplers that lost samples do not compete either, because their results leave these out. The best log-density is the
+    one closest to that of true samples: too concentrated samples have a larger one.
     """
     truth = {"density": references(run, sweep).get("true_density")}
     found = set()
@@ -43,7 +43,7 @@ def best(run: RunFolder, sweep: Sweep, table: Sequence[Row]) -> set[tuple[str, i
 
 
 def references(run: RunFolder, sweep: Sweep) -> dict[str, float]:
-    """What samples could reach, and how the flow was followed; without what no evaluation needs or has.
+    """Reference values for the samples, and the NFE of the flow, as far as the evaluations have them.
 
     ``w2_floor`` and its standard error, ``true_density`` (the mean log-density of true samples, nats) and ``flow_nfe``.
     The floor is that of an evaluation without lost samples: it is larger for fewer.
@@ -65,12 +65,12 @@ def references(run: RunFolder, sweep: Sweep) -> dict[str, float]:
 
 
 def published_for(run: RunFolder) -> tuple[PublishedSampler, ...]:
-    """What is published for the data of a run."""
+    """The published results for the data of a run."""
     return published_samplers(run.recipe().data.name)
 
 
 def to_json(run: RunFolder, sweep: Sweep, settings: Mapping[str, str]) -> dict[str, Any]:
-    """All of it, for ``--json``."""
+    """The whole comparison, for ``--json``."""
     table = rows(run, sweep)
     marked = best(run, sweep, table)
     results = [

@@ -1,4 +1,4 @@
-"""From what is typed to requests: which checkpoints, which settings. Everything is checked before anything starts."""
+"""From the command line to requests: which checkpoints, which settings. All are checked before anything starts."""
 
 import contextlib
 from collections.abc import Collection, Iterator, Sequence
@@ -22,7 +22,7 @@ CHANGEABLE = ("eval", "sampling", "ema", "cluster")
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """The evaluations to be made, each once; ``sweep`` if they are the cells of a table."""
+    """The evaluations to make, each once; ``sweep`` if they are the cells of a table."""
 
     requests: tuple[EvalRequest, ...]
     sweep: Sweep | None = None
@@ -40,7 +40,7 @@ def make(
 
     Raises:
         UsageError: a combination is invalid, or needs something that is missing; names it. Or an axis has no effect.
-        OSError: what is stored of averages cannot be listed.
+        OSError: the stored averages cannot be listed.
         DataError: there is no test set.
     """
     if axes and len(steps) > 1:
@@ -75,7 +75,7 @@ def make(
 
 
 def with_solution(run: RunFolder, recipe: Recipe, step: int) -> Recipe:
-    """A sampler that needs a solution names the one that it will follow, which makes it part of the evaluation.
+    """The recipe, naming the solution that its sampler will follow, so that it is part of the evaluation.
 
     Warns, once, if the network of that step is not the one that the solution was fitted to.
 

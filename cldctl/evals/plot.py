@@ -46,7 +46,7 @@ def plot(path: Path, sweep: Sweep, table: Sequence[Mapping[str, Any]], keys: Seq
 
 
 def _positions(values: Sequence[str]) -> dict[str, float]:
-    """Where each value lies: at itself if all are numbers, otherwise one after the other."""
+    """The position of each value on the axis: the value itself if all are numbers, otherwise its index."""
     try:
         return {value: float(value) for value in values}
     except ValueError:

@@ -18,7 +18,7 @@ from .sweep import MAX_CELLS
 
 # The axes of the sweep.
 SAMPLER, NFE = "sampler", "sampling.nfe"
-# What is compared, by a name; keys of `sampling`. A method that is new needs a line.
+# The samplers that are compared: keys of `sampling` by name. A new method needs a line here.
 SETTINGS = {
     "ode": "method=ode",
     "em-quadratic": "method=em,grid=quadratic",
@@ -41,12 +41,12 @@ SETTINGS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What is to be compared.
+    """A request for a comparison.
 
     Attributes:
         settings: keys of `sampling` by the names of samplers, as in `SETTINGS`.
         nfe: numbers of network evaluations.
-        seeds: how many times each is repeated, with other noise.
+        seeds: number of repetitions with new noise.
     """
 
     metrics: tuple[str, ...]
@@ -60,8 +60,8 @@ class Comparison:
     """The evaluations of a comparison.
 
     Attributes:
-        left_out: in words, what cannot be computed, and why.
-        noisy: the samplers that lack a metric that is asked for, because they do not follow the flow.
+        left_out: messages about what cannot be computed, and why.
+        noisy: the samplers that lack a requested metric, because they do not follow the flow.
     """
 
     asked: Asked
@@ -82,13 +82,13 @@ def comparing(recipe: Recipe) -> list[str]:
 
 
 def suited(recipe: Recipe, asked: Sequence[str]) -> tuple[tuple[str, ...], int]:
-    """The metrics of samples that are asked for, and with how many seeds samplers are evaluated unless somebody says.
+    """The requested metrics of samples, or by default those that suit the data, and the default number of seeds.
 
-    Without any, those that suit the data. Images have one seed, because their metrics take so many samples. The density
-    of data from a plug-in, which may not tell it, is only looked at if somebody asks.
+    Images have one seed, because their metrics take many samples. The log-density under data from a plug-in, which may
+    not define it, is computed only on request.
 
     Raises:
-        UsageError: one does not look at samples, or is not for such data.
+        UsageError: a metric does not use samples, or is not for such data.
     """
     images = isinstance(recipe.data, ImageDataSpec)
     usual: tuple[str, ...] = ("fid",) if images else ("w2", "density", "flow-distance")
@@ -106,9 +106,9 @@ def suited(recipe: Recipe, asked: Sequence[str]) -> tuple[tuple[str, ...], int]:
 
 
 def chosen(texts: Sequence[str]) -> dict[str, str]:
-    """The settings that ``--sampler NAME`` and ``--sampler NAME=KEY=VALUE,...`` options mean, by name.
+    """The settings of the ``--sampler NAME`` and ``--sampler NAME=KEY=VALUE,...`` options, by name.
 
-    Names alone choose from `SETTINGS`; without any, all of these are compared, with those that are defined here.
+    Names alone choose from `SETTINGS`; without any, all of these are compared. Own samplers are added in any case.
 
     Raises:
         UsageError: a name is unknown or given twice, or an option has another form.

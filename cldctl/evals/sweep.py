@@ -1,4 +1,4 @@
-"""The axes of a sweep: from what is typed to combinations of settings."""
+"""The axes of a sweep: from the command line to combinations of settings."""
 
 import itertools
 import math
@@ -64,7 +64,7 @@ def combinations(axes: Sequence[Axis]) -> list[dict[str, str]]:
 
 
 def meaning(values: Mapping[str, str]) -> str:
-    """A digest of what values by key mean: 1e-4 and 0.0001 are the same, and so are axes in another order."""
+    """A digest of the meaning of values by key: 1e-4 and 0.0001 are the same, and so are axes in another order."""
     return digest(dict(override(f"{key}={value}") for key, value in values.items()))
 
 

@@ -16,9 +16,9 @@ from cld_core.run.atomic import write_text
 
 
 def rows(run: RunFolder, sweep: Sweep) -> list[dict[str, Any]]:
-    """One row per cell: the axes, the evaluation, and value, standard error and, of samples, NFE and losses of results.
+    """One row per cell: the axes, the evaluation, and its results, with standard errors, NFE and lost samples.
 
-    Of a cell with repeats, the results are means, and their standard errors come from the spread between them. Missing
+    In a cell with repeats, the results are means, and their standard errors come from the spread between them. Missing
     numbers are None. The column ``KEY_nonfinite``, the fraction of samples that are not finite and not part of the
     result, exists only if some are.
     """

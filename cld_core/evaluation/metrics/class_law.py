@@ -115,7 +115,7 @@ class _TrueSets:
 
 CLASS_LAW = Metric(
     name="class-law",
-    help="Sliced W2 and log-density of the samples of each class against its own law (toy data with labels).",
+    help="Sliced W2 and log-density of the samples of each class against its true distribution (labelled toy data).",
     rows="vectors",
     depends=("w2",),
     same=("samples", "w2"),

@@ -98,7 +98,7 @@ def _remark(section: Mapping[str, Any]) -> str | None:
 
 ELBO = Metric(
     name="elbo",
-    help="Bound of the negative log-likelihood.",
+    help="Upper bound of the negative log-likelihood.",
     rows="elbo",
     same=("points", "seed", "elbo.eps"),
     quantities=(

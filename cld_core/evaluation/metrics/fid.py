@@ -44,7 +44,7 @@ def _section(joined: "Joined") -> dict[str, Any]:
 
 FID = Metric(
     name="fid",
-    help="Fréchet distance to the training images.",
+    help="Fréchet Inception Distance to the training images.",
     rows="features",
     reads=("moments",),
     reference="moments",

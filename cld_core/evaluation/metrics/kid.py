@@ -23,7 +23,7 @@ def _section(joined: "Joined") -> dict[str, Any]:
 
 KID = Metric(
     name="kid",
-    help="Kernel distance to the training images.",
+    help="Kernel Inception Distance to the training images.",
     rows="features",
     reads=("features",),
     reference="features",

@@ -24,7 +24,7 @@ def _section(joined: "Joined") -> dict[str, Any]:
 
 LOSS = Metric(
     name="loss",
-    help="Training objective of the test data.",
+    help="Training objective on the test data.",
     rows="loss",
     same=("points", "seed", "objective"),
     quantities=(Quantity(key="loss", label="test loss", stderr="stderr"),),
