@@ -28,7 +28,7 @@ from cld_core.recipe.plugin import import_plugin
 Sampler = Callable[[int, torch.Generator], Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Toy:
     """A registered density on R^2."""
 

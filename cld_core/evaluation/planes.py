@@ -1,5 +1,6 @@
 """Points of toy data in the plane, drawn over the true density."""
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -51,8 +52,7 @@ class Plane:
         low, high = examples.min(0), examples.max(0)
         middle, half = (low + high) / 2, 0.55 * (high - low).max()
         low, high = middle - half, middle + half
-        ticks = [torch.linspace(low[i], high[i], _GRID, dtype=torch.float64) for i in range(2)]
-        shade = None if source.density is None else shade_of(source.density, ticks[0], ticks[1], label)
+        shade = None if source.density is None else _shade(source.density, tuple(low), tuple(high), label)
         if label is not None:
             examples = examples[labelled(source).test_labels(0, 0, len(examples)).numpy() == label]
         return cls(low, high, examples[:n] if n else examples, shade)
@@ -70,6 +70,16 @@ class Plane:
         # A ring is a ring.
         axes.set_aspect("equal")
         return len(points) - int(inside.sum())
+
+
+# The pictures of a run show the same square, and its density may take half a second.
+@functools.lru_cache(maxsize=8)
+def _shade(density: Toy, low: tuple[float, ...], high: tuple[float, ...], label: int | None) -> Array | None:
+    x, y = (torch.linspace(low[i], high[i], _GRID, dtype=torch.float64) for i in range(2))
+    shade = shade_of(density, x, y, label)
+    if shade is not None:
+        shade.flags.writeable = False
+    return shade
 
 
 def shade_of(density: Toy, x: Tensor, y: Tensor, label: int | None = None) -> Array | None:

@@ -14,14 +14,14 @@ from cld_core.recipe.ncsnpp import NcsnppSpec
 from .findings import Context
 
 _COUNTS: dict[Split, int] = {"train": 64, "validation": 1}
-_SMALL_PIXELS = 16
+_SMALL_PIXELS = 8
 # A network with every kind of layer of the recipes, which a CPU computes in milliseconds.
 _SMALL = (
     f"network.image_size={_SMALL_PIXELS}",
     "network.channels=16",
     "network.multipliers=[1,2]",
     "network.blocks=1",
-    "network.attention=[8]",
+    "network.attention=[4]",
 )
 
 

@@ -1,5 +1,7 @@
 """The Python reference: mkdocstrings reads the docstrings, and imports nothing."""
 
+import functools
+
 import griffe
 
 _HEAD = """# Python reference
@@ -40,5 +42,11 @@ def page() -> str:
 def exists(name: str) -> bool:
     """Whether the code has something of this dotted name, with a docstring."""
     package, _, rest = name.partition(".")
-    tree = griffe.load(package, try_relative_path=True, resolve_aliases=True)
+    tree = _read(package)
     return (tree[rest] if rest else tree).docstring is not None
+
+
+@functools.cache
+def _read(package: str) -> griffe.Object | griffe.Alias:
+    """The names of a package, which takes a second to read."""
+    return griffe.load(package, try_relative_path=True, resolve_aliases=True)

@@ -25,10 +25,13 @@ def rank_without_code(*arguments, rank=two_ranks._rank) -> None:
 
 @pytest.fixture(autouse=True)
 def no_code(monkeypatch) -> Iterator[None]:
-    """Generating code takes minutes, as timing does; tests of `compiled` and `tuning` have their own."""
+    """Generating code takes minutes, as timing does; tests of `compiled` and `tuning` have their own.
+
+    Backward graphs take seconds. Two ranks have them, in processes of their own.
+    """
     monkeypatch.setattr(tuning, "WARM_UP", 1)
     monkeypatch.setattr(tuning, "PASSES", 1)
-    monkeypatch.setattr(compiled, "BACKEND", tracing.differentiate)
+    monkeypatch.setattr(compiled, "BACKEND", tracing.trace)
     monkeypatch.setattr(two_ranks, "_rank", rank_without_code)
     yield
     torch.compiler.reset()

@@ -1,25 +1,16 @@
 """A form that does not work on a card is found."""
 
+import math
 from dataclasses import replace
 
-import pytest
-
 from cld_core.gpu_checks import forms, parity
+from cld_core.train import forms as choosing
 from cld_core.train import tuning
 from cld_core.train.forms import Choice
 
 
-@pytest.mark.slow
-def test_the_fastest_form_is_told_with_all_times(context):
-    finding = forms.check(context)
-    assert finding.verdict == "ok"
-    for form in ("eager ", "channels_last ", "polyphase upsampling ", "compiled with CUDA graphs ", " -> "):
-        assert form in finding.found
-    assert "relative errors: loss" in finding.found
-
-
 def test_a_step_in_the_chosen_form_is_compared(context, monkeypatch):
-    chosen = Choice("compiled", True, "zeros")
+    chosen = Choice("eager", True, "zeros")
     monkeypatch.setattr(tuning, "decide", lambda *_, **__: chosen)
     numbers, seen = parity.numbers, []
 
@@ -31,7 +22,7 @@ def test_a_step_in_the_chosen_form_is_compared(context, monkeypatch):
     monkeypatch.setattr(parity, "numbers", wrong)
     finding = forms.check(context)
     assert finding.verdict == "fail"
-    assert "compiled + channels_last + zeros upsampling" in finding.found
+    assert "channels_last + zeros upsampling" in finding.found
     assert seen[-1] == chosen
 
 
@@ -75,6 +66,7 @@ def test_a_form_that_fails_is_found(context, monkeypatch):
         return prepare(net, spec, ranks, choice, **options)
 
     monkeypatch.setattr(tuning, "prepare", failing)
+    monkeypatch.setattr(choosing, "WORTH_COMPILING_S", math.inf)
     finding = forms.check(context)
     assert finding.verdict == "fail"
     assert "zeros upsampling fails (RuntimeError: no such kernel)" in finding.found

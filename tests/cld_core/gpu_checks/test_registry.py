@@ -17,6 +17,9 @@ SLOW = ("two ranks", "two ranks compiled", "resume", "fid", "auto", "parity bf16
 # What a CPU cannot be asked; their own tests fake it.
 SKIPPED = ("no waiting fp32", "no waiting fp16", "no waiting compiled", "no waiting graphs")
 
+# The time of every form, and how far the fastest is from the reference.
+AUTO = ("eager ", "channels_last ", "polyphase upsampling ", "compiled with CUDA graphs ", " -> ", "errors: loss")
+
 
 @pytest.mark.parametrize(
     "check", [pytest.param(c, id=c.name, marks=[pytest.mark.slow] if c.name in SLOW else []) for c in CHECKS]
@@ -28,6 +31,7 @@ def test_every_check_works_on_the_cpu(check, context):
     finding = running.run(check, context, catch=False)
     assert finding.name == check.name
     assert finding.verdict == ("skip" if check.name in SKIPPED else "ok"), finding.found
+    assert check.name != "auto" or all(part in finding.found for part in AUTO)
 
 
 def test_names_are_unique_and_some_are_quick():

@@ -10,6 +10,13 @@ from cld_core.train.gradients import GradientFilter
 from tests.support import meta
 
 
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch):
+    """Moments are there after the first step; nothing else is to be warmed up."""
+    monkeypatch.setattr(synchronisation, "_WARM_UP", 1)
+    monkeypatch.setattr(synchronisation, "_STEPS", 2)
+
+
 def check(context, precision):
     with meta.in_place_of_a_gpu() as no_blocking_copies:
         return synchronisation.check(replace(context, device="meta"), precision, forbidden=lambda: no_blocking_copies)

@@ -2,6 +2,7 @@
 
 import math
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -47,37 +48,44 @@ def trained(recipe, ranks=None, steps=STEPS) -> Trainer:
     return made
 
 
-def _rank(rank: int, world_size: int, meeting: str, recipe, out: str) -> None:
-    torch.set_num_threads(1)
-    ranks = join(Place(rank, world_size, init_method=f"file://{meeting}"), gpu=False, timeout_s=600.0)
+def outcome(recipe, ranks=None) -> dict[str, Any]:
     made = trained(recipe, ranks)
-    if ranks.is_first:
-        torch.save({"net": made.net.state_dict(), "loss": made.take_loss()}, out)
-    else:
-        made.take_loss()
-    ranks.leave()
+    return {"net": made.net.state_dict(), "loss": made.take_loss()}
 
 
-@pytest.mark.parametrize("micro_batch", [None, 2])
-def test_two_ranks_and_micro_batches_train_as_one(data, tmp_path, micro_batch):
+@pytest.fixture(scope="module")
+def alone(data) -> dict[str, Any]:
+    """What one rank computes in one pass."""
+    return outcome(tiny_recipe(data))
+
+
+def assert_only_rounding_differs(found, expected) -> None:
     """cifar10_smoke at 8x8: after 20 steps the weights agree except for rounding, which Adam's first steps magnify."""
-    changed = () if micro_batch is None else ("network.augment=0.5",)
-    alone = trained(tiny_recipe(data, *changed))
-    cut = () if micro_batch is None else (f"train.micro_batch={micro_batch}",)
-    recipe = tiny_recipe(data, *changed, *cut)
-    arguments = (2, str(tmp_path / "meeting"), recipe, str(tmp_path / "out"))
-    multiprocessing.spawn(_rank, args=arguments, nprocs=2)
-    found = torch.load(tmp_path / "out", weights_only=True)
-    assert found["loss"] == pytest.approx(alone.take_loss(), rel=1e-4)
-    for name, tensor in alone.net.state_dict().items():
+    assert found["loss"] == pytest.approx(expected["loss"], rel=1e-4)
+    for name, tensor in expected["net"].items():
         torch.testing.assert_close(found["net"][name], tensor, rtol=1e-3, atol=1e-4)
 
 
-def test_micro_batches_change_the_rounding_only(data):
-    whole, cut = trained(tiny_recipe(data)), trained(tiny_recipe(data, "train.micro_batch=4"))
-    assert whole.take_loss() == pytest.approx(cut.take_loss(), rel=1e-4)
-    for name, tensor in whole.net.state_dict().items():
-        torch.testing.assert_close(cut.net.state_dict()[name], tensor, rtol=1e-3, atol=1e-4)
+def _rank(rank: int, world_size: int, meeting: str, recipes, out: str) -> None:
+    torch.set_num_threads(1)
+    ranks = join(Place(rank, world_size, init_method=f"file://{meeting}"), gpu=False, timeout_s=600.0)
+    found = [outcome(recipe, ranks) for recipe in recipes]
+    if ranks.is_first:
+        torch.save(found, out)
+    ranks.leave()
+
+
+def test_two_ranks_and_micro_batches_train_as_one(data, tmp_path, alone):
+    augmented = "network.augment=0.5"
+    recipes = (tiny_recipe(data), tiny_recipe(data, augmented, "train.micro_batch=2"))
+    multiprocessing.spawn(_rank, args=(2, str(tmp_path / "meeting"), recipes, str(tmp_path / "out")), nprocs=2)
+    whole, cut = torch.load(tmp_path / "out", weights_only=True)
+    assert_only_rounding_differs(whole, alone)
+    assert_only_rounding_differs(cut, outcome(tiny_recipe(data, augmented)))
+
+
+def test_micro_batches_change_the_rounding_only(data, alone):
+    assert_only_rounding_differs(outcome(tiny_recipe(data, "train.micro_batch=4")), alone)
 
 
 @pytest.mark.parametrize(
@@ -221,27 +229,29 @@ def measured(made: Trainer) -> tuple[float, float]:
 
 def test_training_lowers_the_loss_and_the_bits(data):
     """The smoke recipe at 8x8; docs/reproducing.md has what it does at its full size."""
-    loose = ("eval.elbo.rtol=0.01", "eval.elbo.atol=0.01", "train.batch_size=16", "train.ema=0.9")
-    made = Trainer(tiny_recipe(data, *loose, "optim.lr=0.003", "optim.warmup_steps=0"), Ranks())
+    loose = ("eval.elbo.rtol=0.05", "eval.elbo.atol=0.05", "train.batch_size=16", "train.ema=0.9")
+    made = Trainer(tiny_recipe(data, *loose, "optim.lr=0.006", "optim.warmup_steps=0"), Ranks())
     before = measured(made)
-    for step in range(160):
+    for step in range(110):
         made.step(step)
     after = measured(made)
     assert after[0] < 0.8 * before[0], (before, after)
-    # Rounding differs between processors, and with it how far 160 steps get.
-    assert after[1] < before[1] - 0.2, (before, after)
+    # Rounding differs between processors, and with it how far 110 steps get.
+    assert after[1] < before[1] - 0.4, (before, after)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["cifar10", "celebahq256_paper", "celebahq256"])
-def test_one_step_of_the_full_recipe_on_the_cpu(name, tmp_path):
-    """Batch 1, float32; prints loss, time and memory, which docs/reproducing.md records."""
+@pytest.mark.parametrize(("name", "pixels"), [("cifar10", 32), ("celebahq256_paper", 256), ("celebahq256", 64)])
+def test_one_step_of_the_full_recipe_on_the_cpu(name, pixels, tmp_path):
+    """Batch 1, float32; prints loss, time and memory, which docs/reproducing.md records.
+
+    `celebahq256` is a deeper `celebahq256_paper`: images of fewer pixels pass all of its layers and parameters.
+    """
     import time
 
-    pixels = load(RECIPES / f"{name}.yaml").data.pixels
     data = make_images(tmp_path / "set", size=pixels, splits={"train": 2, "validation": 1})
     overrides = ["data.name=folder", f"data.path={data}", f"data.size={pixels}", "train.precision=fp32"]
-    overrides += ["train.batch_size=1", "cluster.nodes=1", "cluster.gpus_per_node=0"]
+    overrides += [f"network.image_size={pixels}", "train.batch_size=1", "cluster.nodes=1", "cluster.gpus_per_node=0"]
     made = Trainer(load(RECIPES / f"{name}.yaml", overrides), Ranks())
     started = time.perf_counter()
     made.step(0)

@@ -333,6 +333,7 @@ def test_a_training_tells_what_it_does(make, monkeypatch, is_slow):
     if is_slow:
         monkeypatch.setattr(CheckpointWriter, "busy_s", 2.0)
     few = ("periodic.samples=4", "periodic.elbo_points=4", "sampling.method=em", "sampling.nfe=2")
+    few += ("eval.elbo.rtol=0.05", "eval.elbo.atol=0.05")
     run = make(
         "mine", "train.steps=8", "train.checkpoint_every=8", "periodic.samples_every=4", "periodic.elbo_every=8", *few
     )

@@ -42,8 +42,8 @@ def trained(steps: int, *overrides: str, noise_key: int = 0) -> Trainer:
         ("objective.weighting=likelihood", "objective.times=importance"),
         ("network.name=resnet", "network.width=8", "network.layers=2", "optim.name=adamax"),
         ("optim.name=adamw", "optim.weight_decay=0.1", "optim.grad_clip=null", "optim.impl=plain"),
-        ("train.precision=bf16",),
-        ("train.precision=fp16",),
+        ("train.precision=bf16", "network.width=64"),
+        ("train.precision=fp16", "network.width=64"),
     ],
     ids=lambda overrides: " ".join(overrides) or "published",
 )
