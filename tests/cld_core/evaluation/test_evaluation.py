@@ -21,7 +21,6 @@ from cld_core.small_files import read_json
 
 from .gathered import gather
 
-
 # How accurate the bounds are does not matter here.
 LOOSE = ("eval.elbo.rtol=0.01", "eval.elbo.atol=0.01")
 
