@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from cld_core.evaluation import pictures
 from cld_core.ranks import Ranks
 from cld_core.recipe import load
 from cld_core.run import RunFolder
@@ -36,6 +37,12 @@ def run(trained, tmp_path) -> RunFolder:
     """A copy that a test may spoil."""
     shutil.copytree(trained.path, tmp_path / "run")
     return RunFolder(tmp_path / "run")
+
+
+@pytest.fixture
+def no_pictures(monkeypatch) -> None:
+    """Evaluations leave out their pictures, which take longer than the numbers."""
+    monkeypatch.setattr(pictures, "samples", lambda *args, **more: None)
 
 
 @pytest.fixture(scope="package")

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from cld_core.errors import NotFoundError
-from cld_core.evaluation import pictures
 from cld_core.evaluation.evaluation import Evaluation, evaluations_of
 from cld_core.evaluation.request import EvalRequest
 from cld_core.evaluation.rows.elbo import ElboRows
@@ -26,9 +25,7 @@ LOOSE = ("eval.elbo.rtol=0.01", "eval.elbo.atol=0.01")
 
 
 @pytest.fixture
-def run(toy, monkeypatch) -> RunFolder:
-    """Pictures, which take longer than the numbers, are left out."""
-    monkeypatch.setattr(pictures, "samples", lambda *args, **more: None)
+def run(toy, no_pictures) -> RunFolder:
     return toy
 
 
