@@ -167,11 +167,8 @@ class MixtureScore:
         weights = self._trace_weights.to(u.device)
         mean = (responsibility[:, :, None] * scores).sum(1)
         squares = (responsibility * (scores.square() * weights).sum(2)).sum(1)
-        return (
-            squares
-            - (mean.square() * weights).sum(1)
-            - self.law.dimension * self._curvature(law.slopes, law.precisions)
-        )
+        curvature = self._curvature(law.slopes, law.precisions)
+        return squares - (mean.square() * weights).sum(1) - self.law.dimension * curvature
 
     def _components(self, u: Tensor, t: float | Tensor, *label: Tensor) -> tuple[Tensor, Tensor, Law[Any]]:
         """Posterior weights (B, K), scores (B, K, m d) of the components, and the law of each around its mean."""

@@ -98,7 +98,7 @@ def test_bound_hits_the_closed_form_on_gaussian_data(name, eps):
 def test_diamond_with_the_exact_score(name):
     sde, law = SDES[name], diamond()
     x = law.sample(24, torch.Generator().manual_seed(0)).double()
-    spec = ElboSpec(velocities=2, rtol=1e-6, atol=1e-6)
+    spec = ElboSpec(velocities=2, rtol=1e-5, atol=1e-5)
     result = likelihood(law.score(sde), sde, spec, SampleNoise(0, first=0, last=24), x, exact_trace=True)
     assert result.log_joint.shape == (24, sde.n)
     # v0 is independent of x at t = 0: with -log q(v) the bound is tight draw by draw, not only on average.
@@ -123,11 +123,11 @@ def test_probes_average_to_the_exact_trace():
     u = torch.cat([toy.data["x"], toy.data["like/v0"]], dim=1)[:4]
     toy.net.double()  # below 1e-6 the solver would chase a float32 network's rounding
     u = u.double()
-    exact = log_density(toy.score(), toy.sde, u, None, rtol=1e-7, atol=1e-7)[0]
+    exact = log_density(toy.score(), toy.sde, u, None, rtol=1e-6, atol=1e-6)[0]
     # In two dimensions the four Rademacher probes are all there are.
     probes = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * 2).expand(4, 4, 2)
-    hutchinson = log_density(toy.score(), toy.sde, u, probes, rtol=1e-7, atol=1e-7)[0]
-    torch.testing.assert_close(hutchinson, exact, rtol=0, atol=1e-5)
+    hutchinson = log_density(toy.score(), toy.sde, u, probes, rtol=1e-6, atol=1e-6)[0]
+    torch.testing.assert_close(hutchinson, exact, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("probe", ["rademacher", "gaussian"])
