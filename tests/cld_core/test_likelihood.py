@@ -121,13 +121,13 @@ def test_importance_bound_is_never_below_the_mean_bound():
 def test_probes_average_to_the_exact_trace():
     toy = parity.load("mlp_cld_mixed")
     u = torch.cat([toy.data["x"], toy.data["like/v0"]], dim=1)[:4]
-    toy.net.double()  # below 1e-6 the solver would chase a float32 network's rounding
+    toy.net.double()  # so that the field is the same to the last digits, and with it the steps
     u = u.double()
-    exact = log_density(toy.score(), toy.sde, u, None, rtol=1e-6, atol=1e-6)[0]
+    exact = log_density(toy.score(), toy.sde, u, None, rtol=1e-4, atol=1e-4)[0]
     # In two dimensions the four Rademacher probes are all there are.
     probes = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * 2).expand(4, 4, 2)
-    hutchinson = log_density(toy.score(), toy.sde, u, probes, rtol=1e-6, atol=1e-6)[0]
-    torch.testing.assert_close(hutchinson, exact, rtol=0, atol=1e-4)
+    hutchinson = log_density(toy.score(), toy.sde, u, probes, rtol=1e-4, atol=1e-4)[0]
+    torch.testing.assert_close(hutchinson, exact, rtol=0, atol=1e-8)
 
 
 @pytest.mark.parametrize("probe", ["rademacher", "gaussian"])

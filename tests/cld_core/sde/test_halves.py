@@ -214,8 +214,9 @@ def test_the_auxiliary_law_is_that_of_the_kernel(sde):
 def test_probes_average_to_the_exact_trace(sde, whole):
     law = GaussianMixture(torch.tensor([[-0.4], [0.7]]), 0.3)
     score, u = law.score(sde), numbers(2, sde.n)
-    exact = log_density(score, sde, u, None, eps=0.3, rtol=1e-6, atol=1e-6)[0]
+    # The field is the same, and so are the steps, however long they are.
+    exact = log_density(score, sde, u, None, eps=0.3, rtol=1e-3, atol=1e-3)[0]
     count = sde.n if whole else sde.m
     signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * count).view(-1, count)
-    averaged = log_density(score, sde, u, signs.expand(2, -1, count), eps=0.3, rtol=1e-6, atol=1e-6)[0]
-    torch.testing.assert_close(averaged, exact, rtol=0, atol=1e-5)
+    averaged = log_density(score, sde, u, signs.expand(2, -1, count), eps=0.3, rtol=1e-3, atol=1e-3)[0]
+    torch.testing.assert_close(averaged, exact, rtol=0, atol=1e-10)
