@@ -5,11 +5,13 @@ network's `Score` anywhere: samplers and likelihood are tested with it, without 
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from cld_core.sde import Diffusion
+from cld_core.sde import Diffusion, Law
+from cld_core.sde.number import log
 from cld_core.sde.rows import Rows, inverse_of_lower
 
 # Limits the rows of a log-density that are computed at once, by rows x components.
@@ -161,16 +163,17 @@ class MixtureScore:
 
     def divergence(self, u: Tensor, t: float | Tensor) -> Tensor:
         """Trace (B,), float64, of the score's Jacobian, weighted as in `Diffusion.flow_divergence`."""
-        responsibility, scores, curvature = self._components(u, t)
+        responsibility, scores, law = self._components(u, t)
         weights = self._trace_weights.to(u.device)
         mean = (responsibility[:, :, None] * scores).sum(1)
         squares = (responsibility * (scores.square() * weights).sum(2)).sum(1)
+        curvature = self._curvature(law.slopes, law.precisions)
         return squares - (mean.square() * weights).sum(1) - self.law.dimension * curvature
 
-    def _components(self, u: Tensor, t: float | Tensor, *label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Posterior weights (B, K), scores (B, K, m d) of the components, and their curvature (B,) or ()."""
-        log_joint, scores, curvature = self._log_joint(u, t, *label)
-        return torch.softmax(log_joint, dim=1), scores, curvature
+    def _components(self, u: Tensor, t: float | Tensor, *label: Tensor) -> tuple[Tensor, Tensor, Law[Any]]:
+        """Posterior weights (B, K), scores (B, K, m d) of the components, and the law of each around its mean."""
+        log_joint, scores, law = self._log_joint(u, t, *label)
+        return torch.softmax(log_joint, dim=1), scores, law
 
     def _log_weights(self, u: Tensor, *label: Tensor) -> Tensor:
         """Logarithms of the weights, (K,), or of those given labels (B,), (B, K)."""
@@ -182,10 +185,10 @@ class MixtureScore:
         weights = self.law.weights.to(u.device) * kept
         return (weights / weights.sum(1, keepdim=True)).log()
 
-    def _log_joint(self, u: Tensor, t: float | Tensor, *label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """log(weight_k p_k(u)) (B, K), score of each component (B, K, m d), weighted trace of -d score / d u_S."""
+    def _log_joint(self, u: Tensor, t: float | Tensor, *label: Tensor) -> tuple[Tensor, Tensor, Law[Any]]:
+        """log(weight_k p_k(u)) (B, K), score of each component (B, K, m d), and the law of each around its mean."""
         sde, d = self.sde, self.law.dimension
-        time = torch.as_tensor(t, dtype=torch.float64, device=u.device)
+        time = t.to(u.device, torch.float64) if isinstance(t, Tensor) else float(t)
         means, log_weights = self.law.means.to(u.device), self._log_weights(u, *label)
         psi, law = sde.mean(time), sde.law(time, data_var=self.law.std**2)
 
@@ -197,8 +200,8 @@ class MixtureScore:
                 residual = residual - _wide(slope) * earlier
             residuals.append(residual)
         squares = [_wide(p) * residual.square() for p, residual in zip(law.precisions, residuals, strict=True)]
-        log_det = law.det.log() + sde.n * math.log(2.0 * math.pi)
-        log_joint = log_weights - 0.5 * (sum(squares[1:], start=squares[0]).sum(2) + d * log_det.reshape(-1, 1))
+        log_det = _wide(log(law.det), 2) + sde.n * math.log(2.0 * math.pi)
+        log_joint = log_weights - 0.5 * (sum(squares[1:], start=squares[0]).sum(2) + d * log_det)
 
         # The precision matrix times (u - mean), from the last half backwards, as far as the scored ones.
         pulls: dict[int, Tensor] = {}
@@ -208,20 +211,19 @@ class MixtureScore:
                 pull = pull - _wide(law.slopes[k][i]) * pulls[k]
             pulls[i] = pull
         scores = -torch.cat([pulls[i] for i in sorted(pulls)], dim=2)
-        return log_joint, scores, self._curvature(law.slopes, law.precisions)
+        return log_joint, scores, law
 
-    def _curvature(self, slopes: Rows[Tensor], precisions: tuple[Tensor, ...]) -> Tensor:
-        """The weighted trace of the precision matrix over the scored halves, per dimension of x: (B,) or ()."""
+    def _curvature(self, slopes: Rows[Any], precisions: tuple[Any, ...]) -> Any:
+        """The weighted trace of the precision matrix over the scored halves, per dimension of x: (B,) or a float."""
         first = self.sde.n - self.sde.m
-        ones = torch.ones_like(precisions[0])
-        inverse = inverse_of_lower(tuple((*row[first:], ones) for row in slopes[first:]))
-        total = torch.zeros_like(ones)
+        inverse = inverse_of_lower(tuple((*row[first:], 1.0) for row in slopes[first:]))
+        total = 0.0
         for i, weight in enumerate(self.sde.trace_weights):
             for k in range(i, self.sde.m):
-                total = total + weight * precisions[first + k] * inverse[k][i].square()
+                total = total + weight * precisions[first + k] * (inverse[k][i] * inverse[k][i])
         return total
 
 
-def _wide(coefficient: Tensor) -> Tensor:
-    """A coefficient (B,) or (), shaped to multiply (B, K, d)."""
-    return coefficient.reshape(-1, 1, 1)
+def _wide(coefficient: float | Tensor, ndim: int = 3) -> float | Tensor:
+    """A coefficient (B,), shaped to multiply (B, K, d), or (B, K) with ``ndim`` = 2; a float as it is."""
+    return coefficient.reshape(-1, *(1,) * (ndim - 1)) if isinstance(coefficient, Tensor) else coefficient

@@ -1,5 +1,6 @@
 """YAML text -> nested dictionaries, and the line of each key. Recipes are plain data: no tags, and few values."""
 
+import copy
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,6 +22,10 @@ MAX_BYTES = 256 * 2**10
 MAX_VALUES = 5000
 MAX_DEPTH = 10
 MAX_KEY = 100
+
+# A command reads the same few files several times, and YAML is most of what reading a recipe takes.
+_MOST_PARSED = 64
+_parsed: dict[tuple[str, str], tuple[Any, dict[str, int]]] = {}
 
 _OLD_NUMBER = re.compile(r":|^[-+]?0[0-7_]+$")
 # YAML 1.1 takes 1e-4 for text: it wants 1.0e-4.
@@ -77,6 +82,16 @@ def parse(text: str, place: Callable[[int], str], root: str = "") -> tuple[Any, 
         yaml.YAMLError: it is not valid YAML.
         RecipeError: it is YAML that no recipe needs, a key is there twice, or a number is not what it looks like.
     """
+    known = _parsed.get((text, root))
+    if known is None:
+        known = _parse(text, place, root)
+        if len(_parsed) >= _MOST_PARSED:
+            _parsed.clear()
+        _parsed[text, root] = known
+    return copy.deepcopy(known)
+
+
+def _parse(text: str, place: Callable[[int], str], root: str) -> tuple[Any, dict[str, int]]:
     loader = _Loader(text)
     try:
         node = loader.get_single_node()

@@ -94,8 +94,12 @@ class CLD(Diffusion):
         return kernel.covariance(self.schedule.integral(t), self.m_inv, var_x=data_var, var_y=self.gamma)
 
     def law(self, t: Number, *, data_var: float) -> Law[Number]:
+        return Law(*self._law(t, data_var))
+
+    @by_numpy
+    def _law(self, t: Number, data_var: float) -> tuple[Rows[Number], tuple[Number, ...], Number]:
         s = self._exact(t, data_var)
-        return Law(((), (s.xv / s.xx,)), (1.0 / s.xx, s.xx / s.det), s.det)
+        return ((), (s.xv / s.xx,)), (1.0 / s.xx, s.xx / s.det), s.det
 
     def auxiliary(self, t: float) -> Auxiliary:
         """N(0, gamma M) at t = 0."""

@@ -22,6 +22,10 @@ def sqrt(z: Number) -> Number:
     return torch.sqrt(z) if isinstance(z, torch.Tensor) else _of_array(torch.sqrt, math.sqrt, z)
 
 
+def log(z: Number) -> Number:
+    return torch.log(z) if isinstance(z, torch.Tensor) else _of_array(torch.log, math.log, z)
+
+
 def _of_array(by_torch: Callable[..., torch.Tensor], otherwise: Callable[[float], float], z: Any) -> Any:
     """A function of an array or a float: numpy's own functions round differently from torch's."""
     return by_torch(torch.from_numpy(z)).numpy() if isinstance(z, np.ndarray) else otherwise(z)

@@ -98,7 +98,7 @@ def test_bound_hits_the_closed_form_on_gaussian_data(name, eps):
 def test_diamond_with_the_exact_score(name):
     sde, law = SDES[name], diamond()
     x = law.sample(24, torch.Generator().manual_seed(0)).double()
-    spec = ElboSpec(velocities=2, rtol=1e-6, atol=1e-6)
+    spec = ElboSpec(velocities=2, rtol=1e-5, atol=1e-5)
     result = likelihood(law.score(sde), sde, spec, SampleNoise(0, first=0, last=24), x, exact_trace=True)
     assert result.log_joint.shape == (24, sde.n)
     # v0 is independent of x at t = 0: with -log q(v) the bound is tight draw by draw, not only on average.
@@ -121,20 +121,20 @@ def test_importance_bound_is_never_below_the_mean_bound():
 def test_probes_average_to_the_exact_trace():
     toy = parity.load("mlp_cld_mixed")
     u = torch.cat([toy.data["x"], toy.data["like/v0"]], dim=1)[:4]
-    toy.net.double()  # below 1e-6 the solver would chase a float32 network's rounding
+    toy.net.double()  # so that the field is the same to the last digits, and with it the steps
     u = u.double()
-    exact = log_density(toy.score(), toy.sde, u, None, rtol=1e-7, atol=1e-7)[0]
+    exact = log_density(toy.score(), toy.sde, u, None, rtol=1e-4, atol=1e-4)[0]
     # In two dimensions the four Rademacher probes are all there are.
     probes = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * 2).expand(4, 4, 2)
-    hutchinson = log_density(toy.score(), toy.sde, u, probes, rtol=1e-7, atol=1e-7)[0]
-    torch.testing.assert_close(hutchinson, exact, rtol=0, atol=1e-5)
+    hutchinson = log_density(toy.score(), toy.sde, u, probes, rtol=1e-4, atol=1e-4)[0]
+    torch.testing.assert_close(hutchinson, exact, rtol=0, atol=1e-8)
 
 
 @pytest.mark.parametrize("probe", ["rademacher", "gaussian"])
 def test_an_example_does_not_depend_on_its_batch(probe):
     toy = parity.load("mlp_cld")
     toy.net.double()  # matrix products of other sizes round differently; in float32 that might change a step
-    x, spec = toy.data["x"].double(), ElboSpec(velocities=2, probes=2, probe=probe)
+    x, spec = toy.data["x"].double(), ElboSpec(velocities=2, probes=2, probe=probe, rtol=1e-3, atol=1e-3)
 
     def run(first, last):
         return likelihood(toy.score(), toy.sde, spec, SampleNoise(1, first=first, last=last), x[first:last])

@@ -1,5 +1,6 @@
 """What a reader copies from a page works: Python runs, YAML loads, commands exist and have the options shown."""
 
+import functools
 import os
 import re
 import shutil
@@ -111,9 +112,15 @@ def test_yaml_is_a_recipe_or_a_profile(block: Block, reader: Path) -> None:
     load(file, profile=file if list(keys) == ["cluster"] else None)
 
 
+@functools.cache
+def parser() -> Any:
+    """That of all commands, which takes longer to make than to ask."""
+    return typer.main.get_command(app)
+
+
 @pytest.mark.parametrize("command", COMMANDS, ids=str)
 def test_a_command_is_one_of_ours_and_takes_what_it_is_given(command: Command) -> None:
-    parsed, words = typer.main.get_command(app), filled_in(command.words)
+    parsed, words = parser(), filled_in(command.words)
     while (below := getattr(parsed, "commands", None)) is not None:
         if not words:
             return

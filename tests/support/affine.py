@@ -2,8 +2,10 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
+from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from cld_core.analytic import gaussian
@@ -49,6 +51,19 @@ def linear_score(sde: Diffusion, std: float) -> Callable[[Tensor, float | Tensor
         return exact(unit, t)
 
     return lambda u, t: exact(u, t) if isinstance(t, Tensor) else u @ matrix(t)
+
+
+def flow_covariance(sde: Diffusion, eps: float = 1e-3, std: float = 0.5) -> Tensor:
+    """Covariance (n, n) to which the probability flow carries the prior for data N(0, std^2), by a solver of scipy."""
+    score, start = linear_score(sde, std), sde.prior(torch.eye(sde.n, dtype=torch.float64))
+
+    def field(t: float, flat: Any) -> Any:
+        u = torch.from_numpy(flat).view_as(start)
+        return sde.flow(u, score(u, t), t).flatten().numpy()
+
+    end = solve_ivp(field, (1.0, eps), start.flatten().numpy(), method="DOP853", rtol=1e-10, atol=1e-11).y[:, -1]
+    columns = torch.from_numpy(end.copy()).view_as(start)
+    return columns.T @ columns
 
 
 def output_covariance(sde: Diffusion, spec: SamplingSpec, std: float = 0.5) -> Tensor:

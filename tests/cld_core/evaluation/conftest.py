@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from cld_core.evaluation import pictures
 from cld_core.ranks import Ranks
 from cld_core.recipe import load
 from cld_core.run import RunFolder
@@ -18,6 +19,8 @@ from tests.support.paths import RECIPES
 from .on_images import SETTINGS, stats_of
 
 SMALL = ["network.width=16", "network.layers=3", "train.steps=20", "train.batch_size=16", "eval.samples=70"]
+# For the pictures: samples of a network that has hardly been trained need not be accurate.
+SMALL += ["sampling.rtol=0.01", "sampling.atol=0.01"]
 
 
 @pytest.fixture(scope="package")
@@ -36,6 +39,12 @@ def run(trained, tmp_path) -> RunFolder:
     """A copy that a test may spoil."""
     shutil.copytree(trained.path, tmp_path / "run")
     return RunFolder(tmp_path / "run")
+
+
+@pytest.fixture
+def no_pictures(monkeypatch) -> None:
+    """Evaluations leave out their pictures, which take longer than the numbers."""
+    monkeypatch.setattr(pictures, "samples", lambda *args, **more: None)
 
 
 @pytest.fixture(scope="package")

@@ -44,7 +44,7 @@ def points(label: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.fixture
-def drawn(trained, monkeypatch):
+def drawn(trained, monkeypatch, no_pictures):
     """What the evaluation takes for samples of the model; a test may change them."""
     model = Model.from_run(trained.path, device="cpu")
     x = points(torch.tensor(model.classes.drawn(0, SAMPLES)))

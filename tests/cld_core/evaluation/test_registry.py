@@ -17,6 +17,8 @@ from cld_core.ranks import Ranks
 from cld_core.shards import KINDS, Work
 from cld_core.shards.compute import Computation
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 def _worst(joined):
     return {"value": float(-joined.arrays["elbo"].min()), "nfe_mean": float(joined.arrays["nfe"].max())}

@@ -22,6 +22,8 @@ from tests.support.paths import RECIPES
 
 from .gathered import gather
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 LATER = "objective.loss_eps=0.001"
 RAISED = "the bound starts at t = 0.001, because training used no smaller t (objective.loss_eps)"
 

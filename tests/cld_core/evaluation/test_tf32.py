@@ -14,6 +14,7 @@ from cld_core.model import Model
 
 from .on_images import request
 
+LOOSE = ("eval.elbo.rtol=0.1", "eval.elbo.atol=0.1")
 EXACT, TF32 = (False, False, False), (True, True, False)
 
 
@@ -38,7 +39,7 @@ def seen(net: nn.Module) -> Iterator[set[tuple[bool, bool, bool]]]:
 @pytest.mark.parametrize("precision", ["fp32", "tf32"])
 def test_rows_have_their_own_precision_within_training(run, kind, precision):
     model = Model.from_run(run.path)
-    asked = request(run, f"sampling.precision={precision}", metrics=("fid", "elbo", "loss"))
+    asked = request(run, *LOOSE, f"sampling.precision={precision}", metrics=("fid", "elbo", "loss"))
     model.recipe = dataclasses.replace(model.recipe, sampling=asked.sampling)
     with seen(model.net) as found:
         registry.row_computer(kind)(model, asked).compute(0, 2)

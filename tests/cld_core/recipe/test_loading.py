@@ -7,6 +7,7 @@ import pytest
 
 from cld_core.errors import RecipeError
 from cld_core.recipe import dump, from_dict, load, with_overrides
+from cld_core.recipe.reading import parse
 from tests.support.paths import RECIPES
 
 
@@ -257,3 +258,15 @@ def test_a_parent_that_is_not_there_is_answered_with_the_nearest_name(tmp_path, 
     message = refused(write(tmp_path, f"# Mine.\nextends: {name}\n"))
     assert f"mine.yaml, line 2: extends '{name}'" in message
     assert message.endswith("Did you mean 'toy'?")
+
+
+def test_who_changes_what_was_read_changes_nothing_for_the_next_reader():
+    """The text is parsed once."""
+    text = "train:\n  steps: 3\nhosts: [a]\n"
+    for _ in range(2):
+        content, lines = parse(text, str)
+        assert content == {"train": {"steps": 3}, "hosts": ["a"]}
+        assert lines == {"train": 1, "train.steps": 2, "hosts": 3}
+        content["hosts"].append("b")
+        content["train"].clear()
+        lines.clear()

@@ -16,7 +16,7 @@ from cld_core.sampling.quadrature import segments
 from cld_core.sde import CLD, VPSDE
 from cld_core.seeds import SampleNoise
 from tests.support import parity
-from tests.support.affine import output_covariance
+from tests.support.affine import flow_covariance, output_covariance
 from tests.support.numeric import drift
 from tests.support.sampling import spec_of
 
@@ -43,8 +43,7 @@ def orders(errors):
 @pytest.fixture(scope="module")
 def flow_ends():
     """Covariances to which the probability flow itself carries the prior."""
-    spec = spec_of("ode", rtol=1e-10, atol=1e-11, denoise=False)
-    return {sde: output_covariance(sde, spec) for sde in (CONSTANT, RISING, VP)}
+    return {sde: flow_covariance(sde) for sde in (CONSTANT, RISING, VP)}
 
 
 @pytest.mark.parametrize("sde", [CONSTANT, RISING, VP], ids=["cld", "cld rising", "vpsde"])
@@ -56,14 +55,14 @@ def test_the_error_falls_with_the_power_order_plus_one(sde, order, corrector, me
     """`order` is the degree of the interpolation: 0, without corrector, is exponential Euler (DDIM for VPSDE)."""
     spec = {"method": "exponential", "order": order, "corrector": corrector, "grid_power": 3.0, "denoise": False}
     # Order 2 shows itself later than those below it.
-    errors = affine_errors(sde, spec, (40, 80, 160) if order < 2 else (80, 160, 320), flow_ends[sde])
+    errors = affine_errors(sde, spec, (40, 80) if order < 2 else (160, 320), flow_ends[sde])
     assert orders(errors)[-1] == pytest.approx(measured, abs=0.25), errors
 
 
 @pytest.mark.parametrize("sde", [CONSTANT, RISING, VP], ids=["cld", "cld rising", "vpsde"])
 def test_order_three_is_fourth_order(sde, flow_ends):
     spec = {"method": "exponential", "order": 3, "grid_power": 3.0, "denoise": False}
-    errors = affine_errors(sde, spec, (40, 80, 160), flow_ends[sde])
+    errors = affine_errors(sde, spec, (80, 160), flow_ends[sde])
     assert orders(errors)[-1] == pytest.approx(4.0, abs=0.5), errors
     assert errors[-1] < 2e-7
 
@@ -72,7 +71,7 @@ def test_order_three_is_fourth_order(sde, flow_ends):
 @pytest.mark.parametrize("grid", ["linear", "quadratic"])
 def test_order_one_on_the_other_grids(sde, grid, flow_ends):
     spec = {"method": "exponential", "order": 1, "corrector": False, "grid": grid, "denoise": False}
-    assert orders(affine_errors(sde, spec, (40, 80, 160), flow_ends[sde]))[-1] > 1.7
+    assert orders(affine_errors(sde, spec, (40, 80), flow_ends[sde]))[-1] > 1.7
 
 
 @pytest.mark.parametrize("sde", [CONSTANT, RISING, VP], ids=["cld", "cld rising", "vpsde"])
@@ -94,7 +93,7 @@ def test_the_stochastic_form_ends_in_the_law_of_the_flow(sde, order, measured, w
     assert float(found[-1][0, 0].sqrt()) == pytest.approx(0.5, abs=1e-2 if order == 0 else 3e-4)
 
 
-def weak_order(sde, numbers=(200, 400, 800), **keys):
+def weak_order(sde, numbers, **keys):
     """Of the covariance, from three numbers of steps."""
     specs = [spec_of("exponential", eta=1.0, denoise=False, nfe=n, **keys) for n in numbers]
     found = [output_covariance(sde, spec) for spec in specs]
@@ -104,14 +103,15 @@ def weak_order(sde, numbers=(200, 400, 800), **keys):
 @pytest.mark.parametrize(("order", "corrector"), [(0, True), (2, False), (2, True), (3, False)])
 def test_noise_limits_the_weak_order_to_two(order, corrector):
     """VPSDE, where all of the score is interpolated. Without noise these orders are 2 to 4; for 1, see above."""
-    assert weak_order(VP, order=order, corrector=corrector, grid_power=2.0) == pytest.approx(2.0, abs=0.15)
+    numbers = (50, 100, 200) if order == 0 else (200, 400, 800)
+    assert weak_order(VP, numbers, order=order, corrector=corrector, grid_power=2.0) == pytest.approx(2.0, abs=0.15)
 
 
 def test_noise_limits_the_weak_order_of_cld_in_the_end():
     """What is left of the score beside its known part is small: for tens of steps the order looks higher."""
     keys = {"order": 3, "corrector": False}
     assert weak_order(CONSTANT, (25, 50, 100), **keys) > 2.5
-    assert weak_order(CONSTANT, **keys) == pytest.approx(2.0, abs=0.1)
+    assert weak_order(CONSTANT, (150, 300, 600), **keys) == pytest.approx(2.0, abs=0.1)
 
 
 RECOMMENDED_WITH_NOISE = {"order": 2, "corrector": False, "eta": 1.0, "grid_power": 2.0}
@@ -263,7 +263,7 @@ def test_any_network_converges_to_its_own_flow(name, changes):
     def run(method, **settings):
         return sample(score, toy.sde, spec_of(method, eps=0.05, **settings), noise, (2,)).x
 
-    flow = run("ode", rtol=1e-8, atol=1e-8)
+    flow = run("ode", rtol=1e-6, atol=1e-6)
     scale = float(flow.abs().max())
     errors = [float((run("exponential", nfe=n) - flow).abs().max()) / scale for n in (50, 200)]
     assert errors[1] < 2e-3

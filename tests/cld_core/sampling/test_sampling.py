@@ -63,9 +63,8 @@ def test_sscs_has_the_known_errors_on_gaussian_data():
 def test_fixed_steps_converge_with_first_order(sde, method, grid):
     # Without the denoising step and from a small eps, so that the steps' own error is the only one.
     spec = spec_of(method, grid=grid, eps=1e-6, denoise=False)
-    errors = [abs(float(output_covariance(sde, replace(spec, nfe=n))[0, 0].sqrt()) - 0.5) for n in (100, 200, 400)]
-    orders = [math.log2(coarse / fine) for coarse, fine in pairwise(errors)]
-    assert orders == pytest.approx([1.0, 1.0], abs=0.2), errors
+    errors = [abs(float(output_covariance(sde, replace(spec, nfe=n))[0, 0].sqrt()) - 0.5) for n in (100, 200)]
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(1.0, abs=0.2), errors
 
 
 @pytest.mark.parametrize(("sde", "grid"), [(CONSTANT, "linear"), (RISING, "linear"), (RISING, "quadratic")])

@@ -18,7 +18,7 @@ from cld_core.score import Score
 from cld_core.sde.coefficients import apply
 from cld_core.sde.rows import inverse, matmul
 from cld_core.seeds import SampleNoise
-from tests.support.affine import output_covariance
+from tests.support.affine import flow_covariance, output_covariance
 from tests.support.numeric import BothScored, ThirdOrder, check, covariance, drift
 from tests.support.sampling import spec_of
 
@@ -134,8 +134,7 @@ def test_the_generic_tensors_agree_with_each_other(sde):
 @pytest.fixture(scope="module")
 def ends():
     """Covariances to which the probability flow carries the prior."""
-    spec = spec_of("ode", rtol=1e-9, atol=1e-9, eps=0.1, denoise=False)
-    return {sde: output_covariance(sde, spec) for sde in (BothScored(), ThirdOrder())}
+    return {sde: flow_covariance(sde, eps=0.1) for sde in (BothScored(), ThirdOrder())}
 
 
 @SHAPES
@@ -164,7 +163,7 @@ def test_samplers_converge_to_the_law_of_the_flow(sde, keys, order, ends):
         # The kernel of three halves is too inaccurate for the short steps of the quadratic grid.
         keys = {**keys, "grid": "quadratic" if sde.n == 2 else "linear"}
     # Three halves show their orders later than two.
-    numbers = (40, 80, 160) if sde.n == 2 else (80, 160, 320)
+    numbers = (20, 40, 80) if sde.n == 2 else (80, 160, 320)
     found = [output_covariance(sde, spec_of(**keys, nfe=n, eps=0.1, denoise=False)) for n in numbers]
     differences = [float((a - b).abs().max()) for a, b in pairwise(found)]
     assert math.log2(differences[0] / differences[1]) == pytest.approx(order, abs=0.35), differences
@@ -183,7 +182,7 @@ def test_samples_and_their_other_halves(sde):
 def test_the_density_along_the_flow_is_that_of_the_law(sde):
     law, sde = gaussian(0.5), replace(sde, beta0=3 * sde.beta0)  # so that the prior is the law at t = 1
     score, u = law.score(sde), 0.3 * numbers(8, 2 * sde.n)
-    logp = log_density(score, sde, u, None, eps=0.01, rtol=1e-7, atol=1e-7)[0]
+    logp = log_density(score, sde, u, None, eps=0.01, rtol=1e-6, atol=1e-6)[0]
     torch.testing.assert_close(logp, score.log_density(u, 0.01), rtol=0, atol=1e-4)
 
 
@@ -215,8 +214,9 @@ def test_the_auxiliary_law_is_that_of_the_kernel(sde):
 def test_probes_average_to_the_exact_trace(sde, whole):
     law = GaussianMixture(torch.tensor([[-0.4], [0.7]]), 0.3)
     score, u = law.score(sde), numbers(2, sde.n)
-    exact = log_density(score, sde, u, None, eps=0.3, rtol=1e-7, atol=1e-7)[0]
+    # The field is the same, and so are the steps, however long they are.
+    exact = log_density(score, sde, u, None, eps=0.3, rtol=1e-3, atol=1e-3)[0]
     count = sde.n if whole else sde.m
     signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * count).view(-1, count)
-    averaged = log_density(score, sde, u, signs.expand(2, -1, count), eps=0.3, rtol=1e-7, atol=1e-7)[0]
-    torch.testing.assert_close(averaged, exact, rtol=0, atol=1e-6)
+    averaged = log_density(score, sde, u, signs.expand(2, -1, count), eps=0.3, rtol=1e-3, atol=1e-3)[0]
+    torch.testing.assert_close(averaged, exact, rtol=0, atol=1e-10)

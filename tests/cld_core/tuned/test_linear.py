@@ -1,5 +1,7 @@
 """The exponential sampler as a linear one, and the derivatives by its coefficients."""
 
+import functools
+
 import pytest
 import torch
 
@@ -50,24 +52,32 @@ def test_the_exponential_sampler_is_a_linear_one(sde, settings, denoise):
     )
 
 
-@pytest.mark.parametrize(("way", "tolerance"), [(differences, 0.02), (backwards, 1e-4)], ids=["forwards", "backwards"])
-@pytest.mark.parametrize("sde", [CLD(), VPSDE(), BothScored(), ThirdOrder()], ids=lambda sde: type(sde).__name__)
-@pytest.mark.parametrize("denoise", [True, False])
-def test_derivatives_are_those_of_central_differences(sde, denoise, way, tolerance):
+@functools.cache
+def central_differences(sde, denoise):
+    """A sampler, the noise that it starts from, and the derivatives of its samples by each parameter."""
     fitted, eps, u = Fitted(diamond().score(sde), sde, 3), 1e-2, prior(sde, 4)
     origin = with_memory(of_exponential(sde, spaced(sde, 4, eps, denoise, "power 3"), Settings(2, False), denoise))
     parameters = differences.packed(origin, denoise)
-    x, slopes = way.linearised(fitted, origin, u, denoise)
-    assert len(slopes) == len(parameters) == sum(differences.sizes(origin, denoise))
-    assert torch.allclose(x, differences.samples(fitted, origin, u), rtol=1e-12, atol=1e-12)
 
     def at(moved):
         return differences.samples(fitted, differences.unpacked(moved, origin, denoise, eps), u)
 
-    for number, unit in enumerate(torch.eye(len(parameters), dtype=torch.float64)):
-        wanted = (at(parameters + 1e-6 * unit) - at(parameters - 1e-6 * unit)) / 2e-6
+    units = torch.eye(len(parameters), dtype=torch.float64)
+    found = [(at(parameters + 1e-6 * unit) - at(parameters - 1e-6 * unit)) / 2e-6 for unit in units]
+    return fitted, origin, u, found
+
+
+@pytest.mark.parametrize(("way", "tolerance"), [(differences, 0.02), (backwards, 1e-4)], ids=["forwards", "backwards"])
+@pytest.mark.parametrize("sde", [CLD(), VPSDE(), BothScored(), ThirdOrder()], ids=lambda sde: type(sde).__name__)
+@pytest.mark.parametrize("denoise", [True, False])
+def test_derivatives_are_those_of_central_differences(sde, denoise, way, tolerance):
+    fitted, origin, u, expected = central_differences(sde, denoise)
+    x, slopes = way.linearised(fitted, origin, u, denoise)
+    assert len(slopes) == len(expected) == sum(differences.sizes(origin, denoise))
+    assert torch.allclose(x, differences.samples(fitted, origin, u), rtol=1e-12, atol=1e-12)
+    for found, wanted in zip(slopes, expected, strict=True):
         least = tolerance * float(wanted.abs().max()) + 1e-6
-        assert torch.allclose(slopes[number], wanted, rtol=2.5 * tolerance, atol=least)
+        assert torch.allclose(found, wanted, rtol=2.5 * tolerance, atol=least)
 
 
 def test_backwards_derivatives_are_right_for_a_network_of_float32():

@@ -73,7 +73,7 @@ def rows_of(work, kind):
 
 def test_an_interrupted_tuning_goes_on_to_the_same_bits(run, tmp_path):
     shutil.copytree(run.path, tmp_path / "other")
-    whole, cut = tuning(run), tuning(RunFolder(tmp_path / "other"))
+    whole, cut = (tuning(one, nfe=2) for one in (run, RunFolder(tmp_path / "other")))
     assert compute(whole)
     stops = 0
     while not compute(cut, stop_after=17):
@@ -106,7 +106,7 @@ def test_the_flow_does_not_count_against_the_budget(run, monkeypatch):
     solved = TuneComputation._flow
     monkeypatch.setattr(TuneComputation, "_flow", lambda self, block: (now.append(3600.0), solved(self, block))[1])
     monkeypatch.setattr(computing.time, "monotonic", lambda: sum(now))
-    compute(work := tuning(run, budget_min=1.0))
+    compute(work := tuning(run, nfe=2, budget_min=1.0))
     assert (rows_of(work, "flow")["seconds"] > 0).all()
     assert (rows_of(work, "grid")["evaluations"] > 0).all()
     assert work.solution.about["seconds"] == 0.0
@@ -114,12 +114,12 @@ def test_the_flow_does_not_count_against_the_budget(run, monkeypatch):
 
 def test_a_longer_budget_goes_on_from_the_rows_of_a_shorter_one(run, tmp_path, capsys):
     shutil.copytree(run.path, tmp_path / "other")
-    compute(spent := tuning(run, budget_min=0.0))
-    compute(longer := tuning(run))
+    compute(spent := tuning(run, nfe=2, budget_min=0.0))
+    compute(longer := tuning(run, nfe=2))
     printed = capsys.readouterr().out
     assert f"untuned {STAGES['untuned']}/{STAGES['untuned']}, taken from {spent.name}" in printed
     assert f"grid 1/{STAGES['grid']}, taken from {spent.name}" in printed
-    compute(whole := tuning(RunFolder(tmp_path / "other")))
+    compute(whole := tuning(RunFolder(tmp_path / "other"), nfe=2))
     assert longer.name == whole.name != spent.name
     assert longer.solution.digest == whole.solution.digest
     assert longer.solution.rms == whole.solution.rms
