@@ -15,7 +15,7 @@ import json
 import math
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,16 +87,23 @@ def untuned(case: Case, nfe: int, ends: Ends) -> tuple[float, Linear, str]:
     return min((one for one in tried if math.isfinite(one[0])), key=lambda one: one[0])
 
 
-def fitted(case: Case, nfe: int, points: int) -> Iterator[tuple[str, float, Linear]]:
-    """Each stage of a fit: its name, the held-out distance and the sampler."""
+def of_diamond(name: str, sde: Diffusion) -> Case:
+    """The exact score of the diamond."""
+    return Case(name=name, score=exact(name, sde).score, sde=sde, shape=(2,), is_diamond=True)
+
+
+def fitted(
+    case: Case, nfe: int, points: int, stages: Sequence[str] = tuple(STAGES)
+) -> Iterator[tuple[str, Row, Linear]]:
+    """The first stages of a fit: the name of each, its best row and the sampler of that."""
     ends = case.ends(1, points), case.ends(2, points)
     problem = Problem(Fitted(case.score, case.sde, 4096), *ends, nfe, EPS, True)
     rows: dict[str, list[Row]] = {stage: [] for stage in STAGES}
-    for stage, count in STAGES.items():
-        for _ in range(count):
+    for stage in stages:
+        for _ in range(STAGES[stage]):
             rows[stage].append(problem.row(stage, rows))
         best = fit.best(rows[stage])
-        yield stage, best.held, problem.sampler(stage, rows, best)
+        yield stage, best, problem.sampler(stage, rows, best)
 
 
 def quality(case: Case, linear: Linear, n: int, seeds: int) -> str:
@@ -146,14 +153,13 @@ def main() -> None:
     if not arguments.only_runs:
         mean, error = floor(arguments.samples, arguments.seeds)
         out.print(f"two true sets: {mean:.4f} +- {error:.4f} apart; the truth has {TRUE_LOG_DENSITY:.3f} nats")
-        plain = exact("exact, CLD, beta 4", CLD())
-        case = Case(name=plain.name, score=plain.score, sde=plain.sde, shape=(2,), is_diamond=True)
+        case = of_diamond("exact, CLD, beta 4", CLD())
         ends = case.ends(9, arguments.fresh)
         for nfe in arguments.nfe:
-            for stage, held, linear in fitted(case, nfe, arguments.points):
+            for stage, best, linear in fitted(case, nfe, arguments.points):
                 cells = f"{rms(case, linear, ends):.4f}", quality(case, linear, arguments.samples, arguments.seeds)
                 shown.add_row(case.name, str(nfe), stage, *cells)
-                out.print(f"{case.name} {nfe} {stage}: held {held:.4f} fresh {' '.join(cells)}")
+                out.print(f"{case.name} {nfe} {stage}: held {best.held:.4f} fresh {' '.join(cells)}")
             solution = solution_of(linear, eps=EPS, denoise=True, rms={}, about={})
             solutions.append((case.name, solution))
         if arguments.save is not None:

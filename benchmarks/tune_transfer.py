@@ -12,27 +12,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.diamond import exact
-from benchmarks.tune import EPS, Case, rms, untuned
+from benchmarks.tune import EPS, fitted, of_diamond, rms, untuned
 from cld_core.sde import CLD, HOLD, PSLD, VPSDE, Diffusion
-from cld_core.tuned import fit, grid
-from cld_core.tuned.differences import Fitted
-from cld_core.tuned.fit import Problem, Row
+from cld_core.tuned import grid
+from cld_core.tuned.fit import Row
 from cld_core.tuned.linear import Linear, of_exponential
-from cld_core.tuned.stages import CANDIDATES, STAGES
+from cld_core.tuned.stages import CANDIDATES
 
 DIFFUSIONS: dict[str, Diffusion] = {"CLD": CLD(), "PSLD": PSLD(), "HOLD": HOLD(), "VPSDE": VPSDE()}
-
-
-def with_times(case: Case, nfe: int, points: int) -> Row:
-    """The best row of a fit of times alone."""
-    ends = case.ends(1, points), case.ends(2, points)
-    problem = Problem(Fitted(case.score, case.sde, 4096), *ends, nfe, EPS, True)
-    rows: dict[str, list[Row]] = {"untuned": [], "grid": []}
-    for stage, made in rows.items():
-        for _ in range(STAGES[stage]):
-            made.append(problem.row(stage, rows))
-    return fit.best(rows["grid"])
 
 
 def carried(row: Row, sde: Diffusion) -> Linear:
@@ -49,16 +36,15 @@ def main() -> None:
     parser.add_argument("--fresh", type=int, default=2000, help="fresh draws that distances are measured on")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    cases = []
-    for name, sde in DIFFUSIONS.items():
-        plain = exact(name, sde)
-        cases.append(Case(name=name, score=plain.score, sde=sde, shape=(2,), is_diamond=True))
+    cases = [of_diamond(name, sde) for name, sde in DIFFUSIONS.items()]
     fresh = {case.name: case.ends(9, arguments.fresh) for case in cases}
     for nfe in arguments.nfe:
         shown = Table(title=f"{nfe} evaluations: rms distance from the flow on fresh noise")
         for heading in ("with", "untuned", *(f"times of {case.name}" for case in cases)):
             shown.add_column(heading)
-        rows = {case.name: with_times(case, nfe, arguments.points) for case in cases}
+        rows = {}
+        for case in cases:
+            *_, (_, rows[case.name], _) = fitted(case, nfe, arguments.points, ("untuned", "grid"))
         for case in cases:
             own, _, _ = untuned(case, nfe, fresh[case.name])
             distances = [rms(case, carried(rows[other.name], case.sde), fresh[case.name]) for other in cases]

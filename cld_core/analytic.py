@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cld_core.sde import Diffusion, Law
 from cld_core.sde.number import log
-from cld_core.sde.rows import Rows, inverse_of_lower
+from cld_core.sde.rows import inverse_of_lower
 
 # Limits the rows of a log-density that are computed at once, by rows x components.
 _ROWS_TIMES_COMPONENTS = 4_000_000
@@ -167,7 +167,7 @@ class MixtureScore:
         weights = self._trace_weights.to(u.device)
         mean = (responsibility[:, :, None] * scores).sum(1)
         squares = (responsibility * (scores.square() * weights).sum(2)).sum(1)
-        curvature = self._curvature(law.slopes, law.precisions)
+        curvature = self._curvature(law)
         return squares - (mean.square() * weights).sum(1) - self.law.dimension * curvature
 
     def _components(self, u: Tensor, t: float | Tensor, *label: Tensor) -> tuple[Tensor, Tensor, Law[Any]]:
@@ -213,14 +213,14 @@ class MixtureScore:
         scores = -torch.cat([pulls[i] for i in sorted(pulls)], dim=2)
         return log_joint, scores, law
 
-    def _curvature(self, slopes: Rows[Any], precisions: tuple[Any, ...]) -> Any:
+    def _curvature(self, law: Law[Any]) -> Any:
         """The weighted trace of the precision matrix over the scored halves, per dimension of x: (B,) or a float."""
         first = self.sde.n - self.sde.m
-        inverse = inverse_of_lower(tuple((*row[first:], 1.0) for row in slopes[first:]))
+        inverse = inverse_of_lower(tuple((*row[first:], 1.0) for row in law.slopes[first:]))
         total = 0.0
         for i, weight in enumerate(self.sde.trace_weights):
             for k in range(i, self.sde.m):
-                total = total + weight * precisions[first + k] * (inverse[k][i] * inverse[k][i])
+                total = total + weight * law.precisions[first + k] * (inverse[k][i] * inverse[k][i])
         return total
 
 

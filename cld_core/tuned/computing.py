@@ -28,7 +28,7 @@ from . import cost, differences, memory
 from .differences import Fitted
 from .fit import Ends, Problem, Row, best, kept, settings_of
 from .given import Given
-from .linear import Linear, largest
+from .linear import Linear
 from .stages import STAGES
 from .work import Tuning, tunings_of
 
@@ -187,7 +187,7 @@ class TuneComputation(Computation):
     def _width(self) -> int:
         """The most parameters of a row of coefficients: candidates have unlike numbers of them."""
         request, sde = self._request, self._model.sde
-        return sum(differences.sizes(largest(sde, request.nfe, request.eps, request.denoise), request.denoise))
+        return sum(differences.most_sizes(sde, request.nfe, request.eps, request.denoise))
 
     def _usable(self, problem: Problem, stage: str, row: Row) -> Row:
         """The row, with an infinite distance if its times do not decrease, as those of a solution have to."""

@@ -4,7 +4,6 @@ from cld_core.sde import Diffusion
 
 from . import backwards, differences
 from .levenberg import TRIALS
-from .linear import largest
 from .request import TuneRequest
 from .stages import STAGES
 
@@ -25,7 +24,7 @@ def evaluations(sde: Diffusion, nfe: int, denoise: bool, images: bool, eps: floa
     Args:
         images: whether examples are images, and not points in the plane.
     """
-    sizes = differences.sizes(largest(sde, nfe, eps, denoise), denoise)
+    sizes = differences.most_sizes(sde, nfe, eps, denoise)
     if images:  # A step evaluates as many copies as there are parameters before it.
         slopes = nfe + sum(sum(sizes[:number]) for number in range(nfe)) + nfe
     else:

@@ -15,7 +15,7 @@ from cld_core.sampling.halves import rest
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
 
-from .linear import Linear
+from .linear import Linear, largest
 
 # The change of a coefficient, or of the logarithm of a time. Later steps amplify it. A larger one would be affected by
 # the curvature of the flow, a smaller one by the rounding of a float32 network, 1e-7 of alpha.
@@ -54,6 +54,11 @@ def sizes(linear: Linear, denoise: bool) -> list[int]:
         columns = linear.transitions.shape[2] + weights.shape[0] * weights.shape[2]
         found.append(int(is_free(number, count, denoise)) + rows * columns)
     return found
+
+
+def most_sizes(sde: Diffusion, nfe: int, eps: float, denoise: bool) -> list[int]:
+    """`sizes` of the sampler with the most parameters that a fit may have."""
+    return sizes(largest(sde, nfe, eps, denoise), denoise)
 
 
 def packed(linear: Linear, denoise: bool) -> Tensor:
