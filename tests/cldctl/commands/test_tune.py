@@ -36,7 +36,7 @@ def tuned(runs, tmp_path_factory):
 @pytest.fixture(autouse=True)
 def nothing_said():
     """Warnings are given once in a process."""
-    solutions._warn.cache_clear()
+    solutions.choosing._warn.cache_clear()
 
 
 def test_a_second_time_finds_the_result(tuned):
