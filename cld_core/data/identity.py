@@ -8,7 +8,6 @@ from torch import Tensor
 
 from cld_core import seeds
 from cld_core.digests import checksum
-from cld_core.errors import DataError
 from cld_core.recipe.data import DataSpec, ImageDataSpec, ToyDataSpec
 from cld_core.run.same_data import IMAGES, MEANS, PLUGIN, POINTS
 
@@ -61,7 +60,5 @@ def or_nothing(spec: DataSpec) -> Mapping[str, str]:
     """As `of`; empty where something is wrong with the data, which training then says."""
     try:
         return of(spec)
-    except (DataError, OSError):
-        return {}
-    except Exception:  # user code may raise anything
+    except Exception:  # besides DataError and OSError: user code may raise anything
         return {}
