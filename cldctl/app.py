@@ -12,7 +12,7 @@ from cld_core import openmp
 from cld_core.errors import CldError
 from cld_core.texts import one_line
 
-from .commands import (
+from .cli import (
     bench,
     board,
     cancel,
@@ -42,8 +42,8 @@ from .commands import (
     why,
     wrong_usage,
 )
-from .ui import warned
-from .ui.console import err
+from .show import warned
+from .show.console import err
 
 app = typer.Typer(
     name="cldctl",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from cld_core.run.events import CAUSES
 from cld_core.run.timeline import Stretch
 from cld_core.texts import local_time
-from cldctl.ui.format import count, duration
+from cldctl.show.format import count, duration
 
 from .table import Table
 

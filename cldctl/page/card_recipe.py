@@ -9,7 +9,7 @@ from cld_core.recipe import Recipe
 from cld_core.recipe.reading import to_yaml_line
 from cld_core.run import RunFolder
 from cld_core.texts import fenced
-from cldctl.ui.format import keys_differ
+from cldctl.show.format import keys_differ
 
 from .markdown import escaped, table
 from .recipe import Difference, difference

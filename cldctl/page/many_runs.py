@@ -15,9 +15,9 @@ from cldctl.hints import command
 from cldctl.runs import survey
 from cldctl.runs.index import Index
 from cldctl.runs.status import RunStatus
-from cldctl.ui.format import count, number
-from cldctl.ui.tables import present_in
-from cldctl.ui.usage import usage_line
+from cldctl.show.format import count, number
+from cldctl.show.tables import present_in
+from cldctl.show.usage import usage_line
 
 from . import averaged, results
 from .all_pages import rows_of

@@ -22,9 +22,9 @@ from cld_core.run import RunFolder
 from cld_core.texts import fenced, one_line
 from cldctl.evals.compare import Result, results_of
 from cldctl.runs.status import RunStatus
-from cldctl.ui.format import count, number
-from cldctl.ui.tables import result_text
-from cldctl.ui.usage import usage_line
+from cldctl.show.format import count, number
+from cldctl.show.tables import result_text
+from cldctl.show.usage import usage_line
 
 from . import card_recipe, card_sources
 from .markdown import escaped, picture, table

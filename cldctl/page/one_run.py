@@ -7,8 +7,8 @@ from cld_core.run import RunFolder
 from cld_core.texts import local_time
 from cldctl.runs.status import RunStatus
 from cldctl.runs.why import Why, why
-from cldctl.ui.format import count, number
-from cldctl.ui.usage import usage_line
+from cldctl.show.format import count, number
+from cldctl.show.usage import usage_line
 
 from . import attempts, recipe, results, sweeps
 from .chart import Chart, curve

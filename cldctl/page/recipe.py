@@ -13,7 +13,7 @@ from cld_core.recipe.tree import leaves
 from cld_core.run import RunFolder
 from cld_core.texts import one_line
 from cldctl.lookup import recipe_files
-from cldctl.ui.format import keys_differ
+from cldctl.show.format import keys_differ
 
 from .table import Table
 

@@ -12,8 +12,8 @@ from cld_core.evaluation.published import published
 from cld_core.evaluation.report_numbers import network_evaluations
 from cld_core.run import RunFolder
 from cldctl.runs.status import RunStatus
-from cldctl.ui.format import count, fixed
-from cldctl.ui.tables import TUNING_HEADINGS, present_in, result_of, tuning_cells
+from cldctl.show.format import count, fixed
+from cldctl.show.tables import TUNING_HEADINGS, present_in, result_of, tuning_cells
 
 from .chart import Chart, Line, chart
 from .table import Table

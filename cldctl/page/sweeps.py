@@ -10,7 +10,7 @@ from cld_core.evaluation.sweeps import Sweep
 from cld_core.run import RunFolder
 from cldctl.evals.table import keys_of, rows
 from cldctl.runs.status import RunStatus
-from cldctl.ui.tables import cell_text
+from cldctl.show.tables import cell_text
 
 from .chart import Chart, Line, chart, positions
 from .table import Table

@@ -6,7 +6,7 @@ from cld_core.run import RunFolder
 from cld_core.texts import one_line
 from cldctl.hints import command
 from cldctl.runs.why import Why
-from cldctl.ui.format import age, duration
+from cldctl.show.format import age, duration
 
 from .places import Places
 from .results import Tile

@@ -3,7 +3,7 @@
 from rich.cells import cell_len, chop_cells, set_cell_size
 
 from cld_core.texts import one_line
-from cldctl.ui.wrap import ELLIPSIS, shortened
+from cldctl.show.wrap import ELLIPSIS, shortened
 
 # Nobody has a wider terminal.
 _WIDEST = 1000

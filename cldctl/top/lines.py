@@ -8,9 +8,9 @@ from rich.text import Text
 
 from cldctl.runs.state import WAITS
 from cldctl.runs.status import RunStatus
-from cldctl.ui.fitting import least_of
-from cldctl.ui.format import duration, number, short
-from cldctl.ui.tables import state_text
+from cldctl.show.fitting import least_of
+from cldctl.show.format import duration, number, short
+from cldctl.show.tables import state_text
 
 from .arrange import GroupLine, Line, counts
 from .fitting import cut, cut_in_the_middle, left, right

@@ -16,7 +16,7 @@ from textual.message import Message
 from textual.widgets import Input, Static
 
 from cldctl.runs.status import RunStatus
-from cldctl.ui.format import duration
+from cldctl.show.format import duration
 
 from . import panel
 from .acting import NO_RUNS, Acting

@@ -10,8 +10,8 @@ from cld_core.evaluation.definitions import Quantity
 from cld_core.run.timeline import Stretch
 from cldctl.runs.state import WAITS
 from cldctl.runs.status import RunStatus
-from cldctl.ui.format import age, count, duration, number
-from cldctl.ui.tables import STATE_STYLE, present_in, result_of, state_text
+from cldctl.show.format import age, count, duration, number
+from cldctl.show.tables import STATE_STYLE, present_in, result_of, state_text
 
 from .arrange import GroupLine, counts
 from .detail import Detail

@@ -10,7 +10,7 @@ from cld_core.run.causes import fate_of
 from cld_core.run.events import Cause
 from cld_core.run.timeline import Stretch
 from cld_core.texts import local_time, one_line
-from cldctl.ui.format import duration
+from cldctl.show.format import duration
 
 # The letter at the end of an attempt, so that the line can be read without colours.
 LETTERS: dict[Cause, str] = {

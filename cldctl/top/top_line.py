@@ -7,8 +7,8 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from cldctl.runs.status import RunStatus
-from cldctl.ui.tables import STATE_STYLE
-from cldctl.ui.wrap import ELLIPSIS
+from cldctl.show.tables import STATE_STYLE
+from cldctl.show.wrap import ELLIPSIS
 
 from .arrange import counts
 from .fitting import cut, cut_in_the_middle

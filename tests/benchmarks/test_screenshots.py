@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from benchmarks import screenshot_status, screenshot_top
-from cldctl.ui.console import out
+from cldctl.show.console import out
 
 
 def text_of(file: Path) -> str:

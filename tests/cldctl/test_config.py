@@ -6,8 +6,8 @@ import pytest
 
 from cld_core.errors import RecipeError, UsageError
 from cldctl import config, lookup
+from cldctl.cli import completing
 from cldctl.clusters.debug import DebugCluster
-from cldctl.commands import completing
 from cldctl.runs import home
 from tests.support.made_up import run_with
 from tests.support.tools import ONE, invoke
@@ -169,7 +169,7 @@ def test_a_user_without_a_home_folder_has_no_defaults(monkeypatch):
 
 @pytest.mark.parametrize(("name", "words"), [("cluster", "$CLDCTL_CLUSTER"), ("profile", "$CLDCTL_PROFILE")])
 def test_help_names_the_places_of_the_defaults(name, words):
-    from tests.cldctl.commands.test_whole import COMMANDS
+    from tests.cldctl.cli.test_whole import COMMANDS
 
     help_ = next(param.help for param in COMMANDS["submit",].params if param.name == name)
     assert words in help_

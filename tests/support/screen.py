@@ -6,7 +6,7 @@ import pytest
 from rich.console import RenderableType
 
 from cldctl.runs.status import RunStatus
-from cldctl.ui.console import err, out
+from cldctl.show.console import err, out
 
 # A name as `submit` makes it: 30 characters.
 NAME = "toy_published-1125-1020{:02d}-11{:02x}"

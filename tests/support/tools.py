@@ -54,7 +54,7 @@ def invoke(
 ) -> subprocess.CompletedProcess[str]:
     """As `cldctl`, in this process: for tests whose subject is not a process, a signal or what is imported."""
     from cldctl import app
-    from cldctl.ui import console
+    from cldctl.show import console
 
     out, err = io.StringIO(), io.StringIO()
     with environment({"CLDCTL_RUNS": str(runs), **env}), _signal_handlers():

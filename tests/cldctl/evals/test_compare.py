@@ -10,7 +10,7 @@ from cld_core.errors import NotFoundError
 from cld_core.evaluation import registry
 from cld_core.evaluation.request import EvalRequest
 from cldctl.evals import compare
-from cldctl.ui.compared import compared
+from cldctl.show.compared import compared
 from tests.support.made_up import report, run_with
 
 

@@ -18,8 +18,8 @@ from cld_core.run import RunFolder
 from cldctl.evals import compared_samplers, samplers, table
 from cldctl.evals.plot import plot
 from cldctl.evals.samplers import SETTINGS, Asked
-from cldctl.ui import fitting
-from cldctl.ui.samplers import compared
+from cldctl.show import fitting
+from cldctl.show.samplers import compared
 from tests.support.made_up import report, run_with
 from tests.support.paths import RECIPES
 

@@ -18,7 +18,7 @@ from cldctl.runs import evaluate, home
 from cldctl.runs.status import evaluation_status
 from cldctl.runs.stopped import why_stopped
 from cldctl.runs.survey import Answers
-from cldctl.ui import tables
+from cldctl.show import tables
 from tests.support.made_up import run_with
 from tests.support.tools import invoke
 

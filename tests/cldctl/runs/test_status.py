@@ -20,9 +20,9 @@ from cldctl.runs import survey
 from cldctl.runs.status import RunStatus, evaluation_status, named_status, status_of, status_or_reason
 from cldctl.runs.survey import Answers
 from cldctl.runs.why import why
-from cldctl.ui.details import details
-from cldctl.ui.tables import overview
-from cldctl.ui.why import screen
+from cldctl.show.details import details
+from cldctl.show.tables import overview
+from cldctl.show.why import screen
 from tests.support.made_up import report, run_with
 from tests.support.paths import RECIPES
 from tests.support.tools import invoke

@@ -15,7 +15,7 @@ from cld_core.tuned.work import Tuning
 from cldctl.runs import cancel, logs, removal, survey
 from cldctl.runs.index import Index
 from cldctl.runs.status import status_of
-from cldctl.ui.details import details
+from cldctl.show.details import details
 from tests.support.old_runs import over, settle
 from tests.support.screen import row, screen
 

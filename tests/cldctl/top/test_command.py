@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from cldctl.commands import top
+from cldctl.cli import top
 from tests.support import on_screen as made_up
 from tests.support.tools import invoke, wait_for
 

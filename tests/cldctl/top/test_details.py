@@ -3,9 +3,9 @@
 from cld_core.run import RunFolder
 from cldctl.runs.status import status_or_reason
 from cldctl.runs.survey import Answers
+from cldctl.show.format import duration
 from cldctl.top import panel
 from cldctl.top.detail import detail_of
-from cldctl.ui.format import duration
 from tests.support.piloted import Screen, on_screen
 
 

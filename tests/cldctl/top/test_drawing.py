@@ -11,6 +11,8 @@ from cld_core.run.events import CAUSES
 from cld_core.run.timeline import Stretch
 from cldctl.runs.state import STATES
 from cldctl.runs.status import RunStatus
+from cldctl.show.tables import state_text
+from cldctl.show.wrap import shortened
 from cldctl.top.arrange import FILTERS, GroupLine, RunLine, arranged, counts, matching
 from cldctl.top.detail import Detail
 from cldctl.top.fitting import cut, cut_in_the_middle, left, right, wrapped
@@ -20,8 +22,6 @@ from cldctl.top.panel import of_run
 from cldctl.top.questions import MARKS
 from cldctl.top.timeline import LETTERS, style_of, time_line
 from cldctl.top.top_line import top_line
-from cldctl.ui.tables import state_text
-from cldctl.ui.wrap import shortened
 
 
 def row(name="mine", state="RUNNING", **more):

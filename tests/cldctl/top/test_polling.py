@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from cldctl.cli import status as status_command
 from cldctl.clusters.slurm import client, shared
-from cldctl.commands import status as status_command
 from cldctl.runs import selection, status, survey
 from cldctl.runs.index import Index
 from cldctl.runs.selection import Selection

@@ -1,0 +1,46 @@
+"""`cldctl top`: a live screen of runs."""
+
+import importlib.util
+import sys
+from typing import Annotated
+
+import typer
+
+from cld_core.errors import UsageError
+from cldctl.show.console import err, out
+
+from .options import GroupFilter, RunsDir, Since, StateFilter, TagFilter, UserFilter, runs_dir
+
+
+def top(
+    everything: Annotated[bool, typer.Option("--all", help="Include runs that ended over a week ago.")] = False,
+    state: StateFilter = None,
+    since: Since = None,
+    tags: TagFilter = None,
+    user: UserFilter = None,
+    group: GroupFilter = None,
+    directory: RunsDir = None,
+) -> None:
+    """Watch runs, and act on them with keys: logs, resume, cancel, sample, report. `?` lists the keys.
+
+    Example: cldctl top --since 2d
+    """
+    from cldctl.runs import selection
+
+    which = selection.selection(state, since, tags or (), user, group)
+    if not _is_terminal():
+        raise UsageError("`cldctl top` draws on a terminal, and this is not one. Use `cldctl status`.")
+    if importlib.util.find_spec("textual") is None:
+        raise UsageError("`cldctl top` needs textual, which is not installed. Install it: pip install 'cldctl[top]'")
+    from cldctl.top.app import Top
+
+    app = Top(runs_dir(directory), which, everything=everything)
+    app.run()
+    for line in app.left_over():
+        err.print(line, markup=False)
+    if app.return_code:
+        raise typer.Exit(1)
+
+
+def _is_terminal() -> bool:
+    return out.is_terminal and sys.stdin.isatty()

@@ -1,0 +1,136 @@
+"""Sweeps of trainings as they are typed."""
+
+import json
+
+import pytest
+
+from cld_core.evaluation.evaluation import evaluations_of
+from cld_core.recipe import load
+from cld_core.run import RunFolder
+from cld_core.run.groups import Group
+from cldctl.cli import status as status_command
+from cldctl.show import console
+from tests.support.made_up import TOY, run_with, seeds
+from tests.support.scripted import register
+from tests.support.tools import DEBUG, ONE, cldctl, invoke, status
+
+# Of the picture that goes with an evaluation.
+QUICK = ("sampling.method=em", "sampling.nfe=2")
+SWEEP = ("submit", "toy", *ONE, *QUICK, "--sweep", "train.seed=0,1", "--name", "mine")
+
+
+def test_a_sweep_is_previewed_without_writing(tmp_path):
+    runs = tmp_path / "runs"
+    done = invoke(*SWEEP, "--cluster", "local", "--dry-run", "--eval", "elbo", "--parallel", "2", runs=runs)
+    assert "mine-seed0  train.seed=0  new" in done.stdout
+    assert "# local: 2 process(es)" in done.stdout
+    assert "an evaluation (elbo) of each run" in done.stdout
+    assert not runs.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--sweep", "train.seed=0,1", "train.seed=5"], "--sweep and train.seed=5 set the same key"),
+        (["--sweep", "train.seed"], "write KEY=a,b,c, for example --sweep train.seed=0,1,2"),
+        (["--parallel", "2"], "--parallel goes with --sweep"),
+        (["--sweep", "train.seed=0,1", "--name", "a/b"], "cannot name a run"),
+    ],
+)
+def test_wrong_usage_is_named(tmp_path, words, message):
+    assert message in invoke("submit", "toy", *words, "--cluster", "local", runs=tmp_path / "runs", code=2).stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_group_is_trained_here_shown_and_left_alone_once_it_is_finished(fresh_runs, monkeypatch):
+    done = invoke(*SWEEP, *DEBUG, runs=fresh_runs)
+    assert done.stdout.startswith("mine\n")
+    assert "2 runs of the group mine: 2 new" in done.stderr
+    names = ["mine-seed0", "mine-seed1"]
+    assert [status(fresh_runs, name)["state"] for name in names] == ["FINISHED"] * 2
+    assert "mine-seed1" in invoke("status", runs=fresh_runs).stdout, "whoever reads it with a program gets every run"
+    monkeypatch.setattr(console, "out", console.PlainConsole(force_terminal=True, no_color=True))
+    monkeypatch.setattr(status_command, "out", console.out)
+    (line,) = (line.split() for line in invoke("status", runs=fresh_runs).stdout.splitlines() if "mine" in line)
+    assert line == ["mine", "2", "2", "FINISHED", "100%"]
+    for options in (["--all"], ["--group", "mine"], ["--state", "FINISHED"]):
+        assert "mine-seed1" in invoke("status", *options, runs=fresh_runs).stdout
+    monkeypatch.undo()
+    rows = json.loads(invoke("status", "mine", "--json", runs=fresh_runs).stdout)
+    assert [(row["group"], row["sweep"]) for row in rows] == [("mine", {"train.seed": str(k)}) for k in (0, 1)]
+    again = invoke(*SWEEP, *DEBUG, runs=fresh_runs)
+    assert "2 runs of the group mine: 2 finished already" in again.stderr
+    assert "mine-seed0: nothing is running (finished)" in invoke("cancel", "mine", runs=fresh_runs).stderr
+    assert "is finished at step 20" in invoke("resume", "mine", "train.steps=20", runs=fresh_runs, code=2).stderr
+
+
+FAILS_IN_THE_JOB = """
+import torch
+from cld_core.data.toy import toy
+
+@toy("nowhere")
+def nowhere(n, generator):
+    return torch.zeros(8 // n * n, 2)
+"""
+
+
+def test_one_run_that_fails_leaves_the_others(fresh_runs, tmp_path):
+    plugin = tmp_path / "nowhere.py"
+    plugin.write_text(FAILS_IN_THE_JOB)
+    wrong = ("--sweep", "data.name=diamond,nowhere", f"data.plugin={plugin}", "--name", "two")
+    done = invoke("submit", "toy", *ONE, *wrong, *DEBUG, runs=fresh_runs, code=None)
+    assert done.returncode != 0
+    assert status(fresh_runs, "two-name-diamond")["state"] == "FINISHED"
+    assert RunFolder(fresh_runs / "two-name-nowhere").exists
+
+
+def test_a_run_of_the_same_name_as_a_group_is_meant(tmp_path):
+    identity = {"created": 1.0, "group": "mine", "sweep": {"train.seed": "0"}}
+    RunFolder.create(tmp_path / "mine-seed0", load(TOY), identity)
+    Group(tmp_path, "mine").add({"mine-seed0": {"train.seed": "0"}})
+    assert "mine-seed0" in invoke("status", "mine", "--json", runs=tmp_path).stdout
+    run_with(tmp_path / "mine", 10)
+    done = invoke("status", "mine", "--json", runs=tmp_path)
+    assert [row["name"] for row in json.loads(done.stdout)] == ["mine"]
+    assert "mine names a run and a group; the run is meant" in done.stderr
+
+
+@pytest.mark.slow
+def test_local_processes_train_a_group_and_one_is_cancelled_and_started_again(fresh_runs):
+    done = cldctl(*SWEEP, "train.steps=400", "--cluster", "local", "--parallel", "2", runs=fresh_runs)
+    assert done.stdout == "mine\n"
+    cldctl("cancel", "mine-seed1", runs=fresh_runs)
+    again = cldctl(*SWEEP, "train.steps=400", "--cluster", "local", "--follow", runs=fresh_runs)
+    assert "1 resumed" in again.stderr or "1 new" in again.stderr
+    assert "2 FINISHED" in again.stdout
+    assert len(status(fresh_runs, "mine-seed0")["attempts"]) == 1
+    assert "step 400/400" in invoke("logs", "mine-seed1", runs=fresh_runs).stdout
+    evaluated = cldctl("eval", "mine", "--elbo", "--follow", runs=fresh_runs)
+    assert "2 of 2 evaluations complete" in evaluated.stderr
+    assert "  cldctl compare mine" in evaluated.stderr.partition("next:\n")[2]
+    jobs = {event.job.job_id for name in ("mine-seed0", "mine-seed1") for event in evaluation_jobs(fresh_runs / name)}
+    assert len(jobs) == 1, "one job for both"
+    assert "±" in invoke("compare", "mine", runs=fresh_runs).stdout
+
+
+def evaluation_jobs(path):
+    return [event for work in evaluations_of(RunFolder(path)) for event in work.ledger.history().submitted]
+
+
+def test_a_group_is_noted_and_removed_by_its_name(tmp_path):
+    seeds(tmp_path, "mine", 2, 10, infix="-seed")
+    invoke("note", "mine", "for the paper", "--tag", "paper", runs=tmp_path)
+    assert [run.ledger.history().note for run in Group(tmp_path, "mine").runs()] == ["for the paper"] * 2
+    refused = invoke("why", "mine", runs=tmp_path, code=2).stderr
+    assert "'mine' is a group of 2 runs: mine-seed0, mine-seed1. Name one of them." in refused
+    removed = invoke("rm", "mine", "--yes", runs=tmp_path).stderr
+    assert removed.count("removed mine-seed") == 2
+    assert not (tmp_path / ".groups" / "mine").exists()
+
+
+@pytest.mark.parametrize(("asked", "follows"), [((), "eval mine --elbo"), (("--eval", "elbo"), "compare mine")])
+def test_what_to_type_next_fits_what_is_asked_for(tmp_path, monkeypatch, asked, follows):
+    register(monkeypatch)
+    done = invoke(*SWEEP, *asked, "--cluster", "scripted", runs=tmp_path)
+    following = [line.strip().split(" --runs-dir")[0] for line in done.stderr.partition("next:\n")[2].splitlines()]
+    assert following == ["cldctl status mine", f"cldctl {follows}", "cldctl cancel mine"]

@@ -1,0 +1,87 @@
+"""`cldctl sample` given what is known of x."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cld_core.errors import UsageError
+from cld_core.ranks import Ranks
+from cld_core.recipe import load
+from cld_core.run import RunFolder
+from cld_core.stop import StopFlag
+from cld_core.train import session
+from cldctl.cli.observing import Observed
+from tests.support.images import make_images, run_folder
+from tests.support.paths import RECIPES
+from tests.support.tools import ONE, invoke
+
+QUICK = ("--method", "exponential", "--nfe", "4")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"observe": "x=0.3", "inpaint": "i.png"}, "both say what is known"),
+        ({"inpaint": "i.png"}, "--inpaint needs --mask"),
+        ({"mask": "i.png"}, "--mask needs --inpaint"),
+        ({"sigma": 0.1}, "--sigma is about an observation"),
+        ({"gradient_scale": 2.0}, "--gradient-scale is about an observation"),
+        ({"observe": "x=0.3", "how": "magic"}, "expected gradient or replacement"),
+        ({"observe": "x=0.3", "how": "replacement", "gradient_scale": 2.0}, "Leave out --how replacement"),
+        ({"observe": "z=0.3"}, "expected a number for x or y"),
+        ({"observe": "x=much"}, "expected a number for x or y"),
+        ({"observe": "x=nan"}, "expected a number for x or y"),
+    ],
+)
+def test_options_that_do_not_go_together(options, said):
+    with pytest.raises(UsageError, match=said):
+        Observed(**options)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(UsageError, match=r"none\.npz is not a file.*x=0\.3"):
+        Observed(observe=str(tmp_path / "none.npz"))
+
+
+def test_points_given_a_coordinate(tmp_path):
+    recipe = load(RECIPES / "toy_diamond.yaml", [*ONE, "train.steps=4", "periodic.samples_every=null"])
+    run = RunFolder.create(tmp_path / "toy", recipe, {"created": 1.0})
+    session.run(run, Ranks(), StopFlag(), job_id="test")
+    asked = ("sample", str(run.path), "-n", "30", *QUICK, "--observe")
+    done = invoke(*asked, "x=0.3", runs=tmp_path)
+    assert "30 samples of step" in done.stderr
+    assert "given the observation, by gradient: y - H x is" in done.stderr
+    assert "mean conditional log-density" in done.stderr
+    assert "exponential_nfe4_n30_given-" in done.stdout
+    assert invoke(*asked, "x=0.3", "--gradient-scale", "2", runs=tmp_path).stdout != done.stdout
+    invoke(*asked, "y=-0.5", "-o", str(tmp_path / "x.npz"), "--how", "replacement", runs=tmp_path)
+    assert np.load(tmp_path / "x.npz")["x"][:, 1].tolist() == [-0.5] * 30
+    again = invoke(*asked, "x=0.3", "--how", "replacement", "sampling.repeats=3", "sampling.jump=2", runs=tmp_path)
+    assert "10 network evaluations each" in again.stderr, "three steps three times, and the last one"
+    asked = ("sample", str(run.path), "-n", "30", "--observe")
+    adaptive = invoke(*asked, "x=0.3", "--how", "replacement", "--method", "ode", runs=tmp_path, code=2)
+    assert "chooses its own steps, and replacement needs fixed ones. Choose em, sscs, exponential," in adaptive.stderr
+    assert "loading" not in adaptive.stderr
+
+
+def test_a_picture_is_painted_where_the_mask_is_white(tmp_path):
+    run = run_folder(tmp_path, make_images(tmp_path / "set"), "train.steps=4")
+    session.run(run, Ranks(), StopFlag(), job_id="test")
+    pixels = np.full((8, 8, 3), (10, 100, 250), dtype=np.uint8)
+    white = np.zeros((8, 8), dtype=np.uint8)
+    white[:, 4:] = 255
+    for name, array in (("image", pixels), ("mask", white), ("large", white.repeat(2, 0))):
+        Image.fromarray(array).save(tmp_path / f"{name}.png")
+    asked = ("sample", str(run.path), "-n", "3", *QUICK, "--inpaint", str(tmp_path / "image.png"), "--mask")
+    target = ("-o", str(tmp_path / "x.npz"))
+    invoke(*asked, str(tmp_path / "mask.png"), "--how", "replacement", *target, runs=tmp_path)
+    drawn = np.load(tmp_path / "x.npz")["images"]
+    assert (drawn[:, :, :4] == pixels[:, :4]).all()
+    assert not (drawn[:, :, 4:] == pixels[:, 4:]).all()
+    invoke(*asked, str(tmp_path / "mask.png"), "-o", str(tmp_path / "grid.png"), runs=tmp_path)
+    grid = np.asarray(Image.open(tmp_path / "grid.png"))
+    factor = len(grid) // 22
+    assert grid[5 * factor, 5 * factor].tolist() == [10, 100, 250]
+    assert grid[5 * factor, 9 * factor].tolist() == [128] * 3
+    wrong = invoke(*asked, str(tmp_path / "large.png"), runs=tmp_path, code=2)
+    assert "8 x 16 pixels, and 8 x 8 are needed" in wrong.stderr

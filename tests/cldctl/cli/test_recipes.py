@@ -1,0 +1,106 @@
+"""Finding recipes and profiles, and printing them."""
+
+import pytest
+import typer
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from cld_core.errors import RecipeError
+from cld_core.recipe import dump, load
+from cldctl.app import app
+from cldctl.cli.recipes import recipes
+from cldctl.cli.render import render
+from cldctl.lookup import find_profile, find_recipe, recipe_files
+from cldctl.show import console
+from tests.support.paths import RECIPES
+
+
+def run(command, *arguments):
+    app = typer.Typer()
+    app.command()(command)
+    return CliRunner().invoke(app, arguments)
+
+
+def test_a_recipe_is_found_by_path_and_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_recipe(str(RECIPES / "toy.yaml")) == RECIPES / "toy.yaml"
+    assert find_recipe("toy").name == "toy.yaml"
+    (tmp_path / "recipes").mkdir()
+    mine = tmp_path / "recipes" / "toy.yaml"
+    mine.write_text("train: {steps: 3}")
+    assert find_recipe("toy").absolute() == mine
+    assert len(recipe_files()) == len(list(RECIPES.glob("*.yaml")))
+
+
+@pytest.mark.parametrize("name", ["cifar_10", "recipes/cifar_10.yaml"])
+def test_an_unknown_recipe_is_answered_with_the_nearest(name):
+    with pytest.raises(RecipeError, match=r"there is no such recipe\. Did you mean 'cifar10'\?$"):
+        find_recipe(name)
+    with pytest.raises(RecipeError, match=r"there is no such recipe\. `cldctl recipes`"):
+        find_recipe("xyzzy")
+
+
+def test_a_profile_is_found_by_path_and_by_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CONFIG_HOME")
+    assert find_profile(None) is None
+    assert find_profile("example").read_text() == (RECIPES / "profiles" / "example.yaml").read_text()
+    own = tmp_path / ".config/cldctl/profiles" / "example.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("cluster: {nodes: 2}")
+    assert find_profile("example") == own
+    assert load(RECIPES / "toy.yaml", profile=own).cluster.nodes == 2
+    with pytest.raises(RecipeError, match=r"--profile exampel: there is no such profile.*Did you mean 'example'\?"):
+        find_profile("exampel")
+    with pytest.raises(RecipeError, match="There are: example") as refused:
+        find_profile("xyzzy")
+    assert str(RECIPES) not in str(refused.value)
+
+
+def test_render_prints_what_load_reads_back(tmp_path):
+    shown = run(render, str(RECIPES / "toy.yaml"), "sampling.method=em", "sampling.nfe=20")
+    assert shown.exit_code == 0
+    (tmp_path / "toy.yaml").write_text(shown.stdout)
+    recipe = load(tmp_path / "toy.yaml")
+    assert dump(recipe) == shown.stdout
+    assert (recipe.sampling.method, recipe.sampling.nfe) == ("em", 20)
+    assert "rtol" not in shown.stdout.partition("sampling:")[2].partition("eval:")[0]
+
+
+def test_every_recipe_is_listed_with_where_it_is_from(tmp_path, monkeypatch):
+    """A path, if it is a file of the user; those of a package are in a folder that is nobody's business."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes/mine.yaml").write_text("extends: toy\nname: mine\n")
+    monkeypatch.setattr(console.out, "_width", 1000)
+    rows = [line.split() for line in run(recipes).stdout.splitlines() if line.strip()]
+    where = {row[0]: row[-1] for row in rows}
+    assert where["mine"] == "recipes/mine.yaml"
+    for file in RECIPES.glob("*.yaml"):
+        assert where[file.stem] == "cldctl"
+
+
+def test_no_help_names_the_file_of_a_recipe_that_comes_with_cldctl():
+    """Who installed a package has no such file beside him."""
+    commands = [(), *_commands(get_command(app))]
+    assert ("data", "prepare") in commands
+    for words in commands:
+        shown = CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "300"})
+        assert shown.exit_code == 0
+        assert "recipes/" not in shown.stdout.replace("./recipes", ""), words
+
+
+def test_flags_and_named_arguments_have_no_type_in_the_help():
+    for words in [(), *_commands(get_command(app))]:
+        shown = CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "300"}).stdout
+        assert "<bool>" not in shown, words
+        assert "<list" not in shown, words
+    shown = CliRunner().invoke(app, ["explain", "--help"], env={"COLUMNS": "300"}).stdout
+    assert "KEY | SECTION" in shown
+    assert "<str>" not in shown
+
+
+def _commands(group, before=()):
+    for name, command in getattr(group, "commands", {}).items():
+        yield (*before, name)
+        yield from _commands(command, (*before, name))

@@ -1,0 +1,150 @@
+"""Wrong usage: one line with the fix, the promised exit code, and nothing is written."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from cldctl.cli import options
+from tests.support.tools import DEBUG, cldctl, invoke
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["submit", "toy", "train.stepz=3"], 2, ["train.stepz", "train.steps"]),
+        (["submit", "toyy"], 2, ["toyy", "Did you mean 'toy'?"]),
+        (["submit", "toy", "--eval", "elb", *DEBUG], 2, ["'elb'", "'elbo'"]),
+        (["submit", "toy", "--eval", "", *DEBUG], 2, ["--eval names no metric", "elbo"]),
+        (["submit", "toy", "--name", "a b", "--dry-run", *DEBUG], 2, ["'a b' cannot name a run", "letters"]),
+        (["submit", "toy", "train.steps=20", "--cluster", "slrm"], 2, ["--cluster cannot be 'slrm'", "'slurm'?"]),
+        (["submit", "toy", "--name", "done", "--dry-run", *DEBUG], 2, ["a run of this name exists", "/done`"]),
+        (["submit", "toy", "hooks.on_change=5", "--dry-run", *DEBUG], 2, ["hooks.on_change", "5", "a shell command"]),
+        (["status", "--watch", "--json"], 2, ["--watch does not go with --json"]),
+        (["status", "--watch"], 2, ["stdout is not one", "in a loop"]),
+        (["usage", "donee"], 3, ["no run and no group 'donee'", "Did you mean 'done'?"]),
+        (["usage", "nope"], 3, ["no run and no group 'nope'", "`cldctl status` lists"]),
+        (["submit", "toy", "--name", "done", *DEBUG], 2, ["a run of this name exists", "/done`"]),
+        (["submit", "toy", "cluster.nodes=2", "--cluster", "local"], 2, ["cluster.nodes", "Set cluster.nodes=1"]),
+        (["submit"], 2, ["RECIPE"]),
+        (["submit", "toy", "--train.steps=5"], 2, ["no dashes. Write train.steps=VALUE. See `cldctl submit --help`"]),
+        (["submit", "toy", "--train.steps", "5"], 2, ["no dashes. Write train.steps=VALUE"]),
+        (
+            ["resume", "done", "train.steps=10"],
+            2,
+            ["already at step 20, beyond train.steps=10", "ask for more"],
+        ),
+        (["sample", "done", "--nfe", "abc"], 2, ["--nfe abc: a whole number is expected. See `cldctl sample"]),
+        (["sample", "done", "-n", "1.5"], 2, ["--count / -n 1.5: a whole number is expected"]),
+        (["sample", "done", "-n", "0"], 2, ["--count / -n 0: at least 1 is expected"]),
+        (["sample", "done", "-n", "99999999"], 2, ["--count / -n 99999999: at most 10,000,000 is expected"]),
+        (["doctor", "--wait", "x"], 2, ["--wait x: a number is expected"]),
+        (["submit", "toy", "cluster.gpu=1", *DEBUG], 2, ["Did you mean 'cluster.gpus_per_node'"]),
+        (["explain", "cluster.gpu"], 2, ["Did you mean 'cluster.gpus_per_node'?"]),
+        (["status", "dome"], 3, ["no run at", "'done'"]),
+        (["eval", "done"], 2, ["--elbo"]),
+        (["eval", "done", "--elbo", "--sweep", "eval.elbo.probes=1,0"], 2, ["at eval.elbo.probes=0", ">= 1"]),
+        (
+            ["eval", "done", "--elbo", "--sweep", "nfe=5,10"],
+            2,
+            ["only keys of sampling, eval and ema", "'sampling.nfe'?"],
+        ),
+        (["eval", "done", "--elbo", "--sweep", "eval.seed=1,2", "eval.seed=3"], 2, ["--sweep and eval.seed=3"]),
+        (["eval", "done", "--elbo", "--samples", "4", "eval.points=6"], 2, ["--samples and eval.points=6"]),
+        (["eval", "--compare", "done"], 2, ["two or more runs"]),
+        (["eval", "--compare", "done", "done", "--elbo", "--shards", "2"], 2, ["leave out --elbo, --shards"]),
+        (["eval", "done", "--elbo", "--checkpoint", "15"], 3, ["no checkpoint '15'", "10, 20"]),
+        (
+            ["eval", "done", "--elbo", "ema.length=0.05"],
+            2,
+            ["train.ema_lengths", "`cldctl resume done train.ema_lengths=["],
+        ),
+        (["eval", "done", "--elbo", "ema.length=0.5"], 2, ["ema.length", "< 0.288"]),
+        (["sample", "done", "ema.length=0.05"], 2, ["train.ema_lengths", "`cldctl resume done train.ema_lengths=["]),
+        (["export", "done", "--ema-length", "0.05"], 2, ["no power-function averages", "cldctl resume done"]),
+        (["submit", "toy", "train.ema_lengths=[0.05,0.4]", "--dry-run", *DEBUG], 2, ["each a number > 0 and < 0.288"]),
+        (["submit", "toy", "train.ema_lengths=[0.1,0.1]", "--dry-run", *DEBUG], 2, ["train.ema_lengths", "twice"]),
+        (["eval", "done", "--elbo", "train.steps=3"], 2, ["train.steps", "eval, sampling, ema and cluster"]),
+        (["sample", "done", "-o", "x.jpg"], 2, [".png or .npz"]),
+        (["sample", "done", "-o", "/nowhere/x.png"], 2, ["no folder /nowhere"]),
+        (["sample", "done", "--method", "emm"], 2, ["--method cannot be 'emm'", "'em'"]),
+        (["sample", "done", "--method", "em", "sampling.method=sscs"], 2, ["--method and sampling.method=sscs"]),
+        (["sample", "done", "--method", "em", "--nfe", "5", "sampling.nfe=6"], 2, ["--nfe and sampling.nfe=6"]),
+        (["sample", "done", "--checkpoint", "15"], 3, ["no checkpoint of step 15"]),
+        (["resume", "done"], 2, ["is finished at step 20", "train.steps="]),
+        (["cancel", "done", "dome"], 3, ["no run at", "Nothing was cancelled"]),
+        (["resume", "done", "train.keep=9", "sde.beta0=3"], 2, ["done: sde.beta0=3 would make it another run"]),
+        (["resume", "done", "--from", "15"], 3, ["no checkpoint of step 15", "10, 20"]),
+        (["cancel", "nobody"], 3, ["no run at"]),
+        (["logs", "nobody"], 3, ["no run at"]),
+        (["frobnicate"], 2, ["frobnicate"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_usage_is_refused_with_the_fix_and_the_code(runs, arguments, code, words):
+    before = sorted(path.name for path in runs.iterdir())
+    done = invoke(*arguments, runs=runs, code=code)
+    message = " ".join(done.stderr.replace("│", " ").split())
+    for word in words:
+        assert word in message
+    assert "Traceback" not in done.stderr
+    assert sorted(path.name for path in runs.iterdir()) == before, "nothing is half-written"
+
+
+def test_without_runs(tmp_path):
+    assert "no runs in" in invoke("status", runs=tmp_path).stderr
+    assert invoke("status", "--json", runs=tmp_path).stdout.strip() == "[]"
+    assert "there are no runs" in invoke("eval", "--elbo", runs=tmp_path, code=3).stderr
+    assert "no run can be resumed" in invoke("resume", "--yes", runs=tmp_path, code=3).stderr
+
+
+def test_a_name_is_looked_for_where_runs_dir_says(runs, tmp_path, monkeypatch):
+    """And not beside the shell, where another run may have the same; a path is one by its slash."""
+    shutil.copytree(runs / "done", tmp_path / "here" / "done")
+    shutil.copytree(runs / "done", tmp_path / "lr=0.1" / "done")
+    monkeypatch.chdir(tmp_path / "here")
+    assert options.find_run("done", runs).path == runs / "done"
+    assert options.find_run("./done", runs).path.resolve() == tmp_path / "here" / "done"
+    monkeypatch.chdir(tmp_path)
+    assert options.split_runs(["lr=0.1/done", "optim.lr=0.1/2"]) == (["lr=0.1/done"], ["optim.lr=0.1/2"])
+
+
+def test_what_cannot_be_printed_or_has_nowhere_to_go_ends_nothing(runs):
+    assert "NLL" in cldctl("status", "done", runs=runs, PYTHONIOENCODING="ascii").stdout
+    command = f"{sys.executable} -m cldctl status done --runs-dir {runs} >&-"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [("render", "toy"), ("submit", "toy", "--dry-run", *DEBUG), ("submit", "toy", *DEBUG)]
+)
+def test_a_line_of_a_batch_script_cannot_be_injected(tmp_path, command):
+    injected = 'cluster.partition="low\\ntouch x #"'
+    refused = invoke(*command, injected, runs=tmp_path / "runs", code=2)
+    assert "'cluster.partition' cannot be 'low\\ntouch x #'; expected a text" in refused.stderr
+    assert not (tmp_path / "runs").exists()
+    runs = tmp_path / "a\nb"
+    refused = invoke("submit", "toy", "--name", "mine", "--cluster", "local", runs=runs, code=2)
+    assert "the path of a job's logs cannot have" in refused.stderr
+    assert not runs.exists()
+
+
+def test_a_recipe_in_the_working_directory_is_found_by_its_file_name_alone(runs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text("name: tiny\n")
+    assert "Did you mean './tiny.yaml'?" in invoke("submit", "tiny", "--dry-run", runs=runs, code=2).stderr
+
+
+@pytest.mark.parametrize("more", [(), ("--sweep", "train.seed=0,1")])
+@pytest.mark.parametrize(
+    ("settings", "seen", "warns"),
+    [(("cluster.gpus_per_node=1",), "", True), (("cluster.gpus_per_node=1",), "0", False), ((), "", False)],
+)
+def test_who_asks_for_gpus_where_there_is_none_is_told_before_it_begins(tmp_path, more, settings, seen, warns):
+    words = ("submit", "toy", *settings, *more, "--cluster", "local", "--dry-run")
+    said = invoke(*words, runs=tmp_path, CUDA_VISIBLE_DEVICES=seen).stderr
+    assert (
+        "no NVIDIA GPU is seen here: without one it runs on the CPU, which is slow. Set cluster.gpus_per_node=0" in said
+    ) == warns

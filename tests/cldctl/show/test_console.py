@@ -1,0 +1,96 @@
+"""Names, reasons and logs of others are shown, and not obeyed."""
+
+import io
+import os
+import subprocess
+import sys
+
+import pytest
+from rich.live import Live
+from rich.text import Text
+
+from cldctl.show.console import PlainConsole, strong
+from cldctl.show.fitting import fitted
+
+ESCAPES = "\x1b[31mred\x1b[0m \x1b]0;title\x07\x1b]8;;http://x\x1b\\link\x1b]8;;\x1b\\ \x9b2J\x07\x08\u202eabc"
+
+
+def shown(*objects, terminal: bool = False, **how) -> str:
+    stream = io.StringIO()
+    # Without colours, so that every escape sequence on the terminal comes from a text.
+    PlainConsole(file=stream, width=200, force_terminal=terminal, no_color=True).print(*objects, **how)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("wrap", [Text, str, lambda text: fitted({"name": [text]}, (), ()), lambda text: strong(text)])
+def test_nothing_in_a_text_steers_the_terminal(wrap, terminal):
+    text = shown(wrap(ESCAPES), terminal=terminal).replace("\x1b[1m", "").replace("\x1b[0m", "")  # a heading
+    assert "[0m" not in text
+    assert not any(character in text for character in "\x1b\x07\x08\x9b\u202e")
+    for word in ("red", "link", "abc"):
+        assert word in text
+
+
+def test_markup_and_emoji_are_shown_as_they_are():
+    assert shown("[red]x[/red] [link=http://x]y[/] :warning: [/]") == "[red]x[/red] [link=http://x]y[/] :warning: [/]\n"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_call_may_ask_for_markup(terminal):
+    assert (
+        shown("[bold]x[/bold]", markup=True, terminal=terminal).replace("\x1b[1m", "").replace("\x1b[0m", "") == "x\n"
+    )
+
+
+def test_strong_texts_are_bold_and_nothing_else():
+    text = strong("run ", "[red]", " in x")
+    assert text.plain == "run [red] in x"
+    assert [(span.start, span.end, span.style) for span in text.spans if span.style] == [(4, 9, "bold")]
+
+
+def test_rich_may_still_move_the_cursor():
+    stream = io.StringIO()
+    console = PlainConsole(file=stream, width=80, force_terminal=True)
+    with Live("a\x1b[2Jb", console=console, auto_refresh=False) as live:
+        live.update("c", refresh=True)
+    assert "\x1b[?25l" in stream.getvalue(), "the cursor is hidden"
+    assert "\x1b[2J" not in stream.getvalue()
+
+
+COLOURS = """
+import sys
+from cldctl.show.console import err, out
+out.print("text", style="red")
+sys.stdout.write(str(out.is_terminal))
+"""
+
+
+@pytest.mark.parametrize(
+    ("variables", "colours"),
+    [
+        ({}, False),
+        ({"FORCE_COLOR": "1"}, True),
+        ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, False),
+        ({"NO_COLOR": "1"}, False),
+    ],
+)
+def test_colours_in_a_pipe(variables, colours):
+    kept = {name: value for name, value in os.environ.items() if name not in ("FORCE_COLOR", "NO_COLOR")}
+    done = subprocess.run(
+        [sys.executable, "-c", COLOURS], env={**kept, **variables}, capture_output=True, text=True, check=True
+    )
+    assert ("\x1b[31m" in done.stdout) == colours
+    assert done.stdout.endswith("False"), "a pipe is not redrawn, whatever its colours"
+
+
+@pytest.mark.parametrize(("variables", "colours"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_colours_on_a_terminal(variables, colours, monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    stream = io.StringIO()
+    PlainConsole(file=stream, force_terminal=True).print("text", style="red")
+    assert ("\x1b[31m" in stream.getvalue()) == colours
