@@ -419,8 +419,10 @@ def make(out: Path) -> None:
 
 
 def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Each leaf of a record with the way to it."""
-    if value and isinstance(value, dict | list):
+    """Each leaf of a record with the way to it; texts of a list have no order, so that one more is one difference."""
+    if value and isinstance(value, list) and all(isinstance(inner, str) for inner in value):
+        yield from ((f"{path} / {inner}", "listed") for inner in value)
+    elif value and isinstance(value, dict | list):
         for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
             yield from flat(inner, f"{path} / {name}" if path else str(name))
     else:
