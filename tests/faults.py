@@ -112,6 +112,7 @@ consensus: all ranks stop at the same step if one is asked to
   - op=torch.distributed.ReduceOp.MAX, group=self._ranks.control
   + op=torch.distributed.ReduceOp.MIN, group=self._ranks.control
   tests/cld_core/test_ranks_as_processes.py tests/cld_core/train/test_session.py
+  ! not caught
 ema: the average of the weights forgets the start soon
   - decay = min(self.decay, (1 + updates) / (10 + updates))
   + decay = self.decay
