@@ -121,7 +121,6 @@ clip: optim.grad_clip limits the gradient
   - clip if clip is not None else math.inf
   + math.inf
   tests/cld_core/train/test_step.py tests/cld_core/train/test_bad_gradients.py
-  ! not caught
 checksum: a damaged checkpoint is noticed
   - if checksum(path) != sidecar.sha256:
   + if False:

@@ -59,6 +59,13 @@ def test_every_kind_of_training_lowers_its_loss(overrides):
     assert losses[1] < losses[0]
 
 
+def test_the_optimiser_sees_a_gradient_of_at_most_the_norm_of_the_recipe():
+    """After one step, Adam's first moment is a tenth of the gradient."""
+    moments = trained(1, "optim.grad_clip=0.001").optimiser.state_dict()["state"].values()
+    norm = torch.stack([moment["exp_avg"].norm() for moment in moments]).norm() / 0.1
+    assert float(norm) == pytest.approx(0.001, rel=1e-3)
+
+
 def test_the_same_key_gives_the_same_bits():
     assert same(trained(5).state_dict(), trained(5).state_dict())
 
