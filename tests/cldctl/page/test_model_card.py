@@ -6,13 +6,13 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 
+from cld_core.errors import UsageError
 from cld_core.evaluation.request import EvalRequest
 from cld_core.recipe import from_dict
 from cld_core.recipe.variants import names
 from cld_core.run import RunFolder, events
 from cld_core.run.atomic import write_json
-from cldctl.page import card_sources
-from cldctl.page.model_card import Subject, card
+from cldctl.page.model_card import DIFFUSIONS, Subject, card, escaped, licence
 from cldctl.runs import survey
 from cldctl.runs.status import RunStatus, status_of
 from tests.support.made_up import report, run_with
@@ -84,9 +84,11 @@ def test_the_facts_of_the_training_are_those_of_the_ledger(run):
     versions = {"python": "3.11.7", "torch": "2.9.0"}
     for attempt, (cause, first, last) in enumerate((("preempted", 0, 10), ("finished", 10, 20))):
         run.ledger.append(
-            events.Started(time=100.0 * attempt, attempt=attempt, job_id=str(attempt), step=first, gpu="Card | X",
-                           gpus=8, versions=versions)
-        )  # fmt: skip
+            events.Started(
+                **{"time": 100.0 * attempt, "attempt": attempt, "job_id": str(attempt), "step": first},
+                **{"gpu": "Card | X", "gpus": 8, "versions": versions},
+            )
+        )
         ended = events.Ended(time=100.0 * attempt + 36, attempt=attempt, cause=cause, step=last)
         run.ledger.append(ended)
     facts = section(card(run, status(run), ABOUT), "Training")
@@ -150,7 +152,41 @@ def test_versions_of_another_type_are_unknown(run, versions):
     assert "| versions | unknown |" in section(card(run, status(run), ABOUT), "Training")
 
 
-def test_every_diffusion_has_a_name_and_a_paper():
-    assert set(card_sources.NAMES) == set(names("sde"))
-    assert "2303.01748" in card_sources.of("psld").bibtex
-    assert card_sources.of("vpsde") == card_sources.of("cld")
+def test_every_diffusion_has_a_name_and_a_paper(tmp_path):
+    assert set(DIFFUSIONS) == set(names("sde"))
+    for sde, key in (("psld", "pandey2023complete"), ("cld", "dockhorn2022score")):
+        run = run_with(tmp_path / sde, 20, overrides=(f"sde.name={sde}",))
+        text = card(run, status(run), ABOUT)
+        assert key in section(text, "Citation")
+        assert DIFFUSIONS[sde][0] in text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "plain words, 1.5 and a-b_c",
+        "*bold* _it_ **b** ~~gone~~ `code`",
+        "<script>alert(1)</script> <!-- x --> &lt;b&gt;",
+        "[text](https://evil.example) ![picture](x.png) [a]: b",
+        "https://evil.example and www.evil.example and <https://evil.example>",
+        "| cell | cell |",
+        "$x^2$ and \\(y\\) @someone #1",
+        "line one\n# heading\n- list",
+    ],
+)
+def test_an_escaped_text_is_text(text):
+    parser = MarkdownIt("gfm-like", {"html": True})
+    children = [child for token in parser.parse(f"A: {escaped(text)}") for child in token.children or ()]
+    assert {child.type for child in children} <= {"text", "text_special"}
+    assert "".join(child.content for child in children) == f"A: {' '.join(text.split())}"
+
+
+@pytest.mark.parametrize("text", ["MIT", "GPL-3.0", "gpl-3.0-only", "openrail++", "odbl", "llama3.1", "other"])
+def test_licences_are_written_as_hugging_face_does(text):
+    assert licence(text) == text.lower()
+
+
+@pytest.mark.parametrize("text", ["", "mit or apache-2.0", "mit+", "LicenseRef-mine", "\x1b[31mmit", "gpl3.0"])
+def test_what_is_not_one_licence_is_refused(text):
+    with pytest.raises(UsageError, match="'gpl-3.0'" if text == "gpl3.0" else "not a licence"):
+        licence(text)
