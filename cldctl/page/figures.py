@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PNG = b"\x89PNG\r\n\x1a\n"
-# The newest pictures of a run, the bytes of one, and those of all of them but the first.
-_NEWEST, _PICTURE_BYTES, _ALL_BYTES = 24, 16 * 2**20, 2**20
+# The pictures of a run that are shown, and the bytes of one.
+_NEWEST, _PICTURE_BYTES = 6, 16 * 2**20
 # A narrower picture is one of pixels that people want to tell apart.
 _SMALL = 300
 # Points of a drawn line, the fewest of a curve that is smoothed, and the share of them in a mean.
@@ -112,15 +113,15 @@ def smoothed(points: Points) -> Points:
     """Means over windows that are centred on each point; a short curve as it is."""
     if len(points) < _FEWEST:
         return points
-    import numpy as np
-
-    values, places = np.array([value for _, value in points]), np.arange(len(points))
     half = max(1, round(_WINDOW * len(points) / 2))
-    first, last = np.maximum(places - half, 0), np.minimum(places + half + 1, len(points))
     # Sums of differences from one value: a curve with a large offset keeps its digits.
-    sums = np.concatenate([[0.0], np.cumsum(values - values[0])])
-    means = values[0] + (sums[last] - sums[first]) / (last - first)
-    return [(step, float(mean)) for (step, _), mean in zip(points, means, strict=True)]
+    level = points[0][1]
+    sums = [0.0, *accumulate(value - level for _, value in points)]
+    means = []
+    for place, (step, _) in enumerate(points):
+        first, last = max(place - half, 0), min(place + half + 1, len(points))
+        means.append((step, level + (sums[last] - sums[first]) / (last - first)))
+    return means
 
 
 def is_logarithmic(values: Sequence[float]) -> bool:
@@ -202,25 +203,22 @@ def _svg(figure: "Figure") -> Markup:
 
 
 def gallery(run: RunFolder, *, follow: bool) -> list[Markup]:
-    """The pictures of a run, the newest samples first; of those for which there is no room, how many they are.
+    """The pictures of a run, the newest samples first, and how many more there are.
 
     Args:
         follow: also read folders that links lead out of the run to.
     """
     files = [file for pattern in ("evals/*/samples.png", "samples/*.png") for file in by_age(run.path.glob(pattern))]
     found: dict[bytes | Path, Markup] = {}
-    left_out, room = 0, _ALL_BYTES
-    for file in reversed([file for file in files if is_inside(run, file.parent, follow=follow)][-_NEWEST:]):
+    inside = [file for file in reversed(files) if is_inside(run, file.parent, follow=follow)]
+    for file in inside[:_NEWEST]:
         content = b""
         with contextlib.suppress(OSError):
             content = read_bytes(file, limit=_PICTURE_BYTES)
-        if found and len(content) > room:
-            left_out += 1
-            continue
-        room -= len(content) if found else 0
+        # Evaluations of one sampler draw the same.
         found.setdefault(content or file, _picture(run, file, content))
-    more = f"{left_out} more in the folder of the run: the page would be too large."
-    return [*found.values(), *([text(more)] if left_out else [])]
+    more = len(inside) - _NEWEST
+    return [*found.values(), *([text(f"{more} older ones are in the folder of the run.")] if more > 0 else [])]
 
 
 def _picture(run: RunFolder, file: Path, content: bytes) -> Markup:

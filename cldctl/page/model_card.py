@@ -227,29 +227,23 @@ def card(run: RunFolder, row: RunStatus, about: Subject) -> str:
     own = [it for it in findings if _is_of(it, about)]
     weights = ", ".join(filter(None, [f"step {about.step:,}", EmaSpec(length=about.ema_length).words]))
     diffusion, paper = DIFFUSIONS.get(recipe.sde.name, (f"diffusion {escaped(recipe.sde.name)}", DIFFUSIONS["cld"][1]))
-    size = " x ".join(map(str, about.shape))
     shared, (base, other) = _without_folders(recipe.to_share()), shipped(run)
     found = {} if other is None else differing([shared, _without_folders(other.to_share())])
     environment = templates().overlay()
-    environment.filters |= {"md": escaped, "cells": _table, "json": json.dumps}
+    environment.filters |= {"md": escaped, "cells": _table, "json": json.dumps, "base": os.path.basename}
     text = environment.get_template("card.md").render(
         run=run,
         row=row,
         about=about,
         recipe=recipe,
         head=_head(run, recipe, about, own),
-        data_name=_data_name(recipe),
-        form=f"images of {size}" if about.is_image else f"points in {size} dimensions",
+        size=" x ".join(map(str, about.shape)),
         diffusion=diffusion,
         paper=paper,
-        average="the exponential moving average"
-        if about.ema_length is None
-        else f"the power-function average of relative length {about.ema_length:g}",
         sampler=", ".join(f"{name}: {value}" for name, value in recipe.to_dict()["sampling"].items()),
         findings=[cells_of(it) for it in findings],
         others="" if len(own) == len(findings) else f" The weights of this card are those of {weights}.",
         notes=dict.fromkeys(it.result.remark for it in findings if it.result.remark),
-        data=_data(recipe, about),
         facts=[{"fact": name, "value": value} for name, value in _training(run, row, recipe, about)],
         whole=fenced(yaml.safe_dump(shared, sort_keys=False, allow_unicode=True), "yaml"),
         base=base,
@@ -286,23 +280,6 @@ def _head(run: RunFolder, recipe: Recipe, about: Subject, own: Sequence[Finding]
     }
     text: str = yaml.safe_dump(head, sort_keys=False, allow_unicode=True)
     return text
-
-
-def _data_name(recipe: Recipe) -> str:
-    """What the data are called: a folder of pictures has no name but its own."""
-    if recipe.data.name != "folder":
-        return escaped(recipe.data.name)
-    return f"the folder of images {escaped(Path(getattr(recipe.data, 'path', 'data')).name)}"
-
-
-def _data(recipe: Recipe, about: Subject) -> str:
-    name, plugin = _data_name(recipe), getattr(recipe.data, "plugin", None)
-    if about.is_image:
-        flipped = ", mirrored at random" if getattr(recipe.data, "flip", False) else ""
-        return f"The training part of {name}, {about.shape[-1]} x {about.shape[-2]} pixels{flipped}."
-    if plugin is None:
-        return f"The toy density {name}: training draws new examples from it for every batch."
-    return f"The density {name}, defined by the plug-in {escaped(Path(plugin).name)}, which is not part of the weights."
 
 
 def _training(run: RunFolder, row: RunStatus, recipe: Recipe, about: Subject) -> Iterator[tuple[str, str]]:

@@ -106,15 +106,16 @@ def test_pictures_are_named_after_their_run_and_the_newest_is_first(tmp_path, mo
     picture(run, "evals/elbo-1/samples.png", 20)
     (run.evals / "elbo-2").mkdir()
     (run.evals / "elbo-2/samples.png").write_bytes((run.evals / "elbo-1/samples.png").read_bytes())
-    monkeypatch.setattr(figures, "_ALL_BYTES", 60_000)
+    monkeypatch.setattr(figures, "_NEWEST", 4)
     drawn = "".join(figures.gallery(run, follow=False))
     assert captions(run) == [
         "mine, step 30, EMA length 0.1: 64 samples, ode, 170 NFE",
+        "mine, step_00000020_em",
         "mine, step 10: 64 samples, ode, 170 NFE",
         "mine, evaluation elbo-2",
     ]
     assert drawn.count('class="pixelated"') == 2
-    assert "1 more in the folder" in drawn
+    assert "1 older" in drawn
 
 
 def test_what_is_not_a_picture_is_named_and_no_link_leads_out(tmp_path):
