@@ -23,7 +23,7 @@ def report(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[RUN | GROUP]...",
+            metavar="RUN | GROUP",
             help="Runs by name or folder, of which several share a page; a group alone is an index over its runs; "
             "default: the newest run.",
             autocompletion=completing.runs,

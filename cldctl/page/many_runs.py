@@ -149,7 +149,7 @@ def _table(rows: Sequence[RunStatus], folder: Path) -> Markup:
     results = [{it.quantity.label: f"{it.text}{it.of and f' ({it.of})'}" for it in found} for found in best]
     labels = dict.fromkeys(itertools.chain.from_iterable(results))
     keys = dict.fromkeys(itertools.chain.from_iterable(row.sweep for row in rows))
-    columns = {
+    columns: dict[str, Sequence[str]] = {
         "run": [_name(row, folder) for row in rows],
         "state": [row.state.lower() for row in rows],
         **{key: [one_line(row.sweep.get(key, "-"), 60) for row in rows] for key in keys},

@@ -248,7 +248,7 @@ def card(run: RunFolder, row: RunStatus, about: Subject) -> str:
         whole=fenced(yaml.safe_dump(shared, sort_keys=False, allow_unicode=True), "yaml"),
         base=base,
         summary=keys_differ(len(found)),
-        differences=[{"key": key, "this model": now, "shipped": before} for key, (now, before) in found.items()],
+        differences=[{"key": key, "this model": now, str(base): before} for key, (now, before) in found.items()],
         steps=row.steps or recipe.train.steps,
         own=own,
         has_few=any(it.quantity.key == "fid" and it.size < _FID_SAMPLES for it in own),
