@@ -88,12 +88,13 @@ def show(path: Path, x: Tensor, model: Model, how: str) -> None:
 
 
 def title(x: Tensor, model: Model, how: str) -> str:
-    """What a picture shows, in a line."""
+    """What a picture shows, in a line that begins with the run or file of the model; of any other, with its recipe."""
     bad = int(nonfinite.rows(x).sum())
     some = f" ({bad:,} not finite)" if bad else ""
     average = EmaSpec(length=model.ema_length).words
     weights = f"step {model.step:,}" + (f", {average}" if average else "")
-    return f"{model.recipe.name}, {weights}: {len(x):,} samples{some}, {how}"
+    name = model.recipe.name if model.path is None else model.path.name.removesuffix(".safetensors")
+    return f"{one_line(name, 60)}, {weights}: {len(x):,} samples{some}, {how}"
 
 
 def pixels(x: Tensor, model: Model, how: str) -> Tensor:

@@ -155,6 +155,7 @@ def _read(wanted: Wanted, recipe: Recipe) -> Model | None:
             raise ValueError("the digest of its tensors is another one")
         classes = parse_json(about["classes"]) if "classes" in about else None
         model = Model.of_tensors(recipe, tensors, step=wanted.step, device=wanted.device, classes=classes)
+        model.path = wanted.run.path
         if wanted.length is not None:
             model.ema_length, model.ema_error = wanted.length, float(about["ema_error"])
         return model

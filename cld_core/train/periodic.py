@@ -51,6 +51,7 @@ class Periodic:
             return
         trainer = self._trainer
         model = Model(trainer.recipe, trainer.ranks.device, net=trainer.net, data=trainer.source, step=step)
+        model.path = self._folder.path
         trainer.net.eval()
         try:
             # Batch sizes vary here, and each of them would be timed.

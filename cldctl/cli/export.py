@@ -12,9 +12,7 @@ from cldctl.show.progress import Working
 from .options import AllowPlugin, Checkpoint, Run, RunsDir, check_output, find_run, runs_dir
 
 if TYPE_CHECKING:
-    from cld_core.model import Model
-    from cld_core.run import RunFolder
-    from cldctl.page.card_files import CardFiles
+    from cldctl.page.model_card import CardFiles
 
 
 def export(
@@ -51,17 +49,15 @@ def export(
     Example: cldctl export cifar10-0102-101112-ab12 --card cifar10/ --license cc-by-4.0
     """
     from cld_core.errors import UsageError
-    from cldctl.page import licences
+    from cldctl.page import model_card
 
-    licence = None if license_ is None else licences.identifier(license_)
+    licence = None if license_ is None else model_card.licence(license_)
     folder = find_run(run, runs_dir(directory))
     target = output or Path(f"{folder.name}.safetensors")
     check_output(target, (".safetensors",), "weights are")
-    files = None
+    files: CardFiles | None = None
     if card is not None:
-        from cldctl.page import card_files
-
-        files = card_files.places(card, output, target)
+        files = model_card.places(card, output, target)
         target = files.weights
     elif licence is not None:
         raise UsageError("--license is part of a card. Add --card FOLDER, or leave it out.")
@@ -71,36 +67,13 @@ def export(
 
         model = cld_core.load(folder.path, checkpoint, "cpu", allow_plugin=allow_plugin, ema_length=ema_length)
         if files is not None:
-            card_files.make_folder(files)
+            model_card.make_folder(files)
         working.phase(f"writing {target.name}")
         model.export(target)
     step = ", ".join(filter(None, [f"step {model.step}", EmaSpec(length=ema_length).words]))
     err.print(f"averaged weights of {step} of {folder.name}, {target.stat().st_size / 2**20:.1f} MiB")
     out.print(str(target), markup=False, no_wrap=True)
     if files is not None:
-        _write_card(folder, model, files, licence)
+        saying = f"drawing samples of step {model.step}, of which the run has no picture"
+        model_card.write(folder, model, files, licence or "unknown", lambda: err.print(saying))
         out.print(str(files.card), markup=False, no_wrap=True)
-
-
-def _write_card(folder: "RunFolder", model: "Model", files: "CardFiles", license_: str | None) -> None:
-    from cldctl.page import card_files
-    from cldctl.page.model_card import Subject, card
-    from cldctl.runs import survey
-    from cldctl.runs.status import status_of
-
-    def drawing() -> None:
-        err.print(f"drawing samples of step {model.step}, of which the run has no picture")
-
-    card_files.write_picture(folder, model, files.picture, drawing)
-    about = Subject(
-        step=model.step,
-        parameters=sum(parameter.numel() for parameter in model.net.parameters()),
-        shape=tuple(model.data_shape),
-        is_image=model.is_image,
-        weights=files.weights_name,
-        picture=files.picture.name,
-        license=license_ or "unknown",
-        ema_length=model.ema_length,
-    )
-    row = status_of(folder, survey.of_runs([folder], max_age_s=survey.TO_LOOK_S))
-    card_files.write_card(files, card(folder, row, about))

@@ -10,25 +10,29 @@ from cldctl.show.console import err, out
 from cldctl.show.progress import Working
 
 from . import completing
-from .options import RunsDir, check_output, find_run, group_named, runs_dir
+from .options import RunsDir, check_output, find_run, find_runs_or_group, group_named, runs_dir
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cld_core.run.groups import Group
+    from cldctl.runs.status import RunStatus
 
 
 def report(
-    name: Annotated[
-        str | None,
+    names: Annotated[
+        list[str] | None,
         typer.Argument(
             metavar="RUN | GROUP",
-            help="A run's name or folder, or a group for an index over its runs; default: the newest run.",
+            help="Runs by name or folder, of which several share a page; a group alone is an index over its runs; "
+            "default: the newest run.",
             autocompletion=completing.runs,
         ),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Write an index over all runs instead.")] = False,
     pages: Annotated[
         bool,
-        typer.Option("--pages", help="Of an index: also write the pages of its runs that are missing or out of date."),
+        typer.Option("--pages", help="Of several runs: also write their own pages that are missing or out of date."),
     ] = False,
     output: Annotated[
         Path | None,
@@ -36,7 +40,8 @@ def report(
             "--output",
             "-o",
             metavar="FILE.html",
-            help="Default: report.html in the run folder; of a group index-GROUP.html, --all: index.html.",
+            help="Default: report.html in the run folder; of a group index-GROUP.html, of several runs "
+            "comparison.html, --all: index.html.",
         ),
     ] = None,
     follow: Annotated[
@@ -48,24 +53,27 @@ def report(
 
     Example: cldctl report -o report.html
 
+    Example: cldctl report first second
+
     Example: cldctl report --all --pages
     """
     check_output(output, (".html", ".htm"), "reports are")
-    if everything and name is not None:
-        raise UsageError(f"--all writes an index over all runs, not a page of {name}. Leave one of them out.")
+    names = names or []
+    if everything and names:
+        raise UsageError(f"--all writes an index over all runs, not a page of {names[0]}. Leave one of them out.")
     root = runs_dir(directory)
     if everything and not root.is_dir():
         raise NotFoundError(f"there are no runs in {root.absolute()}. Start one: `cldctl submit toy_demo`.")
-    group = None if name is None else group_named(name, root)
+    groups = [group for name in names if (group := group_named(name, root)) is not None]
     is_complete = True
-    if everything or group is not None:
-        if pages:
-            is_complete = _pages(root, group, follow)
-        target = _index(root, output, group, follow)
+    if len(names) > 1:
+        target, is_complete = _comparison(names, groups, root, output, pages, follow)
+    elif everything or groups:
+        target, is_complete = _index(root, output, groups[0] if groups else None, pages, follow)
     elif pages:
         raise UsageError("--pages writes the pages of many runs. Add --all or the name of a group, or leave it out.")
     else:
-        target = _page(name, root, output, follow)
+        target = _page(names[0] if names else None, root, output, follow)
     out.print(str(output or target.absolute()), markup=False, no_wrap=True)
     if not is_complete:
         raise typer.Exit(1)
@@ -87,25 +95,46 @@ def _page(name: str | None, root: Path, output: Path | None, follow: bool) -> Pa
         return output
 
 
-def _pages(root: Path, group: "Group | None", follow: bool) -> bool:
-    """Write the pages of the runs that need it, before the index, which links to them; whether none failed."""
-    from cldctl.page import all_pages
-
-    with Working(f"making the pages of the runs in {root}", announced=True) as working:
-        written = all_pages.write(
-            root, lambda done, total, name: working.at(done, total, name), group=group, follow=follow
-        )
-    err.print(f"{written.number:,} {'page' if written.number == 1 else 'pages'} written")
-    for name, problem in written.problems.items():
-        err.failure(f"{name}: {problem}", style="red")
-    return not written.problems
-
-
-def _index(root: Path, output: Path | None, group: "Group | None", follow: bool) -> Path:
+def _comparison(
+    names: list[str], groups: "list[Group]", root: Path, output: Path | None, pages: bool, follow: bool
+) -> tuple[Path, bool]:
+    """Write a page of several runs; where it is, and whether all pages that were asked for were written."""
     from cld_core.run.atomic import write_text
-    from cldctl.page.many_runs import page
+    from cldctl.page import many_runs
 
+    runs = find_runs_or_group(names, root)
+    rows = many_runs.rows_of(runs)
+    is_complete = not pages or _pages(rows, follow)
+    target = output or root / "comparison.html"
+    with Working(f"comparing {len(runs)} runs", announced=True):
+        content = many_runs.comparison(rows, groups, target.absolute().parent, follow=follow)
+        write_text(target.absolute(), content)
+    return target, is_complete
+
+
+def _index(root: Path, output: Path | None, group: "Group | None", pages: bool, follow: bool) -> tuple[Path, bool]:
+    """Write an index; where it is, and whether all pages that were asked for were written."""
+    from cld_core.run.atomic import write_text
+    from cldctl.page import many_runs
+
+    found = many_runs.look(root, group)
+    is_complete = not pages or _pages(found.rows, follow)
     target = output or root / ("index.html" if group is None else f"index-{group.name}.html")
     with Working(f"making the index of {root if group is None else group.name}", announced=True):
-        write_text(target.absolute(), page(root, target.absolute().parent, group=group, follow=follow))
-    return target
+        content = many_runs.index(root, found, target.absolute().parent, group=group, follow=follow)
+        write_text(target.absolute(), content)
+    return target, is_complete
+
+
+def _pages(rows: "Sequence[RunStatus]", follow: bool) -> bool:
+    """Write the pages of the runs that need it, before the page that links to them; whether none failed."""
+    from cldctl.page import many_runs
+
+    with Working(f"making the pages of {len(rows)} runs", announced=True) as working:
+        written, problems = many_runs.write_pages(
+            rows, lambda done, total, name: working.at(done, total, name), follow=follow
+        )
+    err.print(f"{written:,} {'page' if written == 1 else 'pages'} written")
+    for name, problem in problems.items():
+        err.failure(f"{name}: {problem}", style="red")
+    return not problems

@@ -83,14 +83,9 @@ def is_up_to_date(run: RunFolder, row: RunStatus, *, follow: bool) -> bool:
 
 
 def _sources(run: RunFolder) -> Iterator[Path]:
-    """What a page is made of, as far as it may change once a run is over."""
-    yield from (run.ledger.path, run.identity_file, run.recipe_file, run.progress_file)
-    yield from (run.samples, run.evals, run.tuned, run.checkpoints)
-    for folder in (run.tensorboard, run.evals, run.tuned, run.samples):
-        yield from folder.glob("*")
-    for folder in (run.evals, run.tuned):
-        for name in ("report.json", "solution.json", "jobs.jsonl", "shards"):
-            yield from folder.glob(f"*/{name}")
+    """What a page is made of: the files of a run down to those of its evaluations, besides the page itself."""
+    for pattern in ("*", "*/*", "*/*/*"):
+        yield from (file for file in run.path.glob(pattern) if file != page_of(run) and not file.name.startswith("."))
 
 
 def _now(folder: Path) -> int:

@@ -1,40 +1,75 @@
-"""The text of a model card: what a model is, how to use it, how good it is, how it was made, and what is not known.
+"""A model card: what a model is, how to use it, how good it is, how it was made, and what is not known.
 
-It is Markdown with a head in YAML, as Hugging Face reads it. All facts are from the run's folder; whose machines they
-were, and the commands of hooks, are not part of it.
+It is Markdown with a head in YAML, as Hugging Face reads it, beside a picture of samples and the weights. All facts are
+from the run's folder; whose machines they were, and the commands of hooks, are not part of it.
 """
 
 import json
 import math
+import os
+import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
+from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
-from cld_core.evaluation import registry
-from cld_core.evaluation.evaluation import evaluations_of
+from cld_core.errors import CldError, UsageError, did_you_mean
 from cld_core.recipe import Recipe
 from cld_core.recipe.ema import EmaSpec
 from cld_core.run import RunFolder
-from cld_core.texts import fenced, one_line
-from cldctl.evals.compare import Result, results_of
-from cldctl.runs.status import RunStatus
-from cldctl.show.format import count, number
-from cldctl.show.tables import result_text
+from cld_core.run.atomic import replacing, write_text
+from cld_core.small_files import by_age, read_bytes
+from cld_core.texts import fenced, has_control, one_line
+from cldctl.runs import survey
+from cldctl.runs.status import RunStatus, status_of
+from cldctl.show.format import keys_differ, number
 from cldctl.show.usage import usage_line
 
-from . import card_recipe, card_sources
-from .markdown import escaped, picture, table
+from .document import templates
+from .figures import PNG
+from .one_run import differing, shipped
+from .results import Finding, cells_of, findings_of
+
+if TYPE_CHECKING:
+    from cld_core.model import Model
 
 # What follows `library_name` in the head of every card.
-LIBRARY = "cldctl"
+_LIBRARY = "cldctl"
 # Published FIDs are of so many samples; of fewer, the value is larger.
 _FID_SAMPLES = 50_000
-# How many of what a result is of, by the key of the question.
-_OF = {"samples": "samples", "points": "points"}
+# What begins emphasis, code, links, pictures, HTML, entities, formulas, mentions or a cell within a line.
+_SPECIAL = re.compile(r"[\\`*_~\[\]<>|&!$@#]")
+# What GitHub and others take for links without any markup.
+_LINK = re.compile(r"(?i)(?<=[a-z])(?=://)|(?<=www)(?=\.)")
+# What Hugging Face lists (https://huggingface.co/docs/hub/repositories-licenses) and SPDX does not.
+_NOT_OF_SPDX = (
+    "apple-amlr apple-ascl bigcode-openrail-m bigscience-bloom-rail-1.0 bigscience-openrail-m bsd c-uda cc "
+    "creativeml-openrail-m deepfloyd-if-license fair-noncommercial-research-license gemma gfdl gpl grok2-community "
+    "h-research intel-research lgpl lgpl-lr llama2 llama3 llama3.1 llama3.2 llama3.3 llama4 odbl odc-by openmdw-1.0 "
+    "openmdw-1.1 openrail openrail++ other pddl unknown"
+)
+# For suggestions: those that people choose for weights.
+_USUAL = ("apache-2.0", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "gpl-3.0", "mit")
+# What a diffusion is called, and its paper.
+DIFFUSIONS = {
+    "cld": ("critically-damped Langevin diffusion (CLD)", "https://arxiv.org/abs/2112.07068"),
+    "vpsde": ("variance-preserving diffusion (VPSDE)", "https://arxiv.org/abs/2112.07068"),
+    "psld": ("phase-space Langevin diffusion (PSLD)", "https://arxiv.org/abs/2303.01748"),
+    "hold": ("critically-damped Langevin diffusion of third order (HOLD)", "https://arxiv.org/abs/2404.12814"),
+}
+
+
+@dataclass(frozen=True)
+class CardFiles:
+    """Where card, picture and weights go."""
+
+    card: Path
+    picture: Path
+    weights: Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +80,6 @@ class Subject:
         step: the optimiser step of the weights.
         parameters: how many numbers were trained.
         shape: of one example, (C, ...).
-        is_image: whether examples are images.
         weights: the name of their file.
         picture: the name of the file with samples, beside the card; None without one.
         license: the identifier of the licence of the weights, as Hugging Face lists them.
@@ -62,160 +96,190 @@ class Subject:
     ema_length: float | None = None
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One number of a finished evaluation."""
+def licence(text: str) -> str:
+    """The identifier of a licence for a card: one that Hugging Face lists, or another one of SPDX, in small letters.
 
-    step: int
-    key: str
-    result: Result
-    truth: float | None = None
-    ema_length: float | None = None
+    Raises:
+        UsageError: it is not one.
+    """
+    word = text.strip().lower()
+    if word in _NOT_OF_SPDX.split():
+        return word
+    try:
+        # An expression of several licences, or a reference to a text elsewhere, names none that readers of cards know.
+        if re.fullmatch(r"(?!licenseref-)[a-z0-9.-]+", word):
+            return canonicalize_license_expression(word).lower()
+    except InvalidLicenseExpression:
+        pass
+    fix = did_you_mean(word[:60], _USUAL) or did_you_mean(word[:60], _NOT_OF_SPDX.split())
+    expected = (
+        "It takes one that Hugging Face lists, or one of https://spdx.org/licenses: cc-by-4.0, mit, ..., or other"
+    )
+    raise UsageError(f"--license '{one_line(text, 60)}' is not a licence that cards can name.{fix} {expected}.")
 
-    def is_of(self, about: Subject) -> bool:
-        """Whether it is a number of the weights that a card is about."""
-        return (self.step, self.ema_length) == (about.step, about.ema_length)
 
-    @property
-    def label(self) -> str:
-        return registry.quantity(self.key).label
+def places(wish: Path, weights: Path | None, default: Path) -> CardFiles:
+    """Where the files of ``--card`` go: into a folder, or beside a file that ends in .md.
 
-    @property
-    def count(self) -> str:
-        """How many samples or points it is of."""
-        question = self.result.question
-        known = [f"{count(question[key])} {what}" for key, what in _OF.items() if isinstance(question.get(key), int)]
-        return known[0] if known else "-"
+    Args:
+        weights: what ``-o`` says.
+        default: the weights without it, unless they are in the folder.
+
+    Raises:
+        UsageError: nothing can be written there, or somebody's own file would be lost.
+    """
+    if has_control(str(wish)):
+        raise UsageError("--card: the name has control characters. Use another one.")
+    is_file = wish.suffix == ".md"
+    if is_file and not os.path.isdir(wish.absolute().parent):
+        raise UsageError(f"--card {wish}: there is no folder {wish.absolute().parent}. Create it first.")
+    if not is_file and os.path.lexists(wish) and not os.path.isdir(wish):
+        raise UsageError(f"--card {wish}: it is a file. Name a folder, or a file that ends in .md.")
+    if is_file:
+        files = CardFiles(wish, wish.with_suffix(".png"), weights or default)
+    else:
+        # As Hugging Face and others expect them.
+        files = CardFiles(wish / "README.md", wish / "samples.png", weights or wish / "model.safetensors")
+    if os.path.lexists(files.card):
+        if not _is_card(files.card):
+            raise UsageError(f"--card {wish}: {files.card} is not a card that cldctl wrote. Use another name.")
+        return files
+    # The other files belong to a card of cldctl, or they are somebody's own; what -o names is meant to be replaced.
+    for file in [files.picture] if is_file or weights is not None else [files.picture, files.weights]:
+        if os.path.lexists(file):
+            raise UsageError(f"--card {wish}: {file} exists, and no card is beside it. Use another name, or remove it.")
+    return files
+
+
+def _is_card(file: Path) -> bool:
+    try:
+        head = read_bytes(file, limit=2**20, follow=True).decode(errors="replace").partition("\n---\n")[0]
+    except OSError:
+        return False
+    return head.startswith("---\n") and f"\nlibrary_name: {_LIBRARY}\n" in f"{head}\n"
+
+
+def make_folder(files: CardFiles) -> None:
+    """Make the folder of a card.
+
+    Raises:
+        CldError: it cannot be made.
+    """
+    try:
+        files.card.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CldError(f"{files.card.parent}: it cannot be made ({error.strerror}). Use another folder.") from error
+
+
+def write(run: RunFolder, model: "Model", files: CardFiles, license_: str, drawing: Callable[[], None]) -> None:
+    """Write a card, and a picture of samples of the weights: one that the run has, or else a new one.
+
+    Args:
+        drawing: is called before samples are drawn, which may take long.
+    """
+    from cld_core.evaluation import pictures
+
+    if (content := _picture(run, model)) is not None:
+        with replacing(files.picture.absolute()) as out:
+            out.write(content)
+    else:
+        drawing()
+        pictures.samples(model, files.picture.absolute(), batch_size=model.recipe.eval.batch_size)
+    about = Subject(
+        step=model.step,
+        parameters=sum(parameter.numel() for parameter in model.net.parameters()),
+        shape=tuple(model.data_shape),
+        is_image=model.is_image,
+        weights=files.weights.name,
+        picture=files.picture.name,
+        license=license_,
+        ema_length=model.ema_length,
+    )
+    row = status_of(run, survey.of_runs([run], max_age_s=survey.TO_LOOK_S))
+    write_text(files.card.absolute(), card(run, row, about))
+
+
+def _picture(run: RunFolder, model: "Model") -> bytes | None:
+    """A picture that the run has of these weights: of the training, or of `cldctl sample` as it is.
+
+    Those of `cldctl sample` with other settings are not what the recipe gives. No link leads out of the run.
+    """
+    from cld_core.evaluation import pictures
+
+    # The training draws from its usual average.
+    periodic = [pictures.periodic_name(model.step)] if model.ema_length is None else []
+    names = (*periodic, pictures.name_of(model, pictures.default_count(model)))
+    if run.samples.resolve().is_relative_to(run.path.resolve()):
+        for file in reversed(by_age(run.samples / name for name in names)):
+            try:
+                if (content := read_bytes(file, limit=2**24)).startswith(PNG):
+                    return content
+            except OSError:
+                continue
+    return None
 
 
 def card(run: RunFolder, row: RunStatus, about: Subject) -> str:
     """The whole card; ``row`` is the status of the run."""
-    recipe, findings = run.recipe(), findings_of(run, about)
-    parts = [
-        f"---\n{_head(run, recipe, about, findings)}---",
-        f"# {escaped(run.name)}",
-        _what(row, recipe, about),
-        "## Use",
-        _use(recipe, about),
-        *(["## Samples", picture("Samples", about.picture)] if about.picture is not None else []),
-        "## Evaluation",
-        _evaluation(findings, about),
-        "## Training data",
-        _data(recipe, about),
-        "## Training",
-        table(["fact", "value"], _training(run, row, recipe, about)),
-        "## Recipe",
-        *card_recipe.section(run, recipe),
-        "## Limits",
-        "\n".join(f"- {text}" for text in _limits(row, recipe, about, findings)),
-        "## Citation",
-        fenced(card_sources.of(recipe.sde.name).bibtex.strip(), "bibtex"),
-    ]
-    return "\n\n".join(parts) + "\n"
+    recipe = run.recipe()
+    # Those of the weights of the card first.
+    findings = sorted(findings_of(run), key=lambda it: (not _is_of(it, about), it.step))
+    own = [it for it in findings if _is_of(it, about)]
+    weights = ", ".join(filter(None, [f"step {about.step:,}", EmaSpec(length=about.ema_length).words]))
+    diffusion, paper = DIFFUSIONS.get(recipe.sde.name, (f"diffusion {escaped(recipe.sde.name)}", DIFFUSIONS["cld"][1]))
+    shared, (base, other) = _without_folders(recipe.to_share()), shipped(run)
+    found = {} if other is None else differing([shared, _without_folders(other.to_share())])
+    environment = templates().overlay()
+    environment.filters |= {"md": escaped, "cells": _table, "json": json.dumps, "base": os.path.basename}
+    text = environment.get_template("card.md").render(
+        run=run,
+        row=row,
+        about=about,
+        recipe=recipe,
+        head=_head(run, recipe, about, own),
+        size=" x ".join(map(str, about.shape)),
+        diffusion=diffusion,
+        paper=paper,
+        sampler=", ".join(f"{name}: {value}" for name, value in recipe.to_dict()["sampling"].items()),
+        findings=[cells_of(it) for it in findings],
+        others="" if len(own) == len(findings) else f" The weights of this card are those of {weights}.",
+        notes=dict.fromkeys(it.result.remark for it in findings if it.result.remark),
+        facts=[{"fact": name, "value": value} for name, value in _training(run, row, recipe, about)],
+        whole=fenced(yaml.safe_dump(shared, sort_keys=False, allow_unicode=True), "yaml"),
+        base=base,
+        summary=keys_differ(len(found)),
+        differences=[{"key": key, "this model": now, str(base): before} for key, (now, before) in found.items()],
+        steps=row.steps or recipe.train.steps,
+        own=own,
+        has_few=any(it.quantity.key == "fid" and it.size < _FID_SAMPLES for it in own),
+        has_bound=any(it.quantity.key in ("bpd", "nll") for it in own),
+    )
+    return f"{text}\n"
 
 
-def findings_of(run: RunFolder, about: Subject) -> list[Finding]:
-    """The numbers of all finished evaluations: those of the weights of the card first, then by step."""
-    found, data = [], run.recipe().data.name
-    for work in evaluations_of(run):
-        if (report := work.report) is None:
-            continue
-        elbo = report.get("elbo") or {}
-        for key, result in results_of(work, report, data).items():
-            truth = elbo.get("true_entropy") if key == "nll" else None
-            found.append(Finding(report["checkpoint_step"], key, result, truth, work.request.ema.length))
-    return sorted(found, key=lambda it: (not it.is_of(about), it.step))
+def _is_of(finding: Finding, about: Subject) -> bool:
+    return (finding.step, finding.ema_length) == (about.step, about.ema_length)
 
 
-def _head(run: RunFolder, recipe: Recipe, about: Subject, findings: Sequence[Finding]) -> str:
+def _head(run: RunFolder, recipe: Recipe, about: Subject, own: Sequence[Finding]) -> str:
     tags = ["score-based-generative-model", "diffusion", "pytorch", recipe.sde.name, recipe.data.name]
     kind = "unconditional-image-generation" if about.is_image else "other"
     metrics = [
-        {"type": one.key, "name": one.label, "value": one.result.number.value}
-        for one in findings
-        if one.is_of(about) and math.isfinite(one.result.number.value)
+        {"type": it.quantity.key, "name": it.quantity.label, "value": it.result.number.value}
+        for it in own
+        if math.isfinite(it.result.number.value)
     ]
     dataset = {"name": one_line(recipe.data.name), "type": one_line(recipe.data.name)}
     results = [{"task": {"type": kind}, "dataset": dataset, "metrics": metrics}]
     head: dict[str, Any] = {
         "license": one_line(about.license),
-        "library_name": LIBRARY,
+        "library_name": _LIBRARY,
         **({"pipeline_tag": kind} if about.is_image else {}),
         "tags": [one_line(tag) for tag in dict.fromkeys(tags)],
         **({"model-index": [{"name": one_line(run.name), "results": results}]} if metrics else {}),
     }
     text: str = yaml.safe_dump(head, sort_keys=False, allow_unicode=True)
     return text
-
-
-def _what(row: RunStatus, recipe: Recipe, about: Subject) -> str:
-    name = recipe.sde.name
-    sde = card_sources.NAMES.get(name, f"diffusion {escaped(name)}")
-    paper = card_sources.of(name).url
-    size = " x ".join(map(str, about.shape))
-    form = f"images of {size}" if about.is_image else f"points in {size} dimensions"
-    objective = escaped(recipe.objective.name.upper())
-    network = f"network {escaped(recipe.network.name)} with {about.parameters:,} parameters"
-    text = (
-        f"A generative model of {_data_name(recipe)} ({form}), based on {sde}: [the paper]({paper}). "
-        f"Its score is the {network}, trained with {LIBRARY} and the objective {objective}. "
-        f"The weights are {_average(about)} at step {about.step:,}."
-    )
-    return text if row.note is None else f"{text}\n\nNote of the authors: {escaped(row.note, 500)}"
-
-
-def _average(about: Subject) -> str:
-    if about.ema_length is None:
-        return "the exponential moving average"
-    return f"the power-function average of relative length {about.ema_length:g}"
-
-
-def _weights(about: Subject) -> str:
-    return ", ".join(filter(None, [f"step {about.step:,}", EmaSpec(length=about.ema_length).words]))
-
-
-def _use(recipe: Recipe, about: Subject) -> str:
-    where = json.dumps(about.weights)
-    shape = ", ".join(map(str, (64, *about.shape)))
-    span = ", in [-1, 1]" if about.is_image else ""
-    code = f"import cld_core\n\nmodel = cld_core.load({where})\nx = model.sample(64)  # ({shape}){span}"
-    sampler = ", ".join(f"{name}: {value}" for name, value in recipe.to_dict()["sampling"].items())
-    return f"{fenced(code, 'python')}\n\nThe sampler, unless you pass another one to `sample`: {escaped(sampler)}."
-
-
-def _evaluation(findings: Sequence[Finding], about: Subject) -> str:
-    if not findings:
-        return "No evaluation is finished."
-    rows = []
-    for one in findings:
-        quantity, value = registry.quantity(one.key), one.result.number
-        nfe = "-" if one.result.nfe is None else f"{one.result.nfe:.0f}"
-        truth = "" if one.truth is None else f" (true entropy {one.truth:.{quantity.digits}f})"
-        cells = (result_text(quantity, value.value, value.stderr) + truth, one.count, nfe, one.result.how)
-        rows.append([f"{one.step:,}", one.label, *cells])
-    notes = dict.fromkeys(one.result.remark for one in findings if one.result.remark)
-    text = "Values are given ± one standard error where it is known."
-    if not all(one.is_of(about) for one in findings):
-        text += f" The weights of this card are those of {_weights(about)}."
-    headings = ["step", "number", "value", "of", "network evaluations", "settings"]
-    return "\n\n".join([text, table(headings, rows), *(f"Note: {escaped(note, 500)}." for note in notes)])
-
-
-def _data_name(recipe: Recipe) -> str:
-    """What the data are called: a folder of pictures has no name but its own."""
-    if recipe.data.name != "folder":
-        return escaped(recipe.data.name)
-    return f"the folder of images {escaped(Path(getattr(recipe.data, 'path', 'data')).name)}"
-
-
-def _data(recipe: Recipe, about: Subject) -> str:
-    name, plugin = _data_name(recipe), getattr(recipe.data, "plugin", None)
-    if about.is_image:
-        flipped = ", mirrored at random" if getattr(recipe.data, "flip", False) else ""
-        return f"The training part of {name}, {about.shape[-1]} x {about.shape[-2]} pixels{flipped}."
-    if plugin is None:
-        return f"The toy density {name}: training draws new examples from it for every batch."
-    return f"The density {name}, defined by the plug-in {escaped(Path(plugin).name)}, which is not part of the weights."
 
 
 def _training(run: RunFolder, row: RunStatus, recipe: Recipe, about: Subject) -> Iterator[tuple[str, str]]:
@@ -243,25 +307,24 @@ def _training(run: RunFolder, row: RunStatus, recipe: Recipe, about: Subject) ->
         yield "commit", f"{str(git['commit'])[:12]}{', with changes' if git.get('dirty') else ''}"
 
 
-def _limits(row: RunStatus, recipe: Recipe, about: Subject, findings: Sequence[Finding]) -> Iterator[str]:
-    own = [one for one in findings if one.is_of(about)]
-    yield f"It imitates {_data_name(recipe)} and nothing else. It takes no text, label or other condition."
-    if about.step < (steps := row.steps or recipe.train.steps):
-        yield f"Training is not complete: {about.step:,} of {steps:,} steps are done."
-    if not own:
-        yield "These weights have not been evaluated."
-    else:
-        yield "Numbers hold for the settings beside them: other samplers, or fewer network evaluations, change them."
-    few = [one for one in own if one.key == "fid" and _is_few(one.result.question.get("samples"))]
-    if few:
-        text = "samples are biased upwards and cannot be compared with published ones."
-        yield f"FIDs of fewer than {_FID_SAMPLES:,} {text}"
-    if any(one.key in ("bpd", "nll") for one in own):
-        yield "Likelihoods are bounds: the true negative log-likelihood is at most the value, up to its error."
-    yield "It has not been checked whether samples repeat training examples, or what the data leave out."
-    if about.license == "unknown":
-        yield "The licence of the weights is not stated. That of the training data may limit their use."
+def _without_folders(value: Any) -> Any:
+    """Of each path, only its last part: the others tell whose machines they were."""
+    if isinstance(value, dict):
+        return {name: _without_folders(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_folders(inner) for inner in value]
+    return Path(value).name if isinstance(value, str) and value.startswith(("/", "~")) else value
 
 
-def _is_few(samples: object) -> bool:
-    return isinstance(samples, int) and samples < _FID_SAMPLES
+def escaped(text: object, most: int = 200) -> str:
+    """A text for the inside of a line of Markdown, at most ``most`` characters of it, that is shown as it is.
+
+    At the beginning of a line, it might begin a list.
+    """
+    line = _SPECIAL.sub(lambda found: f"\\{found[0]}", one_line(text, most))
+    return _LINK.sub(lambda _: "\\", line)
+
+
+def _table(rows: Sequence[Mapping[str, str]]) -> str:
+    lines = [list(rows[0]), ["--"] * len(rows[0]), *([escaped(cell) for cell in row.values()] for row in rows)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -53,7 +53,7 @@ def test_a_sweep_over_lengths_is_a_table_of_evaluations(root):
     invoke("report", "mine", "-o", str(page), runs=root)
     assert "Results by ema.length" in (text := page.read_text())
     assert "step 40, EMA length" in text, "the tile of the best result"
-    assert "step 40: EMA length 0.07, 2,000 samples, em, 2 NFE" in text
+    assert "mine, step 40, EMA length 0.07: 2,000 samples, em, 2 NFE" in text
 
 
 def test_samples_of_a_length_have_a_picture_of_their_own(root):
@@ -62,7 +62,7 @@ def test_samples_of_a_length_have_a_picture_of_their_own(root):
     assert "8 samples of step 40, EMA length 0.2" in other.stderr
     page = root / "samples.html"
     invoke("report", "mine", "-o", str(page), runs=root)
-    assert "step 40: EMA length 0.2, 8 samples, em, 2 NFE" in page.read_text()
+    assert "mine, step 40, EMA length 0.2: 8 samples, em, 2 NFE" in page.read_text()
 
 
 def test_an_export_of_a_length_says_so(root, tmp_path):

@@ -87,7 +87,7 @@ def test_a_published_checkpoint_becomes_a_run(tmp_path, recipe):
     invoke("sample", "pub", *quick, "-o", str(tmp_path / "grid.png"), runs=runs)
     picture = Image.open(tmp_path / "grid.png")
     assert picture.size == (9 * (3 * 18 + 2), 9 * (2 * 18 + 2)), "enlarged to about 512 pixels"
-    assert "small, step 3: 5 samples, em, 3 NFE" in picture.info["Description"]
+    assert "pub, step 3: 5 samples, em, 3 NFE" in picture.info["Description"]
     invoke("sample", "pub", *quick, "-o", str(tmp_path / "arrays.npz"), runs=runs)
     with np.load(tmp_path / "arrays.npz") as arrays:
         assert arrays["x"].shape == arrays["v"].shape == (5, 3, 16, 16)

@@ -2,7 +2,8 @@
 
 from html.parser import HTMLParser
 
-_WITHIN_A_LINE = ("a", "b", "code", "span")
+_WITHIN_A_LINE = ("a", "b", "code", "span", "small")
+_TEXTS = ("figcaption", "li")
 
 
 class Parsed(HTMLParser):
@@ -10,14 +11,14 @@ class Parsed(HTMLParser):
 
     Attributes:
         elements: name and attributes, in their order.
-        scripts: what is inside of script and style elements.
-        text: everything else.
+        texts: what stands in captions and items of lists, with the name of the element.
+        text: everything but styles, scripts and drawings.
     """
 
     def __init__(self, page: str) -> None:
         super().__init__(convert_charrefs=True)
         self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.scripts: list[str] = []
+        self.texts: list[tuple[str, str]] = []
         self.text = ""
         self._inside: list[str] = []
         self.feed(page)
@@ -25,8 +26,10 @@ class Parsed(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.elements.append((tag, dict(attrs)))
-        if tag in ("script", "style"):
+        if tag in ("script", "style", "svg"):
             self._inside.append(tag)
+        if tag in _TEXTS:
+            self.texts.append((tag, ""))
 
     def handle_endtag(self, tag):
         if self._inside and tag == self._inside[-1]:
@@ -36,9 +39,11 @@ class Parsed(HTMLParser):
 
     def handle_data(self, data):
         if self._inside:
-            self.scripts.append(data)
-        else:
-            self.text += data
+            return
+        self.text += data
+        if self.texts and data.strip():
+            tag, before = self.texts[-1]
+            self.texts[-1] = (tag, before or data.strip())
 
     def all(self, tag: str) -> list[dict[str, str | None]]:
         return [attributes for name, attributes in self.elements if name == tag]

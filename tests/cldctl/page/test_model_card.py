@@ -6,13 +6,13 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 
+from cld_core.errors import UsageError
 from cld_core.evaluation.request import EvalRequest
 from cld_core.recipe import from_dict
 from cld_core.recipe.variants import names
 from cld_core.run import RunFolder, events
 from cld_core.run.atomic import write_json
-from cldctl.page import card_sources
-from cldctl.page.model_card import Subject, card
+from cldctl.page.model_card import DIFFUSIONS, Subject, card, licence
 from cldctl.runs import survey
 from cldctl.runs.status import RunStatus, status_of
 from tests.support.made_up import report, run_with
@@ -84,9 +84,11 @@ def test_the_facts_of_the_training_are_those_of_the_ledger(run):
     versions = {"python": "3.11.7", "torch": "2.9.0"}
     for attempt, (cause, first, last) in enumerate((("preempted", 0, 10), ("finished", 10, 20))):
         run.ledger.append(
-            events.Started(time=100.0 * attempt, attempt=attempt, job_id=str(attempt), step=first, gpu="Card | X",
-                           gpus=8, versions=versions)
-        )  # fmt: skip
+            events.Started(
+                **{"time": 100.0 * attempt, "attempt": attempt, "job_id": str(attempt), "step": first},
+                **{"gpu": "Card | X", "gpus": 8, "versions": versions},
+            )
+        )
         ended = events.Ended(time=100.0 * attempt + 36, attempt=attempt, cause=cause, step=last)
         run.ledger.append(ended)
     facts = section(card(run, status(run), ABOUT), "Training")
@@ -126,7 +128,7 @@ def test_the_recipe_is_a_difference_and_the_whole_is_folded(tmp_path):
 
 
 def test_texts_of_others_are_no_markup(tmp_path):
-    hostile = "<img src=x onerror=alert(1)> [a](https://evil.example) | ` **"
+    hostile = "<img src=x onerror=alert(1)> [a](https://evil.example) | ` **b** $x$ www.evil.example @a #1 ~~c~~ &lt;"
     run = run_with(tmp_path / "run", 20)
     # As a folder from elsewhere may be called.
     run = RunFolder(run.path.rename(tmp_path / hostile.replace("/", "")))
@@ -144,13 +146,21 @@ def test_texts_of_others_are_no_markup(tmp_path):
     assert "strong_open" not in {child.type for child in inline}
 
 
-@pytest.mark.parametrize("versions", ["x", ["torch"], {"torch": []}, None])
-def test_versions_of_another_type_are_unknown(run, versions):
-    write_json(run.identity_file, run.identity() | {"versions": versions, "git": []})
-    assert "| versions | unknown |" in section(card(run, status(run), ABOUT), "Training")
+def test_every_diffusion_has_a_name_and_a_paper(tmp_path):
+    assert set(DIFFUSIONS) == set(names("sde"))
+    for sde, key in (("psld", "pandey2023complete"), ("cld", "dockhorn2022score")):
+        run = run_with(tmp_path / sde, 20, overrides=(f"sde.name={sde}",))
+        text = card(run, status(run), ABOUT)
+        assert key in section(text, "Citation")
+        assert DIFFUSIONS[sde][0] in text
 
 
-def test_every_diffusion_has_a_name_and_a_paper():
-    assert set(card_sources.NAMES) == set(names("sde"))
-    assert "2303.01748" in card_sources.of("psld").bibtex
-    assert card_sources.of("vpsde") == card_sources.of("cld")
+@pytest.mark.parametrize("text", ["MIT", "GPL-3.0", "gpl-3.0-only", "openrail++", "odbl", "llama3.1", "other"])
+def test_licences_are_written_as_hugging_face_does(text):
+    assert licence(text) == text.lower()
+
+
+@pytest.mark.parametrize("text", ["", "mit or apache-2.0", "mit+", "LicenseRef-mine", "\x1b[31mmit", "gpl3.0"])
+def test_what_is_not_one_licence_is_refused(text):
+    with pytest.raises(UsageError, match="'gpl-3.0'" if text == "gpl3.0" else "not a licence"):
+        licence(text)

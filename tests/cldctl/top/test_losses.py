@@ -35,7 +35,7 @@ def test_it_agrees_with_the_reader_of_everything(run):
     trained(run, (0, 40), (20, 30), (20, 60))
     losses = Losses()
     assert not losses.look(run)
-    board = curves.read(run.tensorboard).scalars["train/loss"]
+    board = curves.read(run)["train/loss"]
     assert losses.of(run.path) == [loss for _, loss in board] == [10.0, 20.0, 230.0, 240.0, 250.0, 260.0]
 
 

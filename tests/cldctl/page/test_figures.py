@@ -1,0 +1,128 @@
+"""Charts that show what there is to see, and pictures within a budget."""
+
+import math
+import os
+import re
+
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from cldctl.page import figures
+from cldctl.page.figures import Line, chart, curve, is_logarithmic, ordered, smoothed
+from tests.cldctl.page.parsed import Parsed
+from tests.support.made_up import run_with
+
+HOSTILE = "</text><script>alert(1)</script> $\\frac{1}{ \u202e"
+
+
+def labels(svg: str) -> list[str]:
+    return re.findall(r"<text[^>]*>([^<]*)</text>", svg)
+
+
+def test_a_curve_is_its_mean_over_its_points_and_is_the_same_each_time():
+    points = [(step, 1.0 + 0.1 * math.sin(step)) for step in range(5_000)]
+    drawn = curve("loss", points)
+    assert drawn.count("stroke: var(--c0)") == 2
+    assert "var(--c0)" in drawn
+    assert not re.search(r"#0000\d\d|<metadata|<script", drawn)
+    assert len(drawn) < 30_000
+    assert curve("loss", points) == drawn
+    assert curve("loss", []) == ""
+
+
+def test_the_mean_keeps_level_and_ends():
+    means = smoothed([(step, 1e9 + (-1) ** step) for step in range(1_000)])
+    assert [step for step, _ in means] == list(range(1_000))
+    assert all(abs(mean - 1e9) < 0.1 for _, mean in means)
+    assert smoothed([(1, 2.0), (2, 5.0)]) == [(1, 2.0), (2, 5.0)]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.48, 0.16, *[0.15] * 50], True),  # One early point takes most of a linear axis.
+        ([float(10**power) for power in range(4)], True),
+        ([1.0 - 0.01 * step for step in range(50)], False),
+        ([-1.0, 1e3], False),
+        ([2.0], False),
+    ],
+)
+def test_the_axis_is_logarithmic_where_a_linear_one_would_flatten_the_curve(values, expected):
+    assert is_logarithmic(sorted(values)) is expected
+    drawn = chart("loss", [Line(label="loss", points=list(enumerate(values)))])
+    assert ("loss, logarithmic" in drawn) is expected
+    assert labels(drawn)
+
+
+@pytest.mark.parametrize("values", [(0.0,), (5e-324, 0.0), (-1e300, 1e300), (3.0, 3.0), (1e12, 1.0)])
+def test_values_at_the_ends_of_what_floats_can_say_are_drawn(values):
+    assert "<svg" in chart("loss", [Line(label="loss", points=list(enumerate(values)))])
+
+
+def test_curves_in_an_order_have_colours_in_that_order():
+    drawn = ordered("loss", {f"t {place}": [(0, 1.0), (1, 2.0)] for place in range(8)})
+    assert re.findall(r'<i style="background: var\((--c\d+)\)"></i>(t \d)', drawn) == [
+        (f"--c{20 + place}", f"t {place}") for place in range(8)
+    ]
+
+
+def test_names_of_others_are_text():
+    lines = [Line(label=HOSTILE, points=[(0, 1.0), (1, 2.0)], errors=[0.1, None])]
+    drawn = chart(HOSTILE, lines, names=[HOSTILE, "_b"])
+    assert "<script" not in drawn
+    assert "\u202e" not in drawn
+    assert "$\\frac" in drawn
+    assert labels(drawn)[:1] == ["&lt;/text&gt;&lt;script&gt;alert(1)&lt;/script&gt; $\\frac{1}{ "]
+
+
+def picture(run, name, width, title=None):
+    about = PngInfo()
+    if title is not None:
+        about.add_text("Description", title)
+    file = run.path / name
+    file.parent.mkdir(exist_ok=True)
+    Image.effect_noise((width, width), 50).save(file, pnginfo=about)
+
+
+def captions(run, *, follow=False) -> list[str]:
+    parsed = Parsed("".join(figures.gallery(run, follow=follow)))
+    return [str(it["alt"]) for it in parsed.all("img")] + [
+        it.strip() for it in parsed.text.splitlines() if "not a" in it
+    ]
+
+
+def test_pictures_are_named_after_their_run_and_the_newest_is_first(tmp_path, monkeypatch):
+    run = run_with(tmp_path / "mine", 10)
+    for age, (name, width, title) in enumerate(
+        [
+            ("samples/step_00000010.png", 90, "toy, step 10: 64 samples, ode, 170 NFE"),
+            ("samples/step_00000020_em.png", 400, None),
+            ("samples/step_00000030.png", 400, "other, step 30, EMA length 0.1: 64 samples, ode, 170 NFE"),
+        ]
+    ):
+        picture(run, name, width, title)
+        os.utime(run.path / name, (age, age))
+    picture(run, "evals/elbo-1/samples.png", 20)
+    (run.evals / "elbo-2").mkdir()
+    (run.evals / "elbo-2/samples.png").write_bytes((run.evals / "elbo-1/samples.png").read_bytes())
+    monkeypatch.setattr(figures, "_NEWEST", 4)
+    drawn = "".join(figures.gallery(run, follow=False))
+    assert captions(run) == [
+        "mine, step 30, EMA length 0.1: 64 samples, ode, 170 NFE",
+        "mine, step_00000020_em",
+        "mine, step 10: 64 samples, ode, 170 NFE",
+        "mine, evaluation elbo-2",
+    ]
+    assert drawn.count('class="pixelated"') == 2
+    assert "1 older" in drawn
+
+
+def test_what_is_not_a_picture_is_named_and_no_link_leads_out(tmp_path):
+    run = run_with(tmp_path / "mine", 10)
+    (run.samples / "cut.png").write_bytes(figures.PNG)
+    (run.samples / "text.png").write_bytes(b"secret")
+    picture(run_with(tmp_path / "other", 10), "samples/private.png", 9)
+    (run.samples / "linked.png").symlink_to(tmp_path / "other/samples/private.png")
+    (run.evals / "elbo-1").symlink_to(tmp_path / "other/samples")
+    assert sorted(captions(run)) == ["linked: not a picture", "mine, cut", "text: not a picture"]

@@ -1,0 +1,244 @@
+"""What pages of one and of many runs say, and that nothing in a run folder gets out of its place."""
+
+from pathlib import Path
+
+import pytest
+from torch.utils.tensorboard import SummaryWriter
+
+from cld_core.evaluation.request import EvalRequest
+from cld_core.recipe import with_overrides
+from cld_core.run import RunFolder
+from cld_core.run.atomic import write_json
+from cld_core.run.events import Noted
+from cldctl.page import one_run
+from tests.cldctl.page.parsed import Parsed
+from tests.support.made_up import report, run_with, seeds
+from tests.support.reported import HOSTILE, everything
+from tests.support.tools import invoke
+
+# What the last start of the made-up run writes first into its log.
+START = "--- start 3 of job 7: rank 1 on node3, 2023-11-15T02:00:00 ---\n"
+
+
+def page_of(*runs: RunFolder | str, options: tuple[str, ...] = (), root: Path | None = None) -> Parsed:
+    root = root or next(run.path.parent for run in runs if isinstance(run, RunFolder))
+    names = [run.name if isinstance(run, RunFolder) else run for run in runs]
+    target = root / "page.html"
+    invoke("report", *names, *options, "-o", str(target), runs=root)
+    return Parsed(target.read_text())
+
+
+def words(parsed: Parsed) -> str:
+    return " ".join(parsed.text.split())
+
+
+def titles(parsed: Parsed) -> list[str]:
+    return [text for tag, text in parsed.texts if tag == "figcaption"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return everything(tmp_path_factory.mktemp("runs") / "mine", points=300)
+
+
+def test_a_page_has_verdict_results_curves_attempts_and_recipe(made):
+    parsed = page_of(made)
+    text = words(parsed)
+    for expected in (
+        "Finished: all 8,000 steps are done. Best NLL bound: -1.100 ± 0.040 nats.",
+        "true entropy -1.400, gap 0.300 step 8,000, 2,000 points, 312 NFE",
+        "node0 0 2,000 0 15m00s 1h06m preempted",
+        "Sweep over eval.elbo.velocities and eval.elbo.probes",
+        "6 of 6 evaluations are complete",
+        "1 1 -1.200 ± 0.040 312",
+        "optim.lr 0.002 0.001",
+        "Constant: learning rate 0.002.",
+    ):
+        assert expected in text, expected
+    assert "cldctl sample mine" not in text, "samples of this step are on the page"
+    expected = ["loss", "mine, step_00008000", "NLL bound, nats, by step", "NLL bound, nats, by eval.elbo.probes"]
+    assert titles(parsed)[:4] == expected
+    assert "norm of the gradient" in titles(parsed)
+    bars = [str(it["class"]) for it in parsed.all("i") if it.get("class")]
+    assert bars == [
+        *("dim queued", "blue starting", "magenta preempted", "dim queued", "blue starting", "red node failure"),
+        *("dim queued", "blue starting", "red out of memory", "dim queued", "blue starting", "green finished"),
+    ]
+
+
+def test_nothing_of_a_run_becomes_markup_and_nothing_is_asked_for(made):
+    parsed = page_of(made)
+    assert HOSTILE.replace("\u202e", "") in parsed.text, "it is shown, without what would turn the text around"
+    assert "\u202e" not in parsed.text
+    assert not parsed.all("script")
+    assert not parsed.all("a")
+    assert {str(it["src"])[:22] for it in parsed.all("img")} == {"data:image/png;base64,"}
+    assert not any(name.startswith("on") for _, attributes in parsed.elements for name in attributes)
+    assert {str(it["xlink:href"])[:1] for it in parsed.all("use")} <= {"#"}
+    (policy,) = (it["content"] for it in parsed.all("meta") if it.get("http-equiv") == "Content-Security-Policy")
+    assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    assert all(str(it["alt"]).strip() for it in parsed.all("img"))
+
+
+def test_the_losses_by_time_are_one_chart_in_the_order_of_time(tmp_path):
+    run = run_with(tmp_path / "mine", 20)
+    ranges = ("0.1_to_0.3", "0_to_0.0003", "0.01_to_0.03", "0.0003_to_0.001")
+    with SummaryWriter(str(run.tensorboard)) as board:
+        for step in range(3):
+            for name in ranges:
+                board.add_scalar(f"train/loss_at_t/{name}", 1.0 + step, step)
+    parsed = page_of(run)
+    assert titles(parsed) == ["loss by time t, without weights"]
+    shown = [text for tag, text in parsed.texts if tag == "li"]
+    assert shown == ["t 0 to 0.0003", "t 0.0003 to 0.001", "t 0.01 to 0.03", "t 0.1 to 0.3"]
+
+
+def test_the_loss_says_which_one_it_is(tmp_path):
+    run = run_with(tmp_path / "mine", 20)
+    write_json(run.progress_file, {"step": 20, "loss": 0.5, "smoothed_loss": 0.25, "time": 1.0})
+    assert "loss (smoothed) 0.25 step 20; last loss 0.5" in words(page_of(run))
+
+
+def test_a_run_that_failed_shows_its_last_words_unless_they_are_from_elsewhere(tmp_path):
+    run = everything(tmp_path / "mine", end="crashed", points=2)
+    (run.logs / "7_1_log.err").write_text(f"{START}Traceback\nOSError: <b>disk</b>\n")
+    text = words(page_of(run))
+    assert "Rank 1 failed first on node3, in attempt 3: OSError:" in text
+    assert "Traceback OSError: <b>disk</b>" in text
+    assert "cldctl resume mine" in text
+    run.logs.rename(tmp_path / "private")
+    run.logs.symlink_to(tmp_path / "private")
+    assert "Traceback" not in words(page_of(run))
+    assert "Left out, because a link leads out of the run: logs." in words(page_of(run))
+    assert "Traceback" in words(page_of(run, options=("--follow-links",)))
+
+
+def test_a_run_without_anything_or_with_damaged_files_has_a_page(tmp_path):
+    text = words(page_of(run_with(tmp_path / "empty")))
+    assert "No loss has been recorded" in text
+    assert "Failed: the submission was interrupted" in text
+    run = everything(tmp_path / "mine", points=2)
+    run.ledger.path.write_text("no ledger\n")
+    run.recipe_file.write_text("no: recipe")
+    write_json(run.identity_file, {"format": 2, "created": 1e17, "versions": "x", "git": "y", "sweep": "z"})
+    text = words(page_of(run))
+    assert "The recipe cannot be read" in text
+    assert "attempts.jsonl" in text
+
+
+def answered(run, nll, *overrides, **sections):
+    recipe = with_overrides(run.recipe(), list(overrides), "test")
+    report(run, EvalRequest.of(recipe, ("elbo",), 10), elbo={"nll": nll, "stderr": 0.1, "nfe_mean": 80.0}, **sections)
+
+
+def test_the_best_number_is_over_the_most_examples_and_beside_the_published_one(tmp_path):
+    run = run_with(tmp_path / "mine", 10)
+    write_json(run.identity_file, run.identity() | {"recipe": "cifar10"})
+    answered(run, -9.0, "eval.points=50")
+    answered(run, -1.25, "eval.points=800", fid={"value": 2.5, "samples": 64})
+    answered(run, float("nan"), "eval.points=900")
+    text = words(page_of(run))
+    assert "NLL bound, nats -1.250 ± 0.100 step 10, 800 points, 80 NFE" in text
+    assert "published 2.25 (probability flow, 312 NFE, 50,000 samples)" in text
+
+
+def test_several_runs_are_one_page_that_says_what_differs(tmp_path):
+    runs = [with_losses(tmp_path / "one"), with_losses(tmp_path / "two", "optim.lr=0.5")]
+    answered(runs[0], 1.0, "eval.points=800")
+    for run in runs:
+        everything_drawn = run.samples / "step_00000010.png"
+        everything_drawn.write_bytes(b"\x89PNG\r\n\x1a\n" + run.name.encode())
+    parsed = page_of(*runs)
+    text = words(parsed)
+    assert "2 runs compared" in text
+    assert "1.000 ± 0.100 (800 points)" in text
+    assert "key one two optim.lr 0.001 0.5" in text
+    assert titles(parsed) == ["multimodal_swissroll, cld, hsm", "one, step_00000010", "two, step_00000010"]
+    assert [words for tag, words in parsed.texts if tag == "li"] == ["one", "two"]
+    assert invoke("report", "one", "two", runs=tmp_path).stdout == f"{tmp_path / 'comparison.html'}\n"
+
+
+def with_losses(path, *overrides) -> RunFolder:
+    run = run_with(path, 10, overrides=overrides)
+    with SummaryWriter(str(run.tensorboard)) as board:
+        for step in range(30):
+            board.add_scalar("train/loss", 2.0 - 0.01 * step, step)
+    return run
+
+
+def test_only_losses_that_can_be_compared_share_a_chart(tmp_path):
+    for name, overrides in {
+        "one": (),
+        "two": ("optim.lr=0.5", "network.width=8"),
+        "other_data": ("data.name=diamond",),
+        "other_loss": ("objective.weighting=likelihood",),
+    }.items():
+        with_losses(tmp_path / name, *overrides)
+    with_losses(tmp_path / "damaged").recipe_file.write_text("[")
+    parsed = page_of(options=("--all",), root=tmp_path)
+    assert sorted(titles(parsed)) == [
+        "damaged, recipe cannot be read",
+        "diamond, cld, hsm, weighting=reweightedv2",
+        "multimodal_swissroll, cld, hsm, weighting=likelihood",
+        "multimodal_swissroll, cld, hsm, weighting=reweightedv2",
+    ]
+    assert "Losses can be compared" in words(parsed)
+
+
+def test_the_index_leads_to_pages_and_writes_those_that_are_out_of_date(tmp_path, monkeypatch):
+    root = tmp_path / "runs"
+    first = everything(root / "first", points=2)
+    run_with(root / "third").path.rename(root / "javascript:alert(1)")
+
+    def links() -> list[str]:
+        return [str(it["href"]) for it in Parsed((root / "index.html").read_text()).all("a")]
+
+    invoke("report", "--all", runs=root)
+    assert links() == []
+    text = words(Parsed((root / "index.html").read_text()))
+    assert "Without a page yet: 2. cldctl report --all --pages" in text
+    assert "cldctl report 'javascript:alert(1)'" in text
+    assert "-1.100 ± 0.040" in text
+    assert "2 pages written" in invoke("report", "--all", "--pages", runs=root).stderr
+    assert sorted(links()) == ["./first/report.html", "./javascript%3Aalert%281%29/report.html"]
+    before = (first.path / "report.html").stat().st_mtime_ns
+    invoke("report", "--all", "--pages", runs=root)
+    assert (first.path / "report.html").stat().st_mtime_ns == before, "it is finished, and nothing has happened"
+    first.ledger.append(Noted(note="looks good"))
+    invoke("report", "--all", "--pages", runs=root)
+    assert "looks good" in (first.path / "report.html").read_text()
+    first.ledger.append(Noted(note="again"))
+    monkeypatch.setattr(one_run, "page", lambda run, follow: 1 / 0)
+    done = invoke("-q", "report", "--all", "--pages", runs=root, code=1)
+    assert "first: " in done.stderr
+    assert done.stdout == f"{root / 'index.html'}\n"
+
+
+def test_the_index_of_a_group_shows_what_was_swept_and_averages_over_seeds(tmp_path):
+    for run, nll in zip(seeds(tmp_path, "mine", 3, 10), (0.5, 0.7, 0.9), strict=True):
+        report(run, EvalRequest.of(run.recipe(), ("elbo",), 10), elbo={"nll": nll, "stderr": 0.1})
+    run_with(tmp_path / "another", 10)
+    assert invoke("report", "mine", runs=tmp_path).stdout == f"{tmp_path / 'index-mine.html'}\n"
+    text = words(Parsed((tmp_path / "index-mine.html").read_text()))
+    assert "run state train.seed step" in text
+    assert "another" not in text
+    assert "mine 10 3 0.700 ± 0.200" in text, "the standard deviation of 0.5, 0.7 and 0.9"
+    (tmp_path / "mine-1" / "recipe.yaml").write_text("[")
+    text = words(page_of("mine", "another", root=tmp_path))
+    assert "mine 10 2 0.700 ± 0.283" in text
+    assert "mine-1 is left out, because it cannot be read" in text
+    assert "cldctl report another" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("one", "--all"), 2, "Leave one of them out"),
+        (("one", "--pages"), 2, "Add --all"),
+        (("--all", "--runs-dir", "none"), 3, "there are no runs in"),
+        (("one", "-o", "/nowhere/x.html"), 2, "no folder"),
+    ],
+)
+def test_what_cannot_be_written_is_refused(tmp_path, arguments, code, message):
+    run_with(tmp_path / "one", 10)
+    assert message in invoke("report", *arguments, runs=tmp_path, code=code).stderr
