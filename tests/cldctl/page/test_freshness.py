@@ -14,7 +14,6 @@ from cld_core.run.events import Noted
 from cldctl.page import freshness, one_run
 from cldctl.runs import survey
 from cldctl.runs.status import RunStatus, status_of
-from cldctl.top import actions
 from tests.support.reported import everything
 from tests.support.tools import invoke
 
@@ -50,11 +49,7 @@ def by_command(*arguments):
     return lambda run: invoke("report", *arguments, runs=run.path.parent)
 
 
-def by_key(run) -> None:
-    actions.report(run, lambda text: None)
-
-
-@pytest.mark.parametrize("write", [by_command("mine"), by_command("--all", "--pages"), by_key])
+@pytest.mark.parametrize("write", [by_command("mine"), by_command("--all", "--pages")])
 def test_what_is_noted_while_a_page_is_made_is_in_the_next_one(run, monkeypatch, write):
     make = one_run.page
 
@@ -64,7 +59,6 @@ def test_what_is_noted_while_a_page_is_made_is_in_the_next_one(run, monkeypatch,
         return made
 
     monkeypatch.setattr(one_run, "page", page)
-    monkeypatch.setattr(actions, "has_display", lambda: False)
     write(run)
     assert "came late" not in freshness.page_of(run).read_text()
     monkeypatch.setattr(one_run, "page", make)
