@@ -10,7 +10,7 @@ from textual.pilot import Pilot
 from cldctl.runs.selection import Selection
 from cldctl.top.app import Top
 
-PATIENCE_S = 15.0
+PATIENCE_S = 90.0
 
 
 class Screen:
