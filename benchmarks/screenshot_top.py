@@ -3,11 +3,11 @@
 The picture in the documentation: a group of two runs, a run that is finished and evaluated, and one that trains, was
 cancelled and resumed. It is taken while they run, so that they are made by hand:
 
-    export CLDCTL_RUNS=/tmp/top-runs
-    cldctl submit toy_diamond train.steps=4000 --name diamond --cluster local
-    cldctl eval diamond --elbo
-    cldctl submit toy_demo train.steps=50000 --group lr --sweep optim.lr=1e-3,3e-3 --cluster local
-    cldctl submit toy_spirals train.steps=50000 --name spirals --cluster local
+    export CLDCTL_RUNS=/tmp/runs
+    cldctl submit toy_diamond train.steps=400 --name diamond --cluster local --follow
+    cldctl eval diamond --elbo --cluster local --follow
+    cldctl submit toy_demo train.steps=100000 --sweep optim.lr=1e-3,3e-3 --name lr --cluster local
+    cldctl submit toy train.steps=100000 --name spirals --cluster local
     cldctl cancel spirals
     cldctl resume spirals
 """
@@ -35,7 +35,7 @@ def record(root: Path, selected: str, target: Path) -> None:
 
 async def _picture(root: Path, selected: str) -> str:
     app = Top(root, Selection())
-    async with app.run_test(size=(100, 36)) as pilot:
+    async with app.run_test(size=(100, 30)) as pilot:
         screen = Screen(app, pilot)
         await screen.select(selected)
         await screen.sees("attempts", "▁")

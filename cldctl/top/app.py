@@ -34,6 +34,7 @@ class Top(App[None]):
     #counts { height: 1; text-wrap: nowrap; text-overflow: ellipsis; }
     RunTable, RichLog { height: 1fr; min-height: 4; background: $background; }
     RunTable > .datatable--header, RunTable > .datatable--fixed { background: $background; }
+    RunTable:focus { background-tint: $foreground 0%; }
     RunTable, RichLog, #panel { scrollbar-size: 1 1; }
     #panel { height: 45%; border: round $primary; border-title-style: bold; padding: 0 1; }
     #panel:focus { border: round $accent; }
