@@ -81,13 +81,20 @@ class Why:
 def why(run: RunFolder) -> Why:
     """Everything that explains the state of a run; whatever cannot be read is in `Why.problems`."""
     trial = Trial()
-    problems, tried = trial.problems, trial.of
-
     nobody = Answers({})
-    answers = tried("the scheduler", lambda: survey.of_runs([run], max_age_s=MAX_AGE_S), nobody)
+    answers = trial.of("the scheduler", lambda: survey.of_runs([run], max_age_s=MAX_AGE_S), nobody)
     if answers.remark:
-        problems.append(answers.remark)
-    row = status_or_reason(run, answers)
+        trial.problems.append(answers.remark)
+    return _explained(run, status_or_reason(run, answers), answers, trial, asks=True)
+
+
+def explained(row: RunStatus, answers: Answers) -> Why:
+    """As `why`, of a row of ``status`` and the answers of the clusters that it is made of: nobody is asked."""
+    return _explained(RunFolder(row.path), row, answers, Trial(), asks=False)
+
+
+def _explained(run: RunFolder, row: RunStatus, answers: Answers, trial: Trial, *, asks: bool) -> Why:
+    problems, tried = trial.problems, trial.of
     if not row.is_readable:
         problems.append(row.reason or "its files cannot be read")
         if run.identity().get("format") is not None and run.format_problem() is not None:
@@ -98,7 +105,7 @@ def why(run: RunFolder) -> Why:
     problems += damages(run)
     alive, nothing = row.state == "RUNNING", usage.Told(history)
     told = tried("the attempts", lambda: usage.told_by(history, progress, checkpoints, alive=alive), nothing)
-    waiting = tried("the job", lambda: _waiting(row, history, answers), None)
+    waiting = tried("the job", lambda: _waiting(row, history, answers, asks=asks), None)
     failed_in = None if row.state == "FINISHED" else last_failed(history)
     failed = None if failed_in is None else tried("the logs", lambda: first_failure(run, history, failed_in), None)
     do, following = _next(row, history, waiting, failed)
@@ -142,7 +149,7 @@ def attempt_row(stretch: Stretch) -> dict[str, Any]:
     }
 
 
-def _waiting(row: RunStatus, history: History, answers: Answers) -> Waiting | None:
+def _waiting(row: RunStatus, history: History, answers: Answers, *, asks: bool) -> Waiting | None:
     if row.state not in WAITS:
         return None
     current = history.current(lambda job: answers.of(job).is_gone)
@@ -151,7 +158,8 @@ def _waiting(row: RunStatus, history: History, answers: Answers) -> Waiting | No
     seen = answers.of(current.job)
     if seen.phase not in ("pending", "unknown"):
         return None
-    return clusters.find(current.job.cluster).why_waiting(current.job, seen)
+    cluster = clusters.find(current.job.cluster)
+    return cluster.why_waiting(current.job, seen) if asks else cluster.explain_wait(current.job, seen)
 
 
 def _excluded(run: RunFolder, history: History, job_id: str | None) -> tuple[str, ...]:

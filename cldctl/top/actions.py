@@ -1,166 +1,185 @@
-"""What keys do to runs, as the commands of the same names do. Each returns lines to show."""
+"""What keys do to runs: commands of cldctl, each a process of its own beside the screen, or why they do nothing."""
 
+import contextlib
 import os
 import subprocess
 import sys
 import tempfile
 import webbrowser
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from cld_core.errors import CldError, UsageError
-from cld_core.ownership import require_may_change
+from cld_core.errors import UsageError
 from cld_core.run import RunFolder
-from cld_core.run.groups import Group
 from cldctl.hints import command
-from cldctl.jobs import hooks
-from cldctl.page import freshness
-from cldctl.runs import cancel as cancelling
 from cldctl.runs import home
-from cldctl.runs.cancel import Ending
+from cldctl.runs.state import OVER, RESUMABLE
+from cldctl.runs.status import RunStatus
+from cldctl.runs.tried import said
 
-# Shows one line while an action goes on.
-Say = Callable[[str], None]
+# Seconds between two looks at what a command has printed.
+_EVERY_S = 0.2
+# Lines of it in a message.
+_LINES = 3
+# A filter chooses what is shown, not what is done to a group.
+_WHATEVER = ", filtered or not"
+_CANCELLING = "A run saves a checkpoint first. Its evaluations end, too. It can be resumed."
 
 
-def resume(run: RunFolder, say: Say) -> list[str]:
+@dataclass
+class Command:
+    """A command of cldctl.
+
+    Attributes:
+        title: what it does to which run, as people read it.
+        words: the command, without "cldctl".
+        about: what happens if the question, whether to do it, is answered by yes; None if nobody is asked.
+        run: that is to be continued, sampled or reported.
+        output: what it has printed.
+        code: its exit code; None until it has ended.
+    """
+
+    title: str
+    words: Sequence[str]
+    about: str | None = None
+    run: RunFolder | None = None
+    output: str = ""
+    code: int | None = None
+    process: "subprocess.Popen[bytes] | None" = None
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether somebody looks at its output, and it ends with the screen."""
+        return self.words[0] == "sample"
+
+    @property
+    def message(self) -> str:
+        """The last it has said, without hints."""
+        lines = self.output.partition("\nnext:")[0].strip().splitlines()
+        errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+        return "\n".join(errors or lines[-_LINES:]) or self.title
+
+    def start(self, printed: Callable[[], object]) -> None:
+        """Run to the end, and call ``printed`` whenever there is more output. It never raises."""
+        try:
+            if self.words[0] == "resume" and self.run is not None:
+                _require_queue(self.run, f"resume {Path(self.words[1]).name}")
+            self._run(printed)
+            if self.code == 0 and self.words[0] == "report" and self.run is not None:
+                self.output += _open(self.run.path / "report.html")
+        except Exception as error:
+            self.output, self.code = f"{self.output}error: {said(error)}\n", 1
+        printed()
+
+    def _run(self, printed: Callable[[], object]) -> None:
+        # To a file, so that it can go on when nobody reads; in a session of its own, so that no ctrl+c reaches it.
+        with tempfile.TemporaryFile() as file:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "cldctl", *self.words],
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env={name: value for name, value in os.environ.items() if name != "FORCE_COLOR"} | {"NO_COLOR": "1"},
+                start_new_session=True,
+            )
+            code = None
+            while code is None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    code = self.process.wait(_EVERY_S)
+                output = os.pread(file.fileno(), 2**20, 0).decode(errors="replace")
+                if output != self.output:
+                    self.output = output
+                    printed()
+            if code != 0 and "error: " not in self.output:
+                self.output += f"ended with exit code {code}\n"
+            self.code = code
+
+    def leave(self) -> str | None:
+        """End it if it ends with the screen; a line about it if it has not ended."""
+        if self.code is not None:
+            return None
+        if not self.is_watched:
+            return f"no longer waiting for: {self.title}. `cldctl status` shows how it ends"
+        if self.process is not None:
+            self.process.terminate()
+        return f"ended: {self.title}"
+
+
+def resume(row: RunStatus) -> Command:
     """Continue a run from its newest good checkpoint.
 
     Raises:
-        CldError: nothing was started.
+        UsageError: there is nothing to resume.
     """
-    _require_queue(run, f"resume {run.name}")
-    return _started(run.name, ["resume", str(run.path)], say)
+    _require_readable(row)
+    if row.state not in OVER:
+        raise UsageError(f"{row.name} is {row.state}: there is nothing to resume.")
+    run = RunFolder(row.path)
+    if row.state == "FINISHED" and row.step >= (row.steps or 0):
+        more = command(f"resume {row.name} train.steps=...", run)
+        raise UsageError(f"{row.name} is FINISHED at step {row.step:,}. To train it for longer: {more}")
+    place = "the beginning" if row.checkpoint_step is None else f"its checkpoint at step {row.checkpoint_step:,}"
+    return Command(f"Resume {row.name}", ["resume", row.path], f"A new job continues it from {place}.", run)
 
 
-def resume_group(group: Group, say: Say) -> list[str]:
+def resume_group(name: str, rows: Sequence[RunStatus]) -> Command:
     """Continue what can be continued of a group by one job.
 
     Raises:
-        CldError: nothing was started.
+        UsageError: nothing can be.
     """
-    runs = group.runs()
-    if not runs:
-        raise UsageError(f"{group.name}: its runs are gone. Wait for the next look.")
-    _require_queue(runs[-1], f"resume {group.name}")
-    return _started(group.name, ["resume", group.name, "--runs-dir", str(group.root)], say)
+    able = [row for row in rows if row.state in RESUMABLE and row.is_readable]
+    if not able:
+        raise UsageError(f"{name}: all of its runs are alive or finished")
+    about = f"All of its runs that are neither alive nor finished continue, in one job{_WHATEVER}."
+    run = RunFolder(able[-1].path)
+    words = ["resume", name, "--runs-dir", str(run.path.parent)]
+    return Command(f"Resume {_runs(len(able))} of {name}", words, about, run)
 
 
-def _started(name: str, words: Sequence[str], say: Say) -> list[str]:
-    """What a command says that starts jobs, without its last lines, which are hints.
+def cancel(row: RunStatus) -> Command:
+    """End a run and its evaluations.
 
     Raises:
-        CldError: it failed.
+        UsageError: there is nothing to end.
     """
-    say(f"{name}: submitting")
-    code, lines = command_of(words)
-    if code:
-        errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-        raise CldError((errors or lines or [f"ended with exit code {code}"])[-1])
-    said = lines[: lines.index("next:")] if "next:" in lines else lines
-    return ["; ".join(line for line in said if line != name)]
+    if not _is_alive(row):
+        raise UsageError(f"{row.name} is {row.state}: there is nothing to cancel.")
+    if row.state in OVER:
+        about = f"Its training is {row.state}; only its evaluations end."
+        return Command(f"Cancel the evaluations of {row.name}", ["cancel", row.path], about)
+    return Command(f"Cancel {row.name}", ["cancel", row.path], _CANCELLING)
 
 
-def command_of(words: Sequence[str]) -> tuple[int, list[str]]:
-    """Run a command of cldctl to its end; its exit code and what it said.
-
-    Starting a job takes over signals and the standard streams of its process, and has to outlive this one: it is a
-    process in a session of its own, which writes to a file, so that it can go on when nobody reads.
+def cancel_group(name: str, rows: Sequence[RunStatus]) -> Command:
+    """End all runs of a group that are alive.
 
     Raises:
-        OSError: it cannot be started.
+        UsageError: none is.
     """
-    with tempfile.TemporaryFile("w+", errors="replace") as said:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "cldctl", *words],
-            stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=subprocess.STDOUT,
-            env=_plain_environment(),
-            start_new_session=True,
-        )
-        code = process.wait()
-        said.seek(0)
-        return code, said.read().splitlines()
+    alive = [row.path for row in rows if _is_alive(row)]
+    if not alive:
+        raise UsageError(f"{name}: none of its runs is alive")
+    about = f"{_CANCELLING} All runs of the group that are alive end{_WHATEVER}."
+    return Command(f"Cancel {_runs(len(alive))} of {name}", ["cancel", *alive], about)
 
 
-def _plain_environment() -> dict[str, str]:
-    """The environment of a process whose output is shown here: whoever wants colours wants them on a terminal."""
-    return {**{name: value for name, value in os.environ.items() if name != "FORCE_COLOR"}, "NO_COLOR": "1"}
-
-
-def cancel(runs: Sequence[RunFolder], say: Say) -> list[str]:
-    """End runs and their evaluations, and wait until they have ended, as `cldctl cancel` does.
+def sample(row: RunStatus) -> Command:
+    """Draw samples of a run.
 
     Raises:
-        CldError: nothing was cancelled.
+        UsageError: there is nothing to draw them with.
     """
-    endings = cancelling.cancel(runs)
-    waiting = [ending for ending in endings if ending.jobs]
-    said = [cancelling.outcome(ending) for ending in endings if not ending.jobs]
-    if waiting:
-        say(f"{_names(waiting)}: asked to end; a run saves a checkpoint first")
-
-    def over(ending: Ending) -> None:
-        said.append(cancelling.outcome(ending))
-        say(said[-1])
-        if ending.is_over and ending.trains:
-            hooks.fire(ending.run, is_over=True)
-
-    cancelling.wait(waiting, over)
-    return said
+    _require_readable(row)
+    if row.checkpoint_step is None:
+        raise UsageError(f"{row.name} has no checkpoint yet: there is nothing to draw samples with.")
+    return Command(f"sample {row.name}", ["sample", row.path], run=RunFolder(row.path))
 
 
-def report(run: RunFolder, say: Say) -> list[str]:
-    """Write the page of a run into its folder, and open it where there is a display.
-
-    Raises:
-        CldError: the folder is somebody else's.
-        OSError: it cannot be written.
-    """
-    require_may_change(run.path, "Its report was not written")
-    say(f"{run.name}: writing its report")
-    target = freshness.write(run, lambda: _page(run))
-    opened = has_display() and webbrowser.open(target.as_uri())
-    return [f"{_from_here(target)}{'' if opened else ' (no display here: copy it, or open it from elsewhere)'}"]
-
-
-def _page(run: RunFolder) -> str:
-    # It reads TensorBoard's files with packages that take a moment to load.
-    from cldctl.page.one_run import page
-
-    return page(run)
-
-
-def has_display() -> bool:
-    """Whether a browser could show anything to whoever looks at this terminal."""
-    return sys.platform == "darwin" or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
-
-
-def sampling(run: RunFolder) -> "subprocess.Popen[str]":
-    """A process that draws samples of a run, with what it says as one stream: it loads torch, so not in this one.
-
-    Raises:
-        OSError: it cannot be started.
-    """
-    return subprocess.Popen(
-        [sys.executable, "-m", "cldctl", "sample", str(run.path)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=_plain_environment(),
-        text=True,
-        errors="replace",
-    )
-
-
-def output_of(process: "subprocess.Popen[str]") -> Iterator[str]:
-    """The lines that a process says, and in the end how it went."""
-    assert process.stdout is not None, "a pipe"
-    with process.stdout as stream:
-        yield from (line.rstrip("\n") for line in stream)
-    code = process.wait()
-    yield "done" if code == 0 else f"ended with exit code {code}"
+def report(row: RunStatus) -> Command:
+    """Write the page of a run into its folder, and open it where there is a display."""
+    return Command(f"report {row.name}", ["report", row.path], run=RunFolder(row.path))
 
 
 def _require_queue(run: RunFolder, words: str) -> None:
@@ -173,11 +192,23 @@ def _require_queue(run: RunFolder, words: str) -> None:
         raise UsageError(f"{run.name} trains inside the command that starts it. Type `{command(words, run)}`.")
 
 
-def _names(endings: Sequence[Ending]) -> str:
-    first = endings[0].run.name
-    return first if len(endings) == 1 else f"{first} and {len(endings) - 1} more"
+def _require_readable(row: RunStatus) -> None:
+    if not row.is_readable:
+        raise UsageError(f"{row.name} cannot be read: {row.reason}")
 
 
-def _from_here(file: Path) -> str:
-    """A path as it can be opened from here, the shorter one."""
-    return min(os.path.relpath(file), str(file), key=len)
+def _open(page: Path) -> str:
+    """Show a page to whoever looks at this terminal, if a browser can; else a line that says that none can."""
+    has_display = sys.platform == "darwin" or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+    if has_display and webbrowser.open(page.as_uri()):
+        return ""
+    return "no display here: copy it, or open it from elsewhere\n"
+
+
+def _is_alive(row: RunStatus) -> bool:
+    """Whether anything of a run is, be it an evaluation only."""
+    return row.state not in OVER or row.is_evaluating
+
+
+def _runs(number: int) -> str:
+    return "1 run" if number == 1 else f"{number} runs"

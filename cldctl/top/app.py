@@ -10,7 +10,7 @@ from textual.screen import Screen
 
 from cldctl.runs.selection import Selection
 
-from .feed import Looker
+from .feed import RunFeed
 from .main_screen import MainScreen
 
 
@@ -24,22 +24,24 @@ class Top(App[None]):
     """
 
     ENABLE_COMMAND_PALETTE = False
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+c", "quit", show=False, priority=True)]
+    NOTIFICATION_TIMEOUT = 15
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("question_mark", "help", "Help"),
+        Binding("q", "quit", "Quit"),
+        Binding("ctrl+c", "quit", "Quit", show=False, priority=True),
+    ]
     CSS = """
-    #top, #keys, #log-title, #log-keys { height: 1; }
-    #runs { height: 1fr; min-height: 3; }
-    #panel { height: 12; border-top: solid $primary; padding: 0 1; scrollbar-size-vertical: 1; }
-    #panel:focus { border-top: heavy $accent; }
-    #detail { height: auto; }
-    #said, #log-problem { height: auto; max-height: 3; }
+    #counts { height: 1; text-wrap: nowrap; text-overflow: ellipsis; }
+    RunTable, RichLog { height: 1fr; min-height: 4; background: $background; }
+    RunTable > .datatable--header, RunTable > .datatable--fixed { background: $background; }
+    RunTable:focus { background-tint: $foreground 0%; }
+    RunTable, RichLog, #panel { scrollbar-size: 1 1; }
+    #panel { height: 45%; border: round $primary; border-title-style: bold; padding: 0 1; }
+    #panel:focus { border: round $accent; }
+    #remarks { color: $warning; }
     #words { height: 1; border: none; padding: 0; }
-    #log { height: 1fr; overflow-x: auto; scrollbar-size: 1 1; }
-    Question, Help { align: center middle; }
-    #question, #help { width: 60; max-width: 96%; height: auto; max-height: 96%; padding: 0 1; }
-    #question { border: heavy $warning; }
-    #help { border: solid $primary; scrollbar-size-vertical: 1; }
-    #help-keys { dock: top; }
-    #answers { margin-top: 1; }
+    Question { align: center middle; }
+    Question > Static { width: 60; max-width: 96%; height: auto; border: heavy $warning; padding: 0 1; }
     """
 
     def __init__(self, root: Path, which: Selection, *, everything: bool = False) -> None:
@@ -47,16 +49,17 @@ class Top(App[None]):
         super().__init__(ansi_color=True if "NO_COLOR" in os.environ else None)
         # Over ssh, each frame is a wait.
         self.animation_level = "none"
-        self._main = MainScreen(Looker(root, which, everything=everything))
+        self._main = MainScreen(RunFeed(root, which, everything=everything))
 
     def get_default_screen(self) -> Screen[None]:
         return self._main
 
-    async def action_quit(self) -> None:
-        self._main.action_quit()
+    def action_help(self) -> None:
+        if self.screen.query("HelpPanel"):
+            self.action_hide_help_panel()
+        else:
+            self.action_show_help_panel()
 
     def left_over(self) -> list[str]:
-        """End what goes on, when the screen is gone; lines about what nobody waits for any more."""
-        ended = [f"ended: {what}" for what in self._main.doing.end_processes()]
-        left = self._main.doing.waiting
-        return [*ended, *(f"no longer waiting for: {what}. `cldctl status` shows how it ends" for what in left)]
+        """End what ends with the screen, when that is gone; lines about what nobody waits for any more."""
+        return [line for command in self._main.commands.values() if (line := command.leave()) is not None]

@@ -1,99 +1,229 @@
-"""Everything about the run that is selected, from its files alone: no scheduler is asked."""
+"""Everything about the run that is selected: its curve, attempts and shards drawn, then what `cldctl status` says."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
 
-from cld_core.evaluation.evaluation import evaluations_of
+from rich.color import Color
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.segment import Segment
+from rich.table import Table
+from rich.text import Text
+from textual.renderables.sparkline import Sparkline
+
+from cld_core.errors import CldError
+from cld_core.evaluation.evaluation import Evaluation
 from cld_core.run import RunFolder
-from cld_core.run.events import Requeued
-from cld_core.run.history import History
+from cld_core.run.causes import fate_of
+from cld_core.run.events import CAUSES, Cause, Submitted
 from cld_core.run.timeline import Stretch
-from cldctl import clusters
-from cldctl.clusters.records import Waiting
-from cldctl.runs import usage
-from cldctl.runs.failing import with_culprits
+from cld_core.shards import state as shard_state
+from cld_core.texts import local_time, printable
+from cldctl.runs import why
 from cldctl.runs.state import WAITS
 from cldctl.runs.status import RunStatus
 from cldctl.runs.survey import Answers
-from cldctl.runs.tried import Trial
+from cldctl.runs.tried import said
+from cldctl.runs.why import Why
+from cldctl.show.details import details
+from cldctl.show.format import duration, number
+from cldctl.show.tables import STATE_STYLE, progress_bar
 
-from .shards import Shards, shards_of
+# The letter at the end of an attempt, so that the line can be read without colours.
+LETTERS: dict[Cause | None, str] = {
+    **{cause: cause[0].upper() for cause in CAUSES},
+    **{"crashed": "X", "nonfinite": "~", "terminated": "E", None: "?"},
+}
+_WAITING, _STARTING, _TRAINING, _ALIVE, _NOTHING = "░", "▒", "█", "▶", "·"
+_SHARDS = {
+    "done": ("■", "green"),
+    "running": ("▶", "bold cyan"),
+    "waiting": ("░", "yellow"),
+    "failed": ("×", "bold red"),
+    "missing": ("·", "dim"),
+}
+# Shards that are drawn of one evaluation.
+_MOST_SHARDS = 500
+# Lines of the curve, its colour, and the share of the losses, at either end, that may be beyond its scale.
+_CURVE_LINES, _CYAN, _OUTLIERS = 2, Color.parse("cyan"), 0.02
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Detail:
     """A run at one moment.
 
     Attributes:
-        attempts: oldest first.
-        waits_since: when the job that waits now was put into the queue, seconds since 1970; None if none waits.
-        waiting: why that job waits, by what the scheduler said last.
-        evaluations: oldest first.
-        problems: what could not be read, a line each.
+        shards: what became of each shard of the evaluations that are not finished, by their names.
     """
 
     row: RunStatus
-    attempts: Sequence[Stretch] = ()
-    waits_since: float | None = None
-    waiting: Waiting | None = None
-    evaluations: Sequence[Shards] = ()
-    problems: Sequence[str] = ()
+    why: Why | None = None
+    shards: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def detail_of(row: RunStatus, answers: Answers) -> Detail:
-    """What the files of a run say; whatever cannot be read is in `Detail.problems`. It never raises."""
+    """What the files of a run say, and the clusters said last: nobody is asked."""
+    if not RunFolder(row.path).exists:
+        return Detail(row)
+    explained = why.explained(row, answers)
+    shards = {}
+    for entry in row.evals:
+        if entry["state"] != "FINISHED":
+            try:
+                shards[entry["id"]] = shards_of(Evaluation(RunFolder(row.path).evals / entry["id"]), entry, answers)
+            except (CldError, OSError) as error:
+                explained.problems.append(f"{entry['id']}: {said(error)}")
+    return Detail(row, explained, shards)
+
+
+def panel(detail: Detail, losses: Sequence[float]) -> RenderableType:
+    """A run as it is shown."""
+    grid = Table.grid(padding=(0, 2), expand=True)
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(ratio=1)
+    for label, renderable in _pictures(detail, losses):
+        grid.add_row(label, renderable)
+    return Printable(Group(grid, Text(), details([detail.row])))
+
+
+def _pictures(detail: Detail, losses: Sequence[float]) -> Iterator[tuple[str, RenderableType]]:
+    row, explained = detail.row, detail.why
     if not row.is_readable:
-        return Detail(row=row)
-    run, trial = RunFolder(row.path), Trial(list(row.problems))
-    tried = trial.of
-
-    if not run.exists:
-        return Detail(row=row, problems=["the run is gone: its folder was removed or renamed"])
-    progress, checkpoints = run.progress(), run.checkpoint_steps()
-    empty = History()
-    history = tried(
-        "attempts.jsonl", lambda: with_culprits(run.ledger.history().with_progress(progress, checkpoints)), empty
-    )
-    told = tried(
-        "the attempts",
-        lambda: list(usage.told_by(history, progress, checkpoints, alive=row.state == "RUNNING").attempts),
-        list[Stretch](),
-    )
-    return Detail(
-        row=row,
-        attempts=told,
-        waits_since=_waits_since(row, history),
-        waiting=tried("why its job waits", lambda: _waiting(row, history, answers), None),
-        evaluations=tried("the evaluations", lambda: _evaluations(run, row, answers), list[Shards]()),
-        problems=trial.problems,
-    )
+        yield "why", Text(row.reason or "", "red")
+    elif explained is None:
+        yield "", Text("" if RunFolder(row.path).exists else "the run is gone", "red")
+    else:
+        yield "why", Text(explained.headline, STATE_STYLE[row.state])
+        yield from (("do", Text(text)) for text in [explained.do] if text)
+        yield from (("problem", Text(problem, "yellow")) for problem in explained.problems)
+    if row.steps is not None:
+        rate = "" if row.steps_per_s is None else f"  {number(row.steps_per_s, 3)} steps/s, ETA {duration(row.eta_s)}"
+        bar = Table.grid(padding=(0, 1))
+        bar.add_row(progress_bar(row), f"{100 * row.step / max(row.steps, 1):.1f}%{rate}")
+        yield "step", bar
+    if losses:
+        yield "loss", LossCurve(losses, None, _CURVE_LINES)
+        yield "", Text(f"from {number(losses[0])} to {number(losses[-1])}", "dim")
+    if explained is not None and explained.stretches:
+        yield "attempts", TimeLine(explained)
+    for name, states in detail.shards.items():
+        yield "eval", Text(name)
+        yield "", Text.assemble(*(_SHARDS[state] for state in states[:_MOST_SHARDS]), overflow="fold")
+        counts = {state: states.count(state) for state in _SHARDS if state in states}
+        yield "", Text("  ").join(Text.assemble(_SHARDS[it], f" {number} {it}") for it, number in counts.items())
 
 
-def _waits_since(row: RunStatus, history: History) -> float | None:
-    """When the job of a run that waits was last put into the queue."""
-    if row.state not in WAITS:
-        return None
-    times = [event.time for event in history.submitted if event.job.job_id == row.job_id]
-    times += [event.time for event in history.told if isinstance(event, Requeued) and event.job_id == row.job_id]
-    last = history.last
-    if last is not None and last.ended is not None:
-        times.append(last.ended)
-    return min(max(times), time.time()) if times else None
+class LossCurve(Sparkline[float]):
+    """A line of losses; ``width`` is None for as wide as there is room."""
+
+    def __init__(self, losses: Sequence[float], width: int | None, height: int = 1) -> None:
+        self._losses = losses
+        # One early loss does not flatten the others.
+        ordered = sorted(losses)
+        beyond = int(_OUTLIERS * len(ordered))
+        within = [min(max(loss, ordered[beyond]), ordered[-1 - beyond]) for loss in losses]
+        super().__init__(within, width=width, height=height, min_color=_CYAN, max_color=_CYAN, summary_function=fmean)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, LossCurve) and other._losses is self._losses
+
+    __hash__ = None  # type: ignore[assignment]
 
 
-def _waiting(row: RunStatus, history: History, answers: Answers) -> Waiting | None:
-    """Why the current job waits, in plain words."""
-    current = history.current(lambda job: answers.of(job).is_gone)
-    if row.state not in WAITS or current is None or current.job.cluster not in clusters.CLUSTERS:
-        return None
-    seen = answers.of(current.job)
-    if seen.phase != "pending":
-        return None
-    return clusters.find(current.job.cluster).explain_wait(current.job, seen)
+class TimeLine:
+    """The attempts of a run on a scale of time: when its job waited, started and trained, and how each ended."""
+
+    def __init__(self, explained: Why) -> None:
+        self._attempts, self._history = explained.stretches, explained.history
+        self._is_alive, self._waits = explained.row.state == "RUNNING", explained.row.state in WAITS
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        width, pieces = options.max_width, list(self._pieces())
+        total, passed, line = max(sum(seconds for seconds, *_ in pieces), 1e-9), 0.0, Text(no_wrap=True)
+        for seconds, mark, style, letter in pieces:
+            begin, passed = int(passed / total * width), passed + seconds
+            line.append(mark * (int(passed / total * width) - begin - len(letter)), style)
+            line.append(letter, f"reverse {style}")
+        # Each attempt has a letter, so that many short ones need more room; the newest are seen.
+        yield line[-width:] if len(line) > width else line
+        first = self._attempts[0]
+        begin_text = local_time(first.began if first.queued is None else first.queued, "%b %d %H:%M")
+        yield Text(f"{duration(total)} since {begin_text}", "dim")
+        yield self._legend()
+
+    def _pieces(self) -> Iterator[tuple[float, str, str, str]]:
+        """How many seconds each piece took, how it is drawn, and the letter at its end if it is an attempt."""
+        end: float | None = None
+        for it in self._attempts:
+            queued = it.began if it.queued is None else it.queued
+            yield (0.0 if end is None else max(queued - end, 0.0)), _NOTHING, "dim", ""
+            yield it.began - (queued if end is None else max(queued, end)), _WAITING, "yellow", ""
+            yield it.startup_s, _STARTING, "cyan", ""
+            yield it.trained_s, _TRAINING, *self._end(it)
+            end = it.until
+        if self._waits and end is not None:
+            queued = max([end, *(event.time for event in self._history.submitted)])
+            yield queued - end, _NOTHING, "dim", ""
+            yield max(time.time() - queued, 0.0), _WAITING, "yellow", ""
+
+    def _end(self, it: Stretch) -> tuple[str, str]:
+        """The colour of an attempt, by what ended it, and its letter."""
+        cause = it.attempt.cause
+        if cause is None and self._is_alive and it is self._attempts[-1]:
+            return "bold green", _ALIVE
+        fate = {None: "green", "preemption": "yellow"}.get(fate_of(cause), "bold red")
+        style = "magenta" if cause == "cancelled" else fate if cause is not None else "bold red"
+        return style, LETTERS[cause]
+
+    def _legend(self) -> Text:
+        """What the marks mean that are there, and how often attempts ended so."""
+        ends = Counter((*self._end(it), it.attempt.cause) for it in self._attempts)
+        legend = Text()
+        for (style, letter, cause), number_of in ends.items():
+            word = (cause or ("running" if letter == _ALIVE else "no end recorded")).replace("_", " ")
+            legend.append(letter, f"reverse {style}").append(f" {word}{f' ×{number_of}' if number_of > 1 else ''}  ")
+        legend.append(_WAITING, "yellow").append(" queued  ")
+        return legend.append(_STARTING, "cyan").append(" starting")
 
 
-def _evaluations(run: RunFolder, row: RunStatus, answers: Answers) -> list[Shards]:
-    entries = {entry["id"]: entry for entry in row.evals}
-    works = [work for work in evaluations_of(run) if work.name in entries]
-    return [shards_of(work, entries[work.name], answers) for work in works]
+def shards_of(work: Evaluation, entry: Mapping[str, Any], answers: Answers) -> list[str]:
+    """What became of each shard of an evaluation: by its files, and by what the launcher says of its jobs.
+
+    A shard is failed if the job that was to compute it ended without it, and missing if none was started or somebody
+    cancelled it.
+    """
+    number, history = work.request.shards, work.ledger.history()
+    done, begun = work.complete(), shard_state.begun(work.shards)
+    # The newest job that was to compute each shard.
+    claims: dict[int, Submitted] = {}
+    for event in history.submitted:
+        claims |= dict.fromkeys(range(number) if event.shards is None else event.shards, event)
+
+    def state_of(shard: int) -> str:
+        if shard in done:
+            return "done"
+        if (event := claims.get(shard)) is None:
+            return "missing"
+        seen = answers.of(event.job)
+        if entry["state"] == "STOPPED" or seen.is_gone:
+            return "missing" if event.job.job_id in history.cancelled else "failed"
+        # Of several shards, a task computes one after the other.
+        is_alone = event.shards is not None and len(event.shards) == 1
+        is_live = seen.phase in ("running", "suspended", "ending")
+        return "running" if is_live and (is_alone or shard in begun) else "waiting"
+
+    return [state_of(shard) for shard in range(number)]
+
+
+class Printable:
+    """A renderable without the escape sequences and control characters that texts of others may have."""
+
+    def __init__(self, renderable: RenderableType) -> None:
+        self._renderable = renderable
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for segment in console.render(self._renderable, options):
+            yield Segment(printable(segment.text), segment.style)

@@ -1,232 +1,269 @@
-"""The first screen: the list of runs, and below it everything about the one that is selected."""
+"""The first screen: the list of runs, everything about the selected one, and keys that act on it."""
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
+from operator import is_
 from typing import ClassVar
 
+from rich.console import Group, RenderableType
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
-from textual.events import Resize
-from textual.message import Message
-from textual.widgets import Input, Static
+from textual.notifications import SeverityLevel
+from textual.screen import ModalScreen
+from textual.widgets import Footer, Input, Static
 
+from cld_core.errors import UsageError
+from cld_core.texts import one_line
 from cldctl.runs.status import RunStatus
 from cldctl.show.format import duration
+from cldctl.show.groups import group_details, states
+from cldctl.show.tables import STATE_STYLE
 
-from . import panel
-from .acting import NO_RUNS, Acting
-from .arrange import FILTERS, GroupLine, Line, RunLine, arranged, matching
-from .detail import Detail
-from .feed import Look, Looker, Reader, Wanted
-from .fitting import wrapped
-from .keys import key_line
-from .questions import HELP, MARKS, Help
-from .run_list import RunList
-from .top_line import top_line
+from . import actions
+from .actions import Command
+from .detail import Detail, Printable, panel
+from .feed import FileFeed, Look, RunFeed
+from .logs import LogScreen, OutputScreen, Watching
+from .run_table import FILTERS, Line, RunTable, arranged, matching
 
-_KEYS = (
-    *(("enter", "logs"), ("r", "resume"), ("c", "cancel"), ("/", "filter")),
-    *(("s", "sample"), ("o", "report")),
-)
-_ALWAYS = (("?", "help"), ("q", "quit"))
-# Lines of the details on a usual terminal, and of messages at most.
-_PANEL, _SAID = 12, 3
 # A scheduler that has kept a look waiting for so many seconds is mentioned.
 _PATIENCE_S = 3.0
 
 
-class MainScreen(Acting):
-    """Runs and details.
+class Question(ModalScreen[bool]):
+    """A question that is answered by y or n; n is what everything else means."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("y", "dismiss(True)", "Yes"),
+        Binding("n,escape,q,enter", "dismiss(False)", "No"),
+    ]
+
+    def __init__(self, command: Command) -> None:
+        super().__init__()
+        self._command = command
+
+    def compose(self) -> ComposeResult:
+        question, about = self._command.title, self._command.about or ""
+        yield Static(Text.assemble((f"{question}?", "bold"), f"\n{about}\n\ny yes   n no"))
+        yield Footer(compact=True)
+
+
+class MainScreen(Watching):
+    """Runs and details. What takes a moment happens in threads.
 
     Args:
-        looker: what the runs are doing.
+        feed: what the runs are doing.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("space", "fold", show=False),
-        Binding("slash", "filter", show=False),
-        Binding("question_mark", "help", show=False),
-        Binding("escape", "clear", show=False),
-        *(Binding(key, f"state('{key}')", show=False) for key in FILTERS),
+        Binding("r", "resume", "Resume", tooltip="the run, or all runs of a group; asks first"),
+        Binding("c", "cancel", "Cancel", tooltip="the run, or all runs of a group; asks first"),
+        Binding("s", "sample", "Sample", tooltip="draw samples of the run"),
+        Binding("o", "report", "Report", tooltip="write the page of the run, and open it"),
+        Binding("space", "fold", "Fold", tooltip="or unfold a group of runs"),
+        Binding("slash", "filter", "Filter", tooltip="show only runs that contain these words"),
+        Binding("escape", "clear", "Clear filters and messages", show=False),
+        *(Binding(key, f"state('{key}')", f"Show {name} runs", show=False) for key, (name, _) in FILTERS.items()),
     ]
 
-    class Looked(Message):
-        """The runs were looked at."""
-
-        def __init__(self, look: Look) -> None:
-            super().__init__()
-            self.look = look
-
-    class HasRead(Message):
-        """The files of what is on the screen were read."""
-
-        def __init__(self, detail: Detail | None) -> None:
-            super().__init__()
-            self.detail = detail
-
-    def __init__(self, looker: Looker) -> None:
-        super().__init__(looker.root)
-        self._looker, self._reader = looker, Reader()
-        self._seen: Look | None = None
+    def __init__(self, feed: RunFeed) -> None:
+        super().__init__()
+        self._feed, self._files = feed, FileFeed()
+        self._look, self._has_looked = Look(), False
         self._detail: Detail | None = None
+        # What the panel shows; nothing yet.
+        self._drawn: tuple[object, ...] = (self,)
+        self._ended = threading.Event()
         # Groups that somebody has folded or unfolded.
         self._turned: set[str] = set()
         self._filter_key, self._words = "0", ""
-        self._said: tuple[str, bool] | None = None
+        # What goes on, or has ended, by title.
+        self.commands: dict[str, Command] = {}
 
     def compose(self) -> ComposeResult:
-        yield Static(id="top")
-        yield RunList(self._reader.losses.of, id="runs")
+        yield Static(id="counts")
+        yield RunTable(self._files.losses)
         with VerticalScroll(id="panel"):
             yield Static(id="detail")
-        yield Static(id="said")
+        yield Static(id="remarks")
         yield Input(id="words", placeholder="words in name, group, tags, user or state; enter keeps them, esc clears")
-        yield Static(id="keys")
+        yield Footer(compact=True)
 
     def on_mount(self) -> None:
         self.query_one("#words").display = False
-        self.query_one(RunList).focus()
-        self.set_interval(1.0, self._draw_said)
-        looking = partial(self._looker.go_on, lambda look: self.send(self.Looked(look)), self.ended.wait)
-        reading = partial(self._reader.go_on, lambda detail: self.send(self.HasRead(detail)))
-        for loop in (looking, reading):
-            # Daemons: a scheduler that hangs keeps nobody from leaving.
-            threading.Thread(target=loop, daemon=True).start()
-        self._draw_all()
+        self.query_one(RunTable).focus()
+        self.set_interval(1.0, self._show_remarks)
+        self.in_background(partial(self._feed.go_on, partial(self.later, self._looked), self._ended.wait))
+        self.in_background(partial(self._files.go_on, partial(self.later, self._read)))
+        self._show()
 
     def on_unmount(self) -> None:
-        self.ended.set()
-        self._reader.end()
+        self._ended.set()
+        self._files.end()
 
     @property
     def selected(self) -> Line | None:
-        return self.query_one(RunList).selected
+        return self.query_one(RunTable).selected
 
-    def members(self, group: str) -> Sequence[RunStatus]:
-        return [] if self._seen is None else [row for row in self._seen.found if row.group == group]
+    def _looked(self, look: Look) -> None:
+        self._look, self._has_looked = look, True
+        self._show()
 
-    def say(self, text: str, *, is_error: bool) -> None:
-        self._said = text, is_error
-        self._draw_said()
+    def _read(self, detail: Detail | None) -> None:
+        self._detail = detail
+        self._show()
 
-    def on_main_screen_looked(self, message: Looked) -> None:
-        self._seen = message.look
-        self._show_runs()
+    def on_data_table_row_highlighted(self) -> None:
+        self._show_selected()
 
-    def on_main_screen_has_read(self, message: HasRead) -> None:
-        self._detail = message.detail
-        self.query_one(RunList).refresh()
-        self._draw_panel()
-        self._draw_said()
+    def _show(self) -> None:
+        rows = matching(self._look.rows, self._filter_key, self._words)
+        self.query_one(RunTable).show(arranged(rows, self._turned))
+        only = FILTERS[self._filter_key][0] if self._filter_key != "0" else ""
+        only += f' "{self._words}"' if self._words else ""
+        counts = Text.assemble((f"only {only.strip()}  " if only else "", "bold yellow"), states(self._look.rows))
+        for state, style in STATE_STYLE.items():
+            counts.highlight_words([state], style)
+        self.query_one("#counts", Static).update(counts.append(f"  {self._feed.root}"))
+        self._show_selected()
+        self._show_remarks()
 
-    def on_run_list_changed(self) -> None:
-        line, shown = self.selected, self.query_one(RunList).visible_rows
-        answers = Wanted().answers if self._seen is None else self._seen.answers
-        self._reader.want(Wanted(line.row if isinstance(line, RunLine) else None, shown, answers))
-        self._draw_panel()
-
-    def on_resize(self, event: Resize) -> None:
-        height = event.size.height
-        self.query_one("#panel").styles.height = _PANEL if 24 <= height < 30 else max(height * 2 // 5 + 1, 4)
-        self._draw_all()
-
-    def action_fold(self) -> None:
-        line = self.selected
-        if isinstance(line, GroupLine) or (line is not None and line.is_member):
-            self._turned ^= {line.name if isinstance(line, GroupLine) else line.row.group or ""}
-            self._show_runs()
-        else:
-            self.say(NO_RUNS if line is None else "Select a group of runs, or a run of one, to fold it.", is_error=True)
-
-    def action_filter(self) -> None:
-        words = self.query_one("#words", Input)
-        words.display = True
-        words.focus()
-
-    def action_state(self, key: str) -> None:
-        self._filter_key = key
-        self._show_runs()
-
-    def action_clear(self) -> None:
-        self._said, self._words, self._filter_key = None, "", "0"
-        self.query_one("#words", Input).value = ""
-        self.on_input_submitted()
-        self._show_runs()
-
-    def action_help(self) -> None:
-        self.app.push_screen(Help({"keys": HELP, "marks": MARKS}))
-
-    def on_input_changed(self, event: Input.Changed) -> None:
-        self._words = event.value
-        self._show_runs()
-
-    def on_input_submitted(self) -> None:
-        self.query_one("#words").display = False
-        self.query_one(RunList).focus()
-
-    def _show_runs(self) -> None:
-        rows = [] if self._seen is None else matching(self._seen.rows, self._filter_key, self._words)
-        self.query_one(RunList).show(arranged(rows, self._turned), self._nothing())
-        self._draw_top()
-        self._draw_said()
+    def _show_selected(self) -> None:
+        line, detail = self.selected, self._detail
+        row = None if line is None else line.row
+        self._files.want(row, self.query_one(RunTable).visible_rows, self._look.answers)
+        losses = () if row is None else self._files.losses(row)
+        drawn = (line, detail, losses, self._look)
+        if all(map(is_, drawn, self._drawn)):
+            return
+        self._drawn = drawn
+        shown: RenderableType = Text(self._nothing(), "dim")
+        if row is not None:
+            # Until its files are read: what the list knows.
+            is_read = detail is not None and detail.row.path == row.path
+            shown = panel((detail if is_read else None) or Detail(row), losses)
+        elif line is not None:
+            hint = f"space {'unfolds' if line.is_folded else 'folds'} it; r and c act on all of its runs"
+            shown = Group(Printable(group_details(line.name, line.members)), Text(hint, "dim"))
+        self.query_one("#panel").border_title = Text("" if line is None else one_line(line.name))
+        self.query_one("#detail", Static).update(shown)
 
     def _nothing(self) -> str:
         """What is said instead of runs."""
-        if self._seen is None:
+        if not self._has_looked:
             return "looking for runs ..."
-        if self._seen.rows:
+        if self._look.rows:
             return "no run matches the filter; esc clears it"
-        if self._seen.older:
-            return f"no recent runs; {self._seen.older:,} ended over a week ago: cldctl top --all"
+        if self._look.older:
+            return f"no recent runs; {self._look.older:,} ended over a week ago: cldctl top --all"
         return "no runs here. Start one: cldctl submit toy_demo"
 
-    def _draw_all(self) -> None:
-        self._draw_top()
-        self._draw_panel()
-        self._draw_said()
-        self.query_one("#keys", Static).update(key_line(_KEYS, _ALWAYS, max(self.size.width, 20)))
-
-    def _draw_top(self) -> None:
-        shown = [] if self._filter_key == "0" else [FILTERS[self._filter_key][0]]
-        shown += [f'"{self._words}"'] if self._words else []
-        rows = () if self._seen is None else self._seen.rows
-        text = top_line(self._looker.root, rows, " ".join(shown), max(self.size.width, 20))
-        self.query_one("#top", Static).update(text)
-
-    def _draw_panel(self) -> None:
-        width = max(self.size.width - 3, 20)
-        line = self.selected
-        lines: list[Text] = []
-        if isinstance(line, GroupLine):
-            lines = panel.of_group(line, width)
-        elif line is not None:
-            detail = self._detail
-            if detail is None or detail.row.path != line.row.path:
-                # Its files are being read: what the list knows, meanwhile.
-                detail = Detail(row=line.row)
-            lines = panel.of_run(detail, self._reader.losses.of(Path(line.row.path)), width)
-        self.query_one("#detail", Static).update(Text("\n", no_wrap=True).join(lines))
-
-    def _draw_said(self) -> None:
-        width = max(self.size.width, 20)
-        if self._said is not None:
-            texts = [(self._said[0], "bold red" if self._said[1] else "bold green")]
-        else:
-            texts = [(text, "yellow") for text in self._remarks()]
-        lines = [Text(line, style) for text, style in texts for line in wrapped(text, width, _SAID)]
-        said = self.query_one("#said", Static)
-        said.display = bool(lines)
-        said.update(Text("\n").join(lines[:_SAID]))
-
-    def _remarks(self) -> list[str]:
+    def _show_remarks(self) -> None:
         """What is wrong with the looks, or worth knowing about them."""
-        since, seen = self._looker.since, self._seen
+        since, look = self._feed.since, self._look
         waited = 0.0 if since is None else time.monotonic() - since
         late = f"still looking after {duration(waited)}: a scheduler or a disk does not answer"
-        problems = [problem for problem in (seen and seen.problem, self._reader.problem) if problem]
-        return [*([late] if waited > _PATIENCE_S else []), *problems, *(() if seen is None else seen.remarks)]
+        lines = [late if waited > _PATIENCE_S else None, look.problem, self._files.problem, *look.remarks]
+        remarks = self.query_one("#remarks", Static)
+        remarks.update(Text("\n".join(one_line(line) for line in lines if line)))
+        remarks.display = any(lines)
+
+    def action_fold(self) -> None:
+        line = self.selected
+        if line is None or line.group is None:
+            self.notify("Select a group of runs, or a run of one, to fold it.", severity="warning")
+        else:
+            self._turned ^= {line.group}
+            self._show()
+
+    def action_filter(self) -> None:
+        self.query_one("#words").display = True
+        self.query_one("#words").focus()
+
+    def action_state(self, key: str) -> None:
+        self._filter_key = key
+        self._show()
+
+    def action_clear(self) -> None:
+        self._filter_key = "0"
+        self.query_one(Input).value = ""
+        self.app.clear_notifications()
+        self.app.action_hide_help_panel()
+        self.on_input_submitted()
+        self._show()
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        self._words = event.value
+        self._show()
+
+    def on_input_submitted(self) -> None:
+        self.query_one("#words").display = False
+        self.query_one(RunTable).focus()
+
+    def action_logs(self) -> None:
+        if (row := self._row("look at its log")) is not None:
+            self.app.push_screen(LogScreen(row.path))
+
+    def action_resume(self) -> None:
+        self._act("resume it", actions.resume, actions.resume_group)
+
+    def action_cancel(self) -> None:
+        self._act("cancel it", actions.cancel, actions.cancel_group)
+
+    def action_sample(self) -> None:
+        self._act("draw samples of it", actions.sample)
+
+    def action_report(self) -> None:
+        self._act("write its report", actions.report)
+
+    def _row(self, purpose: str) -> RunStatus | None:
+        """The run that is selected; says so if none is."""
+        line = self.selected
+        if line is None or line.row is None:
+            self.notify(f"Select a run to {purpose}." if line else "There are no runs yet.", severity="warning")
+        return None if line is None else line.row
+
+    def _act(
+        self,
+        purpose: str,
+        of_run: Callable[[RunStatus], Command],
+        of_group: Callable[[str, list[RunStatus]], Command] | None = None,
+    ) -> None:
+        """Do something to what is selected, after a question if there is one; or say why not."""
+        line = self.selected
+        try:
+            if line is not None and line.row is None and of_group is not None:
+                command = of_group(line.name, [row for row in self._look.found if row.group == line.group])
+            elif (row := self._row(purpose)) is not None:
+                command = of_run(row)
+            else:
+                return
+        except UsageError as error:
+            self.notify(str(error), severity="warning", markup=False)
+            return
+        if command.about is None:
+            self._start(command)
+        else:
+            self.app.push_screen(Question(command), lambda answer: self._start(command) if answer else None)
+
+    def _start(self, command: Command) -> None:
+        before = self.commands.get(command.title)
+        if before is None or before.code is not None:
+            self.commands[command.title] = command
+            self.in_background(partial(command.start, partial(self.later, self._printed, command)))
+        elif not command.is_watched:
+            self.notify(f"{command.title}: still in progress", severity="warning", markup=False)
+        if command.is_watched:
+            self.app.push_screen(OutputScreen(self.commands[command.title]))
+
+    def _printed(self, command: Command) -> None:
+        screen = self.app.screen
+        if isinstance(screen, OutputScreen) and screen.command is command:
+            screen.show()
+        else:
+            severity: SeverityLevel = "error" if command.code else "information"
+            self.notify(command.message, title=command.title, severity=severity, markup=False)

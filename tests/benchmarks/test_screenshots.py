@@ -4,7 +4,9 @@ import re
 from pathlib import Path
 
 from benchmarks import screenshot_status, screenshot_top
+from cldctl.clusters.slurm import client
 from cldctl.show.console import out
+from tests.support import on_screen
 
 
 def text_of(file: Path) -> str:
@@ -24,8 +26,10 @@ def test_the_picture_of_status_shows_runs_and_asks_nobody(tmp_path):
     assert (out.width, out.is_terminal) == before
 
 
-def test_the_picture_of_top_shows_runs_and_asks_nobody(tmp_path):
-    screenshot_top.record(tmp_path / "top.svg")
+def test_the_picture_of_top_shows_runs(tmp_path, monkeypatch):
+    fleet = on_screen.everything(tmp_path / "runs")
+    monkeypatch.setattr(client, "run", fleet.slurm)
+    screenshot_top.record(fleet.root, "celebahq-cld-1125-0911-k3fa", tmp_path / "top.svg")
     text = text_of(tmp_path / "top.svg")
-    for words in ("cldctl top", "RUNNING", "17/40 shards", "P preempted", "q quit"):
+    for words in ("cldctl top", "RUNNING", "P preempted", "Quit"):
         assert words in text

@@ -18,12 +18,6 @@ class Screen:
 
     def __init__(self, app: Top, pilot: Pilot[None]) -> None:
         self.app, self._pilot = app, pilot
-        self._began = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        """Since it was opened."""
-        return time.monotonic() - self._began
 
     @property
     def lines(self) -> list[str]:
@@ -49,35 +43,25 @@ class Screen:
         """Wait until all of these are on the screen, on one line or more: where lines break depends on folders."""
         await self.until(lambda: all(text in self.text or text in " ".join(self.text.split()) for text in texts))
 
-    async def resize(self, width: int, height: int) -> None:
-        await self._pilot.resize_terminal(width, height)
-
     async def select(self, name: str) -> None:
         """Move to the run or group of this name, and wait for what is said about it."""
-        await self.sees("state")
+        main = self.app._main
+        await self.until(lambda: main.query_one("RunTable").lines)
         await self.press("home")
         for _ in range(100):
-            if self._selected() == name:
+            if main.selected.name == name:
                 break
             await self.press("down")
-        assert self._selected() == name, self.text
-        await self.until(lambda: self._is_read(name))
-
-    def _selected(self) -> str | None:
-        line = self.app._main.selected
-        return None if line is None else line.key[1]
-
-    def _is_read(self, name: str) -> bool:
-        line, detail = self.app._main.selected, self.app._main._detail
-        is_group = line is not None and line.key[0] == "group"
-        return is_group or (detail is not None and detail.row.name == name)
+        assert main.selected.name == name, self.text
+        is_group = main.selected.row is None
+        await self.until(lambda: is_group or (main._detail is not None and main._detail.row.name == name))
 
 
 def on_screen(
     root: Path,
     do: Callable[[Screen], Awaitable[None]],
     *,
-    size: tuple[int, int] = (80, 24),
+    size: tuple[int, int] = (120, 40),
     which: Selection | None = None,
     everything: bool = False,
 ) -> Top:
@@ -85,7 +69,7 @@ def on_screen(
     app = Top(root, which or Selection(), everything=everything)
 
     async def main() -> None:
-        async with app.run_test(size=size) as pilot:
+        async with app.run_test(size=size, notifications=True) as pilot:
             await do(Screen(app, pilot))
 
     asyncio.run(main())

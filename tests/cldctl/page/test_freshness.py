@@ -13,7 +13,6 @@ from cld_core.run.events import Noted
 from cldctl.page import freshness, one_run
 from cldctl.runs import survey
 from cldctl.runs.status import RunStatus, status_of
-from cldctl.top import actions
 from tests.support.reported import everything
 from tests.support.tools import invoke
 
@@ -45,16 +44,8 @@ def test_a_page_stays_until_something_happens(run):
     assert not freshness.is_up_to_date(run, row_of(run), follow=False)
 
 
-def by_command(run) -> None:
-    invoke("report", "--all", "--pages", runs=run.path.parent)
-
-
-def by_key(run) -> None:
-    actions.report(run, lambda text: None)
-
-
-@pytest.mark.parametrize("write", [by_command, by_key])
-def test_what_is_noted_while_a_page_is_made_is_in_the_next_one(run, monkeypatch, write):
+@pytest.mark.parametrize("arguments", [("mine",), ("--all", "--pages")])
+def test_what_is_noted_while_a_page_is_made_is_in_the_next_one(run, monkeypatch, arguments):
     make = one_run.page
 
     def page(run, *, follow=False):
@@ -63,8 +54,7 @@ def test_what_is_noted_while_a_page_is_made_is_in_the_next_one(run, monkeypatch,
         return made
 
     monkeypatch.setattr(one_run, "page", page)
-    monkeypatch.setattr(actions, "has_display", lambda: False)
-    write(run)
+    invoke("report", *arguments, runs=run.path.parent)
     assert not freshness.is_up_to_date(run, row_of(run), follow=False)
 
 

@@ -6,10 +6,8 @@ from pathlib import Path
 import pytest
 
 from cldctl.clusters.slurm import client, shared
-from cldctl.runs import cancel as cancelling
-from cldctl.top import actions
+from cldctl.top.actions import Command
 from tests.support import on_screen
-from tests.support.clock import Clock
 from tests.support.on_screen import Fleet
 from tests.support.scripted import register
 
@@ -30,15 +28,14 @@ def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
 
 
 @pytest.fixture
-def clock(monkeypatch):
-    """What is cancelled is waited for without taking time."""
-    monkeypatch.setattr(cancelling, "time", Clock())
+def ran(monkeypatch):
+    """The commands that were started; each of them says something and ends, unless a test lets it speak."""
+    ran: list[list[str]] = []
 
+    def run(self, printed):
+        ran.append(list(self.words))
+        self.output = f"{self.words[0]} it is\nnext:\n  cldctl logs mine -f\n"
+        self.code = 0
 
-@pytest.fixture
-def asked(monkeypatch):
-    """What commands were started; each of them submits job 100."""
-    asked: list[list[str]] = []
-    said = ["mine", "resuming mine from step 20", "job 100 (scripted)", "next:", "  cldctl logs mine -f"]
-    monkeypatch.setattr(actions, "command_of", lambda words: asked.append(list(words)) or (0, said))
-    return asked
+    monkeypatch.setattr(Command, "_run", run)
+    return ran

@@ -87,8 +87,7 @@ def test_on_a_terminal_it_shows_runs_in_colour_until_q(runs):
     terminal = Terminal(runs)
     terminal.sees("mine")
     terminal.press("?")
-    terminal.sees("select a run")
-    terminal.press("q")
+    terminal.sees("Cursor")
     terminal.press("q")
     assert terminal.ends() == 0
     assert COLOUR.search(terminal.output)

@@ -1,0 +1,225 @@
+"""Keys that act on runs: they ask first, and do what the commands do, or say at once why they do nothing."""
+
+import sys
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+
+from cld_core.errors import UsageError
+from cld_core.run import RunFolder
+from cld_core.run.events import Ended, Tagged
+from cldctl.runs.state import ALIVE, RESUMABLE, STATES
+from cldctl.runs.status import RunStatus
+from cldctl.top import actions
+from cldctl.top.actions import Command
+from tests.support.made_up import run_with, seeds
+from tests.support.piloted import Screen, on_screen
+from tests.support.scripted import trained
+
+STEPS = ("train.steps=50",)
+
+
+def stopped(path):
+    run = trained(run_with(path, 10, 20, overrides=STEPS), "1", "gone")
+    run.ledger.append(Ended(attempt=0, cause="preempted", step=20))
+    return run
+
+
+def refused(action, row: RunStatus) -> str:
+    """Why nothing is done; empty if it is."""
+    try:
+        action(row)
+    except UsageError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_every_key_knows_what_a_state_allows(state):
+    row = RunStatus(name="mine", path="runs/mine", state=state, step=50, steps=50, checkpoint_step=50)
+    assert bool(refused(actions.resume, row)) == (state not in RESUMABLE)
+    assert bool(refused(actions.cancel, row)) == (state not in ALIVE)
+    assert not refused(actions.sample, row)
+    assert all(f"mine is {state}" in said for key in (actions.resume, actions.cancel) if (said := refused(key, row)))
+    assert not refused(actions.cancel, replace(row, evals=[{"state": "PENDING"}])), "an evaluation can be cancelled"
+
+
+def test_what_cannot_be_read_is_neither_resumed_nor_sampled():
+    row = RunStatus(name="mine", path="mine", state="LOST", reason="format 99", is_readable=False, checkpoint_step=5)
+    assert refused(actions.resume, row) == refused(actions.sample, row) == "mine cannot be read: format 99"
+    assert "nothing to cancel" in refused(actions.cancel, row)
+    assert "no checkpoint" in refused(actions.sample, replace(row, is_readable=True, checkpoint_step=None))
+
+
+def test_a_finished_run_may_train_for_longer():
+    row = RunStatus(name="mine", path="mine", state="FINISHED", step=40, steps=50)
+    assert not refused(actions.resume, row)
+    assert "train.steps=" in refused(actions.resume, replace(row, step=50))
+
+
+def test_an_action_asks_first_and_says_what_it_did(tmp_path, scripted, ran):
+    run = stopped(tmp_path / "mine")
+
+    async def look(screen: Screen) -> None:
+        await screen.select("mine")
+        for no in ("n", "escape", "enter", "q"):
+            await screen.press("r")
+            await screen.sees("Resume mine?", "A new job continues it from its checkpoint at step 20.", "y yes", "n no")
+            await screen.press(no)
+            await screen.until(lambda: "Resume mine?" not in screen.text)
+        assert ran == []
+        await screen.press("r", "y")
+        await screen.sees("resume it is")
+        assert "logs mine -f" not in screen.text, "no hints"
+        await screen.press("escape")
+        await screen.until(lambda: "resume it is" not in screen.text)
+
+    on_screen(tmp_path, look, everything=True)
+    assert ran == [["resume", str(run.path)]]
+
+
+def test_a_run_that_would_train_in_the_command_is_not_resumed(tmp_path, scripted, ran, monkeypatch):
+    monkeypatch.setattr(scripted, "blocks", True)
+    stopped(tmp_path / "mine")
+
+    async def look(screen: Screen) -> None:
+        await screen.select("mine")
+        await screen.press("r", "y")
+        await screen.sees("mine trains inside the command that starts it.", "cldctl resume mine")
+
+    on_screen(tmp_path, look, everything=True)
+    assert ran == []
+
+
+def test_a_refusal_is_shown_and_nothing_is_asked(tmp_path, scripted, ran):
+    trained(run_with(tmp_path / "mine", 10), "1")
+
+    async def look(screen: Screen) -> None:
+        await screen.select("mine")
+        await screen.press("r")
+        await screen.sees("mine is RUNNING: there is nothing to resume.")
+        assert "Resume mine?" not in screen.text
+        await screen.press("c")
+        await screen.sees("Cancel mine?", "saves a checkpoint first")
+
+    on_screen(tmp_path, look, everything=True)
+    assert ran == []
+
+
+def test_a_group_is_cancelled_and_resumed_as_a_whole_filtered_or_not(tmp_path, scripted, ran):
+    runs = seeds(tmp_path, "g", 3, 10, overrides=STEPS)
+    for number, run in enumerate(runs):
+        trained(run, str(number), "running" if number else "gone")
+    for run in runs[:2]:
+        run.ledger.append(Tagged(add=("odd",)))
+
+    async def look(screen: Screen) -> None:
+        await screen.select("g")
+        await screen.press("slash", *"odd", "enter")
+        await screen.until(lambda: "g-2" not in screen.text)
+        await screen.select("g")
+        await screen.press("l")
+        await screen.sees("Select a run to look at its log.")
+        await screen.press("c")
+        await screen.sees("Cancel 2 runs of g?", "filtered or not")
+        await screen.press("y")
+        await screen.until(lambda: len(ran) == 1)
+        await screen.press("r")
+        await screen.sees("Resume 1 run of g?")
+        await screen.press("y")
+        await screen.until(lambda: len(ran) == 2)
+
+    on_screen(tmp_path, look, everything=True)
+    assert [ran[0][0], *sorted(ran[0][1:])] == ["cancel", str(tmp_path / "g-1"), str(tmp_path / "g-2")]
+    assert ran[1] == ["resume", "g", "--runs-dir", str(tmp_path)]
+
+
+def test_a_group_with_nothing_to_do_says_so():
+    row = RunStatus(name="mine", path="mine", state="FINISHED")
+    for action in (actions.resume_group, actions.cancel_group):
+        with pytest.raises(UsageError, match="g: "):
+            action("g", [row])
+
+
+def test_samples_are_drawn_beside_the_screen_and_end_with_it(tmp_path, scripted, monkeypatch):
+    stopped(tmp_path / "mine")
+    code = "import time; print('drawing \\x1b[31m[red]', flush=True); time.sleep(600)"
+    started = speaking(monkeypatch, code)
+
+    async def look(screen: Screen) -> None:
+        await screen.select("mine")
+        await screen.press("s")
+        await screen.sees("sample mine: goes on until you quit", "drawing [red]")
+        await screen.press("escape", "q")
+
+    app = on_screen(tmp_path, look, everything=True)
+    assert app.left_over() == ["ended: sample mine"]
+    assert started[0].wait(60) != 0
+
+
+@pytest.mark.parametrize(("code", "how"), [("print('64 samples')", "done"), ("print('error: no'); exit(3)", "failed")])
+def test_the_output_screen_says_how_a_command_ended(tmp_path, scripted, monkeypatch, code, how):
+    stopped(tmp_path / "mine")
+    speaking(monkeypatch, code)
+
+    async def look(screen: Screen) -> None:
+        await screen.select("mine")
+        await screen.press("s")
+        await screen.sees(f"sample mine: {how}")
+        await screen.press("escape")
+        await screen.sees("steps/s")
+
+    assert on_screen(tmp_path, look, everything=True).left_over() == []
+
+
+def speaking(monkeypatch, code: str) -> list:
+    """Let commands be a piece of Python; the processes that were started."""
+    started, popen = [], actions.subprocess.Popen
+
+    def start(command, **how):
+        started.append(popen([sys.executable, "-c", code], **how))
+        return started[-1]
+
+    monkeypatch.setattr(actions.subprocess, "Popen", start)
+    return started
+
+
+def test_a_submission_goes_on_without_the_screen(monkeypatch):
+    """It writes to a file, and is in a session of its own."""
+    (started, command) = speaking(monkeypatch, "import time; time.sleep(600)"), Command("Cancel mine", ["cancel"])
+    threading.Thread(target=command.start, args=(lambda: None,), daemon=True).start()
+    while not started:
+        time.sleep(0.01)
+    assert command.leave() == "no longer waiting for: Cancel mine. `cldctl status` shows how it ends"
+    assert started[0].poll() is None
+    started[0].kill()
+
+
+def test_a_command_is_that_of_cldctl_without_colours(tmp_path, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    told: list[str] = []
+    command = Command("sample mine", ["sample", str(tmp_path / "mine")])
+    command.start(lambda: told.append(command.output))
+    assert command.code == 3
+    assert command.message.startswith("no run at")
+    assert "\x1b" not in command.output
+    assert told[-1] == command.output
+
+
+def test_a_report_is_opened_only_where_there_is_a_display(tmp_path, ran, monkeypatch):
+    opened: list[str] = []
+    monkeypatch.setattr(actions.webbrowser, "open", lambda uri: opened.append(uri) or True)
+    monkeypatch.setattr(actions.sys, "platform", "linux")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    row = RunStatus(name="mine", path=str(tmp_path), state="FINISHED")
+    (without, within) = actions.report(row), actions.report(row)
+    without.start(lambda: None)
+    assert "no display here" in without.output
+    assert opened == []
+    monkeypatch.setenv("DISPLAY", ":0")
+    within.start(lambda: None)
+    assert opened == [(RunFolder(tmp_path).path / "report.html").as_uri()]
+    assert "no display" not in within.output

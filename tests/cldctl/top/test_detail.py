@@ -1,0 +1,167 @@
+"""What is shown of the run that is selected: curve, time line of its attempts, shards, results, why it waits."""
+
+import io
+import struct
+
+import pytest
+import torch
+from rich.console import Console
+from torch.utils.tensorboard import SummaryWriter
+
+from cld_core.run import RunFolder
+from cld_core.run.attempt import Attempt
+from cld_core.run.events import CAUSES
+from cld_core.run.timeline import Stretch
+from cld_core.train.monitoring import Monitor
+from cldctl.page import curves
+from cldctl.runs.status import RunStatus
+from cldctl.runs.why import Why
+from cldctl.top import feed
+from cldctl.top.detail import LETTERS, LossCurve, TimeLine
+from cldctl.top.feed import Curve
+from tests.support.made_up import run_with
+from tests.support.piloted import Screen, on_screen
+
+
+def drawn(renderable, width: int) -> list[str]:
+    console = Console(width=width, file=io.StringIO(), force_terminal=False)
+    console.print(renderable)
+    return console.file.getvalue().splitlines()
+
+
+def test_a_run_is_shown_with_attempts_and_shards(fleet):
+    async def look(screen: Screen) -> None:
+        await screen.select("celebahq-cld-1125-0911-k3fa")
+        await screen.sees("it trains on n07", "49.8%", "attempts", "█", "1d05h since")
+        line = next(line for line in screen.lines if "attempts  " in line and "▶" in line)
+        assert [mark for mark in line if mark in "PX▶"] == ["P", "X", "▶"]
+        await screen.sees("P preempted  X crashed  ▶ running")
+        await screen.sees("■" * 17 + "▶" + "░" * 4 + "×" + "░" * 15 + "·" * 2, "17 done", "1 failed")
+        await screen.press("tab", "end")
+        await screen.sees("rank 2 on n11: CUDA error")
+        await screen.press("tab", "up")
+        await screen.until(lambda: screen.app._main.selected.name == "cifar10-vpsde-1125-1730-x9e0")
+
+    on_screen(fleet.root, look)
+
+
+def test_results_of_evaluations_are_numbers_with_their_errors(fleet):
+    async def look(screen: Screen) -> None:
+        await screen.select("toy-diamond-1124-1502-aa10")
+        await screen.press("tab", "end")
+        await screen.sees("2.339 ± 0.004")
+
+    on_screen(fleet.root, look)
+
+
+def test_why_a_job_waits_is_said_in_plain_words(fleet):
+    async def look(screen: Screen) -> None:
+        await screen.select("cifar10-cld-1126-0802-77bd")
+        await screen.sees("jobs of higher priority come first (Priority)")
+        await screen.select("cifar10-vpsde-1125-1730-x9e0")
+        await screen.sees("BeginTime)", "timeout", "░ queued")
+
+    on_screen(fleet.root, look)
+    assert set(fleet.slurm.calls) <= {"squeue", "sacct"}, "as `status`: nobody asks scontrol about one job"
+
+
+def line_of(*stretches, state="STOPPED") -> list[str]:
+    """The time line of attempts, each (queued, began, started, until, cause), in ten columns."""
+    attempts = [
+        Stretch(
+            attempt=Attempt(attempt=number, job_id="1", started=started, first_step=0, ended=until, cause=cause),
+            **{"queued": queued, "began": began, "until": until, "kept": 1, "lost": 0, "set_aside": 0},
+        )
+        for number, (queued, began, started, until, cause) in enumerate(stretches)
+    ]
+    row = RunStatus(name="mine", path="mine", state=state)
+    return drawn(TimeLine(Why(row=row, headline="", stretches=attempts)), 10)
+
+
+def test_a_time_line_has_the_scale_of_time():
+    line = line_of((0, 10, 20, 50, "preempted"), (60, 70, 70, 100, "crashed"))[0]
+    assert line == "░▒██P·░██X"
+    assert line_of((0, 0, 0, 50, "preempted"), (50, 50, 50, 100, None), state="RUNNING")[0][-1] == "▶"
+    assert line_of((0, 0, 0, 50, "preempted"), (50, 50, 50, 100, None))[0][-1] == "?"
+    assert line_of((0, 0, 0, 1e6, "preempted"), (1e6, 1e6, 1e6, 1e6 + 1, "killed"))[0][-1] == "K", "short, but seen"
+
+
+def test_every_cause_has_a_letter_of_its_own():
+    assert set(LETTERS) == {*CAUSES, None}
+    assert len(set(LETTERS.values())) == len(CAUSES) + 1
+
+
+def test_an_outlier_does_not_flatten_a_curve():
+    (line,) = drawn(LossCurve([1e9, *map(float, range(100)), 1e9], 51), 51)
+    assert line.count("█") < 20
+    assert line[1] == "▁"
+
+
+@pytest.fixture
+def run(tmp_path) -> RunFolder:
+    return run_with(tmp_path / "mine", 60)
+
+
+def trained(run: RunFolder, *attempts: tuple[int, int]) -> None:
+    """Attempts as training writes them, from one step to another; each loss tells the attempt and the step."""
+    for attempt, (first, last) in enumerate(attempts):
+        monitor = Monitor(run, attempt=attempt, first_step=first, steps=last, may_write=lambda: False)
+        for step in range(first + 10, last + 1, 10):
+            monitor.report(step, {"loss": 100.0 * attempt + step})
+        monitor.close()
+
+
+def test_a_curve_agrees_with_the_reader_of_everything(run):
+    trained(run, (0, 40), (20, 60))
+    curve = Curve()
+    assert not curve.look(run)
+    board = curves.read(run.tensorboard).scalars["train/loss"]
+    assert list(curve.shown) == [loss for _, loss in board] == [10.0, 20.0, 130.0, 140.0, 150.0, 160.0]
+
+
+def test_only_what_is_new_is_read_and_pictures_are_skipped(run, monkeypatch):
+    read: list[int] = []
+    add = Curve._add
+    monkeypatch.setattr(Curve, "_add", lambda self, record: read.append(len(record)) or add(self, record))
+    curve = Curve()
+    with SummaryWriter(str(run.tensorboard)) as board:
+        board.add_scalar("train/loss", 3.0, 10)
+        board.add_image("periodic/samples", torch.randint(0, 255, (200, 200, 3)).byte().numpy(), 10, dataformats="HWC")
+        board.add_scalar("train/loss", float("nan"), 20)
+        board.flush()
+        curve.look(run)
+        assert max(read) < 1000, "the picture is not read"
+        before = len(read)
+        board.add_scalar("train/loss", 1.0, 30)
+        board.flush()
+        curve.look(run)
+        curve.look(run)
+    assert curve.shown == (3.0, 1.0)
+    assert len(read) == before + 1
+
+
+def test_a_look_has_a_limit_and_the_next_one_goes_on(run, monkeypatch):
+    monkeypatch.setattr(feed, "_LOOK_BYTES", 300)
+    trained(run, (0, 400))
+    curve, looks = Curve(), 0
+    while curve.look(run):
+        looks += 1
+    assert looks > 5
+    assert curve.shown == tuple(float(step) for step in range(10, 401, 10))
+
+
+def test_damaged_files_end_where_they_are_damaged(run):
+    trained(run, (0, 40))
+    (file,) = run.tensorboard.glob("*tfevents*")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-3])
+    curve = Curve()
+    curve.look(run)
+    file.write_bytes(whole)
+    curve.look(run)
+    assert curve.shown == (10.0, 20.0, 30.0, 40.0), "the rest of a record that was being written"
+    for name, content in {"0": struct.pack("<QI", 2**60, 0), "1": struct.pack("<QI", 4, 0) + b"\xff" * 8}.items():
+        (run.tensorboard / f"{name}.tfevents").write_bytes(content + whole)
+    curve = Curve()
+    curve.look(run)
+    assert curve.shown == (10.0, 20.0, 30.0, 40.0)
