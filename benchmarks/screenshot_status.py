@@ -17,7 +17,7 @@ from rich.text import Text
 from benchmarks import svg
 from cldctl.runs.status import RunStatus
 from cldctl.show.console import PlainConsole, out
-from cldctl.show.groups import details_with_groups, overview_with_groups
+from cldctl.show.runs import details_with_groups, overview_with_groups
 
 WIDTH, HEIGHT = 112, 60
 TARGET = Path("docs/images/status.svg")

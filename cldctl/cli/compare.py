@@ -62,22 +62,22 @@ def show(names: Sequence[str], checkpoint: str, as_json: bool, root: Path) -> No
 
 def _show_runs(names: Sequence[str], checkpoint: str, as_json: bool, root: Path) -> None:
     from cldctl.evals import compare
-    from cldctl.show.compared import compared
+    from cldctl.show.evaluations import compared
 
     columns = [compare.column(find_run(name, root), checkpoint) for name in names]
     if as_json:
         typer.echo(json.dumps(compare.to_json(columns), indent=1))
         return
     out.print(compared(columns))
-    for warning in compare.warnings(columns):
-        err.print(warning, markup=False)
+    for text in (*compare.differences(columns), *compare.warnings(columns)):
+        err.print(text, markup=False)
     if (rule := compare.rule(columns)) is not None:
         err.print(rule, markup=False)
 
 
 def _show_groups(names: Sequence[str], groups: dict[str, Group], checkpoint: str, as_json: bool, root: Path) -> None:
     from cldctl.evals import averages, compare
-    from cldctl.show.averaged import averaged
+    from cldctl.show.evaluations import averaged
 
     lines: list[Line] = []
     missing: list[str] = []

@@ -7,7 +7,7 @@ from cld_core.run.groups import Group
 from cld_core.texts import one_line
 from cldctl.evals import averages
 from cldctl.evals.compare import quantities_of
-from cldctl.show.averaged import average_text
+from cldctl.show.evaluations import average_text
 from cldctl.show.format import count
 
 from .table import Table

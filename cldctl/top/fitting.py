@@ -3,7 +3,9 @@
 from rich.cells import cell_len, chop_cells, set_cell_size
 
 from cld_core.texts import one_line
-from cldctl.show.wrap import ELLIPSIS, shortened
+from cldctl.show.format import shortened
+
+ELLIPSIS = "…"
 
 # Nobody has a wider terminal.
 _WIDEST = 1000

@@ -1,6 +1,6 @@
 """The list of runs as lines of text, which fit the width that there is: names are shortened first."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from rich.cells import cell_len
@@ -8,8 +8,7 @@ from rich.text import Text
 
 from cldctl.runs.state import WAITS
 from cldctl.runs.status import RunStatus
-from cldctl.show.fitting import least_of
-from cldctl.show.format import duration, number, short
+from cldctl.show.format import duration, number, short, shortened
 from cldctl.show.tables import state_text
 
 from .arrange import GroupLine, Line, counts
@@ -51,6 +50,15 @@ def layout(rows: Sequence[RunStatus], width: int) -> Layout:
     why = 0 if why < _LEAST_WHY else min(why, _WHY)
     name = room() - (why + 1 if why else 0)
     return Layout(min(name, max(longest, _LEAST_NAME)), widths, why)
+
+
+def least_of(names: Iterable[object], least: int) -> int:
+    """The smallest width, from ``least`` to a bound, at which names that differ still look different."""
+    texts = {str(name) for name in names}
+    for width in range(least, _NAME):
+        if len({shortened(text, width) for text in texts}) == len(texts):
+            return width
+    return _NAME
 
 
 def _names(rows: Sequence[RunStatus]) -> list[tuple[list[str], int]]:

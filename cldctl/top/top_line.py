@@ -8,10 +8,9 @@ from rich.text import Text
 
 from cldctl.runs.status import RunStatus
 from cldctl.show.tables import STATE_STYLE
-from cldctl.show.wrap import ELLIPSIS
 
 from .arrange import counts
-from .fitting import cut, cut_in_the_middle
+from .fitting import ELLIPSIS, cut, cut_in_the_middle
 
 # Columns of the folder: fewer tell nobody which one it is.
 _LEAST, _MOST = 8, 30

@@ -10,7 +10,7 @@ from cld_core.errors import NotFoundError
 from cld_core.evaluation import registry
 from cld_core.evaluation.request import EvalRequest
 from cldctl.evals import compare
-from cldctl.show.compared import compared
+from cldctl.show.evaluations import compared
 from tests.support.made_up import report, run_with
 
 
@@ -118,3 +118,33 @@ def test_bounds_are_compared_by_where_they_start(tmp_path):
         "velocities 1, probes 1, from t = 0.001",
         "velocities 1, probes 1, from t = 0.001",
     ]
+
+
+def trained(path, *overrides, stderr=0.1, steps=10, metric="elbo"):
+    run = run_with(path, steps, overrides=overrides)
+    sections = {"elbo": {"nll": 1.0, "stderr": stderr}, "loss": {"value": 1.0, "stderr": stderr}}
+    report(run, EvalRequest.of(run.recipe(), (metric,), steps), **{metric: sections[metric]})
+    return compare.column(run)
+
+
+def test_it_is_said_how_runs_differ(tmp_path):
+    first = trained(tmp_path / "a")
+    other = trained(tmp_path / "b", "objective.name=dsm", "sde.name=vpsde", steps=1)
+    assert compare.differences([first, first]) == []
+    (text,) = compare.differences([first, other])
+    for words in ("b differs from a", "objective dsm, not hsm", "diffusion vpsde, not cld", "0.1 times the steps"):
+        assert words in text
+    (text,) = compare.differences([first, trained(tmp_path / "c", "network.width=8")])
+    assert text == f"c differs from a: network.width 8, not {first.keys['network.width']}"
+    assert compare.to_json([first, other])["differences"] == compare.differences([first, other])
+
+
+def test_results_on_other_data_and_losses_of_other_diffusions_are_not_compared(tmp_path):
+    pairs = [
+        ("nll", [trained(tmp_path / "a"), trained(tmp_path / "b", "data.name=diamond", stderr=0.001)]),
+        ("loss", [trained(tmp_path / name, f"sde.beta0={beta}", metric="loss") for name, beta in (("c", 4), ("d", 5))]),
+    ]
+    for key, columns in pairs:
+        first, other = (column.results[key] for column in columns)
+        assert compare.verdict(registry.quantity(key), first, other) == ""
+        assert "cannot be compared" in compare.warnings(columns)[0]

@@ -11,8 +11,8 @@ from cld_core.run.events import CAUSES
 from cld_core.run.timeline import Stretch
 from cldctl.runs.state import STATES
 from cldctl.runs.status import RunStatus
+from cldctl.show.format import shortened
 from cldctl.show.tables import state_text
-from cldctl.show.wrap import shortened
 from cldctl.top.arrange import FILTERS, GroupLine, RunLine, arranged, counts, matching
 from cldctl.top.detail import Detail
 from cldctl.top.fitting import cut, cut_in_the_middle, left, right, wrapped
