@@ -24,9 +24,9 @@ STATE_STYLE = STATES
 # More rows than this are plain lines: rich takes a millisecond for each.
 MANY = 200
 _BAR, _GAP = 12, 3
-# Names are not shortened below this, and sentences are not narrower, while there are columns that can be left out;
-# without a terminal, sentences are no wider than the second.
-_LEAST, _SENTENCE = 20, 80
+# Names and sentences are not narrower while there are columns that can be left out; without a terminal, a sentence is
+# no wider than the last.
+_NAME, _SENTENCE, _LONGEST = 20, 36, 80
 TUNING_HEADINGS = ("state", "NFE", "step", "rows", "kept", "untuned rms", "rms", "gain")
 
 
@@ -50,23 +50,24 @@ def table(
         wraps: heading of a column of sentences, which may take several lines.
     """
     widths = {heading: max([len(heading), *map(_width, cells)]) for heading, cells in columns.items()}
+    least = {names: _NAME, wraps: _SENTENCE}
     empty = [heading for heading in optional if out.is_terminal and _is_empty(columns.get(heading, ()))]
     for heading in (*empty, *optional):
-        if heading in empty or not _fits(widths, names, wraps):
+        if heading in empty or not _fits(widths, least):
             widths.pop(heading, None)
     shown = {heading: columns[heading] for heading in widths}
-    if not _fits(widths, names, wraps):
+    if not _fits(widths, least):
         return Group(*([Text(title, style="bold")] if title else []), *_lists(columns))
     if names is not None:
-        others = sum(min(width, _LEAST) if it == wraps else width for it, width in widths.items() if it != names)
-        widths[names] = min(widths[names], max(out.width - others - _GAP * len(widths), _LEAST))
+        others = sum(min(width, least.get(it, width)) for it, width in widths.items() if it != names)
+        widths[names] = min(widths[names], max(out.width - others - _GAP * len(widths), _NAME))
         shown[names] = [shortened(str(cell), widths[names]) for cell in columns[names]]
     if len(next(iter(shown.values()), ())) > MANY:
         return Text("\n".join(_lines(shown, widths, right)), no_wrap=True, overflow="ignore")
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left", title_style="bold")
     for heading in shown:
         is_number = heading in right
-        limit = _SENTENCE if heading == wraps and not out.is_terminal else None
+        limit = _LONGEST if heading == wraps and not out.is_terminal else None
         drawn.add_column(
             heading, justify="right" if is_number else "left", no_wrap=is_number, overflow="fold", max_width=limit
         )
@@ -82,9 +83,9 @@ def _lists(columns: Mapping[str, Sequence[Cell]]) -> Iterator[RenderableType]:
         yield from (Text(f"{first} {cell}"), facts(zip(others, row, strict=True)), Text())
 
 
-def _fits(widths: Mapping[str, int], *narrow: str | None) -> bool:
-    """Whether there is room for columns, of which some may be narrower."""
-    needed = sum(min(width, _LEAST) if heading in narrow else width for heading, width in widths.items())
+def _fits(widths: Mapping[str, int], least: Mapping[str | None, int]) -> bool:
+    """Whether there is room for columns, of which some may be as narrow as ``least`` says."""
+    needed = sum(min(width, least.get(heading, width)) for heading, width in widths.items())
     return needed + _GAP * len(widths) <= out.width
 
 
