@@ -145,16 +145,15 @@ class View:
     def _draw(self, progress: "Progress", shown: Shown) -> None:
         task = self._tasks.get(shown.name)
         if task is None:
-            task = self._tasks[shown.name] = progress.add_task("", total=1, known="", left=None)
+            task = self._tasks[shown.name] = progress.add_task("", head="", known="", left=None)
         head = Text.assemble((shortened(shown.name, _NAME), "bold"), "  ", no_wrap=True)
         head.append(shown.phase or shown.state, STATES.get(shown.state, ""))
         elapsed = [] if shown.elapsed_s is None else [f"{duration(shown.elapsed_s)} elapsed"]
         known = [shown.counted, *([shown.remark] if shown.remark else shown.facts), *elapsed]
         known = known[: 1 + bool(shown.remark) + max(err.width - _LEAST, 0) // _FACT]
         left = "" if shown.left_s is None else f"{duration(shown.left_s)} left"
-        progress.update(
-            task, description=head, completed=shown.done, total=shown.total or 1, known="  ".join(known), left=left
-        )
+        fact = "  ".join(known)
+        progress.update(task, completed=shown.done, total=shown.total or 1, head=head, known=fact, left=left)
         progress.refresh()
 
     def _print(self, shown: Shown) -> None:
@@ -174,12 +173,12 @@ def follow_run(run: RunFolder, names: Sequence[str] = ()) -> int:
             if row.state == "FINISHED":
                 _watch_works(_evaluations(run, names), view)
     except KeyboardInterrupt:
-        return _interrupted(f"status {run.name} --watch", run)
+        return _interrupted(run)
     saved = "" if row.checkpoint_step is None else f", checkpoint of step {row.checkpoint_step}"
     say = err.print if row.state == "FINISHED" else err.failure
     say(state_text(row.state), f"at step {row.step} of {row.steps}{saved}")
     if row.reason:
-        say(row.reason, markup=False)
+        say(row.reason)
     if row.state == "FINISHED":
         code = _results(run, names)
         _next(run, f"sample {run.name}", f"report {run.name}" if names else f"eval {run.name} --elbo")
@@ -190,12 +189,8 @@ def follow_run(run: RunFolder, names: Sequence[str] = ()) -> int:
 
 def follow_evaluations(run: RunFolder, names: Sequence[str], sweep: Sweep | None = None) -> int:
     """Show evaluations, or the cells of a sweep, until they end; returns the exit code."""
-    try:
-        with View() as view:
-            _watch_works(_evaluations(run, names), view, sweep.id if sweep is not None else None)
-    except KeyboardInterrupt:
-        return _interrupted(f"status {run.name} --watch", run)
-    code = _results(run, names, sweep)
+    title = sweep.id if sweep is not None else None
+    code = follow_works_of(run, _evaluations(run, names), title) or _results(run, names, sweep)
     if code == 0:
         _next(run, f"report {run.name}", f"status {run.name}")
     return code
@@ -213,22 +208,21 @@ def follow_statistics(work: Statistics) -> int:
         err.failure(f"not complete; see {work.folder / 'logs'}, and run the same command again")
         return 1
     sharded.clear(work.folder)
-    out.print(work.request.output, markup=False, no_wrap=True)
+    out.print(work.request.output, no_wrap=True)
     return 0
 
 
-def follow_works(works: Sequence[Work], title: str) -> None:
-    """Show sharded work of several runs until it ends."""
-    with View() as view:
-        _watch_works(works, view, title)
+def follow_works_of(place: RunFolder, works: Sequence[Work], title: str | None) -> int:
+    """Show sharded work until it ends; returns the exit code, 130 if somebody stops watching.
 
-
-def follow_works_of(run: RunFolder, works: Sequence[Work], title: str) -> int:
-    """Show sharded work of a run until it ends; returns the exit code, 130 if somebody stops watching."""
+    Args:
+        place: its run, or the place of its group.
+    """
     try:
-        follow_works(works, title)
+        with View() as view:
+            _watch_works(works, view, title)
     except KeyboardInterrupt:
-        return _interrupted(f"status {run.name}", run)
+        return _interrupted(place)
     return 0
 
 
@@ -277,12 +271,12 @@ def _evaluations(run: RunFolder, names: Sequence[str]) -> list[Evaluation]:
 def _next(run: RunFolder, *commands: str) -> None:
     err.print("next:")
     for text in commands:
-        err.print(f"  {command(text, run)}", markup=False)
+        err.print(f"  {command(text, run)}")
 
 
-def _interrupted(text: str, run: RunFolder) -> int:
+def _interrupted(place: RunFolder) -> int:
     err.print("\nno longer watching; the jobs go on. Again:")
-    err.print(f"  {command(text, run)}")
+    err.print(f"  {command(f'status {place.name} --watch', place)}")
     return 130
 
 
@@ -293,7 +287,7 @@ def _watch_run(run: RunFolder, view: View) -> RunStatus:
         row = status_of(run, answers)
         if row.state == "RUNNING" and row.reason and not warned:
             warned = True
-            err.print(row.reason, style="yellow", markup=False)
+            err.print(row.reason, style="yellow")
         view.show(shown_of(row, remark=answers.remark or ""))
         cluster = clusters.find(row.cluster) if row.cluster in clusters.CLUSTERS else clusters.default()
         # A job that is about to return to the queue looks over for a moment.
@@ -389,7 +383,7 @@ def follow_group(group: Group, runs: Sequence[RunFolder], evaluations: Mapping[s
         with View() as view:
             rows = _watch_group(group, runs, view)
     except KeyboardInterrupt:
-        return _interrupted(f"status {group.name} --watch", _place(group))
+        return _interrupted(_place(group))
     finished = {row.name for row in rows if row.state == "FINISHED"}
     going_on = [run for run in runs if run.name in finished]
     works = [Evaluation(run.evals / name) for run in going_on for name in evaluations.get(run.name, ())]
@@ -415,10 +409,8 @@ def next_of_group(group: Group, rows: Sequence[RunStatus], code: int, *, evaluat
 
 def follow_group_evaluations(group: Group, runs: Sequence[RunFolder], works: Sequence[Evaluation]) -> int:
     """Show evaluations of runs of a group until they end, then the group; returns the exit code."""
-    try:
-        follow_works(works, f"{len(works)} evaluations of {group.name}")
-    except KeyboardInterrupt:
-        return _interrupted(f"status {group.name} --watch", _place(group))
+    if code := follow_works_of(_place(group), works, f"{len(works)} evaluations of {group.name}"):
+        return code
     answers = survey.of_runs(runs)
     out.print(group_details(group.name, [status_or_reason(run, answers) for run in runs]))
     missing = [work for work in works if not work.is_done]

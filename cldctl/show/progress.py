@@ -34,7 +34,7 @@ class Working:
         self._progress = None
         if console.shows_bars():
             self._progress = bars(is_transient=True)
-            self._task = self._progress.add_task(self._what, total=None, known="", left=None)
+            self._task = self._progress.add_task("", total=None, head=self._what, known="", left=None)
 
     def __enter__(self) -> "Working":
         if self._progress is not None:
@@ -54,7 +54,7 @@ class Working:
         if one_line(what) != self._what:
             self._what = one_line(what)
             if self._progress is not None:
-                self._progress.reset(self._task, description=self._what, total=None, known="", left=None)
+                self._progress.reset(self._task, total=None, head=self._what, known="", left=None)
             self._say(self._what)
 
     def at(self, done: int, total: int | None, unit: str = "") -> None:
@@ -71,29 +71,23 @@ class Working:
 
 
 def bars(*, is_transient: bool = False) -> "Progress":
-    """Bars of what is described, counted (``known``) and timed (``left``; None: from the rate of the bar)."""
+    """Bars of things with fields: ``head``, ``known`` and ``left``, what is left to do (None: by the rate so far)."""
     # Here, because it takes a while to import, and most commands show nothing.
-    from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
+    from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task
+    from rich.table import Column
 
-    class Description(ProgressColumn):
-        def render(self, task: Task) -> Text:
-            described: str | Text = task.description
-            return described if isinstance(described, Text) else Text(described)
-
-    class Time(ProgressColumn):
-        """What is left, if that can be known; else what it took so far."""
+    class Field(ProgressColumn):
+        def __init__(self, name: str, *, is_whole: bool = True) -> None:
+            super().__init__(Column(no_wrap=is_whole))
+            self._name = name
 
         def render(self, task: Task) -> Text:
-            if task.fields["left"] is not None:
-                return Text(task.fields["left"])
-            left = task.time_remaining if task.total is not None else None
-            return Text(f"{duration(left)} left" if left is not None else duration(task.elapsed))
+            value = task.fields[self._name]
+            if value is None:
+                left = task.time_remaining if task.total is not None else None
+                value = f"{duration(left)} left" if left is not None else duration(task.elapsed)
+            return value if isinstance(value, Text) else Text(value)
 
-    columns = (
-        SpinnerColumn(),
-        Description(),
-        BarColumn(bar_width=_BAR if err.width >= _WIDE else _BAR // 2),
-        TextColumn("{task.fields[known]}", markup=False),
-        Time(),
-    )
+    bar = BarColumn(bar_width=_BAR if err.width >= _WIDE else _BAR // 2)
+    columns = (SpinnerColumn(), Field("head", is_whole=False), bar, Field("known"), Field("left"))
     return Progress(*columns, console=err, transient=is_transient)

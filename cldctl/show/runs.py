@@ -46,11 +46,23 @@ _Item = tuple[str | None, Sequence[RunStatus]]
 
 
 def overview(rows: Sequence[RunStatus]) -> RenderableType:
-    """Runs, a line each; with the age of a state whose cluster could not be asked."""
-    results = _heading(rows)
+    """Runs, a line each, with the newest result of each."""
+    heading = _heading(rows)
+    return _table(rows, {}, {heading: [newest_result(row.evals, is_labelled=heading == _EVAL) for row in rows]})
+
+
+def _table(
+    rows: Sequence[RunStatus], own: Mapping[str, Sequence[Cell]], results: Mapping[str, Sequence[Cell]]
+) -> RenderableType:
+    """Runs, a line each; with the age of a state whose cluster could not be asked.
+
+    Args:
+        own: what each run of a group has of its own.
+    """
     bars = out.is_terminal and len(rows) <= MANY
     columns: dict[str, Sequence[Cell]] = {
         "run": [row.name for row in rows],
+        **own,
         "state": [state_text(row.state) for row in rows],
         **({"as of": [age(row.as_of) for row in rows]} if any(row.as_of is not None for row in rows) else {}),
         "step": [f"{short(row.step)}/{short(row.steps)}" for row in rows],
@@ -62,12 +74,13 @@ def overview(rows: Sequence[RunStatus]) -> RenderableType:
         "attempts": [str(len(row.attempts)) for row in rows],
         "last end": [row.attempts[-1]["cause"] or "-" if row.attempts else "-" for row in rows],
         "job": [f"{row.cluster} {row.job_id}" if row.job_id else "-" for row in rows],
-        results: [newest_result(row.evals, is_labelled=results == _EVAL) for row in rows],
+        **results,
         **({"tags": [" ".join(row.tags) for row in rows]} if any(row.tags for row in rows) else {}),
     }
-    optional = ("tags", "", "job", "last end", "attempts", "saved", results, "steps/s", "loss", "ETA")
-    right = ("step", "loss", "steps/s", "ETA", "saved", "attempts")
-    return table(columns, right=right, optional=optional, names="run")
+    # What a group is compared by stays.
+    optional = ("tags", "", "job", "last end", "attempts", "saved", *([] if own else results), "steps/s", "loss", "ETA")
+    right = ("step", "loss", "steps/s", "ETA", "saved", "attempts", *own, *(results if own else ()))
+    return table(columns, right=right, optional=(*optional, "step") if own else optional, names="run")
 
 
 def _heading(rows: Sequence[RunStatus]) -> str:
@@ -103,7 +116,7 @@ def overview_with_groups(
         is_sorted: somebody asked for this order, so that it stays.
     """
     sizes = Counter(row.group for row in rows if row.group is not None and is_grouped)
-    items: list[_Item] = [(None, [row]) for row in rows if sizes[row.group] < 2]
+    items: list[_Item] = [(None, [row]) for row in rows if row.group is None or sizes[row.group] < 2]
     items += [(name, [row for row in rows if row.group == name]) for name, size in sizes.items() if size > 1]
     shown, note = _on_screen(items, height, is_sorted=is_sorted)
     runs, groups = [it for name, (it, *_) in shown if name is None], {name: its for name, its in shown if name}
@@ -184,30 +197,19 @@ def group_details(name: str, members: Sequence[RunStatus], height: int | None = 
     """
     shown, note = _on_screen([(None, [row]) for row in members], height and height - 1)
     rows = [row for _, (row, *_) in shown]
+    own = {head: [row.sweep.get(key, "-") for row in rows] for key, head in _heads(members).items()}
     quantities = present_in([entry for row in rows for entry in row.evals])
-    columns: dict[str, Sequence[Cell]] = {
-        "run": [row.name for row in rows],
-        **{head: [row.sweep.get(key, "-") for row in rows] for key, head in _heads(members).items()},
-        "state": [state_text(row.state) for row in rows],
-        "step": [f"{count(row.step)}/{count(row.steps)}" for row in rows],
-        **({"": [progress_bar(row) for row in rows]} if out.is_terminal else {}),
-        "loss": [number(row.shown_loss) for row in rows],
-        "ETA": [duration(row.eta_s) for row in rows],
-        "saved": [count(row.checkpoint_step) for row in rows],
-        **{it.label: [_newest(row.evals, it) for row in rows] for it in quantities},
-    }
-    right = [heading for heading in columns if heading not in ("run", "state", "")]
+    results = {it.label: [_newest(row.evals, it) for row in rows] for it in quantities}
     title = Text.assemble("group ", (name, "bold"), f"  {states(members)}")
     reasons = [] if height is not None else [Text(f"{row.name}: {row.reason}", "yellow") for row in rows if row.reason]
-    optional = ("", "saved", "loss", "ETA", "step")
-    return Lines(title, table(columns, right=right, optional=optional, names="run"), *reasons, *note)
+    return Lines(title, _table(rows, own, results), *reasons, *note)
 
 
 def _heads(rows: Sequence[RunStatus]) -> dict[str, str]:
     """The axes of a group with their headings: the last part of a key, or the key if others end alike."""
     keys = list(dict.fromkeys(key for row in rows for key in row.sweep))
     shorts = [key.rpartition(".")[2] for key in keys]
-    taken = ("run", "state", "step", "loss", "ETA", "saved")
+    taken = ("run", "state", "step", "loss", "steps/s", "ETA", "saved", "attempts", "job", "tags")
     return {
         key: short if shorts.count(short) == 1 and short not in taken else key
         for key, short in zip(keys, shorts, strict=True)

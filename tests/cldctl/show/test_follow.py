@@ -169,7 +169,7 @@ def test_where_an_evaluation_is_not_complete_the_command_to_see_why_stays_whole(
     monkeypatch.setenv("CLDCTL_RUNS", str(run.path.parent))
     request = EvalRequest.of(run.recipe(), ("elbo",), 10)
     request.save(run)
-    monkeypatch.setattr(follow, "follow_works", lambda *about: None)
+    monkeypatch.setattr(follow, "follow_works_of", lambda *about: 0)
     follow.follow_group_evaluations(Group(run.path.parent, "g"), [run], [Evaluation(run.evals / request.id)])
     follow._results(run, [request.id])
     said = capsys.readouterr().err.splitlines()

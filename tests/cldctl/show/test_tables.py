@@ -59,10 +59,10 @@ elbo-00800000-1f2e3d4c5b: the bound starts later than asked
 GROUP = """
 group seeds  1 RUNNING, 1 FINISHED
 
- run           seed   state                step    loss      ETA    saved                 NLL bound, nats
- ────────────────────────────────────────────────────────────────────────────────────────────────────────
- seeds-seed0      0   RUNNING    12,350/800,000   123.4   59m23s   10,000                               -
- seeds-seed1      1   FINISHED   12,350/800,000   123.4        -   10,000   -0.393 ± 0.012 (2,000 points)
+ run           seed   state             step    loss   steps/s      ETA                 NLL bound, nats
+ ──────────────────────────────────────────────────────────────────────────────────────────────────────
+ seeds-seed0      0   RUNNING    12.35k/800k   123.4       221   59m23s                               -
+ seeds-seed1      1   FINISHED   12.35k/800k   123.4         -        -   -0.393 ± 0.012 (2,000 points)
 """
 
 
