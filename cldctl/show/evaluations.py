@@ -3,9 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from cld_core.evaluation import registry
@@ -14,7 +12,7 @@ from cld_core.evaluation.published import PublishedSampler
 from cld_core.evaluation.sweeps import Sweep
 from cld_core.run import RunFolder
 from cldctl.evals.averages import Line
-from cldctl.evals.compare import COUNTS, Column, quantities_of, verdict
+from cldctl.evals.compare import COUNTS, quantities_of, verdict
 from cldctl.evals.compared_samplers import best, published_for, references
 from cldctl.evals.table import keys_of, rows
 
@@ -23,8 +21,6 @@ from .tables import Cell, cell_text, counts_of, present_in, result_of, result_te
 
 # What follows the best result of a column.
 BEST = "*"
-# A run beside others is no wider than this.
-_COLUMN = 48
 _STYLE = {"better": "bold green", "worse": "bold red"}
 
 
@@ -41,7 +37,7 @@ def evaluations(evals: Sequence[Mapping[str, Any]]) -> RenderableType:
     if any(entry["true_entropy"] is not None for entry in evals):
         columns["true entropy"] = [fixed(entry["true_entropy"]) for entry in evals]
     right = [heading for heading in columns if heading not in ("evaluation", "state")]
-    return table(columns, right=right, optional=("shards",), names="evaluation", title="evaluations")
+    return table(columns, right=right, optional=("shards",), title="evaluations")
 
 
 def remarks(evals: Sequence[Mapping[str, Any]]) -> list[Text]:
@@ -169,67 +165,44 @@ def _published(known: Sequence[PublishedSampler]) -> RenderableType:
     return table(columns, right=("NFE", "FID"), optional=["source"], names="model", title=title)
 
 
-def compared(columns: Sequence[Column]) -> RenderableType:
-    """Results of runs, a column each; those that differ from the first by more than the errors are marked."""
-    lines: list[tuple[str, Sequence[Cell]]] = [
-        ("step", [count(column.step) for column in columns]),
-        ("steps of the run", [count(column.steps) for column in columns]),
-    ]
-    for quantity in quantities_of(columns):
-        lines.append((quantity.label, [_result(columns[0], column, quantity) for column in columns]))
-        lines.append(("  of", [Text(_counts(column, quantity), "dim") for column in columns]))
-        lines.append(("  how", [Text(_how(column, quantity), "dim") for column in columns]))
-    # Names are headings, and may be twice the same.
-    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    drawn.add_column("", no_wrap=True)
-    for column in columns:
-        drawn.add_column(Text(column.run), justify="right", overflow="fold", max_width=_COLUMN)
-    for name, cells in lines:
-        drawn.add_row(name, *(Text(cell) if isinstance(cell, str) else cell for cell in cells))
-    return drawn
+def compared(lines: Sequence[Line], *, is_marked: bool = False) -> RenderableType:
+    """Results of runs, and of groups: a line for each cell, averaged over seeds.
 
-
-def _result(first: Column, column: Column, quantity: Quantity) -> Text:
-    if quantity.key not in column.results:
-        return Text("-")
-    result = column.results[quantity.key]
-    text = result_text(quantity, result.number.value, result.number.stderr)
-    if column is first or quantity.key not in first.results:
-        return Text(text)
-    mark = verdict(quantity, first.results[quantity.key], result)
-    return Text(f"{text} {mark}", _STYLE[mark]) if mark in _STYLE else Text(text)
-
-
-def _counts(column: Column, quantity: Quantity) -> str:
-    question = column.results[quantity.key].question if quantity.key in column.results else {}
-    return next((f"{question[name]:,} {name}" for name in COUNTS if name in question), "-")
-
-
-def _how(column: Column, quantity: Quantity) -> str:
-    if quantity.key not in column.results:
-        return "-"
-    result = column.results[quantity.key]
-    return result.how + ("" if result.nfe is None else f", {result.nfe:.0f} NFE")
-
-
-def averaged(lines: Sequence[Line]) -> RenderableType:
-    """Results of groups, a line for each cell averaged over seeds, and of runs beside them."""
+    Args:
+        is_marked: mark what differs from the first line, a run, by more than the errors.
+    """
     keys = list(dict.fromkeys(key for line in lines for key in line.cell))
     heads = {key: key.rpartition(".")[2] for key in keys}
     if len(set(heads.values())) < len(keys):
         heads = {key: key for key in keys}
     quantities = quantities_of([column for line in lines for column in line.columns])
+    has_groups = any(len(line.columns) > 1 for line in lines)
     columns: dict[str, Sequence[Cell]] = {
-        "group or run": [line.name for line in lines],
+        "group or run" if has_groups else "run": [line.name for line in lines],
         **{head: [line.cell.get(key, "-") for line in lines] for key, head in heads.items()},
-        "step": [count(line.step) for line in lines],
-        "runs": [str(len(line.columns)) for line in lines],
-        **{it.label: [average_text(line, it) for line in lines] for it in quantities},
+        "step": [_step(line) for line in lines],
+        **({"runs": [str(len(line.columns)) for line in lines]} if has_groups else {}),
+        **{it.label: [_result(lines[0] if is_marked else line, line, it) for line in lines] for it in quantities},
         "of": [Text(_of(line, quantities), "dim") for line in lines],
-        "how": [Text(_hows(line, quantities), "dim") for line in lines],
+        "how": [Text(_how(line, quantities), "dim") for line in lines],
     }
-    right = [heading for heading in columns if heading not in ("group or run", "of", "how")]
-    return table(columns, right=right, optional=("how",), names="group or run", wraps="how")
+    first, *others = columns
+    right = [heading for heading in others if heading not in ("of", "how")]
+    return table(columns, right=right, optional=("how",), names=first, wraps="how")
+
+
+def _step(line: Line) -> str:
+    steps = line.columns[0].steps
+    return count(line.step) if steps in (None, line.step) else f"{count(line.step)} of {count(steps)}"
+
+
+def _result(first: Line, line: Line, quantity: Quantity) -> Text:
+    text = average_text(line, quantity)
+    one, other = (it.columns[0].results.get(quantity.key) for it in (first, line))
+    if first is line or one is None or other is None:
+        return Text(text)
+    mark = verdict(quantity, one, other)
+    return Text(f"{text} {mark}", _STYLE[mark]) if mark in _STYLE else Text(text)
 
 
 def average_text(line: Line, quantity: Quantity) -> str:
@@ -247,6 +220,7 @@ def _of(line: Line, quantities: Sequence[Quantity]) -> str:
     return ", ".join(dict.fromkeys(texts)) or "-"
 
 
-def _hows(line: Line, quantities: Sequence[Quantity]) -> str:
-    texts = [average.one.how for it in quantities if (average := line.average(it.key)) is not None]
+def _how(line: Line, quantities: Sequence[Quantity]) -> str:
+    results = [average.one for it in quantities if (average := line.average(it.key)) is not None]
+    texts = [it.how + ("" if it.nfe is None else f", {it.nfe:.0f} NFE") for it in results]
     return "; ".join(dict.fromkeys(texts)) or "-"

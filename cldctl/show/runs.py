@@ -292,4 +292,4 @@ def _tunings(entries: Sequence[Mapping[str, Any]]) -> RenderableType:
         "state": [state_text(entry["state"]) for entry in entries],
     }
     right = [heading for heading in TUNING_HEADINGS if heading not in ("state", "kept")]
-    return table(columns, right=right, optional=("step", "kept"), names="tuning", title="tunings")
+    return table(columns, right=right, optional=("step", "kept"), title="tunings")

@@ -3,6 +3,7 @@
 import pytest
 
 from cld_core.evaluation import registry
+from cldctl.evals.averages import Line
 from cldctl.evals.compare import Column
 from cldctl.runs.selection import in_order
 from cldctl.runs.status import RunStatus
@@ -179,7 +180,7 @@ def test_usage_and_runs_side_by_side_fit_a_terminal(monkeypatch):
     shown = screen(monkeypatch, 60)
     for drawn in (
         usage_table([(name, "a-group", used) for name in names], {"a-group": [used]}, [used]),
-        compared([Column(name, 10, 100, {}) for name in names]),
+        compared([Line(name, {}, (Column(name, 10, 100, {}),)) for name in names]),
     ):
         found = shown(drawn)
         assert max(map(len, found)) <= 60
