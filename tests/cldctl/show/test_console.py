@@ -98,15 +98,3 @@ def test_colours_in_a_pipe(variables, colours):
     )
     assert ("\x1b[31m" in done.stdout) == colours
     assert done.stdout.endswith("False"), "a pipe is not redrawn, whatever its colours"
-
-
-@pytest.mark.parametrize(("variables", "colours"), [({}, True), ({"NO_COLOR": "1"}, False)])
-def test_colours_on_a_terminal(variables, colours, monkeypatch):
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    monkeypatch.delenv("FORCE_COLOR", raising=False)
-    monkeypatch.setenv("TERM", "xterm")
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    stream = io.StringIO()
-    PlainConsole(file=stream, force_terminal=True).print("text", style="red")
-    assert ("\x1b[31m" in stream.getvalue()) == colours

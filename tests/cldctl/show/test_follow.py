@@ -80,16 +80,6 @@ def test_a_quiet_command_says_why_it_fails(tmp_path, monkeypatch, capsys, cause,
     assert "cldctl" not in said, "hints are left out"
 
 
-def test_a_quiet_command_says_which_evaluation_is_incomplete(tmp_path, monkeypatch, capsys):
-    register(monkeypatch)
-    monkeypatch.setattr(follow.err, "quiet", True)
-    run = run_with(tmp_path / "mine", 10)
-    request = EvalRequest.of(run.recipe(), ("elbo",), 10)
-    request.save(run)
-    assert follow_evaluations(run, [request.id]) == 1
-    assert f"evaluation {request.id} is not complete" in capsys.readouterr().err
-
-
 class Blinking(Scripted):
     """A job that seems to be gone for a moment, between its requeue and the queue."""
 
@@ -170,6 +160,7 @@ def test_where_an_evaluation_is_not_complete_the_command_to_see_why_stays_whole(
     request = EvalRequest.of(run.recipe(), ("elbo",), 10)
     request.save(run)
     monkeypatch.setattr(follow, "follow_works_of", lambda *about: 0)
+    monkeypatch.setattr(follow.err, "quiet", True)
     follow.follow_group_evaluations(Group(run.path.parent, "g"), [run], [Evaluation(run.evals / request.id)])
     follow._results(run, [request.id])
     said = capsys.readouterr().err.splitlines()
