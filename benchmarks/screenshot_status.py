@@ -17,7 +17,7 @@ from rich.text import Text
 from benchmarks import svg
 from cldctl.runs.status import RunStatus
 from cldctl.show.console import PlainConsole, out
-from cldctl.show.groups import details_with_groups, overview_with_groups
+from cldctl.show.runs import details_with_groups, overview_with_groups
 
 WIDTH, HEIGHT = 112, 60
 TARGET = Path("docs/images/status.svg")
@@ -108,8 +108,8 @@ def record(target: Path) -> None:
     rows = runs()
     training = next(row for row in rows if row.state == "RUNNING")
     # The tables ask the console of the commands for its width; a terminal records what they draw.
-    before = {name: getattr(out, name) for name in ("_width", "_height", "_force_terminal")}
-    out._width, out._height, out._force_terminal = WIDTH, HEIGHT, True
+    before = {name: getattr(out, name) for name in ("_width", "_height", "_as_terminal")}
+    out._width, out._height, out._as_terminal = WIDTH, HEIGHT, True
     screen = PlainConsole(width=WIDTH, file=io.StringIO(), force_terminal=True, color_system="truecolor", record=True)
     parts: list[tuple[str, RenderableType]] = [
         ("cldctl status", overview_with_groups(rows, HEIGHT)),

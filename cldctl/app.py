@@ -42,7 +42,7 @@ from .cli import (
     why,
     wrong_usage,
 )
-from .show import warned
+from .show import console
 from .show.console import err
 
 app = typer.Typer(
@@ -102,7 +102,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         whole.reset()
         words = None if arguments is None else list(arguments)
-        with warned.shown():
+        with console.warnings():
             code = app(words, prog_name="cldctl", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except SystemExit as end:

@@ -190,11 +190,11 @@ def _planned(
 
 def _list(run: RunFolder, made: "Comparison") -> None:
     """What would be computed."""
-    from cldctl.show.fitting import fitted
+    from cldctl.show.tables import table
 
     names = made.sweep.axes[0].values
     columns = {"sampler": names, "settings": [made.asked.settings[name] for name in names]}
-    out.print(fitted(columns, [], (), wraps="settings"))
+    out.print(table(columns, wraps="settings"))
     nfe = ", ".join(map(str, made.asked.nfe))
     text = f"{', '.join(made.asked.metrics)} at {nfe} evaluations; {made.asked.seeds} seeds"
     out.print(f"{run.name}, step {made.requests[0].checkpoint_step}: {text}", markup=False)
@@ -205,8 +205,8 @@ def _results(run: RunFolder, made: "Comparison", output: _Output, *, wait: bool)
     """Show the results, if ``wait`` after waiting for them; returns the exit code."""
     from cldctl.evals import compared_samplers
     from cldctl.hints import command
+    from cldctl.show.evaluations import samplers
     from cldctl.show.follow import follow_works_of, say_files, statuses_of
-    from cldctl.show.samplers import compared
 
     works = [Evaluation(run.evals / request.id) for request in made.requests]
     watch = wait and not all(work.is_done for work in works)
@@ -218,7 +218,7 @@ def _results(run: RunFolder, made: "Comparison", output: _Output, *, wait: bool)
         found = compared_samplers.to_json(run, made.sweep, made.asked.settings)
         typer.echo(json.dumps({**found, "left_out": made.left_out, "noisy": made.noisy}, indent=1))
     else:
-        out.print(compared(run, made.sweep, statuses))
+        out.print(samplers(run, made.sweep, statuses))
         if made.noisy:
             out.print(f"-  draws noise, and so has no distance from the flow: {', '.join(made.noisy)}", markup=False)
     if missing:

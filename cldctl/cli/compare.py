@@ -61,23 +61,24 @@ def show(names: Sequence[str], checkpoint: str, as_json: bool, root: Path) -> No
 
 
 def _show_runs(names: Sequence[str], checkpoint: str, as_json: bool, root: Path) -> None:
-    from cldctl.evals import compare
-    from cldctl.show.compared import compared
+    from cldctl.evals import averages, compare
+    from cldctl.show.evaluations import compared
 
     columns = [compare.column(find_run(name, root), checkpoint) for name in names]
     if as_json:
         typer.echo(json.dumps(compare.to_json(columns), indent=1))
         return
-    out.print(compared(columns))
-    for warning in compare.warnings(columns):
-        err.print(warning, markup=False)
+    lines = [averages.Line(column.run, {}, (column,)) for column in columns]
+    out.print(compared(lines, is_marked=True))
+    for text in (*compare.differences(columns), *compare.warnings(columns)):
+        err.print(text, markup=False)
     if (rule := compare.rule(columns)) is not None:
         err.print(rule, markup=False)
 
 
 def _show_groups(names: Sequence[str], groups: dict[str, Group], checkpoint: str, as_json: bool, root: Path) -> None:
     from cldctl.evals import averages, compare
-    from cldctl.show.averaged import averaged
+    from cldctl.show.evaluations import compared
 
     lines: list[Line] = []
     missing: list[str] = []
@@ -96,7 +97,7 @@ def _show_groups(names: Sequence[str], groups: dict[str, Group], checkpoint: str
     if as_json:
         typer.echo(json.dumps(averages.to_json(lines, missing), indent=1))
         return
-    out.print(averaged(lines))
+    out.print(compared(lines))
     for name in missing:
         err.print(f"{name} has no finished evaluation{_of_step(checkpoint)}", markup=False)
     for warning in averages.warnings(lines):

@@ -198,7 +198,7 @@ def _compute_group(group: Group, asked: _Asked, follow: bool) -> None:
             starting.say_outcome(run, made, outcome, where)
     works = [Evaluation(run.evals / request.id) for run, made, _, _ in plans for request in made.requests]
     if works and (follow or plans[0][2].blocks):
-        from cldctl.show.follow_group import follow_group_evaluations
+        from cldctl.show.follow import follow_group_evaluations
 
         code = follow_group_evaluations(group, runs, works) or code
         if code == 0:

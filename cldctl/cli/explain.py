@@ -68,7 +68,7 @@ def _section(section: "Section") -> None:
 
 def _table(keys: "Sequence[Key]") -> None:
     """A line for each key: its default, or those of the variants, and what it is."""
-    from cldctl.show.fitting import fitted
+    from cldctl.show.tables import table
 
     columns: dict[str, list[Any]] = {"key": [], "default": [], "meaning": []}
     for key in keys:
@@ -76,7 +76,7 @@ def _table(keys: "Sequence[Key]") -> None:
         columns["key"].append(key.name)
         columns["default"].append(" or ".join(dict.fromkeys(meaning.default for meaning in key.meanings)))
         columns["meaning"].append(f"{key.meanings[0].doc}{f' ({whose})' if whose else ''}")
-    out.print(fitted(columns, (), ()))
+    out.print(table(columns, wraps="meaning"))
 
 
 def _key(key: "Key") -> None:

@@ -165,7 +165,7 @@ def _finish(begun: "BegunGroup", follow: bool) -> None:
         err.failure(f"{entry.run.name}: {entry.reason}", style="red")
     code = max((entry.exit_code for entry in begun.skipped), default=0)
     if follow or cluster.blocks:
-        from cldctl.show.follow_group import follow_group
+        from cldctl.show.follow import follow_group
 
         raise typer.Exit(follow_group(group, begun.runs, begun.evaluations) or code)
     err.print("next:")

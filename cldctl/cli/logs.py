@@ -49,7 +49,7 @@ def logs(
     Example: cldctl logs --failed --tail 20
     """
     from cldctl.runs.logs import of_evaluation, of_training
-    from cldctl.show.printed import Printer
+    from cldctl.show.logs import Printer
 
     _check(evaluation, shard, rank, attempt, all_ranks=all_ranks, failed=failed, follow=follow)
     run = find_run(name, runs_dir(directory))

@@ -11,7 +11,7 @@ def recipes() -> None:
     Example: cldctl recipes
     """
     from cld_core.recipe import load, shipped
-    from cldctl.show.fitting import fitted
+    from cldctl.show.tables import table
 
     columns: dict[str, list[str]] = {
         heading: [] for heading in ("recipe", "description", "data", "sde", "network", "steps", "batch", "from")
@@ -27,5 +27,5 @@ def recipes() -> None:
         cells = (name, about, recipe.data.name, recipe.sde.name, recipe.network.name, steps, batch, place(file))
         for column, cell in zip(columns.values(), cells, strict=True):
             column.append(cell)
-    # A description is wrapped where there is no room for it.
-    out.print(fitted(columns, ("from", "batch", "sde", "network", "steps", "data"), ("steps", "batch")))
+    optional = ("from", "batch", "sde", "network", "steps", "data")
+    out.print(table(columns, right=("steps", "batch"), optional=optional, wraps="description"))

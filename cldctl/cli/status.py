@@ -129,17 +129,15 @@ class _Asked:
         Args:
             fits: leave out what the terminal has no lines for.
         """
-        from cldctl.show.groups import details_with_groups, overview_with_groups
-        from cldctl.show.screens import most_that_fit
-        from cldctl.show.tables import overview
+        from cldctl.show.runs import details_with_groups, overview_with_groups
 
         height = out.height if fits else None
         if self.chosen:
             return details_with_groups(rows, self.groups, height)
+        is_sorted = self.sort != "created"
         # Who asks for certain runs, or for their order, wants to see these runs.
-        if out.is_terminal and not self.everything and self.which.is_empty and self.sort == "created":
-            return overview_with_groups(rows, height)
-        return overview(rows) if height is None else most_that_fit(rows, height, is_sorted=self.sort != "created")
+        is_grouped = out.is_terminal and not self.everything and self.which.is_empty and not is_sorted
+        return overview_with_groups(rows, height, is_grouped=is_grouped, is_sorted=is_sorted)
 
 
 @dataclass(frozen=True)

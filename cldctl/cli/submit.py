@@ -176,7 +176,7 @@ def _interrupted(run: RunFolder, job: "JobRef") -> None:
 def _estimate(path: Path, recipe: "Recipe", start: "Callable[[], float | None]") -> None:
     """Say how long it will take, and when it begins, as far as this is known."""
     from cldctl.runs.estimate import estimate
-    from cldctl.show.estimate import estimate_line
+    from cldctl.show.usage import estimate_line
 
     line = estimate_line(estimate(path.parent, recipe, without=path.name), start())
     err.print(line, markup=False)

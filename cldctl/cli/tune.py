@@ -196,19 +196,20 @@ def _entry(work: "Tuning") -> dict[str, Any]:
 
 
 def _table(entries: Sequence[dict[str, Any]]) -> None:
-    from cldctl.show.fitting import plain_table
+    from cldctl.show.tables import table
 
     done = [entry for entry in entries if "kept" in entry]
     if not done:
         for entry in entries:
             out.print(entry["id"], markup=False)
         return
-    table = plain_table()
-    for heading in ("NFE", "step", "kept", "untuned", "grid", "coefficients", "seconds"):
-        table.add_column(heading, no_wrap=True)
-    for entry in done:
-        rms = [f"{entry['rms'].get(stage, float('nan')):.4g}" for stage in ("untuned", "grid", "coefficients")]
-        seconds = f"{entry['about'].get('seconds', 0.0):.0f}"
-        table.add_row(str(entry["nfe"]), str(entry["step"]), entry["kept"], *rms, seconds)
-    out.print(table)
+    stages = ("untuned", "grid", "coefficients")
+    columns = {
+        "NFE": [str(entry["nfe"]) for entry in done],
+        "step": [str(entry["step"]) for entry in done],
+        "kept": [entry["kept"] for entry in done],
+        **{stage: [f"{entry['rms'].get(stage, float('nan')):.4g}" for entry in done] for stage in stages},
+        "seconds": [f"{entry['about'].get('seconds', 0.0):.0f}" for entry in done],
+    }
+    out.print(table(columns))
     err.print("rms distance from the network's own flow on held-out noise, per coordinate")

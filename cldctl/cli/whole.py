@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from cldctl.show.console import err, out
+from cldctl.show.console import verbose as log_calls
 
 _OWN = ("-q", "--quiet", "-v", "--verbose", "--version")
 
@@ -40,10 +41,7 @@ def options(
         from cldctl.jobs import process
 
         process.in_command.quiet = True
-    if verbose:
-        from cldctl.show import verbose as log
-
-        log.begin()
+    log_calls(verbose)
 
 
 def reset() -> None:
@@ -51,9 +49,7 @@ def reset() -> None:
     err.quiet = False
     if (process := sys.modules.get("cldctl.jobs.process")) is not None:
         process.in_command.quiet = False
-    # Whoever has not asked for it does not load it.
-    if (log := sys.modules.get("cldctl.show.verbose")) is not None:
-        log.end()
+    log_calls(False)
 
 
 def versions() -> list[str]:

@@ -1,7 +1,7 @@
 """Runs side by side: the newest results of each, and which differ by more than their errors."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ from cld_core.evaluation.definitions import Quantity
 from cld_core.evaluation.evaluation import Evaluation, evaluations_of
 from cld_core.evaluation.report_numbers import Number, network_evaluations, numbers, remark_on
 from cld_core.evaluation.request import EvalRequest
+from cld_core.recipe.tree import leaves
 from cld_core.run import RunFolder
 from cld_core.texts import is_count, one_line
 
@@ -21,6 +22,11 @@ _NONE = (
 )
 # The settings that say of how many samples or test points a result is; results of one checkpoint may differ in it.
 COUNTS = ("samples", "points")
+# The sections of recipes of which it is said how runs differ, in the words of the field, and so many keys at most.
+_SECTIONS = {"data": "data", "sde": "diffusion", "network": "network", "objective": "objective"}
+_MOST_KEYS = 6
+# Data sets that are what lies in their folder.
+_UNNAMED = ("folder",)
 # Letters of a checksum that tell it from others.
 _DIGEST = 12
 
@@ -38,12 +44,13 @@ class Result:
 
 @dataclass(frozen=True)
 class Column:
-    """The results of one run at one checkpoint, by `Quantity.key`."""
+    """The results of one run at one checkpoint, by `Quantity.key`, and the keys of its recipe that matter for them."""
 
     run: str
     step: int
     steps: int | None
     results: dict[str, Result]
+    keys: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """For ``--json``."""
@@ -66,20 +73,30 @@ def column(run: RunFolder, checkpoint: str = "last") -> Column:
     if not finished:
         raise NotFoundError(f"{run.name} has no finished evaluation. Make one: `cldctl eval {run.name} --elbo`.")
     step = finished[-1][1]["checkpoint_step"] if checkpoint == "last" else _step(run, checkpoint, finished)
-    data = run.recipe().data.name
+    keys = {key: value for key, value in leaves(run.recipe().to_dict()).items() if key.partition(".")[0] in _SECTIONS}
+    data = keys["data.name"] if keys["data.name"] not in _UNNAMED else f"{keys['data.name']} {keys['data.path']}"
+    diffusion = {key: value for key, value in keys.items() if key.startswith("sde.")}
     results: dict[str, Result] = {}
     for work, report in finished:
         if report["checkpoint_step"] == step:
-            results |= results_of(work, report, data)
-    return Column(run.name, step, run.progress().get("steps"), results)
+            results |= results_of(work, report, data, diffusion)
+    return Column(run.name, step, run.progress().get("steps"), results, keys)
 
 
-def results_of(work: Evaluation, report: dict[str, Any], data: str) -> dict[str, Result]:
-    """The results in the report of an evaluation, with the requests that they answer."""
+def results_of(
+    work: Evaluation, report: dict[str, Any], data: str, diffusion: Mapping[str, Any] | None = None
+) -> dict[str, Result]:
+    """The results in the report of an evaluation, with the requests that they answer.
+
+    Args:
+        data: what tells the data set from others.
+        diffusion: the keys of ``sde``: what a network is trained on is another quantity for another diffusion.
+    """
     request, values, results = work.request, numbers(report), {}
     for metric, quantity in registry.quantities():
         if quantity.key in values:
-            question = {"data": data, **_settings(request, metric.same)}
+            of_training = (diffusion or {}) if "objective" in metric.same else {}
+            question = {"data": data, **_settings(request, metric.same), **of_training}
             nfe, remark = network_evaluations(report, quantity.key), remark_on(metric, report[metric.name])
             how = ", ".join(filter(None, [metric.how(request), request.ema.words]))
             results[quantity.key] = Result(values[quantity.key], nfe, how, remark, question)
@@ -131,6 +148,34 @@ def unlike(first: Result, other: Result) -> list[str]:
     return [name for name in both if first.question.get(name) != other.question.get(name)]
 
 
+def differences(columns: Sequence[Column]) -> list[str]:
+    """How each run differs from the first one, a line each: data, diffusion, network, objective, and steps."""
+    first, texts = columns[0], []
+    for other in columns[1:]:
+        parts = [_keys(first, other, section, word) for section, word in _SECTIONS.items()]
+        if first.step and other.step != first.step:
+            parts.append(f"{other.step / first.step:.3g} times the steps")
+        if any(parts):
+            texts.append(f"{other.run} differs from {first.run}: {'; '.join(filter(None, parts))}")
+    return texts
+
+
+def _keys(first: Column, other: Column, section: str, word: str) -> str:
+    """In which keys of a section a run differs; in the name of what it chooses, if that is another."""
+    changed = [key for key in first.keys | other.keys if first.keys.get(key) != other.keys.get(key)]
+    of_section = [key for key in changed if key.startswith(f"{section}.")]
+    if f"{section}.name" in of_section:
+        name = f"{section}.name"
+        return f"{word} {_shown(other.keys.get(name))}, not {_shown(first.keys.get(name))}"
+    shown = [f"{key} {_shown(other.keys.get(key))}, not {_shown(first.keys.get(key))}" for key in of_section]
+    more = [f"{len(shown) - _MOST_KEYS} more keys of {section}"] if len(shown) > _MOST_KEYS else []
+    return "; ".join([*shown[:_MOST_KEYS], *more])
+
+
+def _shown(value: Any) -> str:
+    return "none" if value is None else one_line(value, 40)
+
+
 def warnings(columns: Sequence[Column]) -> list[str]:
     """Messages: what cannot be compared with the first column, and why; and what is unusual about results."""
     first, quantities = columns[0], quantities_of(columns)
@@ -175,7 +220,7 @@ def to_json(columns: Sequence[Column]) -> dict[str, Any]:
         for key in column.results.keys() & columns[0].results.keys():
             first, other = columns[0].results[key], column.results[key]
             entry[key]["against_first"] = verdict(registry.quantity(key), first, other) or None
-    return {"rule": RULE, "runs": entries, "warnings": warnings(columns)}
+    return {"rule": RULE, "runs": entries, "differences": differences(columns), "warnings": warnings(columns)}
 
 
 def _step(run: RunFolder, checkpoint: str, finished: Sequence[tuple[Evaluation, dict[str, Any]]]) -> int:

@@ -23,9 +23,9 @@ from cldctl.runs import survey
 from cldctl.runs.index import Found, Index
 from cldctl.runs.status import RunStatus, status_or_reason
 from cldctl.runs.tried import said
-from cldctl.show.averaged import average_text
+from cldctl.show.evaluations import average_text
 from cldctl.show.format import count, number
-from cldctl.show.groups import states
+from cldctl.show.runs import states
 from cldctl.show.usage import usage_line
 
 from . import freshness, one_run

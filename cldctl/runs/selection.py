@@ -23,7 +23,7 @@ _KEYS: dict[str, Callable[[RunStatus], Any]] = {
     "updated": lambda row: row.heard_of,
     "step": lambda row: row.step,
     "loss": lambda row: row.shown_loss,
-    "state": lambda row: STATES.index(row.state),
+    "state": lambda row: [*STATES].index(row.state),
 }
 ORDERS = tuple(_KEYS)
 

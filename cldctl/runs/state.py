@@ -12,14 +12,23 @@ from cldctl.clusters.records import Seen
 # A job follows its request within moments; after this many seconds the submission was interrupted, unless its process
 # still works on it.
 SUBMITTING_S = 30.0
-RESUMABLE = frozenset({"STOPPED", "FAILED", "CANCELLED", "LOST"})
-OVER = RESUMABLE | {"FINISHED"}
-# The states of runs that wait for their job to begin, and of all that are alive: those first that matter most to
-# somebody who watches.
+# All states with the colours in which they are shown, in the order in which they are sorted and counted: those first
+# that matter most to somebody who watches.
+STATES = {
+    "RUNNING": "bold green",
+    "REQUEUED": "yellow",
+    "PENDING": "yellow",
+    "FAILED": "bold red",
+    "LOST": "bold red",
+    "STOPPED": "magenta",
+    "CANCELLED": "dim",
+    "FINISHED": "green",
+}
+# The states of runs that wait for their job to begin, and of all that are alive.
 WAITS = ("REQUEUED", "PENDING")
 ALIVE = ("RUNNING", *WAITS)
-# All of them, in the order in which a table sorted by state shows them.
-STATES = ("PENDING", "RUNNING", "REQUEUED", "STOPPED", "FAILED", "CANCELLED", "LOST", "FINISHED")
+RESUMABLE = frozenset({"STOPPED", "FAILED", "CANCELLED", "LOST"})
+OVER = RESUMABLE | {"FINISHED"}
 
 _FAILURES = ("crashed", "out_of_memory")
 

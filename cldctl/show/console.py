@@ -4,10 +4,14 @@ Names, reasons and details come from files and commands of others. The consoles 
 unless a call asks for it, and nothing in a text steers the terminal.
 """
 
+import contextlib
 import io
+import itertools
+import logging
 import os
 import sys
-from collections.abc import Iterable
+import textwrap
+from collections.abc import Iterable, Iterator
 from typing import Any, TextIO
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -16,16 +20,12 @@ from rich.text import Text
 
 from cld_core.texts import printable
 
-from .wrap import between_words
-
 for _stream in (sys.stdout, sys.stderr):
     if isinstance(_stream, io.TextIOWrapper):
         _stream.reconfigure(errors="replace")  # A locale without "±" must not end a command.
 
+# Whatever goes to a pipe or a file is whole: rich would fold it at 80 columns.
 _PIPED_WIDTH = 1000
-
-# Cells of a progress bar, whatever the width of the terminal.
-BAR = 20
 
 
 class PlainConsole(Console):
@@ -52,16 +52,17 @@ class PlainConsole(Console):
             return False
 
     def print(self, *objects: Any, **how: Any) -> None:
-        """As the base class, but texts break between words on a terminal, and nowhere else.
+        """As the base class, but a sentence breaks between words on a terminal, and nowhere else.
 
-        ``no_wrap``: not even there, as for what files contain.
+        What may be copied stays whole: words, indented lines, and with ``no_wrap`` everything, as in files.
         """
-        if objects and all(isinstance(it, str | Text) for it in objects) and not how.keys() & {"width", "overflow"}:
+        if objects and all(isinstance(it, str | Text) for it in objects):
             how["soft_wrap"] = True
-            if self.is_terminal and not how.get("no_wrap"):
+            is_sentence = not str(objects[0]).startswith(" ") and not any("\n" in str(it).strip() for it in objects)
+            if self.is_terminal and is_sentence and not how.get("no_wrap"):
                 markup = how.get("markup")
                 texts = (self.render_str(it, markup=markup) if isinstance(it, str) else it for it in objects)
-                objects = (between_words(Text(how.pop("sep", " ")).join(texts), self.width),)
+                objects = (_between_words(Text(" ").join(texts), self.width),)
         super().print(*objects, **how)
 
     def render_str(self, text: str, **how: Any) -> Text:
@@ -74,6 +75,17 @@ class PlainConsole(Console):
             yield segment if segment.control else segment._replace(text=printable(segment.text))
 
 
+def _between_words(text: Text, width: int) -> Text:
+    """A text in lines of at most so many characters, or of one longer word."""
+    lines = textwrap.wrap(
+        text.plain, width, break_long_words=False, break_on_hyphens=False, drop_whitespace=False, expand_tabs=False
+    )
+    broken = text.divide(itertools.accumulate(map(len, lines[:-1])))
+    return Text("\n").join(
+        line[len(line.plain) - len(line.plain.lstrip()) : len(line.plain.rstrip())] for line in broken
+    )
+
+
 class Messages(PlainConsole):
     """What is said beside the data. ``quiet`` leaves out all but `failure` and `error`."""
 
@@ -81,7 +93,7 @@ class Messages(PlainConsole):
         """Print what went wrong with a run, an evaluation or another thing that was asked for; quiet or not."""
         before, self.quiet = self.quiet, False
         try:
-            super().print(*objects, **{"markup": False, "soft_wrap": True, **how})
+            self.print(*objects, **{"markup": False, **how})
         finally:
             self.quiet = before
 
@@ -112,3 +124,38 @@ def shows_bars() -> bool:
 def shows_phases() -> bool:
     """Whether each phase of what takes a while gets a line: where nobody sees a bar, unless they are hidden."""
     return not err.is_terminal and not err.quiet
+
+
+class _Log(logging.Handler):
+    """Writes what is logged to stderr."""
+
+    def __init__(self, level: int, before: str, style: str) -> None:
+        super().__init__(level)
+        self._before, self._style = before, style
+
+    def emit(self, record: logging.LogRecord) -> None:
+        err.print(f"{self._before}{record.getMessage()}", style=self._style)
+
+
+_CALLS = _Log(logging.DEBUG, "", "dim")
+
+
+def verbose(is_on: bool) -> None:
+    """What `cldctl -v` says, or no longer: the programs that are called, and how long they take."""
+    logger = logging.getLogger("cldctl")
+    logger.setLevel(logging.DEBUG if is_on else logging.NOTSET)
+    if is_on:
+        logger.addHandler(_CALLS)
+    else:
+        logger.removeHandler(_CALLS)
+
+
+@contextlib.contextmanager
+def warnings() -> Iterator[None]:
+    """A context in which stderr shows what `cld_core` warns of."""
+    logger, handler = logging.getLogger("cld_core"), _Log(logging.WARNING, "warning: ", "yellow")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)

@@ -60,3 +60,11 @@ def size(count: int) -> str:
             break
         value, unit = value / 1000, larger
     return f"{value:.3g} {unit}"
+
+
+def shortened(name: str, width: int) -> str:
+    """A name in ``width`` characters, or fewer: more of its end stays than of its start: it tells it from others."""
+    if len(name) <= width:
+        return name
+    last = max(width - 1, 0) * 3 // 5
+    return f"{name[: max(width - 1 - last, 0)]}…{name[len(name) - last :]}"

@@ -3,17 +3,20 @@
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from rich.text import Text
+
 from cld_core.texts import one_line
 
 from . import console
-from .console import BAR, err
+from .console import err
+from .format import duration
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-
-# From so many columns on there is room for a whole bar beside the words.
+# From so many columns on there is room for a whole bar, and for all that is known.
 _WIDE = 100
+_BAR = 20
 
 
 class Working:
@@ -30,8 +33,8 @@ class Working:
         self._what, self._said = one_line(what), ""
         self._progress = None
         if console.shows_bars():
-            self._progress = _bars()
-            self._task = self._progress.add_task(self._what, total=None, count="")
+            self._progress = bars(is_transient=True)
+            self._task = self._progress.add_task("", total=None, head=self._what, known="", left=None)
 
     def __enter__(self) -> "Working":
         if self._progress is not None:
@@ -51,7 +54,7 @@ class Working:
         if one_line(what) != self._what:
             self._what = one_line(what)
             if self._progress is not None:
-                self._progress.reset(self._task, description=self._what, total=None, count="")
+                self._progress.reset(self._task, total=None, head=self._what, known="", left=None)
             self._say(self._what)
 
     def at(self, done: int, total: int | None, unit: str = "") -> None:
@@ -59,7 +62,7 @@ class Working:
         if self._progress is None:
             return
         count = f"{done:,}" if total is None else f"{done:,}/{total:,}"
-        self._progress.update(self._task, completed=done, total=total, count=one_line(f"{count} {unit}"))
+        self._progress.update(self._task, completed=done, total=total, known=one_line(f"{count} {unit}"))
 
     def _say(self, what: str) -> None:
         if console.shows_phases() and what != self._said:
@@ -67,25 +70,24 @@ class Working:
             err.print(what, style="dim")
 
 
-def _bars() -> "Progress":
+def bars(*, is_transient: bool = False) -> "Progress":
+    """Bars of things with fields: ``head``, ``known`` and ``left``, what is left to do (None: by the rate so far)."""
     # Here, because it takes a while to import, and most commands show nothing.
-    from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
-    from rich.text import Text
+    from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task
+    from rich.table import Column
 
-    from .format import duration
-
-    class Time(ProgressColumn):
-        """What is left, if that can be known; else what it took so far."""
+    class Field(ProgressColumn):
+        def __init__(self, name: str, *, is_whole: bool = True) -> None:
+            super().__init__(Column(no_wrap=is_whole))
+            self._name = name
 
         def render(self, task: Task) -> Text:
-            left = task.time_remaining if task.total is not None else None
-            return Text(f"{duration(left)} left" if left is not None else duration(task.elapsed))
+            value = task.fields[self._name]
+            if value is None:
+                left = task.time_remaining if task.total is not None else None
+                value = f"{duration(left)} left" if left is not None else duration(task.elapsed)
+            return value if isinstance(value, Text) else Text(value)
 
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=BAR if err.width >= _WIDE else BAR // 2),
-        TextColumn("{task.fields[count]}", markup=False),
-        Time(),
-    )
-    return Progress(*columns, console=err, transient=True)
+    bar = BarColumn(bar_width=_BAR if err.width >= _WIDE else _BAR // 2)
+    columns = (SpinnerColumn(), Field("head", is_whole=False), bar, Field("known"), Field("left"))
+    return Progress(*columns, console=err, transient=is_transient)

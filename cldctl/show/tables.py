@@ -1,67 +1,134 @@
-"""Runs as a table, a line each, and the parts that other tables of them share."""
+"""What all views of runs share: how a table is drawn, and how states, results, attempts and tunings are written."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.console import RenderableType
+from rich import box
+from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
+from rich.table import Table
 from rich.text import Text
 
 from cld_core.evaluation import registry
 from cld_core.evaluation.definitions import Quantity
+from cld_core.texts import printable
+from cldctl.runs.state import STATES
 from cldctl.runs.status import RunStatus
 
 from .console import out
-from .fitting import BAR, MANY, fitted
-from .format import age, count, duration, number, short
+from .format import age, count, duration, number, shortened
 
-STATE_STYLE = {
-    "PENDING": "yellow",
-    "RUNNING": "bold green",
-    "REQUEUED": "yellow",
-    "STOPPED": "magenta",
-    "FAILED": "bold red",
-    "CANCELLED": "dim",
-    "FINISHED": "green",
-    "LOST": "bold red",
-}
-# Columns of the overview that are left out if there is no room for them, the first of them first; of runs that train,
-# when they will be done is left out last.
-_LEFT_OUT = ("tags", "", "job", "last end", "attempts", "saved")
-_EVAL = "eval"
-_LEFT_OUT_LIVE = (*_LEFT_OUT, _EVAL, "steps/s", "loss", "ETA")
-_LEFT_OUT_OVER = (*_LEFT_OUT, "steps/s", "ETA", "loss", _EVAL)
-_RIGHT = ("step", "loss", "steps/s", "ETA", "saved", "attempts")
-# The results that the overview has room for, with their labels and decimals.
-_SHOWN = {"nll": ("NLL bound", 3), "bpd": ("bits/dim", 3), "fid": ("FID", 2)}
-ATTEMPT_HEADINGS = ("attempt", "job", "from", "to", "ran", "ended by")
+Cell = str | Text | ProgressBar
+
+STATE_STYLE = STATES
+# More rows than this are plain lines: rich takes a millisecond for each.
+MANY = 200
+_BAR, _GAP = 12, 3
+# Names and sentences are not narrower while there are columns that can be left out; without a terminal, a sentence is
+# no wider than the last.
+_NAME, _SENTENCE, _LONGEST = 20, 36, 80
 TUNING_HEADINGS = ("state", "NFE", "step", "rows", "kept", "untuned rms", "rms", "gain")
 
 
-def overview(rows: Sequence[RunStatus], *, compact: bool = False) -> RenderableType:
-    """All runs, a line each; with the age of a state whose cluster could not be asked."""
-    is_old = any(row.as_of is not None for row in rows)
-    results = _heading(rows)
-    bars = out.is_terminal and len(rows) <= MANY
-    columns: dict[str, list[RenderableType]] = {
-        "run": [row.name for row in rows],
-        "state": [state_text(row.state) for row in rows],
-        **({"as of": [age(row.as_of) for row in rows]} if is_old else {}),
-        "step": [f"{short(row.step)}/{short(row.steps)}" for row in rows],
-        **({"": [progress_bar(row) for row in rows]} if bars else {}),
-        "loss": [number(row.shown_loss) for row in rows],
-        "steps/s": [number(row.steps_per_s, 3) for row in rows],
-        "ETA": [duration(row.eta_s) for row in rows],
-        "saved": [short(row.checkpoint_step) for row in rows],
-        "attempts": [str(len(row.attempts)) for row in rows],
-        "last end": [row.attempts[-1]["cause"] or "-" if row.attempts else "-" for row in rows],
-        "job": [f"{row.cluster} {row.job_id}" if row.job_id else "-" for row in rows],
-        results: [_evaluation(row.evals, is_labelled=results == _EVAL) for row in rows],
-        **({"tags": [" ".join(row.tags) for row in rows]} if any(row.tags for row in rows) else {}),
-    }
-    order = _LEFT_OUT_LIVE if any(row.state == "RUNNING" for row in rows) else _LEFT_OUT_OVER
-    left_out = [results if heading == _EVAL else heading for heading in order]
-    return fitted(columns, left_out, _RIGHT, names="run", compact=compact)
+def table(
+    columns: Mapping[str, Sequence[Cell]],
+    *,
+    right: Collection[str] = (),
+    optional: Sequence[str] = (),
+    names: str | None = None,
+    wraps: str | None = None,
+    title: str | None = None,
+) -> RenderableType:
+    """A table without a frame, which pipes well; on a terminal that is too narrow for it, a list for each row.
+
+    Args:
+        columns: the cells of each heading.
+        right: headings of the columns of numbers.
+        optional: headings of columns that a terminal leaves out if there is no room for them, the first one first; it
+            leaves out those that are empty anyway.
+        names: heading of the column whose cells lose their middle if there is no room for them.
+        wraps: heading of a column of sentences, which may take several lines.
+    """
+    widths = {heading: max([len(heading), *map(_width, cells)]) for heading, cells in columns.items()}
+    least = {names: _NAME, wraps: _SENTENCE}
+    empty = [heading for heading in optional if out.is_terminal and _is_empty(columns.get(heading, ()))]
+    for heading in (*empty, *optional):
+        if heading in empty or not _fits(widths, least):
+            widths.pop(heading, None)
+    shown = {heading: columns[heading] for heading in widths}
+    if not _fits(widths, least):
+        return Group(*([Text(title, style="bold")] if title else []), *_lists(columns))
+    if names is not None:
+        others = sum(min(width, least.get(it, width)) for it, width in widths.items() if it != names)
+        widths[names] = min(widths[names], max(out.width - others - _GAP * len(widths), _NAME))
+        shown[names] = [shortened(str(cell), widths[names]) for cell in columns[names]]
+    if len(next(iter(shown.values()), ())) > MANY:
+        return Text("\n".join(_lines(shown, widths, right)), no_wrap=True, overflow="ignore")
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left", title_style="bold")
+    for heading in shown:
+        is_number = heading in right
+        limit = _LONGEST if heading == wraps and not out.is_terminal else None
+        drawn.add_column(
+            heading, justify="right" if is_number else "left", no_wrap=is_number, overflow="fold", max_width=limit
+        )
+    for row in zip(*shown.values(), strict=True):
+        # A string is searched for markup, which is slow.
+        drawn.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
+    return drawn
+
+
+def _lists(columns: Mapping[str, Sequence[Cell]]) -> Iterator[RenderableType]:
+    first, *others = columns
+    for cell, *row in zip(*columns.values(), strict=True):
+        yield from (Text(f"{first} {cell}"), facts(zip(others, row, strict=True)), Text())
+
+
+def _fits(widths: Mapping[str, int], least: Mapping[str | None, int]) -> bool:
+    """Whether there is room for columns, of which some may be as narrow as ``least`` says."""
+    needed = sum(min(width, least.get(heading, width)) for heading, width in widths.items())
+    return needed + _GAP * len(widths) <= out.width
+
+
+def _lines(columns: Mapping[str, Sequence[Cell]], widths: Mapping[str, int], right: Collection[str]) -> Iterator[str]:
+    sides = {heading: str.rjust if heading in right else str.ljust for heading in widths}
+    yield ""
+    for cells in (list(columns), None, *zip(*columns.values(), strict=True)):
+        if cells is None:
+            yield " " + "─" * (sum(widths.values()) + _GAP * (len(widths) - 1))
+        else:
+            texts = (
+                sides[heading](printable(str(cell), keep=""), width)
+                for (heading, width), cell in zip(widths.items(), cells, strict=True)
+            )
+            yield f" {(_GAP * ' ').join(texts)} "
+
+
+def _is_empty(cells: Sequence[Cell]) -> bool:
+    return all(str(cell) in ("-", "") for cell in cells)
+
+
+def _width(cell: Cell) -> int:
+    return _BAR if isinstance(cell, ProgressBar) else len(str(cell))
+
+
+def facts(lines: Iterable[tuple[str, Cell]]) -> Table:
+    """Names and values, a line each."""
+    drawn = Table.grid(padding=(0, 2))
+    drawn.add_column(style="dim", no_wrap=True)
+    drawn.add_column(overflow="fold")
+    for name, value in lines:
+        drawn.add_row(name, Text(value) if isinstance(value, str) else value)
+    return drawn
+
+
+def state_text(state: str) -> Text:
+    """The word for a state, in its colour."""
+    return Text(state, style=STATES.get(state, ""))
+
+
+def progress_bar(row: RunStatus) -> ProgressBar:
+    """How much of the training is done."""
+    return ProgressBar(total=row.steps or 1, completed=row.step, width=_BAR)
 
 
 def present_in(evals: Sequence[Mapping[str, Any]]) -> list[Quantity]:
@@ -115,19 +182,41 @@ def cell_text(quantity: Quantity, row: Mapping[str, Any]) -> str:
     return f"{text} ({100 * share:.2g}% lost)" if share else text
 
 
-def attempt_cells(attempts: Sequence[Mapping[str, Any]], reason: str | None = None) -> list[list[str]]:
-    """The rows of the table of attempts, under `ATTEMPT_HEADINGS`.
+def attempts(
+    rows: Sequence[Mapping[str, Any]], *, reason: str | None = None, title: str | None = None
+) -> RenderableType:
+    """Attempts as `status` knows them, or as `why` does, with what each gained, lost and waited.
 
     Args:
         reason: is shown elsewhere, so that an attempt's detail is left out if it is the same.
     """
-    rows = []
-    for entry in attempts:
-        cause = entry["cause"] or "-"
-        detail = "" if entry["detail"] in (None, "", reason) else f": {entry['detail']}"
-        steps = (count(entry["first_step"]), count(entry["last_step"]))
-        rows.append([str(entry["attempt"]), str(entry["job_id"]), *steps, duration(entry.get("ran_s")), cause + detail])
-    return rows
+    columns: dict[str, list[Cell]] = {
+        "attempt": [str(row["attempt"]) for row in rows],
+        "when": [age(row.get("started")) for row in rows],
+        "node": [_nodes(row) for row in rows],
+        "job": [str(row["job_id"]) for row in rows],
+        "from": [count(row["first_step"]) for row in rows],
+        "to": [count(row["last_step"]) for row in rows],
+    }
+    if any("gained" in row for row in rows):
+        columns |= {name: [count(row[name]) for row in rows] for name in ("gained", "lost")}
+        columns["waited"] = [duration(row["waited_s"]) for row in rows]
+    columns["ran"] = [duration(row.get("ran_s")) for row in rows]
+    columns["ended by"] = [_end(row, reason) for row in rows]
+    right = [heading for heading in columns if heading not in ("node", "ended by")]
+    optional = ("to", "job", "when", "from", "node") if "gained" in columns else ("when", "node", "from", "ran", "job")
+    return table(columns, right=right, optional=optional, wraps="ended by", title=title)
+
+
+def _nodes(row: Mapping[str, Any]) -> str:
+    """One or two names, or one and how many more."""
+    hosts = row.get("hosts") or ([row["host"]] if row.get("host") else [])
+    return ",".join(hosts) or "-" if len(hosts) <= 2 else f"{hosts[0]}+{len(hosts) - 1}"
+
+
+def _end(row: Mapping[str, Any], reason: str | None) -> str:
+    detail = row.get("detail")
+    return (row["cause"] or "-") + (f": {detail}" if detail and detail != reason else "")
 
 
 def tuning_cells(entry: Mapping[str, Any]) -> list[str]:
@@ -137,35 +226,3 @@ def tuning_cells(entry: Mapping[str, Any]) -> list[str]:
     gain = "-" if entry["gain"] is None else f"{entry['gain']:.1f}x"
     rows = f"{count(entry['rows_done'])}/{count(entry['rows'])}"
     return [entry["state"], str(entry["nfe"]), count(entry["checkpoint_step"]), rows, kept or "-", *distances, gain]
-
-
-def state_text(state: str) -> Text:
-    """The word for a state, in its colour."""
-    return Text(state, style=STATE_STYLE.get(state, ""))
-
-
-def progress_bar(row: RunStatus) -> ProgressBar:
-    """How much of the training is done."""
-    return ProgressBar(total=row.steps or 1, completed=row.step, width=BAR)
-
-
-def _heading(rows: Sequence[RunStatus]) -> str:
-    """The heading over the newest results: what they are if all are of one kind, so that the cells need not say it."""
-    present = {name for row in rows for entry in row.evals for name in _SHOWN if entry[name] is not None}
-    return _SHOWN[present.pop()][0] if len(present) == 1 else _EVAL
-
-
-def _evaluation(evals: Sequence[dict[str, Any]], *, is_labelled: bool = True) -> str:
-    """The newest result, or how many shards of it are done and why the others are not being computed."""
-    if not evals:
-        return "-"
-    known = [entry for entry in evals if any(entry[name] is not None for name in _SHOWN)]
-    # An evaluation that is stopped, or has other numbers, does not hide those of an earlier one.
-    last = evals[-1] if evals[-1]["state"] == "RUNNING" or not known else known[-1]
-    values = {label: f"{last[name]:.{digits}f}" for name, (label, digits) in _SHOWN.items() if last[name] is not None}
-    if values:
-        results = [f"{label} {value}" if is_labelled else value for label, value in values.items()]
-        of = counts_of(last, show=short)
-        return ", ".join(results) + (f" ({', '.join(of)})" if of else "")
-    what = "shards" if last["state"] == "RUNNING" else last.get("cause")
-    return f"{last['shards_done']}/{last['shards']} {what}" if what else "-"

@@ -1,19 +1,24 @@
-"""What runs have used: one line about one run, and the table of `cldctl usage`."""
+"""What runs have used, and what one will take: a line about one run, and the table of `cldctl usage`."""
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from cldctl.runs.estimate import Estimate
 from cldctl.runs.usage import Usage
 
-from .fitting import fitted
 from .format import duration, number
+from .tables import Cell, table
 
 _RIGHT = ("used", "useful", "start-up", "preempted", "crashed", "set aside", "waited", "goodput", "attempts")
 # Columns that are left out if there is no room for them, the first of them first.
 _LEFT_OUT = ("attempts", "group", "set aside", "start-up", "useful", "waited", "preempted", "crashed")
+
+# A start within so many seconds is one at once.
+AT_ONCE_S = 5.0
 
 
 def usage_line(usage: Mapping[str, Any]) -> str:
@@ -47,7 +52,7 @@ def usage_table(
     ]
     usages = [usage for *_, usage in lines]
     has_groups = any(group != "-" for _, group, _ in lines)
-    columns: dict[str, Sequence[RenderableType]] = {
+    columns: dict[str, Sequence[Cell]] = {
         "run": [name for name, _, _ in lines],
         **({"group": [group for _, group, _ in lines]} if has_groups else {}),
         "used": [f"{hours(usage.used)} {usage.unit}" for usage in usages],
@@ -61,4 +66,20 @@ def usage_table(
         "attempts": [str(usage.attempts) for usage in usages],
     }
     note = "trainings only; preempted and crashed are hours lost to either; waited is the time of jobs in the queue"
-    return Group(fitted(columns, _LEFT_OUT, _RIGHT, names="run"), Text(note, style="dim"))
+    return Group(table(columns, right=_RIGHT, optional=_LEFT_OUT, names="run"), Text(note, style="dim"))
+
+
+def estimate_line(estimate: Estimate | None, start: float | None) -> str:
+    """The line, which says also what nobody knows.
+
+    Args:
+        start: when the job would begin, seconds since 1970; None if nobody knows.
+    """
+    wait = None if start is None else start - time.time()
+    begins = None if wait is None else "begins at once" if wait < AT_ONCE_S else f"begins in about {duration(wait)}"
+    if estimate is None:
+        return "estimate: no comparable run yet" + (f"; {begins}" if begins else "")
+    others = f" and {len(estimate.runs) - 1} more" if len(estimate.runs) > 1 else ""
+    source = f"at {number(estimate.rate, 3)} steps/s as in {estimate.runs[0]}{others}"
+    cost = f"{duration(estimate.seconds)} of training, {hours(estimate.hours)} {estimate.unit}, {source}"
+    return f"estimate: {cost}" + (f"; {begins}" if begins else "")

@@ -2,9 +2,8 @@
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -16,18 +15,15 @@ from cldctl.runs.failing import FirstFailure
 from cldctl.runs.why import Why
 
 from .console import out
-from .details import LIVE_CODE
-from .fitting import fitted
-from .format import age, count, duration
-from .tables import state_text
+from .format import age, duration
+from .runs import LIVE_CODE
+from .tables import attempts, state_text
 from .usage import usage_line
 
 # The newest attempts that are shown, so that the answer fits on a screen.
 MOST_ATTEMPTS = 4
 # And of the last words.
 MOST_LINES = 6
-_RIGHT = ("attempt", "from", "gained", "lost", "waited", "ran")
-_LEFT_OUT = ("when", "from", "node")
 
 
 def screen(why: Why) -> RenderableType:
@@ -39,9 +35,11 @@ def _parts(why: Why) -> Iterator[RenderableType]:
     row = why.row
     yield Text.assemble((row.name, "bold"), "  ", state_text(row.state), f"  {why.headline}", overflow="fold")
     if why.waiting is not None and why.waiting.expected is not None:
-        yield _fact("begins", f"in {_until(why.waiting.expected)}, as the scheduler expects")
+        yield _fact("begins", f"in {duration(why.waiting.expected - time.time())}, as the scheduler expects")
     if why.attempts:
-        yield from _attempts(why.attempts)
+        yield attempts([{**row, "detail": None} for row in why.attempts[-MOST_ATTEMPTS:]])
+        if len(why.attempts) > MOST_ATTEMPTS:
+            yield Text(f"{len(why.attempts) - MOST_ATTEMPTS} earlier attempts: cldctl status", style="dim")
     if why.failed is not None:
         yield from _failure(why.failed, RunFolder(row.path))
     if why.excluded:
@@ -67,31 +65,6 @@ def _fact(name: str, text: str, style: str = "") -> Text:
     return Text.assemble((f"{name:8}", "dim"), (text, style), overflow="fold")
 
 
-def _attempts(rows: Sequence[dict[str, Any]]) -> Iterator[RenderableType]:
-    shown = rows[-MOST_ATTEMPTS:]
-    columns: dict[str, Sequence[RenderableType]] = {
-        "attempt": [str(row["attempt"]) for row in shown],
-        "when": [age(row["started"]) for row in shown],
-        "node": [_nodes(row["hosts"]) for row in shown],
-        "from": [count(row["first_step"]) for row in shown],
-        "gained": [count(row["gained"]) for row in shown],
-        "lost": [count(row["lost"]) for row in shown],
-        "waited": [duration(row["waited_s"]) for row in shown],
-        "ran": [duration(row["ran_s"]) for row in shown],
-        "ended by": [row["cause"] or "-" for row in shown],
-    }
-    yield fitted(columns, _LEFT_OUT, _RIGHT)
-    if len(rows) > len(shown):
-        yield Text(f"{len(rows) - len(shown)} earlier attempts: cldctl status", style="dim")
-
-
-def _nodes(hosts: Sequence[str]) -> str:
-    """One or two names, or one and how many more."""
-    if len(hosts) <= 2:
-        return ",".join(hosts) or "-"
-    return f"{hosts[0]}+{len(hosts) - 1}"
-
-
 def _failure(failed: FirstFailure, run: RunFolder) -> Iterator[Text]:
     where = f" on {failed.host}" if failed.host else ""
     when = f", {age(failed.time)}" if failed.time else ""
@@ -112,8 +85,3 @@ def _shown(file: Path, run: RunFolder) -> str:
     """A path as it can be opened from here, the shorter one."""
     relative = os.path.relpath(file)
     return min(relative, str(file), key=len) if file.is_relative_to(run.path) else str(file)
-
-
-def _until(moment: float) -> str:
-
-    return duration(moment - time.time())

@@ -28,8 +28,8 @@ from cldctl.runs.status import RunStatus
 from cldctl.runs.survey import Answers
 from cldctl.runs.tried import said
 from cldctl.runs.why import Why
-from cldctl.show.details import details
 from cldctl.show.format import duration, number
+from cldctl.show.runs import details
 from cldctl.show.tables import STATE_STYLE, progress_bar
 
 # The letter at the end of an attempt, so that the line can be read without colours.
@@ -86,7 +86,7 @@ def panel(detail: Detail, losses: Sequence[float]) -> RenderableType:
     grid.add_column(ratio=1)
     for label, renderable in _pictures(detail, losses):
         grid.add_row(label, renderable)
-    return Printable(Group(grid, Text(), details([detail.row])))
+    return Printable(Group(grid, Text(), details(detail.row)))
 
 
 def _pictures(detail: Detail, losses: Sequence[float]) -> Iterator[tuple[str, RenderableType]]:

@@ -20,7 +20,7 @@ from cld_core.errors import UsageError
 from cld_core.texts import one_line
 from cldctl.runs.status import RunStatus
 from cldctl.show.format import duration
-from cldctl.show.groups import group_details, states
+from cldctl.show.runs import group_details, states
 from cldctl.show.tables import STATE_STYLE
 
 from . import actions

@@ -14,7 +14,7 @@ from cldctl.runs.selection import Selection
 from cldctl.runs.state import ALIVE, OVER, RESUMABLE, WAITS
 from cldctl.runs.status import RunStatus
 from cldctl.show.format import duration, number, short
-from cldctl.show.groups import states
+from cldctl.show.runs import states
 from cldctl.show.tables import state_text
 
 from .detail import LossCurve

@@ -20,7 +20,7 @@ def test_the_picture_of_status_shows_runs_and_asks_nobody(tmp_path):
     before = (out.width, out.is_terminal)
     screenshot_status.record(tmp_path / "status.svg")
     text = text_of(tmp_path / "status.svg")
-    states = "1 FINISHED, 1 RUNNING, 1 PENDING"
+    states = "1 RUNNING, 1 PENDING, 1 FINISHED"
     for words in ("cldctl status", "RUNNING", "FID 2.27 (50k samples)", "node_failed", states):
         assert words in text
     assert (out.width, out.is_terminal) == before

@@ -10,7 +10,8 @@ from cld_core.errors import NotFoundError
 from cld_core.evaluation import registry
 from cld_core.evaluation.request import EvalRequest
 from cldctl.evals import compare
-from cldctl.show.compared import compared
+from cldctl.evals.averages import Line
+from cldctl.show.evaluations import compared
 from tests.support.made_up import report, run_with
 
 
@@ -36,13 +37,14 @@ def test_a_difference_is_marked_beyond_twice_the_combined_error(tmp_path):
     assert [entry["fid"].get("against_first") for entry in content["runs"]] == [None] * 4
     assert content["warnings"] == ["FID has no standard error: no difference is marked"]
     console = Console(width=240, record=True, file=io.StringIO())
-    console.print(compared(columns))
-    lines = console.export_text().splitlines()
-    line, of, how = next(lines[index : index + 3] for index, line in enumerate(lines) if "NLL" in line)
-    assert of.split() == " ".join(["of", *["100 points"] * 4]).split()
-    assert how.split() == " ".join(["how", *["velocities 1, probes 1, from t = 1e-05, 80 NFE"] * 4]).split()
+    console.print(compared([Line(column.run, {}, (column,)) for column in columns], is_marked=True))
+    rows = console.export_text().splitlines()[3:-1]
     cells = ["3.000 ± 0.300", "3.990 ± 0.400", "4.010 ± 0.400 worse", "1.990 ± 0.400 better"]
-    assert line.split() == " ".join(["NLL bound, nats", *cells]).split()
+    for column, row, cell in zip(columns, rows, cells, strict=True):
+        assert row.split()[:2] == [column.run, "10"]
+        assert f" {cell} " in row
+        assert "100 points" in row
+        assert "velocities 1, probes 1, from t = 1e-05, 80 NFE" in row
 
 
 def test_the_rule_is_said_only_where_something_is_marked(tmp_path):
@@ -63,9 +65,6 @@ def test_what_cannot_be_compared_is_not_said_to_agree(tmp_path):
     unlike = compare.column(evaluated(tmp_path / "unlike", 9.0, 0.1, samples=50))
     for mixture in (columns, [*columns[:2], unlike], columns[:2]):
         assert "of the results that can be compared, none differs by more than 2 sqrt" in compare.rule(mixture)
-    console = Console(width=240, record=True, file=io.StringIO())
-    console.print(compared(columns))
-    assert "all are within" not in console.export_text()
     of_bare = "NLL bound, nats of bare has no standard error: its difference is not marked"
     assert compare.warnings(columns) == [of_bare, "FID has no standard error: no difference is marked"]
     another = compare.column(evaluated(tmp_path / "another", 9.0, None))
@@ -118,3 +117,33 @@ def test_bounds_are_compared_by_where_they_start(tmp_path):
         "velocities 1, probes 1, from t = 0.001",
         "velocities 1, probes 1, from t = 0.001",
     ]
+
+
+def trained(path, *overrides, stderr=0.1, steps=10, metric="elbo"):
+    run = run_with(path, steps, overrides=overrides)
+    sections = {"elbo": {"nll": 1.0, "stderr": stderr}, "loss": {"value": 1.0, "stderr": stderr}}
+    report(run, EvalRequest.of(run.recipe(), (metric,), steps), **{metric: sections[metric]})
+    return compare.column(run)
+
+
+def test_it_is_said_how_runs_differ(tmp_path):
+    first = trained(tmp_path / "a")
+    other = trained(tmp_path / "b", "objective.name=dsm", "sde.name=vpsde", steps=1)
+    assert compare.differences([first, first]) == []
+    (text,) = compare.differences([first, other])
+    for words in ("b differs from a", "objective dsm, not hsm", "diffusion vpsde, not cld", "0.1 times the steps"):
+        assert words in text
+    (text,) = compare.differences([first, trained(tmp_path / "c", "network.width=8")])
+    assert text == f"c differs from a: network.width 8, not {first.keys['network.width']}"
+    assert compare.to_json([first, other])["differences"] == compare.differences([first, other])
+
+
+def test_results_on_other_data_and_losses_of_other_diffusions_are_not_compared(tmp_path):
+    pairs = [
+        ("nll", [trained(tmp_path / "a"), trained(tmp_path / "b", "data.name=diamond", stderr=0.001)]),
+        ("loss", [trained(tmp_path / name, f"sde.beta0={beta}", metric="loss") for name, beta in (("c", 4), ("d", 5))]),
+    ]
+    for key, columns in pairs:
+        first, other = (column.results[key] for column in columns)
+        assert compare.verdict(registry.quantity(key), first, other) == ""
+        assert "cannot be compared" in compare.warnings(columns)[0]

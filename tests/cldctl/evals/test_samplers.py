@@ -18,10 +18,10 @@ from cld_core.run import RunFolder
 from cldctl.evals import compared_samplers, samplers, table
 from cldctl.evals.plot import plot
 from cldctl.evals.samplers import SETTINGS, Asked
-from cldctl.show import fitting
-from cldctl.show.samplers import compared
+from cldctl.show.evaluations import samplers as drawn
 from tests.support.made_up import report, run_with
 from tests.support.paths import RECIPES
+from tests.support.screen import screen
 
 TOYS = ("w2", "density", "flow-distance")
 
@@ -191,10 +191,10 @@ def test_the_best_of_each_column_and_the_error_over_seeds(run):
         ("density", "em-quadratic", "20"),
     }
     statuses = [{"id": request.id, "state": "FINISHED", "results": {}} for request in made.requests]
-    lines = [line.split() for line in text(compared(run, made.sweep, statuses)).splitlines()]
+    lines = [line.split() for line in text(drawn(run, made.sweep, statuses)).splitlines()]
     assert ["em-quadratic", "4.5000", "±", "0.5000", "4.5000", "±", "0.5000*"] in lines
     assert ["em-quadratic", "-", "-"] in lines
-    said = text(compared(run, made.sweep, statuses))
+    said = text(drawn(run, made.sweep, statuses))
     assert "sliced W2 of two true sets: 0.5000 ± 0.1250" in said
     assert "log-density of the truth: 1.500 nats" in said
     assert "took 331 evaluations" in said
@@ -221,7 +221,7 @@ def test_samplers_that_lost_samples_are_not_the_best(run):
     assert compared_samplers.best(run, made.sweep, rows) == {("w2", 1)}
     assert compared_samplers.references(run, made.sweep) == {"w2_floor": 0.25}
     assert compared_samplers.to_json(run, made.sweep, {})["rows"][0]["results"]["w2"]["nonfinite"] == 0.9
-    said = text(compared(run, made.sweep, []))
+    said = text(drawn(run, made.sweep, []))
     assert "0.5000 (90% lost)" in said
     assert "lost: samples that are not finite" in said
 
@@ -258,7 +258,7 @@ def test_json_and_picture(run, tmp_path):
 
 
 def test_published_numbers_stand_beside_those_of_cifar10(tmp_path, monkeypatch):
-    monkeypatch.setattr(fitting, "out", Console(width=150))
+    screen(monkeypatch, 150)
     run = RunFolder.create(tmp_path / "c", load(RECIPES / "cifar10.yaml"), {"created": 1.0})
     names = ("ode", "exponential")
     cells = [
@@ -275,7 +275,7 @@ def test_published_numbers_stand_beside_those_of_cifar10(tmp_path, monkeypatch):
     assert len(rows) == 4 + len(known)
     (same,) = [row for row in rows if row["sampler"].endswith("gDDIM") and row["sampling.nfe"] == "50"]
     assert (same["fid"], same["source"]) == ("2.26", "published, arXiv 2206.05564")
-    said = text(compared(run, sweep, []))
+    said = text(drawn(run, sweep, []))
     assert "published, not measured here" in said
     assert "arXiv 2206.05564" in said
     assert compared_samplers.to_json(run, sweep, {})["published"][0]["fid"] == 2.25

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from cld_core.evaluation.sweeps import Sweep, sweeps_of
 from cldctl.evals import plan, sweep, table
-from cldctl.show.sweeps import by_step, sweep_table
+from cldctl.show.evaluations import by_step, sweep_table
 from tests.support.made_up import report, run_with
 
 

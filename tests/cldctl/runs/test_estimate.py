@@ -8,7 +8,7 @@ from cld_core.recipe import load
 from cld_core.run.atomic import write_json
 from cldctl.runs import estimate as policy
 from cldctl.runs.estimate import estimate
-from cldctl.show.estimate import estimate_line
+from cldctl.show.usage import estimate_line
 from tests.support.made_up import TOY, run_with
 
 STEPS = ("train.steps=3600",)

@@ -18,7 +18,7 @@ from cldctl.runs import evaluate, home
 from cldctl.runs.status import evaluation_status
 from cldctl.runs.stopped import why_stopped
 from cldctl.runs.survey import Answers
-from cldctl.show import tables
+from cldctl.show.runs import newest_result
 from tests.support.made_up import run_with
 from tests.support.tools import invoke
 
@@ -159,7 +159,7 @@ def test_a_merge_that_was_refused_says_why_in_status_until_it_is_started_again(r
     gone = Answers({"picky": Survey({("picky", f"8_{number}"): Seen("gone") for number in range(3)})})
     entry = json.loads(json.dumps(evaluation_status(work, gone)))
     assert (entry["state"], entry["reason"]) == ("STOPPED", "shard 1 is damaged. Re-run it.")
-    assert tables._evaluation([entry]) == "0/3 failed"
+    assert newest_result([entry]) == "0/3 failed"
     assert entry["remarks"] == ["shard 1 is damaged. Re-run it."]
     work.ledger.append(task(1, "9"))
     waiting = Answers({"picky": Survey({**gone.surveys["picky"].jobs, ("picky", "9_1"): Seen("pending")})})

@@ -20,8 +20,7 @@ from cldctl.runs import survey
 from cldctl.runs.status import RunStatus, evaluation_status, named_status, status_of, status_or_reason
 from cldctl.runs.survey import Answers
 from cldctl.runs.why import why
-from cldctl.show.details import details
-from cldctl.show.tables import overview
+from cldctl.show.runs import details, overview
 from cldctl.show.why import screen
 from tests.support.made_up import report, run_with
 from tests.support.paths import RECIPES
@@ -63,7 +62,7 @@ def test_brackets_in_messages_are_not_markup(run):
     run.ledger.append(Started(attempt=0, job_id="7", step=0))
     detail = "RuntimeError: [/pytorch/third_party/gloo/pair.cc:525] closed [bold]"
     run.ledger.append(Ended(attempt=0, cause="crashed", step=3, detail=detail))
-    shown = text(details([status_of(run, GONE)]))
+    shown = text(details(status_of(run, GONE)))
     assert "[/pytorch/third_party/gloo/pair.cc:525]" in shown
     assert shown.count("[bold]") == 1, "what ended it is shown once"
 
@@ -108,7 +107,7 @@ def test_a_waiting_run_says_what_it_waits_for(run):
     run.ledger.append(Submitted(job=ref()))
     row = status_of(run, saying(Seen("pending", reason="ReqNodeNotAvail")))
     assert (row.state, row.reason, row.host) == ("PENDING", "ReqNodeNotAvail", None)
-    assert "PENDING  ReqNodeNotAvail" in text(details([row]))
+    assert "PENDING  ReqNodeNotAvail" in text(details(row))
 
 
 def test_a_checkpoint_is_a_step_that_was_reached(tmp_path):
@@ -135,7 +134,7 @@ def test_a_run_whose_cluster_is_away_says_how_old_its_state_is(run):
     away = saying(Seen("unknown"), "elsewhere does not answer")
     row = status_of(run, away)
     assert (row.state, row.as_of) == ("PENDING", 1.0)
-    assert "PENDING as of" in text(details([row]))
+    assert "PENDING as of" in text(details(row))
     assert status_of(run, saying(Seen("unknown"))).as_of is None
     assert "as of" in text(overview([row, RunStatus(name="b", path="b", state="RUNNING")]))
 
@@ -217,7 +216,7 @@ def test_an_attempt_runs_from_when_it_got_its_machines(run):
     run.ledger.append(Ended(attempt=0, cause="finished", step=3, time=300.0))
     row = status_of(run, GONE)
     assert row.attempts[0]["ran_s"] == why(run).attempts[0]["ran_s"] == 100.0
-    assert " 1m40s " in text(details([row]))
+    assert " 1m40s " in text(details(row))
 
 
 def test_an_end_in_the_ledger_is_not_as_of_some_time(run):
@@ -250,7 +249,7 @@ def test_a_rate_is_that_of_a_run_that_reports(run, every_s, ago, reason):
 def test_a_run_of_the_live_checkout_says_so(run):
     run.ledger.append(Requested(steps=5, code="live"))
     run.ledger.append(Submitted(job=ref()))
-    assert "the live checkout (--live-code)" in text(details([status_of(run, GONE)]))
+    assert "the live checkout (--live-code)" in text(details(status_of(run, GONE)))
     assert "the live checkout (--live-code)" in text(screen(why(run)))
 
 
@@ -260,7 +259,7 @@ def test_a_damaged_recipe_is_shown_once_and_not_resumed(run):
     run.ledger.append(Ended(attempt=0, cause="timeout", step=3))
     run.recipe_file.write_text("[")
     row = named_status(run, GONE)
-    assert text(details([row])).count("problem") == 1
+    assert text(details(row)).count("problem") == 1
     assert "recipe.yaml" in row.problems[0]
     found = why(run)
     assert sum("recipe.yaml" in problem for problem in found.problems) == 1

@@ -15,7 +15,7 @@ from cld_core.tuned.work import Tuning
 from cldctl.runs import cancel, logs, removal, survey
 from cldctl.runs.index import Index
 from cldctl.runs.status import status_of
-from cldctl.show.details import details
+from cldctl.show.runs import details
 from tests.support.old_runs import over, settle
 from tests.support.screen import row, screen
 
@@ -124,7 +124,7 @@ def test_tunings_in_the_details_of_a_run(monkeypatch, width):
     why = "its jobs have ended, with 12 of 164 steps complete; see the logs, then re-run `cldctl tune`"
     half = {"state": "STOPPED", "rows_done": 12, "kept": None, "gain": None, "rms": {}, "cause": "stopped"}
     stopped = {**found, **half, "id": "nfe005-00020000-1f2e3d4c", "nfe": 5, "reason": why}
-    lines = screen(monkeypatch, width)(details([row("mine", "FINISHED", tunings=[found, stopped])]))
+    lines = screen(monkeypatch, width)(details(row("mine", "FINISHED", tunings=[found, stopped])))
     assert max(map(len, lines)) <= width
     words = " ".join(lines).split()
     assert {"tunings", "coefficients", "0.141", "0.02", "7.0x", "164/164", "12/164"} <= {*words}

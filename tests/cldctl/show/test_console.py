@@ -1,4 +1,4 @@
-"""Names, reasons and logs of others are shown, and not obeyed."""
+"""Names, reasons and logs of others are shown, and not obeyed; sentences break between words on a terminal only."""
 
 import io
 import os
@@ -9,21 +9,23 @@ import pytest
 from rich.live import Live
 from rich.text import Text
 
-from cldctl.show.console import PlainConsole, strong
-from cldctl.show.fitting import fitted
+from cldctl.show.console import Messages, PlainConsole, strong
+from cldctl.show.tables import table
+from tests.support.on_pty import lines_of
 
 ESCAPES = "\x1b[31mred\x1b[0m \x1b]0;title\x07\x1b]8;;http://x\x1b\\link\x1b]8;;\x1b\\ \x9b2J\x07\x08\u202eabc"
+SENTENCE = "no longer watching; its jobs go on, each of them, as long as they need. Again: cldctl status demo --watch"
 
 
-def shown(*objects, terminal: bool = False, **how) -> str:
+def shown(*objects, terminal: bool = False, width: int = 200, **how) -> str:
     stream = io.StringIO()
     # Without colours, so that every escape sequence on the terminal comes from a text.
-    PlainConsole(file=stream, width=200, force_terminal=terminal, no_color=True).print(*objects, **how)
+    PlainConsole(file=stream, width=width, force_terminal=terminal, no_color=True).print(*objects, **how)
     return stream.getvalue()
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-@pytest.mark.parametrize("wrap", [Text, str, lambda text: fitted({"name": [text]}, (), ()), lambda text: strong(text)])
+@pytest.mark.parametrize("wrap", [Text, str, lambda text: table({"name": [text]}), lambda text: strong(text)])
 def test_nothing_in_a_text_steers_the_terminal(wrap, terminal):
     text = shown(wrap(ESCAPES), terminal=terminal).replace("\x1b[1m", "").replace("\x1b[0m", "")  # a heading
     assert "[0m" not in text
@@ -34,13 +36,6 @@ def test_nothing_in_a_text_steers_the_terminal(wrap, terminal):
 
 def test_markup_and_emoji_are_shown_as_they_are():
     assert shown("[red]x[/red] [link=http://x]y[/] :warning: [/]") == "[red]x[/red] [link=http://x]y[/] :warning: [/]\n"
-
-
-@pytest.mark.parametrize("terminal", [True, False])
-def test_a_call_may_ask_for_markup(terminal):
-    assert (
-        shown("[bold]x[/bold]", markup=True, terminal=terminal).replace("\x1b[1m", "").replace("\x1b[0m", "") == "x\n"
-    )
 
 
 def test_strong_texts_are_bold_and_nothing_else():
@@ -58,6 +53,32 @@ def test_rich_may_still_move_the_cursor():
     assert "\x1b[2J" not in stream.getvalue()
 
 
+def test_sentences_break_between_words_and_what_is_copied_stays_whole():
+    lines = [line.rstrip() for line in shown(SENTENCE, terminal=True, width=60).splitlines()]
+    assert len(lines) == 2
+    assert max(map(len, lines)) <= 60
+    assert " ".join(lines) == SENTENCE
+    path = "/scratch/" + "of-somebody/" * 8
+    assert path in shown(f"run demo in {path} is new", terminal=True, width=60).split()
+    command = f"  cldctl status demo --runs-dir {path} --watch --sort loss\n"
+    assert shown(command.rstrip(), terminal=True, width=60) == command
+    assert shown(SENTENCE, no_wrap=True, terminal=True, width=60) == f"{SENTENCE}\n", "as files are"
+
+
+def test_pipes_get_whole_lines():
+    for console in (PlainConsole(file=(pipe := io.StringIO()), width=60), Messages(file=pipe, width=60)):
+        console.print(SENTENCE)
+        console.print(Text(SENTENCE), "again")
+    assert pipe.getvalue() == f"{SENTENCE}\n{SENTENCE} again\n" * 2
+
+
+def test_an_error_on_a_terminal_breaks_between_words(tmp_path):
+    lines = lines_of(("submit", "nosuch"), tmp_path, 60, 2)
+    whole = lines_of(("submit", "nosuch"), tmp_path, 1000, 2)[0]
+    assert [word for line in lines for word in line.split()] == whole.split()
+    assert len(lines) > 1
+
+
 COLOURS = """
 import sys
 from cldctl.show.console import err, out
@@ -68,12 +89,7 @@ sys.stdout.write(str(out.is_terminal))
 
 @pytest.mark.parametrize(
     ("variables", "colours"),
-    [
-        ({}, False),
-        ({"FORCE_COLOR": "1"}, True),
-        ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, False),
-        ({"NO_COLOR": "1"}, False),
-    ],
+    [({}, False), ({"FORCE_COLOR": "1"}, True), ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, False)],
 )
 def test_colours_in_a_pipe(variables, colours):
     kept = {name: value for name, value in os.environ.items() if name not in ("FORCE_COLOR", "NO_COLOR")}
@@ -82,15 +98,3 @@ def test_colours_in_a_pipe(variables, colours):
     )
     assert ("\x1b[31m" in done.stdout) == colours
     assert done.stdout.endswith("False"), "a pipe is not redrawn, whatever its colours"
-
-
-@pytest.mark.parametrize(("variables", "colours"), [({}, True), ({"NO_COLOR": "1"}, False)])
-def test_colours_on_a_terminal(variables, colours, monkeypatch):
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    monkeypatch.delenv("FORCE_COLOR", raising=False)
-    monkeypatch.setenv("TERM", "xterm")
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    stream = io.StringIO()
-    PlainConsole(file=stream, force_terminal=True).print("text", style="red")
-    assert ("\x1b[31m" in stream.getvalue()) == colours

@@ -14,11 +14,11 @@ from cld_core.run.groups import Group
 from cld_core.shards.files import Shard
 from cldctl import clusters
 from cldctl.clusters.records import Seen, Survey
-from cldctl.show import follow, follow_group
+from cldctl.show import follow
 from cldctl.show.follow import follow_evaluations, follow_run
 from tests.support.clock import Clock
 from tests.support.made_up import report, run_with
-from tests.support.screen import row
+from tests.support.screen import row, screen
 from tests.support.scripted import Scripted, register, trained
 from tests.support.tools import SMALL, cldctl, status, wait_step
 
@@ -34,7 +34,7 @@ def test_interrupted_is_130_and_the_job_goes_on(fresh_runs):
     assert process.returncode == 130
     assert out.splitlines() == ["mine"]
     assert "mine RUNNING" in err
-    assert "the job goes on" in err
+    assert "go on" in err
     wait_step(run, run.progress()["step"] + 10)
     assert status(fresh_runs, "mine")["state"] == "RUNNING"
     cldctl("cancel", "mine", runs=fresh_runs)
@@ -59,7 +59,7 @@ def test_what_to_type_next_about_a_group(tmp_path):
     group, done = Group(tmp_path, "g"), row("a", "FINISHED")
 
     def following(*others, code, evaluated=False):
-        return follow_group._next(group, [done, *others], code, evaluated=evaluated)
+        return follow.next_of_group(group, [done, *others], code, evaluated=evaluated)
 
     assert following(code=0) == ["eval g --elbo"]
     assert following(code=0, evaluated=True) == ["compare g"]
@@ -78,16 +78,6 @@ def test_a_quiet_command_says_why_it_fails(tmp_path, monkeypatch, capsys, cause,
     assert ("at step 10" in said) == says
     assert ("the loss is nan" in said) == (cause == "nonfinite")
     assert "cldctl" not in said, "hints are left out"
-
-
-def test_a_quiet_command_says_which_evaluation_is_incomplete(tmp_path, monkeypatch, capsys):
-    register(monkeypatch)
-    monkeypatch.setattr(follow.err, "quiet", True)
-    run = run_with(tmp_path / "mine", 10)
-    request = EvalRequest.of(run.recipe(), ("elbo",), 10)
-    request.save(run)
-    assert follow_evaluations(run, [request.id]) == 1
-    assert f"evaluation {request.id} is not complete" in capsys.readouterr().err
 
 
 class Blinking(Scripted):
@@ -161,3 +151,17 @@ def test_a_run_that_trains_shows_the_smoothed_loss_and_its_times(monkeypatch):
     assert shown.left_s == 3_563.0
     waits = row("mine", "REQUEUED", phase="waiting for the queue", attempts=[{"started": 900.0, "ended": 1_040.0}])
     assert follow.shown_of(waits).elapsed_s == 60.0
+
+
+def test_where_an_evaluation_is_not_complete_the_command_to_see_why_stays_whole(tmp_path, monkeypatch, capsys):
+    screen(monkeypatch, 60)
+    run = run_with(tmp_path / "r" / "mine", 10)
+    monkeypatch.setenv("CLDCTL_RUNS", str(run.path.parent))
+    request = EvalRequest.of(run.recipe(), ("elbo",), 10)
+    request.save(run)
+    monkeypatch.setattr(follow, "follow_works_of", lambda *about: 0)
+    monkeypatch.setattr(follow.err, "quiet", True)
+    follow.follow_group_evaluations(Group(run.path.parent, "g"), [run], [Evaluation(run.evals / request.id)])
+    follow._results(run, [request.id])
+    said = capsys.readouterr().err.splitlines()
+    assert sum(line == f"  cldctl logs mine --eval {request.id}" for line in said) == 2

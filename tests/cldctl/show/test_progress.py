@@ -1,25 +1,30 @@
-"""What commands say while they work: a bar on a terminal that leaves nothing, a line for each phase in a file."""
+"""What commands say while they work: a bar on a terminal, lines in a file; and what `--follow` says of a training."""
 
 import io
 
 import pytest
 
-from cld_core.run.events import JobRef
-from cldctl.cli import cancel, sample
-from cldctl.runs.cancel import Ending
-from cldctl.show import console, progress
+from cldctl.show import console, follow, progress
 from cldctl.show.console import PlainConsole
+from cldctl.show.follow import Pace, Shown, View
 from cldctl.show.progress import Working
-from tests.support.made_up import run_with
 
 
-@pytest.fixture(params=[True, False], ids=["terminal", "file"])
+@pytest.fixture
 def stream(monkeypatch, request):
-    stream = io.StringIO()
-    err = PlainConsole(file=stream, width=80, force_terminal=request.param, no_color=True)
-    monkeypatch.setattr(console, "err", err)
-    monkeypatch.setattr(progress, "err", err)
+    """What stderr gets: a file, or a terminal of so many columns (`indirect`)."""
+    stream, width = io.StringIO(), getattr(request, "param", None)
+    err = PlainConsole(file=stream, width=width or 80, force_terminal=width is not None, color_system=None)
+    for module in (console, progress, follow):
+        monkeypatch.setattr(module, "err", err)
     return stream
+
+
+@pytest.fixture
+def now(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(follow.time, "monotonic", lambda: now[0])
+    return now
 
 
 def work(announced=True):
@@ -28,96 +33,91 @@ def work(announced=True):
         working.phase("drawing 9 samples")
         for done in range(10):
             working.at(done, 9, "samples")
-        working.phase("writing x.png")
+        working.phase("writing \x1b]0;title\x07[red]x.png")
 
 
-def test_a_phase_is_a_line_in_a_file_and_a_bar_on_a_terminal(stream):
+@pytest.mark.parametrize("stream", [80], indirect=True)
+def test_a_terminal_gets_a_bar_that_disappears(stream):
     work()
     text = stream.getvalue()
-    if console.err.is_terminal:
-        assert "writing x.png" in text
-        assert text.endswith("\x1b[1A\x1b[2K"), "the line of the bar is cleared"
-        assert "\x1b[?25h" in text, "the cursor is back"
-    else:
-        assert text.splitlines() == ["loading mine", "drawing 9 samples", "writing x.png"]
-        work(announced=False)
-        assert stream.getvalue().removeprefix(text).splitlines() == ["drawing 9 samples", "writing x.png"]
+    assert "[red]x.png" in text
+    assert "\x1b]0" not in text
+    assert text.endswith("\x1b[1A\x1b[2K"), "the line of the bar is cleared"
+    assert "\x1b[?25h" in text, "the cursor is back"
 
 
-def test_nothing_is_said_where_progress_is_hidden(stream, monkeypatch):
+def test_a_file_gets_a_line_for_each_phase(stream, monkeypatch):
+    work()
+    assert stream.getvalue().splitlines()[:2] == ["loading mine", "drawing 9 samples"]
+    assert len(stream.getvalue().splitlines()) == 3
     monkeypatch.setattr(console.err, "quiet", True)
     work()
-    assert stream.getvalue() == ""
+    with View() as view:
+        view.show(run())
+    assert len(stream.getvalue().splitlines()) == 3, "nothing is said where progress is hidden"
 
 
-def test_a_phase_of_somebody_else_does_not_steer_the_terminal(stream):
-    with Working("reading \x1b]0;title\x07[red]x.pth", announced=True) as working:
-        working.at(1, None, "\x1b[2Jimages")
+def run(**known) -> Shown:
+    usual = {"name": "mine", "done": 5_400, "total": 12_000, "state": "RUNNING", "phase": "training"}
+    return Shown(**{**usual, "facts": ("loss 0.12", "221 steps/s"), "elapsed_s": 80.0, "left_s": 190.0, **known})
+
+
+@pytest.mark.parametrize("stream", [60, 120], indirect=True)
+def test_bars_of_several_runs(stream):
+    with View() as view:
+        view.show(run(name="name\x1b]0;t\x07"))
+        view.show(run(name="n" * 40, phase="drawing samples"))
+    lines = [line for line in stream.getvalue().splitlines() if "━" in line][-2:]
+    assert all("5,400/12,000 steps" in line and "3m10s left" in line for line in lines)
+    assert all(("loss 0.12" in line) == (follow.err.width == 120) for line in lines)
+    assert all(("221 steps/s" in line) == (follow.err.width == 120) for line in lines)
+    assert follow.err.width == 60 or "drawing samples" in lines[1]
     assert "\x1b]0" not in stream.getvalue()
-    assert "\x1b[2J" not in stream.getvalue()
-    assert "[red]x.pth" in stream.getvalue()
 
 
-class Noted:
-    """In place of `Working`: what it is told."""
-
-    def __init__(self):
-        self.counts, self.phases = [], []
-
-    def phase(self, what):
-        self.phases.append(what)
-
-    def at(self, done, total, unit=""):
-        self.counts.append((done, total, unit))
-
-
-class Drawing:
-    """In place of a model: it draws in batches, with so many network evaluations for each."""
-
-    def __init__(self, recipe, evaluations):
-        self.recipe, self.evaluations = recipe, evaluations
-
-    def draw(self, n, *, seed, batch_size, progress):
-        for first in range(0, n, batch_size):
-            for evaluation in range(1, self.evaluations + 1):
-                progress(first, evaluation)
-        return "drawn"
+@pytest.mark.parametrize(("steps", "rate"), [(1_000_000, 10), (1_000, 2)])
+def test_a_file_gets_a_line_every_ten_seconds_or_every_twentieth(stream, now, steps, rate):
+    seconds = min(480, steps // rate)
+    with View() as view:
+        view.show(run(state="PENDING", phase="waiting for the queue", facts=(), done=0, total=steps, left_s=None))
+        for _ in range(seconds):
+            now[0] += 1.0
+            view.show(run(done=int(now[0]) * rate, total=steps, left_s=(steps / rate) - now[0]))
+    first, *lines = stream.getvalue().splitlines()
+    assert first == f"mine PENDING waiting for the queue: 0/{steps:,} steps"
+    assert f"mine RUNNING training: {rate}/{steps:,} steps; loss 0.12; 221 steps/s; ETA " in lines[0]
+    assert len(lines) == pytest.approx(max(seconds / follow.EVERY_S, 1 / follow.EVERY_PART), abs=2)
+    assert stream.getvalue().replace("\n", "").isprintable(), "no bars that are redrawn, no control characters"
 
 
-@pytest.mark.parametrize(("method", "is_fixed"), [("em", True), ("ode", False)])
-def test_samples_are_counted(tmp_path, method, is_fixed):
-    settings = (f"sampling.method={method}", *(("sampling.nfe=4",) if is_fixed else ()), "eval.batch_size=8")
-    recipe, noted = run_with(tmp_path / "a", overrides=settings).recipe(), Noted()
-    assert sample._drawn(Drawing(recipe, 4), 20, 0, noted) == "drawn"
-    assert noted.phases == [f"drawing 20 samples ({method})"]
-    done = [count for count, _, _ in noted.counts]
-    assert done == sorted(done)
-    if is_fixed:
-        assert noted.counts[0] == (2, 20, "")
-        assert noted.counts[-1] == (20, 20, "")
-    else:
-        assert noted.counts[-1] == (16, 20, "done, 4 NFE")
+def test_a_twentieth_that_takes_less_than_ten_seconds_is_a_line(stream, now):
+    with View() as view:
+        for step in range(0, 1_001, 10):
+            now[0] += 0.1
+            view.show(run(done=step, total=1_000))
+    assert len(stream.getvalue().splitlines()) == 21
 
 
-@pytest.mark.parametrize(("method", "evaluations"), [("exponential", 20), ("ode", 131)])
-def test_a_bar_about_many_samples_fits_a_terminal(tmp_path, monkeypatch, method, evaluations):
-    stream = io.StringIO()
-    monkeypatch.setattr(progress, "err", PlainConsole(file=stream, width=80, force_terminal=True, color_system=None))
-    monkeypatch.setattr(console, "err", progress.err)
-    recipe = run_with(tmp_path / "a", overrides=(f"sampling.method={method}", "eval.batch_size=2000")).recipe()
-    with Working("loading a") as working:
-        sample._drawn(Drawing(recipe, evaluations), 4_000, 0, working)
-        working._progress.refresh()
-    (line,) = {line.strip() for line in stream.getvalue().splitlines() if "/4,000" in line}
-    assert f"drawing 4,000 samples ({method})" in line
-    assert "━" in line
-    assert "…" not in line
+def test_nothing_is_said_of_what_does_not_get_on(stream, now):
+    with View() as view:
+        for _ in range(1_000):
+            now[0] += 1.0
+            view.show(run(state="PENDING", phase="waiting for the queue"))
+            view.show(run(name="other", phase="training" if now[0] % 2 else "drawing samples"))
+    assert len(stream.getvalue().splitlines()) == 3
 
 
-def test_cancel_says_what_it_waits_for(tmp_path):
-    job = JobRef(cluster="scripted", job_id="7")
-    endings = [Ending(run_with(tmp_path / name, 10), (job,), trains=True) for name in "ab"]
-    assert cancel._waits_for(endings[:1], 60.0) == "waiting for a to save and end (job 7), at most 60 s"
-    assert cancel._waits_for(endings, 60.0) == "waiting for 2 runs to save and end (job 7), at most 60 s"
-    endings[0].trains = False
-    assert cancel._waits_for(endings[:1], 60.0) == "waiting for a to end (job 7), at most 60 s"
+def test_a_remark_is_told(stream, now):
+    with View() as view:
+        view.show(run())
+        view.show(run(remark="slurmctld does not answer"))
+    assert stream.getvalue().splitlines()[-1].endswith("; slurmctld does not answer")
+
+
+def test_what_is_left_goes_by_what_was_seen(now):
+    pace = Pace()
+    assert pace.of(run(done=100, total=500, left_s=None)).left_s is None
+    now[0] = 10.0
+    shown = pace.of(run(done=200, total=500))
+    assert (shown.elapsed_s, shown.left_s) == (10.0, 30.0)
+    assert "10/s" in shown.line

@@ -1,144 +1,230 @@
-"""Tables of many widths: names get shorter, columns go, and nothing breaks inside a word."""
-
-import re
+"""Tables of runs: what is shown at some width, on a terminal and in a pipe; nothing is hidden that somebody needs."""
 
 import pytest
 
 from cld_core.evaluation import registry
+from cldctl.evals.averages import Line
 from cldctl.evals.compare import Column
 from cldctl.runs.selection import in_order
-from cldctl.show import details, follow, groups, tables
-from cldctl.show.compared import compared
-from cldctl.show.fitting import fitted
+from cldctl.runs.status import RunStatus
+from cldctl.runs.usage import Usage
+from cldctl.show import follow, runs, tables
+from cldctl.show.evaluations import compared, evaluations
+from cldctl.show.format import size
+from cldctl.show.tables import table
+from cldctl.show.usage import usage_table
 from tests.support.screen import STATES, evaluation, every_state, row, screen
 
-WIDTHS = pytest.mark.parametrize("width", [60, 80, 100, 120], ids=str)
 SENTENCE = "another rank is gone, killed or crashed; `cldctl logs --rank N` shows the last output of each"
 
+OVERVIEW = """
+ run                        state              step    loss   steps/s      ETA
+ ─────────────────────────────────────────────────────────────────────────────
+ toy_publis…5-102000-1100   FINISHED    12.35k/800k   123.4         -        -
+ toy_publis…5-102001-1101   STOPPED     12.35k/800k   123.4         -        -
+ toy_publis…5-102002-1102   FAILED      12.35k/800k   123.4         -        -
+ toy_publis…5-102003-1103   CANCELLED   12.35k/800k   123.4         -        -
+ toy_publis…5-102004-1104   LOST        12.35k/800k   123.4         -        -
+ toy_publis…5-102005-1105   PENDING          0/800k       -         -        -
+ toy_publis…5-102006-1106   REQUEUED    12.35k/800k   123.4         -        -
+ toy_publis…5-102007-1107   RUNNING     12.35k/800k   123.4       221   59m23s
+"""
 
-def table(lines):
+DETAILS = """
+run         mine
+state       FAILED  it failed
+step        12,350 of 800,000  (1.5%)
+last loss   123.4
+checkpoint  step 10,000
+updated     -
+job         slurm 4123456
+folder      runs/mine
+
+attempts
+
+ attempt   when   node       job   from       to     ran   ended by
+ ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+       0      -   -      4123456      0   12,350   1m01s   nonfinite: another rank is gone, killed or crashed; `cldctl
+                                                           logs --rank N` shows the last output of each
+
+
+evaluations
+
+ evaluation                 state      shards      step             of   NLL bound, nats
+ ───────────────────────────────────────────────────────────────────────────────────────
+ elbo-00800000-1f2e3d4c5b   FINISHED      4/4   800,000   2,000 points    -0.393 ± 0.012
+
+elbo-00800000-1f2e3d4c5b: the bound starts later than asked
+"""
+
+GROUP = """
+group seeds  1 RUNNING, 1 FINISHED
+
+ run           seed   state             step    loss   steps/s      ETA                 NLL bound, nats
+ ──────────────────────────────────────────────────────────────────────────────────────────────────────
+ seeds-seed0      0   RUNNING    12.35k/800k   123.4       221   59m23s                               -
+ seeds-seed1      1   FINISHED   12.35k/800k   123.4         -        -   -0.393 ± 0.012 (2,000 points)
+"""
+
+
+def lines(text: str) -> list[str]:
+    return text.strip("\n").splitlines()
+
+
+def words(shown: list[str]) -> list[list[str]]:
     """The rows below the heading of a table, in words."""
-    return [line.split() for line in lines if line.strip() and "─" not in line][1:]
+    return [line.split() for line in shown if line.strip() and "─" not in line][1:]
 
 
-@WIDTHS
-def test_every_run_has_its_line_with_state_step_and_eta(monkeypatch, width):
-    lines = screen(monkeypatch, width)(tables.overview(every_state()))
-    rows = table(lines)
-    assert [words[1] for words in rows] == [*STATES], "a line each"
-    assert max(map(len, lines)) <= width
-    assert all(words[0].endswith(f"20{place:02d}-11{place:02x}") for place, words in enumerate(rows)), (
-        "unique ends stay"
-    )
-    assert "59m23s" in rows[-1], "the ETA is the last thing to go"
-    assert ("221" in rows[-1]) == (width >= 80), "80 columns have room for the rate, too"
-    assert ("(2k" in rows[0]) == (width >= 100)
-    assert ("NLL bound" in lines[1]) == (width >= 100), "the heading says what it is"
+def test_every_run_has_its_line_with_state_step_and_eta(monkeypatch):
+    shown = screen(monkeypatch, 80)(runs.overview(every_state()))
+    assert shown[1:-1] == lines(OVERVIEW)
 
 
-def test_names_are_whole_where_there_is_room(monkeypatch):
-    rows = every_state()
-    shown = screen(monkeypatch, 200)(tables.overview(rows))
-    assert [words[0] for words in table(shown)] == [it.name for it in rows]
-    assert shown[1].endswith("NLL bound")
-
-
-def test_a_file_gets_everything(monkeypatch):
-    rows = [row("n" * 120, job_id="1" * 80, tags=["t" * 90])]
-    (words,) = table(screen(monkeypatch, 1000, terminal=False)(tables.overview(rows)))
-    assert words[0] == "n" * 120
-    assert words[-1] == "t" * 90
-
-
-def test_columns_without_anything_go_first(monkeypatch):
-    rows = [row("a" * 30, "FINISHED", evals=[evaluation()], checkpoint_step=None)]
-    heads = screen(monkeypatch, 80)(tables.overview(rows))[1]
-    assert "NLL bound" in heads
-    assert not {"saved", "ETA", "steps/s"} & {*heads.split()}
-
-
-def test_names_that_differ_in_the_middle_are_not_the_same(monkeypatch):
-    rows = [row(f"{'x' * 12}-{letter}-{'y' * 12}") for letter in "abc"]
-    shown = table(screen(monkeypatch, 80)(tables.overview(rows)))
-    assert len({words[0] for words in shown}) == 3
-
-
-@WIDTHS
-def test_ids_and_messages_break_between_words(monkeypatch, width):
-    it = row("mine", "FAILED", reason=f"it failed: {SENTENCE}")
+def test_everything_about_a_run(monkeypatch):
+    it = row("mine", "FAILED", reason="it failed")
     it.attempts[0]["detail"] = SENTENCE
-    names = [f"fid-elbo-00800000-1f2e3d4c5b-{n}" for n in range(2)]
-    it.evals.extend(evaluation(name, remarks=[SENTENCE]) for name in names)
-    lines = screen(monkeypatch, width)(details.details([it]))
-    assert max(map(len, lines)) <= width
-    words = set(" ".join(lines).split())
-    assert {*SENTENCE.split(), "nonfinite:"} <= words
-    pieces = re.findall(r"[^-]+-?", names[0])
-    assert names[0] in words or {*pieces} & words, "an id breaks after its dashes"
-    assert {"2,000", "-0.393", "±", "0.012"} <= words
+    it.evals.append(evaluation(remarks=["the bound starts later than asked"]))
+    shown = screen(monkeypatch, 120, terminal=False)(runs.details(it))
+    assert shown[:-1] == lines(DETAILS)
+    narrow = screen(monkeypatch, 60)(runs.details(it))
+    assert max(map(len, narrow)) <= 60
+    assert {*SENTENCE.split(), "-0.393"} <= {*" ".join(narrow).split()}
 
 
-def test_a_word_that_is_longer_than_the_line_is_shortened(monkeypatch):
-    shown = screen(monkeypatch, 40)(fitted({"a": ["x" * 20], "b": ["y" * 90]}, (), (), wraps="b"))
-    assert "…" in shown[3]
-    assert max(map(len, shown)) <= 40
+def test_a_group_is_a_table_of_what_its_runs_have_of_their_own(monkeypatch):
+    states = ("RUNNING", "FINISHED")
+    rows = [row(f"seeds-seed{n}", it, group="seeds", sweep={"train.seed": f"{n}"}) for n, it in enumerate(states)]
+    rows[1].evals.append(evaluation())
+    shown = screen(monkeypatch, 110)(runs.group_details("seeds", rows))
+    assert shown[:-1] == lines(GROUP)
+
+
+@pytest.mark.parametrize("width", [60, 100, 120], ids=str)
+def test_a_terminal_is_wide_enough(monkeypatch, width):
+    rows = every_state()
+    shown = screen(monkeypatch, width)(runs.overview(rows))
+    assert max(map(len, shown)) <= width
+    assert [line[1] for line in words(shown)] == [*STATES], "a line each"
+    assert all(line[0].endswith(it.name[-10:]) for line, it in zip(words(shown), rows, strict=True))
+    assert "59m23s" in shown[-2], "when a run will be done is the last thing to go"
+
+
+def test_a_file_gets_everything_on_a_line_each(monkeypatch):
+    rows = [row("n" * 120, job_id="1" * 80, tags=["t" * 90])]
+    (line,) = words(screen(monkeypatch, 1000, terminal=False)(runs.overview(rows)))
+    assert (line[0], line[-1]) == ("n" * 120, "t" * 90)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_many_rows_look_like_few(monkeypatch, terminal):
+    rows = [RunStatus(name=f"run-{n}", path="", state="FINISHED", step=n, loss=n / 3) for n in range(5)]
+    few = screen(monkeypatch, 160, terminal=False)(runs.overview(rows))
+    monkeypatch.setattr(tables, "MANY", 2)
+    monkeypatch.setattr(runs, "MANY", 2)
+    many = screen(monkeypatch, 160, terminal=terminal)(runs.overview(rows))
+    assert [line[0] for line in words(many)] == [f"run-{n}" for n in range(5)]
+    assert terminal or many == few[:-1]
+
+
+def test_where_a_table_has_no_room_each_row_is_a_list(monkeypatch):
+    results = {quantity.key: {"value": 3.14159, "stderr": 0.0123} for _, quantity in registry.quantities()}
+    known = {"state": "FINISHED", "shards_done": 16, "shards": 16, "checkpoint_step": 800_000, "true_entropy": -1.4}
+    rows = [{"id": f"fid-kid-isc-prc-elbo-loss-{n}", "results": results} | known for n in "ab"]
+    shown = screen(monkeypatch, 60)(evaluations(rows))
+    assert max(map(len, shown)) <= 60
+    for whole in ("fid-kid-isc-prc-elbo-loss-a", "800,000", "3.142 ± 0.012", "3.14159", "-1.400"):
+        assert whole in "\n".join(shown)
 
 
 def test_a_stopped_evaluation_does_not_hide_the_result_of_an_earlier_one():
     stopped = {"state": "STOPPED", "bpd": None, "nll": None, "fid": None, "shards_done": 0, "shards": 2, "results": {}}
     known = {**stopped, "state": "FINISHED", "nll": -0.393}
-    assert tables._evaluation([known, stopped]) == "NLL bound -0.393"
-    assert tables._evaluation([known, {**stopped, "state": "RUNNING"}]) == "0/2 shards"
-    assert tables._evaluation([stopped]) == "-", "it was never started"
-    assert tables._evaluation([{**stopped, "cause": "crashed"}]) == "0/2 crashed"
-    assert tables._evaluation([known, {**stopped, "cause": "crashed"}]) == "NLL bound -0.393"
+    assert runs.newest_result([known, stopped]) == "NLL bound -0.393"
+    assert runs.newest_result([known, {**stopped, "state": "RUNNING"}]) == "0/2 shards"
+    assert runs.newest_result([stopped]) == "-", "it was never started"
+    assert runs.newest_result([{**stopped, "cause": "crashed"}]) == "0/2 crashed"
 
 
 def test_results_of_another_number_of_examples_say_so():
-    assert tables._evaluation([evaluation(n=2000), evaluation(n=100)]) == "NLL bound -0.393 (100 points)"
+    assert runs.newest_result([evaluation(n=2000), evaluation(n=100)]) == "NLL bound -0.393 (100 points)"
     nll = registry.quantity("nll")
     assert tables.result_of(evaluation(n=2000), nll, with_count=True) == "-0.393 ± 0.012 (2,000 points)"
-    assert tables.result_of(evaluation(n=None), nll, with_count=True) == "-0.393 ± 0.012", "an old report does not tell"
     both = {"fid": {"value": 1.0, "stderr": None, "n": 50_000}, "nll": {"value": 1.0, "stderr": None, "n": 100}}
     assert tables.counts_of(evaluation(results=both)) == ["50,000 samples", "100 points"]
-
-
-def test_results_of_several_kinds_are_labelled_each(monkeypatch):
-    image = evaluation(nll=None, fid=2.25, results={"fid": {"value": 2.25, "stderr": None, "n": 50_000}})
-    rows = [row("a", "FINISHED", evals=[evaluation()]), row("b", "FINISHED", evals=[image])]
-    shown = "\n".join(screen(monkeypatch, 120)(tables.overview(rows)))
-    for text in ("NLL bound -0.393 (2k points)", "FID 2.25 (50k samples)"):
-        assert text in shown
 
 
 def test_the_loss_is_the_same_wherever_there_is_room_for_one(monkeypatch):
     it = row("mine", "RUNNING", loss=0.5, smoothed_loss=0.25, phase="training", attempts=[])
     assert "loss 0.25" in follow.shown_of(it).facts
-    for shown in (tables.overview([it]), groups.group_details("g", [it])):
-        assert "0.25" in table(screen(monkeypatch, 200)(shown))[-1]
-    assert "0.25 (smoothed), last 0.5" in " ".join(screen(monkeypatch, 100)(details.details([it])))
+    for shown in (runs.overview([it]), runs.group_details("g", [it])):
+        assert "0.25" in words(screen(monkeypatch, 200)(shown))[-1]
+    assert "0.25 (smoothed), last 0.5" in " ".join(screen(monkeypatch, 100)(runs.details(it)))
     older = row("older", "RUNNING", loss=0.5, smoothed_loss=None)
-    assert "last loss 0.5" in " ".join(" ".join(screen(monkeypatch, 100)(details.details([older]))).split())
     assert [found.name for found in in_order([it, older], "loss")] == ["mine", "older"]
-    assert it.to_dict()["loss"] == 0.5, "the field keeps its meaning"
 
 
-@pytest.mark.parametrize("width", [40, 80, 100, 118, 140, 200], ids=str)
-def test_numbers_are_whole(monkeypatch, width):
-    results = {quantity.key: {"value": 3.14159, "stderr": 0.0123} for _, quantity in registry.quantities()}
-    known = {"state": "FINISHED", "shards_done": 16, "shards": 16, "checkpoint_step": 800_000, "true_entropy": -1.4}
-    shown = screen(monkeypatch, width, terminal=False)(
-        details.evaluations([{"id": f"fid-kid-isc-prc-elbo-loss-{n}", "results": results} | known for n in "ab"])
-    )
-    assert max(map(len, shown)) <= width
-    for number in ("800,000", "3.142 ± 0.012", "3.14159", "-1.400", "16/16"):
-        assert "\n".join(shown).count(number) >= 2
+def test_usage_and_runs_side_by_side_fit_a_terminal(monkeypatch):
+    used = Usage(unit="CPU-hours", used=123.4, useful=100.0, lost_to_crashes=23.4, waited_s=50_000.0, attempts=3)
+    names = [f"toy-spirals-1126-07{minute}-p2mm" for minute in (15, 48)]
+    shown = screen(monkeypatch, 60)
+    for drawn in (
+        usage_table([(name, "a-group", used) for name in names], {"a-group": [used]}, [used]),
+        compared([Line(name, {}, (Column(name, 10, 100, {}),)) for name in names]),
+    ):
+        found = shown(drawn)
+        assert max(map(len, found)) <= 60
+    assert "123 CPU-hours" in "\n".join(shown(usage_table([(names[0], None, used)], {}, [used])))
 
 
-def test_runs_side_by_side_have_names_that_break_after_dashes(monkeypatch):
-    names = [f"toy_published-1125-10202{n}-115{n}" for n in range(3)]
-    lines = screen(monkeypatch, 60)(compared([Column(name, 10, 100, {}) for name in names]))
-    pieces = " ".join(lines).split()
-    assert max(map(len, lines)) <= 60
-    assert {"1150", "1151", "1152"} <= {piece.rpartition("-")[2] for piece in pieces}
-    assert all(re.fullmatch(r"(?:[a-z0-9]+[-_])*[a-z0-9]*", piece) for piece in pieces if "toy" in piece)
+def test_what_is_empty_is_left_out_on_a_terminal(monkeypatch):
+    columns = {"run": ["a"], "ETA": ["-"], "loss": ["1"]}
+    assert "ETA" not in "".join(screen(monkeypatch, 80)(table(columns, optional=("ETA",))))
+    assert "ETA" in "".join(screen(monkeypatch, 80, terminal=False)(table(columns, optional=("ETA",))))
+
+
+# Short terminals: a run that trains is never hidden, and what does not fit is counted.
+
+
+@pytest.mark.parametrize("height", [10, 24])
+@pytest.mark.parametrize("is_sorted", [False, True])
+def test_runs_that_train_come_first(monkeypatch, height, is_sorted):
+    training = [row(f"live-{n}") for n in range(3)]
+    rows = [training[0], *old(30), training[1], *old(5), training[2], *old(9)]
+    shown = screen(monkeypatch, 80, height)(runs.overview_with_groups(rows, height, is_sorted=is_sorted))
+    assert len(shown) < height, "one line is the cursor's"
+    names = [line[0] for line in words(shown)[:-1]]
+    assert {"live-0", "live-1", "live-2"} <= {*names}
+    assert is_sorted or names[:3] == ["live-0", "live-1", "live-2"], "an order that was asked for stays"
+    assert f"and {len(rows) - len(names)} more" in shown[-1]
+
+
+def test_groups_are_a_line_each_and_those_that_train_are_shown(monkeypatch):
+    groups = [row(f"{group}-{n}", "FINISHED", group=group) for group in "abcdefghi" for n in range(2)]
+    rows = [*groups, row("live-0", group="live"), row("live-1", group="live"), *old(30), row("mine"), *old(30)]
+    shown = screen(monkeypatch, 80, 24)(runs.overview_with_groups(rows, 24))
+    assert len(shown) < 24
+    text = "\n".join(shown)
+    assert "mine" in text
+    assert "2 RUNNING" in text
+    assert "more" in shown[-1]
+    assert "more" not in screen(monkeypatch, 80, 200)(runs.overview_with_groups(rows, 200))[-1]
+
+
+def test_the_runs_of_a_group_on_a_short_terminal(monkeypatch):
+    rows = [row(f"g-{n:02d}", "FINISHED", group="g", sweep={"train.seed": str(n)}) for n in range(40)]
+    rows[7] = row("g-07", group="g", sweep={"train.seed": "7"})
+    shown = screen(monkeypatch, 80, 24)(runs.details_with_groups(rows, ["g"], 24))
+    assert len(shown) < 24
+    assert "1 RUNNING, 39 FINISHED" in shown[0]
+    assert words(shown)[1][:3] == ["g-07", "7", "RUNNING"]
+    assert "more" in shown[-1]
+
+
+def old(number: int):
+    return [row(f"old-{place:02d}", "FINISHED") for place in range(number)]
+
+
+def test_sizes():
+    known = {0: "0 B", 999: "999 B", 1000: "1 kB", 12_500_000: "12.5 MB", 1_710_000_000: "1.71 GB"}
+    assert {it: size(it) for it in known} == known

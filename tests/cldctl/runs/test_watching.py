@@ -12,7 +12,8 @@ from cldctl.cli import status as status_command
 from cldctl.clusters.slurm import shared
 from cldctl.runs import logs, selection, status
 from cldctl.runs.index import Index
-from cldctl.show import follow, printed
+from cldctl.show import follow
+from cldctl.show import logs as shown_logs
 from tests.support import scheduler
 from tests.support.made_up import run_with
 from tests.support.scheduler import Scheduler
@@ -24,7 +25,7 @@ MINUTES = 10
 @pytest.fixture
 def clock(monkeypatch) -> Together:
     clock = Together(60.0 * MINUTES)
-    for module in (status_command, printed, status, follow):
+    for module in (status_command, shown_logs, status, follow):
         monkeypatch.setattr(module, "time", clock)
     return clock
 
@@ -68,7 +69,7 @@ def test_ten_minutes_of_four_watchers_are_at_most_25_calls(tmp_path, clock, slur
     clock.run(
         lambda: watch(clock, tmp_path),
         lambda: watch(clock, tmp_path),
-        lambda: printed.Printer(lambda: [log], merge=False, tail=None).follow(log.is_growing),
+        lambda: shown_logs.Printer(lambda: [log], merge=False, tail=None).follow(log.is_growing),
         lambda: follow.follow_run(run),
     )
     assert slurm.calls.total() <= 25, slurm.calls
@@ -165,7 +166,7 @@ def test_the_log_of_a_run_that_has_finished_is_followed_no_longer(tmp_path, cloc
         run.ledger.append(Ended(time=clock.now, attempt=0, cause="finished", step=100))
 
     log = logs.of_training(run, None, 0)
-    clock.run(happen, lambda: printed.Printer(lambda: [log], merge=False, tail=None).follow(log.is_growing))
+    clock.run(happen, lambda: shown_logs.Printer(lambda: [log], merge=False, tail=None).follow(log.is_growing))
     assert clock.now - began <= 11.0
     assert slurm.calls.total() == 1
 

@@ -1,0 +1,226 @@
+"""Results: the evaluations of a run, sweeps, samplers side by side, and runs or groups side by side."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from cld_core.evaluation import registry
+from cld_core.evaluation.definitions import Quantity
+from cld_core.evaluation.published import PublishedSampler
+from cld_core.evaluation.sweeps import Sweep
+from cld_core.run import RunFolder
+from cldctl.evals.averages import Line
+from cldctl.evals.compare import COUNTS, quantities_of, verdict
+from cldctl.evals.compared_samplers import best, published_for, references
+from cldctl.evals.table import keys_of, rows
+
+from .format import count, fixed
+from .tables import Cell, cell_text, counts_of, present_in, result_of, result_text, state_text, table
+
+# What follows the best result of a column.
+BEST = "*"
+_STYLE = {"better": "bold green", "worse": "bold red"}
+
+
+def evaluations(evals: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Evaluations of a run, with those results that any of them has."""
+    columns: dict[str, Sequence[Cell]] = {
+        "evaluation": [entry["id"] for entry in evals],
+        "state": [state_text(entry["state"]) for entry in evals],
+        "shards": [f"{entry['shards_done']}/{entry['shards']}" for entry in evals],
+        "step": [count(entry["checkpoint_step"]) for entry in evals],
+        "of": [", ".join(counts_of(entry)) or "-" for entry in evals],
+        **{it.label: [result_of(entry, it) for entry in evals] for it in present_in(evals)},
+    }
+    if any(entry["true_entropy"] is not None for entry in evals):
+        columns["true entropy"] = [fixed(entry["true_entropy"]) for entry in evals]
+    right = [heading for heading in columns if heading not in ("evaluation", "state")]
+    return table(columns, right=right, optional=("shards",), title="evaluations")
+
+
+def remarks(evals: Sequence[Mapping[str, Any]]) -> list[Text]:
+    """What is unusual about the results of evaluations, a line each."""
+    return [Text(f"{entry['id']}: {text}", "yellow") for entry in evals for text in entry["remarks"]]
+
+
+def by_step(evals: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
+    """For settings with results at several steps, a table of the results against the step."""
+    groups: dict[str, dict[int, Mapping[str, Any]]] = {}
+    for entry in evals:
+        if entry["results"]:
+            groups.setdefault(entry["settings"], {})[entry["checkpoint_step"]] = entry
+    return [_against_step(list(group.values())) for group in groups.values() if len(group) > 1]
+
+
+def _against_step(entries: Sequence[Mapping[str, Any]]) -> RenderableType:
+    ordered = sorted(entries, key=lambda entry: entry["checkpoint_step"])
+    columns = {
+        "step": [count(entry["checkpoint_step"]) for entry in ordered],
+        **{it.label: [result_of(entry, it, with_count=True) for entry in ordered] for it in present_in(entries)},
+    }
+    return _under(f"{', '.join(entries[0]['metrics'])} against the step", table(columns, right=columns))
+
+
+def _under(title: str, drawn: RenderableType) -> RenderableType:
+    """A table below a title that is not folded to its width."""
+    return Group(Text(title, style="bold"), drawn)
+
+
+def sweep_table(
+    sweep: Sweep,
+    rows: Sequence[Mapping[str, Any]],
+    evals: Mapping[str, Mapping[str, Any]],
+    best: Collection[tuple[str, int]] | None = None,
+) -> RenderableType:
+    """A table for each result, the last axis across; cells without one show the state of their evaluation.
+
+    Args:
+        evals: the evaluations of the sweep as `status` knows them, by their names.
+        best: results that are marked, as (key, number of the row); None to mark none.
+    """
+    quantities: list[Quantity | None] = [registry.quantity(key) for key in keys_of(rows)]
+    return Group(*(_one_result(sweep, rows, evals, quantity, best) for quantity in quantities or [None]))
+
+
+def _one_result(
+    sweep: Sweep,
+    rows: Sequence[Mapping[str, Any]],
+    evals: Mapping[str, Mapping[str, Any]],
+    quantity: Quantity | None,
+    best: Collection[tuple[str, int]] | None,
+) -> RenderableType:
+    *down, across = sweep.axes
+    label = quantity.label if quantity is not None else "states"
+    heads = {axis.key.split(".")[-1]: axis.key for axis in down} or {"": ""}
+    lines: dict[tuple[str, ...], dict[str, str]] = {}
+    for number, row in enumerate(rows):
+        cells = lines.setdefault(tuple(str(row[axis.key]) for axis in down) or (label,), {})
+        if quantity is not None and row[quantity.key] is not None:
+            mark = "" if best is None else BEST if (quantity.key, number) in best else " "
+            cells[row[across.key]] = cell_text(quantity, row) + mark
+        else:
+            state = evals.get(row["evaluation"], {}).get("state", "-").lower()
+            # It is finished, and does not have this result.
+            cells[row[across.key]] = "-" if quantity is not None and state == "finished" else state
+    columns = dict(zip(heads, map(list, zip(*lines, strict=True)), strict=True))
+    results = {
+        f"{across.key.split('.')[-1]} {value}": [cells.get(value, "-") for cells in lines.values()]
+        for value in across.values
+    }
+    title = f"{label} by {' and '.join(axis.key for axis in sweep.axes)}{_count_of(sweep, evals, quantity)}"
+    return _under(title, table(columns | results, right=results))
+
+
+def _count_of(sweep: Sweep, evals: Mapping[str, Mapping[str, Any]], quantity: Quantity | None) -> str:
+    """Of how many samples or test points the results of a sweep are, unless they differ in that."""
+    asked = [] if quantity is None else [quantity]
+    counts = {text for name in sweep.evaluations if name in evals for text in counts_of(evals[name], asked)}
+    return f", {counts.pop()}" if len(counts) == 1 else ""
+
+
+def samplers(run: RunFolder, sweep: Sweep, statuses: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Samplers side by side: a table for each metric, what samples could reach, and what is published.
+
+    Args:
+        statuses: the evaluations of the sweep as `status` knows them; cells without a result show their states.
+    """
+    found = rows(run, sweep)
+    marked = best(run, sweep, found)
+    shown: list[RenderableType] = [sweep_table(sweep, found, {entry["id"]: entry for entry in statuses}, marked)]
+    shown += map(Text, _notes(run, sweep, found, is_marked=bool(marked)))
+    if known := published_for(run):
+        shown += [Text(), _published(known)]
+    return Group(*shown)
+
+
+def _notes(run: RunFolder, sweep: Sweep, found: Sequence[Mapping[str, Any]], *, is_marked: bool) -> Iterator[str]:
+    if is_marked:
+        yield f"{BEST} the best of those that took as many evaluations (log-density: nearest to the truth)"
+    if any(name.endswith("_nonfinite") for name in found[0]):
+        yield "lost: samples that are not finite; results are of the others, and not compared"
+    repeats = max(len(cell.evaluations) for cell in sweep.cells)
+    if repeats > 1:
+        yield f"mean of {repeats} seeds ± its standard error"
+    known = references(run, sweep)
+    if "w2_floor" in known:
+        floor = result_text(registry.quantity("w2_floor"), known["w2_floor"], known.get("w2_floor_stderr"))
+        yield f"sliced W2 of two true sets: {floor}"
+    if "true_density" in known:
+        yield f"log-density of the truth: {known['true_density']:.3f} nats"
+    if "flow_nfe" in known:
+        yield f"the flow that samples are compared with took {known['flow_nfe']:,.0f} evaluations"
+
+
+def _published(known: Sequence[PublishedSampler]) -> RenderableType:
+    columns = {
+        "model": [it.model for it in known],
+        "sampler": [it.sampler for it in known],
+        "NFE": ["-" if it.nfe is None else f"{it.nfe:,}" for it in known],
+        "FID": [f"{it.fid:.2f}" for it in known],
+        "source": [it.source for it in known],
+    }
+    title = "published, not measured here"
+    return table(columns, right=("NFE", "FID"), optional=["source"], names="model", title=title)
+
+
+def compared(lines: Sequence[Line], *, is_marked: bool = False) -> RenderableType:
+    """Results of runs, and of groups: a line for each cell, averaged over seeds.
+
+    Args:
+        is_marked: mark what differs from the first line, a run, by more than the errors.
+    """
+    keys = list(dict.fromkeys(key for line in lines for key in line.cell))
+    heads = {key: key.rpartition(".")[2] for key in keys}
+    if len(set(heads.values())) < len(keys):
+        heads = {key: key for key in keys}
+    quantities = quantities_of([column for line in lines for column in line.columns])
+    has_groups = any(len(line.columns) > 1 for line in lines)
+    columns: dict[str, Sequence[Cell]] = {
+        "group or run" if has_groups else "run": [line.name for line in lines],
+        **{head: [line.cell.get(key, "-") for line in lines] for key, head in heads.items()},
+        "step": [_step(line) for line in lines],
+        **({"runs": [str(len(line.columns)) for line in lines]} if has_groups else {}),
+        **{it.label: [_result(lines[0] if is_marked else line, line, it) for line in lines] for it in quantities},
+        "of": [Text(_of(line, quantities), "dim") for line in lines],
+        "how": [Text(_how(line, quantities), "dim") for line in lines],
+    }
+    first, *others = columns
+    right = [heading for heading in others if heading not in ("of", "how")]
+    return table(columns, right=right, optional=("how",), names=first, wraps="how")
+
+
+def _step(line: Line) -> str:
+    steps = line.columns[0].steps
+    return count(line.step) if steps in (None, line.step) else f"{count(line.step)} of {count(steps)}"
+
+
+def _result(first: Line, line: Line, quantity: Quantity) -> Text:
+    text = average_text(line, quantity)
+    one, other = (it.columns[0].results.get(quantity.key) for it in (first, line))
+    if first is line or one is None or other is None:
+        return Text(text)
+    mark = verdict(quantity, one, other)
+    return Text(f"{text} {mark}", _STYLE[mark]) if mark in _STYLE else Text(text)
+
+
+def average_text(line: Line, quantity: Quantity) -> str:
+    """A mean with its error, and of how many runs it is if not of all of the line; "-" if there is none."""
+    average, runs = line.average(quantity.key), len(line.columns)
+    if average is None:
+        return "-"
+    text = result_text(quantity, average.mean, average.spread if average.n > 1 else average.stderr)
+    return text if average.n == runs else f"{text} ({average.n} run{'' if average.n == 1 else 's'})"
+
+
+def _of(line: Line, quantities: Sequence[Quantity]) -> str:
+    questions = [average.one.question for it in quantities if (average := line.average(it.key)) is not None]
+    texts = [f"{question[name]:,} {name}" for question in questions for name in COUNTS if name in question]
+    return ", ".join(dict.fromkeys(texts)) or "-"
+
+
+def _how(line: Line, quantities: Sequence[Quantity]) -> str:
+    results = [average.one for it in quantities if (average := line.average(it.key)) is not None]
+    texts = [it.how + ("" if it.nfe is None else f", {it.nfe:.0f} NFE") for it in results]
+    return "; ".join(dict.fromkeys(texts)) or "-"

@@ -1,0 +1,295 @@
+"""Runs: a line each, the runs of a group, and everything about one."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.console import Group as Lines
+from rich.console import RenderableType
+from rich.text import Text
+
+from cld_core.evaluation.sweeps import Sweep
+from cld_core.run import RunFolder
+from cldctl.evals.table import rows as sweep_rows
+from cldctl.runs.phases import WAITING
+from cldctl.runs.state import ALIVE, STATES
+from cldctl.runs.status import RunStatus
+
+from .console import out
+from .evaluations import by_step, evaluations, remarks, sweep_table
+from .format import age, count, duration, number, short
+from .tables import (
+    MANY,
+    TUNING_HEADINGS,
+    Cell,
+    attempts,
+    counts_of,
+    facts,
+    present_in,
+    progress_bar,
+    result_of,
+    state_text,
+    table,
+    tuning_cells,
+)
+from .usage import usage_line
+
+# Of a run that keeps no copy of its code.
+LIVE_CODE = "the live checkout (--live-code)"
+# The results that the overview has room for, with their labels and decimals.
+_SHOWN = {"nll": ("NLL bound", 3), "bpd": ("bits/dim", 3), "fid": ("FID", 2)}
+_EVAL = "eval"
+# Lines of a screen that are no rows: headings of runs and of groups, the last line, and the cursor.
+_AROUND, _AROUND_RUNS = 10, 6
+# A run, or a group with its name and its runs.
+_Item = tuple[str | None, Sequence[RunStatus]]
+
+
+def overview(rows: Sequence[RunStatus]) -> RenderableType:
+    """Runs, a line each, with the newest result of each."""
+    heading = _heading(rows)
+    return _table(rows, {}, {heading: [newest_result(row.evals, is_labelled=heading == _EVAL) for row in rows]})
+
+
+def _table(
+    rows: Sequence[RunStatus], own: Mapping[str, Sequence[Cell]], results: Mapping[str, Sequence[Cell]]
+) -> RenderableType:
+    """Runs, a line each; with the age of a state whose cluster could not be asked.
+
+    Args:
+        own: what each run of a group has of its own.
+    """
+    bars = out.is_terminal and len(rows) <= MANY
+    columns: dict[str, Sequence[Cell]] = {
+        "run": [row.name for row in rows],
+        **own,
+        "state": [state_text(row.state) for row in rows],
+        **({"as of": [age(row.as_of) for row in rows]} if any(row.as_of is not None for row in rows) else {}),
+        "step": [f"{short(row.step)}/{short(row.steps)}" for row in rows],
+        **({"": [progress_bar(row) for row in rows]} if bars else {}),
+        "loss": [number(row.shown_loss) for row in rows],
+        "steps/s": [number(row.steps_per_s, 3) for row in rows],
+        "ETA": [duration(row.eta_s) for row in rows],
+        "saved": [short(row.checkpoint_step) for row in rows],
+        "attempts": [str(len(row.attempts)) for row in rows],
+        "last end": [row.attempts[-1]["cause"] or "-" if row.attempts else "-" for row in rows],
+        "job": [f"{row.cluster} {row.job_id}" if row.job_id else "-" for row in rows],
+        **results,
+        **({"tags": [" ".join(row.tags) for row in rows]} if any(row.tags for row in rows) else {}),
+    }
+    # What a group is compared by stays.
+    optional = ("tags", "", "job", "last end", "attempts", "saved", *([] if own else results), "steps/s", "loss", "ETA")
+    right = ("step", "loss", "steps/s", "ETA", "saved", "attempts", *own, *(results if own else ()))
+    return table(columns, right=right, optional=(*optional, "step") if own else optional, names="run")
+
+
+def _heading(rows: Sequence[RunStatus]) -> str:
+    """The heading over the newest results: what they are if all are of one kind, so that the cells need not say it."""
+    present = {name for row in rows for entry in row.evals for name in _SHOWN if entry[name] is not None}
+    return _SHOWN[present.pop()][0] if len(present) == 1 else _EVAL
+
+
+def newest_result(evals: Sequence[Mapping[str, Any]], *, is_labelled: bool = True) -> str:
+    """The newest result, or how many shards of it are done and why the others are not being computed."""
+    if not evals:
+        return "-"
+    known = [entry for entry in evals if any(entry[name] is not None for name in _SHOWN)]
+    # An evaluation that is stopped, or has other numbers, does not hide those of an earlier one.
+    last = evals[-1] if evals[-1]["state"] == "RUNNING" or not known else known[-1]
+    values = {label: f"{last[name]:.{digits}f}" for name, (label, digits) in _SHOWN.items() if last[name] is not None}
+    if values:
+        results = [f"{label} {value}" if is_labelled else value for label, value in values.items()]
+        of = counts_of(last, show=short)
+        return ", ".join(results) + (f" ({', '.join(of)})" if of else "")
+    what = "shards" if last["state"] == "RUNNING" else last.get("cause")
+    return f"{last['shards_done']}/{last['shards']} {what}" if what else "-"
+
+
+def overview_with_groups(
+    rows: Sequence[RunStatus], height: int | None = None, *, is_grouped: bool = True, is_sorted: bool = False
+) -> RenderableType:
+    """Runs, a line each, and below them groups of several runs, a line each.
+
+    Args:
+        height: lines that there are: runs and groups that are alive come first, and what does not fit is counted.
+        is_grouped: False to show the runs of groups among the others.
+        is_sorted: somebody asked for this order, so that it stays.
+    """
+    sizes = Counter(row.group for row in rows if row.group is not None and is_grouped)
+    items: list[_Item] = [(None, [row]) for row in rows if row.group is None or sizes[row.group] < 2]
+    items += [(name, [row for row in rows if row.group == name]) for name, size in sizes.items() if size > 1]
+    shown, note = _on_screen(items, height, is_sorted=is_sorted)
+    runs, groups = [it for name, (it, *_) in shown if name is None], {name: its for name, its in shown if name}
+    parts = [*([overview(runs)] if runs or not groups else []), *([_groups(groups)] if groups else [])]
+    return Lines(*parts, *note)
+
+
+def _on_screen(
+    items: Sequence[_Item], height: int | None, *, is_sorted: bool = False
+) -> tuple[Sequence[_Item], list[Text]]:
+    """What there are lines for, the most important at the top, and a line about the others if there are any."""
+    if height is None:
+        return items, []
+    room = max(height - (_AROUND if any(name for name, _ in items) else _AROUND_RUNS), 1)
+    if len(items) <= room:
+        return items, []
+    newest_first = [*reversed(items)]
+    ranked = sorted(newest_first, key=_importance)
+    shown = [item for item in items if any(item is it for it in ranked[:room])]
+    if not is_sorted:
+        shown.sort(key=lambda item: _importance(item) >= len(ALIVE))
+    return shown, [_left_out(ranked[room:])]
+
+
+def _importance(item: _Item) -> int:
+    """What trains comes first, then what waits, then all that is over."""
+    return min(ALIVE.index(row.state) if row.state in ALIVE else len(ALIVE) for row in item[1])
+
+
+def _left_out(hidden: Sequence[_Item]) -> Text:
+    """How many runs and groups are not shown, how many of the runs train, and how to see them."""
+    groups = sum(name is not None for name, _ in hidden)
+    training = sum(row.state == "RUNNING" for _, rows in hidden for row in rows)
+    what = f"{len(hidden) - groups:,}" + (f" and {groups:,} group{'s' if groups > 1 else ''}" if groups else "")
+    running = f" ({training:,} RUNNING)" if training else ""
+    return Text(f"… and {what} more{running}: --all, or --state, --since, --tag", style="dim")
+
+
+def _groups(members: Mapping[str, Sequence[RunStatus]]) -> RenderableType:
+    columns: dict[str, Sequence[Cell]] = {
+        "group": list(members),
+        "runs": [str(len(rows)) for rows in members.values()],
+        "states": [states(rows) for rows in members.values()],
+        "done": [f"{_share(rows):.0%}" for rows in members.values()],
+    }
+    return table(columns, right=("runs", "done"), names="group", wraps="states")
+
+
+def states(rows: Iterable[RunStatus]) -> str:
+    """How many runs are in which state: "1 RUNNING, 4 FINISHED"."""
+    numbers = Counter(row.state for row in rows)
+    return ", ".join(f"{numbers[state]} {state}" for state in STATES if state in numbers)
+
+
+def _share(rows: Sequence[RunStatus]) -> float:
+    steps = sum(row.steps or 0 for row in rows)
+    return sum(min(row.step, row.steps or 0) for row in rows) / steps if steps else 0.0
+
+
+def details_with_groups(rows: Sequence[RunStatus], groups: Sequence[str], height: int | None = None) -> RenderableType:
+    """These groups as tables, and everything about each of the other runs.
+
+    Args:
+        height: lines that there are: several things are shown as an overview does.
+    """
+    others = [row for row in rows if row.group not in groups]
+    if height is not None and len(groups) + len(others) > 1:
+        return overview_with_groups(rows, height)
+    tables = [group_details(name, [row for row in rows if row.group == name], height) for name in groups]
+    return Lines(*tables, *map(details, others))
+
+
+def group_details(name: str, members: Sequence[RunStatus], height: int | None = None) -> RenderableType:
+    """The runs of a group by what each has of its own: state, step, loss and newest results.
+
+    Args:
+        height: lines that there are: what does not fit is counted.
+    """
+    shown, note = _on_screen([(None, [row]) for row in members], height and height - 1)
+    rows = [row for _, (row, *_) in shown]
+    own = {head: [row.sweep.get(key, "-") for row in rows] for key, head in _heads(members).items()}
+    quantities = present_in([entry for row in rows for entry in row.evals])
+    results = {it.label: [_newest(row.evals, it) for row in rows] for it in quantities}
+    title = Text.assemble("group ", (name, "bold"), f"  {states(members)}")
+    reasons = [] if height is not None else [Text(f"{row.name}: {row.reason}", "yellow") for row in rows if row.reason]
+    return Lines(title, _table(rows, own, results), *reasons, *note)
+
+
+def _heads(rows: Sequence[RunStatus]) -> dict[str, str]:
+    """The axes of a group with their headings: the last part of a key, or the key if others end alike."""
+    keys = list(dict.fromkeys(key for row in rows for key in row.sweep))
+    shorts = [key.rpartition(".")[2] for key in keys]
+    taken = ("run", "state", "step", "loss", "steps/s", "ETA", "saved", "attempts", "job", "tags")
+    return {
+        key: short if shorts.count(short) == 1 and short not in taken else key
+        for key, short in zip(keys, shorts, strict=True)
+    }
+
+
+def _newest(evals: Sequence[Mapping[str, Any]], quantity: Any) -> str:
+    known = [entry for entry in evals if quantity.key in entry["results"]]
+    return result_of(known[-1], quantity, with_count=True) if known else "-"
+
+
+def details(row: RunStatus) -> RenderableType:
+    """Everything about a run: facts, attempts, evaluations, sweeps, tunings."""
+    parts: list[RenderableType] = [facts(_facts(row))]
+    if row.attempts:
+        parts += [Text(), attempts(row.attempts, reason=row.reason, title="attempts")]
+    swept = {name for entry in row.sweeps for name in entry["evaluations"]}
+    alone = [entry for entry in row.evals if entry["id"] not in swept]
+    if alone:
+        parts += [Text(), evaluations(alone), *remarks(alone)]
+    for drawn in by_step(alone):
+        parts += [Text(), drawn]
+    parts += _sweeps(row)
+    if row.tunings:
+        parts += [Text(), _tunings(row.tunings)]
+        parts += [Text(f"{it['id']}: {it['reason']}", "yellow") for it in row.tunings if it["reason"]]
+    return Lines(*parts, Text())
+
+
+def _facts(row: RunStatus) -> Iterator[tuple[str, Cell]]:
+    yield "run", Text(row.name, style="bold")
+    when = f" as of {age(row.as_of)}" if row.as_of is not None else ""
+    # The reason of a run that waits says that it waits.
+    phase = None if row.phase == WAITING and row.reason else row.phase
+    yield "state", Text.assemble(state_text(row.state), when, *(f"  {text}" for text in (phase, row.reason) if text))
+    share = f"  ({100 * row.step / row.steps:.1f}%)" if row.steps else ""
+    yield "step", f"{count(row.step)} of {count(row.steps)}{share}"
+    if out.is_terminal:
+        yield "", progress_bar(row)
+    if row.smoothed_loss is None:
+        yield "last loss", number(row.loss, 5)
+    else:
+        yield "loss", f"{number(row.smoothed_loss, 5)} (smoothed), last {number(row.loss, 5)}"
+    if row.steps_per_s is not None:
+        yield "rate", f"{number(row.steps_per_s, 3)} steps/s, ETA {duration(row.eta_s)}"
+    yield "checkpoint", "none" if row.checkpoint_step is None else f"step {count(row.checkpoint_step)}"
+    yield "updated", age(row.updated)
+    if row.usage is not None:
+        yield "usage", usage_line(row.usage)
+    if row.tags:
+        yield "tags", " ".join(row.tags)
+    if row.note is not None:
+        yield "note", row.note
+    if row.job_id is not None:
+        yield "job", f"{row.cluster} {row.job_id}" + (f" on {row.host}" if row.host else "")
+    if row.code == "live":
+        yield "code", LIVE_CODE
+    yield "folder", row.path
+    yield from (("changed", Text(change, style="yellow")) for change in row.changes)
+    yield from (("problem", Text(problem, style="yellow")) for problem in row.problems)
+
+
+def _sweeps(row: RunStatus) -> Iterator[RenderableType]:
+    evals = {entry["id"]: entry for entry in row.evals}
+    run = RunFolder(row.path)
+    for entry in row.sweeps:
+        sweep = Sweep.load(run.evals / entry["id"])
+        if sweep is not None:
+            title = f"{entry['id']}: {entry['done']} of {len(entry['evaluations'])} evaluations complete"
+            yield from (Text(), Text(title, style="bold"), sweep_table(sweep, sweep_rows(run, sweep), evals))
+            yield from remarks([evals[name] for name in sweep.evaluations if name in evals])
+
+
+def _tunings(entries: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """How far tunings are, and how near to the network's flow what they found comes."""
+    cells = zip(*map(tuning_cells, entries), strict=True)
+    columns: dict[str, Sequence[Cell]] = {
+        "tuning": [entry["id"] for entry in entries],
+        **dict(zip(TUNING_HEADINGS, cells, strict=True)),
+        "state": [state_text(entry["state"]) for entry in entries],
+    }
+    right = [heading for heading in TUNING_HEADINGS if heading not in ("state", "kept")]
+    return table(columns, right=right, optional=("step", "kept"), title="tunings")
