@@ -9,7 +9,7 @@ from cld_core.errors import NotFoundError, UsageError
 from cldctl.show.console import err, out
 from cldctl.show.progress import Working
 
-from . import completing
+from . import completion
 from .options import RunsDir, check_output, find_run, group_named, runs_dir
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def report(
         typer.Argument(
             metavar="RUN | GROUP",
             help="A run's name or folder, or a group for an index over its runs; default: the newest run.",
-            autocompletion=completing.runs,
+            autocompletion=completion.runs,
         ),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Write an index over all runs instead.")] = False,

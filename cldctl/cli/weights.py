@@ -1,15 +1,13 @@
-"""`cldctl export`: averaged weights and recipe in one file, and a model card beside them."""
+"""`cldctl import` and `export`: weights come in from published checkpoints, and go out as safetensors."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cld_core.recipe.ema import EmaSpec
-from cldctl.show.console import err, out
-from cldctl.show.progress import Working
+from cld_core.errors import UsageError
 
-from .options import AllowPlugin, Checkpoint, Run, RunsDir, check_output, find_run, runs_dir
+from . import completion, options
 
 if TYPE_CHECKING:
     from cld_core.model import Model
@@ -17,8 +15,48 @@ if TYPE_CHECKING:
     from cldctl.page.card_files import CardFiles
 
 
+def import_checkpoint(
+    file: Annotated[Path, typer.Argument(help="A checkpoint of the published code, such as checkpoint_800000.pth.")],
+    recipe: Annotated[
+        str, typer.Option("--recipe", help="The recipe that it was trained with.", autocompletion=completion.recipes)
+    ],
+    overrides: options.Overrides = None,
+    name: options.NewName = None,
+    directory: options.RunsDir = None,
+) -> None:
+    """Make a run of a published checkpoint: weights, their average, the optimiser's state and the step.
+
+    It reads checkpoints of the CLD code, and those that PyTorch Lightning wrote for the PSLD code. The run can be
+    sampled, evaluated and resumed. Nothing is written if a tensor does not fit the recipe.
+
+    Example: cldctl import checkpoint_800000.pth --recipe cifar10 --name published
+    """
+    from cld_core.run.identity import identity
+    from cldctl.runs.options import require_plugin, resolve
+    from cldctl.show.console import err, out, strong
+    from cldctl.show.progress import Working
+
+    wanted = resolve(recipe, options.runs_dir(directory), name=name, given=overrides or ())
+    resolved, new = wanted.recipe, wanted.path.name
+    with err.status("checking the recipe"):
+        require_plugin(resolved, wanted.file, wanted.given, say=lambda text: err.print(text, style="yellow"))
+    with Working(f"reading {file.name}") as working:
+        from cld_core.importing import import_published
+
+        about = identity(resolved.name, wanted.file)
+        made = import_published(file, resolved, wanted.path, about, lambda: working.phase(f"writing the run {new}"))
+    run = made.folder
+    done = f" in {run.path}: step {made.step}, {made.parameters:,} parameters"
+    err.print(strong("run ", run.name, done))
+    if resolved.optim.name != "adam":
+        text = f"published checkpoints were trained with adam; resuming uses their state for {resolved.optim.name}"
+        err.print(text, style="yellow")
+    err.print(f"next:\n  cldctl sample {run.name}\n  cldctl eval {run.name} --elbo")
+    out.print(run.name, markup=False)
+
+
 def export(
-    run: Run = None,
+    run: options.Run = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE.safetensors", help="Where to write.")
     ] = None,
@@ -36,13 +74,13 @@ def export(
             "--license", metavar="ID", help="The licence of the weights, for the card: cc-by-4.0, mit, ..., or other."
         ),
     ] = None,
-    checkpoint: Checkpoint = "last",
+    checkpoint: options.Checkpoint = "last",
     ema_length: Annotated[
         float | None,
         typer.Option(metavar="LENGTH", help="The average of this relative length, made of those of train.ema_lengths."),
     ] = None,
-    allow_plugin: AllowPlugin = False,
-    directory: RunsDir = None,
+    allow_plugin: options.AllowPlugin = False,
+    directory: options.RunsDir = None,
 ) -> None:
     """Write the averaged weights and the recipe of a checkpoint as safetensors, for `cld_core.load(FILE)`.
 
@@ -50,17 +88,17 @@ def export(
 
     Example: cldctl export cifar10-0102-101112-ab12 --card cifar10/ --license cc-by-4.0
     """
-    from cld_core.errors import UsageError
-    from cldctl.page import licences
+    from cld_core.recipe.ema import EmaSpec
+    from cldctl.page import card_files, licences
+    from cldctl.show.console import err, out
+    from cldctl.show.progress import Working
 
     licence = None if license_ is None else licences.identifier(license_)
-    folder = find_run(run, runs_dir(directory))
+    folder = options.find_run(run, options.runs_dir(directory))
     target = output or Path(f"{folder.name}.safetensors")
-    check_output(target, (".safetensors",), "weights are")
+    options.check_output(target, (".safetensors",), "weights are")
     files = None
     if card is not None:
-        from cldctl.page import card_files
-
         files = card_files.places(card, output, target)
         target = files.weights
     elif licence is not None:
@@ -87,6 +125,7 @@ def _write_card(folder: "RunFolder", model: "Model", files: "CardFiles", license
     from cldctl.page.model_card import Subject, card
     from cldctl.runs import survey
     from cldctl.runs.status import status_of
+    from cldctl.show.console import err
 
     def drawing() -> None:
         err.print(f"drawing samples of step {model.step}, of which the run has no picture")
