@@ -8,7 +8,6 @@ import typer
 from rich.text import Text
 
 from cld_core.errors import CldError
-from cld_core.run import find_runs
 from cldctl.show.console import err, out
 from cldctl.show.progress import Working
 
@@ -41,6 +40,7 @@ def doctor(
 
     Example: cldctl doctor --partition gpu
     """
+    from cld_core.run import find_runs
     from cldctl import card, clusters, machine
     from cldctl.clusters.records import DoctorOptions
     from cldctl.jobs.specs import measured_saves

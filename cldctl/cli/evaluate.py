@@ -1,15 +1,13 @@
 """`cldctl eval` and `compare`: evaluate checkpoints in shards, sweep over settings, see results side by side."""
 
 import inspect
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cld_core.errors import CldError, NotFoundError, UsageError
+from cld_core.errors import CldError, UsageError
 
 from . import completion, options
 
@@ -85,6 +83,8 @@ def evaluate(
     from cld_core.shards.request import require_few
     from cldctl.runs.evaluate import EvalOptions
     from cldctl.runs.options import refuse_twice
+    from cldctl.show.evaluations import say_where
+    from cldctl.show.follow import follow_evaluations
 
     if compare:
         given = {"samples": samples, "shards": shards, "sweep": sweep, "max-parallel": max_parallel}
@@ -127,8 +127,6 @@ def evaluate(
     if not (follow or where.blocks) and (outcome.running or outcome.started):
         say_where(run, made, outcome)
         return
-    from cldctl.show.follow import follow_evaluations
-
     raise typer.Exit(follow_evaluations(run, tuple(request.id for request in made.requests), made.sweep))
 
 
@@ -160,43 +158,12 @@ def start(
 ) -> "Outcome":
     """Start the missing evaluations of a plan, and say so."""
     from cldctl.runs import evaluate, home
+    from cldctl.show.evaluations import say_outcome
 
     with home.only_one(run.path, where):
         outcome = evaluate.start(run, made, where, size, parallel)
-    _say_outcome(run, made, outcome, where)
+    say_outcome(run, made, outcome, where)
     return outcome
-
-
-def _say_outcome(run: "RunFolder", made: "EvaluationPlan", outcome: "Outcome", where: "Cluster") -> None:
-    """Say which evaluations of a plan are complete, which are being computed, and by which job."""
-    from cldctl.show.console import err, strong
-
-    many, sweep = len(made.requests) > 1, made.sweep
-    if many:
-        groups = {"already complete": outcome.complete, "being computed": outcome.running, "started": outcome.started}
-        counts = ", ".join(f"{len(names)} {words}" for words, names in groups.items() if names)
-        err.print(strong(f"{len(made.requests)} evaluations of ", run.name, f": {counts}"))
-    else:
-        for names, words in ((outcome.complete, "complete"), (outcome.running, "being computed")):
-            for name in names:
-                err.print(f"{name} is already {words}")
-    if outcome.job is not None:
-        one = sweep.id if sweep is not None else outcome.started[0]
-        what = ("evaluations",) if many and sweep is None else ("evaluation ", one)
-        err.print(strong(*what), f"of {run.name}, job {outcome.job.job_id} ({where.name})")
-    for text in outcome.said:
-        err.print(text, markup=False)
-
-
-def say_where(run: "RunFolder", made: "EvaluationPlan", outcome: "Outcome") -> None:
-    """Print the names of evaluations that are not waited for, and what to type next."""
-    from cldctl.hints import command
-    from cldctl.show.console import err, out
-
-    names = [request.id for request in made.requests]
-    out.print(made.sweep.id if made.sweep is not None else "\n".join(names), markup=False)
-    log = command(f"logs {run.name} --eval {(outcome.started or outcome.running)[0]} -f", run)
-    err.print(f"next:\n  {command(f'status {run.name}', run)}\n  {log}", markup=False)
 
 
 def _evaluate_group(group: "Group", asked: "EvalOptions", follow: bool) -> None:
@@ -206,6 +173,7 @@ def _evaluate_group(group: "Group", asked: "EvalOptions", follow: bool) -> None:
     from cldctl.runs import arrays, evaluate, home
     from cldctl.runs.requests import is_finished
     from cldctl.show.console import err, out
+    from cldctl.show.evaluations import say_outcome
     from cldctl.show.follow_group import follow_group_evaluations
 
     runs = group.runs()
@@ -230,7 +198,7 @@ def _evaluate_group(group: "Group", asked: "EvalOptions", follow: bool) -> None:
         with arrays.locked([run for run, _ in mine], where):
             outcomes = evaluate.start_group(group, mine, where, size, asked.parallel)
         for (run, made), outcome in zip(mine, outcomes, strict=True):
-            _say_outcome(run, made, outcome, where)
+            say_outcome(run, made, outcome, where)
     works = [Evaluation(run.evals / request.id) for run, made, _, _ in plans for request in made.requests]
     compared = command_of_group(f"compare {group.name}", group)
     if works and (follow or plans[0][2].blocks):
@@ -260,60 +228,21 @@ def compare(
 
     Example: cldctl compare toy-0102-101112-ab12 toy-0102-101530-cd34
     """
-    from cldctl.evals import compare
-    from cldctl.show.compared import compared
-    from cldctl.show.console import err, out
+    from cldctl.show.comparison import compare_groups, compare_runs
 
     if checkpoint == "all":
         raise UsageError("one checkpoint of each run can be compared: --checkpoint last or STEP.")
     root = options.runs_dir(directory)
     groups = {name: group for name in dict.fromkeys(names) if (group := options.group_named(name, root)) is not None}
     if groups:
-        _compare_groups(names, groups, checkpoint, as_json, root)
+        chosen = [groups.get(name) or options.find_run(name, root) for name in dict.fromkeys(names)]
+        compare_groups(chosen, checkpoint, as_json)
         return
     runs = [options.find_run(name, root) for name in names]
     if len(runs) < 2:
         raise UsageError(f"{runs[0].name} is one run: compare takes a group, or two or more runs.")
-    columns = [compare.column(run, checkpoint) for run in runs]
-    if as_json:
-        typer.echo(json.dumps(compare.to_json(columns), indent=1))
-        return
-    out.print(compared(columns))
-    for warning in compare.warnings(columns):
-        err.print(warning, markup=False)
-    if (rule := compare.rule(columns)) is not None:
-        err.print(rule, markup=False)
+    compare_runs(runs, checkpoint, as_json)
 
 
 # `evaluate` has an option of this name.
 _compare = compare
-
-
-def _compare_groups(
-    names: Sequence[str], groups: "dict[str, Group]", checkpoint: str, as_json: bool, root: Path
-) -> None:
-    from cldctl.evals import averages, compare
-    from cldctl.show.averaged import averaged
-    from cldctl.show.console import err, out
-
-    of_step = "" if checkpoint == "last" else f" of step {checkpoint}"
-    lines: list[averages.Line] = []
-    missing: list[str] = []
-    for name in dict.fromkeys(names):
-        if name in groups:
-            found, without = averages.of_group(groups[name], checkpoint)
-            lines += found
-            missing += without
-        else:
-            column = compare.column(options.find_run(name, root), checkpoint)
-            lines.append(averages.Line(column.run, {}, (column,)))
-    if not lines:
-        fix = f"Make some: `cldctl eval {next(iter(groups))} --elbo`."
-        raise NotFoundError(f"no run of {', '.join(groups)} has a finished evaluation{of_step}. {fix}")
-    if as_json:
-        typer.echo(json.dumps(averages.to_json(lines, missing), indent=1))
-        return
-    out.print(averaged(lines))
-    for text in (*(f"{name} has no finished evaluation{of_step}" for name in missing), *averages.warnings(lines)):
-        err.print(text, markup=False)
-    err.print(averages.RULE, markup=False)

@@ -1,22 +1,13 @@
 """`cldctl tune` and `bench samplers`: fit a sampler to the network of a run, and compare samplers of a checkpoint."""
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from cld_core.errors import UsageError
 
 from . import completion, options
-
-if TYPE_CHECKING:
-    from cld_core.recipe import Recipe
-    from cld_core.run import RunFolder
-    from cld_core.tuned.request import TuneRequest
-    from cld_core.tuned.work import Tuning
-    from cldctl.evals.samplers import Comparison
 
 
 def tune(
@@ -57,6 +48,7 @@ def tune(
     from cldctl.runs.tune import checkpoint_of, start
     from cldctl.show.console import err, strong
     from cldctl.show.follow import follow_works_of
+    from cldctl.show.tunings import say_cost, show_tunings
 
     from .evaluate import remark
 
@@ -69,7 +61,7 @@ def tune(
     requests = [TuneRequest.of(recipe, step, one, points=points, budget_min=budget_min, seed=seed) for one in numbers]
     works = [Tuning(run.tuned / request.id) for request in requests]
     done = {work.name for work in works if (work.folder / "request.json").exists() and work.is_done}
-    _say_cost(recipe, [request for request in requests if request.id not in done])
+    say_cost(recipe, [request for request in requests if request.id not in done])
     with home.only_one(run.path, where):
         made = start(run, requests, where, recipe.cluster, say=lambda text: err.print(text, markup=False))
     for found, state in ((made.complete, "complete"), (made.running, "being computed")):
@@ -82,7 +74,7 @@ def tune(
     stay = follow or where.blocks
     if stay and (made.started or made.running) and (code := follow_works_of(run, works, f"tuning of {run.name}")):
         raise typer.Exit(code)
-    raise typer.Exit(_show_tunings(run, works, as_json, stay))
+    raise typer.Exit(show_tunings(run, works, as_json, stay))
 
 
 def _numbers(text: str, example: str) -> tuple[int, ...]:
@@ -119,75 +111,6 @@ def _minutes(text: str) -> float | None:
     except ValueError:
         fix = "Write a number of them, or none to set no limit"
         raise UsageError(f"--budget {one_line(text)}: that is not a number of minutes. {fix}.") from None
-
-
-def _say_cost(recipe: "Recipe", todo: "Sequence[TuneRequest]") -> None:
-    """Say how many evaluations of the network are to come, if any are."""
-    from cldctl.show.console import err
-    from cldctl.show.progress import Working
-
-    if not todo:
-        return
-    with Working("counting evaluations"):
-        from cld_core import sde
-        from cld_core.tuned import cost
-
-        diffusion = sde.build(recipe.sde)
-        most = sum(cost.most(request, diffusion, recipe.network.images) for request in todo)
-    first = todo[0]
-    minutes = first.budget_min
-    limit = "no limit of time" if minutes is None else f"at most {minutes:g} minutes for the fit of each N"
-    solved = f"the flow of {2 * first.points:,} draws, then at most {most:,} evaluations of the network"
-    err.print(f"step {first.checkpoint_step}: {solved} for each of {first.points:,}; {limit}")
-
-
-def _show_tunings(run: "RunFolder", works: "Sequence[Tuning]", as_json: bool, waited: bool) -> int:
-    """Print the results that exist; returns the exit code."""
-    from cldctl.hints import command
-    from cldctl.show.console import err, out
-
-    entries = [_entry(work) for work in works]
-    missing = [entry["id"] for entry in entries if "kept" not in entry]
-    sizes = [entry["nfe"] for entry in entries if "kept" in entry]
-    if as_json:
-        typer.echo(json.dumps({"run": run.name, "tunings": entries}, indent=1))
-    elif sizes:
-        _tunings_table(entries)
-    else:
-        out.print("\n".join(missing), markup=False)
-    if missing and waited:
-        for name in missing:
-            err.failure(f"{name} is not complete; see {run.tuned / name / 'logs'}, and run the same command again")
-        return 1
-    if missing:
-        err.print(f"logs: {run.tuned / missing[0] / 'logs'}; run it again with --follow to watch", markup=False)
-    else:
-        err.print(f"next:\n  {command(f'sample {run.name} --method tuned --nfe {sizes[-1]}', run)}", markup=False)
-    return 0
-
-
-def _entry(work: "Tuning") -> dict[str, Any]:
-    solution = work.solution
-    entry: dict[str, Any] = {"id": work.name, "nfe": work.request.nfe, "step": work.request.checkpoint_step}
-    if solution is None:
-        return entry
-    found = {"kept": solution.kept, "rms": dict(solution.rms), "digest": solution.digest}
-    return {**entry, **found, "file": str(work.folder / "solution.json"), "about": dict(solution.about)}
-
-
-def _tunings_table(entries: Sequence[dict[str, Any]]) -> None:
-    from cldctl.show.console import err, out
-    from cldctl.show.fitting import plain_table
-
-    table = plain_table()
-    for heading in ("NFE", "step", "kept", "untuned", "grid", "coefficients", "seconds"):
-        table.add_column(heading, no_wrap=True)
-    for entry in (entry for entry in entries if "kept" in entry):
-        rms = [f"{entry['rms'].get(stage, float('nan')):.4g}" for stage in ("untuned", "grid", "coefficients")]
-        seconds = f"{entry['about'].get('seconds', 0.0):.0f}"
-        table.add_row(str(entry["nfe"]), str(entry["step"]), entry["kept"], *rms, seconds)
-    out.print(table)
-    err.print("rms distance from the network's own flow on held-out noise, per coordinate")
 
 
 def samplers(
@@ -251,8 +174,10 @@ def samplers(
     from cldctl.evals import samplers as evals
     from cldctl.runs.evaluate import division, place, steps_of
     from cldctl.runs.options import refuse_twice
+    from cldctl.show.bench import list_samplers, show_comparison
+    from cldctl.show.evaluations import say_where
 
-    from .evaluate import looking, remark, say_where, start
+    from .evaluate import looking, remark, start
 
     options.check_output(csv, (".csv",), "numbers are", "--csv")
     options.check_output(plot, (".png",), "pictures are", "--plot")
@@ -282,7 +207,7 @@ def samplers(
     ):
         remark(text)
     if dry_run:
-        _list(run, made)
+        list_samplers(run, made)
         return
     require_may_change(run.path, "Nothing was evaluated")
     outcome = start(run, made.plan, where, size, max_parallel)
@@ -290,60 +215,4 @@ def samplers(
     if not stays and not as_json:
         say_where(run, made.plan, outcome)
         return
-    raise typer.Exit(_show_comparison(run, made, as_json, csv, plot, wait=stays))
-
-
-def _list(run: "RunFolder", made: "Comparison") -> None:
-    """What would be computed."""
-    from cldctl.show.console import out
-    from cldctl.show.fitting import fitted
-
-    names = made.sweep.axes[0].values
-    columns = {"sampler": names, "settings": [made.asked.settings[name] for name in names]}
-    out.print(fitted(columns, [], (), wraps="settings"))
-    nfe = ", ".join(map(str, made.asked.nfe))
-    text = f"{', '.join(made.asked.metrics)} at {nfe} evaluations; {made.asked.seeds} seeds"
-    out.print(f"{run.name}, step {made.requests[0].checkpoint_step}: {text}", markup=False)
-    out.print(f"{len(made.requests)} evaluations, of which nothing was started", markup=False)
-
-
-def _show_comparison(
-    run: "RunFolder", made: "Comparison", as_json: bool, csv: Path | None, plot: Path | None, *, wait: bool
-) -> int:
-    """Show the results, if ``wait`` after waiting for them, and write the files; returns the exit code."""
-    from cld_core.evaluation.evaluation import Evaluation
-    from cld_core.run.atomic import write_text
-    from cldctl.evals import compared_samplers, table
-    from cldctl.evals.plot import plot as draw
-    from cldctl.hints import command
-    from cldctl.show.console import err, out
-    from cldctl.show.follow import follow_works_of, say_files, statuses_of
-    from cldctl.show.samplers import compared
-
-    works = [Evaluation(run.evals / request.id) for request in made.requests]
-    watch = wait and not all(work.is_done for work in works)
-    if watch and (code := follow_works_of(run, works, made.sweep.id)):
-        return code
-    statuses = statuses_of(works)
-    missing = [entry["id"] for entry in statuses if entry["state"] != "FINISHED"]
-    if as_json:
-        found = compared_samplers.to_json(run, made.sweep, made.asked.settings)
-        typer.echo(json.dumps({**found, "left_out": made.left_out, "noisy": made.noisy}, indent=1))
-    else:
-        out.print(compared(run, made.sweep, statuses))
-        if made.noisy:
-            out.print(f"-  draws noise, and so has no distance from the flow: {', '.join(made.noisy)}", markup=False)
-    if missing:
-        see = command(f"status {run.name}", run)
-        err.failure(f"{len(missing)} of {len(statuses)} evaluations are not complete; see `{see}`")
-        return 1 if wait else 0
-    if not as_json:
-        say_files(run, made.sweep)
-    if csv is not None:
-        write_text(csv, compared_samplers.to_table(run, made.sweep))
-    if plot is not None:
-        rows = table.rows(run, made.sweep)
-        draw(plot, made.sweep, rows, table.keys_of(rows), run.name)
-    for file in filter(None, (csv, plot)):
-        err.print(str(file), markup=False, no_wrap=True)
-    return 0
+    raise typer.Exit(show_comparison(run, made, as_json, csv, plot, wait=stays))

@@ -4,7 +4,6 @@ import time
 from dataclasses import dataclass
 
 from rich.console import RenderableType
-from rich.live import Live
 
 from cld_core.run import RunFolder
 from cldctl.runs import selection, survey
@@ -78,6 +77,8 @@ class Found:
 
 def watch(query: Query) -> None:
     """Show runs on a terminal, again every second, until it is interrupted."""
+    # Most commands show nothing that moves.
+    from rich.live import Live
 
     with Live(query.view(query.rows().rows, fits=True), console=out, auto_refresh=False) as live:
         while True:
