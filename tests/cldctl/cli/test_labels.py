@@ -1,7 +1,6 @@
 """`cldctl sample` of class-conditional models, and what it refuses."""
 
 import json
-import math
 import shutil
 
 import numpy as np
@@ -58,26 +57,6 @@ def test_a_sweep_over_guidance_holds_each_class_against_its_law(runs, tmp_path):
     assert shown == {section["w2"] for section in sections.values()}
     invoke("report", "modes", "-o", str(tmp_path / "page.html"), runs=tmp_path)
     assert "Results by sampling.guidance" in (tmp_path / "page.html").read_text()
-
-
-def test_a_picture_is_named_after_its_label_and_guidance(runs):
-    done = invoke("sample", "modes", "--label", "3", "--guidance", "1.5", *FAST, runs=runs)
-    assert done.stdout.strip().endswith("step_00000020_exponential_nfe5_n18_label3_guidance-1.5.png")
-    other = invoke("sample", "modes", "sampling.guidance_to=0.5", "--guidance", "1.5", *FAST, runs=runs)
-    assert other.stdout.strip().endswith("n18_guidance-1.5_guidance_to-0.5.png")
-    assert "report.html" in invoke("report", "modes", runs=runs).stdout
-
-
-def test_given_an_observation_the_truth_is_that_of_the_class(runs):
-    class_of, all_of = ({"--label": "3"}, {})
-    asked = ("sample", "modes", "--observe", "x=0.3", *FAST)
-    said = {}
-    for name, options in (("class", class_of), ("all", all_of)):
-        words = [word for pair in options.items() for word in pair]
-        said[name] = invoke(*asked, *words, runs=runs).stderr.rpartition("of true samples ")[2].strip()
-    # Mode 3 is one normal of standard deviation 0.04 on the line: its mean log-density is known.
-    assert float(said["class"]) == pytest.approx(-math.log(0.04 * math.sqrt(2 * math.pi * math.e)), abs=1e-3)
-    assert float(said["all"]) < float(said["class"]) - 0.1
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,9 @@ from cld_core.recipe import load
 from cld_core.run import Lease, RunFolder
 from cld_core.run.events import Imported, JobRef, Submitted
 from cldctl.runs import pruning, removal
-from cldctl.runs.status import RunStatus
-from cldctl.show import fitting, tables
-from cldctl.show.format import size
-from cldctl.show.screens import most_that_fit
 from tests.support.made_up import CONTENT, TOY, damage, report
 from tests.support.old_runs import over
-from tests.support.other_users import SHARED_GROUP, as_user, needs_root, open_folder
-from tests.support.screen import screen
+from tests.support.other_users import as_user, needs_root, open_folder
 from tests.support.tools import DEBUG, invoke
 
 __all__ = ["open_folder"]
@@ -97,20 +92,6 @@ def test_a_new_run_with_a_wrong_tag_is_not_made(root):
     for words in (["--tag", "a b"], ["--note", "a\tb"]):
         invoke("submit", "toy", "--name", "new", *words, *DEBUG, runs=root, code=2)
     assert not (root / "new").exists()
-
-
-@needs_root
-def test_a_colleague_may_note_a_shared_run(open_folder, scripted):
-    root = filled(open_folder / "runs")
-    note = lambda: invoke("note", "toy-1", "theirs", runs=root, code=None).returncode  # noqa: E731
-    assert as_user(note, gid=SHARED_GROUP) == 1
-    run = RunFolder(root / "toy-1")
-    os.chown(run.path, 0, SHARED_GROUP)
-    os.chown(run.ledger.path, 0, SHARED_GROUP)
-    run.path.chmod(0o2775)
-    run.ledger.path.chmod(0o664)
-    assert as_user(note, gid=SHARED_GROUP) == 0
-    assert run.ledger.history().note == "theirs"
 
 
 def test_the_beginning_of_a_name_is_enough_if_it_is_of_one_run(root):
@@ -265,34 +246,3 @@ def test_prune_keeps_milestones_and_what_was_imported(root):
         **dict.fromkeys((10, 20), "a milestone of the recipe"),
         30: "the last",
     }
-
-
-def test_many_rows_look_like_few(monkeypatch):
-    rows = [RunStatus(name=f"run-{n}", path="", state="FINISHED", step=n, loss=n / 3) for n in range(5)]
-
-    def drawn(terminal: bool) -> list[str]:
-        return screen(monkeypatch, 160, terminal=terminal)(tables.overview(rows))
-
-    few = drawn(False)
-    monkeypatch.setattr(fitting, "MANY", 2)
-    monkeypatch.setattr(tables, "MANY", 2)
-    assert drawn(False) == few
-    assert "run-4" in "\n".join(drawn(True))
-
-
-def test_a_terminal_shows_what_fits(monkeypatch):
-    rows = [RunStatus(name=f"run-{n}", path="", state="FINISHED") for n in range(5000)]
-    lines = screen(monkeypatch, 160, 20)(most_that_fit(rows, 20))
-    assert "run-4999" in lines[-2]
-    assert len(lines) < 20
-    assert "more: --all, or --state, --since, --tag" in lines[-1]
-
-
-def test_sizes():
-    assert [size(it) for it in (0, 999, 1000, 12_500_000, 1_710_000_000)] == [
-        "0 B",
-        "999 B",
-        "1 kB",
-        "12.5 MB",
-        "1.71 GB",
-    ]

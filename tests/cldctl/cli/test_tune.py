@@ -80,20 +80,6 @@ def test_samples_of_a_tuned_sampler(tuned):
     assert path.t.tolist()[-1] == 0.0
 
 
-def test_a_missing_solution_names_the_command(tuned):
-    text = r"no tuned sampler of 9 evaluations .*there are: 2, 3.* `cldctl tune done --nfe 9`"
-    with pytest.raises(UsageError, match=text):
-        cld_core.load(tuned / "done").sample(3, method="tuned", nfe=9)
-    for command in (("sample", "-n", "9"), ("eval", "--elbo", *DEBUG)):
-        shown = invoke(command[0], "done", *command[1:], "sampling.method=tuned", "sampling.nfe=9", runs=tuned, code=2)
-        assert "`cldctl tune done --nfe 9`" in shown.stderr
-
-
-def test_keys_that_a_solution_does_not_have(tuned):
-    with pytest.raises(UsageError, match=r"sampling.eps=0.001, not 0.01"):
-        cld_core.load(tuned / "done").sample(3, method="tuned", nfe=3, eps=0.01)
-
-
 def test_training_cannot_begin_with_it(tuned):
     shown = invoke("submit", "toy_diamond", "sampling.method=tuned", *DEBUG, runs=tuned, code=2)
     assert "sampling.method=tuned needs a trained network" in shown.stderr

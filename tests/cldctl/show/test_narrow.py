@@ -14,8 +14,7 @@ from rich.text import Text
 from cld_core.evaluation.evaluation import evaluations_of
 from cld_core.evaluation.request import EvalRequest
 from cld_core.run.groups import Group
-from cldctl.cli import board, doctor
-from cldctl.cli import why as why_command
+from cldctl.cli import doctor, look
 from cldctl.clusters.records import Check
 from cldctl.runs import board as policy
 from cldctl.runs.usage import Usage
@@ -182,7 +181,7 @@ def test_what_why_says_to_type_next_stays_whole(tmp_path, monkeypatch, capsys):
     screen(monkeypatch, 60)
     monkeypatch.setenv("CLDCTL_RUNS", str(tmp_path / "elsewhere"))
     runs = tmp_path / "a-folder-of-somebody" / "with-runs"
-    why_command.why(run_with(runs / "mine", 10).name, directory=runs)
+    look.why(run_with(runs / "mine", 10).name, directory=runs)
     lines = capsys.readouterr().out.splitlines()
     (command,) = (line for line in lines if line.startswith("next "))
     assert command.endswith(f"--runs-dir {runs}")
@@ -198,5 +197,5 @@ def test_the_line_to_type_elsewhere_stays_whole(tmp_path, monkeypatch, capsys):
         stay=lambda: None,
     )
     monkeypatch.setattr(policy, "tensorboard", lambda *about: contextlib.nullcontext(running))
-    board.board([run.name], 6006, tmp_path)
+    look.board([run.name], 6006, tmp_path)
     assert running.tunnel in capsys.readouterr().err.splitlines()

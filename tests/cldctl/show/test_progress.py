@@ -5,8 +5,8 @@ import io
 import pytest
 
 from cld_core.run.events import JobRef
-from cldctl.cli import cancel, sample
-from cldctl.runs.cancel import Ending
+from cldctl.runs import sample
+from cldctl.runs.cancel import Ending, waits_for
 from cldctl.show import console, progress
 from cldctl.show.console import PlainConsole
 from cldctl.show.progress import Working
@@ -117,7 +117,7 @@ def test_a_bar_about_many_samples_fits_a_terminal(tmp_path, monkeypatch, method,
 def test_cancel_says_what_it_waits_for(tmp_path):
     job = JobRef(cluster="scripted", job_id="7")
     endings = [Ending(run_with(tmp_path / name, 10), (job,), trains=True) for name in "ab"]
-    assert cancel._waits_for(endings[:1], 60.0) == "waiting for a to save and end (job 7), at most 60 s"
-    assert cancel._waits_for(endings, 60.0) == "waiting for 2 runs to save and end (job 7), at most 60 s"
+    assert waits_for(endings[:1]) == "waiting for a to save and end (job 7), at most 60 s"
+    assert waits_for(endings) == "waiting for 2 runs to save and end (job 7), at most 60 s"
     endings[0].trains = False
-    assert cancel._waits_for(endings[:1], 60.0) == "waiting for a to end (job 7), at most 60 s"
+    assert waits_for(endings[:1]) == "waiting for a to end (job 7), at most 60 s"
