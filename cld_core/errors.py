@@ -3,7 +3,6 @@
 import difflib
 from collections.abc import Collection, Mapping
 
-
 # Of two words, how much must be alike: 1 is everything.
 _CUTOFF = 0.6
 

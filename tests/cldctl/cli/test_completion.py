@@ -88,14 +88,14 @@ def test_a_section_that_is_the_only_one_offers_its_keys(runs):
 
 
 @pytest.mark.parametrize("words", [["submit", "x"], ["submit", "toy", "--profile", "x"], ["why", "x"]])
-def test_nothing_that_a_shell_would_run_is_offered(tmp_path, monkeypatch, words):
+def test_nothing_that_a_shell_would_run_is_offered(runs, tmp_path, monkeypatch, words):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     for folder in ("recipes", "config/cldctl/profiles"):
         (tmp_path / folder).mkdir(parents=True)
         for name in ("x-good", "x$(touch hacked)", "x`touch hacked`", "x;touch hacked", "x y"):
             (tmp_path / folder / f"{name}.yaml").write_text("extends: toy\n")
-            run_with(tmp_path / "runs" / name)
+            shutil.copytree(runs / "beta-1", tmp_path / "runs" / name, dirs_exist_ok=True)
     assert offered(tmp_path / "runs", *words) == ["x-good"]
 
 

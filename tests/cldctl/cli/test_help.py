@@ -1,9 +1,12 @@
 """What holds for all commands: help, short and long options, examples, versions, quiet and verbose."""
 
+import ast
 import logging
 import platform
 import re
 import shlex
+import subprocess
+import sys
 from importlib import metadata
 
 import pytest
@@ -15,6 +18,7 @@ from cldctl import lookup
 from cldctl.app import app
 from cldctl.show.console import err, out
 from tests.support.made_up import run_with
+from tests.support.paths import ROOT as REPO
 from tests.support.tools import DEBUG, ONE, cldctl, invoke
 
 ROOT = typer.main.get_command(app)
@@ -192,3 +196,34 @@ def test_compare_says_what_eval_compare_does(tmp_path):
         other = invoke("eval", "--compare", "a", "b", *more, runs=tmp_path)
         assert (one.stdout, one.stderr) == (other.stdout, other.stderr)
         assert "1.5" in one.stdout
+
+
+DECLARING = sorted(path for path in (REPO / "cldctl/cli").glob("*.py") if path.stem not in ("report", "top", "doctor"))
+
+
+@pytest.mark.parametrize("path", DECLARING, ids=lambda path: path.stem)
+def test_what_declares_a_command_loads_only_what_declaring_needs(path):
+    """What a body needs is imported in it: help and completion load all of these files, and must answer at once."""
+    allowed = {*sys.stdlib_module_names, "typer", "cld_core.errors", "options", "completion"}
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = (
+                [node.module] if isinstance(node, ast.ImportFrom) and node.module else [it.name for it in node.names]
+            )
+            assert {name if name in allowed else name.partition(".")[0] for name in names} <= allowed, ast.unparse(node)
+
+
+def test_help_loads_neither_recipes_nor_runs():
+    code = "import sys; from cldctl import app; app.run(['--help']); print(*sorted(sys.modules), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO, timeout=120)
+    loaded = set(done.stderr.split())
+    assert "cldctl.cli.train" in loaded
+    assert not loaded & {
+        "yaml",
+        "cld_core.recipe",
+        "cld_core.run",
+        "cldctl.runs",
+        "cldctl.clusters",
+        "submitit",
+        "torch",
+    }

@@ -144,14 +144,6 @@ def test_results_of_a_network_that_has_moved_on_have_a_remark(tuned, tmp_path):
     assert text not in remarks["w2-00000020"]
 
 
-def test_a_network_that_has_moved_on_is_warned_of(tuned, caplog):
-    model = cld_core.load(tuned / "done", 10)
-    model.sample(2, method="tuned", nfe=3)
-    model.sample(2, method="tuned", nfe=3)
-    (said,) = [record.getMessage() for record in caplog.records]
-    assert "was fitted to step 20, not 10. Tune again: `cldctl tune done --nfe 3`" in said
-
-
 def test_the_nearest_step_is_used(tuned, tmp_path, caplog):
     shutil.copytree(tuned / "done", tmp_path / "done")
     invoke("tune", "done", "--nfe", "3", "--checkpoint", "10", *QUICK, runs=tmp_path)
@@ -192,14 +184,6 @@ def test_wrong_usage(tuned, options, said):
     shown = invoke("tune", "done", *options, *DEBUG, runs=tuned, code=2)
     assert said in shown.stderr
     assert len(list((tuned / "done/tuned").iterdir())) == 2
-
-
-def test_no_budget(tuned, tmp_path):
-    shutil.copytree(tuned / "done", tmp_path / "done")
-    invoke("tune", "done", "--nfe", "2", "--points", "8", "--budget", "none", *DEBUG, runs=tmp_path)
-    works = tunings_of(RunFolder(tmp_path / "done"))
-    assert {work.request.budget_min for work in works if work.request.nfe == 2} == {None, 0.0}
-    assert all(work.is_done for work in works)
 
 
 def test_no_such_run_or_checkpoint(tuned):
