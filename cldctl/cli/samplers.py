@@ -59,8 +59,8 @@ def tune(
     where = home.chosen(cluster, run)
     recipe, step = checkpoint_of(run, overrides, checkpoint, allow_plugin, remark)
     requests = [TuneRequest.of(recipe, step, one, points=points, budget_min=budget_min, seed=seed) for one in numbers]
-    works = [Tuning(run.tuned / request.id) for request in requests]
-    done = {work.name for work in works if (work.folder / "request.json").exists() and work.is_done}
+    begun = [Tuning(run.tuned / one.id) for one in requests if (run.tuned / one.id / "request.json").exists()]
+    done = {work.name for work in begun if work.is_done}
     say_cost(recipe, [request for request in requests if request.id not in done])
     with home.only_one(run.path, where):
         made = start(run, requests, where, recipe.cluster, say=lambda text: err.print(text, markup=False))
