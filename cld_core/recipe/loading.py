@@ -163,7 +163,8 @@ def _changed(spec: Any, default: Any) -> dict[str, Any]:
             inner = _changed(value, usual)
         else:
             selector = SECTIONS[entry.name].selector
-            inner = {selector: getattr(value, selector), **_changed(value, type(value)())}
+            kind: Any = type(value)
+            inner = {selector: getattr(value, selector), **_changed(value, kind())}
         found |= {entry.name: inner} if inner else {}
     return found
 

@@ -87,7 +87,7 @@ def evaluate(
     from cldctl.show.follow import follow_evaluations
 
     if compare:
-        given = {"samples": samples, "shards": shards, "sweep": sweep, "max-parallel": max_parallel}
+        given: dict[str, object] = {"samples": samples, "shards": shards, "sweep": sweep, "max-parallel": max_parallel}
         given |= {"cluster": cluster, "follow": follow, "allow-plugin": allow_plugin}
         if left := [*metrics, *(name for name, value in given.items() if value)]:
             raise UsageError(f"--compare shows finished results and computes none: leave out --{', --'.join(left)}.")

@@ -60,10 +60,10 @@ def status(
     if watch:
         watch_runs(query)
     elif as_json:
-        found = query.rows()
-        if found.remark is not None:
-            err.print(found.remark, style="yellow", markup=False)
-        rows = [row.to_dict() for row in found.rows]
+        answer = query.rows()
+        if answer.remark is not None:
+            err.print(answer.remark, style="yellow", markup=False)
+        rows = [row.to_dict() for row in answer.rows]
         many = "[\n" + ",\n".join(map(json.dumps, rows)) + "\n]"
         typer.echo(many if len(rows) > _MANY else json.dumps(rows, indent=1))
     else:
