@@ -1,23 +1,39 @@
 """The errors that a user meets. Every message names the thing, the place and, last, the fix."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
+
+# Of two words, how much must be alike: 1 is everything.
+_CUTOFF = 0.6
 
 
-def nearest(word: str, words: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The one of ``words`` that is closest to ``word``; None if none is close."""
-    close = difflib.get_close_matches(word, list(words), n=1, cutoff=cutoff)
-    return close[0] if close else None
+def nearest(word: str, words: Collection[str]) -> str | None:
+    """The one of ``words`` that somebody may have meant; None if none is near.
+
+    A word that begins with ``word``, or else the most similar one. Of dotted keys, sections and names are compared
+    with each other, so that two keys are not near because their section is the same; without a section, names alone.
+    """
+    section, _, name = word.rpartition(".")
+    if begun := [it for it in words if word and (it.startswith(word) or it.rpartition(".")[2].startswith(word))]:
+        return min(begun, key=len)
+
+    def alikeness(it: str) -> float:
+        its_section, _, its_name = it.rpartition(".")
+        same = _alikeness(name, its_name)
+        return min(same, _alikeness(section, its_section)) if section and its_section else same
+
+    near = max(words, key=alikeness, default=None)
+    return near if near is not None and alikeness(near) >= _CUTOFF else None
 
 
-def longer(word: str, words: Iterable[str]) -> str | None:
-    """The shortest of ``words`` that begins with ``word``; None if none does, or ``word`` is empty."""
-    return min((it for it in words if word and it.startswith(word)), key=len, default=None)
+def _alikeness(one: str, other: str) -> float:
+    # Nobody means a longer one, and comparing takes time.
+    return difflib.SequenceMatcher(None, other[:100], one[:100]).ratio()
 
 
-def did_you_mean(word: str, words: Iterable[str], cutoff: float = 0.6) -> str:
-    """A sentence, after a space, that names the nearest of ``words``; empty if none is close."""
-    close = nearest(word, words, cutoff)
+def did_you_mean(word: str, words: Collection[str]) -> str:
+    """A sentence, after a space, that names the nearest of ``words``; empty if none is near."""
+    close = nearest(word, words)
     return "" if close is None else f" Did you mean '{close}'?"
 
 

@@ -88,7 +88,7 @@ class Runs(Sequence[Run]):
             return self._rows[key]
         names = {row.name: row for row in self._rows}
         if key not in names:
-            raise NotFoundError(f"no run {key!r} in {self._root}.{did_you_mean(key, names, 0.4)}")
+            raise NotFoundError(f"no run {key!r} in {self._root}.{did_you_mean(key, names)}")
         return names[key]
 
     def filter(self, where: Callable[[Run], bool] | None = None, **values: Any) -> "Runs":

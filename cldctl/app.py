@@ -1,106 +1,172 @@
-"""The `cldctl` command: collects the commands, and turns errors into one line and an exit code."""
+"""The `cldctl` command: its commands in groups, its own options, and errors as one line and an exit code."""
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from cld_core import openmp
 from cld_core.errors import CldError
 from cld_core.texts import one_line
 
-from .cli import (
-    bench,
-    board,
-    cancel,
-    compare,
-    data,
-    doctor,
-    evaluate,
-    explain,
-    export,
-    helping,
-    import_,
-    logs,
-    note,
-    prune,
-    recipes,
-    render,
-    report,
-    resume,
-    rm,
-    sample,
-    status,
-    submit,
-    top,
-    tune,
-    usage,
-    whole,
-    why,
-    wrong_usage,
-)
+from .cli import data, doctor, evaluate, look, manage, recipes, report, sample, samplers, top, train, weights
 from .show import console
-from .show.console import err
+from .show.console import err, out
 
-app = typer.Typer(
-    name="cldctl",
-    cls=helping.Group,
-    help="Train and evaluate diffusion models (CLD, PSLD, HOLD, VPSDE) on clusters that preempt you.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.callback()(whole.options)
 # In the order of the help.
 _COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
     "Train": {
-        "submit": submit.submit,
-        "resume": resume.resume,
-        "cancel": cancel.cancel,
+        "submit": train.submit,
+        "resume": train.resume,
+        "cancel": train.cancel,
     },
     "Look": {
-        "status": status.status,
+        "status": look.status,
         "top": top.top,
-        "logs": logs.logs,
-        "why": why.why,
-        "usage": usage.usage,
-        "board": board.board,
+        "logs": look.logs,
+        "why": look.why,
+        "usage": look.usage,
+        "board": look.board,
         "report": report.report,
     },
     "Evaluate and sample": {
         "eval": evaluate.evaluate,
-        "compare": compare.compare,
+        "compare": evaluate.compare,
         "sample": sample.sample,
-        "tune": tune.tune,
-        "export": export.export,
-        "import": import_.import_checkpoint,
+        "tune": samplers.tune,
+        "export": weights.export,
+        "import": weights.import_checkpoint,
+        "bench samplers": samplers.samplers,
     },
     "Manage": {
-        "note": note.note,
-        "rm": rm.rm,
-        "prune": prune.prune,
+        "note": manage.note,
+        "rm": manage.rm,
+        "prune": manage.prune,
     },
     "Set up": {
         "recipes": recipes.recipes,
-        "render": render.render,
-        "explain": explain.explain,
+        "render": recipes.render,
+        "explain": recipes.explain,
         "doctor": doctor.doctor,
+        "data stats": data.stats,
+        "data prepare": data.prepare,
+        "data verify": data.verify,
     },
 }
-for _panel, _commands in _COMMANDS.items():
-    for _name, _command in _commands.items():
-        app.command(_name, cls=helping.Command, rich_help_panel=_panel)(_command)
-app.add_typer(bench.app, name="bench", rich_help_panel="Evaluate and sample")
-app.add_typer(data.app, name="data", rich_help_panel="Set up")
+_GROUPS = {"bench": "Compare what can be done with one checkpoint.", "data": "Prepare image data."}
+_OWN_OPTIONS = ("-q", "--quiet", "-v", "--verbose", "--version")
+
+
+class _Plain:
+    """Help without types of flags, or of arguments whose name says what they are."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        params: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        for param in params:
+            is_named = param.param_type_name == "argument" and param.metavar is not None
+            # Earlier versions of typer show no such types.
+            if (is_named or getattr(param, "is_flag", False)) and hasattr(param, "display_type_rich"):
+                param.display_type_rich = lambda ctx: ""
+        return params
+
+
+class _Command(_Plain, TyperCommand):
+    """A command of cldctl."""
+
+
+class _Group(_Plain, TyperGroup):
+    """A group of commands of cldctl."""
+
+
+def _app() -> typer.Typer:
+    app = typer.Typer(
+        name="cldctl",
+        cls=_Group,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_options)
+    groups: dict[str, typer.Typer] = {}
+    for panel, commands in _COMMANDS.items():
+        for name, command in commands.items():
+            group, _, own = name.rpartition(" ")
+            if not group:
+                app.command(own, cls=_Command, rich_help_panel=panel)(command)
+                continue
+            if group not in groups:
+                groups[group] = typer.Typer(cls=_Group, no_args_is_help=True)
+                # One command alone would take the place of its group.
+                groups[group].callback()(lambda: None)
+                app.add_typer(groups[group], name=group, help=_GROUPS[group], rich_help_panel=panel)
+            groups[group].command(own, cls=_Command)(command)
+    return app
+
+
+def _print_versions(asked: bool) -> None:
+    if not asked:
+        return
+    import platform
+    from importlib import metadata
+
+    from cld_core.version import __version__
+
+    try:
+        torch = metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        torch = "is not installed"
+    for line in (f"cldctl {__version__}", f"torch {torch}", f"Python {platform.python_version()}"):
+        out.print(line)
+    raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_versions, is_eager=True, help="Print the versions of cldctl, torch, Python."
+        ),
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print errors only; results still go to stdout.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Say which programs are called, and how long they take.")
+    ] = False,
+) -> None:
+    """Train and evaluate diffusion models (CLD, PSLD, HOLD, VPSDE) on clusters that preempt you.
+
+    Example: cldctl submit toy --follow
+    """
+    err.quiet = quiet
+    if quiet:
+        from cldctl.jobs import process
+
+        process.in_command.quiet = True
+    console.verbose(verbose)
+
+
+def _forget_options() -> None:
+    """Those of earlier commands in this process."""
+    err.quiet = False
+    # Whoever has not asked for it does not load it.
+    if (process := sys.modules.get("cldctl.jobs.process")) is not None:
+        process.in_command.quiet = False
+    console.verbose(False)
+
+
+app = _app()
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line, by default that of this process; returns the exit code of docs/cli.md."""
     try:
-        whole.reset()
+        _forget_options()
         words = None if arguments is None else list(arguments)
         with console.warnings():
             code = app(words, prog_name="cldctl", standalone_mode=False)
@@ -130,8 +196,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _unforeseen(error: Exception) -> int:
     """Say what no command expected; returns the exit code. Wrong usage is among it: typer has its own errors."""
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):
-        message = wrong_usage.in_words(error)
-        if message:
+        if message := _wrong_usage(error):
             err.error(message)
         return int(error.exit_code)
     if os.environ.get("CLDCTL_DEBUG") == "1":
@@ -139,6 +204,52 @@ def _unforeseen(error: Exception) -> int:
     what = one_line(f"{type(error).__name__}: {error}")
     err.error(f"internal error ({what}). Set CLDCTL_DEBUG=1 to see the traceback, and report it with that.")
     return 1
+
+
+_NO_OPTION = "No such option: "
+_KEY = re.compile(r"--([a-z]\w*(?:\.\w+)+)")
+# What a value should be, by the type of what typer's validation finds. Earlier versions of typer say it themselves.
+_EXPECTED = {
+    "int_parsing": "a whole number is expected",
+    "int_parsing_size": "a smaller number is expected",
+    "int_from_float": "a whole number is expected",
+    "float_parsing": "a number is expected",
+    "finite_number": "a finite number is expected",
+    "greater_than_equal": "at least {ge} is expected",
+    "less_than_equal": "at most {le} is expected",
+}
+
+
+def _wrong_usage(error: Any) -> str:
+    """The message for an error of typer: names the option, its value and what is expected.
+
+    Args:
+        error: one with a ``format_message``, and perhaps the context of a command.
+    """
+    context = getattr(error, "ctx", None)
+    message = _about_value(error) or str(error.format_message())
+    if message.startswith(_NO_OPTION):
+        option = message.removeprefix(_NO_OPTION).split()[0].rstrip(".")
+        if option in _OWN_OPTIONS:
+            command = context.command_path.removeprefix("cldctl ") if context is not None else "status"
+            message = f"{_NO_OPTION}{option}: it goes before the command, as in `cldctl {option} {command}`"
+        elif (key := _KEY.fullmatch(option.partition("=")[0])) is not None:
+            message = f"{_NO_OPTION}{option}: keys of a recipe have no dashes. Write {key[1]}=VALUE"
+    if message and context is not None:
+        end = "" if message.endswith(("?", ".")) else "."
+        message = f"{message.rstrip()}{end} See `{context.command_path} --help`."
+    return message
+
+
+def _about_value(error: Any) -> str | None:
+    """What is wrong with the value of an option; None to use typer's own message."""
+    found, names = getattr(error.__cause__, "errors", None), getattr(getattr(error, "param", None), "opts", ())
+    problem = found()[0] if callable(found) and names else {}
+    expected = _EXPECTED.get(problem.get("type", ""))
+    if expected is None:
+        return None
+    numbers = {name: f"{bound:,}" for name, bound in problem.get("ctx", {}).items() if isinstance(bound, int | float)}
+    return f"{' / '.join(names)} {one_line(str(problem['input']), 40)}: {expected.format(**numbers)}"
 
 
 def main() -> None:

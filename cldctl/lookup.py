@@ -1,12 +1,17 @@
 """Recipes and profiles, found by name: those of the user take precedence over those that ship with cldctl."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cld_core.errors import RecipeError, did_you_mean
 from cld_core.recipe import shipped
 
 from . import config
+
+if TYPE_CHECKING:
+    from cld_core.recipe import Recipe
 
 
 def find_recipe(name: str) -> Path:
@@ -21,7 +26,7 @@ def find_recipe(name: str) -> Path:
     if os.path.isfile(beside := f"{name}.yaml"):
         raise RecipeError(f"{name}: there is no recipe of this name. Did you mean '{os.path.join('.', beside)}'?")
     fix = did_you_mean(Path(name).stem, by_name) or " `cldctl recipes` lists the available ones."
-    raise RecipeError(f"{name}: there is no such recipe.{fix}")
+    raise RecipeError(f"{name}: {_missing(name, 'recipe')}.{fix}")
 
 
 def find_profile(name: str | None) -> Path | None:
@@ -35,10 +40,15 @@ def find_profile(name: str | None) -> Path | None:
     by_name = profile_files()
     if (file := shipped.named(name, by_name)) is not None:
         return file
-    fix = did_you_mean(name, by_name) or (f" There are: {', '.join(by_name)}." if by_name else "")
+    fix = did_you_mean(Path(name).stem, by_name) or (f" There are: {', '.join(by_name)}." if by_name else "")
     own = _own_profiles()
-    where = "" if own is None else f", neither in {own} nor among those that come with cldctl"
-    raise RecipeError(f"--profile {name}: there is no such profile{where}.{fix}")
+    is_name = not shipped.is_path(name) and own is not None
+    where = f", neither in {own} nor among those that come with cldctl" if is_name else ""
+    raise RecipeError(f"--profile {name}: {_missing(name, 'profile')}{where}.{fix}")
+
+
+def _missing(name: str, what: str) -> str:
+    return f"there is no such {'file' if shipped.is_path(name) else what}"
 
 
 def profile_files() -> dict[str, Path]:
@@ -70,3 +80,24 @@ def place(file: Path) -> str:
 def called(file: Path) -> str:
     """What people call a recipe: by its name if it comes with cldctl, else by its path."""
     return file.stem if place(file) == "cldctl" else place(file)
+
+
+def recipe_or_run(name: str, overrides: Sequence[str], runs: Path) -> "Recipe":
+    """The recipe of a run of this name in the folder ``runs``, or else the recipe of this name, with overrides.
+
+    Raises:
+        RecipeError: there is neither.
+    """
+    from cld_core.recipe import load, with_overrides
+    from cld_core.run import RunFolder
+    from cld_core.run.lookup import meant
+
+    run = meant(name, runs)
+    if run.exists:
+        run = RunFolder.open(run.path)
+        return with_overrides(run.recipe(), overrides, str(run.recipe_file))
+    try:
+        file = find_recipe(name)
+    except RecipeError as error:
+        raise RecipeError(f"{error} Nor is there such a run in {runs.absolute()}.") from error
+    return load(file, overrides)

@@ -51,7 +51,7 @@ def prepare(
         DataError: the source is damaged or short. Finished units are kept, and the message says where.
     """
     if name not in names():
-        guess = did_you_mean(name, names(), cutoff=0.4)
+        guess = did_you_mean(name, names())
         raise UsageError(f"No data set {name!r} can be prepared.{guess} Available: {', '.join(names())}.")
     source, out = Path(source).expanduser(), Path(out).expanduser()
     if download:

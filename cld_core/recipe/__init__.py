@@ -1,6 +1,16 @@
 """Recipes: strict YAML over frozen dataclasses. Loads no torch."""
 
-from .loading import anchored_overrides, dump, from_dict, load, load_frozen, override, with_overrides
+from .loading import anchored_overrides, dump, dump_changed, from_dict, load, load_frozen, override, with_overrides
 from .schema import Recipe
 
-__all__ = ["Recipe", "anchored_overrides", "dump", "from_dict", "load", "load_frozen", "override", "with_overrides"]
+__all__ = [
+    "Recipe",
+    "anchored_overrides",
+    "dump",
+    "dump_changed",
+    "from_dict",
+    "load",
+    "load_frozen",
+    "override",
+    "with_overrides",
+]

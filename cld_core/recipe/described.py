@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cld_core.errors import RecipeError, longer, nearest
+from cld_core.errors import RecipeError, nearest
 
 from .reading import to_yaml_line
 from .schema import Recipe
@@ -100,7 +100,7 @@ def find(name: str) -> Key | Section | tuple[Section, str]:
     by_variant = {f"{section.name}.{variant}": (section, variant) for section, variant in pairs}
     if name in by_variant:
         return by_variant[name]
-    close = _nearest(name, [*known, *filter(None, all_sections), *by_variant])
+    close = nearest(name, [*known, *filter(None, all_sections), *by_variant])
     fix = "`cldctl explain` lists the sections." if close is None else f"Did you mean '{close}'?"
     raise RecipeError(f"a recipe has no key and no section '{name}'. {fix}")
 
@@ -179,15 +179,3 @@ def _doc_of(spec: type, selector: str) -> str:
     entry = next(entry for entry in dataclasses.fields(spec) if entry.name == selector)
     doc: str = entry.metadata.get("doc", "")
     return doc
-
-
-def _nearest(name: str, names: list[str]) -> str | None:
-    """The closest of ``names``: one that begins so, else comparing whole dotted names and then their last parts."""
-    if (whole := longer(name, names)) is not None:
-        return whole
-    close = nearest(name, names)
-    tails = {known.rpartition(".")[2]: known for known in reversed(names)}
-    tail = nearest(name.rpartition(".")[2], tails, cutoff=0.7)
-    if close is None or (tail is not None and "." not in name):
-        return close if tail is None else tails[tail]
-    return close

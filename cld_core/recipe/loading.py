@@ -1,5 +1,6 @@
 """From a YAML file, its ancestors (`extends`) and command-line overrides to a checked `Recipe`."""
 
+import dataclasses
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -144,6 +145,28 @@ def dump(recipe: Recipe, *, frozen: bool = True) -> str:
     if len(text.encode()) > MAX_BYTES:
         raise RecipeError(f"{recipe.name}: the recipe has more than {MAX_BYTES} bytes. Shorten its lists and texts.")
     return text
+
+
+def dump_changed(recipe: Recipe) -> str:
+    """As `dump` for `load`, with those keys alone that differ from their defaults, and what selects variants."""
+    return to_yaml(literal(_changed(recipe, Recipe())))
+
+
+def _changed(spec: Any, default: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for entry in dataclasses.fields(spec):
+        value, usual = getattr(spec, entry.name), getattr(default, entry.name)
+        if not dataclasses.is_dataclass(value):
+            found |= {entry.name: value} if value != usual else {}
+            continue
+        if type(value) is type(usual):
+            inner = _changed(value, usual)
+        else:
+            selector = SECTIONS[entry.name].selector
+            kind: Any = type(value)
+            inner = {selector: getattr(value, selector), **_changed(value, kind())}
+        found |= {entry.name: inner} if inner else {}
+    return found
 
 
 def _frozen(layer: Layer) -> Layer:

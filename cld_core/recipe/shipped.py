@@ -78,7 +78,7 @@ def parent(name: str, child: Path) -> Path:
     another recipe of that name: a `toy.yaml` may extend `toy`.
     """
     beside = child.parent
-    if _is_path(name) or os.path.isfile(beside / name):
+    if is_path(name) or os.path.isfile(beside / name):
         return beside / name
     places = [place / f"{name}.yaml" for place in (beside, OWN, folder())]
     found = [file for file in places if os.path.isfile(file)]
@@ -91,5 +91,6 @@ def correction(name: str) -> str:
     return did_you_mean(Path(name).stem, recipes()) or " Correct the name in 'extends'."
 
 
-def _is_path(name: str) -> bool:
+def is_path(name: str) -> bool:
+    """Whether it is a path rather than the name of a recipe."""
     return name.endswith((".yaml", ".yml")) or "/" in name

@@ -6,8 +6,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cld_core import errors
-from cld_core.errors import RecipeError
+from cld_core.errors import RecipeError, nearest
 
 from .schema import Recipe
 from .values import expectation
@@ -107,7 +106,7 @@ def _unknown(path: str, tree: Mapping[str, Any]) -> str:
 def _suggestion(path: str, tree: Mapping[str, Any]) -> str:
     section = path.rpartition(".")[0]
     known = list(known_keys(tree))
-    guess = _nearest(path, [*known, *(all_keys(section) if section in SECTIONS else ())])
+    guess = nearest(path, [*known, *(all_keys(section) if section in SECTIONS else ())])
     if guess is None:
         return _list_keys(section, tree)
     about = describe(guess, tree) if guess in known else f"with {_which(*guess.split('.'))}"
@@ -118,16 +117,6 @@ def _which(section: str, key: str) -> str:
     """The choices of a variant that has a key, such as "sampling.method=exponential"."""
     *others, last = SECTIONS[section].having(key)
     return f"{section}.{SECTIONS[section].selector}={', '.join(others)}{' or ' if others else ''}{last}"
-
-
-def _nearest(path: str, keys: list[str]) -> str | None:
-    """The closest of ``keys``: one that begins so, else comparing whole dotted keys and then their last parts."""
-    close = errors.longer(path, keys) or errors.nearest(path, keys)
-    if close is not None:
-        return close
-    tails = {key.rpartition(".")[2]: key for key in keys}
-    tail = errors.nearest(path.rpartition(".")[2], tails, cutoff=0.7)
-    return None if tail is None else tails[tail]
 
 
 def _list_keys(section: str, tree: Mapping[str, Any]) -> str:

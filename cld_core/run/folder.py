@@ -208,7 +208,7 @@ class RunFolder:
             raise CldError(f"{folder.path}: the run cannot be read ({reason}). Ask its owner, or use another run.")
         if not folder.exists:
             names = [run.name for run in _runs_under(folder.path.parent)]
-            guess = did_you_mean(folder.name, names, 0.4) or " `cldctl status` lists the existing runs."
+            guess = did_you_mean(folder.name, names) or " `cldctl status` lists the existing runs."
             raise NotFoundError(f"no run at {folder.path}.{guess}")
         if (problem := folder.format_problem()) is not None:
             raise FormatError(problem)

@@ -32,7 +32,7 @@ def named(run: str | Path) -> RunFolder:
     if found is not None:
         return RunFolder.open(found.path)
     names = [other.name for place in places for other in find_runs(place.path.parent)]
-    guess = did_you_mean(places[0].name, names, 0.4) or " `cldctl status` lists the existing runs."
+    guess = did_you_mean(places[0].name, names) or " `cldctl status` lists the existing runs."
     raise NotFoundError(f"no run at {_any_of(str(it.path) for it in places)}.{guess}")
 
 

@@ -5,23 +5,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cldctl.show.console import err, out
-from cldctl.show.progress import Working
-
-from . import completing, helping
-from .stats import stats
+from . import completion, options
 
 if TYPE_CHECKING:
     from cld_core.data.prepare import Progress as Reached
 
-app = typer.Typer(cls=helping.Group, help="Prepare image data.", no_args_is_help=True)
-app.command(cls=helping.Command)(stats)
 
-
-@app.command(cls=helping.Command)
 def prepare(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="cifar10, celebahq256 or folder.", autocompletion=completing.data_sets)
+        str, typer.Argument(metavar="NAME", help="cifar10, celebahq256 or folder.", autocompletion=completion.data_sets)
     ],
     source: Annotated[Path, typer.Option(help="The archive, folder or zip file that holds the data.")],
     output: Annotated[Path, typer.Option("--out", help="Folder to make; a recipe's data.path.")],
@@ -38,6 +30,8 @@ def prepare(
     Example: cldctl data prepare folder --source holiday.zip --size 64 --out data/holiday
     """
     from cld_core.data.prepare import prepare
+    from cldctl.show.console import err, out
+    from cldctl.show.progress import Working
 
     with Working(f"reading {source}") as working:
 
@@ -55,15 +49,75 @@ def prepare(
     out.print(str(output), markup=False, no_wrap=True)
 
 
-@app.command(cls=helping.Command)
 def verify(path: Annotated[Path, typer.Argument(help="A folder that `prepare` made.")]) -> None:
     """Read every image of a prepared data set and compare counts and checksums with its manifest.
 
     Example: cldctl data verify data/cifar10
     """
     from cld_core.data.prepare import verify
+    from cldctl.show.console import out
+    from cldctl.show.progress import Working
 
     with Working(f"verifying {path.name}") as working:
         manifest = verify(path, lambda read, total: working.at(read, total, "images"))
     total = sum(info.count for info in manifest.splits.values())
     out.print(f"{path}: {total:,} images are as they were prepared", markup=False, no_wrap=True)
+
+
+def stats(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECIPE | RUN",
+            help="Whose training images are meant.",
+            autocompletion=completion.recipes_and_runs,
+        ),
+    ],
+    overrides: options.Overrides = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE.npz", help="Where to write; default: beside the images."),
+    ] = None,
+    features: Annotated[
+        bool, typer.Option("--features", help="Keep the features, which --kid and --prc need.")
+    ] = False,
+    shards: options.Shards = None,
+    cluster: options.ClusterOption = None,
+    follow: options.Follow = False,
+    directory: options.RunsDir = None,
+) -> None:
+    """Compute the statistics of a training set. Running it again continues where it stopped.
+
+    The recipe's eval.fid section selects the extractor and its weights. Evaluations find the file automatically.
+
+    Example: cldctl data stats cifar10 --shards 8 --follow eval.fid.weights=weights-inception-2015-12-05-6726825d.pth
+    """
+    from cld_core.evaluation.stats_work import Statistics, StatsRequest
+    from cldctl.lookup import recipe_or_run
+    from cldctl.runs import home, sharded
+    from cldctl.show.console import err, out
+    from cldctl.show.follow import follow_statistics
+    from cldctl.show.progress import Working
+
+    options.check_output(output, (".npz",), "statistics are")
+    where = home.chosen(cluster)
+    recipe = recipe_or_run(name, overrides or [], options.runs_dir(directory))
+    with Working(f"looking at the training images of {recipe.data.name}"):
+        request = StatsRequest.of(recipe, output, features=features, shards=shards or recipe.cluster.world_size)
+    if shards is not None and request.shards < shards:
+        err.print(f"--shards {shards}: {request.shards} shards instead, one for each image")
+    job = sharded.start_statistics(request, where, recipe.cluster, say=lambda text: err.print(text))
+    if job is not None:
+        err.print(f"statistics of {request.images:,} images, job {job.job_id} ({where.name})")
+    elif request.is_done:
+        err.print("these statistics exist already")
+        sharded.clear(request.folder)
+        out.print(request.output, markup=False, no_wrap=True)
+        return
+    else:
+        err.print("these statistics are already being computed")
+    if follow or where.blocks:
+        raise typer.Exit(follow_statistics(Statistics(request.folder)))
+    out.print(request.output, markup=False, no_wrap=True)
+    logs = request.folder / "logs" if job is None else job.logs
+    err.print(f"logs: {logs}; run it again with --follow to watch")

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from cld_core.run import find_runs
 from cldctl.show.console import out
 from cldctl.show.progress import Working
 
-from . import completing
+from . import completion
 from .options import ClusterOption, RunsDir, runs_dir
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ def doctor(
     recipe: Annotated[
         str | None,
         typer.Argument(
-            metavar="RECIPE", help="Check its data and FID weights, too.", autocompletion=completing.recipes
+            metavar="RECIPE", help="Check its data and FID weights, too.", autocompletion=completion.recipes
         ),
     ] = None,
     cluster: ClusterOption = None,
@@ -44,6 +43,7 @@ def doctor(
     Example: cldctl doctor cifar10 --partition gpu
     """
     from cld_core.recipe import load
+    from cld_core.run import find_runs
     from cldctl import card, clusters, machine
     from cldctl.clusters.records import DoctorOptions
     from cldctl.jobs.specs import measured_saves

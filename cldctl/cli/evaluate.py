@@ -1,66 +1,43 @@
-"""`cldctl eval`: evaluate checkpoints, in shards; sweep over settings; compare runs side by side."""
+"""`cldctl eval` and `compare`: evaluate checkpoints in shards, sweep over settings, see results side by side."""
 
 import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cld_core.errors import UsageError
-from cld_core.evaluation import registry
-from cld_core.evaluation.definitions import Metric
-from cld_core.evaluation.evaluation import Evaluation
-from cld_core.ownership import require_may_change
-from cld_core.run import RunFolder
-from cld_core.run.groups import Group
-from cld_core.shards.request import require_few
-from cldctl.show.console import err, out
-from cldctl.show.progress import Working
+from cld_core.errors import CldError, UsageError
 
-from . import completing, starting
-from .compare import show
-from .groups import for_each, hint
-from .options import (
-    AllowPlugin,
-    ClusterOfRun,
-    Follow,
-    RunsDir,
-    Shards,
-    find_run,
-    group_named,
-    one_run,
-    refuse_twice,
-    runs_dir,
-    split_runs,
-)
+from . import completion, options
 
 if TYPE_CHECKING:
     from cld_core.recipe.cluster import ClusterSpec
+    from cld_core.run import RunFolder
+    from cld_core.run.groups import Group
     from cldctl.clusters.base import Cluster
     from cldctl.evals.plan import EvaluationPlan
-    from cldctl.runs.evaluate import Outcome
+    from cldctl.runs.evaluate import EvalOptions, Outcome
+
+    Planned = tuple[EvaluationPlan, Cluster, ClusterSpec]
 
 
 def _with_metric_flags(function: Callable[..., None]) -> Callable[..., None]:
     """``function`` with a flag for each metric in place of its argument ``metrics``."""
+    from cld_core.evaluation import registry
+
+    flags = {metric.name.replace("-", "_"): metric for metric in registry.metrics()}
 
     def command(**arguments: Any) -> None:
-        asked = tuple(metric.name for metric in registry.metrics() if arguments.pop(_parameter(metric)))
-        function(metrics=asked, **arguments)
+        function(metrics=tuple(metric.name for name, metric in flags.items() if arguments.pop(name)), **arguments)
 
-    first, _, *others = inspect.signature(function).parameters.values()
-    flags = [
-        inspect.Parameter(
-            _parameter(metric),
-            inspect.Parameter.KEYWORD_ONLY,
-            default=False,
-            annotation=Annotated[bool, typer.Option(metric.flag, help=metric.help)],
-        )
-        for metric in registry.metrics()
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    own = [
+        inspect.Parameter(name, keyword, default=False, annotation=Annotated[bool, typer.Option(it.flag, help=it.help)])
+        for name, it in flags.items()
     ]
-    parameters = [entry.replace(kind=inspect.Parameter.KEYWORD_ONLY) for entry in (first, *flags, *others)]
+    first, _, *others = inspect.signature(function).parameters.values()
+    parameters = [entry.replace(kind=keyword) for entry in (first, *own, *others)]
     command.__doc__ = function.__doc__
     # typer reads the signature; functions declare no such attribute, although inspect honours it.
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -68,18 +45,13 @@ def _with_metric_flags(function: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def _parameter(metric: Metric) -> str:
-    return metric.name.replace("-", "_")
-
-
 @_with_metric_flags
 def evaluate(
     words: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="RUN | GROUP | KEY=VALUE",
-            help="A run (default: the newest) or a group, and keys of eval, sampling, ema and cluster to change.",
-            autocompletion=completing.runs_and_overrides,
+        options.run_and_keys(
+            "A run (default: the newest) or a group, and keys of eval, sampling, ema and cluster to change.",
+            "RUN | GROUP | KEY=VALUE",
         ),
     ] = None,
     metrics: tuple[str, ...] = (),
@@ -87,39 +59,42 @@ def evaluate(
         int | None,
         typer.Option(min=2, help="Number of samples, or of test points if none are drawn; default: eval.samples."),
     ] = None,
-    shards: Shards = None,
+    shards: options.Shards = None,
     checkpoint: Annotated[
-        str, typer.Option(metavar="last|all|STEP", help="Which checkpoints.", autocompletion=completing.checkpoints)
+        str, typer.Option(metavar="last|all|STEP", help="Which checkpoints.", autocompletion=completion.checkpoints)
     ] = "last",
     sweep: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="KEY=a,b,c",
-            help="Evaluate each of these settings, shown as a table; can be repeated for other keys.",
-            autocompletion=completing.overrides,
-        ),
+        options.sweep("Evaluate each of these settings, shown as a table; can be repeated for other keys."),
     ] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Show finished results of runs side by side.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --compare: one JSON document.")] = False,
-    max_parallel: Annotated[
-        int | None, typer.Option("--max-parallel", min=1, help="Tasks that may run at once.")
-    ] = None,
-    cluster: ClusterOfRun = None,
-    follow: Follow = False,
-    allow_plugin: AllowPlugin = False,
-    directory: RunsDir = None,
+    max_parallel: options.MaxParallel = None,
+    cluster: options.ClusterOfRun = None,
+    follow: options.Follow = False,
+    allow_plugin: options.AllowPlugin = False,
+    directory: options.RunsDir = None,
 ) -> None:
     """Evaluate checkpoints of a run. Running it again computes only what is missing.
 
     Example: cldctl eval --fid --elbo --samples 50000 --shards 16 --follow sampling.method=exponential sampling.nfe=50
     """
+    from cld_core.evaluation import registry
+    from cld_core.shards.request import require_few
+    from cldctl.runs.evaluate import EvalOptions
+    from cldctl.runs.options import refuse_twice
+    from cldctl.show.follow import follow_evaluations
+    from cldctl.show.submission import say_where
+
     if compare:
-        options: dict[str, object] = {"samples": samples, "shards": shards, "sweep": sweep}
-        options |= {"max-parallel": max_parallel, "cluster": cluster, "follow": follow, "allow-plugin": allow_plugin}
-        given = [*metrics, *(name for name, value in options.items() if value)]
-        if given:
-            raise UsageError(f"--compare shows finished results and computes none: leave out --{', --'.join(given)}.")
-        _compare(words, checkpoint, as_json, directory)
+        given: dict[str, object] = {"samples": samples, "shards": shards, "sweep": sweep, "max-parallel": max_parallel}
+        given |= {"cluster": cluster, "follow": follow, "allow-plugin": allow_plugin}
+        if left := [*metrics, *(name for name, value in given.items() if value)]:
+            raise UsageError(f"--compare shows finished results and computes none: leave out --{', --'.join(left)}.")
+        names, overrides = options.split_runs(words)
+        if overrides or not names:
+            raise UsageError("--compare takes two or more runs and nothing else: `cldctl eval --compare RUN RUN`.")
+        _compare(names, checkpoint, as_json, directory)
         return
     if as_json:
         raise UsageError("--json goes with --compare. `cldctl status RUN --json` has the results of one run.")
@@ -127,57 +102,79 @@ def evaluate(
         raise UsageError(f"nothing to evaluate: add {', '.join(metric.flag for metric in registry.metrics())}.")
     if shards is not None:
         require_few(shards)
-    name, overrides = one_run(words)
-    root = runs_dir(directory)
-    group = None if name is None else group_named(name, root)
+    name, overrides = options.one_run(words)
+    root = options.runs_dir(directory)
     if samples is not None:
         key = f"eval.{'samples' if registry.draws_samples(metrics) else 'points'}"
         refuse_twice("--samples", [key], [*overrides, *(sweep or [])])
         overrides.append(f"{key}={samples}")
-    asked = _Asked(metrics, overrides, sweep or [], checkpoint, shards, max_parallel, cluster, allow_plugin)
-    if group is not None:
-        _compute_group(group, asked, follow)
+    asked = EvalOptions(
+        metrics=metrics,
+        overrides=tuple(overrides),
+        sweep=tuple(sweep or ()),
+        checkpoint=checkpoint,
+        shards=shards,
+        parallel=max_parallel,
+        cluster=cluster,
+        allow_plugin=allow_plugin,
+    )
+    if (group := options.group_named(name, root)) is not None:
+        _evaluate_group(group, asked, follow)
         return
-    run = find_run(name, root)
+    run = options.find_run(name, root)
     made, where, size = _planned(run, asked)
-    outcome = starting.started(run, made, where, size, max_parallel)
-    _show(run, made, outcome, follow or where.blocks)
+    outcome = start(run, made, where, size, max_parallel)
+    if not (follow or where.blocks) and (outcome.running or outcome.started):
+        say_where(run, made, outcome)
+        return
+    raise typer.Exit(follow_evaluations(run, tuple(request.id for request in made.requests), made.sweep))
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """What somebody typed behind `eval`, except for the run."""
+def _planned(run: "RunFolder", asked: "EvalOptions") -> "Planned":
+    from cldctl.runs.evaluate import planned
 
-    metrics: Sequence[str]
-    overrides: Sequence[str]
-    sweep: Sequence[str]
-    checkpoint: str
-    shards: int | None
-    max_parallel: int | None
-    cluster: str | None
-    allow_plugin: bool
+    with looking(run, f"looking at what is missing of the evaluation of {run.name}"):
+        return planned(run, asked, remark)
 
 
-def _planned(run: RunFolder, asked: _Asked) -> "tuple[EvaluationPlan, Cluster, ClusterSpec]":
-    """The requested evaluations of a run, where to compute them, and the jobs that a training would get."""
-    from cldctl.evals import plan
-    from cldctl.evals.sweep import parse
+@contextmanager
+def looking(run: "RunFolder", what: str, typed: dict[str, str] | None = None) -> Iterator[None]:
+    """A context in which it is found out what is missing; see `named_as_typed`."""
+    from cldctl.show.progress import Working
 
-    require_may_change(run.path, "Nothing was evaluated")
-    axes = parse(asked.sweep)
-    refuse_twice("--sweep", [axis.key for axis in axes], asked.overrides)
-    where, size = starting.place(run, asked.cluster, asked.overrides, asked.allow_plugin)
-    steps = starting.steps_of(run, asked.checkpoint)
-    with Working(f"looking at what is missing of the evaluation of {run.name}"):
-        made = plan.make(run, asked.metrics, steps, asked.overrides, axes, asked.shards)
-    starting.say_division(run, made, asked.shards)
-    return made, where, size
+    with Working(what), options.named_as_typed(typed or {}, run):
+        yield
 
 
-def _compute_group(group: Group, asked: _Asked, follow: bool) -> None:
+def remark(text: str) -> None:
+    """Say something about what is about to be computed."""
+    from cldctl.show.console import err
+
+    err.print(text, markup=False, style="yellow")
+
+
+def start(
+    run: "RunFolder", made: "EvaluationPlan", where: "Cluster", size: "ClusterSpec", parallel: int | None
+) -> "Outcome":
+    """Start the missing evaluations of a plan, and say so."""
+    from cldctl.runs import evaluate, home
+    from cldctl.show.submission import say_outcome
+
+    with home.only_one(run.path, where):
+        outcome = evaluate.start(run, made, where, size, parallel)
+    say_outcome(run, made, outcome, where)
+    return outcome
+
+
+def _evaluate_group(group: "Group", asked: "EvalOptions", follow: bool) -> None:
     """Evaluate the runs of a group: at their last checkpoints, once they are finished."""
+    from cld_core.evaluation.evaluation import Evaluation
+    from cldctl.hints import command_of_group
     from cldctl.runs import arrays, evaluate, home
     from cldctl.runs.requests import is_finished
+    from cldctl.show.console import err, out
+    from cldctl.show.follow import follow_group_evaluations
+    from cldctl.show.submission import say_outcome
 
     runs = group.runs()
     ready = [run for run in runs if asked.checkpoint != "last" or is_finished(run)]
@@ -185,7 +182,13 @@ def _compute_group(group: Group, asked: _Asked, follow: bool) -> None:
         text = f"not finished, and not evaluated: {', '.join(left)}"
         err.print(f"{text}. Run this again later, or pass --checkpoint STEP", style="yellow")
     plans: list[tuple[RunFolder, EvaluationPlan, Cluster, ClusterSpec]] = []
-    code = for_each(ready, lambda run: plans.append((run, *_planned(run, asked))))
+    code = 0
+    for run in ready:
+        try:
+            plans.append((run, *_planned(run, asked)))
+        except CldError as error:
+            err.failure(f"{run.name}: {error}", style="red")
+            code = code or error.exit_code
     # By one submission for all of the same cluster and size, as runs of a group usually are.
     alike: dict[tuple[str, ClusterSpec], list[tuple[RunFolder, EvaluationPlan]]] = {}
     for run, made, where, size in plans:
@@ -193,41 +196,53 @@ def _compute_group(group: Group, asked: _Asked, follow: bool) -> None:
     for (name, size), mine in alike.items():
         where = home.chosen(name)
         with arrays.locked([run for run, _ in mine], where):
-            outcomes = evaluate.start_group(group, mine, where, size, asked.max_parallel)
+            outcomes = evaluate.start_group(group, mine, where, size, asked.parallel)
         for (run, made), outcome in zip(mine, outcomes, strict=True):
-            starting.say_outcome(run, made, outcome, where)
+            say_outcome(run, made, outcome, where)
     works = [Evaluation(run.evals / request.id) for run, made, _, _ in plans for request in made.requests]
+    compared = command_of_group(f"compare {group.name}", group)
     if works and (follow or plans[0][2].blocks):
-        from cldctl.show.follow import follow_group_evaluations
-
         code = follow_group_evaluations(group, runs, works) or code
         if code == 0:
-            err.print(f"next:\n  {hint(f'compare {group.name}', group)}")
-        raise typer.Exit(code)
-    out.print(group.name, markup=False)
-    err.print("next:")
-    for text in (f"status {group.name}", f"compare {group.name}"):
-        err.print(f"  {hint(text, group)}", markup=False)
-    if code:
-        raise typer.Exit(code)
+            err.print(f"next:\n  {compared}", markup=False)
+    else:
+        out.print(group.name, markup=False)
+        err.print(f"next:\n  {command_of_group(f'status {group.name}', group)}\n  {compared}", markup=False)
+    raise typer.Exit(code)
 
 
-def _show(run: RunFolder, made: "EvaluationPlan", outcome: "Outcome", stay: bool) -> None:
-    """Show the results if they exist or are waited for, otherwise the command to type next."""
-    names = tuple(request.id for request in made.requests)
-    if stay or not (outcome.running or outcome.started):
-        from cldctl.show.follow import follow_evaluations
+def compare(
+    names: options.Runs,
+    checkpoint: Annotated[
+        str,
+        typer.Option(
+            metavar="last|STEP",
+            help="The step whose results are compared; last: the newest that has some.",
+            autocompletion=completion.checkpoints,
+        ),
+    ] = "last",
+    as_json: options.AsJson = False,
+    directory: options.RunsDir = None,
+) -> None:
+    """Show finished results side by side; of groups, mean and standard deviation over seeds.
 
-        raise typer.Exit(follow_evaluations(run, names, made.sweep))
-    starting.say_where(run, made, outcome)
+    Example: cldctl compare toy-0102-101112-ab12 toy-0102-101530-cd34
+    """
+    from cldctl.show.comparison import compare_groups, compare_runs
 
-
-def _compare(words: list[str] | None, checkpoint: str, as_json: bool, directory: Path | None) -> None:
-    names, overrides = split_runs(words)
-    root = runs_dir(directory)
-    is_group = len(names) == 1 and group_named(names[0], root) is not None
-    if (len(names) < 2 and not is_group) or overrides:
-        raise UsageError("--compare takes two or more runs and nothing else: `cldctl eval --compare RUN RUN`.")
     if checkpoint == "all":
-        raise UsageError("--compare takes one checkpoint of each run: --checkpoint last or STEP.")
-    show(names, checkpoint, as_json, root)
+        raise UsageError("one checkpoint of each run can be compared: --checkpoint last or STEP.")
+    root = options.runs_dir(directory)
+    groups = {name: group for name in dict.fromkeys(names) if (group := options.group_named(name, root)) is not None}
+    if groups:
+        chosen = [groups.get(name) or options.find_run(name, root) for name in dict.fromkeys(names)]
+        compare_groups(chosen, checkpoint, as_json)
+        return
+    runs = [options.find_run(name, root) for name in names]
+    if len(runs) < 2:
+        raise UsageError(f"{runs[0].name} is one run: compare takes a group, or two or more runs.")
+    compare_runs(runs, checkpoint, as_json)
+
+
+# `evaluate` has an option of this name.
+_compare = compare

@@ -1,46 +1,61 @@
-"""Arguments that several commands share, and what they mean."""
+"""Arguments and options that several commands share, and what they mean."""
 
-import contextlib
 import re
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cld_core.errors import NotFoundError, UsageError
-from cld_core.recipe.build import COMMAND_LINE
-from cld_core.run import RunFolder
-from cld_core.run.folder import runs_beginning
-from cld_core.run.groups import Group, find_group
-from cld_core.run.lookup import meant
-from cld_core.texts import has_control, is_count
-from cldctl import config
-from cldctl.clusters import CLUSTERS
-from cldctl.show.console import err
 
-from . import completing
+from . import completion
 
-RunsDir = Annotated[
-    Path | None,
-    typer.Option("--runs-dir", help="Folder of the runs; default: $CLDCTL_RUNS, that of the config file, else runs/."),
-]
+if TYPE_CHECKING:
+    from cld_core.run import RunFolder
+    from cld_core.run.groups import Group
 
 
 def _cluster(default: str) -> Any:
     """The option ``--cluster``, with a description of its default."""
     help_ = f"Where to run; default: {default}."
-    return typer.Option("--cluster", metavar="|".join(CLUSTERS), help=help_, autocompletion=completing.clusters)
+    return typer.Option("--cluster", metavar="slurm|local|debug", help=help_, autocompletion=completion.clusters)
 
 
-_ANY = "$CLDCTL_CLUSTER, that of the config file, slurm if a cluster is configured, else local"
-ClusterOption = Annotated[str | None, _cluster(_ANY)]
-ClusterOfRun = Annotated[str | None, _cluster("the run's own cluster")]
+def runs(help_: str) -> Any:
+    """Names of runs and groups."""
+    return typer.Argument(metavar="RUN | GROUP", help=help_, autocompletion=completion.runs)
+
+
+def run_and_keys(help_: str, metavar: str = "RUN | KEY=VALUE") -> Any:
+    """A run, and overrides in any order."""
+    return typer.Argument(metavar=metavar, help=help_, autocompletion=completion.runs_and_overrides)
+
+
+def sweep(help_: str) -> Any:
+    """The option ``--sweep``, which may be repeated."""
+    return typer.Option("--sweep", metavar="KEY=a,b,c", help=help_, autocompletion=completion.overrides)
+
+
+# What is acted on.
 Run = Annotated[
     str | None,
     typer.Argument(
-        metavar="RUN", help="A run's name or folder; default: the newest run.", autocompletion=completing.runs
+        metavar="RUN", help="A run's name or folder; default: the newest run.", autocompletion=completion.runs
+    ),
+]
+Runs = Annotated[list[str], runs("Names or folders of runs, or groups.")]
+RunsDir = Annotated[
+    Path | None,
+    typer.Option("--runs-dir", help="Folder of the runs; default: $CLDCTL_RUNS, that of the config file, else runs/."),
+]
+Recipe = Annotated[
+    str,
+    typer.Argument(
+        metavar="RECIPE",
+        help="A recipe file, or the name of one that `cldctl recipes` lists.",
+        autocompletion=completion.recipes,
     ),
 ]
 Overrides = Annotated[
@@ -48,30 +63,46 @@ Overrides = Annotated[
     typer.Argument(
         metavar="KEY=VALUE",
         help="Recipe keys to change; `cldctl explain` lists them.",
-        autocompletion=completing.overrides,
+        autocompletion=completion.overrides,
     ),
 ]
 Checkpoint = Annotated[
-    str, typer.Option(metavar="last|STEP", help="Which checkpoint.", autocompletion=completing.checkpoints)
+    str, typer.Option(metavar="last|STEP", help="Which checkpoint.", autocompletion=completion.checkpoints)
 ]
+
+# How it is done.
+ClusterOption = Annotated[
+    str | None, _cluster("$CLDCTL_CLUSTER, that of the config file, slurm if a cluster is configured, else local")
+]
+ClusterOfRun = Annotated[str | None, _cluster("the run's own cluster")]
 Profile = Annotated[
     str | None,
     typer.Option(
         help="File or name of settings for jobs of this cluster; default: $CLDCTL_PROFILE, that of the config file.",
-        autocompletion=completing.profiles,
+        autocompletion=completion.profiles,
     ),
 ]
+NewName = Annotated[str | None, typer.Option("--name", help="Name of the run; default: the recipe's and a suffix.")]
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Stay and show the progress until the end.")]
 Shards = Annotated[
     int | None,
     typer.Option(min=1, help="Number of shards, at most 10,000 and one per sample or point; default: one per process."),
 ]
+MaxParallel = Annotated[int | None, typer.Option("--max-parallel", min=1, help="Tasks that may run at once.")]
+Seed = Annotated[int, typer.Option(metavar="N", min=0, max=2**63 - 1, help="Seed of the noise.")]
+AllowPlugin = Annotated[
+    bool, typer.Option("--allow-plugin", help="Run plug-ins and hooks of a run that others can write to.")
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+
+# Which runs are shown.
 StateFilter = Annotated[
     str | None,
     typer.Option(
         metavar="S[,S]",
         help="Only runs in these states: PENDING, RUNNING, REQUEUED, STOPPED, FAILED, CANCELLED, LOST, FINISHED.",
-        autocompletion=completing.states,
+        autocompletion=completion.states,
     ),
 ]
 Since = Annotated[
@@ -82,11 +113,7 @@ TagFilter = Annotated[list[str] | None, typer.Option("--tag", metavar="T", help=
 UserFilter = Annotated[str | None, typer.Option(metavar="U", help="Only runs that this user submitted.")]
 GroupFilter = Annotated[
     str | None,
-    typer.Option(metavar="G", help="Only runs that were submitted as this group.", autocompletion=completing.groups),
-]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-AllowPlugin = Annotated[
-    bool, typer.Option("--allow-plugin", help="Run plug-ins and hooks of a run that others can write to.")
+    typer.Option(metavar="G", help="Only runs that were submitted as this group.", autocompletion=completion.groups),
 ]
 
 # Names that a message lists.
@@ -95,10 +122,12 @@ _SHOWN = 8
 
 def runs_dir(option: Path | None) -> Path:
     """The folder of the runs."""
+    from cldctl import config
+
     return option or config.runs_dir()
 
 
-def find_run(name: str | None, root: Path) -> RunFolder:
+def find_run(name: str | None, root: Path) -> "RunFolder":
     """The run of this name or path, or the newest one, whose name is printed on stderr.
 
     The beginning of a name is enough if no other run begins like that; then the whole name is printed, too.
@@ -108,7 +137,9 @@ def find_run(name: str | None, root: Path) -> RunFolder:
         FormatError: it has a format that this version of cldctl does not read.
         UsageError: several names begin like that.
     """
+    from cld_core.run import RunFolder
     from cldctl.runs.index import Index
+    from cldctl.show.console import err
 
     if name is not None:
         return RunFolder.open(name if "/" in name else root / _whole_name(name, root))
@@ -121,6 +152,11 @@ def find_run(name: str | None, root: Path) -> RunFolder:
 
 def _whole_name(name: str, root: Path) -> str:
     """The name of the one run that begins with ``name``; ``name`` itself if there is a run of this name, or none."""
+    from cld_core.run import RunFolder
+    from cld_core.run.folder import runs_beginning
+    from cld_core.run.groups import find_group
+    from cldctl.show.console import err
+
     if not name or RunFolder(root / name).exists:
         return name
     group = find_group(root, name)
@@ -139,62 +175,20 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
-def find_runs_to_change(names: Iterable[str], root: Path, yes: bool, *, damaged: bool = False) -> list[RunFolder]:
-    """The runs from which something will be removed, each once; a group stands for its runs.
-
-    Args:
-        yes: there is no confirmation, so a prefix of a name is not enough: another run may have it tomorrow.
-        damaged: runs whose identity is lost can also be named, by their whole name.
-
-    Raises:
-        NotFoundError, FormatError, UsageError: as `find_run`, or a name is not whole.
-    """
-    runs = {}
-    for name in names:
-        if (group := group_named(name, root)) is not None:
-            runs.update({run.path: run for run in group.runs()})
-            continue
-        run = (_damaged_run(name, root) if damaged else None) or find_run(name, root)
-        if yes and "/" not in name and run.name != name:
-            raise UsageError(f"'{name}' is not the whole name of {run.name}. Write it out, or leave out --yes.")
-        runs[run.path] = run
-    return list(runs.values())
-
-
-def _damaged_run(name: str, root: Path) -> RunFolder | None:
-    """The run of exactly this name or path, if its identity is lost; None for any other."""
-    run = meant(name, root)
-    return run if name and run.unreadable is None and run.exists and run.is_damaged else None
-
-
-def agreed(question: str, command: str, fix: str = "Add --yes.") -> bool:
-    """Ask a yes-or-no question on a terminal; no is the default.
-
-    Args:
-        fix: what to do if nobody can answer.
-
-    Raises:
-        UsageError: stdin is not a terminal, and nobody can answer.
-    """
-    if not sys.stdin.isatty():
-        raise UsageError(f"{command} asks first, and stdin is not a terminal. {fix}")
-    try:
-        return typer.confirm(question, err=True)
-    except typer.Abort:
-        err.print("interrupted")
-        raise typer.Exit(130) from None
-
-
-def group_named(name: str, root: Path) -> Group | None:
+def group_named(name: str | None, root: Path) -> "Group | None":
     """The group of this name; None if there is none, or a run has the name: the run is meant then."""
-    group = None if "/" in name else find_group(root, name)
-    if group is not None and RunFolder(root / name).exists:
+    from cld_core.run import RunFolder
+    from cld_core.run.groups import find_group
+    from cldctl.show.console import err
+
+    group = None if name is None or "/" in name else find_group(root, name)
+    if group is not None and RunFolder(root / group.name).exists:
         err.print(f"{name} names a run and a group; the run is meant", style="yellow", markup=False)
         return None
     return group
 
 
-def find_runs_or_group(names: Iterable[str], root: Path) -> list[RunFolder]:
+def find_runs_or_group(names: Iterable[str], root: Path) -> "list[RunFolder]":
     """The runs that names and paths mean, each once; a group stands for its runs.
 
     Raises:
@@ -217,8 +211,10 @@ def split_runs(words: list[str] | None) -> tuple[list[str], list[str]]:
 
 
 def _is_run(word: str) -> bool:
+    from cld_core.run import RunFolder
+
     # An override may be longer than a path.
-    with contextlib.suppress(OSError, ValueError):
+    with suppress(OSError, ValueError):
         return RunFolder(word).exists
     return False
 
@@ -231,15 +227,30 @@ def one_run(words: list[str] | None) -> tuple[str | None, list[str]]:
     return (names[0] if names else None), overrides
 
 
-def refuse_twice(option: str, keys: Iterable[str], overrides: Iterable[str]) -> None:
-    """Raises UsageError if an override sets one of the keys that an option has set."""
-    for text in overrides:
-        if text.partition("=")[0] in keys:
-            raise UsageError(f"{option} and {text} set the same key. Leave one out.")
+def agreed(question: str, command: str, fix: str = "Add --yes.") -> bool:
+    """Ask a yes-or-no question on a terminal; no is the default.
+
+    Args:
+        fix: what to do if nobody can answer.
+
+    Raises:
+        UsageError: stdin is not a terminal, and nobody can answer.
+    """
+    import sys
+
+    from cldctl.show.console import err
+
+    if not sys.stdin.isatty():
+        raise UsageError(f"{command} asks first, and stdin is not a terminal. {fix}")
+    try:
+        return typer.confirm(question, err=True)
+    except typer.Abort:
+        err.print("interrupted")
+        raise typer.Exit(130) from None
 
 
-@contextlib.contextmanager
-def named_as_typed(options: Mapping[str, str], run: RunFolder | None = None) -> Iterator[None]:
+@contextmanager
+def named_as_typed(options: Mapping[str, str], run: "RunFolder | None" = None) -> Iterator[None]:
     """Errors of recipes name the option that was typed rather than the key that it set, and ``run`` in commands.
 
     Args:
@@ -251,8 +262,10 @@ def named_as_typed(options: Mapping[str, str], run: RunFolder | None = None) -> 
         raise type(error)(as_typed(str(error), options, run)) from error
 
 
-def as_typed(text: str, options: Mapping[str, str], run: RunFolder | None = None) -> str:
+def as_typed(text: str, options: Mapping[str, str], run: "RunFolder | None" = None) -> str:
     """A message of a recipe in the words of the command line; see `named_as_typed`."""
+    from cld_core.recipe.build import COMMAND_LINE
+
     for key, option in options.items():
         text = re.sub(rf"{COMMAND_LINE}(?:, and [^']*)?: '{re.escape(key)}' (?!is not a key)", f"{option} ", text)
     return text if run is None else text.replace("`cldctl resume RUN ", f"`cldctl resume {run.name} ")
@@ -267,6 +280,8 @@ def check_output(file: Path | None, suffixes: Iterable[str], what: str, option: 
     Raises:
         UsageError: its name does not end in one of the suffixes, or its folder does not exist.
     """
+    from cld_core.texts import has_control
+
     if file is None:
         return
     endings = " or ".join(suffixes)
@@ -276,22 +291,3 @@ def check_output(file: Path | None, suffixes: Iterable[str], what: str, option: 
         raise UsageError(f"{option} {file}: the name has control characters. Use another one.")
     if not file.absolute().parent.is_dir():
         raise UsageError(f"{option} {file}: there is no folder {file.absolute().parent}. Create it first.")
-
-
-def listed_nfe(text: str, example: str) -> tuple[int, ...]:
-    """The numbers of network evaluations that ``--nfe`` lists, in their order.
-
-    Args:
-        example: what a user might write instead.
-
-    Raises:
-        UsageError: one of them is not a whole number above 0, or is given twice.
-    """
-    words = [word.strip() for word in text.split(",")]
-    for word in words:
-        if not is_count(word) or int(word) < 1:
-            raise UsageError(f"--nfe: '{word}' is not a number of network evaluations. Write --nfe {example}.")
-    numbers = tuple(map(int, words))
-    if len(set(numbers)) < len(numbers):
-        raise UsageError(f"--nfe {text} has a number twice. Remove one.")
-    return numbers

@@ -1,8 +1,12 @@
-"""`cldctl recipes`: the available recipes."""
+"""`cldctl recipes`, `render` and `explain`: what recipes there are, what one says, and what its keys mean."""
 
-from cld_core.errors import RecipeError
-from cldctl.lookup import place, recipe_files
-from cldctl.show.console import err, out
+from typing import Annotated
+
+import typer
+
+from cld_core.errors import RecipeError, UsageError
+
+from . import completion, options
 
 
 def recipes() -> None:
@@ -11,6 +15,8 @@ def recipes() -> None:
     Example: cldctl recipes
     """
     from cld_core.recipe import load, shipped
+    from cldctl.lookup import place, recipe_files
+    from cldctl.show.console import err, out
     from cldctl.show.tables import table
 
     columns: dict[str, list[str]] = {
@@ -29,3 +35,51 @@ def recipes() -> None:
             column.append(cell)
     optional = ("from", "batch", "sde", "network", "steps", "data")
     out.print(table(columns, right=("steps", "batch"), optional=optional, wraps="description"))
+
+
+def render(
+    recipe: options.Recipe,
+    overrides: options.Overrides = None,
+    comments: Annotated[bool, typer.Option("--comments", help="Explain each key in a comment.")] = False,
+    changed: Annotated[bool, typer.Option("--changed", help="Only the keys that differ from their defaults.")] = False,
+) -> None:
+    """Print the resolved YAML of a recipe.
+
+    Example: cldctl render toy sde.beta0=2 --comments
+
+    Example: cldctl render cifar10 --changed
+    """
+    from cld_core.recipe import dump, dump_changed, load
+    from cld_core.recipe.commented import dump_with_comments
+    from cldctl.lookup import find_recipe
+    from cldctl.show.console import out
+
+    if comments and changed:
+        raise UsageError("--comments explains all keys, and --changed shows some. Leave one out.")
+    resolved = load(find_recipe(recipe), overrides or [])
+    if changed:
+        text = dump_changed(resolved)
+    else:
+        text = dump_with_comments(resolved) if comments else dump(resolved, frozen=False)
+    out.print(text, end="", markup=False, no_wrap=True)
+
+
+def explain(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="KEY | SECTION",
+            help="A key, a section, or a variant such as sde.cld; default: all sections.",
+            autocompletion=completion.explained,
+        ),
+    ] = None,
+) -> None:
+    """Explain a recipe key: what it means, which values it takes, its default, and what the recipes set.
+
+    Example: cldctl explain train.ema
+
+    Example: cldctl explain sampling
+    """
+    from cldctl.show.keys import show
+
+    show(name)

@@ -9,7 +9,7 @@ from cld_core.errors import NotFoundError, UsageError
 from cldctl.show.console import err, out
 from cldctl.show.progress import Working
 
-from . import completing
+from . import completion
 from .options import RunsDir, check_output, find_run, find_runs_or_group, group_named, runs_dir
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def report(
             metavar="RUN | GROUP",
             help="Runs by name or folder, of which several share a page; a group alone is an index over its runs; "
             "default: the newest run.",
-            autocompletion=completing.runs,
+            autocompletion=completion.runs,
         ),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Write an index over all runs instead.")] = False,

@@ -109,10 +109,6 @@ class Cluster(ABC):
             RecipeError: names the key and the fix.
         """
 
-    def remark_on(self, size: ClusterSpec) -> str | None:
-        """What somebody should know who is about to submit a job of this size, on one line; None if nothing."""
-        return None
-
     @abstractmethod
     def script(self, spec: JobSpec, tasks: int = 1) -> str:
         """What ``--dry-run`` shows: what would be submitted, except for ids that are made at submission."""

@@ -17,7 +17,6 @@ from typing import Any, ClassVar
 
 from cld_core.errors import CldError
 from cld_core.place import Place
-from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run.events import JobRef
 from cld_core.stop import StopFlag
 
@@ -54,9 +53,6 @@ class LocalCluster(Cluster):
     def check(self, spec: JobSpec, tasks: int = 1) -> None:
         this_machine.check_fits(spec)
         job_logs.check(spec.logs)
-
-    def remark_on(self, size: ClusterSpec) -> str | None:
-        return this_machine.lacks_gpus(size)
 
     def script(self, spec: JobSpec, tasks: int = 1) -> str:
         self.check(spec, tasks)

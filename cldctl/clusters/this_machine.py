@@ -23,15 +23,16 @@ SAFE_PATH = {"PYTHONSAFEPATH": "1"}
 
 
 def check_fits(spec: JobSpec) -> None:
-    """Refuse a job of several machines.
+    """Refuse a job of several machines, or of GPUs where none is seen.
 
     Raises:
         RecipeError
     """
-    size = spec.size
+    size, found = spec.size, gpus()
     if size.nodes <= 1:
+        _check_gpus(size, found)
         return
-    found, settings = gpus(), "cluster.nodes=1"
+    settings = "cluster.nodes=1"
     text, fix = f"'cluster.nodes' is {size.nodes}, but this cluster is one machine", "Set"
     if size.uses_gpu and not found:
         text += " without a GPU that can be seen"
@@ -43,21 +44,21 @@ def check_fits(spec: JobSpec) -> None:
     raise RecipeError(f"recipe: {text}. {fix} {settings}.")
 
 
-def lacks_gpus(size: ClusterSpec) -> str | None:
-    """A warning if a job asks for GPUs and no NVIDIA GPU is seen here; torch may find one of another kind."""
-    if not size.uses_gpu or gpus():
-        return None
-    text = "the recipe asks for GPUs, and no NVIDIA GPU is seen here: without one it runs on the CPU, which is slow"
-    if not size.gpus_per_node:
-        return f"{text}."
-    return f"{text}. Set cluster.gpus_per_node=0 if that is what you want."
+def _check_gpus(size: ClusterSpec, found: int) -> None:
+    if size.gpus_per_node and not found:
+        text = f"'cluster.gpus_per_node' is {size.gpus_per_node}, but no GPU is seen on this machine"
+        fix = "Submit it where the GPUs are, or to try it on the CPU, which is slow, set cluster.gpus_per_node=0"
+        raise RecipeError(f"recipe: {text}. {fix}.")
 
 
 def gpus() -> int:
-    """How many NVIDIA GPUs processes here may use, as far as that can be known without torch."""
-    if (chosen := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return len([name for name in chosen.split(",") if name.strip() not in ("", "-1")])
-    return len([file for file in Path("/dev").glob("nvidia*") if file.name.removeprefix("nvidia").isdigit()])
+    """How many GPUs processes here may use, as far as that can be known without torch."""
+    for variable in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
+        if (chosen := os.environ.get(variable)) is not None:
+            return len([name for name in chosen.split(",") if name.strip() not in ("", "-1")])
+    devices = [file for file in Path("/dev").glob("nvidia*") if file.name.removeprefix("nvidia").isdigit()]
+    # The last two are how GPUs of AMD, and any GPU below Windows, show; how many there are is not known then.
+    return len(devices) or int(os.path.exists("/dev/kfd") or os.path.exists("/dev/dxg"))
 
 
 def details_of(pid: int) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Samplers of one checkpoint side by side: named settings, and the sweep over them and numbers of evaluations."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from cld_core.errors import RecipeError, UsageError, did_you_mean
 from cld_core.evaluation import registry
@@ -9,7 +9,7 @@ from cld_core.evaluation.request import EvalRequest
 from cld_core.evaluation.sweeps import Axis, Cell, Sweep
 from cld_core.recipe import Recipe
 from cld_core.recipe.data import ImageDataSpec, ToyDataSpec
-from cld_core.recipe.sampling import SamplingSpec
+from cld_core.recipe.sampling import FixedStepSpec, SamplingSpec
 from cld_core.recipe.variants import SECTIONS, keys_of
 from cld_core.run import RunFolder
 
@@ -103,6 +103,19 @@ def suited(recipe: Recipe, asked: Sequence[str]) -> tuple[tuple[str, ...], int]:
                 text = f"{name} does not compare samplers: it looks at test data, not at samples"
             raise UsageError(f"--metric: {text}. Ask for {', '.join(fit)}.")
     return tuple(name for name in fit if name in (asked or usual)), 1 if images else 4
+
+
+def require_numbers(numbers: Sequence[int]) -> None:
+    """Refuse numbers of network evaluations that no sampler with fixed steps takes.
+
+    Raises:
+        UsageError
+    """
+    bounds = next(entry for entry in fields(FixedStepSpec) if entry.name == "nfe").metadata["bounds"]
+    least, most = int(bounds["ge"]), int(bounds["le"])
+    for one in numbers:
+        if not least <= one <= most:
+            raise UsageError(f"--nfe: samplers take {least} to {most:,} network evaluations, not {one}. Change it.")
 
 
 def chosen(texts: Sequence[str]) -> dict[str, str]:

@@ -40,7 +40,7 @@ def parse(
             raise UsageError(f"--sweep '{text}': write KEY=a,b,c, for example --sweep {example}.")
         if key.split(".")[0] not in sections:
             candidates = [f"{name}.{key}" for name in sections if f"{name}.{key}" in all_keys(name)]
-            guess = did_you_mean(key, candidates, cutoff=0)
+            guess = did_you_mean(key, candidates)
             problem = f"only keys of {', '.join(sections[:-1])} and {sections[-1]} can be swept"
             raise UsageError(f"--sweep '{key}': {problem}.{guess or otherwise}")
         if key not in (known := all_keys(key.split(".")[0])):

@@ -14,6 +14,7 @@ from cld_core.run.events import Cancelled, Event, JobRef, NotCancelled
 from cld_core.run.groups import Group
 from cld_core.run.lease import local_holder
 from cld_core.shards import Work
+from cld_core.texts import one_line
 from cldctl import clusters
 from cldctl.clusters import this_machine
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused
@@ -22,7 +23,7 @@ from . import survey
 from .ends import Ends
 from .status import status_or_reason
 from .survey import Answers, by_cluster
-from .works import works_of
+from .works import started_works, works_of
 
 # Seconds that cancelled jobs are given to save and end.
 GRACE_S = 60.0
@@ -122,6 +123,25 @@ def called(ending: Ending) -> str:
         return f"{kinds[0]} {works[0].name} of {ending.run.name}"
     some = f"{len(works)} {' and '.join(f'{kind}s' for kind in kinds)} of "
     return f"{some if works else ''}{ending.run.name}"
+
+
+def waits_for(endings: Sequence[Ending]) -> str:
+    """What a command waits for that has cancelled these, and for how long."""
+    jobs = ", ".join(dict.fromkeys(job.job_id for ending in endings for job in ending.jobs))
+    names = called(endings[0]) if len(endings) == 1 else f"{len(endings)} runs"
+    saves = " to save and" if any(ending.trains for ending in endings) else " to"
+    return f"waiting for {names}{saves} end (job {one_line(jobs, 60)}), at most {GRACE_S:.0f} s"
+
+
+def named_works(runs: Sequence[RunFolder], name: str) -> list[Work]:
+    """The evaluations and tunings of a run that ``--eval`` names.
+
+    Raises:
+        NotFoundError, UsageError: there is no such evaluation, or there are several runs.
+    """
+    if len(runs) != 1:
+        raise UsageError(f"--eval goes with one run, not with {len(runs)}. Name one.")
+    return started_works(runs[0], name)
 
 
 def cancel(runs: Sequence[RunFolder], works: Collection[Work] = ()) -> list[Ending]:

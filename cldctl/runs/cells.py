@@ -76,15 +76,15 @@ def cells_of(
     check_group_name(group)
     cells: dict[str, Cell] = {}
     for values in combinations(axes):
-        settings = _settings(values)
-        with named(settings):
-            recipe, places = load_with_places(file, [*overrides, *settings], profile)
+        own = settings(values)
+        with named(own):
+            recipe, places = load_with_places(file, [*overrides, *own], profile)
             recipe = with_plugin_found(recipe, file, places.get("data.plugin"))
             cell = Cell(name=run_name(group, values), values=values, recipe=recipe)
             check_name(cell.name)
             _check_size(next(iter(cells.values()), cell), cell)
             if (other := cells.get(digest(recipe.to_dict()))) is not None:
-                which = " ".join(_settings(other.values))
+                which = " ".join(settings(other.values))
                 raise UsageError(f"the recipe is the same as at {which}. Leave one of them out.")
         cells[digest(recipe.to_dict())] = cell
     return tuple(cells.values())
@@ -167,9 +167,10 @@ def _check_size(first: Cell, cell: Cell) -> None:
             for entry in fields(cell.recipe.cluster)
             if getattr(cell.recipe.cluster, entry.name) != getattr(first.recipe.cluster, entry.name)
         ]
-        text = f"{', '.join(differing)} differs from that of {' '.join(_settings(first.values))}"
+        text = f"{', '.join(differing)} differs from that of {' '.join(settings(first.values))}"
         raise UsageError(f"{text}: the jobs of an array are all of the same size. Set it to one value.")
 
 
-def _settings(values: Mapping[str, str]) -> list[str]:
+def settings(values: Mapping[str, str]) -> list[str]:
+    """The values of a cell as overrides."""
     return [f"{key}={value}" for key, value in values.items()]

@@ -1,24 +1,96 @@
 """Starting what is missing of a plan, by one submission."""
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cld_core.evaluation.evaluation import Evaluation, evaluations_of
 from cld_core.evaluation.request import EvalRequest
+from cld_core.ownership import require_may_change
 from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run import RunFolder
 from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
+from cld_core.run.trust import require_own_plugin
 from cld_core.small_files import read_object, whole
 from cldctl.clusters.base import Cluster
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused
-from cldctl.evals.plan import EvaluationPlan
+from cldctl.evals.plan import EvaluationPlan, checkpoints, make, recipe_for_evaluation
+from cldctl.evals.sweep import parse
 from cldctl.jobs import specs
 
-from . import sharded
+from . import home, sharded
+from .options import refuse_twice
+from .plugins import Say
 from .sharded_state import work_state
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions:
+    """Evaluations of a run, as somebody asked for them.
+
+    Attributes:
+        sweep: settings of which each is evaluated, as "KEY=a,b,c".
+        checkpoint: "last", "all" or a step.
+        cluster: None for the run's own.
+        allow_plugin: whether code that others can write may run.
+    """
+
+    metrics: tuple[str, ...]
+    overrides: tuple[str, ...] = ()
+    sweep: tuple[str, ...] = ()
+    checkpoint: str = "last"
+    shards: int | None = None
+    parallel: int | None = None
+    cluster: str | None = None
+    allow_plugin: bool = False
+
+
+def planned(run: RunFolder, options: EvalOptions, say: Say) -> tuple[EvaluationPlan, Cluster, ClusterSpec]:
+    """The requested evaluations of a run, where they are computed, and the jobs that its training would get.
+
+    Raises:
+        CldError: the run belongs to somebody else, or has no such checkpoint.
+        UsageError: an option is wrong, or the plug-in of the run may not be run.
+    """
+    require_may_change(run.path, "Nothing was evaluated")
+    axes = parse(options.sweep)
+    refuse_twice("--sweep", [axis.key for axis in axes], options.overrides)
+    where, size = place(run, options.cluster, options.overrides, options.allow_plugin)
+    steps = steps_of(run, options.checkpoint, say)
+    made = make(run, options.metrics, steps, options.overrides, axes, options.shards)
+    for text in division(run, made.requests, options.shards):
+        say(text)
+    return made, where, size
+
+
+def place(
+    run: RunFolder, cluster: str | None, overrides: Sequence[str], allow_plugin: bool
+) -> tuple[Cluster, ClusterSpec]:
+    """Where evaluations of a run are computed, and the jobs that a training with these settings would get.
+
+    Raises:
+        UsageError: the plug-in of the run may not be run, or an override is wrong.
+    """
+    where, recipe = home.chosen(cluster, run), run.recipe()
+    if not allow_plugin:
+        require_own_plugin(run, recipe, of_metrics=True)
+    return where, recipe_for_evaluation(recipe, overrides, str(run.recipe_file)).cluster
+
+
+def steps_of(run: RunFolder, checkpoint: str, say: Say, doing: str = "evaluating") -> list[int]:
+    """The steps that ``--checkpoint`` means; says which damaged checkpoints are skipped.
+
+    Raises:
+        NotFoundError, CheckpointError: as `plan.checkpoints`.
+    """
+    steps, damaged = checkpoints(run, checkpoint)
+    for entry in damaged:
+        say(entry.skipped)
+    if damaged:
+        say(f"{doing} step {', '.join(map(str, steps))} of {run.name}")
+    return steps
 
 
 @dataclass(frozen=True)
@@ -133,7 +205,7 @@ def _prepared(run: RunFolder, plan: EvaluationPlan, cluster: Cluster, size: Clus
         cluster.check(spec)
         cluster.max_tasks(replace(spec, size=size))
     existing = {path.name for path in run.evals.iterdir()} if run.evals.is_dir() else set()
-    home = plan.sweep.save(run) if plan.sweep is not None else None
+    folder = plan.sweep.save(run) if plan.sweep is not None else None
     for request in plan.requests:
         if request.id in by_state["STOPPED"]:
             request.save(run)
@@ -146,20 +218,18 @@ def _prepared(run: RunFolder, plan: EvaluationPlan, cluster: Cluster, size: Clus
         running=tuple(name for name in (*by_state["RUNNING"], *by_state["PENDING"]) if name not in left),
         works=started,
         shards={work.folder: left.get(work.name) or work.to_start() for work in started},
-        made=frozenset({*missing, *([home.name] if home is not None else [])} - existing),
-        logs=home / "logs" if home is not None else None,
+        made=frozenset({*missing, *([folder.name] if folder is not None else [])} - existing),
+        logs=folder / "logs" if folder is not None else None,
     )
 
 
-def fewer_shards(requests: Sequence[EvalRequest], asked: int) -> int | None:
-    """The number of shards, if there are fewer samples or test points than shards that somebody asked for."""
-    most = max(request.shards for request in requests)
-    return most if most < asked else None
-
-
-def divided_otherwise(run: RunFolder, requests: Sequence[EvalRequest]) -> list[tuple[str, int]]:
-    """Evaluations that were begun in another number of shards, which they keep, and that number."""
-    begun = [
-        (request, whole(read_object(run.evals / request.id / "request.json").get("shards"))) for request in requests
-    ]
-    return [(request.id, shards) for request, shards in begun if shards not in (None, request.shards)]
+def division(run: RunFolder, requests: Sequence[EvalRequest], asked: int | None) -> Iterator[str]:
+    """Which evaluations have another number of shards than somebody asked for, a line each."""
+    if asked is None:
+        return
+    if (most := max(request.shards for request in requests)) < asked:
+        yield f"--shards {asked}: {most} shards instead, one for each sample or test point"
+    for request in requests:
+        begun = whole(read_object(run.evals / request.id / "request.json").get("shards"))
+        if begun not in (None, request.shards):
+            yield f"{request.id} was begun in {begun} shards and keeps them"

@@ -3,7 +3,6 @@
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from cld_core.checkpoint.verify import DamagedCheckpoint
 from cld_core.errors import CldError, UsageError
@@ -14,42 +13,21 @@ from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
 from cldctl.clusters.base import Cluster
 from cldctl.clusters.records import JobSpec
+from cldctl.evals.plan import named
 
 from . import arrays, cells, drafts, home, requests, shared_code, submit, survey
 from .arrays import Start
-from .asked import Asked
-from .cells import Cell
+from .cells import Cell, settings
+from .options import SubmitOptions, require_plugin
+from .plugins import Say
 from .resume import Continuation, Skipped, ready
 from .state import RESUMABLE
 from .status import status_or_reason
-from .submit import Wanted
 from .survey import Answers
 from .uninterrupted import uninterrupted
 
 # As `resume.About`, with the run before all else.
 About = Callable[[RunFolder, Recipe, int, Sequence[DamagedCheckpoint], Sequence[str]], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class WantedGroup(Asked):
-    """A sweep of trainings, as somebody asked for it."""
-
-    group: Group
-    cells: tuple[Cell, ...]
-    file: Path
-    parallel: int | None = None
-
-    def of(self, cell: Cell) -> Wanted:
-        """One of its runs."""
-        given = (*self.given, *(f"{key}={value}" for key, value in cell.values.items()))
-        return Wanted(
-            path=self.group.root / cell.name,
-            recipe=cell.recipe,
-            file=self.file,
-            group=self.group.name,
-            sweep=cell.values,
-            **{**self.common(), "given": given},
-        )
 
 
 @dataclass(kw_only=True)
@@ -79,41 +57,53 @@ class BegunGroup:
         return [name for name in self.jobs if name not in self.new]
 
 
-def check(wanted: WantedGroup, cluster: Cluster) -> JobSpec:
+def check(options: SubmitOptions, cluster: Cluster, say: Say = lambda text: None) -> JobSpec:
     """Refuse what cannot be submitted, before anything is written; returns the job of those cells that are missing.
+
+    Args:
+        say: as in `submit.check`.
 
     Raises:
         CldError: the name is taken, a cell lacks what it needs, or the cluster has no such jobs or not so many.
     """
-    group = wanted.group
+    group = _group(options)
     if RunFolder(group.root / group.name).exists:
         raise UsageError(f"--name {group.name}: a run has this name. Choose another one for the group.")
-    for cell in wanted.cells:
-        submit.require_complete(cell.recipe, wanted.metrics)
-    starts = [Start(run=RunFolder(group.root / cell.name), recipe=cell.recipe) for cell in missing(wanted)]
-    spec = arrays.spec_of(group, starts or [_first(wanted)], cluster, wanted.parallel)
-    if drafts.kind_for(cluster, wanted.live_code) == "copy":
+    for cell in options.cells:
+        one = options.of(cell)
+        with named(settings(cell.values)):
+            require_plugin(cell.recipe, one.file, one.given, one.profile, options.cells, say)
+    for cell in options.cells:
+        submit.require_complete(cell.recipe, options.metrics)
+    starts = [Start(run=RunFolder(group.root / cell.name), recipe=cell.recipe) for cell in missing(options)]
+    spec = arrays.spec_of(group, starts or [_first(options)], cluster, options.parallel)
+    if drafts.kind_for(cluster, options.live_code) == "copy":
         spec = replace(spec, code=shared_code.folder_for(group))
     for array in _by_submission(starts, cluster):
         cluster.check(spec, len(array))
     return spec
 
 
-def missing(wanted: WantedGroup) -> list[Cell]:
+def missing(options: SubmitOptions) -> list[Cell]:
     """The cells whose run does not exist, or is not finished.
 
     Raises:
         UsageError: a name is taken, or a run was submitted with another recipe.
     """
-    found = cells.existing(wanted.group, wanted.cells)
-    return [cell for cell in wanted.cells if cell.name not in found or not requests.is_finished(found[cell.name])]
+    found = cells.existing(_group(options), options.cells)
+    return [cell for cell in options.cells if cell.name not in found or not requests.is_finished(found[cell.name])]
 
 
-def _first(wanted: WantedGroup) -> Start:
-    return Start(run=RunFolder(wanted.group.root / wanted.cells[0].name), recipe=wanted.cells[0].recipe)
+def _group(options: SubmitOptions) -> Group:
+    assert options.group is not None, "a sweep has a group"
+    return options.group
 
 
-def start(wanted: WantedGroup, cluster: Cluster, about: About, started: Callable[[RunFolder], None]) -> BegunGroup:
+def _first(options: SubmitOptions) -> Start:
+    return Start(run=RunFolder(_group(options).root / options.cells[0].name), recipe=options.cells[0].recipe)
+
+
+def start(options: SubmitOptions, cluster: Cluster, about: About, started: Callable[[RunFolder], None]) -> BegunGroup:
     """Start those runs of a sweep that neither train nor are finished; those that do not exist are made.
 
     Args:
@@ -123,21 +113,23 @@ def start(wanted: WantedGroup, cluster: Cluster, about: About, started: Callable
     Raises:
         CldError: nothing was started, and what was made for it is removed again.
     """
-    group = wanted.group
+    group = _group(options)
     begun = BegunGroup(group=group, cluster=cluster)
     try:
         with home.only_one(group.path, cluster):
-            found = cells.existing(group, wanted.cells)
-            begun.runs = [found.get(cell.name) or RunFolder(group.root / cell.name) for cell in wanted.cells]
+            found = cells.existing(group, options.cells)
+            begun.runs = [found.get(cell.name) or RunFolder(group.root / cell.name) for cell in options.cells]
             starts = _continued(begun, list(found.values()), Continuation(), about)
-            new = [cell for cell in wanted.cells if cell.name not in found]
+            new = [cell for cell in options.cells if cell.name not in found]
             group.add({cell.name: cell.values for cell in new})
             try:
-                shared = shared_code.store(group, [cell.recipe for cell in new], wanted.file, cluster, wanted.live_code)
+                shared = shared_code.store(
+                    group, [cell.recipe for cell in new], options.file, cluster, options.live_code
+                )
                 for cell in new:
-                    starts.append(_made(wanted, cell, cluster, shared))
+                    starts.append(_made(options, cell, cluster, shared))
                     begun.new.append(cell.name)
-                _train(begun, _in_order(starts, begun.runs), wanted.parallel, started)
+                _train(begun, _in_order(starts, begun.runs), options.parallel, started)
             except CldError:
                 _remove_unsubmitted(group, new)
                 raise
@@ -210,8 +202,8 @@ def _was_abandoned(run: RunFolder) -> bool:
     return not (history.request or history.submitted or history.attempts)
 
 
-def _made(wanted: WantedGroup, cell: Cell, cluster: Cluster, shared: Manifest | None) -> Start:
-    one = wanted.of(cell)
+def _made(options: SubmitOptions, cell: Cell, cluster: Cluster, shared: Manifest | None) -> Start:
+    one = options.of(cell)
     run = submit.create(one)
     recipe, evaluations, code = submit.prepare(run, one, cluster, shared)
     return Start(

@@ -56,6 +56,13 @@ class Log:
         # The ledger knows the size of one file alone, in which the launcher leaves its notices.
         return [cut(file, self.restart, self.offsets if self._is_launchers(file) else None) for file in files]
 
+    def missing(self, run: RunFolder) -> NotFoundError:
+        """The error if there are no `files`; says of which ranks there are some."""
+        ranks = self.ranks()
+        known = f"There {'is rank' if len(ranks) == 1 else 'are ranks'} {', '.join(ranks)}."
+        where = f"rank {self.rank} of job {self.job.job_id} in {self.job.logs}"
+        return NotFoundError(f"{run.name}: no log of {where}. {known if ranks else 'The job has not begun; try -f.'}")
+
     def _is_launchers(self, file: Path) -> bool:
         return self.rank == 0 and file.suffix == ".err"
 

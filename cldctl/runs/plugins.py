@@ -30,6 +30,8 @@ from cldctl.clusters.this_machine import safe_path
 
 # Loading torch from a slow disk takes most of it.
 TIMEOUT_S = 120.0
+# Tells people, in one line, what could not be found out.
+Say = Callable[[str], None]
 _LOG = logging.getLogger(__name__)
 COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "cld_core.data.plugin_report")
 
@@ -142,9 +144,7 @@ def _imports() -> dict[str, str]:
     return {**safe, "PYTHONPATH": os.pathsep.join([str(code.ROOT), *filter(None, others)])}
 
 
-def require_registered(
-    recipe: Recipe, place: Callable[[str], str], say: Callable[[str], None], *, swept: Collection[str] = ()
-) -> None:
+def require_registered(recipe: Recipe, place: Callable[[str], str], say: Say, *, swept: Collection[str] = ()) -> None:
     """Refuse a recipe whose plug-in does not register its data, before anything is written.
 
     Where the job runs in a container, the plug-in may need what is only there: what goes wrong is said, not refused.

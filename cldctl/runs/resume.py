@@ -10,6 +10,7 @@ from cld_core.errors import CldError, NotFoundError, RecipeError, UsageError
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.ownership import require_may_change
 from cld_core.recipe import Recipe
+from cld_core.recipe.profiles import as_overrides
 from cld_core.run import RunFolder, code, edits
 from cld_core.run.lease import held_message, newest, seems_alive
 from cld_core.run.trust import require_own_plugin
@@ -17,6 +18,7 @@ from cldctl.clusters.base import Cluster
 from cldctl.hints import command
 from cldctl.jobs import specs
 from cldctl.jobs.successor import chained
+from cldctl.lookup import find_profile
 
 from . import continued_data, snapshot, survey
 from .index import Index
@@ -67,6 +69,16 @@ class Continuation:
     other_data: bool = False
     max_age_s: float = 0.0
     checked: set[Path] = field(default_factory=set)
+
+
+def with_profile(profile: str | None, overrides: Sequence[str]) -> tuple[str, ...]:
+    """Overrides of the command line behind those of a profile: what is typed goes over it.
+
+    Raises:
+        RecipeError: there is no such profile, or it cannot be read.
+    """
+    file = find_profile(profile)
+    return (*(() if file is None else as_overrides(file)), *overrides)
 
 
 def resumable(root: Path) -> tuple[list[RunFolder], list[Skipped]]:

@@ -82,6 +82,12 @@ def is_since(row: RunStatus, since: float) -> bool:
     return row.state not in OVER or row.heard_of is None or row.heard_of > since
 
 
+def recent(rows: Iterable[RunStatus]) -> list[RunStatus]:
+    """Those that are alive, or were less than `RECENT_S` seconds ago."""
+    since = time.time() - RECENT_S
+    return [row for row in rows if is_since(row, since)]
+
+
 def in_order(rows: Sequence[RunStatus], order: str, *, reverse: bool = False) -> list[RunStatus]:
     """Rows sorted by one of `ORDERS`, ascending; those without a value come first in either direction.
 

@@ -2,9 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from cld_core.data import presence
 from cld_core.errors import CldError, DataError, RecipeError
@@ -24,7 +23,8 @@ from cldctl.jobs import specs
 from cldctl.jobs.train import TrainWork
 
 from . import drafts, home, shared_code, snapshot
-from .asked import Asked
+from .options import SubmitOptions, require_plugin
+from .plugins import Say
 from .requests import follow_up, request
 from .uninterrupted import uninterrupted
 
@@ -44,34 +44,24 @@ class Begun:
     said: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Wanted(Asked):
-    """A new run, as somebody asked for it.
-
-    Attributes:
-        file: where the recipe was read from.
-        group: the runs that are submitted together, and ``sweep``, what this one has of its own, value by key.
-    """
-
-    path: Path
-    recipe: Recipe
-    file: Path
-    group: str | None = None
-    sweep: Mapping[str, str] = field(default_factory=dict)
-
-
-def check(path: Path, recipe: Recipe, cluster: Cluster, live_code: bool = False) -> JobSpec:
+def check(options: SubmitOptions, cluster: Cluster, say: Say = lambda text: None) -> JobSpec:
     """Refuse what cannot be submitted, before anything is written; returns the job that trains.
 
+    Args:
+        say: gets what could not be found out about a plug-in.
+
     Raises:
-        UsageError: the name cannot be used or is taken, or the cluster has no such jobs.
+        RecipeError: the plug-in does not register the data, or the cluster has no such jobs.
+        UsageError: the name cannot be used or is taken.
     """
+    path, recipe = options.path, options.recipe
     check_name(path.name)
     RunFolder(path).require_free()
     spec = specs.training(RunFolder(path), recipe, cluster)
-    if drafts.kind_for(cluster, live_code) == "copy":
+    if drafts.kind_for(cluster, options.live_code) == "copy":
         spec = replace(spec, code=code.own_folder(path))
     cluster.check(spec)
+    require_plugin(recipe, options.file, options.given, options.profile, say=say)
     return spec
 
 
@@ -85,7 +75,7 @@ def following(recipe: Recipe, metrics: tuple[str, ...]) -> EvalRequest | None:
 
 
 def submit(
-    wanted: Wanted,
+    options: SubmitOptions,
     cluster: Cluster,
     started: Callable[[RunFolder, JobRef], None] = lambda run, job: None,
 ) -> Begun:
@@ -99,22 +89,22 @@ def submit(
         UsageError: the name is taken, or an evaluation lacks what it needs.
         CldError: no job exists, and the run's folder is removed again: its name is free.
     """
-    recipe = wanted.recipe
-    require_complete(recipe, wanted.metrics)
-    run = create(wanted)
+    recipe = options.recipe
+    require_complete(recipe, options.metrics)
+    run = create(options)
     said: list[str] = []
     try:
         _require_mine(run)
         # From here on, others see that a command is at work: the code may take long to store.
         with home.only_one(run.path, cluster):
-            recipe, evaluations, code_digest = prepare(run, wanted, cluster)
+            recipe, evaluations, code_digest = prepare(run, options, cluster)
             job = train(
                 run,
                 recipe,
                 cluster,
                 evaluations,
-                given=wanted.given,
-                profile=wanted.profile,
+                given=options.given,
+                profile=options.profile,
                 code_digest=code_digest,
                 started=lambda job: started(run, job),
                 say=said.append,
@@ -141,19 +131,20 @@ def require_complete(recipe: Recipe, metrics: tuple[str, ...]) -> None:
     following(recipe, metrics)
 
 
-def create(wanted: Wanted) -> RunFolder:
+def create(options: SubmitOptions) -> RunFolder:
     """The folder of a new run.
 
     Raises:
         UsageError: the name is taken.
         CldError: it cannot be made.
     """
-    named = identity(wanted.recipe.name, wanted.file, group=wanted.group, sweep=wanted.sweep)
-    return RunFolder.create(wanted.path, wanted.recipe, named)
+    group = None if options.group is None else options.group.name
+    named = identity(options.recipe.name, options.file, group=group, sweep=options.sweep)
+    return RunFolder.create(options.path, options.recipe, named)
 
 
 def prepare(
-    run: RunFolder, wanted: Wanted, cluster: Cluster, shared: Manifest | None = None
+    run: RunFolder, options: SubmitOptions, cluster: Cluster, shared: Manifest | None = None
 ) -> tuple[Recipe, list[Evaluation], str]:
     """Fill a new run's folder with all that was asked for.
 
@@ -168,18 +159,18 @@ def prepare(
         CldError: new files here belong to somebody else, or the code cannot be stored.
     """
     _require_mine(run)
-    recipe = wanted.recipe
+    recipe = options.recipe
     if shared is not None:
         shared_code.point(run, shared)
-    stored = shared or snapshot.store(run, recipe, cluster, snapshot.Wish(live=wanted.live_code))
+    stored = shared or snapshot.store(run, recipe, cluster, snapshot.Wish(live=options.live_code))
     if stored.plugins:
         # From here on with the copies.
         recipe = run.recipe()
-    if wanted.tags:
-        run.ledger.append(Tagged(add=wanted.tags))
-    if wanted.note:
-        run.ledger.append(Noted(note=wanted.note))
-    chained = following(recipe, wanted.metrics)
+    if options.tags:
+        run.ledger.append(Tagged(add=options.tags))
+    if options.note:
+        run.ledger.append(Noted(note=options.note))
+    chained = following(recipe, options.metrics)
     evaluations = [] if chained is None else [Evaluation(chained.save(run))]
     return recipe, evaluations, snapshot.requested(stored, cluster)
 

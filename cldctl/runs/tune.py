@@ -4,17 +4,52 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from cld_core.errors import UsageError
+from cld_core.recipe import Recipe
 from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run import RunFolder, changes
 from cld_core.run.events import JobRef
+from cld_core.run.trust import require_own_plugin
 from cld_core.tuned.request import TuneRequest
 from cld_core.tuned.work import Tuning
 from cldctl.clusters.base import Cluster
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused
+from cldctl.evals import plan
 from cldctl.jobs import specs
 
 from . import sharded
+from .evaluate import steps_of
+from .plugins import Say
 from .sharded_state import work_state
+
+# The keys of these sections that have an effect.
+_READ = (
+    *("sampling.eps", "sampling.denoise", "sampling.guidance", "sampling.guidance_from", "sampling.guidance_to"),
+    "eval.batch_size",
+)
+
+
+def checkpoint_of(
+    run: RunFolder, overrides: Sequence[str], wanted: str, allow_plugin: bool, say: Say
+) -> tuple[Recipe, int]:
+    """The recipe of a run with overrides, and the step of the intact checkpoint that a sampler is tuned to.
+
+    Raises:
+        UsageError: a key has no effect on a tuning, or the plug-in of the run may not be run.
+        NotFoundError: there is no such checkpoint.
+    """
+    for text in overrides:
+        key = text.partition("=")[0]
+        if key.startswith(("sampling.", "eval.")) and key not in _READ:
+            raise UsageError(f"'{key}' has no effect on a tuning. Leave it out; there are: {', '.join(_READ)}.")
+    recipe = plan.recipe_for_evaluation(run.recipe(), overrides, str(run.recipe_file))
+    if not allow_plugin:
+        require_own_plugin(run, recipe)
+    if wanted == "all":
+        raise UsageError("--checkpoint all: a sampler is tuned to one network. Use 'last' or a step.")
+    (step,) = steps_of(run, wanted, say, "tuning to")
+    plan.require_average(run, step, recipe.ema.length)
+    return recipe, step
 
 
 @dataclass(frozen=True)

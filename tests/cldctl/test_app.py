@@ -99,7 +99,7 @@ def test_other_ways_to_end_keep_their_codes(failing):
         (["doctor", "--wait", "inf"], ["--wait"]),
         (["submit", "a\nb\x1b[31m"], ["there is no such recipe"]),
         (["submit", "toy", "--profile", "/dev/zero"], ["--profile"]),
-        (["submit", "/dev/zero"], ["no such recipe"]),
+        (["submit", "/dev/zero"], ["no such file"]),
         (["submit", "toy", "--name", "a/b\nc", "--cluster", "debug"], ["cannot name a run"]),
         (["submit", "toy", f"cluster.setup=['{'x' * 9000}']", "--dry-run"], ["cluster.setup"]),
         (

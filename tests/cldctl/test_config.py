@@ -6,7 +6,7 @@ import pytest
 
 from cld_core.errors import RecipeError, UsageError
 from cldctl import config, lookup
-from cldctl.cli import completing
+from cldctl.cli import completion
 from cldctl.clusters.debug import DebugCluster
 from cldctl.runs import home
 from tests.support.made_up import run_with
@@ -140,9 +140,9 @@ def test_completion_survives_a_wrong_file(write, tmp_path):
     context = click.Context(click.Command("status"))
     run_with(tmp_path / "ours" / "mine", 10)
     file = write(f"runs_dir: {tmp_path / 'ours'}")
-    assert completing.runs(context, "m") == ["mine"]
+    assert completion.runs(context, "m") == ["mine"]
     file.write_text("clusterz: local")
-    assert completing.runs(context, "m") == []
+    assert completion.runs(context, "m") == []
 
 
 def test_a_user_without_a_home_folder_has_no_defaults(monkeypatch):
@@ -169,7 +169,7 @@ def test_a_user_without_a_home_folder_has_no_defaults(monkeypatch):
 
 @pytest.mark.parametrize(("name", "words"), [("cluster", "$CLDCTL_CLUSTER"), ("profile", "$CLDCTL_PROFILE")])
 def test_help_names_the_places_of_the_defaults(name, words):
-    from tests.cldctl.cli.test_whole import COMMANDS
+    from tests.cldctl.cli.test_help import COMMANDS
 
     help_ = next(param.help for param in COMMANDS["submit",].params if param.name == name)
     assert words in help_

@@ -4,20 +4,20 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from cld_core.evaluation import nonfinite
-from cld_core.evaluation.request import EvalRequest
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
     from cld_core.evaluation.joined import Joined
+    from cld_core.evaluation.request import EvalRequest
 
 # What makes two results answers to the same question.
 SAME_FEATURES = ("samples", "fid.extractor", "fid.layer", "fid.weights", "fid.quantisation")
 SAME_REFERENCE = (*SAME_FEATURES, "fid.stats")
 
 
-def sampler(request: EvalRequest) -> str:
+def sampler(request: "EvalRequest") -> str:
     """In words: how samples were drawn."""
     spec = request.sampling
     return spec.method if spec.precision == "fp32" else f"{spec.method} in {spec.precision}"

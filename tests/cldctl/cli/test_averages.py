@@ -11,12 +11,7 @@ from cld_core.averages import snapshots
 from cld_core.evaluation.evaluation import evaluations_of
 from cld_core.evaluation.request import EvalRequest
 from cld_core.recipe.ema import EmaSpec
-from cld_core.recipe.sampling import TunedSpec
 from cld_core.run import RunFolder
-from cld_core.shards.files import Sealed
-from cld_core.solutions import FILE
-from cld_core.tuned.work import tunings_of
-from cldctl.evals import plan
 from cldctl.runs import pruning
 from tests.support.tools import DEBUG, invoke
 
@@ -56,15 +51,6 @@ def test_a_sweep_over_lengths_is_a_table_of_evaluations(root):
     assert "mine, step 40, EMA length 0.07: 2,000 samples, em, 2 NFE" in text
 
 
-def test_samples_of_a_length_have_a_picture_of_their_own(root):
-    usual, other = (invoke("sample", "mine", "-n", "8", *more, runs=root) for more in ([], ["ema.length=0.2"]))
-    assert other.stdout == usual.stdout.replace(".png", "_ema-0.2.png")
-    assert "8 samples of step 40, EMA length 0.2" in other.stderr
-    page = root / "samples.html"
-    invoke("report", "mine", "-o", str(page), runs=root)
-    assert "mine, step 40, EMA length 0.2: 8 samples, em, 2 NFE" in page.read_text()
-
-
 def test_an_export_of_a_length_says_so(root, tmp_path):
     target, model = tmp_path / "x.safetensors", cld_core.load(root / "mine", ema_length=0.2)
     done = invoke(
@@ -78,36 +64,6 @@ def test_an_export_of_a_length_says_so(root, tmp_path):
     assert "the power-function average of relative length 0.2 at step 40" in (tmp_path / "card/README.md").read_text()
     with pytest.raises(cld_core.errors.UsageError, match="a file has one average"):
         cld_core.load(target, ema_length=0.1)
-
-
-def test_a_sampler_is_tuned_to_an_average(root, tmp_path, caplog):
-    shutil.copytree(root / "mine", tmp_path / "mine")
-    run, quick = RunFolder(tmp_path / "mine"), ("--nfe", "2", "--points", "8", "--budget", "0", *DEBUG)
-    for keys in ([], ["ema.length=0.2"]):
-        invoke("tune", "mine", *quick, *keys, runs=tmp_path)
-    found = {work.request.ema_length: work for work in tunings_of(run)}
-    assert {length: work.solution.ema_length for length, work in found.items()} == {None: None, 0.2: 0.2}
-    assert "averages" in found[0.2].made_of()
-    ends = [Sealed(work.shards, 0, "flow", 0, 2).load()["x"] for work in found.values()]
-    assert (ends[0] != ends[1]).any()
-    base = run.recipe()
-    for length, work in found.items():
-        recipe = replace(base, sampling=TunedSpec(nfe=2), ema=EmaSpec(length=length))
-        assert plan.with_solution(run, recipe, 40).sampling.solution == work.solution.digest
-        model = cld_core.load(run.path, ema_length=length)
-        model.export(file := tmp_path / f"{length}.safetensors")
-        (carried,) = cld_core.load(file).solutions.read()
-        assert carried == work.solution
-    assert not caplog.records
-    other = replace(base, sampling=TunedSpec(nfe=2), ema=EmaSpec(length=0.1))
-    plan.with_solution(run, other, 40)
-    (said,) = [record.getMessage() for record in caplog.records]
-    assert "ema.length=" in said
-    assert "not 0.1. Tune again: `cldctl tune mine --nfe 2 ema.length=0.1`" in said
-    # Its file of results is gone: it needs the snapshots again.
-    (found[0.2].folder / FILE).unlink()
-    shown = invoke("prune", "mine", "--averages", "--dry-run", runs=tmp_path, code=2)
-    assert f"{found[0.2].name} still needs the snapshots of averages. Run `cldctl tune` again" in shown.stderr
 
 
 def test_checkpoints_that_samplers_were_tuned_to_are_kept(root, tmp_path):

@@ -5,16 +5,10 @@ import json
 
 import pytest
 
-from cld_core.evaluation import pictures
-from tests.support.tools import DEBUG, invoke, status
+from tests.support.tools import invoke, status
 
 ASK = ("bench", "samplers", "done", "--nfe", "2", "--samples", "20", "--seeds", "2")
 TWO = ("--sampler", "em-quadratic", "--sampler", "mine=method=exponential,order=0,corrector=false")
-
-
-@pytest.fixture
-def no_pictures(monkeypatch):
-    monkeypatch.setattr(pictures, "samples", lambda *args, **keywords: None)
 
 
 def test_from_a_list_of_samplers_to_table_csv_and_picture(runs, tmp_path):
@@ -54,15 +48,6 @@ def test_a_dry_run_lists_and_starts_nothing(runs):
     assert sorted((runs / "done" / "evals").iterdir()) == before
 
 
-def test_what_is_missing_is_computed(runs, no_pictures):
-    one = ("--metric", "w2", "--sampler", "sscs-linear")
-    invoke("bench", "samplers", "done", "--nfe", "2", "--samples", "10", "--seeds", "1", *one, *DEBUG, runs=runs)
-    done = invoke(
-        "bench", "samplers", "done", "--nfe", "2,4", "--samples", "10", "--seeds", "1", *one, *DEBUG, runs=runs
-    )
-    assert "2 evaluations of done: 1 already complete, 1 started" in done.stderr
-
-
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
@@ -89,14 +74,6 @@ def test_wrong_usage_says_what_to_do(runs, words, code, said):
     done = invoke("bench", "samplers", "done", *words, "--dry-run", runs=runs, code=code)
     for text in said:
         assert text in done.stderr
-
-
-def test_a_setting_that_is_wrong_is_left_out_with_the_reason(runs):
-    one = ("--sampler", "ode", "--sampler", "x=method=exponential,ordr=2")
-    done = invoke("bench", "samplers", "done", *one, "--dry-run", runs=runs)
-    assert "x is left out: " in done.stderr
-    assert "sampling.order" in done.stderr
-    assert "exponential" not in done.stdout
 
 
 def test_no_such_run(tmp_path):

@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import pty
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from cld_core.run import RunFolder
 from cld_core.run.atomic import write_json
 from cld_core.small_files import read_json
 from tests.support.paths import ROOT
-from tests.support.tools import DEBUG, ONE, SMALL, cldctl, invoke, status, wait_ended, wait_for
+from tests.support.tools import DEBUG, ONE, SMALL, cldctl, invoke, status, wait_ended
 
 
 def test_submit_freezes_recipe_code_and_versions(runs):
@@ -49,24 +48,6 @@ def test_status_as_json_has_the_promised_fields(runs):
     assert (entry["state"], entry["shards_done"], entry["shards"]) == ("FINISHED", 1, 1)
     assert entry["nll"] is not None
     assert [entry["name"] for entry in json.loads(invoke("status", "--json", runs=runs).stdout)] == ["done"]
-
-
-@pytest.mark.parametrize("width", [80, 160])
-def test_tables_fit_and_are_plain_when_piped(runs, width):
-    for arguments in (("status",), ("status", "done"), ("recipes",), ("eval", "done", "--elbo", *DEBUG)):
-        text = invoke(*arguments, runs=runs, width=width).stdout
-        assert "\x1b" not in text
-        assert "━" not in text
-        assert max(len(line) for line in text.splitlines()) <= width
-        assert "…" not in text, "nothing is cut off"
-    assert ("last end" in invoke("status", runs=runs, width=width).stdout) == (width == 160)
-
-
-@pytest.mark.parametrize("width", [80, 160])
-def test_on_a_terminal_there_are_colours_and_bars(runs, width):
-    text = on_terminal(["status", "done"], runs, width)
-    assert "\x1b[" in text
-    assert "━" in text
 
 
 def test_watching_goes_on_until_it_is_interrupted(runs):
@@ -110,14 +91,6 @@ def test_eval_again_computes_nothing_and_another_setting_is_another(runs):
     assert "elbo against the step" in every.stdout
     reports = [read_json(path) for path in (runs / "done" / "evals").glob("*/report.json")]
     assert sorted(report["checkpoint_step"] for report in reports) == [10, 20, 20]
-
-
-def test_a_damaged_request_is_written_again(runs, tmp_path):
-    shutil.copytree(runs / "done", tmp_path / "done")
-    for request in (tmp_path / "done" / "evals").glob("*/request.json"):
-        request.write_text("{}")
-    assert "is already complete" in invoke("eval", "done", "--elbo", *DEBUG, runs=tmp_path).stderr
-    assert [entry["state"] for entry in status(tmp_path, "done")["evals"]] == ["FINISHED"]
 
 
 def test_eval_on_local_processes(runs):
@@ -165,39 +138,6 @@ def test_sample_writes_pictures_and_arrays(runs, tmp_path):
         assert file["nfe"].shape == (30,)
 
 
-def test_commands_that_take_a_while_name_their_phases(runs, tmp_path):
-    said = invoke("export", "done", "-o", str(tmp_path / "x.safetensors"), runs=runs).stderr.splitlines()
-    assert said[0] == "writing x.safetensors"
-    few = ("-n", "8", "--method", "em", "--nfe", "4", "-o", str(tmp_path / "x.npz"))
-    said = invoke("sample", "done", *few, runs=runs).stderr.splitlines()
-    assert said[:2] == ["drawing 8 samples (em)", "writing x.npz"]
-    assert "making the report of done" in invoke("report", "done", runs=runs).stderr
-
-
-def test_a_picture_of_other_settings_leaves_the_earlier_ones(runs):
-    pictures = RunFolder(runs / "done").samples
-    base = ("sample", "done", "-n", "20", "--method", "em", "--nfe", "5")
-    others = [(), ("--seed", "1"), ("-n", "21"), ("--nfe", "6"), ("sampling.denoise=false",), ("--method", "sscs")]
-    written = {}
-    for other in others:
-        done = invoke(*base, *other, runs=runs)
-        written[done.stdout.strip()] = None
-        for path, before in written.items():
-            content = (pictures / path).read_bytes()
-            assert before in (None, content), f"{path} was replaced by the picture of {other}"
-            written[path] = content
-    assert len(written) == len(others)
-    again = invoke(*base, runs=runs).stdout.strip()
-    assert again == next(iter(written)), "the same settings have the same name"
-
-
-def test_a_picture_replaces_the_file_that_was_asked_for(runs, tmp_path):
-    target = tmp_path / "mine.png"
-    target.write_bytes(b"earlier")
-    invoke("sample", "done", "-n", "20", "--method", "em", "--nfe", "5", "-o", str(target), runs=runs)
-    assert target.read_bytes().startswith(b"\x89PNG")
-
-
 def test_logs(runs, tmp_path):
     assert "was never submitted" not in invoke("logs", "done", runs=runs, code=None).stderr
     own = tmp_path / "runs"
@@ -220,18 +160,6 @@ def test_submit_returns_and_the_job_goes_on(tmp_path):
     assert time.monotonic() - before < 60
     row = wait_ended(runs, "mine")
     assert row["state"] == "FINISHED", row
-
-
-def test_training_on_the_cpu_where_gpus_were_asked_for_is_told(tmp_path):
-    settings = (*ONE, "cluster.gpus_per_node=1", "train.steps=1000000", "--name", "mine", "--cluster", "local")
-    invoke("submit", "toy", *settings, runs=tmp_path, CUDA_VISIBLE_DEVICES="")
-    try:
-        row = wait_for(lambda: (row := status(tmp_path, "mine"))["state"] == "RUNNING" and row["reason"] and row)
-        assert "GPUs were requested, but torch" in row["reason"]
-        assert "GPUs were requested" in invoke("status", "mine", runs=tmp_path, width=300).stdout
-    finally:
-        invoke("cancel", "mine", runs=tmp_path)
-    assert wait_ended(tmp_path, "mine")["attempts"][0]["warning"] == row["reason"]
 
 
 def test_resume_without_a_name_takes_all_that_can_be(tmp_path):
@@ -304,10 +232,3 @@ def test_commands_that_do_not_compute_load_nothing_heavy(runs, arguments):
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment, timeout=60
     )
     assert done.stderr.splitlines()[-1] == "[]", done.stderr
-
-
-def test_every_command_shows_an_example(runs):
-    listed = invoke("--help", runs=runs, width=200).stdout
-    for command in ("submit", "resume", "eval", "status", "logs", "cancel", "sample", "report", "recipes", "render"):
-        assert command in listed
-        assert "Example: cldctl" in invoke(command, "--help", runs=runs, width=200).stdout

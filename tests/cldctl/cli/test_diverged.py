@@ -13,7 +13,6 @@ from cld_core.evaluation.request import EvalRequest
 from cld_core.evaluation.rows.features import FeatureRows
 from cld_core.evaluation.stats_work import Statistics, StatsRequest
 from cld_core.ranks import Ranks
-from cld_core.recipe import with_overrides
 from cld_core.run import RunFolder
 from cld_core.stop import StopFlag
 from cld_core.train import session
@@ -83,17 +82,6 @@ def test_pictures_and_arrays_of_such_samples_come_with_a_warning(trained, tmp_pa
         assert arrays["images"][[0, 1, 4], -1, -1, -1].tolist() == [0, 0, 0]
 
 
-def test_toy_samples_as_well(runs, tmp_path, monkeypatch):
-    spoil(monkeypatch, [7], float("inf"))
-    for name in ("points.png", "points.npz"):
-        arguments = ("-n", "30", "--method", "em", "--nfe", "3", "-o", str(tmp_path / name))
-        done = invoke("sample", "done", *arguments, runs=runs)
-        assert "1 of 30 samples is not finite" in done.stderr.splitlines()
-        monkeypatch.undo()
-        assert "not finite" not in invoke("sample", "done", *arguments, runs=runs).stderr
-        spoil(monkeypatch, [7], float("inf"))
-
-
 def test_status_page_and_comparison_say_it(tmp_path):
     fid, bad = {"value": 3.0, "samples": 50_000}, {"nonfinite": 3}
     for name, more in (("good", {"nonfinite": 0}), ("bad", bad), ("old", {})):
@@ -106,14 +94,3 @@ def test_status_page_and_comparison_say_it(tmp_path):
     compared = ("eval", "--compare", "good", "bad", "old")
     assert invoke(*compared, runs=tmp_path).stderr.splitlines().count(f"bad: {SAID}") == 1
     assert f"bad: {SAID}" in json.loads(invoke(*compared, "--json", runs=tmp_path).stdout)["warnings"]
-
-
-def test_a_sweep_says_which_of_its_cells_it_is(tmp_path):
-    run = run_with(tmp_path / "mine", 10)
-    made = invoke("eval", "mine", "--elbo", "--sweep", "eval.elbo.probes=1,2", *DEBUG, runs=tmp_path, code=None)
-    assert made.returncode != 0, "its checkpoints hold no tensors"
-    recipe = with_overrides(run.recipe(), ["eval.elbo.probes=2"], "test")
-    request = EvalRequest.of(recipe, ("elbo",), 10)
-    report(run, request, elbo={"nll": 1.0}, fid={"value": 3.0, "samples": 50_000, "nonfinite": 3})
-    shown = invoke("status", "mine", runs=tmp_path).stdout
-    assert shown.count(f"{request.id}: {SAID}") == 1

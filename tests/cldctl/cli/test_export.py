@@ -59,20 +59,6 @@ def test_a_picture_that_the_run_has_of_the_step_is_taken(runs, samples, tmp_path
     assert (tmp_path / "card/samples.png").read_bytes() == Path(path).read_bytes()
 
 
-def test_what_is_not_a_picture_of_these_weights_is_drawn_again(runs, samples, tmp_path):
-    outside = tmp_path / "outside.png"
-    outside.write_bytes(PNG + b"not of the run")
-    for spoil in (
-        lambda file: file.symlink_to(outside),
-        lambda file: file.write_bytes(b"not a picture"),
-        lambda file: (samples / "step_00000020_em_nfe5_n2000.png").write_bytes(PNG),
-    ):
-        spoil(file := samples / "step_00000020.png")
-        said = invoke("export", "done", "--card", str(tmp_path / "card"), runs=runs)
-        assert "drawing samples of step 20" in said.stderr
-        file.unlink(missing_ok=True)
-
-
 @pytest.mark.parametrize(
     ("card", "taken"), [("card", "samples.png"), ("card", "model.safetensors"), ("card/notes.md", "notes.png")]
 )

@@ -1,22 +1,17 @@
 """`cldctl sample` of class-conditional models, and what it refuses."""
 
-import json
-import math
-import shutil
-
 import numpy as np
 import pytest
 
 from cld_core.classes import numbered
-from cld_core.evaluation.evaluation import evaluations_of
 from cld_core.ranks import Ranks
 from cld_core.recipe import load
 from cld_core.run import RunFolder
 from cld_core.stop import StopFlag
 from cld_core.train import session
-from tests.support.images import labelled_images, make_images, run_folder
+from tests.support.images import make_images
 from tests.support.paths import RECIPES
-from tests.support.tools import DEBUG, ONE, invoke
+from tests.support.tools import ONE, invoke
 
 FAST = ("--method", "exponential", "--nfe", "5", "-n", "18")
 
@@ -41,45 +36,6 @@ def test_samples_of_a_class_with_guidance(runs, tmp_path):
     assert np.load(out)["label"].tolist() == numbered([1] * 9).drawn(0, 18)
 
 
-def test_a_sweep_over_guidance_holds_each_class_against_its_law(runs, tmp_path):
-    shutil.copytree(runs / "modes", tmp_path / "modes")
-    settings = ("--samples", "45", "sampling.method=exponential", "sampling.nfe=3", *DEBUG)
-    done = invoke("eval", "modes", "--class-law", "--sweep", "sampling.guidance=1,1.5,3", *settings, runs=tmp_path)
-    assert "by sampling.guidance" in done.stdout
-    assert "log-density given the label" in done.stdout
-    works = {work.request.sampling.guidance: work for work in evaluations_of(RunFolder(tmp_path / "modes"))}
-    assert set(works) == {1.0, 1.5, 3.0}
-    sections = {scale: work.report["class-law"] for scale, work in works.items()}
-    assert {scale: section["nfe_mean"] for scale, section in sections.items()} == {1.0: 3.0, 1.5: 6.0, 3.0: 6.0}
-    assert len({section["w2"] for section in sections.values()}) == 3
-    assert all(list(section["classes"]) == list(map(str, range(9))) for section in sections.values())
-    (row,) = json.loads(invoke("status", "modes", "--json", runs=tmp_path).stdout)
-    shown = {entry["results"]["class_w2"]["value"] for entry in row["evals"]}
-    assert shown == {section["w2"] for section in sections.values()}
-    invoke("report", "modes", "-o", str(tmp_path / "page.html"), runs=tmp_path)
-    assert "Results by sampling.guidance" in (tmp_path / "page.html").read_text()
-
-
-def test_a_picture_is_named_after_its_label_and_guidance(runs):
-    done = invoke("sample", "modes", "--label", "3", "--guidance", "1.5", *FAST, runs=runs)
-    assert done.stdout.strip().endswith("step_00000020_exponential_nfe5_n18_label3_guidance-1.5.png")
-    other = invoke("sample", "modes", "sampling.guidance_to=0.5", "--guidance", "1.5", *FAST, runs=runs)
-    assert other.stdout.strip().endswith("n18_guidance-1.5_guidance_to-0.5.png")
-    assert "report.html" in invoke("report", "modes", runs=runs).stdout
-
-
-def test_given_an_observation_the_truth_is_that_of_the_class(runs):
-    class_of, all_of = ({"--label": "3"}, {})
-    asked = ("sample", "modes", "--observe", "x=0.3", *FAST)
-    said = {}
-    for name, options in (("class", class_of), ("all", all_of)):
-        words = [word for pair in options.items() for word in pair]
-        said[name] = invoke(*asked, *words, runs=runs).stderr.rpartition("of true samples ")[2].strip()
-    # Mode 3 is one normal of standard deviation 0.04 on the line: its mean log-density is known.
-    assert float(said["class"]) == pytest.approx(-math.log(0.04 * math.sqrt(2 * math.pi * math.e)), abs=1e-3)
-    assert float(said["all"]) < float(said["class"]) - 0.1
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -97,19 +53,6 @@ def test_given_an_observation_the_truth_is_that_of_the_class(runs):
 def test_what_cannot_be_sampled_is_said_in_a_line(runs, arguments, words):
     done = invoke("sample", *arguments, *FAST, runs=runs, code=2)
     assert all(word in done.stderr for word in words), done.stderr
-
-
-def test_a_grid_of_images_has_a_class_in_each_row(tmp_path):
-    data = labelled_images(tmp_path / "set", {"train": 20, "validation": 40})
-    run = run_folder(tmp_path, data, "data.labels=true", "train.steps=4")
-    session.run(run, Ranks(), StopFlag(), job_id="test")
-    method = ("--method", "exponential", "--nfe", "3", "-n", "9")
-    done = invoke("sample", "run", *method, runs=tmp_path)
-    assert done.stdout.strip().endswith("n9_grid-quadratic.png")
-    one = invoke("sample", "run", "--label", "odd", *method, "-o", str(tmp_path / "odd.npz"), runs=tmp_path)
-    assert np.load(one.stdout.strip())["label"].tolist() == [1] * 9
-    wrong = invoke("sample", "run", "--label", "odt", *method, runs=tmp_path, code=2)
-    assert "there is no class 'odt': the labels are 0 to 2 (even, odd, rest). Did you mean 'odd'?" in wrong.stderr
 
 
 def test_labels_are_looked_for_before_a_job_starts(tmp_path):

@@ -13,8 +13,8 @@ from cld_core.run.events import Imported, JobRef, Submitted
 from cldctl.runs import pruning, removal
 from tests.support.made_up import CONTENT, TOY, damage, report
 from tests.support.old_runs import over
-from tests.support.other_users import SHARED_GROUP, as_user, needs_root, open_folder
-from tests.support.tools import DEBUG, invoke
+from tests.support.other_users import as_user, needs_root, open_folder
+from tests.support.tools import invoke
 
 __all__ = ["open_folder"]
 
@@ -86,26 +86,6 @@ def test_what_cannot_be_noted(root, words, message):
     before = (root / "toy-1" / "attempts.jsonl").read_bytes()
     assert message in " ".join(invoke("note", "toy-1", *words, runs=root, code=2).stderr.split())
     assert (root / "toy-1" / "attempts.jsonl").read_bytes() == before
-
-
-def test_a_new_run_with_a_wrong_tag_is_not_made(root):
-    for words in (["--tag", "a b"], ["--note", "a\tb"]):
-        invoke("submit", "toy", "--name", "new", *words, *DEBUG, runs=root, code=2)
-    assert not (root / "new").exists()
-
-
-@needs_root
-def test_a_colleague_may_note_a_shared_run(open_folder, scripted):
-    root = filled(open_folder / "runs")
-    note = lambda: invoke("note", "toy-1", "theirs", runs=root, code=None).returncode  # noqa: E731
-    assert as_user(note, gid=SHARED_GROUP) == 1
-    run = RunFolder(root / "toy-1")
-    os.chown(run.path, 0, SHARED_GROUP)
-    os.chown(run.ledger.path, 0, SHARED_GROUP)
-    run.path.chmod(0o2775)
-    run.ledger.path.chmod(0o664)
-    assert as_user(note, gid=SHARED_GROUP) == 0
-    assert run.ledger.history().note == "theirs"
 
 
 def test_the_beginning_of_a_name_is_enough_if_it_is_of_one_run(root):

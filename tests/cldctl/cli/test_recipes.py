@@ -1,24 +1,15 @@
 """Finding recipes and profiles, and printing them."""
 
 import pytest
-import typer
 from typer.main import get_command
 from typer.testing import CliRunner
 
 from cld_core.errors import RecipeError
 from cld_core.recipe import dump, load
 from cldctl.app import app
-from cldctl.cli.recipes import recipes
-from cldctl.cli.render import render
 from cldctl.lookup import find_profile, find_recipe, recipe_files
-from cldctl.show import console
 from tests.support.paths import RECIPES
-
-
-def run(command, *arguments):
-    app = typer.Typer()
-    app.command()(command)
-    return CliRunner().invoke(app, arguments)
+from tests.support.tools import invoke
 
 
 def test_a_recipe_is_found_by_path_and_by_name(tmp_path, monkeypatch):
@@ -32,9 +23,9 @@ def test_a_recipe_is_found_by_path_and_by_name(tmp_path, monkeypatch):
     assert len(recipe_files()) == len(list(RECIPES.glob("*.yaml")))
 
 
-@pytest.mark.parametrize("name", ["cifar_10", "recipes/cifar_10.yaml"])
-def test_an_unknown_recipe_is_answered_with_the_nearest(name):
-    with pytest.raises(RecipeError, match=r"there is no such recipe\. Did you mean 'cifar10'\?$"):
+@pytest.mark.parametrize(("name", "what"), [("cifar_10", "recipe"), ("recipes/cifar_10.yaml", "file")])
+def test_an_unknown_recipe_is_answered_with_the_nearest(name, what):
+    with pytest.raises(RecipeError, match=rf"there is no such {what}\. Did you mean 'cifar10'\?$"):
         find_recipe(name)
     with pytest.raises(RecipeError, match=r"there is no such recipe\. `cldctl recipes`"):
         find_recipe("xyzzy")
@@ -58,8 +49,7 @@ def test_a_profile_is_found_by_path_and_by_name(tmp_path, monkeypatch):
 
 
 def test_render_prints_what_load_reads_back(tmp_path):
-    shown = run(render, str(RECIPES / "toy.yaml"), "sampling.method=em", "sampling.nfe=20")
-    assert shown.exit_code == 0
+    shown = invoke("render", str(RECIPES / "toy.yaml"), "sampling.method=em", "sampling.nfe=20", runs=tmp_path)
     (tmp_path / "toy.yaml").write_text(shown.stdout)
     recipe = load(tmp_path / "toy.yaml")
     assert dump(recipe) == shown.stdout
@@ -67,13 +57,20 @@ def test_render_prints_what_load_reads_back(tmp_path):
     assert "rtol" not in shown.stdout.partition("sampling:")[2].partition("eval:")[0]
 
 
+@pytest.mark.parametrize("name", sorted(file.stem for file in RECIPES.glob("*.yaml")))
+def test_what_differs_from_the_defaults_is_the_same_recipe(tmp_path, name):
+    shown = invoke("render", name, "--changed", "sampling.method=em", runs=tmp_path).stdout
+    (tmp_path / "shown.yaml").write_text(shown)
+    assert load(tmp_path / "shown.yaml") == load(RECIPES / f"{name}.yaml", ["sampling.method=em"])
+    assert shown.count("\n") < len(dump(load(RECIPES / f"{name}.yaml")).splitlines()) / 2
+
+
 def test_every_recipe_is_listed_with_where_it_is_from(tmp_path, monkeypatch):
     """A path, if it is a file of the user; those of a package are in a folder that is nobody's business."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes/mine.yaml").write_text("extends: toy\nname: mine\n")
-    monkeypatch.setattr(console.out, "_width", 1000)
-    rows = [line.split() for line in run(recipes).stdout.splitlines() if line.strip()]
+    rows = [line.split() for line in invoke("recipes", runs=tmp_path, width=1000).stdout.splitlines() if line.strip()]
     where = {row[0]: row[-1] for row in rows}
     assert where["mine"] == "recipes/mine.yaml"
     for file in RECIPES.glob("*.yaml"):

@@ -8,14 +8,10 @@ import pytest
 
 import cld_core
 from cld_core import solutions
-from cld_core.errors import UsageError
-from cld_core.recipe import with_overrides
-from cld_core.recipe.sampling import TunedSpec
 from cld_core.run import RunFolder
 from cld_core.run.atomic import write_json
-from cld_core.solutions import FILE, Network, Solutions
+from cld_core.solutions import FILE
 from cld_core.tuned.work import tunings_of
-from cldctl.evals import plan
 from tests.cldctl.page.parsed import Parsed
 from tests.support.tools import DEBUG, invoke
 
@@ -80,20 +76,6 @@ def test_samples_of_a_tuned_sampler(tuned):
     assert path.t.tolist()[-1] == 0.0
 
 
-def test_a_missing_solution_names_the_command(tuned):
-    text = r"no tuned sampler of 9 evaluations .*there are: 2, 3.* `cldctl tune done --nfe 9`"
-    with pytest.raises(UsageError, match=text):
-        cld_core.load(tuned / "done").sample(3, method="tuned", nfe=9)
-    for command in (("sample", "-n", "9"), ("eval", "--elbo", *DEBUG)):
-        shown = invoke(command[0], "done", *command[1:], "sampling.method=tuned", "sampling.nfe=9", runs=tuned, code=2)
-        assert "`cldctl tune done --nfe 9`" in shown.stderr
-
-
-def test_keys_that_a_solution_does_not_have(tuned):
-    with pytest.raises(UsageError, match=r"sampling.eps=0.001, not 0.01"):
-        cld_core.load(tuned / "done").sample(3, method="tuned", nfe=3, eps=0.01)
-
-
 def test_training_cannot_begin_with_it(tuned):
     shown = invoke("submit", "toy_diamond", "sampling.method=tuned", *DEBUG, runs=tuned, code=2)
     assert "sampling.method=tuned needs a trained network" in shown.stderr
@@ -118,33 +100,6 @@ def test_another_solution_is_another_evaluation(tuned, tmp_path):
     assert "already complete" in chosen.stderr
 
 
-def replace_checkpoint(run, step):
-    """As if the run had been resumed from an earlier step: another network, of the same step."""
-    sidecar = run.checkpoint_file(step).with_suffix(".json")
-    sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), "sha256": "0" * 64}))
-
-
-def test_a_replaced_checkpoint_is_warned_of(tuned, tmp_path, caplog):
-    shutil.copytree(tuned / "done", tmp_path / "done")
-    run = RunFolder(tmp_path / "done")
-    spec = TunedSpec(nfe=3)
-    recipe = with_overrides(run.recipe(), ["sampling.method=tuned", "sampling.nfe=3"])
-    assert plan.with_solution(run, recipe, 20).sampling.solution is not None
-    assert not caplog.records
-    replace_checkpoint(run, 20)
-    assert plan.with_solution(run, recipe, 20).sampling.solution is not None
-    (said,) = [record.getMessage() for record in caplog.records]
-    assert "was fitted to a checkpoint of step 20 that has been replaced. Tune again: `cldctl tune done" in said
-    now = Network(step=20, checkpoint="0" * 64)
-    (solution,) = [one for one in Solutions.of_run(run).read() if one.nfe == 3]
-    # One that was tuned to it since is used.
-    newer = replace(solution, checkpoint=now.checkpoint, times=(1.0, 0.5, 0.001), about={})
-    (run.tuned / "another").mkdir()
-    write_json(run.tuned / "another" / FILE, newer.content())
-    assert Solutions.of_run(run).chosen(spec, now).digest == newer.digest
-    assert Solutions.of_run(run).chosen(spec, replace(now, checkpoint=solution.checkpoint)).digest == solution.digest
-
-
 def test_results_of_a_network_that_has_moved_on_have_a_remark(tuned, tmp_path):
     shutil.copytree(tuned / "done", tmp_path / "done")
     keys = ("--w2", "--samples", "8", "eval.max_nonfinite=1", "sampling.method=tuned", "sampling.nfe=3", *DEBUG)
@@ -156,32 +111,6 @@ def test_results_of_a_network_that_has_moved_on_have_a_remark(tuned, tmp_path):
     remarks = {entry["id"][:11]: entry["remarks"] for entry in row["evals"]}
     assert text in remarks["w2-00000010"]
     assert text not in remarks["w2-00000020"]
-
-
-def test_a_network_that_has_moved_on_is_warned_of(tuned, caplog):
-    model = cld_core.load(tuned / "done", 10)
-    model.sample(2, method="tuned", nfe=3)
-    model.sample(2, method="tuned", nfe=3)
-    (said,) = [record.getMessage() for record in caplog.records]
-    assert "was fitted to step 20, not 10. Tune again: `cldctl tune done --nfe 3`" in said
-
-
-def test_the_nearest_step_is_used(tuned, tmp_path, caplog):
-    shutil.copytree(tuned / "done", tmp_path / "done")
-    invoke("tune", "done", "--nfe", "3", "--checkpoint", "10", *QUICK, runs=tmp_path)
-    for step in (10, 20):
-        model = cld_core.load(tmp_path / "done", step)
-        assert model.solutions.followed(TunedSpec(nfe=3), model.network).step == step
-    assert not caplog.records
-
-
-def test_an_exported_file_carries_its_solutions(tuned, tmp_path):
-    file = tmp_path / "weights.safetensors"
-    invoke("export", "done", "-o", str(file), runs=tuned)
-    here, there = cld_core.load(tuned / "done", device="cpu"), cld_core.load(file, device="cpu")
-    assert (here.sample(4, method="tuned", nfe=3) == there.sample(4, method="tuned", nfe=3)).all()
-    with pytest.raises(UsageError, match="there are: 2, 3"):
-        there.sample(4, method="tuned", nfe=4)
 
 
 @pytest.mark.parametrize(
@@ -206,14 +135,6 @@ def test_wrong_usage(tuned, options, said):
     shown = invoke("tune", "done", *options, *DEBUG, runs=tuned, code=2)
     assert said in shown.stderr
     assert len(list((tuned / "done/tuned").iterdir())) == 2
-
-
-def test_no_budget(tuned, tmp_path):
-    shutil.copytree(tuned / "done", tmp_path / "done")
-    invoke("tune", "done", "--nfe", "2", "--points", "8", "--budget", "none", *DEBUG, runs=tmp_path)
-    works = tunings_of(RunFolder(tmp_path / "done"))
-    assert {work.request.budget_min for work in works if work.request.nfe == 2} == {None, 0.0}
-    assert all(work.is_done for work in works)
 
 
 def test_no_such_run_or_checkpoint(tuned):

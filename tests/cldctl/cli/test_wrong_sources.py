@@ -5,7 +5,6 @@ import zipfile
 
 import pytest
 
-from cld_core.errors import UsageError, WrongCheckpointError, WrongSourceError
 from tests.cld_core.test_importing import published
 from tests.support.paths import ROOT
 from tests.support.tools import invoke
@@ -91,12 +90,3 @@ def test_wrong_usage_and_damage_have_different_codes(place, monkeypatch, tmp_pat
         assert word in message
     assert sorted(path.name for path in place.iterdir()) == before
     assert not (tmp_path / "runs").exists()
-
-
-def test_the_library_raises_what_it_did_before():
-    # Code that catches the errors of data and checkpoints catches these.
-    from cld_core.errors import CheckpointError, DataError
-
-    assert issubclass(WrongSourceError, DataError)
-    assert issubclass(WrongCheckpointError, CheckpointError)
-    assert WrongSourceError.exit_code == WrongCheckpointError.exit_code == UsageError.exit_code

@@ -90,7 +90,8 @@ def submit(tmp_path: Path) -> Iterator[Submitter]:
     wait_for_end({job.details["pid"] for job in submitter.jobs})
 
 
-def test_tasks_of_one_process_share_a_controller_and_get_a_gpu_each(submit):
+def test_tasks_of_one_process_share_a_controller_and_get_a_gpu_each(submit, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
     size = ClusterSpec(gpus_per_node=1)
     jobs = submit(*(submit.report(name) for name in "abc"), size=size, env={"SPECIAL": "yes"})
     controller = jobs[0].details["pid"]

@@ -2,18 +2,24 @@
 
 import pytest
 
-from cld_core.recipe.cluster import ClusterSpec
+from cld_core.errors import RecipeError
+from cld_core.recipe import load
+from cld_core.run import RunFolder
 from cldctl.clusters import find
-from cldctl.clusters.this_machine import lacks_gpus
+from cldctl.jobs import specs
+from tests.support.paths import RECIPES
 
 
-@pytest.mark.parametrize(("seen", "warns"), [("", True), ("-1", True), ("0", False), ("0,1", False)])
-def test_a_job_that_asks_for_gpus_is_remarked_on_where_no_nvidia_gpu_is_seen(monkeypatch, seen, warns):
+@pytest.mark.parametrize("cluster", ["local", "debug"])
+@pytest.mark.parametrize(
+    ("seen", "asked", "refused"), [("", 1, True), ("-1", 1, True), ("0", 1, False), ("", 0, False)]
+)
+def test_gpus_that_are_not_there_are_refused(tmp_path, monkeypatch, cluster, seen, asked, refused):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
-    text = lacks_gpus(ClusterSpec(gpus_per_node=1))
-    assert (text is not None) == warns
-    if text is not None:
-        assert "no NVIDIA GPU is seen here: without one it runs on the CPU" in text, "torch may find another one"
-    assert find("local").remark_on(ClusterSpec(gpus_per_node=1)) == text
-    assert lacks_gpus(ClusterSpec(gpus_per_node=0)) is None
-    assert find("slurm").remark_on(ClusterSpec(gpus_per_node=1)) is None, "its jobs run elsewhere"
+    recipe = load(RECIPES / "toy.yaml", [f"cluster.gpus_per_node={asked}"])
+    spec = specs.training(RunFolder(tmp_path / "mine"), recipe, find(cluster))
+    if refused:
+        with pytest.raises(RecipeError, match=r"cluster.gpus_per_node' is 1.* set cluster.gpus_per_node=0"):
+            find(cluster).check(spec)
+    else:
+        find(cluster).check(spec)

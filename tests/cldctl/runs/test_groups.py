@@ -18,7 +18,7 @@ from cldctl.clusters.records import SchedulerRefused
 from cldctl.evals import plan
 from cldctl.jobs import specs
 from cldctl.runs import cancel, cells, checkout, evaluate, groups, logs, removal
-from cldctl.runs.groups import WantedGroup
+from cldctl.runs.options import SubmitOptions
 from cldctl.runs.resume import Continuation, resume
 from tests.support.made_up import report, run_with
 from tests.support.paths import RECIPES
@@ -64,7 +64,8 @@ def arrays(scripted, monkeypatch):
 def asked(tmp_path, sweep=SEEDS, overrides=(), **more):
     axes = cells.axes_of(sweep)
     found = cells.cells_of("g", axes, TOY, ["train.steps=20", "eval.samples=32", *overrides], None)
-    return WantedGroup(group=Group(tmp_path, "g"), cells=found, file=TOY, **more)
+    recipe = found[0].recipe
+    return SubmitOptions(path=tmp_path / "g", group=Group(tmp_path, "g"), recipe=recipe, cells=found, file=TOY, **more)
 
 
 def start(wanted, cluster):

@@ -14,9 +14,10 @@ from cld_core.recipe import load
 from cld_core.run import code, edits
 from cld_core.run.events import Ended, RecipeEdited, Requested
 from cldctl.runs import checkout, snapshot
+from cldctl.runs.options import SubmitOptions
 from cldctl.runs.resume import Continuation, resume
 from cldctl.runs.snapshot import Wish
-from cldctl.runs.submit import Wanted, submit
+from cldctl.runs.submit import submit
 from tests.support.paths import RECIPES
 from tests.support.scripted import Scripted, trained
 from tests.support.tools import invoke
@@ -54,7 +55,7 @@ def run(tmp_path, scripted, small):
 def begun(tmp_path, *overrides, cluster=None, **wanted):
     recipe = load(TOY, ["train.steps=20", *overrides])
     path = tmp_path / "runs" / "mine"
-    return submit(Wanted(path=path, recipe=recipe, file=TOY, **wanted), cluster or Scripted()).run
+    return submit(SubmitOptions(path=path, recipe=recipe, file=TOY, **wanted), cluster or Scripted()).run
 
 
 def stop(run):

@@ -17,7 +17,8 @@ from cldctl.clusters.records import After, SchedulerAway, SchedulerRefused
 from cldctl.evals import plan
 from cldctl.jobs.successor import chained
 from cldctl.runs import evaluate, sharded, snapshot
-from cldctl.runs.submit import Wanted, submit, train
+from cldctl.runs.options import SubmitOptions
+from cldctl.runs.submit import submit, train
 from tests.support.made_up import report, run_with
 from tests.support.paths import RECIPES
 from tests.support.tools import invoke
@@ -47,7 +48,7 @@ class Recording(DebugCluster):
 
 def submitted(path, cluster, metrics=(), *overrides):
     recipe = load(TOY, ["train.steps=20", "eval.samples=32", *overrides])
-    return submit(Wanted(path=path, recipe=recipe, file=TOY, metrics=metrics), cluster)
+    return submit(SubmitOptions(path=path, recipe=recipe, file=TOY, metrics=metrics), cluster)
 
 
 def test_the_request_is_in_the_ledger_before_the_job_exists(tmp_path):

@@ -12,7 +12,8 @@ from cld_core.run.events import JobRef
 from cldctl.clusters.debug import DebugCluster
 from cldctl.clusters.records import SchedulerRefused
 from cldctl.runs import home
-from cldctl.runs.submit import Wanted, submit
+from cldctl.runs.options import SubmitOptions
+from cldctl.runs.submit import submit
 from cldctl.runs.uninterrupted import uninterrupted
 from tests.support.paths import RECIPES
 from tests.support.tools import invoke
@@ -48,7 +49,7 @@ def _as_in_a_terminal():
 
 def submitted(path, cluster):
     recipe = load(TOY, ["train.steps=20", "eval.samples=32"])
-    return submit(Wanted(path=path, recipe=recipe, file=TOY, metrics=("elbo",)), cluster)
+    return submit(SubmitOptions(path=path, recipe=recipe, file=TOY, metrics=("elbo",)), cluster)
 
 
 def jobs(run: RunFolder) -> tuple[list[str], list[str]]:

@@ -8,11 +8,10 @@ import pytest
 from cld_core.run import RunFolder
 from cld_core.run.atomic import write_json
 from cld_core.run.events import Ended, JobRef, Requeued, Started, Submitted
-from cldctl.cli import status as status_command
 from cldctl.clusters.slurm import shared
 from cldctl.runs import logs, selection, status
 from cldctl.runs.index import Index
-from cldctl.show import follow
+from cldctl.show import follow, query
 from cldctl.show import logs as shown_logs
 from tests.support import scheduler
 from tests.support.made_up import run_with
@@ -25,7 +24,7 @@ MINUTES = 10
 @pytest.fixture
 def clock(monkeypatch) -> Together:
     clock = Together(60.0 * MINUTES)
-    for module in (status_command, shown_logs, status, follow):
+    for module in (query, shown_logs, selection, status, follow):
         monkeypatch.setattr(module, "time", clock)
     return clock
 
@@ -48,7 +47,7 @@ def training(path: Path, job_id: str, when: float) -> RunFolder:
 
 def rows_of(root, *chosen):
     everything = selection.selection(None, None, (), None, None)
-    return status_command._Asked(Index(root), list(chosen), [], everything, False, "created", False).rows().rows
+    return query.Query(Index(root), list(chosen), [], everything, False, "created", False).rows().rows
 
 
 def watch(clock, root, seen=lambda rows: None):

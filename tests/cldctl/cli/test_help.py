@@ -1,9 +1,12 @@
 """What holds for all commands: help, short and long options, examples, versions, quiet and verbose."""
 
+import ast
 import logging
 import platform
 import re
 import shlex
+import subprocess
+import sys
 from importlib import metadata
 
 import pytest
@@ -11,10 +14,11 @@ import typer
 
 from cld_core.recipe.variants import names
 from cld_core.run.events import JobRef, Requested, Submitted
+from cldctl import lookup
 from cldctl.app import app
-from cldctl.cli import recipes
 from cldctl.show.console import err, out
 from tests.support.made_up import run_with
+from tests.support.paths import ROOT as REPO
 from tests.support.tools import DEBUG, ONE, cldctl, invoke
 
 ROOT = typer.main.get_command(app)
@@ -47,11 +51,6 @@ def test_every_command_has_an_example_and_help_for_everything(name):
         assert getattr(param, "help", None), param.name
         if is_option:
             assert any(text.startswith("--") for text in param.opts), f"{param.opts} has no long form"
-
-
-def test_every_short_option_of_cldctl_has_a_long_one():
-    for param in ROOT.params:
-        assert any(text.startswith("--") for text in param.opts)
 
 
 def test_every_command_is_in_a_group_of_the_help():
@@ -137,23 +136,6 @@ def test_a_terminal_shows_the_name_of_a_new_run_once(tmp_path, monkeypatch):
     assert invoke("-q", "submit", "toy", *ONE, "--name", "other", *DEBUG, runs=tmp_path).stdout == "other\n"
 
 
-def test_quiet_leaves_failures_whatever_their_style():
-    import contextlib
-    import io
-
-    err.quiet = True
-    try:
-        with contextlib.redirect_stderr(io.StringIO()) as said:
-            err.failure("a: failed")
-            err.failure("b: failed", style="red")
-            err.print("not a failure", style="red")
-            err.print("a remark")
-            err.print("a warning", style="yellow")
-    finally:
-        err.quiet = False
-    assert said.getvalue() == "a: failed\nb: failed\n"
-
-
 def test_verbose_says_what_is_called(tmp_path, monkeypatch):
     tools = tmp_path / "bin"
     tools.mkdir()
@@ -171,13 +153,13 @@ def test_verbose_says_what_is_called(tmp_path, monkeypatch):
 
 
 def test_a_warning_of_the_library_says_that_it_is_one(tmp_path, monkeypatch):
-    first = dict([*recipes.recipe_files().items()][:1])
+    first = dict([*lookup.recipe_files().items()][:1])
 
     def warned():
         logging.getLogger("cld_core.sampling").warning("it is too small")
         return first
 
-    monkeypatch.setattr(recipes, "recipe_files", warned)
+    monkeypatch.setattr(lookup, "recipe_files", warned)
     assert "warning: it is too small" in invoke("recipes", runs=tmp_path).stderr.splitlines()
     assert "warning" not in invoke("-q", "recipes", runs=tmp_path).stderr
     assert not logging.getLogger("cld_core").handlers
@@ -214,3 +196,34 @@ def test_compare_says_what_eval_compare_does(tmp_path):
         other = invoke("eval", "--compare", "a", "b", *more, runs=tmp_path)
         assert (one.stdout, one.stderr) == (other.stdout, other.stderr)
         assert "1.5" in one.stdout
+
+
+DECLARING = sorted(path for path in (REPO / "cldctl/cli").glob("*.py") if path.stem not in ("report", "top", "doctor"))
+
+
+@pytest.mark.parametrize("path", DECLARING, ids=lambda path: path.stem)
+def test_what_declares_a_command_loads_only_what_declaring_needs(path):
+    """What a body needs is imported in it: help and completion load all of these files, and must answer at once."""
+    allowed = {*sys.stdlib_module_names, "typer", "cld_core.errors", "options", "completion"}
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = (
+                [node.module] if isinstance(node, ast.ImportFrom) and node.module else [it.name for it in node.names]
+            )
+            assert {name if name in allowed else name.partition(".")[0] for name in names} <= allowed, ast.unparse(node)
+
+
+def test_help_loads_neither_recipes_nor_runs():
+    code = "import sys; from cldctl import app; app.run(['--help']); print(*sorted(sys.modules), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO, timeout=120)
+    loaded = set(done.stderr.split())
+    assert "cldctl.cli.train" in loaded
+    assert not loaded & {
+        "yaml",
+        "cld_core.recipe",
+        "cld_core.run",
+        "cldctl.runs",
+        "cldctl.clusters",
+        "submitit",
+        "torch",
+    }

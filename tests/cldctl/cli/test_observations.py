@@ -10,7 +10,7 @@ from cld_core.recipe import load
 from cld_core.run import RunFolder
 from cld_core.stop import StopFlag
 from cld_core.train import session
-from cldctl.cli.observing import Observed
+from cldctl.runs.sample import Observed
 from tests.support.images import make_images, run_folder
 from tests.support.paths import RECIPES
 from tests.support.tools import ONE, invoke

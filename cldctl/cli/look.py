@@ -1,0 +1,246 @@
+"""`cldctl status`, `logs`, `why`, `usage` and `board`: what runs do, print, cost, and show in TensorBoard."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from cld_core.errors import UsageError
+
+from . import completion, options
+
+# More rows than this are written as JSON a line each: indenting them takes longer than everything else.
+_MANY = 50
+
+
+def status(
+    names: Annotated[list[str] | None, options.runs("Names; default: all recent runs.")] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Include runs that ended over a week ago; show all rows.")
+    ] = False,
+    state: options.StateFilter = None,
+    since: options.Since = None,
+    tags: options.TagFilter = None,
+    user: options.UserFilter = None,
+    group: options.GroupFilter = None,
+    sort: Annotated[
+        str,
+        typer.Option(
+            metavar="KEY",
+            help="name, created, updated, step, loss or state; the last rows are shown.",
+            autocompletion=completion.sorts,
+        ),
+    ] = "created",
+    reverse: Annotated[bool, typer.Option("--reverse", help="Reverse the order.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Read every run again, also those that are over.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="On a terminal: show again every second.")] = False,
+    as_json: options.AsJson = False,
+    directory: options.RunsDir = None,
+) -> None:
+    """Show runs: state, progress, rate, loss, checkpoints, attempts, evaluations.
+
+    Example: cldctl status --state RUNNING,FAILED --since 7d --sort loss
+    """
+    from cldctl.runs import selection
+    from cldctl.runs.index import Index
+    from cldctl.show.console import err, out
+    from cldctl.show.query import Query, show
+    from cldctl.show.query import watch as watch_runs
+
+    if watch and as_json:
+        raise UsageError("--watch does not go with --json, which prints one document. Run it again in a loop.")
+    if watch and not out.is_terminal:
+        raise UsageError("--watch redraws a terminal, and stdout is not one. Leave it out, or run `status` in a loop.")
+    root = options.runs_dir(directory)
+    which = selection.selection(state, since, tags or (), user, group)
+    selection.in_order([], sort)
+    groups = [found.name for name in names or [] if (found := options.group_named(name, root)) is not None]
+    runs = options.find_runs_or_group(names or [], root)
+    query = Query(Index(root, fresh=fresh), runs, groups, which, everything, sort, reverse)
+    if watch:
+        watch_runs(query)
+    elif as_json:
+        answer = query.rows()
+        if answer.remark is not None:
+            err.print(answer.remark, style="yellow", markup=False)
+        rows = [row.to_dict() for row in answer.rows]
+        many = "[\n" + ",\n".join(map(json.dumps, rows)) + "\n]"
+        typer.echo(many if len(rows) > _MANY else json.dumps(rows, indent=1))
+    else:
+        show(query)
+
+
+def logs(
+    name: options.Run = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Stay and print new output.")] = False,
+    rank: Annotated[int | None, typer.Option(help="Which process; default: 0.")] = None,
+    all_ranks: Annotated[
+        bool,
+        typer.Option(
+            "--all-ranks", help="Every process in one stream, ordered by time; each line begins with its rank."
+        ),
+    ] = False,
+    attempt: Annotated[int | None, typer.Option(help="Which attempt; default: the newest job.")] = None,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="The rank that failed first, of the last attempt that failed.")
+    ] = False,
+    tail: Annotated[
+        int | None, typer.Option("--tail", "-n", metavar="N", min=0, help="The last N lines of each file.")
+    ] = None,
+    evaluation: Annotated[
+        str | None,
+        typer.Option(
+            "--eval",
+            metavar="ID",
+            help="Of an evaluation; the beginning of its id will do.",
+            autocompletion=completion.evaluations,
+        ),
+    ] = None,
+    shard: Annotated[int | None, typer.Option("--shard", metavar="N", help="The process of this shard of it.")] = None,
+    directory: options.RunsDir = None,
+) -> None:
+    """Print the log of a run: first what the process printed, then its errors.
+
+    Example: cldctl logs --failed --tail 20
+    """
+    from cldctl.runs.failing import failed_log
+    from cldctl.runs.logs import of_evaluation, of_training
+    from cldctl.show.console import err
+    from cldctl.show.logs import Printer
+
+    given = {
+        "--rank": rank is not None,
+        "--all-ranks": all_ranks,
+        "--failed": failed,
+        "--attempt": attempt is not None,
+        "--eval": evaluation is not None,
+        "--follow": follow,
+    }
+    _refuse_together([option for option, is_given in given.items() if is_given])
+    if shard is not None and evaluation is None:
+        raise UsageError("--shard goes with --eval: a training has no shards.")
+    run = options.find_run(name, options.runs_dir(directory))
+    if failed:
+        log, what = failed_log(run, attempt)
+        err.print(what, style="dim", markup=False)
+    elif evaluation is None:
+        log = of_training(run, attempt, rank or 0)
+    else:
+        log = of_evaluation(run, evaluation, shard, rank or 0)
+    if log.note is not None:
+        err.print(log.note, style="yellow", markup=False)
+    find = log.all_ranks if all_ranks else lambda: [log]
+    if not any(one.files() for one in find()) and not follow:
+        raise log.missing(run)
+    printer = Printer(find, merge=all_ranks, tail=tail)
+    if follow:
+        printer.follow(log.is_growing)
+    else:
+        printer.show()
+
+
+_NOT_TOGETHER = {
+    ("--rank", "--all-ranks"): "one rank or all of them",
+    ("--rank", "--failed"): "--failed finds the rank itself",
+    ("--all-ranks", "--failed"): "--failed shows one rank",
+    ("--failed", "--follow"): "an attempt that failed writes nothing more",
+    ("--failed", "--eval"): "--failed is about attempts of a training",
+    ("--attempt", "--eval"): "an evaluation has no attempts; use --shard",
+    ("--all-ranks", "--eval"): "the tasks of an evaluation are named by --shard",
+}
+
+
+def _refuse_together(given: list[str]) -> None:
+    """Raises UsageError if options of `logs` contradict each other."""
+    for (first, second), why in _NOT_TOGETHER.items():
+        if first in given and second in given:
+            raise UsageError(f"{first} does not go with {second}: {why}. Leave one out.")
+
+
+def why(name: options.Run = None, as_json: options.AsJson = False, directory: options.RunsDir = None) -> None:
+    """Explain a run on one screen: its attempts, the rank that failed first, why it waits, and what to type next.
+
+    Example: cldctl why
+    """
+    from cld_core.run import find_runs
+    from cld_core.run.folder import FormatError
+    from cld_core.run.lookup import meant
+    from cldctl.runs import why as policy
+    from cldctl.show.console import out
+    from cldctl.show.why import screen
+
+    root = options.runs_dir(directory)
+    try:
+        run = options.find_run(name, root)
+    except FormatError:
+        # A damaged run is explained as far as possible; without a name, the newest run is meant.
+        run = find_runs(root)[-1] if name is None else meant(name, root)
+    found = policy.why(run)
+    if as_json:
+        typer.echo(json.dumps(found.to_dict(), indent=1))
+    else:
+        # Uncut: a command that is wider than the screen stays whole.
+        out.print(screen(found), crop=False)
+
+
+def usage(
+    names: Annotated[list[str] | None, options.runs("Names of runs or groups; default: all runs.")] = None,
+    since: Annotated[
+        str | None,
+        typer.Option("--since", metavar="DURATION|DATE", help="Only what was used since: 30m, 12h, 7d, 2026-11-01."),
+    ] = None,
+    as_json: options.AsJson = False,
+    directory: options.RunsDir = None,
+) -> None:
+    """Show the hours of training runs: used, lost to interruptions and crashes, waiting, goodput (docs/usage.md).
+
+    Example: cldctl usage --since 7d
+    """
+    from cld_core.run import find_runs
+    from cldctl.runs.selection import moment
+    from cldctl.runs.usage import SILENT_S
+    from cldctl.runs.usage_of_many import Folder
+    from cldctl.show.console import err, out
+    from cldctl.show.usage import usage_table
+
+    begin = 0.0 if since is None else moment(since)
+    root = options.runs_dir(directory)
+    folder = Folder.of(options.find_runs_or_group(names, root) if names else find_runs(root), since=begin)
+    for problem in folder.problems:
+        err.print(problem, style="yellow", markup=False)
+    if as_json:
+        about = {"since": begin or None, "of": "trainings", "silent_s": SILENT_S}
+        typer.echo(json.dumps({**about, **folder.to_dict()}, indent=1))
+    elif not folder.runs:
+        err.print(f"no runs in {root.absolute()}. Start one: cldctl submit toy_demo")
+    else:
+        out.print(usage_table(folder.runs, folder.groups, folder.totals))
+
+
+def board(
+    names: Annotated[list[str] | None, options.runs("Whose curves to show; default: the newest run.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port of this machine; default: 6006, or a free one.")
+    ] = None,
+    directory: options.RunsDir = None,
+) -> None:
+    """Start TensorBoard on runs, and print its address. It serves this machine only; stop it with Ctrl-C.
+
+    Example: cldctl board toy-0102-101112-ab12 toy-0102-101530-cd34
+    """
+    from cldctl.runs import board as policy
+    from cldctl.show.console import err, out
+
+    root = options.runs_dir(directory)
+    runs = options.find_runs_or_group(names, root) if names else [options.find_run(None, root)]
+    for run in runs:
+        if not (run.tensorboard.is_dir() and any(run.tensorboard.iterdir())):
+            err.print(f"{run.name} has no curves yet; they will appear", style="yellow")
+    with policy.tensorboard(runs, port) as running:
+        with err.status("starting TensorBoard"):
+            running.wait_until_ready()
+        out.print(running.url)
+        err.print("from your own machine:")
+        err.print(running.tunnel, no_wrap=True)
+        err.print("Ctrl-C ends it", style="dim")
+        running.stay()

@@ -1,0 +1,299 @@
+"""`cldctl submit`, `resume` and `cancel`: trainings begin, go on and end."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cld_core.errors import CldError, NotFoundError, UsageError
+
+from . import completion, options
+
+if TYPE_CHECKING:
+    from cld_core.run import RunFolder
+    from cld_core.run.events import JobRef
+    from cld_core.shards import Work
+    from cldctl.clusters.base import Cluster
+    from cldctl.runs.cancel import Ending
+    from cldctl.runs.options import SubmitOptions
+    from cldctl.runs.resume import Continuation
+
+# Of several runs, all are asked about at once; the answer about each is good for so many seconds.
+_ASKED_S = 30.0
+
+
+def submit(
+    recipe: options.Recipe,
+    overrides: options.Overrides = None,
+    name: options.NewName = None,
+    cluster: options.ClusterOption = None,
+    profile: options.Profile = None,
+    follow: options.Follow = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the recipe and the job, write nothing.")] = False,
+    evals: Annotated[
+        str | None,
+        typer.Option(
+            "--eval",
+            metavar="fid,elbo",
+            help="Evaluate when the training is finished.",
+            autocompletion=completion.metrics,
+        ),
+    ] = None,
+    tags: Annotated[
+        list[str] | None, typer.Option("--tag", metavar="TAG", help="A word to find the run by; may be repeated.")
+    ] = None,
+    note: Annotated[str | None, typer.Option("--note", metavar="TEXT", help="What the run is for.")] = None,
+    live_code: Annotated[
+        bool, typer.Option("--live-code", help="Run the checkout as it is when each job starts.")
+    ] = False,
+    sweep: Annotated[
+        list[str] | None, options.sweep("A run for each combination of values; once for each key.")
+    ] = None,
+    parallel: Annotated[int | None, typer.Option(min=1, help="With --sweep: runs that may train at once.")] = None,
+    directory: options.RunsDir = None,
+) -> None:
+    """Train a recipe.
+
+    Example: cldctl submit toy train.steps=20000 --follow --eval elbo
+
+    Example: cldctl submit toy --sweep train.seed=0,1,2 --sweep optim.lr=1e-4,2e-4 --name seeds --parallel 4
+    """
+    from cldctl.runs import home
+    from cldctl.runs.options import resolve
+
+    where = home.chosen(cluster)
+    wanted = resolve(
+        recipe,
+        options.runs_dir(directory),
+        name=name,
+        given=overrides or (),
+        profile=home.default_profile(where) if profile is None else profile,
+        sweep=sweep or (),
+        parallel=parallel,
+        metrics=evals,
+        tags=tags or (),
+        note=note,
+        live_code=live_code,
+    )
+    if wanted.group is None:
+        code = _submit_one(wanted, where, follow=follow, dry_run=dry_run)
+    else:
+        members = wanted.group.runs()
+        where = home.chosen(cluster, members[0] if members else None)
+        code = _submit_group(wanted, where, follow=follow, dry_run=dry_run)
+    raise typer.Exit(code)
+
+
+def _submit_one(wanted: "SubmitOptions", cluster: "Cluster", *, follow: bool, dry_run: bool) -> int:
+    """Submit a run, or show what would be submitted; returns the exit code. Ctrl-C says what goes on."""
+    from cld_core.run import RunFolder
+    from cldctl.runs import submit as policy
+    from cldctl.show import submission
+    from cldctl.show.console import err
+
+    with err.status("checking the recipe"):
+        spec = policy.check(wanted, cluster, submission.remark)
+    # The scheduler thinks about it while the job is being written.
+    start = cluster.ask_for_start(spec)
+    if dry_run:
+        submission.preview(wanted, cluster, spec)
+        submission.say_estimate(wanted, start())
+        return 0
+    exists: list[JobRef] = []
+
+    def started(run: RunFolder, job: "JobRef") -> None:
+        exists.append(job)
+        submission.started(run)
+
+    try:
+        begun = policy.submit(wanted, cluster, started)
+    except KeyboardInterrupt:
+        if not exists or cluster.blocks:
+            raise
+        submission.interrupted(RunFolder(wanted.path), exists[0])
+        return 130
+    if not cluster.blocks:
+        submission.say_estimate(wanted, start())
+    return submission.finish(begun, follow)
+
+
+def _submit_group(wanted: "SubmitOptions", cluster: "Cluster", *, follow: bool, dry_run: bool) -> int:
+    """Start the missing runs of a sweep, or show what would be submitted; returns the exit code."""
+    from cldctl.runs import groups as policy
+    from cldctl.show import submission
+    from cldctl.show.console import err
+
+    with err.status("checking the recipes"):
+        spec = policy.check(wanted, cluster, submission.remark)
+    if dry_run:
+        submission.preview_group(wanted, cluster, spec)
+        return 0
+    return submission.finish_group(policy.start(wanted, cluster, submission.continues, submission.started), follow)
+
+
+def resume(
+    words: Annotated[
+        list[str] | None,
+        options.run_and_keys(
+            "Runs or a group (default: all that can be resumed), and recipe keys to change.", "RUN | GROUP | KEY=VALUE"
+        ),
+    ] = None,
+    from_step: Annotated[
+        int | None,
+        typer.Option(
+            "--from", metavar="STEP", help="Continue from this checkpoint.", autocompletion=completion.checkpoints
+        ),
+    ] = None,
+    cluster: options.ClusterOfRun = None,
+    follow: options.Follow = False,
+    yes: options.Yes = False,
+    allow_plugin: options.AllowPlugin = False,
+    profile: options.Profile = None,
+    update_code: Annotated[
+        bool, typer.Option("--update-code", help="Run the code of the checkout from now on, not the run's own.")
+    ] = False,
+    other_data: Annotated[bool, typer.Option("--other-data", help="Continue although the data have changed.")] = False,
+    directory: options.RunsDir = None,
+) -> None:
+    """Continue runs that were stopped, failed, cancelled or lost, or finished ones with more train.steps.
+
+    Without RUN: every run that can be continued and is not alive. A group: all of its runs that are neither alive nor
+    finished, by one job.
+
+    Example: cldctl resume toy-0102-101112-ab12 train.steps=40000 --follow
+    """
+    from dataclasses import replace
+
+    from cldctl.runs import groups, home
+    from cldctl.runs.resume import Continuation, ask_about, with_profile
+    from cldctl.show.submission import continues, finish_group, started
+
+    names, overrides = options.split_runs(words)
+    root = options.runs_dir(directory)
+    asked = Continuation(
+        overrides=with_profile(profile, overrides),
+        from_step=from_step,
+        profile=profile,
+        allow_plugin=allow_plugin,
+        update_code=update_code,
+        other_data=other_data,
+    )
+    if (group := options.group_named(names[0], root) if len(names) == 1 else None) is not None:
+        if from_step is not None:
+            raise UsageError("--from goes with one run, not with a group. Name a run.")
+        where = home.chosen(cluster, group.runs()[-1])
+        raise typer.Exit(finish_group(groups.resume(group, asked, where, continues, started), follow))
+    runs, code = (options.find_runs_or_group(names, root), 0) if names else _all_resumable(root, yes)
+    if len(runs) > 1 and (follow or from_step is not None):
+        raise UsageError(f"--follow and --from go with one run, not with {len(runs)}. Name one.")
+    if names and len(runs) == 1:
+        raise typer.Exit(_resume_one(runs[0], asked, cluster, follow))
+    if names:
+        ask_about(runs)
+    for run in runs:
+        code = _try_one(run, replace(asked, max_age_s=_ASKED_S), cluster, follow) or code
+    raise typer.Exit(code)
+
+
+def _resume_one(run: "RunFolder", asked: "Continuation", cluster: str | None, follow: bool) -> int:
+    from contextlib import nullcontext
+    from functools import partial
+
+    from cldctl.runs import home
+    from cldctl.runs import resume as policy
+    from cldctl.show.progress import Working
+    from cldctl.show.submission import continues, finish
+
+    where = home.chosen(cluster, run)
+    # Where a submission blocks, the training is in it, and has its own output.
+    working = nullcontext() if where.blocks else Working(f"checking the checkpoints of {run.name}")
+    with home.only_one(run.path, where), working:
+        begun = policy.resume(run, asked, where, partial(continues, run))
+    return finish(begun, follow)
+
+
+def _try_one(run: "RunFolder", asked: "Continuation", cluster: str | None, follow: bool) -> int:
+    """Resume one of many runs; the exit code. Whatever is wrong with it, the others go on."""
+    from cldctl.runs.tried import said
+    from cldctl.show.console import err
+
+    try:
+        return _resume_one(run, asked, cluster, follow)
+    except Exception as error:
+        err.failure(f"{run.name}: {said(error)}", style="red")
+        return 1
+
+
+def _all_resumable(root: Path, yes: bool) -> "tuple[list[RunFolder], int]":
+    """The runs to resume, and the exit code for those that should have been among them."""
+    from cldctl.runs.resume import resumable
+    from cldctl.show.console import err
+
+    runs, skipped = resumable(root)
+    for entry in skipped:
+        err.print(f"skipped: {entry.reason}", markup=False, style="yellow")
+    code = max((entry.exit_code for entry in skipped), default=0)
+    if not runs and code:
+        raise typer.Exit(code)
+    if not runs:
+        raise NotFoundError(f"{root.absolute()}: no run can be resumed. `cldctl status` shows their states.")
+    err.print("can be resumed: " + ", ".join(run.name for run in runs))
+    if not yes and not options.agreed("Resume all of them?", "resume without RUN", "Add --yes, or name a run."):
+        raise typer.Exit(0)
+    return runs, code
+
+
+def cancel(
+    names: options.Runs,
+    evaluation: Annotated[
+        str | None,
+        typer.Option(
+            "--eval",
+            metavar="ID",
+            help="Only this evaluation, tuning or sweep of the run; the beginning of its id will do.",
+            autocompletion=completion.evaluations,
+        ),
+    ] = None,
+    directory: options.RunsDir = None,
+) -> None:
+    """End runs and their evaluations; a run saves a checkpoint first.
+
+    Example: cldctl cancel toy-0102-101112-ab12
+
+    Example: cldctl cancel toy-0102-101112-ab12 --eval elbo
+    """
+    from cldctl.jobs import hooks
+    from cldctl.runs import cancel as policy
+    from cldctl.show.console import err
+    from cldctl.show.progress import Working
+
+    try:
+        runs = options.find_runs_or_group(names, options.runs_dir(directory))
+        works: Sequence[Work] = () if evaluation is None else policy.named_works(runs, evaluation)
+    except CldError as error:
+        raise type(error)(f"{error} Nothing was cancelled.") from error
+    endings = policy.cancel(runs, works)
+    for ending in endings:
+        if ending.problem is not None:
+            err.failure(policy.outcome(ending), style="red")
+        elif not ending.jobs:
+            err.print(policy.outcome(ending), markup=False)
+    waiting = [ending for ending in endings if ending.jobs]
+
+    def over(ending: "Ending") -> None:
+        err.print(policy.outcome(ending), markup=False)
+        working.at(sum(it.is_over for it in waiting), len(waiting), "runs")
+        if ending.is_over and ending.trains:
+            hooks.fire(ending.run, is_over=True)
+
+    try:
+        if waiting:
+            with Working(policy.waits_for(waiting), announced=True) as working:
+                policy.wait(waiting, over)
+    except KeyboardInterrupt:
+        left = ", ".join(ending.run.name for ending in waiting if not ending.is_over)
+        err.print(f"no longer waiting for {left}: `cldctl status` shows how they end", markup=False)
+        raise typer.Exit(130) from None
+    if problems := [ending.problem for ending in endings if ending.problem is not None]:
+        raise typer.Exit(problems[0].exit_code)

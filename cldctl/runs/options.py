@@ -1,0 +1,134 @@
+"""What a new run, or a sweep of new runs, is to be: one record from the command line to the job."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from cld_core.errors import UsageError
+from cld_core.evaluation.registry import parse_metrics
+from cld_core.recipe import Recipe, load
+from cld_core.recipe.loading import load_with_places
+from cld_core.recipe.plugin import with_plugin_found
+from cld_core.run.folder import check_name
+from cld_core.run.groups import Group
+from cld_core.run.identity import new_name
+from cldctl.lookup import called, find_profile, find_recipe
+
+from . import labels, plugins
+from .cells import Cell, axes_of, cells_of, settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmitOptions:
+    """A new run, or the runs of a sweep, as somebody asked for it.
+
+    Attributes:
+        path: the run's folder; of a sweep, the folder of its runs with the name of the group behind it.
+        recipe: with ``given`` and ``profile``; of a sweep, that of its first run.
+        file: where the recipe was read from.
+        given: overrides of the command line; ``profile``: what it names.
+        metrics: of the evaluation that follows the training; none without one.
+        tags: to find it again by; ``note``: what it is for.
+        live_code: run the checkout itself, in place of a copy in the run's folder.
+        cells: the runs of a sweep; ``parallel``: how many of them may train at once.
+        group: the runs that are submitted together, and ``sweep``, what this one has of its own, value by key.
+    """
+
+    path: Path
+    recipe: Recipe
+    file: Path
+    given: tuple[str, ...] = ()
+    profile: str | None = None
+    metrics: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    note: str | None = None
+    live_code: bool = False
+    cells: tuple[Cell, ...] = ()
+    parallel: int | None = None
+    group: Group | None = None
+    sweep: Mapping[str, str] = field(default_factory=dict)
+
+    def of(self, cell: Cell) -> "SubmitOptions":
+        """One of the runs of a sweep."""
+        assert self.group is not None, "a sweep has a group"
+        given = (*self.given, *settings(cell.values))
+        path = self.group.root / cell.name
+        return replace(self, path=path, recipe=cell.recipe, given=given, cells=(), parallel=None, sweep=cell.values)
+
+
+def resolve(
+    recipe: str,
+    root: Path,
+    *,
+    name: str | None = None,
+    given: Sequence[str] = (),
+    profile: str | None = None,
+    sweep: Sequence[str] = (),
+    parallel: int | None = None,
+    metrics: str | None = None,
+    tags: Sequence[str] = (),
+    note: str | None = None,
+    live_code: bool = False,
+) -> SubmitOptions:
+    """The options of `cldctl submit` as the record that is submitted. Writes nothing.
+
+    Raises:
+        RecipeError: there is no such recipe, it cannot be read, or its plug-in is not there.
+        UsageError: the name cannot be one, or options are wrong or do not go together.
+    """
+    labels.check(tags, note)
+    if parallel is not None and not sweep:
+        raise UsageError("--parallel goes with --sweep: one run is one job. Leave it out.")
+    wanted = parse_metrics(metrics)
+    file, settings_file = find_recipe(recipe), find_profile(profile)
+    common: dict[str, Any] = {"file": file, "given": tuple(given), "profile": profile, "metrics": wanted}
+    common |= {"tags": tuple(tags), "note": note, "live_code": live_code}
+    if not sweep:
+        resolved, places = load_with_places(file, given, settings_file)
+        resolved = with_plugin_found(resolved, file, places.get("data.plugin"))
+        new = new_name(resolved.name) if name is None else name
+        check_name(new)
+        return SubmitOptions(path=root / new, recipe=resolved, **common)
+    axes = axes_of(sweep)
+    refuse_twice("--sweep", [axis.key for axis in axes], given)
+    # A recipe may be complete only with the values of a cell: its name is in any of them.
+    first = [f"{axis.key}={axis.values[0]}" for axis in axes]
+    new = new_name(load(file, [*given, *first], settings_file).name) if name is None else name
+    cells = cells_of(new, axes, file, given, settings_file)
+    group = Group(root, new)
+    return SubmitOptions(path=root / new, recipe=cells[0].recipe, cells=cells, parallel=parallel, group=group, **common)
+
+
+def refuse_twice(option: str, keys: Iterable[str], overrides: Iterable[str]) -> None:
+    """Raises UsageError if an override sets one of the keys that an option has set."""
+    for text in overrides:
+        if text.partition("=")[0] in keys:
+            raise UsageError(f"{option} and {text} set the same key. Leave one out.")
+
+
+def require_plugin(
+    recipe: Recipe,
+    file: Path,
+    given: Sequence[str],
+    profile: str | None = None,
+    cells: Sequence[Cell] = (),
+    say: plugins.Say = lambda text: None,
+) -> None:
+    """Refuse a recipe whose plug-in does not register its data.
+
+    Args:
+        given: the overrides that, with ``file`` and ``profile``, make the recipe.
+        cells: those of a sweep, some of which may have other data of the same plug-in.
+        say: gets what could not be found out.
+
+    Raises:
+        RecipeError: names what has set the wrong value.
+    """
+    plugin = getattr(recipe.data, "plugin", None)
+    if plugin is None:
+        return
+    places = load_with_places(file, given, find_profile(profile))[1]
+    others = [cell.recipe.data for cell in cells if "data.name" in cell.values]
+    swept = [data.name for data in others if getattr(data, "plugin", None) == plugin]
+    plugins.require_registered(recipe, lambda key: places.get(key) or called(file), say, swept=swept)

@@ -1,0 +1,265 @@
+"""Drawing samples of a run, perhaps given what is known about them, and writing them as a picture or arrays."""
+
+import math
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from cld_core.errors import UsageError
+from cld_core.recipe import Recipe
+from cld_core.recipe.variants import require_fixed_steps
+from cld_core.run import RunFolder
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cld_core.conditioning import Observation, Way
+    from cld_core.model import Model
+    from cld_core.sampling import Samples
+
+# How samples are made to agree with an observation.
+HOW = ("gradient", "replacement")
+_COORDINATES = {"x": 0, "y": 1}
+
+
+class Progress(Protocol):
+    """Shows what is done, and how much of it."""
+
+    def phase(self, what: str) -> None: ...
+
+    def at(self, done: int, total: int | None, unit: str = "") -> None: ...
+
+
+@dataclass(frozen=True)
+class Observed:
+    """The options, checked as far as possible without a model.
+
+    Attributes:
+        observe: "x=0.3", "y=0.3" or the name of a file of arrays.
+    """
+
+    observe: str | None = None
+    inpaint: Path | None = None
+    mask: Path | None = None
+    sigma: float | None = None
+    how: str | None = None
+    gradient_scale: float | None = None
+
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            UsageError: the options do not go together, a value is wrong, or there is no such file.
+        """
+        if self.observe is not None and self.inpaint is not None:
+            raise UsageError("--observe and --inpaint both say what is known. Pass one of them.")
+        if (self.inpaint is None) != (self.mask is None):
+            raise UsageError("--inpaint needs --mask, and --mask needs --inpaint. Pass both.")
+        if not self.given:
+            for name in ("sigma", "how", "gradient_scale"):
+                if getattr(self, name) is not None:
+                    option = name.replace("_", "-")
+                    raise UsageError(f"--{option} is about an observation. Pass --observe or --inpaint, too.")
+        if self.how is not None and self.how not in HOW:
+            raise UsageError(f"--how {self.how}: expected gradient or replacement.")
+        if self.how == "replacement" and self.gradient_scale is not None:
+            raise UsageError("--gradient-scale is the factor of a gradient. Leave out --how replacement.")
+        for path in (self.inpaint, self.mask, self._file):
+            if path is not None and not path.is_file():
+                hint = ", or a coordinate of toy data as x=0.3" if path == self._file else ""
+                raise UsageError(f"{path} is not a file. Pass the path of one{hint}.")
+
+    @property
+    def given(self) -> bool:
+        """Whether anything is observed."""
+        return self.observe is not None or self.inpaint is not None
+
+    @property
+    def _coordinate(self) -> tuple[str, float] | None:
+        found = re.fullmatch(r"\s*(\w+)\s*=\s*([^=]+)", self.observe or "")
+        if found is None:
+            return None
+        try:
+            value = float(found[2])
+        except ValueError:
+            value = math.nan
+        if found[1] not in _COORDINATES or not math.isfinite(value):
+            raise UsageError(f"--observe {self.observe}: expected a number for x or y, as in --observe x=0.3.")
+        return found[1], value
+
+    @property
+    def _file(self) -> Path | None:
+        return None if self.observe is None or self._coordinate is not None else Path(self.observe)
+
+    def observation(self, model: "Model") -> "Observation":
+        """The observation of an example of ``model``.
+
+        Raises:
+            UsageError, DataError: it does not fit the data.
+        """
+        from cld_core.conditioning import files
+
+        shape = model.data_shape
+        if self.inpaint is not None and self.mask is not None:
+            return files.from_pictures(self.inpaint, self.mask, shape, self.sigma)
+        if self._file is not None:
+            return files.from_arrays(self._file, shape, self.sigma)
+        assert self._coordinate is not None, "one of the three is given"
+        name, value = self._coordinate
+        if shape != (2,):
+            raise UsageError(f"--observe {name}={value:g} is for points on the plane. Pass --inpaint, or a file.")
+        return files.coordinate(_COORDINATES[name], value, self.sigma)
+
+    def way(self) -> "Way":
+        """How samples are conditioned."""
+        from cld_core.conditioning import GradientGuidance, Replacement
+
+        if self.how == "replacement":
+            return Replacement()
+        return GradientGuidance() if self.gradient_scale is None else GradientGuidance(scale=self.gradient_scale)
+
+    @property
+    def told(self) -> str:
+        """How, in words."""
+        scale = "" if self.gradient_scale is None else f" of scale {self.gradient_scale:g}"
+        return f"given the observation, by {self.how or HOW[0]}{scale}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleOptions:
+    """The requested samples.
+
+    Attributes:
+        recipe: how they are drawn, and from which average of the weights.
+        count: None for as many as a picture shows.
+        output: a .png or .npz; None for a picture in the run's folder, in a file named after its settings.
+        label: the class of all samples; None for each as often as in the data.
+    """
+
+    run: RunFolder
+    recipe: Recipe
+    checkpoint: str
+    count: int | None
+    seed: int
+    output: Path | None
+    label: str | None
+    observed: Observed
+    allow_plugin: bool
+
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            UsageError: the model has no labels, or the sampler cannot be conditioned like that.
+        """
+        if self.observed.how == "replacement":
+            require_fixed_steps(self.recipe.sampling)
+        if self.label is not None and not self.recipe.data.labels:
+            text = f"{self.run.name} was trained without labels (data.labels=false)"
+            raise UsageError(f"--label {self.label}: {text}. Leave it out.")
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Where samples are, and what there is to say about them; ``warning`` is about samples that are not finite."""
+
+    file: Path
+    about: str
+    warning: str | None
+    agreement: str | None
+
+
+def draw(options: SampleOptions, working: Progress) -> Drawn:
+    """Draw samples and write them.
+
+    Raises:
+        UsageError: so many do not fit, or the label or observation is wrong.
+        CheckpointError: the checkpoint cannot be used.
+    """
+    import cld_core
+    from cld_core.evaluation import conditional, nonfinite, pictures
+
+    run, recipe, observed, label = options.run, options.recipe, options.observed, options.label
+    model = cld_core.load(run.path, options.checkpoint, allow_plugin=options.allow_plugin, ema_length=recipe.ema.length)
+    model.recipe = replace(model.recipe, sampling=recipe.sampling)
+    count = options.count or pictures.default_count(model)
+    given = observed.observation(model) if observed.given else None
+    is_picture = options.output is None or options.output.suffix == ".png"
+    rows = pictures.in_rows(model, count) if label is None and is_picture else None
+    labels = model.labels(label if rows is None else rows, count, caller="--label")
+    target = options.output or run.samples / _name(model, count, options.seed, label, observed, given)
+    _require_room(count, model, target)
+    by = observed.way() if given is not None else None
+    drawn = _drawn(model, count, options.seed, working, label=labels, observation=given, by=by)
+    number = None if label is None or model.classes is None else model.classes.index(label)
+    density = None if given is None else conditional.of_model(model, given, number)
+    working.phase(f"writing {target.name}")
+    how = pictures.how(model, drawn, label)
+    if target.suffix == ".npz":
+        _write_arrays(target.absolute(), drawn, labels, model.is_image)
+    elif given is None:
+        pictures.show(target.absolute(), drawn.x, model, how)
+    else:
+        conditional.show(target.absolute(), drawn.x, model, given, density, f"{observed.told} ({how})", number)
+    weights = ", ".join(filter(None, [f"step {model.step}", recipe.ema.words]))
+    evaluations = f"{drawn.nfe:.0f} network evaluations each ({recipe.sampling.method})"
+    found = None if given is None else f"{observed.told}: {conditional.agreement(drawn.x, given, density)}"
+    return Drawn(target, f"{count:,} samples of {weights}, {evaluations}", nonfinite.remark_on(drawn.x), found)
+
+
+def _name(
+    model: "Model", count: int, seed: int, label: str | None, observed: Observed, given: "Observation | None"
+) -> str:
+    """The name of a picture without -o; it also depends on the observation and the way of conditioning."""
+    from cld_core.evaluation import pictures
+
+    name = pictures.name_of(model, count, seed, label)
+    return name if given is None else f"{name.removesuffix('.png')}_given-{given.digest(observed.told)}.png"
+
+
+def _drawn(model: "Model", count: int, seed: int, working: Progress, **given: Any) -> "Samples":
+    spec, batch = model.recipe.sampling, model.recipe.eval.batch_size
+    nfe = getattr(spec, "nfe", None)
+    working.phase(f"drawing {count:,} samples ({spec.method})")
+
+    def show(done: int, evaluations: int) -> None:
+        size = min(batch, count - done)
+        if nfe is None:  # Adaptive: nobody knows how many it needs.
+            of = count if count > batch else None
+            working.at(done, of, f"done, {evaluations:,} NFE")
+        else:
+            working.at(done + size * min(evaluations, nfe) // nfe, count)
+
+    return model.draw(count, seed=seed, batch_size=batch, progress=show, **given)
+
+
+def _require_room(count: int, model: "Model", target: Path) -> None:
+    """Refuse more samples than the picture or the memory can hold, before any is drawn.
+
+    Raises:
+        UsageError: names how many can be.
+    """
+    import psutil
+
+    from cld_core.evaluation import grids
+
+    pixels = math.prod(model.data_shape[1:])
+    if model.is_image and target.suffix == ".png":
+        grids.require_size(count, pixels)
+    # float32: positions, velocities, and what is written of them.
+    most = psutil.virtual_memory().total // (16 * math.prod(model.data_shape))
+    if count > most:
+        raise UsageError(f"-n {count}: so many samples do not fit into the memory. Draw at most {most} at once.")
+
+
+def _write_arrays(path: Path, drawn: "Samples", labels: "Tensor | None", are_images: bool) -> None:
+    from cld_core.data.images import to_pixels
+    from cld_core.run.atomic import write_arrays
+
+    arrays = {"x": drawn.x.cpu().numpy(), "nfe": drawn.nfe_each.cpu().numpy()}
+    if drawn.v is not None:
+        arrays["v"] = drawn.v.cpu().numpy()
+    if labels is not None:
+        arrays["label"] = labels.numpy()
+    if are_images:
+        arrays["images"] = to_pixels(drawn.x).permute(0, 2, 3, 1).cpu().numpy()
+    write_arrays(path, arrays)
