@@ -328,7 +328,7 @@ def test_a_hostile_dictionary(tree):
 
 def test_frozen_recipes_look_as_they_always_did():
     """Every line of the frozen run's recipe, which OmegaConf wrote, is written again."""
-    file = FIXTURES / "run_v2" / "recipe.yaml"
+    file = FIXTURES / "run" / "recipe.yaml"
     assert set(file.read_text().splitlines()) <= set(dump(load_frozen(file)).splitlines())
 
 

@@ -44,7 +44,7 @@ def sparse(path):
 
 def request(**changes):
     def damage(run):
-        fixture = FIXTURES / "run_v2/evals/elbo-00000120-78ce5c25"
+        fixture = FIXTURES / "run/evals/elbo-00000120-f7121f8d"
         folder = run.evals / fixture.name
         shutil.copytree(fixture, folder)
         (folder / "report.json").unlink()
@@ -59,7 +59,7 @@ def zeros(path):
 
 
 DAMAGE = {
-    "created is an object": replaced("run.json", '{"format": 2, "created": {}}'),
+    "created is an object": replaced("run.json", '{"format": 3, "created": {}}'),
     "an empty identity": replaced("run.json", "{}"),
     "no identity": lambda run: run.identity_file.unlink(),
     "the identity is a folder": in_place_of("run.json", os.mkdir),

@@ -58,7 +58,7 @@ def test_a_job_that_does_not_find_its_code():
 
 
 def test_a_request_that_was_refused_asks_for_no_code():
-    refused = NotSubmitted(reason="no", undone=True)
+    refused = NotSubmitted(reason="no")
     assert changes(Requested(steps=5, code=OLD), Requested(steps=5, code=NEW), refused, started(1, code=OLD)) == []
 
 
