@@ -99,8 +99,6 @@ def test_a_refused_request_is_not_in_force():
     second = events.Requested(steps=9, overrides=("train.steps=9", "train.keep=1"))
     made = history(first, second, events.NotSubmitted(reason="no"))
     assert (made.steps, made.overrides, made.from_step) == (5, ("train.steps=5",), 2)
-    older = history(first, second, events.NotSubmitted(reason="no"))
-    assert (older.steps, older.overrides) == (9, (*first.overrides, *second.overrides)), "as it was read before"
 
 
 def test_attempts_in_any_order():
