@@ -134,7 +134,7 @@ WORDS = (
         "x" * 5000,
     ),
     *(
-        "elbo-00000120-78ce5c25",
+        "elbo-00000120-f7121f8d",
         "sampling.nfe=5,10",
         "eval.elbo.probes=1,0",
         "sampling.method=em",

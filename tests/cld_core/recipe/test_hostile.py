@@ -283,14 +283,6 @@ def test_a_run_keeps_what_was_typed(tmp_path, monkeypatch):
     assert again.cluster.account == again.cluster.qos == "${oc.env:TOKEN}"
 
 
-def test_paths_with_odd_characters_in_the_ledger(tmp_path):
-    folder = tmp_path / "a: b #'c\""
-    before = load(TOY)
-    recipe = with_overrides(before, ["eval.fid.stats=x.npz"])
-    settled = anchored_overrides(["eval.fid.stats=x.npz"], recipe, folder)
-    assert load_frozen(write(tmp_path, dump(before)), settled).eval.fid.stats == str(folder / "x.npz")
-
-
 @pytest.mark.parametrize(
     "tree",
     [
