@@ -53,10 +53,6 @@ def newest_meta(path):
     return max((struct.unpack_from("<Q", raw, page * PAGE + 144)[0], page) for page in (0, 1))[1] * PAGE
 
 
-def root_of(path):
-    return struct.unpack_from("<Q", (path / "data.mdb").read_bytes(), newest_meta(path) + 128)[0]
-
-
 @pytest.mark.parametrize("which", ["small", "large"])
 @pytest.mark.parametrize("writing", [False, True])
 def test_sound_files_pass(made, which, writing):
