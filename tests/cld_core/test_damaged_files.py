@@ -283,6 +283,7 @@ def test_strays_among_the_checkpoints_are_nobodys(tmp_path, name):
 @pytest.mark.parametrize("value", ["1e400", "-1", "NaN", "null", "[1]", "1" + "0" * 400])
 def test_wrong_values_in_a_sidecar(tmp_path, name, value):
     run = RunFolder(shutil.copytree(FIXTURES / "run", tmp_path / "run"))
+    run.checkpoint_file(120).touch()
     sidecar = run.checkpoint_file(120).with_suffix(".json")
     sound = json.loads(sidecar.read_text())
     sidecar.write_text(

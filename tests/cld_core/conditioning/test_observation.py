@@ -127,6 +127,13 @@ WRONG_ARRAYS = [
 ]
 
 
+@pytest.mark.parametrize(("arrays", "said"), WRONG_ARRAYS)
+def test_wrong_files_of_arrays(tmp_path, arrays, said):
+    np.savez(tmp_path / "o.npz", **arrays)
+    with pytest.raises(UsageError, match=said):
+        files.from_arrays(tmp_path / "o.npz", (2,))
+
+
 def picture(path, array):
     Image.fromarray(np.asarray(array, dtype=np.uint8)).save(path)
     return path
