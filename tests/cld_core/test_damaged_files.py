@@ -49,7 +49,7 @@ from tests.fuzz.mutations import changed, damaged
 from tests.fuzz.targets import find
 from tests.support.paths import FIXTURES
 
-steadily = settings(derandomize=True, deadline=None, max_examples=25, database=None)
+steadily = settings(derandomize=True, deadline=None, max_examples=15, database=None)
 KINDS = (
     "recipes",
     "checkpoints",
