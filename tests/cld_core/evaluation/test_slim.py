@@ -90,32 +90,6 @@ def test_a_model_of_the_file_is_that_of_the_checkpoint(run, read):
     assert not any(parameter.requires_grad for parameter in second.net.parameters())
 
 
-@pytest.mark.parametrize("damage", ["tensor", "header", "cut", "empty", "other"])
-def test_a_damaged_file_is_made_again_and_the_log_says_so(run, read, capsys, damage):
-    reference = made(run)
-    file = slim.file_of(run, STEP)
-    content = bytearray(file.read_bytes())
-    if damage == "tensor":
-        content[-3] ^= 1
-    elif damage == "header":
-        at = content.index(b'"shape"')
-        content[at : at + 7] = b'"shapf"'
-    elif damage == "other":
-        content = bytearray(content.replace(wanted(run).checkpoint.encode(), b"0" * 64))
-    file.write_bytes({"cut": content[:-8], "empty": b""}.get(damage, content))
-    read.clear()
-    capsys.readouterr()
-    assert same_weights(made(run), reference)
-    assert read == [STEP]
-    text = capsys.readouterr().out
-    assert f"averaged weights of step {STEP}" in text
-    if damage in ("tensor", "cut"):
-        assert "step_00000020.safetensors: damaged (" in text
-    read.clear()
-    assert same_weights(made(run), reference)
-    assert read == []
-
-
 def test_the_file_of_a_checkpoint_that_was_replaced_is_not_used(run):
     made(run)
     sidecar = run.checkpoint_file(STEP).with_suffix(".json")

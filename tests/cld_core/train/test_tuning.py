@@ -9,7 +9,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from cld_core.nets import compiled
 from cld_core.ranks import Ranks
-from cld_core.recipe import load
 from cld_core.run import events
 from cld_core.run.ledger import Ledger
 from cld_core.stop import StopCode, StopFlag
@@ -19,7 +18,6 @@ from cld_core.train.step import Trainer
 from cld_core.train.tuning import Card
 from tests.support import tracing
 from tests.support.images import make_images, run_folder, tiny_recipe
-from tests.support.paths import RECIPES
 from tests.support.tools import same
 
 LAST = Choice(channels_last=True)
@@ -127,21 +125,6 @@ def test_the_same_kind_of_place_is_not_measured_again(data, ledger, card, capsys
     assert len(card.order) == 4
 
 
-def failing(*arguments):
-    raise RuntimeError("CUDA error: an illegal memory access")
-
-
-def test_if_nothing_can_be_built_training_begins_plainly_and_the_next_start_tries_again(
-    data, ledger, card, monkeypatch
-):
-    recipe = tiny_recipe(data, "train.compile=false")
-    with monkeypatch.context() as broken:
-        broken.setattr(tuning, "_set_up", failing)
-        assert tuning.decide(recipe, Ranks(), ledger=ledger, card=card.card) == Choice()
-    assert len(ledger.events()[-1].failed) == 6
-    assert tuning.decide(recipe, Ranks(), ledger=ledger, card=card.card) == QUICK
-
-
 class Killed(BaseException):
     """The process ends."""
 
@@ -204,12 +187,6 @@ def test_micro_batches_are_not_recorded_as_graphs(data, card):
     tuning.decide(tiny_recipe(data, "train.micro_batch=4"), Ranks(), card=card.card)
     assert "compiled" in [choice.compile for choice in card.order]
     assert "graphs" not in [choice.compile for choice in card.order]
-
-
-def test_vectors_have_one_memory_format(card):
-    recipe = load(RECIPES / "toy.yaml", ["network.width=8", "network.layers=2", "train.batch_size=4"])
-    tuning.decide(recipe, Ranks(), card=card.card)
-    assert card.order == [Choice(), Choice("compiled"), Choice("graphs")]
 
 
 def test_a_run_that_is_stopped_while_it_compares_trains_nothing_and_goes_on_later(data, tmp_path, card, monkeypatch):

@@ -173,8 +173,6 @@ def test_two_commands_start_statistics_once(tmp_path, scripted, monkeypatch):
     assert order == [request.folder, "asked"], "decided inside the lock"
 
 
-
-
 def test_while_its_code_is_stored_a_run_is_locked(tmp_path, monkeypatch):
     """Or after half a minute it would be taken for one whose submission was interrupted."""
     store, held = snapshot.store, []
