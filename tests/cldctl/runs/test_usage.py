@@ -50,7 +50,7 @@ def test_without_gpus_the_hours_are_those_of_cores(tmp_path):
     assert (usage.unit, usage.used) == ("core-hours", pytest.approx(9.0))
 
 
-def test_an_older_ledger_has_the_size_that_the_recipe_asks_for(tmp_path):
+def test_an_attempt_that_names_no_size_has_that_of_the_recipe(tmp_path):
     run = run_with(tmp_path / "old", overrides=("cluster.nodes=2", "cluster.gpus_per_node=4"))
     run.ledger.append(Started(time=0.0, attempt=0, job_id="7", step=0))
     run.ledger.append(Ended(time=3600.0, attempt=0, cause="crashed", step=0))
