@@ -21,8 +21,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # Lower one whenever its figure falls, and never raise it.
 CEILINGS = {
     "cld_core": 20_658,
-    "cldctl": 18_786,
-    "tests": 38_721,
+    "cldctl": 18_784,
+    "tests": 38_622,
     "benchmarks": 3_224,
     "files": 547,
     "one importer": 128,
