@@ -36,7 +36,7 @@ from .results import Finding, best_of, findings_of, results_table
 # A smaller difference than this share of a value is none.
 _CONSTANT = 0.005
 # Losses by time, and the tags of results, which have charts of their own.
-_BY_TIME, _EVALUATIONS = "train/loss_at_t/", ("evaluation/", "eval/")
+_BY_TIME, _EVALUATIONS = "train/loss_at_t/", "evaluation/"
 # The states in which an error of the past is the news, and how many of its last words are shown.
 _FAILED, _LAST_LINES = ("FAILED", "LOST", "STOPPED"), 8
 _WORDS = {

@@ -137,8 +137,6 @@ def unclaimed(work: Work, answers: Answers) -> list[int]:
     if work.is_done:
         return []
     alive = [event for event in work.ledger.history().submitted if not answers.of(event.job).is_gone]
-    if any(event.shards is None for event in alive):
-        return []
     missing = work.missing()
     if not missing and any(answers.of(event.job).phase != "pending" for event in alive):
         return []  # It is about to be merged.

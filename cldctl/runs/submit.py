@@ -1,6 +1,5 @@
 """Submitting: a recipe is frozen into a run folder, and its training is started."""
 
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +8,6 @@ from cld_core.data import presence
 from cld_core.errors import CldError, DataError, RecipeError
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.evaluation.request import EvalRequest
-from cld_core.ownership import is_mine, owner, user_name
 from cld_core.recipe import Recipe
 from cld_core.run import RunFolder, code
 from cld_core.run.code import Manifest
@@ -94,7 +92,6 @@ def submit(
     run = create(options)
     said: list[str] = []
     try:
-        _require_mine(run)
         # From here on, others see that a command is at work: the code may take long to store.
         with home.only_one(run.path, cluster):
             recipe, evaluations, code_digest = prepare(run, options, cluster)
@@ -156,9 +153,8 @@ def prepare(
         request says about the code.
 
     Raises:
-        CldError: new files here belong to somebody else, or the code cannot be stored.
+        CldError: the code cannot be stored.
     """
-    _require_mine(run)
     recipe = options.recipe
     if shared is not None:
         shared_code.point(run, shared)
@@ -173,18 +169,6 @@ def prepare(
     chained = following(recipe, options.metrics)
     evaluations = [] if chained is None else [Evaluation(chained.save(run))]
     return recipe, evaluations, snapshot.requested(stored, cluster)
-
-
-def _require_mine(run: RunFolder) -> None:
-    """Refuse a file system where new files belong to somebody else: every later command would take the run for theirs.
-
-    Raises:
-        CldError
-    """
-    if not is_mine(run.path):
-        text = f"new files here belong to {user_name(owner(run.path))}, not to {user_name(os.geteuid())}"
-        why = "as on a network file system that maps users, or one mounted with uid="
-        raise CldError(f"{run.path.parent}: {text}, {why}. Nothing was started. Use another --runs-dir.")
 
 
 def require_inputs(recipe: Recipe) -> None:
@@ -254,7 +238,7 @@ def train(
         try:
             cluster.submit(spec, [Task(work=TrainWork(str(run.path)))], note)
         except (SchedulerRefused, SchedulerAway) as error:
-            run.ledger.append(NotSubmitted(reason=str(error), away=isinstance(error, SchedulerAway), undone=True))
+            run.ledger.append(NotSubmitted(reason=str(error), away=isinstance(error, SchedulerAway)))
             undo()
             raise
         assert jobs, f"cluster {cluster.name} did not report its jobs"

@@ -110,11 +110,11 @@ WORDS = (
     *(
         "..",
         "/",
-        "./run_v2",
-        "run_v2",
-        "run_v3",
-        "run_v2/",
-        "run_v2/recipe.yaml",
+        "./run",
+        "run",
+        "other-run",
+        "run/",
+        "run/recipe.yaml",
         "/dev/zero",
         "/dev/null",
         "toy",
@@ -134,7 +134,7 @@ WORDS = (
         "x" * 5000,
     ),
     *(
-        "elbo-00000120-78ce5c25",
+        "elbo-00000120-f7121f8d",
         "sampling.nfe=5,10",
         "eval.elbo.probes=1,0",
         "sampling.method=em",
@@ -181,7 +181,7 @@ def _arguments(rng: random.Random) -> list[str]:
     if command in ("submit", "render"):
         words.append(rng.choice(("toy", "cifar10", "mine.yaml", "mine.yaml", _word(rng))))
     elif rng.random() < 0.7:
-        words.append("run_v2")
+        words.append("run")
     for option in rng.sample(COMMANDS[command], k=rng.randint(0, min(3, len(COMMANDS[command])))):
         words += [part if part != "*" else _word(rng) for part in option.split()]
     words += [recipes.override_of(rng) if rng.random() < 0.5 else _word(rng) for _ in range(rng.choice((0, 0, 1, 2)))]
@@ -194,7 +194,7 @@ def _arguments(rng: random.Random) -> list[str]:
 
 def _make(rng: random.Random, folder: Path) -> Callable[[], Any]:
     arguments = _arguments(rng)
-    shutil.copytree(FIXTURES / "run_v2", folder / "run_v2")
+    shutil.copytree(FIXTURES / "run", folder / "run")
     (folder / "mine.yaml").write_bytes(recipes.text_of(rng))
 
     def case() -> None:

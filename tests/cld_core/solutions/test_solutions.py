@@ -35,46 +35,24 @@ def test_what_is_stored_is_read_again():
     assert Solution.of_content(one.content()) == one
 
 
-def test_a_solution_of_an_older_version_is_read():
-    content = SOLUTION.content()
-    for name in ("labels", "guidance", "guidance_from", "guidance_to", "ema_length"):
-        content.pop(name)
-    assert Solution.of_content(content) == SOLUTION
-
-
 @pytest.mark.parametrize(
     "changes",
     [
         {"nfe": 2.0},
         {"nfe": True, "times": (1.0,), "transitions": (EYE,), "weights": ((ALPHA,),)},
-        {"nfe": 0, "times": (), "transitions": (), "weights": ()},
         {"times": (1.0, -0.1)},
-        {"times": (1.0, 0.0)},
         {"times": (0.1, 0.2)},
-        {"times": (0.5, 0.5)},
-        {"times": (1.5, 0.5)},
         {"times": (1.0, math.nan)},
         {"transitions": (EYE, ((1.0, 0.0), (0.0,)))},
-        {"transitions": (EYE, ())},
-        {"transitions": ((), ())},
         {"weights": ((ALPHA,), (((math.nan,), (1.0,)),))},
-        {"weights": ((ALPHA,), (((math.inf,), (1.0,)),))},
-        {"weights": ((ALPHA,), (((0.0,),),))},
         {"weights": ((ALPHA,), ((),))},
-        {"weights": (((),), ((),))},
-        {"weights": ((), (ALPHA,))},
-        {"weights": ((ALPHA,), ())},
         {"weights": ((ALPHA, ALPHA), (ALPHA,))},
         {"weights": ((ALPHA,), (EYE,))},
-        {"weights": (((*EYE, (0.0, 0.0)),), (ALPHA,))},
         {"eps": 0.0},
         {"denoise": 1},
-        {"labels": "no"},
         {"guidance": math.nan},
         {"ema_length": "long"},
-        {"step": 1.0},
         {"rms": {"untuned": math.nan}},
-        {"rms": [1.0]},
     ],
 )
 def test_numbers_that_are_not_those_of_a_sampler_are_refused(changes):

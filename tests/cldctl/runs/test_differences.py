@@ -46,7 +46,7 @@ def test_the_last_change_of_each_thing_counts():
     assert told == [f"GPU A instead of B, since attempt 3 ({WHEN})"]
 
 
-def test_attempts_of_older_versions_say_nothing():
+def test_attempts_that_name_nothing_say_nothing():
     assert changes(started(1), started(2, code=NEW), started(3), started(4, code=NEW)) == []
 
 
@@ -58,13 +58,14 @@ def test_a_job_that_does_not_find_its_code():
 
 
 def test_a_request_that_was_refused_asks_for_no_code():
-    refused = NotSubmitted(reason="no", undone=True)
+    refused = NotSubmitted(reason="no")
     assert changes(Requested(steps=5, code=OLD), Requested(steps=5, code=NEW), refused, started(1, code=OLD)) == []
 
 
 def test_an_edited_recipe():
-    assert changes(RecipeEdited(keys=("optim.lr",))) == ["recipe.yaml was edited by hand: optim.lr"]
-    assert changes(RecipeEdited(keys=("optim.lr",)), RecipeEdited()) == []
+    edited = RecipeEdited(keys=("optim.lr",), values=("optim.lr 1 instead of 2",))
+    assert changes(edited) == ["recipe.yaml was edited by hand: optim.lr 1 instead of 2"]
+    assert changes(edited, RecipeEdited()) == []
 
 
 def test_a_time_that_no_clock_shows(tmp_path):

@@ -145,7 +145,7 @@ def test_live_code(tmp_path, scripted, small):
     assert code.path_of(run.path) == run.path / "code"
 
 
-def test_a_run_of_an_older_version_gets_code_when_it_continues(run):
+def test_a_run_without_code_gets_it_when_it_continues(run):
     code_of_it = run.path / "code"
     code_of_it.rename(run.path / "gone")
     resumed(stop(run))

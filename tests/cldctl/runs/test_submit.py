@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import os
 
 import pytest
 
@@ -173,16 +172,6 @@ def test_two_commands_start_statistics_once(tmp_path, scripted, monkeypatch):
     monkeypatch.setattr(sharded, "is_alive", lambda folder: order.append("asked") or True)
     assert sharded.start_statistics(request, Recording(), load(TOY).cluster) is None
     assert order == [request.folder, "asked"], "decided inside the lock"
-
-
-def test_where_new_files_belong_to_somebody_else_nothing_is_left(tmp_path, monkeypatch):
-    """As root on a file system that takes root for nobody."""
-    cluster, me = Recording(), os.geteuid()
-    monkeypatch.setattr(os, "geteuid", lambda: me + 4242)
-    with pytest.raises(CldError, match=r"new files here belong to .*, not to user \d+, .*Use another --runs-dir\."):
-        submitted(tmp_path / "mine", cluster, ("elbo",))
-    assert list(tmp_path.iterdir()) == []
-    assert cluster.submitted == []
 
 
 def test_while_its_code_is_stored_a_run_is_locked(tmp_path, monkeypatch):

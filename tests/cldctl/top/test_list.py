@@ -153,7 +153,7 @@ def test_what_is_damaged_spoils_nothing_else(fleet):
 
     async def look(screen: Screen) -> None:
         await screen.select("somebodys-copy")
-        await screen.sees("format 99")
+        await screen.sees("another version")
         await screen.select("toy-diamond-1124-1502-aa10")
         await screen.sees("progress.json is damaged")
 

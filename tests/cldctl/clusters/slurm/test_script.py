@@ -190,7 +190,7 @@ def test_texts_that_would_become_lines_or_options_of_their_own(changes):
         assert str(refusal.value).isprintable()
 
 
-def test_a_text_of_an_older_recipe_names_its_key_and_how_to_change_it():
+def test_a_text_that_sbatch_would_misread_names_its_key_and_how_to_change_it():
     for key, value, none in (("container", "", "null"), ("setup", ("#SBATCH -x",), "[]")):
         with pytest.raises(
             RecipeError, match=rf"'cluster\.{key}' .*`cldctl resume mine cluster\.{key}={re.escape(none)}`"
