@@ -14,7 +14,7 @@ from .events import LOCAL, draw, named
 from .shim import library
 from .stage import Stage
 
-pytestmark = pytest.mark.skipif(library() is None, reason="needs a C compiler")
+pytestmark = [pytest.mark.by_hand, pytest.mark.skipif(library() is None, reason="needs a C compiler")]
 SEED = 5
 EVENTS = ("full disk", "ESTALE, some calls", "clock -1 h", "two resumes at once")
 
@@ -25,14 +25,12 @@ def stage() -> Iterator[Stage]:
         yield place
 
 
-@pytest.mark.slow
 def test_every_promise_is_kept(stage: Stage) -> None:
     campaign = Campaign(stage, random.Random(SEED))
     broken = campaign.run(named(LOCAL, EVENTS))
     assert broken == [], f"{campaign.record.table()}\n{stage.describe()}"
 
 
-@pytest.mark.slow
 def test_a_submission_may_die_at_any_write(stage: Stage) -> None:
     """Some of them: within the folder, around the ledger's lines, and at the last one."""
     last = submitting.count(stage)

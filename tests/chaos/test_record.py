@@ -16,6 +16,8 @@ from cld_core.run.events import Damaged, Ended, Event, GivenUp, Started
 from .record import Begun, Record, Row
 from .watch import not_whole
 
+pytestmark = pytest.mark.by_hand
+
 DONE = {"state": "FINISHED", "step": 900, "steps": 900}
 
 

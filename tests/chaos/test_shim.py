@@ -12,7 +12,7 @@ import pytest
 
 from .shim import CLASSES, WRITING, Faults, library
 
-pytestmark = pytest.mark.skipif(library() is None, reason="needs a C compiler")
+pytestmark = [pytest.mark.by_hand, pytest.mark.skipif(library() is None, reason="needs a C compiler")]
 
 # One call of each class, on the folder in argv[1]; prints what failed and how.
 PROGRAM = """

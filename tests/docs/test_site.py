@@ -34,7 +34,7 @@ def build(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_the_site_has_all_pages(site: Path) -> None:
     for page in ("index", "start/tutorial", "learn/cld", "reference/recipe", "reference/commands", "reference/python"):
         assert (site / f"{page}.html").is_file(), page
@@ -43,7 +43,7 @@ def test_the_site_has_all_pages(site: Path) -> None:
     assert not (site / "site").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_wrong_links_and_pages_outside_the_navigation_fail_the_build(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "docs", tmp_path / "docs")
     hook = ROOT / "docs/site/hooks.py"
@@ -57,7 +57,7 @@ def test_wrong_links_and_pages_outside_the_navigation_fail_the_build(tmp_path: P
         assert wrong in done.stderr, done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_links_out_of_docs_lead_to_pages_that_show_the_file(site: Path) -> None:
     assert (
         'href="../repository/recipes/profiles/example.yaml.html"' in (site / "howto/slurm-first-day.html").read_text()
@@ -66,19 +66,19 @@ def test_links_out_of_docs_lead_to_pages_that_show_the_file(site: Path) -> None:
     assert 'href="../../../slurm.html' in (site / "repository/tests/slurm/index.html").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_formulas_are_drawn_without_scripts(site: Path) -> None:
     page = (site / "learn/cld.html").read_text()
     assert page.count("<math") >= 5
     assert "\\sqrt" not in page
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
     assert requests.outside(site) == []
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_search_finds_pages_of_a_site_on_the_disk(site: Path) -> None:
     with chromium() as browser:
         context = browser.new_context()
@@ -99,7 +99,7 @@ def test_search_finds_pages_of_a_site_on_the_disk(site: Path) -> None:
         assert not [url for url in asked if not url.startswith(("file:", "data:", "about:"))]
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_no_two_pages_of_the_navigation_have_nearly_the_same_name(site: Path) -> None:
     names = names_by_page((site / "index.html").read_text())
     assert {"index.html", "learn/cld.html", "repository/CHANGELOG.html"} <= names.keys()
@@ -128,7 +128,7 @@ def test_pages_of_the_same_name_are_noticed() -> None:
         assert shared_names(names_by_page(different + link("c.html", name))) == ["guide"]
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_the_python_reference_has_signatures_and_descriptions(site: Path) -> None:
     page = (site / "reference/python.html").read_text()
     for method in ("sample", "draw", "export", "trajectory", "log_likelihood", "plot"):

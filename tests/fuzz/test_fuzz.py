@@ -11,7 +11,7 @@ from .targets import TARGETS, find
 SECONDS = 60.0
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 @pytest.mark.parametrize("name", TARGETS)
 def test_nothing_breaks(name: str) -> None:
     result = campaign(find(name), seed=1, seconds=SECONDS / len(TARGETS))

@@ -15,6 +15,8 @@ from cld_core.errors import DataError
 
 from .verdict import run
 
+pytestmark = pytest.mark.by_hand
+
 
 def _refuse(text: str) -> Callable[[], None]:
     def case() -> None:

@@ -17,7 +17,7 @@ import yaml
 from cld_core.version import __version__
 from tests.support.paths import RECIPES, ROOT
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.by_hand
 
 SITE_PACKAGES = sysconfig.get_path("purelib")
 

@@ -13,7 +13,7 @@ from tests.support.made_up import run_with
 from tests.support.reported import everything
 from tests.support.tools import invoke
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.by_hand
 
 WIDTHS = (1280, 400)
 PAGES = ("runs/a_run_with_a_name_that_is_rather_long-1126-160401-ab12", "runs/failed", "runs/empty", "index")
