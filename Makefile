@@ -39,7 +39,7 @@ test: $(VENV)/.installed
 
 # The Slurm laboratory (tests/slurm/README.md), which mostly waits, and whatever is slow.
 test-lab: $(VENV)/.installed
-	$(BIN)/pytest -n 2 -m "(slurm or slow) and not gpu and not by_hand"
+	$(BIN)/pytest -n 3 -m "(slurm or slow) and not gpu and not by_hand"
 
 # Before an issue is resolved and before a release: those two, and browser, wheel, site, notebook, fuzz and chaos.
 test-all: test test-lab docs

@@ -3,12 +3,10 @@
 import contextlib
 import json
 import os
-import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -18,7 +16,7 @@ from cld_core.errors import RecipeError
 from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run.events import JobRef, Submitted
 from cld_core.run.lines import parse, to_line
-from cldctl.clusters import local, local_tasks, submitit_jobs
+from cldctl.clusters import local_tasks, submitit_jobs
 from cldctl.clusters.base import Task
 from cldctl.clusters.debug import DebugCluster
 from cldctl.clusters.local import LocalCluster
@@ -211,31 +209,6 @@ def test_a_stopped_rank_is_alive_and_killed_though_its_controller_is_dead(submit
     wait_for_end(process.pid for process in processes)
 
 
-def test_a_time_limit_begins_after_the_wait(submit, monkeypatch):
-    """Each process enforces it, whether it has waited or not."""
-    order: list[Any] = []
-
-    class Timer:
-        def __init__(self, delay: float, call: Any, arguments: Any) -> None:
-            self.start = lambda: order.append((delay, call, arguments))
-
-    class FakeCluster:
-        def current_job(self) -> Any:
-            return SimpleNamespace(ref=JobRef(cluster="local", job_id="1"))
-
-    monkeypatch.setattr(local.threading, "Timer", Timer)
-    monkeypatch.setattr(local, "_wait_for", order.append)
-    monkeypatch.setattr(local, "LocalCluster", FakeCluster)
-    for minutes, notice in ((10, 510.0), (1, 30.0)):
-        local._Start((order.append,), ("others",), minutes, 90)()
-        waited, told, killed, work = order
-        assert waited == ("others",)
-        assert told == (notice, os.kill, (os.getpid(), signal.SIGUSR2))
-        assert killed == (60 * minutes, os.kill, (os.getpid(), signal.SIGKILL))
-        assert work.ref.job_id == "1"
-        order.clear()
-
-
 def test_a_job_that_has_waited_ends_at_its_time_limit(submit):
     (first,) = submit(submit.report("first"))
     (second,) = submit(Stubborn(str(submit.folder)), after=After((first,)), size=ClusterSpec(time_min=0.01))
@@ -295,14 +268,6 @@ def test_jobs_of_another_machine_are_not_known(submit):
         submit(submit.report("a"), after=After((job,)))
 
 
-def test_a_process_id_that_was_given_again_is_not_the_job(tmp_path):
-    job = JobRef(cluster="local", job_id=str(os.getpid()), logs=str(tmp_path), details={"host": os.uname().nodename})
-    started = psutil.Process().create_time()
-    for when, phase in ((started, "running"), (started - 100, "gone")):
-        other = replace(job, details={**job.details, "pid": os.getpid(), "process_started": when})
-        assert CLUSTER.survey([other]).of(other).phase == phase
-
-
 def test_what_cannot_be_started_says_how_to_fix_it(submit):
     (submit.folder / "file").touch()
     with pytest.raises(SchedulerRefused, match=r"file/logs: the local job could not be started \(Not a directory\)"):
@@ -311,13 +276,6 @@ def test_what_cannot_be_started_says_how_to_fix_it(submit):
         submit(submit.report("a"), size=ClusterSpec(nodes=2, tasks_per_node=2))
     with pytest.raises(SchedulerRefused, match="cannot wait for another one to fail"):
         submit(submit.report("a"), after=After((), "failed"))
-
-
-def test_what_a_dry_run_shows(submit):
-    spec = replace(submit.spec, size=ClusterSpec(tasks_per_node=2))
-    shown = CLUSTER.script(spec)
-    assert shown.startswith("# local: 2 process(es), each:\n")
-    assert shown.endswith(f" -P -u -m cldctl.clusters.entry {spec.logs}\n")
 
 
 @pytest.mark.parametrize(("ranks", "gpus", "tasks"), [(None, 0, 1), (3, 0, 3), (None, 2, 2), (4, 2, 2), (2, 4, 2)])

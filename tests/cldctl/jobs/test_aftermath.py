@@ -32,8 +32,8 @@ from cldctl.jobs import aftermath, process
 from cldctl.jobs.aftermath import GiveUp, Retry, after_bad_end, after_crash, missing_event
 from cldctl.jobs.process import HOPELESS, NOT_REQUEUED
 from tests.support.clock import Clock
-from tests.support.launcher import REF, Launcher, inside
 from tests.support.made_up import run_with
+from tests.support.scripted import LAUNCHER, REF, Scripted, inside
 
 
 def started(attempt: int = 0, step: int = 0, restart: int = 0, job_id: str = "7") -> Started:
@@ -148,13 +148,13 @@ def test_a_training_that_crashed_is_started_again_until_its_budget_is_spent(run,
     assert "mine: crash 1 of 1 allowed; again in 10 s" in capsys.readouterr().err
 
     run.ledger.append(started(1, restart=1))
-    run.ledger.append(Submitted(job=JobRef(cluster="made-up", job_id="8"), successor_of="7"))
+    run.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="8"), successor_of="7"))
     job = inside(restart=1, said="Timeout (0:05:00)!")
     aftermath.after_training(run, job, 1)
     history = run.ledger.history()
     assert history.given_up == "2 crashes in a row without a new checkpoint (train.max_retries=1)"
     assert history.last.detail.startswith("no step finished within train.hang_timeout_s")
-    assert job.cluster.cancelled == ["8"], "its successor is not to begin"
+    assert job.cluster.calls == [("cancel", ["8"])], "its successor is not to begin"
     assert not hasattr(job, "delay_s")
 
 
@@ -199,14 +199,9 @@ def test_a_task_whose_samples_are_unusable_did_not_crash(work):
     assert not hasattr(job, "delay_s")
 
 
-class Known(Launcher):
-    def current_job(self, logs=None):
-        return inside()
-
-
 @pytest.mark.parametrize("code", [0, 137])
 def test_the_exit_code_is_kept_although_the_folder_is_gone(tmp_path, capsys, code):
-    arguments = ["shards", str(tmp_path / "gone"), str(tmp_path), f"{__name__}:Known", str(code)]
+    arguments = ["shards", str(tmp_path / "gone"), str(tmp_path), LAUNCHER, str(code)]
     assert aftermath.main(arguments) == code
     said = capsys.readouterr().err
     assert len(said.splitlines()) == (code != 0)
@@ -216,7 +211,7 @@ def test_the_exit_code_is_kept_although_the_folder_is_gone(tmp_path, capsys, cod
 def test_main_decides_by_the_kind_of_work(run, work):
     for kind, folder, ledger in (("training", run.path, run.ledger), ("shards", work.folder, work.ledger)):
         run.ledger.append(started())
-        assert aftermath.main([kind, str(folder), str(run.logs), f"{__name__}:Known", "1"]) == 1
+        assert aftermath.main([kind, str(folder), str(run.logs), LAUNCHER, "1"]) == 1
         assert isinstance(ledger.events()[-1], Requeued if kind == "training" else Crashed)
 
 
@@ -253,12 +248,12 @@ def test_a_job_is_started_again_although_nothing_can_be_read(run, work, monkeypa
 
     jobs = [inside(restart=restart) for restart in (0, 1, 2, 49, 50, 0)]
     coming = iter(jobs)
-    monkeypatch.setattr(Known, "current_job", lambda self, logs: next(coming))
+    monkeypatch.setattr(Scripted, "current", lambda self: next(coming))
     monkeypatch.setattr(faults, "time", Clock())
     monkeypatch.setattr(small_files.os, "open", stale)
     folder = run.path if kind == "training" else work.folder
     for code in (137, 137, 137, 137, 137, HOPELESS):
-        aftermath.main([kind, str(folder), str(run.logs), f"{__name__}:Known", str(code)])
+        aftermath.main([kind, str(folder), str(run.logs), LAUNCHER, str(code)])
     assert [getattr(job, "delay_s", None) for job in jobs] == [10.0, 20.0, 40.0, 600.0, None, None]
     assert "its files cannot be read" in capsys.readouterr().err
 
@@ -269,7 +264,7 @@ def test_a_job_that_saved_and_could_not_requeue_itself_is_left(run, work):
     run.ledger.append(ended(cause="preempted", step=3))
     before = run.ledger.events()
     for kind, folder in (("training", run.path), ("shards", work.folder)):
-        job = aftermath.main([kind, str(folder), str(run.logs), f"{__name__}:Known", str(NOT_REQUEUED)])
+        job = aftermath.main([kind, str(folder), str(run.logs), LAUNCHER, str(NOT_REQUEUED)])
         assert job == NOT_REQUEUED
     assert run.ledger.events() == before
     assert work.ledger.history().crashes == {}

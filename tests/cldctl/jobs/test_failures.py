@@ -7,8 +7,8 @@ from cld_core.run.events import RankFailed, Unfit
 from cld_core.train.jointly import RankError
 from cldctl.jobs import failures
 from cldctl.jobs.process import UNFIT
-from tests.support.launcher import inside
 from tests.support.made_up import run_with
+from tests.support.scripted import inside
 
 KILLED = "srun: error: n2: task 1: Killed\nsrun: error: n1: task 0: Exited with exit code 1\n"
 

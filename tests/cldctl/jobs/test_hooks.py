@@ -2,7 +2,6 @@
 
 import json
 import os
-from pathlib import Path
 
 import psutil
 import pytest
@@ -15,9 +14,9 @@ from cld_core.run import RunFolder
 from cld_core.run.events import Ended, GivenUp, JobRef, Requested, Requeued, Started, Submitted
 from cldctl.jobs import hook_runner, hooks
 from cldctl.jobs.train import go_on
-from tests.support.launcher import REF, inside
 from tests.support.made_up import report, run_with
 from tests.support.paths import RECIPES
+from tests.support.scripted import REF, inside
 from tests.support.tools import ONE, cldctl, wait_ended, wait_for
 
 TELL = 'cat >> "$CLDCTL_RUN_PATH/told"'
@@ -113,12 +112,12 @@ class TestWhatItIsToldAbout:
         words = "--evaluation", str(work.folder)
         dispatch(run, *words)
         assert told(run) == []
-        work.ledger.append(Submitted(job=JobRef(cluster="made-up", job_id="9_0"), shards=(0,)))
+        work.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="9_0"), shards=(0,)))
         for task in ("9_0", "9_1"):
             work.ledger.append(GivenUp(job_id=task, reason="its data are gone"))
             dispatch(run, *words)
         assert [(one["state"], one["reason"]) for one in told(run)] == [("FAILED", "its data are gone")]
-        work.ledger.append(Submitted(job=JobRef(cluster="made-up", job_id="10_0"), shards=(0,)))
+        work.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="10_0"), shards=(0,)))
         report(run, request, elbo={"nll": 2.5, "stderr": 0.1, "n": 32, "nfe_mean": 10.0})
         for _ in range(2):
             dispatch(run, *words)
@@ -230,18 +229,3 @@ def test_local_jobs_call_it(fresh_runs):
         ("run", "FINISHED"),
         ("evaluation", "FINISHED"),
     ]
-
-
-def test_a_local_job_that_crashes_calls_it(fresh_runs, tmp_path):
-    plugin = tmp_path / "broken.py"
-    plugin.write_text(
-        "from cld_core.data.toy import toy\n\n\n"
-        "@toy('broken')\ndef broken(n, generator):\n    raise OSError('no such luck')\n"
-    )
-    words = ("--name", "mine", "--cluster", "local", "data.name=broken", f"data.plugin={plugin}")
-    cldctl("submit", "toy", *ONE, *words, f"hooks.on_change={TELL}", runs=fresh_runs, OMP_NUM_THREADS="1")
-    run = RunFolder(fresh_runs / "mine")
-    wait_for(lambda: len(told(run)) == 2)
-    assert states(run) == ["RUNNING", "FAILED"]
-    assert "no such luck" in told(run)[-1]["reason"]
-    assert Path(run.logs / hook_runner.LOG).exists()

@@ -9,7 +9,7 @@ import pytest
 from cld_core.errors import CheckpointError, IncompleteError, MergeError, SolverError, UnusableSamplesError
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.evaluation.request import EvalRequest
-from cld_core.run.events import Crashed, GivenUp, JobRef, MergeRefused, NotRequeued, Submitted, TaskFailed
+from cld_core.run.events import JobRef, MergeRefused, TaskFailed
 from cld_core.run.ledger import Ledger
 from cld_core.shards import open_work
 from cld_core.stop import StopCode, StopFlag
@@ -22,8 +22,8 @@ from cldctl.jobs.shards import Piece, ShardsWork, divided
 from cldctl.runs.status import evaluation_status
 from cldctl.runs.survey import Answers
 from tests.support.clock import Clock
-from tests.support.launcher import inside
 from tests.support.made_up import run_with
+from tests.support.scripted import inside
 
 
 def test_a_task_a_shard_and_shared_tasks_if_a_submission_cannot_have_so_many():
@@ -138,13 +138,6 @@ def test_what_the_log_says_about_earlier_starts_is_no_time_limit_of_this_one(eva
     assert job.asked == 0
 
 
-def test_a_folder_that_is_gone_keeps_no_note_from_the_others(evaluations, capsys):
-    Path(evaluations[0].folder, "request.json").unlink()
-    ShardsWork(evaluations, gpu=False)._note(NotRequeued(job_id="7", reason="nobody answers"))
-    assert open_work(Path(evaluations[1].folder)).ledger.events()[-1].reason == "nobody answers"
-    assert "not noted" in capsys.readouterr().err
-
-
 def test_a_fault_that_passes_is_no_reason_not_to_start_again(evaluations, monkeypatch, capsys):
     def failing(*arguments):
         raise OSError(errno.EIO, os.strerror(errno.EIO), "step_00000010.pt")
@@ -157,11 +150,6 @@ def test_a_fault_that_passes_is_no_reason_not_to_start_again(evaluations, monkey
     (noted,), none = (open_work(Path(piece.folder)).ledger.events() for piece in evaluations)
     assert isinstance(noted, TaskFailed), "the reason is told, and nothing is given up"
     assert none == []
-
-
-def test_a_pipe_in_the_place_of_a_request_is_not_waited_for(tmp_path):
-    os.mkfifo(tmp_path / "request.json")
-    process.readable(tmp_path / "request.json")
 
 
 @pytest.mark.parametrize("error", [MergeError, IncompleteError])
@@ -200,28 +188,6 @@ def test_a_task_notes_the_error_that_it_meets(evaluations, monkeypatch):
         time=event.time, job_id=job.ref.job_id, reason="RuntimeError: mat1 and mat2 shapes cannot be multiplied"
     )
     assert second.ledger.events() == []
-
-
-@pytest.mark.parametrize("crashes", [0, 2])
-def test_why_an_evaluation_stopped_is_in_its_status(evaluations, crashes):
-    work = open_work(Path(evaluations[0].folder))
-
-    def submit(job_id):
-        work.ledger.append(Submitted(job=JobRef(cluster="debug", job_id=job_id), shards=(0,)))
-
-    submit("1")
-    work.ledger.append(TaskFailed(job_id="1", reason="RuntimeError: no"))
-    for restart in range(crashes):
-        work.ledger.append(Crashed(job_id="1", restart=restart, code=1))
-    if crashes:
-        work.ledger.append(GivenUp(job_id="1", reason="2 crashes (1 allowed)"))
-    row = evaluation_status(work, gone("1"))
-    assert (row["state"], row["cause"]) == ("STOPPED", "crashed" if crashes else "failed")
-    said = "2 crashes (1 allowed); the last one" if crashes else "a task failed"
-    assert f"{said}: RuntimeError: no" in row["reason"]
-    assert row["reason"] in row["remarks"], "it is shown below the results"
-    submit("2")
-    assert "RuntimeError" not in (evaluation_status(work, gone("1", "2"))["reason"] or "")
 
 
 def gone(*job_ids):

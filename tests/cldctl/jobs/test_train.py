@@ -10,8 +10,8 @@ from cldctl.clusters.records import SchedulerAway, SchedulerRefused
 from cldctl.jobs import process
 from cldctl.jobs.train import TrainWork, explain_previous, go_on
 from tests.support.clock import Clock
-from tests.support.launcher import REF, inside
 from tests.support.paths import RECIPES
+from tests.support.scripted import REF, inside
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from cld_core.errors import UsageError
 from cld_core.evaluation.evaluation import evaluations_of
 from cld_core.evaluation.request import EvalRequest
 from cld_core.evaluation.sweeps import Axis, Cell, Sweep
-from cld_core.run.events import Cancelled, Ended, JobRef, NotCancelled, Started, Submitted, TurnedAway
+from cld_core.run.events import Cancelled, Ended, JobRef, NotCancelled, Started, Submitted
 from cldctl import clusters
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused, Seen, Survey
 from cldctl.runs import cancel
@@ -134,20 +134,6 @@ def test_a_cluster_that_refuses_keeps_no_other_from_being_asked(tmp_path, script
     assert "a: no" in said
 
 
-def test_a_job_that_ended_meanwhile_fails_no_other_run(tmp_path, scripted, monkeypatch):
-    runs = [run_of(tmp_path / "a", "1"), run_of(tmp_path / "b", "2")]
-    scripted.refused.add("1")
-
-    def note(run, job_ids):
-        scripted.phases["1"] = "gone"  # after it was seen alive
-
-    monkeypatch.setattr(cancel, "_note", note)
-    endings = cancel.cancel(runs)
-    assert [ending.problem for ending in endings] == [None, None]
-    assert scripted.phases["2"] == "gone"
-    assert all(ending.is_over for ending in ended(endings))
-
-
 def test_a_run_of_an_unknown_cluster_keeps_no_other_from_ending(tmp_path, scripted):
     strange, known = run_of(tmp_path / "a", "1", cluster="moon"), run_of(tmp_path / "b", "2")
     first, second = cancel.cancel([strange, known])
@@ -156,17 +142,6 @@ def test_a_run_of_an_unknown_cluster_keeps_no_other_from_ending(tmp_path, script
     )
     assert not is_noted(strange)
     assert [job.job_id for job in second.jobs] == ["2"]
-
-
-def test_a_withdrawn_successor_that_still_waits_is_cancelled(tmp_path, scripted):
-    """Its predecessor noted that it is withdrawn, and then could not reach the scheduler."""
-    run = run_of(tmp_path / "a", "1", "gone")
-    run.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="2"), successor_of="1"))
-    run.ledger.append(TurnedAway(job_id="2", reason="withdrawn", why="withdrawn"))
-    scripted.phases["2"] = "pending"
-    (ending,) = cancel.cancel([run])
-    assert [job.job_id for job in ending.jobs] == ["2"]
-    assert scripted.calls == [("cancel", ["2"])]
 
 
 def test_a_run_that_finished_a_moment_ago_is_not_called_cancelled(tmp_path, scripted, monkeypatch):
@@ -249,25 +224,6 @@ def test_a_job_that_looks_gone_for_a_moment_has_not_ended(tmp_path, scripted, mo
     assert len(Blinking.answers) == left
 
 
-def test_what_a_launcher_said_before_it_went_away_is_no_further_look(tmp_path, scripted, monkeypatch):
-    """A preempted job is gone for a moment; the answer stays while nobody answers."""
-    monkeypatch.setattr(cancel, "POLL_S", 0.0)
-    monkeypatch.setattr(Scripted, "looks_to_believe_an_end", 3)
-    run, left = run_of(tmp_path / "a", "1"), 5
-    endings = cancel.cancel([run])
-    gone = Survey({("scripted", "1"): Seen("gone", ended="preempted")})
-
-    def survey(self, jobs, **how):
-        nonlocal left
-        left -= 1
-        return gone if left < 0 else replace(gone, problem="nobody answers")
-
-    monkeypatch.setattr(Scripted, "survey", survey)
-    monkeypatch.setattr(Scripted, "question_s", 0.0)
-    assert [ending.is_over for ending in ended(endings)] == [True]
-    assert left == -3, "three looks that were answered"
-
-
 def test_a_launcher_that_must_not_be_asked_often_is_asked_more_and_more_rarely(tmp_path, scripted, monkeypatch):
     clock = Clock()
     monkeypatch.setattr(cancel, "time", clock)
@@ -282,27 +238,6 @@ def test_a_launcher_that_must_not_be_asked_often_is_asked_more_and_more_rarely(t
     gaps = [after - before for before, after in itertools.pairwise(asked)]
     assert gaps[:-2] == sorted(gaps[:-2])
     assert asked[-1] >= cancel.GRACE_S
-
-
-def test_the_end_of_an_attempt_is_a_reason_to_ask(tmp_path, scripted, monkeypatch):
-    run, asked = run_of(tmp_path / "a", "1"), []
-
-    class Ending(Clock):
-        def sleep(self, seconds):
-            super().sleep(seconds)
-            if 30.0 <= self.now < 30.0 + seconds:
-                run.ledger.append(Ended(attempt=0, cause="cancelled", step=10))
-                scripted.phases["1"] = "gone"
-
-    clock = Ending()
-    monkeypatch.setattr(cancel, "time", clock)
-    monkeypatch.setattr(Scripted, "question_s", 2.0)
-    scripted.stubborn = {"1"}
-    endings = cancel.cancel([run])
-    ask = cancel.survey.ask
-    monkeypatch.setattr(cancel.survey, "ask", lambda *jobs: asked.append(clock.now) or ask(*jobs))
-    assert [ending.is_over for ending in ended(endings)] == [True]
-    assert asked[-1] <= 33.0
 
 
 @pytest.mark.parametrize("finished", [0, 1, 2])

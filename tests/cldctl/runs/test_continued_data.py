@@ -1,8 +1,5 @@
 """No run continues on other data in silence, and no plug-in that lacks the data set is submitted."""
 
-import importlib.util
-import json
-
 import pytest
 
 from cld_core.data import identity, plugin_report, toy
@@ -11,7 +8,6 @@ from cld_core.recipe import load
 from cld_core.recipe.data import ToyDataSpec
 from cld_core.run import RunFolder
 from cld_core.run.events import Started
-from cld_core.run.history import History
 from cld_core.run.same_data import are_other
 from cld_core.stop import StopFlag
 from cld_core.train import session
@@ -75,16 +71,6 @@ def test_a_run_goes_on_with_its_copy_and_says_that_the_file_has_changed(tmp_path
     assert "from now on it trains on other data" in done.stderr
     shown = invoke("status", "mine", runs=tmp_path / "runs").stdout
     assert "changed other data than before, since attempt 2 (" in " ".join(shown.split())
-
-
-def test_a_comment_in_a_plug_in_changes_no_data(tmp_path, ring, monkeypatch):
-    in_this_process(monkeypatch)
-    submit(ring, tmp_path / "runs")
-    ring.write_text(RING.format(1) + "# a comment\n")
-    invoke("resume", "mine", "train.steps=30", "--update-code", runs=tmp_path / "runs")
-    changes = json.loads(invoke("status", "mine", "--json", runs=tmp_path / "runs").stdout)[0]["changes"]
-    assert any("its first points are the same" in line for line in changes)
-    assert not any("other data" in line for line in changes)
 
 
 def test_live_code_does_not_train_on_other_data_in_silence(tmp_path, ring, monkeypatch):
@@ -178,18 +164,6 @@ def test_a_plug_in_may_replace_data_that_come_with_cldctl(tmp_path, monkeypatch)
     assert "diamond" in plugin_report.report(str(file))["names"]
 
 
-def test_a_run_of_before_goes_on_beside_its_plug_in_unless_one_is_named_now(tmp_path, ring, monkeypatch):
-    in_this_process(monkeypatch)
-    recipe = load(RECIPES / "toy.yaml", [*ONE, f"data.plugin={ring}"])
-    run = RunFolder.create(tmp_path / "mine", recipe, {"created": 1.0})
-    session.run(run, Ranks(), StopFlag(), job_id="1")
-    invoke("resume", "mine", "train.steps=30", *DEBUG, runs=tmp_path)
-    again = ("resume", "mine", "train.steps=40", f"data.plugin={ring}")
-    refused = invoke(*again, *DEBUG, runs=tmp_path, code=2)
-    assert f"command line: {ring} registers" in refused.stderr
-    assert run.ledger.history().steps == 30, "nothing was noted"
-
-
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -264,12 +238,3 @@ def test_what_counts_as_other_data():
     assert not are_other({}, points)
     hostile = {"points": "[red]x\x1b", "plugin": "a"}
     assert are_other(points, hostile)
-
-
-def test_older_ledgers_tell_of_no_data():
-    events = [Started(attempt=0, job_id="1", step=0), Started(attempt=1, job_id="2", step=0, data={"points": "1"})]
-    assert changed_between(History.of(events)) == []
-
-
-def test_the_report_is_where_the_command_looks_for_it():
-    assert importlib.util.find_spec(plugins.COMMAND[-1]) is not None

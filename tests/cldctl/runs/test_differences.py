@@ -24,12 +24,6 @@ def changes(*events):
     return changed_between(History.of(events))
 
 
-def test_nothing_changed():
-    same = {"code": OLD, "versions": {"torch": "2.6.0"}, "gpu": "H100", "driver": "550"}
-    assert changes() == []
-    assert changes(Requested(steps=5, code=OLD), started(1, **same), started(2, **same, hosts=("n2",))) == []
-
-
 def test_code_versions_driver_and_gpu():
     before = started(1, code=OLD, versions={"torch": "2.6.0", "numpy": "2.0"}, gpu="A100", driver="535.1")
     after = started(2, code=NEW, versions={"torch": "2.7.0", "numpy": "2.0"}, gpu="H100", driver="550.2")
@@ -44,10 +38,6 @@ def test_code_versions_driver_and_gpu():
 def test_the_last_change_of_each_thing_counts():
     told = changes(*(started(number, gpu=gpu) for number, gpu in enumerate(("A", "B", "A", "A"), start=1)))
     assert told == [f"GPU A instead of B, since attempt 3 ({WHEN})"]
-
-
-def test_attempts_of_older_versions_say_nothing():
-    assert changes(started(1), started(2, code=NEW), started(3), started(4, code=NEW)) == []
 
 
 def test_a_job_that_does_not_find_its_code():

@@ -62,10 +62,3 @@ def test_what_is_complete_is_merged_unless_somebody_is_about_to(run, scripted, m
     Scripted.phases.update(a="gone", b="pending")
     assert start(run).started == (work.name,)
     assert newest(work, 2) == [(0,)]
-
-
-def test_a_task_of_an_older_cldctl_may_compute_everything(run, scripted):
-    work = begun(run, a="gone", b="gone")
-    Scripted.phases["old"] = "pending"
-    work.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="old")))
-    assert start(run).running == (work.name,)

@@ -90,10 +90,6 @@ def test_another_refusal_is_final(run):
     assert cluster.sizes == [64]
 
 
-def test_nothing_is_said_if_every_shard_has_a_task(run):
-    assert started(run, Picky(takes=64))[1].said == ()
-
-
 def test_the_evaluation_of_a_submission_says_how_it_was_divided(run, monkeypatch):
     """The training is one task, which this scheduler takes."""
     monkeypatch.setattr(home, "chosen", lambda name, *others: Picky(takes=4))
@@ -147,10 +143,6 @@ def test_why_an_evaluation_has_stopped(happened, done, cause, why):
     assert found is not None
     assert found.cause == cause
     assert why in found.reason
-
-
-def test_an_evaluation_that_was_never_started_has_not_stopped():
-    assert why_stopped(History.of([]), 0, 3) is None
 
 
 def test_a_merge_that_was_refused_says_why_in_status_until_it_is_started_again(run):

@@ -11,13 +11,13 @@ from cld_core.errors import RecipeError, UsageError
 from cld_core.evaluation.evaluation import evaluations_of
 from cld_core.evaluation.request import EvalRequest
 from cld_core.run import RunFolder, code
-from cld_core.run.events import Cancelled, Ended, JobRef, NotSubmitted, Requested, Started
+from cld_core.run.events import Ended, JobRef, NotSubmitted, Requested, Started
 from cld_core.run.groups import Group, find_group, values_of
 from cldctl import clusters
 from cldctl.clusters.records import SchedulerRefused
 from cldctl.evals import plan
 from cldctl.jobs import specs
-from cldctl.runs import cancel, cells, checkout, evaluate, groups, logs, removal
+from cldctl.runs import cells, checkout, evaluate, groups, logs, removal
 from cldctl.runs.groups import WantedGroup
 from cldctl.runs.resume import Continuation, resume
 from tests.support.made_up import report, run_with
@@ -122,14 +122,6 @@ def test_submitting_again_starts_only_what_is_missing(tmp_path, arrays):
     assert (third.jobs, len(arrays.submissions)) == ({}, 2), "everything is finished or alive"
 
 
-def test_a_run_whose_submission_was_interrupted_is_started(tmp_path, arrays):
-    wanted = asked(tmp_path)
-    wanted.group.add({cell.name: cell.values for cell in wanted.cells})
-    groups.submit.create(wanted.of(wanted.cells[0]))
-    begun = start(wanted, arrays)
-    assert (begun.resumed, begun.new) == (["g-seed0"], ["g-seed1", "g-seed2"])
-
-
 def test_a_refused_submission_leaves_nothing_behind(tmp_path, arrays, monkeypatch):
     monkeypatch.setattr(Arrays, "refusal", SchedulerRefused("no"))
     with pytest.raises(SchedulerRefused):
@@ -208,20 +200,6 @@ def test_a_group_is_resumed_by_one_submission(tmp_path, arrays):
     assert runs[2].ledger.history().overrides == ("cluster.time_min=60",)
     (work,) = evaluations_of(runs[2])
     assert len(work.ledger.history().submitted) == 2, "its evaluation waits for the new job"
-
-
-def test_a_run_of_an_array_is_cancelled_alone_and_a_copy_is_not_taken_for_it(tmp_path, arrays):
-    import shutil
-
-    start(asked(tmp_path), arrays)
-    runs = Group(tmp_path, "g").runs()
-    shutil.copytree(runs[2].path, tmp_path / "copy")
-    (copy,) = cancel.cancel([RunFolder(tmp_path / "copy")])
-    assert "belongs to another run" in str(copy.problem)
-    (ending,) = cancel.cancel([runs[1]])
-    assert arrays.calls == [("cancel", ["1_1"])]
-    assert [job.job_id for job in ending.jobs] == ["1_1"]
-    assert any(isinstance(event, Cancelled) for event in runs[1].ledger.events())
 
 
 def test_logs_are_found_where_the_array_writes_them_also_of_a_moved_folder(tmp_path, arrays):
@@ -347,15 +325,3 @@ def test_the_last_run_of_a_group_takes_what_they_shared_along(tmp_path, arrays):
         (entry,) = removal.plan([run])
         removal.remove(entry)
     assert not (tmp_path / ".groups" / "g").exists()
-
-
-def test_a_group_that_is_not_resumed_keeps_its_code(tmp_path, arrays, monkeypatch):
-    begun = start(asked(tmp_path), arrays)
-    for run in begun.runs:
-        end(arrays, run, "preempted")
-    before = [code.read(run.path / "code") for run in begun.runs]
-    monkeypatch.setattr(checkout, "copy", of_another_checkout)
-    monkeypatch.setattr(Arrays, "refusal", SchedulerRefused("no"))
-    with pytest.raises(SchedulerRefused):
-        groups.resume(begun.group, Continuation(update_code=True), arrays, lambda *about: None, lambda run: None)
-    assert [code.read(run.path / "code") for run in begun.runs] == before

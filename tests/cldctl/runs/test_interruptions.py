@@ -144,18 +144,6 @@ def test_a_second_job_refuses_a_folder_that_a_live_job_holds(runs):
     cldctl("cancel", "mine", runs=runs)
 
 
-def test_from_step_sets_the_later_checkpoints_aside(runs):
-    settings = ("train.steps=40", "train.checkpoint_every=10", "train.keep=9", "cluster.tasks_per_node=1")
-    cldctl("submit", "toy", *SMALL, *settings, "--name", "mine", "--cluster", "debug", runs=runs)
-    run = RunFolder(runs / "mine")
-    assert run.checkpoint_steps() == [10, 20, 30, 40]
-    assert "10, 20, 30, 40" in cldctl("resume", "mine", "--from", "15", runs=runs, code=3).stderr
-    cldctl("resume", "mine", "--from", "20", "--cluster", "debug", runs=runs)
-    assert [entry["first_step"] for entry in status(runs, "mine")["attempts"]] == [0, 20]
-    assert len(list((run.checkpoints / "set_aside").glob("*.pt"))) == 2
-    assert run.checkpoint_steps() == [10, 20, 30, 40]
-
-
 def test_two_jobs_on_one_run_torchrun_style(runs):
     """`python -m cld_core.train` with torchrun goes on where a submitted job stopped."""
     settings = ("train.steps=20", "train.checkpoint_every=10", "cluster.tasks_per_node=1")
@@ -169,19 +157,6 @@ def test_two_jobs_on_one_run_torchrun_style(runs):
     assert done.returncode == 0, done.stderr
     assert [entry["first_step"] for entry in status(runs, "mine")["attempts"]] == [0, 20]
     assert run.checkpoint_steps()[-1] == 40
-
-
-@pytest.mark.slow
-def test_a_chained_evaluation_survives_an_interruption(runs):
-    steps = "train.steps=3000"
-    cldctl("submit", "toy", *SMALL, steps, "--name", "mine", "--eval", "elbo", *LOCAL, runs=runs)
-    run = RunFolder(runs / "mine")
-    wait_step(run, 10)
-    ranks_of(run)[1].send_signal(signal.SIGTERM)
-    assert wait_ended(runs, "mine")["state"] == "STOPPED"
-    done = cldctl("resume", "mine", *LOCAL, "--follow", runs=runs)
-    assert "NLL bound" in done.stdout
-    assert status(runs, "mine")["evals"][0]["nll"] is not None
 
 
 def test_ranks_without_their_controller_are_seen_and_can_be_cancelled(runs):

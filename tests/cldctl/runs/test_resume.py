@@ -11,7 +11,6 @@ from cld_core.run.atomic import write_json
 from cld_core.run.events import Cancelled, Ended, JobRef, Requested, Submitted
 from cld_core.small_files import read_json
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused
-from cldctl.clusters.slurm import script
 from cldctl.jobs import hooks
 from cldctl.runs import resume as policy
 from cldctl.runs.resume import Continuation, resumable, resume
@@ -49,24 +48,6 @@ def test_a_runs_folder_with_braces_in_its_name_is_named_as_it_is(tmp_path, scrip
     run = stopped(tmp_path / "sweep{lr}" / "a", cause=cause)
     with pytest.raises(UsageError, match=r"already at step 20, beyond train\.steps=10\. .*sweep\{lr\}"):
         resumed(run, "train.steps=10")
-
-
-def test_a_recipe_that_is_older_than_a_rule_of_batch_scripts(tmp_path, scripted, monkeypatch):
-    """It is shown, and resumed once the key is changed; until then, it is refused before anything is noted."""
-    monkeypatch.setattr(scripted, "check", lambda self, spec, tasks=1: script.parameters(spec))
-    run = stopped(tmp_path / "a")
-    text = run.recipe_file.read_text()
-    run.recipe_file.write_text(
-        text.replace("container: null", "container: ''").replace("samples: 64", "samples: 20000")
-    )
-    assert run.recipe().cluster.container == ""
-    assert "STOPPED" in invoke("status", "--all", runs=tmp_path).stdout
-    before = run.ledger.events()
-    with pytest.raises(RecipeError, match=r"'cluster\.container' cannot be ''.*resume a cluster\.container=null`"):
-        resumed(run)
-    assert run.ledger.events() == before
-    assert resumed(run, "cluster.container=null") == (20, 0)
-    assert (run.recipe().cluster.container, run.recipe().periodic.samples) == (None, 20000)
 
 
 def test_what_is_refused(tmp_path, scripted):

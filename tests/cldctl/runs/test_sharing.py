@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from cld_core.run import RunFolder
-from cld_core.run.atomic import append_line
 from cld_core.run.events import Ended, JobRef, Requested, Submitted
 from tests.support.made_up import run_with
 from tests.support.other_users import NOBODY, SHARED_GROUP, as_user, give, needs_root, open_folder
@@ -110,15 +109,6 @@ def test_runs_of_others_are_left_alone_also_by_root(open_folder, scripted, comma
     assert scripted.calls == []
 
 
-def test_resuming_all_goes_on_past_runs_of_others(open_folder, scripted):
-    stopped(open_folder / "a-theirs", "1")
-    give(stopped(open_folder / "b-mine", "2").path)
-    code, out, err = said("resume", "--yes", runs=open_folder)
-    assert (code, out) == (1, "b-mine\n")
-    assert "skipped: " in err
-    assert "a-theirs: it belongs to root" in err
-
-
 def test_a_group_shares_runs(open_folder, scripted):
     run = shared(open_folder)
     assert run.path.stat().st_gid == SHARED_GROUP
@@ -164,26 +154,3 @@ def test_a_plugin_that_a_member_of_the_group_may_have_named(open_folder, scripte
     for words in (("resume", "ours"), ("eval", "ours", "--elbo")):
         status, _, err = colleague(*words, "--allow-plugin", runs=runs)
         assert status == 0, err
-
-
-def test_a_lock_that_another_user_left_keeps_nobody_out(open_folder, scripted):
-    run = shared(open_folder)
-    lock = run.path / ".submit.lock"
-    lock.touch(0o644)
-    code, out, err = colleague("resume", "ours", runs=run.path.parent)
-    assert (code, out) == (0, "ours\n"), err
-    lock.chmod(0o600)
-    scripted.phases.clear()
-    code, _, err = colleague("eval", "ours", "--elbo", runs=run.path.parent)
-    assert code == 1
-    assert f"{lock}: it belongs to root and cannot be read. Remove it and try again." in err
-
-
-def test_files_are_made_as_the_umask_says(tmp_path):
-    for umask, mode in ((0o002, 0o664), (0o077, 0o600)):
-        before = os.umask(umask)
-        try:
-            append_line(tmp_path / str(umask), "line")
-        finally:
-            os.umask(before)
-        assert stat.S_IMODE((tmp_path / str(umask)).stat().st_mode) == mode

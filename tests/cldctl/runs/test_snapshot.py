@@ -144,13 +144,6 @@ def test_live_code(tmp_path, scripted, small):
     assert code.path_of(run.path) == run.path / "code"
 
 
-def test_a_run_of_an_older_version_gets_code_when_it_continues(run):
-    code_of_it = run.path / "code"
-    code_of_it.rename(run.path / "gone")
-    resumed(stop(run))
-    assert code.read(code_of_it).kind == "copy"
-
-
 def test_a_run_of_this_process_has_no_copy(tmp_path, scripted, small):
     class Here(Scripted):
         blocks = True
@@ -169,12 +162,6 @@ def test_an_installed_package_is_recorded(tmp_path, scripted, monkeypatch):
     assert (manifest.kind, manifest.files, requests(run)[0].code) == ("installed", {}, "f" * 64)
     assert code.path_of(run.path) is None
     assert code.running(run.path) == "f" * 64
-
-
-def test_a_path_that_python_cannot_search(tmp_path, scripted, small):
-    with pytest.raises(UsageError, match="Python cannot import from a path with ':'"):
-        begun(tmp_path / "a:b")
-    assert not (tmp_path / "a:b/runs/mine").exists()
 
 
 def test_too_large_a_checkout_leaves_the_name_free(tmp_path, scripted, small, monkeypatch):
@@ -251,23 +238,6 @@ def test_the_profile_of_a_continuation(run, tmp_path):
     assert (request.profile, cluster.partition, cluster.setup) == (str(profile), "big", ("module load cuda",))
     assert cluster.time_min == 7
     assert request.given == ()
-
-
-def test_overrides_of_the_first_submission_are_in_the_ledger(tmp_path, scripted, small):
-    run = begun(tmp_path, given=("train.steps=20",), profile="big")
-    (request,) = requests(run)
-    assert (request.given, request.profile, request.overrides) == (("train.steps=20",), "big", ())
-
-
-def test_status_tells_of_an_edited_recipe(run):
-    run.recipe_file.write_text(run.recipe_file.read_text().replace("lr: 0.001", "lr: 0.5"))
-    resumed(stop(run))
-    assert (
-        "recipe.yaml was edited by hand: optim.lr 0.5 instead of 0.001"
-        in invoke("status", run.name, runs=run.path.parent).stdout
-    )
-    (row,) = json.loads(invoke("status", run.name, "--json", runs=run.path.parent).stdout)
-    assert row["changes"] == ["recipe.yaml was edited by hand: optim.lr 0.5 instead of 0.001"]
 
 
 def test_the_copy_is_what_python_imports(tmp_path, scripted):

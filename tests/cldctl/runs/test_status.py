@@ -17,7 +17,7 @@ from cldctl import clusters
 from cldctl.clusters.debug import DebugCluster
 from cldctl.clusters.records import Seen, Survey
 from cldctl.runs import survey
-from cldctl.runs.status import RunStatus, evaluation_status, named_status, status_of, status_or_reason
+from cldctl.runs.status import RunStatus, evaluation_status, named_status, status_of
 from cldctl.runs.survey import Answers
 from cldctl.runs.why import why
 from cldctl.show.details import details
@@ -66,16 +66,6 @@ def test_brackets_in_messages_are_not_markup(run):
     shown = text(details([status_of(run, GONE)]))
     assert "[/pytorch/third_party/gloo/pair.cc:525]" in shown
     assert shown.count("[bold]") == 1, "what ended it is shown once"
-
-
-def test_a_run_that_cannot_be_read_spoils_no_other_row(run, monkeypatch):
-    def damaged(*_):
-        raise ValueError("torn")
-
-    monkeypatch.setattr(RunFolder, "checkpoint_steps", damaged)
-    row = status_or_reason(run, GONE)
-    assert (row.state, row.reason) == ("LOST", "its files cannot be read: torn")
-    assert "mine" in text(overview([row]))
 
 
 def test_a_run_of_another_format_gets_one_line_from_every_command(run, tmp_path):

@@ -1,14 +1,10 @@
 """What is written when, and what is left of a submission that fails."""
 
-import contextlib
 import fcntl
-import os
 
 import pytest
 
-from cld_core.errors import CldError
-from cld_core.evaluation.evaluation import Evaluation, evaluations_of
-from cld_core.evaluation.request import EvalRequest
+from cld_core.evaluation.evaluation import evaluations_of
 from cld_core.recipe import load
 from cld_core.run import RunFolder, code
 from cld_core.run.events import JobRef, NotSubmitted, Requested, Submitted
@@ -102,32 +98,12 @@ def test_an_evaluation_that_was_refused_leaves_nothing(tmp_path):
     assert begun.started == (made.requests[0].id,)
 
 
-def test_work_that_was_not_begun_is_not_alive_and_its_folder_is_cleared(tmp_path):
-    (tmp_path / "a.npz.partial" / "logs").mkdir(parents=True)
-    assert not sharded.is_alive(tmp_path / "a.npz.partial")
-    sharded.clear(tmp_path / "a.npz.partial")
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_dry_run_shows_what_the_evaluation_waits_for(tmp_path, monkeypatch):
     (tmp_path / "sbatch").write_text("#!/bin/sh\nexit 1\n")
     (tmp_path / "sbatch").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     shown = invoke("submit", "toy", "--dry-run", "--cluster", "slurm", "--eval", "elbo", runs=tmp_path / "runs").stdout
     assert "--dependency=afterany:JOB_OF_THE_TRAINING" in shown
-
-
-def test_a_cluster_that_does_not_report_its_jobs_is_named(tmp_path):
-    class Silent(Recording):
-        def submit(self, spec, tasks, note):
-            pass
-
-    run = run_with(tmp_path / "mine", 10)
-    with pytest.raises(AssertionError, match="cluster recording did not report its jobs"):
-        train(run, run.recipe(), Silent())
-    work = Evaluation(EvalRequest.of(run.recipe(), ("elbo",), 10).save(run))
-    with pytest.raises(AssertionError, match="cluster recording did not report its jobs"):
-        sharded.start([work], Silent(), run.recipe().cluster, run=run)
 
 
 def test_whether_an_evaluation_is_being_computed_must_be_known(tmp_path, scripted, monkeypatch):
@@ -145,43 +121,6 @@ def test_whether_an_evaluation_is_being_computed_must_be_known(tmp_path, scripte
     for request in made.requests:
         report(run, request)
     assert len(evaluate.start(run, made, cluster, size).complete) == 2, "nobody has to be asked"
-
-
-def test_two_commands_start_statistics_once(tmp_path, scripted, monkeypatch):
-    class Asked:
-        """A request that is already stored."""
-
-        folder = tmp_path / "a.npz.partial"
-        is_done = False
-
-        def make_folder(self):
-            """It is there, and this user's own."""
-
-        def save(self):
-            raise AssertionError("the other command has started it")
-
-    request = Asked()
-    order = []
-
-    @contextlib.contextmanager
-    def locked(folder, cluster):
-        order.append(folder)
-        yield
-
-    monkeypatch.setattr(sharded.home, "only_one", locked)
-    monkeypatch.setattr(sharded, "is_alive", lambda folder: order.append("asked") or True)
-    assert sharded.start_statistics(request, Recording(), load(TOY).cluster) is None
-    assert order == [request.folder, "asked"], "decided inside the lock"
-
-
-def test_where_new_files_belong_to_somebody_else_nothing_is_left(tmp_path, monkeypatch):
-    """As root on a file system that takes root for nobody."""
-    cluster, me = Recording(), os.geteuid()
-    monkeypatch.setattr(os, "geteuid", lambda: me + 4242)
-    with pytest.raises(CldError, match=r"new files here belong to .*, not to user \d+, .*Use another --runs-dir\."):
-        submitted(tmp_path / "mine", cluster, ("elbo",))
-    assert list(tmp_path.iterdir()) == []
-    assert cluster.submitted == []
 
 
 def test_while_its_code_is_stored_a_run_is_locked(tmp_path, monkeypatch):
@@ -210,12 +149,6 @@ def test_tasks_of_an_evaluation_know_the_code_that_they_are_to_run(tmp_path, mon
     assert asked == [manifest.digest, code.imported()]
     (work,) = evaluations_of(run)
     assert work.ledger.history().submitted[0].code == code.imported()
-
-
-def test_a_refusal_of_any_kind_leaves_the_name_free(tmp_path):
-    with pytest.raises(CldError, match="no room"):
-        submitted(tmp_path / "mine", Recording(CldError("no room")))
-    assert [path.name for path in tmp_path.iterdir()] in ([], [".changes"])
 
 
 def test_a_dry_run_prints_what_it_can_before_it_says_what_is_missing(tmp_path):

@@ -3,8 +3,6 @@
 import pytest
 
 from cld_core.errors import UsageError
-from cld_core.evaluation.evaluation import Evaluation
-from cld_core.evaluation.request import EvalRequest
 from cld_core.run.events import (
     Cancelled,
     Ended,
@@ -53,18 +51,6 @@ def test_a_cluster_that_cannot_be_asked_spoils_no_other(runs, scripted, how, pro
     answers.require(["other"], "Nothing happened")
     with pytest.raises(SchedulerAway, match="Nothing happened; try again when it answers"):
         answers.require(["other", "scripted"], "Nothing happened")
-
-
-def test_a_damaged_file_of_one_run_spoils_no_other(runs, monkeypatch):
-    EvalRequest.of(runs[0].recipe(), ("elbo",), 10).save(runs[0])
-
-    def damaged(work):
-        raise KeyError("checkpoint_step")
-
-    monkeypatch.setattr(Evaluation, "is_done", property(damaged))
-    answers = survey.of_runs(runs)
-    jobs = [event.job for run in runs for event in run.ledger.history().jobs]
-    assert [answers.of(job).phase for job in jobs] == ["running", "running"]
 
 
 LONG_AGO = 1000.0

@@ -7,11 +7,8 @@ import pytest
 
 from cld_core.run.atomic import write_json
 from cld_core.run.events import DiedEarly, Ended, Requeued, Started, Submitted, Unfit
-from cldctl.runs.status import status_of
-from cldctl.runs.survey import Answers
 from cldctl.runs.usage import Usage, summed, usage_of
 from cldctl.runs.usage_of_many import Folder
-from cldctl.runs.why import why
 from tests.support.ledgers import job
 from tests.support.made_up import run_with
 from tests.support.tools import invoke
@@ -51,16 +48,6 @@ def test_gpu_hours_of_a_run_that_was_preempted(tmp_path):
 def test_without_gpus_the_hours_are_those_of_cores(tmp_path):
     usage = usage_of(trained(tmp_path / "mine", ranks=2, gpus=0, cores=6))
     assert (usage.unit, usage.used) == ("core-hours", pytest.approx(9.0))
-
-
-def test_an_older_ledger_has_the_size_that_the_recipe_asks_for(tmp_path):
-    run = run_with(tmp_path / "old", overrides=("cluster.nodes=2", "cluster.gpus_per_node=4"))
-    run.ledger.append(Started(time=0.0, attempt=0, job_id="7", step=0))
-    run.ledger.append(Ended(time=3600.0, attempt=0, cause="crashed", step=0))
-    usage = usage_of(run)
-    assert (usage.unit, usage.used, usage.lost_to_crashes) == ("GPU-hours", 8.0, 8.0)
-    run.recipe_file.write_text("]")
-    assert (usage_of(run).unit, usage_of(run).used) == ("job-hours", 1.0)
 
 
 def test_starts_that_end_before_they_train_are_lost(tmp_path):
@@ -114,17 +101,6 @@ def test_totals_are_kept_apart_by_unit(tmp_path):
         ("core-hours", 2.0, 1),
     ]
     assert summed([])[0].goodput is None
-
-
-def test_status_why_and_usage_say_the_same_of_an_older_ledger(tmp_path):
-    run = run_with(tmp_path / "old", overrides=("cluster.nodes=2", "cluster.gpus_per_node=4"))
-    run.ledger.append(Submitted(time=0.0, job=job("7")))
-    run.ledger.append(Started(time=0.0, attempt=0, job_id="7", step=0))
-    run.ledger.append(Ended(time=3600.0, attempt=0, cause="crashed", step=0))
-    usage = usage_of(run)
-    assert (usage.unit, usage.used) == ("GPU-hours", 8.0)
-    assert status_of(run, Answers({})).usage == usage.to_dict()
-    assert why(run).usage == usage
 
 
 def test_one_damaged_run_does_not_hide_the_others(tmp_path):

@@ -1,11 +1,9 @@
 """Why a run is where it is."""
 
 import json
-import shutil
 
 import pytest
 
-from cld_core.run.atomic import write_json
 from cld_core.run.events import Ended, NotBegun, RankFailed, Requeued, Started, Submitted, Unfit
 from cldctl.clusters.records import Waiting
 from cldctl.runs.why import why
@@ -128,24 +126,3 @@ def test_a_scheduler_that_is_away_or_has_a_bug_is_a_problem_and_no_end(run, scri
     scripted.away.clear()
     scripted.broken.add("scripted")
     assert "a bug" in why(run).problems[0]
-
-
-@pytest.mark.parametrize("what", ["recipe.yaml", "progress.json", "attempts.jsonl", "run.json", "logs", "checkpoints"])
-@pytest.mark.parametrize("how", ["garbage", "folder", "gone"])
-def test_whatever_is_damaged_it_answers_and_says_what(run, what, how):
-    crashed(run)
-    write_json(run.progress_file, {"attempt": 1, "step": 220})
-    path = run.path / what
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
-    if how == "garbage":
-        path.write_bytes(b"\xff]{")
-    elif how == "folder":
-        path.mkdir()
-    runs = run.path.parent
-    for words in ((), ("--json",)):
-        done = invoke("why", "mine", *words, runs=runs)
-        assert "internal error" not in done.stderr
-    if how == "garbage" and path.suffix in (".json", ".yaml"):
-        assert what in done.stdout
-    if what not in ("attempts.jsonl", "logs"):
-        assert [row["cause"] for row in json.loads(done.stdout)["attempts"]] == ["crashed", "crashed"]

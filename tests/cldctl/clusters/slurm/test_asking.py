@@ -1,6 +1,5 @@
 """How often Slurm is asked, by whom, and what is done with its answers."""
 
-import contextlib
 import fcntl
 import os
 import stat
@@ -15,7 +14,6 @@ from cldctl import caches
 from cldctl.clusters.slurm import asking, shared
 from cldctl.clusters.slurm.cluster import SlurmCluster
 from cldctl.runs.survey import Answers
-from tests.support.other_users import give_away, needs_root
 from tests.support.scheduler import Scheduler, Time, register
 
 
@@ -82,16 +80,6 @@ def test_an_answer_serves_all_commands_for_half_a_minute(slurm, clock):
     assert slurm.calls == {"squeue": 2}
 
 
-def test_an_answer_says_how_old_it_is(slurm, clock):
-    slurm.mine = {"1": "RUNNING|n1|None"}
-    began = clock.now
-    assert SlurmCluster().survey([job("1")], max_age_s=30.0).as_of is None
-    clock.now += 5
-    assert SlurmCluster().survey([job("1")], max_age_s=30.0).as_of == began
-    assert SlurmCluster().survey([job("1")], max_age_s=0.0).as_of is None
-    assert slurm.calls == {"squeue": 2}
-
-
 def test_who_decides_asks_now_and_everybody_learns_the_answer(slurm, clock):
     slurm.mine = {"1": "RUNNING|n1|None"}
     look("1")
@@ -128,12 +116,6 @@ def test_a_colleague_s_job_is_asked_about_by_its_name_whoever_asks(slurm, clock)
     assert slurm.calls == {"squeue": 5}, "nobody has watched it for ten minutes"
 
 
-def test_a_list_that_some_versions_of_squeue_refuse(slurm):
-    slurm.refuses_lists = True
-    slurm.others = {"9": "RUNNING|n2|None"}
-    assert phases("7", "8", "9", max_age_s=0) == ["gone", "gone", "running"]
-
-
 def test_many_unknown_jobs_cost_few_calls_and_are_forgotten_in_the_end(slurm, clock):
     slurm.refuses_lists = True
     slurm.others = {"2000": "RUNNING|n2|None"}
@@ -153,13 +135,6 @@ def test_many_unknown_jobs_cost_few_calls_and_are_forgotten_in_the_end(slurm, cl
     assert gone[-1] == 150
     phases(*unknown, max_age_s=0)
     assert slurm.calls["squeue"] - before <= 14, "what is forgotten is not named again"
-
-
-def test_of_many_unknown_jobs_those_that_somebody_asks_about_come_first(slurm, clock):
-    slurm.refuses_lists = True
-    phases(*(str(number) for number in range(1000, 1150)), max_age_s=0)
-    clock.now += 31
-    assert phases("7", "8", max_age_s=0) == ["gone", "gone"]
 
 
 def test_long_lists_are_divided(slurm, monkeypatch):
@@ -258,18 +233,6 @@ def test_while_somebody_asks_the_others_take_what_is_known(slurm, clock):
     assert slurm.calls == {"squeue": 2}
 
 
-def test_another_cluster_at_the_same_place_has_said_nothing(slurm, clock, monkeypatch, tmp_path):
-    conf = tmp_path / "slurm.conf"
-    conf.write_text("ClusterName=a\n")
-    monkeypatch.setenv("SLURM_CONF", str(conf))
-    slurm.mine = {"1": "RUNNING|n1|None"}
-    assert look("1") == ["running"]
-    conf.write_text("ClusterName=another\n")
-    slurm.mine = {}
-    assert look("1") == ["gone"]
-    assert len(list(caches.folder().glob("slurm-*.json"))) == 1
-
-
 def answers_file() -> Path:
     (file,) = caches.folder().glob("slurm-*.json")
     return file
@@ -282,14 +245,6 @@ def test_a_damaged_file_is_nothing(slurm, clock, content):
     answers_file().write_text(content)
     assert look("1") == ["running"]
     assert slurm.calls == {"squeue": 2}
-    assert look("1") == ["running"]
-    assert slurm.calls == {"squeue": 2}
-
-
-def test_a_file_from_the_future_is_nothing(slurm, clock):
-    slurm.mine = {"1": "RUNNING|n1|None"}
-    look("1")
-    clock.now -= 3600
     assert look("1") == ["running"]
     assert slurm.calls == {"squeue": 2}
 
@@ -321,43 +276,6 @@ def test_without_a_folder_each_process_knows_what_it_has_asked(slurm, clock, mon
         assert phases("1", max_age_s=30.0) == ["running"]
     assert slurm.calls == {"squeue": 1}
     assert not list(tmp_path.glob("elsewhere/*"))
-
-
-@needs_root
-def test_somebody_else_s_folder_is_left_alone(slurm, monkeypatch, tmp_path):
-    """As after `sudo`, with the home of another user."""
-    home = tmp_path / "home"
-    home.mkdir()
-    give_away(home)
-    monkeypatch.setenv("CLDCTL_CACHE", str(home / "cldctl"))
-    assert phases("1", max_age_s=30.0) == ["gone"]
-    assert not os.listdir(home)
-
-
-def test_who_decides_at_the_same_moment_as_another_takes_its_answer(slurm, clock, monkeypatch):
-    """And does not take a slow answer for none."""
-    slurm.mine, slurm.takes_s = {"1": "RUNNING|n1|None"}, 5.0
-    asking_ = shared.Answers.asking
-
-    @contextlib.contextmanager
-    def after_another(self, patience_s):
-        with asking_(self, patience_s) as is_mine:
-            clock.now += 1
-            self.save(asking._asked(self.load().wanting(["1"], clock.now), frozenset({"1"})))
-            yield is_mine
-
-    monkeypatch.setattr(shared.Answers, "asking", after_another)
-    survey = SlurmCluster().survey([job("1")], max_age_s=0)
-    assert (survey.of(job("1")).phase, survey.problem, survey.as_of) == ("running", None, None)
-    assert slurm.calls == {"squeue": 1}
-
-
-def test_no_answer_about_a_colleague_s_job_hides_no_other(slurm, monkeypatch):
-    slurm.mine = {"1": "RUNNING|n1|None"}
-    monkeypatch.setattr(asking, "_queue_of", lambda jobs: None)
-    survey = SlurmCluster().survey([job("1"), job("9")], max_age_s=0)
-    assert [survey.of(job(name)).phase for name in "19"] == ["running", "unknown"]
-    assert survey.problem == asking.AWAY
 
 
 LOOK = """

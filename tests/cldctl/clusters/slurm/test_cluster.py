@@ -9,7 +9,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from cld_core.errors import CldError
 from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run.events import JobRef
 from cldctl.clusters.base import Task
@@ -18,7 +17,6 @@ from cldctl.clusters.slurm import client, cluster, submission
 from cldctl.clusters.slurm.client import Answer
 from cldctl.clusters.slurm.cluster import SlurmCluster
 from tests.cldctl.clusters.works import Fail
-from tests.support.other_users import give_away, needs_root
 
 CONTROLLER = "sbatch: error: Unable to contact slurm controller (connect failure)"
 # Where no slurm.conf and no controller can be located.
@@ -70,28 +68,6 @@ def test_what_sbatch_and_the_job_read_is_nobody_else_s(spec, sbatch, tmp_path):
     assert (spec.logs / "31_submission.sh").read_text() == SlurmCluster().script(spec, 2)
 
 
-@needs_root
-def test_a_folder_that_belongs_to_somebody_else(spec, sbatch):
-    sbatch("echo Submitted batch job 31")
-    spec.logs.mkdir()
-    give_away(spec.logs)
-    with pytest.raises(CldError, match="it belongs to user 65534"):
-        SlurmCluster().check(spec)
-    with pytest.raises(SchedulerRefused, match="it belongs to user 65534"):
-        submit(spec)
-    assert not list(spec.logs.iterdir())
-
-
-def test_a_cluster_derived_from_it_that_does_not_restart_jobs(spec, sbatch):
-    class Once(SlurmCluster):
-        restarts = False
-
-    sbatch("echo Submitted batch job 31")
-    noted = []
-    Once().submit(spec, [Task(work=Fail())], noted.extend)
-    assert not noted[0].restarts
-
-
 def test_a_job_inside_a_job_inherits_nothing_of_it(spec, sbatch, tmp_path, monkeypatch):
     sbatch(f"env > {tmp_path}/env; echo Submitted batch job 31")
     monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
@@ -112,12 +88,6 @@ def test_a_refusal_says_what_to_fix(spec, sbatch, capfd):
         submit(spec)
     assert not list(spec.logs.iterdir())
     assert capfd.readouterr().err == "", "the message is the only one"
-
-
-def test_a_refusal_of_several_lines(spec, sbatch):
-    sbatch("printf 'sbatch: error: AssocMaxSubmitJobLimit\\nsbatch: error: Job violates policy\\n' >&2; exit 1")
-    with pytest.raises(SchedulerRefused, match="mine: AssocMaxSubmitJobLimit; Job violates policy"):
-        submit(spec)
 
 
 @pytest.mark.parametrize("said", [CONTROLLER, NOWHERE])
@@ -231,9 +201,3 @@ def test_where_slurm_says_that_jobs_write(monkeypatch):
     shown = "show job 7\nshow job 31_1\nshow job 40_2\nshow job 50\n"
     assert asked == [(["scontrol", "--oneliner"], shown)]
     assert SlurmCluster().logs_of([]) == {}
-
-
-def test_words_of_sbatch_that_are_not_utf_8(spec, sbatch):
-    """A job that was submitted is known, whatever its controller says beside."""
-    sbatch("printf 'sbatch: \\351\\n' >&2; printf '\\351\\nSubmitted batch job 31\\n'")
-    assert [job.job_id for job in submit(spec)] == ["31"]
