@@ -10,7 +10,7 @@ import pytest
 from . import stage as stages
 from . import submitting
 from .campaign import Campaign
-from .events import LOCAL, draw, named
+from .events import LOCAL, named
 from .shim import library
 from .stage import Stage
 
@@ -37,10 +37,3 @@ def test_a_submission_may_die_at_any_write(stage: Stage) -> None:
     assert last > 20
     chosen = [*random.Random(SEED).sample(range(1, last), 2), last]
     assert submitting.sweep(stage, chosen) == []
-
-
-def test_the_same_seed_draws_the_same_events_and_every_kind_first() -> None:
-    first, again = (draw(random.Random(7), LOCAL, 2 * len(LOCAL)) for _ in range(2))
-    assert first == again
-    assert set(first[: len(LOCAL)]) == set(LOCAL)
-    assert draw(random.Random(8), LOCAL, 30) != first[:30]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from .shim import CLASSES, WRITING, Faults, library
+from .shim import CLASSES, Faults, library
 
 pytestmark = [pytest.mark.by_hand, pytest.mark.skipif(library() is None, reason="needs a C compiler")]
 
@@ -115,20 +115,6 @@ print(fails)
     assert python(count, folder, faults=faults) == "0\n"
 
 
-def test_a_full_disk_takes_part_of_a_write(folder: Path, faults: Faults) -> None:
-    code = """
-import os, sys
-file = os.open(sys.argv[1] + "/f", os.O_WRONLY | os.O_CREAT)
-done = []
-for _ in range(50):
-    try: done.append(os.write(file, bytes(10)))
-    except OSError as error: done.append(-error.errno)
-print(*sorted(set(done)))
-"""
-    faults.fail(("write",), errno.ENOSPC)
-    assert python(code, folder, faults=faults) == f"{-errno.ENOSPC} 5\n"
-
-
 def test_listings_are_shuffled_and_stale(folder: Path, faults: Faults) -> None:
     names = [f"f{number:02d}" for number in range(40)]
     for name in names:
@@ -155,12 +141,6 @@ def test_clocks_jump_and_stopwatches_do_not(folder: Path, faults: Faults) -> Non
     assert all(0 <= late - early < 600 for early, late in zip(before[1:], after[1:], strict=True))
 
 
-def test_calls_are_delayed(folder: Path, faults: Faults) -> None:
-    faults.be_slow(0.05)
-    python("import os,sys; [os.listdir(sys.argv[1]) for _ in range(4)]", folder, faults=faults)
-    assert faults.count("delayed") >= 4
-
-
 WRITER = """
 import os, subprocess, sys
 folder = sys.argv[1]
@@ -183,12 +163,3 @@ def test_a_process_dies_at_each_of_its_writes(folder: Path, faults: Faults, tmp_
         assert python(WRITER, fresh, faults=dying, kill_at=number) == str(-signal.SIGKILL)
         left.append({path.name: path.read_text() for path in fresh.iterdir()})
     assert left == [{}, {"a": ""}, {"a": "0123456789"}, {"b": "0123456789", "child": "whole"}]
-
-
-def test_a_process_dies_inside_of_a_write(folder: Path, faults: Faults) -> None:
-    assert python(WRITER, folder, faults=faults, kill_at=2, torn=True) == str(-signal.SIGKILL)
-    assert (folder / "a").read_text() == "01234"
-
-
-def test_writing_calls_are_those_that_a_read_only_disk_refuses(folder: Path, faults: Faults) -> None:
-    assert set(failures(folder, faults, WRITING, errno.EROFS)) == set(WRITING)

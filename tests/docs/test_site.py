@@ -2,11 +2,9 @@
 
 import base64
 import json
-import re
 import shutil
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -14,7 +12,7 @@ import pytest
 import cld_core
 from cld_core.recipe import load
 from cld_core.recipe.tree import walk
-from docs.site import commands, links, mathml, notebook, python_api, recipe_keys, requests
+from docs.site import commands, links, notebook, recipe_keys, requests
 from tests.docs.blocks import ROOT
 from tests.support.browser import chromium
 from tests.support.paths import RECIPES
@@ -67,13 +65,6 @@ def test_links_out_of_docs_lead_to_pages_that_show_the_file(site: Path) -> None:
 
 
 @pytest.mark.by_hand
-def test_formulas_are_drawn_without_scripts(site: Path) -> None:
-    page = (site / "learn/cld.html").read_text()
-    assert page.count("<math") >= 5
-    assert "\\sqrt" not in page
-
-
-@pytest.mark.by_hand
 def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
     assert requests.outside(site) == []
 
@@ -97,35 +88,6 @@ def test_search_finds_pages_of_a_site_on_the_disk(site: Path) -> None:
         assert "preempted" in page.content()
         assert complaints == []
         assert not [url for url in asked if not url.startswith(("file:", "data:", "about:"))]
-
-
-@pytest.mark.by_hand
-def test_no_two_pages_of_the_navigation_have_nearly_the_same_name(site: Path) -> None:
-    names = names_by_page((site / "index.html").read_text())
-    assert {"index.html", "learn/cld.html", "repository/CHANGELOG.html"} <= names.keys()
-    assert {"python guide", "python reference"} <= set(names.values())
-    assert shared_names(names) == []
-
-
-def names_by_page(html: str) -> dict[str, str]:
-    """The names in the navigation of a page by what they link to, without what makes little difference."""
-    found = re.findall(r'<a href="([^"#]+)" class="md-nav__link[^"]*">\s*(?:<[^>]*>\s*)*([^<]+?)\s*<', html)
-    return {target: name.strip().removeprefix("The ").lower() for target, name in found}
-
-
-def shared_names(names: dict[str, str]) -> list[str]:
-    """The names that more than one page has."""
-    return [name for name, pages in Counter(names.values()).items() if pages > 1]
-
-
-def test_pages_of_the_same_name_are_noticed() -> None:
-    def link(target: str, name: str) -> str:
-        return f'<a href="{target}" class="md-nav__link">\n<span class="md-ellipsis">\n{name}\n</span></a>'
-
-    different = link("a.html", "Guide") + link("b.html", "Reference") + link("a.html", "Guide") + link("#a", "Guide")
-    assert shared_names(names_by_page(different)) == [], "a page that is linked twice has one name"
-    for name in ("Guide", "The guide"):
-        assert shared_names(names_by_page(different + link("c.html", name))) == ["guide"]
 
 
 @pytest.mark.by_hand
@@ -189,12 +151,6 @@ def test_the_page_of_commands_has_every_option() -> None:
                 assert not option.startswith("--") or option in section, f"{path} {option}"
 
 
-def test_the_python_reference_names_what_exists() -> None:
-    for names in python_api.NAMES.values():
-        for name in names:
-            assert python_api.exists(name), name
-
-
 def test_links_are_followed_from_file_to_file(tmp_path: Path) -> None:
     for name, text in {
         "docs/a.md": "[b](../b/README.md#x) [yaml](../c.yaml) [elsewhere](https://example.org) [gone](../gone.md)",
@@ -212,10 +168,6 @@ def test_links_are_followed_from_file_to_file(tmp_path: Path) -> None:
     assert "(../gone.md)" in shown  # mkdocs then warns of it
     back = links.rewritten((tmp_path / "b/README.md").read_text(), "b", tmp_path, "repository/b")
     assert back == "[d](d.py.md) [back](../../a.md)"
-
-
-def test_a_formula_becomes_mathml() -> None:
-    assert "<msqrt>" in mathml.block(r"\sqrt{M}", "math", "math", {}, None)
 
 
 def test_a_notebook_becomes_a_page_with_its_pictures(tmp_path: Path) -> None:

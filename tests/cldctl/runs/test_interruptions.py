@@ -62,8 +62,7 @@ def test_killed_five_times_a_run_ends_bit_identical(runs):
     assert [entry["cause"] for entry in row["attempts"]] == ["killed"] * 5 + ["finished"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM], ids=["USR2", "TERM"])
-@pytest.mark.parametrize("whom", ["one", "all"])
+@pytest.mark.parametrize(("number", "whom"), [(signal.SIGUSR2, "one"), (signal.SIGTERM, "all")])
 def test_a_signal_stops_all_ranks_at_the_same_step(runs, number, whom):
     run = submit(runs, "mine", "train.steps=1000000", "train.checkpoint_every=1000000")
     processes = wait_for(lambda: len(ranks_of(run)) == 2 and ranks_of(run))

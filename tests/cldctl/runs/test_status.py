@@ -14,7 +14,6 @@ from cld_core.run.atomic import write_json
 from cld_core.run.events import Cancelled, Ended, JobRef, RankFailed, Requested, Started, Submitted, TurnedAway
 from cld_core.small_files import read_json
 from cldctl import clusters
-from cldctl.clusters.debug import DebugCluster
 from cldctl.clusters.records import Seen, Survey
 from cldctl.runs import survey
 from cldctl.runs.status import RunStatus, evaluation_status, named_status, status_of
@@ -148,29 +147,28 @@ def test_the_state_of_an_evaluation(tmp_path):
     assert (row["state"], row["nll"], row["shards_done"]) == ("FINISHED", 1.5, 3)
 
 
-class Listening(DebugCluster):
-    name = "elsewhere"
-    asked: tuple[list[str], list[str]]
+def test_a_cluster_hears_which_jobs_are_settled(run, scripted, monkeypatch):
+    """Slow accounting must not delay those whose runs finished long ago."""
+    asked = []
 
     def survey(self, jobs, *, settled=(), max_age_s=30.0):
-        Listening.asked = ([job.job_id for job in jobs], [job.job_id for job in settled])
+        asked[:] = [job.job_id for job in jobs], [job.job_id for job in settled]
         return Survey({})
 
-
-def test_a_cluster_hears_which_jobs_are_settled(run, monkeypatch):
-    """Slow accounting must not delay those whose runs finished long ago."""
-    monkeypatch.setitem(clusters.CLUSTERS, "elsewhere", f"{__name__}:Listening")
+    monkeypatch.setattr(scripted, "survey", survey)
+    monkeypatch.setitem(clusters.CLUSTERS, "elsewhere", clusters.CLUSTERS["scripted"])
+    monkeypatch.setattr(scripted, "name", "elsewhere")
     run.ledger.append(Submitted(time=1.0, job=ref("7")))
     run.ledger.append(Started(time=2.0, attempt=0, job_id="7", step=0))
     survey.of_runs([run])
-    assert Listening.asked == (["7"], [])
+    assert asked == [["7"], []]
     run.ledger.append(Ended(time=3.0, attempt=0, cause="finished", step=3))
     survey.of_runs([run])
-    assert Listening.asked == (["7"], ["7"])
+    assert asked == [["7"], ["7"]]
     run.ledger.append(Requested(time=4.0, steps=9))
     run.ledger.append(Submitted(time=4.0, job=ref("8")))
     survey.of_runs([run])
-    assert Listening.asked == (["8", "7"], ["7"])
+    assert asked == [["8", "7"], ["7"]]
 
 
 def test_a_cluster_that_this_version_does_not_know_is_a_problem_of_its_own_runs(run):

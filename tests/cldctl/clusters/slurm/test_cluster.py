@@ -1,5 +1,6 @@
 """Submitting to a made-up Slurm: refusals, no answer, and what a job inherits."""
 
+import functools
 import itertools
 import os
 import stat
@@ -17,6 +18,7 @@ from cldctl.clusters.slurm import client, cluster, submission
 from cldctl.clusters.slurm.client import Answer
 from cldctl.clusters.slurm.cluster import SlurmCluster
 from tests.cldctl.clusters.works import Fail
+from tests.support.scheduler import clients
 
 CONTROLLER = "sbatch: error: Unable to contact slurm controller (connect failure)"
 # Where no slurm.conf and no controller can be located.
@@ -31,15 +33,7 @@ def spec(tmp_path):
 @pytest.fixture
 def sbatch(tmp_path, monkeypatch):
     """Replaces sbatch by the lines of a shell script."""
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "srun").touch(mode=0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-
-    def write(lines: str) -> None:
-        (tmp_path / "bin" / "sbatch").write_text(f"#!/bin/sh\n{lines}\n")
-        (tmp_path / "bin" / "sbatch").chmod(0o755)
-
-    return write
+    return functools.partial(clients, tmp_path, monkeypatch)
 
 
 def submit(spec, count=1):
