@@ -96,42 +96,6 @@ def test_every_errno_and_nothing_outside(folder: Path, faults: Faults, tmp_path:
     assert faults.failed == before
 
 
-def test_faults_are_limited_in_number_and_end(folder: Path, faults: Faults) -> None:
-    count = """
-import os, sys
-fails = 0
-for _ in range(100):
-    try: os.stat(sys.argv[1])
-    except OSError: fails += 1
-print(fails)
-"""
-    faults.fail(("stat",), errno.EIO, times=3)
-    assert python(count, folder, faults=faults) == "3\n"
-    faults.fail(("stat",), errno.EIO, rate=0.3)
-    some = int(python(count, folder, faults=faults))
-    assert 10 < some < 60
-    assert int(python(count, folder, faults=faults)) == some, "the same seed, the same calls"
-    faults.calm()
-    assert python(count, folder, faults=faults) == "0\n"
-
-
-def test_listings_are_shuffled_and_stale(folder: Path, faults: Faults) -> None:
-    names = [f"f{number:02d}" for number in range(40)]
-    for name in names:
-        (folder / name).touch()
-    code = "import os,sys; print(*os.listdir(sys.argv[1]))"
-    faults.list_badly()
-    listed = python(code, folder, faults=faults).split()
-    assert sorted(listed) == names
-    truly = [entry.name for entry in folder.iterdir()]
-    assert listed != truly
-    faults.list_badly(stale_s=3600)
-    assert python(code, folder, faults=faults).split() == []
-    own = "import os,sys; open(sys.argv[1] + '/own', 'w').close(); print(*os.listdir(sys.argv[1]))"
-    assert python(own, folder, faults=faults).split() == ["own"], "a process sees what it made itself"
-    assert faults.count("hidden") > 0
-
-
 def test_clocks_jump_and_stopwatches_do_not(folder: Path, faults: Faults) -> None:
     code = "import time; print(time.time(), time.monotonic(), time.clock_gettime(time.CLOCK_BOOTTIME))"
     before = [float(word) for word in python(code, faults=faults).split()]

@@ -149,11 +149,6 @@ def test_a_job_does_not_run_what_somebody_else_may_have_written(tmp_path, monkey
     assert said.count("\n") == 1
 
 
-def test_a_pickle_that_never_appears(tmp_path):
-    with pytest.raises(UsageError, match=r"No such file or directory\. Submit the job again"):
-        entry.content_of(tmp_path / "7_submitted.pkl", patience_s=0.0)
-
-
 @pytest.mark.parametrize("name", ["a\nb", "run%j", "%t", "50%A", "a\x1b[2J"])
 def test_paths_that_would_not_be_read_as_they_are(tmp_path, name):
     spec = JobSpec(name="a", logs=tmp_path / name / "logs", size=ClusterSpec())

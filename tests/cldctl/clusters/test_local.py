@@ -16,9 +16,8 @@ from cld_core.errors import RecipeError
 from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run.events import JobRef, Submitted
 from cld_core.run.lines import parse, to_line
-from cldctl.clusters import local_tasks, submitit_jobs
+from cldctl.clusters import local_tasks
 from cldctl.clusters.base import Task
-from cldctl.clusters.debug import DebugCluster
 from cldctl.clusters.local import LocalCluster
 from cldctl.clusters.records import After, JobSpec, SchedulerRefused
 from cldctl.clusters.this_machine import details_of
@@ -123,23 +122,6 @@ def test_one_task_of_a_pool_is_cancelled_alone(submit):
     assert (submit.folder / "a.stopped").exists()
 
 
-def test_a_task_that_has_ended_is_not_cancelled_in_place_of_its_sibling(submit, monkeypatch):
-    jobs = submit(submit.report("a"), Fail())
-    pid = submit.facts("a")["pid"]
-    submit.until_gone(jobs[1])
-    for call in (CLUSTER.cancel, CLUSTER.kill):
-        call([jobs[1]])
-    assert submit.phase(jobs[0]) == "running"
-
-    def denied(process):
-        raise psutil.AccessDenied(process.pid)
-
-    assert [process.pid for process in local_tasks.Ranks().of(jobs[0])] == [pid]
-    monkeypatch.setattr(psutil.Process, "environ", denied)
-    controller = jobs[0].details["pid"]
-    assert [process.pid for process in local_tasks.Ranks().of(jobs[0])] == [controller], "all that is left to signal"
-
-
 @pytest.mark.parametrize("works", [1, 2])
 def test_cancelling_waits_for_processes_that_are_being_started(submit, monkeypatch, works):
     monkeypatch.setattr(local_tasks, "_STARTING_S", 300.0)
@@ -149,23 +131,6 @@ def test_cancelling_waits_for_processes_that_are_being_started(submit, monkeypat
         # Either the signal has ended it, or its first line was there when it came.
         out = Path(job.logs) / f"{job.details['pid']}_{job.process}_log.out"
         assert submit.phase(job) == "gone" or out.read_text()
-
-
-def test_what_has_begun_is_ended_if_a_later_start_fails(submit, monkeypatch):
-    started = []
-
-    def start(*arguments, **more):
-        if started:
-            raise OSError(28, "No space left on device")
-        started.append(real(*arguments, **more))
-        return started[0]
-
-    real = submitit_jobs.start_local
-    monkeypatch.setattr(submitit_jobs, "start_local", start)
-    with pytest.raises(SchedulerRefused, match="No space left on device"):
-        submit(submit.report("a"), submit.report("b"), parallel=1)
-    assert submit.jobs == []
-    wait_for_end(started)
 
 
 def test_the_ranks_of_a_wide_task_meet_by_a_file_and_end_together(submit):
@@ -207,13 +172,6 @@ def test_a_stopped_rank_is_alive_and_killed_though_its_controller_is_dead(submit
     CLUSTER.kill([job])
     submit.until_gone(job)
     wait_for_end(process.pid for process in processes)
-
-
-def test_a_job_that_has_waited_ends_at_its_time_limit(submit):
-    (first,) = submit(submit.report("first"))
-    (second,) = submit(Stubborn(str(submit.folder)), after=After((first,)), size=ClusterSpec(time_min=0.01))
-    (submit.folder / "go").touch()
-    submit.until_gone(first, second)
 
 
 def test_a_job_waits_for_another_and_can_be_cancelled_meanwhile(submit):
@@ -276,18 +234,6 @@ def test_what_cannot_be_started_says_how_to_fix_it(submit):
         submit(submit.report("a"), size=ClusterSpec(nodes=2, tasks_per_node=2))
     with pytest.raises(SchedulerRefused, match="cannot wait for another one to fail"):
         submit(submit.report("a"), after=After((), "failed"))
-
-
-@pytest.mark.parametrize(("ranks", "gpus", "tasks"), [(None, 0, 1), (3, 0, 3), (None, 2, 2), (4, 2, 2), (2, 4, 2)])
-def test_as_many_tasks_as_ranks_and_never_more_gpus_than_asked_for(submit, ranks, gpus, tasks):
-    size = ClusterSpec(tasks_per_node=ranks, gpus_per_node=gpus)
-    assert CLUSTER.max_tasks(replace(submit.spec, size=size)) == tasks
-
-
-@pytest.mark.parametrize("cluster", [CLUSTER, DebugCluster()])
-def test_shards_of_a_recipe_of_several_machines_are_refused(submit, cluster):
-    with pytest.raises(RecipeError, match=r"'cluster.nodes' is 2, but this cluster is one machine\. Set cluster"):
-        cluster.max_tasks(replace(submit.spec, size=ClusterSpec(nodes=2)))
 
 
 @pytest.mark.parametrize(

@@ -80,12 +80,3 @@ def test_compare_shows_groups_and_runs(group):
     content = invoke("compare", "g", "--json", runs=group).stdout
     assert '"std": 1.4142135623730951' in content
     assert '"missing": [\n  "g-seed2"\n ]' in content
-
-
-def test_compare_of_runs_alone_is_that_of_eval(group):
-    both = ("g-seed0", "alone")
-    assert invoke("compare", *both, runs=group).stdout == invoke("eval", "--compare", *both, runs=group).stdout
-    assert "compare takes a group, or two or more runs" in invoke("compare", "alone", runs=group, code=2).stderr
-    assert "no run at" in invoke("compare", "g", "nobody", runs=group, code=3).stderr
-    empty = invoke("compare", "g", "--checkpoint", "77", runs=group, code=3)
-    assert "no run of g has a finished evaluation of step 77. Make some: `cldctl eval g --elbo`" in empty.stderr

@@ -22,7 +22,6 @@ from cld_core.run.events import (
     Started,
     Submitted,
     TurnedAway,
-    Unfit,
 )
 from cld_core.run.history import History
 from cld_core.run.ledger import Ledger
@@ -80,10 +79,6 @@ def test_a_bug_is_given_up_at_once():
     assert decision == GiveUp("TypeError: no", "a fault in code or recipe")
 
 
-def test_another_job_has_taken_over():
-    assert after(started(0), ended(0), started(1, job_id="8")) is None
-
-
 def test_a_start_that_died_before_it_trained_counts_as_a_crash():
     before = [started(0), ended(0, cause="preempted")]
     assert after(*before, restart=1) is None
@@ -113,12 +108,6 @@ def test_an_attempt_that_could_not_note_its_end_crashed():
     assert isinstance(event, Ended)
     assert event.detail is not None
     assert event.detail.startswith("no step finished within train.hang_timeout_s")
-
-
-def test_nothing_is_missing():
-    assert missing() is None
-    assert missing(started(), ended()) is None
-    assert missing(started(0), ended(0), started(1, job_id="8")) is None, "another job is at work"
 
 
 def test_a_second_start_that_said_nothing_died_early():
@@ -184,14 +173,6 @@ def test_a_task_of_shards_that_crashed_is_started_again_until_its_budget_is_spen
     assert work.ledger.history().crashes == {"7": 2}
 
 
-def test_a_task_that_begins_again_stays_away_from_nodes_on_which_its_run_failed(run, work):
-    run.ledger.append(Unfit(job_id="6", restart=0, rank=0, host="n1", check="gpu", reason="it is gone"))
-    work.ledger.append(Submitted(job=REF, shards=(0,), exclude=("n1",)))
-    job = inside(excluded=("n1",))
-    aftermath.after_shards(work.folder, job, 137)
-    assert (job.exclude, job.readmit) == (("n1",), ())
-
-
 def test_a_task_whose_samples_are_unusable_did_not_crash(work):
     job = inside()
     aftermath.after_shards(work.folder, job, HOPELESS)
@@ -233,12 +214,6 @@ def test_a_training_is_started_again_although_nothing_can_be_written(run, full_d
     assert job.delay_s == 10.0
     assert pending.history(run.ledger).last.cause == "crashed"
     assert isinstance(run.ledger.events()[-1], Started), "nothing was written"
-
-
-def test_a_task_is_started_again_although_nothing_can_be_written(work, full_disk):
-    job = inside()
-    aftermath.after_shards(work.folder, job, 137)
-    assert job.delay_s == 10.0
 
 
 @pytest.mark.parametrize("kind", ["training", "shards"])

@@ -17,7 +17,7 @@ from cldctl.jobs.train import go_on
 from tests.support.made_up import report, run_with
 from tests.support.paths import RECIPES
 from tests.support.scripted import REF, inside
-from tests.support.tools import ONE, cldctl, wait_ended, wait_for
+from tests.support.tools import wait_for
 
 TELL = 'cat >> "$CLDCTL_RUN_PATH/told"'
 
@@ -214,18 +214,3 @@ def test_a_hook_is_neither_part_of_the_model_nor_of_an_evaluation():
     plain, hooked = load(RECIPES / "toy.yaml"), load(RECIPES / "toy.yaml", ["hooks.on_change=date"])
     assert plain.model_digest() == hooked.model_digest()
     assert EvalRequest.of(plain, ("elbo",), 20).id == EvalRequest.of(hooked, ("elbo",), 20).id
-
-
-def test_local_jobs_call_it(fresh_runs):
-    """A run that finishes, and its evaluation, although the hook hangs each time."""
-    hook = (f"hooks.on_change={TELL}; sleep 600", "hooks.timeout_s=0.5")
-    words = ("--name", "mine", "--cluster", "local", "--eval", "loss", *hook)
-    cldctl("submit", "toy", *ONE, *words, runs=fresh_runs, OMP_NUM_THREADS="1")
-    run = RunFolder(fresh_runs / "mine")
-    assert wait_ended(fresh_runs, "mine")["state"] == "FINISHED"
-    wait_for(lambda: log(run).count("did not end within 0.5 s") == 3)
-    assert [(one["what"], one["state"]) for one in told(run)] == [
-        ("run", "RUNNING"),
-        ("run", "FINISHED"),
-        ("evaluation", "FINISHED"),
-    ]

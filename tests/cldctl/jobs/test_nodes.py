@@ -11,7 +11,7 @@ from cld_core.run.history import History
 from cldctl.clusters.records import JobSpec
 from cldctl.clusters.slurm import client
 from cldctl.jobs import nodes
-from cldctl.jobs.nodes import Avoided, announced, bad, for_next_start, for_submission
+from cldctl.jobs.nodes import Avoided, bad, for_next_start, for_submission
 from tests.support.scripted import REF, alone, inside
 
 NOW = time.time()
@@ -82,17 +82,6 @@ def test_what_is_no_longer_to_be_avoided_is_readmitted():
     assert for_next_start(before, inside(), needed=1) == Avoided({}, ("n1",))
     kept = for_next_start(before, inside(nodes=None), needed=1)
     assert (kept.nodes, kept.readmitted) == (("n1",), ()), "without an answer, nothing changes"
-
-
-def test_nothing_is_asked_about_a_run_without_failures():
-    job = inside()
-    job.usable_nodes = None  # not to be called
-    assert for_next_start(history(failed("n1", 0)), job, needed=1) == Avoided()
-
-
-def test_only_what_is_new_is_announced():
-    avoided = Avoided({"n1": "2 crashes", "n2": "unfit (gpu)"})
-    assert announced(("n1",), avoided) == ["node n2 is avoided from now on: unfit (gpu)"]
 
 
 @pytest.mark.parametrize(("count", "excluded"), [(4, ("n1",)), (None, ()), (1, ())])

@@ -68,19 +68,6 @@ def evaluations(tmp_path, monkeypatch):
     return tuple(Piece(str(folder), (0,)) for folder in folders)
 
 
-def test_tables_are_written_once_when_all_pieces_are_computed(evaluations, monkeypatch, capsys):
-    written = []
-
-    def full(run):
-        written.append(run.name)
-        raise OSError("no space left")
-
-    monkeypatch.setattr(shards, "write_finished", full)
-    assert ShardsWork(evaluations, gpu=False)._compute(inside(), StopFlag())
-    assert written == ["mine"]
-    assert "warning: the tables of the sweeps of mine could not be written: no space left" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("error", "code"), [(CheckpointError, 1), (UnusableSamplesError, HOPELESS), (SolverError, HOPELESS)]
 )
@@ -121,23 +108,6 @@ def test_a_task_that_is_preempted_requeues_itself_like_a_training(evaluations, m
         assert job.delay_s == 0.0
 
 
-def test_what_the_log_says_about_earlier_starts_is_no_time_limit_of_this_one(evaluations, monkeypatch, tmp_path):
-    notice = "CANCELLED AT 2026-11-25T00:32:06 DUE TO TIME LIMIT"
-    job = inside(log=tmp_path / "7_0_log.err")
-    job.log.write_text(notice)
-    monkeypatch.setattr(job, "log_since", lambda offset: job.log.read_text()[offset:])
-    monkeypatch.setattr(job, "cause_of", lambda code, offset: "timeout" if notice in job.log_since(offset) else None)
-
-    def told_to_end(work, job, stop):
-        stop.code = StopCode.TERM
-        return False
-
-    monkeypatch.setattr(ShardsWork, "_compute", told_to_end)
-    monkeypatch.setattr(StopFlag, "listen", lambda self, interrupt=False: self)
-    ShardsWork(evaluations, gpu=False)(job)
-    assert job.asked == 0
-
-
 def test_a_fault_that_passes_is_no_reason_not_to_start_again(evaluations, monkeypatch, capsys):
     def failing(*arguments):
         raise OSError(errno.EIO, os.strerror(errno.EIO), "step_00000010.pt")
@@ -170,24 +140,6 @@ def test_a_merge_that_is_refused_is_in_the_ledger(evaluations, monkeypatch, caps
         assert isinstance(work.ledger.events()[-1], MergeRefused)
         assert work.ledger.history().given_up == "shard 3 is damaged. Re-run it."
     assert "shard 3 is damaged" in capsys.readouterr().err
-
-
-def test_a_task_notes_the_error_that_it_meets(evaluations, monkeypatch):
-    """It was in its log only: `status` said STOPPED."""
-
-    def broken(*_):
-        raise RuntimeError("mat1 and mat2 shapes\n cannot be multiplied")
-
-    monkeypatch.setattr(Evaluation, "compute", broken)
-    job = inside()
-    with pytest.raises(RuntimeError):
-        ShardsWork(evaluations, gpu=False)._compute(job, StopFlag())
-    first, second = (open_work(Path(piece.folder)) for piece in evaluations)
-    (event,) = first.ledger.events()
-    assert event == TaskFailed(
-        time=event.time, job_id=job.ref.job_id, reason="RuntimeError: mat1 and mat2 shapes cannot be multiplied"
-    )
-    assert second.ledger.events() == []
 
 
 def gone(*job_ids):

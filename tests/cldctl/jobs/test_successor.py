@@ -46,14 +46,6 @@ def test_training_goes_on_without_a_successor_that_was_refused(run, capsys):
     assert run.ledger.history().successors_of("7") == []
 
 
-def test_a_successor_that_could_not_be_cancelled_is_withdrawn_all_the_same(run, job, capsys):
-    successor.submit(run, job, TrainWork(str(run.path)))
-    job.cluster.error = SchedulerAway("nobody answers.")
-    successor.withdraw(run, job)
-    assert "the successor 8 of job 7 could not be cancelled: nobody answers." in capsys.readouterr().out
-    assert successor.is_withdrawn(run, run.ledger.history().submitted[-1].job)
-
-
 @pytest.mark.parametrize("is_away", [False, True])
 def test_evaluations_wait_for_the_successor_too(run, job, monkeypatch, capsys, is_away):
     work = Evaluation(EvalRequest.of(run.recipe(), ("elbo",), 20).save(run))

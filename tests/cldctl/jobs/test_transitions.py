@@ -84,31 +84,12 @@ def test_an_end_and_its_requeue_are_one_change():
     assert told(*events, started(1, 20))[-1] == ("RUNNING", "crashed", 20), "and why the one before ended"
 
 
-@pytest.mark.parametrize(
-    ("decision", "state", "reason"),
-    [
-        (GivenUp(job_id="7", reason="4 crashes in a row"), "FAILED", "4 crashes in a row"),
-        (NotRequeued(job_id="7", reason="nobody answers"), "STOPPED", "could not be requeued: nobody answers"),
-    ],
-)
-def test_an_end_after_which_the_job_does_not_begin_again(decision, state, reason):
-    last = changes([submitted(), started(), ended("crashed"), decision])[-1]
-    assert (last.state, last.cause, last.reason) == (state, "crashed", reason)
-
-
 def test_a_requeue_that_comes_to_nothing_is_told_as_a_change_of_its_own():
     events = [submitted(), started(), ended("crashed"), Requeued(job_id="7", cause="crashed")]
     before = changes(events)[-1].place
     last = changes([*events, NotRequeued(job_id="7", reason="no")])[-1]
     assert last.state == "STOPPED"
     assert last.place > before, "so that a hook that has heard of the requeue hears of this, too"
-
-
-def test_a_job_that_cannot_begin_has_failed():
-    assert told(submitted(), NotBegun(job_id="7", reason="no checkpoint")) == [("FAILED", None, None)]
-    events = submitted(), started(), ended("preempted"), DiedEarly(job_id="7", restart=1, reason="no disk")
-    assert told(*events)[-1] == ("FAILED", "crashed", None)
-    assert told(*events, Requeued(job_id="7", cause="crashed"))[-1] == ("REQUEUED", "crashed", None)
 
 
 def test_an_unfit_machine_is_told_once_with_what_is_decided():
@@ -182,8 +163,3 @@ def test_after_any_cause_a_hook_hears_what_status_shows(cause):
 def test_a_silent_end_is_told_with_the_next_beginning():
     events = submitted(), started(), Explained(attempt=0, cause="node_failure"), started(1, 20)
     assert told(*events) == [("RUNNING", None, 0), ("RUNNING", "node_failure", 20)]
-
-
-def test_what_is_found_out_about_an_end_is_part_of_it():
-    events = submitted(), started(), ended("crashed"), Explained(attempt=0, cause="out_of_memory")
-    assert told(*events, Requeued(job_id="7", cause="crashed"))[-1] == ("REQUEUED", "out_of_memory", 30)

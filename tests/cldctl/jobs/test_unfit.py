@@ -7,7 +7,7 @@ import pytest
 from cld_core.errors import UnfitError
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.evaluation.request import EvalRequest
-from cld_core.run.events import DiedEarly, GivenUp, NotBegun, Requeued, Started, Submitted, TurnedAway, Unfit
+from cld_core.run.events import DiedEarly, GivenUp, NotBegun, Requeued, Submitted, TurnedAway, Unfit
 from cld_core.stop import StopFlag
 from cldctl.jobs import aftermath, hooks, process, unfit
 from cldctl.jobs.process import UNFIT
@@ -67,15 +67,6 @@ def test_a_successor_is_submitted_when_the_machine_is_found_fit(tmp_path, monkey
     with pytest.raises(UnfitError):
         TrainWork(str(run.path))._train(run, job, StopFlag())
     assert job.cluster.submissions == []
-
-
-def test_training_in_between_begins_the_count_again(run):
-    for restart in range(unfit.STARTS):
-        run.ledger.append(found(restart))
-    run.ledger.append(Started(attempt=0, job_id="7", step=0, restart=unfit.STARTS))
-    run.ledger.append(found(unfit.STARTS + 1))
-    aftermath.after_training(run, inside(restart=unfit.STARTS + 1), UNFIT)
-    assert isinstance(run.ledger.events()[-1], Requeued)
 
 
 def test_the_exit_code_is_enough(run):

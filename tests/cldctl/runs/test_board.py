@@ -12,7 +12,6 @@ import psutil
 import pytest
 from torch.utils.tensorboard import SummaryWriter
 
-from cld_core.errors import UsageError
 from cldctl.runs import board
 from tests.support.made_up import run_with
 from tests.support.tools import held_port, invoke, wait_for
@@ -124,15 +123,6 @@ def test_a_port_that_is_taken(runs):
         refused = invoke("board", "one", "--port", str(number), runs=runs, code=2)
         assert f"--port {number} cannot be used" in refused.stderr
     assert board._free_port(None) > 0
-
-
-def test_two_runs_of_one_name(runs, tmp_path):
-    other = run_with(tmp_path / "elsewhere" / "one")
-    with (
-        pytest.raises(UsageError, match="two runs are called one"),
-        board.tensorboard([run_with(runs / "x"), other, other]),
-    ):
-        pytest.fail("nothing was refused")
 
 
 def test_one_that_ends_says_why(runs, monkeypatch, tmp_path):

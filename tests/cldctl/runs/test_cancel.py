@@ -10,7 +10,6 @@ from cld_core.evaluation.evaluation import evaluations_of
 from cld_core.evaluation.request import EvalRequest
 from cld_core.evaluation.sweeps import Axis, Cell, Sweep
 from cld_core.run.events import Cancelled, Ended, JobRef, NotCancelled, Started, Submitted
-from cldctl import clusters
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused, Seen, Survey
 from cldctl.runs import cancel
 from tests.support.clock import Clock
@@ -134,16 +133,6 @@ def test_a_cluster_that_refuses_keeps_no_other_from_being_asked(tmp_path, script
     assert "a: no" in said
 
 
-def test_a_run_of_an_unknown_cluster_keeps_no_other_from_ending(tmp_path, scripted):
-    strange, known = run_of(tmp_path / "a", "1", cluster="moon"), run_of(tmp_path / "b", "2")
-    first, second = cancel.cancel([strange, known])
-    assert str(first.problem) == (
-        "cluster 'moon' is not known to this cldctl. a was not cancelled. Use the cldctl that submitted the job."
-    )
-    assert not is_noted(strange)
-    assert [job.job_id for job in second.jobs] == ["2"]
-
-
 def test_a_run_that_finished_a_moment_ago_is_not_called_cancelled(tmp_path, scripted, monkeypatch):
     run = run_of(tmp_path / "a", "1")
 
@@ -185,43 +174,6 @@ def test_a_refused_cancellation_is_none_in_the_ledger(tmp_path, scripted):
     run.ledger.append(Started(attempt=1, job_id="1", step=10))
     cancel.cancel([run])
     assert run.ledger.history().cancelled == {"1"}
-
-
-class Blinking(Scripted):
-    """Its jobs are gone, or not, as the list says; then they are gone for good."""
-
-    name = "blinking"
-    looks_to_believe_an_end = 3
-    question_s = 0.0
-    answers: list[Seen]
-
-    def survey(self, jobs, *, settled=(), max_age_s=30.0):
-        assert max_age_s == 0.0
-        seen = self.answers.pop(0) if self.answers else Seen("gone")
-        return Survey({(self.name, job.job_id): seen for job in jobs})
-
-
-@pytest.mark.parametrize(
-    ("answers", "cause", "left"),
-    [
-        ([Seen("gone"), Seen("pending"), Seen("gone"), Seen("gone"), Seen("gone")], None, 0),
-        ([Seen("gone", ended="cancelled"), Seen("gone")], None, 1),
-        ([Seen("gone"), Seen("gone")], "cancelled", 1),
-        ([Seen("gone"), Seen("gone"), Seen("gone"), Seen("gone")], "preempted", 1),
-    ],
-)
-def test_a_job_that_looks_gone_for_a_moment_has_not_ended(tmp_path, scripted, monkeypatch, answers, cause, left):
-    """As after the death of a slurmstepd: the job is about to return to the queue."""
-    monkeypatch.setattr(cancel, "POLL_S", 0.0)
-    monkeypatch.setitem(clusters.CLUSTERS, "blinking", f"{__name__}:Blinking")
-    run = run_of(tmp_path / "a", "1", cluster="blinking")
-    Blinking.answers = [Seen("running")]
-    endings = cancel.cancel([run])
-    if cause is not None:
-        run.ledger.append(Ended(attempt=0, cause=cause, step=10))
-    Blinking.answers = list(answers)
-    assert [ending.is_over for ending in ended(endings)] == [True]
-    assert len(Blinking.answers) == left
 
 
 def test_a_launcher_that_must_not_be_asked_often_is_asked_more_and_more_rarely(tmp_path, scripted, monkeypatch):

@@ -2,10 +2,9 @@
 
 import pytest
 
-from cld_core.data import identity, plugin_report, toy
+from cld_core.data import plugin_report
 from cld_core.ranks import Ranks
 from cld_core.recipe import load
-from cld_core.recipe.data import ToyDataSpec
 from cld_core.run import RunFolder
 from cld_core.run.events import Started
 from cld_core.run.same_data import are_other
@@ -71,16 +70,6 @@ def test_a_run_goes_on_with_its_copy_and_says_that_the_file_has_changed(tmp_path
     assert "from now on it trains on other data" in done.stderr
     shown = invoke("status", "mine", runs=tmp_path / "runs").stdout
     assert "changed other data than before, since attempt 2 (" in " ".join(shown.split())
-
-
-def test_live_code_does_not_train_on_other_data_in_silence(tmp_path, ring, monkeypatch):
-    in_this_process(monkeypatch)
-    submit(ring, tmp_path / "runs", "--live-code")
-    ring.write_text(RING.format(3))
-    refused = invoke("resume", "mine", "train.steps=30", runs=tmp_path / "runs", code=2)
-    assert "--other-data" in refused.stderr
-    ring.write_text(RING.format(1))
-    invoke("resume", "mine", "train.steps=30", runs=tmp_path / "runs")
 
 
 def test_a_job_that_starts_by_itself_says_so(tmp_path, ring, capsys):
@@ -157,13 +146,6 @@ def test_a_sweep_in_which_no_run_uses_the_plug_in_is_refused(tmp_path, ring, mon
     invoke(*asked, f"data.name=diamond,{NAME}", mine, runs=tmp_path / "runs")
 
 
-def test_a_plug_in_may_replace_data_that_come_with_cldctl(tmp_path, monkeypatch):
-    monkeypatch.setattr(toy, "_REGISTRY", dict(toy._REGISTRY))
-    file = tmp_path / "own.py"
-    file.write_text(RING.format(1).replace(NAME, "diamond").replace("def ring", "def diamond"))
-    assert "diamond" in plugin_report.report(str(file))["names"]
-
-
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -184,43 +166,6 @@ def test_a_plug_in_that_cannot_be_imported_is_refused_unless_the_job_has_a_conta
         assert word in done.stderr
     done = invoke(*asked, "cluster.container=apptainer exec x.sif", runs=tmp_path / "runs")
     assert "is not known" in done.stderr
-
-
-def test_nobody_waits_for_a_plug_in_for_ever(tmp_path, ring, monkeypatch):
-    monkeypatch.setattr(plugins, "TIMEOUT_S", 0.01)
-    said = []
-    recipe = load(RECIPES / "toy.yaml", [f"data.name={NAME}", f"data.plugin={ring}"])
-    plugins.require_registered(recipe, str, said.append)
-    assert "not imported within" in said[0]
-
-
-def test_noise_of_ones_own_is_not_compared(tmp_path):
-    file = tmp_path / "own.py"
-    file.write_text(RING.format(1).replace(", generator=generator", ""))
-    about = identity.of(ToyDataSpec(name=NAME, plugin=str(file)))
-    assert set(about) == {"plugin"}
-    assert identity.or_nothing(ToyDataSpec(name="nothing")) == {}
-
-
-MIXTURE = """import torch
-from cld_core.data.toy import toy
-@toy("{name}")
-def mixture(n, generator):
-    which = torch.rand(n, 1, generator=generator) < {weight}
-    return torch.where(which, 1.0, -1.0) + {width} * torch.randn(n, 2, generator=generator)
-"""
-
-
-@pytest.mark.parametrize(("weight", "width"), [(0.55, 0.1), (0.5, 0.105)])
-def test_a_modest_change_of_a_density_is_seen(tmp_path, weight, width):
-    def about(name, **values):
-        file = tmp_path / f"{name}.py"
-        file.write_text(MIXTURE.format(name=f"{NAME}_{name}", **values))
-        return identity.of(ToyDataSpec(name=f"{NAME}_{name}", plugin=str(file)))
-
-    before = about("before", weight=0.5, width=0.1)
-    assert not are_other(about("same", weight=0.5, width=0.1), before)
-    assert are_other(about("after", weight=weight, width=width), before)
 
 
 def test_what_counts_as_other_data():

@@ -1,14 +1,10 @@
 """What `status` and `why` say about attempts that ran other code, packages or machines."""
 
-import json
 import time
-from dataclasses import replace
 
-from cld_core.run.events import Ended, NotSubmitted, RecipeEdited, Requested, Started
+from cld_core.run.events import Ended, RecipeEdited, Requested, Started
 from cld_core.run.history import History
 from cldctl.runs.differences import changed_between
-from tests.support.made_up import run_with
-from tests.support.tools import invoke
 
 OLD, NEW = "a" * 64, "b" * 64
 WHEN = "2026-11-26 12:00"
@@ -47,22 +43,6 @@ def test_a_job_that_does_not_find_its_code():
     assert changes(Requested(steps=5, code="live"), started(1, code="live " + NEW)) == []
 
 
-def test_a_request_that_was_refused_asks_for_no_code():
-    refused = NotSubmitted(reason="no", undone=True)
-    assert changes(Requested(steps=5, code=OLD), Requested(steps=5, code=NEW), refused, started(1, code=OLD)) == []
-
-
 def test_an_edited_recipe():
     assert changes(RecipeEdited(keys=("optim.lr",))) == ["recipe.yaml was edited by hand: optim.lr"]
     assert changes(RecipeEdited(keys=("optim.lr",)), RecipeEdited()) == []
-
-
-def test_a_time_that_no_clock_shows(tmp_path):
-    run = run_with(tmp_path / "mine", 10)
-    run.ledger.append(Requested(steps=10))
-    for number, gpu in enumerate(("A100", "H100"), start=1):
-        run.ledger.append(replace(started(number, gpu=gpu), time=1e17))
-    assert changed_between(run.ledger.history()) == ["GPU H100 instead of A100, since attempt 2 (-)"]
-    (row,) = json.loads(invoke("status", "--json", "--all", runs=tmp_path).stdout)
-    assert "cannot be read" not in (row["reason"] or "")
-    assert len(row["changes"]) == 1

@@ -67,16 +67,6 @@ def test_another_refusal_is_final(run):
     assert cluster.sizes == [64]
 
 
-def test_the_evaluation_of_a_submission_says_how_it_was_divided(run, monkeypatch):
-    """The training is one task, which this scheduler takes."""
-    monkeypatch.setattr(home, "chosen", lambda name, *others: alone(takes=4))
-    settings = ("cluster.tasks_per_node=9",)
-    done = invoke("submit", "toy", "--name", "new", "--eval", "elbo", *settings, runs=run.path.parent)
-    assert "9 shards in 4 tasks: scripted refuses 9 (AssocMaxSubmitJobLimit)" in done.stderr
-    work = Evaluation(next((run.path.parent / "new" / "evals").glob("elbo-*")))
-    assert shards_of(work) == list(range(9))
-
-
 def test_fewer_rows_than_shards_make_as_many_shards_and_it_is_said(run, monkeypatch):
     monkeypatch.setattr(home, "chosen", lambda name, *others: alone(takes=1000))
     done = invoke("eval", "mine", "--elbo", "--shards", "200", "eval.points=64", runs=run.path.parent)

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from cld_core.digests import checksum
-from cld_core.errors import RecipeError, UsageError
+from cld_core.errors import RecipeError
 from cld_core.evaluation.evaluation import evaluations_of
 from cld_core.evaluation.request import EvalRequest
 from cld_core.run import RunFolder, code
@@ -120,13 +120,6 @@ def test_more_runs_than_an_array_has_tasks_are_refused_before_anything_is_writte
     start(asked(tmp_path), arrays)
 
 
-def test_a_name_that_a_run_has_is_refused(tmp_path, arrays):
-    start(asked(tmp_path, ("train.seed=0",)), arrays)
-    (tmp_path / "g-seed0").rename(tmp_path / "g")
-    with pytest.raises(UsageError, match="--name g: a run has this name"):
-        groups.check(asked(tmp_path), arrays)
-
-
 def test_evaluations_wait_for_their_own_run(tmp_path, arrays):
     begun = start(asked(tmp_path, metrics=("elbo",)), arrays)
     after = [spec.after.jobs[0].job_id for spec, _ in arrays.submissions[1:]]
@@ -205,15 +198,6 @@ def test_a_refused_evaluation_of_a_group_leaves_nothing_behind(tmp_path, arrays,
     assert [list(run.evals.iterdir()) for run in runs] == [[], []]
 
 
-def test_a_group_survives_the_loss_of_its_list(tmp_path, arrays):
-    start(asked(tmp_path), arrays)
-    group = Group(tmp_path, "g")
-    group.file.write_text("{")
-    assert sorted(run.name for run in group.runs()) == ["g-seed0", "g-seed1", "g-seed2"]
-    assert find_group(tmp_path, "h") is None
-    assert find_group(tmp_path, "../g") is None
-
-
 def test_runs_share_one_copy_of_the_code_and_other_code_is_stored_beside_it(tmp_path, arrays, monkeypatch):
     start(asked(tmp_path), arrays)
     ((spec, _),) = arrays.submissions
@@ -245,16 +229,6 @@ def of_another_checkout(target, runs):
     return checkout.Copied(files={"cldctl.py": sha256})
 
 
-def test_one_run_of_a_group_can_have_code_of_its_own(tmp_path, arrays):
-    start(asked(tmp_path), arrays)
-    run = RunFolder(tmp_path / "g-seed1")
-    end(arrays, run, "terminated")
-    resume(run, Continuation(update_code=True), arrays, lambda *about: None)
-    assert code.path_of(run.path) == run.path / "code" == arrays.submissions[-1][0].code
-    other = RunFolder(tmp_path / "g-seed2")
-    assert code.path_of(other.path) == tmp_path / ".groups" / "g" / "code"
-
-
 @pytest.mark.parametrize("damage", ["changed", "gone"])
 def test_shared_code_that_is_not_what_was_stored_starts_nothing(tmp_path, arrays, damage):
     start(asked(tmp_path), arrays)
@@ -269,17 +243,6 @@ def test_shared_code_that_is_not_what_was_stored_starts_nothing(tmp_path, arrays
         resume(run, Continuation(), arrays, lambda *about: None)
     begun = groups.resume(Group(tmp_path, "g"), Continuation(), arrays, lambda *it: None, lambda run: None)
     assert (len(begun.skipped), len(arrays.submissions)) == (3, 1)
-
-
-@pytest.mark.parametrize("shared", ["../elsewhere/code", ".groups/g/../g/code"])
-def test_a_manifest_points_to_nothing_but_the_code_of_its_own_group(tmp_path, arrays, shared):
-    start(asked(tmp_path), arrays)
-    folder = tmp_path / "g-seed0" / "code"
-    for place in (tmp_path.parent / "elsewhere", tmp_path / ".groups" / "other"):
-        shutil.copytree(tmp_path / ".groups" / "g" / "code", place / "code", dirs_exist_ok=True)
-    content = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps({**content, "shared": shared}))
-    assert code.read(folder) is None
 
 
 def test_the_last_run_of_a_group_takes_what_they_shared_along(tmp_path, arrays):

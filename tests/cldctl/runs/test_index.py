@@ -1,7 +1,6 @@
 """The index is right whatever happens to a run, and does not read again what has not changed."""
 
 import json
-import os
 import shutil
 import time
 
@@ -12,7 +11,7 @@ from cld_core.evaluation.request import EvalRequest
 from cld_core.recipe import load
 from cld_core.run import Lease, RunFolder
 from cld_core.run.atomic import write_json
-from cld_core.run.events import Ended, JobRef, Noted, Started, Submitted
+from cld_core.run.events import Ended, JobRef, Started, Submitted
 from cldctl.runs import index, index_file, survey
 from cldctl.runs.index import Index
 from cldctl.runs.labels import label
@@ -106,12 +105,6 @@ def test_what_may_change_without_a_mark_is_read_each_time(root, monkeypatch, scr
     assert looked(root, monkeypatch)[0] == []
 
 
-def test_a_job_that_still_waits_keeps_its_run_from_being_remembered(root, monkeypatch, scripted):
-    scripted.phases["0"] = "pending"
-    for _ in range(2):
-        assert "a" in looked(root, monkeypatch)[0]
-
-
 def test_while_a_scheduler_is_away_nothing_new_is_remembered(root, monkeypatch, scripted):
     scripted.away.add("scripted")
     for _ in range(2):
@@ -201,12 +194,3 @@ def test_the_newest_run_and_those_that_are_not_finished(root, monkeypatch):
     assert read == ["new"]
     assert [run.name for run in Index(root).unfinished()] == ["b", "c", "new"]
     assert Index(root / "nowhere").newest() is None
-
-
-def test_a_watcher_sees_changes_too(root, scripted):
-    watching = Index(root)
-    assert [row.state for row in watching.look(check_s=0.0).rows] == list(STATES.values())
-    RunFolder(root / "c").ledger.append(Noted(note="seen"))
-    assert watching.look(check_s=0.0).rows[2].note == "seen"
-    os.rename(root / "a", root / "z")
-    assert {row.name for row in watching.look(check_s=0.0).rows} == {"b", "c", "z"}

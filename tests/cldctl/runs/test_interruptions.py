@@ -12,7 +12,6 @@ import pytest
 
 from cld_core.checkpoint.load import load
 from cld_core.run import RunFolder
-from cld_core.run.events import Requested
 from tests.support.paths import MISBEHAVING
 from tests.support.tools import SMALL, cldctl, is_gone, ranks_of, same, status, wait_ended, wait_for, wait_step
 
@@ -141,21 +140,6 @@ def test_a_second_job_refuses_a_folder_that_a_live_job_holds(runs):
     wait_step(run, step + 10)
     assert status(runs, "mine")["state"] == "RUNNING"
     cldctl("cancel", "mine", runs=runs)
-
-
-def test_two_jobs_on_one_run_torchrun_style(runs):
-    """`python -m cld_core.train` with torchrun goes on where a submitted job stopped."""
-    settings = ("train.steps=20", "train.checkpoint_every=10", "cluster.tasks_per_node=1")
-    cldctl("submit", "toy", *SMALL, *settings, "--name", "mine", "--cluster", "debug", runs=runs)
-    run = RunFolder(runs / "mine")
-    run.ledger.append(Requested(steps=40, overrides=("train.steps=40",)))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*command, "-m", "cld_core.train", str(run.path)], capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    assert [entry["first_step"] for entry in status(runs, "mine")["attempts"]] == [0, 20]
-    assert run.checkpoint_steps()[-1] == 40
 
 
 def test_ranks_without_their_controller_are_seen_and_can_be_cancelled(runs):

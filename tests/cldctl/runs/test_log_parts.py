@@ -50,10 +50,6 @@ def test_the_errors_of_the_first_rank_are_cut_where_the_ledger_says_if_there_are
     assert cut(file, 1).whole is not None, "nothing says where: it is shown whole, and that is said"
 
 
-def test_a_log_of_errors_is_read_without_its_marks(log):
-    assert text(cut(log(f"{mark(0)}error\n", "7_0_log.err"), 0)) == "error\n"
-
-
 def test_the_last_lines(log, monkeypatch):
     monkeypatch.setattr(log_parts, "_BLOCK", 3)
     file = log("one\ntwo\nthree\n")
@@ -75,16 +71,6 @@ def test_lines_of_ranks_are_merged_by_their_times_and_those_without_one_follow_t
     year = time.localtime().tm_year
     assert lines[:4] == [(0, "a"), (0, "a"), (1, "b"), (0, "c")]
     assert len(lines) == 5 or year != 2026
-
-
-def test_without_times_one_rank_follows_another(log):
-    files = [log(f"{name}1\n{name}2\n", f"7_{rank}_log.out") for rank, name in enumerate("ab")]
-    assert [line for _, line in merged([(rank, Part(file)) for rank, file in enumerate(files)])] == [
-        b"a1\n",
-        b"a2\n",
-        b"b1\n",
-        b"b2\n",
-    ]
 
 
 def test_what_looks_like_a_time_and_is_none_is_none():

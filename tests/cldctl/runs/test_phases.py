@@ -5,7 +5,7 @@ import time
 import pytest
 
 from cld_core.run.atomic import write_json
-from cld_core.run.events import Ended, JobRef, Requested, Requeued, Started, Submitted
+from cld_core.run.events import Ended, JobRef, Requeued, Started, Submitted
 from cldctl.runs import survey
 from cldctl.runs.status import status_of
 from tests.support.made_up import run_with
@@ -51,16 +51,3 @@ def test_a_run_that_is_over_does_nothing(tmp_path, scripted):
     report(run, phase="saving")
     run.ledger.append(Ended(attempt=0, cause="finished", step=100))
     assert looked_at(run).phase is None
-
-
-def test_a_finished_run_that_continues_is_not_called_silent(tmp_path, scripted):
-    run = trained(run_with(tmp_path / "a", 10), "1", "gone")
-    report(run, phase="training", time=time.time() - 1_300, every_s=1.0)
-    run.ledger.append(Ended(attempt=0, cause="finished", step=100))
-    run.ledger.append(Requested(steps=200))
-    run.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="2", logs=str(run.logs))))
-    Scripted.phases["2"] = "running"
-    assert "no report" not in (looked_at(run).reason or "")
-    run.ledger.append(Started(attempt=1, job_id="2", step=100))
-    row = looked_at(run)
-    assert (row.state, row.phase, row.reason) == ("RUNNING", "starting", None)

@@ -101,15 +101,6 @@ def test_in_a_sweep_one_value_has_to_come_from_the_plug_in(file, started):
     assert started.count == 2, "asked again before it is refused"
 
 
-@pytest.mark.parametrize("what", ["sys.executable", "__version__", "metadata.version", "_FORMAT"])
-def test_another_python_torch_cldctl_or_meaning_is_asked_again(file, started, monkeypatch, what):
-    require(file)
-    changed = (lambda package: "0.0") if what == "metadata.version" else "other"
-    monkeypatch.setattr(f"cldctl.runs.plugins.{what}", changed)
-    require(file)
-    assert started.count == 2
-
-
 def test_problems_are_not_remembered(file, started):
     started.answer = {"problem": "it cannot be imported"}
     with pytest.raises(RecipeError, match="it cannot be imported"):

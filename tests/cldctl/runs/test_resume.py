@@ -12,7 +12,6 @@ from cld_core.run.events import Cancelled, Ended, JobRef, Requested, Submitted
 from cld_core.small_files import read_json
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused
 from cldctl.jobs import hooks
-from cldctl.runs import resume as policy
 from cldctl.runs.resume import Continuation, resumable, resume
 from tests.support.made_up import damage, run_with
 from tests.support.scripted import Scripted, trained
@@ -41,13 +40,6 @@ def test_a_run_continues_from_its_newest_whole_checkpoint(tmp_path, scripted):
     assert (request.steps, request.overrides) == (60, ("train.steps=60",))
     assert isinstance(submitted, Submitted)
     assert resumed(stopped(tmp_path / "b"), from_step=10) == (10, 0)
-
-
-@pytest.mark.parametrize("cause", ["finished", "preempted"])
-def test_a_runs_folder_with_braces_in_its_name_is_named_as_it_is(tmp_path, scripted, cause):
-    run = stopped(tmp_path / "sweep{lr}" / "a", cause=cause)
-    with pytest.raises(UsageError, match=r"already at step 20, beyond train\.steps=10\. .*sweep\{lr\}"):
-        resumed(run, "train.steps=10")
 
 
 def test_what_is_refused(tmp_path, scripted):
@@ -120,22 +112,6 @@ def test_overrides_of_a_refused_continuation_are_not_in_force(tmp_path, scripted
     assert (run.recipe().train.steps, run.recipe().train.keep) == (50, 5)
 
 
-def test_what_is_wrong_with_one_run_keeps_no_other_from_being_resumed(tmp_path, scripted, monkeypatch):
-    for name, job_id in (("a", "1"), ("b", "2")):
-        stopped(tmp_path / name, job_id)
-    judge = policy.resume
-
-    def broken(run, *arguments, **more):
-        if run.name == "a":
-            raise RecursionError("too\ndeep")
-        return judge(run, *arguments, **more)
-
-    monkeypatch.setattr(policy, "resume", broken)
-    done = invoke("resume", "--yes", runs=tmp_path, code=1)
-    assert done.stdout == "b\n"
-    assert "a: too deep" in done.stderr.splitlines()
-
-
 def test_a_run_whose_command_was_killed_before_it_asked_for_a_job(tmp_path, scripted):
     run = run_with(tmp_path / "mine")
     resume(run, Continuation(), Scripted(), lambda *about: None)
@@ -181,11 +157,3 @@ def test_an_address_that_others_could_have_written_gets_no_key(tmp_path, scripte
         with pytest.raises(CheckpointError, match="http://theirs would get your key"):
             start(*overrides)
     assert start("monitor.mlflow.tracking_uri=http://mine") == "http://mine"
-
-
-def test_a_logger_whose_package_is_missing_is_said_before_there_is_a_job(tmp_path, scripted, monkeypatch):
-    monkeypatch.setattr("cld_core.recipe.monitor.find_spec", lambda name: None)
-    run = run_with(tmp_path / "mine", 10)
-    with pytest.raises(RecipeError, match=r"pip install 'cldctl\[wandb\]'"):
-        resume(run, Continuation(overrides=("monitor.wandb.project=p",)), Scripted(), lambda *about: None)
-    assert run.ledger.events() == []

@@ -81,20 +81,6 @@ def test_folders_that_nobody_else_may_enter_spoil_no_command(open_folder, script
     assert mine.exists()
 
 
-def test_a_refused_resume_leaves_nothing(open_folder, scripted):
-    run = stopped(open_folder / "theirs")
-    run.path.chmod(0o777)
-    before = modes(run)
-    code, _, err = said("resume", "theirs", runs=open_folder)
-    assert code == 1
-    assert err == (
-        f"error: {run.path}: it belongs to root, who shares it with a group that you are not in. Nothing was started. "
-        "Ask them to add you.\n"
-    )
-    assert modes(run) == before, "no lock that would keep the owner out"
-    assert invoke("resume", "theirs", runs=open_folder).stdout == "theirs\n"
-
-
 @pytest.mark.parametrize(
     "command", [("cancel", "theirs"), ("eval", "theirs", "--elbo"), ("report", "theirs"), ("sample", "theirs")]
 )

@@ -1,6 +1,5 @@
 """A run keeps the code that it was submitted with, until `resume --update-code`."""
 
-import json
 import os
 import shutil
 import stat
@@ -9,7 +8,7 @@ import sys
 
 import pytest
 
-from cld_core.errors import CldError, UsageError
+from cld_core.errors import CldError
 from cld_core.recipe import load
 from cld_core.run import code, edits
 from cld_core.run.events import Ended, RecipeEdited, Requested
@@ -134,27 +133,6 @@ def test_damaged_code_is_refused_with_the_fix(run, how):
     assert code.problem_of(folder, code.read(folder)) is None
 
 
-def test_live_code(tmp_path, scripted, small):
-    run = begun(tmp_path, live_code=True)
-    assert requests(run)[0].code == "live"
-    assert code.path_of(run.path) is None
-    resumed(stop(run))
-    assert requests(run)[-1].code == "live"
-    resumed(stop(run), update_code=True)
-    assert code.path_of(run.path) == run.path / "code"
-
-
-def test_a_run_of_this_process_has_no_copy(tmp_path, scripted, small):
-    class Here(Scripted):
-        blocks = True
-
-    run = begun(tmp_path, cluster=Here())
-    assert requests(run)[0].code == "live"
-    assert code.path_of(run.path) is None
-    resumed(stop(run))
-    assert code.path_of(run.path) == run.path / "code", "elsewhere, the same run has one"
-
-
 def test_an_installed_package_is_recorded(tmp_path, scripted, monkeypatch):
     monkeypatch.setattr(code, "installed", lambda: "f" * 64)
     run = begun(tmp_path)
@@ -162,14 +140,6 @@ def test_an_installed_package_is_recorded(tmp_path, scripted, monkeypatch):
     assert (manifest.kind, manifest.files, requests(run)[0].code) == ("installed", {}, "f" * 64)
     assert code.path_of(run.path) is None
     assert code.running(run.path) == "f" * 64
-
-
-def test_too_large_a_checkout_leaves_the_name_free(tmp_path, scripted, small, monkeypatch):
-    monkeypatch.setattr(checkout, "MAX_FILES", 1)
-    with pytest.raises(UsageError, match="--live-code"):
-        begun(tmp_path)
-    assert not (tmp_path / "runs/mine").exists()
-    monkeypatch.undo()
 
 
 def test_a_plugin_file_is_copied_and_the_recipe_names_the_copy(tmp_path, scripted, small):
@@ -259,17 +229,6 @@ def test_code_that_was_edited_after_it_was_stored(tmp_path, run, monkeypatch):
     monkeypatch.setattr(code, "ROOT", other)
     assert code.edited() == "cld_core/a.py was changed"
     assert code.running(run.path) == f"{requests(run)[0].code} edited"
-
-
-def test_what_was_not_copied_is_named(tmp_path, run, small):
-    assert snapshot.left_out_code(run) is None
-    path = run.path / "code" / code.MANIFEST
-    left = {f"net{n}.py": "larger than 1 MiB" for n in range(7)} | {"a.npz": "data", "old.py": "it was deleted"}
-    path.write_text(json.dumps({**json.loads(path.read_text()), "left_out": left}))
-    line = snapshot.left_out_code(run)
-    assert line.startswith("not copied with the code: net0.py (larger than 1 MiB), net1.py")
-    assert line.endswith("net4.py (larger than 1 MiB), 2 more")
-    assert line in invoke("resume", stop(run).name, runs=run.path.parent).stderr
 
 
 def test_code_of_somebody_else_is_not_run_unasked(tmp_path, run, small, monkeypatch):

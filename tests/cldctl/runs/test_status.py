@@ -21,7 +21,6 @@ from cldctl.runs.survey import Answers
 from cldctl.runs.why import why
 from cldctl.show.details import details
 from cldctl.show.tables import overview
-from cldctl.show.why import screen
 from tests.support.made_up import report, run_with
 from tests.support.paths import RECIPES
 from tests.support.tools import invoke
@@ -179,15 +178,6 @@ def test_a_cluster_that_this_version_does_not_know_is_a_problem_of_its_own_runs(
     assert not answers.is_stale("local")
 
 
-def test_an_attempt_shows_only_its_public_fields(run):
-    run.ledger.append(Submitted(job=ref()))
-    run.ledger.append(Started(attempt=0, job_id="7", step=0, log_offset=12, restart=1))
-    row = status_of(run, GONE).to_dict()
-    public = "attempt job_id started ended cause first_step last_step detail host warning ran_s"
-    assert set(row["attempts"][0]) == set(public.split())
-    assert "is_readable" not in row
-
-
 def test_a_withdrawn_job_that_still_waits_is_shown(run):
     run.ledger.append(Started(attempt=0, job_id="7", step=0))
     run.ledger.append(Ended(attempt=0, cause="cancelled", step=3))
@@ -196,16 +186,6 @@ def test_a_withdrawn_job_that_still_waits_is_shown(run):
     row = status_of(run, saying(Seen("pending")))
     assert (row.state, row.reason) == ("CANCELLED", "job 8 still waits, with nothing to do: `cldctl cancel mine`")
     assert status_of(run, GONE).reason is None
-
-
-def test_an_attempt_runs_from_when_it_got_its_machines(run):
-    """`why` says the same."""
-    run.ledger.append(Submitted(job=ref(), time=100.0))
-    run.ledger.append(Started(attempt=0, job_id="7", step=0, time=260.0, began=200.0))
-    run.ledger.append(Ended(attempt=0, cause="finished", step=3, time=300.0))
-    row = status_of(run, GONE)
-    assert row.attempts[0]["ran_s"] == why(run).attempts[0]["ran_s"] == 100.0
-    assert " 1m40s " in text(details([row]))
 
 
 def test_an_end_in_the_ledger_is_not_as_of_some_time(run):
@@ -233,13 +213,6 @@ def test_a_rate_is_that_of_a_run_that_reports(run, every_s, ago, reason):
     assert (row.steps_per_s, row.eta_s) == ((2.0, 47.5) if reason is None else (None, None))
     assert (row.reason or "").startswith(reason or "")
     assert bool(row.reason) == (reason is not None)
-
-
-def test_a_run_of_the_live_checkout_says_so(run):
-    run.ledger.append(Requested(steps=5, code="live"))
-    run.ledger.append(Submitted(job=ref()))
-    assert "the live checkout (--live-code)" in text(details([status_of(run, GONE)]))
-    assert "the live checkout (--live-code)" in text(screen(why(run)))
 
 
 def test_a_damaged_recipe_is_shown_once_and_not_resumed(run):

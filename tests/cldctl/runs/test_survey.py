@@ -4,11 +4,9 @@ import pytest
 
 from cld_core.errors import UsageError
 from cld_core.run.events import (
-    Cancelled,
     Ended,
     GivenUp,
     JobRef,
-    NotCancelled,
     Requeued,
     Started,
     Submitted,
@@ -80,15 +78,6 @@ def test_a_job_whose_end_the_ledger_knows_is_settled(tmp_path, then, is_settled)
     for event in then:
         run.ledger.append(event)
     assert [settled for _, settled in survey.jobs_of(run)] == [is_settled]
-
-
-def test_a_job_that_was_cancelled_before_it_began_is_settled(tmp_path):
-    run = run_with(tmp_path / "a", 10)
-    for number in "78":
-        run.ledger.append(Submitted(time=LONG_AGO, job=JobRef(cluster="scripted", job_id=number)))
-        run.ledger.append(Cancelled(time=LONG_AGO, job_id=number))
-    run.ledger.append(NotCancelled(time=LONG_AGO, job_id="8", reason="no"))
-    assert [settled for _, settled in survey.jobs_of(run)] == [True, False]
 
 
 def test_an_unknown_cluster_will_never_answer(tmp_path, runs):

@@ -11,7 +11,6 @@ from cld_core.run import RunFolder
 from cldctl.clusters.records import SchedulerRefused
 from cldctl.runs import home
 from cldctl.runs.submit import Wanted, submit
-from cldctl.runs.uninterrupted import uninterrupted
 from tests.support.paths import RECIPES
 from tests.support.scripted import alone
 from tests.support.tools import invoke
@@ -79,11 +78,3 @@ def test_a_refused_evaluation_does_not_hide_that_the_training_goes_on(tmp_path):
     with pytest.raises(SchedulerRefused, match=f"{refusal}.*: too many"):
         submitted(tmp_path / "mine", interrupted(2, 0, SchedulerRefused("too many")))
     assert jobs(RunFolder(tmp_path / "mine")) == (["1_0"], [])
-
-
-def test_what_computes_in_this_process_listens_itself():
-    with uninterrupted(unless=True):
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with uninterrupted():
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN, "in the background of a script"

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from cld_core.run.events import Ended, NotBegun, RankFailed, Requeued, Started, Submitted, Unfit
+from cld_core.run.events import Ended, NotBegun, RankFailed, Requeued, Started, Submitted
 from cldctl.clusters.records import Waiting
 from cldctl.runs.why import why
 from tests.support.ledgers import job
@@ -89,16 +89,6 @@ def test_an_error_that_another_start_would_meet_again_is_to_be_fixed_first(run):
     assert "recipe: 'x' is wrong" in found.headline
     assert found.do.startswith("fix the error first")
     assert found.next[0].startswith("logs mine")
-
-
-def test_what_an_earlier_start_or_job_could_not_do_is_no_error_to_fix(run, scripted):
-    run.ledger.append(NotBegun(job_id="6", reason="recipe: 'x' is wrong"))
-    run.ledger.append(Unfit(job_id="7", restart=0, rank=0, host="n1", check="gpu", reason="it is gone"))
-    run.ledger.append(Started(attempt=0, job_id="7", step=0, restart=1))
-    run.ledger.append(Ended(attempt=0, cause="crashed", step=150))
-    found = why(run)
-    assert (found.row.state, found.do) == ("FAILED", None)
-    assert found.next[0] == "resume mine"
 
 
 def test_the_nodes_that_are_avoided_are_those_of_the_job_that_counts(run, scripted):

@@ -1,6 +1,5 @@
 """How often Slurm is asked, by whom, and what is done with its answers."""
 
-import fcntl
 import os
 import stat
 import subprocess
@@ -137,12 +136,6 @@ def test_many_unknown_jobs_cost_few_calls_and_are_forgotten_in_the_end(slurm, cl
     assert slurm.calls["squeue"] - before <= 14, "what is forgotten is not named again"
 
 
-def test_long_lists_are_divided(slurm, monkeypatch):
-    monkeypatch.setattr(asking, "_CHUNK", 2)
-    assert phases(*"12345", max_age_s=0) == ["gone"] * 5
-    assert slurm.calls == {"squeue": 4, "sacct": 3}
-
-
 def test_accounting_is_not_asked_about_jobs_whose_end_is_known(slurm):
     """A slurmdbd that hangs must not keep those waiting whose runs finished long ago."""
     assert phases("1", settled=[job("1")], max_age_s=0) == ["gone"]
@@ -169,13 +162,6 @@ def test_without_squeue_a_job_that_slurm_starts_again_may_be_alive(word, slurm):
 def test_with_squeue_a_job_that_is_not_in_the_queue_has_ended(word, slurm):
     slurm.ends = {"1": f"{word}|n1", "2": "CANCELLED by 0|n1"}
     assert phases("1", "2", max_age_s=0) == ["gone", "gone"]
-
-
-def test_a_forgotten_job_that_runs_again_runs(slurm, clock):
-    assert look("1") == ["gone"]
-    slurm.mine = {"1": "RUNNING|n1|None"}
-    clock.now += 31
-    assert look("1") == ["running"]
 
 
 def asked_within(slurm, clock, seconds):
@@ -220,33 +206,9 @@ def test_a_site_can_ask_more_rarely(slurm, clock, monkeypatch):
     assert asked_within(slurm, clock, 60) == 2
 
 
-def test_while_somebody_asks_the_others_take_what_is_known(slurm, clock):
-    slurm.mine = {"1": "RUNNING|n1|None"}
-    look("1")
-    (lock,) = caches.folder().glob("slurm-*.lock")
-    clock.now += 31
-    with lock.open() as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        assert look("1") == ["running"]
-        assert slurm.calls == {"squeue": 1}
-        assert phases("1", max_age_s=0) == ["running"], "who decides waits for the other, and then asks"
-    assert slurm.calls == {"squeue": 2}
-
-
 def answers_file() -> Path:
     (file,) = caches.folder().glob("slurm-*.json")
     return file
-
-
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 1}', '{"cluster": "", "format": 1, "queue": [1]}'])
-def test_a_damaged_file_is_nothing(slurm, clock, content):
-    slurm.mine = {"1": "RUNNING|n1|None"}
-    look("1")
-    answers_file().write_text(content)
-    assert look("1") == ["running"]
-    assert slurm.calls == {"squeue": 2}
-    assert look("1") == ["running"]
-    assert slurm.calls == {"squeue": 2}
 
 
 def test_the_file_is_this_user_s_alone(slurm, monkeypatch, tmp_path):
@@ -256,26 +218,6 @@ def test_the_file_is_this_user_s_alone(slurm, monkeypatch, tmp_path):
     folder = tmp_path / "cldctl"
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert answers_file().parent == folder
-
-
-def no_folder(tmp_path):
-    (tmp_path / "cache").write_text("a file")
-
-
-def a_link(tmp_path):
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "cache").symlink_to(tmp_path / "elsewhere")
-
-
-@pytest.mark.parametrize("spoil", [no_folder, a_link])
-def test_without_a_folder_each_process_knows_what_it_has_asked(slurm, clock, monkeypatch, tmp_path, spoil):
-    monkeypatch.setenv("CLDCTL_CACHE", str(tmp_path / "cache"))
-    spoil(tmp_path)
-    slurm.mine = {"1": "RUNNING|n1|None"}
-    for _ in range(3):
-        assert phases("1", max_age_s=30.0) == ["running"]
-    assert slurm.calls == {"squeue": 1}
-    assert not list(tmp_path.glob("elsewhere/*"))
 
 
 LOOK = """

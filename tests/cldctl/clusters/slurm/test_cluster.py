@@ -13,7 +13,7 @@ import pytest
 from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run.events import JobRef
 from cldctl.clusters.base import Task
-from cldctl.clusters.records import After, JobSpec, SchedulerAway, SchedulerRefused
+from cldctl.clusters.records import JobSpec, SchedulerAway, SchedulerRefused
 from cldctl.clusters.slurm import client, cluster, submission
 from cldctl.clusters.slurm.client import Answer
 from cldctl.clusters.slurm.cluster import SlurmCluster
@@ -107,13 +107,6 @@ def test_an_sbatch_that_hangs_is_ended_and_its_job_looked_for(spec, sbatch, tmp_
     assert asked == ["mine", ["31"]]
 
 
-def test_a_folder_that_cannot_be_written(spec, sbatch, tmp_path):
-    sbatch("echo Submitted batch job 31")
-    (tmp_path / "logs").touch()
-    with pytest.raises(SchedulerRefused, match="the job could not be written"):
-        submit(spec)
-
-
 @pytest.mark.parametrize(
     ("answers", "advice", "cancelled"),
     [
@@ -160,17 +153,6 @@ def test_a_client_that_does_not_answer_is_away(monkeypatch):
     monkeypatch.setattr(client, "run", lambda command, stdin="": Answer(8, f"scancel: error: {CONTROLLER}", away=True))
     with pytest.raises(SchedulerAway, match=r"slurmctld does not answer .*\. Try again when it does\."):
         SlurmCluster().cancel([JobRef(cluster="slurm", job_id="7")])
-
-
-def test_waiting_arrays_are_redirected_once(monkeypatch):
-    asked = []
-    monkeypatch.setattr(client, "run", lambda command, stdin="": asked.append(command) or Answer(0, ""))
-    waiting = [JobRef(cluster="slurm", job_id=name) for name in ("8_0", "8_1", "9")]
-    SlurmCluster().redirect(waiting, After((JobRef(cluster="slurm", job_id="12"),)))
-    assert [command[2:] for command in asked] == [
-        ["jobid=8", "dependency=afterany:12"],
-        ["jobid=9", "dependency=afterany:12"],
-    ]
 
 
 def test_unavailable_without_sbatch(monkeypatch, tmp_path):

@@ -175,21 +175,6 @@ def test_nodes_that_could_run_a_job(controlled_by, partition, features, count):
     assert client.usable_nodes(partition, features) == count
 
 
-def test_nodes_that_somebody_excluded_do_not_count(logs, controlled_by):
-    shows = {"ExcNodeList": "[n,m]1"}, {"Partition": "low"}
-    controlled_by(Controller(Answer(0, "n1\nm1\n"), Answer(0, SINFO), shows=shows))
-    job = SlurmCluster().current_job(logs)
-    assert job.excluded_nodes() == ("n1", "m1")
-    assert job.usable_nodes(("n1", "m1")) == 1
-
-
-def test_an_expression_that_cannot_be_read_names_no_nodes(controlled_by):
-    controlled_by(Controller(Answer(1, "invalid")))
-    assert client.nodes_in("n[1-2") is None
-    assert client.nodes_in("n1,n2") == ("n1", "n2")
-    assert client.nodes_in("(null)") == ()
-
-
 @pytest.mark.parametrize(("left", "stop"), [(3600, None), (150, 75.0), (100, 50.0), (20, 10.0), (-5, 0.0)])
 def test_a_notice_that_nobody_heard_is_made_up_for(logs, monkeypatch, left, stop):
     monkeypatch.setenv("CLDCTL_SIGNAL_S", "90")

@@ -109,12 +109,6 @@ def test_without_limits_of_jobs_an_array_is_as_long_as_arrays_may_be(said, tmp_p
     assert why in SlurmCluster().why_no_more(spec(tmp_path))
 
 
-def test_accounting_is_not_asked_where_limits_are_not_enforced(said, tmp_path):
-    said[0]["show config"] = CONFIG.replace("associations,limits", "none")
-    SlurmCluster().max_tasks(spec(tmp_path))
-    assert said[1] == ["show config"]
-
-
 POLICY = (
     "Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
 )
