@@ -65,6 +65,7 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/codespell
+	$(BIN)/python tests/house.py
 	$(BIN)/mdformat --check --wrap 100 --compact-tables $(MARKDOWN)
 
 # The site, in build/site. Links that lead nowhere and pages that load from elsewhere are errors.

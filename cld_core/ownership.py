@@ -1,13 +1,10 @@
 """Whose files these are: a job may unpickle only what nobody else can have written."""
 
-import contextlib
 import os
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 from cld_core.errors import CldError
-from cld_core.texts import printable
 
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
@@ -65,11 +62,7 @@ def user_name(number: int) -> str:
 
 
 def problem_of(what: os.stat_result) -> str | None:
-    """Why the content of a file or folder with this status may have been written by somebody else; None if it cannot.
-
-    Args:
-        what: of a file that is open, or of a folder, so that no other one can take its place after the check.
-    """
+    """Why somebody else may have written what has this status; None if nobody can."""
     if what.st_uid != os.geteuid():
         return f"it belongs to user {what.st_uid}"
     if what.st_mode & _OTHERS_WRITE:
@@ -123,55 +116,29 @@ def make_private(folder: Path, why: str, *, hidden: bool = False) -> None:
 
     Args:
         why: as for `require_private`.
-        hidden: whether others may not even read what is in it; then nobody can write into its files, either.
+        hidden: whether others may not even read what is in it.
 
     Raises:
-        CldError: it belongs to somebody else, is a link, or holds something that belongs to somebody else.
-        OSError: it cannot be created or opened.
+        CldError: it belongs to somebody else, or is a link.
+        OSError: it cannot be created.
     """
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(mode=0o700 if hidden else 0o755, parents=True)
-    # Opened, so that nothing else can take its place between the check and the change.
-    with _opened(folder) as descriptor:
-        status = os.fstat(descriptor)
-        refused = stat.S_IRWXG | stat.S_IRWXO if hidden else _OTHERS_WRITE
-        if status.st_uid == os.geteuid() and status.st_mode & refused:
-            os.fchmod(descriptor, stat.S_IMODE(status.st_mode) & ~refused)
-        problem = problem_of(os.fstat(descriptor)) or _problem_inside(descriptor)
-    if problem is not None:
-        raise CldError(_message(folder, problem, why))
+    folder.mkdir(mode=0o700 if hidden else 0o755, parents=True, exist_ok=True)
+    status = folder.lstat()
+    refused = stat.S_IRWXG | stat.S_IRWXO if hidden else _OTHERS_WRITE
+    if status.st_uid == os.geteuid() and stat.S_ISDIR(status.st_mode) and status.st_mode & refused:
+        folder.chmod(stat.S_IMODE(status.st_mode) & ~refused)
+    require_private(folder, why)
 
 
 def can_be_private(folder: Path) -> bool:
     """Whether `make_private` would accept ``folder`` as it is at this moment; nothing is changed."""
     try:
-        with _opened(folder) as descriptor:
-            return os.fstat(descriptor).st_uid == os.geteuid() and _problem_inside(descriptor) is None
+        status = folder.lstat()
     except FileNotFoundError:
         return True
-    except (OSError, CldError):
+    except OSError:
         return False
-
-
-@contextlib.contextmanager
-def _opened(folder: Path) -> Iterator[int]:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _problem_inside(descriptor: int) -> str | None:
-    """Why the entries of an open folder show that somebody else could write into it; None if nothing shows it."""
-    with os.scandir(descriptor) as entries:
-        for entry in entries:
-            # What is removed or renamed meanwhile says nothing.
-            with contextlib.suppress(FileNotFoundError):
-                owned_by = entry.stat(follow_symlinks=False).st_uid
-                if owned_by != os.geteuid():
-                    return f"{printable(entry.name, keep='')} in it belongs to user {owned_by}"
-    return None
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
 
 
 def _message(path: Path, problem: str, why: str) -> str:

@@ -30,7 +30,7 @@ def require(spec: DataSpec) -> None:
     else:
         problem = cut(root, manifest)
     if problem is None and spec.labels and (manifest is None or not manifest.classes):
-        why = "it was prepared by an older version, or from pictures that do not lie in folders of classes"
+        why = "it was prepared from pictures that do not lie in folders of classes"
         problem = f"{root.absolute()} has no labels, which data.labels=true needs: {why}"
     if problem is not None:
         hint = prepare_hint(spec.name, spec.path.removesuffix(".partial"), spec.pixels)

@@ -76,7 +76,7 @@ class Manifest:
         size: height and width in pixels.
         source: name of what it was made from.
         source_digest: digest of that source's files and of how they were read.
-        classes: names of the classes; empty if the images have no labels, as those that older versions prepared.
+        classes: names of the classes; empty if the images have no labels.
     """
 
     name: str

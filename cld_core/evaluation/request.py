@@ -12,7 +12,6 @@ from cld_core.recipe import Recipe
 from cld_core.recipe.data import ImageDataSpec
 from cld_core.recipe.ema import EmaSpec
 from cld_core.recipe.eval import ElboSpec, EvalSpec, FlowSpec, IscSpec, KidSpec, LossSpec, PrcSpec, W2Spec
-from cld_core.recipe.keys import identity
 from cld_core.recipe.objective import ObjectiveSpec
 from cld_core.recipe.sampling import SamplingSpec
 from cld_core.recipe.variants import SECTIONS
@@ -195,16 +194,13 @@ class EvalRequest(Request):
         return self.store(run.evals / self.id)
 
     def _digest(self, metrics: Sequence[str], *more: str, sizes: bool = True) -> str:
-        # Requests without a length keep the digests that they had before there were lengths.
-        names = {"model_digest", "seed", *(["ema"] if self.ema.length is not None else []), *more}
+        names = {"model_digest", "seed", "ema", *more}
         for metric in registry.metrics(metrics):
             rows = registry.ROWS[metric.rows]
             numbers = [rows.over, *([rows.most] if rows.most else [])] if sizes else []
             names |= {*rows.depends, *metric.depends, *numbers}
         versions = {metric.name: metric.version for metric in registry.metrics(metrics)}
-        parts = {name: self._spec_at(name) for name in names}
-        content = {name: identity(part) if is_dataclass(part) else part for name, part in parts.items()}
-        return digest({"metrics": versions, **content})[:8]
+        return digest({"metrics": versions, **{name: self.at(name) for name in names}})[:8]
 
     def _spec_at(self, place: str) -> Any:
         value: Any = self

@@ -33,10 +33,7 @@ class StatsComputation(Computation):
         Raises:
             DataError: the images are gone, or others.
             UsageError: the weights are gone or have changed.
-            CldError: somebody else may have written the request.
         """
-        # It names a plug-in, which is code.
-        self._request.require_own()
         if self._images.n != self._request.images:
             text = f"has {self._images.n} images, but {self._request.images} when the statistics were asked for"
             raise DataError(f"{self._request.data.path} {text}. Re-run `{self._work.command}`.")

@@ -113,14 +113,6 @@ class StatsRequest(Request):
         make_folder(self.folder)
         return self.store(self.folder)
 
-    def require_own(self) -> None:
-        """Refuse a folder that may have been exchanged since the work was asked for.
-
-        Raises:
-            CldError
-        """
-        ownership.require_private(self.folder, _WHY)
-
     @property
     def is_done(self) -> bool:
         """Whether the file holds what is asked for. One that answers another request is replaced."""
@@ -156,15 +148,13 @@ class Statistics(Work):
 
 
 def make_folder(folder: Path) -> None:
-    """Make the folder of statistics, which nobody but this user may read or write.
+    """Make the folder of statistics, which nobody but this user may write into.
 
     Raises:
-        CldError: somebody else owns it, or something in it.
+        CldError: somebody else owns it, or it cannot be made.
     """
     try:
-        ownership.make_private(folder, _WHY, hidden=True)
+        ownership.make_private(folder, _WHY)
     except OSError as error:
-        if folder.is_symlink():
-            ownership.require_private(folder, _WHY)
         text = f"the folder cannot be made ({error.strerror}). Write the statistics to another place with -o."
         raise CldError(f"{folder}: {text}") from error

@@ -1,12 +1,12 @@
 """Plain nested dictionaries -> `Recipe`, with errors that name the key, its place and what is accepted."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from cld_core.errors import RecipeError, did_you_mean
 
-from .checks import problems, problems_of_new
+from .checks import problems
 from .schema import Recipe
 from .tree import describe, options_of, origin, section_class, type_hints
 from .values import WRONG, convert, inside, is_text, literals, shown
@@ -15,40 +15,32 @@ from .values import WRONG, convert, inside, is_text, literals, shown
 COMMAND_LINE = "command line"
 
 
-# Whether the value of a key is given now, rather than read from a run.
-IsNew = Callable[[str], bool]
-
-
-def build(tree: Mapping[str, Any], where: Mapping[str, str], is_new: IsNew) -> Recipe:
+def build(tree: Mapping[str, Any], where: Mapping[str, str]) -> Recipe:
     """The recipe that a checked, merged and resolved tree describes.
 
     Args:
         tree: nested keys.
         where: for each dotted key, the file or command line that set it.
-        is_new: which values must keep to what new ones have to (`keys.key`'s ``most``, `checks.problems_of_new`).
 
     Raises:
         RecipeError: a value has the wrong type, is out of bounds, or does not go with another.
     """
-    recipe: Recipe = _build("", tree, tree, where, is_new)
+    recipe: Recipe = _build("", tree, tree, where)
     for key, other, problem in problems(recipe):
         raise RecipeError(f"{_origin_of_pair(key, other, where)}: '{key}' {problem}")
-    for key, other, problem in problems_of_new(recipe):
-        if is_new(key) or is_new(other):
-            raise RecipeError(f"{_origin_of_pair(key, other, where)}: '{key}' {problem}")
     return recipe
 
 
-def _build(path: str, node: Mapping[str, Any], tree: Mapping[str, Any], where: Mapping[str, str], is_new: IsNew) -> Any:
+def _build(path: str, node: Mapping[str, Any], tree: Mapping[str, Any], where: Mapping[str, str]) -> Any:
     cls = section_class(path, tree)
     assert cls is not None, f"{path} is not a section"
     values = {}
     for entry in dataclasses.fields(cls):
         key = f"{path}.{entry.name}" if path else entry.name
         if section_class(key, tree) is not None:
-            values[entry.name] = _build(key, node.get(entry.name, {}), tree, where, is_new)
+            values[entry.name] = _build(key, node.get(entry.name, {}), tree, where)
         elif entry.name in node:
-            bounds = entry.metadata["bounds" if is_new(key) else "lasting"]
+            bounds = entry.metadata["bounds"]
             values[entry.name] = _value(key, node[entry.name], type_hints(cls)[entry.name], bounds, tree, where)
     try:
         return cls(**values)

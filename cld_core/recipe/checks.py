@@ -37,10 +37,6 @@ def problems(recipe: Recipe) -> Iterator[Problem]:
     yield from _network(recipe)
     yield from _labels(recipe)
     yield from _batches(recipe)
-
-
-def problems_of_new(recipe: Recipe) -> Iterator[Problem]:
-    """Problems of what is typed. Runs that have them are read: what meets such a value, a job above all, refuses it."""
     for name, text in cluster.problems(recipe.cluster):
         yield f"cluster.{name}", f"cluster.{name}", text
     for name, text in recipe.monitor.problems():

@@ -21,21 +21,21 @@ _DIRECTIVE = re.compile(r"\s*#(SBATCH|PBS|BSUB)")
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterSpec:
-    nodes: int = key(1, "number of machines", ge=1, most=100_000)
-    gpus_per_node: int = key(0, "GPUs per machine; 0: CPU only", ge=0, most=1024)
-    tasks_per_node: int | None = key(None, "ranks per machine; null: one per GPU, at least one", ge=1, most=1024)
+    nodes: int = key(1, "number of machines", ge=1, le=100_000)
+    gpus_per_node: int = key(0, "GPUs per machine; 0: CPU only", ge=0, le=1024)
+    tasks_per_node: int | None = key(None, "ranks per machine; null: one per GPU, at least one", ge=1, le=1024)
     time_min: int | None = key(
-        None, "time limit of one job in minutes; null: the cluster's default", ge=1, most=10_000_000
+        None, "time limit of one job in minutes; null: the cluster's default", ge=1, le=10_000_000
     )
     partition: str | None = key(None, "Slurm partition")
     account: str | None = key(None, "Slurm account")
     qos: str | None = key(None, "Slurm quality of service")
-    mem_gb: float | None = key(None, "memory per node in GB", gt=0, most=1_000_000)
+    mem_gb: float | None = key(None, "memory per node in GB", gt=0, le=1_000_000)
     cpus_per_task: int | None = key(
         None,
         "CPU cores per rank, and its threads in training on a CPU; null: as Slurm and torch choose",
         ge=1,
-        most=100_000,
+        le=100_000,
     )
     gres: str | None = key(None, "generic resources instead of gpus_per_node, such as gpu:a100:8")
     constraint: str | None = key(None, "features that nodes must have")
@@ -45,7 +45,7 @@ class ClusterSpec:
     srun_args: tuple[str, ...] = key((), "further options of srun, such as --cpu-bind=cores")
     container: str | None = key(None, "command in front of python, such as apptainer exec --nv image.sif")
     signal_s: int | None = key(
-        None, "seconds before the time limit at which to stop and save; null: from measured saves", ge=5, most=1_000_000
+        None, "seconds before the time limit at which to stop and save; null: from measured saves", ge=5, le=1_000_000
     )
     successor: bool = key(
         False, "keep a successor job queued, for clusters where preemption cancels jobs instead of requeueing them"
@@ -80,10 +80,7 @@ class ClusterSpec:
 
 
 def problems(spec: ClusterSpec) -> Iterator[tuple[str, str]]:
-    """Texts that a batch script would read as something else: the name of the key, and what is wrong with it.
-
-    A run may have some nevertheless: one of another version of cldctl, or of a cluster without batch scripts.
-    """
+    """Texts that a batch script would read as something else: the name of the key, and what is wrong with it."""
     for entry in fields(spec):
         value = getattr(spec, entry.name)
         for text in value if isinstance(value, tuple) else (value,):

@@ -17,7 +17,7 @@ class ToyDataSpec:
 
     name: str = key("multimodal_swissroll", "a registered toy density")
     plugin: str | None = key(None, "Python file or module that registers further data sets", path="code")
-    labels: bool = key(False, _LABELS, added=True)
+    labels: bool = key(False, _LABELS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +41,8 @@ class ImageDataSpec:
     )
     flip: bool = key(True, "mirror training images at random, left to right")
     cache: Literal["auto", "memory", "disk"] = key("auto", "hold the images in memory; auto: up to 2 GiB")
-    threads: int = key(2, "threads of a rank that read images from the disk", ge=1, most=1024)
-    labels: bool = key(False, _LABELS, added=True)
+    threads: int = key(2, "threads of a rank that read images from the disk", ge=1, le=1024)
+    labels: bool = key(False, _LABELS)
 
     @property
     def pixels(self) -> int:

@@ -18,7 +18,6 @@ class EmaSpec:
         "relative length of the weight average, reconstructed from those of train.ema_lengths; null: use train.ema",
         gt=0,
         lt=LONGEST,
-        added=True,
     )
 
     @property

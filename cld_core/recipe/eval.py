@@ -10,8 +10,8 @@ INCEPTION = "inception-v3-compat"
 
 @dataclass(frozen=True, kw_only=True)
 class ElboSpec:
-    velocities: int = key(1, "draws of the initial velocity for each example", ge=1, most=10_000)
-    probes: int = key(1, "probes of the trace for each draw", ge=1, most=10_000)
+    velocities: int = key(1, "draws of the initial velocity for each example", ge=1, le=10_000)
+    probes: int = key(1, "probes of the trace for each draw", ge=1, le=10_000)
     probe: Literal["rademacher", "gaussian"] = key("rademacher", "distribution of the probes")
     eps: float = key(1e-5, "time at which the flow starts; objective.loss_eps if that is later", gt=0, lt=1)
     rtol: float = key(1e-5, "relative tolerance of the adaptive solver", gt=0)
@@ -21,7 +21,7 @@ class ElboSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class LossSpec:
-    draws: int = key(1, "draws of time and noise for each test point", ge=1, most=10_000)
+    draws: int = key(1, "draws of time and noise for each test point", ge=1, le=10_000)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,42 +43,42 @@ class FidSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class KidSpec:
-    subsets: int = key(100, "random subsets over which the distance is averaged", ge=1, most=100_000)
-    subset_size: int = key(1000, "images in a subset", ge=2, most=100_000)
+    subsets: int = key(100, "random subsets over which the distance is averaged", ge=1, le=100_000)
+    subset_size: int = key(1000, "images in a subset", ge=2, le=100_000)
 
 
 @dataclass(frozen=True, kw_only=True)
 class IscSpec:
-    splits: int = key(10, "parts of the samples over which the score is averaged", ge=1, most=1000)
+    splits: int = key(10, "parts of the samples over which the score is averaged", ge=1, le=1000)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrcSpec:
     neighbours: int = key(
-        3, "nearest neighbours that set the radius of the balls of precision and recall", ge=1, most=1000
+        3, "nearest neighbours that set the radius of the balls of precision and recall", ge=1, le=1000
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class W2Spec:
-    directions: int = key(64, "directions that samples are projected on", ge=1, most=10_000, added=True)
-    sets: int = key(4, "sets of true samples over which the distance is averaged", ge=2, most=100, added=True)
+    directions: int = key(64, "directions that samples are projected on", ge=1, le=10_000)
+    sets: int = key(4, "sets of true samples over which the distance is averaged", ge=2, le=100)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FlowSpec:
-    samples: int = key(1000, "samples that are compared, at most eval.samples", ge=2, most=100_000_000, added=True)
-    rtol: float = key(1e-6, "relative tolerance of the solver that follows the flow", gt=0, added=True)
-    atol: float = key(1e-6, "absolute tolerance of the solver that follows the flow", gt=0, added=True)
+    samples: int = key(1000, "samples that are compared, at most eval.samples", ge=2, le=100_000_000)
+    rtol: float = key(1e-6, "relative tolerance of the solver that follows the flow", gt=0)
+    atol: float = key(1e-6, "absolute tolerance of the solver that follows the flow", gt=0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalSpec:
-    samples: int = key(2000, "samples to draw", ge=2, most=100_000_000)
+    samples: int = key(2000, "samples to draw", ge=2, le=100_000_000)
     points: int | None = key(
-        None, "test points of ELBO and loss; null: all images, for toys eval.samples", ge=1, most=100_000_000
+        None, "test points of ELBO and loss; null: all images, for toys eval.samples", ge=1, le=100_000_000
     )
-    batch_size: int = key(2048, "samples or test points computed at once", ge=1, most=1_000_000)
+    batch_size: int = key(2048, "samples or test points computed at once", ge=1, le=1_000_000)
     seed: int = key(0, "key of every random draw of an evaluation", ge=0)
     max_nonfinite: float = key(0.001, "largest fraction of samples that may be infinite or NaN", ge=0, le=1)
     elbo: ElboSpec = field(default_factory=ElboSpec, metadata={"doc": "the likelihood bound"})

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
@@ -56,14 +56,13 @@ def load_frozen(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     r"""Read the recipe of a run folder, as `dump` wrote it. Its texts are what they are: ``${`` means nothing in them.
 
     Args:
-        overrides: those that the ledger has, as `anchored_overrides` wrote them. A ``${...}`` in them that is not a
-            reference to a key is a text as well, so that a run can be read whatever was typed.
+        overrides: those that the ledger has, as `anchored_overrides` wrote them.
 
     Raises:
         RecipeError: the file cannot be read, or a key or value is wrong.
     """
     keys, lines = read(Path(path), follow=False)
-    return _assemble([_frozen(Layer(printed(path), keys, lines))], overrides, Path(path), new="none")
+    return _assemble([_frozen(Layer(printed(path), keys, lines))], overrides, Path(path))
 
 
 def with_overrides(
@@ -75,7 +74,7 @@ def with_overrides(
         source: what messages call the recipe.
         idle: keys whose overrides are ignored if the chosen variant lacks them, such as the axes of a sweep.
     """
-    return _assemble([_frozen(Layer(source, recipe.to_dict()))], overrides, Path(source), idle, new="typed")
+    return _assemble([_frozen(Layer(source, recipe.to_dict()))], overrides, Path(source), idle)
 
 
 def from_dict(tree: Mapping[str, Any], source: str) -> Recipe:
@@ -86,7 +85,7 @@ def from_dict(tree: Mapping[str, Any], source: str) -> Recipe:
     """
     if not isinstance(tree, Mapping):
         raise RecipeError(f"{source}: a recipe is a mapping of sections, not {shown(tree)}. Use another file.")
-    return _assemble([_frozen(Layer(source, tree))], (), Path(source), new="none")
+    return _assemble([_frozen(Layer(source, tree))], (), Path(source))
 
 
 def override(text: str) -> tuple[str, Any]:
@@ -157,15 +156,12 @@ def _assemble(
     overrides: Sequence[str],
     path: Path,
     idle: Collection[str] = (),
-    new: Literal["all", "typed", "none"] = "all",
     where: dict[str, str] | None = None,
 ) -> Recipe:
     """The recipe that layers and overrides give.
 
     Args:
         where: gets what set each key.
-        new: which values must keep to what has been decided since older runs were made: all, the overrides alone, or
-            none, if everything was accepted before.
     """
     tree: dict[str, Any] = {}
     where = {} if where is None else where
@@ -174,9 +170,9 @@ def _assemble(
         _apply(layer, tree, where)
     for name, value in _in_order([override(text) for text in overrides], tree, idle):
         _apply(Layer(COMMAND_LINE, _nest(name, value)), tree, where)
-    values = resolved(tree, where, strict=new != "none")
+    values = resolved(tree, where)
     values.setdefault("name", path.stem)
-    return build(values, where, lambda key: new == "all" or (new == "typed" and where.get(key) == COMMAND_LINE))
+    return build(values, where)
 
 
 def _check_shape(layer: Layer, node: Mapping[str, Any], path: str, depth: int) -> None:

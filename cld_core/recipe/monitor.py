@@ -18,10 +18,10 @@ _STORES = ("sqlite", "postgresql", "mysql", "mssql", "file")
 
 @dataclass(frozen=True, kw_only=True)
 class WandbSpec:
-    project: str | None = key(None, "project of Weights & Biases in which the run is shown; null: none", added=True)
-    entity: str | None = key(None, "user or team that has the project; null: your default", added=True)
+    project: str | None = key(None, "project of Weights & Biases in which the run is shown; null: none")
+    entity: str | None = key(None, "user or team that has the project; null: your default")
     mode: Literal["online", "offline", "disabled"] = key(
-        "online", "offline: write into the run folder only, for `wandb sync`", added=True
+        "online", "offline: write into the run folder only, for `wandb sync`"
     )
 
     @property
@@ -31,8 +31,8 @@ class WandbSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class MlflowSpec:
-    tracking_uri: str | None = key(None, "server or data base of MLflow that shows the run; null: none", added=True)
-    experiment: str = key("cldctl", "experiment that the run belongs to", added=True)
+    tracking_uri: str | None = key(None, "server or data base of MLflow that shows the run; null: none")
+    experiment: str = key("cldctl", "experiment that the run belongs to")
 
     @property
     def is_on(self) -> bool:

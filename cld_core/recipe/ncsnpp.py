@@ -53,7 +53,6 @@ class NcsnppSpec(NetworkSpec):
         "probability of each geometric augmentation, on which the network is conditioned; 0: no augmentation",
         ge=0,
         le=1,
-        added=True,
     )
 
     def __post_init__(self) -> None:

@@ -36,10 +36,9 @@ class MlpSpec(NetworkSpec):
         "random Fourier features of x (a sine and a cosine each) that are appended to the input; 0: none",
         ge=0,
         le=16_384,
-        added=True,
     )
     input_scale: float = key(
-        2.0, "standard deviation of the frequencies of these features, in cycles per unit of x", gt=0, added=True
+        2.0, "standard deviation of the frequencies of these features, in cycles per unit of x", gt=0
     )
 
 

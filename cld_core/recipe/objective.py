@@ -20,18 +20,15 @@ class ObjectiveSpec:
         "uniform",
         "how t is drawn: uniformly; uniformly in log t, which weights each t by 1/t; or by importance sampling for the "
         "weighting, which does not change the weights",
-        added=True,
     )
     precondition: Literal["none", "data"] = key(
         "none",
         "data: scale inputs and outputs of the network as for Gaussian data, so that it learns only the rest",
-        added=True,
     )
-    data_std: float = key(0.5, "standard deviation of these Gaussian data", gt=0, le=1000, added=True)
+    data_std: float = key(0.5, "standard deviation of these Gaussian data", gt=0, le=1000)
     label_dropout: float = key(
         0.1,
         "share of the training examples whose label is hidden, for guidance; only with data.labels",
         ge=0,
         lt=1,
-        added=True,
     )

@@ -30,17 +30,16 @@ def literal(value: Any) -> Any:
     return [literal(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
-def resolved(tree: Mapping[str, Any], where: Mapping[str, str], *, strict: bool = True) -> dict[str, Any]:
+def resolved(tree: Mapping[str, Any], where: Mapping[str, str]) -> dict[str, Any]:
     """The tree with its references replaced.
 
     Args:
         where: for each dotted key, the file or command line that set it.
-        strict: refuse what is not a reference to a key with a value; otherwise it stays the text that it is.
 
     Raises:
         RecipeError: names the key and its place.
     """
-    return _References(tree, where, strict).section("", tree)
+    return _References(tree, where).section("", tree)
 
 
 class _Unresolved(Exception):
@@ -51,7 +50,6 @@ class _Unresolved(Exception):
 class _References:
     tree: Mapping[str, Any]
     where: Mapping[str, str]
-    strict: bool
     known: dict[str, Any] = field(default_factory=dict)
     chain: list[str] = field(default_factory=list)
 
@@ -87,13 +85,7 @@ class _References:
                 pieces.append("${")
                 continue
             alone = not backslashes and opening.start() == 0 and end == len(text) - 1
-            try:
-                value = self._between(text, start, end, alone=alone)
-            except _Unresolved:
-                if self.strict:
-                    raise
-                pieces.append("${")
-                continue
+            value = self._between(text, start, end, alone=alone)
             if alone:
                 return value
             place = end + 1

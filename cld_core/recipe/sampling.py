@@ -31,21 +31,16 @@ class SamplingSpec:
     denoise: bool = key(True, "end with a noise-free step of size eps")
     compile: bool = key(False, "torch.compile the network that samples are drawn with; GPUs: with CUDA graphs")
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = key(
-        "fp32", "precision of the network in sampling; tf32: on GPUs only", added=True
+        "fp32", "precision of the network in sampling; tf32: on GPUs only"
     )
     guidance: float = key(
         1.0,
         "scale of classifier-free guidance: 1 is the conditional score, 0 the unconditional one; only with data.labels",
         ge=0,
         le=1000,
-        added=True,
     )
-    guidance_from: float = key(
-        0.0, "smallest t with guidance; below it, the conditional score is used", ge=0, le=1, added=True
-    )
-    guidance_to: float = key(
-        1.0, "largest t with guidance; above it, the conditional score is used", ge=0, le=1, added=True
-    )
+    guidance_from: float = key(0.0, "smallest t with guidance; below it, the conditional score is used", ge=0, le=1)
+    guidance_to: float = key(1.0, "largest t with guidance; above it, the conditional score is used", ge=0, le=1)
 
     def canonical(self) -> Self:
         """The same sampler with "auto" replaced by the grid that it means: equal if the samples are equal."""
@@ -146,9 +141,8 @@ class ExponentialSpec(FixedStepSpec):
         "to its start; sampling.nfe counts each step once",
         ge=1,
         le=1000,
-        added=True,
     )
-    jump: int = key(20, "steps in a group that sampling.repeats repeats", ge=1, added=True)
+    jump: int = key(20, "steps in a group that sampling.repeats repeats", ge=1)
 
     def canonical(self) -> Self:
         same = super().canonical()
@@ -172,11 +166,11 @@ class GddimSpec(FixedStepSpec):
 
     method: Literal["gddim"] = key("gddim", "generalised DDIM (gDDIM)")
     root: Literal["flow", "cholesky"] = key(
-        "flow", "root of the kernel's covariance that defines the noise: R_t (flow) or L_t of gDDIM", added=True
+        "flow", "root of the kernel's covariance that defines the noise: R_t (flow) or L_t of gDDIM"
     )
-    order: int = key(2, "degree of the interpolating polynomial", ge=0, le=3, added=True)
-    corrector: bool = key(False, "let each evaluation correct the step before it", added=True)
-    eta: float = key(0.0, "amount of noise: 0 the probability flow, 1 the reverse SDE", ge=0, le=1, added=True)
+    order: int = key(2, "degree of the interpolating polynomial", ge=0, le=3)
+    corrector: bool = key(False, "let each evaluation correct the step before it")
+    eta: float = key(0.0, "amount of noise: 0 the probability flow, 1 the reverse SDE", ge=0, le=1)
 
     @property
     def follows_flow(self) -> bool:
@@ -201,8 +195,8 @@ class ConjugateSpec(FixedStepSpec):
     auto_grid: ClassVar[str] = "power"
 
     method: Literal["conjugate"] = key("conjugate", "conjugate integrator (lambda-DDIM)")
-    conjugate_lambda: float = key(0.0, "lambda of B = lambda beta(t) J; 0 is DDIM", ge=-100, le=100, added=True)
-    conjugate_matrix: Literal["identity", "ones"] = key("identity", "J of B = lambda beta(t) J", added=True)
+    conjugate_lambda: float = key(0.0, "lambda of B = lambda beta(t) J; 0 is DDIM", ge=-100, le=100)
+    conjugate_matrix: Literal["identity", "ones"] = key("identity", "J of B = lambda beta(t) J")
 
     @property
     def follows_flow(self) -> bool:
@@ -223,14 +217,14 @@ class SplittingSpec(FixedStepSpec):
 
     method: Literal["splitting"] = key("splitting", "splitting integrator of positions and velocities")
     scheme: Literal["symplectic-euler", "velocity-verlet", "oba", "bao", "obab"] = key(
-        "velocity-verlet", "order of the updates in a step; oba, bao and obab are stochastic", added=True
+        "velocity-verlet", "order of the updates in a step; oba, bao and obab are stochastic"
     )
-    reduced: bool = key(True, "one evaluation per step, shared by its updates", added=True)
-    conjugate: bool = key(False, "split after the change of variables of method=conjugate", added=True)
-    conjugate_lambda: float = key(0.0, "lambda of B = lambda beta(t) J; 0 is DDIM", ge=-100, le=100, added=True)
-    conjugate_matrix: Literal["identity", "ones"] = key("identity", "J of B = lambda beta(t) J", added=True)
+    reduced: bool = key(True, "one evaluation per step, shared by its updates")
+    conjugate: bool = key(False, "split after the change of variables of method=conjugate")
+    conjugate_lambda: float = key(0.0, "lambda of B = lambda beta(t) J; 0 is DDIM", ge=-100, le=100)
+    conjugate_matrix: Literal["identity", "ones"] = key("identity", "J of B = lambda beta(t) J")
     noise_scale: float = key(
-        1.0, "lambda_s: scales the noise of scored halves before the last; 1 is the reverse SDE", ge=0, added=True
+        1.0, "lambda_s: scales the noise of scored halves before the last; 1 is the reverse SDE", ge=0
     )
 
     @property

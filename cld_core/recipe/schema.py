@@ -15,7 +15,7 @@ from .data import DataSpec, ToyDataSpec
 from .ema import EmaSpec
 from .eval import EvalSpec
 from .hooks import HooksSpec
-from .keys import anchor, identity, key
+from .keys import anchor, key
 from .monitor import MonitorSpec
 from .network import MlpSpec, NetworkSpec
 from .objective import ObjectiveSpec
@@ -75,12 +75,16 @@ class Recipe:
 
     def model_digest(self) -> str:
         """Digest of what a checkpoint's tensors depend on; it does not change in the course of a run."""
-        objective: dict[str, Any] = {"name": self.objective.name, "mixed_score": self.objective.mixed_score}
-        if self.objective.precondition != "none":
-            objective |= {"precondition": self.objective.precondition, "data_std": self.objective.data_std}
-        parts = {"data": self.data.name, "sde": asdict(self.sde), "network": identity(self.network)}
-        labels = {"labels": True} if self.data.labels else {}
-        return digest({**parts, **labels, "objective": objective, "optim": self.optim.name})[:16]
+        names = ("name", "mixed_score", "precondition", "data_std")
+        parts = {
+            "data": self.data.name,
+            "labels": self.data.labels,
+            "sde": asdict(self.sde),
+            "network": asdict(self.network),
+            "objective": {name: getattr(self.objective, name) for name in names},
+            "optim": self.optim.name,
+        }
+        return digest(parts)[:16]
 
 
 def _anchored(spec: Any, folder: Path) -> Any:

@@ -9,10 +9,10 @@ from .keys import is_due, key
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSpec:
-    steps: int = key(800_000, "total number of optimiser steps", ge=1, most=1_000_000_000_000)
-    batch_size: int = key(512, "examples in a step, over all ranks", ge=1, most=10_000_000)
+    steps: int = key(800_000, "total number of optimiser steps", ge=1, le=1_000_000_000_000)
+    batch_size: int = key(512, "examples in a step, over all ranks", ge=1, le=10_000_000)
     micro_batch: int | None = key(
-        None, "examples that a rank computes at once; null: its whole share", ge=1, most=1_000_000
+        None, "examples that a rank computes at once; null: its whole share", ge=1, le=1_000_000
     )
     seed: int = key(0, "key of every random draw", ge=0)
     on_resume: Literal["reseed", "exact"] = key("reseed", "after a restart, fresh noise or the same noise")
@@ -22,19 +22,18 @@ class TrainSpec:
     channels_last: Literal["auto", True, False] = key(
         "auto", "store images with channels last; auto: on GPUs, if that is faster"
     )
-    bucket_mb: int = key(25, "MiB of gradients that ranks exchange at once", ge=1, most=100_000)
+    bucket_mb: int = key(25, "MiB of gradients that ranks exchange at once", ge=1, le=100_000)
     ema: float = key(0.999, "decay of the moving average of the weights", ge=0, lt=1)
     ema_lengths: tuple[float, ...] = key(
         (),
         "relative lengths of power-function averages to track, such as 0.05 and 0.1, for ema.length",
         gt=0,
         lt=LONGEST,
-        added=True,
     )
     ema_every: int | None = key(
-        None, "steps between two stored snapshots of those averages; null: checkpoint_every", ge=1, added=True
+        None, "steps between two stored snapshots of those averages; null: checkpoint_every", ge=1
     )
-    ema_precision: Literal["fp32", "fp16"] = key("fp32", "type of the stored snapshots", added=True)
+    ema_precision: Literal["fp32", "fp16"] = key("fp32", "type of the stored snapshots")
     log_every: int = key(100, "steps between two lines of progress", ge=1)
     checkpoint_every: int = key(10_000, "steps between two checkpoints", ge=1)
     keep: int = key(3, "number of newest checkpoints that are kept", ge=1)
@@ -44,7 +43,7 @@ class TrainSpec:
     max_retries: int = key(3, "crashes in a row, without a new checkpoint, before a run is given up", ge=0)
     health_check: bool = key(True, "check each machine before training, and begin elsewhere if it is unfit")
     max_crashes_a_day: int = key(20, "crashes in 24 hours, with or without progress, before a run is given up", ge=0)
-    hang_timeout_s: float = key(600.0, "seconds without a step after which a rank exits", gt=0, most=1_000_000_000)
+    hang_timeout_s: float = key(600.0, "seconds without a step after which a rank exits", gt=0, le=1_000_000_000)
 
     def wants_snapshot(self, step: int) -> bool:
         """Whether the power-function averages of a step are stored."""

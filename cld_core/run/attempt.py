@@ -20,7 +20,7 @@ class Attempt:
         began: when its machines were given to it; None if nobody recorded that.
         heard: when the attempt before it last reported.
         rewound: somebody named the step that it began from.
-        ranks: of it, and the ``gpus`` and ``cores`` that were reserved; None in older ledgers.
+        ranks: of it, and the ``gpus`` and ``cores`` that were reserved.
         code: the digest of the code that it runs; with versions, gpu and driver as in `events.Started`.
         asked: the digest of the code that it was to run, as in `events.Requested`.
         hosts: the machine of each rank.

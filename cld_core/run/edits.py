@@ -26,8 +26,6 @@ def seen(run: RunFolder) -> tuple[str, ...] | None:
 def edited(run: RunFolder) -> dict[str, str]:
     """The keys of a run's recipe that are not what they were when it was made, each with both values in words.
 
-    Empty for runs of older versions.
-
     Raises:
         OSError, RecipeError: it cannot be read.
     """

@@ -1,6 +1,6 @@
 """What can happen to a run, or to sharded work: one frozen dataclass per event, one line each in a ledger.
 
-Fields and events that a newer version wrote are kept (`Event.extra`, `JobRef.details`, `Unknown`), not dropped.
+Fields that this version does not know are kept (`Event.extra`, `JobRef.details`).
 """
 
 import re
@@ -61,18 +61,11 @@ class Event:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unknown(Event):
-    """An event that this version does not know; all its fields are in ``extra``."""
-
-    event: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class Requested(Event):
     """Training is to begin or to continue; written before there is a job, by process ``pid`` of ``host``.
 
     Attributes:
-        cluster: the name of the cluster that is asked for the job; None in older ledgers.
+        cluster: the name of the cluster that is asked for the job.
         given: overrides that the command line of the first submission gave; they are part of the frozen recipe.
         profile: the profile whose settings are part of the recipe, or of ``overrides``.
         code: the digest of the code that the job runs, "live" for the checkout itself.
@@ -91,15 +84,10 @@ class Requested(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class NotSubmitted(Event):
-    """The scheduler refused a request, or did not answer (``away``).
-
-    Attributes:
-        undone: the request's steps and overrides are not in force; in older ledgers, without it, they are.
-    """
+    """The scheduler refused a request, or did not answer (``away``): its steps and overrides are not in force."""
 
     reason: str
     away: bool = False
-    undone: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -383,7 +371,7 @@ class RecipeEdited(Event):
     """Somebody has changed these keys of the frozen recipe by hand; none any more if there are no ``keys``.
 
     Attributes:
-        values: for each key in words, what it is now and was at first; older versions do not tell.
+        values: for each key in words, what it is now and was at first.
     """
 
     keys: tuple[str, ...] = ()
@@ -419,4 +407,4 @@ def name_of(kind: type[Event]) -> str:
 
 
 # By their names on a line, in the order of this file.
-KINDS: dict[str, type[Event]] = {name_of(kind): kind for kind in Event.__subclasses__() if kind is not Unknown}
+KINDS: dict[str, type[Event]] = {name_of(kind): kind for kind in Event.__subclasses__()}

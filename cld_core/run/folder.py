@@ -1,7 +1,7 @@
 """Where everything of a run is stored (docs/architecture.md, "Run folder").
 
-`run.json` holds the version of the folder's format. A change of the format raises `FORMAT`, adds an upgrade of older
-folders, and freezes an example of the new format in tests/fixtures, with a test that reads it.
+`run.json` holds the version of the folder's format. A change of the format raises `FORMAT`; a run of another format is
+not read.
 """
 
 import errno
@@ -25,7 +25,7 @@ from .ledger import Ledger
 if TYPE_CHECKING:
     from cld_core.recipe import Recipe
 
-FORMAT = 2
+FORMAT = 3
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # As `RunFolder.checkpoint_file` writes it: other files, such as copies that somebody made, are nobody's checkpoints.
 _CHECKPOINT = re.compile(r"step_([0-9]{8}|[1-9][0-9]{8,17})\.(json|pt)")
@@ -229,8 +229,8 @@ class RunFolder:
             return (
                 f"{self.path}: run.json is damaged or not that of a run. Restore it from a backup, or remove the run."
             )
-        fix = "Use the cldctl that made the run" if version < FORMAT else "Install a newer cldctl"
-        return f"{self.path}: the run folder has format {version}; this cldctl reads format {FORMAT}. {fix}."
+        text = f"made by another version of cldctl (format {version}; this one reads {FORMAT})"
+        return f"{self.path}: {text}. Use the version that made it."
 
     def evaluation_names(self) -> list[str]:
         """The names of what is in the folder of evaluations and sweeps; none if it cannot be listed."""

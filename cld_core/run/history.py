@@ -242,7 +242,7 @@ class History:
             case events.RankFailed() | events.Unfit():
                 self._told.append(event)
             case events.RecipeEdited():
-                self.edited = event.values or event.keys
+                self.edited = event.values
             case events.OtherCode():
                 self.other_code = event
             case events.TaskFailed():
@@ -283,7 +283,7 @@ class History:
     def _not_submitted(self, event: NotSubmitted) -> None:
         if self.request is None:
             return  # A late one, after the job of another request, is about none that matters.
-        if event.undone and isinstance(self.request, Requested):
+        if isinstance(self.request, Requested):
             self.overrides = self.overrides[: len(self.overrides) - len(self.request.overrides)]
             self.steps, self.from_step, self.code = self._before_request
         self.request = event

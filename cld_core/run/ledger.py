@@ -30,7 +30,7 @@ class Ledger:
         append_line(self.path, to_line(event))
 
     def events(self) -> list[Event]:
-        """All events, oldest first. A line that a killed writer left unfinished is skipped.
+        """All events, oldest first. A line that is no event of this version, or unfinished, is skipped.
 
         Raises:
             OSError: the file cannot be read, is no regular file, or is larger than any ledger.

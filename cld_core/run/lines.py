@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from cld_core.small_files import parse_json, real, text, whole
 
-from .events import KINDS, Event, JobRef, Submitted, Unknown, name_of
+from .events import KINDS, Event, JobRef, Submitted, name_of
 
 # The fields that a line may have, besides time, and their types.
 _TYPES = {
@@ -26,7 +26,7 @@ _TYPES = {
 # What may name a job or a cluster: it is passed on to commands of the scheduler, and is part of a file's name.
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 
-# What a field of a plain type may hold. A newer version may know more literals.
+# What a field of a plain type may hold. Of literals, any text: another version may know more of them.
 _WITHIN_BOUNDS: dict[Any, Callable[[Any], Any]] = {
     int: functools.partial(whole, least=-1),
     float: real,
@@ -37,35 +37,28 @@ _WITHIN_BOUNDS: dict[Any, Callable[[Any], Any]] = {
 
 def to_line(event: Event) -> str:
     """One line of JSON without a line break, which `parse` turns back into an equal event."""
-    name = event.event if isinstance(event, Unknown) else name_of(type(event))
-    values = _values(event, without=("time", "extra", "event"))
+    values = _values(event, without=("time", "extra"))
     if isinstance(event, Submitted):
         values["job"] = _values(event.job)
-    return json.dumps({"time": event.time, "event": name, **values, **event.extra})
+    return json.dumps({"time": event.time, "event": name_of(type(event)), **values, **event.extra})
 
 
 def parse(line: str) -> Event | None:
-    """The event on a line; None for a line that a killed writer left unfinished.
-
-    A known name with other fields, or with values of other types, is `Unknown`: another version gave it that meaning.
-    """
+    """The event on a line; None for one that is no event of this version, or that a killed writer left unfinished."""
     try:
         content = parse_json(line)
     except ValueError:
         return None
     if not isinstance(content, dict):
         return None
-    name, at = text(content.pop("event", None)), real(content.pop("time", None))
-    if name is None or at is None:
+    kind, at = KINDS.get(text(content.pop("event", None)) or ""), real(content.pop("time", None))
+    if kind is None or at is None:
         return None
-    kind = KINDS.get(name)
     try:
-        if kind is not None:
-            values, extra = _fields(kind, content)
-            return kind(time=at, extra=extra, **values)
+        values, extra = _fields(kind, content)
+        return kind(time=at, extra=extra, **values)
     except TypeError:
-        pass
-    return Unknown(time=at, event=name, extra=content)
+        return None
 
 
 def _fields(kind: type[Event | JobRef], content: Any) -> tuple[dict[str, Any], dict[str, Any]]:

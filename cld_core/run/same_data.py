@@ -24,7 +24,6 @@ def are_other(now: Mapping[str, str], before: Mapping[str, str]) -> bool:
     """
     if IMAGES in now and IMAGES in before:
         return now[IMAGES] != before[IMAGES]
-    # Older ledgers have no means.
     drawn = [name for name in (POINTS, MEANS) if name in now and name in before]
     if drawn:
         return not all(_are_close(now[name], before[name]) for name in drawn)

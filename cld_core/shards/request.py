@@ -18,8 +18,7 @@ from .serial import from_plain
 
 # The most pieces that work is divided into: each is a task, or a part of one, and four files.
 MAX_SHARDS = 10_000
-# The most that are read: older versions made more. And the most rows of a kind.
-READABLE_SHARDS = 100_000
+# The most rows of a kind.
 MAX_ROWS = 10**9
 # Seconds for which a request is tried to be read: one fault of the file system does not mean that there is none.
 READ_WITHIN_S = 1.0
@@ -137,7 +136,7 @@ class Request(ABC):
         for name, size in sizes.items():
             if not 1 <= size <= MAX_ROWS:
                 raise ValueError(f"{name} is {size}")
-        if not 1 <= self.shards <= min(READABLE_SHARDS, max(self.sizes.values())):
+        if not 1 <= self.shards <= min(MAX_SHARDS, max(self.sizes.values())):
             raise ValueError(f"shards is {self.shards}")
         if self.retries < 0:
             raise ValueError(f"retries is {self.retries}")

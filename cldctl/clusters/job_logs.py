@@ -9,8 +9,6 @@ nobody else may write into it. In a run that a group shares, everybody but its o
 Jobs that train several runs of a group have such folders in that of the group (`cld_core.run.groups`).
 """
 
-import contextlib
-import errno
 import os
 import pwd
 import re
@@ -20,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cld_core import ownership
-from cld_core.errors import CldError, UsageError
+from cld_core.errors import UsageError
 from cld_core.run.folder import is_name
 from cld_core.run.groups import GROUPS
 from cld_core.texts import has_control
@@ -48,15 +46,14 @@ def check(logs: Path) -> None:
     """Refuse a folder that cannot hold this user's jobs; nothing is changed.
 
     Raises:
-        CldError: somebody else owns it or something in it, or it is a link.
+        CldError: somebody else owns it, or it is a link.
         UsageError: its name would not be read as it is.
     """
     if _TAG.search(str(logs)) or has_control(str(logs)):
         text = "a control character, or %j, %t, %A or %a, which stand for numbers of jobs"
         raise UsageError(f"{str(logs)!r}: the path of a job's logs cannot have {text}. Use another --runs-dir.")
-    if not ownership.can_be_private(logs) and _is_folder_or_link(logs):
+    if os.path.lexists(logs) and not ownership.can_be_private(logs):
         ownership.require_private(logs, _WHY)
-        raise CldError(f"{logs}: others have put files into it, and {_WHY}. Remove it, or use another folder.")
 
 
 def prepare(logs: Path) -> None:
@@ -66,12 +63,7 @@ def prepare(logs: Path) -> None:
         CldError: as `check`.
         OSError: it cannot be created or opened.
     """
-    try:
-        ownership.make_private(logs, _WHY)
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENOTDIR) and logs.is_symlink():
-            ownership.require_private(logs, _WHY)
-        raise
+    ownership.make_private(logs, _WHY)
 
 
 def store(logs: Path, call: Callable[[], Any], timeout_min: int | None) -> Path:
@@ -94,12 +86,6 @@ def store(logs: Path, call: Callable[[], Any], timeout_min: int | None) -> Path:
         file.unlink(missing_ok=True)
         raise
     return file
-
-
-def _is_folder_or_link(path: Path) -> bool:
-    with contextlib.suppress(OSError):
-        return path.is_symlink() or path.is_dir()
-    return False
 
 
 def _user() -> str:

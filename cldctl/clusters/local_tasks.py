@@ -11,7 +11,7 @@ from cld_core.small_files import whole
 
 from . import this_machine
 from .records import Seen
-from .submitit_jobs import ENTRIES
+from .submitit_jobs import ENTRY
 
 # Seconds in which a controller starts its processes, also on a busy machine.
 _STARTING_S = 30.0
@@ -30,7 +30,7 @@ class Ranks:
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 command = process.cmdline()
-                if any(entry in command for entry in ENTRIES):
+                if ENTRY in command:
                     self._processes.append((command[-1], *_names(process), process))
 
     def of(self, job: JobRef) -> list[Any]:

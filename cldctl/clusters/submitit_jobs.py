@@ -12,8 +12,6 @@ from . import job_logs
 
 # What each process of a job runs, with the log folder as its last argument.
 ENTRY = "cldctl.clusters.entry"
-# What those of an older cldctl run: they are found and ended all the same.
-ENTRIES = (ENTRY, "submitit.core._submit")
 # submitit wants a number of minutes.
 FOREVER_MIN = 10 * 365 * 24 * 60
 

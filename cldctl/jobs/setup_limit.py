@@ -31,7 +31,7 @@ def is_time_limit(job: InJob, offset: int) -> bool:
 
 
 def offset_of(arguments: Sequence[str]) -> int | None:
-    """Where in the log the notices about this start begin, as the batch script says; None for an older script."""
+    """Where in the log the notices about this start begin, as the batch script says."""
     return int(arguments[6]) if len(arguments) > 6 and is_count(arguments[6]) else None
 
 

@@ -1,13 +1,12 @@
 """Which runs have losses that mean the same: those of the same data, diffusion and objective."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from cld_core.errors import CldError
 from cld_core.recipe import Recipe
-from cld_core.recipe.keys import identity
 from cld_core.recipe.reading import to_yaml_line
 from cld_core.run import RunFolder
 from cld_core.run.same_data import are_other, known_data
@@ -34,8 +33,8 @@ class _Subject:
 
     @property
     def _settings(self) -> list[dict[str, Any]]:
-        data = {key: value for key, value in identity(self.recipe.data).items() if key not in (*_PLACES, *_READING)}
-        return [data, identity(self.recipe.sde), identity(self.recipe.objective)]
+        data = {key: value for key, value in asdict(self.recipe.data).items() if key not in (*_PLACES, *_READING)}
+        return [data, asdict(self.recipe.sde), asdict(self.recipe.objective)]
 
     def _has_data_of(self, other: "_Subject") -> bool:
         if self.content.keys() & other.content.keys():

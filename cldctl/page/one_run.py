@@ -21,8 +21,8 @@ from .verdict import verdict
 
 # The curve that tells most, and how many others are drawn.
 _CURVES = 40
-# How tags of evaluations begin, those of older versions last.
-_EVALUATIONS = ("evaluation/", "eval/")
+# How tags of evaluations begin.
+_EVALUATIONS = "evaluation/"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,10 +86,8 @@ def _effort(row: RunStatus) -> list[results.Tile]:
 
 
 def _loss(row: RunStatus) -> results.Tile:
-    """The smoothed loss, and below it the last one; of runs of older versions, only that."""
+    """The smoothed loss, and below it the last one."""
     step = f"step {count(row.step)}"
-    if row.smoothed_loss is None:
-        return results.Tile(label="last loss", value=number(row.loss), made=step)
     made = step if row.loss is None else f"{step}; last loss {number(row.loss)}"
     return results.Tile(label="loss (smoothed)", value=number(row.smoothed_loss), made=made)
 

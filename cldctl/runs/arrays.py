@@ -103,7 +103,7 @@ def train(
         except (SchedulerRefused, SchedulerAway) as error:
             for run, put_back in zip(runs, undo, strict=True):
                 away = isinstance(error, SchedulerAway)
-                run.ledger.append(NotSubmitted(reason=str(error), away=away, undone=True))
+                run.ledger.append(NotSubmitted(reason=str(error), away=away))
                 put_back()
             raise
     assert jobs, f"cluster {cluster.name} did not report its jobs"

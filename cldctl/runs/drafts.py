@@ -5,7 +5,6 @@ import hashlib
 import os
 import secrets
 import shutil
-import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -129,8 +128,6 @@ def draft_in(folder: Path) -> Iterator[Path]:
     try:
         with ours_alone():
             draft.mkdir()
-            # Where access control lists say which rights new folders get, the umask does not count.
-            draft.chmod(stat.S_IMODE(draft.stat().st_mode) & ~0o022)
             yield draft
     except OSError as error:
         place = error.filename or draft

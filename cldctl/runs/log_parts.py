@@ -86,11 +86,8 @@ class Part:
             return replace(self, begin=end if lines <= 0 else begin)
 
 
-def cut(file: Path, restart: int, known: tuple[int | None, int | None] | None = None) -> Part:
+def cut(file: Path, restart: int) -> Part:
     """What start number ``restart`` of a job has written into a log, to which later starts append.
-
-    Args:
-        known: where the start and the one after it begin, if the log has no marks, bytes.
 
     Raises:
         OSError: the file cannot be read.
@@ -103,9 +100,6 @@ def cut(file: Path, restart: int, known: tuple[int | None, int | None] | None = 
         first = 0 if not any(number < restart for number, _ in marks) else here[0]
         later = [place for number, place in marks if number > restart and place > here[0]]
         return Part(file, first, min(later, default=None))
-    if known is not None and known[0] is not None:
-        # What the launcher has written before the very first start is part of that.
-        return Part(file, known[0] if restart else 0, known[1])
     if restart == 0 and marks:
         return Part(file, 0, marks[0][1])
     return Part(file, whole="nothing in it says where attempts begin: it may hold several")

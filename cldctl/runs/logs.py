@@ -28,7 +28,6 @@ class Log:
 
     Attributes:
         restart: the start of the job whose output is meant; None for all of them.
-        offsets: where in the launcher's log that start and the next one begin, bytes, as the ledger says.
         is_newest: no later start appends to the same log.
     """
 
@@ -36,7 +35,6 @@ class Log:
     rank: int
     note: str | None = None
     restart: int | None = None
-    offsets: tuple[int | None, int | None] | None = None
     is_newest: bool = True
     run: RunFolder | None = None
 
@@ -53,11 +51,7 @@ class Log:
         files = self.files()
         if self.restart is None:
             return [Part(file) for file in files]
-        # The ledger knows the size of one file alone, in which the launcher leaves its notices.
-        return [cut(file, self.restart, self.offsets if self._is_launchers(file) else None) for file in files]
-
-    def _is_launchers(self, file: Path) -> bool:
-        return self.rank == 0 and file.suffix == ".err"
+        return [cut(file, self.restart) for file in files]
 
     def all_ranks(self) -> list["Log"]:
         """The logs of every rank of the job, in their order."""
@@ -107,13 +101,8 @@ def of_training(run: RunFolder, attempt: int | None, rank: int) -> Log:
 
 def _start(history: History, attempt: Attempt) -> dict[str, Any]:
     """What a `Log` has to know to show one start of a job."""
-    same = [it for it in history.attempts if it.job_id == attempt.job_id and it.attempt > attempt.attempt]
-    following = same[0].log_offset if same else None
-    return {
-        "restart": attempt.restart,
-        "offsets": (attempt.log_offset, following),
-        "is_newest": history.last is not None and history.last.attempt == attempt.attempt,
-    }
+    is_newest = history.last is not None and history.last.attempt == attempt.attempt
+    return {"restart": attempt.restart, "is_newest": is_newest}
 
 
 def of_evaluation(run: RunFolder, name: str, shard: int | None, rank: int) -> Log:

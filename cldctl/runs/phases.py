@@ -14,8 +14,6 @@ _MOST = 40
 def phase_of(state: str, history: History, progress: ReportedProgress, *, has_machines: bool) -> str | None:
     """The phase of a run in this state; None if it is over.
 
-    A training reports its phase; runs of older versions do not, and are said to train.
-
     Args:
         has_machines: whether its launcher says that the job runs, though the run may not have begun.
     """

@@ -52,7 +52,7 @@ class RunStatus:
         changes: what changed between attempts and may change results, such as the code, a line each.
         problems: damaged files that the state does not tell of; only of runs that somebody names.
         phase: what a run that is alive does, such as "training" or "saving"; else None.
-        smoothed_loss: an exponential mean of the losses that were reported; None from older versions.
+        smoothed_loss: an exponential mean of the losses that were reported.
         code: the digest of the code that it is to run, "live" for the checkout itself; None if nobody knows.
         as_of: when the run itself was last heard of, if its cluster could not be asked and that matters; else None.
         is_readable: not a field of ``--json``; False if the files are damaged or of another format.
@@ -103,7 +103,7 @@ class RunStatus:
 
     @property
     def shown_loss(self) -> float | None:
-        """The loss where there is room for one: the smoothed one; of runs of older versions, the last one."""
+        """The loss where there is room for one: the smoothed one, if there is one yet."""
         return self.loss if self.smoothed_loss is None else self.smoothed_loss
 
     @property

@@ -263,7 +263,7 @@ def train(
         try:
             cluster.submit(spec, [Task(work=TrainWork(str(run.path)))], note)
         except (SchedulerRefused, SchedulerAway) as error:
-            run.ledger.append(NotSubmitted(reason=str(error), away=isinstance(error, SchedulerAway), undone=True))
+            run.ledger.append(NotSubmitted(reason=str(error), away=isinstance(error, SchedulerAway)))
             undo()
             raise
         assert jobs, f"cluster {cluster.name} did not report its jobs"

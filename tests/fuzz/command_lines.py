@@ -49,8 +49,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 }
 PLAIN = """
 - -- -1 0 1 2 120 15 1e9 1e400 nan inf -inf 100000000000000 0x10 1_000 +1 1.5 true null last all slurm local debug moon
-fid elbo fid,elbo , fid,, x.png x.npz x.html x.safetensors ../x.png /nowhere/x.png . .. / ./run_v2 run_v2 run_v3 run_v2/
-run_v2/recipe.yaml /dev/zero /dev/null toy cifar10 [red]x[/] [/] ~ ${oc.env:HOME} $HOME elbo-00000120-78ce5c25
+fid elbo fid,elbo , fid,, x.png x.npz x.html x.safetensors ../x.png /nowhere/x.png . .. / ./run run other-run run/
+run/recipe.yaml /dev/zero /dev/null toy cifar10 [red]x[/] [/] ~ ${oc.env:HOME} $HOME elbo-00000120-78ce5c25
 sampling.nfe=5,10 eval.elbo.probes=1,0 * --help --version
 """
 ODD = ("", " ", "9" * 5000, "x" * 300, "\u00b2", "\u0967\u0968", "\x1b[31mred", "a\nb", "\u202eabc", "\udcff")
@@ -93,7 +93,7 @@ def _arguments(rng: random.Random) -> list[str]:
     if command in ("submit", "render"):
         words.append(rng.choice(("toy", "cifar10", "mine.yaml", "mine.yaml", _word(rng))))
     elif rng.random() < 0.7:
-        words.append("run_v2")
+        words.append("run")
     for option in rng.sample(COMMANDS[command], k=rng.randint(0, min(3, len(COMMANDS[command])))):
         words += [part if part != "*" else _word(rng) for part in option.split()]
     words += [recipes.override_of(rng) if rng.random() < 0.5 else _word(rng) for _ in range(rng.choice((0, 0, 1, 2)))]
@@ -106,7 +106,7 @@ def _arguments(rng: random.Random) -> list[str]:
 
 def _make(rng: random.Random, folder: Path) -> Callable[[], Any]:
     arguments = _arguments(rng)
-    shutil.copytree(FIXTURES / "run_v2", folder / "run_v2")
+    shutil.copytree(FIXTURES / "run", folder / "run")
     (folder / "mine.yaml").write_bytes(recipes.text_of(rng))
 
     def case() -> None:

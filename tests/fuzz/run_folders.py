@@ -74,7 +74,7 @@ class _Phases(dict[str, str]):
 
 
 def _fixture(path: Path) -> Path:
-    shutil.copytree(FIXTURES / "run_v2", path)
+    shutil.copytree(FIXTURES / "run", path)
     return path
 
 

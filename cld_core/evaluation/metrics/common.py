@@ -24,7 +24,7 @@ def sampler(request: EvalRequest) -> str:
 
 
 def remark(section: Mapping[str, Any]) -> str | None:
-    """In words: how many samples are not finite. Reports of older versions do not say."""
+    """In words: how many samples are not finite."""
     return nonfinite.remark(section.get("nonfinite", 0), section.get("samples", 0))
 
 

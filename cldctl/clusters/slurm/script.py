@@ -101,7 +101,7 @@ def _check_texts(spec: JobSpec) -> None:
             raise UsageError(f"{name!r} cannot name a variable of a job. Use letters, digits and '_'.")
     for argument in (*spec.aftermath, sys.executable, *([] if spec.code is None else [str(spec.code)])):
         _require("path", argument, not_plain(argument))
-    # Again, since the recipe may be older than this rule, or the spec made in another way than from a recipe.
+    # Again, since the spec may be made in another way than from a recipe.
     for key, problem in problems(spec.size):
         empty = "[]" if isinstance(getattr(spec.size, key), tuple) else "null"
         fix = f"`cldctl resume {spec.name} cluster.{key}={empty}` changes that of a run"

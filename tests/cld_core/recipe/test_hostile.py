@@ -12,7 +12,7 @@ from cld_core.recipe import anchored_overrides, dump, from_dict, load, load_froz
 from cld_core.recipe.reading import MAX_BYTES
 from cld_core.run import RunFolder
 from cld_core.run.events import Requested
-from tests.support.paths import FIXTURES, RECIPES
+from tests.support.paths import RECIPES
 
 TOY = RECIPES / "toy.yaml"
 LAUGHS = "".join(
@@ -291,17 +291,6 @@ def test_paths_with_odd_characters_in_the_ledger(tmp_path):
     assert load_frozen(write(tmp_path, dump(before)), settled).eval.fid.stats == str(folder / "x.npz")
 
 
-def test_a_ledger_of_an_older_version_is_still_read(tmp_path, monkeypatch):
-    """It has overrides as they were typed. What no recipe can mean is a text; the environment is not read."""
-    monkeypatch.setenv("TOKEN", "secret")
-    frozen = write(tmp_path, dump(load(TOY, ["data.plugin=x"])))
-    old = ["train.checkpoint_every=${train.steps}", "data.name=${oc.env:TOKEN}", "name=a${nothing}b${"]
-    recipe = load_frozen(frozen, [*old, "train.steps=8"])
-    assert recipe.train.checkpoint_every == 8
-    assert recipe.data.name == "${oc.env:TOKEN}"
-    assert recipe.name == "a${nothing}b${"
-
-
 @pytest.mark.parametrize(
     "tree",
     [
@@ -324,12 +313,6 @@ def test_a_hostile_dictionary(tree):
         from_dict(tree, "x.safetensors")
     assert str(caught.value).startswith("x.safetensors: ")
     assert str(caught.value).isprintable()
-
-
-def test_frozen_recipes_look_as_they_always_did():
-    """Every line of the frozen run's recipe, which OmegaConf wrote, is written again."""
-    file = FIXTURES / "run_v2" / "recipe.yaml"
-    assert set(file.read_text().splitlines()) <= set(dump(load_frozen(file)).splitlines())
 
 
 @pytest.mark.parametrize(

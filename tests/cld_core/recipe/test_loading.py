@@ -180,13 +180,6 @@ def test_what_makes_it_another_model():
         assert with_overrides(recipe, [other]).model_digest() != recipe.model_digest()
 
 
-def test_checkpoints_of_older_versions_are_still_of_this_model():
-    """The digest that a version without `network.input_features` wrote."""
-    assert load(RECIPES / "toy.yaml").model_digest() == "3210ba733eb3d63c"
-    assert load(RECIPES / "toy.yaml", ["optim.decay=cosine"]).model_digest() == "3210ba733eb3d63c"
-    assert load(RECIPES / "toy.yaml", ["network.input_features=4"]).model_digest() != "3210ba733eb3d63c"
-
-
 @pytest.mark.parametrize("value", ["1:00:00", "12:00", "0123", "1:30.5"])
 def test_numbers_that_yaml_misreads_are_refused(tmp_path, value):
     words = f"'cluster.account' cannot be {re.escape(value)}, which YAML reads as another number"

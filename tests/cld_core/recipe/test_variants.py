@@ -38,9 +38,6 @@ def test_keys_that_nothing_reads_are_refused():
         "objective.label_dropout=0.2"
     )
     assert "'train.ema_every' is 100, which has no effect without train.ema_lengths" in refused("train.ema_every=100")
-    # A run that has such keys is still read.
-    odd = replace(load(TOY), train=replace(load(TOY).train, ema_every=100))
-    assert with_overrides(odd, ["eval.seed=3"]).train.ema_every == 100
 
 
 def test_a_method_that_needs_a_split_names_the_best_without():

@@ -97,10 +97,8 @@ def test_a_request_is_open_until_a_job_or_an_attempt_follows():
 def test_a_refused_request_is_not_in_force():
     first = events.Requested(steps=5, overrides=("train.steps=5",), from_step=2)
     second = events.Requested(steps=9, overrides=("train.steps=9", "train.keep=1"))
-    made = history(first, second, events.NotSubmitted(reason="no", undone=True))
+    made = history(first, second, events.NotSubmitted(reason="no"))
     assert (made.steps, made.overrides, made.from_step) == (5, ("train.steps=5",), 2)
-    older = history(first, second, events.NotSubmitted(reason="no"))
-    assert (older.steps, older.overrides) == (9, (*first.overrides, *second.overrides)), "as it was read before"
 
 
 def test_attempts_in_any_order():
@@ -205,11 +203,6 @@ def test_crashes_of_sharded_work_are_counted_by_job():
     crash = events.Crashed(job_id="7_1", restart=0, code=1)
     made = history(submitted("7_0"), submitted("7_1"), crash, crash)
     assert made.crashes == {"7_1": 2}
-
-
-def test_events_of_a_newer_version_change_nothing():
-    unknown = events.Unknown(time=1.0, event="paused", extra={"job_id": "1"})
-    assert history(started(0), unknown) == history(started(0))
 
 
 def test_of_each_kind_of_place_the_latest_choice_holds():

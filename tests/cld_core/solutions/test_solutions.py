@@ -35,13 +35,6 @@ def test_what_is_stored_is_read_again():
     assert Solution.of_content(one.content()) == one
 
 
-def test_a_solution_of_an_older_version_is_read():
-    content = SOLUTION.content()
-    for name in ("labels", "guidance", "guidance_from", "guidance_to", "ema_length"):
-        content.pop(name)
-    assert Solution.of_content(content) == SOLUTION
-
-
 @pytest.mark.parametrize(
     "changes",
     [

@@ -35,14 +35,14 @@ ODD = [
 
 @pytest.mark.parametrize("step", ODD)
 def test_a_checkpoint_is_last_or_a_number(tmp_path, step):
-    shutil.copytree(FIXTURES / "run_v2", tmp_path / "run_v2")
-    done = invoke("sample", "run_v2", f"--checkpoint={step}", runs=tmp_path, code=3)
-    assert "is not a checkpoint of run_v2" in done.stderr
+    shutil.copytree(FIXTURES / "run", tmp_path / "run")
+    done = invoke("sample", "run", f"--checkpoint={step}", runs=tmp_path, code=3)
+    assert "is not a checkpoint of run" in done.stderr
     assert done.stderr.count("\n") == 1
     assert done.stderr.strip().isprintable()
     assert len(done.stderr) < 1000
     with pytest.raises(NotFoundError, match="has no checkpoint"):
-        plan.checkpoints(RunFolder(tmp_path / "run_v2"), step)
+        plan.checkpoints(RunFolder(tmp_path / "run"), step)
 
 
 def test_samples_fit_into_the_memory_and_into_the_picture(monkeypatch):

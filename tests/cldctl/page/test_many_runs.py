@@ -315,9 +315,9 @@ def test_a_page_that_cannot_be_made_spares_the_others(root, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("run.json", {"format": 2, "created": 1e17}),
+        ("run.json", {"format": 3, "created": 1e17}),
         ("progress.json", {"step": 20, "time": 1e17}),
-        ("run.json", {"format": 2, "created": 1e17, "versions": "x", "git": "y", "sweep": "z"}),
+        ("run.json", {"format": 3, "created": 1e17, "versions": "x", "git": "y", "sweep": "z"}),
     ],
 )
 def test_times_that_no_clock_shows_and_facts_of_other_types_spoil_no_page(tmp_path, name, content):

@@ -72,5 +72,5 @@ def test_whether_somebody_submits_at_this_moment(run):
 def test_a_request_without_a_job_says_for_which_cluster_it_was(run, sbatch):
     run.ledger.append(Requested(steps=10, cluster="local"))
     assert home.chosen(None, run).name == "local", "its submission was interrupted"
-    run.ledger.append(NotSubmitted(reason="refused", undone=True))
+    run.ledger.append(NotSubmitted(reason="refused"))
     assert home.chosen(None, run).name == clusters.default().name == "slurm"

@@ -94,7 +94,7 @@ def test_runs_that_cannot_be_judged_are_named_and_the_others_go_on(tmp_path, scr
     said = invoke("resume", "--yes", runs=tmp_path).stderr
     assert "skipped: d: " in said
     assert good.ledger.history().request is None
-    assert "has format 1" in invoke("status", runs=tmp_path).stderr
+    assert "made by another version" in invoke("status", runs=tmp_path).stderr
 
 
 def test_overrides_of_a_refused_continuation_are_not_in_force(tmp_path, scripted, monkeypatch):

@@ -133,6 +133,16 @@ def test_damaged_code_is_refused_with_the_fix(run, how):
     assert code.problem_of(folder, code.read(folder)) is None
 
 
+def test_live_code(tmp_path, scripted, small):
+    run = begun(tmp_path, live_code=True)
+    assert requests(run)[0].code == "live"
+    assert code.path_of(run.path) is None
+    resumed(stop(run))
+    assert requests(run)[-1].code == "live"
+    resumed(stop(run), update_code=True)
+    assert code.path_of(run.path) == run.path / "code"
+
+
 def test_an_installed_package_is_recorded(tmp_path, scripted, monkeypatch):
     monkeypatch.setattr(code, "installed", lambda: "f" * 64)
     run = begun(tmp_path)

@@ -148,7 +148,7 @@ def test_what_is_damaged_is_a_line(fleet):
 
     async def look(screen: Screen) -> None:
         await screen.select("somebodys-copy")
-        await screen.sees("the run folder has format 99")
+        await screen.sees("made by another version")
         await screen.press("home")
         (run / "attempts.jsonl").write_bytes(b"\xff\x00 not a ledger\n{\n")
         (run / "progress.json").write_text("[[[[")

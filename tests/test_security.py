@@ -1,0 +1,382 @@
+"""What docs/security.md promises, row by row."""
+
+import json
+import os
+import pickle
+import re
+import shutil
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import cld_core
+from cld_core import ownership
+from cld_core.checkpoint import safetensors_file
+from cld_core.checkpoint.load import load as load_checkpoint
+from cld_core.checkpoint.published import read as read_published
+from cld_core.checkpoint.verify import Sidecar
+from cld_core.data.cifar10 import _read_batch
+from cld_core.digests import checksum
+from cld_core.errors import CheckpointError, CldError, UsageError
+from cld_core.evaluation.weights import NotWeights, state_of
+from cld_core.recipe import load
+from cld_core.recipe.optim import OptimSpec
+from cld_core.run import RunFolder, find_runs
+from cld_core.run.events import Ended, JobRef, Noted, Requested, Submitted, Tagged
+from cld_core.run.trust import require_own_plugin
+from cldctl.clusters import entry, job_logs, submitit_jobs
+from cldctl.runs.submit import Wanted, submit
+from tests.support.crafted import KINDS, Crafted, crafted
+from tests.support.made_up import run_with
+from tests.support.other_users import give_away, needs_root
+from tests.support.paths import FIXTURES, RECIPES
+from tests.support.scripted import Scripted, register, trained
+from tests.support.tools import invoke
+
+TOY = RECIPES / "toy.yaml"
+SMALL = ["network.width=16", "network.layers=3", "train.steps=2"]
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    return register(monkeypatch)
+
+
+def plugin(folder: Path, marker: Path, name: str = "ring") -> Path:
+    """A plug-in that makes the folder ``marker`` when it is imported."""
+    code = folder / f"{name}.py"
+    toy = f"@toy({name!r})\ndef ring(n, generator):\n    return torch.randn(n, 2, generator=generator)\n"
+    code.write_text(f"import os, torch\nfrom cld_core.data.toy import toy\nos.mkdir({str(marker)!r})\n{toy}")
+    return code
+
+
+# No code runs from data, weights, checkpoints, .safetensors or a run folder, unless --allow-plugin is given.
+
+
+def as_weights(file: Path, folder: Path) -> None:
+    with pytest.raises(NotWeights):
+        state_of(file)
+
+
+def as_published(file: Path, folder: Path) -> None:
+    with pytest.raises(CheckpointError):
+        read_published(file, torch.nn.Linear(2, 3), OptimSpec())
+
+
+def as_checkpoint(file: Path, folder: Path) -> None:
+    run = RunFolder.create(folder / "mine", load(TOY), {"created": 1.0})
+    path = Path(shutil.copy(file, run.checkpoint_file(10)))
+    Sidecar(format=1, step=10, bytes=path.stat().st_size, sha256=checksum(path)).write(path.with_suffix(".json"))
+    with pytest.raises(CheckpointError):
+        load_checkpoint(run, 10)
+
+
+def as_batch_of_cifar(file: Path, folder: Path) -> None:
+    with pytest.raises(CldError):
+        _read_batch(file.read_bytes(), "batch")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("read", [as_weights, as_published, as_checkpoint, as_batch_of_cifar])
+def test_code_in_a_file_does_not_run(tmp_path, kind, read: Callable[[Path, Path], None]):
+    file, marker = crafted(tmp_path / "file.pth", kind, tmp_path / "it-ran"), tmp_path / "it-ran"
+    read(file, tmp_path)
+    assert not marker.exists()
+    if kind == "bare":
+        pickle.loads(file.read_bytes())
+    else:
+        torch.load(file, weights_only=False)
+    assert marker.exists(), "the file is dangerous, or the test would say nothing"
+
+
+def test_a_plugin_that_a_safetensors_file_names_does_not_run_unasked(tmp_path):
+    marker = tmp_path / "it-ran"
+    recipe = load(TOY, SMALL).to_dict()
+    recipe["data"] |= {"name": "of_a_file", "plugin": str(plugin(tmp_path, marker, "of_a_file"))}
+    file = tmp_path / "w.safetensors"
+    save_file(
+        {"a": torch.zeros(1)}, file, {"format": safetensors_file.FORMAT, "step": "3", "recipe": json.dumps(recipe)}
+    )
+    with pytest.raises(CheckpointError, match="allow_plugin=True"):
+        cld_core.load(file)
+    assert not marker.exists()
+    with pytest.raises(CheckpointError, match="do not match"):
+        cld_core.load(file, allow_plugin=True)
+    assert marker.exists()
+
+
+def own(run: RunFolder) -> None:
+    for path in (run.path, run.recipe_file, run.ledger.path):
+        path.chmod(path.stat().st_mode & ~0o022)
+
+
+@pytest.mark.parametrize("which", ["folder", "recipe.yaml", "attempts.jsonl"])
+@pytest.mark.parametrize(
+    ("key", "asked"),
+    [
+        ("data.plugin", {}),
+        ("eval.fid.plugin", {"of_metrics": True}),
+        ("hooks.on_change", {"of_hooks": True}),
+        ("monitor.mlflow.tracking_uri", {"of_loggers": True}),
+    ],
+)
+def test_what_a_run_names_that_others_can_write_is_not_used_unasked(tmp_path, which, key, asked):
+    value = "http://theirs" if "uri" in key else str(tmp_path / "x.py")
+    run = run_with(tmp_path / "a")
+    run.ledger.append(Requested(steps=10, overrides=(f"{key}={value}",)))
+    own(run)
+    require_own_plugin(run, run.recipe(), **asked)
+    path = run.path if which == "folder" else run.path / which
+    path.chmod(path.stat().st_mode | 0o002)
+    with pytest.raises(CheckpointError, match=rf"others may write into it .*{re.escape(key)}=.*--allow-plugin"):
+        require_own_plugin(run, run.recipe(), **asked)
+    run.ledger.append(Requested(steps=10, overrides=(f"{key}=null",)))
+    require_own_plugin(run, run.recipe(), **asked)
+
+
+@needs_root
+def test_the_plugin_of_somebody_elses_run_does_not_run_unasked(tmp_path, scripted):
+    marker = tmp_path / "it-ran"
+    run = trained(run_with(tmp_path / "theirs", 10), "1", "gone")
+    run.ledger.append(Requested(steps=10, overrides=(f"data.plugin={plugin(tmp_path, marker)}", "data.name=ring")))
+    give_away(run.path)
+    with pytest.raises(CheckpointError, match=r"belongs to user .*ring\.py.*allow_plugin=True"):
+        cld_core.load(run.path)
+    done = invoke("sample", "theirs", "-o", str(tmp_path / "x.png"), runs=tmp_path, code=1)
+    assert "--allow-plugin" in done.stderr
+    assert not marker.exists()
+
+
+# Job folders are never group-writable, and a job runs only what its own user has put there.
+
+
+@pytest.mark.parametrize("umask", [0, 0o002, 0o077])
+def test_folders_of_jobs_and_code_are_nobody_elses_to_write_whatever_the_umask(tmp_path, scripted, umask):
+    before = os.umask(umask)
+    try:
+        run = submit(Wanted(path=tmp_path / "runs" / "a", recipe=load(TOY), file=TOY), Scripted()).run
+        (run.path / "logs").chmod(0o2777)
+        job_logs.prepare(run.path / "logs")
+        file = job_logs.store(run.path / "logs", print, 5)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((run.path / "logs").stat().st_mode) == 0o2755
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert entry.content_of(file) == file.read_bytes()
+    code = [run.path / "code", *(run.path / "code").rglob("*")]
+    assert not any(path.stat().st_mode & 0o022 for path in code)
+
+
+def test_a_link_is_no_folder_for_jobs(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "logs").symlink_to("real")
+    for refuse in (job_logs.check, job_logs.prepare):
+        with pytest.raises(CldError, match="symbolic link"):
+            refuse(tmp_path / "logs")
+
+
+@needs_root
+def test_folders_of_others_are_no_folders_for_jobs(tmp_path):
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    give_away(logs)
+    assert job_logs.folder_for(logs) != logs
+    with pytest.raises(CldError, match="belongs to user"):
+        job_logs.prepare(logs)
+
+
+def writable_by_the_group(file: Path) -> None:
+    file.chmod(0o660)
+
+
+def link(file: Path) -> None:
+    file.rename(file.with_name("other"))
+    file.symlink_to("other")
+
+
+@pytest.mark.parametrize("change", [pytest.param(give_away, marks=needs_root), writable_by_the_group, link])
+def test_a_job_runs_no_pickle_that_others_may_have_written(tmp_path, monkeypatch, capsys, change):
+    file, marker = tmp_path / "7_submitted.pkl", tmp_path / "it-ran"
+    file.write_bytes(pickle.dumps(Crafted(marker)))
+    file.chmod(0o600)
+    change(file)
+    for name, value in (("EXECUTOR", "local"), ("LOCAL_JOB_ID", "7"), ("LOCAL_GLOBALID", "0")):
+        monkeypatch.setenv(f"SUBMITIT_{name}", value)
+    assert entry.main([str(tmp_path)]) == UsageError.exit_code
+    assert not marker.exists()
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_jobs_import_nothing_from_the_working_directory():
+    assert submitit_jobs.command(submitit_jobs.python_command(), Path("/logs")).split()[1] == "-P"
+
+
+# A damaged or odd run spoils no other row.
+
+DEEP = "[" * 100_000
+
+
+def replaced(name: str, content: str) -> Callable[[RunFolder], None]:
+    def damage(run: RunFolder) -> None:
+        (run.path / name).unlink(missing_ok=True)
+        (run.path / name).write_text(content)
+
+    return damage
+
+
+def in_place_of(name: str, make: Callable[[Path], Any]) -> Callable[[RunFolder], None]:
+    def damage(run: RunFolder) -> None:
+        (run.path / name).unlink(missing_ok=True)
+        make(run.path / name)
+
+    return damage
+
+
+def sparse(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(2**40)
+
+
+def request(**changes: Any) -> Callable[[RunFolder], None]:
+    def damage(run: RunFolder) -> None:
+        (fixture,) = (FIXTURES / "run/evals").iterdir()
+        folder = Path(shutil.copytree(fixture, run.evals / fixture.name))
+        (folder / "report.json").unlink()
+        content = json.loads((folder / "request.json").read_text())
+        (folder / "request.json").write_text(json.dumps({**content, **changes}))
+
+    return damage
+
+
+DAMAGE = {
+    "another format": replaced("run.json", '{"format": 1, "created": 1.0}'),
+    "no identity": lambda run: run.identity_file.unlink(),
+    "an identity of other types": replaced("run.json", '{"format": 3, "created": {}}'),
+    "a deep identity": replaced("run.json", DEEP),
+    "the identity is a pipe": in_place_of("run.json", os.mkfifo),
+    "the identity is huge": in_place_of("run.json", sparse),
+    "the ledger is /dev/zero": in_place_of("attempts.jsonl", lambda path: path.symlink_to("/dev/zero")),
+    "the ledger is a folder": in_place_of("attempts.jsonl", os.mkdir),
+    "events of no version": replaced("attempts.jsonl", f'{DEEP}\n{{"time": 1e999}}\n{{"time": 1, "event": "new"}}\n'),
+    "many lines": replaced("attempts.jsonl", "{}\n" * 200_000),
+    "progress without bounds": replaced("progress.json", f'{{"step": {10**400}, "steps": 0, "loss": {{}}}}'),
+    "a billion shards": request(shards=10**9),
+    "a sampler that is none": request(sampling={"method": "magic"}),
+    "a lease that is a list": replaced("lease/00000001.json", "[]"),
+    "a sidecar of other types": replaced("checkpoints/step_00000020.json", '{"step": [], "bytes": NaN}'),
+}
+
+
+def stopped(path: Path, job_id: str) -> RunFolder:
+    run = trained(run_with(path, 10, 20), job_id, "gone")
+    run.ledger.append(Ended(attempt=0, cause="preempted", step=20))
+    return run
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_run_spoils_no_other(tmp_path, scripted, damage):
+    stopped(tmp_path / "good", "1")
+    damage(stopped(tmp_path / "bad", "2"))
+    assert {run.name for run in find_runs(tmp_path)} == {"good", "bad"}
+    rows = {row["name"]: row for row in json.loads(invoke("status", "--json", "--all", runs=tmp_path).stdout)}
+    assert rows["good"]["state"] == "STOPPED"
+    assert rows["bad"]["state"] in ("STOPPED", "LOST", "PENDING")
+    assert rows["bad"]["state"] != "LOST" or rows["bad"]["reason"]
+    assert [run.state for run in cld_core.runs(tmp_path) if run.name == "good"] == ["STOPPED"]
+    assert "good\n" in invoke("resume", "--yes", runs=tmp_path, code=None).stdout
+
+
+def test_a_bug_of_ours_is_one_row(tmp_path, scripted, monkeypatch):
+    stopped(tmp_path / "good", "1")
+    run_with(tmp_path / "bad", 10)
+    read = RunFolder.progress
+
+    def broken(run: RunFolder) -> Any:
+        if run.name == "bad":
+            raise RecursionError("too\ndeep")
+        return read(run)
+
+    monkeypatch.setattr(RunFolder, "progress", broken)
+    rows = {row["name"]: row for row in json.loads(invoke("status", "--json", "--all", runs=tmp_path).stdout)}
+    assert rows["good"]["state"] == "STOPPED"
+    assert (rows["bad"]["state"], rows["bad"]["reason"]) == ("LOST", "its files cannot be read: too deep")
+
+
+@pytest.mark.parametrize("left", ["attempts.jsonl", "recipe.yaml", "checkpoints"])
+def test_a_run_without_identity_is_one_row_and_can_be_removed(tmp_path, scripted, left):
+    bad = trained(run_with(tmp_path / "bad", 10), "2", "gone")
+    for path in bad.path.iterdir():
+        if path.name != left:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (tmp_path / "pictures").mkdir()
+    (row,) = json.loads(invoke("status", "--json", "--all", runs=tmp_path).stdout)
+    assert (row["name"], row["state"]) == ("bad", "LOST")
+    assert "run.json is missing" in row["reason"]
+    invoke("rm", "bad", "--yes", runs=tmp_path)
+    assert not bad.path.exists()
+
+
+def test_a_run_without_identity_that_may_be_alive_stays(tmp_path, scripted):
+    bad = trained(run_with(tmp_path / "bad", 10), "2", "running")
+    bad.identity_file.unlink()
+    assert "may still run" in invoke("rm", "bad", "--yes", runs=tmp_path, code=2).stderr
+    assert bad.path.exists()
+
+
+# Control characters do not reach the terminal.
+
+STEERING = "\x1b[31mred\x1b]0;title\x07\r\u202e"
+
+
+def test_control_characters_are_stripped(tmp_path, scripted):
+    run = trained(run_with(tmp_path / "a", 10), "1")
+    (run.logs / "1_0_log.out").write_text(f"first {STEERING} line\n")
+    run.ledger.append(Noted(note=STEERING))
+    run.ledger.append(Tagged(add=(STEERING,)))
+    run.ledger.append(Ended(attempt=0, cause="crashed", step=10, detail=f"KeyError: {STEERING}"))
+    run.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="2", logs=STEERING)))
+    scripted.phases["2"] = "pending"
+    for command in (("status", "--all"), ("status", "a"), ("why", "a"), ("logs", "a"), ("usage", "a")):
+        done = invoke(*command, runs=tmp_path, code=None)
+        found = done.stdout + done.stderr
+        assert not set("\x1b\x07\r\u202e") & set(found), command
+    assert "red" in invoke("logs", "a", "--attempt", "0", runs=tmp_path).stdout
+
+
+# A bad recipe, file or argument is one clear error.
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "word"),
+    [
+        (("submit", "toy", "train.stepz=3"), 2, "train.steps"),
+        (("submit", "{recipe}"), 2, "line 2"),
+        (("submit", "nowhere.yaml"), 2, "nowhere.yaml"),
+        (("render", "toy", "train.steps=-1"), 2, "train.steps"),
+        (("status", "nowhere"), 3, "nowhere"),
+        (("import", "{file}", "--recipe", "toy"), 2, "file.pth"),
+        (("sample", "{file}"), 3, "file.pth"),
+    ],
+)
+def test_a_bad_recipe_file_or_argument_is_one_error(tmp_path, words, code, word):
+    (tmp_path / "recipe.yaml").write_text("train:\n  steps: many\n")
+    (tmp_path / "file.pth").write_bytes(b"text")
+    words = [text.format(recipe=tmp_path / "recipe.yaml", file=tmp_path / "file.pth") for text in words]
+    done = invoke(*words, runs=tmp_path / "runs", code=code)
+    assert word in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.strip().isprintable()
+
+
+def test_a_folder_made_private_keeps_its_group_and_hides_what_it_should(tmp_path):
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    folder.chmod(0o2777)
+    assert ownership.can_be_private(folder)
+    ownership.make_private(folder, "why", hidden=True)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o2700
