@@ -22,7 +22,7 @@ from cldctl.clusters.local import LocalCluster
 from cldctl.clusters.records import After, JobSpec, SchedulerRefused
 from cldctl.clusters.this_machine import details_of
 
-from .works import Fail, Report, Stubborn
+from .works import Report, Stubborn
 
 CLUSTER = LocalCluster()
 
@@ -205,14 +205,6 @@ def test_as_many_tasks_at_once_as_allowed(submit, ranks, phases):
     (submit.folder / "go").touch()
     submit.until_gone(*jobs)
     submit.facts("c" if ranks == 1 else "c.0")
-
-
-def test_an_error_is_in_the_log_and_ends_its_task_alone(submit):
-    jobs = submit(Fail(), submit.report("a"))
-    submit.facts("a")
-    submit.until_gone(jobs[0])
-    assert submit.phase(jobs[1]) == "running"
-    assert "as it was told to" in CLUSTER.log_files(jobs[0], 0)[1].read_text()
 
 
 def test_jobs_of_another_machine_are_not_known(submit):

@@ -79,14 +79,6 @@ def test_a_bug_is_given_up_at_once():
     assert decision == GiveUp("TypeError: no", "a fault in code or recipe")
 
 
-def test_a_start_that_died_before_it_trained_counts_as_a_crash():
-    before = [started(0), ended(0, cause="preempted")]
-    assert after(*before, restart=1) is None
-    early = DiedEarly(job_id="7", restart=1, reason="no port")
-    assert after(*before, early, restart=1) == Retry(1, 10.0)
-    assert after(*before, early, early, restart=2) == Retry(2, 20.0)
-
-
 def test_a_task_of_sharded_work_has_a_budget_of_its_own():
     assert after_crash(1, code=137, retries=3) == Retry(1, 10.0)
     assert after_crash(2, code=137, retries=3) == Retry(2, 20.0)
@@ -171,13 +163,6 @@ def test_a_task_of_shards_that_crashed_is_started_again_until_its_budget_is_spen
     assert "task 7: 2 crashes (1 allowed); not started again" in capsys.readouterr().err
     assert not hasattr(job, "delay_s")
     assert work.ledger.history().crashes == {"7": 2}
-
-
-def test_a_task_whose_samples_are_unusable_did_not_crash(work):
-    job = inside()
-    aftermath.after_shards(work.folder, job, HOPELESS)
-    assert work.ledger.history().crashes == {}
-    assert not hasattr(job, "delay_s")
 
 
 @pytest.mark.parametrize("code", [0, 137])

@@ -19,7 +19,6 @@ from cldctl.clusters.records import SchedulerAway, Seen, Survey
 from cldctl.jobs import process, shards
 from cldctl.jobs.process import HOPELESS
 from cldctl.jobs.shards import Piece, ShardsWork, divided
-from cldctl.runs.status import evaluation_status
 from cldctl.runs.survey import Answers
 from tests.support.clock import Clock
 from tests.support.made_up import run_with
@@ -144,18 +143,3 @@ def test_a_merge_that_is_refused_is_in_the_ledger(evaluations, monkeypatch, caps
 
 def gone(*job_ids):
     return Answers({"debug": Survey({("debug", job_id): Seen("gone") for job_id in job_ids})})
-
-
-def test_a_task_tells_of_code_that_was_changed_since_it_was_submitted(evaluations, monkeypatch, capsys):
-    now = f"live {'a' * 64}"
-    monkeypatch.setattr(shards.code, "imported", lambda: now)
-    for asked in (None, now, f"live {'b' * 64}"):
-        ShardsWork(evaluations, gpu=False, code=asked)._compare_code(inside())
-    said = "runs code live aaaaaaaaaaaa, not live bbbbbbbbbbbb, which was there when it was submitted"
-    assert capsys.readouterr().err.count(said) == 1
-    for piece in evaluations:
-        work = open_work(Path(piece.folder))
-        (event,) = work.ledger.events()
-        assert (event.code, event.asked) == (now, f"live {'b' * 64}")
-        (remark,) = evaluation_status(work, Answers({}))["remarks"]
-        assert said in remark

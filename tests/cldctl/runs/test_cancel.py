@@ -8,7 +8,6 @@ import pytest
 from cld_core.errors import UsageError
 from cld_core.evaluation.evaluation import evaluations_of
 from cld_core.evaluation.request import EvalRequest
-from cld_core.evaluation.sweeps import Axis, Cell, Sweep
 from cld_core.run.events import Cancelled, Ended, JobRef, NotCancelled, Started, Submitted
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused, Seen, Survey
 from cldctl.runs import cancel
@@ -69,18 +68,6 @@ def test_one_evaluation_ends_and_the_others_and_the_training_go_on(tmp_path, scr
     again = invoke("cancel", "a", "--eval", work.name, runs=tmp_path)
     assert f"a: nothing is running ({work.name}: not complete)" in again.stderr
     assert scripted.phases["1"] == "running"
-
-
-def test_the_evaluations_of_a_sweep_end_together(tmp_path, scripted):
-    run = run_of(tmp_path / "a", "1")
-    works = [evaluated(run, "2"), evaluated(run, "3", "loss")]
-    cells = tuple(Cell({"eval.seed": str(number)}, work.name) for number, work in enumerate(works))
-    sweep = Sweep((Axis("eval.seed", ("0", "1")),), cells)
-    sweep.save(run)
-    done = invoke("cancel", "a", "--eval", sweep.id, runs=tmp_path)
-    assert scripted.calls == [("cancel", ["2", "3"])]
-    assert "waiting for 2 evaluations of a to end" in done.stderr
-    assert all(f"{work.name}" in done.stderr for work in works)
 
 
 def test_an_evaluation_that_is_not_there_or_of_several_runs(tmp_path, scripted):
@@ -211,3 +198,21 @@ def test_an_evaluation_that_finishes_meanwhile_is_not_said_to_be_cancelled(tmp_p
     assert all((f"{request.id}" in said) == (number < finished) for number, request in enumerate(requests))
     assert ("evaluation elbo" in said and "had finished before it could be cancelled" in said) == (finished == 1)
     assert ("evaluations elbo" in said and "had finished before they could be cancelled" in said) == (finished == 2)
+
+
+@pytest.mark.parametrize(
+    ("answers", "left"),
+    [
+        ([Seen("gone"), Seen("pending"), Seen("gone"), Seen("gone"), Seen("gone")], 0),
+        ([Seen("gone", ended="cancelled"), Seen("gone")], 1),
+    ],
+)
+def test_a_job_that_looks_gone_for_a_moment_has_not_ended(tmp_path, scripted, monkeypatch, answers, left):
+    """As after the death of a slurmstepd: the job is about to return to the queue."""
+    monkeypatch.setattr(cancel, "POLL_S", 0.0)
+    monkeypatch.setattr(Scripted, "looks_to_believe_an_end", 3)
+    monkeypatch.setattr(Scripted, "question_s", 0.0)
+    endings = cancel.cancel([run_of(tmp_path / "a", "1")])
+    monkeypatch.setattr(Scripted, "survey", lambda self, jobs, **how: Survey({("scripted", "1"): answers.pop(0)}))
+    assert [ending.is_over for ending in ended(endings)] == [True]
+    assert len(answers) == left

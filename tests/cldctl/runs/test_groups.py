@@ -162,15 +162,6 @@ def test_a_group_is_resumed_by_one_submission(tmp_path, arrays):
     assert len(work.ledger.history().submitted) == 2, "its evaluation waits for the new job"
 
 
-def test_logs_are_found_where_the_array_writes_them_also_of_a_moved_folder(tmp_path, arrays):
-    start(asked(tmp_path / "runs"), arrays)
-    run = RunFolder(tmp_path / "runs/g-seed2")
-    assert logs.of_training(run, None, 0).job.logs == str(tmp_path / "runs/.groups/g/logs")
-    (tmp_path / "runs").rename(tmp_path / "moved")
-    moved = RunFolder(tmp_path / "moved/g-seed2")
-    assert logs.of_training(moved, None, 0).job.logs == str(tmp_path / "moved/.groups/g/logs")
-
-
 def test_a_group_is_evaluated_by_one_submission_of_what_is_missing(tmp_path, arrays):
     runs = [run_with(tmp_path / f"g-seed{seed}", 10) for seed in range(3)]
     report(runs[0], EvalRequest.of(runs[0].recipe(), ("elbo",), 10, 2), elbo={"nll": 1.0, "stderr": 0.1})
@@ -187,15 +178,6 @@ def test_a_group_is_evaluated_by_one_submission_of_what_is_missing(tmp_path, arr
     assert logs.of_evaluation(runs[2], work.name, 1, 0).job.logs == str(group.logs)
     again = evaluate.start_group(group, plans, arrays, size)
     assert ([len(outcome.running) for outcome in again], len(arrays.submissions)) == ([0, 1, 1], 1)
-
-
-def test_a_refused_evaluation_of_a_group_leaves_nothing_behind(tmp_path, arrays, monkeypatch):
-    runs = [run_with(tmp_path / f"g-seed{seed}", 10) for seed in range(2)]
-    monkeypatch.setattr(Scripted, "error", SchedulerRefused("no"))
-    plans = [(run, plan.make(run, ("elbo",), [10], ())) for run in runs]
-    with pytest.raises(SchedulerRefused):
-        evaluate.start_group(Group(tmp_path, "g"), plans, arrays, runs[0].recipe().cluster)
-    assert [list(run.evals.iterdir()) for run in runs] == [[], []]
 
 
 def test_runs_share_one_copy_of_the_code_and_other_code_is_stored_beside_it(tmp_path, arrays, monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.evaluation.request import EvalRequest
 from cld_core.recipe import load
-from cld_core.run import Lease, RunFolder
+from cld_core.run import RunFolder
 from cld_core.run.atomic import write_json
 from cld_core.run.events import Ended, JobRef, Started, Submitted
 from cldctl.runs import index, index_file, survey
@@ -111,16 +111,6 @@ def test_while_a_scheduler_is_away_nothing_new_is_remembered(root, monkeypatch, 
         assert looked(root, monkeypatch)[0] == ["a", "b", "c"], "nobody knows whether their jobs live"
 
 
-def test_a_process_that_writes_keeps_its_run_from_being_remembered(root, monkeypatch):
-    lease = Lease.acquire(root / "b" / "lease", job_id="other")
-    try:
-        settle(root)
-        looked(root, monkeypatch)
-        assert looked(root, monkeypatch) == (["b"], STATES | {"b": "RUNNING"})
-    finally:
-        lease.release()
-
-
 def test_removed_renamed_swapped_new_and_unreadable_runs(root, monkeypatch):
     looked(root, monkeypatch)
     (root / "b").rename(root / "d")
@@ -143,16 +133,6 @@ def test_removed_renamed_swapped_new_and_unreadable_runs(root, monkeypatch):
     settle(root)
     for _ in range(2):
         assert {"a", "linked"} <= set(looked(root, monkeypatch)[0]), "marks say nothing about these"
-
-
-def test_what_is_changed_by_hand_is_noticed_when_it_is_checked(root, monkeypatch):
-    looked(root, monkeypatch)
-    with (root / "a" / "attempts.jsonl").open("a") as ledger:
-        ledger.write(json.dumps({"time": 1.0, "event": "noted", "note": "by hand"}) + "\n")
-    rows = Index(root).look(check_s=0.0).rows
-    assert [row.note for row in rows] == [None] * 3, "not without a check"
-    assert looked(root, monkeypatch, check_s=60.0)[0] == ["a"]
-    assert Index(root, fresh=True).look(check_s=0.0).rows[0].note == "by hand"
 
 
 @pytest.mark.parametrize(

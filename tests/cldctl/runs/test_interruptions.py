@@ -140,17 +140,3 @@ def test_a_second_job_refuses_a_folder_that_a_live_job_holds(runs):
     wait_step(run, step + 10)
     assert status(runs, "mine")["state"] == "RUNNING"
     cldctl("cancel", "mine", runs=runs)
-
-
-def test_ranks_without_their_controller_are_seen_and_can_be_cancelled(runs):
-    run = submit(runs, "mine", "train.steps=1000000")
-    wait_step(run, 10)
-    processes = ranks_of(run)
-    controller = psutil.Process(int(status(runs, "mine")["job_id"]))
-    controller.kill()
-    wait_for(lambda: is_gone(controller))
-    assert status(runs, "mine")["state"] == "RUNNING"
-    cldctl("cancel", "mine", runs=runs)
-    for process in processes:
-        wait_for(lambda process=process: is_gone(process))
-    assert status(runs, "mine")["state"] in ("CANCELLED", "STOPPED")

@@ -81,17 +81,6 @@ def test_a_name_is_refused_only_by_a_process_that_was_asked_now(file, started):
         require(file, "ring2")
 
 
-def test_data_that_a_plug_in_replaces_are_asked_about_each_time(file, started):
-    """If it replaces them no longer, those that come with cldctl would be trained on."""
-    started.answer = answer("ring", "diamond")
-    require(file, "diamond")
-    require(file, "diamond")
-    assert started.count == 2
-    started.answer = answer("ring")
-    with pytest.raises(RecipeError, match="is 'diamond', which does not come from it"):
-        require(file, "diamond")
-
-
 def test_in_a_sweep_one_value_has_to_come_from_the_plug_in(file, started):
     require(file, "diamond", swept=("diamond", "ring"))
     require(file, "diamond", swept=("diamond", "ring"))

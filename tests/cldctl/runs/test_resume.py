@@ -68,16 +68,6 @@ def test_only_the_clusters_of_the_training_jobs_have_to_answer(tmp_path, scripte
         resumed(other)
 
 
-def test_a_scheduler_that_is_away_keeps_no_other_run_from_being_resumed(tmp_path, scripted):
-    stopped(tmp_path / "a", cluster="other")
-    stopped(tmp_path / "b", "2")
-    scripted.away.add("other")
-    done = invoke("resume", "--yes", runs=tmp_path, code=4)
-    assert done.stdout == "b\n"
-    assert "skipped: nobody answers. Whether a is alive is unknown; try again when it answers." in done.stderr
-    assert invoke("resume", "--yes", runs=tmp_path, code=4).stdout == "", "b is pending, a is not known"
-
-
 def test_runs_that_cannot_be_judged_are_named_and_the_others_go_on(tmp_path, scripted):
     good = stopped(tmp_path / "a")
     stopped(tmp_path / "b", "2", phase="running", cause="finished")

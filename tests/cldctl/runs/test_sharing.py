@@ -5,8 +5,6 @@ import os
 import stat
 from pathlib import Path
 
-import pytest
-
 from cld_core.run import RunFolder
 from cld_core.run.events import Ended, JobRef, Requested, Submitted
 from tests.support.made_up import run_with
@@ -79,20 +77,6 @@ def test_folders_that_nobody_else_may_enter_spoil_no_command(open_folder, script
     code, out, _ = said("resume", "--yes", runs=open_folder)
     assert (code, out) == (0, "mine\n")
     assert mine.exists()
-
-
-@pytest.mark.parametrize(
-    "command", [("cancel", "theirs"), ("eval", "theirs", "--elbo"), ("report", "theirs"), ("sample", "theirs")]
-)
-def test_runs_of_others_are_left_alone_also_by_root(open_folder, scripted, command):
-    run = trained(run_with(open_folder / "theirs", 10), "1")
-    give(run.path)
-    before = modes(run), run.ledger.events()
-    done = invoke(*command, runs=open_folder, code=1)
-    assert "it belongs to nobody, who shares it with nobody" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
-    assert (modes(run), run.ledger.events()) == before
-    assert scripted.calls == []
 
 
 def test_a_group_shares_runs(open_folder, scripted):

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import stat
 import subprocess
 import sys
 
@@ -84,18 +83,6 @@ def test_submit_stores_the_code_and_the_ledger_says_which(run):
     assert code.path_of(run.path) == run.path / "code"
     assert (run.path / "code" / code.RECIPE).read_text() == run.recipe_file.read_text()
     assert not list(run.path.glob(".code*"))
-
-
-def test_nobody_else_may_write_into_it(tmp_path, scripted, small):
-    before = os.umask(0o002)
-    try:
-        run = begun(tmp_path)
-    finally:
-        os.umask(before)
-    files = [run.path / "code", *(run.path / "code").rglob("*")]
-    assert not any(stat.S_IMODE(file.stat().st_mode) & 0o022 for file in files)
-    # Else a job would make the folder, with the rights that its umask gives.
-    assert (run.path / "code/cld_core/__pycache__").is_dir()
 
 
 def test_a_continuation_runs_the_same_code_until_it_is_updated(run, small):

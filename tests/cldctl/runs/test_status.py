@@ -56,16 +56,6 @@ def text(view) -> str:
     return console.export_text()
 
 
-def test_brackets_in_messages_are_not_markup(run):
-    run.ledger.append(Submitted(job=ref()))
-    run.ledger.append(Started(attempt=0, job_id="7", step=0))
-    detail = "RuntimeError: [/pytorch/third_party/gloo/pair.cc:525] closed [bold]"
-    run.ledger.append(Ended(attempt=0, cause="crashed", step=3, detail=detail))
-    shown = text(details([status_of(run, GONE)]))
-    assert "[/pytorch/third_party/gloo/pair.cc:525]" in shown
-    assert shown.count("[bold]") == 1, "what ended it is shown once"
-
-
 def test_a_run_of_another_format_gets_one_line_from_every_command(run, tmp_path):
     other = RunFolder.create(tmp_path / "old", load(TOY), {"created": 0.5})
     write_json(other.identity_file, {**read_json(other.identity_file), "format": 1})
@@ -89,14 +79,6 @@ def test_a_process_that_no_job_explains_is_seen_by_its_lease(run):
     assert row.state == "RUNNING"
     assert "job torchrun" in row.reason
     lease.release()
-
-
-def test_a_waiting_run_says_what_it_waits_for(run):
-    run.ledger.append(Requested(steps=5))
-    run.ledger.append(Submitted(job=ref()))
-    row = status_of(run, saying(Seen("pending", reason="ReqNodeNotAvail")))
-    assert (row.state, row.reason, row.host) == ("PENDING", "ReqNodeNotAvail", None)
-    assert "PENDING  ReqNodeNotAvail" in text(details([row]))
 
 
 def test_a_checkpoint_is_a_step_that_was_reached(tmp_path):

@@ -125,13 +125,3 @@ def test_tasks_of_an_evaluation_know_the_code_that_they_are_to_run(tmp_path, mon
     assert asked == [manifest.digest, code.imported()]
     (work,) = evaluations_of(run)
     assert work.ledger.history().submitted[0].code == code.imported()
-
-
-def test_a_dry_run_prints_what_it_can_before_it_says_what_is_missing(tmp_path):
-    words = ("submit", "cifar10", f"data.path={tmp_path}", "eval.fid.weights=/no/such/file", "--eval", "fid")
-    done = invoke(*words, "--dry-run", "--cluster", "slurm", runs=tmp_path / "runs", code=2)
-    recipe, training, evaluation = (done.stdout.find(text) for text in ("# run: ", "aftermath training", "shards"))
-    assert 0 <= recipe < training < evaluation
-    assert "# evaluation ID_OF_THE_EVALUATION: it cannot be submitted as it is" in done.stdout
-    assert "/no/such/file" in done.stderr
-    assert not (tmp_path / "runs").exists()

@@ -61,14 +61,6 @@ def test_starts_that_end_before_they_train_are_lost(tmp_path):
     assert usage_of(run, since=24300.0).used == pytest.approx(2.0)
 
 
-def test_since_counts_the_part_of_an_attempt_that_lies_after_it(tmp_path):
-    run = trained(tmp_path / "mine", **GPUS)
-    usage = usage_of(run, since=9900.0)
-    assert (usage.attempts, usage.used) == (1, pytest.approx(2.0))
-    assert usage.waited_s == 0.0
-    assert usage_of(run, since=20000.0).used == 0.0
-
-
 def test_a_run_that_trains_counts_what_it_has_not_saved_and_one_that_is_silent_does_not(tmp_path):
     run = run_with(tmp_path / "mine", 20)
     now = time.time()

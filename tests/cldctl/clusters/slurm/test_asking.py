@@ -198,14 +198,6 @@ def test_who_answers_slowly_is_asked_less_and_its_answers_say_how_old_they_are(s
     assert slurm.calls == {"squeue": 1}
 
 
-def test_a_site_can_ask_more_rarely(slurm, clock, monkeypatch):
-    monkeypatch.setenv("CLDCTL_ASK_EVERY_S", "120")
-    slurm.mine = {"1": "RUNNING|n1|None"}
-    assert asked_within(slurm, clock, 361) == 4
-    monkeypatch.setenv("CLDCTL_ASK_EVERY_S", "often")
-    assert asked_within(slurm, clock, 60) == 2
-
-
 def answers_file() -> Path:
     (file,) = caches.folder().glob("slurm-*.json")
     return file

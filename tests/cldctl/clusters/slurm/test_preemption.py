@@ -4,8 +4,7 @@ import dataclasses
 
 import pytest
 
-from cld_core.small_files import read_json
-from cldctl.clusters.slurm import configuration, doctor, node_probe, preemption
+from cldctl.clusters.slurm import configuration, doctor, preemption
 
 CONFIG = """\
 Configuration data as of 2026-11-25T01:42:53
@@ -109,31 +108,6 @@ def test_time_limits():
         172800,
         None,
     ]
-
-
-def test_what_the_job_does_on_a_node(tmp_path, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["node_probe", str(tmp_path), "localhost", "no-such-node.invalid"])
-    assert node_probe.main() == 0
-    answer = read_json(tmp_path / node_probe.ANSWER)
-    assert answer["unresolved"] == ["no-such-node.invalid"]
-    assert doctor._names(answer["unresolved"], 2).verdict == "fail"
-    assert doctor._requeueable({"Requeue": "0"}).verdict == "fail"
-    assert "-m cldctl.clusters.slurm.node_probe" in node_probe.script(tmp_path, [])
-
-
-@pytest.mark.parametrize(
-    ("address", "verdict", "words"),
-    [
-        ("10.0.0.7", "ok", "n1 is 10.0.0.7"),
-        ("127.0.1.1", "warn", "n1 is 127.0.1.1 there, which no other node can reach"),
-        (None, "warn", "n1 does not resolve"),
-    ],
-)
-def test_the_own_name_of_a_node(address, verdict, words):
-    check = doctor._own_name("n1", address)
-    assert check.verdict == verdict
-    assert words in check.found
-    assert ("GLOO_SOCKET_IFNAME" in check.advice) == (verdict == "warn")
 
 
 @pytest.mark.parametrize(
