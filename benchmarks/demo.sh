@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# `make demo`: the main workflow on this machine, from a recipe to a picture: two minutes of training in one process, on an idle machine.
+# `make demo`: the main workflow on this machine, from a recipe to a picture: training in one process, an evaluation, a picture. `--follow` says how long it will take, from the first steps.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 name="demo-$(date +%m%d-%H%M%S)"

@@ -7,7 +7,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from cld_core.errors import CldError
@@ -28,14 +28,15 @@ print(json.dumps({"version": torch.__version__, "cuda": torch.version.cuda, "gpu
 _IN_MEMORY = ("tmpfs", "ramfs")
 
 
-def checks(runs: Path, recipes: Sequence[tuple[str, Recipe]]) -> Iterator[Check]:
-    """Python, the user's defaults, torch, the runs folder, the data of named recipes, and the weights for FIDs."""
+def checks(runs: Path, recipe: Recipe | None) -> Iterator[Check]:
+    """Python, the user's defaults, torch and the runs folder; with a recipe its data and the weights for its FIDs."""
     yield Check("python", "ok", f"{platform.python_version()} on {platform.node()}")
     yield _defaults()
     yield _torch()
     yield _runs_folder(runs)
-    yield from _data(recipes)
-    yield _fid_weights()
+    if recipe is not None and (path := getattr(recipe.data, "path", None)) is not None:
+        yield _data(recipe, path)
+        yield _fid_weights(recipe.eval.fid.weights)
 
 
 def _defaults() -> Check:
@@ -115,34 +116,26 @@ def _missing_feature(folder: Path) -> str | None:
     return None
 
 
-def _data(recipes: Sequence[tuple[str, Recipe]]) -> Iterator[Check]:
-    """One check for each place where recipes expect data."""
+def _data(recipe: Recipe, path: object) -> Check:
     from cld_core.data import presence
 
-    places: dict[str, tuple[Recipe, list[str]]] = {}
-    for name, recipe in recipes:
-        if (path := getattr(recipe.data, "path", None)) is not None:
-            places.setdefault(str(path), (recipe, []))[1].append(name)
-    for path, (recipe, names) in places.items():
-        users = f"for {', '.join(names)}"
-        try:
-            presence.require(recipe.data)
-        except CldError as error:
-            problem, _, advice = str(error).partition(". ")
-            yield Check(f"data {path}", "warn", f"{users}: {problem}", advice)
-        else:
-            yield Check(f"data {path}", "ok", users)
+    try:
+        presence.require(recipe.data)
+    except CldError as error:
+        problem, _, advice = str(error).partition(". ")
+        return Check(f"data {path}", "fail", problem, advice)
+    return Check(f"data {path}", "ok", "prepared")
 
 
-def _fid_weights() -> Check:
-    """The weights that FIDs are computed with unless a recipe names others."""
+def _fid_weights(given: str | None) -> Check:
+    """The weights that FIDs are computed with: those that the recipe names, or the published ones."""
     from cld_core.digests import digest_of
     from cld_core.evaluation import inception
 
-    path = inception.weights_path()
+    path = inception.weights_path() if given is None else Path(given)
     if not path.is_file():
         fix = f"For FIDs, download {inception.WEIGHTS_URL} to that path, or name a file in eval.fid.weights."
         return Check("FID weights", "warn", f"{path} does not exist", fix)
-    if not inception.is_published(digest_of(path)):
+    if given is None and not inception.is_published(digest_of(path)):
         return Check("FID weights", "fail", f"{path} is a different file", f"Download {inception.WEIGHTS_URL} again.")
     return Check("FID weights", "ok", str(path))

@@ -1,29 +1,31 @@
 """`cldctl doctor`: whether this machine and this cluster are fit."""
 
 import json
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
 
-from cld_core.errors import CldError
 from cld_core.run import find_runs
-from cldctl.show.console import err, out
+from cldctl.show.console import out
 from cldctl.show.progress import Working
 
+from . import completing
 from .options import ClusterOption, RunsDir, runs_dir
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-    from cld_core.recipe import Recipe
     from cldctl.clusters.records import Check
 
 _STYLE = {"ok": "green", "warn": "yellow", "fail": "bold red", "skip": "dim"}
 
 
 def doctor(
+    recipe: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="RECIPE", help="Check its data and FID weights, too.", autocompletion=completing.recipes
+        ),
+    ] = None,
     cluster: ClusterOption = None,
     job: Annotated[bool, typer.Option("--job/--no-job", help="Look from a node, by a small job.")] = True,
     partition: Annotated[str | None, typer.Option(help="Only this partition; default: all.")] = None,
@@ -35,22 +37,25 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
     directory: RunsDir = None,
 ) -> None:
-    """Check Python, torch, GPUs, the runs folder, data; on Slurm what preemption and time limits will do to a run.
+    """Check Python, torch, GPUs, the runs folder; on Slurm what preemption and time limits will do to a run.
 
     Exit code 0 if nothing fails, 1 if something does, 4 if the scheduler does not answer.
 
-    Example: cldctl doctor --partition gpu
+    Example: cldctl doctor cifar10 --partition gpu
     """
+    from cld_core.recipe import load
     from cldctl import card, clusters, machine
     from cldctl.clusters.records import DoctorOptions
     from cldctl.jobs.specs import measured_saves
+    from cldctl.lookup import find_recipe
     from cldctl.runs import home
 
     root = runs_dir(directory)
     where = home.default() if cluster is None else clusters.find(cluster)
-    with Working("checking this machine: torch, folders, data") as working:
+    wanted = None if recipe is None else load(find_recipe(recipe))
+    with Working("checking this machine: torch, folders") as working:
         asked = DoctorOptions(partition=partition, job=job, account=account, wait_s=wait, say=working.phase)
-        checks = list(machine.checks(root, list(_recipes())))
+        checks = list(machine.checks(root, wanted))
         working.phase(f"asking the cluster ({where.name})")
         checks += where.checks(root, asked, measured_saves(find_runs(root)))
         if gpu:
@@ -68,38 +73,8 @@ def doctor(
 
 
 def _show(checks: "list[Check]") -> None:
-    """A table, if no cell of it breaks; else lines, so that paths and commands can be copied."""
-    table = _table(checks)
-    if out.measure(table, options=out.options.update(width=10**6)).maximum <= out.width:
-        out.print(table)
-        return
+    """A line for each check, and one for what to do: nothing is cut, so that paths and commands can be copied."""
     for check in checks:
-        out.print(Text(f"{check.verdict:<5}", _STYLE[check.verdict]), check.name)
-        for text in filter(None, (check.found, check.advice)):
-            out.print(f"      {text}")
-
-
-def _table(checks: "list[Check]") -> "Table":
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("check", overflow="fold")
-    table.add_column("verdict", no_wrap=True)
-    table.add_column("found", overflow="fold")
-    table.add_column("what to do", overflow="fold")
-    for check in checks:
-        verdict = Text(check.verdict, style=_STYLE[check.verdict])
-        table.add_row(Text(check.name), verdict, Text(check.found), Text(check.advice))
-    return table
-
-
-def _recipes() -> "Iterator[tuple[str, Recipe]]":
-    from cld_core.recipe import load
-    from cldctl.lookup import recipe_files
-
-    for name, file in recipe_files().items():
-        try:
-            yield name, load(file)
-        except CldError as error:
-            err.print(str(error), style="yellow", markup=False)
+        out.print(Text.assemble((f"{check.verdict:<5}", _STYLE[check.verdict]), f" {check.name}: {check.found}"))
+        if check.advice:
+            out.print(f"      {check.advice}")

@@ -34,7 +34,7 @@ def _cluster(default: str) -> Any:
     return typer.Option("--cluster", metavar="|".join(CLUSTERS), help=help_, autocompletion=completing.clusters)
 
 
-_ANY = "$CLDCTL_CLUSTER, that of the config file, slurm if there is sbatch, else local"
+_ANY = "$CLDCTL_CLUSTER, that of the config file, slurm if a cluster is configured, else local"
 ClusterOption = Annotated[str | None, _cluster(_ANY)]
 ClusterOfRun = Annotated[str | None, _cluster("the run's own cluster")]
 Run = Annotated[

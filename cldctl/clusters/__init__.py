@@ -32,5 +32,5 @@ def find(name: str) -> Cluster:
 
 
 def default() -> Cluster:
-    """The first cluster that can be used on this machine."""
-    return next(cluster for cluster in map(find, CLUSTERS) if cluster.unavailable() is None)
+    """The first cluster that is configured on this machine."""
+    return next(cluster for cluster in map(find, CLUSTERS) if cluster.is_configured())

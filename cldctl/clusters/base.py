@@ -81,6 +81,11 @@ class Cluster(ABC):
     def unavailable(cls) -> str | None:
         """Why it cannot be used on this machine; None where it can."""
 
+    @classmethod
+    def is_configured(cls) -> bool:
+        """Whether there is a cluster behind its clients, so that it may be the default on this machine."""
+        return cls.unavailable() is None
+
     @abstractmethod
     def max_tasks(self, spec: JobSpec) -> int:
         """The most tasks that one submission should be divided into.

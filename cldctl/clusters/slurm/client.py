@@ -1,5 +1,6 @@
 """Slurm's command line clients, each call with a time limit: a controller may be away."""
 
+import functools
 import logging
 import os
 import re
@@ -25,6 +26,12 @@ _AWAY = re.compile(
 )
 
 
+# Where Slurm's clients look for their configuration; the last is that of sackd, on machines without a file.
+_CONFIGURATIONS = (
+    *("/etc/slurm/slurm.conf", "/etc/slurm-llnl/slurm.conf", "/usr/local/etc/slurm.conf"),
+    *("/opt/slurm/etc/slurm.conf", "/run/slurm/conf/slurm.conf"),
+)
+_CONFIGURED_WITHIN_S = 2.0
 # A job, or a task of an array.
 _JOB_ID = re.compile(r"[0-9]{1,18}(_[0-9]{1,18})?")
 
@@ -95,6 +102,19 @@ def run(command: Sequence[str], stdin: str = "") -> Answer:
         return Answer(0, done.stdout)
     text = done.stdout + done.stderr
     return Answer(done.returncode, text, away=is_away(text))
+
+
+def is_configured() -> bool:
+    """Whether Slurm's clients know a cluster: by $SLURM_CONF, a file, or a controller that answers within 2 s."""
+    return bool(os.environ.get("SLURM_CONF")) or any(map(os.path.exists, _CONFIGURATIONS)) or _answers()
+
+
+@functools.cache
+def _answers() -> bool:
+    try:
+        return completed(["scontrol", "show", "config"], "", _CONFIGURED_WITHIN_S).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
 
 
 def is_away(text: str) -> bool:

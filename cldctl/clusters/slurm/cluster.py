@@ -52,6 +52,10 @@ class SlurmCluster(Cluster):
     def unavailable(cls) -> str | None:
         return None if shutil.which("sbatch") else "there is no sbatch on this machine. Use --cluster local."
 
+    @classmethod
+    def is_configured(cls) -> bool:
+        return cls.unavailable() is None and client.is_configured()
+
     def max_tasks(self, spec: JobSpec) -> int:
         return limits.most_tasks(spec.size.account, spec.size.qos).tasks
 

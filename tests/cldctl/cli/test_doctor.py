@@ -54,9 +54,20 @@ def test_a_gpu_check_that_fails_is_a_row_and_exit_code_1(tmp_path, monkeypatch):
 def test_a_row_that_was_skipped_is_shown(tmp_path, monkeypatch):
     skipped = '{"name": "two ranks", "verdict": "skip", "found": "needs two cards", "advice": ""}'
     monkeypatch.setattr(card, "COMMAND", ("printf", '{"card": "A card", "checks": 1}\\n' + skipped))
-    shown = invoke("doctor", "--gpu", "--cluster", "debug", runs=tmp_path / "runs", width=1000).stdout
-    line = next(line for line in shown.splitlines() if "two ranks" in line)
-    assert line.split()[3:5] == ["skip", "needs"]
+    shown = invoke("doctor", "--gpu", "--cluster", "debug", runs=tmp_path / "runs").stdout
+    assert any(line.split()[:4] == ["skip", "gpu:", "two", "ranks:"] for line in shown.splitlines())
+
+
+def test_data_and_fid_weights_are_looked_at_with_a_recipe(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+
+    def names(*recipe, code):
+        done = invoke("doctor", *recipe, "--cluster", "debug", "--json", runs=tmp_path / "runs", code=code)
+        return {check["name"].partition(" ")[0]: check["verdict"] for check in json.loads(done.stdout)["checks"]}
+
+    assert not {"data", "FID"} & set(names(code=0))
+    found = names("cifar10", code=1)
+    assert (found["data"], found["FID"]) == ("fail", "warn")
 
 
 def test_slurm_that_is_asked_for_and_is_not_there(tmp_path):

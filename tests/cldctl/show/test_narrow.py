@@ -14,9 +14,8 @@ from rich.text import Text
 from cld_core.evaluation.evaluation import evaluations_of
 from cld_core.evaluation.request import EvalRequest
 from cld_core.run.groups import Group
-from cldctl.cli import board, doctor
+from cldctl.cli import board
 from cldctl.cli import why as why_command
-from cldctl.clusters.records import Check
 from cldctl.runs import board as policy
 from cldctl.runs.usage import Usage
 from cldctl.show import follow, follow_group
@@ -29,7 +28,6 @@ from tests.support.on_pty import lines_of
 from tests.support.screen import evaluation, row, screen
 
 SENTENCE = "no longer watching; its jobs go on, each of them, as long as they need. Again: cldctl status demo --watch"
-GOOD = Check("python", "ok", "3.11.7 on n07")
 
 
 @pytest.mark.parametrize("columns", [60, 80])
@@ -133,23 +131,6 @@ def test_the_names_of_runs_stay_in_the_table_of_usage(monkeypatch, columns):
     heading = next(line.split() for line in lines if line.strip().startswith("run "))
     assert set(heading) <= {"run", "used", "waited", "preempted", "crashed", "goodput", "useful", "start-up"}
     assert heading[-1] == "goodput"
-
-
-@pytest.mark.parametrize("columns", [60, 80])
-def test_what_doctor_finds_can_be_copied(monkeypatch, capsys, columns):
-    screen(monkeypatch, columns)
-    path, fix = f"/home/ada/{'folder/' * 12}weights.pth", "cldctl data prepare cifar10 --source PATH --out data/cifar10"
-    doctor._show([Check("data data/cifar10", "warn", f"{path} does not exist", f"To prepare it: {fix}"), GOOD])
-    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
-    assert any(line.startswith(path) for line in lines)
-    assert any(line.endswith(fix) for line in lines)
-    assert "ok    python" in lines
-
-
-def test_what_doctor_finds_is_a_table_where_that_fits(monkeypatch, capsys):
-    screen(monkeypatch, 80)
-    doctor._show([GOOD])
-    assert ["python", "ok", "3.11.7", "on", "n07"] in [line.split() for line in capsys.readouterr().out.splitlines()]
 
 
 def test_results_of_a_group_leave_its_states_whole(monkeypatch):

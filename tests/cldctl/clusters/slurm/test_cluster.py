@@ -12,6 +12,7 @@ import pytest
 
 from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run.events import JobRef
+from cldctl import clusters
 from cldctl.clusters.base import Task
 from cldctl.clusters.records import JobSpec, SchedulerAway, SchedulerRefused
 from cldctl.clusters.slurm import client, cluster, submission
@@ -160,6 +161,29 @@ def test_unavailable_without_sbatch(monkeypatch, tmp_path):
     assert SlurmCluster.unavailable() == "there is no sbatch on this machine. Use --cluster local."
     (Path(tmp_path) / "sbatch").touch(mode=0o755)
     assert SlurmCluster.unavailable() is None
+
+
+def test_clients_without_a_configuration_are_not_the_default(monkeypatch, tmp_path):
+    for name in ("sbatch", "scontrol"):
+        (tmp_path / name).write_text("#!/bin/sh\nexit 1\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("SLURM_CONF", raising=False)
+    file = tmp_path / "slurm.conf"
+    monkeypatch.setattr(client, "_CONFIGURATIONS", (str(file),))
+    client._answers.cache_clear()
+    assert SlurmCluster.unavailable() is None
+    assert clusters.default().name == "local"
+    file.touch()
+    assert clusters.default().name == "slurm"
+    file.unlink()
+    monkeypatch.setenv("SLURM_CONF", "/elsewhere/slurm.conf")
+    assert clusters.default().name == "slurm"
+    monkeypatch.delenv("SLURM_CONF")
+    (tmp_path / "scontrol").write_text("#!/bin/sh\nexit 0\n")
+    client._answers.cache_clear()
+    assert clusters.default().name == "slurm"
+    client._answers.cache_clear()
 
 
 def test_where_slurm_says_that_jobs_write(monkeypatch):
