@@ -60,13 +60,11 @@ def runs(fresh_runs, monkeypatch):
 
 
 def test_a_run_is_submitted_evaluated_cancelled_and_resumed(runs):
-    done = invoke("submit", "toy", *ONE, *QUICK, "--name", "mine", "--cluster", "here", "--eval", "elbo", runs=runs)
-    assert (done.stdout, "(here)" in done.stderr) == ("mine\n", True)
+    invoke("submit", "toy", *ONE, *QUICK, "--name", "mine", "--cluster", "here", "--eval", "elbo", runs=runs)
     row = status(runs, "mine")
     assert (row["state"], row["cluster"], row["step"], row["job_id"]) == ("FINISHED", "here", 20, "mine-0")
     assert row["evals"][0]["nll"] is not None
-    again = invoke("eval", "mine", "--elbo", "--shards", "3", "eval.seed=4", runs=runs)
-    assert "(here)" in again.stderr, "the run's own cluster"
+    invoke("eval", "mine", "--elbo", "--shards", "3", "eval.seed=4", runs=runs)
     name = status(runs, "mine")["evals"][1]["id"]
     jobs = (runs / "mine" / "evals" / name / "jobs.jsonl").read_text()
     assert jobs.count('"submitted"') == 2, "three shards, two tasks"

@@ -24,6 +24,7 @@ from cldctl.clusters.this_machine import details_of
 
 from .works import Report, Stubborn
 
+pytestmark = pytest.mark.slow
 CLUSTER = LocalCluster()
 
 

@@ -19,8 +19,10 @@ def test_a_name_that_is_not_registered():
         clusters.find("lokal")
 
 
-def test_the_default_is_slurm_if_sbatch_is_here(tmp_path, monkeypatch):
+def test_the_default_is_slurm_if_sbatch_and_a_configuration_are_here(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
+    (tmp_path / "slurm.conf").touch()
     assert clusters.default().name == "local"
     (tmp_path / "sbatch").touch(mode=0o755)
     assert clusters.default().name == "slurm"

@@ -18,7 +18,9 @@ from tests.support.tools import DEBUG, ONE, invoke, status
 
 @pytest.fixture
 def sbatch(tmp_path, monkeypatch):
-    """An sbatch on PATH that notes that it was called, and refuses."""
+    """An sbatch on PATH that notes that it was called, and refuses, and a configuration."""
+    (tmp_path / "slurm.conf").touch()
+    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
     return clients(tmp_path, monkeypatch, "echo no >&2\nexit 1")
 
 

@@ -15,6 +15,7 @@ from cld_core.run import RunFolder
 from tests.support.paths import MISBEHAVING
 from tests.support.tools import SMALL, cldctl, is_gone, ranks_of, same, status, wait_ended, wait_for, wait_step
 
+pytestmark = pytest.mark.slow
 LOCAL = ("--cluster", "local")
 
 
@@ -28,7 +29,6 @@ def submit(runs, name, *overrides):
     return RunFolder(runs / name)
 
 
-@pytest.mark.slow
 def test_killed_five_times_a_run_ends_bit_identical(runs):
     """SIGKILL at five random moments, two of them inside a checkpoint write."""
     settings = ("train.checkpoint_every=50", "train.on_resume=exact")

@@ -132,11 +132,11 @@ def test_a_cluster_hears_which_jobs_are_settled(run, scripted, monkeypatch):
     """Slow accounting must not delay those whose runs finished long ago."""
     asked = []
 
-    def survey(self, jobs, *, settled=(), max_age_s=30.0):
+    def hear(self, jobs, *, settled=(), max_age_s=30.0):
         asked[:] = [job.job_id for job in jobs], [job.job_id for job in settled]
         return Survey({})
 
-    monkeypatch.setattr(scripted, "survey", survey)
+    monkeypatch.setattr(scripted, "survey", hear)
     monkeypatch.setitem(clusters.CLUSTERS, "elsewhere", clusters.CLUSTERS["scripted"])
     monkeypatch.setattr(scripted, "name", "elsewhere")
     run.ledger.append(Submitted(time=1.0, job=ref("7")))
