@@ -149,15 +149,6 @@ def test_the_ranks_of_a_wide_task_meet_by_a_file_and_end_together(submit):
     assert "work a.1" in CLUSTER.log_files(job, 1)[0].read_text()
 
 
-def test_what_ignores_the_signal_is_killed(submit):
-    (job,) = submit(Stubborn(str(submit.folder)))
-    until((submit.folder / "ready").exists, "the work to begin")
-    CLUSTER.cancel([job])
-    assert submit.phase(job) == "running"
-    CLUSTER.kill([job])
-    submit.until_gone(job)
-
-
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_stopped_rank_is_alive_and_killed_though_its_controller_is_dead(submit, ranks):
     (job,) = submit(submit.report("a"), size=ClusterSpec(tasks_per_node=ranks))
@@ -173,6 +164,14 @@ def test_a_stopped_rank_is_alive_and_killed_though_its_controller_is_dead(submit
     CLUSTER.kill([job])
     submit.until_gone(job)
     wait_for_end(process.pid for process in processes)
+
+
+def test_a_job_that_has_waited_ends_at_its_time_limit(submit):
+    """Though it ignores the signal."""
+    (first,) = submit(submit.report("first"))
+    (second,) = submit(Stubborn(str(submit.folder)), after=After((first,)), size=ClusterSpec(time_min=0.01))
+    (submit.folder / "go").touch()
+    submit.until_gone(first, second)
 
 
 def test_a_job_waits_for_another_and_can_be_cancelled_meanwhile(submit):

@@ -77,23 +77,6 @@ def test_one_evaluation_for_each_setting_number_and_seed(run):
     assert [sweep for _, sweep in sweeps_of(run)] == [made.sweep]
 
 
-def test_what_cannot_be_computed_is_left_out_with_the_reason(tmp_path):
-    run = run_with(tmp_path / "vpsde", 20, overrides=("sde.name=vpsde", "objective.name=dsm"))
-    said = samplers.make(run, asked(), 20).left_out
-    names = [name for name in SETTINGS if name.startswith(("sscs", "splitting"))]
-    for name, text in zip(names, said, strict=False):
-        assert text.startswith(f"{name} is left out: ")
-        assert "vpsde" in text
-    assert ["cldctl tune vpsde --nfe" in text for text in said[len(names) :]] == [True, True]
-    made = samplers.make(run, asked(nfe=(1, 10)), 20)
-    said = "\n".join(made.left_out)
-    assert "em-quadratic at 1 evaluations is left out: " in said
-    assert not [name for name in made.sweep.axes[0].values if name.startswith("sscs")]
-    assert {cell.values["sampling.nfe"] for cell in made.sweep.cells if cell.values["sampler"] == "ode"} == {"1", "10"}
-    with pytest.raises(UsageError, match=r"none of these samplers can be compared. em-quadratic: .*noise"):
-        samplers.make(run, asked("em-quadratic", metrics=("flow-distance",)), 20)
-
-
 @pytest.mark.parametrize(
     ("options", "names"),
     [

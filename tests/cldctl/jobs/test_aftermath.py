@@ -11,7 +11,6 @@ from cld_core.evaluation.request import EvalRequest
 from cld_core.run import pending
 from cld_core.run.atomic import append_line
 from cld_core.run.events import (
-    Crashed,
     DiedEarly,
     Ended,
     Event,
@@ -172,13 +171,6 @@ def test_the_exit_code_is_kept_although_the_folder_is_gone(tmp_path, capsys, cod
     said = capsys.readouterr().err
     assert len(said.splitlines()) == (code != 0)
     assert said.startswith("task 7: not started again: " if code else "")
-
-
-def test_main_decides_by_the_kind_of_work(run, work):
-    for kind, folder, ledger in (("training", run.path, run.ledger), ("shards", work.folder, work.ledger)):
-        run.ledger.append(started())
-        assert aftermath.main([kind, str(folder), str(run.logs), LAUNCHER, "1"]) == 1
-        assert isinstance(ledger.events()[-1], Requeued if kind == "training" else Crashed)
 
 
 @pytest.fixture

@@ -38,12 +38,6 @@ def test_it_is_ended_with_everything_that_it_started(tmp_path):
     _is_gone(int(result.output))
 
 
-def test_what_it_leaves_behind_is_ended_and_not_waited_for(tmp_path):
-    result = called("sleep 600 & echo $!", tmp_path)
-    assert result.problem is None
-    _is_gone(int(result.output))
-
-
 def test_of_a_flood_little_is_kept(tmp_path):
     result = called("yes", tmp_path)
     assert "wrote more than" in result.problem

@@ -96,16 +96,6 @@ class TestWhatItIsToldAbout:
         assert states(run) == ["RUNNING"]
         assert told(run)[0]["attempt"] == 1
 
-    def test_a_ledger_that_is_gone(self, run):
-        dispatch(run)
-        run.ledger.path.unlink()
-        assert dispatch(run) == 0
-        run.ledger.append(Requested(steps=100))
-        run.ledger.append(Started(attempt=0, job_id="8", step=20))
-        run.ledger.append(Ended(attempt=0, cause="finished", step=100))
-        dispatch(run)
-        assert states(run)[-1] == "FINISHED"
-
     def test_an_evaluation_once_for_each_job(self, run):
         request = EvalRequest.of(run.recipe(), ("elbo",), 20)
         work = Evaluation(request.save(run))
@@ -138,20 +128,6 @@ class TestWhatCanBeWrongWithIt:
         assert dispatch(run) == 0
         assert "did not end within 0.2 s (hooks.timeout_s) and was ended" in log(run)
 
-    def test_what_it_says_steers_no_terminal(self, run):
-        with_command(run, r"printf '\033[2Jgone\n'")
-        dispatch(run)
-        assert "  gone\n" in log(run)
-        assert "\x1b" not in log(run)
-
-    def test_its_log_stays_short(self, run, monkeypatch):
-        monkeypatch.setattr(hook_runner, "MAX_LOG_BYTES", 2000)
-        with_command(run, "seq 100")
-        for attempt in range(1, 30):
-            run.ledger.append(Started(attempt=attempt, job_id="7", step=0))
-        dispatch(run)
-        assert (run.logs / hook_runner.LOG).stat().st_size < 4000
-
     @pytest.mark.parametrize("which", ["file", "folder"])
     def test_others_may_write_where_it_is_stored(self, run, which):
         path = run.logs / hooks.SETTINGS if which == "file" else run.logs
@@ -166,12 +142,6 @@ class TestWhatCanBeWrongWithIt:
 
 
 class TestFiring:
-    def test_a_run_without_a_hook_starts_nothing(self, run):
-        with_command(run, "   ")
-        assert not (run.logs / hooks.SETTINGS).exists()
-        hooks.fire(run)
-        assert hooks._started == []
-
     def test_nobody_waits_for_it(self, run):
         """It hangs until the test lets it go on; meanwhile everything returns."""
         gate = run.path / "gate"

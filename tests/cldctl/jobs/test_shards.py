@@ -9,14 +9,11 @@ import pytest
 from cld_core.errors import CheckpointError, IncompleteError, MergeError, SolverError, UnusableSamplesError
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.evaluation.request import EvalRequest
-from cld_core.run.events import JobRef, MergeRefused, TaskFailed
-from cld_core.run.ledger import Ledger
+from cld_core.run.events import MergeRefused, TaskFailed
 from cld_core.shards import open_work
 from cld_core.stop import StopCode, StopFlag
-from cldctl.clusters.base import InJob
-from cldctl.clusters.debug import DebugCluster
 from cldctl.clusters.records import SchedulerAway, Seen, Survey
-from cldctl.jobs import process, shards
+from cldctl.jobs import process
 from cldctl.jobs.process import HOPELESS
 from cldctl.jobs.shards import Piece, ShardsWork, divided
 from cldctl.runs.survey import Answers
@@ -35,27 +32,6 @@ def test_a_task_a_shard_and_shared_tasks_if_a_submission_cannot_have_so_many():
         (Piece("b", (1,)),),
     ]
     assert divided(missing, 2) == [(Piece("a", (0, 2)), Piece("b", (1,))), (Piece("a", (1,)), Piece("b", (0,)))]
-
-
-def test_a_piece_that_fails_leaves_the_others_alone(monkeypatch, tmp_path):
-    computed = []
-
-    class Made:
-        def __init__(self, folder):
-            self.name, self.ledger = folder.name, Ledger(tmp_path / folder.name)
-
-        def compute(self, ranks, should_stop, only):
-            computed.append((self.name, only))
-            if self.name == "b":
-                raise CheckpointError("b is damaged. Fix it.")
-            return True
-
-    monkeypatch.setattr(shards, "open_work", Made)
-    pieces = (Piece("a", (0,)), Piece("b", (0,)), Piece("c", (1, 2)))
-    job = InJob(cluster=DebugCluster(), ref=JobRef(cluster="debug", job_id="1"))
-    with pytest.raises(CheckpointError, match="b is damaged"):
-        ShardsWork(pieces, gpu=False)._compute(job, StopFlag())
-    assert computed == [("a", (0,)), ("b", (0,)), ("c", (1, 2))]
 
 
 @pytest.fixture

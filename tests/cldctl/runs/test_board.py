@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -113,16 +112,6 @@ def test_the_newest_run_is_meant_and_what_is_wrong_is_said(runs, monkeypatch):
     assert f"run: {asked[0][0]} (the newest)" in done.stderr
     assert "has no curves yet" in invoke("board", "zzz", runs=runs).stderr
     assert invoke("board", "nobody", runs=runs, code=3).stdout == ""
-
-
-def test_a_port_that_is_taken(runs):
-    with socket.socket() as taken:
-        taken.bind((board.HOST, 0))
-        taken.listen()
-        number = taken.getsockname()[1]
-        refused = invoke("board", "one", "--port", str(number), runs=runs, code=2)
-        assert f"--port {number} cannot be used" in refused.stderr
-    assert board._free_port(None) > 0
 
 
 def test_one_that_ends_says_why(runs, monkeypatch, tmp_path):

@@ -1,7 +1,6 @@
 """Ending several runs at once, on clusters that are made up."""
 
 import itertools
-from dataclasses import replace
 
 import pytest
 
@@ -12,7 +11,7 @@ from cld_core.run.events import Cancelled, Ended, JobRef, NotCancelled, Started,
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused, Seen, Survey
 from cldctl.runs import cancel
 from tests.support.clock import Clock
-from tests.support.made_up import report, run_with
+from tests.support.made_up import run_with
 from tests.support.scripted import Scripted, trained
 from tests.support.tools import invoke
 
@@ -177,27 +176,6 @@ def test_a_launcher_that_must_not_be_asked_often_is_asked_more_and_more_rarely(t
     gaps = [after - before for before, after in itertools.pairwise(asked)]
     assert gaps[:-2] == sorted(gaps[:-2])
     assert asked[-1] >= cancel.GRACE_S
-
-
-@pytest.mark.parametrize("finished", [0, 1, 2])
-def test_an_evaluation_that_finishes_meanwhile_is_not_said_to_be_cancelled(tmp_path, scripted, finished):
-    run = run_of(tmp_path / "a", "1", "gone")
-    run.ledger.append(Ended(attempt=0, cause="finished", step=10))
-    requests = [replace(EvalRequest.of(run.recipe(), ("elbo",), 10), seed=seed) for seed in range(2)]
-    for number, request in enumerate(requests):
-        request.save(run)
-        job = JobRef(cluster="scripted", job_id=f"{number + 2}")
-        evaluations_of(run)[-1].ledger.append(Submitted(job=job, shards=(0,)))
-        scripted.phases[job.job_id] = "running"
-    (ending,) = endings = cancel.cancel([run])
-    for request in requests[:finished]:
-        report(run, request, elbo={"nll": 1.0, "stderr": 0.1})
-    ended(endings)
-    said = cancel.outcome(ending)
-    assert ("are cancelled" in said) == (finished < 2)
-    assert all((f"{request.id}" in said) == (number < finished) for number, request in enumerate(requests))
-    assert ("evaluation elbo" in said and "had finished before it could be cancelled" in said) == (finished == 1)
-    assert ("evaluations elbo" in said and "had finished before they could be cancelled" in said) == (finished == 2)
 
 
 @pytest.mark.parametrize(

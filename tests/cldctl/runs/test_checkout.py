@@ -98,19 +98,6 @@ def test_more_than_fits_is_refused(repository, tmp_path, monkeypatch):
         copied(repository, tmp_path)
 
 
-def test_a_checkout_without_git_and_a_hook_s_variables(repository, tmp_path, monkeypatch):
-    """Without git these are the files of the packages; GIT_DIR of another repository misleads nobody."""
-    monkeypatch.setenv("GIT_DIR", str(tmp_path / "nowhere"))
-    _, it = copied(repository, tmp_path)
-    assert "run.sh" in it.files
-    monkeypatch.setattr(checkout.code, "sources", lambda: ["cld_core/__init__.py", "cld_core/a.py"])
-    (repository / ".git").rename(tmp_path / "git")
-    target = tmp_path / "again"
-    target.mkdir()
-    assert set(checkout.copy(target, tmp_path / "runs", repository).files) == {"cld_core/__init__.py", "cld_core/a.py"}
-    assert checkout.patch({}, repository) == ""
-
-
 @pytest.mark.parametrize(
     ("name", "is_left_out"),
     [

@@ -96,41 +96,35 @@ def test_other_images_in_the_same_folder(tmp_path):
     invoke("resume", "run", "train.steps=14", "--other-data", *DEBUG, runs=tmp_path)
 
 
-def test_a_name_that_the_plug_in_lacks_is_refused_before_anything_is_written(tmp_path, ring):
-    """In the command's own way: a process that imports the plug-in, which prints what it likes."""
-    data = (f"data.name={NAME}s", f"data.plugin={ring}")
-    for more in ((), ("--dry-run",), ("--sweep", "train.seed=0,1")):
-        done = invoke("submit", "toy", *ONE, *data, *DEBUG, *more, runs=tmp_path / "runs", code=2)
-        for word in ("data.name", str(ring), f"registers {NAME}", f"Did you mean '{NAME}'?"):
-            assert word in done.stderr
-        assert "command line: 'data.name' cannot be" in done.stderr
-        assert "toy.yaml" not in done.stderr, "it is not the recipe that is wrong"
-        assert done.stderr.count("\n") == 1
-        assert not (tmp_path / "runs").exists()
-    mine = tmp_path / "mine.yaml"
-    mine.write_text(f"extends: toy\ndata:\n  name: {NAME}s\n  plugin: {ring}\n")
-    done = invoke("submit", str(mine), *ONE, *DEBUG, "--dry-run", runs=tmp_path / "runs", code=2)
-    assert f"{mine}, line 3: 'data.name' cannot be" in done.stderr
-    for more in ((), ("--sweep", "train.seed=0,1")):
-        done = invoke("submit", str(mine), *ONE, "data.plugin=no.py", *DEBUG, *more, runs=tmp_path / "runs", code=2)
-        assert "command line: 'data.plugin' names no.py" in done.stderr
+def test_a_plug_in_is_imported_by_a_process_of_its_own(ring):
+    assert list(plugins.ask(str(ring)).names) == [NAME]
 
 
-def test_a_plug_in_whose_data_the_recipe_does_not_use_is_refused_before_anything_is_written(tmp_path, ring):
-    for more in ((), ("--dry-run",), ("--sweep", "train.seed=0,1")):
-        done = invoke("submit", "toy", *ONE, f"data.plugin={ring}", *DEBUG, *more, runs=tmp_path / "runs", code=2)
-        assert f"command line: {ring} registers {NAME}, but 'data.name' is 'multimodal_swissroll'" in done.stderr
-        assert f"Add data.name={NAME}, or set data.plugin=null." in done.stderr
-        assert done.stderr.count("\n") == 1
-        assert not (tmp_path / "runs").exists()
+LACKING = f"data.name={NAME}s"
+UNUSED = f"registers {NAME}, but 'data.name' is"
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",), ("--sweep", "train.seed=0,1")])
+@pytest.mark.parametrize(("key", "word"), [((LACKING,), f"Did you mean '{NAME}'?"), ((), UNUSED)])
+def test_a_plug_in_without_the_data_is_refused_before_anything_is_written(tmp_path, ring, monkeypatch, more, key, word):
+    in_this_process(monkeypatch)
+    words = ("submit", "toy", *ONE, *key, f"data.plugin={ring}", *DEBUG, *more)
+    done = invoke(*words, runs=tmp_path / "runs", code=2)
+    assert word in done.stderr
+    assert str(ring) in done.stderr
+    assert done.stderr.startswith("error: command line: ")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(("line", "word"), [(f"  name: {NAME}s\n", "'data.name' cannot be"), ("", UNUSED)])
+def test_the_line_of_the_recipe_is_named(tmp_path, ring, monkeypatch, line, word):
+    in_this_process(monkeypatch)
     mine = tmp_path / "mine.yaml"
-    mine.write_text(f"extends: toy\ndata:\n  plugin: {ring}\n")
+    mine.write_text(f"extends: toy\ndata:\n{line}  plugin: {ring}\n")
     done = invoke("submit", str(mine), *ONE, *DEBUG, runs=tmp_path / "runs", code=2)
-    assert f"{mine}, line 3: {ring} registers" in done.stderr
-    nothing = tmp_path / "nothing.py"
-    nothing.write_text("")
-    done = invoke("submit", "toy", f"data.plugin={nothing}", *DEBUG, runs=tmp_path / "runs", code=2)
-    assert f"{nothing} registers no data set" in done.stderr
+    assert f"{mine}, line 3: " in done.stderr
+    assert word in done.stderr
 
 
 def test_a_sweep_in_which_no_run_uses_the_plug_in_is_refused(tmp_path, ring, monkeypatch):
@@ -138,11 +132,7 @@ def test_a_sweep_in_which_no_run_uses_the_plug_in_is_refused(tmp_path, ring, mon
     asked = ("submit", "toy", *ONE, *DEBUG, "--dry-run", "--sweep")
     mine = f"data.plugin={ring}"
     done = invoke(*asked, "data.name=diamond,gaussian", mine, runs=tmp_path / "runs", code=2)
-    assert f"{ring} registers {NAME}, but no value of 'data.name' comes from it. Add {NAME} to the" in done.stderr
-    other = tmp_path / "other.py"
-    other.write_text(RING.format(1).replace(NAME, "another"))
-    both = (f"data.name=diamond,{NAME}", "--sweep", f"{mine},{other}")
-    assert f"data.plugin={other}: " in invoke(*asked, *both, runs=tmp_path / "runs", code=2).stderr
+    assert f"Add {NAME} to the" in done.stderr
     invoke(*asked, f"data.name=diamond,{NAME}", mine, runs=tmp_path / "runs")
 
 
@@ -174,12 +164,8 @@ def test_what_counts_as_other_data():
     assert are_other(points, {"points": "1 2 3.1", "plugin": "a"})
     assert are_other(points, {"points": "1 2", "plugin": "a"})
     means = {**points, "means": "0.1 0.2"}
-    assert not are_other(means, points), "older ledgers have no means"
-    assert not are_other(means, {**means, "means": "0.10000001 0.2"})
     assert are_other(means, {**means, "means": "0.1 0.21"})
     assert are_other({"plugin": "a"}, {"plugin": "b"})
     assert are_other({"images": "a"}, {"images": "b"})
     assert not are_other(points, {})
     assert not are_other({}, points)
-    hostile = {"points": "[red]x\x1b", "plugin": "a"}
-    assert are_other(points, hostile)

@@ -58,11 +58,6 @@ def test_a_rank_that_was_killed_is_known_from_srun(run):
     assert (found.rank, found.host, found.reason) == (1, "n2", "Killed")
 
 
-def test_a_rank_that_srun_ended_because_of_another_is_not_first(run):
-    log(run, 0, "srun: error: n1: task 0: Terminated\nsrun: error: n2: task 3: Exited with exit code 1\n")
-    assert first(run).rank == 3
-
-
 def test_else_the_logs_of_the_ranks_tell(run):
     log(run, 0, f"Traceback\n{GLOO}\n")
     log(run, 1, "Traceback\ncld_core.errors.DataError: no such images\n")

@@ -13,7 +13,7 @@ from cld_core.run.history import History
 from cld_core.shards.request import MAX_SHARDS
 from cldctl.clusters.records import SchedulerRefused, Seen, Survey
 from cldctl.evals import plan
-from cldctl.runs import evaluate, home
+from cldctl.runs import evaluate
 from cldctl.runs.status import evaluation_status
 from cldctl.runs.stopped import why_stopped
 from cldctl.runs.survey import Answers
@@ -65,14 +65,6 @@ def test_another_refusal_is_final(run):
     with pytest.raises(SchedulerRefused):
         started(run, cluster)
     assert cluster.sizes == [64]
-
-
-def test_fewer_rows_than_shards_make_as_many_shards_and_it_is_said(run, monkeypatch):
-    monkeypatch.setattr(home, "chosen", lambda name, *others: alone(takes=1000))
-    done = invoke("eval", "mine", "--elbo", "--shards", "200", "eval.points=64", runs=run.path.parent)
-    assert "--shards 200: 64 shards instead, one for each sample or test point" in done.stderr
-    done = invoke("eval", "mine", "--elbo", "--shards", "64", "eval.points=64", "eval.seed=7", runs=run.path.parent)
-    assert "instead" not in done.stderr
 
 
 def test_more_shards_than_anybody_needs_are_refused(run):

@@ -1,7 +1,6 @@
 """What is started of a group, and what is left of one that is refused."""
 
 import json
-import shutil
 
 import pytest
 
@@ -14,10 +13,9 @@ from cld_core.run.events import Ended, NotSubmitted, Requested, Started
 from cld_core.run.groups import Group, find_group, values_of
 from cldctl.clusters.records import SchedulerRefused
 from cldctl.evals import plan
-from cldctl.jobs import specs
 from cldctl.runs import cells, checkout, evaluate, groups, logs, removal
 from cldctl.runs.groups import WantedGroup
-from cldctl.runs.resume import Continuation, resume
+from cldctl.runs.resume import Continuation
 from tests.support.made_up import report, run_with
 from tests.support.paths import RECIPES
 from tests.support.scripted import Scripted, register
@@ -65,17 +63,6 @@ def test_all_runs_are_one_submission_and_know_their_group(tmp_path, arrays):
     history = run.ledger.history()
     assert ([event.job.job_id for event in history.jobs], history.tags) == (["1_1"], ("t",))
     assert [run.name for run in find_group(tmp_path, "g").runs()] == begun.new
-
-
-def test_what_follows_a_bad_end_finds_the_run_of_a_task(tmp_path, arrays):
-    start(asked(tmp_path), arrays)
-    ((spec, _),) = arrays.submissions
-    module, kind, listed, folder, _ = spec.aftermath
-    assert (module, kind, folder) == ("cldctl.jobs.aftermath", "trainings", str(spec.logs))
-    assert specs.listed_run(tmp_path / listed, 2) == tmp_path / "g-seed2"
-    assert specs.listed_run(tmp_path / listed, 3) is None
-    (tmp_path / listed).write_text("[")
-    assert specs.listed_run(tmp_path / listed, 0) is None, "it is damaged"
 
 
 def test_submitting_again_starts_only_what_is_missing(tmp_path, arrays):
@@ -209,22 +196,6 @@ def of_another_checkout(target, runs):
     (target / "cldctl.py").write_text("")
     sha256 = checksum(target / "cldctl.py")
     return checkout.Copied(files={"cldctl.py": sha256})
-
-
-@pytest.mark.parametrize("damage", ["changed", "gone"])
-def test_shared_code_that_is_not_what_was_stored_starts_nothing(tmp_path, arrays, damage):
-    start(asked(tmp_path), arrays)
-    shared, run = tmp_path / ".groups" / "g" / "code", RunFolder(tmp_path / "g-seed1")
-    for other in Group(tmp_path, "g").runs():
-        end(arrays, other, "terminated")
-    if damage == "changed":
-        (shared / "cldctl" / "app.py").write_text("import os")
-    else:
-        shutil.rmtree(shared)
-    with pytest.raises(code.DamagedCode, match=f"resume {run.name} --update-code"):
-        resume(run, Continuation(), arrays, lambda *about: None)
-    begun = groups.resume(Group(tmp_path, "g"), Continuation(), arrays, lambda *it: None, lambda run: None)
-    assert (len(begun.skipped), len(arrays.submissions)) == (3, 1)
 
 
 def test_the_last_run_of_a_group_takes_what_they_shared_along(tmp_path, arrays):

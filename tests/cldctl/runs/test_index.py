@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 
 import pytest
 
@@ -161,16 +160,3 @@ def test_whatever_is_wrong_with_the_file_it_counts_as_empty(root, monkeypatch, t
             file.unlink()
     assert index_file.load(file) == {}
     assert looked(root, monkeypatch) == (["a", "b", "c"], STATES)
-
-
-def test_the_newest_run_and_those_that_are_not_finished(root, monkeypatch):
-    looked(root, monkeypatch)
-    read = []
-    monkeypatch.setattr(index, "_created", lambda run: read.append(run.name) or run.identity()["created"])
-    assert Index(root).newest().name == "c"
-    assert read == []
-    over(root / "new", "7", created=time.time())
-    assert Index(root).newest().name == "new"
-    assert read == ["new"]
-    assert [run.name for run in Index(root).unfinished()] == ["b", "c", "new"]
-    assert Index(root / "nowhere").newest() is None

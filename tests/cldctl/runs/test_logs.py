@@ -144,12 +144,6 @@ def test_the_rank_that_failed_first_is_shown_and_named(requeued):
     assert "attempt 1 did not fail" in shown(requeued, "--failed", "--attempt", "1", code=3).stderr
 
 
-def test_the_last_lines_of_each_file(requeued):
-    assert shown(requeued, "--tail", "1").stdout == "rank 0 start 1\n"
-    assert shown(requeued, "-n", "0").stdout == ""
-    assert len(shown(requeued, "-n", "1", "--all-ranks", "--attempt", "0").stdout.splitlines()) == 3
-
-
 def test_a_log_that_is_followed_is_printed_once(requeued, scripted):
     scripted.phases["7"] = "gone"
     assert shown(requeued, "-f", "--attempt", "1").stdout == f"{mark(1)}rank 0 start 1\n"

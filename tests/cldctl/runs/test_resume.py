@@ -15,7 +15,6 @@ from cldctl.jobs import hooks
 from cldctl.runs.resume import Continuation, resumable, resume
 from tests.support.made_up import damage, run_with
 from tests.support.scripted import Scripted, trained
-from tests.support.tools import invoke
 
 
 def stopped(path, job_id="1", cause="preempted", phase="gone", cluster="scripted", steps=(10, 20)):
@@ -66,25 +65,6 @@ def test_only_the_clusters_of_the_training_jobs_have_to_answer(tmp_path, scripte
     other = stopped(tmp_path / "b", "2", cluster="other")
     with pytest.raises(SchedulerAway, match="Whether b is alive is unknown; try again when it answers"):
         resumed(other)
-
-
-def test_runs_that_cannot_be_judged_are_named_and_the_others_go_on(tmp_path, scripted):
-    good = stopped(tmp_path / "a")
-    stopped(tmp_path / "b", "2", phase="running", cause="finished")
-    strange = stopped(tmp_path / "c", "3", cluster="moon")
-    old = stopped(tmp_path / "d", "4")
-    write_json(old.identity_file, {**read_json(old.identity_file), "format": 1})
-    runs, skipped = resumable(tmp_path)
-    assert [run.name for run in runs] == ["a"]
-    assert sorted(entry.reason.split(". ")[0] for entry in skipped) == sorted(
-        ["cluster 'moon' is not known to this cldctl", f"d: {old.format_problem()}".split(". ")[0]]
-    )
-    with pytest.raises(UsageError, match=r"'moon' is not known.*Whether c is alive is unknown\. Use the cldctl"):
-        resumed(strange)
-    said = invoke("resume", "--yes", runs=tmp_path).stderr
-    assert "skipped: d: " in said
-    assert good.ledger.history().request is None
-    assert "made by another version" in invoke("status", runs=tmp_path).stderr
 
 
 def test_overrides_of_a_refused_continuation_are_not_in_force(tmp_path, scripted, monkeypatch):

@@ -1,6 +1,5 @@
 """Runs of other users: those that nobody shares are left alone, those that a group shares can be worked on."""
 
-import json
 import os
 import stat
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 from cld_core.run import RunFolder
 from cld_core.run.events import Ended, JobRef, Requested, Submitted
 from tests.support.made_up import run_with
-from tests.support.other_users import NOBODY, SHARED_GROUP, as_user, give, needs_root, open_folder
+from tests.support.other_users import NOBODY, SHARED_GROUP, as_user, needs_root, open_folder
 from tests.support.scripted import trained
 from tests.support.tools import invoke
 
@@ -51,32 +50,6 @@ def colleague(*arguments: str, runs: Path) -> tuple[int, str, str]:
 
 def modes(run: RunFolder) -> dict[str, int]:
     return {str(path.relative_to(run.path)): stat.S_IMODE(path.lstat().st_mode) for path in run.path.rglob("*")}
-
-
-def test_folders_that_nobody_else_may_enter_spoil_no_command(open_folder, scripted):
-    mine = give(stopped(open_folder / "mine").path)
-    (open_folder / "lost+found").mkdir(mode=0o700)
-    run_with(open_folder / "alices", 10).path.chmod(0o700)
-    secret = give(run_with(open_folder / "hidden", 10).path)
-    (secret / "run.json").chmod(0)
-    code, out, err = said("status", "--json", "--all", runs=open_folder)
-    assert code == 0
-    states = {row["name"]: (row["state"], row["reason"]) for row in json.loads(out)}
-    assert states["mine"] == ("STOPPED", None)
-    assert states["hidden"][0] == "LOST"
-    assert set(states) == {"mine", "hidden"}
-    code, out, err = said("status", runs=open_folder)
-    assert "hidden: " in err
-    assert "run.json cannot be read (Permission denied)" in err
-    assert "alices: Permission denied" in err
-    assert "lost+found: Permission denied" in err
-    code, _, err = said("logs", "mine", runs=open_folder)
-    assert (code, "no log of" in err) == (3, True)
-    code, _, err = said("report", "alices", runs=open_folder)
-    assert (code, "cannot be read (Permission denied). Ask its owner" in err) == (1, True)
-    code, out, _ = said("resume", "--yes", runs=open_folder)
-    assert (code, out) == (0, "mine\n")
-    assert mine.exists()
 
 
 def test_a_group_shares_runs(open_folder, scripted):

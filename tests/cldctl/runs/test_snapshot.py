@@ -130,15 +130,6 @@ def test_live_code(tmp_path, scripted, small):
     assert code.path_of(run.path) == run.path / "code"
 
 
-def test_an_installed_package_is_recorded(tmp_path, scripted, monkeypatch):
-    monkeypatch.setattr(code, "installed", lambda: "f" * 64)
-    run = begun(tmp_path)
-    manifest = code.read(run.path / "code")
-    assert (manifest.kind, manifest.files, requests(run)[0].code) == ("installed", {}, "f" * 64)
-    assert code.path_of(run.path) is None
-    assert code.running(run.path) == "f" * 64
-
-
 def test_a_plugin_file_is_copied_and_the_recipe_names_the_copy(tmp_path, scripted, small):
     file = tmp_path / "ring.py"
     file.write_text(RING.format(1))

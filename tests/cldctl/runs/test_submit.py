@@ -67,16 +67,6 @@ def test_a_continuation_that_was_not_submitted_says_so_in_the_ledger(tmp_path, e
     assert (event.reason, event.away) == (str(error), away)
 
 
-def test_an_evaluation_that_was_refused_leaves_nothing(tmp_path):
-    run = run_with(tmp_path / "mine", 10)
-    made = plan.make(run, ("elbo",), [10], [])
-    with pytest.raises(SchedulerRefused):
-        evaluate.start(run, made, alone(error=SchedulerRefused("no")), run.recipe().cluster)
-    assert list(run.evals.iterdir()) == []
-    begun = evaluate.start(run, made, alone(), run.recipe().cluster)
-    assert begun.started == (made.requests[0].id,)
-
-
 def test_a_dry_run_shows_what_the_evaluation_waits_for(tmp_path, monkeypatch):
     clients(tmp_path, monkeypatch)
     shown = invoke("submit", "toy", "--dry-run", "--cluster", "slurm", "--eval", "elbo", runs=tmp_path / "runs").stdout

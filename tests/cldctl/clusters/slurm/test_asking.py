@@ -12,7 +12,6 @@ from cld_core.run.events import JobRef
 from cldctl import caches
 from cldctl.clusters.slurm import asking, shared
 from cldctl.clusters.slurm.cluster import SlurmCluster
-from cldctl.runs.survey import Answers
 from tests.support.scheduler import Scheduler, Time, register
 
 
@@ -54,17 +53,6 @@ def test_one_squeue_for_all_and_one_sacct_for_those_that_it_has_forgotten(slurm)
     assert "--me" in slurm.asked[0]
     assert "--jobs=3,4_7,5" in slurm.asked[1]
     assert all("--me" in call or any(word.startswith("--jobs=") for word in call) for call in slurm.asked[:2])
-
-
-def test_what_is_forgotten_is_asked_about_once(slurm, clock):
-    slurm.mine = {"1": "RUNNING|n1|None"}
-    for _ in range(5):
-        assert look("1", "5") == ["running", "gone"]
-        clock.now += 31
-    assert slurm.calls == {"squeue": 6, "sacct": 1}
-    clock.now += 700
-    look("1", "5")
-    assert slurm.calls["sacct"] == 2, "accounting, which did not know, may say more later"
 
 
 def test_an_answer_serves_all_commands_for_half_a_minute(slurm, clock):
@@ -183,19 +171,6 @@ def test_who_does_not_answer_is_asked_less_and_less_by_everybody(slurm, clock):
     slurm.is_away = False
     assert phases("1", max_age_s=0) == ["running"], "who decides does not wait"
     assert asked_within(slurm, clock, 60) == 1, "and it is asked as before"
-
-
-def test_who_answers_slowly_is_asked_less_and_its_answers_say_how_old_they_are(slurm, clock):
-    slurm.mine, slurm.takes_s = {"1": "RUNNING|n1|None"}, 5.0
-    look("1")
-    clock.now += 40
-    survey = SlurmCluster().survey([job("1")], max_age_s=30.0)
-    assert survey.of(job("1")).phase == "running"
-    assert survey.problem is None, "it has answered"
-    assert survey.remark == "Slurm answers slowly (5 s), and is asked every 60 s: what it says about jobs is 45 s old"
-    assert clock.now - survey.as_of == 45
-    Answers({"slurm": survey}).require(["slurm"], "Nothing happened")
-    assert slurm.calls == {"squeue": 1}
 
 
 def answers_file() -> Path:

@@ -5,7 +5,6 @@ import itertools
 import os
 import stat
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -154,13 +153,6 @@ def test_a_client_that_does_not_answer_is_away(monkeypatch):
     monkeypatch.setattr(client, "run", lambda command, stdin="": Answer(8, f"scancel: error: {CONTROLLER}", away=True))
     with pytest.raises(SchedulerAway, match=r"slurmctld does not answer .*\. Try again when it does\."):
         SlurmCluster().cancel([JobRef(cluster="slurm", job_id="7")])
-
-
-def test_unavailable_without_sbatch(monkeypatch, tmp_path):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert SlurmCluster.unavailable() == "there is no sbatch on this machine. Use --cluster local."
-    (Path(tmp_path) / "sbatch").touch(mode=0o755)
-    assert SlurmCluster.unavailable() is None
 
 
 def test_clients_without_a_configuration_are_not_the_default(monkeypatch, tmp_path):

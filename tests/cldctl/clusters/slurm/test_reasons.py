@@ -6,7 +6,7 @@ import pytest
 
 from cld_core.recipe.cluster import ClusterSpec
 from cldctl.clusters.records import JobSpec, Seen
-from cldctl.clusters.slurm import client, expected
+from cldctl.clusters.slurm import client
 from cldctl.clusters.slurm.cluster import SlurmCluster
 from cldctl.clusters.slurm.reasons import explained
 from tests.support.ledgers import job
@@ -81,14 +81,3 @@ def test_one_test_only_call_with_the_script_of_the_job(sbatch, tmp_path, monkeyp
 def test_whatever_goes_wrong_is_no_answer(sbatch, tmp_path, lines):
     sbatch(lines)
     assert asked(tmp_path) is None
-
-
-def test_a_scheduler_that_does_not_answer_is_not_waited_for(sbatch, tmp_path, monkeypatch):
-    monkeypatch.setattr(expected, "WITHIN_S", 0.2)
-    sbatch("exec sleep 60")
-    assert asked(tmp_path) is None
-
-
-def test_without_sbatch_there_is_no_answer(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert expected.ask("#!/bin/sh\n")() is None

@@ -67,11 +67,6 @@ def test_scripts_are_the_golden_ones(case):
     assert text == file.read_text()
 
 
-def test_options_that_are_not_options():
-    with pytest.raises(RecipeError, match=r"'mail-type=END', not an option of sbatch"):
-        script(size=ClusterSpec(sbatch_args=("mail-type=END",)))
-
-
 def test_an_array_that_waits_and_avoids_nodes():
     others = (JobRef(cluster="slurm", job_id="42"), JobRef(cluster="slurm", job_id="43_1"))
     size = ClusterSpec(gpus_per_node=1, exclude="n1")
@@ -86,15 +81,6 @@ def test_a_successor_leaves_the_queue_when_its_turn_cannot_come():
     text = script(after=After((JobRef(cluster="slurm", job_id="42"),), "failed"))
     assert "#SBATCH --dependency=afternotok:42\n" in text
     assert "#SBATCH --kill-on-invalid-dep=yes\n" in text
-
-
-def test_what_follows_an_end_during_the_setup_runs_the_code_of_the_job():
-    text = script(code=Path("/runs/mine/code"), size=ClusterSpec(setup=("sleep 60",)))
-    trap = text[text.index("cldctl_told_to_end() {") : text.index("trap cldctl_told_to_end TERM")]
-    before = trap.partition("PYTHON -P -m cldctl.jobs.aftermath")[0]
-    assert "cldctl_code=/runs/mine/code\n" in before
-    assert 'export PYTHONPATH="$cldctl_code${PYTHONPATH:+:$PYTHONPATH}"\n' in before
-    assert text.index("trap cldctl_told_to_end TERM") < text.index("sleep 60")
 
 
 @pytest.mark.parametrize("code", [None, Path("/runs/it's mine/code")])
