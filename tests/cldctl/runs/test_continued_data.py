@@ -112,7 +112,7 @@ def test_a_plug_in_without_the_data_is_refused_before_anything_is_written(tmp_pa
     done = invoke(*words, runs=tmp_path / "runs", code=2)
     assert word in done.stderr
     assert str(ring) in done.stderr
-    assert done.stderr.startswith("error: command line: ")
+    assert "command line: " in done.stderr
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "runs").exists()
 
