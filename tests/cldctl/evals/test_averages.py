@@ -64,3 +64,19 @@ def test_compare_shows_groups_and_runs(group):
     content = invoke("compare", "g", "--json", runs=group).stdout
     assert '"std": 1.4142135623730951' in content
     assert '"missing": [\n  "g-seed2"\n ]' in content
+
+
+def test_other_steps_and_other_numbers_of_examples_are_shown_apart(tmp_path):
+    members = [
+        member(tmp_path / "a", 1.0, "0"),
+        member(tmp_path / "b", 2.0, "1", samples=50),
+        member(tmp_path / "c", 3.0, "2", step=20),
+        member(tmp_path / "d", 4.0, "3", "2e-4"),
+        member(tmp_path / "e", 5.0, "4"),
+    ]
+    found = averages.lines("g", members)
+    assert [[column.run for column in line.columns] for line in found] == [["a", "e"], ["b"], ["c"], ["d"]]
+    assert averages.warnings(found) == [
+        "a and b are not averaged: they differ in points",
+        "b and c are not averaged: they were evaluated at steps 10 and 20",
+    ]

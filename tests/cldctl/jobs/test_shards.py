@@ -10,6 +10,7 @@ from cld_core.errors import CheckpointError, IncompleteError, MergeError, Solver
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.evaluation.request import EvalRequest
 from cld_core.run.events import MergeRefused, TaskFailed
+from cld_core.run.ledger import Ledger
 from cld_core.shards import open_work
 from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.records import SchedulerAway, Seen, Survey
@@ -119,3 +120,23 @@ def test_a_merge_that_is_refused_is_in_the_ledger(evaluations, monkeypatch, caps
 
 def gone(*job_ids):
     return Answers({"debug": Survey({("debug", job_id): Seen("gone") for job_id in job_ids})})
+
+
+def test_a_piece_that_fails_leaves_the_others_alone(monkeypatch, tmp_path):
+    computed = []
+
+    class Made:
+        def __init__(self, folder):
+            self.name, self.ledger = folder.name, Ledger(tmp_path / folder.name)
+
+        def compute(self, ranks, should_stop, only):
+            computed.append((self.name, only))
+            if self.name == "b":
+                raise CheckpointError("b is damaged. Fix it.")
+            return True
+
+    monkeypatch.setattr("cldctl.jobs.shards.open_work", Made)
+    pieces = (Piece("a", (0,)), Piece("b", (0,)), Piece("c", (1, 2)))
+    with pytest.raises(CheckpointError, match="b is damaged"):
+        ShardsWork(pieces, gpu=False)._compute(inside(), StopFlag())
+    assert computed == [("a", (0,)), ("b", (0,)), ("c", (1, 2))]

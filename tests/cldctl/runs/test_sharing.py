@@ -1,5 +1,6 @@
 """Runs of other users: those that nobody shares are left alone, those that a group shares can be worked on."""
 
+import json
 import os
 import stat
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 from cld_core.run import RunFolder
 from cld_core.run.events import Ended, JobRef, Requested, Submitted
 from tests.support.made_up import run_with
-from tests.support.other_users import NOBODY, SHARED_GROUP, as_user, needs_root, open_folder
+from tests.support.other_users import NOBODY, SHARED_GROUP, as_user, give, needs_root, open_folder
 from tests.support.scripted import trained
 from tests.support.tools import invoke
 
@@ -50,6 +51,18 @@ def colleague(*arguments: str, runs: Path) -> tuple[int, str, str]:
 
 def modes(run: RunFolder) -> dict[str, int]:
     return {str(path.relative_to(run.path)): stat.S_IMODE(path.lstat().st_mode) for path in run.path.rglob("*")}
+
+
+def test_folders_that_nobody_else_may_enter_spoil_no_command(open_folder, scripted):
+    give(stopped(open_folder / "mine").path)
+    (open_folder / "lost+found").mkdir(mode=0o700)
+    run_with(open_folder / "alices", 10).path.chmod(0o700)
+    (give(run_with(open_folder / "hidden", 10).path) / "run.json").chmod(0)
+    code, out, _ = said("status", "--json", "--all", runs=open_folder)
+    assert code == 0
+    assert {row["name"]: row["state"] for row in json.loads(out)} == {"mine": "STOPPED", "hidden": "LOST"}
+    assert "alices: Permission denied" in said("status", runs=open_folder)[2]
+    assert said("resume", "--yes", runs=open_folder)[:2] == (0, "mine\n")
 
 
 def test_a_group_shares_runs(open_folder, scripted):

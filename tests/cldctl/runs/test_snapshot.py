@@ -235,3 +235,12 @@ def test_code_of_somebody_else_is_not_run_unasked(tmp_path, run, small, monkeypa
     updated = snapshot.for_continuation(run, recipe, cluster, Wish(update=True))
     assert updated.code != same.code
     assert (run.path / "code/cld_core/a.py").read_text() == "A = 1\n"
+
+
+def test_an_installed_package_is_recorded(tmp_path, scripted, monkeypatch):
+    monkeypatch.setattr(code, "installed", lambda: "f" * 64)
+    run = begun(tmp_path)
+    manifest = code.read(run.path / "code")
+    assert (manifest.kind, manifest.files, requests(run)[0].code) == ("installed", {}, "f" * 64)
+    assert code.path_of(run.path) is None
+    assert code.running(run.path) == "f" * 64

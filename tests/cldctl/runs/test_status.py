@@ -190,6 +190,8 @@ def test_a_rate_is_that_of_a_run_that_reports(run, every_s, ago, reason):
     run.ledger.append(Started(attempt=0, job_id="7", step=0))
     told = {"attempt": 0, "step": 5, "steps": 100, "steps_per_s": 2.0, "every_s": every_s, "time": time.time() - ago}
     write_json(run.progress_file, told)
+    suspended = status_of(run, saying(Seen("suspended")))
+    assert (suspended.state, suspended.steps_per_s, suspended.eta_s) == ("RUNNING", None, None)
     row = status_of(run, saying(Seen("running")))
     assert row.state == "RUNNING"
     assert (row.steps_per_s, row.eta_s) == ((2.0, 47.5) if reason is None else (None, None))

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from cldctl.clusters.records import JobSpec
+from cldctl.clusters.records import JobSpec, SchedulerRefused, TooManyTasks
 from cldctl.clusters.slurm import client, limits
-from cldctl.clusters.slurm.cluster import SlurmCluster
+from cldctl.clusters.slurm.cluster import SlurmCluster, _explained
 
 CONFIG = "AccountingStorageEnforce = associations,limits\nMaxArraySize            = 1001\n"
 
@@ -107,3 +107,22 @@ def test_without_limits_of_jobs_an_array_is_as_long_as_arrays_may_be(said, tmp_p
     said[0]["show config"] = config
     assert SlurmCluster().max_tasks(spec(tmp_path)) == most
     assert why in SlurmCluster().why_no_more(spec(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("said_first", "limit"),
+    [
+        ("AssocMaxSubmitJobLimit", "AssocMaxSubmitJobLimit"),
+        ("QOSMaxSubmitJobPerUserLimit", "QOSMaxSubmitJobPerUserLimit"),
+        ("Batch job submission failed: Invalid job array specification", "MaxArraySize"),
+        ("QOSMaxWallDurationPerJobLimit", None),
+        ("invalid partition specified: nowhere", None),
+    ],
+)
+def test_what_sbatch_says_if_fewer_tasks_would_do(said_first, limit):
+    error = (
+        f"sbatch: error: {said_first}\nsbatch: error: Batch job submission failed: Job violates accounting/QOS policy"
+    )
+    refusal = _explained("mine", error, 0.0)
+    assert type(refusal) is (SchedulerRefused if limit is None else TooManyTasks)
+    assert getattr(refusal, "limit", None) == limit
